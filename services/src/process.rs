@@ -1,0 +1,138 @@
+//! Child processes that cannot outlive this one.
+
+use crate::Error;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{OnceLock, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// One server process and its process group.
+#[derive(Debug)]
+pub(crate) struct Process {
+    child: Child,
+}
+
+/// A command that dies with this process, in a process group of its own (Ctrl-C in the terminal does not reach it), whose home and
+/// temporary folder is `dir` and which sees nothing else of our environment.
+pub(crate) fn command(program: impl AsRef<Path>, dir: &Path) -> Command {
+    // The kernel sends the death signal only if the parent was alive when it was asked for, hence the look at $PPID after it.
+    let guard = r#"[ "$PPID" = "$0" ] && exec "$@""#;
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "sh", "-c", guard]).arg(std::process::id().to_string()).arg(program.as_ref());
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/sbin:/usr/bin:/sbin:/bin".into());
+    command.env_clear().env("PATH", path).env("LANG", "C.UTF-8").env("HOME", dir).env("TMPDIR", dir);
+    command.current_dir(dir).process_group(0).stdin(Stdio::null());
+    command
+}
+
+impl Process {
+    /// Starts `command`, its output going to `output`.
+    pub(crate) fn spawn(mut command: Command, output: &Path) -> Result<Process, Error> {
+        let file =
+            File::options().create(true).append(true).open(output).map_err(Error::io(output.to_string_lossy()))?;
+        let copy = file.try_clone().map_err(Error::io(output.to_string_lossy()))?;
+        command.stdout(file).stderr(copy);
+        let what = format!("{:?}", command.get_args().nth(5).unwrap_or_default());
+        let child = spawn_for_life(command).map_err(Error::io(format!("starting {what}")))?;
+        Ok(Process { child })
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// SIGKILL to the whole group; returns when the process is gone, so that its port is free again.
+    pub(crate) fn kill(&mut self) {
+        self.signal(Signal::SIGKILL);
+        let _ = self.child.wait();
+    }
+
+    /// SIGSTOP to the whole group; returns when the process has stopped.
+    pub(crate) fn freeze(&mut self) -> io::Result<()> {
+        self.signal(Signal::SIGSTOP);
+        self.until("stop", |state| state == 'T')
+    }
+
+    /// SIGCONT to the whole group.
+    pub(crate) fn thaw(&mut self) -> io::Result<()> {
+        self.signal(Signal::SIGCONT);
+        self.until("go on", |state| state != 'T')
+    }
+
+    /// SIGTERM, and SIGKILL if it has not ended after `patience`.
+    pub(crate) fn stop(&mut self, patience: Duration) {
+        self.signal(Signal::SIGCONT);
+        self.signal(Signal::SIGTERM);
+        let end = Instant::now() + patience;
+        while self.is_running() && Instant::now() < end {
+            thread::sleep(Duration::from_millis(5));
+        }
+        self.kill();
+    }
+
+    fn signal(&mut self, signal: Signal) {
+        // A child that was waited for has given its number back; it may be another's by now.
+        if self.is_running() {
+            let _ = killpg(Pid::from_raw(self.pid().cast_signed()), signal);
+        }
+    }
+
+    fn until(&mut self, what: &str, reached: impl Fn(char) -> bool) -> io::Result<()> {
+        let end = Instant::now() + Duration::from_secs(5);
+        while Instant::now() < end {
+            if !self.is_running() {
+                return Err(io::Error::other("the process has ended"));
+            }
+            if state(self.pid()).is_some_and(&reached) {
+                return Ok(());
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        Err(io::Error::other(format!("the process does not {what}")))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// The letter that the system gives for a process's state.
+fn state(pid: u32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit(')').next()?.trim_start().chars().next()
+}
+
+type Order = (Command, mpsc::Sender<io::Result<Child>>);
+
+/// The death signal comes when the *thread* that started the child ends, and test threads end early: so one thread starts them all
+/// and lives as long as the process.
+fn spawn_for_life(command: Command) -> io::Result<Child> {
+    static SPAWNER: OnceLock<mpsc::Sender<Order>> = OnceLock::new();
+    let spawner = SPAWNER.get_or_init(|| {
+        let (orders, inbox) = mpsc::channel::<Order>();
+        let work = move || {
+            for (mut command, answer) in inbox {
+                let _ = answer.send(command.spawn());
+            }
+        };
+        // Without the thread its inbox is gone, and every order answers an error.
+        let _ = thread::Builder::new().name("services-spawner".into()).spawn(work);
+        orders
+    });
+    let (answer, child) = mpsc::channel();
+    let gone = || io::Error::other("the spawning thread could not be started");
+    spawner.send((command, answer)).map_err(|_| gone())?;
+    child.recv().map_err(|_| gone())?
+}

@@ -1,0 +1,271 @@
+//! A TCP proxy on the loopback that can be cut, frozen and slowed down, and that writes down what AMQP says through it.
+
+use crate::amqp::{AmqpFrame, Parser};
+use crate::{Error, Service};
+use nix::sys::socket::{setsockopt, sockopt};
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a blocked write may keep a pump from seeing that its connection was cut.
+const GLANCE: Duration = Duration::from_millis(20);
+const BUFFER: usize = 64 * 1024;
+
+/// A proxy in front of one port. Dropping it cuts all its connections.
+#[derive(Debug)]
+pub struct Proxy {
+    port: u16,
+    state: Arc<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    target: u16,
+    over: AtomicBool,
+    frozen: Mutex<bool>,
+    thawed: Condvar,
+    bytes_per_second: AtomicU64,
+    accepted: AtomicUsize,
+    links: Mutex<Vec<Arc<Link>>>,
+    frames: Mutex<Vec<AmqpFrame>>,
+}
+
+/// One connection, both sides of it.
+#[derive(Debug)]
+struct Link {
+    number: usize,
+    client: TcpStream,
+    server: TcpStream,
+    is_amqp: AtomicBool,
+    is_cut: AtomicBool,
+    pumps: AtomicUsize,
+}
+
+impl Proxy {
+    /// Listens on a free port and forwards to `target_port` on this machine.
+    ///
+    /// # Errors
+    /// If no port or thread can be had.
+    pub fn start(target_port: u16) -> Result<Proxy, Error> {
+        let start = || {
+            let listener = TcpListener::bind(("127.0.0.1", 0))?;
+            let port = listener.local_addr()?.port();
+            let state = Arc::new(State {
+                target: target_port,
+                over: AtomicBool::new(false),
+                frozen: Mutex::new(false),
+                thawed: Condvar::new(),
+                bytes_per_second: AtomicU64::new(0),
+                accepted: AtomicUsize::new(0),
+                links: Mutex::new(Vec::new()),
+                frames: Mutex::new(Vec::new()),
+            });
+            let acceptor = Arc::clone(&state);
+            thread::Builder::new().name("proxy-accept".into()).spawn(move || acceptor.accept(&listener))?;
+            Ok(Proxy { port, state })
+        };
+        start().map_err(Error::io("starting a proxy"))
+    }
+
+    /// The port it listens on, on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The service's URL, leading through this proxy. (A MongoDB client that takes part in the replica set finds its way round it;
+    /// that needs `directConnection=true` instead of `replicaSet`.)
+    pub fn url(&self, service: &Service) -> String {
+        let (from, to) = (format!("@{}:{}", service.host(), service.port()), format!("@127.0.0.1:{}", self.port));
+        service.url().replacen(&from, &to, 1)
+    }
+
+    /// How many connections were ever accepted. Each [`AmqpFrame::connection`] is one of these, from 0.
+    pub fn accepted(&self) -> usize {
+        self.state.accepted.load(Ordering::SeqCst)
+    }
+
+    /// How many connections are open.
+    pub fn open(&self) -> usize {
+        lock(&self.state.links).len()
+    }
+
+    /// Resets every open connection, towards both sides.
+    pub fn cut(&self) {
+        for link in lock(&self.state.links).iter() {
+            link.cut();
+        }
+        // Under the lock, lest a pump that has just found itself frozen misses it.
+        let _frozen = lock(&self.state.frozen);
+        self.state.thawed.notify_all();
+    }
+
+    /// Stops forwarding: connections stay open, connects succeed, nothing comes through. A black hole.
+    pub fn freeze(&self) {
+        *lock(&self.state.frozen) = true;
+    }
+
+    /// Goes on forwarding, what was held up included.
+    pub fn thaw(&self) {
+        *lock(&self.state.frozen) = false;
+        self.state.thawed.notify_all();
+    }
+
+    /// Forwards at most so many bytes per second, per connection and direction; 0 takes the limit off.
+    pub fn throttle(&self, bytes_per_second: u64) {
+        self.state.bytes_per_second.store(bytes_per_second, Ordering::SeqCst);
+    }
+
+    /// The AMQP methods that came by, in the order in which they did.
+    pub fn frames(&self) -> Vec<AmqpFrame> {
+        lock(&self.state.frames).clone()
+    }
+
+    /// Waits until a frame like this has come by; none if it does not within `patience`.
+    pub fn await_frame(&self, patience: Duration, is_it: impl Fn(&AmqpFrame) -> bool) -> Option<AmqpFrame> {
+        let end = Instant::now() + patience;
+        loop {
+            let found = lock(&self.state.frames).iter().find(|frame| is_it(frame)).cloned();
+            if found.is_some() || Instant::now() >= end {
+                return found;
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.state.over.store(true, Ordering::SeqCst);
+        self.thaw();
+        self.cut();
+        // Wakes the acceptor, which then sees that it is over.
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+    }
+}
+
+impl State {
+    fn accept(self: &Arc<State>, listener: &TcpListener) {
+        for client in listener.incoming().flatten() {
+            if self.is_over() {
+                return;
+            }
+            let number = self.accepted.fetch_add(1, Ordering::SeqCst);
+            let state = Arc::clone(self);
+            let _ = thread::Builder::new().name("proxy-connect".into()).spawn(move || state.connect(number, client));
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::SeqCst)
+    }
+
+    fn connect(self: &Arc<State>, number: usize, client: TcpStream) {
+        let is_cut = AtomicBool::new(false);
+        self.wait_while_frozen(&is_cut);
+        let Ok(server) = TcpStream::connect(("127.0.0.1", self.target)) else {
+            reset_on_close(&client);
+            return;
+        };
+        for stream in [&client, &server] {
+            let _ = stream.set_nodelay(true);
+            let _ = stream.set_write_timeout(Some(GLANCE));
+        }
+        let is_amqp = AtomicBool::new(false);
+        let link = Arc::new(Link { number, client, server, is_amqp, is_cut, pumps: AtomicUsize::new(2) });
+        lock(&self.links).push(Arc::clone(&link));
+        if self.is_over() {
+            link.cut();
+        }
+        for from_client in [true, false] {
+            let (state, link) = (Arc::clone(self), Arc::clone(&link));
+            let pump = move || state.pump(&link, from_client);
+            if thread::Builder::new().name("proxy-pump".into()).spawn(pump).is_err() {
+                return self.forget(number);
+            }
+        }
+    }
+
+    /// Forwards one direction until it ends, and closes the link when the other one has ended too.
+    fn pump(&self, link: &Link, from_client: bool) {
+        let (from, to) = if from_client { (&link.client, &link.server) } else { (&link.server, &link.client) };
+        match self.forward(link, from_client, from, to) {
+            Ok(()) if !link.is_cut.load(Ordering::SeqCst) => drop(to.shutdown(Shutdown::Write)),
+            _ => link.cut(),
+        }
+        if link.pumps.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.forget(link.number);
+        }
+    }
+
+    fn forward(&self, link: &Link, from_client: bool, mut from: &TcpStream, to: &TcpStream) -> io::Result<()> {
+        let mut parser = Parser::new(link.number, from_client);
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            let rate = self.bytes_per_second.load(Ordering::SeqCst);
+            let size = if rate == 0 { BUFFER } else { usize::try_from(rate / 50).unwrap_or(BUFFER).clamp(1, BUFFER) };
+            let count = from.read(&mut buffer[..size])?;
+            self.wait_while_frozen(&link.is_cut);
+            let bytes = &buffer[..count];
+            if from_client && bytes.starts_with(b"AMQP") {
+                link.is_amqp.store(true, Ordering::SeqCst);
+            }
+            if link.is_amqp.load(Ordering::SeqCst) {
+                // Before they go on, so that whoever sees their effect finds them written down.
+                lock(&self.frames).extend(parser.feed(bytes));
+            }
+            if count == 0 {
+                return Ok(());
+            }
+            link.write_all(to, bytes)?;
+            if rate > 0 {
+                thread::sleep(Duration::from_secs_f64(count as f64 / rate as f64));
+            }
+        }
+    }
+
+    fn wait_while_frozen(&self, is_cut: &AtomicBool) {
+        let goes_on = || self.is_over() || is_cut.load(Ordering::SeqCst);
+        let frozen = lock(&self.frozen);
+        drop(self.thawed.wait_while(frozen, |frozen| *frozen && !goes_on()));
+    }
+
+    fn forget(&self, number: usize) {
+        lock(&self.links).retain(|link| link.number != number);
+    }
+}
+
+impl Link {
+    fn cut(&self) {
+        self.is_cut.store(true, Ordering::SeqCst);
+        for stream in [&self.client, &self.server] {
+            reset_on_close(stream);
+            // Wakes the pump that reads here, without a word to the peer; the last pump to go closes.
+            let _ = stream.shutdown(Shutdown::Read);
+        }
+    }
+
+    fn write_all(&self, mut to: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match to.write(bytes) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => bytes = &bytes[count..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && !self.is_cut.load(Ordering::SeqCst) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Closing this socket sends a reset and drops what was not sent yet.
+fn reset_on_close(stream: &TcpStream) {
+    let at_once = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+    let _ = setsockopt(stream, sockopt::Linger, &at_once);
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

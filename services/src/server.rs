@@ -1,0 +1,32 @@
+use crate::Error;
+use crate::address::Address;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Where one server lives and how it is reached.
+#[derive(Debug, Clone)]
+pub(crate) struct Site {
+    pub(crate) dir: PathBuf,
+    pub(crate) address: Address,
+}
+
+/// How one kind of server is configured, started and asked whether it is ready.
+pub(crate) trait Server: Send + fmt::Debug {
+    /// The address with credentials, once the port is known.
+    fn address(&self, port: u16) -> Address;
+
+    /// Writes the configuration into the folder and starts what must run beside the server.
+    fn prepare(&mut self, site: &Site) -> Result<(), Error>;
+
+    /// The server in the foreground.
+    fn command(&self, site: &Site) -> Result<Command, Error>;
+
+    /// One try of an exchange as the server's user; called until it succeeds.
+    fn ready(&self, site: &Site) -> Result<(), Error>;
+
+    /// The server's log.
+    fn log(&self, dir: &Path) -> PathBuf {
+        dir.join("server.log")
+    }
+}

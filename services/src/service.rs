@@ -1,0 +1,274 @@
+use crate::address::Address;
+use crate::process::Process;
+use crate::server::{Server, Site};
+use crate::{Error, Kind, folder, port};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const READY_WITHIN: Duration = Duration::from_secs(90);
+const STOP_WITHIN: Duration = Duration::from_secs(10);
+const PORTS_TRIED: usize = 3;
+
+/// One server, ours unless its URL came from the environment. Dropping it kills the server and removes its folder.
+#[derive(Debug)]
+pub struct Service {
+    kind: Kind,
+    site: Site,
+    own: Option<Mutex<Own>>,
+}
+
+/// What we have of a server that we started ourselves.
+#[derive(Debug)]
+struct Own {
+    server: Box<dyn Server>,
+    process: Option<Process>,
+}
+
+impl Service {
+    /// Starts one, installing its program first if this machine lacks it. Returns when it answers its user.
+    ///
+    /// # Errors
+    /// If the program cannot be had, or the server does not get ready; the error quotes the end of its log.
+    pub fn start(kind: Kind) -> Result<Service, Error> {
+        Service::start_as(kind, || kind.server())
+    }
+
+    /// Starts several in parallel, in the order given.
+    ///
+    /// # Errors
+    /// The first failure; the others are stopped.
+    pub fn start_all(kinds: &[Kind]) -> Result<Vec<Service>, Error> {
+        thread::scope(|scope| {
+            let starting: Vec<_> = kinds.iter().map(|kind| scope.spawn(|| Service::start(*kind))).collect();
+            let started: Vec<_> = starting.into_iter().map(|thread| thread.join()).collect();
+            started.into_iter().map(|result| result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        })
+    }
+
+    /// A server that is not ours: only its URL is known, and its folder if `cargo xtask` owns it.
+    pub(crate) fn foreign(kind: Kind, url: &str, dir: Option<PathBuf>) -> Result<Service, Error> {
+        let site = Site { dir: dir.unwrap_or_default(), address: Address::parse(kind, url)? };
+        Ok(Service { kind, site, own: None })
+    }
+
+    pub(crate) fn start_as(kind: Kind, recipe: impl Fn() -> Box<dyn Server>) -> Result<Service, Error> {
+        let mut tried = 1;
+        loop {
+            let mut server = recipe();
+            let site = Site { dir: folder::create(kind)?, address: server.address(port::free()?) };
+            server.prepare(&site)?;
+            let own = Mutex::new(Own { server, process: None });
+            let service = Service { kind, site, own: Some(own) };
+            match service.launch() {
+                // Somebody else may have taken one of its ports in the meantime.
+                Err(Error::Start { .. }) if tried < PORTS_TRIED && !service.is_running() => tried += 1,
+                result => return result.map(|()| service),
+            }
+        }
+    }
+
+    /// The kind.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The URL, user and password included and percent-encoded.
+    pub fn url(&self) -> &str {
+        &self.site.address.url
+    }
+
+    /// The host.
+    pub fn host(&self) -> &str {
+        &self.site.address.host
+    }
+
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.site.address.port
+    }
+
+    /// The user, not encoded.
+    pub fn user(&self) -> &str {
+        &self.site.address.user
+    }
+
+    /// The password, not encoded.
+    pub fn password(&self) -> &str {
+        &self.site.address.password
+    }
+
+    /// The database or, for RabbitMQ, the virtual host that the URL names, not encoded.
+    pub fn database(&self) -> &str {
+        &self.site.address.path
+    }
+
+    /// The folder that holds configuration, data and log; empty if the server is not ours.
+    pub fn dir(&self) -> &Path {
+        &self.site.dir
+    }
+
+    /// The server's log.
+    pub fn log_path(&self) -> PathBuf {
+        self.kind.server().log(&self.site.dir)
+    }
+
+    /// What the log says by now.
+    ///
+    /// # Errors
+    /// If the folder of a foreign server is not known.
+    pub fn log(&self) -> Result<String, Error> {
+        self.need_dir("read the log of")?;
+        let path = self.log_path();
+        let text = fs::read(&path).map_err(Error::io(path.to_string_lossy()))?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// Whether the server was started, and can be killed and frozen, by this process.
+    pub fn is_own(&self) -> bool {
+        self.own.is_some()
+    }
+
+    /// Whether its process lives. A frozen one does.
+    pub fn is_running(&self) -> bool {
+        self.own("look at").is_ok_and(|mut own| own.process.as_mut().is_some_and(Process::is_running))
+    }
+
+    /// The number of the server's process; none when it is not running, or not ours.
+    pub fn pid(&self) -> Option<u32> {
+        let mut own = self.own("look at").ok()?;
+        let process = own.process.as_mut()?;
+        process.is_running().then(|| process.pid())
+    }
+
+    /// Established connections to the server's port, counted on its side of each.
+    ///
+    /// # Errors
+    /// If the server runs on another machine.
+    pub fn established(&self) -> Result<usize, Error> {
+        if !["127.0.0.1", "localhost", "::1"].contains(&self.host()) {
+            return Err(Error::Foreign { kind: self.kind, action: "count the connections of" });
+        }
+        port::established(self.port())
+    }
+
+    /// Polls [`established`](Service::established) until it is `count`; the last number seen if that does not come within `patience`.
+    ///
+    /// # Errors
+    /// As `established`.
+    pub fn await_established(&self, count: usize, patience: Duration) -> Result<usize, Error> {
+        let end = Instant::now() + patience;
+        loop {
+            let now = self.established()?;
+            if now == count || Instant::now() >= end {
+                return Ok(now);
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// SIGKILL, as by the kernel when memory is short. Returns when the process is gone.
+    ///
+    /// # Errors
+    /// If the server is not ours.
+    pub fn kill(&self) -> Result<(), Error> {
+        if let Some(mut process) = self.own("kill")?.process.take() {
+            process.kill();
+        }
+        Ok(())
+    }
+
+    /// SIGSTOP: the kernel goes on accepting connections and data, nobody answers. Returns when the process has stopped.
+    ///
+    /// # Errors
+    /// If the server is not ours or not running.
+    pub fn freeze(&self) -> Result<(), Error> {
+        let mut own = self.own("freeze")?;
+        let process = own.process.as_mut().ok_or(Error::NotRunning(self.kind))?;
+        process.freeze().map_err(Error::io(format!("freezing {}", self.kind)))
+    }
+
+    /// SIGCONT.
+    ///
+    /// # Errors
+    /// If the server is not ours or not running.
+    pub fn thaw(&self) -> Result<(), Error> {
+        let mut own = self.own("thaw")?;
+        let process = own.process.as_mut().ok_or(Error::NotRunning(self.kind))?;
+        process.thaw().map_err(Error::io(format!("thawing {}", self.kind)))
+    }
+
+    /// Kills the server if it runs and starts it on the same port with the same data. Returns when it answers its user.
+    ///
+    /// # Errors
+    /// If the server is not ours or does not get ready.
+    pub fn restart(&self) -> Result<(), Error> {
+        self.kill()?;
+        self.launch()
+    }
+
+    /// Asks the server to end, as its administrator would, and kills it if it takes longer than ten seconds. Data stays.
+    ///
+    /// # Errors
+    /// If the server is not ours.
+    pub fn stop(&self) -> Result<(), Error> {
+        if let Some(mut process) = self.own("stop")?.process.take() {
+            process.stop(STOP_WITHIN);
+        }
+        Ok(())
+    }
+
+    fn launch(&self) -> Result<(), Error> {
+        let mut own = self.own("start")?;
+        let log = own.server.log(&self.site.dir);
+        let began = Instant::now();
+        let mut process = Process::spawn(own.server.command(&self.site)?, &log.with_extension("out"))?;
+        loop {
+            let answer = own.server.ready(&self.site);
+            if !process.is_running() {
+                return Err(Error::exited(self.kind, &log));
+            }
+            match answer {
+                Ok(()) => break,
+                Err(last) if began.elapsed() > READY_WITHIN => {
+                    own.process = Some(process);
+                    return Err(Error::not_ready(self.kind, READY_WITHIN, &last, &log));
+                }
+                Err(_) => thread::sleep(Duration::from_millis(10)),
+            }
+        }
+        own.process = Some(process);
+        Ok(())
+    }
+
+    fn own(&self, action: &'static str) -> Result<MutexGuard<'_, Own>, Error> {
+        let own = self.own.as_ref().ok_or(Error::Foreign { kind: self.kind, action })?;
+        Ok(own.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn need_dir(&self, action: &'static str) -> Result<(), Error> {
+        match self.dir().as_os_str().is_empty() {
+            true => Err(Error::Foreign { kind: self.kind, action }),
+            false => Ok(()),
+        }
+    }
+
+    pub(crate) fn site(&self, wanted: Kind) -> Result<&Site, Error> {
+        match self.kind == wanted {
+            true => Ok(&self.site),
+            false => Err(Error::WrongKind { kind: self.kind, wanted }),
+        }
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        if let Some(own) = self.own.take() {
+            // The server and what runs beside it must be gone before their folder can go.
+            drop(own);
+            let _ = fs::remove_dir_all(&self.site.dir);
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! A private MongoDB: started, frozen, killed, restarted.
+
+use services::{Kind, Service};
+use std::time::Instant;
+
+#[test]
+fn lives_freezes_dies_and_comes_back() {
+    let began = Instant::now();
+    let mongo = Service::start(Kind::Mongo).unwrap();
+    println!("MongoDB ready after {:?}", began.elapsed());
+    let view = mongo.mongo().unwrap();
+    assert_eq!(view.clients().unwrap(), []);
+    assert_eq!(view.connections().unwrap(), 0);
+
+    mongo.freeze().unwrap();
+    assert!(view.connections().is_err(), "a frozen server must not answer");
+    mongo.thaw().unwrap();
+    assert_eq!(view.connections().unwrap(), 0);
+
+    let (port, pid) = (mongo.port(), mongo.pid());
+    mongo.kill().unwrap();
+    assert!(view.connections().is_err());
+    let began = Instant::now();
+    mongo.restart().unwrap();
+    println!("MongoDB ready again after {:?}", began.elapsed());
+    assert_eq!(mongo.port(), port);
+    assert_ne!(mongo.pid(), pid);
+    // The log-in shows that the user, who was made at the first start, is still there.
+    assert_eq!(view.connections().unwrap(), 0);
+}

@@ -1,0 +1,84 @@
+//! The proxy in front of a Redis: cut, frozen, slowed down. And the black hole.
+
+use services::{BlackHole, Kind, Proxy, shared};
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+fn ask(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+    stream.write_all(b"PING\r\n")?;
+    let mut answer = vec![0; 64];
+    let count = stream.read(&mut answer)?;
+    answer.truncate(count);
+    Ok(answer)
+}
+
+fn connect(port: u16) -> TcpStream {
+    let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    stream
+}
+
+#[test]
+fn it_forwards_freezes_thaws_and_cuts() {
+    let redis = shared(Kind::Redis);
+    let proxy = Proxy::start(redis.port()).unwrap();
+    let mut client = connect(proxy.port());
+    assert!(ask(&mut client).unwrap().starts_with(b"-NOAUTH"));
+    assert_eq!((proxy.accepted(), proxy.open()), (1, 1));
+
+    proxy.freeze();
+    assert_eq!(ask(&mut client).unwrap_err().kind(), ErrorKind::WouldBlock);
+    let mut late = connect(proxy.port());
+    assert_eq!(ask(&mut late).unwrap_err().kind(), ErrorKind::WouldBlock);
+    proxy.thaw();
+    assert!(client.read(&mut [0; 64]).unwrap() > 0, "what was held up comes through");
+    assert!(late.read(&mut [0; 64]).unwrap() > 0);
+
+    proxy.freeze();
+    proxy.cut();
+    assert_eq!(client.read(&mut [0; 64]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    proxy.thaw();
+    assert!(ask(&mut connect(proxy.port())).is_ok());
+    assert_eq!(proxy.accepted(), 3);
+
+    let mut last = connect(proxy.port());
+    assert!(ask(&mut last).is_ok());
+    drop(proxy);
+    assert_eq!(last.read(&mut [0; 64]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn it_closes_when_either_side_does() {
+    let redis = shared(Kind::Redis);
+    let proxy = Proxy::start(redis.port()).unwrap();
+    let mut client = connect(proxy.port());
+    client.write_all(b"QUIT\r\n").unwrap();
+    let mut rest = Vec::new();
+    client.read_to_end(&mut rest).unwrap();
+    assert_eq!(rest, b"+OK\r\n");
+    drop(client);
+    let end = Instant::now() + Duration::from_secs(2);
+    while proxy.open() > 0 {
+        assert!(Instant::now() < end, "the connection is still there");
+    }
+}
+
+#[test]
+fn it_can_be_slow() {
+    let redis = shared(Kind::Redis);
+    let proxy = Proxy::start(redis.port()).unwrap();
+    proxy.throttle(1000);
+    let mut client = connect(proxy.port());
+    let began = Instant::now();
+    client.write_all(&[b'\n'; 500]).unwrap();
+    assert!(ask(&mut client).is_err() || began.elapsed() > Duration::from_millis(400));
+}
+
+#[test]
+fn a_black_hole_lets_nobody_in() {
+    let hole = BlackHole::start().unwrap();
+    let address = ([127, 0, 0, 1], hole.port()).into();
+    let error = TcpStream::connect_timeout(&address, Duration::from_millis(1500)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+}

@@ -1,0 +1,40 @@
+//! A private Redis: started, frozen, killed, restarted.
+
+use services::{Kind, Service};
+use std::time::{Duration, Instant};
+
+#[test]
+fn lives_freezes_dies_and_comes_back() {
+    let began = Instant::now();
+    let redis = Service::start(Kind::Redis).unwrap();
+    println!("Redis ready after {:?}", began.elapsed());
+    let view = redis.redis().unwrap();
+    assert_eq!(view.command(&["PING"]).unwrap(), "PONG");
+    assert_eq!(view.command(&["SET", "key", "value"]).unwrap(), "OK");
+    assert_eq!(view.clients().unwrap(), []);
+    assert_eq!(redis.await_established(0, Duration::from_secs(1)).unwrap(), 0);
+    let held = std::net::TcpStream::connect((redis.host(), redis.port())).unwrap();
+    assert_eq!(redis.await_established(1, Duration::from_secs(1)).unwrap(), 1);
+    assert_eq!(view.clients().unwrap().len(), 1);
+    drop(held);
+
+    redis.freeze().unwrap();
+    assert!(view.command(&["PING"]).is_err(), "a frozen server must not answer");
+    redis.thaw().unwrap();
+    assert_eq!(view.command(&["PING"]).unwrap(), "PONG");
+
+    let (port, pid) = (redis.port(), redis.pid());
+    redis.kill().unwrap();
+    assert!(view.command(&["PING"]).is_err());
+    assert_eq!(redis.pid(), None);
+    redis.restart().unwrap();
+    assert_eq!(redis.port(), port);
+    assert_ne!(redis.pid(), pid);
+    assert_eq!(view.command(&["GET", "key"]).unwrap(), "value");
+
+    redis.stop().unwrap();
+    let dir = redis.dir().to_path_buf();
+    assert!(dir.exists());
+    drop(redis);
+    assert!(!dir.exists());
+}

@@ -1,0 +1,10 @@
+//! The four backends. Each is one file that implements [`Resource`](crate::Resource).
+
+#[cfg(feature = "clickhouse")]
+pub(crate) mod clickhouse;
+#[cfg(feature = "mongodb")]
+pub(crate) mod mongo;
+#[cfg(feature = "rabbitmq")]
+pub(crate) mod rabbitmq;
+#[cfg(feature = "redis")]
+pub(crate) mod redis;

@@ -1,0 +1,924 @@
+//! Redis: one multiplexed connection for async code, connections checked out of r2d2 for threads.
+//!
+//! All streams are our own and stand under one kill switch per generation, so a frozen server
+//! ends every call in flight, blocking ones too, without any limit on slow commands.
+
+use std::fmt;
+use std::io;
+use std::net::{TcpStream, ToSocketAddrs};
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use once_cell::sync::OnceCell;
+use parking_lot::RwLock;
+use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::{AsyncConnectionConfig, Cmd, ConnectionAddr, IntoConnectionInfo, Pipeline, RedisConnectionInfo, RedisError, RedisFuture, RedisResult, Value};
+use scheduled_thread_pool::ScheduledThreadPool;
+use serde::Deserialize;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::AbortHandle;
+
+use crate::close::Phase;
+use crate::config::{BackendConfig, Environment, ParsedUrl, ResourceConfig, Secret, host_port, millis};
+use crate::error::{Error, Failure, Source, TimeoutError, redacted};
+use crate::lease::{Claim, Lease};
+use crate::probe::{Guarded, KillSwitch, Killable};
+use crate::resource::{Link, Resource, Work};
+use crate::runtime::block;
+use crate::slot::BoxFuture;
+use crate::scoped::{self, Scoped};
+use crate::status::Usage;
+
+/// How to reach a Redis; `[redis]` or `[named.redis.NAME]` in TOML.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct RedisConfig {
+    /// `redis://user:password@host:port/db`, instead of the parts. Environment: `REDIS_URL`.
+    pub url: Option<Secret>,
+    /// Defaults to `localhost`. Environment: `REDIS_HOST`, `REDIS_IP`.
+    pub host: String,
+    /// Defaults to 6379. Environment: `REDIS_PORT`.
+    pub port: u16,
+    /// Defaults to none, which is Redis's user `default`. Environment: `REDIS_USER`.
+    pub user: Option<String>,
+    /// Defaults to none. Environment: `REDIS_PASSWORD`.
+    pub password: Option<Secret>,
+    /// The database's number. Defaults to 0. Environment: `REDIS_DB`.
+    pub db: i64,
+    /// What `CLIENT LIST` shows. Defaults to `resource-pool`.
+    pub client_name: String,
+    /// The most connections for threads. Defaults to 50, as in QUANTAXIS.
+    pub pool_size: u32,
+    /// How many idle connections are kept for threads. Defaults to 0.
+    pub min_idle: u32,
+    /// The most exclusive connections for async code. Defaults to 50.
+    pub exclusive_size: usize,
+    /// After how long an idle connection for threads is closed. Defaults to 60 s.
+    #[serde(rename = "idle_timeout_ms", with = "millis")]
+    pub idle_timeout: Duration,
+    /// The longest that a connection for threads is used, less up to a tenth. Defaults to 30 min.
+    #[serde(rename = "max_lifetime_ms", with = "millis")]
+    pub max_lifetime: Duration,
+    /// A connection used within this time is checked out without a test. Defaults to 500 ms.
+    #[serde(rename = "test_after_ms", with = "millis")]
+    pub test_after: Duration,
+    /// How long the test may take. Defaults to 500 ms.
+    #[serde(rename = "test_limit_ms", with = "millis")]
+    pub test_limit: Duration,
+    /// How long opening one connection may take. Defaults to 2 s.
+    #[serde(rename = "connect_timeout_ms", with = "millis")]
+    pub connect_timeout: Duration,
+    /// After how long without traffic TCP keepalive begins. Defaults to 60 s.
+    #[serde(rename = "keepalive_ms", with = "millis")]
+    pub keepalive: Duration,
+}
+
+impl Default for RedisConfig {
+    fn default() -> Self {
+        RedisConfig {
+            url: None,
+            host: "localhost".to_owned(),
+            port: 6379,
+            user: None,
+            password: None,
+            db: 0,
+            client_name: "resource-pool".to_owned(),
+            pool_size: 50,
+            min_idle: 0,
+            exclusive_size: 50,
+            idle_timeout: Duration::from_secs(60),
+            max_lifetime: Duration::from_secs(1800),
+            test_after: Duration::from_millis(500),
+            test_limit: Duration::from_millis(500),
+            connect_timeout: Duration::from_secs(2),
+            keepalive: Duration::from_secs(60),
+        }
+    }
+}
+
+impl RedisConfig {
+    /// The defaults, at this URL.
+    pub fn url(url: impl Into<Secret>) -> Self {
+        RedisConfig { url: Some(url.into()), ..RedisConfig::default() }
+    }
+
+    /// Sets the most connections for threads.
+    pub fn pool_size(mut self, pool_size: u32) -> Self {
+        self.pool_size = pool_size;
+        self
+    }
+
+    /// Sets what `CLIENT LIST` shows.
+    pub fn client_name(mut self, name: impl Into<String>) -> Self {
+        self.client_name = name.into();
+        self
+    }
+}
+
+impl BackendConfig for RedisConfig {
+    const KIND: &'static str = "redis";
+    type Resource = RedisResource;
+
+    fn apply(&mut self, environment: &Environment) -> Result<(), Error> {
+        const HOST: &[&str] = &["REDIS_HOST", "REDIS_IP"];
+        if environment.first(HOST).is_some() {
+            self.url = None;
+        }
+        environment.optional(&["REDIS_URL"], &mut self.url);
+        environment.text(HOST, &mut self.host);
+        environment.number(&["REDIS_PORT"], &mut self.port)?;
+        environment.optional(&["REDIS_USER"], &mut self.user);
+        environment.optional(&["REDIS_PASSWORD"], &mut self.password);
+        environment.number(&["REDIS_DB"], &mut self.db)
+    }
+
+    fn of(config: &ResourceConfig) -> Option<&Self> {
+        #[allow(irrefutable_let_patterns, reason = "it is the only kind where no other feature is on")]
+        if let ResourceConfig::Redis(config) = config { Some(config) } else { None }
+    }
+
+    fn resource(&self, name: &str) -> Result<RedisResource, Error> {
+        let mut config = self.clone();
+        if let Some(url) = config.url.take() {
+            let key = format!("{name}.url");
+            let url = ParsedUrl::new(&key, &url, &["redis"])?;
+            config.host = url.host().to_owned();
+            config.port = url.url().port().unwrap_or(6379);
+            config.user = url.user(&key)?;
+            config.password = url.password(&key)?;
+            let db = url.path(&key)?;
+            if !db.is_empty() {
+                config.db = db.parse().map_err(|_| Error::config(&key, "ends in a database that is not a number"))?;
+            }
+        }
+        if config.pool_size == 0 || config.exclusive_size == 0 {
+            return Err(Error::config(format!("{name}.pool_size"), "must be at least 1, as must exclusive_size"));
+        }
+        if config.min_idle > config.pool_size {
+            return Err(Error::config(format!("{name}.min_idle"), "is more than pool_size"));
+        }
+        Ok(RedisResource { config: Arc::new(config) })
+    }
+}
+
+/// A Redis in the pool.
+#[derive(Debug)]
+pub struct RedisResource {
+    config: Arc<RedisConfig>,
+}
+
+impl Resource for RedisResource {
+    type Handle = Redis;
+
+    async fn connect(&self, link: &Link) -> Result<Redis, Failure> {
+        let inner = Arc::new(Inner {
+            config: Arc::clone(&self.config),
+            link: link.clone(),
+            runtime: Handle::current(),
+            switch: RwLock::default(),
+            shared: RwLock::new(None),
+            probe: tokio::sync::Mutex::new(None),
+            exclusives: Arc::new(Semaphore::new(self.config.exclusive_size)),
+            threads: OnceCell::new(),
+            waiting: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
+        });
+        inner.open_shared().await?;
+        Ok(Redis { inner })
+    }
+
+    async fn recover(&self, _: &Link, lost: Redis) -> Result<Redis, Failure> {
+        *lost.inner.switch.write() = KillSwitch::new();
+        lost.inner.open_shared().await?;
+        Ok(lost)
+    }
+
+    async fn ping(&self, redis: &Redis) -> Result<(), Failure> {
+        let mut probe = redis.inner.probe.lock().await;
+        // Taken out while in use, so that a ping given up takes its connection with it.
+        let mut own = match probe.take() {
+            Some(own) => own,
+            None => Own::open(&redis.inner.config, &KillSwitch::new()).await?,
+        };
+        redis::cmd("PING").query_async::<()>(&mut own.connection).await?;
+        *probe = Some(own);
+        Ok(())
+    }
+
+    async fn close(&self, redis: Redis) -> Result<(), Failure> {
+        redis.inner.closed.store(true, Ordering::SeqCst);
+        redis.inner.shared.write().take();
+        redis.inner.probe.lock().await.take();
+        // What is still out ends here; the drain has waited for it.
+        redis.inner.switch.read().cut();
+        Ok(())
+    }
+
+    fn cut(&self, redis: &Redis) {
+        redis.inner.switch.read().cut();
+    }
+
+    fn endpoint(&self) -> String {
+        format!("redis://{}/{}", host_port(&self.config.host, self.config.port), self.config.db)
+    }
+
+    fn phase(&self) -> Phase {
+        Phase::Redis
+    }
+
+    fn usage(&self, redis: &Redis) -> Usage {
+        let mut usage = Usage { max: Some(self.config.pool_size as usize), ..Usage::default() };
+        if let Some(pool) = redis.inner.threads.get() {
+            let state = pool.state();
+            usage.open = Some(state.connections as usize);
+            usage.idle = Some(state.idle_connections as usize);
+            usage.in_use = Some(state.connections.saturating_sub(state.idle_connections) as usize);
+            usage.waiting = Some(redis.inner.waiting.load(Ordering::Relaxed));
+        }
+        usage
+    }
+}
+
+/// A Redis for async code. Cheap to clone; implements [`redis::aio::ConnectionLike`], so every
+/// command and pipeline of the `redis` crate works on it.
+///
+/// Commands share one connection, which comes back by itself after a loss; one that was under way
+/// then fails, since nobody knows whether it ran. Commands that would block the others (`BLPOP`,
+/// `XREAD BLOCK`, …) run on a connection of their own. Commands that would change the connection
+/// for the others (`SELECT`, a bare `MULTI`, `WATCH`, `SUBSCRIBE`, …) are refused: use
+/// [`exclusive`](Redis::exclusive) or [`pubsub`](Redis::pubsub).
+///
+/// # Cancel safety
+/// Dropping a command's future leaves the connection in order; the command may still run.
+#[derive(Clone)]
+pub struct Redis {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: Arc<RedisConfig>,
+    link: Link,
+    runtime: Handle,
+    /// Cuts every stream of the current generation.
+    switch: RwLock<KillSwitch>,
+    shared: RwLock<Option<MultiplexedConnection>>,
+    probe: tokio::sync::Mutex<Option<Own>>,
+    exclusives: Arc<Semaphore>,
+    threads: OnceCell<r2d2::Pool<Manager>>,
+    waiting: AtomicUsize,
+    closed: AtomicBool,
+}
+
+impl Redis {
+    /// A Redis of one's own, which closes when the guard drops.
+    ///
+    /// # Errors
+    /// Those of [`ResourcePool::redis`](crate::ResourcePool::redis).
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes what was begun.
+    #[track_caller]
+    pub fn scoped(config: RedisConfig) -> impl Future<Output = Result<Scoped<Lease<Redis>>, Error>> + Send {
+        let claim = Claim::shared();
+        async move {
+            let pool = scoped::pool(config.into())?;
+            let lease = pool.acquire(pool.registry().redis()?, claim).await?;
+            Ok(Scoped::new(lease, pool))
+        }
+    }
+
+    /// A connection of one's own, for `WATCH`/`MULTI`, `SELECT` and blocking commands. At most
+    /// [`exclusive_size`](RedisConfig::exclusive_size) at a time; closed when it drops.
+    ///
+    /// # Errors
+    /// When no connection can be made, or none is free within the acquire timeout.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    pub async fn exclusive(&self) -> RedisResult<Exclusive> {
+        let (own, permit) = self.open_own().await?;
+        Ok(Exclusive { own, link: self.inner.link.clone(), _permit: permit })
+    }
+
+    /// A connection for subscribing to channels and patterns; counted as an exclusive one.
+    ///
+    /// # Errors
+    /// As [`exclusive`](Redis::exclusive).
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    pub async fn pubsub(&self) -> RedisResult<PubSub> {
+        let permit = self.permit().await?;
+        let inner = Arc::clone(&self.inner);
+        let pubsub = self
+            .on_pool_runtime(async move {
+                let switch = inner.switch.read().clone();
+                let (info, stream) = open_stream(&inner.config, &switch).await?;
+                redis::aio::PubSub::new(info.redis_settings(), stream).await
+            })
+            .await?;
+        Ok(PubSub { pubsub, _permit: permit })
+    }
+
+    async fn permit(&self) -> RedisResult<OwnedSemaphorePermit> {
+        let waiting = Arc::clone(&self.inner.exclusives).acquire_owned();
+        let limit = self.inner.link.acquire_timeout();
+        let timed = self.inner.runtime.spawn(async move { tokio::time::timeout(limit, waiting).await });
+        match timed.await {
+            Ok(Ok(Ok(permit))) => Ok(permit),
+            Ok(Err(_elapsed)) => {
+                let what = format!("one of {} exclusive connections", self.inner.config.exclusive_size);
+                Err(refused(self.inner.timeout(what, limit, None)))
+            }
+            _ => Err(self.inner.closed()),
+        }
+    }
+
+    async fn open_own(&self) -> RedisResult<(Own, OwnedSemaphorePermit)> {
+        let permit = self.permit().await?;
+        self.inner.link.ready().await.map_err(refused)?;
+        let inner = Arc::clone(&self.inner);
+        let own = self
+            .on_pool_runtime(async move {
+                let switch = inner.switch.read().clone();
+                Own::open(&inner.config, &switch).await
+            })
+            .await?;
+        Ok((own, permit))
+    }
+
+    async fn on_pool_runtime<T: Send + 'static>(&self, open: impl Future<Output = RedisResult<T>> + Send + 'static) -> RedisResult<T> {
+        let limit = self.inner.config.connect_timeout;
+        let opening = self.inner.runtime.spawn(async move { tokio::time::timeout(limit, open).await });
+        match opening.await {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(elapsed)) => Err(io::Error::from(elapsed).into()),
+            Err(_the_runtime_ended) => Err(self.inner.closed()),
+        }
+    }
+
+    /// The shared connection, after waiting while it is being brought back.
+    async fn shared(&self) -> RedisResult<MultiplexedConnection> {
+        if let Some(connection) = self.inner.live_shared() {
+            return Ok(connection);
+        }
+        self.inner.link.ready().await.map_err(refused)?;
+        self.inner.live_shared().ok_or_else(|| self.inner.closed())
+    }
+
+    /// A connection for threads. Waits for a free one only where this thread may block.
+    pub(crate) fn check_out(&self, limit: Duration) -> Result<r2d2::PooledConnection<Manager>, Error> {
+        let inner = &self.inner;
+        let pool = inner.threads();
+        if let Some(connection) = pool.try_get() {
+            return Ok(connection);
+        }
+        let started = Instant::now();
+        inner.waiting.fetch_add(1, Ordering::Relaxed);
+        let got = block(inner.link.name(), || pool.get_timeout(limit));
+        inner.waiting.fetch_sub(1, Ordering::Relaxed);
+        got?.map_err(|error| match inner.closed.load(Ordering::SeqCst) {
+            true => Error::Closed { resource: Arc::clone(inner.link.name()) },
+            false => inner.timeout(
+                format!("one of {} connections", inner.config.pool_size),
+                started.elapsed(),
+                Some(Source::from(redacted(error, &inner.config.secrets()))),
+            ),
+        })
+    }
+}
+
+impl Inner {
+    /// Opens the shared connection of a new generation.
+    async fn open_shared(self: &Arc<Self>) -> Result<(), Failure> {
+        let switch = self.switch.read().clone();
+        let (connection, driver) = open(&self.config, &switch).await.map_err(|error| {
+            let permanent = matches!(error.kind(), redis::ErrorKind::AuthenticationFailed | redis::ErrorKind::InvalidClientConfig);
+            let source = redacted(error, &self.config.secrets());
+            if permanent { Failure::permanent(source) } else { Failure::transient(source) }
+        })?;
+        let link = self.link.clone();
+        let generation = link.generation();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = driver => link.lost(generation, "the server closed the connection"),
+                () = switch.wait() => {}
+            }
+        });
+        *self.shared.write() = Some(connection);
+        Ok(())
+    }
+
+    fn live_shared(&self) -> Option<MultiplexedConnection> {
+        if self.switch.read().is_cut() {
+            return None;
+        }
+        self.shared.read().clone()
+    }
+
+    fn timeout(&self, waiting_for: String, waited: Duration, source: Option<Source>) -> Error {
+        Error::Timeout(Arc::new(TimeoutError {
+            resource: Arc::clone(self.link.name()),
+            endpoint: Arc::clone(self.link.endpoint()),
+            waiting_for,
+            waited,
+            holders: self.link.holders().into_iter().filter(|holder| holder.exclusive).collect(),
+            source,
+        }))
+    }
+
+    fn closed(&self) -> RedisError {
+        refused(Error::Closed { resource: Arc::clone(self.link.name()) })
+    }
+
+    /// The connections for threads; opened on demand, by workers that all such pools share.
+    fn threads(self: &Arc<Self>) -> &r2d2::Pool<Manager> {
+        static WORKERS: OnceCell<Arc<ScheduledThreadPool>> = OnceCell::new();
+        let workers = || Arc::new(ScheduledThreadPool::builder().num_threads(2).thread_name_pattern("resource-pool-r2d2-{}").build());
+        self.threads.get_or_init(|| {
+            let config = &self.config;
+            r2d2::Pool::builder()
+                .max_size(config.pool_size)
+                .min_idle(Some(config.min_idle))
+                .idle_timeout(Some(config.idle_timeout).filter(|idle| !idle.is_zero()))
+                .max_lifetime(Some(config.max_lifetime).filter(|lifetime| !lifetime.is_zero()))
+                .thread_pool(Arc::clone(WORKERS.get_or_init(workers)))
+                .error_handler(Box::new(Quiet(Arc::clone(self.link.name()))))
+                .build_unchecked(Manager(Arc::downgrade(self)))
+        })
+    }
+}
+
+impl RedisConfig {
+    fn secrets(&self) -> Vec<&str> {
+        self.password.iter().map(Secret::expose).collect()
+    }
+
+    fn info(&self) -> RedisResult<redis::ConnectionInfo> {
+        let mut settings = RedisConnectionInfo::default().set_db(self.db).set_skip_set_lib_name();
+        if let Some(user) = &self.user {
+            settings = settings.set_username(user.as_str());
+        }
+        if let Some(password) = &self.password {
+            settings = settings.set_password(password.expose());
+        }
+        Ok(ConnectionAddr::Tcp(self.host.clone(), self.port).into_connection_info()?.set_redis_settings(settings))
+    }
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redis").field("resource", self.inner.link.name()).finish_non_exhaustive()
+    }
+}
+
+impl ConnectionLike for Redis {
+    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+        Box::pin(async move {
+            let _busy = self.inner.link.busy(Work::Operation);
+            match Effect::of(cmd) {
+                Effect::None => self.shared().await?.send_packed_command(cmd).await,
+                Effect::Blocks => self.exclusive().await?.req_packed_command(cmd).await,
+                Effect::Changes(name) => Err(not_shared(&name)),
+            }
+        })
+    }
+
+    fn req_packed_commands<'a>(&'a mut self, pipeline: &'a Pipeline, offset: usize, count: usize) -> RedisFuture<'a, Vec<Value>> {
+        Box::pin(async move {
+            let _busy = self.inner.link.busy(Work::Operation);
+            let mut blocks = false;
+            for cmd in pipeline.cmd_iter() {
+                match Effect::of(cmd) {
+                    Effect::None => {}
+                    Effect::Blocks => blocks = true,
+                    Effect::Changes(name) => return Err(not_shared(&name)),
+                }
+            }
+            if blocks {
+                self.exclusive().await?.req_packed_commands(pipeline, offset, count).await
+            } else {
+                self.shared().await?.send_packed_commands(pipeline, offset, count).await
+            }
+        })
+    }
+
+    fn get_db(&self) -> i64 {
+        self.inner.config.db
+    }
+}
+
+impl ConnectionLike for Lease<Redis> {
+    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+        let mut redis = Redis::clone(self);
+        Box::pin(async move { redis.req_packed_command(cmd).await })
+    }
+
+    fn req_packed_commands<'a>(&'a mut self, pipeline: &'a Pipeline, offset: usize, count: usize) -> RedisFuture<'a, Vec<Value>> {
+        let mut redis = Redis::clone(self);
+        Box::pin(async move { redis.req_packed_commands(pipeline, offset, count).await })
+    }
+
+    fn get_db(&self) -> i64 {
+        Redis::get_db(self)
+    }
+}
+
+/// An async connection of one's own. Every command is allowed; it is closed when it drops.
+pub struct Exclusive {
+    own: Own,
+    link: Link,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl ConnectionLike for Exclusive {
+    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+        Box::pin(async move {
+            let _busy = self.link.busy(Work::Operation);
+            self.own.connection.req_packed_command(cmd).await
+        })
+    }
+
+    fn req_packed_commands<'a>(&'a mut self, pipeline: &'a Pipeline, offset: usize, count: usize) -> RedisFuture<'a, Vec<Value>> {
+        Box::pin(async move {
+            let _busy = self.link.busy(Work::Operation);
+            self.own.connection.req_packed_commands(pipeline, offset, count).await
+        })
+    }
+
+    fn get_db(&self) -> i64 {
+        self.own.connection.get_db()
+    }
+}
+
+impl fmt::Debug for Exclusive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exclusive").field("resource", self.link.name()).finish_non_exhaustive()
+    }
+}
+
+/// A connection that is subscribed; derefs to [`redis::aio::PubSub`].
+pub struct PubSub {
+    pubsub: redis::aio::PubSub,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Deref for PubSub {
+    type Target = redis::aio::PubSub;
+    fn deref(&self) -> &Self::Target {
+        &self.pubsub
+    }
+}
+
+impl DerefMut for PubSub {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.pubsub
+    }
+}
+
+impl fmt::Debug for PubSub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PubSub").finish_non_exhaustive()
+    }
+}
+
+/// A connection with a driver task that ends with it.
+struct Own {
+    connection: MultiplexedConnection,
+    driver: AbortHandle,
+}
+
+impl Own {
+    async fn open(config: &RedisConfig, switch: &KillSwitch) -> RedisResult<Self> {
+        let (connection, driver) = open(config, switch).await?;
+        Ok(Own { connection, driver: tokio::spawn(driver).abort_handle() })
+    }
+}
+
+impl Drop for Own {
+    // The driver of an unanswered blocking command would live on without this.
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+async fn open(config: &RedisConfig, switch: &KillSwitch) -> RedisResult<(MultiplexedConnection, BoxFuture<()>)> {
+    let (info, stream) = open_stream(config, switch).await?;
+    // Slow commands are no reason to give up; frozen servers are what the kill switch is for.
+    let settings = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
+    let (mut connection, driver) =
+        MultiplexedConnection::new_with_config(info.redis_settings(), stream, settings).await?;
+    let mut driver: BoxFuture<()> = Box::pin(driver);
+    let mut name = redis::cmd("CLIENT");
+    name.arg("SETNAME").arg(&config.client_name);
+    tokio::select! {
+        named = name.query_async::<()>(&mut connection) => named?,
+        () = &mut driver => return Err(io::Error::from(io::ErrorKind::ConnectionReset).into()),
+    }
+    Ok((connection, driver))
+}
+
+async fn open_stream(config: &RedisConfig, switch: &KillSwitch) -> RedisResult<(redis::ConnectionInfo, Killable<tokio::net::TcpStream>)> {
+    let stream = tokio::net::TcpStream::connect((config.host.as_str(), config.port)).await?;
+    stream.set_nodelay(true)?;
+    SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(config.keepalive))?;
+    Ok((config.info()?, switch.guard(stream)))
+}
+
+/// What a command does to a connection that others share.
+enum Effect {
+    None,
+    Blocks,
+    Changes(String),
+}
+
+impl Effect {
+    fn of(cmd: &Cmd) -> Self {
+        let mut args = cmd.args_iter().filter_map(|arg| match arg {
+            redis::Arg::Simple(bytes) => Some(bytes),
+            _ => None,
+        });
+        let Some(name) = args.next() else { return Effect::None };
+        let name = name.to_ascii_uppercase();
+        match name.as_slice() {
+            b"BLPOP" | b"BRPOP" | b"BRPOPLPUSH" | b"BLMOVE" | b"BLMPOP" | b"BZPOPMIN" | b"BZPOPMAX" | b"BZMPOP" | b"WAIT" | b"WAITAOF" => Effect::Blocks,
+            b"XREAD" | b"XREADGROUP" if args.any(|arg| arg.eq_ignore_ascii_case(b"BLOCK")) => Effect::Blocks,
+            b"MULTI" | b"EXEC" | b"DISCARD" | b"WATCH" | b"UNWATCH" | b"SELECT" | b"AUTH" | b"HELLO" | b"RESET" | b"QUIT" | b"MONITOR"
+            | b"SUBSCRIBE" | b"PSUBSCRIBE" | b"SSUBSCRIBE" | b"UNSUBSCRIBE" | b"PUNSUBSCRIBE" | b"SUNSUBSCRIBE" => {
+                Effect::Changes(String::from_utf8_lossy(&name).into_owned())
+            }
+            _ => Effect::None,
+        }
+    }
+}
+
+fn not_shared(name: &str) -> RedisError {
+    let problem = format!("{name} would change the connection that others share; use `exclusive()`, or `pubsub()` for subscriptions");
+    io::Error::new(io::ErrorKind::InvalidInput, problem).into()
+}
+
+/// Our error, where a signature asks for the driver's.
+fn refused(error: Error) -> RedisError {
+    let kind = match &error {
+        Error::Timeout(_) => io::ErrorKind::TimedOut,
+        Error::Lost { .. } => io::ErrorKind::ConnectionAborted,
+        _ => io::ErrorKind::NotConnected,
+    };
+    io::Error::new(kind, error).into()
+}
+
+/// Opens and tests the connections that r2d2 hands to threads.
+pub(crate) struct Manager(std::sync::Weak<Inner>);
+
+impl r2d2::ManageConnection for Manager {
+    type Connection = Wire;
+    type Error = RedisError;
+
+    fn connect(&self) -> RedisResult<Wire> {
+        match self.0.upgrade() {
+            Some(inner) if !inner.closed.load(Ordering::SeqCst) => {
+                let switch = inner.switch.read().clone();
+                Wire::connect(&inner.config, switch)
+            }
+            _ => Err(io::Error::new(io::ErrorKind::NotConnected, "closed").into()),
+        }
+    }
+
+    fn is_valid(&self, wire: &mut Wire) -> RedisResult<()> {
+        wire.test()
+    }
+
+    fn has_broken(&self, wire: &mut Wire) -> bool {
+        wire.is_spent()
+    }
+}
+
+/// A connection's failure is told where it is asked for; r2d2 would log it as well.
+#[derive(Debug)]
+struct Quiet(Arc<str>);
+
+impl r2d2::HandleError<RedisError> for Quiet {
+    fn handle_error(&self, error: RedisError) {
+        tracing::debug!(resource = %self.0, error = %error, "a connection for threads could not be opened");
+    }
+}
+
+/// A blocking connection over a stream of our own, which the kill switch can cut while a thread
+/// waits on it; the `redis` crate's own does not show its socket.
+pub(crate) struct Wire {
+    config: Arc<RedisConfig>,
+    stream: TcpStream,
+    parser: redis::Parser,
+    switch: KillSwitch,
+    _guarded: Guarded,
+    opened: Instant,
+    lifetime: Duration,
+    used: Instant,
+    session: Session,
+    /// A command was begun and has not been answered in full.
+    midway: bool,
+}
+
+/// What commands have done to the connection.
+#[derive(Debug, Default, PartialEq)]
+struct Session {
+    in_multi: bool,
+    watching: bool,
+    other_db: bool,
+    /// In a mode that nothing but a new connection leaves for sure.
+    altered: bool,
+}
+
+impl Wire {
+    fn connect(config: &Arc<RedisConfig>, switch: KillSwitch) -> RedisResult<Self> {
+        let mut failed = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+        let opened = (config.host.as_str(), config.port).to_socket_addrs()?.find_map(|address| {
+            TcpStream::connect_timeout(&address, config.connect_timeout).map_err(|error| failed = error).ok()
+        });
+        let stream = opened.ok_or(failed)?;
+        stream.set_nodelay(true)?;
+        SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(config.keepalive))?;
+        let guarded = switch.guard_blocking(&stream)?;
+        let spread = u64::from(stream.local_addr().map_or(0, |address| address.port()) % 100);
+        let mut wire = Wire {
+            config: Arc::clone(config),
+            stream,
+            parser: redis::Parser::new(),
+            switch,
+            _guarded: guarded,
+            opened: Instant::now(),
+            lifetime: config.max_lifetime.mul_f64(1.0 - spread as f64 / 1000.0),
+            used: Instant::now(),
+            session: Session::default(),
+            midway: false,
+        };
+        wire.limited(config.connect_timeout, Wire::greet)?;
+        Ok(wire)
+    }
+
+    fn greet(&mut self) -> RedisResult<()> {
+        let config = Arc::clone(&self.config);
+        if let Some(password) = &config.password {
+            let mut auth = redis::cmd("AUTH");
+            auth.arg(config.user.iter().collect::<Vec<_>>()).arg(password.expose());
+            auth.exec(self)?;
+        }
+        if config.db != 0 {
+            redis::cmd("SELECT").arg(config.db).exec(self)?;
+        }
+        redis::cmd("CLIENT").arg("SETNAME").arg(&config.client_name).exec(self)?;
+        self.session = Session::default();
+        Ok(())
+    }
+
+    /// Before a checkout: a PING, unless the connection was in use a moment ago.
+    fn test(&mut self) -> RedisResult<()> {
+        if self.is_spent() {
+            return Err(io::Error::from(io::ErrorKind::ConnectionAborted).into());
+        }
+        if self.used.elapsed() < self.config.test_after {
+            return Ok(());
+        }
+        self.limited(self.config.test_limit, |wire| redis::cmd("PING").exec(wire))
+    }
+
+    /// Whether it must not be handed out again.
+    fn is_spent(&self) -> bool {
+        let worn = !self.lifetime.is_zero() && self.opened.elapsed() > self.lifetime;
+        self.midway || self.switch.is_cut() || worn || self.session != Session::default()
+    }
+
+    fn limited(&mut self, limit: Duration, run: impl FnOnce(&mut Self) -> RedisResult<()>) -> RedisResult<()> {
+        self.stream.set_read_timeout(Some(limit))?;
+        run(self)?;
+        Ok(self.stream.set_read_timeout(None)?)
+    }
+
+    fn send(&mut self, packed: &[u8]) -> RedisResult<()> {
+        if self.midway || self.switch.is_cut() {
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "an earlier command on this connection was cut short").into());
+        }
+        each_command(packed, |name, first| self.session.observe(name, first, self.config.db));
+        self.midway = true;
+        io::Write::write_all(&mut self.stream, packed)?;
+        Ok(())
+    }
+
+    /// The next message, be it a reply or a push.
+    pub(crate) fn receive(&mut self) -> RedisResult<Value> {
+        self.parser.parse_value(&self.stream)
+    }
+
+    fn reply(&mut self) -> RedisResult<Value> {
+        loop {
+            match self.receive()? {
+                Value::Push { .. } => {}
+                value => return Ok(value),
+            }
+        }
+    }
+
+    fn answered(&mut self) {
+        self.midway = false;
+        self.used = Instant::now();
+    }
+
+    /// Sends a command whose replies are read one by one; the connection is not handed out again.
+    pub(crate) fn subscribe(&mut self, command: &Cmd) -> RedisResult<()> {
+        self.send(&command.get_packed_command())?;
+        self.session.altered = true;
+        Ok(())
+    }
+}
+
+impl redis::ConnectionLike for Wire {
+    fn req_packed_command(&mut self, packed: &[u8]) -> RedisResult<Value> {
+        self.send(packed)?;
+        let value = self.reply()?;
+        self.answered();
+        Ok(value)
+    }
+
+    fn req_packed_commands(&mut self, packed: &[u8], offset: usize, count: usize) -> RedisResult<Vec<Value>> {
+        self.send(packed)?;
+        let mut refused = None;
+        let mut values = Vec::with_capacity(count);
+        // Every reply is read, whatever one of them says, so that none is left for the next command.
+        for index in 0..offset + count {
+            match self.reply()? {
+                value if index >= offset => values.push(value),
+                value => refused = refused.or(value.extract_error().err()),
+            }
+        }
+        self.answered();
+        refused.map_or(Ok(values), Err)
+    }
+
+    fn get_db(&self) -> i64 {
+        self.config.db
+    }
+
+    fn check_connection(&mut self) -> bool {
+        redis::cmd("PING").exec(self).is_ok()
+    }
+
+    fn is_open(&self) -> bool {
+        !self.midway && !self.switch.is_cut()
+    }
+}
+
+impl fmt::Debug for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wire").field("session", &self.session).finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    fn observe(&mut self, name: &[u8], first: Option<&[u8]>, home: i64) {
+        /// Subcommands of CLIENT that leave the connection as it is.
+        const HARMLESS: [&[u8]; 6] = [b"LIST", b"ID", b"INFO", b"SETNAME", b"GETNAME", b"KILL"];
+        match name.to_ascii_uppercase().as_slice() {
+            b"MULTI" => self.in_multi = true,
+            b"WATCH" => self.watching = true,
+            b"EXEC" | b"DISCARD" => (self.in_multi, self.watching) = (false, false),
+            b"UNWATCH" => self.watching = false,
+            b"SELECT" => self.other_db = first != Some(home.to_string().as_bytes()),
+            b"CLIENT" => {
+                let harmless = first.is_some_and(|sub| HARMLESS.iter().any(|known| sub.eq_ignore_ascii_case(known)));
+                self.altered |= !harmless;
+            }
+            b"AUTH" | b"HELLO" | b"RESET" | b"QUIT" | b"MONITOR" | b"SUBSCRIBE" | b"PSUBSCRIBE" | b"SSUBSCRIBE" | b"READONLY" | b"ASKING" => self.altered = true,
+            _ => {}
+        }
+    }
+}
+
+/// Shows each command of a packed pipeline: its name and its first argument.
+fn each_command(mut packed: &[u8], mut see: impl FnMut(&[u8], Option<&[u8]>)) {
+    while let Some(arguments) = header(&mut packed, b'*') {
+        let mut first_two = [None; 2];
+        for index in 0..arguments {
+            let Some(length) = header(&mut packed, b'$').filter(|length| length + 2 <= packed.len()) else { return };
+            if let Some(place) = first_two.get_mut(index) {
+                *place = Some(&packed[..length]);
+            }
+            packed = &packed[length + 2..];
+        }
+        if let [Some(name), first] = first_two {
+            see(name, first);
+        }
+    }
+}
+
+/// Takes a line such as `*3` or `$5` off the front.
+fn header(packed: &mut &[u8], mark: u8) -> Option<usize> {
+    let end = packed.windows(2).position(|two| two == b"\r\n")?;
+    let number = std::str::from_utf8(packed[..end].strip_prefix(&[mark])?).ok()?.parse().ok()?;
+    *packed = &packed[end + 2..];
+    Some(number)
+}

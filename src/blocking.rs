@@ -1,0 +1,29 @@
+//! The facade for plain threads: the same pool, the same names, no await.
+//!
+//! A lease of a ready resource never waits, so it never fails for want of a place to block. One
+//! that has to wait does so on plain threads, in `spawn_blocking`, and on a multi-thread runtime's
+//! workers (by `block_in_place`); on a current-thread runtime it answers
+//! [`Error::InAsyncContext`](crate::Error::InAsyncContext).
+
+#[cfg(feature = "clickhouse")]
+mod clickhouse;
+#[cfg(feature = "mongodb")]
+mod mongo;
+mod pool;
+#[cfg(feature = "rabbitmq")]
+mod rabbitmq;
+#[cfg(feature = "redis")]
+mod redis;
+mod scoped;
+
+pub use crate::global::run_blocking as run;
+#[cfg(feature = "clickhouse")]
+pub use clickhouse::ClickHouse;
+#[cfg(feature = "mongodb")]
+pub use mongo::Mongo;
+pub use pool::ResourcePool;
+#[cfg(feature = "rabbitmq")]
+pub use rabbitmq::RabbitMq;
+#[cfg(feature = "redis")]
+pub use redis::{Redis, Subscription};
+pub use scoped::Scoped;

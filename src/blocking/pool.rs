@@ -1,0 +1,341 @@
+//! The blocking view of a pool.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+#[cfg(feature = "clickhouse")]
+use crate::backend::clickhouse::ClickHouseConfig;
+#[cfg(feature = "mongodb")]
+use crate::backend::mongo::MongoConfig;
+#[cfg(feature = "rabbitmq")]
+use crate::backend::rabbitmq::RabbitMqConfig;
+#[cfg(feature = "redis")]
+use crate::backend::redis::{RedisConfig, RedisResource};
+use crate::builder::{Builder, Facade};
+use crate::close::{CloseReport, Closing, Phase, Reason};
+use crate::error::{BoxError, Error};
+use crate::global;
+use crate::health::{self, HealthReport};
+use crate::lease::{Claim, Holder, Lease, Provide};
+use crate::pool::ResourcePool as AsyncPool;
+use crate::registry::{Owner, Registry};
+use crate::resource::Resource;
+use crate::runtime::{block, block_on, park_on};
+use crate::slot::{AnySlot, Slot};
+use crate::status::PoolStatus;
+
+/// [`resource_pool::ResourcePool`](crate::ResourcePool) for threads: another view of the same
+/// core, so both see the same resources.
+#[derive(Clone)]
+pub struct ResourcePool {
+    owner: Arc<Owner>,
+    acquire_timeout: Duration,
+}
+
+/// The verbs of a backend whose guard is a shared lease.
+macro_rules! acquire {
+    ($feature:literal, $what:literal, $handle:ty, $config:ident, $default:ident, $named:ident, $with:ident) => {
+        #[doc = concat!("A lease of ", $what, ". The first call connects and pings; later ones cost nanoseconds.")]
+        ///
+        /// # Errors
+        /// Those of the async facade, and [`Error::InAsyncContext`] if it would have to wait on a
+        /// current-thread runtime.
+        #[cfg(feature = $feature)]
+        #[track_caller]
+        pub fn $default(&self) -> Result<Lease<$handle>, Error> {
+            self.acquire(self.registry().$default()?, Claim::shared())
+        }
+
+        #[doc = concat!("A lease of a further configured instance of ", $what, ".")]
+        ///
+        /// # Errors
+        /// [`Error::UnknownName`], [`Error::NameTaken`], and those of the default one.
+        #[cfg(feature = $feature)]
+        #[track_caller]
+        pub fn $named(&self, name: &str) -> Result<Lease<$handle>, Error> {
+            self.acquire(&self.registry().named::<$config>(name)?, Claim::shared())
+        }
+
+        #[doc = concat!("A lease of an instance of ", $what, " that brings its configuration along.")]
+        ///
+        /// # Errors
+        /// [`Error::NameTaken`] if the name is known with another configuration, and those of the
+        /// default one.
+        #[cfg(feature = $feature)]
+        #[track_caller]
+        pub fn $with(&self, name: &str, config: $config) -> Result<Lease<$handle>, Error> {
+            self.acquire(&self.registry().with(name, config)?, Claim::shared())
+        }
+    };
+}
+
+impl ResourcePool {
+    /// The process-wide pool; the same one as the async facade's.
+    pub fn global() -> &'static ResourcePool {
+        global::blocking_pool()
+    }
+
+    /// A builder for a pool of one's own, or for the global one.
+    pub fn builder() -> Builder<ResourcePool> {
+        Builder::new()
+    }
+
+    acquire!("mongodb", "MongoDB", mongodb::sync::Client, MongoConfig, mongo, mongo_named, mongo_with);
+    acquire!("rabbitmq", "RabbitMQ", super::RabbitMq, RabbitMqConfig, rabbitmq, rabbitmq_named, rabbitmq_with);
+    acquire!("clickhouse", "ClickHouse", super::ClickHouse, ClickHouseConfig, clickhouse, clickhouse_named, clickhouse_with);
+
+    /// A Redis connection of one's own, checked out of r2d2.
+    ///
+    /// # Errors
+    /// Those of the async facade; [`Error::Timeout`], with the holders, if none is free within
+    /// the acquire timeout; [`Error::InAsyncContext`] if it would have to wait on a
+    /// current-thread runtime.
+    #[cfg(feature = "redis")]
+    #[track_caller]
+    pub fn redis(&self) -> Result<super::Redis, Error> {
+        self.check_out(self.registry().redis()?, Claim::shared())
+    }
+
+    /// A connection to a further configured Redis.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`], [`Error::NameTaken`], and those of [`redis`](Self::redis).
+    #[cfg(feature = "redis")]
+    #[track_caller]
+    pub fn redis_named(&self, name: &str) -> Result<super::Redis, Error> {
+        self.check_out(&self.registry().named::<RedisConfig>(name)?, Claim::shared())
+    }
+
+    /// A connection to a Redis that brings its configuration along.
+    ///
+    /// # Errors
+    /// [`Error::NameTaken`] if the name is known with another configuration, and those of
+    /// [`redis`](Self::redis).
+    #[cfg(feature = "redis")]
+    #[track_caller]
+    pub fn redis_with(&self, name: &str, config: RedisConfig) -> Result<super::Redis, Error> {
+        self.check_out(&self.registry().with(name, config)?, Claim::shared())
+    }
+
+    #[cfg(feature = "redis")]
+    fn check_out(&self, slot: &Arc<Slot<RedisResource>>, claim: Claim) -> Result<super::Redis, Error> {
+        let deadline = Instant::now() + self.acquire_timeout;
+        let shared: Lease<crate::Redis> = self.acquire(slot, claim)?;
+        let connection = shared.check_out(deadline.saturating_duration_since(Instant::now()))?;
+        drop(shared);
+        // Only now is it held, and by whom.
+        Ok(super::Redis::new(connection, self.acquire(slot, claim.exclusive())?))
+    }
+
+    /// A lease of a registered resource.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`], [`Error::NameTaken`] if the name is of another type, and those of
+    /// connecting.
+    #[track_caller]
+    pub fn get<R: Resource>(&self, name: &str) -> Result<Lease<R::Handle>, Error> {
+        self.acquire(&self.registry().get::<R>(name)?, Claim::shared())
+    }
+
+    /// The same pool with another acquire timeout: `pool.within(limit).mongo()`.
+    pub fn within(&self, acquire_timeout: Duration) -> ResourcePool {
+        ResourcePool { owner: Arc::clone(&self.owner), acquire_timeout }
+    }
+
+    /// Connects these in parallel and logs the effective configuration, redacted. A result for each.
+    ///
+    /// # Errors
+    /// [`Error::InAsyncContext`] on a current-thread runtime.
+    pub fn warm_up<'a>(&self, names: impl IntoIterator<Item = &'a str> + Send) -> Result<Vec<(String, Result<(), Error>)>, Error> {
+        self.wait(self.as_async().warm_up(names))
+    }
+
+    /// A true round trip on every resource, in parallel: at most 500 ms each and 800 ms in all,
+    /// answered again for 1 s. Takes no exclusive slot.
+    ///
+    /// # Errors
+    /// [`Error::InAsyncContext`] on a current-thread runtime.
+    pub fn health_check(&self) -> Result<HealthReport, Error> {
+        Ok(HealthReport::clone(&*self.wait(health::check(self.registry()))?))
+    }
+
+    /// Whether this resource answers; `false` for one that is unknown or was never used.
+    ///
+    /// # Errors
+    /// [`Error::InAsyncContext`] on a current-thread runtime.
+    pub fn is_healthy(&self, name: &str) -> Result<bool, Error> {
+        self.wait(self.registry().is_healthy(name))
+    }
+
+    /// What every resource is doing now.
+    pub fn status(&self) -> PoolStatus {
+        self.registry().status()
+    }
+
+    /// Who holds what, from which line, for how long; the oldest first.
+    pub fn holders(&self) -> Vec<Holder> {
+        self.registry().holders()
+    }
+
+    /// The holders of every resource of which more than `threshold` leases are out; also logged.
+    pub fn check_leak(&self, threshold: usize) -> Vec<Holder> {
+        self.registry().leaks(threshold)
+    }
+
+    /// Tells when closing starts: a flag for loops, and a future.
+    pub fn closing(&self) -> Closing {
+        self.registry().closing()
+    }
+
+    /// Whether closing has started.
+    pub fn is_closing(&self) -> bool {
+        self.registry().context.closing.is_cancelled()
+    }
+
+    /// Closes one resource: intake, drain, goodbye. The others go on.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`]; [`Error::InAsyncContext`] on a current-thread runtime.
+    pub fn close(&self, name: &str) -> Result<CloseReport, Error> {
+        self.wait(self.registry().close_one(name))?
+    }
+
+    /// Begins a new generation of a closed or broken resource, or of one that works.
+    ///
+    /// # Errors
+    /// Those of acquiring; [`Error::Closed`] after `close_all`, which only
+    /// [`reopen`](Self::reopen) undoes.
+    pub fn reconnect(&self, name: &str) -> Result<(), Error> {
+        self.wait(self.registry().reconnect(name))?
+    }
+
+    /// Closes everything, within the configured deadline. All who call get the same report.
+    ///
+    /// # Errors
+    /// [`Error::InAsyncContext`] on a current-thread runtime; closing goes on all the same.
+    pub fn close_all(&self) -> Result<CloseReport, Error> {
+        self.close_within(None)
+    }
+
+    /// [`close_all`](Self::close_all) with another deadline.
+    ///
+    /// # Errors
+    /// As [`close_all`](Self::close_all).
+    pub fn close_all_within(&self, deadline: Duration) -> Result<CloseReport, Error> {
+        self.close_within(Some(deadline))
+    }
+
+    fn close_within(&self, deadline: Option<Duration>) -> Result<CloseReport, Error> {
+        crate::close::start(self.registry(), Reason::Requested, deadline);
+        Ok(CloseReport::clone(&*self.wait(self.registry().close.wait())?))
+    }
+
+    /// Opens again after `close_all`; resources connect on their next use.
+    ///
+    /// # Errors
+    /// [`Error::Closing`] once the process is ending.
+    pub fn reopen(&self) -> Result<(), Error> {
+        self.registry().reopen()
+    }
+
+    /// Adds a resource of a kind of one's own, connected on first use.
+    ///
+    /// # Errors
+    /// [`Error::NameTaken`], [`Error::Closing`], [`Error::Closed`].
+    pub fn register<R: Resource>(&self, name: &str, resource: R) -> Result<(), Error> {
+        self.registry().register(name, resource)
+    }
+
+    /// Has `dependant` close before `dependency`, within their phases.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`]; [`Error::Order`] for a cycle or an edge against the phases.
+    pub fn depends_on(&self, dependant: &str, dependency: &str) -> Result<(), Error> {
+        self.registry().depends_on(dependant, dependency)
+    }
+
+    /// Runs a closure once, in this phase of closing, on a thread of its own.
+    ///
+    /// # Errors
+    /// [`Error::Closing`], [`Error::Closed`].
+    pub fn on_close(&self, name: &str, phase: Phase, run: impl FnOnce() -> Result<(), BoxError> + Send + 'static) -> Result<(), Error> {
+        self.as_async().on_close(name, phase, run)
+    }
+
+    /// Holds a client of the user's weakly: closed in this phase if it is still alive then,
+    /// forgotten if it was dropped.
+    ///
+    /// # Errors
+    /// [`Error::Closing`], [`Error::Closed`].
+    pub fn adopt<T: Send + Sync + 'static>(
+        &self,
+        name: &str,
+        client: &Arc<T>,
+        phase: Phase,
+        close: impl FnOnce(Arc<T>) -> Result<(), BoxError> + Send + 'static,
+    ) -> Result<(), Error> {
+        self.as_async().adopt(name, client, phase, close)
+    }
+
+    /// Calls this with every report of closing the whole pool, on the closer's thread.
+    pub fn on_report(&self, listener: impl Fn(&CloseReport) + Send + Sync + 'static) {
+        self.registry().on_report(listener);
+    }
+
+    /// The longest that closing can take, to size a grace period by.
+    pub fn worst_case(&self) -> Duration {
+        self.registry().context.options.close.worst_case()
+    }
+
+    /// The async view of the same pool.
+    pub fn as_async(&self) -> AsyncPool {
+        AsyncPool::over(Arc::clone(&self.owner)).within(self.acquire_timeout)
+    }
+
+    fn registry(&self) -> &Arc<Registry> {
+        &self.owner.0
+    }
+
+    fn acquire<R: Resource, T: ?Sized + 'static>(&self, slot: &Arc<Slot<R>>, claim: Claim) -> Result<Lease<T>, Error>
+    where
+        R::Handle: Provide<T>,
+    {
+        match slot.lease(claim) {
+            Some(lease) => Ok(lease),
+            None => {
+                self.registry().before_connecting(slot.life())?;
+                let runtime = self.registry().context.runtime.handle()?;
+                block_on(&slot.life().name, &runtime, slot.acquire(claim, self.acquire_timeout))?
+            }
+        }
+    }
+
+    /// Waits for what needs no runtime of the caller's.
+    fn wait<F: Future>(&self, future: F) -> Result<F::Output, Error> {
+        block(&Arc::from("the pool"), || park_on(future))
+    }
+}
+
+impl From<AsyncPool> for ResourcePool {
+    fn from(pool: AsyncPool) -> Self {
+        ResourcePool::over(pool.owner)
+    }
+}
+
+impl Facade for ResourcePool {
+    fn over(owner: Arc<Owner>) -> Self {
+        let acquire_timeout = owner.0.context.options.acquire_timeout;
+        ResourcePool { owner, acquire_timeout }
+    }
+
+    fn global() -> &'static Self {
+        ResourcePool::global()
+    }
+}
+
+impl fmt::Debug for ResourcePool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.registry().fmt(f)
+    }
+}

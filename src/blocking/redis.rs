@@ -1,0 +1,116 @@
+//! Redis for threads: a connection checked out of r2d2.
+
+use std::fmt;
+
+use redis::{Cmd, ConnectionLike, Msg, RedisResult, ToRedisArgs, Value};
+
+use crate::backend::redis::{Manager, Redis as Shared, RedisConfig};
+use crate::blocking::Scoped;
+use crate::error::Error;
+use crate::lease::Lease;
+use crate::scoped;
+
+/// A connection of one's own, until it drops. Implements [`redis::ConnectionLike`], so every
+/// command and pipeline of the `redis` crate works on it, blocking ones and `WATCH`/`MULTI` too.
+///
+/// A connection that is left in another state than it came in (in `MULTI` or `WATCH`, in another
+/// database, subscribed, or with a command cut short) is closed instead of handed out again.
+pub struct Redis {
+    connection: r2d2::PooledConnection<Manager>,
+    lease: Lease<Shared>,
+}
+
+impl Redis {
+    pub(crate) fn new(connection: r2d2::PooledConnection<Manager>, lease: Lease<Shared>) -> Self {
+        Redis { connection, lease }
+    }
+
+    /// A Redis of one's own, which closes when the guard drops.
+    ///
+    /// # Errors
+    /// Those of [`ResourcePool::redis`](crate::blocking::ResourcePool::redis).
+    #[track_caller]
+    pub fn scoped(config: RedisConfig) -> Result<Scoped<Redis>, Error> {
+        let pool = super::ResourcePool::from(scoped::pool(config.into())?);
+        Ok(Scoped::new(pool.redis()?, pool))
+    }
+
+    /// Subscribes to a channel, or to several. The messages come from the iterator, which ends
+    /// with an error when the connection is lost or closed.
+    ///
+    /// # Errors
+    /// When the command cannot be sent.
+    pub fn subscribe(&mut self, channels: impl ToRedisArgs) -> RedisResult<Subscription<'_>> {
+        self.connection.subscribe(redis::cmd("SUBSCRIBE").arg(channels))?;
+        Ok(Subscription { redis: self, ended: false })
+    }
+
+    /// Subscribes to a pattern, or to several.
+    ///
+    /// # Errors
+    /// When the command cannot be sent.
+    pub fn psubscribe(&mut self, patterns: impl ToRedisArgs) -> RedisResult<Subscription<'_>> {
+        self.connection.subscribe(redis::cmd("PSUBSCRIBE").arg(patterns))?;
+        Ok(Subscription { redis: self, ended: false })
+    }
+}
+
+impl ConnectionLike for Redis {
+    fn req_packed_command(&mut self, cmd: &[u8]) -> RedisResult<Value> {
+        self.connection.req_packed_command(cmd)
+    }
+
+    fn req_packed_commands(&mut self, cmd: &[u8], offset: usize, count: usize) -> RedisResult<Vec<Value>> {
+        self.connection.req_packed_commands(cmd, offset, count)
+    }
+
+    fn req_command(&mut self, cmd: &Cmd) -> RedisResult<Value> {
+        self.connection.req_command(cmd)
+    }
+
+    fn get_db(&self) -> i64 {
+        self.connection.get_db()
+    }
+
+    fn check_connection(&mut self) -> bool {
+        self.connection.check_connection()
+    }
+
+    fn is_open(&self) -> bool {
+        ConnectionLike::is_open(&*self.connection)
+    }
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redis").field("lease", &self.lease).finish_non_exhaustive()
+    }
+}
+
+/// The messages of a subscription. Blocks for the next one; ends after an error.
+#[derive(Debug)]
+pub struct Subscription<'a> {
+    redis: &'a mut Redis,
+    ended: bool,
+}
+
+impl Iterator for Subscription<'_> {
+    type Item = RedisResult<Msg>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while !self.ended {
+            match self.redis.connection.receive() {
+                // The confirmations of SUBSCRIBE are no messages.
+                Ok(value) => match Msg::from_owned_value(value) {
+                    Some(message) => return Some(Ok(message)),
+                    None => continue,
+                },
+                Err(error) => {
+                    self.ended = true;
+                    return Some(Err(error));
+                }
+            }
+        }
+        None
+    }
+}

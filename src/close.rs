@@ -1,0 +1,713 @@
+//! Closing: intake stops, work drains, then every step in its phase, each within a budget.
+//!
+//! A close runs on a thread of its own with a timer of its own, and each step on another, so
+//! neither busy workers nor a step that blocks can delay it. Callers only wait for the shared
+//! result: cancelling one cancels nothing.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+
+use once_cell::sync::OnceCell;
+use parking_lot::{Condvar, Mutex};
+use serde::Deserialize;
+use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::millis;
+use crate::error::{BoxError, Error, Failure, panic_message};
+use crate::lease::Holder;
+use crate::registry::{Context, Registry};
+use crate::resource::Work;
+use crate::runtime::within;
+use crate::slot::{AnySlot, Life};
+use crate::status::PoolStatus;
+
+/// The limits of closing. [`worst_case`](CloseOptions::worst_case) tells their sum.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct CloseOptions {
+    /// The whole close. Defaults to 25 s, below the 30 s that orchestrators grant.
+    #[serde(rename = "deadline_ms", with = "millis")]
+    pub deadline: Duration,
+    /// How long work in progress is waited for. Defaults to 10 s.
+    #[serde(rename = "drain_ms", with = "millis")]
+    pub drain: Duration,
+    /// How long a lease that is merely held is waited for. Defaults to 1 s.
+    #[serde(rename = "held_ms", with = "millis")]
+    pub held: Duration,
+    /// One step. Defaults to 5 s.
+    #[serde(rename = "step_ms", with = "millis")]
+    pub step: Duration,
+    /// One step of the phases tasks and databases. Defaults to 10 s.
+    #[serde(rename = "long_step_ms", with = "millis")]
+    pub long_step: Duration,
+    /// What each later phase is sure to get, whatever an earlier one takes. Defaults to 500 ms.
+    #[serde(rename = "floor_ms", with = "millis")]
+    pub floor: Duration,
+}
+
+impl Default for CloseOptions {
+    fn default() -> Self {
+        CloseOptions {
+            deadline: Duration::from_secs(25),
+            drain: Duration::from_secs(10),
+            held: Duration::from_secs(1),
+            step: Duration::from_secs(5),
+            long_step: Duration::from_secs(10),
+            floor: Duration::from_millis(500),
+        }
+    }
+}
+
+impl CloseOptions {
+    /// The longest that closing can take, to size a grace period by: the deadline, and the second
+    /// after which the watchdog ends a process.
+    pub fn worst_case(&self) -> Duration {
+        self.deadline + WATCHDOG
+    }
+
+    fn budget(&self, phase: Phase) -> Duration {
+        match phase {
+            Phase::Tasks | Phase::Databases => self.long_step,
+            _ => self.step,
+        }
+    }
+}
+
+/// How long after the deadline the watchdog waits.
+pub(crate) const WATCHDOG: Duration = Duration::from_secs(1);
+/// How long a step that was cut has to end.
+const GRACE: Duration = Duration::from_millis(500);
+/// How long a consumer's cancelling may take.
+const INTAKE: Duration = Duration::from_secs(1);
+
+/// When something closes. Phases close in this order; what shares one closes in parallel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Phase {
+    /// Background tasks.
+    Tasks,
+    /// HTTP clients.
+    HttpClients,
+    /// RabbitMQ: every channel, then the connection.
+    RabbitMq,
+    /// Redis.
+    Redis,
+    /// Vector stores.
+    VectorStores,
+    /// ClickHouse.
+    ClickHouse,
+    /// SQL databases and MongoDB.
+    Databases,
+    /// Models, and resources that name no phase.
+    Models,
+    /// Open files.
+    Files,
+    /// Temporary files.
+    TempFiles,
+    /// Telemetry, last, so that all before can be told.
+    Telemetry,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Phase::Tasks => "tasks",
+            Phase::HttpClients => "http clients",
+            Phase::RabbitMq => "rabbitmq",
+            Phase::Redis => "redis",
+            Phase::VectorStores => "vector stores",
+            Phase::ClickHouse => "clickhouse",
+            Phase::Databases => "databases",
+            Phase::Models => "models",
+            Phase::Files => "files",
+            Phase::TempFiles => "temp files",
+            Phase::Telemetry => "telemetry",
+        })
+    }
+}
+
+/// Why something was closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reason {
+    /// `close`, `close_all` or a scoped guard's `close` was called.
+    Requested,
+    /// The last handle of a pool, or a scoped guard, was dropped.
+    Dropped,
+    /// `run` came to its end.
+    RunEnded,
+    /// The process is exiting: `main` returned or panicked, or `exit` was called.
+    ProcessExit,
+    /// This signal arrived.
+    Signal(i32),
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::Requested => f.write_str("requested"),
+            Reason::Dropped => f.write_str("dropped"),
+            Reason::RunEnded => f.write_str("run ended"),
+            Reason::ProcessExit => f.write_str("process exit"),
+            Reason::Signal(number) => write!(f, "signal {number}"),
+        }
+    }
+}
+
+/// How a step ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// As it should.
+    Closed,
+    /// Its streams had to be cut; then it ended.
+    Forced,
+    /// It answered an error.
+    Failed(String),
+    /// It did not end, not even after its streams were cut.
+    TimedOut,
+    /// Its code panicked.
+    Panicked(String),
+    /// The deadline had passed before its turn; its streams were cut.
+    Skipped,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Outcome::Closed => f.write_str("closed"),
+            Outcome::Forced => f.write_str("forced"),
+            Outcome::Failed(error) => write!(f, "failed: {error}"),
+            Outcome::TimedOut => f.write_str("timed out"),
+            Outcome::Panicked(message) => write!(f, "panicked: {message}"),
+            Outcome::Skipped => f.write_str("skipped"),
+        }
+    }
+}
+
+/// One step of a close.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct StepReport {
+    /// The resource's or hook's name.
+    pub name: Arc<str>,
+    /// Its phase.
+    pub phase: Phase,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// How long it took.
+    pub took: Duration,
+    /// The leases and checkouts still held when it was closed under them.
+    pub held: Vec<Holder>,
+    /// The work still going on when its drain ended.
+    pub unfinished: Vec<(Work, usize)>,
+}
+
+/// What a close did.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct CloseReport {
+    /// Why it was closed.
+    pub reason: Reason,
+    /// The status as closing began.
+    pub status: PoolStatus,
+    /// How long the drain took.
+    pub drained: Duration,
+    /// The steps, in the order in which they ended.
+    pub steps: Vec<StepReport>,
+    /// The whole.
+    pub took: Duration,
+}
+
+impl CloseReport {
+    /// Whether every step ended as it should, which includes that there was none.
+    pub fn all_closed(&self) -> bool {
+        self.steps.iter().all(|step| step.outcome == Outcome::Closed)
+    }
+
+    /// The step of this name.
+    pub fn step(&self, name: &str) -> Option<&StepReport> {
+        self.steps.iter().find(|step| &*step.name == name)
+    }
+}
+
+impl fmt::Display for CloseReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "closed in {:.1?}, {:.1?} of it draining ({})", self.took, self.drained, self.reason)?;
+        if !self.steps.is_empty() {
+            writeln!(f, "  {:<16} {:<14} {:>10}  outcome", "step", "phase", "took")?;
+        }
+        for step in &self.steps {
+            writeln!(
+                f,
+                "  {:<16} {:<14} {:>10}  {}",
+                step.name,
+                step.phase,
+                format!("{:.1?}", step.took),
+                step.outcome
+            )?;
+            for (work, count) in &step.unfinished {
+                writeln!(f, "    unfinished: {count} {}", work.label())?;
+            }
+            for holder in &step.held {
+                writeln!(f, "    held by {holder}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A future that resolves when closing starts, and a flag for loops.
+///
+/// ```no_run
+/// # async fn next_tick() {}
+/// # async fn doc() {
+/// let closing = resource_pool::ResourcePool::global().closing();
+/// while !closing.is_set() {
+///     tokio::select! { _ = next_tick() => {}, _ = closing.wait() => break }
+/// }
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Closing(pub(crate) CancellationToken);
+
+impl Closing {
+    /// Whether closing has started.
+    pub fn is_set(&self) -> bool {
+        self.0.is_cancelled()
+    }
+
+    /// Resolves when closing starts. Needs no runtime.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    pub async fn wait(&self) {
+        self.0.cancelled().await;
+    }
+}
+
+/// A step that is not a resource: a closure given to `on_close`.
+pub(crate) struct Hook {
+    pub(crate) name: Arc<str>,
+    pub(crate) phase: Phase,
+    pub(crate) run: Box<dyn FnOnce() -> Result<(), BoxError> + Send>,
+}
+
+/// The close of one pool: at most one runs, and all who ask get its report.
+#[derive(Default)]
+pub(crate) struct CloseCell {
+    stage: Mutex<Stage>,
+    done: Condvar,
+    notify: Notify,
+    running: Mutex<BTreeSet<Arc<str>>>,
+}
+
+#[derive(Default)]
+enum Stage {
+    #[default]
+    Open,
+    Closing,
+    Closed(Arc<CloseReport>),
+}
+
+impl CloseCell {
+    /// The report, if closed.
+    pub(crate) fn report(&self) -> Option<Arc<CloseReport>> {
+        match &*self.stage.lock() {
+            Stage::Closed(report) => Some(Arc::clone(report)),
+            _ => None,
+        }
+    }
+
+    /// Waits for the close that was started.
+    pub(crate) async fn wait(&self) -> Arc<CloseReport> {
+        loop {
+            let done = self.notify.notified();
+            tokio::pin!(done);
+            done.as_mut().enable();
+            if let Some(report) = self.report() {
+                return report;
+            }
+            done.await;
+        }
+    }
+
+    /// The same for a thread that must not touch tokio; `None` after the limit.
+    pub(crate) fn wait_blocking(&self, limit: Duration) -> Option<Arc<CloseReport>> {
+        let until = Instant::now() + limit;
+        let mut stage = self.stage.lock();
+        loop {
+            if let Stage::Closed(report) = &*stage {
+                return Some(Arc::clone(report));
+            }
+            if self.done.wait_until(&mut stage, until).timed_out() {
+                return None;
+            }
+        }
+    }
+
+    /// The names of the steps that are running now.
+    pub(crate) fn running(&self) -> Vec<Arc<str>> {
+        self.running.lock().iter().cloned().collect()
+    }
+
+    /// Open again, if closed.
+    pub(crate) fn reopen(&self) -> bool {
+        let mut stage = self.stage.lock();
+        let closed = matches!(*stage, Stage::Closed(_));
+        if closed {
+            *stage = Stage::Open;
+        }
+        closed
+    }
+}
+
+/// Starts closing the whole pool, unless that was started before. Does not wait.
+pub(crate) fn start(registry: &Arc<Registry>, reason: Reason, deadline: Option<Duration>) {
+    {
+        let mut stage = registry.close.stage.lock();
+        if !matches!(*stage, Stage::Open) {
+            return;
+        }
+        *stage = Stage::Closing;
+    }
+    registry.context.closing.cancel();
+    let registry = Arc::clone(registry);
+    hand_over(Box::new(move || {
+        let limit = deadline.unwrap_or(registry.context.options.close.deadline);
+        let report = Arc::new(on_own_runtime(close_pool(&registry, reason, limit)));
+        if report.all_closed() {
+            tracing::info!(%reason, took = ?report.took, "closed");
+        } else {
+            tracing::warn!(%reason, %report, "closed with trouble");
+        }
+        for listener in registry.context.on_report() {
+            if catch_unwind(AssertUnwindSafe(|| listener(&report))).is_err() {
+                tracing::error!("a listener for close reports panicked");
+            }
+        }
+        *registry.close.stage.lock() = Stage::Closed(report);
+        registry.close.done.notify_all();
+        registry.close.notify.notify_waiters();
+    }));
+}
+
+/// Closes one resource; the pool stays open.
+pub(crate) async fn close_one(registry: &Arc<Registry>, slot: Arc<dyn AnySlot>, reason: Reason) -> Result<CloseReport, Error> {
+    let (report, done) = oneshot::channel();
+    let registry = Arc::clone(registry);
+    let name = Arc::clone(&slot.life().name);
+    hand_over(Box::new(move || {
+        let limit = registry.context.options.close.deadline;
+        // A caller that no longer waits has cancelled nothing but its own waiting.
+        let _ = report.send(on_own_runtime(close_slots(&registry, vec![slot], reason, limit)));
+    }));
+    done.await.map_err(|_| Error::Closed { resource: name })
+}
+
+/// Runs a job on a thread of its own, started by the closer, which itself was started early:
+/// threads cannot be relied on to start while a process exits.
+fn hand_over(job: Job) {
+    match closer() {
+        Some(closer) => {
+            if let Err(unsent) = closer.send(job) {
+                (unsent.0)();
+            }
+        }
+        None => job(),
+    }
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+fn closer() -> Option<&'static Sender<Job>> {
+    static CLOSER: OnceCell<Sender<Job>> = OnceCell::new();
+    let start = || {
+        let (sender, jobs) = std::sync::mpsc::channel::<Job>();
+        let serve = move || {
+            for job in jobs {
+                if let Err(error) = thread("resource-pool-close".to_owned(), job) {
+                    tracing::error!(%error, "a thread for closing could not be started");
+                }
+            }
+        };
+        thread("resource-pool-closer".to_owned(), serve).map(|()| sender)
+    };
+    match CLOSER.get_or_try_init(start) {
+        Ok(closer) => Some(closer),
+        Err(error) => {
+            tracing::error!(%error, "the closer's thread could not be started");
+            None
+        }
+    }
+}
+
+fn thread(name: String, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    std::thread::Builder::new().name(name).spawn(run).map(drop)
+}
+
+/// Starts the closer's thread, before there is anything to close.
+pub(crate) fn arm() {
+    let _started = closer();
+}
+
+fn on_own_runtime<F: Future>(future: F) -> F::Output {
+    match tokio::runtime::Builder::new_current_thread().enable_time().build() {
+        Ok(runtime) => runtime.block_on(future),
+        // Without a timer nothing is bounded but by the watchdog; better than not closing.
+        Err(error) => {
+            tracing::error!(%error, "closing without a timer");
+            crate::runtime::park_on(future)
+        }
+    }
+}
+
+async fn close_pool(registry: &Arc<Registry>, reason: Reason, limit: Duration) -> CloseReport {
+    let report = close_slots(registry, registry.slots(), reason, limit).await;
+    registry.context.runtime.end();
+    report
+}
+
+async fn close_slots(registry: &Arc<Registry>, slots: Vec<Arc<dyn AnySlot>>, reason: Reason, limit: Duration) -> CloseReport {
+    let started = Instant::now();
+    let deadline = started + limit;
+    let status = registry.status();
+    let whole_pool = registry.context.closing.is_cancelled();
+    let slots: Vec<_> = slots.into_iter().filter(|slot| slot.begin_close()).collect();
+    let hooks = if whole_pool { registry.take_hooks() } else { Vec::new() };
+    let options = &registry.context.options.close;
+
+    in_parallel(&registry.context, INTAKE.min(limit), slots.iter().cloned().map(AnySlot::stop_intake)).await;
+    let mut lives: Vec<_> = slots.iter().map(|slot| Arc::clone(slot.life())).collect();
+    if matches!(reason, Reason::Signal(_)) {
+        registry.main.set_draining(true);
+        lives.push(Arc::clone(&registry.main));
+    }
+    let reserve = options.floor * u32::try_from(Phase::COUNT).unwrap_or(u32::MAX);
+    drain(&registry.context, &slots, &lives, options.drain.min(limit.saturating_sub(reserve))).await;
+    let drained = started.elapsed();
+    for slot in &slots {
+        slot.shut();
+    }
+
+    let mut steps = Vec::new();
+    let mut levels = order(slots, hooks, &registry.edges());
+    while let Some(level) = levels.pop_front() {
+        let later = options.floor * u32::try_from(levels.len()).unwrap_or(u32::MAX);
+        let left = deadline.saturating_duration_since(Instant::now()).saturating_sub(later);
+        let mut running = JoinSet::new();
+        for step in level {
+            let budget = options.budget(step.phase()).min(left.max(options.floor.min(limit)));
+            let late = Instant::now() >= deadline;
+            running.spawn(run_step(Arc::clone(registry), step, budget, late));
+        }
+        while let Some(step) = running.join_next().await {
+            steps.extend(step);
+        }
+    }
+    CloseReport { reason, status, drained, steps, took: started.elapsed() }
+}
+
+/// Waits for work, not for idle handles: those only for a moment.
+async fn drain(context: &Arc<Context>, slots: &[Arc<dyn AnySlot>], lives: &[Arc<Life>], limit: Duration) {
+    let held = context.options.close.held;
+    let flushed = in_parallel(context, limit, slots.iter().cloned().map(|slot| async move {
+        let name = Arc::clone(&slot.life().name);
+        if let Err(error) = slot.flush().await {
+            tracing::warn!(resource = %name, %error, "flushing failed");
+        }
+    }));
+    let worked = async {
+        for life in lives {
+            let slot = slots.iter().find(|slot| Arc::ptr_eq(slot.life(), life));
+            until(life, || {
+                life.work().is_empty() && slot.is_none_or(|slot| !slot.holders().iter().any(|holder| holder.exclusive))
+            })
+            .await;
+        }
+    };
+    let released = async {
+        for slot in slots {
+            until(slot.life(), || slot.holders().is_empty()).await;
+        }
+    };
+    let all = async { tokio::join!(flushed, worked, within(held, released)) };
+    let _what_is_left_is_reported_per_step = within(limit, all).await;
+}
+
+async fn until(life: &Life, done: impl Fn() -> bool) {
+    loop {
+        let changed = life.changed();
+        tokio::pin!(changed);
+        changed.as_mut().enable();
+        if done() {
+            return;
+        }
+        changed.await;
+    }
+}
+
+/// Runs these on the pool's runtime, all at once, for at most this long.
+async fn in_parallel<F>(context: &Context, limit: Duration, futures: impl Iterator<Item = F>)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let Some(runtime) = context.runtime.current() else { return };
+    let mut running = JoinSet::new();
+    for future in futures {
+        running.spawn_on(future, &runtime);
+    }
+    let all = async {
+        while let Some(ended) = running.join_next().await {
+            if let Err(error) = ended {
+                tracing::warn!(%error, "while closing");
+            }
+        }
+    };
+    if within(limit, all).await.is_err() {
+        tracing::debug!(?limit, "not all stopped in time");
+    }
+}
+
+enum Step {
+    Resource(Arc<dyn AnySlot>),
+    Hook(Hook),
+}
+
+impl Step {
+    fn name(&self) -> Arc<str> {
+        match self {
+            Step::Resource(slot) => Arc::clone(&slot.life().name),
+            Step::Hook(hook) => Arc::clone(&hook.name),
+        }
+    }
+
+    fn phase(&self) -> Phase {
+        match self {
+            Step::Resource(slot) => slot.phase(),
+            Step::Hook(hook) => hook.phase,
+        }
+    }
+}
+
+/// What closes together, in order: by phase, and within a phase dependants before what they use.
+fn order(slots: Vec<Arc<dyn AnySlot>>, hooks: Vec<Hook>, edges: &Edges) -> VecDeque<Vec<Step>> {
+    let mut levels: BTreeMap<(Phase, usize), Vec<Step>> = BTreeMap::new();
+    for step in slots.into_iter().map(Step::Resource).chain(hooks.into_iter().map(Step::Hook)) {
+        levels.entry((step.phase(), edges.depth(&step.name()))).or_default().push(step);
+    }
+    levels.into_values().collect()
+}
+
+/// Who depends on whom, for closing dependants first.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Edges(BTreeMap<Arc<str>, BTreeSet<Arc<str>>>);
+
+impl Edges {
+    /// Adds an edge.
+    ///
+    /// # Errors
+    /// [`Error::Order`] for a cycle.
+    pub(crate) fn add(&mut self, dependant: &str, dependency: &str) -> Result<(), Error> {
+        if dependant == dependency || self.reaches(dependency, dependant) {
+            return Err(Error::Order(format!("{dependant:?} on {dependency:?} would close a cycle")));
+        }
+        self.0.entry(Arc::from(dependency)).or_default().insert(Arc::from(dependant));
+        Ok(())
+    }
+
+    /// Whether `from` depends, over any number of edges, on `to`.
+    fn reaches(&self, from: &str, to: &str) -> bool {
+        self.0.get(to).is_some_and(|dependants| {
+            dependants.iter().any(|dependant| &**dependant == from || self.reaches(from, dependant))
+        })
+    }
+
+    /// How many levels of dependants close before it.
+    fn depth(&self, name: &str) -> usize {
+        self.0.get(name).map_or(0, |dependants| {
+            dependants.iter().map(|dependant| self.depth(dependant) + 1).max().unwrap_or(0)
+        })
+    }
+}
+
+async fn run_step(registry: Arc<Registry>, step: Step, budget: Duration, late: bool) -> StepReport {
+    let started = Instant::now();
+    let name = step.name();
+    let phase = step.phase();
+    registry.close.running.lock().insert(Arc::clone(&name));
+    let (slot, held, unfinished) = match &step {
+        Step::Resource(slot) => (Some(Arc::clone(slot)), slot.holders(), slot.life().work()),
+        Step::Hook(_) => (None, Vec::new(), Vec::new()),
+    };
+    let cancel = CancellationToken::new();
+    let mut ended = match late {
+        true => None,
+        false => Some(on_own_thread(&registry.context, step, cancel.clone())),
+    };
+    let mut outcome = match &mut ended {
+        None => Outcome::Skipped,
+        Some(ended) => within(budget, ended).await.map_or(Outcome::TimedOut, |outcome| outcome.unwrap_or(Outcome::TimedOut)),
+    };
+    if matches!(outcome, Outcome::TimedOut | Outcome::Skipped)
+        && let Some(slot) = &slot
+    {
+        slot.force();
+        if let Some(ended) = ended
+            && within(GRACE, ended).await.is_ok_and(|ended| ended.is_ok())
+        {
+            outcome = Outcome::Forced;
+        }
+    }
+    cancel.cancel();
+    if let Some(slot) = slot {
+        slot.finish_close();
+        tracing::info!(resource = %name, %outcome, "closed");
+    }
+    registry.close.running.lock().remove(&name);
+    StepReport { name, phase, outcome, took: started.elapsed(), held, unfinished }
+}
+
+/// Runs a step on its own thread, in the context of the pool's runtime, so that one which blocks
+/// or panics is only itself.
+fn on_own_thread(context: &Context, step: Step, cancel: CancellationToken) -> oneshot::Receiver<Outcome> {
+    let (sender, ended) = oneshot::channel();
+    let runtime = context.runtime.current();
+    let name = format!("resource-pool-close-{}", step.name());
+    let run = move || {
+        let outcome = catch_unwind(AssertUnwindSafe(|| match step {
+            Step::Hook(hook) => (hook.run)().map_err(Failure::transient),
+            Step::Resource(slot) => match runtime {
+                Some(runtime) => runtime.block_on(async {
+                    tokio::select! {
+                        closed = slot.close() => closed,
+                        () = cancel.cancelled() => Err(Failure::transient("given up")),
+                    }
+                }),
+                None => Err(Failure::transient("the pool's runtime has ended")),
+            },
+        }));
+        let outcome = match outcome {
+            Ok(Ok(())) => Outcome::Closed,
+            Ok(Err(failure)) => Outcome::Failed(failure.to_string()),
+            Err(payload) => Outcome::Panicked(panic_message(&*payload)),
+        };
+        // Nobody waits any more once it has timed out.
+        let _ = sender.send(outcome);
+    };
+    if let Err(error) = thread(name, run) {
+        tracing::error!(%error, "a closing step's thread could not be started");
+    }
+    ended
+}
+
+impl Phase {
+    const COUNT: usize = Phase::Telemetry as usize + 1;
+}

@@ -1,0 +1,387 @@
+//! Configuration: code, over environment, over TOML, over defaults for localhost.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fmt;
+use std::fs;
+use std::path::Path;
+use std::str::FromStr;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+
+#[cfg(feature = "clickhouse")]
+pub use crate::backend::clickhouse::ClickHouseConfig;
+#[cfg(feature = "mongodb")]
+pub use crate::backend::mongo::MongoConfig;
+#[cfg(feature = "rabbitmq")]
+pub use crate::backend::rabbitmq::RabbitMqConfig;
+#[cfg(feature = "redis")]
+pub use crate::backend::redis::RedisConfig;
+pub use crate::close::CloseOptions;
+use crate::error::Error;
+pub use crate::exit::ExitStatus;
+pub use crate::health::HealthOptions;
+pub use crate::probe::ProbeOptions;
+use crate::resource::Resource;
+pub use crate::retry::Retry;
+
+/// The environment variable that names the TOML file.
+pub const CONFIG_FILE: &str = "RESOURCE_POOL_CONFIG";
+
+/// What holds for the pool as a whole; `[pool]` in TOML.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Options {
+    /// How long an acquire waits, connecting included. Defaults to 5 s.
+    /// Environment: `RESOURCE_POOL_ACQUIRE_TIMEOUT_MS`.
+    #[serde(rename = "acquire_timeout_ms", with = "millis")]
+    pub acquire_timeout: Duration,
+    /// How long one attempt to connect may take. Defaults to 2 s.
+    #[serde(rename = "connect_timeout_ms", with = "millis")]
+    pub connect_timeout: Duration,
+    /// How long a failed connect is answered again before another is tried. Defaults to 500 ms.
+    #[serde(rename = "circuit_ms", with = "millis")]
+    pub circuit: Duration,
+    /// How connecting is retried.
+    pub retry: Retry,
+    /// How ready resources are watched.
+    pub probe: ProbeOptions,
+    /// How health is checked.
+    pub health: HealthOptions,
+    /// The limits of closing. Environment: `RESOURCE_POOL_CLOSE_DEADLINE_MS`.
+    pub close: CloseOptions,
+    /// Whether SIGINT, SIGTERM and SIGHUP close the global pool before they end the process.
+    /// Defaults to `true`.
+    pub signals: bool,
+    /// How a process ended by a signal exits. Defaults to [`ExitStatus::Signal`].
+    pub exit_status: ExitStatus,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            acquire_timeout: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(2),
+            circuit: Duration::from_millis(500),
+            retry: Retry::default(),
+            probe: ProbeOptions::default(),
+            health: HealthOptions::default(),
+            close: CloseOptions::default(),
+            signals: true,
+            exit_status: ExitStatus::default(),
+        }
+    }
+}
+
+/// One resource's configuration, whatever its kind.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum ResourceConfig {
+    /// A MongoDB.
+    #[cfg(feature = "mongodb")]
+    Mongo(MongoConfig),
+    /// A RabbitMQ.
+    #[cfg(feature = "rabbitmq")]
+    RabbitMq(RabbitMqConfig),
+    /// A ClickHouse.
+    #[cfg(feature = "clickhouse")]
+    ClickHouse(ClickHouseConfig),
+    /// A Redis.
+    #[cfg(feature = "redis")]
+    Redis(RedisConfig),
+}
+
+/// What a backend's configuration can do.
+pub(crate) trait BackendConfig: Default + Clone + PartialEq + Into<ResourceConfig> {
+    /// The name of the default resource, of its TOML section, and of the kind.
+    const KIND: &'static str;
+    type Resource: Resource;
+
+    /// Lets the environment override what TOML or the defaults said.
+    fn apply(&mut self, environment: &Environment) -> Result<(), Error>;
+    fn of(config: &ResourceConfig) -> Option<&Self>;
+    /// Checks the whole, without any I/O.
+    fn resource(&self, name: &str) -> Result<Self::Resource, Error>;
+}
+
+macro_rules! backends {
+    ($($feature:literal $section:ident $variant:ident $config:ident),*) => {
+        /// Everything that can be configured; the shape of the TOML file.
+        #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub(crate) struct Config {
+            pub(crate) pool: Options,
+            $(#[cfg(feature = $feature)] pub(crate) $section: $config,)*
+            pub(crate) named: Named,
+        }
+
+        /// The further resources of each kind, by name: `[named.KIND.NAME]` in TOML.
+        #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub(crate) struct Named {
+            $(#[cfg(feature = $feature)] pub(crate) $section: BTreeMap<String, $config>,)*
+        }
+
+        impl Config {
+            /// Every configured resource by name, the defaults first.
+            pub(crate) fn resources(&self) -> Vec<(String, ResourceConfig)> {
+                let mut all = Vec::new();
+                $(#[cfg(feature = $feature)] all.push((stringify!($section).to_owned(), self.$section.clone().into()));)*
+                $(#[cfg(feature = $feature)] all.extend(
+                    self.named.$section.iter().map(|(name, config)| (name.clone(), config.clone().into())),
+                );)*
+                all
+            }
+
+            /// Sets a resource from code, over all else.
+            pub(crate) fn set(&mut self, name: &str, config: ResourceConfig) {
+                match config {
+                    $(#[cfg(feature = $feature)] ResourceConfig::$variant(config) => {
+                        if name == stringify!($section) {
+                            self.$section = config;
+                        } else {
+                            self.named.$section.insert(name.to_owned(), config);
+                        }
+                    })*
+                }
+            }
+
+            fn apply(&mut self, environment: &Environment) -> Result<(), Error> {
+                environment.millis("RESOURCE_POOL_ACQUIRE_TIMEOUT_MS", &mut self.pool.acquire_timeout)?;
+                environment.millis("RESOURCE_POOL_CLOSE_DEADLINE_MS", &mut self.pool.close.deadline)?;
+                $(#[cfg(feature = $feature)] self.$section.apply(environment)?;)*
+                Ok(())
+            }
+        }
+
+        impl ResourceConfig {
+            /// The kind's name.
+            pub(crate) fn kind(&self) -> &'static str {
+                match self { $(#[cfg(feature = $feature)] ResourceConfig::$variant(_) => stringify!($section),)* }
+            }
+        }
+
+        $(#[cfg(feature = $feature)] impl From<$config> for ResourceConfig {
+            fn from(config: $config) -> Self { ResourceConfig::$variant(config) }
+        })*
+    };
+}
+
+backends! {
+    "mongodb" mongo Mongo MongoConfig,
+    "rabbitmq" rabbitmq RabbitMq RabbitMqConfig,
+    "clickhouse" clickhouse ClickHouse ClickHouseConfig,
+    "redis" redis Redis RedisConfig
+}
+
+impl Config {
+    /// Defaults, then the TOML file, then the environment.
+    pub(crate) fn load(file: Option<&Path>, environment: &Environment) -> Result<Self, Error> {
+        let named = environment.get(CONFIG_FILE);
+        let mut config = match file.or(named.as_deref().map(Path::new)) {
+            Some(path) => Config::read(path)?,
+            None => Config::default(),
+        };
+        config.apply(environment)?;
+        Ok(config)
+    }
+
+    fn read(path: &Path) -> Result<Self, Error> {
+        let text = fs::read_to_string(path)
+            .map_err(|error| Error::config(CONFIG_FILE, format!("{} cannot be read: {error}", path.display())))?;
+        Config::parse(&text)
+    }
+
+    pub(crate) fn parse(text: &str) -> Result<Self, Error> {
+        let syntax = |error: toml::de::Error| {
+            let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].lines().count().max(1));
+            Error::config(format!("TOML, line {line}"), without_value(error.message()))
+        };
+        let document = toml::Deserializer::parse(text).map_err(syntax)?;
+        serde_path_to_error::deserialize(document)
+            .map_err(|error| Error::config(error.path().to_string(), without_value(error.inner().message())))
+    }
+}
+
+/// serde quotes the value that did not fit, which may be a password in the wrong place.
+fn without_value(message: &str) -> String {
+    match (message.find(": string \""), message.rfind("\", expected")) {
+        (Some(start), Some(end)) if start < end => format!("{}: a string, {}", &message[..start], &message[end + 3..]),
+        _ => message.to_owned(),
+    }
+}
+
+/// Where environment variables are read from. An empty one counts as not set.
+pub(crate) struct Environment(Option<BTreeMap<String, String>>);
+
+impl Environment {
+    /// The process's own.
+    pub(crate) fn process() -> Self {
+        Environment(None)
+    }
+
+    /// These instead.
+    pub(crate) fn fixed(variables: impl IntoIterator<Item = (String, String)>) -> Self {
+        Environment(Some(variables.into_iter().collect()))
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<String> {
+        match &self.0 {
+            Some(fixed) => fixed.get(name).cloned(),
+            None => env::var(name).ok(),
+        }
+        .filter(|value| !value.is_empty())
+    }
+
+    /// The first of these that is set, with its name.
+    pub(crate) fn first<'a>(&self, names: &[&'a str]) -> Option<(&'a str, String)> {
+        names.iter().find_map(|name| Some((*name, self.get(name)?)))
+    }
+
+    /// Sets a text from the first of these that is set.
+    pub(crate) fn text(&self, names: &[&str], target: &mut impl From<String>) {
+        if let Some((_, value)) = self.first(names) {
+            *target = value.into();
+        }
+    }
+
+    /// Sets an optional text from the first of these that is set.
+    pub(crate) fn optional<T: From<String>>(&self, names: &[&str], target: &mut Option<T>) {
+        if let Some((_, value)) = self.first(names) {
+            *target = Some(value.into());
+        }
+    }
+
+    /// Sets a number from the first of these that is set.
+    pub(crate) fn number<T: FromStr>(&self, names: &[&str], target: &mut T) -> Result<(), Error> {
+        if let Some((name, value)) = self.first(names) {
+            *target = value.parse().map_err(|_| Error::config(name, "is not a number in range"))?;
+        }
+        Ok(())
+    }
+
+    fn millis(&self, name: &str, target: &mut Duration) -> Result<(), Error> {
+        let mut millis = u64::try_from(target.as_millis()).unwrap_or(u64::MAX);
+        self.number(&[name], &mut millis)?;
+        *target = Duration::from_millis(millis);
+        Ok(())
+    }
+}
+
+/// A password, or a URL that may have one. Never shown by `Debug` or `Display`.
+#[derive(Clone)]
+pub struct Secret(SecretString);
+
+impl Secret {
+    /// The secret itself.
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+}
+
+impl<T: Into<String>> From<T> for Secret {
+    fn from(text: T) -> Self {
+        Secret(SecretString::from(text.into()))
+    }
+}
+
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        self.expose() == other.expose()
+    }
+}
+
+impl Eq for Secret {}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Secret::from)
+    }
+}
+
+/// A URL whose user, password and host are usable; never shown with its password.
+pub(crate) struct ParsedUrl(url::Url);
+
+impl ParsedUrl {
+    /// Parses, accepting only these schemes.
+    pub(crate) fn new(key: &str, text: &Secret, schemes: &[&str]) -> Result<Self, Error> {
+        let expected = || schemes.iter().map(|scheme| format!("{scheme}://")).collect::<Vec<_>>().join(" or ");
+        let url = url::Url::parse(text.expose())
+            .map_err(|error| Error::config(key, format!("is not a URL ({error}); expected {}user:password@host:port/…, with `@:/%` in user or password percent-encoded", expected())))?;
+        if !schemes.contains(&url.scheme()) {
+            return Err(Error::config(key, format!("has the scheme {:?}; expected {}", url.scheme(), expected())));
+        }
+        if url.host_str().is_none_or(str::is_empty) {
+            return Err(Error::config(key, "names no host"));
+        }
+        Ok(ParsedUrl(url))
+    }
+
+    pub(crate) fn url(&self) -> &url::Url {
+        &self.0
+    }
+
+    /// The host, an IPv6 address without its brackets.
+    pub(crate) fn host(&self) -> &str {
+        self.0.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']')
+    }
+
+    pub(crate) fn user(&self, key: &str) -> Result<Option<String>, Error> {
+        Some(self.0.username()).filter(|user| !user.is_empty()).map(|user| percent_decoded(key, user)).transpose()
+    }
+
+    pub(crate) fn password(&self, key: &str) -> Result<Option<Secret>, Error> {
+        Ok(self.0.password().map(|password| percent_decoded(key, password)).transpose()?.map(Secret::from))
+    }
+
+    /// The path without its first slash, decoded.
+    pub(crate) fn path(&self, key: &str) -> Result<String, Error> {
+        percent_decoded(key, self.0.path().trim_start_matches('/'))
+    }
+}
+
+/// Decodes `%40` and the like.
+pub(crate) fn percent_decoded(key: &str, text: &str) -> Result<String, Error> {
+    percent_encoding::percent_decode_str(text)
+        .decode_utf8()
+        .map(|text| text.into_owned())
+        .map_err(|_| Error::config(key, "is not UTF-8 once percent-decoded"))
+}
+
+/// `host:port`, with brackets around an IPv6 address.
+pub(crate) fn host_port(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+/// Durations as whole milliseconds.
+pub(crate) mod millis {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer};
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        u64::deserialize(deserializer).map(Duration::from_millis)
+    }
+}
+
+/// Optional durations as whole milliseconds, where 0 is none.
+pub(crate) mod optional_millis {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer};
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+        let millis = u64::deserialize(deserializer)?;
+        Ok((millis > 0).then(|| Duration::from_millis(millis)))
+    }
+}
+

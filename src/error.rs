@@ -1,0 +1,261 @@
+//! What can go wrong, said once for both facades.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::lease::Holder;
+
+/// Any error, boxed: what a [`Resource`](crate::Resource) may fail with.
+pub type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// A driver's error, shared by all who waited for the same attempt.
+pub type Source = Arc<dyn StdError + Send + Sync>;
+
+/// Everything that acquiring, checking or closing a resource can answer.
+///
+/// Errors name the resource and its endpoint, never a password. Cloning is cheap: single-flight
+/// connecting hands one failure to every waiter.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A value in the configuration cannot be used.
+    #[error("configuration: {key}: {problem}")]
+    Config {
+        /// The path of the key, as in `redis.pool_size`, or the environment variable's name.
+        key: String,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
+    /// No resource has this name.
+    #[error("no resource is named {name:?}; the names here are {known}. Configure it with `builder().named(..)`, `[named.KIND.NAME]` in TOML, or a `*_with` call")]
+    UnknownName {
+        /// The name that was asked for.
+        name: String,
+        /// The names that exist, joined by commas.
+        known: String,
+    },
+    /// The name belongs to a resource of another type, or with another configuration.
+    #[error("{name:?} is taken: {problem}")]
+    NameTaken {
+        /// The name that was asked for.
+        name: String,
+        /// What it is taken by.
+        problem: String,
+    },
+    /// `install()` was called after the global pool had come to life.
+    #[error("a global pool exists already; call `install()` before the first `global()`")]
+    AlreadyInstalled,
+    /// No connection could be made.
+    #[error(transparent)]
+    Connect(Arc<ConnectError>),
+    /// A wait reached its limit.
+    #[error(transparent)]
+    Timeout(Arc<TimeoutError>),
+    /// The connection was lost and is not back yet.
+    #[error("{resource} at {endpoint}: connection lost: {source}")]
+    Lost {
+        /// The resource's name.
+        resource: Arc<str>,
+        /// Where it is.
+        endpoint: Arc<str>,
+        /// What showed the loss.
+        source: Source,
+    },
+    /// The server answered, with an error, or the driver refused.
+    #[error("{resource}: {action}: {source}")]
+    Operation {
+        /// The resource's name.
+        resource: Arc<str>,
+        /// What was tried.
+        action: String,
+        /// The driver's error.
+        source: Source,
+    },
+    /// The pool or resource is closing; nothing new is leased or connected.
+    #[error("{resource} is closing")]
+    Closing {
+        /// The resource's name.
+        resource: Arc<str>,
+    },
+    /// The pool or resource is closed. `reconnect(name)` or `reopen()` opens it again.
+    #[error("{resource} is closed; `reconnect({resource:?})` or, after `close_all`, `reopen()` opens it again")]
+    Closed {
+        /// The resource's name.
+        resource: Arc<str>,
+    },
+    /// A blocking acquire would have had to wait on a thread that drives async tasks.
+    #[error("{resource}: a blocking acquire cannot wait on a current-thread runtime; use the async facade or `spawn_blocking`")]
+    InAsyncContext {
+        /// The resource's name.
+        resource: Arc<str>,
+    },
+    /// This process was forked from the one that owns the pool.
+    #[error("this process was forked from the one that owns the pool; build a pool of its own here")]
+    Forked,
+    /// The order of closing cannot be met.
+    #[error("close order: {0}")]
+    Order(String),
+    /// A future or closure of the user's panicked.
+    #[error("{what} panicked: {message}")]
+    Panicked {
+        /// Which code it was.
+        what: String,
+        /// The panic's message.
+        message: String,
+    },
+}
+
+/// No connection could be made: what was tried, how often, how long, and what the driver said.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct ConnectError {
+    /// The resource's name.
+    pub resource: Arc<str>,
+    /// Where it was looked for, without credentials.
+    pub endpoint: Arc<str>,
+    /// How many attempts were made.
+    pub attempts: usize,
+    /// From the first attempt to giving up.
+    pub elapsed: Duration,
+    /// Whether trying again cannot help: a wrong password or address.
+    pub permanent: bool,
+    /// The last attempt's error.
+    pub source: Source,
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { resource, endpoint, attempts, elapsed, source, .. } = self;
+        let times = if *attempts == 1 { "attempt" } else { "attempts" };
+        write!(f, "{resource}: no connection to {endpoint} after {attempts} {times} in {elapsed:.1?}: {source}")
+    }
+}
+
+impl StdError for ConnectError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(&*self.source)
+    }
+}
+
+/// A wait reached its limit: what it was waiting for, and who had it.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct TimeoutError {
+    /// The resource's name.
+    pub resource: Arc<str>,
+    /// Where it is.
+    pub endpoint: Arc<str>,
+    /// What was waited for: "connecting", "a free connection", "a confirm".
+    pub waiting_for: String,
+    /// How long.
+    pub waited: Duration,
+    /// Who held it at that moment.
+    pub holders: Vec<Holder>,
+    /// The last error seen meanwhile.
+    pub source: Option<Source>,
+}
+
+impl fmt::Display for TimeoutError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { resource, endpoint, waiting_for, waited, holders, source } = self;
+        write!(f, "{resource} at {endpoint}: waited {waited:.1?} for {waiting_for}")?;
+        for (n, holder) in holders.iter().take(5).enumerate() {
+            write!(f, "{}{holder}", if n == 0 { "; held by " } else { ", " })?;
+        }
+        if holders.len() > 5 {
+            write!(f, " and {} more", holders.len() - 5)?;
+        }
+        match source {
+            Some(source) => write!(f, "; last error: {source}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl StdError for TimeoutError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_ref().map(|source| &**source as &(dyn StdError + 'static))
+    }
+}
+
+impl Error {
+    /// Whether the same call may succeed later: losses, timeouts and failed connects, unless the
+    /// failure was permanent (a wrong password, a bad address).
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Error::Connect(error) => !error.permanent,
+            Error::Timeout(_) | Error::Lost { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// Whether the pool or the resource is closing or closed.
+    pub fn is_closed(&self) -> bool {
+        matches!(self, Error::Closing { .. } | Error::Closed { .. })
+    }
+
+    pub(crate) fn config(key: impl Into<String>, problem: impl fmt::Display) -> Self {
+        Error::Config { key: key.into(), problem: problem.to_string() }
+    }
+}
+
+/// What a [`Resource`](crate::Resource) answers when it cannot connect, ping or close: the error,
+/// and whether trying again can help.
+#[derive(Debug)]
+pub struct Failure {
+    pub(crate) source: BoxError,
+    pub(crate) permanent: bool,
+}
+
+impl Failure {
+    /// A failure that no further attempt can mend, as a wrong password: connecting gives up at once.
+    pub fn permanent(source: impl Into<BoxError>) -> Self {
+        Failure { source: source.into(), permanent: true }
+    }
+
+    /// A failure that may pass: connecting tries again within its budget.
+    pub fn transient(source: impl Into<BoxError>) -> Self {
+        Failure { source: source.into(), permanent: false }
+    }
+}
+
+impl<E: Into<BoxError>> From<E> for Failure {
+    fn from(source: E) -> Self {
+        Failure::transient(source)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.source.fmt(f)
+    }
+}
+
+/// The message that a panic carried.
+pub(crate) fn panic_message(payload: &(dyn std::any::Any + Send)) -> String {
+    payload
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "(no message)".to_owned())
+}
+
+/// The error itself, or only its text with the secrets taken out where that text has one.
+pub(crate) fn redacted(error: impl Into<BoxError>, secrets: &[&str]) -> BoxError {
+    let error = error.into();
+    let mut chain = vec![format!("{error:?}")];
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        chain.push(inner.to_string());
+        cause = inner.source();
+    }
+    let mut found = false;
+    for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
+        found |= text.contains(secret) || chain.iter().any(|part| part.contains(secret));
+        text = text.replace(secret, "***");
+    }
+    if found { text.into() } else { error }
+}

@@ -1,0 +1,93 @@
+//! The process-wide instance, and `run`, which gives it `main`.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+
+use once_cell::sync::OnceCell;
+
+use crate::blocking;
+use crate::builder::{Builder, Facade};
+use crate::close::Reason;
+use crate::error::Error;
+use crate::pool::ResourcePool;
+use crate::registry::Owner;
+use crate::resource::{Busy, Work};
+use crate::runtime::park_on;
+
+static GLOBAL: OnceCell<ResourcePool> = OnceCell::new();
+static BLOCKING: OnceCell<blocking::ResourcePool> = OnceCell::new();
+
+pub(crate) fn pool() -> &'static ResourcePool {
+    GLOBAL.get_or_init(|| global(Builder::<ResourcePool>::new().build_unchecked()))
+}
+
+pub(crate) fn blocking_pool() -> &'static blocking::ResourcePool {
+    BLOCKING.get_or_init(|| blocking::ResourcePool::over(Arc::clone(&pool().owner)))
+}
+
+pub(crate) fn install(owner: Arc<Owner>) -> Result<(), Error> {
+    GLOBAL.set(global(owner)).map_err(|_| Error::AlreadyInstalled)
+}
+
+fn global(owner: Arc<Owner>) -> ResourcePool {
+    owner.0.set_global();
+    ResourcePool::over(owner)
+}
+
+/// Runs `main` on the global pool's runtime, handles signals, and closes at the end.
+///
+/// The future is spawned there, so operations that it awaits cost no extra wake-up. When a signal
+/// arrives, [`closing`](ResourcePool::closing) fires and the future is polled on until it ends or
+/// the drain does. A panic in it is resumed after closing.
+///
+/// Call it from a plain thread, `fn main` above all.
+///
+/// # Errors
+/// [`Error::Closed`] if closing ended before the future did, [`Error::InAsyncContext`] on a
+/// current-thread runtime.
+///
+/// ```no_run
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     resource_pool::run(async {
+///         let health = resource_pool::ResourcePool::global().health_check().await;
+///         println!("{health}");
+///         Ok(())
+///     })?
+/// }
+/// ```
+pub fn run<F>(main: F) -> Result<F::Output, Error>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    let registry = &pool().owner.0;
+    registry.arm();
+    let runtime = registry.context.runtime.handle()?;
+    let busy = Busy::new(&registry.main, Work::Main);
+    let task = runtime.spawn(async move {
+        let _busy = busy;
+        main.await
+    });
+    let name = Arc::clone(&registry.main.name);
+    let ended = crate::runtime::block_on(&name, &runtime, task)?;
+    park_on(registry.close_all(Reason::RunEnded, None));
+    match ended {
+        Ok(output) => Ok(output),
+        Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
+        Err(_the_runtime_ended) => Err(Error::Closed { resource: name }),
+    }
+}
+
+/// [`run`] for a closure, which stays on this thread.
+pub fn run_blocking<T>(main: impl FnOnce() -> T) -> Result<T, Error> {
+    let registry = &pool().owner.0;
+    registry.arm();
+    let busy = Busy::new(&registry.main, Work::Main);
+    let ended = catch_unwind(AssertUnwindSafe(main));
+    drop(busy);
+    park_on(registry.close_all(Reason::RunEnded, None));
+    match ended {
+        Ok(output) => Ok(output),
+        Err(payload) => resume_unwind(payload),
+    }
+}

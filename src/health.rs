@@ -1,0 +1,284 @@
+//! Health: a true round trip on each resource, in parallel, bounded and cached.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use tokio::task::JoinSet;
+
+use crate::config::millis;
+use crate::error::Error;
+use crate::registry::Registry;
+use crate::runtime::{self, within};
+use crate::slot::AnySlot;
+use crate::status::State;
+
+/// How health is checked.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct HealthOptions {
+    /// How long one resource's round trip may take. Defaults to 500 ms.
+    #[serde(rename = "each_ms", with = "millis")]
+    pub each: Duration,
+    /// How long the whole check may take. Defaults to 800 ms, below the 1 s of a kubelet's probe.
+    #[serde(rename = "all_ms", with = "millis")]
+    pub all: Duration,
+    /// How long a report is answered again. Defaults to 1 s.
+    #[serde(rename = "cache_ms", with = "millis")]
+    pub cache: Duration,
+    /// A round trip longer than this is [`Health::Warn`]. Defaults to 250 ms.
+    #[serde(rename = "slow_ms", with = "millis")]
+    pub slow: Duration,
+    /// The names of resources whose failure only warns. Defaults to none.
+    pub optional: Vec<String>,
+}
+
+impl Default for HealthOptions {
+    fn default() -> Self {
+        HealthOptions {
+            each: Duration::from_millis(500),
+            all: Duration::from_millis(800),
+            cache: Duration::from_secs(1),
+            slow: Duration::from_millis(250),
+            optional: Vec::new(),
+        }
+    }
+}
+
+/// A verdict, from best to worst.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Health {
+    /// It answered.
+    Pass,
+    /// It was never used, so nothing is known; this does not make the whole unhealthy.
+    Unknown,
+    /// It answered slowly, or it failed and is optional.
+    Warn,
+    /// It did not answer.
+    Fail,
+}
+
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Health::Pass => "pass",
+            Health::Unknown => "unknown",
+            Health::Warn => "warn",
+            Health::Fail => "fail",
+        })
+    }
+}
+
+/// Whether the whole depends on a resource.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Criticality {
+    /// Its failure fails the whole.
+    Required,
+    /// Its failure only warns.
+    Optional,
+}
+
+/// One resource's health.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct HealthEntry {
+    /// The resource's name.
+    pub name: Arc<str>,
+    /// The verdict.
+    pub health: Health,
+    /// How long the round trip took, if there was one that ended.
+    pub latency: Option<Duration>,
+    /// The state of its life.
+    pub state: State,
+    /// How long it has been in that state.
+    pub since: Duration,
+    /// Why it is not [`Health::Pass`], without credentials.
+    pub error: Option<String>,
+    /// Whether the whole depends on it.
+    pub criticality: Criticality,
+}
+
+/// The health of a whole pool.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct HealthReport {
+    /// The verdict on the whole: the worst of the entries, where [`Health::Unknown`] counts as
+    /// pass and what is optional only warns.
+    pub health: Health,
+    /// Every resource, by name.
+    pub entries: Vec<HealthEntry>,
+    /// When it was checked.
+    pub at: Instant,
+    /// How long the check took.
+    pub took: Duration,
+    /// Whether the pool is closing, which fails readiness but not liveness.
+    pub closing: bool,
+}
+
+impl HealthReport {
+    /// Whether the whole passes or only warns.
+    pub fn is_healthy(&self) -> bool {
+        self.health != Health::Fail
+    }
+
+    /// Liveness: whether this process should go on. Never includes a dependency, so a database
+    /// that is down restarts nobody.
+    pub fn liveness(&self) -> Health {
+        Health::Pass
+    }
+
+    /// Readiness: whether work should be sent here. Fails as soon as closing starts.
+    pub fn readiness(&self) -> Health {
+        if self.closing { Health::Fail } else { self.health }
+    }
+
+    /// Start-up: passes once no required resource is still being connected for the first time.
+    pub fn startup(&self) -> Health {
+        let pending = |entry: &HealthEntry| {
+            entry.criticality == Criticality::Required && matches!(entry.state, State::Connecting | State::Broken)
+        };
+        if self.entries.iter().any(pending) { Health::Fail } else { Health::Pass }
+    }
+
+    /// The entry of this name.
+    pub fn entry(&self, name: &str) -> Option<&HealthEntry> {
+        self.entries.iter().find(|entry| &*entry.name == name)
+    }
+}
+
+impl fmt::Display for HealthReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{:<14} {:<8} {:>10}  {:<10} error", "resource", "health", "latency", "state")?;
+        for entry in &self.entries {
+            let latency = entry.latency.map_or_else(|| "-".to_owned(), |latency| format!("{latency:.1?}"));
+            let error = entry.error.as_deref().unwrap_or("");
+            writeln!(f, "{:<14} {:<8} {latency:>10}  {:<10} {error}", entry.name, entry.health, entry.state)?;
+        }
+        write!(f, "{:<14} {:<8} {:>10}", "all", self.health, format!("{:.1?}", self.took))
+    }
+}
+
+/// The last report. Whoever holds the lock is the one that checks.
+pub(crate) type Cache = tokio::sync::Mutex<Option<Arc<HealthReport>>>;
+
+/// A report not older than the cache allows.
+///
+/// # Cancel safety
+/// A cancelled caller leaves the check to the next one.
+pub(crate) async fn check(registry: &Arc<Registry>) -> Arc<HealthReport> {
+    let options = &registry.context.options.health;
+    let mut last = registry.health.lock().await;
+    if let Some(report) = &*last
+        && report.at.elapsed() < options.cache
+        && report.closing == registry.context.closing.is_cancelled()
+    {
+        return Arc::clone(report);
+    }
+    let report = Arc::new(probe_all(registry, options).await);
+    *last = Some(Arc::clone(&report));
+    report
+}
+
+async fn probe_all(registry: &Registry, options: &HealthOptions) -> HealthReport {
+    let at = Instant::now();
+    let mut entries = Vec::new();
+    let mut checks = JoinSet::new();
+    for (name, slot) in registry.configured() {
+        let criticality =
+            if options.optional.iter().any(|optional| **optional == *name) { Criticality::Optional } else { Criticality::Required };
+        match (slot, runtime::prober()) {
+            (Ok(slot), Ok(prober)) => {
+                entries.push(before(&slot, criticality, options.all));
+                let index = entries.len() - 1;
+                if let Some(check) = round_trip(slot, entries[index].clone(), options) {
+                    checks.spawn_on(async move { (index, check.await) }, prober);
+                }
+            }
+            (Err(error), _) | (_, Err(error)) => entries.push(HealthEntry {
+                name,
+                health: Health::Fail,
+                latency: None,
+                state: State::Broken,
+                since: Duration::ZERO,
+                error: Some(error.to_string()),
+                criticality,
+            }),
+        }
+    }
+    // The deadline is kept on the prober's runtime, whatever executor polls this.
+    if let Ok(prober) = runtime::prober() {
+        let left = options.all.saturating_sub(at.elapsed());
+        let all = prober.spawn(async move {
+            let mut done = Vec::new();
+            let collect = async {
+                while let Some(checked) = checks.join_next().await {
+                    done.extend(checked);
+                }
+            };
+            let _what_is_left_stays_failed = within(left, collect).await;
+            done
+        });
+        for (index, entry) in all.await.unwrap_or_default() {
+            entries[index] = entry;
+        }
+    }
+    let health = entries
+        .iter()
+        .map(|entry| match (entry.health, entry.criticality) {
+            (Health::Unknown, _) => Health::Pass,
+            (Health::Fail, Criticality::Optional) => Health::Warn,
+            (health, _) => health,
+        })
+        .max()
+        .unwrap_or(Health::Pass);
+    HealthReport { health, entries, at, took: at.elapsed(), closing: registry.context.closing.is_cancelled() }
+}
+
+/// What is known without a round trip; for a ready one, what it is unless its check comes back.
+fn before(slot: &Arc<dyn AnySlot>, criticality: Criticality, limit: Duration) -> HealthEntry {
+    let (state, since, failure) = slot.life().condition();
+    let (health, error) = match state {
+        State::Idle => (Health::Unknown, None),
+        State::Connecting if failure.is_none() => (Health::Unknown, None),
+        State::Ready => (Health::Fail, Some(format!("no answer within {limit:?}"))),
+        State::Draining => (Health::Warn, Some("closing".to_owned())),
+        State::Closed => (Health::Fail, Some("closed".to_owned())),
+        State::Connecting | State::Broken => (Health::Fail, failure.as_ref().map(Error::to_string)),
+    };
+    HealthEntry { name: Arc::clone(&slot.life().name), health, latency: None, state, since, error, criticality }
+}
+
+fn round_trip(
+    slot: Arc<dyn AnySlot>,
+    mut entry: HealthEntry,
+    options: &HealthOptions,
+) -> Option<impl Future<Output = HealthEntry> + Send + use<>> {
+    let (each, slow) = (options.each, options.slow);
+    if entry.state != State::Ready {
+        return None;
+    }
+    let ping = slot.ping()?;
+    Some(async move {
+        let started = Instant::now();
+        let outcome = within(each, ping).await;
+        let latency = started.elapsed();
+        match outcome {
+            Ok(Ok(())) => {
+                let is_slow = latency > slow;
+                entry.health = if is_slow { Health::Warn } else { Health::Pass };
+                entry.error = is_slow.then(|| format!("slow: over {slow:?}"));
+                entry.latency = Some(latency);
+            }
+            Ok(Err(failure)) => {
+                entry.error = Some(failure.to_string());
+                entry.latency = Some(latency);
+            }
+            Err(_elapsed) => entry.error = Some(format!("no answer within {each:?}")),
+        }
+        entry
+    })
+}

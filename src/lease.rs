@@ -1,0 +1,249 @@
+//! Guards: what holds a resource, from which line, for how long.
+
+use std::fmt;
+use std::ops::Deref;
+use std::panic::Location;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::slot::Life;
+
+/// A resource in use. Derefs to the handle; dropping it does no I/O and needs no runtime.
+///
+/// It may be held for the life of a strategy: one that is merely held delays closing by at most
+/// [`held`](crate::config::CloseOptions::held). A lease is tied to the generation that it was
+/// taken from; the built-in backends come back under it after a loss.
+#[must_use = "the lease ends when this drops"]
+pub struct Lease<H: ?Sized> {
+    held: Arc<dyn Held<H>>,
+    key: usize,
+}
+
+impl<H: ?Sized> Lease<H> {
+    /// The name of the resource.
+    pub fn resource(this: &Self) -> &str {
+        &this.held.life().name
+    }
+
+    /// The generation that this lease was taken from.
+    pub fn generation(this: &Self) -> u64 {
+        this.held.generation()
+    }
+}
+
+impl<H: ?Sized> Deref for Lease<H> {
+    type Target = H;
+    fn deref(&self) -> &H {
+        self.held.handle()
+    }
+}
+
+impl<H: ?Sized> Drop for Lease<H> {
+    fn drop(&mut self) {
+        self.held.release(self.key);
+    }
+}
+
+impl<H: ?Sized> fmt::Debug for Lease<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease")
+            .field("resource", &Lease::resource(self))
+            .field("generation", &Lease::generation(self))
+            .finish_non_exhaustive()
+    }
+}
+
+/// Who holds a lease or a checkout.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Holder {
+    /// The resource's name.
+    pub resource: Arc<str>,
+    /// The line that acquired it.
+    pub site: &'static Location<'static>,
+    /// For how long.
+    pub held: Duration,
+    /// Whether it is an exclusive checkout, which others may be waiting for.
+    pub exclusive: bool,
+    /// The generation it was taken from.
+    pub generation: u64,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({:.1?}{})", self.site, self.held, if self.exclusive { ", exclusive" } else { "" })
+    }
+}
+
+/// How an acquire wants its guard to be known.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Claim {
+    pub(crate) site: &'static Location<'static>,
+    pub(crate) exclusive: bool,
+}
+
+impl Claim {
+    #[track_caller]
+    pub(crate) fn shared() -> Self {
+        Claim { site: Location::caller(), exclusive: false }
+    }
+
+    pub(crate) fn exclusive(self) -> Self {
+        Claim { exclusive: true, ..self }
+    }
+}
+
+/// Turns a backend's handle into what one of the facades leases.
+pub(crate) trait Provide<T: ?Sized> {
+    fn provide(&self) -> &T;
+}
+
+impl<T> Provide<T> for T {
+    fn provide(&self) -> &T {
+        self
+    }
+}
+
+/// All leases of one resource, spread over seats so that threads do not write the same line.
+pub(crate) struct Ledger<H> {
+    seats: Box<[Arc<Seat<H>>]>,
+}
+
+/// As many seats as threads can usefully lease at once.
+const SEATS: usize = 16;
+
+impl<H: Clone + Send + Sync + 'static> Ledger<H> {
+    pub(crate) fn new() -> Self {
+        Ledger { seats: (0..SEATS).map(|_| Arc::new(Seat(Mutex::new(Places::default())))).collect() }
+    }
+
+    /// Opens for leasing with this handle.
+    pub(crate) fn open(&self, handle: &H, generation: u64, life: &Arc<Life>) {
+        for seat in &self.seats {
+            let tenancy = Tenancy { handle: handle.clone(), generation, life: Arc::clone(life), seat: Arc::clone(seat) };
+            seat.0.lock().open = Some(Arc::new(tenancy));
+        }
+    }
+
+    /// Leases nothing from now on. What is leased stays so until it drops.
+    pub(crate) fn shut(&self) {
+        for seat in &self.seats {
+            // Dropped outside the lock: a handle's drop may be anything.
+            let _last = seat.0.lock().open.take();
+        }
+    }
+
+    /// A lease, if open.
+    pub(crate) fn lease<T: ?Sized>(&self, claim: Claim) -> Option<Lease<T>>
+    where
+        H: Provide<T>,
+        T: 'static,
+    {
+        let mut places = self.seats[seat_of_this_thread()].0.lock();
+        let held = Arc::clone(places.open.as_ref()?);
+        let key = places.take(Place { claim, since: Instant::now(), generation: held.generation });
+        Some(Lease { held, key })
+    }
+
+    /// Every lease and checkout, the oldest first.
+    pub(crate) fn holders(&self, resource: &Arc<str>) -> Vec<Holder> {
+        let mut holders = Vec::new();
+        for seat in &self.seats {
+            holders.extend(seat.0.lock().taken.iter().flatten().map(|place| Holder {
+                resource: Arc::clone(resource),
+                site: place.claim.site,
+                held: place.since.elapsed(),
+                exclusive: place.claim.exclusive,
+                generation: place.generation,
+            }));
+        }
+        holders.sort_by_key(|holder| std::cmp::Reverse(holder.held));
+        holders
+    }
+}
+
+#[repr(align(128))]
+struct Seat<H>(Mutex<Places<H>>);
+
+struct Places<H> {
+    open: Option<Arc<Tenancy<H>>>,
+    taken: Vec<Option<Place>>,
+    free: Vec<usize>,
+}
+
+impl<H> Default for Places<H> {
+    fn default() -> Self {
+        Places { open: None, taken: Vec::new(), free: Vec::new() }
+    }
+}
+
+impl<H> Places<H> {
+    fn take(&mut self, place: Place) -> usize {
+        match self.free.pop() {
+            Some(key) => {
+                self.taken[key] = Some(place);
+                key
+            }
+            None => {
+                self.taken.push(Some(place));
+                self.taken.len() - 1
+            }
+        }
+    }
+}
+
+struct Place {
+    claim: Claim,
+    since: Instant,
+    generation: u64,
+}
+
+/// One generation's handle at one seat.
+struct Tenancy<H> {
+    handle: H,
+    generation: u64,
+    life: Arc<Life>,
+    seat: Arc<Seat<H>>,
+}
+
+/// A tenancy as a lease of `T` sees it.
+trait Held<T: ?Sized>: Send + Sync {
+    fn handle(&self) -> &T;
+    fn generation(&self) -> u64;
+    fn life(&self) -> &Arc<Life>;
+    fn release(&self, key: usize);
+}
+
+impl<T: ?Sized, H: Provide<T> + Send + Sync> Held<T> for Tenancy<H> {
+    fn handle(&self) -> &T {
+        self.handle.provide()
+    }
+
+    fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    fn life(&self) -> &Arc<Life> {
+        &self.life
+    }
+
+    fn release(&self, key: usize) {
+        let mut places = self.seat.0.lock();
+        places.taken[key] = None;
+        places.free.push(key);
+        drop(places);
+        self.life.released();
+    }
+}
+
+fn seat_of_this_thread() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static SEAT: usize = NEXT.fetch_add(1, Ordering::Relaxed) % SEATS;
+    }
+    // Thread-locals are gone while a thread ends; any seat will do then.
+    SEAT.try_with(|seat| *seat).unwrap_or(0)
+}

@@ -1,0 +1,50 @@
+//! One process-wide pool through which a program reaches MongoDB, RabbitMQ, ClickHouse and Redis.
+
+mod backend;
+pub mod blocking;
+mod builder;
+mod close;
+pub mod config;
+mod error;
+mod exit;
+mod global;
+mod health;
+mod lease;
+mod pool;
+mod probe;
+mod registry;
+mod resource;
+mod retry;
+mod runtime;
+mod scoped;
+mod slot;
+mod status;
+
+#[cfg(feature = "clickhouse")]
+pub use backend::clickhouse::{ClickHouse, ClickHouseResource};
+#[cfg(feature = "mongodb")]
+pub use backend::mongo::{Mongo, MongoResource};
+#[cfg(feature = "rabbitmq")]
+pub use backend::rabbitmq::{RabbitMq, RabbitMqResource};
+#[cfg(feature = "redis")]
+pub use backend::redis::{Exclusive, PubSub, Redis, RedisResource};
+pub use builder::Builder;
+pub use close::{CloseReport, Closing, Outcome, Phase, Reason, StepReport};
+pub use error::{BoxError, ConnectError, Error, Failure, Source, TimeoutError};
+pub use global::run;
+pub use health::{Criticality, Health, HealthEntry, HealthReport};
+pub use lease::{Holder, Lease};
+pub use pool::ResourcePool;
+pub use probe::{Guarded, KillSwitch, Killable};
+pub use resource::{Busy, Link, Resource, Work};
+pub use scoped::Scoped;
+pub use status::{PoolStatus, ResourceStatus, State, Usage};
+
+#[cfg(feature = "clickhouse")]
+pub use clickhouse;
+#[cfg(feature = "rabbitmq")]
+pub use lapin;
+#[cfg(feature = "mongodb")]
+pub use mongodb;
+#[cfg(feature = "redis")]
+pub use redis;

@@ -1,0 +1,317 @@
+//! The async facade.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+#[cfg(feature = "clickhouse")]
+use crate::backend::clickhouse::ClickHouseConfig;
+#[cfg(feature = "mongodb")]
+use crate::backend::mongo::MongoConfig;
+#[cfg(feature = "rabbitmq")]
+use crate::backend::rabbitmq::{RabbitMq, RabbitMqConfig};
+#[cfg(feature = "redis")]
+use crate::backend::redis::{Redis, RedisConfig};
+use crate::builder::{Builder, Facade};
+use crate::close::{CloseReport, Closing, Phase, Reason};
+use crate::error::{BoxError, Error};
+use crate::global;
+use crate::health::{self, HealthReport};
+use crate::lease::{Claim, Holder, Lease, Provide};
+use crate::registry::{Owner, Registry};
+use crate::resource::Resource;
+use crate::slot::{AnySlot, Slot};
+use crate::status::PoolStatus;
+
+/// All resources of a program, by name: created on first use, leased, checked, closed in order.
+///
+/// A clone is another handle to the same pool, and [`blocking::ResourcePool`](crate::blocking)
+/// another view of it. A pool of one's own closes when its last handle drops; the
+/// [global](ResourcePool::global) one when the process ends.
+#[derive(Clone)]
+pub struct ResourcePool {
+    pub(crate) owner: Arc<Owner>,
+    acquire_timeout: Duration,
+}
+
+macro_rules! acquire {
+    ($feature:literal, $what:literal, $handle:ty, $config:ident, $default:ident, $named:ident, $with:ident) => {
+        #[doc = concat!("A lease of ", $what, ". The first call connects and pings; later ones cost nanoseconds.")]
+        ///
+        /// # Errors
+        /// [`Error::Connect`] if no connection could be made, [`Error::Timeout`] after the acquire
+        /// timeout, [`Error::Config`] for an unusable configuration, [`Error::Lost`] while a lost
+        /// connection is not back, [`Error::Closing`] and [`Error::Closed`].
+        ///
+        /// # Cancel safety
+        /// Dropping the future stops only the waiting, neither the connecting nor other callers.
+        #[cfg(feature = $feature)]
+        #[track_caller]
+        pub fn $default(&self) -> impl Future<Output = Result<Lease<$handle>, Error>> + Send + use<'_> {
+            let claim = Claim::shared();
+            async move { self.acquire(self.registry().$default()?, claim).await }
+        }
+
+        #[doc = concat!("A lease of a further configured instance of ", $what, ".")]
+        ///
+        /// # Errors
+        /// [`Error::UnknownName`], [`Error::NameTaken`] for a name of another kind, and those of the
+        /// default one. Cancel-safe in the same way.
+        #[cfg(feature = $feature)]
+        #[track_caller]
+        pub fn $named<'a>(&'a self, name: &'a str) -> impl Future<Output = Result<Lease<$handle>, Error>> + Send + use<'a> {
+            let claim = Claim::shared();
+            async move { self.acquire(&self.registry().named::<$config>(name)?, claim).await }
+        }
+
+        #[doc = concat!("A lease of an instance of ", $what, " that brings its configuration along.")]
+        ///
+        /// # Errors
+        /// [`Error::NameTaken`] if the name is known with another configuration, and those of the
+        /// default one. Cancel-safe in the same way.
+        #[cfg(feature = $feature)]
+        #[track_caller]
+        pub fn $with<'a>(&'a self, name: &'a str, config: $config) -> impl Future<Output = Result<Lease<$handle>, Error>> + Send + use<'a> {
+            let claim = Claim::shared();
+            async move { self.acquire(&self.registry().with(name, config)?, claim).await }
+        }
+    };
+}
+
+impl ResourcePool {
+    /// The process-wide pool, configured from environment and TOML unless one was
+    /// [installed](Builder::install). Never panics: a bad configuration is what acquiring answers.
+    pub fn global() -> &'static ResourcePool {
+        global::pool()
+    }
+
+    /// A builder for a pool of one's own, or for the global one.
+    pub fn builder() -> Builder<ResourcePool> {
+        Builder::new()
+    }
+
+    acquire!("mongodb", "MongoDB", mongodb::Client, MongoConfig, mongo, mongo_named, mongo_with);
+    acquire!("rabbitmq", "RabbitMQ", RabbitMq, RabbitMqConfig, rabbitmq, rabbitmq_named, rabbitmq_with);
+    acquire!("clickhouse", "ClickHouse", clickhouse::Client, ClickHouseConfig, clickhouse, clickhouse_named, clickhouse_with);
+    acquire!("redis", "Redis", Redis, RedisConfig, redis, redis_named, redis_with);
+
+    /// A lease of a registered resource.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`], [`Error::NameTaken`] if the name is of another type, and those of
+    /// [`register`](Self::register)ed resources' connecting.
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops only the waiting.
+    #[track_caller]
+    pub fn get<'a, R: Resource>(&'a self, name: &'a str) -> impl Future<Output = Result<Lease<R::Handle>, Error>> + Send + use<'a, R> {
+        let claim = Claim::shared();
+        async move { self.acquire(&self.registry().get::<R>(name)?, claim).await }
+    }
+
+    /// The same pool with another acquire timeout: `pool.within(limit).mongo().await`.
+    pub fn within(&self, acquire_timeout: Duration) -> ResourcePool {
+        ResourcePool { owner: Arc::clone(&self.owner), acquire_timeout }
+    }
+
+    /// Connects these in parallel and logs the effective configuration, redacted. A result for each.
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops only the waiting.
+    pub async fn warm_up<'a>(&self, names: impl IntoIterator<Item = &'a str> + Send) -> Vec<(String, Result<(), Error>)> {
+        self.registry().arm();
+        let connecting: Vec<_> = names
+            .into_iter()
+            .map(|name| {
+                let config = self.registry().effective_config(name).unwrap_or_default();
+                tracing::info!(resource = %name, %config, "warming up");
+                // Made before any is awaited, so they connect side by side.
+                (name.to_owned(), self.registry().slot(name).map(AnySlot::wait_ready))
+            })
+            .collect();
+        let mut results = Vec::new();
+        for (name, connecting) in connecting {
+            let result = match connecting {
+                Ok(connecting) => connecting.await,
+                Err(error) => Err(error),
+            };
+            results.push((name, result));
+        }
+        results
+    }
+
+    /// A true round trip on every resource, in parallel: at most 500 ms each and 800 ms in all,
+    /// answered again for 1 s. Takes no exclusive slot.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: another caller checks then.
+    pub async fn health_check(&self) -> HealthReport {
+        HealthReport::clone(&*health::check(self.registry()).await)
+    }
+
+    /// Whether this resource answers; `false` for one that is unknown or was never used.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    pub async fn is_healthy(&self, name: &str) -> bool {
+        self.registry().is_healthy(name).await
+    }
+
+    /// What every resource is doing now.
+    pub fn status(&self) -> PoolStatus {
+        self.registry().status()
+    }
+
+    /// Who holds what, from which line, for how long; the oldest first.
+    pub fn holders(&self) -> Vec<Holder> {
+        self.registry().holders()
+    }
+
+    /// The holders of every resource of which more than `threshold` leases are out; also logged.
+    pub fn check_leak(&self, threshold: usize) -> Vec<Holder> {
+        self.registry().leaks(threshold)
+    }
+
+    /// Tells when closing starts: a future, and a flag for loops.
+    pub fn closing(&self) -> Closing {
+        self.registry().closing()
+    }
+
+    /// Whether closing has started.
+    pub fn is_closing(&self) -> bool {
+        self.registry().context.closing.is_cancelled()
+    }
+
+    /// Closes one resource: intake, drain, goodbye. The others go on.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`].
+    ///
+    /// # Cancel safety
+    /// A cancelled caller does not cancel the close.
+    pub async fn close(&self, name: &str) -> Result<CloseReport, Error> {
+        self.registry().close_one(name).await
+    }
+
+    /// Begins a new generation of a closed or broken resource, or of one that works.
+    ///
+    /// # Errors
+    /// Those of acquiring; [`Error::Closed`] after `close_all`, which only
+    /// [`reopen`](Self::reopen) undoes.
+    ///
+    /// # Cancel safety
+    /// A cancelled caller does not cancel the reconnect.
+    pub async fn reconnect(&self, name: &str) -> Result<(), Error> {
+        self.registry().reconnect(name).await
+    }
+
+    /// Closes everything, within the configured deadline. All who call get the same report.
+    ///
+    /// # Cancel safety
+    /// A cancelled caller does not cancel the close.
+    pub async fn close_all(&self) -> CloseReport {
+        CloseReport::clone(&*self.registry().close_all(Reason::Requested, None).await)
+    }
+
+    /// [`close_all`](Self::close_all) with another deadline.
+    ///
+    /// # Cancel safety
+    /// A cancelled caller does not cancel the close.
+    pub async fn close_all_within(&self, deadline: Duration) -> CloseReport {
+        CloseReport::clone(&*self.registry().close_all(Reason::Requested, Some(deadline)).await)
+    }
+
+    /// Opens again after `close_all`; resources connect on their next use.
+    ///
+    /// # Errors
+    /// [`Error::Closing`] once the process is ending.
+    pub fn reopen(&self) -> Result<(), Error> {
+        self.registry().reopen()
+    }
+
+    /// Adds a resource of a kind of one's own, connected on first use.
+    ///
+    /// # Errors
+    /// [`Error::NameTaken`], [`Error::Closing`], [`Error::Closed`].
+    pub fn register<R: Resource>(&self, name: &str, resource: R) -> Result<(), Error> {
+        self.registry().register(name, resource)
+    }
+
+    /// Has `dependant` close before `dependency`, within their phases.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`]; [`Error::Order`] for a cycle or an edge against the phases.
+    pub fn depends_on(&self, dependant: &str, dependency: &str) -> Result<(), Error> {
+        self.registry().depends_on(dependant, dependency)
+    }
+
+    /// Runs a closure once, in this phase of closing, on a thread of its own.
+    ///
+    /// # Errors
+    /// [`Error::Closing`], [`Error::Closed`].
+    pub fn on_close(&self, name: &str, phase: Phase, run: impl FnOnce() -> Result<(), BoxError> + Send + 'static) -> Result<(), Error> {
+        self.registry().on_close(name, phase, run, || true)
+    }
+
+    /// Holds a client of the user's weakly: closed in this phase if it is still alive then,
+    /// forgotten if it was dropped.
+    ///
+    /// # Errors
+    /// [`Error::Closing`], [`Error::Closed`].
+    pub fn adopt<T: Send + Sync + 'static>(
+        &self,
+        name: &str,
+        client: &Arc<T>,
+        phase: Phase,
+        close: impl FnOnce(Arc<T>) -> Result<(), BoxError> + Send + 'static,
+    ) -> Result<(), Error> {
+        let (client, alive) = (Arc::downgrade(client), Arc::downgrade(client));
+        let run = move || client.upgrade().map_or(Ok(()), close);
+        self.registry().on_close(name, phase, run, move || alive.strong_count() > 0)
+    }
+
+    /// Calls this with every report of closing the whole pool, on the closer's thread.
+    pub fn on_report(&self, listener: impl Fn(&CloseReport) + Send + Sync + 'static) {
+        self.registry().on_report(listener);
+    }
+
+    /// The longest that closing can take, to size a grace period by.
+    pub fn worst_case(&self) -> Duration {
+        self.registry().context.options.close.worst_case()
+    }
+
+    pub(crate) fn registry(&self) -> &Arc<Registry> {
+        &self.owner.0
+    }
+
+    pub(crate) async fn acquire<R: Resource, T: ?Sized + 'static>(&self, slot: &Arc<Slot<R>>, claim: Claim) -> Result<Lease<T>, Error>
+    where
+        R::Handle: Provide<T>,
+    {
+        match slot.lease(claim) {
+            Some(lease) => Ok(lease),
+            None => {
+                self.registry().before_connecting(slot.life())?;
+                slot.acquire(claim, self.acquire_timeout).await
+            }
+        }
+    }
+}
+
+impl Facade for ResourcePool {
+    fn over(owner: Arc<Owner>) -> Self {
+        let acquire_timeout = owner.0.context.options.acquire_timeout;
+        ResourcePool { owner, acquire_timeout }
+    }
+
+    fn global() -> &'static Self {
+        ResourcePool::global()
+    }
+}
+
+impl fmt::Debug for ResourcePool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.registry().fmt(f)
+    }
+}

@@ -1,0 +1,458 @@
+//! The core of a pool, which both facades are views of: its resources by name.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use once_cell::sync::OnceCell;
+use parking_lot::{Mutex, RwLock};
+use tokio_util::sync::CancellationToken;
+
+#[cfg(feature = "clickhouse")]
+use crate::backend::clickhouse::{ClickHouseConfig, ClickHouseResource};
+#[cfg(feature = "mongodb")]
+use crate::backend::mongo::{MongoConfig, MongoResource};
+#[cfg(feature = "rabbitmq")]
+use crate::backend::rabbitmq::{RabbitMqConfig, RabbitMqResource};
+#[cfg(feature = "redis")]
+use crate::backend::redis::{RedisConfig, RedisResource};
+use crate::close::{self, CloseCell, CloseReport, Closing, Edges, Hook, Phase, Reason};
+use crate::config::{BackendConfig, Config, Options, ResourceConfig};
+use crate::error::{BoxError, Error};
+use crate::exit;
+use crate::health;
+use crate::lease::Holder;
+use crate::resource::Resource;
+use crate::runtime::DriverRuntime;
+use crate::slot::{AnySlot, Life, Slot};
+use crate::status::{PoolStatus, State};
+
+/// What the resources of a pool have in common.
+pub(crate) struct Context {
+    pub(crate) options: Options,
+    pub(crate) runtime: DriverRuntime,
+    pub(crate) closing: ClosingSwitch,
+    listeners: Mutex<Vec<Listener>>,
+    process: u32,
+}
+
+type Listener = Arc<dyn Fn(&CloseReport) + Send + Sync>;
+
+impl Context {
+    /// Refuses in a process that was forked from the one that owns the pool.
+    pub(crate) fn check_process(&self) -> Result<(), Error> {
+        if std::process::id() == self.process { Ok(()) } else { Err(Error::Forked) }
+    }
+
+    pub(crate) fn on_report(&self) -> Vec<Listener> {
+        self.listeners.lock().clone()
+    }
+}
+
+/// Whether closing has begun. Reset by `reopen`.
+#[derive(Default)]
+pub(crate) struct ClosingSwitch(RwLock<CancellationToken>);
+
+impl ClosingSwitch {
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.0.read().is_cancelled()
+    }
+
+    pub(crate) fn cancel(&self) {
+        self.0.read().cancel();
+    }
+
+    fn reset(&self) {
+        *self.0.write() = CancellationToken::new();
+    }
+}
+
+/// All resources of a pool, by name.
+pub(crate) struct Registry {
+    me: Weak<Registry>,
+    pub(crate) context: Arc<Context>,
+    pub(crate) close: CloseCell,
+    pub(crate) health: health::Cache,
+    /// The futures and closures given to `run`, for the drain.
+    pub(crate) main: Arc<Life>,
+    /// What was configured, or why that cannot be used.
+    config: Result<Config, Error>,
+    entries: RwLock<BTreeMap<Arc<str>, Entry>>,
+    hooks: Mutex<Vec<(Hook, Alive)>>,
+    edges: Mutex<Edges>,
+    armed: OnceCell<()>,
+    is_global: OnceCell<()>,
+    #[cfg(feature = "mongodb")]
+    mongo: OnceCell<Arc<Slot<MongoResource>>>,
+    #[cfg(feature = "rabbitmq")]
+    rabbitmq: OnceCell<Arc<Slot<RabbitMqResource>>>,
+    #[cfg(feature = "clickhouse")]
+    clickhouse: OnceCell<Arc<Slot<ClickHouseResource>>>,
+    #[cfg(feature = "redis")]
+    redis: OnceCell<Arc<Slot<RedisResource>>>,
+}
+
+/// A resource, and the configuration it was made from if it is a built-in one.
+struct Entry {
+    slot: Arc<dyn AnySlot>,
+    config: Option<ResourceConfig>,
+}
+
+/// Whether an adopted client still lives.
+type Alive = Box<dyn Fn() -> bool + Send>;
+
+macro_rules! default_slot {
+    ($feature:literal $field:ident $resource:ident $config:ident) => {
+        /// The default resource of this kind, made on first use.
+        #[cfg(feature = $feature)]
+        pub(crate) fn $field(&self) -> Result<&Arc<Slot<$resource>>, Error> {
+            self.$field.get_or_try_init(|| {
+                let config = self.config.clone()?.$field;
+                self.with::<$config>(stringify!($field), config)
+            })
+        }
+    };
+}
+
+impl Registry {
+    pub(crate) fn new(config: Result<Config, Error>, runtime: Option<tokio::runtime::Handle>) -> Arc<Self> {
+        let options = config.as_ref().map(|config| config.pool.clone()).unwrap_or_default();
+        let context = Arc::new(Context {
+            options,
+            runtime: DriverRuntime::new(runtime),
+            closing: ClosingSwitch::default(),
+            listeners: Mutex::default(),
+            process: std::process::id(),
+        });
+        Arc::new_cyclic(|me| Registry {
+            me: me.clone(),
+            context,
+            close: CloseCell::default(),
+            health: health::Cache::default(),
+            main: Life::new("main", String::new()),
+            config,
+            entries: RwLock::default(),
+            hooks: Mutex::default(),
+            edges: Mutex::default(),
+            armed: OnceCell::new(),
+            is_global: OnceCell::new(),
+            #[cfg(feature = "mongodb")]
+            mongo: OnceCell::new(),
+            #[cfg(feature = "rabbitmq")]
+            rabbitmq: OnceCell::new(),
+            #[cfg(feature = "clickhouse")]
+            clickhouse: OnceCell::new(),
+            #[cfg(feature = "redis")]
+            redis: OnceCell::new(),
+        })
+    }
+
+    default_slot!("mongodb" mongo MongoResource MongoConfig);
+    default_slot!("rabbitmq" rabbitmq RabbitMqResource RabbitMqConfig);
+    default_slot!("clickhouse" clickhouse ClickHouseResource ClickHouseConfig);
+    default_slot!("redis" redis RedisResource RedisConfig);
+
+    /// This pool is the process's own, whose first use installs the signal handlers.
+    pub(crate) fn set_global(&self) {
+        self.is_global.get_or_init(|| ());
+    }
+
+    /// Before the first connection: the closer's thread, the exit hook, the signals.
+    pub(crate) fn arm(&self) {
+        self.armed.get_or_init(|| {
+            close::arm();
+            if let Some(me) = self.me.upgrade() {
+                exit::arm(&me, self.is_global.get().is_some() && self.context.options.signals);
+            }
+        });
+    }
+
+    /// What must be so before a resource that is not ready may be acquired.
+    pub(crate) fn before_connecting(&self, life: &Life) -> Result<(), Error> {
+        if self.close.report().is_some() {
+            return Err(Error::Closed { resource: Arc::clone(&life.name) });
+        }
+        self.arm();
+        Ok(())
+    }
+
+    /// The resource of this name and kind, made from its configuration on first use.
+    pub(crate) fn named<C: BackendConfig>(&self, name: &str) -> Result<Arc<Slot<C::Resource>>, Error> {
+        if let Some(slot) = self.existing::<C::Resource>(name)? {
+            return Ok(slot);
+        }
+        let configured = self.config.clone()?.resources();
+        match configured.iter().find(|(known, _)| known == name) {
+            Some((_, config)) => match C::of(config) {
+                Some(config) => self.with(name, config.clone()),
+                None => Err(taken(name, format!("it is a {}, not a {}", config.kind(), C::KIND))),
+            },
+            None => Err(self.unknown(name)),
+        }
+    }
+
+    /// The resource of this name, made from this configuration unless it exists with the same.
+    pub(crate) fn with<C: BackendConfig>(&self, name: &str, config: C) -> Result<Arc<Slot<C::Resource>>, Error> {
+        if let Ok(known) = &self.config
+            && let Some((_, other)) = known.resources().iter().find(|(known, _)| known == name)
+            && C::of(other) != Some(&config)
+        {
+            return Err(taken(name, "it is configured differently"));
+        }
+        let mut entries = self.entries.write();
+        if let Some(entry) = entries.get(name) {
+            let same = entry.config.as_ref().and_then(C::of).is_some_and(|other| *other == config);
+            return match downcast(&entry.slot) {
+                Some(slot) if same => Ok(slot),
+                _ => Err(taken(name, "a resource with another configuration has this name")),
+            };
+        }
+        let slot = Slot::new(name, config.resource(name)?, Arc::clone(&self.context));
+        let entry = Entry { slot: slot.clone(), config: Some(config.into()) };
+        entries.insert(Arc::clone(&slot.life().name), entry);
+        Ok(slot)
+    }
+
+    /// Adds a resource of a kind of the user's own.
+    pub(crate) fn register<R: Resource>(&self, name: &str, resource: R) -> Result<(), Error> {
+        self.check_open()?;
+        let configured = self.config.as_ref().map(Config::resources).unwrap_or_default();
+        let mut entries = self.entries.write();
+        if entries.contains_key(name) || configured.iter().any(|(known, _)| known == name) {
+            return Err(taken(name, "a resource has this name already"));
+        }
+        let slot = Slot::new(name, resource, Arc::clone(&self.context));
+        entries.insert(Arc::clone(&slot.life().name), Entry { slot, config: None });
+        Ok(())
+    }
+
+    /// The registered resource of this name and type.
+    pub(crate) fn get<R: Resource>(&self, name: &str) -> Result<Arc<Slot<R>>, Error> {
+        self.existing(name)?.ok_or_else(|| self.unknown(name))
+    }
+
+    fn existing<R: Resource>(&self, name: &str) -> Result<Option<Arc<Slot<R>>>, Error> {
+        match self.entries.read().get(name) {
+            Some(entry) => downcast(&entry.slot).map(Some).ok_or_else(|| taken(name, "it is of another type")),
+            None => Ok(None),
+        }
+    }
+
+    /// The resource of this name, whatever its kind, made from its configuration on first use.
+    pub(crate) fn slot(&self, name: &str) -> Result<Arc<dyn AnySlot>, Error> {
+        if let Some(entry) = self.entries.read().get(name) {
+            return Ok(Arc::clone(&entry.slot));
+        }
+        let configured = self.config.clone()?.resources();
+        match configured.into_iter().find(|(known, _)| known == name) {
+            Some((_, config)) => self.open(name, config),
+            None => Err(self.unknown(name)),
+        }
+    }
+
+    fn open(&self, name: &str, config: ResourceConfig) -> Result<Arc<dyn AnySlot>, Error> {
+        Ok(match config {
+            #[cfg(feature = "mongodb")]
+            ResourceConfig::Mongo(config) => self.with(name, config)?,
+            #[cfg(feature = "rabbitmq")]
+            ResourceConfig::RabbitMq(config) => self.with(name, config)?,
+            #[cfg(feature = "clickhouse")]
+            ResourceConfig::ClickHouse(config) => self.with(name, config)?,
+            #[cfg(feature = "redis")]
+            ResourceConfig::Redis(config) => self.with(name, config)?,
+        })
+    }
+
+    /// Every resource that exists.
+    pub(crate) fn slots(&self) -> Vec<Arc<dyn AnySlot>> {
+        self.entries.read().values().map(|entry| Arc::clone(&entry.slot)).collect()
+    }
+
+    /// Every resource that is configured or registered, and why one cannot be.
+    pub(crate) fn configured(&self) -> Vec<(Arc<str>, Result<Arc<dyn AnySlot>, Error>)> {
+        let names: Vec<Arc<str>> = match &self.config {
+            Ok(config) => config.resources().into_iter().map(|(name, _)| Arc::from(name)).collect(),
+            Err(error) => return vec![(Arc::from("configuration"), Err(error.clone()))],
+        };
+        let mut all: BTreeMap<_, _> =
+            names.into_iter().map(|name| (Arc::clone(&name), self.slot(&name))).collect();
+        all.extend(self.slots().into_iter().map(|slot| (Arc::clone(&slot.life().name), Ok(slot))));
+        all.into_iter().collect()
+    }
+
+    pub(crate) fn status(&self) -> PoolStatus {
+        let resources =
+            self.configured().into_iter().filter_map(|(_, slot)| slot.ok()).map(|slot| slot.status()).collect();
+        PoolStatus { closing: self.context.closing.is_cancelled(), resources }
+    }
+
+    pub(crate) fn holders(&self) -> Vec<Holder> {
+        let mut holders: Vec<_> = self.slots().iter().flat_map(|slot| slot.holders()).collect();
+        holders.sort_by_key(|holder| std::cmp::Reverse(holder.held));
+        holders
+    }
+
+    /// The resources of which more than this many leases and checkouts are out.
+    pub(crate) fn leaks(&self, threshold: usize) -> Vec<Holder> {
+        let mut leaks = Vec::new();
+        for slot in self.slots() {
+            let holders = slot.holders();
+            if holders.len() > threshold {
+                tracing::warn!(resource = %slot.life().name, held = holders.len(), threshold, oldest = %holders[0], "more held than expected");
+                leaks.extend(holders);
+            }
+        }
+        leaks
+    }
+
+    pub(crate) fn on_close(
+        &self,
+        name: &str,
+        phase: Phase,
+        run: impl FnOnce() -> Result<(), BoxError> + Send + 'static,
+        alive: impl Fn() -> bool + Send + 'static,
+    ) -> Result<(), Error> {
+        self.check_open()?;
+        self.arm();
+        let hook = Hook { name: Arc::from(name), phase, run: Box::new(run) };
+        self.hooks.lock().push((hook, Box::new(alive)));
+        Ok(())
+    }
+
+    /// The hooks, but for adopted clients that are gone. Each runs once.
+    pub(crate) fn take_hooks(&self) -> Vec<Hook> {
+        let hooks = std::mem::take(&mut *self.hooks.lock());
+        hooks.into_iter().filter(|(_, alive)| alive()).map(|(hook, _)| hook).collect()
+    }
+
+    pub(crate) fn on_report(&self, listener: impl Fn(&CloseReport) + Send + Sync + 'static) {
+        self.context.listeners.lock().push(Arc::new(listener));
+    }
+
+    /// `dependant` closes before `dependency`.
+    pub(crate) fn depends_on(&self, dependant: &str, dependency: &str) -> Result<(), Error> {
+        let (first, second) = (self.phase(dependant)?, self.phase(dependency)?);
+        if first > second {
+            return Err(Error::Order(format!(
+                "{dependant:?} closes in phase {first}, after {dependency:?} in phase {second}, so it cannot depend on it"
+            )));
+        }
+        self.edges.lock().add(dependant, dependency)
+    }
+
+    pub(crate) fn edges(&self) -> Edges {
+        self.edges.lock().clone()
+    }
+
+    fn phase(&self, name: &str) -> Result<Phase, Error> {
+        let hooked = self.hooks.lock().iter().find(|(hook, _)| &*hook.name == name).map(|(hook, _)| hook.phase);
+        match hooked {
+            Some(phase) => Ok(phase),
+            None => Ok(self.slot(name)?.phase()),
+        }
+    }
+
+    pub(crate) fn closing(&self) -> Closing {
+        Closing(self.context.closing.0.read().clone())
+    }
+
+    pub(crate) async fn close_all(&self, reason: Reason, deadline: Option<Duration>) -> Arc<CloseReport> {
+        if let Some(me) = self.me.upgrade() {
+            close::start(&me, reason, deadline);
+        }
+        self.close.wait().await
+    }
+
+    pub(crate) async fn close_one(&self, name: &str) -> Result<CloseReport, Error> {
+        let slot = self.slot(name)?;
+        let me = self.me.upgrade().ok_or_else(|| Error::Closed { resource: Arc::clone(&slot.life().name) })?;
+        close::close_one(&me, slot, Reason::Requested).await
+    }
+
+    pub(crate) async fn reconnect(&self, name: &str) -> Result<(), Error> {
+        self.check_open()?;
+        self.arm();
+        self.slot(name)?.reconnect().await
+    }
+
+    /// Opens again what `close_all` closed.
+    pub(crate) fn reopen(&self) -> Result<(), Error> {
+        if exit::is_ending() {
+            return Err(Error::Closing { resource: Arc::from("the process") });
+        }
+        if self.close.reopen() {
+            self.context.closing.reset();
+            for slot in self.slots() {
+                slot.reopen();
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks the configuration of every resource, without any I/O.
+    pub(crate) fn check_config(&self) -> Result<(), Error> {
+        for (name, _) in self.config.clone()?.resources() {
+            self.slot(&name)?;
+        }
+        Ok(())
+    }
+
+    /// An error once closing has begun.
+    pub(crate) fn check_open(&self) -> Result<(), Error> {
+        let resource = || Arc::from("the pool");
+        match (self.close.report(), self.context.closing.is_cancelled()) {
+            (Some(_), _) => Err(Error::Closed { resource: resource() }),
+            (None, true) => Err(Error::Closing { resource: resource() }),
+            (None, false) => Ok(()),
+        }
+    }
+
+    /// Whether this resource answers a round trip now. One never used does not.
+    pub(crate) async fn is_healthy(&self, name: &str) -> bool {
+        let Some(me) = self.me.upgrade() else { return false };
+        let report = health::check(&me).await;
+        report.entry(name).is_some_and(|entry| matches!(entry.health, health::Health::Pass | health::Health::Warn) && entry.state == State::Ready)
+    }
+
+    pub(crate) fn effective_config(&self, name: &str) -> Option<String> {
+        let config = self.config.as_ref().ok()?;
+        config.resources().into_iter().find(|(known, _)| known == name).map(|(_, config)| format!("{config:?}"))
+    }
+
+    fn unknown(&self, name: &str) -> Error {
+        let mut known: Vec<String> = self.config.as_ref().map(Config::resources).unwrap_or_default().into_iter().map(|(name, _)| name).collect();
+        known.extend(self.entries.read().keys().map(|name| name.to_string()));
+        known.sort();
+        known.dedup();
+        Error::UnknownName { name: name.to_owned(), known: known.join(", ") }
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let states: BTreeMap<_, _> =
+            self.slots().iter().map(|slot| (Arc::clone(&slot.life().name), slot.life().state())).collect();
+        f.debug_struct("ResourcePool").field("resources", &states).finish_non_exhaustive()
+    }
+}
+
+/// What a user's handles to a pool share: when the last one drops, the pool closes.
+pub(crate) struct Owner(pub(crate) Arc<Registry>);
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        // Nothing that never connected has anything to close.
+        if self.0.armed.get().is_some() {
+            close::start(&self.0, Reason::Dropped, None);
+        }
+    }
+}
+
+fn downcast<R: Resource>(slot: &Arc<dyn AnySlot>) -> Option<Arc<Slot<R>>> {
+    Arc::clone(slot).as_any().downcast().ok()
+}
+
+fn taken(name: &str, problem: impl Into<String>) -> Error {
+    Error::NameTaken { name: name.to_owned(), problem: problem.into() }
+}

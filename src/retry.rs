@@ -1,0 +1,58 @@
+//! How often and how long connecting is tried.
+
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use serde::Deserialize;
+
+use crate::config::millis;
+
+/// Jittered exponential back-off inside a budget.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Retry {
+    /// How many attempts one connect makes. Defaults to 3.
+    pub attempts: usize,
+    /// The pause after the first failed attempt. Defaults to 100 ms; doubles each time.
+    #[serde(rename = "base_ms", with = "millis")]
+    pub base: Duration,
+    /// The longest pause. Defaults to 1 s.
+    #[serde(rename = "cap_ms", with = "millis")]
+    pub cap: Duration,
+    /// The longest that one connect may take with all its attempts. Defaults to 4.5 s.
+    #[serde(rename = "budget_ms", with = "millis")]
+    pub budget: Duration,
+    /// How long a lost resource is reconnected in the background before it is left to the next
+    /// acquire. Defaults to one hour.
+    #[serde(rename = "recovery_ms", with = "millis")]
+    pub recovery: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Retry {
+            attempts: 3,
+            base: Duration::from_millis(100),
+            cap: Duration::from_secs(1),
+            budget: Duration::from_millis(4500),
+            recovery: Duration::from_secs(3600),
+        }
+    }
+}
+
+impl Retry {
+    /// The pauses between the attempts of one connect.
+    pub(crate) fn pauses(&self) -> impl Iterator<Item = Duration> + Send + use<> {
+        self.backoff().with_max_times(self.attempts.saturating_sub(1)).build()
+    }
+
+    /// The pauses between the attempts of a recovery: as many as its budget holds.
+    pub(crate) fn recovery_pauses(&self) -> impl Iterator<Item = Duration> + Send + use<> {
+        self.backoff().without_max_times().build()
+    }
+
+    fn backoff(&self) -> ExponentialBuilder {
+        ExponentialBuilder::new().with_min_delay(self.base).with_max_delay(self.cap).with_jitter()
+    }
+}

@@ -1,0 +1,137 @@
+//! The runtimes: one for the drivers, owned by the pool, and one for the prober.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use once_cell::sync::OnceCell;
+use parking_lot::Mutex;
+use tokio::runtime::{Builder, Handle, Runtime, RuntimeFlavor};
+use tokio::time::error::Elapsed;
+
+use crate::error::Error;
+
+/// Where all driver tasks of a pool live, so that a client outlives the runtime of its caller.
+#[derive(Debug)]
+pub(crate) struct DriverRuntime {
+    adopted: Option<Handle>,
+    owned: Mutex<Option<Runtime>>,
+}
+
+impl DriverRuntime {
+    pub(crate) fn new(adopted: Option<Handle>) -> Self {
+        DriverRuntime { adopted, owned: Mutex::new(None) }
+    }
+
+    /// The handle, starting the runtime on first use: max(2, cores) workers.
+    pub(crate) fn handle(&self) -> Result<Handle, Error> {
+        if let Some(handle) = &self.adopted {
+            return Ok(handle.clone());
+        }
+        let mut owned = self.owned.lock();
+        if let Some(runtime) = &*owned {
+            return Ok(runtime.handle().clone());
+        }
+        let workers = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
+        let runtime = build("resource-pool-io", workers)?;
+        Ok(owned.insert(runtime).handle().clone())
+    }
+
+    /// The handle if there is a runtime already.
+    pub(crate) fn current(&self) -> Option<Handle> {
+        self.adopted.clone().or_else(|| self.owned.lock().as_ref().map(|runtime| runtime.handle().clone()))
+    }
+
+    /// Ends whatever still runs on it, without waiting. An adopted runtime is not ours to end.
+    pub(crate) fn end(&self) {
+        if let Some(runtime) = self.owned.lock().take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Drop for DriverRuntime {
+    // A runtime's own drop blocks, and panics inside async code.
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// The prober's runtime, one per process: user code that hogs the workers does not delay probes.
+pub(crate) fn prober() -> Result<&'static Handle, Error> {
+    static PROBER: OnceCell<Runtime> = OnceCell::new();
+    PROBER.get_or_try_init(|| build("resource-pool-probe", 1)).map(Runtime::handle)
+}
+
+/// [`tokio::time::timeout`] that works on whichever thread first calls it.
+pub(crate) async fn within<F: Future>(limit: Duration, future: F) -> Result<F::Output, Elapsed> {
+    tokio::time::timeout(limit, future).await
+}
+
+/// Whether this thread is polling a task or `block_on` future, where blocking would stall others.
+///
+/// `Handle::try_current` also answers inside `spawn_blocking`, where blocking is legal; what tells
+/// the two apart is that only a polled future has a cooperation budget that runs out.
+pub(crate) fn is_polling() -> bool {
+    if Handle::try_current().is_err() {
+        return false;
+    }
+    let mut context = Context::from_waker(Waker::noop());
+    (0..1024).any(|_| pin!(tokio::task::coop::consume_budget()).poll(&mut context).is_pending())
+}
+
+fn build(name: &str, workers: usize) -> Result<Runtime, Error> {
+    Builder::new_multi_thread()
+        .worker_threads(workers)
+        .thread_name(name)
+        .enable_all()
+        .build()
+        .map_err(|error| Error::config("runtime", format!("its threads could not be started: {error}")))
+}
+
+/// Blocks this thread until the future is done. The future must not need a runtime's context.
+pub(crate) fn park_on<F: Future>(future: F) -> F::Output {
+    struct Unpark(std::thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Arc::new(Unpark(std::thread::current())).into();
+    let mut context = Context::from_waker(&waker);
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut context) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => std::thread::park(),
+        }
+    }
+}
+
+/// Blocks this thread on a future that runs on the pool's runtime, from wherever that is legal.
+///
+/// # Errors
+/// As [`block`].
+pub(crate) fn block_on<F: Future>(resource: &Arc<str>, runtime: &Handle, future: F) -> Result<F::Output, Error> {
+    block(resource, || {
+        let _context = runtime.enter();
+        park_on(future)
+    })
+}
+
+/// Blocks this thread where that is legal: on plain threads, in `spawn_blocking`, and on a
+/// multi-thread runtime's workers, whose other tasks then move.
+///
+/// # Errors
+/// [`Error::InAsyncContext`] on a thread that polls a current-thread runtime.
+pub(crate) fn block<T>(resource: &Arc<str>, wait: impl FnOnce() -> T) -> Result<T, Error> {
+    if !is_polling() {
+        return Ok(wait());
+    }
+    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => Ok(tokio::task::block_in_place(wait)),
+        _ => Err(Error::InAsyncContext { resource: Arc::clone(resource) }),
+    }
+}
