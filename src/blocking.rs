@@ -27,3 +27,22 @@ pub use rabbitmq::RabbitMq;
 #[cfg(feature = "redis")]
 pub use redis::{Redis, Subscription};
 pub use scoped::Scoped;
+
+macro_rules! short {
+    ($feature:literal, $verb:ident, $guard:ty) => {
+        #[doc = concat!("Short for `ResourcePool::global().", stringify!($verb), "()`.")]
+        ///
+        /// # Errors
+        /// Those of [`ResourcePool`]'s verb of this name.
+        #[cfg(feature = $feature)]
+        #[track_caller]
+        pub fn $verb() -> Result<$guard, crate::Error> {
+            ResourcePool::global().$verb()
+        }
+    };
+}
+
+short!("mongodb", mongo, crate::Lease<mongodb::sync::Client>);
+short!("rabbitmq", rabbitmq, crate::Lease<RabbitMq>);
+short!("clickhouse", clickhouse, crate::Lease<ClickHouse>);
+short!("redis", redis, Redis);

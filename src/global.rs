@@ -9,6 +9,7 @@ use crate::blocking;
 use crate::builder::{Builder, Facade};
 use crate::close::Reason;
 use crate::error::Error;
+use crate::lease::Lease;
 use crate::pool::ResourcePool;
 use crate::registry::Owner;
 use crate::resource::{Busy, Work};
@@ -91,3 +92,25 @@ pub fn run_blocking<T>(main: impl FnOnce() -> T) -> Result<T, Error> {
         Err(payload) => resume_unwind(payload),
     }
 }
+
+macro_rules! short {
+    ($feature:literal, $verb:ident, $handle:ty) => {
+        #[doc = concat!("Short for `ResourcePool::global().", stringify!($verb), "()`.")]
+        ///
+        /// # Errors
+        /// Those of [`ResourcePool`]'s verb of this name.
+        ///
+        /// # Cancel safety
+        /// Dropping the future stops only the waiting.
+        #[cfg(feature = $feature)]
+        #[track_caller]
+        pub fn $verb() -> impl Future<Output = Result<Lease<$handle>, Error>> + Send {
+            pool().$verb()
+        }
+    };
+}
+
+short!("mongodb", mongo, mongodb::Client);
+short!("rabbitmq", rabbitmq, crate::RabbitMq);
+short!("clickhouse", clickhouse, clickhouse::Client);
+short!("redis", redis, crate::Redis);

@@ -31,6 +31,14 @@ pub use backend::redis::{Exclusive, PubSub, Redis, RedisResource};
 pub use builder::Builder;
 pub use close::{CloseReport, Closing, Outcome, Phase, Reason, StepReport};
 pub use error::{BoxError, ConnectError, Error, Failure, Source, TimeoutError};
+#[cfg(feature = "clickhouse")]
+pub use global::clickhouse;
+#[cfg(feature = "mongodb")]
+pub use global::mongo;
+#[cfg(feature = "rabbitmq")]
+pub use global::rabbitmq;
+#[cfg(feature = "redis")]
+pub use global::redis;
 pub use global::run;
 pub use health::{Criticality, Health, HealthEntry, HealthReport};
 pub use lease::{Holder, Lease};
@@ -41,10 +49,10 @@ pub use scoped::Scoped;
 pub use status::{PoolStatus, ResourceStatus, State, Usage};
 
 #[cfg(feature = "clickhouse")]
-pub use clickhouse;
+pub use ::clickhouse;
 #[cfg(feature = "rabbitmq")]
-pub use lapin;
+pub use ::lapin;
 #[cfg(feature = "mongodb")]
-pub use mongodb;
+pub use ::mongodb;
 #[cfg(feature = "redis")]
-pub use redis;
+pub use ::redis;

@@ -3,28 +3,46 @@
 #![cfg(feature = "redis")]
 #![allow(missing_docs)]
 
+mod common;
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use redis::{AsyncCommands, Commands};
-use resource_pool::config::RedisConfig;
-use resource_pool::{Error, Health, ResourcePool, State, blocking};
-use services::{Kind, Service};
+use common::{Within, until, until_async};
+use futures_util::StreamExt;
+use redis::{AsyncCommands, Commands, ExistenceCheck, SetExpiry, SetOptions};
+use resource_pool::config::{Options, RedisConfig};
+use resource_pool::{Error, Health, Outcome, Redis, ResourcePool, State, blocking};
+use services::{BlackHole, Kind, Service};
 
-fn pool(redis: &Service) -> ResourcePool {
-    ResourcePool::builder()
-        .environment([("", ""); 0])
-        .resource(RedisConfig::url(redis.url()).pool_size(4))
-        .build()
-        .expect("a pool")
+/// A frozen server must show as an error within this.
+const FROZEN: Duration = Duration::from_secs(5);
+
+fn start() -> Service {
+    Service::start(Kind::Redis).expect("a Redis")
 }
 
-fn blocking_pool(redis: &Service) -> blocking::ResourcePool {
-    pool(redis).into()
+fn config(server: &Service) -> RedisConfig {
+    RedisConfig::url(server.url()).pool_size(4)
+}
+
+fn pool_of(config: RedisConfig) -> ResourcePool {
+    ResourcePool::builder().environment([("", ""); 0]).resource(config).build().expect("a pool")
+}
+
+fn pool(server: &Service) -> ResourcePool {
+    pool_of(config(server))
+}
+
+fn blocking_pool(server: &Service) -> blocking::ResourcePool {
+    pool(server).into()
 }
 
 #[tokio::test]
 async fn redis_async_connects_leases_and_closes() {
-    let server = Service::start(Kind::Redis).unwrap();
+    let server = start();
     let before = server.established().unwrap();
     let pool = pool(&server);
     assert_eq!(pool.status().resource("redis").unwrap().state, State::Idle);
@@ -45,7 +63,8 @@ async fn redis_async_connects_leases_and_closes() {
 
 #[test]
 fn redis_blocking_checks_out_and_returns() {
-    let server = Service::start(Kind::Redis).unwrap();
+    let server = start();
+    let before = server.established().unwrap();
     let pool = blocking_pool(&server);
     let mut redis = pool.redis().unwrap();
     let () = redis.set("key", 41).unwrap();
@@ -57,24 +76,619 @@ fn redis_blocking_checks_out_and_returns() {
     drop(redis);
     assert_eq!(pool.holders().len(), 0);
     assert!(pool.close_all().unwrap().all_closed());
+    assert_eq!(server.established().unwrap(), before);
 }
 
 #[tokio::test]
-async fn redis_frozen_server_ends_calls_in_flight() {
-    let server = Service::start(Kind::Redis).unwrap();
+async fn redis_sets_with_every_option_and_pipelines() {
+    let server = start();
     let pool = pool(&server);
     let mut redis = pool.redis().await.unwrap();
+    let with = |options: SetOptions| options;
+    let () = redis.set_options("ex", 1, with(SetOptions::default().with_expiration(SetExpiry::EX(300)))).await.unwrap();
+    let () =
+        redis.set_options("px", 1, with(SetOptions::default().with_expiration(SetExpiry::PX(9000)))).await.unwrap();
+    assert!((299..=300).contains(&redis.ttl::<_, i64>("ex").await.unwrap()));
+    assert!((1..=9000).contains(&redis.pttl::<_, i64>("px").await.unwrap()));
+    let nx = SetOptions::default().conditional_set(ExistenceCheck::NX);
+    let xx = SetOptions::default().conditional_set(ExistenceCheck::XX);
+    assert_eq!(redis.set_options::<_, _, Option<String>>("ex", 2, nx).await.unwrap(), None);
+    assert_eq!(redis.set_options::<_, _, Option<String>>("none", 2, xx).await.unwrap(), None);
+    assert_eq!(redis.get::<_, i64>("ex").await.unwrap(), 1);
+    let many: Vec<i64> = {
+        let mut pipe = redis::pipe();
+        (0..1000).for_each(|n| drop(pipe.incr("n", n)));
+        pipe.query_async(&mut redis).await.unwrap()
+    };
+    assert_eq!(many.last(), Some(&499_500));
+
+    // A transaction refused half-way leaves the connection in order, on both facades.
+    let refused: redis::RedisResult<()> =
+        redis::pipe().atomic().set("a", 1).cmd("NOSUCHCOMMAND").query_async(&mut redis).await;
+    assert!(refused.is_err());
+    assert_eq!(redis.get::<_, i64>("ex").await.unwrap(), 1);
+    let blocking = blocking::ResourcePool::from(pool);
+    let mut redis = blocking.redis().unwrap();
+    let refused: redis::RedisResult<()> = redis::pipe().atomic().set("a", 1).cmd("NOSUCHCOMMAND").query(&mut redis);
+    assert!(refused.is_err());
+    assert_eq!(redis.get::<_, i64>("ex").unwrap(), 1);
+}
+
+#[tokio::test]
+async fn redis_publishes_and_subscribes() {
+    let server = start();
+    let pool = pool(&server);
+    let mut redis = pool.redis().await.unwrap();
+    let mut pubsub = redis.pubsub().await.unwrap();
+    pubsub.subscribe("ticks").await.unwrap();
+    assert_eq!(redis.publish::<_, _, i64>("ticks", "one").await.unwrap(), 1);
+    let message = pubsub.on_message().next().within(FROZEN).await.unwrap();
+    assert_eq!(message.get_payload::<String>().unwrap(), "one");
+    drop(pubsub);
+
+    let blocking = blocking::ResourcePool::from(pool.clone());
+    let listener = thread::spawn(move || {
+        let mut redis = blocking.redis().unwrap();
+        let mut messages = redis.subscribe(["ticks", "bars"]).unwrap();
+        messages.next().unwrap().unwrap().get_payload::<String>().unwrap()
+    });
+    until_async(FROZEN, async || redis.publish::<_, _, i64>("bars", "two").await.unwrap() > 0).await;
+    assert_eq!(listener.join().unwrap(), "two");
+}
+
+#[tokio::test]
+async fn redis_exclusive_runs_watch_and_multi() {
+    let server = start();
+    let pool = pool(&server);
+    let shared = pool.redis().await.unwrap();
+    let mut own = shared.exclusive().await.unwrap();
+    let () = redis::cmd("WATCH").arg("stock").query_async(&mut own).await.unwrap();
+    let () = redis::cmd("MULTI").query_async(&mut own).await.unwrap();
+    let _: String = redis::cmd("INCR").arg("stock").query_async(&mut own).await.unwrap();
+    let done: (i64,) = redis::cmd("EXEC").query_async(&mut own).await.unwrap();
+    assert_eq!(done, (1,));
+    // What would change the connection for all others is refused, with the remedy.
+    let mut shared = shared;
+    for command in ["MULTI", "SELECT", "WATCH", "SUBSCRIBE"] {
+        let refused = redis::cmd(command).arg("1").query_async::<()>(&mut shared).await.unwrap_err();
+        assert!(refused.to_string().contains("exclusive()"), "{refused}");
+    }
+}
+
+/// A connection that comes back in another state than it left is not handed out again.
+#[test]
+fn redis_returned_in_another_state_is_closed() {
+    let server = start();
+    let pool: blocking::ResourcePool = pool_of(config(&server).pool_size(1)).into();
+    let id = |redis: &mut blocking::Redis| redis::cmd("CLIENT").arg("ID").query::<i64>(redis).unwrap();
+    let mut seen = HashSet::new();
+    for command in [&["MULTI"][..], &["WATCH", "key"], &["SELECT", "3"], &["CLIENT", "REPLY", "ON"]] {
+        let mut redis = pool.redis().unwrap();
+        assert!(seen.insert(id(&mut redis)));
+        let mut cmd = redis::cmd(command[0]);
+        cmd.arg(&command[1..]).exec(&mut redis).unwrap();
+    }
+    let mut redis = pool.redis().unwrap();
+    let clean = id(&mut redis);
+    redis::cmd("WATCH").arg("key").exec(&mut redis).unwrap();
+    redis::cmd("UNWATCH").exec(&mut redis).unwrap();
+    drop(redis);
+    assert_eq!(id(&mut pool.redis().unwrap()), clean, "what is left clean is used again");
+}
+
+#[test]
+fn redis_left_by_a_panic_between_commands_is_in_order() {
+    let server = start();
+    let pool: blocking::ResourcePool = pool_of(config(&server).pool_size(1)).into();
+    let panicking = pool.clone();
+    let panicked = thread::spawn(move || {
+        let mut redis = panicking.redis().unwrap();
+        redis.set::<_, _, ()>("key", 7).unwrap();
+        panic!("as the test asked");
+    });
+    assert!(panicked.join().is_err());
+    assert_eq!(pool.redis().unwrap().get::<_, i64>("key").unwrap(), 7);
+    assert!(pool.holders().is_empty());
+}
+
+#[test]
+fn redis_exhausted_pool_names_the_holder() {
+    let server = start();
+    let pool: blocking::ResourcePool = pool_of(config(&server).pool_size(1)).into();
+    let _held = pool.redis().unwrap();
+    let line = line!() - 1;
+    let started = Instant::now();
+    let error = pool.within(Duration::from_millis(300)).redis().unwrap_err();
+    assert!(started.elapsed() < Duration::from_millis(900), "{:?}", started.elapsed());
+    assert!(matches!(error, Error::Timeout(_)), "{error}");
+    assert!(error.to_string().contains(&format!("tests/redis.rs:{line}")), "{error}");
+    // Health takes no slot.
+    assert_eq!(pool.health_check().unwrap().entry("redis").unwrap().health, Health::Pass);
+}
+
+#[tokio::test]
+async fn redis_frozen_during_a_command() {
+    let server = start();
+    let pool = pool(&server);
+    let mut redis = pool.redis().await.unwrap();
+    let blocking = blocking::ResourcePool::from(pool.clone());
+    let mut connection = blocking.redis().unwrap();
     let () = redis.set("key", 1).await.unwrap();
     server.freeze().unwrap();
     let started = Instant::now();
-    let answer: redis::RedisResult<i64> = redis.get("key").await;
-    assert!(answer.is_err());
-    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    let thread = thread::spawn(move || (connection.get::<_, i64>("key"), started.elapsed()));
+    // The bare driver does not notice.
+    let bare = redis::Client::open(server.url()).unwrap();
+    let control = thread::spawn(move || {
+        let mut bare = bare.get_connection_with_timeout(Duration::from_secs(9)).is_ok();
+        bare |= started.elapsed() > FROZEN;
+        bare
+    });
+    assert!(redis.get::<_, i64>("key").await.is_err());
+    assert!(started.elapsed() < FROZEN, "{:?}", started.elapsed());
+    let (answer, after) = thread.join().unwrap();
+    assert!(answer.is_err() && after < FROZEN, "{after:?}");
+    // New calls fail as well, on both facades, with the cause.
+    let lost = pool.redis().await.unwrap_err();
+    assert!(matches!(lost, Error::Lost { .. } | Error::Connect(_)), "{lost}");
+    assert!(blocking.redis().is_err());
+    assert!(started.elapsed() < FROZEN + Duration::from_secs(2), "{:?}", started.elapsed());
+    assert!(control.join().unwrap(), "the bare driver is still waiting after {FROZEN:?}");
     server.thaw().unwrap();
+    until_async(FROZEN, async || redis.get::<_, i64>("key").await.is_ok()).await;
+    assert!(pool.status().resource("redis").unwrap().generation >= 2);
+    assert_eq!(blocking.redis().unwrap().get::<_, i64>("key").unwrap(), 1);
+}
+
+#[tokio::test]
+async fn redis_frozen_at_connect() {
+    let server = start();
+    server.freeze().unwrap();
+    let pool = pool(&server);
+    let started = Instant::now();
+    let error = pool.redis().await.unwrap_err();
+    assert!(error.is_transient(), "{error}");
+    assert!(started.elapsed() < FROZEN + Duration::from_millis(200), "{:?}", started.elapsed());
+    server.thaw().unwrap();
+    let mut redis = common::eventually(FROZEN, async || pool.redis().await.ok()).await;
+    let () = redis.set("key", 1).await.unwrap();
+}
+
+#[tokio::test]
+async fn redis_frozen_at_health() {
+    let server = start();
+    let pool = pool(&server);
+    let _redis = pool.redis().await.unwrap();
+    server.freeze().unwrap();
+    let started = Instant::now();
+    let report = pool.health_check().await;
+    assert!(started.elapsed() < Duration::from_millis(800), "{:?}", started.elapsed());
+    assert_eq!(report.entry("redis").unwrap().health, Health::Fail, "{report}");
+    assert!(!report.is_healthy());
+}
+
+#[tokio::test]
+async fn redis_frozen_at_close() {
+    let server = start();
+    let pool = pool(&server);
+    let mut redis = pool.redis().await.unwrap();
+    server.freeze().unwrap();
+    let in_flight = tokio::spawn(async move { redis.get::<_, i64>("key").await });
+    until_async(FROZEN, async || !pool.status().resource("redis").unwrap().work.is_empty()).await;
+    let started = Instant::now();
+    let report = pool.close_all_within(Duration::from_secs(8)).await;
+    assert!(started.elapsed() < Duration::from_secs(9), "{:?}", started.elapsed());
+    assert!(matches!(report.step("redis").unwrap().outcome, Outcome::Closed | Outcome::Forced), "{report}");
+    assert!(in_flight.await.unwrap().is_err());
+}
+
+#[tokio::test]
+async fn redis_slow_but_living_commands_are_not_cut() {
+    let server = start();
+    let pool = pool(&server);
+    let blocking = blocking::ResourcePool::from(pool.clone());
+    let thread = thread::spawn(move || {
+        let started = Instant::now();
+        let nothing: Option<(String, String)> = blocking.redis().unwrap().blpop("never", 8.0).unwrap();
+        (nothing, started.elapsed())
+    });
+    let mut redis = pool.redis().await.unwrap();
+    let started = Instant::now();
+    let nothing: Option<(String, String)> = redis.blpop("never", 8.0).await.unwrap();
+    assert!(nothing.is_none() && started.elapsed() >= Duration::from_secs(8));
+    let (nothing, took) = thread.join().unwrap();
+    assert!(nothing.is_none() && took >= Duration::from_secs(8));
+    assert_eq!(pool.status().resource("redis").unwrap().generation, 1);
+}
+
+#[tokio::test]
+async fn redis_killed_and_restarted_under_the_same_guard() {
+    let server = start();
+    let pool = pool(&server);
+    let mut redis = pool.redis().await.unwrap();
+    let () = redis.set("key", 1).await.unwrap();
+    server.kill().unwrap();
+    assert!(redis.get::<_, i64>("key").await.is_err());
+    server.restart().unwrap();
     let back = Instant::now();
-    while redis.get::<_, i64>("key").await.is_err() {
-        assert!(back.elapsed() < Duration::from_secs(10));
-        tokio::time::sleep(Duration::from_millis(20)).await;
+    until_async(FROZEN, async || redis.set::<_, _, ()>("key", 2).await.is_ok()).await;
+    println!("redis: async guard works again {:?} after the restart", back.elapsed());
+    let blocking = blocking::ResourcePool::from(pool);
+    until(FROZEN, || blocking.redis().is_ok_and(|mut redis| redis.get::<_, i64>("key").is_ok()));
+}
+
+#[tokio::test]
+async fn redis_close_leaves_no_guard_working() {
+    let server = start();
+    let before = server.established().unwrap();
+    let pool = pool(&server);
+    let lease = pool.redis().await.unwrap();
+    let mut clone = Redis::clone(&lease);
+    let mut own = lease.exclusive().await.unwrap();
+    let blocking = blocking::ResourcePool::from(pool.clone());
+    let mut connection = blocking.redis().unwrap();
+    let waiting = thread::spawn(move || connection.blpop::<_, Option<(String, String)>>("never", 0.0));
+    until(FROZEN, || server_has_blocked_client(&server));
+    let report = pool.close_all_within(Duration::from_secs(7)).await;
+    assert_eq!(report.step("redis").unwrap().held.iter().filter(|holder| holder.exclusive).count(), 1, "{report}");
+    assert!(clone.get::<_, i64>("key").await.is_err());
+    assert!(own.get::<_, i64>("key").await.is_err());
+    assert!(waiting.join().unwrap().is_err());
+    until(FROZEN, || server.established().unwrap() == before);
+}
+
+fn server_has_blocked_client(server: &Service) -> bool {
+    let mut bare = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+    let info: String = redis::cmd("INFO").arg("clients").query(&mut bare).unwrap();
+    info.contains("blocked_clients:1")
+}
+
+#[tokio::test]
+async fn redis_scoped_closes_by_drop_by_question_mark_and_by_panic() {
+    let server = start();
+    let before = server.established().unwrap();
+    let scoped = Redis::scoped(config(&server)).await.unwrap();
+    let mut redis = Redis::clone(&scoped);
+    let () = redis.set("key", 1).await.unwrap();
+    let report = scoped.close().await;
+    assert!(report.all_closed(), "{report}");
+    assert_eq!(server.established().unwrap(), before);
+
+    async fn fails(server: &Service) -> Result<(), Box<dyn std::error::Error>> {
+        let scoped = Redis::scoped(config(server)).await?;
+        let mut redis = Redis::clone(&scoped);
+        Ok(redis::cmd("NOSUCHCOMMAND").query_async::<()>(&mut redis).await?)
     }
-    assert_eq!(pool.status().resource("redis").unwrap().generation, 2);
+    assert!(fails(&server).await.is_err());
+    until(FROZEN, || server.established().unwrap() == before);
+
+    let url = config(&server);
+    let panicked = thread::spawn(move || {
+        let mut scoped = blocking::Redis::scoped(url).unwrap();
+        let () = scoped.set("key", 1).unwrap();
+        panic!("as the test asked");
+    });
+    assert!(panicked.join().is_err());
+    until(FROZEN, || server.established().unwrap() == before);
+
+    // Outside any runtime.
+    let scoped = Redis::scoped(config(&server)).await.unwrap();
+    thread::spawn(move || drop(scoped)).join().unwrap();
+    until(FROZEN, || server.established().unwrap() == before);
+}
+
+#[test]
+fn redis_cold_rush_connects_once() {
+    let server = start();
+    let before = server.established().unwrap();
+    let pool = pool(&server);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (done, refused) = (&AtomicUsize::new(0), &AtomicUsize::new(0));
+    thread::scope(|scope| {
+        for _ in 0..100 {
+            let blocking = blocking::ResourcePool::from(pool.clone());
+            scope.spawn(move || {
+                for _ in 0..10 {
+                    let incremented = blocking.redis().map(|mut redis| redis.incr::<_, _, i64>("n", 1));
+                    let counter = if matches!(incremented, Ok(Ok(_))) { done } else { refused };
+                    counter.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        runtime.block_on(async {
+            let tasks: Vec<_> = (0..100)
+                .map(|_| {
+                    let pool = pool.clone();
+                    tokio::spawn(async move {
+                        let mut redis = pool.redis().await.unwrap();
+                        for _ in 0..10 {
+                            let _: i64 = redis.incr("n", 1).await.unwrap();
+                        }
+                    })
+                })
+                .collect();
+            for task in tasks {
+                task.await.unwrap();
+                done.fetch_add(10, Ordering::Relaxed);
+            }
+        });
+    });
+    assert_eq!((done.load(Ordering::Relaxed), refused.load(Ordering::Relaxed)), (2000, 0));
+    assert_eq!(pool.status().resource("redis").unwrap().generation, 1);
+    // The shared one, the prober's, and at most as many as threads may have.
+    assert!(server.established().unwrap() - before <= 2 + 4, "{}", server.established().unwrap());
+    let report = runtime.block_on(pool.close_all());
+    assert!(report.all_closed(), "{report}");
+    until(FROZEN, || server.established().unwrap() == before);
+}
+
+#[test]
+fn redis_closes_under_load() {
+    let server = start();
+    let before = server.established().unwrap();
+    let pool = blocking_pool(&server);
+    drop(pool.redis().unwrap());
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            let pool = pool.clone();
+            scope.spawn(move || {
+                let error = loop {
+                    match pool.redis() {
+                        Ok(mut redis) => {
+                            if redis.incr::<_, _, i64>("n", 1).is_err() {
+                                continue;
+                            }
+                        }
+                        Err(error) => break error,
+                    }
+                };
+                assert!(error.is_closed() || matches!(error, Error::Timeout(_)), "{error}");
+            });
+        }
+        let worked = || {
+            let mut bare = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+            bare.get::<_, Option<i64>>("n").unwrap() > Some(100)
+        };
+        until(FROZEN, worked);
+        let report = pool.close_all_within(Duration::from_secs(7)).unwrap();
+        assert!(matches!(report.step("redis").unwrap().outcome, Outcome::Closed), "{report}");
+    });
+    until(FROZEN, || server.established().unwrap() == before);
+}
+
+#[test]
+fn redis_guard_outlives_the_runtime_it_came_from() {
+    let server = start();
+    let pool = pool(&server);
+    let first = tokio::runtime::Runtime::new().unwrap();
+    let mut redis = first.block_on(pool.redis()).unwrap();
+    drop(first);
+    let second = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    second.block_on(async {
+        let () = redis.set("key", 1).await.unwrap();
+        let mut own = redis.exclusive().await.unwrap();
+        assert_eq!(own.get::<_, i64>("key").await.unwrap(), 1);
+    });
+}
+
+#[test]
+fn redis_blocking_acquire_waits_only_where_it_may() {
+    let server = start();
+    let several = tokio::runtime::Runtime::new().unwrap();
+    let single = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    // On a worker, by block_in_place; in spawn_blocking of either kind.
+    several.block_on(async {
+        let pool = blocking_pool(&server);
+        tokio::spawn(async move { pool.redis().unwrap().set::<_, _, ()>("key", 1).unwrap() }).await.unwrap();
+    });
+    for runtime in [&several, &single] {
+        let pool = blocking_pool(&server);
+        let used = runtime.spawn_blocking(move || pool.redis().unwrap().get::<_, i64>("key").unwrap());
+        assert_eq!(runtime.block_on(used).unwrap(), 1);
+    }
+    // On a current-thread runtime it cannot wait, but what is ready it gets.
+    let pool = blocking_pool(&server);
+    let refused = single.block_on(async { pool.redis().map(drop) });
+    assert!(matches!(refused, Err(Error::InAsyncContext { .. })), "{refused:?}");
+    drop(pool.redis().unwrap());
+    single.block_on(async { pool.redis().map(drop) }).unwrap();
+}
+
+#[tokio::test]
+async fn redis_bad_input_is_a_clear_error_in_time() {
+    let server = start();
+    let secret = "s3cr3t@:/%";
+    let timed = |limit: u64| (Instant::now(), Duration::from_secs(limit));
+    let options = || {
+        let mut options = Options::default();
+        options.retry.attempts = 1;
+        options
+    };
+    let with = |config: RedisConfig| {
+        ResourcePool::builder().environment([("", ""); 0]).options(options()).resource(config).build()
+    };
+    for url in ["redis//", "http://localhost", "redis://", "redis://localhost/notanumber", ""] {
+        assert!(matches!(with(RedisConfig::url(url)), Err(Error::Config { .. })), "{url}");
+    }
+    let mut wrong = RedisConfig::url(server.url());
+    wrong.url = Some(format!("redis://default:s3cr3t%40%3A%2F%25@127.0.0.1:{}/0", server.port()).into());
+    let unresolvable = RedisConfig::url("redis://no-such-host.invalid:6379/0");
+    let refused = RedisConfig::url("redis://127.0.0.1:1/0");
+    let black_hole = BlackHole::start().unwrap();
+    let silent = RedisConfig::url(format!("redis://127.0.0.1:{}/0", black_hole.port()));
+    for (config, permanent) in [(wrong, true), (unresolvable, false), (refused, false), (silent, false)] {
+        let pool = with(config).unwrap();
+        let (started, limit) = timed(5);
+        let error = pool.redis().await.unwrap_err();
+        assert!(started.elapsed() < limit, "{:?} {error}", started.elapsed());
+        assert!(matches!(&error, Error::Connect(connect) if connect.permanent == permanent), "{error:?}");
+        for text in [format!("{error}"), format!("{error:?}"), format!("{pool:?}"), format!("{:?}", pool.status())] {
+            assert!(!text.contains(secret) && !text.contains("s3cr3t"), "{text}");
+        }
+        // The pool still works.
+        let mut redis = pool.redis_with("other", config_of(&server)).await.unwrap();
+        let () = redis.set("key", 1).await.unwrap();
+    }
+}
+
+fn config_of(server: &Service) -> RedisConfig {
+    config(server)
+}
+
+// Traps of the drivers, each with the bare driver as control.
+
+#[test]
+fn redis_trap_stock_manager_has_no_read_timeout() {
+    let server = start();
+    let bare = r2d2::Pool::builder()
+        .max_size(1)
+        .connection_timeout(Duration::from_secs(1))
+        .build(redis::Client::open(server.url()).unwrap())
+        .unwrap();
+    let pool: blocking::ResourcePool = pool_of(config(&server).pool_size(1)).into();
+    drop(pool.redis().unwrap());
+    // Past the time within which ours skips its test.
+    let idle = Instant::now();
+    until(FROZEN, || idle.elapsed() > Duration::from_millis(600));
+    server.freeze().unwrap();
+    let started = Instant::now();
+    let control = thread::spawn(move || (bare.get().is_err(), started.elapsed()));
+    assert!(pool.within(Duration::from_secs(1)).redis().is_err());
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    until(Duration::from_secs(8), || started.elapsed() > Duration::from_secs(3));
+    assert!(!control.is_finished(), "the stock manager was to answer after 1 s");
+    server.thaw().unwrap();
+    control.join().unwrap();
+}
+
+#[test]
+fn redis_trap_min_idle_defaults_to_max() {
+    let server = start();
+    let before = server.established().unwrap();
+    let bare = r2d2::Pool::builder().max_size(20).build(redis::Client::open(server.url()).unwrap()).unwrap();
+    until(FROZEN, || server.established().unwrap() - before == 20);
+    drop(bare);
+    until(FROZEN, || server.established().unwrap() == before);
+    let pool: blocking::ResourcePool = pool_of(config(&server).pool_size(20)).into();
+    drop(pool.redis().unwrap());
+    // The shared one, the prober's, and the one that was asked for.
+    assert!(server.established().unwrap() - before <= 3, "{}", server.established().unwrap());
+}
+
+#[test]
+fn redis_trap_threads_per_pool() {
+    let server = start();
+    let workers = || common::threads().into_iter().filter(|name| name.contains("r2d2")).count();
+    let bare: Vec<_> = (0..4)
+        .map(|_| r2d2::Pool::builder().max_size(1).build(redis::Client::open(server.url()).unwrap()).unwrap())
+        .collect();
+    let control = workers();
+    assert!(control >= 12, "{control}");
+    let pools: Vec<_> = (0..4).map(|_| blocking_pool(&server)).collect();
+    pools.iter().for_each(|pool| drop(pool.redis().unwrap()));
+    assert!(workers() - control <= 2, "{}", workers() - control);
+    drop(bare);
+}
+
+#[test]
+fn redis_trap_connections_outlive_their_lifetime() {
+    let server = start();
+    let lifetime = Duration::from_millis(300);
+    let bare = r2d2::Pool::builder()
+        .max_size(1)
+        .max_lifetime(Some(lifetime))
+        .build(redis::Client::open(server.url()).unwrap())
+        .unwrap();
+    let mut short = config(&server).pool_size(1);
+    short.max_lifetime = lifetime;
+    let pool: blocking::ResourcePool = pool_of(short).into();
+    let id = |connection: &mut dyn FnMut() -> i64| connection();
+    let ours = || redis::cmd("CLIENT").arg("ID").query::<i64>(&mut pool.redis().unwrap()).unwrap();
+    let theirs = || redis::cmd("CLIENT").arg("ID").query::<i64>(&mut *bare.get().unwrap()).unwrap();
+    let (first, control) = (id(&mut { ours }), id(&mut { theirs }));
+    let started = Instant::now();
+    until(FROZEN, || started.elapsed() > lifetime * 2);
+    assert_eq!(theirs(), control, "r2d2's reaper comes every 30 s");
+    assert_ne!(ours(), first);
+}
+
+#[tokio::test]
+async fn redis_trap_manager_fails_the_first_call_after_a_loss() {
+    let server = start();
+    let mut bare = redis::Client::open(server.url()).unwrap().get_connection_manager().await.unwrap();
+    let pool = pool(&server);
+    let mut redis = pool.redis().await.unwrap();
+    let () = bare.set("key", 1).await.unwrap();
+    let () = redis.set("key", 1).await.unwrap();
+    server.kill().unwrap();
+    server.restart().unwrap();
+    // While idle, ours came back by itself.
+    until_async(FROZEN, async || pool.status().resource("redis").unwrap().generation == 2).await;
+    assert!(bare.set::<_, _, ()>("key", 2).await.is_err());
+    redis.set::<_, _, ()>("key", 2).await.unwrap();
+}
+
+#[test]
+fn redis_trap_manager_reconnects_on_the_callers_runtime() {
+    let server = start();
+    let first = tokio::runtime::Runtime::new().unwrap();
+    let second = tokio::runtime::Runtime::new().unwrap();
+    let third = tokio::runtime::Runtime::new().unwrap();
+    let client = redis::Client::open(server.url()).unwrap();
+    let mut bare = first.block_on(client.get_connection_manager()).unwrap();
+    let pool = pool(&server);
+    let mut redis = first.block_on(pool.redis()).unwrap();
+    server.kill().unwrap();
+    server.restart().unwrap();
+    second.block_on(async {
+        until_async(FROZEN, async || bare.set::<_, _, ()>("key", 1).await.is_ok()).await;
+        until_async(FROZEN, async || redis.set::<_, _, ()>("key", 1).await.is_ok()).await;
+    });
+    drop(second);
+    third.block_on(async {
+        assert!(bare.get::<_, i64>("key").await.is_err());
+        assert_eq!(redis.get::<_, i64>("key").await.unwrap(), 1);
+    });
+}
+
+#[tokio::test]
+async fn redis_trap_manager_gives_up_late() {
+    let refused = "redis://127.0.0.1:1/0";
+    let started = Instant::now();
+    assert!(pool_of(RedisConfig::url(refused)).redis().await.is_err());
+    let ours = started.elapsed();
+    assert!(ours < Duration::from_secs(1), "{ours:?}");
+    let started = Instant::now();
+    let manager = redis::Client::open(refused).unwrap();
+    let control = tokio::time::timeout(ours * 2, manager.get_connection_manager()).await;
+    assert!(control.is_err(), "the stock manager was to be trying still after {:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn redis_trap_blocking_command_stalls_a_multiplexed_connection() {
+    let server = start();
+    let settings = redis::AsyncConnectionConfig::new().set_response_timeout(None);
+    let bare = redis::Client::open(server.url()).unwrap();
+    let bare = bare.get_multiplexed_async_connection_with_config(&settings).await.unwrap();
+    let stalled = async |mut one: redis::aio::MultiplexedConnection| {
+        let mut other = one.clone();
+        let blocking = tokio::spawn(async move { one.blpop::<_, Option<(String, String)>>("never", 2.0).await });
+        until(FROZEN, || server_has_blocked_client(&server));
+        let started = Instant::now();
+        let () = other.ping().await.unwrap();
+        blocking.await.unwrap().unwrap();
+        started.elapsed()
+    };
+    let control = stalled(bare).await;
+    assert!(control > Duration::from_secs(1), "{control:?}");
+
+    let pool = pool(&server);
+    let mut redis = pool.redis().await.unwrap();
+    let mut other = Redis::clone(&redis);
+    let blocking = tokio::spawn(async move { redis.blpop::<_, Option<(String, String)>>("never", 2.0).await });
+    until(FROZEN, || server_has_blocked_client(&server));
+    let started = Instant::now();
+    let () = other.ping().await.unwrap();
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    blocking.await.unwrap().unwrap();
 }

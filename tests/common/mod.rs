@@ -1,0 +1,59 @@
+//! Waiting for conditions, with a limit.
+
+#![allow(dead_code, missing_docs, reason = "each test file uses some of it")]
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Waits until this holds.
+#[track_caller]
+pub fn until(limit: Duration, mut holds: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !holds() {
+        assert!(started.elapsed() < limit, "not so within {limit:?}");
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// Waits until this holds.
+pub async fn until_async(limit: Duration, mut holds: impl AsyncFnMut() -> bool) {
+    let started = Instant::now();
+    while !holds().await {
+        assert!(started.elapsed() < limit, "not so within {limit:?}");
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Waits until there is one.
+pub async fn eventually<T>(limit: Duration, mut get: impl AsyncFnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(value) = get().await {
+            return value;
+        }
+        assert!(started.elapsed() < limit, "none within {limit:?}");
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// A limit on whatever may hang, with the output or a panic.
+pub trait Within: Future + Sized {
+    fn within(self, limit: Duration) -> impl Future<Output = Self::Output> {
+        async move {
+            match tokio::time::timeout(limit, self).await {
+                Ok(output) => output,
+                Err(_) => panic!("not done within {limit:?}"),
+            }
+        }
+    }
+}
+
+impl<F: Future> Within for F {}
+
+/// The names of this process's threads.
+pub fn threads() -> Vec<String> {
+    let tasks = std::fs::read_dir("/proc/self/task").expect("/proc");
+    tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok()).collect()
+}
