@@ -91,7 +91,10 @@ impl<P> Builder<P> {
     }
 
     /// Reads these variables instead of the process's environment.
-    pub fn environment<K: Into<String>, V: Into<String>>(mut self, variables: impl IntoIterator<Item = (K, V)>) -> Self {
+    pub fn environment<K: Into<String>, V: Into<String>>(
+        mut self,
+        variables: impl IntoIterator<Item = (K, V)>,
+    ) -> Self {
         self.environment = Environment::fixed(variables.into_iter().map(|(key, value)| (key.into(), value.into())));
         self
     }

@@ -400,7 +400,11 @@ pub(crate) fn start(registry: &Arc<Registry>, reason: Reason, deadline: Option<D
 }
 
 /// Closes one resource; the pool stays open.
-pub(crate) async fn close_one(registry: &Arc<Registry>, slot: Arc<dyn AnySlot>, reason: Reason) -> Result<CloseReport, Error> {
+pub(crate) async fn close_one(
+    registry: &Arc<Registry>,
+    slot: Arc<dyn AnySlot>,
+    reason: Reason,
+) -> Result<CloseReport, Error> {
     let (report, done) = oneshot::channel();
     let registry = Arc::clone(registry);
     let name = Arc::clone(&slot.life().name);
@@ -475,7 +479,12 @@ async fn close_pool(registry: &Arc<Registry>, reason: Reason, limit: Duration) -
     report
 }
 
-async fn close_slots(registry: &Arc<Registry>, slots: Vec<Arc<dyn AnySlot>>, reason: Reason, limit: Duration) -> CloseReport {
+async fn close_slots(
+    registry: &Arc<Registry>,
+    slots: Vec<Arc<dyn AnySlot>>,
+    reason: Reason,
+    limit: Duration,
+) -> CloseReport {
     let started = Instant::now();
     let deadline = started + limit;
     let status = registry.status();
@@ -518,12 +527,16 @@ async fn close_slots(registry: &Arc<Registry>, slots: Vec<Arc<dyn AnySlot>>, rea
 /// Waits for work, not for idle handles: those only for a moment.
 async fn drain(context: &Arc<Context>, slots: &[Arc<dyn AnySlot>], lives: &[Arc<Life>], limit: Duration) {
     let held = context.options.close.held;
-    let flushed = in_parallel(context, limit, slots.iter().cloned().map(|slot| async move {
-        let name = Arc::clone(&slot.life().name);
-        if let Err(error) = slot.flush().await {
-            tracing::warn!(resource = %name, %error, "flushing failed");
-        }
-    }));
+    let flushed = in_parallel(
+        context,
+        limit,
+        slots.iter().cloned().map(|slot| async move {
+            let name = Arc::clone(&slot.life().name);
+            if let Err(error) = slot.flush().await {
+                tracing::warn!(resource = %name, %error, "flushing failed");
+            }
+        }),
+    );
     let worked = async {
         for life in lives {
             let slot = slots.iter().find(|slot| Arc::ptr_eq(slot.life(), life));
@@ -632,9 +645,9 @@ impl Edges {
 
     /// How many levels of dependants close before it.
     fn depth(&self, name: &str) -> usize {
-        self.0.get(name).map_or(0, |dependants| {
-            dependants.iter().map(|dependant| self.depth(dependant) + 1).max().unwrap_or(0)
-        })
+        self.0
+            .get(name)
+            .map_or(0, |dependants| dependants.iter().map(|dependant| self.depth(dependant) + 1).max().unwrap_or(0))
     }
 }
 
@@ -654,7 +667,9 @@ async fn run_step(registry: Arc<Registry>, step: Step, budget: Duration, late: b
     };
     let mut outcome = match &mut ended {
         None => Outcome::Skipped,
-        Some(ended) => within(budget, ended).await.map_or(Outcome::TimedOut, |outcome| outcome.unwrap_or(Outcome::TimedOut)),
+        Some(ended) => {
+            within(budget, ended).await.map_or(Outcome::TimedOut, |outcome| outcome.unwrap_or(Outcome::TimedOut))
+        }
     };
     if matches!(outcome, Outcome::TimedOut | Outcome::Skipped)
         && let Some(slot) = &slot

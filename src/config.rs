@@ -384,4 +384,3 @@ pub(crate) mod optional_millis {
         Ok((millis > 0).then(|| Duration::from_millis(millis)))
     }
 }
-

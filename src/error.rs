@@ -29,7 +29,9 @@ pub enum Error {
         problem: String,
     },
     /// No resource has this name.
-    #[error("no resource is named {name:?}; the names here are {known}. Configure it with `builder().named(..)`, `[named.KIND.NAME]` in TOML, or a `*_with` call")]
+    #[error(
+        "no resource is named {name:?}; the names here are {known}. Configure it with `builder().named(..)`, `[named.KIND.NAME]` in TOML, or a `*_with` call"
+    )]
     UnknownName {
         /// The name that was asked for.
         name: String,
@@ -73,6 +75,16 @@ pub enum Error {
         /// The driver's error.
         source: Source,
     },
+    /// It was sent, and no answer tells whether the server took it. Trying again may do it twice.
+    #[error("{resource}: {action}: the outcome is unknown: {source}")]
+    OutcomeUnknown {
+        /// The resource's name.
+        resource: Arc<str>,
+        /// What was tried.
+        action: String,
+        /// Why no answer came.
+        source: Source,
+    },
     /// The pool or resource is closing; nothing new is leased or connected.
     #[error("{resource} is closing")]
     Closing {
@@ -86,7 +98,9 @@ pub enum Error {
         resource: Arc<str>,
     },
     /// A blocking acquire would have had to wait on a thread that drives async tasks.
-    #[error("{resource}: a blocking acquire cannot wait on a current-thread runtime; use the async facade or `spawn_blocking`")]
+    #[error(
+        "{resource}: a blocking acquire cannot wait on a current-thread runtime; use the async facade or `spawn_blocking`"
+    )]
     InAsyncContext {
         /// The resource's name.
         resource: Arc<str>,

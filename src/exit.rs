@@ -72,14 +72,18 @@ fn close_pools(reason: Reason) -> Vec<String> {
         std::mem::forget(pool);
     }
     if !hanging.is_empty() {
-        platform::write_stderr(&format!("resource-pool: closing did not end in time; still running: {}\n", hanging.join(", ")));
+        platform::write_stderr(&format!(
+            "resource-pool: closing did not end in time; still running: {}\n",
+            hanging.join(", ")
+        ));
     }
     hanging
 }
 
 /// The longest that any pool may take to close.
 fn longest() -> Duration {
-    let limits = POOLS.lock().iter().filter_map(Weak::upgrade).map(|pool| pool.context.options.close.worst_case()).max();
+    let limits =
+        POOLS.lock().iter().filter_map(Weak::upgrade).map(|pool| pool.context.options.close.worst_case()).max();
     limits.unwrap_or(WATCHDOG)
 }
 

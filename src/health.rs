@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::config::millis;
 use crate::error::Error;
+use crate::probe::ping;
 use crate::registry::Registry;
 use crate::runtime::{self, within};
 use crate::slot::AnySlot;
@@ -90,7 +91,7 @@ pub struct HealthEntry {
     pub name: Arc<str>,
     /// The verdict.
     pub health: Health,
-    /// How long the round trip took, if there was one that ended.
+    /// How long the round trip took, if it was answered.
     pub latency: Option<Duration>,
     /// The state of its life.
     pub state: State,
@@ -188,8 +189,11 @@ async fn probe_all(registry: &Registry, options: &HealthOptions) -> HealthReport
     let mut entries = Vec::new();
     let mut checks = JoinSet::new();
     for (name, slot) in registry.configured() {
-        let criticality =
-            if options.optional.iter().any(|optional| **optional == *name) { Criticality::Optional } else { Criticality::Required };
+        let criticality = if options.optional.iter().any(|optional| **optional == *name) {
+            Criticality::Optional
+        } else {
+            Criticality::Required
+        };
         match (slot, runtime::prober()) {
             (Ok(slot), Ok(prober)) => {
                 entries.push(before(&slot, criticality, options.all));
@@ -261,23 +265,20 @@ fn round_trip(
     if entry.state != State::Ready {
         return None;
     }
-    let ping = slot.ping()?;
     Some(async move {
         let started = Instant::now();
-        let outcome = within(each, ping).await;
+        let answer = ping(&slot, each).await;
         let latency = started.elapsed();
-        match outcome {
-            Ok(Ok(())) => {
+        match answer {
+            Some(Ok(())) => {
                 let is_slow = latency > slow;
                 entry.health = if is_slow { Health::Warn } else { Health::Pass };
                 entry.error = is_slow.then(|| format!("slow: over {slow:?}"));
                 entry.latency = Some(latency);
             }
-            Ok(Err(failure)) => {
-                entry.error = Some(failure.to_string());
-                entry.latency = Some(latency);
-            }
-            Err(_elapsed) => entry.error = Some(format!("no answer within {each:?}")),
+            Some(Err(error)) => entry.error = Some(error.to_string()),
+            // Closed since it was looked at.
+            None => {}
         }
         entry
     })

@@ -123,7 +123,8 @@ impl<H: Clone + Send + Sync + 'static> Ledger<H> {
     /// Opens for leasing with this handle.
     pub(crate) fn open(&self, handle: &H, generation: u64, life: &Arc<Life>) {
         for seat in &self.seats {
-            let tenancy = Tenancy { handle: handle.clone(), generation, life: Arc::clone(life), seat: Arc::clone(seat) };
+            let tenancy =
+                Tenancy { handle: handle.clone(), generation, life: Arc::clone(life), seat: Arc::clone(seat) };
             seat.0.lock().open = Some(Arc::new(tenancy));
         }
     }

@@ -60,7 +60,10 @@ macro_rules! acquire {
         /// default one. Cancel-safe in the same way.
         #[cfg(feature = $feature)]
         #[track_caller]
-        pub fn $named<'a>(&'a self, name: &'a str) -> impl Future<Output = Result<Lease<$handle>, Error>> + Send + use<'a> {
+        pub fn $named<'a>(
+            &'a self,
+            name: &'a str,
+        ) -> impl Future<Output = Result<Lease<$handle>, Error>> + Send + use<'a> {
             let claim = Claim::shared();
             async move { self.acquire(&self.registry().named::<$config>(name)?, claim).await }
         }
@@ -72,7 +75,11 @@ macro_rules! acquire {
         /// default one. Cancel-safe in the same way.
         #[cfg(feature = $feature)]
         #[track_caller]
-        pub fn $with<'a>(&'a self, name: &'a str, config: $config) -> impl Future<Output = Result<Lease<$handle>, Error>> + Send + use<'a> {
+        pub fn $with<'a>(
+            &'a self,
+            name: &'a str,
+            config: $config,
+        ) -> impl Future<Output = Result<Lease<$handle>, Error>> + Send + use<'a> {
             let claim = Claim::shared();
             async move { self.acquire(&self.registry().with(name, config)?, claim).await }
         }
@@ -93,7 +100,15 @@ impl ResourcePool {
 
     acquire!("mongodb", "MongoDB", mongodb::Client, MongoConfig, mongo, mongo_named, mongo_with);
     acquire!("rabbitmq", "RabbitMQ", RabbitMq, RabbitMqConfig, rabbitmq, rabbitmq_named, rabbitmq_with);
-    acquire!("clickhouse", "ClickHouse", clickhouse::Client, ClickHouseConfig, clickhouse, clickhouse_named, clickhouse_with);
+    acquire!(
+        "clickhouse",
+        "ClickHouse",
+        clickhouse::Client,
+        ClickHouseConfig,
+        clickhouse,
+        clickhouse_named,
+        clickhouse_with
+    );
     acquire!("redis", "Redis", Redis, RedisConfig, redis, redis_named, redis_with);
 
     /// A lease of a registered resource.
@@ -105,7 +120,10 @@ impl ResourcePool {
     /// # Cancel safety
     /// Dropping the future stops only the waiting.
     #[track_caller]
-    pub fn get<'a, R: Resource>(&'a self, name: &'a str) -> impl Future<Output = Result<Lease<R::Handle>, Error>> + Send + use<'a, R> {
+    pub fn get<'a, R: Resource>(
+        &'a self,
+        name: &'a str,
+    ) -> impl Future<Output = Result<Lease<R::Handle>, Error>> + Send + use<'a, R> {
         let claim = Claim::shared();
         async move { self.acquire(&self.registry().get::<R>(name)?, claim).await }
     }
@@ -119,7 +137,10 @@ impl ResourcePool {
     ///
     /// # Cancel safety
     /// Dropping the future stops only the waiting.
-    pub async fn warm_up<'a>(&self, names: impl IntoIterator<Item = &'a str> + Send) -> Vec<(String, Result<(), Error>)> {
+    pub async fn warm_up<'a>(
+        &self,
+        names: impl IntoIterator<Item = &'a str> + Send,
+    ) -> Vec<(String, Result<(), Error>)> {
         self.registry().arm();
         let connecting: Vec<_> = names
             .into_iter()
@@ -250,7 +271,12 @@ impl ResourcePool {
     ///
     /// # Errors
     /// [`Error::Closing`], [`Error::Closed`].
-    pub fn on_close(&self, name: &str, phase: Phase, run: impl FnOnce() -> Result<(), BoxError> + Send + 'static) -> Result<(), Error> {
+    pub fn on_close(
+        &self,
+        name: &str,
+        phase: Phase,
+        run: impl FnOnce() -> Result<(), BoxError> + Send + 'static,
+    ) -> Result<(), Error> {
         self.registry().on_close(name, phase, run, || true)
     }
 
@@ -285,7 +311,11 @@ impl ResourcePool {
         &self.owner.0
     }
 
-    pub(crate) async fn acquire<R: Resource, T: ?Sized + 'static>(&self, slot: &Arc<Slot<R>>, claim: Claim) -> Result<Lease<T>, Error>
+    pub(crate) async fn acquire<R: Resource, T: ?Sized + 'static>(
+        &self,
+        slot: &Arc<Slot<R>>,
+        claim: Claim,
+    ) -> Result<Lease<T>, Error>
     where
         R::Handle: Provide<T>,
     {

@@ -8,16 +8,16 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::config::millis;
-use crate::error::{BoxError, Failure, Source};
+use crate::error::{BoxError, Source, panic_message};
 use crate::runtime::{self, within};
 use crate::slot::AnySlot;
 
@@ -41,12 +41,7 @@ pub struct ProbeOptions {
 
 impl Default for ProbeOptions {
     fn default() -> Self {
-        ProbeOptions {
-            enabled: true,
-            interval: Duration::from_millis(500),
-            limit: Duration::from_secs(1),
-            strikes: 3,
-        }
+        ProbeOptions { enabled: true, interval: Duration::from_millis(500), limit: Duration::from_secs(1), strikes: 3 }
     }
 }
 
@@ -67,22 +62,17 @@ pub(crate) fn watch(slot: Weak<dyn AnySlot>, generation: u64, options: ProbeOpti
 async fn probe(slot: Weak<dyn AnySlot>, generation: u64, options: ProbeOptions) {
     let mut strikes = 0;
     loop {
-        // After a strike the next probe follows at once: its limit is pause enough.
-        if strikes == 0 {
-            tokio::time::sleep(options.interval).await;
-        }
-        let Some(ping) = slot.upgrade().and_then(AnySlot::ping) else { return };
-        let cause: BoxError = match within(options.limit, ping).await {
-            Ok(Ok(())) => {
+        // After a strike the next probe follows sooner: a limit that passed is pause enough.
+        tokio::time::sleep(if strikes == 0 { options.interval } else { options.interval / 5 }).await;
+        let Some(alive) = slot.upgrade() else { return };
+        let Some(answer) = ping(&alive, options.limit).await else { return };
+        drop(alive);
+        let cause = match answer {
+            Ok(()) => {
                 strikes = 0;
                 continue;
             }
-            Ok(Err(Failure { source, .. })) => {
-                // An error comes at once, so without a pause the strikes would be one.
-                tokio::time::sleep(options.interval / 5).await;
-                source
-            }
-            Err(_elapsed) => format!("no answer to a probe within {:?}", options.limit).into(),
+            Err(cause) => cause,
         };
         strikes += 1;
         let Some(slot) = slot.upgrade() else { return };
@@ -91,6 +81,24 @@ async fn probe(slot: Weak<dyn AnySlot>, generation: u64, options: ProbeOptions) 
             return slot.lost(generation, Source::from(cause));
         }
     }
+}
+
+/// One ping within a limit, in a task of its own so that a panic is an answer too. `None` if
+/// there is nothing to ping.
+pub(crate) async fn ping(slot: &Arc<dyn AnySlot>, limit: Duration) -> Option<Result<(), BoxError>> {
+    let ping = Arc::clone(slot).ping()?;
+    let mut task = JoinSet::new();
+    task.spawn(ping);
+    let started = Instant::now();
+    Some(match within(limit, task.join_next()).await {
+        Ok(Some(Ok(Ok(())))) => Ok(()),
+        Ok(Some(Ok(Err(failure)))) => Err(failure.source),
+        Ok(Some(Err(join))) if join.is_panic() => {
+            Err(format!("the ping panicked: {}", panic_message(&*join.into_panic())).into())
+        }
+        Ok(_) => Err("the prober has ended".into()),
+        Err(_elapsed) => Err(format!("no answer to a ping within {:.1?}", started.elapsed()).into()),
+    })
 }
 
 /// Cuts all streams that were put under it, so that whoever awaits an answer gets an error.
@@ -127,7 +135,8 @@ impl KillSwitch {
 
     /// Puts an async stream under the switch.
     pub fn guard<S>(&self, stream: S) -> Killable<S> {
-        Killable { stream, cut: Box::pin(self.token.clone().cancelled_owned()) }
+        let cut = || Box::pin(self.token.clone().cancelled_owned());
+        Killable { stream, reading: cut(), writing: cut() }
     }
 
     /// Puts a stream that threads block on under the switch, until the guard drops.
@@ -169,33 +178,37 @@ impl Drop for Guarded {
 /// A stream that fails as soon as its [`KillSwitch`] is thrown.
 pub struct Killable<S> {
     stream: S,
-    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    // Two, as reader and writer may be different tasks, and each has to be woken.
+    reading: Cut,
+    writing: Cut,
 }
+
+type Cut = Pin<Box<WaitForCancellationFutureOwned>>;
 
 impl<S> Killable<S> {
     /// The stream itself.
     pub fn get_ref(&self) -> &S {
         &self.stream
     }
+}
 
-    fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
-        match self.cut.as_mut().poll(context) {
-            Poll::Ready(()) => Err(was_cut()),
-            Poll::Pending => Ok(()),
-        }
+fn check(cut: &mut Cut, context: &mut Context<'_>) -> io::Result<()> {
+    match cut.as_mut().poll(context) {
+        Poll::Ready(()) => Err(was_cut()),
+        Poll::Pending => Ok(()),
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Killable<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.check(cx)?;
+        check(&mut self.reading, cx)?;
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Killable<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.check(cx)?;
+        check(&mut self.writing, cx)?;
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
@@ -204,7 +217,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Killable<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.check(cx)?;
+        check(&mut self.writing, cx)?;
         Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
     }
 
@@ -213,12 +226,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Killable<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.check(cx)?;
+        check(&mut self.writing, cx)?;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.check(cx)?;
+        check(&mut self.writing, cx)?;
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
@@ -230,5 +243,8 @@ impl<S: fmt::Debug> fmt::Debug for Killable<S> {
 }
 
 fn was_cut() -> io::Error {
-    io::Error::new(io::ErrorKind::ConnectionAborted, "cut by the pool: the server stopped answering, or the resource is closed")
+    io::Error::new(
+        io::ErrorKind::ConnectionAborted,
+        "cut by the pool: the server stopped answering, or the resource is closed",
+    )
 }

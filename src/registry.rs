@@ -275,8 +275,7 @@ impl Registry {
             Ok(config) => config.resources().into_iter().map(|(name, _)| Arc::from(name)).collect(),
             Err(error) => return vec![(Arc::from("configuration"), Err(error.clone()))],
         };
-        let mut all: BTreeMap<_, _> =
-            names.into_iter().map(|name| (Arc::clone(&name), self.slot(&name))).collect();
+        let mut all: BTreeMap<_, _> = names.into_iter().map(|name| (Arc::clone(&name), self.slot(&name))).collect();
         all.extend(self.slots().into_iter().map(|slot| (Arc::clone(&slot.life().name), Ok(slot))));
         all.into_iter().collect()
     }
@@ -412,7 +411,9 @@ impl Registry {
     pub(crate) async fn is_healthy(&self, name: &str) -> bool {
         let Some(me) = self.me.upgrade() else { return false };
         let report = health::check(&me).await;
-        report.entry(name).is_some_and(|entry| matches!(entry.health, health::Health::Pass | health::Health::Warn) && entry.state == State::Ready)
+        report.entry(name).is_some_and(|entry| {
+            matches!(entry.health, health::Health::Pass | health::Health::Warn) && entry.state == State::Ready
+        })
     }
 
     pub(crate) fn effective_config(&self, name: &str) -> Option<String> {
@@ -421,7 +422,8 @@ impl Registry {
     }
 
     fn unknown(&self, name: &str) -> Error {
-        let mut known: Vec<String> = self.config.as_ref().map(Config::resources).unwrap_or_default().into_iter().map(|(name, _)| name).collect();
+        let mut known: Vec<String> =
+            self.config.as_ref().map(Config::resources).unwrap_or_default().into_iter().map(|(name, _)| name).collect();
         known.extend(self.entries.read().keys().map(|name| name.to_string()));
         known.sort();
         known.dedup();

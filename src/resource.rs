@@ -58,11 +58,7 @@ pub trait Resource: Send + Sync + Sized + 'static {
 
     /// Comes back after a loss. Unless overridden, closes what is lost and connects anew, so
     /// that leases taken from then on have the new handle.
-    fn recover(
-        &self,
-        link: &Link,
-        lost: Self::Handle,
-    ) -> impl Future<Output = Result<Self::Handle, Failure>> + Send {
+    fn recover(&self, link: &Link, lost: Self::Handle) -> impl Future<Output = Result<Self::Handle, Failure>> + Send {
         async move {
             // What is lost may fail to say goodbye; that is no reason not to connect again.
             if let Err(error) = self.close(lost).await {

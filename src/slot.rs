@@ -229,7 +229,8 @@ impl<R: Resource> Slot<R> {
         let mut pauses = retry.pauses();
         let outcome = loop {
             attempts += 1;
-            let failure = match self.attempt().await {
+            let limit = self.context.options.connect_timeout.min(retry.budget.saturating_sub(started.elapsed()));
+            let failure = match self.attempt(limit).await {
                 Ok(handle) => break Ok(handle),
                 Err(failure) => failure,
             };
@@ -254,9 +255,8 @@ impl<R: Resource> Slot<R> {
     }
 
     /// One attempt within its limit, in a task of its own so that a panic is an error.
-    async fn attempt(self: &Arc<Self>) -> Result<R::Handle, Failure> {
+    async fn attempt(self: &Arc<Self>, limit: Duration) -> Result<R::Handle, Failure> {
         let me = Arc::clone(self);
-        let limit = self.context.options.connect_timeout;
         // A set, because dropping it aborts what is in it.
         let mut attempt = JoinSet::new();
         attempt.spawn(async move {
@@ -269,7 +269,7 @@ impl<R: Resource> Slot<R> {
         });
         match attempt.join_next().await {
             Some(Ok(Ok(outcome))) => outcome,
-            Some(Ok(Err(_elapsed))) => Err(Failure::transient(format!("no answer within {limit:?}"))),
+            Some(Ok(Err(_elapsed))) => Err(Failure::transient(format!("no answer within {limit:.1?}"))),
             Some(Err(join)) if join.is_panic() => {
                 Err(Failure::permanent(format!("connecting panicked: {}", panic_message(&*join.into_panic()))))
             }
@@ -373,7 +373,7 @@ impl<R: Resource> Slot<R> {
         let started = Instant::now();
         let retry = &self.context.options.retry;
         for (attempts, pause) in (1..).zip(retry.recovery_pauses()) {
-            let failure = match self.attempt().await {
+            let failure = match self.attempt(self.context.options.connect_timeout).await {
                 Ok(handle) => {
                     std::mem::forget(unfinished);
                     return self.ready(handle);
@@ -484,8 +484,8 @@ impl<R: Resource> AnySlot for Slot<R> {
     fn begin_close(&self) -> bool {
         let mut inner = self.life.inner.lock();
         inner.recovering = false;
-        for task in [inner.connecting.take(), inner.probing.take()].into_iter().flatten() {
-            task.abort();
+        if let Some(connecting) = inner.connecting.take() {
+            connecting.abort();
         }
         let begun = match inner.state {
             State::Closed | State::Draining => false,
@@ -528,6 +528,10 @@ impl<R: Resource> AnySlot for Slot<R> {
         let mut inner = self.life.inner.lock();
         inner.shut = true;
         self.ledger.shut();
+        // Until here it ended what was stuck in the drain.
+        if let Some(probing) = inner.probing.take() {
+            probing.abort();
+        }
         drop(inner);
         self.life.changed.notify_waiters();
     }

@@ -40,7 +40,7 @@ fn blocking_pool(server: &Service) -> blocking::ResourcePool {
     pool(server).into()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_async_connects_leases_and_closes() {
     let server = start();
     let before = server.established().unwrap();
@@ -79,7 +79,7 @@ fn redis_blocking_checks_out_and_returns() {
     assert_eq!(server.established().unwrap(), before);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_sets_with_every_option_and_pipelines() {
     let server = start();
     let pool = pool(&server);
@@ -114,7 +114,7 @@ async fn redis_sets_with_every_option_and_pipelines() {
     assert_eq!(redis.get::<_, i64>("ex").unwrap(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_publishes_and_subscribes() {
     let server = start();
     let pool = pool(&server);
@@ -129,14 +129,14 @@ async fn redis_publishes_and_subscribes() {
     let blocking = blocking::ResourcePool::from(pool.clone());
     let listener = thread::spawn(move || {
         let mut redis = blocking.redis().unwrap();
-        let mut messages = redis.subscribe(["ticks", "bars"]).unwrap();
+        let mut messages = redis.subscribe(&["ticks", "bars"]).unwrap();
         messages.next().unwrap().unwrap().get_payload::<String>().unwrap()
     });
     until_async(FROZEN, async || redis.publish::<_, _, i64>("bars", "two").await.unwrap() > 0).await;
     assert_eq!(listener.join().unwrap(), "two");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_exclusive_runs_watch_and_multi() {
     let server = start();
     let pool = pool(&server);
@@ -206,7 +206,7 @@ fn redis_exhausted_pool_names_the_holder() {
     assert_eq!(pool.health_check().unwrap().entry("redis").unwrap().health, Health::Pass);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_frozen_during_a_command() {
     let server = start();
     let pool = pool(&server);
@@ -240,7 +240,7 @@ async fn redis_frozen_during_a_command() {
     assert_eq!(blocking.redis().unwrap().get::<_, i64>("key").unwrap(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_frozen_at_connect() {
     let server = start();
     server.freeze().unwrap();
@@ -254,7 +254,7 @@ async fn redis_frozen_at_connect() {
     let () = redis.set("key", 1).await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_frozen_at_health() {
     let server = start();
     let pool = pool(&server);
@@ -267,7 +267,7 @@ async fn redis_frozen_at_health() {
     assert!(!report.is_healthy());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_frozen_at_close() {
     let server = start();
     let pool = pool(&server);
@@ -282,7 +282,7 @@ async fn redis_frozen_at_close() {
     assert!(in_flight.await.unwrap().is_err());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_slow_but_living_commands_are_not_cut() {
     let server = start();
     let pool = pool(&server);
@@ -301,7 +301,7 @@ async fn redis_slow_but_living_commands_are_not_cut() {
     assert_eq!(pool.status().resource("redis").unwrap().generation, 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_killed_and_restarted_under_the_same_guard() {
     let server = start();
     let pool = pool(&server);
@@ -317,7 +317,7 @@ async fn redis_killed_and_restarted_under_the_same_guard() {
     until(FROZEN, || blocking.redis().is_ok_and(|mut redis| redis.get::<_, i64>("key").is_ok()));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_close_leaves_no_guard_working() {
     let server = start();
     let before = server.established().unwrap();
@@ -343,7 +343,7 @@ fn server_has_blocked_client(server: &Service) -> bool {
     info.contains("blocked_clients:1")
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_scoped_closes_by_drop_by_question_mark_and_by_panic() {
     let server = start();
     let before = server.established().unwrap();
@@ -494,7 +494,7 @@ fn redis_blocking_acquire_waits_only_where_it_may() {
     single.block_on(async { pool.redis().map(drop) }).unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_bad_input_is_a_clear_error_in_time() {
     let server = start();
     let secret = "s3cr3t@:/%";
@@ -612,7 +612,7 @@ fn redis_trap_connections_outlive_their_lifetime() {
     assert_ne!(ours(), first);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_trap_manager_fails_the_first_call_after_a_loss() {
     let server = start();
     let mut bare = redis::Client::open(server.url()).unwrap().get_connection_manager().await.unwrap();
@@ -651,7 +651,7 @@ fn redis_trap_manager_reconnects_on_the_callers_runtime() {
     });
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_trap_manager_gives_up_late() {
     let refused = "redis://127.0.0.1:1/0";
     let started = Instant::now();
@@ -664,7 +664,7 @@ async fn redis_trap_manager_gives_up_late() {
     assert!(control.is_err(), "the stock manager was to be trying still after {:?}", started.elapsed());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_trap_blocking_command_stalls_a_multiplexed_connection() {
     let server = start();
     let settings = redis::AsyncConnectionConfig::new().set_response_timeout(None);

@@ -14,7 +14,10 @@ use std::time::{Duration, Instant};
 use once_cell::sync::OnceCell;
 use parking_lot::RwLock;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
-use redis::{AsyncConnectionConfig, Cmd, ConnectionAddr, IntoConnectionInfo, Pipeline, RedisConnectionInfo, RedisError, RedisFuture, RedisResult, Value};
+use redis::{
+    AsyncConnectionConfig, Cmd, ConnectionAddr, IntoConnectionInfo, Pipeline, RedisConnectionInfo, RedisError,
+    RedisFuture, RedisResult, Value,
+};
 use scheduled_thread_pool::ScheduledThreadPool;
 use serde::Deserialize;
 use socket2::{SockRef, TcpKeepalive};
@@ -29,8 +32,8 @@ use crate::lease::{Claim, Lease};
 use crate::probe::{Guarded, KillSwitch, Killable};
 use crate::resource::{Link, Resource, Work};
 use crate::runtime::block;
-use crate::slot::BoxFuture;
 use crate::scoped::{self, Scoped};
+use crate::slot::BoxFuture;
 use crate::status::Usage;
 
 /// How to reach a Redis; `[redis]` or `[named.redis.NAME]` in TOML.
@@ -352,7 +355,10 @@ impl Redis {
         Ok((own, permit))
     }
 
-    async fn on_pool_runtime<T: Send + 'static>(&self, open: impl Future<Output = RedisResult<T>> + Send + 'static) -> RedisResult<T> {
+    async fn on_pool_runtime<T: Send + 'static>(
+        &self,
+        open: impl Future<Output = RedisResult<T>> + Send + 'static,
+    ) -> RedisResult<T> {
         let limit = self.inner.config.connect_timeout;
         let opening = self.inner.runtime.spawn(async move { tokio::time::timeout(limit, open).await });
         match opening.await {
@@ -398,7 +404,8 @@ impl Inner {
     async fn open_shared(self: &Arc<Self>) -> Result<(), Failure> {
         let switch = self.switch.read().clone();
         let (connection, driver) = open(&self.config, &switch).await.map_err(|error| {
-            let permanent = matches!(error.kind(), redis::ErrorKind::AuthenticationFailed | redis::ErrorKind::InvalidClientConfig);
+            let permanent =
+                matches!(error.kind(), redis::ErrorKind::AuthenticationFailed | redis::ErrorKind::InvalidClientConfig);
             let source = redacted(error, &self.config.secrets());
             if permanent { Failure::permanent(source) } else { Failure::transient(source) }
         })?;
@@ -439,7 +446,9 @@ impl Inner {
     /// The connections for threads; opened on demand, by workers that all such pools share.
     fn threads(self: &Arc<Self>) -> &r2d2::Pool<Manager> {
         static WORKERS: OnceCell<Arc<ScheduledThreadPool>> = OnceCell::new();
-        let workers = || Arc::new(ScheduledThreadPool::builder().num_threads(2).thread_name_pattern("resource-pool-r2d2-{}").build());
+        let workers = || {
+            Arc::new(ScheduledThreadPool::builder().num_threads(2).thread_name_pattern("resource-pool-r2d2-{}").build())
+        };
         self.threads.get_or_init(|| {
             let config = &self.config;
             r2d2::Pool::builder()
@@ -489,7 +498,12 @@ impl ConnectionLike for Redis {
         })
     }
 
-    fn req_packed_commands<'a>(&'a mut self, pipeline: &'a Pipeline, offset: usize, count: usize) -> RedisFuture<'a, Vec<Value>> {
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
         Box::pin(async move {
             let _busy = self.inner.link.busy(Work::Operation);
             let mut blocks = false;
@@ -519,7 +533,12 @@ impl ConnectionLike for Lease<Redis> {
         Box::pin(async move { redis.req_packed_command(cmd).await })
     }
 
-    fn req_packed_commands<'a>(&'a mut self, pipeline: &'a Pipeline, offset: usize, count: usize) -> RedisFuture<'a, Vec<Value>> {
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
         let mut redis = Redis::clone(self);
         Box::pin(async move { redis.req_packed_commands(pipeline, offset, count).await })
     }
@@ -544,7 +563,12 @@ impl ConnectionLike for Exclusive {
         })
     }
 
-    fn req_packed_commands<'a>(&'a mut self, pipeline: &'a Pipeline, offset: usize, count: usize) -> RedisFuture<'a, Vec<Value>> {
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
         Box::pin(async move {
             let _busy = self.link.busy(Work::Operation);
             self.own.connection.req_packed_commands(pipeline, offset, count).await
@@ -623,7 +647,10 @@ async fn open(config: &RedisConfig, switch: &KillSwitch) -> RedisResult<(Multipl
     Ok((connection, driver))
 }
 
-async fn open_stream(config: &RedisConfig, switch: &KillSwitch) -> RedisResult<(redis::ConnectionInfo, Killable<tokio::net::TcpStream>)> {
+async fn open_stream(
+    config: &RedisConfig,
+    switch: &KillSwitch,
+) -> RedisResult<(redis::ConnectionInfo, Killable<tokio::net::TcpStream>)> {
     let stream = tokio::net::TcpStream::connect((config.host.as_str(), config.port)).await?;
     stream.set_nodelay(true)?;
     SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(config.keepalive))?;
@@ -646,19 +673,21 @@ impl Effect {
         let Some(name) = args.next() else { return Effect::None };
         let name = name.to_ascii_uppercase();
         match name.as_slice() {
-            b"BLPOP" | b"BRPOP" | b"BRPOPLPUSH" | b"BLMOVE" | b"BLMPOP" | b"BZPOPMIN" | b"BZPOPMAX" | b"BZMPOP" | b"WAIT" | b"WAITAOF" => Effect::Blocks,
+            b"BLPOP" | b"BRPOP" | b"BRPOPLPUSH" | b"BLMOVE" | b"BLMPOP" | b"BZPOPMIN" | b"BZPOPMAX" | b"BZMPOP"
+            | b"WAIT" | b"WAITAOF" => Effect::Blocks,
             b"XREAD" | b"XREADGROUP" if args.any(|arg| arg.eq_ignore_ascii_case(b"BLOCK")) => Effect::Blocks,
-            b"MULTI" | b"EXEC" | b"DISCARD" | b"WATCH" | b"UNWATCH" | b"SELECT" | b"AUTH" | b"HELLO" | b"RESET" | b"QUIT" | b"MONITOR"
-            | b"SUBSCRIBE" | b"PSUBSCRIBE" | b"SSUBSCRIBE" | b"UNSUBSCRIBE" | b"PUNSUBSCRIBE" | b"SUNSUBSCRIBE" => {
-                Effect::Changes(String::from_utf8_lossy(&name).into_owned())
-            }
+            b"MULTI" | b"EXEC" | b"DISCARD" | b"WATCH" | b"UNWATCH" | b"SELECT" | b"AUTH" | b"HELLO" | b"RESET"
+            | b"QUIT" | b"MONITOR" | b"SUBSCRIBE" | b"PSUBSCRIBE" | b"SSUBSCRIBE" | b"UNSUBSCRIBE"
+            | b"PUNSUBSCRIBE" | b"SUNSUBSCRIBE" => Effect::Changes(String::from_utf8_lossy(&name).into_owned()),
             _ => Effect::None,
         }
     }
 }
 
 fn not_shared(name: &str) -> RedisError {
-    let problem = format!("{name} would change the connection that others share; use `exclusive()`, or `pubsub()` for subscriptions");
+    let problem = format!(
+        "{name} would change the connection that others share; use `exclusive()`, or `pubsub()` for subscriptions"
+    );
     io::Error::new(io::ErrorKind::InvalidInput, problem).into()
 }
 
@@ -801,7 +830,11 @@ impl Wire {
 
     fn send(&mut self, packed: &[u8]) -> RedisResult<()> {
         if self.midway || self.switch.is_cut() {
-            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "an earlier command on this connection was cut short").into());
+            return Err(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "an earlier command on this connection was cut short",
+            )
+            .into());
         }
         each_command(packed, |name, first| self.session.observe(name, first, self.config.db));
         self.midway = true;
@@ -892,7 +925,8 @@ impl Session {
                 let harmless = first.is_some_and(|sub| HARMLESS.iter().any(|known| sub.eq_ignore_ascii_case(known)));
                 self.altered |= !harmless;
             }
-            b"AUTH" | b"HELLO" | b"RESET" | b"QUIT" | b"MONITOR" | b"SUBSCRIBE" | b"PSUBSCRIBE" | b"SSUBSCRIBE" | b"READONLY" | b"ASKING" => self.altered = true,
+            b"AUTH" | b"HELLO" | b"RESET" | b"QUIT" | b"MONITOR" | b"SUBSCRIBE" | b"PSUBSCRIBE" | b"SSUBSCRIBE"
+            | b"READONLY" | b"ASKING" => self.altered = true,
             _ => {}
         }
     }

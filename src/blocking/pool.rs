@@ -83,7 +83,15 @@ impl ResourcePool {
 
     acquire!("mongodb", "MongoDB", mongodb::sync::Client, MongoConfig, mongo, mongo_named, mongo_with);
     acquire!("rabbitmq", "RabbitMQ", super::RabbitMq, RabbitMqConfig, rabbitmq, rabbitmq_named, rabbitmq_with);
-    acquire!("clickhouse", "ClickHouse", super::ClickHouse, ClickHouseConfig, clickhouse, clickhouse_named, clickhouse_with);
+    acquire!(
+        "clickhouse",
+        "ClickHouse",
+        super::ClickHouse,
+        ClickHouseConfig,
+        clickhouse,
+        clickhouse_named,
+        clickhouse_with
+    );
 
     /// A Redis connection of one's own, checked out of r2d2.
     ///
@@ -147,7 +155,10 @@ impl ResourcePool {
     ///
     /// # Errors
     /// [`Error::InAsyncContext`] on a current-thread runtime.
-    pub fn warm_up<'a>(&self, names: impl IntoIterator<Item = &'a str> + Send) -> Result<Vec<(String, Result<(), Error>)>, Error> {
+    pub fn warm_up<'a>(
+        &self,
+        names: impl IntoIterator<Item = &'a str> + Send,
+    ) -> Result<Vec<(String, Result<(), Error>)>, Error> {
         self.wait(self.as_async().warm_up(names))
     }
 
@@ -259,7 +270,12 @@ impl ResourcePool {
     ///
     /// # Errors
     /// [`Error::Closing`], [`Error::Closed`].
-    pub fn on_close(&self, name: &str, phase: Phase, run: impl FnOnce() -> Result<(), BoxError> + Send + 'static) -> Result<(), Error> {
+    pub fn on_close(
+        &self,
+        name: &str,
+        phase: Phase,
+        run: impl FnOnce() -> Result<(), BoxError> + Send + 'static,
+    ) -> Result<(), Error> {
         self.as_async().on_close(name, phase, run)
     }
 

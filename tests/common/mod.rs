@@ -9,7 +9,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 /// Waits until this holds.
 #[track_caller]
-pub fn until(limit: Duration, mut holds: impl FnMut() -> bool) {
+pub(crate) fn until(limit: Duration, mut holds: impl FnMut() -> bool) {
     let started = Instant::now();
     while !holds() {
         assert!(started.elapsed() < limit, "not so within {limit:?}");
@@ -18,7 +18,7 @@ pub fn until(limit: Duration, mut holds: impl FnMut() -> bool) {
 }
 
 /// Waits until this holds.
-pub async fn until_async(limit: Duration, mut holds: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until_async(limit: Duration, mut holds: impl AsyncFnMut() -> bool) {
     let started = Instant::now();
     while !holds().await {
         assert!(started.elapsed() < limit, "not so within {limit:?}");
@@ -27,7 +27,7 @@ pub async fn until_async(limit: Duration, mut holds: impl AsyncFnMut() -> bool) 
 }
 
 /// Waits until there is one.
-pub async fn eventually<T>(limit: Duration, mut get: impl AsyncFnMut() -> Option<T>) -> T {
+pub(crate) async fn eventually<T>(limit: Duration, mut get: impl AsyncFnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
         if let Some(value) = get().await {
@@ -39,7 +39,7 @@ pub async fn eventually<T>(limit: Duration, mut get: impl AsyncFnMut() -> Option
 }
 
 /// A limit on whatever may hang, with the output or a panic.
-pub trait Within: Future + Sized {
+pub(crate) trait Within: Future + Sized {
     fn within(self, limit: Duration) -> impl Future<Output = Self::Output> {
         async move {
             match tokio::time::timeout(limit, self).await {
@@ -53,7 +53,7 @@ pub trait Within: Future + Sized {
 impl<F: Future> Within for F {}
 
 /// The names of this process's threads.
-pub fn threads() -> Vec<String> {
+pub(crate) fn threads() -> Vec<String> {
     let tasks = std::fs::read_dir("/proc/self/task").expect("/proc");
     tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok()).collect()
 }

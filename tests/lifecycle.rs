@@ -1,0 +1,561 @@
+//! The state machine and closing, on a resource that does what a test tells it.
+
+#![allow(missing_docs)]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::{Within, until, until_async};
+use parking_lot::Mutex;
+use resource_pool::config::{CloseOptions, Options};
+use resource_pool::{
+    Busy, Error, Failure, Health, Link, Outcome, Phase, Reason, Resource, ResourcePool, State, Work, blocking,
+};
+use tokio::sync::Notify;
+
+const SOON: Duration = Duration::from_secs(5);
+
+/// What a verb does.
+#[derive(Clone, Copy, Default, PartialEq, Debug)]
+enum Does {
+    #[default]
+    Work,
+    Fail,
+    FailForGood,
+    Panic,
+    Hang,
+    BlockThread,
+}
+
+#[derive(Default)]
+struct Script {
+    connect: Mutex<Does>,
+    ping: Mutex<Does>,
+    close: Mutex<Does>,
+    connects: AtomicUsize,
+    closes: AtomicUsize,
+    cuts: AtomicUsize,
+    gate: Mutex<Option<Arc<Notify>>>,
+    link: Mutex<Option<Link>>,
+    log: Mutex<Vec<String>>,
+}
+
+/// A resource by script: for the state machine only.
+#[derive(Clone)]
+struct Fake {
+    name: &'static str,
+    phase: Phase,
+    script: Arc<Script>,
+}
+
+impl Fake {
+    fn new(name: &'static str) -> Self {
+        Fake { name, phase: Phase::Models, script: Arc::default() }
+    }
+}
+
+async fn act(does: Does) -> Result<(), Failure> {
+    match does {
+        Does::Work => Ok(()),
+        Does::Fail => Err(Failure::transient("as scripted")),
+        Does::FailForGood => Err(Failure::permanent("wrong password")),
+        Does::Panic => panic!("as scripted"),
+        Does::Hang => std::future::pending().await,
+        Does::BlockThread => {
+            thread::sleep(Duration::from_secs(3));
+            Ok(())
+        }
+    }
+}
+
+impl Resource for Fake {
+    type Handle = u64;
+
+    async fn connect(&self, link: &Link) -> Result<u64, Failure> {
+        self.script.connects.fetch_add(1, Ordering::SeqCst);
+        *self.script.link.lock() = Some(link.clone());
+        let gate = self.script.gate.lock().clone();
+        if let Some(gate) = gate {
+            gate.notified().await;
+        }
+        let does = *self.script.connect.lock();
+        act(does).await?;
+        Ok(link.generation())
+    }
+
+    async fn ping(&self, _: &u64) -> Result<(), Failure> {
+        let does = *self.script.ping.lock();
+        act(does).await
+    }
+
+    async fn close(&self, _: u64) -> Result<(), Failure> {
+        self.script.closes.fetch_add(1, Ordering::SeqCst);
+        self.script.log.lock().push(self.name.to_owned());
+        let does = *self.script.close.lock();
+        act(does).await
+    }
+
+    fn cut(&self, _: &u64) {
+        self.script.cuts.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn endpoint(&self) -> String {
+        format!("fake://{}", self.name)
+    }
+
+    fn phase(&self) -> Phase {
+        self.phase
+    }
+}
+
+fn pool() -> ResourcePool {
+    pool_with(|_| {})
+}
+
+fn pool_with(change: impl FnOnce(&mut Options)) -> ResourcePool {
+    let mut options = Options::default();
+    change(&mut options);
+    ResourcePool::builder().environment([("", ""); 0]).options(options).build().expect("a pool")
+}
+
+fn with(fake: &Fake) -> ResourcePool {
+    let pool = pool();
+    pool.register(fake.name, fake.clone()).unwrap();
+    pool
+}
+
+fn state(pool: &ResourcePool, name: &str) -> State {
+    pool.status().resource(name).unwrap().state
+}
+
+#[test]
+fn connecting_is_single_flight() {
+    let fake = Fake::new("fake");
+    let gate = Arc::new(Notify::new());
+    *fake.script.gate.lock() = Some(Arc::clone(&gate));
+    let pool = with(&fake);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    thread::scope(|scope| {
+        for _ in 0..50 {
+            let pool = blocking::ResourcePool::from(pool.clone());
+            scope.spawn(move || assert_eq!(*pool.get::<Fake>("fake").unwrap(), 1));
+        }
+        let tasks: Vec<_> = (0..50)
+            .map(|_| {
+                let pool = pool.clone();
+                runtime.spawn(async move { assert_eq!(*pool.get::<Fake>("fake").await.unwrap(), 1) })
+            })
+            .collect();
+        until(SOON, || pool.status().resource("fake").unwrap().connecting == 100);
+        gate.notify_one();
+        tasks.into_iter().for_each(|task| runtime.block_on(task).unwrap());
+    });
+    assert_eq!(fake.script.connects.load(Ordering::SeqCst), 1);
+    assert_eq!(pool.status().resource("fake").unwrap().connecting, 0);
+}
+
+#[tokio::test]
+async fn caller_that_gives_up_cancels_nothing() {
+    let fake = Fake::new("fake");
+    let gate = Arc::new(Notify::new());
+    *fake.script.gate.lock() = Some(Arc::clone(&gate));
+    let pool = with(&fake);
+    let other = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.get::<Fake>("fake").await.map(|lease| *lease) }
+    });
+    assert!(tokio::time::timeout(Duration::from_millis(20), pool.get::<Fake>("fake")).await.is_err());
+    let timed_out = pool.within(Duration::from_millis(20)).get::<Fake>("fake").await.unwrap_err();
+    assert!(timed_out.to_string().contains("fake at fake://fake: waited"), "{timed_out}");
+    assert!(timed_out.to_string().contains("for connecting"), "{timed_out}");
+    gate.notify_one();
+    assert_eq!(other.await.unwrap().unwrap(), 1);
+    assert_eq!(fake.script.connects.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn transient_failures_are_retried_and_permanent_ones_are_not() {
+    let fake = Fake::new("fake");
+    *fake.script.connect.lock() = Does::Fail;
+    let pool = with(&fake);
+    let Error::Connect(error) = pool.get::<Fake>("fake").await.unwrap_err() else { panic!() };
+    assert_eq!((error.attempts, error.permanent), (3, false));
+    assert_eq!(error.source.to_string(), "as scripted");
+
+    let fake = Fake::new("fake");
+    *fake.script.connect.lock() = Does::FailForGood;
+    let pool = with(&fake);
+    let started = Instant::now();
+    let Error::Connect(error) = pool.get::<Fake>("fake").await.unwrap_err() else { panic!() };
+    assert_eq!((error.attempts, error.permanent), (1, true));
+    assert!(started.elapsed() < Duration::from_millis(100), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn failure_is_answered_again_for_a_while() {
+    let fake = Fake::new("fake");
+    *fake.script.connect.lock() = Does::FailForGood;
+    let pool = with(&fake);
+    assert!(pool.get::<Fake>("fake").await.is_err());
+    *fake.script.connect.lock() = Does::Work;
+    for _ in 0..100 {
+        assert!(pool.get::<Fake>("fake").await.is_err());
+    }
+    assert_eq!(fake.script.connects.load(Ordering::SeqCst), 1, "a stampede");
+    until_async(SOON, async || pool.get::<Fake>("fake").await.is_ok()).await;
+    assert_eq!(fake.script.connects.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn hanging_connect_ends_within_its_budget() {
+    let fake = Fake::new("fake");
+    *fake.script.connect.lock() = Does::Hang;
+    let pool = with(&fake);
+    let started = Instant::now();
+    let error = pool.get::<Fake>("fake").await.unwrap_err();
+    assert!(error.to_string().contains("no answer within"), "{error}");
+    assert!(started.elapsed() < Duration::from_millis(4900), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn panics_are_errors() {
+    let fake = Fake::new("fake");
+    *fake.script.connect.lock() = Does::Panic;
+    let pool = with(&fake);
+    let error = pool.get::<Fake>("fake").await.unwrap_err();
+    assert!(error.to_string().contains("panicked: as scripted"), "{error}");
+    *fake.script.connect.lock() = Does::Work;
+    until_async(SOON, async || pool.get::<Fake>("fake").await.is_ok()).await;
+    *fake.script.ping.lock() = Does::Panic;
+    assert_eq!(pool.health_check().await.entry("fake").unwrap().health, Health::Fail);
+    *fake.script.close.lock() = Does::Panic;
+    let report = pool.close_all().await;
+    assert_eq!(report.step("fake").unwrap().outcome, Outcome::Panicked("as scripted".to_owned()));
+}
+
+#[tokio::test]
+async fn lost_resource_comes_back_in_a_new_generation() {
+    let fake = Fake::new("fake");
+    let pool = with(&fake);
+    let lease = pool.get::<Fake>("fake").await.unwrap();
+    assert_eq!((*lease, resource_pool::Lease::generation(&lease)), (1, 1));
+    let link = fake.script.link.lock().clone().unwrap();
+    *fake.script.connect.lock() = Does::Fail;
+    link.lost(7, "not the current one");
+    assert_eq!(state(&pool, "fake"), State::Ready);
+    link.lost(1, "the wire broke");
+    assert_eq!(fake.script.cuts.load(Ordering::SeqCst), 1);
+    until_async(SOON, async || fake.script.connects.load(Ordering::SeqCst) >= 3).await;
+    // Between two attempts the cause is answered at once.
+    let started = Instant::now();
+    let error = pool.get::<Fake>("fake").await.unwrap_err();
+    assert!(error.is_transient() && started.elapsed() < Duration::from_secs(1), "{error}");
+    assert_eq!(pool.health_check().await.entry("fake").unwrap().health, Health::Fail);
+    *fake.script.connect.lock() = Does::Work;
+    until_async(SOON, async || state(&pool, "fake") == State::Ready).await;
+    assert_eq!(*pool.get::<Fake>("fake").await.unwrap(), 2);
+    assert_eq!(*lease, 1, "a lease keeps the handle that it was given");
+}
+
+#[tokio::test]
+async fn prober_notices_what_stops_answering() {
+    for does in [Does::Hang, Does::Fail, Does::Panic] {
+        let fake = Fake::new("fake");
+        let pool = with(&fake);
+        drop(pool.get::<Fake>("fake").await.unwrap());
+        *fake.script.connect.lock() = Does::Fail;
+        *fake.script.ping.lock() = does;
+        let started = Instant::now();
+        until_async(SOON, async || state(&pool, "fake") != State::Ready).await;
+        println!("{does:?} noticed after {:?}", started.elapsed());
+        assert!(fake.script.cuts.load(Ordering::SeqCst) > 0);
+    }
+}
+
+#[tokio::test]
+async fn closed_stays_closed_until_reconnect_or_reopen() {
+    let fake = Fake::new("fake");
+    let pool = with(&fake);
+    drop(pool.get::<Fake>("fake").await.unwrap());
+    assert!(pool.close("fake").await.unwrap().all_closed());
+    for _ in 0..3 {
+        assert!(matches!(pool.get::<Fake>("fake").await, Err(Error::Closed { .. })));
+    }
+    pool.reconnect("fake").await.unwrap();
+    assert_eq!(*pool.get::<Fake>("fake").await.unwrap(), 2);
+    assert!(pool.close_all().await.all_closed());
+    assert!(matches!(pool.get::<Fake>("fake").await, Err(Error::Closed { .. })));
+    assert!(matches!(pool.reconnect("fake").await, Err(Error::Closed { .. })));
+    assert!(matches!(pool.register("other", Fake::new("other")), Err(Error::Closed { .. })));
+    pool.reopen().unwrap();
+    assert!(!pool.is_closing());
+    assert_eq!(*pool.get::<Fake>("fake").await.unwrap(), 3);
+    // Working ones can be reconnected too.
+    pool.reconnect("fake").await.unwrap();
+    assert_eq!(*pool.get::<Fake>("fake").await.unwrap(), 4);
+}
+
+#[tokio::test]
+async fn closing_follows_phases_and_edges() {
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let pool = pool();
+    for (name, phase) in [
+        ("store", Phase::Databases),
+        ("cache", Phase::Redis),
+        ("index", Phase::Databases),
+        ("broker", Phase::RabbitMq),
+        ("view", Phase::Databases),
+    ] {
+        let fake = Fake { phase, ..Fake::new(name) };
+        let script = Script { ..Script::default() };
+        let fake = Fake { script: Arc::new(script), ..fake };
+        pool.register(name, fake.clone()).unwrap();
+        drop(pool.get::<Fake>(name).await.unwrap());
+        let log = Arc::clone(&log);
+        // Each close is seen through its own log, in real time.
+        pool.on_close(&format!("after-{name}"), Phase::Telemetry, move || {
+            log.lock().push((name, fake.script.closes.load(Ordering::SeqCst)));
+            Ok(())
+        })
+        .unwrap();
+    }
+    pool.depends_on("view", "index").unwrap();
+    pool.depends_on("index", "store").unwrap();
+    assert!(matches!(pool.depends_on("store", "view"), Err(Error::Order(_))), "a cycle");
+    assert!(matches!(pool.depends_on("store", "store"), Err(Error::Order(_))), "a cycle of one");
+    assert!(matches!(pool.depends_on("store", "cache"), Err(Error::Order(_))), "against the phases");
+    assert!(matches!(pool.depends_on("store", "nothing"), Err(Error::UnknownName { .. })));
+    let report = pool.close_all().await;
+    let order: Vec<_> = report.steps.iter().map(|step| step.name.to_string()).take(5).collect();
+    assert_eq!(order, ["broker", "cache", "view", "index", "store"], "{report}");
+    assert_eq!(log.lock().len(), 5);
+    assert!(log.lock().iter().all(|(_, closes)| *closes == 1), "telemetry is last: {log:?}");
+    assert!(report.all_closed(), "{report}");
+}
+
+#[tokio::test]
+async fn step_that_hangs_blocks_or_fails_does_not_stop_the_next() {
+    let pool = pool_with(|options| {
+        options.close = CloseOptions::default();
+        options.close.step = Duration::from_millis(400);
+    });
+    let fakes = [("a", Does::Hang), ("b", Does::BlockThread), ("c", Does::Fail), ("d", Does::Panic), ("e", Does::Work)];
+    for (name, does) in fakes {
+        let fake = Fake::new(name);
+        *fake.script.close.lock() = does;
+        pool.register(name, fake).unwrap();
+        drop(pool.get::<Fake>(name).await.unwrap());
+    }
+    let last = Arc::new(AtomicBool::new(false));
+    let ran = Arc::clone(&last);
+    pool.on_close("last", Phase::Telemetry, move || {
+        ran.store(true, Ordering::SeqCst);
+        Err("as scripted".into())
+    })
+    .unwrap();
+    let started = Instant::now();
+    let report = pool.close_all().await;
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    let outcome = |name: &str| report.step(name).unwrap().outcome.clone();
+    assert_eq!(outcome("a"), Outcome::TimedOut);
+    assert_eq!(outcome("b"), Outcome::TimedOut);
+    assert_eq!(outcome("c"), Outcome::Failed("as scripted".to_owned()));
+    assert_eq!(outcome("d"), Outcome::Panicked("as scripted".to_owned()));
+    assert_eq!(outcome("e"), Outcome::Closed);
+    assert_eq!(outcome("last"), Outcome::Failed("as scripted".to_owned()));
+    assert!(last.load(Ordering::SeqCst));
+    assert!(report.to_string().contains("timed out"), "{report}");
+}
+
+#[tokio::test]
+async fn deadline_holds_whatever_hangs() {
+    let pool = pool();
+    for (name, phase) in [("a", Phase::RabbitMq), ("b", Phase::Redis), ("c", Phase::Databases)] {
+        let fake = Fake { phase, ..Fake::new(name) };
+        *fake.script.close.lock() = Does::Hang;
+        pool.register(name, fake).unwrap();
+        drop(pool.get::<Fake>(name).await.unwrap());
+    }
+    let started = Instant::now();
+    let report = pool.close_all_within(Duration::from_secs(2)).await;
+    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+    assert!(report.steps.iter().all(|step| step.outcome != Outcome::Closed), "{report}");
+    assert!(pool.worst_case() > CloseOptions::default().deadline);
+}
+
+#[tokio::test]
+async fn drain_waits_for_work_and_hardly_for_held_leases() {
+    let fake = Fake::new("fake");
+    let pool = with(&fake);
+    let held = pool.get::<Fake>("fake").await.unwrap();
+    let line = line!() - 1;
+    let link = fake.script.link.lock().clone().unwrap();
+    let busy: Busy = link.busy(Work::Confirm);
+    let closing = pool.closing();
+    let closed = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.close_all().await }
+    });
+    closing.wait().within(SOON).await;
+    assert!(pool.is_closing() && closing.is_set());
+    assert_eq!(pool.health_check().await.readiness(), Health::Fail);
+    // Work already begun may need what is ready; nothing new is connected.
+    assert!(pool.get::<Fake>("fake").await.is_ok());
+    until_async(SOON, async || state(&pool, "fake") == State::Draining).await;
+    let started = Instant::now();
+    until_async(SOON, async || started.elapsed() > Duration::from_millis(1300)).await;
+    assert!(!closed.is_finished(), "a confirm is outstanding");
+    drop(busy);
+    let report = closed.within(SOON).await.unwrap();
+    let step = report.step("fake").unwrap();
+    assert_eq!(step.held.len(), 1);
+    assert_eq!((step.held[0].site.line(), step.held[0].site.file()), (line, file!()));
+    assert!(step.unfinished.is_empty());
+    assert_eq!(report.reason, Reason::Requested);
+    drop(held);
+
+    // Held only: about a second.
+    pool.reopen().unwrap();
+    let held = pool.get::<Fake>("fake").await.unwrap();
+    let started = Instant::now();
+    pool.close_all().await;
+    assert!(
+        (Duration::from_millis(900)..Duration::from_secs(2)).contains(&started.elapsed()),
+        "{:?}",
+        started.elapsed()
+    );
+    drop(held);
+
+    // Nothing held: at once.
+    pool.reopen().unwrap();
+    drop(pool.get::<Fake>("fake").await.unwrap());
+    let started = Instant::now();
+    pool.close_all().await;
+    assert!(started.elapsed() < Duration::from_millis(500), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn all_who_close_share_one_report() {
+    let fake = Fake::new("fake");
+    let pool = with(&fake);
+    drop(pool.get::<Fake>("fake").await.unwrap());
+    let reports = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&reports);
+    pool.on_report(move |report| {
+        assert_eq!(report.steps.len(), 1);
+        counter.fetch_add(1, Ordering::SeqCst);
+    });
+    // One that gives up at once cancels nothing.
+    drop(tokio::time::timeout(Duration::ZERO, pool.close_all()).await);
+    let closers: Vec<_> = (0..20)
+        .map(|_| {
+            let pool = pool.clone();
+            tokio::spawn(async move { pool.close_all().await.steps.len() })
+        })
+        .collect();
+    for closer in closers {
+        assert_eq!(closer.within(SOON).await.unwrap(), 1);
+    }
+    assert_eq!(fake.script.closes.load(Ordering::SeqCst), 1);
+    assert_eq!(reports.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn own_pool_closes_with_its_last_handle() {
+    let fake = Fake::new("fake");
+    let pool = blocking::ResourcePool::from(with(&fake));
+    let other = pool.clone().as_async();
+    drop(pool.get::<Fake>("fake").unwrap());
+    drop(pool);
+    assert_eq!(fake.script.closes.load(Ordering::SeqCst), 0);
+    // In async code, where a drop may neither block nor need a runtime of its own.
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async move { drop(other) });
+    until(SOON, || fake.script.closes.load(Ordering::SeqCst) == 1);
+}
+
+#[tokio::test]
+async fn adopted_clients_are_held_weakly() {
+    let pool = pool();
+    let (alive, gone) = (Arc::new("alive"), Arc::new("gone"));
+    let closed = Arc::new(Mutex::new(Vec::new()));
+    for client in [&alive, &gone] {
+        let closed = Arc::clone(&closed);
+        let close = move |client: Arc<&'static str>| {
+            closed.lock().push(*client);
+            Ok(())
+        };
+        pool.adopt(client, client, Phase::Databases, close).unwrap();
+    }
+    drop(gone);
+    let report = pool.close_all().await;
+    assert_eq!(*closed.lock(), ["alive"]);
+    assert_eq!(report.steps.len(), 1, "{report}");
+}
+
+#[tokio::test]
+async fn holders_and_leaks_name_the_line() {
+    let fake = Fake::new("fake");
+    let pool = with(&fake);
+    let mut leases = Vec::new();
+    for _ in 0..6 {
+        leases.push(pool.get::<Fake>("fake").await.unwrap());
+    }
+    let line = line!() - 2;
+    assert!(pool.check_leak(6).is_empty());
+    let leaks = pool.check_leak(5);
+    assert_eq!(leaks.len(), 6);
+    assert!(leaks.iter().all(|holder| holder.site.line() == line && !holder.exclusive), "{leaks:?}");
+    assert!(leaks.windows(2).all(|two| two[0].held >= two[1].held), "the oldest first");
+    leases.clear();
+    assert!(pool.holders().is_empty());
+}
+
+#[tokio::test]
+async fn names_are_taken_or_unknown() {
+    struct Other;
+    impl Resource for Other {
+        type Handle = ();
+        async fn connect(&self, _: &Link) -> Result<(), Failure> {
+            Ok(())
+        }
+        async fn ping(&self, (): &()) -> Result<(), Failure> {
+            Ok(())
+        }
+        async fn close(&self, (): ()) -> Result<(), Failure> {
+            Ok(())
+        }
+    }
+    let pool = with(&Fake::new("fake"));
+    assert!(matches!(pool.register("fake", Other), Err(Error::NameTaken { .. })));
+    assert!(matches!(pool.get::<Other>("fake").await, Err(Error::NameTaken { .. })));
+    let error = pool.get::<Fake>("fakke").await.unwrap_err();
+    assert!(matches!(error, Error::UnknownName { .. }) && error.to_string().contains("fake"), "{error}");
+    assert!(matches!(pool.close("nothing").await, Err(Error::UnknownName { .. })));
+    assert!(!pool.is_healthy("nothing").await);
+    assert!(!pool.is_healthy("fake").await, "never used");
+    assert_eq!(pool.health_check().await.entry("fake").unwrap().health, Health::Unknown);
+    assert!(pool.health_check().await.is_healthy(), "never used does not make the whole unhealthy");
+}
+
+#[tokio::test]
+async fn warm_up_connects_side_by_side() {
+    let pool = pool();
+    let gate = Arc::new(Notify::new());
+    let fakes = [Fake::new("a"), Fake::new("b")];
+    for fake in &fakes {
+        *fake.script.gate.lock() = Some(Arc::clone(&gate));
+        pool.register(fake.name, fake.clone()).unwrap();
+    }
+    let warming = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.warm_up(["a", "b", "nothing"]).await }
+    });
+    until_async(SOON, async || fakes.iter().all(|fake| fake.script.connects.load(Ordering::SeqCst) == 1)).await;
+    gate.notify_waiters();
+    let results = warming.within(SOON).await.unwrap();
+    assert_eq!(results.iter().map(|(_, result)| result.is_ok()).collect::<Vec<_>>(), [true, true, false]);
+}
