@@ -164,6 +164,19 @@ macro_rules! backends {
             }
         }
 
+        $(#[cfg(feature = $feature)] impl $config {
+            /// What a pool would take without any code: the defaults, and over them what this
+            /// process's environment says. For `scoped`.
+            ///
+            /// # Errors
+            /// [`Error::Config`] for a variable that cannot be used.
+            pub fn from_env() -> Result<Self, Error> {
+                let mut config = $config::default();
+                config.apply(&Environment::process())?;
+                Ok(config)
+            }
+        })*
+
         $(#[cfg(feature = $feature)] impl From<$config> for ResourceConfig {
             fn from(config: $config) -> Self { ResourceConfig::$variant(config) }
         })*
