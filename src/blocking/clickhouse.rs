@@ -75,7 +75,11 @@ impl ClickHouse {
     ///
     /// # Errors
     /// As [`query_rows`](Self::query_rows). After a loss it is not known what arrived.
-    pub fn insert_rows<T: RowOwned + RowWrite>(&self, table: &str, rows: impl IntoIterator<Item = T>) -> Result<u64, Error> {
+    pub fn insert_rows<T: RowOwned + RowWrite>(
+        &self,
+        table: &str,
+        rows: impl IntoIterator<Item = T>,
+    ) -> Result<u64, Error> {
         self.wait("insert", async {
             let mut insert = self.client.insert::<T>(table).await?;
             let mut written = 0;
@@ -126,7 +130,9 @@ fn ours(error: &DriverError) -> Option<&Error> {
     let mut cause = error.source();
     while let Some(error) = cause {
         // An io::Error is not the cause of what is in it.
-        if let Some(ours) = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref).and_then(|inner| inner.downcast_ref()) {
+        if let Some(ours) =
+            error.downcast_ref::<io::Error>().and_then(io::Error::get_ref).and_then(|inner| inner.downcast_ref())
+        {
             return Some(ours);
         }
         cause = error.source();

@@ -1,0 +1,785 @@
+//! ClickHouse: the driver's own client over connections of ours.
+//!
+//! The connector opens every socket on the pool's runtime, without Nagle's delay, and puts it
+//! under a kill switch that is replaced when the connection comes back, so one client goes on
+//! through losses. It follows the answers on the wire as far as it takes to tell a connection in
+//! use from an idle one, which the driver does not say.
+
+use std::collections::BTreeMap;
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use ::clickhouse::error::Error as DriverError;
+use ::clickhouse::{Client, Compression};
+use hyper_util::client::legacy::connect::{Connected as Metadata, Connection};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::RwLock;
+use serde::Deserialize;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use crate::blocking;
+use crate::close::Phase;
+use crate::config::{BackendConfig, Environment, ParsedUrl, ResourceConfig, Secret, host_port, millis};
+use crate::error::{BoxError, Error, Failure, redacted};
+use crate::lease::{Claim, Lease, Provide};
+use crate::probe::{KillSwitch, Killable};
+use crate::resource::{Busy, Link, Resource, Work};
+use crate::runtime;
+use crate::scoped::{self, Scoped};
+use crate::slot::BoxFuture;
+use crate::status::Usage;
+
+const HTTP_PORT: u16 = 8123;
+/// The standard ports of the native protocol, plain and over TLS.
+const NATIVE_PORTS: [u16; 2] = [9000, 9440];
+const USE_HTTP: &str = "speaks ClickHouse's native protocol; use the HTTP port, 8123 by default";
+
+/// How to reach a ClickHouse over HTTP; `[clickhouse]` or `[named.clickhouse.NAME]` in TOML.
+///
+/// The settings go along with every query and insert. A user who may not change settings
+/// (`readonly = 1`) needs all of them off: each size 0 and `settings` empty.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct ClickHouseConfig {
+    /// `http://user:password@host:port/database?setting=value`, instead of the parts; what it does
+    /// not name stays as the parts say. `?user=`, `?password=` and `?database=` are understood too.
+    /// Environment: `CLICKHOUSE_URL`.
+    pub url: Option<Secret>,
+    /// Defaults to `localhost`. Environment: `CLICKHOUSE_HOST`, `CLICKHOUSE_IP`.
+    pub host: String,
+    /// The HTTP port. Defaults to 8123; the native protocol's 9000 is refused.
+    /// Environment: `CLICKHOUSE_PORT`.
+    pub port: u16,
+    /// Defaults to `default`. Environment: `CLICKHOUSE_USER`.
+    pub user: String,
+    /// Defaults to none. Environment: `CLICKHOUSE_PASSWORD`.
+    pub password: Option<Secret>,
+    /// Defaults to `default`, which every server has; QUANTAXIS's `quantaxis` has to be created
+    /// first, and a server answers nothing in a database that it lacks.
+    /// Environment: `CLICKHOUSE_DATABASE`.
+    pub database: String,
+    /// The server's threads for one query. Defaults to 4, as in QUANTAXIS; 0 leaves it to the server.
+    pub max_threads: u32,
+    /// Rows in a block of a result. Defaults to 65,536, as in QUANTAXIS; 0 leaves it to the server.
+    pub max_block_size: u64,
+    /// Rows in a block of an insert, sent as `max_insert_block_size`. Defaults to 1,048,576, the
+    /// server's own default; 0 leaves it to the server.
+    pub insert_block_size: u64,
+    /// Any further settings, such as `max_execution_time`. Defaults to none.
+    pub settings: BTreeMap<String, String>,
+    /// Whether results and inserts travel in LZ4. Defaults to `true`.
+    pub compression: bool,
+    /// Whether rows are checked against the table's types, which needs a server of 21.11 or later.
+    /// Defaults to none: on where the server can.
+    pub validation: Option<bool>,
+    /// The most idle connections that are kept. Defaults to 16.
+    pub max_idle: usize,
+    /// After how long an idle connection is closed; below the server's `keep_alive_timeout` (3 s on
+    /// old servers), so that no query meets a connection that is just being closed. Defaults to 2 s.
+    #[serde(rename = "idle_timeout_ms", with = "millis")]
+    pub idle_timeout: Duration,
+    /// How long opening one connection may take. Defaults to 2 s.
+    #[serde(rename = "connect_timeout_ms", with = "millis")]
+    pub connect_timeout: Duration,
+    /// After how long without traffic TCP keepalive begins. Defaults to 60 s.
+    #[serde(rename = "keepalive_ms", with = "millis")]
+    pub keepalive: Duration,
+}
+
+impl Default for ClickHouseConfig {
+    fn default() -> Self {
+        ClickHouseConfig {
+            url: None,
+            host: "localhost".to_owned(),
+            port: HTTP_PORT,
+            user: "default".to_owned(),
+            password: None,
+            database: "default".to_owned(),
+            max_threads: 4,
+            max_block_size: 65_536,
+            insert_block_size: 1_048_576,
+            settings: BTreeMap::new(),
+            compression: true,
+            validation: None,
+            max_idle: 16,
+            idle_timeout: Duration::from_secs(2),
+            connect_timeout: Duration::from_secs(2),
+            keepalive: Duration::from_secs(60),
+        }
+    }
+}
+
+impl ClickHouseConfig {
+    /// The defaults, at this URL.
+    pub fn url(url: impl Into<Secret>) -> Self {
+        ClickHouseConfig { url: Some(url.into()), ..ClickHouseConfig::default() }
+    }
+
+    /// Sets the database.
+    pub fn database(mut self, database: impl Into<String>) -> Self {
+        self.database = database.into();
+        self
+    }
+
+    /// Adds a setting that goes along with every query and insert.
+    pub fn setting(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.settings.insert(name.into(), value.into());
+        self
+    }
+
+    /// Takes over what the URL names.
+    fn apply_url(&mut self, key: &str, text: &Secret) -> Result<(), Error> {
+        let url = ParsedUrl::new(key, text, &["http", "https", "clickhouse", "tcp"])?;
+        match url.url().scheme() {
+            "http" => {}
+            "https" => return Err(Error::config(key, "asks for TLS, which this build has not; use http://")),
+            scheme => {
+                return Err(Error::config(key, format!("{scheme}:// {USE_HTTP}, as in http://host:8123/database")));
+            }
+        }
+        self.host = url.host().to_owned();
+        self.port = url.url().port().unwrap_or(if names_port_80(text.expose()) { 80 } else { HTTP_PORT });
+        if let Some(user) = url.user(key)? {
+            self.user = user;
+        }
+        self.password = url.password(key)?.or(self.password.take());
+        let path = url.path(key)?;
+        let mut database = Some(path).filter(|path| !path.is_empty());
+        for (name, value) in url.url().query_pairs() {
+            match &*name {
+                "user" => self.user = value.into_owned(),
+                "password" => self.password = Some(value.into_owned().into()),
+                "database" if database.as_ref().is_some_and(|path| *path != value) => {
+                    return Err(Error::config(key, "names two databases, in its path and in ?database="));
+                }
+                "database" => database = Some(value.into_owned()),
+                _ => drop(self.settings.insert(name.into_owned(), value.into_owned())),
+            }
+        }
+        if let Some(database) = database {
+            self.database = database;
+        }
+        Ok(())
+    }
+
+    fn secrets(&self) -> Vec<&str> {
+        self.password.iter().map(Secret::expose).collect()
+    }
+
+    /// What goes along with every query; a setting by name wins over a field.
+    fn effective_settings(&self) -> BTreeMap<String, String> {
+        let fields = [
+            ("max_threads", u64::from(self.max_threads)),
+            ("max_block_size", self.max_block_size),
+            ("max_insert_block_size", self.insert_block_size),
+        ];
+        let fields = fields.into_iter().filter(|(_, value)| *value > 0);
+        let mut settings: BTreeMap<_, _> = fields.map(|(name, value)| (name.to_owned(), value.to_string())).collect();
+        settings.extend(self.settings.clone());
+        settings
+    }
+}
+
+/// A URL's parser forgets a port that is its scheme's default.
+fn names_port_80(url: &str) -> bool {
+    let authority = url.split("://").nth(1).unwrap_or_default();
+    authority.split(['/', '?', '#']).next().is_some_and(|authority| authority.ends_with(":80"))
+}
+
+impl BackendConfig for ClickHouseConfig {
+    const KIND: &'static str = "clickhouse";
+    type Resource = ClickHouseResource;
+
+    fn apply(&mut self, environment: &Environment) -> Result<(), Error> {
+        const HOST: &[&str] = &["CLICKHOUSE_HOST", "CLICKHOUSE_IP"];
+        if environment.first(HOST).is_some() {
+            self.url = None;
+        }
+        environment.optional(&["CLICKHOUSE_URL"], &mut self.url);
+        environment.text(HOST, &mut self.host);
+        environment.number(&["CLICKHOUSE_PORT"], &mut self.port)?;
+        environment.text(&["CLICKHOUSE_USER"], &mut self.user);
+        environment.optional(&["CLICKHOUSE_PASSWORD"], &mut self.password);
+        environment.text(&["CLICKHOUSE_DATABASE"], &mut self.database);
+        Ok(())
+    }
+
+    fn of(config: &ResourceConfig) -> Option<&Self> {
+        #[allow(irrefutable_let_patterns, reason = "it is the only kind where no other feature is on")]
+        if let ResourceConfig::ClickHouse(config) = config { Some(config) } else { None }
+    }
+
+    fn resource(&self, name: &str) -> Result<ClickHouseResource, Error> {
+        let mut config = self.clone();
+        let mut key = format!("{name}.port");
+        if let Some(url) = config.url.take() {
+            key = format!("{name}.url");
+            config.apply_url(&key, &url)?;
+        }
+        if NATIVE_PORTS.contains(&config.port) {
+            return Err(Error::config(key, format!("port {} {USE_HTTP}", config.port)));
+        }
+        if config.host.is_empty() || config.database.is_empty() {
+            return Err(Error::config(name, "host and database must not be empty"));
+        }
+        Ok(ClickHouseResource { config: Arc::new(config) })
+    }
+}
+
+/// A ClickHouse of one's own: [`ClickHouse::scoped`]. The guards of a pool deref to
+/// [`clickhouse::Client`](Client).
+#[derive(Debug)]
+pub enum ClickHouse {}
+
+impl ClickHouse {
+    /// A ClickHouse of one's own, which closes when the guard drops.
+    ///
+    /// # Errors
+    /// Those of [`ResourcePool::clickhouse`](crate::ResourcePool::clickhouse).
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes what was begun.
+    #[track_caller]
+    pub fn scoped(config: ClickHouseConfig) -> impl Future<Output = Result<Scoped<Lease<Client>>, Error>> + Send {
+        let claim = Claim::shared();
+        async move {
+            let pool = scoped::pool(config.into())?;
+            let lease = pool.acquire(pool.registry().clickhouse()?, claim).await?;
+            Ok(Scoped::new(lease, pool))
+        }
+    }
+}
+
+/// A ClickHouse in the pool.
+#[derive(Debug)]
+pub struct ClickHouseResource {
+    config: Arc<ClickHouseConfig>,
+}
+
+impl Resource for ClickHouseResource {
+    type Handle = Connected;
+
+    async fn connect(&self, link: &Link) -> Result<Connected, Failure> {
+        let version = self.prove(link).await?;
+        let validation = self.config.validation.unwrap_or(version >= KNOWS_NAMES_AND_TYPES);
+        let traffic = Transport::new(&self.config, link, Handle::current(), Purpose::Traffic);
+        let probe = Transport::new(&self.config, link, runtime::prober()?.clone(), Purpose::Probe);
+        let client = traffic.client(&self.config.effective_settings()).with_validation(validation);
+        Ok(Connected(Arc::new(Inner {
+            threads: blocking::ClickHouse::new(client.clone(), link.clone(), Handle::current(), &self.config),
+            pings: probe.client(&BTreeMap::new()),
+            client,
+            traffic,
+            probe,
+        })))
+    }
+
+    async fn recover(&self, link: &Link, lost: Connected) -> Result<Connected, Failure> {
+        // Users wait until the server has proved itself: what they sent before could hang.
+        self.prove(link).await?;
+        lost.0.traffic.restore();
+        Ok(lost)
+    }
+
+    async fn ping(&self, connected: &Connected) -> Result<(), Failure> {
+        connected.0.pings.query("SELECT 1").execute().await.map_err(|error| self.failure(error))
+    }
+
+    async fn close(&self, connected: Connected) -> Result<(), Failure> {
+        let Inner { traffic, probe, .. } = &*connected.0;
+        // What is still out ends here; the drain has waited for it.
+        traffic.end();
+        probe.end();
+        traffic.open.none().await;
+        probe.open.none().await;
+        Ok(())
+    }
+
+    fn cut(&self, connected: &Connected) {
+        connected.0.traffic.cut();
+    }
+
+    fn endpoint(&self) -> String {
+        format!("http://{}/{}", host_port(&self.config.host, self.config.port), self.config.database)
+    }
+
+    fn phase(&self) -> Phase {
+        Phase::ClickHouse
+    }
+
+    fn usage(&self, connected: &Connected) -> Usage {
+        let Transport { open, busy, .. } = &*connected.0.traffic;
+        let (open, busy) = (open.now(), busy.now());
+        Usage { open: Some(open), in_use: Some(busy), idle: Some(open.saturating_sub(busy)), ..Usage::default() }
+    }
+}
+
+/// The first version that knows both `RowBinaryWithNamesAndTypes` and the setting by which the
+/// driver asks for a table's columns.
+const KNOWS_NAMES_AND_TYPES: (u32, u32) = (21, 11);
+
+/// The server's codes for what trying again cannot mend: a wrong user, password, address or
+/// database, no access, an unknown setting, a setting that this user may not change.
+const PERMANENT: [&str; 11] = ["516", "192", "193", "194", "195", "81", "497", "291", "115", "164", "452"];
+
+impl ClickHouseResource {
+    /// Asks the server for its version, with all that queries will carry, over a connection that
+    /// ends with this.
+    async fn prove(&self, link: &Link) -> Result<(u32, u32), Failure> {
+        let transport = Transport::new(&self.config, link, Handle::current(), Purpose::Probe);
+        let client = transport.client(&self.config.effective_settings()).with_validation(false);
+        let version: String =
+            client.query("SELECT version()").fetch_one().await.map_err(|error| self.failure(error))?;
+        let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
+        Ok((parts.next().unwrap_or(0), parts.next().unwrap_or(0)))
+    }
+
+    fn failure(&self, error: DriverError) -> Failure {
+        let text = error.to_string();
+        let native = text.contains("is for clickhouse-client program");
+        let refused = PERMANENT
+            .iter()
+            .any(|code| text.contains(&format!("Code: {code},")) || text.contains(&format!("Code: {code}.")));
+        let useless = matches!(error, DriverError::InvalidParams(_) | DriverError::Unsupported(_));
+        let source = redacted(Caused(error), &self.config.secrets());
+        if native {
+            Failure::permanent(format!("port {} {USE_HTTP} ({source})", self.config.port))
+        } else if refused || useless {
+            Failure::permanent(source)
+        } else {
+            Failure::transient(source)
+        }
+    }
+}
+
+/// The driver's error, telling its causes, which the driver's own text leaves out.
+#[derive(Debug)]
+pub(crate) struct Caused(pub(crate) DriverError);
+
+impl fmt::Display for Caused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut told = self.0.to_string();
+        f.write_str(&told)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            let text = error.to_string();
+            if !told.contains(&text) {
+                write!(f, ": {text}")?;
+                told.push_str(&text);
+            }
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+impl StdError for Caused {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(&self.0)
+    }
+}
+
+/// What a slot holds of a ClickHouse; leased as a client of either facade.
+#[derive(Clone)]
+pub struct Connected(Arc<Inner>);
+
+struct Inner {
+    client: Client,
+    threads: blocking::ClickHouse,
+    pings: Client,
+    traffic: Arc<Transport>,
+    probe: Arc<Transport>,
+}
+
+impl Provide<Client> for Connected {
+    fn provide(&self) -> &Client {
+        &self.0.client
+    }
+}
+
+impl Provide<blocking::ClickHouse> for Connected {
+    fn provide(&self) -> &blocking::ClickHouse {
+        &self.0.threads
+    }
+}
+
+impl fmt::Debug for Connected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Connected").field(&self.0.client).finish()
+    }
+}
+
+/// Whose queries a transport carries.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Purpose {
+    Traffic,
+    /// Ours, which no drain waits for.
+    Probe,
+}
+
+/// Where the connections of one client are opened, counted and cut.
+struct Transport {
+    config: Arc<ClickHouseConfig>,
+    link: Link,
+    runtime: Handle,
+    purpose: Purpose,
+    /// Cuts every stream of the current generation; none once closed.
+    switch: RwLock<Option<KillSwitch>>,
+    open: Arc<Count>,
+    busy: Arc<Count>,
+}
+
+impl Transport {
+    fn new(config: &Arc<ClickHouseConfig>, link: &Link, runtime: Handle, purpose: Purpose) -> Arc<Self> {
+        Arc::new(Transport {
+            config: Arc::clone(config),
+            link: link.clone(),
+            runtime,
+            purpose,
+            switch: RwLock::new(Some(KillSwitch::new())),
+            open: Arc::default(),
+            busy: Arc::default(),
+        })
+    }
+
+    fn client(self: &Arc<Self>, settings: &BTreeMap<String, String>) -> Client {
+        let config = &self.config;
+        let http = hyper_util::client::legacy::Client::builder(OnRuntime(self.runtime.clone()))
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(config.idle_timeout)
+            .pool_max_idle_per_host(config.max_idle)
+            .build(Connector(Arc::clone(self)));
+        let mut client = Client::with_http_client(http)
+            .with_url(format!("http://{}/", host_port(&config.host, config.port)))
+            .with_user(&config.user)
+            .with_database(&config.database)
+            .with_compression(if config.compression { Compression::Lz4 } else { Compression::None });
+        if let Some(password) = &config.password {
+            client = client.with_password(password.expose());
+        }
+        settings.iter().fold(client, |client, (name, value)| client.with_setting(name, value))
+    }
+
+    fn cut(&self) {
+        if let Some(switch) = &*self.switch.read() {
+            switch.cut();
+        }
+    }
+
+    /// Opens connections again after a cut.
+    fn restore(&self) {
+        if let Some(switch) = &mut *self.switch.write() {
+            *switch = KillSwitch::new();
+        }
+    }
+
+    /// Cuts for good.
+    fn end(&self) {
+        if let Some(switch) = self.switch.write().take() {
+            switch.cut();
+        }
+    }
+
+    async fn open(self: Arc<Self>) -> io::Result<TokioIo<Stream>> {
+        let switch = self.live_switch().await?;
+        let limit = self.config.connect_timeout;
+        let connecting = tokio::time::timeout(limit, TcpStream::connect((self.config.host.as_str(), self.config.port)));
+        let stream = tokio::select! {
+            connected = connecting => connected.map_err(|_elapsed| {
+                io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {limit:?}"))
+            })??,
+            () = switch.wait() => return Err(self.closed()),
+        };
+        stream.set_nodelay(true)?;
+        SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(self.config.keepalive))?;
+        let open = Counted::new(&self.open);
+        Ok(TokioIo::new(Stream { stream: switch.guard(stream), transport: self, exchange: None, _open: open }))
+    }
+
+    /// The switch of the current generation, after waiting while it is being brought back.
+    async fn live_switch(&self) -> io::Result<KillSwitch> {
+        if let Some(switch) = self.live() {
+            return Ok(switch);
+        }
+        if self.switch.read().is_none() {
+            return Err(self.closed());
+        }
+        self.link.ready().await.map_err(|error| io::Error::new(io::ErrorKind::NotConnected, error))?;
+        self.live().ok_or_else(|| self.closed())
+    }
+
+    fn live(&self) -> Option<KillSwitch> {
+        self.switch.read().clone().filter(|switch| !switch.is_cut())
+    }
+
+    fn closed(&self) -> io::Error {
+        io::Error::new(io::ErrorKind::NotConnected, Error::Closed { resource: Arc::clone(self.link.name()) })
+    }
+}
+
+/// Runs what the HTTP client needs where the pool says, whichever runtime calls.
+#[derive(Clone)]
+struct OnRuntime(Handle);
+
+impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for OnRuntime {
+    fn execute(&self, future: F) {
+        self.0.spawn(future);
+    }
+}
+
+/// Opens connections for the HTTP client.
+#[derive(Clone)]
+struct Connector(Arc<Transport>);
+
+impl tower_service::Service<hyper::Uri> for Connector {
+    type Response = TokioIo<Stream>;
+    type Error = BoxError;
+    type Future = BoxFuture<Result<Self::Response, BoxError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: hyper::Uri) -> Self::Future {
+        // A set, because dropping it aborts what is in it.
+        let mut opening = JoinSet::new();
+        opening.spawn_on(Arc::clone(&self.0).open(), &self.0.runtime);
+        let transport = Arc::clone(&self.0);
+        Box::pin(async move {
+            match opening.join_next().await {
+                Some(Ok(opened)) => Ok(opened?),
+                _the_runtime_ended => Err(transport.closed().into()),
+            }
+        })
+    }
+}
+
+/// A connection, which knows whether an answer is outstanding.
+struct Stream {
+    stream: Killable<TcpStream>,
+    transport: Arc<Transport>,
+    exchange: Option<Exchange>,
+    _open: Counted,
+}
+
+impl Stream {
+    fn sent(&mut self) {
+        if self.exchange.is_none() && self.transport.purpose == Purpose::Traffic {
+            self.exchange = Some(Exchange {
+                answer: Answer::default(),
+                _busy: self.transport.link.busy(Work::Operation),
+                _counted: Counted::new(&self.transport.busy),
+            });
+        }
+    }
+
+    fn received(&mut self, bytes: &[u8]) {
+        if self.exchange.as_mut().is_some_and(|exchange| exchange.answer.ends_in(bytes)) {
+            self.exchange = None;
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        self.received(&buffer.filled()[before..]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.sent();
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.sent();
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+impl Connection for Stream {
+    fn connected(&self) -> Metadata {
+        Metadata::new()
+    }
+}
+
+/// A request sent and not yet answered in full.
+struct Exchange {
+    answer: Answer,
+    _busy: Busy,
+    _counted: Counted,
+}
+
+/// How far an HTTP/1.1 answer has come.
+enum Answer {
+    /// The head, or a line of a chunked body, as far as it is there.
+    Head(Vec<u8>),
+    Body(u64),
+    ChunkSize(Vec<u8>),
+    /// A chunk with its line end.
+    Chunk(u64),
+    Trailer(Vec<u8>),
+    UntilClosed,
+}
+
+impl Default for Answer {
+    fn default() -> Self {
+        Answer::Head(Vec::new())
+    }
+}
+
+impl Answer {
+    /// Whether it ends in these bytes.
+    fn ends_in(&mut self, mut bytes: &[u8]) -> bool {
+        while !bytes.is_empty() {
+            match self {
+                Answer::Head(head) => {
+                    let Some(head) = taken_until(head, &mut bytes, b"\r\n\r\n") else { return false };
+                    *self = Answer::after(&String::from_utf8_lossy(&head));
+                    if matches!(self, Answer::Body(0)) {
+                        return true;
+                    }
+                }
+                Answer::ChunkSize(line) => {
+                    let Some(line) = taken_until(line, &mut bytes, b"\r\n") else { return false };
+                    let line = String::from_utf8_lossy(&line);
+                    let digits = line.split([';', '\r']).next().unwrap_or_default().trim();
+                    *self = match u64::from_str_radix(digits, 16) {
+                        Ok(0) => Answer::Trailer(Vec::new()),
+                        Ok(size) => Answer::Chunk(size.saturating_add(2)),
+                        Err(_) => Answer::UntilClosed,
+                    };
+                }
+                Answer::Trailer(line) => {
+                    let Some(line) = taken_until(line, &mut bytes, b"\r\n") else { return false };
+                    if line == b"\r\n" {
+                        return true;
+                    }
+                }
+                Answer::Body(left) | Answer::Chunk(left) => {
+                    let step = (*left).min(bytes.len() as u64);
+                    *left -= step;
+                    bytes = &bytes[usize::try_from(step).unwrap_or(bytes.len())..];
+                    match self {
+                        Answer::Body(0) => return true,
+                        Answer::Chunk(0) => *self = Answer::ChunkSize(Vec::new()),
+                        _ => {}
+                    }
+                }
+                Answer::UntilClosed => return false,
+            }
+        }
+        false
+    }
+
+    /// What follows this head.
+    fn after(head: &str) -> Self {
+        let status = head.split(' ').nth(1).unwrap_or_default();
+        if status.starts_with('1') {
+            return Answer::default();
+        }
+        let field = |name: &str| {
+            let mut fields = head.lines().filter_map(|line| line.split_once(':'));
+            fields.find_map(|(key, value)| {
+                key.trim().eq_ignore_ascii_case(name).then(|| value.trim().to_ascii_lowercase())
+            })
+        };
+        match (field("transfer-encoding"), field("content-length").map(|length| length.parse())) {
+            _ if status == "204" || status == "304" => Answer::Body(0),
+            (Some(coding), _) if coding.ends_with("chunked") => Answer::ChunkSize(Vec::new()),
+            (None, Some(Ok(length))) => Answer::Body(length),
+            _ => Answer::UntilClosed,
+        }
+    }
+}
+
+/// Moves bytes over until the mark is complete, and then hands out what came before it and it.
+fn taken_until(taken: &mut Vec<u8>, bytes: &mut &[u8], mark: &[u8]) -> Option<Vec<u8>> {
+    /// More than any server sends in front of an answer; what is longer is not looked at.
+    const LONGEST: usize = 1 << 20;
+    while let Some((first, rest)) = bytes.split_first() {
+        if taken.len() < LONGEST {
+            taken.push(*first);
+        }
+        *bytes = rest;
+        if taken.ends_with(mark) {
+            return Some(std::mem::take(taken));
+        }
+    }
+    None
+}
+
+/// How many there are of something.
+#[derive(Default)]
+struct Count {
+    now: AtomicUsize,
+    changed: Notify,
+}
+
+impl Count {
+    fn now(&self) -> usize {
+        self.now.load(Ordering::SeqCst)
+    }
+
+    /// Resolves when there is none.
+    async fn none(&self) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if self.now() == 0 {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+/// One of them.
+struct Counted(Arc<Count>);
+
+impl Counted {
+    fn new(count: &Arc<Count>) -> Self {
+        count.now.fetch_add(1, Ordering::SeqCst);
+        Counted(Arc::clone(count))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.now.fetch_sub(1, Ordering::SeqCst);
+        self.0.changed.notify_waiters();
+    }
+}

@@ -1,0 +1,1066 @@
+//! ClickHouse on both facades, against a real old server and, where the driver can show more
+//! there, against today's engine behind its bridge.
+
+#![cfg(feature = "clickhouse")]
+#![allow(missing_docs)]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::ops::Deref;
+use std::panic::catch_unwind;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clickhouse::{Client, Row};
+use common::{Within, eventually, until, until_async};
+use resource_pool::config::{ClickHouseConfig, Options};
+use resource_pool::{
+    ClickHouse, ClickHouseResource, Error, Health, Lease, Outcome, ResourcePool, State, Work, blocking,
+};
+use serde::{Deserialize, Serialize};
+use services::{BlackHole, ClickHouseBridge, Kind, Service};
+
+/// A frozen server must show as an error within this.
+const FROZEN: Duration = Duration::from_secs(5);
+/// Eight seconds, a second for each row.
+const SLOW: &str = "SELECT sleep(1) FROM numbers(8) SETTINGS max_block_size = 1";
+/// Longer than any test looks.
+const ENDLESS: &str = "SELECT sleep(1) FROM numbers(60) SETTINGS max_block_size = 1";
+const TABLE: &str =
+    "CREATE TABLE bars (code String, day UInt32, close Float64) ENGINE = MergeTree ORDER BY (code, day)";
+
+/// What today's engine cannot be asked through the bridge, by the names of the tests that are for
+/// the old server alone, and why. All others run against both.
+const NOT_THROUGH_THE_BRIDGE: &[(&str, &str)] = &[
+    ("clickhouse_native_port_is_refused_with_the_remedy", "it has no native port"),
+    ("clickhouse_old_server_needs_validation_off", "it is not old"),
+    ("clickhouse_trap_nagle_delays_one_row_inserts", "its own answers take longer than the delay that is measured"),
+];
+
+enum Server {
+    Old(Service),
+    Today(ClickHouseBridge),
+}
+
+impl Deref for Server {
+    type Target = Service;
+    fn deref(&self) -> &Service {
+        match self {
+            Server::Old(service) => service,
+            Server::Today(bridge) => bridge,
+        }
+    }
+}
+
+impl Server {
+    fn sql(&self, sql: &str) -> String {
+        self.clickhouse().unwrap().query(sql).unwrap().trim().to_owned()
+    }
+
+    fn count(&self) -> u64 {
+        self.sql("SELECT count() FROM bars").parse().unwrap()
+    }
+}
+
+fn old() -> Server {
+    Server::Old(Service::start(Kind::ClickHouse).expect("a ClickHouse"))
+}
+
+fn today() -> Server {
+    Server::Today(ClickHouseBridge::start().expect("today's ClickHouse"))
+}
+
+/// The same test against both.
+macro_rules! both {
+    ($($case:ident: $old:ident, $today:ident;)*) => { $(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $old() {
+            $case(&old()).await;
+        }
+
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $today() {
+            $case(&today()).await;
+        }
+    )* };
+}
+
+both! {
+    connects_leases_and_closes: clickhouse_async_connects_leases_and_closes, clickhouse_bridge_async_connects_leases_and_closes;
+    works_for_threads: clickhouse_blocking_queries_inserts_and_executes, clickhouse_bridge_blocking_queries_inserts_and_executes;
+    inserts_in_bulk_and_streams: clickhouse_inserts_100_000_rows_and_streams_them, clickhouse_bridge_inserts_100_000_rows_and_streams_them;
+    settings_arrive: clickhouse_settings_arrive, clickhouse_bridge_settings_arrive;
+    compresses: clickhouse_compresses_inserts, clickhouse_bridge_compresses_inserts_and_results;
+    names: clickhouse_named_and_with, clickhouse_bridge_named_and_with;
+    scoped: clickhouse_scoped_closes_by_drop_by_question_mark_and_by_panic, clickhouse_bridge_scoped_closes_by_drop_by_question_mark_and_by_panic;
+    cold_rush: clickhouse_cold_rush_connects_once, clickhouse_bridge_cold_rush_connects_once;
+    closes_under_load: clickhouse_closes_under_load, clickhouse_bridge_closes_under_load;
+    drain_waits: clickhouse_drain_waits_for_queries_and_inserts, clickhouse_bridge_drain_waits_for_queries_and_inserts;
+    closed_for_clones: clickhouse_close_leaves_no_clone_working, clickhouse_bridge_close_leaves_no_clone_working;
+    killed: clickhouse_killed_and_restarted_under_the_same_guard, clickhouse_bridge_killed_and_restarted_under_the_same_guard;
+    frozen_during_calls: clickhouse_frozen_during_calls, clickhouse_bridge_frozen_during_calls;
+    frozen_at_connect: clickhouse_frozen_at_connect, clickhouse_bridge_frozen_at_connect;
+    frozen_at_health: clickhouse_frozen_at_health, clickhouse_bridge_frozen_at_health;
+    frozen_at_close: clickhouse_frozen_at_close, clickhouse_bridge_frozen_at_close;
+    slow_but_living: clickhouse_slow_but_living_queries_are_not_cut, clickhouse_bridge_slow_but_living_queries_are_not_cut;
+    bad_input: clickhouse_bad_input_is_a_clear_error_in_time, clickhouse_bridge_bad_input_is_a_clear_error_in_time;
+    errors: clickhouse_server_errors_name_their_cause, clickhouse_bridge_server_errors_name_their_cause;
+    trap_credentials: clickhouse_trap_credentials_in_the_url_are_ignored, clickhouse_bridge_trap_credentials_in_the_url_are_ignored;
+    trap_unended_insert: clickhouse_trap_insert_not_ended_is_aborted, clickhouse_bridge_trap_insert_not_ended_is_aborted;
+    trap_idle_sockets: clickhouse_trap_idle_sockets_are_never_reaped, clickhouse_bridge_trap_idle_sockets_are_never_reaped;
+}
+
+#[test]
+fn clickhouse_bridge_list_names_real_tests() {
+    let here = include_str!("clickhouse.rs");
+    for (name, why) in NOT_THROUGH_THE_BRIDGE {
+        assert!(here.contains(&format!("fn {name}()")) && !why.is_empty(), "{name}");
+    }
+}
+
+fn config(server: &Service) -> ClickHouseConfig {
+    ClickHouseConfig::url(server.url())
+}
+
+fn pool_of(config: ClickHouseConfig) -> ResourcePool {
+    ResourcePool::builder().environment([("", ""); 0]).resource(config).build().expect("a pool")
+}
+
+fn pool(server: &Service) -> ResourcePool {
+    pool_of(config(server))
+}
+
+/// The bare driver, used as its documentation shows.
+fn bare(server: &Service) -> Client {
+    Client::default()
+        .with_url(format!("http://127.0.0.1:{}", server.port()))
+        .with_user(server.user())
+        .with_password(server.password())
+        .with_database(server.database())
+        .with_validation(false)
+}
+
+#[derive(Debug, Clone, PartialEq, Row, Serialize, Deserialize)]
+struct Bar {
+    code: String,
+    day: u32,
+    close: f64,
+}
+
+fn bar(day: u32) -> Bar {
+    Bar { code: "AAPL".to_owned(), day, close: f64::from(day) / 4.0 }
+}
+
+async fn insert(client: &Client, days: impl IntoIterator<Item = u32>) -> clickhouse::error::Result<()> {
+    let mut insert = client.insert::<Bar>("bars").await?;
+    for day in days {
+        insert.write(&bar(day)).await?;
+    }
+    insert.end().await
+}
+
+/// A blocking call, off the test's runtime.
+async fn on_thread<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> T {
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    thread::spawn(move || drop(sender.send(call())));
+    receiver.await.expect("the thread panicked")
+}
+
+async fn connects_leases_and_closes(server: &Server) {
+    let before = server.established().unwrap();
+    let pool = pool(server);
+    assert_eq!(pool.status().resource("clickhouse").unwrap().state, State::Idle);
+    let clickhouse = pool.clickhouse().await.unwrap();
+    clickhouse.query(TABLE).execute().await.unwrap();
+    insert(&clickhouse, 0..10).await.unwrap();
+    let bars: Vec<Bar> =
+        clickhouse.query("SELECT ?fields FROM bars WHERE day >= ? ORDER BY day").bind(8).fetch_all().await.unwrap();
+    assert_eq!(bars, [bar(8), bar(9)]);
+    let again = pool.clickhouse().await.unwrap();
+    assert_eq!((pool.holders().len(), Lease::generation(&again)), (2, 1));
+    assert!(pool.holders()[0].site.file().ends_with("clickhouse.rs"));
+    drop(again);
+    assert_eq!(pool.health_check().await.entry("clickhouse").unwrap().health, Health::Pass);
+    let usage = pool.status().resource("clickhouse").unwrap().usage;
+    assert_eq!((usage.in_use, usage.open), (Some(0), usage.idle), "{usage:?}");
+    let report = pool.close_all().await;
+    assert!(report.all_closed(), "{report}");
+    assert_eq!(report.step("clickhouse").unwrap().held.len(), 1);
+    assert!(clickhouse.query("SELECT 1").execute().await.is_err());
+    assert!(matches!(pool.clickhouse().await, Err(Error::Closed { .. })));
+    assert_eq!(server.await_established(before, FROZEN).unwrap(), before);
+    pool.reopen().unwrap();
+    assert_eq!(
+        pool.clickhouse().await.unwrap().query("SELECT count() FROM bars").fetch_one::<u64>().await.unwrap(),
+        10
+    );
+    assert!(clickhouse.query("SELECT 1").execute().await.is_err(), "a guard of the closed generation stays closed");
+}
+
+async fn works_for_threads(server: &Server) {
+    let before = server.established().unwrap();
+    let pool = blocking::ResourcePool::from(pool(server));
+    let used = pool.clone();
+    on_thread(move || {
+        let clickhouse = used.clickhouse().unwrap();
+        clickhouse.execute(TABLE).unwrap();
+        assert_eq!(clickhouse.insert_rows("bars", (0..10).map(bar)).unwrap(), 10);
+        assert_eq!(clickhouse.insert_rows("bars", std::iter::empty::<Bar>()).unwrap(), 0);
+        let bound = clickhouse.client().query("SELECT ?fields FROM bars WHERE day >= ? ORDER BY day").bind(8);
+        assert_eq!(clickhouse.query_rows::<Bar>(bound).unwrap(), [bar(8), bar(9)]);
+        let days = clickhouse.query_iter::<u32>("SELECT day FROM bars ORDER BY day").unwrap();
+        assert_eq!(days.collect::<Result<Vec<_>, _>>().unwrap(), (0..10).collect::<Vec<_>>());
+        let report = used.close_all().unwrap();
+        assert!(report.all_closed(), "{report}");
+        let refused = clickhouse.query_rows::<u8>("SELECT 1").unwrap_err();
+        assert!(matches!(refused, Error::Closed { .. }), "{refused}");
+        assert!(clickhouse.insert_rows("bars", [bar(1)]).is_err());
+        assert!(matches!(used.clickhouse(), Err(Error::Closed { .. })));
+    })
+    .await;
+    assert_eq!(server.await_established(before, FROZEN).unwrap(), before);
+    assert_eq!(server.count(), 10);
+}
+
+async fn inserts_in_bulk_and_streams(server: &Server) {
+    const ROWS: u32 = 100_000;
+    let sum: u64 = (0..u64::from(ROWS)).sum();
+    server.sql(TABLE);
+    let pool = pool(server);
+    let clickhouse = pool.clickhouse().await.unwrap();
+    let started = Instant::now();
+    insert(&clickhouse, 0..ROWS).await.unwrap();
+    let inserted = started.elapsed();
+    assert_eq!(server.sql("SELECT count(), sum(day) FROM bars"), format!("{ROWS}\t{sum}"));
+    let started = Instant::now();
+    let mut cursor = clickhouse.query("SELECT ?fields FROM bars ORDER BY day").fetch::<Bar>().unwrap();
+    let (mut rows, mut days) = (0, 0);
+    while let Some(bar) = cursor.next().await.unwrap() {
+        rows += 1;
+        days += u64::from(bar.day);
+    }
+    println!("clickhouse: {ROWS} rows inserted in {inserted:?}, streamed in {:?}", started.elapsed());
+    assert_eq!((rows, days), (ROWS, sum));
+
+    let blocking = blocking::ResourcePool::from(pool);
+    on_thread(move || {
+        let clickhouse = blocking.clickhouse().unwrap();
+        let started = Instant::now();
+        assert_eq!(clickhouse.insert_rows("bars", (0..ROWS).map(bar)).unwrap(), u64::from(ROWS));
+        let inserted = started.elapsed();
+        let started = Instant::now();
+        let mut rows = clickhouse.query_iter::<Bar>("SELECT ?fields FROM bars ORDER BY day").unwrap();
+        assert_eq!(rows.by_ref().map(|bar| u64::from(bar.unwrap().day)).sum::<u64>(), 2 * sum);
+        assert!(rows.next().is_none());
+        println!(
+            "clickhouse: {ROWS} rows from a thread in {inserted:?}, {} streamed in {:?}",
+            2 * ROWS,
+            started.elapsed()
+        );
+        // One given up half-way leaves nothing behind.
+        let mut rows = clickhouse.query_iter::<u64>("SELECT number FROM system.numbers").unwrap();
+        assert_eq!(rows.nth(1000).unwrap().unwrap(), 1000);
+        drop(rows);
+        until(FROZEN, || blocking.status().resource("clickhouse").unwrap().work.is_empty());
+        assert_eq!(clickhouse.query_rows::<u8>("SELECT 1").unwrap(), [1]);
+    })
+    .await;
+}
+
+async fn settings_arrive(server: &Server) {
+    const ASK: &str = "SELECT name, value FROM system.settings WHERE name IN \
+        ('max_threads', 'max_block_size', 'max_insert_block_size', 'max_execution_time') ORDER BY name";
+    let mut config = config(server).setting("max_execution_time", "77");
+    config.max_threads = 3;
+    config.insert_block_size = 4096;
+    let url = format!("{}?max_block_size=1234", server.url());
+    let mut with_url = config.clone();
+    with_url.url = Some(url.into());
+    let expected = |block: &str| {
+        [
+            ("max_block_size", block),
+            ("max_execution_time", "77"),
+            ("max_insert_block_size", "4096"),
+            ("max_threads", "3"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    };
+    for (config, block) in [(config, "65536"), (with_url, "1234")] {
+        let pool = pool_of(config);
+        let settings: Vec<(String, String)> = pool.clickhouse().await.unwrap().query(ASK).fetch_all().await.unwrap();
+        assert_eq!(settings, expected(block));
+        let blocking = blocking::ResourcePool::from(pool);
+        let settings: Vec<(String, String)> =
+            on_thread(move || blocking.clickhouse().unwrap().query_rows(ASK)).await.unwrap();
+        assert_eq!(settings, expected(block));
+    }
+    // One that the server does not know is told when connecting, at once.
+    let error = pool_of(self::config(server).setting("no_such_setting", "1")).clickhouse().await.unwrap_err();
+    assert!(matches!(&error, Error::Connect(connect) if connect.permanent), "{error}");
+    assert!(error.to_string().contains("no_such_setting"), "{error}");
+}
+
+async fn compresses(server: &Server) {
+    const ROWS: u32 = 20_000;
+    server.sql(TABLE);
+    let mut sent = Vec::new();
+    for compression in [false, true] {
+        let meter = Meter::start(server.port());
+        let url = server.url().replace(&format!(":{}/", server.port()), &format!(":{}/", meter.port));
+        let mut config = ClickHouseConfig::url(url);
+        config.compression = compression;
+        let pool = pool_of(config);
+        let clickhouse = pool.clickhouse().await.unwrap();
+        insert(&clickhouse, 0..ROWS).await.unwrap();
+        let rows = clickhouse.query("SELECT ?fields FROM bars").fetch_all::<Bar>().await.unwrap();
+        assert_eq!(rows.len() as u32 % ROWS, 0);
+        sent.push((
+            meter.up.load(Ordering::SeqCst),
+            meter.down.load(Ordering::SeqCst) / (rows.len() as u64 / u64::from(ROWS)),
+        ));
+        assert!(pool.close_all().await.step("clickhouse").unwrap().outcome == Outcome::Closed);
+    }
+    println!("clickhouse: bytes up and down, plain and LZ4: {sent:?}");
+    assert!(sent[1].0 < sent[0].0 * 3 / 4, "{sent:?}");
+    if matches!(server, Server::Today(_)) {
+        assert!(sent[1].1 < sent[0].1 * 3 / 4, "{sent:?}");
+    }
+    assert_eq!(server.count(), 2 * u64::from(ROWS));
+}
+
+/// Counts what passes.
+struct Meter {
+    port: u16,
+    up: Arc<AtomicU64>,
+    down: Arc<AtomicU64>,
+}
+
+impl Meter {
+    fn start(target: u16) -> Meter {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let meter = Meter { port: listener.local_addr().unwrap().port(), up: Arc::default(), down: Arc::default() };
+        let (up, down) = (Arc::clone(&meter.up), Arc::clone(&meter.down));
+        thread::spawn(move || {
+            for client in listener.incoming() {
+                let client = client.unwrap();
+                let server = TcpStream::connect(("127.0.0.1", target)).unwrap();
+                forward(client.try_clone().unwrap(), server.try_clone().unwrap(), Arc::clone(&up));
+                forward(server, client, Arc::clone(&down));
+            }
+        });
+        meter
+    }
+}
+
+fn forward(mut from: TcpStream, mut to: TcpStream, passed: Arc<AtomicU64>) {
+    thread::spawn(move || {
+        let mut buffer = [0; 65_536];
+        while let Ok(size @ 1..) = from.read(&mut buffer) {
+            passed.fetch_add(size as u64, Ordering::SeqCst);
+            if to.write_all(&buffer[..size]).is_err() {
+                break;
+            }
+        }
+        let _ = to.shutdown(Shutdown::Write);
+    });
+}
+
+async fn names(server: &Server) {
+    let pool = ResourcePool::builder()
+        .environment([("", ""); 0])
+        .resource(config(server))
+        .named("research", config(server).setting("max_execution_time", "5"))
+        .build()
+        .unwrap();
+    let ask = "SELECT value FROM system.settings WHERE name = 'max_execution_time'";
+    let value = async |client: &Client| client.query(ask).fetch_one::<String>().await.unwrap();
+    assert_eq!(value(&*pool.clickhouse().await.unwrap()).await, "0");
+    assert_eq!(value(&*pool.clickhouse_named("research").await.unwrap()).await, "5");
+    let six = config(server).setting("max_execution_time", "6");
+    assert_eq!(value(&*pool.clickhouse_with("six", six.clone()).await.unwrap()).await, "6");
+    assert_eq!(value(&*pool.clickhouse_with("six", six).await.unwrap()).await, "6");
+    let other = pool.clickhouse_with("six", config(server)).await.unwrap_err();
+    assert!(matches!(other, Error::NameTaken { .. }), "{other}");
+    assert!(matches!(pool.clickhouse_named("nobody").await, Err(Error::UnknownName { .. })));
+    assert!(pool.get::<ClickHouseResource>("research").await.is_ok());
+    let blocking = blocking::ResourcePool::from(pool.clone());
+    let values =
+        on_thread(move || blocking.clickhouse_named("research").unwrap().query_rows::<String>(ask).unwrap()).await;
+    assert_eq!(values, ["5"]);
+    assert!(pool.close("research").await.unwrap().all_closed());
+    assert!(matches!(pool.clickhouse_named("research").await, Err(Error::Closed { .. })));
+    assert_eq!(value(&*pool.clickhouse().await.unwrap()).await, "0");
+    pool.reconnect("research").await.unwrap();
+    assert_eq!(value(&*pool.clickhouse_named("research").await.unwrap()).await, "5");
+}
+
+async fn scoped(server: &Server) {
+    let before = server.established().unwrap();
+    let back = || assert_eq!(server.await_established(before, FROZEN).unwrap(), before);
+    let guard = ClickHouse::scoped(config(server)).await.unwrap();
+    guard.query("SELECT 1").execute().await.unwrap();
+    let report = guard.close().await;
+    assert!(report.all_closed(), "{report}");
+    back();
+
+    async fn fails(server: &Service) -> Result<(), Box<dyn std::error::Error>> {
+        let guard = ClickHouse::scoped(config(server)).await?;
+        Ok(guard.query("SELEKT").execute().await?)
+    }
+    assert!(fails(server).await.is_err());
+    back();
+
+    fn fails_blocking(config: ClickHouseConfig) -> Result<(), Error> {
+        let guard = blocking::ClickHouse::scoped(config)?;
+        guard.execute("SELECT 1")?;
+        guard.execute("SELEKT")
+    }
+    let settings = config(server);
+    let error = on_thread(move || fails_blocking(settings)).await.unwrap_err();
+    assert!(matches!(error, Error::Operation { .. }), "{error}");
+    back();
+
+    let settings = config(server);
+    let panicked = thread::spawn(move || {
+        let guard = blocking::ClickHouse::scoped(settings).unwrap();
+        guard.execute("SELECT 1").unwrap();
+        panic!("as the test asked");
+    });
+    assert!(panicked.join().is_err());
+    back();
+
+    // Outside any runtime.
+    let guard = ClickHouse::scoped(config(server)).await.unwrap();
+    guard.query("SELECT 1").execute().await.unwrap();
+    thread::spawn(move || drop(guard)).join().unwrap();
+    back();
+}
+
+async fn cold_rush(server: &Server) {
+    let before = server.established().unwrap();
+    let pool = pool(server);
+    let done = Arc::new(AtomicUsize::new(0));
+    let threads: Vec<_> = (0..100)
+        .map(|_| {
+            let (pool, done) = (blocking::ResourcePool::from(pool.clone()), Arc::clone(&done));
+            thread::spawn(move || {
+                let clickhouse = pool.clickhouse().unwrap();
+                for n in 0..10 {
+                    assert_eq!(clickhouse.query_rows::<u8>(&format!("SELECT toUInt8({n})")).unwrap(), [n]);
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    let tasks: Vec<_> = (0..100)
+        .map(|_| {
+            let (pool, done) = (pool.clone(), Arc::clone(&done));
+            tokio::spawn(async move {
+                let clickhouse = pool.clickhouse().await.unwrap();
+                for n in 0..10 {
+                    let answer = clickhouse.query("SELECT toUInt8(?)").bind(n).fetch_one::<u8>().await;
+                    assert_eq!(answer.unwrap(), n);
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    until_async(Duration::from_secs(60), async || threads.iter().all(thread::JoinHandle::is_finished)).await;
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    assert_eq!(done.load(Ordering::Relaxed), 2000);
+    assert_eq!(pool.status().resource("clickhouse").unwrap().generation, 1);
+    // Once all is done, at most the idle ones, and the prober's.
+    until_async(FROZEN, async || server.established().unwrap() - before <= 16 + 1).await;
+    let report = pool.close_all().await;
+    assert!(report.all_closed(), "{report}");
+    assert_eq!(server.await_established(before, FROZEN).unwrap(), before);
+}
+
+async fn closes_under_load(server: &Server) {
+    let before = server.established().unwrap();
+    let pool = pool(server);
+    drop(pool.clickhouse().await.unwrap());
+    let done = Arc::new(AtomicUsize::new(0));
+    let threads: Vec<_> = (0..8)
+        .map(|_| {
+            let (pool, done) = (blocking::ResourcePool::from(pool.clone()), Arc::clone(&done));
+            thread::spawn(move || {
+                loop {
+                    match pool.clickhouse() {
+                        Ok(clickhouse) => {
+                            done.fetch_add(usize::from(clickhouse.execute("SELECT 1").is_ok()), Ordering::Relaxed)
+                        }
+                        Err(error) => break error,
+                    };
+                }
+            })
+        })
+        .collect();
+    until_async(FROZEN, async || done.load(Ordering::Relaxed) > 100).await;
+    let report = pool.close_all_within(Duration::from_secs(7)).await;
+    assert_eq!(report.step("clickhouse").unwrap().outcome, Outcome::Closed, "{report}");
+    for thread in threads {
+        let error = on_thread(move || thread.join().unwrap()).await;
+        assert!(error.is_closed(), "{error}");
+    }
+    assert_eq!(server.await_established(before, FROZEN).unwrap(), before);
+}
+
+async fn drain_waits(server: &Server) {
+    server.sql(TABLE);
+    let pool = pool(server);
+    let clickhouse = Client::clone(&*pool.clickhouse().await.unwrap());
+    let busy = || {
+        let status = pool.status();
+        let clickhouse = status.resource("clickhouse").unwrap();
+        let operations =
+            clickhouse.work.iter().find(|(work, _)| *work == Work::Operation).map_or(0, |(_, count)| *count);
+        assert_eq!(clickhouse.usage.in_use, Some(operations));
+        operations
+    };
+    assert_eq!(busy(), 0);
+    // A query and an insert begun through the native client, which nobody leases any more.
+    let query = tokio::spawn({
+        let query = clickhouse.query("SELECT sleep(1) FROM numbers(3) SETTINGS max_block_size = 1");
+        async move { query.fetch_all::<u8>().await }
+    });
+    let mut rows = clickhouse.insert::<Bar>("bars").await.unwrap();
+    rows.write(&bar(1)).await.unwrap();
+    until_async(FROZEN, async || busy() == 2).await;
+    let started = Instant::now();
+    let closing = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.close_all().await }
+    });
+    pool.closing().wait().await;
+    rows.write(&bar(2)).await.unwrap();
+    rows.end().await.unwrap();
+    assert_eq!(query.await.unwrap().unwrap().len(), 3);
+    let report = closing.await.unwrap();
+    assert!(report.all_closed(), "{report}");
+    assert!(report.drained >= Duration::from_secs(2), "{report}");
+    assert!(started.elapsed() < Duration::from_secs(6), "{report}");
+    assert_eq!(server.count(), 2);
+}
+
+async fn closed_for_clones(server: &Server) {
+    server.sql(TABLE);
+    let before = server.established().unwrap();
+    let pool = pool(server);
+    let clickhouse = Client::clone(&*pool.clickhouse().await.unwrap());
+    let blocking = blocking::ResourcePool::from(pool.clone());
+    let threads = on_thread(move || blocking::ClickHouse::clone(&blocking.clickhouse().unwrap())).await;
+    let mut rows = clickhouse.insert::<Bar>("bars").await.unwrap();
+    rows.write(&bar(1)).await.unwrap();
+    let in_flight = tokio::spawn(clickhouse.query(ENDLESS).execute());
+    until_async(FROZEN, async || pool.status().resource("clickhouse").unwrap().usage.in_use == Some(2)).await;
+    // Neither ends by itself: the drain waits as long as it may, and then they are cut.
+    let started = Instant::now();
+    let report = pool.close_all_within(Duration::from_secs(4)).await;
+    assert!(started.elapsed() < Duration::from_secs(5), "{report}");
+    let step = report.step("clickhouse").unwrap();
+    assert_eq!(step.unfinished, [(Work::Operation, 2)], "{report}");
+    assert!(matches!(step.outcome, Outcome::Closed | Outcome::Forced), "{report}");
+    assert!(in_flight.within(FROZEN).await.unwrap().is_err());
+    assert!(rows.end().within(FROZEN).await.is_err());
+    assert!(clickhouse.query("SELECT 1").execute().within(FROZEN).await.is_err());
+    let refused = on_thread(move || threads.execute("SELECT 1")).within(FROZEN).await.unwrap_err();
+    assert!(matches!(refused, Error::Closed { .. }), "{refused}");
+    assert_eq!(server.await_established(before, FROZEN).unwrap(), before);
+    assert_eq!(server.count(), 0);
+}
+
+async fn killed(server: &Server) {
+    let pool = pool(server);
+    let clickhouse = pool.clickhouse().await.unwrap();
+    let blocking = blocking::ResourcePool::from(pool.clone());
+    let threads = on_thread(move || blocking.clickhouse().unwrap()).await;
+    let in_flight = tokio::spawn(clickhouse.query(ENDLESS).execute());
+    until_async(FROZEN, async || pool.status().resource("clickhouse").unwrap().usage.in_use == Some(1)).await;
+    server.kill().unwrap();
+    assert!(in_flight.within(FROZEN).await.unwrap().is_err());
+    assert!(clickhouse.query("SELECT 1").execute().within(FROZEN).await.is_err());
+    until_async(FROZEN, async || pool.status().resource("clickhouse").unwrap().state != State::Ready).await;
+    assert!(!pool.is_healthy("clickhouse").await);
+    server.restart().unwrap();
+    let back = Instant::now();
+    until_async(FROZEN, async || clickhouse.query("SELECT 1").execute().await.is_ok()).await;
+    println!("clickhouse: the same guard works again {:?} after the restart", back.elapsed());
+    on_thread(move || threads.execute("SELECT 1")).await.unwrap();
+    assert_eq!(Lease::generation(&pool.clickhouse().await.unwrap()), 2);
+}
+
+async fn frozen_during_calls(server: &Server) {
+    server.sql(TABLE);
+    let pool = pool(server);
+    let clickhouse = pool.clickhouse().await.unwrap();
+    let blocking = blocking::ResourcePool::from(pool.clone());
+    let lease = blocking.clone();
+    let threads = on_thread(move || blocking::ClickHouse::clone(&lease.clickhouse().unwrap())).await;
+    let mut rows = clickhouse.insert::<Bar>("bars").await.unwrap();
+    rows.write(&bar(1)).await.unwrap();
+    let mut in_flight = vec![tokio::spawn(timed(clickhouse.query(ENDLESS).execute()))];
+    let thread = threads.clone();
+    in_flight.push(tokio::spawn(timed(on_thread(move || thread.execute(ENDLESS)))));
+    until_async(FROZEN, async || pool.status().resource("clickhouse").unwrap().usage.in_use == Some(3)).await;
+    server.freeze().unwrap();
+    let started = Instant::now();
+    // The bare driver does not notice.
+    let control =
+        tokio::spawn(tokio::time::timeout(FROZEN + Duration::from_secs(1), bare(server).query("SELECT 1").execute()));
+    let fresh = Client::clone(&clickhouse);
+    in_flight.push(tokio::spawn(timed(async move { fresh.query("SELECT 1").execute().await })));
+    in_flight.push(tokio::spawn(timed(async move { rows.end().await })));
+    let thread = threads.clone();
+    in_flight.push(tokio::spawn(timed(on_thread(move || thread.query_rows::<u8>("SELECT 1")))));
+    let thread = threads.clone();
+    in_flight.push(tokio::spawn(timed(on_thread(move || thread.insert_rows("bars", [bar(1)])))));
+    for call in in_flight {
+        let (failed, _) = call.await.unwrap();
+        assert!(failed);
+    }
+    println!("clickhouse: a frozen server ended every call after {:?}", started.elapsed());
+    assert!(started.elapsed() < FROZEN, "{:?}", started.elapsed());
+    // New calls fail as well, on both facades.
+    let lost = pool.clickhouse().await.unwrap_err();
+    assert!(lost.is_transient(), "{lost}");
+    let again = Instant::now();
+    assert!(clickhouse.query("SELECT 1").execute().await.is_err());
+    let thread = threads.clone();
+    let lost = on_thread(move || thread.execute("SELECT 1")).await.unwrap_err();
+    assert!(lost.is_transient(), "{lost}");
+    assert!(again.elapsed() < FROZEN, "{:?}", again.elapsed());
+    assert!(control.await.unwrap().is_err(), "the bare driver was to be waiting still");
+    server.thaw().unwrap();
+    until_async(FROZEN, async || clickhouse.query("SELECT 1").execute().await.is_ok()).await;
+    on_thread(move || threads.execute("SELECT 1")).await.unwrap();
+    assert!(pool.status().resource("clickhouse").unwrap().generation >= 2);
+}
+
+async fn timed<T, E>(call: impl Future<Output = Result<T, E>>) -> (bool, Duration) {
+    let started = Instant::now();
+    (call.await.is_err(), started.elapsed())
+}
+
+async fn frozen_at_connect(server: &Server) {
+    server.freeze().unwrap();
+    let control = tokio::spawn(tokio::time::timeout(FROZEN, bare(server).query("SELECT 1").execute()));
+    let pool = pool(server);
+    let blocking = blocking::ResourcePool::from(pool_of(config(server)));
+    let started = Instant::now();
+    let thread = tokio::spawn(on_thread(move || blocking.clickhouse().map(drop)));
+    let error = pool.clickhouse().await.unwrap_err();
+    assert!(error.is_transient(), "{error}");
+    assert!(thread.await.unwrap().unwrap_err().is_transient());
+    assert!(started.elapsed() < FROZEN + Duration::from_millis(200), "{:?}", started.elapsed());
+    assert!(control.await.unwrap().is_err(), "the bare driver was to be waiting still");
+    server.thaw().unwrap();
+    let clickhouse = eventually(FROZEN, async || pool.clickhouse().await.ok()).await;
+    clickhouse.query("SELECT 1").execute().await.unwrap();
+}
+
+async fn frozen_at_health(server: &Server) {
+    let pool = pool(server);
+    let _lease = pool.clickhouse().await.unwrap();
+    server.freeze().unwrap();
+    let started = Instant::now();
+    let report = pool.health_check().await;
+    assert!(started.elapsed() < Duration::from_millis(800), "{:?}", started.elapsed());
+    assert_eq!(report.entry("clickhouse").unwrap().health, Health::Fail, "{report}");
+    let blocking = blocking::ResourcePool::from(pool);
+    assert!(!on_thread(move || blocking.is_healthy("clickhouse")).await.unwrap());
+    server.thaw().unwrap();
+}
+
+async fn frozen_at_close(server: &Server) {
+    let before = server.established().unwrap();
+    let pool = pool(server);
+    let clickhouse = Client::clone(&*pool.clickhouse().await.unwrap());
+    let in_flight = tokio::spawn(clickhouse.query(ENDLESS).execute());
+    until_async(FROZEN, async || pool.status().resource("clickhouse").unwrap().usage.in_use == Some(1)).await;
+    server.freeze().unwrap();
+    let started = Instant::now();
+    let report = pool.close_all_within(Duration::from_secs(8)).await;
+    assert!(started.elapsed() < Duration::from_secs(9), "{:?}", started.elapsed());
+    assert!(matches!(report.step("clickhouse").unwrap().outcome, Outcome::Closed | Outcome::Forced), "{report}");
+    assert!(in_flight.within(FROZEN).await.unwrap().is_err());
+    println!("clickhouse: closed a frozen server after {:?}", started.elapsed());
+
+    // An idle one is closed at once, from threads too.
+    server.thaw().unwrap();
+    let idle = blocking::ResourcePool::from(pool_of(config(server)));
+    let pool = idle.clone();
+    on_thread(move || drop(pool.clickhouse().unwrap())).await;
+    server.freeze().unwrap();
+    let started = Instant::now();
+    let report = on_thread(move || idle.close_all().unwrap()).await;
+    assert!(report.all_closed(), "{report}");
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    server.thaw().unwrap();
+    assert_eq!(server.await_established(before, FROZEN).unwrap(), before);
+}
+
+async fn slow_but_living(server: &Server) {
+    let pool = pool(server);
+    let blocking = blocking::ResourcePool::from(pool.clone());
+    let started = Instant::now();
+    let thread =
+        tokio::spawn(on_thread(move || blocking.clickhouse().unwrap().query_rows::<u8>(SLOW).map(|rows| rows.len())));
+    let rows = pool.clickhouse().await.unwrap().query(SLOW).fetch_all::<u8>().await.unwrap();
+    assert_eq!((rows.len(), thread.await.unwrap().unwrap()), (8, 8));
+    assert!(started.elapsed() >= Duration::from_secs(8), "{:?}", started.elapsed());
+    assert_eq!(pool.status().resource("clickhouse").unwrap().generation, 1);
+}
+
+async fn bad_input(server: &Server) {
+    let with = |config: ClickHouseConfig| {
+        let mut options = Options::default();
+        options.retry.attempts = 1;
+        ResourcePool::builder().environment([("", ""); 0]).options(options).resource(config).build()
+    };
+    let malformed = [
+        "",
+        "http//",
+        "http://",
+        "ftp://localhost",
+        "https://localhost:8443/",
+        "http://localhost:99999/",
+        "http://u:%ff@localhost/",
+    ];
+    let native =
+        ["clickhouse://localhost:9000/", "tcp://localhost:9000/", "http://localhost:9000/", "http://localhost:9440/"];
+    for url in malformed.iter().chain(&native) {
+        let error = with(ClickHouseConfig::url(*url)).unwrap_err();
+        assert!(matches!(&error, Error::Config { key, .. } if key == "clickhouse.url"), "{url}: {error}");
+        assert!(!native.contains(url) || error.to_string().contains("8123"), "{url}: {error}");
+    }
+    let two = ClickHouseConfig::url("http://localhost/one?database=two");
+    assert!(matches!(with(two), Err(Error::Config { .. })));
+
+    let at = |port: u16, path: &str| {
+        ClickHouseConfig::url(format!("http://quant:s3cr3t%40%3A%2F%25@127.0.0.1:{port}/{path}"))
+    };
+    let mut no_database = config(server);
+    no_database.url = Some(server.url().replace(&format!("/{}", server.database()), "/nowhere").into());
+    let black_hole = BlackHole::start().unwrap();
+    let bad = [
+        ("wrong password", at(server.port(), server.database()), true),
+        ("no such database", no_database, true),
+        ("unknown host", ClickHouseConfig::url("http://no-such-host.invalid:8123/"), false),
+        ("refused", at(1, ""), false),
+        ("black hole", at(black_hole.port(), ""), false),
+    ];
+    for (what, config, permanent) in bad {
+        let pool = with(config).unwrap();
+        let started = Instant::now();
+        let error = pool.clickhouse().await.unwrap_err();
+        println!("clickhouse: {what}, after {:?}: {error}", started.elapsed());
+        assert!(started.elapsed() < FROZEN, "{what}: {:?}", started.elapsed());
+        assert!(matches!(&error, Error::Connect(connect) if connect.permanent == permanent), "{what}: {error:?}");
+        for text in [error.to_string(), format!("{error:?}"), format!("{pool:?}"), format!("{:?}", pool.status())] {
+            assert!(!text.contains("s3cr3t"), "{text}");
+        }
+        // The pool still works.
+        let clickhouse = pool.clickhouse_with("other", self::config(server)).await.unwrap();
+        clickhouse.query("SELECT 1").execute().await.unwrap();
+    }
+}
+
+async fn errors(server: &Server) {
+    let pool = pool(server);
+    let blocking = blocking::ResourcePool::from(pool.clone());
+    let (unknown, halfway) = on_thread(move || {
+        let clickhouse = blocking.clickhouse().unwrap();
+        let halfway = clickhouse
+            .query_iter::<u8>("SELECT throwIf(number = 200000) FROM numbers(300000) SETTINGS max_block_size = 1000")
+            .unwrap()
+            .collect::<Result<Vec<_>, _>>();
+        (clickhouse.execute("SELECT nothing").unwrap_err(), halfway.unwrap_err())
+    })
+    .await;
+    assert!(matches!(unknown, Error::Operation { .. }), "{unknown}");
+    assert!(unknown.to_string().contains("Code: 47"), "{unknown}");
+    assert!(matches!(halfway, Error::Operation { .. } | Error::Lost { .. }), "{halfway}");
+    // The driver's error is there to be looked at.
+    let cause = std::error::Error::source(&unknown).and_then(std::error::Error::source).unwrap();
+    assert!(matches!(cause.downcast_ref(), Some(clickhouse::error::Error::BadResponse(_))), "{cause:?}");
+
+    #[derive(Debug, Row, Deserialize)]
+    struct Wrong {
+        #[allow(dead_code)]
+        n: String,
+    }
+    // What validation is for: a wrong type is told by name.
+    if matches!(server, Server::Today(_)) {
+        let clickhouse = pool.clickhouse().await.unwrap();
+        let error = clickhouse.query("SELECT toUInt8(1) AS n").fetch_one::<Wrong>().await.unwrap_err();
+        assert!(matches!(error, clickhouse::error::Error::SchemaMismatch(_)), "{error:?}");
+        let mut off = config(server);
+        off.validation = Some(false);
+        let pool = pool_of(off);
+        let error = pool.clickhouse().await.unwrap().query("SELECT toUInt8(1) AS n").fetch_one::<Wrong>().await;
+        assert!(!matches!(error, Err(clickhouse::error::Error::SchemaMismatch(_))), "{error:?}");
+    }
+}
+
+#[test]
+fn clickhouse_guard_outlives_the_runtime_it_came_from() {
+    let server = old();
+    let pool = pool(&server);
+    // A runtime that nobody drives keeps what was opened on it from moving.
+    let first = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let control = bare(&server);
+    let clickhouse = first.block_on(async {
+        control.query("SELECT 1").execute().await.unwrap();
+        let clickhouse = pool.clickhouse().await.unwrap();
+        clickhouse.query("SELECT 1").execute().await.unwrap();
+        clickhouse
+    });
+    let second = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let hangs = second.block_on(tokio::time::timeout(Duration::from_millis(1500), control.query("SELECT 1").execute()));
+    assert!(hangs.is_err(), "the bare driver's connection was to hang with its runtime: {hangs:?}");
+    second.block_on(clickhouse.query("SELECT 1").execute().within(Duration::from_secs(1))).unwrap();
+    drop(first);
+    second.block_on(clickhouse.query("SELECT 1").execute().within(Duration::from_secs(1))).unwrap();
+}
+
+#[test]
+fn clickhouse_blocking_acquire_waits_only_where_it_may() {
+    let server = old();
+    let several = tokio::runtime::Runtime::new().unwrap();
+    let single = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let fresh = || blocking::ResourcePool::from(pool(&server));
+    // On a worker, by block_in_place; in spawn_blocking of either kind.
+    let pool = fresh();
+    let on_worker = several.spawn(async move { pool.clickhouse().unwrap().query_rows::<u8>("SELECT 1").unwrap() });
+    assert_eq!(several.block_on(on_worker).unwrap(), [1]);
+    for runtime in [&several, &single] {
+        let pool = fresh();
+        let used = runtime.spawn_blocking(move || pool.clickhouse().unwrap().query_rows::<u8>("SELECT 1").unwrap());
+        assert_eq!(runtime.block_on(used).unwrap(), [1]);
+    }
+    // On a current-thread runtime it cannot wait, but what is ready it gets; a query has to wait.
+    let pool = fresh();
+    let refused = single.block_on(async { pool.clickhouse().map(drop) });
+    assert!(matches!(refused, Err(Error::InAsyncContext { .. })), "{refused:?}");
+    drop(pool.clickhouse().unwrap());
+    let clickhouse = single.block_on(async { pool.clickhouse() }).unwrap();
+    let refused = single.block_on(async { clickhouse.execute("SELECT 1") });
+    assert!(matches!(refused, Err(Error::InAsyncContext { .. })), "{refused:?}");
+    clickhouse.execute("SELECT 1").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clickhouse_native_port_is_refused_with_the_remedy() {
+    let server = old();
+    let native = server.clickhouse().unwrap().native_port().unwrap();
+    let pool =
+        pool_of(ClickHouseConfig::url(server.url().replace(&format!(":{}/", server.port()), &format!(":{native}/"))));
+    let started = Instant::now();
+    let error = pool.clickhouse().await.unwrap_err();
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    assert!(matches!(&error, Error::Connect(connect) if connect.permanent), "{error:?}");
+    assert!(error.to_string().contains("use the HTTP port, 8123 by default"), "{error}");
+}
+
+/// The driver's default fails on a server of before 2019; ours asks for the version.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clickhouse_old_server_needs_validation_off() {
+    let server = old();
+    let control = bare(&server).with_validation(true).query("SELECT toUInt8(1)").fetch_one::<u8>().await.unwrap_err();
+    assert!(control.to_string().contains("Code: 73"), "{control}");
+    let clickhouse = pool(&server);
+    assert_eq!(clickhouse.clickhouse().await.unwrap().query("SELECT toUInt8(1)").fetch_one::<u8>().await.unwrap(), 1);
+}
+
+// Traps of the driver, each with the bare driver as control.
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clickhouse_trap_nagle_delays_one_row_inserts() {
+    const INSERTS: u32 = 150;
+    let server = old();
+    server.sql("CREATE TABLE bars (code String, day UInt32, close Float64) ENGINE = Memory");
+    let pool = pool(&server);
+    let ours = Client::clone(&*pool.clickhouse().await.unwrap());
+    let mean = async |client: &Client| {
+        insert(client, 0..1).await.unwrap();
+        let started = Instant::now();
+        for day in 0..INSERTS {
+            insert(client, day..=day).await.unwrap();
+        }
+        started.elapsed() / INSERTS
+    };
+    let (control, ours) = (mean(&bare(&server)).await, mean(&ours).await);
+    println!("clickhouse: a one-row insert takes {ours:?}, with the bare driver {control:?}");
+    assert!(control > ours * 3, "{control:?} {ours:?}");
+    assert_eq!(server.count(), u64::from(2 * (INSERTS + 1)));
+}
+
+async fn trap_credentials(server: &Server) {
+    let control = Client::default().with_url(server.url()).with_validation(false);
+    let refused = control.query("SELECT currentDatabase()").fetch_one::<String>().await;
+    // A server that has no user of the driver's default refuses, the other serves its default database.
+    assert_ne!(refused.ok(), Some(server.database().to_owned()));
+    let by_path = config(server);
+    let base = format!("http://127.0.0.1:{}/", server.port());
+    let query: String = url::form_urlencoded::Serializer::new(String::new())
+        .extend_pairs([("user", server.user()), ("password", server.password()), ("database", server.database())])
+        .finish();
+    let by_query = ClickHouseConfig::url(format!("{base}?{query}"));
+    let mut by_parts = ClickHouseConfig::default();
+    by_parts.host = "127.0.0.1".to_owned();
+    by_parts.port = server.port();
+    by_parts.user = server.user().to_owned();
+    by_parts.password = Some(server.password().into());
+    by_parts.database = server.database().to_owned();
+    let mut by_both = by_parts.clone();
+    by_both.url = Some(base.into());
+    for config in [by_path, by_query, by_parts, by_both] {
+        let shown = format!("{config:?}");
+        let pool = pool_of(config);
+        let clickhouse = pool.clickhouse().await.unwrap();
+        assert_eq!(
+            clickhouse.query("SELECT currentDatabase()").fetch_one::<String>().await.unwrap(),
+            server.database()
+        );
+        assert!(!shown.contains(server.password()), "{shown}");
+    }
+    let port = server.port().to_string();
+    let environment = [
+        ("CLICKHOUSE_IP", "127.0.0.1"),
+        ("CLICKHOUSE_PORT", &port),
+        ("CLICKHOUSE_USER", server.user()),
+        ("CLICKHOUSE_PASSWORD", server.password()),
+        ("CLICKHOUSE_DATABASE", server.database()),
+    ];
+    for environment in [&environment[..], &[("CLICKHOUSE_URL", server.url())]] {
+        let pool = ResourcePool::builder().environment(environment.iter().copied()).build().unwrap();
+        let clickhouse = pool.clickhouse().await.unwrap();
+        assert_eq!(
+            clickhouse.query("SELECT currentDatabase()").fetch_one::<String>().await.unwrap(),
+            server.database()
+        );
+    }
+}
+
+async fn trap_unended_insert(server: &Server) {
+    server.sql(TABLE);
+    // The driver aborts an insert that is not ended, ours as well; but it counts until it is gone,
+    // so that a drain waits for whoever means to end it, and `insert_rows` always ends its own.
+    let control = bare(server);
+    let mut rows = control.insert::<Bar>("bars").await.unwrap();
+    rows.write(&bar(1)).await.unwrap();
+    drop(rows);
+    let pool = pool(server);
+    let clickhouse = pool.clickhouse().await.unwrap();
+    let mut rows = clickhouse.insert::<Bar>("bars").await.unwrap();
+    rows.write(&bar(1)).await.unwrap();
+    let busy = || pool.status().resource("clickhouse").unwrap().usage.in_use == Some(1);
+    until_async(FROZEN, async || busy()).await;
+    drop(rows);
+    until_async(FROZEN, async || !busy()).await;
+    let blocking = blocking::ResourcePool::from(pool.clone());
+    on_thread(move || blocking.clickhouse().unwrap().insert_rows("bars", [bar(2)])).await.unwrap();
+    assert_eq!(server.sql("SELECT day FROM bars"), "2");
+}
+
+async fn trap_idle_sockets(server: &Server) {
+    let before = server.established().unwrap();
+    // Through a server that closes nothing itself, the driver's own timeout of 2 s does nothing.
+    let meter = Meter::start(server.port());
+    let never_closes = NeverCloses::start();
+    let control = Client::default().with_url(format!("http://127.0.0.1:{}", never_closes.port)).with_validation(false);
+    control.query("SELECT 1").execute().await.unwrap();
+    let mut config = config(server);
+    config.idle_timeout = Duration::from_millis(300);
+    let pool = pool_of(config);
+    let clickhouse = pool.clickhouse().await.unwrap();
+    let five = async |client: &Client| {
+        let calls: Vec<_> = (0..5).map(|_| tokio::spawn(client.query("SELECT sleep(0.1)").execute())).collect();
+        for call in calls {
+            call.await.unwrap().unwrap();
+        }
+    };
+    five(&clickhouse).await;
+    let used = Instant::now();
+    until_async(Duration::from_millis(2500), async || {
+        pool.status().resource("clickhouse").unwrap().usage.open == Some(0)
+    })
+    .await;
+    println!("clickhouse: idle connections were closed after {:?}", used.elapsed());
+    // Only the prober's is left.
+    assert!(server.established().unwrap() - before <= 1);
+    let waited = Instant::now();
+    until_async(FROZEN, async || waited.elapsed() > Duration::from_secs(3)).await;
+    assert_eq!(never_closes.open.load(Ordering::SeqCst), 1, "the bare driver was to keep its connection");
+    drop(meter);
+}
+
+/// Answers every request with nothing, and never closes.
+struct NeverCloses {
+    port: u16,
+    open: Arc<AtomicUsize>,
+}
+
+impl NeverCloses {
+    fn start() -> NeverCloses {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = NeverCloses { port: listener.local_addr().unwrap().port(), open: Arc::default() };
+        let open = Arc::clone(&server.open);
+        thread::spawn(move || {
+            for client in listener.incoming() {
+                let (mut client, open) = (client.unwrap(), Arc::clone(&open));
+                thread::spawn(move || {
+                    open.fetch_add(1, Ordering::SeqCst);
+                    let mut buffer = [0; 4096];
+                    while let Ok(1..) = client.read(&mut buffer) {
+                        client.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+                    }
+                    open.fetch_sub(1, Ordering::SeqCst);
+                });
+            }
+        });
+        server
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clickhouse_trap_no_connect_timeout() {
+    let black_hole = BlackHole::start().unwrap();
+    let url = format!("http://127.0.0.1:{}/", black_hole.port());
+    let limit = Duration::from_millis(700);
+    let mut config = ClickHouseConfig::url(&*url);
+    config.connect_timeout = limit;
+    let mut options = Options::default();
+    options.retry.attempts = 1;
+    let pool = ResourcePool::builder().environment([("", ""); 0]).options(options).resource(config).build().unwrap();
+    let started = Instant::now();
+    let control =
+        tokio::spawn(tokio::time::timeout(limit * 4, Client::default().with_url(url).query("SELECT 1").execute()));
+    let error = pool.clickhouse().await.unwrap_err();
+    assert!(started.elapsed() < limit * 2, "{:?}", started.elapsed());
+    assert!(error.to_string().contains("no connection within 700ms"), "{error}");
+    assert!(control.await.unwrap().is_err(), "the bare driver was to be waiting still");
+}
+
+#[test]
+fn clickhouse_trap_panics_outside_a_runtime() {
+    let server = old();
+    let control = bare(&server);
+    let panicked = catch_unwind(std::panic::AssertUnwindSafe(|| {
+        futures_util::FutureExt::now_or_never(control.query("SELECT 1").execute())
+    }));
+    assert!(panicked.is_err(), "the bare driver was to panic");
+    let pool = blocking::ResourcePool::from(pool(&server));
+    let clickhouse = pool.clickhouse().unwrap();
+    clickhouse.execute(TABLE).unwrap();
+    assert_eq!(clickhouse.insert_rows("bars", (0..3).map(bar)).unwrap(), 3);
+    assert_eq!(clickhouse.query_rows::<u32>("SELECT day FROM bars ORDER BY day").unwrap(), [0, 1, 2]);
+}
