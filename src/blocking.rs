@@ -11,7 +11,7 @@ mod clickhouse;
 mod mongo;
 mod pool;
 #[cfg(feature = "rabbitmq")]
-mod rabbitmq;
+pub mod rabbitmq;
 #[cfg(feature = "redis")]
 mod redis;
 mod scoped;

@@ -56,3 +56,18 @@ pub use ::lapin;
 pub use ::mongodb;
 #[cfg(feature = "redis")]
 pub use ::redis;
+
+/// What the verbs of [`RabbitMq`] take and give.
+#[cfg(feature = "rabbitmq")]
+pub mod rabbitmq {
+    pub use crate::backend::rabbitmq::{Batch, Channel, Consume, Consumer, DeclaredQueue, Delivery, Exchange, Message, Published, Queue};
+}
+
+/// The Rust in the guide and in the README compiles.
+#[cfg(all(doctest, feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
+mod documents {
+    #[doc = include_str!("../RESOURCE_MANAGER.md")]
+    mod guide {}
+    #[doc = include_str!("../README.md")]
+    mod readme {}
+}
