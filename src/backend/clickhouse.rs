@@ -294,7 +294,21 @@ impl Resource for ClickHouseResource {
     }
 
     async fn ping(&self, connected: &Connected) -> Result<(), Failure> {
-        connected.0.pings.query("SELECT 1").execute().await.map_err(|error| self.failure(error))
+        let Inner { pings, traffic, .. } = &*connected.0;
+        // A server with more work than it can take is slow to take this; an answer to somebody
+        // else proves as well that it lives.
+        let answered = traffic.answered.notified();
+        tokio::pin!(answered);
+        answered.as_mut().enable();
+        let elsewhere = async {
+            tokio::time::sleep(PATIENCE).await;
+            answered.await;
+        };
+        tokio::select! {
+            biased;
+            answer = pings.query("SELECT 1").execute() => answer.or_else(|error| self.survives(error)),
+            () = elsewhere => Ok(()),
+        }
     }
 
     async fn close(&self, connected: Connected) -> Result<(), Failure> {
@@ -330,6 +344,12 @@ impl Resource for ClickHouseResource {
 /// driver asks for a table's columns.
 const KNOWS_NAMES_AND_TYPES: (u32, u32) = (21, 11);
 
+/// How long a ping waits before it looks at what else the server answers.
+const PATIENCE: Duration = Duration::from_millis(300);
+
+/// The server's codes for having too much to do: too many queries at once, memory used up.
+const OVERLOADED: [&str; 2] = ["202", "241"];
+
 /// The server's codes for what trying again cannot mend: a wrong user, password, address or
 /// database, no access, an unknown setting, a setting that this user may not change.
 const PERMANENT: [&str; 11] = ["516", "192", "193", "194", "195", "81", "497", "291", "115", "164", "452"];
@@ -346,22 +366,32 @@ impl ClickHouseResource {
         Ok((parts.next().unwrap_or(0), parts.next().unwrap_or(0)))
     }
 
+    /// A server that refuses for having too much to do is neither frozen nor gone.
+    fn survives(&self, error: DriverError) -> Result<(), Failure> {
+        if has_code(&error, &OVERLOADED) { Ok(()) } else { Err(self.failure(error)) }
+    }
+
     fn failure(&self, error: DriverError) -> Failure {
-        let text = error.to_string();
-        let native = text.contains("is for clickhouse-client program");
-        let refused = PERMANENT
-            .iter()
-            .any(|code| text.contains(&format!("Code: {code},")) || text.contains(&format!("Code: {code}.")));
-        let useless = matches!(error, DriverError::InvalidParams(_) | DriverError::Unsupported(_));
+        let is_native = error.to_string().contains("is for clickhouse-client program");
+        let is_useless = matches!(error, DriverError::InvalidParams(_) | DriverError::Unsupported(_));
+        let is_permanent = is_useless || has_code(&error, &PERMANENT);
         let source = redacted(Caused(error), &self.config.secrets());
-        if native {
+        if is_native {
             Failure::permanent(format!("port {} {USE_HTTP} ({source})", self.config.port))
-        } else if refused || useless {
+        } else if is_permanent {
             Failure::permanent(source)
         } else {
             Failure::transient(source)
         }
     }
+}
+
+/// Whether the server answered one of these codes, as in `Code: 62. DB::Exception: …`; old ones
+/// write a comma.
+fn has_code(error: &DriverError, codes: &[&str]) -> bool {
+    let DriverError::BadResponse(text) = error else { return false };
+    let code = text.split("Code: ").nth(1).and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next());
+    code.is_some_and(|code| codes.contains(&code))
 }
 
 /// The driver's error, telling its causes, which the driver's own text leaves out.
@@ -439,6 +469,8 @@ struct Transport {
     switch: RwLock<Option<KillSwitch>>,
     open: Arc<Count>,
     busy: Arc<Count>,
+    /// Told whenever the server has begun to answer.
+    answered: Notify,
 }
 
 impl Transport {
@@ -451,6 +483,7 @@ impl Transport {
             switch: RwLock::new(Some(KillSwitch::new())),
             open: Arc::default(),
             busy: Arc::default(),
+            answered: Notify::new(),
         })
     }
 
@@ -586,7 +619,13 @@ impl Stream {
     }
 
     fn received(&mut self, bytes: &[u8]) {
-        if self.exchange.as_mut().is_some_and(|exchange| exchange.answer.ends_in(bytes)) {
+        let Some(exchange) = &mut self.exchange else { return };
+        let was_begun = exchange.answer.is_begun();
+        let is_over = exchange.answer.ends_in(bytes);
+        if !was_begun && (is_over || exchange.answer.is_begun()) {
+            self.transport.answered.notify_waiters();
+        }
+        if is_over {
             self.exchange = None;
         }
     }
@@ -661,6 +700,11 @@ impl Default for Answer {
 }
 
 impl Answer {
+    /// Whether its head is there.
+    fn is_begun(&self) -> bool {
+        !matches!(self, Answer::Head(_))
+    }
+
     /// Whether it ends in these bytes.
     fn ends_in(&mut self, mut bytes: &[u8]) -> bool {
         while !bytes.is_empty() {
