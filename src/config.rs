@@ -385,15 +385,3 @@ pub(crate) mod millis {
         u64::deserialize(deserializer).map(Duration::from_millis)
     }
 }
-
-/// Optional durations as whole milliseconds, where 0 is none.
-pub(crate) mod optional_millis {
-    use std::time::Duration;
-
-    use serde::{Deserialize, Deserializer};
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
-        let millis = u64::deserialize(deserializer)?;
-        Ok((millis > 0).then(|| Duration::from_millis(millis)))
-    }
-}

@@ -1,0 +1,97 @@
+//! What RESOURCE_MANAGER.md says of options and names is what the code does.
+
+#![cfg(all(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
+#![allow(missing_docs)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+
+use resource_pool::config::{
+    ClickHouseConfig, CloseOptions, HealthOptions, MongoConfig, Options, ProbeOptions, RabbitMqConfig, RedisConfig,
+    Retry,
+};
+
+const GUIDE: &str = include_str!("../RESOURCE_MANAGER.md");
+
+/// The fields of a value and what `Debug` says of each, on one line.
+fn fields(value: &dyn Debug) -> BTreeMap<String, String> {
+    let text = format!("{value:#?}");
+    let mut fields = BTreeMap::new();
+    for line in text.lines() {
+        if let Some((field, value)) = line
+            .strip_prefix("    ")
+            .filter(|line| !line.starts_with([' ', '}', ']']))
+            .and_then(|line| line.split_once(": "))
+        {
+            let value = value.trim_end_matches(',').trim_end_matches(" {");
+            fields.insert(field.to_owned(), value.to_owned());
+        }
+    }
+    fields
+}
+
+/// The rows of the table under this heading: field and default.
+fn table(name: &str) -> BTreeMap<String, String> {
+    let (_, section) = GUIDE.split_once(&format!("#### `{name}`")).unwrap_or_else(|| panic!("no section on {name}"));
+    let rows =
+        section.lines().skip_while(|line| !line.starts_with("|---")).skip(1).take_while(|line| line.starts_with('|'));
+    rows.map(|row| {
+        let cells: Vec<_> = row.split(" | ").map(|cell| cell.trim_matches(['|', ' ', '`']).to_owned()).collect();
+        (cells[0].clone(), cells[2].clone())
+    })
+    .collect()
+}
+
+#[test]
+fn guide_tables_have_every_option_and_its_default() {
+    let options = Options::default();
+    let all: [(&str, &dyn Debug); 9] = [
+        ("Options", &options),
+        ("Retry", &Retry::default()),
+        ("ProbeOptions", &ProbeOptions::default()),
+        ("HealthOptions", &HealthOptions::default()),
+        ("CloseOptions", &CloseOptions::default()),
+        ("MongoConfig", &MongoConfig::default()),
+        ("RabbitMqConfig", &RabbitMqConfig::default()),
+        ("ClickHouseConfig", &ClickHouseConfig::default()),
+        ("RedisConfig", &RedisConfig::default()),
+    ];
+    let mut wrong = Vec::new();
+    for (name, value) in all {
+        let (code, guide) = (fields(value), table(name));
+        for field in code.keys().chain(guide.keys()).collect::<BTreeSet<_>>() {
+            if code.get(field) != guide.get(field) {
+                wrong.push(format!("{name}.{field}: code {:?}, guide {:?}", code.get(field), guide.get(field)));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn guide_has_every_environment_name() {
+    let sources = [
+        include_str!("../src/config.rs"),
+        include_str!("../src/backend/mongo.rs"),
+        include_str!("../src/backend/rabbitmq.rs"),
+        include_str!("../src/backend/clickhouse.rs"),
+        include_str!("../src/backend/redis.rs"),
+    ];
+    let is_name = |text: &&str| {
+        text.len() > 5
+            && text.contains(|c: char| c.is_ascii_uppercase())
+            && text.chars().all(|c| c.is_ascii_uppercase() || c == '_')
+    };
+    let mut read = BTreeSet::from(["RESOURCE_POOL_CONFIG"]);
+    for source in sources {
+        let (_, apply) = source.rsplit_once("fn apply(&mut self, environment").expect("an apply");
+        let apply =
+            apply.split("\n    fn ").next().expect("its body").split("\n            fn ").next().expect("its body");
+        read.extend(apply.split('"').skip(1).step_by(2).filter(is_name));
+    }
+    let (_, section) = GUIDE.split_once("## Environment").unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let told: BTreeSet<_> = section.split('`').skip(1).step_by(2).filter(is_name).collect();
+    assert_eq!(read, told);
+    assert!(read.len() > 25, "{read:?}");
+}

@@ -1,0 +1,183 @@
+//! The four together, and the global pool.
+
+#![cfg(all(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
+#![allow(missing_docs)]
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::until_async;
+use redis::AsyncCommands;
+use resource_pool::config::{ClickHouseConfig, MongoConfig, RabbitMqConfig, RedisConfig};
+use resource_pool::{Health, Lease, ResourcePool, State, blocking};
+use services::{Kind, Service};
+
+const KINDS: [Kind; 4] = [Kind::Mongo, Kind::RabbitMq, Kind::ClickHouse, Kind::Redis];
+const NAMES: [&str; 4] = ["mongo", "rabbitmq", "clickhouse", "redis"];
+const SOON: Duration = Duration::from_secs(10);
+
+fn pool(servers: &[Service]) -> ResourcePool {
+    ResourcePool::builder()
+        .environment([("", ""); 0])
+        .resource(MongoConfig::uri(servers[0].url()))
+        .resource(RabbitMqConfig::url(servers[1].url()))
+        .resource(ClickHouseConfig::url(servers[2].url()))
+        .resource(RedisConfig::url(servers[3].url()))
+        .build()
+        .unwrap()
+}
+
+fn is_send_and_static<T: Send + 'static>() {}
+
+#[test]
+fn pool_guards_are_send_and_static() {
+    is_send_and_static::<Lease<mongodb::Client>>();
+    is_send_and_static::<Lease<mongodb::sync::Client>>();
+    is_send_and_static::<Lease<resource_pool::RabbitMq>>();
+    is_send_and_static::<Lease<blocking::RabbitMq>>();
+    is_send_and_static::<Lease<clickhouse::Client>>();
+    is_send_and_static::<Lease<blocking::ClickHouse>>();
+    is_send_and_static::<Lease<resource_pool::Redis>>();
+    is_send_and_static::<blocking::Redis>();
+    is_send_and_static::<resource_pool::Scoped<Lease<mongodb::Client>>>();
+    is_send_and_static::<blocking::Scoped<blocking::Redis>>();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pool_all_four_frozen_health_answers_in_time_and_closing_is_bounded() {
+    let servers = Service::start_all(&KINDS).unwrap();
+    let before: Vec<_> = servers.iter().map(|server| server.established().unwrap()).collect();
+    let pool = pool(&servers);
+    assert_eq!(pool.health_check().await.health, Health::Pass, "never used is no failure");
+    assert!(pool.health_check().await.entries.iter().all(|entry| entry.health == Health::Unknown));
+    for (name, result) in pool.warm_up(NAMES).await {
+        result.unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+    until_async(SOON, async || pool.health_check().await.entries.iter().all(|e| e.health == Health::Pass)).await;
+    println!("{}", pool.health_check().await);
+    servers.iter().for_each(|server| server.freeze().unwrap());
+    let frozen = Instant::now();
+    until_async(SOON, async || {
+        let started = Instant::now();
+        let report = pool.health_check().await;
+        assert!(started.elapsed() < Duration::from_millis(850), "{:?}\n{report}", started.elapsed());
+        report.entries.iter().all(|entry| entry.health == Health::Fail)
+    })
+    .await;
+    assert!(frozen.elapsed() < Duration::from_secs(3), "{:?}", frozen.elapsed());
+    until_async(SOON, async || NAMES.iter().all(|name| pool.status().resource(name).unwrap().state != State::Ready))
+        .await;
+    assert!(frozen.elapsed() < Duration::from_secs(6), "{:?}", frozen.elapsed());
+    servers.iter().for_each(|server| server.thaw().unwrap());
+    let thawed = Instant::now();
+    until_async(SOON, async || pool.health_check().await.entries.iter().all(|e| e.health == Health::Pass)).await;
+    println!("all healthy {:?} after the thaw", thawed.elapsed());
+
+    servers.iter().for_each(|server| server.freeze().unwrap());
+    let started = Instant::now();
+    let report = pool.close_all_within(Duration::from_secs(8)).await;
+    assert!(started.elapsed() < Duration::from_secs(9), "{:?}\n{report}", started.elapsed());
+    assert_eq!(report.steps.len(), 4, "{report}");
+    println!("{report}");
+    servers.iter().for_each(|server| server.thaw().unwrap());
+    let left = async || servers.iter().zip(&before).all(|(server, before)| server.established().unwrap() <= *before);
+    until_async(SOON, left).await;
+}
+
+#[test]
+fn pool_close_all_under_load_leaves_nothing() {
+    let servers = Service::start_all(&KINDS).unwrap();
+    let before: Vec<_> = servers.iter().map(|server| server.established().unwrap()).collect();
+    let pool = pool(&servers);
+    let threads = blocking::ResourcePool::from(pool.clone());
+    threads
+        .warm_up(NAMES)
+        .unwrap()
+        .into_iter()
+        .for_each(|(name, result)| result.unwrap_or_else(|e| panic!("{name}: {e}")));
+    let closing = threads.closing();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            let threads = threads.clone();
+            let closing = closing.clone();
+            scope.spawn(move || {
+                while !closing.is_set() {
+                    let ping = mongodb::bson::doc! { "ping": 1 };
+                    threads.mongo().unwrap().database("admin").run_command(ping).run().unwrap();
+                    redis::cmd("PING").exec(&mut threads.redis().unwrap()).unwrap();
+                    threads.clickhouse().unwrap().execute("SELECT 1").unwrap();
+                }
+            });
+        }
+        let worked = Instant::now();
+        common::until(SOON, || worked.elapsed() > Duration::from_millis(300));
+        let report = threads.close_all().unwrap();
+        assert!(report.all_closed(), "{report}");
+        let names: Vec<_> = report.steps.iter().map(|step| &*step.name).collect();
+        assert_eq!(names, ["rabbitmq", "redis", "clickhouse", "mongo"], "{report}");
+    });
+    common::until(SOON, || {
+        servers.iter().zip(&before).all(|(server, before)| server.established().unwrap() == *before)
+    });
+}
+
+/// Many tests of one process share the global pool, each with a runtime of its own that ends.
+mod global {
+    use super::*;
+
+    fn install() -> &'static ResourcePool {
+        static INSTALLED: std::sync::OnceLock<()> = std::sync::OnceLock::new();
+        INSTALLED.get_or_init(|| {
+            ResourcePool::builder()
+                .environment([("", ""); 0])
+                .resource(RedisConfig::url(services::shared(Kind::Redis).unwrap().url()))
+                .signals(false)
+                .install()
+                .unwrap();
+        });
+        ResourcePool::global()
+    }
+
+    async fn uses_the_global_pool(number: usize) {
+        let key = format!("global:{}:{number}", std::process::id());
+        let mut redis = install().redis().await.unwrap();
+        let () = redis.set_ex(&key, number, 60).await.unwrap();
+        assert_eq!(redis.get::<_, usize>(&key).await.unwrap(), number);
+        let () = redis.del(&key).await.unwrap();
+        assert_eq!(install().status().resource("redis").unwrap().generation, 1);
+    }
+
+    macro_rules! fifty {
+        ($($name:ident)*) => {$(
+            #[tokio::test]
+            async fn $name() {
+                uses_the_global_pool(line!() as usize).await;
+                assert!(ResourcePool::builder().install().is_err());
+            }
+        )*};
+    }
+
+    fifty! {
+        pool_global_01 pool_global_02 pool_global_03 pool_global_04 pool_global_05 pool_global_06 pool_global_07
+        pool_global_08 pool_global_09 pool_global_10 pool_global_11 pool_global_12 pool_global_13 pool_global_14
+        pool_global_15 pool_global_16 pool_global_17 pool_global_18 pool_global_19 pool_global_20 pool_global_21
+        pool_global_22 pool_global_23 pool_global_24 pool_global_25 pool_global_26 pool_global_27 pool_global_28
+        pool_global_29 pool_global_30 pool_global_31 pool_global_32 pool_global_33 pool_global_34 pool_global_35
+        pool_global_36 pool_global_37 pool_global_38 pool_global_39 pool_global_40 pool_global_41 pool_global_42
+        pool_global_43 pool_global_44 pool_global_45 pool_global_46 pool_global_47 pool_global_48 pool_global_49
+        pool_global_50
+    }
+
+    #[test]
+    fn pool_both_facades_see_the_same() {
+        install();
+        let _held = blocking::redis().unwrap();
+        let line = line!() - 1;
+        let seen = |holders: Vec<resource_pool::Holder>| {
+            holders.iter().any(|holder| holder.site.line() == line && holder.site.file() == file!())
+        };
+        assert!(seen(ResourcePool::global().holders()));
+        assert!(seen(blocking::ResourcePool::global().holders()));
+    }
+}

@@ -1,0 +1,176 @@
+//! The password, however it came in, comes out nowhere.
+
+#![cfg(all(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
+#![allow(missing_docs)]
+
+mod common;
+
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use resource_pool::config::{ClickHouseConfig, MongoConfig, Options, RabbitMqConfig, RedisConfig, Secret};
+use resource_pool::{Builder, ResourcePool};
+use services::{Kind, Service};
+use tracing_subscriber::fmt::MakeWriter;
+
+/// What is looked for: as it is, and as a URL has it.
+const SECRETS: [&str; 2] = ["p4ss@:/%word", "p4ss%40%3A%2F%25word"];
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = Log;
+    fn make_writer(&'a self) -> Log {
+        self.clone()
+    }
+}
+
+/// All that a pool can be made to say.
+async fn all_that_it_says(pool: &ResourcePool) -> String {
+    let mut said = format!("{pool:?}");
+    let mut say = |text: String| said.push_str(&text);
+    let quickly = pool.within(Duration::from_secs(3));
+    for result in [
+        quickly.mongo().await.map(|lease| format!("{lease:?}")),
+        quickly.rabbitmq().await.map(|lease| format!("{lease:?} {:?}", *lease)),
+        quickly.clickhouse().await.map(|lease| format!("{lease:?} {:?}", *lease)),
+        quickly.redis().await.map(|lease| format!("{lease:?} {:?}", *lease)),
+    ] {
+        match result {
+            Ok(text) => say(text),
+            Err(error) => {
+                say(format!("{error} {error:?} {error:#?}"));
+                let mut source = std::error::Error::source(&error);
+                while let Some(cause) = source {
+                    say(format!("{cause} {cause:?}"));
+                    source = cause.source();
+                }
+            }
+        }
+    }
+    for (name, result) in pool.warm_up(["mongo", "rabbitmq", "clickhouse", "redis"]).await {
+        say(format!("{name} {result:?}"));
+    }
+    let health = pool.health_check().await;
+    say(format!("{health} {health:?}"));
+    let status = pool.status();
+    say(format!("{status} {status:?} {:?}", pool.holders()));
+    let report = pool.close_all_within(Duration::from_secs(6)).await;
+    say(format!("{report} {report:?}"));
+    said
+}
+
+fn builder() -> Builder<ResourcePool> {
+    let mut options = Options::default();
+    options.retry.attempts = 1;
+    ResourcePool::builder().environment([("", ""); 0]).options(options)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn secrets_appear_nowhere() {
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(log.clone()).finish();
+    tracing::subscriber::set_global_default(subscriber).unwrap();
+    let encoded = SECRETS[1];
+    let servers = Service::start_all(&[Kind::Mongo, Kind::RabbitMq, Kind::ClickHouse, Kind::Redis]).unwrap();
+    let ports: Vec<u16> = servers.iter().map(Service::port).collect();
+    // Refused by servers that are there, and by ports where nobody is.
+    for ports in [ports, vec![1, 1, 1, 1]] {
+        let [mongo, rabbitmq, clickhouse, redis] = ports[..] else { panic!() };
+        let urls = [
+            (
+                "MONGODB_URI",
+                format!("mongodb://user:{encoded}@127.0.0.1:{mongo}/?authSource=admin&directConnection=true"),
+            ),
+            ("AMQP_URL", format!("amqp://user:{encoded}@127.0.0.1:{rabbitmq}")),
+            ("CLICKHOUSE_URL", format!("http://user:{encoded}@127.0.0.1:{clickhouse}/default")),
+            ("REDIS_URL", format!("redis://default:{encoded}@127.0.0.1:{redis}/0")),
+        ];
+        let by_code = builder()
+            .resource(MongoConfig::uri(urls[0].1.as_str()))
+            .resource(RabbitMqConfig::url(urls[1].1.as_str()))
+            .resource(ClickHouseConfig::url(urls[2].1.as_str()))
+            .resource(RedisConfig::url(urls[3].1.as_str()));
+        let by_environment = builder().environment(urls.clone());
+        let parts = [
+            ("MONGODB_HOST", "127.0.0.1".to_owned()),
+            ("MONGODB_PORT", mongo.to_string()),
+            ("MONGODB_USER", "user".to_owned()),
+            ("MONGODB_PASSWORD", SECRETS[0].to_owned()),
+            ("QAPUBSUB_IP", "127.0.0.1".to_owned()),
+            ("QAPUBSUB_PORT", rabbitmq.to_string()),
+            ("QAPUBSUB_USER", "user".to_owned()),
+            ("QAPUBSUB_PWD", SECRETS[0].to_owned()),
+            ("CLICKHOUSE_HOST", "127.0.0.1".to_owned()),
+            ("CLICKHOUSE_PORT", clickhouse.to_string()),
+            ("CLICKHOUSE_PASSWORD", SECRETS[0].to_owned()),
+            ("REDIS_HOST", "127.0.0.1".to_owned()),
+            ("REDIS_PORT", redis.to_string()),
+            ("REDIS_PASSWORD", SECRETS[0].to_owned()),
+        ];
+        let by_parts = builder().environment(parts);
+        let text = format!(
+            "[mongo]\nuri = '{}'\n[rabbitmq]\nurl = '{}'\n[clickhouse]\nhost = '127.0.0.1'\nport = {clickhouse}\npassword = '{}'\n\
+             [redis]\nhost = '127.0.0.1'\nport = {redis}\npassword = '{}'\n",
+            urls[0].1, urls[1].1, SECRETS[0], SECRETS[0]
+        );
+        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("secrets-{}.toml", std::process::id()));
+        fs::write(&path, text).unwrap();
+        let by_toml = builder().config_file(&path);
+        for builder in [by_code, by_environment, by_parts, by_toml] {
+            assert_none(&format!("{builder:?}"));
+            let pool = builder.build().unwrap();
+            assert_none(&all_that_it_says(&pool).await);
+        }
+        fs::remove_file(path).unwrap();
+    }
+    assert_none(&format!("{:?}", Secret::from(SECRETS[0])));
+    // What is malformed is not repeated either.
+    for url in [
+        format!("mongodb//user:{encoded}@h"),
+        format!("amqp://user:{encoded}@"),
+        format!("redis://u:{}@h:x", SECRETS[0]),
+    ] {
+        for builder in [
+            builder().resource(MongoConfig::uri(url.as_str())),
+            builder().resource(RabbitMqConfig::url(url.as_str())),
+            builder().resource(ClickHouseConfig::url(url.as_str())),
+            builder().resource(RedisConfig::url(url.as_str())),
+        ] {
+            let error = builder.build().unwrap_err();
+            assert_none(&format!("{error} {error:?}"));
+        }
+    }
+    let log = String::from_utf8_lossy(&log.0.lock().unwrap()).into_owned();
+    // lapin itself logs the frames that it sends, credentials and all, at TRACE; ours has none.
+    let ours: String =
+        log.lines().filter(|line| !line.contains(" lapin::") && !line.contains("amq_protocol")).collect();
+    assert!(ours.contains("resource_pool::slot: connecting failed"), "the log is what it should be");
+    assert_none(&ours);
+}
+
+#[track_caller]
+fn assert_none(text: &str) {
+    for secret in SECRETS {
+        if let Some(at) = text.find(secret) {
+            let start =
+                text.char_indices().map(|(i, _)| i).filter(|i| *i <= at.saturating_sub(300)).last().unwrap_or(0);
+            panic!("a password in: {}", &text[start..text.len().min(at + 100)]);
+        }
+    }
+}
