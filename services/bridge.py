@@ -18,7 +18,6 @@ import json
 import os
 import re
 import sys
-import threading
 import time
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -93,7 +92,7 @@ class Handler(BaseHTTPRequestHandler):
         self.headers_sent = False
         url = urlsplit(self.path)
         self.parameters = dict(parse_qsl(url.query, keep_blank_values=True))
-        self.request = self.body()
+        self.pieces = self.body()
         connection = None
         try:
             if url.path == "/ping" or (self.command == "GET" and not url.query):
@@ -133,11 +132,11 @@ class Handler(BaseHTTPRequestHandler):
         boundary = message.get_param("boundary")
         if message.get_content_type() != "multipart/form-data" or not boundary:
             return
-        for part in b"".join(self.request).split(b"--" + boundary.encode())[1:-1]:
+        for part in b"".join(self.pieces).split(b"--" + boundary.encode())[1:-1]:
             head, _, value = part.partition(b"\r\n\r\n")
             name = re.search(rb'name="([^"]*)"', head).group(1).decode()
             self.parameters[name] = value.removesuffix(b"\r\n").decode()
-        self.request = iter(())
+        self.pieces = iter(())
 
     def run(self, connection):
         parameters = self.parameters
@@ -152,7 +151,7 @@ class Handler(BaseHTTPRequestHandler):
         insert = INSERT.match(sql)
         if insert:
             return self.insert(connection, insert.group(1), insert.group(2))
-        sql = (sql + "\n" + b"".join(self.request).decode()).strip()
+        sql = (sql + "\n" + b"".join(self.pieces).decode()).strip()
         if not sql:
             raise Refused("Code: 62. DB::Exception: Syntax error: Empty query. (SYNTAX_ERROR)")
         default = parameters.get("default_format", "TabSeparated")
@@ -168,7 +167,7 @@ class Handler(BaseHTTPRequestHandler):
     def insert(self, connection, sql, form):
         writer = connection.send_insert(sql, form)
         try:
-            for piece in self.request:
+            for piece in self.pieces:
                 writer.append(piece)
         except BaseException:
             writer.cancel()
@@ -203,7 +202,9 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/octet-stream")
         self.send_header("X-ClickHouse-Exception-Tag", TAG.decode())
         self.send_header("X-ClickHouse-Summary", json.dumps({name: str(value) for name, value in (summary or {}).items()}))
-        self.send_header("Transfer-Encoding", "chunked")
+        self.is_chunked = self.request_version != "HTTP/1.0"
+        if self.is_chunked:
+            self.send_header("Transfer-Encoding", "chunked")
         wanted = self.headers.get("Accept-Encoding", "") if self.parameters.get("enable_http_compression") != "0" else ""
         encoder = None
         if "lz4" in wanted:
@@ -221,12 +222,13 @@ class Handler(BaseHTTPRequestHandler):
     def finish_body(self):
         if self.encoder:
             self.chunk(self.encoder.flush())
-        self.wfile.write(b"0\r\n\r\n")
+        if self.is_chunked:
+            self.wfile.write(b"0\r\n\r\n")
         self.wfile.flush()
 
     def chunk(self, data):
         if data:
-            self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data) if self.is_chunked else data)
             self.wfile.flush()
 
     def fail(self, text):
@@ -325,5 +327,4 @@ class Server(ThreadingHTTPServer):
 
 
 if __name__ == "__main__":
-    threading.stack_size(1024 * 1024)
     Server(int(sys.argv[1]), sys.argv[2]).serve_forever()

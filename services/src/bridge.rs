@@ -2,7 +2,7 @@ use crate::address::Address;
 use crate::clickhouse::{ClickHouse, query};
 use crate::process;
 use crate::server::{Server, Site};
-use crate::{Error, Kind, Service, folder, install};
+use crate::{Error, Kind, Service, install};
 use std::env;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};

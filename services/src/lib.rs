@@ -20,28 +20,33 @@
 mod address;
 mod amqp;
 mod black_hole;
+mod bridge;
 mod bson;
+mod clickhouse;
 mod error;
 mod folder;
 mod install;
 mod kind;
+mod mongo;
 mod port;
 mod process;
 mod proxy;
+mod rabbitmq;
+mod redis;
 mod server;
 mod service;
 mod shared;
 
-pub mod clickhouse;
-pub mod mongo;
-pub mod rabbitmq;
-pub mod redis;
-
 pub use amqp::AmqpFrame;
 pub use black_hole::BlackHole;
+pub use bridge::ClickHouseBridge;
+pub use clickhouse::View as ClickHouseView;
 pub use error::Error;
 pub use install::install;
 pub use kind::Kind;
+pub use mongo::{Client as MongoClient, View as MongoView};
 pub use proxy::Proxy;
+pub use rabbitmq::{Connection as AmqpConnection, Queue as AmqpQueue, View as RabbitMqView};
+pub use redis::{Client as RedisClient, View as RedisView};
 pub use service::Service;
 pub use shared::shared;

@@ -61,6 +61,8 @@ impl Server for Mongo {
             "0.25",
         ]);
         command.args(["--setParameter", "diagnosticDataCollectionEnabled=false"]);
+        // Its refresh makes the server a client of itself some time after the start, and connections would be hard to count.
+        command.args(["--setParameter", "disableLogicalSessionCacheRefresh=true"]);
         Ok(command)
     }
 

@@ -11,6 +11,7 @@ use std::net::{Shutdown, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -240,9 +241,12 @@ impl View<'_> {
     /// # Errors
     /// If the broker does not answer (a frozen one does not) or the expression fails.
     pub fn eval(&self, expression: &str) -> Result<String, Error> {
+        static CALLS: AtomicU32 = AtomicU32::new(0);
         let what = "asking RabbitMQ";
+        // The broker refuses a second caller of the same name, be the first one dead.
+        let caller = format!("call{}x{}", std::process::id(), CALLS.fetch_add(1, Ordering::Relaxed));
         let mut call = process::command(install::ERL_CALL.path()?, self.dir);
-        call.args(["-c", COOKIE, "-n", NODE, "-timeout", "5", "-fetch_stdout", "-no_result_term", "-e"]);
+        call.args(["-h", &caller, "-c", COOKIE, "-n", NODE, "-timeout", "5", "-fetch_stdout", "-no_result_term", "-e"]);
         call.envs(environment(self.dir)).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = call.spawn().map_err(Error::io(what))?;
         let sent = child.stdin.take().map(|mut stdin| stdin.write_all(format!("{expression}.\n").as_bytes()));

@@ -112,7 +112,10 @@ impl Service {
 
     /// The server's log.
     pub fn log_path(&self) -> PathBuf {
-        self.kind.server().log(&self.site.dir)
+        match self.own("find the log of") {
+            Ok(own) => own.server.log(&self.site.dir),
+            Err(_) => self.kind.server().log(&self.site.dir),
+        }
     }
 
     /// What the log says by now.

@@ -1,2 +1,93 @@
-//! X.
-fn main() {}
+//! `cargo xtask`: everything that needs the four servers, in one command each.
+
+mod child;
+mod servers;
+mod tally;
+
+use child::Child;
+use servers::Servers;
+use services::Kind;
+use std::env;
+use std::error::Error;
+use std::process::{Command, ExitCode};
+
+const USAGE: &str = "\
+Usage: cargo xtask <verb> [arguments]
+
+  setup         install what this machine lacks of MongoDB, RabbitMQ, ClickHouse and Redis
+  demo [args]   set up, start the four servers privately, run the example `quant_strategy` on them
+  test [args]   set up, start the servers, run `cargo test --workspace --no-fail-fast [args]`, count tests per backend
+  bench [args]  set up, start the servers, run `cargo bench [args]`
+
+Servers of your own are used instead of private ones if their URLs are in the environment:
+  demo          MONGODB_URI, AMQP_URL, CLICKHOUSE_URL, REDIS_URL
+  test, bench   RESOURCE_POOL_TEST_MONGODB_URI, _AMQP_URL, _CLICKHOUSE_URL, _REDIS_URL
+";
+
+fn main() -> ExitCode {
+    let mut arguments = env::args().skip(1);
+    let verb = arguments.next().unwrap_or_default();
+    let rest: Vec<String> = arguments.collect();
+    let done = match verb.as_str() {
+        "setup" => servers::set_up().map(|()| ExitCode::SUCCESS),
+        "demo" => demo(&rest),
+        "test" => test(&rest),
+        "bench" => bench(&rest),
+        "help" | "--help" | "-h" => {
+            print!("{USAGE}");
+            Ok(ExitCode::SUCCESS)
+        }
+        _ => {
+            eprint!("{USAGE}");
+            Ok(ExitCode::from(2))
+        }
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error}");
+        ExitCode::FAILURE
+    })
+}
+
+fn demo(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
+    let child = Child::catching_signals()?;
+    services::install(&Kind::ALL)?;
+    let servers = Servers::for_demo()?;
+    let mut command = cargo();
+    command.args(["run", "--quiet", "--example", "quant_strategy", "--"]).args(arguments);
+    let code = child.run(command.envs(servers.environment()))?;
+    servers.stop();
+    Ok(code)
+}
+
+fn test(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
+    let child = Child::catching_signals()?;
+    servers::set_up()?;
+    let servers = Servers::for_tests()?;
+    let mut command = cargo();
+    command.args(["test", "--no-fail-fast"]);
+    if !arguments.iter().any(|argument| argument == "-p" || argument.starts_with("--package")) {
+        command.arg("--workspace");
+    }
+    command.args(arguments).envs(servers.environment());
+    let mut tally = tally::Tally::default();
+    let code = child.run_watched(command, |line| tally.count(line))?;
+    servers.stop();
+    println!("{tally}");
+    Ok(code)
+}
+
+fn bench(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
+    let child = Child::catching_signals()?;
+    servers::set_up()?;
+    let servers = Servers::for_tests()?;
+    let code = child.run(cargo().arg("bench").args(arguments).envs(servers.environment()))?;
+    servers.stop();
+    Ok(code)
+}
+
+/// The cargo that runs us, so that the toolchain stays the same. It dies with us.
+fn cargo() -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "TERM"]).arg(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command
+}
