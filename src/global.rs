@@ -48,7 +48,7 @@ fn global(owner: Arc<Owner>) -> ResourcePool {
 /// current-thread runtime.
 ///
 /// ```no_run
-/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
 ///     resource_pool::run(async {
 ///         let health = resource_pool::ResourcePool::global().health_check().await;
 ///         println!("{health}");

@@ -119,7 +119,7 @@ fn config_names_the_key_that_is_wrong() {
         ("[named.redis.a]\nhots = ''", "named.redis.a.hots"),
         ("[named.kafka.a]", "named.kafka"),
         ("[redis", "TOML, line 1"),
-        ("[pool]\nexit_status = 'secret'", "pool.exit_status"),
+        ("[pool]\nexit_status = 'one'", "pool.exit_status"),
     ] {
         let (found, problem) = wrong(builder([]).config_file(toml("wrong", text)));
         assert_eq!(found, key, "{problem}");
