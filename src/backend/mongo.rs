@@ -1,0 +1,800 @@
+//! MongoDB: one driver client for both facades, which pools, monitors and heals itself.
+//!
+//! The driver lets nobody bring streams of their own, so there is no kill switch here: its monitor
+//! notices a frozen server by short limits and ends what is in flight. What the driver keeps to
+//! itself (what is in use, who waits, which server answers) is read from its events.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::future::{IntoFuture, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use mongodb::bson::oid::ObjectId;
+use mongodb::bson::{Bson, doc};
+use mongodb::error::{Error as DriverError, ErrorKind};
+use mongodb::event::EventHandler;
+use mongodb::event::cmap::CmapEvent;
+use mongodb::event::sdam::SdamEvent;
+use mongodb::options::{
+    ClientOptions, Credential, DriverInfo, ReadPreference, SelectionCriteria, ServerAddress, ServerMonitoringMode,
+};
+use mongodb::{Client, sync};
+use parking_lot::Mutex;
+use serde::Deserialize;
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+
+use crate::close::Phase;
+use crate::config::{BackendConfig, Environment, ResourceConfig, Secret, host_port, millis, percent_decoded};
+use crate::error::{Error, Failure, redacted};
+use crate::lease::{Claim, Lease, Provide};
+use crate::resource::{Busy, Link, Resource, Work};
+use crate::runtime::{self, park_on, within};
+use crate::scoped::{self, Scoped};
+use crate::status::Usage;
+
+/// How to reach a MongoDB; `[mongo]` or `[named.mongo.NAME]` in TOML.
+///
+/// An option that the URI or [`options`](Self::options) sets wins over the field of the same
+/// meaning here. With the default limits a frozen server surfaces within 4 s, as an error of the
+/// driver, also in operations that are under way; an operation that is merely slow is never cut.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct MongoConfig {
+    /// `mongodb://user:password@host:port,host:port/database?replicaSet=…`, instead of the parts.
+    /// Environment: `MONGODB_URI`, and `MONGODB` if it holds a URI.
+    pub uri: Option<Secret>,
+    /// Defaults to `localhost`. Environment: `MONGODB_HOST`, `MONGODB`.
+    pub host: String,
+    /// Defaults to 27017. Environment: `MONGODB_PORT`, `MONGODBPORT`.
+    pub port: u16,
+    /// Defaults to none. Environment: `MONGODB_USER`.
+    pub user: Option<String>,
+    /// Defaults to none. Environment: `MONGODB_PASSWORD`.
+    pub password: Option<Secret>,
+    /// What `Client::default_database` answers. Defaults to `quantaxis`, as in QUANTAXIS.
+    /// Environment: `MONGODB_DATABASE`.
+    pub database: String,
+    /// The database that knows the user. Defaults to `admin`.
+    pub auth_source: Option<String>,
+    /// The name of the replica set that the host belongs to. Defaults to none.
+    pub replica_set: Option<String>,
+    /// What the server's log and `$currentOp` show. Defaults to `resource-pool`.
+    pub app_name: String,
+    /// The most connections to each server. Defaults to 100, as in QUANTAXIS.
+    pub max_pool_size: u32,
+    /// How many connections to each server are kept open. Defaults to 10, as in QUANTAXIS, or to
+    /// the most connections if those are fewer.
+    pub min_pool_size: u32,
+    /// After how long an idle connection is closed. Defaults to 60 s, as in QUANTAXIS.
+    #[serde(rename = "max_idle_time_ms", with = "millis")]
+    pub max_idle_time: Duration,
+    /// How often each server is checked; at least 500 ms. Defaults to 1 s.
+    #[serde(rename = "heartbeat_ms", with = "millis")]
+    pub heartbeat: Duration,
+    /// How long opening a connection, and a server's answer to a check, may take. Defaults to 1 s.
+    #[serde(rename = "connect_timeout_ms", with = "millis")]
+    pub connect_timeout: Duration,
+    /// How long an operation waits for a server that can take it. Defaults to 2 s.
+    #[serde(rename = "server_selection_timeout_ms", with = "millis")]
+    pub server_selection_timeout: Duration,
+    /// Any options of the driver, instead of the URI and the parts; what they leave out comes
+    /// from the fields above. Only in code. Defaults to none.
+    ///
+    /// Event handlers set here are called too, after the pool's own.
+    #[serde(skip)]
+    pub options: Option<ClientOptions>,
+}
+
+impl Default for MongoConfig {
+    fn default() -> Self {
+        MongoConfig {
+            uri: None,
+            host: "localhost".to_owned(),
+            port: 27017,
+            user: None,
+            password: None,
+            database: "quantaxis".to_owned(),
+            auth_source: None,
+            replica_set: None,
+            app_name: "resource-pool".to_owned(),
+            max_pool_size: 100,
+            min_pool_size: 10,
+            max_idle_time: Duration::from_secs(60),
+            heartbeat: Duration::from_secs(1),
+            connect_timeout: Duration::from_secs(1),
+            server_selection_timeout: Duration::from_secs(2),
+            options: None,
+        }
+    }
+}
+
+impl MongoConfig {
+    /// The defaults, at this URI.
+    pub fn uri(uri: impl Into<Secret>) -> Self {
+        MongoConfig { uri: Some(uri.into()), ..MongoConfig::default() }
+    }
+
+    /// The defaults, for what these options of the driver leave out.
+    pub fn options(options: ClientOptions) -> Self {
+        MongoConfig { options: Some(options), ..MongoConfig::default() }
+    }
+
+    /// Sets the most connections to each server.
+    pub fn max_pool_size(mut self, max_pool_size: u32) -> Self {
+        self.max_pool_size = max_pool_size;
+        self
+    }
+
+    /// Sets how many connections to each server are kept open.
+    pub fn min_pool_size(mut self, min_pool_size: u32) -> Self {
+        self.min_pool_size = min_pool_size;
+        self
+    }
+
+    /// Sets what the server's log and `$currentOp` show.
+    pub fn app_name(mut self, name: impl Into<String>) -> Self {
+        self.app_name = name.into();
+        self
+    }
+
+    /// What the driver is given: what was said explicitly, then the defaults.
+    fn client_options(&self, name: &str) -> Result<ClientOptions, Error> {
+        let mut options = match (&self.options, &self.uri) {
+            (Some(options), _) => options.clone(),
+            (None, Some(uri)) => parse(&format!("{name}.uri"), uri)?,
+            (None, None) => self.from_parts(),
+        };
+        let max = *options.max_pool_size.get_or_insert(self.max_pool_size);
+        options.min_pool_size.get_or_insert(self.min_pool_size.min(max));
+        options.max_idle_time.get_or_insert(self.max_idle_time);
+        options.heartbeat_freq.get_or_insert(self.heartbeat);
+        options.connect_timeout.get_or_insert(self.connect_timeout);
+        options.server_selection_timeout.get_or_insert(self.server_selection_timeout);
+        options.app_name.get_or_insert_with(|| self.app_name.clone());
+        options.default_database.get_or_insert_with(|| self.database.clone());
+        check(name, &options)?;
+        Ok(options)
+    }
+
+    fn from_parts(&self) -> ClientOptions {
+        // The driver puts a colon behind whatever host it is given.
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        let mut options =
+            ClientOptions::builder().hosts(vec![ServerAddress::Tcp { host, port: Some(self.port) }]).build();
+        options.repl_set_name.clone_from(&self.replica_set);
+        options.credential = self.user.as_ref().map(|user| {
+            Credential::builder()
+                .username(user.clone())
+                .password(self.password.as_ref().map(|password| password.expose().to_owned()))
+                .source(self.auth_source.clone().unwrap_or_else(|| "admin".to_owned()))
+                .build()
+        });
+        options
+    }
+}
+
+/// The driver's own reading of a URI, which knows several hosts; without `mongodb+srv` no I/O.
+fn parse(key: &str, uri: &Secret) -> Result<ClientOptions, Error> {
+    let query = uri.expose().split_once('?').map_or("", |(_, query)| query);
+    if query.split('&').any(|option| option.to_ascii_lowercase().starts_with("waitqueuetimeoutms=")) {
+        return Err(Error::config(
+            key,
+            "sets waitQueueTimeoutMS, which the driver ignores: put a timeout around the operation instead",
+        ));
+    }
+    park_on(ClientOptions::parse(uri.expose()).into_future()).map_err(|error| {
+        let secrets = secrets_of(uri.expose());
+        let error = redacted(error, &secrets.iter().map(String::as_str).collect::<Vec<_>>());
+        Error::config(key, format!("{error}; expected mongodb://user:password@host:port,…/database?…, with `@:/%` in user or password percent-encoded"))
+    })
+}
+
+/// Whatever in a URI may be a password or, where it is malformed, a part of one.
+fn secrets_of(uri: &str) -> Vec<String> {
+    let login = uri.rsplit_once('@').map_or("", |(login, _)| login);
+    let login = login.split_once("://").map_or(login, |(_, login)| login);
+    let password = login.split_once(':').map_or("", |(_, password)| password);
+    let mut secrets = vec![password.to_owned()];
+    secrets.extend(password.split([':', '/', '?', '#', '[', ']', '@', '&', '=', ',']).map(str::to_owned));
+    secrets.extend(percent_decoded("", password));
+    secrets
+}
+
+/// What the driver would only say when the client is made, and what it would not say.
+fn check(name: &str, options: &ClientOptions) -> Result<(), Error> {
+    let max = options.max_pool_size.unwrap_or_default();
+    if max == 0 {
+        return Err(Error::config(format!("{name}.max_pool_size"), "must be at least 1"));
+    }
+    if options.min_pool_size.is_some_and(|min| min > max) {
+        return Err(Error::config(format!("{name}.min_pool_size"), "is more than max_pool_size"));
+    }
+    if options.heartbeat_freq.is_some_and(|heartbeat| heartbeat < Duration::from_millis(500)) {
+        return Err(Error::config(format!("{name}.heartbeat_ms"), "must be at least 500"));
+    }
+    if options.hosts.is_empty() {
+        return Err(Error::config(format!("{name}.options"), "name no host"));
+    }
+    Ok(())
+}
+
+impl BackendConfig for MongoConfig {
+    const KIND: &'static str = "mongo";
+    type Resource = MongoResource;
+
+    fn apply(&mut self, environment: &Environment) -> Result<(), Error> {
+        let quantaxis = environment.get("MONGODB");
+        let (uri, host) = match quantaxis {
+            Some(value) if value.contains("://") => (Some(value), None),
+            value => (None, value),
+        };
+        if let Some(host) = environment.get("MONGODB_HOST").or(host) {
+            self.uri = None;
+            self.host = host;
+        }
+        if let Some(uri) = environment.get("MONGODB_URI").or(uri) {
+            self.uri = Some(uri.into());
+        }
+        environment.number(&["MONGODB_PORT", "MONGODBPORT"], &mut self.port)?;
+        environment.optional(&["MONGODB_USER"], &mut self.user);
+        environment.optional(&["MONGODB_PASSWORD"], &mut self.password);
+        environment.text(&["MONGODB_DATABASE"], &mut self.database);
+        Ok(())
+    }
+
+    fn of(config: &ResourceConfig) -> Option<&Self> {
+        #[allow(irrefutable_let_patterns, reason = "it is the only kind where no other feature is on")]
+        if let ResourceConfig::Mongo(config) = config { Some(config) } else { None }
+    }
+
+    fn resource(&self, name: &str) -> Result<MongoResource, Error> {
+        let options = self.client_options(name)?;
+        let mut secrets: Vec<_> = self.uri.iter().flat_map(|uri| secrets_of(uri.expose())).take(1).collect();
+        secrets.extend(options.credential.as_ref().and_then(|credential| credential.password.clone()));
+        Ok(MongoResource { options, secrets: Arc::new(secrets.into_iter().map(Secret::from).collect()) })
+    }
+}
+
+/// A MongoDB in the pool.
+#[derive(Debug)]
+pub struct MongoResource {
+    options: ClientOptions,
+    secrets: Arc<Vec<Secret>>,
+}
+
+/// How long what the drain left over has to be aborted, on the server.
+const ABORT: Duration = Duration::from_secs(1);
+/// How long operations have to end by themselves, before further ones are refused.
+const SOON: Duration = Duration::from_millis(100);
+/// How long operations have to give their connections back, before the client is shut down.
+const CHECK_IN: Duration = Duration::from_secs(4);
+/// How long the driver has to shut down.
+const SHUTDOWN: Duration = Duration::from_millis(3500);
+
+impl Resource for MongoResource {
+    type Handle = MongoHandle;
+
+    async fn connect(&self, link: &Link) -> Result<MongoHandle, Failure> {
+        let traffic = Arc::new(Traffic::new(link.clone()));
+        let pulse = Arc::new(Pulse::new(link.clone()));
+        let mark = ObjectId::new().to_hex();
+        let client = Unproven::open(self.watched(&traffic, &pulse, &mark)).map_err(|error| self.failure(error))?;
+        tokio::select! {
+            pinged = ping(&client.client) => pinged.map_err(|error| self.failure(error))?,
+            // The driver would go on trying; whether to do so is for the pool to say.
+            error = pulse.all_down() => return Err(self.failure(error)),
+        }
+        pulse.follow(link.generation());
+        let client = client.proven();
+        let inner = Inner { traffic, pulse, mark, probe: Mutex::new(Probe::None) };
+        Ok(MongoHandle { sync: sync::Client::from(client.clone()), client, inner: Arc::new(inner) })
+    }
+
+    /// The same client goes on: users have clones of it, and its monitor brings it back.
+    async fn recover(&self, link: &Link, lost: MongoHandle) -> Result<MongoHandle, Failure> {
+        lost.inner.pulse.any_up().await;
+        self.ping(&lost).await?;
+        lost.inner.pulse.follow(link.generation());
+        Ok(lost)
+    }
+
+    async fn ping(&self, mongo: &MongoHandle) -> Result<(), Failure> {
+        let probe = mongo.inner.probe(&self.options).map_err(|error| self.failure(error))?;
+        ping(&probe).await.map_err(|error| self.failure(error))
+    }
+
+    async fn close(&self, mongo: MongoHandle) -> Result<(), Failure> {
+        let inner = &mongo.inner;
+        match within(ABORT, abort_leftovers(&mongo.client, &inner.mark)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "transactions could not be aborted"),
+            Err(elapsed) => tracing::debug!(%elapsed, "transactions could not be aborted"),
+        }
+        // With an operation in flight on a frozen server `shutdown` would never return, as it ends
+        // the monitor that would have ended the operation; nor while users keep on asking.
+        if within(SOON, inner.traffic.quiet()).await.is_err() {
+            let _goes_on_with_what_is_left = within(CHECK_IN, inner.refuse_operations(&mongo.client)).await;
+        }
+        let clients = [Some(mongo.client.clone()), inner.close_probe()];
+        // In a task of its own, so that it goes on where this gives up waiting.
+        let shutdown = tokio::spawn(async move {
+            let [client, probe] = clients.map(|client| async move {
+                if let Some(client) = client {
+                    client.shutdown().immediate(true).await;
+                }
+            });
+            tokio::join!(client, probe);
+        });
+        match within(SHUTDOWN, shutdown).await {
+            Ok(ended) => Ok(ended?),
+            Err(_elapsed) => {
+                let left = inner.traffic.in_use();
+                Err(Failure::transient(format!("{left} operations did not end within {:?}", CHECK_IN + SHUTDOWN)))
+            }
+        }
+    }
+
+    fn endpoint(&self) -> String {
+        let hosts: Vec<_> = self.options.hosts.iter().map(shown).collect();
+        format!("mongodb://{}/{}", hosts.join(","), self.options.default_database.as_deref().unwrap_or_default())
+    }
+
+    fn phase(&self) -> Phase {
+        Phase::Databases
+    }
+
+    fn usage(&self, mongo: &MongoHandle) -> Usage {
+        let max = self.options.max_pool_size.map(|max| max as usize);
+        Usage { max, ..mongo.inner.traffic.usage() }
+    }
+}
+
+impl MongoResource {
+    /// The options of a client whose events we see.
+    fn watched(&self, traffic: &Arc<Traffic>, pulse: &Arc<Pulse>, mark: &str) -> ClientOptions {
+        let mut options = self.options.clone();
+        let traffic = Arc::clone(traffic);
+        options.cmap_event_handler = Some(also(options.cmap_event_handler, move |event| traffic.see(event)));
+        let pulse = Arc::clone(pulse);
+        options.sdam_event_handler = Some(also(options.sdam_event_handler, move |event| pulse.see(event)));
+        let mut driver = options.driver_info.unwrap_or_else(|| library());
+        // The server shows it beside each session, which is how ours are known.
+        driver.version = Some(driver.version.map_or_else(|| mark.to_owned(), |version| format!("{version} {mark}")));
+        options.driver_info = Some(driver);
+        options
+    }
+
+    fn failure(&self, error: DriverError) -> Failure {
+        let permanent = matches!(
+            *error.kind,
+            ErrorKind::Authentication { .. } | ErrorKind::InvalidArgument { .. } | ErrorKind::InvalidTlsConfig { .. }
+        );
+        let secrets: Vec<_> = self.secrets.iter().map(Secret::expose).collect();
+        let source = redacted(error, &secrets);
+        if permanent { Failure::permanent(source) } else { Failure::transient(source) }
+    }
+}
+
+fn library() -> DriverInfo {
+    DriverInfo::builder().name("resource-pool").version(env!("CARGO_PKG_VERSION").to_owned()).build()
+}
+
+fn shown(address: &ServerAddress) -> String {
+    match address {
+        ServerAddress::Tcp { host, port } => host_port(host.trim_matches(['[', ']']), port.unwrap_or(27017)),
+        other => other.to_string(),
+    }
+}
+
+async fn ping(client: &Client) -> Result<(), DriverError> {
+    let admin = client.database("admin");
+    let mut ping = admin.run_command(doc! { "ping": 1 });
+    if let Some(criteria) = client.selection_criteria() {
+        ping = ping.selection_criteria(criteria.clone());
+    }
+    ping.await.map(drop)
+}
+
+tokio::task_local! {
+    /// Set when the operation that this task polls has got its connection.
+    static CHECKED_OUT: Cell<bool>;
+}
+
+/// Begins an operation and drops it in the middle, at which the driver closes its connection.
+async fn give_up_a_connection(client: &Client) {
+    let criteria = SelectionCriteria::ReadPreference(ReadPreference::Nearest { options: None });
+    let admin = client.database("admin");
+    let mut ping = admin.run_command(doc! { "ping": 1 }).selection_criteria(criteria).into_future();
+    let begun = poll_fn(|context| match Pin::new(&mut ping).poll(context) {
+        Poll::Pending if !CHECKED_OUT.with(Cell::get) => Poll::Pending,
+        _ => Poll::Ready(()),
+    });
+    CHECKED_OUT.scope(Cell::new(false), begun).await;
+}
+
+/// Ends on the server what this client has open there: transactions, cursors that users still
+/// hold, and operations that outlived the drain.
+async fn abort_leftovers(client: &Client, mark: &str) -> Result<(), DriverError> {
+    let mut own = client.start_session().await?;
+    let admin = client.database("admin");
+    let open = [
+        doc! { "$currentOp": { "allUsers": false, "idleSessions": true, "idleCursors": true } },
+        doc! { "$match": { "clientMetadata.driver.version": { "$regex": mark }, "lsid.id": { "$ne": own.id().get("id").cloned() } } },
+        doc! { "$group": { "_id": "$lsid.id" } },
+    ];
+    let mut found = admin.aggregate(open).session(&mut own).await?;
+    let mut sessions = Vec::new();
+    while let Some(session) = found.next(&mut own).await.transpose()? {
+        if let Some(id @ Bson::Binary(_)) = session.get("_id") {
+            sessions.push(doc! { "id": id });
+        }
+    }
+    if !sessions.is_empty() {
+        admin.run_command(doc! { "killSessions": sessions }).session(&mut own).await?;
+    }
+    Ok(())
+}
+
+/// A client that has not answered yet. Unless it does it is shut down, not merely dropped: that
+/// would keep a socket open until the next heartbeat.
+struct Unproven {
+    client: Client,
+    proven: bool,
+}
+
+impl Unproven {
+    fn open(options: ClientOptions) -> Result<Self, DriverError> {
+        Ok(Unproven { client: Client::with_options(options)?, proven: false })
+    }
+
+    fn proven(mut self) -> Client {
+        self.proven = true;
+        self.client.clone()
+    }
+}
+
+impl Drop for Unproven {
+    fn drop(&mut self) {
+        if let (false, Ok(runtime)) = (self.proven, Handle::try_current()) {
+            let client = self.client.clone();
+            runtime.spawn(async move { client.shutdown().immediate(true).await });
+        }
+    }
+}
+
+/// What the slot holds: the client as both facades lease it.
+#[derive(Clone)]
+pub struct MongoHandle {
+    client: Client,
+    sync: sync::Client,
+    inner: Arc<Inner>,
+}
+
+impl Provide<Client> for MongoHandle {
+    fn provide(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl Provide<sync::Client> for MongoHandle {
+    fn provide(&self) -> &sync::Client {
+        &self.sync
+    }
+}
+
+impl fmt::Debug for MongoHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MongoHandle").field("usage", &self.inner.traffic.usage()).finish_non_exhaustive()
+    }
+}
+
+struct Inner {
+    traffic: Arc<Traffic>,
+    pulse: Arc<Pulse>,
+    /// What the server knows this client's sessions by.
+    mark: String,
+    probe: Mutex<Probe>,
+}
+
+/// A small client for pings, so that they neither wait for users' operations nor depend on the
+/// pool's workers.
+enum Probe {
+    None,
+    Open(Client),
+    Closed,
+}
+
+impl Inner {
+    fn probe(&self, options: &ClientOptions) -> Result<Client, DriverError> {
+        let mut probe = self.probe.lock();
+        match &*probe {
+            Probe::Open(client) => Ok(client.clone()),
+            Probe::Closed => Err(ErrorKind::Shutdown.into()),
+            Probe::None => {
+                // Its tasks stay on the runtime that it is made in.
+                let _prober = runtime::prober().map_err(DriverError::custom)?.enter();
+                let client = Client::with_options(for_probing(options))?;
+                *probe = Probe::Open(client.clone());
+                Ok(client)
+            }
+        }
+    }
+
+    /// Lets no operation begin any more, and waits for the end of those that have.
+    ///
+    /// The driver has no verb for this, but it takes a server that refuses a handshake for gone.
+    /// So the client introduces itself at a length that no server accepts from now on, and gives
+    /// up connections in use until a new one has to be opened.
+    async fn refuse_operations(&self, client: &Client) {
+        let refused = DriverInfo::builder().name("closing ".repeat(256)).build();
+        if let Err(error) = client.append_metadata(refused) {
+            tracing::debug!(%error, "operations go on");
+        }
+        tokio::select! {
+            biased;
+            () = self.traffic.quiet() => return,
+            _ = self.pulse.all_down() => {}
+            () = async { loop { give_up_a_connection(client).await } } => {}
+        }
+        self.traffic.quiet().await;
+    }
+
+    fn close_probe(&self) -> Option<Client> {
+        match std::mem::replace(&mut *self.probe.lock(), Probe::Closed) {
+            Probe::Open(client) => Some(client),
+            Probe::None | Probe::Closed => None,
+        }
+    }
+}
+
+fn for_probing(options: &ClientOptions) -> ClientOptions {
+    let mut options = options.clone();
+    // A prober and a health check may ping at once.
+    options.max_pool_size = Some(2);
+    options.min_pool_size = Some(0);
+    options.server_monitoring_mode = Some(ServerMonitoringMode::Poll);
+    options.app_name = options.app_name.map(|name| format!("{name} probe"));
+    options.cmap_event_handler = None;
+    options.command_event_handler = None;
+    options.sdam_event_handler = None;
+    options
+}
+
+/// Which servers answered the driver's last check, by its monitors' events.
+struct Pulse {
+    link: Link,
+    /// The generation that a loss is of.
+    generation: AtomicU64,
+    servers: Mutex<BTreeMap<String, Beat>>,
+    changed: Notify,
+}
+
+enum Beat {
+    Unknown,
+    Up,
+    Down(DriverError),
+}
+
+impl Pulse {
+    fn new(link: Link) -> Self {
+        Pulse { link, generation: AtomicU64::new(0), servers: Mutex::default(), changed: Notify::new() }
+    }
+
+    fn see(&self, event: &SdamEvent) {
+        let mut servers = self.servers.lock();
+        match event {
+            SdamEvent::ServerOpening(event) => {
+                servers.entry(event.address.to_string()).or_insert(Beat::Unknown);
+            }
+            SdamEvent::ServerClosed(event) => {
+                servers.remove(&event.address.to_string());
+            }
+            SdamEvent::ServerHeartbeatSucceeded(event) => {
+                servers.insert(event.server_address.to_string(), Beat::Up);
+            }
+            SdamEvent::ServerHeartbeatFailed(event) => {
+                servers.insert(event.server_address.to_string(), Beat::Down(event.failure.clone()));
+            }
+            _ => return,
+        }
+        let lost = down(&servers);
+        drop(servers);
+        self.changed.notify_waiters();
+        if let Some(error) = lost {
+            self.link.lost(self.generation.load(Ordering::SeqCst), error);
+        }
+    }
+
+    /// From now on a loss is one of this generation.
+    fn follow(&self, generation: u64) {
+        self.generation.store(generation, Ordering::SeqCst);
+    }
+
+    /// Waits until no server answers, with the error of one of them.
+    async fn all_down(&self) -> DriverError {
+        self.until(down).await
+    }
+
+    /// Waits until a server answers.
+    async fn any_up(&self) {
+        self.until(|servers| servers.values().any(|beat| matches!(beat, Beat::Up)).then_some(())).await;
+    }
+
+    async fn until<T>(&self, seen: impl Fn(&BTreeMap<String, Beat>) -> Option<T>) -> T {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if let Some(seen) = seen(&self.servers.lock()) {
+                return seen;
+            }
+            changed.await;
+        }
+    }
+}
+
+/// The error of one of the servers, if none answers.
+fn down(servers: &BTreeMap<String, Beat>) -> Option<DriverError> {
+    let mut last = None;
+    for beat in servers.values() {
+        match beat {
+            Beat::Down(error) => last = Some(error.clone()),
+            Beat::Unknown | Beat::Up => return None,
+        }
+    }
+    last
+}
+
+/// What goes on in the driver's pools, by their events.
+struct Traffic {
+    link: Link,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    connections: HashMap<(ServerAddress, u32), Connection>,
+    /// When those began to wait that wait for a connection.
+    waiting: Vec<Instant>,
+}
+
+enum Connection {
+    Opening,
+    Idle,
+    InUse { _operation: Busy },
+}
+
+/// The driver does not say that a waiter gave up. One that waits longer than this although a
+/// connection is idle has.
+const GAVE_UP: Duration = Duration::from_millis(500);
+
+impl Traffic {
+    fn new(link: Link) -> Self {
+        Traffic { link, seen: Mutex::default() }
+    }
+
+    fn see(&self, event: &CmapEvent) {
+        let mut seen = self.seen.lock();
+        let before = match event {
+            CmapEvent::ConnectionCreated(event) => {
+                seen.connections.insert((event.address.clone(), event.connection_id), Connection::Opening)
+            }
+            CmapEvent::ConnectionReady(event) => {
+                seen.connections.insert((event.address.clone(), event.connection_id), Connection::Idle)
+            }
+            CmapEvent::ConnectionClosed(event) => {
+                seen.connections.remove(&(event.address.clone(), event.connection_id))
+            }
+            CmapEvent::ConnectionCheckoutStarted(_) => {
+                seen.waiting.push(Instant::now());
+                None
+            }
+            CmapEvent::ConnectionCheckoutFailed(_) => {
+                seen.waiting.pop();
+                None
+            }
+            CmapEvent::ConnectionCheckedOut(event) => {
+                let _only_while_closing = CHECKED_OUT.try_with(|checked_out| checked_out.set(true));
+                seen.waiting.pop();
+                let in_use = Connection::InUse { _operation: self.link.busy(Work::Operation) };
+                seen.connections.insert((event.address.clone(), event.connection_id), in_use)
+            }
+            CmapEvent::ConnectionCheckedIn(event) => seen
+                .connections
+                .get_mut(&(event.address.clone(), event.connection_id))
+                .map(|connection| std::mem::replace(connection, Connection::Idle)),
+            CmapEvent::PoolCleared(_) => {
+                // All who waited were answered, and those who had given up are forgotten.
+                seen.waiting.clear();
+                None
+            }
+            _ => None,
+        };
+        drop(seen);
+        // The end of an operation wakes whoever drains: not under the lock.
+        drop(before);
+    }
+
+    fn usage(&self) -> Usage {
+        let mut seen = self.seen.lock();
+        let count = |wanted: fn(&Connection) -> bool| seen.connections.values().filter(|one| wanted(one)).count();
+        let open = seen.connections.len();
+        let idle = count(|connection| matches!(connection, Connection::Idle));
+        let in_use = count(|connection| matches!(connection, Connection::InUse { .. }));
+        if idle > 0 {
+            seen.waiting.retain(|since| since.elapsed() < GAVE_UP);
+        }
+        let waiting = seen.waiting.len();
+        Usage { open: Some(open), in_use: Some(in_use), idle: Some(idle), waiting: Some(waiting), ..Usage::default() }
+    }
+
+    fn in_use(&self) -> usize {
+        self.usage().in_use.unwrap_or_default()
+    }
+
+    /// Waits until no connection is in use and nobody waits for one.
+    async fn quiet(&self) {
+        while !matches!(self.usage(), Usage { in_use: Some(0), waiting: Some(0), .. }) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+/// Calls ours, then theirs.
+fn also<T: Send + Sync + 'static>(
+    theirs: Option<EventHandler<T>>,
+    ours: impl Fn(&T) + Send + Sync + 'static,
+) -> EventHandler<T> {
+    let runtime = Handle::current();
+    EventHandler::callback(move |event: T| {
+        ours(&event);
+        match &theirs {
+            Some(EventHandler::Callback(call)) => call(event),
+            Some(EventHandler::AsyncCallback(call)) => drop(runtime.spawn(call(event))),
+            Some(EventHandler::TokioMpsc(sender)) => {
+                let sender = sender.clone();
+                // Fails only where nobody listens any more.
+                runtime.spawn(async move { drop(sender.send(event).await) });
+            }
+            _ => {}
+        }
+    })
+}
+
+/// MongoDB for async code: a [`mongodb::Client`] under a lease, with all that the driver has,
+/// sessions and transactions too.
+///
+/// The client pools, and heals itself after a loss, so clones of it go on too. What does not hold
+/// back the driver: it waits for a free connection without limit (put a timeout around the
+/// operation, which gives the place in the queue up), and a server that freezes in the middle of
+/// an authentication is noticed only by the pool's state, not by the one operation that waits for
+/// that connection.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Mongo;
+
+impl Mongo {
+    /// A MongoDB of one's own, which closes when the guard drops.
+    ///
+    /// # Errors
+    /// Those of [`ResourcePool::mongo`](crate::ResourcePool::mongo).
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes what was begun.
+    #[track_caller]
+    pub fn scoped(config: MongoConfig) -> impl Future<Output = Result<Scoped<Lease<Client>>, Error>> + Send {
+        let claim = Claim::shared();
+        async move {
+            let pool = scoped::pool(config.into())?;
+            let lease = pool.acquire(pool.registry().mongo()?, claim).await?;
+            Ok(Scoped::new(lease, pool))
+        }
+    }
+}

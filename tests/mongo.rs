@@ -1,0 +1,672 @@
+//! MongoDB on both facades, against real servers.
+
+#![cfg(feature = "mongodb")]
+#![allow(missing_docs)]
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use mongodb::bson::{Document, doc};
+use mongodb::error::ErrorKind;
+use resource_pool::config::MongoConfig;
+use resource_pool::{Error, Health, Lease, Mongo, ResourcePool, State, Usage, Work, blocking};
+use services::{BlackHole, Kind, shared};
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A configuration that the server's log shows under this name.
+fn config(app: &str) -> MongoConfig {
+    MongoConfig::uri(shared(Kind::Mongo).url()).app_name(app).min_pool_size(2)
+}
+
+fn pool(config: MongoConfig) -> ResourcePool {
+    ResourcePool::builder().environment([("", ""); 0]).resource(config).build().expect("a pool")
+}
+
+fn blocking_pool(config: MongoConfig) -> blocking::ResourcePool {
+    pool(config).into()
+}
+
+/// How many connections the server has from the client of this name, probes included.
+fn connections(app: &str) -> usize {
+    let clients = shared(Kind::Mongo).mongo().unwrap().clients().unwrap();
+    clients.iter().filter(|client| client.app_name.split(' ').next() == Some(app)).count()
+}
+
+fn eventually(what: &str, mut done: impl FnMut() -> bool) -> Duration {
+    let started = Instant::now();
+    while !done() {
+        assert!(started.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+    started.elapsed()
+}
+
+fn closed(app: &str) -> Duration {
+    eventually(&format!("no connection of {app} is left"), || connections(app) == 0)
+}
+
+fn bars(client: &mongodb::Client, test: &str) -> mongodb::Collection<Document> {
+    client.database("quantaxis").collection(test)
+}
+
+fn sync_bars(client: &mongodb::sync::Client, test: &str) -> mongodb::sync::Collection<Document> {
+    client.database("quantaxis").collection(test)
+}
+
+fn usage(pool: &ResourcePool) -> Usage {
+    pool.status().resource("mongo").unwrap().usage
+}
+
+fn is_shutdown(error: &mongodb::error::Error) -> bool {
+    matches!(*error.kind, ErrorKind::Shutdown)
+}
+
+#[test]
+fn mongo_guards_are_send_and_static() {
+    fn check<T: Send + Sync + 'static>() {}
+    check::<Lease<mongodb::Client>>();
+    check::<Lease<mongodb::sync::Client>>();
+    check::<resource_pool::Scoped<Lease<mongodb::Client>>>();
+    check::<blocking::Scoped<Lease<mongodb::sync::Client>>>();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mongo_async_connects_is_used_and_reused_and_closes() {
+    let app = "async-use";
+    let pool = pool(config(app));
+    assert_eq!(pool.status().resource("mongo").unwrap().state, State::Idle);
+    assert_eq!(connections(app), 0);
+    let mongo = pool.mongo().await.unwrap();
+    let bars = bars(&mongo, app);
+    bars.insert_one(doc! { "code": "000001", "close": 9.5 }).await.unwrap();
+    let again = pool.mongo().await.unwrap();
+    assert_eq!(Lease::generation(&again), 1);
+    let found = again.database("quantaxis").collection::<Document>(app).find_one(doc! { "code": "000001" }).await;
+    assert_eq!(found.unwrap().unwrap().get_f64("close").unwrap(), 9.5);
+    bars.drop().await.unwrap();
+    assert_eq!(pool.health_check().await.entry("mongo").unwrap().health, Health::Pass);
+    assert!(pool.is_healthy("mongo").await);
+    let lines: Vec<_> = pool.holders().iter().map(|holder| (holder.site.file(), holder.exclusive)).collect();
+    assert_eq!(lines, [(file!(), false); 2]);
+
+    let clone = mongo.clone();
+    let report = pool.close_all().await;
+    assert!(report.all_closed(), "{report}");
+    assert_eq!(report.step("mongo").unwrap().held.len(), 2);
+    println!("closed in {:?}, gone from the server {:?} later", report.step("mongo").unwrap().took, closed(app));
+    assert!(is_shutdown(&mongo.list_database_names().await.unwrap_err()));
+    assert!(is_shutdown(&clone.list_database_names().await.unwrap_err()));
+    assert!(matches!(pool.mongo().await, Err(Error::Closed { .. })));
+    assert_eq!(connections(app), 0);
+}
+
+#[test]
+fn mongo_blocking_connects_is_used_and_reused_and_closes() {
+    let app = "blocking-use";
+    let pool = blocking_pool(config(app));
+    let mongo = pool.mongo().unwrap();
+    let bars = sync_bars(&mongo, app);
+    bars.insert_one(doc! { "code": "000001", "close": 9.5 }).run().unwrap();
+    let again = pool.mongo().unwrap();
+    assert_eq!(sync_bars(&again, app).count_documents(doc! {}).run().unwrap(), 1);
+    bars.drop().run().unwrap();
+    assert!(pool.is_healthy("mongo").unwrap());
+    let clone = mongo.clone();
+    let report = pool.close_all().unwrap();
+    assert!(report.all_closed(), "{report}");
+    closed(app);
+    assert!(is_shutdown(&mongo.list_database_names().run().unwrap_err()));
+    assert!(is_shutdown(&clone.list_database_names().run().unwrap_err()));
+    assert!(matches!(pool.mongo(), Err(Error::Closed { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mongo_both_facades_lease_one_client() {
+    let app = "both-facades";
+    let pool = pool(config(app).min_pool_size(0).max_pool_size(1));
+    let threads = blocking::ResourcePool::from(pool.clone());
+    let mongo = pool.mongo().await.unwrap();
+    bars(&mongo, app).insert_one(doc! { "code": "IBM" }).await.unwrap();
+    let count = tokio::task::spawn_blocking(move || {
+        let mongo = threads.mongo().unwrap();
+        sync_bars(&mongo, app).count_documents(doc! {}).run().unwrap()
+    });
+    assert_eq!(count.await.unwrap(), 1);
+    bars(&mongo, app).drop().await.unwrap();
+    assert_eq!(usage(&pool).open, Some(1));
+    assert_eq!(pool.status().resource("mongo").unwrap().generation, 1);
+    assert!(pool.close_all().await.all_closed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mongo_named_instances_have_clients_of_their_own() {
+    let pool = ResourcePool::builder()
+        .environment([("", ""); 0])
+        .resource(config("named-default"))
+        .named("research", config("named-research"))
+        .build()
+        .unwrap();
+    let default = pool.mongo().await.unwrap();
+    let research = pool.mongo_named("research").await.unwrap();
+    let brought = pool.mongo_with("archive", config("named-archive")).await.unwrap();
+    for (client, app) in [(&default, "named-default"), (&research, "named-research"), (&brought, "named-archive")] {
+        client.list_database_names().await.unwrap();
+        assert!(connections(app) > 0);
+    }
+    assert!(matches!(pool.mongo_named("nobody").await, Err(Error::UnknownName { .. })));
+    let other = pool.mongo_with("archive", config("named-other")).await;
+    assert!(matches!(other, Err(Error::NameTaken { .. })), "{other:?}");
+    assert!(pool.close("research").await.unwrap().all_closed());
+    closed("named-research");
+    assert!(research.list_database_names().await.is_err());
+    default.list_database_names().await.unwrap();
+
+    // A closed one comes back with a client of its own when asked to.
+    pool.reconnect("research").await.unwrap();
+    pool.mongo_named("research").await.unwrap().list_database_names().await.unwrap();
+    assert!(pool.close_all().await.all_closed());
+    closed("named-default");
+    closed("named-archive");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mongo_async_scoped_closes_however_it_ends() {
+    async fn by_question_mark(app: &str) -> Result<(), Box<dyn std::error::Error>> {
+        let mongo = Mongo::scoped(config(app)).await?;
+        mongo.database("quantaxis").run_command(doc! { "noSuchCommand": 1 }).await?;
+        Ok(())
+    }
+    let mongo = Mongo::scoped(config("async-scoped")).await.unwrap();
+    mongo.list_database_names().await.unwrap();
+    assert!(connections("async-scoped") > 0);
+    let clone = mongo.clone();
+    let report = mongo.close().await;
+    assert!(report.all_closed(), "{report}");
+    closed("async-scoped");
+    assert!(is_shutdown(&clone.list_database_names().await.unwrap_err()));
+
+    assert!(by_question_mark("async-scoped-error").await.is_err());
+    closed("async-scoped-error");
+
+    let panicking = tokio::spawn(async {
+        let _mongo = Mongo::scoped(config("async-scoped-panic")).await.unwrap();
+        panic!("on purpose");
+    });
+    assert!(panicking.await.unwrap_err().is_panic());
+    closed("async-scoped-panic");
+
+    let mongo = Mongo::scoped(config("async-scoped-outside")).await.unwrap();
+    thread::spawn(move || drop(mongo)).join().unwrap();
+    closed("async-scoped-outside");
+}
+
+#[test]
+fn mongo_blocking_scoped_closes_however_it_ends() {
+    fn by_question_mark(app: &str) -> Result<(), Box<dyn std::error::Error>> {
+        let mongo = blocking::Mongo::scoped(config(app))?;
+        mongo.database("quantaxis").run_command(doc! { "noSuchCommand": 1 }).run()?;
+        Ok(())
+    }
+    let mongo = blocking::Mongo::scoped(config("blocking-scoped")).unwrap();
+    mongo.list_database_names().run().unwrap();
+    assert!(mongo.close().unwrap().all_closed());
+    closed("blocking-scoped");
+
+    assert!(by_question_mark("blocking-scoped-error").is_err());
+    closed("blocking-scoped-error");
+
+    let panicking = catch_unwind(|| {
+        let _mongo = blocking::Mongo::scoped(config("blocking-scoped-panic")).unwrap();
+        panic!("on purpose");
+    });
+    assert!(panicking.is_err());
+    closed("blocking-scoped-panic");
+}
+
+/// The threads and tasks work on while the pool closes under them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mongo_100_threads_and_100_tasks_share_one_client_and_a_close() {
+    let app = "crowd";
+    let pool = pool(config(app).min_pool_size(0).max_pool_size(10));
+    let threads_pool = blocking::ResourcePool::from(pool.clone());
+    let start = Arc::new(Barrier::new(101));
+    let threads: Vec<_> = (0..100)
+        .map(|_| {
+            let (pool, start) = (threads_pool.clone(), Arc::clone(&start));
+            thread::spawn(move || {
+                start.wait();
+                let mongo = pool.mongo().unwrap();
+                for _ in 0..10 {
+                    sync_bars(&mongo, app).count_documents(doc! {}).run().unwrap();
+                }
+                move || while sync_bars(&mongo, app).count_documents(doc! {}).run().is_ok() {}
+            })
+        })
+        .collect();
+    let tasks: Vec<_> = (0..100)
+        .map(|_| {
+            let pool = pool.clone();
+            tokio::spawn(async move {
+                let mongo = pool.mongo().await.unwrap();
+                for _ in 0..10 {
+                    bars(&mongo, app).count_documents(doc! {}).await.unwrap();
+                }
+                mongo
+            })
+        })
+        .collect();
+    tokio::task::spawn_blocking(move || start.wait()).await.unwrap();
+    let endless: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+    for task in tasks {
+        drop(task.await.unwrap());
+    }
+    let status = pool.status().resource("mongo").unwrap().clone();
+    assert_eq!(status.generation, 1);
+    assert_eq!(status.usage.open, Some(10));
+    // The pool, two monitors, and the probe's pool and monitor.
+    let sockets = connections(app);
+    assert!((12..=15).contains(&sockets), "{sockets}");
+
+    let load: Vec<_> = endless.into_iter().map(thread::spawn).collect();
+    let report = pool.close_all().await;
+    assert!(report.all_closed(), "{report}");
+    println!("closed under load in {:?}", report.took);
+    closed(app);
+    for thread in load {
+        thread.join().expect("an error, not a panic");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mongo_transactions_commit_and_abort() {
+    let app = "transactions";
+    let pool = pool(config(app));
+    let mongo = pool.mongo().await.unwrap();
+    let bars = bars(&mongo, app);
+    mongo.database("quantaxis").create_collection(app).await.unwrap();
+    let mut session = mongo.start_session().await.unwrap();
+
+    session.start_transaction().await.unwrap();
+    bars.insert_one(doc! { "code": "kept" }).session(&mut session).await.unwrap();
+    assert_eq!(bars.count_documents(doc! {}).await.unwrap(), 0);
+    session.commit_transaction().await.unwrap();
+    assert_eq!(bars.count_documents(doc! {}).await.unwrap(), 1);
+
+    session.start_transaction().await.unwrap();
+    bars.insert_one(doc! { "code": "taken back" }).session(&mut session).await.unwrap();
+    session.abort_transaction().await.unwrap();
+    assert_eq!(bars.count_documents(doc! {}).await.unwrap(), 1);
+    bars.drop().await.unwrap();
+    assert!(pool.close_all().await.all_closed());
+}
+
+#[test]
+fn mongo_blocking_transactions_commit_and_abort() {
+    let app = "blocking-transactions";
+    let pool = blocking_pool(config(app));
+    let mongo = pool.mongo().unwrap();
+    let bars = sync_bars(&mongo, app);
+    mongo.database("quantaxis").create_collection(app).run().unwrap();
+    let mut session = mongo.start_session().run().unwrap();
+    session.start_transaction().run().unwrap();
+    bars.insert_one(doc! { "code": "kept" }).session(&mut session).run().unwrap();
+    session.commit_transaction().run().unwrap();
+    session.start_transaction().run().unwrap();
+    bars.insert_one(doc! { "code": "taken back" }).session(&mut session).run().unwrap();
+    session.abort_transaction().run().unwrap();
+    assert_eq!(bars.count_documents(doc! {}).run().unwrap(), 1);
+    bars.drop().run().unwrap();
+    assert!(pool.close_all().unwrap().all_closed());
+}
+
+/// The bare driver leaves it open on the server for a minute, with its locks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mongo_close_aborts_an_open_transaction() {
+    let app = "open-transaction";
+    let watcher = pool(config("open-transaction-watcher"));
+    let watching = watcher.mongo().await.unwrap();
+    let open = async || {
+        let idle = [
+            doc! { "$currentOp": { "idleSessions": true } },
+            doc! { "$match": { "type": "idleSession", "appName": app } },
+        ];
+        let mut cursor = watching.database("admin").aggregate(idle).await.unwrap();
+        let mut count = 0;
+        while cursor.advance().await.unwrap() {
+            count += 1;
+        }
+        count
+    };
+    watching.database("quantaxis").create_collection(app).await.unwrap();
+
+    let bare_options = {
+        let mut options = mongodb::options::ClientOptions::parse(shared(Kind::Mongo).url()).await.unwrap();
+        options.app_name = Some(app.to_owned());
+        options
+    };
+    let bare = mongodb::Client::with_options(bare_options).unwrap();
+    let mut session = bare.start_session().await.unwrap();
+    session.start_transaction().await.unwrap();
+    bars(&bare, app).insert_one(doc! { "code": "IBM" }).session(&mut session).await.unwrap();
+    let id = session.id().get("id").cloned().unwrap();
+    bare.shutdown().immediate(true).await;
+    assert_eq!(open().await, 1, "the control: it outlives the bare driver's shutdown");
+    watching.database("admin").run_command(doc! { "killSessions": [{ "id": id }] }).await.unwrap();
+    assert_eq!(open().await, 0);
+
+    let pool = pool(config(app));
+    let mongo = pool.mongo().await.unwrap();
+    let mut session = mongo.start_session().await.unwrap();
+    session.start_transaction().await.unwrap();
+    bars(&mongo, app).insert_one(doc! { "code": "IBM" }).session(&mut session).await.unwrap();
+    assert_eq!(open().await, 1);
+    let report = pool.close_all().await;
+    assert!(report.all_closed(), "{report}");
+    assert_eq!(open().await, 0);
+    assert!(session.commit_transaction().await.is_err());
+    drop(session);
+    assert_eq!(bars(&watching, app).count_documents(doc! {}).await.unwrap(), 0);
+    bars(&watching, app).drop().await.unwrap();
+    assert!(watcher.close_all().await.all_closed());
+    closed(app);
+}
+
+/// The bare driver's `shutdown` waits for it without limit.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mongo_close_does_not_wait_for_a_cursor() {
+    let app = "held-cursor";
+    let pool = pool(config(app));
+    let mongo = pool.mongo().await.unwrap();
+    let rows: Vec<_> = (0..300).map(|n| doc! { "n": n }).collect();
+    bars(&mongo, app).insert_many(rows).await.unwrap();
+
+    let bare = mongodb::Client::with_uri_str(shared(Kind::Mongo).url()).await.unwrap();
+    let mut held = bars(&bare, app).find(doc! {}).batch_size(10).await.unwrap();
+    assert!(held.advance().await.unwrap());
+    let hung = tokio::time::timeout(Duration::from_secs(1), bare.clone().shutdown().into_future()).await;
+    assert!(hung.is_err(), "the control: the bare driver waits for the cursor");
+    drop(held);
+
+    let mut cursor = bars(&mongo, app).find(doc! {}).batch_size(10).await.unwrap();
+    assert!(cursor.advance().await.unwrap());
+    let report = pool.close_all().await;
+    assert!(report.all_closed(), "{report}");
+    assert!(report.step("mongo").unwrap().took < Duration::from_secs(1), "{report}");
+    let mut ended = Ok(true);
+    while let Ok(true) = ended {
+        ended = cursor.advance().await;
+    }
+    assert!(ended.is_err(), "the rows that were not fetched are not to be had");
+    closed(app);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mongo_usage_tells_open_in_use_idle_and_waiting() {
+    let app = "usage";
+    let pool = pool(config(app).min_pool_size(0).max_pool_size(2));
+    let mongo = pool.mongo().await.unwrap();
+    let bars = bars(&mongo, app);
+    bars.insert_one(doc! { "n": 1 }).await.unwrap();
+    let slow = || {
+        let bars = bars.clone();
+        tokio::spawn(async move { bars.find_one(doc! { "$where": "sleep(1500) || true" }).await })
+    };
+    let running: Vec<_> = (0..5).map(|_| slow()).collect();
+    let abandoned = slow();
+    let is = |in_use: usize, idle: usize, waiting: usize| {
+        let Usage { max, open, in_use: used, idle: unused, waiting: queue, .. } = usage(&pool);
+        [max, open, used, unused, queue] == [Some(2), Some(2), Some(in_use), Some(idle), Some(waiting)]
+    };
+    eventually("two at work, four waiting", || is(2, 0, 4));
+    abandoned.abort();
+    let work = pool.status().resource("mongo").unwrap().work.clone();
+    assert_eq!(work, [(Work::Operation, 2)]);
+    assert!(pool.is_healthy("mongo").await, "a ping does not queue behind them");
+    for operation in running {
+        assert!(operation.await.unwrap().unwrap().is_some());
+    }
+    eventually("all idle, and the abandoned one forgotten", || is(0, 2, 0));
+    bars.drop().await.unwrap();
+    assert!(pool.close_all().await.all_closed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mongo_close_waits_for_an_operation_under_way() {
+    let app = "drained";
+    let pool = pool(config(app));
+    let mongo = pool.mongo().await.unwrap();
+    bars(&mongo, app).insert_one(doc! { "n": 1 }).await.unwrap();
+    let bars = bars(&mongo, app);
+    let operation = tokio::spawn(async move { bars.find_one(doc! { "$where": "sleep(2000) || true" }).await });
+    eventually("it is under way", || usage(&pool).in_use == Some(1));
+    let report = pool.close_all().await;
+    assert!(report.all_closed(), "{report}");
+    assert!(report.drained > Duration::from_secs(1), "{report}");
+    assert!(operation.await.unwrap().unwrap().is_some(), "it got its answer");
+}
+
+/// What outlives the drain is ended on the server, so that closing need not wait for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mongo_close_ends_an_operation_that_outlives_the_drain() {
+    let app = "undrained";
+    let mut options = resource_pool::config::Options::default();
+    options.close.drain = Duration::from_millis(300);
+    let pool =
+        ResourcePool::builder().environment([("", ""); 0]).resource(config(app)).options(options).build().unwrap();
+    let mongo = pool.mongo().await.unwrap();
+    bars(&mongo, app).insert_one(doc! { "n": 1 }).await.unwrap();
+    let slow = bars(&mongo, app);
+    let operation = tokio::spawn(async move { slow.find_one(doc! { "$where": "sleep(60000) || true" }).await });
+    eventually("it is under way", || usage(&pool).in_use == Some(1));
+    let report = pool.close_all().await;
+    assert!(report.all_closed(), "{report}");
+    assert_eq!(report.step("mongo").unwrap().unfinished, [(Work::Operation, 1)]);
+    assert!(report.took < Duration::from_secs(3), "{report}");
+    let error = operation.await.unwrap().unwrap_err();
+    println!("closed in {:?}; the operation: {error}", report.took);
+    closed(app);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mongo_bad_input_is_the_right_error_in_time() {
+    let hole = BlackHole::start().unwrap();
+    let vacant = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+    let server = shared(Kind::Mongo);
+    let wrong = server.url().replacen(":p%40", ":wrong%40", 1);
+    assert_ne!(wrong, server.url());
+    let pool = pool(config("bad-input"));
+    let long = Duration::from_millis(5500);
+    let cases = [
+        ("malformed", "mongodb://nobody:p@ss@host:port/".to_owned(), Duration::from_millis(100)),
+        ("scheme", "postgres://localhost/".to_owned(), Duration::from_millis(100)),
+        ("option", "mongodb://localhost/?maxPoolSize=many".to_owned(), Duration::from_millis(100)),
+        ("wrong-password", wrong, Duration::from_secs(2)),
+        ("refused", format!("mongodb://127.0.0.1:{vacant}/"), long),
+        ("black-hole", format!("mongodb://127.0.0.1:{}/", hole.port()), long),
+        ("unknown-host", "mongodb://no-such-host.invalid/".to_owned(), long),
+    ];
+    for (name, uri, limit) in cases {
+        let started = Instant::now();
+        let error = pool.mongo_with(name, MongoConfig::uri(uri)).await.unwrap_err();
+        println!("{name}: {:.1?}: {error}", started.elapsed());
+        assert!(started.elapsed() < limit, "{name}: {:?}", started.elapsed());
+        match name {
+            "malformed" | "scheme" | "option" => {
+                assert!(matches!(&error, Error::Config { key, .. } if *key == format!("{name}.uri")), "{error}");
+            }
+            "wrong-password" => {
+                assert!(matches!(&error, Error::Connect(inner) if inner.permanent && inner.attempts == 1), "{error}");
+                assert!(!error.is_transient());
+            }
+            _ => assert!(matches!(error, Error::Connect(_) | Error::Timeout(_)) && error.is_transient(), "{error}"),
+        }
+        pool.mongo().await.unwrap().list_database_names().await.unwrap();
+    }
+    assert!(pool.close_all().await.all_closed());
+    assert!(matches!(pool.mongo().await, Err(Error::Closed { .. })));
+}
+
+#[test]
+fn mongo_blocking_bad_input_is_the_right_error() {
+    let vacant = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+    let pool = blocking_pool(config("blocking-bad-input"));
+    let malformed = pool.mongo_with("malformed", MongoConfig::uri("mongodb://"));
+    assert!(matches!(malformed, Err(Error::Config { .. })), "{malformed:?}");
+    let refused = pool.mongo_with("refused", MongoConfig::uri(format!("mongodb://127.0.0.1:{vacant}/")));
+    assert!(matches!(refused, Err(Error::Connect(_))), "{refused:?}");
+    pool.mongo().unwrap().list_database_names().run().unwrap();
+    assert!(pool.close_all().unwrap().all_closed());
+}
+
+#[tokio::test]
+async fn mongo_current_thread_runtime_refuses_to_block() {
+    let pool = blocking_pool(config("current-thread"));
+    assert!(matches!(pool.mongo(), Err(Error::InAsyncContext { .. })));
+    let _async_works = pool.as_async().mongo().await.unwrap();
+    let _ready_never_fails = pool.mongo().unwrap();
+    let panic = catch_unwind(AssertUnwindSafe(|| _ready_never_fails.list_database_names().run()));
+    assert!(panic.is_err(), "documented: the driver's blocking calls panic in async code");
+    assert!(pool.as_async().close_all().await.all_closed());
+}
+
+#[test]
+fn mongo_client_outlives_the_runtime_that_acquired_it() {
+    let pool = pool(config("two-runtimes"));
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mongo = runtime().block_on(pool.mongo()).unwrap();
+    runtime().block_on(mongo.list_database_names().into_future()).unwrap();
+    assert!(runtime().block_on(pool.close_all()).all_closed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mongo_password_is_shown_nowhere() {
+    let server = shared(Kind::Mongo);
+    let encoded = "p%40ss%3Aw%2Frd%252F";
+    assert!(server.url().contains(encoded), "{}", server.url());
+    let mut parts = MongoConfig::default();
+    parts.host = server.host().to_owned();
+    parts.port = server.port();
+    parts.user = Some(server.user().to_owned());
+    parts.password = Some(server.password().into());
+    let toml = format!("[mongo]\nuri = {:?}\n", server.url());
+    let file = std::env::temp_dir().join(format!("resource-pool-mongo-{}.toml", std::process::id()));
+    std::fs::write(&file, toml).unwrap();
+    let none = || ResourcePool::builder().environment([("", ""); 0]);
+    let pools = [
+        none().resource(config("secret")).build().unwrap(),
+        none().resource(parts).build().unwrap(),
+        none().config_file(&file).build().unwrap(),
+        ResourcePool::builder().environment([("MONGODB_URI", server.url())]).build().unwrap(),
+        ResourcePool::builder()
+            .environment([
+                ("MONGODB", server.host()),
+                ("MONGODBPORT", &server.port().to_string()),
+                ("MONGODB_USER", server.user()),
+                ("MONGODB_PASSWORD", server.password()),
+            ])
+            .build()
+            .unwrap(),
+    ];
+    std::fs::remove_file(&file).unwrap();
+    let mut shown = String::new();
+    for pool in pools {
+        let mongo = pool.mongo().await.unwrap();
+        mongo.list_database_names().await.unwrap();
+        shown += &format!("{mongo:?} {:?} {} ", pool, pool.status());
+        shown += &format!("{:?} {:?} ", pool.health_check().await, pool.holders());
+        shown += &pool.close_all().await.to_string();
+    }
+    let odd = [
+        "mongodb://u:s3cret@pw@h/",
+        "mongodb://u:s3cret/pw@h/",
+        "mongodb://u:s3cret?pw@h/",
+        "mongodb://u:s3cret#x@h:y/",
+    ];
+    for uri in odd {
+        let config = MongoConfig::uri(uri);
+        shown += &format!("{config:?} {config:#?}");
+        let error = none().resource(config).build().unwrap_err();
+        shown += &format!("{error} {error:?}");
+    }
+    let wrong = server.url().replacen(":p%40", ":s3cret%40", 1);
+    let error = pool(MongoConfig::uri(wrong)).mongo().await.unwrap_err();
+    shown += &format!("{error} {error:?} {:?}", std::error::Error::source(&error).map(ToString::to_string));
+    println!("{shown}");
+    for secret in [server.password(), encoded, "s3cret"] {
+        assert_eq!(shown.matches(secret).count(), 0, "{secret}");
+    }
+}
+
+#[test]
+fn mongo_configuration_comes_from_each_of_its_sources() {
+    let endpoint = |pool: &ResourcePool| pool.status().resource("mongo").unwrap().endpoint.to_string();
+    let from = |variables: &[(&str, &str)]| {
+        let pool = ResourcePool::builder().environment(variables.iter().copied()).build().unwrap();
+        endpoint(&pool)
+    };
+    assert_eq!(from(&[]), "mongodb://localhost:27017/quantaxis");
+    assert_eq!(from(&[("MONGODB", "db1")]), "mongodb://db1:27017/quantaxis");
+    assert_eq!(from(&[("MONGODB", "mongodb://db2:5/bars")]), "mongodb://db2:5/bars");
+    assert_eq!(from(&[("MONGODB", "db1"), ("MONGODBPORT", "6")]), "mongodb://db1:6/quantaxis");
+    assert_eq!(from(&[("MONGODB", "db1"), ("MONGODB_HOST", "::1")]), "mongodb://[::1]:27017/quantaxis");
+    assert_eq!(from(&[("MONGODB_HOST", "db3"), ("MONGODB_PORT", "7"), ("MONGODB_DATABASE", "d")]), "mongodb://db3:7/d");
+    assert_eq!(
+        from(&[("MONGODB_HOST", "db3"), ("MONGODB_URI", "mongodb://u:p@db4/")]),
+        "mongodb://db4:27017/quantaxis"
+    );
+    // Several hosts, which no URL parser takes.
+    assert_eq!(
+        endpoint(&pool(MongoConfig::uri("mongodb://u:p@a:1,b:2,[::1]:3/bars?replicaSet=rs0"))),
+        "mongodb://a:1,b:2,[::1]:3/bars"
+    );
+    for (variables, wrong) in [([("MONGODB_PORT", "x")], "MONGODB_PORT"), ([("MONGODBPORT", "99999")], "MONGODBPORT")] {
+        let error = ResourcePool::builder().environment(variables).build().unwrap_err();
+        assert!(matches!(&error, Error::Config { key, .. } if key == wrong), "{error}");
+    }
+    for (config, wrong) in [
+        (MongoConfig::uri("mongodb://h/?minPoolSize=9&maxPoolSize=3"), "mongo.min_pool_size"),
+        (MongoConfig::default().max_pool_size(0), "mongo.max_pool_size"),
+        (MongoConfig::uri("mongodb://h/?socketTimeoutMS=5"), "mongo.uri"),
+        (MongoConfig::uri("mongodb+srv://h/"), "mongo.uri"),
+    ] {
+        let error = ResourcePool::builder().environment([("", ""); 0]).resource(config).build().unwrap_err();
+        assert!(matches!(&error, Error::Config { key, .. } if key == wrong), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mongo_uri_and_driver_options_win_over_the_defaults() {
+    let url = shared(Kind::Mongo).url();
+    let by_uri = pool(MongoConfig::uri(format!("{url}&maxPoolSize=3&appName=by-uri")));
+    drop(by_uri.mongo().await.unwrap());
+    assert_eq!(usage(&by_uri).max, Some(3));
+    assert!(connections("by-uri") > 0);
+    assert!(by_uri.close_all().await.all_closed());
+
+    let mut options = mongodb::options::ClientOptions::parse(url).await.unwrap();
+    options.max_pool_size = Some(7);
+    options.app_name = Some("by-options".to_owned());
+    let (sender, mut events) = tokio::sync::mpsc::channel(100);
+    options.command_event_handler = Some(sender.into());
+    let (sender, mut pool_events) = tokio::sync::mpsc::channel(1000);
+    options.cmap_event_handler = Some(sender.into());
+    let by_options = pool(MongoConfig::options(options));
+    drop(by_options.mongo().await.unwrap());
+    assert_eq!(usage(&by_options).max, Some(7));
+    assert!(events.recv().await.is_some(), "handlers of the user's are called");
+    assert!(pool_events.recv().await.is_some(), "beside the pool's own");
+    assert!(by_options.close_all().await.all_closed());
+    closed("by-options");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mongo_never_used_is_unknown_and_the_whole_healthy() {
+    let pool = pool(config("never-used"));
+    let report = pool.health_check().await;
+    assert_eq!(report.entry("mongo").unwrap().health, Health::Unknown);
+    assert!(report.is_healthy());
+    assert_eq!(connections("never-used"), 0);
+}
