@@ -31,7 +31,10 @@ async fn side_by_side(database: &Database) -> Result<()> {
 
 async fn save_and_read(database: Database, code: &'static str) -> Result<(&'static str, Vec<f64>)> {
     let bars = database.collection::<Document>("stock_day");
-    bars.insert_many((1..=3).map(|day| doc! { "code": code, "date": format!("2024-01-0{day}"), "close": f64::from(day) })).await?;
+    bars.insert_many(
+        (1..=3).map(|day| doc! { "code": code, "date": format!("2024-01-0{day}"), "close": f64::from(day) }),
+    )
+    .await?;
     let cursor = bars.find(doc! { "code": code }).sort(doc! { "date": 1 }).await?;
     let found: Vec<Document> = cursor.try_collect().await?;
     Ok((code, found.iter().filter_map(|bar| bar.get_f64("close").ok()).collect()))

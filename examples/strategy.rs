@@ -71,7 +71,8 @@ fn main() -> Result<()> {
 }
 
 fn trade(strategy: &QuantStrategy) -> Result<()> {
-    let day = |n: u8, close: f64| doc! { "code": "000001", "date_stamp": FIRST_DAY + f64::from(n) * DAY, "close": close };
+    let day =
+        |n: u8, close: f64| doc! { "code": "000001", "date_stamp": FIRST_DAY + f64::from(n) * DAY, "close": close };
     strategy.database().collection("stock_day").insert_many([day(0, 9.21), day(1, 9.20), day(2, 9.11)]).run()?;
 
     let bars = strategy.market_data("000001", FIRST_DAY, FIRST_DAY + 2.0 * DAY)?;

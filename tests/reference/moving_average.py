@@ -18,9 +18,10 @@ from collections import defaultdict
 FAST, SLOW, COST = 20, 60, 0.001
 
 
-def strategy(closes):
+def strategy(bars):
+    closes = [price for _, price in bars]
     cash, shares, order, above = 1.0, 0.0, None, None
-    trades, peak, drawdown = 0, 1.0, 0.0
+    trades, peak, drawdown, signal = 0, 1.0, 0.0, None
     for today, price in enumerate(closes):
         if order == "buy":
             cash, shares = 0.0, cash * (1 - COST) / price
@@ -33,16 +34,16 @@ def strategy(closes):
         if today + 1 < SLOW:
             continue
         was, above = above, mean(closes, today, FAST) > mean(closes, today, SLOW)
-        if was is False and above:
-            order = "buy"
-        elif was and not above and shares:
-            order = "sell"
+        if was is not None and was != above:
+            signal = {"action": "buy" if above else "sell", "date": bars[today][0], "price": price}
+            order = "buy" if above else "sell" if shares else None
     return {
         "trades": trades,
         "open": shares > 0,
         "total_return": worth - 1,
         "buy_and_hold": closes[-1] * (1 - COST) / closes[0] - 1,
         "max_drawdown": drawdown,
+        "signal": signal,
     }
 
 
@@ -61,7 +62,5 @@ bars = defaultdict(list)
 with open(sys.argv[1], newline="") as file:
     for row in csv.DictReader(file):
         bars[row["Ticker"]].append((row["Date"], float(row["Adj Close"])))
-reference = {
-    code: strategy([price for _, price in of_code]) | {"volatility": volatility(of_code)} for code, of_code in bars.items()
-}
+reference = {code: strategy(of_code) | {"volatility": volatility(of_code)} for code, of_code in bars.items()}
 json.dump(reference, sys.stdout, indent=1)
