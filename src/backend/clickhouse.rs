@@ -25,13 +25,13 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 use crate::blocking;
 use crate::close::Phase;
 use crate::config::{BackendConfig, Environment, ParsedUrl, ResourceConfig, Secret, host_port, millis};
-use crate::error::{BoxError, Error, Failure, redacted};
+use crate::error::{BoxError, Error, Failure, TimeoutError, redacted};
 use crate::lease::{Claim, Lease, Provide};
 use crate::probe::{KillSwitch, Killable};
 use crate::resource::{Busy, Link, Resource, Work};
@@ -84,6 +84,9 @@ pub struct ClickHouseConfig {
     /// Whether rows are checked against the table's types, which needs a server of 21.11 or later.
     /// Defaults to none: on where the server can.
     pub validation: Option<bool>,
+    /// The most connections; a query beyond that waits for one, at most the acquire timeout.
+    /// Defaults to 100, the number of queries that a server runs at once by its own default.
+    pub max_connections: usize,
     /// The most idle connections that are kept. Defaults to 16.
     pub max_idle: usize,
     /// After how long an idle connection is closed; below the server's `keep_alive_timeout` (3 s on
@@ -113,6 +116,7 @@ impl Default for ClickHouseConfig {
             settings: BTreeMap::new(),
             compression: true,
             validation: None,
+            max_connections: 100,
             max_idle: 16,
             idle_timeout: Duration::from_secs(2),
             connect_timeout: Duration::from_secs(2),
@@ -130,6 +134,12 @@ impl ClickHouseConfig {
     /// Sets the database.
     pub fn database(mut self, database: impl Into<String>) -> Self {
         self.database = database.into();
+        self
+    }
+
+    /// Sets the most connections.
+    pub fn max_connections(mut self, max_connections: usize) -> Self {
+        self.max_connections = max_connections;
         self
     }
 
@@ -234,12 +244,21 @@ impl BackendConfig for ClickHouseConfig {
         if config.host.is_empty() || config.database.is_empty() {
             return Err(Error::config(name, "host and database must not be empty"));
         }
+        if config.max_connections == 0 {
+            return Err(Error::config(format!("{name}.max_connections"), "must be at least 1"));
+        }
         Ok(ClickHouseResource { config: Arc::new(config) })
     }
 }
 
 /// A ClickHouse of one's own: [`ClickHouse::scoped`]. The guards of a pool deref to
 /// [`clickhouse::Client`](Client).
+///
+/// A query or insert in progress counts as work, through whichever clone of the client: from its
+/// first byte until the answer is complete or given up. Closing waits for it, within the drain; so
+/// whoever fills an `Insert` or `Inserter` ends it when
+/// [`closing`](crate::ResourcePool::closing) tells. One that is not ended is aborted, by the
+/// driver as well as by closing, and its rows are not stored.
 #[derive(Debug)]
 pub enum ClickHouse {}
 
@@ -334,9 +353,16 @@ impl Resource for ClickHouseResource {
     }
 
     fn usage(&self, connected: &Connected) -> Usage {
-        let Transport { open, busy, .. } = &*connected.0.traffic;
+        let Transport { open, busy, waiting, .. } = &*connected.0.traffic;
         let (open, busy) = (open.now(), busy.now());
-        Usage { open: Some(open), in_use: Some(busy), idle: Some(open.saturating_sub(busy)), ..Usage::default() }
+        Usage {
+            max: Some(self.config.max_connections),
+            open: Some(open),
+            in_use: Some(busy),
+            idle: Some(open.saturating_sub(busy)),
+            waiting: Some(waiting.now()),
+            ..Usage::default()
+        }
     }
 }
 
@@ -433,6 +459,13 @@ struct Inner {
     probe: Arc<Transport>,
 }
 
+impl Connected {
+    /// The driver's client.
+    pub fn client(&self) -> &Client {
+        &self.0.client
+    }
+}
+
 impl Provide<Client> for Connected {
     fn provide(&self) -> &Client {
         &self.0.client
@@ -467,6 +500,8 @@ struct Transport {
     purpose: Purpose,
     /// Cuts every stream of the current generation; none once closed.
     switch: RwLock<Option<KillSwitch>>,
+    permits: Arc<Semaphore>,
+    waiting: Arc<Count>,
     open: Arc<Count>,
     busy: Arc<Count>,
     /// Told whenever the server has begun to answer.
@@ -481,6 +516,8 @@ impl Transport {
             runtime,
             purpose,
             switch: RwLock::new(Some(KillSwitch::new())),
+            permits: Arc::new(Semaphore::new(config.max_connections)),
+            waiting: Arc::default(),
             open: Arc::default(),
             busy: Arc::default(),
             answered: Notify::new(),
@@ -527,18 +564,48 @@ impl Transport {
 
     async fn open(self: Arc<Self>) -> io::Result<TokioIo<Stream>> {
         let switch = self.live_switch().await?;
-        let limit = self.config.connect_timeout;
-        let connecting = tokio::time::timeout(limit, TcpStream::connect((self.config.host.as_str(), self.config.port)));
-        let stream = tokio::select! {
-            connected = connecting => connected.map_err(|_elapsed| {
-                io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {limit:?}"))
-            })??,
-            () = switch.wait() => return Err(self.closed()),
+        let opening = async { Ok::<_, io::Error>((self.permit().await?, self.dial().await?)) };
+        let (permit, stream) = tokio::select! {
+            opened = opening => opened?,
+            () = switch.wait() => return Err(self.unavailable()),
         };
-        stream.set_nodelay(true)?;
-        SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(self.config.keepalive))?;
         let open = Counted::new(&self.open);
-        Ok(TokioIo::new(Stream { stream: switch.guard(stream), transport: self, exchange: None, _open: open }))
+        let stream = switch.guard(stream);
+        Ok(TokioIo::new(Stream { stream, transport: self, exchange: None, _open: open, _permit: permit }))
+    }
+
+    /// Waits until there may be one more connection. Meanwhile the HTTP client takes one that
+    /// becomes free, if that comes first.
+    async fn permit(&self) -> io::Result<OwnedSemaphorePermit> {
+        let waiting = Counted::new(&self.waiting);
+        let limit = self.link.acquire_timeout();
+        let permit = tokio::time::timeout(limit, Arc::clone(&self.permits).acquire_owned()).await;
+        drop(waiting);
+        match permit {
+            Ok(permit) => permit.map_err(|_closed| self.unavailable()),
+            Err(_elapsed) => Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                Error::Timeout(Arc::new(TimeoutError {
+                    resource: Arc::clone(self.link.name()),
+                    endpoint: Arc::clone(self.link.endpoint()),
+                    waiting_for: format!("one of {} connections", self.config.max_connections),
+                    waited: limit,
+                    holders: self.link.holders(),
+                    source: None,
+                })),
+            )),
+        }
+    }
+
+    async fn dial(&self) -> io::Result<TcpStream> {
+        let ClickHouseConfig { host, port, connect_timeout, keepalive, .. } = &*self.config;
+        let connecting = TcpStream::connect((host.as_str(), *port));
+        let stream = tokio::time::timeout(*connect_timeout, connecting).await.map_err(|_elapsed| {
+            io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {connect_timeout:?}"))
+        })??;
+        stream.set_nodelay(true)?;
+        SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(*keepalive))?;
+        Ok(stream)
     }
 
     /// The switch of the current generation, after waiting while it is being brought back.
@@ -546,19 +613,26 @@ impl Transport {
         if let Some(switch) = self.live() {
             return Ok(switch);
         }
-        if self.switch.read().is_none() {
-            return Err(self.closed());
+        if self.is_open() {
+            self.link.ready().await.map_err(|error| io::Error::new(io::ErrorKind::NotConnected, error))?;
         }
-        self.link.ready().await.map_err(|error| io::Error::new(io::ErrorKind::NotConnected, error))?;
-        self.live().ok_or_else(|| self.closed())
+        self.live().ok_or_else(|| self.unavailable())
     }
 
     fn live(&self) -> Option<KillSwitch> {
         self.switch.read().clone().filter(|switch| !switch.is_cut())
     }
 
-    fn closed(&self) -> io::Error {
-        io::Error::new(io::ErrorKind::NotConnected, Error::Closed { resource: Arc::clone(self.link.name()) })
+    fn is_open(&self) -> bool {
+        self.switch.read().is_some()
+    }
+
+    fn unavailable(&self) -> io::Error {
+        if self.is_open() {
+            io::Error::new(io::ErrorKind::ConnectionAborted, "lost while connecting")
+        } else {
+            io::Error::new(io::ErrorKind::NotConnected, Error::Closed { resource: Arc::clone(self.link.name()) })
+        }
     }
 }
 
@@ -593,7 +667,7 @@ impl tower_service::Service<hyper::Uri> for Connector {
         Box::pin(async move {
             match opening.join_next().await {
                 Some(Ok(opened)) => Ok(opened?),
-                _the_runtime_ended => Err(transport.closed().into()),
+                _the_runtime_ended => Err(transport.unavailable().into()),
             }
         })
     }
@@ -605,6 +679,7 @@ struct Stream {
     transport: Arc<Transport>,
     exchange: Option<Exchange>,
     _open: Counted,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Stream {
