@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -14,6 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use mongodb::bson::{Document, doc};
+use mongodb::sync::{Client, Collection};
 use redis::Commands;
 use serde_json::Value;
 use services::{Kind, Service, shared};
@@ -146,23 +147,21 @@ fn demo_prints_what_it_did() {
 #[test]
 fn demo_ctrl_c_in_the_middle_closes_and_leaves_nothing() {
     let servers = Service::start_all(&Kind::ALL).unwrap();
+    let before: Vec<_> = servers.iter().map(|server| server.established().unwrap()).collect();
     for facade in [&[][..], &["--blocking"]] {
         let desk = Desk { servers: servers.iter().collect(), prefix: format!("stopped{}", facade.len()) };
-        let before: Vec<_> = desk.servers.iter().map(|server| server.established().unwrap()).collect();
-        // Takes minutes if nobody ends it.
-        let mut child = desk.command(&[&["--pace", "10"], facade].concat()).spawn().unwrap();
-        let mut stderr = BufReader::new(child.stderr.take().unwrap());
-        let mut line = String::new();
-        while !line.starts_with("consumed") {
-            line.clear();
-            assert_ne!(stderr.read_line(&mut line).unwrap(), 0, "{:?}", Ended::of(child));
-        }
-        wait_for("messages to flow", || desk.servers[1].established().unwrap() > before[1]);
+        // Takes half a minute if nobody ends it.
+        let mut child = desk.command(&[&["--pace", "100"], facade].concat()).spawn().unwrap();
+        let mut redis = desk.redis();
+        wait_for("the first signal", || {
+            assert!(child.try_wait().unwrap().is_none(), "it has ended");
+            !redis.keys::<_, Vec<String>>(desk.name("signal:*")).unwrap().is_empty()
+        });
+        drop(redis);
 
         let started = Instant::now();
         interrupt(&child);
-        let mut ended = Ended::of(child);
-        stderr.read_to_string(&mut ended.stderr).unwrap();
+        let ended = Ended::of(child);
         // What a shell shows as 130.
         assert_eq!(ended.status.signal(), Some(2), "{ended:?}");
         assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
@@ -171,9 +170,9 @@ fn demo_ctrl_c_in_the_middle_closes_and_leaves_nothing() {
             let closed = |line: &str| line.trim().starts_with(name) && line.ends_with("closed");
             assert!(ended.stdout.lines().any(closed), "{name} in {ended:?}");
         }
-        for (server, before) in desk.servers.iter().zip(before) {
-            let now = server.await_established(before, Duration::from_secs(2)).unwrap();
-            assert_eq!(now, before, "connections to {}", server.kind());
+        for (server, before) in desk.servers.iter().zip(&before) {
+            let now = server.await_established(*before, Duration::from_secs(2)).unwrap();
+            assert_eq!(now, *before, "connections to {}", server.kind());
         }
         assert!(!servers[1].log().unwrap().contains("client unexpectedly closed"));
         desk.assert_no_exchange();
@@ -231,9 +230,12 @@ impl Desk<'_> {
         format!("{}_{name}", self.prefix)
     }
 
-    fn mongo(&self) -> mongodb::sync::Collection<Document> {
-        let client = mongodb::sync::Client::with_uri_str(self.servers[0].url()).unwrap();
-        client.database(&self.name("quant_strategy")).collection("stock_day")
+    fn mongo(&self) -> Collection<Document> {
+        self.bars(&Client::with_uri_str(self.servers[0].url()).unwrap())
+    }
+
+    fn bars(&self, mongo: &Client) -> Collection<Document> {
+        mongo.database(&self.name("quant_strategy")).collection("stock_day")
     }
 
     fn clickhouse(&self, sql: &str) -> String {
@@ -255,11 +257,11 @@ impl Desk<'_> {
     fn left(&self) -> Left {
         let table = self.clickhouse(&format!("EXISTS TABLE {}", self.name("stock_day")));
         let signals: Vec<String> = self.redis().keys(self.name("signal:*")).unwrap();
-        Left {
-            documents: self.mongo().count_documents(doc! {}).run().unwrap(),
-            has_table: table.trim() == "1",
-            signals: signals.len(),
-        }
+        let mongo = Client::with_uri_str(self.servers[0].url()).unwrap();
+        let documents = self.bars(&mongo).count_documents(doc! {}).run().unwrap();
+        // One of its sockets would outlive it by ten seconds.
+        mongo.shutdown().run();
+        Left { documents, has_table: table.trim() == "1", signals: signals.len() }
     }
 }
 
@@ -304,7 +306,7 @@ fn interrupt(child: &Child) {
 }
 
 fn wait_for(what: &str, mut come: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + Duration::from_secs(20);
     while !come() {
         assert!(Instant::now() < end, "waited in vain for {what}");
         thread::sleep(Duration::from_millis(5));

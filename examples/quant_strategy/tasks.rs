@@ -23,18 +23,20 @@ use crate::rows::{self, DayRow, Volatility};
 use crate::strategy::{Performance, Signal, buy_and_hold};
 
 pub(crate) async fn run(plan: Plan, progress: Progress) -> Result<Numbers> {
-    let closing = ResourcePool::global().closing();
+    let pool = ResourcePool::global();
+    for (_, connected) in pool.warm_up(["mongo", "rabbitmq", "clickhouse", "redis"]).await {
+        connected?;
+    }
+    let closing = pool.closing();
     let done = tokio::select! {
         done = work(&plan, &progress) => done,
         () = closing.wait() => Err(anyhow::anyhow!("interrupted")),
     };
     progress.clear();
     if plan.removes() {
-        // What is ready may still be used while the pool drains, what is not has nothing to remove.
+        // What is ready may still be used while the pool drains.
         let removed = remove(&plan).await;
-        if done.is_ok() {
-            removed?;
-        }
+        return done.and_then(|numbers| removed.map(|()| numbers));
     }
     done
 }
@@ -211,8 +213,13 @@ async fn ask_redis(plan: &Plan, codes: &[String]) -> Result<(u64, BTreeMap<Strin
 /// The exchanges and queues have gone with their consumers.
 async fn remove(plan: &Plan) -> Result<()> {
     let pool = ResourcePool::global();
-    let keys: Vec<_> = bars::all()?.keys().map(|code| plan.signal(code)).collect();
-    let () = pool.redis().await?.del(keys).await?;
-    pool.clickhouse().await?.query(&rows::remove(&plan.table())).execute().await?;
-    Ok(pool.mongo().await?.database(&plan.database()).drop().await?)
+    let redis = async {
+        let keys: Vec<_> = bars::all()?.keys().map(|code| plan.signal(code)).collect();
+        anyhow::Ok(pool.redis().await?.del(keys).await?)
+    };
+    let clickhouse =
+        async { anyhow::Ok(pool.clickhouse().await?.query(&rows::remove(&plan.table())).execute().await?) };
+    let mongodb = async { anyhow::Ok(pool.mongo().await?.database(&plan.database()).drop().await?) };
+    let (redis, clickhouse, mongodb): (Result<()>, _, _) = tokio::join!(redis, clickhouse, mongodb);
+    redis.and(clickhouse).and(mongodb)
 }

@@ -22,14 +22,15 @@ use crate::rows::{self, DayRow};
 use crate::strategy::{Performance, Signal, buy_and_hold};
 
 pub(crate) fn run(plan: &Plan, progress: &Progress) -> Result<Numbers> {
+    for (_, connected) in ResourcePool::global().warm_up(["mongo", "rabbitmq", "clickhouse", "redis"])? {
+        connected?;
+    }
     let done = work(plan, progress);
     progress.clear();
     if plan.removes() {
-        // What is ready may still be used while the pool drains, what is not has nothing to remove.
+        // What is ready may still be used while the pool drains.
         let removed = remove(plan);
-        if done.is_ok() {
-            removed?;
-        }
+        return done.and_then(|numbers| removed.map(|()| numbers));
     }
     done
 }
@@ -211,10 +212,14 @@ fn ask_redis<'a>(plan: &Plan, codes: impl Iterator<Item = &'a String>) -> Result
 /// The exchanges and queues have gone with their consumers.
 fn remove(plan: &Plan) -> Result<()> {
     let pool = ResourcePool::global();
-    let keys: Vec<_> = bars::all()?.keys().map(|code| plan.signal(code)).collect();
-    let () = pool.redis()?.del(keys)?;
-    pool.clickhouse()?.execute(&rows::remove(&plan.table()))?;
-    Ok(pool.mongo()?.database(&plan.database()).drop().run()?)
+    let redis = || {
+        let keys: Vec<_> = bars::all()?.keys().map(|code| plan.signal(code)).collect();
+        anyhow::Ok(pool.redis()?.del(keys)?)
+    };
+    let clickhouse = || anyhow::Ok(pool.clickhouse()?.execute(&rows::remove(&plan.table()))?);
+    let mongodb = || anyhow::Ok(pool.mongo()?.database(&plan.database()).drop().run()?);
+    let (redis, clickhouse, mongodb): (Result<()>, _, _) = (redis(), clickhouse(), mongodb());
+    redis.and(clickhouse).and(mongodb)
 }
 
 fn joined<T>(thread: thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
