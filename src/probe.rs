@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::sync::oneshot;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::config::millis;
@@ -45,13 +46,16 @@ impl Default for ProbeOptions {
     }
 }
 
-/// Probes one generation until it is lost, closed, or dropped.
-pub(crate) fn watch(slot: Weak<dyn AnySlot>, generation: u64, options: ProbeOptions) -> Option<AbortHandle> {
+/// Probes one generation until it is lost, or this is dropped or ended.
+pub(crate) fn watch(slot: Weak<dyn AnySlot>, generation: u64, options: ProbeOptions) -> Option<Watch> {
     if !options.enabled {
         return None;
     }
     match runtime::prober() {
-        Ok(prober) => Some(prober.spawn(probe(slot, generation, options)).abort_handle()),
+        Ok(prober) => {
+            let (end, ended) = oneshot::channel();
+            Some(Watch { task: prober.spawn(probe(slot, generation, options, ended)), end: Some(end) })
+        }
         Err(error) => {
             tracing::error!(%error, "not probing");
             None
@@ -59,11 +63,37 @@ pub(crate) fn watch(slot: Weak<dyn AnySlot>, generation: u64, options: ProbeOpti
     }
 }
 
-async fn probe(slot: Weak<dyn AnySlot>, generation: u64, options: ProbeOptions) {
+/// A generation being probed.
+pub(crate) struct Watch {
+    task: JoinHandle<()>,
+    end: Option<oneshot::Sender<()>>,
+}
+
+impl Watch {
+    /// Ends probing after the ping that is under way, so that none is cut off half-way.
+    pub(crate) async fn end(mut self) {
+        // Dropping it is the signal.
+        drop(self.end.take());
+        if let Err(error) = (&mut self.task).await {
+            tracing::debug!(%error, "the prober's task");
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn probe(slot: Weak<dyn AnySlot>, generation: u64, options: ProbeOptions, mut ended: oneshot::Receiver<()>) {
     let mut strikes = 0;
     loop {
         // After a strike the next probe follows sooner: a limit that passed is pause enough.
-        tokio::time::sleep(if strikes == 0 { options.interval } else { options.interval / 5 }).await;
+        let pause = if strikes == 0 { options.interval } else { options.interval / 5 };
+        if within(pause, &mut ended).await.is_ok() {
+            return;
+        }
         let Some(alive) = slot.upgrade() else { return };
         let Some(answer) = ping(&alive, options.limit).await else { return };
         drop(alive);

@@ -20,7 +20,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use crate::close::Phase;
 use crate::error::{BoxError, ConnectError, Error, Failure, Source, TimeoutError, panic_message};
 use crate::lease::{Claim, Holder, Lease, Ledger, Provide};
-use crate::probe;
+use crate::probe::{self, Watch};
 use crate::registry::Context;
 use crate::resource::{Link, Resource, Work};
 use crate::runtime::within;
@@ -61,7 +61,7 @@ struct Inner {
     shut: bool,
     waiting: usize,
     connecting: Option<AbortHandle>,
-    probing: Option<AbortHandle>,
+    probing: Option<Watch>,
 }
 
 /// How an attempt failed, and until when that answer stands for others.
@@ -306,11 +306,9 @@ impl<R: Resource> Slot<R> {
         self.ledger.open(&handle, generation, &self.life);
         let slot: Arc<dyn AnySlot> = self.clone();
         let probing = probe::watch(Arc::downgrade(&slot), generation, self.context.options.probe.clone());
-        if let Some(earlier) = std::mem::replace(&mut inner.probing, probing) {
-            earlier.abort();
-        }
+        let earlier = std::mem::replace(&mut inner.probing, probing);
         drop(inner);
-        drop(previous);
+        drop((previous, earlier));
         self.life.changed.notify_waiters();
         let event = if generation == 1 { "connected" } else { "reconnected" };
         tracing::info!(resource = %self.life.name, endpoint = %self.life.endpoint, generation, "{event}");
@@ -339,9 +337,7 @@ impl<R: Resource> Slot<R> {
         inner.failure = Some(Attempted { attempt: inner.attempt, error, retry_at: Instant::now() });
         inner.recovering = true;
         inner.set(State::Broken);
-        if let Some(probing) = inner.probing.take() {
-            probing.abort();
-        }
+        inner.probing = None;
         self.ledger.shut();
         inner.begin_attempt();
         let attempt = inner.attempt;
@@ -528,16 +524,17 @@ impl<R: Resource> AnySlot for Slot<R> {
         let mut inner = self.life.inner.lock();
         inner.shut = true;
         self.ledger.shut();
-        // Until here it ended what was stuck in the drain.
-        if let Some(probing) = inner.probing.take() {
-            probing.abort();
-        }
         drop(inner);
         self.life.changed.notify_waiters();
     }
 
     fn close(self: Arc<Self>) -> BoxFuture<Result<(), Failure>> {
         Box::pin(async move {
+            // Until here the prober ended what was stuck in the drain.
+            let probing = self.life.inner.lock().probing.take();
+            if let Some(probing) = probing {
+                probing.end().await;
+            }
             match self.current() {
                 Some(handle) => self.resource.close(handle).await,
                 None => Ok(()),
@@ -555,8 +552,9 @@ impl<R: Resource> AnySlot for Slot<R> {
         let last = self.handle.lock().take();
         let mut inner = self.life.inner.lock();
         inner.set(State::Closed);
+        let probing = inner.probing.take();
         drop(inner);
-        drop(last);
+        drop((last, probing));
         self.life.changed.notify_waiters();
     }
 

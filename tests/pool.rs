@@ -131,7 +131,7 @@ mod global {
         INSTALLED.get_or_init(|| {
             ResourcePool::builder()
                 .environment([("", ""); 0])
-                .resource(RedisConfig::url(services::shared(Kind::Redis).unwrap().url()))
+                .resource(RedisConfig::url(services::shared(Kind::Redis).url()))
                 .signals(false)
                 .install()
                 .unwrap();
@@ -139,11 +139,11 @@ mod global {
         ResourcePool::global()
     }
 
-    async fn uses_the_global_pool(number: usize) {
-        let key = format!("global:{}:{number}", std::process::id());
+    async fn uses_the_global_pool(name: &str) {
+        let key = format!("global:{}:{name}", std::process::id());
         let mut redis = install().redis().await.unwrap();
-        let () = redis.set_ex(&key, number, 60).await.unwrap();
-        assert_eq!(redis.get::<_, usize>(&key).await.unwrap(), number);
+        let () = redis.set_ex(&key, name, 60).await.unwrap();
+        assert_eq!(redis.get::<_, String>(&key).await.unwrap(), name);
         let () = redis.del(&key).await.unwrap();
         assert_eq!(install().status().resource("redis").unwrap().generation, 1);
     }
@@ -152,7 +152,7 @@ mod global {
         ($($name:ident)*) => {$(
             #[tokio::test]
             async fn $name() {
-                uses_the_global_pool(line!() as usize).await;
+                uses_the_global_pool(stringify!($name)).await;
                 assert!(ResourcePool::builder().install().is_err());
             }
         )*};

@@ -97,7 +97,9 @@ async fn redis_sets_with_every_option_and_pipelines() {
     assert_eq!(redis.get::<_, i64>("ex").await.unwrap(), 1);
     let many: Vec<i64> = {
         let mut pipe = redis::pipe();
-        (0..1000).for_each(|n| drop(pipe.incr("n", n)));
+        for n in 0..1000 {
+            pipe.incr("n", n);
+        }
         pipe.query_async(&mut redis).await.unwrap()
     };
     assert_eq!(many.last(), Some(&499_500));
