@@ -4,10 +4,11 @@
 #![allow(missing_docs)]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
 use mongodb::bson::{Document, doc};
 use mongodb::error::ErrorKind;
 use resource_pool::config::MongoConfig;
@@ -54,6 +55,32 @@ fn bars(client: &mongodb::Client, test: &str) -> mongodb::Collection<Document> {
 
 fn sync_bars(client: &mongodb::sync::Client, test: &str) -> mongodb::sync::Collection<Document> {
     client.database("quantaxis").collection(test)
+}
+
+/// What is logged from now on, at every level.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn start() -> Self {
+        let log = Log::default();
+        let writer = log.clone();
+        tracing_subscriber::fmt()
+            .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
+            .with_writer(move || writer.clone())
+            .init();
+        log
+    }
+}
+
+impl std::io::Write for Log {
+    fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(text)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 fn usage(pool: &ResourcePool) -> Usage {
@@ -273,7 +300,7 @@ async fn mongo_100_threads_and_100_tasks_share_one_client_and_a_close() {
     let load: Vec<_> = endless.into_iter().map(thread::spawn).collect();
     let report = pool.close_all().await;
     assert!(report.all_closed(), "{report}");
-    println!("closed under load in {:?}", report.took);
+    println!("closed under load: drained {:?}, closed {:?}", report.drained, report.step("mongo").unwrap().took);
     closed(app);
     for thread in load {
         thread.join().expect("an error, not a panic");
@@ -448,6 +475,25 @@ async fn mongo_close_waits_for_an_operation_under_way() {
     assert!(operation.await.unwrap().unwrap().is_some(), "it got its answer");
 }
 
+/// Which would otherwise be at work for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mongo_close_ends_an_idle_change_stream() {
+    let app = "change-stream";
+    let pool = pool(config(app));
+    let mongo = pool.mongo().await.unwrap();
+    bars(&mongo, app).insert_one(doc! { "n": 1 }).await.unwrap();
+    let mut changes = bars(&mongo, app).watch().await.unwrap();
+    let consumer = tokio::spawn(async move { changes.next().await });
+    eventually("it waits for a change", || usage(&pool).in_use == Some(1));
+    let report = pool.close_all().await;
+    assert!(report.all_closed(), "{report}");
+    assert!(report.took < Duration::from_secs(3), "{report}");
+    let end = consumer.await.unwrap();
+    println!("closed in {:?}; the consumer: {end:?}", report.took);
+    assert!(matches!(end, None | Some(Err(_))));
+    closed(app);
+}
+
 /// What outlives the drain is ended on the server, so that closing need not wait for it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mongo_close_ends_an_operation_that_outlives_the_drain() {
@@ -543,6 +589,7 @@ fn mongo_client_outlives_the_runtime_that_acquired_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mongo_password_is_shown_nowhere() {
+    let log = Log::start();
     let server = shared(Kind::Mongo);
     let encoded = "p%40ss%3Aw%2Frd%252F";
     assert!(server.url().contains(encoded), "{}", server.url());
@@ -573,6 +620,7 @@ async fn mongo_password_is_shown_nowhere() {
     std::fs::remove_file(&file).unwrap();
     let mut shown = String::new();
     for pool in pools {
+        assert!(pool.warm_up(["mongo"]).await.iter().all(|(_, result)| result.is_ok()));
         let mongo = pool.mongo().await.unwrap();
         mongo.list_database_names().await.unwrap();
         shown += &format!("{mongo:?} {:?} {} ", pool, pool.status());
@@ -581,6 +629,8 @@ async fn mongo_password_is_shown_nowhere() {
     }
     let odd = [
         "mongodb://u:s3cret@pw@h/",
+        "mongodb://u:s3cret",
+        "mongodb://u:s3cret/",
         "mongodb://u:s3cret/pw@h/",
         "mongodb://u:s3cret?pw@h/",
         "mongodb://u:s3cret#x@h:y/",
@@ -594,10 +644,30 @@ async fn mongo_password_is_shown_nowhere() {
     let wrong = server.url().replacen(":p%40", ":s3cret%40", 1);
     let error = pool(MongoConfig::uri(wrong)).mongo().await.unwrap_err();
     shown += &format!("{error} {error:?} {:?}", std::error::Error::source(&error).map(ToString::to_string));
+    let logged = String::from_utf8_lossy(&log.0.lock().unwrap()).into_owned();
+    assert!(logged.contains("warming up") && logged.contains("connected"), "{logged}");
+    shown += &logged;
     println!("{shown}");
     for secret in [server.password(), encoded, "s3cret"] {
         assert_eq!(shown.matches(secret).count(), 0, "{secret}");
     }
+}
+
+/// The driver's own reading of the URI; a seed that is down does not matter.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mongo_replica_set_uri_with_several_hosts() {
+    let server = shared(Kind::Mongo);
+    let vacant = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+    let hosts = format!("@127.0.0.1:{vacant},127.0.0.1:{}/", server.port());
+    let uri = server.url().replacen(&format!("@127.0.0.1:{}/", server.port()), &hosts, 1);
+    assert!(uri.contains(','), "{uri}");
+    let pool = pool(MongoConfig::uri(uri).app_name("several-hosts"));
+    let mongo = pool.mongo().await.unwrap();
+    mongo.list_database_names().await.unwrap();
+    let endpoint = format!("mongodb://{}quantaxis", &hosts[1..]);
+    assert_eq!(*pool.status().resource("mongo").unwrap().endpoint, *endpoint);
+    assert!(pool.close_all().await.all_closed());
+    closed("several-hosts");
 }
 
 #[test]
@@ -617,6 +687,12 @@ fn mongo_configuration_comes_from_each_of_its_sources() {
         from(&[("MONGODB_HOST", "db3"), ("MONGODB_URI", "mongodb://u:p@db4/")]),
         "mongodb://db4:27017/quantaxis"
     );
+    let refused = |uri: &str| {
+        let error = ResourcePool::builder().environment([("", ""); 0]).resource(MongoConfig::uri(uri)).build();
+        error.unwrap_err().to_string()
+    };
+    assert!(refused("mongodb://h/?maxPoolSize=many").contains("maxpoolsize"), "the driver's words are kept");
+    assert!(refused("mongodb://u:p@ss@h/").contains("password must be URL encoded"));
     // Several hosts, which no URL parser takes.
     assert_eq!(
         endpoint(&pool(MongoConfig::uri("mongodb://u:p@a:1,b:2,[::1]:3/bars?replicaSet=rs0"))),

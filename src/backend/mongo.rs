@@ -15,7 +15,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use mongodb::bson::oid::ObjectId;
-use mongodb::bson::{Bson, doc};
+use mongodb::bson::{Bson, Document, doc};
 use mongodb::error::{Error as DriverError, ErrorKind};
 use mongodb::event::EventHandler;
 use mongodb::event::cmap::CmapEvent;
@@ -30,7 +30,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use crate::close::Phase;
-use crate::config::{BackendConfig, Environment, ResourceConfig, Secret, host_port, millis, percent_decoded};
+use crate::config::{BackendConfig, Environment, ResourceConfig, Secret, host_port, millis};
 use crate::error::{Error, Failure, redacted};
 use crate::lease::{Claim, Lease, Provide};
 use crate::resource::{Busy, Link, Resource, Work};
@@ -190,21 +190,28 @@ fn parse(key: &str, uri: &Secret) -> Result<ClientOptions, Error> {
         ));
     }
     park_on(ClientOptions::parse(uri.expose()).into_future()).map_err(|error| {
-        let secrets = secrets_of(uri.expose());
-        let error = redacted(error, &secrets.iter().map(String::as_str).collect::<Vec<_>>());
-        Error::config(key, format!("{error}; expected mongodb://user:password@host:port,…/database?…, with `@:/%` in user or password percent-encoded"))
+        let said = error.kind.to_string();
+        // Where the URI is malformed the driver may take a part of the password for something else,
+        // as for a port where the host was forgotten.
+        let login = if uri.expose().contains('@') { password(uri) } else { uri.expose() };
+        let problem = if words(login).any(|part| words(&said).any(|word| word == part)) {
+            "is not a MongoDB URI"
+        } else {
+            &said
+        };
+        Error::config(key, format!("{problem}; expected mongodb://user:password@host:port,…/database?…, with `@:/%` in user or password percent-encoded"))
     })
 }
 
-/// Whatever in a URI may be a password or, where it is malformed, a part of one.
-fn secrets_of(uri: &str) -> Vec<String> {
-    let login = uri.rsplit_once('@').map_or("", |(login, _)| login);
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty())
+}
+
+/// The password as the URI has it, or whatever stands in its place.
+fn password(uri: &Secret) -> &str {
+    let login = uri.expose().rsplit_once('@').map_or("", |(login, _)| login);
     let login = login.split_once("://").map_or(login, |(_, login)| login);
-    let password = login.split_once(':').map_or("", |(_, password)| password);
-    let mut secrets = vec![password.to_owned()];
-    secrets.extend(password.split([':', '/', '?', '#', '[', ']', '@', '&', '=', ',']).map(str::to_owned));
-    secrets.extend(percent_decoded("", password));
-    secrets
+    login.split_once(':').map_or("", |(_, password)| password)
 }
 
 /// What the driver would only say when the client is made, and what it would not say.
@@ -256,9 +263,10 @@ impl BackendConfig for MongoConfig {
 
     fn resource(&self, name: &str) -> Result<MongoResource, Error> {
         let options = self.client_options(name)?;
-        let mut secrets: Vec<_> = self.uri.iter().flat_map(|uri| secrets_of(uri.expose())).take(1).collect();
-        secrets.extend(options.credential.as_ref().and_then(|credential| credential.password.clone()));
-        Ok(MongoResource { options, secrets: Arc::new(secrets.into_iter().map(Secret::from).collect()) })
+        let mut secrets: Vec<Secret> = self.uri.iter().map(|uri| password(uri).into()).collect();
+        secrets
+            .extend(options.credential.iter().filter_map(|credential| credential.password.clone()).map(Secret::from));
+        Ok(MongoResource { options, secrets })
     }
 }
 
@@ -266,7 +274,8 @@ impl BackendConfig for MongoConfig {
 #[derive(Debug)]
 pub struct MongoResource {
     options: ClientOptions,
-    secrets: Arc<Vec<Secret>>,
+    /// The password, as it is and as the URI has it.
+    secrets: Vec<Secret>,
 }
 
 /// How long what the drain left over has to be aborted, on the server.
@@ -310,9 +319,18 @@ impl Resource for MongoResource {
         ping(&probe).await.map_err(|error| self.failure(error))
     }
 
+    /// Ends change streams and other cursors that wait for what may never come.
+    async fn stop_intake(&self, mongo: &MongoHandle) {
+        let waiting = doc! { "cursor.awaitData": true };
+        if let Err(error) = end_sessions(&mongo.client, &mongo.inner.mark, waiting).await {
+            tracing::debug!(%error, "change streams could not be ended");
+        }
+    }
+
     async fn close(&self, mongo: MongoHandle) -> Result<(), Failure> {
         let inner = &mongo.inner;
-        match within(ABORT, abort_leftovers(&mongo.client, &inner.mark)).await {
+        // Transactions, cursors that users still hold, and operations that outlived the drain.
+        match within(ABORT, end_sessions(&mongo.client, &inner.mark, doc! {})).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%error, "transactions could not be aborted"),
             Err(elapsed) => tracing::debug!(%elapsed, "transactions could not be aborted"),
@@ -419,14 +437,15 @@ async fn give_up_a_connection(client: &Client) {
     CHECKED_OUT.scope(Cell::new(false), begun).await;
 }
 
-/// Ends on the server what this client has open there: transactions, cursors that users still
-/// hold, and operations that outlived the drain.
-async fn abort_leftovers(client: &Client, mark: &str) -> Result<(), DriverError> {
+/// Ends on the server those of this client's sessions that are at work there, or have a transaction
+/// or a cursor open, and that are like this.
+async fn end_sessions(client: &Client, mark: &str, like: Document) -> Result<(), DriverError> {
     let mut own = client.start_session().await?;
     let admin = client.database("admin");
+    let ours = doc! { "clientMetadata.driver.version": { "$regex": mark }, "lsid.id": { "$ne": own.id().get("id") } };
     let open = [
         doc! { "$currentOp": { "allUsers": false, "idleSessions": true, "idleCursors": true } },
-        doc! { "$match": { "clientMetadata.driver.version": { "$regex": mark }, "lsid.id": { "$ne": own.id().get("id").cloned() } } },
+        doc! { "$match": { "$and": [ours, like] } },
         doc! { "$group": { "_id": "$lsid.id" } },
     ];
     let mut found = admin.aggregate(open).session(&mut own).await?;
@@ -771,11 +790,17 @@ fn also<T: Send + Sync + 'static>(
 /// MongoDB for async code: a [`mongodb::Client`] under a lease, with all that the driver has,
 /// sessions and transactions too.
 ///
-/// The client pools, and heals itself after a loss, so clones of it go on too. What does not hold
-/// back the driver: it waits for a free connection without limit (put a timeout around the
-/// operation, which gives the place in the queue up), and a server that freezes in the middle of
-/// an authentication is noticed only by the pool's state, not by the one operation that waits for
-/// that connection.
+/// The client pools its connections and heals itself after a loss, and so do clones of it. When
+/// it closes, change streams end first, operations under way are waited for, and open transactions
+/// are aborted; a clone then answers the driver's own error.
+///
+/// # Limits
+/// - The driver waits for a free connection without limit. Put a timeout around the operation:
+///   one that is dropped leaves the queue. [`Usage::waiting`] tells how many wait.
+/// - An operation that waits for a new connection to a server that freezes while this one
+///   authenticates ends only when the server goes on, or closes the connection.
+/// - A server that freezes in the moment in which the client closes can hold up, beyond the close,
+///   an operation that began in the same moment.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Mongo;
