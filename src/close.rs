@@ -475,7 +475,10 @@ fn on_own_runtime<F: Future>(future: F) -> F::Output {
 
 async fn close_pool(registry: &Arc<Registry>, reason: Reason, limit: Duration) -> CloseReport {
     let report = close_slots(registry, registry.slots(), reason, limit).await;
-    registry.context.runtime.end();
+    // What `run` was given goes on there after closing everything itself.
+    if registry.main.work().is_empty() || registry.main.is_draining() {
+        registry.context.runtime.end();
+    }
     report
 }
 

@@ -13,7 +13,7 @@ use crate::lease::Lease;
 use crate::pool::ResourcePool;
 use crate::registry::Owner;
 use crate::resource::{Busy, Work};
-use crate::runtime::park_on;
+use crate::runtime::{block_on, park_on};
 
 static GLOBAL: OnceCell<ResourcePool> = OnceCell::new();
 static BLOCKING: OnceCell<blocking::ResourcePool> = OnceCell::new();
@@ -70,8 +70,9 @@ where
         main.await
     });
     let name = Arc::clone(&registry.main.name);
-    let ended = crate::runtime::block_on(&name, &runtime, task)?;
+    let ended = block_on(&name, &runtime, task)?;
     park_on(registry.close_all(Reason::RunEnded, None));
+    registry.context.runtime.end();
     match ended {
         Ok(output) => Ok(output),
         Err(error) if error.is_panic() => resume_unwind(error.into_panic()),

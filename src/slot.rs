@@ -214,14 +214,14 @@ impl<R: Resource> Slot<R> {
             return Err(Error::Closed { resource: Arc::clone(&self.life.name) });
         };
         let runtime = self.context.runtime.handle()?;
-        inner.begin_attempt();
-        inner.connecting = Some(runtime.spawn(me.connect()).abort_handle());
+        let attempt = inner.begin_attempt();
+        inner.connecting = Some(runtime.spawn(me.connect(attempt)).abort_handle());
         Ok(())
     }
 
     /// Connects, with retries, and tells everybody who waits.
-    async fn connect(self: Arc<Self>) {
-        let unfinished = Unfinished(&self);
+    async fn connect(self: Arc<Self>, number: u64) {
+        let unfinished = Unfinished { slot: &self, attempt: number };
         let started = Instant::now();
         let retry = &self.context.options.retry;
         tracing::info!(resource = %self.life.name, endpoint = %self.life.endpoint, "connecting");
@@ -245,11 +245,11 @@ impl<R: Resource> Slot<R> {
         };
         std::mem::forget(unfinished);
         match outcome {
-            Ok(handle) => self.ready(handle),
+            Ok(handle) => self.ready(handle, number),
             Err(error) => {
                 tracing::warn!(resource = %self.life.name, %error, "connecting failed");
                 let circuit = self.context.options.circuit;
-                self.fail(error, circuit, false);
+                self.fail(number, error, circuit, false);
             }
         }
     }
@@ -288,13 +288,16 @@ impl<R: Resource> Slot<R> {
         }))
     }
 
-    fn ready(self: &Arc<Self>, handle: R::Handle) {
+    fn ready(self: &Arc<Self>, handle: R::Handle, attempt: u64) {
         let mut inner = self.life.inner.lock();
-        if inner.state != State::Connecting {
-            // Closed meanwhile: nobody will use it, so say goodbye.
+        if inner.state != State::Connecting || inner.attempt != attempt {
             drop(inner);
-            let me = Arc::clone(self);
-            tokio::spawn(async move { me.resource.close(handle).await });
+            // Closed or begun anew meanwhile. What recovery brought back is the old handle, which
+            // whoever closes has; a new one is nobody's, so say goodbye.
+            if self.handle.lock().is_none() {
+                let me = Arc::clone(self);
+                tokio::spawn(async move { me.resource.close(handle).await });
+            }
             return;
         }
         inner.generation += 1;
@@ -314,12 +317,12 @@ impl<R: Resource> Slot<R> {
         tracing::info!(resource = %self.life.name, endpoint = %self.life.endpoint, generation, "{event}");
     }
 
-    fn fail(&self, error: Error, circuit: Duration, recovering: bool) {
+    fn fail(&self, attempt: u64, error: Error, circuit: Duration, recovering: bool) {
         let mut inner = self.life.inner.lock();
-        if inner.state != State::Connecting {
+        if inner.state != State::Connecting || inner.attempt != attempt {
             return;
         }
-        inner.failure = Some(Attempted { attempt: inner.attempt, error, retry_at: Instant::now() + circuit });
+        inner.failure = Some(Attempted { attempt, error, retry_at: Instant::now() + circuit });
         inner.recovering = recovering;
         inner.set(State::Broken);
         drop(inner);
@@ -339,8 +342,7 @@ impl<R: Resource> Slot<R> {
         inner.set(State::Broken);
         inner.probing = None;
         self.ledger.shut();
-        inner.begin_attempt();
-        let attempt = inner.attempt;
+        let attempt = inner.begin_attempt();
         drop(inner);
         self.life.changed.notify_waiters();
         // Cut before anything new is connected, which the switch would reach too.
@@ -350,7 +352,7 @@ impl<R: Resource> Slot<R> {
         }
         match (self.me.upgrade(), self.context.runtime.handle()) {
             (Some(me), Ok(runtime)) => {
-                let task = runtime.spawn(me.recover()).abort_handle();
+                let task = runtime.spawn(me.recover(attempt)).abort_handle();
                 let mut inner = self.life.inner.lock();
                 if inner.attempt == attempt && inner.state == State::Connecting {
                     inner.connecting = Some(task);
@@ -358,28 +360,28 @@ impl<R: Resource> Slot<R> {
                     task.abort();
                 }
             }
-            _ => self.fail(Error::Closed { resource: Arc::clone(&self.life.name) }, Duration::ZERO, false),
+            _ => self.fail(attempt, Error::Closed { resource: Arc::clone(&self.life.name) }, Duration::ZERO, false),
         }
     }
 
     /// Tries until it is back, the budget is used up, or closing begins. Between the attempts an
     /// acquire gets the last failure at once.
-    async fn recover(self: Arc<Self>) {
-        let unfinished = Unfinished(&self);
+    async fn recover(self: Arc<Self>, mut number: u64) {
+        let mut unfinished = Unfinished { slot: &self, attempt: number };
         let started = Instant::now();
         let retry = &self.context.options.retry;
         for (attempts, pause) in (1..).zip(retry.recovery_pauses()) {
             let failure = match self.attempt(self.context.options.connect_timeout).await {
                 Ok(handle) => {
                     std::mem::forget(unfinished);
-                    return self.ready(handle);
+                    return self.ready(handle, number);
                 }
                 Err(failure) => failure,
             };
             let again = !failure.permanent && started.elapsed() + pause < retry.recovery;
             tracing::debug!(resource = %self.life.name, attempts, error = %failure, again, "reconnecting failed");
             let error = self.connect_error(failure, attempts, started);
-            self.fail(error, if again { pause } else { self.context.options.circuit }, again);
+            self.fail(number, error, if again { pause } else { self.context.options.circuit }, again);
             if !again {
                 break;
             }
@@ -388,7 +390,8 @@ impl<R: Resource> Slot<R> {
             if inner.state != State::Broken || !inner.recovering {
                 break;
             }
-            inner.begin_attempt();
+            number = inner.begin_attempt();
+            unfinished.attempt = number;
         }
         std::mem::forget(unfinished);
     }
@@ -465,7 +468,12 @@ impl<R: Resource> AnySlot for Slot<R> {
         let mut inner = self.life.inner.lock();
         match inner.state {
             State::Ready => self.start_recovery(inner, BoxError::from("a reconnect was asked for").into()),
-            State::Broken | State::Closed if !inner.recovering => {
+            State::Broken | State::Closed => {
+                // A recovery that pauses is overtaken.
+                inner.recovering = false;
+                if let Some(recovery) = inner.connecting.take() {
+                    recovery.abort();
+                }
                 inner.failure = None;
                 inner.shut = false;
                 self.life.set_draining(false);
@@ -606,9 +614,13 @@ impl Life {
         self.released();
     }
 
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
+    }
+
     /// A lease or a piece of work has ended; whoever drains wants to know.
     pub(crate) fn released(&self) {
-        if self.draining.load(Ordering::SeqCst) {
+        if self.is_draining() {
             self.changed.notify_waiters();
         }
     }
@@ -649,9 +661,10 @@ impl Inner {
         self.since = Instant::now();
     }
 
-    fn begin_attempt(&mut self) {
+    fn begin_attempt(&mut self) -> u64 {
         self.attempt += 1;
         self.set(State::Connecting);
+        self.attempt
     }
 }
 
@@ -672,10 +685,14 @@ impl Drop for Waiting<'_> {
 }
 
 /// Fails the attempt if its task is dropped half-way, so that nobody waits for it.
-struct Unfinished<'a, R: Resource>(&'a Arc<Slot<R>>);
+struct Unfinished<'a, R: Resource> {
+    slot: &'a Arc<Slot<R>>,
+    attempt: u64,
+}
 
 impl<R: Resource> Drop for Unfinished<'_, R> {
     fn drop(&mut self) {
-        self.0.fail(Error::Closed { resource: Arc::clone(&self.0.life.name) }, Duration::ZERO, false);
+        let error = Error::Closed { resource: Arc::clone(&self.slot.life.name) };
+        self.slot.fail(self.attempt, error, Duration::ZERO, false);
     }
 }

@@ -300,6 +300,25 @@ async fn closed_stays_closed_until_reconnect_or_reopen() {
 }
 
 #[tokio::test]
+async fn reconnect_overtakes_a_recovery_that_pauses() {
+    let fake = Fake::new("fake");
+    let mut options = Options::default();
+    options.retry.base = Duration::from_secs(60);
+    options.retry.cap = Duration::from_secs(60);
+    let pool = ResourcePool::builder().environment([("", ""); 0]).options(options).build().unwrap();
+    pool.register("fake", fake.clone()).unwrap();
+    drop(pool.get::<Fake>("fake").await.unwrap());
+    *fake.script.connect.lock() = Does::Fail;
+    let link = fake.script.link.lock().clone().unwrap();
+    link.lost(1, "the wire broke");
+    until_async(SOON, async || state(&pool, "fake") == State::Broken).await;
+    *fake.script.connect.lock() = Does::Work;
+    assert!(pool.get::<Fake>("fake").await.is_err(), "the next attempt is a minute away");
+    pool.reconnect("fake").within(SOON).await.unwrap();
+    assert_eq!(*pool.get::<Fake>("fake").await.unwrap(), 2);
+}
+
+#[tokio::test]
 async fn closing_follows_phases_and_edges() {
     let log = Arc::new(Mutex::new(Vec::new()));
     let pool = pool();

@@ -316,6 +316,15 @@ fn surface_global() {
     assert_eq!(answer.unwrap(), 42);
     assert!(matches!(blocking::redis(), Err(Error::Closed { .. })), "run has closed it");
     ResourcePool::global().reopen().unwrap();
+    let after = resource_pool::run(async {
+        drop(resource_pool::redis().await.unwrap());
+        let report = ResourcePool::global().close_all().await;
+        // Closing everything does not take the ground from under whoever asked for it.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        report.all_closed()
+    });
+    assert!(after.unwrap());
+    ResourcePool::global().reopen().unwrap();
     let answer = blocking::run(|| blocking::redis().map(|mut redis| redis::cmd("PING").query::<String>(&mut redis)));
     assert_eq!(answer.unwrap().unwrap().unwrap(), "PONG");
     assert!(ResourcePool::global().is_closing());

@@ -17,6 +17,8 @@ use std::time::Duration;
 
 use ::clickhouse::error::Error as DriverError;
 use ::clickhouse::{Client, Compression};
+use hyper::Uri;
+use hyper::body::Body;
 use hyper_util::client::legacy::connect::{Connected as Metadata, Connection};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::RwLock;
@@ -299,6 +301,8 @@ impl Resource for ClickHouseResource {
         Ok(Connected(Arc::new(Inner {
             threads: blocking::ClickHouse::new(client.clone(), link.clone(), Handle::current(), &self.config),
             pings: probe.client(&BTreeMap::new()),
+            raw_pings: probe.http(),
+            ping_uri: format!("{}ping", probe.url()).parse().map_err(Failure::permanent)?,
             client,
             traffic,
             probe,
@@ -313,20 +317,23 @@ impl Resource for ClickHouseResource {
     }
 
     async fn ping(&self, connected: &Connected) -> Result<(), Failure> {
-        let Inner { pings, traffic, .. } = &*connected.0;
+        let Inner { pings, raw_pings, ping_uri, traffic, .. } = &*connected.0;
         // A server with more work than it can take is slow to take this; an answer to somebody
-        // else proves as well that it lives.
+        // else, or to what needs no query, proves as well that it lives.
         let answered = traffic.answered.notified();
         tokio::pin!(answered);
         answered.as_mut().enable();
-        let elsewhere = async {
+        let life = async {
             tokio::time::sleep(PATIENCE).await;
-            answered.await;
+            tokio::select! {
+                () = answered => {}
+                Ok(_) = raw_pings.get(ping_uri.clone()) => {}
+            }
         };
         tokio::select! {
             biased;
             answer = pings.query("SELECT 1").execute() => answer.or_else(|error| self.survives(error)),
-            () = elsewhere => Ok(()),
+            () = life => Ok(()),
         }
     }
 
@@ -455,6 +462,9 @@ struct Inner {
     client: Client,
     threads: blocking::ClickHouse,
     pings: Client,
+    /// For pings that need no query.
+    raw_pings: HttpClient<String>,
+    ping_uri: Uri,
     traffic: Arc<Transport>,
     probe: Arc<Transport>,
 }
@@ -526,13 +536,8 @@ impl Transport {
 
     fn client(self: &Arc<Self>, settings: &BTreeMap<String, String>) -> Client {
         let config = &self.config;
-        let http = hyper_util::client::legacy::Client::builder(OnRuntime(self.runtime.clone()))
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(config.idle_timeout)
-            .pool_max_idle_per_host(config.max_idle)
-            .build(Connector(Arc::clone(self)));
-        let mut client = Client::with_http_client(http)
-            .with_url(format!("http://{}/", host_port(&config.host, config.port)))
+        let mut client = Client::with_http_client(self.http())
+            .with_url(self.url())
             .with_user(&config.user)
             .with_database(&config.database)
             .with_compression(if config.compression { Compression::Lz4 } else { Compression::None });
@@ -540,6 +545,18 @@ impl Transport {
             client = client.with_password(password.expose());
         }
         settings.iter().fold(client, |client, (name, value)| client.with_setting(name, value))
+    }
+
+    fn http<B: Body<Data: Send> + Send>(self: &Arc<Self>) -> HttpClient<B> {
+        hyper_util::client::legacy::Client::builder(OnRuntime(self.runtime.clone()))
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(self.config.idle_timeout)
+            .pool_max_idle_per_host(self.config.max_idle)
+            .build(Connector(Arc::clone(self)))
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}/", host_port(&self.config.host, self.config.port))
     }
 
     fn cut(&self) {
@@ -646,11 +663,13 @@ impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for OnRunt
     }
 }
 
+type HttpClient<B> = hyper_util::client::legacy::Client<Connector, B>;
+
 /// Opens connections for the HTTP client.
 #[derive(Clone)]
 struct Connector(Arc<Transport>);
 
-impl tower_service::Service<hyper::Uri> for Connector {
+impl tower_service::Service<Uri> for Connector {
     type Response = TokioIo<Stream>;
     type Error = BoxError;
     type Future = BoxFuture<Result<Self::Response, BoxError>>;
@@ -659,7 +678,7 @@ impl tower_service::Service<hyper::Uri> for Connector {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, _: hyper::Uri) -> Self::Future {
+    fn call(&mut self, _: Uri) -> Self::Future {
         // A set, because dropping it aborts what is in it.
         let mut opening = JoinSet::new();
         opening.spawn_on(Arc::clone(&self.0).open(), &self.0.runtime);
@@ -684,9 +703,11 @@ struct Stream {
 
 impl Stream {
     fn sent(&mut self) {
+        self.asked_for_more();
         if self.exchange.is_none() && self.transport.purpose == Purpose::Traffic {
             self.exchange = Some(Exchange {
                 answer: Answer::default(),
+                is_over: false,
                 _busy: self.transport.link.busy(Work::Operation),
                 _counted: Counted::new(&self.transport.busy),
             });
@@ -696,11 +717,15 @@ impl Stream {
     fn received(&mut self, bytes: &[u8]) {
         let Some(exchange) = &mut self.exchange else { return };
         let was_begun = exchange.answer.is_begun();
-        let is_over = exchange.answer.ends_in(bytes);
-        if !was_begun && (is_over || exchange.answer.is_begun()) {
+        exchange.is_over |= exchange.answer.ends_in(bytes);
+        if !was_begun && exchange.answer.is_begun() {
             self.transport.answered.notify_waiters();
         }
-        if is_over {
+    }
+
+    /// The HTTP client has handed on all it had, and only then asks for more.
+    fn asked_for_more(&mut self) {
+        if self.exchange.as_ref().is_some_and(|exchange| exchange.is_over) {
             self.exchange = None;
         }
     }
@@ -708,6 +733,7 @@ impl Stream {
 
 impl AsyncRead for Stream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.asked_for_more();
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         self.received(&buffer.filled()[before..]);
@@ -752,6 +778,8 @@ impl Connection for Stream {
 /// A request sent and not yet answered in full.
 struct Exchange {
     answer: Answer,
+    /// The answer is there in full, though perhaps not yet with whoever waits for it.
+    is_over: bool,
     _busy: Busy,
     _counted: Counted,
 }

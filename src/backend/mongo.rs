@@ -149,7 +149,7 @@ impl MongoConfig {
         let mut options = match (&self.options, &self.uri) {
             (Some(options), _) => options.clone(),
             (None, Some(uri)) => parse(&format!("{name}.uri"), uri)?,
-            (None, None) => self.from_parts(),
+            (None, None) => self.parts(),
         };
         let max = *options.max_pool_size.get_or_insert(self.max_pool_size);
         options.min_pool_size.get_or_insert(self.min_pool_size.min(max));
@@ -163,7 +163,7 @@ impl MongoConfig {
         Ok(options)
     }
 
-    fn from_parts(&self) -> ClientOptions {
+    fn parts(&self) -> ClientOptions {
         // The driver puts a colon behind whatever host it is given.
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         let mut options =
@@ -382,7 +382,7 @@ impl MongoResource {
         options.cmap_event_handler = Some(also(options.cmap_event_handler, move |event| traffic.see(event)));
         let pulse = Arc::clone(pulse);
         options.sdam_event_handler = Some(also(options.sdam_event_handler, move |event| pulse.see(event)));
-        let mut driver = options.driver_info.unwrap_or_else(|| library());
+        let mut driver = options.driver_info.unwrap_or_else(library);
         // The server shows it beside each session, which is how ours are known.
         driver.version = Some(driver.version.map_or_else(|| mark.to_owned(), |version| format!("{version} {mark}")));
         options.driver_info = Some(driver);

@@ -29,6 +29,7 @@
 //! is raced with that switch and a limit, since the driver's futures may never resolve. Recovery
 //! is ours too: a new connection, the recorded topology replayed, the consumers subscribed again.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -37,7 +38,7 @@ use std::net::SocketAddr;
 use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
@@ -62,6 +63,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::Sleep;
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::subscriber::{DefaultGuard, NoSubscriber};
 
 use crate::blocking;
 use crate::close::Phase;
@@ -70,6 +72,7 @@ use crate::error::{BoxError, Error, Failure, Source, TimeoutError, redacted};
 use crate::lease::{Claim, Lease, Provide};
 use crate::probe::{KillSwitch, Killable};
 use crate::resource::{Busy, Link, Resource, Work};
+use crate::runtime::{self, within};
 use crate::scoped::{self, Scoped};
 use crate::slot::Slot;
 use crate::status::Usage;
@@ -197,7 +200,10 @@ impl RabbitMqConfig {
                 "frame_max" => self.frame_max = value.parse().map_err(|_| bad())?,
                 "channel_max" => self.channel_max = value.parse().map_err(|_| bad())?,
                 _ => {
-                    return Err(Error::config(key, format!("has the unknown parameter `{name}`; known are heartbeat, frame_max, channel_max")));
+                    return Err(Error::config(
+                        key,
+                        format!("has the unknown parameter `{name}`; known are heartbeat, frame_max, channel_max"),
+                    ));
                 }
             }
         }
@@ -207,13 +213,17 @@ impl RabbitMqConfig {
     fn check(&self, name: &str) -> Result<(), Error> {
         let fail = |key: &str, problem: &str| Err(Error::config(format!("{name}.{key}"), problem));
         match self {
-            Self { heartbeat, .. } if !(1..=u64::from(u16::MAX)).contains(&heartbeat.as_secs()) => fail("heartbeat_ms", "must be from 1 s to 65535 s"),
+            Self { heartbeat, .. } if !(1..=u64::from(u16::MAX)).contains(&heartbeat.as_secs()) => {
+                fail("heartbeat_ms", "must be from 1 s to 65535 s")
+            }
             Self { frame_max: 0..4096, .. } => fail("frame_max", "must be at least 4096"),
             Self { channel_max: 0, .. } => fail("channel_max", "must be at least 1"),
             Self { prefetch: 0, .. } => fail("prefetch", "must be at least 1, or the broker would send without bound"),
             Self { confirm_window: 0, .. } => fail("confirm_window", "must be at least 1"),
             Self { max_channels: 0, .. } => fail("max_channels", "must be at least 1"),
-            Self { max_channels, channel_max, .. } if *max_channels > usize::from(*channel_max) => fail("max_channels", "is more than channel_max"),
+            Self { max_channels, channel_max, .. } if *max_channels > usize::from(*channel_max) => {
+                fail("max_channels", "is more than channel_max")
+            }
             Self { vhost, .. } if vhost.len() > 255 => fail("vhost", "is longer than 255 bytes"),
             _ => Ok(()),
         }
@@ -292,6 +302,7 @@ impl Resource for RabbitMqResource {
             probe: tokio::sync::Mutex::new(None),
             intake: CancellationToken::new(),
             consumers: watch::Sender::new(0),
+            probes: watch::Sender::new(0),
             closed: Arc::default(),
         });
         inner.open_generation().await?;
@@ -312,7 +323,7 @@ impl Resource for RabbitMqResource {
         // Taken out while in use, so that a ping given up takes its connection with it.
         let probe = match place.take() {
             Some(probe) => probe,
-            None => Probe::open(&self.config).await?,
+            None => Probe::open(&self.config, Counted::new(&rabbit.inner.probes)).await?,
         };
         let answer = probe.round_trip().await;
         answer.map_err(|error| Failure::transient(redacted(error, &self.config.secrets())))?;
@@ -329,9 +340,10 @@ impl Resource for RabbitMqResource {
             Some(generation) => generation.close().await,
             None => Ok(()),
         };
-        if let Some(probe) = inner.probe.lock().await.take() {
-            probe.close().await;
-        }
+        drop(inner.probe.lock().await.take());
+        // Its goodbye takes a moment, and is not waited for much longer.
+        let mut probes = inner.probes.subscribe();
+        let _ = within(LINGER * 3, probes.wait_for(|probes| *probes == 0)).await;
         inner.current.write().take();
         goodbye
     }
@@ -396,6 +408,7 @@ pub(crate) struct Inner {
     /// Cancelled when consuming ends.
     intake: CancellationToken,
     consumers: watch::Sender<usize>,
+    probes: watch::Sender<usize>,
     closed: Arc<AtomicBool>,
 }
 
@@ -495,7 +508,12 @@ impl RabbitMq {
     /// # Cancel safety
     /// Once begun it may happen all the same, but is not replayed then.
     #[track_caller]
-    pub fn bind(&self, queue: &str, exchange: &str, routing_key: &str) -> impl Future<Output = Result<(), Error>> + Send {
+    pub fn bind(
+        &self,
+        queue: &str,
+        exchange: &str,
+        routing_key: &str,
+    ) -> impl Future<Output = Result<(), Error>> + Send {
         self.bind_with(queue, exchange, routing_key, FieldTable::default())
     }
 
@@ -651,6 +669,8 @@ impl RabbitMq {
             let mut pooled = self.inner.check_out(claim, Use::Verb).await?;
             let queue = self.inner.current_name(&queue);
             let Some(message) = pooled.guard.get(&queue).await? else { return Ok(None) };
+            // Until the message is settled.
+            pooled.guard.fit = false;
             let generation = Arc::clone(&pooled.guard.generation);
             let mut delivery = Delivery::new(message.delivery, generation, Keeps::Checkout(pooled));
             delivery.hand_out(&self.inner.link);
@@ -682,9 +702,17 @@ impl RabbitMq {
             let first = inner.subscribe(&generation, &what).await?;
             let cancel = inner.intake.child_token();
             let (sender, deliveries) = mpsc::unbounded_channel();
-            let counted = Counted::new(inner);
-            inner.runtime.spawn(Pump { inner: Arc::clone(inner), what, sender, cancel: cancel.clone(), _counted: counted }.run(first));
-            Ok(Consumer { deliveries, link: inner.link.clone(), cancelled: cancel.clone(), _cancel: cancel.drop_guard(), _lease: lease })
+            let counted = Counted::new(&inner.consumers);
+            inner.runtime.spawn(
+                Pump { inner: Arc::clone(inner), what, sender, cancel: cancel.clone(), _counted: counted }.run(first),
+            );
+            Ok(Consumer {
+                deliveries,
+                link: inner.link.clone(),
+                cancelled: cancel.clone(),
+                _cancel: cancel.drop_guard(),
+                _lease: lease,
+            })
         }
     }
 }
@@ -715,9 +743,11 @@ impl Inner {
             config: Arc::clone(config),
             link: self.link.clone(),
             runtime: self.runtime.clone(),
+            intake: self.intake.clone(),
             closed: Arc::clone(&self.closed),
             permits: Arc::new(Semaphore::new(config.max_channels)),
             open: Mutex::default(),
+            next_key: AtomicU64::new(0),
             idle: Mutex::default(),
             blocked: watch::Sender::new(None),
             waiting: AtomicUsize::new(0),
@@ -767,7 +797,11 @@ impl Inner {
         Ok(())
     }
 
-    async fn again(&self, generation: &Arc<Generation>, what: Declaration<'_>) -> Result<Option<lapin::Queue>, Failure> {
+    async fn again(
+        &self,
+        generation: &Arc<Generation>,
+        what: Declaration<'_>,
+    ) -> Result<Option<lapin::Queue>, Failure> {
         let mut tries = 0;
         loop {
             let mut guard = ChannelGuard::open(generation).await?;
@@ -800,7 +834,8 @@ impl Inner {
             if self.closed.load(Ordering::SeqCst) {
                 return Err(self.closed_error());
             }
-            let slot = self.link.slot.upgrade().and_then(|slot| slot.as_any().downcast::<Slot<RabbitMqResource>>().ok());
+            let slot =
+                self.link.slot.upgrade().and_then(|slot| slot.as_any().downcast::<Slot<RabbitMqResource>>().ok());
             let slot = slot.ok_or_else(|| self.closed_error())?;
             let lease = slot.acquire::<RabbitMq>(claim, deadline.saturating_duration_since(Instant::now())).await?;
             match self.alive() {
@@ -825,11 +860,10 @@ impl Inner {
         drop(lease);
         // Only now is it held, and by whom.
         let (lease, _) = self.lease(claim.exclusive()).await?;
-        let idle = || generation.idle.lock().pop().filter(|channel| channel.status().connected());
         let guard = match what {
             Use::Raw => ChannelGuard::open(&generation).await?,
-            Use::Verb => match idle() {
-                Some(channel) => ChannelGuard { channel, generation, fit: true, shared: true },
+            Use::Verb => match generation.idle_channel() {
+                Some((key, channel)) => ChannelGuard { channel, key, generation, fit: true, shared: true },
                 None => ChannelGuard::open(&generation).await?.confirming().await?,
             },
         };
@@ -870,6 +904,8 @@ pub(crate) struct Generation {
     config: Arc<RabbitMqConfig>,
     link: Link,
     runtime: Handle,
+    /// Cancelled when consuming ends, since closing has begun.
+    intake: CancellationToken,
     closed: Arc<AtomicBool>,
     connection: lapin::Connection,
     switch: KillSwitch,
@@ -877,9 +913,11 @@ pub(crate) struct Generation {
     gone: CancellationToken,
     permits: Arc<Semaphore>,
     waiting: AtomicUsize,
-    /// Every open channel, whoever has it: closing closes them all.
-    open: Mutex<BTreeMap<u16, lapin::Channel>>,
-    idle: Mutex<Vec<lapin::Channel>>,
+    /// Every open channel, whoever has it: closing closes them all. Keyed by a number of ours, as
+    /// the driver uses a closed channel's again.
+    open: Mutex<BTreeMap<u64, lapin::Channel>>,
+    next_key: AtomicU64,
+    idle: Mutex<Vec<(u64, lapin::Channel)>>,
     /// Why the broker takes no messages, while it does not.
     blocked: watch::Sender<Option<String>>,
 }
@@ -925,12 +963,30 @@ impl Generation {
         }
     }
 
-    /// The driver's answer, or why there is none: its futures may never resolve.
-    async fn answer<T>(&self, action: &str, future: impl Future<Output = lapin::Result<T>>) -> Result<T, Error> {
-        self.within(self.config.operation_timeout, action, future).await.map_err(|trouble| trouble.into_error(self, action))
+    /// One that the verbs share, if any is idle.
+    fn idle_channel(&self) -> Option<(u64, lapin::Channel)> {
+        loop {
+            let (key, channel) = self.idle.lock().pop()?;
+            if channel.status().connected() {
+                return Some((key, channel));
+            }
+            self.open.lock().remove(&key);
+        }
     }
 
-    async fn within<T>(&self, limit: Duration, action: &str, future: impl Future<Output = lapin::Result<T>>) -> Result<T, Trouble> {
+    /// The driver's answer, or why there is none: its futures may never resolve.
+    async fn answer<T>(&self, action: &str, future: impl Future<Output = lapin::Result<T>>) -> Result<T, Error> {
+        self.within(self.config.operation_timeout, action, future)
+            .await
+            .map_err(|trouble| trouble.into_error(self, action))
+    }
+
+    async fn within<T>(
+        &self,
+        limit: Duration,
+        action: &str,
+        future: impl Future<Output = lapin::Result<T>>,
+    ) -> Result<T, Trouble> {
         let timer = self.timer(limit);
         tokio::select! {
             biased;
@@ -956,10 +1012,10 @@ impl Generation {
         }
     }
 
-    /// A timer of the pool's runtime, so that any executor may poll it. Polled after the switch,
-    /// which is thrown before that runtime ends.
+    /// A timer that any executor may poll, of the one runtime that never ends: polling one of a
+    /// runtime that has ended panics.
     fn timer(&self, limit: Duration) -> Sleep {
-        let _context = self.runtime.enter();
+        let _context = runtime::prober().unwrap_or(&self.runtime).enter();
         tokio::time::sleep(limit)
     }
 
@@ -985,17 +1041,20 @@ impl Generation {
         }
     }
 
-    /// Closes a channel in the background.
-    fn discard(self: &Arc<Self>, channel: lapin::Channel) {
+    /// Closes a channel in the background. Once closing has begun it is closed with all others.
+    fn discard(self: &Arc<Self>, key: u64, channel: lapin::Channel) {
         if !self.is_alive() || !channel.status().connected() {
-            self.open.lock().remove(&channel.id());
+            self.open.lock().remove(&key);
+            return;
+        }
+        if self.intake.is_cancelled() {
             return;
         }
         let me = Arc::clone(self);
         self.runtime.spawn(async move {
             // One that is closed already needs no goodbye.
             let _ = me.answer("closing a channel", channel.close(200, "OK".into())).await;
-            me.open.lock().remove(&channel.id());
+            me.open.lock().remove(&key);
         });
     }
 
@@ -1003,7 +1062,7 @@ impl Generation {
     async fn close(&self) -> Result<(), Failure> {
         let _cut = CutOnDrop::new(&self.switch);
         if !self.is_alive() {
-            return Ok(());
+            return Err(Failure::transient("the connection was lost before it could be closed"));
         }
         self.idle.lock().clear();
         let channels: Vec<_> = std::mem::take(&mut *self.open.lock()).into_values().collect();
@@ -1054,11 +1113,19 @@ impl Trouble {
 }
 
 fn lost(link: &Link, source: impl Into<BoxError>) -> Error {
-    Error::Lost { resource: Arc::clone(link.name()), endpoint: Arc::clone(link.endpoint()), source: Source::from(source.into()) }
+    Error::Lost {
+        resource: Arc::clone(link.name()),
+        endpoint: Arc::clone(link.endpoint()),
+        source: Source::from(source.into()),
+    }
 }
 
 fn operation(link: &Link, action: &str, source: impl Into<BoxError>) -> Error {
-    Error::Operation { resource: Arc::clone(link.name()), action: action.to_owned(), source: Source::from(source.into()) }
+    Error::Operation {
+        resource: Arc::clone(link.name()),
+        action: action.to_owned(),
+        source: Source::from(source.into()),
+    }
 }
 
 /// A name as AMQP has it; the driver panics where it is too long.
@@ -1117,6 +1184,7 @@ pub(crate) struct Pooled {
 /// A channel that nobody else uses. Goes back to the idle ones or closes when it drops.
 struct ChannelGuard {
     channel: lapin::Channel,
+    key: u64,
     generation: Arc<Generation>,
     /// Nothing on it is half done.
     fit: bool,
@@ -1128,8 +1196,9 @@ impl ChannelGuard {
     async fn open(generation: &Arc<Generation>) -> Result<Self, Error> {
         generation.unblocked().await?;
         let channel = generation.answer("opening a channel", generation.connection.create_channel()).await?;
-        generation.open.lock().insert(channel.id(), channel.clone());
-        Ok(ChannelGuard { channel, generation: Arc::clone(generation), fit: true, shared: false })
+        let key = generation.next_key.fetch_add(1, Ordering::Relaxed);
+        generation.open.lock().insert(key, channel.clone());
+        Ok(ChannelGuard { channel, key, generation: Arc::clone(generation), fit: true, shared: false })
     }
 
     /// The same as one that the verbs share: all of them have confirms on.
@@ -1153,7 +1222,11 @@ impl ChannelGuard {
         let action = format!("declaring the exchange {:?}", exchange.name);
         let name = short(&self.generation.link, &action, &exchange.name)?;
         let channel = self.channel.clone();
-        self.ask(&action, channel.exchange_declare(name, exchange.kind.clone(), exchange.options, exchange.arguments.clone())).await
+        self.ask(
+            &action,
+            channel.exchange_declare(name, exchange.kind.clone(), exchange.options, exchange.arguments.clone()),
+        )
+        .await
     }
 
     async fn declare_queue(&mut self, queue: &Queue) -> Result<lapin::Queue, Error> {
@@ -1169,7 +1242,11 @@ impl ChannelGuard {
         let (queue, exchange) = (short(&link, &action, queue)?, short(&link, &action, &binding.exchange)?);
         let key = short(&link, &action, &binding.routing_key)?;
         let channel = self.channel.clone();
-        self.ask(&action, channel.queue_bind(queue, exchange, key, QueueBindOptions::default(), binding.arguments.clone())).await
+        self.ask(
+            &action,
+            channel.queue_bind(queue, exchange, key, QueueBindOptions::default(), binding.arguments.clone()),
+        )
+        .await
     }
 
     async fn delete_queue(&mut self, queue: &str) -> Result<(), Error> {
@@ -1196,7 +1273,11 @@ impl ChannelGuard {
     /// Publishes these, all unconfirmed at once, and waits for what becomes of each.
     ///
     /// An error means that none was sent.
-    async fn publish(&mut self, inner: &Inner, mut messages: Vec<Message>) -> Result<Vec<Result<Published, Error>>, Error> {
+    async fn publish(
+        &mut self,
+        inner: &Inner,
+        mut messages: Vec<Message>,
+    ) -> Result<Vec<Result<Published, Error>>, Error> {
         let generation = Arc::clone(&self.generation);
         let link = &generation.link;
         let mut addressed = Vec::with_capacity(messages.len());
@@ -1219,7 +1300,7 @@ impl ChannelGuard {
                 let options = BasicPublishOptions { mandatory: message.mandatory, ..BasicPublishOptions::default() };
                 channel.basic_publish(exchange, key, options, &message.payload, message.properties.clone()).await?.await
             };
-            let mut confirm: Confirm<'_> = Confirm::Pending(Box::pin(confirm), link.busy(Work::Confirm));
+            let mut confirm = Confirm::Pending { answer: Box::pin(confirm), _busy: link.busy(Work::Confirm) };
             // The first poll queues its frames, so they leave in this order without waiting.
             poll_fn(|cx| Poll::Ready(confirm.advance(cx))).await;
             sent.push(confirm);
@@ -1242,12 +1323,16 @@ impl ChannelGuard {
         let single = messages.len() == 1;
         let answers = sent.into_iter().map(Confirm::into_answer).collect();
         Ok(attribute(&messages, answers, |message| match &why {
-            Some(Unknown::Refused(source)) if single => {
-                Error::Operation { resource: Arc::clone(link.name()), action: message.action(), source: Arc::clone(source) }
-            }
-            Some(Unknown::Refused(source) | Unknown::NoAnswer(source)) => {
-                Error::OutcomeUnknown { resource: Arc::clone(link.name()), action: message.action(), source: Arc::clone(source) }
-            }
+            Some(Unknown::Refused(source)) if single => Error::Operation {
+                resource: Arc::clone(link.name()),
+                action: message.action(),
+                source: Arc::clone(source),
+            },
+            Some(Unknown::Refused(source) | Unknown::NoAnswer(source)) => Error::OutcomeUnknown {
+                resource: Arc::clone(link.name()),
+                action: message.action(),
+                source: Arc::clone(source),
+            },
             None => generation.was_cut(),
         }))
     }
@@ -1266,9 +1351,9 @@ impl Drop for ChannelGuard {
     fn drop(&mut self) {
         let channel = self.channel.clone();
         if self.shared && self.fit && self.generation.is_alive() && channel.status().connected() {
-            self.generation.idle.lock().push(channel);
+            self.generation.idle.lock().push((self.key, channel));
         } else {
-            self.generation.discard(channel);
+            self.generation.discard(self.key, channel);
         }
     }
 }
@@ -1282,13 +1367,13 @@ enum Unknown {
 
 /// A publish whose answer is awaited, or there.
 enum Confirm<'a> {
-    Pending(Pin<Box<dyn Future<Output = lapin::Result<Confirmation>> + Send + 'a>>, Busy),
+    Pending { answer: Pin<Box<dyn Future<Output = lapin::Result<Confirmation>> + Send + 'a>>, _busy: Busy },
     Done(lapin::Result<Confirmation>),
 }
 
 impl Confirm<'_> {
     fn advance(&mut self, cx: &mut Context<'_>) {
-        if let Confirm::Pending(answer, _) = self
+        if let Confirm::Pending { answer, .. } = self
             && let Poll::Ready(answer) = answer.as_mut().poll(cx)
         {
             *self = Confirm::Done(answer);
@@ -1298,7 +1383,7 @@ impl Confirm<'_> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<lapin::Result<()>> {
         self.advance(cx);
         match self {
-            Confirm::Pending(..) => Poll::Pending,
+            Confirm::Pending { .. } => Poll::Pending,
             Confirm::Done(Ok(_)) => Poll::Ready(Ok(())),
             Confirm::Done(Err(error)) => Poll::Ready(Err(error.clone())),
         }
@@ -1352,7 +1437,6 @@ fn attribute(
     }
     results
 }
-
 
 /// A raw channel of one's own; derefs to [`lapin::Channel`]. Closed in the background when it drops.
 pub struct Channel {
@@ -1653,7 +1737,13 @@ pub struct Consume {
 
 impl<T: Into<String>> From<T> for Consume {
     fn from(queue: T) -> Self {
-        Consume { queue: queue.into(), tag: String::new(), prefetch: None, exclusive: false, arguments: FieldTable::default() }
+        Consume {
+            queue: queue.into(),
+            tag: String::new(),
+            prefetch: None,
+            exclusive: false,
+            arguments: FieldTable::default(),
+        }
     }
 }
 
@@ -1853,19 +1943,19 @@ enum End {
     Failed(Error),
 }
 
-/// Counts a consumer, so that closing can wait until all are cancelled.
+/// Counts what closing waits for.
 struct Counted(watch::Sender<usize>);
 
 impl Counted {
-    fn new(inner: &Inner) -> Self {
-        inner.consumers.send_modify(|consumers| *consumers += 1);
-        Counted(inner.consumers.clone())
+    fn new(counter: &watch::Sender<usize>) -> Self {
+        counter.send_modify(|count| *count += 1);
+        Counted(counter.clone())
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.send_modify(|consumers| *consumers -= 1);
+        self.0.send_modify(|count| *count -= 1);
     }
 }
 
@@ -1910,16 +2000,20 @@ impl Pump {
             };
             match next {
                 Some(Ok(message)) => {
-                    let delivery = Delivery::new(message, Arc::clone(&generation), Keeps::Consumer(Arc::clone(&channel)));
+                    let delivery =
+                        Delivery::new(message, Arc::clone(&generation), Keeps::Consumer(Arc::clone(&channel)));
                     // Refused only when the consumer is gone, and then it goes back.
                     drop(self.sender.send(Ok(delivery)));
                 }
                 _ if !generation.is_alive() => return End::Lost,
                 Some(Err(error)) => {
-                    return End::Failed(Trouble::Driver(error).into_error(&generation, &format!("consuming {:?}", self.what.queue)));
+                    return End::Failed(
+                        Trouble::Driver(error).into_error(&generation, &format!("consuming {:?}", self.what.queue)),
+                    );
                 }
                 None => {
-                    let source = "the broker cancelled the consumer; its queue was deleted, or has moved to another node";
+                    let source =
+                        "the broker cancelled the consumer; its queue was deleted, or has moved to another node";
                     return End::Failed(self.inner.operation(&format!("consuming {:?}", self.what.queue), source));
                 }
             }
@@ -1987,7 +2081,16 @@ impl Pump {
 /// What a delivery keeps open until it is settled.
 enum Keeps {
     Consumer(#[allow(dead_code, reason = "held for its drop")] Arc<ChannelGuard>),
-    Checkout(#[allow(dead_code, reason = "held for its drop")] Pooled),
+    Checkout(Pooled),
+}
+
+impl Keeps {
+    /// A channel of the pool may be used again.
+    fn settled(&mut self) {
+        if let Keeps::Checkout(pooled) = self {
+            pooled.guard.fit = true;
+        }
+    }
 }
 
 /// A message in hand. Dropping it gives it back to its queue, as [`requeue`](Delivery::requeue)
@@ -2073,9 +2176,14 @@ impl Delivery {
         self.settle("rejecting a delivery", acker.nack(BasicNackOptions { requeue: false, multiple: false })).await
     }
 
-    async fn settle(self, action: &str, answer: impl Future<Output = lapin::Result<bool>>) -> Result<(), Error> {
+    async fn settle(mut self, action: &str, answer: impl Future<Output = lapin::Result<bool>>) -> Result<(), Error> {
         match self.generation.answer(action, answer).await? {
-            true => Ok(()),
+            true => {
+                if let Some((keeps, _)) = &mut self.keeps {
+                    keeps.settled();
+                }
+                Ok(())
+            }
             false if self.generation.closed.load(Ordering::SeqCst) => Err(self.generation.was_cut()),
             false => Err(lost(&self.generation.link, "its connection or channel is gone, so it is delivered again")),
         }
@@ -2096,12 +2204,14 @@ impl Drop for Delivery {
         if !acker.usable() || !self.generation.is_alive() {
             return;
         }
-        let (acker, keeps, generation) = (acker.clone(), self.keeps.take(), Arc::clone(&self.generation));
+        let (acker, mut keeps, generation) = (acker.clone(), self.keeps.take(), Arc::clone(&self.generation));
         self.generation.runtime.spawn(async move {
             let back = acker.nack(BasicNackOptions { requeue: true, multiple: false });
-            // Where it fails the channel is gone, and the delivery goes back by that.
-            let _ = generation.answer("giving a delivery back", back).await;
-            drop(keeps);
+            let back = generation.answer("giving a delivery back", back).await;
+            // Where that fails, closing the channel gives it back.
+            if let (Ok(true), Some((keeps, _))) = (back, &mut keeps) {
+                keeps.settled();
+            }
         });
     }
 }
@@ -2117,17 +2227,24 @@ impl fmt::Debug for Delivery {
     }
 }
 
-/// The prober's own connection, on its own runtime, with a channel kept open.
+/// The prober's own connection, on its own runtime, with a channel kept open. Says goodbye in the
+/// background when it drops: a ping may be given up at any time.
 struct Probe {
     config: Arc<RabbitMqConfig>,
-    connection: lapin::Connection,
     channel: lapin::Channel,
+    runtime: Handle,
+    goodbye: Option<Goodbye>,
+}
+
+struct Goodbye {
+    connection: lapin::Connection,
     switch: KillSwitch,
     gone: CancellationToken,
+    _counted: Counted,
 }
 
 impl Probe {
-    async fn open(config: &Arc<RabbitMqConfig>) -> Result<Self, Failure> {
+    async fn open(config: &Arc<RabbitMqConfig>, counted: Counted) -> Result<Self, Failure> {
         let dialled = dial(config, &format!("{} probe", config.connection_name), PROBE_FRAME_MAX).await?;
         let (switch, gone) = (dialled.switch.clone(), dialled.gone.clone());
         let cut = CutOnDrop::new(&switch);
@@ -2135,34 +2252,32 @@ impl Probe {
         let opened = connection.create_channel().await;
         let channel = opened.map_err(|error| Failure::transient(redacted(error, &config.secrets())))?;
         cut.disarm();
-        Ok(Probe { config: Arc::clone(config), connection, channel, switch, gone })
+        let goodbye = Some(Goodbye { connection, switch, gone, _counted: counted });
+        Ok(Probe { config: Arc::clone(config), channel, runtime: Handle::current(), goodbye })
     }
 
     /// Goes to the broker's channel process and back, and needs no permission.
     async fn round_trip(&self) -> lapin::Result<()> {
         self.channel.basic_qos(1, BasicQosOptions::default()).await
     }
-
-    /// Says goodbye, for a moment.
-    async fn close(self) {
-        let goodbye = async {
-            self.channel.close(200, "OK".into()).await?;
-            self.connection.close(200, "OK".into()).await
-        };
-        match crate::runtime::within(LINGER, goodbye).await {
-            Ok(Ok(())) => {
-                self.switch.cut();
-                // It is gone in microseconds; if not, there is nothing more to be done about it.
-                let _ = crate::runtime::within(LINGER, self.gone.cancelled()).await;
-            }
-            trouble => tracing::debug!(endpoint = %self.config.host, ?trouble, "the prober's connection was cut"),
-        }
-    }
 }
 
 impl Drop for Probe {
     fn drop(&mut self) {
-        self.switch.cut();
+        let Some(goodbye) = self.goodbye.take() else { return };
+        let (config, channel) = (Arc::clone(&self.config), self.channel.clone());
+        self.runtime.spawn(async move {
+            let cut = CutOnDrop::new(&goodbye.switch);
+            let said = async {
+                channel.close(200, "OK".into()).await?;
+                goodbye.connection.close(200, "OK".into()).await
+            };
+            let said = within(LINGER, said).await;
+            tracing::trace!(host = %config.host, ?said, "the prober's connection is closed");
+            drop(cut);
+            // It is gone in microseconds; if not, there is nothing more to be done about it.
+            let _ = within(LINGER, goodbye.gone.cancelled()).await;
+        });
     }
 }
 
@@ -2218,6 +2333,7 @@ async fn dial(config: &RabbitMqConfig, name: &str, frame_max: u32) -> Result<Dia
     let (under, host, port) = (switch.clone(), config.host.clone(), config.port);
     let connect = async move |_: AMQPUri, _: Runtime<Kit>| {
         let _owned = &ended;
+        quieten_this_thread();
         tokio::select! {
             opened = open_stream(&host, port) => Ok(AsyncTcpStream::Plain(under.guard(opened?).compat())),
             () = under.wait() => Err(io::Error::from(io::ErrorKind::ConnectionAborted).into()),
@@ -2231,6 +2347,17 @@ async fn dial(config: &RabbitMqConfig, name: &str, frame_max: u32) -> Result<Dia
         if permanent { Failure::permanent(source) } else { Failure::transient(source) }
     })?;
     Ok(Dialled { connection, switch, gone, cut })
+}
+
+/// The driver's thread would log the password, byte by byte, at TRACE. What matters of what it
+/// says we log ourselves.
+fn quieten_this_thread() {
+    thread_local! {
+        static QUIET: RefCell<Option<DefaultGuard>> = const { RefCell::new(None) };
+    }
+    QUIET.with(|quiet| {
+        quiet.borrow_mut().get_or_insert_with(|| tracing::subscriber::set_default(NoSubscriber::default()));
+    });
 }
 
 async fn open_stream(host: &str, port: u16) -> io::Result<TcpStream> {
@@ -2275,7 +2402,10 @@ impl Reactor for OwnStreams {
         self.0.interval(duration)
     }
 
-    fn tcp_connect_addr(&self, address: SocketAddr) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
+    fn tcp_connect_addr(
+        &self,
+        address: SocketAddr,
+    ) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
         async move { Ok(KillSwitch::new().guard(TcpStream::connect(address).await?).compat()) }
     }
 }

@@ -2,7 +2,9 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+#[cfg(feature = "redis")]
+use std::time::Instant;
 
 #[cfg(feature = "clickhouse")]
 use crate::backend::clickhouse::ClickHouseConfig;

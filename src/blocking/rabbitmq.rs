@@ -8,7 +8,9 @@ use std::time::Duration;
 use lapin::BasicProperties;
 use lapin::types::FieldTable;
 
-use crate::backend::rabbitmq::{self as tasks, Batch, Consume, DeclaredQueue, Exchange, Inner, Message, Published, Queue, RabbitMqConfig};
+use crate::backend::rabbitmq::{
+    self as tasks, Batch, Consume, DeclaredQueue, Exchange, Inner, Message, Published, Queue, RabbitMqConfig,
+};
 use crate::blocking::Scoped;
 use crate::error::Error;
 use crate::lease::Lease;
@@ -84,7 +86,13 @@ impl RabbitMq {
     /// # Errors
     /// As [`bind`](RabbitMq::bind).
     #[track_caller]
-    pub fn bind_with(&self, queue: &str, exchange: &str, routing_key: &str, arguments: FieldTable) -> Result<(), Error> {
+    pub fn bind_with(
+        &self,
+        queue: &str,
+        exchange: &str,
+        routing_key: &str,
+        arguments: FieldTable,
+    ) -> Result<(), Error> {
         self.wait(self.tasks().bind_with(queue, exchange, routing_key, arguments))
     }
 
@@ -301,7 +309,10 @@ impl Delivery {
         self.settle(tasks::Delivery::nack)
     }
 
-    fn settle<F: Future<Output = Result<(), Error>>>(self, settle: impl FnOnce(tasks::Delivery) -> F) -> Result<(), Error> {
+    fn settle<F: Future<Output = Result<(), Error>>>(
+        self,
+        settle: impl FnOnce(tasks::Delivery) -> F,
+    ) -> Result<(), Error> {
         let (resource, runtime) = (Arc::clone(self.delivery.resource()), self.delivery.runtime().clone());
         block_on(&resource, &runtime, settle(self.delivery))?
     }
