@@ -19,6 +19,7 @@ mod runtime;
 mod scoped;
 mod slot;
 mod status;
+mod verbs;
 
 #[cfg(feature = "clickhouse")]
 pub use backend::clickhouse::{ClickHouse, ClickHouseResource};

@@ -26,6 +26,7 @@ use crate::resource::Resource;
 use crate::runtime::{block, block_on, park_on};
 use crate::slot::{AnySlot, Slot};
 use crate::status::PoolStatus;
+use crate::verbs::synchronous_verbs;
 
 /// [`resource_pool::ResourcePool`](crate::ResourcePool) for threads: another view of the same
 /// core, so both see the same resources.
@@ -148,11 +149,6 @@ impl ResourcePool {
         self.acquire(&self.registry().get::<R>(name)?, Claim::shared())
     }
 
-    /// The same pool with another acquire timeout: `pool.within(limit).mongo()`.
-    pub fn within(&self, acquire_timeout: Duration) -> ResourcePool {
-        ResourcePool { owner: Arc::clone(&self.owner), acquire_timeout }
-    }
-
     /// Connects these in parallel and logs the effective configuration, redacted. A result for each.
     ///
     /// # Errors
@@ -179,31 +175,6 @@ impl ResourcePool {
     /// [`Error::InAsyncContext`] on a current-thread runtime.
     pub fn is_healthy(&self, name: &str) -> Result<bool, Error> {
         self.wait(self.registry().is_healthy(name))
-    }
-
-    /// What every resource is doing now.
-    pub fn status(&self) -> PoolStatus {
-        self.registry().status()
-    }
-
-    /// Who holds what, from which line, for how long; the oldest first.
-    pub fn holders(&self) -> Vec<Holder> {
-        self.registry().holders()
-    }
-
-    /// The holders of every resource of which more than `threshold` leases are out; also logged.
-    pub fn check_leak(&self, threshold: usize) -> Vec<Holder> {
-        self.registry().leaks(threshold)
-    }
-
-    /// Tells when closing starts: a flag for loops, and a future.
-    pub fn closing(&self) -> Closing {
-        self.registry().closing()
-    }
-
-    /// Whether closing has started.
-    pub fn is_closing(&self) -> bool {
-        self.registry().context.closing.is_cancelled()
     }
 
     /// Closes one resource: intake, drain, goodbye. The others go on.
@@ -244,72 +215,12 @@ impl ResourcePool {
         Ok(CloseReport::clone(&*self.wait(self.registry().close.wait())?))
     }
 
-    /// Opens again after `close_all`; resources connect on their next use.
-    ///
-    /// # Errors
-    /// [`Error::Closing`] once the process is ending.
-    pub fn reopen(&self) -> Result<(), Error> {
-        self.registry().reopen()
-    }
-
-    /// Adds a resource of a kind of one's own, connected on first use.
-    ///
-    /// # Errors
-    /// [`Error::NameTaken`], [`Error::Closing`], [`Error::Closed`].
-    pub fn register<R: Resource>(&self, name: &str, resource: R) -> Result<(), Error> {
-        self.registry().register(name, resource)
-    }
-
-    /// Has `dependant` close before `dependency`, within their phases.
-    ///
-    /// # Errors
-    /// [`Error::UnknownName`]; [`Error::Order`] for a cycle or an edge against the phases.
-    pub fn depends_on(&self, dependant: &str, dependency: &str) -> Result<(), Error> {
-        self.registry().depends_on(dependant, dependency)
-    }
-
-    /// Runs a closure once, in this phase of closing, on a thread of its own.
-    ///
-    /// # Errors
-    /// [`Error::Closing`], [`Error::Closed`].
-    pub fn on_close(
-        &self,
-        name: &str,
-        phase: Phase,
-        run: impl FnOnce() -> Result<(), BoxError> + Send + 'static,
-    ) -> Result<(), Error> {
-        self.as_async().on_close(name, phase, run)
-    }
-
-    /// Holds a client of the user's weakly: closed in this phase if it is still alive then,
-    /// forgotten if it was dropped.
-    ///
-    /// # Errors
-    /// [`Error::Closing`], [`Error::Closed`].
-    pub fn adopt<T: Send + Sync + 'static>(
-        &self,
-        name: &str,
-        client: &Arc<T>,
-        phase: Phase,
-        close: impl FnOnce(Arc<T>) -> Result<(), BoxError> + Send + 'static,
-    ) -> Result<(), Error> {
-        self.as_async().adopt(name, client, phase, close)
-    }
-
-    /// Calls this with every report of closing the whole pool, on the closer's thread.
-    pub fn on_report(&self, listener: impl Fn(&CloseReport) + Send + Sync + 'static) {
-        self.registry().on_report(listener);
-    }
-
-    /// The longest that closing can take, to size a grace period by.
-    pub fn worst_case(&self) -> Duration {
-        self.registry().context.options.close.worst_case()
-    }
-
     /// The async view of the same pool.
     pub fn as_async(&self) -> AsyncPool {
         AsyncPool::over(Arc::clone(&self.owner)).within(self.acquire_timeout)
     }
+
+    synchronous_verbs!();
 
     fn registry(&self) -> &Arc<Registry> {
         &self.owner.0
