@@ -5,30 +5,29 @@
 
 mod common;
 
+use std::collections::HashSet;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{Within, until, until_async};
-use lapin::options::{BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions, QueueDeclareOptions};
-use lapin::types::FieldTable;
+use lapin::options::{BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Confirmation, ConnectionProperties};
 use resource_pool::config::{Options, RabbitMqConfig};
-use resource_pool::rabbitmq::{Consume, Exchange, Message, Published, Queue};
+use resource_pool::rabbitmq::{Consume, Consumer, Exchange, Message, Published, Queue};
 use resource_pool::{Error, Health, Outcome, RabbitMq, ResourcePool, State, Work, blocking};
 use services::{BlackHole, Kind, Proxy, Service, shared};
 
 /// A frozen broker must show as an error within this.
 const FROZEN: Duration = Duration::from_secs(5);
+/// A limit for what is done in a moment, on a busy machine.
+const SOON: Duration = Duration::from_secs(10);
 
 /// The broker of all tests that do it no harm.
 fn server() -> &'static Service {
     shared(Kind::RabbitMq)
-}
-
-/// One to kill and freeze.
-fn own_server() -> Service {
-    Service::start(Kind::RabbitMq).expect("a RabbitMQ")
 }
 
 fn pool_of(config: RabbitMqConfig) -> ResourcePool {
@@ -72,7 +71,8 @@ async fn rabbitmq_async_publishes_gets_consumes_and_closes() {
     delivery.ack().await.unwrap();
     assert!(rabbit.get(queue.name()).await.unwrap().is_none());
 
-    let batch = (0..2000).map(|n| Message::new(&exchange, if n % 10 == 3 { "nobody" } else { "stock.IBM.day" }, n.to_string()));
+    let batch =
+        (0..2000).map(|n| Message::new(&exchange, if n % 10 == 3 { "nobody" } else { "stock.IBM.day" }, n.to_string()));
     let batch = rabbit.publish_batch(batch).await.unwrap();
     assert_eq!((batch.confirmed(), batch.unknown(), batch.results().len()), (1800, 0, 2000));
     for (n, result) in batch.results().iter().enumerate() {
@@ -109,7 +109,8 @@ fn rabbitmq_blocking_publishes_gets_consumes_and_closes() {
     assert_eq!(delivery.data(), b"first");
     delivery.nack().unwrap();
 
-    let batch = rabbit.publish_batch((0..1000).map(|n| Message::new(&exchange, "", n.to_string()).transient())).unwrap();
+    let batch =
+        rabbit.publish_batch((0..1000).map(|n| Message::new(&exchange, "", n.to_string()).transient())).unwrap();
     assert!(batch.all_confirmed(), "{batch:?}");
     let mut consumer = rabbit.consume(queue.name()).unwrap();
     for n in 0..1000 {
@@ -130,4 +131,697 @@ fn rabbitmq_blocking_publishes_gets_consumes_and_closes() {
     assert!(report.all_closed(), "{report}");
     assert!(waiting.join().unwrap());
     assert!(rabbit.publish(Message::new(&exchange, "", "late")).unwrap_err().is_closed());
+}
+
+/// A broker to kill and freeze, one test at a time; in order again when the next one gets it.
+fn rough() -> Rough {
+    static BROKER: OnceLock<(Mutex<()>, Service)> = OnceLock::new();
+    let (turn, server) = BROKER.get_or_init(|| (Mutex::new(()), Service::start(Kind::RabbitMq).expect("a RabbitMQ")));
+    let turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+    Rough { server, _turn: turn }
+}
+
+struct Rough {
+    server: &'static Service,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Deref for Rough {
+    type Target = Service;
+    fn deref(&self) -> &Service {
+        self.server
+    }
+}
+
+impl Drop for Rough {
+    fn drop(&mut self) {
+        if self.server.is_running() {
+            self.server.thaw().unwrap();
+        } else {
+            self.server.restart().unwrap();
+        }
+    }
+}
+
+/// The driver as it comes.
+async fn bare(server: &Service) -> lapin::Connection {
+    lapin::Connection::connect(server.url(), ConnectionProperties::default()).await.unwrap()
+}
+
+async fn consume_one(consumer: &mut Consumer, wanted: &str) {
+    loop {
+        let delivery = consumer.next().within(SOON).await.unwrap().unwrap();
+        let found = delivery.data() == wanted.as_bytes();
+        // What was in hand when the broker was killed may be gone before its time.
+        let _ = delivery.ack().await;
+        if found {
+            return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_killed_and_restarted_under_the_same_guard_and_consumer() {
+    let server = rough();
+    let pool = pool(&server);
+    let rabbit = pool.rabbitmq().await.unwrap();
+    let blocking = blocking::ResourcePool::from(pool.clone());
+    let guard = blocking.rabbitmq().unwrap();
+    let (exchange, durable) = (unique("bars"), unique("durable"));
+    // All of this is gone after the restart, but for the durable queue.
+    rabbit.declare_exchange(Exchange::fanout(&exchange).transient()).await.unwrap();
+    let temporary = rabbit.declare_queue(Queue::temporary()).await.unwrap();
+    rabbit.bind(temporary.name(), &exchange, "").await.unwrap();
+    rabbit.declare_queue(Queue::new(&durable)).await.unwrap();
+    rabbit.bind(&durable, &exchange, "").await.unwrap();
+    let first_name = rabbit.current_name(temporary.name());
+    let mut consumer = rabbit.consume(temporary.name()).await.unwrap();
+    let mut thread_consumer = guard.consume(durable.as_str()).unwrap();
+    let in_thread = thread::spawn(move || {
+        let mut seen = HashSet::new();
+        while !seen.contains("after") {
+            let delivery = thread_consumer.next().unwrap().unwrap();
+            seen.insert(String::from_utf8_lossy(delivery.data()).into_owned());
+            let _ = delivery.ack();
+        }
+        seen
+    });
+    assert!(rabbit.publish(Message::new(&exchange, "", "before")).await.unwrap().is_confirmed());
+    consume_one(&mut consumer, "before").await;
+
+    server.kill().unwrap();
+    let killed = Instant::now();
+    let error = rabbit.publish(Message::new(&exchange, "", "meanwhile")).await.unwrap_err();
+    assert!(error.is_transient() || matches!(error, Error::OutcomeUnknown { .. }), "{error}");
+    assert!(guard.publish(Message::new(&exchange, "", "meanwhile")).is_err());
+    assert!(killed.elapsed() < FROZEN, "{:?}", killed.elapsed());
+    server.restart().unwrap();
+    let back = Instant::now();
+    let publish = async || {
+        rabbit.publish(Message::new(&exchange, "", "after")).await.is_ok_and(|published| published.is_confirmed())
+    };
+    until_async(SOON, publish).await;
+    println!("rabbitmq: the guard works again {:?} after the restart", back.elapsed());
+    consume_one(&mut consumer, "after").await;
+    println!("rabbitmq: the consumer works again {:?} after the restart", back.elapsed());
+    assert!(guard.publish(Message::new(&exchange, "", "and on")).unwrap().is_confirmed());
+    assert!(in_thread.join().unwrap().contains("before"));
+    assert_ne!(rabbit.current_name(temporary.name()), first_name, "the broker has named it anew");
+    assert_eq!(pool.status().resource("rabbitmq").unwrap().generation, 2);
+    assert!(pool.close_all().await.all_closed());
+}
+
+/// The bare driver's publishes wait for a confirm, or for its auto-recovery, as long as it takes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_publish_cut_off_says_that_its_outcome_is_unknown() {
+    let server = rough();
+    let queue = unique("queue");
+    let proxy = Proxy::start(server.port()).unwrap();
+    let pool = pool_of(RabbitMqConfig::url(proxy.url(&server)));
+    let rabbit = pool.rabbitmq().await.unwrap();
+    rabbit.declare_queue(Queue::new(&queue)).await.unwrap();
+    assert!(rabbit.publish(Message::new("", &queue, "one")).await.unwrap().is_confirmed());
+    // In flight when its connection goes.
+    proxy.freeze();
+    let publishing = RabbitMq::clone(&rabbit);
+    let in_flight = Message::new("", &queue, "two");
+    let publish = tokio::spawn(async move { publishing.publish(in_flight).await });
+    let published =
+        |frames: Vec<services::AmqpFrame>| frames.iter().filter(|frame| frame.name == "Basic.Publish").count();
+    until_async(SOON, async || !pool.status().resource("rabbitmq").unwrap().work.is_empty()).await;
+    proxy.cut();
+    proxy.thaw();
+    let error = publish.within(SOON).await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error}");
+    assert!(!error.is_transient());
+    until_async(SOON, async || rabbit.publish(Message::new("", &queue, "three")).await.is_ok()).await;
+    assert!(published(proxy.frames()) <= 3, "what was cut off is not sent again");
+
+    // A batch stops there, and tells of each message.
+    proxy.freeze();
+    let publishing = RabbitMq::clone(&rabbit);
+    let (name, count) = (queue.clone(), 3000);
+    let batch = tokio::spawn(async move {
+        publishing.publish_batch((0..count).map(|n| Message::new("", &name, n.to_string()))).await
+    });
+    let unconfirmed = || pool.status().resource("rabbitmq").unwrap().work.contains(&(Work::Confirm, 1024));
+    until_async(SOON, async || unconfirmed()).await;
+    proxy.cut();
+    proxy.thaw();
+    let batch = batch.within(SOON).await.unwrap().unwrap();
+    assert_eq!((batch.results().len(), batch.confirmed(), batch.unknown()), (3000, 0, 1024));
+    assert!(matches!(&batch.results()[2999], Err(Error::Operation { action, .. }) if action.contains("not sent")));
+
+    // As a control, the bare driver with its own recovery: the publish takes as long as the outage.
+    let recovering = ConnectionProperties::default().enable_auto_recover();
+    let bare = lapin::Connection::connect(&proxy.url(&server), recovering).await.unwrap();
+    let channel = bare.create_channel().await.unwrap();
+    channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+    server.kill().unwrap();
+    let publish = async {
+        channel
+            .basic_publish(
+                "".into(),
+                queue.as_str().into(),
+                BasicPublishOptions::default(),
+                b"late",
+                BasicProperties::default(),
+            )
+            .await?
+            .await
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(2), publish).await;
+    println!("control: a bare publish during an outage: {waited:?}");
+    assert!(!matches!(waited, Ok(Ok(_))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_frozen_during_operations() {
+    let server = rough();
+    let pool = pool(&server);
+    let rabbit = pool.rabbitmq().await.unwrap();
+    let queue = unique("queue");
+    rabbit.declare_queue(Queue::new(&queue)).await.unwrap();
+    let channel = rabbit.channel().await.unwrap();
+    let control = bare(&server).await;
+    let bare_channel = control.create_channel().await.unwrap();
+    let blocking = blocking::ResourcePool::from(pool.clone());
+    let guard = blocking.rabbitmq().unwrap();
+    server.freeze().unwrap();
+    let started = Instant::now();
+    // The bare driver: a publish without confirms is fine, it says, and a request waits.
+    let options = BasicPublishOptions::default();
+    let said = bare_channel
+        .basic_publish("".into(), queue.as_str().into(), options, b"lost", BasicProperties::default())
+        .await;
+    assert_eq!(said.unwrap().await.unwrap(), Confirmation::NotRequested);
+    let bare_request = tokio::spawn(async move { bare_channel.basic_qos(1, BasicQosOptions::default()).await });
+
+    let name = queue.clone();
+    let in_thread = thread::spawn(move || (guard.get(&name).map(drop), started.elapsed()));
+    let (publish, get, raw) = tokio::join!(
+        rabbit.publish(Message::new("", &queue, "one")),
+        rabbit.get(&queue),
+        channel.run(async |channel| channel.basic_qos(1, BasicQosOptions::default()).await),
+    );
+    println!("rabbitmq: frozen shows after {:?}", started.elapsed());
+    assert!(started.elapsed() < FROZEN, "{:?}", started.elapsed());
+    assert!(matches!(publish, Err(Error::OutcomeUnknown { .. } | Error::Lost { .. })), "{publish:?}");
+    assert!(matches!(get, Err(Error::Lost { .. })), "{get:?}");
+    assert!(raw.is_err(), "{raw:?}");
+    let native = channel.basic_qos(1, BasicQosOptions::default()).within(FROZEN).await;
+    assert!(native.is_err(), "also through the driver's own handle");
+    let (got, after) = in_thread.join().unwrap();
+    assert!(got.is_err() && after < FROZEN, "{got:?} {after:?}");
+    // New calls fail as well, with the cause, on both facades.
+    let fresh = Instant::now();
+    let error = rabbit.publish(Message::new("", &queue, "two")).await.unwrap_err();
+    assert!(matches!(error, Error::Lost { .. } | Error::Connect(_)), "{error}");
+    assert!(blocking.rabbitmq().and_then(|rabbit| rabbit.get(&queue).map(drop)).is_err());
+    assert!(fresh.elapsed() < FROZEN, "{:?}", fresh.elapsed());
+    until_async(SOON, async || started.elapsed() > FROZEN).await;
+    assert!(!bare_request.is_finished(), "the bare driver still waits after {FROZEN:?}");
+    bare_request.abort();
+
+    server.thaw().unwrap();
+    until_async(SOON, async || rabbit.publish(Message::new("", &queue, "three")).await.is_ok()).await;
+    assert!(rabbit.get(&queue).await.unwrap().is_some());
+    assert!(!channel.status().connected(), "a raw channel dies with its connection");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_frozen_at_health() {
+    let server = rough();
+    let pool = pool(&server);
+    let _rabbit = pool.rabbitmq().await.unwrap();
+    assert_eq!(pool.health_check().await.entry("rabbitmq").unwrap().health, Health::Pass);
+    server.freeze().unwrap();
+    // The last report holds for a second.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let started = Instant::now();
+    let report = pool.health_check().await;
+    assert!(started.elapsed() < Duration::from_millis(800), "{:?}", started.elapsed());
+    assert_eq!(report.entry("rabbitmq").unwrap().health, Health::Fail, "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_frozen_at_close() {
+    let server = rough();
+    let pool = pool(&server);
+    let rabbit = pool.rabbitmq().await.unwrap();
+    let queue = unique("queue");
+    rabbit.declare_queue(Queue::new(&queue)).await.unwrap();
+    let mut consumer = rabbit.consume(queue.as_str()).await.unwrap();
+    let control = bare(&server).await;
+    server.freeze().unwrap();
+    let publishing = RabbitMq::clone(&rabbit);
+    let in_flight = tokio::spawn(async move { publishing.publish(Message::new("", queue, "one")).await });
+    until_async(SOON, async || !pool.status().resource("rabbitmq").unwrap().work.is_empty()).await;
+    let bare_close = tokio::spawn(async move { control.close(200, "OK".into()).await });
+    let started = Instant::now();
+    let report = pool.close_all_within(Duration::from_secs(8)).await;
+    println!("{report}");
+    assert!(started.elapsed() < Duration::from_secs(9), "{:?}", started.elapsed());
+    assert!(matches!(report.step("rabbitmq").unwrap().outcome, Outcome::Failed(_) | Outcome::Forced), "{report}");
+    assert!(in_flight.within(FROZEN).await.unwrap().is_err());
+    assert!(consumer.next().within(FROZEN).await.is_none());
+    assert!(!bare_close.is_finished(), "the bare driver's close still waits");
+    bare_close.abort();
+}
+
+/// While the broker is short of memory, the driver writes nothing at all on a connection that has published.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_blocked_by_a_memory_alarm() {
+    let server = rough();
+    let limit = Duration::from_secs(1);
+    let pool = pool_of(RabbitMqConfig::url(server.url()).confirm_timeout(limit).operation_timeout(limit));
+    let rabbit = pool.rabbitmq().await.unwrap();
+    let queue = unique("queue");
+    rabbit.declare_queue(Queue::new(&queue)).await.unwrap();
+    assert!(rabbit.publish(Message::new("", &queue, "one")).await.unwrap().is_confirmed());
+    let control = bare(&server).await;
+    let bare_channel = control.create_channel().await.unwrap();
+    server.rabbitmq().unwrap().memory_alarm(true).unwrap();
+
+    let publish = bare_channel.basic_publish(
+        "".into(),
+        queue.as_str().into(),
+        BasicPublishOptions::default(),
+        b"bare",
+        BasicProperties::default(),
+    );
+    drop(publish.await);
+    until_async(SOON, async || control.status().blocked()).await;
+    let bare_close = tokio::spawn(async move { control.close(200, "OK".into()).await });
+
+    // The first one that is not taken may be taken later; what comes after it is not sent.
+    let first = rabbit.publish(Message::new("", &queue, "two")).await.unwrap_err();
+    assert!(matches!(first, Error::OutcomeUnknown { .. }), "{first}");
+    assert!(first.to_string().contains("blocked by the broker"), "{first}");
+    let second = rabbit.publish(Message::new("", &queue, "three")).await.unwrap_err();
+    assert!(matches!(second, Error::Timeout(_)), "{second}");
+    assert!(second.to_string().contains("blocked by the broker"), "{second}");
+    let blocking = blocking::ResourcePool::from(pool.clone());
+    let third = blocking.rabbitmq().unwrap().publish(Message::new("", &queue, "three")).unwrap_err();
+    assert!(third.to_string().contains("blocked by the broker"), "{third}");
+    assert_eq!(pool.health_check().await.entry("rabbitmq").unwrap().health, Health::Pass, "it answers");
+
+    server.rabbitmq().unwrap().memory_alarm(false).unwrap();
+    until_async(SOON, async || rabbit.publish(Message::new("", &queue, "four")).await.is_ok()).await;
+    assert_eq!(pool.status().resource("rabbitmq").unwrap().generation, 1, "the connection was never lost");
+    assert!(
+        bare_close.within(SOON).await.unwrap().is_ok(),
+        "and the bare driver's close had waited for the alarm's end"
+    );
+
+    server.rabbitmq().unwrap().memory_alarm(true).unwrap();
+    assert!(rabbit.publish(Message::new("", &queue, "five")).await.is_err());
+    let started = Instant::now();
+    let report = pool.close_all().await;
+    println!("{report}");
+    assert!(started.elapsed() < Duration::from_secs(7), "{:?}", started.elapsed());
+    server.rabbitmq().unwrap().memory_alarm(false).unwrap();
+    assert!(!report.all_closed(), "nothing could be said to the broker: {report}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_idle_consumer_survives() {
+    let pool = pool(server());
+    let rabbit = pool.rabbitmq().await.unwrap();
+    let queue = rabbit.declare_queue(Queue::temporary()).await.unwrap();
+    let mut consumer = rabbit.consume(queue.name()).await.unwrap();
+    let guard = blocking::ResourcePool::from(pool.clone()).rabbitmq().unwrap();
+    let in_thread = thread::spawn(move || {
+        let queue = guard.declare_queue(Queue::temporary()).unwrap();
+        guard.consume(queue.name()).unwrap().next_within(Duration::from_secs(8)).unwrap().is_none()
+    });
+    let idle = tokio::time::timeout(Duration::from_secs(8), consumer.next()).await;
+    assert!(idle.is_err(), "nothing came, neither a message nor an error");
+    assert!(in_thread.join().unwrap());
+    assert!(rabbit.publish(Message::new("", queue.name(), "at last")).await.unwrap().is_confirmed());
+    consume_one(&mut consumer, "at last").await;
+    assert_eq!(pool.status().resource("rabbitmq").unwrap().generation, 1);
+}
+
+/// Which one of two messages on a shared channel came back is told wrongly by the bare driver.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_returned_messages_go_to_their_own_publisher() {
+    const EACH: usize = 500;
+    let pool = pool(server());
+    let rabbit = pool.rabbitmq().await.unwrap();
+    let queue = rabbit.declare_queue(Queue::temporary()).await.unwrap().name().to_owned();
+    let publish = async |routable: bool| {
+        let key = if routable { &queue } else { "nobody" };
+        rabbit.publish(Message::new("", key, "x")).await.unwrap().is_confirmed()
+    };
+    let publisher = async |seed: usize| {
+        let mut wrong = 0;
+        for n in 0..EACH / 8 {
+            let routable = (n + seed) % 2 == 0;
+            wrong += usize::from(publish(routable).await != routable);
+        }
+        wrong
+    };
+    let wrong = futures_util::future::join_all((0..8).map(&publisher)).await;
+    assert_eq!(wrong.iter().sum::<usize>(), 0);
+
+    let control = bare(server()).await;
+    let channel = control.create_channel().await.unwrap();
+    channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+    let mut wrong = 0;
+    for _ in 0..20 {
+        let confirms = (0..EACH).map(async |n| {
+            let routable = n % 2 == 0;
+            let key = if routable { queue.as_str() } else { "nobody" };
+            let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+            let confirm =
+                channel.basic_publish("".into(), key.into(), options, b"x", BasicProperties::default()).await?.await?;
+            Ok::<_, lapin::Error>(matches!(confirm, Confirmation::Ack(None)) != routable)
+        });
+        let told = futures_util::future::join_all(confirms).await;
+        wrong += told.into_iter().filter(|wrong| *wrong.as_ref().unwrap()).count();
+        if wrong > 0 {
+            break;
+        }
+    }
+    assert!(wrong > 0, "the bare driver got all right");
+    println!("control: the bare driver told {wrong} publishers wrongly");
+}
+
+#[test]
+fn rabbitmq_cold_rush_connects_once() {
+    let proxy = Proxy::start(server().port()).unwrap();
+    let pool = pool_of(RabbitMqConfig::url(proxy.url(server())).max_channels(32));
+    let queue = unique("rush");
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let confirmed = &AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for _ in 0..100 {
+            let (pool, queue) = (blocking::ResourcePool::from(pool.clone()), &queue);
+            scope.spawn(move || {
+                for _ in 0..10 {
+                    let rabbit = pool.within(SOON).rabbitmq().unwrap();
+                    let published = rabbit.publish(Message::new("", queue, "x").transient().optional()).unwrap();
+                    confirmed.fetch_add(usize::from(published.is_confirmed()), Ordering::Relaxed);
+                }
+            });
+        }
+        runtime.block_on(async {
+            let tasks = (0..100).map(|_| {
+                let (pool, queue) = (pool.clone(), queue.clone());
+                tokio::spawn(async move {
+                    let rabbit = pool.within(SOON).rabbitmq().await.unwrap();
+                    let batch =
+                        rabbit.publish_batch((0..10).map(|_| Message::new("", &queue, "x").transient().optional()));
+                    batch.await.unwrap().confirmed()
+                })
+            });
+            for task in tasks.collect::<Vec<_>>() {
+                confirmed.fetch_add(task.await.unwrap(), Ordering::Relaxed);
+            }
+        });
+    });
+    assert_eq!(confirmed.load(Ordering::Relaxed), 2000);
+    assert_eq!(pool.status().resource("rabbitmq").unwrap().generation, 1);
+    let frames = proxy.frames();
+    let publishing: HashSet<_> =
+        frames.iter().filter(|frame| frame.name == "Basic.Publish").map(|frame| frame.connection).collect();
+    assert_eq!(publishing.len(), 1, "one connection for all");
+    assert!(proxy.accepted() <= 2, "that one and the prober's: {}", proxy.accepted());
+    let opened = frames.iter().filter(|frame| frame.name == "Channel.Open").count();
+    assert!(opened <= 32 + 1, "{opened} channels");
+    // Again, and closed under it.
+    let done = thread::scope(|scope| {
+        for _ in 0..20 {
+            let (pool, queue) = (blocking::ResourcePool::from(pool.clone()), &queue);
+            scope.spawn(move || {
+                while pool.rabbitmq().and_then(|rabbit| rabbit.publish(Message::new("", queue, "x").optional())).is_ok()
+                {
+                }
+            });
+        }
+        runtime.block_on(pool.close_all())
+    });
+    assert!(done.all_closed(), "{done}");
+    until(SOON, || proxy.open() == 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_exhausted_channels_name_the_holder() {
+    let options = {
+        let mut options = Options::default();
+        options.acquire_timeout = Duration::from_millis(300);
+        options
+    };
+    let config = RabbitMqConfig::url(server().url()).max_channels(1);
+    let pool = ResourcePool::builder().environment([("", ""); 0]).options(options).resource(config).build().unwrap();
+    let rabbit = pool.rabbitmq().await.unwrap();
+    let held = rabbit.channel().await.unwrap();
+    let line = line!() - 1;
+    let started = Instant::now();
+    let error = rabbit.publish(Message::new("", "nobody", "x")).await.unwrap_err();
+    assert!(started.elapsed() < Duration::from_millis(900), "{:?}", started.elapsed());
+    assert!(matches!(error, Error::Timeout(_)), "{error}");
+    assert!(error.to_string().contains(&format!("tests/rabbitmq.rs:{line}")), "{error}");
+    assert_eq!(pool.health_check().await.entry("rabbitmq").unwrap().health, Health::Pass, "health takes no channel");
+    drop(held);
+    assert!(rabbit.publish(Message::new("", "nobody", "x").optional()).await.unwrap().is_confirmed());
+    assert_eq!(pool.status().resource("rabbitmq").unwrap().usage.max, Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_errors_of_the_broker_spoil_only_their_channel() {
+    let pool = pool(server());
+    let rabbit = pool.rabbitmq().await.unwrap();
+    let queue = unique("queue");
+    rabbit.declare_queue(Queue::new(&queue).transient().auto_delete()).await.unwrap();
+    let other = rabbit.declare_queue(Queue::new(&queue)).await.unwrap_err();
+    assert!(matches!(other, Error::Operation { .. }) && other.to_string().contains("PRECONDITION_FAILED"), "{other}");
+    let missing = rabbit.publish(Message::new("no such exchange", "", "x")).await.unwrap_err();
+    assert!(matches!(missing, Error::Operation { .. }) && missing.to_string().contains("NOT_FOUND"), "{missing}");
+    let nowhere = rabbit.consume("no such queue").await.unwrap_err();
+    assert!(nowhere.to_string().contains("NOT_FOUND"), "{nowhere}");
+    assert!(rabbit.get("no such queue").await.is_err());
+    assert!(rabbit.bind(&queue, "no such exchange", "").await.is_err());
+    let long = rabbit.publish(Message::new("", "k".repeat(256), "x")).await.unwrap_err();
+    assert!(matches!(long, Error::Operation { .. }), "{long}");
+    // A consumer is told when its queue is deleted.
+    let mut consumer = rabbit.consume(queue.as_str()).await.unwrap();
+    rabbit.delete_queue(&queue).await.unwrap();
+    let end = consumer.next().within(SOON).await.unwrap().unwrap_err();
+    assert!(end.to_string().contains("cancelled"), "{end}");
+    assert!(consumer.next().within(SOON).await.is_none());
+    assert_eq!(pool.status().resource("rabbitmq").unwrap().generation, 1, "the connection was never lost");
+    assert!(rabbit.publish(Message::new("", "nobody", "x").optional()).await.unwrap().is_confirmed());
+    assert!(pool.close_all().await.all_closed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_dropped_deliveries_and_consumers_give_back() {
+    let pool = pool(server());
+    let rabbit = pool.rabbitmq().await.unwrap();
+    let queue = unique("queue");
+    rabbit.declare_queue(Queue::new(&queue).exclusive().transient()).await.unwrap();
+    assert!(
+        rabbit.publish_batch((0..20).map(|n| Message::new("", &queue, n.to_string()))).await.unwrap().all_confirmed()
+    );
+    let mut consumer = rabbit.consume(Consume::from(queue.as_str()).prefetch(10)).await.unwrap();
+    let kept = consumer.next().within(SOON).await.unwrap().unwrap();
+    let dropped = consumer.next().within(SOON).await.unwrap().unwrap();
+    assert_eq!((kept.data(), dropped.data()), (&b"0"[..], &b"1"[..]));
+    drop((dropped, consumer));
+    // Still acknowledged though its consumer is gone.
+    kept.ack().await.unwrap();
+    let mut seen = HashSet::new();
+    while seen.len() < 19 {
+        if let Some(delivery) = rabbit.get(&queue).await.unwrap() {
+            seen.insert(String::from_utf8(delivery.data().to_vec()).unwrap());
+            delivery.ack().await.unwrap();
+        }
+    }
+    assert!(!seen.contains("0") && seen.contains("1"), "{seen:?}");
+    assert!(pool.status().resource("rabbitmq").unwrap().work.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_publish_given_up_leaves_the_pool_in_order() {
+    let pool = pool_of(RabbitMqConfig::url(server().url()).max_channels(2));
+    let rabbit = pool.rabbitmq().await.unwrap();
+    let queue = rabbit.declare_queue(Queue::temporary()).await.unwrap().name().to_owned();
+    for nanos in (0..200).map(|n| n * 5000) {
+        let publish = rabbit.publish(Message::new("", if nanos % 2 == 0 { &queue } else { "nobody" }, "x"));
+        let _ = tokio::time::timeout(Duration::from_nanos(nanos), publish).await;
+    }
+    for _ in 0..20 {
+        assert!(rabbit.publish(Message::new("", &queue, "x")).await.unwrap().is_confirmed());
+        assert!(!rabbit.publish(Message::new("", "nobody", "x")).await.unwrap().is_confirmed());
+    }
+    assert!(pool.holders().iter().all(|holder| !holder.exclusive));
+    assert!(pool.close_all().await.all_closed());
+}
+
+/// The driver's parser makes localhost of it, and vhost "" of a trailing slash.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_urls_mean_what_they_say() {
+    let parsed: lapin::uri::AMQPUri = "amqp://[::1]:5672".parse().unwrap();
+    assert_eq!(parsed.authority.host, "localhost", "the bare driver drops IPv6 addresses");
+    let endpoint =
+        |url: &str| pool_of(RabbitMqConfig::url(url)).status().resource("rabbitmq").unwrap().endpoint.to_string();
+    assert_eq!(endpoint("amqp://[::1]:5672"), "amqp://[::1]:5672/%2F");
+    assert_eq!(endpoint("amqp://host"), "amqp://host:5672/%2F");
+    assert_eq!(endpoint("amqp://host/%2f"), "amqp://host:5672/%2F");
+    assert_eq!(endpoint("amqp://host:1/research"), "amqp://host:1/research");
+
+    let (root, _) = server().url().rsplit_once('/').unwrap();
+    let url = format!("{root}/");
+    let refused = lapin::Connection::connect(&url, ConnectionProperties::default()).await.unwrap_err();
+    println!("control: {refused}");
+    let rabbit = pool_of(RabbitMqConfig::url(&url)).rabbitmq().await.unwrap();
+    assert!(rabbit.get("nobody").await.unwrap_err().to_string().contains("in vhost '/'"));
+
+    for url in
+        ["amqp://host?frame_max=1", "amqp://host?nonsense=1", "amqps://host", "amqp://host?heartbeat=0", "host:5672"]
+    {
+        let refused = ResourcePool::builder().environment([("", ""); 0]).resource(RabbitMqConfig::url(url)).build();
+        let refused = match refused {
+            Ok(pool) => pool.rabbitmq().await.unwrap_err(),
+            Err(error) => error,
+        };
+        assert!(matches!(refused, Error::Config { .. }), "{url}: {refused}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_refusals_are_told_apart() {
+    let fails = async |config: RabbitMqConfig| {
+        let started = Instant::now();
+        let error = pool_of(config).within(Duration::from_secs(3)).rabbitmq().await.unwrap_err();
+        (error, started.elapsed())
+    };
+    let parts = || {
+        let mut config = RabbitMqConfig::default();
+        config.host = server().host().to_owned();
+        config.port = server().port();
+        config.user = server().user().to_owned();
+        config.password = server().password().into();
+        config.vhost = server().database().to_owned();
+        config
+    };
+    assert!(pool_of(parts()).rabbitmq().await.is_ok(), "from parts");
+    let mut password = parts();
+    password.password = "secret-of-ours".into();
+    let (error, took) = fails(password).await;
+    assert!(matches!(&error, Error::Connect(error) if error.permanent && error.attempts == 1), "{error}");
+    assert!(
+        took < Duration::from_secs(2) && !format!("{error} {error:?}").contains("secret-of-ours"),
+        "{error} {took:?}"
+    );
+    let mut vhost = parts();
+    vhost.vhost = "nowhere".to_owned();
+    let (error, _) = fails(vhost).await;
+    assert!(matches!(&error, Error::Connect(error) if error.permanent), "{error}");
+    let hole = BlackHole::start().unwrap();
+    let mut config = parts();
+    config.port = hole.port();
+    let (error, took) = fails(config).await;
+    assert!(error.is_transient() && took < Duration::from_secs(4), "{error} {took:?}");
+    let mut config = parts();
+    config.host = "no-such-host.invalid".to_owned();
+    let (error, _) = fails(config).await;
+    assert!(error.is_transient(), "{error}");
+    let mut config = parts();
+    config.port = 1;
+    let (error, _) = fails(config).await;
+    assert!(error.is_transient() && error.to_string().contains("refused"), "{error}");
+}
+
+/// The bare driver's futures do not resolve once the runtime that it was made on is gone.
+#[test]
+fn rabbitmq_works_from_a_second_runtime_after_the_first_is_gone() {
+    let new = || tokio::runtime::Runtime::new().unwrap();
+    let pool = pool(server());
+    let first = new();
+    let (rabbit, control) = first.block_on(async { (pool.rabbitmq().await.unwrap(), bare(server()).await) });
+    drop(first);
+    let second = new();
+    second.block_on(async {
+        assert!(rabbit.publish(Message::new("", "nobody", "x").optional()).await.unwrap().is_confirmed());
+        let waited = tokio::time::timeout(Duration::from_secs(2), control.create_channel()).await;
+        assert!(waited.is_err(), "the bare driver answered: {waited:?}");
+        assert!(control.status().connected(), "and says that it is connected");
+    });
+    // On no runtime at all, and where a thread may not block.
+    let published =
+        futures_util::FutureExt::now_or_never(async { rabbit.publish(Message::new("", "nobody", "x").optional()) });
+    drop(published);
+    let guard = blocking::ResourcePool::from(pool.clone()).rabbitmq().unwrap();
+    assert!(guard.publish(Message::new("", "nobody", "x").optional()).unwrap().is_confirmed());
+    second.block_on(async {
+        let guard = guard.clone();
+        let published = tokio::task::spawn_blocking(move || guard.publish(Message::new("", "nobody", "x").optional()));
+        assert!(published.await.unwrap().unwrap().is_confirmed());
+    });
+    let current = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    current.block_on(async {
+        let refused = guard.publish(Message::new("", "nobody", "x")).unwrap_err();
+        assert!(matches!(refused, Error::InAsyncContext { .. }), "{refused}");
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_scoped_closes_by_drop_by_question_mark_and_by_panic() {
+    let proxy = Proxy::start(server().port()).unwrap();
+    let config = || RabbitMqConfig::url(proxy.url(server()));
+    let scoped = RabbitMq::scoped(config()).await.unwrap();
+    assert!(scoped.publish(Message::new("", "nobody", "x").optional()).await.unwrap().is_confirmed());
+    let report = scoped.close().await;
+    assert!(report.all_closed(), "{report}");
+    until_async(SOON, async || proxy.open() == 0).await;
+
+    async fn fails(config: RabbitMqConfig) -> Result<(), Error> {
+        let scoped = RabbitMq::scoped(config).await?;
+        scoped.get("no such queue").await.map(drop)
+    }
+    assert!(fails(config()).await.is_err());
+    until_async(SOON, async || proxy.open() == 0).await;
+
+    let within = config();
+    let panicked = thread::spawn(move || {
+        let scoped = blocking::RabbitMq::scoped(within).unwrap();
+        assert!(scoped.publish(Message::new("", "nobody", "x").optional()).unwrap().is_confirmed());
+        panic!("as the test asked");
+    });
+    assert!(panicked.join().is_err());
+    until_async(SOON, async || proxy.open() == 0).await;
+
+    // Outside any runtime.
+    let scoped = RabbitMq::scoped(config()).await.unwrap();
+    thread::spawn(move || drop(scoped)).join().unwrap();
+    until_async(SOON, async || proxy.open() == 0).await;
+    let report = blocking::RabbitMq::scoped(config());
+    let report = thread::spawn(move || report.unwrap().close()).join().unwrap().unwrap();
+    assert!(report.all_closed(), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_named_and_closed_one_by_one() {
+    let proxy = Proxy::start(server().port()).unwrap();
+    let config = RabbitMqConfig::url(proxy.url(server())).connection_name("research");
+    let pool = ResourcePool::builder().environment([("", ""); 0]).named("research", config.clone()).build().unwrap();
+    let rabbit = pool.rabbitmq_named("research").await.unwrap();
+    let clone = RabbitMq::clone(&rabbit);
+    let raw = rabbit.channel().await.unwrap();
+    assert!(matches!(pool.rabbitmq_with("research", config.prefetch(7)).await, Err(Error::NameTaken { .. })));
+    drop(raw);
+    assert!(pool.close("research").await.unwrap().all_closed());
+    // A clone that is kept holds no socket.
+    until_async(SOON, async || proxy.open() == 0).await;
+    let error = clone.publish(Message::new("", "nobody", "x")).await.unwrap_err();
+    assert!(matches!(error, Error::Closed { .. }), "{error}");
+    assert!(clone.consume("nobody").await.unwrap_err().is_closed());
+    assert!(clone.channel().await.unwrap_err().is_closed());
+    pool.reconnect("research").await.unwrap();
+    assert!(clone.publish(Message::new("", "nobody", "x")).await.unwrap_err().is_closed(), "closed stays closed");
+    let again = pool.rabbitmq_named("research").await.unwrap();
+    assert!(again.publish(Message::new("", "nobody", "x").optional()).await.unwrap().is_confirmed());
 }

@@ -1302,7 +1302,11 @@ impl ChannelGuard {
             };
             let mut confirm = Confirm::Pending { answer: Box::pin(confirm), _busy: link.busy(Work::Confirm) };
             // The first poll queues its frames, so they leave in this order without waiting.
-            poll_fn(|cx| Poll::Ready(confirm.advance(cx))).await;
+            poll_fn(|cx| {
+                confirm.advance(cx);
+                Poll::Ready(())
+            })
+            .await;
             sent.push(confirm);
         }
         let mut trouble = None;
@@ -1368,7 +1372,7 @@ enum Unknown {
 /// A publish whose answer is awaited, or there.
 enum Confirm<'a> {
     Pending { answer: Pin<Box<dyn Future<Output = lapin::Result<Confirmation>> + Send + 'a>>, _busy: Busy },
-    Done(lapin::Result<Confirmation>),
+    Done(Box<lapin::Result<Confirmation>>),
 }
 
 impl Confirm<'_> {
@@ -1376,7 +1380,7 @@ impl Confirm<'_> {
         if let Confirm::Pending { answer, .. } = self
             && let Poll::Ready(answer) = answer.as_mut().poll(cx)
         {
-            *self = Confirm::Done(answer);
+            *self = Confirm::Done(Box::new(answer));
         }
     }
 
@@ -1384,15 +1388,14 @@ impl Confirm<'_> {
         self.advance(cx);
         match self {
             Confirm::Pending { .. } => Poll::Pending,
-            Confirm::Done(Ok(_)) => Poll::Ready(Ok(())),
-            Confirm::Done(Err(error)) => Poll::Ready(Err(error.clone())),
+            Confirm::Done(answer) => Poll::Ready(answer.as_ref().as_ref().map(drop).map_err(Clone::clone)),
         }
     }
 
     fn into_answer(self) -> Option<Confirmation> {
         match self {
-            Confirm::Done(Ok(confirmation)) => Some(confirmation),
-            _ => None,
+            Confirm::Done(answer) => answer.ok(),
+            Confirm::Pending { .. } => None,
         }
     }
 }
@@ -2402,6 +2405,7 @@ impl Reactor for OwnStreams {
         self.0.interval(duration)
     }
 
+    #[allow(clippy::manual_async_fn, reason = "an async fn would borrow self")]
     fn tcp_connect_addr(
         &self,
         address: SocketAddr,

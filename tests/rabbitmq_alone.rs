@@ -1,0 +1,148 @@
+//! RabbitMQ where the process must be alone: its threads and sockets are counted.
+
+#![cfg(feature = "rabbitmq")]
+#![allow(missing_docs)]
+
+mod common;
+
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use common::{threads, until_async};
+use lapin::{Connection, ConnectionProperties};
+use resource_pool::config::RabbitMqConfig;
+use resource_pool::rabbitmq::Message;
+use resource_pool::{ResourcePool, blocking};
+use services::{Kind, Service};
+use tracing_subscriber::fmt::MakeWriter;
+
+/// A frozen broker must show as an error within this.
+const FROZEN: Duration = Duration::from_secs(5);
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = Log;
+    fn make_writer(&'a self) -> Log {
+        self.clone()
+    }
+}
+
+fn pool(server: &Service) -> ResourcePool {
+    ResourcePool::builder().environment([("", ""); 0]).resource(RabbitMqConfig::url(server.url())).build().unwrap()
+}
+
+fn loops() -> usize {
+    threads().iter().filter(|name| name.starts_with("lapin-io-loop")).count()
+}
+
+fn sockets() -> usize {
+    let open = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+    open.filter_map(|fd| std::fs::read_link(fd.path()).ok())
+        .filter(|to| to.to_string_lossy().starts_with("socket:"))
+        .count()
+}
+
+/// What there is without any connection.
+async fn settled() -> (usize, usize) {
+    until_async(FROZEN, async || loops() == 0).await;
+    (loops(), sockets())
+}
+
+/// The bare driver has no limit on connecting, and one that is given up leaves a thread and a socket behind.
+async fn frozen_at_connect(server: &Service) {
+    let before = settled().await;
+    server.freeze().unwrap();
+    let pool = pool(server);
+    let started = Instant::now();
+    let error = pool.rabbitmq().await.unwrap_err();
+    assert!(error.is_transient(), "{error}");
+    assert!(started.elapsed() < FROZEN + Duration::from_millis(500), "{:?}", started.elapsed());
+    let guard = blocking::ResourcePool::from(pool.clone());
+    let error = tokio::task::spawn_blocking(move || guard.rabbitmq().unwrap_err()).await.unwrap();
+    assert!(error.is_transient(), "{error}");
+    pool.close_all().await;
+    until_async(Duration::from_secs(2), async || (loops(), sockets()) == before).await;
+
+    let url = format!("{}?connection_timeout=200", server.url());
+    for _ in 0..3 {
+        let connect = Connection::connect(&url, ConnectionProperties::default());
+        assert!(tokio::time::timeout(Duration::from_secs(1), connect).await.is_err(), "the bare driver kept its limit");
+    }
+    assert_eq!((loops(), sockets()), (before.0 + 3, before.1 + 3), "the bare driver left nothing behind");
+    server.thaw().unwrap();
+    until_async(FROZEN, async || loops() == before.0).await;
+}
+
+/// A cut connection leaves nothing behind either.
+async fn frozen_and_closed(server: &Service) {
+    let before = settled().await;
+    let pool = pool(server);
+    let rabbit = pool.rabbitmq().await.unwrap();
+    until_async(FROZEN, async || pool.is_healthy("rabbitmq").await).await;
+    assert_eq!(loops(), before.0 + 2, "the connection's and the prober's");
+    server.freeze().unwrap();
+    let report = pool.close_all().await;
+    println!("{report}");
+    assert!(report.took < Duration::from_secs(7), "{report}");
+    assert!(rabbit.publish(Message::new("", "x", "x")).await.is_err());
+    until_async(Duration::from_secs(2), async || (loops(), sockets()) == before).await;
+    server.thaw().unwrap();
+}
+
+/// A connection has 2 MiB of buffers, not the 8 MiB of the bare driver.
+async fn small_buffers(server: &Service) {
+    let view = server.rabbitmq().unwrap();
+    let frame_max = |wanted: &str| {
+        let said = view.eval(
+            r#"[io:format("~w ", [proplists:get_value(frame_max, I)]) || I <- rabbit_networking:connection_info_all([frame_max])]"#,
+        );
+        said.unwrap().split_whitespace().any(|frame_max| frame_max == wanted)
+    };
+    let pool = pool(server);
+    let rabbit = pool.rabbitmq().await.unwrap();
+    assert!(frame_max("32768") && !frame_max("131072"));
+    let bare = Connection::connect(server.url(), ConnectionProperties::default()).await.unwrap();
+    assert!(frame_max("131072"));
+    bare.close(200, "OK".into()).await.unwrap();
+    // Larger messages than a frame pass all the same.
+    let large = vec![7; 1 << 20];
+    let queue = rabbit.declare_queue(resource_pool::rabbitmq::Queue::temporary()).await.unwrap();
+    assert!(rabbit.publish(Message::new("", queue.name(), large.clone())).await.unwrap().is_confirmed());
+    assert_eq!(rabbit.get(queue.name()).await.unwrap().unwrap().data(), large);
+    assert!(pool.close_all().await.all_closed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_gives_back_threads_sockets_memory_and_no_password() {
+    let log = Log::default();
+    tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
+        .with_writer(log.clone())
+        .init();
+    let server = Service::start(Kind::RabbitMq).unwrap();
+    small_buffers(&server).await;
+    let said = std::mem::take(&mut *log.0.lock().unwrap());
+    let said = String::from_utf8_lossy(&said).into_owned();
+    assert!(said.contains("connected"), "nothing was logged");
+    // The bare driver has it in its TRACE log, as a list of bytes.
+    let bytes = format!("{:?}", server.password().as_bytes());
+    let secrets = [server.password(), bytes.trim_matches(['[', ']'])];
+    let bare_said = said.lines().filter(|line| secrets.iter().any(|secret| line.contains(secret))).count();
+    assert_eq!(bare_said, 1, "once, by the one bare connection");
+    frozen_at_connect(&server).await;
+    frozen_and_closed(&server).await;
+}
