@@ -500,8 +500,9 @@ async fn mongo_close_ends_an_operation_that_outlives_the_drain() {
     let app = "undrained";
     let mut options = resource_pool::config::Options::default();
     options.close.drain = Duration::from_millis(300);
-    let pool =
-        ResourcePool::builder().environment([("", ""); 0]).resource(config(app)).options(options).build().unwrap();
+    // Nothing is left to say it over.
+    let config = config(app).min_pool_size(0).max_pool_size(1);
+    let pool = ResourcePool::builder().environment([("", ""); 0]).resource(config).options(options).build().unwrap();
     let mongo = pool.mongo().await.unwrap();
     bars(&mongo, app).insert_one(doc! { "n": 1 }).await.unwrap();
     let slow = bars(&mongo, app);

@@ -229,8 +229,7 @@ async fn mongo_frozen_at_close_while_idle() {
     let (report, took) = timed_async(pool.close_all()).await;
     println!("{report}");
     assert!(took < Duration::from_secs(8), "{took:?}");
-    let step = report.step("mongo").unwrap();
-    assert!(matches!(step.outcome, Outcome::Closed | Outcome::Failed(_)), "{report}");
+    assert_eq!(report.step("mongo").unwrap().outcome, Outcome::Closed, "{report}");
     assert!(!control.is_finished(), "the control: the bare driver waits for its session's end");
     control.abort();
     assert!(mongo.list_database_names().await.is_err());

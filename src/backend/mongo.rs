@@ -15,7 +15,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use mongodb::bson::oid::ObjectId;
-use mongodb::bson::{Bson, Document, doc};
+use mongodb::bson::{Document, RawBsonRef, doc};
 use mongodb::error::{Error as DriverError, ErrorKind};
 use mongodb::event::EventHandler;
 use mongodb::event::cmap::CmapEvent;
@@ -278,7 +278,7 @@ pub struct MongoResource {
     secrets: Vec<Secret>,
 }
 
-/// How long what the drain left over has to be aborted, on the server.
+/// How long the server has to end what was begun there.
 const ABORT: Duration = Duration::from_secs(1);
 /// How long operations have to end by themselves, before further ones are refused.
 const SOON: Duration = Duration::from_millis(100);
@@ -321,20 +321,13 @@ impl Resource for MongoResource {
 
     /// Ends change streams and other cursors that wait for what may never come.
     async fn stop_intake(&self, mongo: &MongoHandle) {
-        let waiting = doc! { "cursor.awaitData": true };
-        if let Err(error) = end_sessions(&mongo.client, &mongo.inner.mark, waiting).await {
-            tracing::debug!(%error, "change streams could not be ended");
-        }
+        self.end_sessions(mongo, doc! { "cursor.awaitData": true }).await;
     }
 
     async fn close(&self, mongo: MongoHandle) -> Result<(), Failure> {
         let inner = &mongo.inner;
         // Transactions, cursors that users still hold, and operations that outlived the drain.
-        match within(ABORT, end_sessions(&mongo.client, &inner.mark, doc! {})).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "transactions could not be aborted"),
-            Err(elapsed) => tracing::debug!(%elapsed, "transactions could not be aborted"),
-        }
+        self.end_sessions(&mongo, doc! {}).await;
         // With an operation in flight on a frozen server `shutdown` would never return, as it ends
         // the monitor that would have ended the operation; nor while users keep on asking.
         if within(SOON, inner.traffic.quiet()).await.is_err() {
@@ -389,6 +382,17 @@ impl MongoResource {
         options
     }
 
+    async fn end_sessions(&self, mongo: &MongoHandle, like: Document) {
+        // Over the probe, as users may have all other connections in use.
+        let ended = async { end_sessions(&mongo.inner.probe(&self.options)?, &mongo.inner.mark, like).await };
+        let problem = match within(ABORT, ended).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => self.failure(error).to_string(),
+            Err(elapsed) => elapsed.to_string(),
+        };
+        tracing::debug!(%problem, "the server goes on with what was begun there");
+    }
+
     fn failure(&self, error: DriverError) -> Failure {
         let permanent = matches!(
             *error.kind,
@@ -437,26 +441,25 @@ async fn give_up_a_connection(client: &Client) {
     CHECKED_OUT.scope(Cell::new(false), begun).await;
 }
 
-/// Ends on the server those of this client's sessions that are at work there, or have a transaction
-/// or a cursor open, and that are like this.
-async fn end_sessions(client: &Client, mark: &str, like: Document) -> Result<(), DriverError> {
-    let mut own = client.start_session().await?;
-    let admin = client.database("admin");
-    let ours = doc! { "clientMetadata.driver.version": { "$regex": mark }, "lsid.id": { "$ne": own.id().get("id") } };
+/// Ends on the server those of the marked client's sessions that are at work there, or have a
+/// transaction or a cursor open, and that are like this.
+async fn end_sessions(probe: &Client, mark: &str, like: Document) -> Result<(), DriverError> {
+    let admin = probe.database("admin");
     let open = [
         doc! { "$currentOp": { "allUsers": false, "idleSessions": true, "idleCursors": true } },
-        doc! { "$match": { "$and": [ours, like] } },
+        doc! { "$match": { "clientMetadata.driver.version": { "$regex": mark } } },
+        doc! { "$match": like },
         doc! { "$group": { "_id": "$lsid.id" } },
     ];
-    let mut found = admin.aggregate(open).session(&mut own).await?;
+    let mut found = admin.aggregate(open).await?;
     let mut sessions = Vec::new();
-    while let Some(session) = found.next(&mut own).await.transpose()? {
-        if let Some(id @ Bson::Binary(_)) = session.get("_id") {
-            sessions.push(doc! { "id": id });
+    while found.advance().await? {
+        if let Ok(Some(RawBsonRef::Binary(id))) = found.current().get("_id") {
+            sessions.push(doc! { "id": id.to_binary() });
         }
     }
     if !sessions.is_empty() {
-        admin.run_command(doc! { "killSessions": sessions }).session(&mut own).await?;
+        admin.run_command(doc! { "killSessions": sessions }).await?;
     }
     Ok(())
 }
@@ -522,8 +525,8 @@ struct Inner {
     probe: Mutex<Probe>,
 }
 
-/// A small client for pings, so that they neither wait for users' operations nor depend on the
-/// pool's workers.
+/// A small client, mainly for pings, so that they neither wait for users' operations nor depend on
+/// the pool's workers.
 enum Probe {
     None,
     Open(Client),
