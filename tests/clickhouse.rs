@@ -538,9 +538,7 @@ async fn drain_waits(server: &Server) {
     let busy = || {
         let status = pool.status();
         let clickhouse = status.resource("clickhouse").unwrap();
-        let operations =
-            clickhouse.work.iter().find(|(work, _)| *work == Work::Operation).map_or(0, |(_, count)| *count);
-        operations
+        clickhouse.work.iter().find(|(work, _)| *work == Work::Operation).map_or(0, |(_, count)| *count)
     };
     assert_eq!(busy(), 0);
     // A query and an insert begun through the native client, which nobody leases any more.
