@@ -1,8 +1,9 @@
 //! What to do, and how things are called on the servers.
 
 use std::env;
+use std::num::NonZeroUsize;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 pub(crate) const USAGE: &str = "\
 Usage: quant_strategy [--blocking] [--json] [--stored] [--pace BARS] [--prefix NAME [--keep]]
@@ -39,7 +40,7 @@ impl Plan {
                 "--json" => plan.json = true,
                 "--stored" => plan.stored = true,
                 "--keep" => plan.keep = true,
-                "--pace" => plan.pace = Some(value()?.parse().ok().filter(|pace| *pace > 0).unwrap_or(1)),
+                "--pace" => plan.pace = Some(value()?.parse::<NonZeroUsize>().context("--pace")?.get()),
                 "--prefix" => prefix = Some(value()?),
                 _ => bail!("unknown argument {argument:?}"),
             }

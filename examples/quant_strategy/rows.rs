@@ -81,8 +81,11 @@ pub(crate) struct Volatility {
     volatility: f64,
 }
 
-pub(crate) fn by_ticker(found: Vec<Volatility>) -> BTreeMap<String, BTreeMap<u16, f64>> {
-    let mut tickers = BTreeMap::<_, BTreeMap<_, _>>::new();
+/// By ticker and year.
+pub(crate) type Volatilities = BTreeMap<String, BTreeMap<u16, f64>>;
+
+pub(crate) fn by_ticker(found: Vec<Volatility>) -> Volatilities {
+    let mut tickers = Volatilities::new();
     for Volatility { code, year, volatility } in found {
         tickers.entry(code).or_default().insert(year, volatility);
     }

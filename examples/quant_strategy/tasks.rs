@@ -19,7 +19,7 @@ use crate::follower::{BATCH, Follower, PATIENCE};
 use crate::numbers::{Messages, Numbers, Rows, Ticker};
 use crate::plan::Plan;
 use crate::progress::Progress;
-use crate::rows::{self, DayRow, Volatility};
+use crate::rows::{self, DayRow, Volatilities, Volatility};
 use crate::strategy::{Performance, Signal, buy_and_hold};
 
 pub(crate) async fn run(plan: Plan, progress: Progress) -> Result<Numbers> {
@@ -195,7 +195,7 @@ async fn ask_mongodb(plan: &Plan) -> Result<(u64, BTreeMap<String, f64>)> {
     Ok((bars.count_documents(doc! {}).await?, held))
 }
 
-async fn ask_clickhouse(plan: &Plan) -> Result<(u64, BTreeMap<String, BTreeMap<u16, f64>>)> {
+async fn ask_clickhouse(plan: &Plan) -> Result<(u64, Volatilities)> {
     let clickhouse = ResourcePool::global().clickhouse().await?;
     let count = clickhouse.query(&rows::count(&plan.table())).fetch_one().await?;
     let found: Vec<Volatility> = clickhouse.query(&rows::volatility(&plan.table())).fetch_all().await?;

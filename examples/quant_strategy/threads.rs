@@ -18,14 +18,14 @@ use crate::follower::{BATCH, Follower, PATIENCE};
 use crate::numbers::{Messages, Numbers, Rows, Ticker};
 use crate::plan::Plan;
 use crate::progress::Progress;
-use crate::rows::{self, DayRow};
+use crate::rows::{self, DayRow, Volatilities};
 use crate::strategy::{Performance, Signal, buy_and_hold};
 
 pub(crate) fn run(plan: &Plan, progress: &Progress) -> Result<Numbers> {
     for (_, connected) in ResourcePool::global().warm_up(["mongo", "rabbitmq", "clickhouse", "redis"])? {
         connected?;
     }
-    let done = work(plan, progress);
+    let done = work(plan, progress).or_else(|error| go_on().and(Err(error)));
     progress.clear();
     if plan.removes() {
         // What is ready may still be used while the pool drains.
@@ -195,7 +195,7 @@ fn ask_mongodb(plan: &Plan) -> Result<(u64, BTreeMap<String, f64>)> {
     Ok((bars.count_documents(doc! {}).run()?, held))
 }
 
-fn ask_clickhouse(plan: &Plan) -> Result<(u64, BTreeMap<String, BTreeMap<u16, f64>>)> {
+fn ask_clickhouse(plan: &Plan) -> Result<(u64, Volatilities)> {
     let clickhouse = ResourcePool::global().clickhouse()?;
     let count: Vec<u64> = clickhouse.query_rows(&rows::count(&plan.table()))?;
     let found = clickhouse.query_rows(&rows::volatility(&plan.table()))?;
