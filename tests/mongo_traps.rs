@@ -201,7 +201,7 @@ async fn mongo_frozen_at_health() {
     let pool = pool(&server);
     let threads = blocking::ResourcePool::from(pool.clone());
     drop(pool.mongo().await.unwrap());
-    assert_eq!(pool.health_check().await.entry("mongo").unwrap().health, Health::Pass);
+    until_async(PATIENCE, async || pool.health_check().await.entry("mongo").unwrap().health == Health::Pass).await;
     server.freeze().unwrap();
     // At first it is the report before that is answered again.
     until_async(Duration::from_secs(2), async || {
@@ -269,13 +269,15 @@ async fn mongo_trap_shutdown_hangs_with_an_operation_in_flight_on_a_frozen_serve
 #[tokio::test(flavor = "multi_thread")]
 async fn mongo_trap_shutdown_never_returns_while_operations_keep_coming() {
     fn load(client: &mongodb::sync::Client, threads: usize) -> Vec<JoinHandle<()>> {
-        let ask = |client: mongodb::sync::Client| while sync_bars(&client).count_documents(doc! {}).run().is_ok() {};
+        let ask = |client: mongodb::sync::Client| while sync_bars(&client).find_one(slow(20)).run().is_ok() {};
         (0..threads).map(|_| client.clone()).map(|client| thread::spawn(move || ask(client))).collect()
     }
     let server = start();
     let runtime = tokio::runtime::Handle::current();
     let bare = bare(&server).await;
+    bars(&bare).insert_one(doc! { "code": "IBM" }).await.unwrap();
     let asking = load(&mongodb::sync::Client::from(bare.clone()), 8);
+    until_async(PATIENCE, async || server.established().unwrap() >= 8).await;
     let control = tokio::time::timeout(Duration::from_secs(4), bare.shutdown().immediate(true).into_future()).await;
     assert!(control.is_err(), "the control: the bare driver waits on");
     assert!(asking.iter().any(|thread| !thread.is_finished()), "and serves on");
@@ -345,14 +347,14 @@ async fn mongo_trap_a_monitors_socket_outlives_the_client() {
     until_async(PATIENCE, async || server.established().unwrap() >= 4).await;
     let clone = mongo.clone();
     assert!(pool.close_all().await.all_closed());
-    let left = server.await_established(0, Duration::from_millis(200)).unwrap();
+    let left = server.await_established(0, Duration::from_millis(500)).unwrap();
     assert_eq!(left, 0, "although {clone:?} and {mongo:?} live");
 
     // Nor does an attempt to connect that failed leave any.
     let wrong = server.url().replacen(":p%40", ":wrong%40", 1);
     let failing = ResourcePool::builder().environment([("", ""); 0]).resource(MongoConfig::uri(wrong)).build().unwrap();
     assert!(failing.mongo().await.is_err());
-    assert_eq!(server.await_established(0, Duration::from_millis(300)).unwrap(), 0);
+    assert_eq!(server.await_established(0, PATIENCE).unwrap(), 0);
 }
 
 /// The driver reads the option, and forgets it.

@@ -282,10 +282,12 @@ pub struct MongoResource {
 const ABORT: Duration = Duration::from_secs(1);
 /// How long operations have to end by themselves, before further ones are refused.
 const SOON: Duration = Duration::from_millis(100);
+/// How long the driver has to notice that the server is frozen.
+const NOTICE: Duration = Duration::from_secs(2);
 /// How long operations have to give their connections back, before the client is shut down.
-const CHECK_IN: Duration = Duration::from_secs(4);
+const CHECK_IN: Duration = Duration::from_secs(3);
 /// How long the driver has to shut down.
-const SHUTDOWN: Duration = Duration::from_millis(3500);
+const SHUTDOWN: Duration = Duration::from_secs(3);
 
 impl Resource for MongoResource {
     type Handle = MongoHandle;
@@ -327,29 +329,30 @@ impl Resource for MongoResource {
     async fn close(&self, mongo: MongoHandle) -> Result<(), Failure> {
         let inner = &mongo.inner;
         // Transactions, cursors that users still hold, and operations that outlived the drain.
-        self.end_sessions(&mongo, doc! {}).await;
+        if !self.end_sessions(&mongo, doc! {}).await {
+            // The driver would say goodbye, and wait, unless it takes the server for gone.
+            let _says_goodbye_then = within(NOTICE, inner.pulse.all_down()).await;
+        }
         // With an operation in flight on a frozen server `shutdown` would never return, as it ends
         // the monitor that would have ended the operation; nor while users keep on asking.
         if within(SOON, inner.traffic.quiet()).await.is_err() {
             let _goes_on_with_what_is_left = within(CHECK_IN, inner.refuse_operations(&mongo.client)).await;
         }
-        let clients = [Some(mongo.client.clone()), inner.close_probe()];
-        // In a task of its own, so that it goes on where this gives up waiting.
-        let shutdown = tokio::spawn(async move {
-            let [client, probe] = clients.map(|client| async move {
-                if let Some(client) = client {
-                    client.shutdown().immediate(true).await;
-                }
-            });
-            tokio::join!(client, probe);
-        });
-        match within(SHUTDOWN, shutdown).await {
-            Ok(ended) => Ok(ended?),
-            Err(_elapsed) => {
-                let left = inner.traffic.in_use();
-                Err(Failure::transient(format!("{left} operations did not end within {:?}", CHECK_IN + SHUTDOWN)))
-            }
+        // In tasks of their own, so that they go on where this gives up waiting.
+        let client = mongo.client.clone();
+        let shutdown = tokio::spawn(async move { client.shutdown().immediate(true).await });
+        let probe =
+            inner.close_probe().map(|probe| tokio::spawn(async move { probe.shutdown().immediate(true).await }));
+        if within(SHUTDOWN, shutdown).await.is_err() {
+            let left = inner.traffic.in_use();
+            return Err(Failure::transient(format!(
+                "the driver did not shut down within {SHUTDOWN:?}, with {left} operations under way"
+            )));
         }
+        if let Some(probe) = probe {
+            let _ends_by_itself = within(SOON, probe).await;
+        }
+        Ok(())
     }
 
     fn endpoint(&self) -> String {
@@ -382,15 +385,18 @@ impl MongoResource {
         options
     }
 
-    async fn end_sessions(&self, mongo: &MongoHandle, like: Document) {
+    /// Whether the server answered.
+    async fn end_sessions(&self, mongo: &MongoHandle, like: Document) -> bool {
         // Over the probe, as users may have all other connections in use.
         let ended = async { end_sessions(&mongo.inner.probe(&self.options)?, &mongo.inner.mark, like).await };
-        let problem = match within(ABORT, ended).await {
-            Ok(Ok(())) => return,
-            Ok(Err(error)) => self.failure(error).to_string(),
-            Err(elapsed) => elapsed.to_string(),
-        };
-        tracing::debug!(%problem, "the server goes on with what was begun there");
+        match within(ABORT, ended).await {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => {
+                tracing::debug!(error = %self.failure(error), "the server goes on with what was begun there");
+                true
+            }
+            Err(_elapsed) => false,
+        }
     }
 
     fn failure(&self, error: DriverError) -> Failure {
