@@ -356,7 +356,7 @@ fn changed(code: &str, dates: &[&str]) -> PathBuf {
         let of_these = dates.iter().any(|date| line.starts_with(&format!("{code},{date},")));
         if of_these { format!("{rest},{}\n", 2.0 * adj_close.parse::<f64>().unwrap()) } else { format!("{line}\n") }
     };
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("changed-{code}-{}.csv", std::process::id()));
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("changed-{code}.csv"));
     fs::write(&path, fs::read_to_string(CSV).unwrap().lines().map(double).collect::<String>()).unwrap();
     path
 }
