@@ -7,8 +7,10 @@ mod common;
 
 use std::collections::HashSet;
 use std::ops::Deref;
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll, Wake};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -271,28 +273,48 @@ async fn rabbitmq_publish_cut_off_says_that_its_outcome_is_unknown() {
     let batch = batch.within(SOON).await.unwrap().unwrap();
     assert_eq!((batch.results().len(), batch.confirmed(), batch.unknown()), (3000, 0, 1024));
     assert!(matches!(&batch.results()[2999], Err(Error::Operation { action, .. }) if action.contains("not sent")));
+}
 
-    // As a control, the bare driver with its own recovery: the publish takes as long as the outage.
-    let recovering = ConnectionProperties::default().enable_auto_recover();
+/// The bare driver's own recovery keeps a publish waiting for as long as the outage lasts, and goes on after all is dropped.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_recovery_keeps_nobody_waiting_and_leaves_no_zombie() {
+    let server = rough();
+    let proxy = Proxy::start(server.port()).unwrap();
+    let pool = pool_of(RabbitMqConfig::url(proxy.url(&server)));
+    let rabbit = pool.rabbitmq().await.unwrap();
+    let often = |backoff: backon::ExponentialBuilder| {
+        backoff.with_min_delay(Duration::from_millis(100)).with_max_delay(Duration::from_millis(500)).with_max_times(60)
+    };
+    let recovering = ConnectionProperties::default().enable_auto_recover().configure_backoff(often);
     let bare = lapin::Connection::connect(&proxy.url(&server), recovering).await.unwrap();
     let channel = bare.create_channel().await.unwrap();
     channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+    assert!(rabbit.publish(Message::new("", "nobody", "x").optional()).await.unwrap().is_confirmed());
+
+    proxy.freeze();
+    let options = BasicPublishOptions::default();
+    let confirm =
+        channel.basic_publish("".into(), "nobody".into(), options, b"x", BasicProperties::default()).await.unwrap();
+    let publishing = RabbitMq::clone(&rabbit);
+    let publish = tokio::spawn(async move { publishing.publish(Message::new("", "nobody", "x").optional()).await });
+    until_async(SOON, async || !pool.status().resource("rabbitmq").unwrap().work.is_empty()).await;
     server.kill().unwrap();
-    let publish = async {
-        channel
-            .basic_publish(
-                "".into(),
-                queue.as_str().into(),
-                BasicPublishOptions::default(),
-                b"late",
-                BasicProperties::default(),
-            )
-            .await?
-            .await
-    };
-    let waited = tokio::time::timeout(Duration::from_secs(2), publish).await;
-    println!("control: a bare publish during an outage: {waited:?}");
-    assert!(!matches!(waited, Ok(Ok(_))));
+    proxy.cut();
+    proxy.thaw();
+    let error = publish.within(Duration::from_secs(1)).await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error}");
+    let waited = tokio::time::timeout(Duration::from_secs(2), confirm).await;
+    assert!(waited.is_err(), "the bare driver answered: {waited:?}");
+
+    pool.close_all().await;
+    drop((channel, bare));
+    let opened = || proxy.frames().into_iter().filter(|frame| frame.name == "Connection.OpenOk").count();
+    let before = opened();
+    server.restart().unwrap();
+    until_async(SOON, async || proxy.open() > 0).await;
+    // Ours would have come by now, too.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!((opened() - before, proxy.open()), (1, 1), "a zombie of the bare driver's, and none of ours");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -477,7 +499,7 @@ async fn rabbitmq_returned_messages_go_to_their_own_publisher() {
     let publisher = async |seed: usize| {
         let mut wrong = 0;
         for n in 0..EACH / 8 {
-            let routable = (n + seed) % 2 == 0;
+            let routable = (n + seed).is_multiple_of(2);
             wrong += usize::from(publish(routable).await != routable);
         }
         wrong
@@ -735,6 +757,24 @@ async fn rabbitmq_refusals_are_told_apart() {
     assert!(error.is_transient() && error.to_string().contains("refused"), "{error}");
 }
 
+/// An executor that knows nothing of tokio.
+fn park_on<F: Future>(future: F) -> F::Output {
+    struct Unpark(thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Arc::new(Unpark(thread::current())).into();
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => thread::park(),
+        }
+    }
+}
+
 /// The bare driver's futures do not resolve once the runtime that it was made on is gone.
 #[test]
 fn rabbitmq_works_from_a_second_runtime_after_the_first_is_gone() {
@@ -751,9 +791,8 @@ fn rabbitmq_works_from_a_second_runtime_after_the_first_is_gone() {
         assert!(control.status().connected(), "and says that it is connected");
     });
     // On no runtime at all, and where a thread may not block.
-    let published =
-        futures_util::FutureExt::now_or_never(async { rabbit.publish(Message::new("", "nobody", "x").optional()) });
-    drop(published);
+    let published = park_on(rabbit.publish(Message::new("", "nobody", "x").optional()));
+    assert!(published.unwrap().is_confirmed());
     let guard = blocking::ResourcePool::from(pool.clone()).rabbitmq().unwrap();
     assert!(guard.publish(Message::new("", "nobody", "x").optional()).unwrap().is_confirmed());
     second.block_on(async {

@@ -1,0 +1,163 @@
+//! Messages in hand.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use lapin::BasicProperties;
+use lapin::options::{BasicAckOptions, BasicNackOptions};
+use tokio::runtime::Handle;
+
+use super::connection::{ChannelGuard, Generation, Pooled, lost};
+use crate::error::Error;
+use crate::resource::{Busy, Link, Work};
+
+/// What a delivery keeps open until it is settled.
+pub(super) enum Keeps {
+    Consumer(#[allow(dead_code, reason = "held for its drop")] Arc<ChannelGuard>),
+    Checkout(Pooled),
+}
+
+impl Keeps {
+    /// A channel of the pool may be used again.
+    fn settled(&mut self) {
+        if let Keeps::Checkout(pooled) = self {
+            pooled.guard.fit = true;
+        }
+    }
+}
+
+/// A message in hand. Dropping it gives it back to its queue, as [`requeue`](Delivery::requeue)
+/// does. Closing waits for it.
+#[must_use = "a delivery that drops goes back to its queue"]
+pub struct Delivery {
+    message: lapin::message::Delivery,
+    pub(super) generation: Arc<Generation>,
+    keeps: Option<(Keeps, Option<Busy>)>,
+}
+
+impl Delivery {
+    pub(super) fn new(message: lapin::message::Delivery, generation: Arc<Generation>, keeps: Keeps) -> Self {
+        Delivery { message, generation, keeps: Some((keeps, None)) }
+    }
+
+    /// From now on closing waits for it.
+    pub(super) fn hand_out(&mut self, link: &Link) {
+        if let Some((_, busy)) = &mut self.keeps {
+            *busy = Some(link.busy(Work::Delivery));
+        }
+    }
+
+    /// The payload.
+    pub fn data(&self) -> &[u8] {
+        &self.message.data
+    }
+
+    /// The exchange it was published to.
+    pub fn exchange(&self) -> &str {
+        self.message.exchange.as_str()
+    }
+
+    /// The key it was published with.
+    pub fn routing_key(&self) -> &str {
+        self.message.routing_key.as_str()
+    }
+
+    /// Whether it was delivered before, to anybody.
+    pub fn redelivered(&self) -> bool {
+        self.message.redelivered
+    }
+
+    /// Its properties and headers.
+    pub fn properties(&self) -> &BasicProperties {
+        &self.message.properties
+    }
+
+    /// Done with it. AMQP does not answer to this: it is done when it is written.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] if its connection is gone, with which it cannot be acknowledged any more:
+    /// it is delivered again. [`Error::Timeout`], [`Error::Closed`].
+    ///
+    /// # Cancel safety
+    /// Once begun it is acknowledged all the same.
+    pub async fn ack(self) -> Result<(), Error> {
+        let acker = self.message.acker.clone();
+        self.settle("acknowledging a delivery", acker.ack(BasicAckOptions::default())).await
+    }
+
+    /// Gives it back to its queue, to be delivered again to anybody.
+    ///
+    /// # Errors
+    /// As [`ack`](Delivery::ack).
+    ///
+    /// # Cancel safety
+    /// Once begun it is given back all the same.
+    pub async fn requeue(self) -> Result<(), Error> {
+        let acker = self.message.acker.clone();
+        self.settle("giving a delivery back", acker.nack(BasicNackOptions { requeue: true, multiple: false })).await
+    }
+
+    /// Rejects it: it goes to the queue's dead-letter exchange, or away if there is none.
+    ///
+    /// # Errors
+    /// As [`ack`](Delivery::ack).
+    ///
+    /// # Cancel safety
+    /// Once begun it is rejected all the same.
+    pub async fn nack(self) -> Result<(), Error> {
+        let acker = self.message.acker.clone();
+        self.settle("rejecting a delivery", acker.nack(BasicNackOptions { requeue: false, multiple: false })).await
+    }
+
+    async fn settle(mut self, action: &str, answer: impl Future<Output = lapin::Result<bool>>) -> Result<(), Error> {
+        match self.generation.answer(action, answer).await? {
+            true => {
+                if let Some((keeps, _)) = &mut self.keeps {
+                    keeps.settled();
+                }
+                Ok(())
+            }
+            false if self.generation.closed.load(Ordering::SeqCst) => Err(self.generation.was_cut()),
+            false => Err(lost(&self.generation.link, "its connection or channel is gone, so it is delivered again")),
+        }
+    }
+
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.generation.runtime
+    }
+
+    pub(crate) fn resource(&self) -> &Arc<str> {
+        self.generation.link.name()
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        let acker = &self.message.acker;
+        if !acker.usable() || !self.generation.is_alive() {
+            return;
+        }
+        let (acker, mut keeps, generation) = (acker.clone(), self.keeps.take(), Arc::clone(&self.generation));
+        self.generation.runtime.spawn(async move {
+            let back = acker.nack(BasicNackOptions { requeue: true, multiple: false });
+            let back = generation.answer("giving a delivery back", back).await;
+            // Where that fails, closing the channel gives it back.
+            if let (Ok(true), Some((keeps, _))) = (back, &mut keeps) {
+                keeps.settled();
+            }
+        });
+    }
+}
+
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery")
+            .field("exchange", &self.exchange())
+            .field("routing_key", &self.routing_key())
+            .field("redelivered", &self.redelivered())
+            .field("bytes", &self.data().len())
+            .finish_non_exhaustive()
+    }
+}

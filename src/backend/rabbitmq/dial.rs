@@ -1,0 +1,213 @@
+//! Connecting, over streams of our own.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_rs::traits::Reactor;
+use async_rs::util::RuntimeParts;
+use async_rs::{Runtime, Tokio};
+use futures_core::Stream;
+use lapin::options::BasicQosOptions;
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
+use lapin::uri::AMQPUri;
+use lapin::{AsyncTcpStream, ConnectionProperties, ErrorKind};
+use tokio::net::TcpStream;
+use tokio::runtime::Handle;
+use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
+use tokio_util::sync::CancellationToken;
+use tracing::subscriber::{DefaultGuard, NoSubscriber};
+
+use super::RabbitMqConfig;
+use super::connection::LINGER;
+use super::consumer::Counted;
+use crate::error::{Failure, redacted};
+use crate::probe::{KillSwitch, Killable};
+use crate::runtime::within;
+
+/// The prober's own connection, on its own runtime, with a channel kept open. Says goodbye in the
+/// background when it drops: a ping may be given up at any time.
+pub(super) struct Probe {
+    pub(super) config: Arc<RabbitMqConfig>,
+    pub(super) channel: lapin::Channel,
+    pub(super) runtime: Handle,
+    goodbye: Option<Goodbye>,
+}
+
+struct Goodbye {
+    pub(super) connection: lapin::Connection,
+    pub(super) switch: KillSwitch,
+    pub(super) gone: CancellationToken,
+    _counted: Counted,
+}
+
+impl Probe {
+    pub(super) async fn open(config: &Arc<RabbitMqConfig>, counted: Counted) -> Result<Self, Failure> {
+        let dialled = dial(config, &format!("{} probe", config.connection_name), PROBE_FRAME_MAX).await?;
+        let (switch, gone) = (dialled.switch.clone(), dialled.gone.clone());
+        let cut = CutOnDrop::new(&switch);
+        let connection = dialled.connect();
+        let opened = connection.create_channel().await;
+        let channel = opened.map_err(|error| Failure::transient(redacted(error, &config.secrets())))?;
+        cut.disarm();
+        let goodbye = Some(Goodbye { connection, switch, gone, _counted: counted });
+        Ok(Probe { config: Arc::clone(config), channel, runtime: Handle::current(), goodbye })
+    }
+
+    /// Goes to the broker's channel process and back, and needs no permission.
+    pub(super) async fn round_trip(&self) -> lapin::Result<()> {
+        self.channel.basic_qos(1, BasicQosOptions::default()).await
+    }
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        let Some(goodbye) = self.goodbye.take() else { return };
+        let (config, channel) = (Arc::clone(&self.config), self.channel.clone());
+        self.runtime.spawn(async move {
+            let cut = CutOnDrop::new(&goodbye.switch);
+            let said = async {
+                channel.close(200, "OK".into()).await?;
+                goodbye.connection.close(200, "OK".into()).await
+            };
+            let said = within(LINGER, said).await;
+            tracing::trace!(host = %config.host, ?said, "the prober's connection is closed");
+            drop(cut);
+            // It is gone in microseconds; if not, there is nothing more to be done about it.
+            let _ = within(LINGER, goodbye.gone.cancelled()).await;
+        });
+    }
+}
+
+/// The least that AMQP allows: probes are small.
+const PROBE_FRAME_MAX: u32 = 4096;
+
+/// A new connection, cut again unless it is taken.
+pub(super) struct Dialled {
+    pub(super) connection: lapin::Connection,
+    pub(super) switch: KillSwitch,
+    pub(super) gone: CancellationToken,
+    cut: CutOnDrop,
+}
+
+impl Dialled {
+    pub(super) fn connect(self) -> lapin::Connection {
+        self.cut.disarm();
+        self.connection
+    }
+}
+
+/// Throws the switch when it drops, unless disarmed: a connect that is given up must not leave
+/// its thread and its socket.
+pub(super) struct CutOnDrop(Option<KillSwitch>);
+
+impl CutOnDrop {
+    pub(super) fn new(switch: &KillSwitch) -> Self {
+        CutOnDrop(Some(switch.clone()))
+    }
+
+    pub(super) fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for CutOnDrop {
+    fn drop(&mut self) {
+        if let Some(switch) = &self.0 {
+            switch.cut();
+        }
+    }
+}
+
+/// Connects on the current runtime.
+pub(super) async fn dial(config: &RabbitMqConfig, name: &str, frame_max: u32) -> Result<Dialled, Failure> {
+    let switch = KillSwitch::new();
+    let cut = CutOnDrop::new(&switch);
+    let gone = CancellationToken::new();
+    let tokio = Tokio::default().with_handle(Handle::current());
+    let kit = RuntimeParts::new(tokio.clone(), OwnStreams(tokio));
+    // Owned by the driver's thread, whose end drops it after the socket.
+    let ended = gone.clone().drop_guard();
+    let (under, host, port) = (switch.clone(), config.host.clone(), config.port);
+    let connect = async move |_: AMQPUri, _: Runtime<Kit>| {
+        let _owned = &ended;
+        quieten_this_thread();
+        tokio::select! {
+            opened = open_stream(&host, port) => Ok(AsyncTcpStream::Plain(under.guard(opened?).compat())),
+            () = under.wait() => Err(io::Error::from(io::ErrorKind::ConnectionAborted).into()),
+        }
+    };
+    let properties = ConnectionProperties::default().with_connection_name(name.into());
+    let connecting = lapin::Connection::connector(config.uri(frame_max), Runtime::new(kit), connect, properties);
+    let connection = connecting.await.map_err(|error| {
+        let permanent = is_permanent(&error);
+        let source = redacted(error, &config.secrets());
+        if permanent { Failure::permanent(source) } else { Failure::transient(source) }
+    })?;
+    Ok(Dialled { connection, switch, gone, cut })
+}
+
+/// The driver's thread would log the password, byte by byte, at TRACE. What matters of what it
+/// says we log ourselves.
+fn quieten_this_thread() {
+    thread_local! {
+        static QUIET: RefCell<Option<DefaultGuard>> = const { RefCell::new(None) };
+    }
+    QUIET.with(|quiet| {
+        quiet.borrow_mut().get_or_insert_with(|| tracing::subscriber::set_default(NoSubscriber::default()));
+    });
+}
+
+async fn open_stream(host: &str, port: u16) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect((host, port)).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// A wrong user, password or virtual host. A virtual host that is full may have room later.
+fn is_permanent(error: &lapin::Error) -> bool {
+    match error.kind() {
+        ErrorKind::ProtocolError(error) => match error.kind() {
+            AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => true,
+            AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) => !error.get_message().as_str().contains("limit"),
+            _ => false,
+        },
+        ErrorKind::AuthProviderError(_) | ErrorKind::InvalidProtocolVersion(_) => true,
+        _ => false,
+    }
+}
+
+type Kit = RuntimeParts<Tokio, OwnStreams>;
+
+/// Tokio's reactor, except that streams stand under a kill switch.
+#[derive(Debug, Clone)]
+struct OwnStreams(Tokio);
+
+impl Reactor for OwnStreams {
+    type TcpStream = Compat<Killable<TcpStream>>;
+    type Sleep = <Tokio as Reactor>::Sleep;
+
+    #[allow(refining_impl_trait, reason = "never used by the driver, so that any stream will do")]
+    fn register<H: Read + Write + Send + 'static>(&self, _: H) -> io::Result<Self::TcpStream> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn sleep(&self, duration: Duration) -> Self::Sleep {
+        self.0.sleep(duration)
+    }
+
+    fn interval(&self, duration: Duration) -> impl Stream<Item = Instant> + Send + 'static {
+        self.0.interval(duration)
+    }
+
+    #[allow(clippy::manual_async_fn, reason = "an async fn would borrow self")]
+    fn tcp_connect_addr(
+        &self,
+        address: SocketAddr,
+    ) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
+        async move { Ok(KillSwitch::new().guard(TcpStream::connect(address).await?).compat()) }
+    }
+}
