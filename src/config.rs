@@ -77,6 +77,7 @@ impl Default for Options {
 }
 
 /// One resource's configuration, whatever its kind.
+#[allow(clippy::large_enum_variant, reason = "there are as many as resources, each made once")]
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum ResourceConfig {
@@ -92,6 +93,9 @@ pub enum ResourceConfig {
     /// A Redis.
     #[cfg(feature = "redis")]
     Redis(RedisConfig),
+    /// There is no kind in a build without backends.
+    #[cfg(not(any(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis")))]
+    Nothing,
 }
 
 /// What a backend's configuration can do.
@@ -128,6 +132,7 @@ macro_rules! backends {
         impl Config {
             /// Every configured resource by name, the defaults first.
             pub(crate) fn resources(&self) -> Vec<(String, ResourceConfig)> {
+                #[allow(unused_mut, reason = "without backends there are none")]
                 let mut all = Vec::new();
                 $(#[cfg(feature = $feature)] all.push((stringify!($section).to_owned(), self.$section.clone().into()));)*
                 $(#[cfg(feature = $feature)] all.extend(
@@ -146,6 +151,8 @@ macro_rules! backends {
                             self.named.$section.insert(name.to_owned(), config);
                         }
                     })*
+                    #[cfg(not(any(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis")))]
+                    ResourceConfig::Nothing => drop(name.len()),
                 }
             }
 
@@ -160,7 +167,11 @@ macro_rules! backends {
         impl ResourceConfig {
             /// The kind's name.
             pub(crate) fn kind(&self) -> &'static str {
-                match self { $(#[cfg(feature = $feature)] ResourceConfig::$variant(_) => stringify!($section),)* }
+                match self {
+                    $(#[cfg(feature = $feature)] ResourceConfig::$variant(_) => stringify!($section),)*
+                    #[cfg(not(any(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis")))]
+                    ResourceConfig::Nothing => "nothing",
+                }
             }
         }
 

@@ -9,7 +9,6 @@ use crate::blocking;
 use crate::builder::{Builder, Facade};
 use crate::close::Reason;
 use crate::error::Error;
-use crate::lease::Lease;
 use crate::pool::ResourcePool;
 use crate::registry::Owner;
 use crate::resource::{Busy, Work};
@@ -105,7 +104,7 @@ macro_rules! short {
         /// Dropping the future stops only the waiting.
         #[cfg(feature = $feature)]
         #[track_caller]
-        pub fn $verb() -> impl Future<Output = Result<Lease<$handle>, Error>> + Send {
+        pub fn $verb() -> impl Future<Output = Result<crate::Lease<$handle>, Error>> + Send {
             pool().$verb()
         }
     };

@@ -91,6 +91,7 @@ impl Claim {
         Claim { site: Location::caller(), exclusive: false }
     }
 
+    #[cfg(any(feature = "rabbitmq", feature = "redis"))]
     pub(crate) fn exclusive(self) -> Self {
         Claim { exclusive: true, ..self }
     }
@@ -138,10 +139,9 @@ impl<H: Clone + Send + Sync + 'static> Ledger<H> {
     }
 
     /// A lease, if open.
-    pub(crate) fn lease<T: ?Sized>(&self, claim: Claim) -> Option<Lease<T>>
+    pub(crate) fn lease<T: ?Sized + 'static>(&self, claim: Claim) -> Option<Lease<T>>
     where
         H: Provide<T>,
-        T: 'static,
     {
         let mut places = self.seats[seat_of_this_thread()].0.lock();
         let held = Arc::clone(places.open.as_ref()?);

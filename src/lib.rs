@@ -1,5 +1,11 @@
 //! One process-wide pool through which a program reaches MongoDB, RabbitMQ, ClickHouse and Redis.
 
+// Without a backend there are only registered resources, which need less.
+#![cfg_attr(
+    not(any(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis")),
+    allow(dead_code, unreachable_code, unused_mut)
+)]
+
 mod backend;
 pub mod blocking;
 mod builder;
@@ -43,7 +49,7 @@ pub use global::redis;
 pub use global::run;
 pub use health::{Criticality, Health, HealthEntry, HealthReport};
 pub use lease::{Holder, Lease};
-pub use pool::ResourcePool;
+pub use pool::{ResourcePool, WarmUp};
 pub use probe::{Guarded, KillSwitch, Killable};
 pub use resource::{Busy, Link, Resource, Work};
 pub use scoped::Scoped;

@@ -36,6 +36,9 @@ pub struct ResourcePool {
     acquire_timeout: Duration,
 }
 
+/// The name of each resource to warm up, and whether it is ready.
+pub type WarmUp = Vec<(String, Result<(), Error>)>;
+
 macro_rules! acquire {
     ($feature:literal, $what:literal, $handle:ty, $config:ident, $default:ident, $named:ident, $with:ident) => {
         #[doc = concat!("A lease of ", $what, ". The first call connects and pings; later ones cost nanoseconds.")]
@@ -136,7 +139,7 @@ impl ResourcePool {
     pub async fn warm_up<'a>(
         &self,
         names: impl IntoIterator<Item = &'a str> + Send,
-    ) -> Vec<(String, Result<(), Error>)> {
+    ) -> WarmUp {
         self.registry().arm();
         let connecting: Vec<_> = names
             .into_iter()

@@ -93,6 +93,9 @@ pub(crate) struct Registry {
     redis: OnceCell<Arc<Slot<RedisResource>>>,
 }
 
+/// The name of a resource, and the resource or why it cannot be.
+pub(crate) type Configured = (Arc<str>, Result<Arc<dyn AnySlot>, Error>);
+
 /// A resource, and the configuration it was made from if it is a built-in one.
 struct Entry {
     slot: Arc<dyn AnySlot>,
@@ -261,6 +264,8 @@ impl Registry {
             ResourceConfig::ClickHouse(config) => self.with(name, config)?,
             #[cfg(feature = "redis")]
             ResourceConfig::Redis(config) => self.with(name, config)?,
+            #[cfg(not(any(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis")))]
+            ResourceConfig::Nothing => return Err(self.unknown(name)),
         })
     }
 
@@ -270,7 +275,7 @@ impl Registry {
     }
 
     /// Every resource that is configured or registered, and why one cannot be.
-    pub(crate) fn configured(&self) -> Vec<(Arc<str>, Result<Arc<dyn AnySlot>, Error>)> {
+    pub(crate) fn configured(&self) -> Vec<Configured> {
         let names: Vec<Arc<str>> = match &self.config {
             Ok(config) => config.resources().into_iter().map(|(name, _)| Arc::from(name)).collect(),
             Err(error) => return vec![(Arc::from("configuration"), Err(error.clone()))],

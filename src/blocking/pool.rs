@@ -20,7 +20,7 @@ use crate::error::{BoxError, Error};
 use crate::global;
 use crate::health::{self, HealthReport};
 use crate::lease::{Claim, Holder, Lease, Provide};
-use crate::pool::ResourcePool as AsyncPool;
+use crate::pool::{ResourcePool as AsyncPool, WarmUp};
 use crate::registry::{Owner, Registry};
 use crate::resource::Resource;
 use crate::runtime::{block, block_on, park_on};
@@ -156,7 +156,7 @@ impl ResourcePool {
     pub fn warm_up<'a>(
         &self,
         names: impl IntoIterator<Item = &'a str> + Send,
-    ) -> Result<Vec<(String, Result<(), Error>)>, Error> {
+    ) -> Result<WarmUp, Error> {
         self.wait(self.as_async().warm_up(names))
     }
 
