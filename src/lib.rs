@@ -67,7 +67,9 @@ pub use ::redis;
 /// What the verbs of [`RabbitMq`] take and give.
 #[cfg(feature = "rabbitmq")]
 pub mod rabbitmq {
-    pub use crate::backend::rabbitmq::{Batch, Channel, Consume, Consumer, DeclaredQueue, Delivery, Exchange, Message, Published, Queue};
+    pub use crate::backend::rabbitmq::{
+        Batch, Channel, Consume, Consumer, DeclaredQueue, Delivery, Exchange, Message, Published, Queue,
+    };
 }
 
 /// The Rust in the guide and in the README compiles.

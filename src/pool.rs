@@ -136,10 +136,7 @@ impl ResourcePool {
     ///
     /// # Cancel safety
     /// Dropping the future stops only the waiting.
-    pub async fn warm_up<'a>(
-        &self,
-        names: impl IntoIterator<Item = &'a str> + Send,
-    ) -> WarmUp {
+    pub async fn warm_up<'a>(&self, names: impl IntoIterator<Item = &'a str> + Send) -> WarmUp {
         self.registry().arm();
         let connecting: Vec<_> = names
             .into_iter()

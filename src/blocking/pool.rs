@@ -153,10 +153,7 @@ impl ResourcePool {
     ///
     /// # Errors
     /// [`Error::InAsyncContext`] on a current-thread runtime.
-    pub fn warm_up<'a>(
-        &self,
-        names: impl IntoIterator<Item = &'a str> + Send,
-    ) -> Result<WarmUp, Error> {
+    pub fn warm_up<'a>(&self, names: impl IntoIterator<Item = &'a str> + Send) -> Result<WarmUp, Error> {
         self.wait(self.as_async().warm_up(names))
     }
 
