@@ -807,7 +807,8 @@ fn also<T: Send + Sync + 'static>(
 /// - The driver waits for a free connection without limit. Put a timeout around the operation:
 ///   one that is dropped leaves the queue. [`Usage::waiting`] tells how many wait.
 /// - An operation that waits for a new connection to a server that freezes while this one
-///   authenticates ends only when the server goes on, or closes the connection.
+///   authenticates ends only when the server goes on, or closes the connection; if the pool ends
+///   before that, the driver panics in the waiting thread or task.
 /// - A server that freezes in the moment in which the client closes can hold up, beyond the close,
 ///   an operation that began in the same moment.
 #[derive(Debug)]
