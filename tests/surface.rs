@@ -223,7 +223,9 @@ fn surface_blocking() {
     let queue = rabbit.declare_queue(Queue::temporary()).unwrap();
     rabbit.bind(queue.name(), &exchange, "").unwrap();
     assert!(rabbit.publish(Message::new(exchange.as_str(), "", "one")).unwrap().is_confirmed());
-    assert!(rabbit.publish_batch((0..10).map(|_| Message::new(exchange.as_str(), "", "more"))).unwrap().all_confirmed());
+    assert!(
+        rabbit.publish_batch((0..10).map(|_| Message::new(exchange.as_str(), "", "more"))).unwrap().all_confirmed()
+    );
     rabbit.get(queue.name()).unwrap().unwrap().ack().unwrap();
     let mut consumer = rabbit.consume(Consume::from(queue.name()).prefetch(2)).unwrap();
     for _ in 0..10 {
@@ -241,7 +243,8 @@ fn surface_blocking() {
     let table = unique("numbers");
     clickhouse_lease.execute(format!("CREATE TABLE {table} (number UInt64) ENGINE = Memory").as_str()).unwrap();
     clickhouse_lease.insert_rows(&table, (0..3).map(|number| Number { number })).unwrap();
-    let rows: Vec<Number> = clickhouse_lease.query_rows(format!("SELECT number FROM {table} ORDER BY number").as_str()).unwrap();
+    let rows: Vec<Number> =
+        clickhouse_lease.query_rows(format!("SELECT number FROM {table} ORDER BY number").as_str()).unwrap();
     assert_eq!(rows.last(), Some(&Number { number: 2 }));
     clickhouse_lease.execute(format!("DROP TABLE {table}").as_str()).unwrap();
 
