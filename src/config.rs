@@ -132,7 +132,7 @@ macro_rules! backends {
         impl Config {
             /// Every configured resource by name, the defaults first.
             pub(crate) fn resources(&self) -> Vec<(String, ResourceConfig)> {
-                #[allow(unused_mut, reason = "without backends there are none")]
+                #[allow(unused_mut, clippy::vec_init_then_push, reason = "which are pushed depends on the features")]
                 let mut all = Vec::new();
                 $(#[cfg(feature = $feature)] all.push((stringify!($section).to_owned(), self.$section.clone().into()));)*
                 $(#[cfg(feature = $feature)] all.extend(
@@ -333,8 +333,10 @@ impl<'de> Deserialize<'de> for Secret {
 }
 
 /// A URL whose user, password and host are usable; never shown with its password.
+#[cfg(any(feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
 pub(crate) struct ParsedUrl(url::Url);
 
+#[cfg(any(feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
 impl ParsedUrl {
     /// Parses, accepting only these schemes.
     pub(crate) fn new(key: &str, text: &Secret, schemes: &[&str]) -> Result<Self, Error> {
