@@ -3,6 +3,8 @@
 //! The peers hand out a connection that does nothing; the lease is of a real Redis and a real
 //! MongoDB, with its call site, time and count, since without them it would be no lease.
 
+#![allow(missing_docs, reason = "the harness makes functions of its own")]
+
 use std::convert::Infallible;
 use std::hint::black_box;
 

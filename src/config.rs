@@ -132,9 +132,9 @@ macro_rules! backends {
         impl Config {
             /// Every configured resource by name, the defaults first.
             pub(crate) fn resources(&self) -> Vec<(String, ResourceConfig)> {
-                #[allow(unused_mut, clippy::vec_init_then_push, reason = "which are pushed depends on the features")]
-                let mut all = Vec::new();
-                $(#[cfg(feature = $feature)] all.push((stringify!($section).to_owned(), self.$section.clone().into()));)*
+                let mut all: Vec<(String, ResourceConfig)> = Vec::from([
+                    $(#[cfg(feature = $feature)] (stringify!($section).to_owned(), self.$section.clone().into()),)*
+                ]);
                 $(#[cfg(feature = $feature)] all.extend(
                     self.named.$section.iter().map(|(name, config)| (name.clone(), config.clone().into())),
                 );)*
@@ -376,6 +376,7 @@ impl ParsedUrl {
 }
 
 /// Decodes `%40` and the like.
+#[cfg(any(feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
 pub(crate) fn percent_decoded(key: &str, text: &str) -> Result<String, Error> {
     percent_encoding::percent_decode_str(text)
         .decode_utf8()

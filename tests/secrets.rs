@@ -157,19 +157,15 @@ async fn secrets_appear_nowhere() {
         }
     }
     let log = String::from_utf8_lossy(&log.0.lock().unwrap()).into_owned();
-    // lapin itself logs the frames that it sends, credentials and all, at TRACE; ours has none.
-    let ours: String =
-        log.lines().filter(|line| !line.contains(" lapin::") && !line.contains("amq_protocol")).collect();
-    assert!(ours.contains("resource_pool::slot: connecting failed"), "the log is what it should be");
-    assert_none(&ours);
+    assert!(log.contains("resource_pool::slot: connecting failed"), "the log is what it should be");
+    assert_none(&log);
 }
 
 #[track_caller]
 fn assert_none(text: &str) {
     for secret in SECRETS {
         if let Some(at) = text.find(secret) {
-            let start =
-                text.char_indices().map(|(i, _)| i).filter(|i| *i <= at.saturating_sub(300)).last().unwrap_or(0);
+            let start = (0..=at.saturating_sub(300)).rev().find(|start| text.is_char_boundary(*start)).unwrap_or(0);
             panic!("a password in: {}", &text[start..text.len().min(at + 100)]);
         }
     }
