@@ -4,6 +4,7 @@
 //! neither busy workers nor a step that blocks can delay it. Callers only wait for the shared
 //! result: cancelling one cancels nothing.
 
+use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 use once_cell::sync::OnceCell;
 use parking_lot::{Condvar, Mutex};
 use serde::Deserialize;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -23,9 +24,9 @@ use crate::error::{BoxError, Error, Failure, panic_message};
 use crate::lease::Holder;
 use crate::registry::{Context, Registry};
 use crate::resource::Work;
-use crate::runtime::within;
+use crate::runtime::{self, within};
 use crate::slot::{AnySlot, Life};
-use crate::status::PoolStatus;
+use crate::status::{PoolStatus, State};
 
 /// The limits of closing. [`worst_case`](CloseOptions::worst_case) tells their sum.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -69,7 +70,7 @@ impl CloseOptions {
     /// The longest that closing can take, to size a grace period by: the deadline, and the second
     /// after which the watchdog ends a process.
     pub fn worst_case(&self) -> Duration {
-        self.deadline + WATCHDOG
+        self.deadline.saturating_add(WATCHDOG)
     }
 
     fn budget(&self, phase: Phase) -> Duration {
@@ -227,6 +228,24 @@ pub struct CloseReport {
 }
 
 impl CloseReport {
+    fn panicked(registry: &Registry, reason: Reason, payload: &(dyn Any + Send)) -> Self {
+        let step = StepReport {
+            name: Arc::from("closing"),
+            phase: Phase::Tasks,
+            outcome: Outcome::Panicked(panic_message(payload)),
+            took: Duration::ZERO,
+            held: registry.holders(),
+            unfinished: Vec::new(),
+        };
+        CloseReport {
+            reason,
+            status: registry.status(),
+            drained: Duration::ZERO,
+            steps: vec![step],
+            took: Duration::ZERO,
+        }
+    }
+
     /// Whether every step ended as it should, which includes that there was none.
     pub fn all_closed(&self) -> bool {
         self.steps.iter().all(|step| step.outcome == Outcome::Closed)
@@ -307,6 +326,8 @@ pub(crate) struct CloseCell {
     done: Condvar,
     notify: Notify,
     running: Mutex<BTreeSet<Arc<str>>>,
+    /// The closes of single resources that are under way.
+    single: Mutex<BTreeMap<Arc<str>, watch::Receiver<Option<Arc<CloseReport>>>>>,
 }
 
 #[derive(Default)]
@@ -314,14 +335,18 @@ enum Stage {
     #[default]
     Open,
     Closing,
-    Closed(Arc<CloseReport>),
+    Closed {
+        report: Arc<CloseReport>,
+        /// Whether all listeners have had it.
+        announced: bool,
+    },
 }
 
 impl CloseCell {
     /// The report, if closed.
     pub(crate) fn report(&self) -> Option<Arc<CloseReport>> {
         match &*self.stage.lock() {
-            Stage::Closed(report) => Some(Arc::clone(report)),
+            Stage::Closed { report, .. } => Some(Arc::clone(report)),
             _ => None,
         }
     }
@@ -339,12 +364,12 @@ impl CloseCell {
         }
     }
 
-    /// The same for a thread that must not touch tokio; `None` after the limit.
-    pub(crate) fn wait_blocking(&self, limit: Duration) -> Option<Arc<CloseReport>> {
-        let until = Instant::now() + limit;
+    /// The same for a thread that must not touch tokio, and until every listener has had it;
+    /// `None` once this time has come.
+    pub(crate) fn wait_blocking(&self, until: Instant) -> Option<Arc<CloseReport>> {
         let mut stage = self.stage.lock();
         loop {
-            if let Stage::Closed(report) = &*stage {
+            if let Stage::Closed { report, announced: true } = &*stage {
                 return Some(Arc::clone(report));
             }
             if self.done.wait_until(&mut stage, until).timed_out() {
@@ -361,7 +386,7 @@ impl CloseCell {
     /// Open again, if closed.
     pub(crate) fn reopen(&self) -> bool {
         let mut stage = self.stage.lock();
-        let closed = matches!(*stage, Stage::Closed(_));
+        let closed = matches!(*stage, Stage::Closed { .. });
         if closed {
             *stage = Stage::Open;
         }
@@ -382,38 +407,60 @@ pub(crate) fn start(registry: &Arc<Registry>, reason: Reason, deadline: Option<D
     let registry = Arc::clone(registry);
     hand_over(Box::new(move || {
         let limit = deadline.unwrap_or(registry.context.options.close.deadline);
-        let report = Arc::new(on_own_runtime(close_pool(&registry, reason, limit)));
+        let closed = catch_unwind(AssertUnwindSafe(|| on_own_runtime(close_pool(&registry, reason, limit))));
+        let report = Arc::new(closed.unwrap_or_else(|payload| CloseReport::panicked(&registry, reason, &*payload)));
         if report.all_closed() {
             tracing::info!(%reason, took = ?report.took, "closed");
         } else {
             tracing::warn!(%reason, %report, "closed with trouble");
         }
+        *registry.close.stage.lock() = Stage::Closed { report: Arc::clone(&report), announced: false };
+        registry.close.notify.notify_waiters();
         for listener in registry.context.on_report() {
             if catch_unwind(AssertUnwindSafe(|| listener(&report))).is_err() {
                 tracing::error!("a listener for close reports panicked");
             }
         }
-        *registry.close.stage.lock() = Stage::Closed(report);
+        if let Stage::Closed { announced, .. } = &mut *registry.close.stage.lock() {
+            *announced = true;
+        }
         registry.close.done.notify_all();
-        registry.close.notify.notify_waiters();
     }));
 }
 
-/// Closes one resource; the pool stays open.
+/// Closes one resource; the pool stays open. All who ask meanwhile share the report, and where
+/// the whole pool is closing, its report.
 pub(crate) async fn close_one(
     registry: &Arc<Registry>,
     slot: Arc<dyn AnySlot>,
     reason: Reason,
-) -> Result<CloseReport, Error> {
-    let (report, done) = oneshot::channel();
-    let registry = Arc::clone(registry);
+) -> Result<Arc<CloseReport>, Error> {
+    if registry.context.closing.is_cancelled() {
+        return Ok(registry.close.wait().await);
+    }
     let name = Arc::clone(&slot.life().name);
-    hand_over(Box::new(move || {
-        let limit = registry.context.options.close.deadline;
-        // A caller that no longer waits has cancelled nothing but its own waiting.
-        let _ = report.send(on_own_runtime(close_slots(&registry, vec![slot], reason, limit)));
-    }));
-    done.await.map_err(|_| Error::Closed { resource: name })
+    let mut done = {
+        let mut single = registry.close.single.lock();
+        match single.get(&name) {
+            Some(done) => done.clone(),
+            None => {
+                let (report, done) = watch::channel(None);
+                single.insert(Arc::clone(&name), done.clone());
+                let (registry, name) = (Arc::clone(registry), Arc::clone(&name));
+                hand_over(Box::new(move || {
+                    let limit = registry.context.options.close.deadline;
+                    let close = || on_own_runtime(close_slots(&registry, vec![slot], Vec::new(), reason, limit));
+                    let closed = catch_unwind(AssertUnwindSafe(close));
+                    registry.close.single.lock().remove(&name);
+                    let closed = closed.unwrap_or_else(|payload| CloseReport::panicked(&registry, reason, &*payload));
+                    report.send_replace(Some(Arc::new(closed)));
+                }));
+                done
+            }
+        }
+    };
+    let report = done.wait_for(Option::is_some).await.ok().and_then(|report| report.clone());
+    report.ok_or(Error::Closed { resource: name })
 }
 
 /// Runs a job on a thread of its own, started by the closer, which itself was started early:
@@ -437,8 +484,11 @@ fn closer() -> Option<&'static Sender<Job>> {
         let (sender, jobs) = std::sync::mpsc::channel::<Job>();
         let serve = move || {
             for job in jobs {
-                if let Err(error) = thread("resource-pool-close".to_owned(), job) {
-                    tracing::error!(%error, "a thread for closing could not be started");
+                // Kept until it runs: where no thread can be started, it runs here.
+                let job = Arc::new(Mutex::new(Some(job)));
+                let own = Arc::clone(&job);
+                if thread("resource-pool-close".to_owned(), move || run_once(&own)).is_err() {
+                    run_once(&job);
                 }
             }
         };
@@ -450,6 +500,13 @@ fn closer() -> Option<&'static Sender<Job>> {
             tracing::error!(%error, "the closer's thread could not be started");
             None
         }
+    }
+}
+
+fn run_once(job: &Mutex<Option<Job>>) {
+    let job = job.lock().take();
+    if let Some(job) = job {
+        job();
     }
 }
 
@@ -474,7 +531,13 @@ fn on_own_runtime<F: Future>(future: F) -> F::Output {
 }
 
 async fn close_pool(registry: &Arc<Registry>, reason: Reason, limit: Duration) -> CloseReport {
-    let report = close_slots(registry, registry.slots(), reason, limit).await;
+    let deadline = runtime::deadline(limit);
+    let report = close_slots(registry, registry.slots(), registry.take_hooks(), reason, limit).await;
+    // What was being closed by itself has the drivers' runtime until it is done.
+    for slot in registry.slots() {
+        let closed = until(slot.life(), || slot.life().state() != State::Draining);
+        let _goes_down_with_the_runtime = within(deadline.saturating_duration_since(Instant::now()), closed).await;
+    }
     // What `run` was given goes on there after closing everything itself.
     if registry.main.work().is_empty() || registry.main.is_draining() {
         registry.context.runtime.end();
@@ -485,15 +548,14 @@ async fn close_pool(registry: &Arc<Registry>, reason: Reason, limit: Duration) -
 async fn close_slots(
     registry: &Arc<Registry>,
     slots: Vec<Arc<dyn AnySlot>>,
+    hooks: Vec<Hook>,
     reason: Reason,
     limit: Duration,
 ) -> CloseReport {
     let started = Instant::now();
-    let deadline = started + limit;
+    let deadline = runtime::deadline(limit);
     let status = registry.status();
-    let whole_pool = registry.context.closing.is_cancelled();
     let slots: Vec<_> = slots.into_iter().filter(|slot| slot.begin_close()).collect();
-    let hooks = if whole_pool { registry.take_hooks() } else { Vec::new() };
     let options = &registry.context.options.close;
 
     in_parallel(&registry.context, INTAKE.min(limit), slots.iter().cloned().map(AnySlot::stop_intake)).await;
@@ -502,29 +564,34 @@ async fn close_slots(
         registry.main.set_draining(true);
         lives.push(Arc::clone(&registry.main));
     }
-    let reserve = options.floor * u32::try_from(Phase::COUNT).unwrap_or(u32::MAX);
-    drain(&registry.context, &slots, &lives, options.drain.min(limit.saturating_sub(reserve))).await;
+    let mut levels = order(&slots, hooks, &registry.edges());
+    let left = deadline.saturating_duration_since(Instant::now());
+    let drain_limit = options.drain.min(left.saturating_sub(reserve(options, levels.len())));
+    drain(&registry.context, &slots, &lives, drain_limit).await;
     let drained = started.elapsed();
     for slot in &slots {
         slot.shut();
     }
 
     let mut steps = Vec::new();
-    let mut levels = order(slots, hooks, &registry.edges());
     while let Some(level) = levels.pop_front() {
-        let later = options.floor * u32::try_from(levels.len()).unwrap_or(u32::MAX);
-        let left = deadline.saturating_duration_since(Instant::now()).saturating_sub(later);
+        let now = Instant::now();
+        let left = deadline.saturating_duration_since(now).saturating_sub(reserve(options, levels.len()));
         let mut running = JoinSet::new();
         for step in level {
-            let budget = options.budget(step.phase()).min(left.max(options.floor.min(limit)));
-            let late = Instant::now() >= deadline;
-            running.spawn(run_step(Arc::clone(registry), step, budget, late));
+            let budget = options.budget(step.phase()).min(left.saturating_sub(GRACE).max(options.floor.min(limit)));
+            running.spawn(run_step(Arc::clone(registry), step, budget, now >= deadline));
         }
         while let Some(step) = running.join_next().await {
             steps.extend(step);
         }
     }
     CloseReport { reason, status, drained, steps, took: started.elapsed() }
+}
+
+/// What this many later levels are sure to get.
+fn reserve(options: &CloseOptions, levels: usize) -> Duration {
+    options.floor.saturating_mul(u32::try_from(levels).unwrap_or(u32::MAX))
 }
 
 /// Waits for work, not for idle handles: those only for a moment.
@@ -614,9 +681,9 @@ impl Step {
 }
 
 /// What closes together, in order: by phase, and within a phase dependants before what they use.
-fn order(slots: Vec<Arc<dyn AnySlot>>, hooks: Vec<Hook>, edges: &Edges) -> VecDeque<Vec<Step>> {
+fn order(slots: &[Arc<dyn AnySlot>], hooks: Vec<Hook>, edges: &Edges) -> VecDeque<Vec<Step>> {
     let mut levels: BTreeMap<(Phase, usize), Vec<Step>> = BTreeMap::new();
-    for step in slots.into_iter().map(Step::Resource).chain(hooks.into_iter().map(Step::Hook)) {
+    for step in slots.iter().cloned().map(Step::Resource).chain(hooks.into_iter().map(Step::Hook)) {
         levels.entry((step.phase(), edges.depth(&step.name()))).or_default().push(step);
     }
     levels.into_values().collect()
@@ -671,7 +738,7 @@ async fn run_step(registry: Arc<Registry>, step: Step, budget: Duration, late: b
     let mut outcome = match &mut ended {
         None => Outcome::Skipped,
         Some(ended) => {
-            within(budget, ended).await.map_or(Outcome::TimedOut, |outcome| outcome.unwrap_or(Outcome::TimedOut))
+            within(budget, ended).await.map_or(Outcome::TimedOut, |outcome| outcome.unwrap_or_else(no_thread))
         }
     };
     if matches!(outcome, Outcome::TimedOut | Outcome::Skipped)
@@ -691,6 +758,10 @@ async fn run_step(registry: Arc<Registry>, step: Step, budget: Duration, late: b
     }
     registry.close.running.lock().remove(&name);
     StepReport { name, phase, outcome, took: started.elapsed(), held, unfinished }
+}
+
+fn no_thread(_: oneshot::error::RecvError) -> Outcome {
+    Outcome::Failed("no thread could be started for it".to_owned())
 }
 
 /// Runs a step on its own thread, in the context of the pool's runtime, so that one which blocks
@@ -724,8 +795,4 @@ fn on_own_thread(context: &Context, step: Step, cancel: CancellationToken) -> on
         tracing::error!(%error, "a closing step's thread could not be started");
     }
     ended
-}
-
-impl Phase {
-    const COUNT: usize = Phase::Telemetry as usize + 1;
 }

@@ -230,10 +230,12 @@ impl Config {
     }
 }
 
-/// serde quotes the value that did not fit, which may be a password in the wrong place.
+/// serde quotes the value that did not fit, which may be a password.
 fn without_value(message: &str) -> String {
-    match (message.find(": string \""), message.rfind("\", expected")) {
-        (Some(start), Some(end)) if start < end => format!("{}: a string, {}", &message[..start], &message[end + 3..]),
+    match (message.split_once(": "), message.rfind(", expected")) {
+        (Some((what @ ("invalid type" | "invalid value"), _)), Some(expected)) => {
+            format!("{what}{}", &message[expected..])
+        }
         _ => message.to_owned(),
     }
 }

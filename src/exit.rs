@@ -7,7 +7,7 @@
 use std::panic::catch_unwind;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
@@ -15,6 +15,7 @@ use serde::Deserialize;
 
 use crate::close::{self, Reason, WATCHDOG};
 use crate::registry::Registry;
+use crate::runtime::LONGEST;
 
 /// How a process that a signal ended exits, after closing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -53,38 +54,40 @@ pub(crate) fn is_ending() -> bool {
     ENDING.load(Ordering::SeqCst)
 }
 
-/// Closes every pool and waits, within their deadlines. The names of what hung, if anything did.
-fn close_pools(reason: Reason) -> Vec<String> {
+/// Closes every pool and waits, within their deadlines. Whether that was in vain for one of them.
+fn close_pools(reason: Reason) -> bool {
     ENDING.store(true, Ordering::SeqCst);
     let pools: Vec<_> = POOLS.lock().iter().filter_map(Weak::upgrade).collect();
+    let started = Instant::now();
     for pool in &pools {
         close::start(pool, reason, None);
     }
-    let mut hanging = Vec::new();
+    let mut forced = false;
     for pool in pools {
-        let limit = pool.context.options.close.deadline + WATCHDOG;
-        match pool.close.wait_blocking(limit) {
+        let limit = pool.context.options.close.worst_case().min(LONGEST);
+        match pool.close.wait_blocking(started + limit) {
             Some(report) if report.all_closed() => {}
             Some(report) => platform::write_stderr(&format!("resource-pool: {report}")),
-            None => hanging.extend(pool.close.running().iter().map(|name| name.to_string())),
+            None => {
+                forced = true;
+                let running: Vec<_> = pool.close.running().iter().map(|name| name.to_string()).collect();
+                let names = if running.is_empty() { "the drain, or a listener".to_owned() } else { running.join(", ") };
+                platform::write_stderr(&format!(
+                    "resource-pool: closing did not end in time; still running: {names}\n"
+                ));
+            }
         }
         // Its drop would start nothing, but may run drivers' code on this thread.
         std::mem::forget(pool);
     }
-    if !hanging.is_empty() {
-        platform::write_stderr(&format!(
-            "resource-pool: closing did not end in time; still running: {}\n",
-            hanging.join(", ")
-        ));
-    }
-    hanging
+    forced
 }
 
 /// The longest that any pool may take to close.
 fn longest() -> Duration {
     let limits =
         POOLS.lock().iter().filter_map(Weak::upgrade).map(|pool| pool.context.options.close.worst_case()).max();
-    limits.unwrap_or(WATCHDOG)
+    limits.unwrap_or(WATCHDOG).min(LONGEST)
 }
 
 #[cfg(unix)]
@@ -132,7 +135,7 @@ mod platform {
                 std::thread::sleep(longest() + WATCHDOG);
                 exit_now(128 + number);
             }
-            if !close_pools(Reason::ProcessExit).is_empty() {
+            if close_pools(Reason::ProcessExit) {
                 exit_now(FORCED);
             }
         });
@@ -221,7 +224,7 @@ mod platform {
 
     fn end_by_signal(status: ExitStatus) {
         let number = ARRIVED.load(Ordering::SeqCst);
-        let forced = !close_pools(Reason::Signal(number)).is_empty();
+        let forced = close_pools(Reason::Signal(number));
         match status {
             ExitStatus::Zero if !forced => exit_now(0),
             _ => restore_and_raise(number),
@@ -283,7 +286,7 @@ mod platform {
                 std::process::exit(130);
             }
             let end = move || {
-                let forced = !close_pools(Reason::Signal(2)).is_empty();
+                let forced = close_pools(Reason::Signal(2));
                 let _longest = longest();
                 std::process::exit(match status {
                     ExitStatus::Zero if !forced => 0,

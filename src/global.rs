@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::pool::ResourcePool;
 use crate::registry::Owner;
 use crate::resource::{Busy, Work};
-use crate::runtime::{block_on, park_on};
+use crate::runtime::{block, block_on, park_on};
 
 static GLOBAL: OnceCell<ResourcePool> = OnceCell::new();
 static BLOCKING: OnceCell<blocking::ResourcePool> = OnceCell::new();
@@ -63,12 +63,14 @@ where
     let registry = &pool().owner.0;
     registry.arm();
     let runtime = registry.context.runtime.handle()?;
+    let name = Arc::clone(&registry.main.name);
+    // Refused before anything of `main` has run.
+    block(&name, || ())?;
     let busy = Busy::new(&registry.main, Work::Main);
     let task = runtime.spawn(async move {
         let _busy = busy;
         main.await
     });
-    let name = Arc::clone(&registry.main.name);
     let ended = block_on(&name, &runtime, task)?;
     park_on(registry.close_all(Reason::RunEnded, None));
     registry.context.runtime.end();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::config::millis;
@@ -121,6 +122,20 @@ pub struct HealthReport {
 }
 
 impl HealthReport {
+    pub(crate) fn failed(error: &Error) -> Self {
+        let entry = HealthEntry {
+            name: Arc::from("health check"),
+            health: Health::Fail,
+            latency: None,
+            state: State::Broken,
+            since: Duration::ZERO,
+            error: Some(error.to_string()),
+            criticality: Criticality::Required,
+        };
+        let (at, took) = (Instant::now(), Duration::ZERO);
+        HealthReport { health: Health::Fail, entries: vec![entry], at, took, closing: false }
+    }
+
     /// Whether the whole passes or only warns.
     pub fn is_healthy(&self) -> bool {
         self.health != Health::Fail
@@ -163,25 +178,45 @@ impl fmt::Display for HealthReport {
     }
 }
 
-/// The last report. Whoever holds the lock is the one that checks.
-pub(crate) type Cache = tokio::sync::Mutex<Option<Arc<HealthReport>>>;
+/// The last report, and the check that is under way.
+#[derive(Default)]
+pub(crate) struct Cache {
+    last: Option<Arc<HealthReport>>,
+    running: Option<watch::Receiver<Option<Arc<HealthReport>>>>,
+}
 
-/// A report not older than the cache allows.
-///
-/// # Cancel safety
-/// A cancelled caller leaves the check to the next one.
-pub(crate) async fn check(registry: &Arc<Registry>) -> Arc<HealthReport> {
-    let options = &registry.context.options.health;
-    let mut last = registry.health.lock().await;
-    if let Some(report) = &*last
-        && report.at.elapsed() < options.cache
-        && report.closing == registry.context.closing.is_cancelled()
-    {
-        return Arc::clone(report);
-    }
-    let report = Arc::new(probe_all(registry, options).await);
-    *last = Some(Arc::clone(&report));
-    report
+/// A report not older than the cache allows. The check runs on the prober's runtime, whoever asks
+/// and however long they wait; all who ask meanwhile get its report.
+pub(crate) async fn check(registry: &Arc<Registry>) -> Result<Arc<HealthReport>, Error> {
+    let mut running = {
+        let mut cache = registry.health.lock();
+        let fresh = cache.last.as_ref().filter(|report| {
+            report.at.elapsed() < registry.context.options.health.cache
+                && report.closing == registry.context.closing.is_cancelled()
+        });
+        if let Some(report) = fresh {
+            return Ok(Arc::clone(report));
+        }
+        match &cache.running {
+            // One whose task has ended without a report counts as none.
+            Some(running) if running.has_changed().is_ok() => running.clone(),
+            _ => {
+                let (sender, running) = watch::channel(None);
+                cache.running = Some(running.clone());
+                let registry = Arc::clone(registry);
+                runtime::prober()?.spawn(async move {
+                    let report = Arc::new(probe_all(&registry, &registry.context.options.health).await);
+                    let mut cache = registry.health.lock();
+                    cache.last = Some(Arc::clone(&report));
+                    cache.running = None;
+                    sender.send_replace(Some(report));
+                });
+                running
+            }
+        }
+    };
+    let report = running.wait_for(Option::is_some).await.ok().and_then(|report| report.clone());
+    report.ok_or_else(|| Error::Panicked { what: "the health check".to_owned(), message: "see the log".to_owned() })
 }
 
 async fn probe_all(registry: &Registry, options: &HealthOptions) -> HealthReport {
@@ -194,15 +229,15 @@ async fn probe_all(registry: &Registry, options: &HealthOptions) -> HealthReport
         } else {
             Criticality::Required
         };
-        match (slot, runtime::prober()) {
-            (Ok(slot), Ok(prober)) => {
+        match slot {
+            Ok(slot) => {
                 entries.push(before(&slot, criticality, options.all));
                 let index = entries.len() - 1;
                 if let Some(check) = round_trip(slot, entries[index].clone(), options) {
-                    checks.spawn_on(async move { (index, check.await) }, prober);
+                    checks.spawn(async move { (index, check.await) });
                 }
             }
-            (Err(error), _) | (_, Err(error)) => entries.push(HealthEntry {
+            Err(error) => entries.push(HealthEntry {
                 name,
                 health: Health::Fail,
                 latency: None,
@@ -213,23 +248,14 @@ async fn probe_all(registry: &Registry, options: &HealthOptions) -> HealthReport
             }),
         }
     }
-    // The deadline is kept on the prober's runtime, whatever executor polls this.
-    if let Ok(prober) = runtime::prober() {
-        let left = options.all.saturating_sub(at.elapsed());
-        let all = prober.spawn(async move {
-            let mut done = Vec::new();
-            let collect = async {
-                while let Some(checked) = checks.join_next().await {
-                    done.extend(checked);
-                }
-            };
-            let _what_is_left_stays_failed = within(left, collect).await;
-            done
-        });
-        for (index, entry) in all.await.unwrap_or_default() {
-            entries[index] = entry;
+    let collect = async {
+        while let Some(checked) = checks.join_next().await {
+            if let Ok((index, entry)) = checked {
+                entries[index] = entry;
+            }
         }
-    }
+    };
+    let _what_is_left_stays_failed = within(options.all.saturating_sub(at.elapsed()), collect).await;
     let health = entries
         .iter()
         .map(|entry| match (entry.health, entry.criticality) {
@@ -251,7 +277,11 @@ fn before(slot: &Arc<dyn AnySlot>, criticality: Criticality, limit: Duration) ->
         State::Ready => (Health::Fail, Some(format!("no answer within {limit:?}"))),
         State::Draining => (Health::Warn, Some("closing".to_owned())),
         State::Closed => (Health::Fail, Some("closed".to_owned())),
-        State::Connecting | State::Broken => (Health::Fail, failure.as_ref().map(Error::to_string)),
+        State::Connecting | State::Broken => {
+            // Nobody may be acquiring what is reported as failed: then this is who has it tried again.
+            drop(Arc::clone(slot).wait_ready());
+            (Health::Fail, failure.as_ref().map(Error::to_string))
+        }
     };
     HealthEntry { name: Arc::clone(&slot.life().name), health, latency: None, state, since, error, criticality }
 }

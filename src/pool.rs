@@ -17,7 +17,7 @@ use crate::builder::{Builder, Facade};
 use crate::close::{CloseReport, Closing, Phase, Reason};
 use crate::error::{BoxError, Error};
 use crate::global;
-use crate::health::{self, HealthReport};
+use crate::health::HealthReport;
 use crate::lease::{Claim, Holder, Lease, Provide};
 use crate::registry::{Owner, Registry};
 use crate::resource::Resource;
@@ -162,9 +162,9 @@ impl ResourcePool {
     /// answered again for 1 s. Takes no exclusive slot.
     ///
     /// # Cancel safety
-    /// Cancel-safe: another caller checks then.
+    /// Cancel-safe: the check goes on for whoever asks next.
     pub async fn health_check(&self) -> HealthReport {
-        HealthReport::clone(&*health::check(self.registry()).await)
+        self.registry().health_report().await
     }
 
     /// Whether this resource answers; `false` for one that is unknown or was never used.
@@ -183,7 +183,7 @@ impl ResourcePool {
     /// # Cancel safety
     /// A cancelled caller does not cancel the close.
     pub async fn close(&self, name: &str) -> Result<CloseReport, Error> {
-        self.registry().close_one(name).await
+        Ok(CloseReport::clone(&*self.registry().close_one(name).await?))
     }
 
     /// Begins a new generation of a closed or broken resource, or of one that works.

@@ -21,7 +21,7 @@ use crate::close::{self, CloseCell, CloseReport, Closing, Edges, Hook, Phase, Re
 use crate::config::{BackendConfig, Config, Options, ResourceConfig};
 use crate::error::{BoxError, Error};
 use crate::exit;
-use crate::health;
+use crate::health::{self, HealthReport};
 use crate::lease::Holder;
 use crate::resource::Resource;
 use crate::runtime::DriverRuntime;
@@ -73,7 +73,7 @@ pub(crate) struct Registry {
     me: Weak<Registry>,
     pub(crate) context: Arc<Context>,
     pub(crate) close: CloseCell,
-    pub(crate) health: health::Cache,
+    pub(crate) health: Mutex<health::Cache>,
     /// The futures and closures given to `run`, for the drain.
     pub(crate) main: Arc<Life>,
     /// What was configured, or why that cannot be used.
@@ -132,7 +132,7 @@ impl Registry {
             me: me.clone(),
             context,
             close: CloseCell::default(),
-            health: health::Cache::default(),
+            health: Mutex::default(),
             main: Life::new("main", String::new()),
             config,
             entries: RwLock::default(),
@@ -368,7 +368,7 @@ impl Registry {
         self.close.wait().await
     }
 
-    pub(crate) async fn close_one(&self, name: &str) -> Result<CloseReport, Error> {
+    pub(crate) async fn close_one(&self, name: &str) -> Result<Arc<CloseReport>, Error> {
         let slot = self.slot(name)?;
         let me = self.me.upgrade().ok_or_else(|| Error::Closed { resource: Arc::clone(&slot.life().name) })?;
         close::close_one(&me, slot, Reason::Requested).await
@@ -385,11 +385,12 @@ impl Registry {
         if exit::is_ending() {
             return Err(Error::Closing { resource: Arc::from("the process") });
         }
-        if self.close.reopen() {
+        if self.close.report().is_some() {
             self.context.closing.reset();
             for slot in self.slots() {
                 slot.reopen();
             }
+            self.close.reopen();
         }
         Ok(())
     }
@@ -415,10 +416,19 @@ impl Registry {
     /// Whether this resource answers a round trip now. One never used does not.
     pub(crate) async fn is_healthy(&self, name: &str) -> bool {
         let Some(me) = self.me.upgrade() else { return false };
-        let report = health::check(&me).await;
+        let Ok(report) = health::check(&me).await else { return false };
         report.entry(name).is_some_and(|entry| {
             matches!(entry.health, health::Health::Pass | health::Health::Warn) && entry.state == State::Ready
         })
+    }
+
+    /// A report that says so where there could be none.
+    pub(crate) async fn health_report(&self) -> HealthReport {
+        let checked = match self.me.upgrade() {
+            Some(me) => health::check(&me).await,
+            None => Err(Error::Closed { resource: Arc::from("the pool") }),
+        };
+        checked.map_or_else(|error| HealthReport::failed(&error), |report| HealthReport::clone(&report))
     }
 
     pub(crate) fn effective_config(&self, name: &str) -> Option<String> {

@@ -8,6 +8,11 @@ use std::time::Duration;
 use crate::close::Phase;
 use crate::error::{BoxError, Error, Failure, Source};
 use crate::lease::Holder;
+#[cfg(any(feature = "rabbitmq", feature = "redis"))]
+use crate::lease::{Claim, Lease, Provide};
+use crate::runtime::within;
+#[cfg(any(feature = "rabbitmq", feature = "redis"))]
+use crate::slot::Slot;
 use crate::slot::{AnySlot, Life};
 use crate::status::Usage;
 
@@ -56,13 +61,16 @@ pub trait Resource: Send + Sync + Sized + 'static {
     /// Says goodbye. Clones that users kept must answer errors afterwards.
     fn close(&self, handle: Self::Handle) -> impl Future<Output = Result<(), Failure>> + Send;
 
-    /// Comes back after a loss. Unless overridden, closes what is lost and connects anew, so
-    /// that leases taken from then on have the new handle.
+    /// Comes back after a loss; tried again until it succeeds. Unless overridden, closes what is
+    /// lost (within 500 ms, once per attempt) and connects anew, so that leases taken from then on
+    /// have the new handle.
     fn recover(&self, link: &Link, lost: Self::Handle) -> impl Future<Output = Result<Self::Handle, Failure>> + Send {
         async move {
             // What is lost may fail to say goodbye; that is no reason not to connect again.
-            if let Err(error) = self.close(lost).await {
-                tracing::debug!(resource = %link.name(), %error, "closing the lost connection");
+            match within(GOODBYE, self.close(lost)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(resource = %link.name(), %error, "closing the lost connection"),
+                Err(elapsed) => tracing::debug!(resource = %link.name(), %elapsed, "closing the lost connection"),
             }
             self.connect(link).await
         }
@@ -101,6 +109,9 @@ pub trait Resource: Send + Sync + Sized + 'static {
         Usage::default()
     }
 }
+
+/// How long the default [`Resource::recover`] says goodbye to what is lost.
+const GOODBYE: Duration = Duration::from_millis(500);
 
 /// What a resource may tell its pool, and ask it. Cheap to clone.
 #[derive(Clone)]
@@ -147,6 +158,15 @@ impl Link {
     /// Counts a piece of work that closing must wait for, until the guard drops.
     pub fn busy(&self, work: Work) -> Busy {
         Busy::new(&self.life, work)
+    }
+
+    /// A lease for what a backend hands out itself.
+    #[cfg(any(feature = "rabbitmq", feature = "redis"))]
+    pub(crate) fn lease<R: Resource, T: ?Sized + 'static>(&self, claim: Claim) -> Option<Lease<T>>
+    where
+        R::Handle: Provide<T>,
+    {
+        self.slot.upgrade()?.as_any().downcast::<Slot<R>>().ok()?.lease(claim)
     }
 
     /// Waits while the connection is being brought back. Answers at once when it is ready, when

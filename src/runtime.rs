@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
@@ -62,7 +62,16 @@ impl Drop for DriverRuntime {
 /// The prober's runtime, one per process: user code that hogs the workers does not delay probes.
 pub(crate) fn prober() -> Result<&'static Handle, Error> {
     static PROBER: OnceCell<Runtime> = OnceCell::new();
-    PROBER.get_or_try_init(|| build("resource-pool-probe", 1)).map(Runtime::handle)
+    // Two, so that a ping that blocks its thread does not stop the clock for the others.
+    PROBER.get_or_try_init(|| build("resource-pool-probe", 2)).map(Runtime::handle)
+}
+
+/// A limit beyond this, which could not be added to a point in time, is as good as this.
+pub(crate) const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// When this limit has passed.
+pub(crate) fn deadline(limit: Duration) -> Instant {
+    Instant::now() + limit.min(LONGEST)
 }
 
 /// [`tokio::time::timeout`] that works on whichever thread first calls it.

@@ -8,6 +8,7 @@
 
 use std::any::Any;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -23,8 +24,8 @@ use crate::lease::{Claim, Holder, Lease, Ledger, Provide};
 use crate::probe::{self, Watch};
 use crate::registry::Context;
 use crate::resource::{Link, Resource, Work};
-use crate::runtime::within;
-use crate::status::{ResourceStatus, State, Usage};
+use crate::runtime::{deadline, within};
+use crate::status::{ResourceStatus, State};
 
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -32,6 +33,7 @@ pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 pub(crate) struct Slot<R: Resource> {
     me: Weak<Slot<R>>,
     resource: R,
+    phase: Phase,
     life: Arc<Life>,
     ledger: Ledger<R::Handle>,
     context: Arc<Context>,
@@ -59,6 +61,8 @@ struct Inner {
     recovering: bool,
     /// Leasing has ended.
     shut: bool,
+    /// The connection that is being made has ended already.
+    ended_early: Option<Source>,
     waiting: usize,
     connecting: Option<AbortHandle>,
     probing: Option<Watch>,
@@ -102,6 +106,7 @@ impl<R: Resource> Slot<R> {
         let life = Life::new(name, resource.endpoint());
         Arc::new_cyclic(|me| Slot {
             me: me.clone(),
+            phase: resource.phase(),
             resource,
             life,
             ledger: Ledger::new(),
@@ -123,7 +128,7 @@ impl<R: Resource> Slot<R> {
     where
         R::Handle: Provide<T>,
     {
-        let deadline = Instant::now() + limit;
+        let deadline = deadline(limit);
         loop {
             if let Some(lease) = self.ledger.lease(claim) {
                 return Ok(lease);
@@ -136,7 +141,12 @@ impl<R: Resource> Slot<R> {
     /// dropping it only stops the waiting.
     fn begin_waiting(&self, deadline: Instant) -> impl Future<Output = Result<(), Error>> + Send + use<R> {
         let name = Arc::clone(&self.life.name);
-        let waiting = self.context.check_process().and_then(|()| self.context.runtime.handle()).map(|runtime| {
+        // Not even a runtime is started for what is closed.
+        let open = match self.life.state() {
+            State::Closed => Err(Error::Closed { resource: Arc::clone(&name) }),
+            _ => self.context.check_process(),
+        };
+        let waiting = open.and_then(|()| self.context.runtime.handle()).map(|runtime| {
             let me = self.me.clone();
             runtime.spawn(async move {
                 match me.upgrade() {
@@ -310,11 +320,15 @@ impl<R: Resource> Slot<R> {
         let slot: Arc<dyn AnySlot> = self.clone();
         let probing = probe::watch(Arc::downgrade(&slot), generation, self.context.options.probe.clone());
         let earlier = std::mem::replace(&mut inner.probing, probing);
+        let ended_early = inner.ended_early.take();
         drop(inner);
         drop((previous, earlier));
         self.life.changed.notify_waiters();
         let event = if generation == 1 { "connected" } else { "reconnected" };
         tracing::info!(resource = %self.life.name, endpoint = %self.life.endpoint, generation, "{event}");
+        if let Some(cause) = ended_early {
+            AnySlot::lost(Arc::clone(self), generation, cause);
+        }
     }
 
     fn fail(&self, attempt: u64, error: Error, circuit: Duration, recovering: bool) {
@@ -346,10 +360,7 @@ impl<R: Resource> Slot<R> {
         drop(inner);
         self.life.changed.notify_waiters();
         // Cut before anything new is connected, which the switch would reach too.
-        let handle = self.current();
-        if let Some(handle) = handle {
-            self.resource.cut(&handle);
-        }
+        self.force();
         match (self.me.upgrade(), self.context.runtime.handle()) {
             (Some(me), Ok(runtime)) => {
                 let task = runtime.spawn(me.recover(attempt)).abort_handle();
@@ -401,6 +412,15 @@ impl<R: Resource> Slot<R> {
         Link { life: Arc::clone(&self.life), slot, acquire_timeout: self.context.options.acquire_timeout }
     }
 
+    /// Runs a resource's own code where a panic would take others along.
+    fn guarded<T>(&self, verb: &str, run: impl FnOnce() -> T) -> Option<T> {
+        catch_unwind(AssertUnwindSafe(run))
+            .inspect_err(|payload| {
+                tracing::error!(resource = %self.life.name, message = panic_message(&**payload), "{verb} panicked");
+            })
+            .ok()
+    }
+
     fn current(&self) -> Option<R::Handle> {
         self.handle.lock().clone()
     }
@@ -412,12 +432,12 @@ impl<R: Resource> AnySlot for Slot<R> {
     }
 
     fn phase(&self) -> Phase {
-        self.resource.phase()
+        self.phase
     }
 
     fn status(&self) -> ResourceStatus {
         let holders = self.holders();
-        let usage = self.current().map_or_else(Usage::default, |handle| self.resource.usage(&handle));
+        let usage = self.current().and_then(|handle| self.guarded("usage", || self.resource.usage(&handle)));
         let inner = self.life.inner.lock();
         ResourceStatus {
             name: Arc::clone(&self.life.name),
@@ -429,7 +449,7 @@ impl<R: Resource> AnySlot for Slot<R> {
             checkouts: holders.iter().filter(|holder| holder.exclusive).count(),
             work: self.life.work(),
             connecting: inner.waiting,
-            usage,
+            usage: usage.unwrap_or_default(),
             error: inner.failure.as_ref().map(|failure| failure.error.clone()),
         }
     }
@@ -443,7 +463,7 @@ impl<R: Resource> AnySlot for Slot<R> {
     }
 
     fn wait_ready(self: Arc<Self>) -> BoxFuture<Result<(), Error>> {
-        let deadline = Instant::now() + self.context.options.acquire_timeout;
+        let deadline = deadline(self.context.options.acquire_timeout);
         let ready = self.begin_waiting(deadline);
         Box::pin(ready)
     }
@@ -454,9 +474,11 @@ impl<R: Resource> AnySlot for Slot<R> {
     }
 
     fn lost(self: Arc<Self>, generation: u64, cause: Source) {
-        let inner = self.life.inner.lock();
+        let mut inner = self.life.inner.lock();
         if inner.state == State::Ready && inner.generation == generation {
             self.start_recovery(inner, cause);
+        } else if inner.state == State::Connecting && inner.generation + 1 == generation {
+            inner.ended_early = Some(cause);
         } else if inner.state == State::Draining && inner.generation == generation {
             drop(inner);
             // What is being closed is not brought back, but nobody may wait for its answers.
@@ -552,7 +574,7 @@ impl<R: Resource> AnySlot for Slot<R> {
 
     fn force(&self) {
         if let Some(handle) = self.current() {
-            self.resource.cut(&handle);
+            self.guarded("cut", || self.resource.cut(&handle));
         }
     }
 
@@ -590,6 +612,7 @@ impl Life {
                 failure: None,
                 recovering: false,
                 shut: false,
+                ended_early: None,
                 waiting: 0,
                 connecting: None,
                 probing: None,
@@ -663,6 +686,7 @@ impl Inner {
 
     fn begin_attempt(&mut self) -> u64 {
         self.attempt += 1;
+        self.ended_early = None;
         self.set(State::Connecting);
         self.attempt
     }

@@ -13,7 +13,7 @@ use common::{Within, until, until_async};
 use parking_lot::Mutex;
 use resource_pool::config::{CloseOptions, Options};
 use resource_pool::{
-    Busy, Error, Failure, Health, Link, Outcome, Phase, Reason, Resource, ResourcePool, State, Work, blocking,
+    Busy, Error, Failure, Health, Link, Outcome, Phase, Reason, Resource, ResourcePool, State, Usage, Work, blocking,
 };
 use tokio::sync::Notify;
 
@@ -41,6 +41,7 @@ struct Script {
     cuts: AtomicUsize,
     gate: Mutex<Option<Arc<Notify>>>,
     link: Mutex<Option<Link>>,
+    looks: Mutex<Does>,
     log: Mutex<Vec<String>>,
 }
 
@@ -101,6 +102,12 @@ impl Resource for Fake {
 
     fn cut(&self, _: &u64) {
         self.script.cuts.fetch_add(1, Ordering::SeqCst);
+        assert_ne!(*self.script.looks.lock(), Does::Panic, "as scripted");
+    }
+
+    fn usage(&self, _: &u64) -> Usage {
+        assert_ne!(*self.script.looks.lock(), Does::Panic, "as scripted");
+        Usage::default()
     }
 
     fn endpoint(&self) -> String {
@@ -480,7 +487,7 @@ async fn all_who_close_share_one_report() {
         assert_eq!(closer.within(SOON).await.unwrap(), 1);
     }
     assert_eq!(fake.script.closes.load(Ordering::SeqCst), 1);
-    assert_eq!(reports.load(Ordering::SeqCst), 1);
+    until_async(SOON, async || reports.load(Ordering::SeqCst) == 1).await;
 }
 
 #[test]
@@ -577,4 +584,93 @@ async fn warm_up_connects_side_by_side() {
     gate.notify_waiters();
     let results = warming.within(SOON).await.unwrap();
     assert_eq!(results.iter().map(|(_, result)| result.is_ok()).collect::<Vec<_>>(), [true, true, false]);
+}
+
+#[tokio::test]
+async fn closes_of_one_and_of_all_wait_for_each_other() {
+    let fake = Fake::new("fake");
+    let pool = with(&fake);
+    pool.on_close("hook", Phase::Telemetry, || Ok(())).unwrap();
+    drop(pool.get::<Fake>("fake").await.unwrap());
+    let busy = fake.script.link.lock().clone().unwrap().busy(Work::Operation);
+    let close = |pool: &ResourcePool| {
+        let pool = pool.clone();
+        tokio::spawn(async move { pool.close("fake").await.unwrap() })
+    };
+    let (first, second) = (close(&pool), close(&pool));
+    until_async(SOON, async || state(&pool, "fake") == State::Draining).await;
+    let all = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.close_all().await }
+    });
+    pool.closing().wait().within(SOON).await;
+    let third = close(&pool);
+    drop(busy);
+    let (first, second) = (first.within(SOON).await.unwrap(), second.within(SOON).await.unwrap());
+    assert_eq!((first.steps.len(), second.steps.len()), (1, 1), "they share one report");
+    let all = all.within(SOON).await.unwrap();
+    assert_eq!(all.steps.iter().map(|step| &*step.name).collect::<Vec<_>>(), ["hook"], "hooks are for closing all");
+    assert!(third.within(SOON).await.unwrap().step("hook").is_some(), "the pool's own report");
+    assert_eq!(state(&pool, "fake"), State::Closed);
+    assert_eq!(fake.script.closes.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn panics_in_looks_and_cuts_harm_nobody() {
+    let fake = Fake::new("fake");
+    let pool = with(&fake);
+    drop(pool.get::<Fake>("fake").await.unwrap());
+    *fake.script.looks.lock() = Does::Panic;
+    assert_eq!(state(&pool, "fake"), State::Ready);
+    fake.script.link.lock().clone().unwrap().lost(1, "the wire broke");
+    until_async(SOON, async || state(&pool, "fake") == State::Ready).await;
+    assert_eq!(*pool.get::<Fake>("fake").await.unwrap(), 2);
+    assert!(pool.close_all_within(Duration::MAX).within(SOON).await.all_closed());
+    assert!(matches!(pool.within(Duration::MAX).get::<Fake>("fake").await, Err(Error::Closed { .. })));
+}
+
+#[tokio::test]
+async fn loss_while_connecting_is_not_forgotten() {
+    let fake = Fake::new("fake");
+    let gate = Arc::new(Notify::new());
+    *fake.script.gate.lock() = Some(Arc::clone(&gate));
+    let pool = with(&fake);
+    let acquiring = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.get::<Fake>("fake").await.map(|lease| *lease) }
+    });
+    until_async(SOON, async || fake.script.link.lock().is_some()).await;
+    let link = fake.script.link.lock().clone().unwrap();
+    link.lost(link.generation(), "closed in the handshake's wake");
+    *fake.script.gate.lock() = None;
+    gate.notify_one();
+    until_async(SOON, async || pool.status().resource("fake").unwrap().generation == 2).await;
+    let acquired = acquiring.within(SOON).await.unwrap();
+    assert!(acquired.is_ok() || matches!(acquired, Err(Error::Lost { .. })), "{acquired:?}");
+    assert_eq!(*pool.get::<Fake>("fake").await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn health_has_a_failed_resource_tried_again() {
+    let fake = Fake::new("fake");
+    *fake.script.connect.lock() = Does::FailForGood;
+    let pool = with(&fake);
+    assert!(pool.get::<Fake>("fake").await.is_err());
+    assert_eq!(pool.health_check().await.readiness(), Health::Fail);
+    *fake.script.connect.lock() = Does::Work;
+    // Nobody acquires it any more, and yet it comes back.
+    until_async(SOON, async || pool.health_check().await.readiness() == Health::Pass).await;
+}
+
+#[tokio::test]
+async fn health_checks_of_one_task_do_not_wait_for_each_other() {
+    let fake = Fake::new("fake");
+    let pool = with(&fake);
+    drop(pool.get::<Fake>("fake").await.unwrap());
+    *fake.script.ping.lock() = Does::Hang;
+    let mut first = std::pin::pin!(pool.health_check());
+    assert!(futures_util::poll!(first.as_mut()).is_pending());
+    // The first one is not polled while the second one is awaited.
+    assert!(!pool.is_healthy("fake").within(SOON).await);
+    assert!(!first.await.is_healthy());
 }

@@ -31,7 +31,7 @@ use crate::error::{Error, Failure, Source, TimeoutError, redacted};
 use crate::lease::{Claim, Lease};
 use crate::probe::{Guarded, KillSwitch, Killable};
 use crate::resource::{Link, Resource, Work};
-use crate::runtime::block;
+use crate::runtime::{LONGEST, block};
 use crate::scoped::{self, Scoped};
 use crate::slot::BoxFuture;
 use crate::status::Usage;
@@ -196,7 +196,6 @@ impl Resource for RedisResource {
     }
 
     async fn recover(&self, _: &Link, lost: Redis) -> Result<Redis, Failure> {
-        *lost.inner.switch.write() = KillSwitch::new();
         lost.inner.open_shared().await?;
         Ok(lost)
     }
@@ -253,7 +252,8 @@ impl Resource for RedisResource {
 /// Commands share one connection, which comes back by itself after a loss; one that was under way
 /// then fails, since nobody knows whether it ran. Commands that would block the others (`BLPOP`,
 /// `XREAD BLOCK`, …) run on a connection of their own. Commands that would change the connection
-/// for the others (`SELECT`, a bare `MULTI`, `WATCH`, `SUBSCRIBE`, …) are refused: use
+/// for the others (`SELECT`, a bare `MULTI`, `WATCH`, `SUBSCRIBE`, …), and `WAIT`, which is about
+/// the writes of its own connection, are refused: use
 /// [`exclusive`](Redis::exclusive) or [`pubsub`](Redis::pubsub).
 ///
 /// # Cancel safety
@@ -303,9 +303,20 @@ impl Redis {
     ///
     /// # Cancel safety
     /// Cancel-safe.
-    pub async fn exclusive(&self) -> RedisResult<Exclusive> {
-        let (own, permit) = self.open_own().await?;
-        Ok(Exclusive { own, link: self.inner.link.clone(), _permit: permit })
+    #[track_caller]
+    pub fn exclusive(&self) -> impl Future<Output = RedisResult<Exclusive>> + Send + use<> {
+        let (redis, claim) = (self.clone(), Claim::shared().exclusive());
+        async move {
+            let checkout = redis.check_out_async(claim).await?;
+            let inner = Arc::clone(&redis.inner);
+            let own = redis
+                .on_pool_runtime(async move {
+                    let switch = inner.switch.read().clone();
+                    Own::open(&inner.config, &switch).await
+                })
+                .await?;
+            Ok(Exclusive { own, link: redis.inner.link.clone(), _checkout: checkout })
+        }
     }
 
     /// A connection for subscribing to channels and patterns; counted as an exclusive one.
@@ -315,17 +326,29 @@ impl Redis {
     ///
     /// # Cancel safety
     /// Cancel-safe.
-    pub async fn pubsub(&self) -> RedisResult<PubSub> {
+    #[track_caller]
+    pub fn pubsub(&self) -> impl Future<Output = RedisResult<PubSub>> + Send + use<> {
+        let (redis, claim) = (self.clone(), Claim::shared().exclusive());
+        async move {
+            let checkout = redis.check_out_async(claim).await?;
+            let inner = Arc::clone(&redis.inner);
+            let pubsub = redis
+                .on_pool_runtime(async move {
+                    let switch = inner.switch.read().clone();
+                    let (info, stream) = open_stream(&inner.config, &switch).await?;
+                    redis::aio::PubSub::new(info.redis_settings(), stream).await
+                })
+                .await?;
+            Ok(PubSub { pubsub, _checkout: checkout })
+        }
+    }
+
+    /// A place among the exclusive connections, once the server can be reached.
+    async fn check_out_async(&self, claim: Claim) -> RedisResult<Checkout> {
         let permit = self.permit().await?;
-        let inner = Arc::clone(&self.inner);
-        let pubsub = self
-            .on_pool_runtime(async move {
-                let switch = inner.switch.read().clone();
-                let (info, stream) = open_stream(&inner.config, &switch).await?;
-                redis::aio::PubSub::new(info.redis_settings(), stream).await
-            })
-            .await?;
-        Ok(PubSub { pubsub, _permit: permit })
+        self.inner.link.ready().await.map_err(refused)?;
+        let lease = self.inner.link.lease::<RedisResource, Redis>(claim).ok_or_else(|| self.inner.closed())?;
+        Ok(Checkout { _permit: permit, _lease: lease })
     }
 
     async fn permit(&self) -> RedisResult<OwnedSemaphorePermit> {
@@ -340,19 +363,6 @@ impl Redis {
             }
             _ => Err(self.inner.closed()),
         }
-    }
-
-    async fn open_own(&self) -> RedisResult<(Own, OwnedSemaphorePermit)> {
-        let permit = self.permit().await?;
-        self.inner.link.ready().await.map_err(refused)?;
-        let inner = Arc::clone(&self.inner);
-        let own = self
-            .on_pool_runtime(async move {
-                let switch = inner.switch.read().clone();
-                Own::open(&inner.config, &switch).await
-            })
-            .await?;
-        Ok((own, permit))
     }
 
     async fn on_pool_runtime<T: Send + 'static>(
@@ -381,10 +391,11 @@ impl Redis {
     pub(crate) fn check_out(&self, limit: Duration) -> Result<r2d2::PooledConnection<Manager>, Error> {
         let inner = &self.inner;
         let pool = inner.threads();
+        let started = Instant::now();
         if let Some(connection) = pool.try_get() {
             return Ok(connection);
         }
-        let started = Instant::now();
+        let limit = limit.saturating_sub(started.elapsed()).min(LONGEST);
         inner.waiting.fetch_add(1, Ordering::Relaxed);
         let got = block(inner.link.name(), || pool.get_timeout(limit));
         inner.waiting.fetch_sub(1, Ordering::Relaxed);
@@ -402,7 +413,8 @@ impl Redis {
 impl Inner {
     /// Opens the shared connection of a new generation.
     async fn open_shared(self: &Arc<Self>) -> Result<(), Failure> {
-        let switch = self.switch.read().clone();
+        // The cut one stays in place until there is a connection to put under the new one.
+        let switch = KillSwitch::new();
         let (connection, driver) = open(&self.config, &switch).await.map_err(|error| {
             let permanent =
                 matches!(error.kind(), redis::ErrorKind::AuthenticationFailed | redis::ErrorKind::InvalidClientConfig);
@@ -411,6 +423,7 @@ impl Inner {
         })?;
         let link = self.link.clone();
         let generation = link.generation();
+        let under = switch.clone();
         tokio::spawn(async move {
             tokio::select! {
                 () = driver => link.lost(generation, "the server closed the connection"),
@@ -418,6 +431,7 @@ impl Inner {
             }
         });
         *self.shared.write() = Some(connection);
+        *self.switch.write() = under;
         Ok(())
     }
 
@@ -552,7 +566,7 @@ impl ConnectionLike for Lease<Redis> {
 pub struct Exclusive {
     own: Own,
     link: Link,
-    _permit: OwnedSemaphorePermit,
+    _checkout: Checkout,
 }
 
 impl ConnectionLike for Exclusive {
@@ -589,7 +603,7 @@ impl fmt::Debug for Exclusive {
 /// A connection that is subscribed; derefs to [`redis::aio::PubSub`].
 pub struct PubSub {
     pubsub: redis::aio::PubSub,
-    _permit: OwnedSemaphorePermit,
+    _checkout: Checkout,
 }
 
 impl Deref for PubSub {
@@ -609,6 +623,12 @@ impl fmt::Debug for PubSub {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PubSub").finish_non_exhaustive()
     }
+}
+
+/// A place among the exclusive connections, and in the books.
+struct Checkout {
+    _permit: OwnedSemaphorePermit,
+    _lease: Lease<Redis>,
 }
 
 /// A connection with a driver task that ends with it.
@@ -673,15 +693,25 @@ impl Effect {
         let Some(name) = args.next() else { return Effect::None };
         let name = name.to_ascii_uppercase();
         match name.as_slice() {
-            b"BLPOP" | b"BRPOP" | b"BRPOPLPUSH" | b"BLMOVE" | b"BLMPOP" | b"BZPOPMIN" | b"BZPOPMAX" | b"BZMPOP"
-            | b"WAIT" | b"WAITAOF" => Effect::Blocks,
+            b"BLPOP" | b"BRPOP" | b"BRPOPLPUSH" | b"BLMOVE" | b"BLMPOP" | b"BZPOPMIN" | b"BZPOPMAX" | b"BZMPOP" => {
+                Effect::Blocks
+            }
             b"XREAD" | b"XREADGROUP" if args.any(|arg| arg.eq_ignore_ascii_case(b"BLOCK")) => Effect::Blocks,
             b"MULTI" | b"EXEC" | b"DISCARD" | b"WATCH" | b"UNWATCH" | b"SELECT" | b"AUTH" | b"HELLO" | b"RESET"
             | b"QUIT" | b"MONITOR" | b"SUBSCRIBE" | b"PSUBSCRIBE" | b"SSUBSCRIBE" | b"UNSUBSCRIBE"
-            | b"PUNSUBSCRIBE" | b"SUNSUBSCRIBE" => Effect::Changes(String::from_utf8_lossy(&name).into_owned()),
+            | b"PUNSUBSCRIBE" | b"SUNSUBSCRIBE" | b"READONLY" | b"READWRITE" | b"ASKING" | b"WAIT" | b"WAITAOF" => {
+                Effect::Changes(String::from_utf8_lossy(&name).into_owned())
+            }
+            b"CLIENT" if !args.next().is_some_and(is_harmless) => Effect::Changes("this CLIENT command".to_owned()),
             _ => Effect::None,
         }
     }
+}
+
+/// Whether CLIENT with this subcommand leaves the connection as it is.
+fn is_harmless(subcommand: &[u8]) -> bool {
+    const HARMLESS: [&[u8]; 6] = [b"LIST", b"ID", b"INFO", b"SETNAME", b"GETNAME", b"KILL"];
+    HARMLESS.iter().any(|known| subcommand.eq_ignore_ascii_case(known))
 }
 
 fn not_shared(name: &str) -> RedisError {
@@ -913,18 +943,13 @@ impl fmt::Debug for Wire {
 
 impl Session {
     fn observe(&mut self, name: &[u8], first: Option<&[u8]>, home: i64) {
-        /// Subcommands of CLIENT that leave the connection as it is.
-        const HARMLESS: [&[u8]; 6] = [b"LIST", b"ID", b"INFO", b"SETNAME", b"GETNAME", b"KILL"];
         match name.to_ascii_uppercase().as_slice() {
             b"MULTI" => self.in_multi = true,
             b"WATCH" => self.watching = true,
             b"EXEC" | b"DISCARD" => (self.in_multi, self.watching) = (false, false),
             b"UNWATCH" => self.watching = false,
             b"SELECT" => self.other_db = first != Some(home.to_string().as_bytes()),
-            b"CLIENT" => {
-                let harmless = first.is_some_and(|sub| HARMLESS.iter().any(|known| sub.eq_ignore_ascii_case(known)));
-                self.altered |= !harmless;
-            }
+            b"CLIENT" => self.altered |= !first.is_some_and(is_harmless),
             b"AUTH" | b"HELLO" | b"RESET" | b"QUIT" | b"MONITOR" | b"SUBSCRIBE" | b"PSUBSCRIBE" | b"SSUBSCRIBE"
             | b"READONLY" | b"ASKING" => self.altered = true,
             _ => {}

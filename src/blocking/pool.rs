@@ -18,7 +18,7 @@ use crate::builder::{Builder, Facade};
 use crate::close::{CloseReport, Closing, Phase, Reason};
 use crate::error::{BoxError, Error};
 use crate::global;
-use crate::health::{self, HealthReport};
+use crate::health::HealthReport;
 use crate::lease::{Claim, Holder, Lease, Provide};
 use crate::pool::{ResourcePool as AsyncPool, WarmUp};
 use crate::registry::{Owner, Registry};
@@ -163,7 +163,7 @@ impl ResourcePool {
     /// # Errors
     /// [`Error::InAsyncContext`] on a current-thread runtime.
     pub fn health_check(&self) -> Result<HealthReport, Error> {
-        Ok(HealthReport::clone(&*self.wait(health::check(self.registry()))?))
+        self.wait(self.registry().health_report())
     }
 
     /// Whether this resource answers; `false` for one that is unknown or was never used.
@@ -179,7 +179,7 @@ impl ResourcePool {
     /// # Errors
     /// [`Error::UnknownName`]; [`Error::InAsyncContext`] on a current-thread runtime.
     pub fn close(&self, name: &str) -> Result<CloseReport, Error> {
-        self.wait(self.registry().close_one(name))?
+        Ok(CloseReport::clone(&*self.wait(self.registry().close_one(name))??))
     }
 
     /// Begins a new generation of a closed or broken resource, or of one that works.

@@ -101,9 +101,13 @@ impl Iterator for Subscription<'_> {
         while !self.ended {
             match self.redis.connection.receive() {
                 // The confirmations of SUBSCRIBE are no messages.
-                Ok(value) => match Msg::from_owned_value(value) {
-                    Some(message) => return Some(Ok(message)),
-                    None => continue,
+                Ok(value) => match value.extract_error().map(Msg::from_owned_value) {
+                    Ok(Some(message)) => return Some(Ok(message)),
+                    Ok(None) => {}
+                    Err(refused) => {
+                        self.ended = true;
+                        return Some(Err(refused));
+                    }
                 },
                 Err(error) => {
                     self.ended = true;
