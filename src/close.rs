@@ -327,8 +327,11 @@ pub(crate) struct CloseCell {
     notify: Notify,
     running: Mutex<BTreeSet<Arc<str>>>,
     /// The closes of single resources that are under way.
-    single: Mutex<BTreeMap<Arc<str>, watch::Receiver<Option<Arc<CloseReport>>>>>,
+    single: Mutex<BTreeMap<Arc<str>, Pending>>,
 }
+
+/// A report that is not there yet.
+type Pending = watch::Receiver<Option<Arc<CloseReport>>>;
 
 #[derive(Default)]
 enum Stage {

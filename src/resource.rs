@@ -8,10 +8,10 @@ use std::time::Duration;
 use crate::close::Phase;
 use crate::error::{BoxError, Error, Failure, Source};
 use crate::lease::Holder;
-#[cfg(any(feature = "rabbitmq", feature = "redis"))]
+#[cfg(feature = "redis")]
 use crate::lease::{Claim, Lease, Provide};
 use crate::runtime::within;
-#[cfg(any(feature = "rabbitmq", feature = "redis"))]
+#[cfg(feature = "redis")]
 use crate::slot::Slot;
 use crate::slot::{AnySlot, Life};
 use crate::status::Usage;
@@ -161,7 +161,7 @@ impl Link {
     }
 
     /// A lease for what a backend hands out itself.
-    #[cfg(any(feature = "rabbitmq", feature = "redis"))]
+    #[cfg(feature = "redis")]
     pub(crate) fn lease<R: Resource, T: ?Sized + 'static>(&self, claim: Claim) -> Option<Lease<T>>
     where
         R::Handle: Provide<T>,

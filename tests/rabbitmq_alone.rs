@@ -49,11 +49,14 @@ fn loops() -> usize {
     threads().iter().filter(|name| name.starts_with("lapin-io-loop")).count()
 }
 
+/// TCP sockets; a runtime has a pair of its own for signals.
 fn sockets() -> usize {
+    let tcp = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
+    let inodes: Vec<_> = tcp.lines().filter_map(|line| line.split_whitespace().nth(9)).collect();
     let open = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
-    open.filter_map(|fd| std::fs::read_link(fd.path()).ok())
-        .filter(|to| to.to_string_lossy().starts_with("socket:"))
-        .count()
+    let targets = open.filter_map(|fd| std::fs::read_link(fd.path()).ok()).map(|to| to.to_string_lossy().into_owned());
+    let socket = |to: &String| Some(to.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned());
+    targets.filter_map(|to| socket(&to)).filter(|inode| inodes.contains(&inode.as_str())).count()
 }
 
 /// What there is without any connection.

@@ -207,8 +207,16 @@ impl Generation {
             closing.retain_mut(|closing| closing.as_mut().poll(cx).is_pending());
             if closing.is_empty() { Poll::Ready(Ok(())) } else { Poll::Pending }
         });
-        self.answer("closing every channel", every_channel).await?;
-        self.answer("closing the connection", self.connection.close(200, "OK".into())).await?;
+        let goodbye = async {
+            self.answer("closing every channel", every_channel).await?;
+            self.answer("closing the connection", self.connection.close(200, "OK".into())).await
+        };
+        tokio::select! {
+            said = goodbye => said?,
+            () = self.timer(GOODBYE) => {
+                return Err(Failure::transient(format!("the broker did not answer the goodbye within {GOODBYE:?}")));
+            }
+        };
         self.switch.cut();
         let timer = self.timer(LINGER);
         tokio::select! {
@@ -218,6 +226,9 @@ impl Generation {
         Ok(())
     }
 }
+
+/// How long the goodbye may take: milliseconds on a broker that answers.
+const GOODBYE: Duration = Duration::from_secs(2);
 
 /// How long closing waits for the driver's thread and socket to go, which takes microseconds.
 pub(super) const LINGER: Duration = Duration::from_millis(500);
