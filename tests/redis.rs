@@ -256,6 +256,30 @@ async fn redis_frozen_at_connect() {
     let () = redis.set("key", 1).await.unwrap();
 }
 
+#[test]
+fn redis_blocking_frozen_at_connect_health_and_close() {
+    let server = start();
+    server.freeze().unwrap();
+    let pool = blocking_pool(&server);
+    let started = Instant::now();
+    let error = pool.redis().unwrap_err();
+    assert!(error.is_transient(), "{error}");
+    assert!(started.elapsed() < FROZEN + Duration::from_millis(200), "{:?}", started.elapsed());
+    server.thaw().unwrap();
+    until(FROZEN, || pool.redis().is_ok());
+    server.freeze().unwrap();
+    let started = Instant::now();
+    assert_eq!(pool.health_check().unwrap().entry("redis").unwrap().health, Health::Fail);
+    assert!(started.elapsed() < Duration::from_millis(800), "{:?}", started.elapsed());
+    let mut held = pool.redis();
+    let in_flight = thread::spawn(move || held.as_mut().map(|redis| redis.get::<_, i64>("key").is_err()).unwrap_or(true));
+    let started = Instant::now();
+    let report = pool.close_all_within(Duration::from_secs(8)).unwrap();
+    assert!(started.elapsed() < Duration::from_secs(9), "{:?}", started.elapsed());
+    assert!(matches!(report.step("redis").unwrap().outcome, Outcome::Closed | Outcome::Forced), "{report}");
+    assert!(in_flight.join().unwrap());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_frozen_at_health() {
     let server = start();
