@@ -106,7 +106,9 @@ pub enum Error {
         resource: Arc<str>,
     },
     /// This process was forked from the one that owns the pool.
-    #[error("this process was forked from the one that owns the pool, whose threads are not here; fork before the first use, or exec")]
+    #[error(
+        "this process was forked from the one that owns the pool, whose threads are not here; fork before the first use, or exec"
+    )]
     Forked,
     /// The order of closing cannot be met.
     #[error("close order: {0}")]

@@ -272,7 +272,8 @@ fn redis_blocking_frozen_at_connect_health_and_close() {
     assert_eq!(pool.health_check().unwrap().entry("redis").unwrap().health, Health::Fail);
     assert!(started.elapsed() < Duration::from_millis(800), "{:?}", started.elapsed());
     let mut held = pool.redis();
-    let in_flight = thread::spawn(move || held.as_mut().map(|redis| redis.get::<_, i64>("key").is_err()).unwrap_or(true));
+    let in_flight =
+        thread::spawn(move || held.as_mut().map(|redis| redis.get::<_, i64>("key").is_err()).unwrap_or(true));
     let started = Instant::now();
     let report = pool.close_all_within(Duration::from_secs(8)).unwrap();
     assert!(started.elapsed() < Duration::from_secs(9), "{:?}", started.elapsed());
