@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use common::until_async;
 use redis::AsyncCommands;
 use resource_pool::config::{ClickHouseConfig, MongoConfig, RabbitMqConfig, RedisConfig};
-use resource_pool::{Health, Lease, ResourcePool, State, blocking};
+use resource_pool::{Error, Health, Lease, ResourcePool, State, blocking};
 use services::{Kind, Service};
 
 const KINDS: [Kind; 4] = [Kind::Mongo, Kind::RabbitMq, Kind::ClickHouse, Kind::Redis];
@@ -83,6 +83,42 @@ async fn pool_all_four_frozen_health_answers_in_time_and_closing_is_bounded() {
     servers.iter().for_each(|server| server.thaw().unwrap());
     let left = async || servers.iter().zip(&before).all(|(server, before)| server.established().unwrap() <= *before);
     until_async(SOON, left).await;
+}
+
+/// Each backend through the blocking facade; calls in flight are in the backends' own tests.
+#[test]
+fn pool_blocking_frozen_at_connect_at_health_and_at_close() {
+    let servers = Service::start_all(&KINDS).unwrap();
+    let pool = blocking::ResourcePool::from(pool(&servers));
+    servers.iter().for_each(|server| server.freeze().unwrap());
+    std::thread::scope(|scope| {
+        let acquire: [fn(&blocking::ResourcePool) -> Result<(), Error>; 4] = [
+            |pool| pool.mongo().map(drop),
+            |pool| pool.rabbitmq().map(drop),
+            |pool| pool.clickhouse().map(drop),
+            |pool| pool.redis().map(drop),
+        ];
+        for (name, acquire) in NAMES.into_iter().zip(acquire) {
+            let pool = &pool;
+            scope.spawn(move || {
+                let started = Instant::now();
+                let error = acquire(pool).expect_err(name);
+                assert!(error.is_transient(), "{name}: {error}");
+                assert!(started.elapsed() < Duration::from_millis(5500), "{name}: {:?}", started.elapsed());
+            });
+        }
+    });
+    servers.iter().for_each(|server| server.thaw().unwrap());
+    common::until(SOON, || pool.warm_up(NAMES).unwrap().into_iter().all(|(_, result)| result.is_ok()));
+    servers.iter().for_each(|server| server.freeze().unwrap());
+    let started = Instant::now();
+    let report = pool.health_check().unwrap();
+    assert!(started.elapsed() < Duration::from_millis(850), "{:?}", started.elapsed());
+    assert!(report.entries.iter().all(|entry| entry.health == Health::Fail), "{report}");
+    let started = Instant::now();
+    let report = pool.close_all_within(Duration::from_secs(8)).unwrap();
+    assert!(started.elapsed() < Duration::from_secs(9), "{:?}\n{report}", started.elapsed());
+    assert_eq!(report.steps.len(), 4, "{report}");
 }
 
 #[test]

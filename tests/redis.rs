@@ -655,6 +655,26 @@ async fn redis_trap_manager_fails_the_first_call_after_a_loss() {
     redis.set::<_, _, ()>("key", 2).await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_trap_manager_does_not_reconnect_on_timeouts() {
+    let server = start();
+    let mut bare = redis::Client::open(server.url()).unwrap().get_connection_manager().await.unwrap();
+    let pool = pool(&server);
+    let mut redis = pool.redis().await.unwrap();
+    let mut id = redis::cmd("CLIENT");
+    id.arg("ID");
+    let before: (i64, i64) = (id.query_async(&mut bare).await.unwrap(), id.query_async(&mut redis).await.unwrap());
+    server.freeze().unwrap();
+    assert!(bare.get::<_, i64>("key").await.unwrap_err().is_timeout());
+    assert!(redis.get::<_, i64>("key").await.is_err());
+    server.thaw().unwrap();
+    until_async(FROZEN, async || redis.ping::<()>().await.is_ok()).await;
+    until_async(FROZEN, async || bare.ping::<()>().await.is_ok()).await;
+    let after: (i64, i64) = (id.query_async(&mut bare).await.unwrap(), id.query_async(&mut redis).await.unwrap());
+    assert_eq!(after.0, before.0, "the manager kept the connection that timed out");
+    assert_ne!(after.1, before.1);
+}
+
 #[test]
 fn redis_trap_manager_reconnects_on_the_callers_runtime() {
     let server = start();
