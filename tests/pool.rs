@@ -92,7 +92,8 @@ fn pool_blocking_frozen_at_connect_at_health_and_at_close() {
     let pool = blocking::ResourcePool::from(pool(&servers));
     servers.iter().for_each(|server| server.freeze().unwrap());
     std::thread::scope(|scope| {
-        let acquire: [fn(&blocking::ResourcePool) -> Result<(), Error>; 4] = [
+        type Acquire = fn(&blocking::ResourcePool) -> Result<(), Error>;
+        let acquire: [Acquire; 4] = [
             |pool| pool.mongo().map(drop),
             |pool| pool.rabbitmq().map(drop),
             |pool| pool.clickhouse().map(drop),
