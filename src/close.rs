@@ -276,7 +276,7 @@ impl fmt::Display for CloseReport {
                 writeln!(f, "    unfinished: {count} {}", work.label())?;
             }
             for holder in &step.held {
-                writeln!(f, "    held by {holder}")?;
+                writeln!(f, "    held by {holder:#}")?;
             }
         }
         Ok(())

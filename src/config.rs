@@ -23,6 +23,7 @@ pub use crate::close::CloseOptions;
 use crate::error::Error;
 pub use crate::exit::ExitStatus;
 pub use crate::health::HealthOptions;
+pub use crate::leak::LeakOptions;
 pub use crate::probe::ProbeOptions;
 use crate::resource::Resource;
 pub use crate::retry::Retry;
@@ -51,6 +52,8 @@ pub struct Options {
     pub probe: ProbeOptions,
     /// How health is checked.
     pub health: HealthOptions,
+    /// What is suspected to leak.
+    pub leaks: LeakOptions,
     /// The limits of closing. Environment: `RESOURCE_POOL_CLOSE_DEADLINE_MS`.
     pub close: CloseOptions,
     /// Whether SIGINT, SIGTERM and SIGHUP close the global pool before they end the process.
@@ -69,6 +72,7 @@ impl Default for Options {
             retry: Retry::default(),
             probe: ProbeOptions::default(),
             health: HealthOptions::default(),
+            leaks: LeakOptions::default(),
             close: CloseOptions::default(),
             signals: true,
             exit_status: ExitStatus::default(),

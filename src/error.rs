@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::lease::Holder;
+use crate::lease::{Holder, Listed};
 
 /// Any error, boxed: what a [`Resource`](crate::Resource) may fail with.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
@@ -177,11 +177,8 @@ impl fmt::Display for TimeoutError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { resource, endpoint, waiting_for, waited, holders, source } = self;
         write!(f, "{resource} at {endpoint}: waited {waited:.1?} for {waiting_for}")?;
-        for (n, holder) in holders.iter().take(5).enumerate() {
-            write!(f, "{}{holder}", if n == 0 { "; held by " } else { ", " })?;
-        }
-        if holders.len() > 5 {
-            write!(f, " and {} more", holders.len() - 5)?;
+        if !holders.is_empty() {
+            write!(f, "; held by {}", Listed(holders))?;
         }
         match source {
             Some(source) => write!(f, "; last error: {source}"),

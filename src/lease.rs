@@ -1,5 +1,6 @@
 //! Guards: what holds a resource, from which line, for how long.
 
+use std::backtrace::Backtrace;
 use std::fmt;
 use std::ops::Deref;
 use std::panic::Location;
@@ -9,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::leak::{self, LeakOptions, Leaks};
+use crate::owner::Owner;
 use crate::slot::Life;
 
 /// A resource in use. Derefs to the handle; dropping it does no I/O and needs no runtime.
@@ -70,11 +73,54 @@ pub struct Holder {
     pub exclusive: bool,
     /// The generation it was taken from.
     pub generation: u64,
+    /// The task or thread that acquired it, where that is watched for leaks.
+    pub owner: Option<Owner>,
+    /// Whether it was held for longer than [`age`](crate::config::LeakOptions::age) when last looked at.
+    pub suspected: bool,
+    /// From where it was acquired, if [`backtrace`](crate::config::LeakOptions::backtrace) is on.
+    pub backtrace: Option<Arc<Backtrace>>,
 }
 
+impl Holder {
+    pub(crate) fn is_watched(&self) -> bool {
+        self.owner.is_some()
+    }
+}
+
+/// One line; with `{:#}` the backtrace follows, if there is one.
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({:.1?}{})", self.site, self.held, if self.exclusive { ", exclusive" } else { "" })
+        write!(f, "{} ({:.1?}", self.site, self.held)?;
+        if self.exclusive {
+            f.write_str(", exclusive")?;
+        }
+        if let Some(owner) = &self.owner {
+            write!(f, ", {owner}")?;
+        }
+        if self.suspected {
+            f.write_str(", a leak?")?;
+        }
+        f.write_str(")")?;
+        match &self.backtrace {
+            Some(backtrace) if f.alternate() => write!(f, "\n{backtrace}"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The first few on one line.
+pub(crate) struct Listed<'a>(pub(crate) &'a [Holder]);
+
+impl fmt::Display for Listed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const FEW: usize = 5;
+        for (n, holder) in self.0.iter().take(FEW).enumerate() {
+            write!(f, "{}{holder}", if n == 0 { "" } else { ", " })?;
+        }
+        if self.0.len() > FEW {
+            write!(f, " and {} more", self.0.len() - FEW)?;
+        }
+        Ok(())
     }
 }
 
@@ -111,14 +157,20 @@ impl<T> Provide<T> for T {
 /// All leases of one resource, spread over seats so that threads do not write the same line.
 pub(crate) struct Ledger<H> {
     seats: Box<[Arc<Seat<H>>]>,
+    options: LeakOptions,
+    pub(crate) leaks: Leaks,
 }
 
 /// As many seats as threads can usefully lease at once.
 const SEATS: usize = 16;
 
 impl<H: Clone + Send + Sync + 'static> Ledger<H> {
-    pub(crate) fn new() -> Self {
-        Ledger { seats: (0..SEATS).map(|_| Arc::new(Seat(Mutex::new(Places::default())))).collect() }
+    pub(crate) fn new(options: &LeakOptions) -> Self {
+        Ledger {
+            seats: (0..SEATS).map(|_| Arc::new(Seat(Mutex::new(Places::default())))).collect(),
+            options: options.clone(),
+            leaks: Leaks::default(),
+        }
     }
 
     /// Opens for leasing with this handle.
@@ -143,9 +195,12 @@ impl<H: Clone + Send + Sync + 'static> Ledger<H> {
     where
         H: Provide<T>,
     {
+        let watched = claim.exclusive || self.options.shared;
+        let origin = watched.then(|| Box::new(Origin::here(self.options.backtrace)));
         let mut places = self.seats[seat_of_this_thread()].0.lock();
         let held = Arc::clone(places.open.as_ref()?);
-        let key = places.take(Place { claim, since: Instant::now(), generation: held.generation });
+        let since = Instant::now();
+        let key = places.take(Place { claim, since, generation: held.generation, origin, suspected: false });
         Some(Lease { held, key })
     }
 
@@ -153,16 +208,27 @@ impl<H: Clone + Send + Sync + 'static> Ledger<H> {
     pub(crate) fn holders(&self, resource: &Arc<str>) -> Vec<Holder> {
         let mut holders = Vec::new();
         for seat in &self.seats {
-            holders.extend(seat.0.lock().taken.iter().flatten().map(|place| Holder {
-                resource: Arc::clone(resource),
-                site: place.claim.site,
-                held: place.since.elapsed(),
-                exclusive: place.claim.exclusive,
-                generation: place.generation,
-            }));
+            holders.extend(seat.0.lock().taken.iter().flatten().map(|place| place.holder(resource)));
         }
         holders.sort_by_key(|holder| std::cmp::Reverse(holder.held));
         holders
+    }
+
+    /// Marks what is watched and has been out for this long, and tells what is newly marked.
+    pub(crate) fn suspect(&self, resource: &Arc<str>, age: Duration) -> Vec<Holder> {
+        let mut suspects = Vec::new();
+        if age.is_zero() {
+            return suspects;
+        }
+        for seat in &self.seats {
+            for place in seat.0.lock().taken.iter_mut().flatten() {
+                if place.origin.is_some() && !place.suspected && place.since.elapsed() >= age {
+                    place.suspected = true;
+                    suspects.push(place.holder(resource));
+                }
+            }
+        }
+        suspects
     }
 }
 
@@ -200,6 +266,37 @@ struct Place {
     claim: Claim,
     since: Instant,
     generation: u64,
+    /// Only of what is watched.
+    origin: Option<Box<Origin>>,
+    suspected: bool,
+}
+
+impl Place {
+    fn holder(&self, resource: &Arc<str>) -> Holder {
+        let origin = self.origin.as_deref();
+        Holder {
+            resource: Arc::clone(resource),
+            site: self.claim.site,
+            held: self.since.elapsed(),
+            exclusive: self.claim.exclusive,
+            generation: self.generation,
+            owner: origin.map(|origin| origin.owner.clone()),
+            suspected: self.suspected,
+            backtrace: origin.and_then(|origin| origin.backtrace.clone()),
+        }
+    }
+}
+
+/// Who took a place, and from where in full.
+struct Origin {
+    owner: Owner,
+    backtrace: Option<Arc<Backtrace>>,
+}
+
+impl Origin {
+    fn here(backtrace: bool) -> Self {
+        Origin { owner: Owner::current(), backtrace: backtrace.then(|| Arc::new(Backtrace::force_capture())) }
+    }
 }
 
 /// One generation's handle at one seat.
@@ -233,9 +330,12 @@ impl<T: ?Sized, H: Provide<T> + Send + Sync> Held<T> for Tenancy<H> {
 
     fn release(&self, key: usize) {
         let mut places = self.seat.0.lock();
-        places.taken[key] = None;
+        let place = places.taken[key].take();
         places.free.push(key);
         drop(places);
+        if let Some(place) = place.filter(|place| place.suspected) {
+            leak::came_back(place.holder(&self.life.name));
+        }
         self.life.released();
     }
 }

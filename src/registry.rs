@@ -22,6 +22,7 @@ use crate::config::{BackendConfig, Config, Options, ResourceConfig};
 use crate::error::{BoxError, Error};
 use crate::exit;
 use crate::health::{self, HealthReport};
+use crate::leak;
 use crate::lease::Holder;
 use crate::resource::Resource;
 use crate::runtime::DriverRuntime;
@@ -166,6 +167,7 @@ impl Registry {
         self.armed.get_or_init(|| {
             close::arm();
             if let Some(me) = self.me.upgrade() {
+                leak::watch(Weak::clone(&self.me), self.context.options.leaks.clone());
                 exit::arm(&me, self.is_global.get().is_some() && self.context.options.signals);
             }
         });
@@ -299,15 +301,7 @@ impl Registry {
 
     /// The resources of which more than this many leases and checkouts are out.
     pub(crate) fn leaks(&self, threshold: usize) -> Vec<Holder> {
-        let mut leaks = Vec::new();
-        for slot in self.slots() {
-            let holders = slot.holders();
-            if holders.len() > threshold {
-                tracing::warn!(resource = %slot.life().name, held = holders.len(), threshold, oldest = %holders[0], "more held than expected");
-                leaks.extend(holders);
-            }
-        }
-        leaks
+        self.slots().iter().flat_map(|slot| leak::more_than(threshold, &**slot)).collect()
     }
 
     pub(crate) fn on_close(
@@ -320,7 +314,12 @@ impl Registry {
         self.check_open()?;
         self.arm();
         let hook = Hook { name: Arc::from(name), phase, run: Box::new(run) };
-        self.hooks.lock().push((hook, Box::new(alive)));
+        let mut hooks = self.hooks.lock();
+        // What is gone is forgotten, so that clients that come and go do not pile up.
+        let gone: Vec<_> = hooks.extract_if(.., |(_, alive)| !alive()).collect();
+        hooks.push((hook, Box::new(alive)));
+        drop(hooks);
+        drop(gone);
         Ok(())
     }
 
@@ -350,7 +349,8 @@ impl Registry {
     }
 
     fn phase(&self, name: &str) -> Result<Phase, Error> {
-        let hooked = self.hooks.lock().iter().find(|(hook, _)| &*hook.name == name).map(|(hook, _)| hook.phase);
+        let is_it = |(hook, alive): &&(Hook, Alive)| &*hook.name == name && alive();
+        let hooked = self.hooks.lock().iter().find(is_it).map(|(hook, _)| hook.phase);
         match hooked {
             Some(phase) => Ok(phase),
             None => Ok(self.slot(name)?.phase()),

@@ -20,6 +20,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use crate::close::Phase;
 use crate::error::{BoxError, ConnectError, Error, Failure, Source, TimeoutError, panic_message};
+use crate::leak::Leaks;
 use crate::lease::{Claim, Holder, Lease, Ledger, Provide};
 use crate::probe::{self, Watch};
 use crate::registry::Context;
@@ -81,6 +82,9 @@ pub(crate) trait AnySlot: Any + Send + Sync {
     fn phase(&self) -> Phase;
     fn status(&self) -> ResourceStatus;
     fn holders(&self) -> Vec<Holder>;
+    fn leaks(&self) -> &Leaks;
+    /// Marks checkouts that have been out for this long, and tells the newly marked ones.
+    fn suspect(&self, age: Duration) -> Vec<Holder>;
     fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
     fn wait_ready(self: Arc<Self>) -> BoxFuture<Result<(), Error>>;
     /// A ping over whatever the resource pings with. `None` if it never was connected.
@@ -109,7 +113,7 @@ impl<R: Resource> Slot<R> {
             phase: resource.phase(),
             resource,
             life,
-            ledger: Ledger::new(),
+            ledger: Ledger::new(&context.options.leaks),
             context,
             handle: Mutex::new(None),
         })
@@ -447,6 +451,8 @@ impl<R: Resource> AnySlot for Slot<R> {
             generation: inner.generation,
             leases: holders.iter().filter(|holder| !holder.exclusive).count(),
             checkouts: holders.iter().filter(|holder| holder.exclusive).count(),
+            leaks: holders.iter().filter(|holder| holder.suspected).count() + self.ledger.leaks.exceeded(),
+            leaks_total: self.ledger.leaks.total(),
             work: self.life.work(),
             connecting: inner.waiting,
             usage: usage.unwrap_or_default(),
@@ -456,6 +462,14 @@ impl<R: Resource> AnySlot for Slot<R> {
 
     fn holders(&self) -> Vec<Holder> {
         self.ledger.holders(&self.life.name)
+    }
+
+    fn leaks(&self) -> &Leaks {
+        &self.ledger.leaks
+    }
+
+    fn suspect(&self, age: Duration) -> Vec<Holder> {
+        self.ledger.suspect(&self.life.name, age)
     }
 
     fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {

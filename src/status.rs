@@ -74,6 +74,10 @@ pub struct ResourceStatus {
     pub leases: usize,
     /// Exclusive checkouts held.
     pub checkouts: usize,
+    /// Leaks suspected now: each checkout that is out for too long, and each threshold exceeded.
+    pub leaks: usize,
+    /// How many leaks were ever suspected, those that came back among them.
+    pub leaks_total: usize,
     /// Work going on, by kind; what is not going on is left out.
     pub work: Vec<(Work, usize)>,
     /// Acquires that wait for the connection.
@@ -105,20 +109,21 @@ impl fmt::Display for PoolStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{:<14} {:<10} {:>4} {:>6} {:>9} {:>5} {:>5} {:>6} {:>5} {:>7}",
-            "resource", "state", "gen", "leases", "checkouts", "max", "open", "in use", "idle", "waiting"
+            "{:<14} {:<10} {:>4} {:>6} {:>9} {:>5} {:>5} {:>5} {:>6} {:>5} {:>7}",
+            "resource", "state", "gen", "leases", "checkouts", "leaks", "max", "open", "in use", "idle", "waiting"
         )?;
         for one in &self.resources {
             let show = |count: Option<usize>| count.map_or_else(|| "-".to_owned(), |count| count.to_string());
             let Usage { max, open, in_use, idle, waiting, .. } = one.usage;
             writeln!(
                 f,
-                "{:<14} {:<10} {:>4} {:>6} {:>9} {:>5} {:>5} {:>6} {:>5} {:>7}",
+                "{:<14} {:<10} {:>4} {:>6} {:>9} {:>5} {:>5} {:>5} {:>6} {:>5} {:>7}",
                 one.name,
                 one.state,
                 one.generation,
                 one.leases,
                 one.checkouts,
+                one.leaks,
                 show(max),
                 show(open),
                 show(in_use),

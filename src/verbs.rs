@@ -17,7 +17,8 @@ macro_rules! synchronous_verbs {
             self.registry().holders()
         }
 
-        /// The holders of every resource of which more than `threshold` leases are out; also logged.
+        /// The holders of every resource of which more than `threshold` leases and checkouts are
+        /// out. Logged once, and once more when no more than that are out again.
         pub fn check_leak(&self, threshold: usize) -> Vec<Holder> {
             self.registry().leaks(threshold)
         }

@@ -4,37 +4,19 @@
 #![cfg(feature = "clickhouse")]
 #![allow(missing_docs)]
 
+mod common;
+
 use std::error::Error as StdError;
-use std::io::Write;
-use std::sync::{Arc, Mutex};
 
 use clickhouse::Client;
+use common::Log;
 use resource_pool::config::ClickHouseConfig;
 use resource_pool::{ResourcePool, blocking};
 use services::{Kind, Service};
 
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clickhouse_password_shows_nowhere() {
-    let log = Log::default();
-    let writer = log.clone();
-    tracing_subscriber::fmt()
-        .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
-        .with_writer(move || writer.clone())
-        .init();
+    let log = Log::start();
     let server = Service::start(Kind::ClickHouse).unwrap();
     let mut parts = ClickHouseConfig::default();
     parts.host = "127.0.0.1".to_owned();
@@ -95,7 +77,7 @@ async fn clickhouse_password_shows_nowhere() {
         shown.push(format!("{report} {report:?}"));
     }
     assert_eq!(connected, 5);
-    shown.push(String::from_utf8_lossy(&log.0.lock().unwrap()).into_owned());
+    shown.push(log.text());
     let encoded = server.url().split([':', '@']).nth(2).unwrap();
     for text in &shown {
         assert!(!text.contains(server.password()), "{text}");

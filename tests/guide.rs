@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 
 use resource_pool::config::{
-    ClickHouseConfig, CloseOptions, HealthOptions, MongoConfig, Options, ProbeOptions, RabbitMqConfig, RedisConfig,
-    Retry,
+    ClickHouseConfig, CloseOptions, HealthOptions, LeakOptions, MongoConfig, Options, ProbeOptions, RabbitMqConfig,
+    RedisConfig, Retry,
 };
 
 const GUIDE: &str = include_str!("../RESOURCE_MANAGER.md");
@@ -45,11 +45,12 @@ fn table(name: &str) -> BTreeMap<String, String> {
 #[test]
 fn guide_tables_have_every_option_and_its_default() {
     let options = Options::default();
-    let all: [(&str, &dyn Debug); 9] = [
+    let all: [(&str, &dyn Debug); 10] = [
         ("Options", &options),
         ("Retry", &Retry::default()),
         ("ProbeOptions", &ProbeOptions::default()),
         ("HealthOptions", &HealthOptions::default()),
+        ("LeakOptions", &LeakOptions::default()),
         ("CloseOptions", &CloseOptions::default()),
         ("MongoConfig", &MongoConfig::default()),
         ("RabbitMqConfig", &RabbitMqConfig::default()),

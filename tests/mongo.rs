@@ -3,11 +3,14 @@
 #![cfg(feature = "mongodb")]
 #![allow(missing_docs)]
 
+mod common;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::Log;
 use futures_util::StreamExt;
 use mongodb::bson::{Document, doc};
 use mongodb::error::ErrorKind;
@@ -55,32 +58,6 @@ fn bars(client: &mongodb::Client, test: &str) -> mongodb::Collection<Document> {
 
 fn sync_bars(client: &mongodb::sync::Client, test: &str) -> mongodb::sync::Collection<Document> {
     client.database("quantaxis").collection(test)
-}
-
-/// What is logged from now on, at every level.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn start() -> Self {
-        let log = Log::default();
-        let writer = log.clone();
-        tracing_subscriber::fmt()
-            .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
-            .with_writer(move || writer.clone())
-            .init();
-        log
-    }
-}
-
-impl std::io::Write for Log {
-    fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(text)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }
 
 fn usage(pool: &ResourcePool) -> Usage {
@@ -645,7 +622,7 @@ async fn mongo_password_is_shown_nowhere() {
     let wrong = server.url().replacen(":p%40", ":s3cret%40", 1);
     let error = pool(MongoConfig::uri(wrong)).mongo().await.unwrap_err();
     shown += &format!("{error} {error:?} {:?}", std::error::Error::source(&error).map(ToString::to_string));
-    let logged = String::from_utf8_lossy(&log.0.lock().unwrap()).into_owned();
+    let logged = log.text();
     assert!(logged.contains("warming up") && logged.contains("connected"), "{logged}");
     shown += &logged;
     println!("{shown}");

@@ -5,41 +5,17 @@
 
 mod common;
 
-use std::io::Write;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::{threads, until_async};
+use common::{Log, threads, until_async};
 use lapin::{Connection, ConnectionProperties};
 use resource_pool::config::RabbitMqConfig;
 use resource_pool::rabbitmq::Message;
 use resource_pool::{ResourcePool, blocking};
 use services::{Kind, Service};
-use tracing_subscriber::fmt::MakeWriter;
 
 /// A frozen broker must show as an error within this.
 const FROZEN: Duration = Duration::from_secs(5);
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Log;
-    fn make_writer(&'a self) -> Log {
-        self.clone()
-    }
-}
 
 fn pool(server: &Service) -> ResourcePool {
     ResourcePool::builder().environment([("", ""); 0]).resource(RabbitMqConfig::url(server.url())).build().unwrap()
@@ -131,15 +107,10 @@ async fn small_buffers(server: &Service) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rabbitmq_gives_back_threads_sockets_memory_and_no_password() {
-    let log = Log::default();
-    tracing_subscriber::fmt()
-        .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
-        .with_writer(log.clone())
-        .init();
+    let log = Log::start();
     let server = Service::start(Kind::RabbitMq).unwrap();
     small_buffers(&server).await;
-    let said = std::mem::take(&mut *log.0.lock().unwrap());
-    let said = String::from_utf8_lossy(&said).into_owned();
+    let said = log.text();
     assert!(said.contains("connected"), "nothing was logged");
     // The bare driver has it in its TRACE log, as a list of bytes.
     let bytes = format!("{:?}", server.password().as_bytes());

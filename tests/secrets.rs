@@ -6,39 +6,16 @@
 mod common;
 
 use std::fs;
-use std::io::Write;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use common::Log;
 use resource_pool::config::{ClickHouseConfig, MongoConfig, Options, RabbitMqConfig, RedisConfig, Secret};
 use resource_pool::{Builder, ResourcePool};
 use services::{Kind, Service};
-use tracing_subscriber::fmt::MakeWriter;
 
 /// What is looked for: as it is, and as a URL has it.
 const SECRETS: [&str; 2] = ["p4ss@:/%word", "p4ss%40%3A%2F%25word"];
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Log;
-    fn make_writer(&'a self) -> Log {
-        self.clone()
-    }
-}
 
 /// All that a pool can be made to say.
 async fn all_that_it_says(pool: &ResourcePool) -> String {
@@ -83,9 +60,7 @@ fn builder() -> Builder<ResourcePool> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn secrets_appear_nowhere() {
-    let log = Log::default();
-    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(log.clone()).finish();
-    tracing::subscriber::set_global_default(subscriber).unwrap();
+    let log = Log::start();
     let encoded = SECRETS[1];
     let servers = Service::start_all(&[Kind::Mongo, Kind::RabbitMq, Kind::ClickHouse, Kind::Redis]).unwrap();
     let ports: Vec<u16> = servers.iter().map(Service::port).collect();
@@ -156,7 +131,7 @@ async fn secrets_appear_nowhere() {
             assert_none(&format!("{error} {error:?}"));
         }
     }
-    let log = String::from_utf8_lossy(&log.0.lock().unwrap()).into_owned();
+    let log = log.text();
     assert!(log.contains("resource_pool::slot: connecting failed"), "the log is what it should be");
     assert_none(&log);
 }
