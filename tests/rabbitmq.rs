@@ -272,6 +272,7 @@ async fn rabbitmq_publish_cut_off_says_that_its_outcome_is_unknown() {
     proxy.thaw();
     let batch = batch.within(SOON).await.unwrap().unwrap();
     assert_eq!((batch.results().len(), batch.confirmed(), batch.unknown()), (3000, 0, 1024));
+    assert!(batch.to_string().starts_with("0 of 3000 confirmed; "), "{batch}");
     assert!(matches!(&batch.results()[2999], Err(Error::Operation { action, .. }) if action.contains("not sent")));
 }
 

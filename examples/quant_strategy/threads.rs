@@ -149,7 +149,7 @@ fn publish(plan: &Plan, code: &str, bars: &[Bar], shown: &ProgressBar) -> Result
             messages.push(Message::new(&exchange, "", serde_json::to_vec(bar)?).transient());
         }
         let outcome = rabbitmq.publish_batch(messages)?;
-        ensure!(outcome.all_confirmed(), "{} of {} bars of {code} were confirmed", outcome.confirmed(), batch.len());
+        ensure!(outcome.all_confirmed(), "publishing the bars of {code}: {outcome}");
         confirmed += outcome.confirmed() as u64;
         shown.inc(batch.len() as u64);
         if plan.pace.is_some() {

@@ -69,6 +69,10 @@ fn test(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
         command.arg("--workspace");
     }
     command.args(arguments).envs(servers.environment());
+    // Most tests wait for a server more than they compute.
+    if env::var_os("RUST_TEST_THREADS").is_none() {
+        command.env("RUST_TEST_THREADS", "4");
+    }
     let mut tally = tally::Tally::default();
     let code = child.run_watched(command, |line| tally.count(line))?;
     servers.stop();

@@ -1,5 +1,6 @@
 //! Messages, and what becomes of them.
 
+use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -117,6 +118,17 @@ impl Batch {
     /// The results themselves.
     pub fn into_results(self) -> Vec<Result<Published, Error>> {
         self.results
+    }
+}
+
+/// How many were confirmed, and the first error if not all were.
+impl fmt::Display for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} confirmed", self.confirmed(), self.results.len())?;
+        match self.results.iter().find_map(|result| result.as_ref().err()) {
+            Some(error) => write!(f, "; {error}"),
+            None => Ok(()),
+        }
     }
 }
 
