@@ -13,20 +13,21 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use once_cell::sync::OnceCell;
-use parking_lot::{Condvar, Mutex};
 use serde::Deserialize;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::activity::Activity;
 use crate::config::millis;
 use crate::error::{BoxError, Error, Failure, panic_message};
 use crate::lease::Holder;
 use crate::registry::{Context, Registry};
 use crate::resource::Work;
 use crate::runtime::{self, within};
-use crate::slot::{AnySlot, Life};
+use crate::slot::AnySlot;
 use crate::status::{PoolStatus, State};
+use crate::sync::{Condvar, Mutex};
 
 /// The limits of closing. [`worst_case`](CloseOptions::worst_case) tells their sum.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -319,65 +320,136 @@ pub(crate) struct Hook {
     pub(crate) run: Box<dyn FnOnce() -> Result<(), BoxError> + Send>,
 }
 
-/// The close of one pool: at most one runs, and all who ask get its report.
+/// The closes of one pool: of the whole at most one runs, and of each resource; all who ask for
+/// one get its report.
 #[derive(Default)]
 pub(crate) struct CloseCell {
-    stage: Mutex<Stage>,
-    done: Condvar,
-    notify: Notify,
-    running: Mutex<BTreeSet<Arc<str>>>,
+    whole: Mutex<Whole>,
+    announced: Condvar,
     /// The closes of single resources that are under way.
-    single: Mutex<BTreeMap<Arc<str>, Pending>>,
+    single: Mutex<BTreeMap<Arc<str>, Arc<Course>>>,
+    running: Mutex<BTreeSet<Arc<str>>>,
 }
 
-/// A report that is not there yet.
-type Pending = watch::Receiver<Option<Arc<CloseReport>>>;
-
+/// The close of the whole pool.
 #[derive(Default)]
-enum Stage {
-    #[default]
-    Open,
-    Closing,
-    Closed {
-        report: Arc<CloseReport>,
-        /// Whether all listeners have had it.
-        announced: bool,
-    },
+struct Whole {
+    begun: bool,
+    /// Tells the users that it has begun.
+    closing: CancellationToken,
+    course: Arc<Course>,
+    /// Whether all listeners have had the report.
+    announced: bool,
+}
+
+/// One close. Whoever waits for it gets its report, even where the pool is open again by then.
+#[derive(Default)]
+pub(crate) struct Course {
+    report: OnceCell<Arc<CloseReport>>,
+    ended: Notify,
+}
+
+impl Course {
+    fn end(&self, report: CloseReport) {
+        // There is one who runs it.
+        let _first = self.report.set(Arc::new(report));
+        self.ended.notify_waiters();
+    }
+
+    pub(crate) async fn wait(&self) -> Arc<CloseReport> {
+        loop {
+            let ended = self.ended.notified();
+            tokio::pin!(ended);
+            ended.as_mut().enable();
+            if let Some(report) = self.report.get() {
+                return Arc::clone(report);
+            }
+            ended.await;
+        }
+    }
 }
 
 impl CloseCell {
+    /// Whether closing has begun, until `reopen`.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.whole.lock().begun
+    }
+
+    /// The close of the whole pool that has begun, until `reopen`.
+    fn under_way(&self) -> Option<Arc<Course>> {
+        let whole = self.whole.lock();
+        whole.begun.then(|| Arc::clone(&whole.course))
+    }
+
+    /// A flag and a future for users.
+    pub(crate) fn closing(&self) -> Closing {
+        Closing(self.whole.lock().closing.clone())
+    }
+
     /// The report, if closed.
     pub(crate) fn report(&self) -> Option<Arc<CloseReport>> {
-        match &*self.stage.lock() {
-            Stage::Closed { report, .. } => Some(Arc::clone(report)),
-            _ => None,
+        self.whole.lock().course.report.get().cloned()
+    }
+
+    /// The close of the whole pool, begun now unless it was before, and whether the caller is the
+    /// one to run it.
+    pub(crate) fn begin(&self) -> (Arc<Course>, bool) {
+        let mut whole = self.whole.lock();
+        let first = !std::mem::replace(&mut whole.begun, true);
+        let (course, closing) = (Arc::clone(&whole.course), whole.closing.clone());
+        drop(whole);
+        closing.cancel();
+        (course, first)
+    }
+
+    /// All listeners have had the report of this close.
+    pub(crate) fn announce(&self, course: &Arc<Course>) {
+        let mut whole = self.whole.lock();
+        // Unless the pool is open again.
+        if Arc::ptr_eq(&whole.course, course) {
+            whole.announced = true;
+        }
+        drop(whole);
+        self.announced.notify_all();
+    }
+
+    /// The close of one resource, begun now unless it is under way, and whether the caller is the
+    /// one to run it.
+    pub(crate) fn begin_single(&self, name: &Arc<str>) -> (Arc<Course>, bool) {
+        let mut single = self.single.lock();
+        if let Some(course) = single.get(name) {
+            return (Arc::clone(course), false);
+        }
+        let course = Arc::<Course>::default();
+        single.insert(Arc::clone(name), Arc::clone(&course));
+        (course, true)
+    }
+
+    pub(crate) fn end_single(&self, name: &Arc<str>, report: CloseReport) {
+        if let Some(course) = self.single.lock().remove(name) {
+            course.end(report);
         }
     }
 
-    /// Waits for the close that was started.
-    pub(crate) async fn wait(&self) -> Arc<CloseReport> {
-        loop {
-            let done = self.notify.notified();
-            tokio::pin!(done);
-            done.as_mut().enable();
-            if let Some(report) = self.report() {
-                return report;
-            }
-            done.await;
-        }
-    }
-
-    /// The same for a thread that must not touch tokio, and until every listener has had it;
-    /// `None` once this time has come.
+    /// Waits for the close that was begun on a thread that must not touch tokio, and until every
+    /// listener has had the report; `None` once this time has come.
     pub(crate) fn wait_blocking(&self, until: Instant) -> Option<Arc<CloseReport>> {
-        let mut stage = self.stage.lock();
+        let mut whole = self.whole.lock();
         loop {
-            if let Stage::Closed { report, announced: true } = &*stage {
-                return Some(Arc::clone(report));
+            if whole.announced {
+                return whole.course.report.get().cloned();
             }
-            if self.done.wait_until(&mut stage, until).timed_out() {
+            if self.announced.wait_until(&mut whole, until).timed_out() {
                 return None;
             }
+        }
+    }
+
+    /// Open again, if closed.
+    pub(crate) fn reopen(&self) {
+        let mut whole = self.whole.lock();
+        if whole.course.report.get().is_some() {
+            *whole = Whole::default();
         }
     }
 
@@ -385,85 +457,56 @@ impl CloseCell {
     pub(crate) fn running(&self) -> Vec<Arc<str>> {
         self.running.lock().iter().cloned().collect()
     }
-
-    /// Open again, if closed.
-    pub(crate) fn reopen(&self) -> bool {
-        let mut stage = self.stage.lock();
-        let closed = matches!(*stage, Stage::Closed { .. });
-        if closed {
-            *stage = Stage::Open;
-        }
-        closed
-    }
 }
 
 /// Starts closing the whole pool, unless that was started before. Does not wait.
-pub(crate) fn start(registry: &Arc<Registry>, reason: Reason, deadline: Option<Duration>) {
-    {
-        let mut stage = registry.close.stage.lock();
-        if !matches!(*stage, Stage::Open) {
-            return;
-        }
-        *stage = Stage::Closing;
-    }
-    registry.context.closing.cancel();
-    let registry = Arc::clone(registry);
-    hand_over(Box::new(move || {
-        let limit = deadline.unwrap_or(registry.context.options.close.deadline);
-        let closed = catch_unwind(AssertUnwindSafe(|| on_own_runtime(close_pool(&registry, reason, limit))));
-        let report = Arc::new(closed.unwrap_or_else(|payload| CloseReport::panicked(&registry, reason, &*payload)));
-        if report.all_closed() {
-            tracing::info!(%reason, took = ?report.took, "closed");
-        } else {
-            tracing::warn!(%reason, %report, "closed with trouble");
-        }
-        *registry.close.stage.lock() = Stage::Closed { report: Arc::clone(&report), announced: false };
-        registry.close.notify.notify_waiters();
-        for listener in registry.context.on_report() {
-            if catch_unwind(AssertUnwindSafe(|| listener(&report))).is_err() {
-                tracing::error!("a listener for close reports panicked");
+pub(crate) fn start(registry: &Arc<Registry>, reason: Reason, deadline: Option<Duration>) -> Arc<Course> {
+    let (course, first) = registry.context.close.begin();
+    if first {
+        let (registry, course) = (Arc::clone(registry), Arc::clone(&course));
+        hand_over(Box::new(move || {
+            let limit = deadline.unwrap_or(registry.context.options.close.deadline);
+            let report = run_close(&registry, reason, close_pool(&registry, reason, limit));
+            if report.all_closed() {
+                tracing::info!(%reason, took = ?report.took, "closed");
+            } else {
+                tracing::warn!(%reason, %report, "closed with trouble");
             }
-        }
-        if let Stage::Closed { announced, .. } = &mut *registry.close.stage.lock() {
-            *announced = true;
-        }
-        registry.close.done.notify_all();
-    }));
+            course.end(report.clone());
+            for listener in registry.context.on_report() {
+                if catch_unwind(AssertUnwindSafe(|| listener(&report))).is_err() {
+                    tracing::error!("a listener for close reports panicked");
+                }
+            }
+            registry.context.close.announce(&course);
+        }));
+    }
+    course
 }
 
-/// Closes one resource; the pool stays open. All who ask meanwhile share the report, and where
-/// the whole pool is closing, its report.
-pub(crate) async fn close_one(
-    registry: &Arc<Registry>,
-    slot: Arc<dyn AnySlot>,
-    reason: Reason,
-) -> Result<Arc<CloseReport>, Error> {
-    if registry.context.closing.is_cancelled() {
-        return Ok(registry.close.wait().await);
+/// Starts closing one resource, unless that is under way; the pool stays open. Where the whole
+/// pool is closing, that is the close. Does not wait.
+pub(crate) fn start_one(registry: &Arc<Registry>, slot: Arc<dyn AnySlot>, reason: Reason) -> Arc<Course> {
+    if let Some(course) = registry.context.close.under_way() {
+        return course;
     }
-    let name = Arc::clone(&slot.life().name);
-    let mut done = {
-        let mut single = registry.close.single.lock();
-        match single.get(&name) {
-            Some(done) => done.clone(),
-            None => {
-                let (report, done) = watch::channel(None);
-                single.insert(Arc::clone(&name), done.clone());
-                let (registry, name) = (Arc::clone(registry), Arc::clone(&name));
-                hand_over(Box::new(move || {
-                    let limit = registry.context.options.close.deadline;
-                    let close = || on_own_runtime(close_slots(&registry, vec![slot], Vec::new(), reason, limit));
-                    let closed = catch_unwind(AssertUnwindSafe(close));
-                    registry.close.single.lock().remove(&name);
-                    let closed = closed.unwrap_or_else(|payload| CloseReport::panicked(&registry, reason, &*payload));
-                    report.send_replace(Some(Arc::new(closed)));
-                }));
-                done
-            }
-        }
-    };
-    let report = done.wait_for(Option::is_some).await.ok().and_then(|report| report.clone());
-    report.ok_or(Error::Closed { resource: name })
+    let (course, first) = registry.context.close.begin_single(slot.name());
+    if first {
+        let registry = Arc::clone(registry);
+        hand_over(Box::new(move || {
+            let name = Arc::clone(slot.name());
+            let limit = registry.context.options.close.deadline;
+            let close = close_slots(&registry, vec![slot], Vec::new(), reason, limit);
+            let report = run_close(&registry, reason, close);
+            registry.context.close.end_single(&name, report);
+        }));
+    }
+    course
+}
+
+fn run_close(registry: &Registry, reason: Reason, close: impl Future<Output = CloseReport>) -> CloseReport {
+    let closed = catch_unwind(AssertUnwindSafe(|| on_own_runtime(close)));
+    closed.unwrap_or_else(|payload| CloseReport::panicked(registry, reason, &*payload))
 }
 
 /// Runs a job on a thread of its own, started by the closer, which itself was started early:
@@ -538,7 +581,7 @@ async fn close_pool(registry: &Arc<Registry>, reason: Reason, limit: Duration) -
     let report = close_slots(registry, registry.slots(), registry.take_hooks(), reason, limit).await;
     // What was being closed by itself has the drivers' runtime until it is done.
     for slot in registry.slots() {
-        let closed = until(slot.life(), || slot.life().state() != State::Draining);
+        let closed = slot.activity().until(|| (slot.state() != State::Draining).then_some(()));
         let _goes_down_with_the_runtime = within(deadline.saturating_duration_since(Instant::now()), closed).await;
     }
     // What `run` was given goes on there after closing everything itself.
@@ -562,15 +605,15 @@ async fn close_slots(
     let options = &registry.context.options.close;
 
     in_parallel(&registry.context, INTAKE.min(limit), slots.iter().cloned().map(AnySlot::stop_intake)).await;
-    let mut lives: Vec<_> = slots.iter().map(|slot| Arc::clone(slot.life())).collect();
+    let mut active: Vec<_> = slots.iter().map(|slot| Arc::clone(slot.activity())).collect();
     if matches!(reason, Reason::Signal(_)) {
         registry.main.set_draining(true);
-        lives.push(Arc::clone(&registry.main));
+        active.push(Arc::clone(&registry.main));
     }
     let mut levels = order(&slots, hooks, &registry.edges());
     let left = deadline.saturating_duration_since(Instant::now());
     let drain_limit = options.drain.min(left.saturating_sub(reserve(options, levels.len())));
-    drain(&registry.context, &slots, &lives, drain_limit).await;
+    drain(&registry.context, &slots, &active, drain_limit).await;
     let drained = started.elapsed();
     for slot in &slots {
         slot.shut();
@@ -598,46 +641,35 @@ fn reserve(options: &CloseOptions, levels: usize) -> Duration {
 }
 
 /// Waits for work, not for idle handles: those only for a moment.
-async fn drain(context: &Arc<Context>, slots: &[Arc<dyn AnySlot>], lives: &[Arc<Life>], limit: Duration) {
+async fn drain(context: &Arc<Context>, slots: &[Arc<dyn AnySlot>], active: &[Arc<Activity>], limit: Duration) {
     let held = context.options.close.held;
     let flushed = in_parallel(
         context,
         limit,
         slots.iter().cloned().map(|slot| async move {
-            let name = Arc::clone(&slot.life().name);
+            let name = Arc::clone(slot.name());
             if let Err(error) = slot.flush().await {
                 tracing::warn!(resource = %name, %error, "flushing failed");
             }
         }),
     );
     let worked = async {
-        for life in lives {
-            let slot = slots.iter().find(|slot| Arc::ptr_eq(slot.life(), life));
-            until(life, || {
-                life.work().is_empty() && slot.is_none_or(|slot| !slot.holders().iter().any(|holder| holder.exclusive))
-            })
-            .await;
+        for activity in active {
+            let slot = slots.iter().find(|slot| Arc::ptr_eq(slot.activity(), activity));
+            let idle = || {
+                activity.work().is_empty()
+                    && slot.is_none_or(|slot| !slot.holders().iter().any(|holder| holder.exclusive))
+            };
+            activity.until(|| idle().then_some(())).await;
         }
     };
     let released = async {
         for slot in slots {
-            until(slot.life(), || slot.holders().is_empty()).await;
+            slot.activity().until(|| slot.holders().is_empty().then_some(())).await;
         }
     };
     let all = async { tokio::join!(flushed, worked, within(held, released)) };
     let _what_is_left_is_reported_per_step = within(limit, all).await;
-}
-
-async fn until(life: &Life, done: impl Fn() -> bool) {
-    loop {
-        let changed = life.changed();
-        tokio::pin!(changed);
-        changed.as_mut().enable();
-        if done() {
-            return;
-        }
-        changed.await;
-    }
 }
 
 /// Runs these on the pool's runtime, all at once, for at most this long.
@@ -670,7 +702,7 @@ enum Step {
 impl Step {
     fn name(&self) -> Arc<str> {
         match self {
-            Step::Resource(slot) => Arc::clone(&slot.life().name),
+            Step::Resource(slot) => Arc::clone(slot.name()),
             Step::Hook(hook) => Arc::clone(&hook.name),
         }
     }
@@ -728,9 +760,9 @@ async fn run_step(registry: Arc<Registry>, step: Step, budget: Duration, late: b
     let started = Instant::now();
     let name = step.name();
     let phase = step.phase();
-    registry.close.running.lock().insert(Arc::clone(&name));
+    registry.context.close.running.lock().insert(Arc::clone(&name));
     let (slot, held, unfinished) = match &step {
-        Step::Resource(slot) => (Some(Arc::clone(slot)), slot.holders(), slot.life().work()),
+        Step::Resource(slot) => (Some(Arc::clone(slot)), slot.holders(), slot.activity().work()),
         Step::Hook(_) => (None, Vec::new(), Vec::new()),
     };
     let cancel = CancellationToken::new();
@@ -759,7 +791,7 @@ async fn run_step(registry: Arc<Registry>, step: Step, budget: Duration, late: b
         slot.finish_close();
         tracing::info!(resource = %name, %outcome, "closed");
     }
-    registry.close.running.lock().remove(&name);
+    registry.context.close.running.lock().remove(&name);
     StepReport { name, phase, outcome, took: started.elapsed(), held, unfinished }
 }
 

@@ -65,12 +65,12 @@ fn close_pools(reason: Reason) -> bool {
     let mut forced = false;
     for pool in pools {
         let limit = pool.context.options.close.worst_case().min(LONGEST);
-        match pool.close.wait_blocking(started + limit) {
+        match pool.context.close.wait_blocking(started + limit) {
             Some(report) if report.all_closed() => {}
             Some(report) => platform::write_stderr(&format!("resource-pool: {report}")),
             None => {
                 forced = true;
-                let running: Vec<_> = pool.close.running().iter().map(|name| name.to_string()).collect();
+                let running: Vec<_> = pool.context.close.running().iter().map(|name| name.to_string()).collect();
                 let names = if running.is_empty() { "the drain, or a listener".to_owned() } else { running.join(", ") };
                 platform::write_stderr(&format!(
                     "resource-pool: closing did not end in time; still running: {names}\n"

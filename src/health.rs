@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::config::millis;
 use crate::error::Error;
+use crate::life::Condition;
 use crate::probe::ping;
 use crate::registry::Registry;
 use crate::runtime::{self, within};
@@ -192,7 +193,7 @@ pub(crate) async fn check(registry: &Arc<Registry>) -> Result<Arc<HealthReport>,
         let mut cache = registry.health.lock();
         let fresh = cache.last.as_ref().filter(|report| {
             report.at.elapsed() < registry.context.options.health.cache
-                && report.closing == registry.context.closing.is_cancelled()
+                && report.closing == registry.context.close.is_closing()
         });
         if let Some(report) = fresh {
             return Ok(Arc::clone(report));
@@ -265,12 +266,12 @@ async fn probe_all(registry: &Registry, options: &HealthOptions) -> HealthReport
         })
         .max()
         .unwrap_or(Health::Pass);
-    HealthReport { health, entries, at, took: at.elapsed(), closing: registry.context.closing.is_cancelled() }
+    HealthReport { health, entries, at, took: at.elapsed(), closing: registry.context.close.is_closing() }
 }
 
 /// What is known without a round trip; for a ready one, what it is unless its check comes back.
 fn before(slot: &Arc<dyn AnySlot>, criticality: Criticality, limit: Duration) -> HealthEntry {
-    let (state, since, failure) = slot.life().condition();
+    let Condition { state, since, failure, .. } = slot.condition();
     let (health, error) = match state {
         State::Idle => (Health::Unknown, None),
         State::Connecting if failure.is_none() => (Health::Unknown, None),
@@ -283,7 +284,7 @@ fn before(slot: &Arc<dyn AnySlot>, criticality: Criticality, limit: Duration) ->
             (Health::Fail, failure.as_ref().map(Error::to_string))
         }
     };
-    HealthEntry { name: Arc::clone(&slot.life().name), health, latency: None, state, since, error, criticality }
+    HealthEntry { name: Arc::clone(slot.name()), health, latency: None, state, since, error, criticality }
 }
 
 fn round_trip(

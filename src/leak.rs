@@ -102,7 +102,7 @@ impl Leaks {
 /// Every holder of a resource of which more than this many leases and checkouts are out.
 pub(crate) fn more_than(threshold: usize, slot: &dyn AnySlot) -> Vec<Holder> {
     let holders = slot.holders();
-    let is_exceeded = slot.leaks().check(&slot.life().name, Threshold::Held(threshold), &holders);
+    let is_exceeded = slot.leaks().check(slot.name(), Threshold::Held(threshold), &holders);
     if is_exceeded { holders } else { Vec::new() }
 }
 
@@ -124,7 +124,7 @@ pub(crate) fn watch(registry: Weak<Registry>, options: LeakOptions) {
 }
 
 fn scan(slot: &dyn AnySlot, options: &LeakOptions) {
-    let (resource, leaks) = (&*slot.life().name, slot.leaks());
+    let (resource, leaks) = (&**slot.name(), slot.leaks());
     for suspect in slot.suspect(options.age) {
         leaks.total.fetch_add(1, Ordering::Relaxed);
         let Holder { site, held, owner, backtrace, .. } = suspect;

@@ -8,11 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
+use crate::activity::Activity;
 use crate::leak::{self, LeakOptions, Leaks};
 use crate::owner::Owner;
-use crate::slot::Life;
+use crate::sync::Mutex;
 
 /// A resource in use. Derefs to the handle; dropping it does no I/O and needs no runtime.
 ///
@@ -28,7 +27,7 @@ pub struct Lease<H: ?Sized> {
 impl<H: ?Sized> Lease<H> {
     /// The name of the resource.
     pub fn resource(this: &Self) -> &str {
-        &this.held.life().name
+        &this.held.activity().name
     }
 
     /// The generation that this lease was taken from.
@@ -174,20 +173,18 @@ impl<H: Clone + Send + Sync + 'static> Ledger<H> {
     }
 
     /// Opens for leasing with this handle.
-    pub(crate) fn open(&self, handle: &H, generation: u64, life: &Arc<Life>) {
+    pub(crate) fn open(&self, handle: &H, generation: u64, activity: &Arc<Activity>) {
         for seat in &self.seats {
             let tenancy =
-                Tenancy { handle: handle.clone(), generation, life: Arc::clone(life), seat: Arc::clone(seat) };
+                Tenancy { handle: handle.clone(), generation, activity: Arc::clone(activity), seat: Arc::clone(seat) };
             seat.0.lock().open = Some(Arc::new(tenancy));
         }
     }
 
     /// Leases nothing from now on. What is leased stays so until it drops.
-    pub(crate) fn shut(&self) {
-        for seat in &self.seats {
-            // Dropped outside the lock: a handle's drop may be anything.
-            let _last = seat.0.lock().open.take();
-        }
+    #[must_use = "to be dropped outside of locks: a handle's drop may be anything"]
+    pub(crate) fn shut(&self) -> impl Sized + use<H> {
+        self.seats.iter().map(|seat| seat.0.lock().open.take()).collect::<Vec<_>>()
     }
 
     /// A lease, if open.
@@ -303,7 +300,7 @@ impl Origin {
 struct Tenancy<H> {
     handle: H,
     generation: u64,
-    life: Arc<Life>,
+    activity: Arc<Activity>,
     seat: Arc<Seat<H>>,
 }
 
@@ -311,7 +308,7 @@ struct Tenancy<H> {
 trait Held<T: ?Sized>: Send + Sync {
     fn handle(&self) -> &T;
     fn generation(&self) -> u64;
-    fn life(&self) -> &Arc<Life>;
+    fn activity(&self) -> &Arc<Activity>;
     fn release(&self, key: usize);
 }
 
@@ -324,8 +321,8 @@ impl<T: ?Sized, H: Provide<T> + Send + Sync> Held<T> for Tenancy<H> {
         self.generation
     }
 
-    fn life(&self) -> &Arc<Life> {
-        &self.life
+    fn activity(&self) -> &Arc<Activity> {
+        &self.activity
     }
 
     fn release(&self, key: usize) {
@@ -334,9 +331,9 @@ impl<T: ?Sized, H: Provide<T> + Send + Sync> Held<T> for Tenancy<H> {
         places.free.push(key);
         drop(places);
         if let Some(place) = place.filter(|place| place.suspected) {
-            leak::came_back(place.holder(&self.life.name));
+            leak::came_back(place.holder(&self.activity.name));
         }
-        self.life.released();
+        self.activity.released();
     }
 }
 

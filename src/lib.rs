@@ -6,6 +6,7 @@
     allow(dead_code, unreachable_code, unused_mut)
 )]
 
+mod activity;
 mod backend;
 pub mod blocking;
 mod builder;
@@ -17,6 +18,7 @@ mod global;
 mod health;
 mod leak;
 mod lease;
+mod life;
 mod owner;
 mod pool;
 mod probe;
@@ -27,6 +29,7 @@ mod runtime;
 mod scoped;
 mod slot;
 mod status;
+mod sync;
 mod verbs;
 
 #[cfg(feature = "clickhouse")]

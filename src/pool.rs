@@ -231,7 +231,7 @@ impl ResourcePool {
         match slot.lease(claim) {
             Some(lease) => Ok(lease),
             None => {
-                self.registry().before_connecting(slot.life())?;
+                self.registry().before_connecting(&**slot)?;
                 slot.acquire(claim, self.acquire_timeout).await
             }
         }

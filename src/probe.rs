@@ -106,7 +106,7 @@ async fn probe(slot: Weak<dyn AnySlot>, generation: u64, options: ProbeOptions, 
         };
         strikes += 1;
         let Some(slot) = slot.upgrade() else { return };
-        tracing::debug!(resource = %slot.life().name, strikes, error = %cause, "probe failed");
+        tracing::debug!(resource = %slot.name(), strikes, error = %cause, "probe failed");
         if strikes >= options.strikes {
             return slot.lost(generation, Source::from(cause));
         }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use once_cell::sync::OnceCell;
 use parking_lot::{Mutex, RwLock};
-use tokio_util::sync::CancellationToken;
 
+use crate::activity::Activity;
 #[cfg(feature = "clickhouse")]
 use crate::backend::clickhouse::{ClickHouseConfig, ClickHouseResource};
 #[cfg(feature = "mongodb")]
@@ -26,14 +26,14 @@ use crate::leak;
 use crate::lease::Holder;
 use crate::resource::Resource;
 use crate::runtime::DriverRuntime;
-use crate::slot::{AnySlot, Life, Slot};
+use crate::slot::{AnySlot, Slot};
 use crate::status::{PoolStatus, State};
 
 /// What the resources of a pool have in common.
 pub(crate) struct Context {
     pub(crate) options: Options,
     pub(crate) runtime: DriverRuntime,
-    pub(crate) closing: ClosingSwitch,
+    pub(crate) close: CloseCell,
     listeners: Mutex<Vec<Listener>>,
     process: u32,
 }
@@ -51,32 +51,13 @@ impl Context {
     }
 }
 
-/// Whether closing has begun. Reset by `reopen`.
-#[derive(Default)]
-pub(crate) struct ClosingSwitch(RwLock<CancellationToken>);
-
-impl ClosingSwitch {
-    pub(crate) fn is_cancelled(&self) -> bool {
-        self.0.read().is_cancelled()
-    }
-
-    pub(crate) fn cancel(&self) {
-        self.0.read().cancel();
-    }
-
-    fn reset(&self) {
-        *self.0.write() = CancellationToken::new();
-    }
-}
-
 /// All resources of a pool, by name.
 pub(crate) struct Registry {
     me: Weak<Registry>,
     pub(crate) context: Arc<Context>,
-    pub(crate) close: CloseCell,
     pub(crate) health: Mutex<health::Cache>,
     /// The futures and closures given to `run`, for the drain.
-    pub(crate) main: Arc<Life>,
+    pub(crate) main: Arc<Activity>,
     /// What was configured, or why that cannot be used.
     config: Result<Config, Error>,
     entries: RwLock<BTreeMap<Arc<str>, Entry>>,
@@ -125,16 +106,15 @@ impl Registry {
         let context = Arc::new(Context {
             options,
             runtime: DriverRuntime::new(runtime),
-            closing: ClosingSwitch::default(),
+            close: CloseCell::default(),
             listeners: Mutex::default(),
             process: std::process::id(),
         });
         Arc::new_cyclic(|me| Registry {
             me: me.clone(),
             context,
-            close: CloseCell::default(),
             health: Mutex::default(),
-            main: Life::new("main", String::new()),
+            main: Activity::new("main", String::new()),
             config,
             entries: RwLock::default(),
             hooks: Mutex::default(),
@@ -174,9 +154,9 @@ impl Registry {
     }
 
     /// What must be so before a resource that is not ready may be acquired.
-    pub(crate) fn before_connecting(&self, life: &Life) -> Result<(), Error> {
-        if self.close.report().is_some() {
-            return Err(Error::Closed { resource: Arc::clone(&life.name) });
+    pub(crate) fn before_connecting(&self, slot: &dyn AnySlot) -> Result<(), Error> {
+        if self.context.close.report().is_some() {
+            return Err(Error::Closed { resource: Arc::clone(slot.name()) });
         }
         self.arm();
         Ok(())
@@ -215,7 +195,7 @@ impl Registry {
         }
         let slot = Slot::new(name, config.resource(name)?, Arc::clone(&self.context));
         let entry = Entry { slot: slot.clone(), config: Some(config.into()) };
-        entries.insert(Arc::clone(&slot.life().name), entry);
+        entries.insert(Arc::clone(slot.name()), entry);
         Ok(slot)
     }
 
@@ -228,7 +208,7 @@ impl Registry {
             return Err(taken(name, "a resource has this name already"));
         }
         let slot = Slot::new(name, resource, Arc::clone(&self.context));
-        entries.insert(Arc::clone(&slot.life().name), Entry { slot, config: None });
+        entries.insert(Arc::clone(slot.name()), Entry { slot, config: None });
         Ok(())
     }
 
@@ -283,14 +263,14 @@ impl Registry {
             Err(error) => return vec![(Arc::from("configuration"), Err(error.clone()))],
         };
         let mut all: BTreeMap<_, _> = names.into_iter().map(|name| (Arc::clone(&name), self.slot(&name))).collect();
-        all.extend(self.slots().into_iter().map(|slot| (Arc::clone(&slot.life().name), Ok(slot))));
+        all.extend(self.slots().into_iter().map(|slot| (Arc::clone(slot.name()), Ok(slot))));
         all.into_iter().collect()
     }
 
     pub(crate) fn status(&self) -> PoolStatus {
         let resources =
             self.configured().into_iter().filter_map(|(_, slot)| slot.ok()).map(|slot| slot.status()).collect();
-        PoolStatus { closing: self.context.closing.is_cancelled(), resources }
+        PoolStatus { closing: self.context.close.is_closing(), resources }
     }
 
     pub(crate) fn holders(&self) -> Vec<Holder> {
@@ -358,20 +338,15 @@ impl Registry {
     }
 
     pub(crate) fn closing(&self) -> Closing {
-        Closing(self.context.closing.0.read().clone())
+        self.context.close.closing()
     }
 
-    pub(crate) async fn close_all(&self, reason: Reason, deadline: Option<Duration>) -> Arc<CloseReport> {
-        if let Some(me) = self.me.upgrade() {
-            close::start(&me, reason, deadline);
-        }
-        self.close.wait().await
+    pub(crate) async fn close_all(self: &Arc<Self>, reason: Reason, deadline: Option<Duration>) -> Arc<CloseReport> {
+        close::start(self, reason, deadline).wait().await
     }
 
-    pub(crate) async fn close_one(&self, name: &str) -> Result<Arc<CloseReport>, Error> {
-        let slot = self.slot(name)?;
-        let me = self.me.upgrade().ok_or_else(|| Error::Closed { resource: Arc::clone(&slot.life().name) })?;
-        close::close_one(&me, slot, Reason::Requested).await
+    pub(crate) async fn close_one(self: &Arc<Self>, name: &str) -> Result<Arc<CloseReport>, Error> {
+        Ok(close::start_one(self, self.slot(name)?, Reason::Requested).wait().await)
     }
 
     pub(crate) async fn reconnect(&self, name: &str) -> Result<(), Error> {
@@ -385,12 +360,11 @@ impl Registry {
         if exit::is_ending() {
             return Err(Error::Closing { resource: Arc::from("the process") });
         }
-        if self.close.report().is_some() {
-            self.context.closing.reset();
+        if self.context.close.report().is_some() {
             for slot in self.slots() {
                 slot.reopen();
             }
-            self.close.reopen();
+            self.context.close.reopen();
         }
         Ok(())
     }
@@ -406,7 +380,7 @@ impl Registry {
     /// An error once closing has begun.
     pub(crate) fn check_open(&self) -> Result<(), Error> {
         let resource = || Arc::from("the pool");
-        match (self.close.report(), self.context.closing.is_cancelled()) {
+        match (self.context.close.report(), self.context.close.is_closing()) {
             (Some(_), _) => Err(Error::Closed { resource: resource() }),
             (None, true) => Err(Error::Closing { resource: resource() }),
             (None, false) => Ok(()),
@@ -448,8 +422,7 @@ impl Registry {
 
 impl fmt::Debug for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let states: BTreeMap<_, _> =
-            self.slots().iter().map(|slot| (Arc::clone(&slot.life().name), slot.life().state())).collect();
+        let states: BTreeMap<_, _> = self.slots().iter().map(|slot| (Arc::clone(slot.name()), slot.state())).collect();
         f.debug_struct("ResourcePool").field("resources", &states).finish_non_exhaustive()
     }
 }

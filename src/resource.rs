@@ -5,15 +5,15 @@ use std::future::{Future, ready};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use crate::activity::Activity;
 use crate::close::Phase;
 use crate::error::{BoxError, Error, Failure, Source};
 use crate::lease::Holder;
 #[cfg(feature = "redis")]
 use crate::lease::{Claim, Lease, Provide};
-use crate::runtime::within;
+use crate::slot::AnySlot;
 #[cfg(feature = "redis")]
 use crate::slot::Slot;
-use crate::slot::{AnySlot, Life};
 use crate::status::Usage;
 
 /// A kind of resource: three verbs, and what else a backend may say about itself.
@@ -61,19 +61,13 @@ pub trait Resource: Send + Sync + Sized + 'static {
     /// Says goodbye. Clones that users kept must answer errors afterwards.
     fn close(&self, handle: Self::Handle) -> impl Future<Output = Result<(), Failure>> + Send;
 
-    /// Comes back after a loss; tried again until it succeeds. Unless overridden, closes what is
-    /// lost (within 500 ms, once per attempt) and connects anew, so that leases taken from then on
+    /// Brings a lost connection back in place, so that leases taken before go on; tried again until
+    /// it succeeds. Answers whether it can: unless this is overridden it cannot, and the pool says
+    /// goodbye to what is lost (within 500 ms) and connects anew, so that leases taken from then on
     /// have the new handle.
-    fn recover(&self, link: &Link, lost: Self::Handle) -> impl Future<Output = Result<Self::Handle, Failure>> + Send {
-        async move {
-            // What is lost may fail to say goodbye; that is no reason not to connect again.
-            match within(GOODBYE, self.close(lost)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::debug!(resource = %link.name(), %error, "closing the lost connection"),
-                Err(elapsed) => tracing::debug!(resource = %link.name(), %elapsed, "closing the lost connection"),
-            }
-            self.connect(link).await
-        }
+    fn recover(&self, link: &Link, lost: &Self::Handle) -> impl Future<Output = Result<bool, Failure>> + Send {
+        let _ = (link, lost);
+        ready(Ok(false))
     }
 
     /// Cuts the streams at once, as `close` would not come back. By default there are none to cut.
@@ -110,13 +104,10 @@ pub trait Resource: Send + Sync + Sized + 'static {
     }
 }
 
-/// How long the default [`Resource::recover`] says goodbye to what is lost.
-const GOODBYE: Duration = Duration::from_millis(500);
-
 /// What a resource may tell its pool, and ask it. Cheap to clone.
 #[derive(Clone)]
 pub struct Link {
-    pub(crate) life: Arc<Life>,
+    pub(crate) activity: Arc<Activity>,
     pub(crate) slot: Weak<dyn AnySlot>,
     pub(crate) acquire_timeout: Duration,
 }
@@ -124,12 +115,12 @@ pub struct Link {
 impl Link {
     /// The resource's name in the pool.
     pub fn name(&self) -> &Arc<str> {
-        &self.life.name
+        &self.activity.name
     }
 
     /// Where it is, without credentials.
     pub fn endpoint(&self) -> &Arc<str> {
-        &self.life.endpoint
+        &self.activity.endpoint
     }
 
     /// How long an acquire may wait.
@@ -152,12 +143,12 @@ impl Link {
 
     /// The generation now in use; the one being connected, while that goes on.
     pub fn generation(&self) -> u64 {
-        self.life.generation_or_next()
+        self.slot.upgrade().map_or(0, |slot| slot.generation_or_next())
     }
 
     /// Counts a piece of work that closing must wait for, until the guard drops.
     pub fn busy(&self, work: Work) -> Busy {
-        Busy::new(&self.life, work)
+        Busy::new(&self.activity, work)
     }
 
     /// A lease for what a backend hands out itself.
@@ -180,14 +171,14 @@ impl Link {
     pub async fn ready(&self) -> Result<(), Error> {
         match self.slot.upgrade() {
             Some(slot) => slot.wait_ready().await,
-            None => Err(Error::Closed { resource: Arc::clone(&self.life.name) }),
+            None => Err(Error::Closed { resource: Arc::clone(&self.activity.name) }),
         }
     }
 }
 
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Link").field(&self.life.name).finish()
+        f.debug_tuple("Link").field(&self.activity.name).finish()
     }
 }
 
@@ -225,20 +216,20 @@ impl Work {
 /// Counts one piece of [`Work`] while it lives.
 #[must_use = "the work counts as done when this drops"]
 pub struct Busy {
-    life: Arc<Life>,
+    activity: Arc<Activity>,
     work: Work,
 }
 
 impl Busy {
-    pub(crate) fn new(life: &Arc<Life>, work: Work) -> Self {
-        life.begin(work);
-        Busy { life: Arc::clone(life), work }
+    pub(crate) fn new(activity: &Arc<Activity>, work: Work) -> Self {
+        activity.begin(work);
+        Busy { activity: Arc::clone(activity), work }
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.life.end(self.work);
+        self.activity.end(self.work);
     }
 }
 

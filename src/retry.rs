@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use serde::Deserialize;
 
 use crate::config::millis;
@@ -42,17 +42,13 @@ impl Default for Retry {
 }
 
 impl Retry {
-    /// The pauses between the attempts of one connect.
-    pub(crate) fn pauses(&self) -> impl Iterator<Item = Duration> + Send + use<> {
-        self.backoff().with_max_times(self.attempts.saturating_sub(1)).build()
-    }
-
-    /// The pauses between the attempts of a recovery: as many as its budget holds.
-    pub(crate) fn recovery_pauses(&self) -> impl Iterator<Item = Duration> + Send + use<> {
-        self.backoff().without_max_times().build()
-    }
-
-    fn backoff(&self) -> ExponentialBuilder {
-        ExponentialBuilder::new().with_min_delay(self.base).with_max_delay(self.cap).with_jitter()
+    /// The pauses between the attempts, and how long they may take in all: of one connect, or of
+    /// a recovery, which makes as many attempts as its budget holds.
+    pub(crate) fn effort(&self, recovering: bool) -> (ExponentialBackoff, Duration) {
+        let backoff = ExponentialBuilder::new().with_min_delay(self.base).with_max_delay(self.cap).with_jitter();
+        match recovering {
+            true => (backoff.without_max_times().build(), self.recovery),
+            false => (backoff.with_max_times(self.attempts.saturating_sub(1)).build(), self.budget),
+        }
     }
 }

@@ -309,11 +309,11 @@ impl Resource for ClickHouseResource {
         })))
     }
 
-    async fn recover(&self, link: &Link, lost: Connected) -> Result<Connected, Failure> {
+    async fn recover(&self, link: &Link, lost: &Connected) -> Result<bool, Failure> {
         // Users wait until the server has proved itself: what they sent before could hang.
         self.prove(link).await?;
         lost.0.traffic.restore();
-        Ok(lost)
+        Ok(true)
     }
 
     async fn ping(&self, connected: &Connected) -> Result<(), Failure> {

@@ -309,11 +309,11 @@ impl Resource for MongoResource {
     }
 
     /// The same client goes on: users have clones of it, and its monitor brings it back.
-    async fn recover(&self, link: &Link, lost: MongoHandle) -> Result<MongoHandle, Failure> {
+    async fn recover(&self, link: &Link, lost: &MongoHandle) -> Result<bool, Failure> {
         lost.inner.pulse.any_up().await;
-        self.ping(&lost).await?;
+        self.ping(lost).await?;
         lost.inner.pulse.follow(link.generation());
-        Ok(lost)
+        Ok(true)
     }
 
     async fn ping(&self, mongo: &MongoHandle) -> Result<(), Failure> {

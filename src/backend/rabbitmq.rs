@@ -306,13 +306,13 @@ impl Resource for RabbitMqResource {
         Ok(RabbitMq::over(inner))
     }
 
-    async fn recover(&self, _: &Link, lost: RabbitMq) -> Result<RabbitMq, Failure> {
+    async fn recover(&self, _: &Link, lost: &RabbitMq) -> Result<bool, Failure> {
         let old = lost.inner.current.write().take();
         if let Some(old) = old {
             old.switch.cut();
         }
         lost.inner.open_generation().await?;
-        Ok(lost)
+        Ok(true)
     }
 
     async fn ping(&self, rabbit: &RabbitMq) -> Result<(), Failure> {

@@ -195,9 +195,9 @@ impl Resource for RedisResource {
         Ok(Redis { inner })
     }
 
-    async fn recover(&self, _: &Link, lost: Redis) -> Result<Redis, Failure> {
+    async fn recover(&self, _: &Link, lost: &Redis) -> Result<bool, Failure> {
         lost.inner.open_shared().await?;
-        Ok(lost)
+        Ok(true)
     }
 
     async fn ping(&self, redis: &Redis) -> Result<(), Failure> {

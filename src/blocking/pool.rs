@@ -208,8 +208,8 @@ impl ResourcePool {
     }
 
     fn close_within(&self, deadline: Option<Duration>) -> Result<CloseReport, Error> {
-        crate::close::start(self.registry(), Reason::Requested, deadline);
-        Ok(CloseReport::clone(&*self.wait(self.registry().close.wait())?))
+        let course = crate::close::start(self.registry(), Reason::Requested, deadline);
+        Ok(CloseReport::clone(&*self.wait(course.wait())?))
     }
 
     /// The async view of the same pool.
@@ -230,9 +230,9 @@ impl ResourcePool {
         match slot.lease(claim) {
             Some(lease) => Ok(lease),
             None => {
-                self.registry().before_connecting(slot.life())?;
+                self.registry().before_connecting(&**slot)?;
                 let runtime = self.registry().context.runtime.handle()?;
-                block_on(&slot.life().name, &runtime, slot.acquire(claim, self.acquire_timeout))?
+                block_on(slot.name(), &runtime, slot.acquire(claim, self.acquire_timeout))?
             }
         }
     }

@@ -1,0 +1,426 @@
+//! Life of one resource: `Idle → Connecting → Ready → Draining → Closed`, and `Ready → Broken →
+//! Connecting` on loss. One state machine for every kind.
+//!
+//! Each transition is a method that does it under one lock and says what is to be done now; doing
+//! it is the [`Slot`](crate::slot::Slot)'s. Connecting is single-flight: whoever begins an attempt
+//! carries it out, and everybody who asks meanwhile waits for its result. An attempt that closing
+//! or another attempt overtook changes nothing any more. Invariant, under the lock: the ledger is
+//! open exactly while the state is `Ready`, or `Draining` and not yet shut, and then with the
+//! present handle and generation.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::activity::Activity;
+use crate::error::{Error, Source};
+use crate::leak::LeakOptions;
+use crate::lease::Ledger;
+use crate::probe::Watch;
+use crate::runtime::LONGEST;
+use crate::status::State;
+use crate::sync::{Mutex, MutexGuard};
+
+/// The life of one resource and, while it is connected, its handle.
+pub(crate) struct Life<H> {
+    pub(crate) activity: Arc<Activity>,
+    /// Opened and shut here alone.
+    pub(crate) ledger: Ledger<H>,
+    inner: Mutex<Inner<H>>,
+}
+
+struct Inner<H> {
+    state: State,
+    since: Instant,
+    generation: u64,
+    /// There from the first success to the goodbye, so in a recovery too.
+    handle: Option<H>,
+    /// How often connecting was begun; a waiter remembers which one it joined.
+    attempt: u64,
+    failure: Option<Attempted>,
+    /// Somebody is bringing the connection back, so an acquire need not begin an attempt.
+    recovering: bool,
+    /// Leasing has ended.
+    shut: bool,
+    /// The connection that is being made has ended already.
+    ended_early: Option<Source>,
+    waiting: usize,
+    probing: Option<Watch>,
+}
+
+/// How an attempt failed, and until when that answer stands for others.
+struct Attempted {
+    attempt: u64,
+    error: Error,
+    retry_at: Instant,
+}
+
+/// A life at one moment.
+pub(crate) struct Condition {
+    pub(crate) state: State,
+    /// For how long.
+    pub(crate) since: Duration,
+    pub(crate) generation: u64,
+    /// How many wait until it can be leased.
+    pub(crate) waiting: usize,
+    /// What explains the state.
+    pub(crate) failure: Option<Error>,
+}
+
+/// What an acquire does next.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Lease.
+    Lease,
+    /// Wait for a change.
+    Wait,
+    /// Carry out this attempt, then wait.
+    Connect(u64),
+}
+
+/// What an attempt's success has led to.
+#[derive(Debug)]
+pub(crate) enum Connected<H> {
+    /// A new generation is ready; it may have been lost already.
+    Ready { generation: u64, lost: Option<Source> },
+    /// The attempt was overtaken. This handle is nobody's: say goodbye.
+    Late(H),
+    /// The attempt was overtaken. Whoever did that has the handle.
+    Overtaken,
+}
+
+/// What a loss has led to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Lost {
+    /// Nothing now.
+    Noted,
+    /// It is being closed and not brought back, but nobody may wait for its answers: cut.
+    Cut,
+    /// Cut, then carry out this attempt.
+    Recover(u64),
+}
+
+impl<H: Clone + Send + Sync + 'static> Life<H> {
+    pub(crate) fn new(name: &str, endpoint: String, leaks: &LeakOptions) -> Self {
+        Life {
+            activity: Activity::new(name, endpoint),
+            ledger: Ledger::new(leaks),
+            inner: Mutex::new(Inner {
+                state: State::Idle,
+                since: Instant::now(),
+                generation: 0,
+                handle: None,
+                attempt: 0,
+                failure: None,
+                recovering: false,
+                shut: false,
+                ended_early: None,
+                waiting: 0,
+                probing: None,
+            }),
+        }
+    }
+
+    /// Waits until it can be leased. `connect` carries out an attempt, without waiting for it.
+    pub(crate) async fn ready(&self, closing: impl Fn() -> bool, connect: impl Fn(u64)) -> Result<(), Error> {
+        let _waiting = Waiting::new(self);
+        let mut joined = None;
+        let ready = self.activity.until(|| match self.advance(&mut joined, &closing) {
+            Ok(Next::Lease) => Some(Ok(())),
+            Ok(Next::Wait) => None,
+            Ok(Next::Connect(attempt)) => {
+                connect(attempt);
+                None
+            }
+            Err(error) => Some(Err(error)),
+        });
+        ready.await
+    }
+
+    /// What an acquire does next. Begins an attempt where nobody has, and answers the failure of
+    /// the one that was joined.
+    fn advance(&self, joined: &mut Option<u64>, closing: impl FnOnce() -> bool) -> Result<Next, Error> {
+        let name = || Arc::clone(&self.activity.name);
+        let mut inner = self.inner.lock();
+        let failed = |inner: &Inner<H>, stands: bool| match (&inner.failure, *joined) {
+            (Some(failure), joined) if stands || joined.is_some_and(|attempt| failure.attempt >= attempt) => {
+                Err(failure.error.clone())
+            }
+            _ => Ok(()),
+        };
+        match inner.state {
+            State::Ready => Ok(Next::Lease),
+            State::Draining if !inner.shut => Ok(Next::Lease),
+            State::Draining => Err(Error::Closing { resource: name() }),
+            State::Closed => Err(Error::Closed { resource: name() }),
+            State::Connecting => {
+                failed(&inner, false)?;
+                joined.get_or_insert(inner.attempt);
+                Ok(Next::Wait)
+            }
+            State::Broken | State::Idle => {
+                let circuit = inner.failure.as_ref().is_some_and(|failure| Instant::now() < failure.retry_at);
+                failed(&inner, inner.recovering || circuit)?;
+                if closing() {
+                    return Err(Error::Closing { resource: name() });
+                }
+                let attempt = inner.begin_attempt();
+                *joined = Some(attempt);
+                Ok(Next::Connect(attempt))
+            }
+        }
+    }
+
+    /// Begins the next attempt of whoever carried this one out, unless that was overtaken.
+    pub(crate) fn again(&self, attempt: u64) -> Option<u64> {
+        let mut inner = self.inner.lock();
+        inner.is_trying(attempt).then(|| inner.begin_attempt())
+    }
+
+    /// Resolves when this attempt is overtaken.
+    pub(crate) async fn overtaken(&self, attempt: u64) {
+        self.activity.until(|| (!self.inner.lock().is_trying(attempt)).then_some(())).await;
+    }
+
+    /// An attempt has made a new connection. `watch` begins to probe it.
+    pub(crate) fn connected(&self, attempt: u64, handle: H, watch: impl FnOnce(u64) -> Option<Watch>) -> Connected<H> {
+        self.open(attempt, Some(handle), watch)
+    }
+
+    /// An attempt has brought the handle that was lost back.
+    pub(crate) fn recovered(&self, attempt: u64, watch: impl FnOnce(u64) -> Option<Watch>) -> Connected<H> {
+        self.open(attempt, None, watch)
+    }
+
+    fn open(&self, attempt: u64, new: Option<H>, watch: impl FnOnce(u64) -> Option<Watch>) -> Connected<H> {
+        let mut inner = self.inner.lock();
+        let handle = match (inner.is_connecting(attempt), new, &inner.handle) {
+            (false, Some(new), _) => return Connected::Late(new),
+            (true, Some(new), _) => new,
+            (true, None, Some(lost)) => lost.clone(),
+            (_, None, _) => return Connected::Overtaken,
+        };
+        let generation = inner.generation + 1;
+        self.ledger.open(&handle, generation, &self.activity);
+        let earlier = (inner.handle.replace(handle), std::mem::replace(&mut inner.probing, watch(generation)));
+        inner.generation = generation;
+        inner.failure = None;
+        inner.recovering = false;
+        inner.set(State::Ready);
+        let lost = inner.ended_early.take();
+        drop(inner);
+        drop(earlier);
+        self.activity.changed();
+        Connected::Ready { generation, lost }
+    }
+
+    /// Gives out a handle that cannot be recovered, for this attempt to say goodbye to it.
+    pub(crate) fn forget(&self, attempt: u64) -> Option<H> {
+        let mut inner = self.inner.lock();
+        if inner.is_connecting(attempt) { inner.handle.take() } else { None }
+    }
+
+    /// An attempt has failed, and will be followed by another one after this pause. While
+    /// recovering the failure is answered meanwhile; else whoever waits goes on waiting.
+    pub(crate) fn failed(&self, attempt: u64, error: Error, pause: Duration) {
+        let mut inner = self.inner.lock();
+        if inner.is_connecting(attempt) && inner.recovering {
+            inner.fail(attempt, error, pause);
+            drop(inner);
+            self.activity.changed();
+        }
+    }
+
+    /// An attempt has failed for good: this is the answer for as long as the circuit is open.
+    pub(crate) fn gave_up(&self, attempt: u64, error: Error, circuit: Duration) {
+        let mut inner = self.inner.lock();
+        if inner.is_trying(attempt) {
+            inner.fail(attempt, error, circuit);
+            inner.recovering = false;
+            drop(inner);
+            self.activity.changed();
+        }
+    }
+
+    /// The connection is lost. Says nothing about a generation that is not the present one.
+    pub(crate) fn lost(&self, generation: u64, cause: Source) -> Lost {
+        let mut inner = self.inner.lock();
+        match inner.state {
+            State::Ready if inner.generation == generation => Lost::Recover(self.begin_recovery(inner, cause)),
+            State::Connecting if inner.generation + 1 == generation => {
+                inner.ended_early = Some(cause);
+                Lost::Noted
+            }
+            State::Draining if inner.generation == generation => Lost::Cut,
+            _ => Lost::Noted,
+        }
+    }
+
+    /// Has what is broken or closed connected by the next acquire, whatever pauses or stands as an
+    /// answer; what is ready is lost, and this attempt is to be carried out.
+    pub(crate) fn reconnect(&self, cause: Source) -> Option<u64> {
+        let inner = self.inner.lock();
+        match inner.state {
+            State::Ready => return Some(self.begin_recovery(inner, cause)),
+            State::Broken | State::Closed => self.reset(inner),
+            State::Idle | State::Connecting | State::Draining => {}
+        }
+        None
+    }
+
+    fn begin_recovery(&self, mut inner: MutexGuard<'_, Inner<H>>, cause: Source) -> u64 {
+        let (generation, attempt) = (inner.generation, inner.attempt);
+        let error = Error::Lost {
+            resource: Arc::clone(&self.activity.name),
+            endpoint: Arc::clone(&self.activity.endpoint),
+            source: cause,
+        };
+        inner.fail(attempt, error.clone(), Duration::ZERO);
+        inner.recovering = true;
+        let shut = (self.ledger.shut(), inner.probing.take());
+        let attempt = inner.begin_attempt();
+        drop(inner);
+        drop(shut);
+        self.activity.changed();
+        tracing::warn!(resource = %self.activity.name, generation, %error, "lost");
+        attempt
+    }
+
+    /// Back to `Idle`, if closed.
+    pub(crate) fn reopen(&self) {
+        let inner = self.inner.lock();
+        if inner.state == State::Closed {
+            self.reset(inner);
+        }
+    }
+
+    fn reset(&self, mut inner: MutexGuard<'_, Inner<H>>) {
+        inner.recovering = false;
+        inner.shut = false;
+        inner.failure = None;
+        inner.set(State::Idle);
+        self.activity.set_draining(false);
+        drop(inner);
+        self.activity.changed();
+    }
+
+    /// Begins closing. `false` if there is nothing to close.
+    pub(crate) fn begin_close(&self) -> bool {
+        let mut inner = self.inner.lock();
+        inner.recovering = false;
+        let begun = match inner.state {
+            State::Closed | State::Draining => false,
+            _ if inner.handle.is_none() => {
+                inner.set(State::Closed);
+                false
+            }
+            state => {
+                // A broken one is not leased any more.
+                inner.shut = state != State::Ready;
+                self.activity.set_draining(true);
+                inner.set(State::Draining);
+                true
+            }
+        };
+        drop(inner);
+        self.activity.changed();
+        begun
+    }
+
+    /// Ends leasing.
+    pub(crate) fn shut(&self) {
+        let mut inner = self.inner.lock();
+        inner.shut = true;
+        let shut = self.ledger.shut();
+        drop(inner);
+        drop(shut);
+        self.activity.changed();
+    }
+
+    /// Gives out the prober of what is being closed, which until here ended what was stuck.
+    pub(crate) fn take_watch(&self) -> Option<Watch> {
+        self.inner.lock().probing.take()
+    }
+
+    /// Closed, whether or not the goodbye was heard.
+    pub(crate) fn finish_close(&self) {
+        let mut inner = self.inner.lock();
+        inner.set(State::Closed);
+        let last = (inner.handle.take(), inner.probing.take());
+        drop(inner);
+        drop(last);
+        self.activity.changed();
+    }
+
+    pub(crate) fn handle(&self) -> Option<H> {
+        self.inner.lock().handle.clone()
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.inner.lock().state
+    }
+
+    pub(crate) fn condition(&self) -> Condition {
+        let inner = self.inner.lock();
+        Condition {
+            state: inner.state,
+            since: inner.since.elapsed(),
+            generation: inner.generation,
+            waiting: inner.waiting,
+            failure: inner.failure.as_ref().map(|failure| failure.error.clone()),
+        }
+    }
+
+    /// The generation now in use; the one being connected, while that goes on.
+    pub(crate) fn generation_or_next(&self) -> u64 {
+        let inner = self.inner.lock();
+        if inner.state == State::Connecting { inner.generation + 1 } else { inner.generation }
+    }
+}
+
+impl<H> Inner<H> {
+    fn set(&mut self, state: State) {
+        if self.state != state {
+            self.state = state;
+            self.since = Instant::now();
+        }
+    }
+
+    fn begin_attempt(&mut self) -> u64 {
+        self.attempt += 1;
+        self.ended_early = None;
+        self.set(State::Connecting);
+        self.attempt
+    }
+
+    fn fail(&mut self, attempt: u64, error: Error, stands: Duration) {
+        self.failure = Some(Attempted { attempt, error, retry_at: Instant::now() + stands.min(LONGEST) });
+        self.set(State::Broken);
+    }
+
+    fn is_connecting(&self, attempt: u64) -> bool {
+        self.state == State::Connecting && self.attempt == attempt
+    }
+
+    /// Connecting, or between two attempts.
+    fn is_trying(&self, attempt: u64) -> bool {
+        self.is_connecting(attempt) || self.state == State::Broken && self.recovering && self.attempt == attempt
+    }
+}
+
+/// Counts an acquire that waits.
+struct Waiting<'a, H>(&'a Life<H>);
+
+impl<'a, H> Waiting<'a, H> {
+    fn new(life: &'a Life<H>) -> Self {
+        life.inner.lock().waiting += 1;
+        Waiting(life)
+    }
+}
+
+impl<H> Drop for Waiting<'_, H> {
+    fn drop(&mut self) {
+        self.0.inner.lock().waiting -= 1;
+    }
+}
