@@ -25,7 +25,7 @@ pub use pool::ResourcePool;
 #[cfg(feature = "rabbitmq")]
 pub use rabbitmq::RabbitMq;
 #[cfg(feature = "redis")]
-pub use redis::{Redis, Subscription};
+pub use redis::{Lent, Redis, Subscription};
 pub use scoped::Scoped;
 
 macro_rules! short {

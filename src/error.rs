@@ -2,10 +2,12 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::lease::{Holder, Listed};
+use crate::owner::Owner;
 
 /// Any error, boxed: what a [`Resource`](crate::Resource) may fail with.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
@@ -55,6 +57,9 @@ pub enum Error {
     /// A wait reached its limit.
     #[error(transparent)]
     Timeout(Arc<TimeoutError>),
+    /// A blocking wait that could never end: this thread alone can free what it waits for.
+    #[error(transparent)]
+    Deadlock(Arc<DeadlockError>),
     /// The connection was lost and is not back yet.
     #[error("{resource} at {endpoint}: connection lost: {source}")]
     Lost {
@@ -169,16 +174,26 @@ pub struct TimeoutError {
     pub waited: Duration,
     /// Who held it at that moment.
     pub holders: Vec<Holder>,
+    /// All who waited for one another at that moment, whoever got this error first: each of them
+    /// holds what another one waits for. Empty if anybody could go on.
+    pub cycle: Vec<Waiter>,
     /// The last error seen meanwhile.
     pub source: Option<Source>,
 }
 
 impl fmt::Display for TimeoutError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { resource, endpoint, waiting_for, waited, holders, source } = self;
+        let Self { resource, endpoint, waiting_for, waited, holders, cycle, source } = self;
         write!(f, "{resource} at {endpoint}: waited {waited:.1?} for {waiting_for}")?;
         if !holders.is_empty() {
             write!(f, "; held by {}", Listed(holders))?;
+        }
+        match &cycle[..] {
+            [] => {}
+            [me, others @ ..] if others.iter().all(|other| other.owner == me.owner) => {
+                write!(f, "; {} itself holds them all", me.owner)?;
+            }
+            cycle => write!(f, "; deadlock: {}", Waiters(cycle))?,
         }
         match source {
             Some(source) => write!(f, "; last error: {source}"),
@@ -192,6 +207,86 @@ impl StdError for TimeoutError {
         self.source.as_ref().map(|source| &**source as &(dyn StdError + 'static))
     }
 }
+
+/// Somebody who waits, and what of that which others wait for they hold.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Waiter {
+    /// The task or thread.
+    pub owner: Owner,
+    /// What it holds and somebody waits for.
+    pub holds: Vec<Holder>,
+    /// The resource that it waits for.
+    pub resource: Arc<str>,
+    /// What of it.
+    pub waiting_for: String,
+    /// The line that waits.
+    pub site: &'static Location<'static>,
+    /// For how long.
+    pub waited: Duration,
+}
+
+impl fmt::Display for Waiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { owner, holds, resource, waiting_for, site, .. } = self;
+        write!(f, "{owner} ")?;
+        if let [first, more @ ..] = &holds[..] {
+            write!(f, "holds {} ({})", first.resource, first.site)?;
+            if !more.is_empty() {
+                write!(f, ", {} more,", more.len())?;
+            }
+            f.write_str(" and ")?;
+        }
+        write!(f, "waits for {waiting_for} of {resource} ({site})")
+    }
+}
+
+/// The first few on one line.
+pub(crate) struct Waiters<'a>(pub(crate) &'a [Waiter]);
+
+impl fmt::Display for Waiters<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const FEW: usize = 5;
+        for (n, waiter) in self.0.iter().take(FEW).enumerate() {
+            write!(f, "{}{waiter}", if n == 0 { "" } else { "; " })?;
+        }
+        if self.0.len() > FEW {
+            write!(f, "; and {} more", self.0.len() - FEW)?;
+        }
+        Ok(())
+    }
+}
+
+/// A blocking wait that could never end: what was waited for, and by which lines this thread has
+/// lent it to closures that cannot end before the wait does.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct DeadlockError {
+    /// The resource's name.
+    pub resource: Arc<str>,
+    /// What was waited for.
+    pub waiting_for: String,
+    /// The line that would have waited.
+    pub site: &'static Location<'static>,
+    /// The checkouts that were lent.
+    pub holders: Vec<Holder>,
+    /// The option that allows more of them.
+    pub option: &'static str,
+}
+
+impl fmt::Display for DeadlockError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { resource, waiting_for, site, holders, option } = self;
+        write!(
+            f,
+            "{resource}: {site} would wait for ever for {waiting_for}: this thread itself has lent them all, by {}; \
+             use what was lent, or raise `{option}`",
+            Listed(holders)
+        )
+    }
+}
+
+impl StdError for DeadlockError {}
 
 impl Error {
     /// Whether the same call may succeed later: losses, timeouts and failed connects, unless the

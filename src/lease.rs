@@ -2,6 +2,7 @@
 
 use std::backtrace::Backtrace;
 use std::fmt;
+use std::num::NonZeroU64;
 use std::ops::Deref;
 use std::panic::Location;
 use std::sync::Arc;
@@ -72,12 +73,14 @@ pub struct Holder {
     pub exclusive: bool,
     /// The generation it was taken from.
     pub generation: u64,
-    /// The task or thread that acquired it, where that is watched for leaks.
+    /// The task or thread that acquired it: known of checkouts, and of leases
+    /// that are watched for leaks.
     pub owner: Option<Owner>,
     /// Whether it was held for longer than [`age`](crate::config::LeakOptions::age) when last looked at.
     pub suspected: bool,
     /// From where it was acquired, if [`backtrace`](crate::config::LeakOptions::backtrace) is on.
     pub backtrace: Option<Arc<Backtrace>>,
+    pub(crate) places: Option<PlacesId>,
 }
 
 impl Holder {
@@ -127,18 +130,26 @@ impl fmt::Display for Listed<'_> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Claim {
     pub(crate) site: &'static Location<'static>,
-    pub(crate) exclusive: bool,
+    /// What an exclusive one is a checkout of.
+    pub(crate) places: Option<PlacesId>,
+    /// The thread that claims is blocked until it gets its answer.
+    pub(crate) blocks: bool,
 }
+
+/// Which exclusive checkouts are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PlacesId(pub(crate) NonZeroU64);
 
 impl Claim {
     #[track_caller]
     pub(crate) fn shared() -> Self {
-        Claim { site: Location::caller(), exclusive: false }
+        Claim { site: Location::caller(), places: None, blocks: false }
     }
 
+    /// The same for a caller whose thread is blocked meanwhile.
     #[cfg(any(feature = "rabbitmq", feature = "redis"))]
-    pub(crate) fn exclusive(self) -> Self {
-        Claim { exclusive: true, ..self }
+    pub(crate) fn blocking(self) -> Self {
+        Claim { blocks: true, ..self }
     }
 }
 
@@ -192,7 +203,7 @@ impl<H: Clone + Send + Sync + 'static> Ledger<H> {
     where
         H: Provide<T>,
     {
-        let watched = claim.exclusive || self.options.shared;
+        let watched = claim.places.is_some() || self.options.shared;
         let origin = watched.then(|| Box::new(Origin::here(self.options.backtrace)));
         let mut places = self.seats[seat_of_this_thread()].0.lock();
         let held = Arc::clone(places.open.as_ref()?);
@@ -275,7 +286,8 @@ impl Place {
             resource: Arc::clone(resource),
             site: self.claim.site,
             held: self.since.elapsed(),
-            exclusive: self.claim.exclusive,
+            exclusive: self.claim.places.is_some(),
+            places: self.claim.places,
             generation: self.generation,
             owner: origin.map(|origin| origin.owner.clone()),
             suspected: self.suspected,

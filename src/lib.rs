@@ -31,6 +31,8 @@ mod slot;
 mod status;
 mod sync;
 mod verbs;
+#[cfg(any(feature = "rabbitmq", feature = "redis"))]
+mod wait;
 
 #[cfg(feature = "clickhouse")]
 pub use backend::clickhouse::{ClickHouse, ClickHouseResource};
@@ -42,7 +44,7 @@ pub use backend::rabbitmq::{RabbitMq, RabbitMqResource};
 pub use backend::redis::{Exclusive, PubSub, Redis, RedisResource};
 pub use builder::Builder;
 pub use close::{CloseReport, Closing, Outcome, Phase, Reason, StepReport};
-pub use error::{BoxError, ConnectError, Error, Failure, Source, TimeoutError};
+pub use error::{BoxError, ConnectError, DeadlockError, Error, Failure, Source, TimeoutError, Waiter};
 #[cfg(feature = "clickhouse")]
 pub use global::clickhouse;
 #[cfg(feature = "mongodb")]

@@ -130,6 +130,7 @@ impl<R: Resource> Slot<R> {
                 waiting_for: "connecting".to_owned(),
                 waited: started.elapsed(),
                 holders: Vec::new(),
+                cycle: Vec::new(),
                 source: self.life.condition().failure.map(|failure| Arc::new(failure) as Source),
             })))
         })

@@ -608,6 +608,7 @@ impl Transport {
                     waiting_for: format!("one of {} connections", self.config.max_connections),
                     waited: limit,
                     holders: self.link.holders(),
+                    cycle: Vec::new(),
                     source: None,
                 })),
             )),

@@ -73,6 +73,7 @@ use crate::runtime::within;
 use crate::scoped::{self, Scoped};
 use crate::slot::Slot;
 use crate::status::Usage;
+use crate::wait::Places;
 
 /// How to reach a RabbitMQ; `[rabbitmq]` or `[named.rabbitmq.NAME]` in TOML.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -393,6 +394,8 @@ impl Resource for RabbitMqResource {
 pub struct RabbitMq {
     inner: Arc<Inner>,
     threads: blocking::RabbitMq,
+    /// The caller's thread is blocked while a verb runs.
+    blocks: bool,
 }
 
 pub(crate) struct Inner {
@@ -417,7 +420,17 @@ impl Provide<blocking::RabbitMq> for RabbitMq {
 
 impl RabbitMq {
     pub(crate) fn over(inner: Arc<Inner>) -> Self {
-        RabbitMq { threads: blocking::RabbitMq::new(Arc::clone(&inner)), inner }
+        RabbitMq { threads: blocking::RabbitMq::new(Arc::clone(&inner)), inner, blocks: false }
+    }
+
+    /// The same for a caller whose thread is blocked while a verb runs.
+    pub(crate) fn blocking(self) -> Self {
+        RabbitMq { blocks: true, ..self }
+    }
+
+    #[track_caller]
+    fn claim(&self) -> Claim {
+        if self.blocks { Claim::shared().blocking() } else { Claim::shared() }
     }
 
     /// A RabbitMQ of one's own, which closes when the guard drops.
@@ -449,7 +462,7 @@ impl RabbitMq {
     /// Cancel-safe.
     #[track_caller]
     pub fn channel(&self) -> impl Future<Output = Result<Channel, Error>> + Send {
-        let claim = Claim::shared();
+        let claim = self.claim();
         async move { Ok(Channel { pooled: self.inner.check_out(claim, Use::Raw).await? }) }
     }
 
@@ -463,7 +476,7 @@ impl RabbitMq {
     /// Once begun it may happen all the same, but is not replayed then.
     #[track_caller]
     pub fn declare_exchange(&self, exchange: Exchange) -> impl Future<Output = Result<(), Error>> + Send {
-        let claim = Claim::shared();
+        let claim = self.claim();
         async move {
             let mut pooled = self.inner.check_out(claim, Use::Verb).await?;
             pooled.guard.declare_exchange(&exchange).await?;
@@ -484,7 +497,7 @@ impl RabbitMq {
     /// Once begun it may happen all the same, but is not replayed then.
     #[track_caller]
     pub fn declare_queue(&self, queue: Queue) -> impl Future<Output = Result<DeclaredQueue, Error>> + Send {
-        let claim = Claim::shared();
+        let claim = self.claim();
         async move {
             let mut pooled = self.inner.check_out(claim, Use::Verb).await?;
             let declared = pooled.guard.declare_queue(&queue).await?;
@@ -529,7 +542,7 @@ impl RabbitMq {
         routing_key: &str,
         arguments: FieldTable,
     ) -> impl Future<Output = Result<(), Error>> + Send {
-        let claim = Claim::shared();
+        let claim = self.claim();
         let binding = Binding {
             queue: queue.to_owned(),
             exchange: exchange.to_owned(),
@@ -553,7 +566,7 @@ impl RabbitMq {
     /// Once begun it may happen all the same.
     #[track_caller]
     pub fn delete_queue(&self, queue: &str) -> impl Future<Output = Result<(), Error>> + Send {
-        let claim = Claim::shared();
+        let claim = self.claim();
         let queue = queue.to_owned();
         async move {
             let mut pooled = self.inner.check_out(claim, Use::Verb).await?;
@@ -572,7 +585,7 @@ impl RabbitMq {
     /// Once begun it may happen all the same.
     #[track_caller]
     pub fn delete_exchange(&self, exchange: &str) -> impl Future<Output = Result<(), Error>> + Send {
-        let claim = Claim::shared();
+        let claim = self.claim();
         let exchange = exchange.to_owned();
         async move {
             let mut pooled = self.inner.check_out(claim, Use::Verb).await?;
@@ -600,7 +613,7 @@ impl RabbitMq {
     /// Once begun it may be published all the same.
     #[track_caller]
     pub fn publish(&self, message: Message) -> impl Future<Output = Result<Published, Error>> + Send {
-        let claim = Claim::shared();
+        let claim = self.claim();
         async move {
             let mut pooled = self.inner.check_out(claim, Use::Verb).await?;
             let mut results = pooled.guard.publish(&self.inner, vec![message]).await?;
@@ -625,7 +638,7 @@ impl RabbitMq {
         I: IntoIterator<Item = Message>,
         I::IntoIter: Send,
     {
-        let claim = Claim::shared();
+        let claim = self.claim();
         let mut messages = messages.into_iter();
         async move {
             let mut pooled = self.inner.check_out(claim, Use::Verb).await?;
@@ -660,7 +673,7 @@ impl RabbitMq {
     /// A message that was under way goes back to its queue.
     #[track_caller]
     pub fn get(&self, queue: &str) -> impl Future<Output = Result<Option<Delivery>, Error>> + Send {
-        let claim = Claim::shared();
+        let claim = self.claim();
         let queue = queue.to_owned();
         async move {
             let mut pooled = self.inner.check_out(claim, Use::Verb).await?;
@@ -743,6 +756,7 @@ impl Inner {
             intake: self.intake.clone(),
             closed: Arc::clone(&self.closed),
             permits: Arc::new(Semaphore::new(config.max_channels)),
+            places: Places::new(&self.link, config.max_channels, "channels", "max_channels"),
             open: Mutex::default(),
             next_key: AtomicU64::new(0),
             idle: Mutex::default(),
@@ -853,10 +867,10 @@ impl Inner {
 
     async fn check_out(&self, claim: Claim, what: Use) -> Result<Pooled, Error> {
         let (lease, generation) = self.lease(claim).await?;
-        let permit = generation.permit().await?;
+        let permit = generation.permit(claim).await?;
         drop(lease);
         // Only now is it held, and by whom.
-        let (lease, _) = self.lease(claim.exclusive()).await?;
+        let (lease, _) = self.lease(generation.places.claim(claim)).await?;
         let guard = match what {
             Use::Raw => ChannelGuard::open(&generation).await?,
             Use::Verb => match generation.idle_channel() {

@@ -27,7 +27,7 @@ use tokio::task::AbortHandle;
 
 use crate::close::Phase;
 use crate::config::{BackendConfig, Environment, ParsedUrl, ResourceConfig, Secret, host_port, millis};
-use crate::error::{Error, Failure, Source, TimeoutError, redacted};
+use crate::error::{Error, Failure, Source, redacted};
 use crate::lease::{Claim, Lease};
 use crate::probe::{Guarded, KillSwitch, Killable};
 use crate::resource::{Link, Resource, Work};
@@ -35,6 +35,7 @@ use crate::runtime::{LONGEST, block};
 use crate::scoped::{self, Scoped};
 use crate::slot::BoxFuture;
 use crate::status::Usage;
+use crate::wait::Places;
 
 /// How to reach a Redis; `[redis]` or `[named.redis.NAME]` in TOML.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -187,7 +188,9 @@ impl Resource for RedisResource {
             shared: RwLock::new(None),
             probe: tokio::sync::Mutex::new(None),
             exclusives: Arc::new(Semaphore::new(self.config.exclusive_size)),
+            exclusive_places: Places::new(link, self.config.exclusive_size, "exclusive connections", "exclusive_size"),
             threads: OnceCell::new(),
+            thread_places: Places::new(link, self.config.pool_size as usize, "connections", "pool_size"),
             waiting: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
         });
@@ -272,7 +275,9 @@ struct Inner {
     shared: RwLock<Option<MultiplexedConnection>>,
     probe: tokio::sync::Mutex<Option<Own>>,
     exclusives: Arc<Semaphore>,
+    exclusive_places: Arc<Places>,
     threads: OnceCell<r2d2::Pool<Manager>>,
+    thread_places: Arc<Places>,
     waiting: AtomicUsize,
     closed: AtomicBool,
 }
@@ -305,7 +310,7 @@ impl Redis {
     /// Cancel-safe.
     #[track_caller]
     pub fn exclusive(&self) -> impl Future<Output = RedisResult<Exclusive>> + Send + use<> {
-        let (redis, claim) = (self.clone(), Claim::shared().exclusive());
+        let (redis, claim) = (self.clone(), Claim::shared());
         async move {
             let checkout = redis.check_out_async(claim).await?;
             let inner = Arc::clone(&redis.inner);
@@ -328,7 +333,7 @@ impl Redis {
     /// Cancel-safe.
     #[track_caller]
     pub fn pubsub(&self) -> impl Future<Output = RedisResult<PubSub>> + Send + use<> {
-        let (redis, claim) = (self.clone(), Claim::shared().exclusive());
+        let (redis, claim) = (self.clone(), Claim::shared());
         async move {
             let checkout = redis.check_out_async(claim).await?;
             let inner = Arc::clone(&redis.inner);
@@ -345,22 +350,24 @@ impl Redis {
 
     /// A place among the exclusive connections, once the server can be reached.
     async fn check_out_async(&self, claim: Claim) -> RedisResult<Checkout> {
-        let permit = self.permit().await?;
+        let permit = self.permit(claim).await?;
         self.inner.link.ready().await.map_err(refused)?;
+        let claim = self.inner.exclusive_places.claim(claim);
         let lease = self.inner.link.lease::<RedisResource, Redis>(claim).ok_or_else(|| self.inner.closed())?;
         Ok(Checkout { _permit: permit, _lease: lease })
     }
 
-    async fn permit(&self) -> RedisResult<OwnedSemaphorePermit> {
+    async fn permit(&self, claim: Claim) -> RedisResult<OwnedSemaphorePermit> {
+        if let Ok(permit) = Arc::clone(&self.inner.exclusives).try_acquire_owned() {
+            return Ok(permit);
+        }
+        let wait = self.inner.exclusive_places.wait(claim).map_err(refused)?;
         let waiting = Arc::clone(&self.inner.exclusives).acquire_owned();
         let limit = self.inner.link.acquire_timeout();
         let timed = self.inner.runtime.spawn(async move { tokio::time::timeout(limit, waiting).await });
         match timed.await {
             Ok(Ok(Ok(permit))) => Ok(permit),
-            Ok(Err(_elapsed)) => {
-                let what = format!("one of {} exclusive connections", self.inner.config.exclusive_size);
-                Err(refused(self.inner.timeout(what, limit, None)))
-            }
+            Ok(Err(_elapsed)) => Err(refused(Error::Timeout(Arc::new(wait.timed_out(None))))),
             _ => Err(self.inner.closed()),
         }
     }
@@ -388,7 +395,7 @@ impl Redis {
     }
 
     /// A connection for threads. Waits for a free one only where this thread may block.
-    pub(crate) fn check_out(&self, limit: Duration) -> Result<r2d2::PooledConnection<Manager>, Error> {
+    pub(crate) fn check_out(&self, claim: Claim, limit: Duration) -> Result<r2d2::PooledConnection<Manager>, Error> {
         let inner = &self.inner;
         let pool = inner.threads();
         let started = Instant::now();
@@ -396,17 +403,22 @@ impl Redis {
             return Ok(connection);
         }
         let limit = limit.saturating_sub(started.elapsed()).min(LONGEST);
+        let wait = inner.thread_places.wait(claim)?;
         inner.waiting.fetch_add(1, Ordering::Relaxed);
         let got = block(inner.link.name(), || pool.get_timeout(limit));
         inner.waiting.fetch_sub(1, Ordering::Relaxed);
         got?.map_err(|error| match inner.closed.load(Ordering::SeqCst) {
             true => Error::Closed { resource: Arc::clone(inner.link.name()) },
-            false => inner.timeout(
-                format!("one of {} connections", inner.config.pool_size),
-                started.elapsed(),
-                Some(Source::from(redacted(error, &inner.config.secrets()))),
-            ),
+            false => {
+                let source = Source::from(redacted(error, &inner.config.secrets()));
+                Error::Timeout(Arc::new(wait.timed_out(Some(source))))
+            }
         })
+    }
+
+    /// What [`check_out`](Self::check_out) gives out.
+    pub(crate) fn thread_places(&self) -> &Places {
+        &self.inner.thread_places
     }
 }
 
@@ -440,17 +452,6 @@ impl Inner {
             return None;
         }
         self.shared.read().clone()
-    }
-
-    fn timeout(&self, waiting_for: String, waited: Duration, source: Option<Source>) -> Error {
-        Error::Timeout(Arc::new(TimeoutError {
-            resource: Arc::clone(self.link.name()),
-            endpoint: Arc::clone(self.link.endpoint()),
-            waiting_for,
-            waited,
-            holders: self.link.holders().into_iter().filter(|holder| holder.exclusive).collect(),
-            source,
-        }))
     }
 
     fn closed(&self) -> RedisError {

@@ -132,11 +132,13 @@ impl ResourcePool {
     #[cfg(feature = "redis")]
     fn check_out(&self, slot: &Arc<Slot<RedisResource>>, claim: Claim) -> Result<super::Redis, Error> {
         let deadline = Instant::now() + self.acquire_timeout;
+        let claim = claim.blocking();
         let shared: Lease<crate::Redis> = self.acquire(slot, claim)?;
-        let connection = shared.check_out(deadline.saturating_duration_since(Instant::now()))?;
+        let connection = shared.check_out(claim, deadline.saturating_duration_since(Instant::now()))?;
+        let claim = shared.thread_places().claim(claim);
         drop(shared);
         // Only now is it held, and by whom.
-        Ok(super::Redis::new(connection, self.acquire(slot, claim.exclusive())?))
+        Ok(super::Redis::new(connection, self.acquire(slot, claim)?))
     }
 
     /// A lease of a registered resource.

@@ -165,7 +165,7 @@ impl RabbitMq {
     }
 
     fn tasks(&self) -> crate::RabbitMq {
-        crate::RabbitMq::over(Arc::clone(&self.inner))
+        crate::RabbitMq::over(Arc::clone(&self.inner)).blocking()
     }
 
     fn wait<T>(&self, future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
@@ -186,6 +186,15 @@ pub struct Channel {
 }
 
 impl Channel {
+    /// Lends it to a closure, and closes it after that. What a closure has, only its thread can
+    /// free, so that a wait for a channel on this thread is [`Error::Deadlock`] at once, instead of
+    /// a timeout later, if all of them are lent like this:
+    /// `rabbitmq.channel()?.lend(|channel| channel.run(async |channel| channel.tx_select().await))`.
+    pub fn lend<T>(self, run: impl FnOnce(&Channel) -> T) -> T {
+        let _lending = self.channel.lend();
+        run(&self)
+    }
+
     /// Runs driver calls on the channel and waits for them:
     /// `channel.run(async |channel| channel.tx_select().await)`.
     ///

@@ -35,6 +35,16 @@ impl Redis {
         Ok(Scoped::new(pool.redis()?, pool))
     }
 
+    /// Lends it to a closure, and gives it back after that. What a closure has, only its thread
+    /// can free, so that a wait for it on this thread is [`Error::Deadlock`] at once instead of a
+    /// timeout later:
+    /// `pool.redis()?.lend(|redis| redis.incr("trades", 1))`.
+    pub fn lend<T>(mut self, run: impl FnOnce(&mut Lent<'_>) -> T) -> T {
+        let shared = Shared::clone(&self.lease);
+        let _lending = shared.thread_places().lend();
+        run(&mut Lent(&mut self))
+    }
+
     /// Subscribes to a channel, or to several. The messages come from the iterator, which ends
     /// with an error when the connection is lost or closed.
     ///
@@ -55,31 +65,61 @@ impl Redis {
     }
 }
 
-impl ConnectionLike for Redis {
-    fn req_packed_command(&mut self, cmd: &[u8]) -> RedisResult<Value> {
-        self.connection.req_packed_command(cmd)
+/// A connection [lent](Redis::lend) to a closure, which can do with it whatever it could do with
+/// its own, but give it away.
+#[derive(Debug)]
+pub struct Lent<'a>(&'a mut Redis);
+
+impl Lent<'_> {
+    /// As [`Redis::subscribe`].
+    ///
+    /// # Errors
+    /// When the command cannot be sent.
+    pub fn subscribe(&mut self, channels: impl ToRedisArgs) -> RedisResult<Subscription<'_>> {
+        self.0.subscribe(channels)
     }
 
-    fn req_packed_commands(&mut self, cmd: &[u8], offset: usize, count: usize) -> RedisResult<Vec<Value>> {
-        self.connection.req_packed_commands(cmd, offset, count)
-    }
-
-    fn req_command(&mut self, cmd: &Cmd) -> RedisResult<Value> {
-        self.connection.req_command(cmd)
-    }
-
-    fn get_db(&self) -> i64 {
-        self.connection.get_db()
-    }
-
-    fn check_connection(&mut self) -> bool {
-        self.connection.check_connection()
-    }
-
-    fn is_open(&self) -> bool {
-        ConnectionLike::is_open(&*self.connection)
+    /// As [`Redis::psubscribe`].
+    ///
+    /// # Errors
+    /// When the command cannot be sent.
+    pub fn psubscribe(&mut self, patterns: impl ToRedisArgs) -> RedisResult<Subscription<'_>> {
+        self.0.psubscribe(patterns)
     }
 }
+
+macro_rules! connection {
+    ($guard:ty, $to:tt) => {
+        impl ConnectionLike for $guard {
+            fn req_packed_command(&mut self, cmd: &[u8]) -> RedisResult<Value> {
+                self.$to.req_packed_command(cmd)
+            }
+
+            fn req_packed_commands(&mut self, cmd: &[u8], offset: usize, count: usize) -> RedisResult<Vec<Value>> {
+                self.$to.req_packed_commands(cmd, offset, count)
+            }
+
+            fn req_command(&mut self, cmd: &Cmd) -> RedisResult<Value> {
+                self.$to.req_command(cmd)
+            }
+
+            fn get_db(&self) -> i64 {
+                self.$to.get_db()
+            }
+
+            fn check_connection(&mut self) -> bool {
+                self.$to.check_connection()
+            }
+
+            fn is_open(&self) -> bool {
+                ConnectionLike::is_open(&*self.$to)
+            }
+        }
+    };
+}
+
+connection!(Redis, connection);
+connection!(Lent<'_>, 0);
 
 impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -24,10 +24,11 @@ use super::dial::CutOnDrop;
 use super::topology::{Binding, Exchange, Queue};
 use super::{RabbitMq, RabbitMqConfig};
 use crate::error::{BoxError, Error, Failure, Source, TimeoutError, redacted};
-use crate::lease::Lease;
+use crate::lease::{Claim, Lease};
 use crate::probe::KillSwitch;
 use crate::resource::Link;
 use crate::runtime;
+use crate::wait::{Lending, Places};
 
 /// One connection, with the channels that are open on it.
 pub(super) struct Generation {
@@ -43,6 +44,7 @@ pub(super) struct Generation {
     /// Cancelled when the driver's thread and socket are gone.
     pub(super) gone: CancellationToken,
     pub(super) permits: Arc<Semaphore>,
+    pub(super) places: Arc<Places>,
     pub(super) waiting: AtomicUsize,
     /// Every open channel, whoever has it: closing closes them all. Keyed by a number of ours, as
     /// the driver uses a closed channel's again.
@@ -78,10 +80,11 @@ impl Generation {
         true
     }
 
-    pub(super) async fn permit(&self) -> Result<OwnedSemaphorePermit, Error> {
+    pub(super) async fn permit(&self, claim: Claim) -> Result<OwnedSemaphorePermit, Error> {
         if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
             return Ok(permit);
         }
+        let wait = self.places.wait(claim)?;
         let limit = self.link.acquire_timeout();
         let timer = self.timer(limit);
         self.waiting.fetch_add(1, Ordering::Relaxed);
@@ -90,7 +93,11 @@ impl Generation {
             biased;
             () = self.switch.wait() => Err(self.was_cut()),
             permit = Arc::clone(&self.permits).acquire_owned() => permit.map_err(|_| self.was_cut()),
-            () = timer => Err(self.timeout(format!("one of {} channels", self.config.max_channels), limit)),
+            () = timer => {
+                let mut error = wait.timed_out(None);
+                error.waiting_for.push_str(&self.why_blocked());
+                Err(Error::Timeout(Arc::new(error)))
+            }
         }
     }
 
@@ -155,18 +162,21 @@ impl Generation {
     }
 
     fn timeout(&self, waiting_for: impl Into<String>, waited: Duration) -> Error {
-        let mut waiting_for = waiting_for.into();
-        if let Some(reason) = &*self.blocked.borrow() {
-            waiting_for.push_str(&format!("; the connection is blocked by the broker ({reason})"));
-        }
         Error::Timeout(Arc::new(TimeoutError {
             resource: Arc::clone(self.link.name()),
             endpoint: Arc::clone(self.link.endpoint()),
-            waiting_for,
+            waiting_for: waiting_for.into() + &self.why_blocked(),
             waited,
             holders: self.link.holders().into_iter().filter(|holder| holder.exclusive).collect(),
+            cycle: Vec::new(),
             source: None,
         }))
+    }
+
+    /// What to add to what was waited for, if the broker blocks the connection.
+    fn why_blocked(&self) -> String {
+        let reason = self.blocked.borrow();
+        reason.as_ref().map_or_else(String::new, |why| format!("; the connection is blocked by the broker ({why})"))
     }
 
     pub(super) fn was_cut(&self) -> Error {
@@ -424,6 +434,10 @@ impl Channel {
             () = generation.switch.wait() => Err(Trouble::Cut),
         };
         answer.map_err(|trouble| trouble.into_error(generation, "on a raw channel"))
+    }
+
+    pub(crate) fn lend(&self) -> Lending {
+        self.pooled.guard.generation.places.lend()
     }
 
     pub(crate) fn runtime(&self) -> &Handle {
