@@ -80,6 +80,7 @@ pub struct Holder {
     pub suspected: bool,
     /// From where it was acquired, if [`backtrace`](crate::config::LeakOptions::backtrace) is on.
     pub backtrace: Option<Arc<Backtrace>>,
+    #[cfg_attr(not(any(feature = "rabbitmq", feature = "redis")), allow(dead_code, reason = "nothing is exclusive"))]
     pub(crate) places: Option<PlacesId>,
 }
 
@@ -133,6 +134,7 @@ pub(crate) struct Claim {
     /// What an exclusive one is a checkout of.
     pub(crate) places: Option<PlacesId>,
     /// The thread that claims is blocked until it gets its answer.
+    #[cfg_attr(not(any(feature = "rabbitmq", feature = "redis")), allow(dead_code, reason = "nothing is exclusive"))]
     pub(crate) blocks: bool,
 }
 
