@@ -279,8 +279,8 @@ impl fmt::Display for DeadlockError {
         let Self { resource, waiting_for, site, holders, option } = self;
         write!(
             f,
-            "{resource}: {site} would wait for ever for {waiting_for}: this thread itself has lent them all, by {}; \
-             use what was lent, or raise `{option}`",
+            "{resource}: {site} would wait for ever for {waiting_for}, which this thread itself has all lent to closures: \
+             {}; use what was lent, or raise `{option}`",
             Listed(holders)
         )
     }

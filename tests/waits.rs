@@ -93,6 +93,9 @@ fn wait_for_what_this_thread_has_lent_is_refused_at_once() {
     });
     let panicked = catch_unwind(AssertUnwindSafe(|| pool.redis().unwrap().lend(|_| panic!("as written"))));
     assert!(panicked.is_err());
+    let mut subscribed = false;
+    pool.redis().unwrap().lend(|redis| subscribed = redis.subscribe("waits").is_ok());
+    assert!(subscribed);
     let both = (pool.redis().unwrap(), pool.redis().unwrap());
     drop(both);
 
@@ -151,7 +154,8 @@ fn wait_is_not_refused_where_another_thread_may_free_it() {
     lending.recv().unwrap();
     let freer = once_waited_for("redis", Box::new(move || go.send(()).unwrap()));
     pool.redis().expect("freed by the other thread");
-    (other.join().unwrap(), freer.join().unwrap());
+    other.join().unwrap();
+    freer.join().unwrap();
 
     // Lent on this one, but nothing blocks: the future goes on after the closures.
     let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -194,7 +198,7 @@ async fn timeout_tells_that_this_task_itself_holds_them_all() {
         let _held = redis.exclusive().await.unwrap();
         let error = redis.pubsub().await.unwrap_err().to_string();
         let id = tokio::task::id();
-        assert!(error.contains(&"for one of 1 exclusive connections; held by tests/waits.rs:"), "{error}");
+        assert!(error.contains("for one of 1 exclusive connections; held by tests/waits.rs:"), "{error}");
         assert!(error.contains(&format!("; task {id} itself holds them all")), "{error}");
     });
     task.within(SOON).await.unwrap();

@@ -100,7 +100,8 @@ impl ResourcePool {
     ///
     /// # Errors
     /// Those of the async facade; [`Error::Timeout`], with the holders, if none is free within
-    /// the acquire timeout; [`Error::InAsyncContext`] if it would have to wait on a
+    /// the acquire timeout; [`Error::Deadlock`] at once, if this thread has [lent](super::Redis::lend)
+    /// them all to closures that it runs; [`Error::InAsyncContext`] if it would have to wait on a
     /// current-thread runtime.
     #[cfg(feature = "redis")]
     #[track_caller]

@@ -46,7 +46,8 @@ impl RabbitMq {
     ///
     /// # Errors
     /// [`Error::Timeout`], with the holders, if all channels are out for longer than the acquire
-    /// timeout; those of the other verbs.
+    /// timeout; [`Error::Deadlock`] at once, also from the other verbs, if this thread has
+    /// [lent](Channel::lend) them all to closures that it runs; those of the other verbs.
     #[track_caller]
     pub fn channel(&self) -> Result<Channel, Error> {
         Ok(Channel { channel: self.wait(self.tasks().channel())? })
