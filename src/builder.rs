@@ -113,14 +113,15 @@ impl<P> Builder<P> {
     }
 
     fn registry(self) -> Arc<Registry> {
-        let config = Config::load(self.file.as_deref(), &self.environment).map(|mut config| {
+        let config = Config::load(self.file.as_deref(), &self.environment).and_then(|mut config| {
             config.pool = self.options.unwrap_or(config.pool);
             config.pool.signals = self.signals.unwrap_or(config.pool.signals);
             config.pool.exit_status = self.exit_status.unwrap_or(config.pool.exit_status);
             for (name, resource) in self.resources {
                 config.set(&name, resource);
             }
-            config
+            config.check_names()?;
+            Ok(config)
         });
         let registry = Registry::new(config, self.runtime);
         for listener in self.listeners {

@@ -134,15 +134,30 @@ macro_rules! backends {
         }
 
         impl Config {
-            /// Every configured resource by name, the defaults first.
-            pub(crate) fn resources(&self) -> Vec<(String, ResourceConfig)> {
-                let mut all: Vec<(String, ResourceConfig)> = Vec::from([
-                    $(#[cfg(feature = $feature)] (stringify!($section).to_owned(), self.$section.clone().into()),)*
+            /// Every resource's kind and name, the defaults first.
+            pub(crate) fn names(&self) -> Vec<(&'static str, &str)> {
+                let mut all: Vec<(&'static str, &str)> = Vec::from([
+                    $(#[cfg(feature = $feature)] (stringify!($section), stringify!($section)),)*
                 ]);
                 $(#[cfg(feature = $feature)] all.extend(
-                    self.named.$section.iter().map(|(name, config)| (name.clone(), config.clone().into())),
+                    self.named.$section.keys().map(|name| (stringify!($section), name.as_str())),
                 );)*
                 all
+            }
+
+            /// The configuration of the resource of this name.
+            pub(crate) fn get(&self, name: &str) -> Option<ResourceConfig> {
+                $(#[cfg(feature = $feature)]
+                if name == stringify!($section) {
+                    return Some(self.$section.clone().into());
+                }
+                #[cfg(feature = $feature)]
+                if let Some(config) = self.named.$section.get(name) {
+                    return Some(config.clone().into());
+                })*
+                // There is no kind to look at in a build without backends.
+                let _ = name;
+                None
             }
 
             /// Sets a resource from code, over all else.
@@ -215,6 +230,17 @@ impl Config {
         };
         config.apply(environment)?;
         Ok(config)
+    }
+
+    /// No two resources may have one name, for it is all that they are asked for by.
+    pub(crate) fn check_names(&self) -> Result<(), Error> {
+        let mut kinds = BTreeMap::new();
+        for (kind, name) in self.names() {
+            if let Some(other) = kinds.insert(name, kind) {
+                return Err(Error::config(format!("named.{kind}.{name}"), format!("a {other} has this name already")));
+            }
+        }
+        Ok(())
     }
 
     fn read(path: &Path) -> Result<Self, Error> {
@@ -347,8 +373,9 @@ impl ParsedUrl {
     /// Parses, accepting only these schemes.
     pub(crate) fn new(key: &str, text: &Secret, schemes: &[&str]) -> Result<Self, Error> {
         let expected = || schemes.iter().map(|scheme| format!("{scheme}://")).collect::<Vec<_>>().join(" or ");
-        let url = url::Url::parse(text.expose())
-            .map_err(|error| Error::config(key, format!("is not a URL ({error}); expected {}user:password@host:port/…, with `@:/%` in user or password percent-encoded", expected())))?;
+        let text = one_reading(key, text.expose())?;
+        let url = url::Url::parse(text)
+            .map_err(|error| Error::config(key, format!("is not a URL ({error}); expected {}{LOGIN}", expected())))?;
         if !schemes.contains(&url.scheme()) {
             return Err(Error::config(key, format!("has the scheme {:?}; expected {}", url.scheme(), expected())));
         }
@@ -377,8 +404,35 @@ impl ParsedUrl {
 
     /// The path without its first slash, decoded.
     pub(crate) fn path(&self, key: &str) -> Result<String, Error> {
-        percent_decoded(key, self.0.path().trim_start_matches('/'))
+        percent_decoded(key, self.0.path().strip_prefix('/').unwrap_or_default())
     }
+}
+
+/// What follows a scheme, for errors.
+#[cfg(any(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
+pub(crate) const LOGIN: &str = "user:password@host:port/…, with `@:/?#%` in user or password percent-encoded";
+
+/// The URL without the white space around it, if it can be read in only one way: where a password that is
+/// not percent-encoded ends the host early, a parser would take its parts for host, port and path, and
+/// they would be shown as such.
+#[cfg(any(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
+pub(crate) fn one_reading<'a>(key: &str, text: &'a str) -> Result<&'a str, Error> {
+    let text = text.trim();
+    let is_scheme = |scheme: &str| scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+    let Some((_, rest)) = text.split_once("://").filter(|(scheme, _)| is_scheme(scheme)) else {
+        return Err(Error::config(key, format!("is not a URL; expected scheme://{LOGIN}")));
+    };
+    let (_, behind) = rest.split_at(rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len()));
+    if behind.contains('@') {
+        return Err(Error::config(
+            key,
+            format!("has an `@` behind its host, where it is `%40`; expected scheme://{LOGIN}"),
+        ));
+    }
+    if text.contains(char::is_control) {
+        return Err(Error::config(key, format!("has a control character in it; expected scheme://{LOGIN}")));
+    }
+    Ok(text)
 }
 
 /// Decodes `%40` and the like.

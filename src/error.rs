@@ -129,6 +129,9 @@ pub enum Error {
 }
 
 /// No connection could be made: what was tried, how often, how long, and what the driver said.
+///
+/// The message has the driver's in it, so that one line tells all; the chain of [`source`](StdError::source) begins
+/// behind that, so that a report of all of it says nothing twice. The driver's error itself is a field.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct ConnectError {
@@ -156,11 +159,24 @@ impl fmt::Display for ConnectError {
 
 impl StdError for ConnectError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        Some(&*self.source)
+        untold(&*self.source)
     }
 }
 
-/// A wait reached its limit: what it was waiting for, and who had it.
+/// The cause behind what this one's text tells already.
+fn untold<'a>(told: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
+    let text = told.to_string();
+    let mut cause = told.source();
+    while let Some(error) = cause
+        && text.contains(&error.to_string())
+    {
+        cause = error.source();
+    }
+    cause
+}
+
+/// A wait reached its limit: what it was waiting for, and who had it. Its message and its chain of sources are as those
+/// of [`ConnectError`].
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct TimeoutError {
@@ -204,7 +220,7 @@ impl fmt::Display for TimeoutError {
 
 impl StdError for TimeoutError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.source.as_ref().map(|source| &**source as &(dyn StdError + 'static))
+        self.source.as_deref().and_then(|source| untold(source as &(dyn StdError + 'static)))
     }
 }
 
@@ -305,7 +321,10 @@ impl Error {
     }
 
     pub(crate) fn config(key: impl Into<String>, problem: impl fmt::Display) -> Self {
-        Error::Config { key: key.into(), problem: problem.to_string() }
+        // On one line, whatever was quoted.
+        let line =
+            |text: String| if text.contains(char::is_control) { text.replace(char::is_control, " ") } else { text };
+        Error::Config { key: line(key.into()), problem: line(problem.to_string()) }
     }
 }
 
@@ -350,20 +369,35 @@ pub(crate) fn panic_message(payload: &(dyn std::any::Any + Send)) -> String {
         .unwrap_or_else(|| "(no message)".to_owned())
 }
 
-/// The error itself, or only its text with the secrets taken out where that text has one.
-pub(crate) fn redacted(error: impl Into<BoxError>, secrets: &[&str]) -> BoxError {
+/// The error itself; or a note in its place, if `told` it was by the server and the server told a secret.
+///
+/// What the driver says by itself is left alone: it has no secret in it, and to look for one would show which
+/// words of it are one. That it has none is what the fuzzer proves.
+pub(crate) fn redacted(error: impl Into<BoxError>, told: bool, secrets: &[&str]) -> BoxError {
     let error = error.into();
-    let mut chain = vec![format!("{error:?}")];
-    let mut text = error.to_string();
+    if !told {
+        return error;
+    }
+    let mut said = vec![format!("{error:?}"), error.to_string()];
     let mut cause = error.source();
     while let Some(inner) = cause {
-        chain.push(inner.to_string());
+        said.push(inner.to_string());
         cause = inner.source();
     }
-    let mut found = false;
-    for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
-        found |= text.contains(secret) || chain.iter().any(|part| part.contains(secret));
-        text = text.replace(secret, "***");
-    }
-    if found { text.into() } else { error }
+    let has = |secret: &str| match &*plain(secret) {
+        // Nothing but quotes.
+        "" => said.iter().skip(1).any(|text| text.contains(secret)),
+        secret => said.iter().any(|text| plain(text).contains(secret)),
+    };
+    if secrets.iter().filter(|secret| !secret.is_empty()).any(|secret| has(secret)) { WITHHELD.into() } else { error }
+}
+
+/// Instead of what a server said with a password in it. To blank out only the password would tell it, where it is a
+/// word of a well-known message.
+const WITHHELD: &str = "an error whose text is withheld, for it has the password in it; the server's log may tell more";
+
+/// Without what quoting, escaping and percent-encoding add to a text, and servers take from it.
+fn plain(text: &str) -> String {
+    let text = percent_encoding::percent_decode_str(text).decode_utf8_lossy();
+    text.replace(['\\', '"', '\''], "").replace(char::is_control, " ")
 }

@@ -92,10 +92,7 @@ macro_rules! default_slot {
         /// The default resource of this kind, made on first use.
         #[cfg(feature = $feature)]
         pub(crate) fn $field(&self) -> Result<&Arc<Slot<$resource>>, Error> {
-            self.$field.get_or_try_init(|| {
-                let config = self.config.clone()?.$field;
-                self.with::<$config>(stringify!($field), config)
-            })
+            self.$field.get_or_try_init(|| self.with::<$config>(stringify!($field), self.config()?.$field.clone()))
         }
     };
 }
@@ -167,9 +164,8 @@ impl Registry {
         if let Some(slot) = self.existing::<C::Resource>(name)? {
             return Ok(slot);
         }
-        let configured = self.config.clone()?.resources();
-        match configured.iter().find(|(known, _)| known == name) {
-            Some((_, config)) => match C::of(config) {
+        match self.config()?.get(name) {
+            Some(config) => match C::of(&config) {
                 Some(config) => self.with(name, config.clone()),
                 None => Err(taken(name, format!("it is a {}, not a {}", config.kind(), C::KIND))),
             },
@@ -180,8 +176,8 @@ impl Registry {
     /// The resource of this name, made from this configuration unless it exists with the same.
     pub(crate) fn with<C: BackendConfig>(&self, name: &str, config: C) -> Result<Arc<Slot<C::Resource>>, Error> {
         if let Ok(known) = &self.config
-            && let Some((_, other)) = known.resources().iter().find(|(known, _)| known == name)
-            && C::of(other) != Some(&config)
+            && let Some(other) = known.get(name)
+            && C::of(&other) != Some(&config)
         {
             return Err(taken(name, "it is configured differently"));
         }
@@ -202,9 +198,9 @@ impl Registry {
     /// Adds a resource of a kind of the user's own.
     pub(crate) fn register<R: Resource>(&self, name: &str, resource: R) -> Result<(), Error> {
         self.check_open()?;
-        let configured = self.config.as_ref().map(Config::resources).unwrap_or_default();
+        let is_configured = self.config.as_ref().is_ok_and(|config| config.get(name).is_some());
         let mut entries = self.entries.write();
-        if entries.contains_key(name) || configured.iter().any(|(known, _)| known == name) {
+        if entries.contains_key(name) || is_configured {
             return Err(taken(name, "a resource has this name already"));
         }
         let slot = Slot::new(name, resource, Arc::clone(&self.context));
@@ -215,6 +211,10 @@ impl Registry {
     /// The registered resource of this name and type.
     pub(crate) fn get<R: Resource>(&self, name: &str) -> Result<Arc<Slot<R>>, Error> {
         self.existing(name)?.ok_or_else(|| self.unknown(name))
+    }
+
+    fn config(&self) -> Result<&Config, Error> {
+        self.config.as_ref().map_err(Error::clone)
     }
 
     fn existing<R: Resource>(&self, name: &str) -> Result<Option<Arc<Slot<R>>>, Error> {
@@ -229,9 +229,8 @@ impl Registry {
         if let Some(entry) = self.entries.read().get(name) {
             return Ok(Arc::clone(&entry.slot));
         }
-        let configured = self.config.clone()?.resources();
-        match configured.into_iter().find(|(known, _)| known == name) {
-            Some((_, config)) => self.open(name, config),
+        match self.config()?.get(name) {
+            Some(config) => self.open(name, config),
             None => Err(self.unknown(name)),
         }
     }
@@ -259,7 +258,7 @@ impl Registry {
     /// Every resource that is configured or registered, and why one cannot be.
     pub(crate) fn configured(&self) -> Vec<Configured> {
         let names: Vec<Arc<str>> = match &self.config {
-            Ok(config) => config.resources().into_iter().map(|(name, _)| Arc::from(name)).collect(),
+            Ok(config) => config.names().into_iter().map(|(_, name)| Arc::from(name)).collect(),
             Err(error) => return vec![(Arc::from("configuration"), Err(error.clone()))],
         };
         let mut all: BTreeMap<_, _> = names.into_iter().map(|name| (Arc::clone(&name), self.slot(&name))).collect();
@@ -371,8 +370,8 @@ impl Registry {
 
     /// Checks the configuration of every resource, without any I/O.
     pub(crate) fn check_config(&self) -> Result<(), Error> {
-        for (name, _) in self.config.clone()?.resources() {
-            self.slot(&name)?;
+        for (_, name) in self.config()?.names() {
+            self.slot(name)?;
         }
         Ok(())
     }
@@ -407,12 +406,12 @@ impl Registry {
 
     pub(crate) fn effective_config(&self, name: &str) -> Option<String> {
         let config = self.config.as_ref().ok()?;
-        config.resources().into_iter().find(|(known, _)| known == name).map(|(_, config)| format!("{config:?}"))
+        config.get(name).map(|config| format!("{config:?}"))
     }
 
     fn unknown(&self, name: &str) -> Error {
-        let mut known: Vec<String> =
-            self.config.as_ref().map(Config::resources).unwrap_or_default().into_iter().map(|(name, _)| name).collect();
+        let configured = self.config.as_ref().map(Config::names).unwrap_or_default();
+        let mut known: Vec<String> = configured.into_iter().map(|(_, name)| name.to_owned()).collect();
         known.extend(self.entries.read().keys().map(|name| name.to_string()));
         known.sort();
         known.dedup();

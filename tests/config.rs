@@ -4,11 +4,14 @@
 #![allow(missing_docs)]
 
 use std::fs;
+use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use resource_pool::config::{CONFIG_FILE, ClickHouseConfig, ExitStatus, Options, RedisConfig};
-use resource_pool::{Builder, Error, ResourcePool};
+use resource_pool::config::{
+    CONFIG_FILE, ClickHouseConfig, ExitStatus, MongoConfig, Options, RabbitMqConfig, RedisConfig, ResourceConfig,
+};
+use resource_pool::{Builder, Error, ResourcePool, mongodb};
 
 fn toml(name: &str, text: &str) -> PathBuf {
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}.toml", std::process::id()));
@@ -149,4 +152,148 @@ async fn config_of_a_name_cannot_change() {
     assert!(matches!(quickly.mongo_named("far").await, Err(Error::NameTaken { .. })));
     let unknown = quickly.redis_named("fra").await.unwrap_err();
     assert!(matches!(unknown, Error::UnknownName { .. }) && unknown.to_string().contains("far"), "{unknown}");
+}
+
+#[test]
+fn config_one_name_is_one_resource() {
+    for (text, key) in [
+        ("[named.mongo.far]\n[named.redis.far]", "named.redis.far"),
+        ("[named.mongo.redis]", "named.mongo.redis"),
+        ("[named.redis.redis]", "named.redis.redis"),
+    ] {
+        let (found, problem) = wrong(builder([]).config_file(toml("one-name", text)));
+        assert_eq!(found, key, "{problem}");
+        assert!(problem.contains("has this name already"), "{problem}");
+    }
+    let code = || builder([]).named("far", RedisConfig::default());
+    assert_eq!(wrong(code().named("far", MongoConfig::default())).0, "named.redis.far");
+    assert_eq!(wrong(code().config_file(toml("one-name-code", "[named.clickhouse.far]"))).0, "named.redis.far");
+    code().named("far", RedisConfig::url("redis://h")).build().expect("said again, for the same kind");
+}
+
+#[test]
+fn config_error_is_on_one_line() {
+    for name in ["a\nb", "a\u{1b}[2J"] {
+        let error = builder([]).named(name, RedisConfig::url("x")).build().unwrap_err().to_string();
+        assert!(!error.contains(char::is_control), "{error:?}");
+    }
+    let (key, problem) = wrong(builder([]).config_file(toml("one-line", "[pool.\"a\\nb\"]\n")));
+    assert_eq!(key, "pool.a b", "{problem}");
+    assert!(!problem.contains(char::is_control), "{problem}");
+}
+
+/// A password that is not percent-encoded may end the host early. Then a part of it would be taken for a port, a
+/// path or an option, and shown.
+#[test]
+fn config_url_that_can_be_read_in_two_ways_is_refused() {
+    for password in ["1/2", "1?a=b", "1#2", "1\\2", "1/2@3", "a\tb", "a\u{1}b"] {
+        for (key, builder) in [
+            ("mongo.uri", builder([]).resource(MongoConfig::uri(format!("mongodb://u:{password}@h")))),
+            ("rabbitmq.url", builder([]).resource(RabbitMqConfig::url(format!("amqp://u:{password}@h")))),
+            ("clickhouse.url", builder([]).resource(ClickHouseConfig::url(format!("http://u:{password}@h")))),
+            ("redis.url", builder([]).resource(RedisConfig::url(format!("redis://u:{password}@h")))),
+        ] {
+            let (found, problem) = wrong(builder);
+            assert_eq!(found, key, "{problem}");
+            assert!(problem.contains("percent-encoded") && !problem.contains(password), "{problem}");
+        }
+    }
+    let pool = builder([("REDIS_URL", " redis://u:%2f%40@h:1/2\n")]).build().unwrap();
+    assert_eq!(endpoint(&pool, "redis"), "redis://h:1/2", "white space around it is nobody's");
+}
+
+/// The driver panics where half a character follows a `%`.
+#[test]
+fn config_mongo_uri_with_half_an_escape_is_an_error() {
+    let uri = "mongodb://user:100%a\u{e9}@host/";
+    assert!(std::panic::catch_unwind(|| mongodb::options::ConnectionString::parse(uri)).is_err());
+    let (key, problem) = wrong(builder([]).resource(MongoConfig::uri(uri)));
+    assert_eq!(key, "mongo.uri", "{problem}");
+    assert!(problem.contains("`%` that encodes nothing"), "{problem}");
+}
+
+/// What the driver says of a URI tells nothing of its password, though it quotes what it cannot use.
+#[test]
+fn config_mongo_uri_is_told_without_its_password() {
+    let problem = |uri: &str| wrong(builder([]).resource(MongoConfig::uri(uri))).1;
+    assert_eq!(problem("mongodb://u:invalid@h:x/"), problem("mongodb://u:another@h:x/"));
+    assert!(problem("mongodb://u:invalid@h:x/").contains("got x"), "{}", problem("mongodb://u:invalid@h:x/"));
+    assert_eq!(problem("mongodb://u:invalid/"), problem("mongodb://u:another/"));
+    assert!(problem("mongodb://u:p@h/?maxPoolSize=many").contains("maxpoolsize"));
+}
+
+/// A NUL in user or password moves the border between them in AMQP.
+#[test]
+fn config_rabbitmq_login_has_no_nul() {
+    assert_eq!(wrong(builder([]).resource(RabbitMqConfig::url("amqp://u%00x:p@h"))).0, "rabbitmq.user");
+    assert_eq!(wrong(builder([]).resource(RabbitMqConfig::url("amqp://u:%00p@h"))).0, "rabbitmq.password");
+}
+
+/// A header can carry nothing else, and loses white space around it.
+#[test]
+fn config_clickhouse_login_fits_a_header() {
+    for text in ["%c3%a9", "%01", "%20a", "a%20", "%0a"] {
+        assert_eq!(
+            wrong(builder([]).resource(ClickHouseConfig::url(format!("http://{text}:p@h")))).0,
+            "clickhouse.user"
+        );
+        let by_password = builder([]).resource(ClickHouseConfig::url(format!("http://u:{text}@h")));
+        assert_eq!(wrong(by_password).0, "clickhouse.password");
+    }
+    builder([]).resource(ClickHouseConfig::url("http://u%20v:~%20%21%3a@h")).build().unwrap();
+}
+
+/// To blank out a password where it is a word of a public text would tell it.
+#[tokio::test]
+async fn config_password_is_no_part_of_what_a_driver_says() {
+    for password in ["refused", "o", "Connection"] {
+        let url = format!("redis://u:{password}@127.0.0.1:1");
+        let error = refused(RedisConfig::url(url), |pool| async move { pool.redis().await.map(drop) }).await;
+        assert!(error.contains("Connection refused"), "{error}");
+    }
+}
+
+/// A server that says the password back, quoted.
+#[tokio::test]
+async fn config_password_that_a_server_says_back_is_withheld() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 4096]).unwrap();
+            let said = "Code: 516. DB::Exception: no login with \"p4\\'s\\\" e\"";
+            let size = said.len();
+            write!(stream, "HTTP/1.1 403 Forbidden\r\nContent-Length: {size}\r\n\r\n{said}").unwrap();
+            // The client hangs up first.
+            let _ = stream.read(&mut [0; 4096]);
+        }
+    });
+    for (password, is_in_it) in [("p4%27s%22%20e", true), ("n", true), ("%22", true), ("another", false)] {
+        let url = format!("http://u:{password}@127.0.0.1:{port}");
+        let error = refused(ClickHouseConfig::url(url), |pool| async move { pool.clickhouse().await.map(drop) }).await;
+        assert_eq!(error.contains("withheld"), is_in_it, "{error}");
+        assert_eq!(error.contains("no login"), !is_in_it, "{error}");
+    }
+}
+
+/// One line tells all, and a report of the whole chain says nothing twice.
+#[tokio::test]
+async fn config_cause_is_told_once() {
+    let pool = builder([]).resource(RedisConfig::url("redis://127.0.0.1:1")).build().unwrap();
+    let error = pool.redis().await.unwrap_err();
+    assert!(error.to_string().ends_with("Connection refused (os error 111)"), "{error}");
+    let report = format!("{:#}", anyhow::Error::from(error));
+    assert_eq!(report.matches("Connection refused").count(), 1, "{report}");
+}
+
+async fn refused<F: Future<Output = Result<(), Error>>>(
+    config: impl Into<ResourceConfig>,
+    acquire: impl FnOnce(ResourcePool) -> F,
+) -> String {
+    let mut options = Options::default();
+    options.retry.attempts = 1;
+    let pool = builder([]).options(options).resource(config).build().unwrap();
+    let error = acquire(pool).await.unwrap_err();
+    format!("{error} {error:?}")
 }

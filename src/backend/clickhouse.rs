@@ -246,6 +246,14 @@ impl BackendConfig for ClickHouseConfig {
         if config.host.is_empty() || config.database.is_empty() {
             return Err(Error::config(name, "host and database must not be empty"));
         }
+        let password = config.password.as_ref().map_or("", Secret::expose);
+        for (key, text) in [("user", &*config.user), ("password", password)] {
+            if text.trim() != text || !text.chars().all(|c| (' '..='~').contains(&c)) {
+                let problem =
+                    "is sent in an HTTP header, so it must be of ASCII letters, digits, signs and inner spaces";
+                return Err(Error::config(format!("{name}.{key}"), problem));
+            }
+        }
         if config.max_connections == 0 {
             return Err(Error::config(format!("{name}.max_connections"), "must be at least 1"));
         }
@@ -408,7 +416,7 @@ impl ClickHouseResource {
         let is_native = error.to_string().contains("is for clickhouse-client program");
         let is_useless = matches!(error, DriverError::InvalidParams(_) | DriverError::Unsupported(_));
         let is_permanent = is_useless || has_code(&error, &PERMANENT);
-        let source = redacted(Caused(error), &self.config.secrets());
+        let source = Caused(error).redacted(&self.config.secrets());
         if is_native {
             Failure::permanent(format!("port {} {USE_HTTP} ({source})", self.config.port))
         } else if is_permanent {
@@ -430,6 +438,13 @@ fn has_code(error: &DriverError, codes: &[&str]) -> bool {
 /// The driver's error, telling its causes, which the driver's own text leaves out.
 #[derive(Debug)]
 pub(crate) struct Caused(pub(crate) DriverError);
+
+impl Caused {
+    pub(crate) fn redacted(self, secrets: &[&str]) -> BoxError {
+        let told = matches!(self.0, DriverError::BadResponse(_) | DriverError::Custom(_) | DriverError::Other(_));
+        redacted(self, told, secrets)
+    }
+}
 
 impl fmt::Display for Caused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -30,7 +30,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use crate::close::Phase;
-use crate::config::{BackendConfig, Environment, ResourceConfig, Secret, host_port, millis};
+use crate::config::{BackendConfig, Environment, LOGIN, ResourceConfig, Secret, host_port, millis, one_reading};
 use crate::error::{Error, Failure, redacted};
 use crate::lease::{Claim, Lease, Provide};
 use crate::resource::{Busy, Link, Resource, Work};
@@ -182,29 +182,42 @@ impl MongoConfig {
 
 /// The driver's own reading of a URI, which knows several hosts; without `mongodb+srv` no I/O.
 fn parse(key: &str, uri: &Secret) -> Result<ClientOptions, Error> {
-    let query = uri.expose().split_once('?').map_or("", |(_, query)| query);
+    let text = one_reading(key, uri.expose())?;
+    if !text.rsplit_once('@').is_none_or(|(login, _)| is_encoded(login)) {
+        return Err(Error::config(key, format!("has a `%` that encodes nothing; expected mongodb://{LOGIN}")));
+    }
+    let query = text.split_once('?').map_or("", |(_, query)| query);
     if query.split('&').any(|option| option.to_ascii_lowercase().starts_with("waitqueuetimeoutms=")) {
         return Err(Error::config(
             key,
             "sets waitQueueTimeoutMS, which the driver ignores: put a timeout around the operation instead",
         ));
     }
-    park_on(ClientOptions::parse(uri.expose()).into_future()).map_err(|error| {
-        let said = error.kind.to_string();
-        // Where the URI is malformed the driver may take a part of the password for something else,
-        // as for a port where the host was forgotten.
-        let login = if uri.expose().contains('@') { password(uri) } else { uri.expose() };
-        let problem = if words(login).any(|part| words(&said).any(|word| word == part)) {
-            "is not a MongoDB URI"
-        } else {
-            &said
+    let read = |uri: &str| park_on(ClientOptions::parse(uri).into_future());
+    read(text).map_err(|_may_quote_the_password| {
+        let problem = match read(&without_password(text)) {
+            Err(error) => error.kind.to_string(),
+            Ok(_) => "has a user, password, host or port that cannot be used".to_owned(),
         };
-        Error::config(key, format!("{problem}; expected mongodb://user:password@host:port,…/database?…, with `@:/%` in user or password percent-encoded"))
+        Error::config(key, format!("{problem}; expected mongodb://{LOGIN}"))
     })
 }
 
-fn words(text: &str) -> impl Iterator<Item = &str> {
-    text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty())
+/// The same URI with a password that is no secret, or without any login and host where it is not clear
+/// which is which.
+fn without_password(uri: &str) -> String {
+    let (scheme, rest) = uri.split_once("://").unwrap_or(("mongodb", ""));
+    let (authority, options) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let hosts = authority.rsplit_once('@').map_or("localhost", |(_, hosts)| hosts);
+    format!("{scheme}://user:password@{hosts}{options}")
+}
+
+/// Whether the driver can decode it: it panics where a character of several bytes follows a `%`.
+fn is_encoded(login: &str) -> bool {
+    login
+        .split('%')
+        .skip(1)
+        .all(|escape| escape.len() >= 2 && escape.bytes().take(2).all(|digit| digit.is_ascii_hexdigit()))
 }
 
 /// The password as the URI has it, or whatever stands in its place.
@@ -404,8 +417,17 @@ impl MongoResource {
             *error.kind,
             ErrorKind::Authentication { .. } | ErrorKind::InvalidArgument { .. } | ErrorKind::InvalidTlsConfig { .. }
         );
+        // Only the server tells of these; with the others the driver speaks.
+        let told = !matches!(
+            *error.kind,
+            ErrorKind::Io(_)
+                | ErrorKind::ServerSelection { .. }
+                | ErrorKind::ConnectionPoolCleared { .. }
+                | ErrorKind::InvalidArgument { .. }
+                | ErrorKind::InvalidTlsConfig { .. }
+        );
         let secrets: Vec<_> = self.secrets.iter().map(Secret::expose).collect();
-        let source = redacted(error, &secrets);
+        let source = redacted(error, told, &secrets);
         if permanent { Failure::permanent(source) } else { Failure::transient(source) }
     }
 }

@@ -222,13 +222,25 @@ impl RabbitMqConfig {
             Self { max_channels, channel_max, .. } if *max_channels > usize::from(*channel_max) => {
                 fail("max_channels", "is more than channel_max")
             }
+            Self { user, .. } if user.contains('\0') => fail("user", "has a NUL in it, which would end it"),
+            Self { password, .. } if password.expose().contains('\0') => {
+                fail("password", "has a NUL in it, which the broker takes for its beginning")
+            }
             Self { vhost, .. } if vhost.len() > 255 => fail("vhost", "is longer than 255 bytes"),
             _ => Ok(()),
         }
     }
 
-    fn secrets(&self) -> Vec<&str> {
-        vec![self.password.expose()]
+    /// The driver's error, without the password.
+    fn redacted(&self, error: lapin::Error) -> BoxError {
+        let told = !matches!(
+            error.kind(),
+            lapin::ErrorKind::IOError(_)
+                | lapin::ErrorKind::InvalidConnectionState(_)
+                | lapin::ErrorKind::InvalidChannelState(..)
+                | lapin::ErrorKind::MissingHeartbeatError
+        );
+        redacted(error, told, &[self.password.expose()])
     }
 
     /// Built from parts, as the driver's parser loses IPv6 addresses and takes `/` for the vhost "".
@@ -324,7 +336,7 @@ impl Resource for RabbitMqResource {
             None => Probe::open(&self.config, Counted::new(&rabbit.inner.probes)).await?,
         };
         let answer = probe.round_trip().await;
-        answer.map_err(|error| Failure::transient(redacted(error, &self.config.secrets())))?;
+        answer.map_err(|error| Failure::transient(self.config.redacted(error)))?;
         *place = Some(probe);
         Ok(())
     }

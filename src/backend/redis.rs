@@ -410,7 +410,7 @@ impl Redis {
         got?.map_err(|error| match inner.closed.load(Ordering::SeqCst) {
             true => Error::Closed { resource: Arc::clone(inner.link.name()) },
             false => {
-                let source = Source::from(redacted(error, &inner.config.secrets()));
+                let source = Source::from(redacted(error, true, &inner.config.secrets()));
                 Error::Timeout(Arc::new(wait.timed_out(Some(source))))
             }
         })
@@ -430,7 +430,9 @@ impl Inner {
         let (connection, driver) = open(&self.config, &switch).await.map_err(|error| {
             let permanent =
                 matches!(error.kind(), redis::ErrorKind::AuthenticationFailed | redis::ErrorKind::InvalidClientConfig);
-            let source = redacted(error, &self.config.secrets());
+            // What it says of a refused login are its own words.
+            let told = !permanent && error.kind() != redis::ErrorKind::Io;
+            let source = redacted(error, told, &self.config.secrets());
             if permanent { Failure::permanent(source) } else { Failure::transient(source) }
         })?;
         let link = self.link.clone();

@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 use crate::backend::clickhouse::{Caused, ClickHouseConfig};
 use crate::blocking::Scoped;
 use crate::config::Secret;
-use crate::error::{Error, redacted};
+use crate::error::Error;
 use crate::lease::Lease;
 use crate::resource::Link;
 use crate::{runtime, scoped};
@@ -116,7 +116,7 @@ impl ClickHouse {
         let resource = Arc::clone(self.link.name());
         let is_lost = matches!(error, DriverError::Network(_));
         let secrets: Vec<_> = self.password.iter().map(Secret::expose).collect();
-        let source = redacted(Caused(error), &secrets).into();
+        let source = Caused(error).redacted(&secrets).into();
         if is_lost {
             Error::Lost { resource, endpoint: Arc::clone(self.link.endpoint()), source }
         } else {

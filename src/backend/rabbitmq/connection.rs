@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::dial::CutOnDrop;
 use super::topology::{Binding, Exchange, Queue};
 use super::{RabbitMq, RabbitMqConfig};
-use crate::error::{BoxError, Error, Failure, Source, TimeoutError, redacted};
+use crate::error::{BoxError, Error, Failure, Source, TimeoutError};
 use crate::lease::{Claim, Lease};
 use crate::probe::KillSwitch;
 use crate::resource::Link;
@@ -72,7 +72,7 @@ impl Generation {
             }
             // A channel's error comes by here as well.
             Event::Error(error) if !self.connection.status().connected() => {
-                self.link.lost(self.number, redacted(error, &self.config.secrets()));
+                self.link.lost(self.number, self.config.redacted(error));
                 return false;
             }
             _ => {}
@@ -257,7 +257,7 @@ impl Trouble {
             Trouble::Late(error) => error,
             Trouble::Driver(error) => {
                 let gone = !generation.is_alive();
-                let source = redacted(error, &generation.config.secrets());
+                let source = generation.config.redacted(error);
                 match gone {
                     true if generation.closed.load(Ordering::SeqCst) => generation.was_cut(),
                     true => lost(&generation.link, source),

@@ -24,7 +24,7 @@ use tracing::subscriber::{DefaultGuard, NoSubscriber};
 use super::RabbitMqConfig;
 use super::connection::LINGER;
 use super::consumer::Counted;
-use crate::error::{Failure, redacted};
+use crate::error::Failure;
 use crate::probe::{KillSwitch, Killable};
 use crate::runtime::within;
 
@@ -51,7 +51,7 @@ impl Probe {
         let cut = CutOnDrop::new(&switch);
         let connection = dialled.connect();
         let opened = connection.create_channel().await;
-        let channel = opened.map_err(|error| Failure::transient(redacted(error, &config.secrets())))?;
+        let channel = opened.map_err(|error| Failure::transient(config.redacted(error)))?;
         cut.disarm();
         let goodbye = Some(Goodbye { connection, switch, gone, _counted: counted });
         Ok(Probe { config: Arc::clone(config), channel, runtime: Handle::current(), goodbye })
@@ -144,7 +144,7 @@ pub(super) async fn dial(config: &RabbitMqConfig, name: &str, frame_max: u32) ->
     let connecting = lapin::Connection::connector(config.uri(frame_max), Runtime::new(kit), connect, properties);
     let connection = connecting.await.map_err(|error| {
         let permanent = is_permanent(&error);
-        let source = redacted(error, &config.secrets());
+        let source = config.redacted(error);
         if permanent { Failure::permanent(source) } else { Failure::transient(source) }
     })?;
     Ok(Dialled { connection, switch, gone, cut })

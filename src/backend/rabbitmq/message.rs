@@ -11,7 +11,7 @@ use lapin::{BasicProperties, Confirmation};
 
 use super::Inner;
 use super::connection::{ChannelGuard, Trouble, short};
-use crate::error::{Error, Source, redacted};
+use crate::error::{Error, Source};
 use crate::resource::{Busy, Work};
 
 /// A message to publish.
@@ -207,7 +207,7 @@ impl ChannelGuard {
     fn why_unknown(&self, trouble: Trouble) -> Unknown {
         let refused = matches!(&trouble, Trouble::Driver(error) if error.is_amqp_error()) && self.generation.is_alive();
         let source: Source = match trouble {
-            Trouble::Driver(error) if refused => Source::from(redacted(error, &self.generation.config.secrets())),
+            Trouble::Driver(error) if refused => Source::from(self.generation.config.redacted(error)),
             trouble => Arc::new(trouble.into_error(&self.generation, "awaiting the confirm")),
         };
         if refused { Unknown::Refused(source) } else { Unknown::NoAnswer(source) }
