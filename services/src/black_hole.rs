@@ -19,22 +19,11 @@ impl BlackHole {
     /// # Errors
     /// If no port can be had or its queue does not fill.
     pub fn start() -> Result<BlackHole, Error> {
-        const ENOUGH: usize = 16;
         let start = || {
             let listener = TcpListener::bind(("127.0.0.1", 0))?;
             listen(&listener, Backlog::new(1)?)?;
-            let address = listener.local_addr()?;
-            let mut waiting = Vec::new();
-            while waiting.len() < ENOUGH {
-                match TcpStream::connect_timeout(&address, Duration::from_millis(100)) {
-                    Ok(stream) => waiting.push(stream),
-                    Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                        return Ok(BlackHole { port: address.port(), _listener: listener, _waiting: waiting });
-                    }
-                    Err(error) => return Err(error),
-                }
-            }
-            Err(io::Error::other("its queue does not fill"))
+            let waiting = fill(&listener)?;
+            Ok(BlackHole { port: listener.local_addr()?.port(), _listener: listener, _waiting: waiting })
         };
         start().map_err(Error::io("opening a black hole"))
     }
@@ -43,4 +32,19 @@ impl BlackHole {
     pub fn port(&self) -> u16 {
         self.port
     }
+}
+
+/// Fills the queue of a listener that accepts nobody, until it answers nobody any more.
+pub(crate) fn fill(listener: &TcpListener) -> io::Result<Vec<TcpStream>> {
+    const ENOUGH: usize = 16;
+    let address = listener.local_addr()?;
+    let mut waiting = Vec::new();
+    while waiting.len() < ENOUGH {
+        match TcpStream::connect_timeout(&address, Duration::from_millis(100)) {
+            Ok(stream) => waiting.push(stream),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(waiting),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::other("its queue does not fill"))
 }

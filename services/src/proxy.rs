@@ -1,10 +1,12 @@
-//! A TCP proxy on the loopback that can be cut, frozen and slowed down, and that writes down what AMQP says through it.
+//! A TCP proxy on the loopback that can be cut, frozen, closed and slowed down, and that writes down what AMQP says through it.
 
 use crate::amqp::{AmqpFrame, Parser};
-use crate::{Error, Service};
-use nix::sys::socket::{setsockopt, sockopt};
+use crate::black_hole::fill;
+use crate::{Error, Service, port};
+use nix::sys::socket::{self, Backlog, listen, setsockopt, sockopt};
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -24,13 +26,30 @@ pub struct Proxy {
 #[derive(Debug)]
 struct State {
     target: u16,
+    listener: TcpListener,
     over: AtomicBool,
+    door: Mutex<Door>,
+    /// Whether the acceptor has seen that the door is closed, and waits.
+    acceptor_waits: AtomicBool,
+    /// Told whenever one of these two has changed.
+    door_moved: Condvar,
     frozen: Mutex<bool>,
     thawed: Condvar,
     bytes_per_second: AtomicU64,
     accepted: AtomicUsize,
     links: Mutex<Vec<Arc<Link>>>,
     frames: Mutex<Vec<AmqpFrame>>,
+}
+
+/// What becomes of a new connection.
+#[derive(Debug)]
+enum Door {
+    /// It is accepted, except these, which have filled the queue.
+    Open { fillers: Vec<SocketAddr> },
+    /// It is refused, as where nobody listens.
+    Shut,
+    /// Nothing answers it, as the queue is full of these.
+    Silent { fillers: Vec<TcpStream> },
 }
 
 /// One connection, both sides of it.
@@ -51,11 +70,15 @@ impl Proxy {
     /// If no port or thread can be had.
     pub fn start(target_port: u16) -> Result<Proxy, Error> {
         let start = || {
-            let listener = TcpListener::bind(("127.0.0.1", 0))?;
-            let port = listener.local_addr()?.port();
+            // A port of our own choice stays bound while nobody listens.
+            let port = port::free().map_err(io::Error::other)?;
             let state = Arc::new(State {
                 target: target_port,
+                listener: TcpListener::bind(("127.0.0.1", port))?,
                 over: AtomicBool::new(false),
+                door: Mutex::new(Door::Open { fillers: Vec::new() }),
+                acceptor_waits: AtomicBool::new(false),
+                door_moved: Condvar::new(),
                 frozen: Mutex::new(false),
                 thawed: Condvar::new(),
                 bytes_per_second: AtomicU64::new(0),
@@ -64,7 +87,7 @@ impl Proxy {
                 frames: Mutex::new(Vec::new()),
             });
             let acceptor = Arc::clone(&state);
-            thread::Builder::new().name("proxy-accept".into()).spawn(move || acceptor.accept(&listener))?;
+            thread::Builder::new().name("proxy-accept".into()).spawn(move || acceptor.accept())?;
             Ok(Proxy { port, state })
         };
         start().map_err(Error::io("starting a proxy"))
@@ -102,9 +125,54 @@ impl Proxy {
         self.state.thawed.notify_all();
     }
 
-    /// Stops forwarding: connections stay open, connects succeed, nothing comes through. A black hole.
+    /// Stops forwarding: connections stay open, connects succeed, nothing comes through.
     pub fn freeze(&self) {
         *lock(&self.state.frozen) = true;
+    }
+
+    /// A black hole, as behind a dead router: nothing comes through either way, connects get no answer. [`open_up`](Proxy::open_up)
+    /// ends it, and then what was held up arrives, as by retransmission.
+    ///
+    /// # Errors
+    /// If the queue of new connections does not fill.
+    pub fn black_hole(&self) -> Result<(), Error> {
+        self.freeze();
+        let fillers = || {
+            self.state.close_door()?;
+            listen(&self.state.listener, Backlog::new(1)?)?;
+            fill(&self.state.listener)
+        };
+        let fillers = fillers().map_err(Error::io("making a proxy a black hole"))?;
+        *lock(&self.state.door) = Door::Silent { fillers };
+        Ok(())
+    }
+
+    /// Refuses new connections, as where no process listens.
+    ///
+    /// # Errors
+    /// If the system refuses that.
+    pub fn refuse(&self) -> Result<(), Error> {
+        self.state.close_door().map_err(Error::io("closing a proxy"))
+    }
+
+    /// Accepts new connections again, and forwards.
+    ///
+    /// # Errors
+    /// If the system refuses that.
+    pub fn open_up(&self) -> Result<(), Error> {
+        const QUEUE: i32 = 128;
+        let mut door = lock(&self.state.door);
+        let open = || listen(&self.state.listener, Backlog::new(QUEUE)?);
+        open().map_err(io::Error::from).map_err(Error::io("opening a proxy"))?;
+        let fillers = match &*door {
+            Door::Silent { fillers } => fillers.iter().flat_map(TcpStream::local_addr).collect(),
+            _ => Vec::new(),
+        };
+        *door = Door::Open { fillers };
+        drop(door);
+        self.state.door_moved.notify_all();
+        self.thaw();
+        Ok(())
     }
 
     /// Goes on forwarding, what was held up included.
@@ -142,20 +210,47 @@ impl Drop for Proxy {
         self.thaw();
         self.cut();
         // Wakes the acceptor, which then sees that it is over.
-        let _ = TcpStream::connect(("127.0.0.1", self.port));
+        let _ = self.state.close_door();
+        self.state.door_moved.notify_all();
     }
 }
 
 impl State {
-    fn accept(self: &Arc<State>, listener: &TcpListener) {
-        for client in listener.incoming().flatten() {
-            if self.is_over() {
-                return;
+    fn accept(self: &Arc<State>) {
+        while !self.is_over() {
+            let Ok((client, address)) = self.listener.accept() else {
+                let closed = |door: &mut Door| !matches!(door, Door::Open { .. }) && !self.is_over();
+                let door = lock(&self.door);
+                self.acceptor_waits.store(true, Ordering::SeqCst);
+                self.door_moved.notify_all();
+                let door = self.door_moved.wait_while(door, closed);
+                self.acceptor_waits.store(false, Ordering::SeqCst);
+                drop(door);
+                continue;
+            };
+            if let Door::Open { fillers } = &mut *lock(&self.door)
+                && let Some(filler) = fillers.iter().position(|filler| *filler == address)
+            {
+                fillers.swap_remove(filler);
+                continue;
             }
             let number = self.accepted.fetch_add(1, Ordering::SeqCst);
             let state = Arc::clone(self);
             let _ = thread::Builder::new().name("proxy-connect".into()).spawn(move || state.connect(number, client));
         }
+    }
+
+    /// Nobody listens any more, and whoever accepts finds that out.
+    fn close_door(&self) -> io::Result<()> {
+        let mut door = lock(&self.door);
+        if matches!(*door, Door::Open { .. }) {
+            *door = Door::Shut;
+            socket::shutdown(self.listener.as_raw_fd(), socket::Shutdown::Read)?;
+            // It would not notice if somebody listened again before it has looked.
+            let accepts = |_: &mut Door| !self.acceptor_waits.load(Ordering::SeqCst) && !self.is_over();
+            drop(self.door_moved.wait_while(door, accepts));
+        }
+        Ok(())
     }
 
     fn is_over(&self) -> bool {

@@ -212,6 +212,22 @@ impl Service {
         self.launch()
     }
 
+    /// Returns when the server answers its user, as after [`thaw`](Service::thaw).
+    ///
+    /// # Errors
+    /// If the server is not ours, or does not answer within `patience`.
+    pub fn await_ready(&self, patience: Duration) -> Result<(), Error> {
+        let own = self.own("wait for")?;
+        let end = Instant::now() + patience;
+        loop {
+            match own.server.ready(&self.site) {
+                Err(error) if Instant::now() >= end => return Err(error),
+                Err(_) => thread::sleep(Duration::from_millis(10)),
+                Ok(()) => return Ok(()),
+            }
+        }
+    }
+
     /// Asks the server to end, as its administrator would, and kills it if it takes longer than ten seconds. Data stays.
     ///
     /// # Errors

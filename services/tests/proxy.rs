@@ -82,3 +82,32 @@ fn a_black_hole_lets_nobody_in() {
     let error = TcpStream::connect_timeout(&address, Duration::from_millis(1500)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TimedOut);
 }
+
+#[test]
+fn it_refuses_and_is_a_black_hole_and_opens_up() {
+    let redis = shared(Kind::Redis);
+    let proxy = Proxy::start(redis.port()).unwrap();
+    let mut client = connect(proxy.port());
+    assert!(ask(&mut client).is_ok());
+
+    proxy.refuse().unwrap();
+    let refused = TcpStream::connect(("127.0.0.1", proxy.port())).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    assert!(ask(&mut client).is_ok(), "what is open stays open");
+    proxy.open_up().unwrap();
+    assert!(ask(&mut connect(proxy.port())).is_ok());
+
+    for times in 1..=2 {
+        proxy.black_hole().unwrap();
+        assert_eq!(ask(&mut client).unwrap_err().kind(), ErrorKind::WouldBlock);
+        let address = ([127, 0, 0, 1], proxy.port()).into();
+        let silent = TcpStream::connect_timeout(&address, Duration::from_millis(300)).unwrap_err();
+        assert_eq!(silent.kind(), ErrorKind::TimedOut);
+        proxy.open_up().unwrap();
+        assert!(client.read(&mut [0; 64]).unwrap() > 0, "what was held up comes through");
+        assert!(ask(&mut connect(proxy.port())).is_ok());
+        assert_eq!(proxy.accepted(), 2 + times, "what filled the queue was no client");
+    }
+    proxy.black_hole().unwrap();
+    drop(proxy);
+}
