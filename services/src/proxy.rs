@@ -38,6 +38,7 @@ struct State {
     bytes_per_second: AtomicU64,
     accepted: AtomicUsize,
     links: Mutex<Vec<Arc<Link>>>,
+    records: AtomicBool,
     frames: Mutex<Vec<AmqpFrame>>,
 }
 
@@ -84,6 +85,7 @@ impl Proxy {
                 bytes_per_second: AtomicU64::new(0),
                 accepted: AtomicUsize::new(0),
                 links: Mutex::new(Vec::new()),
+                records: AtomicBool::new(true),
                 frames: Mutex::new(Vec::new()),
             });
             let acceptor = Arc::clone(&state);
@@ -91,6 +93,12 @@ impl Proxy {
             Ok(Proxy { port, state })
         };
         start().map_err(Error::io("starting a proxy"))
+    }
+
+    /// Writes nothing down, for a long life.
+    pub fn unrecorded(self) -> Proxy {
+        self.state.records.store(false, Ordering::SeqCst);
+        self
     }
 
     /// The port it listens on, on 127.0.0.1.
@@ -304,7 +312,7 @@ impl State {
             let count = from.read(&mut buffer[..size])?;
             self.wait_while_frozen(&link.is_cut);
             let bytes = &buffer[..count];
-            if from_client && bytes.starts_with(b"AMQP") {
+            if from_client && bytes.starts_with(b"AMQP") && self.records.load(Ordering::SeqCst) {
                 link.is_amqp.store(true, Ordering::SeqCst);
             }
             if link.is_amqp.load(Ordering::SeqCst) {

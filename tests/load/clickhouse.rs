@@ -1,0 +1,118 @@
+//! Unique rows, inserted one by one and read back; queries that take their time.
+
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+
+use clickhouse::{Client, Row};
+use resource_pool::config::{ClickHouseConfig, ResourceConfig};
+use resource_pool::{Error, Lease, ResourcePool, blocking};
+use serde::{Deserialize, Serialize};
+use services::{Kind, Service};
+
+use super::ledger::Id;
+use super::{Backend, BoxFuture, Call, Shared, Told, Trouble};
+
+#[derive(Default)]
+pub(crate) struct ClickHouse {
+    kept: OnceLock<Lease<Client>>,
+}
+
+#[derive(Row, Serialize, Deserialize)]
+struct One {
+    id: u64,
+}
+
+/// Each insert makes a part, of which a table may by default have few.
+const TABLE: &str = "CREATE TABLE IF NOT EXISTS load_rows (id UInt64) ENGINE = MergeTree ORDER BY id \
+                     SETTINGS parts_to_delay_insert = 10000, parts_to_throw_insert = 10000";
+const READ: &str = "SELECT count() FROM load_rows WHERE id = ?";
+const SLOW: &str = "SELECT sleep(0.2)";
+
+fn there(count: u64, id: Id) -> Told {
+    if count > 0 { Ok(()) } else { Err(Trouble::Wrong(format!("{id:?} was acknowledged and is not there"))) }
+}
+
+/// After a loss it is not known what arrived.
+fn told(error: &Error) -> Trouble {
+    match error {
+        Error::Lost { .. } => Trouble::Unknown(error.to_string()),
+        _ => Trouble::of(error),
+    }
+}
+
+impl Backend for ClickHouse {
+    fn kind(&self) -> Kind {
+        Kind::ClickHouse
+    }
+
+    fn config(&self, url: &str) -> ResourceConfig {
+        ClickHouseConfig::url(url).into()
+    }
+
+    fn begin<'a>(&'a self, load: &'a Shared) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            let client = load.pool.clickhouse().await?;
+            client.query(TABLE).execute().await.expect("a table");
+            let _first_time = self.kept.set(client);
+            Ok(())
+        })
+    }
+
+    fn on_thread(&self, pool: &blocking::ResourcePool, call: Call) -> Told {
+        let clickhouse = pool.clickhouse().map_err(|error| Trouble::of(&error))?;
+        match call {
+            Call::Write(id) => {
+                clickhouse.insert_rows("load_rows", [One { id: id.as_u64() }]).map(drop).map_err(|error| told(&error))
+            }
+            Call::Read(id) => {
+                let query = clickhouse.client().query(READ).bind(id.as_u64());
+                let count = clickhouse.query_rows::<u64>(query).map_err(|error| told(&error))?;
+                there(count.first().copied().unwrap_or_default(), id)
+            }
+            Call::Slow(_) => clickhouse.execute(SLOW).map_err(|error| told(&error)),
+        }
+    }
+
+    fn on_task<'a>(&'a self, pool: &'a ResourcePool, call: Call) -> BoxFuture<'a, Told> {
+        Box::pin(async move {
+            let own;
+            let client = match self.kept.get() {
+                Some(kept) if call.id().worker % 2 == 0 => kept,
+                _ => {
+                    own = pool.clickhouse().await.map_err(|error| Trouble::of(&error))?;
+                    &own
+                }
+            };
+            match call {
+                Call::Write(id) => {
+                    let insert = async {
+                        let mut insert = client.insert::<One>("load_rows").await?;
+                        insert.write(&One { id: id.as_u64() }).await?;
+                        insert.end().await
+                    };
+                    insert.await.map_err(Trouble::of_driver)
+                }
+                Call::Read(id) => {
+                    let count = client.query(READ).bind(id.as_u64()).fetch_one().await;
+                    there(count.map_err(Trouble::of_driver)?, id)
+                }
+                Call::Slow(_) => client.query(SLOW).execute().await.map_err(Trouble::of_driver),
+            }
+        })
+    }
+
+    fn found(&self, server: &Service, _: &Shared) -> BTreeMap<Id, u32> {
+        let sql = "SELECT id, count() FROM load_rows GROUP BY id";
+        let rows = server.clickhouse().expect("a ClickHouse").query(sql).expect("rows");
+        let row = |line: &str| {
+            let (id, times) = line.split_once('\t').expect("two columns");
+            (Id::from_u64(id.parse().expect("an id")), times.parse().expect("a count"))
+        };
+        rows.lines().map(row).collect()
+    }
+
+    fn version(&self, server: &Service) -> String {
+        let version = server.clickhouse().expect("a ClickHouse").query("SELECT version()");
+        version.expect("its version").trim().to_owned()
+    }
+}

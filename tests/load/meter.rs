@@ -1,0 +1,117 @@
+//! What of the system this process holds.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+use std::{fmt, fs, thread};
+
+/// Descriptors by kind, threads by name, and memory, without those of the harness.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Reading {
+    /// Sockets that lead to one of the servers, by the port asked for.
+    pub(crate) sockets: usize,
+    /// Pipes, event and epoll descriptors, files.
+    pub(crate) others: usize,
+    pub(crate) threads: BTreeMap<String, usize>,
+    /// Resident memory in MiB.
+    pub(crate) memory: usize,
+}
+
+/// Threads of the proxies, of the load and of whoever starts the servers.
+const HARNESS: [&str; 4] = ["proxy-", "load-", "services-", "faults"];
+
+impl Reading {
+    /// Now; sockets to these ports.
+    pub(crate) fn take(ports: &[u16]) -> Reading {
+        let local = sockets_to(ports);
+        let mut reading = Reading { memory: resident(), ..Reading::default() };
+        for entry in fs::read_dir("/proc/self/fd").into_iter().flatten().flatten() {
+            let Ok(target) = fs::read_link(entry.path()) else { continue };
+            let target = target.to_string_lossy().into_owned();
+            match target.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']')) {
+                Some(inode) => reading.sockets += usize::from(local.iter().any(|socket| socket == inode)),
+                // The directory that is being read.
+                None if target.starts_with("/proc/") => {}
+                None => reading.others += 1,
+            }
+        }
+        for task in fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
+            let Ok(name) = fs::read_to_string(task.path().join("comm")) else { continue };
+            if !HARNESS.iter().any(|harness| name.starts_with(harness)) {
+                let name = name.trim().trim_end_matches(|c: char| c.is_ascii_digit()).to_owned();
+                *reading.threads.entry(name).or_default() += 1;
+            }
+        }
+        reading
+    }
+
+    /// What is left of this when the pool is closed: no socket.
+    pub(crate) fn closed(&self) -> Reading {
+        Reading { sockets: 0, ..self.clone() }
+    }
+
+    /// Whether this is no more than that was.
+    fn is_within(&self, before: &Reading) -> bool {
+        let sockets = if before.sockets == 0 { 0 } else { before.sockets + SLACK_SOCKETS };
+        self.sockets <= sockets
+            && self.others <= before.others
+            && self.memory <= before.memory + SLACK_MIB
+            && self.threads.iter().all(|(name, count)| before.threads.get(name).is_some_and(|was| count <= was))
+    }
+
+    pub(crate) fn thread_count(&self) -> usize {
+        self.threads.values().sum()
+    }
+}
+
+impl fmt::Display for Reading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Reading { sockets, others, memory, .. } = self;
+        write!(f, "{sockets} sockets, {others} other descriptors, {} threads, {memory} MiB", self.thread_count())
+    }
+}
+
+/// How long what a fault has left behind may stay: as long as a pool keeps an idle connection, and a round of whoever closes those.
+const SETTLE: Duration = Duration::from_secs(90);
+/// By how many connections the drivers' pools may be larger, as concurrency has it.
+const SLACK_SOCKETS: usize = 8;
+/// Memory that an allocator keeps, and that is no leak.
+const SLACK_MIB: usize = 32;
+
+/// Waits until no more is held than before.
+///
+/// # Panics
+/// If that does not come.
+pub(crate) fn settled(what: &str, before: &Reading, ports: &[u16]) -> Reading {
+    let began = Instant::now();
+    loop {
+        let now = Reading::take(ports);
+        if now.is_within(before) {
+            return now;
+        }
+        let threads = (&before.threads, &now.threads);
+        assert!(began.elapsed() < SETTLE, "{what}: before: {before}; now: {now}; threads: {threads:?}");
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// The inodes of this network namespace's sockets whose peer has one of these ports, ours or not.
+fn sockets_to(ports: &[u16]) -> Vec<String> {
+    let mut inodes = Vec::new();
+    for table in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
+        for line in fs::read_to_string(table).unwrap_or_default().lines().skip(1) {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let peer = fields.get(2).and_then(|peer| peer.rsplit(':').next());
+            let port = peer.and_then(|hex| u16::from_str_radix(hex, 16).ok());
+            if port.is_some_and(|port| ports.contains(&port)) {
+                inodes.extend(fields.get(9).map(|inode| (*inode).to_owned()));
+            }
+        }
+    }
+    inodes
+}
+
+fn resident() -> usize {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    line.trim().split(' ').next().and_then(|kib| kib.parse::<usize>().ok()).unwrap_or_default() / 1024
+}

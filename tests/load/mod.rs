@@ -1,0 +1,490 @@
+//! Mixed load on one backend, from threads and from tasks, with a ledger of what its callers were told.
+//!
+//! A call is timed here, not by what is tested: one that outlives its deadline fails the run at once, by name.
+
+#![allow(dead_code, missing_docs, reason = "each of the two test files uses some of it")]
+
+pub(crate) mod clickhouse;
+pub(crate) mod fault;
+pub(crate) mod ledger;
+pub(crate) mod meter;
+pub(crate) mod mongo;
+pub(crate) mod rabbitmq;
+pub(crate) mod redis;
+
+use std::collections::BTreeMap;
+use std::error::Error as StdError;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use resource_pool::config::{Options, ResourceConfig};
+use resource_pool::{Error, ResourcePool, blocking};
+use services::{Kind, Service};
+use tokio::runtime::Runtime;
+
+use ledger::{Audit, Id, Ledger};
+
+/// Of each kind, threads and tasks.
+pub(crate) const WORKERS: usize = 8;
+/// How long a call waits for a connection: the default.
+pub(crate) const ACQUIRE: Duration = Duration::from_secs(5);
+/// How long a server that stopped answering may go unnoticed.
+pub(crate) const NOTICE: Duration = Duration::from_secs(5);
+
+pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What the caller of a call was told.
+pub(crate) type Told = Result<(), Trouble>;
+
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    /// It was not done.
+    NotDone(String),
+    /// It may have been done.
+    Unknown(String),
+    /// It was done wrong.
+    Wrong(String),
+}
+
+impl Trouble {
+    /// Our own errors say whether it may have been done.
+    pub(crate) fn of(error: &Error) -> Self {
+        match error {
+            Error::OutcomeUnknown { .. } => Trouble::Unknown(error.to_string()),
+            _ => Trouble::NotDone(error.to_string()),
+        }
+    }
+
+    /// After a driver's own error it may have been done, unless the pool let nothing through.
+    pub(crate) fn of_driver(error: impl StdError + 'static) -> Self {
+        let text = error.to_string();
+        let mut cause: Option<&(dyn StdError + 'static)> = Some(&error);
+        while let Some(error) = cause {
+            // The redis crate's causes are shared.
+            let shared = error.downcast_ref::<Arc<dyn StdError + Send + Sync>>();
+            let error = shared.map_or(error, |shared| &**shared);
+            // An io::Error is not the cause of what is in it.
+            let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+            if inner.is_some_and(|inner| inner.is::<Error>()) {
+                return Trouble::NotDone(text);
+            }
+            cause = error.source();
+        }
+        Trouble::Unknown(text)
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        match self {
+            Trouble::NotDone(text) | Trouble::Unknown(text) | Trouble::Wrong(text) => text,
+        }
+    }
+}
+
+/// What a worker does in turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Call {
+    /// Writes this, once.
+    Write(Id),
+    /// Reads this, which was acknowledged.
+    Read(Id),
+    /// Something that takes its time, or takes a connection of its own.
+    Slow(Id),
+}
+
+impl Call {
+    pub(crate) fn id(self) -> Id {
+        let (Call::Write(id) | Call::Read(id) | Call::Slow(id)) = self;
+        id
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Call::Write(_) => "write",
+            Call::Read(_) => "read",
+            Call::Slow(_) => "slow call",
+        }
+    }
+}
+
+/// One backend's calls.
+pub(crate) trait Backend: Send + Sync + 'static {
+    fn kind(&self) -> Kind;
+    /// The resource at this URL, with pools just large enough for the load.
+    fn config(&self, url: &str) -> ResourceConfig;
+    /// Tables and queues.
+    fn begin<'a>(&'a self, load: &'a Shared) -> BoxFuture<'a, Result<(), Error>>;
+    /// What runs beside the workers, until all is settled.
+    fn companions(&self, load: &Arc<Shared>) -> Vec<JoinHandle<()>> {
+        let _ = load;
+        Vec::new()
+    }
+    fn on_thread(&self, pool: &blocking::ResourcePool, call: Call) -> Told;
+    fn on_task<'a>(&'a self, pool: &'a ResourcePool, call: Call) -> BoxFuture<'a, Told>;
+    /// How often each id is there by the server's own word, once all `acknowledged` have had time to arrive.
+    fn found(&self, server: &Service, load: &Shared) -> BTreeMap<Id, u32>;
+    /// What an operation of its own accord may take, on a busy machine.
+    fn operation(&self) -> Duration {
+        Duration::from_secs(3)
+    }
+    /// What went wrong besides.
+    fn complaints(&self) -> Vec<String> {
+        Vec::new()
+    }
+    /// The server's version.
+    fn version(&self, server: &Service) -> String;
+}
+
+pub(crate) fn backend(kind: Kind) -> Arc<dyn Backend> {
+    match kind {
+        Kind::Mongo => Arc::new(mongo::Mongo::default()),
+        Kind::RabbitMq => Arc::new(rabbitmq::RabbitMq::default()),
+        Kind::ClickHouse => Arc::new(clickhouse::ClickHouse::default()),
+        Kind::Redis => Arc::new(redis::Redis::default()),
+    }
+}
+
+/// A pool of these backends at these URLs.
+pub(crate) fn pool(resources: impl IntoIterator<Item = ResourceConfig>) -> ResourcePool {
+    let mut options = Options::default();
+    options.acquire_timeout = ACQUIRE;
+    let builder = ResourcePool::builder().environment([("", ""); 0]).options(options);
+    resources.into_iter().fold(builder, |builder, resource| builder.resource(resource)).build().expect("a pool")
+}
+
+/// What happened at one worker.
+pub(crate) struct Desk {
+    pub(crate) name: String,
+    now: Mutex<Now>,
+}
+
+#[derive(Clone, Default)]
+struct Now {
+    under_way: Option<(&'static str, Instant)>,
+    succeeded: Option<Instant>,
+    failed: Option<(Instant, String)>,
+    /// The first failure since somebody asked.
+    first_failure: Option<Instant>,
+    calls: usize,
+    errors: usize,
+    unknown: usize,
+    longest: Duration,
+}
+
+/// What all workers of a load together did.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Sum {
+    pub(crate) calls: usize,
+    pub(crate) errors: usize,
+    pub(crate) unknown: usize,
+    pub(crate) longest: Duration,
+    pub(crate) first_failure: Option<Instant>,
+}
+
+impl Desk {
+    fn begin(&self, what: &'static str) {
+        lock(&self.now).under_way = Some((what, Instant::now()));
+    }
+
+    fn end(&self, told: &Told) {
+        let mut now = lock(&self.now);
+        let done = Instant::now();
+        now.calls += 1;
+        if let Some((_, began)) = now.under_way.take() {
+            now.longest = now.longest.max(done - began);
+        }
+        match told {
+            Ok(()) => now.succeeded = Some(done),
+            Err(trouble) => {
+                now.errors += 1;
+                now.unknown += usize::from(matches!(trouble, Trouble::Unknown(_)));
+                now.first_failure.get_or_insert(done);
+                now.failed = Some((done, trouble.text().to_owned()));
+            }
+        }
+    }
+}
+
+/// What the workers of a load share with whoever watches them.
+pub(crate) struct Shared {
+    pub(crate) kind: Kind,
+    pub(crate) pool: ResourcePool,
+    pub(crate) ledger: Ledger,
+    /// Every call returns or errors within this.
+    deadline: Duration,
+    stop: AtomicBool,
+    /// What was written has arrived.
+    settled: AtomicBool,
+    desks: Mutex<Vec<Arc<Desk>>>,
+    /// From then on an error is a failure of the run; none while a fault lasts.
+    quiet_from: Mutex<Option<Instant>>,
+    failures: Mutex<Vec<String>>,
+    /// How often the server has died.
+    pub(crate) deaths: std::sync::atomic::AtomicU32,
+}
+
+impl Shared {
+    /// A place for somebody whose success counts, and whose calls are timed.
+    pub(crate) fn desk(&self, name: impl Into<String>) -> Arc<Desk> {
+        let desk = Arc::new(Desk { name: format!("{} {}", self.kind, name.into()), now: Mutex::default() });
+        lock(&self.desks).push(Arc::clone(&desk));
+        desk
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn is_settled(&self) -> bool {
+        self.settled.load(Ordering::SeqCst)
+    }
+
+    /// Times one call and books what its caller was told.
+    pub(crate) fn booked(&self, desk: &Desk, call: Call, run: impl FnOnce() -> Told) -> Told {
+        desk.begin(call.name());
+        let told = run();
+        self.book(desk, call, &told);
+        told
+    }
+
+    pub(crate) async fn booked_async(&self, desk: &Desk, call: Call, run: impl Future<Output = Told>) -> Told {
+        desk.begin(call.name());
+        let told = run.await;
+        self.book(desk, call, &told);
+        told
+    }
+
+    fn book(&self, desk: &Desk, call: Call, told: &Told) {
+        if let Call::Write(id) = call {
+            match told {
+                Ok(()) => self.ledger.acknowledged(id),
+                Err(Trouble::Unknown(_)) => self.ledger.unknown(id),
+                Err(_) => {}
+            }
+        }
+        self.judge(desk, call.name(), told);
+    }
+
+    /// Books what needs no ledger.
+    pub(crate) fn judge(&self, desk: &Desk, what: &str, told: &Told) {
+        desk.end(told);
+        let calm = lock(&self.quiet_from).is_some_and(|from| Instant::now() >= from);
+        match told {
+            Err(Trouble::Wrong(text)) => self.fail(format!("{}: {what}: {text}", desk.name)),
+            Err(trouble) if calm => {
+                self.fail(format!("{}: {what} failed although no fault was on: {}", desk.name, trouble.text()))
+            }
+            _ => {}
+        }
+    }
+
+    pub(crate) fn fail(&self, why: String) {
+        eprintln!("FAILED: {why}");
+        lock(&self.failures).push(why);
+    }
+
+    /// A fault begins: errors are to be expected.
+    pub(crate) fn expect_errors(&self) {
+        *lock(&self.quiet_from) = None;
+    }
+
+    /// None from this moment on.
+    pub(crate) fn expect_quiet(&self, from: Instant) {
+        *lock(&self.quiet_from) = Some(from);
+    }
+
+    /// # Panics
+    /// If anything has gone wrong.
+    pub(crate) fn check(&self) {
+        let failures = lock(&self.failures);
+        assert!(failures.is_empty(), "{}:\n{}", self.kind, failures.join("\n"));
+    }
+
+    /// Those that have not succeeded since, and what they say.
+    pub(crate) fn idle_since(&self, since: Instant) -> Vec<String> {
+        let desks = lock(&self.desks).clone();
+        let waiting = desks.iter().filter_map(|desk| {
+            let now = lock(&desk.now).clone();
+            if now.succeeded.is_some_and(|succeeded| succeeded >= since) {
+                return None;
+            }
+            let under_way = now.under_way.map(|(what, began)| format!(", in a {what} for {:.1?}", began.elapsed()));
+            let failed = now.failed.filter(|(at, _)| *at >= since).map(|(_, why)| format!(", last told: {why}"));
+            Some(format!("{}{}{}", desk.name, under_way.unwrap_or_default(), failed.unwrap_or_default()))
+        });
+        waiting.collect()
+    }
+
+    /// The sum since the last one.
+    pub(crate) fn take_sum(&self) -> Sum {
+        let mut sum = Sum::default();
+        for desk in lock(&self.desks).iter() {
+            let mut now = lock(&desk.now);
+            sum.calls += std::mem::take(&mut now.calls);
+            sum.errors += std::mem::take(&mut now.errors);
+            sum.unknown += std::mem::take(&mut now.unknown);
+            sum.longest = sum.longest.max(std::mem::take(&mut now.longest));
+            let first = now.first_failure.take();
+            sum.first_failure = [sum.first_failure, first].into_iter().flatten().min();
+        }
+        sum
+    }
+
+    pub(crate) fn state(&self) -> resource_pool::State {
+        let status = self.pool.status();
+        status.resource(self.kind.name()).expect("configured").state
+    }
+
+    /// Names every call that is out for longer than its deadline.
+    fn watch(&self) {
+        let mut named = Vec::new();
+        while !self.is_settled() {
+            for desk in lock(&self.desks).iter() {
+                let under_way = lock(&desk.now).under_way;
+                if let Some((what, began)) = under_way
+                    && began.elapsed() > self.deadline
+                    && !named.contains(&(desk.name.clone(), began))
+                {
+                    named.push((desk.name.clone(), began));
+                    self.fail(format!("{}: a {what} has not come back for {:.1?}", desk.name, began.elapsed()));
+                }
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// A load that runs.
+pub(crate) struct Load {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) backend: Arc<dyn Backend>,
+    threads: Vec<JoinHandle<()>>,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+    companions: Vec<JoinHandle<()>>,
+}
+
+impl Load {
+    /// Begins it, `pace` between the calls of a worker; tasks run on this runtime, which is not the pool's.
+    pub(crate) fn begin(backend: Arc<dyn Backend>, pool: &ResourcePool, runtime: &Runtime, pace: Duration) -> Load {
+        let shared = Arc::new(Shared {
+            kind: backend.kind(),
+            pool: pool.clone(),
+            ledger: Ledger::new(2 * WORKERS),
+            deadline: ACQUIRE + NOTICE + backend.operation(),
+            stop: AtomicBool::new(false),
+            settled: AtomicBool::new(false),
+            desks: Mutex::default(),
+            quiet_from: Mutex::new(Some(Instant::now())),
+            failures: Mutex::default(),
+            deaths: Default::default(),
+        });
+        runtime.block_on(backend.begin(&shared)).expect("the load's tables and queues");
+        let threads = (0..WORKERS).map(|worker| {
+            let (shared, backend) = (Arc::clone(&shared), Arc::clone(&backend));
+            let desk = shared.desk(format!("thread {worker}"));
+            let pool = blocking::ResourcePool::from(pool.clone());
+            let work = move || {
+                let mut turn = Turn::new(worker);
+                while !shared.is_over() {
+                    let call = turn.next();
+                    turn.told(&shared.booked(&desk, call, || backend.on_thread(&pool, call)), call);
+                    thread::sleep(pace);
+                }
+            };
+            thread::Builder::new().name(format!("load-{worker}")).spawn(work).expect("a thread")
+        });
+        let threads = threads.collect();
+        let tasks = (WORKERS..2 * WORKERS).map(|worker| {
+            let (shared, backend, pool) = (Arc::clone(&shared), Arc::clone(&backend), pool.clone());
+            let desk = shared.desk(format!("task {worker}"));
+            runtime.spawn(async move {
+                let mut turn = Turn::new(worker);
+                while !shared.is_over() {
+                    let call = turn.next();
+                    let told = shared.booked_async(&desk, call, backend.on_task(&pool, call)).await;
+                    turn.told(&told, call);
+                    tokio::time::sleep(pace).await;
+                }
+            })
+        });
+        let tasks = tasks.collect();
+        let mut companions = backend.companions(&shared);
+        let watched = Arc::clone(&shared);
+        let watchdog = thread::Builder::new().name("load-watchdog".into()).spawn(move || watched.watch());
+        companions.push(watchdog.expect("a thread"));
+        Load { shared, backend, threads, tasks, companions }
+    }
+
+    /// Whether all workers are still there, and nothing has gone wrong.
+    pub(crate) fn check(&self) {
+        self.shared.check();
+        let gone = self.threads.iter().filter(|thread| thread.is_finished()).count()
+            + self.tasks.iter().filter(|task| task.is_finished()).count();
+        assert!(gone == 0, "{}: {gone} workers have panicked", self.shared.kind);
+    }
+
+    /// Ends it, and compares what was told with what is there.
+    pub(crate) fn end(self, server: &Service, runtime: &Runtime) -> Audit {
+        self.check();
+        self.shared.stop.store(true, Ordering::SeqCst);
+        for thread in self.threads {
+            thread.join().expect("a thread of the load");
+        }
+        for task in self.tasks {
+            runtime.block_on(task).expect("a task of the load");
+        }
+        let found = self.backend.found(server, &self.shared);
+        self.shared.settled.store(true, Ordering::SeqCst);
+        for companion in self.companions {
+            companion.join().expect("what runs beside the load");
+        }
+        self.shared.check();
+        let audit = self.shared.ledger.audit(&found);
+        let complaints = self.backend.complaints();
+        assert!(complaints.is_empty(), "{}: {}", self.shared.kind, complaints.join("\n"));
+        audit
+    }
+}
+
+/// What one worker does next. What was not acknowledged it does again, as an application would.
+struct Turn {
+    id: Id,
+    acknowledged: Option<Id>,
+    step: usize,
+}
+
+impl Turn {
+    fn new(worker: usize) -> Self {
+        Turn { id: Id { worker, number: 0 }, acknowledged: None, step: worker }
+    }
+
+    fn next(&mut self) -> Call {
+        self.step += 1;
+        match (self.step % 4, self.acknowledged) {
+            (1, Some(id)) => Call::Read(id),
+            (3, _) => Call::Slow(self.id),
+            _ => Call::Write(self.id),
+        }
+    }
+
+    fn told(&mut self, told: &Told, call: Call) {
+        if let (Call::Write(id), Ok(())) = (call, told) {
+            self.acknowledged = Some(id);
+            self.id.number += 1;
+        }
+    }
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Where the tasks run: a runtime of the application, not the pool's.
+pub(crate) fn users_runtime() -> Runtime {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(2).thread_name("load-tasks").enable_all().build().expect("a runtime")
+}

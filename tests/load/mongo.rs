@@ -1,0 +1,121 @@
+//! Unique rows, written with `w: majority` and read back; cursors of several batches.
+
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+
+use futures_util::TryStreamExt;
+use mongodb::bson::{Document, doc};
+use mongodb::error::ErrorKind;
+use mongodb::{Client, Collection, sync};
+use resource_pool::config::{MongoConfig, ResourceConfig};
+use resource_pool::{Error, Lease, ResourcePool, blocking};
+use services::{Kind, Service};
+
+use super::ledger::Id;
+use super::{Backend, BoxFuture, Call, Shared, Told, Trouble};
+
+#[derive(Default)]
+pub(crate) struct Mongo {
+    /// Half of the tasks keep one lease for life, as a strategy does.
+    kept: OnceLock<Lease<Client>>,
+}
+
+fn rows(client: &Client) -> Collection<Document> {
+    client.database("load").collection("rows")
+}
+
+fn rows_sync(client: &sync::Client) -> sync::Collection<Document> {
+    client.database("load").collection("rows")
+}
+
+fn row(id: Id) -> Document {
+    // Not the key, or the server itself would keep duplicates out.
+    doc! { "row": id.as_u64() as i64 }
+}
+
+fn there(found: Option<Document>, id: Id) -> Told {
+    found.map(drop).ok_or_else(|| Trouble::Wrong(format!("{id:?} was acknowledged and is not there")))
+}
+
+/// Where no server could be had nothing was sent.
+fn told(error: mongodb::error::Error) -> Trouble {
+    match *error.kind {
+        ErrorKind::ServerSelection { .. } => Trouble::NotDone(error.to_string()),
+        _ => Trouble::of_driver(error),
+    }
+}
+
+impl Backend for Mongo {
+    fn kind(&self) -> Kind {
+        Kind::Mongo
+    }
+
+    fn config(&self, url: &str) -> ResourceConfig {
+        // A member of a replica set is asked by its own address, and the way here leads through a proxy.
+        let url = url.replace("replicaSet=rs0", "directConnection=true&w=majority");
+        MongoConfig::uri(url).max_pool_size(16).into()
+    }
+
+    fn begin<'a>(&'a self, load: &'a Shared) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            let client = load.pool.mongo().await?;
+            let index = mongodb::IndexModel::builder().keys(doc! { "row": 1 }).build();
+            rows(&client).create_index(index).await.expect("an index");
+            let _first_time = self.kept.set(client);
+            Ok(())
+        })
+    }
+
+    fn on_thread(&self, pool: &blocking::ResourcePool, call: Call) -> Told {
+        let client = pool.mongo().map_err(|error| Trouble::of(&error))?;
+        let rows = rows_sync(&client);
+        match call {
+            Call::Write(id) => rows.insert_one(row(id)).run().map(drop).map_err(told),
+            Call::Read(id) => there(rows.find_one(row(id)).run().map_err(told)?, id),
+            Call::Slow(_) => {
+                let cursor = rows.find(doc! {}).batch_size(10).limit(30).run().map_err(told)?;
+                cursor.collect::<Result<Vec<_>, _>>().map(drop).map_err(told)
+            }
+        }
+    }
+
+    fn on_task<'a>(&'a self, pool: &'a ResourcePool, call: Call) -> BoxFuture<'a, Told> {
+        Box::pin(async move {
+            let own;
+            let client = match self.kept.get() {
+                Some(kept) if call.id().worker % 2 == 0 => kept,
+                _ => {
+                    own = pool.mongo().await.map_err(|error| Trouble::of(&error))?;
+                    &own
+                }
+            };
+            let rows = rows(client);
+            match call {
+                Call::Write(id) => rows.insert_one(row(id)).await.map(drop).map_err(told),
+                Call::Read(id) => there(rows.find_one(row(id)).await.map_err(told)?, id),
+                Call::Slow(_) => {
+                    let cursor = rows.find(doc! {}).batch_size(10).limit(30).await.map_err(told)?;
+                    cursor.try_collect::<Vec<_>>().await.map(drop).map_err(told)
+                }
+            }
+        })
+    }
+
+    fn found(&self, server: &Service, _: &Shared) -> BTreeMap<Id, u32> {
+        let client = sync::Client::with_uri_str(server.url()).expect("a client");
+        let mut found = BTreeMap::new();
+        for row in rows_sync(&client).find(doc! {}).run().expect("rows") {
+            let id = row.expect("a row").get_i64("row").expect("a number");
+            *found.entry(Id::from_u64(id as u64)).or_default() += 1;
+        }
+        client.shutdown().immediate(true).run();
+        found
+    }
+
+    fn version(&self, server: &Service) -> String {
+        let client = sync::Client::with_uri_str(server.url()).expect("a client");
+        let info = client.database("admin").run_command(doc! { "buildInfo": 1 }).run().expect("its version");
+        client.shutdown().immediate(true).run();
+        info.get_str("version").expect("a version").to_owned()
+    }
+}

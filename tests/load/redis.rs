@@ -1,0 +1,111 @@
+//! Counters that show a command which ran twice, read back; blocking commands; connections of one's own.
+
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+
+use redis::aio::ConnectionLike as _;
+use redis::{Cmd, RedisError, RedisResult, Value};
+use resource_pool::config::{RedisConfig, ResourceConfig};
+use resource_pool::{Error, Lease, Redis as Shared_, ResourcePool, blocking};
+use services::{Kind, Service};
+
+use super::ledger::Id;
+use super::{Backend, BoxFuture, Call, Shared, Told, Trouble, WORKERS};
+
+#[derive(Default)]
+pub(crate) struct Redis {
+    kept: OnceLock<Lease<Shared_>>,
+}
+
+fn key(worker: usize) -> String {
+    format!("load:{worker}")
+}
+
+/// Twice done would be 2.
+fn write(id: Id) -> Cmd {
+    redis::Cmd::new().arg("HINCRBY").arg(key(id.worker)).arg(id.number).arg(1).to_owned()
+}
+
+fn read(id: Id) -> Cmd {
+    redis::Cmd::new().arg("HGET").arg(key(id.worker)).arg(id.number).to_owned()
+}
+
+/// A list that stays empty.
+fn wait(id: Id) -> Cmd {
+    redis::Cmd::new().arg("BLPOP").arg(format!("empty:{}", id.worker)).arg(0.2).to_owned()
+}
+
+fn there(value: RedisResult<Value>, id: Id) -> Told {
+    match value.map_err(Trouble::of_driver)? {
+        Value::Nil => Err(Trouble::Wrong(format!("{id:?} was acknowledged and is not there"))),
+        _ => Ok(()),
+    }
+}
+
+fn done<T>(result: Result<T, RedisError>) -> Told {
+    result.map(drop).map_err(Trouble::of_driver)
+}
+
+impl Backend for Redis {
+    fn kind(&self) -> Kind {
+        Kind::Redis
+    }
+
+    fn config(&self, url: &str) -> ResourceConfig {
+        RedisConfig::url(url).pool_size(WORKERS as u32).into()
+    }
+
+    fn begin<'a>(&'a self, load: &'a Shared) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            let _first_time = self.kept.set(load.pool.redis().await?);
+            Ok(())
+        })
+    }
+
+    fn on_thread(&self, pool: &blocking::ResourcePool, call: Call) -> Told {
+        let mut redis = pool.redis().map_err(|error| Trouble::of(&error))?;
+        match call {
+            Call::Write(id) => done(write(id).query::<i64>(&mut redis)),
+            Call::Read(id) => there(read(id).query(&mut redis), id),
+            Call::Slow(id) => done(wait(id).query::<Value>(&mut redis)),
+        }
+    }
+
+    fn on_task<'a>(&'a self, pool: &'a ResourcePool, call: Call) -> BoxFuture<'a, Told> {
+        Box::pin(async move {
+            let worker = call.id().worker;
+            let mut redis = match self.kept.get() {
+                Some(kept) if worker % 2 == 0 => Shared_::clone(kept),
+                _ => Shared_::clone(&*pool.redis().await.map_err(|error| Trouble::of(&error))?),
+            };
+            match call {
+                Call::Write(id) => done(write(id).query_async::<i64>(&mut redis).await),
+                Call::Read(id) => there(read(id).query_async(&mut redis).await, id),
+                Call::Slow(id) if worker % 4 == 0 => {
+                    let mut own = redis.exclusive().await.map_err(Trouble::of_driver)?;
+                    done(own.req_packed_command(&wait(id)).await)
+                }
+                Call::Slow(id) => done(wait(id).query_async::<Value>(&mut redis).await),
+            }
+        })
+    }
+
+    fn found(&self, server: &Service, _: &Shared) -> BTreeMap<Id, u32> {
+        let mut found = BTreeMap::new();
+        for worker in 0..2 * WORKERS {
+            let all = server.redis().expect("a Redis").command(&["HGETALL", &key(worker)]).expect("counters");
+            let mut words = all.lines();
+            while let (Some(number), Some(times)) = (words.next(), words.next()) {
+                let id = Id { worker, number: number.parse().expect("a number") };
+                found.insert(id, times.parse().expect("a count"));
+            }
+        }
+        found
+    }
+
+    fn version(&self, server: &Service) -> String {
+        let info = server.redis().expect("a Redis").command(&["INFO", "server"]).expect("its version");
+        let version = info.lines().find_map(|line| line.strip_prefix("redis_version:"));
+        version.expect("a version").trim().to_owned()
+    }
+}
