@@ -14,6 +14,8 @@ use crate::lease::{Claim, Lease, Provide};
 use crate::slot::AnySlot;
 #[cfg(feature = "redis")]
 use crate::slot::Slot;
+#[cfg(feature = "redis")]
+use crate::status::State;
 use crate::status::Usage;
 
 /// A kind of resource: three verbs, and what else a backend may say about itself.
@@ -158,6 +160,13 @@ impl Link {
         R::Handle: Provide<T>,
     {
         self.slot.upgrade()?.as_any().downcast::<Slot<R>>().ok()?.lease(claim)
+    }
+
+    /// Why the connection is gone, while it is.
+    #[cfg(feature = "redis")]
+    pub(crate) fn trouble(&self) -> Option<Error> {
+        let condition = self.slot.upgrade()?.condition();
+        condition.failure.filter(|_| matches!(condition.state, State::Broken | State::Connecting))
     }
 
     /// Waits while the connection is being brought back. Answers at once when it is ready, when

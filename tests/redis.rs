@@ -739,3 +739,38 @@ async fn redis_trap_blocking_command_stalls_a_multiplexed_connection() {
     assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
     blocking.await.unwrap().unwrap();
 }
+
+/// The connections that could not be opened meanwhile are tried again soon, not when r2d2's own back-off, which doubles, says so.
+#[test]
+fn redis_blocking_connections_are_back_soon_after_a_long_outage() {
+    let server = start();
+    let mut config = config(&server).pool_size(2);
+    (config.connect_timeout, config.test_limit) = (Duration::from_millis(200), Duration::from_millis(200));
+    let pool = blocking::ResourcePool::from(pool_of(config));
+    let warm: Vec<_> = (0..2).map(|_| pool.redis().unwrap()).collect();
+    drop(warm);
+    // Idle for long enough to be tested when they are checked out.
+    thread::sleep(Duration::from_millis(600));
+    server.freeze().unwrap();
+    let frozen = Instant::now();
+    let asking: Vec<_> = (0..2)
+        .map(|_| {
+            thread::spawn({
+                let pool = pool.clone();
+                move || pool.within(Duration::from_secs(60)).redis().map(drop).unwrap_err()
+            })
+        })
+        .collect();
+    for thread in asking {
+        let error = thread.join().unwrap();
+        assert!(matches!(error, Error::Lost { .. } | Error::Connect(_)), "whoever waits gets the cause: {error}");
+    }
+    assert!(frozen.elapsed() < FROZEN, "{:?}", frozen.elapsed());
+    // Six attempts with doubling pauses come to this.
+    thread::sleep(Duration::from_secs(3));
+    server.thaw().unwrap();
+    until(FROZEN, || pool.status().resource("redis").unwrap().state == State::Ready);
+    let back = Instant::now();
+    pool.redis().unwrap();
+    assert!(back.elapsed() < Duration::from_secs(2), "{:?}", back.elapsed());
+}

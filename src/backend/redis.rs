@@ -31,7 +31,7 @@ use crate::error::{Error, Failure, Source, redacted};
 use crate::lease::{Claim, Lease};
 use crate::probe::{Guarded, KillSwitch, Killable};
 use crate::resource::{Link, Resource, Work};
-use crate::runtime::{LONGEST, block};
+use crate::runtime::{block, deadline};
 use crate::scoped::{self, Scoped};
 use crate::slot::BoxFuture;
 use crate::status::Usage;
@@ -402,17 +402,17 @@ impl Redis {
         if let Some(connection) = pool.try_get() {
             return Ok(connection);
         }
-        let limit = limit.saturating_sub(started.elapsed()).min(LONGEST);
+        let deadline = deadline(limit.saturating_sub(started.elapsed()));
         let wait = inner.thread_places.wait(claim)?;
         inner.waiting.fetch_add(1, Ordering::Relaxed);
-        let got = block(inner.link.name(), || pool.get_timeout(limit));
+        let got = block(inner.link.name(), || inner.wait_for_one(pool, deadline));
         inner.waiting.fetch_sub(1, Ordering::Relaxed);
         got?.map_err(|error| match inner.closed.load(Ordering::SeqCst) {
             true => Error::Closed { resource: Arc::clone(inner.link.name()) },
-            false => {
+            false => inner.link.trouble().unwrap_or_else(|| {
                 let source = Source::from(redacted(error, true, &inner.config.secrets()));
                 Error::Timeout(Arc::new(wait.timed_out(Some(source))))
-            }
+            }),
         })
     }
 
@@ -422,7 +422,26 @@ impl Redis {
     }
 }
 
+/// How long a thread waits for a connection before it looks whether the server is there at all.
+const GLANCE: Duration = Duration::from_millis(500);
+
 impl Inner {
+    /// Waits until a connection is free, the time is up, or there is none to wait for.
+    fn wait_for_one(
+        &self,
+        pool: &r2d2::Pool<Manager>,
+        deadline: Instant,
+    ) -> Result<r2d2::PooledConnection<Manager>, r2d2::Error> {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let got = pool.get_timeout(left.min(GLANCE));
+            let over = || left <= GLANCE || self.closed.load(Ordering::SeqCst) || self.link.trouble().is_some();
+            if got.is_ok() || over() {
+                return got;
+            }
+        }
+    }
+
     /// Opens the shared connection of a new generation.
     async fn open_shared(self: &Arc<Self>) -> Result<(), Failure> {
         // The cut one stays in place until there is a connection to put under the new one.
@@ -474,6 +493,8 @@ impl Inner {
                 .idle_timeout(Some(config.idle_timeout).filter(|idle| !idle.is_zero()))
                 .max_lifetime(Some(config.max_lifetime).filter(|lifetime| !lifetime.is_zero()))
                 .thread_pool(Arc::clone(WORKERS.get_or_init(workers)))
+                // Twice the longest pause before a connection is tried again that could not be opened.
+                .connection_timeout(GLANCE * 2)
                 .error_handler(Box::new(Quiet(Arc::clone(self.link.name()))))
                 .build_unchecked(Manager(Arc::downgrade(self)))
         })
