@@ -7,10 +7,9 @@
 
 mod load;
 
-use std::env;
-use std::fmt::Write as _;
 use std::thread;
 use std::time::Duration;
+use std::{env, fs};
 
 use load::Load;
 use load::fault::{Fault, RESUME, Row, Target, strike};
@@ -24,13 +23,14 @@ const fn s(seconds: u64) -> Duration {
 }
 
 /// All of them.
-const FULL: [Fault; 11] = [
+const FULL: [Fault; 12] = [
     Fault::Kill(Duration::ZERO),
     Fault::Kill(s(20)),
     Fault::Freeze(s(1)),
     Fault::Freeze(s(20)),
     Fault::Reset(1),
     Fault::Reset(10),
+    Fault::Collapse(s(20)),
     Fault::BlackHole(s(1)),
     Fault::BlackHole(s(20)),
     Fault::Slow(s(20)),
@@ -42,7 +42,7 @@ const FULL: [Fault; 11] = [
 const SHORT: [(Kind, &[Fault]); 4] = [
     (Kind::Mongo, &[Fault::Kill(Duration::ZERO), Fault::BlackHole(s(5))]),
     (Kind::RabbitMq, &[Fault::Alarm(s(2)), Fault::Reset(3), Fault::Freeze(s(5))]),
-    (Kind::ClickHouse, &[Fault::Freeze(s(5)), Fault::Slow(s(5))]),
+    (Kind::ClickHouse, &[Fault::Collapse(s(5)), Fault::Slow(s(5))]),
     (Kind::Redis, &[Fault::Kill(s(3)), Fault::Reset(2), Fault::BlackHole(s(5))]),
 ];
 
@@ -52,13 +52,16 @@ struct Outcome {
     version: String,
     rows: Vec<Row>,
     audit: Audit,
+    /// What was held before the faults, after them, and closed.
+    held: Option<[Reading; 3]>,
 }
 
 /// Between a worker's calls.
 const PACE: Duration = Duration::from_millis(50);
 /// How long the load runs before its descriptors, threads and memory are read.
 const CALM: Duration = s(3);
-/// One backend's load, and these faults.
+
+/// One backend's load, and these faults. What the process holds can be told only where it does nothing else.
 fn suffer(kind: Kind, faults: &[Fault], alone: bool, runtime: &Runtime) -> Outcome {
     let target = Target::start(kind);
     let backend = load::backend(kind);
@@ -76,52 +79,53 @@ fn suffer(kind: Kind, faults: &[Fault], alone: bool, runtime: &Runtime) -> Outco
     }
     // From then on no error is forgiven, and there is none.
     thread::sleep(RESUME + s(1));
-    if alone {
-        settled("under load", &before, &ports);
-    }
-    load.check();
+    let after = alone.then(|| settled("under load", &before, &ports));
     let audit = load.end(&target.server, runtime);
-    println!("{kind}: {audit}");
     assert!(audit.is_clean(), "{kind}: {audit}");
     let report = runtime.block_on(pool.close_all());
     assert!(report.all_closed(), "{report}");
-    if alone {
-        let nothing = settled("closed", &before.closed(), &ports);
-        println!("{kind}: under load: {before}; closed: {nothing}");
-    }
-    Outcome { kind, version, rows, audit }
+    let held = after.map(|after| {
+        let closed = settled("closed", &before.closed(), &ports);
+        [before, after, closed]
+    });
+    println!("{kind}: {audit}");
+    Outcome { kind, version, rows, audit, held }
 }
 
-fn head(outcomes: &[Outcome]) -> String {
-    let mut text = String::new();
-    for Outcome { kind, version, audit, .. } in outcomes {
-        writeln!(
-            text,
-            "| {kind} {version} | {} | {} | {} | {} |",
-            audit.acknowledged,
-            audit.unknown,
-            audit.lost.len(),
-            audit.untold.len()
-        )
-        .expect("text");
+/// For the guide.
+fn table(outcomes: &[Outcome]) -> String {
+    let mut lines = vec![Row::HEAD.to_owned()];
+    lines.extend(outcomes.iter().flat_map(|outcome| &outcome.rows).map(Row::to_string));
+    lines.push(String::new());
+    lines.push(
+        "| server | acknowledged | of unknown outcome | lost | there untold | held before | after | closed |".into(),
+    );
+    lines.push("|---|---:|---:|---:|---:|---|---|---|".into());
+    for Outcome { kind, version, audit, held, .. } in outcomes {
+        let Audit { acknowledged, unknown, lost, untold } = audit;
+        let held = held.iter().flatten().map(Reading::to_string).collect::<Vec<_>>().join(" | ");
+        let (lost, untold) = (lost.len(), untold.len());
+        lines.push(format!("| {kind} {version} | {acknowledged} | {unknown} | {lost} | {untold} | {held} |"));
     }
-    text
+    lines.join("\n") + "\n"
 }
 
 #[test]
 fn mongo_rabbitmq_clickhouse_redis_under_faults() {
     let runtime = load::users_runtime();
-    let chosen = env::var("FAULTS").unwrap_or_default();
-    println!("{}", Row::HEAD);
-    let outcomes: Vec<Outcome> = if chosen.is_empty() {
-        thread::scope(|scope| {
-            let running: Vec<_> =
-                SHORT.iter().map(|(kind, faults)| scope.spawn(|| suffer(*kind, faults, false, &runtime))).collect();
-            running.into_iter().map(|thread| thread.join().expect("a load without trouble")).collect()
-        })
-    } else {
-        let kinds = Kind::ALL.into_iter().filter(|kind| chosen == "all" || chosen == kind.name());
-        kinds.map(|kind| suffer(kind, &FULL, true, &runtime)).collect()
+    let Ok(chosen) = env::var("FAULTS") else {
+        return thread::scope(|scope| {
+            for (kind, faults) in SHORT {
+                let runtime = &runtime;
+                scope.spawn(move || suffer(kind, faults, false, runtime));
+            }
+        });
     };
-    println!("{}", head(&outcomes));
+    let kinds = Kind::ALL.into_iter().filter(|kind| chosen == "all" || chosen == kind.name());
+    let outcomes: Vec<Outcome> = kinds.map(|kind| suffer(kind, &FULL, true, &runtime)).collect();
+    let table = table(&outcomes);
+    println!("{} faults\n\n{table}", outcomes.iter().map(|outcome| outcome.rows.len()).sum::<usize>());
+    if let Ok(path) = env::var("FAULTS_TABLE") {
+        fs::write(path, table).expect("the table");
+    }
 }

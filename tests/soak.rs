@@ -43,12 +43,13 @@ impl Dice {
     fn fault(&mut self, kind: Kind) -> Fault {
         loop {
             let lasts = self.millis(LASTS);
-            let fault = match self.roll(0..6) {
+            let fault = match self.roll(0..7) {
                 0 => Fault::Kill(lasts),
                 1 => Fault::Freeze(lasts),
                 2 => Fault::Reset(self.roll(1..8) as u32),
                 3 => Fault::BlackHole(lasts),
                 4 => Fault::Slow(lasts),
+                5 => Fault::Collapse(lasts),
                 _ => Fault::Alarm(lasts),
             };
             if fault.fits(kind) {

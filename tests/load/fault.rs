@@ -25,6 +25,8 @@ pub(crate) enum Fault {
     Freeze(Duration),
     /// Every connection is reset so many times, a moment apart.
     Reset(u32),
+    /// Every connection is reset, and while they come back SIGSTOP for so long.
+    Collapse(Duration),
     /// Nothing comes through either way, and connects get no answer.
     BlackHole(Duration),
     /// One byte per second, either way, on each connection.
@@ -47,6 +49,7 @@ impl fmt::Display for Fault {
             Fault::Freeze(down) => write!(f, "frozen for {down:?}"),
             Fault::Reset(1) => write!(f, "connections reset"),
             Fault::Reset(times) => write!(f, "connections reset {times} times"),
+            Fault::Collapse(down) => write!(f, "connections reset, then frozen for {down:?}"),
             Fault::BlackHole(down) => write!(f, "black hole for {down:?}"),
             Fault::Slow(down) => write!(f, "1 byte/s for {down:?}"),
             Fault::Alarm(down) => write!(f, "memory alarm for {down:?}"),
@@ -100,6 +103,13 @@ impl Target {
                     proxy.cut();
                     meanwhile(Duration::from_millis(300));
                 }
+            }
+            Fault::Collapse(down) => {
+                proxy.cut();
+                meanwhile(Duration::from_millis(20));
+                server.freeze()?;
+                meanwhile(down);
+                server.thaw()?;
             }
             Fault::BlackHole(down) => {
                 proxy.black_hole()?;

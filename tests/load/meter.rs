@@ -66,7 +66,7 @@ impl Reading {
 impl fmt::Display for Reading {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Reading { sockets, others, memory, .. } = self;
-        write!(f, "{sockets} sockets, {others} other descriptors, {} threads, {memory} MiB", self.thread_count())
+        write!(f, "{sockets} sockets, {others} other fds, {} threads, {memory} MiB", self.thread_count())
     }
 }
 

@@ -1,7 +1,9 @@
 //! `cargo xtask`: everything that needs the four servers, in one command each.
 
 mod child;
+mod faults;
 mod servers;
+mod soak;
 mod tally;
 
 use child::Child;
@@ -18,6 +20,10 @@ Usage: cargo xtask <verb> [arguments]
   demo [args]   set up, start the four servers privately, run the example `quant_strategy` on them
   test [args]   set up, start the servers, run `cargo test --workspace --no-fail-fast [args]`, count tests per backend
   bench [args]  set up, start the servers, run `cargo bench [args]`
+  faults [name] every fault on every backend (or the one: mongo, rabbitmq, clickhouse, redis) under load; keeps the table in
+                RESOURCE_MANAGER.md
+  soak [--minutes N] [--seed N]
+                load on all four backends and a fault every few seconds; 20 minutes unless told otherwise
 
 Servers of your own are used instead of private ones if their URLs are in the environment:
   demo          MONGODB_URI, AMQP_URL, CLICKHOUSE_URL, REDIS_URL
@@ -33,6 +39,8 @@ fn main() -> ExitCode {
         "demo" => demo(&rest),
         "test" => test(&rest),
         "bench" => bench(&rest),
+        "faults" => faults::run(&rest),
+        "soak" => soak::run(&rest),
         "help" | "--help" | "-h" => {
             print!("{USAGE}");
             Ok(ExitCode::SUCCESS)

@@ -1,0 +1,59 @@
+//! `cargo xtask faults`: the fault suite in full, and its table in the guide.
+
+use crate::{cargo, child::Child, servers};
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::{env, fs};
+
+const BEGIN: &str = "<!-- written by `cargo xtask faults` -->\n";
+const END: &str = "<!-- end -->\n";
+
+/// All backends, or the one that is named; only the whole goes into the guide.
+pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
+    let child = Child::catching_signals()?;
+    servers::set_up()?;
+    let chosen = arguments.first().map_or("all", String::as_str);
+    let table = target().join("faults.md");
+    let mut command = cargo();
+    command.args(["test", "--test", "faults", "--", "--nocapture"]).env("FAULTS", chosen);
+    if chosen != "all" {
+        return Ok(child.run(&mut command)?);
+    }
+    let code = child.run(command.env("FAULTS_TABLE", &table))?;
+    if code == ExitCode::SUCCESS {
+        let guide = root().join("RESOURCE_MANAGER.md");
+        fs::write(&guide, replaced(&fs::read_to_string(&guide)?, &fs::read_to_string(&table)?)?)?;
+        println!("the table in {} is this run's", guide.display());
+    }
+    Ok(code)
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).to_owned()
+}
+
+fn target() -> PathBuf {
+    // `join` leaves an absolute path alone.
+    root().join(env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from))
+}
+
+/// The text, with this between the marks.
+fn replaced(text: &str, table: &str) -> Result<String, String> {
+    let parts = text.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
+    let (before, after) = parts.ok_or(format!("the guide has no {BEGIN}… {END}"))?;
+    Ok(format!("{before}{BEGIN}\n{table}\n{END}{after}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_takes_the_place_of_the_last_one() {
+        let first = replaced(&format!("a\n{BEGIN}{END}b\n"), "| 1 |\n").unwrap();
+        let second = replaced(&first, "| 2 |\n").unwrap();
+        assert_eq!(second, format!("a\n{BEGIN}\n| 2 |\n\n{END}b\n"));
+        assert!(replaced("a\n", "").is_err());
+    }
+}
