@@ -22,9 +22,9 @@ struct One {
     id: u64,
 }
 
-/// Each insert makes a part, of which a table may by default have few.
-const TABLE: &str = "CREATE TABLE IF NOT EXISTS load_rows (id UInt64) ENGINE = MergeTree ORDER BY id \
-                     SETTINGS parts_to_delay_insert = 10000, parts_to_throw_insert = 10000";
+/// Each insert makes a part: a table may by default have few, and keeps merged ones for minutes.
+const TABLE: &str = "CREATE TABLE IF NOT EXISTS load_rows (id UInt64) ENGINE = MergeTree ORDER BY id SETTINGS \
+                     parts_to_delay_insert = 10000, parts_to_throw_insert = 10000, old_parts_lifetime = 5";
 const READ: &str = "SELECT count() FROM load_rows WHERE id = ?";
 const SLOW: &str = "SELECT sleep(0.2)";
 

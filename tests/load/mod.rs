@@ -33,6 +33,8 @@ use ledger::{Audit, Id, Ledger};
 pub(crate) const WORKERS: usize = 8;
 /// How long a call waits for a connection: the default.
 pub(crate) const ACQUIRE: Duration = Duration::from_secs(5);
+/// How long an idle connection is kept, so that what is not needed is soon gone.
+pub(crate) const IDLE: Duration = Duration::from_secs(5);
 /// How long a server that stopped answering may go unnoticed.
 pub(crate) const NOTICE: Duration = Duration::from_secs(5);
 

@@ -12,7 +12,7 @@ use resource_pool::{Error, Lease, ResourcePool, blocking};
 use services::{Kind, Service};
 
 use super::ledger::Id;
-use super::{Backend, BoxFuture, Call, Shared, Told, Trouble};
+use super::{Backend, BoxFuture, Call, IDLE, Shared, Told, Trouble};
 
 #[derive(Default)]
 pub(crate) struct Mongo {
@@ -53,7 +53,9 @@ impl Backend for Mongo {
     fn config(&self, url: &str) -> ResourceConfig {
         // A member of a replica set is asked by its own address, and the way here leads through a proxy.
         let url = url.replace("replicaSet=rs0", "directConnection=true&w=majority");
-        MongoConfig::uri(url).max_pool_size(16).into()
+        let mut config = MongoConfig::uri(url).max_pool_size(16);
+        config.max_idle_time = IDLE;
+        config.into()
     }
 
     fn begin<'a>(&'a self, load: &'a Shared) -> BoxFuture<'a, Result<(), Error>> {

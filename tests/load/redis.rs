@@ -10,7 +10,7 @@ use resource_pool::{Error, Lease, Redis as Shared_, ResourcePool, blocking};
 use services::{Kind, Service};
 
 use super::ledger::Id;
-use super::{Backend, BoxFuture, Call, Shared, Told, Trouble, WORKERS};
+use super::{Backend, BoxFuture, Call, IDLE, Shared, Told, Trouble, WORKERS};
 
 #[derive(Default)]
 pub(crate) struct Redis {
@@ -52,7 +52,9 @@ impl Backend for Redis {
     }
 
     fn config(&self, url: &str) -> ResourceConfig {
-        RedisConfig::url(url).pool_size(WORKERS as u32).into()
+        let mut config = RedisConfig::url(url).pool_size(WORKERS as u32);
+        config.idle_timeout = IDLE;
+        config.into()
     }
 
     fn begin<'a>(&'a self, load: &'a Shared) -> BoxFuture<'a, Result<(), Error>> {
