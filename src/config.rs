@@ -27,6 +27,7 @@ pub use crate::leak::LeakOptions;
 pub use crate::probe::ProbeOptions;
 use crate::resource::Resource;
 pub use crate::retry::Retry;
+pub use crate::tls::TlsOptions;
 
 /// The environment variable that names the TOML file.
 pub const CONFIG_FILE: &str = "RESOURCE_POOL_CONFIG";
@@ -315,6 +316,18 @@ impl Environment {
     pub(crate) fn number<T: FromStr>(&self, names: &[&str], target: &mut T) -> Result<(), Error> {
         if let Some((name, value)) = self.first(names) {
             *target = value.parse().map_err(|_| Error::config(name, "is not a number in range"))?;
+        }
+        Ok(())
+    }
+
+    /// Sets a switch.
+    #[cfg(any(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
+    pub(crate) fn flag(&self, name: &str, target: &mut bool) -> Result<(), Error> {
+        match self.get(name).as_deref() {
+            None => {}
+            Some("true" | "1") => *target = true,
+            Some("false" | "0") => *target = false,
+            Some(_) => return Err(Error::config(name, "is neither `true` nor `false`")),
         }
         Ok(())
     }

@@ -30,6 +30,7 @@ mod scoped;
 mod slot;
 mod status;
 mod sync;
+mod tls;
 mod verbs;
 #[cfg(any(feature = "rabbitmq", feature = "redis"))]
 mod wait;

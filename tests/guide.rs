@@ -8,7 +8,7 @@ use std::fmt::Debug;
 
 use resource_pool::config::{
     ClickHouseConfig, CloseOptions, HealthOptions, LeakOptions, MongoConfig, Options, ProbeOptions, RabbitMqConfig,
-    RedisConfig, Retry,
+    RedisConfig, Retry, TlsOptions,
 };
 
 const GUIDE: &str = include_str!("../RESOURCE_MANAGER.md");
@@ -45,7 +45,7 @@ fn table(name: &str) -> BTreeMap<String, String> {
 #[test]
 fn guide_tables_have_every_option_and_its_default() {
     let options = Options::default();
-    let all: [(&str, &dyn Debug); 10] = [
+    let all: [(&str, &dyn Debug); 11] = [
         ("Options", &options),
         ("Retry", &Retry::default()),
         ("ProbeOptions", &ProbeOptions::default()),
@@ -56,6 +56,7 @@ fn guide_tables_have_every_option_and_its_default() {
         ("RabbitMqConfig", &RabbitMqConfig::default()),
         ("ClickHouseConfig", &ClickHouseConfig::default()),
         ("RedisConfig", &RedisConfig::default()),
+        ("TlsOptions", &TlsOptions::default()),
     ];
     let mut wrong = Vec::new();
     for (name, value) in all {

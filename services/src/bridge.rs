@@ -27,7 +27,7 @@ impl ClickHouseBridge {
     /// # Errors
     /// If the engine cannot be had or the bridge does not get ready.
     pub fn start() -> Result<ClickHouseBridge, Error> {
-        Service::start_as(Kind::ClickHouse, || Box::new(Bridge)).map(ClickHouseBridge)
+        Service::start_as(Kind::ClickHouse, None, || Box::new(Bridge)).map(ClickHouseBridge)
     }
 
     /// The one that all tests of this process share.

@@ -41,11 +41,26 @@ impl Server for ClickHouse {
 
     fn prepare(&mut self, site: &Site) -> Result<(), Error> {
         self.native_port = port::free()?;
+        let tls = site.tls.as_ref().map_or_else(String::new, |tls| {
+            let verify = if tls.tls.asks_for_certificate { "strict" } else { "none" };
+            format!(
+                "
+  <https_port>{port}</https_port>
+  <openSSL><server>
+    <caConfig>{authority}</caConfig><loadDefaultCAFile>false</loadDefaultCAFile>
+    <certificateFile>{certificate}</certificateFile><privateKeyFile>{certificate}</privateKeyFile>
+    <verificationMode>{verify}</verificationMode>
+  </server></openSSL>",
+                port = tls.port,
+                authority = tls.authority().display(),
+                certificate = tls.certificate().display(),
+            )
+        });
         let config = format!(
             "<yandex>
   <logger><level>information</level><log>{dir}/server.log</log><errorlog>{dir}/error.log</errorlog></logger>
   <listen_host>127.0.0.1</listen_host>
-  <http_port>{http}</http_port>
+  <http_port>{http}</http_port>{tls}
   <tcp_port>{native}</tcp_port>
   <path>{dir}/data/</path>
   <tmp_path>{dir}/tmp/</tmp_path>

@@ -36,6 +36,7 @@ mod redis;
 mod server;
 mod service;
 mod shared;
+mod tls;
 
 pub use amqp::AmqpFrame;
 pub use black_hole::BlackHole;
@@ -50,3 +51,4 @@ pub use rabbitmq::{Connection as AmqpConnection, Queue as AmqpQueue, View as Rab
 pub use redis::{Client as RedisClient, View as RedisView};
 pub use service::Service;
 pub use shared::shared;
+pub use tls::Tls;

@@ -60,6 +60,14 @@ impl Server for Mongo {
             "--wiredTigerCacheSizeGB",
             "0.25",
         ]);
+        if let Some(tls) = &site.tls {
+            // Until it is ready, since we ourselves speak none.
+            command.args(["--tlsMode", "allowTLS", "--tlsCAFile"]).arg(tls.authority());
+            command.arg("--tlsCertificateKeyFile").arg(tls.certificate());
+            if !tls.tls.asks_for_certificate {
+                command.arg("--tlsAllowConnectionsWithoutCertificates");
+            }
+        }
         command.args(["--setParameter", "diagnosticDataCollectionEnabled=false"]);
         // Its refresh makes the server a client of itself some time after the start, and connections would be hard to count.
         command.args(["--setParameter", "disableLogicalSessionCacheRefresh=true"]);
@@ -79,13 +87,18 @@ impl Server for Mongo {
         if hello.get("isWritablePrimary") != Some(&Value::Bool(true)) {
             return Err(Error::exchange("MongoDB's replica set", "it has no primary yet"));
         }
-        if connection.log_in(USER, PASSWORD).is_ok() {
-            return Ok(());
+        if connection.log_in(USER, PASSWORD).is_err() {
+            let role = Document::new().with("role", "root").with("db", "admin");
+            let user = Document::new().with("createUser", USER).with("pwd", PASSWORD);
+            connection.run("admin", user.with("roles", vec![Value::from(role)]))?;
+            connection.log_in(USER, PASSWORD)?;
         }
-        let role = Document::new().with("role", "root").with("db", "admin");
-        let user = Document::new().with("createUser", USER).with("pwd", PASSWORD);
-        connection.run("admin", user.with("roles", vec![Value::from(role)]))?;
-        connection.log_in(USER, PASSWORD)
+        if site.tls.is_some() {
+            for mode in ["preferTLS", "requireTLS"] {
+                connection.run("admin", Document::new().with("setParameter", 1).with("tlsMode", mode))?;
+            }
+        }
+        Ok(())
     }
 }
 

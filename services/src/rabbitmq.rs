@@ -45,12 +45,25 @@ impl Server for RabbitMq {
 
     fn prepare(&mut self, site: &Site) -> Result<(), Error> {
         let dir = site.dir.display();
-        let config = format!(
+        let mut config = format!(
             "listeners.tcp.1 = 127.0.0.1:{port}\nload_definitions = {dir}/definitions.json\n\
              log.dir = {dir}\nlog.file = server.log\nlog.file.level = info\nlog.console = false\n\
              disk_free_limit.absolute = 1MB\nraft.wal_max_size_bytes = 1048576\n",
             port = site.address.port,
         );
+        if let Some(tls) = &site.tls {
+            let certificate = tls.certificate();
+            let verify = if tls.tls.asks_for_certificate { "verify_peer" } else { "verify_none" };
+            config.push_str(&format!(
+                "listeners.ssl.1 = 127.0.0.1:{port}\nssl_options.cacertfile = {authority}\n\
+                 ssl_options.certfile = {certificate}\nssl_options.keyfile = {certificate}\n\
+                 ssl_options.verify = {verify}\nssl_options.fail_if_no_peer_cert = {asks}\n",
+                port = tls.port,
+                authority = tls.authority().display(),
+                certificate = certificate.display(),
+                asks = tls.tls.asks_for_certificate,
+            ));
+        }
         let permission =
             |vhost: &str| format!(r#"{{"user":"{USER}","vhost":"{vhost}","configure":".*","write":".*","read":".*"}}"#);
         let definitions = format!(

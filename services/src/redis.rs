@@ -31,13 +31,22 @@ impl Server for Redis {
 
     fn prepare(&mut self, site: &Site) -> Result<(), Error> {
         // The append-only file is written before a command is answered, so a SIGKILL loses nothing; fsync is for power cuts.
-        let config = format!(
+        let mut config = format!(
             "port {port}\nbind 127.0.0.1\ndir {dir:?}\nlogfile server.log\nsave \"\"\n\
              appendonly yes\nappendfsync no\nenable-debug-command yes\n\
              requirepass \"{PASSWORD}\"\nuser \"{USER}\" on \">{PASSWORD}\" ~* &* +@all\n",
             port = site.address.port,
             dir = site.dir,
         );
+        if let Some(tls) = &site.tls {
+            let (authority, certificate) = (tls.authority(), tls.certificate());
+            let asks = if tls.tls.asks_for_certificate { "yes" } else { "no" };
+            config.push_str(&format!(
+                "tls-port {port}\ntls-ca-cert-file {authority:?}\ntls-cert-file {certificate:?}\n\
+                 tls-key-file {certificate:?}\ntls-auth-clients {asks}\n",
+                port = tls.port,
+            ));
+        }
         let path = config_path(site);
         fs::write(&path, config).map_err(Error::io(path.to_string_lossy()))
     }

@@ -1,5 +1,6 @@
 use crate::Error;
 use crate::address::Address;
+use crate::tls::TlsPort;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,6 +10,7 @@ use std::process::Command;
 pub(crate) struct Site {
     pub(crate) dir: PathBuf,
     pub(crate) address: Address,
+    pub(crate) tls: Option<TlsPort>,
 }
 
 /// How one kind of server is configured, started and asked whether it is ready.

@@ -1,6 +1,7 @@
 use crate::address::Address;
 use crate::process::Process;
 use crate::server::{Server, Site};
+use crate::tls::{Tls, TlsPort};
 use crate::{Error, Kind, folder, port};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -33,7 +34,15 @@ impl Service {
     /// # Errors
     /// If the program cannot be had, or the server does not get ready; the error quotes the end of its log.
     pub fn start(kind: Kind) -> Result<Service, Error> {
-        Service::start_as(kind, || kind.server())
+        Service::start_as(kind, None, || kind.server())
+    }
+
+    /// Starts one that speaks TLS: MongoDB only that, the others at a [port](Service::tls_port) beside the plain one.
+    ///
+    /// # Errors
+    /// As [`start`](Service::start).
+    pub fn start_with_tls(kind: Kind, tls: &Tls) -> Result<Service, Error> {
+        Service::start_as(kind, Some(tls), || kind.server())
     }
 
     /// Starts several in parallel, in the order given.
@@ -50,15 +59,25 @@ impl Service {
 
     /// A server that is not ours: only its URL is known, and its folder if `cargo xtask` owns it.
     pub(crate) fn foreign(kind: Kind, url: &str, dir: Option<PathBuf>) -> Result<Service, Error> {
-        let site = Site { dir: dir.unwrap_or_default(), address: Address::parse(kind, url)? };
+        let site = Site { dir: dir.unwrap_or_default(), address: Address::parse(kind, url)?, tls: None };
         Ok(Service { kind, site, own: None })
     }
 
-    pub(crate) fn start_as(kind: Kind, recipe: impl Fn() -> Box<dyn Server>) -> Result<Service, Error> {
+    pub(crate) fn start_as(
+        kind: Kind,
+        tls: Option<&Tls>,
+        recipe: impl Fn() -> Box<dyn Server>,
+    ) -> Result<Service, Error> {
         let mut tried = 1;
         loop {
             let mut server = recipe();
-            let site = Site { dir: folder::create(kind)?, address: server.address(port::free()?) };
+            let address = server.address(port::free()?);
+            let tls = match (tls, kind) {
+                (None, _) => None,
+                (Some(tls), Kind::Mongo) => Some(TlsPort { tls: tls.clone(), port: address.port }),
+                (Some(tls), _) => Some(TlsPort { tls: tls.clone(), port: port::free()? }),
+            };
+            let site = Site { dir: folder::create(kind)?, address, tls };
             server.prepare(&site)?;
             let own = Mutex::new(Own { server, process: None });
             let service = Service { kind, site, own: Some(own) };
@@ -88,6 +107,11 @@ impl Service {
     /// The port.
     pub fn port(&self) -> u16 {
         self.site.address.port
+    }
+
+    /// The port that speaks TLS, if one does.
+    pub fn tls_port(&self) -> Option<u16> {
+        self.site.tls.as_ref().map(|tls| tls.port)
     }
 
     /// The user, not encoded.

@@ -35,14 +35,18 @@ use crate::close::Phase;
 use crate::config::{BackendConfig, Environment, ParsedUrl, ResourceConfig, Secret, host_port, millis};
 use crate::error::{BoxError, Error, Failure, TimeoutError, redacted};
 use crate::lease::{Claim, Lease, Provide};
-use crate::probe::{KillSwitch, Killable};
+use crate::probe::KillSwitch;
 use crate::resource::{Busy, Link, Resource, Work};
 use crate::runtime;
 use crate::scoped::{self, Scoped};
 use crate::slot::BoxFuture;
 use crate::status::Usage;
+use crate::tls::{self, Stream as OwnStream, Tls, TlsOptions};
 
+/// Plain, and over TLS.
+const SCHEMES: [&str; 2] = ["http", "https"];
 const HTTP_PORT: u16 = 8123;
+const HTTPS_PORT: u16 = 8443;
 /// The standard ports of the native protocol, plain and over TLS.
 const NATIVE_PORTS: [u16; 2] = [9000, 9440];
 const USE_HTTP: &str = "speaks ClickHouse's native protocol; use the HTTP port, 8123 by default";
@@ -56,7 +60,8 @@ const USE_HTTP: &str = "speaks ClickHouse's native protocol; use the HTTP port, 
 #[non_exhaustive]
 pub struct ClickHouseConfig {
     /// `http://user:password@host:port/database?setting=value`, instead of the parts; what it does
-    /// not name stays as the parts say. `?user=`, `?password=` and `?database=` are understood too.
+    /// not name stays as the parts say. `?user=`, `?password=` and `?database=` are understood too. `https://` over
+    /// TLS, at port 8443 unless it names one.
     /// Environment: `CLICKHOUSE_URL`.
     pub url: Option<Secret>,
     /// Defaults to `localhost`. Environment: `CLICKHOUSE_HOST`, `CLICKHOUSE_IP`.
@@ -101,6 +106,9 @@ pub struct ClickHouseConfig {
     /// After how long without traffic TCP keepalive begins. Defaults to 60 s.
     #[serde(rename = "keepalive_ms", with = "millis")]
     pub keepalive: Duration,
+    /// How to speak TLS. Defaults to none: plain, unless the URL is an `https://`. Environment: `CLICKHOUSE_TLS`,
+    /// `CLICKHOUSE_TLS_CA_FILE`, `CLICKHOUSE_TLS_CERT_FILE`, `CLICKHOUSE_TLS_KEY_FILE`, `CLICKHOUSE_TLS_SERVER_NAME`.
+    pub tls: Option<TlsOptions>,
 }
 
 impl Default for ClickHouseConfig {
@@ -123,6 +131,7 @@ impl Default for ClickHouseConfig {
             idle_timeout: Duration::from_secs(2),
             connect_timeout: Duration::from_secs(2),
             keepalive: Duration::from_secs(60),
+            tls: None,
         }
     }
 }
@@ -131,6 +140,12 @@ impl ClickHouseConfig {
     /// The defaults, at this URL.
     pub fn url(url: impl Into<Secret>) -> Self {
         ClickHouseConfig { url: Some(url.into()), ..ClickHouseConfig::default() }
+    }
+
+    /// Speaks TLS.
+    pub fn tls(mut self, tls: TlsOptions) -> Self {
+        self.tls = Some(tls);
+        self
     }
 
     /// Sets the database.
@@ -154,15 +169,15 @@ impl ClickHouseConfig {
     /// Takes over what the URL names.
     fn apply_url(&mut self, key: &str, text: &Secret) -> Result<(), Error> {
         let url = ParsedUrl::new(key, text, &["http", "https", "clickhouse", "tcp"])?;
-        match url.url().scheme() {
-            "http" => {}
-            "https" => return Err(Error::config(key, "asks for TLS, which this build has not; use http://")),
-            scheme => {
-                return Err(Error::config(key, format!("{scheme}:// {USE_HTTP}, as in http://host:8123/database")));
-            }
+        let scheme = url.url().scheme();
+        if !SCHEMES.contains(&scheme) {
+            return Err(Error::config(key, format!("{scheme}:// {USE_HTTP}, as in http://host:8123/database")));
         }
+        TlsOptions::agree(&mut self.tls, key, scheme, SCHEMES)?;
         self.host = url.host().to_owned();
-        self.port = url.url().port().unwrap_or(if names_port_80(text.expose()) { 80 } else { HTTP_PORT });
+        // The port that a URL's parser takes for the scheme's default, and ours.
+        let (hidden, default) = if self.tls.is_some() { (443, HTTPS_PORT) } else { (80, HTTP_PORT) };
+        self.port = url.url().port().unwrap_or(if names_port(text.expose(), hidden) { hidden } else { default });
         if let Some(user) = url.user(key)? {
             self.user = user;
         }
@@ -186,6 +201,12 @@ impl ClickHouseConfig {
         Ok(())
     }
 
+    /// Scheme, host and port.
+    fn base_url(&self) -> String {
+        let scheme = SCHEMES[usize::from(self.tls.is_some())];
+        format!("{scheme}://{}/", host_port(&self.host, self.port))
+    }
+
     fn secrets(&self) -> Vec<&str> {
         self.password.iter().map(Secret::expose).collect()
     }
@@ -205,9 +226,9 @@ impl ClickHouseConfig {
 }
 
 /// A URL's parser forgets a port that is its scheme's default.
-fn names_port_80(url: &str) -> bool {
+fn names_port(url: &str, port: u16) -> bool {
     let authority = url.split("://").nth(1).unwrap_or_default();
-    authority.split(['/', '?', '#']).next().is_some_and(|authority| authority.ends_with(":80"))
+    authority.split(['/', '?', '#']).next().is_some_and(|authority| authority.ends_with(&format!(":{port}")))
 }
 
 impl BackendConfig for ClickHouseConfig {
@@ -225,7 +246,14 @@ impl BackendConfig for ClickHouseConfig {
         environment.text(&["CLICKHOUSE_USER"], &mut self.user);
         environment.optional(&["CLICKHOUSE_PASSWORD"], &mut self.password);
         environment.text(&["CLICKHOUSE_DATABASE"], &mut self.database);
-        Ok(())
+        const TLS: [&str; 5] = [
+            "CLICKHOUSE_TLS",
+            "CLICKHOUSE_TLS_CA_FILE",
+            "CLICKHOUSE_TLS_CERT_FILE",
+            "CLICKHOUSE_TLS_KEY_FILE",
+            "CLICKHOUSE_TLS_SERVER_NAME",
+        ];
+        TlsOptions::apply(&mut self.tls, environment, TLS)
     }
 
     fn of(config: &ResourceConfig) -> Option<&Self> {
@@ -257,7 +285,8 @@ impl BackendConfig for ClickHouseConfig {
         if config.max_connections == 0 {
             return Err(Error::config(format!("{name}.max_connections"), "must be at least 1"));
         }
-        Ok(ClickHouseResource { config: Arc::new(config) })
+        let tls = Tls::new(name, config.tls.as_ref(), &config.host)?;
+        Ok(ClickHouseResource { config: Arc::new(config), tls })
     }
 }
 
@@ -295,22 +324,29 @@ impl ClickHouse {
 #[derive(Debug)]
 pub struct ClickHouseResource {
     config: Arc<ClickHouseConfig>,
+    tls: Tls,
 }
 
 impl Resource for ClickHouseResource {
     type Handle = Connected;
 
     async fn connect(&self, link: &Link) -> Result<Connected, Failure> {
-        let version = self.prove(link).await?;
+        let version = match self.prove(link).await {
+            Ok(version) => version,
+            Err(failure) => {
+                let ClickHouseConfig { host, port, .. } = &*self.config;
+                return Err(self.tls.or_wanted(failure, host, *port, "use https://").await);
+            }
+        };
         let validation = self.config.validation.unwrap_or(version >= KNOWS_NAMES_AND_TYPES);
-        let traffic = Transport::new(&self.config, link, Handle::current(), Purpose::Traffic);
-        let probe = Transport::new(&self.config, link, runtime::prober()?.clone(), Purpose::Probe);
+        let traffic = self.transport(link, Handle::current(), Purpose::Traffic);
+        let probe = self.transport(link, runtime::prober()?.clone(), Purpose::Probe);
         let client = traffic.client(&self.config.effective_settings()).with_validation(validation);
         Ok(Connected(Arc::new(Inner {
             threads: blocking::ClickHouse::new(client.clone(), link.clone(), Handle::current(), &self.config),
             pings: probe.client(&BTreeMap::new()),
             raw_pings: probe.http(),
-            ping_uri: format!("{}ping", probe.url()).parse().map_err(Failure::permanent)?,
+            ping_uri: format!("{}ping", self.config.base_url()).parse().map_err(Failure::permanent)?,
             client,
             traffic,
             probe,
@@ -360,7 +396,7 @@ impl Resource for ClickHouseResource {
     }
 
     fn endpoint(&self) -> String {
-        format!("http://{}/{}", host_port(&self.config.host, self.config.port), self.config.database)
+        format!("{}{}", self.config.base_url(), self.config.database)
     }
 
     fn phase(&self) -> Phase {
@@ -396,10 +432,14 @@ const OVERLOADED: [&str; 2] = ["202", "241"];
 const PERMANENT: [&str; 11] = ["516", "192", "193", "194", "195", "81", "497", "291", "115", "164", "452"];
 
 impl ClickHouseResource {
+    fn transport(&self, link: &Link, runtime: Handle, purpose: Purpose) -> Arc<Transport> {
+        Transport::new(&self.config, &self.tls, link, runtime, purpose)
+    }
+
     /// Asks the server for its version, with all that queries will carry, over a connection that
     /// ends with this.
     async fn prove(&self, link: &Link) -> Result<(u32, u32), Failure> {
-        let transport = Transport::new(&self.config, link, Handle::current(), Purpose::Probe);
+        let transport = self.transport(link, Handle::current(), Purpose::Probe);
         let client = transport.client(&self.config.effective_settings()).with_validation(false);
         let version: String =
             client.query("SELECT version()").fetch_one().await.map_err(|error| self.failure(error))?;
@@ -415,7 +455,7 @@ impl ClickHouseResource {
     fn failure(&self, error: DriverError) -> Failure {
         let is_native = error.to_string().contains("is for clickhouse-client program");
         let is_useless = matches!(error, DriverError::InvalidParams(_) | DriverError::Unsupported(_));
-        let is_permanent = is_useless || has_code(&error, &PERMANENT);
+        let is_permanent = is_useless || has_code(&error, &PERMANENT) || tls::is_permanent(&error);
         let source = Caused(error).redacted(&self.config.secrets());
         if is_native {
             Failure::permanent(format!("port {} {USE_HTTP} ({source})", self.config.port))
@@ -520,6 +560,7 @@ enum Purpose {
 /// Where the connections of one client are opened, counted and cut.
 struct Transport {
     config: Arc<ClickHouseConfig>,
+    tls: Tls,
     link: Link,
     runtime: Handle,
     purpose: Purpose,
@@ -534,9 +575,10 @@ struct Transport {
 }
 
 impl Transport {
-    fn new(config: &Arc<ClickHouseConfig>, link: &Link, runtime: Handle, purpose: Purpose) -> Arc<Self> {
+    fn new(config: &Arc<ClickHouseConfig>, tls: &Tls, link: &Link, runtime: Handle, purpose: Purpose) -> Arc<Self> {
         Arc::new(Transport {
             config: Arc::clone(config),
+            tls: tls.clone(),
             link: link.clone(),
             runtime,
             purpose,
@@ -552,7 +594,7 @@ impl Transport {
     fn client(self: &Arc<Self>, settings: &BTreeMap<String, String>) -> Client {
         let config = &self.config;
         let mut client = Client::with_http_client(self.http())
-            .with_url(self.url())
+            .with_url(config.base_url())
             .with_user(&config.user)
             .with_database(&config.database)
             .with_compression(if config.compression { Compression::Lz4 } else { Compression::None });
@@ -568,10 +610,6 @@ impl Transport {
             .pool_idle_timeout(self.config.idle_timeout)
             .pool_max_idle_per_host(self.config.max_idle)
             .build(Connector(Arc::clone(self)))
-    }
-
-    fn url(&self) -> String {
-        format!("http://{}/", host_port(&self.config.host, self.config.port))
     }
 
     fn cut(&self) {
@@ -596,13 +634,12 @@ impl Transport {
 
     async fn open(self: Arc<Self>) -> io::Result<TokioIo<Stream>> {
         let switch = self.live_switch().await?;
-        let opening = async { Ok::<_, io::Error>((self.permit().await?, self.dial().await?)) };
+        let opening = async { Ok::<_, io::Error>((self.permit().await?, self.dial(&switch).await?)) };
         let (permit, stream) = tokio::select! {
             opened = opening => opened?,
             () = switch.wait() => return Err(self.unavailable()),
         };
         let open = Counted::new(&self.open);
-        let stream = switch.guard(stream);
         Ok(TokioIo::new(Stream { stream, transport: self, exchange: None, _open: open, _permit: permit }))
     }
 
@@ -630,15 +667,17 @@ impl Transport {
         }
     }
 
-    async fn dial(&self) -> io::Result<TcpStream> {
+    async fn dial(&self, switch: &KillSwitch) -> io::Result<OwnStream> {
         let ClickHouseConfig { host, port, connect_timeout, keepalive, .. } = &*self.config;
-        let connecting = TcpStream::connect((host.as_str(), *port));
-        let stream = tokio::time::timeout(*connect_timeout, connecting).await.map_err(|_elapsed| {
+        let connecting = async {
+            let stream = TcpStream::connect((host.as_str(), *port)).await?;
+            stream.set_nodelay(true)?;
+            SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(*keepalive))?;
+            self.tls.secure(switch.guard(stream)).await
+        };
+        tokio::time::timeout(*connect_timeout, connecting).await.map_err(|_elapsed| {
             io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {connect_timeout:?}"))
-        })??;
-        stream.set_nodelay(true)?;
-        SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(*keepalive))?;
-        Ok(stream)
+        })?
     }
 
     /// The switch of the current generation, after waiting while it is being brought back.
@@ -710,7 +749,7 @@ impl tower_service::Service<Uri> for Connector {
 
 /// A connection, which knows whether an answer is outstanding.
 struct Stream {
-    stream: Killable<TcpStream>,
+    stream: OwnStream,
     transport: Arc<Transport>,
     exchange: Option<Exchange>,
     _open: Counted,

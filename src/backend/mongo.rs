@@ -8,6 +8,7 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::future::{IntoFuture, poll_fn};
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,7 +22,8 @@ use mongodb::event::EventHandler;
 use mongodb::event::cmap::CmapEvent;
 use mongodb::event::sdam::SdamEvent;
 use mongodb::options::{
-    ClientOptions, Credential, DriverInfo, ReadPreference, SelectionCriteria, ServerAddress, ServerMonitoringMode,
+    ClientOptions, ConnectionString, Credential, DriverInfo, HostInfo, ReadPreference, SelectionCriteria,
+    ServerAddress, ServerMonitoringMode, Tls,
 };
 use mongodb::{Client, sync};
 use parking_lot::Mutex;
@@ -37,6 +39,7 @@ use crate::resource::{Busy, Link, Resource, Work};
 use crate::runtime::{self, park_on, within};
 use crate::scoped::{self, Scoped};
 use crate::status::Usage;
+use crate::tls::{self, TlsOptions};
 
 /// How to reach a MongoDB; `[mongo]` or `[named.mongo.NAME]` in TOML.
 ///
@@ -48,6 +51,7 @@ use crate::status::Usage;
 #[non_exhaustive]
 pub struct MongoConfig {
     /// `mongodb://user:password@host:port,host:port/database?replicaSet=…`, instead of the parts.
+    /// `mongodb+srv://` asks the DNS for the hosts, over TLS, whenever it connects, and needs the feature `tls`.
     /// Environment: `MONGODB_URI`, and `MONGODB` if it holds a URI.
     pub uri: Option<Secret>,
     /// Defaults to `localhost`. Environment: `MONGODB_HOST`, `MONGODB`.
@@ -84,6 +88,10 @@ pub struct MongoConfig {
     /// How long an operation waits for a server that can take it. Defaults to 2 s.
     #[serde(rename = "server_selection_timeout_ms", with = "millis")]
     pub server_selection_timeout: Duration,
+    /// How to speak TLS. Defaults to none: plain, unless the URI says `tls=true` or is a `mongodb+srv://`.
+    /// Environment: `MONGODB_TLS`, `MONGODB_TLS_CA_FILE`, `MONGODB_TLS_CERT_FILE`, `MONGODB_TLS_KEY_FILE`,
+    /// `MONGODB_TLS_SERVER_NAME`.
+    pub tls: Option<TlsOptions>,
     /// Any options of the driver, instead of the URI and the parts; what they leave out comes
     /// from the fields above. Only in code. Defaults to none.
     ///
@@ -110,6 +118,7 @@ impl Default for MongoConfig {
             heartbeat: Duration::from_secs(1),
             connect_timeout: Duration::from_secs(1),
             server_selection_timeout: Duration::from_secs(2),
+            tls: None,
             options: None,
         }
     }
@@ -138,19 +147,33 @@ impl MongoConfig {
         self
     }
 
+    /// Speaks TLS.
+    pub fn tls(mut self, tls: TlsOptions) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
     /// Sets what the server's log and `$currentOp` show.
     pub fn app_name(mut self, name: impl Into<String>) -> Self {
         self.app_name = name.into();
         self
     }
 
-    /// What the driver is given: what was said explicitly, then the defaults.
-    fn client_options(&self, name: &str) -> Result<ClientOptions, Error> {
-        let mut options = match (&self.options, &self.uri) {
+    /// What the driver is given, if that takes no question to the DNS.
+    fn client_options(&self, name: &str) -> Result<Hosts, Error> {
+        let options = match (&self.options, &self.uri) {
             (Some(options), _) => options.clone(),
-            (None, Some(uri)) => parse(&format!("{name}.uri"), uri)?,
+            (None, Some(uri)) => match parse(&format!("{name}.uri"), uri)? {
+                Hosts::Known(options) => *options,
+                srv => return Ok(srv),
+            },
             (None, None) => self.parts(),
         };
+        Ok(Hosts::Known(self.completed(name, options)?.into()))
+    }
+
+    /// What was said explicitly, then the defaults.
+    fn completed(&self, name: &str, mut options: ClientOptions) -> Result<ClientOptions, Error> {
         let max = *options.max_pool_size.get_or_insert(self.max_pool_size);
         options.min_pool_size.get_or_insert(self.min_pool_size.min(max));
         options.max_idle_time.get_or_insert(self.max_idle_time);
@@ -159,8 +182,40 @@ impl MongoConfig {
         options.server_selection_timeout.get_or_insert(self.server_selection_timeout);
         options.app_name.get_or_insert_with(|| self.app_name.clone());
         options.default_database.get_or_insert_with(|| self.database.clone());
+        self.secure(&format!("{name}.tls"), &mut options)?;
         check(name, &options)?;
         Ok(options)
+    }
+
+    fn secure(&self, key: &str, options: &mut ClientOptions) -> Result<(), Error> {
+        if let Some(ours) = &self.tls {
+            if cfg!(not(feature = "tls")) {
+                return Err(tls::missing(key));
+            }
+            let mut theirs = match options.tls.take() {
+                Some(Tls::Enabled(theirs)) => theirs,
+                Some(Tls::Disabled) => return Err(Error::config(key, "the URI says tls=false")),
+                None => mongodb::options::TlsOptions::default(),
+            };
+            if ours.server_name.is_some() {
+                let problem =
+                    "is not for MongoDB, whose driver checks the host's; connect by a name of the certificate";
+                return Err(Error::config(format!("{key}.server_name"), problem));
+            }
+            if ours.key_file.is_some() && ours.key_file != ours.cert_file {
+                let problem = "is not for MongoDB, whose driver wants certificate and key in one file: cert_file";
+                return Err(Error::config(format!("{key}.key_file"), problem));
+            }
+            theirs.ca_file_path = theirs.ca_file_path.or_else(|| ours.ca_file.clone());
+            theirs.cert_key_file_path = theirs.cert_key_file_path.or_else(|| ours.cert_file.clone());
+            options.tls = Some(Tls::Enabled(theirs));
+        }
+        #[cfg(feature = "tls")]
+        if let Some(Tls::Enabled(theirs)) = &options.tls {
+            // The driver takes an authorities' file for good that holds none.
+            tls::client::check(key, theirs.ca_file_path.as_deref(), theirs.cert_key_file_path.as_deref())?;
+        }
+        Ok(())
     }
 
     fn parts(&self) -> ClientOptions {
@@ -180,8 +235,20 @@ impl MongoConfig {
     }
 }
 
-/// The driver's own reading of a URI, which knows several hosts; without `mongodb+srv` no I/O.
-fn parse(key: &str, uri: &Secret) -> Result<ClientOptions, Error> {
+/// Where the servers are.
+#[derive(Debug)]
+enum Hosts {
+    Known(Box<ClientOptions>),
+    /// The DNS knows, under this name.
+    Srv {
+        uri: Secret,
+        host: String,
+        database: Option<String>,
+    },
+}
+
+/// The driver's own reading of a URI, which knows several hosts; no I/O.
+fn parse(key: &str, uri: &Secret) -> Result<Hosts, Error> {
     let text = one_reading(key, uri.expose())?;
     if !text.rsplit_once('@').is_none_or(|(login, _)| is_encoded(login)) {
         return Err(Error::config(key, format!("has a `%` that encodes nothing; expected mongodb://{LOGIN}")));
@@ -193,8 +260,17 @@ fn parse(key: &str, uri: &Secret) -> Result<ClientOptions, Error> {
             "sets waitQueueTimeoutMS, which the driver ignores: put a timeout around the operation instead",
         ));
     }
-    let read = |uri: &str| park_on(ClientOptions::parse(uri).into_future());
-    read(text).map_err(|_may_quote_the_password| {
+    if cfg!(not(feature = "tls")) && text.starts_with("mongodb+srv://") {
+        return Err(tls::missing(key));
+    }
+    let read = |uri: &str| {
+        let parsed = ConnectionString::parse(uri)?;
+        match parsed.host_info {
+            HostInfo::DnsRecord(host) => Ok(Hosts::Srv { uri: uri.into(), host, database: parsed.default_database }),
+            _ => park_on(ClientOptions::parse(uri).into_future()).map(|options| Hosts::Known(options.into())),
+        }
+    };
+    read(text).map_err(|_may_quote_the_password: DriverError| {
         let problem = match read(&without_password(text)) {
             Err(error) => error.kind.to_string(),
             Ok(_) => "has a user, password, host or port that cannot be used".to_owned(),
@@ -266,7 +342,14 @@ impl BackendConfig for MongoConfig {
         environment.optional(&["MONGODB_USER"], &mut self.user);
         environment.optional(&["MONGODB_PASSWORD"], &mut self.password);
         environment.text(&["MONGODB_DATABASE"], &mut self.database);
-        Ok(())
+        const TLS: [&str; 5] = [
+            "MONGODB_TLS",
+            "MONGODB_TLS_CA_FILE",
+            "MONGODB_TLS_CERT_FILE",
+            "MONGODB_TLS_KEY_FILE",
+            "MONGODB_TLS_SERVER_NAME",
+        ];
+        TlsOptions::apply(&mut self.tls, environment, TLS)
     }
 
     fn of(config: &ResourceConfig) -> Option<&Self> {
@@ -275,18 +358,31 @@ impl BackendConfig for MongoConfig {
     }
 
     fn resource(&self, name: &str) -> Result<MongoResource, Error> {
-        let options = self.client_options(name)?;
+        let hosts = self.client_options(name)?;
         let mut secrets: Vec<Secret> = self.uri.iter().map(|uri| password(uri).into()).collect();
-        secrets
-            .extend(options.credential.iter().filter_map(|credential| credential.password.clone()).map(Secret::from));
-        Ok(MongoResource { options, secrets })
+        match &hosts {
+            Hosts::Known(options) => secrets.extend(passwords(options)),
+            Hosts::Srv { host, .. } => {
+                // What can be checked before the DNS is asked.
+                let mut stand_in = self.parts();
+                stand_in.hosts = vec![ServerAddress::Tcp { host: host.clone(), port: None }];
+                self.completed(name, stand_in)?;
+            }
+        }
+        Ok(MongoResource { name: name.to_owned(), config: self.clone(), hosts, secrets })
     }
+}
+
+fn passwords(options: &ClientOptions) -> impl Iterator<Item = Secret> {
+    options.credential.iter().filter_map(|credential| credential.password.clone()).map(Secret::from)
 }
 
 /// A MongoDB in the pool.
 #[derive(Debug)]
 pub struct MongoResource {
-    options: ClientOptions,
+    name: String,
+    config: MongoConfig,
+    hosts: Hosts,
     /// The password, as it is and as the URI has it.
     secrets: Vec<Secret>,
 }
@@ -309,15 +405,20 @@ impl Resource for MongoResource {
         let traffic = Arc::new(Traffic::new(link.clone()));
         let pulse = Arc::new(Pulse::new(link.clone()));
         let mark = ObjectId::new().to_hex();
-        let client = Unproven::open(self.watched(&traffic, &pulse, &mark)).map_err(|error| self.failure(error))?;
-        tokio::select! {
-            pinged = ping(&client.client) => pinged.map_err(|error| self.failure(error))?,
+        let options = self.options().await?;
+        let watched = watched(&options, &traffic, &pulse, &mark);
+        let client = Unproven::open(watched).map_err(|error| self.failure(error))?;
+        let answer = tokio::select! {
+            pinged = ping(&client.client) => pinged,
             // The driver would go on trying; whether to do so is for the pool to say.
-            error = pulse.all_down() => return Err(self.failure(error)),
+            error = pulse.all_down() => Err(error),
+        };
+        if let Err(error) = answer {
+            return Err(self.unreachable(&options, error).await);
         }
         pulse.follow(link.generation());
         let client = client.proven();
-        let inner = Inner { traffic, pulse, mark, probe: Mutex::new(Probe::None) };
+        let inner = Inner { options, traffic, pulse, mark, probe: Mutex::new(Probe::None) };
         Ok(MongoHandle { sync: sync::Client::from(client.clone()), client, inner: Arc::new(inner) })
     }
 
@@ -330,7 +431,7 @@ impl Resource for MongoResource {
     }
 
     async fn ping(&self, mongo: &MongoHandle) -> Result<(), Failure> {
-        let probe = mongo.inner.probe(&self.options).map_err(|error| self.failure(error))?;
+        let probe = mongo.inner.probe().map_err(|error| self.failure(error))?;
         ping(&probe).await.map_err(|error| self.failure(error))
     }
 
@@ -369,8 +470,14 @@ impl Resource for MongoResource {
     }
 
     fn endpoint(&self) -> String {
-        let hosts: Vec<_> = self.options.hosts.iter().map(shown).collect();
-        format!("mongodb://{}/{}", hosts.join(","), self.options.default_database.as_deref().unwrap_or_default())
+        let (scheme, hosts, database) = match &self.hosts {
+            Hosts::Known(options) => {
+                let hosts: Vec<_> = options.hosts.iter().map(shown).collect();
+                ("mongodb", hosts.join(","), &options.default_database)
+            }
+            Hosts::Srv { host, database, .. } => ("mongodb+srv", host.clone(), database),
+        };
+        format!("{scheme}://{hosts}/{}", database.as_deref().unwrap_or(&self.config.database))
     }
 
     fn phase(&self) -> Phase {
@@ -378,30 +485,45 @@ impl Resource for MongoResource {
     }
 
     fn usage(&self, mongo: &MongoHandle) -> Usage {
-        let max = self.options.max_pool_size.map(|max| max as usize);
+        let max = mongo.inner.options.max_pool_size.map(|max| max as usize);
         Usage { max, ..mongo.inner.traffic.usage() }
     }
 }
 
 impl MongoResource {
-    /// The options of a client whose events we see.
-    fn watched(&self, traffic: &Arc<Traffic>, pulse: &Arc<Pulse>, mark: &str) -> ClientOptions {
-        let mut options = self.options.clone();
-        let traffic = Arc::clone(traffic);
-        options.cmap_event_handler = Some(also(options.cmap_event_handler, move |event| traffic.see(event)));
-        let pulse = Arc::clone(pulse);
-        options.sdam_event_handler = Some(also(options.sdam_event_handler, move |event| pulse.see(event)));
-        let mut driver = options.driver_info.unwrap_or_else(library);
-        // The server shows it beside each session, which is how ours are known.
-        driver.version = Some(driver.version.map_or_else(|| mark.to_owned(), |version| format!("{version} {mark}")));
-        options.driver_info = Some(driver);
-        options
+    async fn options(&self) -> Result<ClientOptions, Failure> {
+        match &self.hosts {
+            Hosts::Known(options) => Ok(ClientOptions::clone(options)),
+            Hosts::Srv { uri, .. } => {
+                let options = ClientOptions::parse(uri.expose()).await.map_err(|error| self.failure(error))?;
+                self.config.completed(&self.name, options).map_err(Failure::permanent)
+            }
+        }
+    }
+
+    /// Why no server can be reached, with the remedy where TLS is the reason.
+    async fn unreachable(&self, options: &ClientOptions, error: DriverError) -> Failure {
+        let ErrorKind::Io(io) = &*error.kind else { return self.failure(error) };
+        if matches!(options.tls, Some(Tls::Enabled(_))) {
+            #[cfg(feature = "tls")]
+            if let Some(trouble) = tls::client::trouble(io) {
+                return if trouble.permanent { Failure::permanent(trouble) } else { Failure::transient(trouble) };
+            }
+        } else if let (
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset,
+            [ServerAddress::Tcp { host, port }, ..],
+        ) = (io.kind(), &options.hosts[..])
+        {
+            let (host, port) = (host.trim_matches(['[', ']']), port.unwrap_or(27017));
+            return tls::or_wanted(self.failure(error.clone()), host, port, "add tls=true to the URI").await;
+        }
+        self.failure(error)
     }
 
     /// Whether the server answered.
     async fn end_sessions(&self, mongo: &MongoHandle, like: Document) -> bool {
         // Over the probe, as users may have all other connections in use.
-        let ended = async { end_sessions(&mongo.inner.probe(&self.options)?, &mongo.inner.mark, like).await };
+        let ended = async { end_sessions(&mongo.inner.probe()?, &mongo.inner.mark, like).await };
         match within(ABORT, ended).await {
             Ok(Ok(())) => true,
             Ok(Err(error)) => {
@@ -430,6 +552,20 @@ impl MongoResource {
         let source = redacted(error, told, &secrets);
         if permanent { Failure::permanent(source) } else { Failure::transient(source) }
     }
+}
+
+/// The options of a client whose events we see.
+fn watched(options: &ClientOptions, traffic: &Arc<Traffic>, pulse: &Arc<Pulse>, mark: &str) -> ClientOptions {
+    let mut options = options.clone();
+    let traffic = Arc::clone(traffic);
+    options.cmap_event_handler = Some(also(options.cmap_event_handler, move |event| traffic.see(event)));
+    let pulse = Arc::clone(pulse);
+    options.sdam_event_handler = Some(also(options.sdam_event_handler, move |event| pulse.see(event)));
+    let mut driver = options.driver_info.unwrap_or_else(library);
+    // The server shows it beside each session, which is how ours are known.
+    driver.version = Some(driver.version.map_or_else(|| mark.to_owned(), |version| format!("{version} {mark}")));
+    options.driver_info = Some(driver);
+    options
 }
 
 fn library() -> DriverInfo {
@@ -546,6 +682,7 @@ impl fmt::Debug for MongoHandle {
 }
 
 struct Inner {
+    options: ClientOptions,
     traffic: Arc<Traffic>,
     pulse: Arc<Pulse>,
     /// What the server knows this client's sessions by.
@@ -562,7 +699,7 @@ enum Probe {
 }
 
 impl Inner {
-    fn probe(&self, options: &ClientOptions) -> Result<Client, DriverError> {
+    fn probe(&self) -> Result<Client, DriverError> {
         let mut probe = self.probe.lock();
         match &*probe {
             Probe::Open(client) => Ok(client.clone()),
@@ -570,7 +707,7 @@ impl Inner {
             Probe::None => {
                 // Its tasks stay on the runtime that it is made in.
                 let _prober = runtime::prober().map_err(DriverError::custom)?.enter();
-                let client = Client::with_options(for_probing(options))?;
+                let client = Client::with_options(for_probing(&self.options))?;
                 *probe = Probe::Open(client.clone());
                 Ok(client)
             }

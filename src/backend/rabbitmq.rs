@@ -73,7 +73,11 @@ use crate::runtime::within;
 use crate::scoped::{self, Scoped};
 use crate::slot::Slot;
 use crate::status::Usage;
+use crate::tls::{Tls, TlsOptions};
 use crate::wait::Places;
+
+/// Plain, and over TLS.
+const SCHEMES: [&str; 2] = ["amqp", "amqps"];
 
 /// How to reach a RabbitMQ; `[rabbitmq]` or `[named.rabbitmq.NAME]` in TOML.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -81,7 +85,8 @@ use crate::wait::Places;
 #[non_exhaustive]
 pub struct RabbitMqConfig {
     /// `amqp://user:password@host:port/vhost`, instead of the parts; an empty path is the virtual
-    /// host `/`, as in `…/%2f`. May end in `?heartbeat=10&frame_max=32768&channel_max=2047`.
+    /// host `/`, as in `…/%2f`. May end in `?heartbeat=10&frame_max=32768&channel_max=2047`. `amqps://` over TLS,
+    /// at port 5671 unless it names one.
     /// Environment: `AMQP_URL`.
     pub url: Option<Secret>,
     /// Defaults to `localhost`. Environment: `RABBITMQ_HOST`, `QAPUBSUB_IP`.
@@ -120,6 +125,9 @@ pub struct RabbitMqConfig {
     /// How long the broker may take to answer anything else. Defaults to 10 s.
     #[serde(rename = "operation_timeout_ms", with = "millis")]
     pub operation_timeout: Duration,
+    /// How to speak TLS. Defaults to none: plain, unless the URL is an `amqps://`. Environment: `RABBITMQ_TLS`,
+    /// `RABBITMQ_TLS_CA_FILE`, `RABBITMQ_TLS_CERT_FILE`, `RABBITMQ_TLS_KEY_FILE`, `RABBITMQ_TLS_SERVER_NAME`.
+    pub tls: Option<TlsOptions>,
 }
 
 impl Default for RabbitMqConfig {
@@ -140,6 +148,7 @@ impl Default for RabbitMqConfig {
             confirm_window: 1024,
             confirm_timeout: Duration::from_secs(10),
             operation_timeout: Duration::from_secs(10),
+            tls: None,
         }
     }
 }
@@ -148,6 +157,12 @@ impl RabbitMqConfig {
     /// The defaults, at this URL.
     pub fn url(url: impl Into<Secret>) -> Self {
         RabbitMqConfig { url: Some(url.into()), ..RabbitMqConfig::default() }
+    }
+
+    /// Speaks TLS.
+    pub fn tls(mut self, tls: TlsOptions) -> Self {
+        self.tls = Some(tls);
+        self
     }
 
     /// Sets what RabbitMQ's management shows.
@@ -181,9 +196,10 @@ impl RabbitMqConfig {
     }
 
     fn merge_url(&mut self, key: &str, url: &Secret) -> Result<(), Error> {
-        let url = ParsedUrl::new(key, url, &["amqp"])?;
+        let url = ParsedUrl::new(key, url, &SCHEMES)?;
+        TlsOptions::agree(&mut self.tls, key, url.url().scheme(), SCHEMES)?;
         self.host = url.host().to_owned();
-        self.port = url.url().port().unwrap_or(5672);
+        self.port = url.url().port().unwrap_or(if self.tls.is_some() { 5671 } else { 5672 });
         if let Some(user) = url.user(key)? {
             self.user = user;
         }
@@ -275,7 +291,14 @@ impl BackendConfig for RabbitMqConfig {
         environment.text(&["RABBITMQ_USER", "QAPUBSUB_USER"], &mut self.user);
         environment.text(&["RABBITMQ_PASSWORD", "QAPUBSUB_PWD"], &mut self.password);
         environment.text(&["RABBITMQ_VHOST"], &mut self.vhost);
-        Ok(())
+        const TLS: [&str; 5] = [
+            "RABBITMQ_TLS",
+            "RABBITMQ_TLS_CA_FILE",
+            "RABBITMQ_TLS_CERT_FILE",
+            "RABBITMQ_TLS_KEY_FILE",
+            "RABBITMQ_TLS_SERVER_NAME",
+        ];
+        TlsOptions::apply(&mut self.tls, environment, TLS)
     }
 
     fn of(config: &ResourceConfig) -> Option<&Self> {
@@ -289,7 +312,8 @@ impl BackendConfig for RabbitMqConfig {
             config.merge_url(&format!("{name}.url"), &url)?;
         }
         config.check(name)?;
-        Ok(RabbitMqResource { config: Arc::new(config) })
+        let tls = Tls::new(name, config.tls.as_ref(), &config.host)?;
+        Ok(RabbitMqResource { config: Arc::new(config), tls })
     }
 }
 
@@ -297,6 +321,7 @@ impl BackendConfig for RabbitMqConfig {
 #[derive(Debug)]
 pub struct RabbitMqResource {
     config: Arc<RabbitMqConfig>,
+    tls: Tls,
 }
 
 impl Resource for RabbitMqResource {
@@ -305,6 +330,7 @@ impl Resource for RabbitMqResource {
     async fn connect(&self, link: &Link) -> Result<RabbitMq, Failure> {
         let inner = Arc::new(Inner {
             config: Arc::clone(&self.config),
+            tls: self.tls.clone(),
             link: link.clone(),
             runtime: Handle::current(),
             current: RwLock::new(None),
@@ -315,7 +341,10 @@ impl Resource for RabbitMqResource {
             probes: watch::Sender::new(0),
             closed: Arc::default(),
         });
-        inner.open_generation().await?;
+        if let Err(failure) = inner.open_generation().await {
+            let RabbitMqConfig { host, port, .. } = &*self.config;
+            return Err(self.tls.or_wanted(failure, host, *port, "use amqps://").await);
+        }
         Ok(RabbitMq::over(inner))
     }
 
@@ -333,7 +362,7 @@ impl Resource for RabbitMqResource {
         // Taken out while in use, so that a ping given up takes its connection with it.
         let probe = match place.take() {
             Some(probe) => probe,
-            None => Probe::open(&self.config, Counted::new(&rabbit.inner.probes)).await?,
+            None => Probe::open(&self.config, &self.tls, Counted::new(&rabbit.inner.probes)).await?,
         };
         let answer = probe.round_trip().await;
         answer.map_err(|error| Failure::transient(self.config.redacted(error)))?;
@@ -372,7 +401,8 @@ impl Resource for RabbitMqResource {
 
     fn endpoint(&self) -> String {
         let vhost = percent_encoding::utf8_percent_encode(&self.config.vhost, percent_encoding::NON_ALPHANUMERIC);
-        format!("amqp://{}/{vhost}", host_port(&self.config.host, self.config.port))
+        let scheme = SCHEMES[usize::from(self.config.tls.is_some())];
+        format!("{scheme}://{}/{vhost}", host_port(&self.config.host, self.config.port))
     }
 
     fn phase(&self) -> Phase {
@@ -412,6 +442,7 @@ pub struct RabbitMq {
 
 pub(crate) struct Inner {
     config: Arc<RabbitMqConfig>,
+    tls: Tls,
     pub(crate) link: Link,
     pub(crate) runtime: Handle,
     current: RwLock<Option<Arc<Generation>>>,
@@ -758,7 +789,7 @@ impl Inner {
     /// Connects, declares again what was declared before, and puts the new connection in place.
     async fn open_generation(self: &Arc<Self>) -> Result<(), Failure> {
         let config = &self.config;
-        let dialled = dial(config, &config.connection_name, config.frame_max).await?;
+        let dialled = dial(config, &self.tls, &config.connection_name, config.frame_max).await?;
         let mut events = Box::pin(dialled.connection.events_listener());
         let generation = Arc::new(Generation {
             number: self.link.generation(),

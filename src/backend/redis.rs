@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::io;
+use std::io::Write;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -29,20 +30,24 @@ use crate::close::Phase;
 use crate::config::{BackendConfig, Environment, ParsedUrl, ResourceConfig, Secret, host_port, millis};
 use crate::error::{Error, Failure, Source, redacted};
 use crate::lease::{Claim, Lease};
-use crate::probe::{Guarded, KillSwitch, Killable};
+use crate::probe::{Guarded, KillSwitch};
 use crate::resource::{Link, Resource, Work};
 use crate::runtime::{block, deadline};
 use crate::scoped::{self, Scoped};
 use crate::slot::BoxFuture;
 use crate::status::Usage;
+use crate::tls::{self, Blocking, Stream, Tls, TlsOptions};
 use crate::wait::Places;
+
+/// Plain, and over TLS.
+const SCHEMES: [&str; 2] = ["redis", "rediss"];
 
 /// How to reach a Redis; `[redis]` or `[named.redis.NAME]` in TOML.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct RedisConfig {
-    /// `redis://user:password@host:port/db`, instead of the parts. Environment: `REDIS_URL`.
+    /// `redis://user:password@host:port/db`, instead of the parts; `rediss://` over TLS. Environment: `REDIS_URL`.
     pub url: Option<Secret>,
     /// Defaults to `localhost`. Environment: `REDIS_HOST`, `REDIS_IP`.
     pub host: String,
@@ -80,6 +85,9 @@ pub struct RedisConfig {
     /// After how long without traffic TCP keepalive begins. Defaults to 60 s.
     #[serde(rename = "keepalive_ms", with = "millis")]
     pub keepalive: Duration,
+    /// How to speak TLS. Defaults to none: plain, unless the URL is a `rediss://`. Environment: `REDIS_TLS`,
+    /// `REDIS_TLS_CA_FILE`, `REDIS_TLS_CERT_FILE`, `REDIS_TLS_KEY_FILE`, `REDIS_TLS_SERVER_NAME`.
+    pub tls: Option<TlsOptions>,
 }
 
 impl Default for RedisConfig {
@@ -101,6 +109,7 @@ impl Default for RedisConfig {
             test_limit: Duration::from_millis(500),
             connect_timeout: Duration::from_secs(2),
             keepalive: Duration::from_secs(60),
+            tls: None,
         }
     }
 }
@@ -114,6 +123,12 @@ impl RedisConfig {
     /// Sets the most connections for threads.
     pub fn pool_size(mut self, pool_size: u32) -> Self {
         self.pool_size = pool_size;
+        self
+    }
+
+    /// Speaks TLS.
+    pub fn tls(mut self, tls: TlsOptions) -> Self {
+        self.tls = Some(tls);
         self
     }
 
@@ -138,7 +153,10 @@ impl BackendConfig for RedisConfig {
         environment.number(&["REDIS_PORT"], &mut self.port)?;
         environment.optional(&["REDIS_USER"], &mut self.user);
         environment.optional(&["REDIS_PASSWORD"], &mut self.password);
-        environment.number(&["REDIS_DB"], &mut self.db)
+        environment.number(&["REDIS_DB"], &mut self.db)?;
+        const TLS: [&str; 5] =
+            ["REDIS_TLS", "REDIS_TLS_CA_FILE", "REDIS_TLS_CERT_FILE", "REDIS_TLS_KEY_FILE", "REDIS_TLS_SERVER_NAME"];
+        TlsOptions::apply(&mut self.tls, environment, TLS)
     }
 
     fn of(config: &ResourceConfig) -> Option<&Self> {
@@ -150,7 +168,8 @@ impl BackendConfig for RedisConfig {
         let mut config = self.clone();
         if let Some(url) = config.url.take() {
             let key = format!("{name}.url");
-            let url = ParsedUrl::new(&key, &url, &["redis"])?;
+            let url = ParsedUrl::new(&key, &url, &SCHEMES)?;
+            TlsOptions::agree(&mut config.tls, &key, url.url().scheme(), SCHEMES)?;
             config.host = url.host().to_owned();
             config.port = url.url().port().unwrap_or(6379);
             config.user = url.user(&key)?;
@@ -166,7 +185,8 @@ impl BackendConfig for RedisConfig {
         if config.min_idle > config.pool_size {
             return Err(Error::config(format!("{name}.min_idle"), "is more than pool_size"));
         }
-        Ok(RedisResource { config: Arc::new(config) })
+        let tls = Tls::new(name, config.tls.as_ref(), &config.host)?;
+        Ok(RedisResource { config: Arc::new(config), tls })
     }
 }
 
@@ -174,6 +194,7 @@ impl BackendConfig for RedisConfig {
 #[derive(Debug)]
 pub struct RedisResource {
     config: Arc<RedisConfig>,
+    tls: Tls,
 }
 
 impl Resource for RedisResource {
@@ -182,6 +203,7 @@ impl Resource for RedisResource {
     async fn connect(&self, link: &Link) -> Result<Redis, Failure> {
         let inner = Arc::new(Inner {
             config: Arc::clone(&self.config),
+            tls: self.tls.clone(),
             link: link.clone(),
             runtime: Handle::current(),
             switch: RwLock::default(),
@@ -194,7 +216,10 @@ impl Resource for RedisResource {
             waiting: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
         });
-        inner.open_shared().await?;
+        if let Err(failure) = inner.open_shared().await {
+            let RedisConfig { host, port, .. } = &*self.config;
+            return Err(self.tls.or_wanted(failure, host, *port, "use rediss://").await);
+        }
         Ok(Redis { inner })
     }
 
@@ -208,7 +233,7 @@ impl Resource for RedisResource {
         // Taken out while in use, so that a ping given up takes its connection with it.
         let mut own = match probe.take() {
             Some(own) => own,
-            None => Own::open(&redis.inner.config, &KillSwitch::new()).await?,
+            None => Own::open(&redis.inner, &KillSwitch::new()).await?,
         };
         redis::cmd("PING").query_async::<()>(&mut own.connection).await?;
         *probe = Some(own);
@@ -229,7 +254,8 @@ impl Resource for RedisResource {
     }
 
     fn endpoint(&self) -> String {
-        format!("redis://{}/{}", host_port(&self.config.host, self.config.port), self.config.db)
+        let scheme = SCHEMES[usize::from(self.config.tls.is_some())];
+        format!("{scheme}://{}/{}", host_port(&self.config.host, self.config.port), self.config.db)
     }
 
     fn phase(&self) -> Phase {
@@ -268,6 +294,7 @@ pub struct Redis {
 
 struct Inner {
     config: Arc<RedisConfig>,
+    tls: Tls,
     link: Link,
     runtime: Handle,
     /// Cuts every stream of the current generation.
@@ -317,7 +344,7 @@ impl Redis {
             let own = redis
                 .on_pool_runtime(async move {
                     let switch = inner.switch.read().clone();
-                    Own::open(&inner.config, &switch).await
+                    Own::open(&inner, &switch).await
                 })
                 .await?;
             Ok(Exclusive { own, link: redis.inner.link.clone(), _checkout: checkout })
@@ -340,7 +367,7 @@ impl Redis {
             let pubsub = redis
                 .on_pool_runtime(async move {
                     let switch = inner.switch.read().clone();
-                    let (info, stream) = open_stream(&inner.config, &switch).await?;
+                    let (info, stream) = open_stream(&inner, &switch).await?;
                     redis::aio::PubSub::new(info.redis_settings(), stream).await
                 })
                 .await?;
@@ -446,11 +473,12 @@ impl Inner {
     async fn open_shared(self: &Arc<Self>) -> Result<(), Failure> {
         // The cut one stays in place until there is a connection to put under the new one.
         let switch = KillSwitch::new();
-        let (connection, driver) = open(&self.config, &switch).await.map_err(|error| {
+        let (connection, driver) = open(self, &switch).await.map_err(|error| {
             let permanent =
                 matches!(error.kind(), redis::ErrorKind::AuthenticationFailed | redis::ErrorKind::InvalidClientConfig);
             // What it says of a refused login are its own words.
             let told = !permanent && error.kind() != redis::ErrorKind::Io;
+            let permanent = permanent || tls::is_permanent(&error);
             let source = redacted(error, told, &self.config.secrets());
             if permanent { Failure::permanent(source) } else { Failure::transient(source) }
         })?;
@@ -662,8 +690,8 @@ struct Own {
 }
 
 impl Own {
-    async fn open(config: &RedisConfig, switch: &KillSwitch) -> RedisResult<Self> {
-        let (connection, driver) = open(config, switch).await?;
+    async fn open(inner: &Inner, switch: &KillSwitch) -> RedisResult<Self> {
+        let (connection, driver) = open(inner, switch).await?;
         Ok(Own { connection, driver: tokio::spawn(driver).abort_handle() })
     }
 }
@@ -675,15 +703,15 @@ impl Drop for Own {
     }
 }
 
-async fn open(config: &RedisConfig, switch: &KillSwitch) -> RedisResult<(MultiplexedConnection, BoxFuture<()>)> {
-    let (info, stream) = open_stream(config, switch).await?;
+async fn open(inner: &Inner, switch: &KillSwitch) -> RedisResult<(MultiplexedConnection, BoxFuture<()>)> {
+    let (info, stream) = open_stream(inner, switch).await?;
     // Slow commands are no reason to give up; frozen servers are what the kill switch is for.
     let settings = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
     let (mut connection, driver) =
         MultiplexedConnection::new_with_config(info.redis_settings(), stream, settings).await?;
     let mut driver: BoxFuture<()> = Box::pin(driver);
     let mut name = redis::cmd("CLIENT");
-    name.arg("SETNAME").arg(&config.client_name);
+    name.arg("SETNAME").arg(&inner.config.client_name);
     tokio::select! {
         named = name.query_async::<()>(&mut connection) => named?,
         () = &mut driver => return Err(io::Error::from(io::ErrorKind::ConnectionReset).into()),
@@ -691,14 +719,12 @@ async fn open(config: &RedisConfig, switch: &KillSwitch) -> RedisResult<(Multipl
     Ok((connection, driver))
 }
 
-async fn open_stream(
-    config: &RedisConfig,
-    switch: &KillSwitch,
-) -> RedisResult<(redis::ConnectionInfo, Killable<tokio::net::TcpStream>)> {
+async fn open_stream(inner: &Inner, switch: &KillSwitch) -> RedisResult<(redis::ConnectionInfo, Stream)> {
+    let config = &inner.config;
     let stream = tokio::net::TcpStream::connect((config.host.as_str(), config.port)).await?;
     stream.set_nodelay(true)?;
     SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(config.keepalive))?;
-    Ok((config.info()?, switch.guard(stream)))
+    Ok((config.info()?, inner.tls.secure(switch.guard(stream)).await?))
 }
 
 /// What a command does to a connection that others share.
@@ -766,7 +792,7 @@ impl r2d2::ManageConnection for Manager {
         match self.0.upgrade() {
             Some(inner) if !inner.closed.load(Ordering::SeqCst) => {
                 let switch = inner.switch.read().clone();
-                Wire::connect(&inner.config, switch)
+                Wire::connect(&inner.config, &inner.tls, switch)
             }
             _ => Err(io::Error::new(io::ErrorKind::NotConnected, "closed").into()),
         }
@@ -795,7 +821,7 @@ impl r2d2::HandleError<RedisError> for Quiet {
 /// waits on it; the `redis` crate's own does not show its socket.
 pub(crate) struct Wire {
     config: Arc<RedisConfig>,
-    stream: TcpStream,
+    stream: Blocking,
     parser: redis::Parser,
     switch: KillSwitch,
     _guarded: Guarded,
@@ -818,7 +844,7 @@ struct Session {
 }
 
 impl Wire {
-    fn connect(config: &Arc<RedisConfig>, switch: KillSwitch) -> RedisResult<Self> {
+    fn connect(config: &Arc<RedisConfig>, tls: &Tls, switch: KillSwitch) -> RedisResult<Self> {
         let mut failed = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
         let opened = (config.host.as_str(), config.port).to_socket_addrs()?.find_map(|address| {
             TcpStream::connect_timeout(&address, config.connect_timeout).map_err(|error| failed = error).ok()
@@ -830,7 +856,7 @@ impl Wire {
         let spread = u64::from(stream.local_addr().map_or(0, |address| address.port()) % 100);
         let mut wire = Wire {
             config: Arc::clone(config),
-            stream,
+            stream: tls.secure_blocking(stream, config.connect_timeout)?,
             parser: redis::Parser::new(),
             switch,
             _guarded: guarded,
@@ -877,9 +903,9 @@ impl Wire {
     }
 
     fn limited(&mut self, limit: Duration, run: impl FnOnce(&mut Self) -> RedisResult<()>) -> RedisResult<()> {
-        self.stream.set_read_timeout(Some(limit))?;
+        self.stream.socket().set_read_timeout(Some(limit))?;
         run(self)?;
-        Ok(self.stream.set_read_timeout(None)?)
+        Ok(self.stream.socket().set_read_timeout(None)?)
     }
 
     fn send(&mut self, packed: &[u8]) -> RedisResult<()> {
@@ -892,13 +918,13 @@ impl Wire {
         }
         each_command(packed, |name, first| self.session.observe(name, first, self.config.db));
         self.midway = true;
-        io::Write::write_all(&mut self.stream, packed)?;
-        Ok(())
+        self.stream.write_all(packed)?;
+        Ok(self.stream.flush()?)
     }
 
     /// The next message, be it a reply or a push.
     pub(crate) fn receive(&mut self) -> RedisResult<Value> {
-        self.parser.parse_value(&self.stream)
+        self.parser.parse_value(&mut self.stream)
     }
 
     fn reply(&mut self) -> RedisResult<Value> {

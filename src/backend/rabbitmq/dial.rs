@@ -25,8 +25,9 @@ use super::RabbitMqConfig;
 use super::connection::LINGER;
 use super::consumer::Counted;
 use crate::error::Failure;
-use crate::probe::{KillSwitch, Killable};
+use crate::probe::KillSwitch;
 use crate::runtime::within;
+use crate::tls::{self, Stream as OwnStream, Tls};
 
 /// The prober's own connection, on its own runtime, with a channel kept open. Says goodbye in the
 /// background when it drops: a ping may be given up at any time.
@@ -45,8 +46,8 @@ struct Goodbye {
 }
 
 impl Probe {
-    pub(super) async fn open(config: &Arc<RabbitMqConfig>, counted: Counted) -> Result<Self, Failure> {
-        let dialled = dial(config, &format!("{} probe", config.connection_name), PROBE_FRAME_MAX).await?;
+    pub(super) async fn open(config: &Arc<RabbitMqConfig>, tls: &Tls, counted: Counted) -> Result<Self, Failure> {
+        let dialled = dial(config, tls, &format!("{} probe", config.connection_name), PROBE_FRAME_MAX).await?;
         let (switch, gone) = (dialled.switch.clone(), dialled.gone.clone());
         let cut = CutOnDrop::new(&switch);
         let connection = dialled.connect();
@@ -123,7 +124,7 @@ impl Drop for CutOnDrop {
 }
 
 /// Connects on the current runtime.
-pub(super) async fn dial(config: &RabbitMqConfig, name: &str, frame_max: u32) -> Result<Dialled, Failure> {
+pub(super) async fn dial(config: &RabbitMqConfig, tls: &Tls, name: &str, frame_max: u32) -> Result<Dialled, Failure> {
     let switch = KillSwitch::new();
     let cut = CutOnDrop::new(&switch);
     let gone = CancellationToken::new();
@@ -131,12 +132,13 @@ pub(super) async fn dial(config: &RabbitMqConfig, name: &str, frame_max: u32) ->
     let kit = RuntimeParts::new(tokio.clone(), OwnStreams(tokio));
     // Owned by the driver's thread, whose end drops it after the socket.
     let ended = gone.clone().drop_guard();
-    let (under, host, port) = (switch.clone(), config.host.clone(), config.port);
+    let (under, tls, host, port) = (switch.clone(), tls.clone(), config.host.clone(), config.port);
     let connect = async move |_: AMQPUri, _: Runtime<Kit>| {
         let _owned = &ended;
         quieten_this_thread();
         tokio::select! {
-            opened = open_stream(&host, port) => Ok(AsyncTcpStream::Plain(under.guard(opened?).compat())),
+            // What lapin calls plain is a stream that it leaves as it is.
+            opened = open_stream(&host, port, &tls, &under) => Ok(AsyncTcpStream::Plain(opened?.compat())),
             () = under.wait() => Err(io::Error::from(io::ErrorKind::ConnectionAborted).into()),
         }
     };
@@ -161,10 +163,10 @@ fn quieten_this_thread() {
     });
 }
 
-async fn open_stream(host: &str, port: u16) -> io::Result<TcpStream> {
+async fn open_stream(host: &str, port: u16, tls: &Tls, switch: &KillSwitch) -> io::Result<OwnStream> {
     let stream = TcpStream::connect((host, port)).await?;
     stream.set_nodelay(true)?;
-    Ok(stream)
+    tls.secure(switch.guard(stream)).await
 }
 
 /// A wrong user, password or virtual host. A virtual host that is full may have room later.
@@ -176,7 +178,7 @@ fn is_permanent(error: &lapin::Error) -> bool {
             _ => false,
         },
         ErrorKind::AuthProviderError(_) | ErrorKind::InvalidProtocolVersion(_) => true,
-        _ => false,
+        _ => tls::is_permanent(error),
     }
 }
 
@@ -187,7 +189,7 @@ type Kit = RuntimeParts<Tokio, OwnStreams>;
 struct OwnStreams(Tokio);
 
 impl Reactor for OwnStreams {
-    type TcpStream = Compat<Killable<TcpStream>>;
+    type TcpStream = Compat<OwnStream>;
     type Sleep = <Tokio as Reactor>::Sleep;
 
     #[allow(refining_impl_trait, reason = "never used by the driver, so that any stream will do")]
@@ -208,6 +210,7 @@ impl Reactor for OwnStreams {
         &self,
         address: SocketAddr,
     ) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
-        async move { Ok(KillSwitch::new().guard(TcpStream::connect(address).await?).compat()) }
+        let unused = format!("{address}: every stream is opened by our own connector");
+        async move { Err(io::Error::new(io::ErrorKind::Unsupported, unused)) }
     }
 }

@@ -1,0 +1,710 @@
+//! TLS to real servers of all four, with certificates made here.
+
+#![cfg(all(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
+#![allow(missing_docs)]
+
+use resource_pool::config::{ClickHouseConfig, MongoConfig, RabbitMqConfig, RedisConfig, ResourceConfig, TlsOptions};
+use resource_pool::{Error, ResourcePool};
+
+/// What one kind is configured by, at this URL.
+fn config(kind: &str, url: &str, tls: Option<TlsOptions>) -> ResourceConfig {
+    macro_rules! with_tls {
+        ($config:expr) => {{
+            let config = $config;
+            match tls {
+                Some(tls) => config.tls(tls).into(),
+                None => config.into(),
+            }
+        }};
+    }
+    match kind {
+        "mongo" => with_tls!(MongoConfig::uri(url).min_pool_size(0)),
+        "rabbitmq" => with_tls!(RabbitMqConfig::url(url)),
+        "clickhouse" => with_tls!(ClickHouseConfig::url(url)),
+        _ => with_tls!(RedisConfig::url(url)),
+    }
+}
+
+fn build(config: ResourceConfig) -> Result<ResourcePool, Error> {
+    ResourcePool::builder().environment([("", ""); 0]).resource(config).build()
+}
+
+/// The key and the problem of a configuration that cannot be used.
+#[track_caller]
+fn wrong(kind: &str, url: &str, tls: Option<TlsOptions>) -> (String, String) {
+    match build(config(kind, url, tls)) {
+        Err(Error::Config { key, problem }) => (key, problem),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+#[cfg(not(feature = "tls"))]
+fn without_the_feature_tls_is_refused_with_the_remedy() {
+    let secure = [
+        ("mongo", "mongodb+srv://h.x.y"),
+        ("rabbitmq", "amqps://h"),
+        ("clickhouse", "https://h"),
+        ("redis", "rediss://h"),
+    ];
+    for (kind, url) in secure {
+        let by_options = if kind == "mongo" { "mongodb://h" } else { url };
+        for (url, tls) in [(url, None), (by_options, Some(TlsOptions::default()))] {
+            let (key, problem) = wrong(kind, url, tls);
+            assert!(key.starts_with(kind) && problem.contains("feature `tls`"), "{key}: {problem}");
+        }
+    }
+    // MongoDB's driver has TLS of its own.
+    build(config("mongo", "mongodb://h/?tls=true", None)).unwrap();
+}
+
+#[cfg(feature = "tls")]
+#[path = "common/mod.rs"]
+mod common;
+
+#[cfg(feature = "tls")]
+mod with_the_feature {
+    use std::fs;
+    use std::io::{self, Read, Write};
+    use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+    use std::path::{Path, PathBuf};
+    use std::process::Command;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::{Arc, mpsc};
+    use std::thread;
+    use std::time::{Duration, Instant, SystemTime};
+
+    use mongodb::bson::doc;
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, date_time_ymd};
+    use redis::{AsyncCommands, Commands};
+    use resource_pool::config::Options;
+    use resource_pool::{ConnectError, Health, blocking};
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    use services::{Kind, Service, Tls};
+
+    use super::common::{Within, until_async};
+    use super::*;
+
+    /// A frozen server must show as an error within this.
+    const FROZEN: Duration = Duration::from_secs(5);
+    const ALMOST_NEVER: i32 = 3000;
+
+    /// Who signs certificates here.
+    struct Authority(Issuer<'static, KeyPair>);
+
+    fn params(name: &str, hosts: &[&str]) -> CertificateParams {
+        let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
+        let mut params = CertificateParams::new(hosts).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params
+    }
+
+    impl Authority {
+        /// A new one, with its certificate.
+        fn new(name: &str) -> (Self, String) {
+            let mut params = params(name, &[]);
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+            let key = KeyPair::generate().unwrap();
+            let pem = params.self_signed(&key).unwrap().pem();
+            (Authority(Issuer::new(params, key)), pem)
+        }
+
+        /// A certificate and its key. Valid until `expiry`, if there is to be one.
+        fn sign(&self, name: &str, hosts: &[&str], expiry: Option<SystemTime>) -> [String; 2] {
+            let mut params = params(name, hosts);
+            params.not_before = date_time_ymd(2000, 1, 1);
+            params.not_after = match expiry {
+                Some(expiry) => date_time_ymd(1970, 1, 1) + expiry.duration_since(SystemTime::UNIX_EPOCH).unwrap(),
+                None => date_time_ymd(ALMOST_NEVER, 1, 1),
+            };
+            let key = KeyPair::generate().unwrap();
+            [params.signed_by(&key, &self.0).unwrap().pem(), key.serialize_pem()]
+        }
+    }
+
+    /// A folder with all the files.
+    struct Files {
+        folder: PathBuf,
+        authority: Authority,
+    }
+
+    impl Files {
+        fn new(server_names: &[&str]) -> Self {
+            static NEXT: AtomicU32 = AtomicU32::new(0);
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
+            let folder =
+                PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("tls-{}-{number}", std::process::id()));
+            fs::create_dir_all(&folder).unwrap();
+            let (authority, ca) = Authority::new("ours");
+            let files = Files { folder, authority };
+            files.write("ca.pem", &ca);
+            files.write("other.pem", &Authority::new("somebody else's").1);
+            files.write("server.pem", &files.authority.sign("server", server_names, None).concat());
+            let [certificate, key] = files.authority.sign("client", &[], None);
+            files.write("client.pem", &(certificate.clone() + &key));
+            files.write("client.crt", &certificate);
+            files.write("client.key", &key);
+            files
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.folder.join(name)
+        }
+
+        fn write(&self, name: &str, text: &str) -> PathBuf {
+            fs::write(self.path(name), text).unwrap();
+            self.path(name)
+        }
+
+        /// Our authority is trusted.
+        fn trusting(&self) -> TlsOptions {
+            TlsOptions::default().ca_file(self.path("ca.pem"))
+        }
+
+        fn servers(&self, kind: Kind) -> [Service; 2] {
+            let [open, strict] = [false, true].map(|asks_for_certificate| {
+                let tls = Tls { folder: self.folder.clone(), asks_for_certificate };
+                thread::spawn(move || Service::start_with_tls(kind, &tls).unwrap())
+            });
+            [open.join().unwrap(), strict.join().unwrap()]
+        }
+    }
+
+    impl Drop for Files {
+        fn drop(&mut self) {
+            fs::remove_dir_all(&self.folder).unwrap();
+        }
+    }
+
+    /// The URL over TLS.
+    fn secure(server: &Service, host: &str) -> String {
+        url(server, true, host, server.tls_port().unwrap())
+    }
+
+    fn url(server: &Service, secure: bool, host: &str, port: u16) -> String {
+        let (scheme, rest) = server.url().split_once("://").unwrap();
+        let (login, rest) = rest.rsplit_once('@').unwrap();
+        let path = rest.split_once('/').unwrap().1;
+        let scheme = match (secure, scheme) {
+            (false, scheme) => scheme,
+            (true, "redis") => "rediss",
+            (true, "amqp") => "amqps",
+            (true, "http") => "https",
+            (true, scheme) => scheme,
+        };
+        let tls = if secure { "tls=true" } else { "tls=false" };
+        let path = path.replace("replicaSet=rs0", &format!("directConnection=true&{tls}"));
+        format!("{scheme}://{login}@{host}:{port}/{path}")
+    }
+
+    /// One attempt at a time, so that what is permanent and what is not takes as long.
+    fn pool_of(kind: Kind, url: &str, tls: Option<TlsOptions>) -> ResourcePool {
+        let mut options = Options::default();
+        options.circuit = Duration::ZERO;
+        let builder = ResourcePool::builder().environment([("", ""); 0]).options(options);
+        builder.resource(config(kind.name(), url, tls)).build().unwrap()
+    }
+
+    /// A round trip of each facade.
+    async fn ask(kind: Kind, pool: &ResourcePool) -> Result<(), Error> {
+        ask_async(kind, pool).await?;
+        let threads: blocking::ResourcePool = pool.clone().into();
+        tokio::task::spawn_blocking(move || ask_blocking(kind, &threads)).await.unwrap()
+    }
+
+    fn failed(kind: Kind, error: impl std::error::Error + Send + Sync + 'static) -> Error {
+        let source: resource_pool::Source = Arc::new(error);
+        Error::Operation { resource: kind.name().into(), action: "asking".to_owned(), source }
+    }
+
+    async fn ask_async(kind: Kind, pool: &ResourcePool) -> Result<(), Error> {
+        match kind {
+            Kind::Mongo => {
+                let mongo = pool.mongo().await?;
+                mongo.database("desk").run_command(doc! { "ping": 1 }).await.map(drop).map_err(|e| failed(kind, e))
+            }
+            Kind::RabbitMq => {
+                let rabbit = pool.rabbitmq().await?;
+                rabbit.declare_queue(resource_pool::rabbitmq::Queue::new("asked")).await.map(drop)
+            }
+            Kind::ClickHouse => {
+                let clickhouse = pool.clickhouse().await?;
+                clickhouse.query("SELECT 1").execute().await.map_err(|e| failed(kind, e))
+            }
+            Kind::Redis => {
+                let mut redis = pool.redis().await?;
+                let mut own = redis.exclusive().await.map_err(|e| failed(kind, e))?;
+                let () = own.set("key", vec![7_u8; 100_000]).await.map_err(|e| failed(kind, e))?;
+                let value: Vec<u8> = redis.get("key").await.map_err(|e| failed(kind, e))?;
+                assert_eq!(value, [7; 100_000]);
+                Ok(())
+            }
+        }
+    }
+
+    fn ask_blocking(kind: Kind, pool: &blocking::ResourcePool) -> Result<(), Error> {
+        match kind {
+            Kind::Mongo => {
+                let mongo = pool.mongo()?;
+                mongo.database("desk").run_command(doc! { "ping": 1 }).run().map(drop).map_err(|e| failed(kind, e))
+            }
+            Kind::RabbitMq => pool.rabbitmq()?.declare_queue(resource_pool::rabbitmq::Queue::new("asked")).map(drop),
+            Kind::ClickHouse => pool.clickhouse()?.execute("SELECT 1"),
+            Kind::Redis => {
+                let mut redis = pool.redis()?;
+                let () = redis.set("key", vec![8_u8; 100_000]).map_err(|e| failed(kind, e))?;
+                let value: Vec<u8> = redis.get("key").map_err(|e| failed(kind, e))?;
+                assert_eq!(value, [8; 100_000]);
+                Ok(())
+            }
+        }
+    }
+
+    /// Why there is no connection, told the same by both facades.
+    async fn refused(kind: Kind, url: &str, tls: Option<TlsOptions>) -> Arc<ConnectError> {
+        let refusal = |asked: Result<(), Error>| match asked {
+            Err(Error::Connect(error)) => error,
+            other => panic!("{kind} at {url}: {other:?}"),
+        };
+        let pool = pool_of(kind, url, tls);
+        let error = refusal(ask_async(kind, &pool).await);
+        let threads: blocking::ResourcePool = pool.clone().into();
+        let again = tokio::task::spawn_blocking(move || ask_blocking(kind, &threads)).await.unwrap();
+        assert_eq!(refusal(again).permanent, error.permanent);
+        assert!(pool.close_all().await.all_closed());
+        error
+    }
+
+    /// A permanent refusal, whose text has these words.
+    async fn refused_for_good(kind: Kind, url: &str, tls: Option<TlsOptions>, words: &[&str]) {
+        let error = refused(kind, url, tls).await;
+        let text = error.to_string();
+        assert!(error.permanent && error.attempts == 1, "{text}");
+        assert!(words.iter().all(|word| text.contains(word)), "{kind}: {words:?} in {text}");
+    }
+
+    async fn handshakes(kind: Kind, files: &Files, open: &Service, strict: &Service) {
+        let local = secure(open, "localhost");
+        let pool = pool_of(kind, &local, Some(files.trusting()));
+        ask(kind, &pool).await.unwrap();
+        let endpoint = pool.status().resource(kind.name()).unwrap().endpoint.to_string();
+        assert_eq!(endpoint.split("://").next(), local.split("://").next());
+        assert_eq!(pool.health_check().await.entry(kind.name()).unwrap().health, Health::Pass);
+        let report = pool.close_all().await;
+        assert!(report.all_closed(), "{report}");
+
+        // A server that is not the right one.
+        let other = TlsOptions::default().ca_file(files.path("other.pem"));
+        refused_for_good(kind, &local, Some(other), &["UnknownIssuer", "ca_file"]).await;
+        refused_for_good(kind, &local, None, &["UnknownIssuer", "ca_file"]).await;
+        let numeric = secure(open, "127.0.0.1");
+        let trusting = Some(files.trusting());
+        refused_for_good(kind, &numeric, trusting.clone(), &["127.0.0.1", "localhost", "certificate's names"]).await;
+        let named = files.trusting().server_name("localhost");
+        if kind == Kind::Mongo {
+            assert_eq!(wrong(kind.name(), &numeric, Some(named)).0, "mongo.tls.server_name");
+        } else {
+            ask(kind, &pool_of(kind, &numeric, Some(named))).await.unwrap();
+        }
+
+        // A wrong password.
+        let mistyped = local.replacen(":p%40ss", ":mistyped", 1);
+        assert_ne!(mistyped, local);
+        let error = refused(kind, &mistyped, trusting.clone()).await;
+        assert!(error.permanent && !format!("{error} {error:?}").contains("mistyped"), "{error}");
+
+        // Certificates of clients.
+        let strict_url = secure(strict, "localhost");
+        let with = |tls: TlsOptions| pool_of(kind, &strict_url, Some(tls));
+        ask(kind, &with(files.trusting().cert_file(files.path("client.pem")))).await.unwrap();
+        let apart = files.trusting().cert_file(files.path("client.crt")).key_file(files.path("client.key"));
+        if kind == Kind::Mongo {
+            assert_eq!(wrong(kind.name(), &strict_url, Some(apart)).0, "mongo.tls.key_file");
+            // Neither the server nor the driver says why.
+            let error = refused(kind, &strict_url, trusting.clone()).await;
+            assert!(!error.permanent && error.to_string().contains("cert_file"), "{error}");
+        } else {
+            ask(kind, &with(apart)).await.unwrap();
+            refused_for_good(kind, &strict_url, trusting.clone(), &["client certificate", "cert_file"]).await;
+        }
+
+        // The other kind of port.
+        let plain_to_tls = url(open, false, "localhost", open.tls_port().unwrap());
+        refused_for_good(kind, &plain_to_tls, None, &["this port speaks TLS"]).await;
+        if kind != Kind::Mongo {
+            let tls_to_plain = url(open, true, "localhost", open.port());
+            let error = refused(kind, &tls_to_plain, trusting).await;
+            match kind {
+                // It waits for the end of the line.
+                Kind::Redis => assert!(error.to_string().contains("no answer within"), "{error}"),
+                _ => assert!(error.permanent && error.to_string().contains("speaks no TLS"), "{error}"),
+            }
+        }
+    }
+
+    async fn freezes_and_comes_back(kind: Kind, files: &Files, server: &Service) {
+        let local = secure(server, "localhost");
+        let used = pool_of(kind, &local, Some(files.trusting()));
+        ask(kind, &used).await.unwrap();
+        server.freeze().unwrap();
+        let (fresh, began) = (pool_of(kind, &local, Some(files.trusting())), Instant::now());
+        let (in_flight, in_handshake) = tokio::join!(
+            async {
+                let asked = ask_async(kind, &used).within(FROZEN * 2).await;
+                (asked, began.elapsed())
+            },
+            async {
+                let asked = ask_async(kind, &fresh).within(FROZEN * 2).await;
+                (asked, began.elapsed())
+            }
+        );
+        server.thaw().unwrap();
+        assert!(in_flight.0.is_err() && in_flight.1 < FROZEN, "{in_flight:?}");
+        assert!(in_handshake.0.unwrap_err().is_transient() && in_handshake.1 < FROZEN + Duration::from_secs(1));
+        for pool in [&used, &fresh] {
+            until_async(Duration::from_secs(20), async || ask(kind, pool).await.is_ok()).await;
+        }
+        server.restart().unwrap();
+        for pool in [&used, &fresh] {
+            until_async(Duration::from_secs(20), async || ask(kind, pool).await.is_ok()).await;
+            assert!(pool.close_all().await.all_closed());
+        }
+    }
+
+    /// Gives the server a certificate whose time is over.
+    async fn expire(kind: Kind, files: &Files, server: &Service) {
+        let soon = SystemTime::now() + Duration::from_secs(2);
+        let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+        let until = if kind == Kind::Mongo { soon } else { long_ago };
+        let expired = files.authority.sign("server", &["localhost"], Some(until)).concat();
+        let local = secure(server, "localhost");
+        match kind {
+            Kind::Mongo => {
+                // It takes none that is over already.
+                let pool = pool_of(kind, &local, Some(files.trusting()));
+                let mongo = pool.mongo().await.unwrap();
+                files.write("server.pem", &expired);
+                mongo.database("admin").run_command(doc! { "rotateCertificates": 1 }).await.unwrap();
+                pool.close_all().await;
+                until_async(Duration::from_secs(10), async || SystemTime::now() > until + Duration::from_secs(1)).await;
+            }
+            Kind::RabbitMq => {
+                files.write("server.pem", &expired);
+                server.rabbitmq().unwrap().eval("ssl:clear_pem_cache()").unwrap();
+            }
+            Kind::ClickHouse => {
+                files.write("server.pem", &expired);
+                server.restart().unwrap();
+            }
+            Kind::Redis => {
+                let file = files.write("expired.pem", &expired);
+                let mut set = redis::cmd("CONFIG");
+                set.arg("SET").arg("tls-cert-file").arg(file.to_str()).arg("tls-key-file").arg(file.to_str());
+                let admin = redis::Client::open(server.url()).unwrap();
+                let () = set.query(&mut admin.get_connection().unwrap()).unwrap();
+            }
+        }
+        let words = ["expired", "renewed"];
+        refused_for_good(kind, &local, Some(files.trusting()), &words).await;
+    }
+
+    async fn story(kind: Kind) {
+        let files = Files::new(&["localhost"]);
+        let [open, strict] = files.servers(kind);
+        handshakes(kind, &files, &open, &strict).await;
+        drop(strict);
+        freezes_and_comes_back(kind, &files, &open).await;
+        expire(kind, &files, &open).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn mongo_over_tls() {
+        story(Kind::Mongo).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn rabbitmq_over_tls() {
+        story(Kind::RabbitMq).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn clickhouse_over_tls() {
+        story(Kind::ClickHouse).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn redis_over_tls() {
+        story(Kind::Redis).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn redis_is_told_goodbye() {
+        let files = Files::new(&["localhost"]);
+        let front = Front::start(&files, services::shared(Kind::Redis).port());
+        let address = url(services::shared(Kind::Redis), true, "localhost", front.port);
+        let pool = pool_of(Kind::Redis, &address, Some(files.trusting()));
+        ask(Kind::Redis, &pool).await.unwrap();
+        let threads: blocking::ResourcePool = pool.clone().into();
+        let spend = move || {
+            // What is watched is not handed out again.
+            let () = redis::cmd("WATCH").arg("key").query(&mut threads.redis().unwrap()).unwrap();
+            ask_blocking(Kind::Redis, &threads).unwrap();
+        };
+        tokio::task::spawn_blocking(spend).await.unwrap();
+        assert!(pool.close_all().await.all_closed());
+        let mut ends: Vec<_> = (0..4).map(|_| front.ends.recv_timeout(FROZEN).unwrap()).collect();
+        ends.sort_unstable();
+        // The last one lay idle in r2d2, which lets nobody close it.
+        assert_eq!(ends, ["goodbye", "goodbye", "goodbye", "no goodbye"]);
+    }
+
+    /// TLS in front of a server, which tells how clients end.
+    struct Front {
+        port: u16,
+        ends: mpsc::Receiver<&'static str>,
+    }
+
+    impl Front {
+        fn start(files: &Files, behind: u16) -> Self {
+            let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let chain = CertificateDer::pem_file_iter(files.path("server.pem")).unwrap().map(Result::unwrap).collect();
+            let key = PrivateKeyDer::from_pem_file(files.path("server.pem")).unwrap();
+            let config =
+                rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                    .with_safe_default_protocol_versions()
+                    .unwrap()
+                    .with_no_client_auth()
+                    .with_single_cert(chain, key)
+                    .unwrap();
+            let (config, (sender, ends)) = (Arc::new(config), mpsc::channel());
+            thread::spawn(move || {
+                for client in listener.incoming() {
+                    let (client, config, sender) = (client.unwrap(), Arc::clone(&config), sender.clone());
+                    thread::spawn(move || sender.send(forward(client, config, behind)));
+                }
+            });
+            Front { port, ends }
+        }
+    }
+
+    /// To and fro, until the client ends, and how it did.
+    fn forward(mut client: TcpStream, config: Arc<rustls::ServerConfig>, behind: u16) -> &'static str {
+        let mut server = TcpStream::connect(("127.0.0.1", behind)).unwrap();
+        let mut session = rustls::ServerConnection::new(config).unwrap();
+        client.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
+        server.set_nonblocking(true).unwrap();
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            match rustls::Stream::new(&mut session, &mut client).read(&mut buffer) {
+                Ok(0) => return "goodbye",
+                Ok(count) => {
+                    server.set_nonblocking(false).unwrap();
+                    server.write_all(&buffer[..count]).unwrap();
+                    server.set_nonblocking(true).unwrap();
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return "no goodbye",
+            }
+            while let Ok(count @ 1..) = server.read(&mut buffer) {
+                rustls::Stream::new(&mut session, &mut client).write_all(&buffer[..count]).unwrap();
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn files_that_cannot_be_used_are_named() {
+        let files = Files::new(&["localhost"]);
+        let secret = fs::read_to_string(files.path("client.key")).unwrap();
+        let secret = secret.lines().nth(1).unwrap();
+        files.write("empty.pem", "");
+        files.write("garbage.pem", &format!("-----BEGIN PRIVATE KEY----\n{secret}\n"));
+        files.write("stranger.key", &files.authority.sign("stranger", &[], None)[1]);
+        let options = TlsOptions::default();
+        let cases = [
+            ("ca_file", "missing.pem", "cannot be read", options.clone().ca_file(files.path("missing.pem"))),
+            ("ca_file", "empty.pem", "no certificate", options.clone().ca_file(files.path("empty.pem"))),
+            ("ca_file", "client.key", "no certificate", options.clone().ca_file(files.path("client.key"))),
+            ("ca_file", "garbage.pem", "PEM", options.clone().ca_file(files.path("garbage.pem"))),
+            ("cert_file", "client.crt", "no private key", options.clone().cert_file(files.path("client.crt"))),
+            ("cert_file", "empty.pem", "no certificate", options.cert_file(files.path("empty.pem"))),
+        ];
+        let client = TlsOptions::default().cert_file(files.path("client.crt"));
+        let keys = [
+            ("key_file", "garbage.pem", "not PEM", client.clone().key_file(files.path("garbage.pem"))),
+            ("key_file", "stranger.key", "another certificate", client.key_file(files.path("stranger.key"))),
+            ("key_file", "", "without cert_file", TlsOptions::default().key_file(files.path("client.key"))),
+        ];
+        let urls =
+            [("mongo", "mongodb://h"), ("rabbitmq", "amqps://h"), ("clickhouse", "https://h"), ("redis", "rediss://h")];
+        for (kind, url) in urls {
+            // MongoDB has no key by itself.
+            for (field, file, words, tls) in cases.iter().chain(keys.iter().filter(|_| kind != "mongo")) {
+                let (key, problem) = wrong(kind, url, Some(tls.clone()));
+                assert_eq!(key, format!("{kind}.tls.{field}"), "{problem}");
+                assert!(problem.contains(file) && problem.contains(words), "{file}, {words}: {problem}");
+                assert!(!problem.contains(&secret[..8]), "{problem}");
+            }
+        }
+        let by_uri = format!("mongodb://h/?tls=true&tlsCAFile={}", files.path("empty.pem").display());
+        assert!(wrong("mongo", &by_uri, None).1.contains("no certificate"));
+        // What a pool with a key shows of it.
+        for (kind, url) in urls {
+            let tls = files.trusting().cert_file(files.path("client.pem"));
+            let builder = ResourcePool::builder().environment([("", ""); 0]).resource(config(kind, url, Some(tls)));
+            let shown = format!("{builder:?}");
+            let shown = format!("{shown} {:?}", builder.build().unwrap());
+            assert!(shown.contains("client.pem") && !shown.contains(&secret[..8]), "{shown}");
+        }
+    }
+
+    #[test]
+    fn tls_is_configured_by_scheme_table_and_environment() {
+        let files = Files::new(&["localhost"]);
+        let ca = files.path("ca.pem").display().to_string();
+        let endpoint = |toml: &str, environment: &[(&str, &str)]| {
+            let file = files.write("pool.toml", toml);
+            let builder = ResourcePool::builder().environment(environment.iter().copied()).config_file(file);
+            builder.build().map(|pool| pool.status().resource("redis").unwrap().endpoint.to_string())
+        };
+        let table = format!("[redis]\nhost = 'h'\nport = 1\n[redis.tls]\nca_file = '{ca}'\n");
+        for (toml, environment, expected) in [
+            ("", &[("REDIS_URL", "rediss://h:1")][..], "rediss://h:1/0"),
+            ("", &[("REDIS_HOST", "h"), ("REDIS_PORT", "1"), ("REDIS_TLS", "true")], "rediss://h:1/0"),
+            ("", &[("REDIS_HOST", "h"), ("REDIS_PORT", "1"), ("REDIS_TLS_CA_FILE", &ca)], "rediss://h:1/0"),
+            ("[redis]\nurl = 'redis://h:1'", &[], "redis://h:1/0"),
+            (&table, &[], "rediss://h:1/0"),
+            (&table, &[("REDIS_TLS", "false")], "redis://h:1/0"),
+            (&table, &[("REDIS_TLS", "false"), ("REDIS_URL", "redis://g:2")], "redis://g:2/0"),
+            (&table, &[("REDIS_URL", "rediss://g:2")], "rediss://g:2/0"),
+        ] {
+            assert_eq!(endpoint(toml, environment).unwrap(), expected, "{toml} {environment:?}");
+        }
+        for (toml, environment, key) in [
+            (&*table, &[("REDIS_URL", "redis://g:2")][..], "redis.url"),
+            ("", &[("REDIS_TLS", "yes")], "REDIS_TLS"),
+            ("[redis.tls]\nverify = false", &[], "redis.tls.verify"),
+            ("[mongo]\nuri = 'mongodb://h/?tls=false'\n[mongo.tls]", &[], "mongo.tls"),
+        ] {
+            match endpoint(toml, environment) {
+                Err(Error::Config { key: named, .. }) => assert!(named.starts_with(key), "{named}"),
+                other => panic!("{toml} {environment:?}: {other:?}"),
+            }
+        }
+        let ports = [("amqps://h", "rabbitmq", "amqps://h:5671/"), ("https://h", "clickhouse", "https://h:8443/")];
+        for (url, kind, expected) in ports.into_iter().chain([("https://h:443", "clickhouse", "https://h:443/")]) {
+            let pool = build(config(kind, url, None)).unwrap();
+            assert!(pool.status().resource(kind).unwrap().endpoint.starts_with(expected));
+        }
+    }
+
+    const ASKED_IN_PRIVATE: &str = "RESOURCE_POOL_TEST_SRV_CA";
+
+    /// In a mount namespace of its own, where `/etc/resolv.conf` names a DNS server of the test's own.
+    #[test]
+    fn mongo_srv_asks_the_dns() {
+        if let Ok(ca) = std::env::var(ASKED_IN_PRIVATE) {
+            return ask_over_srv(Path::new(&ca));
+        }
+        let files = Files::new(&["node.pool.test", "127.0.0.1"]);
+        let server =
+            Service::start_with_tls(Kind::Mongo, &Tls { folder: files.folder.clone(), asks_for_certificate: false });
+        let server = server.unwrap();
+        let number = std::process::id();
+        let dns = Ipv4Addr::new(127, 53, (number >> 8) as u8, number as u8);
+        let socket = match UdpSocket::bind((dns, 53)) {
+            Ok(socket) => socket,
+            Err(error) => return skipped(&format!("port 53 of {dns} cannot be had: {error}")),
+        };
+        let port = server.port();
+        thread::spawn(move || serve_dns(&socket, port));
+        let resolv = files.write("resolv.conf", &format!("nameserver {dns}\n"));
+        let mount = r#"mount --bind "$0" /etc/resolv.conf && exec "$@""#;
+        let private = |program: &std::ffi::OsStr, arguments: &[&str]| {
+            let mut unshare = Command::new("unshare");
+            unshare.args(["--mount", "sh", "-c", mount]).arg(&resolv).arg(program).args(arguments);
+            unshare
+        };
+        match private("true".as_ref(), &[]).output() {
+            Ok(output) if output.status.success() => {}
+            other => return skipped(&format!("no mount namespace is to be had: {other:?}")),
+        }
+        let me = std::env::current_exe().unwrap();
+        let arguments = ["--exact", "with_the_feature::mongo_srv_asks_the_dns", "--nocapture"];
+        let mut ask = private(me.as_os_str(), &arguments);
+        let (_, rest) = server.url().split_once("://").unwrap();
+        let login = rest.rsplit_once('@').unwrap().0;
+        let output = ask.env(ASKED_IN_PRIVATE, files.path("ca.pem")).env("LOGIN", login).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.contains("asked over SRV"), "{said}");
+    }
+
+    fn skipped(why: &str) {
+        // Past the capturing of what tests print.
+        writeln!(io::stderr(), "mongo_srv_asks_the_dns: skipped, as this machine forbids it: {why}").unwrap();
+    }
+
+    fn ask_over_srv(ca: &Path) {
+        let login = std::env::var("LOGIN").unwrap();
+        let tls = TlsOptions::default().ca_file(ca);
+        let over = |name: &str| {
+            let uri = format!("mongodb+srv://{login}@{name}/desk");
+            let mut options = Options::default();
+            options.retry.attempts = 1;
+            let builder = blocking::ResourcePool::builder().environment([("", ""); 0]).options(options);
+            builder.resource(config("mongo", &uri, Some(tls.clone()))).build().unwrap()
+        };
+        let pool = over("db.pool.test");
+        assert_eq!(pool.status().resource("mongo").unwrap().endpoint.to_string(), "mongodb+srv://db.pool.test/desk");
+        let mongo = pool.mongo().unwrap();
+        let client = mongo.default_database().unwrap();
+        client.run_command(doc! { "ping": 1 }).run().unwrap();
+        // From the TXT record: without it nobody would know the user.
+        client.collection("bars").insert_one(doc! { "close": 1.0 }).run().unwrap();
+        assert!(pool.close_all().unwrap().all_closed());
+        let error = over("nobody.pool.test").mongo().unwrap_err();
+        assert!(matches!(error, Error::Connect(_)), "{error:?}");
+        println!("asked over SRV");
+    }
+
+    /// Answers what a client of `mongodb+srv://db.pool.test` asks; what else it asks does not exist.
+    fn serve_dns(socket: &UdpSocket, port: u16) {
+        const A: u16 = 1;
+        const TXT: u16 = 16;
+        const SRV: u16 = 33;
+        let name = |text: &str| {
+            let labels = text.split('.').flat_map(|label| [&[label.len() as u8], label.as_bytes()].concat());
+            labels.chain([0]).collect::<Vec<u8>>()
+        };
+        let mut packet = [0; 512];
+        while let Ok((count, from)) = socket.recv_from(&mut packet) {
+            let asked = &packet[12..count];
+            let end = asked.iter().position(|byte| *byte == 0).unwrap() + 1;
+            let kind = u16::from_be_bytes([asked[end], asked[end + 1]]);
+            let is = |text: &str| asked[..end].eq_ignore_ascii_case(&name(text));
+            let text = b"authSource=admin";
+            let data = match kind {
+                SRV if is("_mongodb._tcp.db.pool.test") => {
+                    Some([&[0, 0, 0, 0][..], &port.to_be_bytes(), &name("node.pool.test")].concat())
+                }
+                TXT if is("db.pool.test") => Some([&[text.len() as u8][..], text].concat()),
+                A if is("node.pool.test") => Some(vec![127, 0, 0, 1]),
+                _ => None,
+            };
+            let known = data.is_some() || is("node.pool.test");
+            let mut answer = packet[..2].to_vec();
+            answer.extend([0x85, if known { 0x80 } else { 0x83 }, 0, 1, 0, u8::from(data.is_some()), 0, 0, 0, 0]);
+            answer.extend(&asked[..end + 4]);
+            if let Some(data) = data {
+                answer.extend([0xC0, 12]);
+                answer.extend(kind.to_be_bytes());
+                answer.extend([0, 1, 0, 0, 0, 60]);
+                answer.extend((data.len() as u16).to_be_bytes());
+                answer.extend(data);
+            }
+            socket.send_to(&answer, from).unwrap();
+        }
+    }
+}
