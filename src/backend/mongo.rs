@@ -279,6 +279,26 @@ fn parse(key: &str, uri: &Secret) -> Result<Hosts, Error> {
     })
 }
 
+/// What a URI with the hosts in it would have given. With the DNS's name the driver would go on asking, in a task that
+/// sleeps for a minute and that its `shutdown` waits for.
+async fn resolve(uri: &str) -> Result<ClientOptions, DriverError> {
+    let found = ClientOptions::parse(uri).await?;
+    let rest = uri.split_once("://").map_or(uri, |(_, rest)| rest);
+    let (authority, rest) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let login = authority.rfind('@').map_or("", |at| &authority[..=at]);
+    let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let hosts: Vec<_> = found.hosts.iter().map(ServerAddress::to_string).collect();
+    let query: Vec<_> = query.split('&').filter(|option| !option.to_ascii_lowercase().starts_with("srv")).collect();
+    let (path, hosts, query) = (path.trim_start_matches('/'), hosts.join(","), query.join("&"));
+    let mut options = ClientOptions::parse(format!("mongodb://{login}{hosts}/{path}?{query}")).await?;
+    // What the DNS or the scheme may have said.
+    options.tls = found.tls;
+    options.credential = found.credential;
+    options.repl_set_name = found.repl_set_name;
+    options.load_balanced = found.load_balanced;
+    Ok(options)
+}
+
 /// The same URI with a password that is no secret, or without any login and host where it is not clear
 /// which is which.
 fn without_password(uri: &str) -> String {
@@ -495,7 +515,7 @@ impl MongoResource {
         match &self.hosts {
             Hosts::Known(options) => Ok(ClientOptions::clone(options)),
             Hosts::Srv { uri, .. } => {
-                let options = ClientOptions::parse(uri.expose()).await.map_err(|error| self.failure(error))?;
+                let options = resolve(uri.expose()).await.map_err(|error| self.failure(error))?;
                 self.config.completed(&self.name, options).map_err(Failure::permanent)
             }
         }
