@@ -321,7 +321,6 @@ impl Environment {
     }
 
     /// Sets a switch.
-    #[cfg(any(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
     pub(crate) fn flag(&self, name: &str, target: &mut bool) -> Result<(), Error> {
         match self.get(name).as_deref() {
             None => {}

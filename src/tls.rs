@@ -1,6 +1,10 @@
 //! TLS: its options, the same for every backend, and what backends do with them. The client made of them is rustls on ring.
 
 #[cfg(feature = "tls")]
+#[cfg_attr(
+    not(any(feature = "rabbitmq", feature = "clickhouse", feature = "redis")),
+    allow(dead_code, reason = "MongoDB's driver has a client of its own")
+)]
 pub(crate) mod client;
 #[cfg(any(feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
 mod stream;
@@ -100,6 +104,7 @@ pub(crate) async fn or_wanted(failure: Failure, host: &str, port: u16, remedy: &
 }
 
 /// What a build without TLS says to whoever asks for it.
+#[cfg(any(feature = "mongodb", not(feature = "tls")))]
 pub(crate) fn missing(key: &str) -> Error {
     Error::config(key, "needs TLS, which this build has not: build resource-pool with its feature `tls`")
 }

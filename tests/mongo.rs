@@ -684,7 +684,7 @@ fn mongo_configuration_comes_from_each_of_its_sources() {
         (MongoConfig::uri("mongodb://h/?minPoolSize=9&maxPoolSize=3"), "mongo.min_pool_size"),
         (MongoConfig::default().max_pool_size(0), "mongo.max_pool_size"),
         (MongoConfig::uri("mongodb://h/?socketTimeoutMS=5"), "mongo.uri"),
-        (MongoConfig::uri("mongodb+srv://h/"), "mongo.uri"),
+        (MongoConfig::uri("mongodb+srv://h:1/"), "mongo.uri"),
     ] {
         let error = ResourcePool::builder().environment([("", ""); 0]).resource(config).build().unwrap_err();
         assert!(matches!(&error, Error::Config { key, .. } if key == wrong), "{error}");
