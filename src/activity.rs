@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Notify;
-
 use crate::resource::Work;
+use crate::sync::Notify;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 
 /// What leases, links and pieces of work know of their resource, whatever its type.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use once_cell::sync::OnceCell;
 use serde::Deserialize;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -27,7 +27,7 @@ use crate::resource::Work;
 use crate::runtime::{self, within};
 use crate::slot::AnySlot;
 use crate::status::{PoolStatus, State};
-use crate::sync::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex, Notify};
 
 /// The limits of closing. [`worst_case`](CloseOptions::worst_case) tells their sum.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -345,15 +345,18 @@ struct Whole {
 /// One close. Whoever waits for it gets its report, even where the pool is open again by then.
 #[derive(Default)]
 pub(crate) struct Course {
-    report: OnceCell<Arc<CloseReport>>,
+    report: Mutex<Option<Arc<CloseReport>>>,
     ended: Notify,
 }
 
 impl Course {
-    fn end(&self, report: CloseReport) {
-        // There is one who runs it.
-        let _first = self.report.set(Arc::new(report));
+    pub(crate) fn end(&self, report: CloseReport) {
+        *self.report.lock() = Some(Arc::new(report));
         self.ended.notify_waiters();
+    }
+
+    fn report(&self) -> Option<Arc<CloseReport>> {
+        self.report.lock().clone()
     }
 
     pub(crate) async fn wait(&self) -> Arc<CloseReport> {
@@ -361,8 +364,8 @@ impl Course {
             let ended = self.ended.notified();
             tokio::pin!(ended);
             ended.as_mut().enable();
-            if let Some(report) = self.report.get() {
-                return Arc::clone(report);
+            if let Some(report) = self.report() {
+                return report;
             }
             ended.await;
         }
@@ -388,7 +391,7 @@ impl CloseCell {
 
     /// The report, if closed.
     pub(crate) fn report(&self) -> Option<Arc<CloseReport>> {
-        self.whole.lock().course.report.get().cloned()
+        self.whole.lock().course.report()
     }
 
     /// The close of the whole pool, begun now unless it was before, and whether the caller is the
@@ -437,7 +440,7 @@ impl CloseCell {
         let mut whole = self.whole.lock();
         loop {
             if whole.announced {
-                return whole.course.report.get().cloned();
+                return whole.course.report();
             }
             if self.announced.wait_until(&mut whole, until).timed_out() {
                 return None;
@@ -448,7 +451,7 @@ impl CloseCell {
     /// Open again, if closed.
     pub(crate) fn reopen(&self) {
         let mut whole = self.whole.lock();
-        if whole.course.report.get().is_some() {
+        if whole.course.report().is_some() {
             *whole = Whole::default();
         }
     }
@@ -604,15 +607,17 @@ async fn close_slots(
     let slots: Vec<_> = slots.into_iter().filter(|slot| slot.begin_close()).collect();
     let options = &registry.context.options.close;
 
-    in_parallel(&registry.context, INTAKE.min(limit), slots.iter().cloned().map(AnySlot::stop_intake)).await;
+    let mut levels = order(&slots, hooks, &registry.edges());
+    let reserved = reserve(options, levels.len());
+    let intake = INTAKE.min(limit.saturating_sub(reserved));
+    in_parallel(&registry.context, intake, slots.iter().cloned().map(AnySlot::stop_intake)).await;
     let mut active: Vec<_> = slots.iter().map(|slot| Arc::clone(slot.activity())).collect();
     if matches!(reason, Reason::Signal(_)) {
         registry.main.set_draining(true);
         active.push(Arc::clone(&registry.main));
     }
-    let mut levels = order(&slots, hooks, &registry.edges());
     let left = deadline.saturating_duration_since(Instant::now());
-    let drain_limit = options.drain.min(left.saturating_sub(reserve(options, levels.len())));
+    let drain_limit = options.drain.min(left.saturating_sub(reserved));
     drain(&registry.context, &slots, &active, drain_limit).await;
     let drained = started.elapsed();
     for slot in &slots {

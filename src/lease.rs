@@ -6,13 +6,12 @@ use std::num::NonZeroU64;
 use std::ops::Deref;
 use std::panic::Location;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::activity::Activity;
 use crate::leak::{self, LeakOptions, Leaks};
 use crate::owner::Owner;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, thread_number};
 
 /// A resource in use. Derefs to the handle; dropping it does no I/O and needs no runtime.
 ///
@@ -174,7 +173,7 @@ pub(crate) struct Ledger<H> {
 }
 
 /// As many seats as threads can usefully lease at once.
-const SEATS: usize = 16;
+const SEATS: usize = if cfg!(model) { 2 } else { 16 };
 
 impl<H: Clone + Send + Sync + 'static> Ledger<H> {
     pub(crate) fn new(options: &LeakOptions) -> Self {
@@ -207,7 +206,7 @@ impl<H: Clone + Send + Sync + 'static> Ledger<H> {
     {
         let watched = claim.places.is_some() || self.options.shared;
         let origin = watched.then(|| Box::new(Origin::here(self.options.backtrace)));
-        let mut places = self.seats[seat_of_this_thread()].0.lock();
+        let mut places = self.seats[thread_number() % SEATS].0.lock();
         let held = Arc::clone(places.open.as_ref()?);
         let since = Instant::now();
         let key = places.take(Place { claim, since, generation: held.generation, origin, suspected: false });
@@ -239,6 +238,18 @@ impl<H: Clone + Send + Sync + 'static> Ledger<H> {
             }
         }
         suspects
+    }
+}
+
+#[cfg(model)]
+impl<H> Ledger<H> {
+    /// The generation that it leases, from every seat.
+    pub(crate) fn open_for(&self) -> Option<u64> {
+        let seats = self.seats.iter().map(|seat| seat.0.lock().open.as_ref().map(|tenancy| tenancy.generation));
+        let mut seats: Vec<_> = seats.collect();
+        seats.dedup();
+        assert_eq!(seats.len(), 1, "seats of two minds: {seats:?}");
+        seats[0]
     }
 }
 
@@ -349,13 +360,4 @@ impl<T: ?Sized, H: Provide<T> + Send + Sync> Held<T> for Tenancy<H> {
         }
         self.activity.released();
     }
-}
-
-fn seat_of_this_thread() -> usize {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        static SEAT: usize = NEXT.fetch_add(1, Ordering::Relaxed) % SEATS;
-    }
-    // Thread-locals are gone while a thread ends; any seat will do then.
-    SEAT.try_with(|seat| *seat).unwrap_or(0)
 }

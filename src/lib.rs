@@ -19,6 +19,9 @@ mod health;
 mod leak;
 mod lease;
 mod life;
+#[cfg(model)]
+#[doc(hidden)]
+pub mod model;
 mod owner;
 mod pool;
 mod probe;

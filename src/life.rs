@@ -90,6 +90,10 @@ pub(crate) enum Connected<H> {
     Overtaken,
 }
 
+/// Closing, or another attempt, came first.
+#[derive(Debug)]
+pub(crate) struct Overtaken;
+
 /// What a loss has led to.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Lost {
@@ -215,10 +219,11 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         Connected::Ready { generation, lost }
     }
 
-    /// Gives out a handle that cannot be recovered, for this attempt to say goodbye to it.
-    pub(crate) fn forget(&self, attempt: u64) -> Option<H> {
+    /// Gives out the handle that cannot be brought back, if there is one, for this attempt to say
+    /// goodbye to it and to connect anew. An error if the attempt was overtaken.
+    pub(crate) fn forget(&self, attempt: u64) -> Result<Option<H>, Overtaken> {
         let mut inner = self.inner.lock();
-        if inner.is_connecting(attempt) { inner.handle.take() } else { None }
+        if inner.is_connecting(attempt) { Ok(inner.handle.take()) } else { Err(Overtaken) }
     }
 
     /// An attempt has failed, and will be followed by another one after this pause. While
@@ -347,6 +352,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
     pub(crate) fn finish_close(&self) {
         let mut inner = self.inner.lock();
         inner.set(State::Closed);
+        self.activity.set_draining(false);
         let last = (inner.handle.take(), inner.probing.take());
         drop(inner);
         drop(last);
@@ -376,6 +382,20 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
     pub(crate) fn generation_or_next(&self) -> u64 {
         let inner = self.inner.lock();
         if inner.state == State::Connecting { inner.generation + 1 } else { inner.generation }
+    }
+}
+
+#[cfg(model)]
+impl<H: Clone + Send + Sync + 'static> Life<H> {
+    /// What holds whenever the lock is free.
+    pub(crate) fn check(&self) {
+        let inner = self.inner.lock();
+        let leases = inner.state == State::Ready || inner.state == State::Draining && !inner.shut;
+        assert_eq!(self.ledger.open_for(), leases.then_some(inner.generation), "in {:?}", inner.state);
+        assert!(!leases || inner.handle.is_some());
+        assert!(inner.handle.is_none() || !matches!(inner.state, State::Closed));
+        assert_eq!(self.activity.is_draining(), matches!(inner.state, State::Draining), "in {:?}", inner.state);
+        assert!(!inner.recovering || matches!(inner.state, State::Connecting | State::Broken));
     }
 }
 

@@ -16,7 +16,7 @@ use crate::close::Phase;
 use crate::error::{BoxError, ConnectError, Error, Failure, Source, TimeoutError, panic_message};
 use crate::leak::Leaks;
 use crate::lease::{Claim, Holder, Lease, Provide};
-use crate::life::{Condition, Connected, Life, Lost};
+use crate::life::{Condition, Connected, Life, Lost, Overtaken};
 use crate::probe::{self, Watch};
 use crate::registry::Context;
 use crate::resource::{Link, Resource};
@@ -170,13 +170,15 @@ impl<R: Resource> Slot<R> {
         {
             return Ok(None);
         }
-        if let Some(lost) = self.life.forget(attempt) {
-            // What is lost may fail to say goodbye; that is no reason not to connect again.
-            self.say_goodbye(lost, GOODBYE).await;
+        match self.life.forget(attempt) {
+            Ok(Some(lost)) => self.say_goodbye(lost, GOODBYE).await,
+            Ok(None) => {}
+            Err(Overtaken) => return Err(Failure::permanent("overtaken")),
         }
         self.resource.connect(link).await.map(Some)
     }
 
+    /// What is lost or late may fail to say goodbye; that harms nobody.
     async fn say_goodbye(&self, handle: R::Handle, limit: Duration) {
         match within(limit, self.resource.close(handle)).await {
             Ok(Ok(())) => {}

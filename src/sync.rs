@@ -1,27 +1,46 @@
-//! The locks and atomics under `life.rs`, `lease.rs`, `activity.rs` and the close's cell: the
-//! usual ones, or loom's under `--cfg model`, where `model.rs` tries every interleaving.
+//! The locks, atomics and notices under `life.rs`, `lease.rs`, `activity.rs` and the close's cell:
+//! the usual ones, or loom's under `--cfg model`, where `model.rs` tries every interleaving.
 
 #[cfg(not(model))]
-pub(crate) use {
-    parking_lot::{Condvar, Mutex, MutexGuard},
-    std::sync::atomic,
-};
+pub(crate) use self::usual::*;
 
 #[cfg(model)]
-pub(crate) use self::model::*;
+pub(crate) use self::modelled::*;
 
-/// loom's, with the interface of parking_lot's. tokio's `Notify` stays the real one: to loom each
-/// of its operations is one step, which no other thread sees half done.
+#[cfg(not(model))]
+mod usual {
+    pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard};
+    pub(crate) use std::sync::atomic;
+    pub(crate) use tokio::sync::Notify;
+
+    /// A number of this thread's own, as long as it lives.
+    pub(crate) fn thread_number() -> usize {
+        static NEXT: atomic::AtomicUsize = atomic::AtomicUsize::new(0);
+        thread_local! {
+            static NUMBER: usize = NEXT.fetch_add(1, atomic::Ordering::Relaxed);
+        }
+        // Thread-locals are gone while a thread ends; any will do then.
+        NUMBER.try_with(|number| *number).unwrap_or(0)
+    }
+}
+
+/// loom's, with the interface of the usual ones.
 #[cfg(model)]
-mod model {
+mod modelled {
+    use std::cell::Cell;
+    use std::future::Future;
     use std::ops::{Deref, DerefMut};
+    use std::pin::Pin;
+    use std::sync::PoisonError;
+    use std::task::{Context, Poll};
     use std::time::Instant;
 
     pub(crate) use loom::sync::atomic;
 
-    #[derive(Debug, Default)]
+    #[derive(Debug)]
     pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
 
+    /// Empty only within a wait.
     pub(crate) struct MutexGuard<'a, T>(Option<loom::sync::MutexGuard<'a, T>>);
 
     impl<T> Mutex<T> {
@@ -30,34 +49,31 @@ mod model {
         }
 
         pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
-            MutexGuard(Some(self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)))
+            MutexGuard(Some(self.0.lock().unwrap_or_else(PoisonError::into_inner)))
+        }
+    }
+
+    impl<T: Default> Default for Mutex<T> {
+        fn default() -> Self {
+            Mutex::new(T::default())
         }
     }
 
     impl<T> Deref for MutexGuard<'_, T> {
         type Target = T;
         fn deref(&self) -> &T {
-            self.0.as_ref().expect("only a wait takes it out, and gives it back")
+            self.0.as_ref().unwrap()
         }
     }
 
     impl<T> DerefMut for MutexGuard<'_, T> {
         fn deref_mut(&mut self) -> &mut T {
-            self.0.as_mut().expect("only a wait takes it out, and gives it back")
+            self.0.as_mut().unwrap()
         }
     }
 
     #[derive(Debug)]
     pub(crate) struct Condvar(loom::sync::Condvar);
-
-    /// No time passes in a model.
-    pub(crate) struct Never;
-
-    impl Never {
-        pub(crate) fn timed_out(&self) -> bool {
-            false
-        }
-    }
 
     impl Default for Condvar {
         fn default() -> Self {
@@ -66,14 +82,92 @@ mod model {
     }
 
     impl Condvar {
+        pub(crate) fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
+            let held = guard.0.take().unwrap();
+            guard.0 = Some(self.0.wait(held).unwrap_or_else(PoisonError::into_inner));
+        }
+
+        /// No time passes in a model.
         pub(crate) fn wait_until<T>(&self, guard: &mut MutexGuard<'_, T>, _: Instant) -> Never {
-            let held = guard.0.take().expect("only a wait takes it out, and gives it back");
-            guard.0 = Some(self.0.wait(held).unwrap_or_else(std::sync::PoisonError::into_inner));
+            self.wait(guard);
             Never
         }
 
         pub(crate) fn notify_all(&self) {
             self.0.notify_all();
         }
+    }
+
+    pub(crate) struct Never;
+
+    impl Never {
+        pub(crate) fn timed_out(&self) -> bool {
+            false
+        }
+    }
+
+    /// tokio's, each of whose operations is one step that loom sees.
+    pub(crate) struct Notify {
+        notify: tokio::sync::Notify,
+        steps: atomic::AtomicUsize,
+    }
+
+    pub(crate) struct Notified<'a> {
+        notified: Pin<Box<tokio::sync::futures::Notified<'a>>>,
+        notify: &'a Notify,
+    }
+
+    impl Default for Notify {
+        fn default() -> Self {
+            Notify::new()
+        }
+    }
+
+    impl Notify {
+        pub(crate) fn new() -> Self {
+            Notify { notify: tokio::sync::Notify::new(), steps: atomic::AtomicUsize::new(0) }
+        }
+
+        pub(crate) fn notified(&self) -> Notified<'_> {
+            self.step();
+            Notified { notified: Box::pin(self.notify.notified()), notify: self }
+        }
+
+        pub(crate) fn notify_waiters(&self) {
+            self.step();
+            self.notify.notify_waiters();
+        }
+
+        fn step(&self) {
+            self.steps.fetch_add(1, atomic::Ordering::AcqRel);
+        }
+    }
+
+    impl Notified<'_> {
+        pub(crate) fn enable(mut self: Pin<&mut Self>) -> bool {
+            self.notify.step();
+            self.notified.as_mut().enable()
+        }
+    }
+
+    impl Future for Notified<'_> {
+        type Output = ();
+        fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+            self.notify.step();
+            self.notified.as_mut().poll(context)
+        }
+    }
+
+    loom::thread_local! {
+        static NUMBER: Cell<usize> = Cell::new(0);
+    }
+
+    pub(crate) fn thread_number() -> usize {
+        NUMBER.with(Cell::get)
+    }
+
+    /// Puts this thread where it leases from another seat than the others.
+    pub(crate) fn set_thread_number(number: usize) {
+        NUMBER.with(|own| own.set(number));
     }
 }

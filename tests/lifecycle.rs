@@ -674,3 +674,17 @@ async fn health_checks_of_one_task_do_not_wait_for_each_other() {
     assert!(!pool.is_healthy("fake").within(SOON).await);
     assert!(!first.await.is_healthy());
 }
+
+#[test]
+fn loss_on_a_runtime_that_has_ended_leaves_nobody_waiting() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let pool = ResourcePool::builder().environment([("", ""); 0]).runtime(runtime.handle().clone()).build().unwrap();
+    let fake = Fake::new("fake");
+    pool.register("fake", fake.clone()).unwrap();
+    drop(runtime.block_on(pool.get::<Fake>("fake")).unwrap());
+    drop(runtime);
+    let link = fake.script.link.lock().clone().unwrap();
+    link.lost(1, "the wire broke");
+    assert_eq!(state(&pool, "fake"), State::Broken, "nobody can connect there");
+    assert!(blocking::ResourcePool::from(pool).get::<Fake>("fake").is_err());
+}

@@ -1,4 +1,4 @@
-//! `cargo xtask`: everything that needs the four servers, in one command each.
+//! `cargo xtask`: everything that needs the four servers, and the models, in one command each.
 
 mod child;
 mod faults;
@@ -24,6 +24,7 @@ Usage: cargo xtask <verb> [arguments]
                 RESOURCE_MANAGER.md
   soak [--minutes N] [--seed N]
                 load on all four backends and a fault every few seconds; 20 minutes unless told otherwise
+  models [args] try every interleaving in the models of the core: no servers; LOOM_MAX_PREEMPTIONS bounds them
 
 Servers of your own are used instead of private ones if their URLs are in the environment:
   demo          MONGODB_URI, AMQP_URL, CLICKHOUSE_URL, REDIS_URL
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         "bench" => bench(&rest),
         "faults" => faults::run(&rest),
         "soak" => soak::run(&rest),
+        "models" => models(&rest),
         "help" | "--help" | "-h" => {
             print!("{USAGE}");
             Ok(ExitCode::SUCCESS)
@@ -95,6 +97,15 @@ fn bench(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     let code = child.run(cargo().arg("bench").args(arguments).envs(servers.environment()))?;
     servers.stop();
     Ok(code)
+}
+
+/// In a folder of its own, as the flag has everything built anew.
+fn models(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
+    let child = Child::catching_signals()?;
+    let mut command = cargo();
+    command.args(["test", "--release", "--package", "models", "--lib", "--target-dir", "target/models", "--"]);
+    command.args(["--nocapture"]).args(arguments).env("RUSTFLAGS", "--cfg model");
+    Ok(child.run(&mut command)?)
 }
 
 /// The cargo that runs us, so that the toolchain stays the same. It dies with us.

@@ -1,0 +1,25 @@
+//! Runs the models of `src/model.rs`: `cargo xtask models`. Without `--cfg model` there are none.
+#![cfg(all(test, model))]
+
+macro_rules! models {
+    ($($model:ident)*) => {
+        $(#[test]
+        fn $model() {
+            resource_pool::model::$model();
+        })*
+    };
+}
+
+models! {
+    acquire_against_close
+    drop_against_drain
+    two_closers_share_one_report
+    two_closers_of_one_resource_share_one_report
+    cancelled_connect
+    generation_changes_under_leases
+    loss_against_close
+    recovery_in_place_against_close
+    reconnect_against_a_late_connect
+    reopen_against_acquire_and_close
+    reopen_before_the_listeners_are_done
+}

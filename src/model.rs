@@ -1,0 +1,395 @@
+//! Every interleaving of a few threads over the life of a resource and the close of a pool:
+//! `cargo xtask models`, which runs them by the crate in `models/`. Threads stand for the tasks that the slot and the closer spawn, and do
+//! what those do, by the same transitions.
+
+#![allow(missing_docs, reason = "their names say it")]
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake};
+use std::time::{Duration, Instant};
+
+use loom::thread::{self, JoinHandle};
+
+use crate::close::{CloseCell, CloseReport, Reason};
+use crate::error::{BoxError, Error};
+use crate::leak::LeakOptions;
+use crate::lease::{Claim, Lease};
+use crate::life::{Connected, Life, Lost};
+use crate::resource::{Busy, Work};
+use crate::status::{PoolStatus, State};
+use crate::sync::{Condvar, Mutex, set_thread_number};
+
+/// Tries all interleavings with at most so many preemptions, unless `LOOM_MAX_PREEMPTIONS` says
+/// how many.
+fn explore(preemptions: usize, run: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound.get_or_insert(preemptions);
+    let tried = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&tried);
+    let started = Instant::now();
+    builder.check(move || {
+        counter.fetch_add(1, Ordering::Relaxed);
+        run();
+    });
+    let bound = builder.preemption_bound;
+    println!("{} interleavings in {:.1?}, preemptions: {bound:?}", tried.load(Ordering::Relaxed), started.elapsed());
+}
+
+/// A pool of one resource. A handle is the attempt that made it, and the generation it was made for.
+struct World {
+    life: Life<(u64, u64)>,
+    close: CloseCell,
+    // Not loom's, as they only look on.
+    made: std::sync::Mutex<Vec<(u64, u64)>>,
+    goodbyes: std::sync::Mutex<Vec<(u64, u64)>>,
+    attempts: std::sync::Mutex<Vec<JoinHandle<()>>>,
+    closes: AtomicUsize,
+}
+
+impl World {
+    fn new() -> Arc<Self> {
+        Arc::new(World {
+            life: Life::new("model", String::new(), &LeakOptions::default()),
+            close: CloseCell::default(),
+            made: std::sync::Mutex::default(),
+            goodbyes: std::sync::Mutex::default(),
+            attempts: std::sync::Mutex::default(),
+            closes: AtomicUsize::new(0),
+        })
+    }
+
+    /// One that is connected.
+    fn ready() -> Arc<Self> {
+        let world = World::new();
+        drop(world.acquire_with(|attempt| world.connect(attempt)).unwrap());
+        world
+    }
+
+    /// A lease, connecting first if need be, as `Slot::acquire`.
+    fn acquire(self: &Arc<Self>) -> Result<Lease<(u64, u64)>, Error> {
+        self.acquire_with(|attempt| self.spawn(attempt, World::connect))
+    }
+
+    fn acquire_with(&self, connect: impl Fn(u64)) -> Result<Lease<(u64, u64)>, Error> {
+        loop {
+            if let Some(lease) = self.life.ledger.lease(Claim::shared()) {
+                let (_, generation) = *lease;
+                assert_eq!(generation, Lease::generation(&lease), "a handle of another generation");
+                return Ok(lease);
+            }
+            block_on(self.life.ready(|| self.close.is_closing(), &connect))?;
+        }
+    }
+
+    /// Carries an attempt out on a thread of its own, as the slot in a task.
+    fn spawn(self: &Arc<Self>, attempt: u64, run: impl FnOnce(&World, u64) + 'static) {
+        let world = Arc::clone(self);
+        self.attempts.lock().unwrap().push(thread::spawn(move || run(&world, attempt)));
+    }
+
+    /// One attempt that connects anew, as `Slot::bring` of what cannot be recovered.
+    fn connect(&self, attempt: u64) {
+        let Ok(lost) = self.life.forget(attempt) else { return };
+        self.goodbyes.lock().unwrap().extend(lost);
+        let handle = (attempt, self.life.generation_or_next());
+        self.made.lock().unwrap().push(handle);
+        if let Connected::Late(late) = self.life.connected(attempt, handle, |_| None) {
+            self.goodbyes.lock().unwrap().push(late);
+        }
+        self.life.check();
+    }
+
+    /// One attempt that is dropped half-way, as `Trying` is.
+    fn give_up(&self, attempt: u64) {
+        self.life.gave_up(attempt, Error::Closed { resource: Arc::clone(&self.life.activity.name) }, Duration::ZERO);
+    }
+
+    fn lose(&self, generation: u64) -> Lost {
+        self.life.lost(generation, BoxError::from("lost").into())
+    }
+
+    /// Closes everything, as `close::start`.
+    fn close_all(&self) -> Arc<CloseReport> {
+        let (course, first) = self.close.begin();
+        if first {
+            course.end(self.run_close());
+            self.close.announce(&course);
+        }
+        block_on(course.wait())
+    }
+
+    /// What runs once per close. The drain has no limit here, so that a wake-up which is lost
+    /// shows as a deadlock.
+    fn run_close(&self) -> CloseReport {
+        self.closes.fetch_add(1, Ordering::Relaxed);
+        if self.life.begin_close() {
+            let holders = || self.life.ledger.holders(&self.life.activity.name);
+            let idle = || (self.life.activity.work().is_empty() && holders().is_empty()).then_some(());
+            block_on(self.life.activity.until(idle));
+            self.life.shut();
+            self.life.check();
+            self.goodbyes.lock().unwrap().extend(self.life.handle());
+            self.life.finish_close();
+        }
+        let status = PoolStatus { closing: true, resources: Vec::new() };
+        let (drained, took) = (Duration::ZERO, Duration::ZERO);
+        CloseReport { reason: Reason::Requested, status, drained, steps: Vec::new(), took }
+    }
+
+    /// As `Registry::reopen`.
+    fn reopen(&self) {
+        if self.close.report().is_some() {
+            self.life.reopen();
+            self.close.reopen();
+        }
+    }
+
+    /// What must hold in the end, whatever happened: nobody waits, nothing is leased, and of the
+    /// handles each but the one in use was said goodbye to, once.
+    fn check(&self) {
+        loop {
+            let next = self.attempts.lock().unwrap().pop();
+            let Some(attempt) = next else { break };
+            attempt.join().unwrap();
+        }
+        self.life.check();
+        assert_eq!(self.life.condition().waiting, 0);
+        assert!(self.life.ledger.holders(&self.life.activity.name).is_empty());
+        let mut ended = self.goodbyes.lock().unwrap().clone();
+        ended.extend(self.life.handle());
+        ended.sort_unstable();
+        let mut made = self.made.lock().unwrap().clone();
+        made.sort_unstable();
+        assert_eq!(ended, made, "each handle in use or said goodbye to, once");
+    }
+}
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    #[derive(Default)]
+    struct Parked {
+        woken: Mutex<bool>,
+        changed: Condvar,
+    }
+    impl Wake for Parked {
+        fn wake(self: Arc<Self>) {
+            *self.woken.lock() = true;
+            self.changed.notify_all();
+        }
+    }
+    let parked = Arc::new(Parked::default());
+    let waker = Arc::clone(&parked).into();
+    let mut future = pin!(future);
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return output;
+        }
+        let mut woken = parked.woken.lock();
+        while !*woken {
+            parked.changed.wait(&mut woken);
+        }
+        *woken = false;
+    }
+}
+
+/// The same in a thread of its own, which leases from another seat.
+fn spawn<T: 'static>(world: &Arc<World>, run: impl FnOnce(&Arc<World>) -> T + 'static) -> JoinHandle<T> {
+    let world = Arc::clone(world);
+    thread::spawn(move || {
+        set_thread_number(1);
+        run(&world)
+    })
+}
+
+pub fn acquire_against_close() {
+    explore(3, || {
+        let world = World::new();
+        let acquiring = spawn(&world, |world| world.acquire().map(drop));
+        world.close_all();
+        assert_eq!(world.life.state(), State::Closed);
+        assert!(world.life.ledger.lease::<(u64, u64)>(Claim::shared()).is_none(), "leased what is closed");
+        if let Err(error) = acquiring.join().unwrap() {
+            assert!(error.is_closed(), "{error}");
+        }
+        assert!(world.acquire().is_err_and(|error| error.is_closed()));
+        world.check();
+    });
+}
+
+pub fn drop_against_drain() {
+    explore(3, || {
+        let world = World::ready();
+        let lease = world.acquire().unwrap();
+        let busy = Busy::new(&world.life.activity, Work::Operation);
+        let dropping = thread::spawn(move || drop(lease));
+        let ending = thread::spawn(move || drop(busy));
+        world.close_all();
+        dropping.join().unwrap();
+        ending.join().unwrap();
+        world.check();
+    });
+}
+
+pub fn two_closers_share_one_report() {
+    explore(3, || {
+        let world = World::ready();
+        let other = spawn(&world, |world| world.close_all());
+        let exiting = spawn(&world, |world| {
+            let (course, first) = world.close.begin();
+            if first {
+                course.end(world.run_close());
+                world.close.announce(&course);
+            }
+            world.close.wait_blocking(Instant::now()).expect("no time passes")
+        });
+        let report = world.close_all();
+        assert!(Arc::ptr_eq(&report, &other.join().unwrap()));
+        assert!(Arc::ptr_eq(&report, &exiting.join().unwrap()));
+        assert_eq!(world.closes.load(Ordering::Relaxed), 1);
+        world.check();
+    });
+}
+
+pub fn two_closers_of_one_resource_share_one_report() {
+    explore(3, || {
+        let world = World::ready();
+        let close = |world: &Arc<World>| {
+            let name = &world.life.activity.name;
+            let (course, first) = world.close.begin_single(name);
+            if first {
+                world.close.end_single(name, world.run_close());
+            }
+            (first, block_on(course.wait()))
+        };
+        let other = spawn(&world, close);
+        let (first, report) = close(&world);
+        let (other_first, other_report) = other.join().unwrap();
+        // Only one who comes after the end begins another one.
+        assert_eq!(Arc::ptr_eq(&report, &other_report), first != other_first);
+        assert_eq!(world.life.state(), State::Closed);
+        world.check();
+    });
+}
+
+pub fn cancelled_connect() {
+    explore(3, || {
+        let world = World::new();
+        let give_up = |world: &Arc<World>| {
+            let acquired = world.acquire_with(|attempt| world.spawn(attempt, World::give_up));
+            assert!(acquired.is_err_and(|error| error.is_closed()), "an answer");
+        };
+        let other = spawn(&world, give_up);
+        give_up(&world);
+        other.join().unwrap();
+        assert_eq!(world.life.state(), State::Broken);
+        drop(world.acquire_with(|attempt| world.connect(attempt)).expect("connects anew"));
+        world.check();
+    });
+}
+
+pub fn generation_changes_under_leases() {
+    explore(3, || {
+        let world = World::ready();
+        let lose = |world: &Arc<World>| {
+            let Lost::Recover(attempt) = world.lose(1) else { return 0 };
+            world.connect(attempt);
+            1
+        };
+        let losing = spawn(&world, lose);
+        let leasing = spawn(&world, |world| {
+            let lease = world.acquire().map(|lease| Lease::generation(&lease));
+            assert!(lease.is_ok() || matches!(lease, Err(Error::Lost { .. })), "{lease:?}");
+        });
+        let losses = lose(&world) + losing.join().unwrap();
+        leasing.join().unwrap();
+        assert_eq!(losses, 1, "a stale loss does nothing");
+        assert_eq!((world.life.state(), world.life.condition().generation), (State::Ready, 2));
+        world.check();
+    });
+}
+
+pub fn loss_against_close() {
+    explore(3, || {
+        let world = World::ready();
+        let losing = spawn(&world, |world| {
+            if let Lost::Recover(attempt) = world.lose(1) {
+                world.connect(attempt);
+            }
+        });
+        world.close_all();
+        losing.join().unwrap();
+        assert_eq!(world.life.state(), State::Closed);
+        world.check();
+    });
+}
+
+pub fn recovery_in_place_against_close() {
+    explore(3, || {
+        let world = World::ready();
+        let losing = spawn(&world, |world| {
+            let Lost::Recover(attempt) = world.lose(1) else { return };
+            // A first try that fails, and then, after a pause, one that brings it back.
+            let lost = Error::Closed { resource: Arc::clone(&world.life.activity.name) };
+            world.life.failed(attempt, lost, Duration::ZERO);
+            if let Some(attempt) = world.life.again(attempt) {
+                world.life.recovered(attempt, |_| None);
+                world.life.check();
+            }
+        });
+        world.close_all();
+        losing.join().unwrap();
+        assert_eq!(world.life.state(), State::Closed);
+        world.check();
+    });
+}
+
+pub fn reconnect_against_a_late_connect() {
+    explore(3, || {
+        let world = World::new();
+        let acquiring = spawn(&world, |world| world.acquire().map(drop));
+        // Closed alone, the pool stays open; and then opened again.
+        world.run_close();
+        assert_eq!(world.life.reconnect(BoxError::from("asked for").into()), None);
+        drop(world.acquire_with(|attempt| world.connect(attempt)).expect("open"));
+        if let Err(error) = acquiring.join().unwrap() {
+            assert!(error.is_closed(), "{error}");
+        }
+        world.check();
+    });
+}
+
+pub fn reopen_against_acquire_and_close() {
+    explore(2, || {
+        let world = World::ready();
+        world.close_all();
+        let acquiring = spawn(&world, |world| {
+            let acquired = world.acquire_with(|attempt| world.connect(attempt)).map(drop);
+            assert!(acquired.is_ok() || acquired.is_err_and(|error| error.is_closed()));
+        });
+        let closing = spawn(&world, |world| world.close_all());
+        world.reopen();
+        acquiring.join().unwrap();
+        closing.join().unwrap();
+        world.reopen();
+        drop(world.acquire_with(|attempt| world.connect(attempt)).expect("open"));
+        assert!(world.closes.load(Ordering::Relaxed) <= 2);
+        world.check();
+    });
+}
+
+pub fn reopen_before_the_listeners_are_done() {
+    explore(3, || {
+        let world = World::new();
+        let ending = spawn(&world, |world| world.close_all());
+        world.reopen();
+        if !world.close.is_closing() {
+            let waiting = spawn(&world, |world| world.close.wait_blocking(Instant::now()).is_some());
+            world.close_all();
+            assert!(waiting.join().unwrap(), "an end that was another close's");
+        }
+        ending.join().unwrap();
+        world.check();
+    });
+}

@@ -1,0 +1,428 @@
+//! Random histories of a pool of two resources, compared after each step with a model of a few
+//! lines. Time is paused where connecting, retries and circuits are, and passes at once.
+
+#![allow(missing_docs)]
+
+mod common;
+#[path = "common/scripted.rs"]
+mod scripted;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
+use resource_pool::config::Options;
+use resource_pool::{Error, Health, Lease, Outcome, ResourcePool, State};
+use scripted::{Does, Scripted, Verb};
+
+const NAMES: [&str; 2] = ["view", "store"];
+/// Attempts of one connect.
+const ATTEMPTS: usize = 2;
+/// Longer than all that passes between two steps, unless real threads are waited for.
+const CIRCUIT: Duration = Duration::from_secs(60);
+
+/// One step. `at` is 0 for "view", which depends on "store" and is connected anew after a loss,
+/// and 1 for "store", which comes back in place.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    /// Acquires and drops.
+    Acquire {
+        at: usize,
+    },
+    /// Acquires and keeps.
+    Hold {
+        at: usize,
+    },
+    /// Drops what has been kept longest.
+    Drop,
+    /// Begins to acquire and gives up.
+    GiveUp {
+        at: usize,
+    },
+    /// The present generation is lost.
+    Lose {
+        at: usize,
+    },
+    /// Another generation is said to be lost.
+    LoseOther {
+        at: usize,
+    },
+    /// From now on connecting works, or fails.
+    Connecting {
+        at: usize,
+        works: bool,
+    },
+    /// From now on pings are answered, or fail; then health is checked.
+    Health {
+        at: usize,
+        works: bool,
+    },
+    Reconnect {
+        at: usize,
+    },
+    Close {
+        at: usize,
+    },
+    CloseAll,
+    Reopen,
+    /// More time than any circuit takes.
+    Pass,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let at = 0..NAMES.len();
+    prop_oneof![
+        4 => at.clone().prop_map(|at| Step::Acquire { at }),
+        2 => at.clone().prop_map(|at| Step::Hold { at }),
+        2 => Just(Step::Drop),
+        1 => at.clone().prop_map(|at| Step::GiveUp { at }),
+        3 => at.clone().prop_map(|at| Step::Lose { at }),
+        1 => at.clone().prop_map(|at| Step::LoseOther { at }),
+        3 => (at.clone(), any::<bool>()).prop_map(|(at, works)| Step::Connecting { at, works }),
+        1 => (at.clone(), any::<bool>()).prop_map(|(at, works)| Step::Health { at, works }),
+        2 => at.clone().prop_map(|at| Step::Reconnect { at }),
+        1 => at.prop_map(|at| Step::Close { at }),
+        1 => Just(Step::CloseAll),
+        2 => Just(Step::Reopen),
+        1 => Just(Step::Pass),
+    ]
+}
+
+/// What is known of a resource once all has settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Is {
+    Idle,
+    Ready,
+    /// Being brought back, in vain.
+    Recovering,
+    /// Given up; for a while the failure is answered again.
+    Broken {
+        circuit: bool,
+    },
+    Closed,
+}
+
+/// What an acquire answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    Lease { generation: u64, handle: usize },
+    Failed,
+    Closed,
+}
+
+#[derive(Debug, Clone)]
+struct Model {
+    in_place: bool,
+    is: Is,
+    generation: u64,
+    /// The handle that will have to be said goodbye to.
+    handle: Option<usize>,
+    made: usize,
+    works: bool,
+    answers_pings: bool,
+    held: usize,
+}
+
+impl Model {
+    fn new(in_place: bool) -> Self {
+        Model {
+            in_place,
+            is: Is::Idle,
+            generation: 0,
+            handle: None,
+            made: 0,
+            works: true,
+            answers_pings: true,
+            held: 0,
+        }
+    }
+
+    /// Somebody connects, or brings back.
+    fn connect(&mut self, otherwise: Is) {
+        if !self.in_place {
+            self.handle = None;
+        }
+        if self.works {
+            self.generation += 1;
+            if self.handle.is_none() {
+                self.handle = Some(self.made);
+                self.made += 1;
+            }
+            self.is = Is::Ready;
+        } else {
+            self.is = otherwise;
+        }
+    }
+
+    fn acquire(&mut self) -> Answer {
+        if matches!(self.is, Is::Idle | Is::Broken { circuit: false }) {
+            self.connect(Is::Broken { circuit: true });
+        }
+        match (self.is, self.handle) {
+            (Is::Ready, Some(handle)) => Answer::Lease { generation: self.generation, handle },
+            (Is::Closed, _) => Answer::Closed,
+            _ => Answer::Failed,
+        }
+    }
+
+    fn lose(&mut self) {
+        if self.is == Is::Ready {
+            self.connect(Is::Recovering);
+        }
+    }
+
+    fn reconnect(&mut self) -> Answer {
+        match self.is {
+            Is::Ready => self.lose(),
+            _ => self.is = Is::Idle,
+        }
+        self.acquire()
+    }
+
+    /// Whether there was something to close.
+    fn close(&mut self) -> bool {
+        self.is = Is::Closed;
+        self.handle.take().is_some()
+    }
+
+    fn state(&self, seen: State) -> bool {
+        match self.is {
+            Is::Idle => seen == State::Idle,
+            Is::Ready => seen == State::Ready,
+            Is::Recovering => matches!(seen, State::Broken | State::Connecting),
+            Is::Broken { .. } => seen == State::Broken,
+            Is::Closed => seen == State::Closed,
+        }
+    }
+
+    fn health(&self) -> Health {
+        match self.is {
+            Is::Idle => Health::Unknown,
+            Is::Ready if self.answers_pings => Health::Pass,
+            _ => Health::Fail,
+        }
+    }
+}
+
+/// The pool, its model, and what is held.
+struct Both {
+    pool: ResourcePool,
+    resources: [Scripted; 2],
+    models: [Model; 2],
+    closed: bool,
+    held: VecDeque<(usize, Answer, Lease<usize>)>,
+}
+
+impl Both {
+    fn new() -> Self {
+        let mut options = Options::default();
+        options.probe.enabled = false;
+        options.health.cache = Duration::ZERO;
+        options.health.each = Duration::from_secs(5);
+        options.health.all = Duration::from_secs(5);
+        options.health.slow = Duration::from_secs(5);
+        options.circuit = CIRCUIT;
+        options.retry.attempts = ATTEMPTS;
+        options.retry.base = Duration::from_millis(10);
+        options.retry.cap = Duration::from_secs(1);
+        // While another resource is closed, which takes real time, it may fail very often.
+        options.retry.recovery = Duration::MAX;
+        options.close.held = Duration::from_millis(1);
+        let pool = ResourcePool::builder()
+            .environment([("", ""); 0])
+            .options(options)
+            .runtime(tokio::runtime::Handle::current())
+            .build()
+            .unwrap();
+        let resources = [Scripted::default(), Scripted { in_place: true, ..Scripted::default() }];
+        for (name, resource) in NAMES.into_iter().zip(&resources) {
+            pool.register(name, resource.clone()).unwrap();
+        }
+        pool.depends_on("view", "store").unwrap();
+        let models = [Model::new(false), Model::new(true)];
+        Both { pool, resources, models, closed: false, held: VecDeque::new() }
+    }
+
+    async fn acquire(&mut self, at: usize) -> Option<(Answer, Lease<usize>)> {
+        let before = self.resources[at].script.began(Verb::Connect);
+        let was = self.models[at].clone();
+        let expected = self.models[at].acquire();
+        let acquired = self.pool.get::<Scripted>(NAMES[at]).await;
+        assert_eq!(answer(&acquired), expected, "{acquired:?}");
+        if was.is == Is::Idle && was.handle.is_none() {
+            let attempts = if was.works { 1 } else { ATTEMPTS };
+            assert_eq!(self.resources[at].script.began(Verb::Connect) - before, attempts, "attempts");
+        }
+        acquired.ok().map(|lease| (expected, lease))
+    }
+
+    async fn step(&mut self, step: Step) {
+        match step {
+            Step::Acquire { at } => drop(self.acquire(at).await),
+            Step::Hold { at } => {
+                if let Some((answer, lease)) = self.acquire(at).await {
+                    self.models[at].held += 1;
+                    self.held.push_back((at, answer, lease));
+                }
+            }
+            Step::Drop => {
+                if let Some((at, taken, lease)) = self.held.pop_front() {
+                    assert_eq!(answer(&Ok(lease)), taken, "a lease stays what it was");
+                    self.models[at].held -= 1;
+                }
+            }
+            Step::GiveUp { at } => {
+                let _connects_all_the_same = self.models[at].acquire();
+                let mut acquiring = Box::pin(self.pool.get::<Scripted>(NAMES[at]));
+                drop(futures_util::poll!(acquiring.as_mut()));
+            }
+            Step::Lose { at } => {
+                self.models[at].lose();
+                self.lose(at, 0);
+            }
+            Step::LoseOther { at } => {
+                self.lose(at, 1);
+            }
+            Step::Connecting { at, works } => {
+                let does = if works { Does::Work } else { Does::Fail };
+                self.resources[at].script.set(Verb::Connect, does);
+                self.resources[at].script.set(Verb::Recover, does);
+                self.models[at].works = works;
+                if self.models[at].is == Is::Recovering {
+                    self.models[at].connect(Is::Recovering);
+                }
+            }
+            Step::Health { at, works } => {
+                self.resources[at].script.set(Verb::Ping, if works { Does::Work } else { Does::Fail });
+                self.models[at].answers_pings = works;
+                // Paused time may pass while real threads are waited for, so it has passed.
+                self.pass().await;
+                let report = self.pool.health_check().await;
+                for (name, model) in NAMES.into_iter().zip(&mut self.models) {
+                    assert_eq!(report.entry(name).unwrap().health, model.health(), "{report}");
+                    // What is broken is tried again.
+                    if matches!(model.is, Is::Broken { .. }) {
+                        model.acquire();
+                    }
+                }
+                assert_eq!(report.closing, self.closed);
+                self.settle().await;
+                self.pass().await;
+            }
+            Step::Reconnect { at } => {
+                let expected = if self.closed { Answer::Closed } else { self.models[at].reconnect() };
+                match self.pool.reconnect(NAMES[at]).await {
+                    Ok(()) => assert!(matches!(expected, Answer::Lease { .. }), "{expected:?}"),
+                    // The waiter may have been answered the loss that it asked for.
+                    Err(Error::Lost { .. }) => assert_ne!(expected, Answer::Closed),
+                    Err(error) => assert_eq!(answer(&Err(error)), expected),
+                }
+            }
+            Step::Close { at } => {
+                let report = self.pool.close(NAMES[at]).await.unwrap();
+                if !self.closed {
+                    let closes = self.models[at].close();
+                    assert_eq!(report.steps.len(), usize::from(closes), "{report}");
+                    assert!(report.all_closed(), "{report}");
+                }
+                self.pass().await;
+            }
+            Step::CloseAll => {
+                let report = self.pool.close_all().await;
+                if !std::mem::replace(&mut self.closed, true) {
+                    // Dependants first.
+                    let closes =
+                        NAMES.into_iter().zip(&mut self.models).filter_map(|(name, m)| m.close().then_some(name));
+                    let steps: Vec<_> = report.steps.iter().map(|step| &*step.name).collect();
+                    assert_eq!(steps, closes.collect::<Vec<_>>(), "{report}");
+                    assert!(report.steps.iter().all(|step| step.outcome == Outcome::Closed), "{report}");
+                }
+                self.pass().await;
+            }
+            Step::Reopen => {
+                self.pool.reopen().unwrap();
+                if std::mem::take(&mut self.closed) {
+                    self.models.iter_mut().for_each(|model| model.is = Is::Idle);
+                }
+            }
+            Step::Pass => self.pass().await,
+        }
+        self.settle().await;
+    }
+
+    fn lose(&self, at: usize, off: u64) {
+        if let Some(link) = self.resources[at].script.link() {
+            let generation = self.pool.status().resource(NAMES[at]).unwrap().generation;
+            link.lost(generation - off.min(generation), "lost");
+            if off > 0 && self.models[at].is == Is::Ready {
+                link.lost(generation + off, "to be lost");
+            }
+        }
+    }
+
+    async fn pass(&mut self) {
+        tokio::time::sleep(CIRCUIT * 2).await;
+        for model in &mut self.models {
+            if let Is::Broken { circuit } = &mut model.is {
+                *circuit = false;
+            }
+        }
+    }
+
+    /// Waits until the pool is as the model is, and compares all of it.
+    async fn settle(&self) {
+        // Longer than one connect takes, shorter than the circuit.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        for _ in 0..2000 {
+            let status = self.pool.status();
+            let settled = NAMES.iter().zip(&self.models).all(|(name, model)| {
+                let seen = status.resource(name).unwrap();
+                model.state(seen.state) && seen.generation == model.generation && seen.connecting == 0
+            });
+            if settled {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let status = self.pool.status();
+        assert_eq!(status.closing, self.closed);
+        for ((name, model), resource) in NAMES.iter().zip(&self.models).zip(&self.resources) {
+            let seen = status.resource(name).unwrap();
+            assert!(model.state(seen.state), "{name} is {:?}, not {:?}", seen.state, model.is);
+            assert_eq!((seen.generation, seen.leases, seen.connecting), (model.generation, model.held, 0), "{name}");
+            let goodbyes = resource.script.goodbyes();
+            let expected: Vec<_> = (0..model.made).map(|handle| usize::from(model.handle != Some(handle))).collect();
+            assert_eq!(goodbyes, expected, "goodbyes of {name}'s handles, of which {:?} is in use", model.handle);
+        }
+    }
+}
+
+fn answer(acquired: &Result<Lease<usize>, Error>) -> Answer {
+    match acquired {
+        Ok(lease) => Answer::Lease { generation: Lease::generation(lease), handle: **lease },
+        Err(Error::Connect(_) | Error::Lost { .. }) => Answer::Failed,
+        Err(error) if error.is_closed() => Answer::Closed,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 500,
+        failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))),
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn pool_is_as_its_model(steps in prop::collection::vec(step(), 1..40)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let mut both = Both::new();
+            for step in steps {
+                both.step(step).await;
+            }
+            both.step(Step::CloseAll).await;
+        });
+    }
+}
