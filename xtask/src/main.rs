@@ -2,6 +2,7 @@
 
 mod child;
 mod faults;
+mod fuzz;
 mod servers;
 mod soak;
 mod tally;
@@ -25,6 +26,8 @@ Usage: cargo xtask <verb> [arguments]
   soak [--minutes N] [--seed N]
                 load on all four backends and a fault every few seconds; 20 minutes unless told otherwise
   models [args] try every interleaving in the models of the core: no servers; LOOM_MAX_PREEMPTIONS bounds them
+  fuzz [--minutes N]
+                run each fuzz target for N minutes, 10 unless given; needs cargo-fuzz, and no server
 
 Servers of your own are used instead of private ones if their URLs are in the environment:
   demo          MONGODB_URI, AMQP_URL, CLICKHOUSE_URL, REDIS_URL
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         "faults" => faults::run(&rest),
         "soak" => soak::run(&rest),
         "models" => models(&rest),
+        "fuzz" => fuzz::run(&rest),
         "help" | "--help" | "-h" => {
             print!("{USAGE}");
             Ok(ExitCode::SUCCESS)

@@ -1,0 +1,62 @@
+//! The fuzzer: each target for a time of its own, from the committed corpus.
+
+use std::error::Error;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+
+use crate::cargo;
+use crate::child::Child;
+
+const TARGETS: [&str; 2] = ["config", "redaction"];
+const MINUTES: u64 = 10;
+/// What one input may take in seconds and MiB, and how many bytes it may have.
+const LIMITS: [&str; 3] = ["-timeout=30", "-rss_limit_mb=2048", "-max_len=1024"];
+const MISSING: &str = "cargo-fuzz is missing: `cargo install --locked cargo-fuzz` installs it; libFuzzer needs a C++ \
+                       compiler (`apt-get install g++`)";
+
+/// Runs the targets one after the other and says how it went.
+pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
+    let minutes = match arguments {
+        [] => MINUTES,
+        [flag, minutes] if flag == "--minutes" => minutes.parse()?,
+        _ => return Err("expected nothing or `--minutes N`".into()),
+    };
+    let is_there = cargo().args(["fuzz", "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status()?;
+    if !is_there.success() {
+        return Err(MISSING.into());
+    }
+    let child = Child::catching_signals()?;
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("fuzz");
+    let mut found = Vec::new();
+    for (number, target) in (1..).zip(TARGETS) {
+        println!("== target {number} of {}: {target}, for {minutes} minutes once it is built", TARGETS.len());
+        // What is new goes there; the committed corpus is only read.
+        let new = folder.join("target/corpus").join(target);
+        fs::create_dir_all(&new)?;
+        let mut command = fuzz(&folder);
+        command.arg(target).args([&new, &folder.join("corpus").join(target)]).arg("--").args(LIMITS);
+        command.args(["-print_final_stats=1".to_owned(), format!("-max_total_time={}", minutes * 60)]);
+        if child.run(&mut command)? != ExitCode::SUCCESS {
+            found.push(target);
+        }
+    }
+    if found.is_empty() {
+        println!("no finding in {minutes} minutes each: {}", TARGETS.join(", "));
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!(
+        "findings: {}; the inputs are in fuzz/artifacts, and `cargo fuzz fmt TARGET INPUT` shows one",
+        found.join(", ")
+    );
+    Ok(ExitCode::FAILURE)
+}
+
+/// All of ours is safe Rust, so no sanitizer; libFuzzer's own instruments are the compiler's, which the stable one has
+/// but does not offer.
+fn fuzz(folder: &Path) -> Command {
+    let mut command = cargo();
+    command.env("RUSTC_BOOTSTRAP", "1").current_dir(folder);
+    command.args(["fuzz", "run", "--fuzz-dir"]).arg(folder).args(["--sanitizer", "none"]);
+    command
+}
