@@ -378,7 +378,11 @@ impl<'de> Deserialize<'de> for Secret {
 
 /// A URL whose user, password and host are usable; never shown with its password.
 #[cfg(any(feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
-pub(crate) struct ParsedUrl(url::Url);
+pub(crate) struct ParsedUrl {
+    url: url::Url,
+    /// As it was written, for the parser takes `%2e` for a step in a tree of folders.
+    path: String,
+}
 
 #[cfg(any(feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
 impl ParsedUrl {
@@ -391,32 +395,36 @@ impl ParsedUrl {
         if !schemes.contains(&url.scheme()) {
             return Err(Error::config(key, format!("has the scheme {:?}; expected {}", url.scheme(), expected())));
         }
-        if url.host_str().is_none_or(str::is_empty) {
+        let (_, rest) = text.split_once("://").unwrap_or_default();
+        let rest = rest.split(['?', '#']).next().unwrap_or_default();
+        // The parser takes what follows further slashes for the host.
+        if url.host_str().is_none_or(str::is_empty) || rest.starts_with(['/', '\\']) {
             return Err(Error::config(key, "names no host"));
         }
-        Ok(ParsedUrl(url))
+        let path = rest.split_once(['/', '\\']).map_or("", |(_, path)| path).to_owned();
+        Ok(ParsedUrl { url, path })
     }
 
     pub(crate) fn url(&self) -> &url::Url {
-        &self.0
+        &self.url
     }
 
     /// The host, an IPv6 address without its brackets.
     pub(crate) fn host(&self) -> &str {
-        self.0.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']')
+        self.url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']')
     }
 
     pub(crate) fn user(&self, key: &str) -> Result<Option<String>, Error> {
-        Some(self.0.username()).filter(|user| !user.is_empty()).map(|user| percent_decoded(key, user)).transpose()
+        Some(self.url.username()).filter(|user| !user.is_empty()).map(|user| percent_decoded(key, user)).transpose()
     }
 
     pub(crate) fn password(&self, key: &str) -> Result<Option<Secret>, Error> {
-        Ok(self.0.password().map(|password| percent_decoded(key, password)).transpose()?.map(Secret::from))
+        Ok(self.url.password().map(|password| percent_decoded(key, password)).transpose()?.map(Secret::from))
     }
 
     /// The path without its first slash, decoded.
     pub(crate) fn path(&self, key: &str) -> Result<String, Error> {
-        percent_decoded(key, self.0.path().strip_prefix('/').unwrap_or_default())
+        percent_decoded(key, &self.path)
     }
 }
 

@@ -222,6 +222,19 @@ fn config_mongo_uri_is_told_without_its_password() {
     assert!(problem("mongodb://u:p@h/?maxPoolSize=many").contains("maxpoolsize"));
 }
 
+/// A URL's parser takes them for steps in a tree of folders.
+#[test]
+fn config_path_of_dots_is_a_name() {
+    for (path, name) in [("%2e", "%2E"), (".", "%2E"), ("..", "%2E%2E"), ("a%2f..%2fb", "a%2F%2E%2E%2Fb")] {
+        let config = RabbitMqConfig::url(format!("amqp://h/{path}?heartbeat=5"));
+        let pool = builder([]).resource(config).build().unwrap();
+        assert_eq!(endpoint(&pool, "rabbitmq"), format!("amqp://h:5672/{name}"));
+    }
+    let pool = builder([]).resource(ClickHouseConfig::url("http://h/..")).build().unwrap();
+    assert_eq!(endpoint(&pool, "clickhouse"), "http://h:8123/..");
+    assert_eq!(wrong(builder([]).resource(ClickHouseConfig::url("http:///h/db"))).1, "names no host");
+}
+
 /// A NUL in user or password moves the border between them in AMQP.
 #[test]
 fn config_rabbitmq_login_has_no_nul() {

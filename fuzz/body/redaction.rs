@@ -184,7 +184,7 @@ fn all_that_it_says(pool: &ResourcePool, kind: &str, connect: bool, texts: &mut 
     texts.push(format!("{pool:?} {pool:#?}"));
     if connect {
         // Only this one: the others' servers are somebody's.
-        let (_, result) = RUNTIME.block_on(pool.within(Duration::from_secs(5)).warm_up([kind])).remove(0);
+        let (_, result) = RUNTIME.block_on(pool.within(Duration::from_secs(20)).warm_up([kind])).remove(0);
         match result {
             Ok(()) => texts.push("connected".to_owned()),
             Err(error) => tell(&error, texts),

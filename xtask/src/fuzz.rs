@@ -1,5 +1,6 @@
 //! The fuzzer: each target for a time of its own, from the committed corpus.
 
+use std::env;
 use std::error::Error;
 use std::fs;
 use std::path::Path;
@@ -11,7 +12,7 @@ use crate::child::Child;
 const TARGETS: [&str; 2] = ["config", "redaction"];
 const MINUTES: u64 = 10;
 /// What one input may take in seconds and MiB, and how many bytes it may have.
-const LIMITS: [&str; 3] = ["-timeout=30", "-rss_limit_mb=2048", "-max_len=1024"];
+const LIMITS: [&str; 3] = ["-timeout=60", "-rss_limit_mb=2048", "-max_len=1024"];
 const MISSING: &str = "cargo-fuzz is missing: `cargo install --locked cargo-fuzz` installs it; libFuzzer needs a C++ \
                        compiler (`apt-get install g++`)";
 
@@ -28,13 +29,17 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     }
     let child = Child::catching_signals()?;
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("fuzz");
+    println!("== building");
+    if child.run(&mut fuzz("build", &folder))? != ExitCode::SUCCESS {
+        return Err("the targets do not build".into());
+    }
     let mut found = Vec::new();
     for (number, target) in (1..).zip(TARGETS) {
-        println!("== target {number} of {}: {target}, for {minutes} minutes once it is built", TARGETS.len());
+        println!("== target {number} of {}: {target}, for {minutes} minutes", TARGETS.len());
         // What is new goes there; the committed corpus is only read.
         let new = folder.join("target/corpus").join(target);
         fs::create_dir_all(&new)?;
-        let mut command = fuzz(&folder);
+        let mut command = fuzz("run", &folder);
         command.arg(target).args([&new, &folder.join("corpus").join(target)]).arg("--").args(LIMITS);
         command.args(["-print_final_stats=1".to_owned(), format!("-max_total_time={}", minutes * 60)]);
         if child.run(&mut command)? != ExitCode::SUCCESS {
@@ -54,9 +59,15 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
 
 /// All of ours is safe Rust, so no sanitizer; libFuzzer's own instruments are the compiler's, which the stable one has
 /// but does not offer.
-fn fuzz(folder: &Path) -> Command {
+fn fuzz(verb: &str, folder: &Path) -> Command {
     let mut command = cargo();
     command.env("RUSTC_BOOTSTRAP", "1").current_dir(folder);
-    command.args(["fuzz", "run", "--fuzz-dir"]).arg(folder).args(["--sanitizer", "none"]);
+    // What cargo tells us of xtask is no reason to build the dependencies anew.
+    for (name, _) in env::vars_os() {
+        if name.to_string_lossy().starts_with("CARGO_PKG_") || name.to_string_lossy().starts_with("CARGO_MANIFEST_") {
+            command.env_remove(name);
+        }
+    }
+    command.args(["fuzz", verb, "--fuzz-dir"]).arg(folder).args(["--sanitizer", "none"]);
     command
 }
