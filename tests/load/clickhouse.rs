@@ -77,7 +77,7 @@ impl Backend for ClickHouse {
         Box::pin(async move {
             let own;
             let client = match self.kept.get() {
-                Some(kept) if call.id().worker % 2 == 0 => kept,
+                Some(kept) if call.id().keeps_its_lease() => kept,
                 _ => {
                     own = pool.clickhouse().await.map_err(|error| Trouble::of(&error))?;
                     &own

@@ -154,7 +154,7 @@ impl Row {
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Row { kind, fault, calls, errors, unknown, longest, noticed, resumed } = self;
-        let noticed = noticed.map_or_else(|| "–".to_owned(), |noticed| seconds(noticed));
+        let noticed = noticed.map_or_else(|| "–".to_owned(), seconds);
         let (longest, resumed) = (seconds(*longest), seconds(*resumed));
         write!(f, "| {kind} | {fault} | {calls} | {errors} | {unknown} | {longest} | {noticed} | {resumed} |")
     }

@@ -16,7 +16,6 @@ use super::{Backend, BoxFuture, Call, IDLE, Shared, Told, Trouble};
 
 #[derive(Default)]
 pub(crate) struct Mongo {
-    /// Half of the tasks keep one lease for life, as a strategy does.
     kept: OnceLock<Lease<Client>>,
 }
 
@@ -85,7 +84,7 @@ impl Backend for Mongo {
         Box::pin(async move {
             let own;
             let client = match self.kept.get() {
-                Some(kept) if call.id().worker % 2 == 0 => kept,
+                Some(kept) if call.id().keeps_its_lease() => kept,
                 _ => {
                     own = pool.mongo().await.map_err(|error| Trouble::of(&error))?;
                     &own

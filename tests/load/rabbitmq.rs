@@ -27,13 +27,9 @@ pub(crate) struct RabbitMq {
 /// What the consumers got: each publish, which has a number of its own.
 #[derive(Default)]
 struct Consumed {
-    seen: Mutex<HashMap<(u64, u32), Seen>>,
+    /// And how often the broker had died when it came.
+    seen: Mutex<HashMap<(u64, u32), u32>>,
     complaints: Mutex<Vec<String>>,
-}
-
-struct Seen {
-    /// How often the broker had died by then.
-    deaths: u32,
 }
 
 impl Consumed {
@@ -43,10 +39,10 @@ impl Consumed {
         let numbers = text.split_once(' ').and_then(|(id, attempt)| Some((id.parse().ok()?, attempt.parse().ok()?)));
         let Some(publish) = numbers else { return lock(&self.complaints).push(format!("consumed {text:?}")) };
         let deaths = load.deaths.load(Ordering::SeqCst);
-        let earlier = lock(&self.seen).insert(publish, Seen { deaths });
+        let earlier = lock(&self.seen).insert(publish, deaths);
         if let Some(earlier) = earlier
             && !redelivered
-            && earlier.deaths == deaths
+            && earlier == deaths
         {
             lock(&self.complaints).push(format!("{:?} was published once and consumed twice", Id::from_u64(publish.0)));
         }
@@ -117,7 +113,7 @@ impl Backend for RabbitMq {
         Box::pin(async move {
             let own;
             let rabbit = match self.kept.get() {
-                Some(kept) if call.id().worker % 2 == 0 => kept,
+                Some(kept) if call.id().keeps_its_lease() => kept,
                 _ => {
                     own = pool.rabbitmq().await.map_err(|error| Trouble::of(&error))?;
                     &own

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use redis::aio::ConnectionLike as _;
 use redis::{Cmd, RedisError, RedisResult, Value};
 use resource_pool::config::{RedisConfig, ResourceConfig};
-use resource_pool::{Error, Lease, Redis as Shared_, ResourcePool, blocking};
+use resource_pool::{Error, Lease, Redis as Tasks, ResourcePool, blocking};
 use services::{Kind, Service};
 
 use super::ledger::Id;
@@ -14,7 +14,7 @@ use super::{Backend, BoxFuture, Call, IDLE, Shared, Told, Trouble, WORKERS};
 
 #[derive(Default)]
 pub(crate) struct Redis {
-    kept: OnceLock<Lease<Shared_>>,
+    kept: OnceLock<Lease<Tasks>>,
 }
 
 fn key(worker: usize) -> String {
@@ -75,15 +75,14 @@ impl Backend for Redis {
 
     fn on_task<'a>(&'a self, pool: &'a ResourcePool, call: Call) -> BoxFuture<'a, Told> {
         Box::pin(async move {
-            let worker = call.id().worker;
             let mut redis = match self.kept.get() {
-                Some(kept) if worker % 2 == 0 => Shared_::clone(kept),
-                _ => Shared_::clone(&*pool.redis().await.map_err(|error| Trouble::of(&error))?),
+                Some(kept) if call.id().keeps_its_lease() => Tasks::clone(kept),
+                _ => Tasks::clone(&*pool.redis().await.map_err(|error| Trouble::of(&error))?),
             };
             match call {
                 Call::Write(id) => done(write(id).query_async::<i64>(&mut redis).await),
                 Call::Read(id) => there(read(id).query_async(&mut redis).await, id),
-                Call::Slow(id) if worker % 4 == 0 => {
+                Call::Slow(id) if id.number.is_multiple_of(2) => {
                     let mut own = redis.exclusive().await.map_err(Trouble::of_driver)?;
                     done(own.req_packed_command(&wait(id)).await)
                 }
