@@ -285,8 +285,12 @@ impl Shared {
     }
 
     pub(crate) fn fail(&self, why: String) {
-        eprintln!("FAILED: {why}");
-        lock(&self.failures).push(why);
+        let mut failures = lock(&self.failures);
+        // What follows from the first ones says no more.
+        if failures.len() < 10 {
+            eprintln!("FAILED: {why}");
+            failures.push(why);
+        }
     }
 
     /// A fault begins: errors are to be expected.
@@ -367,6 +371,17 @@ pub(crate) struct Load {
     threads: Vec<JoinHandle<()>>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
     companions: Vec<JoinHandle<()>>,
+    _stops: Stops,
+}
+
+/// Ends the work of a load that is given up, too.
+struct Stops(Arc<Shared>);
+
+impl Drop for Stops {
+    fn drop(&mut self) {
+        self.0.stop.store(true, Ordering::SeqCst);
+        self.0.settled.store(true, Ordering::SeqCst);
+    }
 }
 
 impl Load {
@@ -418,7 +433,7 @@ impl Load {
         let watched = Arc::clone(&shared);
         let watchdog = thread::Builder::new().name("load-watchdog".into()).spawn(move || watched.watch());
         companions.push(watchdog.expect("a thread"));
-        Load { shared, backend, threads, tasks, companions }
+        Load { _stops: Stops(Arc::clone(&shared)), shared, backend, threads, tasks, companions }
     }
 
     /// Whether all workers are still there, and nothing has gone wrong.
