@@ -9,11 +9,6 @@ pub(crate) mod client;
 #[cfg(any(feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
 mod stream;
 
-#[cfg(feature = "redis")]
-pub(crate) use self::stream::Blocking;
-#[cfg(any(feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
-pub(crate) use self::stream::{Stream, Tls};
-
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -21,6 +16,10 @@ use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+#[cfg(feature = "redis")]
+pub(crate) use self::stream::Blocking;
+#[cfg(any(feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
+pub(crate) use self::stream::{Stream, Tls};
 use crate::config::Environment;
 use crate::error::{Error, Failure};
 use crate::runtime::within;

@@ -350,7 +350,10 @@ mod with_the_feature {
         ask(kind, &used).await.unwrap();
         server.freeze().unwrap();
         let (fresh, began) = (pool_of(kind, &local, Some(files.trusting())), Instant::now());
-        let (in_flight, in_handshake) = tokio::join!(
+        let threads: blocking::ResourcePool = used.clone().into();
+        let in_thread = tokio::task::spawn_blocking(move || (ask_blocking(kind, &threads), began.elapsed()));
+        let (in_thread, in_flight, in_handshake) = tokio::join!(
+            in_thread.within(FROZEN * 2),
             async {
                 let asked = ask_async(kind, &used).within(FROZEN * 2).await;
                 (asked, began.elapsed())
@@ -361,7 +364,9 @@ mod with_the_feature {
             }
         );
         server.thaw().unwrap();
-        assert!(in_flight.0.is_err() && in_flight.1 < FROZEN, "{in_flight:?}");
+        for in_flight in [in_thread.unwrap(), in_flight] {
+            assert!(in_flight.0.is_err() && in_flight.1 < FROZEN, "{in_flight:?}");
+        }
         assert!(in_handshake.0.unwrap_err().is_transient() && in_handshake.1 < FROZEN + Duration::from_secs(1));
         for pool in [&used, &fresh] {
             until_async(Duration::from_secs(20), async || ask(kind, pool).await.is_ok()).await;
