@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use crate::resource::Work;
-use crate::sync::Notify;
+use crate::sync::{Mutex, Notify};
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 
 /// What leases, links and pieces of work know of their resource, whatever its type.
 pub(crate) struct Activity {
     pub(crate) name: Arc<str>,
     pub(crate) endpoint: Arc<str>,
-    work: [AtomicUsize; Work::ALL.len()],
+    pub(crate) tally: Tally,
     draining: AtomicBool,
     changed: Notify,
 }
@@ -20,34 +20,26 @@ impl Activity {
         Arc::new(Activity {
             name: Arc::from(name),
             endpoint: Arc::from(endpoint),
-            work: Default::default(),
+            tally: Tally::default(),
             draining: AtomicBool::new(false),
             changed: Notify::new(),
         })
     }
 
-    pub(crate) fn begin(&self, work: Work) {
-        self.work[work as usize].fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn end(&self, work: Work) {
-        self.work[work as usize].fetch_sub(1, Ordering::Release);
+    /// Whether it is in the drain's books.
+    pub(crate) fn end(&self, work: Work, count: usize, is_done: bool) -> bool {
+        let counted = self.tally.end(work, count, is_done);
         // Either this sees that somebody drains, or that one sees the count that this left.
         fence(Ordering::SeqCst);
         self.released();
-    }
-
-    /// What is going on now, by kind, without what is not.
-    pub(crate) fn work(&self) -> Vec<(Work, usize)> {
-        Work::ALL
-            .into_iter()
-            .map(|work| (work, self.work[work as usize].load(Ordering::Acquire)))
-            .filter(|(_, count)| *count > 0)
-            .collect()
+        counted
     }
 
     /// From now on releases wake whoever waits in [`until`](Activity::until).
     pub(crate) fn set_draining(&self, draining: bool) {
+        if draining {
+            self.tally.begin_drain();
+        }
         self.draining.store(draining, Ordering::Relaxed);
         fence(Ordering::SeqCst);
     }
@@ -82,4 +74,92 @@ impl Activity {
             changed.await;
         }
     }
+}
+
+/// The work of one resource: what goes on, and how that of the last drain ended.
+#[derive(Default)]
+pub(crate) struct Tally {
+    now: [AtomicUsize; KINDS],
+    is_draining: AtomicBool,
+    books: Mutex<Books>,
+}
+
+/// How the work of a drain ended, by kind.
+#[derive(Default)]
+struct Books {
+    finished: [usize; KINDS],
+    given_up: [usize; KINDS],
+    unfinished: [usize; KINDS],
+}
+
+const KINDS: usize = Work::ALL.len();
+
+impl Tally {
+    pub(crate) fn begin(&self, work: Work, count: usize) {
+        self.now[work as usize].fetch_add(count, Ordering::Relaxed);
+    }
+
+    fn end(&self, work: Work, count: usize, is_done: bool) -> bool {
+        let end = || self.now[work as usize].fetch_sub(count, Ordering::Release);
+        if !self.is_draining.load(Ordering::Relaxed) {
+            end();
+            return false;
+        }
+        let mut books = self.books.lock();
+        // Under the lock, so that it is either unfinished or has ended, and not both.
+        end();
+        let counts = self.is_draining.load(Ordering::Relaxed);
+        if counts {
+            let ended = if is_done { &mut books.finished } else { &mut books.given_up };
+            ended[work as usize] += count;
+        }
+        counts
+    }
+
+    pub(crate) fn add_finished(&self, work: Work, count: usize) {
+        self.books.lock().finished[work as usize] += count;
+    }
+
+    /// One that counts as finished was cut off after all.
+    #[cfg(feature = "mongodb")]
+    pub(crate) fn was_cut_off(&self, work: Work) {
+        let mut books = self.books.lock();
+        books.finished[work as usize] -= 1;
+        books.given_up[work as usize] += 1;
+    }
+
+    fn begin_drain(&self) {
+        *self.books.lock() = Books::default();
+        self.is_draining.store(true, Ordering::Relaxed);
+    }
+
+    /// What still goes on is unfinished, however it will end.
+    pub(crate) fn end_drain(&self) {
+        let mut books = self.books.lock();
+        self.is_draining.store(false, Ordering::Relaxed);
+        for (unfinished, now) in books.unfinished.iter_mut().zip(&self.now) {
+            *unfinished = now.load(Ordering::Acquire);
+        }
+    }
+
+    /// What is going on now, by kind, without what is not.
+    pub(crate) fn now(&self) -> Vec<(Work, usize)> {
+        by_kind(|kind| self.now[kind].load(Ordering::Acquire))
+    }
+
+    pub(crate) fn finished(&self) -> Vec<(Work, usize)> {
+        by_kind(|kind| self.books.lock().finished[kind])
+    }
+
+    pub(crate) fn given_up(&self) -> Vec<(Work, usize)> {
+        by_kind(|kind| self.books.lock().given_up[kind])
+    }
+
+    pub(crate) fn unfinished(&self) -> Vec<(Work, usize)> {
+        by_kind(|kind| self.books.lock().unfinished[kind])
+    }
+}
+
+fn by_kind(count: impl Fn(usize) -> usize) -> Vec<(Work, usize)> {
+    Work::ALL.into_iter().map(|work| (work, count(work as usize))).filter(|(_, count)| *count > 0).collect()
 }

@@ -18,7 +18,7 @@ mod scoped;
 
 pub use crate::global::run_blocking as run;
 #[cfg(feature = "clickhouse")]
-pub use clickhouse::{ClickHouse, Rows, Statement};
+pub use clickhouse::{ClickHouse, Inserter, Rows, Statement};
 #[cfg(feature = "mongodb")]
 pub use mongo::Mongo;
 pub use pool::ResourcePool;

@@ -208,6 +208,10 @@ pub struct StepReport {
     pub took: Duration,
     /// The leases and checkouts still held when it was closed under them.
     pub held: Vec<Holder>,
+    /// The work that came to its end in the drain, or was ended in good order by the step itself.
+    pub finished: Vec<(Work, usize)>,
+    /// The work that ended in the drain without being finished: cut off, cancelled, given back.
+    pub given_up: Vec<(Work, usize)>,
     /// The work still going on when its drain ended.
     pub unfinished: Vec<(Work, usize)>,
 }
@@ -236,6 +240,8 @@ impl CloseReport {
             outcome: Outcome::Panicked(panic_message(payload)),
             took: Duration::ZERO,
             held: registry.holders(),
+            finished: Vec::new(),
+            given_up: Vec::new(),
             unfinished: Vec::new(),
         };
         CloseReport {
@@ -273,8 +279,14 @@ impl fmt::Display for CloseReport {
                 format!("{:.1?}", step.took),
                 step.outcome
             )?;
+            for (work, count) in &step.finished {
+                writeln!(f, "    finished: {} {}", work.counted(*count), work.finished())?;
+            }
+            for (work, count) in &step.given_up {
+                writeln!(f, "    given up: {} {}", work.counted(*count), work.given_up())?;
+            }
             for (work, count) in &step.unfinished {
-                writeln!(f, "    unfinished: {count} {}", work.label())?;
+                writeln!(f, "    unfinished: {}", work.counted(*count))?;
             }
             for holder in &step.held {
                 writeln!(f, "    held by {holder:#}")?;
@@ -588,7 +600,7 @@ async fn close_pool(registry: &Arc<Registry>, reason: Reason, limit: Duration) -
         let _goes_down_with_the_runtime = within(deadline.saturating_duration_since(Instant::now()), closed).await;
     }
     // What `run` was given goes on there after closing everything itself.
-    if registry.main.work().is_empty() || registry.main.is_draining() {
+    if registry.main.tally.now().is_empty() || registry.main.is_draining() {
         registry.context.runtime.end();
     }
     report
@@ -648,21 +660,12 @@ fn reserve(options: &CloseOptions, levels: usize) -> Duration {
 /// Waits for work, not for idle handles: those only for a moment.
 async fn drain(context: &Arc<Context>, slots: &[Arc<dyn AnySlot>], active: &[Arc<Activity>], limit: Duration) {
     let held = context.options.close.held;
-    let flushed = in_parallel(
-        context,
-        limit,
-        slots.iter().cloned().map(|slot| async move {
-            let name = Arc::clone(slot.name());
-            if let Err(error) = slot.flush().await {
-                tracing::warn!(resource = %name, %error, "flushing failed");
-            }
-        }),
-    );
+    let flushed = in_parallel(context, limit, slots.iter().cloned().map(AnySlot::flush));
     let worked = async {
         for activity in active {
             let slot = slots.iter().find(|slot| Arc::ptr_eq(slot.activity(), activity));
             let idle = || {
-                activity.work().is_empty()
+                activity.tally.now().is_empty()
                     && slot.is_none_or(|slot| !slot.holders().iter().any(|holder| holder.exclusive))
             };
             activity.until(|| idle().then_some(())).await;
@@ -766,10 +769,11 @@ async fn run_step(registry: Arc<Registry>, step: Step, budget: Duration, late: b
     let name = step.name();
     let phase = step.phase();
     registry.context.close.running.lock().insert(Arc::clone(&name));
-    let (slot, held, unfinished) = match &step {
-        Step::Resource(slot) => (Some(Arc::clone(slot)), slot.holders(), slot.activity().work()),
-        Step::Hook(_) => (None, Vec::new(), Vec::new()),
+    let slot = match &step {
+        Step::Resource(slot) => Some(Arc::clone(slot)),
+        Step::Hook(_) => None,
     };
+    let held = slot.as_ref().map_or_else(Vec::new, |slot| slot.holders());
     let cancel = CancellationToken::new();
     let mut ended = match late {
         true => None,
@@ -792,12 +796,15 @@ async fn run_step(registry: Arc<Registry>, step: Step, budget: Duration, late: b
         }
     }
     cancel.cancel();
+    let (mut finished, mut given_up, mut unfinished) = (Vec::new(), Vec::new(), Vec::new());
     if let Some(slot) = slot {
         slot.finish_close();
         tracing::info!(resource = %name, %outcome, "closed");
+        let tally = &slot.activity().tally;
+        (finished, given_up, unfinished) = (tally.finished(), tally.given_up(), tally.unfinished());
     }
     registry.context.close.running.lock().remove(&name);
-    StepReport { name, phase, outcome, took: started.elapsed(), held, unfinished }
+    StepReport { name, phase, outcome, took: started.elapsed(), held, finished, given_up, unfinished }
 }
 
 fn no_thread(_: oneshot::error::RecvError) -> Outcome {

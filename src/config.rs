@@ -25,6 +25,7 @@ pub use crate::exit::ExitStatus;
 pub use crate::health::HealthOptions;
 pub use crate::leak::LeakOptions;
 pub use crate::probe::ProbeOptions;
+pub use crate::repeat::Repeat;
 use crate::resource::Resource;
 pub use crate::retry::Retry;
 pub use crate::tls::TlsOptions;
@@ -49,6 +50,9 @@ pub struct Options {
     pub circuit: Duration,
     /// How connecting is retried.
     pub retry: Retry,
+    /// What the pool itself repeats of its operations when a connection is lost. Defaults to
+    /// [`Repeat::Unsent`].
+    pub repeat: Repeat,
     /// How ready resources are watched.
     pub probe: ProbeOptions,
     /// How health is checked.
@@ -71,6 +75,7 @@ impl Default for Options {
             connect_timeout: Duration::from_secs(2),
             circuit: Duration::from_millis(500),
             retry: Retry::default(),
+            repeat: Repeat::default(),
             probe: ProbeOptions::default(),
             health: HealthOptions::default(),
             leaks: LeakOptions::default(),

@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::io;
 use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
@@ -313,6 +314,22 @@ impl Error {
             Error::Timeout(_) | Error::Lost { .. } => true,
             _ => false,
         }
+    }
+
+    /// The pool's own error behind a driver's, where the driver's was the only one that could be
+    /// answered: through the client that a ClickHouse lease derefs to, and through Redis commands.
+    pub fn behind<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Error> {
+        let mut cause = Some(error);
+        while let Some(error) = cause {
+            // Neither a shared error nor an io::Error names what is in it as its cause.
+            let error = error.downcast_ref::<Source>().map_or(error, |shared| &**shared);
+            let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+            if let Some(ours) = error.downcast_ref().or_else(|| inner.and_then(|inner| inner.downcast_ref())) {
+                return Some(ours);
+            }
+            cause = error.source();
+        }
+        None
     }
 
     /// Whether the pool or the resource is closing or closed.

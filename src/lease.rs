@@ -34,6 +34,17 @@ impl<H: ?Sized> Lease<H> {
     pub fn generation(this: &Self) -> u64 {
         this.held.generation()
     }
+
+    #[cfg(feature = "redis")]
+    pub(crate) fn activity(this: &Self) -> &Arc<Activity> {
+        this.held.activity()
+    }
+
+    /// All of what the backend's slot holds, if it is this.
+    #[cfg(feature = "clickhouse")]
+    pub(crate) fn whole<W: 'static>(this: &Self) -> Option<&W> {
+        this.held.whole().downcast_ref()
+    }
 }
 
 impl<H: ?Sized> Deref for Lease<H> {
@@ -332,14 +343,22 @@ struct Tenancy<H> {
 /// A tenancy as a lease of `T` sees it.
 trait Held<T: ?Sized>: Send + Sync {
     fn handle(&self) -> &T;
+    /// All of what the backend's slot holds.
+    #[cfg(feature = "clickhouse")]
+    fn whole(&self) -> &dyn std::any::Any;
     fn generation(&self) -> u64;
     fn activity(&self) -> &Arc<Activity>;
     fn release(&self, key: usize);
 }
 
-impl<T: ?Sized, H: Provide<T> + Send + Sync> Held<T> for Tenancy<H> {
+impl<T: ?Sized, H: Provide<T> + Send + Sync + 'static> Held<T> for Tenancy<H> {
     fn handle(&self) -> &T {
         self.handle.provide()
+    }
+
+    #[cfg(feature = "clickhouse")]
+    fn whole(&self) -> &dyn std::any::Any {
+        &self.handle
     }
 
     fn generation(&self) -> u64 {

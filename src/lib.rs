@@ -26,6 +26,7 @@ mod owner;
 mod pool;
 mod probe;
 mod registry;
+mod repeat;
 mod resource;
 mod retry;
 mod runtime;
@@ -39,7 +40,7 @@ mod verbs;
 mod wait;
 
 #[cfg(feature = "clickhouse")]
-pub use backend::clickhouse::{ClickHouse, ClickHouseResource};
+pub use backend::clickhouse::{ClickHouse, ClickHouseResource, Inserter};
 #[cfg(feature = "mongodb")]
 pub use backend::mongo::{Mongo, MongoResource};
 #[cfg(feature = "rabbitmq")]

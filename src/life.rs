@@ -43,6 +43,8 @@ struct Inner<H> {
     recovering: bool,
     /// Leasing has ended.
     shut: bool,
+    /// What kept closing from being all as it should: a loss, or what could not be flushed.
+    trouble: Option<Source>,
     /// The connection that is being made has ended already.
     ended_early: Option<Source>,
     waiting: usize,
@@ -119,6 +121,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
                 failure: None,
                 recovering: false,
                 shut: false,
+                trouble: None,
                 ended_early: None,
                 waiting: 0,
                 probing: None,
@@ -126,11 +129,17 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         }
     }
 
-    /// Waits until it can be leased. `connect` carries out an attempt, without waiting for it.
-    pub(crate) async fn ready(&self, closing: impl Fn() -> bool, connect: impl Fn(u64)) -> Result<(), Error> {
+    /// Waits until it can be leased; whoever is patient goes on waiting while it is being brought
+    /// back, however often that fails. `connect` carries out an attempt, without waiting for it.
+    pub(crate) async fn ready(
+        &self,
+        patient: bool,
+        closing: impl Fn() -> bool,
+        connect: impl Fn(u64),
+    ) -> Result<(), Error> {
         let _waiting = Waiting::new(self);
         let mut joined = None;
-        let ready = self.activity.until(|| match self.advance(&mut joined, &closing) {
+        let ready = self.activity.until(|| match self.advance(&mut joined, patient, &closing) {
             Ok(Next::Lease) => Some(Ok(())),
             Ok(Next::Wait) => None,
             Ok(Next::Connect(attempt)) => {
@@ -144,7 +153,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
 
     /// What an acquire does next. Begins an attempt where nobody has, and answers the failure of
     /// the one that was joined.
-    fn advance(&self, joined: &mut Option<u64>, closing: impl FnOnce() -> bool) -> Result<Next, Error> {
+    fn advance(&self, joined: &mut Option<u64>, patient: bool, closing: impl FnOnce() -> bool) -> Result<Next, Error> {
         let name = || Arc::clone(&self.activity.name);
         let mut inner = self.inner.lock();
         let failed = |inner: &Inner<H>, stands: bool| match (&inner.failure, *joined) {
@@ -154,6 +163,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
             _ => Ok(()),
         };
         match inner.state {
+            State::Connecting | State::Broken if patient && inner.recovering => Ok(Next::Wait),
             State::Ready => Ok(Next::Lease),
             State::Draining if !inner.shut => Ok(Next::Lease),
             State::Draining => Err(Error::Closing { resource: name() }),
@@ -257,7 +267,13 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
                 inner.ended_early = Some(cause);
                 Lost::Noted
             }
-            State::Draining if inner.generation == generation => Lost::Cut,
+            State::Draining if inner.generation == generation => {
+                // Once the drain is over, what ends is ended by the closing itself.
+                if !inner.shut {
+                    inner.trouble.get_or_insert_with(|| Arc::new(self.lost_error(cause)));
+                }
+                Lost::Cut
+            }
             _ => Lost::Noted,
         }
     }
@@ -276,11 +292,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
 
     fn begin_recovery(&self, mut inner: MutexGuard<'_, Inner<H>>, cause: Source) -> u64 {
         let (generation, attempt) = (inner.generation, inner.attempt);
-        let error = Error::Lost {
-            resource: Arc::clone(&self.activity.name),
-            endpoint: Arc::clone(&self.activity.endpoint),
-            source: cause,
-        };
+        let error = self.lost_error(cause);
         inner.fail(attempt, error.clone(), Duration::ZERO);
         inner.recovering = true;
         let shut = (self.ledger.shut(), inner.probing.take());
@@ -290,6 +302,11 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         self.activity.changed();
         tracing::warn!(resource = %self.activity.name, generation, %error, "lost");
         attempt
+    }
+
+    fn lost_error(&self, source: Source) -> Error {
+        let Activity { name, endpoint, .. } = &*self.activity;
+        Error::Lost { resource: Arc::clone(name), endpoint: Arc::clone(endpoint), source }
     }
 
     /// Back to `Idle`, if closed.
@@ -323,6 +340,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
             state => {
                 // A broken one is not leased any more.
                 inner.shut = state != State::Ready;
+                inner.trouble = inner.failure.as_ref().map(|failure| Arc::new(failure.error.clone()) as Source);
                 self.activity.set_draining(true);
                 inner.set(State::Draining);
                 true
@@ -333,10 +351,20 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         begun
     }
 
-    /// Ends leasing.
+    /// Something keeps closing from being all as it should.
+    pub(crate) fn trouble(&self, what: Source) {
+        self.inner.lock().trouble.get_or_insert(what);
+    }
+
+    pub(crate) fn take_trouble(&self) -> Option<Source> {
+        self.inner.lock().trouble.take()
+    }
+
+    /// Ends leasing, and with it the drain.
     pub(crate) fn shut(&self) {
         let mut inner = self.inner.lock();
         inner.shut = true;
+        self.activity.tally.end_drain();
         let shut = self.ledger.shut();
         drop(inner);
         drop(shut);

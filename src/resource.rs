@@ -9,14 +9,14 @@ use crate::activity::Activity;
 use crate::close::Phase;
 use crate::error::{BoxError, Error, Failure, Source};
 use crate::lease::Holder;
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "rabbitmq", feature = "redis"))]
 use crate::lease::{Claim, Lease, Provide};
+use crate::life::Condition;
+use crate::repeat::Repeat;
 use crate::slot::AnySlot;
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "rabbitmq", feature = "redis"))]
 use crate::slot::Slot;
-#[cfg(feature = "redis")]
-use crate::status::State;
-use crate::status::Usage;
+use crate::status::{State, Usage};
 
 /// A kind of resource: three verbs, and what else a backend may say about itself.
 ///
@@ -112,6 +112,7 @@ pub struct Link {
     pub(crate) activity: Arc<Activity>,
     pub(crate) slot: Weak<dyn AnySlot>,
     pub(crate) acquire_timeout: Duration,
+    pub(crate) repeat: Repeat,
 }
 
 impl Link {
@@ -148,13 +149,20 @@ impl Link {
         self.slot.upgrade().map_or(0, |slot| slot.generation_or_next())
     }
 
-    /// Counts a piece of work that closing must wait for, until the guard drops.
+    /// Counts a piece of work that closing must wait for, until the guard says that it is
+    /// [done](Busy::done), or drops.
     pub fn busy(&self, work: Work) -> Busy {
         Busy::new(&self.activity, work)
     }
 
+    /// Counts what closing ended in good order though nobody waited for it: transactions that it
+    /// aborted, cursors that it closed.
+    pub fn ended(&self, work: Work, count: usize) {
+        self.activity.tally.add_finished(work, count);
+    }
+
     /// A lease for what a backend hands out itself.
-    #[cfg(feature = "redis")]
+    #[cfg(any(feature = "rabbitmq", feature = "redis"))]
     pub(crate) fn lease<R: Resource, T: ?Sized + 'static>(&self, claim: Claim) -> Option<Lease<T>>
     where
         R::Handle: Provide<T>,
@@ -169,18 +177,32 @@ impl Link {
         condition.failure.filter(|_| matches!(condition.state, State::Broken | State::Connecting))
     }
 
-    /// Waits while the connection is being brought back. Answers at once when it is ready, when
-    /// the last attempt failed, and when it is closed.
+    /// Waits while the connection is being brought back, unless operations are
+    /// [never](Repeat::Never) to wait for that.
     ///
     /// # Errors
-    /// The failed attempt's error, [`Error::Closed`], or a timeout after the acquire timeout.
+    /// A timeout after the acquire timeout, with the last attempt's error as its source;
+    /// [`Error::Closing`], [`Error::Closed`]. With [`Repeat::Never`], or where it is not brought back
+    /// any more, why it was lost.
     ///
     /// # Cancel safety
     /// Cancelling it cancels nothing else.
     pub async fn ready(&self) -> Result<(), Error> {
-        match self.slot.upgrade() {
-            Some(slot) => slot.wait_ready().await,
-            None => Err(Error::Closed { resource: Arc::clone(&self.activity.name) }),
+        self.ready_within(self.acquire_timeout).await
+    }
+
+    pub(crate) async fn ready_within(&self, limit: Duration) -> Result<(), Error> {
+        let Some(slot) = self.slot.upgrade() else {
+            return Err(Error::Closed { resource: Arc::clone(&self.activity.name) });
+        };
+        match slot.condition() {
+            Condition { state: State::Ready, .. } => Ok(()),
+            Condition { state: State::Connecting | State::Broken, failure: Some(error), .. }
+                if self.repeat == Repeat::Never =>
+            {
+                Err(error)
+            }
+            _ => slot.wait_back(limit).await,
         }
     }
 }
@@ -191,59 +213,123 @@ impl fmt::Debug for Link {
     }
 }
 
-/// Work that closing waits for, as opposed to a handle that is merely held.
+/// Work that closing waits for or ends, as opposed to a handle that is merely held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Work {
-    /// A command or query that has been sent and not answered.
+    /// A command or query that has been sent and not answered. Finished once it is answered, be it
+    /// with an error of the server's.
     Operation,
-    /// A message delivered and not yet acknowledged.
+    /// A message delivered and not yet settled. Finished once it is acknowledged or rejected.
     Delivery,
-    /// A message published and not yet confirmed.
+    /// A message published and not yet confirmed. Finished once the broker has answered to it.
     Confirm,
-    /// Rows buffered and not yet inserted.
-    Insert,
+    /// A row that an inserter has and that is not yet inserted. Finished once the server has it.
+    Row,
+    /// A transaction that is open on the server. Not waited for: closing aborts it.
+    Transaction,
+    /// A cursor that is open on the server. Not waited for: closing closes it.
+    Cursor,
     /// A future or closure given to `run`.
     Main,
 }
 
 impl Work {
-    pub(crate) const ALL: [Work; 5] = [Work::Operation, Work::Delivery, Work::Confirm, Work::Insert, Work::Main];
+    pub(crate) const ALL: [Work; 7] =
+        [Work::Operation, Work::Delivery, Work::Confirm, Work::Row, Work::Transaction, Work::Cursor, Work::Main];
 
-    /// The plural, for reports.
-    pub(crate) fn label(self) -> &'static str {
+    /// So many of it, for reports.
+    pub(crate) fn counted(self, count: usize) -> String {
+        let (one, many) = match self {
+            Work::Operation => ("operation", "operations"),
+            Work::Delivery => ("delivery", "deliveries"),
+            Work::Confirm => ("confirm", "confirms"),
+            Work::Row => ("row", "rows"),
+            Work::Transaction => ("transaction", "transactions"),
+            Work::Cursor => ("cursor", "cursors"),
+            Work::Main => ("main", "mains"),
+        };
+        format!("{count} {}", if count == 1 { one } else { many })
+    }
+
+    /// What has become of it once it is finished.
+    pub(crate) fn finished(self) -> &'static str {
         match self {
-            Work::Operation => "operations",
-            Work::Delivery => "deliveries",
-            Work::Confirm => "confirms",
-            Work::Insert => "inserts",
-            Work::Main => "main",
+            Work::Operation => "answered",
+            Work::Delivery => "settled",
+            Work::Confirm => "received",
+            Work::Row => "inserted",
+            Work::Transaction => "aborted",
+            Work::Cursor => "closed",
+            Work::Main => "ended",
+        }
+    }
+
+    /// What has become of it if it ended otherwise.
+    pub(crate) fn given_up(self) -> &'static str {
+        match self {
+            Work::Operation => "cut off",
+            Work::Delivery => "given back",
+            Work::Confirm => "not received",
+            Work::Row => "not known to be inserted",
+            Work::Transaction | Work::Cursor | Work::Main => "given up",
         }
     }
 }
 
-/// Counts one piece of [`Work`] while it lives.
-#[must_use = "the work counts as done when this drops"]
+/// Counts pieces of [`Work`] while they go on.
+#[must_use = "the work counts as given up when this drops"]
 pub struct Busy {
     activity: Arc<Activity>,
     work: Work,
+    count: usize,
 }
 
 impl Busy {
     pub(crate) fn new(activity: &Arc<Activity>, work: Work) -> Self {
-        activity.begin(work);
-        Busy { activity: Arc::clone(activity), work }
+        let mut busy = Busy { activity: Arc::clone(activity), work, count: 0 };
+        busy.add(1);
+        busy
+    }
+
+    /// One that counts nothing yet.
+    #[cfg(feature = "clickhouse")]
+    pub(crate) fn none(activity: &Arc<Activity>, work: Work) -> Self {
+        Busy { activity: Arc::clone(activity), work, count: 0 }
+    }
+
+    /// So many more of it.
+    pub(crate) fn add(&mut self, count: usize) {
+        self.activity.tally.begin(self.work, count);
+        self.count += count;
+    }
+
+    /// The name of the resource that it is counted for.
+    #[cfg(feature = "redis")]
+    pub(crate) fn resource(&self) -> &Arc<str> {
+        &self.activity.name
+    }
+
+    /// It came to its end, which the report of a close counts apart from what is given up: cut
+    /// off, cancelled, or dropped without this.
+    pub fn done(mut self) {
+        self.end(true);
+    }
+
+    /// Whether it was counted for a report.
+    pub(crate) fn end(&mut self, is_done: bool) -> bool {
+        self.activity.end(self.work, std::mem::take(&mut self.count), is_done)
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.activity.end(self.work);
+        self.end(false);
     }
 }
 
 impl fmt::Debug for Busy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Busy").field(&self.work).finish()
+        f.debug_struct("Busy").field("work", &self.work).field("count", &self.count).finish()
     }
 }

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::activity::Activity;
 use crate::close::Phase;
+use crate::config::Options;
 use crate::error::{BoxError, ConnectError, Error, Failure, Source, TimeoutError, panic_message};
 use crate::leak::Leaks;
 use crate::lease::{Claim, Holder, Lease, Provide};
@@ -52,7 +53,10 @@ pub(crate) trait AnySlot: Any + Send + Sync {
     /// Marks checkouts that have been out for this long, and tells the newly marked ones.
     fn suspect(&self, age: Duration) -> Vec<Holder>;
     fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
+    /// Waits for the attempt to connect that is under way.
     fn wait_ready(self: Arc<Self>) -> BoxFuture<Result<(), Error>>;
+    /// Waits until the connection is back, over any number of attempts.
+    fn wait_back(self: Arc<Self>, limit: Duration) -> BoxFuture<Result<(), Error>>;
     /// A ping over whatever the resource pings with. `None` if it never was connected.
     fn ping(self: Arc<Self>) -> Option<BoxFuture<Result<(), Failure>>>;
     fn lost(self: Arc<Self>, generation: u64, cause: Source);
@@ -60,7 +64,7 @@ pub(crate) trait AnySlot: Any + Send + Sync {
     /// Begins closing. `false` if there is nothing to close.
     fn begin_close(&self) -> bool;
     fn stop_intake(self: Arc<Self>) -> BoxFuture<()>;
-    fn flush(self: Arc<Self>) -> BoxFuture<Result<(), Failure>>;
+    fn flush(self: Arc<Self>) -> BoxFuture<()>;
     /// Ends leasing.
     fn shut(&self);
     fn close(self: Arc<Self>) -> BoxFuture<Result<(), Failure>>;
@@ -99,13 +103,17 @@ impl<R: Resource> Slot<R> {
             if let Some(lease) = self.lease(claim) {
                 return Ok(lease);
             }
-            self.begin_waiting(limit.saturating_sub(started.elapsed())).await?;
+            self.begin_waiting(limit.saturating_sub(started.elapsed()), false).await?;
         }
     }
 
     /// Begins to wait, on the pool's runtime, so that any executor may poll the answer and
     /// dropping it only stops the waiting.
-    fn begin_waiting(self: &Arc<Self>, limit: Duration) -> impl Future<Output = Result<(), Error>> + Send + use<R> {
+    fn begin_waiting(
+        self: &Arc<Self>,
+        limit: Duration,
+        patient: bool,
+    ) -> impl Future<Output = Result<(), Error>> + Send + use<R> {
         // Not even a runtime is started for what is closed.
         let open = match self.life.state() {
             State::Closed => Err(self.closed()),
@@ -113,17 +121,17 @@ impl<R: Resource> Slot<R> {
         };
         let waiting = open.and_then(|()| self.context.runtime.handle()).map(|runtime| {
             let me = Arc::clone(self);
-            runtime.spawn(async move { me.wait(limit).await })
+            runtime.spawn(async move { me.wait(limit, patient).await })
         });
         let closed = self.closed();
         async move { waiting?.await.unwrap_or(Err(closed)) }
     }
 
-    async fn wait(self: Arc<Self>, limit: Duration) -> Result<(), Error> {
+    async fn wait(self: Arc<Self>, limit: Duration, patient: bool) -> Result<(), Error> {
         let started = Instant::now();
         let closing = || self.context.close.is_closing();
         let connect = |attempt| drop(tokio::spawn(connect(Trying::new(&self, attempt), false)));
-        within(limit, self.life.ready(closing, connect)).await.unwrap_or_else(|_elapsed| {
+        within(limit, self.life.ready(patient, closing, connect)).await.unwrap_or_else(|_elapsed| {
             Err(Error::Timeout(Arc::new(TimeoutError {
                 resource: Arc::clone(self.name()),
                 endpoint: Arc::clone(&self.activity().endpoint),
@@ -235,7 +243,8 @@ impl<R: Resource> Slot<R> {
 
     fn link(self: &Arc<Self>) -> Link {
         let activity = Arc::clone(self.activity());
-        Link { activity, slot: self.as_weak(), acquire_timeout: self.context.options.acquire_timeout }
+        let Options { acquire_timeout, repeat, .. } = self.context.options;
+        Link { activity, slot: self.as_weak(), acquire_timeout, repeat }
     }
 
     fn as_weak(self: &Arc<Self>) -> Weak<dyn AnySlot> {
@@ -288,7 +297,7 @@ impl<R: Resource> AnySlot for Slot<R> {
             checkouts: holders.iter().filter(|holder| holder.exclusive).count(),
             leaks: holders.iter().filter(|holder| holder.suspected).count() + self.life.ledger.leaks.exceeded(),
             leaks_total: self.life.ledger.leaks.total(),
-            work: self.activity().work(),
+            work: self.activity().tally.now(),
             connecting: waiting,
             usage: usage.unwrap_or_default(),
             error: failure,
@@ -312,7 +321,11 @@ impl<R: Resource> AnySlot for Slot<R> {
     }
 
     fn wait_ready(self: Arc<Self>) -> BoxFuture<Result<(), Error>> {
-        Box::pin(self.begin_waiting(self.context.options.acquire_timeout))
+        Box::pin(self.begin_waiting(self.context.options.acquire_timeout, false))
+    }
+
+    fn wait_back(self: Arc<Self>, limit: Duration) -> BoxFuture<Result<(), Error>> {
+        Box::pin(self.begin_waiting(limit, true))
     }
 
     fn ping(self: Arc<Self>) -> Option<BoxFuture<Result<(), Failure>>> {
@@ -352,11 +365,12 @@ impl<R: Resource> AnySlot for Slot<R> {
         })
     }
 
-    fn flush(self: Arc<Self>) -> BoxFuture<Result<(), Failure>> {
+    fn flush(self: Arc<Self>) -> BoxFuture<()> {
         Box::pin(async move {
-            match self.life.handle() {
-                Some(handle) => self.resource.flush(&handle).await,
-                None => Ok(()),
+            let Some(handle) = self.life.handle() else { return };
+            if let Err(failure) = self.resource.flush(&handle).await {
+                tracing::warn!(resource = %self.name(), error = %failure, "flushing failed");
+                self.life.trouble(failure.source.into());
             }
         })
     }
@@ -371,9 +385,15 @@ impl<R: Resource> AnySlot for Slot<R> {
             if let Some(probing) = self.life.take_watch() {
                 probing.end().await;
             }
-            match self.life.handle() {
+            let closed = match self.life.handle() {
                 Some(handle) => self.resource.close(handle).await,
                 None => Ok(()),
+            };
+            // `closed` says that the server heard a goodbye and that nothing was cut short. A lost
+            // connection can say neither, even where the driver has no goodbye to fail at.
+            match self.life.take_trouble() {
+                Some(trouble) => Err(Failure::transient(trouble)),
+                None => closed,
             }
         })
     }

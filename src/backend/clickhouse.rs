@@ -5,6 +5,8 @@
 //! through losses. It follows the answers on the wire as far as it takes to tell a connection in
 //! use from an idle one, which the driver does not say.
 
+mod inserter;
+
 use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::fmt;
@@ -30,6 +32,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
+pub use self::inserter::Inserter;
+pub(crate) use self::inserter::Inserters;
 use crate::blocking;
 use crate::close::Phase;
 use crate::config::{BackendConfig, Environment, ParsedUrl, ResourceConfig, Secret, host_port, millis};
@@ -109,6 +113,9 @@ pub struct ClickHouseConfig {
     /// How to speak TLS. Defaults to none: plain, unless the URL is an `https://`. Environment: `CLICKHOUSE_TLS`,
     /// `CLICKHOUSE_TLS_CA_FILE`, `CLICKHOUSE_TLS_CERT_FILE`, `CLICKHOUSE_TLS_KEY_FILE`, `CLICKHOUSE_TLS_SERVER_NAME`.
     pub tls: Option<TlsOptions>,
+    /// How long closing may take to flush one [`Inserter`]. Defaults to 5 s.
+    #[serde(rename = "flush_timeout_ms", with = "millis")]
+    pub flush_timeout: Duration,
 }
 
 impl Default for ClickHouseConfig {
@@ -132,6 +139,7 @@ impl Default for ClickHouseConfig {
             connect_timeout: Duration::from_secs(2),
             keepalive: Duration::from_secs(60),
             tls: None,
+            flush_timeout: Duration::from_secs(5),
         }
     }
 }
@@ -295,9 +303,9 @@ impl BackendConfig for ClickHouseConfig {
 ///
 /// A query or insert in progress counts as work, through whichever clone of the client: from its
 /// first byte until the answer is complete or given up. Closing waits for it, within the drain; so
-/// whoever fills an `Insert` or `Inserter` ends it when
+/// whoever fills an `Insert`, or an inserter of the driver's own, ends it when
 /// [`closing`](crate::ResourcePool::closing) tells. One that is not ended is aborted, by the
-/// driver as well as by closing, and its rows are not stored.
+/// driver as well as by closing, and its rows are not stored. An [`Inserter`] closing flushes.
 #[derive(Debug)]
 pub enum ClickHouse {}
 
@@ -342,8 +350,10 @@ impl Resource for ClickHouseResource {
         let traffic = self.transport(link, Handle::current(), Purpose::Traffic);
         let probe = self.transport(link, runtime::prober()?.clone(), Purpose::Probe);
         let client = traffic.client(&self.config.effective_settings()).with_validation(validation);
+        let inserters = Inserters::new(client.clone(), link.clone(), Handle::current(), Arc::clone(&self.config));
         Ok(Connected(Arc::new(Inner {
-            threads: blocking::ClickHouse::new(client.clone(), link.clone(), Handle::current(), &self.config),
+            threads: blocking::ClickHouse::new(Arc::clone(&inserters)),
+            inserters,
             pings: probe.client(&BTreeMap::new()),
             raw_pings: probe.http(),
             ping_uri: format!("{}ping", self.config.base_url()).parse().map_err(Failure::permanent)?,
@@ -379,6 +389,10 @@ impl Resource for ClickHouseResource {
             answer = pings.query("SELECT 1").execute() => answer.or_else(|error| self.survives(error)),
             () = life => Ok(()),
         }
+    }
+
+    async fn flush(&self, connected: &Connected) -> Result<(), Failure> {
+        connected.0.inserters.flush().await
     }
 
     async fn close(&self, connected: Connected) -> Result<(), Failure> {
@@ -509,6 +523,52 @@ impl StdError for Caused {
     }
 }
 
+/// What a statement does, which tells what a lost connection means for it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Effect {
+    Reads,
+    Changes,
+}
+
+/// The driver's error as ours.
+pub(crate) fn failed(
+    link: &Link,
+    config: &ClickHouseConfig,
+    action: &str,
+    effect: Effect,
+    error: DriverError,
+) -> Error {
+    if let Some(ours) = Error::behind(&error) {
+        return ours.clone();
+    }
+    let resource = Arc::clone(link.name());
+    let (is_lost, was_sent) = match &error {
+        DriverError::Network(cause) => (true, !is_connect(&**cause)),
+        DriverError::TimedOut => (true, true),
+        _ => (false, true),
+    };
+    let source = Caused(error).redacted(&config.secrets()).into();
+    let action = action.to_owned();
+    match (is_lost, was_sent, effect) {
+        (false, ..) => Error::Operation { resource, action, source },
+        (true, true, Effect::Changes) => Error::OutcomeUnknown { resource, action, source },
+        (true, ..) => Error::Lost { resource, endpoint: Arc::clone(link.endpoint()), source },
+    }
+}
+
+/// Whether no connection was made, so that nothing can have been sent.
+fn is_connect(mut cause: &(dyn StdError + 'static)) -> bool {
+    loop {
+        if let Some(error) = cause.downcast_ref::<hyper_util::client::legacy::Error>() {
+            return error.is_connect();
+        }
+        match cause.source() {
+            Some(next) => cause = next,
+            None => return false,
+        }
+    }
+}
+
 /// What a slot holds of a ClickHouse; leased as a client of either facade.
 #[derive(Clone)]
 pub struct Connected(Arc<Inner>);
@@ -516,6 +576,7 @@ pub struct Connected(Arc<Inner>);
 struct Inner {
     client: Client,
     threads: blocking::ClickHouse,
+    inserters: Arc<Inserters>,
     pings: Client,
     /// For pings that need no query.
     raw_pings: HttpClient<String>,
@@ -763,7 +824,7 @@ impl Stream {
             self.exchange = Some(Exchange {
                 answer: Answer::default(),
                 is_over: false,
-                _busy: self.transport.link.busy(Work::Operation),
+                busy: self.transport.link.busy(Work::Operation),
                 _counted: Counted::new(&self.transport.busy),
             });
         }
@@ -772,7 +833,10 @@ impl Stream {
     fn received(&mut self, bytes: &[u8]) {
         let Some(exchange) = &mut self.exchange else { return };
         let was_begun = exchange.answer.is_begun();
-        exchange.is_over |= exchange.answer.ends_in(bytes);
+        exchange.is_over |= match exchange.answer {
+            Answer::UntilClosed => bytes.is_empty(),
+            _ => exchange.answer.ends_in(bytes),
+        };
         if !was_begun && exchange.answer.is_begun() {
             self.transport.answered.notify_waiters();
         }
@@ -835,8 +899,14 @@ struct Exchange {
     answer: Answer,
     /// The answer is there in full, though perhaps not yet with whoever waits for it.
     is_over: bool,
-    _busy: Busy,
+    busy: Busy,
     _counted: Counted,
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.busy.end(self.is_over);
+    }
 }
 
 /// How far an HTTP/1.1 answer has come.

@@ -16,10 +16,10 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use mongodb::bson::oid::ObjectId;
-use mongodb::bson::{Document, RawBsonRef, doc};
+use mongodb::bson::{Document, RawBsonRef, RawDocument, doc};
 use mongodb::error::{Error as DriverError, ErrorKind};
 use mongodb::event::EventHandler;
-use mongodb::event::cmap::CmapEvent;
+use mongodb::event::cmap::{CmapEvent, ConnectionClosedReason};
 use mongodb::event::sdam::SdamEvent;
 use mongodb::options::{
     ClientOptions, ConnectionString, Credential, DriverInfo, HostInfo, ReadPreference, SelectionCriteria,
@@ -542,8 +542,9 @@ impl MongoResource {
 
     /// Whether the server answered.
     async fn end_sessions(&self, mongo: &MongoHandle, like: Document) -> bool {
+        let inner = &mongo.inner;
         // Over the probe, as users may have all other connections in use.
-        let ended = async { end_sessions(&mongo.inner.probe()?, &mongo.inner.mark, like).await };
+        let ended = async { end_sessions(&inner.probe()?, &inner.traffic.link, &inner.mark, like).await };
         match within(ABORT, ended).await {
             Ok(Ok(())) => true,
             Ok(Err(error)) => {
@@ -627,25 +628,40 @@ async fn give_up_a_connection(client: &Client) {
 
 /// Ends on the server those of the marked client's sessions that are at work there, or have a
 /// transaction or a cursor open, and that are like this.
-async fn end_sessions(probe: &Client, mark: &str, like: Document) -> Result<(), DriverError> {
+async fn end_sessions(probe: &Client, link: &Link, mark: &str, like: Document) -> Result<(), DriverError> {
     let admin = probe.database("admin");
     let open = [
         doc! { "$currentOp": { "allUsers": false, "idleSessions": true, "idleCursors": true } },
         doc! { "$match": { "clientMetadata.driver.version": { "$regex": mark } } },
         doc! { "$match": like },
-        doc! { "$group": { "_id": "$lsid.id" } },
+        doc! { "$group": {
+            "_id": "$lsid.id",
+            "transactions": { "$max": { "$cond": [{ "$ifNull": ["$transaction.parameters", false] }, 1, 0] } },
+            "cursors": { "$addToSet": "$cursor.cursorId" },
+        } },
+        doc! { "$set": { "cursors": { "$size": "$cursors" } } },
     ];
     let mut found = admin.aggregate(open).await?;
     let mut sessions = Vec::new();
+    let (mut transactions, mut cursors) = (0, 0);
     while found.advance().await? {
-        if let Ok(Some(RawBsonRef::Binary(id))) = found.current().get("_id") {
+        let session = found.current();
+        if let Ok(Some(RawBsonRef::Binary(id))) = session.get("_id") {
             sessions.push(doc! { "id": id.to_binary() });
+            transactions += count(session, "transactions");
+            cursors += count(session, "cursors");
         }
     }
     if !sessions.is_empty() {
         admin.run_command(doc! { "killSessions": sessions }).await?;
+        link.ended(Work::Transaction, transactions);
+        link.ended(Work::Cursor, cursors);
     }
     Ok(())
+}
+
+fn count(document: &RawDocument, key: &str) -> usize {
+    document.get_i32(key).ok().and_then(|count| usize::try_from(count).ok()).unwrap_or_default()
 }
 
 /// A client that has not answered yet. Unless it does it is shut down, not merely dropped: that
@@ -874,8 +890,13 @@ struct Seen {
 
 enum Connection {
     Opening,
-    Idle,
-    InUse { _operation: Busy },
+    Idle {
+        /// Its last operation is in the books of a drain as finished.
+        finished: bool,
+    },
+    InUse {
+        operation: Busy,
+    },
 }
 
 /// The driver does not say that a waiter gave up. One that waits longer than this although a
@@ -894,10 +915,17 @@ impl Traffic {
                 seen.connections.insert((event.address.clone(), event.connection_id), Connection::Opening)
             }
             CmapEvent::ConnectionReady(event) => {
-                seen.connections.insert((event.address.clone(), event.connection_id), Connection::Idle)
+                let idle = Connection::Idle { finished: false };
+                seen.connections.insert((event.address.clone(), event.connection_id), idle)
             }
             CmapEvent::ConnectionClosed(event) => {
-                seen.connections.remove(&(event.address.clone(), event.connection_id))
+                let closed = seen.connections.remove(&(event.address.clone(), event.connection_id));
+                let cut = matches!(event.reason, ConnectionClosedReason::Error | ConnectionClosedReason::Dropped);
+                // The driver hands back first, and then closes, a connection that was cut off.
+                if cut && matches!(closed, Some(Connection::Idle { finished: true })) {
+                    self.link.activity.tally.was_cut_off(Work::Operation);
+                }
+                closed
             }
             CmapEvent::ConnectionCheckoutStarted(_) => {
                 seen.waiting.push(Instant::now());
@@ -910,13 +938,20 @@ impl Traffic {
             CmapEvent::ConnectionCheckedOut(event) => {
                 let _only_while_closing = CHECKED_OUT.try_with(|checked_out| checked_out.set(true));
                 seen.waiting.pop();
-                let in_use = Connection::InUse { _operation: self.link.busy(Work::Operation) };
+                let in_use = Connection::InUse { operation: self.link.busy(Work::Operation) };
                 seen.connections.insert((event.address.clone(), event.connection_id), in_use)
             }
-            CmapEvent::ConnectionCheckedIn(event) => seen
-                .connections
-                .get_mut(&(event.address.clone(), event.connection_id))
-                .map(|connection| std::mem::replace(connection, Connection::Idle)),
+            CmapEvent::ConnectionCheckedIn(event) => {
+                let place = seen.connections.get_mut(&(event.address.clone(), event.connection_id));
+                if let Some(connection) = place {
+                    let finished = match connection {
+                        Connection::InUse { operation } => operation.end(true),
+                        _ => false,
+                    };
+                    *connection = Connection::Idle { finished };
+                }
+                None
+            }
             CmapEvent::PoolCleared(_) => {
                 // All who waited were answered, and those who had given up are forgotten.
                 seen.waiting.clear();
@@ -925,7 +960,6 @@ impl Traffic {
             _ => None,
         };
         drop(seen);
-        // The end of an operation wakes whoever drains: not under the lock.
         drop(before);
     }
 
@@ -933,7 +967,7 @@ impl Traffic {
         let mut seen = self.seen.lock();
         let count = |wanted: fn(&Connection) -> bool| seen.connections.values().filter(|one| wanted(one)).count();
         let open = seen.connections.len();
-        let idle = count(|connection| matches!(connection, Connection::Idle));
+        let idle = count(|connection| matches!(connection, Connection::Idle { .. }));
         let in_use = count(|connection| matches!(connection, Connection::InUse { .. }));
         if idle > 0 {
             seen.waiting.retain(|since| since.elapsed() < GAVE_UP);

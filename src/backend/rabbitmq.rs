@@ -68,10 +68,10 @@ use crate::close::Phase;
 use crate::config::{BackendConfig, Environment, ParsedUrl, ResourceConfig, Secret, host_port, millis};
 use crate::error::{BoxError, Error, Failure, redacted};
 use crate::lease::{Claim, Lease, Provide};
+use crate::repeat::Repeat;
 use crate::resource::{Link, Resource};
-use crate::runtime::within;
+use crate::runtime::{deadline, within};
 use crate::scoped::{self, Scoped};
-use crate::slot::Slot;
 use crate::status::Usage;
 use crate::tls::{Tls, TlsOptions};
 use crate::wait::Places;
@@ -521,8 +521,7 @@ impl RabbitMq {
     pub fn declare_exchange(&self, exchange: Exchange) -> impl Future<Output = Result<(), Error>> + Send {
         let claim = self.claim();
         async move {
-            let mut pooled = self.inner.check_out(claim, Use::Verb).await?;
-            pooled.guard.declare_exchange(&exchange).await?;
+            self.inner.declare(claim, Declaration::Exchange(&exchange)).await?;
             if !exchange.options.passive {
                 self.inner.topology.lock().exchange(exchange);
             }
@@ -542,8 +541,9 @@ impl RabbitMq {
     pub fn declare_queue(&self, queue: Queue) -> impl Future<Output = Result<DeclaredQueue, Error>> + Send {
         let claim = self.claim();
         async move {
-            let mut pooled = self.inner.check_out(claim, Use::Verb).await?;
-            let declared = pooled.guard.declare_queue(&queue).await?;
+            let declared = self.inner.declare(claim, Declaration::Queue(&queue)).await?;
+            // A queue's declaration answers it.
+            let declared = declared.ok_or_else(|| self.inner.closed_error())?;
             let name = declared.name().to_string();
             if !queue.options.passive {
                 self.inner.topology.lock().queue(queue, &name);
@@ -593,8 +593,7 @@ impl RabbitMq {
             arguments,
         };
         async move {
-            let mut pooled = self.inner.check_out(claim, Use::Verb).await?;
-            pooled.guard.bind(&binding, &self.inner.current_name(&binding.queue)).await?;
+            self.inner.declare(claim, Declaration::Binding(&binding, &self.inner)).await?;
             self.inner.topology.lock().binding(binding);
             Ok(())
         }
@@ -658,8 +657,7 @@ impl RabbitMq {
     pub fn publish(&self, message: Message) -> impl Future<Output = Result<Published, Error>> + Send {
         let claim = self.claim();
         async move {
-            let mut pooled = self.inner.check_out(claim, Use::Verb).await?;
-            let mut results = pooled.guard.publish(&self.inner, vec![message]).await?;
+            let (_, mut results) = self.inner.publish(claim, &[message]).await?;
             // One message, one result.
             results.pop().unwrap_or_else(|| Err(self.inner.closed_error()))
         }
@@ -684,24 +682,28 @@ impl RabbitMq {
         let claim = self.claim();
         let mut messages = messages.into_iter();
         async move {
-            let mut pooled = self.inner.check_out(claim, Use::Verb).await?;
-            let mut results = Vec::new();
+            let mut next = || messages.by_ref().take(self.inner.config.confirm_window).collect::<Vec<_>>();
+            let (mut pooled, mut results) = self.inner.publish(claim, &next()).await?;
             loop {
-                let chunk: Vec<_> = messages.by_ref().take(self.inner.config.confirm_window).collect();
-                if chunk.is_empty() {
-                    return Ok(Batch { results });
-                }
-                match pooled.guard.publish(&self.inner, chunk).await {
-                    Ok(chunk) => results.extend(chunk),
-                    Err(error) if results.is_empty() => return Err(error),
-                    Err(error) => results.push(Err(error)),
-                }
                 if !pooled.guard.fit {
                     let why = results.iter().rev().find_map(|result| result.as_ref().err()).cloned();
                     let why = why.unwrap_or_else(|| self.inner.closed_error());
                     let unsent = || self.inner.operation("publishing (it was not sent)", why.clone());
                     results.extend(messages.map(|_| Err(unsent())));
                     return Ok(Batch { results });
+                }
+                let chunk = next();
+                if chunk.is_empty() {
+                    return Ok(Batch { results });
+                }
+                match pooled.guard.publish(&self.inner, &chunk).await {
+                    Ok(chunk) => results.extend(chunk),
+                    Err(error) => {
+                        // None of it was sent, nor will be.
+                        pooled.guard.fit = false;
+                        let unsent = || self.inner.operation("publishing (it was not sent)", error.clone());
+                        results.extend(chunk.iter().map(|_| Err(unsent())));
+                    }
                 }
             }
         }
@@ -846,7 +848,7 @@ impl Inner {
             }
         }
         for binding in &topology.bindings {
-            self.again(generation, Declaration::Binding(binding, &self.current_name(&binding.queue))).await?;
+            self.again(generation, Declaration::Binding(binding, self)).await?;
         }
         Ok(())
     }
@@ -882,16 +884,16 @@ impl Inner {
 
     /// A lease with the connection behind it, waiting while that is being brought back.
     async fn lease(&self, claim: Claim) -> Result<(Lease<RabbitMq>, Arc<Generation>), Error> {
-        let deadline = Instant::now() + self.link.acquire_timeout();
+        let deadline = deadline(self.link.acquire_timeout());
         let mut reported = false;
         loop {
             if self.closed.load(Ordering::SeqCst) {
                 return Err(self.closed_error());
             }
-            let slot =
-                self.link.slot.upgrade().and_then(|slot| slot.as_any().downcast::<Slot<RabbitMqResource>>().ok());
-            let slot = slot.ok_or_else(|| self.closed_error())?;
-            let lease = slot.acquire::<RabbitMq>(claim, deadline.saturating_duration_since(Instant::now())).await?;
+            let Some(lease) = self.link.lease::<RabbitMqResource, RabbitMq>(claim) else {
+                self.link.ready_within(deadline.saturating_duration_since(Instant::now())).await?;
+                continue;
+            };
             match self.alive() {
                 Some(generation) => return Ok((lease, generation)),
                 // What is being closed is not brought back.
@@ -908,7 +910,51 @@ impl Inner {
         self.current.read().clone().filter(|generation| generation.is_alive())
     }
 
+    /// Declares, and once more if the answer is lost and the policy says so.
+    async fn declare(&self, claim: Claim, what: Declaration<'_>) -> Result<Option<lapin::Queue>, Error> {
+        let answer = what.make(&mut self.check_out(claim, Use::Verb).await?.guard).await;
+        match answer {
+            Err(Error::Lost { .. }) if self.link.repeat == Repeat::Idempotent && !self.intake.is_cancelled() => {
+                what.make(&mut self.check_out(claim, Use::Verb).await?.guard).await
+            }
+            answer => answer,
+        }
+    }
+
+    /// Publishes these on a channel that is answered too. An error means that none was sent.
+    async fn publish(
+        &self,
+        claim: Claim,
+        messages: &[Message],
+    ) -> Result<(Pooled, Vec<Result<Published, Error>>), Error> {
+        let deadline = deadline(self.link.acquire_timeout());
+        loop {
+            let mut pooled = self.check_out(claim, Use::Verb).await?;
+            match pooled.guard.publish(self, messages).await {
+                Ok(results) => return Ok((pooled, results)),
+                Err(error) if self.may_wait(&error, deadline) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Whether what failed like this, and was not sent, waits for the connection.
+    fn may_wait(&self, error: &Error, deadline: Instant) -> bool {
+        let waits = self.link.repeat != Repeat::Never && !self.intake.is_cancelled();
+        waits && matches!(error, Error::Lost { .. }) && Instant::now() < deadline
+    }
+
     async fn check_out(&self, claim: Claim, what: Use) -> Result<Pooled, Error> {
+        let deadline = deadline(self.link.acquire_timeout());
+        loop {
+            match self.try_check_out(claim, what).await {
+                Err(error) if self.may_wait(&error, deadline) => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn try_check_out(&self, claim: Claim, what: Use) -> Result<Pooled, Error> {
         let (lease, generation) = self.lease(claim).await?;
         let permit = generation.permit(claim).await?;
         drop(lease);

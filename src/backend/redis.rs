@@ -31,7 +31,8 @@ use crate::config::{BackendConfig, Environment, ParsedUrl, ResourceConfig, Secre
 use crate::error::{Error, Failure, Source, redacted};
 use crate::lease::{Claim, Lease};
 use crate::probe::{Guarded, KillSwitch};
-use crate::resource::{Link, Resource, Work};
+use crate::repeat::Repeat;
+use crate::resource::{Busy, Link, Resource, Work};
 use crate::runtime::{block, deadline};
 use crate::scoped::{self, Scoped};
 use crate::slot::BoxFuture;
@@ -278,8 +279,9 @@ impl Resource for RedisResource {
 /// A Redis for async code. Cheap to clone; implements [`redis::aio::ConnectionLike`], so every
 /// command and pipeline of the `redis` crate works on it.
 ///
-/// Commands share one connection, which comes back by itself after a loss; one that was under way
-/// then fails, since nobody knows whether it ran. Commands that would block the others (`BLPOP`,
+/// Commands share one connection, which comes back by itself after a loss, as
+/// [`Repeat`] says. One that was under way then fails; if it may have changed something,
+/// [`Error::behind`] the driver's error is [`Error::OutcomeUnknown`]. Commands that would block the others (`BLPOP`,
 /// `XREAD BLOCK`, …) run on a connection of their own. Commands that would change the connection
 /// for the others (`SELECT`, a bare `MULTI`, `WATCH`, `SUBSCRIBE`, …), and `WAIT`, which is about
 /// the writes of its own connection, are refused: use
@@ -555,9 +557,22 @@ impl fmt::Debug for Redis {
 impl ConnectionLike for Redis {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         Box::pin(async move {
-            let _busy = self.inner.link.busy(Work::Operation);
             match Effect::of(cmd) {
-                Effect::None => self.shared().await?.send_packed_command(cmd).await,
+                Effect::None => {
+                    let link = &self.inner.link;
+                    let mut again = link.repeat == Repeat::Idempotent && reads(cmd);
+                    loop {
+                        let generation = again.then(|| link.generation());
+                        let mut shared = self.shared().await?;
+                        let busy = link.busy(Work::Operation);
+                        let answer = shared.send_packed_command(cmd).await;
+                        match (answered(busy, answer, || unsafe_twice([cmd])), generation) {
+                            (Err(error), Some(generation)) if error.is_io_error() => link.lost(generation, error),
+                            (answer, _) => return answer,
+                        }
+                        again = false;
+                    }
+                }
                 Effect::Blocks => self.exclusive().await?.req_packed_command(cmd).await,
                 Effect::Changes(name) => Err(not_shared(&name)),
             }
@@ -571,7 +586,6 @@ impl ConnectionLike for Redis {
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
         Box::pin(async move {
-            let _busy = self.inner.link.busy(Work::Operation);
             let mut blocks = false;
             for cmd in pipeline.cmd_iter() {
                 match Effect::of(cmd) {
@@ -583,7 +597,19 @@ impl ConnectionLike for Redis {
             if blocks {
                 self.exclusive().await?.req_packed_commands(pipeline, offset, count).await
             } else {
-                self.shared().await?.send_packed_commands(pipeline, offset, count).await
+                let link = &self.inner.link;
+                let mut again = link.repeat == Repeat::Idempotent && pipeline.cmd_iter().all(reads);
+                loop {
+                    let generation = again.then(|| link.generation());
+                    let mut shared = self.shared().await?;
+                    let busy = link.busy(Work::Operation);
+                    let answer = shared.send_packed_commands(pipeline, offset, count).await;
+                    match (answered(busy, answer, || unsafe_twice(pipeline.cmd_iter())), generation) {
+                        (Err(error), Some(generation)) if error.is_io_error() => link.lost(generation, error),
+                        (answer, _) => return answer,
+                    }
+                    again = false;
+                }
             }
         })
     }
@@ -624,8 +650,9 @@ pub struct Exclusive {
 impl ConnectionLike for Exclusive {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         Box::pin(async move {
-            let _busy = self.link.busy(Work::Operation);
-            self.own.connection.req_packed_command(cmd).await
+            let busy = self.link.busy(Work::Operation);
+            let answer = self.own.connection.req_packed_command(cmd).await;
+            answered(busy, answer, || unsafe_twice([cmd]))
         })
     }
 
@@ -636,8 +663,9 @@ impl ConnectionLike for Exclusive {
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
         Box::pin(async move {
-            let _busy = self.link.busy(Work::Operation);
-            self.own.connection.req_packed_commands(pipeline, offset, count).await
+            let busy = self.link.busy(Work::Operation);
+            let answer = self.own.connection.req_packed_commands(pipeline, offset, count).await;
+            answered(busy, answer, || unsafe_twice(pipeline.cmd_iter()))
         })
     }
 
@@ -764,6 +792,148 @@ fn is_harmless(subcommand: &[u8]) -> bool {
     HARMLESS.iter().any(|known| subcommand.eq_ignore_ascii_case(known))
 }
 
+/// An answer ends the operation, be it an error of the server's. Without one it is given up, and
+/// whether a command ran that changes something is unknown.
+pub(crate) fn answered<T>(
+    busy: Busy,
+    answer: RedisResult<T>,
+    unsafe_twice: impl FnOnce() -> Option<String>,
+) -> RedisResult<T> {
+    let error = match answer {
+        Err(error) if error.is_io_error() => error,
+        answer => {
+            busy.done();
+            return answer;
+        }
+    };
+    let resource = Arc::clone(busy.resource());
+    Err(match unsafe_twice() {
+        Some(action) if Error::behind(&error).is_none() => {
+            refused(Error::OutcomeUnknown { resource, action, source: Arc::new(error) })
+        }
+        _ => error,
+    })
+}
+
+/// The commands that only read, which do no harm twice.
+const READS: &[&str] = &[
+    "BITCOUNT",
+    "BITFIELD_RO",
+    "BITPOS",
+    "DBSIZE",
+    "DUMP",
+    "ECHO",
+    "EVALSHA_RO",
+    "EVAL_RO",
+    "EXISTS",
+    "EXPIRETIME",
+    "FCALL_RO",
+    "GEODIST",
+    "GEOHASH",
+    "GEOPOS",
+    "GEORADIUSBYMEMBER_RO",
+    "GEORADIUS_RO",
+    "GEOSEARCH",
+    "GET",
+    "GETBIT",
+    "GETRANGE",
+    "HEXISTS",
+    "HGET",
+    "HGETALL",
+    "HKEYS",
+    "HLEN",
+    "HMGET",
+    "HRANDFIELD",
+    "HSCAN",
+    "HSTRLEN",
+    "HVALS",
+    "INFO",
+    "KEYS",
+    "LCS",
+    "LINDEX",
+    "LLEN",
+    "LPOS",
+    "LRANGE",
+    "MGET",
+    "PEXPIRETIME",
+    "PING",
+    "PTTL",
+    "RANDOMKEY",
+    "SCAN",
+    "SCARD",
+    "SDIFF",
+    "SINTER",
+    "SINTERCARD",
+    "SISMEMBER",
+    "SMEMBERS",
+    "SMISMEMBER",
+    "SORT_RO",
+    "SRANDMEMBER",
+    "SSCAN",
+    "STRLEN",
+    "SUBSTR",
+    "SUNION",
+    "TIME",
+    "TTL",
+    "TYPE",
+    "XLEN",
+    "XPENDING",
+    "XRANGE",
+    "XREAD",
+    "XREVRANGE",
+    "ZCARD",
+    "ZCOUNT",
+    "ZDIFF",
+    "ZINTER",
+    "ZINTERCARD",
+    "ZLEXCOUNT",
+    "ZMSCORE",
+    "ZRANDMEMBER",
+    "ZRANGE",
+    "ZRANGEBYLEX",
+    "ZRANGEBYSCORE",
+    "ZRANK",
+    "ZREVRANGE",
+    "ZREVRANGEBYLEX",
+    "ZREVRANGEBYSCORE",
+    "ZREVRANK",
+    "ZSCAN",
+    "ZSCORE",
+    "ZUNION",
+];
+
+fn is_read(name: &[u8]) -> bool {
+    READS.iter().any(|read| name.eq_ignore_ascii_case(read.as_bytes()))
+}
+
+fn name(cmd: &Cmd) -> &[u8] {
+    match cmd.args_iter().next() {
+        Some(redis::Arg::Simple(name)) => name,
+        _ => b"",
+    }
+}
+
+fn reads(cmd: &Cmd) -> bool {
+    is_read(name(cmd))
+}
+
+/// The name of the first command that changes something.
+fn unsafe_twice<'a>(commands: impl IntoIterator<Item = &'a Cmd>) -> Option<String> {
+    let mut names = commands.into_iter().map(name);
+    names.find(|name| !is_read(name)).map(|name| String::from_utf8_lossy(name).into_owned())
+}
+
+/// The same of packed commands.
+pub(crate) fn unsafe_twice_packed(packed: &[u8]) -> Option<String> {
+    let mut found = None;
+    each_command(packed, |name, _| {
+        if !is_read(name) {
+            found.get_or_insert_with(|| String::from_utf8_lossy(name).into_owned());
+        }
+    });
+    found
+}
+
 fn not_shared(name: &str) -> RedisError {
     let problem = format!(
         "{name} would change the connection that others share; use `exclusive()`, or `pubsub()` for subscriptions"
@@ -775,7 +945,7 @@ fn not_shared(name: &str) -> RedisError {
 fn refused(error: Error) -> RedisError {
     let kind = match &error {
         Error::Timeout(_) => io::ErrorKind::TimedOut,
-        Error::Lost { .. } => io::ErrorKind::ConnectionAborted,
+        Error::Lost { .. } | Error::OutcomeUnknown { .. } => io::ErrorKind::ConnectionAborted,
         _ => io::ErrorKind::NotConnected,
     };
     io::Error::new(kind, error).into()

@@ -1,21 +1,18 @@
 //! ClickHouse for threads: the driver's client, driven on the pool's runtime.
 
-use std::error::Error as StdError;
 use std::fmt;
-use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ::clickhouse::error::Error as DriverError;
+use ::clickhouse::inserter::Quantities;
 use ::clickhouse::query::{Query, RowCursor};
-use ::clickhouse::{Client, RowOwned, RowRead, RowWrite};
-use tokio::runtime::Handle;
+use ::clickhouse::{Client, Row, RowOwned, RowRead, RowWrite};
 
-use crate::backend::clickhouse::{Caused, ClickHouseConfig};
+use crate::backend::clickhouse::{self as tasks, ClickHouseConfig, Effect, Inserters, failed};
 use crate::blocking::Scoped;
-use crate::config::Secret;
 use crate::error::Error;
 use crate::lease::Lease;
-use crate::resource::Link;
 use crate::{runtime, scoped};
 
 /// A ClickHouse for threads. Cheap to clone; every call waits for its answer.
@@ -25,15 +22,12 @@ use crate::{runtime, scoped};
 /// `clickhouse.client().query("SELECT ?fields FROM stock_day WHERE code = ?").bind("AAPL")`.
 #[derive(Clone)]
 pub struct ClickHouse {
-    client: Client,
-    link: Link,
-    runtime: Handle,
-    password: Option<Secret>,
+    inserters: Arc<Inserters>,
 }
 
 impl ClickHouse {
-    pub(crate) fn new(client: Client, link: Link, runtime: Handle, config: &ClickHouseConfig) -> Self {
-        ClickHouse { client, link, runtime, password: config.password.clone() }
+    pub(crate) fn new(inserters: Arc<Inserters>) -> Self {
+        ClickHouse { inserters }
     }
 
     /// A ClickHouse of one's own, which closes when the guard drops.
@@ -50,10 +44,16 @@ impl ClickHouse {
     ///
     /// # Errors
     /// [`Error::Operation`] with what the server answered; [`Error::Lost`] if the connection broke
-    /// or could not be made; [`Error::Closed`]; [`Error::InAsyncContext`] on a current-thread
-    /// runtime.
+    /// or could not be made, [`Error::OutcomeUnknown`] if it broke and this may change something;
+    /// [`Error::Timeout`]; [`Error::Closed`]; [`Error::InAsyncContext`] on a current-thread runtime.
     pub fn query_rows<T: RowOwned + RowRead>(&self, statement: impl Statement) -> Result<Vec<T>, Error> {
-        self.wait("query", statement.query(&self.client).fetch_all())
+        let query = statement.query(self.client());
+        let effect = effect(&query);
+        let rows = self.wait("query", effect, query.clone().fetch_all());
+        match rows {
+            Err(Error::Lost { .. }) if self.inserters.repeats(effect) => self.wait("query", effect, query.fetch_all()),
+            rows => rows,
+        }
     }
 
     /// The rows of a result as they arrive, so that a large one need not fit into memory. Dropping
@@ -63,25 +63,24 @@ impl ClickHouse {
     /// [`Error::Operation`] for a statement that cannot be sent; what goes wrong later comes as an
     /// item, as in [`query_rows`](Self::query_rows), and ends the iterator.
     pub fn query_iter<T: RowOwned + RowRead>(&self, statement: impl Statement) -> Result<Rows<T>, Error> {
-        let cursor = {
-            let _context = self.runtime.enter();
-            statement.query(&self.client).fetch().map_err(|error| self.failed("query", error))?
-        };
-        Ok(Rows { cursor: Some(cursor), clickhouse: self.clone() })
+        let query = statement.query(self.client());
+        let effect = effect(&query);
+        let cursor = self.wait("query", effect, async { query.fetch() })?;
+        Ok(Rows { cursor: Some(cursor), effect, clickhouse: self.clone() })
     }
 
     /// Inserts rows in one `INSERT` and tells how many; all or, if it fails, none of a block of
     /// [`insert_block_size`](ClickHouseConfig::insert_block_size). Rows are sent as they come.
     ///
     /// # Errors
-    /// As [`query_rows`](Self::query_rows). After a loss it is not known what arrived.
+    /// As [`query_rows`](Self::query_rows).
     pub fn insert_rows<T: RowOwned + RowWrite>(
         &self,
         table: &str,
         rows: impl IntoIterator<Item = T>,
     ) -> Result<u64, Error> {
-        self.wait("insert", async {
-            let mut insert = self.client.insert::<T>(table).await?;
+        self.wait("insert", Effect::Changes, async {
+            let mut insert = self.client().insert::<T>(table).await?;
             let mut written = 0;
             for row in rows {
                 insert.write(&row).await?;
@@ -97,52 +96,36 @@ impl ClickHouse {
     /// # Errors
     /// As [`query_rows`](Self::query_rows).
     pub fn execute(&self, statement: impl Statement) -> Result<(), Error> {
-        self.wait("execute", statement.query(&self.client).execute())
+        self.wait("execute", Effect::Changes, statement.query(self.client()).execute())
+    }
+
+    /// An inserter into this table whose rows closing flushes.
+    pub fn inserter<T: Row + 'static>(&self, table: &str) -> Inserter<T> {
+        Inserter { inserter: tasks::Inserter::new(&self.inserters, table), inserters: Arc::clone(&self.inserters) }
     }
 
     /// The driver's client, to build queries with bound values, and for async code.
     pub fn client(&self) -> &Client {
-        &self.client
+        &self.inserters.client
     }
 
-    fn wait<T>(&self, action: &str, future: impl Future<Output = Result<T, DriverError>>) -> Result<T, Error> {
-        runtime::block_on(self.link.name(), &self.runtime, future)?.map_err(|error| self.failed(action, error))
+    fn wait<T>(
+        &self,
+        action: &str,
+        effect: Effect,
+        future: impl Future<Output = Result<T, DriverError>>,
+    ) -> Result<T, Error> {
+        let Inserters { link, runtime, config, .. } = &*self.inserters;
+        runtime::block_on(link.name(), runtime, async {
+            link.ready().await?;
+            future.await.map_err(|error| failed(link, config, action, effect, error))
+        })?
     }
-
-    fn failed(&self, action: &str, error: DriverError) -> Error {
-        if let Some(ours) = ours(&error) {
-            return ours.clone();
-        }
-        let resource = Arc::clone(self.link.name());
-        let is_lost = matches!(error, DriverError::Network(_));
-        let secrets: Vec<_> = self.password.iter().map(Secret::expose).collect();
-        let source = Caused(error).redacted(&secrets).into();
-        if is_lost {
-            Error::Lost { resource, endpoint: Arc::clone(self.link.endpoint()), source }
-        } else {
-            Error::Operation { resource, action: action.to_owned(), source }
-        }
-    }
-}
-
-/// The pool's own error, where that is why no connection could be had.
-fn ours(error: &DriverError) -> Option<&Error> {
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        // An io::Error is not the cause of what is in it.
-        if let Some(ours) =
-            error.downcast_ref::<io::Error>().and_then(io::Error::get_ref).and_then(|inner| inner.downcast_ref())
-        {
-            return Some(ours);
-        }
-        cause = error.source();
-    }
-    None
 }
 
 impl fmt::Debug for ClickHouse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClickHouse").field("client", &self.client).finish_non_exhaustive()
+        f.debug_struct("ClickHouse").field("client", self.client()).finish_non_exhaustive()
     }
 }
 
@@ -181,6 +164,7 @@ mod sealed {
 #[must_use = "nothing is read until the rows are asked for"]
 pub struct Rows<T> {
     cursor: Option<RowCursor<T>>,
+    effect: Effect,
     clickhouse: ClickHouse,
 }
 
@@ -188,7 +172,7 @@ impl<T: RowOwned + RowRead> Iterator for Rows<T> {
     type Item = Result<T, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let next = self.clickhouse.wait("query", self.cursor.as_mut()?.next());
+        let next = self.clickhouse.wait("query", self.effect, self.cursor.as_mut()?.next());
         if !matches!(next, Ok(Some(_))) {
             self.cursor = None;
         }
@@ -199,5 +183,80 @@ impl<T: RowOwned + RowRead> Iterator for Rows<T> {
 impl<T> fmt::Debug for Rows<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Rows").field("ended", &self.cursor.is_none()).finish_non_exhaustive()
+    }
+}
+
+/// A statement that only reads does no harm twice. Any other may change something.
+fn effect(query: &Query) -> Effect {
+    const READS: [&str; 5] = ["SELECT", "SHOW", "DESCRIBE", "DESC", "EXPLAIN"];
+    let text = query.sql_display().to_string();
+    let first = text.split(|c: char| !c.is_ascii_alphabetic()).find(|word| !word.is_empty()).unwrap_or_default();
+    if READS.iter().any(|read| read.eq_ignore_ascii_case(first)) { Effect::Reads } else { Effect::Changes }
+}
+
+/// Collects rows and inserts many at a time; closing flushes what it has. What is said of the
+/// [async one](crate::Inserter) holds here as well; on a current-thread runtime each
+/// call answers [`Error::InAsyncContext`].
+#[must_use = "its rows are not inserted until a commit"]
+pub struct Inserter<T: Row> {
+    inserter: tasks::Inserter<T>,
+    inserters: Arc<Inserters>,
+}
+
+impl<T: Row + 'static> Inserter<T> {
+    /// Sets after how many rows a commit inserts. Defaults to no limit.
+    pub fn with_max_rows(self, max_rows: u64) -> Self {
+        Inserter { inserter: self.inserter.with_max_rows(max_rows), ..self }
+    }
+
+    /// Sets after how many bytes, before compression, a commit inserts. Defaults to no limit.
+    pub fn with_max_bytes(self, max_bytes: u64) -> Self {
+        Inserter { inserter: self.inserter.with_max_bytes(max_bytes), ..self }
+    }
+
+    /// Sets how long after the first row a commit inserts. Defaults to no limit.
+    pub fn with_period(self, period: Duration) -> Self {
+        Inserter { inserter: self.inserter.with_period(period), ..self }
+    }
+
+    /// Takes a row.
+    ///
+    /// # Errors
+    /// Those of the [async one](crate::Inserter::write).
+    pub fn write(&mut self, row: &T::Value<'_>) -> Result<(), Error>
+    where
+        T: RowWrite,
+    {
+        runtime::block_on(self.inserters.link.name(), &self.inserters.runtime, self.inserter.write(row))?
+    }
+
+    /// Inserts what there is if a limit is reached, and tells what was inserted.
+    ///
+    /// # Errors
+    /// Those of the [async one](crate::Inserter::commit).
+    pub fn commit(&mut self) -> Result<Quantities, Error> {
+        runtime::block_on(self.inserters.link.name(), &self.inserters.runtime, self.inserter.commit())?
+    }
+
+    /// Inserts what there is, and tells how much that was.
+    ///
+    /// # Errors
+    /// As [`commit`](Inserter::commit).
+    pub fn force_commit(&mut self) -> Result<Quantities, Error> {
+        runtime::block_on(self.inserters.link.name(), &self.inserters.runtime, self.inserter.force_commit())?
+    }
+
+    /// The same, and ends the inserter.
+    ///
+    /// # Errors
+    /// As [`commit`](Inserter::commit).
+    pub fn end(mut self) -> Result<Quantities, Error> {
+        self.force_commit()
+    }
+}
+
+impl<T: Row> fmt::Debug for Inserter<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inserter.fmt(f)
     }
 }

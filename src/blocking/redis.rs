@@ -2,12 +2,13 @@
 
 use std::fmt;
 
-use redis::{Cmd, ConnectionLike, Msg, RedisResult, ToRedisArgs, Value};
+use redis::{ConnectionLike, Msg, RedisResult, ToRedisArgs, Value};
 
-use crate::backend::redis::{Manager, Redis as Shared, RedisConfig};
+use crate::backend::redis::{Manager, Redis as Shared, RedisConfig, Wire, answered, unsafe_twice_packed};
 use crate::blocking::Scoped;
 use crate::error::Error;
 use crate::lease::Lease;
+use crate::resource::{Busy, Work};
 use crate::scoped;
 
 /// A connection of one's own, until it drops. Implements [`redis::ConnectionLike`], so every
@@ -63,6 +64,15 @@ impl Redis {
         self.connection.subscribe(redis::cmd("PSUBSCRIBE").arg(patterns))?;
         Ok(Subscription { redis: self, ended: false })
     }
+
+    fn run<T>(&mut self, packed: &[u8], call: impl FnOnce(&mut Wire) -> RedisResult<T>) -> RedisResult<T> {
+        if !ConnectionLike::is_open(&*self.connection) {
+            // Refused without sending anything.
+            return call(&mut self.connection);
+        }
+        let busy = Busy::new(Lease::activity(&self.lease), Work::Operation);
+        answered(busy, call(&mut self.connection), || unsafe_twice_packed(packed))
+    }
 }
 
 /// A connection [lent](Redis::lend) to a closure, which can do with it whatever it could do with
@@ -88,38 +98,49 @@ impl Lent<'_> {
     }
 }
 
-macro_rules! connection {
-    ($guard:ty, $to:tt) => {
-        impl ConnectionLike for $guard {
-            fn req_packed_command(&mut self, cmd: &[u8]) -> RedisResult<Value> {
-                self.$to.req_packed_command(cmd)
-            }
+impl ConnectionLike for Redis {
+    fn req_packed_command(&mut self, cmd: &[u8]) -> RedisResult<Value> {
+        self.run(cmd, |wire| wire.req_packed_command(cmd))
+    }
 
-            fn req_packed_commands(&mut self, cmd: &[u8], offset: usize, count: usize) -> RedisResult<Vec<Value>> {
-                self.$to.req_packed_commands(cmd, offset, count)
-            }
+    fn req_packed_commands(&mut self, cmd: &[u8], offset: usize, count: usize) -> RedisResult<Vec<Value>> {
+        self.run(cmd, |wire| wire.req_packed_commands(cmd, offset, count))
+    }
 
-            fn req_command(&mut self, cmd: &Cmd) -> RedisResult<Value> {
-                self.$to.req_command(cmd)
-            }
+    fn get_db(&self) -> i64 {
+        self.connection.get_db()
+    }
 
-            fn get_db(&self) -> i64 {
-                self.$to.get_db()
-            }
+    fn check_connection(&mut self) -> bool {
+        self.connection.check_connection()
+    }
 
-            fn check_connection(&mut self) -> bool {
-                self.$to.check_connection()
-            }
-
-            fn is_open(&self) -> bool {
-                ConnectionLike::is_open(&*self.$to)
-            }
-        }
-    };
+    fn is_open(&self) -> bool {
+        ConnectionLike::is_open(&*self.connection)
+    }
 }
 
-connection!(Redis, connection);
-connection!(Lent<'_>, 0);
+impl ConnectionLike for Lent<'_> {
+    fn req_packed_command(&mut self, cmd: &[u8]) -> RedisResult<Value> {
+        self.0.req_packed_command(cmd)
+    }
+
+    fn req_packed_commands(&mut self, cmd: &[u8], offset: usize, count: usize) -> RedisResult<Vec<Value>> {
+        self.0.req_packed_commands(cmd, offset, count)
+    }
+
+    fn get_db(&self) -> i64 {
+        self.0.get_db()
+    }
+
+    fn check_connection(&mut self) -> bool {
+        self.0.check_connection()
+    }
+
+    fn is_open(&self) -> bool {
+        ConnectionLike::is_open(&*self.0)
+    }
+}
 
 impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -84,7 +84,7 @@ impl Delivery {
     /// Once begun it is acknowledged all the same.
     pub async fn ack(self) -> Result<(), Error> {
         let acker = self.message.acker.clone();
-        self.settle("acknowledging a delivery", acker.ack(BasicAckOptions::default())).await
+        self.settle("acknowledging a delivery", acker.ack(BasicAckOptions::default()), true).await
     }
 
     /// Gives it back to its queue, to be delivered again to anybody.
@@ -96,7 +96,8 @@ impl Delivery {
     /// Once begun it is given back all the same.
     pub async fn requeue(self) -> Result<(), Error> {
         let acker = self.message.acker.clone();
-        self.settle("giving a delivery back", acker.nack(BasicNackOptions { requeue: true, multiple: false })).await
+        let back = acker.nack(BasicNackOptions { requeue: true, multiple: false });
+        self.settle("giving a delivery back", back, false).await
     }
 
     /// Rejects it: it goes to the queue's dead-letter exchange, or away if there is none.
@@ -108,14 +109,23 @@ impl Delivery {
     /// Once begun it is rejected all the same.
     pub async fn nack(self) -> Result<(), Error> {
         let acker = self.message.acker.clone();
-        self.settle("rejecting a delivery", acker.nack(BasicNackOptions { requeue: false, multiple: false })).await
+        let rejected = acker.nack(BasicNackOptions { requeue: false, multiple: false });
+        self.settle("rejecting a delivery", rejected, true).await
     }
 
-    async fn settle(mut self, action: &str, answer: impl Future<Output = lapin::Result<bool>>) -> Result<(), Error> {
+    async fn settle(
+        mut self,
+        action: &str,
+        answer: impl Future<Output = lapin::Result<bool>>,
+        is_done: bool,
+    ) -> Result<(), Error> {
         match self.generation.answer(action, answer).await? {
             true => {
-                if let Some((keeps, _)) = &mut self.keeps {
+                if let Some((keeps, busy)) = &mut self.keeps {
                     keeps.settled();
+                    if let Some(busy) = busy {
+                        busy.end(is_done);
+                    }
                 }
                 Ok(())
             }

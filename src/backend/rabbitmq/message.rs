@@ -1,5 +1,6 @@
 //! Messages, and what becomes of them.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -7,6 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use lapin::options::BasicPublishOptions;
+use lapin::types::ShortString;
 use lapin::{BasicProperties, Confirmation};
 
 use super::Inner;
@@ -139,17 +141,18 @@ impl ChannelGuard {
     pub(super) async fn publish(
         &mut self,
         inner: &Inner,
-        mut messages: Vec<Message>,
+        messages: &[Message],
     ) -> Result<Vec<Result<Published, Error>>, Error> {
         let generation = Arc::clone(&self.generation);
         let link = &generation.link;
         let mut addressed = Vec::with_capacity(messages.len());
-        for message in &mut messages {
+        for message in messages {
             let action = message.action();
-            if message.exchange.is_empty() {
-                message.routing_key = inner.current_name(&message.routing_key);
-            }
-            addressed.push((short(link, &action, &message.exchange)?, short(link, &action, &message.routing_key)?));
+            let key = match message.exchange.as_str() {
+                "" => Cow::Owned(inner.current_name(&message.routing_key)),
+                _ => Cow::Borrowed(message.routing_key.as_str()),
+            };
+            addressed.push((short(link, &action, &message.exchange)?, short(link, &action, &key)?));
         }
         generation.unblocked().await?;
         if !generation.is_alive() {
@@ -157,13 +160,13 @@ impl ChannelGuard {
         }
         self.fit = false;
         let mut sent = Vec::with_capacity(messages.len());
-        for (message, (exchange, key)) in messages.iter().zip(addressed) {
+        for (message, (exchange, key)) in messages.iter().zip(addressed.clone()) {
             let channel = &self.channel;
             let confirm = async move {
                 let options = BasicPublishOptions { mandatory: message.mandatory, ..BasicPublishOptions::default() };
                 channel.basic_publish(exchange, key, options, &message.payload, message.properties.clone()).await?.await
             };
-            let mut confirm = Confirm::Pending { answer: Box::pin(confirm), _busy: link.busy(Work::Confirm) };
+            let mut confirm = Confirm::Pending { answer: Box::pin(confirm), busy: link.busy(Work::Confirm) };
             // The first poll queues its frames, so they leave in this order without waiting.
             poll_fn(|cx| {
                 confirm.advance(cx);
@@ -189,7 +192,7 @@ impl ChannelGuard {
         self.fit = why.is_none();
         let single = messages.len() == 1;
         let answers = sent.into_iter().map(Confirm::into_answer).collect();
-        Ok(attribute(&messages, answers, |message| match &why {
+        Ok(attribute(messages, &addressed, answers, |message| match &why {
             Some(Unknown::Refused(source)) if single => Error::Operation {
                 resource: Arc::clone(link.name()),
                 action: message.action(),
@@ -223,15 +226,16 @@ enum Unknown {
 
 /// A publish whose answer is awaited, or there.
 enum Confirm<'a> {
-    Pending { answer: Pin<Box<dyn Future<Output = lapin::Result<Confirmation>> + Send + 'a>>, _busy: Busy },
+    Pending { answer: Pin<Box<dyn Future<Output = lapin::Result<Confirmation>> + Send + 'a>>, busy: Busy },
     Done(Box<lapin::Result<Confirmation>>),
 }
 
 impl Confirm<'_> {
     fn advance(&mut self, cx: &mut Context<'_>) {
-        if let Confirm::Pending { answer, .. } = self
+        if let Confirm::Pending { answer, busy } = self
             && let Poll::Ready(answer) = answer.as_mut().poll(cx)
         {
+            busy.end(answer.is_ok());
             *self = Confirm::Done(Box::new(answer));
         }
     }
@@ -256,6 +260,7 @@ impl Confirm<'_> {
 /// which both happen to come, which is right only where one message is unconfirmed at a time.
 fn attribute(
     messages: &[Message],
+    addressed: &[(ShortString, ShortString)],
     answers: Vec<Option<Confirmation>>,
     unknown: impl Fn(&Message) -> Error,
 ) -> Vec<Result<Published, Error>> {
@@ -280,8 +285,7 @@ fn attribute(
             let message = &messages[*index];
             message.mandatory
                 && matches!(results[*index], Ok(Published::Confirmed))
-                && back.routing_key.as_str() == message.routing_key
-                && back.exchange.as_str() == message.exchange
+                && (&back.exchange, &back.routing_key) == (&addressed[*index].0, &addressed[*index].1)
                 && back.data == message.payload
         };
         let exact = |index: &usize| messages[*index].properties == back.properties;

@@ -8,6 +8,7 @@ use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::FieldTable;
 use lapin::{ErrorKind, ExchangeKind};
 
+use super::Inner;
 use super::connection::ChannelGuard;
 use crate::error::Error;
 
@@ -241,11 +242,11 @@ impl Topology {
     }
 }
 
-/// What is declared again after a reconnect.
+/// What does no harm twice, and is declared again after a reconnect.
 pub(super) enum Declaration<'a> {
     Exchange(&'a Exchange),
     Queue(&'a Queue),
-    Binding(&'a Binding, &'a str),
+    Binding(&'a Binding, &'a Inner),
 }
 
 impl Declaration<'_> {
@@ -253,7 +254,9 @@ impl Declaration<'_> {
         match self {
             Declaration::Exchange(exchange) => guard.declare_exchange(exchange).await.map(|()| None),
             Declaration::Queue(queue) => guard.declare_queue(queue).await.map(Some),
-            Declaration::Binding(binding, queue) => guard.bind(binding, queue).await.map(|()| None),
+            Declaration::Binding(binding, inner) => {
+                guard.bind(binding, &inner.current_name(&binding.queue)).await.map(|()| None)
+            }
         }
     }
 }
