@@ -124,8 +124,10 @@ impl Tally {
     #[cfg(feature = "mongodb")]
     pub(crate) fn was_cut_off(&self, work: Work) {
         let mut books = self.books.lock();
-        books.finished[work as usize] -= 1;
-        books.given_up[work as usize] += 1;
+        if let Some(others) = books.finished[work as usize].checked_sub(1) {
+            books.finished[work as usize] = others;
+            books.given_up[work as usize] += 1;
+        }
     }
 
     fn begin_drain(&self) {

@@ -434,7 +434,9 @@ async fn drain_waits_for_pipelines_and_blocking_commands() {
     .await;
     proxy.freeze();
     let mut pipelined = redis::pipe();
-    (0..100).for_each(|n| drop(pipelined.incr(&key_of(&first), n).ignore()));
+    for n in 0..100 {
+        pipelined.incr(key_of(&first), n).ignore();
+    }
     let pipeline = tokio::spawn(async move { pipelined.query_async::<()>(&mut redis).await });
     until_async(SOON, async || work(&pool, "redis", Work::Operation) == 4).await;
 

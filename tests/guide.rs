@@ -97,3 +97,19 @@ fn guide_has_every_environment_name() {
     assert_eq!(read, told);
     assert!(read.len() > 25, "{read:?}");
 }
+
+/// Every line on repeats names a test that is there, and every test on repeats has its line.
+#[test]
+fn guide_table_of_repeats_is_proved() {
+    let (_, section) = GUIDE.split_once("## Repeats").unwrap();
+    let rows =
+        section.lines().skip_while(|line| !line.starts_with("|---")).skip(1).take_while(|line| line.starts_with('|'));
+    let named: BTreeSet<_> = rows.filter_map(|row| row.trim_end_matches("` |").rsplit('`').next()).collect();
+    let tests = include_str!("repeats.rs").lines().filter_map(|line| line.strip_prefix("async fn repeats_"));
+    let tests: BTreeSet<_> = tests.filter_map(|rest| rest.split_once("()")).map(|(name, _)| name).collect();
+    assert_eq!(
+        named,
+        tests.iter().map(|name| format!("repeats_{name}")).collect::<Vec<_>>().iter().map(String::as_str).collect()
+    );
+    assert!(named.len() >= 5, "{named:?}");
+}

@@ -121,6 +121,8 @@ fn mongo_blocking_killed_and_restarted_works_again_under_the_same_guard() {
     let back = Instant::now();
     until(PATIENCE, || sync_bars(&mongo).count_documents(doc! {}).run().is_ok_and(|count| count == 1));
     println!("the same guard works {:?} after the server is up", back.elapsed());
+    // The driver may be faster than the pool, and what is not ready counts as lost.
+    until(PATIENCE, || pool.status().resource("mongo").unwrap().state == State::Ready);
     assert!(pool.close_all().unwrap().all_closed());
     assert_eq!(server.await_established(0, PATIENCE).unwrap(), 0);
 }
@@ -229,7 +231,9 @@ async fn mongo_frozen_at_close_while_idle() {
     let (report, took) = timed_async(pool.close_all()).await;
     println!("{report}");
     assert!(took < Duration::from_secs(8), "{took:?}");
-    assert_eq!(report.step("mongo").unwrap().outcome, Outcome::Closed, "{report}");
+    // The drain may have ended before the loss was noticed.
+    let outcome = &report.step("mongo").unwrap().outcome;
+    assert!(matches!(outcome, Outcome::Closed | Outcome::Failed(_)), "{report}");
     assert!(!control.is_finished(), "the control: the bare driver waits for its session's end");
     control.abort();
     assert!(mongo.list_database_names().await.is_err());
@@ -256,7 +260,7 @@ async fn mongo_trap_shutdown_hangs_with_an_operation_in_flight_on_a_frozen_serve
     let (report, took) = timed_async(pool.close_all()).await;
     println!("{report}");
     assert!(took < Duration::from_secs(10), "{took:?}");
-    assert_eq!(report.step("mongo").unwrap().outcome, Outcome::Closed);
+    assert!(matches!(&report.step("mongo").unwrap().outcome, Outcome::Failed(why) if why.contains("lost")), "{report}");
     let error = operation.within(FROZEN).await.unwrap().unwrap_err();
     println!("the operation: {error}");
     let hung = tokio::time::timeout(Duration::from_secs(12).saturating_sub(took), control_shutdown).await;
@@ -329,7 +333,7 @@ fn mongo_frozen_at_close_under_blocking_load() {
     let (report, took) = timed(|| pool.close_all().unwrap());
     println!("{report}");
     assert!(took < Duration::from_secs(20), "{took:?}");
-    assert_eq!(report.step("mongo").unwrap().outcome, Outcome::Closed);
+    assert!(matches!(&report.step("mongo").unwrap().outcome, Outcome::Failed(why) if why.contains("lost")), "{report}");
     over.store(true, Ordering::SeqCst);
     for thread in load {
         thread.join().expect("errors, no panic");

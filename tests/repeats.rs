@@ -1,0 +1,521 @@
+//! What is sent again after a loss, and what never is, counted on the wire.
+
+#![cfg(all(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
+#![allow(missing_docs)]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use common::{Within, until, until_async};
+use mongodb::bson::{Document, doc};
+use redis::{AsyncCommands, Commands};
+use resource_pool::config::{ClickHouseConfig, MongoConfig, Options, RabbitMqConfig, RedisConfig, Repeat};
+use resource_pool::rabbitmq::{Message, Queue};
+use resource_pool::{Error, ResourcePool, State, blocking};
+use services::{Kind, Service, shared};
+
+const SOON: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// Forwards to a server, keeps what clients say, and can hold up the answers alone.
+struct Tap {
+    port: u16,
+    wire: Arc<Wire>,
+}
+
+#[derive(Default)]
+struct Wire {
+    asked: Mutex<Vec<u8>>,
+    is_mute: AtomicBool,
+    refuses: AtomicBool,
+    open: Mutex<Vec<TcpStream>>,
+}
+
+impl Tap {
+    fn before(server: &Service) -> Tap {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (port, target, wire) = (listener.local_addr().unwrap().port(), server.port(), Arc::<Wire>::default());
+        let accepting = Arc::clone(&wire);
+        thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                if accepting.refuses.load(Ordering::SeqCst) {
+                    continue;
+                }
+                let Ok(server) = TcpStream::connect(("127.0.0.1", target)) else { continue };
+                for (from, to, asks) in [(&client, &server, true), (&server, &client, false)] {
+                    let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    let wire = Arc::clone(&accepting);
+                    thread::spawn(move || wire.forward(from, to, asks));
+                }
+                accepting.open.lock().unwrap().extend([client, server]);
+            }
+        });
+        Tap { port, wire }
+    }
+
+    fn url(&self, server: &Service) -> String {
+        let (from, to) = (format!("@{}:{}", server.host(), server.port()), format!("@127.0.0.1:{}", self.port));
+        server.url().replacen(&from, &to, 1)
+    }
+
+    /// How often clients have said this.
+    fn asked(&self, what: &str) -> usize {
+        let asked = self.wire.asked.lock().unwrap();
+        asked.windows(what.len()).filter(|said| *said == what.as_bytes()).count()
+    }
+
+    /// From now on, or no longer, answers do not come through.
+    fn mute(&self, is_mute: bool) {
+        self.wire.is_mute.store(is_mute, Ordering::SeqCst);
+    }
+
+    /// Ends every connection.
+    fn cut(&self) {
+        for stream in self.wire.open.lock().unwrap().drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Ends every connection, and lets none come up until `open_up`.
+    fn close_down(&self) {
+        self.wire.refuses.store(true, Ordering::SeqCst);
+        self.cut();
+    }
+
+    fn open_up(&self) {
+        self.wire.refuses.store(false, Ordering::SeqCst);
+    }
+
+    /// Ends the connections under a request whose answer is held up.
+    fn cut_answers(&self) {
+        self.cut();
+        self.mute(false);
+    }
+}
+
+impl Drop for Tap {
+    fn drop(&mut self) {
+        self.cut();
+    }
+}
+
+impl Wire {
+    fn forward(&self, mut from: TcpStream, mut to: TcpStream, asks: bool) {
+        let mut buffer = [0; 16 * 1024];
+        while let Ok(count @ 1..) = from.read(&mut buffer) {
+            if asks {
+                // Before it goes on, so that whoever sees its effect finds it here.
+                self.asked.lock().unwrap().extend(&buffer[..count]);
+            }
+            while !asks && self.is_mute.load(Ordering::SeqCst) {
+                thread::sleep(PAUSE);
+            }
+            if to.write_all(&buffer[..count]).is_err() {
+                break;
+            }
+        }
+        let _ = to.shutdown(Shutdown::Both);
+    }
+}
+
+fn pool(server: &Service, tap: &Tap, repeat: Repeat) -> ResourcePool {
+    let mut options = Options::default();
+    options.repeat = repeat;
+    let builder = ResourcePool::builder().environment([("", ""); 0]).options(options);
+    let url = tap.url(server);
+    match server.kind() {
+        // What is retried by the driver is retried where the connection leads, not round the tap.
+        Kind::Mongo => {
+            let url = url.split("replicaSet").next().unwrap().to_owned();
+            let direct = format!("{url}{}directConnection=true", if url.contains('?') { "" } else { "?" });
+            builder.resource(MongoConfig::uri(direct).min_pool_size(0))
+        }
+        Kind::RabbitMq => {
+            let mut config = RabbitMqConfig::url(url);
+            config.confirm_window = 5;
+            builder.resource(config)
+        }
+        Kind::ClickHouse => {
+            let mut config = ClickHouseConfig::url(url);
+            config.compression = false;
+            builder.resource(config)
+        }
+        Kind::Redis => builder.resource(RedisConfig::url(url)),
+    }
+    .build()
+    .unwrap()
+}
+
+fn unique(what: &str) -> String {
+    static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+    format!("repeats_{what}_{}", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+async fn on_thread<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(call).await.unwrap()
+}
+
+/// Runs an operation while there is no connection; with the tap opened once it waits, if it does.
+async fn while_down<T: Send + 'static>(
+    tap: &Tap,
+    pool: &ResourcePool,
+    operation: impl Future<Output = T> + Send + 'static,
+) -> T {
+    let status = || pool.status().resources.into_iter().find(|one| one.generation > 0).unwrap();
+    tap.close_down();
+    until_async(SOON, async || status().state != State::Ready).await;
+    let running = tokio::spawn(operation);
+    until_async(SOON, async || running.is_finished() || status().connecting > 0).await;
+    tap.open_up();
+    running.within(SOON).await.unwrap()
+}
+
+/// Runs an operation whose answer is lost after it was sent: said once to the server.
+async fn unanswered<T: Send + 'static>(
+    tap: &Tap,
+    said: &str,
+    operation: impl Future<Output = T> + Send + 'static,
+) -> T {
+    let before = tap.asked(said);
+    tap.mute(true);
+    let running = tokio::spawn(operation);
+    until_async(SOON, async || tap.asked(said) > before).await;
+    tap.cut_answers();
+    running.within(SOON).await.unwrap()
+}
+
+async fn is_back(pool: &ResourcePool) {
+    until_async(SOON, async || pool.status().resources.iter().any(|one| one.state == State::Ready)).await;
+}
+
+// RabbitMQ
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn repeats_rabbitmq() {
+    let server = shared(Kind::RabbitMq);
+    let tap = Tap::before(server);
+    for repeat in [Repeat::Never, Repeat::Unsent, Repeat::Idempotent] {
+        let pool = pool(server, &tap, repeat);
+        let rabbit = resource_pool::RabbitMq::clone(&*pool.rabbitmq().await.unwrap());
+        let queue = unique("queue");
+        rabbit.declare_queue(Queue::new(&queue)).await.unwrap();
+
+        // Never sent.
+        let unsent = unique("unsent");
+        let publish = {
+            let (rabbit, message) = (rabbit.clone(), Message::new("", &queue, unsent.as_str()));
+            async move { rabbit.publish(message).await }
+        };
+        let published = while_down(&tap, &pool, publish).await;
+        is_back(&pool).await;
+        match repeat {
+            Repeat::Never => {
+                let error = published.unwrap_err();
+                assert!(matches!(error, Error::Lost { .. } | Error::Connect(_)), "{error}");
+                assert_eq!(tap.asked(&unsent), 0);
+            }
+            _ => {
+                assert!(published.unwrap().is_confirmed());
+                assert_eq!(tap.asked(&unsent), 1);
+            }
+        }
+
+        // Sent, and the confirm is lost.
+        let sent = unique("sent");
+        let publish = {
+            let (rabbit, message) = (rabbit.clone(), Message::new("", &queue, sent.as_str()));
+            async move { rabbit.publish(message).await }
+        };
+        let error = unanswered(&tap, &sent, publish).await.unwrap_err();
+        assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error}");
+        is_back(&pool).await;
+        assert_eq!(tap.asked(&sent), 1, "never again by itself");
+
+        // A declaration does no harm twice.
+        let declared = unique("declared");
+        let declare = {
+            let (threads, name) = (blocking::ResourcePool::from(pool.clone()), declared.clone());
+            let threads = on_thread(move || blocking::RabbitMq::clone(&*threads.rabbitmq().unwrap())).await;
+            on_thread(move || threads.declare_queue(Queue::new(&name)))
+        };
+        let answer = unanswered(&tap, &declared, declare).await;
+        match repeat {
+            Repeat::Idempotent => {
+                assert_eq!(answer.unwrap().name(), declared);
+                assert_eq!(tap.asked(&declared), 2);
+            }
+            _ => {
+                let error = answer.unwrap_err();
+                assert!(matches!(error, Error::Lost { .. }), "{error}");
+                is_back(&pool).await;
+                assert_eq!(tap.asked(&declared), 1);
+            }
+        }
+        until_async(SOON, async || rabbit.delete_queue(&declared).await.is_ok()).await;
+        let bodies = unique_messages(&rabbit, &queue).await;
+        assert!(bodies.iter().filter(|body| **body == sent).count() <= 1, "{bodies:?}");
+        rabbit.delete_queue(&queue).await.unwrap();
+        assert!(pool.close_all().await.all_closed());
+    }
+}
+
+async fn unique_messages(rabbit: &resource_pool::RabbitMq, queue: &str) -> Vec<String> {
+    let mut bodies = Vec::new();
+    while let Some(delivery) = rabbit.get(queue).await.unwrap() {
+        bodies.push(String::from_utf8_lossy(delivery.data()).into_owned());
+        delivery.ack().await.unwrap();
+    }
+    bodies
+}
+
+/// Which messages of a batch are confirmed, which unknown, which were never sent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn repeats_of_a_batch_are_told_by_message() {
+    let server = shared(Kind::RabbitMq);
+    let tap = Arc::new(Tap::before(server));
+    let pool = pool(server, &tap, Repeat::Idempotent);
+    let rabbit = pool.rabbitmq().await.unwrap();
+    let (queue, body) = (unique("queue"), unique("batch"));
+    rabbit.declare_queue(Queue::new(&queue)).await.unwrap();
+    // Five at a time: the answers to the second five do not come through.
+    let (watched, said) = (Arc::clone(&tap), body.clone());
+    let cutting = tokio::spawn(async move {
+        until_async(SOON, async || watched.asked(&said) == 10).await;
+        watched.cut_answers();
+    });
+    let muted = Arc::clone(&tap);
+    let messages = (0..15).map(|n| {
+        if n == 5 {
+            muted.mute(true);
+        }
+        Message::new("", &queue, body.as_str())
+    });
+    let batch = rabbit.publish_batch(messages).within(SOON).await.unwrap();
+    cutting.await.unwrap();
+    for (n, result) in batch.results().iter().enumerate() {
+        match n {
+            0..5 => assert!(result.as_ref().is_ok_and(|published| published.is_confirmed()), "{n}: {result:?}"),
+            5..10 => assert!(matches!(result, Err(Error::OutcomeUnknown { .. })), "{n}: {result:?}"),
+            _ => assert!(result.as_ref().is_err_and(|error| error.to_string().contains("not sent")), "{n}: {result:?}"),
+        }
+    }
+    assert_eq!((batch.results().len(), batch.confirmed(), batch.unknown(), tap.asked(&body)), (15, 5, 5, 10));
+    is_back(&pool).await;
+    rabbit.delete_queue(&queue).await.unwrap();
+    assert_eq!(tap.asked(&body), 10);
+    assert!(pool.close_all().await.all_closed());
+}
+
+// ClickHouse
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn repeats_clickhouse() {
+    let server = shared(Kind::ClickHouse);
+    let tap = Tap::before(server);
+    let rows = |table: &str| -> usize {
+        let count = server.clickhouse().unwrap().query(&format!("SELECT count() FROM {table}")).unwrap();
+        count.trim().parse().unwrap()
+    };
+    for repeat in [Repeat::Never, Repeat::Unsent, Repeat::Idempotent] {
+        let table = unique("days");
+        let create = format!("CREATE TABLE {table} (day UInt32) ENGINE = MergeTree ORDER BY day");
+        server.clickhouse().unwrap().query(&create).unwrap();
+        let pool = pool(server, &tap, repeat);
+        let threads = blocking::ResourcePool::from(pool.clone());
+        let clickhouse = on_thread(move || blocking::ClickHouse::clone(&*threads.clickhouse().unwrap())).await;
+
+        // Never sent.
+        let insert = format!("INSERT INTO {table} SELECT 1");
+        let execute = {
+            let (clickhouse, insert) = (clickhouse.clone(), insert.clone());
+            on_thread(move || clickhouse.execute(&insert))
+        };
+        let executed = while_down(&tap, &pool, execute).await;
+        is_back(&pool).await;
+        let expected = if repeat == Repeat::Never {
+            let error = executed.unwrap_err();
+            assert!(matches!(error, Error::Lost { .. } | Error::Connect(_)), "{error}");
+            0
+        } else {
+            executed.unwrap();
+            1
+        };
+        assert_eq!((tap.asked(&insert), rows(&table)), (expected, expected));
+
+        // Sent, and the answer is lost: what changes something.
+        let insert = format!("INSERT INTO {table} SELECT 2");
+        let execute = {
+            let (clickhouse, insert) = (clickhouse.clone(), insert.clone());
+            on_thread(move || clickhouse.execute(&insert))
+        };
+        let error = unanswered(&tap, &insert, execute).await.unwrap_err();
+        assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error}");
+        is_back(&pool).await;
+        assert_eq!(tap.asked(&insert), 1);
+        let into = unique("rows");
+        let create = format!("CREATE TABLE {into} (day UInt32) ENGINE = MergeTree ORDER BY day");
+        server.clickhouse().unwrap().query(&create).unwrap();
+        let insert = {
+            let (clickhouse, into) = (clickhouse.clone(), into.clone());
+            on_thread(move || clickhouse.insert_rows(&into, [Day { day: 1 }, Day { day: 2 }]))
+        };
+        let error = unanswered(&tap, &into, insert).await.unwrap_err();
+        assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error}");
+        is_back(&pool).await;
+        assert_eq!(tap.asked(&into), 1);
+
+        // What only reads.
+        let select = format!("SELECT day FROM {table} WHERE day < 100");
+        let query = {
+            let (clickhouse, select) = (clickhouse.clone(), select.clone());
+            on_thread(move || clickhouse.query_rows::<u32>(&select))
+        };
+        let answer = unanswered(&tap, &select, query).await;
+        match repeat {
+            Repeat::Idempotent => {
+                assert_eq!(answer.unwrap().len(), rows(&table));
+                assert_eq!(tap.asked(&select), 2);
+            }
+            _ => {
+                let error = answer.unwrap_err();
+                assert!(matches!(error, Error::Lost { .. }), "{error}");
+                is_back(&pool).await;
+                assert_eq!(tap.asked(&select), 1);
+            }
+        }
+        assert!(pool.close_all().await.all_closed());
+        for table in [table, into] {
+            server.clickhouse().unwrap().query(&format!("DROP TABLE {table}")).unwrap();
+        }
+    }
+}
+
+#[derive(clickhouse::Row, serde::Serialize, serde::Deserialize)]
+struct Day {
+    day: u32,
+}
+
+// Redis
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn repeats_redis() {
+    let server = shared(Kind::Redis);
+    let tap = Tap::before(server);
+    let view = server.redis().unwrap();
+    for repeat in [Repeat::Never, Repeat::Unsent, Repeat::Idempotent] {
+        let pool = pool(server, &tap, repeat);
+        let redis = resource_pool::Redis::clone(&*pool.redis().await.unwrap());
+
+        // Never sent.
+        let unsent = unique("unsent");
+        let incr = {
+            let (mut redis, key) = (redis.clone(), unsent.clone());
+            async move { redis.incr::<_, _, i64>(key, 1).await }
+        };
+        let answer = while_down(&tap, &pool, incr).await;
+        is_back(&pool).await;
+        match repeat {
+            Repeat::Never => {
+                let error = answer.unwrap_err();
+                let ours = Error::behind(&error);
+                assert!(matches!(ours, Some(Error::Lost { .. } | Error::Connect(_))), "{error}");
+                assert_eq!(tap.asked(&unsent), 0);
+            }
+            _ => {
+                assert_eq!(answer.unwrap(), 1);
+                assert_eq!(tap.asked(&unsent), 1);
+            }
+        }
+
+        // Sent, and the answer is lost: what changes something, one by one, piped, and on a thread.
+        let sent = unique("sent");
+        let incr = {
+            let (mut redis, key) = (redis.clone(), sent.clone());
+            async move { redis.incr::<_, _, i64>(key, 1).await }
+        };
+        let error = unanswered(&tap, &sent, incr).await.unwrap_err();
+        assert!(matches!(Error::behind(&error), Some(Error::OutcomeUnknown { .. })), "{error}");
+        is_back(&pool).await;
+        let piped = unique("piped");
+        let pipeline = {
+            let (mut redis, key) = (redis.clone(), piped.clone());
+            async move { redis::pipe().ping().incr(key, 1).query_async::<(String, i64)>(&mut redis).await }
+        };
+        let error = unanswered(&tap, &piped, pipeline).await.unwrap_err();
+        assert!(matches!(Error::behind(&error), Some(Error::OutcomeUnknown { .. })), "{error}");
+        is_back(&pool).await;
+        let threaded = unique("threaded");
+        let incr = {
+            let (threads, key) = (blocking::ResourcePool::from(pool.clone()), threaded.clone());
+            let mut checkout = on_thread(move || threads.redis().unwrap()).await;
+            on_thread(move || checkout.incr::<_, _, i64>(key, 1))
+        };
+        let error = unanswered(&tap, &threaded, incr).await.unwrap_err();
+        assert!(matches!(Error::behind(&error), Some(Error::OutcomeUnknown { .. })), "{error}");
+        is_back(&pool).await;
+        for key in [&sent, &piped, &threaded] {
+            assert_eq!(tap.asked(key), 1);
+            until(SOON, || view.command(&["GET", key]).unwrap() == "1");
+        }
+
+        // What only reads.
+        let read = unique("read");
+        view.command(&["SET", &read, "7"]).unwrap();
+        let get = {
+            let (mut redis, key) = (redis.clone(), read.clone());
+            async move { redis.get::<_, i64>(key).await }
+        };
+        let answer = unanswered(&tap, &read, get).await;
+        let both = unique("both");
+        let pipeline = {
+            let (mut redis, key) = (redis.clone(), both.clone());
+            async move { redis::pipe().exists(&key).ttl("none").query_async::<(i64, i64)>(&mut redis).await }
+        };
+        is_back(&pool).await;
+        let both_read = unanswered(&tap, &both, pipeline).await;
+        is_back(&pool).await;
+        match repeat {
+            Repeat::Idempotent => {
+                assert_eq!((answer.unwrap(), both_read.unwrap()), (7, (0, -2)));
+                assert_eq!((tap.asked(&read), tap.asked(&both)), (2, 2));
+            }
+            _ => {
+                assert!(answer.is_err_and(|error| error.is_io_error()) && both_read.is_err());
+                assert_eq!((tap.asked(&read), tap.asked(&both)), (1, 1));
+            }
+        }
+        for key in [&unsent, &sent, &piped, &threaded, &read] {
+            view.command(&["DEL", key]).unwrap();
+        }
+        assert!(pool.close_all().await.all_closed());
+    }
+}
+
+// MongoDB
+
+/// The driver's own retries, which the server tells from a second write by their number.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn repeats_mongodb_are_the_drivers_and_write_once() {
+    let server = shared(Kind::Mongo);
+    let tap = Tap::before(server);
+    let pool = pool(server, &tap, Repeat::Unsent);
+    let mongo = pool.mongo().await.unwrap();
+    let marks = mongo.database("quantaxis").collection::<Document>("repeats");
+    marks.insert_one(doc! { "mark": "first" }).await.unwrap();
+    let mark = unique("mark");
+    let insert = {
+        let (marks, mark) = (marks.clone(), mark.clone());
+        async move { marks.insert_one(doc! { "mark": mark }).await }
+    };
+    unanswered(&tap, &mark, insert).await.unwrap();
+    assert_eq!(tap.asked(&mark), 2, "sent again");
+    assert_eq!(marks.count_documents(doc! { "mark": &mark }).await.unwrap(), 1, "written once");
+    marks.drop().await.unwrap();
+    pool.close_all().await;
+}
