@@ -12,8 +12,8 @@ use serde::Deserialize;
 pub enum Repeat {
     /// Nothing: an operation that finds the connection lost fails at once.
     Never,
-    /// One that was never sent: it waits until the connection is back, at most the acquire timeout,
-    /// and is sent once.
+    /// One that was never sent: it waits until the connection is back, as long as one connect may
+    /// take ([`Retry::budget`](crate::config::Retry::budget)), and is sent once.
     #[default]
     Unsent,
     /// Besides, one that was sent and does no harm twice: it is sent once more as soon as the

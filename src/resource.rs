@@ -113,6 +113,9 @@ pub struct Link {
     pub(crate) slot: Weak<dyn AnySlot>,
     pub(crate) acquire_timeout: Duration,
     pub(crate) repeat: Repeat,
+    /// How long an operation waits for a connection that is lost: as long as one connect may take,
+    /// which is less than the acquire timeout, so that the wait ends with the failure's own error.
+    pub(crate) patience: Duration,
 }
 
 impl Link {
@@ -181,14 +184,13 @@ impl Link {
     /// [never](Repeat::Never) to wait for that.
     ///
     /// # Errors
-    /// A timeout after the acquire timeout, with the last attempt's error as its source;
-    /// [`Error::Closing`], [`Error::Closed`]. With [`Repeat::Never`], or where it is not brought back
-    /// any more, why it was lost.
+    /// Why the connection is lost, or could not be made again, once as much time has passed as one
+    /// connect may take, or the acquire timeout if that is less; [`Error::Closing`], [`Error::Closed`].
     ///
     /// # Cancel safety
     /// Cancelling it cancels nothing else.
     pub async fn ready(&self) -> Result<(), Error> {
-        self.ready_within(self.acquire_timeout).await
+        self.ready_within(self.patience).await
     }
 
     pub(crate) async fn ready_within(&self, limit: Duration) -> Result<(), Error> {

@@ -132,6 +132,10 @@ impl<R: Resource> Slot<R> {
         let closing = || self.context.close.is_closing();
         let connect = |attempt| drop(tokio::spawn(connect(Trying::new(&self, attempt), false)));
         within(limit, self.life.ready(patient, closing, connect)).await.unwrap_or_else(|_elapsed| {
+            let failure = self.life.condition().failure;
+            if let (true, Some(failure)) = (patient, &failure) {
+                return Err(failure.clone());
+            }
             Err(Error::Timeout(Arc::new(TimeoutError {
                 resource: Arc::clone(self.name()),
                 endpoint: Arc::clone(&self.activity().endpoint),
@@ -139,7 +143,7 @@ impl<R: Resource> Slot<R> {
                 waited: started.elapsed(),
                 holders: Vec::new(),
                 cycle: Vec::new(),
-                source: self.life.condition().failure.map(|failure| Arc::new(failure) as Source),
+                source: failure.map(|failure| Arc::new(failure) as Source),
             })))
         })
     }
@@ -243,8 +247,9 @@ impl<R: Resource> Slot<R> {
 
     fn link(self: &Arc<Self>) -> Link {
         let activity = Arc::clone(self.activity());
-        let Options { acquire_timeout, repeat, .. } = self.context.options;
-        Link { activity, slot: self.as_weak(), acquire_timeout, repeat }
+        let Options { acquire_timeout, repeat, ref retry, .. } = self.context.options;
+        let patience = acquire_timeout.min(retry.budget);
+        Link { activity, slot: self.as_weak(), acquire_timeout, repeat, patience }
     }
 
     fn as_weak(self: &Arc<Self>) -> Weak<dyn AnySlot> {

@@ -753,7 +753,7 @@ impl RabbitMq {
                 return Err(Error::Closing { resource: Arc::clone(inner.link.name()) });
             }
             what.prefetch.get_or_insert(inner.config.prefetch);
-            let (lease, generation) = inner.lease(claim).await?;
+            let (lease, generation) = inner.lease(deadline(inner.link.patience), claim).await?;
             let first = inner.subscribe(&generation, &what).await?;
             let cancel = inner.intake.child_token();
             let (sender, deliveries) = mpsc::unbounded_channel();
@@ -883,8 +883,7 @@ impl Inner {
     }
 
     /// A lease with the connection behind it, waiting while that is being brought back.
-    async fn lease(&self, claim: Claim) -> Result<(Lease<RabbitMq>, Arc<Generation>), Error> {
-        let deadline = deadline(self.link.acquire_timeout());
+    async fn lease(&self, deadline: Instant, claim: Claim) -> Result<(Lease<RabbitMq>, Arc<Generation>), Error> {
         let mut reported = false;
         loop {
             if self.closed.load(Ordering::SeqCst) {
@@ -927,9 +926,9 @@ impl Inner {
         claim: Claim,
         messages: &[Message],
     ) -> Result<(Pooled, Vec<Result<Published, Error>>), Error> {
-        let deadline = deadline(self.link.acquire_timeout());
+        let deadline = deadline(self.link.patience);
         loop {
-            let mut pooled = self.check_out(claim, Use::Verb).await?;
+            let mut pooled = self.check_out_by(deadline, claim, Use::Verb).await?;
             match pooled.guard.publish(self, messages).await {
                 Ok(results) => return Ok((pooled, results)),
                 Err(error) if self.may_wait(&error, deadline) => {}
@@ -945,21 +944,24 @@ impl Inner {
     }
 
     async fn check_out(&self, claim: Claim, what: Use) -> Result<Pooled, Error> {
-        let deadline = deadline(self.link.acquire_timeout());
+        self.check_out_by(deadline(self.link.patience), claim, what).await
+    }
+
+    async fn check_out_by(&self, deadline: Instant, claim: Claim, what: Use) -> Result<Pooled, Error> {
         loop {
-            match self.try_check_out(claim, what).await {
+            match self.try_check_out(deadline, claim, what).await {
                 Err(error) if self.may_wait(&error, deadline) => {}
                 outcome => return outcome,
             }
         }
     }
 
-    async fn try_check_out(&self, claim: Claim, what: Use) -> Result<Pooled, Error> {
-        let (lease, generation) = self.lease(claim).await?;
+    async fn try_check_out(&self, deadline: Instant, claim: Claim, what: Use) -> Result<Pooled, Error> {
+        let (lease, generation) = self.lease(deadline, claim).await?;
         let permit = generation.permit(claim).await?;
         drop(lease);
         // Only now is it held, and by whom.
-        let (lease, _) = self.lease(generation.places.claim(claim)).await?;
+        let (lease, _) = self.lease(deadline, generation.places.claim(claim)).await?;
         let guard = match what {
             Use::Raw => ChannelGuard::open(&generation).await?,
             Use::Verb => match generation.idle_channel() {

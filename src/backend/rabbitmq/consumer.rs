@@ -20,6 +20,7 @@ use super::{Inner, RabbitMq};
 use crate::error::Error;
 use crate::lease::{Claim, Lease};
 use crate::resource::Link;
+use crate::runtime::deadline;
 
 /// What to consume, and how. A queue's name alone will do.
 #[derive(Debug, Clone, PartialEq)]
@@ -265,7 +266,7 @@ impl Pump {
     }
 
     async fn try_again(&self) -> Result<Subscription, Error> {
-        let (_lease, generation) = self.inner.lease(Claim::shared()).await?;
+        let (_lease, generation) = self.inner.lease(deadline(self.inner.link.patience), Claim::shared()).await?;
         self.inner.subscribe(&generation, &self.what).await
     }
 
