@@ -362,6 +362,8 @@ async fn rabbitmq_frozen_during_operations() {
     let fresh = Instant::now();
     let error = rabbit.publish(Message::new("", &queue, "two")).await.unwrap_err();
     assert!(matches!(error, Error::Lost { .. } | Error::Connect(_)), "{error}");
+    assert!(fresh.elapsed() < FROZEN, "{:?}", fresh.elapsed());
+    let fresh = Instant::now();
     assert!(blocking.rabbitmq().and_then(|rabbit| rabbit.get(&queue).map(drop)).is_err());
     assert!(fresh.elapsed() < FROZEN, "{:?}", fresh.elapsed());
     until_async(SOON, async || started.elapsed() > FROZEN).await;
