@@ -656,6 +656,8 @@ async fn frozen_during_calls(server: &Server) {
     assert!(lost.is_transient(), "{lost}");
     let again = Instant::now();
     assert!(clickhouse.query("SELECT 1").execute().await.is_err());
+    assert!(again.elapsed() < FROZEN, "{:?}", again.elapsed());
+    let again = Instant::now();
     let thread = threads.clone();
     let lost = on_thread(move || thread.execute("SELECT 1")).await.unwrap_err();
     assert!(lost.is_transient(), "{lost}");

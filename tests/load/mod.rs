@@ -15,7 +15,6 @@ pub(crate) mod redis;
 use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::future::Future;
-use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -62,22 +61,9 @@ impl Trouble {
         }
     }
 
-    /// After a driver's own error it may have been done, unless the pool let nothing through.
+    /// After a driver's own error it may have been done, unless the pool's own is behind it.
     pub(crate) fn of_driver(error: impl StdError + 'static) -> Self {
-        let text = error.to_string();
-        let mut cause: Option<&(dyn StdError + 'static)> = Some(&error);
-        while let Some(error) = cause {
-            // The redis crate's causes are shared.
-            let shared = error.downcast_ref::<Arc<dyn StdError + Send + Sync>>();
-            let error = shared.map_or(error, |shared| &**shared);
-            // An io::Error is not the cause of what is in it.
-            let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-            if inner.is_some_and(|inner| inner.is::<Error>()) {
-                return Trouble::NotDone(text);
-            }
-            cause = error.source();
-        }
-        Trouble::Unknown(text)
+        Error::behind(&error).map_or_else(|| Trouble::Unknown(error.to_string()), Trouble::of)
     }
 
     pub(crate) fn text(&self) -> &str {
