@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::resource::Work;
-use crate::sync::{Mutex, Notify};
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use crate::sync::{Mutex, Notify};
 
 /// What leases, links and pieces of work know of their resource, whatever its type.
 pub(crate) struct Activity {

@@ -340,7 +340,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
             state => {
                 // A broken one is not leased any more.
                 inner.shut = state != State::Ready;
-                inner.trouble = inner.failure.as_ref().map(|failure| Arc::new(failure.error.clone()) as Source);
+                inner.trouble = None;
                 self.activity.set_draining(true);
                 inner.set(State::Draining);
                 true

@@ -80,7 +80,7 @@ impl World {
                 assert_eq!(generation, Lease::generation(&lease), "a handle of another generation");
                 return Ok(lease);
             }
-            block_on(self.life.ready(|| self.close.is_closing(), &connect))?;
+            block_on(self.life.ready(false, || self.close.is_closing(), &connect))?;
         }
     }
 
@@ -127,7 +127,7 @@ impl World {
         self.closes.fetch_add(1, Ordering::Relaxed);
         if self.life.begin_close() {
             let holders = || self.life.ledger.holders(&self.life.activity.name);
-            let idle = || (self.life.activity.work().is_empty() && holders().is_empty()).then_some(());
+            let idle = || (self.life.activity.tally.now().is_empty() && holders().is_empty()).then_some(());
             block_on(self.life.activity.until(idle));
             self.life.shut();
             self.life.check();
