@@ -5,9 +5,11 @@
 //! result: cancelling one cancels nothing.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
@@ -21,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::activity::Activity;
 use crate::config::millis;
 use crate::error::{BoxError, Error, Failure, panic_message};
+use crate::exit::Process;
 use crate::lease::Holder;
 use crate::registry::{Context, Registry};
 use crate::resource::Work;
@@ -234,10 +237,15 @@ pub struct CloseReport {
 
 impl CloseReport {
     fn panicked(registry: &Registry, reason: Reason, payload: &(dyn Any + Send)) -> Self {
+        Self::of(registry, reason, Outcome::Panicked(panic_message(payload)))
+    }
+
+    /// One that has no steps, since the whole ended like this.
+    pub(crate) fn of(registry: &Registry, reason: Reason, outcome: Outcome) -> Self {
         let step = StepReport {
             name: Arc::from("closing"),
             phase: Phase::Tasks,
-            outcome: Outcome::Panicked(panic_message(payload)),
+            outcome,
             took: Duration::ZERO,
             held: registry.holders(),
             finished: Vec::new(),
@@ -341,6 +349,30 @@ pub(crate) struct CloseCell {
     /// The closes of single resources that are under way.
     single: Mutex<BTreeMap<Arc<str>, Arc<Course>>>,
     running: Mutex<BTreeSet<Arc<str>>>,
+}
+
+/// A part of a close that runs on a thread of the close's own.
+#[derive(Clone, Copy, PartialEq)]
+enum Part {
+    Step,
+    Listener,
+}
+
+thread_local! {
+    /// Which close this thread runs a part of. It has no destructor, so it can be read at exit.
+    static PART: Cell<Option<(usize, Part)>> = const { Cell::new(None) };
+}
+
+/// What the watchdog names where it does not end.
+struct Running<'a> {
+    cell: &'a CloseCell,
+    name: Arc<str>,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.cell.running.lock().remove(&self.name);
+    }
 }
 
 /// The close of the whole pool.
@@ -468,14 +500,57 @@ impl CloseCell {
         }
     }
 
-    /// The names of the steps that are running now.
+    /// What of this close this thread runs.
+    fn part(&self) -> Option<Part> {
+        PART.get().filter(|(cell, _)| *cell == ptr::from_ref(self).addr()).map(|(_, part)| part)
+    }
+
+    /// Refuses to wait for this close on a thread that it runs on itself.
+    fn check_outside(&self, course: &Course, resource: &str) -> Result<(), Error> {
+        if course.report.get().is_none() && self.part().is_some() {
+            return Err(Error::Closing { resource: Arc::from(resource) });
+        }
+        Ok(())
+    }
+
+    /// Runs a part of this close, which may be the user's code, and panic.
+    fn run_part<T>(&self, part: Part, run: impl FnOnce() -> T) -> std::thread::Result<T> {
+        let outer = PART.replace(Some((ptr::from_ref(self).addr(), part)));
+        let ended = catch_unwind(AssertUnwindSafe(run));
+        PART.set(outer);
+        ended
+    }
+
+    /// The process ends from this thread, so a listener that it runs does not come back.
+    pub(crate) fn leave_part(&self) {
+        if self.part() == Some(Part::Listener) {
+            self.whole.lock().announced = true;
+            self.announced.notify_all();
+        }
+    }
+
+    /// Counts as running, under this name, until that drops.
+    fn running_as(&self, name: &str) -> Running<'_> {
+        let name = Arc::from(name);
+        self.running.lock().insert(Arc::clone(&name));
+        Running { cell: self, name }
+    }
+
+    /// The names of what is running now: steps, the drain, a listener.
     pub(crate) fn running(&self) -> Vec<Arc<str>> {
         self.running.lock().iter().cloned().collect()
     }
 }
 
 /// Starts closing the whole pool, unless that was started before. Does not wait.
-pub(crate) fn start(registry: &Arc<Registry>, reason: Reason, deadline: Option<Duration>) -> Arc<Course> {
+///
+/// # Errors
+/// [`Error::Closing`] on a thread that this close itself runs on, which must not wait for it.
+pub(crate) fn start(
+    registry: &Arc<Registry>,
+    reason: Reason,
+    deadline: Option<Duration>,
+) -> Result<Arc<Course>, Error> {
     let (course, first) = registry.context.close.begin();
     if first {
         let (registry, course) = (Arc::clone(registry), Arc::clone(&course));
@@ -488,25 +563,38 @@ pub(crate) fn start(registry: &Arc<Registry>, reason: Reason, deadline: Option<D
                 tracing::warn!(%reason, %report, "closed with trouble");
             }
             course.end(report.clone());
+            let running = registry.context.close.running_as("a listener");
             for listener in registry.context.on_report() {
-                if catch_unwind(AssertUnwindSafe(|| listener(&report))).is_err() {
+                if registry.context.close.run_part(Part::Listener, || listener(&report)).is_err() {
                     tracing::error!("a listener for close reports panicked");
                 }
             }
+            drop(running);
             registry.context.close.announce(&course);
         }));
     }
-    course
+    registry.context.close.check_outside(&course, "the pool")?;
+    Ok(course)
 }
 
 /// Starts closing one resource, unless that is under way; the pool stays open. Where the whole
 /// pool is closing, that is the close. Does not wait.
-pub(crate) fn start_one(registry: &Arc<Registry>, slot: Arc<dyn AnySlot>, reason: Reason) -> Arc<Course> {
+///
+/// # Errors
+/// As [`start`].
+pub(crate) fn start_one(
+    registry: &Arc<Registry>,
+    slot: Arc<dyn AnySlot>,
+    reason: Reason,
+) -> Result<Arc<Course>, Error> {
     if let Some(course) = registry.context.close.under_way() {
-        return course;
+        registry.context.close.check_outside(&course, slot.name())?;
+        return Ok(course);
     }
     let (course, first) = registry.context.close.begin_single(slot.name());
-    if first {
+    if !first {
+        registry.context.close.check_outside(&course, slot.name())?;
+    } else {
         let registry = Arc::clone(registry);
         hand_over(Box::new(move || {
             let name = Arc::clone(slot.name());
@@ -516,7 +604,7 @@ pub(crate) fn start_one(registry: &Arc<Registry>, slot: Arc<dyn AnySlot>, reason
             registry.context.close.end_single(&name, report);
         }));
     }
-    course
+    Ok(course)
 }
 
 fn run_close(registry: &Registry, reason: Reason, close: impl Future<Output = CloseReport>) -> CloseReport {
@@ -537,10 +625,9 @@ fn hand_over(job: Job) {
     }
 }
 
-type Job = Box<dyn FnOnce() + Send>;
+pub(crate) type Job = Box<dyn FnOnce() + Send>;
 
 fn closer() -> Option<&'static Sender<Job>> {
-    static CLOSER: OnceCell<Sender<Job>> = OnceCell::new();
     let start = || {
         let (sender, jobs) = std::sync::mpsc::channel::<Job>();
         let serve = move || {
@@ -555,7 +642,7 @@ fn closer() -> Option<&'static Sender<Job>> {
         };
         thread("resource-pool-closer".to_owned(), serve).map(|()| sender)
     };
-    match CLOSER.get_or_try_init(start) {
+    match Process::current().closer.get_or_try_init(start) {
         Ok(closer) => Some(closer),
         Err(error) => {
             tracing::error!(%error, "the closer's thread could not be started");
@@ -615,6 +702,7 @@ async fn close_slots(
 ) -> CloseReport {
     let started = Instant::now();
     let deadline = runtime::deadline(limit);
+    let running = registry.context.close.running_as("the drain");
     let status = registry.status();
     let slots: Vec<_> = slots.into_iter().filter(|slot| slot.begin_close()).collect();
     let options = &registry.context.options.close;
@@ -635,6 +723,7 @@ async fn close_slots(
     for slot in &slots {
         slot.shut();
     }
+    drop(running);
 
     let mut steps = Vec::new();
     while let Some(level) = levels.pop_front() {
@@ -768,7 +857,7 @@ async fn run_step(registry: Arc<Registry>, step: Step, budget: Duration, late: b
     let started = Instant::now();
     let name = step.name();
     let phase = step.phase();
-    registry.context.close.running.lock().insert(Arc::clone(&name));
+    let running = registry.context.close.running_as(&name);
     let slot = match &step {
         Step::Resource(slot) => Some(Arc::clone(slot)),
         Step::Hook(_) => None,
@@ -777,7 +866,7 @@ async fn run_step(registry: Arc<Registry>, step: Step, budget: Duration, late: b
     let cancel = CancellationToken::new();
     let mut ended = match late {
         true => None,
-        false => Some(on_own_thread(&registry.context, step, cancel.clone())),
+        false => Some(on_own_thread(&registry, step, cancel.clone())),
     };
     let mut outcome = match &mut ended {
         None => Outcome::Skipped,
@@ -785,11 +874,12 @@ async fn run_step(registry: Arc<Registry>, step: Step, budget: Duration, late: b
             within(budget, ended).await.map_or(Outcome::TimedOut, |outcome| outcome.unwrap_or_else(no_thread))
         }
     };
-    if matches!(outcome, Outcome::TimedOut | Outcome::Skipped)
+    if outcome != Outcome::Closed
         && let Some(slot) = &slot
     {
         slot.force();
-        if let Some(ended) = ended
+        if matches!(outcome, Outcome::TimedOut)
+            && let Some(ended) = ended
             && within(GRACE, ended).await.is_ok_and(|ended| ended.is_ok())
         {
             outcome = Outcome::Forced;
@@ -803,7 +893,7 @@ async fn run_step(registry: Arc<Registry>, step: Step, budget: Duration, late: b
         let tally = &slot.activity().tally;
         (finished, given_up, unfinished) = (tally.finished(), tally.given_up(), tally.unfinished());
     }
-    registry.context.close.running.lock().remove(&name);
+    drop(running);
     StepReport { name, phase, outcome, took: started.elapsed(), held, finished, given_up, unfinished }
 }
 
@@ -813,12 +903,13 @@ fn no_thread(_: oneshot::error::RecvError) -> Outcome {
 
 /// Runs a step on its own thread, in the context of the pool's runtime, so that one which blocks
 /// or panics is only itself.
-fn on_own_thread(context: &Context, step: Step, cancel: CancellationToken) -> oneshot::Receiver<Outcome> {
+fn on_own_thread(registry: &Arc<Registry>, step: Step, cancel: CancellationToken) -> oneshot::Receiver<Outcome> {
     let (sender, ended) = oneshot::channel();
-    let runtime = context.runtime.current();
+    let runtime = registry.context.runtime.current();
     let name = format!("resource-pool-close-{}", step.name());
+    let registry = Arc::clone(registry);
     let run = move || {
-        let outcome = catch_unwind(AssertUnwindSafe(|| match step {
+        let outcome = registry.context.close.run_part(Part::Step, || match step {
             Step::Hook(hook) => (hook.run)().map_err(Failure::transient),
             Step::Resource(slot) => match runtime {
                 Some(runtime) => runtime.block_on(async {
@@ -827,9 +918,9 @@ fn on_own_thread(context: &Context, step: Step, cancel: CancellationToken) -> on
                         () = cancel.cancelled() => Err(Failure::transient("given up")),
                     }
                 }),
-                None => Err(Failure::transient("the pool's runtime has ended")),
+                None => Err(Failure::transient("the runtime that it lives on has ended")),
             },
-        }));
+        });
         let outcome = match outcome {
             Ok(Ok(())) => Outcome::Closed,
             Ok(Err(failure)) => Outcome::Failed(failure.to_string()),

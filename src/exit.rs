@@ -1,21 +1,28 @@
-//! The end of the process, however it comes: exit hook, signals, watchdog, fork guard.
+//! The end of the process, however it comes: exit hook, signals, watchdog, and what a fork changes.
 //!
 //! The one place with `unsafe`, and the one with differences between platforms. The exit hook
 //! runs on a thread whose thread-locals may be gone, so it only hands over to the closer's thread
 //! and waits on a condition variable; the waiting itself is the watchdog.
 
+use std::mem::ManuallyDrop;
+use std::ops::{Deref, DerefMut};
 use std::panic::catch_unwind;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 use serde::Deserialize;
+use tokio::runtime::Runtime;
 
-use crate::close::{self, Reason, WATCHDOG};
+use crate::close::{self, Job, Reason, WATCHDOG};
+use crate::error::Error;
 use crate::registry::Registry;
 use crate::runtime::LONGEST;
+use crate::wait::Everyone;
 
 /// How a process that a signal ended exits, after closing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -33,34 +40,145 @@ pub enum ExitStatus {
 /// The status of a process that had to be ended because closing did not end in time.
 const FORCED: i32 = 70;
 
-static POOLS: Mutex<Vec<Weak<Registry>>> = Mutex::new(Vec::new());
-static ENDING: AtomicBool = AtomicBool::new(false);
+/// What there is once per process. The threads among it do not come along into a forked child,
+/// which begins anew: there is no current one there until it makes a pool of its own.
+pub(crate) struct Process {
+    id: u32,
+    /// To the closer's thread.
+    pub(crate) closer: OnceCell<Sender<Job>>,
+    pub(crate) prober: OnceCell<Runtime>,
+    /// Open r2d2's connections.
+    #[cfg(feature = "redis")]
+    pub(crate) openers: OnceCell<Arc<scheduled_thread_pool::ScheduledThreadPool>>,
+    pub(crate) waiting: Everyone,
+    pools: Mutex<Vec<Weak<Registry>>>,
+    ending: AtomicBool,
+    catching: OnceCell<()>,
+    signals: platform::Signals,
+}
+
+/// The one that this process has. Never freed, so that a signal handler may read it.
+static CURRENT: AtomicPtr<Process> = AtomicPtr::new(ptr::null_mut());
+
+#[allow(unsafe_code, reason = "a pointer that a forked child can reset without a lock")]
+impl Process {
+    pub(crate) fn current() -> &'static Process {
+        if let Some(process) = Process::existing() {
+            return process;
+        }
+        platform::hook_fork();
+        let new = Box::into_raw(Box::new(Process {
+            id: std::process::id(),
+            closer: OnceCell::new(),
+            prober: OnceCell::new(),
+            #[cfg(feature = "redis")]
+            openers: OnceCell::new(),
+            waiting: Everyone::default(),
+            pools: Mutex::default(),
+            ending: AtomicBool::new(false),
+            catching: OnceCell::new(),
+            signals: platform::Signals::default(),
+        }));
+        match CURRENT.compare_exchange(ptr::null_mut(), new, Ordering::AcqRel, Ordering::Acquire) {
+            // SAFETY: what is put into CURRENT is never freed.
+            Ok(_) => unsafe { &*new },
+            Err(other) => {
+                // SAFETY: `new` was made above and shown to nobody; `other` is in CURRENT.
+                unsafe {
+                    drop(Box::from_raw(new));
+                    &*other
+                }
+            }
+        }
+    }
+
+    fn existing() -> Option<&'static Process> {
+        // SAFETY: null, or made by `current` and never freed.
+        unsafe { CURRENT.load(Ordering::Acquire).as_ref() }
+    }
+
+    /// Whether this is not a child that was forked since.
+    pub(crate) fn is_current(&self) -> bool {
+        ptr::eq(CURRENT.load(Ordering::Relaxed), self)
+    }
+
+    fn pools(&self) -> Vec<Arc<Registry>> {
+        self.pools.lock().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Refuses in a child that was forked since.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if self.is_current() { Ok(()) } else { Err(Error::Forked) }
+    }
+}
+
+/// What is only dropped in the process that made it. In a forked child it is left alone: its
+/// sockets and its event queue are the parent's, and a lock in it may be held by a thread that is
+/// not there.
+pub(crate) struct Ours<T> {
+    value: ManuallyDrop<T>,
+    process: &'static Process,
+}
+
+impl<T> Ours<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Ours { value: ManuallyDrop::new(value), process: Process::current() }
+    }
+
+    pub(crate) fn process(this: &Self) -> &'static Process {
+        this.process
+    }
+}
+
+impl<T> Deref for Ours<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T> DerefMut for Ours<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.value
+    }
+}
+
+#[allow(unsafe_code, reason = "dropping on a condition")]
+impl<T> Drop for Ours<T> {
+    fn drop(&mut self) {
+        if self.process.is_current() {
+            // SAFETY: dropped here only, and not used after it.
+            unsafe { ManuallyDrop::drop(&mut self.value) };
+        }
+    }
+}
 
 /// Has the pool closed when the process ends; the global one also on signals.
 pub(crate) fn arm(registry: &Arc<Registry>, signals: bool) {
-    let mut pools = POOLS.lock();
+    let process = registry.context.process;
+    let mut pools = process.pools.lock();
     pools.retain(|pool| pool.strong_count() > 0);
     pools.push(Arc::downgrade(registry));
     drop(pools);
     platform::hook_exit();
     if signals {
-        static SIGNALS: OnceCell<()> = OnceCell::new();
-        SIGNALS.get_or_init(|| platform::catch_signals(registry.context.options.exit_status));
+        process.catching.get_or_init(|| platform::catch_signals(process, registry.context.options.exit_status));
     }
 }
 
 /// Whether the process is ending, so that nothing may open again.
 pub(crate) fn is_ending() -> bool {
-    ENDING.load(Ordering::SeqCst)
+    Process::existing().is_some_and(|process| process.ending.load(Ordering::SeqCst))
 }
 
 /// Closes every pool and waits, within their deadlines. Whether that was in vain for one of them.
-fn close_pools(reason: Reason) -> bool {
-    ENDING.store(true, Ordering::SeqCst);
-    let pools: Vec<_> = POOLS.lock().iter().filter_map(Weak::upgrade).collect();
+fn close_pools(process: &Process, reason: Reason) -> bool {
+    process.ending.store(true, Ordering::SeqCst);
+    let pools = process.pools();
     let started = Instant::now();
     for pool in &pools {
-        close::start(pool, reason, None);
+        // Waited for below, whoever started it.
+        let _ = close::start(pool, reason, None);
     }
     let mut forced = false;
     for pool in pools {
@@ -71,9 +189,9 @@ fn close_pools(reason: Reason) -> bool {
             None => {
                 forced = true;
                 let running: Vec<_> = pool.context.close.running().iter().map(|name| name.to_string()).collect();
-                let names = if running.is_empty() { "the drain, or a listener".to_owned() } else { running.join(", ") };
                 platform::write_stderr(&format!(
-                    "resource-pool: closing did not end in time; still running: {names}\n"
+                    "resource-pool: closing did not end in time; still running: {}\n",
+                    running.join(", ")
                 ));
             }
         }
@@ -84,14 +202,15 @@ fn close_pools(reason: Reason) -> bool {
 }
 
 /// The longest that any pool may take to close.
-fn longest() -> Duration {
-    let limits =
-        POOLS.lock().iter().filter_map(Weak::upgrade).map(|pool| pool.context.options.close.worst_case()).max();
-    limits.unwrap_or(WATCHDOG).min(LONGEST)
+fn longest(process: &Process) -> Duration {
+    let pools = process.pools();
+    let longest = pools.iter().map(|pool| pool.context.options.close.worst_case()).max();
+    std::mem::forget(pools);
+    longest.unwrap_or(WATCHDOG).min(LONGEST)
 }
 
 #[cfg(unix)]
-#[allow(unsafe_code, reason = "atexit, sigaction, raise and _exit have no safe form")]
+#[allow(unsafe_code, reason = "atexit, pthread_atfork, sigaction, raise and _exit have no safe form")]
 mod platform {
     use std::io::Read;
     use std::os::fd::AsRawFd;
@@ -100,48 +219,68 @@ mod platform {
 
     use super::*;
 
-    /// The process that installed all this; a forked child is none of ours.
-    static PROCESS: AtomicI32 = AtomicI32::new(0);
-    /// The first signal that arrived.
-    static ARRIVED: AtomicI32 = AtomicI32::new(0);
-    /// The write end of the pipe to the thread that ends the process.
-    static DOORBELL: AtomicI32 = AtomicI32::new(-1);
-    /// The handler that `ctrlc` installed for SIGINT.
-    static CTRLC: AtomicUsize = AtomicUsize::new(0);
+    /// How signals are caught.
+    #[derive(Default)]
+    pub(super) struct Signals {
+        /// The first one that arrived.
+        arrived: AtomicI32,
+        /// The write end of the pipe to the thread that ends the process.
+        doorbell: AtomicI32,
+        /// The handler that `ctrlc` installed.
+        ctrlc: AtomicUsize,
+    }
 
-    const SIGNALS: [i32; 2] = [libc::SIGTERM, libc::SIGHUP];
+    const SIGNALS: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
 
     pub(super) fn hook_exit() {
-        static HOOKED: OnceCell<()> = OnceCell::new();
-        HOOKED.get_or_init(|| {
-            // SAFETY: getpid has no preconditions.
-            PROCESS.store(unsafe { libc::getpid() }, Ordering::SeqCst);
-            // SAFETY: `on_exit` is an `extern "C" fn` that lives as long as the program.
-            if unsafe { libc::atexit(on_exit) } != 0 {
-                tracing::error!("the exit hook could not be registered: call close_all before main ends");
+        static HOOKED: AtomicBool = AtomicBool::new(false);
+        // SAFETY: `on_exit` is an `extern "C" fn` that lives as long as the program.
+        if !HOOKED.swap(true, Ordering::SeqCst) && unsafe { libc::atexit(on_exit) } != 0 {
+            tracing::error!("the exit hook could not be registered: call close_all before main ends");
+        }
+    }
+
+    /// A child inherits the hooks, so that once per program is enough.
+    pub(super) fn hook_fork() {
+        static HOOKED: AtomicBool = AtomicBool::new(false);
+        // SAFETY: `in_child` is an `extern "C" fn` that lives as long as the program.
+        if !HOOKED.swap(true, Ordering::SeqCst) && unsafe { libc::pthread_atfork(None, None, Some(in_child)) } != 0 {
+            tracing::error!("forked children will not be told from this process");
+        }
+    }
+
+    /// Everything inherited is the parent's from here on. Only async-signal-safe calls.
+    extern "C" fn in_child() {
+        for number in SIGNALS {
+            if is_caught(number) {
+                // SAFETY: a plain system call on a valid signal number.
+                unsafe { libc::signal(number, libc::SIG_DFL) };
             }
-        });
+        }
+        CURRENT.store(ptr::null_mut(), Ordering::SeqCst);
     }
 
     extern "C" fn on_exit() {
         // A panic that leaves an exit handler would abort.
         let _status = catch_unwind(|| {
-            if !is_ours() {
-                return;
+            let Some(process) = here() else { return };
+            for pool in process.pools() {
+                pool.context.close.leave_part();
+                std::mem::forget(pool);
             }
-            let number = ARRIVED.load(Ordering::SeqCst);
+            let number = process.signals.arrived.load(Ordering::SeqCst);
             if number != 0 {
                 // A signal's thread is closing and will end the process its way.
-                std::thread::sleep(longest() + WATCHDOG);
+                std::thread::sleep(longest(process) + WATCHDOG);
                 exit_now(128 + number);
             }
-            if close_pools(Reason::ProcessExit) {
+            if close_pools(process, Reason::ProcessExit) {
                 exit_now(FORCED);
             }
         });
     }
 
-    pub(super) fn catch_signals(status: ExitStatus) {
+    pub(super) fn catch_signals(process: &'static Process, status: ExitStatus) {
         let Ok((mut receiver, sender)) = UnixStream::pair().inspect_err(|error| {
             tracing::error!(%error, "signals will not close the pool");
         }) else {
@@ -150,7 +289,7 @@ mod platform {
         let wait = move || {
             let mut byte = [0];
             if receiver.read_exact(&mut byte).is_ok() {
-                end_by_signal(status);
+                end_by_signal(process, status);
             }
         };
         if let Err(error) = std::thread::Builder::new().name("resource-pool-signal".to_owned()).spawn(wait) {
@@ -159,24 +298,29 @@ mod platform {
         }
         // A full pipe must not block the handler; one byte is all that is ever needed.
         let _ = sender.set_nonblocking(true);
-        DOORBELL.store(sender.as_raw_fd(), Ordering::SeqCst);
+        process.signals.doorbell.store(sender.as_raw_fd(), Ordering::SeqCst);
         std::mem::forget(sender);
 
         // Each is decided by itself: one that is ignored or handled already is left alone.
-        let ctrl_c = ctrlc::try_set_handler(|| {
-            if handler_of(libc::SIGINT) == CTRLC.load(Ordering::SeqCst) {
-                arrived(libc::SIGINT);
+        let free: Vec<_> = SIGNALS.into_iter().filter(|number| handler_of(*number) == libc::SIG_DFL).collect();
+        if free.contains(&libc::SIGINT) {
+            let caught = ctrlc::try_set_handler(move || {
+                if handler_of(libc::SIGINT) == process.signals.ctrlc.load(Ordering::SeqCst) {
+                    arrived(process, libc::SIGINT);
+                }
+            });
+            match caught {
+                Ok(()) => process.signals.ctrlc.store(handler_of(libc::SIGINT), Ordering::SeqCst),
+                Err(error) => tracing::debug!(%error, "SIGINT is caught without ctrlc"),
             }
-        });
-        match ctrl_c {
-            Ok(()) => CTRLC.store(handler_of(libc::SIGINT), Ordering::SeqCst),
-            Err(error) => tracing::debug!(%error, "SIGINT is left to its present handler"),
         }
+        let ctrlc = process.signals.ctrlc.load(Ordering::SeqCst);
         for number in SIGNALS {
-            if handler_of(number) == libc::SIG_DFL {
-                install(number);
-            } else {
+            // With its feature `termination` ctrlc takes all three, or none, and does not tell which came.
+            if !free.contains(&number) {
                 tracing::debug!(number, "signal is left to its present handler");
+            } else if number != libc::SIGINT || ctrlc == 0 {
+                install(number);
             }
         }
     }
@@ -189,7 +333,7 @@ mod platform {
             action.sa_sigaction = on_signal as *const () as usize;
             action.sa_flags = libc::SA_RESTART;
             libc::sigemptyset(&mut action.sa_mask);
-            libc::sigaction(number, &action, std::ptr::null_mut());
+            libc::sigaction(number, &action, ptr::null_mut());
         }
     }
 
@@ -197,34 +341,43 @@ mod platform {
         // SAFETY: zeroed is a valid sigaction, which the call fills in.
         unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
-            libc::sigaction(number, std::ptr::null(), &mut action);
+            libc::sigaction(number, ptr::null(), &mut action);
             action.sa_sigaction
         }
     }
 
+    /// Whether the present handler is ours, be it by way of `ctrlc`.
+    fn is_caught(number: i32) -> bool {
+        let handler = handler_of(number);
+        let by_ctrlc = |process: &Process| handler == process.signals.ctrlc.load(Ordering::SeqCst);
+        handler == on_signal as *const () as usize
+            || (handler != libc::SIG_DFL && Process::existing().is_some_and(by_ctrlc))
+    }
+
     extern "C" fn on_signal(number: i32) {
-        if !is_ours() {
-            restore_and_raise(number);
-        } else if handler_of(number) == on_signal as *const () as usize {
-            // Otherwise the app has put its own handler over ours, and owns the ending.
-            arrived(number);
+        // Otherwise the app has put its own handler over ours, and owns the ending.
+        if handler_of(number) == on_signal as *const () as usize {
+            match here() {
+                Some(process) => arrived(process, number),
+                None => restore_and_raise(number),
+            }
         }
     }
 
-    /// The first signal rings the doorbell; a second one ends the process at once. Only
-    /// async-signal-safe calls.
-    fn arrived(number: i32) {
-        if ARRIVED.compare_exchange(0, number, Ordering::SeqCst, Ordering::SeqCst).is_err() {
-            restore_and_raise(number);
-            return;
+    /// The first signal rings the doorbell; a second one, of whatever kind, ends the process at
+    /// once by the first. Only async-signal-safe calls.
+    fn arrived(process: &Process, number: i32) {
+        let signals = &process.signals;
+        match signals.arrived.compare_exchange(0, number, Ordering::SeqCst, Ordering::SeqCst) {
+            // SAFETY: writes one byte to a descriptor that is never closed.
+            Ok(_) => drop(unsafe { libc::write(signals.doorbell.load(Ordering::SeqCst), [1u8].as_ptr().cast(), 1) }),
+            Err(first) => restore_and_raise(first),
         }
-        // SAFETY: writes one byte to a descriptor that is never closed.
-        unsafe { libc::write(DOORBELL.load(Ordering::SeqCst), [1u8].as_ptr().cast(), 1) };
     }
 
-    fn end_by_signal(status: ExitStatus) {
-        let number = ARRIVED.load(Ordering::SeqCst);
-        let forced = close_pools(Reason::Signal(number));
+    fn end_by_signal(process: &Process, status: ExitStatus) {
+        let number = process.signals.arrived.load(Ordering::SeqCst);
+        let forced = close_pools(process, Reason::Signal(number));
         match status {
             ExitStatus::Zero if !forced => exit_now(0),
             _ => restore_and_raise(number),
@@ -239,16 +392,17 @@ mod platform {
             let mut set: libc::sigset_t = std::mem::zeroed();
             libc::sigemptyset(&mut set);
             libc::sigaddset(&mut set, number);
-            libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut());
+            libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, ptr::null_mut());
             libc::raise(number);
         }
         // Process 1 of a namespace is not ended by a signal's default action.
         exit_now(128 + number);
     }
 
-    fn is_ours() -> bool {
+    /// The current process, unless it was forked in a way that runs no hooks.
+    fn here() -> Option<&'static Process> {
         // SAFETY: getpid has no preconditions.
-        PROCESS.load(Ordering::SeqCst) == unsafe { libc::getpid() }
+        Process::existing().filter(|process| i64::from(process.id) == i64::from(unsafe { libc::getpid() }))
     }
 
     fn exit_now(status: i32) -> ! {
@@ -276,18 +430,24 @@ mod platform {
 
     use super::*;
 
+    #[derive(Default)]
+    pub(super) struct Signals {
+        arrived: AtomicBool,
+    }
+
     // Threads cannot be relied on in a library's exit handler here: `run` and `close_all` close.
     pub(super) fn hook_exit() {}
 
-    pub(super) fn catch_signals(status: ExitStatus) {
-        static ARRIVED: AtomicBool = AtomicBool::new(false);
+    pub(super) fn hook_fork() {}
+
+    pub(super) fn catch_signals(process: &'static Process, status: ExitStatus) {
         let ctrl_c = ctrlc::try_set_handler(move || {
-            if ARRIVED.swap(true, Ordering::SeqCst) {
+            if process.signals.arrived.swap(true, Ordering::SeqCst) {
                 std::process::exit(130);
             }
             let end = move || {
-                let forced = close_pools(Reason::Signal(2));
-                let _longest = longest();
+                let forced = close_pools(process, Reason::Signal(2));
+                let _longest = longest(process);
                 std::process::exit(match status {
                     ExitStatus::Zero if !forced => 0,
                     _ if forced => FORCED,

@@ -61,6 +61,7 @@ where
     F::Output: Send + 'static,
 {
     let registry = &pool().owner.0;
+    registry.context.check_process()?;
     registry.arm();
     let runtime = registry.context.runtime.handle()?;
     let name = Arc::clone(&registry.main.name);
@@ -84,6 +85,7 @@ where
 /// [`run`] for a closure, which stays on this thread.
 pub fn run_blocking<T>(main: impl FnOnce() -> T) -> Result<T, Error> {
     let registry = &pool().owner.0;
+    registry.context.check_process()?;
     registry.arm();
     let busy = Busy::new(&registry.main, Work::Main);
     let ended = catch_unwind(AssertUnwindSafe(main));

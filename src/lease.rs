@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::activity::Activity;
+use crate::exit::Ours;
 use crate::leak::{self, LeakOptions, Leaks};
 use crate::owner::Owner;
 use crate::sync::{Mutex, thread_number};
@@ -198,8 +199,12 @@ impl<H: Clone + Send + Sync + 'static> Ledger<H> {
     /// Opens for leasing with this handle.
     pub(crate) fn open(&self, handle: &H, generation: u64, activity: &Arc<Activity>) {
         for seat in &self.seats {
-            let tenancy =
-                Tenancy { handle: handle.clone(), generation, activity: Arc::clone(activity), seat: Arc::clone(seat) };
+            let tenancy = Tenancy {
+                handle: Ours::new(handle.clone()),
+                generation,
+                activity: Arc::clone(activity),
+                seat: Arc::clone(seat),
+            };
             seat.0.lock().open = Some(Arc::new(tenancy));
         }
     }
@@ -334,7 +339,7 @@ impl Origin {
 
 /// One generation's handle at one seat.
 struct Tenancy<H> {
-    handle: H,
+    handle: Ours<H>,
     generation: u64,
     activity: Arc<Activity>,
     seat: Arc<Seat<H>>,
@@ -353,7 +358,7 @@ trait Held<T: ?Sized>: Send + Sync {
 
 impl<T: ?Sized, H: Provide<T> + Send + Sync + 'static> Held<T> for Tenancy<H> {
     fn handle(&self) -> &T {
-        self.handle.provide()
+        (*self.handle).provide()
     }
 
     #[cfg(feature = "clickhouse")]
@@ -370,6 +375,9 @@ impl<T: ?Sized, H: Provide<T> + Send + Sync + 'static> Held<T> for Tenancy<H> {
     }
 
     fn release(&self, key: usize) {
+        if !Ours::process(&self.handle).is_current() {
+            return;
+        }
         let mut places = self.seat.0.lock();
         let place = places.taken[key].take();
         places.free.push(key);

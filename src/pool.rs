@@ -203,7 +203,7 @@ impl ResourcePool {
     /// # Cancel safety
     /// A cancelled caller does not cancel the close.
     pub async fn close_all(&self) -> CloseReport {
-        CloseReport::clone(&*self.registry().close_all(Reason::Requested, None).await)
+        self.registry().close_all(Reason::Requested, None).await
     }
 
     /// [`close_all`](Self::close_all) with another deadline.
@@ -211,7 +211,7 @@ impl ResourcePool {
     /// # Cancel safety
     /// A cancelled caller does not cancel the close.
     pub async fn close_all_within(&self, deadline: Duration) -> CloseReport {
-        CloseReport::clone(&*self.registry().close_all(Reason::Requested, Some(deadline)).await)
+        self.registry().close_all(Reason::Requested, Some(deadline)).await
     }
 
     synchronous_verbs!();
@@ -228,7 +228,7 @@ impl ResourcePool {
     where
         R::Handle: Provide<T>,
     {
-        match slot.lease(claim) {
+        match slot.lease(claim)? {
             Some(lease) => Ok(lease),
             None => {
                 self.registry().before_connecting(&**slot)?;

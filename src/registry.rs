@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use once_cell::sync::OnceCell;
 use parking_lot::{Mutex, RwLock};
+use tokio_util::sync::CancellationToken;
 
 use crate::activity::Activity;
 #[cfg(feature = "clickhouse")]
@@ -17,10 +18,10 @@ use crate::backend::mongo::{MongoConfig, MongoResource};
 use crate::backend::rabbitmq::{RabbitMqConfig, RabbitMqResource};
 #[cfg(feature = "redis")]
 use crate::backend::redis::{RedisConfig, RedisResource};
-use crate::close::{self, CloseCell, CloseReport, Closing, Edges, Hook, Phase, Reason};
+use crate::close::{self, CloseCell, CloseReport, Closing, Course, Edges, Hook, Outcome, Phase, Reason};
 use crate::config::{BackendConfig, Config, Options, ResourceConfig};
 use crate::error::{BoxError, Error};
-use crate::exit;
+use crate::exit::{self, Process};
 use crate::health::{self, HealthReport};
 use crate::leak;
 use crate::lease::Holder;
@@ -35,7 +36,7 @@ pub(crate) struct Context {
     pub(crate) runtime: DriverRuntime,
     pub(crate) close: CloseCell,
     listeners: Mutex<Vec<Listener>>,
-    process: u32,
+    pub(crate) process: &'static Process,
 }
 
 type Listener = Arc<dyn Fn(&CloseReport) + Send + Sync>;
@@ -43,7 +44,7 @@ type Listener = Arc<dyn Fn(&CloseReport) + Send + Sync>;
 impl Context {
     /// Refuses in a process that was forked from the one that owns the pool.
     pub(crate) fn check_process(&self) -> Result<(), Error> {
-        if std::process::id() == self.process { Ok(()) } else { Err(Error::Forked) }
+        self.process.check()
     }
 
     pub(crate) fn on_report(&self) -> Vec<Listener> {
@@ -105,7 +106,7 @@ impl Registry {
             runtime: DriverRuntime::new(runtime),
             close: CloseCell::default(),
             listeners: Mutex::default(),
-            process: std::process::id(),
+            process: Process::current(),
         });
         Arc::new_cyclic(|me| Registry {
             me: me.clone(),
@@ -141,6 +142,9 @@ impl Registry {
 
     /// Before the first connection: the closer's thread, the exit hook, the signals.
     pub(crate) fn arm(&self) {
+        if !self.context.process.is_current() {
+            return;
+        }
         self.armed.get_or_init(|| {
             close::arm();
             if let Some(me) = self.me.upgrade() {
@@ -161,6 +165,7 @@ impl Registry {
 
     /// The resource of this name and kind, made from its configuration on first use.
     pub(crate) fn named<C: BackendConfig>(&self, name: &str) -> Result<Arc<Slot<C::Resource>>, Error> {
+        self.context.check_process()?;
         if let Some(slot) = self.existing::<C::Resource>(name)? {
             return Ok(slot);
         }
@@ -175,6 +180,7 @@ impl Registry {
 
     /// The resource of this name, made from this configuration unless it exists with the same.
     pub(crate) fn with<C: BackendConfig>(&self, name: &str, config: C) -> Result<Arc<Slot<C::Resource>>, Error> {
+        self.context.check_process()?;
         if let Ok(known) = &self.config
             && let Some(other) = known.get(name)
             && C::of(&other) != Some(&config)
@@ -218,6 +224,7 @@ impl Registry {
     }
 
     fn existing<R: Resource>(&self, name: &str) -> Result<Option<Arc<Slot<R>>>, Error> {
+        self.context.check_process()?;
         match self.entries.read().get(name) {
             Some(entry) => downcast(&entry.slot).map(Some).ok_or_else(|| taken(name, "it is of another type")),
             None => Ok(None),
@@ -226,6 +233,7 @@ impl Registry {
 
     /// The resource of this name, whatever its kind, made from its configuration on first use.
     pub(crate) fn slot(&self, name: &str) -> Result<Arc<dyn AnySlot>, Error> {
+        self.context.check_process()?;
         if let Some(entry) = self.entries.read().get(name) {
             return Ok(Arc::clone(&entry.slot));
         }
@@ -250,13 +258,19 @@ impl Registry {
         })
     }
 
-    /// Every resource that exists.
+    /// Every resource that exists; none in a forked child, where a lock may be held for ever.
     pub(crate) fn slots(&self) -> Vec<Arc<dyn AnySlot>> {
+        if !self.context.process.is_current() {
+            return Vec::new();
+        }
         self.entries.read().values().map(|entry| Arc::clone(&entry.slot)).collect()
     }
 
     /// Every resource that is configured or registered, and why one cannot be.
     pub(crate) fn configured(&self) -> Vec<Configured> {
+        if let Err(forked) = self.context.check_process() {
+            return vec![(Arc::from("the pool"), Err(forked))];
+        }
         let names: Vec<Arc<str>> = match &self.config {
             Ok(config) => config.names().into_iter().map(|(_, name)| Arc::from(name)).collect(),
             Err(error) => return vec![(Arc::from("configuration"), Err(error.clone()))],
@@ -269,7 +283,7 @@ impl Registry {
     pub(crate) fn status(&self) -> PoolStatus {
         let resources =
             self.configured().into_iter().filter_map(|(_, slot)| slot.ok()).map(|slot| slot.status()).collect();
-        PoolStatus { closing: self.context.close.is_closing(), resources }
+        PoolStatus { closing: self.is_closing(), resources }
     }
 
     pub(crate) fn holders(&self) -> Vec<Holder> {
@@ -309,11 +323,15 @@ impl Registry {
     }
 
     pub(crate) fn on_report(&self, listener: impl Fn(&CloseReport) + Send + Sync + 'static) {
+        if !self.context.process.is_current() {
+            return;
+        }
         self.context.listeners.lock().push(Arc::new(listener));
     }
 
     /// `dependant` closes before `dependency`.
     pub(crate) fn depends_on(&self, dependant: &str, dependency: &str) -> Result<(), Error> {
+        self.context.check_process()?;
         let (first, second) = (self.phase(dependant)?, self.phase(dependency)?);
         if first > second {
             return Err(Error::Order(format!(
@@ -336,16 +354,44 @@ impl Registry {
         }
     }
 
+    /// Set from the start in a forked child.
     pub(crate) fn closing(&self) -> Closing {
-        self.context.close.closing()
+        if self.context.process.is_current() {
+            return self.context.close.closing();
+        }
+        let closing = CancellationToken::new();
+        closing.cancel();
+        Closing(closing)
     }
 
-    pub(crate) async fn close_all(self: &Arc<Self>, reason: Reason, deadline: Option<Duration>) -> Arc<CloseReport> {
-        close::start(self, reason, deadline).wait().await
+    pub(crate) fn is_closing(&self) -> bool {
+        !self.context.process.is_current() || self.context.close.is_closing()
+    }
+
+    /// Starts closing the whole pool, unless that was started before.
+    ///
+    /// # Errors
+    /// Where there is no waiting for the report: [`Error::Forked`], and [`Error::Closing`] on a
+    /// thread that the close itself runs on.
+    pub(crate) fn start_closing(
+        self: &Arc<Self>,
+        reason: Reason,
+        deadline: Option<Duration>,
+    ) -> Result<Arc<Course>, Error> {
+        self.context.check_process()?;
+        close::start(self, reason, deadline)
+    }
+
+    /// The report, or one that says why there is none.
+    pub(crate) async fn close_all(self: &Arc<Self>, reason: Reason, deadline: Option<Duration>) -> CloseReport {
+        match self.start_closing(reason, deadline) {
+            Ok(course) => CloseReport::clone(&*course.wait().await),
+            Err(error) => CloseReport::of(self, reason, Outcome::Failed(error.to_string())),
+        }
     }
 
     pub(crate) async fn close_one(self: &Arc<Self>, name: &str) -> Result<Arc<CloseReport>, Error> {
-        Ok(close::start_one(self, self.slot(name)?, Reason::Requested).wait().await)
+        Ok(close::start_one(self, self.slot(name)?, Reason::Requested)?.wait().await)
     }
 
     pub(crate) async fn reconnect(&self, name: &str) -> Result<(), Error> {
@@ -356,6 +402,7 @@ impl Registry {
 
     /// Opens again what `close_all` closed.
     pub(crate) fn reopen(&self) -> Result<(), Error> {
+        self.context.check_process()?;
         if exit::is_ending() {
             return Err(Error::Closing { resource: Arc::from("the process") });
         }
@@ -378,6 +425,7 @@ impl Registry {
 
     /// An error once closing has begun.
     pub(crate) fn check_open(&self) -> Result<(), Error> {
+        self.context.check_process()?;
         let resource = || Arc::from("the pool");
         match (self.context.close.report(), self.context.close.is_closing()) {
             (Some(_), _) => Err(Error::Closed { resource: resource() }),
@@ -388,7 +436,7 @@ impl Registry {
 
     /// Whether this resource answers a round trip now. One never used does not.
     pub(crate) async fn is_healthy(&self, name: &str) -> bool {
-        let Some(me) = self.me.upgrade() else { return false };
+        let Some(me) = self.me.upgrade().filter(|_| self.context.process.is_current()) else { return false };
         let Ok(report) = health::check(&me).await else { return false };
         report.entry(name).is_some_and(|entry| {
             matches!(entry.health, health::Health::Pass | health::Health::Warn) && entry.state == State::Ready
@@ -397,9 +445,10 @@ impl Registry {
 
     /// A report that says so where there could be none.
     pub(crate) async fn health_report(&self) -> HealthReport {
-        let checked = match self.me.upgrade() {
-            Some(me) => health::check(&me).await,
-            None => Err(Error::Closed { resource: Arc::from("the pool") }),
+        let checked = match (self.context.check_process(), self.me.upgrade()) {
+            (Err(forked), _) => Err(forked),
+            (Ok(()), Some(me)) => health::check(&me).await,
+            (Ok(()), None) => Err(Error::Closed { resource: Arc::from("the pool") }),
         };
         checked.map_or_else(|error| HealthReport::failed(&error), |report| HealthReport::clone(&report))
     }
@@ -431,9 +480,12 @@ pub(crate) struct Owner(pub(crate) Arc<Registry>);
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        // Nothing that never connected has anything to close.
-        if self.0.armed.get().is_some() {
-            close::start(&self.0, Reason::Dropped, None);
+        if !self.0.context.process.is_current() {
+            // Nothing of it may be dropped here.
+            std::mem::forget(Arc::clone(&self.0));
+        } else if self.0.armed.get().is_some() {
+            // Nothing that never connected has anything to close.
+            let _nobody_waits = close::start(&self.0, Reason::Dropped, None);
         }
     }
 }

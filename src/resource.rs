@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::activity::Activity;
 use crate::close::Phase;
 use crate::error::{BoxError, Error, Failure, Source};
+use crate::exit::Process;
 use crate::lease::Holder;
 #[cfg(any(feature = "rabbitmq", feature = "redis"))]
 use crate::lease::{Claim, Lease, Provide};
@@ -112,6 +113,7 @@ pub struct Link {
     pub(crate) activity: Arc<Activity>,
     pub(crate) slot: Weak<dyn AnySlot>,
     pub(crate) acquire_timeout: Duration,
+    pub(crate) process: &'static Process,
     pub(crate) repeat: Repeat,
     /// How long an operation waits for a connection that is lost: as long as one connect may take,
     /// which is less than the acquire timeout, so that the wait ends with the failure's own error.
@@ -170,7 +172,7 @@ impl Link {
     where
         R::Handle: Provide<T>,
     {
-        self.slot.upgrade()?.as_any().downcast::<Slot<R>>().ok()?.lease(claim)
+        self.slot.upgrade()?.as_any().downcast::<Slot<R>>().ok()?.lease(claim).ok()?
     }
 
     /// Why the connection is gone, while it is.

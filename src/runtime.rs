@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle, Runtime, RuntimeFlavor};
 use tokio::time::error::Elapsed;
 
 use crate::error::Error;
+use crate::exit::Process;
 
 /// Where all driver tasks of a pool live, so that a client outlives the runtime of its caller.
 #[derive(Debug)]
@@ -39,9 +39,12 @@ impl DriverRuntime {
         Ok(owned.insert(runtime).handle().clone())
     }
 
-    /// The handle if there is a runtime already.
+    /// The handle if there is a runtime already, and still.
     pub(crate) fn current(&self) -> Option<Handle> {
-        self.adopted.clone().or_else(|| self.owned.lock().as_ref().map(|runtime| runtime.handle().clone()))
+        match &self.adopted {
+            Some(adopted) => Some(adopted.clone()).filter(|adopted| !has_ended(adopted)),
+            None => self.owned.lock().as_ref().map(|runtime| runtime.handle().clone()),
+        }
     }
 
     /// Ends whatever still runs on it, without waiting. An adopted runtime is not ours to end.
@@ -59,11 +62,19 @@ impl Drop for DriverRuntime {
     }
 }
 
+/// Whether this runtime is shut down, on which waiting would panic.
+fn has_ended(runtime: &Handle) -> bool {
+    // One that runs has no time to finish this; one that has ended refuses it at once.
+    let task = runtime.spawn(std::future::pending::<()>());
+    let refused = task.is_finished();
+    task.abort();
+    refused
+}
+
 /// The prober's runtime, one per process: user code that hogs the workers does not delay probes.
 pub(crate) fn prober() -> Result<&'static Handle, Error> {
-    static PROBER: OnceCell<Runtime> = OnceCell::new();
     // Two, so that a ping that blocks its thread does not stop the clock for the others.
-    PROBER.get_or_try_init(|| build("resource-pool-probe", 2)).map(Runtime::handle)
+    Process::current().prober.get_or_try_init(|| build("resource-pool-probe", 2)).map(Runtime::handle)
 }
 
 /// A limit beyond this, which could not be added to a point in time, is as good as this.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 
-use crate::close::{CloseReport, Reason};
+use crate::close::CloseReport;
 use crate::config::ResourceConfig;
 use crate::error::Error;
 use crate::pool::ResourcePool;
@@ -31,7 +31,7 @@ impl<G> Scoped<G> {
     pub async fn close(self) -> CloseReport {
         let Scoped { lease, pool } = self;
         drop(lease);
-        CloseReport::clone(&*pool.registry().close_all(Reason::Requested, None).await)
+        pool.close_all().await
     }
 }
 

@@ -82,11 +82,12 @@ impl<R: Resource> Slot<R> {
     }
 
     /// A lease at once, if the resource is ready.
-    pub(crate) fn lease<T: ?Sized + 'static>(&self, claim: Claim) -> Option<Lease<T>>
+    pub(crate) fn lease<T: ?Sized + 'static>(&self, claim: Claim) -> Result<Option<Lease<T>>, Error>
     where
         R::Handle: Provide<T>,
     {
-        self.life.ledger.lease(claim)
+        self.context.check_process()?;
+        Ok(self.life.ledger.lease(claim))
     }
 
     /// A lease, connecting first if need be.
@@ -100,7 +101,7 @@ impl<R: Resource> Slot<R> {
     {
         let started = Instant::now();
         loop {
-            if let Some(lease) = self.lease(claim) {
+            if let Some(lease) = self.lease(claim)? {
                 return Ok(lease);
             }
             self.begin_waiting(limit.saturating_sub(started.elapsed()), false).await?;
@@ -115,10 +116,10 @@ impl<R: Resource> Slot<R> {
         patient: bool,
     ) -> impl Future<Output = Result<(), Error>> + Send + use<R> {
         // Not even a runtime is started for what is closed.
-        let open = match self.life.state() {
+        let open = self.context.check_process().and_then(|()| match self.life.state() {
             State::Closed => Err(self.closed()),
-            _ => self.context.check_process(),
-        };
+            _ => Ok(()),
+        });
         let waiting = open.and_then(|()| self.context.runtime.handle()).map(|runtime| {
             let me = Arc::clone(self);
             runtime.spawn(async move { me.wait(limit, patient).await })
@@ -249,7 +250,7 @@ impl<R: Resource> Slot<R> {
         let activity = Arc::clone(self.activity());
         let Options { acquire_timeout, repeat, ref retry, .. } = self.context.options;
         let patience = acquire_timeout.min(retry.budget);
-        Link { activity, slot: self.as_weak(), acquire_timeout, repeat, patience }
+        Link { activity, slot: self.as_weak(), acquire_timeout, process: self.context.process, repeat, patience }
     }
 
     fn as_weak(self: &Arc<Self>) -> Weak<dyn AnySlot> {

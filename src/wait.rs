@@ -8,13 +8,14 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::num::NonZeroU64;
 use std::panic::Location;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use parking_lot::Mutex;
 
 use crate::error::{DeadlockError, Error, Source, TimeoutError, Waiter, Waiters};
+use crate::exit::Process;
 use crate::lease::{Claim, Holder, PlacesId};
 use crate::owner::Owner;
 use crate::resource::Link;
@@ -69,7 +70,7 @@ impl Places {
             site: claim.site,
             since: Instant::now(),
         }));
-        WAITING.lock().entry(wait.0.owner.clone()).or_default().push(Arc::clone(&wait.0));
+        Process::current().waiting.0.lock().entry(wait.0.owner.clone()).or_default().push(Arc::clone(&wait.0));
         let cycle = wait.0.cycle();
         // What one task awaits side by side may look like a cycle of its own.
         if cycle.first().is_some_and(|me| !me.holds.is_empty()) && (cycle.len() > 1 || claim.blocks) {
@@ -90,8 +91,10 @@ impl Places {
     }
 }
 
-/// Everyone who waits, in all pools: a thread that waits for one may hold what is of another.
-static WAITING: LazyLock<Mutex<HashMap<Owner, Vec<Arc<Waiting>>>>> = LazyLock::new(Mutex::default);
+/// Everyone who waits, in all pools of a process: a thread that waits for one may hold what is of
+/// another.
+#[derive(Default)]
+pub(crate) struct Everyone(Mutex<HashMap<Owner, Vec<Arc<Waiting>>>>);
 
 thread_local! {
     /// The places that closures which run on this thread have been lent.
@@ -125,7 +128,12 @@ struct Waiting {
 
 impl Waiting {
     fn is_still(&self) -> bool {
-        WAITING.lock().get(&self.owner).is_some_and(|theirs| theirs.iter().any(|one| std::ptr::eq(&**one, self)))
+        Process::current()
+            .waiting
+            .0
+            .lock()
+            .get(&self.owner)
+            .is_some_and(|theirs| theirs.iter().any(|one| std::ptr::eq(&**one, self)))
     }
 
     /// All who wait for one another from here on, this one first; empty as soon as any of them
@@ -149,7 +157,7 @@ impl Waiting {
             for holder in holders {
                 let Some(owner) = &holder.owner else { return Vec::new() };
                 if !held.iter().any(|other| other.owner.as_ref() == Some(owner)) {
-                    let theirs = WAITING.lock().get(owner).cloned().unwrap_or_default();
+                    let theirs = Process::current().waiting.0.lock().get(owner).cloned().unwrap_or_default();
                     if theirs.is_empty() {
                         return Vec::new();
                     }
@@ -196,7 +204,7 @@ impl Wait {
 
 impl Drop for Wait {
     fn drop(&mut self) {
-        let mut waiting = WAITING.lock();
+        let mut waiting = Process::current().waiting.0.lock();
         if let Some(theirs) = waiting.get_mut(&self.0.owner) {
             theirs.retain(|one| !Arc::ptr_eq(one, &self.0));
             if theirs.is_empty() {

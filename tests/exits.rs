@@ -1,22 +1,30 @@
 //! However a process ends, it ends as it would have without us, only cleanly.
 //!
-//! Each test runs this program again as a child, whose `main` really is `main`, so it has no
-//! harness of libtest's.
+//! A table: how a process ends, by how it is run, by what it is doing then. For each cell this
+//! program runs itself as a child, whose `main` really is `main`, so it has no harness of libtest's.
+//! What a line of the table cannot tell is a story below it.
+//! `EXIT_ROUNDS` says how often each is run; `cargo xtask exits` runs each twenty times.
 
 #![allow(missing_docs)]
 
 use std::collections::BTreeMap;
 use std::env;
-use std::io::{BufRead, BufReader, Read};
-use std::os::unix::process::ExitStatusExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use resource_pool::{ResourcePool, blocking};
-use services::Kind;
+use services::{End, Kind};
+
+#[path = "exits/child.rs"]
+mod child;
+#[path = "exits/forking.rs"]
+mod forking;
+#[path = "exits/tools.rs"]
+mod tools;
+
+use tools::{By, Ended, Limits, Proxies, Running, Servers, name, send};
 
 /// The backends that this build has.
 const KINDS: &[Kind] = &[
@@ -42,348 +50,567 @@ const NAMES: &[&str] = &[
 ];
 
 fn main() {
-    match env::var("ENDING") {
-        Ok(ending) => child(&ending),
-        Err(_) => suite(),
+    match child::part() {
+        Some(part) => child::main(&part),
+        None => suite(),
     }
 }
 
-// The child.
+// The table.
 
-fn child(ending: &str) {
-    let (facade, ending) = ending.split_once(' ').expect("facade and ending");
-    ResourcePool::global().on_report(|report| {
-        let steps: Vec<_> = report.steps.iter().map(|step| format!("{}={}", step.name, step.outcome)).collect();
-        eprintln!("REPORT {} {} {:?}", report.reason, steps.join(" "), report.took);
-    });
-    match facade {
-        "blocking" => {
-            let _held = use_blocking();
-            end(ending);
-        }
-        #[cfg(feature = "redis")]
-        "only-redis" => {
-            redis::cmd("PING").exec(&mut blocking::ResourcePool::global().redis().expect("redis")).expect("ping");
-            end(ending);
-        }
-        "blocking-run" => blocking::run(|| {
-            let _held = use_blocking();
-            end(ending);
-        })
-        .expect("run"),
-        "tokio-main" => runtime().block_on(async {
-            let _held = use_async().await;
-            end(ending);
-        }),
-        "tokio-worker" => runtime().block_on(async {
-            let ending = ending.to_owned();
-            let task = tokio::spawn(async move {
-                let _held = use_async().await;
-                end(&ending);
-            });
-            if let Err(error) = task.await {
-                std::panic::resume_unwind(error.into_panic());
+/// One ending, and what must be seen of it.
+struct Row {
+    name: &'static str,
+    /// How the program is run.
+    ways: &'static [&'static str],
+    /// What it is doing.
+    loads: &'static [&'static str],
+    /// What it does then, and which signals come when it waits.
+    ending: &'static str,
+    signals: &'static [&'static str],
+    /// What the application has set up of its own.
+    app: &'static str,
+    by: By,
+    seen: Seen,
+    within: Duration,
+}
+
+/// What stderr has of the close.
+enum Seen {
+    /// A report in which all is `closed`.
+    AllClosed,
+    /// Nothing, as it was not waited for.
+    Nothing,
+    /// This, and what is not named by it may not have been closed.
+    Trouble(&'static str),
+}
+
+/// Both facades, on threads and tasks of all kinds.
+const EVERY_WAY: &[&str] = &["blocking", "blocking-run", "tokio-main", "tokio-worker", "current-thread", "run"];
+const BOTH: &[&str] = &["blocking", "tokio-main"];
+const THREADS: &[&str] = &["blocking"];
+const TASKS: &[&str] = &["tokio-main"];
+
+const IDLE: &[&str] = &["idle"];
+/// Working until it is told to stop.
+const BUSY: &[&str] = &["busy"];
+/// Holding checkouts, channels, deliveries and transactions, and never letting go.
+const HELD: &[&str] = &["held"];
+
+const fn row(name: &'static str, ending: &'static str, by: By) -> Row {
+    Row {
+        name,
+        ways: EVERY_WAY,
+        loads: IDLE,
+        ending,
+        signals: &[],
+        app: "-",
+        by,
+        seen: Seen::AllClosed,
+        within: Duration::from_secs(8),
+    }
+}
+
+impl Row {
+    const fn ways(self, ways: &'static [&'static str]) -> Row {
+        Row { ways, ..self }
+    }
+
+    const fn loads(self, loads: &'static [&'static str]) -> Row {
+        Row { loads, ..self }
+    }
+
+    const fn sent(self, signals: &'static [&'static str]) -> Row {
+        Row { signals, ..self }
+    }
+
+    const fn app(self, app: &'static str) -> Row {
+        Row { app, ..self }
+    }
+
+    const fn seen(self, seen: Seen) -> Row {
+        Row { seen, ..self }
+    }
+
+    const fn within(self, millis: u64) -> Row {
+        Row { within: Duration::from_millis(millis), ..self }
+    }
+}
+
+use By::{Exit, Signal};
+use Seen::{Nothing, Trouble};
+
+#[rustfmt::skip]
+const TABLE: &[Row] = &[
+    row("return_from_main", "return", Exit(0)),
+    row("return_from_main", "return", Exit(0)).loads(BUSY),
+    row("return_from_main", "return", Exit(0)).loads(HELD).ways(BOTH),
+    row("exit", "exit", Exit(3)),
+    row("exit", "exit", Exit(3)).loads(BUSY).ways(&["blocking", "blocking-run", "tokio-main", "tokio-worker", "run"]),
+    // Its one thread is in `exit`, and polls nothing any more.
+    row("exit", "exit", Exit(3)).loads(BUSY).ways(&["current-thread"]).seen(Trouble("rabbitmq=closed; redis=closed")).within(FORCED),
+    row("exit", "exit", Exit(3)).loads(HELD).ways(BOTH),
+    row("exit_from_a_thread", "exit-thread", Exit(3)),
+    row("exit_from_a_thread", "exit-thread", Exit(3)).loads(BUSY).ways(BOTH),
+    row("panic_in_main", "panic", Exit(101)),
+    row("panic_in_main", "panic", Exit(101)).loads(BUSY).ways(BOTH),
+    row("sigint", "wait", Signal(2)).sent(&["INT"]),
+    row("sigint", "wait", Signal(2)).sent(&["INT"]).loads(BUSY).ways(BOTH),
+    row("sigterm", "wait", Signal(15)).sent(&["TERM"]),
+    row("sigterm", "wait", Signal(15)).sent(&["TERM"]).loads(BUSY),
+    row("sigterm", "wait", Signal(15)).sent(&["TERM"]).loads(HELD).ways(BOTH),
+    row("sighup", "wait", Signal(1)).sent(&["HUP"]),
+    row("sighup", "wait", Signal(1)).sent(&["HUP"]).loads(BUSY).ways(BOTH),
+    row("signal_wins_over_main_that_returns", "closing", Signal(15)).sent(&["TERM"]),
+
+    row("second_signal_ends_at_once", "wait", Signal(15)).sent(&["TERM", "TERM"]).loads(HELD).seen(Nothing).within(1000),
+    row("second_signal_of_another_kind", "wait", Signal(15)).sent(&["TERM", "INT"]).loads(HELD).ways(BOTH).seen(Nothing).within(1000),
+    row("second_signal_of_another_kind", "wait", Signal(2)).sent(&["INT", "HUP"]).loads(HELD).ways(BOTH).seen(Nothing).within(1000),
+
+    row("app_handles_it_before_us", "wait", Exit(7)).sent(&["TERM"]).app("tokio-before").ways(TASKS),
+    row("app_handles_it_before_us", "wait", Exit(7)).sent(&["INT"]).app("tokio-before").ways(TASKS),
+    row("app_handles_another_before_us", "wait", Signal(1)).sent(&["HUP"]).app("tokio-before").ways(TASKS),
+    row("app_handles_it_after_us", "wait", Exit(7)).sent(&["TERM"]).app("tokio-after").ways(TASKS),
+    row("app_handles_it_after_us", "wait", Exit(7)).sent(&["INT"]).app("tokio-after").ways(TASKS),
+    row("app_handles_another_after_us", "wait", Signal(1)).sent(&["HUP"]).app("tokio-after").ways(TASKS),
+    row("app_has_ctrlc_before_us", "wait", Exit(7)).sent(&["INT"]).app("ctrlc-before").ways(THREADS),
+    row("app_has_ctrlc_before_us", "wait", Signal(15)).sent(&["TERM"]).app("ctrlc-before").ways(THREADS),
+    row("app_wants_ctrlc_after_us", "wait", Signal(2)).sent(&["INT"]).app("ctrlc-after").ways(THREADS),
+    row("signals_off", "return", Exit(0)).app("signals-off").ways(BOTH),
+    row("signals_off", "wait", Signal(15)).sent(&["TERM"]).app("signals-off").ways(BOTH).seen(Nothing).within(1000),
+    row("exit_status_zero", "wait", Exit(0)).sent(&["TERM"]).app("zero").ways(BOTH),
+
+    row("adopted_runtime_closed_in_main", "return", Exit(0)).app("adopted").ways(TASKS),
+    row("adopted_runtime_that_has_ended", "return", Exit(0)).app("adopted-ended").ways(TASKS)
+        .seen(Trouble("redis=failed: the runtime that it lives on has ended")).within(4000),
+
+    row("step_that_closes_the_pool", "return", Exit(0)).app("hook-closes").ways(THREADS).seen(Trouble("hook=closed")).within(4000),
+    row("step_that_closes_the_pool", "return", Exit(0)).app("hook-closes-async").ways(THREADS).seen(Trouble("hook=closed")).within(4000),
+    row("step_that_closes_a_resource", "return", Exit(0)).app("hook-closes-one").ways(THREADS).seen(Trouble("hook=closed")).within(4000),
+    row("listener_that_closes_the_pool", "return", Exit(0)).app("listener-closes").ways(THREADS).seen(Trouble("AGAIN true")).within(4000),
+    row("listener_that_exits", "close-all", Exit(5)).app("listener-exits").ways(THREADS).within(4000),
+    row("listener_that_exits", "wait", Signal(15)).sent(&["TERM"]).app("listener-exits").ways(THREADS).within(4000),
+
+    row("watchdog_names_a_step", "return", Exit(70)).app("cut-hangs").ways(THREADS).seen(Trouble("still running: stubborn\n")).within(FORCED),
+    row("watchdog_names_a_step", "wait", Signal(15)).sent(&["TERM"]).app("cut-hangs").ways(THREADS).seen(Trouble("still running: stubborn\n")).within(FORCED),
+    row("watchdog_names_the_drain", "return", Exit(70)).app("usage-hangs").ways(THREADS).seen(Trouble("still running: the drain\n")).within(FORCED),
+    row("watchdog_names_a_listener", "return", Exit(70)).app("listener-hangs").ways(THREADS).seen(Trouble("still running: a listener\n")).within(FORCED),
+    row("hanging_hook_is_left_behind", "wait", Signal(15)).sent(&["TERM"]).app("hook-hangs").ways(THREADS).seen(Trouble("hook=timed out")),
+];
+
+/// The limits of the table's children: shorter than the defaults, but far from their work.
+const LIMITS: &str = "[pool.close]\ndeadline_ms = 6000\ndrain_ms = 1500\nheld_ms = 200\n";
+/// Their deadline, the watchdog's second, and what a loaded machine takes to notice.
+const FORCED: u64 = 6000 + 1000 + 1000;
+
+impl Row {
+    /// Whether all connections must have been closed in order.
+    fn is_clean(&self) -> bool {
+        matches!(self.seen, Seen::AllClosed)
+    }
+
+    fn check(&self, case: &str, servers: &Servers, limits: &Limits) {
+        let mut words = case.split(' ');
+        let (way, load) = (words.next().expect("a way"), words.next().expect("a load"));
+        let mut child = Running::start(servers.child(&format!("{way} {load} {} {}", self.ending, self.app), limits));
+        child = child.ready();
+        for (number, signal) in self.signals.iter().enumerate() {
+            if number > 0 {
+                // The first one has come through: at the same time the kernel delivers the lower one first.
+                child.hear("CLOSING");
             }
-        }),
-        "current-thread" => {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                let _held = use_async().await;
-                end(ending);
-            });
+            child.send(signal);
         }
-        "run" => {
-            let ending = ending.to_owned();
-            resource_pool::run(async move {
-                let _held = use_async().await;
-                end(&ending);
-            })
-            .expect("run");
+        let ended = child.end();
+        ended.assert_by(self.by);
+        ended.assert_within(self.within);
+        ended.assert_calm();
+        match self.seen {
+            Seen::AllClosed => {
+                ended.assert_all_closed(NAMES);
+                servers.assert_clean();
+                if load == "held" {
+                    assert_call_sites(&ended);
+                }
+            }
+            Nothing => assert!(!ended.stderr.contains("REPORT"), "{ended}"),
+            Trouble(words) => assert!(ended.stderr.contains(words), "{words:?}: {ended}"),
         }
-        _ => panic!("no such facade"),
     }
 }
 
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Runtime::new().expect("a runtime")
+/// Checkouts that were closed under their holders are in the report, with their lines.
+fn assert_call_sites(ended: &Ended) {
+    for name in NAMES.iter().filter(|name| ["rabbitmq", "redis"].contains(name)) {
+        let told = ended
+            .stderr
+            .lines()
+            .any(|line| line.starts_with(&format!("HELD {name} tests/exits/load.rs:")) && line.contains("exclusive"));
+        assert!(told, "{name}: {ended}");
+    }
 }
 
-/// What a strategy keeps in a struct for life.
+// The stories.
+
+/// What is not in the table.
+type Story = fn(&Suite);
+
+const STORIES: &[(&str, Story)] = &[
+    ("default_limits", default_limits),
+    ("ignored_under_nohup", under_nohup),
+    ("ignored_in_the_background_of_a_script", in_the_background),
+    ("process_1_sigterm", as_process_1),
+    ("on_the_wire", on_the_wire),
+    ("fork_child_returns", |suite| fork_once(suite, "return", "Some(0) None")),
+    ("fork_child_exits", |suite| fork_once(suite, "exit", "Some(3) None")),
+    ("fork_child_panics", |suite| fork_once(suite, "panic", "Some(101) None")),
+    ("fork_child_has_default_signals", |suite| fork_once(suite, "wait", "None Some(15)")),
+    ("fork_child_has_a_pool_of_its_own", |suite| fork_once(suite, "own", "Some(0) None")),
+    #[cfg(feature = "mongodb")]
+    ("frozen_or_gone_mongo", |_| frozen_or_gone(Kind::Mongo)),
+    #[cfg(feature = "rabbitmq")]
+    ("frozen_or_gone_rabbitmq", |_| frozen_or_gone(Kind::RabbitMq)),
+    #[cfg(feature = "clickhouse")]
+    ("frozen_or_gone_clickhouse", |_| frozen_or_gone(Kind::ClickHouse)),
+    #[cfg(feature = "redis")]
+    ("frozen_or_gone_redis", |_| frozen_or_gone(Kind::Redis)),
+];
+
+/// With nothing configured but where the servers are.
+fn default_limits(Suite { servers, limits, .. }: &Suite) {
+    for way in BOTH {
+        let mut command = servers.child(&format!("{way} idle wait -"), limits);
+        command.env_remove("RESOURCE_POOL_CONFIG");
+        let mut child = Running::start(command).ready();
+        child.send("TERM");
+        let ended = child.end();
+        ended.assert_by(Signal(15));
+        ended.assert_all_closed(NAMES);
+        ended.assert_calm();
+        // Ctrl-C on an idle strategy ends in about a second.
+        ended.assert_within(Duration::from_secs(4));
+    }
+}
+
+fn under_nohup(Suite { servers, limits, .. }: &Suite) {
+    let child = servers.child("blocking idle wait -", limits);
+    let mut nohup = Command::new("nohup");
+    nohup.arg(child.get_program()).envs(child.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut child = Running::start(nohup).ready();
+    child.send("HUP");
+    child.send("TERM");
+    let ended = child.end();
+    // nohup's SIGHUP stays ignored, so it was the other one that ended it.
+    ended.assert_by(Signal(15));
+    ended.assert_all_closed(NAMES);
+}
+
+fn in_the_background(Suite { servers, limits, .. }: &Suite) {
+    let child = servers.child("blocking idle wait -", limits);
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg(format!("{:?} & echo PID $!; wait $!", child.get_program()));
+    shell.envs(child.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut shell = Running::start(shell);
+    let job = shell.hear("PID").parse().expect("a number");
+    shell = shell.ready();
+    // A script's background jobs ignore SIGINT, and go on doing so.
+    send("INT", job);
+    send("TERM", job);
+    let ended = shell.end();
+    // As a shell sees a process that a signal ended.
+    ended.assert_by(Exit(143));
+    ended.assert_all_closed(NAMES);
+}
+
+/// In a container a program is often process 1, which no signal ends that it does not handle.
+fn as_process_1(Suite { servers, rough, limits }: &Suite) {
+    let may = Command::new("unshare").args(["--pid", "--fork", "true"]).output().expect("unshare");
+    if !may.status.success() {
+        let why = String::from_utf8_lossy(&may.stderr);
+        println!("NOT TESTED as process 1: this machine grants no PID namespace: {}", why.trim());
+        return;
+    }
+    for (signals, status) in [(&["TERM"][..], 143), (&["INT"], 130), (&["HUP"], 129), (&["TERM", "INT"], 143)] {
+        let (load, servers) = if signals.len() > 1 { ("held", rough) } else { ("idle", servers) };
+        let child = servers.child(&format!("blocking {load} wait -"), limits);
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--pid", "--fork", "--kill-child"]).arg(child.get_program());
+        unshare.envs(child.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let mut unshare = Running::start(unshare).ready();
+        let process_1 = only_child(unshare.id());
+        for (number, signal) in signals.iter().enumerate() {
+            if number > 0 {
+                unshare.hear("CLOSING");
+            }
+            send(signal, process_1);
+        }
+        let ended = unshare.end();
+        ended.assert_by(Exit(status));
+        if signals.len() == 1 {
+            ended.assert_all_closed(NAMES);
+        }
+    }
+}
+
+fn only_child(process: u32) -> u32 {
+    let children = std::fs::read_to_string(format!("/proc/{process}/task/{process}/children")).expect("/proc");
+    children.trim().parse().expect("one child")
+}
+
+/// Every channel is closed before its connection, and every stream by a FIN.
+fn on_the_wire(Suite { servers, limits, .. }: &Suite) {
+    for (ending, signal) in [("return", None), ("exit", None), ("panic", None), ("wait", Some("TERM"))] {
+        for way in BOTH {
+            for load in ["idle", "busy"] {
+                let proxies = Proxies::of(servers);
+                let mut command = servers.child(&format!("{way} {load} {ending} -"), limits);
+                proxies.lead(&mut command, servers);
+                let mut child = Running::start(command).ready();
+                if let Some(signal) = signal {
+                    child.send(signal);
+                }
+                let ended = child.end();
+                ended.assert_all_closed(NAMES);
+                for (kind, proxy) in &proxies.0 {
+                    let what = format!("{kind}, {way} {load} {ending}");
+                    until(|| proxy.open() == 0, &what);
+                    let clients = proxy.clients();
+                    assert!(!clients.is_empty(), "{what}");
+                    // In the middle of an answer there is no other way than a reset.
+                    if load == "idle" || *kind == Kind::RabbitMq {
+                        assert!(clients.iter().all(|client| client.end == Some(End::Fin)), "{what}: {clients:?}");
+                    }
+                    if *kind == Kind::RabbitMq {
+                        assert_goodbyes(proxy, &what);
+                    }
+                }
+                servers.assert_clean();
+            }
+        }
+    }
+}
+
+fn assert_goodbyes(proxy: &services::Proxy, what: &str) {
+    let frames = proxy.frames();
+    for client in proxy.clients() {
+        let said: Vec<_> =
+            frames.iter().filter(|frame| frame.connection == client.connection && frame.from_client).collect();
+        let count = |name: &str| said.iter().filter(|frame| frame.name == name).count();
+        let last = said.iter().rfind(|frame| frame.name != "Connection.CloseOk").map(|frame| frame.name.as_str());
+        assert_eq!(last, Some("Connection.Close"), "{what}: {:?}", names(&said));
+        let closed = count("Channel.Close") + count("Channel.CloseOk");
+        assert_eq!(count("Channel.Open"), closed, "{what}: {:?}", names(&said));
+    }
+}
+
+fn names<'a>(frames: &[&'a services::AmqpFrame]) -> Vec<&'a str> {
+    frames.iter().map(|frame| frame.name.as_str()).collect()
+}
+
+/// A forked child refuses what it inherited, and neither its life nor its end puts a byte on the
+/// parent's wires.
+fn fork_once(Suite { servers, .. }: &Suite, ending: &str, status: &str) {
+    // Nothing of the parent's own accord comes in between.
+    let limits = Limits::new(
+        &format!("fork-{ending}-{:?}", std::thread::current().id()),
+        "[pool.probe]\nenabled = false\n[mongo]\nheartbeat_ms = 60000\nmin_pool_size = 1\n[rabbitmq]\nheartbeat_ms = 60000\n",
+    );
+    let proxies = Proxies::of(servers);
+    let mut command = servers.child(&format!("forking - {ending} -"), &limits);
+    proxies.lead(&mut command, servers);
+    let mut parent = Running::start(command);
+    parent.hear("BEFORE");
+    let before = quiet(&proxies);
+    parent.answer();
+    parent.hear("REFUSED");
+    if ending == "wait" {
+        let child = parent.hear("PARKED").parse().expect("a number");
+        send("TERM", child);
+    }
+    assert_eq!(parent.hear("CHILD"), status);
+    parent.hear("AFTER");
+    let after = proxies.0.iter().map(|(kind, proxy)| (*kind, proxy.clients()));
+    for ((kind, before), (_, after)) in before.iter().zip(after) {
+        // What the child's own pool has opened came later.
+        for (before, after) in before.iter().zip(&after) {
+            assert_eq!(before.bytes, after.bytes, "{kind}: {after:?}");
+            // Idle HTTP connections end by themselves.
+            assert!(before.end == after.end || *kind == Kind::ClickHouse, "{kind}: {after:?}");
+        }
+        assert!(after.len() == before.len() || ending == "own", "{kind}: {after:?}");
+        assert!(after[before.len()..].iter().all(|client| client.end == Some(End::Fin)), "{kind}: {after:?}");
+    }
+    parent.answer();
+    let ended = parent.end();
+    ended.assert_by(Exit(0));
+    ended.assert_calm();
+    let reports: Vec<_> = ended.stderr.lines().filter(|line| line.starts_with("REPORT process exit")).collect();
+    assert_eq!(reports.len(), if ending == "own" { 2 } else { 1 }, "{ended}");
+    for (name, report) in NAMES.iter().flat_map(|name| reports.iter().map(move |report| (name, report))) {
+        assert!(report.contains(&format!("{name}=closed")), "{name}: {ended}");
+    }
+    servers.assert_clean();
+}
+
+type Clients = BTreeMap<Kind, Vec<services::Client>>;
+
+/// What has been sent, once nothing more is.
+fn quiet(proxies: &Proxies) -> Clients {
+    let now = || proxies.0.iter().map(|(kind, proxy)| (*kind, proxy.clients())).collect::<Clients>();
+    let mut last = (now(), Instant::now());
+    while last.1.elapsed() < Duration::from_millis(700) {
+        std::thread::sleep(Duration::from_millis(20));
+        let next = now();
+        if next != last.0 {
+            last = (next, Instant::now());
+        }
+    }
+    last.0
+}
+
+/// A server that answers nothing, or is not there: the process ends all the same, and says so.
+fn frozen_or_gone(kind: Kind) {
+    let servers = Servers::of(&[kind]);
+    let server = &servers.0[&kind];
+    let toml = "[pool.close]\ndeadline_ms = 4000\ndrain_ms = 1000\nheld_ms = 200\n";
+    let limits = Limits::new(&format!("frozen-{}-{:?}", name(kind), std::thread::current().id()), toml);
+    let most = Duration::from_millis(4000 + 1000 + 500);
+    for (what, signal, by) in
+        [("frozen", Some("TERM"), Signal(15)), ("frozen", None, Exit(3)), ("gone", Some("TERM"), Signal(15))]
+    {
+        let mut children = Vec::new();
+        for way in BOTH {
+            for load in ["idle", "busy", "held"] {
+                let ending = if signal.is_some() { "wait" } else { "told" };
+                let mut command = servers.child(&format!("{way} {load} {ending} -"), &limits);
+                command.env("ONLY", name(kind));
+                children.push((format!("{what} {way} {load}"), Running::start(command)));
+            }
+        }
+        let mut children: Vec<_> = children.into_iter().map(|(case, child)| (case, child.ready())).collect();
+        match what {
+            "frozen" => server.freeze().expect("it stops"),
+            _ => server.kill().expect("it goes"),
+        }
+        for (_, child) in &mut children {
+            match signal {
+                Some(signal) => child.send(signal),
+                None => child.tell(),
+            }
+        }
+        for (case, child) in children {
+            let ended = child.end();
+            assert!(ended.report().contains(&format!("{}=", name(kind))), "{case}: {ended}");
+            ended.assert_by(by);
+            assert!(ended.took < most, "{case}: {ended}");
+            ended.assert_calm();
+        }
+        match what {
+            "frozen" => server.thaw().expect("it goes on"),
+            _ => server.restart().expect("it comes back"),
+        }
+    }
+}
+
+fn until(holds: impl Fn() -> bool, what: &str) {
+    let started = Instant::now();
+    while !holds() {
+        assert!(started.elapsed() < Duration::from_secs(10), "{what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+// The suite.
+
+/// How many children run at once, most of which wait.
+const AT_ONCE: usize = 6;
+
+struct Case {
+    /// Cases of one name are one line of the summary.
+    row: &'static str,
+    name: String,
+    run: Box<dyn Fn(&Suite) + Sync + Send>,
+}
+
+struct Suite {
+    servers: Servers,
+    /// For endings that leave connections as they are.
+    rough: Servers,
+    limits: Limits,
+}
+
+/// What is known of a row's children.
 #[derive(Default)]
-struct Held {
-    _guards: Vec<Box<dyn std::any::Any + Send>>,
+struct Sum {
+    children: usize,
+    failed: usize,
+    slowest: Duration,
 }
-
-fn use_blocking() -> Held {
-    let mut held = Held::default();
-    let pool = blocking::ResourcePool::global();
-    #[cfg(feature = "mongodb")]
-    held._guards.push(Box::new(pool.mongo().expect("mongo")));
-    #[cfg(feature = "rabbitmq")]
-    held._guards.push(Box::new(pool.rabbitmq().expect("rabbitmq")));
-    #[cfg(feature = "clickhouse")]
-    held._guards.push(Box::new(pool.clickhouse().expect("clickhouse")));
-    // A checkout is work, which the drain waits for; so it is given back.
-    #[cfg(feature = "redis")]
-    redis::cmd("PING").exec(&mut pool.redis().expect("redis")).expect("ping");
-    let _ = (&mut held, pool);
-    held
-}
-
-async fn use_async() -> Held {
-    let mut held = Held::default();
-    let pool = ResourcePool::global();
-    #[cfg(feature = "mongodb")]
-    held._guards.push(Box::new(pool.mongo().await.expect("mongo")));
-    #[cfg(feature = "rabbitmq")]
-    held._guards.push(Box::new(pool.rabbitmq().await.expect("rabbitmq")));
-    #[cfg(feature = "clickhouse")]
-    held._guards.push(Box::new(pool.clickhouse().await.expect("clickhouse")));
-    #[cfg(feature = "redis")]
-    held._guards.push(Box::new(pool.redis().await.expect("redis")));
-    let _ = (&mut held, pool);
-    held
-}
-
-fn end(ending: &str) {
-    match ending {
-        "return" => {}
-        "exit" => std::process::exit(3),
-        "exit-thread" => {
-            let _never = std::thread::spawn(|| std::process::exit(3)).join();
-        }
-        "panic" => panic!("as the test asked"),
-        "wait" => {
-            println!("READY");
-            loop {
-                std::thread::park();
-            }
-        }
-        _ => panic!("no such ending"),
-    }
-}
-
-// The tests.
-
-type Test = (String, Box<dyn Fn(&Servers) + Sync>);
 
 fn suite() {
     let filters: Vec<String> = env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let tests: Vec<Test> = tests()
-        .into_iter()
-        .filter(|(name, _)| filters.is_empty() || filters.iter().any(|f| name.contains(f)))
-        .collect();
-    println!("\nrunning {} tests", tests.len());
-    let servers = Servers::of(KINDS);
-    let (next, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let rounds = env::var("EXIT_ROUNDS").map_or(2, |rounds| rounds.parse().expect("EXIT_ROUNDS is a number"));
+    let is_wanted = |case: &Case| filters.is_empty() || filters.iter().any(|filter| case.name.contains(filter));
+    let cases: Vec<_> = cases().into_iter().filter(is_wanted).collect();
+    println!("\nrunning {} tests, {rounds} rounds of each", cases.len());
+    let suite = Suite { servers: Servers::of(KINDS), rough: Servers::of(KINDS), limits: Limits::new("table", LIMITS) };
+    let next = AtomicUsize::new(0);
+    let sums: Mutex<BTreeMap<&str, Sum>> = Mutex::default();
+    let failed = AtomicUsize::new(0);
     std::thread::scope(|scope| {
-        for _ in 0..4 {
+        for _ in 0..AT_ONCE {
             scope.spawn(|| {
-                while let Some((name, test)) = tests.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let passed = catch_unwind(AssertUnwindSafe(|| test(&servers))).is_ok();
-                    println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
+                while let Some(case) = cases.get(next.fetch_add(1, Ordering::SeqCst)) {
+                    let run = || (0..rounds).for_each(|_| (case.run)(&suite));
+                    let passed = catch_unwind(AssertUnwindSafe(run)).is_ok();
+                    let took = tools::take_times();
+                    let slowest = took.iter().max().copied().unwrap_or_default();
+                    println!("test {} ... {}", case.name, if passed { "ok" } else { "FAILED" });
+                    let mut sums = sums.lock().expect("nobody panics with it");
+                    let sum = sums.entry(case.row).or_default();
+                    sum.children += took.len();
+                    sum.slowest = sum.slowest.max(slowest);
                     if !passed {
-                        failed.lock().unwrap().push(name);
+                        sum.failed += 1;
+                        failed.fetch_add(1, Ordering::SeqCst);
                     }
                 }
             });
         }
     });
-    let failed = failed.into_inner().unwrap();
-    let verdict = if failed.is_empty() { "ok" } else { "FAILED" };
+    println!("\n{:<40} {:>8} {:>8} {:>12}", "ending", "children", "failed", "slowest");
+    for (row, sum) in sums.into_inner().expect("nobody panics with it") {
+        println!("{row:<40} {:>8} {:>8} {:>12}", sum.children, sum.failed, format!("{:.0?}", sum.slowest));
+    }
+    let failed = failed.into_inner();
+    let verdict = if failed == 0 { "ok" } else { "FAILED" };
     println!(
-        "\ntest result: {verdict}. {} passed; {} failed; 0 ignored; 0 measured; 0 filtered out\n",
-        tests.len() - failed.len(),
-        failed.len()
+        "\ntest result: {verdict}. {} passed; {failed} failed; 0 ignored; 0 measured; 0 filtered out\n",
+        cases.len() - failed
     );
-    drop(servers);
-    std::process::exit(i32::from(!failed.is_empty()));
+    drop(suite);
+    std::process::exit(i32::from(failed > 0));
 }
 
-fn tests() -> Vec<Test> {
-    let mut tests: Vec<Test> = Vec::new();
-    for facade in ["blocking", "blocking-run", "tokio-main", "tokio-worker", "current-thread", "run"] {
-        for (ending, status) in [("return", 0), ("exit", 3), ("exit-thread", 3), ("panic", 101)] {
-            tests.push((
-                format!("exit_{facade}_{ending}"),
-                Box::new(move |servers| {
-                    let ended = Ended::of(servers.child(facade, ending));
-                    assert_eq!(ended.status.code(), Some(status), "{ended:?}");
-                    ended.assert_all_closed();
-                    servers.assert_clean();
-                }),
-            ));
-        }
-        for (signal, number) in [("INT", 2), ("TERM", 15), ("HUP", 1)] {
-            tests.push((
-                format!("exit_{facade}_sig{}", signal.to_lowercase()),
-                Box::new(move |servers| {
-                    let mut child = servers.child(facade, "wait");
-                    ready(&mut child);
-                    let started = Instant::now();
-                    send(signal, child.id());
-                    let ended = Ended::of(child);
-                    assert_eq!(ended.status.signal(), Some(number), "{ended:?}");
-                    ended.assert_all_closed();
-                    // `run` waits for its future to end, which here it does not, for the drain.
-                    let limit = if facade.contains("run") { 8 } else { 5 };
-                    assert!(started.elapsed() < Duration::from_secs(limit), "{:?} {ended:?}", started.elapsed());
-                    servers.assert_clean();
-                }),
-            ));
+fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    // The slow ones first.
+    for (row, story) in STORIES.iter().rev() {
+        cases.push(Case { row, name: format!("exit_{row}"), run: Box::new(story) });
+    }
+    for row in TABLE {
+        for way in row.ways {
+            for load in row.loads {
+                let signals = row.signals.concat().to_lowercase();
+                let name =
+                    format!("exit_{}_{way}_{load}{}{signals}", row.name, if signals.is_empty() { "" } else { "_" });
+                let run = move |suite: &Suite| {
+                    let servers = if row.is_clean() { &suite.servers } else { &suite.rough };
+                    row.check(&format!("{way} {load}"), servers, &suite.limits);
+                };
+                cases.push(Case { row: row.name, name, run: Box::new(run) });
+            }
         }
     }
-    tests.push(("exit_second_signal_ends_at_once".to_owned(), Box::new(second_signal)));
-    tests.push(("exit_sigterm_under_nohup".to_owned(), Box::new(under_nohup)));
-    tests.push(("exit_sigterm_in_the_background_of_a_script".to_owned(), Box::new(in_the_background)));
-    #[cfg(feature = "redis")]
-    tests.push(("exit_while_redis_is_frozen".to_owned(), Box::new(frozen)));
-    tests
-}
-
-fn second_signal(_: &Servers) {
-    // On servers of its own, since it leaves their connections as they are.
-    let own = Servers::of(KINDS);
-    let mut child = own.child("run", "wait");
-    ready(&mut child);
-    send("TERM", child.id());
-    // The first one is being handled: the drain waits for a future that does not end.
-    let mut stderr = BufReader::new(child.stderr.take().unwrap());
-    let mut line = String::new();
-    let started = Instant::now();
-    send("TERM", child.id());
-    let status = child.wait().unwrap();
-    stderr.read_to_string(&mut line).unwrap();
-    assert_eq!(status.signal(), Some(15));
-    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
-    assert!(!line.contains("REPORT"), "it was not waited for: {line}");
-}
-
-fn under_nohup(servers: &Servers) {
-    let child = servers.command("blocking", "wait");
-    let program = child.get_program().to_owned();
-    let mut nohup = Command::new("nohup");
-    nohup.arg(program).envs(child.get_envs().filter_map(|(k, v)| Some((k, v?))));
-    let mut child = nohup.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    ready(&mut child);
-    send("HUP", child.id());
-    send("TERM", child.id());
-    let ended = Ended::of(child);
-    // nohup's SIGHUP stays ignored, so it was the other one that ended it.
-    assert_eq!(ended.status.signal(), Some(15), "{ended:?}");
-    ended.assert_all_closed();
-}
-
-fn in_the_background(servers: &Servers) {
-    let command = servers.command("blocking", "wait");
-    let script = format!("{:?} & echo PID $!; wait $!", command.get_program());
-    let mut shell = Command::new("sh");
-    shell.arg("-c").arg(script).envs(command.get_envs().filter_map(|(k, v)| Some((k, v?))));
-    let mut shell = shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(shell.stdout.take().unwrap()).lines().map_while(Result::ok);
-    let mut pid = None;
-    for line in lines.by_ref() {
-        match line.strip_prefix("PID ") {
-            Some(number) => pid = number.parse().ok(),
-            None if line == "READY" => break,
-            None => {}
-        }
-    }
-    let pid = pid.expect("the child's id");
-    // A script's background jobs ignore SIGINT, and go on doing so.
-    send("INT", pid);
-    send("TERM", pid);
-    let ended = Ended::of(shell);
-    assert_eq!(ended.status.code(), Some(143), "{ended:?}");
-    ended.assert_all_closed();
-}
-
-#[cfg(feature = "redis")]
-fn frozen(_: &Servers) {
-    let own = Servers::of(&[Kind::Redis]);
-    let server = &own.0[&Kind::Redis];
-    let mut child = own.child("only-redis", "wait");
-    ready(&mut child);
-    server.freeze().unwrap();
-    let started = Instant::now();
-    send("TERM", child.id());
-    let ended = Ended::of(child);
-    assert_eq!(ended.status.signal(), Some(15), "{ended:?}");
-    assert!(ended.stderr.contains("redis="), "{ended:?}");
-    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
-}
-
-// Their tools.
-
-struct Servers(BTreeMap<Kind, services::Service>);
-
-impl Servers {
-    fn of(kinds: &[Kind]) -> Self {
-        let started = services::Service::start_all(kinds).expect("servers");
-        Servers(kinds.iter().copied().zip(started).collect())
-    }
-
-    fn command(&self, facade: &str, ending: &str) -> Command {
-        let mut command = Command::new(env::current_exe().unwrap());
-        command.env("ENDING", format!("{facade} {ending}")).env("RUST_BACKTRACE", "0");
-        // The drain of a `run` that does not end is then 3.5 s.
-        command.env("RESOURCE_POOL_CLOSE_DEADLINE_MS", "9000");
-        for (kind, server) in &self.0 {
-            let name = match kind {
-                Kind::Mongo => "MONGODB_URI",
-                Kind::RabbitMq => "AMQP_URL",
-                Kind::ClickHouse => "CLICKHOUSE_URL",
-                Kind::Redis => "REDIS_URL",
-            };
-            command.env(name, server.url());
-        }
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command
-    }
-
-    fn child(&self, facade: &str, ending: &str) -> Child {
-        self.command(facade, ending).spawn().unwrap()
-    }
-
-    /// RabbitMQ's log tells an unclean end apart.
-    fn assert_clean(&self) {
-        if let Some(rabbitmq) = self.0.get(&Kind::RabbitMq) {
-            let unclean = rabbitmq.rabbitmq().unwrap().unclean_closes().unwrap();
-            assert!(unclean.is_empty(), "{unclean:?}");
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Ended {
-    status: ExitStatus,
-    stderr: String,
-}
-
-impl Ended {
-    fn of(mut child: Child) -> Self {
-        let mut stderr = String::new();
-        child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
-        Ended { status: child.wait().unwrap(), stderr }
-    }
-
-    fn assert_all_closed(&self) {
-        let report = self.stderr.lines().find(|line| line.starts_with("REPORT")).unwrap_or_else(|| panic!("{self:?}"));
-        for name in NAMES {
-            assert!(report.contains(&format!("{name}=closed")), "{name} in {report}");
-        }
-    }
-}
-
-fn ready(child: &mut Child) {
-    let mut line = String::new();
-    let mut stdout = BufReader::new(child.stdout.as_mut().unwrap());
-    while line.trim() != "READY" {
-        line.clear();
-        assert_ne!(stdout.read_line(&mut line).unwrap(), 0, "the child ended early");
-    }
-}
-
-fn send(signal: &str, process: u32) {
-    assert!(Command::new("kill").arg(format!("-{signal}")).arg(process.to_string()).status().unwrap().success());
+    cases
 }

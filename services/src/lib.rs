@@ -46,7 +46,7 @@ pub use error::Error;
 pub use install::install;
 pub use kind::Kind;
 pub use mongo::{Client as MongoClient, View as MongoView};
-pub use proxy::Proxy;
+pub use proxy::{Client, End, Proxy};
 pub use rabbitmq::{Connection as AmqpConnection, Queue as AmqpQueue, View as RabbitMqView};
 pub use redis::{Client as RedisClient, View as RedisView};
 pub use service::Service;

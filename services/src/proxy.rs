@@ -40,6 +40,27 @@ struct State {
     links: Mutex<Vec<Arc<Link>>>,
     records: AtomicBool,
     frames: Mutex<Vec<AmqpFrame>>,
+    clients: Mutex<Vec<Client>>,
+}
+
+/// What a client has done on one connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// The proxy's number for the connection.
+    pub connection: usize,
+    /// How many bytes it has sent.
+    pub bytes: usize,
+    /// How it ended the connection, if it did before the proxy.
+    pub end: Option<End>,
+}
+
+/// How a client ends a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// In order: all that was sent arrives.
+    Fin,
+    /// By a reset.
+    Reset,
 }
 
 /// What becomes of a new connection.
@@ -87,6 +108,7 @@ impl Proxy {
                 links: Mutex::new(Vec::new()),
                 records: AtomicBool::new(true),
                 frames: Mutex::new(Vec::new()),
+                clients: Mutex::new(Vec::new()),
             });
             let acceptor = Arc::clone(&state);
             thread::Builder::new().name("proxy-accept".into()).spawn(move || acceptor.accept())?;
@@ -194,6 +216,11 @@ impl Proxy {
         self.state.bytes_per_second.store(bytes_per_second, Ordering::SeqCst);
     }
 
+    /// What each client has done so far, in the order in which they came.
+    pub fn clients(&self) -> Vec<Client> {
+        lock(&self.state.clients).clone()
+    }
+
     /// The AMQP methods that came by, in the order in which they did.
     pub fn frames(&self) -> Vec<AmqpFrame> {
         lock(&self.state.frames).clone()
@@ -267,6 +294,7 @@ impl State {
 
     fn connect(self: &Arc<State>, number: usize, client: TcpStream) {
         let is_cut = AtomicBool::new(false);
+        lock(&self.clients).push(Client { connection: number, bytes: 0, end: None });
         self.wait_while_frozen(&is_cut);
         let Ok(server) = TcpStream::connect(("127.0.0.1", self.target)) else {
             reset_on_close(&client);
@@ -309,7 +337,15 @@ impl State {
         loop {
             let rate = self.bytes_per_second.load(Ordering::SeqCst);
             let size = if rate == 0 { BUFFER } else { usize::try_from(rate / 50).unwrap_or(BUFFER).clamp(1, BUFFER) };
-            let count = from.read(&mut buffer[..size])?;
+            let read = from.read(&mut buffer[..size]);
+            if from_client && !link.is_cut.load(Ordering::SeqCst) {
+                self.note(link.number, |client| match read {
+                    Ok(0) => client.end = Some(End::Fin),
+                    Ok(count) => client.bytes += count,
+                    Err(_) => client.end = Some(End::Reset),
+                });
+            }
+            let count = read?;
             self.wait_while_frozen(&link.is_cut);
             let bytes = &buffer[..count];
             if from_client && bytes.starts_with(b"AMQP") && self.records.load(Ordering::SeqCst) {
@@ -333,6 +369,12 @@ impl State {
         let goes_on = || self.is_over() || is_cut.load(Ordering::SeqCst);
         let frozen = lock(&self.frozen);
         drop(self.thawed.wait_while(frozen, |frozen| *frozen && !goes_on()));
+    }
+
+    fn note(&self, number: usize, what: impl FnOnce(&mut Client)) {
+        if let Some(client) = lock(&self.clients).iter_mut().find(|client| client.connection == number) {
+            what(client);
+        }
     }
 
     fn forget(&self, number: usize) {

@@ -400,9 +400,14 @@ impl Resource for ClickHouseResource {
         // What is still out ends here; the drain has waited for it.
         traffic.end();
         probe.end();
-        traffic.open.none().await;
-        probe.open.none().await;
-        Ok(())
+        let gone = async { tokio::join!(traffic.open.none(), probe.open.none()) };
+        match runtime::within(LINGER, gone).await {
+            Ok(_) => Ok(()),
+            Err(_elapsed) => {
+                let left = traffic.open.now() + probe.open.now();
+                Err(Failure::transient(format!("{left} connections are held by calls that nobody polls any more")))
+            }
+        }
     }
 
     fn cut(&self, connected: &Connected) {
@@ -434,6 +439,9 @@ impl Resource for ClickHouseResource {
 /// The first version that knows both `RowBinaryWithNamesAndTypes` and the setting by which the
 /// driver asks for a table's columns.
 const KNOWS_NAMES_AND_TYPES: (u32, u32) = (21, 11);
+
+/// How long closing waits for connections that were cut, which takes microseconds.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// How long a ping waits before it looks at what else the server answers.
 const PATIENCE: Duration = Duration::from_millis(300);

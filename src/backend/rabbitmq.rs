@@ -58,7 +58,7 @@ pub use self::delivery::Delivery;
 pub use self::message::{Batch, Message, Published};
 pub use self::topology::{DeclaredQueue, Exchange, Queue};
 
-use self::connection::{ChannelGuard, Generation, LINGER, Pooled, lost, operation, short};
+use self::connection::{ChannelGuard, GOODBYE, Generation, LINGER, Pooled, lost, operation, short};
 use self::consumer::{Counted, Pump, Subscription};
 use self::delivery::Keeps;
 use self::dial::{CutOnDrop, Probe, dial};
@@ -67,6 +67,7 @@ use crate::blocking;
 use crate::close::Phase;
 use crate::config::{BackendConfig, Environment, ParsedUrl, ResourceConfig, Secret, host_port, millis};
 use crate::error::{BoxError, Error, Failure, redacted};
+use crate::exit::Ours;
 use crate::lease::{Claim, Lease, Provide};
 use crate::repeat::Repeat;
 use crate::resource::{Link, Resource};
@@ -380,9 +381,10 @@ impl Resource for RabbitMqResource {
             None => Ok(()),
         };
         drop(inner.probe.lock().await.take());
-        // Its goodbye takes a moment, and is not waited for much longer.
+        // Its goodbye takes a moment; where there was none for the other, not much longer.
         let mut probes = inner.probes.subscribe();
-        let _ = within(LINGER * 3, probes.wait_for(|probes| *probes == 0)).await;
+        let patience = if goodbye.is_ok() { GOODBYE + LINGER } else { LINGER };
+        let _ = within(patience, probes.wait_for(|probes| *probes == 0)).await;
         inner.current.write().take();
         goodbye
     }
@@ -506,7 +508,7 @@ impl RabbitMq {
     #[track_caller]
     pub fn channel(&self) -> impl Future<Output = Result<Channel, Error>> + Send {
         let claim = self.claim();
-        async move { Ok(Channel { pooled: self.inner.check_out(claim, Use::Raw).await? }) }
+        async move { Ok(Channel { pooled: Ours::new(self.inner.check_out(claim, Use::Raw).await?) }) }
     }
 
     /// Declares an exchange, now and after every reconnect.
@@ -749,6 +751,7 @@ impl RabbitMq {
         let mut what = what.into();
         async move {
             let inner = &self.inner;
+            inner.link.process.check()?;
             if inner.intake.is_cancelled() && !inner.closed.load(Ordering::SeqCst) {
                 return Err(Error::Closing { resource: Arc::clone(inner.link.name()) });
             }
@@ -762,10 +765,11 @@ impl RabbitMq {
                 Pump { inner: Arc::clone(inner), what, sender, cancel: cancel.clone(), _counted: counted }.run(first),
             );
             Ok(Consumer {
-                deliveries,
+                deliveries: Ours::new(deliveries),
                 link: inner.link.clone(),
                 cancelled: cancel.clone(),
-                _cancel: cancel.drop_guard(),
+                forked: false,
+                _cancel: Ours::new(cancel.drop_guard()),
                 _lease: lease,
             })
         }

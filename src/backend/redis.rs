@@ -29,6 +29,7 @@ use tokio::task::AbortHandle;
 use crate::close::Phase;
 use crate::config::{BackendConfig, Environment, ParsedUrl, ResourceConfig, Secret, host_port, millis};
 use crate::error::{Error, Failure, Source, redacted};
+use crate::exit::{Ours, Process};
 use crate::lease::{Claim, Lease};
 use crate::probe::{Guarded, KillSwitch};
 use crate::repeat::Repeat;
@@ -349,7 +350,7 @@ impl Redis {
                     Own::open(&inner, &switch).await
                 })
                 .await?;
-            Ok(Exclusive { own, link: redis.inner.link.clone(), _checkout: checkout })
+            Ok(Exclusive { own: Ours::new(own), link: redis.inner.link.clone(), _checkout: Ours::new(checkout) })
         }
     }
 
@@ -373,12 +374,13 @@ impl Redis {
                     redis::aio::PubSub::new(info.redis_settings(), stream).await
                 })
                 .await?;
-            Ok(PubSub { pubsub, _checkout: checkout })
+            Ok(PubSub { pubsub: Ours::new(pubsub), _checkout: Ours::new(checkout) })
         }
     }
 
     /// A place among the exclusive connections, once the server can be reached.
     async fn check_out_async(&self, claim: Claim) -> RedisResult<Checkout> {
+        self.inner.link.process.check().map_err(refused)?;
         let permit = self.permit(claim).await?;
         self.inner.link.ready().await.map_err(refused)?;
         let claim = self.inner.exclusive_places.claim(claim);
@@ -416,6 +418,7 @@ impl Redis {
 
     /// The shared connection, after waiting while it is being brought back.
     async fn shared(&self) -> RedisResult<MultiplexedConnection> {
+        self.inner.link.process.check().map_err(refused)?;
         if let Some(connection) = self.inner.live_shared() {
             return Ok(connection);
         }
@@ -511,7 +514,6 @@ impl Inner {
 
     /// The connections for threads; opened on demand, by workers that all such pools share.
     fn threads(self: &Arc<Self>) -> &r2d2::Pool<Manager> {
-        static WORKERS: OnceCell<Arc<ScheduledThreadPool>> = OnceCell::new();
         let workers = || {
             Arc::new(ScheduledThreadPool::builder().num_threads(2).thread_name_pattern("resource-pool-r2d2-{}").build())
         };
@@ -522,7 +524,7 @@ impl Inner {
                 .min_idle(Some(config.min_idle))
                 .idle_timeout(Some(config.idle_timeout).filter(|idle| !idle.is_zero()))
                 .max_lifetime(Some(config.max_lifetime).filter(|lifetime| !lifetime.is_zero()))
-                .thread_pool(Arc::clone(WORKERS.get_or_init(workers)))
+                .thread_pool(Arc::clone(Process::current().openers.get_or_init(workers)))
                 // Twice the longest pause before a connection is tried again that could not be opened.
                 .connection_timeout(GLANCE * 2)
                 .error_handler(Box::new(Quiet(Arc::clone(self.link.name()))))
@@ -642,14 +644,15 @@ impl ConnectionLike for Lease<Redis> {
 
 /// An async connection of one's own. Every command is allowed; it is closed when it drops.
 pub struct Exclusive {
-    own: Own,
+    own: Ours<Own>,
     link: Link,
-    _checkout: Checkout,
+    _checkout: Ours<Checkout>,
 }
 
 impl ConnectionLike for Exclusive {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         Box::pin(async move {
+            self.link.process.check().map_err(refused)?;
             let busy = self.link.busy(Work::Operation);
             let answer = self.own.connection.req_packed_command(cmd).await;
             answered(busy, answer, || unsafe_twice([cmd]))
@@ -663,6 +666,7 @@ impl ConnectionLike for Exclusive {
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
         Box::pin(async move {
+            self.link.process.check().map_err(refused)?;
             let busy = self.link.busy(Work::Operation);
             let answer = self.own.connection.req_packed_commands(pipeline, offset, count).await;
             answered(busy, answer, || unsafe_twice(pipeline.cmd_iter()))
@@ -682,8 +686,8 @@ impl fmt::Debug for Exclusive {
 
 /// A connection that is subscribed; derefs to [`redis::aio::PubSub`].
 pub struct PubSub {
-    pubsub: redis::aio::PubSub,
-    _checkout: Checkout,
+    pubsub: Ours<redis::aio::PubSub>,
+    _checkout: Ours<Checkout>,
 }
 
 impl Deref for PubSub {
@@ -917,6 +921,7 @@ pub(crate) struct Wire {
     stream: Blocking,
     parser: redis::Parser,
     switch: KillSwitch,
+    process: &'static Process,
     _guarded: Guarded,
     opened: Instant,
     lifetime: Duration,
@@ -952,6 +957,7 @@ impl Wire {
             stream: tls.secure_blocking(stream, config.connect_timeout)?,
             parser: redis::Parser::new(),
             switch,
+            process: Process::current(),
             _guarded: guarded,
             opened: Instant::now(),
             lifetime: config.max_lifetime.mul_f64(1.0 - spread as f64 / 1000.0),
@@ -1002,6 +1008,7 @@ impl Wire {
     }
 
     fn send(&mut self, packed: &[u8]) -> RedisResult<()> {
+        self.process.check().map_err(refused)?;
         if self.midway || self.switch.is_cut() {
             return Err(io::Error::new(
                 io::ErrorKind::ConnectionAborted,
@@ -1017,6 +1024,8 @@ impl Wire {
 
     /// The next message, be it a reply or a push.
     pub(crate) fn receive(&mut self) -> RedisResult<Value> {
+        // A forked child would read the parent's replies.
+        self.process.check().map_err(refused)?;
         self.parser.parse_value(&mut self.stream)
     }
 

@@ -116,6 +116,7 @@ impl ClickHouse {
         future: impl Future<Output = Result<T, DriverError>>,
     ) -> Result<T, Error> {
         let Inserters { link, runtime, config, .. } = &*self.inserters;
+        link.process.check()?;
         runtime::block_on(link.name(), runtime, async {
             link.ready().await?;
             future.await.map_err(|error| failed(link, config, action, effect, error))

@@ -197,7 +197,9 @@ impl ResourcePool {
     /// Closes everything, within the configured deadline. All who call get the same report.
     ///
     /// # Errors
-    /// [`Error::InAsyncContext`] on a current-thread runtime; closing goes on all the same.
+    /// [`Error::InAsyncContext`] on a current-thread runtime, and [`Error::Closing`] in a step or
+    /// listener of this same close, which would wait for itself; closing goes on all the same.
+    /// [`Error::Forked`].
     pub fn close_all(&self) -> Result<CloseReport, Error> {
         self.close_within(None)
     }
@@ -211,7 +213,7 @@ impl ResourcePool {
     }
 
     fn close_within(&self, deadline: Option<Duration>) -> Result<CloseReport, Error> {
-        let course = crate::close::start(self.registry(), Reason::Requested, deadline);
+        let course = self.registry().start_closing(Reason::Requested, deadline)?;
         Ok(CloseReport::clone(&*self.wait(course.wait())?))
     }
 
@@ -230,7 +232,7 @@ impl ResourcePool {
     where
         R::Handle: Provide<T>,
     {
-        match slot.lease(claim) {
+        match slot.lease(claim)? {
             Some(lease) => Ok(lease),
             None => {
                 self.registry().before_connecting(&**slot)?;

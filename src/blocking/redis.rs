@@ -7,6 +7,7 @@ use redis::{ConnectionLike, Msg, RedisResult, ToRedisArgs, Value};
 use crate::backend::redis::{Manager, Redis as Shared, RedisConfig, Wire, answered, unsafe_twice_packed};
 use crate::blocking::Scoped;
 use crate::error::Error;
+use crate::exit::Ours;
 use crate::lease::Lease;
 use crate::resource::{Busy, Work};
 use crate::scoped;
@@ -17,13 +18,13 @@ use crate::scoped;
 /// A connection that is left in another state than it came in (in `MULTI` or `WATCH`, in another
 /// database, subscribed, or with a command cut short) is closed instead of handed out again.
 pub struct Redis {
-    connection: r2d2::PooledConnection<Manager>,
+    connection: Ours<r2d2::PooledConnection<Manager>>,
     lease: Lease<Shared>,
 }
 
 impl Redis {
     pub(crate) fn new(connection: r2d2::PooledConnection<Manager>, lease: Lease<Shared>) -> Self {
-        Redis { connection, lease }
+        Redis { connection: Ours::new(connection), lease }
     }
 
     /// A Redis of one's own, which closes when the guard drops.

@@ -24,6 +24,7 @@ use super::dial::CutOnDrop;
 use super::topology::{Binding, Exchange, Queue};
 use super::{RabbitMq, RabbitMqConfig};
 use crate::error::{BoxError, Error, Failure, Source, TimeoutError};
+use crate::exit::Ours;
 use crate::lease::{Claim, Lease};
 use crate::probe::KillSwitch;
 use crate::resource::Link;
@@ -129,12 +130,13 @@ impl Generation {
         action: &str,
         future: impl Future<Output = lapin::Result<T>>,
     ) -> Result<T, Trouble> {
+        self.link.process.check().map_err(Trouble::Ours)?;
         let timer = self.timer(limit);
         tokio::select! {
             biased;
             answer = future => answer.map_err(Trouble::Driver),
             () = self.switch.wait() => Err(Trouble::Cut),
-            () = timer => Err(Trouble::Late(self.timeout(format!("the broker's answer to {action}"), limit))),
+            () = timer => Err(Trouble::Ours(self.timeout(format!("the broker's answer to {action}"), limit))),
         }
     }
 
@@ -238,7 +240,7 @@ impl Generation {
 }
 
 /// How long the goodbye may take: milliseconds on a broker that answers.
-const GOODBYE: Duration = Duration::from_secs(2);
+pub(super) const GOODBYE: Duration = Duration::from_secs(2);
 
 /// How long closing waits for the driver's thread and socket to go, which takes microseconds.
 pub(super) const LINGER: Duration = Duration::from_millis(500);
@@ -247,14 +249,14 @@ pub(super) const LINGER: Duration = Duration::from_millis(500);
 pub(super) enum Trouble {
     Driver(lapin::Error),
     Cut,
-    Late(Error),
+    Ours(Error),
 }
 
 impl Trouble {
     pub(super) fn into_error(self, generation: &Generation, action: &str) -> Error {
         match self {
             Trouble::Cut => generation.was_cut(),
-            Trouble::Late(error) => error,
+            Trouble::Ours(error) => error,
             Trouble::Driver(error) => {
                 let gone = !generation.is_alive();
                 let source = generation.config.redacted(error);
@@ -401,6 +403,9 @@ impl ChannelGuard {
 
 impl Drop for ChannelGuard {
     fn drop(&mut self) {
+        if !self.generation.link.process.is_current() {
+            return;
+        }
         let channel = self.channel.clone();
         if self.shared && self.fit && self.generation.is_alive() && channel.status().connected() {
             self.generation.idle.lock().push((self.key, channel));
@@ -412,7 +417,7 @@ impl Drop for ChannelGuard {
 
 /// A raw channel of one's own; derefs to [`lapin::Channel`]. Closed in the background when it drops.
 pub struct Channel {
-    pub(super) pooled: Pooled,
+    pub(super) pooled: Ours<Pooled>,
 }
 
 impl Channel {
@@ -427,6 +432,7 @@ impl Channel {
     /// That of the driver's calls.
     pub async fn run<T>(&self, calls: impl AsyncFnOnce(&lapin::Channel) -> lapin::Result<T>) -> Result<T, Error> {
         let generation = &self.pooled.guard.generation;
+        generation.link.process.check()?;
         let calls = calls(&self.pooled.guard.channel);
         let answer = tokio::select! {
             biased;

@@ -18,6 +18,7 @@ use super::delivery::{Delivery, Keeps};
 use super::topology::{LOCKED_PAUSE, LOCKED_TRIES, is_locked};
 use super::{Inner, RabbitMq};
 use crate::error::Error;
+use crate::exit::Ours;
 use crate::lease::{Claim, Lease};
 use crate::resource::Link;
 use crate::runtime::deadline;
@@ -73,10 +74,12 @@ impl Consume {
 /// A consumer: a stream of deliveries. Cancelled when it drops; what it has not handed out by
 /// then goes back to its queue, and deliveries in hand can still be acknowledged.
 pub struct Consumer {
-    pub(super) deliveries: mpsc::UnboundedReceiver<Result<Delivery, Error>>,
+    pub(super) deliveries: Ours<mpsc::UnboundedReceiver<Result<Delivery, Error>>>,
     pub(super) link: Link,
     pub(super) cancelled: CancellationToken,
-    pub(super) _cancel: DropGuard,
+    /// It has said that it is the parent's.
+    pub(super) forked: bool,
+    pub(super) _cancel: Ours<DropGuard>,
     pub(super) _lease: Lease<RabbitMq>,
 }
 
@@ -94,6 +97,10 @@ impl Consumer {
     }
 
     pub(crate) fn poll_delivery(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Delivery, Error>>> {
+        if let Err(forked) = self.link.process.check() {
+            let told = std::mem::replace(&mut self.forked, true);
+            return Poll::Ready((!told).then_some(Err(forked)));
+        }
         loop {
             let next = ready!(self.deliveries.poll_recv(cx));
             match next {

@@ -145,6 +145,9 @@ impl Delivery {
 
 impl Drop for Delivery {
     fn drop(&mut self) {
+        if !self.generation.link.process.is_current() {
+            return std::mem::forget(self.keeps.take());
+        }
         let acker = &self.message.acker;
         if !acker.usable() || !self.generation.is_alive() {
             return;

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::subscriber::{DefaultGuard, NoSubscriber};
 
 use super::RabbitMqConfig;
-use super::connection::LINGER;
+use super::connection::{GOODBYE, LINGER};
 use super::consumer::Counted;
 use crate::error::Failure;
 use crate::probe::KillSwitch;
@@ -74,7 +74,7 @@ impl Drop for Probe {
                 channel.close(200, "OK".into()).await?;
                 goodbye.connection.close(200, "OK".into()).await
             };
-            let said = within(LINGER, said).await;
+            let said = within(GOODBYE, said).await;
             tracing::trace!(host = %config.host, ?said, "the prober's connection is closed");
             drop(cut);
             // It is gone in microseconds; if not, there is nothing more to be done about it.

@@ -1,0 +1,303 @@
+//! The program whose ending is tested. What it does is told by the variable `CHILD`: a way of
+//! running, a load, an ending, and what the application has done of its own.
+
+use std::any::Any;
+use std::env;
+use std::future::pending;
+use std::io::BufRead;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use resource_pool::config::ExitStatus;
+use resource_pool::{CloseReport, Failure, Link, Phase, Resource, ResourcePool, blocking};
+
+#[path = "load.rs"]
+mod load;
+
+/// A child's `CHILD` as its words.
+pub(crate) struct Part<'a> {
+    pub(crate) way: &'a str,
+    pub(crate) load: &'a str,
+    pub(crate) ending: &'a str,
+    pub(crate) app: &'a str,
+}
+
+pub(crate) fn main(part: &str) {
+    let words: Vec<_> = part.split(' ').collect();
+    let part = Part { way: words[0], load: words[1], ending: words[2], app: words[3] };
+    if part.way == "forking" {
+        return super::forking::main(part.ending);
+    }
+    let runtime = part.app.starts_with("adopted").then(runtime);
+    install(part.app, runtime.as_ref());
+    match part.way {
+        "blocking" => {
+            before_blocking(part.app);
+            load::threads(part.load);
+            after(part.app);
+            end(part.ending);
+        }
+        "blocking-run" => blocking::run(|| {
+            load::threads(part.load);
+            end(part.ending);
+        })
+        .expect("it came to its end"),
+        "run" => {
+            let part = words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+            let ended = resource_pool::run(async move {
+                load::tasks(&part[1]).await;
+                end_async(&part[2]).await;
+            });
+            // What waits for ever is ended by closing.
+            assert!(ended.is_ok() || ended.is_err_and(|error| error.is_closed()));
+        }
+        "tokio-main" => runtime.unwrap_or_else(self::runtime).block_on(async {
+            before_async(part.app);
+            load::tasks(part.load).await;
+            after(part.app);
+            end_async(part.ending).await;
+            if part.app == "adopted" {
+                assert!(ResourcePool::global().close_all().await.all_closed());
+            }
+        }),
+        "tokio-worker" => self::runtime().block_on(async {
+            let (load, ending) = (part.load.to_owned(), part.ending.to_owned());
+            let task = tokio::spawn(async move {
+                load::tasks(&load).await;
+                end_async(&ending).await;
+            });
+            if let Err(error) = task.await {
+                std::panic::resume_unwind(error.into_panic());
+            }
+        }),
+        "current-thread" => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                load::tasks(part.load).await;
+                end_async(part.ending).await;
+            });
+        }
+        way => panic!("no way {way}"),
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Runtime::new().expect("a runtime")
+}
+
+/// The global pool, as the application has it.
+fn install(app: &str, runtime: Option<&tokio::runtime::Runtime>) {
+    let mut builder = ResourcePool::builder();
+    match app {
+        "signals-off" => builder = builder.signals(false),
+        "zero" => builder = builder.exit_status(ExitStatus::Zero),
+        "adopted" | "adopted-ended" => builder = builder.runtime(runtime.expect("a runtime").handle().clone()),
+        // Configured by its environment alone, as most programs are.
+        _ => return ResourcePool::global().on_report(told),
+    }
+    builder.on_report(told).install().expect("the only pool");
+}
+
+pub(crate) fn told(report: &CloseReport) {
+    let steps: Vec<_> = report.steps.iter().map(|step| format!("{}={}", step.name, step.outcome)).collect();
+    for step in &report.steps {
+        for holder in &step.held {
+            eprintln!("HELD {} {holder}", step.name);
+        }
+    }
+    eprintln!("REPORT {}; {}; in {:?}", report.reason, steps.join("; "), report.took);
+}
+
+/// What the application does before the pool's first use.
+fn before_blocking(app: &str) {
+    match app {
+        "ctrlc-before" => ctrlc::set_handler(|| std::process::exit(7)).expect("the application is first"),
+        "hook-closes" => on_close(|pool| assert!(matches!(pool.close_all(), Err(error) if error.is_closed()))),
+        "hook-closes-one" => on_close(|pool| assert!(matches!(pool.close("redis"), Err(error) if error.is_closed()))),
+        "hook-closes-async" => on_close(|pool| {
+            let report = runtime().block_on(pool.as_async().close_all());
+            assert!(!report.all_closed(), "{report}");
+        }),
+        "hook-hangs" => on_close(|_| wait_for_ever()),
+        "listener-closes" => ResourcePool::global().on_report(|_| {
+            let again = blocking::ResourcePool::global().close_all().expect("the report that is there");
+            eprintln!("AGAIN {}", again.all_closed());
+        }),
+        "listener-exits" => ResourcePool::global().on_report(|_| std::process::exit(5)),
+        "listener-hangs" => ResourcePool::global().on_report(|_| wait_for_ever()),
+        "cut-hangs" | "usage-hangs" => {
+            let pool = blocking::ResourcePool::global();
+            pool.register("stubborn", Stubborn(app == "cut-hangs")).expect("the name is free");
+            drop(pool.get::<Stubborn>("stubborn").expect("it connects"));
+        }
+        _ => {}
+    }
+}
+
+fn on_close(hook: impl FnOnce(&'static blocking::ResourcePool) + Send + 'static) {
+    let pool = blocking::ResourcePool::global();
+    let hook = move || {
+        hook(pool);
+        Ok(())
+    };
+    pool.on_close("hook", Phase::Tasks, hook).expect("it is open");
+}
+
+fn wait_for_ever() {
+    loop {
+        std::thread::park();
+    }
+}
+
+fn before_async(app: &str) {
+    if app == "tokio-before" {
+        own_handlers();
+    }
+}
+
+fn after(app: &str) {
+    match app {
+        "tokio-after" => own_handlers(),
+        "ctrlc-after" => {
+            let refused = ctrlc::set_handler(|| std::process::exit(7));
+            eprintln!("CTRLC {}", refused.is_err());
+        }
+        _ => {}
+    }
+}
+
+/// The application ends by SIGINT and SIGTERM in its own way.
+fn own_handlers() {
+    let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).expect("a handler");
+    // Installed by its first poll, which must be before the test sends anything.
+    let mut int = Box::pin(tokio::signal::ctrl_c());
+    let waker = std::task::Waker::noop();
+    assert!(int.as_mut().poll(&mut std::task::Context::from_waker(waker)).is_pending());
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int => {}
+        }
+        std::process::exit(7);
+    });
+}
+
+/// What ends neither by itself nor by force.
+struct Stubborn(bool);
+
+impl Resource for Stubborn {
+    type Handle = ();
+
+    async fn connect(&self, _: &Link) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn ping(&self, _: &()) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn close(&self, _: ()) -> Result<(), Failure> {
+        pending().await
+    }
+
+    fn cut(&self, _: &()) {
+        if self.0 {
+            wait_for_ever();
+        }
+    }
+
+    fn usage(&self, _: &()) -> resource_pool::Usage {
+        if !self.0 && ResourcePool::global().is_closing() {
+            wait_for_ever();
+        }
+        resource_pool::Usage::default()
+    }
+}
+
+fn end(ending: &str) {
+    println!("READY");
+    match ending {
+        "return" => {}
+        "exit" => std::process::exit(3),
+        "exit-thread" => {
+            let _never = std::thread::spawn(|| std::process::exit(3)).join();
+        }
+        "panic" => panic!("as the test asked"),
+        "told" => {
+            heard();
+            std::process::exit(3);
+        }
+        "close-all" => {
+            let _ = blocking::ResourcePool::global().close_all();
+            wait_for_ever();
+        }
+        "wait" => {
+            load::until_closing();
+            println!("CLOSING");
+            wait_for_ever();
+        }
+        // A main that ends when it is told to.
+        "closing" => load::until_closing(),
+        _ => panic!("no such ending"),
+    }
+}
+
+async fn end_async(ending: &str) {
+    match ending {
+        "wait" => {
+            println!("READY");
+            ResourcePool::global().closing().wait().await;
+            println!("CLOSING");
+            pending().await
+        }
+        "closing" => {
+            println!("READY");
+            ResourcePool::global().closing().wait().await;
+        }
+        "told" => {
+            println!("READY");
+            tokio::task::spawn_blocking(heard).await.expect("a word");
+            std::process::exit(3);
+        }
+        _ => end(ending),
+    }
+}
+
+/// Keeps it for the life of the process, as a strategy does in a struct.
+pub(crate) fn keep(value: impl Any + Send) {
+    static KEPT: Mutex<Vec<Box<dyn Any + Send>>> = Mutex::new(Vec::new());
+    KEPT.lock().expect("nobody panics with it").push(Box::new(value));
+}
+
+/// Says how far it has come, and waits until the test has seen it.
+pub(crate) fn tell(line: &str) {
+    println!("{line}");
+    heard();
+}
+
+fn heard() {
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer).expect("an answer");
+}
+
+/// Who is to begin, and who has.
+#[derive(Default)]
+pub(crate) struct Begun(Mutex<Vec<Arc<AtomicBool>>>);
+
+impl Begun {
+    /// To be set by one who has.
+    pub(crate) fn sign(&self) -> Arc<AtomicBool> {
+        let sign = Arc::new(AtomicBool::new(false));
+        self.0.lock().expect("nobody panics with it").push(Arc::clone(&sign));
+        sign
+    }
+
+    pub(crate) fn are_all(&self) -> bool {
+        self.0.lock().expect("nobody panics with it").iter().all(|sign| sign.load(Ordering::SeqCst))
+    }
+}
+
+/// Whether this process is a child of the suite's.
+pub(crate) fn part() -> Option<String> {
+    env::var("CHILD").ok()
+}

@@ -1,0 +1,263 @@
+//! What the child is doing when it ends: nothing but holding leases (`idle`), working until it is
+//! told to stop (`busy`), or holding everything and never letting go (`held`).
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+#[cfg(feature = "clickhouse")]
+use clickhouse::Row;
+#[cfg(feature = "mongodb")]
+use mongodb::bson::doc;
+#[cfg(feature = "rabbitmq")]
+use resource_pool::rabbitmq::{Consume, Message, Queue};
+use resource_pool::{ResourcePool, blocking};
+#[cfg(feature = "clickhouse")]
+use serde::Serialize;
+
+use super::{Begun, keep};
+
+#[cfg(feature = "clickhouse")]
+#[derive(Row, Serialize)]
+struct Tick {
+    number: u64,
+}
+
+/// The backends that the test is about; all that are built unless it says otherwise.
+fn uses(name: &str) -> bool {
+    std::env::var("ONLY").map_or(true, |only| only == name)
+}
+
+pub(crate) fn until_closing() {
+    let closing = blocking::ResourcePool::global().closing();
+    while !closing.is_set() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+pub(crate) fn threads(load: &str) {
+    let begun = Begun::default();
+    let pool = blocking::ResourcePool::global();
+    let is_held = load == "held";
+    let is_busy = load == "busy";
+    #[cfg(feature = "mongodb")]
+    if uses("mongo") {
+        let mongo = pool.mongo().expect("mongo");
+        let ticks = mongo.database("quantaxis").collection("exits");
+        if load != "idle" {
+            ticks.insert_one(doc! { "of": "all" }).run().expect("a collection");
+            let mut session = mongo.start_session().run().expect("a session");
+            session.start_transaction().run().expect("a transaction");
+            ticks.insert_one(doc! { "in": "a transaction" }).session(&mut session).run().expect("an insert");
+            keep(session);
+        }
+        if is_busy {
+            let sign = begun.sign();
+            std::thread::spawn(move || {
+                while ticks.insert_one(doc! { "of": "a thread" }).run().is_ok() && !pool.is_closing() {
+                    sign.store(true, Ordering::SeqCst);
+                }
+            });
+        }
+        keep(mongo);
+    }
+    #[cfg(feature = "rabbitmq")]
+    if uses("rabbitmq") {
+        let rabbit = pool.rabbitmq().expect("rabbitmq");
+        if load != "idle" {
+            let queue = rabbit.declare_queue(Queue::temporary()).expect("a queue").name().to_owned();
+            let _ = rabbit.publish_batch((0..3).map(|_| Message::new("", &queue, "in hand"))).expect("confirmed");
+            let mut consumer = rabbit.consume(Consume::from(&queue).prefetch(3)).expect("a consumer");
+            let in_hand: Vec<_> = consumer.by_ref().take(3).map(|delivery| delivery.expect("a delivery")).collect();
+            if is_held {
+                keep((in_hand, consumer, rabbit.channel().expect("a channel")));
+            } else {
+                std::thread::spawn(move || {
+                    until_closing();
+                    for delivery in in_hand {
+                        settled(delivery.ack());
+                    }
+                    drop(consumer);
+                });
+            }
+        }
+        if is_busy {
+            let (sign, rabbit) = (begun.sign(), rabbit.clone());
+            std::thread::spawn(move || {
+                while rabbit.publish(Message::new("amq.fanout", "", "tick").optional()).is_ok() && !pool.is_closing() {
+                    sign.store(true, Ordering::SeqCst);
+                }
+            });
+        }
+        keep(rabbit);
+    }
+    #[cfg(feature = "clickhouse")]
+    if uses("clickhouse") {
+        let clickhouse = pool.clickhouse().expect("clickhouse");
+        clickhouse.execute(TABLE).expect("a table");
+        if is_busy {
+            let (sign, clickhouse) = (begun.sign(), clickhouse.clone());
+            std::thread::spawn(move || {
+                let rows = (0..2).map(|number| {
+                    sign.store(true, Ordering::SeqCst);
+                    if number == 1 {
+                        until_closing();
+                    }
+                    Tick { number }
+                });
+                settled(clickhouse.insert_rows("exits", rows));
+            });
+            let (sign, clickhouse) = (begun.sign(), pool.clickhouse().expect("clickhouse").clone());
+            std::thread::spawn(move || {
+                while clickhouse.query_rows::<u8>("SELECT 1").is_ok() && !pool.is_closing() {
+                    sign.store(true, Ordering::SeqCst);
+                }
+            });
+        }
+        keep(clickhouse);
+    }
+    #[cfg(feature = "redis")]
+    if uses("redis") {
+        let mut redis = pool.redis().expect("redis");
+        redis::cmd("PING").exec(&mut redis).expect("ping");
+        if is_held {
+            keep(redis);
+        } else {
+            // A checkout is work, which the drain would wait for.
+            drop(redis);
+        }
+        if is_busy {
+            let sign = begun.sign();
+            std::thread::spawn(move || {
+                while pool.redis().is_ok_and(|mut redis| redis::cmd("INCR").arg("exits").exec(&mut redis).is_ok())
+                    && !pool.is_closing()
+                {
+                    sign.store(true, Ordering::SeqCst);
+                }
+            });
+        }
+    }
+    let _ = (is_held, is_busy, pool);
+    while !begun.are_all() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+pub(crate) async fn tasks(load: &str) {
+    let begun = Begun::default();
+    let pool = ResourcePool::global();
+    let is_held = load == "held";
+    let is_busy = load == "busy";
+    #[cfg(feature = "mongodb")]
+    if uses("mongo") {
+        let mongo = pool.mongo().await.expect("mongo");
+        let ticks = mongo.database("quantaxis").collection("exits");
+        if load != "idle" {
+            ticks.insert_one(doc! { "of": "all" }).await.expect("a collection");
+            let mut session = mongo.start_session().await.expect("a session");
+            session.start_transaction().await.expect("a transaction");
+            ticks.insert_one(doc! { "in": "a transaction" }).session(&mut session).await.expect("an insert");
+            keep(session);
+        }
+        if is_busy {
+            let sign = begun.sign();
+            tokio::spawn(async move {
+                while ticks.insert_one(doc! { "of": "a task" }).await.is_ok() && !pool.is_closing() {
+                    sign.store(true, Ordering::SeqCst);
+                }
+            });
+        }
+        keep(mongo);
+    }
+    #[cfg(feature = "rabbitmq")]
+    if uses("rabbitmq") {
+        let rabbit = pool.rabbitmq().await.expect("rabbitmq");
+        if load != "idle" {
+            let queue = rabbit.declare_queue(Queue::temporary()).await.expect("a queue").name().to_owned();
+            let _ = rabbit.publish_batch((0..3).map(|_| Message::new("", &queue, "in hand"))).await.expect("confirmed");
+            let mut consumer = rabbit.consume(Consume::from(&queue).prefetch(3)).await.expect("a consumer");
+            let mut in_hand = Vec::new();
+            while in_hand.len() < 3 {
+                in_hand.push(consumer.next().await.expect("one more").expect("a delivery"));
+            }
+            if is_held {
+                keep((in_hand, consumer, rabbit.channel().await.expect("a channel")));
+            } else {
+                tokio::spawn(async move {
+                    pool.closing().wait().await;
+                    for delivery in in_hand {
+                        settled(delivery.ack().await);
+                    }
+                    drop(consumer);
+                });
+            }
+        }
+        if is_busy {
+            let (sign, rabbit) = (begun.sign(), rabbit.clone());
+            tokio::spawn(async move {
+                while rabbit.publish(Message::new("amq.fanout", "", "tick").optional()).await.is_ok()
+                    && !pool.is_closing()
+                {
+                    sign.store(true, Ordering::SeqCst);
+                }
+            });
+        }
+        keep(rabbit);
+    }
+    #[cfg(feature = "clickhouse")]
+    if uses("clickhouse") {
+        let clickhouse = pool.clickhouse().await.expect("clickhouse");
+        clickhouse.query(TABLE).execute().await.expect("a table");
+        if load != "idle" {
+            let mut insert = clickhouse.insert::<Tick>("exits").await.expect("an insert");
+            insert.write(&Tick { number: 1 }).await.expect("a row");
+            if is_held {
+                keep(insert);
+            } else {
+                tokio::spawn(async move {
+                    pool.closing().wait().await;
+                    settled(insert.end().await);
+                });
+            }
+        }
+        if is_busy {
+            let (sign, clickhouse) = (begun.sign(), clickhouse.clone());
+            tokio::spawn(async move {
+                while clickhouse.query("SELECT 1").fetch_one::<u8>().await.is_ok() && !pool.is_closing() {
+                    sign.store(true, Ordering::SeqCst);
+                }
+            });
+        }
+        keep(clickhouse);
+    }
+    #[cfg(feature = "redis")]
+    if uses("redis") {
+        let redis = pool.redis().await.expect("redis");
+        if is_held {
+            keep(redis.exclusive().await.expect("a connection"));
+        }
+        if is_busy {
+            let (sign, mut redis) = (begun.sign(), redis.clone());
+            tokio::spawn(async move {
+                while redis::cmd("INCR").arg("exits").exec_async(&mut redis).await.is_ok() && !pool.is_closing() {
+                    sign.store(true, Ordering::SeqCst);
+                }
+            });
+        }
+        keep(redis);
+    }
+    let _ = (is_held, is_busy, pool);
+    while !begun.are_all() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[cfg(feature = "clickhouse")]
+const TABLE: &str = "CREATE TABLE IF NOT EXISTS exits (number UInt64) ENGINE = MergeTree ORDER BY number";
+
+/// What was begun before closing must come to its end in the drain.
+#[cfg(any(feature = "rabbitmq", feature = "clickhouse"))]
+fn settled<T, E: std::fmt::Debug>(ended: Result<T, E>) {
+    if let Err(error) = ended {
+        eprintln!("TROUBLE {error:?}");
+    }
+}

@@ -1,0 +1,258 @@
+//! Servers, children, and how they ended.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use services::{Kind, Proxy, Service};
+
+use super::{KINDS, NAMES};
+
+/// Beyond all deadlines that the tests set.
+const FAR_TOO_LONG: Duration = Duration::from_secs(40);
+
+/// The servers of some children.
+pub(crate) struct Servers(pub(crate) BTreeMap<Kind, Service>, AtomicUsize);
+
+impl Servers {
+    pub(crate) fn of(kinds: &[Kind]) -> Self {
+        let started = Service::start_all(kinds).expect("servers");
+        Servers(kinds.iter().copied().zip(started).collect(), AtomicUsize::new(0))
+    }
+
+    /// This program as a child on these servers, with close limits of its own.
+    pub(crate) fn child(&self, part: &str, limits: &Limits) -> Command {
+        let mut command = Command::new(std::env::current_exe().expect("this program"));
+        command.env("CHILD", part).env("RUST_BACKTRACE", "0").env("RESOURCE_POOL_CONFIG", &limits.0);
+        for (kind, server) in &self.0 {
+            command.env(variable(*kind), server.url());
+        }
+        command
+    }
+
+    /// RabbitMQ's log tells an unclean end apart. Whoever looks first is told.
+    #[track_caller]
+    pub(crate) fn assert_clean(&self) {
+        if let Some(rabbitmq) = self.0.get(&Kind::RabbitMq) {
+            let unclean = rabbitmq.rabbitmq().expect("a broker").unclean_closes().expect("its log");
+            let known = self.1.fetch_max(unclean.len(), Ordering::SeqCst);
+            assert!(unclean.len() <= known, "of this child or one beside it: {:?}", &unclean[known..]);
+        }
+    }
+}
+
+pub(crate) fn variable(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Mongo => "MONGODB_URI",
+        Kind::RabbitMq => "AMQP_URL",
+        Kind::ClickHouse => "CLICKHOUSE_URL",
+        Kind::Redis => "REDIS_URL",
+    }
+}
+
+pub(crate) fn name(kind: Kind) -> &'static str {
+    let place = KINDS.iter().position(|known| *known == kind).expect("a kind of this build");
+    NAMES[place]
+}
+
+/// A proxy in front of each server.
+pub(crate) struct Proxies(pub(crate) BTreeMap<Kind, Proxy>);
+
+impl Proxies {
+    pub(crate) fn of(servers: &Servers) -> Self {
+        let proxy = |server: &Service| Proxy::start(server.port()).expect("a proxy");
+        Proxies(servers.0.iter().map(|(kind, server)| (*kind, proxy(server))).collect())
+    }
+
+    /// Leads the child through the proxies.
+    pub(crate) fn lead(&self, command: &mut Command, servers: &Servers) {
+        for (kind, proxy) in &self.0 {
+            // A member of the replica set would find its way round.
+            let url = proxy.url(&servers.0[kind]).replacen("replicaSet=rs0", "directConnection=true", 1);
+            command.env(variable(*kind), url);
+        }
+    }
+}
+
+/// A configuration file with limits that suit a test.
+pub(crate) struct Limits(PathBuf);
+
+impl Limits {
+    pub(crate) fn new(name: &str, toml: &str) -> Self {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("exits-{}-{name}.toml", std::process::id()));
+        std::fs::write(&path, toml).expect("a file");
+        Limits(path)
+    }
+}
+
+impl Drop for Limits {
+    fn drop(&mut self) {
+        // Nothing depends on it.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// A child that runs.
+pub(crate) struct Running {
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+    stderr: Option<JoinHandle<String>>,
+    /// When it was told to end, or began to.
+    ending: Option<Instant>,
+}
+
+impl Running {
+    pub(crate) fn start(mut command: Command) -> Self {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("a child");
+        let stdout = BufReader::new(child.stdout.take().expect("piped"));
+        let mut stderr = child.stderr.take().expect("piped");
+        let read = move || {
+            let mut text = Vec::new();
+            stderr.read_to_end(&mut text).expect("its words");
+            String::from_utf8_lossy(&text).into_owned()
+        };
+        Running { child, stdout, stderr: Some(std::thread::spawn(read)), ending: None }
+    }
+
+    /// Reads on to the line that begins so, and answers its rest.
+    pub(crate) fn hear(&mut self, start: &str) -> String {
+        let mut line = String::new();
+        loop {
+            line.clear();
+            if self.stdout.read_line(&mut line).expect("a line") == 0 {
+                let stderr = self.stderr.take().map(|stderr| stderr.join().expect("its words"));
+                panic!("the child ended before it said {start:?}: {stderr:?}");
+            }
+            if let Some(rest) = line.trim_end().strip_prefix(start) {
+                return rest.trim().to_owned();
+            }
+        }
+    }
+
+    pub(crate) fn ready(mut self) -> Self {
+        self.hear("READY");
+        self.ending = Some(Instant::now());
+        self
+    }
+
+    /// Lets a child go on that told something.
+    pub(crate) fn answer(&mut self) {
+        self.child.stdin.as_mut().expect("piped").write_all(b"\n").expect("it listens");
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn send(&mut self, signal: &str) {
+        self.ending = Some(Instant::now());
+        send(signal, self.id());
+    }
+
+    /// Ends a child that waits for being told to.
+    pub(crate) fn tell(&mut self) {
+        self.ending = Some(Instant::now());
+        self.answer();
+    }
+
+    pub(crate) fn end(mut self) -> Ended {
+        let began = self.ending.unwrap_or_else(Instant::now);
+        let status = loop {
+            match self.child.try_wait().expect("a child") {
+                Some(status) => break status,
+                None if began.elapsed() > FAR_TOO_LONG => {
+                    self.child.kill().expect("a child");
+                    let said = self.stderr.take().map(|stderr| stderr.join());
+                    panic!("it has not ended within {FAR_TOO_LONG:?}: {said:?}");
+                }
+                None => std::thread::sleep(Duration::from_millis(1)),
+            }
+        };
+        let took = began.elapsed();
+        TIMES.with_borrow_mut(|times| times.push(took));
+        let stderr = self.stderr.take().map(|stderr| stderr.join().expect("its words")).unwrap_or_default();
+        Ended { status, stderr, took }
+    }
+}
+
+thread_local! {
+    static TIMES: RefCell<Vec<Duration>> = const { RefCell::new(Vec::new()) };
+}
+
+/// How long the children of this thread took to end, since the last look.
+pub(crate) fn take_times() -> Vec<Duration> {
+    TIMES.take()
+}
+
+pub(crate) fn send(signal: &str, process: u32) {
+    let sent = Command::new("kill").arg(format!("-{signal}")).arg(process.to_string()).status();
+    assert!(sent.expect("kill").success(), "SIG{signal} to {process}");
+}
+
+/// How a child ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) status: ExitStatus,
+    pub(crate) stderr: String,
+    pub(crate) took: Duration,
+}
+
+/// How a process ends, as its parent sees it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum By {
+    Exit(i32),
+    Signal(i32),
+}
+
+impl Ended {
+    #[track_caller]
+    pub(crate) fn assert_by(&self, by: By) {
+        let ended = match by {
+            By::Exit(_) => self.status.code().map(By::Exit),
+            By::Signal(_) => self.status.signal().map(By::Signal),
+        };
+        assert_eq!(ended, Some(by), "{self}");
+    }
+
+    #[track_caller]
+    pub(crate) fn report(&self) -> &str {
+        let report = self.stderr.lines().find(|line| line.starts_with("REPORT"));
+        report.unwrap_or_else(|| panic!("no report: {self}"))
+    }
+
+    /// All that these have was closed, and nothing else went wrong.
+    #[track_caller]
+    pub(crate) fn assert_all_closed(&self, names: &[&str]) {
+        for name in names {
+            assert!(self.report().contains(&format!("{name}=closed")), "{name}: {self}");
+        }
+        assert!(!self.stderr.contains("TROUBLE"), "{self}");
+    }
+
+    /// Nothing panicked but what the test asked to.
+    #[track_caller]
+    pub(crate) fn assert_calm(&self) {
+        let panics = self.stderr.matches("panicked at").count();
+        let asked_for = self.stderr.matches("as the test asked").count();
+        assert_eq!(panics, asked_for, "{self}");
+    }
+
+    #[track_caller]
+    pub(crate) fn assert_within(&self, limit: Duration) {
+        assert!(self.took < limit, "{:?}: {self}", self.took);
+    }
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} after {:?}, saying\n{}", self.status, self.took, self.stderr)
+    }
+}
