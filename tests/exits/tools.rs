@@ -243,6 +243,7 @@ impl Ended {
         let panics = self.stderr.matches("panicked at").count();
         let asked_for = self.stderr.matches("as the test asked").count();
         assert_eq!(panics, asked_for, "{self}");
+        assert!(!self.stderr.contains("Sanitizer"), "{self}");
     }
 
     #[track_caller]

@@ -1,6 +1,7 @@
 //! `cargo xtask`: everything that needs the four servers, and the models, in one command each.
 
 mod child;
+mod exits;
 mod faults;
 mod fuzz;
 mod servers;
@@ -28,6 +29,10 @@ Usage: cargo xtask <verb> [arguments]
   models [args] try every interleaving in the models of the core: no servers; LOOM_MAX_PREEMPTIONS bounds them
   fuzz [--minutes N]
                 run each fuzz target for N minutes, 10 unless given; needs cargo-fuzz, and no server
+  exits [--rounds N] [filter]
+                every way a process can end, 20 times unless told otherwise, on private servers
+  sanitize [filter]
+                the same on Redis alone, under AddressSanitizer; each once unless EXIT_ROUNDS says otherwise
 
 Servers of your own are used instead of private ones if their URLs are in the environment:
   demo          MONGODB_URI, AMQP_URL, CLICKHOUSE_URL, REDIS_URL
@@ -47,6 +52,8 @@ fn main() -> ExitCode {
         "soak" => soak::run(&rest),
         "models" => models(&rest),
         "fuzz" => fuzz::run(&rest),
+        "exits" => exits::exits(&rest),
+        "sanitize" => exits::sanitize(&rest),
         "help" | "--help" | "-h" => {
             print!("{USAGE}");
             Ok(ExitCode::SUCCESS)

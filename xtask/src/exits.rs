@@ -1,0 +1,45 @@
+//! Every way a process can end, many times over, and under a sanitizer.
+
+use crate::cargo;
+use crate::child::Child;
+use std::env;
+use std::error::Error;
+use std::process::ExitCode;
+
+const ROUNDS: &str = "20";
+/// Its own folder, as nothing that is built for it fits anything else.
+const TARGET_DIR: &str = "target/sanitize";
+
+/// Runs the table of `tests/exits.rs`, which prints its progress and what it has seen.
+pub(crate) fn exits(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
+    let child = Child::catching_signals()?;
+    services::install(&services::Kind::ALL)?;
+    let (rounds, filters) = match arguments {
+        [flag, rounds, filters @ ..] if flag == "--rounds" => (rounds.as_str(), filters),
+        filters => (ROUNDS, filters),
+    };
+    rounds.parse::<usize>().map_err(|_| format!("{rounds:?} is no number of rounds"))?;
+    let mut command = cargo();
+    command.args(["test", "--test", "exits", "--"]).args(filters).env("EXIT_ROUNDS", rounds);
+    Ok(child.run(&mut command)?)
+}
+
+/// The same on Redis alone, under AddressSanitizer, which sees what is unsafe of ours, the standard
+/// library's and the drivers' code as far as it is compiled here.
+pub(crate) fn sanitize(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
+    let child = Child::catching_signals()?;
+    services::install(&[services::Kind::Redis])?;
+    let mut command = cargo();
+    // Naming the target keeps build scripts and macros free of it. `ctrlc/termination` is what
+    // another crate of a program may switch on.
+    let target = format!("{}-unknown-linux-gnu", env::consts::ARCH);
+    command.args(["test", "--test", "exits", "--target", &target, "--target-dir", TARGET_DIR]);
+    command.args(["--no-default-features", "--features", "redis,ctrlc/termination", "--"]).args(arguments);
+    command.env("RUSTC_BOOTSTRAP", "1").env("RUSTFLAGS", "-Zsanitizer=address");
+    // What a process holds when it ends by `exit` is no leak of interest, and is not all reachable.
+    command.env("ASAN_OPTIONS", "detect_leaks=0:detect_stack_use_after_return=1:exitcode=99");
+    if env::var_os("EXIT_ROUNDS").is_none() {
+        command.env("EXIT_ROUNDS", "1");
+    }
+    Ok(child.run(&mut command)?)
+}
