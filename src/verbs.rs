@@ -30,7 +30,7 @@ macro_rules! synchronous_verbs {
 
         /// Whether closing has started.
         pub fn is_closing(&self) -> bool {
-            self.registry().context.close.is_closing()
+            self.registry().is_closing()
         }
 
         /// Opens again after `close_all`; resources connect on their next use.

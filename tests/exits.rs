@@ -175,7 +175,7 @@ const TABLE: &[Row] = &[
     row("app_handles_another_after_us", "wait", Signal(1)).sent(&["HUP"]).app("tokio-after").ways(TASKS),
     row("app_has_ctrlc_before_us", "wait", Exit(7)).sent(&["INT"]).app("ctrlc-before").ways(THREADS),
     row("app_has_ctrlc_before_us", "wait", Signal(15)).sent(&["TERM"]).app("ctrlc-before").ways(THREADS),
-    row("app_wants_ctrlc_after_us", "wait", Signal(2)).sent(&["INT"]).app("ctrlc-after").ways(THREADS),
+    row("app_wants_ctrlc_after_us", "wait", Signal(2)).sent(&["INT"]).app("ctrlc-after").ways(THREADS).seen(Trouble("CTRLC refused")),
     row("signals_off", "return", Exit(0)).app("signals-off").ways(BOTH),
     row("signals_off", "wait", Signal(15)).sent(&["TERM"]).app("signals-off").ways(BOTH).seen(Nothing).within(3000),
     row("exit_status_zero", "wait", Exit(0)).sent(&["TERM"]).app("zero").ways(BOTH),
@@ -190,6 +190,8 @@ const TABLE: &[Row] = &[
     row("listener_that_closes_the_pool", "return", Exit(0)).app("listener-closes").ways(THREADS).seen(Trouble("AGAIN true")).within(4000),
     row("listener_that_exits", "close-all", Exit(5)).app("listener-exits").ways(THREADS).within(4000),
     row("listener_that_exits", "wait", Signal(15)).sent(&["TERM"]).app("listener-exits").ways(THREADS).within(4000),
+
+    row("listener_that_exits", "return", Exit(70)).app("listener-exits").ways(THREADS).seen(Trouble("still running: a listener\n")).within(FORCED),
 
     row("watchdog_names_a_step", "return", Exit(70)).app("cut-hangs").ways(THREADS).seen(Trouble("still running: stubborn\n")).within(FORCED),
     row("watchdog_names_a_step", "wait", Signal(15)).sent(&["TERM"]).app("cut-hangs").ways(THREADS).seen(Trouble("still running: stubborn\n")).within(FORCED),

@@ -8,6 +8,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use services::{Kind, Proxy, Service};
 use super::{KINDS, NAMES};
 
 /// Beyond all deadlines that the tests set.
-const FAR_TOO_LONG: Duration = Duration::from_secs(40);
+const FAR_TOO_LONG: Duration = Duration::from_secs(120);
 
 /// The servers of some children.
 pub(crate) struct Servers(pub(crate) BTreeMap<Kind, Service>, AtomicUsize);
@@ -106,6 +107,8 @@ pub(crate) struct Running {
     stderr: Option<JoinHandle<String>>,
     /// When it was told to end, or began to.
     ending: Option<Instant>,
+    /// Hung up when it is waited for no more; until then it has a limit.
+    _limit: Sender<()>,
 }
 
 impl Running {
@@ -119,7 +122,15 @@ impl Running {
             stderr.read_to_end(&mut text).expect("its words");
             String::from_utf8_lossy(&text).into_owned()
         };
-        Running { child, stdout, stderr: Some(std::thread::spawn(read)), ending: None }
+        let (limit, ended) = channel();
+        let id = child.id();
+        std::thread::spawn(move || {
+            if ended.recv_timeout(FAR_TOO_LONG) == Err(RecvTimeoutError::Timeout) {
+                eprintln!("process {id} is ended, having run for {FAR_TOO_LONG:?}");
+                send("KILL", id);
+            }
+        });
+        Running { child, stdout, stderr: Some(std::thread::spawn(read)), ending: None, _limit: limit }
     }
 
     /// Reads on to the line that begins so, and answers its rest.
@@ -165,17 +176,7 @@ impl Running {
 
     pub(crate) fn end(mut self) -> Ended {
         let began = self.ending.unwrap_or_else(Instant::now);
-        let status = loop {
-            match self.child.try_wait().expect("a child") {
-                Some(status) => break status,
-                None if began.elapsed() > FAR_TOO_LONG => {
-                    self.child.kill().expect("a child");
-                    let said = self.stderr.take().map(|stderr| stderr.join());
-                    panic!("it has not ended within {FAR_TOO_LONG:?}: {said:?}");
-                }
-                None => std::thread::sleep(Duration::from_millis(1)),
-            }
-        };
+        let status = self.child.wait().expect("a child");
         let took = began.elapsed();
         TIMES.with_borrow_mut(|times| times.push(took));
         let stderr = self.stderr.take().map(|stderr| stderr.join().expect("its words")).unwrap_or_default();
