@@ -456,16 +456,18 @@ fn fork_once(Suite { servers, .. }: &Suite, ending: &str, status: &str) {
     }
     assert_eq!(parent.hear("CHILD"), status);
     parent.hear("AFTER");
-    let after = proxies.0.iter().map(|(kind, proxy)| (*kind, proxy.clients()));
-    for ((kind, before), (_, after)) in before.iter().zip(after) {
-        // What the child's own pool has opened came later.
+    for (kind, before) in &before {
+        // What the child's own pool has opened came later, and was closed.
+        let proxy = &proxies.0[kind];
+        let are_closed = || proxy.clients()[before.len()..].iter().all(|client| client.end == Some(End::Fin));
+        until(are_closed, &format!("{kind}: the child's connections are closed"));
+        let after = proxy.clients();
         for (before, after) in before.iter().zip(&after) {
             assert_eq!(before.bytes, after.bytes, "{kind}: {after:?}");
             // Idle HTTP connections end by themselves.
             assert!(before.end == after.end || *kind == Kind::ClickHouse, "{kind}: {after:?}");
         }
         assert!(after.len() == before.len() || ending == "own", "{kind}: {after:?}");
-        assert!(after[before.len()..].iter().all(|client| client.end == Some(End::Fin)), "{kind}: {after:?}");
     }
     parent.answer();
     let ended = parent.end();
