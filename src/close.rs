@@ -14,7 +14,6 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-use once_cell::sync::OnceCell;
 use serde::Deserialize;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -507,7 +506,7 @@ impl CloseCell {
 
     /// Refuses to wait for this close on a thread that it runs on itself.
     fn check_outside(&self, course: &Course, resource: &str) -> Result<(), Error> {
-        if course.report.get().is_none() && self.part().is_some() {
+        if course.report().is_none() && self.part().is_some() {
             return Err(Error::Closing { resource: Arc::from(resource) });
         }
         Ok(())

@@ -383,7 +383,7 @@ impl Resource for RabbitMqResource {
         drop(inner.probe.lock().await.take());
         // Its goodbye takes a moment; where there was none for the other, not much longer.
         let mut probes = inner.probes.subscribe();
-        let patience = if goodbye.is_ok() { GOODBYE + LINGER } else { LINGER };
+        let patience = if goodbye.is_ok() { GOODBYE * 2 + LINGER } else { LINGER };
         let _ = within(patience, probes.wait_for(|probes| *probes == 0)).await;
         inner.current.write().take();
         goodbye

@@ -74,7 +74,7 @@ impl Drop for Probe {
                 channel.close(200, "OK".into()).await?;
                 goodbye.connection.close(200, "OK".into()).await
             };
-            let said = within(GOODBYE, said).await;
+            let said = within(GOODBYE * 2, said).await;
             tracing::trace!(host = %config.host, ?said, "the prober's connection is closed");
             drop(cut);
             // It is gone in microseconds; if not, there is nothing more to be done about it.
