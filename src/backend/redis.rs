@@ -492,7 +492,11 @@ impl Inner {
         let under = switch.clone();
         tokio::spawn(async move {
             tokio::select! {
-                () = driver => link.lost(generation, "the server closed the connection"),
+                () = driver => {
+                    // First, so that nothing is asked of it from the moment in which it counts as lost.
+                    switch.cut();
+                    link.lost(generation, "the server closed the connection");
+                }
                 () = switch.wait() => {}
             }
         });
@@ -573,6 +577,8 @@ impl ConnectionLike for Redis {
                             (answer, _) => return answer,
                         }
                         again = false;
+                        // Or the connection that is just being cut would be asked again.
+                        link.ready().await.map_err(refused)?;
                     }
                 }
                 Effect::Blocks => self.exclusive().await?.req_packed_command(cmd).await,
@@ -611,6 +617,7 @@ impl ConnectionLike for Redis {
                         (answer, _) => return answer,
                     }
                     again = false;
+                    link.ready().await.map_err(refused)?;
                 }
             }
         })
