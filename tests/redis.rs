@@ -277,7 +277,8 @@ fn redis_blocking_frozen_at_connect_health_and_close() {
     let started = Instant::now();
     let report = pool.close_all_within(Duration::from_secs(8)).unwrap();
     assert!(started.elapsed() < Duration::from_secs(9), "{:?}", started.elapsed());
-    assert!(matches!(report.step("redis").unwrap().outcome, Outcome::Failed(_)), "{report}");
+    // Lost in the drain, if there was a checkout to drain: its test may have failed as well.
+    assert!(matches!(report.step("redis").unwrap().outcome, Outcome::Closed | Outcome::Failed(_)), "{report}");
     assert!(in_flight.join().unwrap());
 }
 
