@@ -363,7 +363,7 @@ impl<T: ?Sized, H: Provide<T> + Send + Sync + 'static> Held<T> for Tenancy<H> {
 
     #[cfg(feature = "clickhouse")]
     fn whole(&self) -> &dyn std::any::Any {
-        &self.handle
+        &*self.handle
     }
 
     fn generation(&self) -> u64 {
