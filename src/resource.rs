@@ -187,7 +187,8 @@ impl Link {
     ///
     /// # Errors
     /// Why the connection is lost, or could not be made again, once as much time has passed as one
-    /// connect may take, or the acquire timeout if that is less; [`Error::Closing`], [`Error::Closed`].
+    /// connect may take, or the acquire timeout if that is less; [`Error::Closing`],
+    /// [`Error::Closed`], [`Error::Forked`].
     ///
     /// # Cancel safety
     /// Cancelling it cancels nothing else.
@@ -196,6 +197,7 @@ impl Link {
     }
 
     pub(crate) async fn ready_within(&self, limit: Duration) -> Result<(), Error> {
+        self.process.check()?;
         let Some(slot) = self.slot.upgrade() else {
             return Err(Error::Closed { resource: Arc::clone(&self.activity.name) });
         };
