@@ -148,7 +148,7 @@ const TABLE: &[Row] = &[
     row("exit", "exit", Exit(3)),
     row("exit", "exit", Exit(3)).loads(BUSY).ways(&["blocking", "blocking-run", "tokio-main", "tokio-worker", "run"]),
     // Its one thread is in `exit`, and polls nothing any more.
-    row("exit", "exit", Exit(3)).loads(BUSY).ways(&["current-thread"]).seen(Trouble("rabbitmq=closed; redis=closed")).within(FORCED),
+    row("exit", "exit", Exit(3)).loads(BUSY).ways(&["current-thread"]).seen(Trouble("redis=closed")).within(FORCED),
     row("exit", "exit", Exit(3)).loads(HELD).ways(BOTH),
     row("exit_from_a_thread", "exit-thread", Exit(3)),
     row("exit_from_a_thread", "exit-thread", Exit(3)).loads(BUSY).ways(BOTH),

@@ -30,11 +30,10 @@ pub(crate) fn sanitize(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>>
     let child = Child::catching_signals()?;
     services::install(&[services::Kind::Redis])?;
     let mut command = cargo();
-    // Naming the target keeps build scripts and macros free of it. `ctrlc/termination` is what
-    // another crate of a program may switch on.
+    // Naming the target keeps build scripts and macros free of it.
     let target = format!("{}-unknown-linux-gnu", env::consts::ARCH);
     command.args(["test", "--test", "exits", "--target", &target, "--target-dir", TARGET_DIR]);
-    command.args(["--no-default-features", "--features", "redis,ctrlc/termination", "--"]).args(arguments);
+    command.args(["--no-default-features", "--features", "redis", "--"]).args(arguments);
     command.env("RUSTC_BOOTSTRAP", "1").env("RUSTFLAGS", "-Zsanitizer=address");
     // What a process holds when it ends by `exit` is no leak of interest, and is not all reachable.
     command.env("ASAN_OPTIONS", "detect_leaks=0:detect_stack_use_after_return=1:exitcode=99");
