@@ -257,6 +257,66 @@ async fn inserter_commits_at_its_limits_and_begins_anew_after_an_error() {
     server.clickhouse().unwrap().query(&format!("DROP TABLE {table}")).unwrap();
 }
 
+/// The second one does not fit.
+#[derive(Row)]
+struct Picky {
+    code: String,
+    day: u32,
+}
+
+impl Serialize for Picky {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.day == 2 {
+            return Err(serde::ser::Error::custom("as the test asked"));
+        }
+        Bar { code: self.code.clone(), day: self.day }.serialize(serializer)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn inserter_gives_up_what_was_written_before_a_row_that_does_not_fit() {
+    let server = shared(Kind::ClickHouse);
+    let table = table(server);
+    let pool = pool(server);
+    let mut bars = pool.clickhouse().await.unwrap().inserter::<Picky>(&table).unwrap();
+    let picky = |day| Picky { code: "IBM".to_owned(), day };
+    for day in 0..2 {
+        bars.write(&picky(day)).await.unwrap();
+    }
+    assert_eq!(work(&pool, "clickhouse", Work::Row), 2);
+    let error = bars.write(&picky(2)).await.unwrap_err();
+    assert!(matches!(&error, Error::Operation { .. }), "{error}");
+    assert_eq!(work(&pool, "clickhouse", Work::Row), 0);
+    bars.write(&picky(3)).await.unwrap();
+    assert_eq!(bars.force_commit().await.unwrap().rows, 1);
+    assert_eq!(count(server, &table), 1);
+    assert!(pool.close_all().await.all_closed());
+    server.clickhouse().unwrap().query(&format!("DROP TABLE {table}")).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn inserter_made_in_the_drain_inserts_at_once() {
+    let server = shared(Kind::ClickHouse);
+    let table = table(server);
+    let pool = pool(server);
+    let clickhouse = pool.clickhouse().await.unwrap();
+    let client = clickhouse.clone();
+    let slow = tokio::spawn(async move { client.query("SELECT sleep(3)").execute().await });
+    until_async(SOON, async || work(&pool, "clickhouse", Work::Operation) > 0).await;
+    let closing = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.close_all().await }
+    });
+    until_async(SOON, async || pool.status().resource("clickhouse").unwrap().state == State::Draining).await;
+    let mut bars = clickhouse.inserter::<Bar>(&table).unwrap();
+    bars.write(&bar(1)).await.unwrap();
+    assert_eq!(count(server, &table), 1);
+    slow.await.unwrap().unwrap();
+    let report = closing.await.unwrap();
+    assert!(report.all_closed(), "{report}");
+    server.clickhouse().unwrap().query(&format!("DROP TABLE {table}")).unwrap();
+}
+
 /// Their owners sit idle, or go on writing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn drain_flushes_inserters() {

@@ -340,6 +340,7 @@ impl Resource for RabbitMqResource {
             intake: CancellationToken::new(),
             consumers: watch::Sender::new(0),
             probes: watch::Sender::new(0),
+            probes_given_up: CancellationToken::new(),
             closed: Arc::default(),
         });
         if let Err(failure) = inner.open_generation().await {
@@ -363,7 +364,10 @@ impl Resource for RabbitMqResource {
         // Taken out while in use, so that a ping given up takes its connection with it.
         let probe = match place.take() {
             Some(probe) => probe,
-            None => Probe::open(&self.config, &self.tls, Counted::new(&rabbit.inner.probes)).await?,
+            None => {
+                let (counted, given_up) = (Counted::new(&rabbit.inner.probes), rabbit.inner.probes_given_up.clone());
+                Probe::open(&self.config, &self.tls, counted, given_up).await?
+            }
         };
         let answer = probe.round_trip().await;
         answer.map_err(|error| Failure::transient(self.config.redacted(error)))?;
@@ -384,7 +388,11 @@ impl Resource for RabbitMqResource {
         // Its goodbye takes a moment; where there was none for the other, not much longer.
         let mut probes = inner.probes.subscribe();
         let patience = if goodbye.is_ok() { GOODBYE * 2 + LINGER } else { LINGER };
-        let _ = within(patience, probes.wait_for(|probes| *probes == 0)).await;
+        if within(patience, probes.wait_for(|probes| *probes == 0)).await.is_err() {
+            inner.probes_given_up.cancel();
+            // Cut, they are gone in microseconds.
+            let _ = within(LINGER, probes.wait_for(|probes| *probes == 0)).await;
+        }
         inner.current.write().take();
         goodbye
     }
@@ -454,6 +462,8 @@ pub(crate) struct Inner {
     intake: CancellationToken,
     consumers: watch::Sender<usize>,
     probes: watch::Sender<usize>,
+    /// Closing waits for their goodbyes no longer.
+    probes_given_up: CancellationToken,
     closed: Arc<AtomicBool>,
 }
 

@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 
 use super::{ClickHouseConfig, Connected, Effect, failed};
 use crate::error::{Error, Failure};
+use crate::exit::Ours;
 use crate::lease::Lease;
 use crate::repeat::Repeat;
 use crate::resource::{Busy, Link, Work};
@@ -37,21 +38,21 @@ use crate::slot::BoxFuture;
 /// error it begins anew.
 #[must_use = "its rows are not inserted until a commit"]
 pub struct Inserter<T: Row> {
-    shared: Arc<Shared<T>>,
+    shared: Ours<Arc<Shared<T>>>,
 }
 
 struct Shared<T: Row> {
     inserters: Arc<Inserters>,
     table: String,
     limits: SyncMutex<Limits>,
-    state: Mutex<State<T>>,
-    /// From now on every row is inserted at once.
-    is_closing: AtomicBool,
+    /// None before the first row of an `INSERT`.
+    begun: Mutex<Option<Begun<T>>>,
 }
 
-struct State<T> {
-    /// None before the first row of an `INSERT`.
-    inserter: Option<DriverInserter<T>>,
+/// An `INSERT`. It is out of its place while the driver has it, so that one that fails or is given
+/// up half-way leaves nothing.
+struct Begun<T> {
+    inserter: DriverInserter<T>,
     /// The rows that it has.
     rows: Busy,
 }
@@ -83,16 +84,14 @@ impl Lease<Client> {
 
 impl<T: Row + 'static> Inserter<T> {
     pub(crate) fn new(inserters: &Arc<Inserters>, table: &str) -> Self {
-        let state = State { inserter: None, rows: Busy::none(&inserters.link.activity, Work::Row) };
         let shared = Arc::new(Shared {
             inserters: Arc::clone(inserters),
             table: table.to_owned(),
             limits: SyncMutex::default(),
-            state: Mutex::new(state),
-            is_closing: AtomicBool::new(false),
+            begun: Mutex::new(None),
         });
         inserters.add(&shared);
-        Inserter { shared }
+        Inserter { shared: Ours::new(shared) }
     }
 
     /// Sets after how many rows a commit inserts. Defaults to no limit.
@@ -127,17 +126,18 @@ impl<T: Row + 'static> Inserter<T> {
         T: RowWrite,
     {
         let shared = &*self.shared;
+        shared.inserters.link.process.check()?;
         let writing = async {
-            let mut state = shared.state.lock().await;
-            let mut inserter = match state.inserter.take() {
-                Some(inserter) => inserter,
+            let mut place = shared.begun.lock().await;
+            let mut begun = match place.take() {
+                Some(begun) => begun,
                 None => shared.begin().await?,
             };
-            inserter.write(row).await.map_err(|error| shared.failed(error))?;
-            state.rows.add(1);
-            state.inserter = Some(inserter);
-            if shared.is_closing.load(Ordering::SeqCst) {
-                shared.commit(&mut state, true).await?;
+            begun.inserter.write(row).await.map_err(|error| shared.failed(error))?;
+            begun.rows.add(1);
+            *place = Some(begun);
+            if shared.inserters.is_closing() {
+                shared.commit(&mut place, true).await?;
             }
             Ok(())
         };
@@ -181,32 +181,32 @@ impl<T: Row + 'static> Inserter<T> {
 
 impl<T: Row> Shared<T> {
     /// Once there is a connection: what could not be sent is not known to the driver's inserter.
-    async fn begin(&self) -> Result<DriverInserter<T>, Error> {
+    async fn begin(&self) -> Result<Begun<T>, Error> {
         self.inserters.link.ready().await?;
         let Limits { max_rows, max_bytes, period } = *self.limits.lock();
         let inserter = self.inserters.client.inserter::<T>(&self.table).with_period(period);
-        Ok(inserter.with_max_rows(max_rows.unwrap_or(u64::MAX)).with_max_bytes(max_bytes.unwrap_or(u64::MAX)))
+        let inserter =
+            inserter.with_max_rows(max_rows.unwrap_or(u64::MAX)).with_max_bytes(max_bytes.unwrap_or(u64::MAX));
+        Ok(Begun { inserter, rows: Busy::none(&self.inserters.link.activity, Work::Row) })
     }
 
     async fn insert(&self, force: bool) -> Result<Quantities, Error> {
+        self.inserters.link.process.check()?;
         let inserting = async {
-            let mut state = self.state.lock().await;
-            let force = force || self.is_closing.load(Ordering::SeqCst);
-            self.commit(&mut state, force).await
+            let mut place = self.begun.lock().await;
+            self.commit(&mut place, force || self.inserters.is_closing()).await
         };
         inside(&self.inserters.runtime, inserting).await
     }
 
-    async fn commit(&self, state: &mut State<T>, force: bool) -> Result<Quantities, Error> {
-        let Some(mut inserter) = state.inserter.take() else { return Ok(Quantities::ZERO) };
-        // Both are out of their places meanwhile, so that an insert that fails or is given up half-way leaves none.
-        let rows = std::mem::replace(&mut state.rows, Busy::none(&self.inserters.link.activity, Work::Row));
-        let inserted = if force { inserter.force_commit().await } else { inserter.commit().await };
+    async fn commit(&self, place: &mut Option<Begun<T>>, force: bool) -> Result<Quantities, Error> {
+        let Some(mut begun) = place.take() else { return Ok(Quantities::ZERO) };
+        let inserted = if force { begun.inserter.force_commit().await } else { begun.inserter.commit().await };
         let inserted = inserted.map_err(|error| self.failed(error))?;
         if inserted.rows > 0 {
-            rows.done();
+            begun.rows.done();
         } else {
-            (state.rows, state.inserter) = (rows, Some(inserter));
+            *place = Some(begun);
         }
         Ok(inserted)
     }
@@ -230,11 +230,18 @@ pub(crate) struct Inserters {
     pub(crate) runtime: Handle,
     pub(crate) config: Arc<ClickHouseConfig>,
     open: SyncMutex<Vec<Weak<dyn Flush>>>,
+    /// From now on every row is inserted at once.
+    is_closing: AtomicBool,
 }
 
 impl Inserters {
     pub(super) fn new(client: Client, link: Link, runtime: Handle, config: Arc<ClickHouseConfig>) -> Arc<Self> {
-        Arc::new(Inserters { client, link, runtime, config, open: SyncMutex::default() })
+        let is_closing = AtomicBool::new(false);
+        Arc::new(Inserters { client, link, runtime, config, open: SyncMutex::default(), is_closing })
+    }
+
+    fn is_closing(&self) -> bool {
+        self.is_closing.load(Ordering::SeqCst)
     }
 
     /// Whether a statement like this is sent once more after its answer was lost.
@@ -251,6 +258,8 @@ impl Inserters {
 
     /// Inserts what each of them has, all at once and each within its limit.
     pub(super) async fn flush(&self) -> Result<(), Failure> {
+        // Before what is there is inserted, so that no row comes between.
+        self.is_closing.store(true, Ordering::SeqCst);
         let open: Vec<_> = self.open.lock().iter().filter_map(Weak::upgrade).collect();
         let limit = self.config.flush_timeout;
         let mut flushing = JoinSet::new();
@@ -267,7 +276,11 @@ impl Inserters {
         }
         let mut outcome = Ok(());
         while let Some(flushed) = flushing.join_next().await {
-            outcome = outcome.and(flushed.unwrap_or_else(|error| Err(Failure::transient(error))));
+            let flushed = flushed.unwrap_or_else(|error| Err(Failure::transient(error)));
+            if let Err(error) = &flushed {
+                tracing::warn!(resource = %self.link.name(), %error, "rows were not flushed");
+            }
+            outcome = outcome.and(flushed);
         }
         outcome
     }
@@ -285,8 +298,6 @@ impl<T: Row + 'static> Flush for Shared<T> {
     }
 
     fn flush(self: Arc<Self>) -> BoxFuture<Result<(), Error>> {
-        // Before what is there is inserted, so that no row comes between.
-        self.is_closing.store(true, Ordering::SeqCst);
         Box::pin(async move { self.insert(true).await.map(drop) })
     }
 }

@@ -42,11 +42,18 @@ struct Goodbye {
     pub(super) connection: lapin::Connection,
     pub(super) switch: KillSwitch,
     pub(super) gone: CancellationToken,
+    given_up: CancellationToken,
     _counted: Counted,
 }
 
 impl Probe {
-    pub(super) async fn open(config: &Arc<RabbitMqConfig>, tls: &Tls, counted: Counted) -> Result<Self, Failure> {
+    /// Its goodbye is cut short when it is given up.
+    pub(super) async fn open(
+        config: &Arc<RabbitMqConfig>,
+        tls: &Tls,
+        counted: Counted,
+        given_up: CancellationToken,
+    ) -> Result<Self, Failure> {
         let dialled = dial(config, tls, &format!("{} probe", config.connection_name), PROBE_FRAME_MAX).await?;
         let (switch, gone) = (dialled.switch.clone(), dialled.gone.clone());
         let cut = CutOnDrop::new(&switch);
@@ -54,7 +61,7 @@ impl Probe {
         let opened = connection.create_channel().await;
         let channel = opened.map_err(|error| Failure::transient(config.redacted(error)))?;
         cut.disarm();
-        let goodbye = Some(Goodbye { connection, switch, gone, _counted: counted });
+        let goodbye = Some(Goodbye { connection, switch, gone, given_up, _counted: counted });
         Ok(Probe { config: Arc::clone(config), channel, runtime: Handle::current(), goodbye })
     }
 
@@ -74,7 +81,10 @@ impl Drop for Probe {
                 channel.close(200, "OK".into()).await?;
                 goodbye.connection.close(200, "OK".into()).await
             };
-            let said = within(GOODBYE * 2, said).await;
+            let said = tokio::select! {
+                said = within(GOODBYE * 2, said) => Some(said),
+                () = goodbye.given_up.cancelled() => None,
+            };
             tracing::trace!(host = %config.host, ?said, "the prober's connection is closed");
             drop(cut);
             // It is gone in microseconds; if not, there is nothing more to be done about it.
