@@ -22,6 +22,7 @@ use crate::close::{self, Job, Reason, WATCHDOG};
 use crate::error::Error;
 use crate::registry::Registry;
 use crate::runtime::LONGEST;
+#[cfg(any(feature = "rabbitmq", feature = "redis"))]
 use crate::wait::Everyone;
 
 /// How a process that a signal ended exits, after closing.
@@ -50,6 +51,7 @@ pub(crate) struct Process {
     /// Open r2d2's connections.
     #[cfg(feature = "redis")]
     pub(crate) openers: OnceCell<Arc<scheduled_thread_pool::ScheduledThreadPool>>,
+    #[cfg(any(feature = "rabbitmq", feature = "redis"))]
     pub(crate) waiting: Everyone,
     pools: Mutex<Vec<Weak<Registry>>>,
     ending: AtomicBool,
@@ -73,6 +75,7 @@ impl Process {
             prober: OnceCell::new(),
             #[cfg(feature = "redis")]
             openers: OnceCell::new(),
+            #[cfg(any(feature = "rabbitmq", feature = "redis"))]
             waiting: Everyone::default(),
             pools: Mutex::default(),
             ending: AtomicBool::new(false),
