@@ -749,14 +749,14 @@ fn reserve(options: &CloseOptions, levels: usize) -> Duration {
 async fn drain(context: &Arc<Context>, slots: &[Arc<dyn AnySlot>], active: &[Arc<Activity>], limit: Duration) {
     let held = context.options.close.held;
     let flushed = in_parallel(context, limit, slots.iter().cloned().map(AnySlot::flush));
+    let idle = |activity: &Arc<Activity>| {
+        let slot = slots.iter().find(|slot| Arc::ptr_eq(slot.activity(), activity));
+        activity.tally.now().is_empty() && slot.is_none_or(|slot| !slot.holders().iter().any(|holder| holder.exclusive))
+    };
     let worked = async {
-        for activity in active {
-            let slot = slots.iter().find(|slot| Arc::ptr_eq(slot.activity(), activity));
-            let idle = || {
-                activity.tally.now().is_empty()
-                    && slot.is_none_or(|slot| !slot.holders().iter().any(|holder| holder.exclusive))
-            };
-            activity.until(|| idle().then_some(())).await;
+        // Until none is at work, since what ends at one may go on at another that was idle before.
+        while let Some(activity) = active.iter().find(|activity| !idle(activity)) {
+            activity.until(|| idle(activity).then_some(())).await;
         }
     };
     let released = async {

@@ -437,7 +437,8 @@ async fn connect<R: Resource>(mut trying: Trying<R>, recovering: bool) {
             },
             () = life.overtaken(attempt) => return,
         };
-        let pause = pauses.next().filter(|pause| !failure.permanent && started.elapsed() + *pause < budget);
+        let pause =
+            pauses.next().filter(|pause| !failure.permanent && started.elapsed().saturating_add(*pause) < budget);
         let error = slot.connect_error(failure, attempts, started);
         let Some(pause) = pause else {
             tracing::warn!(resource = %life.activity.name, %error, "connecting failed");

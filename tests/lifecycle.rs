@@ -414,6 +414,32 @@ async fn deadline_holds_whatever_hangs() {
 }
 
 #[tokio::test]
+async fn drain_waits_for_work_that_goes_on_at_another_resource() {
+    let (store, feed) = (Fake::new("a store"), Fake::new("feed"));
+    let pool = with(&store);
+    pool.register(feed.name, feed.clone()).unwrap();
+    for name in ["a store", "feed"] {
+        drop(pool.get::<Fake>(name).await.unwrap());
+    }
+    let link = |fake: &Fake| fake.script.link.lock().clone().unwrap();
+    let delivery = link(&feed).busy(Work::Delivery);
+    let closed = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.close_all().await }
+    });
+    until_async(SOON, async || ["a store", "feed"].iter().all(|name| state(&pool, name) == State::Draining)).await;
+    let insert = link(&store).busy(Work::Operation);
+    delivery.done();
+    let started = Instant::now();
+    until_async(SOON, async || started.elapsed() > Duration::from_millis(200)).await;
+    assert!(!closed.is_finished(), "an operation is under way");
+    insert.done();
+    let report = closed.within(SOON).await.unwrap();
+    let step = report.step("a store").unwrap();
+    assert_eq!((&step.finished[..], &step.unfinished[..]), (&[(Work::Operation, 1)][..], &[][..]), "{report}");
+}
+
+#[tokio::test]
 async fn drain_waits_for_work_and_hardly_for_held_leases() {
     let fake = Fake::new("fake");
     let pool = with(&fake);

@@ -194,6 +194,13 @@ fn redis_left_by_a_panic_between_commands_is_in_order() {
 }
 
 #[test]
+fn redis_blocking_acquire_may_wait_for_ever() {
+    let server = start();
+    let pool: blocking::ResourcePool = pool_of(config(&server)).into();
+    pool.within(Duration::MAX).redis().unwrap().set::<_, _, ()>("key", 7).unwrap();
+}
+
+#[test]
 fn redis_exhausted_pool_names_the_holder() {
     let server = start();
     let pool: blocking::ResourcePool = pool_of(config(&server).pool_size(1)).into();

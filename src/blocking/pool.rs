@@ -23,6 +23,8 @@ use crate::lease::{Claim, Holder, Lease, Provide};
 use crate::pool::{ResourcePool as AsyncPool, WarmUp};
 use crate::registry::{Owner, Registry};
 use crate::resource::Resource;
+#[cfg(feature = "redis")]
+use crate::runtime::deadline;
 use crate::runtime::{block, block_on, park_on};
 use crate::slot::{AnySlot, Slot};
 use crate::status::PoolStatus;
@@ -132,7 +134,7 @@ impl ResourcePool {
 
     #[cfg(feature = "redis")]
     fn check_out(&self, slot: &Arc<Slot<RedisResource>>, claim: Claim) -> Result<super::Redis, Error> {
-        let deadline = Instant::now() + self.acquire_timeout;
+        let deadline = deadline(self.acquire_timeout);
         let claim = claim.blocking();
         let shared: Lease<crate::Redis> = self.acquire(slot, claim)?;
         let connection = shared.check_out(claim, deadline.saturating_duration_since(Instant::now()))?;

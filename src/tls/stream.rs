@@ -265,7 +265,7 @@ mod blocking {
         fn secure_blocking(&self, mut stream: TcpStream, limit: Duration) -> io::Result<Blocking> {
             let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
             let mut session = ClientConnection::new(self.config.clone(), self.name.clone()).map_err(invalid)?;
-            let end = Instant::now() + limit;
+            let end = crate::runtime::deadline(limit);
             let late = || io::Error::new(io::ErrorKind::TimedOut, format!("no TLS handshake within {limit:?}"));
             let mut shake = || {
                 while session.is_handshaking() || session.wants_write() {
