@@ -17,6 +17,9 @@ use services::{Kind, Service};
 /// A frozen broker must show as an error within this.
 const FROZEN: Duration = Duration::from_secs(5);
 
+/// Closing leaves a thread no longer than it takes to end.
+const LEFT: Duration = Duration::from_millis(500);
+
 fn pool(server: &Service) -> ResourcePool {
     ResourcePool::builder().environment([("", ""); 0]).resource(RabbitMqConfig::url(server.url())).build().unwrap()
 }
@@ -78,7 +81,7 @@ async fn frozen_and_closed(server: &Service) {
     println!("{report}");
     assert!(report.took < Duration::from_secs(7), "{report}");
     assert!(rabbit.publish(Message::new("", "x", "x")).await.is_err());
-    until_async(Duration::from_secs(2), async || (loops(), sockets()) == before).await;
+    until_async(LEFT, async || (loops(), sockets()) == before).await;
     server.thaw().unwrap();
 }
 

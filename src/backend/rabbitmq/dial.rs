@@ -76,6 +76,8 @@ impl Drop for Probe {
         let Some(goodbye) = self.goodbye.take() else { return };
         let (config, channel) = (Arc::clone(&self.config), self.channel.clone());
         self.runtime.spawn(async move {
+            // As a whole: a field not named here would drop, and no longer count, before the task runs.
+            let goodbye = goodbye;
             let cut = CutOnDrop::new(&goodbye.switch);
             let said = async {
                 channel.close(200, "OK".into()).await?;
