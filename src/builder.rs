@@ -11,7 +11,7 @@ use crate::close::CloseReport;
 use crate::config::{Config, Environment, ExitStatus, Options, ResourceConfig};
 use crate::error::Error;
 use crate::global;
-use crate::registry::{Owner, Registry};
+use crate::registry::{PoolHandle, Registry};
 
 /// Builds a pool; what is set here is over the environment, which is over TOML.
 ///
@@ -33,7 +33,7 @@ type Listener = Box<dyn Fn(&CloseReport) + Send + Sync>;
 
 /// One of the two facades.
 pub(crate) trait Facade: Sized + 'static {
-    fn over(owner: Arc<Owner>) -> Self;
+    fn over(handle: Arc<PoolHandle>) -> Self;
     fn global() -> &'static Self;
 }
 
@@ -131,8 +131,8 @@ impl<P> Builder<P> {
     }
 
     /// The pool whose configuration may be unusable: acquiring answers the error.
-    pub(crate) fn build_unchecked(self) -> Arc<Owner> {
-        Arc::new(Owner(self.registry()))
+    pub(crate) fn build_unchecked(self) -> Arc<PoolHandle> {
+        Arc::new(PoolHandle(self.registry()))
     }
 }
 
@@ -143,9 +143,9 @@ impl<P: Facade> Builder<P> {
     /// # Errors
     /// [`Error::Config`] if something in it cannot be used. Nothing is connected yet.
     pub fn build(self) -> Result<P, Error> {
-        let owner = self.build_unchecked();
-        owner.0.check_config()?;
-        Ok(P::over(owner))
+        let handle = self.build_unchecked();
+        handle.0.check_config()?;
+        Ok(P::over(handle))
     }
 
     /// Makes it the global pool.
@@ -153,9 +153,9 @@ impl<P: Facade> Builder<P> {
     /// # Errors
     /// [`Error::AlreadyInstalled`] if there is one, [`Error::Config`] as [`build`](Self::build).
     pub fn install(self) -> Result<&'static P, Error> {
-        let owner = self.build_unchecked();
-        owner.0.check_config()?;
-        global::install(owner)?;
+        let handle = self.build_unchecked();
+        handle.0.check_config()?;
+        global::install(handle)?;
         Ok(P::global())
     }
 }

@@ -10,7 +10,7 @@ use crate::builder::{Builder, Facade};
 use crate::close::Reason;
 use crate::error::Error;
 use crate::pool::ResourcePool;
-use crate::registry::Owner;
+use crate::registry::PoolHandle;
 use crate::resource::{Busy, Work};
 use crate::runtime::{block, block_on, park_on};
 
@@ -22,16 +22,16 @@ pub(crate) fn pool() -> &'static ResourcePool {
 }
 
 pub(crate) fn blocking_pool() -> &'static blocking::ResourcePool {
-    BLOCKING.get_or_init(|| blocking::ResourcePool::over(Arc::clone(&pool().owner)))
+    BLOCKING.get_or_init(|| blocking::ResourcePool::over(Arc::clone(&pool().handle)))
 }
 
-pub(crate) fn install(owner: Arc<Owner>) -> Result<(), Error> {
-    GLOBAL.set(global(owner)).map_err(|_| Error::AlreadyInstalled)
+pub(crate) fn install(handle: Arc<PoolHandle>) -> Result<(), Error> {
+    GLOBAL.set(global(handle)).map_err(|_| Error::AlreadyInstalled)
 }
 
-fn global(owner: Arc<Owner>) -> ResourcePool {
-    owner.0.set_global();
-    ResourcePool::over(owner)
+fn global(handle: Arc<PoolHandle>) -> ResourcePool {
+    handle.0.set_global();
+    ResourcePool::over(handle)
 }
 
 /// Runs `main` on the global pool's runtime, handles signals, and closes at the end.
@@ -60,7 +60,7 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    let registry = &pool().owner.0;
+    let registry = &pool().handle.0;
     registry.context.check_process()?;
     registry.arm();
     let runtime = registry.context.runtime.handle()?;
@@ -84,7 +84,7 @@ where
 
 /// [`run`] for a closure, which stays on this thread.
 pub fn run_blocking<T>(main: impl FnOnce() -> T) -> Result<T, Error> {
-    let registry = &pool().owner.0;
+    let registry = &pool().handle.0;
     registry.context.check_process()?;
     registry.arm();
     let busy = Busy::new(&registry.main, Work::Main);

@@ -92,7 +92,7 @@ pub struct Holder {
     /// From where it was acquired, if [`backtrace`](crate::config::LeakOptions::backtrace) is on.
     pub backtrace: Option<Arc<Backtrace>>,
     #[cfg_attr(not(any(feature = "rabbitmq", feature = "redis")), allow(dead_code, reason = "nothing is exclusive"))]
-    pub(crate) places: Option<PlacesId>,
+    pub(crate) quota: Option<QuotaId>,
 }
 
 impl Holder {
@@ -143,7 +143,7 @@ impl fmt::Display for Listed<'_> {
 pub(crate) struct Claim {
     pub(crate) site: &'static Location<'static>,
     /// What an exclusive one is a checkout of.
-    pub(crate) places: Option<PlacesId>,
+    pub(crate) quota: Option<QuotaId>,
     /// The thread that claims is blocked until it gets its answer.
     #[cfg_attr(not(any(feature = "rabbitmq", feature = "redis")), allow(dead_code, reason = "nothing is exclusive"))]
     pub(crate) blocks: bool,
@@ -151,12 +151,12 @@ pub(crate) struct Claim {
 
 /// Which exclusive checkouts are meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct PlacesId(pub(crate) NonZeroU64);
+pub(crate) struct QuotaId(pub(crate) NonZeroU64);
 
 impl Claim {
     #[track_caller]
     pub(crate) fn shared() -> Self {
-        Claim { site: Location::caller(), places: None, blocks: false }
+        Claim { site: Location::caller(), quota: None, blocks: false }
     }
 
     /// The same for a caller whose thread is blocked meanwhile.
@@ -220,7 +220,7 @@ impl<H: Clone + Send + Sync + 'static> Ledger<H> {
     where
         H: Provide<T>,
     {
-        let watched = claim.places.is_some() || self.options.shared;
+        let watched = claim.quota.is_some() || self.options.shared;
         let origin = watched.then(|| Box::new(Origin::here(self.options.backtrace)));
         let mut places = self.seats[thread_number() % SEATS].0.lock();
         let held = Arc::clone(places.open.as_ref()?);
@@ -315,8 +315,8 @@ impl Place {
             resource: Arc::clone(resource),
             site: self.claim.site,
             held: self.since.elapsed(),
-            exclusive: self.claim.places.is_some(),
-            places: self.claim.places,
+            exclusive: self.claim.quota.is_some(),
+            quota: self.claim.quota,
             generation: self.generation,
             owner: origin.map(|origin| origin.owner.clone()),
             suspected: self.suspected,

@@ -137,7 +137,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         closing: impl Fn() -> bool,
         connect: impl Fn(u64),
     ) -> Result<(), Error> {
-        let _waiting = Waiting::new(self);
+        let _acquiring = Acquiring::new(self);
         let mut joined = None;
         let ready = self.activity.until(|| match self.advance(&mut joined, patient, &closing) {
             Ok(Next::Lease) => Some(Ok(())),
@@ -458,16 +458,16 @@ impl<H> Inner<H> {
 }
 
 /// Counts an acquire that waits.
-struct Waiting<'a, H>(&'a Life<H>);
+struct Acquiring<'a, H>(&'a Life<H>);
 
-impl<'a, H> Waiting<'a, H> {
+impl<'a, H> Acquiring<'a, H> {
     fn new(life: &'a Life<H>) -> Self {
         life.inner.lock().waiting += 1;
-        Waiting(life)
+        Acquiring(life)
     }
 }
 
-impl<H> Drop for Waiting<'_, H> {
+impl<H> Drop for Acquiring<'_, H> {
     fn drop(&mut self) {
         self.0.inner.lock().waiting -= 1;
     }

@@ -19,7 +19,7 @@ use crate::error::{BoxError, Error};
 use crate::global;
 use crate::health::HealthReport;
 use crate::lease::{Claim, Holder, Lease, Provide};
-use crate::registry::{Owner, Registry};
+use crate::registry::{PoolHandle, Registry};
 use crate::resource::Resource;
 use crate::slot::{AnySlot, Slot};
 use crate::status::PoolStatus;
@@ -32,7 +32,7 @@ use crate::verbs::synchronous_verbs;
 /// [global](ResourcePool::global) one when the process ends.
 #[derive(Clone)]
 pub struct ResourcePool {
-    pub(crate) owner: Arc<Owner>,
+    pub(crate) handle: Arc<PoolHandle>,
     acquire_timeout: Duration,
 }
 
@@ -217,7 +217,7 @@ impl ResourcePool {
     synchronous_verbs!();
 
     pub(crate) fn registry(&self) -> &Arc<Registry> {
-        &self.owner.0
+        &self.handle.0
     }
 
     pub(crate) async fn acquire<R: Resource, T: ?Sized + 'static>(
@@ -239,9 +239,9 @@ impl ResourcePool {
 }
 
 impl Facade for ResourcePool {
-    fn over(owner: Arc<Owner>) -> Self {
-        let acquire_timeout = owner.0.context.options.acquire_timeout;
-        ResourcePool { owner, acquire_timeout }
+    fn over(handle: Arc<PoolHandle>) -> Self {
+        let acquire_timeout = handle.0.context.options.acquire_timeout;
+        ResourcePool { handle, acquire_timeout }
     }
 
     fn global() -> &'static Self {

@@ -476,9 +476,9 @@ impl fmt::Debug for Registry {
 }
 
 /// What a user's handles to a pool share: when the last one drops, the pool closes.
-pub(crate) struct Owner(pub(crate) Arc<Registry>);
+pub(crate) struct PoolHandle(pub(crate) Arc<Registry>);
 
-impl Drop for Owner {
+impl Drop for PoolHandle {
     fn drop(&mut self) {
         if !self.0.context.process.is_current() {
             // Nothing of it may be dropped here.

@@ -16,13 +16,13 @@ use parking_lot::Mutex;
 
 use crate::error::{DeadlockError, Error, Source, TimeoutError, Waiter, Waiters};
 use crate::exit::Process;
-use crate::lease::{Claim, Holder, PlacesId};
+use crate::lease::{Claim, Holder, QuotaId};
 use crate::owner::Owner;
 use crate::resource::Link;
 
 /// Exclusive checkouts of one kind, of which there are only so many: connections, channels.
-pub(crate) struct Places {
-    id: PlacesId,
+pub(crate) struct Quota {
+    id: QuotaId,
     link: Link,
     count: usize,
     /// What they are, in the plural.
@@ -31,22 +31,22 @@ pub(crate) struct Places {
     option: &'static str,
 }
 
-impl Places {
+impl Quota {
     pub(crate) fn new(link: &Link, count: usize, what: &'static str, option: &'static str) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         // Never zero: it would take centuries to come round.
         let id = NonZeroU64::new(NEXT.fetch_add(1, Ordering::Relaxed)).unwrap_or(NonZeroU64::MIN);
-        Arc::new(Places { id: PlacesId(id), link: link.clone(), count, what, option })
+        Arc::new(Quota { id: QuotaId(id), link: link.clone(), count, what, option })
     }
 
     /// The claim for one of them.
     pub(crate) fn claim(&self, claim: Claim) -> Claim {
-        Claim { places: Some(self.id), ..claim }
+        Claim { quota: Some(self.id), ..claim }
     }
 
     /// Whoever holds one, the oldest first.
     fn holders(&self) -> Vec<Holder> {
-        self.link.holders().into_iter().filter(|holder| holder.places == Some(self.id)).collect()
+        self.link.holders().into_iter().filter(|holder| holder.quota == Some(self.id)).collect()
     }
 
     /// Has the wait that now begins known until the guard drops, which is before what was waited
@@ -66,7 +66,7 @@ impl Places {
         }
         let wait = Wait(Arc::new(Waiting {
             owner: Owner::current(),
-            places: Arc::clone(self),
+            quota: Arc::clone(self),
             site: claim.site,
             since: Instant::now(),
         }));
@@ -97,12 +97,12 @@ impl Places {
 pub(crate) struct Everyone(Mutex<HashMap<Owner, Vec<Arc<Waiting>>>>);
 
 thread_local! {
-    /// The places that closures which run on this thread have been lent.
-    static LENT: RefCell<Vec<PlacesId>> = const { RefCell::new(Vec::new()) };
+    /// Of which quota closures that run on this thread have been lent a checkout.
+    static LENT: RefCell<Vec<QuotaId>> = const { RefCell::new(Vec::new()) };
 }
 
-fn lent_here(places: PlacesId) -> usize {
-    LENT.try_with(|lent| lent.borrow().iter().filter(|one| **one == places).count()).unwrap_or(0)
+fn lent_here(quota: QuotaId) -> usize {
+    LENT.try_with(|lent| lent.borrow().iter().filter(|one| **one == quota).count()).unwrap_or(0)
 }
 
 /// A place lent to a closure. Never leaves its thread.
@@ -118,10 +118,10 @@ impl Drop for Lending {
     }
 }
 
-/// A wait for one of these places.
+/// A wait for one of a quota.
 struct Waiting {
     owner: Owner,
-    places: Arc<Places>,
+    quota: Arc<Quota>,
     site: &'static Location<'static>,
     since: Instant,
 }
@@ -140,18 +140,18 @@ impl Waiting {
     /// holds something and does not wait, so may go on and free it.
     fn cycle(self: &Arc<Self>) -> Vec<Waiter> {
         let mut waiting = vec![Arc::clone(self)];
-        let mut seen: Vec<PlacesId> = Vec::new();
+        let mut seen: Vec<QuotaId> = Vec::new();
         let mut held: Vec<Holder> = Vec::new();
         let mut next = 0;
-        while let Some(places) = waiting.get(next).map(|one| Arc::clone(&one.places)) {
+        while let Some(quota) = waiting.get(next).map(|one| Arc::clone(&one.quota)) {
             next += 1;
-            if seen.contains(&places.id) {
+            if seen.contains(&quota.id) {
                 continue;
             }
-            seen.push(places.id);
-            let holders = places.holders();
+            seen.push(quota.id);
+            let holders = quota.holders();
             // One may be about to be held, or could not be connected.
-            if holders.len() < places.count {
+            if holders.len() < quota.count {
                 return Vec::new();
             }
             for holder in holders {
@@ -173,8 +173,8 @@ impl Waiting {
         let waiter = |one: &Arc<Waiting>| Waiter {
             owner: one.owner.clone(),
             holds: held.iter().filter(|holder| holder.owner.as_ref() == Some(&one.owner)).cloned().collect(),
-            resource: Arc::clone(one.places.link.name()),
-            waiting_for: one.places.waited_for(),
+            resource: Arc::clone(one.quota.link.name()),
+            waiting_for: one.quota.waited_for(),
             site: one.site,
             waited: one.since.elapsed(),
         };
@@ -189,13 +189,13 @@ pub(crate) struct Wait(Arc<Waiting>);
 impl Wait {
     /// It reached its limit: why.
     pub(crate) fn timed_out(&self, source: Option<Source>) -> TimeoutError {
-        let Waiting { places, since, .. } = &*self.0;
+        let Waiting { quota, since, .. } = &*self.0;
         TimeoutError {
-            resource: Arc::clone(places.link.name()),
-            endpoint: Arc::clone(places.link.endpoint()),
-            waiting_for: places.waited_for(),
+            resource: Arc::clone(quota.link.name()),
+            endpoint: Arc::clone(quota.link.endpoint()),
+            waiting_for: quota.waited_for(),
             waited: since.elapsed(),
-            holders: places.holders(),
+            holders: quota.holders(),
             cycle: self.0.cycle(),
             source,
         }

@@ -75,7 +75,7 @@ use crate::runtime::{deadline, within};
 use crate::scoped::{self, Scoped};
 use crate::status::Usage;
 use crate::tls::{Tls, TlsOptions};
-use crate::wait::Places;
+use crate::wait::Quota;
 
 /// Plain, and over TLS.
 const SCHEMES: [&str; 2] = ["amqp", "amqps"];
@@ -815,7 +815,7 @@ impl Inner {
             intake: self.intake.clone(),
             closed: Arc::clone(&self.closed),
             permits: Arc::new(Semaphore::new(config.max_channels)),
-            places: Places::new(&self.link, config.max_channels, "channels", "max_channels"),
+            quota: Quota::new(&self.link, config.max_channels, "channels", "max_channels"),
             open: Mutex::default(),
             next_key: AtomicU64::new(0),
             idle: Mutex::default(),
@@ -975,7 +975,7 @@ impl Inner {
         let permit = generation.permit(claim).await?;
         drop(lease);
         // Only now is it held, and by whom.
-        let (lease, _) = self.lease(deadline, generation.places.claim(claim)).await?;
+        let (lease, _) = self.lease(deadline, generation.quota.claim(claim)).await?;
         let guard = match what {
             Use::Raw => ChannelGuard::open(&generation).await?,
             Use::Verb => match generation.idle_channel() {

@@ -39,7 +39,7 @@ use crate::scoped::{self, Scoped};
 use crate::slot::BoxFuture;
 use crate::status::Usage;
 use crate::tls::{self, Blocking, Stream, Tls, TlsOptions};
-use crate::wait::Places;
+use crate::wait::Quota;
 
 /// Plain, and over TLS.
 const SCHEMES: [&str; 2] = ["redis", "rediss"];
@@ -212,9 +212,9 @@ impl Resource for RedisResource {
             shared: RwLock::new(None),
             probe: tokio::sync::Mutex::new(None),
             exclusives: Arc::new(Semaphore::new(self.config.exclusive_size)),
-            exclusive_places: Places::new(link, self.config.exclusive_size, "exclusive connections", "exclusive_size"),
+            exclusive_quota: Quota::new(link, self.config.exclusive_size, "exclusive connections", "exclusive_size"),
             threads: OnceCell::new(),
-            thread_places: Places::new(link, self.config.pool_size as usize, "connections", "pool_size"),
+            thread_quota: Quota::new(link, self.config.pool_size as usize, "connections", "pool_size"),
             waiting: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
         });
@@ -305,9 +305,9 @@ struct Inner {
     shared: RwLock<Option<MultiplexedConnection>>,
     probe: tokio::sync::Mutex<Option<Own>>,
     exclusives: Arc<Semaphore>,
-    exclusive_places: Arc<Places>,
+    exclusive_quota: Arc<Quota>,
     threads: OnceCell<r2d2::Pool<Manager>>,
-    thread_places: Arc<Places>,
+    thread_quota: Arc<Quota>,
     waiting: AtomicUsize,
     closed: AtomicBool,
 }
@@ -383,7 +383,7 @@ impl Redis {
         self.inner.link.process.check().map_err(refused)?;
         let permit = self.permit(claim).await?;
         self.inner.link.ready().await.map_err(refused)?;
-        let claim = self.inner.exclusive_places.claim(claim);
+        let claim = self.inner.exclusive_quota.claim(claim);
         let lease = self.inner.link.lease::<RedisResource, Redis>(claim).ok_or_else(|| self.inner.closed())?;
         Ok(Checkout { _permit: permit, _lease: lease })
     }
@@ -392,7 +392,7 @@ impl Redis {
         if let Ok(permit) = Arc::clone(&self.inner.exclusives).try_acquire_owned() {
             return Ok(permit);
         }
-        let wait = self.inner.exclusive_places.wait(claim).map_err(refused)?;
+        let wait = self.inner.exclusive_quota.wait(claim).map_err(refused)?;
         let waiting = Arc::clone(&self.inner.exclusives).acquire_owned();
         let limit = self.inner.link.acquire_timeout();
         let timed = self.inner.runtime.spawn(async move { tokio::time::timeout(limit, waiting).await });
@@ -435,7 +435,7 @@ impl Redis {
             return Ok(connection);
         }
         let deadline = deadline(limit.saturating_sub(started.elapsed()));
-        let wait = inner.thread_places.wait(claim)?;
+        let wait = inner.thread_quota.wait(claim)?;
         inner.waiting.fetch_add(1, Ordering::Relaxed);
         let got = block(inner.link.name(), || inner.wait_for_one(pool, deadline));
         inner.waiting.fetch_sub(1, Ordering::Relaxed);
@@ -449,8 +449,8 @@ impl Redis {
     }
 
     /// What [`check_out`](Self::check_out) gives out.
-    pub(crate) fn thread_places(&self) -> &Places {
-        &self.inner.thread_places
+    pub(crate) fn thread_quota(&self) -> &Quota {
+        &self.inner.thread_quota
     }
 }
 

@@ -21,7 +21,7 @@ use crate::global;
 use crate::health::HealthReport;
 use crate::lease::{Claim, Holder, Lease, Provide};
 use crate::pool::{ResourcePool as AsyncPool, WarmUp};
-use crate::registry::{Owner, Registry};
+use crate::registry::{PoolHandle, Registry};
 use crate::resource::Resource;
 #[cfg(feature = "redis")]
 use crate::runtime::deadline;
@@ -34,7 +34,7 @@ use crate::verbs::synchronous_verbs;
 /// core, so both see the same resources.
 #[derive(Clone)]
 pub struct ResourcePool {
-    owner: Arc<Owner>,
+    handle: Arc<PoolHandle>,
     acquire_timeout: Duration,
 }
 
@@ -138,7 +138,7 @@ impl ResourcePool {
         let claim = claim.blocking();
         let shared: Lease<crate::Redis> = self.acquire(slot, claim)?;
         let connection = shared.check_out(claim, deadline.saturating_duration_since(Instant::now()))?;
-        let claim = shared.thread_places().claim(claim);
+        let claim = shared.thread_quota().claim(claim);
         drop(shared);
         // Only now is it held, and by whom.
         Ok(super::Redis::new(connection, self.acquire(slot, claim)?))
@@ -221,13 +221,13 @@ impl ResourcePool {
 
     /// The async view of the same pool.
     pub fn as_async(&self) -> AsyncPool {
-        AsyncPool::over(Arc::clone(&self.owner)).within(self.acquire_timeout)
+        AsyncPool::over(Arc::clone(&self.handle)).within(self.acquire_timeout)
     }
 
     synchronous_verbs!();
 
     fn registry(&self) -> &Arc<Registry> {
-        &self.owner.0
+        &self.handle.0
     }
 
     fn acquire<R: Resource, T: ?Sized + 'static>(&self, slot: &Arc<Slot<R>>, claim: Claim) -> Result<Lease<T>, Error>
@@ -252,14 +252,14 @@ impl ResourcePool {
 
 impl From<AsyncPool> for ResourcePool {
     fn from(pool: AsyncPool) -> Self {
-        ResourcePool::over(pool.owner)
+        ResourcePool::over(pool.handle)
     }
 }
 
 impl Facade for ResourcePool {
-    fn over(owner: Arc<Owner>) -> Self {
-        let acquire_timeout = owner.0.context.options.acquire_timeout;
-        ResourcePool { owner, acquire_timeout }
+    fn over(handle: Arc<PoolHandle>) -> Self {
+        let acquire_timeout = handle.0.context.options.acquire_timeout;
+        ResourcePool { handle, acquire_timeout }
     }
 
     fn global() -> &'static Self {

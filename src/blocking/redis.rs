@@ -43,7 +43,7 @@ impl Redis {
     /// `pool.redis()?.lend(|redis| redis.incr("trades", 1))`.
     pub fn lend<T>(mut self, run: impl FnOnce(&mut Lent<'_>) -> T) -> T {
         let shared = Shared::clone(&self.lease);
-        let _lending = shared.thread_places().lend();
+        let _lending = shared.thread_quota().lend();
         run(&mut Lent(&mut self))
     }
 

@@ -29,7 +29,7 @@ use crate::lease::{Claim, Lease};
 use crate::probe::KillSwitch;
 use crate::resource::Link;
 use crate::runtime;
-use crate::wait::{Lending, Places};
+use crate::wait::{Lending, Quota};
 
 /// One connection, with the channels that are open on it.
 pub(super) struct Generation {
@@ -45,7 +45,7 @@ pub(super) struct Generation {
     /// Cancelled when the driver's thread and socket are gone.
     pub(super) gone: CancellationToken,
     pub(super) permits: Arc<Semaphore>,
-    pub(super) places: Arc<Places>,
+    pub(super) quota: Arc<Quota>,
     pub(super) waiting: AtomicUsize,
     /// Every open channel, whoever has it: closing closes them all. Keyed by a number of ours, as
     /// the driver uses a closed channel's again.
@@ -85,7 +85,7 @@ impl Generation {
         if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
             return Ok(permit);
         }
-        let wait = self.places.wait(claim)?;
+        let wait = self.quota.wait(claim)?;
         let limit = self.link.acquire_timeout();
         let timer = self.timer(limit);
         self.waiting.fetch_add(1, Ordering::Relaxed);
@@ -443,7 +443,7 @@ impl Channel {
     }
 
     pub(crate) fn lend(&self) -> Lending {
-        self.pooled.guard.generation.places.lend()
+        self.pooled.guard.generation.quota.lend()
     }
 
     pub(crate) fn runtime(&self) -> &Handle {
