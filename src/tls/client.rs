@@ -116,33 +116,47 @@ impl Trouble {
         Trouble { text: format!("TLS: {error}; {remedy}"), permanent }
     }
 
-    /// None of rustls's errors passes by trying again.
+    /// Permanent is what is configured wrong, here or there; what a server says while it restarts, or has a
+    /// certificate renewed, may pass.
     fn of(error: &rustls::Error, lacks_certificate: bool) -> Self {
+        use CertificateError as Bad;
         use rustls::Error::{AlertReceived, InvalidCertificate, InvalidMessage, PeerIncompatible};
-        let remedy = match error {
-            InvalidCertificate(CertificateError::UnknownIssuer) => {
-                "set tls.ca_file to the certificate of the authority that signed the server's"
+        let (remedy, permanent) = match error {
+            InvalidCertificate(Bad::UnknownIssuer) => {
+                ("set tls.ca_file to the certificate of the authority that signed the server's", true)
             }
-            InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
-                "the server's certificate has to be renewed, unless this machine's clock is wrong"
+            InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. }) => {
+                ("the server's certificate has to be renewed, unless this machine's clock is wrong", false)
             }
-            InvalidCertificate(CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. }) => {
-                "the server's certificate is not valid yet, unless this machine's clock is wrong"
+            InvalidCertificate(Bad::NotValidYet | Bad::NotValidYetContext { .. }) => {
+                ("the server's certificate is not valid yet, unless this machine's clock is wrong", false)
             }
-            InvalidCertificate(CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }) => {
-                "connect by one of the certificate's names, or set tls.server_name to it"
+            InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => {
+                ("connect by one of the certificate's names, or set tls.server_name to it", true)
             }
-            InvalidCertificate(_) => "the server's certificate cannot be used",
-            AlertReceived(AlertDescription::CertificateRequired) => NEEDS_CERTIFICATE,
-            AlertReceived(_) if lacks_certificate => NEEDS_CERTIFICATE,
+            InvalidCertificate(_) => ("the server's certificate cannot be used", true),
+            AlertReceived(
+                AlertDescription::InternalError
+                | AlertDescription::UserCanceled
+                | AlertDescription::DecodeError
+                | AlertDescription::DecryptError
+                | AlertDescription::BadRecordMac
+                | AlertDescription::RecordOverflow
+                | AlertDescription::UnexpectedMessage,
+            ) => ("the server could not go on with the handshake: its log says why", false),
+            AlertReceived(AlertDescription::CertificateRequired) => (NEEDS_CERTIFICATE, true),
+            AlertReceived(_) if lacks_certificate => (NEEDS_CERTIFICATE, true),
             AlertReceived(AlertDescription::ProtocolVersion) | PeerIncompatible(_) => {
-                "the server has to offer TLS 1.2 or 1.3"
+                ("the server has to offer TLS 1.2 or 1.3", true)
             }
-            AlertReceived(_) => "the server refused the handshake, perhaps our certificate: its log says why",
-            InvalidMessage(_) => "this port speaks no TLS: use the server's TLS port, or connect without TLS",
-            _ => "the handshake failed",
+            AlertReceived(_) => ("the server refused the handshake, perhaps our certificate: its log says why", true),
+            InvalidMessage(_) => (
+                "a port that speaks no TLS answers like this: use the server's TLS port, or connect without TLS",
+                false,
+            ),
+            _ => ("the handshake failed", false),
         };
-        Trouble::new(error, remedy, true)
+        Trouble::new(error, remedy, permanent)
     }
 }
 
