@@ -31,7 +31,8 @@ struct Tap {
 
 #[derive(Default)]
 struct Wire {
-    asked: Mutex<Vec<u8>>,
+    /// By connection.
+    asked: Mutex<Vec<Vec<u8>>>,
     is_mute: AtomicBool,
     refuses: AtomicBool,
     open: Mutex<Vec<TcpStream>>,
@@ -48,10 +49,15 @@ impl Tap {
                     continue;
                 }
                 let Ok(server) = TcpStream::connect(("127.0.0.1", target)) else { continue };
-                for (from, to, asks) in [(&client, &server, true), (&server, &client, false)] {
+                let asker = {
+                    let mut asked = accepting.asked.lock().unwrap();
+                    asked.push(Vec::new());
+                    asked.len() - 1
+                };
+                for (from, to, asker) in [(&client, &server, Some(asker)), (&server, &client, None)] {
                     let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
                     let wire = Arc::clone(&accepting);
-                    thread::spawn(move || wire.forward(from, to, asks));
+                    thread::spawn(move || wire.forward(from, to, asker));
                 }
                 accepting.open.lock().unwrap().extend([client, server]);
             }
@@ -67,7 +73,7 @@ impl Tap {
     /// How often clients have said this.
     fn asked(&self, what: &str) -> usize {
         let asked = self.wire.asked.lock().unwrap();
-        asked.windows(what.len()).filter(|said| *said == what.as_bytes()).count()
+        asked.iter().flat_map(|asked| asked.windows(what.len())).filter(|said| *said == what.as_bytes()).count()
     }
 
     /// From now on, or no longer, answers do not come through.
@@ -106,14 +112,14 @@ impl Drop for Tap {
 }
 
 impl Wire {
-    fn forward(&self, mut from: TcpStream, mut to: TcpStream, asks: bool) {
+    fn forward(&self, mut from: TcpStream, mut to: TcpStream, asker: Option<usize>) {
         let mut buffer = [0; 16 * 1024];
         while let Ok(count @ 1..) = from.read(&mut buffer) {
-            if asks {
+            if let Some(asker) = asker {
                 // Before it goes on, so that whoever sees its effect finds it here.
-                self.asked.lock().unwrap().extend(&buffer[..count]);
+                self.asked.lock().unwrap()[asker].extend(&buffer[..count]);
             }
-            while !asks && self.is_mute.load(Ordering::SeqCst) {
+            while asker.is_none() && self.is_mute.load(Ordering::SeqCst) {
                 thread::sleep(PAUSE);
             }
             if to.write_all(&buffer[..count]).is_err() {
@@ -370,6 +376,15 @@ async fn repeats_clickhouse() {
         let error = unanswered(&tap, &pool, &insert, execute).await.unwrap_err();
         assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error}");
         assert_eq!(tap.asked(&insert), 1);
+        // Whatever a comment in front of it speaks of.
+        let insert = format!("/* SELECT */ -- SELECT\n# SELECT\nINSERT INTO {table} SELECT 3");
+        let query = {
+            let (clickhouse, insert) = (clickhouse.clone(), insert.clone());
+            on_thread(move || clickhouse.query_rows::<u32>(&insert))
+        };
+        let error = unanswered(&tap, &pool, &insert, query).await.unwrap_err();
+        assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error}");
+        assert_eq!(tap.asked(&insert), 1);
         let into = unique("rows");
         let create = format!("CREATE TABLE {into} (day UInt32) ENGINE = MergeTree ORDER BY day");
         server.clickhouse().unwrap().query(&create).unwrap();
@@ -382,7 +397,7 @@ async fn repeats_clickhouse() {
         assert_eq!(tap.asked(&into), 1);
 
         // What only reads.
-        let select = format!("SELECT day FROM {table} WHERE day < 100");
+        let select = format!("-- no INSERT\n/* nor DROP */ (SELECT day FROM {table} WHERE day < 100)");
         let query = {
             let (clickhouse, select) = (clickhouse.clone(), select.clone());
             on_thread(move || clickhouse.query_rows::<u32>(&select))

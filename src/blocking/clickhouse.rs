@@ -101,7 +101,7 @@ impl ClickHouse {
 
     /// An inserter into this table whose rows closing flushes.
     pub fn inserter<T: Row + 'static>(&self, table: &str) -> Inserter<T> {
-        Inserter { inserter: tasks::Inserter::new(&self.inserters, table), inserters: Arc::clone(&self.inserters) }
+        Inserter { inserter: tasks::Inserter::new(&self.inserters, table) }
     }
 
     /// The driver's client, to build queries with bound values, and for async code.
@@ -191,8 +191,20 @@ impl<T> fmt::Debug for Rows<T> {
 fn effect(query: &Query) -> Effect {
     const READS: [&str; 5] = ["SELECT", "SHOW", "DESCRIBE", "DESC", "EXPLAIN"];
     let text = query.sql_display().to_string();
-    let first = text.split(|c: char| !c.is_ascii_alphabetic()).find(|word| !word.is_empty()).unwrap_or_default();
+    let first = uncommented(&text).split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
     if READS.iter().any(|read| read.eq_ignore_ascii_case(first)) { Effect::Reads } else { Effect::Changes }
+}
+
+/// Without the white space, comments and parentheses in front.
+fn uncommented(text: &str) -> &str {
+    let text = text.trim_start_matches(|c: char| c.is_whitespace() || c == '(');
+    let rest = if text.starts_with("--") || text.starts_with('#') {
+        text.split_once('\n')
+    } else {
+        // Servers differ in what ends one within another: such a text is left as it is, and begins with no word.
+        text.strip_prefix("/*").and_then(|rest| rest.split_once("*/")).filter(|(comment, _)| !comment.contains("/*"))
+    };
+    rest.map_or(text, |(_, rest)| uncommented(rest))
 }
 
 /// Collects rows and inserts many at a time; closing flushes what it has. What is said of the
@@ -201,23 +213,22 @@ fn effect(query: &Query) -> Effect {
 #[must_use = "its rows are not inserted until a commit"]
 pub struct Inserter<T: Row> {
     inserter: tasks::Inserter<T>,
-    inserters: Arc<Inserters>,
 }
 
 impl<T: Row + 'static> Inserter<T> {
     /// Sets after how many rows a commit inserts. Defaults to no limit.
     pub fn with_max_rows(self, max_rows: u64) -> Self {
-        Inserter { inserter: self.inserter.with_max_rows(max_rows), ..self }
+        Inserter { inserter: self.inserter.with_max_rows(max_rows) }
     }
 
     /// Sets after how many bytes, before compression, a commit inserts. Defaults to no limit.
     pub fn with_max_bytes(self, max_bytes: u64) -> Self {
-        Inserter { inserter: self.inserter.with_max_bytes(max_bytes), ..self }
+        Inserter { inserter: self.inserter.with_max_bytes(max_bytes) }
     }
 
     /// Sets how long after the first row a commit inserts. Defaults to no limit.
     pub fn with_period(self, period: Duration) -> Self {
-        Inserter { inserter: self.inserter.with_period(period), ..self }
+        Inserter { inserter: self.inserter.with_period(period) }
     }
 
     /// Takes a row.
@@ -228,7 +239,7 @@ impl<T: Row + 'static> Inserter<T> {
     where
         T: RowWrite,
     {
-        runtime::block_on(self.inserters.link.name(), &self.inserters.runtime, self.inserter.write(row))?
+        self.wait(async |inserter| inserter.write(row).await)
     }
 
     /// Inserts what there is if a limit is reached, and tells what was inserted.
@@ -236,7 +247,7 @@ impl<T: Row + 'static> Inserter<T> {
     /// # Errors
     /// Those of the [async one](crate::Inserter::commit).
     pub fn commit(&mut self) -> Result<Quantities, Error> {
-        runtime::block_on(self.inserters.link.name(), &self.inserters.runtime, self.inserter.commit())?
+        self.wait(async |inserter| inserter.commit().await)
     }
 
     /// Inserts what there is, and tells how much that was.
@@ -244,7 +255,7 @@ impl<T: Row + 'static> Inserter<T> {
     /// # Errors
     /// As [`commit`](Inserter::commit).
     pub fn force_commit(&mut self) -> Result<Quantities, Error> {
-        runtime::block_on(self.inserters.link.name(), &self.inserters.runtime, self.inserter.force_commit())?
+        self.wait(async |inserter| inserter.force_commit().await)
     }
 
     /// The same, and ends the inserter.
@@ -253,6 +264,11 @@ impl<T: Row + 'static> Inserter<T> {
     /// As [`commit`](Inserter::commit).
     pub fn end(mut self) -> Result<Quantities, Error> {
         self.force_commit()
+    }
+
+    fn wait<R>(&mut self, call: impl AsyncFnOnce(&mut tasks::Inserter<T>) -> Result<R, Error>) -> Result<R, Error> {
+        let Inserters { link, runtime, .. } = &*self.inserter.inserters();
+        runtime::block_on(link.name(), runtime, call(&mut self.inserter))?
     }
 }
 

@@ -94,6 +94,10 @@ impl<T: Row + 'static> Inserter<T> {
         Inserter { shared: Ours::new(shared) }
     }
 
+    pub(crate) fn inserters(&self) -> Arc<Inserters> {
+        Arc::clone(&self.shared.inserters)
+    }
+
     /// Sets after how many rows a commit inserts. Defaults to no limit.
     pub fn with_max_rows(self, max_rows: u64) -> Self {
         self.shared.limits.lock().max_rows = Some(max_rows);
