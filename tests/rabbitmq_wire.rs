@@ -17,6 +17,29 @@ use services::{AmqpFrame, Kind, Proxy, Service};
 
 const SOON: Duration = Duration::from_secs(5);
 
+/// A check that is given up while the prober still connects leaves no trace in the broker's log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_probe_that_is_given_up_ends_in_order() {
+    let server = Service::start(Kind::RabbitMq).unwrap();
+    let proxy = Proxy::start(server.port()).unwrap();
+    let mut options = Options::default();
+    options.probe.enabled = false;
+    options.health.each = Duration::from_millis(50);
+    let config = RabbitMqConfig::url(proxy.url(&server));
+    let pool = ResourcePool::builder().environment([("", ""); 0]).options(options).resource(config).build().unwrap();
+    drop(pool.rabbitmq().await.unwrap());
+    proxy.throttle(1000);
+    assert!(!pool.is_healthy("rabbitmq").await, "there was time to connect");
+    let begun = |frame: &AmqpFrame| frame.connection == 1 && frame.name == "Connection.Start";
+    assert!(proxy.await_frame(SOON, begun).is_some());
+    let report = pool.close_all().await;
+    assert!(report.all_closed(), "{report}");
+    until_async(SOON, async || proxy.open() == 0).await;
+    let ends = proxy.frames().into_iter().filter(|frame| frame.name == "Connection.CloseOk").count();
+    assert_eq!(ends, 2, "both connections said goodbye");
+    assert_eq!(server.rabbitmq().unwrap().unclean_closes().unwrap(), [""; 0]);
+}
+
 /// Five deliveries unacknowledged, a thousand confirms outstanding, channels held by the user.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rabbitmq_closes_on_the_wire_in_order() {

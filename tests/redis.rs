@@ -15,7 +15,7 @@ use futures_util::StreamExt;
 use redis::{AsyncCommands, Commands, ExistenceCheck, SetExpiry, SetOptions};
 use resource_pool::config::{Options, RedisConfig};
 use resource_pool::{Error, Health, Outcome, Redis, ResourcePool, State, blocking};
-use services::{BlackHole, Kind, Service};
+use services::{BlackHole, Kind, Proxy, Service};
 
 /// A frozen server must show as an error within this.
 const FROZEN: Duration = Duration::from_secs(5);
@@ -542,7 +542,9 @@ async fn redis_bad_input_is_a_clear_error_in_time() {
     let with = |config: RedisConfig| {
         ResourcePool::builder().environment([("", ""); 0]).options(options()).resource(config).build()
     };
-    for url in ["redis//", "http://localhost", "redis://", "redis://localhost/notanumber", ""] {
+    for url in
+        ["redis//", "http://localhost", "redis://", "redis://localhost/notanumber", "redis://localhost/0?db=3", ""]
+    {
         assert!(matches!(with(RedisConfig::url(url)), Err(Error::Config { .. })), "{url}");
     }
     let mut wrong = RedisConfig::url(server.url());
@@ -568,6 +570,33 @@ async fn redis_bad_input_is_a_clear_error_in_time() {
 
 fn config_of(server: &Service) -> RedisConfig {
     config(server)
+}
+
+/// One limit for all steps together: TCP, the login, the connection's name.
+#[test]
+fn redis_connect_timeout_is_one_for_all_steps() {
+    let server = start();
+    let proxy = Proxy::start(server.port()).unwrap();
+    let mut options = Options::default();
+    options.probe.enabled = false;
+    let mut config = RedisConfig::url(proxy.url(&server));
+    config.connect_timeout = Duration::from_millis(800);
+    let build = || {
+        let builder = blocking::ResourcePool::builder().environment([("", ""); 0]).options(options.clone());
+        builder.resource(config.clone()).build().unwrap()
+    };
+    let pool = build();
+    drop(pool.redis().unwrap());
+    // Each answer comes within the limit, all of them do not.
+    proxy.throttle(100);
+    let first = pool.redis().unwrap();
+    let error = pool.within(Duration::from_secs(3)).redis().map(drop).unwrap_err();
+    assert!(matches!(error, Error::Timeout(_)) && error.to_string().contains("no answer within"), "{error}");
+    let error = build().redis().map(drop).unwrap_err();
+    assert!(error.to_string().contains("no answer within 800ms"), "{error}");
+    drop(first);
+    proxy.throttle(0);
+    pool.redis().unwrap();
 }
 
 // Traps of the drivers, each with the bare driver as control.
@@ -754,11 +783,10 @@ fn redis_blocking_connections_are_back_soon_after_a_long_outage() {
     let server = start();
     let mut config = config(&server).pool_size(2);
     (config.connect_timeout, config.test_limit) = (Duration::from_millis(200), Duration::from_millis(200));
+    config.test_after = Duration::ZERO;
     let pool = blocking::ResourcePool::from(pool_of(config));
     let warm: Vec<_> = (0..2).map(|_| pool.redis().unwrap()).collect();
     drop(warm);
-    // Idle for long enough to be tested when they are checked out.
-    thread::sleep(Duration::from_millis(600));
     server.freeze().unwrap();
     let frozen = Instant::now();
     let asking: Vec<_> = (0..2)

@@ -25,9 +25,7 @@ use hyper_util::client::legacy::connect::{Connected as Metadata, Connection};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::RwLock;
 use serde::Deserialize;
-use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
@@ -738,12 +736,7 @@ impl Transport {
 
     async fn dial(&self, switch: &KillSwitch) -> io::Result<OwnStream> {
         let ClickHouseConfig { host, port, connect_timeout, keepalive, .. } = &*self.config;
-        let connecting = async {
-            let stream = TcpStream::connect((host.as_str(), *port)).await?;
-            stream.set_nodelay(true)?;
-            SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(*keepalive))?;
-            self.tls.secure(switch.guard(stream)).await
-        };
+        let connecting = self.tls.dial(host, *port, *keepalive, switch);
         tokio::time::timeout(*connect_timeout, connecting).await.map_err(|_elapsed| {
             io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {connect_timeout:?}"))
         })?

@@ -336,7 +336,6 @@ impl Resource for RabbitMqResource {
             runtime: Handle::current(),
             current: RwLock::new(None),
             topology: Mutex::default(),
-            probe: tokio::sync::Mutex::new(None),
             intake: CancellationToken::new(),
             consumers: watch::Sender::new(0),
             probes: watch::Sender::new(0),
@@ -360,13 +359,18 @@ impl Resource for RabbitMqResource {
     }
 
     async fn ping(&self, rabbit: &RabbitMq) -> Result<(), Failure> {
-        let mut place = rabbit.inner.probe.lock().await;
+        let inner = &rabbit.inner;
+        let generation = inner.alive().ok_or_else(|| Failure::transient("the connection is gone"))?;
+        let mut place = Arc::clone(&generation.probe).lock_owned().await;
         // Taken out while in use, so that a ping given up takes its connection with it.
-        let probe = match place.take() {
-            Some(probe) => probe,
+        let (mut place, probe) = match place.take() {
+            Some(probe) => (place, probe),
+            None if inner.closed.load(Ordering::SeqCst) => return Err(Failure::transient(inner.closed_error())),
             None => {
-                let (counted, given_up) = (Counted::new(&rabbit.inner.probes), rabbit.inner.probes_given_up.clone());
-                Probe::open(&self.config, &self.tls, counted, given_up).await?
+                let (counted, given_up) = (Counted::new(&inner.probes), inner.probes_given_up.clone());
+                let opening = Probe::open(Arc::clone(&self.config), self.tls.clone(), counted, given_up);
+                // Goes on if the ping is given up: the broker's log would have a connection cut off in the middle.
+                tokio::spawn(async move { opening.await.map(|probe| (place, probe)) }).await??
             }
         };
         let answer = probe.round_trip().await;
@@ -384,14 +388,19 @@ impl Resource for RabbitMqResource {
             Some(generation) => generation.close().await,
             None => Ok(()),
         };
-        drop(inner.probe.lock().await.take());
+        let no_probe = async || {
+            if let Some(generation) = &generation {
+                drop(generation.probe.lock().await.take());
+            }
+            // Fails only if the counter is gone.
+            let _ = inner.probes.subscribe().wait_for(|probes| *probes == 0).await;
+        };
         // Its goodbye takes a moment; where there was none for the other, not much longer.
-        let mut probes = inner.probes.subscribe();
-        let patience = if goodbye.is_ok() { GOODBYE * 2 + LINGER } else { LINGER };
-        if within(patience, probes.wait_for(|probes| *probes == 0)).await.is_err() {
+        let patience = if generation.is_some() && goodbye.is_ok() { GOODBYE * 2 + LINGER } else { LINGER };
+        if within(patience, no_probe()).await.is_err() {
             inner.probes_given_up.cancel();
             // Cut, they are gone in microseconds.
-            let _ = within(LINGER, probes.wait_for(|probes| *probes == 0)).await;
+            let _ = within(LINGER, no_probe()).await;
         }
         inner.current.write().take();
         goodbye
@@ -457,7 +466,6 @@ pub(crate) struct Inner {
     pub(crate) runtime: Handle,
     current: RwLock<Option<Arc<Generation>>>,
     topology: Mutex<Topology>,
-    probe: tokio::sync::Mutex<Option<Probe>>,
     /// Cancelled when consuming ends.
     intake: CancellationToken,
     consumers: watch::Sender<usize>,
@@ -821,6 +829,7 @@ impl Inner {
             idle: Mutex::default(),
             blocked: watch::Sender::new(None),
             waiting: AtomicUsize::new(0),
+            probe: Arc::default(),
             switch: dialled.switch.clone(),
             gone: dialled.gone.clone(),
             connection: dialled.connect(),

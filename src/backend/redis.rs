@@ -6,7 +6,6 @@
 use std::fmt;
 use std::io;
 use std::io::Write;
-use std::net::{TcpStream, ToSocketAddrs};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -21,7 +20,6 @@ use redis::{
 };
 use scheduled_thread_pool::ScheduledThreadPool;
 use serde::Deserialize;
-use socket2::{SockRef, TcpKeepalive};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
@@ -34,7 +32,7 @@ use crate::lease::{Claim, Lease};
 use crate::probe::{Guarded, KillSwitch};
 use crate::repeat::Repeat;
 use crate::resource::{Busy, Link, Resource, Work};
-use crate::runtime::{block, deadline};
+use crate::runtime::{block, deadline, within};
 use crate::scoped::{self, Scoped};
 use crate::slot::BoxFuture;
 use crate::status::Usage;
@@ -81,7 +79,7 @@ pub struct RedisConfig {
     /// How long the test may take. Defaults to 500 ms.
     #[serde(rename = "test_limit_ms", with = "millis")]
     pub test_limit: Duration,
-    /// How long opening one connection may take. Defaults to 2 s.
+    /// How long opening one connection may take, all steps together. Defaults to 2 s.
     #[serde(rename = "connect_timeout_ms", with = "millis")]
     pub connect_timeout: Duration,
     /// After how long without traffic TCP keepalive begins. Defaults to 60 s.
@@ -177,6 +175,9 @@ impl BackendConfig for RedisConfig {
             config.user = url.user(&key)?;
             config.password = url.password(&key)?;
             let db = url.path(&key)?;
+            if let Some((name, _)) = url.url().query_pairs().next() {
+                return Err(Error::config(&key, format!("has the unknown parameter `{name}`; there are none")));
+            }
             if !db.is_empty() {
                 config.db = db.parse().map_err(|_| Error::config(&key, "ends in a database that is not a number"))?;
             }
@@ -235,7 +236,7 @@ impl Resource for RedisResource {
         // Taken out while in use, so that a ping given up takes its connection with it.
         let mut own = match probe.take() {
             Some(own) => own,
-            None => Own::open(&redis.inner, &KillSwitch::new()).await?,
+            None => redis.inner.in_time(Own::open(&redis.inner, &KillSwitch::new())).await?,
         };
         redis::cmd("PING").query_async::<()>(&mut own.connection).await?;
         *probe = Some(own);
@@ -342,15 +343,9 @@ impl Redis {
     pub fn exclusive(&self) -> impl Future<Output = RedisResult<Exclusive>> + Send + use<> {
         let (redis, claim) = (self.clone(), Claim::shared());
         async move {
-            let checkout = redis.check_out_async(claim).await?;
-            let inner = Arc::clone(&redis.inner);
-            let own = redis
-                .on_pool_runtime(async move {
-                    let switch = inner.switch.read().clone();
-                    Own::open(&inner, &switch).await
-                })
-                .await?;
-            Ok(Exclusive { own: Ours::new(own), link: redis.inner.link.clone(), _checkout: Ours::new(checkout) })
+            let open = |inner: Arc<Inner>, switch| async move { Own::open(&inner, &switch).await };
+            let (own, checkout) = redis.open_own(claim, open).await?;
+            Ok(Exclusive { own, link: redis.inner.link.clone(), _checkout: checkout })
         }
     }
 
@@ -365,17 +360,27 @@ impl Redis {
     pub fn pubsub(&self) -> impl Future<Output = RedisResult<PubSub>> + Send + use<> {
         let (redis, claim) = (self.clone(), Claim::shared());
         async move {
-            let checkout = redis.check_out_async(claim).await?;
-            let inner = Arc::clone(&redis.inner);
-            let pubsub = redis
-                .on_pool_runtime(async move {
-                    let switch = inner.switch.read().clone();
-                    let (info, stream) = open_stream(&inner, &switch).await?;
-                    redis::aio::PubSub::new(info.redis_settings(), stream).await
-                })
-                .await?;
-            Ok(PubSub { pubsub: Ours::new(pubsub), _checkout: Ours::new(checkout) })
+            let open = |inner: Arc<Inner>, switch| async move {
+                let (info, stream) = open_stream(&inner, &switch).await?;
+                redis::aio::PubSub::new(info.redis_settings(), stream).await
+            };
+            let (pubsub, checkout) = redis.open_own(claim, open).await?;
+            Ok(PubSub { pubsub, _checkout: checkout })
         }
+    }
+
+    /// An exclusive connection, and its place among them.
+    async fn open_own<T: Send + 'static, F: Future<Output = RedisResult<T>> + Send + 'static>(
+        &self,
+        claim: Claim,
+        open: impl FnOnce(Arc<Inner>, KillSwitch) -> F,
+    ) -> RedisResult<(Ours<T>, Ours<Checkout>)> {
+        let checkout = self.check_out_async(claim).await?;
+        let (inner, switch) = (Arc::clone(&self.inner), self.inner.switch.read().clone());
+        let opening = open(Arc::clone(&inner), switch);
+        let opening = self.inner.runtime.spawn(async move { inner.in_time(opening).await });
+        let own = opening.await.unwrap_or_else(|_the_runtime_ended| Err(self.inner.closed()))?;
+        Ok((Ours::new(own), Ours::new(checkout)))
     }
 
     /// A place among the exclusive connections, once the server can be reached.
@@ -403,19 +408,6 @@ impl Redis {
         }
     }
 
-    async fn on_pool_runtime<T: Send + 'static>(
-        &self,
-        open: impl Future<Output = RedisResult<T>> + Send + 'static,
-    ) -> RedisResult<T> {
-        let limit = self.inner.config.connect_timeout;
-        let opening = self.inner.runtime.spawn(async move { tokio::time::timeout(limit, open).await });
-        match opening.await {
-            Ok(Ok(opened)) => opened,
-            Ok(Err(elapsed)) => Err(io::Error::from(elapsed).into()),
-            Err(_the_runtime_ended) => Err(self.inner.closed()),
-        }
-    }
-
     /// The shared connection, after waiting while it is being brought back.
     async fn shared(&self) -> RedisResult<MultiplexedConnection> {
         self.inner.link.process.check().map_err(refused)?;
@@ -424,6 +416,30 @@ impl Redis {
         }
         self.inner.link.ready().await.map_err(refused)?;
         self.inner.live_shared().ok_or_else(|| self.inner.closed())
+    }
+
+    /// Sends over the shared connection; once more where the answer is lost, all of this only reads, and the policy
+    /// says so.
+    async fn send<'a, T, C: Iterator<Item = &'a Cmd>, F: Future<Output = RedisResult<T>>>(
+        &self,
+        commands: impl Fn() -> C,
+        send: impl Fn(MultiplexedConnection) -> F,
+    ) -> RedisResult<T> {
+        let link = &self.inner.link;
+        let mut again = link.repeat == Repeat::Idempotent && commands().all(reads);
+        loop {
+            let generation = again.then(|| link.generation());
+            let shared = self.shared().await?;
+            let busy = link.busy(Work::Operation);
+            let answer = send(shared).await;
+            match (answered(busy, answer, || unsafe_twice(commands())), generation) {
+                (Err(error), Some(generation)) if error.is_io_error() => link.lost(generation, error),
+                (answer, _) => return answer,
+            }
+            again = false;
+            // Or the connection that is just being cut would be asked again.
+            link.ready().await.map_err(refused)?;
+        }
     }
 
     /// A connection for threads. Waits for a free one only where this thread may block.
@@ -474,11 +490,18 @@ impl Inner {
         }
     }
 
+    /// Opens one connection, whatever steps that takes, within the limit.
+    async fn in_time<T>(&self, opening: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
+        let limit = self.config.connect_timeout;
+        let late = || io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit:?}"));
+        within(limit, opening).await.unwrap_or_else(|_elapsed| Err(late().into()))
+    }
+
     /// Opens the shared connection of a new generation.
     async fn open_shared(self: &Arc<Self>) -> Result<(), Failure> {
         // The cut one stays in place until there is a connection to put under the new one.
         let switch = KillSwitch::new();
-        let (connection, driver) = open(self, &switch).await.map_err(|error| {
+        let (connection, driver) = self.in_time(open(self, &switch)).await.map_err(|error| {
             let permanent =
                 matches!(error.kind(), redis::ErrorKind::AuthenticationFailed | redis::ErrorKind::InvalidClientConfig);
             // What it says of a refused login are its own words.
@@ -565,21 +588,8 @@ impl ConnectionLike for Redis {
         Box::pin(async move {
             match Effect::of(cmd) {
                 Effect::None => {
-                    let link = &self.inner.link;
-                    let mut again = link.repeat == Repeat::Idempotent && reads(cmd);
-                    loop {
-                        let generation = again.then(|| link.generation());
-                        let mut shared = self.shared().await?;
-                        let busy = link.busy(Work::Operation);
-                        let answer = shared.send_packed_command(cmd).await;
-                        match (answered(busy, answer, || unsafe_twice([cmd])), generation) {
-                            (Err(error), Some(generation)) if error.is_io_error() => link.lost(generation, error),
-                            (answer, _) => return answer,
-                        }
-                        again = false;
-                        // Or the connection that is just being cut would be asked again.
-                        link.ready().await.map_err(refused)?;
-                    }
+                    let send = |mut shared: MultiplexedConnection| async move { shared.send_packed_command(cmd).await };
+                    self.send(|| [cmd].into_iter(), send).await
                 }
                 Effect::Blocks => self.exclusive().await?.req_packed_command(cmd).await,
                 Effect::Changes(name) => Err(not_shared(&name)),
@@ -605,20 +615,10 @@ impl ConnectionLike for Redis {
             if blocks {
                 self.exclusive().await?.req_packed_commands(pipeline, offset, count).await
             } else {
-                let link = &self.inner.link;
-                let mut again = link.repeat == Repeat::Idempotent && pipeline.cmd_iter().all(reads);
-                loop {
-                    let generation = again.then(|| link.generation());
-                    let mut shared = self.shared().await?;
-                    let busy = link.busy(Work::Operation);
-                    let answer = shared.send_packed_commands(pipeline, offset, count).await;
-                    match (answered(busy, answer, || unsafe_twice(pipeline.cmd_iter())), generation) {
-                        (Err(error), Some(generation)) if error.is_io_error() => link.lost(generation, error),
-                        (answer, _) => return answer,
-                    }
-                    again = false;
-                    link.ready().await.map_err(refused)?;
-                }
+                let send = |mut shared: MultiplexedConnection| async move {
+                    shared.send_packed_commands(pipeline, offset, count).await
+                };
+                self.send(|| pipeline.cmd_iter(), send).await
             }
         })
     }
@@ -759,11 +759,8 @@ async fn open(inner: &Inner, switch: &KillSwitch) -> RedisResult<(MultiplexedCon
 }
 
 async fn open_stream(inner: &Inner, switch: &KillSwitch) -> RedisResult<(redis::ConnectionInfo, Stream)> {
-    let config = &inner.config;
-    let stream = tokio::net::TcpStream::connect((config.host.as_str(), config.port)).await?;
-    stream.set_nodelay(true)?;
-    SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(config.keepalive))?;
-    Ok((config.info()?, inner.tls.secure(switch.guard(stream)).await?))
+    let RedisConfig { host, port, keepalive, .. } = &*inner.config;
+    Ok((inner.config.info()?, inner.tls.dial(host, *port, *keepalive, switch).await?))
 }
 
 /// What a command does to a connection that others share.
@@ -950,18 +947,13 @@ struct Session {
 
 impl Wire {
     fn connect(config: &Arc<RedisConfig>, tls: &Tls, switch: KillSwitch) -> RedisResult<Self> {
-        let mut failed = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
-        let opened = (config.host.as_str(), config.port).to_socket_addrs()?.find_map(|address| {
-            TcpStream::connect_timeout(&address, config.connect_timeout).map_err(|error| failed = error).ok()
-        });
-        let stream = opened.ok_or(failed)?;
-        stream.set_nodelay(true)?;
-        SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(config.keepalive))?;
-        let guarded = switch.guard_blocking(&stream)?;
-        let spread = u64::from(stream.local_addr().map_or(0, |address| address.port()) % 100);
+        let RedisConfig { host, port, keepalive, connect_timeout, .. } = &**config;
+        let end = deadline(*connect_timeout);
+        let (stream, guarded) = tls.dial_blocking(host, *port, *keepalive, &switch, end)?;
+        let spread = u64::from(stream.socket().local_addr().map_or(0, |address| address.port()) % 100);
         let mut wire = Wire {
             config: Arc::clone(config),
-            stream: tls.secure_blocking(stream, config.connect_timeout)?,
+            stream,
             parser: redis::Parser::new(),
             switch,
             process: Process::current(),
@@ -972,7 +964,7 @@ impl Wire {
             session: Session::default(),
             midway: false,
         };
-        wire.limited(config.connect_timeout, Wire::greet)?;
+        wire.limited(end, Wire::greet)?;
         Ok(wire)
     }
 
@@ -999,7 +991,7 @@ impl Wire {
         if self.used.elapsed() < self.config.test_after {
             return Ok(());
         }
-        self.limited(self.config.test_limit, |wire| redis::cmd("PING").exec(wire))
+        self.limited(deadline(self.config.test_limit), |wire| redis::cmd("PING").exec(wire))
     }
 
     /// Whether it must not be handed out again.
@@ -1008,10 +1000,10 @@ impl Wire {
         self.midway || self.switch.is_cut() || worn || self.session != Session::default()
     }
 
-    fn limited(&mut self, limit: Duration, run: impl FnOnce(&mut Self) -> RedisResult<()>) -> RedisResult<()> {
-        self.stream.socket().set_read_timeout(Some(limit))?;
+    fn limited(&mut self, end: Instant, run: impl FnOnce(&mut Self) -> RedisResult<()>) -> RedisResult<()> {
+        self.stream.end_by(Some(end))?;
         run(self)?;
-        Ok(self.stream.socket().set_read_timeout(None)?)
+        Ok(self.stream.end_by(None)?)
     }
 
     fn send(&mut self, packed: &[u8]) -> RedisResult<()> {

@@ -1,14 +1,16 @@
 //! Streams that are secured or plain, over sockets that the kill switch cuts.
 
 use std::io;
+use std::time::Duration;
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
 #[cfg(feature = "tls")]
 use super::client::Client;
 use super::{TlsOptions, or_wanted};
 use crate::error::{Error, Failure};
-use crate::probe::Killable;
+use crate::probe::{KillSwitch, Killable};
 
 impl TlsOptions {
     /// Takes in what a URL's scheme says, be it the plain one or the other.
@@ -66,8 +68,20 @@ pub(crate) type Stream = Killable<TcpStream>;
 pub(crate) type Stream = tokio_util::either::Either<Killable<TcpStream>, Box<secured::Secured>>;
 
 impl Tls {
-    /// Shakes hands where there is to be TLS. Takes as long as the server does.
-    pub(crate) async fn secure(&self, stream: Killable<TcpStream>) -> io::Result<Stream> {
+    /// Opens a connection under the switch. Takes as long as the DNS and the server do.
+    pub(crate) async fn dial(
+        &self,
+        host: &str,
+        port: u16,
+        keepalive: Duration,
+        switch: &KillSwitch,
+    ) -> io::Result<Stream> {
+        let stream = TcpStream::connect((host, port)).await?;
+        tune(SockRef::from(&stream), keepalive)?;
+        self.secure(switch.guard(stream)).await
+    }
+
+    async fn secure(&self, stream: Killable<TcpStream>) -> io::Result<Stream> {
         #[cfg(not(feature = "tls"))]
         return Ok(stream);
         #[cfg(feature = "tls")]
@@ -76,6 +90,12 @@ impl Tls {
             Some(client) => secured::Secured::shake_hands(client, stream).await.map(Box::new).map(Stream::Right),
         }
     }
+}
+
+/// Without Nagle's delay, and noticing a peer that is gone even if nothing is asked of it.
+fn tune(socket: SockRef<'_>, keepalive: Duration) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(keepalive))
 }
 
 #[cfg(feature = "tls")]
@@ -174,62 +194,145 @@ pub(crate) mod secured {
     }
 }
 
-/// What threads read from and write to.
 #[cfg(feature = "redis")]
 pub(crate) use self::blocking::Blocking;
 
 #[cfg(feature = "redis")]
 mod blocking {
     use std::io::{self, Read, Write};
-    use std::net::TcpStream;
-    use std::time::Duration;
-    #[cfg(feature = "tls")]
-    use std::time::Instant;
+    use std::net::{TcpStream, ToSocketAddrs};
+    use std::time::{Duration, Instant};
 
     #[cfg(feature = "tls")]
     use rustls::{ClientConnection, StreamOwned};
+    use socket2::SockRef;
 
-    use super::{Client, Tls};
+    #[cfg(feature = "tls")]
+    use super::Client;
+    use super::{Tls, tune};
+    use crate::probe::{Guarded, KillSwitch};
 
+    /// What threads read from and write to.
     pub(crate) enum Blocking {
-        Plain(TcpStream),
+        Plain(Timed),
         #[cfg(feature = "tls")]
         Secured(Box<Secured>),
+    }
+
+    /// A socket with one point in time by which whatever is asked of it must have been done.
+    pub(crate) struct Timed {
+        socket: TcpStream,
+        end: Option<Instant>,
     }
 
     /// As the async one.
     #[cfg(feature = "tls")]
     pub(crate) struct Secured {
-        stream: StreamOwned<ClientConnection, TcpStream>,
+        stream: StreamOwned<ClientConnection, Timed>,
         client: Client,
         heard: bool,
     }
 
     impl Tls {
-        /// Shakes hands where there is to be TLS.
-        pub(crate) fn secure_blocking(&self, stream: TcpStream, limit: Duration) -> io::Result<Blocking> {
-            match &self.0 {
-                None => Ok(Blocking::Plain(stream)),
-                Some(client) => client.secure_blocking(stream, limit),
-            }
+        /// As [`dial`](Tls::dial), by this time, which is the stream's until it gets another one. Only the DNS may
+        /// take longer.
+        pub(crate) fn dial_blocking(
+            &self,
+            host: &str,
+            port: u16,
+            keepalive: Duration,
+            switch: &KillSwitch,
+            end: Instant,
+        ) -> io::Result<(Blocking, Guarded)> {
+            let mut failed = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+            let mut addresses = (host, port).to_socket_addrs()?;
+            let opened = addresses.find_map(|address| {
+                let opened = left(end).and_then(|left| TcpStream::connect_timeout(&address, left));
+                opened.map_err(|error| failed = error).ok()
+            });
+            let socket = opened.ok_or(failed)?;
+            tune(SockRef::from(&socket), keepalive)?;
+            let guarded = switch.guard_blocking(&socket)?;
+            let timed = Timed { socket, end: Some(end) };
+            let stream = match &self.0 {
+                None => Blocking::Plain(timed),
+                Some(client) => client.secure_blocking(timed)?,
+            };
+            Ok((stream, guarded))
         }
     }
 
+    fn left(end: Instant) -> io::Result<Duration> {
+        let left = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero());
+        left.ok_or_else(too_late)
+    }
+
+    fn too_late() -> io::Error {
+        io::Error::new(io::ErrorKind::TimedOut, "no answer within the limit")
+    }
+
     #[cfg(not(feature = "tls"))]
-    impl Client {
-        fn secure_blocking(&self, _: TcpStream, _: Duration) -> io::Result<Blocking> {
+    impl super::Client {
+        fn secure_blocking(&self, _: Timed) -> io::Result<Blocking> {
             match *self {}
         }
     }
 
     impl Blocking {
-        pub(crate) fn socket(&self) -> &TcpStream {
+        /// Sets the time by which what is read and written from now on must have been; without one it may take for ever.
+        pub(crate) fn end_by(&mut self, end: Option<Instant>) -> io::Result<()> {
             match self {
-                Blocking::Plain(stream) => stream,
+                Blocking::Plain(timed) => timed.end_by(end),
                 #[cfg(feature = "tls")]
-                Blocking::Secured(secured) => &secured.stream.sock,
+                Blocking::Secured(secured) => secured.stream.sock.end_by(end),
             }
         }
+
+        pub(crate) fn socket(&self) -> &TcpStream {
+            match self {
+                Blocking::Plain(timed) => &timed.socket,
+                #[cfg(feature = "tls")]
+                Blocking::Secured(secured) => &secured.stream.sock.socket,
+            }
+        }
+    }
+
+    impl Timed {
+        fn end_by(&mut self, end: Option<Instant>) -> io::Result<()> {
+            self.end = end;
+            if end.is_none() {
+                self.socket.set_read_timeout(None)?;
+                self.socket.set_write_timeout(None)?;
+            }
+            Ok(())
+        }
+    }
+
+    impl Read for Timed {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            if let Some(end) = self.end {
+                self.socket.set_read_timeout(Some(left(end)?))?;
+            }
+            self.socket.read(buffer).map_err(late)
+        }
+    }
+
+    impl Write for Timed {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if let Some(end) = self.end {
+                self.socket.set_write_timeout(Some(left(end)?))?;
+            }
+            self.socket.write(bytes).map_err(late)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            self.socket.flush()
+        }
+    }
+
+    /// On Unix a timeout of the socket's reads as if nobody had wanted to wait.
+    fn late(error: io::Error) -> io::Error {
+        if error.kind() == io::ErrorKind::WouldBlock { too_late() } else { error }
     }
 
     impl Read for Blocking {
@@ -262,37 +365,12 @@ mod blocking {
 
     #[cfg(feature = "tls")]
     impl Client {
-        fn secure_blocking(&self, mut stream: TcpStream, limit: Duration) -> io::Result<Blocking> {
+        fn secure_blocking(&self, mut stream: Timed) -> io::Result<Blocking> {
             let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
             let mut session = ClientConnection::new(self.config.clone(), self.name.clone()).map_err(invalid)?;
-            let end = crate::runtime::deadline(limit);
-            let late = || io::Error::new(io::ErrorKind::TimedOut, format!("no TLS handshake within {limit:?}"));
-            let mut shake = || {
-                while session.is_handshaking() || session.wants_write() {
-                    let left = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero());
-                    let left = Some(left.ok_or_else(late)?);
-                    if session.wants_write() {
-                        stream.set_write_timeout(left)?;
-                        session.write_tls(&mut stream)?;
-                        continue;
-                    }
-                    stream.set_read_timeout(left)?;
-                    match session.read_tls(&mut stream) {
-                        Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                        Ok(_) => {}
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(late()),
-                        Err(error) => return Err(error),
-                    }
-                    if let Err(error) = session.process_new_packets() {
-                        // The server is told why, if it can be.
-                        let _ = session.write_tls(&mut stream);
-                        return Err(invalid(error));
-                    }
-                }
-                stream.set_read_timeout(None)?;
-                stream.set_write_timeout(None)
-            };
-            shake().map_err(|error| self.explained(error, true))?;
+            while session.is_handshaking() {
+                session.complete_io(&mut stream).map_err(|error| self.explained(error, true))?;
+            }
             let stream = StreamOwned::new(session, stream);
             Ok(Blocking::Secured(Box::new(Secured { stream, client: self.clone(), heard: false })))
         }
@@ -323,9 +401,9 @@ mod blocking {
         fn drop(&mut self) {
             let StreamOwned { conn, sock } = &mut self.stream;
             conn.send_close_notify();
-            if sock.set_nonblocking(true).is_ok() {
+            if sock.socket.set_nonblocking(true).is_ok() {
                 // Fails where nobody listens any more, or the socket is full.
-                let _ = conn.write_tls(sock);
+                let _ = conn.write_tls(&mut sock.socket);
             }
         }
     }

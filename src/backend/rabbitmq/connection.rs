@@ -20,7 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::dial::CutOnDrop;
+use super::dial::{CutOnDrop, Probe};
 use super::topology::{Binding, Exchange, Queue};
 use super::{RabbitMq, RabbitMqConfig};
 use crate::error::{BoxError, Error, Failure, Source, TimeoutError};
@@ -54,6 +54,8 @@ pub(super) struct Generation {
     pub(super) idle: Mutex<Vec<(u64, lapin::Channel)>>,
     /// Why the broker takes no messages, while it does not.
     pub(super) blocked: watch::Sender<Option<String>>,
+    /// The prober's own connection, unless a ping has it.
+    pub(super) probe: Arc<tokio::sync::Mutex<Option<Probe>>>,
 }
 
 impl Generation {

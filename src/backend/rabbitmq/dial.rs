@@ -15,7 +15,6 @@ use lapin::options::BasicQosOptions;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::uri::AMQPUri;
 use lapin::{AsyncTcpStream, ConnectionProperties, ErrorKind};
-use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
 use tokio_util::sync::CancellationToken;
@@ -47,22 +46,29 @@ struct Goodbye {
 }
 
 impl Probe {
-    /// Its goodbye is cut short when it is given up.
+    /// Opening it, within the operation timeout, and its goodbye are cut short when it is given up.
     pub(super) async fn open(
-        config: &Arc<RabbitMqConfig>,
-        tls: &Tls,
+        config: Arc<RabbitMqConfig>,
+        tls: Tls,
         counted: Counted,
         given_up: CancellationToken,
     ) -> Result<Self, Failure> {
-        let dialled = dial(config, tls, &format!("{} probe", config.connection_name), PROBE_FRAME_MAX).await?;
-        let (switch, gone) = (dialled.switch.clone(), dialled.gone.clone());
-        let cut = CutOnDrop::new(&switch);
-        let connection = dialled.connect();
-        let opened = connection.create_channel().await;
-        let channel = opened.map_err(|error| Failure::transient(config.redacted(error)))?;
-        cut.disarm();
+        let opening = async {
+            let dialled = dial(&config, &tls, &format!("{} probe", config.connection_name), PROBE_FRAME_MAX).await?;
+            let (switch, gone) = (dialled.switch.clone(), dialled.gone.clone());
+            let cut = CutOnDrop::new(&switch);
+            let connection = dialled.connect();
+            let opened = connection.create_channel().await;
+            let channel = opened.map_err(|error| Failure::transient(config.redacted(error)))?;
+            cut.disarm();
+            Ok::<_, Failure>((channel, connection, switch, gone))
+        };
+        let (channel, connection, switch, gone) = tokio::select! {
+            opened = within(config.operation_timeout, opening) => opened??,
+            () = given_up.cancelled() => return Err(Failure::transient("the prober has ended")),
+        };
         let goodbye = Some(Goodbye { connection, switch, gone, given_up, _counted: counted });
-        Ok(Probe { config: Arc::clone(config), channel, runtime: Handle::current(), goodbye })
+        Ok(Probe { config, channel, runtime: Handle::current(), goodbye })
     }
 
     /// Goes to the broker's channel process and back, and needs no permission.
@@ -145,12 +151,13 @@ pub(super) async fn dial(config: &RabbitMqConfig, tls: &Tls, name: &str, frame_m
     // Owned by the driver's thread, whose end drops it after the socket.
     let ended = gone.clone().drop_guard();
     let (under, tls, host, port) = (switch.clone(), tls.clone(), config.host.clone(), config.port);
+    let keepalive = config.heartbeat;
     let connect = async move |_: AMQPUri, _: Runtime<Kit>| {
         let _owned = &ended;
         quieten_this_thread();
         tokio::select! {
             // What lapin calls plain is a stream that it leaves as it is.
-            opened = open_stream(&host, port, &tls, &under) => Ok(AsyncTcpStream::Plain(opened?.compat())),
+            opened = tls.dial(&host, port, keepalive, &under) => Ok(AsyncTcpStream::Plain(opened?.compat())),
             () = under.wait() => Err(io::Error::from(io::ErrorKind::ConnectionAborted).into()),
         }
     };
@@ -173,12 +180,6 @@ fn quieten_this_thread() {
     QUIET.with(|quiet| {
         quiet.borrow_mut().get_or_insert_with(|| tracing::subscriber::set_default(NoSubscriber::default()));
     });
-}
-
-async fn open_stream(host: &str, port: u16, tls: &Tls, switch: &KillSwitch) -> io::Result<OwnStream> {
-    let stream = TcpStream::connect((host, port)).await?;
-    stream.set_nodelay(true)?;
-    tls.secure(switch.guard(stream)).await
 }
 
 /// A wrong user, password or virtual host. A virtual host that is full may have room later.
