@@ -22,13 +22,13 @@ use tokio_util::sync::CancellationToken;
 use crate::activity::Activity;
 use crate::config::millis;
 use crate::error::{BoxError, Error, Failure, panic_message};
-use crate::exit::Process;
+use crate::exit::{self, Process};
 use crate::lease::Holder;
 use crate::registry::{Context, Registry};
 use crate::resource::Work;
 use crate::runtime::{self, within};
 use crate::slot::AnySlot;
-use crate::status::{PoolStatus, State};
+use crate::status::PoolStatus;
 use crate::sync::{Condvar, Mutex, Notify};
 
 /// The limits of closing. [`worst_case`](CloseOptions::worst_case) tells their sum.
@@ -51,7 +51,8 @@ pub struct CloseOptions {
     /// One step of the phases tasks and databases. Defaults to 10 s.
     #[serde(rename = "long_step_ms", with = "millis")]
     pub long_step: Duration,
-    /// What each later phase is sure to get, whatever an earlier one takes. Defaults to 500 ms.
+    /// What each later phase is sure to get, whatever an earlier one takes, the cutting of what
+    /// hangs included. Defaults to 500 ms.
     #[serde(rename = "floor_ms", with = "millis")]
     pub floor: Duration,
 }
@@ -82,11 +83,19 @@ impl CloseOptions {
             _ => self.step,
         }
     }
+
+    /// What is kept, of the time that is left, for this many later levels.
+    fn reserve(&self, left: Duration, levels: usize) -> Duration {
+        let levels = u32::try_from(levels).unwrap_or(u32::MAX);
+        // Where there is too little for all, each gets the same.
+        let fair = left.checked_div(levels.saturating_add(1)).unwrap_or_default();
+        self.floor.min(fair).saturating_mul(levels)
+    }
 }
 
 /// How long after the deadline the watchdog waits.
 pub(crate) const WATCHDOG: Duration = Duration::from_secs(1);
-/// How long a step that was cut has to end.
+/// How long a step that was cut has to end: this, or half of what its level has.
 const GRACE: Duration = Duration::from_millis(500);
 /// How long a consumer's cancelling may take.
 const INTAKE: Duration = Duration::from_secs(1);
@@ -179,7 +188,7 @@ pub enum Outcome {
     TimedOut,
     /// Its code panicked.
     Panicked(String),
-    /// The deadline had passed before its turn; its streams were cut.
+    /// No time was left for it; its streams were cut.
     Skipped,
 }
 
@@ -218,6 +227,20 @@ pub struct StepReport {
     pub unfinished: Vec<(Work, usize)>,
 }
 
+impl StepReport {
+    fn new(name: Arc<str>, phase: Phase, outcome: Outcome, took: Duration, held: Vec<Holder>) -> Self {
+        let (finished, given_up, unfinished) = (Vec::new(), Vec::new(), Vec::new());
+        StepReport { name, phase, outcome, took, held, finished, given_up, unfinished }
+    }
+
+    /// With what became of the resource's work.
+    fn of(self, slot: &dyn AnySlot) -> Self {
+        let tally = &slot.activity().tally;
+        let (finished, given_up, unfinished) = (tally.finished(), tally.given_up(), tally.unfinished());
+        StepReport { finished, given_up, unfinished, ..self }
+    }
+}
+
 /// What a close did.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -241,16 +264,8 @@ impl CloseReport {
 
     /// One that has no steps, since the whole ended like this.
     pub(crate) fn of(registry: &Registry, reason: Reason, outcome: Outcome) -> Self {
-        let step = StepReport {
-            name: Arc::from("closing"),
-            phase: Phase::Tasks,
-            outcome,
-            took: Duration::ZERO,
-            held: registry.holders(),
-            finished: Vec::new(),
-            given_up: Vec::new(),
-            unfinished: Vec::new(),
-        };
+        let held = registry.holders();
+        let step = StepReport::new(Arc::from("closing"), Phase::Tasks, outcome, Duration::ZERO, held);
         CloseReport {
             reason,
             status: registry.status(),
@@ -345,9 +360,10 @@ pub(crate) struct Hook {
 pub(crate) struct CloseCell {
     whole: Mutex<Whole>,
     announced: Condvar,
-    /// The closes of single resources that are under way.
+    /// The closes of single resources that are under way. None begins once the whole has begun.
     single: Mutex<BTreeMap<Arc<str>, Arc<Course>>>,
-    running: Mutex<BTreeSet<Arc<str>>>,
+    /// Names are not unique.
+    running: Mutex<Vec<Arc<str>>>,
 }
 
 /// A part of a close that runs on a thread of the close's own.
@@ -370,7 +386,10 @@ struct Running<'a> {
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.cell.running.lock().remove(&self.name);
+        let mut running = self.cell.running.lock();
+        if let Some(place) = running.iter().position(|name| *name == self.name) {
+            running.remove(place);
+        }
     }
 }
 
@@ -378,6 +397,8 @@ impl Drop for Running<'_> {
 #[derive(Default)]
 struct Whole {
     begun: bool,
+    /// When it must have ended.
+    deadline: Option<Instant>,
     /// Tells the users that it has begun.
     closing: CancellationToken,
     course: Arc<Course>,
@@ -421,15 +442,14 @@ impl CloseCell {
         self.whole.lock().begun
     }
 
-    /// The close of the whole pool that has begun, until `reopen`.
-    fn under_way(&self) -> Option<Arc<Course>> {
-        let whole = self.whole.lock();
-        whole.begun.then(|| Arc::clone(&whole.course))
-    }
-
     /// A flag and a future for users.
     pub(crate) fn closing(&self) -> Closing {
         Closing(self.whole.lock().closing.clone())
+    }
+
+    /// When the close that has begun must have ended.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.whole.lock().deadline
     }
 
     /// The report, if closed.
@@ -439,9 +459,10 @@ impl CloseCell {
 
     /// The close of the whole pool, begun now unless it was before, and whether the caller is the
     /// one to run it.
-    pub(crate) fn begin(&self) -> (Arc<Course>, bool) {
+    pub(crate) fn begin(&self, limit: Duration) -> (Arc<Course>, bool) {
         let mut whole = self.whole.lock();
         let first = !std::mem::replace(&mut whole.begun, true);
+        whole.deadline.get_or_insert_with(|| runtime::deadline(limit));
         let (course, closing) = (Arc::clone(&whole.course), whole.closing.clone());
         drop(whole);
         closing.cancel();
@@ -459,9 +480,13 @@ impl CloseCell {
         self.announced.notify_all();
     }
 
-    /// The close of one resource, begun now unless it is under way, and whether the caller is the
-    /// one to run it.
+    /// The close of one resource, which is the whole's where that has begun, else begun now unless it
+    /// is under way; and whether the caller is the one to run it.
     pub(crate) fn begin_single(&self, name: &Arc<str>) -> (Arc<Course>, bool) {
+        let whole = self.whole.lock();
+        if whole.begun {
+            return (Arc::clone(&whole.course), false);
+        }
         let mut single = self.single.lock();
         if let Some(course) = single.get(name) {
             return (Arc::clone(course), false);
@@ -469,6 +494,11 @@ impl CloseCell {
         let course = Arc::<Course>::default();
         single.insert(Arc::clone(name), Arc::clone(&course));
         (course, true)
+    }
+
+    /// The closes of single resources that are under way.
+    fn singles(&self) -> BTreeMap<Arc<str>, Arc<Course>> {
+        self.single.lock().clone()
     }
 
     pub(crate) fn end_single(&self, name: &Arc<str>, report: CloseReport) {
@@ -492,11 +522,19 @@ impl CloseCell {
     }
 
     /// Open again, if closed.
-    pub(crate) fn reopen(&self) {
+    ///
+    /// # Errors
+    /// [`Error::Closing`] once the process is ending.
+    pub(crate) fn reopen(&self) -> Result<(), Error> {
         let mut whole = self.whole.lock();
+        // Looked at under the lock, as the process's end waits for what it finds closing.
+        if exit::is_ending() {
+            return Err(Error::Closing { resource: Arc::from("the process") });
+        }
         if whole.course.report().is_some() {
             *whole = Whole::default();
         }
+        Ok(())
     }
 
     /// What of this close this thread runs.
@@ -531,13 +569,13 @@ impl CloseCell {
     /// Counts as running, under this name, until that drops.
     fn running_as(&self, name: &str) -> Running<'_> {
         let name = Arc::from(name);
-        self.running.lock().insert(Arc::clone(&name));
+        self.running.lock().push(Arc::clone(&name));
         Running { cell: self, name }
     }
 
     /// The names of what is running now: steps, the drain, a listener.
     pub(crate) fn running(&self) -> Vec<Arc<str>> {
-        self.running.lock().iter().cloned().collect()
+        self.running.lock().clone()
     }
 }
 
@@ -550,11 +588,11 @@ pub(crate) fn start(
     reason: Reason,
     deadline: Option<Duration>,
 ) -> Result<Arc<Course>, Error> {
-    let (course, first) = registry.context.close.begin();
+    let limit = deadline.unwrap_or(registry.context.options.close.deadline);
+    let (course, first) = registry.context.close.begin(limit);
     if first {
         let (registry, course) = (Arc::clone(registry), Arc::clone(&course));
         hand_over(Box::new(move || {
-            let limit = deadline.unwrap_or(registry.context.options.close.deadline);
             let report = run_close(&registry, reason, close_pool(&registry, reason, limit));
             if report.all_closed() {
                 tracing::info!(%reason, took = ?report.took, "closed");
@@ -586,10 +624,6 @@ pub(crate) fn start_one(
     slot: Arc<dyn AnySlot>,
     reason: Reason,
 ) -> Result<Arc<Course>, Error> {
-    if let Some(course) = registry.context.close.under_way() {
-        registry.context.close.check_outside(&course, slot.name())?;
-        return Ok(course);
-    }
     let (course, first) = registry.context.close.begin_single(slot.name());
     if !first {
         registry.context.close.check_outside(&course, slot.name())?;
@@ -678,13 +712,26 @@ fn on_own_runtime<F: Future>(future: F) -> F::Output {
 }
 
 async fn close_pool(registry: &Arc<Registry>, reason: Reason, limit: Duration) -> CloseReport {
+    let started = Instant::now();
     let deadline = runtime::deadline(limit);
-    let report = close_slots(registry, registry.slots(), registry.take_hooks(), reason, limit).await;
+    let singles = registry.context.close.singles();
+    let (alone, slots): (Vec<_>, Vec<_>) =
+        registry.slots().into_iter().partition(|slot| singles.contains_key(slot.name()));
+    let mut report = close_slots(registry, slots, registry.take_hooks(), reason, limit).await;
     // What was being closed by itself has the drivers' runtime until it is done.
-    for slot in registry.slots() {
-        let closed = slot.activity().until(|| (slot.state() != State::Draining).then_some(()));
-        let _goes_down_with_the_runtime = within(deadline.saturating_duration_since(Instant::now()), closed).await;
+    for slot in alone {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match within(left, singles[slot.name()].wait()).await {
+            Ok(single) => report.steps.extend_from_slice(&single.steps),
+            Err(_goes_down_with_the_runtime) => {
+                let (name, held) = (Arc::clone(slot.name()), slot.holders());
+                slot.force();
+                let step = StepReport::new(name, slot.phase(), Outcome::TimedOut, started.elapsed(), held);
+                report.steps.push(step.of(&*slot));
+            }
+        }
     }
+    report.took = started.elapsed();
     // What `run` was given goes on there after closing everything itself.
     if registry.main.tally.now().is_empty() || registry.main.is_draining() {
         registry.context.runtime.end();
@@ -707,7 +754,7 @@ async fn close_slots(
     let options = &registry.context.options.close;
 
     let mut levels = order(&slots, hooks, &registry.edges());
-    let reserved = reserve(options, levels.len());
+    let reserved = options.reserve(limit, levels.len());
     let intake = INTAKE.min(limit.saturating_sub(reserved));
     in_parallel(&registry.context, intake, slots.iter().cloned().map(AnySlot::stop_intake)).await;
     let mut active: Vec<_> = slots.iter().map(|slot| Arc::clone(slot.activity())).collect();
@@ -726,23 +773,19 @@ async fn close_slots(
 
     let mut steps = Vec::new();
     while let Some(level) = levels.pop_front() {
-        let now = Instant::now();
-        let left = deadline.saturating_duration_since(now).saturating_sub(reserve(options, levels.len()));
+        let left = deadline.saturating_duration_since(Instant::now());
+        let own = left - options.reserve(left, levels.len());
+        let grace = GRACE.min(own / 2);
         let mut running = JoinSet::new();
         for step in level {
-            let budget = options.budget(step.phase()).min(left.saturating_sub(GRACE).max(options.floor.min(limit)));
-            running.spawn(run_step(Arc::clone(registry), step, budget, now >= deadline));
+            let budget = options.budget(step.phase()).min(own - grace);
+            running.spawn(run_step(Arc::clone(registry), step, budget, grace));
         }
         while let Some(step) = running.join_next().await {
             steps.extend(step);
         }
     }
     CloseReport { reason, status, drained, steps, took: started.elapsed() }
-}
-
-/// What this many later levels are sure to get.
-fn reserve(options: &CloseOptions, levels: usize) -> Duration {
-    options.floor.saturating_mul(u32::try_from(levels).unwrap_or(u32::MAX))
 }
 
 /// Waits for work, not for idle handles: those only for a moment.
@@ -852,7 +895,8 @@ impl Edges {
     }
 }
 
-async fn run_step(registry: Arc<Registry>, step: Step, budget: Duration, late: bool) -> StepReport {
+/// A step within its budget; once cut it has the grace to end in. Without a budget it is skipped.
+async fn run_step(registry: Arc<Registry>, step: Step, budget: Duration, grace: Duration) -> StepReport {
     let started = Instant::now();
     let name = step.name();
     let phase = step.phase();
@@ -863,10 +907,7 @@ async fn run_step(registry: Arc<Registry>, step: Step, budget: Duration, late: b
     };
     let held = slot.as_ref().map_or_else(Vec::new, |slot| slot.holders());
     let cancel = CancellationToken::new();
-    let mut ended = match late {
-        true => None,
-        false => Some(on_own_thread(&registry, step, cancel.clone())),
-    };
+    let mut ended = (!budget.is_zero()).then(|| on_own_thread(&registry, step, cancel.clone()));
     let mut outcome = match &mut ended {
         None => Outcome::Skipped,
         Some(ended) => {
@@ -879,21 +920,22 @@ async fn run_step(registry: Arc<Registry>, step: Step, budget: Duration, late: b
         slot.force();
         if matches!(outcome, Outcome::TimedOut)
             && let Some(ended) = ended
-            && within(GRACE, ended).await.is_ok_and(|ended| ended.is_ok())
+            && within(grace, ended).await.is_ok_and(|ended| ended.is_ok())
         {
             outcome = Outcome::Forced;
         }
     }
     cancel.cancel();
-    let (mut finished, mut given_up, mut unfinished) = (Vec::new(), Vec::new(), Vec::new());
-    if let Some(slot) = slot {
+    if let Some(slot) = &slot {
         slot.finish_close();
         tracing::info!(resource = %name, %outcome, "closed");
-        let tally = &slot.activity().tally;
-        (finished, given_up, unfinished) = (tally.finished(), tally.given_up(), tally.unfinished());
     }
     drop(running);
-    StepReport { name, phase, outcome, took: started.elapsed(), held, finished, given_up, unfinished }
+    let report = StepReport::new(name, phase, outcome, started.elapsed(), held);
+    match slot {
+        Some(slot) => report.of(&*slot),
+        None => report,
+    }
 }
 
 fn no_thread(_: oneshot::error::RecvError) -> Outcome {

@@ -178,15 +178,14 @@ pub(crate) fn is_ending() -> bool {
 fn close_pools(process: &Process, reason: Reason) -> bool {
     process.ending.store(true, Ordering::SeqCst);
     let pools = process.pools();
-    let started = Instant::now();
     for pool in &pools {
         // Waited for below, whoever started it.
         let _ = close::start(pool, reason, None);
     }
+    let started = Instant::now();
     let mut forced = false;
     for pool in pools {
-        let limit = pool.context.options.close.worst_case().min(LONGEST);
-        match pool.context.close.wait_blocking(started + limit) {
+        match pool.context.close.wait_blocking(latest(&pool, started)) {
             Some(report) if report.all_closed() => {}
             Some(report) => platform::write_stderr(&format!("resource-pool: {report}")),
             None => {
@@ -204,12 +203,21 @@ fn close_pools(process: &Process, reason: Reason) -> bool {
     forced
 }
 
+/// When this pool must have closed: as its limits say from now on, or later where a close that is
+/// under way was given longer.
+fn latest(pool: &Registry, now: Instant) -> Instant {
+    let configured = now + pool.context.options.close.worst_case().min(LONGEST);
+    pool.context.close.deadline().map_or(configured, |given| configured.max(given + WATCHDOG))
+}
+
 /// The longest that any pool may take to close.
+#[cfg(unix)]
 fn longest(process: &Process) -> Duration {
+    let now = Instant::now();
     let pools = process.pools();
-    let longest = pools.iter().map(|pool| pool.context.options.close.worst_case()).max();
+    let last = pools.iter().map(|pool| latest(pool, now)).max();
     std::mem::forget(pools);
-    longest.unwrap_or(WATCHDOG).min(LONGEST)
+    last.map_or(WATCHDOG, |last| last - now)
 }
 
 #[cfg(unix)]
@@ -218,7 +226,7 @@ mod platform {
     use std::io::Read;
     use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixStream;
-    use std::sync::atomic::{AtomicI32, AtomicUsize};
+    use std::sync::atomic::{AtomicI32, AtomicI64, AtomicUsize};
 
     use super::*;
 
@@ -227,6 +235,8 @@ mod platform {
     pub(super) struct Signals {
         /// The first one that arrived.
         arrived: AtomicI32,
+        /// When it did, by [`millis`], or 0 until that is written.
+        since: AtomicI64,
         /// The write end of the pipe to the thread that ends the process.
         doorbell: AtomicI32,
         /// The handler that `ctrlc` installed.
@@ -234,6 +244,13 @@ mod platform {
     }
 
     const SIGNALS: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
+    /// One wish to end may come as several signals: `timeout` ends the process and then its group, a
+    /// terminal hangs up on both, systemd sends SIGHUP after SIGTERM.
+    const AT_ONCE: i64 = 250;
+    /// What a pipe that takes anything takes whole.
+    const WORD: usize = 512;
+    /// How long a text may take on its way. A pipe that nobody reads takes none for ever.
+    const TELLING: Duration = Duration::from_millis(500);
 
     pub(super) fn hook_exit() {
         static HOOKED: AtomicBool = AtomicBool::new(false);
@@ -308,7 +325,9 @@ mod platform {
         let free: Vec<_> = SIGNALS.into_iter().filter(|number| handler_of(*number) == libc::SIG_DFL).collect();
         if free.contains(&libc::SIGINT) {
             let caught = ctrlc::try_set_handler(move || {
-                if handler_of(libc::SIGINT) == process.signals.ctrlc.load(Ordering::SeqCst) {
+                let ctrlc = process.signals.ctrlc.load(Ordering::SeqCst);
+                // One that comes before it is known below can only have come by it.
+                if ctrlc == 0 || handler_of(libc::SIGINT) == ctrlc {
                     arrived(process, libc::SIGINT);
                 }
             });
@@ -368,14 +387,31 @@ mod platform {
     }
 
     /// The first signal rings the doorbell; a second one, of whatever kind, ends the process at
-    /// once by the first. Only async-signal-safe calls.
+    /// once by the first, unless they came together. Only async-signal-safe calls.
     fn arrived(process: &Process, number: i32) {
         let signals = &process.signals;
         match signals.arrived.compare_exchange(0, number, Ordering::SeqCst, Ordering::SeqCst) {
-            // SAFETY: writes one byte to a descriptor that is never closed.
-            Ok(_) => drop(unsafe { libc::write(signals.doorbell.load(Ordering::SeqCst), [1u8].as_ptr().cast(), 1) }),
-            Err(first) => restore_and_raise(first),
+            Ok(_) => {
+                signals.since.store(millis(), Ordering::SeqCst);
+                // SAFETY: writes one byte to a descriptor that is never closed.
+                let _ = unsafe { libc::write(signals.doorbell.load(Ordering::SeqCst), [1u8].as_ptr().cast(), 1) };
+            }
+            Err(first) => {
+                let since = signals.since.load(Ordering::SeqCst);
+                if since != 0 && millis() - since >= AT_ONCE {
+                    restore_and_raise(first);
+                }
+            }
         }
+    }
+
+    /// The time since some moment in the past. Async-signal-safe.
+    #[allow(clippy::useless_conversion, reason = "platforms differ in their types")]
+    fn millis() -> i64 {
+        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: fills in the value that it is given.
+        unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
+        i64::from(now.tv_sec) * 1000 + i64::from(now.tv_nsec) / 1_000_000
     }
 
     fn end_by_signal(process: &Process, status: ExitStatus) {
@@ -413,17 +449,32 @@ mod platform {
         unsafe { libc::_exit(status) }
     }
 
-    /// Without the standard library's handle, whose thread-locals may be gone.
+    /// Without the standard library's handle, whose thread-locals may be gone, and whose lock may be
+    /// held by a thread that waits for a reader. What nobody takes in time is left unsaid.
     pub(super) fn write_stderr(text: &str) {
+        let until = Instant::now() + TELLING;
         let mut left = text.as_bytes();
-        while !left.is_empty() {
-            // SAFETY: the pointer and length are of a live slice.
-            let written = unsafe { libc::write(2, left.as_ptr().cast(), left.len()) };
+        while let Some(word) = left.chunks(WORD).next() {
+            let limit = until.saturating_duration_since(Instant::now()).as_millis();
+            let mut stderr = libc::pollfd { fd: 2, events: libc::POLLOUT, revents: 0 };
+            // SAFETY: one `pollfd`, and the pointer and length of a live slice.
+            let written = unsafe {
+                match libc::poll(&mut stderr, 1, i32::try_from(limit).unwrap_or(i32::MAX)) {
+                    1 => libc::write(2, word.as_ptr().cast(), word.len()),
+                    // Interrupted, or nobody has read.
+                    taken => taken as isize,
+                }
+            };
             match usize::try_from(written) {
                 Ok(written) if written > 0 => left = &left[written..],
+                Err(_) if was_interrupted() => {}
                 _ => return,
             }
         }
+    }
+
+    fn was_interrupted() -> bool {
+        std::io::Error::last_os_error().kind() == std::io::ErrorKind::Interrupted
     }
 }
 
@@ -450,7 +501,6 @@ mod platform {
             }
             let end = move || {
                 let forced = close_pools(process, Reason::Signal(2));
-                let _longest = longest(process);
                 std::process::exit(match status {
                     ExitStatus::Zero if !forced => 0,
                     _ if forced => FORCED,

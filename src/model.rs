@@ -113,7 +113,7 @@ impl World {
 
     /// Closes everything, as `close::start`.
     fn close_all(&self) -> Arc<CloseReport> {
-        let (course, first) = self.close.begin();
+        let (course, first) = self.close.begin(Duration::MAX);
         if first {
             course.end(self.run_close());
             self.close.announce(&course);
@@ -143,7 +143,7 @@ impl World {
     fn reopen(&self) {
         if self.close.report().is_some() {
             self.life.reopen();
-            self.close.reopen();
+            self.close.reopen().unwrap();
         }
     }
 

@@ -403,16 +403,12 @@ impl Registry {
     /// Opens again what `close_all` closed.
     pub(crate) fn reopen(&self) -> Result<(), Error> {
         self.context.check_process()?;
-        if exit::is_ending() {
-            return Err(Error::Closing { resource: Arc::from("the process") });
-        }
         if self.context.close.report().is_some() {
             for slot in self.slots() {
                 slot.reopen();
             }
-            self.context.close.reopen();
         }
-        Ok(())
+        self.context.close.reopen()
     }
 
     /// Checks the configuration of every resource, without any I/O.

@@ -476,7 +476,7 @@ async fn drain_counts_operations_and_what_it_aborts_on_the_server() {
 async fn drain_waits_for_pipelines_and_blocking_commands() {
     let server = shared(Kind::Redis);
     let proxy = Proxy::start(server.port()).unwrap();
-    let pool = pool_of(&[(Kind::Redis, &proxy.url(server))], |options| options.close.drain = Duration::from_secs(3));
+    let pool = pool_of(&[(Kind::Redis, &proxy.url(server))], |options| options.close.drain = Duration::from_secs(6));
     let [first, second, never] = ["first", "second", "never"].map(unique);
     let mut redis = pool.redis().await.unwrap();
     let mut blocks = pool.redis().await.unwrap();
@@ -508,7 +508,7 @@ async fn drain_waits_for_pipelines_and_blocking_commands() {
     }
     assert_eq!(popped.within(SOON).await.unwrap().unwrap().1, "one");
     assert_eq!(on_thread(move || on_a_thread.join().unwrap()).await.unwrap().1, "one");
-    let report = closed.within(SOON).await.unwrap();
+    let report = closed.within(2 * SOON).await.unwrap();
     println!("{report}");
     let step = report.step("redis").unwrap();
     assert_eq!(step.outcome, Outcome::Closed, "{report}");

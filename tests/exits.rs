@@ -9,6 +9,9 @@
 
 use std::collections::BTreeMap;
 use std::env;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
 use std::sync::Mutex;
@@ -188,6 +191,7 @@ const TABLE: &[Row] = &[
     row("step_that_closes_the_pool", "return", Exit(0)).app("hook-closes-async").ways(THREADS).seen(Trouble("hook=closed")).within(4000),
     row("step_that_closes_a_resource", "return", Exit(0)).app("hook-closes-one").ways(THREADS).seen(Trouble("hook=closed")).within(4000),
     row("listener_that_closes_the_pool", "return", Exit(0)).app("listener-closes").ways(THREADS).seen(Trouble("AGAIN true")).within(4000),
+    row("listener_that_reopens_the_pool", "return", Exit(0)).app("listener-reopens").ways(THREADS).seen(Trouble("REOPEN refused")).within(4000),
     row("listener_that_exits", "close-all", Exit(5)).app("listener-exits").ways(THREADS).within(4000),
     row("listener_that_exits", "wait", Signal(15)).sent(&["TERM"]).app("listener-exits").ways(THREADS).within(4000),
 
@@ -197,6 +201,7 @@ const TABLE: &[Row] = &[
     row("watchdog_names_a_step", "wait", Signal(15)).sent(&["TERM"]).app("cut-hangs").ways(THREADS).seen(Trouble("still running: stubborn\n")).within(FORCED),
     row("watchdog_names_the_drain", "return", Exit(70)).app("usage-hangs").ways(THREADS).seen(Trouble("still running: the drain\n")).within(FORCED),
     row("watchdog_names_a_listener", "return", Exit(70)).app("listener-hangs").ways(THREADS).seen(Trouble("still running: a listener\n")).within(FORCED),
+    row("longer_deadline_than_configured", "close-longer", Exit(0)).app("hook-takes-long").ways(THREADS),
     row("hanging_hook_is_left_behind", "wait", Signal(15)).sent(&["TERM"]).app("hook-hangs").ways(THREADS).seen(Trouble("hook=timed out")),
 ];
 
@@ -223,6 +228,8 @@ server_selection_timeout_ms = 10000
 ";
 #[cfg(not(feature = "mongodb"))]
 const MONGO_LIMITS: &str = "";
+/// Signals that come closer to each other than this count as one.
+const APART: Duration = Duration::from_millis(300);
 /// Their deadline, the watchdog's second, and what a loaded machine takes to notice.
 const FORCED: u64 = 6000 + 1000 + 1000;
 
@@ -239,8 +246,8 @@ impl Row {
         child = child.ready();
         for (number, signal) in self.signals.iter().enumerate() {
             if number > 0 {
-                // The first one has come through: at the same time the kernel delivers the lower one first.
                 child.hear("CLOSING");
+                std::thread::sleep(APART);
             }
             child.send(signal);
         }
@@ -280,6 +287,8 @@ type Story = fn(&Suite);
 
 const STORIES: &[(&str, Story)] = &[
     ("default_limits", default_limits),
+    ("signals_that_come_together", signals_together),
+    ("stderr_that_nobody_reads", unread_stderr),
     ("ignored_under_nohup", under_nohup),
     ("ignored_in_the_background_of_a_script", in_the_background),
     ("process_1_sigterm", as_process_1),
@@ -315,11 +324,59 @@ fn default_limits(Suite { servers, limits, .. }: &Suite) {
     }
 }
 
+/// A wish to end that comes as two signals is no second one.
+fn signals_together(Suite { servers, limits, .. }: &Suite) {
+    for way in BOTH {
+        let child = servers.child(&format!("{way} idle wait -"), limits);
+        // It ends its child, and then its group, which the child is in.
+        let mut timeout = Running::start(by("timeout", &["100"], &child)).ready();
+        timeout.send("TERM");
+        let by_timeout = timeout.end();
+        // As systemd's `SendSIGHUP`; which of the two is handled first is the kernel's choice.
+        let child = Running::start(child).ready();
+        let both = format!("kill -HUP {0} && kill -TERM {0}", child.id());
+        assert!(Command::new("sh").args(["-c", &both]).status().expect("a shell").success());
+        by_timeout.assert_by(Signal(15));
+        let by_both = child.end();
+        by_both.assert_by(Signal(if by_both.report().starts_with("REPORT signal 15;") { 15 } else { 1 }));
+        for ended in [by_timeout, by_both] {
+            ended.assert_all_closed(NAMES);
+            ended.assert_calm();
+            servers.assert_clean();
+        }
+    }
+}
+
+/// There is trouble to report, and nowhere to report it to.
+fn unread_stderr(Suite { servers, limits, .. }: &Suite) {
+    for (ending, signal, ended_by) in [("wait", Some("TERM"), Signal(15)), ("return", None, Exit(0))] {
+        let (_unread, mut stderr) = UnixStream::pair().expect("a pair");
+        stderr.set_nonblocking(true).expect("it may");
+        while stderr.write(b"full").is_ok() {}
+        stderr.set_nonblocking(false).expect("it may");
+        let child = servers.child(&format!("blocking idle {ending} hook-fails"), limits);
+        let mut child = Running::start_with(child, OwnedFd::from(stderr).into()).ready();
+        if let Some(signal) = signal {
+            child.send(signal);
+        }
+        let ended = child.end();
+        ended.assert_by(ended_by);
+        ended.assert_within(Duration::from_secs(8));
+        servers.assert_clean();
+    }
+}
+
+/// A child that is started by another program.
+fn by(starter: &str, arguments: &[&str], child: &Command) -> Command {
+    let mut command = Command::new(starter);
+    command.args(arguments).arg(child.get_program());
+    command.envs(child.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command
+}
+
 fn under_nohup(Suite { servers, limits, .. }: &Suite) {
     let child = servers.child("blocking idle wait -", limits);
-    let mut nohup = Command::new("nohup");
-    nohup.arg(child.get_program()).envs(child.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let mut child = Running::start(nohup).ready();
+    let mut child = Running::start(by("nohup", &[], &child)).ready();
     child.send("HUP");
     child.send("TERM");
     let ended = child.end();
@@ -330,10 +387,7 @@ fn under_nohup(Suite { servers, limits, .. }: &Suite) {
 
 fn in_the_background(Suite { servers, limits, .. }: &Suite) {
     let child = servers.child("blocking idle wait -", limits);
-    let mut shell = Command::new("sh");
-    shell.arg("-c").arg(format!("{:?} & echo PID $!; wait $!", child.get_program()));
-    shell.envs(child.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let mut shell = Running::start(shell);
+    let mut shell = Running::start(by("sh", &["-c", r#""$0" & echo PID $!; wait $!"#], &child));
     let job = shell.hear("PID").parse().expect("a number");
     shell = shell.ready();
     // A script's background jobs ignore SIGINT, and go on doing so.
@@ -350,20 +404,19 @@ fn as_process_1(Suite { servers, rough, limits }: &Suite) {
     let may = Command::new("unshare").args(["--pid", "--fork", "true"]).output().expect("unshare");
     if !may.status.success() {
         let why = String::from_utf8_lossy(&may.stderr);
+        assert_ne!(env::var("RESOURCE_POOL_TEST_NAMESPACES").as_deref(), Ok("required"), "{why}");
         println!("NOT TESTED as process 1: this machine grants no PID namespace: {}", why.trim());
         return;
     }
     for (signals, status) in [(&["TERM"][..], 143), (&["INT"], 130), (&["HUP"], 129), (&["TERM", "INT"], 143)] {
         let (load, servers) = if signals.len() > 1 { ("held", rough) } else { ("idle", servers) };
         let child = servers.child(&format!("blocking {load} wait -"), limits);
-        let mut unshare = Command::new("unshare");
-        unshare.args(["--pid", "--fork", "--kill-child"]).arg(child.get_program());
-        unshare.envs(child.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        let mut unshare = Running::start(unshare).ready();
+        let mut unshare = Running::start(by("unshare", &["--pid", "--fork", "--kill-child"], &child)).ready();
         let process_1 = only_child(unshare.id());
         for (number, signal) in signals.iter().enumerate() {
             if number > 0 {
                 unshare.hear("CLOSING");
+                std::thread::sleep(APART);
             }
             send(signal, process_1);
         }
@@ -585,10 +638,16 @@ fn suite() {
     let rounds = env::var("EXIT_ROUNDS").map_or(2, |rounds| rounds.parse().expect("EXIT_ROUNDS is a number"));
     let is_wanted = |case: &Case| filters.is_empty() || filters.iter().any(|filter| case.name.contains(filter));
     let cases: Vec<_> = cases().into_iter().filter(is_wanted).collect();
+    // Whoever says how often wants something to run; `cargo test` has its filter for other tests.
+    if cases.is_empty() && env::var_os("EXIT_ROUNDS").is_some() {
+        eprintln!("error: no way to end matches {}", filters.join(" or "));
+        std::process::exit(1);
+    }
     println!("\nrunning {} tests, {rounds} rounds of each", cases.len());
+    let kinds = if cases.is_empty() { &[] } else { KINDS };
     let suite = Suite {
-        servers: Servers::of(KINDS),
-        rough: Servers::of(KINDS),
+        servers: Servers::of(kinds),
+        rough: Servers::of(kinds),
         limits: Limits::new("table", &format!("{LIMITS}{MONGO_LIMITS}")),
     };
     let next = AtomicUsize::new(0);

@@ -36,6 +36,7 @@ struct Script {
     connect: Mutex<Does>,
     ping: Mutex<Does>,
     close: Mutex<Does>,
+    stop_intake: Mutex<Does>,
     connects: AtomicUsize,
     closes: AtomicUsize,
     cuts: AtomicUsize,
@@ -98,6 +99,11 @@ impl Resource for Fake {
         self.script.log.lock().push(self.name.to_owned());
         let does = *self.script.close.lock();
         act(does).await
+    }
+
+    async fn stop_intake(&self, _: &u64) {
+        let does = *self.script.stop_intake.lock();
+        act(does).await.unwrap();
     }
 
     fn cut(&self, _: &u64) {
@@ -408,9 +414,55 @@ async fn deadline_holds_whatever_hangs() {
     }
     let started = Instant::now();
     let report = pool.close_all_within(Duration::from_secs(2)).await;
-    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
     assert!(report.steps.iter().all(|step| step.outcome != Outcome::Closed), "{report}");
     assert!(pool.worst_case() > CloseOptions::default().deadline);
+}
+
+#[tokio::test]
+async fn last_phase_gets_its_floor_though_all_before_it_hang() {
+    let hang = [
+        Phase::Tasks,
+        Phase::HttpClients,
+        Phase::RabbitMq,
+        Phase::Redis,
+        Phase::VectorStores,
+        Phase::ClickHouse,
+        Phase::Databases,
+        Phase::Models,
+        Phase::Files,
+        Phase::TempFiles,
+    ];
+    // With time for every floor, and with less.
+    for (floor, limit) in [(300, 4000), (2000, 4000)] {
+        let pool = pool_with(|options| options.close.floor = Duration::from_millis(floor));
+        for phase in hang.into_iter().chain([Phase::Telemetry]) {
+            let name = format!("of {phase}");
+            let fake = Fake { phase, ..Fake::new("fake") };
+            *fake.script.close.lock() = if phase == Phase::Telemetry { Does::Work } else { Does::Hang };
+            pool.register(&name, fake).unwrap();
+            drop(pool.get::<Fake>(&name).await.unwrap());
+        }
+        let report = pool.close_all_within(Duration::from_millis(limit)).await;
+        assert!(report.took < Duration::from_millis(limit + 500), "{report}");
+        for phase in hang {
+            assert_eq!(report.step(&format!("of {phase}")).unwrap().outcome, Outcome::TimedOut, "{report}");
+        }
+        assert_eq!(report.step("of telemetry").unwrap().outcome, Outcome::Closed, "{report}");
+    }
+}
+
+#[tokio::test]
+async fn intake_that_does_not_stop_leaves_time_for_the_goodbye() {
+    for limit in [1500, 10_000] {
+        let fake = Fake::new("fake");
+        *fake.script.stop_intake.lock() = Does::Hang;
+        let pool = with(&fake);
+        drop(pool.get::<Fake>("fake").await.unwrap());
+        let report = pool.close_all_within(Duration::from_millis(limit)).await;
+        assert_eq!(report.step("fake").unwrap().outcome, Outcome::Closed, "{report}");
+        assert!(report.took < Duration::from_millis(limit) / 2 + Duration::from_secs(1), "{report}");
+    }
 }
 
 #[tokio::test]
@@ -634,11 +686,49 @@ async fn closes_of_one_and_of_all_wait_for_each_other() {
     drop(busy);
     let (first, second) = (first.within(SOON).await.unwrap(), second.within(SOON).await.unwrap());
     assert_eq!((first.steps.len(), second.steps.len()), (1, 1), "they share one report");
+    assert!(first.step("hook").is_none(), "hooks are for closing all");
     let all = all.within(SOON).await.unwrap();
-    assert_eq!(all.steps.iter().map(|step| &*step.name).collect::<Vec<_>>(), ["hook"], "hooks are for closing all");
+    assert_eq!(all.steps.iter().map(|step| &*step.name).collect::<Vec<_>>(), ["hook", "fake"], "{all}");
+    assert_eq!(all.step("fake").unwrap().finished, [], "{all}");
     assert!(third.within(SOON).await.unwrap().step("hook").is_some(), "the pool's own report");
     assert_eq!(state(&pool, "fake"), State::Closed);
     assert_eq!(fake.script.closes.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn whoever_closes_one_while_all_closes_is_told_of_it() {
+    let fake = Fake::new("fake");
+    let pool = with(&fake);
+    for times in 1..=100 {
+        drop(pool.get::<Fake>("fake").await.unwrap());
+        let one = tokio::spawn({
+            let pool = pool.clone();
+            async move { pool.close("fake").await.unwrap() }
+        });
+        tokio::task::yield_now().await;
+        let all = pool.close_all().within(SOON).await;
+        let one = one.within(SOON).await.unwrap();
+        assert_eq!(one.step("fake").map(|step| step.outcome.clone()), Some(Outcome::Closed), "{one}{all}");
+        assert!(all.all_closed() && all.steps.len() <= 1, "{all}");
+        assert_eq!(fake.script.closes.load(Ordering::SeqCst), times);
+        pool.reopen().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn close_of_one_that_outlasts_the_close_of_all_is_told_as_such() {
+    let fake = Fake::new("fake");
+    *fake.script.close.lock() = Does::Hang;
+    let pool = with(&fake);
+    drop(pool.get::<Fake>("fake").await.unwrap());
+    let one = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.close("fake").await.unwrap() }
+    });
+    until_async(SOON, async || fake.script.closes.load(Ordering::SeqCst) == 1).await;
+    let all = pool.close_all_within(Duration::from_millis(500)).within(SOON).await;
+    assert_eq!(all.step("fake").unwrap().outcome, Outcome::TimedOut, "{all}");
+    assert!(!one.within(SOON).await.unwrap().all_closed());
 }
 
 #[tokio::test]

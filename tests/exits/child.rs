@@ -7,8 +7,9 @@ use std::future::pending;
 use std::io::BufRead;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use resource_pool::config::ExitStatus;
+use resource_pool::config::{ExitStatus, Options};
 use resource_pool::{CloseReport, Failure, Link, Phase, Resource, ResourcePool, blocking};
 
 #[path = "load.rs"]
@@ -92,6 +93,15 @@ fn install(app: &str, runtime: Option<&tokio::runtime::Runtime>) {
         "signals-off" => builder = builder.signals(false),
         "zero" => builder = builder.exit_status(ExitStatus::Zero),
         "adopted" | "adopted-ended" => builder = builder.runtime(runtime.expect("a runtime").handle().clone()),
+        // The pool's own words are all that it says.
+        "hook-fails" => return,
+        "hook-takes-long" => {
+            let mut options = Options::default();
+            options.acquire_timeout = Duration::from_secs(30);
+            options.connect_timeout = Duration::from_secs(10);
+            options.close.deadline = Duration::from_secs(1);
+            builder = builder.options(options);
+        }
         // Configured by its environment alone, as most programs are.
         _ => return ResourcePool::global().on_report(told),
     }
@@ -119,9 +129,17 @@ fn before_blocking(app: &str) {
             assert!(!report.all_closed(), "{report}");
         }),
         "hook-hangs" => on_close(|_| wait_for_ever()),
+        "hook-takes-long" => on_close(|_| std::thread::sleep(Duration::from_secs(3))),
+        "hook-fails" => blocking::ResourcePool::global()
+            .on_close("hook", Phase::Tasks, || Err("as the test asked".into()))
+            .expect("it is open"),
         "listener-closes" => ResourcePool::global().on_report(|_| {
             let again = blocking::ResourcePool::global().close_all().expect("the report that is there");
             eprintln!("AGAIN {}", again.all_closed());
+        }),
+        "listener-reopens" => ResourcePool::global().on_report(|_| {
+            ResourcePool::global().reopen().expect_err("the process is ending");
+            eprintln!("REOPEN refused");
         }),
         "listener-exits" => ResourcePool::global().on_report(|_| std::process::exit(5)),
         "listener-hangs" => ResourcePool::global().on_report(|_| wait_for_ever()),
@@ -129,6 +147,8 @@ fn before_blocking(app: &str) {
             let pool = blocking::ResourcePool::global();
             pool.register("stubborn", Stubborn(app == "cut-hangs")).expect("the name is free");
             drop(pool.get::<Stubborn>("stubborn").expect("it connects"));
+            // Of the same name and phase, and soon over.
+            pool.on_close("stubborn", Phase::Models, || Ok(())).expect("it is open");
         }
         _ => {}
     }
@@ -230,6 +250,10 @@ fn end(ending: &str) {
         "close-all" => {
             let _ = blocking::ResourcePool::global().close_all();
             wait_for_ever();
+        }
+        "close-longer" => {
+            std::thread::spawn(|| blocking::ResourcePool::global().close_all_within(Duration::from_secs(20)));
+            load::until_closing();
         }
         "wait" => {
             load::until_closing();

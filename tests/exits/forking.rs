@@ -38,7 +38,8 @@ pub(crate) fn main(ending: &str) {
             guards.are_refused();
             is_refused(pool);
             drop(guards);
-            assert!(forked_at.elapsed() < Duration::from_secs(2), "{:?}", forked_at.elapsed());
+            // Each would else wait for as long as an acquire may.
+            assert!(forked_at.elapsed() < Duration::from_secs(10), "{:?}", forked_at.elapsed());
             println!("REFUSED");
             match ending {
                 "return" => {}

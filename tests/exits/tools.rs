@@ -6,7 +6,7 @@ use std::fmt;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
@@ -112,16 +112,20 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    pub(crate) fn start(mut command: Command) -> Self {
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    pub(crate) fn start(command: Command) -> Self {
+        Self::start_with(command, Stdio::piped())
+    }
+
+    pub(crate) fn start_with(mut command: Command, stderr: Stdio) -> Self {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr);
         let mut child = command.spawn().expect("a child");
         let stdout = BufReader::new(child.stdout.take().expect("piped"));
-        let mut stderr = child.stderr.take().expect("piped");
-        let read = move || {
+        let read = |mut stderr: ChildStderr| {
             let mut text = Vec::new();
             stderr.read_to_end(&mut text).expect("its words");
             String::from_utf8_lossy(&text).into_owned()
         };
+        let stderr = child.stderr.take().map(|stderr| std::thread::spawn(move || read(stderr)));
         let (limit, ended) = channel();
         let id = child.id();
         std::thread::spawn(move || {
@@ -130,7 +134,7 @@ impl Running {
                 send("KILL", id);
             }
         });
-        Running { child, stdout, stderr: Some(std::thread::spawn(read)), ending: None, _limit: limit }
+        Running { child, stdout, stderr, ending: None, _limit: limit }
     }
 
     /// Reads on to the line that begins so, and answers its rest.
