@@ -123,6 +123,7 @@ fn mongo_rabbitmq_clickhouse_redis_under_faults() {
     };
     let kinds = Kind::ALL.into_iter().filter(|kind| chosen == "all" || chosen == kind.name());
     let outcomes: Vec<Outcome> = kinds.map(|kind| suffer(kind, &FULL, true, &runtime)).collect();
+    assert!(!outcomes.is_empty(), "no backend is named {chosen:?}");
     let table = table(&outcomes);
     println!("{} faults\n\n{table}", outcomes.iter().map(|outcome| outcome.rows.len()).sum::<usize>());
     if let Ok(path) = env::var("FAULTS_TABLE") {

@@ -30,16 +30,23 @@ fn fields(value: &dyn Debug) -> BTreeMap<String, String> {
     fields
 }
 
+/// The rows of the first table from here on, cell by cell.
+fn rows(text: &str) -> Vec<Vec<&str>> {
+    let rows =
+        text.lines().skip_while(|line| !line.starts_with("|---")).skip(1).take_while(|line| line.starts_with('|'));
+    rows.map(|row| row.trim_matches('|').split(" | ").map(str::trim).collect()).collect()
+}
+
+/// What is between backquotes.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
 /// The rows of the table under this heading: field and default.
 fn table(name: &str) -> BTreeMap<String, String> {
     let (_, section) = GUIDE.split_once(&format!("#### `{name}`")).unwrap_or_else(|| panic!("no section on {name}"));
-    let rows =
-        section.lines().skip_while(|line| !line.starts_with("|---")).skip(1).take_while(|line| line.starts_with('|'));
-    rows.map(|row| {
-        let cells: Vec<_> = row.split(" | ").map(|cell| cell.trim_matches(['|', ' ', '`']).to_owned()).collect();
-        (cells[0].clone(), cells[2].clone())
-    })
-    .collect()
+    let cell = |text: &str| text.trim_matches('`').to_owned();
+    rows(section).iter().map(|row| (cell(row[0]), cell(row[2]))).collect()
 }
 
 #[test]
@@ -93,23 +100,20 @@ fn guide_has_every_environment_name() {
     }
     let (_, section) = GUIDE.split_once("## Environment").unwrap();
     let section = section.split("\n## ").next().unwrap();
-    let told: BTreeSet<_> = section.split('`').skip(1).step_by(2).filter(is_name).collect();
+    let told: BTreeSet<_> = quoted(section).filter(is_name).collect();
     assert_eq!(read, told);
     assert!(read.len() > 25, "{read:?}");
 }
 
-/// Every line on repeats names a test that is there, and every test on repeats has its line.
+/// Every line on repeats names tests that are there, and every test on repeats has its line.
 #[test]
 fn guide_table_of_repeats_is_proved() {
     let (_, section) = GUIDE.split_once("## Repeats").unwrap();
-    let rows =
-        section.lines().skip_while(|line| !line.starts_with("|---")).skip(1).take_while(|line| line.starts_with('|'));
-    let named: BTreeSet<_> = rows.filter_map(|row| row.trim_end_matches("` |").rsplit('`').next()).collect();
-    let tests = include_str!("repeats.rs").lines().filter_map(|line| line.strip_prefix("async fn repeats_"));
-    let tests: BTreeSet<_> = tests.filter_map(|rest| rest.split_once("()")).map(|(name, _)| name).collect();
-    assert_eq!(
-        named,
-        tests.iter().map(|name| format!("repeats_{name}")).collect::<Vec<_>>().iter().map(String::as_str).collect()
-    );
-    assert!(named.len() >= 5, "{named:?}");
+    let table = rows(section);
+    let named: BTreeSet<_> = table.iter().flat_map(|row| quoted(row[row.len() - 1])).collect();
+    let tests = include_str!("repeats.rs").lines().filter_map(|line| line.strip_prefix("async fn "));
+    let tests = tests.filter(|test| test.starts_with("repeats_")).filter_map(|test| test.split_once("()"));
+    let tests: BTreeSet<_> = tests.map(|(name, _)| name).collect();
+    assert_eq!(named, tests);
+    assert!(named.len() >= 5 && table.iter().all(|row| quoted(row[row.len() - 1]).count() > 0), "{table:?}");
 }

@@ -16,7 +16,7 @@ use common::{Within, until, until_async};
 use mongodb::bson::{Document, doc};
 use redis::{AsyncCommands, Commands};
 use resource_pool::config::{ClickHouseConfig, MongoConfig, Options, RabbitMqConfig, RedisConfig, Repeat};
-use resource_pool::rabbitmq::{Message, Queue};
+use resource_pool::rabbitmq::{Exchange, Message, Queue};
 use resource_pool::{Error, ResourcePool, ResourceStatus, State, blocking};
 use services::{Kind, Service, shared};
 
@@ -332,6 +332,43 @@ async fn repeats_of_a_batch_are_told_by_message() {
     assert!(pool.close_all().await.all_closed());
 }
 
+/// Of the other declarations the answer to the first sending is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn repeats_rabbitmq_exchanges_and_bindings() {
+    let server = shared(Kind::RabbitMq);
+    let tap = Tap::before(server);
+    for repeat in [Repeat::Unsent, Repeat::Idempotent] {
+        let pool = pool(server, &tap, repeat);
+        let rabbit = resource_pool::RabbitMq::clone(&*pool.rabbitmq().await.unwrap());
+        let (queue, exchange, key) = (unique("bound"), unique("exchange"), unique("key"));
+        rabbit.declare_queue(Queue::new(&queue)).await.unwrap();
+        has_a_channel(&rabbit).await;
+        let declare = {
+            let (rabbit, exchange) = (rabbit.clone(), exchange.clone());
+            async move { rabbit.declare_exchange(Exchange::fanout(&exchange)).await }
+        };
+        let declared = unanswered(&tap, &pool, &exchange, declare).await;
+        // What was recorded is declared again with the connection.
+        rabbit.declare_exchange(Exchange::fanout(&exchange)).await.unwrap();
+        has_a_channel(&rabbit).await;
+        let bind = {
+            let (rabbit, queue, exchange, key) = (rabbit.clone(), queue.clone(), exchange.clone(), key.clone());
+            async move { rabbit.bind(&queue, &exchange, &key).await }
+        };
+        let bound = unanswered(&tap, &pool, &key, bind).await;
+        for (answer, name) in [(declared, &exchange), (bound, &key)] {
+            match repeat {
+                Repeat::Idempotent => answer.unwrap(),
+                _ => assert!(matches!(answer, Err(Error::Lost { .. })), "{name}: {answer:?}"),
+            }
+        }
+        assert_eq!(tap.asked(&key), if repeat == Repeat::Idempotent { 2 } else { 1 });
+        rabbit.delete_queue(&queue).await.unwrap();
+        rabbit.delete_exchange(&exchange).await.unwrap();
+        assert!(pool.close_all().await.all_closed());
+    }
+}
+
 // ClickHouse
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -419,6 +456,48 @@ async fn repeats_clickhouse() {
             server.clickhouse().unwrap().query(&format!("DROP TABLE {table}")).unwrap();
         }
     }
+}
+
+/// The server need not understand them: what counts is how often they come there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn repeats_clickhouse_statements_and_inserters() {
+    let server = shared(Kind::ClickHouse);
+    let tap = Tap::before(server);
+    let table = unique("looked_at");
+    let create = format!("CREATE TABLE {table} (day UInt32) ENGINE = MergeTree ORDER BY day");
+    server.clickhouse().unwrap().query(&create).unwrap();
+    for repeat in [Repeat::Unsent, Repeat::Idempotent] {
+        let pool = pool(server, &tap, repeat);
+        let threads = blocking::ResourcePool::from(pool.clone());
+        let clickhouse = on_thread(move || blocking::ClickHouse::clone(&*threads.clickhouse().unwrap())).await;
+        for statement in ["SHOW CREATE TABLE", "DESCRIBE TABLE", "EXPLAIN SELECT * FROM"] {
+            let statement = format!("{statement} {table}");
+            let before = tap.asked(&statement);
+            let query = {
+                let (clickhouse, statement) = (clickhouse.clone(), statement.clone());
+                on_thread(move || clickhouse.query_rows::<String>(&statement))
+            };
+            let is_lost = matches!(unanswered(&tap, &pool, &statement, query).await, Err(Error::Lost { .. }));
+            assert_eq!(
+                (is_lost, tap.asked(&statement) - before),
+                match repeat {
+                    Repeat::Idempotent => (false, 2),
+                    _ => (true, 1),
+                }
+            );
+        }
+        let before = tap.asked(&table);
+        let mut inserter = pool.clickhouse().await.unwrap().inserter::<Day>(&table).unwrap();
+        let insert = async move {
+            inserter.write(&Day { day: 1 }).await?;
+            inserter.end().await
+        };
+        let error = unanswered(&tap, &pool, &table, insert).await.unwrap_err();
+        assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error}");
+        assert_eq!(tap.asked(&table) - before, 1);
+        pool.close_all().await;
+    }
+    server.clickhouse().unwrap().query(&format!("DROP TABLE {table}")).unwrap();
 }
 
 #[derive(clickhouse::Row, serde::Serialize, serde::Deserialize)]

@@ -20,6 +20,9 @@ pub struct Recorder {
     heard: Mutex<Vec<Login>>,
 }
 
+/// How a handshake begins: of a client of TLS, or of a plain one that looks whether this port speaks it.
+const TLS: u8 = 22;
+
 /// Hangs up when it has heard the login.
 pub static RECORDER: LazyLock<Recorder> = LazyLock::new(|| Recorder { port: serve(record), heard: Mutex::default() });
 
@@ -71,6 +74,7 @@ fn listen(stream: &mut TcpStream) -> Option<Login> {
     let mut heard = Vec::new();
     match until(stream, &mut heard, |heard| heard.get(..4).map(<[u8]>::to_vec))?.as_slice() {
         b"AMQP" => amqp(stream, &mut heard),
+        [TLS, ..] => None,
         [b'*', ..] => until(stream, &mut heard, redis),
         _ => until(stream, &mut heard, http),
     }
@@ -181,6 +185,7 @@ fn echo(mut stream: TcpStream) {
     let Some(first) = until(&mut stream, &mut heard, |heard| heard.get(..4).map(<[u8]>::to_vec)) else { return };
     let plain = |text: &str| text.replace(['\r', '\n'], " ");
     let answer = match first.as_slice() {
+        [TLS, ..] => return,
         b"AMQP" => {
             let Some((user, password)) = start(&mut stream, &mut heard) else { return };
             let mut text = format!("ACCESS_REFUSED - not with {password}, {user}");

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use services::{Kind, Service};
 
 use super::ledger::Id;
-use super::{Backend, BoxFuture, Call, Shared, Told, Trouble};
+use super::{Backend, BoxFuture, Call, Shared, Told, Trouble, done, there};
 
 #[derive(Default)]
 pub(crate) struct ClickHouse {
@@ -27,18 +27,6 @@ const TABLE: &str = "CREATE TABLE IF NOT EXISTS load_rows (id UInt64) ENGINE = M
                      parts_to_delay_insert = 10000, parts_to_throw_insert = 10000, old_parts_lifetime = 5";
 const READ: &str = "SELECT count() FROM load_rows WHERE id = ?";
 const SLOW: &str = "SELECT sleep(0.2)";
-
-fn there(count: u64, id: Id) -> Told {
-    if count > 0 { Ok(()) } else { Err(Trouble::Wrong(format!("{id:?} was acknowledged and is not there"))) }
-}
-
-/// After a loss it is not known what arrived.
-fn told(error: &Error) -> Trouble {
-    match error {
-        Error::Lost { .. } => Trouble::Unknown(error.to_string()),
-        _ => Trouble::of(error),
-    }
-}
 
 impl Backend for ClickHouse {
     fn kind(&self) -> Kind {
@@ -59,17 +47,15 @@ impl Backend for ClickHouse {
     }
 
     fn on_thread(&self, pool: &blocking::ResourcePool, call: Call) -> Told {
-        let clickhouse = pool.clickhouse().map_err(|error| Trouble::of(&error))?;
+        let clickhouse = pool.clickhouse().map_err(Trouble::of)?;
         match call {
-            Call::Write(id) => {
-                clickhouse.insert_rows("load_rows", [One { id: id.as_u64() }]).map(drop).map_err(|error| told(&error))
-            }
+            Call::Write(id) => done(clickhouse.insert_rows("load_rows", [One { id: id.as_u64() }])),
             Call::Read(id) => {
                 let query = clickhouse.client().query(READ).bind(id.as_u64());
-                let count = clickhouse.query_rows::<u64>(query).map_err(|error| told(&error))?;
-                there(count.first().copied().unwrap_or_default(), id)
+                let count = clickhouse.query_rows::<u64>(query).map_err(Trouble::of)?;
+                there(count.first().is_some_and(|count| *count > 0), id)
             }
-            Call::Slow(_) => clickhouse.execute(SLOW).map_err(|error| told(&error)),
+            Call::Slow(_) => done(clickhouse.execute(SLOW)),
         }
     }
 
@@ -79,7 +65,7 @@ impl Backend for ClickHouse {
             let client = match self.kept.get() {
                 Some(kept) if call.id().keeps_its_lease() => kept,
                 _ => {
-                    own = pool.clickhouse().await.map_err(|error| Trouble::of(&error))?;
+                    own = pool.clickhouse().await.map_err(Trouble::of)?;
                     &own
                 }
             };
@@ -90,13 +76,13 @@ impl Backend for ClickHouse {
                         insert.write(&One { id: id.as_u64() }).await?;
                         insert.end().await
                     };
-                    insert.await.map_err(Trouble::of_driver)
+                    done(insert.await)
                 }
                 Call::Read(id) => {
-                    let count = client.query(READ).bind(id.as_u64()).fetch_one().await;
-                    there(count.map_err(Trouble::of_driver)?, id)
+                    let count = client.query(READ).bind(id.as_u64()).fetch_one::<u64>().await;
+                    there(count.map_err(Trouble::of)? > 0, id)
                 }
-                Call::Slow(_) => client.query(SLOW).execute().await.map_err(Trouble::of_driver),
+                Call::Slow(_) => done(client.query(SLOW).execute().await),
             }
         })
     }

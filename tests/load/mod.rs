@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use mongodb::error::ErrorKind;
 use resource_pool::config::{Options, ResourceConfig};
 use resource_pool::{Error, ResourcePool, blocking};
 use services::{Kind, Service};
@@ -53,17 +54,16 @@ pub(crate) enum Trouble {
 }
 
 impl Trouble {
-    /// Our own errors say whether it may have been done.
-    pub(crate) fn of(error: &Error) -> Self {
-        match error {
-            Error::OutcomeUnknown { .. } => Trouble::Unknown(error.to_string()),
+    /// The pool's own error says whether it may have been done. After a driver's it may have been, unless that found no
+    /// server to send it to.
+    pub(crate) fn of(error: impl StdError + 'static) -> Self {
+        let driver = (&error as &dyn StdError).downcast_ref::<mongodb::error::Error>();
+        let found_none = driver.is_some_and(|error| matches!(*error.kind, ErrorKind::ServerSelection { .. }));
+        match Error::behind(&error) {
+            Some(Error::OutcomeUnknown { .. }) => Trouble::Unknown(error.to_string()),
+            None if !found_none => Trouble::Unknown(error.to_string()),
             _ => Trouble::NotDone(error.to_string()),
         }
-    }
-
-    /// After a driver's own error it may have been done, unless the pool's own is behind it.
-    pub(crate) fn of_driver(error: impl StdError + 'static) -> Self {
-        Error::behind(&error).map_or_else(|| Trouble::Unknown(error.to_string()), Trouble::of)
     }
 
     pub(crate) fn text(&self) -> &str {
@@ -71,6 +71,16 @@ impl Trouble {
             Trouble::NotDone(text) | Trouble::Unknown(text) | Trouble::Wrong(text) => text,
         }
     }
+}
+
+/// After a call that answers nothing of interest.
+pub(crate) fn done<T>(result: Result<T, impl StdError + 'static>) -> Told {
+    result.map(drop).map_err(Trouble::of)
+}
+
+/// After a read of what was acknowledged.
+pub(crate) fn there(is_there: bool, id: Id) -> Told {
+    if is_there { Ok(()) } else { Err(Trouble::Wrong(format!("{id:?} was acknowledged and is not there"))) }
 }
 
 /// What a worker does in turn.

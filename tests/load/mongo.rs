@@ -5,14 +5,13 @@ use std::sync::OnceLock;
 
 use futures_util::TryStreamExt;
 use mongodb::bson::{Document, doc};
-use mongodb::error::ErrorKind;
 use mongodb::{Client, Collection, sync};
 use resource_pool::config::{MongoConfig, ResourceConfig};
 use resource_pool::{Error, Lease, ResourcePool, blocking};
 use services::{Kind, Service};
 
 use super::ledger::Id;
-use super::{Backend, BoxFuture, Call, IDLE, Shared, Told, Trouble};
+use super::{Backend, BoxFuture, Call, IDLE, Shared, Told, Trouble, done, there};
 
 #[derive(Default)]
 pub(crate) struct Mongo {
@@ -30,18 +29,6 @@ fn rows_sync(client: &sync::Client) -> sync::Collection<Document> {
 fn row(id: Id) -> Document {
     // Not the key, or the server itself would keep duplicates out.
     doc! { "row": id.as_u64() as i64 }
-}
-
-fn there(found: Option<Document>, id: Id) -> Told {
-    found.map(drop).ok_or_else(|| Trouble::Wrong(format!("{id:?} was acknowledged and is not there")))
-}
-
-/// Where no server could be had nothing was sent.
-fn told(error: mongodb::error::Error) -> Trouble {
-    match *error.kind {
-        ErrorKind::ServerSelection { .. } => Trouble::NotDone(error.to_string()),
-        _ => Trouble::of_driver(error),
-    }
 }
 
 impl Backend for Mongo {
@@ -68,14 +55,14 @@ impl Backend for Mongo {
     }
 
     fn on_thread(&self, pool: &blocking::ResourcePool, call: Call) -> Told {
-        let client = pool.mongo().map_err(|error| Trouble::of(&error))?;
+        let client = pool.mongo().map_err(Trouble::of)?;
         let rows = rows_sync(&client);
         match call {
-            Call::Write(id) => rows.insert_one(row(id)).run().map(drop).map_err(told),
-            Call::Read(id) => there(rows.find_one(row(id)).run().map_err(told)?, id),
+            Call::Write(id) => done(rows.insert_one(row(id)).run()),
+            Call::Read(id) => there(rows.find_one(row(id)).run().map_err(Trouble::of)?.is_some(), id),
             Call::Slow(_) => {
-                let cursor = rows.find(doc! {}).batch_size(10).limit(30).run().map_err(told)?;
-                cursor.collect::<Result<Vec<_>, _>>().map(drop).map_err(told)
+                let cursor = rows.find(doc! {}).batch_size(10).limit(30).run().map_err(Trouble::of)?;
+                done(cursor.collect::<Result<Vec<_>, _>>())
             }
         }
     }
@@ -86,17 +73,17 @@ impl Backend for Mongo {
             let client = match self.kept.get() {
                 Some(kept) if call.id().keeps_its_lease() => kept,
                 _ => {
-                    own = pool.mongo().await.map_err(|error| Trouble::of(&error))?;
+                    own = pool.mongo().await.map_err(Trouble::of)?;
                     &own
                 }
             };
             let rows = rows(client);
             match call {
-                Call::Write(id) => rows.insert_one(row(id)).await.map(drop).map_err(told),
-                Call::Read(id) => there(rows.find_one(row(id)).await.map_err(told)?, id),
+                Call::Write(id) => done(rows.insert_one(row(id)).await),
+                Call::Read(id) => there(rows.find_one(row(id)).await.map_err(Trouble::of)?.is_some(), id),
                 Call::Slow(_) => {
-                    let cursor = rows.find(doc! {}).batch_size(10).limit(30).await.map_err(told)?;
-                    cursor.try_collect::<Vec<_>>().await.map(drop).map_err(told)
+                    let cursor = rows.find(doc! {}).batch_size(10).limit(30).await.map_err(Trouble::of)?;
+                    done(cursor.try_collect::<Vec<_>>().await)
                 }
             }
         })

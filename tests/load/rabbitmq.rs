@@ -13,7 +13,7 @@ use resource_pool::{Error, Lease, RabbitMq as Tasks, ResourcePool, blocking};
 use services::{Kind, Service};
 
 use super::ledger::Id;
-use super::{Backend, BoxFuture, Call, Desk, Shared, Told, Trouble, lock};
+use super::{Backend, BoxFuture, Call, Desk, Shared, Told, Trouble, done, lock};
 
 const QUEUE: &str = "load";
 
@@ -53,12 +53,8 @@ fn confirmed(published: Result<Published, Error>) -> Told {
     match published {
         Ok(published) if published.is_confirmed() => Ok(()),
         Ok(other) => Err(Trouble::Wrong(format!("{other:?}"))),
-        Err(error) => Err(Trouble::of(&error)),
+        Err(error) => Err(Trouble::of(error)),
     }
-}
-
-fn done<T>(result: Result<T, Error>) -> Told {
-    result.map(drop).map_err(|error| Trouble::of(&error))
 }
 
 impl RabbitMq {
@@ -98,12 +94,12 @@ impl Backend for RabbitMq {
     }
 
     fn on_thread(&self, pool: &blocking::ResourcePool, call: Call) -> Told {
-        let rabbit = pool.rabbitmq().map_err(|error| Trouble::of(&error))?;
+        let rabbit = pool.rabbitmq().map_err(Trouble::of)?;
         match call {
             Call::Write(id) => confirmed(rabbit.publish(self.message(id))),
             Call::Read(_) => done(rabbit.declare_queue(Queue::new(QUEUE).passive())),
             Call::Slow(_) => {
-                let channel = rabbit.channel().map_err(|error| Trouble::of(&error))?;
+                let channel = rabbit.channel().map_err(Trouble::of)?;
                 done(channel.run(async |channel| channel.basic_qos(1, BasicQosOptions::default()).await))
             }
         }
@@ -115,7 +111,7 @@ impl Backend for RabbitMq {
             let rabbit = match self.kept.get() {
                 Some(kept) if call.id().keeps_its_lease() => kept,
                 _ => {
-                    own = pool.rabbitmq().await.map_err(|error| Trouble::of(&error))?;
+                    own = pool.rabbitmq().await.map_err(Trouble::of)?;
                     &own
                 }
             };
@@ -123,7 +119,7 @@ impl Backend for RabbitMq {
                 Call::Write(id) => confirmed(rabbit.publish(self.message(id)).await),
                 Call::Read(_) => done(rabbit.declare_queue(Queue::new(QUEUE).passive()).await),
                 Call::Slow(_) => {
-                    let channel = rabbit.channel().await.map_err(|error| Trouble::of(&error))?;
+                    let channel = rabbit.channel().await.map_err(Trouble::of)?;
                     done(channel.run(async |channel| channel.basic_qos(1, BasicQosOptions::default()).await).await)
                 }
             }

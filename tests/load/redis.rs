@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use redis::aio::ConnectionLike as _;
-use redis::{Cmd, RedisError, RedisResult, Value};
+use redis::{Cmd, RedisResult, Value};
 use resource_pool::config::{RedisConfig, ResourceConfig};
 use resource_pool::{Error, Lease, Redis as Tasks, ResourcePool, blocking};
 use services::{Kind, Service};
 
 use super::ledger::Id;
-use super::{Backend, BoxFuture, Call, IDLE, Shared, Told, Trouble, WORKERS};
+use super::{Backend, BoxFuture, Call, IDLE, NOTICE, Shared, Told, Trouble, WORKERS, done, there};
 
 #[derive(Default)]
 pub(crate) struct Redis {
@@ -35,15 +35,8 @@ fn wait(id: Id) -> Cmd {
     redis::Cmd::new().arg("BLPOP").arg(format!("empty:{}", id.worker)).arg(0.2).to_owned()
 }
 
-fn there(value: RedisResult<Value>, id: Id) -> Told {
-    match value.map_err(Trouble::of_driver)? {
-        Value::Nil => Err(Trouble::Wrong(format!("{id:?} was acknowledged and is not there"))),
-        _ => Ok(()),
-    }
-}
-
-fn done<T>(result: Result<T, RedisError>) -> Told {
-    result.map(drop).map_err(Trouble::of_driver)
+fn read_back(value: RedisResult<Value>, id: Id) -> Told {
+    there(value.map_err(Trouble::of)? != Value::Nil, id)
 }
 
 impl Backend for Redis {
@@ -54,6 +47,8 @@ impl Backend for Redis {
     fn config(&self, url: &str) -> ResourceConfig {
         let mut config = RedisConfig::url(url).pool_size(WORKERS as u32);
         config.idle_timeout = IDLE;
+        // On a busy machine the default may be over without a fault.
+        config.connect_timeout = NOTICE;
         config.into()
     }
 
@@ -65,10 +60,10 @@ impl Backend for Redis {
     }
 
     fn on_thread(&self, pool: &blocking::ResourcePool, call: Call) -> Told {
-        let mut redis = pool.redis().map_err(|error| Trouble::of(&error))?;
+        let mut redis = pool.redis().map_err(Trouble::of)?;
         match call {
             Call::Write(id) => done(write(id).query::<i64>(&mut redis)),
-            Call::Read(id) => there(read(id).query(&mut redis), id),
+            Call::Read(id) => read_back(read(id).query(&mut redis), id),
             Call::Slow(id) => done(wait(id).query::<Value>(&mut redis)),
         }
     }
@@ -77,13 +72,13 @@ impl Backend for Redis {
         Box::pin(async move {
             let mut redis = match self.kept.get() {
                 Some(kept) if call.id().keeps_its_lease() => Tasks::clone(kept),
-                _ => Tasks::clone(&*pool.redis().await.map_err(|error| Trouble::of(&error))?),
+                _ => Tasks::clone(&*pool.redis().await.map_err(Trouble::of)?),
             };
             match call {
                 Call::Write(id) => done(write(id).query_async::<i64>(&mut redis).await),
-                Call::Read(id) => there(read(id).query_async(&mut redis).await, id),
+                Call::Read(id) => read_back(read(id).query_async(&mut redis).await, id),
                 Call::Slow(id) if id.number.is_multiple_of(2) => {
-                    let mut own = redis.exclusive().await.map_err(Trouble::of_driver)?;
+                    let mut own = redis.exclusive().await.map_err(Trouble::of)?;
                     done(own.req_packed_command(&wait(id)).await)
                 }
                 Call::Slow(id) => done(wait(id).query_async::<Value>(&mut redis).await),

@@ -1,6 +1,7 @@
 //! `cargo xtask faults`: the fault suite in full, and its table in the guide.
 
 use crate::{cargo, child::Child, servers};
+use services::Kind;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -11,9 +12,14 @@ const END: &str = "<!-- end -->\n";
 
 /// All backends, or the one that is named; only the whole goes into the guide.
 pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
+    let known = Kind::ALL.map(Kind::name);
+    let chosen = match arguments {
+        [] => "all",
+        [name] if known.contains(&name.as_str()) => name,
+        _ => return Err(format!("expected nothing or one of {}", known.join(", ")).into()),
+    };
     let child = Child::catching_signals()?;
     servers::set_up()?;
-    let chosen = arguments.first().map_or("all", String::as_str);
     let table = target().join("faults.md");
     let mut command = cargo();
     command.args(["test", "--test", "faults", "--", "--nocapture"]).env("FAULTS", chosen);
