@@ -120,7 +120,7 @@ impl<P> Builder<P> {
             for (name, resource) in self.resources {
                 config.set(&name, resource);
             }
-            config.check_names()?;
+            config.check()?;
             Ok(config)
         });
         let registry = Registry::new(config, self.runtime);

@@ -1,7 +1,7 @@
 //! Configuration: code, over environment, over TOML, over defaults for localhost.
 
 use std::collections::BTreeMap;
-use std::env;
+use std::env::{self, VarError};
 use std::fmt;
 use std::fs;
 use std::path::Path;
@@ -83,6 +83,26 @@ impl Default for Options {
             signals: true,
             exit_status: ExitStatus::default(),
         }
+    }
+}
+
+impl Options {
+    /// What is done again and again does not follow at once, and has the time to succeed.
+    fn check(&self) -> Result<(), Error> {
+        let Options { retry, probe, .. } = self;
+        let probes = probe.enabled;
+        for (key, is_zero) in [
+            ("pool.retry.base_ms", retry.base.is_zero()),
+            ("pool.retry.cap_ms", retry.cap.is_zero()),
+            ("pool.probe.interval_ms", probes && probe.interval.is_zero()),
+            ("pool.probe.limit_ms", probes && probe.limit.is_zero()),
+            ("pool.probe.strikes", probes && probe.strikes == 0),
+        ] {
+            if is_zero {
+                return Err(Error::config(key, "must be at least 1"));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -229,7 +249,7 @@ backends! {
 impl Config {
     /// Defaults, then the TOML file, then the environment.
     pub(crate) fn load(file: Option<&Path>, environment: &Environment) -> Result<Self, Error> {
-        let named = environment.get(CONFIG_FILE);
+        let named = environment.get(CONFIG_FILE)?;
         let mut config = match file.or(named.as_deref().map(Path::new)) {
             Some(path) => Config::read(path)?,
             None => Config::default(),
@@ -238,8 +258,10 @@ impl Config {
         Ok(config)
     }
 
-    /// No two resources may have one name, for it is all that they are asked for by.
-    pub(crate) fn check_names(&self) -> Result<(), Error> {
+    /// Checks what the whole may not be, each resource apart.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        self.pool.check()?;
+        // No two resources may have one name, for it is all that they are asked for by.
         let mut kinds = BTreeMap::new();
         for (kind, name) in self.names() {
             if let Some(other) = kinds.insert(name, kind) {
@@ -290,36 +312,47 @@ impl Environment {
         Environment(Some(variables.into_iter().collect()))
     }
 
-    pub(crate) fn get(&self, name: &str) -> Option<String> {
-        match &self.0 {
+    pub(crate) fn get(&self, name: &str) -> Result<Option<String>, Error> {
+        let value = match &self.0 {
             Some(fixed) => fixed.get(name).cloned(),
-            None => env::var(name).ok(),
-        }
-        .filter(|value| !value.is_empty())
+            None => match env::var(name) {
+                Ok(value) => Some(value),
+                Err(VarError::NotPresent) => None,
+                Err(VarError::NotUnicode(_)) => return Err(Error::config(name, "is not UTF-8")),
+            },
+        };
+        Ok(value.filter(|value| !value.is_empty()))
     }
 
     /// The first of these that is set, with its name.
-    pub(crate) fn first<'a>(&self, names: &[&'a str]) -> Option<(&'a str, String)> {
-        names.iter().find_map(|name| Some((*name, self.get(name)?)))
+    pub(crate) fn first<'a>(&self, names: &[&'a str]) -> Result<Option<(&'a str, String)>, Error> {
+        for name in names {
+            if let Some(value) = self.get(name)? {
+                return Ok(Some((*name, value)));
+            }
+        }
+        Ok(None)
     }
 
     /// Sets a text from the first of these that is set.
-    pub(crate) fn text(&self, names: &[&str], target: &mut impl From<String>) {
-        if let Some((_, value)) = self.first(names) {
+    pub(crate) fn text(&self, names: &[&str], target: &mut impl From<String>) -> Result<(), Error> {
+        if let Some((_, value)) = self.first(names)? {
             *target = value.into();
         }
+        Ok(())
     }
 
     /// Sets an optional text from the first of these that is set.
-    pub(crate) fn optional<T: From<String>>(&self, names: &[&str], target: &mut Option<T>) {
-        if let Some((_, value)) = self.first(names) {
+    pub(crate) fn optional<T: From<String>>(&self, names: &[&str], target: &mut Option<T>) -> Result<(), Error> {
+        if let Some((_, value)) = self.first(names)? {
             *target = Some(value.into());
         }
+        Ok(())
     }
 
     /// Sets a number from the first of these that is set.
     pub(crate) fn number<T: FromStr>(&self, names: &[&str], target: &mut T) -> Result<(), Error> {
-        if let Some((name, value)) = self.first(names) {
+        if let Some((name, value)) = self.first(names)? {
             *target = value.parse().map_err(|_| Error::config(name, "is not a number in range"))?;
         }
         Ok(())
@@ -327,7 +360,7 @@ impl Environment {
 
     /// Sets a switch.
     pub(crate) fn flag(&self, name: &str, target: &mut bool) -> Result<(), Error> {
-        match self.get(name).as_deref() {
+        match self.get(name)?.as_deref() {
             None => {}
             Some("true" | "1") => *target = true,
             Some("false" | "0") => *target = false,

@@ -14,10 +14,11 @@ use crate::config::millis;
 pub struct Retry {
     /// How many attempts one connect makes. Defaults to 3.
     pub attempts: usize,
-    /// The pause after the first failed attempt. Defaults to 100 ms; doubles each time.
+    /// The pause after the first failed attempt, at least 1 ms. Defaults to 100 ms; doubles each
+    /// time. Of each pause between half and all is taken, at random.
     #[serde(rename = "base_ms", with = "millis")]
     pub base: Duration,
-    /// The longest pause. Defaults to 1 s.
+    /// The longest pause, at least 1 ms. Defaults to 1 s.
     #[serde(rename = "cap_ms", with = "millis")]
     pub cap: Duration,
     /// The longest that one connect may take with all its attempts. Defaults to 4.5 s.
@@ -45,7 +46,9 @@ impl Retry {
     /// The pauses between the attempts, and how long they may take in all: of one connect, or of
     /// a recovery, which makes as many attempts as its budget holds.
     pub(crate) fn effort(&self, recovering: bool) -> (ExponentialBackoff, Duration) {
-        let backoff = ExponentialBuilder::new().with_min_delay(self.base).with_max_delay(self.cap).with_jitter();
+        // The jitter comes on top of a pause: up to as much again.
+        let (base, cap) = (self.base.min(self.cap) / 2, self.cap / 2);
+        let backoff = ExponentialBuilder::new().with_min_delay(base).with_max_delay(cap).with_jitter();
         match recovering {
             true => (backoff.without_max_times().build(), self.recovery),
             false => (backoff.with_max_times(self.attempts.saturating_sub(1)).build(), self.budget),

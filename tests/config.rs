@@ -29,7 +29,11 @@ fn endpoint(pool: &ResourcePool, name: &str) -> String {
 
 /// The key that an unusable configuration is told by.
 fn wrong(builder: Builder<ResourcePool>) -> (String, String) {
-    match builder.build() {
+    wrong_of(builder.build().map(drop))
+}
+
+fn wrong_of(result: Result<(), Error>) -> (String, String) {
+    match result {
         Err(Error::Config { key, problem }) => (key, problem),
         other => panic!("{other:?}"),
     }
@@ -169,6 +173,50 @@ fn config_one_name_is_one_resource() {
     assert_eq!(wrong(code().named("far", MongoConfig::default())).0, "named.redis.far");
     assert_eq!(wrong(code().config_file(toml("one-name-code", "[named.clickhouse.far]"))).0, "named.redis.far");
     code().named("far", RedisConfig::url("redis://h")).build().expect("said again, for the same kind");
+}
+
+#[test]
+fn config_without_pauses_is_refused() {
+    for (toml_key, value) in [
+        ("retry.base_ms", "0"),
+        ("retry.cap_ms", "0"),
+        ("probe.interval_ms", "0"),
+        ("probe.limit_ms", "0"),
+        ("probe.strikes", "0"),
+    ] {
+        let file = toml("pauses", &format!("[pool]\n{toml_key} = {value}\n"));
+        let (key, problem) = wrong(builder([]).config_file(file));
+        assert_eq!(key, format!("pool.{toml_key}"));
+        assert!(problem.contains("at least 1"), "{problem}");
+    }
+    let mut options = Options::default();
+    options.retry.base = Duration::ZERO;
+    assert_eq!(wrong(builder([]).options(options.clone())).0, "pool.retry.base_ms");
+    options = Options::default();
+    (options.probe.enabled, options.probe.interval) = (false, Duration::ZERO);
+    builder([]).options(options).build().expect("nothing is probed");
+}
+
+/// Runs once more as a process of its own, which has a variable that is no text.
+#[cfg(unix)]
+#[test]
+fn config_variable_that_is_no_text_is_refused() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    use std::process::Command;
+
+    let not_text = OsStr::from_bytes(b"caf\xe9");
+    if std::env::var_os("REDIS_PASSWORD").as_deref() == Some(not_text) {
+        for wrong in [wrong(ResourcePool::builder()), wrong_of(RedisConfig::from_env().map(drop))] {
+            assert_eq!(wrong, ("REDIS_PASSWORD".to_owned(), "is not UTF-8".to_owned()));
+        }
+        return;
+    }
+    let mut again = Command::new(std::env::current_exe().unwrap());
+    again.args(["--exact", "config_variable_that_is_no_text_is_refused"]).env("REDIS_PASSWORD", not_text);
+    let output = again.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
 }
 
 #[test]

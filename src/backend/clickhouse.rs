@@ -243,15 +243,15 @@ impl BackendConfig for ClickHouseConfig {
 
     fn apply(&mut self, environment: &Environment) -> Result<(), Error> {
         const HOST: &[&str] = &["CLICKHOUSE_HOST", "CLICKHOUSE_IP"];
-        if environment.first(HOST).is_some() {
+        if environment.first(HOST)?.is_some() {
             self.url = None;
         }
-        environment.optional(&["CLICKHOUSE_URL"], &mut self.url);
-        environment.text(HOST, &mut self.host);
+        environment.optional(&["CLICKHOUSE_URL"], &mut self.url)?;
+        environment.text(HOST, &mut self.host)?;
         environment.number(&["CLICKHOUSE_PORT"], &mut self.port)?;
-        environment.text(&["CLICKHOUSE_USER"], &mut self.user);
-        environment.optional(&["CLICKHOUSE_PASSWORD"], &mut self.password);
-        environment.text(&["CLICKHOUSE_DATABASE"], &mut self.database);
+        environment.text(&["CLICKHOUSE_USER"], &mut self.user)?;
+        environment.optional(&["CLICKHOUSE_PASSWORD"], &mut self.password)?;
+        environment.text(&["CLICKHOUSE_DATABASE"], &mut self.database)?;
         const TLS: [&str; 5] = [
             "CLICKHOUSE_TLS",
             "CLICKHOUSE_TLS_CA_FILE",

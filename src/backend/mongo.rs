@@ -346,22 +346,22 @@ impl BackendConfig for MongoConfig {
     type Resource = MongoResource;
 
     fn apply(&mut self, environment: &Environment) -> Result<(), Error> {
-        let quantaxis = environment.get("MONGODB");
+        let quantaxis = environment.get("MONGODB")?;
         let (uri, host) = match quantaxis {
             Some(value) if value.contains("://") => (Some(value), None),
             value => (None, value),
         };
-        if let Some(host) = environment.get("MONGODB_HOST").or(host) {
+        if let Some(host) = environment.get("MONGODB_HOST")?.or(host) {
             self.uri = None;
             self.host = host;
         }
-        if let Some(uri) = environment.get("MONGODB_URI").or(uri) {
+        if let Some(uri) = environment.get("MONGODB_URI")?.or(uri) {
             self.uri = Some(uri.into());
         }
         environment.number(&["MONGODB_PORT", "MONGODBPORT"], &mut self.port)?;
-        environment.optional(&["MONGODB_USER"], &mut self.user);
-        environment.optional(&["MONGODB_PASSWORD"], &mut self.password);
-        environment.text(&["MONGODB_DATABASE"], &mut self.database);
+        environment.optional(&["MONGODB_USER"], &mut self.user)?;
+        environment.optional(&["MONGODB_PASSWORD"], &mut self.password)?;
+        environment.text(&["MONGODB_DATABASE"], &mut self.database)?;
         const TLS: [&str; 5] = [
             "MONGODB_TLS",
             "MONGODB_TLS_CA_FILE",

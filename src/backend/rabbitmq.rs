@@ -283,15 +283,15 @@ impl BackendConfig for RabbitMqConfig {
 
     fn apply(&mut self, environment: &Environment) -> Result<(), Error> {
         const HOST: &[&str] = &["RABBITMQ_HOST", "QAPUBSUB_IP"];
-        if environment.first(HOST).is_some() {
+        if environment.first(HOST)?.is_some() {
             self.url = None;
         }
-        environment.optional(&["AMQP_URL"], &mut self.url);
-        environment.text(HOST, &mut self.host);
+        environment.optional(&["AMQP_URL"], &mut self.url)?;
+        environment.text(HOST, &mut self.host)?;
         environment.number(&["RABBITMQ_PORT", "QAPUBSUB_PORT"], &mut self.port)?;
-        environment.text(&["RABBITMQ_USER", "QAPUBSUB_USER"], &mut self.user);
-        environment.text(&["RABBITMQ_PASSWORD", "QAPUBSUB_PWD"], &mut self.password);
-        environment.text(&["RABBITMQ_VHOST"], &mut self.vhost);
+        environment.text(&["RABBITMQ_USER", "QAPUBSUB_USER"], &mut self.user)?;
+        environment.text(&["RABBITMQ_PASSWORD", "QAPUBSUB_PWD"], &mut self.password)?;
+        environment.text(&["RABBITMQ_VHOST"], &mut self.vhost)?;
         const TLS: [&str; 5] = [
             "RABBITMQ_TLS",
             "RABBITMQ_TLS_CA_FILE",

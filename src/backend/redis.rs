@@ -145,14 +145,14 @@ impl BackendConfig for RedisConfig {
 
     fn apply(&mut self, environment: &Environment) -> Result<(), Error> {
         const HOST: &[&str] = &["REDIS_HOST", "REDIS_IP"];
-        if environment.first(HOST).is_some() {
+        if environment.first(HOST)?.is_some() {
             self.url = None;
         }
-        environment.optional(&["REDIS_URL"], &mut self.url);
-        environment.text(HOST, &mut self.host);
+        environment.optional(&["REDIS_URL"], &mut self.url)?;
+        environment.text(HOST, &mut self.host)?;
         environment.number(&["REDIS_PORT"], &mut self.port)?;
-        environment.optional(&["REDIS_USER"], &mut self.user);
-        environment.optional(&["REDIS_PASSWORD"], &mut self.password);
+        environment.optional(&["REDIS_USER"], &mut self.user)?;
+        environment.optional(&["REDIS_PASSWORD"], &mut self.password)?;
         environment.number(&["REDIS_DB"], &mut self.db)?;
         const TLS: [&str; 5] =
             ["REDIS_TLS", "REDIS_TLS_CA_FILE", "REDIS_TLS_CERT_FILE", "REDIS_TLS_KEY_FILE", "REDIS_TLS_SERVER_NAME"];
