@@ -7,7 +7,7 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::lease::{Holder, Listed};
+use crate::lease::Holder;
 use crate::owner::Owner;
 
 /// Any error, boxed: what a [`Resource`](crate::Resource) may fail with.
@@ -20,11 +20,13 @@ pub type Source = Arc<dyn StdError + Send + Sync>;
 ///
 /// Errors name the resource and its endpoint, never a password. Cloning is cheap: single-flight
 /// connecting hands one failure to every waiter.
-#[derive(Debug, Clone, thiserror::Error)]
+///
+/// A message has the driver's in it, so that one line tells all; the chain of [`source`](StdError::source) begins
+/// behind that, so that a report of all of it says nothing twice. The driver's error itself is a field.
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Error {
     /// A value in the configuration cannot be used.
-    #[error("configuration: {key}: {problem}")]
     Config {
         /// The path of the key, as in `redis.pool_size`, or the environment variable's name.
         key: String,
@@ -32,9 +34,6 @@ pub enum Error {
         problem: String,
     },
     /// No resource has this name.
-    #[error(
-        "no resource is named {name:?}; the names here are {known}. Configure it with `builder().named(..)`, `[named.KIND.NAME]` in TOML, or a `*_with` call"
-    )]
     UnknownName {
         /// The name that was asked for.
         name: String,
@@ -42,7 +41,6 @@ pub enum Error {
         known: String,
     },
     /// The name belongs to a resource of another type, or with another configuration.
-    #[error("{name:?} is taken: {problem}")]
     NameTaken {
         /// The name that was asked for.
         name: String,
@@ -50,19 +48,16 @@ pub enum Error {
         problem: String,
     },
     /// `install()` was called after the global pool had come to life.
-    #[error("a global pool exists already; call `install()` before the first `global()`")]
     AlreadyInstalled,
     /// No connection could be made.
-    #[error(transparent)]
     Connect(Arc<ConnectError>),
     /// A wait reached its limit.
-    #[error(transparent)]
     Timeout(Arc<TimeoutError>),
     /// A blocking wait that could never end: this thread alone can free what it waits for.
-    #[error(transparent)]
     Deadlock(Arc<DeadlockError>),
-    /// The connection was lost and is not back yet.
-    #[error("{resource} at {endpoint}: connection lost: {source}")]
+    /// The connection was lost and is not back yet. What was to be done has not been sent; or it may
+    /// have been, and does no harm twice: what only reads, declares, deletes, or is taken back with the
+    /// connection, as a fetched message and an ack. Of what was sent through a raw channel nothing is known.
     Lost {
         /// The resource's name.
         resource: Arc<str>,
@@ -72,7 +67,6 @@ pub enum Error {
         source: Source,
     },
     /// The server answered, with an error, or the driver refused.
-    #[error("{resource}: {action}: {source}")]
     Operation {
         /// The resource's name.
         resource: Arc<str>,
@@ -81,8 +75,8 @@ pub enum Error {
         /// The driver's error.
         source: Source,
     },
-    /// It was sent, and no answer tells whether the server took it. Trying again may do it twice.
-    #[error("{resource}: {action}: the outcome is unknown: {source}")]
+    /// It was sent, changes something, and no answer tells whether the server took it. Trying again may
+    /// do it twice.
     OutcomeUnknown {
         /// The resource's name.
         resource: Arc<str>,
@@ -92,35 +86,25 @@ pub enum Error {
         source: Source,
     },
     /// The pool or resource is closing; nothing new is leased or connected.
-    #[error("{resource} is closing")]
     Closing {
         /// The resource's name.
         resource: Arc<str>,
     },
     /// The pool or resource is closed. `reconnect(name)` or `reopen()` opens it again.
-    #[error("{resource} is closed; `reconnect({resource:?})` or, after `close_all`, `reopen()` opens it again")]
     Closed {
         /// The resource's name.
         resource: Arc<str>,
     },
     /// A blocking acquire would have had to wait on a thread that drives async tasks.
-    #[error(
-        "{resource}: a blocking acquire cannot wait on a current-thread runtime; use the async facade or `spawn_blocking`"
-    )]
     InAsyncContext {
         /// The resource's name.
         resource: Arc<str>,
     },
     /// This process was forked from the one that owns the pool.
-    #[error(
-        "this process was forked from the one that owns the pool, whose threads are not here; fork before the first use, or exec"
-    )]
     Forked,
     /// The order of closing cannot be met.
-    #[error("close order: {0}")]
     Order(String),
     /// A future or closure of the user's panicked.
-    #[error("{what} panicked: {message}")]
     Panicked {
         /// Which code it was.
         what: String,
@@ -129,10 +113,63 @@ pub enum Error {
     },
 }
 
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Config { key, problem } => write!(f, "configuration: {key}: {problem}"),
+            Error::UnknownName { name, known } => write!(
+                f,
+                "no resource is named {name:?}; the names here are {known}. Configure it with `builder().named(..)`, \
+                 `[named.KIND.NAME]` in TOML, or a `*_with` call"
+            ),
+            Error::NameTaken { name, problem } => write!(f, "{name:?} is taken: {problem}"),
+            Error::AlreadyInstalled => {
+                f.write_str("a global pool exists already; call `install()` before the first `global()`")
+            }
+            Error::Connect(error) => error.fmt(f),
+            Error::Timeout(error) => error.fmt(f),
+            Error::Deadlock(error) => error.fmt(f),
+            Error::Lost { resource, endpoint, source } => {
+                write!(f, "{resource} at {endpoint}: connection lost: {source}")
+            }
+            Error::Operation { resource, action, source } => write!(f, "{resource}: {action}: {source}"),
+            Error::OutcomeUnknown { resource, action, source } => {
+                write!(f, "{resource}: {action}: the outcome is unknown: {source}")
+            }
+            Error::Closing { resource } => write!(f, "{resource} is closing"),
+            Error::Closed { resource } => write!(
+                f,
+                "{resource} is closed; `reconnect({resource:?})` or, after `close_all`, `reopen()` opens it again"
+            ),
+            Error::InAsyncContext { resource } => write!(
+                f,
+                "{resource}: a blocking acquire cannot wait on a current-thread runtime; use the async facade or \
+                 `spawn_blocking`"
+            ),
+            Error::Forked => f.write_str(
+                "this process was forked from the one that owns the pool, whose threads are not here; fork before \
+                 the first use, or exec",
+            ),
+            Error::Order(problem) => write!(f, "close order: {problem}"),
+            Error::Panicked { what, message } => write!(f, "{what} panicked: {message}"),
+        }
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Error::Connect(error) => error.source(),
+            Error::Timeout(error) => error.source(),
+            Error::Lost { source, .. } | Error::Operation { source, .. } | Error::OutcomeUnknown { source, .. } => {
+                untold(&**source)
+            }
+            _ => None,
+        }
+    }
+}
+
 /// No connection could be made: what was tried, how often, how long, and what the driver said.
-///
-/// The message has the driver's in it, so that one line tells all; the chain of [`source`](StdError::source) begins
-/// behind that, so that a report of all of it says nothing twice. The driver's error itself is a field.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct ConnectError {
@@ -176,8 +213,7 @@ fn untold<'a>(told: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 
     cause
 }
 
-/// A wait reached its limit: what it was waiting for, and who had it. Its message and its chain of sources are as those
-/// of [`ConnectError`].
+/// A wait reached its limit: what it was waiting for, and who had it.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct TimeoutError {
@@ -203,14 +239,14 @@ impl fmt::Display for TimeoutError {
         let Self { resource, endpoint, waiting_for, waited, holders, cycle, source } = self;
         write!(f, "{resource} at {endpoint}: waited {waited:.1?} for {waiting_for}")?;
         if !holders.is_empty() {
-            write!(f, "; held by {}", Listed(holders))?;
+            write!(f, "; held by {}", Few(holders, ", "))?;
         }
         match &cycle[..] {
             [] => {}
             [me, others @ ..] if others.iter().all(|other| other.owner == me.owner) => {
                 write!(f, "; {} itself holds them all", me.owner)?;
             }
-            cycle => write!(f, "; deadlock: {}", Waiters(cycle))?,
+            cycle => write!(f, "; deadlock: {}", Few(cycle, "; "))?,
         }
         match source {
             Some(source) => write!(f, "; last error: {source}"),
@@ -258,19 +294,20 @@ impl fmt::Display for Waiter {
     }
 }
 
-/// The first few on one line.
-pub(crate) struct Waiters<'a>(pub(crate) &'a [Waiter]);
+/// The first few on one line, with this between them.
+pub(crate) struct Few<'a, T>(pub(crate) &'a [T], pub(crate) &'static str);
 
-impl fmt::Display for Waiters<'_> {
+impl<T: fmt::Display> fmt::Display for Few<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const FEW: usize = 5;
-        for (n, waiter) in self.0.iter().take(FEW).enumerate() {
-            write!(f, "{}{waiter}", if n == 0 { "" } else { "; " })?;
+        let Few(all, between) = self;
+        for (n, one) in all.iter().take(FEW).enumerate() {
+            write!(f, "{}{one}", if n == 0 { "" } else { between })?;
         }
-        if self.0.len() > FEW {
-            write!(f, "; and {} more", self.0.len() - FEW)?;
+        match all.len().checked_sub(FEW) {
+            None | Some(0) => Ok(()),
+            Some(more) => write!(f, "{between}and {more} more"),
         }
-        Ok(())
     }
 }
 
@@ -298,7 +335,7 @@ impl fmt::Display for DeadlockError {
             f,
             "{resource}: {site} would wait for ever for {waiting_for}, which this thread itself has all lent to closures: \
              {}; use what was lent, or raise `{option}`",
-            Listed(holders)
+            Few(holders, ", ")
         )
     }
 }

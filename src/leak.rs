@@ -12,7 +12,8 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 
 use crate::config::millis;
-use crate::lease::{Holder, Listed};
+use crate::error::Few;
+use crate::lease::Holder;
 use crate::registry::Registry;
 use crate::runtime;
 use crate::slot::AnySlot;
@@ -90,7 +91,7 @@ impl Leaks {
         match (is_exceeded, is_news) {
             (true, true) => {
                 self.total.fetch_add(1, Ordering::Relaxed);
-                tracing::warn!(resource, held, allowed, holders = %Listed(holders), "more held than expected: a leak?");
+                tracing::warn!(resource, held, allowed, holders = %Few(holders, ", "), "more held than expected: a leak?");
             }
             (false, true) => tracing::info!(resource, held, allowed, "no more held than expected again"),
             _ => {}

@@ -122,22 +122,6 @@ impl fmt::Display for Holder {
     }
 }
 
-/// The first few on one line.
-pub(crate) struct Listed<'a>(pub(crate) &'a [Holder]);
-
-impl fmt::Display for Listed<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const FEW: usize = 5;
-        for (n, holder) in self.0.iter().take(FEW).enumerate() {
-            write!(f, "{}{holder}", if n == 0 { "" } else { ", " })?;
-        }
-        if self.0.len() > FEW {
-            write!(f, " and {} more", self.0.len() - FEW)?;
-        }
-        Ok(())
-    }
-}
-
 /// How an acquire wants its guard to be known.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Claim {

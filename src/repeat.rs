@@ -4,8 +4,9 @@ use serde::Deserialize;
 
 /// What the pool itself repeats of its own operations when their connection is lost: RabbitMQ's
 /// verbs, ClickHouse's for threads, async Redis commands. The guide has a table of them. What
-/// changes something and may have been sent is never repeated; its error says that the outcome is
-/// unknown.
+/// may do harm twice and may have been sent is never repeated: its error is
+/// [`Error::OutcomeUnknown`](crate::Error::OutcomeUnknown). After
+/// [`Error::Lost`](crate::Error::Lost) trying again does no harm.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]

@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use crate::error::{DeadlockError, Error, Source, TimeoutError, Waiter, Waiters};
+use crate::error::{DeadlockError, Error, Few, Source, TimeoutError, Waiter};
 use crate::exit::Process;
 use crate::lease::{Claim, Holder, QuotaId};
 use crate::owner::Owner;
@@ -74,7 +74,7 @@ impl Quota {
         let cycle = wait.0.cycle();
         // What one task awaits side by side may look like a cycle of its own.
         if cycle.first().is_some_and(|me| !me.holds.is_empty()) && (cycle.len() > 1 || claim.blocks) {
-            tracing::warn!(resource = %self.link.name(), waiters = %Waiters(&cycle), "a deadlock, unless somebody else frees one of these");
+            tracing::warn!(resource = %self.link.name(), waiters = %Few(&cycle, "; "), "a deadlock, unless somebody else frees one of these");
         }
         Ok(wait)
     }
