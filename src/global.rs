@@ -44,7 +44,7 @@ fn global(handle: Arc<PoolHandle>) -> ResourcePool {
 ///
 /// # Errors
 /// [`Error::Closed`] if closing ended before the future did, [`Error::InAsyncContext`] on a
-/// current-thread runtime.
+/// current-thread runtime, [`Error::Forked`].
 ///
 /// ```no_run
 /// fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
@@ -62,18 +62,18 @@ where
 {
     let registry = &pool().handle.0;
     registry.context.check_process()?;
-    registry.arm();
-    let runtime = registry.context.runtime.handle()?;
     let name = Arc::clone(&registry.main.name);
     // Refused before anything of `main` has run.
     block(&name, || ())?;
+    registry.arm();
+    let runtime = registry.context.runtime.handle()?;
     let busy = Busy::new(&registry.main, Work::Main);
     let task = runtime.spawn(async move {
         let _busy = busy;
         main.await
     });
     let ended = block_on(&name, &runtime, task)?;
-    park_on(registry.close_all(Reason::RunEnded, None));
+    block(&name, || park_on(registry.close_all(Reason::RunEnded, None)))?;
     registry.context.runtime.end();
     match ended {
         Ok(output) => Ok(output),
@@ -83,15 +83,21 @@ where
 }
 
 /// [`run`] for a closure, which stays on this thread.
+///
+/// # Errors
+/// [`Error::InAsyncContext`] on a current-thread runtime, which it would block; [`Error::Forked`].
 pub fn run_blocking<T>(main: impl FnOnce() -> T) -> Result<T, Error> {
     let registry = &pool().handle.0;
     registry.context.check_process()?;
-    registry.arm();
-    let busy = Busy::new(&registry.main, Work::Main);
-    let ended = catch_unwind(AssertUnwindSafe(main));
-    drop(busy);
-    park_on(registry.close_all(Reason::RunEnded, None));
-    match ended {
+    let ended = block(&registry.main.name, || {
+        registry.arm();
+        let busy = Busy::new(&registry.main, Work::Main);
+        let ended = catch_unwind(AssertUnwindSafe(main));
+        drop(busy);
+        park_on(registry.close_all(Reason::RunEnded, None));
+        ended
+    });
+    match ended? {
         Ok(output) => Ok(output),
         Err(payload) => resume_unwind(payload),
     }

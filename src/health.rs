@@ -99,6 +99,8 @@ pub struct HealthEntry {
     pub state: State,
     /// How long it has been in that state.
     pub since: Duration,
+    /// The generation of its connection, which goes up each time it is made; zero before the first.
+    pub generation: u64,
     /// Why it is not [`Health::Pass`], without credentials.
     pub error: Option<String>,
     /// Whether the whole depends on it.
@@ -130,6 +132,7 @@ impl HealthReport {
             latency: None,
             state: State::Broken,
             since: Duration::ZERO,
+            generation: 0,
             error: Some(error.to_string()),
             criticality: Criticality::Required,
         };
@@ -153,10 +156,13 @@ impl HealthReport {
         if self.closing { Health::Fail } else { self.health }
     }
 
-    /// Start-up: passes once no required resource is still being connected for the first time.
+    /// Start-up: passes once every required resource that was asked for has been connected. What is
+    /// lost after that is for [`readiness`](Self::readiness) to tell.
     pub fn startup(&self) -> Health {
         let pending = |entry: &HealthEntry| {
-            entry.criticality == Criticality::Required && matches!(entry.state, State::Connecting | State::Broken)
+            entry.criticality == Criticality::Required
+                && entry.generation == 0
+                && matches!(entry.state, State::Connecting | State::Broken)
         };
         if self.entries.iter().any(pending) { Health::Fail } else { Health::Pass }
     }
@@ -244,6 +250,7 @@ async fn probe_all(registry: &Registry, options: &HealthOptions) -> HealthReport
                 latency: None,
                 state: State::Broken,
                 since: Duration::ZERO,
+                generation: 0,
                 error: Some(error.to_string()),
                 criticality,
             }),
@@ -271,7 +278,7 @@ async fn probe_all(registry: &Registry, options: &HealthOptions) -> HealthReport
 
 /// What is known without a round trip; for a ready one, what it is unless its check comes back.
 fn before(slot: &Arc<dyn AnySlot>, criticality: Criticality, limit: Duration) -> HealthEntry {
-    let Condition { state, since, failure, .. } = slot.condition();
+    let Condition { state, since, generation, failure, .. } = slot.condition();
     let (health, error) = match state {
         State::Idle => (Health::Unknown, None),
         State::Connecting if failure.is_none() => (Health::Unknown, None),
@@ -284,7 +291,7 @@ fn before(slot: &Arc<dyn AnySlot>, criticality: Criticality, limit: Duration) ->
             (Health::Fail, failure.as_ref().map(Error::to_string))
         }
     };
-    HealthEntry { name: Arc::clone(slot.name()), health, latency: None, state, since, error, criticality }
+    HealthEntry { name: Arc::clone(slot.name()), health, latency: None, state, since, generation, error, criticality }
 }
 
 fn round_trip(

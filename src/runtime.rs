@@ -93,7 +93,8 @@ pub(crate) async fn within<F: Future>(limit: Duration, future: F) -> Result<F::O
 /// Whether this thread is polling a task or `block_on` future, where blocking would stall others.
 ///
 /// `Handle::try_current` also answers inside `spawn_blocking`, where blocking is legal; what tells
-/// the two apart is that only a polled future has a cooperation budget that runs out.
+/// the two apart is that only a polled future has a cooperation budget that runs out. One within
+/// `tokio::task::unconstrained` has none, so there it is not known.
 pub(crate) fn is_polling() -> bool {
     if Handle::try_current().is_err() {
         return false;
