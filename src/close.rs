@@ -731,6 +731,11 @@ async fn close_pool(registry: &Arc<Registry>, reason: Reason, limit: Duration) -
             }
         }
     }
+    // So has what was lost, or came too late, until it is said goodbye to.
+    for slot in registry.slots() {
+        let said = slot.activity().until(|| slot.goodbyes_said().then_some(()));
+        let _goes_down_with_the_runtime = within(deadline.saturating_duration_since(Instant::now()), said).await;
+    }
     report.took = started.elapsed();
     // What `run` was given goes on there after closing everything itself.
     if registry.main.tally.now().is_empty() || registry.main.is_draining() {

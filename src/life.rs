@@ -38,6 +38,8 @@ struct Inner<H> {
     handle: Option<H>,
     /// How often connecting was begun; a waiter remembers which one it joined.
     attempt: u64,
+    /// The last one that closing overtook.
+    overtaken: Option<u64>,
     failure: Option<Attempted>,
     /// Somebody is bringing the connection back, so an acquire need not begin an attempt.
     recovering: bool,
@@ -118,6 +120,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
                 generation: 0,
                 handle: None,
                 attempt: 0,
+                overtaken: None,
                 failure: None,
                 recovering: false,
                 shut: false,
@@ -258,10 +261,12 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         }
     }
 
-    /// The connection is lost. Says nothing about a generation that is not the present one.
-    pub(crate) fn lost(&self, generation: u64, cause: Source) -> Lost {
+    /// The connection is lost. Says nothing about a generation that is not the present one, nor
+    /// where the link of an attempt says so that closing overtook: the next one has the same number.
+    pub(crate) fn lost(&self, link: Option<u64>, generation: u64, cause: Source) -> Lost {
         let mut inner = self.inner.lock();
         match inner.state {
+            _ if link.is_some() && link == inner.overtaken => Lost::Noted,
             State::Ready if inner.generation == generation => Lost::Recover(self.begin_recovery(inner, cause)),
             State::Connecting if inner.generation + 1 == generation => {
                 inner.ended_early = Some(cause);
@@ -278,12 +283,20 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         }
     }
 
-    /// Has what is broken or closed connected by the next acquire, whatever pauses or stands as an
-    /// answer; what is ready is lost, and this attempt is to be carried out.
+    /// Has what is broken or closed connected by the next acquire, whatever stands as an answer;
+    /// where it is ready, and so is lost, or is being brought back, this attempt is to be carried
+    /// out, which goes on until it is back.
     pub(crate) fn reconnect(&self, cause: Source) -> Option<u64> {
-        let inner = self.inner.lock();
+        let mut inner = self.inner.lock();
         match inner.state {
             State::Ready => return Some(self.begin_recovery(inner, cause)),
+            // Whoever brings it back pauses; somebody else goes on at once, in their place.
+            State::Broken if inner.recovering => {
+                let attempt = inner.begin_attempt();
+                drop(inner);
+                self.activity.changed();
+                return Some(attempt);
+            }
             State::Broken | State::Closed => self.reset(inner),
             State::Idle | State::Connecting | State::Draining => {}
         }
@@ -331,6 +344,9 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
     pub(crate) fn begin_close(&self) -> bool {
         let mut inner = self.inner.lock();
         inner.recovering = false;
+        if inner.state == State::Connecting {
+            inner.overtaken = Some(inner.attempt);
+        }
         let begun = match inner.state {
             State::Closed | State::Draining => false,
             _ if inner.handle.is_none() => {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use loom::thread::{self, JoinHandle};
 
 use crate::close::{CloseCell, CloseReport, Reason};
-use crate::error::{BoxError, Error};
+use crate::error::{BoxError, Error, Source};
 use crate::leak::LeakOptions;
 use crate::lease::{Claim, Lease};
 use crate::life::{Connected, Life, Lost};
@@ -98,6 +98,7 @@ impl World {
         self.made.lock().unwrap().push(handle);
         if let Connected::Late(late) = self.life.connected(attempt, handle, |_| None) {
             self.goodbyes.lock().unwrap().push(late);
+            assert_eq!(self.life.lost(Some(attempt), late.1, cause()), Lost::Noted, "nobody had it");
         }
         self.life.check();
     }
@@ -108,7 +109,16 @@ impl World {
     }
 
     fn lose(&self, generation: u64) -> Lost {
-        self.life.lost(generation, BoxError::from("lost").into())
+        self.life.lost(None, generation, cause())
+    }
+
+    /// Loses the first generation, and fails at first to bring it back. Then, after a pause, this
+    /// attempt is to be carried out.
+    fn lose_and_fail(&self) -> Option<u64> {
+        let Lost::Recover(attempt) = self.lose(1) else { return None };
+        let failure = Error::Closed { resource: Arc::clone(&self.life.activity.name) };
+        self.life.failed(attempt, failure, Duration::ZERO);
+        self.life.again(attempt)
     }
 
     /// Closes everything, as `close::start`.
@@ -165,6 +175,10 @@ impl World {
         made.sort_unstable();
         assert_eq!(ended, made, "each handle in use or said goodbye to, once");
     }
+}
+
+fn cause() -> Source {
+    BoxError::from("lost").into()
 }
 
 fn block_on<F: Future>(future: F) -> F::Output {
@@ -330,11 +344,7 @@ pub fn recovery_in_place_against_close() {
     explore(3, || {
         let world = World::ready();
         let losing = spawn(&world, |world| {
-            let Lost::Recover(attempt) = world.lose(1) else { return };
-            // A first try that fails, and then, after a pause, one that brings it back.
-            let lost = Error::Closed { resource: Arc::clone(&world.life.activity.name) };
-            world.life.failed(attempt, lost, Duration::ZERO);
-            if let Some(attempt) = world.life.again(attempt) {
+            if let Some(attempt) = world.lose_and_fail() {
                 world.life.recovered(attempt, |_| None);
                 world.life.check();
             }
@@ -346,13 +356,30 @@ pub fn recovery_in_place_against_close() {
     });
 }
 
+pub fn reconnect_against_a_recovery() {
+    explore(3, || {
+        let world = World::ready();
+        let losing = spawn(&world, |world| {
+            if let Some(attempt) = world.lose_and_fail() {
+                world.connect(attempt);
+            }
+        });
+        if let Some(attempt) = world.life.reconnect(cause()) {
+            world.connect(attempt);
+        }
+        losing.join().unwrap();
+        assert_eq!(world.life.state(), State::Ready, "somebody brings it back");
+        world.check();
+    });
+}
+
 pub fn reconnect_against_a_late_connect() {
     explore(3, || {
         let world = World::new();
         let acquiring = spawn(&world, |world| world.acquire().map(drop));
         // Closed alone, the pool stays open; and then opened again.
         world.run_close();
-        assert_eq!(world.life.reconnect(BoxError::from("asked for").into()), None);
+        assert_eq!(world.life.reconnect(cause()), None);
         drop(world.acquire_with(|attempt| world.connect(attempt)).expect("open"));
         if let Err(error) = acquiring.join().unwrap() {
             assert!(error.is_closed(), "{error}");

@@ -30,13 +30,14 @@ pub struct ProbeOptions {
     /// Whether to probe at all. Defaults to `true`; without it a frozen server is only noticed
     /// by the driver's own means, which for most operations is never.
     pub enabled: bool,
-    /// The pause between two probes. Defaults to 500 ms.
+    /// The pause between two probes, at least 1 ms. Defaults to 500 ms.
     #[serde(rename = "interval_ms", with = "millis")]
     pub interval: Duration,
-    /// How long one probe may take. Defaults to 1 s.
+    /// How long one probe may take, at least 1 ms. Defaults to 1 s.
     #[serde(rename = "limit_ms", with = "millis")]
     pub limit: Duration,
-    /// How many probes in a row must fail before the connection counts as lost. Defaults to 3.
+    /// How many probes in a row must fail before the connection counts as lost, at least 1. Defaults
+    /// to 3.
     pub strikes: u32,
 }
 
@@ -108,7 +109,7 @@ async fn probe(slot: Weak<dyn AnySlot>, generation: u64, options: ProbeOptions, 
         let Some(slot) = slot.upgrade() else { return };
         tracing::debug!(resource = %slot.name(), strikes, error = %cause, "probe failed");
         if strikes >= options.strikes {
-            return slot.lost(generation, Source::from(cause));
+            return slot.lost(None, generation, Source::from(cause));
         }
     }
 }

@@ -47,6 +47,17 @@ impl Context {
         self.process.check()
     }
 
+    /// An error once closing the whole has begun.
+    pub(crate) fn check_open(&self, what: &Arc<str>) -> Result<(), Error> {
+        self.check_process()?;
+        let resource = || Arc::clone(what);
+        match (self.close.report(), self.close.is_closing()) {
+            (Some(_), _) => Err(Error::Closed { resource: resource() }),
+            (None, true) => Err(Error::Closing { resource: resource() }),
+            (None, false) => Ok(()),
+        }
+    }
+
     pub(crate) fn on_report(&self) -> Vec<Listener> {
         self.listeners.lock().clone()
     }
@@ -93,6 +104,8 @@ macro_rules! default_slot {
         /// The default resource of this kind, made on first use.
         #[cfg(feature = $feature)]
         pub(crate) fn $field(&self) -> Result<&Arc<Slot<$resource>>, Error> {
+            // First: in a forked child the cell may be as another thread left it, half-way.
+            self.context.check_process()?;
             self.$field.get_or_try_init(|| self.with::<$config>(stringify!($field), self.config()?.$field.clone()))
         }
     };
@@ -304,15 +317,17 @@ impl Registry {
         run: impl FnOnce() -> Result<(), BoxError> + Send + 'static,
         alive: impl Fn() -> bool + Send + 'static,
     ) -> Result<(), Error> {
-        self.check_open()?;
-        self.arm();
+        self.context.check_process()?;
         let hook = Hook { name: Arc::from(name), phase, run: Box::new(run) };
         let mut hooks = self.hooks.lock();
+        // Under the lock, for the hooks are taken once closing has begun.
+        self.check_open()?;
         // What is gone is forgotten, so that clients that come and go do not pile up.
         let gone: Vec<_> = hooks.extract_if(.., |(_, alive)| !alive()).collect();
         hooks.push((hook, Box::new(alive)));
         drop(hooks);
         drop(gone);
+        self.arm();
         Ok(())
     }
 
@@ -421,13 +436,7 @@ impl Registry {
 
     /// An error once closing has begun.
     pub(crate) fn check_open(&self) -> Result<(), Error> {
-        self.context.check_process()?;
-        let resource = || Arc::from("the pool");
-        match (self.context.close.report(), self.context.close.is_closing()) {
-            (Some(_), _) => Err(Error::Closed { resource: resource() }),
-            (None, true) => Err(Error::Closing { resource: resource() }),
-            (None, false) => Ok(()),
-        }
+        self.context.check_open(&Arc::from("the pool"))
     }
 
     /// Whether this resource answers a round trip now. One never used does not.

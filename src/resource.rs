@@ -112,6 +112,8 @@ pub trait Resource: Send + Sync + Sized + 'static {
 pub struct Link {
     pub(crate) activity: Arc<Activity>,
     pub(crate) slot: Weak<dyn AnySlot>,
+    /// The attempt to connect that it was made for.
+    pub(crate) attempt: u64,
     pub(crate) acquire_timeout: Duration,
     pub(crate) process: &'static Process,
     pub(crate) repeat: Repeat,
@@ -142,10 +144,11 @@ impl Link {
     }
 
     /// The connection is lost: readiness falls, and the pool brings it back by
-    /// [`recover`](Resource::recover). Says nothing about a generation that is not current.
+    /// [`recover`](Resource::recover). Says nothing about a generation that is not current, nor
+    /// about a connection that closing overtook while it was made.
     pub fn lost(&self, generation: u64, cause: impl Into<BoxError>) {
         if let Some(slot) = self.slot.upgrade() {
-            slot.lost(generation, Source::from(cause.into()));
+            slot.lost(Some(self.attempt), generation, Source::from(cause.into()));
         }
     }
 

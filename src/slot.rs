@@ -2,13 +2,17 @@
 //! code, and what the pool asks of any resource.
 
 use std::any::Any;
+use std::convert::Infallible;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use tokio::task::JoinSet;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::activity::Activity;
@@ -34,6 +38,8 @@ pub(crate) struct Slot<R: Resource> {
     resource: R,
     phase: Phase,
     life: Life<R::Handle>,
+    /// How many are being said to what is lost or late.
+    goodbyes: AtomicUsize,
     context: Arc<Context>,
 }
 
@@ -59,7 +65,8 @@ pub(crate) trait AnySlot: Any + Send + Sync {
     fn wait_back(self: Arc<Self>, limit: Duration) -> BoxFuture<Result<(), Error>>;
     /// A ping over whatever the resource pings with. `None` if it never was connected.
     fn ping(self: Arc<Self>) -> Option<BoxFuture<Result<(), Failure>>>;
-    fn lost(self: Arc<Self>, generation: u64, cause: Source);
+    /// The connection is lost, says the link of an attempt, or the pool itself.
+    fn lost(self: Arc<Self>, link: Option<u64>, generation: u64, cause: Source);
     fn reconnect(self: Arc<Self>) -> BoxFuture<Result<(), Error>>;
     /// Begins closing. `false` if there is nothing to close.
     fn begin_close(&self) -> bool;
@@ -71,6 +78,8 @@ pub(crate) trait AnySlot: Any + Send + Sync {
     /// Cuts the streams under whatever still runs.
     fn force(&self);
     fn finish_close(&self);
+    /// Whether no goodbye is being said to what was lost or came too late.
+    fn goodbyes_said(&self) -> bool;
     /// Back to `Idle`, if closed.
     fn reopen(&self);
 }
@@ -78,7 +87,7 @@ pub(crate) trait AnySlot: Any + Send + Sync {
 impl<R: Resource> Slot<R> {
     pub(crate) fn new(name: &str, resource: R, context: Arc<Context>) -> Arc<Self> {
         let life = Life::new(name, resource.endpoint(), &context.options.leaks);
-        Arc::new(Slot { phase: resource.phase(), resource, life, context })
+        Arc::new(Slot { phase: resource.phase(), resource, life, goodbyes: AtomicUsize::new(0), context })
     }
 
     /// A lease at once, if the resource is ready.
@@ -108,24 +117,42 @@ impl<R: Resource> Slot<R> {
         }
     }
 
-    /// Begins to wait, on the pool's runtime, so that any executor may poll the answer and
-    /// dropping it only stops the waiting.
+    /// Begins to wait, on the pool's runtime, so that any executor may poll the answer. Dropping it
+    /// only stops the waiting, and what was asked for is begun all the same.
     fn begin_waiting(
         self: &Arc<Self>,
         limit: Duration,
         patient: bool,
     ) -> impl Future<Output = Result<(), Error>> + Send + use<R> {
         // Not even a runtime is started for what is closed.
-        let open = self.context.check_process().and_then(|()| match self.life.state() {
+        let runtime = self.context.check_process().and_then(|()| match self.life.state() {
             State::Closed => Err(self.closed()),
-            _ => Ok(()),
+            _ => self.runtime(),
         });
-        let waiting = open.and_then(|()| self.context.runtime.handle()).map(|runtime| {
+        let (waits, given_up) = oneshot::channel::<Infallible>();
+        let waiting = runtime.map(|runtime| {
             let me = Arc::clone(self);
-            runtime.spawn(async move { me.wait(limit, patient).await })
+            runtime.spawn(async move {
+                tokio::select! {
+                    biased;
+                    ready = me.wait(limit, patient) => Some(ready),
+                    _ = given_up => None,
+                }
+            })
         });
         let closed = self.closed();
-        async move { waiting?.await.unwrap_or(Err(closed)) }
+        async move {
+            let _waits = waits;
+            waiting?.await.ok().flatten().unwrap_or(Err(closed))
+        }
+    }
+
+    /// Where to wait. None is started once closing has begun.
+    fn runtime(&self) -> Result<Handle, Error> {
+        match self.context.check_open(self.name()) {
+            Ok(()) => self.context.runtime.handle(),
+            Err(closed) => self.context.runtime.current().ok_or(closed),
+        }
     }
 
     async fn wait(self: Arc<Self>, limit: Duration, patient: bool) -> Result<(), Error> {
@@ -155,7 +182,7 @@ impl<R: Resource> Slot<R> {
         // A set, because dropping it aborts what is in it.
         let mut task = JoinSet::new();
         task.spawn(async move {
-            let link = me.link();
+            let link = me.link(attempt);
             let brought = within(limit, me.bring(attempt, &link)).await;
             // From here on nothing awaits, so what was brought cannot go missing.
             let watch = |generation| me.watch(generation);
@@ -177,27 +204,36 @@ impl<R: Resource> Slot<R> {
     }
 
     /// A new handle, or none where the lost one has come back.
-    async fn bring(&self, attempt: u64, link: &Link) -> Result<Option<R::Handle>, Failure> {
+    async fn bring(self: &Arc<Self>, attempt: u64, link: &Link) -> Result<Option<R::Handle>, Failure> {
         if let Some(lost) = self.life.handle()
             && self.resource.recover(link, &lost).await?
         {
             return Ok(None);
         }
         match self.life.forget(attempt) {
-            Ok(Some(lost)) => self.say_goodbye(lost, GOODBYE).await,
+            Ok(Some(lost)) => {
+                if let Err(error) = self.say_goodbye(lost, GOODBYE).await {
+                    tracing::debug!(resource = %self.name(), %error, "saying goodbye");
+                }
+            }
             Ok(None) => {}
             Err(Overtaken) => return Err(Failure::permanent("overtaken")),
         }
         self.resource.connect(link).await.map(Some)
     }
 
-    /// What is lost or late may fail to say goodbye; that harms nobody.
-    async fn say_goodbye(&self, handle: R::Handle, limit: Duration) {
-        match within(limit, self.resource.close(handle)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(resource = %self.name(), %error, "saying goodbye"),
-            Err(elapsed) => tracing::debug!(resource = %self.name(), %elapsed, "saying goodbye"),
-        }
+    /// What is lost or late may fail to say goodbye; that harms nobody. In a task of its own, which
+    /// nothing but the limit cuts short: closing the pool waits for it.
+    fn say_goodbye(self: &Arc<Self>, handle: R::Handle, limit: Duration) -> JoinHandle<()> {
+        let goodbye = Goodbye::new(self);
+        tokio::spawn(async move {
+            let slot = &goodbye.0;
+            match within(limit, slot.resource.close(handle)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(resource = %slot.name(), %error, "saying goodbye"),
+                Err(elapsed) => tracing::debug!(resource = %slot.name(), %elapsed, "saying goodbye"),
+            }
+        })
     }
 
     fn ready(self: &Arc<Self>, connected: Connected<R::Handle>) {
@@ -206,13 +242,10 @@ impl<R: Resource> Slot<R> {
                 let event = if generation == 1 { "connected" } else { "reconnected" };
                 tracing::info!(resource = %self.name(), endpoint = %self.activity().endpoint, generation, "{event}");
                 if let Some(cause) = lost {
-                    AnySlot::lost(Arc::clone(self), generation, cause);
+                    AnySlot::lost(Arc::clone(self), None, generation, cause);
                 }
             }
-            Connected::Late(handle) => {
-                let me = Arc::clone(self);
-                tokio::spawn(async move { me.say_goodbye(handle, me.context.options.close.step).await });
-            }
+            Connected::Late(handle) => drop(self.say_goodbye(handle, self.context.options.close.step)),
             Connected::Overtaken => {}
         }
     }
@@ -246,11 +279,12 @@ impl<R: Resource> Slot<R> {
         Error::Closed { resource: Arc::clone(self.name()) }
     }
 
-    fn link(self: &Arc<Self>) -> Link {
+    fn link(self: &Arc<Self>, attempt: u64) -> Link {
         let activity = Arc::clone(self.activity());
         let Options { acquire_timeout, repeat, ref retry, .. } = self.context.options;
         let patience = acquire_timeout.min(retry.budget);
-        Link { activity, slot: self.as_weak(), acquire_timeout, process: self.context.process, repeat, patience }
+        let (slot, process) = (self.as_weak(), self.context.process);
+        Link { activity, slot, attempt, acquire_timeout, process, repeat, patience }
     }
 
     fn as_weak(self: &Arc<Self>) -> Weak<dyn AnySlot> {
@@ -339,8 +373,8 @@ impl<R: Resource> AnySlot for Slot<R> {
         Some(Box::pin(async move { self.resource.ping(&handle).await }))
     }
 
-    fn lost(self: Arc<Self>, generation: u64, cause: Source) {
-        match self.life.lost(generation, cause) {
+    fn lost(self: Arc<Self>, link: Option<u64>, generation: u64, cause: Source) {
+        match self.life.lost(link, generation, cause) {
             Lost::Recover(attempt) => self.recover(attempt),
             Lost::Cut => self.force(),
             Lost::Noted => {}
@@ -414,6 +448,10 @@ impl<R: Resource> AnySlot for Slot<R> {
         self.life.finish_close();
     }
 
+    fn goodbyes_said(&self) -> bool {
+        self.goodbyes.load(Ordering::Acquire) == 0
+    }
+
     fn reopen(&self) {
         self.life.reopen();
     }
@@ -454,6 +492,23 @@ async fn connect<R: Resource>(mut trying: Trying<R>, recovering: bool) {
             Some(next) => trying.attempt = next,
             None => return,
         }
+    }
+}
+
+/// Counts as being said until it drops.
+struct Goodbye<R: Resource>(Arc<Slot<R>>);
+
+impl<R: Resource> Goodbye<R> {
+    fn new(slot: &Arc<Slot<R>>) -> Self {
+        slot.goodbyes.fetch_add(1, Ordering::Relaxed);
+        Goodbye(Arc::clone(slot))
+    }
+}
+
+impl<R: Resource> Drop for Goodbye<R> {
+    fn drop(&mut self) {
+        self.0.goodbyes.fetch_sub(1, Ordering::Release);
+        self.0.activity().changed();
     }
 }
 

@@ -234,7 +234,10 @@ async fn adopted_clients_of_the_drivers_are_closed_if_alive_and_forgotten_if_dro
 
     let runtime = tokio::runtime::Handle::current();
     let adopt_mongo = async |name| {
-        let client = Arc::new(mongodb::Client::with_uri_str(mongo.url()).await.unwrap());
+        let mut options = mongodb::options::ClientOptions::parse(mongo.url()).await.unwrap();
+        // Its monitor's last connection goes after that.
+        options.heartbeat_freq = Some(Duration::from_secs(1));
+        let client = Arc::new(mongodb::Client::with_options(options).unwrap());
         client.list_database_names().await.unwrap();
         let runtime = runtime.clone();
         let close = move |client: Arc<mongodb::Client>| {

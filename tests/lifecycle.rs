@@ -4,16 +4,19 @@
 
 mod common;
 
-use std::sync::Arc;
+use std::error::Error as StdError;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Within, until, until_async};
+use common::{Within, eventually, until, until_async};
 use parking_lot::Mutex;
 use resource_pool::config::{CloseOptions, Options};
 use resource_pool::{
-    Busy, Error, Failure, Health, Link, Outcome, Phase, Reason, Resource, ResourcePool, State, Usage, Work, blocking,
+    Busy, Error, Failure, Health, Link, Outcome, Phase, Reason, Resource, ResourcePool, Source, State, Usage, Work,
+    blocking,
 };
 use tokio::sync::Notify;
 
@@ -24,6 +27,7 @@ const SOON: Duration = Duration::from_secs(5);
 enum Does {
     #[default]
     Work,
+    Slow,
     Fail,
     FailForGood,
     Panic,
@@ -39,6 +43,8 @@ struct Script {
     stop_intake: Mutex<Does>,
     connects: AtomicUsize,
     closes: AtomicUsize,
+    /// Those that came to their end.
+    closed: AtomicUsize,
     cuts: AtomicUsize,
     gate: Mutex<Option<Arc<Notify>>>,
     link: Mutex<Option<Link>>,
@@ -63,6 +69,10 @@ impl Fake {
 async fn act(does: Does) -> Result<(), Failure> {
     match does {
         Does::Work => Ok(()),
+        Does::Slow => {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            Ok(())
+        }
         Does::Fail => Err(Failure::transient("as scripted")),
         Does::FailForGood => Err(Failure::permanent("wrong password")),
         Does::Panic => panic!("as scripted"),
@@ -98,7 +108,9 @@ impl Resource for Fake {
         self.script.closes.fetch_add(1, Ordering::SeqCst);
         self.script.log.lock().push(self.name.to_owned());
         let does = *self.script.close.lock();
-        act(does).await
+        let ended = act(does).await;
+        self.script.closed.fetch_add(1, Ordering::SeqCst);
+        ended
     }
 
     async fn stop_intake(&self, _: &u64) {
@@ -329,6 +341,199 @@ async fn reconnect_overtakes_a_recovery_that_pauses() {
     assert!(pool.get::<Fake>("fake").await.is_err(), "the next attempt is a minute away");
     pool.reconnect("fake").within(SOON).await.unwrap();
     assert_eq!(*pool.get::<Fake>("fake").await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn reconnect_in_an_outage_leaves_somebody_to_bring_it_back() {
+    let fake = Fake::new("fake");
+    let pool = with(&fake);
+    drop(pool.get::<Fake>("fake").await.unwrap());
+    *fake.script.connect.lock() = Does::Fail;
+    fake.script.link.lock().clone().unwrap().lost(1, "the wire broke");
+    until_async(SOON, async || state(&pool, "fake") == State::Broken).await;
+    assert!(pool.reconnect("fake").within(SOON).await.is_err());
+    *fake.script.connect.lock() = Does::Work;
+    // Nobody acquires it.
+    until_async(SOON, async || state(&pool, "fake") == State::Ready).await;
+}
+
+#[tokio::test]
+async fn loss_of_an_overtaken_connection_is_not_the_next_ones() {
+    let fake = Fake::new("fake");
+    *fake.script.gate.lock() = Some(Arc::default());
+    let pool = with(&fake);
+    let acquiring = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.get::<Fake>("fake").await.map(drop) }
+    });
+    let overtaken = eventually(SOON, async || fake.script.link.lock().clone()).await;
+    let generation = overtaken.generation();
+    pool.close("fake").within(SOON).await.unwrap();
+    assert!(matches!(acquiring.within(SOON).await.unwrap(), Err(Error::Closed { .. })));
+    *fake.script.gate.lock() = None;
+    pool.reconnect("fake").within(SOON).await.unwrap();
+    assert_eq!(*pool.get::<Fake>("fake").await.unwrap(), generation);
+    overtaken.lost(generation, "nobody has it any more");
+    assert_eq!((state(&pool, "fake"), fake.script.cuts.load(Ordering::SeqCst)), (State::Ready, 0));
+    fake.script.link.lock().clone().unwrap().lost(generation, "the wire broke");
+    assert_ne!(fake.script.cuts.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn goodbye_to_what_is_lost_is_said_to_its_end() {
+    let fake = Fake::new("fake");
+    let pool = with(&fake);
+    drop(pool.get::<Fake>("fake").await.unwrap());
+    *fake.script.close.lock() = Does::Slow;
+    fake.script.link.lock().clone().unwrap().lost(1, "the wire broke");
+    until_async(SOON, async || fake.script.closes.load(Ordering::SeqCst) == 1).await;
+    pool.close_all().within(SOON).await;
+    assert_eq!(fake.script.closed.load(Ordering::SeqCst), fake.script.closes.load(Ordering::SeqCst));
+}
+
+#[tokio::test]
+async fn acquire_that_is_dropped_waits_no_more() {
+    const LONG: Duration = Duration::from_secs(600);
+    let fake = Fake::new("fake");
+    let gate = Arc::new(Notify::new());
+    *fake.script.gate.lock() = Some(Arc::clone(&gate));
+    let pool = pool_with(|options| {
+        (options.acquire_timeout, options.connect_timeout, options.retry.budget) = (LONG, LONG, LONG);
+    });
+    pool.register("fake", fake.clone()).unwrap();
+    let waiting = |count| {
+        let pool = &pool;
+        until_async(SOON, async move || pool.status().resource("fake").unwrap().connecting == count)
+    };
+    let mut acquiring = Box::pin(pool.get::<Fake>("fake"));
+    assert!(futures_util::poll!(acquiring.as_mut()).is_pending());
+    waiting(1).await;
+    drop(acquiring);
+    waiting(0).await;
+    gate.notify_one();
+    until_async(SOON, async || state(&pool, "fake") == State::Ready).await;
+
+    // What was begun goes on, however soon it is given up.
+    assert!(pool.close("fake").await.unwrap().all_closed());
+    let mut reconnecting = Box::pin(pool.reconnect("fake"));
+    assert!(futures_util::poll!(reconnecting.as_mut()).is_pending());
+    drop(reconnecting);
+    gate.notify_one();
+    until_async(SOON, async || state(&pool, "fake") == State::Ready).await;
+}
+
+#[tokio::test]
+async fn hook_that_is_accepted_runs() {
+    for _ in 0..200 {
+        let pool = pool();
+        let ran = Arc::new(AtomicBool::new(false));
+        let both = Arc::new(Barrier::new(2));
+        let accepting = thread::spawn({
+            let (pool, ran, both) = (pool.clone(), Arc::clone(&ran), Arc::clone(&both));
+            move || {
+                both.wait();
+                let run = move || {
+                    ran.store(true, Ordering::SeqCst);
+                    Ok(())
+                };
+                pool.on_close("hook", Phase::Files, run)
+            }
+        });
+        both.wait();
+        pool.close_all().within(SOON).await;
+        let accepted = accepting.join().unwrap();
+        match accepted {
+            Ok(()) => assert!(ran.load(Ordering::SeqCst), "accepted, and never run"),
+            Err(error) => assert!(error.is_closed() && !ran.load(Ordering::SeqCst), "{error}"),
+        }
+    }
+}
+
+#[cfg(feature = "redis")]
+#[tokio::test]
+async fn nothing_begins_in_a_closed_pool() {
+    // Of this one nothing is made before it is asked for.
+    let pool = ResourcePool::global();
+    pool.close_all().await;
+    for (name, warmed) in pool.warm_up(["redis"]).await {
+        assert!(matches!(warmed, Err(Error::Closed { .. })), "{name}: {warmed:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn pauses_between_attempts_differ_and_are_within_the_cap() {
+    let mut options = Options::default();
+    (options.retry.attempts, options.retry.base, options.retry.cap) =
+        (30, Duration::from_secs(1), Duration::from_secs(1));
+    (options.retry.budget, options.acquire_timeout) = (Duration::MAX, Duration::MAX);
+    let runtime = tokio::runtime::Handle::current();
+    let pool = ResourcePool::builder().environment([("", ""); 0]).options(options).runtime(runtime).build().unwrap();
+    let fake = Fake::new("fake");
+    *fake.script.connect.lock() = Does::Fail;
+    pool.register("fake", fake).unwrap();
+    let Err(Error::Connect(error)) = pool.get::<Fake>("fake").await else { panic!() };
+    assert_eq!(error.attempts, 30);
+    let pauses = Duration::from_secs(29);
+    assert!(error.elapsed > pauses / 2 && error.elapsed < pauses, "{:?} of pauses", error.elapsed);
+}
+
+#[tokio::test]
+async fn startup_is_over_once_it_was_connected() {
+    let fake = Fake::new("fake");
+    *fake.script.connect.lock() = Does::FailForGood;
+    let pool = pool_with(|options| options.health.cache = Duration::ZERO);
+    pool.register("fake", fake.clone()).unwrap();
+    assert_eq!(pool.health_check().await.startup(), Health::Pass, "nobody has asked for it yet");
+    assert!(pool.get::<Fake>("fake").await.is_err());
+    assert_eq!(pool.health_check().await.startup(), Health::Fail);
+    *fake.script.connect.lock() = Does::Work;
+    until_async(SOON, async || pool.health_check().await.startup() == Health::Pass).await;
+    assert_eq!(state(&pool, "fake"), State::Ready);
+    *fake.script.connect.lock() = Does::Fail;
+    fake.script.link.lock().clone().unwrap().lost(1, "the wire broke");
+    let report = pool.health_check().await;
+    assert_eq!((report.readiness(), report.startup()), (Health::Fail, Health::Pass), "{report}");
+}
+
+#[tokio::test]
+async fn run_is_refused_where_it_would_block_a_runtime() {
+    let ran = AtomicBool::new(false);
+    let refused = blocking::run(|| ran.store(true, Ordering::SeqCst));
+    assert!(matches!(refused, Err(Error::InAsyncContext { .. })), "{refused:?}");
+    assert!(!ran.load(Ordering::SeqCst));
+}
+
+#[test]
+fn error_tells_each_cause_once() {
+    #[derive(Debug)]
+    struct Layer(&'static str, Option<Box<Layer>>);
+    impl fmt::Display for Layer {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+    impl StdError for Layer {
+        fn source(&self) -> Option<&(dyn StdError + 'static)> {
+            self.1.as_deref().map(|layer| layer as _)
+        }
+    }
+    let (resource, endpoint, action) = (Arc::from("fake"), Arc::from("fake://fake"), "asking".to_owned());
+    let source: Source = Arc::new(Layer("no answer", Some(Box::new(Layer("wire cut", None)))));
+    for (error, first) in [
+        (
+            Error::Lost { resource: Arc::clone(&resource), endpoint, source: Arc::clone(&source) },
+            "fake at fake://fake: connection lost: no answer",
+        ),
+        (
+            Error::Operation { resource: Arc::clone(&resource), action: action.clone(), source: Arc::clone(&source) },
+            "fake: asking: no answer",
+        ),
+        (Error::OutcomeUnknown { resource, action, source }, "fake: asking: the outcome is unknown: no answer"),
+    ] {
+        let chain: Vec<_> =
+            std::iter::successors(Some(&error as &(dyn StdError + 'static)), |error| (*error).source()).collect();
+        assert_eq!(chain.iter().map(ToString::to_string).collect::<Vec<_>>(), [first, "wire cut"]);
+    }
 }
 
 #[tokio::test]

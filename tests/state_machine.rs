@@ -175,6 +175,7 @@ impl Model {
     fn reconnect(&mut self) -> Answer {
         match self.is {
             Is::Ready => self.lose(),
+            Is::Recovering => self.connect(Is::Recovering),
             _ => self.is = Is::Idle,
         }
         self.acquire()
@@ -194,6 +195,11 @@ impl Model {
             Is::Broken { .. } => seen == State::Broken,
             Is::Closed => seen == State::Closed,
         }
+    }
+
+    /// By handle, how often it was said goodbye to.
+    fn goodbyes(&self) -> Vec<usize> {
+        (0..self.made).map(|handle| usize::from(self.handle != Some(handle))).collect()
     }
 
     fn health(&self) -> Health {
@@ -372,18 +378,18 @@ impl Both {
 
     /// Waits until the pool is as the model is, and compares all of it.
     async fn settle(&self) {
-        // Longer than one connect takes, shorter than the circuit.
-        tokio::time::sleep(Duration::from_millis(100)).await;
         for _ in 0..2000 {
+            // Passes once nothing goes on without it.
+            tokio::time::sleep(Duration::from_millis(1)).await;
             let status = self.pool.status();
-            let settled = NAMES.iter().zip(&self.models).all(|(name, model)| {
+            let settled = NAMES.iter().zip(&self.models).zip(&self.resources).all(|((name, model), resource)| {
                 let seen = status.resource(name).unwrap();
-                model.state(seen.state) && seen.generation == model.generation && seen.connecting == 0
+                let is = model.state(seen.state) && seen.generation == model.generation;
+                is && seen.connecting == 0 && resource.script.goodbyes() == model.goodbyes()
             });
             if settled {
                 break;
             }
-            tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let status = self.pool.status();
         assert_eq!(status.closing, self.closed);
@@ -392,8 +398,7 @@ impl Both {
             assert!(model.state(seen.state), "{name} is {:?}, not {:?}", seen.state, model.is);
             assert_eq!((seen.generation, seen.leases, seen.connecting), (model.generation, model.held, 0), "{name}");
             let goodbyes = resource.script.goodbyes();
-            let expected: Vec<_> = (0..model.made).map(|handle| usize::from(model.handle != Some(handle))).collect();
-            assert_eq!(goodbyes, expected, "goodbyes of {name}'s handles, of which {:?} is in use", model.handle);
+            assert_eq!(goodbyes, model.goodbyes(), "of {name}'s handles, of which {:?} is in use", model.handle);
         }
     }
 }

@@ -19,6 +19,7 @@ models! {
     generation_changes_under_leases
     loss_against_close
     recovery_in_place_against_close
+    reconnect_against_a_recovery
     reconnect_against_a_late_connect
     reopen_against_acquire_and_close
     reopen_before_the_listeners_are_done
