@@ -251,7 +251,7 @@ pub fn two_closers_share_one_report() {
         let world = World::ready();
         let other = spawn(&world, |world| world.close_all());
         let exiting = spawn(&world, |world| {
-            let (course, first) = world.close.begin();
+            let (course, first) = world.close.begin(Duration::MAX);
             if first {
                 course.end(world.run_close());
                 world.close.announce(&course);
