@@ -3,7 +3,7 @@
 //! A table: how a process ends, by how it is run, by what it is doing then. For each cell this
 //! program runs itself as a child, whose `main` really is `main`, so it has no harness of libtest's.
 //! What a line of the table cannot tell is a story below it.
-//! `EXIT_ROUNDS` says how often each is run; `cargo xtask exits` runs each twenty times.
+//! `EXIT_ROUNDS` says how often each is run, and that the filters must fit some; `cargo xtask exits` runs each twenty times.
 
 #![allow(missing_docs)]
 

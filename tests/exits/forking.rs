@@ -162,12 +162,22 @@ struct Guards {
     consumer: resource_pool::rabbitmq::Consumer,
     #[cfg(feature = "clickhouse")]
     clickhouse: resource_pool::Lease<blocking::ClickHouse>,
+    #[cfg(feature = "clickhouse")]
+    inserter: blocking::Inserter<Tick>,
     #[cfg(feature = "redis")]
     redis: blocking::Redis,
     #[cfg(feature = "redis")]
     shared: resource_pool::Lease<resource_pool::Redis>,
     #[cfg(feature = "redis")]
     exclusive: resource_pool::Exclusive,
+    #[cfg(feature = "redis")]
+    pubsub: resource_pool::PubSub,
+}
+
+#[cfg(feature = "clickhouse")]
+#[derive(clickhouse::Row, serde::Serialize)]
+struct Tick {
+    number: u64,
 }
 
 impl Guards {
@@ -183,12 +193,19 @@ impl Guards {
             (rabbit.channel().await.expect("a channel"), consumer, Some(in_hand))
         });
         #[cfg(feature = "redis")]
-        let (shared, exclusive) = runtime.block_on(async {
+        let (shared, exclusive, pubsub) = runtime.block_on(async {
             let shared = pool.as_async().redis().await.expect("redis");
             let exclusive = shared.exclusive().await.expect("a connection");
-            (shared, exclusive)
+            let pubsub = shared.pubsub().await.expect("a connection");
+            (shared, exclusive, pubsub)
         });
         drop(runtime);
+        #[cfg(feature = "clickhouse")]
+        let clickhouse = pool.clickhouse().expect("clickhouse");
+        #[cfg(feature = "clickhouse")]
+        clickhouse
+            .execute("CREATE TABLE IF NOT EXISTS forked (number UInt64) ENGINE = MergeTree ORDER BY number")
+            .expect("a table");
         let mut guards = Guards {
             #[cfg(feature = "mongodb")]
             mongo: pool.mongo().expect("mongo"),
@@ -201,13 +218,17 @@ impl Guards {
             #[cfg(feature = "rabbitmq")]
             consumer,
             #[cfg(feature = "clickhouse")]
-            clickhouse: pool.clickhouse().expect("clickhouse"),
+            inserter: clickhouse.inserter("forked"),
+            #[cfg(feature = "clickhouse")]
+            clickhouse,
             #[cfg(feature = "redis")]
             redis: pool.redis().expect("redis"),
             #[cfg(feature = "redis")]
             shared,
             #[cfg(feature = "redis")]
             exclusive,
+            #[cfg(feature = "redis")]
+            pubsub,
         };
         guards.use_all();
         guards
@@ -219,13 +240,17 @@ impl Guards {
         #[cfg(feature = "rabbitmq")]
         let _ = self.rabbit.publish(Message::new("amq.fanout", "", "tick").optional()).expect("rabbitmq");
         #[cfg(feature = "clickhouse")]
-        self.clickhouse.query_rows::<u8>("SELECT 1").expect("clickhouse");
+        {
+            self.clickhouse.query_rows::<u8>("SELECT 1").expect("clickhouse");
+            self.inserter.write(&Tick { number: 1 }).expect("a row");
+        }
         #[cfg(feature = "redis")]
         {
             redis::cmd("PING").exec(&mut self.redis).expect("redis");
             runtime().block_on(async {
                 redis::cmd("PING").exec_async(&mut self.shared).await.expect("redis");
                 redis::cmd("PING").exec_async(&mut self.exclusive).await.expect("redis");
+                self.pubsub.subscribe("forked").await.expect("redis");
             });
         }
     }
@@ -244,7 +269,11 @@ impl Guards {
             });
         }
         #[cfg(feature = "clickhouse")]
-        refused("query_rows", self.clickhouse.query_rows::<u8>("SELECT 1"));
+        {
+            refused("query_rows", self.clickhouse.query_rows::<u8>("SELECT 1"));
+            refused("write", self.inserter.write(&Tick { number: 2 }));
+            refused("commit", self.inserter.force_commit());
+        }
         #[cfg(feature = "redis")]
         {
             refused_inside("PING", redis::cmd("PING").exec(&mut self.redis));
@@ -259,6 +288,8 @@ impl Guards {
     /// In the parent, after the child's end.
     fn work(mut self) {
         self.use_all();
+        #[cfg(feature = "clickhouse")]
+        assert_eq!(self.inserter.end().expect("inserted").rows, 2);
         #[cfg(feature = "rabbitmq")]
         runtime().block_on(async {
             self.in_hand.take().expect("a delivery").ack().await.expect("it is still in hand");
