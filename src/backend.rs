@@ -2,6 +2,8 @@
 
 #[cfg(feature = "clickhouse")]
 pub(crate) mod clickhouse;
+#[cfg(any(feature = "clickhouse", feature = "rabbitmq"))]
+mod count;
 #[cfg(feature = "mongodb")]
 pub(crate) mod mongo;
 #[cfg(feature = "rabbitmq")]

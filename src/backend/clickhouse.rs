@@ -13,7 +13,6 @@ use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -27,11 +26,12 @@ use parking_lot::RwLock;
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
 pub use self::inserter::Inserter;
 pub(crate) use self::inserter::Inserters;
+use crate::backend::count::{Counted, none};
 use crate::blocking;
 use crate::close::Phase;
 use crate::config::{BackendConfig, Environment, ParsedUrl, ResourceConfig, Secret, host_port, millis};
@@ -398,11 +398,11 @@ impl Resource for ClickHouseResource {
         // What is still out ends here; the drain has waited for it.
         traffic.end();
         probe.end();
-        let gone = async { tokio::join!(traffic.open.none(), probe.open.none()) };
+        let gone = async { tokio::join!(none(&traffic.open), none(&probe.open)) };
         match runtime::within(LINGER, gone).await {
             Ok(_) => Ok(()),
             Err(_elapsed) => {
-                let left = traffic.open.now() + probe.open.now();
+                let left = *traffic.open.borrow() + *probe.open.borrow();
                 Err(Failure::transient(format!("{left} connections are held by calls that nobody polls any more")))
             }
         }
@@ -422,13 +422,13 @@ impl Resource for ClickHouseResource {
 
     fn usage(&self, connected: &Connected) -> Usage {
         let Transport { open, busy, waiting, .. } = &*connected.0.traffic;
-        let (open, busy) = (open.now(), busy.now());
+        let (open, busy) = (*open.borrow(), *busy.borrow());
         Usage {
             max: Some(self.config.max_connections),
             open: Some(open),
             in_use: Some(busy),
             idle: Some(open.saturating_sub(busy)),
-            waiting: Some(waiting.now()),
+            waiting: Some(*waiting.borrow()),
             ..Usage::default()
         }
     }
@@ -634,9 +634,9 @@ struct Transport {
     /// Cuts every stream of the current generation; none once closed.
     switch: RwLock<Option<KillSwitch>>,
     permits: Arc<Semaphore>,
-    waiting: Arc<Count>,
-    open: Arc<Count>,
-    busy: Arc<Count>,
+    waiting: watch::Sender<usize>,
+    open: watch::Sender<usize>,
+    busy: watch::Sender<usize>,
     /// Told whenever the server has begun to answer.
     answered: Notify,
 }
@@ -651,9 +651,9 @@ impl Transport {
             purpose,
             switch: RwLock::new(Some(KillSwitch::new())),
             permits: Arc::new(Semaphore::new(config.max_connections)),
-            waiting: Arc::default(),
-            open: Arc::default(),
-            busy: Arc::default(),
+            waiting: watch::Sender::default(),
+            open: watch::Sender::default(),
+            busy: watch::Sender::default(),
             answered: Notify::new(),
         })
     }
@@ -1012,47 +1012,4 @@ fn taken_until(taken: &mut Vec<u8>, bytes: &mut &[u8], mark: &[u8]) -> Option<Ve
         }
     }
     None
-}
-
-/// How many there are of something.
-#[derive(Default)]
-struct Count {
-    now: AtomicUsize,
-    changed: Notify,
-}
-
-impl Count {
-    fn now(&self) -> usize {
-        self.now.load(Ordering::SeqCst)
-    }
-
-    /// Resolves when there is none.
-    async fn none(&self) {
-        loop {
-            let changed = self.changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            if self.now() == 0 {
-                return;
-            }
-            changed.await;
-        }
-    }
-}
-
-/// One of them.
-struct Counted(Arc<Count>);
-
-impl Counted {
-    fn new(count: &Arc<Count>) -> Self {
-        count.now.fetch_add(1, Ordering::SeqCst);
-        Counted(Arc::clone(count))
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.now.fetch_sub(1, Ordering::SeqCst);
-        self.0.changed.notify_waiters();
-    }
 }

@@ -59,10 +59,11 @@ pub use self::message::{Batch, Message, Published};
 pub use self::topology::{DeclaredQueue, Exchange, Queue};
 
 use self::connection::{ChannelGuard, GOODBYE, Generation, LINGER, Pooled, lost, operation, short};
-use self::consumer::{Counted, Pump, Subscription};
+use self::consumer::{Pump, Subscription};
 use self::delivery::Keeps;
 use self::dial::{CutOnDrop, Probe, dial};
 use self::topology::{Binding, Declaration, LOCKED_PAUSE, LOCKED_TRIES, Topology, is_locked};
+use crate::backend::count::{Counted, none};
 use crate::blocking;
 use crate::close::Phase;
 use crate::config::{BackendConfig, Environment, ParsedUrl, ResourceConfig, Secret, host_port, millis};
@@ -392,8 +393,7 @@ impl Resource for RabbitMqResource {
             if let Some(generation) = &generation {
                 drop(generation.probe.lock().await.take());
             }
-            // Fails only if the counter is gone.
-            let _ = inner.probes.subscribe().wait_for(|probes| *probes == 0).await;
+            none(&inner.probes).await;
         };
         // Its goodbye takes a moment; where there was none for the other, not much longer.
         let patience = if generation.is_some() && goodbye.is_ok() { GOODBYE * 2 + LINGER } else { LINGER };
@@ -414,8 +414,7 @@ impl Resource for RabbitMqResource {
 
     async fn stop_intake(&self, rabbit: &RabbitMq) {
         rabbit.inner.intake.cancel();
-        // Fails only if the counter is gone, and with it the consumers.
-        let _ = rabbit.inner.consumers.subscribe().wait_for(|consumers| *consumers == 0).await;
+        none(&rabbit.inner.consumers).await;
     }
 
     fn endpoint(&self) -> String {

@@ -10,13 +10,14 @@ use std::task::{Context, Poll, Waker, ready};
 use futures_core::Stream;
 use lapin::options::BasicCancelOptions;
 use lapin::types::FieldTable;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::connection::{ChannelGuard, Trouble};
 use super::delivery::{Delivery, Keeps};
 use super::topology::{LOCKED_PAUSE, LOCKED_TRIES, is_locked};
 use super::{Inner, RabbitMq};
+use crate::backend::count::Counted;
 use crate::error::Error;
 use crate::exit::Ours;
 use crate::lease::{Claim, Lease};
@@ -147,22 +148,6 @@ enum End {
     Cancelled,
     Lost,
     Failed(Error),
-}
-
-/// Counts what closing waits for.
-pub(super) struct Counted(watch::Sender<usize>);
-
-impl Counted {
-    pub(super) fn new(counter: &watch::Sender<usize>) -> Self {
-        counter.send_modify(|count| *count += 1);
-        Counted(counter.clone())
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.send_modify(|count| *count -= 1);
-    }
 }
 
 /// Hands a consumer's deliveries on, over all generations.

@@ -22,7 +22,7 @@ use tracing::subscriber::{DefaultGuard, NoSubscriber};
 
 use super::RabbitMqConfig;
 use super::connection::{GOODBYE, LINGER};
-use super::consumer::Counted;
+use crate::backend::count::Counted;
 use crate::error::Failure;
 use crate::probe::KillSwitch;
 use crate::runtime::within;
