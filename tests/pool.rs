@@ -86,6 +86,21 @@ async fn pool_all_four_frozen_health_answers_in_time_and_closing_is_bounded() {
 }
 
 /// Each backend through the blocking facade; calls in flight are in the backends' own tests.
+/// A connection that was lost before closing began has nothing more to end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pool_all_four_lost_before_closing() {
+    let servers = Service::start_all(&KINDS).unwrap();
+    let pool = pool(&servers);
+    for (name, result) in pool.warm_up(NAMES).await {
+        result.unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+    servers.iter().for_each(|server| server.kill().unwrap());
+    let is_lost = || pool.status().resources.iter().all(|one| one.state != State::Ready);
+    until_async(SOON, async || is_lost()).await;
+    let report = pool.close_all().await;
+    assert!(report.all_closed(), "{report}");
+}
+
 #[test]
 fn pool_blocking_frozen_at_connect_at_health_and_at_close() {
     let servers = Service::start_all(&KINDS).unwrap();
