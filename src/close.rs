@@ -960,8 +960,10 @@ fn on_own_thread(registry: &Arc<Registry>, step: Step, cancel: CancellationToken
             Step::Resource(slot) => match runtime {
                 Some(runtime) => runtime.block_on(async {
                     tokio::select! {
-                        closed = slot.close() => closed,
+                        // First, as timers of a runtime that has ended panic.
+                        biased;
                         () = cancel.cancelled() => Err(Failure::transient("given up")),
+                        closed = slot.close() => closed,
                     }
                 }),
                 None => Err(Failure::transient("the runtime that it lives on has ended")),
