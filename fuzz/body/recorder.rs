@@ -188,7 +188,7 @@ fn echo(mut stream: TcpStream) {
         [TLS, ..] => return,
         b"AMQP" => {
             let Some((user, password)) = start(&mut stream, &mut heard) else { return };
-            let mut text = format!("ACCESS_REFUSED - not with {password}, {user}");
+            let mut text = plain(&format!("ACCESS_REFUSED - not with {password}, {user}"));
             while text.len() > 255 {
                 text.pop();
             }
