@@ -74,7 +74,7 @@ fn demo(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     services::install(&Kind::ALL)?;
     let servers = Servers::for_demo()?;
     let mut command = cargo();
-    command.args(["run", "--quiet", "--example", "quant_strategy", "--"]).args(arguments);
+    command.args(["run", "--example", "quant_strategy", "--"]).args(arguments);
     let code = child.run(command.envs(servers.environment()))?;
     servers.stop();
     Ok(code)
