@@ -21,8 +21,8 @@ pub type Source = Arc<dyn StdError + Send + Sync>;
 /// Errors name the resource and its endpoint, never a password. Cloning is cheap: single-flight
 /// connecting hands one failure to every waiter.
 ///
-/// A message has the driver's in it, so that one line tells all; the chain of [`source`](StdError::source) begins
-/// behind that, so that a report of all of it says nothing twice. The driver's error itself is a field.
+/// A message has the driver's in it, so that one line tells all. The driver's error itself is the
+/// [`source`](StdError::source), to be downcast to the driver's type.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Error {
@@ -162,7 +162,8 @@ impl StdError for Error {
             Error::Connect(error) => error.source(),
             Error::Timeout(error) => error.source(),
             Error::Lost { source, .. } | Error::Operation { source, .. } | Error::OutcomeUnknown { source, .. } => {
-                untold(&**source)
+                // The driver's own, not the `Arc`, which could not be downcast.
+                Some(&**source)
             }
             _ => None,
         }
@@ -197,20 +198,8 @@ impl fmt::Display for ConnectError {
 
 impl StdError for ConnectError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        untold(&*self.source)
+        Some(&*self.source)
     }
-}
-
-/// The cause behind what this one's text tells already.
-fn untold<'a>(told: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
-    let text = told.to_string();
-    let mut cause = told.source();
-    while let Some(error) = cause
-        && text.contains(&error.to_string())
-    {
-        cause = error.source();
-    }
-    cause
 }
 
 /// A wait reached its limit: what it was waiting for, and who had it.
@@ -257,7 +246,7 @@ impl fmt::Display for TimeoutError {
 
 impl StdError for TimeoutError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.source.as_deref().and_then(|source| untold(source as &(dyn StdError + 'static)))
+        self.source.as_deref().map(|source| source as _)
     }
 }
 
