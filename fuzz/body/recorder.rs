@@ -29,8 +29,12 @@ pub static RECORDER: LazyLock<Recorder> = LazyLock::new(|| Recorder { port: serv
 /// Says back what it heard, as an error.
 pub static ECHO: LazyLock<u16> = LazyLock::new(|| serve(echo));
 
-/// Hangs up at once.
-pub static RUDE: LazyLock<u16> = LazyLock::new(|| serve(drop));
+/// Hangs up on the first word: before it, whose turn it was would be a matter of chance.
+pub static RUDE: LazyLock<u16> = LazyLock::new(|| {
+    serve(|mut stream| {
+        let _ = stream.read(&mut [0; 4096]);
+    })
+});
 
 impl Recorder {
     pub fn take(&self) -> Vec<Login> {

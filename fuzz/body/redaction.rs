@@ -70,7 +70,7 @@ enum Server {
     Untried,
     /// The port refuses.
     Nobody,
-    /// Hangs up at once.
+    /// Hangs up on the first word.
     Rude,
     /// Answers with an error that has the password in it.
     Echo,
