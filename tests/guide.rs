@@ -117,3 +117,19 @@ fn guide_table_of_repeats_is_proved() {
     assert_eq!(named, tests);
     assert!(named.len() >= 5 && table.iter().all(|row| quoted(row[row.len() - 1]).count() > 0), "{table:?}");
 }
+
+/// The table of the last full run of `cargo xtask faults` is there, with every server in it, and nothing was lost.
+#[test]
+fn guide_table_of_faults_is_full_and_clean() {
+    let (_, written) = GUIDE.split_once("<!-- written by `cargo xtask faults` -->").unwrap();
+    let (written, _) = written.split_once("<!-- end -->").unwrap();
+    let (faults, servers) = written.trim().split_once("\n\n").expect("two tables");
+    let (faults, servers) = (rows(faults), rows(servers));
+    assert!(faults.len() >= 30, "{} faults", faults.len());
+    for kind in ["MongoDB", "RabbitMQ", "ClickHouse", "Redis"] {
+        assert!(faults.iter().filter(|row| row[0] == kind).count() >= 7, "{kind}: {faults:?}");
+        let server = servers.iter().find(|row| row[0].starts_with(kind)).unwrap_or_else(|| panic!("no {kind}"));
+        let (acknowledged, lost, untold) = (server[1], server[3], server[4]);
+        assert!(acknowledged != "0" && lost == "0" && untold == "0", "{server:?}");
+    }
+}
