@@ -252,29 +252,29 @@ fn cycle_of_threads_is_told() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cycle_of_tasks_is_told() {
-    let pool = pool(1, Duration::from_secs(2));
-    let (redis, rabbit) = (pool.redis().await.unwrap(), pool.rabbitmq().await.unwrap());
-    let (shared, core) = (rabbit.clone(), pool.clone());
+    // The second waits for longer, so that it still does when the first gives up.
+    let (short, long) = (pool(1, Duration::from_secs(2)), pool(1, SOON));
+    let (redis, rabbit) = (long.redis().await.unwrap(), short.rabbitmq().await.unwrap());
+    let (shared, core) = (rabbit.clone(), short.clone());
     let (held, holding) = oneshot::channel();
     let first = tokio::spawn(async move {
         let _own = redis.exclusive().await.unwrap();
         holding.await.unwrap();
         timeout(shared.channel().await)
     });
-    let redis = pool.redis().await.unwrap();
+    let redis = long.redis().await.unwrap();
     let second = tokio::spawn(async move {
         let _channel = rabbit.channel().await.unwrap();
         held.send(()).unwrap();
         tokio::task::block_in_place(|| until(SOON, || waiting(&core, "rabbitmq") == 1));
-        // It comes free once the first has given up, which is about when this gives up too.
-        while redis.exclusive().await.is_err() {}
+        redis.exclusive().await.map(drop)
     });
     let error = first.within(SOON).await.unwrap();
     let text = error.to_string();
     assert_eq!(error.cycle.len(), 2, "{text}");
     assert!(error.cycle.iter().all(|waiter| waiter.owner.task.is_some() && waiter.holds.len() == 1), "{text}");
     assert!(text.contains("; deadlock: task ") && text.contains("waits for one of 1 exclusive connections of redis"));
-    second.within(SOON).await.unwrap();
+    second.within(SOON).await.unwrap().expect("the cycle is broken");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
