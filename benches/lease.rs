@@ -77,6 +77,7 @@ fn acquire_and_drop(criterion: &mut Criterion) {
         bencher.iter(|| black_box(deadpool.get().now_or_never().expect("ready").expect("ready")));
     });
     group.finish();
+    assert!(runtime.block_on(pool.close_all()).all_closed());
 }
 
 criterion_group!(benches, acquire_and_drop);
