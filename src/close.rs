@@ -399,6 +399,8 @@ struct Whole {
     begun: bool,
     /// When it must have ended.
     deadline: Option<Instant>,
+    /// The closes of single resources that were under way as it began.
+    singles: BTreeMap<Arc<str>, Arc<Course>>,
     /// Tells the users that it has begun.
     closing: CancellationToken,
     course: Arc<Course>,
@@ -462,6 +464,9 @@ impl CloseCell {
     pub(crate) fn begin(&self, limit: Duration) -> (Arc<Course>, bool) {
         let mut whole = self.whole.lock();
         let first = !std::mem::replace(&mut whole.begun, true);
+        if first {
+            whole.singles.clone_from(&self.single.lock());
+        }
         whole.deadline.get_or_insert_with(|| runtime::deadline(limit));
         let (course, closing) = (Arc::clone(&whole.course), whole.closing.clone());
         drop(whole);
@@ -496,9 +501,9 @@ impl CloseCell {
         (course, true)
     }
 
-    /// The closes of single resources that are under way.
+    /// The closes of single resources that were under way as that of the whole began.
     fn singles(&self) -> BTreeMap<Arc<str>, Arc<Course>> {
-        self.single.lock().clone()
+        self.whole.lock().singles.clone()
     }
 
     pub(crate) fn end_single(&self, name: &Arc<str>, report: CloseReport) {
