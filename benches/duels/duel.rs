@@ -1,0 +1,256 @@
+//! One row of the table: the same work by several contestants, side by side in one run.
+//!
+//! Every round measures each contestant once, in an order that moves on by one, so that whatever else the machine does
+//! meets all alike. A claim is the median over the rounds of what it compares within a round.
+
+use std::fmt;
+use std::fs;
+
+use serde::Serialize;
+
+use crate::session::Session;
+
+/// What is measured; less of it is better.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub(crate) enum Unit {
+    /// Of the processor's time, for one operation.
+    CpuNanoseconds,
+    /// On the clock, for one operation.
+    Nanoseconds,
+    /// On the clock.
+    Milliseconds,
+    Mebibytes,
+    Count,
+}
+
+impl fmt::Display for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Unit::CpuNanoseconds => "ns CPU",
+            Unit::Nanoseconds => "ns",
+            Unit::Milliseconds => "ms",
+            Unit::Mebibytes => "MiB",
+            Unit::Count => "",
+        })
+    }
+}
+
+/// The contestants, and what is claimed of them.
+pub(crate) struct Duel<'a> {
+    id: &'static str,
+    what: &'static str,
+    unit: Unit,
+    rounds: usize,
+    contestants: Vec<(String, Box<dyn FnMut() -> f64 + 'a>)>,
+    claims: Vec<Claim>,
+    note: Option<String>,
+}
+
+/// A limit that a figure is held against. The aim is what the must is to become.
+struct Claim {
+    subject: String,
+    kind: Kind,
+    must: f64,
+    aim: Option<f64>,
+    reason: Option<&'static str>,
+}
+
+enum Kind {
+    /// The subject's own figure.
+    AtMost,
+    /// The other's figure over the subject's; without a name the best of all others'.
+    TimesFaster(Option<String>),
+    /// The subject's figure over the other's.
+    Grows(String),
+    /// The subject's figure less the other's.
+    Adds(String),
+}
+
+/// As it is written down, for `cargo xtask bench` to make the table and the plot from.
+#[derive(Serialize)]
+struct Row<'a> {
+    id: &'a str,
+    what: &'a str,
+    unit: String,
+    rounds: usize,
+    contestants: Vec<Measured>,
+    claims: Vec<Judged>,
+    note: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Measured {
+    name: String,
+    samples: Vec<f64>,
+    median: f64,
+}
+
+#[derive(Serialize)]
+struct Judged {
+    claim: String,
+    value: f64,
+    verdict: &'static str,
+    reason: Option<&'static str>,
+}
+
+impl<'a> Duel<'a> {
+    /// `id` names its files, `what` stands in the table.
+    pub(crate) fn new(id: &'static str, what: &'static str, unit: Unit) -> Self {
+        Duel { id, what, unit, rounds: 15, contestants: Vec::new(), claims: Vec::new(), note: None }
+    }
+
+    /// How many rounds, for what takes long. At least 15 unless said otherwise.
+    pub(crate) fn rounds(mut self, rounds: usize) -> Self {
+        self.rounds = rounds;
+        self
+    }
+
+    /// One who does the work. The closure does it once and tells what it cost, in the duel's unit.
+    pub(crate) fn contestant(mut self, name: impl Into<String>, measure: impl FnMut() -> f64 + 'a) -> Self {
+        self.contestants.push((name.into(), Box::new(measure)));
+        self
+    }
+
+    pub(crate) fn at_most(self, subject: &str, must: f64, aim: impl Into<Option<f64>>) -> Self {
+        self.claim(subject, Kind::AtMost, must, aim)
+    }
+
+    pub(crate) fn times_faster_than(self, subject: &str, other: &str, must: f64, aim: impl Into<Option<f64>>) -> Self {
+        self.claim(subject, Kind::TimesFaster(Some(other.to_owned())), must, aim)
+    }
+
+    /// Than whoever else is the fastest of them.
+    pub(crate) fn times_faster_than_all(self, subject: &str, must: f64, aim: impl Into<Option<f64>>) -> Self {
+        self.claim(subject, Kind::TimesFaster(None), must, aim)
+    }
+
+    pub(crate) fn at_most_times(self, subject: &str, other: &str, must: f64, aim: impl Into<Option<f64>>) -> Self {
+        self.claim(subject, Kind::Grows(other.to_owned()), must, aim)
+    }
+
+    pub(crate) fn adds_at_most(self, subject: &str, other: &str, must: f64, aim: impl Into<Option<f64>>) -> Self {
+        self.claim(subject, Kind::Adds(other.to_owned()), must, aim)
+    }
+
+    /// Why the last claim is missed, if it is.
+    pub(crate) fn because(mut self, reason: &'static str) -> Self {
+        self.claims.last_mut().expect("a claim").reason = Some(reason);
+        self
+    }
+
+    /// What a reader of the table must know.
+    pub(crate) fn note(mut self, note: impl Into<String>) -> Self {
+        self.note = Some(note.into());
+        self
+    }
+
+    fn claim(mut self, subject: &str, kind: Kind, must: f64, aim: impl Into<Option<f64>>) -> Self {
+        self.claims.push(Claim { subject: subject.to_owned(), kind, must, aim: aim.into(), reason: None });
+        self
+    }
+
+    /// Runs the rounds, shows what came of them and writes it down.
+    pub(crate) fn run(mut self, session: &Session) {
+        let rounds = if session.is_smoke() { 1 } else { self.rounds };
+        let count = self.contestants.len();
+        let mut samples = vec![Vec::with_capacity(rounds); count];
+        for round in 0..rounds {
+            for turn in 0..count {
+                let index = (round + turn) % count;
+                let measured = (self.contestants[index].1)();
+                assert!(measured.is_finite() && measured >= 0.0, "{}: {measured}", self.id);
+                samples[index].push(measured);
+            }
+        }
+        let named = self.contestants.iter().zip(&samples);
+        let measured: Vec<_> = named
+            .map(|((name, _), samples)| Measured {
+                name: name.clone(),
+                samples: samples.clone(),
+                median: median(samples.clone()),
+            })
+            .collect();
+        let claims = self.claims.iter().map(|claim| claim.judge(self.unit, &measured)).collect();
+        let row = Row {
+            id: self.id,
+            what: self.what,
+            unit: self.unit.to_string(),
+            rounds,
+            contestants: measured,
+            claims,
+            note: self.note,
+        };
+        println!("{row}");
+        if let Some(folder) = session.folder() {
+            let file = folder.join(format!("{}.json", self.id));
+            fs::write(&file, serde_json::to_vec_pretty(&row).expect("plain data"))
+                .expect("a file in the target folder");
+        }
+    }
+}
+
+impl Claim {
+    fn judge(&self, unit: Unit, all: &[Measured]) -> Judged {
+        let find =
+            |name: &str| all.iter().find(|one| one.name == *name).unwrap_or_else(|| panic!("no contestant {name}"));
+        let ours = find(&self.subject);
+        let per_round = |of: &dyn Fn(usize) -> f64| median((0..ours.samples.len()).map(of).collect());
+        let least = |round: usize| {
+            let others = all.iter().filter(|one| one.name != self.subject).map(|one| one.samples[round]);
+            others.fold(f64::INFINITY, f64::min)
+        };
+        let (value, text) = match &self.kind {
+            Kind::AtMost => (ours.median, format!("{}: at most {} {unit}", self.subject, self.must)),
+            Kind::TimesFaster(Some(other)) => {
+                let theirs = find(other);
+                let ratio = per_round(&|round| theirs.samples[round] / ours.samples[round]);
+                (ratio, format!("{}: at least {} × as fast as {other}", self.subject, self.must))
+            }
+            Kind::TimesFaster(None) => {
+                let ratio = per_round(&|round| least(round) / ours.samples[round]);
+                (ratio, format!("{}: at least {} × as fast as any other", self.subject, self.must))
+            }
+            Kind::Grows(other) => {
+                let theirs = find(other);
+                let ratio = per_round(&|round| ours.samples[round] / theirs.samples[round]);
+                (ratio, format!("{}: at most {} × {other}", self.subject, self.must))
+            }
+            Kind::Adds(other) => {
+                let theirs = find(other);
+                let more = per_round(&|round| ours.samples[round] - theirs.samples[round]);
+                (more, format!("{}: at most {} {unit} more than {other}", self.subject, self.must))
+            }
+        };
+        let meets = |limit: f64| match self.kind {
+            Kind::TimesFaster(_) => value >= limit,
+            _ => value <= limit,
+        };
+        let verdict = match (self.aim, meets(self.must)) {
+            (_, false) => "misses",
+            (Some(aim), true) if meets(aim) => "meets the aim",
+            (_, true) => "meets",
+        };
+        Judged { claim: text, value, verdict, reason: self.reason.filter(|_| verdict == "misses") }
+    }
+}
+
+impl fmt::Display for Row<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}: {}", self.id, self.what)?;
+        for Measured { name, samples, median } in &self.contestants {
+            let least = samples.iter().copied().fold(f64::INFINITY, f64::min);
+            let most = samples.iter().copied().fold(0.0, f64::max);
+            writeln!(f, "  {name:<40} {median:>12.1} {}   ({least:.1} to {most:.1})", self.unit)?;
+        }
+        for Judged { claim, value, verdict, .. } in &self.claims {
+            writeln!(f, "  {verdict}: {claim}: {value:.2}")?;
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn median(mut samples: Vec<f64>) -> f64 {
+    samples.sort_unstable_by(f64::total_cmp);
+    let middle = samples.len() / 2;
+    if samples.len().is_multiple_of(2) { (samples[middle - 1] + samples[middle]) / 2.0 } else { samples[middle] }
+}

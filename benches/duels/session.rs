@@ -1,0 +1,121 @@
+//! What all duels of one run share: the servers, the clocks, and how much is to be done.
+
+use std::cell::{OnceCell, RefCell};
+use std::collections::BTreeMap;
+use std::env;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use nix::time::{ClockId, clock_gettime};
+use services::{Kind, Service};
+
+/// One run of the bench.
+pub(crate) struct Session {
+    smoke: bool,
+    filter: Vec<String>,
+    folder: OnceCell<Option<PathBuf>>,
+    servers: RefCell<BTreeMap<Kind, Rc<Service>>>,
+}
+
+impl Session {
+    /// `cargo bench` says so; else each duel has one short round, which shows that it runs.
+    pub(crate) fn from_args(arguments: impl Iterator<Item = String>) -> Self {
+        let arguments: Vec<_> = arguments.collect();
+        let smoke = !arguments.iter().any(|argument| argument == "--bench");
+        let filter = arguments.into_iter().filter(|argument| !argument.starts_with('-')).collect();
+        Session { smoke, filter, folder: OnceCell::new(), servers: RefCell::default() }
+    }
+
+    pub(crate) fn is_smoke(&self) -> bool {
+        self.smoke
+    }
+
+    /// Whether it is asked for: all are, unless some are named.
+    pub(crate) fn wants(&self, name: &str) -> bool {
+        self.filter.is_empty() || self.filter.iter().any(|part| name.contains(part.as_str()))
+    }
+
+    /// This many times, or a few to show that it runs.
+    pub(crate) fn times(&self, count: usize) -> usize {
+        if self.smoke { (count / 1000).clamp(1, 20) } else { count }
+    }
+
+    /// Where the rows go, if they are to be kept.
+    pub(crate) fn folder(&self) -> Option<&Path> {
+        let folder = || {
+            let folder = PathBuf::from(env::var_os("RESOURCE_POOL_BENCH_FOLDER")?);
+            std::fs::create_dir_all(&folder).expect("a folder for the rows");
+            Some(folder)
+        };
+        self.folder.get_or_init(folder).as_deref()
+    }
+
+    /// The server of this kind, which all duels share; started when first asked for.
+    pub(crate) fn server(&self, kind: Kind) -> Rc<Service> {
+        let mut servers = self.servers.borrow_mut();
+        Rc::clone(servers.entry(kind).or_insert_with(|| Rc::new(Service::start(kind).expect("a server"))))
+    }
+}
+
+fn reading(clock: ClockId) -> Duration {
+    clock_gettime(clock).expect("a clock that Linux has").into()
+}
+
+/// What one run costs this thread of the processor's time, in nanoseconds, by so many of them.
+pub(crate) fn cpu(count: usize, mut run: impl FnMut()) -> f64 {
+    let before = reading(ClockId::CLOCK_THREAD_CPUTIME_ID);
+    for _ in 0..count {
+        run();
+    }
+    nanoseconds(reading(ClockId::CLOCK_THREAD_CPUTIME_ID) - before, count)
+}
+
+/// What one run takes on the clock, in nanoseconds, by so many of them.
+pub(crate) fn clock(count: usize, mut run: impl FnMut()) -> f64 {
+    let before = Instant::now();
+    for _ in 0..count {
+        run();
+    }
+    nanoseconds(before.elapsed(), count)
+}
+
+/// What one run costs in nanoseconds of the processor's time, where so many threads at once do it
+/// so many times each.
+pub(crate) fn cpu_of_threads(threads: usize, count: usize, run: impl Fn() + Sync) -> f64 {
+    let start = std::sync::Barrier::new(threads);
+    let all: f64 = std::thread::scope(|scope| {
+        let one = || {
+            // What a thread does first only is not what is measured.
+            run();
+            start.wait();
+            cpu(count, &run)
+        };
+        let running: Vec<_> = (0..threads).map(|_| scope.spawn(one)).collect();
+        running.into_iter().map(|thread| thread.join().expect("a thread that ends")).sum()
+    });
+    all / threads as f64
+}
+
+/// The same on the clock: how long until all are done, by all that they did.
+pub(crate) fn clock_of_threads(threads: usize, count: usize, run: impl Fn() + Sync) -> f64 {
+    let start = std::sync::Barrier::new(threads + 1);
+    std::thread::scope(|scope| {
+        let one = || {
+            run();
+            start.wait();
+            (0..count).for_each(|_| run());
+        };
+        let running: Vec<_> = (0..threads).map(|_| scope.spawn(one)).collect();
+        start.wait();
+        let before = Instant::now();
+        for thread in running {
+            thread.join().expect("a thread that ends");
+        }
+        nanoseconds(before.elapsed(), threads * count)
+    })
+}
+
+fn nanoseconds(took: Duration, count: usize) -> f64 {
+    took.as_nanos() as f64 / count as f64
+}
