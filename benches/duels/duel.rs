@@ -4,7 +4,6 @@
 //! meets all alike. A claim is the median over the rounds of what it compares within a round.
 
 use std::fmt;
-use std::fs;
 
 use serde::Serialize;
 
@@ -35,6 +34,9 @@ impl fmt::Display for Unit {
     }
 }
 
+/// What the names of our own contestants begin with.
+const OURS: &str = "resource_pool";
+
 /// The contestants, and what is claimed of them.
 pub(crate) struct Duel<'a> {
     id: &'static str,
@@ -58,7 +60,7 @@ struct Claim {
 enum Kind {
     /// The subject's own figure.
     AtMost,
-    /// The other's figure over the subject's; without a name the best of all others'.
+    /// The other's figure over the subject's; without a name the best of those that are not ours.
     TimesFaster(Option<String>),
     /// The subject's figure over the other's.
     Grows(String),
@@ -88,7 +90,12 @@ struct Measured {
 #[derive(Serialize)]
 struct Judged {
     claim: String,
+    aim: Option<f64>,
     value: f64,
+    /// Of the value and the aim.
+    unit: String,
+    /// Whose figure must be below what, for the plot.
+    limit: Option<(String, f64)>,
     verdict: &'static str,
     reason: Option<&'static str>,
 }
@@ -119,7 +126,7 @@ impl<'a> Duel<'a> {
         self.claim(subject, Kind::TimesFaster(Some(other.to_owned())), must, aim)
     }
 
-    /// Than whoever else is the fastest of them.
+    /// Than the fastest of those that are not ours.
     pub(crate) fn times_faster_than_all(self, subject: &str, must: f64, aim: impl Into<Option<f64>>) -> Self {
         self.claim(subject, Kind::TimesFaster(None), must, aim)
     }
@@ -181,11 +188,7 @@ impl<'a> Duel<'a> {
             note: self.note,
         };
         println!("{row}");
-        if let Some(folder) = session.folder() {
-            let file = folder.join(format!("{}.json", self.id));
-            fs::write(&file, serde_json::to_vec_pretty(&row).expect("plain data"))
-                .expect("a file in the target folder");
-        }
+        session.keep(serde_json::to_string(&row).expect("plain data"));
     }
 }
 
@@ -196,7 +199,7 @@ impl Claim {
         let ours = find(&self.subject);
         let per_round = |of: &dyn Fn(usize) -> f64| median((0..ours.samples.len()).map(of).collect());
         let least = |round: usize| {
-            let others = all.iter().filter(|one| one.name != self.subject).map(|one| one.samples[round]);
+            let others = all.iter().filter(|one| !one.name.starts_with(OURS)).map(|one| one.samples[round]);
             others.fold(f64::INFINITY, f64::min)
         };
         let (value, text) = match &self.kind {
@@ -225,12 +228,18 @@ impl Claim {
             Kind::TimesFaster(_) => value >= limit,
             _ => value <= limit,
         };
+        let (unit, limit) = match self.kind {
+            Kind::AtMost => (unit.to_string(), Some((self.subject.clone(), self.must))),
+            Kind::Adds(_) => (unit.to_string(), None),
+            Kind::TimesFaster(_) | Kind::Grows(_) => ("×".to_owned(), None),
+        };
         let verdict = match (self.aim, meets(self.must)) {
             (_, false) => "misses",
             (Some(aim), true) if meets(aim) => "meets the aim",
             (_, true) => "meets",
         };
-        Judged { claim: text, value, verdict, reason: self.reason.filter(|_| verdict == "misses") }
+        let reason = self.reason.filter(|_| verdict == "misses");
+        Judged { claim: text, aim: self.aim, value, unit, limit, verdict, reason }
     }
 }
 

@@ -9,12 +9,14 @@ mod session;
 
 use session::Session;
 
+type Part = (&'static str, &'static str, fn(&Session));
+
+/// In the order of the table: the name to ask for it by, the heading, and what runs it.
+const PARTS: &[Part] = &[("lease", "Shared leases", lease::run)];
+
 fn main() {
     let session = Session::from_args(std::env::args().skip(1));
-    let parts: [(&str, fn(&Session)); 1] = [("lease", lease::run)];
-    for (name, run) in parts {
-        if session.wants(name) {
-            run(&session);
-        }
+    for (place, (name, title, run)) in PARTS.iter().enumerate() {
+        session.part(place, name, title, run);
     }
 }

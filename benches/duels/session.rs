@@ -1,9 +1,10 @@
 //! What all duels of one run share: the servers, the clocks, and how much is to be done.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::env;
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,9 @@ use services::{Kind, Service};
 pub(crate) struct Session {
     smoke: bool,
     filter: Vec<String>,
-    folder: OnceCell<Option<PathBuf>>,
+    /// Where the rows go, if they are to be kept.
+    folder: Option<PathBuf>,
+    rows: RefCell<Vec<String>>,
     servers: RefCell<BTreeMap<Kind, Rc<Service>>>,
 }
 
@@ -24,16 +27,12 @@ impl Session {
         let arguments: Vec<_> = arguments.collect();
         let smoke = !arguments.iter().any(|argument| argument == "--bench");
         let filter = arguments.into_iter().filter(|argument| !argument.starts_with('-')).collect();
-        Session { smoke, filter, folder: OnceCell::new(), servers: RefCell::default() }
+        let folder = env::var_os("RESOURCE_POOL_BENCH_FOLDER").map(PathBuf::from);
+        Session { smoke, filter, folder, rows: RefCell::default(), servers: RefCell::default() }
     }
 
     pub(crate) fn is_smoke(&self) -> bool {
         self.smoke
-    }
-
-    /// Whether it is asked for: all are, unless some are named.
-    pub(crate) fn wants(&self, name: &str) -> bool {
-        self.filter.is_empty() || self.filter.iter().any(|part| name.contains(part.as_str()))
     }
 
     /// This many times, or a few to show that it runs.
@@ -41,14 +40,31 @@ impl Session {
         if self.smoke { (count / 1000).clamp(1, 20) } else { count }
     }
 
-    /// Where the rows go, if they are to be kept.
-    pub(crate) fn folder(&self) -> Option<&Path> {
-        let folder = || {
-            let folder = PathBuf::from(env::var_os("RESOURCE_POOL_BENCH_FOLDER")?);
-            std::fs::create_dir_all(&folder).expect("a folder for the rows");
-            Some(folder)
-        };
-        self.folder.get_or_init(folder).as_deref()
+    /// The row of one duel, until its part is done.
+    pub(crate) fn keep(&self, row: String) {
+        self.rows.borrow_mut().push(row);
+    }
+
+    /// Runs one part, if it is asked for, and writes its rows down, so that there are all of a part's or none.
+    pub(crate) fn part(&self, place: usize, name: &str, title: &str, run: impl FnOnce(&Session)) {
+        if !self.filter.is_empty() && !self.filter.iter().any(|part| name.contains(part.as_str())) {
+            return;
+        }
+        println!("== {title}");
+        let began = Instant::now();
+        run(self);
+        println!("== {title}: {:.0?}\n", began.elapsed());
+        let rows = self.rows.take();
+        if let Some(folder) = &self.folder {
+            let servers = self.servers.borrow();
+            let version = |service: &Rc<Service>| service.version().expect("a server that answers");
+            let servers: BTreeMap<_, _> = servers.iter().map(|(kind, it)| (kind.to_string(), version(it))).collect();
+            let head = serde_json::json!({ "name": name, "title": title, "place": place, "servers": servers });
+            let head = head.to_string();
+            fs::create_dir_all(folder).expect("a folder for the rows");
+            let lines = std::iter::once(head).chain(rows).map(|line| line + "\n").collect::<String>();
+            fs::write(folder.join(format!("{name}.jsonl")), lines).expect("a file for the rows");
+        }
     }
 
     /// The server of this kind, which all duels share; started when first asked for.

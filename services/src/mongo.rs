@@ -172,6 +172,16 @@ impl View<'_> {
             current.and_then(Value::number).ok_or_else(|| Error::exchange("serverStatus", "no connections in it"))?;
         Ok((current as usize).saturating_sub(1))
     }
+
+    /// `buildInfo.version`.
+    pub(crate) fn version(&self) -> Result<String, Error> {
+        let site = self.service.site(Kind::Mongo)?;
+        let mut connection = Connection::open(&site.address)?;
+        connection.log_in(&site.address.user, &site.address.password)?;
+        let info = connection.run("admin", Document::new().with("buildInfo", 1))?;
+        let version = info.get("version").and_then(Value::text);
+        version.map(str::to_owned).ok_or_else(|| Error::exchange("buildInfo", "no version in it"))
+    }
 }
 
 /// Just enough of MongoDB's protocol.

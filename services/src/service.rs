@@ -153,6 +153,24 @@ impl Service {
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
+    /// The version that the server says it has.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub fn version(&self) -> Result<String, Error> {
+        let told = match self.kind {
+            Kind::Mongo => self.mongo()?.version()?,
+            Kind::RabbitMq => self.rabbitmq()?.ctl(&["version"])?,
+            Kind::ClickHouse => self.clickhouse()?.query("SELECT version()")?,
+            Kind::Redis => {
+                let info = self.redis()?.command(&["INFO", "server"])?;
+                let version = info.lines().find_map(|line| line.strip_prefix("redis_version:"));
+                version.ok_or_else(|| Error::exchange("INFO server", "no version in it"))?.to_owned()
+            }
+        };
+        Ok(told.trim().to_owned())
+    }
+
     /// Whether the server was started, and can be killed and frozen, by this process.
     pub fn is_own(&self) -> bool {
         self.own.is_some()

@@ -1,11 +1,10 @@
 //! `cargo xtask faults`: the fault suite in full, and its table in the guide.
 
-use crate::{cargo, child::Child, servers};
+use crate::{cargo, child::Child, root, servers, target};
 use services::Kind;
 use std::error::Error;
-use std::path::{Path, PathBuf};
+use std::fs;
 use std::process::ExitCode;
-use std::{env, fs};
 
 const BEGIN: &str = "<!-- written by `cargo xtask faults` -->\n";
 const END: &str = "<!-- end -->\n";
@@ -33,15 +32,6 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
         println!("the table in {} is this run's", guide.display());
     }
     Ok(code)
-}
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).to_owned()
-}
-
-fn target() -> PathBuf {
-    // `join` leaves an absolute path alone.
-    root().join(env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from))
 }
 
 /// The text, with this between the marks.

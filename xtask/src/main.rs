@@ -1,9 +1,12 @@
 //! `cargo xtask`: everything that needs the four servers, and the models, in one command each.
 
+mod bench;
 mod child;
 mod exits;
 mod faults;
 mod fuzz;
+mod plot;
+mod results;
 mod servers;
 mod soak;
 mod tally;
@@ -13,6 +16,7 @@ use servers::Servers;
 use services::Kind;
 use std::env;
 use std::error::Error;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 const USAGE: &str = "\
@@ -21,7 +25,8 @@ Usage: cargo xtask <verb> [arguments]
   setup         install what this machine lacks of MongoDB, RabbitMQ, ClickHouse and Redis
   demo [args]   set up, start the four servers privately, run the example `quant_strategy` on them
   test [args]   set up, start the servers, run `cargo test --workspace --no-fail-fast [args]`, count tests per backend
-  bench [args]  set up, start the servers, run `cargo bench [args]`
+  bench [part…] the duels with other pools and the bare drivers, all or these parts, on private servers; makes benches/RESULTS.md
+                and its plots of what they measured; --render does so of what was measured before
   faults [name] every fault on every backend (or the one: mongo, rabbitmq, clickhouse, redis) under load; keeps the table in
                 RESOURCE_MANAGER.md
   soak [--minutes N] [--seed N]
@@ -36,7 +41,7 @@ Usage: cargo xtask <verb> [arguments]
 
 Servers of your own are used instead of private ones if their URLs are in the environment:
   demo          MONGODB_URI, AMQP_URL, CLICKHOUSE_URL, REDIS_URL
-  test, bench   RESOURCE_POOL_TEST_MONGODB_URI, _AMQP_URL, _CLICKHOUSE_URL, _REDIS_URL
+  test          RESOURCE_POOL_TEST_MONGODB_URI, _AMQP_URL, _CLICKHOUSE_URL, _REDIS_URL
 ";
 
 fn main() -> ExitCode {
@@ -47,7 +52,7 @@ fn main() -> ExitCode {
         "setup" => servers::set_up().map(|()| ExitCode::SUCCESS),
         "demo" => demo(&rest),
         "test" => test(&rest),
-        "bench" => bench(&rest),
+        "bench" => bench::run(&rest),
         "faults" => faults::run(&rest),
         "soak" => soak::run(&rest),
         "models" => models(&rest),
@@ -101,15 +106,6 @@ fn test(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     Ok(code)
 }
 
-fn bench(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
-    let child = Child::catching_signals()?;
-    servers::set_up()?;
-    let servers = Servers::for_tests()?;
-    let code = child.run(cargo().arg("bench").args(arguments).envs(servers.environment()))?;
-    servers.stop();
-    Ok(code)
-}
-
 /// In a folder of its own, as the flag has everything built anew.
 fn models(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     let child = Child::catching_signals()?;
@@ -124,4 +120,13 @@ fn cargo() -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "TERM"]).arg(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).to_owned()
+}
+
+fn target() -> PathBuf {
+    // `join` leaves an absolute path alone.
+    root().join(env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from))
 }

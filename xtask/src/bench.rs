@@ -1,0 +1,116 @@
+//! `cargo xtask bench`: the duels, and the table and plots that are made of what they wrote down.
+
+use crate::results::{self, Machine, Run};
+use crate::{cargo, child::Child, root, servers, target};
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fs;
+use std::process::{Command, ExitCode};
+
+/// Ours, the drivers, and the peers.
+const CRATES: [&str; 10] =
+    ["resource-pool", "mongodb", "lapin", "clickhouse", "redis", "tokio", "r2d2", "deadpool", "bb8", "mobc"];
+
+/// The parts whose names contain one of these words, or all. What is not run keeps the figures that it had.
+pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
+    let folder = root().join("benches");
+    if arguments == ["--render"] {
+        results::write(&folder)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(unknown) = arguments.iter().find(|argument| argument.starts_with('-')) {
+        return Err(format!("expected names of parts or --render, not {unknown}").into());
+    }
+    let child = Child::catching_signals()?;
+    servers::set_up()?;
+    let fresh = target().join("bench");
+    if fresh.exists() {
+        fs::remove_dir_all(&fresh)?;
+    }
+    let run = Run::of_this_machine()?;
+    let mut command = cargo();
+    command.args(["bench", "--bench", "duels", "--"]).args(arguments).env("RESOURCE_POOL_BENCH_FOLDER", &fresh);
+    let code = child.run(&mut command)?;
+    // A part is written down once it is done, so what came before one that failed is kept.
+    let mut measured = Vec::new();
+    if fresh.exists() {
+        for mut part in results::read(&fresh)? {
+            part.head.run = Some(run.clone());
+            part.keep(&folder.join(results::KEPT))?;
+            measured.push(part.head.name);
+        }
+    }
+    if arguments.is_empty() && code == ExitCode::SUCCESS {
+        results::forget_all_but(&measured, &folder)?;
+    }
+    results::write(&folder)?;
+    println!("measured: {}; {}", measured.join(", "), folder.join(results::TABLE).display());
+    Ok(code)
+}
+
+impl Run {
+    fn of_this_machine() -> Result<Run, Box<dyn Error>> {
+        let changes = ["status", "--porcelain", "--", ".", ":!benches/results", ":!benches/plots", ":!benches/*.md"];
+        let commit = said("git", &["rev-parse", "--short", "HEAD"])?;
+        let is_clean = said("git", &changes)?.is_empty();
+        let machine = Machine {
+            cpu: field("/proc/cpuinfo", "model name")?,
+            cores: std::thread::available_parallelism()?.get(),
+            memory: memory(&field("/proc/meminfo", "MemTotal")?)?,
+            // What comes behind them is the builder's own name for it.
+            kernel: said("uname", &["-r"])?.split('.').take(2).collect::<Vec<_>>().join("."),
+            rustc: said("rustc", &["--version"])?.split(' ').take(2).collect::<Vec<_>>().join(" "),
+        };
+        let lock = fs::read_to_string(root().join("Cargo.lock"))?;
+        Ok(Run {
+            date: said("date", &["-u", "+%Y-%m-%d"])?,
+            commit: if is_clean { commit } else { format!("{commit} with changes") },
+            machine,
+            crates: versions(&lock),
+        })
+    }
+}
+
+/// What a command prints.
+fn said(program: &str, arguments: &[&str]) -> Result<String, Box<dyn Error>> {
+    let output = Command::new(program).args(arguments).current_dir(root()).output()?;
+    if !output.status.success() {
+        return Err(format!("{program} {}: {}", arguments.join(" "), output.status).into());
+    }
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}
+
+/// The value of the first line `name : value`.
+fn field(file: &str, name: &str) -> Result<String, Box<dyn Error>> {
+    let text = fs::read_to_string(file)?;
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim_start().strip_prefix(':'));
+    Ok(value.ok_or_else(|| format!("{file} has no {name}"))?.trim().to_owned())
+}
+
+fn memory(kibibytes: &str) -> Result<String, Box<dyn Error>> {
+    let number: f64 = kibibytes.trim_end_matches(" kB").parse()?;
+    Ok(format!("{:.1} GiB", number / 1024.0 / 1024.0))
+}
+
+fn versions(lock: &str) -> BTreeMap<String, String> {
+    let of = |name: &str| {
+        let begin = format!("\nname = \"{name}\"\nversion = \"");
+        let found = lock.split(&begin).skip(1).filter_map(|rest| rest.split('"').next());
+        found.collect::<Vec<_>>().join(", ")
+    };
+    let all = CRATES.map(|name| (name.to_owned(), of(name)));
+    all.into_iter().filter(|(_, version)| !version.is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machine_and_the_versions_are_told() {
+        let run = Run::of_this_machine().unwrap();
+        assert!(run.machine.cores > 0 && run.machine.memory.ends_with(" GiB"), "{run:?}");
+        assert!(run.machine.rustc.starts_with("rustc 1.") && run.date.len() == 10, "{run:?}");
+        assert!(run.crates.contains_key("resource-pool") && run.crates.contains_key("lapin"), "{run:?}");
+    }
+}
