@@ -20,6 +20,8 @@ pub(crate) enum Unit {
     Milliseconds,
     Mebibytes,
     Count,
+    /// Of one thing over another.
+    Ratio,
 }
 
 impl fmt::Display for Unit {
@@ -30,6 +32,7 @@ impl fmt::Display for Unit {
             Unit::Milliseconds => "ms",
             Unit::Mebibytes => "MiB",
             Unit::Count => "",
+            Unit::Ratio => "×",
         })
     }
 }
@@ -40,7 +43,7 @@ const OURS: &str = "resource_pool";
 /// The contestants, and what is claimed of them.
 pub(crate) struct Duel<'a> {
     id: &'static str,
-    what: &'static str,
+    what: String,
     unit: Unit,
     rounds: usize,
     contestants: Vec<(String, Box<dyn FnMut() -> f64 + 'a>)>,
@@ -102,8 +105,8 @@ struct Judged {
 
 impl<'a> Duel<'a> {
     /// `id` names its files, `what` stands in the table.
-    pub(crate) fn new(id: &'static str, what: &'static str, unit: Unit) -> Self {
-        Duel { id, what, unit, rounds: 15, contestants: Vec::new(), claims: Vec::new(), note: None }
+    pub(crate) fn new(id: &'static str, what: impl Into<String>, unit: Unit) -> Self {
+        Duel { id, what: what.into(), unit, rounds: 15, contestants: Vec::new(), claims: Vec::new(), note: None }
     }
 
     /// How many rounds, for what takes long. At least 15 unless said otherwise.
@@ -180,7 +183,7 @@ impl<'a> Duel<'a> {
         let claims = self.claims.iter().map(|claim| claim.judge(self.unit, &measured)).collect();
         let row = Row {
             id: self.id,
-            what: self.what,
+            what: &self.what,
             unit: self.unit.to_string(),
             rounds,
             contestants: measured,

@@ -1,96 +1,145 @@
 //! Acquire and drop of what is ready: a shared lease, beside the pools that everyone uses.
 //!
-//! The peers hand out a connection that does nothing; the lease is of a real Redis and a real
-//! MongoDB, with its call site, time and count, since without them it would be no lease.
+//! The peers hand out a connection that does nothing; the lease is of a real server, with its call site, time and
+//! count, since without them it would be no lease.
 
-use std::convert::Infallible;
 use std::hint::black_box;
+use std::time::Duration;
 
 use futures_util::FutureExt;
-use resource_pool::config::{MongoConfig, RedisConfig};
+use resource_pool::config::{ClickHouseConfig, MongoConfig, Options, RedisConfig};
 use resource_pool::{ResourcePool, blocking};
 use services::Kind;
+use tokio::runtime::Runtime;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::duel::{Duel, Unit};
-use crate::session::{Session, cpu, cpu_of_threads};
-
-pub(crate) struct Nothing;
-
-impl r2d2::ManageConnection for Nothing {
-    type Connection = ();
-    type Error = Infallible;
-
-    fn connect(&self) -> Result<(), Infallible> {
-        Ok(())
-    }
-
-    fn is_valid(&self, (): &mut ()) -> Result<(), Infallible> {
-        Ok(())
-    }
-
-    fn has_broken(&self, (): &mut ()) -> bool {
-        false
-    }
-}
-
-impl deadpool::managed::Manager for Nothing {
-    type Type = ();
-    type Error = Infallible;
-
-    async fn create(&self) -> Result<(), Infallible> {
-        Ok(())
-    }
-
-    async fn recycle(
-        &self,
-        (): &mut (),
-        _: &deadpool::managed::Metrics,
-    ) -> deadpool::managed::RecycleResult<Infallible> {
-        Ok(())
-    }
-}
+use crate::peers::{self, CONNECTIONS, CROWDS, Nothing};
+use crate::session::{Session, cpu, cpu_of_tasks, cpu_of_threads};
 
 pub(crate) fn run(session: &Session) {
     let (redis, mongo) = (session.server(Kind::Redis), session.server(Kind::Mongo));
+    let clickhouse = session.server(Kind::ClickHouse);
     let pool = ResourcePool::builder()
         .environment([("", ""); 0])
         .resource(RedisConfig::url(redis.url()))
         .resource(MongoConfig::uri(mongo.url()))
+        .resource(ClickHouseConfig::url(clickhouse.url()))
         .build()
         .expect("a pool");
-    let threads = blocking::ResourcePool::from(pool.clone());
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    drop(runtime.block_on(pool.redis()).expect("redis"));
-    drop(threads.mongo().expect("mongo"));
-    let r2d2 = r2d2::Pool::builder().max_size(16).build(Nothing).expect("r2d2");
-    let deadpool = deadpool::managed::Pool::<Nothing>::builder(Nothing).max_size(16).build().expect("deadpool");
+    let runtime = Runtime::new().expect("a runtime");
+    let warm = pool.warm_up(["redis", "mongo", "clickhouse"]);
+    assert!(runtime.block_on(warm).iter().all(|(_, outcome)| outcome.is_ok()));
+    for_threads(session, &pool);
+    for_tasks(session, &pool, &runtime);
+    watched(session, &runtime, redis.url());
+    assert!(runtime.block_on(pool.close_all()).all_closed());
+}
+
+fn for_threads(session: &Session, pool: &ResourcePool) {
     let count = session.times(100_000);
+    let pool = blocking::ResourcePool::from(pool.clone());
+    let r2d2 = peers::r2d2(CONNECTIONS, CONNECTIONS, Nothing::default());
+    let ours = || drop(black_box(pool.mongo().expect("ready")));
+    let theirs = || drop(black_box(r2d2.get().expect("ready")));
     Duel::new("lease_blocking", "a shared lease for threads, acquired and dropped", Unit::CpuNanoseconds)
-        .contestant("resource_pool", || cpu(count, || drop(black_box(threads.mongo().expect("ready")))))
-        .contestant("r2d2", || cpu(count, || drop(black_box(r2d2.get().expect("ready")))))
+        .contestant("resource_pool", || cpu(count, ours))
+        .contestant("r2d2", || cpu(count, theirs))
         .at_most("resource_pool", 40.0, 20.0)
         .times_faster_than_all("resource_pool", 3.0, 6.0)
         .run(session);
-    Duel::new("lease_async", "a shared lease for tasks, acquired and dropped", Unit::CpuNanoseconds)
-        .contestant("resource_pool", || {
-            cpu(count, || drop(black_box(pool.redis().now_or_never().expect("ready").expect("ready"))))
-        })
-        .contestant("deadpool", || {
-            cpu(count, || drop(black_box(deadpool.get().now_or_never().expect("ready").expect("ready"))))
-        })
-        .at_most("resource_pool", 55.0, 30.0)
-        .times_faster_than_all("resource_pool", 3.0, 6.0)
-        .run(session);
-    let mut duel =
-        Duel::new("lease_threads", "the same from several threads at once, each as often", Unit::CpuNanoseconds);
-    for number in [1, 2, 4, 16] {
-        let lease = || drop(black_box(threads.mongo().expect("ready")));
-        duel = duel.contestant(format!("resource_pool, {number}"), move || cpu_of_threads(number, count, lease));
+    let what = "a shared lease for threads, from 1, 2, 4 and 16 of them at once";
+    let mut duel = Duel::new("lease_threads", what, Unit::CpuNanoseconds);
+    for crowd in CROWDS {
+        duel = duel.contestant(format!("resource_pool, {crowd}"), move || cpu_of_threads(crowd, count / crowd, ours));
     }
-    for number in [1, 2] {
-        let get = || drop(black_box(r2d2.get().expect("ready")));
-        duel = duel.contestant(format!("r2d2, {number}"), move || cpu_of_threads(number, count, get));
+    for crowd in CROWDS {
+        duel = duel.contestant(format!("r2d2, {crowd}"), move || cpu_of_threads(crowd, count / crowd, theirs));
     }
     duel.at_most_times("resource_pool, 2", "resource_pool, 1", 1.3, 1.05).run(session);
-    assert!(runtime.block_on(pool.close_all()).all_closed());
+}
+
+fn for_tasks(session: &Session, pool: &ResourcePool, runtime: &Runtime) {
+    let count = session.times(50_000);
+    let deadpool = peers::deadpool(CONNECTIONS, Nothing::default());
+    let bb8 = peers::bb8(runtime, CONNECTIONS, Nothing::default());
+    let mobc = peers::mobc(CONNECTIONS, Nothing::default());
+    let redis = || async { drop(black_box(pool.redis().await.expect("ready"))) };
+    let mongo = || async { drop(black_box(pool.mongo().await.expect("ready"))) };
+    let clickhouse = || async { drop(black_box(pool.clickhouse().await.expect("ready"))) };
+    let deadpool = || async { drop(black_box(deadpool.get().await.expect("ready"))) };
+    let bb8 = || async { drop(black_box(bb8.get().await.expect("ready"))) };
+    let mobc = || async { drop(black_box(mobc.get().await.expect("ready"))) };
+    let mut duel = Duel::new("lease_async", "a shared lease for tasks, acquired and dropped", Unit::CpuNanoseconds)
+        .contestant("resource_pool, MongoDB", || cpu_of_tasks(1, count, mongo))
+        .contestant("resource_pool, ClickHouse", || cpu_of_tasks(1, count, clickhouse))
+        .contestant("resource_pool, Redis", || cpu_of_tasks(1, count, redis))
+        .contestant("deadpool", || cpu_of_tasks(1, count, deadpool))
+        .contestant("bb8", || cpu_of_tasks(1, count, bb8))
+        .contestant("mobc", || cpu_of_tasks(1, count / 5, mobc));
+    for ours in ["resource_pool, MongoDB", "resource_pool, ClickHouse", "resource_pool, Redis"] {
+        duel = duel.at_most(ours, 55.0, 30.0).times_faster_than_all(ours, 3.0, 6.0);
+    }
+    duel.run(session);
+    let what = "a shared lease for tasks, from 1, 2, 4 and 16 of them at once, each on a thread of its own";
+    let mut duel = Duel::new("lease_tasks", what, Unit::CpuNanoseconds);
+    for crowd in CROWDS {
+        duel = duel.contestant(format!("resource_pool, {crowd}"), move || cpu_of_tasks(crowd, count / crowd, redis));
+    }
+    for crowd in CROWDS {
+        duel = duel.contestant(format!("deadpool, {crowd}"), move || cpu_of_tasks(crowd, count / crowd, deadpool));
+    }
+    for crowd in CROWDS {
+        duel = duel.contestant(format!("bb8, {crowd}"), move || cpu_of_tasks(crowd, count / crowd, bb8));
+    }
+    for crowd in CROWDS {
+        duel = duel.contestant(format!("mobc, {crowd}"), move || cpu_of_tasks(crowd, count / crowd / 5, mobc));
+    }
+    duel.at_most_times("resource_pool, 2", "resource_pool, 1", 1.3, 1.05).run(session);
+}
+
+/// What it costs a lease that it is looked after.
+fn watched(session: &Session, runtime: &Runtime, url: &str) {
+    let count = session.times(100_000);
+    let options = |probed: bool, tracked: bool, leases_too: bool| {
+        let mut options = Options::default();
+        options.probe.enabled = probed;
+        options.leaks.age = if tracked { options.leaks.age } else { Duration::ZERO };
+        options.leaks.shared = leases_too;
+        options
+    };
+    let pool = |options: Options| {
+        let builder = ResourcePool::builder().environment([("", ""); 0]).options(options);
+        let pool = builder.resource(RedisConfig::url(url)).build().expect("a pool");
+        drop(runtime.block_on(pool.redis()).expect("redis"));
+        pool
+    };
+    let unwatched = pool(options(false, false, false));
+    let probed = pool(options(true, false, false));
+    let tracked = pool(options(false, true, false));
+    let all = pool(options(true, true, false));
+    let leases = pool(options(true, true, true));
+    let lease = |pool: &ResourcePool| {
+        cpu(count, || drop(black_box(pool.redis().now_or_never().expect("ready").expect("ready"))))
+    };
+    let traced = |pool: &ResourcePool| {
+        let subscriber = tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).with_writer(std::io::sink);
+        tracing::subscriber::with_default(subscriber.finish(), || lease(pool))
+    };
+    let (all_on, leases_too) = ("resource_pool, all three", "resource_pool, all three, and leases too");
+    Duel::new("lease_watched", "a shared lease for tasks, looked after in several ways", Unit::CpuNanoseconds)
+        .contestant("resource_pool, nothing on", || lease(&unwatched))
+        .contestant("resource_pool, probes", || lease(&probed))
+        .contestant("resource_pool, leak tracking", || lease(&tracked))
+        .contestant("resource_pool, a tracing subscriber", || traced(&unwatched))
+        .contestant(all_on, || traced(&all))
+        .contestant(leases_too, || traced(&leases))
+        .adds_at_most(all_on, "resource_pool, nothing on", 5.0, 0.0)
+        .adds_at_most(leases_too, "resource_pool, nothing on", 5.0, 0.0)
+        .because("each lease is written down with its task or thread, which is why this is off unless asked for")
+        .note("Leak tracking watches checkouts; with `leaks.shared` it watches leases too.")
+        .run(session);
+    for pool in [unwatched, probed, tracked, all, leases] {
+        assert!(runtime.block_on(pool.close_all()).all_closed());
+    }
 }

@@ -3,16 +3,23 @@
 //! `cargo xtask bench` runs all of it and makes `benches/RESULTS.md` from it; `cargo bench --bench duels -- lease` one
 //! part. As a test (`cargo test --bench duels`) each part runs for a moment, which shows that it works.
 
+mod checkout;
 mod duel;
 mod lease;
+mod peers;
 mod session;
+mod spike;
 
 use session::Session;
 
 type Part = (&'static str, &'static str, fn(&Session));
 
 /// In the order of the table: the name to ask for it by, the heading, and what runs it.
-const PARTS: &[Part] = &[("lease", "Shared leases", lease::run)];
+const PARTS: &[Part] = &[
+    ("lease", "Shared leases", lease::run),
+    ("checkout", "Checkouts", checkout::run),
+    ("spike", "A spike", spike::run),
+];
 
 fn main() {
     let session = Session::from_args(std::env::args().skip(1));

@@ -113,7 +113,32 @@ pub(crate) fn cpu_of_threads(threads: usize, count: usize, run: impl Fn() + Sync
     all / threads as f64
 }
 
-/// The same on the clock: how long until all are done, by all that they did.
+/// The same of tasks, each on a runtime and a thread of its own, which does all that becomes of its task.
+pub(crate) fn cpu_of_tasks<F: Future>(threads: usize, count: usize, run: impl Fn() -> F + Sync) -> f64 {
+    let start = std::sync::Barrier::new(threads);
+    let one = async || {
+        run().await;
+        start.wait();
+        let before = reading(ClockId::CLOCK_THREAD_CPUTIME_ID);
+        for _ in 0..count {
+            run().await;
+        }
+        let took = nanoseconds(reading(ClockId::CLOCK_THREAD_CPUTIME_ID) - before, count);
+        // Some give back in a task of its own, which is not to end with its runtime.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        took
+    };
+    let all: f64 = std::thread::scope(|scope| {
+        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let running: Vec<_> = (0..threads).map(|_| scope.spawn(move || runtime().block_on(one()))).collect();
+        running.into_iter().map(|thread| thread.join().expect("a thread that ends")).sum()
+    });
+    all / threads as f64
+}
+
+/// Of threads on the clock: how long until all are done, by all that they did.
 pub(crate) fn clock_of_threads(threads: usize, count: usize, run: impl Fn() + Sync) -> f64 {
     let start = std::sync::Barrier::new(threads + 1);
     std::thread::scope(|scope| {

@@ -29,7 +29,10 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     }
     let run = Run::of_this_machine()?;
     let mut command = cargo();
-    command.args(["bench", "--bench", "duels", "--"]).args(arguments).env("RESOURCE_POOL_BENCH_FOLDER", &fresh);
+    command
+        .args(["bench", "--bench", "duels", "--bench", "allocations", "--"])
+        .args(arguments)
+        .env("RESOURCE_POOL_BENCH_FOLDER", &fresh);
     let code = child.run(&mut command)?;
     // A part is written down once it is done, so what came before one that failed is kept.
     let mut measured = Vec::new();

@@ -7,7 +7,7 @@ const WIDTH: f64 = 800.0;
 const MARGIN: f64 = 16.0;
 const LINE: f64 = 28.0;
 /// Of a letter, about, at the size of the text.
-const LETTER: f64 = 6.9;
+const LETTER: f64 = 7.6;
 /// From which span on an axis of powers of ten tells more.
 const WIDE: f64 = 15.0;
 const TITLE_LETTERS: usize = 100;
@@ -34,7 +34,7 @@ pub(crate) fn svg(row: &Row) -> String {
     let right = WIDTH - MARGIN - widest(&mut labels.iter().map(|label| label.chars().count()));
     let x = |value: f64| left + axis.share(value) * (right - left);
 
-    let title = wrapped(&row.what, TITLE_LETTERS);
+    let title = wrapped(&row.title(), TITLE_LETTERS);
     let top = MARGIN + 20.0 * title.len() as f64 + 8.0;
     let bottom = top + LINE * row.contestants.len() as f64;
     let height = bottom + 44.0;

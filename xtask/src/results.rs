@@ -56,7 +56,7 @@ pub(crate) struct Machine {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Row {
     pub(crate) id: String,
-    pub(crate) what: String,
+    what: String,
     pub(crate) unit: String,
     pub(crate) rounds: usize,
     pub(crate) contestants: Vec<Measured>,
@@ -146,7 +146,7 @@ pub(crate) fn table(parts: &[Part]) -> String {
         }
         text.push('\n');
         for row in &part.rows {
-            let _ = writeln!(text, "![{}]({PLOTS}/{}.svg)\n", row.what, row.id);
+            let _ = writeln!(text, "![{}]({PLOTS}/{}.svg)\n", row.title(), row.id);
         }
         text.truncate(text.trim_end().len());
         text.push('\n');
@@ -207,6 +207,12 @@ impl Part {
 }
 
 impl Row {
+    /// What was done, as a sentence begins.
+    pub(crate) fn title(&self) -> String {
+        let mut rest = self.what.chars();
+        rest.next().map_or(String::new(), |first| first.to_uppercase().chain(rest).collect())
+    }
+
     /// Of the table.
     fn line(&self) -> String {
         let (factor, unit) = scale(&self.unit, self.contestants.iter().map(|one| one.median));
@@ -222,7 +228,8 @@ impl Row {
         });
         let note = self.note.as_ref().map_or(String::new(), |note| format!("<br>*{note}*"));
         let claims: Vec<_> = self.claims.iter().map(Judged::told).collect();
-        let cells = [format!("{}{note}", self.what), contestants.collect::<Vec<_>>().join("<br>"), claims.join("<br>")];
+        let cells =
+            [format!("{}{note}", self.title()), contestants.collect::<Vec<_>>().join("<br>"), claims.join("<br>")];
         format!("| {} |\n", cells.map(|cell| cell.replace('|', "\\|")).join(" | "))
     }
 }
@@ -308,7 +315,7 @@ mod tests {
         );
         assert!(table.contains("`meets` b: **3.14 ×**<br>`misses` c: **0.500 ×**; the kernel's |"), "{table}");
         assert!(
-            table.contains("| a \\| b | **resource_pool** 2,000 ns CPU (1,500 to 9,000)<br>r2d2 7 ns CPU |"),
+            table.contains("| A \\| b | **resource_pool** 2,000 ns CPU (1,500 to 9,000)<br>r2d2 7 ns CPU |"),
             "{table}"
         );
         assert!(table.contains("Servers: Redis 7.0."));

@@ -1,0 +1,247 @@
+//! What has one user at a time: a connection that is ready, and one that has to be waited for.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::hint::black_box;
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use resource_pool::blocking::ResourcePool;
+use resource_pool::config::{RabbitMqConfig, RedisConfig};
+use services::Kind;
+use tokio::runtime::Runtime;
+
+use crate::duel::{Duel, Unit};
+use crate::peers::{self, CONNECTIONS, CROWDS, Nothing};
+use crate::session::{Session, clock, cpu, cpu_of_tasks, cpu_of_threads};
+
+pub(crate) fn run(session: &Session) {
+    ready(session);
+    waited_for(session);
+    channel(session);
+}
+
+fn pool(config: RedisConfig) -> ResourcePool {
+    let pool = ResourcePool::builder().environment([("", ""); 0]).resource(config).build().expect("a pool");
+    drop(pool.redis().expect("redis"));
+    pool
+}
+
+fn ready(session: &Session) {
+    let count = session.times(50_000);
+    let server = session.server(Kind::Redis);
+    let runtime = Runtime::new().expect("a runtime");
+    let pool = pool(RedisConfig::url(server.url()));
+    let r2d2 = peers::r2d2(CONNECTIONS, CONNECTIONS, Nothing::default());
+    let deadpool = peers::deadpool(CONNECTIONS, Nothing::default());
+    let bb8 = peers::bb8(&runtime, CONNECTIONS, Nothing::default());
+    let mobc = peers::mobc(CONNECTIONS, Nothing::default());
+    let ours = || drop(black_box(pool.redis().expect("ready")));
+    let r2d2 = || drop(black_box(r2d2.get().expect("ready")));
+    let deadpool = || async { drop(black_box(deadpool.get().await.expect("ready"))) };
+    let bb8 = || async { drop(black_box(bb8.get().await.expect("ready"))) };
+    let mobc = || async { drop(black_box(mobc.get().await.expect("ready"))) };
+    Duel::new("checkout_ready", "a connection checked out and given back", Unit::CpuNanoseconds)
+        .contestant("resource_pool", || cpu(count, ours))
+        .contestant("r2d2", || cpu(count, r2d2))
+        .contestant("deadpool", || cpu_of_tasks(1, count, deadpool))
+        .contestant("bb8", || cpu_of_tasks(1, count, bb8))
+        .contestant("mobc", || cpu_of_tasks(1, count / 5, mobc))
+        .at_most("resource_pool", 150.0, 80.0)
+        .note("Ours is a connection to a real Redis, the others' do nothing.")
+        .run(session);
+    let what = "a connection checked out and given back, by 1, 2, 4 and 16 threads at once";
+    let mut duel = Duel::new("checkout_threads", what, Unit::CpuNanoseconds);
+    for crowd in CROWDS {
+        duel = duel.contestant(format!("resource_pool, {crowd}"), move || cpu_of_threads(crowd, count / crowd, ours));
+    }
+    for crowd in CROWDS {
+        duel = duel.contestant(format!("r2d2, {crowd}"), move || cpu_of_threads(crowd, count / crowd, r2d2));
+    }
+    for crowd in CROWDS {
+        duel = duel.contestant(format!("deadpool, {crowd}"), move || cpu_of_tasks(crowd, count / crowd, deadpool));
+    }
+    for crowd in CROWDS {
+        duel = duel.contestant(format!("bb8, {crowd}"), move || cpu_of_tasks(crowd, count / crowd, bb8));
+    }
+    duel.run(session);
+    assert!(pool.close_all().expect("a plain thread").all_closed());
+}
+
+/// How many want how few, and how long each keeps what it has.
+const CROWD: usize = 16;
+const FEW: u32 = 4;
+const HELD: Duration = Duration::from_millis(1);
+
+/// How one contestant's crowd fared in one round.
+#[derive(Debug, Clone)]
+struct Crowd {
+    /// In order.
+    waits: Vec<Duration>,
+    /// Of each of them.
+    served: Vec<usize>,
+}
+
+impl Crowd {
+    fn of(each: Vec<Vec<Duration>>) -> Self {
+        let served = each.iter().map(Vec::len).collect();
+        let mut waits: Vec<_> = each.into_iter().flatten().collect();
+        waits.sort_unstable();
+        Crowd { waits, served }
+    }
+
+    fn threads<G>(lasting: Duration, get: impl Fn() -> G + Sync) -> Self {
+        let start = Barrier::new(CROWD);
+        let one = || {
+            let mut waits = Vec::new();
+            start.wait();
+            let end = Instant::now() + lasting;
+            loop {
+                let asked = Instant::now();
+                if asked >= end {
+                    return waits;
+                }
+                let held = get();
+                waits.push(asked.elapsed());
+                thread::sleep(HELD);
+                drop(held);
+            }
+        };
+        Crowd::of(thread::scope(|scope| {
+            let running: Vec<_> = (0..CROWD).map(|_| scope.spawn(one)).collect();
+            running.into_iter().map(|thread| thread.join().expect("a thread that ends")).collect()
+        }))
+    }
+
+    fn tasks<G: Send, F>(runtime: &Runtime, lasting: Duration, get: impl Fn() -> F + Clone + Send + 'static) -> Self
+    where
+        F: Future<Output = G> + Send,
+    {
+        let start = Arc::new(tokio::sync::Barrier::new(CROWD));
+        let one = || {
+            let (start, get) = (Arc::clone(&start), get.clone());
+            async move {
+                let mut waits = Vec::new();
+                start.wait().await;
+                let end = Instant::now() + lasting;
+                loop {
+                    let asked = Instant::now();
+                    if asked >= end {
+                        return waits;
+                    }
+                    let held = get().await;
+                    waits.push(asked.elapsed());
+                    tokio::time::sleep(HELD).await;
+                    drop(held);
+                }
+            }
+        };
+        let running: Vec<_> = (0..CROWD).map(|_| runtime.spawn(one())).collect();
+        let all = running.into_iter().map(|task| runtime.block_on(task).expect("a task that ends"));
+        Crowd::of(all.collect())
+    }
+
+    fn wait(&self, share: f64) -> f64 {
+        let index = (self.waits.len() as f64 * share) as usize;
+        self.waits[index.min(self.waits.len() - 1)].as_secs_f64() * 1000.0
+    }
+
+    /// Of those who waited longest over those in the middle.
+    fn tail(&self) -> f64 {
+        self.wait(0.99) / self.wait(0.5)
+    }
+
+    /// What who was served most got over who was served least.
+    fn unfairness(&self) -> f64 {
+        let (most, least) = (self.served.iter().max(), self.served.iter().min());
+        *most.unwrap_or(&0) as f64 / *least.unwrap_or(&0).max(&1) as f64
+    }
+}
+
+type Runs<'a> = Vec<(&'static str, Box<dyn Fn() -> Crowd + 'a>)>;
+
+fn waited_for(session: &Session) {
+    let lasting = Duration::from_millis(if session.is_smoke() { 30 } else { 400 });
+    let server = session.server(Kind::Redis);
+    let runtime = Runtime::new().expect("a runtime");
+    let pool = pool(RedisConfig::url(server.url()).pool_size(FEW));
+    let r2d2 = peers::r2d2(FEW, FEW, Nothing::default());
+    let deadpool = peers::deadpool(FEW, Nothing::default());
+    let bb8 = peers::bb8(&runtime, FEW, Nothing::default());
+    let mobc = peers::mobc(FEW, Nothing::default());
+    let (deadpool, bb8, mobc) = (
+        move || {
+            let pool = deadpool.clone();
+            async move { pool.get().await.expect("in turn") }
+        },
+        move || {
+            let pool = bb8.clone();
+            async move { pool.get_owned().await.expect("in turn") }
+        },
+        move || {
+            let pool = mobc.clone();
+            async move { pool.get().await.expect("in turn") }
+        },
+    );
+    let runs: Runs<'_> = vec![
+        ("resource_pool", Box::new(|| Crowd::threads(lasting, || pool.redis().expect("in turn")))),
+        ("r2d2", Box::new(|| Crowd::threads(lasting, || r2d2.get().expect("in turn")))),
+        ("deadpool", Box::new(|| Crowd::tasks(&runtime, lasting, deadpool.clone()))),
+        ("bb8", Box::new(|| Crowd::tasks(&runtime, lasting, bb8.clone()))),
+        ("mobc", Box::new(|| Crowd::tasks(&runtime, lasting, mobc.clone()))),
+    ];
+    // The second and third row are of the rounds of the first.
+    let crowds: Vec<_> = runs.iter().map(|_| RefCell::new(VecDeque::<Crowd>::new())).collect();
+    let note = format!(
+        "{CROWD} threads or tasks on {FEW} connections, each held for {} ms or the timer's tick.",
+        HELD.as_millis()
+    );
+    let what = "waiting for a connection when all are taken: the 99th percentile over the median";
+    let mut tail = Duel::new("checkout_tail", what, Unit::Ratio).note(&note);
+    let what = "the same: how often the luckiest was served over the unluckiest";
+    let mut fair = Duel::new("checkout_fair", what, Unit::Ratio);
+    let mut wait = Duel::new("checkout_wait", "the same: how long, at the median and at most", Unit::Milliseconds);
+    for ((name, run), crowds) in runs.iter().zip(&crowds) {
+        tail = tail.contestant(*name, move || {
+            let crowd = run();
+            crowds.borrow_mut().push_back(crowd.clone());
+            crowd.tail()
+        });
+        let rounds = RefCell::new(0..);
+        fair = fair.contestant(*name, move || crowds.borrow()[rounds.borrow_mut().next().unwrap_or(0)].unfairness());
+        for (share, kind) in [(0.5, "median"), (1.0, "most")] {
+            let rounds = RefCell::new(0..);
+            let nth = move || rounds.borrow_mut().next().unwrap_or(0);
+            wait = wait.contestant(format!("{name}, {kind}"), move || crowds.borrow()[nth()].wait(share));
+        }
+    }
+    tail.at_most("resource_pool", 3.0, 1.5).run(session);
+    fair.at_most("resource_pool", 2.0, 1.1).run(session);
+    wait.run(session);
+    drop(runs);
+    assert!(pool.close_all().expect("a plain thread").all_closed());
+}
+
+fn channel(session: &Session) {
+    let count = session.times(2_000);
+    let server = session.server(Kind::RabbitMq);
+    let config = RabbitMqConfig::url(server.url());
+    let pool = ResourcePool::builder().environment([("", ""); 0]).resource(config).build().expect("a pool");
+    let rabbitmq = pool.rabbitmq().expect("rabbitmq");
+    let runtime = Runtime::new().expect("a runtime");
+    let connecting = lapin::Connection::connect(server.url(), lapin::ConnectionProperties::default());
+    let bare = runtime.block_on(connecting).expect("rabbitmq");
+    let open = async || {
+        let channel = bare.create_channel().await.expect("a channel");
+        channel.close(200, "done".into()).await.expect("a close");
+    };
+    Duel::new("checkout_channel", "an AMQP channel of one's own, opened and given back", Unit::Nanoseconds)
+        .contestant("resource_pool", || clock(count, || drop(black_box(rabbitmq.channel().expect("a channel")))))
+        .contestant("lapin, closing it too", || clock(count, || runtime.block_on(open())))
+        .note("Opened for whoever asks, as nobody can tell what was done on one; the verbs have pooled ones.")
+        .run(session);
+    runtime.block_on(bare.close(200, "done".into())).expect("a close");
+    drop(rabbitmq);
+    assert!(pool.close_all().expect("a plain thread").all_closed());
+}

@@ -1,0 +1,133 @@
+//! Fifty requests at once on five idle connections, where connecting takes much longer than the work: as in the test of
+//! HikariCP, which ends with five or six connections.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use tokio::runtime::Runtime;
+
+use crate::duel::{Duel, Unit};
+use crate::peers::{self, Nothing};
+use crate::session::Session;
+
+const REQUESTS: usize = 50;
+const MAX: u32 = 50;
+const IDLE: u32 = 5;
+const CONNECT: Duration = Duration::from_millis(150);
+const WORK: Duration = Duration::from_millis(2);
+
+/// What came of one spike.
+#[derive(Debug, Clone, Copy)]
+struct Spike {
+    /// Connections, those five included.
+    opened: usize,
+    /// Until the last request was served, in milliseconds.
+    took: f64,
+}
+
+pub(crate) fn run(session: &Session) {
+    let runtime = Runtime::new().expect("a runtime");
+    let runs: [(&'static str, &dyn Fn() -> Spike); 4] = [
+        ("r2d2", &|| {
+            let manager = Nothing::slow(CONNECT);
+            let pool = peers::r2d2(MAX, IDLE, manager.clone());
+            threads(&manager, || pool.get().expect("in turn"))
+        }),
+        ("deadpool", &|| {
+            let manager = Nothing::slow(CONNECT);
+            let pool = peers::deadpool(MAX, manager.clone());
+            tasks(&runtime, &manager, move || {
+                let pool = pool.clone();
+                async move { pool.get().await.expect("in turn") }
+            })
+        }),
+        ("bb8", &|| {
+            let manager = Nothing::slow(CONNECT);
+            let pool = peers::bb8(&runtime, MAX, manager.clone());
+            tasks(&runtime, &manager, move || {
+                let pool = pool.clone();
+                async move { pool.get_owned().await.expect("in turn") }
+            })
+        }),
+        ("mobc", &|| {
+            let manager = Nothing::slow(CONNECT);
+            let pool = peers::mobc(MAX, manager.clone());
+            tasks(&runtime, &manager, move || {
+                let pool = pool.clone();
+                async move { pool.get().await.expect("in turn") }
+            })
+        }),
+    ];
+    let (work, connect) = (WORK.as_millis(), CONNECT.as_millis());
+    let what = format!(
+        "{REQUESTS} requests at once of {work} ms each, on {IDLE} idle connections, where opening one takes {connect} ms: \
+         connections in the end"
+    );
+    let spikes: Vec<_> = runs.iter().map(|_| RefCell::new(VecDeque::new())).collect();
+    let mut opened = Duel::new("spike_opened", what, Unit::Count);
+    let mut took = Duel::new("spike_took", "the same: until the last is served", Unit::Milliseconds);
+    for ((name, run), spikes) in runs.iter().zip(&spikes) {
+        opened = opened.contestant(*name, move || {
+            let spike = run();
+            spikes.borrow_mut().push_back(spike);
+            spike.opened as f64
+        });
+        took = took.contestant(*name, move || spikes.borrow_mut().pop_front().map_or(0.0, |spike: Spike| spike.took));
+    }
+    opened.run(session);
+    took.run(session);
+}
+
+fn threads<G: Send>(manager: &Nothing, get: impl Fn() -> G + Sync) -> Spike {
+    let idle: Vec<_> = (0..IDLE).map(|_| get()).collect();
+    drop(idle);
+    let began = Instant::now();
+    thread::scope(|scope| {
+        for _ in 0..REQUESTS {
+            scope.spawn(|| {
+                let held = get();
+                thread::sleep(WORK);
+                drop(held);
+            });
+        }
+    });
+    let took = began.elapsed();
+    Spike { opened: settled(manager), took: took.as_secs_f64() * 1000.0 }
+}
+
+fn tasks<G: Send, F>(runtime: &Runtime, manager: &Nothing, get: impl Fn() -> F + Clone + Send + 'static) -> Spike
+where
+    F: Future<Output = G> + Send,
+{
+    drop(runtime.block_on(join_all((0..IDLE).map(|_| get()))));
+    let began = Instant::now();
+    let running: Vec<_> = (0..REQUESTS)
+        .map(|_| {
+            let get = get.clone();
+            runtime.spawn(async move {
+                let held = get().await;
+                tokio::time::sleep(WORK).await;
+                drop(held);
+            })
+        })
+        .collect();
+    for task in running {
+        runtime.block_on(task).expect("a task that ends");
+    }
+    let took = began.elapsed();
+    Spike { opened: settled(manager), took: took.as_secs_f64() * 1000.0 }
+}
+
+/// What is still being opened when the last is served counts too.
+fn settled(manager: &Nothing) -> usize {
+    loop {
+        let opened = manager.opened();
+        thread::sleep(CONNECT + CONNECT / 2);
+        if manager.opened() == opened {
+            return opened;
+        }
+    }
+}
