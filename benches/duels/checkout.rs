@@ -1,7 +1,5 @@
 //! What has one user at a time: a connection that is ready, and one that has to be waited for.
 
-use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::hint::black_box;
 use std::sync::{Arc, Barrier};
 use std::thread;
@@ -12,7 +10,7 @@ use resource_pool::config::{RabbitMqConfig, RedisConfig};
 use services::Kind;
 use tokio::runtime::Runtime;
 
-use crate::duel::{Duel, Unit};
+use crate::duel::{Duel, Rounds, Unit};
 use crate::peers::{self, CONNECTIONS, CROWDS, Nothing};
 use crate::session::{Session, clock, cpu, cpu_of_tasks, cpu_of_threads};
 
@@ -75,7 +73,7 @@ const FEW: u32 = 4;
 const HELD: Duration = Duration::from_millis(1);
 
 /// How one contestant's crowd fared in one round.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Crowd {
     /// In order.
     waits: Vec<Duration>,
@@ -166,6 +164,8 @@ fn waited_for(session: &Session) {
     let server = session.server(Kind::Redis);
     let runtime = Runtime::new().expect("a runtime");
     let pool = pool(RedisConfig::url(server.url()).pool_size(FEW));
+    let warm: Vec<_> = (0..FEW).map(|_| pool.redis().expect("redis")).collect();
+    drop(warm);
     let r2d2 = peers::r2d2(FEW, FEW, Nothing::default());
     let deadpool = peers::deadpool(FEW, Nothing::default());
     let bb8 = peers::bb8(&runtime, FEW, Nothing::default());
@@ -191,30 +191,19 @@ fn waited_for(session: &Session) {
         ("bb8", Box::new(|| Crowd::tasks(&runtime, lasting, bb8.clone()))),
         ("mobc", Box::new(|| Crowd::tasks(&runtime, lasting, mobc.clone()))),
     ];
-    // The second and third row are of the rounds of the first.
-    let crowds: Vec<_> = runs.iter().map(|_| RefCell::new(VecDeque::<Crowd>::new())).collect();
-    let note = format!(
-        "{CROWD} threads or tasks on {FEW} connections, each held for {} ms or the timer's tick.",
-        HELD.as_millis()
-    );
+    let rounds: Vec<_> = runs.iter().map(|_| Rounds::new()).collect();
+    let ms = HELD.as_millis();
+    let note = format!("{CROWD} threads or tasks on {FEW} connections, each held for {ms} ms or the timer's tick.");
     let what = "waiting for a connection when all are taken: the 99th percentile over the median";
-    let mut tail = Duel::new("checkout_tail", what, Unit::Ratio).note(&note);
+    let mut tail = Duel::new("checkout_tail", what, Unit::Ratio).note(note);
     let what = "the same: how often the luckiest was served over the unluckiest";
     let mut fair = Duel::new("checkout_fair", what, Unit::Ratio);
     let mut wait = Duel::new("checkout_wait", "the same: how long, at the median and at most", Unit::Milliseconds);
-    for ((name, run), crowds) in runs.iter().zip(&crowds) {
-        tail = tail.contestant(*name, move || {
-            let crowd = run();
-            crowds.borrow_mut().push_back(crowd.clone());
-            crowd.tail()
-        });
-        let rounds = RefCell::new(0..);
-        fair = fair.contestant(*name, move || crowds.borrow()[rounds.borrow_mut().next().unwrap_or(0)].unfairness());
-        for (share, kind) in [(0.5, "median"), (1.0, "most")] {
-            let rounds = RefCell::new(0..);
-            let nth = move || rounds.borrow_mut().next().unwrap_or(0);
-            wait = wait.contestant(format!("{name}, {kind}"), move || crowds.borrow()[nth()].wait(share));
-        }
+    for ((name, run), rounds) in runs.iter().zip(&rounds) {
+        tail = tail.contestant(*name, move || rounds.keep(run(), Crowd::tail));
+        fair = fair.contestant(*name, rounds.again(Crowd::unfairness));
+        wait = wait.contestant(format!("{name}, median"), rounds.again(|crowd| crowd.wait(0.5)));
+        wait = wait.contestant(format!("{name}, most"), rounds.again(|crowd| crowd.wait(1.0)));
     }
     tail.at_most("resource_pool", 3.0, 1.5).run(session);
     fair.at_most("resource_pool", 2.0, 1.1).run(session);

@@ -3,6 +3,7 @@
 //! Every round measures each contestant once, in an order that moves on by one, so that whatever else the machine does
 //! meets all alike. A claim is the median over the rounds of what it compares within a round.
 
+use std::cell::RefCell;
 use std::fmt;
 
 use serde::Serialize;
@@ -195,6 +196,29 @@ impl<'a> Duel<'a> {
     }
 }
 
+/// What the rounds of one contestant left, for further rows that tell more of the same rounds.
+#[derive(Debug)]
+pub(crate) struct Rounds<T>(RefCell<Vec<T>>);
+
+impl<T> Rounds<T> {
+    pub(crate) fn new() -> Self {
+        Rounds(RefCell::default())
+    }
+
+    /// Of the round that just ended.
+    pub(crate) fn keep(&self, left: T, figure: impl Fn(&T) -> f64) -> f64 {
+        let figured = figure(&left);
+        self.0.borrow_mut().push(left);
+        figured
+    }
+
+    /// One round after the other.
+    pub(crate) fn again(&self, figure: impl Fn(&T) -> f64) -> impl FnMut() -> f64 {
+        let mut rounds = 0..;
+        move || rounds.next().and_then(|round| self.0.borrow().get(round).map(&figure)).expect("as many rounds")
+    }
+}
+
 impl Claim {
     fn judge(&self, unit: Unit, all: &[Measured]) -> Judged {
         let find =
@@ -205,8 +229,10 @@ impl Claim {
             let others = all.iter().filter(|one| !one.name.starts_with(OURS)).map(|one| one.samples[round]);
             others.fold(f64::INFINITY, f64::min)
         };
+        let must = format!("{} {unit}", self.must);
+        let must = must.trim_end();
         let (value, text) = match &self.kind {
-            Kind::AtMost => (ours.median, format!("{}: at most {} {unit}", self.subject, self.must)),
+            Kind::AtMost => (ours.median, format!("{}: at most {must}", self.subject)),
             Kind::TimesFaster(Some(other)) => {
                 let theirs = find(other);
                 let ratio = per_round(&|round| theirs.samples[round] / ours.samples[round]);
@@ -224,7 +250,7 @@ impl Claim {
             Kind::Adds(other) => {
                 let theirs = find(other);
                 let more = per_round(&|round| ours.samples[round] - theirs.samples[round]);
-                (more, format!("{}: at most {} {unit} more than {other}", self.subject, self.must))
+                (more, format!("{}: at most {must} more than {other}", self.subject))
             }
         };
         let meets = |limit: f64| match self.kind {

@@ -30,58 +30,54 @@ pub(crate) fn run(session: &Session) {
     let runtime = Runtime::new().expect("a runtime");
     let warm = pool.warm_up(["redis", "mongo", "clickhouse"]);
     assert!(runtime.block_on(warm).iter().all(|(_, outcome)| outcome.is_ok()));
-    for_threads(session, &pool);
-    for_tasks(session, &pool, &runtime);
+    ready(session, &pool, &runtime);
     watched(session, &runtime, redis.url());
     assert!(runtime.block_on(pool.close_all()).all_closed());
 }
 
-fn for_threads(session: &Session, pool: &ResourcePool) {
-    let count = session.times(100_000);
-    let pool = blocking::ResourcePool::from(pool.clone());
-    let r2d2 = peers::r2d2(CONNECTIONS, CONNECTIONS, Nothing::default());
-    let ours = || drop(black_box(pool.mongo().expect("ready")));
-    let theirs = || drop(black_box(r2d2.get().expect("ready")));
-    Duel::new("lease_blocking", "a shared lease for threads, acquired and dropped", Unit::CpuNanoseconds)
-        .contestant("resource_pool", || cpu(count, ours))
-        .contestant("r2d2", || cpu(count, theirs))
-        .at_most("resource_pool", 40.0, 20.0)
-        .times_faster_than_all("resource_pool", 3.0, 6.0)
-        .run(session);
-    let what = "a shared lease for threads, from 1, 2, 4 and 16 of them at once";
-    let mut duel = Duel::new("lease_threads", what, Unit::CpuNanoseconds);
-    for crowd in CROWDS {
-        duel = duel.contestant(format!("resource_pool, {crowd}"), move || cpu_of_threads(crowd, count / crowd, ours));
-    }
-    for crowd in CROWDS {
-        duel = duel.contestant(format!("r2d2, {crowd}"), move || cpu_of_threads(crowd, count / crowd, theirs));
-    }
-    duel.at_most_times("resource_pool, 2", "resource_pool, 1", 1.3, 1.05).run(session);
-}
-
-fn for_tasks(session: &Session, pool: &ResourcePool, runtime: &Runtime) {
+fn ready(session: &Session, pool: &ResourcePool, runtime: &Runtime) {
     let count = session.times(50_000);
+    let threads = blocking::ResourcePool::from(pool.clone());
+    let r2d2 = peers::r2d2(CONNECTIONS, CONNECTIONS, Nothing::default());
     let deadpool = peers::deadpool(CONNECTIONS, Nothing::default());
     let bb8 = peers::bb8(runtime, CONNECTIONS, Nothing::default());
     let mobc = peers::mobc(CONNECTIONS, Nothing::default());
-    let redis = || async { drop(black_box(pool.redis().await.expect("ready"))) };
+    let thread = || drop(black_box(threads.mongo().expect("ready")));
     let mongo = || async { drop(black_box(pool.mongo().await.expect("ready"))) };
     let clickhouse = || async { drop(black_box(pool.clickhouse().await.expect("ready"))) };
+    let redis = || async { drop(black_box(pool.redis().await.expect("ready"))) };
+    let r2d2 = || drop(black_box(r2d2.get().expect("ready")));
     let deadpool = || async { drop(black_box(deadpool.get().await.expect("ready"))) };
     let bb8 = || async { drop(black_box(bb8.get().await.expect("ready"))) };
     let mobc = || async { drop(black_box(mobc.get().await.expect("ready"))) };
-    let mut duel = Duel::new("lease_async", "a shared lease for tasks, acquired and dropped", Unit::CpuNanoseconds)
+
+    let mut duel = Duel::new("lease", "a shared lease, acquired and dropped", Unit::CpuNanoseconds)
+        .contestant("resource_pool, threads", || cpu(count, thread))
         .contestant("resource_pool, MongoDB", || cpu_of_tasks(1, count, mongo))
         .contestant("resource_pool, ClickHouse", || cpu_of_tasks(1, count, clickhouse))
         .contestant("resource_pool, Redis", || cpu_of_tasks(1, count, redis))
+        .contestant("r2d2, threads", || cpu(count, r2d2))
         .contestant("deadpool", || cpu_of_tasks(1, count, deadpool))
         .contestant("bb8", || cpu_of_tasks(1, count, bb8))
-        .contestant("mobc", || cpu_of_tasks(1, count / 5, mobc));
+        .contestant("mobc", || cpu_of_tasks(1, (count / 5).max(1), mobc))
+        .at_most("resource_pool, threads", 40.0, 20.0)
+        .times_faster_than_all("resource_pool, threads", 3.0, 6.0);
     for ours in ["resource_pool, MongoDB", "resource_pool, ClickHouse", "resource_pool, Redis"] {
         duel = duel.at_most(ours, 55.0, 30.0).times_faster_than_all(ours, 3.0, 6.0);
     }
     duel.run(session);
-    let what = "a shared lease for tasks, from 1, 2, 4 and 16 of them at once, each on a thread of its own";
+
+    let what = "a shared lease for threads, by 1, 2, 4 and 16 of them at once";
+    let mut duel = Duel::new("lease_threads", what, Unit::CpuNanoseconds);
+    for crowd in CROWDS {
+        duel = duel.contestant(format!("resource_pool, {crowd}"), move || cpu_of_threads(crowd, count / crowd, thread));
+    }
+    for crowd in CROWDS {
+        duel = duel.contestant(format!("r2d2, {crowd}"), move || cpu_of_threads(crowd, count / crowd, r2d2));
+    }
+    duel.at_most_times("resource_pool, 2", "resource_pool, 1", 1.3, 1.05).run(session);
+
+    let what = "a shared lease for tasks, by 1, 2, 4 and 16 of them at once, each on a thread of its own";
     let mut duel = Duel::new("lease_tasks", what, Unit::CpuNanoseconds);
     for crowd in CROWDS {
         duel = duel.contestant(format!("resource_pool, {crowd}"), move || cpu_of_tasks(crowd, count / crowd, redis));
@@ -93,7 +89,7 @@ fn for_tasks(session: &Session, pool: &ResourcePool, runtime: &Runtime) {
         duel = duel.contestant(format!("bb8, {crowd}"), move || cpu_of_tasks(crowd, count / crowd, bb8));
     }
     for crowd in CROWDS {
-        duel = duel.contestant(format!("mobc, {crowd}"), move || cpu_of_tasks(crowd, count / crowd / 5, mobc));
+        duel = duel.contestant(format!("mobc, {crowd}"), move || cpu_of_tasks(crowd, (count / crowd / 5).max(1), mobc));
     }
     duel.at_most_times("resource_pool, 2", "resource_pool, 1", 1.3, 1.05).run(session);
 }

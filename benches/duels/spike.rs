@@ -1,15 +1,13 @@
 //! Fifty requests at once on five idle connections, where connecting takes much longer than the work: as in the test of
 //! HikariCP, which ends with five or six connections.
 
-use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use tokio::runtime::Runtime;
 
-use crate::duel::{Duel, Unit};
+use crate::duel::{Duel, Rounds, Unit};
 use crate::peers::{self, Nothing};
 use crate::session::Session;
 
@@ -20,7 +18,7 @@ const CONNECT: Duration = Duration::from_millis(150);
 const WORK: Duration = Duration::from_millis(2);
 
 /// What came of one spike.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Spike {
     /// Connections, those five included.
     opened: usize,
@@ -66,16 +64,12 @@ pub(crate) fn run(session: &Session) {
         "{REQUESTS} requests at once of {work} ms each, on {IDLE} idle connections, where opening one takes {connect} ms: \
          connections in the end"
     );
-    let spikes: Vec<_> = runs.iter().map(|_| RefCell::new(VecDeque::new())).collect();
+    let rounds: Vec<_> = runs.iter().map(|_| Rounds::new()).collect();
     let mut opened = Duel::new("spike_opened", what, Unit::Count);
     let mut took = Duel::new("spike_took", "the same: until the last is served", Unit::Milliseconds);
-    for ((name, run), spikes) in runs.iter().zip(&spikes) {
-        opened = opened.contestant(*name, move || {
-            let spike = run();
-            spikes.borrow_mut().push_back(spike);
-            spike.opened as f64
-        });
-        took = took.contestant(*name, move || spikes.borrow_mut().pop_front().map_or(0.0, |spike: Spike| spike.took));
+    for ((name, run), rounds) in runs.iter().zip(&rounds) {
+        opened = opened.contestant(*name, move || rounds.keep(run(), |spike| spike.opened as f64));
+        took = took.contestant(*name, rounds.again(|spike| spike.took));
     }
     opened.run(session);
     took.run(session);
@@ -102,7 +96,11 @@ fn tasks<G: Send, F>(runtime: &Runtime, manager: &Nothing, get: impl Fn() -> F +
 where
     F: Future<Output = G> + Send,
 {
-    drop(runtime.block_on(join_all((0..IDLE).map(|_| get()))));
+    runtime.block_on(async {
+        drop(join_all((0..IDLE).map(|_| get())).await);
+        // Some give back in a task of its own.
+        tokio::time::sleep(WORK).await;
+    });
     let began = Instant::now();
     let running: Vec<_> = (0..REQUESTS)
         .map(|_| {
