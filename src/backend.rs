@@ -1,4 +1,4 @@
-//! The four backends. Each is one file that implements [`Resource`](crate::Resource).
+//! The four backends, and what r2d2 has adapters for. Each is one file that implements [`Resource`](crate::Resource).
 
 #[cfg(feature = "clickhouse")]
 pub(crate) mod clickhouse;
@@ -6,6 +6,8 @@ pub(crate) mod clickhouse;
 mod count;
 #[cfg(feature = "mongodb")]
 pub(crate) mod mongo;
+#[cfg(feature = "r2d2")]
+pub(crate) mod r2d2;
 #[cfg(feature = "rabbitmq")]
 pub(crate) mod rabbitmq;
 #[cfg(feature = "redis")]

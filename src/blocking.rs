@@ -16,6 +16,8 @@ pub mod rabbitmq;
 mod redis;
 mod scoped;
 
+#[cfg(feature = "r2d2")]
+pub use crate::checkout::Checkout;
 pub use crate::global::run_blocking as run;
 #[cfg(feature = "clickhouse")]
 pub use clickhouse::{ClickHouse, Inserter, Rows, Statement};

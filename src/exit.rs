@@ -22,7 +22,7 @@ use crate::close::{self, Job, Reason, WATCHDOG};
 use crate::error::Error;
 use crate::registry::Registry;
 use crate::runtime::LONGEST;
-#[cfg(any(feature = "rabbitmq", feature = "redis"))]
+#[cfg(any(feature = "rabbitmq", feature = "r2d2"))]
 use crate::wait::Everyone;
 
 /// How a process that a signal ended exits, after closing.
@@ -48,10 +48,7 @@ pub(crate) struct Process {
     /// To the closer's thread.
     pub(crate) closer: OnceCell<Sender<Job>>,
     pub(crate) prober: OnceCell<Runtime>,
-    /// Open r2d2's connections.
-    #[cfg(feature = "redis")]
-    pub(crate) openers: OnceCell<Arc<scheduled_thread_pool::ScheduledThreadPool>>,
-    #[cfg(any(feature = "rabbitmq", feature = "redis"))]
+    #[cfg(any(feature = "rabbitmq", feature = "r2d2"))]
     pub(crate) waiting: Everyone,
     pools: Mutex<Vec<Weak<Registry>>>,
     ending: AtomicBool,
@@ -73,9 +70,7 @@ impl Process {
             id: std::process::id(),
             closer: OnceCell::new(),
             prober: OnceCell::new(),
-            #[cfg(feature = "redis")]
-            openers: OnceCell::new(),
-            #[cfg(any(feature = "rabbitmq", feature = "redis"))]
+            #[cfg(any(feature = "rabbitmq", feature = "r2d2"))]
             waiting: Everyone::default(),
             pools: Mutex::default(),
             ending: AtomicBool::new(false),

@@ -144,7 +144,7 @@ impl Claim {
     }
 
     /// The same for a caller whose thread is blocked meanwhile.
-    #[cfg(any(feature = "rabbitmq", feature = "redis"))]
+    #[cfg(any(feature = "rabbitmq", feature = "r2d2"))]
     pub(crate) fn blocking(self) -> Self {
         Claim { blocks: true, ..self }
     }

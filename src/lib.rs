@@ -10,6 +10,8 @@ mod activity;
 mod backend;
 pub mod blocking;
 mod builder;
+#[cfg(feature = "r2d2")]
+mod checkout;
 mod close;
 pub mod config;
 mod error;
@@ -36,13 +38,15 @@ mod status;
 mod sync;
 mod tls;
 mod verbs;
-#[cfg(any(feature = "rabbitmq", feature = "redis"))]
+#[cfg(any(feature = "rabbitmq", feature = "r2d2"))]
 mod wait;
 
 #[cfg(feature = "clickhouse")]
 pub use backend::clickhouse::{ClickHouse, ClickHouseResource, Inserter};
 #[cfg(feature = "mongodb")]
 pub use backend::mongo::{Mongo, MongoResource};
+#[cfg(feature = "r2d2")]
+pub use backend::r2d2::{Connections, R2d2};
 #[cfg(feature = "rabbitmq")]
 pub use backend::rabbitmq::{RabbitMq, RabbitMqResource};
 #[cfg(feature = "redis")]
@@ -74,6 +78,8 @@ pub use ::clickhouse;
 pub use ::lapin;
 #[cfg(feature = "mongodb")]
 pub use ::mongodb;
+#[cfg(feature = "r2d2")]
+pub use ::r2d2;
 #[cfg(feature = "redis")]
 pub use ::redis;
 

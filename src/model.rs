@@ -4,15 +4,17 @@
 
 #![allow(missing_docs, reason = "their names say it")]
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll, Wake};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use loom::thread::{self, JoinHandle};
 
+use crate::checkout::{Core, Limits, Opening};
 use crate::close::{CloseCell, CloseReport, Reason};
 use crate::error::{BoxError, Error, Source};
 use crate::leak::LeakOptions;
@@ -420,4 +422,160 @@ pub fn reopen_before_the_listeners_are_done() {
         ending.join().unwrap();
         world.check();
     });
+}
+
+/// An adapter whose connections are whether they are still good.
+struct Adapter;
+
+impl r2d2::ManageConnection for Adapter {
+    type Connection = bool;
+    type Error = Infallible;
+
+    fn connect(&self) -> Result<bool, Infallible> {
+        Ok(true)
+    }
+
+    fn is_valid(&self, _: &mut bool) -> Result<(), Infallible> {
+        Ok(())
+    }
+
+    fn has_broken(&self, good: &mut bool) -> bool {
+        !*good
+    }
+}
+
+type Openings = Arc<std::sync::Mutex<Vec<JoinHandle<()>>>>;
+
+/// At most so many connections, opened on threads of their own.
+fn checkouts(max: usize) -> (Arc<Core<Adapter>>, Openings) {
+    let openings = Openings::default();
+    let threads = Arc::clone(&openings);
+    let start = move |opening: Opening<Adapter>| {
+        threads.lock().unwrap().push(thread::spawn(move || assert!(opening.run().is_none(), "none fails")));
+    };
+    (Core::new(Arc::from("model"), Arc::new(Adapter), limits(max), |never| match never {}, start), openings)
+}
+
+fn limits(max: usize) -> Limits {
+    let never = Duration::ZERO;
+    Limits { max, min_idle: 0, idle_timeout: never, max_lifetime: never, test_after: Duration::MAX }
+}
+
+/// Waits for one and gives it back.
+fn check_out(core: &Arc<Core<Adapter>>) {
+    core.put(block_on(core.wait(None)).unwrap_or_else(|error| panic!("{error}")));
+}
+
+/// Is given one, or gives up before.
+fn give_up(core: &Arc<Core<Adapter>>) {
+    let mut waiting = pin!(core.wait(None));
+    if let Poll::Ready(answer) = waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        core.put(answer.unwrap());
+    }
+}
+
+/// What must hold in the end: nobody waits, nothing is out, and what is open can be had.
+fn check_idle(core: &Arc<Core<Adapter>>, openings: &Openings) {
+    loop {
+        let next = openings.lock().unwrap().pop();
+        let Some(opening) = next else { break };
+        opening.join().unwrap();
+    }
+    core.check_idle();
+    check_out(core);
+}
+
+pub fn hand_over_against_giving_up() {
+    explore(3, || {
+        let (core, openings) = checkouts(1);
+        let held = block_on(core.wait(None)).unwrap();
+        let giving_up = spawn_on(&core, give_up);
+        let waiting = spawn_on(&core, check_out);
+        core.put(held);
+        giving_up.join().unwrap();
+        waiting.join().unwrap();
+        check_idle(&core, &openings);
+    });
+}
+
+pub fn return_against_new_waiters() {
+    explore(3, || {
+        let (core, openings) = checkouts(1);
+        let held = block_on(core.wait(None)).unwrap();
+        let others = [spawn_on(&core, check_out), spawn_on(&core, check_out)];
+        core.put(held);
+        others.into_iter().for_each(|other| other.join().unwrap());
+        check_idle(&core, &openings);
+    });
+}
+
+pub fn broken_return_against_a_waiter() {
+    explore(3, || {
+        let (core, openings) = checkouts(1);
+        let mut held = block_on(core.wait(None)).unwrap();
+        let waiting = spawn_on(&core, check_out);
+        held.spoil(|good| *good = false);
+        core.put(held);
+        waiting.join().unwrap();
+        check_idle(&core, &openings);
+    });
+}
+
+pub fn openings_against_waiters() {
+    explore(2, || {
+        let (core, openings) = checkouts(2);
+        let other = spawn_on(&core, give_up);
+        check_out(&core);
+        other.join().unwrap();
+        check_idle(&core, &openings);
+    });
+}
+
+pub fn close_against_waiters() {
+    explore(3, || {
+        let (core, openings) = checkouts(1);
+        let held = block_on(core.wait(None)).unwrap();
+        let waiting = spawn_on(&core, |core| match block_on(core.wait(None)) {
+            Ok(entry) => core.put(entry),
+            Err(error) => assert!(error.is_closed(), "{error}"),
+        });
+        let closing = spawn_on(&core, |core| drop(core.refuse(Error::Closed { resource: Arc::from("model") }, true)));
+        core.put(held);
+        closing.join().unwrap();
+        waiting.join().unwrap();
+        assert!(block_on(core.wait(None)).is_err_and(|error| error.is_closed()));
+        loop {
+            let next = openings.lock().unwrap().pop();
+            let Some(opening) = next else { break };
+            opening.join().unwrap();
+        }
+        core.check_idle();
+    });
+}
+
+pub fn cancelled_opening() {
+    explore(3, || {
+        let first = AtomicBool::new(true);
+        let openings = Openings::default();
+        let threads = Arc::clone(&openings);
+        // The first is dropped, as by a runtime that ends, some time after it was begun.
+        let start = move |opening: Opening<Adapter>| {
+            let drops = first.swap(false, Ordering::Relaxed);
+            threads.lock().unwrap().push(thread::spawn(move || {
+                if !drops {
+                    drop(opening.run())
+                }
+            }));
+        };
+        let core = Core::new(Arc::from("model"), Arc::new(Adapter), limits(1), |never| match never {}, start);
+        let giving_up = spawn_on(&core, give_up);
+        give_up(&core);
+        giving_up.join().unwrap();
+        check_idle(&core, &openings);
+    });
+}
+
+fn spawn_on(core: &Arc<Core<Adapter>>, run: impl FnOnce(&Arc<Core<Adapter>>) + 'static) -> JoinHandle<()> {
+    let core = Arc::clone(core);
+    thread::spawn(move || run(&core))
 }

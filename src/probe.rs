@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -136,7 +136,15 @@ pub(crate) async fn ping(slot: &Arc<dyn AnySlot>, limit: Duration) -> Option<Res
 #[derive(Clone, Default)]
 pub struct KillSwitch {
     token: CancellationToken,
-    threads: Arc<Mutex<Vec<(u64, TcpStream)>>>,
+    threads: Arc<Threads>,
+}
+
+/// What threads do under a switch.
+#[derive(Default)]
+struct Threads {
+    /// What the token says as well, but under a lock.
+    is_cut: AtomicBool,
+    streams: Mutex<Vec<(u64, TcpStream)>>,
 }
 
 impl KillSwitch {
@@ -147,8 +155,9 @@ impl KillSwitch {
 
     /// Cuts everything under the switch, now and from now on.
     pub fn cut(&self) {
+        self.threads.is_cut.store(true, Ordering::Release);
         self.token.cancel();
-        for (_, stream) in self.threads.lock().iter() {
+        for (_, stream) in self.threads.streams.lock().iter() {
             // Fails only where the peer was faster.
             let _ = stream.shutdown(Shutdown::Both);
         }
@@ -156,7 +165,7 @@ impl KillSwitch {
 
     /// Whether it has been thrown.
     pub fn is_cut(&self) -> bool {
-        self.token.is_cancelled()
+        self.threads.is_cut.load(Ordering::Acquire)
     }
 
     /// Resolves when it is thrown.
@@ -177,11 +186,11 @@ impl KillSwitch {
     pub fn guard_blocking(&self, stream: &TcpStream) -> io::Result<Guarded> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let key = NEXT.fetch_add(1, Ordering::Relaxed);
-        let mut threads = self.threads.lock();
+        let mut streams = self.threads.streams.lock();
         if self.is_cut() {
             return Err(was_cut());
         }
-        threads.push((key, stream.try_clone()?));
+        streams.push((key, stream.try_clone()?));
         Ok(Guarded { key, switch: self.clone() })
     }
 }
@@ -202,7 +211,7 @@ pub struct Guarded {
 
 impl Drop for Guarded {
     fn drop(&mut self) {
-        self.switch.threads.lock().retain(|(key, _)| *key != self.key);
+        self.switch.threads.streams.lock().retain(|(key, _)| *key != self.key);
     }
 }
 

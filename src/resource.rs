@@ -14,6 +14,8 @@ use crate::lease::Holder;
 use crate::lease::{Claim, Lease, Provide};
 use crate::life::Condition;
 use crate::repeat::Repeat;
+#[cfg(feature = "r2d2")]
+use crate::retry::Retry;
 use crate::slot::AnySlot;
 #[cfg(any(feature = "rabbitmq", feature = "redis"))]
 use crate::slot::Slot;
@@ -117,6 +119,9 @@ pub struct Link {
     pub(crate) acquire_timeout: Duration,
     pub(crate) process: &'static Process,
     pub(crate) repeat: Repeat,
+    /// How what it opens of its own is retried.
+    #[cfg(feature = "r2d2")]
+    pub(crate) retry: Retry,
     /// How long an operation waits for a connection that is lost: as long as one connect may take,
     /// which is less than the acquire timeout, so that the wait ends with the failure's own error.
     pub(crate) patience: Duration,
@@ -179,7 +184,7 @@ impl Link {
     }
 
     /// Why the connection is gone, while it is.
-    #[cfg(feature = "redis")]
+    #[cfg(feature = "r2d2")]
     pub(crate) fn trouble(&self) -> Option<Error> {
         let condition = self.slot.upgrade()?.condition();
         condition.failure.filter(|_| matches!(condition.state, State::Broken | State::Connecting))

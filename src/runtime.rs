@@ -114,13 +114,7 @@ fn build(name: &str, workers: usize) -> Result<Runtime, Error> {
 
 /// Blocks this thread until the future is done. The future must not need a runtime's context.
 pub(crate) fn park_on<F: Future>(future: F) -> F::Output {
-    struct Unpark(std::thread::Thread);
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    let waker = Arc::new(Unpark(std::thread::current())).into();
+    let waker = unparker();
     let mut context = Context::from_waker(&waker);
     let mut future = pin!(future);
     loop {
@@ -129,6 +123,30 @@ pub(crate) fn park_on<F: Future>(future: F) -> F::Output {
             Poll::Pending => std::thread::park(),
         }
     }
+}
+
+/// The same, until then at the latest.
+#[cfg(feature = "r2d2")]
+pub(crate) fn park_until<F: Future + Unpin>(mut future: F, deadline: Instant) -> Option<F::Output> {
+    let waker = unparker();
+    let mut context = Context::from_waker(&waker);
+    loop {
+        if let Poll::Ready(output) = pin!(&mut future).poll(&mut context) {
+            return Some(output);
+        }
+        let left = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
+        std::thread::park_timeout(left);
+    }
+}
+
+fn unparker() -> Waker {
+    struct Unpark(std::thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    Arc::new(Unpark(std::thread::current())).into()
 }
 
 /// Blocks this thread on a future that runs on the pool's runtime, from wherever that is legal.

@@ -90,6 +90,11 @@ impl<R: Resource> Slot<R> {
         Arc::new(Slot { phase: resource.phase(), resource, life, goodbyes: AtomicUsize::new(0), context })
     }
 
+    #[cfg(feature = "r2d2")]
+    pub(crate) fn resource(&self) -> &R {
+        &self.resource
+    }
+
     /// A lease at once, if the resource is ready.
     pub(crate) fn lease<T: ?Sized + 'static>(&self, claim: Claim) -> Result<Option<Lease<T>>, Error>
     where
@@ -284,7 +289,17 @@ impl<R: Resource> Slot<R> {
         let Options { acquire_timeout, repeat, ref retry, .. } = self.context.options;
         let patience = acquire_timeout.min(retry.budget);
         let (slot, process) = (self.as_weak(), self.context.process);
-        Link { activity, slot, attempt, acquire_timeout, process, repeat, patience }
+        Link {
+            activity,
+            slot,
+            attempt,
+            acquire_timeout,
+            process,
+            repeat,
+            #[cfg(feature = "r2d2")]
+            retry: retry.clone(),
+            patience,
+        }
     }
 
     fn as_weak(self: &Arc<Self>) -> Weak<dyn AnySlot> {

@@ -33,15 +33,17 @@ pub(crate) struct Quota {
 
 impl Quota {
     pub(crate) fn new(link: &Link, count: usize, what: &'static str, option: &'static str) -> Arc<Self> {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        // Never zero: it would take centuries to come round.
-        let id = NonZeroU64::new(NEXT.fetch_add(1, Ordering::Relaxed)).unwrap_or(NonZeroU64::MIN);
-        Arc::new(Quota { id: QuotaId(id), link: link.clone(), count, what, option })
+        Quota::of(QuotaId::new(), link, count, what, option)
+    }
+
+    /// The one that is known by this already.
+    pub(crate) fn of(id: QuotaId, link: &Link, count: usize, what: &'static str, option: &'static str) -> Arc<Self> {
+        Arc::new(Quota { id, link: link.clone(), count, what, option })
     }
 
     /// The claim for one of them.
     pub(crate) fn claim(&self, claim: Claim) -> Claim {
-        Claim { quota: Some(self.id), ..claim }
+        self.id.claim(claim)
     }
 
     /// Whoever holds one, the oldest first.
@@ -88,6 +90,19 @@ impl Quota {
 
     fn waited_for(&self) -> String {
         format!("one of {} {}", self.count, self.what)
+    }
+}
+
+impl QuotaId {
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        // Never zero: it would take centuries to come round.
+        QuotaId(NonZeroU64::new(NEXT.fetch_add(1, Ordering::Relaxed)).unwrap_or(NonZeroU64::MIN))
+    }
+
+    /// The claim for one of its checkouts.
+    pub(crate) fn claim(self, claim: Claim) -> Claim {
+        Claim { quota: Some(self), ..claim }
     }
 }
 

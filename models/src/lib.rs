@@ -23,4 +23,10 @@ models! {
     reconnect_against_a_late_connect
     reopen_against_acquire_and_close
     reopen_before_the_listeners_are_done
+    hand_over_against_giving_up
+    return_against_new_waiters
+    broken_return_against_a_waiter
+    openings_against_waiters
+    close_against_waiters
+    cancelled_opening
 }

@@ -1,4 +1,4 @@
-//! Redis: one multiplexed connection for async code, connections checked out of r2d2 for threads.
+//! Redis: one multiplexed connection for async code, connections checked out one by one for threads.
 //!
 //! All streams are our own and stand under one kill switch per generation, so a frozen server
 //! ends every call in flight, blocking ones too, without any limit on slow commands.
@@ -7,32 +7,30 @@ use std::fmt;
 use std::io;
 use std::io::Write;
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use once_cell::sync::OnceCell;
 use parking_lot::RwLock;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{
     AsyncConnectionConfig, Cmd, ConnectionAddr, IntoConnectionInfo, Pipeline, RedisConnectionInfo, RedisError,
     RedisFuture, RedisResult, Value,
 };
-use scheduled_thread_pool::ScheduledThreadPool;
 use serde::Deserialize;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 
+use crate::checkout::{Checkouts, Limits};
 use crate::close::Phase;
 use crate::config::{BackendConfig, Environment, ParsedUrl, ResourceConfig, Secret, host_port, millis};
-use crate::error::{Error, Failure, Source, redacted};
+use crate::error::{Error, Failure, redacted};
 use crate::exit::{Ours, Process};
-use crate::lease::{Claim, Lease};
+use crate::lease::{Claim, Lease, Provide, QuotaId};
 use crate::probe::{Guarded, KillSwitch};
 use crate::repeat::Repeat;
 use crate::resource::{Busy, Link, Resource, Work};
-use crate::runtime::{block, deadline, within};
+use crate::runtime::{deadline, within};
 use crate::scoped::{self, Scoped};
 use crate::slot::BoxFuture;
 use crate::status::Usage;
@@ -73,7 +71,7 @@ pub struct RedisConfig {
     /// The longest that a connection for threads is used, less up to a tenth. Defaults to 30 min.
     #[serde(rename = "max_lifetime_ms", with = "millis")]
     pub max_lifetime: Duration,
-    /// A connection used within this time is checked out without a test. Defaults to 500 ms.
+    /// A connection that was checked out within this time is checked out again without a test. Defaults to 500 ms.
     #[serde(rename = "test_after_ms", with = "millis")]
     pub test_after: Duration,
     /// How long the test may take. Defaults to 500 ms.
@@ -189,7 +187,7 @@ impl BackendConfig for RedisConfig {
             return Err(Error::config(format!("{name}.min_idle"), "is more than pool_size"));
         }
         let tls = Tls::new(name, config.tls.as_ref(), &config.host)?;
-        Ok(RedisResource { config: Arc::new(config), tls })
+        Ok(RedisResource { config: Arc::new(config), tls, quota: QuotaId::new() })
     }
 }
 
@@ -198,13 +196,25 @@ impl BackendConfig for RedisConfig {
 pub struct RedisResource {
     config: Arc<RedisConfig>,
     tls: Tls,
+    /// Of which the connections for threads are.
+    pub(crate) quota: QuotaId,
 }
 
 impl Resource for RedisResource {
     type Handle = Redis;
 
     async fn connect(&self, link: &Link) -> Result<Redis, Failure> {
-        let inner = Arc::new(Inner {
+        let limits = Limits {
+            max: self.config.pool_size as usize,
+            min_idle: self.config.min_idle as usize,
+            idle_timeout: self.config.idle_timeout,
+            max_lifetime: self.config.max_lifetime,
+            test_after: self.config.test_after,
+        };
+        let quota = Quota::of(self.quota, link, limits.max, "connections", "pool_size");
+        let config = Arc::clone(&self.config);
+        let tell = move |error| redacted(error, true, &config.secrets());
+        let inner = Arc::new_cyclic(|inner| Inner {
             config: Arc::clone(&self.config),
             tls: self.tls.clone(),
             link: link.clone(),
@@ -214,10 +224,7 @@ impl Resource for RedisResource {
             probe: tokio::sync::Mutex::new(None),
             exclusives: Arc::new(Semaphore::new(self.config.exclusive_size)),
             exclusive_quota: Quota::new(link, self.config.exclusive_size, "exclusive connections", "exclusive_size"),
-            threads: OnceCell::new(),
-            thread_quota: Quota::new(link, self.config.pool_size as usize, "connections", "pool_size"),
-            waiting: AtomicUsize::new(0),
-            closed: AtomicBool::new(false),
+            threads: Checkouts::new(link, Arc::new(Manager(Weak::clone(inner))), limits, quota, tell),
         });
         if let Err(failure) = inner.open_shared().await {
             let RedisConfig { host, port, .. } = &*self.config;
@@ -244,7 +251,7 @@ impl Resource for RedisResource {
     }
 
     async fn close(&self, redis: Redis) -> Result<(), Failure> {
-        redis.inner.closed.store(true, Ordering::SeqCst);
+        drop(redis.inner.threads.close());
         redis.inner.shared.write().take();
         redis.inner.probe.lock().await.take();
         // What is still out ends here; the drain has waited for it.
@@ -254,6 +261,7 @@ impl Resource for RedisResource {
 
     fn cut(&self, redis: &Redis) {
         redis.inner.switch.read().cut();
+        drop(redis.inner.threads.refuse());
     }
 
     fn endpoint(&self) -> String {
@@ -266,15 +274,7 @@ impl Resource for RedisResource {
     }
 
     fn usage(&self, redis: &Redis) -> Usage {
-        let mut usage = Usage { max: Some(self.config.pool_size as usize), ..Usage::default() };
-        if let Some(pool) = redis.inner.threads.get() {
-            let state = pool.state();
-            usage.open = Some(state.connections as usize);
-            usage.idle = Some(state.idle_connections as usize);
-            usage.in_use = Some(state.connections.saturating_sub(state.idle_connections) as usize);
-            usage.waiting = Some(redis.inner.waiting.load(Ordering::Relaxed));
-        }
-        usage
+        redis.inner.threads.usage()
     }
 }
 
@@ -307,10 +307,13 @@ struct Inner {
     probe: tokio::sync::Mutex<Option<Own>>,
     exclusives: Arc<Semaphore>,
     exclusive_quota: Arc<Quota>,
-    threads: OnceCell<r2d2::Pool<Manager>>,
-    thread_quota: Arc<Quota>,
-    waiting: AtomicUsize,
-    closed: AtomicBool,
+    threads: Checkouts<Manager>,
+}
+
+impl Provide<Checkouts<Manager>> for Redis {
+    fn provide(&self) -> &Checkouts<Manager> {
+        &self.inner.threads
+    }
 }
 
 impl Redis {
@@ -344,8 +347,8 @@ impl Redis {
         let (redis, claim) = (self.clone(), Claim::shared());
         async move {
             let open = |inner: Arc<Inner>, switch| async move { Own::open(&inner, &switch).await };
-            let (own, checkout) = redis.open_own(claim, open).await?;
-            Ok(Exclusive { own, link: redis.inner.link.clone(), _checkout: checkout })
+            let (own, place) = redis.open_own(claim, open).await?;
+            Ok(Exclusive { own, link: redis.inner.link.clone(), _place: place })
         }
     }
 
@@ -364,8 +367,8 @@ impl Redis {
                 let (info, stream) = open_stream(&inner, &switch).await?;
                 redis::aio::PubSub::new(info.redis_settings(), stream).await
             };
-            let (pubsub, checkout) = redis.open_own(claim, open).await?;
-            Ok(PubSub { pubsub, _checkout: checkout })
+            let (pubsub, place) = redis.open_own(claim, open).await?;
+            Ok(PubSub { pubsub, _place: place })
         }
     }
 
@@ -374,23 +377,23 @@ impl Redis {
         &self,
         claim: Claim,
         open: impl FnOnce(Arc<Inner>, KillSwitch) -> F,
-    ) -> RedisResult<(Ours<T>, Ours<Checkout>)> {
-        let checkout = self.check_out_async(claim).await?;
+    ) -> RedisResult<(Ours<T>, Ours<Place>)> {
+        let place = self.place(claim).await?;
         let (inner, switch) = (Arc::clone(&self.inner), self.inner.switch.read().clone());
         let opening = open(Arc::clone(&inner), switch);
         let opening = self.inner.runtime.spawn(async move { inner.in_time(opening).await });
         let own = opening.await.unwrap_or_else(|_the_runtime_ended| Err(self.inner.closed()))?;
-        Ok((Ours::new(own), Ours::new(checkout)))
+        Ok((Ours::new(own), Ours::new(place)))
     }
 
     /// A place among the exclusive connections, once the server can be reached.
-    async fn check_out_async(&self, claim: Claim) -> RedisResult<Checkout> {
+    async fn place(&self, claim: Claim) -> RedisResult<Place> {
         self.inner.link.process.check().map_err(refused)?;
         let permit = self.permit(claim).await?;
         self.inner.link.ready().await.map_err(refused)?;
         let claim = self.inner.exclusive_quota.claim(claim);
         let lease = self.inner.link.lease::<RedisResource, Redis>(claim).ok_or_else(|| self.inner.closed())?;
-        Ok(Checkout { _permit: permit, _lease: lease })
+        Ok(Place { _permit: permit, _lease: lease })
     }
 
     async fn permit(&self, claim: Claim) -> RedisResult<OwnedSemaphorePermit> {
@@ -441,55 +444,9 @@ impl Redis {
             link.ready().await.map_err(refused)?;
         }
     }
-
-    /// A connection for threads. Waits for a free one only where this thread may block.
-    pub(crate) fn check_out(&self, claim: Claim, limit: Duration) -> Result<r2d2::PooledConnection<Manager>, Error> {
-        let inner = &self.inner;
-        let pool = inner.threads();
-        let started = Instant::now();
-        if let Some(connection) = pool.try_get() {
-            return Ok(connection);
-        }
-        let deadline = deadline(limit.saturating_sub(started.elapsed()));
-        let wait = inner.thread_quota.wait(claim)?;
-        inner.waiting.fetch_add(1, Ordering::Relaxed);
-        let got = block(inner.link.name(), || inner.wait_for_one(pool, deadline));
-        inner.waiting.fetch_sub(1, Ordering::Relaxed);
-        got?.map_err(|error| match inner.closed.load(Ordering::SeqCst) {
-            true => Error::Closed { resource: Arc::clone(inner.link.name()) },
-            false => inner.link.trouble().unwrap_or_else(|| {
-                let source = Source::from(redacted(error, true, &inner.config.secrets()));
-                Error::Timeout(Arc::new(wait.timed_out(Some(source))))
-            }),
-        })
-    }
-
-    /// What [`check_out`](Self::check_out) gives out.
-    pub(crate) fn thread_quota(&self) -> &Quota {
-        &self.inner.thread_quota
-    }
 }
 
-/// How long a thread waits for a connection before it looks whether the server is there at all.
-const GLANCE: Duration = Duration::from_millis(500);
-
 impl Inner {
-    /// Waits until a connection is free, the time is up, or there is none to wait for.
-    fn wait_for_one(
-        &self,
-        pool: &r2d2::Pool<Manager>,
-        deadline: Instant,
-    ) -> Result<r2d2::PooledConnection<Manager>, r2d2::Error> {
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let got = pool.get_timeout(left.min(GLANCE));
-            let over = || left <= GLANCE || self.closed.load(Ordering::SeqCst) || self.link.trouble().is_some();
-            if got.is_ok() || over() {
-                return got;
-            }
-        }
-    }
-
     /// Opens one connection, whatever steps that takes, within the limit.
     async fn in_time<T>(&self, opening: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
         let limit = self.config.connect_timeout;
@@ -525,6 +482,7 @@ impl Inner {
         });
         *self.shared.write() = Some(connection);
         *self.switch.write() = under;
+        self.threads.accept();
         Ok(())
     }
 
@@ -537,26 +495,6 @@ impl Inner {
 
     fn closed(&self) -> RedisError {
         refused(Error::Closed { resource: Arc::clone(self.link.name()) })
-    }
-
-    /// The connections for threads; opened on demand, by workers that all such pools share.
-    fn threads(self: &Arc<Self>) -> &r2d2::Pool<Manager> {
-        let workers = || {
-            Arc::new(ScheduledThreadPool::builder().num_threads(2).thread_name_pattern("resource-pool-r2d2-{}").build())
-        };
-        self.threads.get_or_init(|| {
-            let config = &self.config;
-            r2d2::Pool::builder()
-                .max_size(config.pool_size)
-                .min_idle(Some(config.min_idle))
-                .idle_timeout(Some(config.idle_timeout).filter(|idle| !idle.is_zero()))
-                .max_lifetime(Some(config.max_lifetime).filter(|lifetime| !lifetime.is_zero()))
-                .thread_pool(Arc::clone(Process::current().openers.get_or_init(workers)))
-                // Twice the longest pause before a connection is tried again that could not be opened.
-                .connection_timeout(GLANCE * 2)
-                .error_handler(Box::new(Quiet(Arc::clone(self.link.name()))))
-                .build_unchecked(Manager(Arc::downgrade(self)))
-        })
     }
 }
 
@@ -653,7 +591,7 @@ impl ConnectionLike for Lease<Redis> {
 pub struct Exclusive {
     own: Ours<Own>,
     link: Link,
-    _checkout: Ours<Checkout>,
+    _place: Ours<Place>,
 }
 
 impl ConnectionLike for Exclusive {
@@ -694,7 +632,7 @@ impl fmt::Debug for Exclusive {
 /// A connection that is subscribed; derefs to [`redis::aio::PubSub`].
 pub struct PubSub {
     pubsub: Ours<redis::aio::PubSub>,
-    _checkout: Ours<Checkout>,
+    _place: Ours<Place>,
 }
 
 impl Deref for PubSub {
@@ -717,7 +655,7 @@ impl fmt::Debug for PubSub {
 }
 
 /// A place among the exclusive connections, and in the books.
-struct Checkout {
+struct Place {
     _permit: OwnedSemaphorePermit,
     _lease: Lease<Redis>,
 }
@@ -882,8 +820,8 @@ fn refused(error: Error) -> RedisError {
     io::Error::new(kind, error).into()
 }
 
-/// Opens and tests the connections that r2d2 hands to threads.
-pub(crate) struct Manager(std::sync::Weak<Inner>);
+/// Opens and tests the connections for threads.
+pub(crate) struct Manager(Weak<Inner>);
 
 impl r2d2::ManageConnection for Manager {
     type Connection = Wire;
@@ -891,30 +829,21 @@ impl r2d2::ManageConnection for Manager {
 
     fn connect(&self) -> RedisResult<Wire> {
         match self.0.upgrade() {
-            Some(inner) if !inner.closed.load(Ordering::SeqCst) => {
+            Some(inner) => {
                 let switch = inner.switch.read().clone();
                 Wire::connect(&inner.config, &inner.tls, switch)
             }
-            _ => Err(io::Error::new(io::ErrorKind::NotConnected, "closed").into()),
+            None => Err(io::Error::new(io::ErrorKind::NotConnected, "closed").into()),
         }
     }
 
     fn is_valid(&self, wire: &mut Wire) -> RedisResult<()> {
-        wire.test()
+        let end = deadline(wire.config.test_limit);
+        wire.limited(end, |wire| redis::cmd("PING").exec(wire))
     }
 
     fn has_broken(&self, wire: &mut Wire) -> bool {
         wire.is_spent()
-    }
-}
-
-/// A connection's failure is told where it is asked for; r2d2 would log it as well.
-#[derive(Debug)]
-struct Quiet(Arc<str>);
-
-impl r2d2::HandleError<RedisError> for Quiet {
-    fn handle_error(&self, error: RedisError) {
-        tracing::debug!(resource = %self.0, error = %error, "a connection for threads could not be opened");
     }
 }
 
@@ -927,9 +856,6 @@ pub(crate) struct Wire {
     switch: KillSwitch,
     process: &'static Process,
     _guarded: Guarded,
-    opened: Instant,
-    lifetime: Duration,
-    used: Instant,
     session: Session,
     /// A command was begun and has not been answered in full.
     midway: bool,
@@ -950,7 +876,6 @@ impl Wire {
         let RedisConfig { host, port, keepalive, connect_timeout, .. } = &**config;
         let end = deadline(*connect_timeout);
         let (stream, guarded) = tls.dial_blocking(host, *port, *keepalive, &switch, end)?;
-        let spread = u64::from(stream.socket().local_addr().map_or(0, |address| address.port()) % 100);
         let mut wire = Wire {
             config: Arc::clone(config),
             stream,
@@ -958,9 +883,6 @@ impl Wire {
             switch,
             process: Process::current(),
             _guarded: guarded,
-            opened: Instant::now(),
-            lifetime: config.max_lifetime.mul_f64(1.0 - spread as f64 / 1000.0),
-            used: Instant::now(),
             session: Session::default(),
             midway: false,
         };
@@ -983,21 +905,9 @@ impl Wire {
         Ok(())
     }
 
-    /// Before a checkout: a PING, unless the connection was in use a moment ago.
-    fn test(&mut self) -> RedisResult<()> {
-        if self.is_spent() {
-            return Err(io::Error::from(io::ErrorKind::ConnectionAborted).into());
-        }
-        if self.used.elapsed() < self.config.test_after {
-            return Ok(());
-        }
-        self.limited(deadline(self.config.test_limit), |wire| redis::cmd("PING").exec(wire))
-    }
-
     /// Whether it must not be handed out again.
     fn is_spent(&self) -> bool {
-        let worn = !self.lifetime.is_zero() && self.opened.elapsed() > self.lifetime;
-        self.midway || self.switch.is_cut() || worn || self.session != Session::default()
+        self.midway || self.switch.is_cut() || self.session != Session::default()
     }
 
     fn limited(&mut self, end: Instant, run: impl FnOnce(&mut Self) -> RedisResult<()>) -> RedisResult<()> {
@@ -1037,11 +947,6 @@ impl Wire {
         }
     }
 
-    fn answered(&mut self) {
-        self.midway = false;
-        self.used = Instant::now();
-    }
-
     /// Sends a command whose replies are read one by one; the connection is not handed out again.
     pub(crate) fn subscribe(&mut self, command: &Cmd) -> RedisResult<()> {
         self.send(&command.get_packed_command())?;
@@ -1054,7 +959,7 @@ impl redis::ConnectionLike for Wire {
     fn req_packed_command(&mut self, packed: &[u8]) -> RedisResult<Value> {
         self.send(packed)?;
         let value = self.reply()?;
-        self.answered();
+        self.midway = false;
         Ok(value)
     }
 
@@ -1069,7 +974,7 @@ impl redis::ConnectionLike for Wire {
                 value => refused = refused.or(value.extract_error().err()),
             }
         }
-        self.answered();
+        self.midway = false;
         refused.map_or(Ok(values), Err)
     }
 

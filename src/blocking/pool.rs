@@ -3,27 +3,34 @@
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
-#[cfg(feature = "redis")]
-use std::time::Instant;
+
+#[cfg(feature = "r2d2")]
+use r2d2::ManageConnection;
 
 #[cfg(feature = "clickhouse")]
 use crate::backend::clickhouse::ClickHouseConfig;
 #[cfg(feature = "mongodb")]
 use crate::backend::mongo::MongoConfig;
+#[cfg(feature = "r2d2")]
+use crate::backend::r2d2::R2d2;
 #[cfg(feature = "rabbitmq")]
 use crate::backend::rabbitmq::RabbitMqConfig;
 #[cfg(feature = "redis")]
 use crate::backend::redis::{RedisConfig, RedisResource};
 use crate::builder::{Builder, Facade};
+#[cfg(feature = "r2d2")]
+use crate::checkout::{Checkout, Checkouts};
 use crate::close::{CloseReport, Closing, Phase, Reason};
 use crate::error::{BoxError, Error};
 use crate::global;
 use crate::health::HealthReport;
+#[cfg(feature = "r2d2")]
+use crate::lease::QuotaId;
 use crate::lease::{Claim, Holder, Lease, Provide};
 use crate::pool::{ResourcePool as AsyncPool, WarmUp};
 use crate::registry::{PoolHandle, Registry};
 use crate::resource::Resource;
-#[cfg(feature = "redis")]
+#[cfg(feature = "r2d2")]
 use crate::runtime::deadline;
 use crate::runtime::{block, block_on, park_on};
 use crate::slot::{AnySlot, Slot};
@@ -98,7 +105,7 @@ impl ResourcePool {
         clickhouse_with
     );
 
-    /// A Redis connection of one's own, checked out of r2d2.
+    /// A Redis connection of one's own.
     ///
     /// # Errors
     /// Those of the async facade; [`Error::Timeout`], with the holders, if none is free within
@@ -108,7 +115,7 @@ impl ResourcePool {
     #[cfg(feature = "redis")]
     #[track_caller]
     pub fn redis(&self) -> Result<super::Redis, Error> {
-        self.check_out(self.registry().redis()?, Claim::shared())
+        self.check_out_redis(self.registry().redis()?, Claim::shared())
     }
 
     /// A connection to a further configured Redis.
@@ -118,7 +125,7 @@ impl ResourcePool {
     #[cfg(feature = "redis")]
     #[track_caller]
     pub fn redis_named(&self, name: &str) -> Result<super::Redis, Error> {
-        self.check_out(&self.registry().named::<RedisConfig>(name)?, Claim::shared())
+        self.check_out_redis(&self.registry().named::<RedisConfig>(name)?, Claim::shared())
     }
 
     /// A connection to a Redis that brings its configuration along.
@@ -129,19 +136,52 @@ impl ResourcePool {
     #[cfg(feature = "redis")]
     #[track_caller]
     pub fn redis_with(&self, name: &str, config: RedisConfig) -> Result<super::Redis, Error> {
-        self.check_out(&self.registry().with(name, config)?, Claim::shared())
+        self.check_out_redis(&self.registry().with(name, config)?, Claim::shared())
     }
 
     #[cfg(feature = "redis")]
-    fn check_out(&self, slot: &Arc<Slot<RedisResource>>, claim: Claim) -> Result<super::Redis, Error> {
-        let deadline = deadline(self.acquire_timeout);
+    fn check_out_redis(&self, slot: &Arc<Slot<RedisResource>>, claim: Claim) -> Result<super::Redis, Error> {
+        self.check_out_of(slot, slot.resource().quota, claim).map(super::Redis::new)
+    }
+
+    /// Checks a connection out of a registered [`R2d2`](crate::R2d2).
+    ///
+    /// # Errors
+    /// Those of [`get`](Self::get); [`Error::Timeout`], with the holders and why none could be opened, if none is free
+    /// within the acquire timeout; [`Error::Deadlock`] at once, if this thread has [lent](super::Checkout::lend) them all
+    /// to closures that it runs; [`Error::InAsyncContext`] if it would have to wait on a current-thread runtime.
+    #[cfg(feature = "r2d2")]
+    #[track_caller]
+    pub fn check_out<M>(&self, name: &str) -> Result<super::Checkout<M>, Error>
+    where
+        M: ManageConnection<Error: Send + Sync>,
+    {
+        let slot = self.registry().get::<R2d2<M>>(name)?;
+        self.check_out_of(&slot, slot.resource().quota, Claim::shared())
+    }
+
+    #[cfg(feature = "r2d2")]
+    fn check_out_of<R: Resource, M: ManageConnection>(
+        &self,
+        slot: &Arc<Slot<R>>,
+        quota: QuotaId,
+        claim: Claim,
+    ) -> Result<Checkout<M>, Error>
+    where
+        R::Handle: Provide<Checkouts<M>>,
+    {
         let claim = claim.blocking();
-        let shared: Lease<crate::Redis> = self.acquire(slot, claim)?;
-        let connection = shared.check_out(claim, deadline.saturating_duration_since(Instant::now()))?;
-        let claim = shared.thread_quota().claim(claim);
-        drop(shared);
+        let held = quota.claim(claim);
+        if let Some(lease) = slot.lease(held)?
+            && let Some(checkout) = Checkout::now(lease)
+        {
+            return Ok(checkout);
+        }
+        let deadline = deadline(self.acquire_timeout);
+        let mut checkout = Checkout::by(self.acquire(slot, claim)?, claim, deadline)?;
         // Only now is it held, and by whom.
-        Ok(super::Redis::new(connection, self.acquire(slot, claim)?))
+        checkout.lease = self.acquire(slot, held)?;
+        Ok(checkout)
     }
 
     /// A lease of a registered resource.

@@ -1,13 +1,13 @@
-//! Redis for threads: a connection checked out of r2d2.
+//! Redis for threads: a connection of one's own.
 
 use std::fmt;
 
 use redis::{ConnectionLike, Msg, RedisResult, ToRedisArgs, Value};
 
-use crate::backend::redis::{Manager, Redis as Shared, RedisConfig, Wire, answered, unsafe_twice_packed};
+use crate::backend::redis::{Manager, RedisConfig, Wire, answered, unsafe_twice_packed};
 use crate::blocking::Scoped;
+use crate::checkout::Checkout;
 use crate::error::Error;
-use crate::exit::Ours;
 use crate::lease::Lease;
 use crate::resource::{Busy, Work};
 use crate::scoped;
@@ -18,13 +18,12 @@ use crate::scoped;
 /// A connection that is left in another state than it came in (in `MULTI` or `WATCH`, in another
 /// database, subscribed, or with a command cut short) is closed instead of handed out again.
 pub struct Redis {
-    connection: Ours<r2d2::PooledConnection<Manager>>,
-    lease: Lease<Shared>,
+    connection: Checkout<Manager>,
 }
 
 impl Redis {
-    pub(crate) fn new(connection: r2d2::PooledConnection<Manager>, lease: Lease<Shared>) -> Self {
-        Redis { connection: Ours::new(connection), lease }
+    pub(crate) fn new(connection: Checkout<Manager>) -> Self {
+        Redis { connection }
     }
 
     /// A Redis of one's own, which closes when the guard drops.
@@ -42,8 +41,7 @@ impl Redis {
     /// timeout later:
     /// `pool.redis()?.lend(|redis| redis.incr("trades", 1))`.
     pub fn lend<T>(mut self, run: impl FnOnce(&mut Lent<'_>) -> T) -> T {
-        let shared = Shared::clone(&self.lease);
-        let _lending = shared.thread_quota().lend();
+        let _lending = self.connection.lease.quota.lend();
         run(&mut Lent(&mut self))
     }
 
@@ -71,7 +69,7 @@ impl Redis {
             // Refused without sending anything.
             return call(&mut self.connection);
         }
-        let busy = Busy::new(Lease::activity(&self.lease), Work::Operation);
+        let busy = Busy::new(Lease::activity(&self.connection.lease), Work::Operation);
         answered(busy, call(&mut self.connection), || unsafe_twice_packed(packed))
     }
 }
@@ -145,7 +143,7 @@ impl ConnectionLike for Lent<'_> {
 
 impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Redis").field("lease", &self.lease).finish_non_exhaustive()
+        f.debug_struct("Redis").field("lease", &self.connection.lease).finish_non_exhaustive()
     }
 }
 

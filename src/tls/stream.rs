@@ -287,14 +287,6 @@ mod blocking {
                 Blocking::Secured(secured) => secured.stream.sock.end_by(end),
             }
         }
-
-        pub(crate) fn socket(&self) -> &TcpStream {
-            match self {
-                Blocking::Plain(timed) => &timed.socket,
-                #[cfg(feature = "tls")]
-                Blocking::Secured(secured) => &secured.stream.sock.socket,
-            }
-        }
     }
 
     impl Timed {

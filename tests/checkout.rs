@@ -1,0 +1,433 @@
+//! Exclusive checkouts out of adapters for r2d2: one that does what a test says, and the `redis` crate's own.
+
+#![cfg(feature = "r2d2")]
+#![allow(missing_docs)]
+
+mod common;
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::until;
+use parking_lot::Mutex;
+use resource_pool::blocking::ResourcePool;
+use resource_pool::config::Options;
+use resource_pool::{Error, Health, Outcome, R2d2, State, Usage};
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// Connections that are numbers, and what is to become of them.
+#[derive(Clone, Default)]
+struct Fake(Arc<Server>);
+
+#[derive(Default)]
+struct Server {
+    /// How long it takes to connect.
+    takes: Duration,
+    connect: Mutex<Does>,
+    test: Mutex<Does>,
+    /// The one that fails its tests, whatever the others do.
+    spoilt: Mutex<Option<usize>>,
+    /// How connections that come back are.
+    broken: Mutex<Does>,
+    begun: AtomicUsize,
+    opened: AtomicUsize,
+    ended: AtomicUsize,
+    closed: AtomicUsize,
+    /// Openings that were more at a time than the pace allows.
+    hasty: AtomicUsize,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+enum Does {
+    #[default]
+    Work,
+    Fail,
+    Panic,
+}
+
+#[derive(Debug)]
+struct Refused(&'static str);
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "refused to {}", self.0)
+    }
+}
+
+impl std::error::Error for Refused {}
+
+/// A connection; closed when it drops.
+struct Numbered {
+    number: usize,
+    server: Arc<Server>,
+}
+
+impl Drop for Numbered {
+    fn drop(&mut self) {
+        self.server.closed.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Does {
+    fn run(self, what: &'static str) -> Result<(), Refused> {
+        match self {
+            Does::Work => Ok(()),
+            Does::Fail => Err(Refused(what)),
+            Does::Panic => panic!("as the test asked, in {what}"),
+        }
+    }
+}
+
+impl r2d2::ManageConnection for Fake {
+    type Connection = Numbered;
+    type Error = Refused;
+
+    fn connect(&self) -> Result<Numbered, Refused> {
+        let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
+        let under_way = number - self.ended.load(Ordering::SeqCst);
+        // The one for probes is not of the pool's.
+        if under_way > self.opened.load(Ordering::SeqCst).max(1) {
+            self.hasty.fetch_add(1, Ordering::SeqCst);
+        }
+        thread::sleep(self.takes);
+        let does = *self.connect.lock();
+        if does == Does::Work {
+            self.opened.fetch_add(1, Ordering::SeqCst);
+        }
+        self.ended.fetch_add(1, Ordering::SeqCst);
+        does.run("connect")?;
+        Ok(Numbered { number, server: Arc::clone(&self.0) })
+    }
+
+    fn is_valid(&self, own: &mut Numbered) -> Result<(), Refused> {
+        let does = if *self.spoilt.lock() == Some(own.number) { Does::Fail } else { *self.test.lock() };
+        does.run("answer")
+    }
+
+    fn has_broken(&self, _: &mut Numbered) -> bool {
+        let does = *self.broken.lock();
+        does.run("look").is_err()
+    }
+}
+
+impl Deref for Fake {
+    type Target = Server;
+    fn deref(&self) -> &Server {
+        &self.0
+    }
+}
+
+impl Fake {
+    fn taking(takes: Duration) -> Self {
+        Fake(Arc::new(Server { takes, ..Server::default() }))
+    }
+
+    /// A pool of it that is connected.
+    fn pool(&self, with: impl FnOnce(R2d2<Fake>) -> R2d2<Fake>) -> ResourcePool {
+        let mut options = Options::default();
+        (options.probe.interval, options.probe.strikes) = (Duration::from_millis(50), 1);
+        options.close.drain = Duration::from_secs(1);
+        let pool = ResourcePool::builder().environment([("", ""); 0]).options(options).build().unwrap();
+        pool.register("fake", with(R2d2::new(self.clone()).endpoint("fake://here"))).unwrap();
+        pool.warm_up(["fake"]).unwrap().remove(0).1.unwrap();
+        pool
+    }
+
+    /// How many of the pool's own are open, without the one for probes.
+    fn open(&self) -> usize {
+        self.opened.load(Ordering::SeqCst) - self.closed.load(Ordering::SeqCst) - 1
+    }
+}
+
+fn usage(pool: &ResourcePool) -> Usage {
+    pool.status().resource("fake").unwrap().usage
+}
+
+fn check_out(pool: &ResourcePool) -> resource_pool::blocking::Checkout<Fake> {
+    pool.check_out("fake").unwrap()
+}
+
+#[test]
+fn checkout_is_exclusive_counted_and_given_back() {
+    let fake = Fake::default();
+    let pool = fake.pool(|kind| kind.max_size(2));
+    let (first, second) = (check_out(&pool), check_out(&pool));
+    assert_ne!(first.number, second.number);
+    let Usage { max, open, in_use, idle, waiting, .. } = usage(&pool);
+    assert_eq!([max, open, in_use, idle, waiting], [2, 2, 2, 0, 0].map(Some));
+    assert_eq!(pool.holders().iter().filter(|holder| holder.exclusive).count(), 2);
+    let error = pool.within(Duration::from_millis(100)).check_out::<Fake>("fake").unwrap_err();
+    let text = error.to_string();
+    assert!(matches!(&error, Error::Timeout(timeout) if timeout.holders.len() == 2), "{text}");
+    assert!(text.contains("fake at fake://here") && text.contains("one of 2 connections"), "{text}");
+    assert!(text.contains("held by tests/checkout.rs:") && text.contains("itself holds them all"), "{text}");
+    let last = second.number;
+    drop(first);
+    drop(second);
+    assert_eq!(check_out(&pool).number, last, "the one used last is warm");
+    assert_eq!((usage(&pool).idle, pool.holders().len()), (Some(2), 0));
+    pool.check_out::<Fake>("fake").unwrap().lend(|_| {
+        check_out(&pool).lend(|_| {
+            let error = pool.check_out::<Fake>("fake").unwrap_err();
+            assert!(matches!(&error, Error::Deadlock(deadlock) if deadlock.option == "max_size"), "{error}");
+        });
+    });
+    assert!(matches!(pool.check_out::<Fake>("none"), Err(Error::UnknownName { .. })));
+    assert!(matches!(pool.check_out::<Other>("fake"), Err(Error::NameTaken { .. })));
+
+    // Work is waited for, and what is held after all is closed as it comes back.
+    let (works, held) = (check_out(&pool), check_out(&pool));
+    let working = thread::spawn({
+        let pool = pool.clone();
+        move || {
+            until(SOON, || pool.is_closing());
+            drop(works);
+        }
+    });
+    let report = pool.close_all().unwrap();
+    let step = report.step("fake").unwrap();
+    assert_eq!((&step.outcome, step.held.len()), (&Outcome::Closed, 1), "{report}");
+    working.join().unwrap();
+    assert!(pool.check_out::<Fake>("fake").is_err_and(|error| error.is_closed()));
+    drop(held);
+    assert_eq!(fake.opened.load(Ordering::SeqCst), fake.closed.load(Ordering::SeqCst));
+}
+
+struct Other;
+
+impl r2d2::ManageConnection for Other {
+    type Connection = ();
+    type Error = Refused;
+
+    fn connect(&self) -> Result<(), Refused> {
+        Err(Refused("connect"))
+    }
+
+    fn is_valid(&self, (): &mut ()) -> Result<(), Refused> {
+        Ok(())
+    }
+
+    fn has_broken(&self, (): &mut ()) -> bool {
+        false
+    }
+}
+
+#[test]
+fn checkouts_are_given_out_in_the_order_of_asking() {
+    let pool = Fake::default().pool(|kind| kind.max_size(1));
+    let held = check_out(&pool);
+    let (served, order) = mpsc::channel();
+    thread::scope(|scope| {
+        for number in 0..20 {
+            let (pool, served) = (&pool, served.clone());
+            // The fifth gives up.
+            let patience = if number == 4 { Duration::from_millis(1) } else { SOON };
+            scope.spawn(move || {
+                if let Ok(got) = pool.within(patience).check_out::<Fake>("fake") {
+                    served.send(number).unwrap();
+                    drop(got);
+                }
+            });
+            let waiting = if number < 4 { number + 1 } else { number };
+            until(SOON, || usage(pool).waiting == Some(waiting));
+        }
+        drop(held);
+    });
+    drop(served);
+    assert_eq!(order.iter().collect::<Vec<_>>(), (0..20).filter(|number| *number != 4).collect::<Vec<_>>());
+    assert_eq!(usage(&pool).open, Some(1));
+}
+
+#[test]
+fn checkouts_in_a_spike_open_little() {
+    let fake = Fake::taking(Duration::from_millis(150));
+    let pool = fake.pool(|kind| kind.max_size(50).min_idle(5));
+    drop(check_out(&pool));
+    until(SOON, || usage(&pool).idle == Some(5));
+    let start = Barrier::new(50);
+    let started = Instant::now();
+    thread::scope(|scope| {
+        for _ in 0..50 {
+            scope.spawn(|| {
+                start.wait();
+                let _works = check_out(&pool);
+                thread::sleep(Duration::from_millis(2));
+            });
+        }
+    });
+    let took = started.elapsed();
+    until(SOON, || fake.begun.load(Ordering::SeqCst) == fake.ended.load(Ordering::SeqCst));
+    println!("spike: {} open after {took:?}", fake.open());
+    assert!(fake.open() <= 10, "{} open after {took:?}", fake.open());
+}
+
+#[test]
+fn checkouts_that_are_kept_are_opened_at_a_growing_pace() {
+    const ALL: usize = 32;
+    let fake = Fake::taking(Duration::from_millis(100));
+    let pool = fake.pool(|kind| kind.max_size(ALL));
+    let started = Instant::now();
+    let all: Vec<_> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..ALL).map(|_| scope.spawn(|| check_out(&pool))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let took = started.elapsed();
+    println!("{ALL} kept: all open after {took:?}");
+    assert_eq!((all.len(), fake.open(), usage(&pool).waiting), (ALL, ALL, Some(0)));
+    assert_eq!(fake.hasty.load(Ordering::SeqCst), 0, "more at a time than were opened before");
+    // One after the other would take 3.2 s, and doubling takes six steps.
+    assert!(took < Duration::from_secs(2), "{took:?}");
+}
+
+#[test]
+fn checkout_tells_why_none_can_be_opened_and_goes_on_trying() {
+    for (does, says) in [(Does::Fail, "refused to connect"), (Does::Panic, "as the test asked, in connect")] {
+        let fake = Fake::default();
+        let pool = fake.pool(|kind| kind.max_size(4));
+        *fake.connect.lock() = does;
+        let before = fake.begun.load(Ordering::SeqCst);
+        thread::scope(|scope| {
+            let patient = scope.spawn(|| pool.within(SOON).check_out::<Fake>("fake").map(drop));
+            let hasty: Vec<_> = [300, 600, 900, 1200]
+                .into_iter()
+                .map(|limit| {
+                    let pool = pool.within(Duration::from_millis(limit));
+                    scope.spawn(move || pool.check_out::<Fake>("fake").map(drop).unwrap_err())
+                })
+                .collect();
+            for hasty in hasty {
+                let error = hasty.join().unwrap();
+                let source = std::error::Error::source(&error).unwrap_or_else(|| panic!("no cause: {error}"));
+                assert!(source.to_string().contains(says), "{error}");
+                assert_eq!(source.is::<Refused>(), does == Does::Fail, "{error}");
+            }
+            let tried = fake.begun.load(Ordering::SeqCst) - before;
+            // After pauses of 50 to 100 ms, which double.
+            assert!((2..=12).contains(&tried), "{tried} times");
+            *fake.connect.lock() = Does::Work;
+            patient.join().unwrap().unwrap();
+        });
+        assert_eq!(fake.hasty.load(Ordering::SeqCst), 0, "one at a time");
+        // What failed before explains nothing now.
+        let _held: Vec<_> = (0..4).map(|_| check_out(&pool)).collect();
+        let error = pool.within(Duration::from_millis(50)).check_out::<Fake>("fake").map(drop).unwrap_err();
+        assert!(std::error::Error::source(&error).is_none(), "{error}");
+    }
+}
+
+#[test]
+fn checkouts_are_tested_and_closed_where_the_adapter_says_so() {
+    for does in [Does::Fail, Does::Panic] {
+        let fake = Fake::default();
+        let pool = fake.pool(|kind| kind.max_size(2).test_after(Duration::ZERO));
+        let first = check_out(&pool).number;
+        assert_eq!(check_out(&pool).number, first);
+        let held = check_out(&pool);
+        *fake.broken.lock() = does;
+        drop(held);
+        assert_eq!(usage(&pool).open, Some(0));
+        *fake.broken.lock() = Does::Work;
+        let second = check_out(&pool).number;
+        assert_ne!(second, first);
+    }
+    // Whoever was given a bad one is not sent to the end of the queue.
+    let fake = Fake::default();
+    let pool = fake.pool(|kind| kind.max_size(1).test_after(Duration::ZERO));
+    let held = check_out(&pool);
+    let number = held.number;
+    let (served, order) = mpsc::channel();
+    thread::scope(|scope| {
+        for asked in 0..3 {
+            let (pool, served) = (&pool, served.clone());
+            scope.spawn(move || {
+                let got = check_out(pool);
+                served.send((asked, got.number)).unwrap();
+            });
+            until(SOON, || usage(pool).waiting == Some(asked + 1));
+        }
+        *fake.spoilt.lock() = Some(number);
+        drop(held);
+    });
+    drop(served);
+    let order: Vec<_> = order.iter().collect();
+    assert_eq!(order.iter().map(|(asked, _)| *asked).collect::<Vec<_>>(), [0, 1, 2]);
+    assert!(order.iter().all(|(_, got)| *got != number), "{order:?}");
+}
+
+#[test]
+fn checkouts_are_closed_when_idle_or_worn() {
+    let fake = Fake::default();
+    let pool = fake.pool(|kind| kind.max_size(4).min_idle(1).idle_timeout(Duration::from_millis(200)));
+    let all: Vec<_> = (0..4).map(|_| check_out(&pool)).collect();
+    let held = Instant::now();
+    until(SOON, || held.elapsed() > Duration::from_millis(400));
+    drop(all);
+    assert_eq!(usage(&pool).idle, Some(4), "what was held was not idle");
+    until(SOON, || fake.open() == 1);
+    assert_eq!(usage(&pool).idle, Some(1));
+
+    let fake = Fake::default();
+    let pool = fake.pool(|kind| kind.max_size(2).max_lifetime(Duration::from_millis(300)));
+    let first = check_out(&pool).number;
+    until(SOON, || check_out(&pool).number != first);
+    until(SOON, || fake.open() == 0);
+}
+
+#[test]
+fn checkouts_that_wait_learn_of_a_loss_at_once() {
+    let fake = Fake::default();
+    let pool = fake.pool(|kind| kind.max_size(1));
+    let held = check_out(&pool);
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| pool.within(Duration::from_secs(60)).check_out::<Fake>("fake").map(drop));
+        until(SOON, || usage(&pool).waiting == Some(1));
+        *fake.test.lock() = Does::Fail;
+        let error = waiting.join().unwrap().unwrap_err();
+        assert!(matches!(error, Error::Lost { .. }) && error.to_string().contains("refused to answer"), "{error}");
+    });
+    assert_eq!(pool.health_check().unwrap().entry("fake").unwrap().health, Health::Fail);
+    *fake.test.lock() = Does::Work;
+    until(SOON, || pool.status().resource("fake").unwrap().state == State::Ready);
+    drop(held);
+    drop(check_out(&pool));
+}
+
+/// Real connections, by the adapter that everybody has.
+#[cfg(feature = "redis")]
+mod real {
+    use redis::Commands;
+    use services::{Kind, Service};
+
+    use super::*;
+
+    #[test]
+    fn checkout_out_of_a_stock_adapter_works_and_comes_back_after_a_loss() {
+        let server = Service::start(Kind::Redis).unwrap();
+        let before = server.established().unwrap();
+        let pool = ResourcePool::builder().environment([("", ""); 0]).build().unwrap();
+        let client = redis::Client::open(server.url()).unwrap();
+        pool.register("stock", R2d2::new(client).max_size(2).endpoint("redis://stock")).unwrap();
+        let check_out = || pool.check_out::<redis::Client>("stock");
+        assert_eq!(check_out().unwrap().incr::<_, _, i64>("n", 1).unwrap(), 1);
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| (0..50).for_each(|_| check_out().unwrap().incr("n", 1).unwrap()));
+            }
+        });
+        assert_eq!(check_out().unwrap().get::<_, i64>("n").unwrap(), 401);
+        assert!(server.established().unwrap() - before <= 3);
+        server.kill().unwrap();
+        until(SOON, || pool.status().resource("stock").unwrap().state != State::Ready);
+        assert!(check_out().is_err());
+        server.restart().unwrap();
+        until(SOON, || check_out().is_ok_and(|mut redis| redis.incr::<_, _, i64>("n", 1).is_ok()));
+        let report = pool.close_all().unwrap();
+        assert!(report.all_closed(), "{report}");
+        until(SOON, || server.established().unwrap() == before);
+    }
+}
