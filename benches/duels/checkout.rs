@@ -5,6 +5,7 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use resource_pool::R2d2;
 use resource_pool::blocking::ResourcePool;
 use resource_pool::config::{RabbitMqConfig, RedisConfig};
 use services::Kind;
@@ -26,28 +27,41 @@ fn pool(config: RedisConfig) -> ResourcePool {
     pool
 }
 
+/// What the peers have: connections that do nothing.
+fn pool_of_nothing(max: u32) -> ResourcePool {
+    let pool = ResourcePool::builder().environment([("", ""); 0]).build().expect("a pool");
+    pool.register("nothing", R2d2::new(Nothing::default()).max_size(max as usize)).expect("a new name");
+    let warm: Vec<_> = (0..max).map(|_| pool.check_out::<Nothing>("nothing").expect("nothing")).collect();
+    drop(warm);
+    pool
+}
+
 fn ready(session: &Session) {
     let count = session.times(50_000);
     let server = session.server(Kind::Redis);
     let runtime = Runtime::new().expect("a runtime");
     let pool = pool(RedisConfig::url(server.url()));
+    let of_nothing = pool_of_nothing(CONNECTIONS);
     let r2d2 = peers::r2d2(CONNECTIONS, CONNECTIONS, Nothing::default());
     let deadpool = peers::deadpool(CONNECTIONS, Nothing::default());
     let bb8 = peers::bb8(&runtime, CONNECTIONS, Nothing::default());
     let mobc = peers::mobc(CONNECTIONS, Nothing::default());
-    let ours = || drop(black_box(pool.redis().expect("ready")));
+    let redis = || drop(black_box(pool.redis().expect("ready")));
+    let ours = || drop(black_box(of_nothing.check_out::<Nothing>("nothing").expect("ready")));
     let r2d2 = || drop(black_box(r2d2.get().expect("ready")));
     let deadpool = || async { drop(black_box(deadpool.get().await.expect("ready"))) };
     let bb8 = || async { drop(black_box(bb8.get().await.expect("ready"))) };
     let mobc = || async { drop(black_box(mobc.get().await.expect("ready"))) };
     Duel::new("checkout_ready", "a connection checked out and given back", Unit::CpuNanoseconds)
         .contestant("resource_pool", || cpu(count, ours))
+        .contestant("resource_pool, Redis", || cpu(count, redis))
         .contestant("r2d2", || cpu(count, r2d2))
         .contestant("deadpool", || cpu_of_tasks(1, count, deadpool))
         .contestant("bb8", || cpu_of_tasks(1, count, bb8))
         .contestant("mobc", || cpu_of_tasks(1, count / 5, mobc))
+        .at_most("resource_pool, Redis", 150.0, 80.0)
         .at_most("resource_pool", 150.0, 80.0)
-        .note("Ours is a connection to a real Redis, the others' do nothing.")
+        .note("Connections that do nothing, but for those to a real Redis.")
         .run(session);
     let what = "a connection checked out and given back, by 1, 2, 4 and 16 threads at once";
     let mut duel = Duel::new("checkout_threads", what, Unit::CpuNanoseconds);
@@ -64,6 +78,7 @@ fn ready(session: &Session) {
         duel = duel.contestant(format!("bb8, {crowd}"), move || cpu_of_tasks(crowd, count / crowd, bb8));
     }
     duel.run(session);
+    assert!(of_nothing.close_all().expect("a plain thread").all_closed());
     assert!(pool.close_all().expect("a plain thread").all_closed());
 }
 
@@ -185,7 +200,7 @@ fn waited_for(session: &Session) {
         },
     );
     let runs: Runs<'_> = vec![
-        ("resource_pool", Box::new(|| Crowd::threads(lasting, || pool.redis().expect("in turn")))),
+        ("resource_pool, Redis", Box::new(|| Crowd::threads(lasting, || pool.redis().expect("in turn")))),
         ("r2d2", Box::new(|| Crowd::threads(lasting, || r2d2.get().expect("in turn")))),
         ("deadpool", Box::new(|| Crowd::tasks(&runtime, lasting, deadpool.clone()))),
         ("bb8", Box::new(|| Crowd::tasks(&runtime, lasting, bb8.clone()))),
@@ -205,8 +220,8 @@ fn waited_for(session: &Session) {
         wait = wait.contestant(format!("{name}, median"), rounds.again(|crowd| crowd.wait(0.5)));
         wait = wait.contestant(format!("{name}, most"), rounds.again(|crowd| crowd.wait(1.0)));
     }
-    tail.at_most("resource_pool", 3.0, 1.5).run(session);
-    fair.at_most("resource_pool", 2.0, 1.1).run(session);
+    tail.at_most("resource_pool, Redis", 3.0, 1.5).run(session);
+    fair.at_most("resource_pool, Redis", 2.0, 1.1).run(session);
     wait.run(session);
     drop(runs);
     assert!(pool.close_all().expect("a plain thread").all_closed());

@@ -10,7 +10,7 @@ const LINE: f64 = 28.0;
 const LETTER: f64 = 7.6;
 /// From which span on an axis of powers of ten tells more.
 const WIDE: f64 = 15.0;
-const TITLE_LETTERS: usize = 100;
+const TITLE_LETTERS: usize = 88;
 
 const STYLE: &str = "\
 text{font:13px system-ui,-apple-system,'Segoe UI',sans-serif;fill:#1f2328}\
