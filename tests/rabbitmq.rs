@@ -539,6 +539,34 @@ async fn rabbitmq_returned_messages_go_to_their_own_publisher() {
     println!("control: the bare driver told {wrong} publishers wrongly");
 }
 
+/// The parts of a batch overlap, and the driver may tell of a return with the confirm of a later part.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_a_batch_tells_which_of_its_messages_came_back() {
+    for window in [1, 2, 3, 8, 64] {
+        let mut config = RabbitMqConfig::url(server().url());
+        config.confirm_window = window;
+        let pool = pool_of(config);
+        let rabbit = pool.rabbitmq().await.unwrap();
+        let queue = rabbit.declare_queue(Queue::temporary()).await.unwrap().name().to_owned();
+        let is_routable = |n: usize| !(n % 7 == 3 || n % 100 > 60);
+        let batch = (0..1000).map(|n| {
+            let message = Message::new("", if is_routable(n) { &queue } else { "nobody" }, (n % 10).to_string());
+            // What is persistent is confirmed later than what is not.
+            if n % 3 == 0 { message } else { message.transient() }
+        });
+        let batch = rabbit.publish_batch(batch).await.unwrap();
+        assert_eq!(batch.results().len(), 1000);
+        for (n, result) in batch.results().iter().enumerate() {
+            let came_back = matches!(result, Ok(Published::Returned { code: 312, .. }));
+            assert_ne!(came_back, is_routable(n), "{n} of a window of {window}: {result:?}");
+        }
+        let lost = rabbit.publish_batch((0..100).map(|_| Message::new("", "nobody", "same"))).await.unwrap();
+        assert!(lost.results().iter().all(|result| matches!(result, Ok(Published::Returned { .. }))), "{lost}");
+        assert_eq!(rabbit.publish_batch([]).await.unwrap().results().len(), 0);
+        assert!(pool.close_all().await.all_closed());
+    }
+}
+
 #[test]
 fn rabbitmq_cold_rush_connects_once() {
     let proxy = Proxy::start(server().port()).unwrap();

@@ -85,7 +85,7 @@ async fn frozen_and_closed(server: &Service) {
     server.thaw().unwrap();
 }
 
-/// A connection has 2 MiB of buffers, not the 8 MiB of the bare driver.
+/// A connection has 0.5 MiB of buffers, not the 8 MiB of the bare driver.
 async fn small_buffers(server: &Service) {
     let view = server.rabbitmq().unwrap();
     let frame_max = |wanted: &str| {
@@ -96,7 +96,7 @@ async fn small_buffers(server: &Service) {
     };
     let pool = pool(server);
     let rabbit = pool.rabbitmq().await.unwrap();
-    assert!(frame_max("32768") && !frame_max("131072"));
+    assert!(frame_max("8192") && !frame_max("131072"));
     let bare = Connection::connect(server.url(), ConnectionProperties::default()).await.unwrap();
     assert!(frame_max("131072"));
     bare.close(200, "OK".into()).await.unwrap();

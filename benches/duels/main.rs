@@ -5,8 +5,12 @@
 
 mod checkout;
 mod duel;
+mod frame;
 mod lease;
+mod operations;
 mod peers;
+mod publish;
+mod redis;
 mod session;
 mod spike;
 
@@ -19,9 +23,16 @@ const PARTS: &[Part] = &[
     ("lease", "Shared leases", lease::run),
     ("checkout", "Checkouts", checkout::run),
     ("spike", "A spike", spike::run),
+    ("redis", "Redis for threads", redis::run),
+    ("operations", "One operation after the other", operations::run),
+    ("publish", "Many messages with confirms", publish::run),
+    ("frame", "The frames of RabbitMQ", frame::run),
 ];
 
 fn main() {
+    if frame::child() {
+        return;
+    }
     let session = Session::from_args(std::env::args().skip(1));
     for (place, (name, title, run)) in PARTS.iter().enumerate() {
         session.part(place, name, title, run);

@@ -138,11 +138,13 @@ pub(crate) fn cpu_of_tasks<F: Future>(threads: usize, count: usize, run: impl Fn
     all / threads as f64
 }
 
-/// Of threads on the clock: how long until all are done, by all that they did.
-pub(crate) fn clock_of_threads(threads: usize, count: usize, run: impl Fn() + Sync) -> f64 {
+/// Of threads on the clock, each with something of its own to do it with: how long until all are done, by all that they
+/// did.
+pub(crate) fn clock_of_each<R: FnMut()>(threads: usize, count: usize, begin: impl Fn() -> R + Sync) -> f64 {
     let start = std::sync::Barrier::new(threads + 1);
     std::thread::scope(|scope| {
         let one = || {
+            let mut run = begin();
             run();
             start.wait();
             (0..count).for_each(|_| run());

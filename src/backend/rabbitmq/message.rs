@@ -1,18 +1,21 @@
 //! Messages, and what becomes of them.
 
 use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::fmt;
 use std::future::{Future, poll_fn};
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
+use lapin::message::BasicReturnMessage;
 use lapin::options::BasicPublishOptions;
 use lapin::types::ShortString;
 use lapin::{BasicProperties, Confirmation};
 
 use super::Inner;
-use super::connection::{ChannelGuard, Trouble, short};
+use super::connection::{ChannelGuard, Generation, Trouble, operation};
 use crate::error::{Error, Source};
 use crate::resource::{Busy, Work};
 
@@ -135,164 +138,233 @@ impl fmt::Display for Batch {
 }
 
 impl ChannelGuard {
-    /// Publishes these, all unconfirmed at once, and waits for what becomes of each.
-    ///
-    /// An error means that none was sent.
-    pub(super) async fn publish(
-        &mut self,
-        inner: &Inner,
-        messages: &[Message],
-    ) -> Result<Vec<Result<Published, Error>>, Error> {
-        let generation = Arc::clone(&self.generation);
-        let link = &generation.link;
-        let mut addressed = Vec::with_capacity(messages.len());
-        for message in messages {
-            let action = message.action();
+    /// Sends these, all at once. An error means that none was.
+    pub(super) async fn send(&mut self, inner: &Inner, messages: &Arc<Vec<Message>>) -> Result<Sent, Error> {
+        let generation = &self.generation;
+        let address = |message: &Message| {
             let key = match message.exchange.as_str() {
                 "" => Cow::Owned(inner.current_name(&message.routing_key)),
                 _ => Cow::Borrowed(message.routing_key.as_str()),
             };
-            addressed.push((short(link, &action, &message.exchange)?, short(link, &action, &key)?));
-        }
+            let short = |name: &str| ShortString::try_new(name);
+            let address = short(&message.exchange).and_then(|exchange| Ok((exchange, short(&key)?)));
+            address.map_err(|error| operation(&generation.link, &message.action(), error))
+        };
+        let addressed = messages.iter().map(address).collect::<Result<_, _>>()?;
         generation.unblocked().await?;
         if !generation.is_alive() {
             return Err(generation.was_cut());
         }
         self.fit = false;
-        let mut sent = Vec::with_capacity(messages.len());
-        for (message, (exchange, key)) in messages.iter().zip(addressed.clone()) {
-            let channel = &self.channel;
-            let confirm = async move {
-                let options = BasicPublishOptions { mandatory: message.mandatory, ..BasicPublishOptions::default() };
-                channel.basic_publish(exchange, key, options, &message.payload, message.properties.clone()).await?.await
-            };
-            let mut confirm = Confirm::Pending { answer: Box::pin(confirm), busy: link.busy(Work::Confirm) };
-            // The first poll queues its frames, so they leave in this order without waiting.
-            poll_fn(|cx| {
-                confirm.advance(cx);
-                Poll::Ready(())
-            })
-            .await;
-            sent.push(confirm);
+        let generation = Arc::clone(&self.generation);
+        let part = Arc::new(Part { channel: self.channel.clone(), messages: Arc::clone(messages), addressed });
+        let mut sent = Sent { confirms: Vec::with_capacity(messages.len()), returned: Vec::new(), part, generation };
+        for index in 0..messages.len() {
+            let busy = sent.generation.link.busy(Work::Confirm);
+            let answer = Box::pin(Arc::clone(&sent.part).publish(index));
+            sent.confirms.push(Confirm::Pending { answer, busy });
         }
-        let mut trouble = None;
-        for confirm in &mut sent {
-            let awaited = poll_fn(|cx| confirm.poll(cx));
-            let result = generation.within(generation.config.confirm_timeout, "a publish", awaited).await;
-            if let Err(late) = result {
-                trouble = Some(late);
-                break;
-            }
-        }
-        let why = trouble.map(|trouble| self.why_unknown(trouble));
-        for confirm in &mut sent {
-            // What was answered meanwhile is known.
-            confirm.advance(&mut Context::from_waker(Waker::noop()));
-        }
-        self.fit = why.is_none();
-        let single = messages.len() == 1;
-        let answers = sent.into_iter().map(Confirm::into_answer).collect();
-        Ok(attribute(messages, &addressed, answers, |message| match &why {
-            Some(Unknown::Refused(source)) if single => Error::Operation {
-                resource: Arc::clone(link.name()),
-                action: message.action(),
-                source: Arc::clone(source),
-            },
-            Some(Unknown::Refused(source) | Unknown::NoAnswer(source)) => Error::OutcomeUnknown {
-                resource: Arc::clone(link.name()),
-                action: message.action(),
-                source: Arc::clone(source),
-            },
-            None => generation.was_cut(),
-        }))
+        // Being polled for the first time queues a message's frames, so they leave in this order without waiting.
+        sent.look();
+        Ok(sent)
     }
 
-    fn why_unknown(&self, trouble: Trouble) -> Unknown {
-        let refused = matches!(&trouble, Trouble::Driver(error) if error.is_amqp_error()) && self.generation.is_alive();
+    /// Waits for what becomes of the messages sent, without those sent after them. Once one has no answer the channel
+    /// is unfit, and none of either is waited for any longer.
+    pub(super) async fn settle(&mut self, flight: &mut Flight) -> Vec<Result<Published, Error>> {
+        let Some(mut oldest) = flight.sent.pop_front() else { return Vec::new() };
+        if flight.why.is_none()
+            && let Err(trouble) = oldest.answered().await
+        {
+            let is_alone = oldest.confirms.len() == 1 && flight.sent.is_empty();
+            flight.why = Some(oldest.why_unknown(trouble, is_alone));
+        }
+        oldest.look();
+        flight.returned.append(&mut oldest.returned);
+        // A return may have come with the confirm of a later one.
+        for later in &mut flight.sent {
+            later.look();
+            flight.returned.append(&mut later.returned);
+        }
+        self.fit = flight.why.is_none() && flight.sent.is_empty();
+        oldest.results(&mut flight.returned, flight.why.as_ref())
+    }
+}
+
+/// What was sent on one channel and is not settled, the oldest first.
+pub(super) struct Flight {
+    sent: VecDeque<Sent>,
+    /// The driver attaches returns to confirms in the order in which both happen to come, so that those of any may
+    /// come with those of others. None comes after its own.
+    returned: Vec<BasicReturnMessage>,
+    why: Option<Unknown>,
+}
+
+impl From<Sent> for Flight {
+    fn from(sent: Sent) -> Self {
+        Flight { sent: [sent].into(), returned: Vec::new(), why: None }
+    }
+}
+
+impl Flight {
+    pub(super) fn push(&mut self, sent: Sent) {
+        self.sent.push_back(sent);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.sent.len()
+    }
+
+    /// Whether there were messages without an answer.
+    pub(super) fn is_lost(&self) -> bool {
+        self.why.is_some()
+    }
+}
+
+/// Messages that were sent together, and what of their answers is there.
+pub(super) struct Sent {
+    generation: Arc<Generation>,
+    part: Arc<Part>,
+    confirms: Vec<Confirm>,
+    /// What came with the confirms, whosever it is.
+    returned: Vec<BasicReturnMessage>,
+}
+
+struct Part {
+    channel: lapin::Channel,
+    messages: Arc<Vec<Message>>,
+    addressed: Vec<(ShortString, ShortString)>,
+}
+
+impl Part {
+    async fn publish(self: Arc<Self>, index: usize) -> lapin::Result<Confirmation> {
+        let (message, (exchange, key)) = (&self.messages[index], self.addressed[index].clone());
+        let options = BasicPublishOptions { mandatory: message.mandatory, ..BasicPublishOptions::default() };
+        let properties = message.properties.clone();
+        self.channel.basic_publish(exchange, key, options, &message.payload, properties).await?.await
+    }
+}
+
+impl Sent {
+    /// Takes what answers there are.
+    fn look(&mut self) {
+        let mut context = Context::from_waker(Waker::noop());
+        for confirm in &mut self.confirms {
+            // Nobody is woken by it: a task that waits for one of them is not to run for each of the others.
+            let _ = confirm.poll(&mut context, &mut self.returned);
+        }
+    }
+
+    /// Waits until all are answered. The last one first: by then most others are.
+    async fn answered(&mut self) -> Result<(), Trouble> {
+        for index in (0..self.confirms.len()).rev() {
+            while let Confirm::Pending { .. } = self.confirms[index] {
+                let pending = self.pending();
+                let (confirm, returned) = (&mut self.confirms[index], &mut self.returned);
+                let awaited = poll_fn(|cx| confirm.poll(cx, returned).map(Ok));
+                let limit = self.generation.config.confirm_timeout;
+                let late = self.generation.within(limit, "a publish", awaited).await;
+                self.look();
+                // One is late if it is as long after the one before it.
+                if let Err(late) = late
+                    && self.pending() == pending
+                {
+                    return Err(late);
+                }
+            }
+            if let Confirm::Failed(error) = &self.confirms[index] {
+                return Err(Trouble::Driver(error.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    fn pending(&self) -> usize {
+        self.confirms.iter().filter(|confirm| matches!(confirm, Confirm::Pending { .. })).count()
+    }
+
+    fn why_unknown(&self, trouble: Trouble, is_alone: bool) -> Unknown {
+        let generation = &self.generation;
+        let refused = matches!(&trouble, Trouble::Driver(error) if error.is_amqp_error()) && generation.is_alive();
         let source: Source = match trouble {
-            Trouble::Driver(error) if refused => Source::from(self.generation.config.redacted(error)),
-            trouble => Arc::new(trouble.into_error(&self.generation, "awaiting the confirm")),
+            Trouble::Driver(error) if refused => Source::from(generation.config.redacted(error)),
+            trouble => Arc::new(trouble.into_error(generation, "awaiting the confirm")),
         };
-        if refused { Unknown::Refused(source) } else { Unknown::NoAnswer(source) }
+        Unknown { source, is_refusal: refused && is_alone }
+    }
+
+    /// What became of each message. Takes the returns of them out of those that have come.
+    fn results(self, returned: &mut Vec<BasicReturnMessage>, why: Option<&Unknown>) -> Vec<Result<Published, Error>> {
+        let Part { messages, addressed, .. } = &*self.part;
+        let resource = || Arc::clone(self.generation.link.name());
+        let answers = messages.iter().zip(self.confirms);
+        let results = answers.map(|(message, confirm)| match (confirm, why) {
+            (Confirm::Acked, _) => Ok(Published::Confirmed),
+            (Confirm::Nacked, _) => Ok(Published::Nacked),
+            (_, None) => Err(self.generation.was_cut()),
+            (_, Some(Unknown { source, is_refusal })) => {
+                let (resource, action, source) = (resource(), message.action(), Arc::clone(source));
+                Err(match is_refusal {
+                    true => Error::Operation { resource, action, source },
+                    false => Error::OutcomeUnknown { resource, action, source },
+                })
+            }
+        });
+        let mut results: Vec<_> = results.collect();
+        returned.retain(|back| {
+            let fits = |index: &usize| {
+                let message = &messages[*index];
+                message.mandatory
+                    && matches!(results[*index], Ok(Published::Confirmed))
+                    && (&back.exchange, &back.routing_key) == (&addressed[*index].0, &addressed[*index].1)
+                    && back.data == message.payload
+            };
+            let exact = |index: &usize| messages[*index].properties == back.properties;
+            let all = || (0..messages.len()).filter(fits);
+            let whose = all().find(exact).or_else(|| all().next());
+            if let Some(index) = whose {
+                results[index] = Ok(Published::Returned { code: back.reply_code, reason: back.reply_text.to_string() });
+            }
+            whose.is_none()
+        });
+        results
     }
 }
 
 /// Why there is no confirm.
-enum Unknown {
-    /// The broker closed the channel over a message.
-    Refused(Source),
-    NoAnswer(Source),
+struct Unknown {
+    source: Source,
+    /// The broker closed the channel over this very message.
+    is_refusal: bool,
 }
 
 /// A publish whose answer is awaited, or there.
-enum Confirm<'a> {
-    Pending { answer: Pin<Box<dyn Future<Output = lapin::Result<Confirmation>> + Send + 'a>>, busy: Busy },
-    Done(Box<lapin::Result<Confirmation>>),
+enum Confirm {
+    Pending { answer: Pin<Box<dyn Future<Output = lapin::Result<Confirmation>> + Send>>, busy: Busy },
+    Acked,
+    Nacked,
+    Failed(lapin::Error),
 }
 
-impl Confirm<'_> {
-    fn advance(&mut self, cx: &mut Context<'_>) {
-        if let Confirm::Pending { answer, busy } = self
-            && let Poll::Ready(answer) = answer.as_mut().poll(cx)
-        {
+impl Confirm {
+    fn poll(&mut self, cx: &mut Context<'_>, returned: &mut Vec<BasicReturnMessage>) -> Poll<()> {
+        if let Confirm::Pending { answer, busy } = self {
+            let answer = ready!(answer.as_mut().poll(cx));
             busy.end(answer.is_ok());
-            *self = Confirm::Done(Box::new(answer));
+            *self = match answer {
+                Ok(Confirmation::Nack(back)) => {
+                    returned.extend(back);
+                    Confirm::Nacked
+                }
+                Ok(Confirmation::Ack(back)) => {
+                    returned.extend(back);
+                    Confirm::Acked
+                }
+                // Confirms are always on.
+                Ok(Confirmation::NotRequested) => Confirm::Failed(io::Error::from(io::ErrorKind::Unsupported).into()),
+                Err(error) => Confirm::Failed(error),
+            };
         }
+        Poll::Ready(())
     }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<lapin::Result<()>> {
-        self.advance(cx);
-        match self {
-            Confirm::Pending { .. } => Poll::Pending,
-            Confirm::Done(answer) => Poll::Ready(answer.as_ref().as_ref().map(drop).map_err(Clone::clone)),
-        }
-    }
-
-    fn into_answer(self) -> Option<Confirmation> {
-        match self {
-            Confirm::Done(answer) => answer.ok(),
-            Confirm::Pending { .. } => None,
-        }
-    }
-}
-
-/// Tells whose each returned message is. The driver attaches returns to confirms in the order in
-/// which both happen to come, which is right only where one message is unconfirmed at a time.
-fn attribute(
-    messages: &[Message],
-    addressed: &[(ShortString, ShortString)],
-    answers: Vec<Option<Confirmation>>,
-    unknown: impl Fn(&Message) -> Error,
-) -> Vec<Result<Published, Error>> {
-    let mut returned = Vec::new();
-    let mut results = Vec::with_capacity(messages.len());
-    for (message, answer) in messages.iter().zip(answers) {
-        results.push(match answer {
-            Some(Confirmation::Nack(back)) => {
-                returned.extend(back);
-                Ok(Published::Nacked)
-            }
-            Some(Confirmation::Ack(back)) => {
-                returned.extend(back);
-                Ok(Published::Confirmed)
-            }
-            // Confirms are always on.
-            Some(Confirmation::NotRequested) | None => Err(unknown(message)),
-        });
-    }
-    for back in returned {
-        let fits = |index: &usize| {
-            let message = &messages[*index];
-            message.mandatory
-                && matches!(results[*index], Ok(Published::Confirmed))
-                && (&back.exchange, &back.routing_key) == (&addressed[*index].0, &addressed[*index].1)
-                && back.data == message.payload
-        };
-        let exact = |index: &usize| messages[*index].properties == back.properties;
-        let all = || (0..messages.len()).filter(fits);
-        if let Some(index) = all().find(exact).or_else(|| all().next()) {
-            results[index] = Ok(Published::Returned { code: back.reply_code, reason: back.reply_text.to_string() });
-        }
-    }
-    results
 }

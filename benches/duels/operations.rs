@@ -1,0 +1,278 @@
+//! One operation after the other over each backend, where the driver's tasks are and where they are not.
+//!
+//! Every contestant awaits the same operation: through the pool, and of the bare driver that was connected in the very
+//! place where it is awaited.
+
+use std::future::{Future, ready};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Instant;
+
+use clickhouse::Compression;
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, Connection, ConnectionProperties};
+use mongodb::bson::{Document, doc};
+use resource_pool::config::{ClickHouseConfig, MongoConfig, RabbitMqConfig, RedisConfig};
+use resource_pool::rabbitmq::Message;
+use resource_pool::{Failure, Link, Resource, ResourcePool, blocking};
+use resource_pool::{clickhouse, lapin, mongodb, redis};
+use services::{Kind, Service};
+use tokio::runtime::{Builder, Handle, Runtime};
+
+use crate::duel::{Duel, Unit};
+use crate::session::{Session, clock};
+
+/// One of it each time that it is called.
+type Operation = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+
+fn operation<F: Future<Output = ()> + Send + 'static>(run: impl Fn() -> F + Send + Sync + 'static) -> Operation {
+    Arc::new(move || Box::pin(run()))
+}
+
+const QUEUE: &str = "operations";
+
+pub(crate) fn run(session: &Session) {
+    let server = |kind| session.server(kind);
+    let (mongo, rabbitmq, clickhouse, redis) =
+        (server(Kind::Mongo), server(Kind::RabbitMq), server(Kind::ClickHouse), server(Kind::Redis));
+    let home = Runtime::new().expect("a runtime");
+    home.block_on(prepare(&mongo, &rabbitmq, &redis));
+    let pool_of = |adopted: Option<&Runtime>| {
+        let builder = ResourcePool::builder()
+            .environment([("", ""); 0])
+            .resource(MongoConfig::uri(mongo.url()))
+            .resource(RabbitMqConfig::url(rabbitmq.url()))
+            .resource(ClickHouseConfig::url(clickhouse.url()))
+            .resource(RedisConfig::url(redis.url()));
+        let adopting = adopted.into_iter().fold(builder, |builder, adopted| builder.runtime(adopted.handle().clone()));
+        adopting.build().expect("a pool")
+    };
+    let pools = Pools { own: pool_of(None), adopted: pool_of(Some(&home)), home };
+    pools.duel(session, "op_mongodb", "MongoDB find_one", ours::find_one, || bare::find_one(&mongo));
+    pools.duel(session, "op_redis", "Redis GET", ours::get, || bare::get(&redis));
+    pools.duel(session, "op_clickhouse", "ClickHouse SELECT 1", ours::select, || bare::select(&clickhouse));
+    pools.duel(session, "op_rabbitmq", "AMQP publish and confirm", ours::publish, || bare::publish(&rabbitmq));
+    let threads = blocking::ResourcePool::from(pools.own.clone());
+    let sync = mongodb::sync::Client::with_uri_str(mongo.url()).expect("a client");
+    let count = session.times(1000);
+    let find_one = |client: &mongodb::sync::Client| {
+        let bars = client.database("operations").collection::<Document>("bars");
+        assert!(bars.find_one(doc! { "_id": 1 }).run().expect("an answer").is_some());
+    };
+    Duel::new("op_mongodb_blocking", "MongoDB find_one for threads", Unit::Nanoseconds)
+        .contestant("resource_pool", || clock(count, || find_one(&threads.mongo().expect("ready"))))
+        .contestant("mongodb::sync", || clock(count, || find_one(&sync)))
+        .times_faster_than("resource_pool", "mongodb::sync", 0.95, 1.0)
+        .run(session);
+    let Pools { own, adopted, home } = pools;
+    assert!(home.block_on(adopted.close_all()).all_closed());
+    assert!(home.block_on(own.close_all()).all_closed());
+}
+
+/// What the operations ask for.
+async fn prepare(mongo: &Service, rabbitmq: &Service, redis: &Service) {
+    let client = mongodb::Client::with_uri_str(mongo.url()).await.expect("a client");
+    let bars = client.database("operations").collection::<Document>("bars");
+    bars.insert_one(doc! { "_id": 1, "code": "AAPL", "close": 101.25 }).await.expect("inserted");
+    client.shutdown().await;
+    let client = redis::Client::open(redis.url()).expect("a URL of Redis");
+    let mut connection = client.get_multiplexed_async_connection().await.expect("a connection");
+    redis::cmd("SET").arg("price").arg("101.25").exec_async(&mut connection).await.expect("set");
+    let connection = Connection::connect(rabbitmq.url(), ConnectionProperties::default()).await.expect("a connection");
+    let channel = connection.create_channel().await.expect("a channel");
+    let mut short = FieldTable::default();
+    short.insert("x-max-length".into(), 100.into());
+    channel.queue_declare(QUEUE.into(), QueueDeclareOptions::default(), short).await.expect("declared");
+    connection.close(200, "OK".into()).await.expect("closed");
+}
+
+struct Pools {
+    own: ResourcePool,
+    adopted: ResourcePool,
+    /// Of the bare drivers, and of the pool that adopted it.
+    home: Runtime,
+}
+
+impl Pools {
+    fn duel<O: Future<Output = Operation>, B: Future<Output = Operation>>(
+        &self,
+        session: &Session,
+        id: &'static str,
+        what: &'static str,
+        ours: impl Fn(ResourcePool) -> O,
+        bare: impl Fn() -> B,
+    ) {
+        self.own.register(id, Whereabouts).expect("a name of its own");
+        let place = Handle::clone(&*self.home.block_on(self.own.get::<Whereabouts>(id)).expect("a handle"));
+        let single = Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let own = self.home.block_on(ours(self.own.clone()));
+        let adopted = self.home.block_on(ours(self.adopted.clone()));
+        let (bare, alone) = (self.home.block_on(bare()), single.block_on(bare()));
+        let count = session.times(300);
+        let spawned = |place: &Handle, operation: &Operation| {
+            let repeated = place.spawn(repeated(Arc::clone(operation), count));
+            self.home.block_on(repeated).expect("a task that ends")
+        };
+        Duel::new(id, what, Unit::Nanoseconds)
+            .contestant("resource_pool, in a task on its runtime", || spawned(&place, &own))
+            .contestant("resource_pool, in a task on an adopted runtime", || spawned(self.home.handle(), &adopted))
+            .contestant("the driver, in a task", || spawned(self.home.handle(), &bare))
+            .contestant("resource_pool, in a task elsewhere", || spawned(self.home.handle(), &own))
+            .contestant("resource_pool, in block_on", || self.home.block_on(repeated(Arc::clone(&own), count)))
+            .contestant("the driver, in block_on", || self.home.block_on(repeated(Arc::clone(&bare), count)))
+            .contestant("resource_pool, in block_on of one thread", || {
+                single.block_on(repeated(Arc::clone(&own), count))
+            })
+            .contestant("the driver, in block_on of one thread", || {
+                single.block_on(repeated(Arc::clone(&alone), count))
+            })
+            .times_faster_than("resource_pool, in a task on its runtime", "the driver, in a task", 0.95, 1.0)
+            .times_faster_than("resource_pool, in a task on an adopted runtime", "the driver, in a task", 0.95, 1.0)
+            .times_faster_than("resource_pool, in a task elsewhere", "the driver, in a task", 0.6, 0.9)
+            .times_faster_than("resource_pool, in block_on", "the driver, in block_on", 0.6, 0.9)
+            .times_faster_than(
+                "resource_pool, in block_on of one thread",
+                "the driver, in block_on of one thread",
+                0.6,
+                0.9,
+            )
+            .run(session);
+    }
+}
+
+async fn repeated(operation: Operation, count: usize) -> f64 {
+    operation().await;
+    let before = Instant::now();
+    for _ in 0..count {
+        operation().await;
+    }
+    before.elapsed().as_nanos() as f64 / count as f64
+}
+
+/// Connects to the runtime that it is connected on: the pool's.
+struct Whereabouts;
+
+impl Resource for Whereabouts {
+    type Handle = Handle;
+
+    fn connect(&self, _: &Link) -> impl Future<Output = Result<Handle, Failure>> + Send {
+        async { Ok(Handle::current()) }
+    }
+
+    fn ping(&self, _: &Handle) -> impl Future<Output = Result<(), Failure>> + Send {
+        ready(Ok(()))
+    }
+
+    fn close(&self, _: Handle) -> impl Future<Output = Result<(), Failure>> + Send {
+        ready(Ok(()))
+    }
+}
+
+/// A lease each time, and the operation on it.
+mod ours {
+    use super::*;
+
+    pub(super) async fn find_one(pool: ResourcePool) -> Operation {
+        drop(pool.mongo().await.expect("mongodb"));
+        operation(move || {
+            let pool = pool.clone();
+            async move { super::find_one(&*pool.mongo().await.expect("ready")).await }
+        })
+    }
+
+    pub(super) async fn get(pool: ResourcePool) -> Operation {
+        drop(pool.redis().await.expect("redis"));
+        operation(move || {
+            let pool = pool.clone();
+            async move { super::get(&mut pool.redis().await.expect("ready")).await }
+        })
+    }
+
+    pub(super) async fn select(pool: ResourcePool) -> Operation {
+        drop(pool.clickhouse().await.expect("clickhouse"));
+        operation(move || {
+            let pool = pool.clone();
+            async move { super::select(&*pool.clickhouse().await.expect("ready")).await }
+        })
+    }
+
+    pub(super) async fn publish(pool: ResourcePool) -> Operation {
+        drop(pool.rabbitmq().await.expect("rabbitmq"));
+        operation(move || {
+            let pool = pool.clone();
+            async move {
+                let message = Message::new("", QUEUE, [7; 200]).transient();
+                let published = pool.rabbitmq().await.expect("ready").publish(message).await;
+                assert!(published.expect("an answer").is_confirmed());
+            }
+        })
+    }
+}
+
+/// Each driver as its documentation shows.
+mod bare {
+    use super::*;
+
+    pub(super) async fn find_one(server: &Service) -> Operation {
+        let client = mongodb::Client::with_uri_str(server.url()).await.expect("a client");
+        operation(move || {
+            let client = client.clone();
+            async move { super::find_one(&client).await }
+        })
+    }
+
+    pub(super) async fn get(server: &Service) -> Operation {
+        let client = redis::Client::open(server.url()).expect("a URL of Redis");
+        let connection = client.get_multiplexed_async_connection().await.expect("a connection");
+        operation(move || {
+            let mut connection = connection.clone();
+            async move { super::get(&mut connection).await }
+        })
+    }
+
+    pub(super) async fn select(server: &Service) -> Operation {
+        let client = clickhouse::Client::default()
+            .with_url(format!("http://{}:{}", server.host(), server.port()))
+            .with_user(server.user())
+            .with_password(server.password())
+            .with_database(server.database())
+            .with_compression(Compression::Lz4)
+            .with_validation(false);
+        operation(move || {
+            let client = client.clone();
+            async move { super::select(&client).await }
+        })
+    }
+
+    pub(super) async fn publish(server: &Service) -> Operation {
+        let connecting = Connection::connect(server.url(), ConnectionProperties::default());
+        let connection = Arc::new(connecting.await.expect("a connection"));
+        let channel = connection.create_channel().await.expect("a channel");
+        channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
+        operation(move || {
+            let (channel, _connection) = (channel.clone(), Arc::clone(&connection));
+            async move {
+                let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+                let properties = BasicProperties::default().with_delivery_mode(1);
+                let sent = channel.basic_publish("".into(), QUEUE.into(), options, &[7; 200], properties).await;
+                let confirmed = sent.expect("sent").await.expect("an answer");
+                assert!(confirmed.is_ack() && confirmed.take_message().is_none());
+            }
+        })
+    }
+}
+
+async fn find_one(client: &mongodb::Client) {
+    let bars = client.database("operations").collection::<Document>("bars");
+    assert!(bars.find_one(doc! { "_id": 1 }).await.expect("an answer").is_some());
+}
+
+async fn get(connection: &mut impl redis::aio::ConnectionLike) {
+    let price: String = redis::cmd("GET").arg("price").query_async(connection).await.expect("a price");
+    assert_eq!(price, "101.25");
+}
+
+async fn select(client: &clickhouse::Client) {
+    assert_eq!(client.query("SELECT 1").fetch_one::<u8>().await.expect("an answer"), 1);
+}

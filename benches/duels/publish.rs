@@ -1,0 +1,102 @@
+//! Many messages with confirms: through the pool, one confirm awaited per message, and all confirms awaited at the end.
+
+use std::time::Instant;
+
+use futures_util::future::join_all;
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions, QueuePurgeOptions};
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+use resource_pool::config::RabbitMqConfig;
+use resource_pool::rabbitmq::Message;
+use resource_pool::{ResourcePool, lapin};
+use services::Kind;
+use tokio::runtime::Runtime;
+
+use crate::duel::{Duel, Unit};
+use crate::session::Session;
+
+const QUEUE: &str = "publish";
+const SIZE: usize = 200;
+
+pub(crate) fn run(session: &Session) {
+    let server = session.server(Kind::RabbitMq);
+    let runtime = Runtime::new().expect("a runtime");
+    let pool = ResourcePool::builder()
+        .environment([("", ""); 0])
+        .resource(RabbitMqConfig::url(server.url()))
+        .build()
+        .expect("a pool");
+    let rabbit = runtime.block_on(pool.rabbitmq()).expect("rabbitmq");
+    let connecting = Connection::connect(server.url(), ConnectionProperties::default());
+    let connection = runtime.block_on(connecting).expect("a connection");
+    let channel = runtime.block_on(bare_channel(&connection));
+    let count = session.times(100_000);
+    let single = session.times(2_000);
+    for (id, what, persistent, rounds) in [
+        ("publish_transient", "100,000 transient AMQP messages of 200 B, confirmed", false, 15),
+        ("publish_persistent", "100,000 persistent AMQP messages of 200 B, confirmed", true, 5),
+    ] {
+        // Each leaves the queue empty for the next.
+        let emptied = |run: &mut dyn FnMut() -> f64| {
+            let per_message = run();
+            let purge = channel.queue_purge(QUEUE.into(), QueuePurgeOptions::default());
+            runtime.block_on(purge).expect("purged");
+            per_message
+        };
+        let publish_batch = || {
+            let messages = (0..count).map(|_| {
+                let message = Message::new("", QUEUE, [7; SIZE]);
+                if persistent { message } else { message.transient() }
+            });
+            let before = Instant::now();
+            let batch = runtime.block_on(rabbit.publish_batch(messages)).expect("sent");
+            let took = before.elapsed();
+            assert!(batch.all_confirmed(), "{batch}");
+            took.as_nanos() as f64 / count as f64
+        };
+        let one_by_one = || {
+            let before = Instant::now();
+            runtime.block_on(async {
+                for _ in 0..single {
+                    publish(&channel, persistent).await;
+                }
+            });
+            before.elapsed().as_nanos() as f64 / single as f64
+        };
+        let joined = || {
+            let before = Instant::now();
+            let confirmed = join_all((0..count).map(|_| publish(&channel, persistent)));
+            runtime.block_on(confirmed);
+            before.elapsed().as_nanos() as f64 / count as f64
+        };
+        let mut duel = Duel::new(id, what, Unit::Nanoseconds)
+            .rounds(rounds)
+            .contestant("resource_pool, publish_batch", || emptied(&mut { publish_batch }))
+            .contestant("lapin, one by one", || emptied(&mut { one_by_one }))
+            .contestant("lapin, all joined", || emptied(&mut { joined }));
+        if !persistent {
+            duel = duel.times_faster_than("resource_pool, publish_batch", "lapin, one by one", 5.0, 7.0);
+        }
+        duel.times_faster_than("resource_pool, publish_batch", "lapin, all joined", 0.95, 1.0)
+            .note("One by one only 2,000 of them.")
+            .run(session);
+    }
+    runtime.block_on(connection.close(200, "OK".into())).expect("closed");
+    drop(rabbit);
+    assert!(runtime.block_on(pool.close_all()).all_closed());
+}
+
+async fn bare_channel(connection: &Connection) -> Channel {
+    let channel = connection.create_channel().await.expect("a channel");
+    channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
+    let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    channel.queue_declare(QUEUE.into(), durable, FieldTable::default()).await.expect("declared");
+    channel
+}
+
+async fn publish(channel: &Channel, persistent: bool) {
+    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+    let properties = BasicProperties::default().with_delivery_mode(if persistent { 2 } else { 1 });
+    let sent = channel.basic_publish("".into(), QUEUE.into(), options, &[7; SIZE], properties).await;
+    assert!(sent.expect("sent").await.expect("an answer").is_ack());
+}
