@@ -49,9 +49,9 @@ pub(super) struct Generation {
     pub(super) waiting: AtomicUsize,
     /// Every open channel, whoever has it: closing closes them all. Keyed by a number of ours, as
     /// the driver uses a closed channel's again.
-    pub(super) open: Mutex<BTreeMap<u64, lapin::Channel>>,
+    pub(super) open: Mutex<BTreeMap<u64, Arc<lapin::Channel>>>,
     pub(super) next_key: AtomicU64,
-    pub(super) idle: Mutex<Vec<(u64, lapin::Channel)>>,
+    pub(super) idle: Mutex<Vec<(u64, Arc<lapin::Channel>)>>,
     /// Why the broker takes no messages, while it does not.
     pub(super) blocked: watch::Sender<Option<String>>,
     /// The prober's own connection, unless a ping has it.
@@ -105,7 +105,7 @@ impl Generation {
     }
 
     /// One that the verbs share, if any is idle.
-    pub(super) fn idle_channel(&self) -> Option<(u64, lapin::Channel)> {
+    pub(super) fn idle_channel(&self) -> Option<(u64, Arc<lapin::Channel>)> {
         loop {
             let (key, channel) = self.idle.lock().pop()?;
             if channel.status().connected() {
@@ -191,7 +191,7 @@ impl Generation {
     }
 
     /// Closes a channel in the background. Once closing has begun it is closed with all others.
-    fn discard(self: &Arc<Self>, key: u64, channel: lapin::Channel) {
+    fn discard(self: &Arc<Self>, key: u64, channel: Arc<lapin::Channel>) {
         if !self.is_alive() || !channel.status().connected() {
             self.open.lock().remove(&key);
             return;
@@ -311,7 +311,8 @@ pub(crate) struct Pooled {
 
 /// A channel that nobody else uses. Goes back to the idle ones or closes when it drops.
 pub(super) struct ChannelGuard {
-    pub(super) channel: lapin::Channel,
+    /// A clone of the driver's own is a dozen counts.
+    pub(super) channel: Arc<lapin::Channel>,
     pub(super) key: u64,
     pub(super) generation: Arc<Generation>,
     /// Nothing on it is half done.
@@ -324,6 +325,7 @@ impl ChannelGuard {
     pub(super) async fn open(generation: &Arc<Generation>) -> Result<Self, Error> {
         generation.unblocked().await?;
         let channel = generation.answer("opening a channel", generation.connection.create_channel()).await?;
+        let channel = Arc::new(channel);
         let key = generation.next_key.fetch_add(1, Ordering::Relaxed);
         generation.open.lock().insert(key, channel.clone());
         Ok(ChannelGuard { channel, key, generation: Arc::clone(generation), fit: true, shared: false })

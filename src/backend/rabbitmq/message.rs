@@ -157,7 +157,7 @@ impl ChannelGuard {
         }
         self.fit = false;
         let generation = Arc::clone(&self.generation);
-        let part = Arc::new(Part { channel: self.channel.clone(), messages: Arc::clone(messages), addressed });
+        let part = Arc::new(Part { channel: Arc::clone(&self.channel), messages: Arc::clone(messages), addressed });
         let mut sent = Sent { confirms: Vec::with_capacity(messages.len()), returned: Vec::new(), part, generation };
         for index in 0..messages.len() {
             let busy = sent.generation.link.busy(Work::Confirm);
@@ -231,7 +231,7 @@ pub(super) struct Sent {
 }
 
 struct Part {
-    channel: lapin::Channel,
+    channel: Arc<lapin::Channel>,
     messages: Arc<Vec<Message>>,
     addressed: Vec<(ShortString, ShortString)>,
 }
