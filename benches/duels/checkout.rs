@@ -228,7 +228,7 @@ fn waited_for(session: &Session) {
 }
 
 fn channel(session: &Session) {
-    let count = session.times(2_000);
+    let count = session.times(200);
     let server = session.server(Kind::RabbitMq);
     let config = RabbitMqConfig::url(server.url());
     let pool = ResourcePool::builder().environment([("", ""); 0]).resource(config).build().expect("a pool");
