@@ -116,4 +116,19 @@ mod tests {
         assert!(run.machine.rustc.starts_with("rustc 1.") && run.date.len() == 10, "{run:?}");
         assert!(run.crates.contains_key("resource-pool") && run.crates.contains_key("lapin"), "{run:?}");
     }
+
+    /// Nobody writes a figure by hand: where there are no rows, there is no table either.
+    #[test]
+    fn the_table_and_the_plots_are_what_the_rows_say() {
+        let folder = root().join("benches");
+        let kept = folder.join(results::KEPT);
+        let parts = if kept.exists() { results::read(&kept).unwrap() } else { Vec::new() };
+        let table = fs::read_to_string(folder.join(results::TABLE)).ok();
+        assert_eq!(table, (!parts.is_empty()).then(|| results::table(&parts)));
+        let plots: BTreeMap<_, _> = results::plots(&parts).collect();
+        let there = fs::read_dir(folder.join(results::PLOTS)).into_iter().flatten().map(|file| file.unwrap());
+        let text = |file: fs::DirEntry| fs::read_to_string(file.path()).unwrap();
+        let there: BTreeMap<_, _> = there.map(|file| (file.file_name().into_string().unwrap(), text(file))).collect();
+        assert_eq!(plots, there);
+    }
 }

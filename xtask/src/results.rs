@@ -249,13 +249,14 @@ impl Measured {
 impl Judged {
     fn told(&self) -> String {
         let (factor, unit) = scale(&self.unit, [self.value]);
-        let aim = self.aim.map_or(String::new(), |aim| format!(" (aim {})", figure(aim)));
+        let aim = self.aim.map_or(String::new(), |aim| format!(" (aim {aim})"));
         let reason = match (self.verdict.as_str(), &self.reason) {
             ("misses", Some(reason)) => format!("; {reason}"),
             ("misses", None) => "; **reason not yet known**".to_owned(),
             _ => String::new(),
         };
-        format!("`{}` {}{aim}: **{}**{reason}", self.verdict, self.claim, in_unit(self.value / factor, &unit))
+        let verdict = if self.verdict == "misses" { "**`misses`**".to_owned() } else { format!("`{}`", self.verdict) };
+        format!("{verdict} {}{aim}: **{}**{reason}", self.claim, in_unit(self.value / factor, &unit))
     }
 }
 
@@ -308,12 +309,10 @@ mod tests {
     fn a_missed_claim_has_its_reason_or_is_seen_to_have_none() {
         let table = table(&[Part::parse(PART).unwrap()]);
         assert!(table.contains("Of 3 claims 0 meet the aim, 1 meet, 2 miss."), "{table}");
-        assert!(
-            table.contains(
-                "`misses` resource_pool: at most 40 ns CPU (aim 20): **2.00 µs CPU**; **reason not yet known**"
-            )
-        );
-        assert!(table.contains("`meets` b: **3.14 ×**<br>`misses` c: **0.500 ×**; the kernel's |"), "{table}");
+        let missed =
+            "**`misses`** resource_pool: at most 40 ns CPU (aim 20): **2.00 µs CPU**; **reason not yet known**";
+        assert!(table.contains(missed), "{table}");
+        assert!(table.contains("`meets` b: **3.14 ×**<br>**`misses`** c: **0.500 ×**; the kernel's |"), "{table}");
         assert!(
             table.contains("| A \\| b | **resource_pool** 2,000 ns CPU (1,500 to 9,000)<br>r2d2 7 ns CPU |"),
             "{table}"
