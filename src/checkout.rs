@@ -13,7 +13,7 @@ use std::future::Future;
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::{Arc, Once, Weak};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -132,7 +132,7 @@ impl Limits {
 }
 
 impl<M: ManageConnection> Checkouts<M> {
-    /// Opens on this task's runtime. `tell` makes of the driver's errors what users may see.
+    /// Lives on this task's runtime. `tell` makes of the driver's errors what users may see.
     pub(crate) fn new(
         link: &Link,
         manager: Arc<M>,
@@ -140,16 +140,19 @@ impl<M: ManageConnection> Checkouts<M> {
         quota: Arc<Quota>,
         tell: impl Fn(M::Error) -> BoxError + Send + Sync + 'static,
     ) -> Self {
-        let (runtime, retry, reaper) = (Handle::current(), link.retry.clone(), Once::new());
-        let interval = limits.interval();
-        let start = move |opening: Opening<M>| {
-            if let Some(interval) = interval {
-                reaper.call_once(|| drop(runtime.spawn(reap(Arc::downgrade(&opening.core), interval))));
-            }
-            open(runtime.clone(), retry.effort(true).0, opening);
-        };
+        let (runtime, retry, interval) = (Handle::current(), link.retry.clone(), limits.interval());
+        let start = move |opening| open(runtime.clone(), retry.effort(true).0, opening);
         let core = Core::new(Arc::clone(link.name()), manager, limits, tell, start);
+        if let Some(interval) = interval {
+            tokio::spawn(reap(Arc::downgrade(&core), interval));
+        }
         Checkouts { core, quota, link: link.clone() }
+    }
+
+    /// One that was opened to see whether that can be done.
+    pub(crate) fn admit(&self, connection: M::Connection) {
+        let woken = self.core.admit(&mut self.core.state.lock(), connection);
+        wake(woken);
     }
 
     /// The connection is cut: whoever waits is told why, and everybody from now on.
@@ -359,6 +362,20 @@ impl<M: ManageConnection> Core<M> {
         self.begin(begun);
         drop(gone);
         Waiting { core: self, waiter, is_over: false }
+    }
+
+    /// One that has just been opened.
+    #[must_use = "they are to be woken outside of the lock"]
+    fn admit(&self, state: &mut State<M>, connection: M::Connection) -> Option<Waker> {
+        state.open += 1;
+        state.opened += 1;
+        let now = Instant::now();
+        let worn = (!self.limits.max_lifetime.is_zero()).then(|| {
+            // Not all of them at once; 61 has no divisor in common with 100, so that neighbours are far apart.
+            let spread = (state.opened % 100 * 61 % 100) as f64 / 1000.0;
+            now + self.limits.max_lifetime.min(LONGEST).mul_f64(1.0 - spread)
+        });
+        state.hand_over(Box::new(Entry { connection, checked_out: now, worn, idle: None }))
     }
 
     /// Takes one back.
@@ -606,7 +623,6 @@ impl<M: ManageConnection> Opening<M> {
         if let Err(error) = &opened {
             tracing::debug!(resource = %core.resource, %error, "a connection could not be opened");
         }
-        let now = Instant::now();
         let mut state = core.state.lock();
         match opened {
             Ok(connection) if state.refused.is_some() => {
@@ -617,11 +633,8 @@ impl<M: ManageConnection> Opening<M> {
             }
             Ok(connection) => {
                 self.end(&mut state);
-                state.open += 1;
-                state.opened += 1;
-                let worn = core.worn(now, state.opened);
                 let failure = state.failure.take();
-                let woken = state.hand_over(Box::new(Entry { connection, checked_out: now, worn, idle: None }));
+                let woken = core.admit(&mut state, connection);
                 match core.wanted(&state) {
                     0 => state.width = 1,
                     wanted if wanted > state.opening => state.width = (state.width + 1).min(core.limits.max),
@@ -649,15 +662,6 @@ impl<M: ManageConnection> Opening<M> {
     fn end(&mut self, state: &mut State<M>) {
         self.is_over = true;
         state.opening -= 1;
-    }
-}
-
-impl<M: ManageConnection> Core<M> {
-    /// When the connection of this number is to be replaced: not all of them at once.
-    fn worn(&self, now: Instant, number: usize) -> Option<Instant> {
-        let lifetime = Some(self.limits.max_lifetime).filter(|lifetime| !lifetime.is_zero())?;
-        // 61 has no divisor in common with 100, so that neighbours are far apart.
-        Some(now + lifetime.min(LONGEST).mul_f64(1.0 - (number % 100 * 61 % 100) as f64 / 1000.0))
     }
 }
 

@@ -117,6 +117,10 @@ impl<M: ManageConnection<Error: Send + Sync>> Resource for R2d2<M> {
         let connections =
             Connections(Arc::new(Inner { checkouts, probe: Mutex::new(Probe { own: None, call: None }) }));
         self.ping(&connections).await?;
+        // The first one is for users; probes open their own.
+        if let Some(first) = connections.0.probe.lock().await.own.take() {
+            connections.0.checkouts.admit(first);
+        }
         Ok(connections)
     }
 
