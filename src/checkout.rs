@@ -234,6 +234,8 @@ struct State<M: ManageConnection> {
     /// How many are idle or checked out.
     open: usize,
     opening: usize,
+    /// How often there was an end to all; what was being opened then is nobody's, even if it hangs for ever.
+    ends: u64,
     /// How many may be opened at a time.
     width: usize,
     /// How many ever were opened.
@@ -297,6 +299,7 @@ impl<M: ManageConnection> Core<M> {
             waiters: VecDeque::new(),
             open: 0,
             opening: 0,
+            ends: 0,
             width: 1,
             opened: 0,
             failure: None,
@@ -312,9 +315,11 @@ impl<M: ManageConnection> Core<M> {
         loop {
             let mut state = self.state.lock();
             let entry = state.idle.pop()?;
-            let begun = if state.idle.len() < self.limits.min_idle { self.demand(&mut state) } else { 0 };
+            let begun = (state.idle.len() < self.limits.min_idle).then(|| self.demand(&mut state));
             drop(state);
-            self.begin(begun);
+            if let Some(begun) = begun {
+                self.begin(begun);
+            }
             match self.fit(entry) {
                 Ok(fit) => return Some(fit),
                 Err(unfit) => self.forget(self.state.lock(), unfit),
@@ -435,18 +440,17 @@ impl<M: ManageConnection> Core<M> {
     }
 
     /// So many are to be opened in addition, and count as being opened from here on.
-    #[must_use = "they are waited for"]
-    fn demand(&self, state: &mut State<M>) -> usize {
+    fn demand(&self, state: &mut State<M>) -> Begun {
         let room = self.limits.max.saturating_sub(state.open + state.opening);
-        let begun = self.wanted(state).min(state.width).saturating_sub(state.opening).min(room);
-        state.opening += begun;
-        begun
+        let count = self.wanted(state).min(state.width).saturating_sub(state.opening).min(room);
+        state.opening += count;
+        Begun { count, ends: state.ends }
     }
 
     /// Not under the lock, which what cannot be carried out takes as it drops.
-    fn begin(self: &Arc<Self>, begun: usize) {
-        for _ in 0..begun {
-            (self.start)(Opening { core: Arc::clone(self), is_over: false });
+    fn begin(self: &Arc<Self>, begun: Begun) {
+        for _ in 0..begun.count {
+            (self.start)(Opening { core: Arc::clone(self), ends: begun.ends, is_over: false });
         }
     }
 
@@ -458,6 +462,8 @@ impl<M: ManageConnection> Core<M> {
             state.refused = Some(error.clone());
             state.is_closed = for_good;
         }
+        state.opening = 0;
+        state.ends += 1;
         let idle = std::mem::take(&mut state.idle);
         state.open -= idle.len();
         let waiters = std::mem::take(&mut state.waiters);
@@ -468,7 +474,8 @@ impl<M: ManageConnection> Core<M> {
         idle
     }
 
-    fn accept(self: &Arc<Self>) {
+    /// There are some again.
+    pub(crate) fn accept(&self) {
         let mut state = self.state.lock();
         if !state.is_closed {
             state.refused = None;
@@ -554,6 +561,13 @@ fn wake(waker: Option<Waker>) {
     }
 }
 
+/// So many openings, to be carried out outside of the lock.
+#[must_use = "they are waited for"]
+struct Begun {
+    count: usize,
+    ends: u64,
+}
+
 /// Somebody waits, by thread or by task. Whoever is given one and is gone has given it back.
 pub(crate) struct Waiting<'a, M: ManageConnection> {
     core: &'a Arc<Core<M>>,
@@ -605,6 +619,8 @@ impl<M: ManageConnection> Drop for Waiting<'_, M> {
 /// accounted for as well.
 pub(crate) struct Opening<M: ManageConnection> {
     core: Arc<Core<M>>,
+    /// How many there were as it was begun.
+    ends: u64,
     is_over: bool,
 }
 
@@ -613,24 +629,26 @@ impl<M: ManageConnection> Opening<M> {
     pub(crate) fn run(mut self) -> Option<Self> {
         let core = Arc::clone(&self.core);
         let mut state = core.state.lock();
-        if core.wanted(&state) == 0 {
+        if self.ends != state.ends || core.wanted(&state) == 0 {
             state.width = 1;
             self.end(&mut state);
-            return None;
         }
         drop(state);
+        if self.is_over {
+            return None;
+        }
         let opened = core.tried(M::connect);
         if let Err(error) = &opened {
             tracing::debug!(resource = %core.resource, %error, "a connection could not be opened");
         }
         let mut state = core.state.lock();
+        if self.ends != state.ends {
+            self.is_over = true;
+            drop(state);
+            drop(opened);
+            return None;
+        }
         match opened {
-            Ok(connection) if state.refused.is_some() => {
-                self.end(&mut state);
-                drop(state);
-                drop(connection);
-                None
-            }
             Ok(connection) => {
                 self.end(&mut state);
                 let failure = state.failure.take();
@@ -659,9 +677,12 @@ impl<M: ManageConnection> Opening<M> {
         }
     }
 
+    /// No longer counted.
     fn end(&mut self, state: &mut State<M>) {
         self.is_over = true;
-        state.opening -= 1;
+        if self.ends == state.ends {
+            state.opening -= 1;
+        }
     }
 }
 
@@ -671,7 +692,7 @@ impl<M: ManageConnection> Drop for Opening<M> {
             let core = Arc::clone(&self.core);
             let mut state = core.state.lock();
             self.end(&mut state);
-            state.failure = Some(BoxError::from("the pool's runtime has ended").into());
+            state.failure.get_or_insert_with(|| BoxError::from("the pool's runtime has ended").into());
         }
     }
 }

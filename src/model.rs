@@ -553,6 +553,22 @@ pub fn close_against_waiters() {
     });
 }
 
+pub fn loss_against_openings() {
+    explore(3, || {
+        let (core, openings) = checkouts(1);
+        let waiting = spawn_on(&core, |core| {
+            // Before it is lost, or after it has come back.
+            if let Ok(entry) = block_on(core.wait(None)) {
+                core.put(entry);
+            }
+        });
+        drop(core.refuse(Error::Closing { resource: Arc::from("model") }, false));
+        core.accept();
+        waiting.join().unwrap();
+        check_idle(&core, &openings);
+    });
+}
+
 pub fn cancelled_opening() {
     explore(3, || {
         let first = AtomicBool::new(true);

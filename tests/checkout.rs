@@ -19,6 +19,7 @@ use resource_pool::config::Options;
 use resource_pool::{Error, Health, Outcome, R2d2, State, Usage};
 
 const SOON: Duration = Duration::from_secs(10);
+const LONG: Duration = Duration::from_secs(60);
 
 /// Connections that are numbers, and what is to become of them.
 #[derive(Clone, Default)]
@@ -37,6 +38,9 @@ struct Server {
     begun: AtomicUsize,
     opened: AtomicUsize,
     ended: AtomicUsize,
+    hung: AtomicUsize,
+    /// The first that hung, which goes on hanging when the others do not.
+    stuck: AtomicUsize,
     closed: AtomicUsize,
     /// Openings that were more at a time than the pace allows.
     hasty: AtomicUsize,
@@ -48,6 +52,7 @@ enum Does {
     Work,
     Fail,
     Panic,
+    Hang,
 }
 
 #[derive(Debug)]
@@ -76,7 +81,7 @@ impl Drop for Numbered {
 impl Does {
     fn run(self, what: &'static str) -> Result<(), Refused> {
         match self {
-            Does::Work => Ok(()),
+            Does::Work | Does::Hang => Ok(()),
             Does::Fail => Err(Refused(what)),
             Does::Panic => panic!("as the test asked, in {what}"),
         }
@@ -96,7 +101,13 @@ impl r2d2::ManageConnection for Fake {
         }
         thread::sleep(self.takes);
         let does = *self.connect.lock();
-        if does == Does::Work {
+        if does == Does::Hang {
+            self.hung.fetch_add(1, Ordering::SeqCst);
+            let _first = self.stuck.compare_exchange(0, number, Ordering::SeqCst, Ordering::SeqCst);
+            until(LONG, || *self.connect.lock() != Does::Hang && self.stuck.load(Ordering::SeqCst) != number);
+            self.hung.fetch_sub(1, Ordering::SeqCst);
+        }
+        if matches!(does, Does::Work | Does::Hang) {
             self.opened.fetch_add(1, Ordering::SeqCst);
         }
         self.ended.fetch_add(1, Ordering::SeqCst);
@@ -376,13 +387,40 @@ fn checkouts_are_closed_when_idle_or_worn() {
     until(SOON, || usage(&pool).open == Some(0));
 }
 
+/// An opening that hangs, as adapters without limits let it, holds up nobody once the server is back.
+#[test]
+fn checkouts_are_opened_again_after_a_loss_whatever_hangs() {
+    let fake = Fake::default();
+    let pool = fake.pool(|kind| kind.max_size(2));
+    let _only = check_out(&pool);
+    *fake.connect.lock() = Does::Hang;
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| pool.within(LONG).check_out::<Fake>("fake").map(drop));
+        until(SOON, || fake.hung.load(Ordering::SeqCst) == 1);
+        *fake.test.lock() = Does::Fail;
+        assert!(matches!(waiting.join().unwrap(), Err(Error::Lost { .. })));
+        // Probes hang too now, but one at a time.
+        let state = || pool.status().resource("fake").unwrap().state;
+        let broken = Instant::now();
+        until(SOON, || broken.elapsed() > Duration::from_millis(500));
+        assert!(state() != State::Ready && fake.hung.load(Ordering::SeqCst) <= 2);
+        (*fake.test.lock(), *fake.connect.lock()) = (Does::Work, Does::Work);
+        until(SOON, || state() == State::Ready);
+        assert_eq!(fake.hung.load(Ordering::SeqCst), 1, "the first still hangs");
+        drop(check_out(&pool));
+        fake.stuck.store(0, Ordering::SeqCst);
+    });
+    until(SOON, || fake.hung.load(Ordering::SeqCst) == 0);
+    assert_eq!(usage(&pool).open, Some(2), "what came too late is nobody's");
+}
+
 #[test]
 fn checkouts_that_wait_learn_of_a_loss_at_once() {
     let fake = Fake::default();
     let pool = fake.pool(|kind| kind.max_size(1));
     let held = check_out(&pool);
     thread::scope(|scope| {
-        let waiting = scope.spawn(|| pool.within(Duration::from_secs(60)).check_out::<Fake>("fake").map(drop));
+        let waiting = scope.spawn(|| pool.within(LONG).check_out::<Fake>("fake").map(drop));
         until(SOON, || usage(&pool).waiting == Some(1));
         *fake.test.lock() = Does::Fail;
         let error = waiting.join().unwrap().unwrap_err();

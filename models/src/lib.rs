@@ -28,5 +28,6 @@ models! {
     broken_return_against_a_waiter
     openings_against_waiters
     close_against_waiters
+    loss_against_openings
     cancelled_opening
 }

@@ -48,6 +48,7 @@ pub struct R2d2<M: ManageConnection> {
     phase: Phase,
     endpoint: String,
     pub(crate) quota: QuotaId,
+    probe: Mutex<Probe<M>>,
 }
 
 impl<M: ManageConnection> R2d2<M> {
@@ -62,7 +63,8 @@ impl<M: ManageConnection> R2d2<M> {
             test_after: Duration::from_millis(500),
         };
         let (phase, endpoint) = (Phase::Databases, String::new());
-        R2d2 { manager: Arc::new(manager), limits, phase, endpoint, quota: QuotaId::new() }
+        let probe = Mutex::new(Probe { own: None, call: None });
+        R2d2 { manager: Arc::new(manager), limits, phase, endpoint, quota: QuotaId::new(), probe }
     }
 
     /// Sets the most connections, at least 1.
@@ -114,26 +116,25 @@ impl<M: ManageConnection<Error: Send + Sync>> Resource for R2d2<M> {
     async fn connect(&self, link: &Link) -> Result<Connections<M>, Failure> {
         let quota = Quota::of(self.quota, link, self.limits.max, "connections", "max_size");
         let checkouts = Checkouts::new(link, Arc::clone(&self.manager), self.limits.clone(), quota, BoxError::from);
-        let connections =
-            Connections(Arc::new(Inner { checkouts, probe: Mutex::new(Probe { own: None, call: None }) }));
+        let connections = Connections(Arc::new(checkouts));
         self.ping(&connections).await?;
         // The first one is for users; probes open their own.
-        if let Some(first) = connections.0.probe.lock().await.own.take() {
-            connections.0.checkouts.admit(first);
+        if let Some(first) = self.probe.lock().await.own.take() {
+            connections.0.admit(first);
         }
         Ok(connections)
     }
 
     async fn recover(&self, _: &Link, lost: &Connections<M>) -> Result<bool, Failure> {
         self.ping(lost).await?;
-        lost.0.checkouts.accept();
+        lost.0.accept();
         Ok(true)
     }
 
-    async fn ping(&self, connections: &Connections<M>) -> Result<(), Failure> {
-        let mut probe = connections.0.probe.lock().await;
+    async fn ping(&self, _: &Connections<M>) -> Result<(), Failure> {
+        let mut probe = self.probe.lock().await;
         let Probe { own, call } = &mut *probe;
-        // One that hung is awaited again, so that such calls do not pile up.
+        // One that hangs is awaited again, so that such calls do not pile up.
         let answer = call.get_or_insert_with(|| {
             let (manager, own) = (Arc::clone(&self.manager), own.take());
             spawn_blocking(move || {
@@ -149,14 +150,14 @@ impl<M: ManageConnection<Error: Send + Sync>> Resource for R2d2<M> {
     }
 
     async fn close(&self, connections: Connections<M>) -> Result<(), Failure> {
-        let idle = connections.0.checkouts.close();
-        let probe = connections.0.probe.lock().await.own.take();
+        let idle = connections.0.close();
+        let probe = self.probe.lock().await.own.take();
         // A driver's goodbye may block.
         Ok(spawn_blocking(|| drop((idle, probe))).await?)
     }
 
     fn cut(&self, connections: &Connections<M>) {
-        let idle = connections.0.checkouts.refuse();
+        let idle = connections.0.refuse();
         match Handle::try_current() {
             Ok(runtime) => drop(runtime.spawn_blocking(|| drop(idle))),
             Err(_) => drop(idle),
@@ -172,7 +173,7 @@ impl<M: ManageConnection<Error: Send + Sync>> Resource for R2d2<M> {
     }
 
     fn usage(&self, connections: &Connections<M>) -> Usage {
-        connections.0.checkouts.usage()
+        connections.0.usage()
     }
 }
 
@@ -183,14 +184,9 @@ impl<M: ManageConnection> fmt::Debug for R2d2<M> {
 }
 
 /// What an [`R2d2`] that is connected has open; [`check_out`](crate::blocking::ResourcePool::check_out) hands it out.
-pub struct Connections<M: ManageConnection>(Arc<Inner<M>>);
+pub struct Connections<M: ManageConnection>(Arc<Checkouts<M>>);
 
-struct Inner<M: ManageConnection> {
-    checkouts: Checkouts<M>,
-    probe: Mutex<Probe<M>>,
-}
-
-/// Over a connection of its own.
+/// How it is probed: over a connection of its own, by one call at a time.
 struct Probe<M: ManageConnection> {
     own: Option<M::Connection>,
     /// The call that has it meanwhile.
@@ -199,7 +195,7 @@ struct Probe<M: ManageConnection> {
 
 impl<M: ManageConnection> Provide<Checkouts<M>> for Connections<M> {
     fn provide(&self) -> &Checkouts<M> {
-        &self.0.checkouts
+        &self.0
     }
 }
 
@@ -211,6 +207,6 @@ impl<M: ManageConnection> Clone for Connections<M> {
 
 impl<M: ManageConnection> fmt::Debug for Connections<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Connections").field(&self.0.checkouts.usage()).finish()
+        f.debug_tuple("Connections").field(&self.0.usage()).finish()
     }
 }
