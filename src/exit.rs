@@ -96,6 +96,7 @@ impl Process {
     }
 
     /// Whether this is not a child that was forked since.
+    #[inline]
     pub(crate) fn is_current(&self) -> bool {
         ptr::eq(CURRENT.load(Ordering::Relaxed), self)
     }
@@ -105,6 +106,7 @@ impl Process {
     }
 
     /// Refuses in a child that was forked since.
+    #[inline]
     pub(crate) fn check(&self) -> Result<(), Error> {
         if self.is_current() { Ok(()) } else { Err(Error::Forked) }
     }
@@ -123,6 +125,7 @@ impl<T> Ours<T> {
         Ours { value: ManuallyDrop::new(value), process: Process::current() }
     }
 
+    #[inline]
     pub(crate) fn process(this: &Self) -> &'static Process {
         this.process
     }

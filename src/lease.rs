@@ -1,15 +1,17 @@
 //! Guards: what holds a resource, from which line, for how long.
 
+use std::any::Any;
 use std::backtrace::Backtrace;
 use std::fmt;
 use std::num::NonZeroU64;
 use std::ops::Deref;
 use std::panic::Location;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::activity::Activity;
-use crate::exit::Ours;
+use crate::clock::Moment;
+use crate::exit::{Ours, Process};
 use crate::leak::{self, LeakOptions, Leaks};
 use crate::owner::Owner;
 use crate::sync::{Mutex, thread_number};
@@ -21,43 +23,49 @@ use crate::sync::{Mutex, thread_number};
 /// taken from; the built-in backends come back under it after a loss.
 #[must_use = "the lease ends when this drops"]
 pub struct Lease<H: ?Sized> {
-    held: Arc<dyn Held<H>>,
-    key: usize,
+    /// Gone only while it drops.
+    held: Option<Box<dyn Held<H>>>,
 }
 
 impl<H: ?Sized> Lease<H> {
     /// The name of the resource.
     pub fn resource(this: &Self) -> &str {
-        &this.held.activity().name
+        &this.held().activity().name
     }
 
     /// The generation that this lease was taken from.
     pub fn generation(this: &Self) -> u64 {
-        this.held.generation()
+        this.held().generation()
+    }
+
+    fn held(&self) -> &dyn Held<H> {
+        self.held.as_deref().unwrap_or_else(|| unreachable!("nobody has a lease that drops"))
     }
 
     #[cfg(feature = "redis")]
     pub(crate) fn activity(this: &Self) -> &Arc<Activity> {
-        this.held.activity()
+        this.held().activity()
     }
 
     /// All of what the backend's slot holds, if it is this.
     #[cfg(feature = "clickhouse")]
     pub(crate) fn whole<W: 'static>(this: &Self) -> Option<&W> {
-        this.held.whole().downcast_ref()
+        this.held().whole().downcast_ref()
     }
 }
 
 impl<H: ?Sized> Deref for Lease<H> {
     type Target = H;
     fn deref(&self) -> &H {
-        self.held.handle()
+        self.held().handle()
     }
 }
 
 impl<H: ?Sized> Drop for Lease<H> {
     fn drop(&mut self) {
-        self.held.release(self.key);
+        if let Some(held) = self.held.take() {
+            held.release();
+        }
     }
 }
 
@@ -162,11 +170,18 @@ impl<T> Provide<T> for T {
 }
 
 /// All leases of one resource, spread over seats so that threads do not write the same line.
-pub(crate) struct Ledger<H> {
-    seats: Box<[Arc<Seat<H>>]>,
+pub(crate) struct Ledger<H: Send + 'static> {
+    seats: Seats<H>,
+    process: &'static Process,
     options: LeakOptions,
     pub(crate) leaks: Leaks,
 }
+
+/// Never freed, so that a lease needs no count of its own to hold on to one: what a ledger leaves, the next of its
+/// kind takes over.
+type Seats<H> = &'static [Seat<H>; SEATS];
+
+static SPARE: parking_lot::Mutex<Vec<&'static (dyn Any + Send + Sync)>> = parking_lot::Mutex::new(Vec::new());
 
 /// As many seats as threads can usefully lease at once.
 const SEATS: usize = if cfg!(model) { 2 } else { 16 };
@@ -174,50 +189,60 @@ const SEATS: usize = if cfg!(model) { 2 } else { 16 };
 impl<H: Clone + Send + Sync + 'static> Ledger<H> {
     pub(crate) fn new(options: &LeakOptions) -> Self {
         Ledger {
-            seats: (0..SEATS).map(|_| Arc::new(Seat(Mutex::new(Places::default())))).collect(),
+            seats: Ledger::seats(),
+            process: Process::current(),
             options: options.clone(),
             leaks: Leaks::default(),
         }
     }
 
+    /// Those that another ledger has left and nobody sits on any more, or new ones.
+    fn seats() -> Seats<H> {
+        let mut spare = SPARE.lock();
+        let seats = |spare: &&'static (dyn Any + Send + Sync)| spare.downcast_ref::<[Seat<H>; SEATS]>();
+        let empty = |seats: Seats<H>| seats.iter().all(|seat| seat.0.lock().out().next().is_none());
+        // A model's are of its one execution.
+        let found = (0..spare.len()).find(|index| !cfg!(model) && seats(&spare[*index]).is_some_and(empty));
+        match found.map(|index| spare.swap_remove(index)) {
+            Some(found) => seats(&found).unwrap_or_else(|| unreachable!("it was just found to be one")),
+            None => Box::leak(Box::new(std::array::from_fn(|_| Seat(Mutex::new(Places::default()))))),
+        }
+    }
+
     /// Opens for leasing with this handle.
     pub(crate) fn open(&self, handle: &H, generation: u64, activity: &Arc<Activity>) {
-        for seat in &self.seats {
-            let tenancy = Tenancy {
-                handle: Ours::new(handle.clone()),
-                generation,
-                activity: Arc::clone(activity),
-                seat: Arc::clone(seat),
-            };
-            seat.0.lock().open = Some(Arc::new(tenancy));
+        for seat in self.seats {
+            let card =
+                Card { handle: Ours::new(handle.clone()), generation, activity: Arc::clone(activity), seat, place: 0 };
+            seat.0.lock().open = Some(card);
         }
     }
 
     /// Leases nothing from now on. What is leased stays so until it drops.
     #[must_use = "to be dropped outside of locks: a handle's drop may be anything"]
     pub(crate) fn shut(&self) -> impl Sized + use<H> {
-        self.seats.iter().map(|seat| seat.0.lock().open.take()).collect::<Vec<_>>()
+        self.seats.iter().map(|seat| seat.0.lock().shut()).collect::<Vec<_>>()
     }
 
     /// A lease, if open.
+    #[inline]
     pub(crate) fn lease<T: ?Sized + 'static>(&self, claim: Claim) -> Option<Lease<T>>
     where
         H: Provide<T>,
     {
         let watched = claim.quota.is_some() || self.options.shared;
+        // Of what others wait for, whoever looks wants to know the order.
+        let since = if watched { Moment::now() } else { Moment::coarse() };
         let origin = watched.then(|| Box::new(Origin::here(self.options.backtrace)));
-        let mut places = self.seats[thread_number() % SEATS].0.lock();
-        let held = Arc::clone(places.open.as_ref()?);
-        let since = Instant::now();
-        let key = places.take(Place { claim, since, generation: held.generation, origin, suspected: false });
-        Some(Lease { held, key })
+        let card = self.seats[thread_number() % SEATS].0.lock().take(claim, since, origin)?;
+        Some(Lease { held: Some(card) })
     }
 
     /// Every lease and checkout, the oldest first.
     pub(crate) fn holders(&self, resource: &Arc<str>) -> Vec<Holder> {
         let mut holders = Vec::new();
-        for seat in &self.seats {
-            holders.extend(seat.0.lock().taken.iter().flatten().map(|place| place.holder(resource)));
+        for seat in self.seats {
+            holders.extend(seat.0.lock().out().map(|place| place.holder(resource)));
         }
         holders.sort_by_key(|holder| std::cmp::Reverse(holder.held));
         holders
@@ -229,9 +254,9 @@ impl<H: Clone + Send + Sync + 'static> Ledger<H> {
         if age.is_zero() {
             return suspects;
         }
-        for seat in &self.seats {
-            for place in seat.0.lock().taken.iter_mut().flatten() {
-                if place.origin.is_some() && !place.suspected && place.since.elapsed() >= age {
+        for seat in self.seats {
+            for place in &mut seat.0.lock().all {
+                if place.is_out && place.origin.is_some() && !place.suspected && place.since.elapsed() >= age {
                     place.suspected = true;
                     suspects.push(place.holder(resource));
                 }
@@ -241,11 +266,22 @@ impl<H: Clone + Send + Sync + 'static> Ledger<H> {
     }
 }
 
+impl<H: Send + 'static> Drop for Ledger<H> {
+    fn drop(&mut self) {
+        // In a forked child a thread that is not there may hold a seat for ever.
+        if self.process.is_current() {
+            let shut: Vec<_> = self.seats.iter().map(|seat| seat.0.lock().shut()).collect();
+            drop(shut);
+            SPARE.lock().push(self.seats);
+        }
+    }
+}
+
 #[cfg(model)]
-impl<H> Ledger<H> {
+impl<H: Send> Ledger<H> {
     /// The generation that it leases, from every seat.
     pub(crate) fn open_for(&self) -> Option<u64> {
-        let seats = self.seats.iter().map(|seat| seat.0.lock().open.as_ref().map(|tenancy| tenancy.generation));
+        let seats = self.seats.iter().map(|seat| seat.0.lock().open.as_ref().map(|card| card.generation));
         let mut seats: Vec<_> = seats.collect();
         seats.dedup();
         assert_eq!(seats.len(), 1, "seats of two minds: {seats:?}");
@@ -254,42 +290,93 @@ impl<H> Ledger<H> {
 }
 
 #[repr(align(128))]
-struct Seat<H>(Mutex<Places<H>>);
+struct Seat<H: 'static>(Mutex<Places<H>>);
 
-struct Places<H> {
-    open: Option<Arc<Tenancy<H>>>,
-    taken: Vec<Option<Place>>,
+struct Places<H: 'static> {
+    /// What new cards are made from, while it is open.
+    open: Option<Card<H>>,
+    /// The cards of this generation that nobody has; moving one is all that a lease costs.
+    cards: Vec<Box<Card<H>>>,
+    all: Vec<Place>,
+    /// The places that no card is of.
     free: Vec<usize>,
 }
 
-impl<H> Default for Places<H> {
+impl<H: 'static> Default for Places<H> {
     fn default() -> Self {
-        Places { open: None, taken: Vec::new(), free: Vec::new() }
+        Places { open: None, cards: Vec::new(), all: Vec::new(), free: Vec::new() }
     }
 }
 
-impl<H> Places<H> {
-    fn take(&mut self, place: Place) -> usize {
-        match self.free.pop() {
-            Some(key) => {
-                self.taken[key] = Some(place);
-                key
-            }
-            None => {
-                self.taken.push(Some(place));
-                self.taken.len() - 1
-            }
+impl<H: 'static> Places<H> {
+    fn out(&self) -> impl Iterator<Item = &Place> {
+        self.all.iter().filter(|place| place.is_out)
+    }
+
+    fn shut(&mut self) -> (Option<Card<H>>, Vec<Box<Card<H>>>) {
+        self.free.extend(self.cards.iter().map(|card| card.place));
+        (self.open.take(), std::mem::take(&mut self.cards))
+    }
+}
+
+impl<H: Clone + 'static> Places<H> {
+    #[inline]
+    fn take(&mut self, claim: Claim, since: Moment, origin: Option<Box<Origin>>) -> Option<Box<Card<H>>> {
+        let card = match self.cards.pop() {
+            Some(card) => card,
+            None => self.card()?,
+        };
+        // Field by field: as a whole it would be put together elsewhere and copied.
+        let place = &mut self.all[card.place];
+        place.claim = claim;
+        place.since = since;
+        place.generation = card.generation;
+        place.is_out = true;
+        if origin.is_some() {
+            place.origin = origin;
+        }
+        Some(card)
+    }
+
+    /// One more of this generation.
+    #[cold]
+    fn card(&mut self) -> Option<Box<Card<H>>> {
+        let open = self.open.as_ref()?;
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.all.push(Place::default());
+            self.all.len() - 1
+        });
+        Some(Box::new(open.at(place)))
+    }
+
+    /// Takes a card back, unless its generation is over.
+    fn put(&mut self, card: Box<Card<H>>) -> Option<Box<Card<H>>> {
+        if self.open.as_ref().is_some_and(|open| open.generation == card.generation) {
+            self.cards.push(card);
+            None
+        } else {
+            self.free.push(card.place);
+            Some(card)
         }
     }
 }
 
+/// What is known of a lease or checkout, while it is out.
 struct Place {
+    is_out: bool,
     claim: Claim,
-    since: Instant,
+    since: Moment,
     generation: u64,
     /// Only of what is watched.
     origin: Option<Box<Origin>>,
     suspected: bool,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        let (claim, since) = (Claim::shared(), Moment::coarse());
+        Place { is_out: false, claim, since, generation: 0, origin: None, suspected: false }
+    }
 }
 
 impl Place {
@@ -309,7 +396,7 @@ impl Place {
     }
 }
 
-/// Who took a place, and from where in full.
+/// Who took it, and from where in full.
 struct Origin {
     owner: Owner,
     backtrace: Option<Arc<Backtrace>>,
@@ -321,15 +408,23 @@ impl Origin {
     }
 }
 
-/// One generation's handle at one seat.
-struct Tenancy<H> {
+/// One generation's handle, for one holder at a time.
+struct Card<H: 'static> {
     handle: Ours<H>,
     generation: u64,
     activity: Arc<Activity>,
-    seat: Arc<Seat<H>>,
+    seat: &'static Seat<H>,
+    place: usize,
 }
 
-/// A tenancy as a lease of `T` sees it.
+impl<H: Clone + 'static> Card<H> {
+    fn at(&self, place: usize) -> Self {
+        let (handle, activity) = (Ours::new(self.handle.clone()), Arc::clone(&self.activity));
+        Card { handle, activity, place, ..*self }
+    }
+}
+
+/// A card as a lease of `T` sees it.
 trait Held<T: ?Sized>: Send + Sync {
     fn handle(&self) -> &T;
     /// All of what the backend's slot holds.
@@ -337,10 +432,10 @@ trait Held<T: ?Sized>: Send + Sync {
     fn whole(&self) -> &dyn std::any::Any;
     fn generation(&self) -> u64;
     fn activity(&self) -> &Arc<Activity>;
-    fn release(&self, key: usize);
+    fn release(self: Box<Self>);
 }
 
-impl<T: ?Sized, H: Provide<T> + Send + Sync + 'static> Held<T> for Tenancy<H> {
+impl<T: ?Sized, H: Provide<T> + Clone + Send + Sync + 'static> Held<T> for Card<H> {
     fn handle(&self) -> &T {
         (*self.handle).provide()
     }
@@ -358,17 +453,25 @@ impl<T: ?Sized, H: Provide<T> + Send + Sync + 'static> Held<T> for Tenancy<H> {
         &self.activity
     }
 
-    fn release(&self, key: usize) {
+    fn release(self: Box<Self>) {
         if !Ours::process(&self.handle).is_current() {
             return;
         }
         let mut places = self.seat.0.lock();
-        let place = places.taken[key].take();
-        places.free.push(key);
+        let place = &mut places.all[self.place];
+        place.is_out = false;
+        let came_back = std::mem::take(&mut place.suspected).then(|| place.holder(&self.activity.name));
+        let origin = place.origin.take();
+        // Under the lock, which whoever drains takes after saying so.
+        let drained = self.activity.is_draining().then(|| Arc::clone(&self.activity));
+        let over = places.put(self);
         drop(places);
-        if let Some(place) = place.filter(|place| place.suspected) {
-            leak::came_back(place.holder(&self.activity.name));
+        drop((over, origin));
+        if let Some(holder) = came_back {
+            leak::came_back(holder);
         }
-        self.activity.released();
+        if let Some(activity) = drained {
+            activity.changed();
+        }
     }
 }

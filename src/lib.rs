@@ -12,6 +12,7 @@ pub mod blocking;
 mod builder;
 #[cfg(feature = "r2d2")]
 mod checkout;
+mod clock;
 mod close;
 pub mod config;
 mod error;

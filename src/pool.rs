@@ -1,8 +1,10 @@
 //! The async facade.
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, Ready, ready};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 #[cfg(feature = "clickhouse")]
@@ -21,7 +23,7 @@ use crate::health::HealthReport;
 use crate::lease::{Claim, Holder, Lease, Provide};
 use crate::registry::{PoolHandle, Registry};
 use crate::resource::Resource;
-use crate::slot::{AnySlot, Slot};
+use crate::slot::{AnySlot, BoxFuture, Slot};
 use crate::status::PoolStatus;
 use crate::verbs::synchronous_verbs;
 
@@ -52,9 +54,12 @@ macro_rules! acquire {
         /// Dropping the future stops only the waiting, neither the connecting nor other callers.
         #[cfg(feature = $feature)]
         #[track_caller]
+        #[inline]
         pub fn $default(&self) -> impl Future<Output = Result<Lease<$handle>, Error>> + Send + use<'_> {
-            let claim = Claim::shared();
-            async move { self.acquire(self.registry().$default()?, claim).await }
+            match self.registry().$default() {
+                Ok(slot) => self.acquire(slot, Claim::shared()),
+                Err(error) => Acquire::Done(ready(Err(error))),
+            }
         }
 
         #[doc = concat!("A lease of a further configured instance of ", $what, ".")]
@@ -220,20 +225,45 @@ impl ResourcePool {
         &self.handle.0
     }
 
-    pub(crate) async fn acquire<R: Resource, T: ?Sized + 'static>(
-        &self,
-        slot: &Arc<Slot<R>>,
-        claim: Claim,
-    ) -> Result<Lease<T>, Error>
+    #[inline]
+    pub(crate) fn acquire<R: Resource, T: ?Sized + 'static>(&self, slot: &Arc<Slot<R>>, claim: Claim) -> Acquire<T>
     where
         R::Handle: Provide<T>,
     {
-        match slot.lease(claim)? {
-            Some(lease) => Ok(lease),
-            None => {
-                self.registry().before_connecting(&**slot)?;
-                slot.acquire(claim, self.acquire_timeout).await
-            }
+        match slot.lease(claim) {
+            Ok(Some(lease)) => Acquire::Done(ready(Ok(lease))),
+            Ok(None) => self.connect(slot, claim),
+            Err(error) => Acquire::Done(ready(Err(error))),
+        }
+    }
+
+    #[cold]
+    fn connect<R: Resource, T: ?Sized + 'static>(&self, slot: &Arc<Slot<R>>, claim: Claim) -> Acquire<T>
+    where
+        R::Handle: Provide<T>,
+    {
+        let (pool, slot) = (self.clone(), Arc::clone(slot));
+        Acquire::Waiting(Box::pin(async move {
+            pool.registry().before_connecting(&*slot)?;
+            slot.acquire(claim, pool.acquire_timeout).await
+        }))
+    }
+}
+
+/// A lease of what is ready, at once; or the wait for it, boxed so that the former stays small.
+pub(crate) enum Acquire<T: ?Sized> {
+    Done(Ready<Result<Lease<T>, Error>>),
+    Waiting(BoxFuture<Result<Lease<T>, Error>>),
+}
+
+impl<T: ?Sized> Future for Acquire<T> {
+    type Output = Result<Lease<T>, Error>;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut *self {
+            Acquire::Done(done) => Pin::new(done).poll(cx),
+            Acquire::Waiting(waiting) => waiting.as_mut().poll(cx),
         }
     }
 }

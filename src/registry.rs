@@ -43,6 +43,7 @@ type Listener = Arc<dyn Fn(&CloseReport) + Send + Sync>;
 
 impl Context {
     /// Refuses in a process that was forked from the one that owns the pool.
+    #[inline]
     pub(crate) fn check_process(&self) -> Result<(), Error> {
         self.process.check()
     }
@@ -103,6 +104,7 @@ macro_rules! default_slot {
     ($feature:literal $field:ident $resource:ident $config:ident) => {
         /// The default resource of this kind, made on first use.
         #[cfg(feature = $feature)]
+        #[inline]
         pub(crate) fn $field(&self) -> Result<&Arc<Slot<$resource>>, Error> {
             // First: in a forked child the cell may be as another thread left it, half-way.
             self.context.check_process()?;

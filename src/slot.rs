@@ -96,6 +96,7 @@ impl<R: Resource> Slot<R> {
     }
 
     /// A lease at once, if the resource is ready.
+    #[inline]
     pub(crate) fn lease<T: ?Sized + 'static>(&self, claim: Claim) -> Result<Option<Lease<T>>, Error>
     where
         R::Handle: Provide<T>,

@@ -14,6 +14,7 @@ mod usual {
     pub(crate) use tokio::sync::Notify;
 
     /// A number of this thread's own, as long as it lives.
+    #[inline]
     pub(crate) fn thread_number() -> usize {
         static NEXT: atomic::AtomicUsize = atomic::AtomicUsize::new(0);
         thread_local! {

@@ -55,6 +55,7 @@ macro_rules! acquire {
         /// current-thread runtime.
         #[cfg(feature = $feature)]
         #[track_caller]
+        #[inline]
         pub fn $default(&self) -> Result<Lease<$handle>, Error> {
             self.acquire(self.registry().$default()?, Claim::shared())
         }
@@ -270,18 +271,25 @@ impl ResourcePool {
         &self.handle.0
     }
 
+    #[inline]
     fn acquire<R: Resource, T: ?Sized + 'static>(&self, slot: &Arc<Slot<R>>, claim: Claim) -> Result<Lease<T>, Error>
     where
         R::Handle: Provide<T>,
     {
         match slot.lease(claim)? {
             Some(lease) => Ok(lease),
-            None => {
-                self.registry().before_connecting(&**slot)?;
-                let runtime = self.registry().context.runtime.handle()?;
-                block_on(slot.name(), &runtime, slot.acquire(claim, self.acquire_timeout))?
-            }
+            None => self.connect(slot, claim),
         }
+    }
+
+    #[cold]
+    fn connect<R: Resource, T: ?Sized + 'static>(&self, slot: &Arc<Slot<R>>, claim: Claim) -> Result<Lease<T>, Error>
+    where
+        R::Handle: Provide<T>,
+    {
+        self.registry().before_connecting(&**slot)?;
+        let runtime = self.registry().context.runtime.handle()?;
+        block_on(slot.name(), &runtime, slot.acquire(claim, self.acquire_timeout))?
     }
 
     /// Waits for what needs no runtime of the caller's.

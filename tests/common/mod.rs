@@ -71,7 +71,11 @@ impl Log {
     pub(crate) fn start() -> Self {
         let log = Log::default();
         let writer = log.clone();
-        tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).with_writer(move || writer.clone()).init();
+        tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_max_level(LevelFilter::TRACE)
+            .with_writer(move || writer.clone())
+            .init();
         log
     }
 

@@ -1,0 +1,52 @@
+//! When something was leased or checked out: to the nanosecond, or for the price of a few.
+
+use std::time::Duration;
+#[cfg(not(target_os = "linux"))]
+use std::time::Instant as Time;
+
+#[cfg(target_os = "linux")]
+use nix::sys::time::TimeSpec as Time;
+#[cfg(target_os = "linux")]
+use nix::time::{ClockId, clock_gettime};
+
+/// A point in time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moment(Time);
+
+#[cfg(target_os = "linux")]
+impl Moment {
+    pub(crate) fn now() -> Self {
+        Moment::by(ClockId::CLOCK_MONOTONIC)
+    }
+
+    /// The same as of the kernel timer's last tick, 1 to 10 ms ago, at a third of the cost.
+    #[inline]
+    pub(crate) fn coarse() -> Self {
+        Moment::by(ClockId::CLOCK_MONOTONIC_COARSE)
+    }
+
+    #[inline]
+    fn by(clock: ClockId) -> Self {
+        // Every Linux since 2.6.32 has both.
+        Moment(clock_gettime(clock).unwrap_or(Time::new(0, 0)))
+    }
+
+    pub(crate) fn elapsed(self) -> Duration {
+        Duration::from(Moment::now().0).saturating_sub(self.0.into())
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+impl Moment {
+    pub(crate) fn now() -> Self {
+        Moment(Time::now())
+    }
+
+    pub(crate) fn coarse() -> Self {
+        Moment::now()
+    }
+
+    pub(crate) fn elapsed(self) -> Duration {
+        self.0.elapsed()
+    }
+}
