@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use r2d2::ManageConnection;
 use tokio::runtime::Handle;
 
+use crate::clock::Moment;
 use crate::error::{BoxError, Error, Source, panic_message};
 use crate::lease::{Claim, Lease};
 use crate::resource::Link;
@@ -207,7 +208,7 @@ async fn reap<M: ManageConnection>(core: Weak<Core<M>>, interval: Duration) {
     loop {
         tokio::time::sleep(interval).await;
         let Some(core) = core.upgrade() else { return };
-        let gone = core.reap(Instant::now());
+        let gone = core.reap(Moment::coarse());
         if !gone.is_empty() {
             // A driver's goodbye may block.
             tokio::task::spawn_blocking(|| drop(gone));
@@ -249,15 +250,17 @@ struct State<M: ManageConnection> {
 
 pub(crate) struct Entry<M: ManageConnection> {
     connection: M::Connection,
-    checked_out: Instant,
-    worn: Option<Instant>,
+    checked_out: Moment,
+    opened: Moment,
+    /// How long it may be used.
+    lifetime: Duration,
     /// When it was first seen lying idle.
-    idle: Option<Instant>,
+    idle: Option<Moment>,
 }
 
 impl<M: ManageConnection> Entry<M> {
-    fn is_worn(&self, now: Instant) -> bool {
-        self.worn.is_some_and(|worn| now >= worn)
+    fn is_worn(&self, now: Moment) -> bool {
+        now.since(self.opened) >= self.lifetime
     }
 }
 
@@ -374,13 +377,14 @@ impl<M: ManageConnection> Core<M> {
     fn admit(&self, state: &mut State<M>, connection: M::Connection) -> Option<Waker> {
         state.open += 1;
         state.opened += 1;
-        let now = Instant::now();
-        let worn = (!self.limits.max_lifetime.is_zero()).then(|| {
-            // Not all of them at once; 61 has no divisor in common with 100, so that neighbours are far apart.
-            let spread = (state.opened % 100 * 61 % 100) as f64 / 1000.0;
-            now + self.limits.max_lifetime.min(LONGEST).mul_f64(1.0 - spread)
-        });
-        state.hand_over(Box::new(Entry { connection, checked_out: now, worn, idle: None }))
+        let now = Moment::coarse();
+        // Not all of them at once; 61 has no divisor in common with 100, so that neighbours are far apart.
+        let spread = (state.opened % 100 * 61 % 100) as f64 / 1000.0;
+        let lifetime = match self.limits.max_lifetime {
+            Duration::ZERO => Duration::MAX,
+            longest => longest.min(LONGEST).mul_f64(1.0 - spread),
+        };
+        state.hand_over(Box::new(Entry { connection, checked_out: now, opened: now, lifetime, idle: None }))
     }
 
     /// Takes one back.
@@ -406,11 +410,11 @@ impl<M: ManageConnection> Core<M> {
 
     /// Whether it can be used.
     fn fit(&self, mut entry: Box<Entry<M>>) -> Result<Box<Entry<M>>, Unfit<M>> {
-        let now = Instant::now();
+        let now = Moment::coarse();
         if self.is_broken(&mut entry) || entry.is_worn(now) {
             return Err(Unfit { entry, cause: None });
         }
-        if now.saturating_duration_since(entry.checked_out) >= self.limits.test_after
+        if now.since(entry.checked_out) >= self.limits.test_after
             && let Err(cause) = self.tried(|manager| manager.is_valid(&mut entry.connection))
         {
             return Err(Unfit { entry, cause: Some(cause) });
@@ -484,7 +488,7 @@ impl<M: ManageConnection> Core<M> {
     }
 
     /// Takes out what is idle for too long, or worn.
-    fn reap(self: &Arc<Self>, now: Instant) -> Idle<M> {
+    fn reap(self: &Arc<Self>, now: Moment) -> Idle<M> {
         let Limits { idle_timeout, min_idle, .. } = self.limits;
         let mut state = self.state.lock();
         let mut spare = if idle_timeout.is_zero() { 0 } else { state.idle.len().saturating_sub(min_idle) };
@@ -492,7 +496,7 @@ impl<M: ManageConnection> Core<M> {
             .idle
             .extract_if(.., |entry| {
                 let is_late =
-                    now.saturating_duration_since(*entry.idle.get_or_insert(now)) >= idle_timeout && spare > 0;
+                    now.since(*entry.idle.get_or_insert(now)) >= idle_timeout && spare > 0;
                 if is_late {
                     spare -= 1;
                 }

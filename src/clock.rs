@@ -32,7 +32,11 @@ impl Moment {
     }
 
     pub(crate) fn elapsed(self) -> Duration {
-        Duration::from(Moment::now().0).saturating_sub(self.0.into())
+        Moment::now().since(self)
+    }
+
+    pub(crate) fn since(self, earlier: Moment) -> Duration {
+        Duration::from(self.0).saturating_sub(earlier.0.into())
     }
 }
 
@@ -48,5 +52,9 @@ impl Moment {
 
     pub(crate) fn elapsed(self) -> Duration {
         self.0.elapsed()
+    }
+
+    pub(crate) fn since(self, earlier: Moment) -> Duration {
+        self.0.saturating_duration_since(earlier.0)
     }
 }
