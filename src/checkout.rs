@@ -495,8 +495,7 @@ impl<M: ManageConnection> Core<M> {
         let gone: Vec<_> = state
             .idle
             .extract_if(.., |entry| {
-                let is_late =
-                    now.since(*entry.idle.get_or_insert(now)) >= idle_timeout && spare > 0;
+                let is_late = now.since(*entry.idle.get_or_insert(now)) >= idle_timeout && spare > 0;
                 if is_late {
                     spare -= 1;
                 }
