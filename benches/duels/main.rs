@@ -4,9 +4,14 @@
 //! part. As a test (`cargo test --bench duels`) each part runs for a moment, which shows that it works.
 
 mod checkout;
+mod child;
+mod clickhouse;
+mod drivers;
 mod duel;
+mod footprint;
 mod frame;
 mod lease;
+mod lifecycle;
 mod operations;
 mod peers;
 mod publish;
@@ -27,10 +32,13 @@ const PARTS: &[Part] = &[
     ("operations", "One operation after the other", operations::run),
     ("publish", "Many messages with confirms", publish::run),
     ("frame", "The frames of RabbitMQ", frame::run),
+    ("clickhouse", "Many rows, and one at a time", clickhouse::run),
+    ("lifecycle", "Connecting, starting cold, closing", lifecycle::run),
+    ("footprint", "Idle", footprint::run),
 ];
 
 fn main() {
-    if frame::child() {
+    if frame::child() || child::play() {
         return;
     }
     let session = Session::from_args(std::env::args().skip(1));

@@ -96,6 +96,13 @@ pub(crate) fn clock(count: usize, mut run: impl FnMut()) -> f64 {
     nanoseconds(before.elapsed(), count)
 }
 
+/// What it takes on the clock, in milliseconds.
+pub(crate) fn milliseconds(run: impl FnOnce()) -> f64 {
+    let before = Instant::now();
+    run();
+    before.elapsed().as_secs_f64() * 1e3
+}
+
 /// What one run costs in nanoseconds of the processor's time, where so many threads at once do it
 /// so many times each.
 pub(crate) fn cpu_of_threads(threads: usize, count: usize, run: impl Fn() + Sync) -> f64 {

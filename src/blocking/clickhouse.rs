@@ -1,7 +1,9 @@
 //! ClickHouse for threads: the driver's client, driven on the pool's runtime.
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use ::clickhouse::error::Error as DriverError;
@@ -66,7 +68,7 @@ impl ClickHouse {
         let query = statement.query(self.client());
         let effect = effect(&query);
         let cursor = self.wait("query", effect, async { query.fetch() })?;
-        Ok(Rows { cursor: Some(cursor), effect, clickhouse: self.clone() })
+        Ok(Rows { cursor: Some(cursor), has_begun: false, effect, clickhouse: self.clone() })
     }
 
     /// Inserts rows in one `INSERT` and tells how many; all or, if it fails, none of a block of
@@ -115,12 +117,17 @@ impl ClickHouse {
         effect: Effect,
         future: impl Future<Output = Result<T, DriverError>>,
     ) -> Result<T, Error> {
-        let Inserters { link, runtime, config, .. } = &*self.inserters;
+        let Inserters { link, runtime, .. } = &*self.inserters;
         link.process.check()?;
         runtime::block_on(link.name(), runtime, async {
             link.ready().await?;
-            future.await.map_err(|error| failed(link, config, action, effect, error))
+            future.await.map_err(|error| self.failed(action, effect, error))
         })?
+    }
+
+    fn failed(&self, action: &str, effect: Effect, error: DriverError) -> Error {
+        let Inserters { link, config, .. } = &*self.inserters;
+        failed(link, config, action, effect, error)
     }
 }
 
@@ -165,6 +172,8 @@ mod sealed {
 #[must_use = "nothing is read until the rows are asked for"]
 pub struct Rows<T> {
     cursor: Option<RowCursor<T>>,
+    /// The server has begun to answer.
+    has_begun: bool,
     effect: Effect,
     clickhouse: ClickHouse,
 }
@@ -173,7 +182,19 @@ impl<T: RowOwned + RowRead> Iterator for Rows<T> {
     type Item = Result<T, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let next = self.clickhouse.wait("query", self.effect, self.cursor.as_mut()?.next());
+        let Rows { clickhouse, effect, .. } = self;
+        let cursor = self.cursor.as_mut()?;
+        let mut next = Poll::Pending;
+        // Most rows come along with others; what is there takes no waiting, nor a runtime.
+        if self.has_begun && clickhouse.inserters.link.process.is_current() {
+            next = pin!(cursor.next()).poll(&mut Context::from_waker(Waker::noop()));
+        }
+        let next = match next {
+            Poll::Ready(Ok(Some(row))) => return Some(Ok(row)),
+            Poll::Ready(end) => end.map_err(|error| clickhouse.failed("query", *effect, error)),
+            Poll::Pending => clickhouse.wait("query", *effect, cursor.next()),
+        };
+        self.has_begun = true;
         if !matches!(next, Ok(Some(_))) {
             self.cursor = None;
         }

@@ -1,0 +1,37 @@
+//! What is measured in a process of its own: this program again, in another role.
+
+use std::env;
+use std::process::Command;
+
+use crate::drivers::Urls;
+use crate::{footprint, lifecycle};
+
+const ROLE: &str = "RESOURCE_POOL_BENCH_ROLE";
+
+type Role = (&'static str, fn(Urls) -> Vec<f64>);
+
+const ROLES: [Role; 4] = [
+    ("cold pool", lifecycle::cold_pool),
+    ("cold drivers", lifecycle::cold_drivers),
+    ("idle pool", footprint::idle_pool),
+    ("idle drivers", footprint::idle_drivers),
+];
+
+/// Plays the role that this process was started for, if it was started for one.
+pub(crate) fn play() -> bool {
+    let Ok(role) = env::var(ROLE) else { return false };
+    let (_, play) = ROLES.into_iter().find(|(name, _)| *name == role).expect("a role");
+    let figures: Vec<_> = play(Urls::from_environment()).iter().map(f64::to_string).collect();
+    println!("{}", figures.join(" "));
+    true
+}
+
+/// The figures that a fresh process comes to in this role.
+pub(crate) fn run(role: &str, urls: &Urls) -> Vec<f64> {
+    let mut child = Command::new(env::current_exe().expect("this program"));
+    child.env_clear().env(ROLE, role).envs(urls.variables());
+    let output = child.output().expect("a child");
+    let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && errors.is_empty(), "{role}: {:?}: {said}{errors}", output.status);
+    said.split_whitespace().map(|figure| figure.parse().expect("a number")).collect()
+}

@@ -1,0 +1,129 @@
+//! The four drivers by themselves, as everyone uses them, and where the servers are.
+
+use std::env;
+
+use clickhouse::Client as ClickHouse;
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+use mongodb::Client as Mongo;
+use mongodb::bson::doc;
+use percent_encoding::percent_decode_str;
+use redis::aio::MultiplexedConnection;
+use services::{Kind, Proxy};
+use url::Url;
+
+use crate::session::Session;
+
+/// The variables that a pool takes its servers from.
+const VARIABLES: [(Kind, &str); 4] = [
+    (Kind::Mongo, "MONGODB_URI"),
+    (Kind::RabbitMq, "AMQP_URL"),
+    (Kind::ClickHouse, "CLICKHOUSE_URL"),
+    (Kind::Redis, "REDIS_URL"),
+];
+
+/// Where the four servers are.
+#[derive(Clone)]
+pub(crate) struct Urls {
+    pub(crate) mongo: String,
+    pub(crate) rabbitmq: String,
+    pub(crate) clickhouse: String,
+    pub(crate) redis: String,
+}
+
+impl Urls {
+    fn new(url: impl Fn(Kind) -> String) -> Self {
+        Urls {
+            mongo: url(Kind::Mongo),
+            rabbitmq: url(Kind::RabbitMq),
+            clickhouse: url(Kind::ClickHouse),
+            redis: url(Kind::Redis),
+        }
+    }
+
+    pub(crate) fn of(session: &Session) -> Self {
+        Urls::new(|kind| session.server(kind).url().to_owned())
+    }
+
+    /// The same through a proxy each, which counts the connections.
+    pub(crate) fn counted(session: &Session) -> (Self, Vec<Proxy>) {
+        let proxies = Kind::ALL.map(|kind| Proxy::start(session.server(kind).port()).expect("a proxy").unrecorded());
+        // A member of a replica set is asked by its own address.
+        let url = |kind: Kind| {
+            proxies[kind as usize].url(&session.server(kind)).replacen("replicaSet=rs0", "directConnection=true", 1)
+        };
+        (Urls::new(url), proxies.into())
+    }
+
+    /// As the variables of this process say.
+    pub(crate) fn from_environment() -> Self {
+        Urls::new(|kind| {
+            let (_, variable) = VARIABLES.into_iter().find(|(of, _)| *of == kind).expect("all four");
+            env::var(variable).expect("a URL")
+        })
+    }
+
+    /// The variables, and what they say.
+    pub(crate) fn variables(&self) -> [(&'static str, &str); 4] {
+        VARIABLES.map(|(kind, variable)| match kind {
+            Kind::Mongo => (variable, &*self.mongo),
+            Kind::RabbitMq => (variable, &*self.rabbitmq),
+            Kind::ClickHouse => (variable, &*self.clickhouse),
+            Kind::Redis => (variable, &*self.redis),
+        })
+    }
+}
+
+/// Connected, as the server's answer shows.
+pub(crate) async fn mongo(url: &str) -> Mongo {
+    let client = Mongo::with_uri_str(url).await.expect("a client");
+    client.database("admin").run_command(doc! { "ping": 1 }).await.expect("an answer");
+    client
+}
+
+pub(crate) async fn rabbitmq(url: &str) -> Connection {
+    Connection::connect(url, ConnectionProperties::default()).await.expect("a connection")
+}
+
+/// A channel that confirms.
+pub(crate) async fn channel(connection: &Connection) -> Channel {
+    let channel = connection.create_channel().await.expect("a channel");
+    channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
+    channel
+}
+
+/// A message to this queue, confirmed.
+pub(crate) async fn publish(channel: &Channel, queue: &str, message: &[u8]) {
+    let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
+    let published = channel.basic_publish("".into(), queue.into(), options, message, properties);
+    assert!(published.await.expect("sent").await.expect("an answer").is_ack());
+}
+
+pub(crate) async fn close(channel: Channel, connection: Connection) {
+    channel.close(200, "OK".into()).await.expect("a goodbye");
+    connection.close(200, "OK".into()).await.expect("a goodbye");
+}
+
+/// The crate by itself does not read a login from the URL; nor does it ask the server anything before the first query.
+pub(crate) fn clickhouse(url: &str, client: ClickHouse) -> ClickHouse {
+    let url = Url::parse(url).expect("a URL");
+    let decoded = |text: &str| percent_decode_str(text).decode_utf8().expect("UTF-8").into_owned();
+    client
+        .with_url(format!("http://{}:{}", url.host_str().expect("a host"), url.port().expect("a port")))
+        .with_user(decoded(url.username()))
+        .with_password(decoded(url.password().unwrap_or_default()))
+        .with_database(decoded(url.path().trim_start_matches('/')))
+        // For the formats with types it takes a newer server than these run on; the pool finds out by itself.
+        .with_validation(false)
+}
+
+pub(crate) async fn clickhouse_connected(url: &str) -> ClickHouse {
+    let client = clickhouse(url, ClickHouse::default());
+    client.query("SELECT 1").execute().await.expect("an answer");
+    client
+}
+
+pub(crate) async fn redis(url: &str) -> MultiplexedConnection {
+    let client = redis::Client::open(url).expect("a client");
+    client.get_multiplexed_async_connection().await.expect("a connection")
+}

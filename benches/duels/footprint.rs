@@ -1,0 +1,107 @@
+//! What an idle pool takes of the machine: memory, threads, file descriptors.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::fs;
+use std::thread;
+use std::time::Duration;
+
+use resource_pool::blocking::ResourcePool;
+use resource_pool::config::{MongoConfig, RabbitMqConfig};
+use tokio::runtime::Runtime;
+
+use crate::child;
+use crate::drivers::{self, Urls};
+use crate::duel::{Duel, Unit};
+use crate::session::Session;
+
+/// By then all is there that an idle one has: the probes' connections come half a second after the others.
+const SETTLED: Duration = Duration::from_secs(2);
+
+/// The global pool with its four backends ready, in a program without a runtime of its own.
+pub(crate) fn idle_pool(_: Urls) -> Vec<f64> {
+    let pool = ResourcePool::global();
+    for (name, ready) in pool.warm_up(["mongo", "rabbitmq", "clickhouse", "redis"]).expect("not in a task") {
+        ready.unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+    thread::sleep(SETTLED);
+    let figures = figures();
+    assert!(pool.close_all().expect("a report").all_closed());
+    figures
+}
+
+/// The four drivers on one runtime, configured like the pool where that is about sizes.
+pub(crate) fn idle_drivers(urls: Urls) -> Vec<f64> {
+    let runtime = Runtime::new().expect("a runtime");
+    let connected = runtime.block_on(async {
+        tokio::join!(
+            drivers::mongo(&urls.mongo),
+            drivers::rabbitmq(&urls.rabbitmq),
+            drivers::clickhouse_connected(&urls.clickhouse),
+            drivers::redis(&urls.redis),
+        )
+    });
+    thread::sleep(SETTLED);
+    let figures = figures();
+    drop(connected);
+    figures
+}
+
+/// Resident memory in MiB, threads, file descriptors: of this process, now.
+fn figures() -> Vec<f64> {
+    let status = fs::read_to_string("/proc/self/status").expect("Linux");
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a field");
+        line.split_whitespace().next().and_then(|number| number.parse::<f64>().ok()).expect("a number")
+    };
+    // Less the one that the reading takes.
+    let descriptors = fs::read_dir("/proc/self/fd").expect("Linux").count() - 1;
+    vec![field("VmRSS:") / 1024.0, field("Threads:"), descriptors as f64]
+}
+
+pub(crate) fn run(session: &Session) {
+    let urls = Urls::of(session);
+    let (mongo, rabbitmq) = (MongoConfig::default(), RabbitMqConfig::default());
+    let alike = Urls {
+        mongo: format!("{}&minPoolSize={}", urls.mongo, mongo.min_pool_size),
+        rabbitmq: format!("{}?frame_max={}", urls.rabbitmq, rabbitmq.frame_max),
+        clickhouse: urls.clickhouse.clone(),
+        redis: urls.redis.clone(),
+    };
+    let note = format!(
+        "Each in a process of its own. The drivers are configured like the pool where that is about sizes: MongoDB keeps \
+         {} connections, RabbitMQ's frames are of at most {} bytes. What the pool has more is what probes, closes and \
+         catches signals.",
+        mongo.min_pool_size, rabbitmq.frame_max
+    );
+    // The three rows tell of the same processes.
+    let later = [const { RefCell::new([VecDeque::new(), VecDeque::new()]) }; 2];
+    let measure = |contestant: usize, role, urls| {
+        let figures = child::run(role, urls);
+        for (later, figure) in later.iter().zip(&figures[1..]) {
+            later.borrow_mut()[contestant].push_back(*figure);
+        }
+        figures[0]
+    };
+    Duel::new("footprint_memory", "resident memory, four backends ready and idle", Unit::Mebibytes)
+        .rounds(5)
+        .contestant("resource_pool", || measure(0, "idle pool", &urls))
+        .contestant("the four drivers", || measure(1, "idle drivers", &alike))
+        .adds_at_most("resource_pool", "the four drivers", 2.0, 0.0)
+        .note(&note)
+        .run(session);
+    let rows = [
+        ("footprint_threads", "threads of the same", 6.0),
+        ("footprint_descriptors", "file descriptors of the same", 10.0),
+    ];
+    for ((id, what, must), later) in rows.into_iter().zip(later) {
+        let [mut ours, mut theirs] = later.into_inner();
+        Duel::new(id, what, Unit::Count)
+            .rounds(5)
+            .contestant("resource_pool", || ours.pop_front().expect("as many rounds"))
+            .contestant("the four drivers", || theirs.pop_front().expect("as many rounds"))
+            .adds_at_most("resource_pool", "the four drivers", must, 0.0)
+            .note(&note)
+            .run(session);
+    }
+}
