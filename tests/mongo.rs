@@ -15,7 +15,7 @@ use futures_util::StreamExt;
 use mongodb::bson::{Document, doc};
 use mongodb::error::ErrorKind;
 use resource_pool::config::MongoConfig;
-use resource_pool::{Error, Health, Lease, Mongo, ResourcePool, State, Usage, Work, blocking};
+use resource_pool::{Error, Health, Lease, Mongo, Phase, ResourcePool, State, Usage, Work, blocking};
 use services::{BlackHole, Kind, shared};
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -404,6 +404,32 @@ async fn mongo_close_does_not_wait_for_a_cursor() {
         ended = cursor.advance().await;
     }
     assert!(ended.is_err(), "the rows that were not fetched are not to be had");
+    closed(app);
+}
+
+/// The intake finds nothing open; what is begun after that, by a step of an earlier phase, is ended all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mongo_close_finds_what_was_begun_while_closing() {
+    let app = "late-transaction";
+    let pool = pool(config(app));
+    let mongo = mongodb::Client::clone(&*pool.mongo().await.unwrap());
+    let bars = bars(&mongo, app);
+    bars.insert_one(doc! { "n": 0 }).await.unwrap();
+    let (runtime, (begun, session)) = (tokio::runtime::Handle::current(), std::sync::mpsc::channel());
+    let begin = move || {
+        let beginning = async {
+            let mut session = mongo.start_session().await?;
+            session.start_transaction().await?;
+            bars.insert_one(doc! { "n": 1 }).session(&mut session).await?;
+            Ok::<_, mongodb::error::Error>(session)
+        };
+        Ok(begun.send(runtime.block_on(beginning)?).map_err(|_| "nobody wants it")?)
+    };
+    pool.on_close("late", Phase::Tasks, begin).unwrap();
+    let report = pool.close_all().await;
+    assert!(report.all_closed(), "{report}");
+    assert_eq!(report.step("mongo").unwrap().finished, [(Work::Transaction, 1)], "{report}");
+    drop(session.recv().unwrap());
     closed(app);
 }
 

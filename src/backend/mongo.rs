@@ -16,7 +16,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use mongodb::bson::oid::ObjectId;
-use mongodb::bson::{Document, RawBsonRef, RawDocument, doc};
+use mongodb::bson::{RawBsonRef, RawDocument, doc};
 use mongodb::error::{Error as DriverError, ErrorKind};
 use mongodb::event::EventHandler;
 use mongodb::event::cmap::{CmapEvent, ConnectionClosedReason};
@@ -438,7 +438,8 @@ impl Resource for MongoResource {
         }
         pulse.follow(link.generation());
         let client = client.proven();
-        let inner = Inner { options, traffic, pulse, mark, probe: Mutex::new(Probe::None) };
+        let inner =
+            Inner { options, traffic, pulse, mark, probe: Mutex::new(Probe::None), nothing_open: Mutex::new(None) };
         Ok(MongoHandle { sync: sync::Client::from(client.clone()), client, inner: Arc::new(inner) })
     }
 
@@ -457,13 +458,16 @@ impl Resource for MongoResource {
 
     /// Ends change streams and other cursors that wait for what may never come.
     async fn stop_intake(&self, mongo: &MongoHandle) {
-        self.end_sessions(mongo, doc! { "cursor.awaitData": true }).await;
+        let operations = mongo.inner.traffic.operations_if_quiet();
+        if self.end_sessions(mongo, Which::Waiting).await == Some(Found::Nothing) {
+            *mongo.inner.nothing_open.lock() = operations.map(|operations| (Instant::now(), operations));
+        }
     }
 
     async fn close(&self, mongo: MongoHandle) -> Result<(), Failure> {
         let inner = &mongo.inner;
         // Transactions, cursors that users still hold, and operations that outlived the drain.
-        if !self.end_sessions(&mongo, doc! {}).await {
+        if !inner.has_nothing_open() && self.end_sessions(&mongo, Which::All).await.is_none() {
             // The driver would say goodbye, and wait, unless it takes the server for gone.
             let _says_goodbye_then = within(NOTICE, inner.pulse.all_down()).await;
         }
@@ -540,18 +544,18 @@ impl MongoResource {
         self.failure(error)
     }
 
-    /// Whether the server answered.
-    async fn end_sessions(&self, mongo: &MongoHandle, like: Document) -> bool {
+    /// What there was of them, if the server answered.
+    async fn end_sessions(&self, mongo: &MongoHandle, which: Which) -> Option<Found> {
         let inner = &mongo.inner;
         // Over the probe, as users may have all other connections in use.
-        let ended = async { end_sessions(&inner.probe()?, &inner.traffic.link, &inner.mark, like).await };
+        let ended = async { end_sessions(&inner.probe()?, &inner.traffic.link, &inner.mark, which).await };
         match within(ABORT, ended).await {
-            Ok(Ok(())) => true,
+            Ok(Ok(found)) => Some(found),
             Ok(Err(error)) => {
                 tracing::debug!(error = %self.failure(error), "the server goes on with what was begun there");
-                true
+                Some(Found::Something)
             }
-            Err(_elapsed) => false,
+            Err(_elapsed) => None,
         }
     }
 
@@ -626,27 +630,45 @@ async fn give_up_a_connection(client: &Client) {
     CHECKED_OUT.scope(Cell::new(false), begun).await;
 }
 
+/// Which sessions are to end.
+#[derive(Clone, Copy, PartialEq)]
+enum Which {
+    All,
+    /// Those with a cursor that waits for what may never come.
+    Waiting,
+}
+
+/// What the server has open for a client.
+#[derive(Clone, Copy, PartialEq)]
+enum Found {
+    Nothing,
+    Something,
+}
+
 /// Ends on the server those of the marked client's sessions that are at work there, or have a
-/// transaction or a cursor open, and that are like this.
-async fn end_sessions(probe: &Client, link: &Link, mark: &str, like: Document) -> Result<(), DriverError> {
+/// transaction or a cursor open.
+async fn end_sessions(probe: &Client, link: &Link, mark: &str, which: Which) -> Result<Found, DriverError> {
     let admin = probe.database("admin");
     let open = [
         doc! { "$currentOp": { "allUsers": false, "idleSessions": true, "idleCursors": true } },
         doc! { "$match": { "clientMetadata.driver.version": { "$regex": mark } } },
-        doc! { "$match": like },
         doc! { "$group": {
             "_id": "$lsid.id",
+            "waiting": { "$max": { "$cond": [{ "$eq": ["$cursor.awaitData", true] }, 1, 0] } },
             "transactions": { "$max": { "$cond": [{ "$ifNull": ["$transaction.parameters", false] }, 1, 0] } },
             "cursors": { "$addToSet": "$cursor.cursorId" },
         } },
         doc! { "$set": { "cursors": { "$size": "$cursors" } } },
     ];
-    let mut found = admin.aggregate(open).await?;
+    let mut open = admin.aggregate(open).await?;
+    let mut found = Found::Nothing;
     let mut sessions = Vec::new();
     let (mut transactions, mut cursors) = (0, 0);
-    while found.advance().await? {
-        let session = found.current();
-        if let Ok(Some(RawBsonRef::Binary(id))) = session.get("_id") {
+    while open.advance().await? {
+        let session = open.current();
+        let Ok(Some(RawBsonRef::Binary(id))) = session.get("_id") else { continue };
+        found = Found::Something;
+        if which == Which::All || count(session, "waiting") > 0 {
             sessions.push(doc! { "id": id.to_binary() });
             transactions += count(session, "transactions");
             cursors += count(session, "cursors");
@@ -657,7 +679,7 @@ async fn end_sessions(probe: &Client, link: &Link, mark: &str, like: Document) -
         link.ended(Work::Transaction, transactions);
         link.ended(Work::Cursor, cursors);
     }
-    Ok(())
+    Ok(found)
 }
 
 fn count(document: &RawDocument, key: &str) -> usize {
@@ -724,6 +746,8 @@ struct Inner {
     /// What the server knows this client's sessions by.
     mark: String,
     probe: Mutex<Probe>,
+    /// When the server had nothing open for the client, and how many operations there had been by then.
+    nothing_open: Mutex<Option<(Instant, u64)>>,
 }
 
 /// A small client, mainly for pings, so that they neither wait for users' operations nor depend on
@@ -748,6 +772,14 @@ impl Inner {
                 Ok(client)
             }
         }
+    }
+
+    /// Whether the server said so a moment ago, and nothing has gone on since.
+    fn has_nothing_open(&self) -> bool {
+        let said = *self.nothing_open.lock();
+        said.is_some_and(|(when, operations)| {
+            when.elapsed() < SOON && self.traffic.operations_if_quiet() == Some(operations)
+        })
     }
 
     /// Lets no operation begin any more, and waits for the end of those that have.
@@ -884,6 +916,8 @@ struct Traffic {
 #[derive(Default)]
 struct Seen {
     connections: HashMap<(ServerAddress, u32), Connection>,
+    /// How many there ever were.
+    operations: u64,
     /// When those began to wait that wait for a connection.
     waiting: Vec<Instant>,
 }
@@ -938,6 +972,7 @@ impl Traffic {
             CmapEvent::ConnectionCheckedOut(event) => {
                 let _only_while_closing = CHECKED_OUT.try_with(|checked_out| checked_out.set(true));
                 seen.waiting.pop();
+                seen.operations += 1;
                 let in_use = Connection::InUse { operation: self.link.busy(Work::Operation) };
                 seen.connections.insert((event.address.clone(), event.connection_id), in_use)
             }
@@ -978,6 +1013,13 @@ impl Traffic {
 
     fn in_use(&self) -> usize {
         self.usage().in_use.unwrap_or_default()
+    }
+
+    /// How many operations there have been, if none is under way.
+    fn operations_if_quiet(&self) -> Option<u64> {
+        let seen = self.seen.lock();
+        let busy = seen.connections.values().any(|connection| matches!(connection, Connection::InUse { .. }));
+        (!busy).then_some(seen.operations)
     }
 
     /// Waits until no connection is in use and nobody waits for one.

@@ -387,6 +387,10 @@ impl Resource for RabbitMqResource {
         inner.closed.store(true, Ordering::SeqCst);
         inner.intake.cancel();
         let generation = inner.current.read().clone();
+        // Its goodbye is said beside the other one, unless a ping has it.
+        if let Some(Ok(mut probe)) = generation.as_ref().map(|generation| generation.probe.try_lock()) {
+            drop(probe.take());
+        }
         let goodbye = match &generation {
             Some(generation) => generation.close().await,
             None => Ok(()),
