@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: the duels, and the table and plots that are made of what they wrote down.
 
 use crate::results::{self, Machine, Run};
-use crate::{cargo, child::Child, root, servers, target};
+use crate::{cargo, child::Child, root, servers, size, target};
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs;
@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode};
 const CRATES: [&str; 10] =
     ["resource-pool", "mongodb", "lapin", "clickhouse", "redis", "tokio", "r2d2", "deadpool", "bb8", "mobc"];
 
-/// The parts whose names contain one of these words, or all. What is not run keeps the figures that it had.
+/// The parts whose names contain one of these words, or all but the sizes. What is not run keeps the figures that it had.
 pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     let folder = root().join("benches");
     if arguments == ["--render"] {
@@ -21,19 +21,26 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     if let Some(unknown) = arguments.iter().find(|argument| argument.starts_with('-')) {
         return Err(format!("expected names of parts or --render, not {unknown}").into());
     }
+    let (sizes, parts): (Vec<_>, Vec<_>) = arguments.iter().partition(|argument| *argument == size::NAME);
     let child = Child::catching_signals()?;
-    servers::set_up()?;
     let fresh = target().join("bench");
     if fresh.exists() {
         fs::remove_dir_all(&fresh)?;
     }
     let run = Run::of_this_machine()?;
-    let mut command = cargo();
-    command
-        .args(["bench", "--bench", "duels", "--bench", "allocations", "--"])
-        .args(arguments)
-        .env("RESOURCE_POOL_BENCH_FOLDER", &fresh);
-    let code = child.run(&mut command)?;
+    let mut code = ExitCode::SUCCESS;
+    if sizes.is_empty() || !parts.is_empty() {
+        servers::set_up()?;
+        let mut command = cargo();
+        command
+            .args(["bench", "--bench", "duels", "--bench", "allocations", "--"])
+            .args(parts)
+            .env("RESOURCE_POOL_BENCH_FOLDER", &fresh);
+        code = child.run(&mut command)?;
+    }
+    if !sizes.is_empty() {
+        size::run(&child, &fresh)?;
+    }
     // A part is written down once it is done, so what came before one that failed is kept.
     let mut measured = Vec::new();
     if fresh.exists() {
@@ -44,7 +51,9 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
         }
     }
     if arguments.is_empty() && code == ExitCode::SUCCESS {
-        results::forget_all_but(&measured, &folder)?;
+        // The one that has to be asked for stays.
+        let kept: Vec<_> = measured.iter().map(String::as_str).chain([size::NAME]).collect();
+        results::forget_all_but(&kept, &folder)?;
     }
     results::write(&folder)?;
     println!("measured: {}; {}", measured.join(", "), folder.join(results::TABLE).display());

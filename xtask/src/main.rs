@@ -8,6 +8,7 @@ mod fuzz;
 mod plot;
 mod results;
 mod servers;
+mod size;
 mod soak;
 mod tally;
 
@@ -26,7 +27,8 @@ Usage: cargo xtask <verb> [arguments]
   demo [args]   set up, start the four servers privately, run the example `quant_strategy` on them
   test [args]   set up, start the servers, run `cargo test --workspace --no-fail-fast [args]`, count tests per backend
   bench [part…] the duels with other pools and the bare drivers, all or these parts, on private servers; makes benches/RESULTS.md
-                and its plots of what they measured; --render does so of what was measured before
+                and its plots of what they measured; --render does so of what was measured before;
+                `size` is what programs grow by and how long they compile, which takes a quarter of an hour, if asked for
   faults [name] every fault on every backend (or the one: mongo, rabbitmq, clickhouse, redis) under load; keeps the table in
                 RESOURCE_MANAGER.md
   soak [--minutes N] [--seed N]

@@ -108,9 +108,9 @@ pub(crate) fn write(folder: &Path) -> Result<(), Box<dyn Error>> {
 }
 
 /// Parts that are no more.
-pub(crate) fn forget_all_but(names: &[String], folder: &Path) -> Result<(), Box<dyn Error>> {
+pub(crate) fn forget_all_but(names: &[&str], folder: &Path) -> Result<(), Box<dyn Error>> {
     for part in read(&folder.join(KEPT))? {
-        if !names.contains(&part.head.name) {
+        if !names.contains(&&*part.head.name) {
             fs::remove_file(folder.join(KEPT).join(part.file()))?;
         }
     }
