@@ -235,7 +235,8 @@ struct State<M: ManageConnection> {
     /// How many are idle or checked out.
     open: usize,
     opening: usize,
-    /// How often there was an end to all; what was being opened then is nobody's, even if it hangs for ever.
+    /// How often there was an end to all: what was being opened then is nobody's, even if it hangs for ever, and what was
+    /// out is closed when it comes back.
     ends: u64,
     /// How many may be opened at a time.
     width: usize,
@@ -256,6 +257,8 @@ pub(crate) struct Entry<M: ManageConnection> {
     lifetime: Duration,
     /// When it was first seen lying idle.
     idle: Option<Moment>,
+    /// How many ends there were as it was opened.
+    ends: u64,
 }
 
 impl<M: ManageConnection> Entry<M> {
@@ -377,21 +380,21 @@ impl<M: ManageConnection> Core<M> {
     fn admit(&self, state: &mut State<M>, connection: M::Connection) -> Option<Waker> {
         state.open += 1;
         state.opened += 1;
-        let now = Moment::coarse();
+        let (now, ends) = (Moment::coarse(), state.ends);
         // Not all of them at once; 61 has no divisor in common with 100, so that neighbours are far apart.
         let spread = (state.opened % 100 * 61 % 100) as f64 / 1000.0;
         let lifetime = match self.limits.max_lifetime {
             Duration::ZERO => Duration::MAX,
             longest => longest.min(LONGEST).mul_f64(1.0 - spread),
         };
-        state.hand_over(Box::new(Entry { connection, checked_out: now, opened: now, lifetime, idle: None }))
+        state.hand_over(Box::new(Entry { connection, checked_out: now, opened: now, lifetime, idle: None, ends }))
     }
 
     /// Takes one back.
     pub(crate) fn put(self: &Arc<Self>, mut entry: Box<Entry<M>>) {
         let is_broken = self.is_broken(&mut entry);
         let mut state = self.state.lock();
-        if is_broken || state.refused.is_some() {
+        if is_broken || entry.ends != state.ends {
             return self.forget(state, Unfit { entry, cause: None });
         }
         let woken = state.hand_over(entry);

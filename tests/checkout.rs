@@ -429,8 +429,9 @@ fn checkouts_that_wait_learn_of_a_loss_at_once() {
     assert_eq!(pool.health_check().unwrap().entry("fake").unwrap().health, Health::Fail);
     *fake.test.lock() = Does::Work;
     until(SOON, || pool.status().resource("fake").unwrap().state == State::Ready);
+    let lost = held.number;
     drop(held);
-    drop(check_out(&pool));
+    assert_ne!(check_out(&pool).number, lost, "what was out as it was lost is closed");
 }
 
 /// Real connections, by the adapter that everybody has.
