@@ -5,6 +5,7 @@ mod child;
 mod exits;
 mod faults;
 mod fuzz;
+mod hot;
 mod plot;
 mod results;
 mod servers;
@@ -29,6 +30,8 @@ Usage: cargo xtask <verb> [arguments]
   bench [part…] the duels with other pools and the bare drivers, all or these parts, on private servers; makes benches/RESULTS.md
                 and its plots of what they measured; --render does so of what was measured before;
                 `size` is what programs grow by and how long they compile, which takes a quarter of an hour, if asked for
+  hot [--keep]  count the instructions of the hot paths; fails where one has grown by more than 5 % over what --keep kept last;
+                needs valgrind and gungraun-runner
   faults [name] every fault on every backend (or the one: mongo, rabbitmq, clickhouse, redis) under load; keeps the table in
                 RESOURCE_MANAGER.md
   soak [--minutes N] [--seed N]
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         "demo" => demo(&rest),
         "test" => test(&rest),
         "bench" => bench::run(&rest),
+        "hot" => hot::run(&rest),
         "faults" => faults::run(&rest),
         "soak" => soak::run(&rest),
         "models" => models(&rest),
