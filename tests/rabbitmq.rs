@@ -550,6 +550,11 @@ async fn rabbitmq_a_batch_tells_which_of_its_messages_came_back() {
         let queue = rabbit.declare_queue(Queue::temporary()).await.unwrap().name().to_owned();
         let is_routable = |n: usize| !(n % 7 == 3 || n % 100 > 60);
         let batch = (0..1000).map(|n| {
+            // As many as are asked for, and no more, are in memory.
+            let work = pool.status().resource("rabbitmq").unwrap().work.clone();
+            let unconfirmed: usize =
+                work.iter().filter(|(work, _)| *work == Work::Confirm).map(|(_, count)| count).sum();
+            assert!(unconfirmed < window, "{unconfirmed} of a window of {window} as {n} is taken");
             let message = Message::new("", if is_routable(n) { &queue } else { "nobody" }, (n % 10).to_string());
             // What is persistent is confirmed later than what is not.
             if n % 3 == 0 { message } else { message.transient() }

@@ -3,6 +3,7 @@
 //! Every contestant awaits the same operation: through the pool, and of the bare driver that was connected in the very
 //! place where it is awaited.
 
+use std::fs;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use resource_pool::{clickhouse, lapin, mongodb, redis};
 use services::{Kind, Service};
 use tokio::runtime::{Builder, Handle, Runtime};
 
-use crate::duel::{Duel, Unit};
+use crate::duel::{Duel, Rounds, Unit};
 use crate::session::{Session, clock};
 
 /// One of it each time that it is called.
@@ -49,10 +50,16 @@ pub(crate) fn run(session: &Session) {
         adopting.build().expect("a pool")
     };
     let pools = Pools { own: pool_of(None), adopted: pool_of(Some(&home)), home };
-    pools.duel(session, "op_mongodb", "MongoDB find_one", ours::find_one, || bare::find_one(&mongo));
-    pools.duel(session, "op_redis", "Redis GET", ours::get, || bare::get(&redis));
-    pools.duel(session, "op_clickhouse", "ClickHouse SELECT 1", ours::select, || bare::select(&clickhouse));
-    pools.duel(session, "op_rabbitmq", "AMQP publish and confirm", ours::publish, || bare::publish(&rabbitmq));
+    pools.duel(session, ["op_mongodb", "op_mongodb_pauses"], "MongoDB find_one", ours::find_one, || {
+        bare::find_one(&mongo)
+    });
+    pools.duel(session, ["op_redis", "op_redis_pauses"], "Redis GET", ours::get, || bare::get(&redis));
+    pools.duel(session, ["op_clickhouse", "op_clickhouse_pauses"], "ClickHouse SELECT 1", ours::select, || {
+        bare::select(&clickhouse)
+    });
+    pools.duel(session, ["op_rabbitmq", "op_rabbitmq_pauses"], "AMQP publish and confirm", ours::publish, || {
+        bare::publish(&rabbitmq)
+    });
     let threads = blocking::ResourcePool::from(pools.own.clone());
     let sync = mongodb::sync::Client::with_uri_str(mongo.url()).expect("a client");
     let count = session.times(1000);
@@ -98,7 +105,7 @@ impl Pools {
     fn duel<O: Future<Output = Operation>, B: Future<Output = Operation>>(
         &self,
         session: &Session,
-        id: &'static str,
+        [id, pauses_id]: [&'static str; 2],
         what: &'static str,
         ours: impl Fn(ResourcePool) -> O,
         bare: impl Fn() -> B,
@@ -114,20 +121,27 @@ impl Pools {
             let repeated = place.spawn(repeated(Arc::clone(operation), count));
             self.home.block_on(repeated).expect("a task that ends")
         };
-        Duel::new(id, what, Unit::Nanoseconds)
-            .contestant("resource_pool, in a task on its runtime", || spawned(&place, &own))
-            .contestant("resource_pool, in a task on an adopted runtime", || spawned(self.home.handle(), &adopted))
-            .contestant("the driver, in a task", || spawned(self.home.handle(), &bare))
-            .contestant("resource_pool, in a task elsewhere", || spawned(self.home.handle(), &own))
-            .contestant("resource_pool, in block_on", || self.home.block_on(repeated(Arc::clone(&own), count)))
-            .contestant("the driver, in block_on", || self.home.block_on(repeated(Arc::clone(&bare), count)))
-            .contestant("resource_pool, in block_on of one thread", || {
-                single.block_on(repeated(Arc::clone(&own), count))
-            })
-            .contestant("the driver, in block_on of one thread", || {
-                single.block_on(repeated(Arc::clone(&alone), count))
-            })
-            .times_faster_than("resource_pool, in a task on its runtime", "the driver, in a task", 0.95, 1.0)
+        let runs: [(&str, &dyn Fn() -> f64); 8] = [
+            ("resource_pool, in a task on its runtime", &|| spawned(&place, &own)),
+            ("resource_pool, in a task on an adopted runtime", &|| spawned(self.home.handle(), &adopted)),
+            ("the driver, in a task", &|| spawned(self.home.handle(), &bare)),
+            ("resource_pool, in a task elsewhere", &|| spawned(self.home.handle(), &own)),
+            ("resource_pool, in block_on", &|| self.home.block_on(repeated(Arc::clone(&own), count))),
+            ("the driver, in block_on", &|| self.home.block_on(repeated(Arc::clone(&bare), count))),
+            ("resource_pool, in block_on of one thread", &|| single.block_on(repeated(Arc::clone(&own), count))),
+            ("the driver, in block_on of one thread", &|| single.block_on(repeated(Arc::clone(&alone), count))),
+        ];
+        let rounds: Vec<_> = runs.iter().map(|_| Rounds::new()).collect();
+        let mut duel = Duel::new(id, what, Unit::Nanoseconds);
+        for ((name, run), rounds) in runs.iter().zip(&rounds) {
+            let measured = || {
+                let before = pauses();
+                let clock = run();
+                (clock, (pauses() - before) / (count + 1) as f64)
+            };
+            duel = duel.contestant(*name, move || rounds.keep(measured(), |(clock, _)| *clock));
+        }
+        duel.times_faster_than("resource_pool, in a task on its runtime", "the driver, in a task", 0.95, 1.0)
             .times_faster_than("resource_pool, in a task on an adopted runtime", "the driver, in a task", 0.95, 1.0)
             .times_faster_than("resource_pool, in a task elsewhere", "the driver, in a task", 0.6, 0.9)
             .because(ELSEWHERE)
@@ -140,7 +154,24 @@ impl Pools {
             )
             .because(ELSEWHERE)
             .run(session);
+        let what = format!("how often a thread of the process waits for another, or for the server, in one {what}");
+        let mut duel = Duel::new(pauses_id, what, Unit::Count);
+        for ((name, _), rounds) in runs.iter().zip(&rounds) {
+            duel = duel.contestant(*name, rounds.again(|(_, pauses)| *pauses));
+        }
+        duel.run(session);
     }
+}
+
+/// How often the threads of this process have gone to sleep.
+fn pauses() -> f64 {
+    let threads = fs::read_dir("/proc/self/task").expect("a process knows its threads");
+    let status = threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("status")).ok());
+    let pauses = status.filter_map(|status| {
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+        line.trim().parse::<f64>().ok()
+    });
+    pauses.sum()
 }
 
 /// Why it is slower there.
