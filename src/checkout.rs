@@ -62,8 +62,7 @@ impl<M: ManageConnection> Checkout<M> {
     /// Lends it to a closure, and gives it back after that. What a closure has, only its thread can free, so that a wait
     /// for it on this thread is [`Error::Deadlock`] at once instead of a timeout later.
     pub fn lend<T>(mut self, run: impl FnOnce(&mut M::Connection) -> T) -> T {
-        let quota = Arc::clone(&self.lease.quota);
-        let _lending = quota.lend();
+        let _lending = self.lease.quota.lend();
         run(&mut self)
     }
 }

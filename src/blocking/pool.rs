@@ -145,7 +145,7 @@ impl ResourcePool {
         self.check_out_of(slot, slot.resource().quota, claim).map(super::Redis::new)
     }
 
-    /// Checks a connection out of a registered [`R2d2`](crate::R2d2).
+    /// Checks a connection out of a registered [`R2d2`](crate::R2d2). Where it has to be tested, this thread waits for that.
     ///
     /// # Errors
     /// Those of [`get`](Self::get); [`Error::Timeout`], with the holders and why none could be opened, if none is free
