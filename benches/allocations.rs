@@ -44,21 +44,26 @@ fn run(session: &Session) {
     let deadpool = peers::deadpool(CONNECTIONS, Nothing::default());
     let bb8 = peers::bb8(runtime, CONNECTIONS, Nothing::default());
     let mobc = peers::mobc(CONNECTIONS, Nothing::default());
-    Duel::new("allocations", "how often memory is allocated for a shared lease, acquired and dropped", Unit::Count)
-        .rounds(3)
-        .contestant("resource_pool, threads", || for_threads(count, || drop(black_box(threads.mongo()))))
-        .contestant("resource_pool, MongoDB", || for_tasks(runtime, count, || pool.mongo()))
-        .contestant("resource_pool, ClickHouse", || for_tasks(runtime, count, || pool.clickhouse()))
-        .contestant("resource_pool, Redis", || for_tasks(runtime, count, || pool.redis()))
-        .contestant("r2d2", || for_threads(count, || drop(black_box(r2d2.get()))))
-        .contestant("deadpool", || for_tasks(runtime, count, || deadpool.get()))
-        .contestant("bb8", || for_tasks(runtime, count, || bb8.get()))
-        .contestant("mobc", || for_tasks(runtime, count, || mobc.get()))
-        .at_most("resource_pool, threads", 0.0, None)
-        .at_most("resource_pool, MongoDB", 0.0, None)
-        .at_most("resource_pool, ClickHouse", 0.0, None)
-        .at_most("resource_pool, Redis", 0.0, None)
-        .run(session);
+    Duel::new(
+        "allocations",
+        "how often memory is allocated for a shared lease or a checkout, acquired and dropped",
+        Unit::Count,
+    )
+    .rounds(3)
+    .contestant("resource_pool, threads", || for_threads(count, || drop(black_box(threads.mongo()))))
+    .contestant("resource_pool, MongoDB", || for_tasks(runtime, count, || pool.mongo()))
+    .contestant("resource_pool, ClickHouse", || for_tasks(runtime, count, || pool.clickhouse()))
+    .contestant("resource_pool, Redis", || for_tasks(runtime, count, || pool.redis()))
+    .contestant("resource_pool, a checkout of Redis", || for_threads(count, || drop(black_box(threads.redis()))))
+    .contestant("r2d2", || for_threads(count, || drop(black_box(r2d2.get()))))
+    .contestant("deadpool", || for_tasks(runtime, count, || deadpool.get()))
+    .contestant("bb8", || for_tasks(runtime, count, || bb8.get()))
+    .contestant("mobc", || for_tasks(runtime, count, || mobc.get()))
+    .at_most("resource_pool, threads", 0.0, None)
+    .at_most("resource_pool, MongoDB", 0.0, None)
+    .at_most("resource_pool, ClickHouse", 0.0, None)
+    .at_most("resource_pool, Redis", 0.0, None)
+    .run(session);
     assert!(runtime.block_on(pool.close_all()).all_closed());
 }
 
