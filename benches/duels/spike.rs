@@ -1,4 +1,4 @@
-//! Fifty requests at once on five idle connections, where connecting takes much longer than the work: as in the test of
+//! Fifty requests at once on five idle connections, where connecting takes much longer than the work: after the test of
 //! HikariCP, which ends with five or six connections.
 
 use std::thread;
@@ -40,13 +40,13 @@ pub(crate) fn run(session: &Session) {
         ("resource_pool", &|| {
             let manager = Nothing::slow(CONNECT);
             let pool = ResourcePool::builder().environment([("", ""); 0]).build().expect("a pool");
-            let kind = R2d2::new(manager.clone()).max_size(MAX as usize).min_idle(IDLE as usize);
+            let kind = R2d2::new(manager.clone()).max_size(MAX as usize);
             pool.register("work", kind).expect("a new name");
             threads(&manager, || pool.check_out::<Nothing>("work").expect("in turn"))
         }),
         ("r2d2", &|| {
             let manager = Nothing::slow(CONNECT);
-            let pool = peers::r2d2(MAX, IDLE, manager.clone());
+            let pool = peers::r2d2(MAX, 0, manager.clone());
             threads(&manager, || pool.get().expect("in turn"))
         }),
         ("deadpool", &|| {
@@ -94,9 +94,9 @@ pub(crate) fn run(session: &Session) {
 }
 
 fn threads<G: Send>(manager: &Nothing, get: impl Fn() -> G + Sync) -> Spike {
-    let idle: Vec<_> = (0..IDLE).map(|_| get()).collect();
-    drop(idle);
-    let before = settled(manager);
+    let held: Vec<_> = (0..IDLE).map(|_| get()).collect();
+    drop(held);
+    let before = idle(manager);
     let began = Instant::now();
     thread::scope(|scope| {
         for _ in 0..REQUESTS {
@@ -120,7 +120,7 @@ where
         // Some give back in a task of its own.
         tokio::time::sleep(WORK).await;
     });
-    let before = settled(manager);
+    let before = idle(manager);
     let began = Instant::now();
     let running: Vec<_> = (0..REQUESTS)
         .map(|_| {
@@ -137,6 +137,13 @@ where
     }
     let took = began.elapsed();
     Spike::new(settled(manager) - before, took)
+}
+
+/// That there are those five, and maybe one to probe over.
+fn idle(manager: &Nothing) -> usize {
+    let opened = settled(manager);
+    assert!((IDLE as usize..=IDLE as usize + 1).contains(&opened), "{opened} idle");
+    opened
 }
 
 /// What is still being opened when the last is served counts too.
