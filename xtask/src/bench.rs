@@ -50,6 +50,10 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
             measured.push(part.head.name);
         }
     }
+    if measured.is_empty() {
+        println!("no part is done, so nothing is changed");
+        return Ok(code);
+    }
     if arguments.is_empty() && code == ExitCode::SUCCESS {
         // The one that has to be asked for stays.
         let kept: Vec<_> = measured.iter().map(String::as_str).chain([size::NAME]).collect();
