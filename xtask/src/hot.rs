@@ -86,7 +86,7 @@ fn compare(kept: &BTreeMap<String, u64>, counted: &BTreeMap<String, u64>) -> boo
     }
     for (name, count) in counted {
         let Some(before) = kept.get(name) else { continue };
-        let growth = (*count as f64 / *before as f64 - 1.0) * 100.0;
+        let growth = (*count as f64 - *before as f64) * 100.0 / *before as f64;
         let verdict = if growth > GROWTH { "grown by more than is allowed" } else { "fine" };
         fine &= growth <= GROWTH;
         println!("{name:<20} {count:>10} instructions, {growth:+.1} % over {before}: {verdict}");
