@@ -4,17 +4,24 @@ use std::env;
 use std::process::Command;
 
 use crate::drivers::Urls;
-use crate::{footprint, lifecycle};
+use crate::{footprint, frame, lifecycle};
 
 const ROLE: &str = "RESOURCE_POOL_BENCH_ROLE";
 
 type Role = (&'static str, fn(Urls) -> Vec<f64>);
 
-const ROLES: [Role; 4] = [
+const ROLES: [Role; 11] = [
     ("cold pool", lifecycle::cold_pool),
     ("cold drivers", lifecycle::cold_drivers),
     ("idle pool", footprint::idle_pool),
     ("idle drivers", footprint::idle_drivers),
+    ("frames of the driver", frame::connections::<0>),
+    ("frames of 4096", frame::connections::<4096>),
+    ("frames of 8192", frame::connections::<8192>),
+    ("frames of 16384", frame::connections::<16384>),
+    ("frames of 32768", frame::connections::<32768>),
+    ("frames of 65536", frame::connections::<65536>),
+    ("frames of 131072", frame::connections::<131_072>),
 ];
 
 /// Plays the role that this process was started for, if it was started for one.

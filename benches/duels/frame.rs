@@ -1,19 +1,19 @@
 //! What a RabbitMQ connection takes of memory, and what its frames' size costs: the driver has two buffers of 32 frames.
 
 use std::fs;
-use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use lapin::options::{BasicAckOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions};
-use lapin::options::{QueueDeclareOptions, QueuePurgeOptions};
+use lapin::Connection;
+use lapin::options::{BasicAckOptions, BasicGetOptions, QueueDeclareOptions, QueuePurgeOptions};
 use lapin::types::FieldTable;
-use lapin::{BasicProperties, Connection, ConnectionProperties};
 use resource_pool::config::RabbitMqConfig;
 use resource_pool::rabbitmq::{Message, Queue};
 use resource_pool::{Lease, RabbitMq, ResourcePool, lapin};
 use services::Kind;
 use tokio::runtime::Runtime;
 
+use crate::child;
+use crate::drivers::{self, Urls};
 use crate::duel::{Duel, Unit};
 use crate::session::Session;
 
@@ -43,21 +43,17 @@ fn config(url: &str, frame_max: u32) -> RabbitMqConfig {
 
 /// In a process of its own each, since what one gives back the next would use again.
 fn memory(session: &Session) {
-    let server = session.server(Kind::RabbitMq);
-    let connections = if session.is_smoke() { 2 } else { 20 };
-    let child = |frame_max: u32| {
-        let mut child = Command::new(std::env::current_exe().expect("this program"));
-        child.env(CHILD, format!("{connections} {frame_max}")).env(URL, server.url()).stderr(Stdio::inherit());
-        let output = child.output().expect("a child");
-        assert!(output.status.success(), "{output:?}");
-        String::from_utf8_lossy(&output.stdout).trim().parse().expect("a number")
+    let urls = Urls::of(session);
+    let child = |role: String| {
+        let urls = &urls;
+        move || child::run(&role, urls)[0]
     };
-    let mut duel =
-        Duel::new("frame_memory", "resident memory per RabbitMQ connection after 6 MiB each way", Unit::Mebibytes)
-            .rounds(5)
-            .contestant("lapin's default", || child(0));
-    for frame_max in SIZES {
-        duel = duel.contestant(name(frame_max), move || child(frame_max));
+    let what = "resident memory per RabbitMQ connection after 6 MiB each way";
+    let mut duel = Duel::new("frame_memory", what, Unit::Mebibytes)
+        .rounds(5)
+        .contestant("lapin's default", child("frames of the driver".to_owned()));
+    for frame_max in if session.is_smoke() { &SIZES[..2] } else { &SIZES } {
+        duel = duel.contestant(name(*frame_max), child(format!("frames of {frame_max}")));
     }
     duel.at_most(&ours(), 1.0, None).run(session);
 }
@@ -104,45 +100,37 @@ async fn emptied(rabbit: &Lease<RabbitMq>, queue: &str) {
     channel.queue_purge(queue.into(), QueuePurgeOptions::default()).await.expect("purged");
 }
 
-const CHILD: &str = "RESOURCE_POOL_BENCH_FRAME";
-const URL: &str = "RESOURCE_POOL_BENCH_FRAME_URL";
+/// So many at a time.
+const CONNECTIONS: usize = 20;
 
-/// Whether this process is to tell what so many connections take, and has.
-pub(crate) fn child() -> bool {
-    let Ok(wanted) = std::env::var(CHILD) else { return false };
-    let (connections, frame_max) = wanted.split_once(' ').expect("two numbers");
-    let (connections, frame_max) = (connections.parse().expect("a number"), frame_max.parse().expect("a number"));
-    let url = std::env::var(URL).expect("a URL");
-    let runtime = Runtime::new().expect("a runtime");
-    println!("{}", runtime.block_on(measured(&url, connections, frame_max)));
-    true
-}
-
-/// Mebibytes per connection; of the pool, or with a `frame_max` of 0 of the bare driver.
-async fn measured(url: &str, connections: usize, frame_max: u32) -> f64 {
-    let pool =
-        ResourcePool::builder().environment([("", ""); 0]).resource(RabbitMqConfig::url(url)).build().expect("a pool");
-    let (mut bare, mut leases, mut before) = (Vec::new(), Vec::new(), 0.0);
-    // What the first one brings about is there once, whatever the number of them.
-    for index in 0..=connections {
-        if frame_max == 0 {
-            bare.push(bare_traffic(url).await);
-        } else {
-            let lease = pool.rabbitmq_with(&index.to_string(), config(url, frame_max)).await.expect("rabbitmq");
-            traffic(&lease).await;
-            leases.push(lease);
+/// What each of many connections takes, in mebibytes: of the pool, or with a `FRAME_MAX` of 0 of the bare driver.
+pub(crate) fn connections<const FRAME_MAX: u32>(urls: Urls) -> Vec<f64> {
+    Runtime::new().expect("a runtime").block_on(async {
+        let builder = ResourcePool::builder().environment([("", ""); 0]);
+        let pool = builder.resource(RabbitMqConfig::url(&*urls.rabbitmq)).build().expect("a pool");
+        let (mut bare, mut leases, mut before) = (Vec::new(), Vec::new(), 0.0);
+        // What the first one brings about is there once, whatever the number of them.
+        for index in 0..=CONNECTIONS {
+            if FRAME_MAX == 0 {
+                bare.push(bare_traffic(&urls.rabbitmq).await);
+            } else {
+                let lease = pool.rabbitmq_with(&index.to_string(), config(&urls.rabbitmq, FRAME_MAX)).await;
+                let lease = lease.expect("rabbitmq");
+                traffic(&lease).await;
+                leases.push(lease);
+            }
+            if index == 0 {
+                before = resident();
+            }
         }
-        if index == 0 {
-            before = resident();
+        let each = (resident() - before) / CONNECTIONS as f64;
+        for connection in bare {
+            connection.close(200, "OK".into()).await.expect("a goodbye");
         }
-    }
-    let each = (resident() - before) / connections as f64;
-    for connection in bare {
-        connection.close(200, "OK".into()).await.expect("closed");
-    }
-    drop(leases);
-    assert!(pool.close_all().await.all_closed());
-    each.max(0.0)
+        drop(leases);
+        assert!(pool.close_all().await.all_closed());
+        vec![each.max(0.0)]
+    })
 }
 
 /// More than fits into the buffers of the largest frames, so that all of them have been in use.
@@ -158,15 +146,12 @@ async fn traffic(rabbit: &RabbitMq) {
 }
 
 async fn bare_traffic(url: &str) -> Connection {
-    let connection = Connection::connect(url, ConnectionProperties::default()).await.expect("a connection");
-    let channel = connection.create_channel().await.expect("a channel");
-    channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
+    let connection = drivers::rabbitmq(url).await;
+    let channel = drivers::channel(&connection).await;
     let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
     let queue = channel.queue_declare("".into(), exclusive, FieldTable::default()).await.expect("declared");
     for _ in 0..ROUNDS {
-        let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
-        let sent = channel.basic_publish("".into(), queue.name().clone(), options, &[7; LARGE], properties).await;
-        assert!(sent.expect("sent").await.expect("an answer").is_ack());
+        drivers::publish(&channel, queue.name().as_str(), &[7; LARGE]).await;
         let got = channel.basic_get(queue.name().clone(), BasicGetOptions::default()).await.expect("an answer");
         got.expect("a message").acker.ack(BasicAckOptions::default()).await.expect("settled");
     }

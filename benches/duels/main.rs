@@ -38,7 +38,7 @@ const PARTS: &[Part] = &[
 ];
 
 fn main() {
-    if frame::child() || child::play() {
+    if child::play() {
         return;
     }
     let session = Session::from_args(std::env::args().skip(1));

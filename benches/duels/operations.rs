@@ -9,10 +9,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
-use clickhouse::Compression;
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
+use lapin::BasicProperties;
+use lapin::options::{BasicPublishOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
-use lapin::{BasicProperties, Connection, ConnectionProperties};
 use mongodb::bson::{Document, doc};
 use resource_pool::config::{ClickHouseConfig, MongoConfig, RabbitMqConfig, RedisConfig};
 use resource_pool::rabbitmq::Message;
@@ -21,6 +20,7 @@ use resource_pool::{clickhouse, lapin, mongodb, redis};
 use services::{Kind, Service};
 use tokio::runtime::{Builder, Handle, Runtime};
 
+use crate::drivers;
 use crate::duel::{Duel, Rounds, Unit};
 use crate::session::{Session, clock};
 
@@ -79,19 +79,18 @@ pub(crate) fn run(session: &Session) {
 
 /// What the operations ask for.
 async fn prepare(mongo: &Service, rabbitmq: &Service, redis: &Service) {
-    let client = mongodb::Client::with_uri_str(mongo.url()).await.expect("a client");
+    let client = drivers::mongo(mongo.url()).await;
     let bars = client.database("operations").collection::<Document>("bars");
     bars.insert_one(doc! { "_id": 1, "code": "AAPL", "close": 101.25 }).await.expect("inserted");
     client.shutdown().await;
-    let client = redis::Client::open(redis.url()).expect("a URL of Redis");
-    let mut connection = client.get_multiplexed_async_connection().await.expect("a connection");
+    let mut connection = drivers::redis(redis.url()).await;
     redis::cmd("SET").arg("price").arg("101.25").exec_async(&mut connection).await.expect("set");
-    let connection = Connection::connect(rabbitmq.url(), ConnectionProperties::default()).await.expect("a connection");
-    let channel = connection.create_channel().await.expect("a channel");
+    let connection = drivers::rabbitmq(rabbitmq.url()).await;
+    let channel = drivers::channel(&connection).await;
     let mut short = FieldTable::default();
     short.insert("x-max-length".into(), 100.into());
     channel.queue_declare(QUEUE.into(), QueueDeclareOptions::default(), short).await.expect("declared");
-    connection.close(200, "OK".into()).await.expect("closed");
+    drivers::close(channel, connection).await;
 }
 
 struct Pools {
@@ -175,9 +174,8 @@ fn pauses() -> f64 {
 }
 
 /// Why it is slower there.
-const ELSEWHERE: &str = "two wake-ups across threads: the command's of the pool's thread, which writes and reads, and the \
-                         answer's of the caller's; the bare driver has its task on the caller's own thread, as the pool's \
-                         has on a runtime that is adopted (`builder().runtime`)";
+const ELSEWHERE: &str = "the driver's tasks are on the pool's threads: a command wakes one of them, and its answer one of the \
+                         caller's (the next row counts that). Adopted (`builder().runtime`), they are on the caller's own";
 
 async fn repeated(operation: Operation, count: usize) -> f64 {
     operation().await;
@@ -253,7 +251,7 @@ mod bare {
     use super::*;
 
     pub(super) async fn find_one(server: &Service) -> Operation {
-        let client = mongodb::Client::with_uri_str(server.url()).await.expect("a client");
+        let client = drivers::mongo(server.url()).await;
         operation(move || {
             let client = client.clone();
             async move { super::find_one(&client).await }
@@ -261,8 +259,7 @@ mod bare {
     }
 
     pub(super) async fn get(server: &Service) -> Operation {
-        let client = redis::Client::open(server.url()).expect("a URL of Redis");
-        let connection = client.get_multiplexed_async_connection().await.expect("a connection");
+        let connection = drivers::redis(server.url()).await;
         operation(move || {
             let mut connection = connection.clone();
             async move { super::get(&mut connection).await }
@@ -270,13 +267,7 @@ mod bare {
     }
 
     pub(super) async fn select(server: &Service) -> Operation {
-        let client = clickhouse::Client::default()
-            .with_url(format!("http://{}:{}", server.host(), server.port()))
-            .with_user(server.user())
-            .with_password(server.password())
-            .with_database(server.database())
-            .with_compression(Compression::Lz4)
-            .with_validation(false);
+        let client = drivers::clickhouse_connected(server.url()).await;
         operation(move || {
             let client = client.clone();
             async move { super::select(&client).await }
@@ -284,10 +275,8 @@ mod bare {
     }
 
     pub(super) async fn publish(server: &Service) -> Operation {
-        let connecting = Connection::connect(server.url(), ConnectionProperties::default());
-        let connection = Arc::new(connecting.await.expect("a connection"));
-        let channel = connection.create_channel().await.expect("a channel");
-        channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
+        let connection = Arc::new(drivers::rabbitmq(server.url()).await);
+        let channel = drivers::channel(&connection).await;
         operation(move || {
             let (channel, _connection) = (channel.clone(), Arc::clone(&connection));
             async move {

@@ -3,15 +3,16 @@
 use std::time::Instant;
 
 use futures_util::future::join_all;
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions, QueuePurgeOptions};
+use lapin::options::{BasicPublishOptions, QueueDeclareOptions, QueuePurgeOptions};
 use lapin::types::FieldTable;
-use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+use lapin::{BasicProperties, Channel};
 use resource_pool::config::RabbitMqConfig;
 use resource_pool::rabbitmq::Message;
 use resource_pool::{ResourcePool, lapin};
 use services::Kind;
 use tokio::runtime::Runtime;
 
+use crate::drivers;
 use crate::duel::{Duel, Unit};
 use crate::session::Session;
 
@@ -27,9 +28,10 @@ pub(crate) fn run(session: &Session) {
         .build()
         .expect("a pool");
     let rabbit = runtime.block_on(pool.rabbitmq()).expect("rabbitmq");
-    let connecting = Connection::connect(server.url(), ConnectionProperties::default());
-    let connection = runtime.block_on(connecting).expect("a connection");
-    let channel = runtime.block_on(bare_channel(&connection));
+    let connection = runtime.block_on(drivers::rabbitmq(server.url()));
+    let channel = runtime.block_on(drivers::channel(&connection));
+    let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    runtime.block_on(channel.queue_declare(QUEUE.into(), durable, FieldTable::default())).expect("declared");
     let count = session.times(100_000);
     let single = session.times(2_000);
     for (id, what, persistent, rounds) in [
@@ -83,17 +85,9 @@ pub(crate) fn run(session: &Session) {
             .note("One by one only 2,000 of them.")
             .run(session);
     }
-    runtime.block_on(connection.close(200, "OK".into())).expect("closed");
+    runtime.block_on(drivers::close(channel, connection));
     drop(rabbit);
     assert!(runtime.block_on(pool.close_all()).all_closed());
-}
-
-async fn bare_channel(connection: &Connection) -> Channel {
-    let channel = connection.create_channel().await.expect("a channel");
-    channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
-    let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-    channel.queue_declare(QUEUE.into(), durable, FieldTable::default()).await.expect("declared");
-    channel
 }
 
 async fn publish(channel: &Channel, persistent: bool) {
