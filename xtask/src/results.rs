@@ -88,7 +88,7 @@ pub(crate) fn read(folder: &Path) -> Result<Vec<Part>, Box<dyn Error>> {
     for file in fs::read_dir(folder)? {
         parts.push(Part::parse(&fs::read_to_string(file?.path())?)?);
     }
-    parts.sort_by_key(|part| part.head.place);
+    parts.sort_by(|one, other| (one.head.place, &one.head.name).cmp(&(other.head.place, &other.head.name)));
     Ok(parts)
 }
 
