@@ -2,7 +2,7 @@
 
 #[cfg(feature = "clickhouse")]
 pub(crate) mod clickhouse;
-#[cfg(any(feature = "clickhouse", feature = "rabbitmq"))]
+#[cfg(any(feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
 mod count;
 #[cfg(feature = "mongodb")]
 pub(crate) mod mongo;

@@ -18,9 +18,10 @@ use redis::{
 };
 use serde::Deserialize;
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::AbortHandle;
 
+use crate::backend::count::{Counted, none};
 use crate::checkout::{Checkouts, Limits};
 use crate::close::Phase;
 use crate::config::{BackendConfig, Environment, ParsedUrl, ResourceConfig, Secret, host_port, millis};
@@ -222,6 +223,7 @@ impl Resource for RedisResource {
             switch: RwLock::default(),
             shared: RwLock::new(None),
             probe: tokio::sync::Mutex::new(None),
+            drivers: watch::Sender::new(0),
             exclusives: Arc::new(Semaphore::new(self.config.exclusive_size)),
             exclusive_quota: Quota::new(link, self.config.exclusive_size, "exclusive connections", "exclusive_size"),
             threads: Checkouts::new(link, Arc::new(Manager(Weak::clone(inner))), limits, quota, tell),
@@ -256,6 +258,8 @@ impl Resource for RedisResource {
         redis.inner.probe.lock().await.take();
         // What is still out ends here; the drain has waited for it.
         redis.inner.switch.read().cut();
+        // Their tasks drop what was cut, a moment later; what a forgotten runtime keeps from that is not waited for.
+        let _ = within(LINGER, none(&redis.inner.drivers)).await;
         Ok(())
     }
 
@@ -305,6 +309,8 @@ struct Inner {
     switch: RwLock<KillSwitch>,
     shared: RwLock<Option<MultiplexedConnection>>,
     probe: tokio::sync::Mutex<Option<Own>>,
+    /// Of async connections, until their sockets are gone.
+    drivers: watch::Sender<usize>,
     exclusives: Arc<Semaphore>,
     exclusive_quota: Arc<Quota>,
     threads: Checkouts<Manager>,
@@ -660,6 +666,9 @@ struct Place {
     _lease: Lease<Redis>,
 }
 
+/// How long closing waits for the drivers' tasks and sockets to go, which takes microseconds.
+const LINGER: Duration = Duration::from_millis(500);
+
 /// A connection with a driver task that ends with it.
 struct Own {
     connection: MultiplexedConnection,
@@ -681,12 +690,16 @@ impl Drop for Own {
 }
 
 async fn open(inner: &Inner, switch: &KillSwitch) -> RedisResult<(MultiplexedConnection, BoxFuture<()>)> {
+    let counted = Counted::new(&inner.drivers);
     let (info, stream) = open_stream(inner, switch).await?;
     // Slow commands are no reason to give up; frozen servers are what the kill switch is for.
     let settings = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
     let (mut connection, driver) =
         MultiplexedConnection::new_with_config(info.redis_settings(), stream, settings).await?;
-    let mut driver: BoxFuture<()> = Box::pin(driver);
+    let mut driver: BoxFuture<()> = Box::pin(async move {
+        let _counted = counted;
+        driver.await;
+    });
     let mut name = redis::cmd("CLIENT");
     name.arg("SETNAME").arg(&inner.config.client_name);
     tokio::select! {
