@@ -20,6 +20,7 @@ use tokio::runtime::Runtime;
 
 use crate::close::{self, Job, Reason, WATCHDOG};
 use crate::error::Error;
+use crate::lease::SpareSeats;
 use crate::registry::Registry;
 use crate::runtime::LONGEST;
 #[cfg(any(feature = "rabbitmq", feature = "r2d2"))]
@@ -48,6 +49,7 @@ pub(crate) struct Process {
     /// To the closer's thread.
     pub(crate) closer: OnceCell<Sender<Job>>,
     pub(crate) prober: OnceCell<Runtime>,
+    pub(crate) spare_seats: SpareSeats,
     #[cfg(any(feature = "rabbitmq", feature = "r2d2"))]
     pub(crate) waiting: Everyone,
     pools: Mutex<Vec<Weak<Registry>>>,
@@ -70,6 +72,7 @@ impl Process {
             id: std::process::id(),
             closer: OnceCell::new(),
             prober: OnceCell::new(),
+            spare_seats: SpareSeats::default(),
             #[cfg(any(feature = "rabbitmq", feature = "r2d2"))]
             waiting: Everyone::default(),
             pools: Mutex::default(),

@@ -181,24 +181,21 @@ pub(crate) struct Ledger<H: Send + 'static> {
 /// kind takes over.
 type Seats<H> = &'static [Seat<H>; SEATS];
 
-static SPARE: parking_lot::Mutex<Vec<&'static (dyn Any + Send + Sync)>> = parking_lot::Mutex::new(Vec::new());
+/// What ledgers have left, each the seats of one of them.
+pub(crate) type SpareSeats = parking_lot::Mutex<Vec<&'static (dyn Any + Send + Sync)>>;
 
 /// As many seats as threads can usefully lease at once.
 const SEATS: usize = if cfg!(model) { 2 } else { 16 };
 
 impl<H: Clone + Send + Sync + 'static> Ledger<H> {
     pub(crate) fn new(options: &LeakOptions) -> Self {
-        Ledger {
-            seats: Ledger::seats(),
-            process: Process::current(),
-            options: options.clone(),
-            leaks: Leaks::default(),
-        }
+        let process = Process::current();
+        Ledger { seats: Ledger::seats(process), process, options: options.clone(), leaks: Leaks::default() }
     }
 
     /// Those that another ledger has left and nobody sits on any more, or new ones.
-    fn seats() -> Seats<H> {
-        let mut spare = SPARE.lock();
+    fn seats(process: &Process) -> Seats<H> {
+        let mut spare = process.spare_seats.lock();
         let seats = |spare: &&'static (dyn Any + Send + Sync)| spare.downcast_ref::<[Seat<H>; SEATS]>();
         let empty = |seats: Seats<H>| seats.iter().all(|seat| seat.0.lock().out().next().is_none());
         // A model's are of its one execution.
@@ -272,7 +269,7 @@ impl<H: Send + 'static> Drop for Ledger<H> {
         if self.process.is_current() {
             let shut: Vec<_> = self.seats.iter().map(|seat| seat.0.lock().shut()).collect();
             drop(shut);
-            SPARE.lock().push(self.seats);
+            self.process.spare_seats.lock().push(self.seats);
         }
     }
 }
