@@ -5,6 +5,8 @@
     not(any(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis")),
     allow(dead_code, unreachable_code, unused_mut)
 )]
+// How deep the auto traits are looked into, for the documentation: the drivers' types nest deeper than usual.
+#![recursion_limit = "256"]
 
 mod activity;
 mod backend;
