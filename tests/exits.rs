@@ -509,8 +509,12 @@ fn fork_once(Suite { servers, .. }: &Suite, ending: &str, status: &str) {
         let child = parent.hear("PARKED").parse().expect("a number");
         send("TERM", child);
     }
-    assert_eq!(parent.hear("CHILD"), status);
+    let told = parent.hear("CHILD");
     parent.hear("AFTER");
+    if told != status {
+        parent.answer();
+        panic!("the child ended with {told}, not with {status}: {}", parent.end());
+    }
     for (kind, before) in &before {
         // What the child's own pool has opened came later, and was closed.
         let proxy = &proxies.0[kind];
