@@ -49,7 +49,6 @@ fn run(session: &Session) {
         "how often memory is allocated for a shared lease or a checkout, acquired and dropped",
         Unit::Count,
     )
-    .rounds(3)
     .contestant("resource_pool, threads", || for_threads(count, || drop(black_box(threads.mongo()))))
     .contestant("resource_pool, MongoDB", || for_tasks(runtime, count, || pool.mongo()))
     .contestant("resource_pool, ClickHouse", || for_tasks(runtime, count, || pool.clickhouse()))

@@ -14,7 +14,7 @@ use crate::clock::Moment;
 use crate::exit::{Ours, Process};
 use crate::leak::{self, LeakOptions, Leaks};
 use crate::owner::Owner;
-use crate::sync::{Mutex, thread_number};
+use crate::sync::{Latch, thread_number};
 
 /// A resource in use. Derefs to the handle; dropping it does no I/O and needs no runtime.
 ///
@@ -202,7 +202,7 @@ impl<H: Clone + Send + Sync + 'static> Ledger<H> {
         let found = (0..spare.len()).find(|index| !cfg!(model) && seats(&spare[*index]).is_some_and(empty));
         match found.map(|index| spare.swap_remove(index)) {
             Some(found) => seats(&found).unwrap_or_else(|| unreachable!("it was just found to be one")),
-            None => Box::leak(Box::new(std::array::from_fn(|_| Seat(Mutex::new(Places::default()))))),
+            None => Box::leak(Box::new(std::array::from_fn(|_| Seat(Latch::new(Places::default()))))),
         }
     }
 
@@ -287,7 +287,7 @@ impl<H: Send> Ledger<H> {
 }
 
 #[repr(align(128))]
-struct Seat<H: 'static>(Mutex<Places<H>>);
+struct Seat<H: 'static>(Latch<Places<H>>);
 
 struct Places<H: 'static> {
     /// What new cards are made from, while it is open.

@@ -9,9 +9,37 @@ pub(crate) use self::modelled::*;
 
 #[cfg(not(model))]
 mod usual {
+    use std::cell::Cell;
+    use std::hint;
+    use std::thread;
+    use std::time::Duration;
+
     pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard};
     pub(crate) use std::sync::atomic;
     pub(crate) use tokio::sync::Notify;
+
+    /// For what is held for nanoseconds, and mostly by one thread: letting go of it costs no locked instruction.
+    pub(crate) type Latch<T> = spin::mutex::SpinMutex<T, Patience>;
+
+    /// How a latch is waited for.
+    #[derive(Debug)]
+    pub(crate) struct Patience;
+
+    impl spin::RelaxStrategy for Patience {
+        fn relax() {
+            thread_local! {
+                static LOOKS: Cell<u8> = const { Cell::new(0) };
+            }
+            let looks = LOOKS.get().wrapping_add(1);
+            LOOKS.set(looks);
+            match looks {
+                // Whoever has it was put off the processor, maybe by us, and maybe for as long as we have a higher priority.
+                0 => thread::sleep(Duration::from_micros(50)),
+                _ if looks.is_multiple_of(32) => thread::yield_now(),
+                _ => hint::spin_loop(),
+            }
+        }
+    }
 
     /// A number of this thread's own, as long as it lives.
     #[inline]
@@ -40,6 +68,8 @@ mod modelled {
 
     #[derive(Debug)]
     pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
+
+    pub(crate) type Latch<T> = Mutex<T>;
 
     /// Empty only within a wait.
     pub(crate) struct MutexGuard<'a, T>(Option<loom::sync::MutexGuard<'a, T>>);

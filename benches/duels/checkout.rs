@@ -12,7 +12,7 @@ use services::Kind;
 use tokio::runtime::Runtime;
 
 use crate::duel::{Duel, Rounds, Unit};
-use crate::peers::{self, CONNECTIONS, CROWDS, Nothing};
+use crate::peers::{self, CONNECTIONS, Nothing};
 use crate::session::{Session, clock, cpu, cpu_of_tasks, cpu_of_threads};
 
 pub(crate) fn run(session: &Session) {
@@ -64,20 +64,12 @@ fn ready(session: &Session) {
         .note("Connections that do nothing, but for those to a real Redis.")
         .run(session);
     let what = "a connection checked out and given back, by 1, 2, 4 and 16 threads at once";
-    let mut duel = Duel::new("checkout_threads", what, Unit::CpuNanoseconds);
-    for crowd in CROWDS {
-        duel = duel.contestant(format!("resource_pool, {crowd}"), move || cpu_of_threads(crowd, count / crowd, ours));
-    }
-    for crowd in CROWDS {
-        duel = duel.contestant(format!("r2d2, {crowd}"), move || cpu_of_threads(crowd, count / crowd, r2d2));
-    }
-    for crowd in CROWDS {
-        duel = duel.contestant(format!("deadpool, {crowd}"), move || cpu_of_tasks(crowd, count / crowd, deadpool));
-    }
-    for crowd in CROWDS {
-        duel = duel.contestant(format!("bb8, {crowd}"), move || cpu_of_tasks(crowd, count / crowd, bb8));
-    }
-    duel.run(session);
+    Duel::new("checkout_threads", what, Unit::CpuNanoseconds)
+        .crowds("resource_pool", |crowd| cpu_of_threads(crowd, count / crowd, ours))
+        .crowds("r2d2", |crowd| cpu_of_threads(crowd, count / crowd, r2d2))
+        .crowds("deadpool", |crowd| cpu_of_tasks(crowd, count / crowd, deadpool))
+        .crowds("bb8", |crowd| cpu_of_tasks(crowd, count / crowd, bb8))
+        .run(session);
     assert!(of_nothing.close_all().expect("a plain thread").all_closed());
     assert!(pool.close_all().expect("a plain thread").all_closed());
 }

@@ -1,13 +1,15 @@
 //! One row of the table: the same work by several contestants, side by side in one run.
 //!
-//! Every round measures each contestant once, in an order that moves on by one, so that whatever else the machine does
-//! meets all alike. A claim is the median over the rounds of what it compares within a round.
+//! Every round measures each contestant once, in an order of its own, so that whatever else the machine does, and what a
+//! contestant leaves to the next one, meets all alike. A claim is the median over the rounds of what it compares within a round.
 
 use std::cell::RefCell;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde::Serialize;
 
+use crate::peers::CROWDS;
 use crate::session::Session;
 
 /// What is measured; less of it is better.
@@ -38,6 +40,8 @@ impl fmt::Display for Unit {
     }
 }
 
+const ROUNDS: usize = 15;
+
 /// What the names of our own contestants begin with.
 const OURS: &str = "resource_pool";
 
@@ -46,7 +50,6 @@ pub(crate) struct Duel<'a> {
     id: &'static str,
     what: String,
     unit: Unit,
-    rounds: usize,
     contestants: Vec<(String, Box<dyn FnMut() -> f64 + 'a>)>,
     claims: Vec<Claim>,
     note: Option<String>,
@@ -107,19 +110,19 @@ struct Judged {
 impl<'a> Duel<'a> {
     /// `id` names its files, `what` stands in the table.
     pub(crate) fn new(id: &'static str, what: impl Into<String>, unit: Unit) -> Self {
-        Duel { id, what: what.into(), unit, rounds: 15, contestants: Vec::new(), claims: Vec::new(), note: None }
-    }
-
-    /// How many rounds, for what takes long. At least 15 unless said otherwise.
-    pub(crate) fn rounds(mut self, rounds: usize) -> Self {
-        self.rounds = rounds;
-        self
+        Duel { id, what: what.into(), unit, contestants: Vec::new(), claims: Vec::new(), note: None }
     }
 
     /// One who does the work. The closure does it once and tells what it cost, in the duel's unit.
     pub(crate) fn contestant(mut self, name: impl Into<String>, measure: impl FnMut() -> f64 + 'a) -> Self {
         self.contestants.push((name.into(), Box::new(measure)));
         self
+    }
+
+    /// One who does it in crowds of several sizes, each of which is a contestant.
+    pub(crate) fn crowds(self, name: &str, measure: impl Fn(usize) -> f64 + Copy + 'a) -> Self {
+        let one = |duel: Self, crowd| duel.contestant(format!("{name}, {crowd}"), move || measure(crowd));
+        CROWDS.into_iter().fold(self, one)
     }
 
     pub(crate) fn at_most(self, subject: &str, must: f64, aim: impl Into<Option<f64>>) -> Self {
@@ -162,12 +165,11 @@ impl<'a> Duel<'a> {
 
     /// Runs the rounds, shows what came of them and writes it down.
     pub(crate) fn run(mut self, session: &Session) {
-        let rounds = if session.is_smoke() { 1 } else { self.rounds };
+        let rounds = if session.is_smoke() { 1 } else { ROUNDS };
         let count = self.contestants.len();
         let mut samples = vec![Vec::with_capacity(rounds); count];
         for round in 0..rounds {
-            for turn in 0..count {
-                let index = (round + turn) % count;
+            for index in shuffled(round, count) {
                 let measured = (self.contestants[index].1)();
                 assert!(measured.is_finite() && measured >= 0.0, "{}: {measured}", self.id);
                 samples[index].push(measured);
@@ -194,6 +196,17 @@ impl<'a> Duel<'a> {
         println!("{row}");
         session.keep(serde_json::to_string(&row).expect("plain data"));
     }
+}
+
+/// The order of this round, which is no other in the next run.
+fn shuffled(round: usize, count: usize) -> Vec<usize> {
+    let mut order: Vec<_> = (0..count).collect();
+    order.sort_by_cached_key(|index| {
+        let mut hasher = DefaultHasher::new();
+        (round, index).hash(&mut hasher);
+        hasher.finish()
+    });
+    order
 }
 
 /// What the rounds of one contestant left, for further rows that tell more of the same rounds.

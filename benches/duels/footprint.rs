@@ -84,7 +84,6 @@ pub(crate) fn run(session: &Session) {
         figures[0]
     };
     Duel::new("footprint_memory", "resident memory, four backends ready and idle", Unit::Mebibytes)
-        .rounds(5)
         .contestant("resource_pool", || measure(0, "idle pool", &urls))
         .contestant("the four drivers", || measure(1, "idle drivers", &alike))
         .adds_at_most("resource_pool", "the four drivers", 2.0, 0.0)
@@ -97,7 +96,6 @@ pub(crate) fn run(session: &Session) {
     for ((id, what, must), later) in rows.into_iter().zip(later) {
         let [mut ours, mut theirs] = later.into_inner();
         Duel::new(id, what, Unit::Count)
-            .rounds(5)
             .contestant("resource_pool", || ours.pop_front().expect("as many rounds"))
             .contestant("the four drivers", || theirs.pop_front().expect("as many rounds"))
             .adds_at_most("resource_pool", "the four drivers", must, 0.0)

@@ -50,7 +50,6 @@ fn memory(session: &Session) {
     };
     let what = "resident memory per RabbitMQ connection after 6 MiB each way";
     let mut duel = Duel::new("frame_memory", what, Unit::Mebibytes)
-        .rounds(5)
         .contestant("lapin's default", child("frames of the driver".to_owned()));
     for frame_max in if session.is_smoke() { &SIZES[1..2] } else { &SIZES } {
         duel = duel.contestant(name(*frame_max), child(format!("frames of {frame_max}")));

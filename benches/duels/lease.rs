@@ -14,7 +14,7 @@ use tokio::runtime::Runtime;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::duel::{Duel, Unit};
-use crate::peers::{self, CONNECTIONS, CROWDS, Nothing};
+use crate::peers::{self, CONNECTIONS, Nothing};
 use crate::session::{Session, cpu, cpu_of_tasks, cpu_of_threads};
 
 pub(crate) fn run(session: &Session) {
@@ -68,30 +68,20 @@ fn ready(session: &Session, pool: &ResourcePool, runtime: &Runtime) {
     duel.run(session);
 
     let what = "a shared lease for threads, by 1, 2, 4 and 16 of them at once";
-    let mut duel = Duel::new("lease_threads", what, Unit::CpuNanoseconds);
-    for crowd in CROWDS {
-        duel = duel.contestant(format!("resource_pool, {crowd}"), move || cpu_of_threads(crowd, count / crowd, thread));
-    }
-    for crowd in CROWDS {
-        duel = duel.contestant(format!("r2d2, {crowd}"), move || cpu_of_threads(crowd, count / crowd, r2d2));
-    }
-    duel.at_most_times("resource_pool, 2", "resource_pool, 1", 1.3, 1.05).run(session);
+    Duel::new("lease_threads", what, Unit::CpuNanoseconds)
+        .crowds("resource_pool", |crowd| cpu_of_threads(crowd, count / crowd, thread))
+        .crowds("r2d2", |crowd| cpu_of_threads(crowd, count / crowd, r2d2))
+        .at_most_times("resource_pool, 2", "resource_pool, 1", 1.3, 1.05)
+        .run(session);
 
     let what = "a shared lease for tasks, by 1, 2, 4 and 16 of them at once, each on a thread of its own";
-    let mut duel = Duel::new("lease_tasks", what, Unit::CpuNanoseconds);
-    for crowd in CROWDS {
-        duel = duel.contestant(format!("resource_pool, {crowd}"), move || cpu_of_tasks(crowd, count / crowd, redis));
-    }
-    for crowd in CROWDS {
-        duel = duel.contestant(format!("deadpool, {crowd}"), move || cpu_of_tasks(crowd, count / crowd, deadpool));
-    }
-    for crowd in CROWDS {
-        duel = duel.contestant(format!("bb8, {crowd}"), move || cpu_of_tasks(crowd, count / crowd, bb8));
-    }
-    for crowd in CROWDS {
-        duel = duel.contestant(format!("mobc, {crowd}"), move || cpu_of_tasks(crowd, (count / crowd / 5).max(1), mobc));
-    }
-    duel.at_most_times("resource_pool, 2", "resource_pool, 1", 1.3, 1.05).run(session);
+    Duel::new("lease_tasks", what, Unit::CpuNanoseconds)
+        .crowds("resource_pool", |crowd| cpu_of_tasks(crowd, count / crowd, redis))
+        .crowds("deadpool", |crowd| cpu_of_tasks(crowd, count / crowd, deadpool))
+        .crowds("bb8", |crowd| cpu_of_tasks(crowd, count / crowd, bb8))
+        .crowds("mobc", |crowd| cpu_of_tasks(crowd, (count / crowd / 5).max(1), mobc))
+        .at_most_times("resource_pool, 2", "resource_pool, 1", 1.3, 1.05)
+        .run(session);
 }
 
 /// What it costs a lease that it is looked after.

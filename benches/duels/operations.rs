@@ -116,7 +116,7 @@ impl Pools {
         let own = self.home.block_on(ours(self.own.clone()));
         let adopted = self.home.block_on(ours(self.adopted.clone()));
         let (bare, alone) = (self.home.block_on(bare()), single.block_on(bare()));
-        let count = session.times(300);
+        let count = session.times(1000);
         let spawned = |place: &Handle, operation: &Operation| {
             let repeated = place.spawn(repeated(Arc::clone(operation), count));
             self.home.block_on(repeated).expect("a task that ends")

@@ -34,9 +34,9 @@ pub(crate) fn run(session: &Session) {
     runtime.block_on(channel.queue_declare(QUEUE.into(), durable, FieldTable::default())).expect("declared");
     let count = session.times(100_000);
     let single = session.times(2_000);
-    for (id, what, persistent, rounds) in [
-        ("publish_transient", "100,000 transient AMQP messages of 200 B, confirmed", false, 15),
-        ("publish_persistent", "100,000 persistent AMQP messages of 200 B, confirmed", true, 5),
+    for (id, what, persistent) in [
+        ("publish_transient", "100,000 transient AMQP messages of 200 B, confirmed", false),
+        ("publish_persistent", "100,000 persistent AMQP messages of 200 B, confirmed", true),
     ] {
         // Each leaves the queue empty for the next.
         let emptied = |run: &mut dyn FnMut() -> f64| {
@@ -72,7 +72,6 @@ pub(crate) fn run(session: &Session) {
             before.elapsed().as_nanos() as f64 / count as f64
         };
         let mut duel = Duel::new(id, what, Unit::Nanoseconds)
-            .rounds(rounds)
             .contestant("resource_pool, publish_batch", || emptied(&mut { publish_batch }))
             .contestant("lapin, one by one", || emptied(&mut { one_by_one }))
             .contestant("lapin, all joined", || emptied(&mut { joined }));

@@ -25,7 +25,7 @@ pub(crate) fn run(session: &Session) {
         (4, "redis_get_4", "the same by 4 threads at once"),
         (16, "redis_get_16", "the same by 16 threads at once"),
     ] {
-        let count = session.times(4000 / threads);
+        let count = session.times(20_000 / threads);
         Duel::new(id, what, Unit::Nanoseconds)
             .contestant("resource_pool", || {
                 clock_of_each(threads, count, || || get(&mut pool.redis().expect("a connection")))
