@@ -3,7 +3,7 @@
 //! All is decided under one lock, by one rule: nobody waits while a connection lies idle. What is given back goes
 //! straight to whoever has waited longest, so that nobody starves, and is had at once where nobody waits.
 //!
-//! Connections are opened only while somebody waits, on threads of the pool's runtime: one at first, and one more at
+//! Connections are opened only while somebody waits, on threads that no user occupies: one at first, and one more at
 //! a time for each that was opened while others still wait, as TCP starts. So a burst that is soon over opens one or
 //! two, and one that keeps what it gets has all it needs in a logarithmic number of steps.
 
@@ -24,7 +24,7 @@ use crate::clock::Moment;
 use crate::error::{BoxError, Error, Source, panic_message};
 use crate::lease::{Claim, Lease};
 use crate::resource::Link;
-use crate::runtime::{LONGEST, block, park_until};
+use crate::runtime::{LONGEST, block, park_until, prober};
 use crate::status::Usage;
 use crate::sync::{Mutex, MutexGuard};
 use crate::wait::Quota;
@@ -39,7 +39,7 @@ pub struct Checkout<M: ManageConnection> {
 }
 
 impl<M: ManageConnection> Checkout<M> {
-    /// One that is free now.
+    /// One that is free now, and needs no test.
     pub(crate) fn now(lease: Lease<Checkouts<M>>) -> Option<Self> {
         Some(Checkout { entry: Some(lease.core.try_get()?), lease })
     }
@@ -57,6 +57,11 @@ impl<M: ManageConnection> Checkout<M> {
             Ended::TimedOut(cause) => Error::Timeout(Arc::new(wait.timed_out(cause))),
         })?;
         Ok(Checkout { entry: Some(entry), lease })
+    }
+
+    /// Whether it is one of those.
+    pub(crate) fn is_of(&self, checkouts: &Checkouts<M>) -> bool {
+        Arc::ptr_eq(&self.lease.core, &checkouts.core)
     }
 
     /// Lends it to a closure, and gives it back after that. What a closure has, only its thread can free, so that a wait
@@ -185,14 +190,15 @@ impl<M: ManageConnection> Checkouts<M> {
     }
 }
 
-/// Opens one where that may block; if it fails, again after a pause, for as long as somebody waits.
+/// Opens one where that may block, and users do not; if it fails, again after a pause, for as long as somebody waits.
 fn open<M: ManageConnection>(
     runtime: Handle,
     mut pauses: impl Iterator<Item = Duration> + Send + 'static,
     opening: Opening<M>,
 ) {
     let later = runtime.clone();
-    runtime.spawn_blocking(move || {
+    prober().unwrap_or(&runtime.clone()).spawn_blocking(move || {
+        let _context = runtime.enter();
         let Some(failed) = opening.run() else { return };
         let pause = pauses.next().unwrap_or_default();
         later.clone().spawn(async move {
@@ -315,24 +321,25 @@ impl<M: ManageConnection> Core<M> {
         Arc::new(Core { resource, manager, limits, tell, start, state: Mutex::new(state) })
     }
 
-    /// One that lies idle.
+    /// One that lies idle and needs no test.
     fn try_get(self: &Arc<Self>) -> Option<Box<Entry<M>>> {
-        loop {
-            let mut state = self.state.lock();
-            let entry = state.idle.pop()?;
-            let begun = (state.idle.len() < self.limits.min_idle).then(|| self.demand(&mut state));
-            drop(state);
-            if let Some(begun) = begun {
-                self.begin(begun);
-            }
-            match self.fit(entry) {
-                Ok(fit) => return Some(fit),
-                Err(unfit) => self.forget(self.state.lock(), unfit),
-            }
+        let now = Moment::coarse();
+        let mut state = self.state.lock();
+        let mut entry = state.idle.pop_if(|entry| !entry.is_worn(now) && !self.needs_test(entry, now))?;
+        let begun = (state.idle.len() < self.limits.min_idle).then(|| self.demand(&mut state));
+        drop(state);
+        if let Some(begun) = begun {
+            self.begin(begun);
         }
+        if self.is_broken(&mut entry) {
+            self.forget(self.state.lock(), Unfit { entry, cause: None });
+            return None;
+        }
+        entry.checked_out = now;
+        Some(entry)
     }
 
-    /// Waits until one is free, the time is up, or there is none to wait for.
+    /// Waits until one is free, the time is up, or there is none to wait for. A test that has begun is waited for.
     fn get(self: &Arc<Self>, deadline: Instant) -> Result<Box<Entry<M>>, Ended> {
         let mut unfit = None;
         loop {
@@ -343,7 +350,12 @@ impl<M: ManageConnection> Core<M> {
             };
             match self.fit(answer.map_err(Ended::Refused)?) {
                 Ok(fit) => return Ok(fit),
-                Err(bad) => unfit = Some(bad),
+                Err(bad) if Instant::now() < deadline => unfit = Some(bad),
+                Err(bad) => {
+                    let cause = bad.cause.clone();
+                    self.forget(self.state.lock(), bad);
+                    return Err(Ended::TimedOut(cause));
+                }
             }
         }
     }
@@ -416,13 +428,17 @@ impl<M: ManageConnection> Core<M> {
         if self.is_broken(&mut entry) || entry.is_worn(now) {
             return Err(Unfit { entry, cause: None });
         }
-        if now.since(entry.checked_out) >= self.limits.test_after
+        if self.needs_test(&entry, now)
             && let Err(cause) = self.tried(|manager| manager.is_valid(&mut entry.connection))
         {
             return Err(Unfit { entry, cause: Some(cause) });
         }
         entry.checked_out = now;
         Ok(entry)
+    }
+
+    fn needs_test(&self, entry: &Entry<M>, now: Moment) -> bool {
+        now.since(entry.checked_out) >= self.limits.test_after
     }
 
     fn is_broken(&self, entry: &mut Entry<M>) -> bool {
@@ -472,11 +488,10 @@ impl<M: ManageConnection> Core<M> {
         state.ends += 1;
         let idle = std::mem::take(&mut state.idle);
         state.open -= idle.len();
-        let waiters = std::mem::take(&mut state.waiters);
+        let answered = std::mem::take(&mut state.waiters).into_iter().map(|waiter| waiter.answer(Err(error.clone())));
+        let woken: Vec<_> = answered.collect();
         drop(state);
-        for waiter in waiters {
-            wake(waiter.answer(Err(error.clone())));
-        }
+        woken.into_iter().for_each(wake);
         idle
     }
 

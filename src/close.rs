@@ -804,7 +804,7 @@ async fn drain(context: &Arc<Context>, slots: &[Arc<dyn AnySlot>], active: &[Arc
     let flushed = in_parallel(context, limit, slots.iter().cloned().map(AnySlot::flush));
     let idle = |activity: &Arc<Activity>| {
         let slot = slots.iter().find(|slot| Arc::ptr_eq(slot.activity(), activity));
-        activity.tally.now().is_empty() && slot.is_none_or(|slot| !slot.holders().iter().any(|holder| holder.exclusive))
+        activity.tally.now().is_empty() && slot.is_none_or(|slot| !slot.is_held(true))
     };
     let worked = async {
         // Until none is at work, since what ends at one may go on at another that was idle before.
@@ -814,7 +814,7 @@ async fn drain(context: &Arc<Context>, slots: &[Arc<dyn AnySlot>], active: &[Arc
     };
     let released = async {
         for slot in slots {
-            slot.activity().until(|| slot.holders().is_empty().then_some(())).await;
+            slot.activity().until(|| (!slot.is_held(false)).then_some(())).await;
         }
     };
     let all = async { tokio::join!(flushed, worked, within(held, released)) };

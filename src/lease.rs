@@ -170,7 +170,7 @@ impl<T> Provide<T> for T {
 }
 
 /// All leases of one resource, spread over seats so that threads do not write the same line.
-pub(crate) struct Ledger<H: Send + 'static> {
+pub(crate) struct Ledger<H: Send + Sync + 'static> {
     seats: Seats<H>,
     process: &'static Process,
     options: LeakOptions,
@@ -208,17 +208,11 @@ impl<H: Clone + Send + Sync + 'static> Ledger<H> {
 
     /// Opens for leasing with this handle.
     pub(crate) fn open(&self, handle: &H, generation: u64, activity: &Arc<Activity>) {
+        let opened = Opened { handle: Ours::new(handle.clone()), generation, activity: Arc::clone(activity) };
+        let opened = Arc::new(opened);
         for seat in self.seats {
-            let card =
-                Card { handle: Ours::new(handle.clone()), generation, activity: Arc::clone(activity), seat, place: 0 };
-            seat.0.lock().open = Some(card);
+            seat.0.lock().open = Some(Arc::clone(&opened));
         }
-    }
-
-    /// Leases nothing from now on. What is leased stays so until it drops.
-    #[must_use = "to be dropped outside of locks: a handle's drop may be anything"]
-    pub(crate) fn shut(&self) -> impl Sized + use<H> {
-        self.seats.iter().map(|seat| seat.0.lock().shut()).collect::<Vec<_>>()
     }
 
     /// A lease, if open.
@@ -231,8 +225,15 @@ impl<H: Clone + Send + Sync + 'static> Ledger<H> {
         // Of what others wait for, whoever looks wants to know the order.
         let since = if watched { Moment::now() } else { Moment::coarse() };
         let origin = watched.then(|| Box::new(Origin::here(self.options.backtrace)));
-        let card = self.seats[thread_number() % SEATS].0.lock().take(claim, since, origin)?;
+        let seat = &self.seats[thread_number() % SEATS];
+        let card = seat.0.lock().take(seat, claim, since, origin)?;
         Some(Lease { held: Some(card) })
+    }
+
+    /// Whether anything is out, or any checkout.
+    pub(crate) fn is_held(&self, only_checkouts: bool) -> bool {
+        let counts = |place: &Place| !only_checkouts || place.quota.is_some();
+        self.seats.iter().any(|seat| seat.0.lock().out().any(counts))
     }
 
     /// Every lease and checkout, the oldest first.
@@ -263,22 +264,29 @@ impl<H: Clone + Send + Sync + 'static> Ledger<H> {
     }
 }
 
-impl<H: Send + 'static> Drop for Ledger<H> {
+impl<H: Send + Sync + 'static> Ledger<H> {
+    /// Leases nothing from now on. What is leased stays so until it drops.
+    #[must_use = "to be dropped outside of locks: a handle's drop may be anything"]
+    pub(crate) fn shut(&self) -> impl Sized + use<H> {
+        self.seats.iter().map(|seat| seat.0.lock().shut()).collect::<Vec<_>>()
+    }
+}
+
+impl<H: Send + Sync + 'static> Drop for Ledger<H> {
     fn drop(&mut self) {
         // In a forked child a thread that is not there may hold a seat for ever.
         if self.process.is_current() {
-            let shut: Vec<_> = self.seats.iter().map(|seat| seat.0.lock().shut()).collect();
-            drop(shut);
+            drop(self.shut());
             self.process.spare_seats.lock().push(self.seats);
         }
     }
 }
 
 #[cfg(model)]
-impl<H: Send> Ledger<H> {
+impl<H: Send + Sync + 'static> Ledger<H> {
     /// The generation that it leases, from every seat.
     pub(crate) fn open_for(&self) -> Option<u64> {
-        let seats = self.seats.iter().map(|seat| seat.0.lock().open.as_ref().map(|card| card.generation));
+        let seats = self.seats.iter().map(|seat| seat.0.lock().open.as_ref().map(|opened| opened.generation));
         let mut seats: Vec<_> = seats.collect();
         seats.dedup();
         assert_eq!(seats.len(), 1, "seats of two minds: {seats:?}");
@@ -289,11 +297,14 @@ impl<H: Send> Ledger<H> {
 #[repr(align(128))]
 struct Seat<H: 'static>(Latch<Places<H>>);
 
+/// A lease takes its box along, so that none is allocated for it.
+type Cards<H> = Vec<Box<Card<H>>>;
+
 struct Places<H: 'static> {
-    /// What new cards are made from, while it is open.
-    open: Option<Card<H>>,
+    /// What cards are of, while it is open.
+    open: Option<Arc<Opened<H>>>,
     /// The cards of this generation that nobody has; moving one is all that a lease costs.
-    cards: Vec<Box<Card<H>>>,
+    cards: Cards<H>,
     all: Vec<Place>,
     /// The places that no card is of.
     free: Vec<usize>,
@@ -310,24 +321,31 @@ impl<H: 'static> Places<H> {
         self.all.iter().filter(|place| place.is_out)
     }
 
-    fn shut(&mut self) -> (Option<Card<H>>, Vec<Box<Card<H>>>) {
+    fn shut(&mut self) -> (Option<Arc<Opened<H>>>, Cards<H>) {
         self.free.extend(self.cards.iter().map(|card| card.place));
         (self.open.take(), std::mem::take(&mut self.cards))
     }
 }
 
-impl<H: Clone + 'static> Places<H> {
+impl<H: 'static> Places<H> {
     #[inline]
-    fn take(&mut self, claim: Claim, since: Moment, origin: Option<Box<Origin>>) -> Option<Box<Card<H>>> {
+    fn take(
+        &mut self,
+        seat: &'static Seat<H>,
+        claim: Claim,
+        since: Moment,
+        origin: Option<Box<Origin>>,
+    ) -> Option<Box<Card<H>>> {
         let card = match self.cards.pop() {
             Some(card) => card,
-            None => self.card()?,
+            None => self.card(seat)?,
         };
-        // Field by field: as a whole it would be put together elsewhere and copied.
+        // Field by field: as a whole it would be put together elsewhere and copied, which waits for what was just written.
         let place = &mut self.all[card.place];
-        place.claim = claim;
+        place.site = claim.site;
+        place.quota = claim.quota;
         place.since = since;
-        place.generation = card.generation;
+        place.generation = card.opened.generation;
         place.is_out = true;
         if origin.is_some() {
             place.origin = origin;
@@ -337,18 +355,18 @@ impl<H: Clone + 'static> Places<H> {
 
     /// One more of this generation.
     #[cold]
-    fn card(&mut self) -> Option<Box<Card<H>>> {
-        let open = self.open.as_ref()?;
+    fn card(&mut self, seat: &'static Seat<H>) -> Option<Box<Card<H>>> {
+        let opened = Arc::clone(self.open.as_ref()?);
         let place = self.free.pop().unwrap_or_else(|| {
             self.all.push(Place::default());
             self.all.len() - 1
         });
-        Some(Box::new(open.at(place)))
+        Some(Box::new(Card { opened, seat, place }))
     }
 
     /// Takes a card back, unless its generation is over.
     fn put(&mut self, card: Box<Card<H>>) -> Option<Box<Card<H>>> {
-        if self.open.as_ref().is_some_and(|open| open.generation == card.generation) {
+        if self.open.as_ref().is_some_and(|opened| Arc::ptr_eq(opened, &card.opened)) {
             self.cards.push(card);
             None
         } else {
@@ -361,7 +379,8 @@ impl<H: Clone + 'static> Places<H> {
 /// What is known of a lease or checkout, while it is out.
 struct Place {
     is_out: bool,
-    claim: Claim,
+    site: &'static Location<'static>,
+    quota: Option<QuotaId>,
     since: Moment,
     generation: u64,
     /// Only of what is watched.
@@ -371,8 +390,8 @@ struct Place {
 
 impl Default for Place {
     fn default() -> Self {
-        let (claim, since) = (Claim::shared(), Moment::coarse());
-        Place { is_out: false, claim, since, generation: 0, origin: None, suspected: false }
+        let (site, since) = (Location::caller(), Moment::coarse());
+        Place { is_out: false, site, quota: None, since, generation: 0, origin: None, suspected: false }
     }
 }
 
@@ -381,10 +400,10 @@ impl Place {
         let origin = self.origin.as_deref();
         Holder {
             resource: Arc::clone(resource),
-            site: self.claim.site,
+            site: self.site,
             held: self.since.elapsed(),
-            exclusive: self.claim.quota.is_some(),
-            quota: self.claim.quota,
+            exclusive: self.quota.is_some(),
+            quota: self.quota,
             generation: self.generation,
             owner: origin.map(|origin| origin.owner.clone()),
             suspected: self.suspected,
@@ -405,20 +424,18 @@ impl Origin {
     }
 }
 
-/// One generation's handle, for one holder at a time.
-struct Card<H: 'static> {
+/// One generation.
+struct Opened<H> {
     handle: Ours<H>,
     generation: u64,
     activity: Arc<Activity>,
-    seat: &'static Seat<H>,
-    place: usize,
 }
 
-impl<H: Clone + 'static> Card<H> {
-    fn at(&self, place: usize) -> Self {
-        let (handle, activity) = (Ours::new(self.handle.clone()), Arc::clone(&self.activity));
-        Card { handle, activity, place, ..*self }
-    }
+/// What one holder at a time has of it, and where that is written down.
+struct Card<H: 'static> {
+    opened: Arc<Opened<H>>,
+    seat: &'static Seat<H>,
+    place: usize,
 }
 
 /// A card as a lease of `T` sees it.
@@ -432,35 +449,36 @@ trait Held<T: ?Sized>: Send + Sync {
     fn release(self: Box<Self>);
 }
 
-impl<T: ?Sized, H: Provide<T> + Clone + Send + Sync + 'static> Held<T> for Card<H> {
+impl<T: ?Sized, H: Provide<T> + Send + Sync + 'static> Held<T> for Card<H> {
     fn handle(&self) -> &T {
-        (*self.handle).provide()
+        (*self.opened.handle).provide()
     }
 
     #[cfg(feature = "clickhouse")]
     fn whole(&self) -> &dyn std::any::Any {
-        &*self.handle
+        &*self.opened.handle
     }
 
     fn generation(&self) -> u64 {
-        self.generation
+        self.opened.generation
     }
 
     fn activity(&self) -> &Arc<Activity> {
-        &self.activity
+        &self.opened.activity
     }
 
     fn release(self: Box<Self>) {
-        if !Ours::process(&self.handle).is_current() {
+        if !Ours::process(&self.opened.handle).is_current() {
             return;
         }
+        let activity = &self.opened.activity;
         let mut places = self.seat.0.lock();
         let place = &mut places.all[self.place];
         place.is_out = false;
-        let came_back = std::mem::take(&mut place.suspected).then(|| place.holder(&self.activity.name));
+        let came_back = std::mem::take(&mut place.suspected).then(|| place.holder(&activity.name));
         let origin = place.origin.take();
         // Under the lock, which whoever drains takes after saying so.
-        let drained = self.activity.is_draining().then(|| Arc::clone(&self.activity));
+        let drained = activity.is_draining().then(|| Arc::clone(activity));
         let over = places.put(self);
         drop(places);
         drop((over, origin));

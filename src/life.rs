@@ -23,7 +23,7 @@ use crate::status::State;
 use crate::sync::{Mutex, MutexGuard};
 
 /// The life of one resource and, while it is connected, its handle.
-pub(crate) struct Life<H: Send + 'static> {
+pub(crate) struct Life<H: Send + Sync + 'static> {
     pub(crate) activity: Arc<Activity>,
     /// Opened and shut here alone.
     pub(crate) ledger: Ledger<H>,
@@ -474,16 +474,16 @@ impl<H> Inner<H> {
 }
 
 /// Counts an acquire that waits.
-struct Acquiring<'a, H: Send + 'static>(&'a Life<H>);
+struct Acquiring<'a, H: Send + Sync + 'static>(&'a Life<H>);
 
-impl<'a, H: Send + 'static> Acquiring<'a, H> {
+impl<'a, H: Send + Sync + 'static> Acquiring<'a, H> {
     fn new(life: &'a Life<H>) -> Self {
         life.inner.lock().waiting += 1;
         Acquiring(life)
     }
 }
 
-impl<H: Send + 'static> Drop for Acquiring<'_, H> {
+impl<H: Send + Sync + 'static> Drop for Acquiring<'_, H> {
     fn drop(&mut self) {
         self.0.inner.lock().waiting -= 1;
     }

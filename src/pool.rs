@@ -1,5 +1,6 @@
 //! The async facade.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::future::{Future, Ready, ready};
 use std::pin::Pin;
@@ -45,6 +46,8 @@ macro_rules! acquire {
     ($feature:literal, $what:literal, $handle:ty, $config:ident, $default:ident, $named:ident, $with:ident) => {
         #[doc = concat!("A lease of ", $what, ". The first call connects and pings; later ones cost nanoseconds.")]
         ///
+        /// What is ready is leased by the call, and held from then on; connecting begins when the future is polled.
+        ///
         /// # Errors
         /// [`Error::Connect`] if no connection could be made, [`Error::Timeout`] after the acquire
         /// timeout, [`Error::Config`] for an unusable configuration, [`Error::Lost`] while a lost
@@ -56,10 +59,7 @@ macro_rules! acquire {
         #[track_caller]
         #[inline]
         pub fn $default(&self) -> impl Future<Output = Result<Lease<$handle>, Error>> + Send + use<'_> {
-            match self.registry().$default() {
-                Ok(slot) => self.acquire(slot, Claim::shared()),
-                Err(error) => Acquire::Done(ready(Err(error))),
-            }
+            self.acquire(self.registry().$default(), Claim::shared())
         }
 
         #[doc = concat!("A lease of a further configured instance of ", $what, ".")]
@@ -73,8 +73,7 @@ macro_rules! acquire {
             &'a self,
             name: &'a str,
         ) -> impl Future<Output = Result<Lease<$handle>, Error>> + Send + use<'a> {
-            let claim = Claim::shared();
-            async move { self.acquire(&self.registry().named::<$config>(name)?, claim).await }
+            self.acquire(self.registry().named::<$config>(name), Claim::shared())
         }
 
         #[doc = concat!("A lease of an instance of ", $what, " that brings its configuration along.")]
@@ -89,8 +88,7 @@ macro_rules! acquire {
             name: &'a str,
             config: $config,
         ) -> impl Future<Output = Result<Lease<$handle>, Error>> + Send + use<'a> {
-            let claim = Claim::shared();
-            async move { self.acquire(&self.registry().with(name, config)?, claim).await }
+            self.acquire(self.registry().with(name, config), Claim::shared())
         }
     };
 }
@@ -133,8 +131,7 @@ impl ResourcePool {
         &'a self,
         name: &'a str,
     ) -> impl Future<Output = Result<Lease<R::Handle>, Error>> + Send + use<'a, R> {
-        let claim = Claim::shared();
-        async move { self.acquire(&self.registry().get::<R>(name)?, claim).await }
+        self.acquire(self.registry().get::<R>(name), Claim::shared())
     }
 
     /// Connects these in parallel and logs the effective configuration, redacted. A result for each.
@@ -225,15 +222,24 @@ impl ResourcePool {
         &self.handle.0
     }
 
+    /// At once, if it is ready; else when polled.
     #[inline]
-    pub(crate) fn acquire<R: Resource, T: ?Sized + 'static>(&self, slot: &Arc<Slot<R>>, claim: Claim) -> Acquire<T>
+    pub(crate) fn acquire<R: Resource, T: ?Sized + 'static>(
+        &self,
+        slot: Result<impl Borrow<Arc<Slot<R>>>, Error>,
+        claim: Claim,
+    ) -> Acquire<T>
     where
         R::Handle: Provide<T>,
     {
-        match slot.lease(claim) {
-            Ok(Some(lease)) => Acquire::Done(ready(Ok(lease))),
-            Ok(None) => self.connect(slot, claim),
-            Err(error) => Acquire::Done(ready(Err(error))),
+        let slot = match slot {
+            Ok(slot) => slot,
+            Err(error) => return Acquire::Failed(ready(error)),
+        };
+        match slot.borrow().lease(claim) {
+            Ok(Some(lease)) => Acquire::Leased(ready(lease)),
+            Ok(None) => self.connect(slot.borrow(), claim),
+            Err(error) => Acquire::Failed(ready(error)),
         }
     }
 
@@ -252,7 +258,9 @@ impl ResourcePool {
 
 /// A lease of what is ready, at once; or the wait for it, boxed so that the former stays small.
 pub(crate) enum Acquire<T: ?Sized> {
-    Done(Ready<Result<Lease<T>, Error>>),
+    /// Apart from the errors, which are larger: a result of both would be copied as a whole.
+    Leased(Ready<Lease<T>>),
+    Failed(Ready<Error>),
     Waiting(BoxFuture<Result<Lease<T>, Error>>),
 }
 
@@ -262,7 +270,8 @@ impl<T: ?Sized> Future for Acquire<T> {
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut *self {
-            Acquire::Done(done) => Pin::new(done).poll(cx),
+            Acquire::Leased(lease) => Pin::new(lease).poll(cx).map(Ok),
+            Acquire::Failed(error) => Pin::new(error).poll(cx).map(Err),
             Acquire::Waiting(waiting) => waiting.as_mut().poll(cx),
         }
     }

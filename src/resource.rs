@@ -26,9 +26,8 @@ use crate::status::{State, Usage};
 /// The built-in backends implement it too, so a registered resource gets the same life: connected
 /// once for all who ask, retried, probed, reconnected, drained and closed in its phase.
 ///
-/// All futures are awaited on the pool's runtime with a limit of their own and may be dropped
-/// when that passes, so they must be cancel-safe. They must not block the thread; `ping` runs
-/// on the prober's one thread.
+/// All futures are awaited on the pool's runtime, and those of `ping` on the prober's, with a limit of their own. They
+/// may be dropped when that passes, so they must be cancel-safe, and they must not block the thread.
 ///
 /// ```
 /// use resource_pool::{Failure, Link, Resource, ResourcePool};
@@ -54,7 +53,8 @@ use crate::status::{State, Usage};
 /// # Ok(()) }
 /// ```
 pub trait Resource: Send + Sync + Sized + 'static {
-    /// What a lease derefs to. A clone refers to the same connection.
+    /// What a lease derefs to. A clone refers to the same connection; it is made under a lock, so that it must neither
+    /// block nor use the pool.
     type Handle: Clone + Send + Sync + 'static;
 
     /// Makes the connection and proves that it works.

@@ -55,6 +55,8 @@ pub(crate) trait AnySlot: Any + Send + Sync {
     fn generation_or_next(&self) -> u64;
     fn status(&self) -> ResourceStatus;
     fn holders(&self) -> Vec<Holder>;
+    /// Whether anything is leased or checked out, or anything of the latter.
+    fn is_held(&self, only_checkouts: bool) -> bool;
     fn leaks(&self) -> &Leaks;
     /// Marks checkouts that have been out for this long, and tells the newly marked ones.
     fn suspect(&self, age: Duration) -> Vec<Holder>;
@@ -362,6 +364,10 @@ impl<R: Resource> AnySlot for Slot<R> {
 
     fn holders(&self) -> Vec<Holder> {
         self.life.ledger.holders(self.name())
+    }
+
+    fn is_held(&self, only_checkouts: bool) -> bool {
+        self.life.ledger.is_held(only_checkouts)
     }
 
     fn leaks(&self) -> &Leaks {

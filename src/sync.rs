@@ -18,7 +18,8 @@ mod usual {
     pub(crate) use std::sync::atomic;
     pub(crate) use tokio::sync::Notify;
 
-    /// For what is held for nanoseconds, and mostly by one thread: letting go of it costs no locked instruction.
+    /// For what is held for some nanoseconds, mostly by the same thread, and for longer only by whoever looks at all:
+    /// letting go of it costs no locked instruction.
     pub(crate) type Latch<T> = spin::mutex::SpinMutex<T, Patience>;
 
     /// How a latch is waited for.

@@ -7,7 +7,7 @@ mod common;
 
 use std::fmt;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -31,6 +31,8 @@ struct Server {
     takes: Duration,
     connect: Mutex<Does>,
     test: Mutex<Does>,
+    /// How long a test takes that then fails.
+    slow_test: Mutex<Option<Duration>>,
     /// The one that fails its tests, whatever the others do.
     spoilt: Mutex<Option<usize>>,
     /// How connections that come back are.
@@ -41,6 +43,8 @@ struct Server {
     hung: AtomicUsize,
     /// The first that hung, which goes on hanging when the others do not.
     stuck: AtomicUsize,
+    /// Tests that hang come to an end.
+    thawed: AtomicBool,
     closed: AtomicUsize,
     /// Openings that were more at a time than the pace allows.
     hasty: AtomicUsize,
@@ -117,6 +121,16 @@ impl r2d2::ManageConnection for Fake {
 
     fn is_valid(&self, own: &mut Numbered) -> Result<(), Refused> {
         let does = if *self.spoilt.lock() == Some(own.number) { Does::Fail } else { *self.test.lock() };
+        let slow = *self.slow_test.lock();
+        if let Some(takes) = slow {
+            thread::sleep(takes);
+            return Does::Fail.run("answer in time");
+        }
+        if does == Does::Hang {
+            self.hung.fetch_add(1, Ordering::SeqCst);
+            until(LONG, || self.thawed.load(Ordering::SeqCst));
+            self.hung.fetch_sub(1, Ordering::SeqCst);
+        }
         does.run("answer")
     }
 
@@ -403,7 +417,7 @@ fn checkouts_are_opened_again_after_a_loss_whatever_hangs() {
         let state = || pool.status().resource("fake").unwrap().state;
         let broken = Instant::now();
         until(SOON, || broken.elapsed() > Duration::from_millis(500));
-        assert!(state() != State::Ready && fake.hung.load(Ordering::SeqCst) <= 2);
+        assert!(state() != State::Ready && fake.hung.load(Ordering::SeqCst) <= 5);
         (*fake.test.lock(), *fake.connect.lock()) = (Does::Work, Does::Work);
         until(SOON, || state() == State::Ready);
         assert_eq!(fake.hung.load(Ordering::SeqCst), 1, "the first still hangs");
@@ -412,6 +426,63 @@ fn checkouts_are_opened_again_after_a_loss_whatever_hangs() {
     });
     until(SOON, || fake.hung.load(Ordering::SeqCst) == 0);
     assert_eq!(usage(&pool).open, Some(2), "what came too late is nobody's");
+}
+
+/// As does a probe that hangs, for ever, on a connection of before.
+#[test]
+fn checkouts_come_back_after_a_loss_though_a_probe_hangs() {
+    let fake = Fake::default();
+    let pool = fake.pool(|kind| kind.max_size(2));
+    let state = || pool.status().resource("fake").unwrap().state;
+    *fake.test.lock() = Does::Hang;
+    until(SOON, || state() != State::Ready && fake.hung.load(Ordering::SeqCst) >= 2);
+    *fake.test.lock() = Does::Work;
+    until(SOON, || state() == State::Ready);
+    drop(check_out(&pool));
+    assert!((1..=4).contains(&fake.hung.load(Ordering::SeqCst)), "not one more for each attempt");
+    assert_eq!(pool.health_check().unwrap().entry("fake").unwrap().health, Health::Pass);
+    assert!(pool.close("fake").unwrap().all_closed());
+    fake.thawed.store(true, Ordering::SeqCst);
+    until(SOON, || fake.opened.load(Ordering::SeqCst) == fake.closed.load(Ordering::SeqCst));
+}
+
+/// Those who wait on a runtime's threads for blocking code leave none for an opening.
+#[test]
+fn checkouts_are_opened_on_threads_that_no_user_occupies() {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(1).max_blocking_threads(2).enable_all().build().unwrap();
+    let fake = Fake::default();
+    let pool = ResourcePool::builder().environment([("", ""); 0]).runtime(runtime.handle().clone()).build().unwrap();
+    pool.register("fake", R2d2::new(fake.clone()).max_size(3)).unwrap();
+    let (first, start) = (check_out(&pool), Arc::new(Barrier::new(2)));
+    let waiting: Vec<_> = (0..2)
+        .map(|_| {
+            let (pool, start) = (pool.clone(), Arc::clone(&start));
+            runtime.spawn_blocking(move || {
+                start.wait();
+                check_out(&pool)
+            })
+        })
+        .collect();
+    for waiting in waiting {
+        assert_ne!(runtime.block_on(waiting).unwrap().number, first.number);
+    }
+    drop(first);
+    assert!(pool.close_all().unwrap().all_closed());
+}
+
+/// However many that lie idle fail their tests, one after another.
+#[test]
+fn checkouts_take_no_longer_than_they_may_for_all_that_are_unfit() {
+    let fake = Fake::default();
+    let pool = fake.pool(|kind| kind.max_size(8).test_after(Duration::ZERO));
+    let all: Vec<_> = (0..8).map(|_| check_out(&pool)).collect();
+    drop(all);
+    *fake.slow_test.lock() = Some(Duration::from_millis(200));
+    let asked = Instant::now();
+    let error = pool.within(Duration::from_millis(300)).check_out::<Fake>("fake").unwrap_err();
+    assert!(asked.elapsed() < Duration::from_millis(900), "{:?}: {error}", asked.elapsed());
+    assert!(matches!(&error, Error::Timeout(_) | Error::Lost { .. }), "{error}");
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! ClickHouse: many rows in and out, and one row at a time, beside the `clickhouse` crate by itself.
 //!
-//! Both speak LZ4, allow the server as many threads, and write the same rows into tables that only keep them in memory, so that the clients' work shows and
-//! not the server's. The crate by itself does not check the rows' types, as the server that these run on knows no
-//! formats with types; nor does the pool there.
+//! Both speak LZ4, allow the server as many threads, and write the same rows into tables that only keep them in memory,
+//! so that the clients' work shows and not the server's. The crate by itself does not check the rows' types, as the
+//! server that these run on knows no formats with types; nor does the pool there.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};

@@ -123,7 +123,9 @@ pub(crate) async fn clickhouse_connected(url: &str) -> ClickHouse {
     client
 }
 
+/// Without a limit on each command, which the pool does not have either.
 pub(crate) async fn redis(url: &str) -> MultiplexedConnection {
     let client = redis::Client::open(url).expect("a client");
-    client.get_multiplexed_async_connection().await.expect("a connection")
+    let config = redis::AsyncConnectionConfig::new().set_response_timeout(None);
+    client.get_multiplexed_async_connection_with_config(&config).await.expect("a connection")
 }

@@ -5,7 +5,6 @@
 
 use std::cell::RefCell;
 use std::fmt;
-use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde::Serialize;
 
@@ -40,7 +39,8 @@ impl fmt::Display for Unit {
     }
 }
 
-const ROUNDS: usize = 15;
+/// Even, so that of two each begins as often.
+const ROUNDS: usize = 16;
 
 /// What the names of our own contestants begin with.
 const OURS: &str = "resource_pool";
@@ -169,7 +169,7 @@ impl<'a> Duel<'a> {
         let count = self.contestants.len();
         let mut samples = vec![Vec::with_capacity(rounds); count];
         for round in 0..rounds {
-            for index in shuffled(round, count) {
+            for index in order(round, count) {
                 let measured = (self.contestants[index].1)();
                 assert!(measured.is_finite() && measured >= 0.0, "{}: {measured}", self.id);
                 samples[index].push(measured);
@@ -198,15 +198,16 @@ impl<'a> Duel<'a> {
     }
 }
 
-/// The order of this round, which is no other in the next run.
-fn shuffled(round: usize, count: usize) -> Vec<usize> {
-    let mut order: Vec<_> = (0..count).collect();
-    order.sort_by_cached_key(|index| {
-        let mut hasher = DefaultHasher::new();
-        (round, index).hash(&mut hasher);
-        hasher.finish()
-    });
-    order
+/// The order of this round: another one begins, and another one follows on each.
+fn order(round: usize, count: usize) -> impl Iterator<Item = usize> {
+    // Steps that come by all.
+    let steps: Vec<_> = (1..=count).filter(|step| gcd(*step, count) == 1).collect();
+    let step = steps[round % steps.len()];
+    (0..count).map(move |turn| (round + turn * step) % count)
+}
+
+fn gcd(one: usize, other: usize) -> usize {
+    if other == 0 { one } else { gcd(other, one % other) }
 }
 
 /// What the rounds of one contestant left, for further rows that tell more of the same rounds.

@@ -214,14 +214,14 @@ fn at_once(session: &Session) {
         took
     };
     Duel::new("cold_at_once", "tasks that each ask a cold pool for all four, until all have them", Unit::Milliseconds)
-        .contestant("1,000 tasks", || ask(0, many))
-        .contestant("one task", || ask(1, one))
+        .contestant("resource_pool, 1,000 tasks", || ask(0, many))
+        .contestant("resource_pool, one task", || ask(1, one))
         .run(session);
     let [mut of_many, mut of_one] = connections.into_inner();
     Duel::new("cold_connections", "connections that the same caused", Unit::Count)
-        .contestant("1,000 tasks", || of_many.pop_front().expect("as many rounds"))
-        .contestant("one task", || of_one.pop_front().expect("as many rounds"))
-        .at_most_times("1,000 tasks", "one task", 1.0, None)
+        .contestant("resource_pool, 1,000 tasks", || of_many.pop_front().expect("as many rounds"))
+        .contestant("resource_pool, one task", || of_one.pop_front().expect("as many rounds"))
+        .at_most_times("resource_pool, 1,000 tasks", "resource_pool, one task", 1.0, None)
         .note("MongoDB's driver opens three for one client: for operations, for its monitor, for round-trip times.")
         .run(session);
 }

@@ -76,12 +76,12 @@ pub(crate) fn run(session: &Session) {
             .contestant("lapin, one by one", || emptied(&mut { one_by_one }))
             .contestant("lapin, all joined", || emptied(&mut { joined }));
         if !persistent {
-            duel = duel
-                .times_faster_than("resource_pool, publish_batch", "lapin, one by one", 5.0, 7.0)
-                .because("what is left is the broker's own work: pool and driver use less than half of one processor");
+            duel = duel.times_faster_than("resource_pool, publish_batch", "lapin, one by one", 5.0, 7.0).because(
+                "the broker takes longer for a message the longer its queue is: one by one it grows to 2,000 only",
+            );
         }
         duel.times_faster_than("resource_pool, publish_batch", "lapin, all joined", 0.95, 1.0)
-            .note("One by one only 2,000 of them.")
+            .note("One by one only 2,000 of them. The pool's messages are made within the clock, the driver's are constant.")
             .run(session);
     }
     runtime.block_on(drivers::close(channel, connection));

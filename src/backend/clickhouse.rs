@@ -320,7 +320,7 @@ impl ClickHouse {
         let claim = Claim::shared();
         async move {
             let pool = scoped::pool(config.into())?;
-            let lease = pool.acquire(pool.registry().clickhouse()?, claim).await?;
+            let lease = pool.acquire(pool.registry().clickhouse(), claim).await?;
             Ok(Scoped::new(lease, pool))
         }
     }

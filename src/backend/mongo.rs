@@ -1083,7 +1083,7 @@ impl Mongo {
         let claim = Claim::shared();
         async move {
             let pool = scoped::pool(config.into())?;
-            let lease = pool.acquire(pool.registry().mongo()?, claim).await?;
+            let lease = pool.acquire(pool.registry().mongo(), claim).await?;
             Ok(Scoped::new(lease, pool))
         }
     }

@@ -7,13 +7,14 @@ use std::time::Duration;
 use r2d2::ManageConnection;
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::{JoinSet, spawn_blocking};
 
 use crate::checkout::{Checkouts, Limits};
 use crate::close::Phase;
 use crate::error::{BoxError, Failure};
 use crate::lease::{Provide, QuotaId};
 use crate::resource::{Link, Resource};
+use crate::runtime::prober;
 use crate::status::Usage;
 use crate::wait::Quota;
 
@@ -22,7 +23,8 @@ use crate::wait::Quota;
 /// of asking; they are opened on demand, probed, counted, drained and closed like those of the built-in kinds.
 ///
 /// An adapter's calls cannot be cut short: one that hangs holds its thread, and a connection that is out when the
-/// resource is lost or closed is closed when it comes back. Every zero among the limits is without.
+/// resource is lost or closed is closed when it comes back. To come back after a loss, up to four probes that hang are
+/// left to themselves; then one of them has to end first, or the resource to be closed and connected anew.
 ///
 /// ```
 /// # #[derive(Debug)] struct Manager;
@@ -63,41 +65,42 @@ impl<M: ManageConnection> R2d2<M> {
             test_after: Duration::from_millis(500),
         };
         let (phase, endpoint) = (Phase::Databases, String::new());
-        let probe = Mutex::new(Probe { own: None, call: None });
+        let probe = Mutex::new(Probe { own: None, calls: JoinSet::new() });
         R2d2 { manager: Arc::new(manager), limits, phase, endpoint, quota: QuotaId::new(), probe }
     }
 
-    /// Sets the most connections, at least 1.
+    /// Sets the most connections, at least 1. Defaults to 10.
     pub fn max_size(mut self, max_size: usize) -> Self {
         self.limits.max = max_size.max(1);
         self
     }
 
-    /// Sets how many idle connections are kept.
+    /// Sets how many idle connections are kept. Defaults to 0.
     pub fn min_idle(mut self, min_idle: usize) -> Self {
         self.limits.min_idle = min_idle;
         self
     }
 
-    /// Sets after how long an idle connection is closed.
+    /// Sets after how long an idle connection is closed. Defaults to 60 s; zero is never.
     pub fn idle_timeout(mut self, idle_timeout: Duration) -> Self {
         self.limits.idle_timeout = idle_timeout;
         self
     }
 
-    /// Sets the longest that a connection is used, less up to a tenth.
+    /// Sets the longest that a connection is used, less up to a tenth. Defaults to 30 min; zero is for ever.
     pub fn max_lifetime(mut self, max_lifetime: Duration) -> Self {
         self.limits.max_lifetime = max_lifetime;
         self
     }
 
-    /// Sets within which time a connection that was checked out is checked out again without a test.
+    /// Sets within which time a connection that was checked out is checked out again without a test. Defaults to
+    /// 500 ms; zero tests it each time.
     pub fn test_after(mut self, test_after: Duration) -> Self {
         self.limits.test_after = test_after;
         self
     }
 
-    /// Sets when it closes.
+    /// Sets when it closes. Defaults to [`Phase::Databases`].
     pub fn phase(mut self, phase: Phase) -> Self {
         self.phase = phase;
         self
@@ -117,7 +120,7 @@ impl<M: ManageConnection<Error: Send + Sync>> Resource for R2d2<M> {
         let quota = Quota::of(self.quota, link, self.limits.max, "connections", "max_size");
         let checkouts = Checkouts::new(link, Arc::clone(&self.manager), self.limits.clone(), quota, BoxError::from);
         let connections = Connections(Arc::new(checkouts));
-        self.ping(&connections).await?;
+        self.probe(true).await?;
         // The first one is for users; probes open their own.
         if let Some(first) = self.probe.lock().await.own.take() {
             connections.0.admit(first);
@@ -126,34 +129,23 @@ impl<M: ManageConnection<Error: Send + Sync>> Resource for R2d2<M> {
     }
 
     async fn recover(&self, _: &Link, lost: &Connections<M>) -> Result<bool, Failure> {
-        self.ping(lost).await?;
+        self.probe(true).await?;
         lost.0.accept();
         Ok(true)
     }
 
     async fn ping(&self, _: &Connections<M>) -> Result<(), Failure> {
-        let mut probe = self.probe.lock().await;
-        let Probe { own, call } = &mut *probe;
-        // One that hangs is awaited again, so that such calls do not pile up.
-        let answer = call.get_or_insert_with(|| {
-            let (manager, own) = (Arc::clone(&self.manager), own.take());
-            spawn_blocking(move || {
-                let mut own = own.map_or_else(|| manager.connect(), Ok)?;
-                manager.is_valid(&mut own)?;
-                Ok(own)
-            })
-        });
-        let answer = answer.await;
-        probe.call = None;
-        probe.own = Some(answer??);
-        Ok(())
+        self.probe(false).await
     }
 
     async fn close(&self, connections: Connections<M>) -> Result<(), Failure> {
         let idle = connections.0.close();
-        let probe = self.probe.lock().await.own.take();
+        let mut probe = self.probe.lock().await;
+        probe.calls.detach_all();
+        let own = probe.own.take();
+        drop(probe);
         // A driver's goodbye may block.
-        Ok(spawn_blocking(|| drop((idle, probe))).await?)
+        Ok(spawn_blocking(|| drop((idle, own))).await?)
     }
 
     fn cut(&self, connections: &Connections<M>) {
@@ -177,6 +169,30 @@ impl<M: ManageConnection<Error: Send + Sync>> Resource for R2d2<M> {
     }
 }
 
+impl<M: ManageConnection<Error: Send + Sync>> R2d2<M> {
+    /// Whether it answers: by the call that is under way, so that those that hang do not pile up; `anew` by one more, as
+    /// that may be about what is lost.
+    async fn probe(&self, anew: bool) -> Result<(), Failure> {
+        let mut probe = self.probe.lock().await;
+        let Probe { own, calls } = &mut *probe;
+        if calls.is_empty() || anew && calls.len() < HUNG {
+            let (manager, own) = (Arc::clone(&self.manager), own.take());
+            let call = move || {
+                let mut own = own.map_or_else(|| manager.connect(), Ok)?;
+                manager.is_valid(&mut own)?;
+                Ok(own)
+            };
+            calls.spawn_blocking_on(call, prober().map_err(Failure::transient)?);
+        }
+        if let Some(answer) = calls.join_next().await {
+            *own = Some(answer??);
+            // What they have is closed when they end.
+            calls.detach_all();
+        }
+        Ok(())
+    }
+}
+
 impl<M: ManageConnection> fmt::Debug for R2d2<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("R2d2").field("limits", &self.limits).field("endpoint", &self.endpoint).finish_non_exhaustive()
@@ -186,12 +202,15 @@ impl<M: ManageConnection> fmt::Debug for R2d2<M> {
 /// What an [`R2d2`] that is connected has open; [`check_out`](crate::blocking::ResourcePool::check_out) hands it out.
 pub struct Connections<M: ManageConnection>(Arc<Checkouts<M>>);
 
-/// How it is probed: over a connection of its own, by one call at a time.
+/// How it is probed: over a connection of its own.
 struct Probe<M: ManageConnection> {
     own: Option<M::Connection>,
-    /// The call that has it meanwhile.
-    call: Option<JoinHandle<Result<M::Connection, M::Error>>>,
+    /// Those under way, each of which has one.
+    calls: JoinSet<Result<M::Connection, M::Error>>,
 }
+
+/// How many calls may hang.
+const HUNG: usize = 4;
 
 impl<M: ManageConnection> Provide<Checkouts<M>> for Connections<M> {
     fn provide(&self) -> &Checkouts<M> {

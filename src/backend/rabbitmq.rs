@@ -513,7 +513,7 @@ impl RabbitMq {
         let claim = Claim::shared();
         async move {
             let pool = scoped::pool(config.into())?;
-            let lease = pool.acquire(pool.registry().rabbitmq()?, claim).await?;
+            let lease = pool.acquire(pool.registry().rabbitmq(), claim).await?;
             Ok(Scoped::new(lease, pool))
         }
     }
@@ -692,7 +692,8 @@ impl RabbitMq {
     /// Publishes messages in their order, many unconfirmed at a time
     /// ([`confirm_window`](RabbitMqConfig::confirm_window)), and tells the outcome of each.
     ///
-    /// It stops at the first loss or timeout; what was not sent by then has an error that says so.
+    /// It stops at the first loss or timeout; what was not sent by then has an error that says so, for which the rest of
+    /// the messages is taken out of the iterator and dropped.
     ///
     /// # Errors
     /// Those of [`publish`](RabbitMq::publish) if nothing could be sent.
@@ -716,7 +717,7 @@ impl RabbitMq {
             let mut flight = Flight::from(sent);
             let (mut results, mut trouble, mut unsent) = (Vec::new(), None, 0);
             loop {
-                while trouble.is_none() && flight.len() < parts {
+                while trouble.is_none() && !flight.is_lost() && flight.len() < parts {
                     let part = next();
                     if part.is_empty() {
                         break;
@@ -733,7 +734,9 @@ impl RabbitMq {
                 }
                 results.extend(settled);
                 if trouble.is_none() && flight.is_lost() {
-                    trouble = results.iter().rev().find_map(|result| result.as_ref().err()).cloned();
+                    let unanswered = results.iter().rev().find_map(|result: &Result<_, Error>| result.as_ref().err());
+                    // The last answer may just have come all the same.
+                    trouble = Some(unanswered.cloned().unwrap_or_else(|| pooled.guard.generation.was_cut()));
                 }
             }
             if let Some(why) = trouble {

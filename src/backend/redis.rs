@@ -335,7 +335,7 @@ impl Redis {
         let claim = Claim::shared();
         async move {
             let pool = scoped::pool(config.into())?;
-            let lease = pool.acquire(pool.registry().redis()?, claim).await?;
+            let lease = pool.acquire(pool.registry().redis(), claim).await?;
             Ok(Scoped::new(lease, pool))
         }
     }

@@ -71,8 +71,8 @@ impl ClickHouse {
         Ok(Rows { cursor: Some(cursor), has_begun: false, effect, clickhouse: self.clone() })
     }
 
-    /// Inserts rows in one `INSERT` and tells how many; all or, if it fails, none of a block of
-    /// [`insert_block_size`](ClickHouseConfig::insert_block_size). Rows are sent as they come.
+    /// Inserts rows in one `INSERT` and tells how many. Rows are sent as they come; if it fails, each block of
+    /// [`insert_block_size`](ClickHouseConfig::insert_block_size) of them is in the table as a whole, or not at all.
     ///
     /// # Errors
     /// As [`query_rows`](Self::query_rows).

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 #[cfg(feature = "r2d2")]
 use r2d2::ManageConnection;
@@ -179,10 +179,16 @@ impl ResourcePool {
             return Ok(checkout);
         }
         let deadline = deadline(self.acquire_timeout);
-        let mut checkout = Checkout::by(self.acquire(slot, claim)?, claim, deadline)?;
-        // Only now is it held, and by whom.
-        checkout.lease = self.acquire(slot, held)?;
-        Ok(checkout)
+        let in_time = || self.within(deadline.saturating_duration_since(Instant::now()));
+        loop {
+            let mut checkout = Checkout::by(in_time().acquire(slot, claim)?, claim, deadline)?;
+            // Only now is it held, and by whom; unless the resource was closed and connected anew meanwhile.
+            let lease = in_time().acquire(slot, held)?;
+            if checkout.is_of(&lease) {
+                checkout.lease = lease;
+                return Ok(checkout);
+            }
+        }
     }
 
     /// A lease of a registered resource.

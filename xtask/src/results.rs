@@ -172,9 +172,9 @@ const INTRODUCTION: &str = "\
 
 Other pools and the bare drivers are measured beside this pool in one process: every round measures each contestant
 once, in an order of its own, so that whatever else the machine does, and what a contestant leaves to the next one, meets
-all alike. A figure is the median over the rounds, less is better; a claim that compares two is the median of what each
-round says by itself. The servers are real, private ones on the same machine. `misses` is below what is claimed, with the
-reason; `meets the aim` is as good as it is to become.
+all alike. A figure is the median over the rounds; less is better. A claim that compares two is the median of what each
+round says by itself. The servers are real, private ones on the same machine. What `misses` does not reach what is
+claimed, for the reason given; what `meets the aim` is as good as it is to become.
 
 ";
 
