@@ -79,8 +79,8 @@ enum Server {
 /// The password that all others are compared with.
 const REFERENCE: &str = "Zq7xKw3v";
 /// What breaks a URL when it is not percent-encoded, each in its own way.
-const BREAKING: [&str; 15] =
-    [REFERENCE, "\u{1}", "\0", "%ff", "%", "/", "?", "#", "@", ":", "\\", "[", "]", " ", "\u{e9}"];
+const BREAKING: [&str; 16] =
+    [REFERENCE, "\u{1}", "\0", "%00", "%ff", "%", "/", "?", "#", "@", ":", "\\", "[", "]", " ", "\u{e9}"];
 /// What not every protocol can say.
 const UNSPEAKABLE: [&str; 3] = [REFERENCE, "\u{1}", "\0"];
 /// Times and threads make what is said differ now and then.

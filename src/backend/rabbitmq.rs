@@ -109,7 +109,7 @@ pub struct RabbitMqConfig {
     /// the broker's counts.
     #[serde(rename = "heartbeat_ms", with = "millis")]
     pub heartbeat: Duration,
-    /// The largest frame in bytes, from 4096. Defaults to 8192. The driver's two buffers take 64 times as much:
+    /// The largest frame in bytes, from 4096 to 1048576. Defaults to 8192. The driver's two buffers take 64 times as much:
     /// with all else 0.7 MiB per connection, and 8 MiB with the broker's own 131072. Larger ones are for messages
     /// of many kilobytes, which otherwise are sent in many frames.
     pub frame_max: u32,
@@ -234,7 +234,9 @@ impl RabbitMqConfig {
             Self { heartbeat, .. } if !(1..=u64::from(u16::MAX)).contains(&heartbeat.as_secs()) => {
                 fail("heartbeat_ms", "must be from 1 s to 65535 s")
             }
-            Self { frame_max: 0..4096, .. } => fail("frame_max", "must be at least 4096"),
+            Self { frame_max, .. } if !(4096..=1 << 20).contains(frame_max) => {
+                fail("frame_max", "must be from 4096 to 1048576, as the driver's buffers take 64 times as much")
+            }
             Self { channel_max: 0, .. } => fail("channel_max", "must be at least 1"),
             Self { prefetch: 0, .. } => fail("prefetch", "must be at least 1, or the broker would send without bound"),
             Self { confirm_window: 0, .. } => fail("confirm_window", "must be at least 1"),
