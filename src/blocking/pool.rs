@@ -2,7 +2,9 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+#[cfg(feature = "r2d2")]
+use std::time::Instant;
 
 #[cfg(feature = "r2d2")]
 use r2d2::ManageConnection;
