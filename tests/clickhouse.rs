@@ -6,10 +6,11 @@
 
 mod common;
 
+use std::any::Any;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::ops::Deref;
-use std::panic::catch_unwind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
@@ -21,7 +22,7 @@ use resource_pool::config::{ClickHouseConfig, Options};
 use resource_pool::{
     ClickHouse, ClickHouseResource, Error, Health, Lease, Outcome, ResourcePool, State, Work, blocking,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use services::{BlackHole, ClickHouseBridge, Kind, Service};
 
 /// A frozen server must show as an error within this.
@@ -93,6 +94,7 @@ both! {
     connects_leases_and_closes: clickhouse_async_connects_leases_and_closes, clickhouse_bridge_async_connects_leases_and_closes;
     works_for_threads: clickhouse_blocking_queries_inserts_and_executes, clickhouse_bridge_blocking_queries_inserts_and_executes;
     inserts_in_bulk_and_streams: clickhouse_inserts_100_000_rows_and_streams_them, clickhouse_bridge_inserts_100_000_rows_and_streams_them;
+    reads_ahead: clickhouse_reads_ahead_of_a_thread_but_not_far, clickhouse_bridge_reads_ahead_of_a_thread_but_not_far;
     settings_arrive: clickhouse_settings_arrive, clickhouse_bridge_settings_arrive;
     compresses: clickhouse_compresses_inserts, clickhouse_bridge_compresses_inserts_and_results;
     names: clickhouse_named_and_with, clickhouse_bridge_named_and_with;
@@ -281,6 +283,74 @@ async fn inserts_in_bulk_and_streams(server: &Server) {
         drop(rows);
         until(FROZEN, || blocking.status().resource("clickhouse").unwrap().work.is_empty());
         assert_eq!(clickhouse.query_rows::<u8>("SELECT 1").unwrap(), [1]);
+    })
+    .await;
+}
+
+/// Rows for threads are read on the pool's runtime; what goes wrong there comes where they are asked for.
+async fn reads_ahead(server: &Server) {
+    /// Of each server.
+    static READ: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
+    const BATCHES: usize = 5;
+
+    #[derive(Debug, Row, Deserialize)]
+    struct Counted {
+        #[serde(deserialize_with = "count")]
+        server: u8,
+        number: u64,
+    }
+
+    fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u8, D::Error> {
+        let server = u8::deserialize(deserializer)?;
+        READ[usize::from(server)].fetch_add(1, Ordering::SeqCst);
+        Ok(server)
+    }
+
+    #[derive(Debug, Row, Deserialize)]
+    struct Broken {
+        #[serde(deserialize_with = "panics")]
+        #[allow(dead_code)]
+        number: u64,
+    }
+
+    fn panics<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+        match u64::deserialize(deserializer)? {
+            3 => panic!("no third row"),
+            number => Ok(number),
+        }
+    }
+
+    let number = usize::from(matches!(server, Server::Today(_)));
+    let blocking = blocking::ResourcePool::from(pool(server));
+    on_thread(move || {
+        let clickhouse = blocking.clickhouse().unwrap();
+        let endless = format!("SELECT toUInt8({number}) AS server, number FROM system.numbers");
+        let mut rows = clickhouse.query_iter::<Counted>(&endless).unwrap();
+        let first = rows.next().unwrap().unwrap();
+        assert_eq!((usize::from(first.server), first.number), (number, 0));
+        // The one in hand, those that wait, and the one that is made.
+        until(FROZEN, || READ[number].load(Ordering::SeqCst) >= BATCHES);
+        for _ in 0..20 {
+            assert_eq!(clickhouse.query_rows::<u8>("SELECT 1").unwrap(), [1]);
+        }
+        let read = READ[number].load(Ordering::SeqCst);
+        assert!(read <= BATCHES * 1024, "{read} read for one row");
+        assert!((1..100_000).eq(rows.by_ref().take(99_999).map(|row| row.unwrap().number)));
+        drop(rows);
+
+        let message = |panic: Box<dyn Any + Send>| panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let query = "SELECT number FROM numbers(10)";
+        let mut rows = clickhouse.query_iter::<Broken>(query).unwrap();
+        let panicked = catch_unwind(AssertUnwindSafe(|| rows.by_ref().last().is_some()));
+        assert_eq!(message(panicked.unwrap_err()).unwrap(), "no third row");
+        assert!(rows.next().is_none(), "it ends after a panic");
+
+        // What came before an error comes before it here too.
+        let failing = "SELECT throwIf(number = 5000000) FROM numbers(6000000) SETTINGS max_threads = 1";
+        let mut rows = clickhouse.query_iter::<u8>(failing).unwrap();
+        let came = rows.by_ref().take_while(Result::is_ok).count();
+        assert!((1..=5_000_000).contains(&came), "{came}");
+        assert!(rows.next().is_none(), "it ends after an error");
     })
     .await;
 }

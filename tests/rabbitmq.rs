@@ -542,7 +542,7 @@ async fn rabbitmq_returned_messages_go_to_their_own_publisher() {
 /// The parts of a batch overlap, and the driver may tell of a return with the confirm of a later part.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rabbitmq_a_batch_tells_which_of_its_messages_came_back() {
-    for window in [1, 2, 3, 8, 64] {
+    for window in [1, 2, 3, 8, 20, 64] {
         let mut config = RabbitMqConfig::url(server().url());
         config.confirm_window = window;
         let pool = pool_of(config);

@@ -1,19 +1,25 @@
 //! ClickHouse for threads: the driver's client, driven on the pool's runtime.
 
 use std::fmt;
+use std::future::poll_fn;
+use std::panic::resume_unwind;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::Poll;
 use std::time::Duration;
+use std::vec;
 
 use ::clickhouse::error::Error as DriverError;
 use ::clickhouse::inserter::Quantities;
 use ::clickhouse::query::{Query, RowCursor};
 use ::clickhouse::{Client, Row, RowOwned, RowRead, RowWrite};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use crate::backend::clickhouse::{self as tasks, ClickHouseConfig, Effect, Inserters, failed};
 use crate::blocking::Scoped;
 use crate::error::Error;
+use crate::exit::Ours;
 use crate::lease::Lease;
 use crate::{runtime, scoped};
 
@@ -48,27 +54,36 @@ impl ClickHouse {
     /// [`Error::Operation`] with what the server answered; [`Error::Lost`] if the connection broke
     /// or could not be made, [`Error::OutcomeUnknown`] if it broke and this may change something;
     /// [`Error::Timeout`]; [`Error::Closed`]; [`Error::InAsyncContext`] on a current-thread runtime.
-    pub fn query_rows<T: RowOwned + RowRead>(&self, statement: impl Statement) -> Result<Vec<T>, Error> {
+    pub fn query_rows<T: RowOwned + RowRead + Send>(&self, statement: impl Statement) -> Result<Vec<T>, Error> {
         let query = statement.query(self.client());
-        let effect = effect(&query);
-        let rows = self.wait("query", effect, query.clone().fetch_all());
-        match rows {
-            Err(Error::Lost { .. }) if self.inserters.repeats(effect) => self.wait("query", effect, query.fetch_all()),
+        let rows = || self.rows(query.clone())?.collect();
+        match rows() {
+            Err(Error::Lost { .. }) if self.inserters.repeats(effect(&query)) => rows(),
             rows => rows,
         }
     }
 
-    /// The rows of a result as they arrive, so that a large one need not fit into memory. Dropping
+    /// The rows of a result as they arrive, so that a large one need not fit into memory. They are read on the pool's
+    /// runtime, ahead of whoever asks by at most 4,096 rows or four blocks of the answer, whichever is less. Dropping
     /// the iterator gives up the rest.
     ///
     /// # Errors
     /// [`Error::Operation`] for a statement that cannot be sent; what goes wrong later comes as an
     /// item, as in [`query_rows`](Self::query_rows), and ends the iterator.
-    pub fn query_iter<T: RowOwned + RowRead>(&self, statement: impl Statement) -> Result<Rows<T>, Error> {
-        let query = statement.query(self.client());
+    pub fn query_iter<T: RowOwned + RowRead + Send>(&self, statement: impl Statement) -> Result<Rows<T>, Error> {
+        self.rows(statement.query(self.client()))
+    }
+
+    fn rows<T: RowOwned + RowRead + Send>(&self, query: Query) -> Result<Rows<T>, Error> {
         let effect = effect(&query);
         let cursor = self.wait("query", effect, async { query.fetch() })?;
-        Ok(Rows { cursor: Some(cursor), has_begun: false, effect, clickhouse: self.clone() })
+        let (sender, batches) = mpsc::channel(BATCHES);
+        let reader = self.inserters.runtime.spawn(read(self.clone(), cursor, effect, sender));
+        Ok(Rows {
+            batch: Vec::new().into_iter(),
+            rest: Some(Ours::new(Rest { batches, reader })),
+            clickhouse: self.clone(),
+        })
     }
 
     /// Inserts rows in one `INSERT` and tells how many. Rows are sent as they come; if it fails, each block of
@@ -117,12 +132,16 @@ impl ClickHouse {
         effect: Effect,
         future: impl Future<Output = Result<T, DriverError>>,
     ) -> Result<T, Error> {
+        self.block_on(async {
+            self.inserters.link.ready().await?;
+            future.await.map_err(|error| self.failed(action, effect, error))
+        })
+    }
+
+    fn block_on<T>(&self, future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         let Inserters { link, runtime, .. } = &*self.inserters;
         link.process.check()?;
-        runtime::block_on(link.name(), runtime, async {
-            link.ready().await?;
-            future.await.map_err(|error| self.failed(action, effect, error))
-        })?
+        runtime::block_on(link.name(), runtime, future)?
     }
 
     fn failed(&self, action: &str, effect: Effect, error: DriverError) -> Error {
@@ -168,44 +187,113 @@ mod sealed {
     impl Sealed for ::clickhouse::query::Query {}
 }
 
+/// How many rows are handed over at once.
+const BATCH: usize = 1024;
+
+/// How many batches are read ahead.
+const BATCHES: usize = 3;
+
 /// The rows of a result, as they arrive. Blocks for the next one; ends after an error.
-#[must_use = "nothing is read until the rows are asked for"]
+#[must_use = "the rest of the answer is given up once this drops"]
 pub struct Rows<T> {
-    cursor: Option<RowCursor<T>>,
-    /// The server has begun to answer.
-    has_begun: bool,
-    effect: Effect,
+    batch: vec::IntoIter<T>,
+    /// None after its end.
+    rest: Option<Ours<Rest<T>>>,
     clickhouse: ClickHouse,
 }
 
-impl<T: RowOwned + RowRead> Iterator for Rows<T> {
+impl<T> Iterator for Rows<T> {
     type Item = Result<T, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let Rows { clickhouse, effect, .. } = self;
-        let cursor = self.cursor.as_mut()?;
-        let mut next = Poll::Pending;
-        // Most rows come along with others; what is there takes no waiting, nor a runtime.
-        if self.has_begun && clickhouse.inserters.link.process.is_current() {
-            next = pin!(cursor.next()).poll(&mut Context::from_waker(Waker::noop()));
+        loop {
+            if let Some(row) = self.batch.next() {
+                return Some(Ok(row));
+            }
+            let mut rest = self.rest.take()?;
+            let next = rest.next(self.clickhouse.inserters.link.name());
+            match self.clickhouse.block_on(next) {
+                Ok(Some(batch)) => (self.batch, self.rest) = (batch.into_iter(), Some(rest)),
+                end => return end.err().map(Err),
+            }
         }
-        let next = match next {
-            Poll::Ready(Ok(Some(row))) => return Some(Ok(row)),
-            Poll::Ready(end) => end.map_err(|error| clickhouse.failed("query", *effect, error)),
-            Poll::Pending => clickhouse.wait("query", *effect, cursor.next()),
-        };
-        self.has_begun = true;
-        if !matches!(next, Ok(Some(_))) {
-            self.cursor = None;
-        }
-        next.transpose()
     }
 }
 
 impl<T> fmt::Debug for Rows<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Rows").field("ended", &self.cursor.is_none()).finish_non_exhaustive()
+        f.debug_struct("Rows").field("ended", &self.rest.is_none()).finish_non_exhaustive()
     }
+}
+
+/// What is still to come, read where the connections live: a thread that reads by itself is woken for each
+/// piece that arrives.
+struct Rest<T> {
+    batches: mpsc::Receiver<Vec<T>>,
+    /// How the reading ended.
+    reader: JoinHandle<Result<(), Error>>,
+}
+
+impl<T> Rest<T> {
+    async fn next(&mut self, name: &Arc<str>) -> Result<Option<Vec<T>>, Error> {
+        if let Some(batch) = self.batches.recv().await {
+            return Ok(Some(batch));
+        }
+        match (&mut self.reader).await {
+            Ok(end) => end.map(|()| None),
+            Err(stopped) if stopped.is_panic() => resume_unwind(stopped.into_panic()),
+            // The runtime has ended.
+            Err(_cancelled) => Err(Error::Closed { resource: Arc::clone(name) }),
+        }
+    }
+}
+
+async fn read<T: RowOwned + RowRead>(
+    clickhouse: ClickHouse,
+    mut cursor: RowCursor<T>,
+    effect: Effect,
+    batches: mpsc::Sender<Vec<T>>,
+) -> Result<(), Error> {
+    let all = async {
+        loop {
+            let (batch, end) = batch(&mut cursor).await;
+            if !batch.is_empty() && batches.send(batch).await.is_err() {
+                return Ok(());
+            }
+            if let Some(end) = end {
+                return end.map_err(|error| clickhouse.failed("query", effect, error));
+            }
+        }
+    };
+    tokio::select! {
+        end = all => end,
+        () = batches.closed() => Ok(()),
+    }
+}
+
+/// What has arrived, at least one row unless this is the end. It goes no further than into the next block of the
+/// answer, so that large rows do not pile up.
+async fn batch<T: RowOwned + RowRead>(cursor: &mut RowCursor<T>) -> (Vec<T>, Option<Result<(), DriverError>>) {
+    let mut batch = Vec::new();
+    let mut block = 0;
+    let end = poll_fn(|cx| {
+        while batch.len() < BATCH {
+            match pin!(cursor.next()).poll(cx) {
+                Poll::Ready(Ok(Some(row))) => batch.push(row),
+                Poll::Ready(end) => return Poll::Ready(Some(end.map(drop))),
+                Poll::Pending if batch.is_empty() => return Poll::Pending,
+                Poll::Pending => break,
+            }
+            if batch.len() == 1 {
+                block = cursor.decoded_bytes();
+            } else if cursor.decoded_bytes() != block {
+                break;
+            }
+        }
+        Poll::Ready(None)
+    });
+    let end = end.await;
+    (batch, end)
 }
 
 /// A statement that only reads does no harm twice. Any other may change something.
