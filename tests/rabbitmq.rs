@@ -241,7 +241,9 @@ async fn rabbitmq_publish_cut_off_says_that_its_outcome_is_unknown() {
     let server = rough();
     let queue = unique("queue");
     let proxy = Proxy::start(server.port()).unwrap();
-    let pool = pool_of(RabbitMqConfig::url(proxy.url(&server)));
+    let mut config = RabbitMqConfig::url(proxy.url(&server));
+    config.confirm_window = 1024;
+    let pool = pool_of(config);
     let rabbit = pool.rabbitmq().await.unwrap();
     rabbit.declare_queue(Queue::new(&queue)).await.unwrap();
     assert!(rabbit.publish(Message::new("", &queue, "one")).await.unwrap().is_confirmed());

@@ -63,9 +63,10 @@ impl ClickHouse {
         }
     }
 
-    /// The rows of a result as they arrive, so that a large one need not fit into memory. They are read on the pool's
-    /// runtime, ahead of whoever asks by at most 4,096 rows or four blocks of the answer, whichever is less. Dropping
-    /// the iterator gives up the rest.
+    /// The rows of a result as they arrive, so that a large one need not fit into memory. They are read, and
+    /// deserialized, on the pool's runtime from now on, ahead of whoever asks by at most five batches: of 1,024 rows
+    /// each, or of fewer once those took 256 KiB of the answer. Dropping the iterator gives up the rest; closing ends
+    /// it with an error where the thread is slower than the drain.
     ///
     /// # Errors
     /// [`Error::Operation`] for a statement that cannot be sent; what goes wrong later comes as an
@@ -77,11 +78,11 @@ impl ClickHouse {
     fn rows<T: RowOwned + RowRead + Send>(&self, query: Query) -> Result<Rows<T>, Error> {
         let effect = effect(&query);
         let cursor = self.wait("query", effect, async { query.fetch() })?;
-        let (sender, batches) = mpsc::channel(BATCHES);
+        let (sender, batches) = mpsc::channel(WAITING);
         let reader = self.inserters.runtime.spawn(read(self.clone(), cursor, effect, sender));
         Ok(Rows {
             batch: Vec::new().into_iter(),
-            rest: Some(Ours::new(Rest { batches, reader })),
+            rest: Some(Ours::new(Rest { batches, reader, effect })),
             clickhouse: self.clone(),
         })
     }
@@ -190,8 +191,11 @@ mod sealed {
 /// How many rows are handed over at once.
 const BATCH: usize = 1024;
 
-/// How many batches are read ahead.
-const BATCHES: usize = 3;
+/// After how many bytes of the answer, uncompressed, fewer are.
+const BATCH_BYTES: u64 = 256 * 1024;
+
+/// How many batches wait for the thread, beside the one in its hands and the one that is made.
+const WAITING: usize = 3;
 
 /// The rows of a result, as they arrive. Blocks for the next one; ends after an error.
 #[must_use = "the rest of the answer is given up once this drops"]
@@ -207,7 +211,10 @@ impl<T> Iterator for Rows<T> {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            if let Some(row) = self.batch.next() {
+            // What is here in a forked child is its parent's.
+            if self.clickhouse.inserters.link.process.is_current()
+                && let Some(row) = self.batch.next()
+            {
                 return Some(Ok(row));
             }
             let mut rest = self.rest.take()?;
@@ -232,6 +239,7 @@ struct Rest<T> {
     batches: mpsc::Receiver<Vec<T>>,
     /// How the reading ended.
     reader: JoinHandle<Result<(), Error>>,
+    effect: Effect,
 }
 
 impl<T> Rest<T> {
@@ -242,8 +250,15 @@ impl<T> Rest<T> {
         match (&mut self.reader).await {
             Ok(end) => end.map(|()| None),
             Err(stopped) if stopped.is_panic() => resume_unwind(stopped.into_panic()),
-            // The runtime has ended.
-            Err(_cancelled) => Err(Error::Closed { resource: Arc::clone(name) }),
+            Err(runtime_ended) => {
+                let resource = Arc::clone(name);
+                Err(match self.effect {
+                    Effect::Reads => Error::Closed { resource },
+                    Effect::Changes => {
+                        Error::OutcomeUnknown { resource, action: "query".to_owned(), source: Arc::new(runtime_ended) }
+                    }
+                })
+            }
         }
     }
 }
@@ -271,23 +286,17 @@ async fn read<T: RowOwned + RowRead>(
     }
 }
 
-/// What has arrived, at least one row unless this is the end. It goes no further than into the next block of the
-/// answer, so that large rows do not pile up.
+/// What has arrived, at least one row unless this is the end.
 async fn batch<T: RowOwned + RowRead>(cursor: &mut RowCursor<T>) -> (Vec<T>, Option<Result<(), DriverError>>) {
     let mut batch = Vec::new();
-    let mut block = 0;
+    let before = cursor.decoded_bytes();
     let end = poll_fn(|cx| {
-        while batch.len() < BATCH {
+        while batch.is_empty() || batch.len() < BATCH && cursor.decoded_bytes() - before < BATCH_BYTES {
             match pin!(cursor.next()).poll(cx) {
                 Poll::Ready(Ok(Some(row))) => batch.push(row),
                 Poll::Ready(end) => return Poll::Ready(Some(end.map(drop))),
                 Poll::Pending if batch.is_empty() => return Poll::Pending,
                 Poll::Pending => break,
-            }
-            if batch.len() == 1 {
-                block = cursor.decoded_bytes();
-            } else if cursor.decoded_bytes() != block {
-                break;
             }
         }
         Poll::Ready(None)

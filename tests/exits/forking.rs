@@ -164,6 +164,8 @@ struct Guards {
     clickhouse: resource_pool::Lease<blocking::ClickHouse>,
     #[cfg(feature = "clickhouse")]
     inserter: blocking::Inserter<Tick>,
+    #[cfg(feature = "clickhouse")]
+    rows: blocking::Rows<u64>,
     #[cfg(feature = "redis")]
     redis: blocking::Redis,
     #[cfg(feature = "redis")]
@@ -206,6 +208,10 @@ impl Guards {
         clickhouse
             .execute("CREATE TABLE IF NOT EXISTS forked (number UInt64) ENGINE = MergeTree ORDER BY number")
             .expect("a table");
+        #[cfg(feature = "clickhouse")]
+        let mut rows = clickhouse.query_iter("SELECT number FROM numbers(3)").expect("rows");
+        #[cfg(feature = "clickhouse")]
+        assert_eq!(rows.next().expect("a row").expect("a row"), 0);
         let mut guards = Guards {
             #[cfg(feature = "mongodb")]
             mongo: pool.mongo().expect("mongo"),
@@ -219,6 +225,8 @@ impl Guards {
             consumer,
             #[cfg(feature = "clickhouse")]
             inserter: clickhouse.inserter("forked"),
+            #[cfg(feature = "clickhouse")]
+            rows,
             #[cfg(feature = "clickhouse")]
             clickhouse,
             #[cfg(feature = "redis")]
@@ -273,6 +281,8 @@ impl Guards {
             refused("query_rows", self.clickhouse.query_rows::<u8>("SELECT 1"));
             refused("write", self.inserter.write(&Tick { number: 2 }));
             refused("commit", self.inserter.force_commit());
+            refused("next", self.rows.next().expect("an answer"));
+            assert!(self.rows.next().is_none());
         }
         #[cfg(feature = "redis")]
         {
@@ -289,7 +299,10 @@ impl Guards {
     fn work(mut self) {
         self.use_all();
         #[cfg(feature = "clickhouse")]
-        assert_eq!(self.inserter.end().expect("inserted").rows, 2);
+        {
+            assert_eq!(self.inserter.end().expect("inserted").rows, 2);
+            assert_eq!(self.rows.collect::<Result<Vec<_>, _>>().expect("the others"), [1, 2]);
+        }
         #[cfg(feature = "rabbitmq")]
         runtime().block_on(async {
             self.in_hand.take().expect("a delivery").ack().await.expect("it is still in hand");
