@@ -191,7 +191,7 @@ mod sealed {
 /// How many rows are handed over at once.
 const BATCH: usize = 1024;
 
-/// After how many bytes of the answer, uncompressed, fewer are.
+/// Fewer are once they took this many bytes of the answer, uncompressed.
 const BATCH_BYTES: u64 = 256 * 1024;
 
 /// How many batches wait for the thread, beside the one in its hands and the one that is made.
