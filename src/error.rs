@@ -345,17 +345,7 @@ impl Error {
     /// The pool's own error behind a driver's, where the driver's was the only one that could be
     /// answered: through the client that a ClickHouse lease derefs to, and through Redis commands.
     pub fn behind<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Error> {
-        let mut cause = Some(error);
-        while let Some(error) = cause {
-            // Neither a shared error nor an io::Error names what is in it as its cause.
-            let error = error.downcast_ref::<Source>().map_or(error, |shared| &**shared);
-            let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-            if let Some(ours) = error.downcast_ref().or_else(|| inner.and_then(|inner| inner.downcast_ref())) {
-                return Some(ours);
-            }
-            cause = error.source();
-        }
-        None
+        causes(error).find_map(|cause| cause.downcast_ref())
     }
 
     /// Whether the pool or the resource is closing or closed.
@@ -372,22 +362,84 @@ impl Error {
 }
 
 /// What a [`Resource`](crate::Resource) answers when it cannot connect, ping or close: the error,
-/// and whether trying again can help.
+/// whether trying again can help, and what a failed ping proves about the server.
 #[derive(Debug)]
 pub struct Failure {
     pub(crate) source: BoxError,
     pub(crate) permanent: bool,
+    pub(crate) proof: Proof,
+}
+
+/// What a ping that failed proves about its server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Proof {
+    /// It did not answer.
+    Silent,
+    /// It lives, and answered that it cannot serve.
+    Refused,
+    /// It lives, and answered that this user may not ask.
+    Limited,
+    /// Nothing: the ping never reached it.
+    Unasked,
 }
 
 impl Failure {
     /// A failure that no further attempt can mend, as a wrong password: connecting gives up at once.
     pub fn permanent(source: impl Into<BoxError>) -> Self {
-        Failure { source: source.into(), permanent: true }
+        Failure { permanent: true, ..Failure::transient(source) }
     }
 
-    /// A failure that may pass: connecting tries again within its budget.
+    /// A failure that may pass: connecting tries again within its budget. For a ping it means that the server did not
+    /// answer, and several in a row cut the connection.
     pub fn transient(source: impl Into<BoxError>) -> Self {
-        Failure { source: source.into(), permanent: false }
+        Failure { source: source.into(), permanent: false, proof: Proof::Silent }
+    }
+
+    /// A ping's failure where the server answered that it cannot serve now, as while it loads its data. Health fails;
+    /// the connection is not cut.
+    pub fn refused(source: impl Into<BoxError>) -> Self {
+        Failure { proof: Proof::Refused, ..Failure::transient(source) }
+    }
+
+    /// A ping's failure where the server answered that this user may not ask: a missing right, a quota. Health warns;
+    /// the connection is not cut.
+    pub fn limited(source: impl Into<BoxError>) -> Self {
+        Failure { proof: Proof::Limited, ..Failure::transient(source) }
+    }
+
+    /// A ping's failure where the server could not be asked: there was no room for the ping's connection, on either
+    /// side. Health is unknown; the connection is not cut.
+    pub fn unasked(source: impl Into<BoxError>) -> Self {
+        Failure { proof: Proof::Unasked, ..Failure::transient(source) }
+    }
+
+    /// What this failed ping proves. Trouble of this process proves nothing about a server, whatever the resource says.
+    pub(crate) fn proof(&self) -> Proof {
+        if is_own_trouble(&*self.source) { Proof::Unasked } else { self.proof }
+    }
+}
+
+/// Whether this process lacked descriptors, memory, ports or room in its network stack.
+pub(crate) fn is_own_trouble(error: &(dyn StdError + 'static)) -> bool {
+    const LACKS: [i32; 5] = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS, libc::EADDRNOTAVAIL];
+    causes(error).any(|cause| {
+        let code = cause.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+        code.is_some_and(|code| LACKS.contains(&code))
+    })
+}
+
+/// The error and its causes, also those that shared errors and `io::Error` do not name as such.
+fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |error: &&'a (dyn StdError + 'static)| cause(*error))
+}
+
+fn cause<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
+    if let Some(shared) = error.downcast_ref::<Source>() {
+        return Some(&**shared);
+    }
+    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(inner) => Some(inner),
+        None => error.source(),
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::config::millis;
-use crate::error::Error;
+use crate::error::{Error, Proof};
 use crate::life::Condition;
 use crate::probe::ping;
 use crate::registry::Registry;
@@ -56,11 +56,11 @@ impl Default for HealthOptions {
 pub enum Health {
     /// It answered.
     Pass,
-    /// It was never used, so nothing is known; this does not make the whole unhealthy.
+    /// Nothing is known: it was never used, or it could not be asked. This does not make the whole unhealthy.
     Unknown,
-    /// It answered slowly, or it failed and is optional.
+    /// It answered slowly, or that this user may not ask; or it failed and is optional.
     Warn,
-    /// It did not answer.
+    /// It did not answer, or it answered that it cannot serve.
     Fail,
 }
 
@@ -314,7 +314,14 @@ fn round_trip(
                 entry.error = is_slow.then(|| format!("slow: over {slow:?}"));
                 entry.latency = Some(latency);
             }
-            Some(Err(error)) => entry.error = Some(error.to_string()),
+            Some(Err(failure)) => {
+                entry.health = match failure.proof() {
+                    Proof::Silent | Proof::Refused => Health::Fail,
+                    Proof::Limited => Health::Warn,
+                    Proof::Unasked => Health::Unknown,
+                };
+                entry.error = Some(failure.to_string());
+            }
             // Closed since it was looked at.
             None => {}
         }

@@ -18,7 +18,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::config::millis;
-use crate::error::{BoxError, Source, panic_message};
+use crate::error::{Failure, Proof, Source, panic_message};
 use crate::runtime::{self, within};
 use crate::slot::AnySlot;
 
@@ -98,37 +98,38 @@ async fn probe(slot: Weak<dyn AnySlot>, generation: u64, options: ProbeOptions, 
         let Some(alive) = slot.upgrade() else { return };
         let Some(answer) = ping(&alive, options.limit).await else { return };
         drop(alive);
-        let cause = match answer {
-            Ok(()) => {
-                strikes = 0;
-                continue;
-            }
-            Err(cause) => cause,
+        let Err(failure) = answer else {
+            strikes = 0;
+            continue;
         };
-        strikes += 1;
         let Some(slot) = slot.upgrade() else { return };
-        tracing::debug!(resource = %slot.name(), strikes, error = %cause, "probe failed");
+        // Only silence is a strike. A server that answers lives, and one that was not asked may.
+        strikes = match failure.proof() {
+            Proof::Silent => strikes + 1,
+            Proof::Refused | Proof::Limited => 0,
+            Proof::Unasked => strikes,
+        };
+        tracing::debug!(resource = %slot.name(), strikes, error = %failure, "probe failed");
         if strikes >= options.strikes {
-            return slot.lost(None, generation, Source::from(cause));
+            return slot.lost(None, generation, Source::from(failure.source));
         }
     }
 }
 
 /// One ping within a limit, in a task of its own so that a panic is an answer too. `None` if
 /// there is nothing to ping.
-pub(crate) async fn ping(slot: &Arc<dyn AnySlot>, limit: Duration) -> Option<Result<(), BoxError>> {
+pub(crate) async fn ping(slot: &Arc<dyn AnySlot>, limit: Duration) -> Option<Result<(), Failure>> {
     let ping = Arc::clone(slot).ping()?;
     let mut task = JoinSet::new();
     task.spawn(ping);
     let started = Instant::now();
     Some(match within(limit, task.join_next()).await {
-        Ok(Some(Ok(Ok(())))) => Ok(()),
-        Ok(Some(Ok(Err(failure)))) => Err(failure.source),
+        Ok(Some(Ok(answer))) => answer,
         Ok(Some(Err(join))) if join.is_panic() => {
-            Err(format!("the ping panicked: {}", panic_message(&*join.into_panic())).into())
+            Err(Failure::refused(format!("the ping panicked: {}", panic_message(&*join.into_panic()))))
         }
-        Ok(_) => Err("the prober has ended".into()),
-        Err(_elapsed) => Err(format!("no answer to a ping within {:.1?}", started.elapsed()).into()),
+        Ok(_) => Err(Failure::unasked("the prober has ended")),
+        Err(_elapsed) => Err(Failure::transient(format!("no answer to a ping within {:.1?}", started.elapsed()))),
     })
 }
 
