@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use crate::config::millis;
 use crate::error::{Error, Proof};
 use crate::life::Condition;
-use crate::probe::ping;
+use crate::probe::answer;
 use crate::registry::Registry;
 use crate::runtime::{self, within};
 use crate::slot::AnySlot;
@@ -305,16 +305,18 @@ fn round_trip(
     }
     Some(async move {
         let started = Instant::now();
-        let answer = ping(&slot, each).await;
+        // None where it was closed since it was looked at.
+        let Some(ping) = slot.ping() else { return entry };
+        let answer = answer(ping, each).await;
         let latency = started.elapsed();
         match answer {
-            Some(Ok(())) => {
+            Ok(()) => {
                 let is_slow = latency > slow;
                 entry.health = if is_slow { Health::Warn } else { Health::Pass };
                 entry.error = is_slow.then(|| format!("slow: over {slow:?}"));
                 entry.latency = Some(latency);
             }
-            Some(Err(failure)) => {
+            Err(failure) => {
                 entry.health = match failure.proof() {
                     Proof::Silent | Proof::Refused => Health::Fail,
                     Proof::Limited => Health::Warn,
@@ -322,8 +324,6 @@ fn round_trip(
                 };
                 entry.error = Some(failure.to_string());
             }
-            // Closed since it was looked at.
-            None => {}
         }
         entry
     })

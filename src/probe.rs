@@ -20,7 +20,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use crate::config::millis;
 use crate::error::{Failure, Proof, Source, panic_message};
 use crate::runtime::{self, within};
-use crate::slot::AnySlot;
+use crate::slot::{AnySlot, BoxFuture};
 
 /// How a ready resource is watched. With the defaults a frozen server is noticed within 4 s.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -96,7 +96,8 @@ async fn probe(slot: Weak<dyn AnySlot>, generation: u64, options: ProbeOptions, 
             return;
         }
         let Some(alive) = slot.upgrade() else { return };
-        let Some(answer) = ping(&alive, options.limit).await else { return };
+        let Some(question) = Arc::clone(&alive).probe() else { return };
+        let answer = answer(question, options.limit).await;
         drop(alive);
         let Err(failure) = answer else {
             strikes = 0;
@@ -116,21 +117,19 @@ async fn probe(slot: Weak<dyn AnySlot>, generation: u64, options: ProbeOptions, 
     }
 }
 
-/// One ping within a limit, in a task of its own so that a panic is an answer too. `None` if
-/// there is nothing to ping.
-pub(crate) async fn ping(slot: &Arc<dyn AnySlot>, limit: Duration) -> Option<Result<(), Failure>> {
-    let ping = Arc::clone(slot).ping()?;
+/// What a ping answers within a limit. It runs in a task of its own, so that a panic is an answer too.
+pub(crate) async fn answer(ping: BoxFuture<Result<(), Failure>>, limit: Duration) -> Result<(), Failure> {
     let mut task = JoinSet::new();
     task.spawn(ping);
     let started = Instant::now();
-    Some(match within(limit, task.join_next()).await {
+    match within(limit, task.join_next()).await {
         Ok(Some(Ok(answer))) => answer,
         Ok(Some(Err(join))) if join.is_panic() => {
             Err(Failure::refused(format!("the ping panicked: {}", panic_message(&*join.into_panic()))))
         }
         Ok(_) => Err(Failure::unasked("the prober has ended")),
         Err(_elapsed) => Err(Failure::transient(format!("no answer to a ping within {:.1?}", started.elapsed()))),
-    })
+    }
 }
 
 /// Cuts all streams that were put under it, so that whoever awaits an answer gets an error.

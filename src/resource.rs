@@ -26,7 +26,7 @@ use crate::status::{State, Usage};
 /// The built-in backends implement it too, so a registered resource gets the same life: connected
 /// once for all who ask, retried, probed, reconnected, drained and closed in its phase.
 ///
-/// All futures are awaited on the pool's runtime, and those of `ping` on the prober's, with a limit of their own. They
+/// All futures are awaited on the pool's runtime, and those of `ping` and `probe` on the prober's, with a limit of their own. They
 /// may be dropped when that passes, so they must be cancel-safe, and they must not block the thread.
 ///
 /// ```
@@ -60,8 +60,14 @@ pub trait Resource: Send + Sync + Sized + 'static {
     /// Makes the connection and proves that it works.
     fn connect(&self, link: &Link) -> impl Future<Output = Result<Self::Handle, Failure>> + Send;
 
-    /// A cheap round trip that proves the server answers.
+    /// A cheap round trip that proves the server answers and serves this user. Health is made of it.
     fn ping(&self, handle: &Self::Handle) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// How the prober asks whether the server lives, twice a second by default. Defaults to [`ping`](Self::ping); a
+    /// backend overrides it where a ping costs what users pay for, such as their quota.
+    fn probe(&self, handle: &Self::Handle) -> impl Future<Output = Result<(), Failure>> + Send {
+        self.ping(handle)
+    }
 
     /// Says goodbye. Clones that users kept must answer errors afterwards.
     fn close(&self, handle: Self::Handle) -> impl Future<Output = Result<(), Failure>> + Send;

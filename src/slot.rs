@@ -67,6 +67,8 @@ pub(crate) trait AnySlot: Any + Send + Sync {
     fn wait_back(self: Arc<Self>, limit: Duration) -> BoxFuture<Result<(), Error>>;
     /// A ping over whatever the resource pings with. `None` if it never was connected.
     fn ping(self: Arc<Self>) -> Option<BoxFuture<Result<(), Failure>>>;
+    /// The prober's question, over the same. `None` if it never was connected.
+    fn probe(self: Arc<Self>) -> Option<BoxFuture<Result<(), Failure>>>;
     /// The connection is lost, says the link of an attempt, or the pool itself.
     fn lost(self: Arc<Self>, link: Option<u64>, generation: u64, cause: Source);
     fn reconnect(self: Arc<Self>) -> BoxFuture<Result<(), Error>>;
@@ -393,6 +395,11 @@ impl<R: Resource> AnySlot for Slot<R> {
     fn ping(self: Arc<Self>) -> Option<BoxFuture<Result<(), Failure>>> {
         let handle = self.life.handle()?;
         Some(Box::pin(async move { self.resource.ping(&handle).await }))
+    }
+
+    fn probe(self: Arc<Self>) -> Option<BoxFuture<Result<(), Failure>>> {
+        let handle = self.life.handle()?;
+        Some(Box::pin(async move { self.resource.probe(&handle).await }))
     }
 
     fn lost(self: Arc<Self>, link: Option<u64>, generation: u64, cause: Source) {
