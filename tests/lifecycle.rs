@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::collections::VecDeque;
 use std::error::Error as _;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -30,6 +31,10 @@ enum Does {
     Slow,
     Fail,
     FailForGood,
+    Refuse,
+    Limit,
+    Unask,
+    LackDescriptors,
     Panic,
     Hang,
     BlockThread,
@@ -42,6 +47,9 @@ struct Script {
     close: Mutex<Does>,
     stop_intake: Mutex<Does>,
     connects: AtomicUsize,
+    pings: AtomicUsize,
+    /// The next pings; when there are none, all do as `ping` says.
+    pings_in_turn: Mutex<VecDeque<Does>>,
     closes: AtomicUsize,
     /// Those that came to their end.
     closed: AtomicUsize,
@@ -75,6 +83,10 @@ async fn act(does: Does) -> Result<(), Failure> {
         }
         Does::Fail => Err(Failure::transient("as scripted")),
         Does::FailForGood => Err(Failure::permanent("wrong password")),
+        Does::Refuse => Err(Failure::refused("still loading")),
+        Does::Limit => Err(Failure::limited("no right to ping")),
+        Does::Unask => Err(Failure::unasked("no room for the ping")),
+        Does::LackDescriptors => Err(io::Error::from_raw_os_error(libc::EMFILE).into()),
         Does::Panic => panic!("as scripted"),
         Does::Hang => std::future::pending().await,
         Does::BlockThread => {
@@ -100,7 +112,9 @@ impl Resource for Fake {
     }
 
     async fn ping(&self, _: &u64) -> Result<(), Failure> {
-        let does = *self.script.ping.lock();
+        self.script.pings.fetch_add(1, Ordering::SeqCst);
+        let next = self.script.pings_in_turn.lock().pop_front();
+        let does = next.unwrap_or(*self.script.ping.lock());
         act(does).await
     }
 
@@ -288,7 +302,7 @@ async fn lost_resource_comes_back_in_a_new_generation() {
 
 #[tokio::test]
 async fn prober_notices_what_stops_answering() {
-    for does in [Does::Hang, Does::Fail, Does::Panic] {
+    for does in [Does::Hang, Does::Fail] {
         let fake = Fake::new("fake");
         let pool = with(&fake);
         drop(pool.get::<Fake>("fake").await.unwrap());
@@ -299,6 +313,59 @@ async fn prober_notices_what_stops_answering() {
         println!("{does:?} noticed after {:?}", started.elapsed());
         assert!(fake.script.cuts.load(Ordering::SeqCst) > 0);
     }
+}
+
+/// The control is above: the same prober cuts a server that is silent.
+#[tokio::test]
+async fn only_silence_is_a_strike() {
+    let answers = [
+        (Does::Refuse, Health::Fail),
+        (Does::Panic, Health::Fail),
+        (Does::Limit, Health::Warn),
+        (Does::Unask, Health::Unknown),
+        (Does::LackDescriptors, Health::Unknown),
+    ];
+    for (does, health) in answers {
+        let fake = Fake::new("fake");
+        let pool = pool_with(|options| {
+            options.probe.interval = Duration::from_millis(5);
+            options.health.cache = Duration::ZERO;
+        });
+        pool.register("fake", fake.clone()).unwrap();
+        let lease = pool.get::<Fake>("fake").await.unwrap();
+        *fake.script.ping.lock() = does;
+        let pings = fake.script.pings.load(Ordering::SeqCst);
+        until_async(SOON, async || fake.script.pings.load(Ordering::SeqCst) >= pings + 10).await;
+        assert_eq!((state(&pool, "fake"), fake.script.cuts.load(Ordering::SeqCst)), (State::Ready, 0), "{does:?}");
+        let report = pool.health_check().await;
+        let entry = report.entry("fake").unwrap();
+        assert_eq!(entry.health, health, "{does:?}");
+        assert!(entry.error.is_some(), "{does:?}");
+        *fake.script.ping.lock() = Does::Work;
+        assert_eq!(pool.health_check().await.entry("fake").unwrap().health, Health::Pass);
+        assert_eq!(pool.status().resource("fake").unwrap().generation, 1);
+        drop(lease);
+    }
+}
+
+/// A server that is silent between answers is not lost; two strikes of three are none.
+#[tokio::test]
+async fn an_answer_between_strikes_begins_anew() {
+    let fake = Fake::new("fake");
+    let pool = pool_with(|options| {
+        options.probe.interval = Duration::from_millis(5);
+        options.probe.strikes = 3;
+    });
+    pool.register("fake", fake.clone()).unwrap();
+    let _lease = pool.get::<Fake>("fake").await.unwrap();
+    for answer in [Does::Work, Does::Refuse, Does::Limit] {
+        fake.script.pings_in_turn.lock().extend([Does::Fail, Does::Fail, answer].repeat(5));
+        until_async(SOON, async || fake.script.pings_in_turn.lock().is_empty()).await;
+        assert_eq!((state(&pool, "fake"), fake.script.cuts.load(Ordering::SeqCst)), (State::Ready, 0), "{answer:?}");
+    }
+    // What could not be asked proves nothing either way.
+    fake.script.pings_in_turn.lock().extend([Does::Fail, Does::Fail, Does::Unask, Does::Fail]);
+    until_async(SOON, async || pool.status().resource("fake").unwrap().generation == 2).await;
 }
 
 #[tokio::test]
