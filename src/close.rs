@@ -4,9 +4,11 @@
 //! neither busy workers nor a step that blocks can delay it. Callers only wait for the shared
 //! result: cancelling one cancels nothing.
 
+mod edges;
+
 use std::any::Any;
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
@@ -30,6 +32,8 @@ use crate::runtime::{self, within};
 use crate::slot::AnySlot;
 use crate::status::PoolStatus;
 use crate::sync::{Condvar, Mutex, Notify};
+
+pub(crate) use self::edges::Edges;
 
 /// The limits of closing. [`worst_case`](CloseOptions::worst_case) tells their sum.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -866,43 +870,13 @@ impl Step {
 
 /// What closes together, in order: by phase, and within a phase dependants before what they use.
 fn order(slots: &[Arc<dyn AnySlot>], hooks: Vec<Hook>, edges: &Edges) -> VecDeque<Vec<Step>> {
+    let depths = edges.depths();
     let mut levels: BTreeMap<(Phase, usize), Vec<Step>> = BTreeMap::new();
     for step in slots.iter().cloned().map(Step::Resource).chain(hooks.into_iter().map(Step::Hook)) {
-        levels.entry((step.phase(), edges.depth(&step.name()))).or_default().push(step);
+        let depth = depths.get(&*step.name()).copied().unwrap_or(0);
+        levels.entry((step.phase(), depth)).or_default().push(step);
     }
     levels.into_values().collect()
-}
-
-/// Who depends on whom, for closing dependants first.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Edges(BTreeMap<Arc<str>, BTreeSet<Arc<str>>>);
-
-impl Edges {
-    /// Adds an edge.
-    ///
-    /// # Errors
-    /// [`Error::Order`] for a cycle.
-    pub(crate) fn add(&mut self, dependant: &str, dependency: &str) -> Result<(), Error> {
-        if dependant == dependency || self.reaches(dependency, dependant) {
-            return Err(Error::Order(format!("{dependant:?} on {dependency:?} would close a cycle")));
-        }
-        self.0.entry(Arc::from(dependency)).or_default().insert(Arc::from(dependant));
-        Ok(())
-    }
-
-    /// Whether `from` depends, over any number of edges, on `to`.
-    fn reaches(&self, from: &str, to: &str) -> bool {
-        self.0.get(to).is_some_and(|dependants| {
-            dependants.iter().any(|dependant| &**dependant == from || self.reaches(from, dependant))
-        })
-    }
-
-    /// How many levels of dependants close before it.
-    fn depth(&self, name: &str) -> usize {
-        self.0
-            .get(name)
-            .map_or(0, |dependants| dependants.iter().map(|dependant| self.depth(dependant) + 1).max().unwrap_or(0))
-    }
 }
 
 /// A step within its budget; once cut it has the grace to end in. Without a budget it is skipped.

@@ -74,7 +74,7 @@ pub(crate) struct Registry {
     /// What was configured, or why that cannot be used.
     config: Result<Config, Error>,
     entries: RwLock<BTreeMap<Arc<str>, Entry>>,
-    hooks: Mutex<Vec<(Hook, Alive)>>,
+    hooks: Mutex<Hooks>,
     edges: Mutex<Edges>,
     armed: OnceCell<()>,
     is_global: OnceCell<()>,
@@ -95,6 +95,13 @@ pub(crate) type Configured = (Arc<str>, Result<Arc<dyn AnySlot>, Error>);
 struct Entry {
     slot: Arc<dyn AnySlot>,
     config: Option<ResourceConfig>,
+}
+
+#[derive(Default)]
+struct Hooks {
+    all: Vec<(Hook, Alive)>,
+    /// How many there were when those of clients that are gone were last forgotten.
+    kept: usize,
 }
 
 /// Whether an adopted client still lives.
@@ -324,9 +331,13 @@ impl Registry {
         let mut hooks = self.hooks.lock();
         // Under the lock, for the hooks are taken once closing has begun.
         self.check_open()?;
-        // What is gone is forgotten, so that clients that come and go do not pile up.
-        let gone: Vec<_> = hooks.extract_if(.., |(_, alive)| !alive()).collect();
-        hooks.push((hook, Box::new(alive)));
+        // Clients that come and go do not pile up, and each time that they are looked through there are twice as many.
+        let mut gone = Vec::new();
+        if hooks.all.len() >= 2 * hooks.kept {
+            gone.extend(hooks.all.extract_if(.., |(_, alive)| !alive()));
+            hooks.kept = hooks.all.len();
+        }
+        hooks.all.push((hook, Box::new(alive)));
         drop(hooks);
         drop(gone);
         self.arm();
@@ -336,7 +347,7 @@ impl Registry {
     /// The hooks, but for adopted clients that are gone. Each runs once.
     pub(crate) fn take_hooks(&self) -> Vec<Hook> {
         let hooks = std::mem::take(&mut *self.hooks.lock());
-        hooks.into_iter().filter(|(_, alive)| alive()).map(|(hook, _)| hook).collect()
+        hooks.all.into_iter().filter(|(_, alive)| alive()).map(|(hook, _)| hook).collect()
     }
 
     pub(crate) fn on_report(&self, listener: impl Fn(&CloseReport) + Send + Sync + 'static) {
@@ -364,7 +375,7 @@ impl Registry {
 
     fn phase(&self, name: &str) -> Result<Phase, Error> {
         let is_it = |(hook, alive): &&(Hook, Alive)| &*hook.name == name && alive();
-        let hooked = self.hooks.lock().iter().find(is_it).map(|(hook, _)| hook.phase);
+        let hooked = self.hooks.lock().all.iter().find(is_it).map(|(hook, _)| hook.phase);
         match hooked {
             Some(phase) => Ok(phase),
             None => Ok(self.slot(name)?.phase()),

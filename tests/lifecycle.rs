@@ -629,6 +629,54 @@ async fn closing_follows_phases_and_edges() {
     assert!(report.all_closed(), "{report}");
 }
 
+/// Neither many ways between the same two nor a long chain cost more than there are edges. Either takes a fraction of a
+/// second; the limit is for a busy machine, and a hundredth of what walking all ways anew would take.
+#[test]
+fn edges_in_diamonds_and_in_long_chains_are_added_and_closed_at_once() {
+    const LAYERS: usize = 20;
+    const LINKS: usize = 20_000;
+    let pool = blocking::ResourcePool::from(pool());
+    let top = |layer: usize| format!("top {layer}");
+    for layer in 0..=LAYERS {
+        pool.register(&top(layer), Fake::new("top")).unwrap();
+        for side in ["left", "right"] {
+            pool.register(&format!("{side} {layer}"), Fake::new("side")).unwrap();
+        }
+    }
+    let started = Instant::now();
+    for layer in 0..LAYERS {
+        for side in ["left", "right"] {
+            let side = format!("{side} {layer}");
+            pool.depends_on(&top(layer), &side).unwrap();
+            pool.depends_on(&side, &top(layer + 1)).unwrap();
+        }
+    }
+    assert!(matches!(pool.depends_on(&top(LAYERS), &top(0)), Err(Error::Order(_))), "a cycle");
+    let took = started.elapsed();
+    assert!(took < SOON, "diamonds took {took:?}");
+
+    let link = |number: usize| format!("link {number}");
+    for number in 0..=LINKS {
+        pool.register(&link(number), Fake::new("link")).unwrap();
+    }
+    let started = Instant::now();
+    // One half grows at its end, the other at its beginning.
+    for number in (0..LINKS / 2).chain((LINKS / 2..LINKS).rev()) {
+        pool.depends_on(&link(number), &link(number + 1)).unwrap();
+    }
+    assert!(matches!(pool.depends_on(&link(LINKS), &link(0)), Err(Error::Order(_))), "a cycle");
+    let took = started.elapsed();
+    assert!(took < SOON, "a chain took {took:?}");
+
+    for name in [top(LAYERS), link(LINKS), link(0), top(0)] {
+        drop(pool.get::<Fake>(&name).unwrap());
+    }
+    let report = pool.close_all().unwrap();
+    let order: Vec<_> = report.steps.iter().map(|step| step.name.to_string()).collect();
+    assert_eq!(order[2..], [top(LAYERS), link(LINKS)], "{report}");
+    assert!(report.all_closed(), "{report}");
+}
+
 #[tokio::test]
 async fn step_that_hangs_blocks_or_fails_does_not_stop_the_next() {
     let pool = pool_with(|options| {
@@ -858,6 +906,36 @@ async fn adopted_clients_are_held_weakly() {
     let report = pool.close_all().await;
     assert_eq!(*closed.lock(), ["alive"]);
     assert_eq!(report.steps.len(), 1, "{report}");
+}
+
+/// Each adopts in as much time as the first.
+#[test]
+fn adopted_clients_are_no_dearer_the_more_there_are() {
+    let pool = blocking::ResourcePool::from(pool());
+    let started = Instant::now();
+    let clients: Vec<_> = (0..20_000)
+        .map(|number| {
+            let client = Arc::new(number);
+            pool.adopt("client", &client, Phase::Databases, |_| Ok(())).unwrap();
+            client
+        })
+        .collect();
+    let took = started.elapsed();
+    assert!(took < SOON, "{took:?} for {}", clients.len());
+    // Those that are gone do not pile up.
+    let closure = Arc::new(());
+    for _ in 0..100_000 {
+        let held = Arc::clone(&closure);
+        let close = move |_| {
+            drop(held);
+            Ok(())
+        };
+        pool.adopt("gone", &Arc::new(()), Phase::Databases, close).unwrap();
+    }
+    let kept = Arc::strong_count(&closure);
+    assert!(kept <= 1 + clients.len(), "{kept} kept");
+    drop(clients);
+    assert!(pool.close_all().unwrap().steps.is_empty());
 }
 
 #[tokio::test]
