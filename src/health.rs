@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::config::millis;
 use crate::error::{Error, Proof};
-use crate::life::Condition;
+use crate::life::{Condition, Progress};
 use crate::probe::answer;
 use crate::registry::Registry;
 use crate::runtime::{self, within};
@@ -278,7 +278,7 @@ async fn probe_all(registry: &Registry, options: &HealthOptions) -> HealthReport
 
 /// What is known without a round trip; for a ready one, what it is unless its check comes back.
 fn before(slot: &Arc<dyn AnySlot>, criticality: Criticality, limit: Duration) -> HealthEntry {
-    let Condition { state, since, generation, failure, .. } = slot.condition();
+    let Condition { state, since, generation, failure, progress, .. } = slot.condition();
     let (health, error) = match state {
         State::Idle => (Health::Unknown, None),
         State::Connecting if failure.is_none() => (Health::Unknown, None),
@@ -288,7 +288,8 @@ fn before(slot: &Arc<dyn AnySlot>, criticality: Criticality, limit: Duration) ->
         State::Connecting | State::Broken => {
             // Nobody may be acquiring what is reported as failed: then this is who has it tried again.
             drop(Arc::clone(slot).wait_ready());
-            (Health::Fail, failure.as_ref().map(Error::to_string))
+            let far = progress.map_or_else(String::new, |Progress { told, .. }| format!("; connecting: {told}"));
+            (Health::Fail, failure.map(|failure| format!("{failure}{far}")))
         }
     };
     HealthEntry { name: Arc::clone(slot.name()), health, latency: None, state, since, generation, error, criticality }

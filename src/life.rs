@@ -49,6 +49,8 @@ struct Inner<H> {
     trouble: Option<Source>,
     /// The connection that is being made has ended already.
     ended_early: Option<Source>,
+    /// How far the present attempt has come.
+    progress: Option<Progress>,
     waiting: usize,
     probing: Option<Watch>,
 }
@@ -58,6 +60,13 @@ struct Attempted {
     attempt: u64,
     error: Error,
     retry_at: Instant,
+}
+
+/// How far an attempt has come, in its own words, and since when.
+#[derive(Clone)]
+pub(crate) struct Progress {
+    pub(crate) at: Instant,
+    pub(crate) told: Arc<str>,
 }
 
 /// A life at one moment.
@@ -70,6 +79,7 @@ pub(crate) struct Condition {
     pub(crate) waiting: usize,
     /// What explains the state.
     pub(crate) failure: Option<Error>,
+    pub(crate) progress: Option<Progress>,
 }
 
 /// What an acquire does next.
@@ -126,6 +136,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
                 shut: false,
                 trouble: None,
                 ended_early: None,
+                progress: None,
                 waiting: 0,
                 probing: None,
             }),
@@ -198,6 +209,14 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
     /// Resolves when this attempt is overtaken.
     pub(crate) async fn overtaken(&self, attempt: u64) {
         self.activity.until(|| (!self.inner.lock().is_trying(attempt)).then_some(())).await;
+    }
+
+    /// An attempt has come this far.
+    pub(crate) fn progress(&self, attempt: u64, told: Arc<str>) {
+        let mut inner = self.inner.lock();
+        if inner.is_connecting(attempt) {
+            inner.progress = Some(Progress { at: Instant::now(), told });
+        }
     }
 
     /// An attempt has made a new connection. `watch` begins to probe it.
@@ -419,6 +438,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
             generation: inner.generation,
             waiting: inner.waiting,
             failure: inner.failure.as_ref().map(|failure| failure.error.clone()),
+            progress: inner.progress.clone(),
         }
     }
 
@@ -445,6 +465,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
 
 impl<H> Inner<H> {
     fn set(&mut self, state: State) {
+        self.progress = None;
         if self.state != state {
             self.state = state;
             self.since = Instant::now();

@@ -163,6 +163,16 @@ impl Link {
         }
     }
 
+    /// Tells how far [`connect`](Resource::connect) or [`recover`](Resource::recover) has come, in words such as "512 of
+    /// 1000 declared". The attempt's limit, `connect_timeout`, begins anew with each call, so that work of many steps has
+    /// it for each of them. Health checks and timeouts say it until the attempt ends. Says nothing outside of the
+    /// attempt that the link was made for.
+    pub fn progress(&self, told: impl Into<Arc<str>>) {
+        if let Some(slot) = self.slot.upgrade() {
+            slot.progress(self.attempt, told.into());
+        }
+    }
+
     /// The generation now in use; the one being connected, while that goes on.
     pub fn generation(&self) -> u64 {
         self.slot.upgrade().map_or(0, |slot| slot.generation_or_next())

@@ -5,7 +5,7 @@ use std::any::Any;
 use std::convert::Infallible;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -21,11 +21,11 @@ use crate::config::Options;
 use crate::error::{BoxError, ConnectError, Error, Failure, Source, TimeoutError, panic_message};
 use crate::leak::Leaks;
 use crate::lease::{Claim, Holder, Lease, Provide};
-use crate::life::{Condition, Connected, Life, Lost, Overtaken};
+use crate::life::{Condition, Connected, Life, Lost, Overtaken, Progress};
 use crate::probe::{self, Watch};
 use crate::registry::Context;
 use crate::resource::{Link, Resource};
-use crate::runtime::within;
+use crate::runtime::{LONGEST, within};
 use crate::status::{ResourceStatus, State};
 
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -71,6 +71,8 @@ pub(crate) trait AnySlot: Any + Send + Sync {
     fn probe(self: Arc<Self>) -> Option<BoxFuture<Result<(), Failure>>>;
     /// The connection is lost, says the link of an attempt, or the pool itself.
     fn lost(self: Arc<Self>, link: Option<u64>, generation: u64, cause: Source);
+    /// An attempt tells how far it has come.
+    fn progress(&self, attempt: u64, told: Arc<str>);
     fn reconnect(self: Arc<Self>) -> BoxFuture<Result<(), Error>>;
     /// Begins closing. `false` if there is nothing to close.
     fn begin_close(&self) -> bool;
@@ -170,14 +172,15 @@ impl<R: Resource> Slot<R> {
         let closing = || self.context.close.is_closing();
         let connect = |attempt| drop(tokio::spawn(connect(Trying::new(&self, attempt), false)));
         within(limit, self.life.ready(patient, closing, connect)).await.unwrap_or_else(|_elapsed| {
-            let failure = self.life.condition().failure;
-            if let (true, Some(failure)) = (patient, &failure) {
+            let Condition { failure, progress, .. } = self.life.condition();
+            if let (true, Some(failure), None) = (patient, &failure, &progress) {
                 return Err(failure.clone());
             }
+            let far = progress.map_or_else(String::new, |Progress { told, .. }| format!(": {told}"));
             Err(Error::Timeout(Arc::new(TimeoutError {
                 resource: Arc::clone(self.name()),
                 endpoint: Arc::clone(&self.activity().endpoint),
-                waiting_for: "connecting".to_owned(),
+                waiting_for: format!("connecting{far}"),
                 waited: started.elapsed(),
                 holders: Vec::new(),
                 cycle: Vec::new(),
@@ -193,14 +196,14 @@ impl<R: Resource> Slot<R> {
         let mut task = JoinSet::new();
         task.spawn(async move {
             let link = me.link(attempt);
-            let brought = within(limit, me.bring(attempt, &link)).await;
+            let brought = me.in_time(limit, me.bring(attempt, &link)).await;
             // From here on nothing awaits, so what was brought cannot go missing.
             let watch = |generation| me.watch(generation);
             match brought {
                 Ok(Ok(Some(handle))) => me.ready(me.life.connected(attempt, handle, watch)),
                 Ok(Ok(None)) => me.ready(me.life.recovered(attempt, watch)),
                 Ok(Err(failure)) => return Err(failure),
-                Err(_elapsed) => return Err(Failure::transient(format!("no answer within {limit:.1?}"))),
+                Err(late) => return Err(late),
             }
             Ok(())
         });
@@ -210,6 +213,22 @@ impl<R: Resource> Slot<R> {
                 Err(Failure::permanent(format!("connecting panicked: {}", panic_message(&*join.into_panic()))))
             }
             _ => Err(Failure::transient("the pool's runtime has ended")),
+        }
+    }
+
+    /// Within the limit, which begins anew each time that the attempt tells how far it has come.
+    async fn in_time<T>(&self, limit: Duration, brought: impl Future<Output = T>) -> Result<T, Failure> {
+        let limit = limit.min(LONGEST);
+        let mut brought = pin!(brought);
+        let (mut since, mut far) = (Instant::now(), String::new());
+        loop {
+            if let Ok(brought) = tokio::time::timeout_at(since + limit, &mut brought).await {
+                return Ok(brought);
+            }
+            match self.life.condition().progress {
+                Some(Progress { at, told }) if at > since => (since, far) = (at, format!(" after {told}")),
+                _ => return Err(Failure::transient(format!("no answer within {limit:.1?}{far}"))),
+            }
         }
     }
 
@@ -346,7 +365,7 @@ impl<R: Resource> AnySlot for Slot<R> {
     fn status(&self) -> ResourceStatus {
         let holders = self.holders();
         let usage = self.life.handle().and_then(|handle| self.guarded("usage", || self.resource.usage(&handle)));
-        let Condition { state, since, generation, waiting, failure } = self.life.condition();
+        let Condition { state, since, generation, waiting, failure, .. } = self.life.condition();
         ResourceStatus {
             name: Arc::clone(self.name()),
             endpoint: Arc::clone(&self.activity().endpoint),
@@ -408,6 +427,10 @@ impl<R: Resource> AnySlot for Slot<R> {
             Lost::Cut => self.force(),
             Lost::Noted => {}
         }
+    }
+
+    fn progress(&self, attempt: u64, told: Arc<str>) {
+        self.life.progress(attempt, told);
     }
 
     fn reconnect(self: Arc<Self>) -> BoxFuture<Result<(), Error>> {

@@ -411,6 +411,38 @@ async fn reconnect_overtakes_a_recovery_that_pauses() {
 }
 
 #[tokio::test]
+async fn attempt_that_tells_how_far_it_has_come_has_its_limit_for_each_step() {
+    let fake = Fake::new("fake");
+    let mut options = Options::default();
+    options.connect_timeout = Duration::from_secs(1);
+    options.retry.attempts = 1;
+    let pool = ResourcePool::builder().environment([("", ""); 0]).options(options).build().unwrap();
+    pool.register("fake", fake.clone()).unwrap();
+    drop(pool.get::<Fake>("fake").await.unwrap());
+    let gate = fake.script.gate.lock().insert(Arc::default()).clone();
+    fake.script.link.lock().take().unwrap().lost(1, "the wire broke");
+    let link = eventually(SOON, async || fake.script.link.lock().clone()).await;
+    for step in 0..25 {
+        link.progress(format!("{step} of 25 done"));
+        let health = pool.health_check().await;
+        let error = health.entry("fake").unwrap().error.clone().unwrap();
+        assert!(error.contains("the wire broke") && error.ends_with(" of 25 done"), "{error}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    gate.notify_one();
+    until_async(SOON, async || state(&pool, "fake") == State::Ready).await;
+    assert_eq!(fake.script.connects.load(Ordering::SeqCst), 2, "one attempt for each generation");
+
+    // An attempt that stands still has its limit once more, and then says where it stood.
+    link.progress("nothing: that attempt is over");
+    link.lost(2, "the wire broke");
+    until_async(SOON, async || fake.script.connects.load(Ordering::SeqCst) == 3).await;
+    fake.script.link.lock().clone().unwrap().progress("1 of 25 done");
+    let waiting = pool.get::<Fake>("fake").await.unwrap_err().to_string();
+    assert!(waiting.contains("no answer within 1.0s after 1 of 25 done"), "{waiting}");
+}
+
+#[tokio::test]
 async fn reconnect_in_an_outage_leaves_somebody_to_bring_it_back() {
     let fake = Fake::new("fake");
     let pool = with(&fake);
