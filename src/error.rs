@@ -21,8 +21,8 @@ pub type Source = Arc<dyn StdError + Send + Sync>;
 /// Errors name the resource and its endpoint, never a password. Cloning is cheap: single-flight
 /// connecting hands one failure to every waiter.
 ///
-/// A message has the driver's in it, so that one line tells all. The driver's error itself is the
-/// [`source`](StdError::source), to be downcast to the driver's type.
+/// A message has the driver's in it, and those of its causes, each once, so that one line tells all. The driver's error
+/// itself is the [`source`](StdError::source), to be downcast to the driver's type.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Error {
@@ -130,11 +130,11 @@ impl fmt::Display for Error {
             Error::Timeout(error) => error.fmt(f),
             Error::Deadlock(error) => error.fmt(f),
             Error::Lost { resource, endpoint, source } => {
-                write!(f, "{resource} at {endpoint}: connection lost: {source}")
+                write!(f, "{resource} at {endpoint}: connection lost: {}", Chain(&**source))
             }
-            Error::Operation { resource, action, source } => write!(f, "{resource}: {action}: {source}"),
+            Error::Operation { resource, action, source } => write!(f, "{resource}: {action}: {}", Chain(&**source)),
             Error::OutcomeUnknown { resource, action, source } => {
-                write!(f, "{resource}: {action}: the outcome is unknown: {source}")
+                write!(f, "{resource}: {action}: the outcome is unknown: {}", Chain(&**source))
             }
             Error::Closing { resource } => write!(f, "{resource} is closing"),
             Error::Closed { resource } => write!(
@@ -162,8 +162,7 @@ impl StdError for Error {
             Error::Connect(error) => error.source(),
             Error::Timeout(error) => error.source(),
             Error::Lost { source, .. } | Error::Operation { source, .. } | Error::OutcomeUnknown { source, .. } => {
-                // The driver's own, not the `Arc`, which could not be downcast.
-                Some(&**source)
+                drivers(source)
             }
             _ => None,
         }
@@ -184,7 +183,7 @@ pub struct ConnectError {
     pub elapsed: Duration,
     /// Whether trying again cannot help: a wrong password or address.
     pub permanent: bool,
-    /// The last attempt's error.
+    /// The error of the last attempt that had its time.
     pub source: Source,
 }
 
@@ -192,13 +191,14 @@ impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { resource, endpoint, attempts, elapsed, source, .. } = self;
         let times = if *attempts == 1 { "attempt" } else { "attempts" };
+        let source = Chain(&**source);
         write!(f, "{resource}: no connection to {endpoint} after {attempts} {times} in {elapsed:.1?}: {source}")
     }
 }
 
 impl StdError for ConnectError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        Some(&*self.source)
+        drivers(&self.source)
     }
 }
 
@@ -238,7 +238,7 @@ impl fmt::Display for TimeoutError {
             cycle => write!(f, "; deadlock: {}", Few(cycle, "; "))?,
         }
         match source {
-            Some(source) => write!(f, "; last error: {source}"),
+            Some(source) => write!(f, "; last error: {}", Chain(&**source)),
             None => Ok(()),
         }
     }
@@ -246,7 +246,7 @@ impl fmt::Display for TimeoutError {
 
 impl StdError for TimeoutError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.source.as_deref().map(|source| source as _)
+        drivers(self.source.as_ref()?)
     }
 }
 
@@ -443,6 +443,28 @@ fn cause<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 
     }
 }
 
+/// The driver's error in an error of ours. What ours say themselves is passed over: the message that is asked for its
+/// source has it already.
+fn drivers(source: &Source) -> Option<&(dyn StdError + 'static)> {
+    causes(&**source).find(|cause| !cause.is::<Error>())
+}
+
+/// An error's text with those of its causes, each once: a driver may leave the cause out of its text, or put it in.
+pub(crate) struct Chain<'a>(pub(crate) &'a (dyn StdError + 'static));
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut told = String::new();
+        for text in causes(self.0).map(ToString::to_string) {
+            if !told.contains(&text) {
+                let between = if told.is_empty() { "" } else { ": " };
+                told.extend([between, &text]);
+            }
+        }
+        f.write_str(&told)
+    }
+}
+
 impl<E: Into<BoxError>> From<E> for Failure {
     fn from(source: E) -> Self {
         Failure::transient(source)
@@ -451,7 +473,7 @@ impl<E: Into<BoxError>> From<E> for Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.source.fmt(f)
+        Chain(&*self.source).fmt(f)
     }
 }
 
@@ -473,12 +495,7 @@ pub(crate) fn redacted(error: impl Into<BoxError>, told: bool, secrets: &[&str])
     if !told {
         return error;
     }
-    let mut said = vec![format!("{error:?}"), error.to_string()];
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        said.push(inner.to_string());
-        cause = inner.source();
-    }
+    let said: Vec<_> = std::iter::once(format!("{error:?}")).chain(causes(&*error).map(ToString::to_string)).collect();
     let has = |secret: &str| match &*plain(secret) {
         // Nothing but quotes.
         "" => said.iter().skip(1).any(|text| text.contains(secret)),

@@ -21,7 +21,8 @@ pub struct Retry {
     /// The longest pause, at least 1 ms. Defaults to 1 s.
     #[serde(rename = "cap_ms", with = "millis")]
     pub cap: Duration,
-    /// The longest that one connect may take with all its attempts. Defaults to 4.5 s.
+    /// The longest that one connect may take with all its attempts. One that it leaves too little time for is not
+    /// begun. Defaults to 4.5 s.
     #[serde(rename = "budget_ms", with = "millis")]
     pub budget: Duration,
     /// How long a lost resource is reconnected in the background before it is left to the next

@@ -293,14 +293,14 @@ impl<R: Resource> Slot<R> {
         }
     }
 
-    fn connect_error(&self, failure: Failure, attempts: usize, started: Instant) -> Error {
+    fn connect_error(&self, source: Source, permanent: bool, attempts: usize, started: Instant) -> Error {
         Error::Connect(Arc::new(ConnectError {
             resource: Arc::clone(self.name()),
             endpoint: Arc::clone(&self.activity().endpoint),
             attempts,
             elapsed: started.elapsed(),
-            permanent: failure.permanent,
-            source: Source::from(failure.source),
+            permanent,
+            source,
         }))
     }
 
@@ -516,10 +516,12 @@ async fn connect<R: Resource>(mut trying: Trying<R>, recovering: bool) {
     let Slot { life, context, .. } = &*slot;
     let (mut pauses, budget) = context.options.retry.effort(recovering);
     let started = Instant::now();
+    let full = context.options.connect_timeout.min(budget);
+    let mut told = None;
     tracing::info!(resource = %life.activity.name, endpoint = %life.activity.endpoint, "connecting");
     for attempts in 1.. {
-        let attempt = trying.attempt;
-        let limit = context.options.connect_timeout.min(budget.saturating_sub(started.elapsed()));
+        let (attempt, began) = (trying.attempt, Instant::now());
+        let limit = full.min(budget.saturating_sub(started.elapsed()));
         let failure = tokio::select! {
             tried = slot.attempt(attempt, limit) => match tried {
                 Ok(()) => return,
@@ -527,9 +529,18 @@ async fn connect<R: Resource>(mut trying: Trying<R>, recovering: bool) {
             },
             () = life.overtaken(attempt) => return,
         };
-        let pause =
-            pauses.next().filter(|pause| !failure.permanent && started.elapsed().saturating_add(*pause) < budget);
-        let error = slot.connect_error(failure, attempts, started);
+        let took = began.elapsed();
+        // An attempt that cannot have its time is not begun: it would tell nothing.
+        let least = took.max(full / 4);
+        let fits = |pause: &Duration| started.elapsed().saturating_add(*pause).saturating_add(least) < budget;
+        let pause = pauses.next().filter(|pause| !failure.permanent && fits(pause));
+        // One that the budget cut short tells less than the one before it.
+        let source = match told {
+            Some(before) if limit < full && took >= limit => before,
+            _ => Source::from(failure.source),
+        };
+        told = Some(Arc::clone(&source));
+        let error = slot.connect_error(source, failure.permanent, attempts, started);
         let Some(pause) = pause else {
             tracing::warn!(resource = %life.activity.name, %error, "connecting failed");
             return life.gave_up(attempt, error, context.options.circuit);

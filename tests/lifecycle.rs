@@ -623,6 +623,137 @@ fn error_tells_the_drivers_and_has_it_as_its_source() {
     }
 }
 
+/// As some drivers' errors: the text leaves the cause out.
+#[derive(Debug)]
+struct DbError(io::Error);
+
+impl DbError {
+    const CAUSE: &str = "password authentication failed";
+
+    fn new() -> Self {
+        DbError(io::Error::new(io::ErrorKind::PermissionDenied, Self::CAUSE))
+    }
+}
+
+impl std::fmt::Display for DbError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("db error")
+    }
+}
+
+impl std::error::Error for DbError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
+/// How long an attempt to connect takes, and what it then fails with; without a text it never ends.
+type Try = (Duration, Option<&'static str>);
+
+/// Connected after all its attempts; then it cannot be pinged.
+#[derive(Clone)]
+struct Tries(Arc<Mutex<Vec<Try>>>);
+
+impl Tries {
+    fn new(mut tries: Vec<Try>) -> Self {
+        tries.reverse();
+        Tries(Arc::new(Mutex::new(tries)))
+    }
+}
+
+impl Resource for Tries {
+    type Handle = ();
+
+    async fn connect(&self, _: &Link) -> Result<(), Failure> {
+        let next = self.0.lock().pop();
+        match next {
+            Some((took, Some(text))) => {
+                tokio::time::sleep(took).await;
+                Err(if text.is_empty() { DbError::new().into() } else { text.into() })
+            }
+            Some((_, None)) => std::future::pending().await,
+            None => Ok(()),
+        }
+    }
+
+    async fn ping(&self, (): &()) -> Result<(), Failure> {
+        Err(Failure::refused(DbError::new()))
+    }
+
+    async fn close(&self, (): ()) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+fn pool_that_tries(connect_timeout: Duration, budget: Duration, attempts: usize) -> ResourcePool {
+    let mut options = Options::default();
+    options.connect_timeout = connect_timeout;
+    (options.retry.budget, options.retry.attempts) = (budget, attempts);
+    ResourcePool::builder().environment([("", ""); 0]).options(options).build().unwrap()
+}
+
+#[tokio::test]
+async fn error_tells_the_causes_that_a_driver_leaves_out_and_each_once() {
+    let source: Source = Arc::new(DbError::new());
+    assert_eq!(source.to_string(), "db error", "the control: its own text leaves the cause out");
+    let (resource, action) = (Arc::<str>::from("fake"), "asking".to_owned());
+    let lost = Error::Lost { resource: Arc::clone(&resource), endpoint: "fake://".into(), source: Arc::clone(&source) };
+    let pool = pool_that_tries(SOON, SOON, 1);
+    pool.register("refused", Tries::new(vec![(Duration::ZERO, Some(""))])).unwrap();
+    let never = (Duration::ZERO, None);
+    pool.register("slow", Tries::new(vec![(Duration::ZERO, Some("")), never])).unwrap();
+    let connect = pool.get::<Tries>("refused").await.unwrap_err();
+    drop(pool.get::<Tries>("slow").await.unwrap_err());
+    // After the circuit's pause an attempt begins that tells nothing more.
+    let timeout = eventually(SOON, async || {
+        let waited = pool.within(Duration::from_millis(100)).get::<Tries>("slow").await;
+        waited.err().filter(|error| matches!(error, Error::Timeout(_)))
+    });
+    for error in [
+        connect,
+        timeout.await,
+        lost.clone(),
+        Error::Operation { resource: Arc::clone(&resource), action: action.clone(), source: Arc::clone(&source) },
+        Error::OutcomeUnknown { resource: Arc::clone(&resource), action: action.clone(), source },
+        // The pool's own error as the cause of another.
+        Error::OutcomeUnknown { resource, action, source: Arc::new(lost) },
+    ] {
+        let text = error.to_string();
+        assert!(text.ends_with("db error: password authentication failed"), "{text}");
+        assert_eq!(text.matches(DbError::CAUSE).count(), 1, "{text}");
+        assert!(error.source().is_some_and(|source| source.is::<DbError>()), "the driver's own: {error:?}");
+        let chain = format!("{:#}", anyhow::Error::from(error));
+        assert_eq!(chain.matches("db error").count(), 2, "once by the pool, once by the driver: {chain}");
+    }
+    drop(eventually(SOON, async || pool.get::<Tries>("refused").await.ok()).await);
+    let report = pool.health_check().await;
+    let told = report.entry("refused").unwrap().error.clone().unwrap();
+    assert_eq!(told, "db error: password authentication failed");
+}
+
+/// What the budget leaves for the last attempt may be too little to learn anything.
+#[tokio::test]
+async fn error_of_connecting_is_that_of_an_attempt_that_had_its_time() {
+    let (now, hangs) = (Duration::ZERO, None);
+    let millis = Duration::from_millis;
+    for (tries, attempts, told) in [
+        (vec![(now, Some("no such set")), (now, hangs)], 2, "no such set"),
+        // The most recent one, if it had its time.
+        (vec![(now, Some("no such set")), (now, Some("no such user")), (now, hangs)], 3, "no such user"),
+        // A second one would need as long.
+        (vec![(millis(600), Some("no such set")), (now, hangs)], 1, "no such set"),
+        (vec![(now, hangs)], 1, "no answer within"),
+    ] {
+        let pool = pool_that_tries(millis(800), millis(850), 3);
+        pool.register("fake", Tries::new(tries)).unwrap();
+        let error = pool.get::<Tries>("fake").await.unwrap_err();
+        let Error::Connect(inner) = &error else { panic!("{error}") };
+        assert!(error.to_string().contains(told), "{error}");
+        assert_eq!(inner.attempts, attempts, "{error}");
+        assert!(inner.elapsed < SOON, "{error}");
+    }
+}
+
 #[tokio::test]
 async fn closing_follows_phases_and_edges() {
     let log = Arc::new(Mutex::new(Vec::new()));

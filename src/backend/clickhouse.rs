@@ -35,7 +35,7 @@ use crate::backend::count::{Counted, none};
 use crate::blocking;
 use crate::close::Phase;
 use crate::config::{BackendConfig, Environment, ParsedUrl, ResourceConfig, Secret, host_port, millis};
-use crate::error::{BoxError, Error, Failure, TimeoutError, redacted};
+use crate::error::{BoxError, Chain, Error, Failure, TimeoutError, redacted};
 use crate::lease::{Claim, Lease, Provide};
 use crate::probe::KillSwitch;
 use crate::resource::{Busy, Link, Resource, Work};
@@ -476,9 +476,9 @@ impl ClickHouseResource {
         let is_native = error.to_string().contains("is for clickhouse-client program");
         let is_useless = matches!(error, DriverError::InvalidParams(_) | DriverError::Unsupported(_));
         let is_permanent = is_useless || has_code(&error, &PERMANENT) || tls::is_permanent(&error);
-        let source = Caused(error).redacted(&self.config.secrets());
+        let source = withheld(error, &self.config.secrets());
         if is_native {
-            Failure::permanent(format!("port {} {USE_HTTP} ({source})", self.config.port))
+            Failure::permanent(format!("port {} {USE_HTTP} ({})", self.config.port, Chain(&*source)))
         } else if is_permanent {
             Failure::permanent(source)
         } else {
@@ -495,38 +495,10 @@ fn has_code(error: &DriverError, codes: &[&str]) -> bool {
     code.is_some_and(|code| codes.contains(&code))
 }
 
-/// The driver's error, telling its causes, which the driver's own text leaves out.
-#[derive(Debug)]
-pub(crate) struct Caused(pub(crate) DriverError);
-
-impl Caused {
-    pub(crate) fn redacted(self, secrets: &[&str]) -> BoxError {
-        let told = matches!(self.0, DriverError::BadResponse(_) | DriverError::Custom(_) | DriverError::Other(_));
-        redacted(self, told, secrets)
-    }
-}
-
-impl fmt::Display for Caused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut told = self.0.to_string();
-        f.write_str(&told)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            let text = error.to_string();
-            if !told.contains(&text) {
-                write!(f, ": {text}")?;
-                told.push_str(&text);
-            }
-            cause = error.source();
-        }
-        Ok(())
-    }
-}
-
-impl StdError for Caused {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        Some(&self.0)
-    }
+/// The driver's error, or a note in its place if the server's words in it have a password.
+fn withheld(error: DriverError, secrets: &[&str]) -> BoxError {
+    let told = matches!(error, DriverError::BadResponse(_) | DriverError::Custom(_) | DriverError::Other(_));
+    redacted(error, told, secrets)
 }
 
 /// What a statement does, which tells what a lost connection means for it.
@@ -553,7 +525,7 @@ pub(crate) fn failed(
         DriverError::TimedOut => (true, true),
         _ => (false, true),
     };
-    let source = Caused(error).redacted(&config.secrets()).into();
+    let source = withheld(error, &config.secrets()).into();
     let action = action.to_owned();
     match (is_lost, was_sent, effect) {
         (false, ..) => Error::Operation { resource, action, source },
