@@ -40,6 +40,7 @@ mod slot;
 mod status;
 mod sync;
 mod tls;
+mod user_ping;
 mod verbs;
 #[cfg(any(feature = "rabbitmq", feature = "r2d2"))]
 mod wait;

@@ -217,7 +217,7 @@ impl Registry {
                 _ => Err(taken(name, "a resource with another configuration has this name")),
             };
         }
-        let slot = Slot::new(name, config.resource(name)?, Arc::clone(&self.context));
+        let slot = Slot::built_in(name, config.resource(name)?, Arc::clone(&self.context));
         let entry = Entry { slot: slot.clone(), config: Some(config.into()) };
         entries.insert(Arc::clone(slot.name()), entry);
         Ok(slot)
@@ -227,11 +227,13 @@ impl Registry {
     pub(crate) fn register<R: Resource>(&self, name: &str, resource: R) -> Result<(), Error> {
         self.check_open()?;
         let is_configured = self.config.as_ref().is_ok_and(|config| config.get(name).is_some());
+        // Before the lock, as it asks the resource for its endpoint and phase, which may use the pool.
+        let slot = Slot::of_user(name, resource, Arc::clone(&self.context));
         let mut entries = self.entries.write();
         if entries.contains_key(name) || is_configured {
+            drop(entries);
             return Err(taken(name, "a resource has this name already"));
         }
-        let slot = Slot::new(name, resource, Arc::clone(&self.context));
         entries.insert(Arc::clone(slot.name()), Entry { slot, config: None });
         Ok(())
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 use tokio::time::Instant;
 
 use crate::activity::Activity;
@@ -27,6 +27,7 @@ use crate::registry::Context;
 use crate::resource::{Link, Resource};
 use crate::runtime::{LONGEST, within};
 use crate::status::{ResourceStatus, State};
+use crate::user_ping::UserPings;
 
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -40,6 +41,8 @@ pub(crate) struct Slot<R: Resource> {
     life: Life<R::Handle>,
     /// How many are being said to what is lost or late.
     goodbyes: AtomicUsize,
+    /// Only of a user's own kind. A built-in kind's pings never block.
+    user_pings: Option<UserPings>,
     context: Arc<Context>,
 }
 
@@ -73,6 +76,8 @@ pub(crate) trait AnySlot: Any + Send + Sync {
     fn lost(self: Arc<Self>, link: Option<u64>, generation: u64, cause: Source);
     /// An attempt tells how far it has come.
     fn progress(&self, attempt: u64, told: Arc<str>);
+    /// The prober has waited in vain for several answers in a row.
+    fn silent(self: Arc<Self>, generation: u64, cause: Source);
     fn reconnect(self: Arc<Self>) -> BoxFuture<Result<(), Error>>;
     /// Begins closing. `false` if there is nothing to close.
     fn begin_close(&self) -> bool;
@@ -91,9 +96,20 @@ pub(crate) trait AnySlot: Any + Send + Sync {
 }
 
 impl<R: Resource> Slot<R> {
-    pub(crate) fn new(name: &str, resource: R, context: Arc<Context>) -> Arc<Self> {
+    /// A slot for one of the built-in kinds.
+    pub(crate) fn built_in(name: &str, resource: R, context: Arc<Context>) -> Arc<Self> {
+        Slot::new(name, resource, None, context)
+    }
+
+    /// A slot for a user's own kind. The user's code runs here, so no lock may be held.
+    pub(crate) fn of_user(name: &str, resource: R, context: Arc<Context>) -> Arc<Self> {
+        Slot::new(name, resource, Some(UserPings::default()), context)
+    }
+
+    fn new(name: &str, resource: R, user_pings: Option<UserPings>, context: Arc<Context>) -> Arc<Self> {
         let life = Life::new(name, resource.endpoint(), &context.options.leaks);
-        Arc::new(Slot { phase: resource.phase(), resource, life, goodbyes: AtomicUsize::new(0), context })
+        let (phase, goodbyes) = (resource.phase(), AtomicUsize::new(0));
+        Arc::new(Slot { phase, resource, life, goodbyes, user_pings, context })
     }
 
     #[cfg(feature = "r2d2")]
@@ -326,6 +342,16 @@ impl<R: Resource> Slot<R> {
         }
     }
 
+    fn asked(
+        &self,
+        ping: impl Future<Output = Result<(), Failure>> + Send + 'static,
+    ) -> BoxFuture<Result<(), Failure>> {
+        match &self.user_pings {
+            None => Box::pin(ping),
+            Some(pings) => pings.on_own_thread(Box::pin(ping)),
+        }
+    }
+
     fn as_weak(self: &Arc<Self>) -> Weak<dyn AnySlot> {
         let slot: Arc<dyn AnySlot> = self.clone();
         Arc::downgrade(&slot)
@@ -413,12 +439,22 @@ impl<R: Resource> AnySlot for Slot<R> {
 
     fn ping(self: Arc<Self>) -> Option<BoxFuture<Result<(), Failure>>> {
         let handle = self.life.handle()?;
-        Some(Box::pin(async move { self.resource.ping(&handle).await }))
+        let me = Arc::clone(&self);
+        Some(self.asked(async move { me.resource.ping(&handle).await }))
     }
 
     fn probe(self: Arc<Self>) -> Option<BoxFuture<Result<(), Failure>>> {
         let handle = self.life.handle()?;
-        Some(Box::pin(async move { self.resource.probe(&handle).await }))
+        let me = Arc::clone(&self);
+        Some(self.asked(async move { me.resource.probe(&handle).await }))
+    }
+
+    fn silent(self: Arc<Self>, generation: u64, cause: Source) {
+        match self.user_pings {
+            None => self.lost(None, generation, cause),
+            // The cut that follows is the user's code, which may block.
+            Some(_) => drop(spawn_blocking(move || self.lost(None, generation, cause))),
+        }
     }
 
     fn lost(self: Arc<Self>, link: Option<u64>, generation: u64, cause: Source) {

@@ -21,7 +21,7 @@ use resource_pool::{
 };
 use tokio::sync::Notify;
 
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(15);
 
 /// What a verb does.
 #[derive(Clone, Copy, Default, PartialEq, Debug)]
@@ -366,6 +366,71 @@ async fn an_answer_between_strikes_begins_anew() {
     // What could not be asked proves nothing either way.
     fake.script.pings_in_turn.lock().extend([Does::Fail, Does::Fail, Does::Unask, Does::Fail]);
     until_async(SOON, async || pool.status().resource("fake").unwrap().generation == 2).await;
+}
+
+/// As many as the prober has threads, and one more.
+#[tokio::test]
+async fn pings_that_block_their_threads_delay_no_other() {
+    let pool = pool_with(|options| options.health.cache = Duration::ZERO);
+    let (good, stuck) = (Fake::new("good"), ["a", "b", "c"].map(Fake::new));
+    for fake in stuck.iter().chain([&good]) {
+        pool.register(fake.name, fake.clone()).unwrap();
+        drop(pool.get::<Fake>(fake.name).await.unwrap());
+    }
+    for fake in &stuck {
+        *fake.script.ping.lock() = Does::BlockThread;
+        until_async(SOON, async || fake.script.pings.load(Ordering::SeqCst) > 0).await;
+    }
+    // Each of them blocks for 3 s.
+    let report = pool.health_check().await;
+    assert!(report.took < Duration::from_secs(2), "{report}");
+    assert_eq!(report.entry("good").unwrap().health, Health::Pass, "{report}");
+    for fake in &stuck {
+        let entry = report.entry(fake.name).unwrap();
+        assert_eq!(entry.health, Health::Fail, "{report}");
+        assert!(entry.error.as_ref().unwrap().contains("no answer"), "{report}");
+    }
+    let report = pool.health_check().await;
+    let error = report.entry("a").unwrap().error.clone().unwrap();
+    assert!(error.contains("a ping must not block its thread"), "{error}");
+    assert_eq!(report.entry("good").unwrap().health, Health::Pass, "{report}");
+    let pings = good.script.pings.load(Ordering::SeqCst);
+    until_async(Duration::from_secs(2), async || good.script.pings.load(Ordering::SeqCst) > pings).await;
+    assert_eq!(state(&pool, "good"), State::Ready);
+}
+
+#[tokio::test]
+async fn endpoint_and_phase_may_use_the_pool() {
+    struct Curious(ResourcePool);
+    impl Resource for Curious {
+        type Handle = ();
+        async fn connect(&self, _: &Link) -> Result<(), Failure> {
+            Ok(())
+        }
+        async fn ping(&self, (): &()) -> Result<(), Failure> {
+            Ok(())
+        }
+        async fn close(&self, (): ()) -> Result<(), Failure> {
+            Ok(())
+        }
+        fn endpoint(&self) -> String {
+            format!("beside {} others", self.0.status().resources.len())
+        }
+        fn phase(&self) -> Phase {
+            let _ = self.0.register("another", Fake::new("another"));
+            Phase::Models
+        }
+    }
+    let pool = pool();
+    let others = pool.status().resources.len();
+    let register = tokio::task::spawn_blocking({
+        let pool = pool.clone();
+        move || pool.register("curious", Curious(pool.clone()))
+    });
+    register.within(SOON).await.unwrap().unwrap();
+    let status = pool.status();
+    assert_eq!(*status.resource("curious").unwrap().endpoint, *format!("beside {others} others"));
+    assert!(status.resource("another").is_some());
 }
 
 #[tokio::test]
