@@ -6,6 +6,7 @@
 mod common;
 
 use std::collections::HashSet;
+use std::error::Error as _;
 use std::ops::Deref;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,8 +16,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{Within, until, until_async};
-use lapin::options::{BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions};
-use lapin::{BasicProperties, Confirmation, ConnectionProperties};
+use lapin::options::{BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Confirmation, ConnectionProperties, ExchangeKind};
 use resource_pool::config::{Options, RabbitMqConfig};
 use resource_pool::rabbitmq::{Consume, Consumer, Exchange, Message, Published, Queue};
 use resource_pool::{Error, Health, Outcome, RabbitMq, ResourcePool, State, Work, blocking};
@@ -233,6 +235,170 @@ async fn rabbitmq_killed_and_restarted_under_the_same_guard_and_consumer() {
     assert_ne!(rabbit.current_name(temporary.name()), first_name, "the broker has named it anew");
     assert_eq!(pool.status().resource("rabbitmq").unwrap().generation, 2);
     assert!(pool.close_all().await.all_closed());
+}
+
+/// A table that takes so many bytes and a few more.
+fn table(bytes: usize) -> FieldTable {
+    let mut table = FieldTable::default();
+    table.insert("x-filled".into(), AMQPValue::LongString("x".repeat(bytes).into()));
+    table
+}
+
+fn with_headers(queue: &str, bytes: usize) -> Message {
+    Message::new("", queue, "body").properties(BasicProperties::default().with_headers(table(bytes)))
+}
+
+fn generation(pool: &ResourcePool) -> u64 {
+    pool.status().resource("rabbitmq").unwrap().generation
+}
+
+/// Publishes headers as a stranger does, with what the broker allows.
+async fn publish_as_a_stranger(server: &Service, queue: &str, bytes: usize) {
+    // Where the broker has no limit, the driver by itself has none either, and takes 256 GiB.
+    let url = format!("{}?frame_max=1048576", server.url());
+    let bare = lapin::Connection::connect(&url, ConnectionProperties::default()).await.unwrap();
+    let channel = bare.create_channel().await.unwrap();
+    channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+    let properties = BasicProperties::default().with_headers(table(bytes));
+    let publish = channel.basic_publish("".into(), queue.into(), BasicPublishOptions::default(), b"body", properties);
+    publish.await.unwrap().await.unwrap();
+    bare.close(200, "OK".into()).await.unwrap();
+}
+
+/// AMQP splits nothing but bodies into frames.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_headers_as_large_as_the_broker_allows_pass_both_ways() {
+    let server = server();
+    let pool = pool(server);
+    let rabbit = pool.rabbitmq().await.unwrap();
+    let threads = blocking::ResourcePool::from(pool.clone()).rabbitmq().unwrap();
+    let got = rabbit.declare_queue(Queue::temporary()).await.unwrap().name().to_owned();
+    let consumed = rabbit.declare_queue(Queue::temporary()).await.unwrap().name().to_owned();
+    let mut consumer = rabbit.consume(consumed.as_str()).await.unwrap();
+    for bytes in [9_000, 60_000, 120_000] {
+        let sent = table(bytes);
+        for queue in [&got, &consumed] {
+            publish_as_a_stranger(server, queue, bytes).await;
+            assert!(rabbit.publish(with_headers(queue, bytes)).await.unwrap().is_confirmed());
+            assert!(threads.publish(with_headers(queue, bytes)).unwrap().is_confirmed());
+            assert!(rabbit.publish_batch([with_headers(queue, bytes)]).await.unwrap().all_confirmed());
+        }
+        for _ in 0..2 {
+            let delivery = rabbit.get(&got).await.unwrap().unwrap();
+            assert_eq!(delivery.properties().headers().as_ref(), Some(&sent));
+            delivery.ack().await.unwrap();
+            let delivery = threads.get(&got).unwrap().unwrap();
+            assert_eq!(delivery.properties().headers().as_ref(), Some(&sent));
+            delivery.ack().unwrap();
+        }
+        for _ in 0..4 {
+            let delivery = consumer.next().within(SOON).await.unwrap().unwrap();
+            assert_eq!(delivery.properties().headers().as_ref(), Some(&sent));
+            delivery.ack().await.unwrap();
+        }
+    }
+    assert_eq!(generation(&pool), 1);
+    assert!(pool.close_all().await.all_closed());
+
+    // With the frames that one chooses smaller, the driver ends the connection over the very same message.
+    let mut config = RabbitMqConfig::url(server.url());
+    config.frame_max = 8192;
+    let pool = pool_of(config);
+    let rabbit = pool.rabbitmq().await.unwrap();
+    let queue = rabbit.declare_queue(Queue::new(unique("queue"))).await.unwrap().name().to_owned();
+    publish_as_a_stranger(server, &queue, 9_000).await;
+    assert!(rabbit.get(&queue).within(SOON).await.is_err());
+    until_async(SOON, async || generation(&pool) == 2).await;
+    rabbit.delete_queue(&queue).await.unwrap();
+}
+
+/// The bare driver's connection ends over each of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_what_does_not_fit_into_a_frame_is_not_sent() {
+    let server = server();
+    let bare = bare(server).await;
+    let channel = bare.create_channel().await.unwrap();
+    let declared = channel.queue_declare("".into(), QueueDeclareOptions::default(), table(131_072)).within(SOON).await;
+    assert!(declared.is_err() && !bare.status().connected(), "the bare driver's connection goes on: {declared:?}");
+
+    for (frame_max, limit, fits) in [(0, 131_072, 130_000), (8192, 8192, 7_000)] {
+        let mut config = RabbitMqConfig::url(server.url());
+        config.frame_max = frame_max;
+        let pool = pool_of(config);
+        let rabbit = pool.rabbitmq().await.unwrap();
+        let threads = blocking::ResourcePool::from(pool.clone()).rabbitmq().unwrap();
+        let refused = |error: Error| {
+            let said = error.to_string() + &error.source().unwrap().to_string();
+            assert!(matches!(error, Error::Operation { .. }), "{said}");
+            let size = said.split_once("a frame of ").unwrap().1.split(' ').next().unwrap().parse::<usize>().unwrap();
+            assert!(size > limit && size < limit + 600 && said.contains(&format!("may have {limit}")), "{said}");
+        };
+        let (queue, exchange) = (unique("queue"), unique("exchange"));
+        rabbit.declare_queue(Queue::new(&queue).arguments(table(fits))).await.unwrap();
+        rabbit.declare_exchange(Exchange::fanout(&exchange).arguments(table(fits))).await.unwrap();
+        rabbit.bind_with(&queue, &exchange, "", table(fits)).await.unwrap();
+        drop(rabbit.consume(Consume::from(&*queue).arguments(table(fits))).await.unwrap());
+        assert!(rabbit.publish(with_headers(&queue, fits)).await.unwrap().is_confirmed());
+
+        let (queue, exchange) = (queue.as_str(), exchange.as_str());
+        refused(rabbit.publish(with_headers(queue, limit)).await.unwrap_err());
+        refused(threads.publish(with_headers(queue, limit)).unwrap_err());
+        refused(rabbit.declare_queue(Queue::temporary().arguments(table(limit))).await.unwrap_err());
+        refused(threads.declare_queue(Queue::temporary().arguments(table(limit))).unwrap_err());
+        refused(rabbit.declare_exchange(Exchange::fanout("x").arguments(table(limit))).await.unwrap_err());
+        refused(rabbit.bind_with(queue, exchange, "", table(limit)).await.unwrap_err());
+        refused(rabbit.consume(Consume::from(queue).arguments(table(limit))).await.unwrap_err());
+        // Of a batch the others are sent.
+        let batch = [with_headers(queue, 10), with_headers(queue, limit), with_headers(queue, 10)];
+        let results = rabbit.publish_batch(batch).await.unwrap().into_results();
+        let [first, second, third] = results.try_into().unwrap();
+        assert!(first.unwrap().is_confirmed() && third.unwrap().is_confirmed());
+        refused(second.unwrap_err());
+        // The driver panics over a name that is too long.
+        let long = Exchange::new("x", ExchangeKind::Custom("x".repeat(256)));
+        assert!(matches!(rabbit.declare_exchange(long).await, Err(Error::Operation { .. })));
+
+        // To the byte: one more, and it would not have been sent.
+        let envelope = (1..).find(|less| rabbit_fits(&rabbit, queue, limit - less)).unwrap();
+        assert!(!rabbit_fits(&rabbit, queue, limit - envelope + 1));
+        assert_eq!(generation(&pool), 1);
+        rabbit.delete_queue(queue).await.unwrap();
+        rabbit.delete_exchange(exchange).await.unwrap();
+        assert!(pool.close_all().await.all_closed());
+    }
+}
+
+fn rabbit_fits(rabbit: &RabbitMq, queue: &str, bytes: usize) -> bool {
+    let publish = rabbit.publish(with_headers(queue, bytes));
+    let published = tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(publish));
+    published.inspect_err(|error| assert!(matches!(error, Error::Operation { .. }), "{error}")).is_ok()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_frames_of_a_broker_that_allows_larger_ones_are_as_large() {
+    let server = rough();
+    let allow = |frame_max: usize| {
+        server.rabbitmq().unwrap().eval(&format!("application:set_env(rabbit, frame_max, {frame_max})")).unwrap()
+    };
+    let unclean = || server.rabbitmq().unwrap().unclean_closes().unwrap();
+    let before = unclean();
+    for allowed in [300_000, 0] {
+        allow(allowed);
+        let pool = pool(&server);
+        let rabbit = pool.rabbitmq().await.unwrap();
+        let queue = rabbit.declare_queue(Queue::temporary()).await.unwrap().name().to_owned();
+        publish_as_a_stranger(&server, &queue, 280_000).await;
+        assert!(rabbit.publish(with_headers(&queue, 280_000)).await.unwrap().is_confirmed());
+        for _ in 0..2 {
+            let delivery = rabbit.get(&queue).await.unwrap().unwrap();
+            assert_eq!(delivery.properties().headers().as_ref(), Some(&table(280_000)));
+            delivery.ack().await.unwrap();
+        }
+        assert_eq!(generation(&pool), 1);
+        assert!(pool.close_all().await.all_closed());
+        allow(131_072);
+    }
+    assert_eq!(unclean(), before);
 }
 
 /// The bare driver's publishes wait for a confirm, or for its auto-recovery, as long as it takes.

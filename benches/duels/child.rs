@@ -10,18 +10,20 @@ const ROLE: &str = "RESOURCE_POOL_BENCH_ROLE";
 
 type Role = (&'static str, fn(Urls) -> Vec<f64>);
 
-const ROLES: [Role; 11] = [
+const ROLES: [Role; 13] = [
     ("cold pool", lifecycle::cold_pool),
     ("cold drivers", lifecycle::cold_drivers),
     ("idle pool", footprint::idle_pool),
     ("idle drivers", footprint::idle_drivers),
-    ("frames of the driver", frame::connections::<0>),
-    ("frames of 4096", frame::connections::<4096>),
-    ("frames of 8192", frame::connections::<8192>),
-    ("frames of 16384", frame::connections::<16384>),
-    ("frames of 32768", frame::connections::<32768>),
-    ("frames of 65536", frame::connections::<65536>),
-    ("frames of 131072", frame::connections::<131_072>),
+    ("idle frames of the driver", frame::connections::<{ frame::DRIVER }, false>),
+    ("idle frames of 0", frame::connections::<0, false>),
+    ("frames of the driver", frame::connections::<{ frame::DRIVER }, true>),
+    ("frames of 0", frame::connections::<0, true>),
+    ("frames of 4096", frame::connections::<4096, true>),
+    ("frames of 8192", frame::connections::<8192, true>),
+    ("frames of 16384", frame::connections::<16384, true>),
+    ("frames of 32768", frame::connections::<32768, true>),
+    ("frames of 65536", frame::connections::<65536, true>),
 ];
 
 /// Plays the role that this process was started for, if it was started for one.

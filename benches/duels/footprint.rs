@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use resource_pool::blocking::ResourcePool;
-use resource_pool::config::{MongoConfig, RabbitMqConfig};
+use resource_pool::config::MongoConfig;
 use tokio::runtime::Runtime;
 
 use crate::child;
@@ -61,18 +61,19 @@ fn figures() -> Vec<f64> {
 
 pub(crate) fn run(session: &Session) {
     let urls = Urls::of(session);
-    let (mongo, rabbitmq) = (MongoConfig::default(), RabbitMqConfig::default());
+    let mongo = MongoConfig::default();
     let alike = Urls {
         mongo: format!("{}&minPoolSize={}", urls.mongo, mongo.min_pool_size),
-        rabbitmq: format!("{}?frame_max={}", urls.rabbitmq, rabbitmq.frame_max),
+        // The broker's own, and its buffers are of zeros that nobody has touched.
+        rabbitmq: format!("{}?frame_max=131072", urls.rabbitmq),
         clickhouse: urls.clickhouse.clone(),
         redis: urls.redis.clone(),
     };
     let note = format!(
         "Each in a process of its own. The drivers are configured like the pool where that is about sizes: MongoDB keeps \
-         {} connections, RabbitMQ's frames are of at most {} bytes. What the pool has more is what probes, closes and \
-         catches signals.",
-        mongo.min_pool_size, rabbitmq.frame_max
+         {} connections, RabbitMQ's buffers are made for the broker's frames. What the pool has more is what probes, \
+         closes and catches signals.",
+        mongo.min_pool_size
     );
     // The three rows tell of the same processes.
     let later = [const { RefCell::new([VecDeque::new(), VecDeque::new()]) }; 2];

@@ -33,6 +33,7 @@ mod connection;
 mod consumer;
 mod delivery;
 mod dial;
+mod frame;
 mod message;
 mod topology;
 
@@ -61,7 +62,8 @@ pub use self::topology::{DeclaredQueue, Exchange, Queue};
 use self::connection::{ChannelGuard, GOODBYE, Generation, LINGER, Pooled, lost, operation, short};
 use self::consumer::{Pump, Subscription};
 use self::delivery::Keeps;
-use self::dial::{CutOnDrop, Probe, dial};
+use self::dial::{CutOnDrop, Probe, dial_for_all};
+use self::frame::LARGEST;
 use self::message::{Flight, Sent};
 use self::topology::{Binding, Declaration, LOCKED_PAUSE, LOCKED_TRIES, Topology, is_locked};
 use crate::backend::count::{Counted, none};
@@ -88,7 +90,7 @@ const SCHEMES: [&str; 2] = ["amqp", "amqps"];
 #[non_exhaustive]
 pub struct RabbitMqConfig {
     /// `amqp://user:password@host:port/vhost`, instead of the parts; an empty path is the virtual
-    /// host `/`, as in `…/%2f`. May end in `?heartbeat=10&frame_max=8192&channel_max=2047`. `amqps://` over TLS,
+    /// host `/`, as in `…/%2f`. May end in `?heartbeat=10&frame_max=131072&channel_max=2047`. `amqps://` over TLS,
     /// at port 5671 unless it names one.
     /// Environment: `AMQP_URL`.
     pub url: Option<Secret>,
@@ -109,9 +111,11 @@ pub struct RabbitMqConfig {
     /// the broker's counts.
     #[serde(rename = "heartbeat_ms", with = "millis")]
     pub heartbeat: Duration,
-    /// The largest frame in bytes, from 4096 to 1048576. Defaults to 8192. The driver's two buffers take 64 times as much:
-    /// with all else 0.7 MiB per connection, and 8 MiB with the broker's own 131072. Larger ones are for messages
-    /// of many kilobytes, which otherwise are sent in many frames.
+    /// The largest frame in bytes, from 4096 to 1048576. Defaults to 0, the broker's own limit, which is 131072 unless
+    /// the broker is told otherwise. The driver's two buffers are 64 times as large, but take only what has been in use:
+    /// with all else a connection begins with 0.2 MiB, and takes 8 MiB once 4 MiB have passed each way. A lower limit
+    /// saves that memory at a price: a message whose headers do not fit into one frame ends the connection that all
+    /// share, whoever published it, each time that it is delivered.
     pub frame_max: u32,
     /// The most channels on the connection, consumers' included. Defaults to 2047, the broker's own limit.
     pub channel_max: u16,
@@ -146,7 +150,7 @@ impl Default for RabbitMqConfig {
             vhost: "/".to_owned(),
             connection_name: "resource-pool".to_owned(),
             heartbeat: Duration::from_secs(10),
-            frame_max: 8192,
+            frame_max: 0,
             channel_max: 2047,
             max_channels: 64,
             prefetch: 100,
@@ -235,9 +239,10 @@ impl RabbitMqConfig {
             Self { heartbeat, .. } if !(1..=u64::from(u16::MAX)).contains(&heartbeat.as_secs()) => {
                 fail("heartbeat_ms", "must be from 1 s to 65535 s")
             }
-            Self { frame_max, .. } if !(4096..=1 << 20).contains(frame_max) => {
-                fail("frame_max", "must be from 4096 to 1048576, as the driver's buffers take 64 times as much")
-            }
+            Self { frame_max, .. } if *frame_max != 0 && !(4096..=LARGEST).contains(frame_max) => fail(
+                "frame_max",
+                "must be from 4096 to 1048576, as the driver's buffers take 64 times as much, or 0 for the broker's own",
+            ),
             Self { channel_max: 0, .. } => fail("channel_max", "must be at least 1"),
             Self { prefetch: 0, .. } => fail("prefetch", "must be at least 1, or the broker would send without bound"),
             Self { confirm_window: 0, .. } => fail("confirm_window", "must be at least 1"),
@@ -675,7 +680,8 @@ impl RabbitMq {
     /// # Errors
     /// [`Error::OutcomeUnknown`] if the connection or the answer is lost after it was sent: it is
     /// never sent again by itself, so there is no silent duplicate. [`Error::Operation`] if the
-    /// broker refuses it, as for an exchange that does not exist. [`Error::Timeout`] if the broker
+    /// broker refuses it, as for an exchange that does not exist, or if its headers do not fit into one
+    /// frame ([`frame_max`](RabbitMqConfig::frame_max)). [`Error::Timeout`] if the broker
     /// blocks publishers, or no channel is free; then it was not sent. [`Error::Lost`],
     /// [`Error::Closed`]: not sent either.
     ///
@@ -839,7 +845,7 @@ impl Inner {
     /// Connects, declares again what was declared before, and puts the new connection in place.
     async fn open_generation(self: &Arc<Self>) -> Result<(), Failure> {
         let config = &self.config;
-        let dialled = dial(config, &self.tls, &config.connection_name, config.frame_max).await?;
+        let dialled = dial_for_all(config, &self.tls).await?;
         let mut events = Box::pin(dialled.connection.events_listener());
         let generation = Arc::new(Generation {
             number: self.link.generation(),
@@ -1027,6 +1033,7 @@ impl Inner {
         let channel = guard.channel.clone();
         let prefetch = what.prefetch.unwrap_or(self.config.prefetch);
         guard.ask(&action, channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
+        generation.fits_method(&action, &[&queue, &what.tag], &what.arguments)?;
         let options = BasicConsumeOptions { exclusive: what.exclusive, ..BasicConsumeOptions::default() };
         let consumer = guard.ask(&action, channel.basic_consume(name, tag, options, what.arguments.clone())).await?;
         Ok(Subscription { consumer, channel: Arc::new(guard) })

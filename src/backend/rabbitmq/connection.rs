@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use lapin::Event;
 use lapin::options::{
     BasicGetOptions, ConfirmSelectOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeleteOptions,
 };
 use lapin::types::ShortString;
+use lapin::{Event, ExchangeKind};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -355,6 +355,13 @@ impl ChannelGuard {
     pub(super) async fn declare_exchange(&mut self, exchange: &Exchange) -> Result<(), Error> {
         let action = format!("declaring the exchange {:?}", exchange.name);
         let name = short(&self.generation.link, &action, &exchange.name)?;
+        let kind = match &exchange.kind {
+            ExchangeKind::Custom(kind) => kind,
+            // The longest of the others.
+            _ => "headers",
+        };
+        short(&self.generation.link, &action, kind)?;
+        self.generation.fits_method(&action, &[&exchange.name, kind], &exchange.arguments)?;
         let channel = self.channel.clone();
         self.ask(
             &action,
@@ -366,12 +373,14 @@ impl ChannelGuard {
     pub(super) async fn declare_queue(&mut self, queue: &Queue) -> Result<lapin::Queue, Error> {
         let action = format!("declaring the queue {:?}", queue.name);
         let name = short(&self.generation.link, &action, &queue.name)?;
+        self.generation.fits_method(&action, &[&queue.name], &queue.arguments)?;
         let channel = self.channel.clone();
         self.ask(&action, channel.queue_declare(name, queue.options, queue.arguments.clone())).await
     }
 
     pub(super) async fn bind(&mut self, binding: &Binding, queue: &str) -> Result<(), Error> {
         let action = format!("binding {queue:?} to {:?}", binding.exchange);
+        self.generation.fits_method(&action, &[queue, &binding.exchange, &binding.routing_key], &binding.arguments)?;
         let link = self.generation.link.clone();
         let (queue, exchange) = (short(&link, &action, queue)?, short(&link, &action, &binding.exchange)?);
         let key = short(&link, &action, &binding.routing_key)?;

@@ -22,6 +22,7 @@ use tracing::subscriber::{DefaultGuard, NoSubscriber};
 
 use super::RabbitMqConfig;
 use super::connection::{GOODBYE, LINGER};
+use super::frame::{LARGEST, MORE_THAN_USUAL};
 use crate::backend::count::Counted;
 use crate::error::Failure;
 use crate::probe::KillSwitch;
@@ -141,8 +142,27 @@ impl Drop for CutOnDrop {
     }
 }
 
+/// The connection that all share, with frames as large as was asked for, or else as the broker allows.
+pub(super) async fn dial_for_all(config: &RabbitMqConfig, tls: &Tls) -> Result<Dialled, Failure> {
+    let dial = |frame_max| dial(config, tls, &config.connection_name, frame_max);
+    if config.frame_max != 0 {
+        return dial(config.frame_max).await;
+    }
+    // The driver makes its buffers before it knows the broker's limit, and those made afterwards it fills with zeros,
+    // which takes all their memory at once.
+    let dialled = dial(MORE_THAN_USUAL).await?;
+    if dialled.connection.configuration().frame_max() < MORE_THAN_USUAL {
+        return Ok(dialled);
+    }
+    let goodbye = dialled.connection.close(200, "OK".into());
+    let said = within(GOODBYE, goodbye).await;
+    tracing::debug!(host = %config.host, ?said, "the broker allows larger frames than usual: connecting again for them");
+    drop(dialled);
+    dial(LARGEST).await
+}
+
 /// Connects on the current runtime.
-pub(super) async fn dial(config: &RabbitMqConfig, tls: &Tls, name: &str, frame_max: u32) -> Result<Dialled, Failure> {
+async fn dial(config: &RabbitMqConfig, tls: &Tls, name: &str, frame_max: u32) -> Result<Dialled, Failure> {
     let switch = KillSwitch::new();
     let cut = CutOnDrop::new(&switch);
     let gone = CancellationToken::new();

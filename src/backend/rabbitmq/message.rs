@@ -138,19 +138,23 @@ impl fmt::Display for Batch {
 }
 
 impl ChannelGuard {
-    /// Sends these, all at once. An error means that none was.
+    /// Sends these, all at once, but for those that cannot be. An error means that none was.
     pub(super) async fn send(&mut self, inner: &Inner, messages: &Arc<Vec<Message>>) -> Result<Sent, Error> {
         let generation = &self.generation;
         let address = |message: &Message| {
+            let action = || message.action();
+            if message.properties.headers().is_some() {
+                generation.fits_header(&action(), &message.properties)?;
+            }
             let key = match message.exchange.as_str() {
                 "" => Cow::Owned(inner.current_name(&message.routing_key)),
                 _ => Cow::Borrowed(message.routing_key.as_str()),
             };
             let short = |name: &str| ShortString::try_new(name);
             let address = short(&message.exchange).and_then(|exchange| Ok((exchange, short(&key)?)));
-            address.map_err(|error| operation(&generation.link, &message.action(), error))
+            address.map_err(|error| operation(&generation.link, &action(), error))
         };
-        let addressed = messages.iter().map(address).collect::<Result<_, _>>()?;
+        let addressed: Vec<_> = messages.iter().map(address).collect();
         generation.unblocked().await?;
         if !generation.is_alive() {
             return Err(generation.was_cut());
@@ -160,9 +164,14 @@ impl ChannelGuard {
         let part = Arc::new(Part { channel: Arc::clone(&self.channel), messages: Arc::clone(messages), addressed });
         let mut sent = Sent { confirms: Vec::with_capacity(messages.len()), returned: Vec::new(), part, generation };
         for index in 0..messages.len() {
-            let busy = sent.generation.link.busy(Work::Confirm);
-            let answer = Box::pin(Arc::clone(&sent.part).publish(index));
-            sent.confirms.push(Confirm::Pending { answer, busy });
+            sent.confirms.push(match &sent.part.addressed[index] {
+                Ok(address) => {
+                    let busy = sent.generation.link.busy(Work::Confirm);
+                    let answer = Box::pin(Arc::clone(&sent.part).publish(index, address.clone()));
+                    Confirm::Pending { answer, busy }
+                }
+                Err(error) => Confirm::Unsent(error.clone()),
+            });
         }
         // Being polled for the first time queues a message's frames, so they leave in this order without waiting.
         sent.look();
@@ -233,12 +242,17 @@ pub(super) struct Sent {
 struct Part {
     channel: Arc<lapin::Channel>,
     messages: Arc<Vec<Message>>,
-    addressed: Vec<(ShortString, ShortString)>,
+    /// To which exchange with which key, or why it cannot be sent.
+    addressed: Vec<Result<(ShortString, ShortString), Error>>,
 }
 
 impl Part {
-    async fn publish(self: Arc<Self>, index: usize) -> lapin::Result<Confirmation> {
-        let (message, (exchange, key)) = (&self.messages[index], self.addressed[index].clone());
+    async fn publish(
+        self: Arc<Self>,
+        index: usize,
+        (exchange, key): (ShortString, ShortString),
+    ) -> lapin::Result<Confirmation> {
+        let message = &self.messages[index];
         let options = BasicPublishOptions { mandatory: message.mandatory, ..BasicPublishOptions::default() };
         let properties = message.properties.clone();
         self.channel.basic_publish(exchange, key, options, &message.payload, properties).await?.await
@@ -301,6 +315,7 @@ impl Sent {
         let results = answers.map(|(message, confirm)| match (confirm, why) {
             (Confirm::Acked, _) => Ok(Published::Confirmed),
             (Confirm::Nacked, _) => Ok(Published::Nacked),
+            (Confirm::Unsent(error), _) => Err(error),
             (_, None) => Err(self.generation.was_cut()),
             (_, Some(Unknown { source, is_refusal })) => {
                 let (resource, action, source) = (resource(), message.action(), Arc::clone(source));
@@ -316,7 +331,7 @@ impl Sent {
                 let message = &messages[*index];
                 message.mandatory
                     && matches!(results[*index], Ok(Published::Confirmed))
-                    && (&back.exchange, &back.routing_key) == (&addressed[*index].0, &addressed[*index].1)
+                    && matches!(&addressed[*index], Ok((to, key)) if (to, key) == (&back.exchange, &back.routing_key))
                     && back.data == message.payload
             };
             let exact = |index: &usize| messages[*index].properties == back.properties;
@@ -340,9 +355,14 @@ struct Unknown {
 
 /// A publish whose answer is awaited, or there.
 enum Confirm {
-    Pending { answer: Pin<Box<dyn Future<Output = lapin::Result<Confirmation>> + Send>>, busy: Busy },
+    Pending {
+        answer: Pin<Box<dyn Future<Output = lapin::Result<Confirmation>> + Send>>,
+        busy: Busy,
+    },
     Acked,
     Nacked,
+    /// It cannot be sent.
+    Unsent(Error),
     Failed(lapin::Error),
 }
 
