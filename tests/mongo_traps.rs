@@ -18,7 +18,7 @@ use mongodb::event::EventHandler;
 use mongodb::event::cmap::CmapEvent;
 use mongodb::options::ClientOptions;
 use resource_pool::config::{MongoConfig, Options};
-use resource_pool::{Error, Health, Lease, Outcome, ResourcePool, State, blocking};
+use resource_pool::{Error, Health, Lease, Outcome, ResourcePool, State, Work, blocking};
 use services::{Kind, Proxy, Service};
 
 /// A frozen server must show as an error within this.
@@ -393,7 +393,7 @@ async fn mongo_trap_wait_queue_timeout_is_ignored() {
     let refused = ResourcePool::builder().environment([("", ""); 0]).resource(MongoConfig::uri(url)).build();
     let error = refused.unwrap_err();
     assert!(error.to_string().contains("waitQueueTimeoutMS"), "{error}");
-    // which works: whoever gives up leaves the queue, and the status tells who waits.
+    // which works: whoever gives up is gone, and so is their place in the queue.
     let one = config(&server).min_pool_size(0).max_pool_size(1);
     let pool = ResourcePool::builder().environment([("", ""); 0]).resource(one).build().unwrap();
     let mongo = pool.mongo().await.unwrap();
@@ -406,6 +406,112 @@ async fn mongo_trap_wait_queue_timeout_is_ignored() {
     assert!(pool.is_healthy("mongo").await, "a ping does not queue behind it");
     hog.await.unwrap().unwrap();
     bars(&mongo).find_one(doc! {}).await.unwrap();
+    assert!(pool.close_all().await.all_closed());
+}
+
+/// All of the client's connections at work for a second, and so many operations that were given up meanwhile.
+async fn overload(client: &Client, connections: usize, given_up: usize) -> Vec<tokio::task::JoinHandle<()>> {
+    let ask = |query: Document| {
+        let bars = bars(client);
+        async move { bars.find_one(query).await.map(drop) }
+    };
+    let working: Vec<_> =
+        (0..connections).map(|_| ask(slow(1000))).map(|asking| tokio::spawn(async { asking.await.unwrap() })).collect();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let asking = (0..given_up).map(|_| tokio::time::timeout(Duration::from_millis(100), ask(doc! {})));
+    for asked in futures_util::future::join_all(asking).await {
+        assert!(asked.is_err(), "all connections are in use");
+    }
+    working
+}
+
+/// The driver keeps what was dropped in its queue, and looks at one of it each time somebody asks or hands back, and
+/// else every 500 ms.
+#[tokio::test(flavor = "multi_thread")]
+async fn mongo_trap_operations_that_were_given_up_hold_up_later_ones() {
+    let server = start();
+    let bare = Client::with_uri_str(format!("{}&maxPoolSize=1", server.url())).await.unwrap();
+    bars(&bare).insert_one(doc! { "code": "IBM" }).await.unwrap();
+    for working in overload(&bare, 1, 20).await {
+        working.await.unwrap();
+    }
+    let (control, limit) = (bars(&bare), Duration::from_secs(3));
+    let late = tokio::time::timeout(limit, control.find_one(doc! {}).into_future()).await;
+    assert!(late.is_err(), "the control: its only connection is idle, and the bare driver serves nobody for {limit:?}");
+
+    for (max, given_up) in [(20, 100), (1, 30), (20, 1)] {
+        let pool = ResourcePool::builder()
+            .environment([("", ""); 0])
+            .resource(MongoConfig::uri(server.url()).min_pool_size(0).max_pool_size(max))
+            .build()
+            .unwrap();
+        let mongo = pool.mongo().await.unwrap();
+        let threads = blocking::ResourcePool::from(pool.clone());
+        let usage = || pool.status().resource("mongo").unwrap().usage;
+        for working in overload(&mongo, max as usize, given_up).await {
+            working.await.unwrap();
+        }
+        let over = Instant::now();
+        let blocking = tokio::task::spawn_blocking(move || {
+            timed(|| sync_bars(&threads.mongo().unwrap()).find_one(doc! {}).run().map(drop))
+        });
+        let asking: Vec<_> = (0..15).map(|_| bars(&mongo)).collect();
+        let asking = asking.iter().map(|bars| timed_async(bars.find_one(doc! {})));
+        for (found, took) in futures_util::future::join_all(asking).await {
+            assert!(found.unwrap().is_some() && took < Duration::from_secs(1), "{took:?}");
+        }
+        let (found, took) = blocking.await.unwrap();
+        assert!(found.is_ok() && took < Duration::from_secs(1), "{took:?}");
+        println!("{given_up} given up of {max}: the next 15 answered after {:?}", over.elapsed());
+        until_async(Duration::from_secs(1), async || usage().waiting == Some(0)).await;
+        until_async(PATIENCE, async || pool.health_check().await.entry("mongo").unwrap().health == Health::Pass).await;
+        let finished = pool.close_all().await;
+        assert!(finished.all_closed(), "{finished}");
+    }
+}
+
+/// Closing says goodbye over the same queue.
+#[tokio::test(flavor = "multi_thread")]
+async fn mongo_closes_while_operations_that_were_given_up_are_in_the_queue() {
+    let server = start();
+    let one = MongoConfig::uri(server.url()).min_pool_size(0).max_pool_size(1);
+    let pool = ResourcePool::builder().environment([("", ""); 0]).resource(one).build().unwrap();
+    let mongo = pool.mongo().await.unwrap();
+    bars(&mongo).insert_one(doc! { "code": "IBM" }).await.unwrap();
+    let working = overload(&mongo, 1, 50).await;
+    let (report, took) = timed_async(pool.close_all()).await;
+    println!("{report}");
+    assert!(report.all_closed() && took < Duration::from_secs(3), "{report}");
+    assert_eq!(report.step("mongo").unwrap().finished, [(Work::Operation, working.len())], "pings are nobody's work");
+    for working in working {
+        working.await.unwrap();
+    }
+    assert_eq!(server.await_established(0, PATIENCE).unwrap(), 0);
+}
+
+/// A queue so long that it takes the pool a while.
+#[tokio::test(flavor = "multi_thread")]
+async fn mongo_health_warns_while_operations_that_were_given_up_are_cleared() {
+    let server = start();
+    let mut options = Options::default();
+    options.health.cache = Duration::ZERO;
+    let one = MongoConfig::uri(server.url()).min_pool_size(0).max_pool_size(1);
+    let pool = ResourcePool::builder().environment([("", ""); 0]).resource(one).options(options).build().unwrap();
+    let mongo = pool.mongo().await.unwrap();
+    bars(&mongo).insert_one(doc! { "code": "IBM" }).await.unwrap();
+    let working = overload(&mongo, 1, 500).await;
+    let health = async || pool.health_check().await.entry("mongo").unwrap().clone();
+    let entry = eventually(PATIENCE, async || Some(health().await).filter(|entry| entry.health == Health::Warn)).await;
+    let usage = pool.status().resource("mongo").unwrap().usage;
+    println!("{entry:?} {usage:?}");
+    assert!(entry.error.unwrap().contains("given up"));
+    assert_eq!(usage.waiting, Some(0), "who gave up does not wait");
+    until_async(PATIENCE, async || health().await.health == Health::Pass).await;
+    assert!(bars(&mongo).find_one(doc! {}).await.unwrap().is_some());
+    for working in working {
+        working.await.unwrap();
+    }
+    assert_eq!(pool.status().resource("mongo").unwrap().generation, 1);
     assert!(pool.close_all().await.all_closed());
 }
 

@@ -5,7 +5,7 @@
 //! itself (what is in use, who waits, which server answers) is read from its events.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::{IntoFuture, poll_fn};
 use std::io;
@@ -19,7 +19,6 @@ use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{RawBsonRef, RawDocument, doc};
 use mongodb::error::{Error as DriverError, ErrorKind};
 use mongodb::event::EventHandler;
-use mongodb::event::cmap::{CmapEvent, ConnectionClosedReason};
 use mongodb::event::sdam::SdamEvent;
 use mongodb::options::{
     ClientOptions, ConnectionString, Credential, DriverInfo, HostInfo, ReadPreference, SelectionCriteria,
@@ -35,11 +34,15 @@ use crate::close::Phase;
 use crate::config::{BackendConfig, Environment, LOGIN, ResourceConfig, Secret, host_port, millis, one_reading};
 use crate::error::{Error, Failure, redacted};
 use crate::lease::{Claim, Lease, Provide};
-use crate::resource::{Busy, Link, Resource, Work};
+use crate::resource::{Link, Resource, Work};
 use crate::runtime::{self, park_on, within};
 use crate::scoped::{self, Scoped};
 use crate::status::Usage;
 use crate::tls::{self, TlsOptions};
+
+mod traffic;
+
+use traffic::{CHECKED_OUT, Nudger, Traffic};
 
 /// How to reach a MongoDB; `[mongo]` or `[named.mongo.NAME]` in TOML.
 ///
@@ -438,22 +441,29 @@ impl Resource for MongoResource {
         }
         pulse.follow(link.generation());
         let client = client.proven();
-        let inner =
-            Inner { options, traffic, pulse, mark, probe: Mutex::new(Probe::None), nothing_open: Mutex::new(None) };
+        let nudger = Nudger::start(&traffic, &client);
+        let (probe, nothing_open) = (Mutex::new(Probe::None), Mutex::new(None));
+        let inner = Inner { options, traffic, pulse, nudger, mark, probe, nothing_open };
         Ok(MongoHandle { sync: sync::Client::from(client.clone()), client, inner: Arc::new(inner) })
     }
 
     /// The same client goes on: users have clones of it, and its monitor brings it back.
     async fn recover(&self, link: &Link, lost: &MongoHandle) -> Result<bool, Failure> {
         lost.inner.pulse.any_up().await;
-        self.ping(lost).await?;
+        self.probe(lost).await?;
         lost.inner.pulse.follow(link.generation());
         Ok(true)
     }
 
     async fn ping(&self, mongo: &MongoHandle) -> Result<(), Failure> {
-        let probe = mongo.inner.probe().map_err(|error| self.failure(error))?;
-        ping(&probe).await.map_err(|error| self.failure(error))
+        self.probe(mongo).await?;
+        match mongo.inner.traffic.stalled() {
+            0 => Ok(()),
+            stalled => Err(Failure::limited(format!(
+                "{stalled} operations that were given up, or wait behind such, stand in the driver's queue although \
+                 connections are idle; it is being cleared"
+            ))),
+        }
     }
 
     /// Ends change streams and other cursors that wait for what may never come.
@@ -487,6 +497,7 @@ impl Resource for MongoResource {
                 "the driver did not shut down within {SHUTDOWN:?}, with {left} operations under way"
             )));
         }
+        inner.nudger.end();
         if let Some(probe) = probe {
             let _ends_by_itself = within(SOON, probe).await;
         }
@@ -515,6 +526,11 @@ impl Resource for MongoResource {
 }
 
 impl MongoResource {
+    async fn probe(&self, mongo: &MongoHandle) -> Result<(), Failure> {
+        let probe = mongo.inner.probe().map_err(|error| self.failure(error))?;
+        ping(&probe).await.map_err(|error| self.failure(error))
+    }
+
     async fn options(&self) -> Result<ClientOptions, Failure> {
         match &self.hosts {
             Hosts::Known(options) => Ok(ClientOptions::clone(options)),
@@ -611,11 +627,6 @@ async fn ping(client: &Client) -> Result<(), DriverError> {
         ping = ping.selection_criteria(criteria.clone());
     }
     ping.await.map(drop)
-}
-
-tokio::task_local! {
-    /// Set when the operation that this task polls has got its connection.
-    static CHECKED_OUT: Cell<bool>;
 }
 
 /// Begins an operation and drops it in the middle, at which the driver closes its connection.
@@ -743,6 +754,7 @@ struct Inner {
     options: ClientOptions,
     traffic: Arc<Traffic>,
     pulse: Arc<Pulse>,
+    nudger: Nudger,
     /// What the server knows this client's sessions by.
     mark: String,
     probe: Mutex<Probe>,
@@ -907,129 +919,6 @@ fn down(servers: &BTreeMap<String, Beat>) -> Option<DriverError> {
     last
 }
 
-/// What goes on in the driver's pools, by their events.
-struct Traffic {
-    link: Link,
-    seen: Mutex<Seen>,
-}
-
-#[derive(Default)]
-struct Seen {
-    connections: HashMap<(ServerAddress, u32), Connection>,
-    /// How many there ever were.
-    operations: u64,
-    /// When those began to wait that wait for a connection.
-    waiting: Vec<Instant>,
-}
-
-enum Connection {
-    Opening,
-    Idle {
-        /// Its last operation is in the books of a drain as finished.
-        finished: bool,
-    },
-    InUse {
-        operation: Busy,
-    },
-}
-
-/// The driver does not say that a waiter gave up. One that waits longer than this although a
-/// connection is idle has.
-const GAVE_UP: Duration = Duration::from_millis(500);
-
-impl Traffic {
-    fn new(link: Link) -> Self {
-        Traffic { link, seen: Mutex::default() }
-    }
-
-    fn see(&self, event: &CmapEvent) {
-        let mut seen = self.seen.lock();
-        let before = match event {
-            CmapEvent::ConnectionCreated(event) => {
-                seen.connections.insert((event.address.clone(), event.connection_id), Connection::Opening)
-            }
-            CmapEvent::ConnectionReady(event) => {
-                let idle = Connection::Idle { finished: false };
-                seen.connections.insert((event.address.clone(), event.connection_id), idle)
-            }
-            CmapEvent::ConnectionClosed(event) => {
-                let closed = seen.connections.remove(&(event.address.clone(), event.connection_id));
-                let cut = matches!(event.reason, ConnectionClosedReason::Error | ConnectionClosedReason::Dropped);
-                // The driver hands back first, and then closes, a connection that was cut off.
-                if cut && matches!(closed, Some(Connection::Idle { finished: true })) {
-                    self.link.activity.tally.was_cut_off(Work::Operation);
-                }
-                closed
-            }
-            CmapEvent::ConnectionCheckoutStarted(_) => {
-                seen.waiting.push(Instant::now());
-                None
-            }
-            CmapEvent::ConnectionCheckoutFailed(_) => {
-                seen.waiting.pop();
-                None
-            }
-            CmapEvent::ConnectionCheckedOut(event) => {
-                let _only_while_closing = CHECKED_OUT.try_with(|checked_out| checked_out.set(true));
-                seen.waiting.pop();
-                seen.operations += 1;
-                let in_use = Connection::InUse { operation: self.link.busy(Work::Operation) };
-                seen.connections.insert((event.address.clone(), event.connection_id), in_use)
-            }
-            CmapEvent::ConnectionCheckedIn(event) => {
-                let place = seen.connections.get_mut(&(event.address.clone(), event.connection_id));
-                if let Some(connection) = place {
-                    let finished = match connection {
-                        Connection::InUse { operation } => operation.end(true),
-                        _ => false,
-                    };
-                    *connection = Connection::Idle { finished };
-                }
-                None
-            }
-            CmapEvent::PoolCleared(_) => {
-                // All who waited were answered, and those who had given up are forgotten.
-                seen.waiting.clear();
-                None
-            }
-            _ => None,
-        };
-        drop(seen);
-        drop(before);
-    }
-
-    fn usage(&self) -> Usage {
-        let mut seen = self.seen.lock();
-        let count = |wanted: fn(&Connection) -> bool| seen.connections.values().filter(|one| wanted(one)).count();
-        let open = seen.connections.len();
-        let idle = count(|connection| matches!(connection, Connection::Idle { .. }));
-        let in_use = count(|connection| matches!(connection, Connection::InUse { .. }));
-        if idle > 0 {
-            seen.waiting.retain(|since| since.elapsed() < GAVE_UP);
-        }
-        let waiting = seen.waiting.len();
-        Usage { open: Some(open), in_use: Some(in_use), idle: Some(idle), waiting: Some(waiting), ..Usage::default() }
-    }
-
-    fn in_use(&self) -> usize {
-        self.usage().in_use.unwrap_or_default()
-    }
-
-    /// How many operations there have been, if none is under way.
-    fn operations_if_quiet(&self) -> Option<u64> {
-        let seen = self.seen.lock();
-        let busy = seen.connections.values().any(|connection| matches!(connection, Connection::InUse { .. }));
-        (!busy).then_some(seen.operations)
-    }
-
-    /// Waits until no connection is in use and nobody waits for one.
-    async fn quiet(&self) {
-        while !matches!(self.usage(), Usage { in_use: Some(0), waiting: Some(0), .. }) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    }
-}
-
 /// Calls ours, then theirs.
 fn also<T: Send + Sync + 'static>(
     theirs: Option<EventHandler<T>>,
@@ -1059,8 +948,10 @@ fn also<T: Send + Sync + 'static>(
 /// are aborted; a clone then answers the driver's own error.
 ///
 /// # Limits
-/// - The driver waits for a free connection without limit. Put a timeout around the operation:
-///   one that is dropped leaves the queue. [`Usage::waiting`] tells how many wait.
+/// - The driver waits for a free connection without limit, so put a timeout around the operation. One that is
+///   dropped stays in the driver's queue and holds up the operations behind it. The pool sees that by connections that
+///   are idle while operations wait, and clears the queue by pings, within about 100 ms; health warns meanwhile.
+///   [`Usage::waiting`] counts the dropped ones only as long as no connection is idle.
 /// - An operation that waits for a new connection to a server that freezes while this one
 ///   authenticates ends only when the server goes on, or closes the connection; if the pool ends
 ///   before that, the driver panics in the waiting thread or task.
