@@ -166,6 +166,12 @@ impl<M: ManageConnection> Checkouts<M> {
         self.core.refuse(self.link.trouble().unwrap_or_else(closing), false)
     }
 
+    /// None of those that there are is handed out again; whoever waits is given a new one.
+    #[cfg(feature = "redis")]
+    pub(crate) fn retire(&self) -> Idle<M> {
+        self.core.retire()
+    }
+
     /// The connection is back.
     pub(crate) fn accept(&self) {
         self.core.accept();
@@ -492,6 +498,21 @@ impl<M: ManageConnection> Core<M> {
         let woken: Vec<_> = answered.collect();
         drop(state);
         woken.into_iter().for_each(wake);
+        idle
+    }
+
+    /// Replaces those that there are, on demand.
+    #[cfg(feature = "redis")]
+    #[must_use = "it is to be dropped where a driver's goodbye may block"]
+    fn retire(self: &Arc<Self>) -> Idle<M> {
+        let mut state = self.state.lock();
+        state.opening = 0;
+        state.ends += 1;
+        let idle = std::mem::take(&mut state.idle);
+        state.open -= idle.len();
+        let begun = self.demand(&mut state);
+        drop(state);
+        self.begin(begun);
         idle
     }
 

@@ -395,8 +395,8 @@ impl Failure {
         Failure { source: source.into(), permanent: false, proof: Proof::Silent }
     }
 
-    /// A ping's failure where the server answered that it cannot serve now, as while it loads its data. Health fails;
-    /// the connection is not cut.
+    /// A failure where the server answered that it cannot serve now, as while it loads its data. Connecting tries again
+    /// until its budget ends, however many attempts that takes. After a ping health fails; the connection is not cut.
     pub fn refused(source: impl Into<BoxError>) -> Self {
         Failure { proof: Proof::Refused, ..Failure::transient(source) }
     }

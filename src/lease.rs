@@ -145,6 +145,25 @@ pub(crate) struct Claim {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct QuotaId(pub(crate) NonZeroU64);
 
+impl QuotaId {
+    /// Set in what the ledger has of a checkout that is merely held. A field of its own would cost every lease.
+    const IDLE: u64 = 1 << 63;
+
+    fn is_at_work(self) -> bool {
+        self.0.get() & Self::IDLE == 0
+    }
+
+    fn plain(self) -> Self {
+        QuotaId(NonZeroU64::new(self.0.get() & !Self::IDLE).unwrap_or(self.0))
+    }
+
+    /// For a checkout that is merely held, as a subscription: no work that closing waits for.
+    #[cfg(feature = "redis")]
+    pub(crate) fn idle(self) -> Self {
+        QuotaId(self.0 | Self::IDLE)
+    }
+}
+
 impl Claim {
     #[track_caller]
     pub(crate) fn shared() -> Self {
@@ -232,7 +251,7 @@ impl<H: Clone + Send + Sync + 'static> Ledger<H> {
 
     /// Whether anything is out, or any checkout.
     pub(crate) fn is_held(&self, only_checkouts: bool) -> bool {
-        let counts = |place: &Place| !only_checkouts || place.quota.is_some();
+        let counts = |place: &Place| !only_checkouts || place.quota.is_some_and(QuotaId::is_at_work);
         self.seats.iter().any(|seat| seat.0.lock().out().any(counts))
     }
 
@@ -403,7 +422,7 @@ impl Place {
             site: self.site,
             held: self.since.elapsed(),
             exclusive: self.quota.is_some(),
-            quota: self.quota,
+            quota: self.quota.map(QuotaId::plain),
             generation: self.generation,
             owner: origin.map(|origin| origin.owner.clone()),
             suspected: self.suspected,

@@ -334,12 +334,6 @@ impl Busy {
         self.count += count;
     }
 
-    /// The name of the resource that it is counted for.
-    #[cfg(feature = "redis")]
-    pub(crate) fn resource(&self) -> &Arc<str> {
-        &self.activity.name
-    }
-
     /// It came to its end, which the report of a close counts apart from what is given up: cut
     /// off, cancelled, or dropped without this.
     pub fn done(mut self) {

@@ -12,7 +12,8 @@ use crate::config::millis;
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Retry {
-    /// How many attempts one connect makes. Defaults to 3.
+    /// How many attempts one connect makes. Defaults to 3. A server that answers that it cannot serve yet, as while it
+    /// loads its data, is asked until the budget ends.
     pub attempts: usize,
     /// The pause after the first failed attempt, at least 1 ms. Defaults to 100 ms; doubles each
     /// time. Of each pause between half and all is taken, at random.

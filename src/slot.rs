@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::activity::Activity;
 use crate::close::Phase;
 use crate::config::Options;
-use crate::error::{BoxError, ConnectError, Error, Failure, Source, TimeoutError, panic_message};
+use crate::error::{BoxError, ConnectError, Error, Failure, Proof, Source, TimeoutError, panic_message};
 use crate::leak::Leaks;
 use crate::lease::{Claim, Holder, Lease, Provide};
 use crate::life::{Condition, Connected, Life, Lost, Overtaken, Progress};
@@ -569,7 +569,9 @@ async fn connect<R: Resource>(mut trying: Trying<R>, recovering: bool) {
         // An attempt that cannot have its time is not begun: it would tell nothing.
         let least = took.max(full / 4);
         let fits = |pause: &Duration| started.elapsed().saturating_add(*pause).saturating_add(least) < budget;
-        let pause = pauses.next().filter(|pause| !failure.permanent && fits(pause));
+        // A server that answers that it cannot serve yet is asked until the budget ends, whatever attempts that takes.
+        let patient = (failure.proof() == Proof::Refused).then_some(context.options.retry.cap);
+        let pause = pauses.next().or(patient).filter(|pause| !failure.permanent && fits(pause));
         // One that the budget cut short tells less than the one before it.
         let source = match told {
             Some(before) if limit < full && took >= limit => before,

@@ -46,6 +46,12 @@ impl Quota {
         self.id.claim(claim)
     }
 
+    /// The claim for one that is merely held.
+    #[cfg(feature = "redis")]
+    pub(crate) fn idle_claim(&self, claim: Claim) -> Claim {
+        self.id.idle().claim(claim)
+    }
+
     /// Whoever holds one, the oldest first.
     fn holders(&self) -> Vec<Holder> {
         self.link.holders().into_iter().filter(|holder| holder.quota == Some(self.id)).collect()

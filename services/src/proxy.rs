@@ -7,7 +7,7 @@ use nix::sys::socket::{self, Backlog, listen, setsockopt, sockopt};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ pub struct Proxy {
 
 #[derive(Debug)]
 struct State {
-    target: u16,
+    target: AtomicU16,
     listener: TcpListener,
     over: AtomicBool,
     door: Mutex<Door>,
@@ -95,7 +95,7 @@ impl Proxy {
             // A port of our own choice stays bound while nobody listens.
             let port = port::free().map_err(io::Error::other)?;
             let state = Arc::new(State {
-                target: target_port,
+                target: AtomicU16::new(target_port),
                 listener: TcpListener::bind(("127.0.0.1", port))?,
                 over: AtomicBool::new(false),
                 door: Mutex::new(Door::Open { fillers: Vec::new() }),
@@ -153,6 +153,11 @@ impl Proxy {
         // Under the lock, lest a pump that has just found itself frozen misses it.
         let _frozen = lock(&self.state.frozen);
         self.state.thawed.notify_all();
+    }
+
+    /// Leads new connections to another port, as an address that moves in a failover. Open ones stay where they are.
+    pub fn lead_to(&self, target_port: u16) {
+        self.state.target.store(target_port, Ordering::SeqCst);
     }
 
     /// Stops forwarding: connections stay open, connects succeed, nothing comes through.
@@ -296,7 +301,7 @@ impl State {
         let is_cut = AtomicBool::new(false);
         lock(&self.clients).push(Client { connection: number, bytes: 0, end: None });
         self.wait_while_frozen(&is_cut);
-        let Ok(server) = TcpStream::connect(("127.0.0.1", self.target)) else {
+        let Ok(server) = TcpStream::connect(("127.0.0.1", self.target.load(Ordering::SeqCst))) else {
             reset_on_close(&client);
             return;
         };

@@ -3,20 +3,25 @@
 //! All streams are our own and stand under one kill switch per generation, so a frozen server
 //! ends every call in flight, blocking ones too, without any limit on slow commands.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::io::Write;
 use std::ops::{Deref, DerefMut};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{
-    AsyncConnectionConfig, Cmd, ConnectionAddr, IntoConnectionInfo, Pipeline, RedisConnectionInfo, RedisError,
-    RedisFuture, RedisResult, Value,
+    AsyncConnectionConfig, Cmd, ErrorKind, Pipeline, RedisConnectionInfo, RedisError, RedisFuture, RedisResult,
+    ServerError, ServerErrorKind, ToRedisArgs, Value,
 };
 use serde::Deserialize;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::AbortHandle;
@@ -25,16 +30,17 @@ use crate::backend::count::{Counted, none};
 use crate::checkout::{Checkouts, Limits};
 use crate::close::Phase;
 use crate::config::{BackendConfig, Environment, ParsedUrl, ResourceConfig, Secret, host_port, millis};
-use crate::error::{Error, Failure, redacted};
+use crate::error::{BoxError, Error, Failure, Source, redacted};
 use crate::exit::{Ours, Process};
 use crate::lease::{Claim, Lease, Provide, QuotaId};
+use crate::life::Condition;
 use crate::probe::{Guarded, KillSwitch};
 use crate::repeat::Repeat;
 use crate::resource::{Busy, Link, Resource, Work};
 use crate::runtime::{deadline, within};
 use crate::scoped::{self, Scoped};
 use crate::slot::BoxFuture;
-use crate::status::Usage;
+use crate::status::{State, Usage};
 use crate::tls::{self, Blocking, Stream, Tls, TlsOptions};
 use crate::wait::Quota;
 
@@ -214,14 +220,16 @@ impl Resource for RedisResource {
         };
         let quota = Quota::of(self.quota, link, limits.max, "connections", "pool_size");
         let config = Arc::clone(&self.config);
-        let tell = move |error| redacted(error, true, &config.secrets());
+        let tell = move |error| config.told(error);
         let inner = Arc::new_cyclic(|inner| Inner {
+            this: Weak::clone(inner),
             config: Arc::clone(&self.config),
             tls: self.tls.clone(),
             link: link.clone(),
             runtime: Handle::current(),
             switch: RwLock::default(),
             shared: RwLock::new(None),
+            demotion: Demotion::default(),
             probe: tokio::sync::Mutex::new(None),
             drivers: watch::Sender::new(0),
             exclusives: Arc::new(Semaphore::new(self.config.exclusive_size)),
@@ -230,7 +238,12 @@ impl Resource for RedisResource {
         });
         if let Err(failure) = inner.open_shared().await {
             let RedisConfig { host, port, .. } = &*self.config;
-            return Err(self.tls.or_wanted(failure, host, *port, "use rediss://").await);
+            let failure = self.tls.or_wanted(failure, host, *port, "use rediss://").await;
+            let is_foreign = |error: &RedisError| error.kind() == ErrorKind::Parse;
+            return Err(match failure.source.downcast_ref().is_some_and(is_foreign) {
+                true => Failure::permanent(format!("what answers there is no Redis ({failure}): mend host and port")),
+                false => failure,
+            });
         }
         Ok(Redis { inner })
     }
@@ -241,15 +254,30 @@ impl Resource for RedisResource {
     }
 
     async fn ping(&self, redis: &Redis) -> Result<(), Failure> {
-        let mut probe = redis.inner.probe.lock().await;
+        let inner = &redis.inner;
+        let mut probe = inner.probe.lock().await;
         // Taken out while in use, so that a ping given up takes its connection with it.
-        let mut own = match probe.take() {
-            Some(own) => own,
-            None => redis.inner.in_time(Own::open(&redis.inner, &KillSwitch::new())).await?,
+        let own = match probe.take() {
+            Some(own) => Ok(own),
+            None => inner.in_time(Own::open(inner, &KillSwitch::new())).await,
         };
-        redis::cmd("PING").query_async::<()>(&mut own.connection).await?;
-        *probe = Some(own);
-        Ok(())
+        match own {
+            Ok(mut own) => {
+                let answer = ask(inner, &mut own.connection).await;
+                if !matches!(&answer, Err(error) if error.is_io_error()) {
+                    *probe = Some(own);
+                }
+                inner.judged(answer)
+            }
+            // That there is no room for one more connection says nothing about those that there are.
+            Err(error) => {
+                drop(probe);
+                match inner.live_shared() {
+                    Some(mut shared) => inner.judged(ask(inner, &mut shared).await),
+                    None => Err(Failure::unasked(inner.config.told(error))),
+                }
+            }
+        }
     }
 
     async fn close(&self, redis: Redis) -> Result<(), Failure> {
@@ -286,28 +314,31 @@ impl Resource for RedisResource {
 /// command and pipeline of the `redis` crate works on it.
 ///
 /// Commands share one connection, which comes back by itself after a loss, as
-/// [`Repeat`] says. One that was under way then fails; if it may have changed something,
-/// [`Error::behind`] the driver's error is [`Error::OutcomeUnknown`]. Commands that would block the others (`BLPOP`,
+/// [`Repeat`] says. One that was under way then fails: [`Error::behind`] the driver's error is [`Error::OutcomeUnknown`] if
+/// it may have changed something, else [`Error::Lost`]. Commands that would block the others (`BLPOP`,
 /// `XREAD BLOCK`, …) run on a connection of their own. Commands that would change the connection
 /// for the others (`SELECT`, a bare `MULTI`, `WATCH`, `SUBSCRIBE`, …), and `WAIT`, which is about
 /// the writes of its own connection, are refused: use
 /// [`exclusive`](Redis::exclusive) or [`pubsub`](Redis::pubsub).
 ///
 /// # Cancel safety
-/// Dropping a command's future leaves the connection in order; the command may still run.
+/// Dropping a command's future leaves the connection in order; the command may still run. A blocking one that is dropped, as
+/// `BLPOP`, may take its item with it.
 #[derive(Clone)]
 pub struct Redis {
     inner: Arc<Inner>,
 }
 
 struct Inner {
+    this: Weak<Inner>,
     config: Arc<RedisConfig>,
     tls: Tls,
     link: Link,
     runtime: Handle,
     /// Cuts every stream of the current generation.
     switch: RwLock<KillSwitch>,
-    shared: RwLock<Option<MultiplexedConnection>>,
+    shared: RwLock<Option<Shared>>,
+    demotion: Demotion,
     probe: tokio::sync::Mutex<Option<Own>>,
     /// Of async connections, until their sockets are gone.
     drivers: watch::Sender<usize>,
@@ -315,6 +346,29 @@ struct Inner {
     exclusive_quota: Arc<Quota>,
     threads: Checkouts<Manager>,
 }
+
+/// The connection that commands share.
+struct Shared {
+    connection: MultiplexedConnection,
+    /// Another one has taken its place, so that its end is no loss.
+    is_retired: Arc<AtomicBool>,
+}
+
+/// What is known of a server that answered `READONLY`: as a failover behind one address leaves it, or a replica on
+/// purpose.
+#[derive(Default)]
+struct Demotion {
+    is_suspected: AtomicBool,
+    /// Somebody looks for the master.
+    is_looking: AtomicBool,
+}
+
+/// How many times in a row the master is looked for. With the pause it is found within 5 s of the first `READONLY`,
+/// unless the address leads to it only later.
+const LOOKS: usize = 5;
+
+/// At most one connection a second is opened against a replica on purpose.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
 
 impl Provide<Checkouts<Manager>> for Redis {
     fn provide(&self) -> &Checkouts<Manager> {
@@ -353,12 +407,13 @@ impl Redis {
         let (redis, claim) = (self.clone(), Claim::shared());
         async move {
             let open = |inner: Arc<Inner>, switch| async move { Own::open(&inner, &switch).await };
-            let (own, place) = redis.open_own(claim, open).await?;
-            Ok(Exclusive { own, link: redis.inner.link.clone(), _place: place })
+            let (own, place) = redis.open_own(redis.inner.exclusive_quota.claim(claim), open).await?;
+            Ok(Exclusive { own, inner: redis.inner, _place: place })
         }
     }
 
-    /// A connection for subscribing to channels and patterns; counted as an exclusive one.
+    /// A connection for subscribing to channels and patterns; counted as an exclusive one. To listen is no work: closing
+    /// does not wait for it, and ends its messages.
     ///
     /// # Errors
     /// As [`exclusive`](Redis::exclusive).
@@ -370,11 +425,10 @@ impl Redis {
         let (redis, claim) = (self.clone(), Claim::shared());
         async move {
             let open = |inner: Arc<Inner>, switch| async move {
-                let (info, stream) = open_stream(&inner, &switch).await?;
-                redis::aio::PubSub::new(info.redis_settings(), stream).await
+                redis::aio::PubSub::new(&taken_in(), open_stream(&inner, &switch).await?).await
             };
-            let (pubsub, place) = redis.open_own(claim, open).await?;
-            Ok(PubSub { pubsub, _place: place })
+            let (pubsub, place) = redis.open_own(redis.inner.exclusive_quota.idle_claim(claim), open).await?;
+            Ok(PubSub { pubsub, inner: redis.inner, _place: place })
         }
     }
 
@@ -388,8 +442,8 @@ impl Redis {
         let (inner, switch) = (Arc::clone(&self.inner), self.inner.switch.read().clone());
         let opening = open(Arc::clone(&inner), switch);
         let opening = self.inner.runtime.spawn(async move { inner.in_time(opening).await });
-        let own = opening.await.unwrap_or_else(|_the_runtime_ended| Err(self.inner.closed()))?;
-        Ok((Ours::new(own), Ours::new(place)))
+        let own = opening.await.unwrap_or_else(|_the_runtime_ended| Err(self.inner.closed()));
+        Ok((Ours::new(own.map_err(|error| self.inner.unsent(error))?), Ours::new(place)))
     }
 
     /// A place among the exclusive connections, once the server can be reached.
@@ -397,7 +451,6 @@ impl Redis {
         self.inner.link.process.check().map_err(refused)?;
         let permit = self.permit(claim).await?;
         self.inner.link.ready().await.map_err(refused)?;
-        let claim = self.inner.exclusive_quota.claim(claim);
         let lease = self.inner.link.lease::<RedisResource, Redis>(claim).ok_or_else(|| self.inner.closed())?;
         Ok(Place { _permit: permit, _lease: lease })
     }
@@ -429,7 +482,7 @@ impl Redis {
 
     /// Sends over the shared connection; once more where the answer is lost, all of this only reads, and the policy
     /// says so.
-    async fn send<'a, T, C: Iterator<Item = &'a Cmd>, F: Future<Output = RedisResult<T>>>(
+    async fn send<'a, T: Answer, C: Iterator<Item = &'a Cmd>, F: Future<Output = RedisResult<T>>>(
         &self,
         commands: impl Fn() -> C,
         send: impl Fn(MultiplexedConnection) -> F,
@@ -440,11 +493,11 @@ impl Redis {
             let generation = again.then(|| link.generation());
             let shared = self.shared().await?;
             let busy = link.busy(Work::Operation);
-            let answer = send(shared).await;
-            match (answered(busy, answer, || unsafe_twice(commands())), generation) {
+            match (send(shared).await, generation) {
                 (Err(error), Some(generation)) if error.is_io_error() => link.lost(generation, error),
-                (answer, _) => return answer,
+                (answer, _) => return self.inner.answered(busy, answer, || unsafe_twice(commands())),
             }
+            drop(busy);
             again = false;
             // Or the connection that is just being cut would be asked again.
             link.ready().await.map_err(refused)?;
@@ -461,46 +514,219 @@ impl Inner {
     }
 
     /// Opens the shared connection of a new generation.
-    async fn open_shared(self: &Arc<Self>) -> Result<(), Failure> {
+    async fn open_shared(&self) -> Result<(), Failure> {
         // The cut one stays in place until there is a connection to put under the new one.
         let switch = KillSwitch::new();
         let (connection, driver) = self.in_time(open(self, &switch)).await.map_err(|error| {
-            let permanent =
-                matches!(error.kind(), redis::ErrorKind::AuthenticationFailed | redis::ErrorKind::InvalidClientConfig);
-            // What it says of a refused login are its own words.
-            let told = !permanent && error.kind() != redis::ErrorKind::Io;
-            let permanent = permanent || tls::is_permanent(&error);
-            let source = redacted(error, told, &self.config.secrets());
-            if permanent { Failure::permanent(source) } else { Failure::transient(source) }
+            let permanent = matches!(error.kind(), ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig)
+                || matches!(error.code(), Some("NOAUTH" | "NOPERM" | "DENIED"))
+                || tls::is_permanent(&error);
+            let is_silent = error.is_io_error();
+            let source = self.config.told(error);
+            match (permanent, is_silent) {
+                (true, _) => Failure::permanent(source),
+                (_, true) => Failure::transient(source),
+                _ => Failure::refused(source),
+            }
         })?;
-        let link = self.link.clone();
+        *self.shared.write() = Some(self.drive(connection, driver, &switch));
+        *self.switch.write() = switch;
+        self.demotion.is_suspected.store(false, Ordering::Relaxed);
+        self.threads.accept();
+        Ok(())
+    }
+
+    /// Has the connection's driver run. Its end is a loss of the generation, unless the connection is retired by then.
+    fn drive(&self, connection: MultiplexedConnection, driver: BoxFuture<()>, switch: &KillSwitch) -> Shared {
+        let shared = Shared { connection, is_retired: Arc::default() };
+        let (link, switch, is_retired) = (self.link.clone(), switch.clone(), Arc::clone(&shared.is_retired));
         let generation = link.generation();
-        let under = switch.clone();
         tokio::spawn(async move {
             tokio::select! {
                 () = driver => {
-                    // First, so that nothing is asked of it from the moment in which it counts as lost.
-                    switch.cut();
-                    link.lost(generation, "the server closed the connection");
+                    if !is_retired.load(Ordering::Acquire) {
+                        // First, so that nothing is asked of it from the moment in which it counts as lost.
+                        switch.cut();
+                        link.lost(generation, "the server closed the connection");
+                    }
                 }
                 () = switch.wait() => {}
             }
         });
-        *self.shared.write() = Some(connection);
-        *self.switch.write() = under;
-        self.threads.accept();
-        Ok(())
+        shared
     }
 
     fn live_shared(&self) -> Option<MultiplexedConnection> {
         if self.switch.read().is_cut() {
             return None;
         }
-        self.shared.read().clone()
+        self.shared.read().as_ref().map(|shared| shared.connection.clone())
+    }
+
+    /// Looks for the master behind the address of a server that answered `READONLY`, unless somebody does.
+    fn look_for_master(&self) {
+        self.demotion.is_suspected.store(true, Ordering::Relaxed);
+        if self.demotion.is_looking.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let Some(inner) = self.this.upgrade() else { return };
+        let switch = self.switch.read().clone();
+        self.runtime.spawn(async move {
+            let looking = async {
+                for _ in 0..LOOKS {
+                    let found = inner.in_time(inner.look(&switch)).await;
+                    tokio::time::sleep(LOOK_PAUSE).await;
+                    match found {
+                        Ok(true) => return,
+                        Ok(false) => {}
+                        Err(error) => {
+                            let error = inner.config.told(error);
+                            tracing::debug!(resource = %inner.link.name(), %error, "looking for the master");
+                        }
+                    }
+                }
+            };
+            tokio::select! {
+                () = looking => {}
+                () = switch.wait() => {}
+            }
+            inner.demotion.is_looking.store(false, Ordering::Release);
+        });
+    }
+
+    /// Whether the address leads to a master, by a new connection, which then takes the place of those that there are.
+    async fn look(&self, switch: &KillSwitch) -> RedisResult<bool> {
+        let (mut connection, mut driver) = open(self, switch).await?;
+        let is_replica = tokio::select! {
+            is_replica = is_replica(&mut connection) => is_replica?,
+            () = &mut driver => return Err(io::Error::from(io::ErrorKind::ConnectionReset).into()),
+        };
+        if is_replica {
+            return Ok(false);
+        }
+        if !self.replace_shared(connection, driver, switch) {
+            return Ok(false);
+        }
+        drop(self.threads.retire());
+        self.probe.lock().await.take();
+        self.demotion.is_suspected.store(false, Ordering::Relaxed);
+        tracing::warn!(
+            resource = %self.link.name(),
+            endpoint = %self.link.endpoint(),
+            "the server became a replica; another one, which is a master, has its address"
+        );
+        Ok(true)
+    }
+
+    /// Retires the shared connection, on which what is in flight is still answered. `false` if that is cut meanwhile.
+    fn replace_shared(&self, connection: MultiplexedConnection, driver: BoxFuture<()>, switch: &KillSwitch) -> bool {
+        let mut shared = self.shared.write();
+        // Whoever brings a lost one back writes it after the cut, and must not find it replaced by what was cut.
+        if switch.is_cut() {
+            return false;
+        }
+        if let Some(retired) = shared.replace(self.drive(connection, driver, switch)) {
+            retired.is_retired.store(true, Ordering::Release);
+        }
+        true
+    }
+
+    /// What the answer to a PING proves, or that there was none.
+    fn judged(&self, answer: RedisResult<()>) -> Result<(), Failure> {
+        let Err(error) = answer else {
+            return match self.demotion.is_suspected.load(Ordering::Relaxed) {
+                true => Err(Failure::limited(
+                    "it is a replica, which answered READONLY to a command that changes something",
+                )),
+                false => Ok(()),
+            };
+        };
+        let (is_silent, is_limited) = (error.is_io_error(), error.code() == Some("NOPERM"));
+        let told = self.config.told(error);
+        Err(match (is_silent, is_limited) {
+            (true, _) => Failure::transient(told),
+            (_, true) => Failure::limited(told),
+            _ => Failure::refused(told),
+        })
+    }
+
+    /// An answer ends the operation, be it an error of the server's. Without one it is given up: it is lost, or, where it
+    /// changes something, nobody knows whether it ran.
+    fn answered<T: Answer>(
+        &self,
+        busy: Busy,
+        answer: RedisResult<T>,
+        unsafe_twice: impl FnOnce() -> Option<String>,
+    ) -> RedisResult<T> {
+        let error = match answer {
+            Err(error) if error.is_io_error() => error,
+            answer => {
+                if is_readonly(&answer) {
+                    self.look_for_master();
+                }
+                busy.done();
+                return answer;
+            }
+        };
+        if Error::behind(&error).is_some() {
+            return Err(error);
+        }
+        let lost = self.lost(error);
+        Err(refused(match (unsafe_twice(), lost) {
+            (Some(action), lost) => {
+                let resource = Arc::clone(self.link.name());
+                Error::OutcomeUnknown { resource, action, source: Arc::new(lost) }
+            }
+            (None, lost) => lost,
+        }))
+    }
+
+    /// The error of a call that no harm comes of, as the connection went under it.
+    fn lost(&self, error: impl Into<BoxError>) -> Error {
+        let failure = match self.link.trouble() {
+            Some(lost @ Error::Lost { .. }) => return lost,
+            failure => failure.map(|failure| Arc::new(failure) as Source),
+        };
+        let (resource, endpoint) = (Arc::clone(self.link.name()), Arc::clone(self.link.endpoint()));
+        Error::Lost { resource, endpoint, source: failure.unwrap_or_else(|| error.into().into()) }
+    }
+
+    /// The error of a call that found its connection gone, so that nothing was sent.
+    fn gone(&self, error: impl Into<BoxError>) -> Error {
+        let resource = || Arc::clone(self.link.name());
+        match self.link.slot.upgrade().map(|slot| slot.condition()) {
+            None | Some(Condition { state: State::Closed, .. }) => Error::Closed { resource: resource() },
+            Some(Condition { state: State::Draining, .. }) => Error::Closing { resource: resource() },
+            Some(_) => self.lost(error),
+        }
+    }
+
+    /// The driver's error of a call before which the connection went.
+    fn unsent(&self, error: RedisError) -> RedisError {
+        if error.is_io_error() && Error::behind(&error).is_none() { refused(self.gone(error)) } else { error }
     }
 
     fn closed(&self) -> RedisError {
         refused(Error::Closed { resource: Arc::clone(self.link.name()) })
+    }
+}
+
+/// The prober's question. Where there was a `READONLY`, whether it is a replica's is asked too.
+async fn ask(inner: &Inner, connection: &mut MultiplexedConnection) -> RedisResult<()> {
+    let answer = redis::cmd("PING").query_async::<()>(connection).await;
+    if answer.is_ok() && inner.demotion.is_suspected.load(Ordering::Relaxed) {
+        let is_replica = is_replica(connection).await?;
+        inner.demotion.is_suspected.store(is_replica, Ordering::Relaxed);
+    }
+    answer
+}
+
+/// Whether the server says that it is a replica. HELLO needs no right; a Redis before 6 does not know it.
+async fn is_replica(connection: &mut MultiplexedConnection) -> RedisResult<bool> {
+    match redis::cmd("HELLO").arg(2).query_async::<HashMap<String, Value>>(connection).await {
+        Ok(about) => Ok(matches!(about.get("role"), Some(Value::BulkString(role)) if role == b"replica")),
+        Err(error) if error.is_io_error() => Err(error),
+        Err(_it_cannot_say) => Ok(false),
     }
 }
 
@@ -509,15 +735,10 @@ impl RedisConfig {
         self.password.iter().map(Secret::expose).collect()
     }
 
-    fn info(&self) -> RedisResult<redis::ConnectionInfo> {
-        let mut settings = RedisConnectionInfo::default().set_db(self.db).set_skip_set_lib_name();
-        if let Some(user) = &self.user {
-            settings = settings.set_username(user.as_str());
-        }
-        if let Some(password) = &self.password {
-            settings = settings.set_password(password.expose());
-        }
-        Ok(ConnectionAddr::Tcp(self.host.clone(), self.port).into_connection_info()?.set_redis_settings(settings))
+    /// An error as users may see it. What the driver says of a refused login, and of a stream, are its own words.
+    fn told(&self, error: RedisError) -> BoxError {
+        let told = !matches!(error.kind(), ErrorKind::AuthenticationFailed | ErrorKind::Io);
+        redacted(error, told, &self.secrets())
     }
 }
 
@@ -537,6 +758,7 @@ impl ConnectionLike for Redis {
                 }
                 Effect::Blocks => self.exclusive().await?.req_packed_command(cmd).await,
                 Effect::Changes(name) => Err(not_shared(&name)),
+                Effect::Silences => Err(silenced()),
             }
         })
     }
@@ -554,6 +776,7 @@ impl ConnectionLike for Redis {
                     Effect::None => {}
                     Effect::Blocks => blocks = true,
                     Effect::Changes(name) => return Err(not_shared(&name)),
+                    Effect::Silences => return Err(silenced()),
                 }
             }
             if blocks {
@@ -596,17 +819,28 @@ impl ConnectionLike for Lease<Redis> {
 /// An async connection of one's own. Every command is allowed; it is closed when it drops.
 pub struct Exclusive {
     own: Ours<Own>,
-    link: Link,
+    inner: Arc<Inner>,
     _place: Ours<Place>,
+}
+
+impl Exclusive {
+    /// Whether these can be sent.
+    fn check<'a>(&self, commands: impl IntoIterator<Item = &'a Cmd>) -> RedisResult<()> {
+        self.inner.link.process.check().map_err(refused)?;
+        if commands.into_iter().any(silences) {
+            return Err(silenced());
+        }
+        if self.own.is_gone() { Err(refused(self.inner.gone(ENDED))) } else { Ok(()) }
+    }
 }
 
 impl ConnectionLike for Exclusive {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         Box::pin(async move {
-            self.link.process.check().map_err(refused)?;
-            let busy = self.link.busy(Work::Operation);
+            self.check([cmd])?;
+            let busy = self.inner.link.busy(Work::Operation);
             let answer = self.own.connection.req_packed_command(cmd).await;
-            answered(busy, answer, || unsafe_twice([cmd]))
+            self.inner.answered(busy, answer, || unsafe_twice([cmd]))
         })
     }
 
@@ -617,28 +851,76 @@ impl ConnectionLike for Exclusive {
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
         Box::pin(async move {
-            self.link.process.check().map_err(refused)?;
-            let busy = self.link.busy(Work::Operation);
+            self.check(pipeline.cmd_iter())?;
+            let busy = self.inner.link.busy(Work::Operation);
             let answer = self.own.connection.req_packed_commands(pipeline, offset, count).await;
-            answered(busy, answer, || unsafe_twice(pipeline.cmd_iter()))
+            self.inner.answered(busy, answer, || unsafe_twice(pipeline.cmd_iter()))
         })
     }
 
     fn get_db(&self) -> i64 {
-        self.own.connection.get_db()
+        self.inner.config.db
     }
 }
 
 impl fmt::Debug for Exclusive {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Exclusive").field("resource", self.link.name()).finish_non_exhaustive()
+        f.debug_struct("Exclusive").field("resource", self.inner.link.name()).finish_non_exhaustive()
     }
 }
 
-/// A connection that is subscribed; derefs to [`redis::aio::PubSub`].
+/// A connection that is subscribed; derefs to [`redis::aio::PubSub`]. Its messages end when the connection is lost.
 pub struct PubSub {
     pubsub: Ours<redis::aio::PubSub>,
+    inner: Arc<Inner>,
     _place: Ours<Place>,
+}
+
+/// The driver's own, but that [`Error::behind`] an error is why the connection is gone.
+impl PubSub {
+    /// Subscribes to a channel, or to several.
+    ///
+    /// # Errors
+    /// When the server refuses it, or the connection is lost.
+    ///
+    /// # Cancel safety
+    /// It may be subscribed all the same.
+    pub async fn subscribe(&mut self, channels: impl ToRedisArgs) -> RedisResult<()> {
+        self.pubsub.subscribe(channels).await.map_err(|error| self.inner.unsent(error))
+    }
+
+    /// Ends the subscription to a channel, or to several.
+    ///
+    /// # Errors
+    /// When the server refuses it, or the connection is lost.
+    ///
+    /// # Cancel safety
+    /// It may be ended all the same.
+    pub async fn unsubscribe(&mut self, channels: impl ToRedisArgs) -> RedisResult<()> {
+        self.pubsub.unsubscribe(channels).await.map_err(|error| self.inner.unsent(error))
+    }
+
+    /// Subscribes to a pattern, or to several.
+    ///
+    /// # Errors
+    /// When the server refuses it, or the connection is lost.
+    ///
+    /// # Cancel safety
+    /// It may be subscribed all the same.
+    pub async fn psubscribe(&mut self, patterns: impl ToRedisArgs) -> RedisResult<()> {
+        self.pubsub.psubscribe(patterns).await.map_err(|error| self.inner.unsent(error))
+    }
+
+    /// Ends the subscription to a pattern, or to several.
+    ///
+    /// # Errors
+    /// When the server refuses it, or the connection is lost.
+    ///
+    /// # Cancel safety
+    /// It may be ended all the same.
+    pub async fn punsubscribe(&mut self, patterns: impl ToRedisArgs) -> RedisResult<()> {
+        self.pubsub.punsubscribe(patterns).await.map_err(|error| self.inner.unsent(error))
+    }
 }
 
 impl Deref for PubSub {
@@ -666,19 +948,30 @@ struct Place {
     _lease: Lease<Redis>,
 }
 
+/// How long a thread waits for the server's words on what it did not take, which have been sent by then.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
 /// How long closing waits for the drivers' tasks and sockets to go, which takes microseconds.
 const LINGER: Duration = Duration::from_millis(500);
+
+/// What is said of a connection that has ended while nothing was under way on it.
+const ENDED: &str = "the connection has ended";
 
 /// A connection with a driver task that ends with it.
 struct Own {
     connection: MultiplexedConnection,
     driver: AbortHandle,
+    switch: KillSwitch,
 }
 
 impl Own {
     async fn open(inner: &Inner, switch: &KillSwitch) -> RedisResult<Self> {
         let (connection, driver) = open(inner, switch).await?;
-        Ok(Own { connection, driver: tokio::spawn(driver).abort_handle() })
+        Ok(Own { connection, driver: tokio::spawn(driver).abort_handle(), switch: switch.clone() })
+    }
+
+    fn is_gone(&self) -> bool {
+        self.switch.is_cut() || self.driver.is_finished()
     }
 }
 
@@ -691,27 +984,181 @@ impl Drop for Own {
 
 async fn open(inner: &Inner, switch: &KillSwitch) -> RedisResult<(MultiplexedConnection, BoxFuture<()>)> {
     let counted = Counted::new(&inner.drivers);
-    let (info, stream) = open_stream(inner, switch).await?;
+    let stream = open_stream(inner, switch).await?;
     // Slow commands are no reason to give up; frozen servers are what the kill switch is for.
     let settings = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
-    let (mut connection, driver) =
-        MultiplexedConnection::new_with_config(info.redis_settings(), stream, settings).await?;
-    let mut driver: BoxFuture<()> = Box::pin(async move {
+    let (connection, driver) = MultiplexedConnection::new_with_config(&taken_in(), stream, settings).await?;
+    let driver: BoxFuture<()> = Box::pin(async move {
         let _counted = counted;
         driver.await;
     });
-    let mut name = redis::cmd("CLIENT");
-    name.arg("SETNAME").arg(&inner.config.client_name);
-    tokio::select! {
-        named = name.query_async::<()>(&mut connection) => named?,
-        () = &mut driver => return Err(io::Error::from(io::ErrorKind::ConnectionReset).into()),
-    }
     Ok((connection, driver))
 }
 
-async fn open_stream(inner: &Inner, switch: &KillSwitch) -> RedisResult<(redis::ConnectionInfo, Stream)> {
+/// For the driver, which has nothing left to say on a connection that was greeted.
+fn taken_in() -> RedisConnectionInfo {
+    RedisConnectionInfo::default().set_skip_set_lib_name()
+}
+
+/// A connection that the server has taken in.
+async fn open_stream(inner: &Inner, switch: &KillSwitch) -> RedisResult<Heard> {
     let RedisConfig { host, port, keepalive, .. } = &*inner.config;
-    Ok((inner.config.info()?, inner.tls.dial(host, *port, *keepalive, switch).await?))
+    let mut stream = Heard(inner.tls.dial(host, *port, *keepalive, switch).await?);
+    let (mut greeting, mut decoder) = (Greeting::new(inner), Default::default());
+    while let Some((steps, packed)) = greeting.words() {
+        stream.write_all(&packed).await?;
+        stream.flush().await?;
+        for step in steps {
+            greeting.heard(step, redis::parse_redis_value_async(&mut decoder, &mut stream).await)?;
+        }
+    }
+    Ok(stream)
+}
+
+/// A stream whose end its reader tells, not its writer: what the server said before it hung up on what it was being
+/// sent, as that it is too large, is heard then.
+struct Heard(Stream);
+
+impl AsyncRead for Heard {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Heard {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes).map(|written| unless_ended(written, bytes.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx).map(|flushed| unless_ended(flushed, ()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+/// These errors end the reading too, after what has arrived.
+fn unless_ended<T>(result: io::Result<T>, ended: T) -> io::Result<T> {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset};
+    result.or_else(|error| if matches!(error.kind(), BrokenPipe | ConnectionReset) { Ok(ended) } else { Err(error) })
+}
+
+/// The first words on any new connection, said in one go: the driver's own hide what the server answers.
+struct Greeting<'a> {
+    inner: &'a Inner,
+    user: Option<&'a str>,
+    is_due: bool,
+    /// An error that does no harm. If the server hangs up after it, it says why.
+    waived: Option<ServerError>,
+}
+
+#[derive(Clone, Copy)]
+enum Step {
+    Auth,
+    Select,
+    Name,
+    Ping,
+}
+
+impl<'a> Greeting<'a> {
+    fn new(inner: &'a Inner) -> Self {
+        Greeting { inner, user: inner.config.user.as_deref(), is_due: true, waived: None }
+    }
+
+    /// What is to be said next, and what of it is to be answered in turn.
+    fn words(&mut self) -> Option<(Vec<Step>, Vec<u8>)> {
+        if !std::mem::take(&mut self.is_due) {
+            return None;
+        }
+        let RedisConfig { password, db, client_name, .. } = &*self.inner.config;
+        let (mut steps, mut packed) = (Vec::new(), Vec::new());
+        let mut say = |step, command: &Cmd| {
+            steps.push(step);
+            packed.extend(command.get_packed_command());
+        };
+        if let Some(password) = password {
+            let login: Vec<_> = self.user.into_iter().chain([password.expose()]).collect();
+            say(Step::Auth, redis::cmd("AUTH").arg(login));
+        }
+        if *db != 0 {
+            say(Step::Select, redis::cmd("SELECT").arg(*db));
+        }
+        say(Step::Name, redis::cmd("CLIENT").arg("SETNAME").arg(client_name));
+        // It alone tells whether the server serves: the others are answered while it loads.
+        say(Step::Ping, &redis::cmd("PING"));
+        Some((steps, packed))
+    }
+
+    fn heard(&mut self, step: Step, answer: RedisResult<Value>) -> RedisResult<()> {
+        let error = match answer {
+            Ok(Value::ServerError(error)) => error,
+            Ok(_) => return Ok(()),
+            Err(error) => {
+                return Err(self.waived.take().filter(|_| error.is_io_error()).map_or(error, RedisError::from));
+            }
+        };
+        if self.is_due {
+            // It is all said again.
+            return Ok(());
+        }
+        let says = |words: &str| error.details().is_some_and(|details| details.starts_with(words));
+        match (step, error.code()) {
+            (_, "NOAUTH" | "DENIED" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "BUSY") => Err(error.into()),
+            (_, "ERR") if says("max number of clients") => Err(error.into()),
+            // A Redis before 6 has no users.
+            (Step::Auth, "ERR") if self.user.is_some() && says("wrong number of arguments for 'auth'") => {
+                self.user = None;
+                self.is_due = true;
+                Ok(())
+            }
+            (Step::Auth, _) => Err((ErrorKind::AuthenticationFailed, "Password authentication failed").into()),
+            (Step::Select, "ERR" | "NOPERM") => {
+                let says = error.details().unwrap_or_default().to_owned();
+                Err((ErrorKind::InvalidClientConfig, "the server refuses this database", says).into())
+            }
+            (Step::Select, _) => Err(error.into()),
+            // A user may lack the rights to these, and needs neither; nor need a server that cannot save its data be shunned.
+            (Step::Name | Step::Ping, _) => {
+                let what = if matches!(step, Step::Name) { "CLIENT SETNAME" } else { "PING" };
+                let told = self.inner.config.told(error.clone().into());
+                tracing::debug!(resource = %self.inner.link.name(), error = %told, "the server refuses {what}; it goes without");
+                self.waived = Some(error);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// What can be looked through for errors of the server's.
+pub(crate) trait Answer {
+    fn values(&self) -> &[Value];
+}
+
+impl Answer for Value {
+    fn values(&self) -> &[Value] {
+        std::slice::from_ref(self)
+    }
+}
+
+impl Answer for Vec<Value> {
+    fn values(&self) -> &[Value] {
+        self
+    }
+}
+
+/// Whether a replica refused to change something.
+fn is_readonly<T: Answer>(answer: &RedisResult<T>) -> bool {
+    let is_so = |error: &ServerError| error.kind() == Some(ServerErrorKind::ReadOnly);
+    match answer {
+        Ok(answer) => answer.values().iter().any(|value| matches!(value, Value::ServerError(error) if is_so(error))),
+        Err(error) => {
+            let in_transaction = error.clone().into_server_errors();
+            error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
+                || in_transaction.is_some_and(|errors| errors.iter().any(|(_, error)| is_so(error)))
+        }
+    }
 }
 
 /// What a command does to a connection that others share.
@@ -719,6 +1166,7 @@ enum Effect {
     None,
     Blocks,
     Changes(String),
+    Silences,
 }
 
 impl Effect {
@@ -739,6 +1187,7 @@ impl Effect {
             | b"PUNSUBSCRIBE" | b"SUNSUBSCRIBE" | b"READONLY" | b"READWRITE" | b"ASKING" | b"WAIT" | b"WAITAOF" => {
                 Effect::Changes(String::from_utf8_lossy(&name).into_owned())
             }
+            b"CLIENT" if silences(cmd) => Effect::Silences,
             b"CLIENT" if !args.next().is_some_and(is_harmless) => Effect::Changes("this CLIENT command".to_owned()),
             _ => Effect::None,
         }
@@ -751,27 +1200,26 @@ fn is_harmless(subcommand: &[u8]) -> bool {
     HARMLESS.iter().any(|known| subcommand.eq_ignore_ascii_case(known))
 }
 
-/// An answer ends the operation, be it an error of the server's. Without one it is given up, and
-/// whether a command ran that changes something is unknown.
-pub(crate) fn answered<T>(
-    busy: Busy,
-    answer: RedisResult<T>,
-    unsafe_twice: impl FnOnce() -> Option<String>,
-) -> RedisResult<T> {
-    let error = match answer {
-        Err(error) if error.is_io_error() => error,
-        answer => {
-            busy.done();
-            return answer;
-        }
+/// Whether commands get no answers after this one.
+fn silences(cmd: &Cmd) -> bool {
+    let mut words = cmd.args_iter();
+    let mut next = || match words.next() {
+        Some(redis::Arg::Simple(word)) => word,
+        _ => b"",
     };
-    let resource = Arc::clone(busy.resource());
-    Err(match unsafe_twice() {
-        Some(action) if Error::behind(&error).is_none() => {
-            refused(Error::OutcomeUnknown { resource, action, source: Arc::new(error) })
-        }
-        _ => error,
-    })
+    let name = next();
+    // The others are not looked at, as this is asked of every command.
+    name.eq_ignore_ascii_case(b"CLIENT") && is_silence(next(), next())
+}
+
+fn is_silence(subcommand: &[u8], mode: &[u8]) -> bool {
+    subcommand.eq_ignore_ascii_case(b"REPLY") && !mode.eq_ignore_ascii_case(b"ON")
+}
+
+fn silenced() -> RedisError {
+    let problem = "CLIENT REPLY takes away the answers that every command waits for";
+    let remedy = "send a pipeline whose answers you `ignore()`".to_owned();
+    (ErrorKind::Client, problem, remedy).into()
 }
 
 /// The commands that only read, which do no harm twice.
@@ -806,9 +1254,9 @@ fn unsafe_twice<'a>(commands: impl IntoIterator<Item = &'a Cmd>) -> Option<Strin
 }
 
 /// The same of packed commands.
-pub(crate) fn unsafe_twice_packed(packed: &[u8]) -> Option<String> {
+fn unsafe_twice_packed(packed: &[u8]) -> Option<String> {
     let mut found = None;
-    each_command(packed, |name, _| {
+    each_command(packed, |[name, ..]| {
         if !is_read(name) {
             found.get_or_insert_with(|| String::from_utf8_lossy(name).into_owned());
         }
@@ -844,7 +1292,7 @@ impl r2d2::ManageConnection for Manager {
         match self.0.upgrade() {
             Some(inner) => {
                 let switch = inner.switch.read().clone();
-                Wire::connect(&inner.config, &inner.tls, switch)
+                Wire::connect(&inner, switch)
             }
             None => Err(io::Error::new(io::ErrorKind::NotConnected, "closed").into()),
         }
@@ -852,7 +1300,7 @@ impl r2d2::ManageConnection for Manager {
 
     fn is_valid(&self, wire: &mut Wire) -> RedisResult<()> {
         let end = deadline(wire.config.test_limit);
-        wire.limited(end, |wire| redis::cmd("PING").exec(wire))
+        wire.limited(end, |wire| wire.ping())
     }
 
     fn has_broken(&self, wire: &mut Wire) -> bool {
@@ -863,6 +1311,7 @@ impl r2d2::ManageConnection for Manager {
 /// A blocking connection over a stream of our own, which the kill switch can cut while a thread
 /// waits on it; the `redis` crate's own does not show its socket.
 pub(crate) struct Wire {
+    inner: Weak<Inner>,
     config: Arc<RedisConfig>,
     stream: Blocking,
     parser: redis::Parser,
@@ -885,12 +1334,13 @@ struct Session {
 }
 
 impl Wire {
-    fn connect(config: &Arc<RedisConfig>, tls: &Tls, switch: KillSwitch) -> RedisResult<Self> {
-        let RedisConfig { host, port, keepalive, connect_timeout, .. } = &**config;
+    fn connect(inner: &Arc<Inner>, switch: KillSwitch) -> RedisResult<Self> {
+        let RedisConfig { host, port, keepalive, connect_timeout, .. } = &*inner.config;
         let end = deadline(*connect_timeout);
-        let (stream, guarded) = tls.dial_blocking(host, *port, *keepalive, &switch, end)?;
+        let (stream, guarded) = inner.tls.dial_blocking(host, *port, *keepalive, &switch, end)?;
         let mut wire = Wire {
-            config: Arc::clone(config),
+            inner: Arc::downgrade(inner),
+            config: Arc::clone(&inner.config),
             stream,
             parser: redis::Parser::new(),
             switch,
@@ -899,23 +1349,49 @@ impl Wire {
             session: Session::default(),
             midway: false,
         };
-        wire.limited(end, Wire::greet)?;
+        wire.limited(end, |wire| wire.greet(inner))?;
         Ok(wire)
     }
 
-    fn greet(&mut self) -> RedisResult<()> {
-        let config = Arc::clone(&self.config);
-        if let Some(password) = &config.password {
-            let mut auth = redis::cmd("AUTH");
-            auth.arg(config.user.iter().collect::<Vec<_>>()).arg(password.expose());
-            auth.exec(self)?;
+    fn greet(&mut self, inner: &Inner) -> RedisResult<()> {
+        let mut greeting = Greeting::new(inner);
+        while let Some((steps, packed)) = greeting.words() {
+            // Reading tells what keeps this from being written, and what the server says to whom it does not take in.
+            let _ = self.stream.write_all(&packed).and_then(|()| self.stream.flush());
+            for step in steps {
+                greeting.heard(step, self.reply())?;
+            }
         }
-        if config.db != 0 {
-            redis::cmd("SELECT").arg(config.db).exec(self)?;
-        }
-        redis::cmd("CLIENT").arg("SETNAME").arg(&config.client_name).exec(self)?;
-        self.session = Session::default();
         Ok(())
+    }
+
+    /// Why nothing can be sent any more, if so.
+    pub(crate) fn gone(&self) -> Option<RedisError> {
+        let cause = match (self.switch.is_cut(), self.midway) {
+            (true, _) => ENDED,
+            (false, true) => "an earlier command on this connection was cut short",
+            (false, false) => return None,
+        };
+        Some(match self.process.check() {
+            Ok(()) => self.unsent(io::Error::new(io::ErrorKind::ConnectionAborted, cause).into()),
+            Err(forked) => refused(forked),
+        })
+    }
+
+    /// The error of a call before which the connection went.
+    pub(crate) fn unsent(&self, error: RedisError) -> RedisError {
+        match self.inner.upgrade() {
+            Some(inner) => inner.unsent(error),
+            None => error,
+        }
+    }
+
+    /// What became of a call.
+    pub(crate) fn answered<T: Answer>(&self, busy: Busy, answer: RedisResult<T>, packed: &[u8]) -> RedisResult<T> {
+        match self.inner.upgrade() {
+            Some(inner) => inner.answered(busy, answer, || unsafe_twice_packed(packed)),
+            None => answer,
+        }
     }
 
     /// Whether it must not be handed out again.
@@ -931,17 +1407,33 @@ impl Wire {
 
     fn send(&mut self, packed: &[u8]) -> RedisResult<()> {
         self.process.check().map_err(refused)?;
-        if self.midway || self.switch.is_cut() {
-            return Err(io::Error::new(
-                io::ErrorKind::ConnectionAborted,
-                "an earlier command on this connection was cut short",
-            )
-            .into());
+        if let Some(gone) = self.gone() {
+            return Err(gone);
         }
-        each_command(packed, |name, first| self.session.observe(name, first, self.config.db));
+        let mut is_silence = false;
+        each_command(packed, |[name, first, second]| {
+            is_silence |= name.eq_ignore_ascii_case(b"CLIENT") && self::is_silence(first, second);
+            self.session.observe(name, first, self.config.db);
+        });
+        if is_silence {
+            return Err(silenced());
+        }
         self.midway = true;
-        self.stream.write_all(packed)?;
-        Ok(self.stream.flush()?)
+        let sent = self.stream.write_all(packed).and_then(|()| self.stream.flush());
+        sent.map_err(|error| self.last_words().map_or(error.into(), RedisError::from))
+    }
+
+    /// What the server said before it hung up on what it was being sent: that it is too large.
+    fn last_words(&mut self) -> Option<ServerError> {
+        self.stream.end_by(Some(deadline(LAST_WORDS))).ok()?;
+        loop {
+            match self.receive().ok()? {
+                Value::ServerError(error) if error.details().is_some_and(|said| said.starts_with("Protocol error")) => {
+                    return Some(error);
+                }
+                _ => {}
+            }
+        }
     }
 
     /// The next message, be it a reply or a push.
@@ -949,6 +1441,11 @@ impl Wire {
         // A forked child would read the parent's replies.
         self.process.check().map_err(refused)?;
         self.parser.parse_value(&mut self.stream)
+    }
+
+    /// Any answer will do: an error is no fault of the connection's.
+    fn ping(&mut self) -> RedisResult<()> {
+        redis::ConnectionLike::req_packed_command(self, &redis::cmd("PING").get_packed_command()).map(drop)
     }
 
     fn reply(&mut self) -> RedisResult<Value> {
@@ -996,7 +1493,7 @@ impl redis::ConnectionLike for Wire {
     }
 
     fn check_connection(&mut self) -> bool {
-        redis::cmd("PING").exec(self).is_ok()
+        self.ping().is_ok()
     }
 
     fn is_open(&self) -> bool {
@@ -1011,14 +1508,14 @@ impl fmt::Debug for Wire {
 }
 
 impl Session {
-    fn observe(&mut self, name: &[u8], first: Option<&[u8]>, home: i64) {
+    fn observe(&mut self, name: &[u8], first: &[u8], home: i64) {
         match name.to_ascii_uppercase().as_slice() {
             b"MULTI" => self.in_multi = true,
             b"WATCH" => self.watching = true,
             b"EXEC" | b"DISCARD" => (self.in_multi, self.watching) = (false, false),
             b"UNWATCH" => self.watching = false,
-            b"SELECT" => self.other_db = first != Some(home.to_string().as_bytes()),
-            b"CLIENT" => self.altered |= !first.is_some_and(is_harmless),
+            b"SELECT" => self.other_db = first != home.to_string().as_bytes(),
+            b"CLIENT" => self.altered |= !is_harmless(first),
             b"AUTH" | b"HELLO" | b"RESET" | b"QUIT" | b"MONITOR" | b"SUBSCRIBE" | b"PSUBSCRIBE" | b"SSUBSCRIBE"
             | b"READONLY" | b"ASKING" => self.altered = true,
             _ => {}
@@ -1026,19 +1523,19 @@ impl Session {
     }
 }
 
-/// Shows each command of a packed pipeline: its name and its first argument.
-fn each_command(mut packed: &[u8], mut see: impl FnMut(&[u8], Option<&[u8]>)) {
+/// Shows each command of a packed pipeline: its name and its first two arguments, where it has them.
+fn each_command(mut packed: &[u8], mut see: impl FnMut([&[u8]; 3])) {
     while let Some(arguments) = header(&mut packed, b'*') {
-        let mut first_two = [None; 2];
+        let mut words: [&[u8]; 3] = [b""; 3];
         for index in 0..arguments {
             let Some(length) = header(&mut packed, b'$').filter(|length| length + 2 <= packed.len()) else { return };
-            if let Some(place) = first_two.get_mut(index) {
-                *place = Some(&packed[..length]);
+            if let Some(word) = words.get_mut(index) {
+                *word = &packed[..length];
             }
             packed = &packed[length + 2..];
         }
-        if let [Some(name), first] = first_two {
-            see(name, first);
+        if arguments > 0 {
+            see(words);
         }
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use redis::{ConnectionLike, Msg, RedisResult, ToRedisArgs, Value};
 
-use crate::backend::redis::{Manager, RedisConfig, Wire, answered, unsafe_twice_packed};
+use crate::backend::redis::{Answer, Manager, RedisConfig, Wire};
 use crate::blocking::Scoped;
 use crate::checkout::Checkout;
 use crate::error::Error;
@@ -51,8 +51,7 @@ impl Redis {
     /// # Errors
     /// When the command cannot be sent.
     pub fn subscribe(&mut self, channels: impl ToRedisArgs) -> RedisResult<Subscription<'_>> {
-        self.connection.subscribe(redis::cmd("SUBSCRIBE").arg(channels))?;
-        Ok(Subscription { redis: self, ended: false })
+        self.listen(redis::cmd("SUBSCRIBE").arg(channels))
     }
 
     /// Subscribes to a pattern, or to several.
@@ -60,17 +59,21 @@ impl Redis {
     /// # Errors
     /// When the command cannot be sent.
     pub fn psubscribe(&mut self, patterns: impl ToRedisArgs) -> RedisResult<Subscription<'_>> {
-        self.connection.subscribe(redis::cmd("PSUBSCRIBE").arg(patterns))?;
-        Ok(Subscription { redis: self, ended: false })
+        self.listen(redis::cmd("PSUBSCRIBE").arg(patterns))
     }
 
-    fn run<T>(&mut self, packed: &[u8], call: impl FnOnce(&mut Wire) -> RedisResult<T>) -> RedisResult<T> {
-        if !ConnectionLike::is_open(&*self.connection) {
-            // Refused without sending anything.
-            return call(&mut self.connection);
+    fn run<T: Answer>(&mut self, packed: &[u8], call: impl FnOnce(&mut Wire) -> RedisResult<T>) -> RedisResult<T> {
+        if let Some(gone) = self.connection.gone() {
+            return Err(gone);
         }
         let busy = Busy::new(Lease::activity(&self.connection.lease), Work::Operation);
-        answered(busy, call(&mut self.connection), || unsafe_twice_packed(packed))
+        let answer = call(&mut self.connection);
+        self.connection.answered(busy, answer, packed)
+    }
+
+    fn listen(&mut self, command: &redis::Cmd) -> RedisResult<Subscription<'_>> {
+        self.connection.subscribe(command).map_err(|error| self.connection.unsent(error))?;
+        Ok(Subscription { redis: self, ended: false })
     }
 }
 
@@ -171,7 +174,7 @@ impl Iterator for Subscription<'_> {
                 },
                 Err(error) => {
                     self.ended = true;
-                    return Some(Err(error));
+                    return Some(Err(self.redis.connection.unsent(error)));
                 }
             }
         }
