@@ -42,7 +42,8 @@ pub struct Options {
     /// Environment: `RESOURCE_POOL_ACQUIRE_TIMEOUT_MS`.
     #[serde(rename = "acquire_timeout_ms", with = "millis")]
     pub acquire_timeout: Duration,
-    /// How long one attempt to connect may take. Defaults to 2 s.
+    /// How long one attempt to connect may take; each step of it, where it tells how far it has come
+    /// ([`Link::progress`](crate::Link::progress)). Defaults to 2 s.
     #[serde(rename = "connect_timeout_ms", with = "millis")]
     pub connect_timeout: Duration,
     /// How long a failed connect is answered again before another is tried. Defaults to 500 ms.

@@ -36,6 +36,7 @@ struct State {
     frozen: Mutex<bool>,
     thawed: Condvar,
     bytes_per_second: AtomicU64,
+    delay_ms: AtomicU64,
     accepted: AtomicUsize,
     links: Mutex<Vec<Arc<Link>>>,
     records: AtomicBool,
@@ -104,6 +105,7 @@ impl Proxy {
                 frozen: Mutex::new(false),
                 thawed: Condvar::new(),
                 bytes_per_second: AtomicU64::new(0),
+                delay_ms: AtomicU64::new(0),
                 accepted: AtomicUsize::new(0),
                 links: Mutex::new(Vec::new()),
                 records: AtomicBool::new(true),
@@ -219,6 +221,11 @@ impl Proxy {
     /// Forwards at most so many bytes per second, per connection and direction; 0 takes the limit off.
     pub fn throttle(&self, bytes_per_second: u64) {
         self.state.bytes_per_second.store(bytes_per_second, Ordering::SeqCst);
+    }
+
+    /// Forwards so many milliseconds later, in each direction: a round trip takes at least twice as long.
+    pub fn delay(&self, milliseconds: u64) {
+        self.state.delay_ms.store(milliseconds, Ordering::SeqCst);
     }
 
     /// What each client has done so far, in the order in which they came.
@@ -351,6 +358,7 @@ impl State {
                 });
             }
             let count = read?;
+            thread::sleep(Duration::from_millis(self.delay_ms.load(Ordering::SeqCst)));
             self.wait_while_frozen(&link.is_cut);
             let bytes = &buffer[..count];
             if from_client && bytes.starts_with(b"AMQP") && self.records.load(Ordering::SeqCst) {

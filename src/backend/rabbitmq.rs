@@ -41,6 +41,7 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use futures_core::Stream;
@@ -65,7 +66,7 @@ use self::delivery::Keeps;
 use self::dial::{CutOnDrop, Probe, dial_for_all};
 use self::frame::LARGEST;
 use self::message::{Flight, Sent};
-use self::topology::{Binding, Declaration, LOCKED_PAUSE, LOCKED_TRIES, Topology, is_locked};
+use self::topology::{Binding, DECLARING, Declaration, LOCKED_PAUSE, LOCKED_TRIES, Replay, Topology, is_locked};
 use crate::backend::count::{Counted, none};
 use crate::blocking;
 use crate::close::Phase;
@@ -353,19 +354,19 @@ impl Resource for RabbitMqResource {
             probes_given_up: CancellationToken::new(),
             closed: Arc::default(),
         });
-        if let Err(failure) = inner.open_generation().await {
+        if let Err(failure) = inner.open_generation(link).await {
             let RabbitMqConfig { host, port, .. } = &*self.config;
             return Err(self.tls.or_wanted(failure, host, *port, "use amqps://").await);
         }
         Ok(RabbitMq::over(inner))
     }
 
-    async fn recover(&self, _: &Link, lost: &RabbitMq) -> Result<bool, Failure> {
+    async fn recover(&self, link: &Link, lost: &RabbitMq) -> Result<bool, Failure> {
         let old = lost.inner.current.write().take();
         if let Some(old) = old {
             old.switch.cut();
         }
-        lost.inner.open_generation().await?;
+        lost.inner.open_generation(link).await?;
         Ok(true)
     }
 
@@ -843,7 +844,7 @@ enum Use {
 
 impl Inner {
     /// Connects, declares again what was declared before, and puts the new connection in place.
-    async fn open_generation(self: &Arc<Self>) -> Result<(), Failure> {
+    async fn open_generation(self: &Arc<Self>, link: &Link) -> Result<(), Failure> {
         let config = &self.config;
         let dialled = dial_for_all(config, &self.tls).await?;
         let mut events = Box::pin(dialled.connection.events_listener());
@@ -881,45 +882,86 @@ impl Inner {
                 }
             }
         });
-        self.replay(&generation).await?;
+        self.replay(&generation, link).await?;
         cut.disarm();
         *self.current.write() = Some(generation);
         Ok(())
     }
 
-    /// Declares everything again. What the broker refuses is left out and logged: it must not keep
-    /// the rest from working.
-    async fn replay(&self, generation: &Arc<Generation>) -> Result<(), Failure> {
+    /// Declares everything again, side by side, and tells how far it has come. What the broker refuses is left out and
+    /// logged: it must not keep the rest from working.
+    async fn replay(&self, generation: &Arc<Generation>, link: &Link) -> Result<(), Failure> {
         let topology = self.topology.lock().clone();
-        if topology.is_empty() {
-            return Ok(());
-        }
-        for exchange in topology.exchanges.values() {
-            self.again(generation, Declaration::Exchange(exchange)).await?;
-        }
-        for (known, queue) in &topology.queues {
-            if let Some(declared) = self.again(generation, Declaration::Queue(&queue.spec)).await? {
-                self.topology.lock().rename(known, declared.name().as_str());
-            }
-        }
-        for binding in &topology.bindings {
-            self.again(generation, Declaration::Binding(binding, self)).await?;
-        }
-        Ok(())
+        let replay = Replay::new(link, topology.len());
+        let exchanges = topology.exchanges.values().map(|exchange| (None, Declaration::Exchange(exchange)));
+        let queues = topology.queues.iter().map(|(known, queue)| (Some(known), Declaration::Queue(&queue.spec)));
+        let bindings = topology.bindings.iter().map(|binding| (None, Declaration::Binding(binding, self)));
+        self.declare_all(generation, &replay, exchanges.collect()).await?;
+        self.declare_all(generation, &replay, queues.collect()).await?;
+        self.declare_all(generation, &replay, bindings.collect()).await
     }
 
+    /// These, a queue with the name by which the caller knows it.
+    async fn declare_all(
+        &self,
+        generation: &Arc<Generation>,
+        replay: &Replay<'_>,
+        all: Vec<(Option<&String>, Declaration<'_>)>,
+    ) -> Result<(), Failure> {
+        let channels = DECLARING.min(all.len()).min(generation.connection.configuration().channel_max().into());
+        let all = Mutex::new(all.iter());
+        let next = || all.lock().next();
+        let declare = async || {
+            let mut guard = None;
+            while let Some((known, what)) = next() {
+                let declared = self.again(generation, &mut guard, what).await?;
+                if let (Some(known), Some(declared)) = (known, declared) {
+                    self.topology.lock().rename(known, declared.name().as_str());
+                }
+                replay.one_more();
+            }
+            // Its number is free again before anybody else wants one.
+            if let Some(guard) = guard {
+                let _ = generation.answer("closing a channel", guard.channel.close(200, "OK".into())).await;
+            }
+            Ok(())
+        };
+        let mut declaring: Vec<_> = (0..channels).map(|_| Box::pin(declare())).collect();
+        poll_fn(|cx| {
+            let mut outcome = Ok(());
+            declaring.retain_mut(|one| match one.as_mut().poll(cx) {
+                Poll::Ready(Err(failure)) => {
+                    outcome = Err(failure);
+                    false
+                }
+                ended => ended.is_pending(),
+            });
+            if outcome.is_err() || declaring.is_empty() { Poll::Ready(outcome) } else { Poll::Pending }
+        })
+        .await
+    }
+
+    /// Declares this on the channel, or on a new one where the broker has closed that.
     async fn again(
         &self,
         generation: &Arc<Generation>,
-        what: Declaration<'_>,
+        channel: &mut Option<ChannelGuard>,
+        what: &Declaration<'_>,
     ) -> Result<Option<lapin::Queue>, Failure> {
         let mut tries = 0;
         loop {
-            let mut guard = ChannelGuard::open(generation).await?;
+            let mut guard = match channel.take() {
+                Some(guard) => guard,
+                None => ChannelGuard::open(generation).await?,
+            };
             let error = match what.make(&mut guard).await {
-                Ok(declared) => return Ok(declared),
+                Ok(declared) => {
+                    *channel = Some(guard);
+                    return Ok(declared);
+                }
                 Err(error) => error,
             };
+            drop(guard);
             tries += 1;
             match error {
                 error if !generation.is_alive() => return Err(Failure::transient(error)),

@@ -1,16 +1,19 @@
 //! Exchanges, queues and bindings, and the memory of them.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use lapin::options::{ExchangeDeclareOptions, QueueDeclareOptions};
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::FieldTable;
 use lapin::{ErrorKind, ExchangeKind};
+use parking_lot::Mutex;
 
 use super::Inner;
 use super::connection::ChannelGuard;
 use crate::error::Error;
+use crate::resource::Link;
 
 /// An exchange to declare. Durable unless made [transient](Exchange::transient).
 #[derive(Debug, Clone, PartialEq)]
@@ -177,8 +180,8 @@ pub(super) struct KnownQueue {
 }
 
 impl Topology {
-    pub(super) fn is_empty(&self) -> bool {
-        self.exchanges.is_empty() && self.queues.is_empty() && self.bindings.is_empty()
+    pub(super) fn len(&self) -> usize {
+        self.exchanges.len() + self.queues.len() + self.bindings.len()
     }
 
     pub(super) fn exchange(&mut self, exchange: Exchange) {
@@ -260,6 +263,45 @@ impl Declaration<'_> {
         }
     }
 }
+
+/// On how many channels things are declared again side by side.
+pub(super) const DECLARING: usize = 32;
+
+/// How far declaring everything again has come.
+pub(super) struct Replay<'a> {
+    link: &'a Link,
+    all: usize,
+    done: AtomicUsize,
+    logged: Mutex<Instant>,
+}
+
+impl<'a> Replay<'a> {
+    pub(super) fn new(link: &'a Link, all: usize) -> Self {
+        let replay = Replay { link, all, done: AtomicUsize::new(0), logged: Mutex::new(Instant::now()) };
+        replay.tell(0);
+        replay
+    }
+
+    pub(super) fn one_more(&self) {
+        self.tell(self.done.fetch_add(1, Ordering::Relaxed) + 1);
+    }
+
+    fn tell(&self, done: usize) {
+        if self.all == 0 {
+            return;
+        }
+        let far = format!("{done} of {} declared", self.all);
+        let mut logged = self.logged.lock();
+        if logged.elapsed() >= LOG_EVERY {
+            *logged = Instant::now();
+            tracing::info!(resource = %self.link.name(), "{far}");
+        }
+        self.link.progress(far);
+    }
+}
+
+/// How often the log says how far it has come.
+const LOG_EVERY: Duration = Duration::from_secs(1);
 
 /// How often, and after what pause, an exclusive queue or consumer is tried again: the broker may
 /// not have noticed yet that the connection which had it is gone.
