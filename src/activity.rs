@@ -1,7 +1,10 @@
 //! What goes on at a resource: the work that closing waits for, and who is told when it ends.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
+use crate::clock::Moment;
 use crate::resource::Work;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use crate::sync::{Mutex, Notify};
@@ -83,6 +86,8 @@ impl Activity {
 #[repr(align(128))]
 pub(crate) struct Tally {
     now: [AtomicUsize; KINDS],
+    /// When work last ended, in [`millis`](Moment::millis).
+    last_ended: AtomicU64,
     is_draining: AtomicBool,
     books: Mutex<Books>,
 }
@@ -103,6 +108,7 @@ impl Tally {
     }
 
     fn end(&self, work: Work, count: usize, is_done: bool) -> bool {
+        self.last_ended.store(Moment::coarse().millis(), Ordering::Relaxed);
         let end = || self.now[work as usize].fetch_sub(count, Ordering::Release);
         if !self.is_draining.load(Ordering::Relaxed) {
             end();
@@ -117,6 +123,12 @@ impl Tally {
             ended[work as usize] += count;
         }
         counts
+    }
+
+    /// Whether work ended within this time before this moment, or since.
+    pub(crate) fn ended_within(&self, time: Duration, before: Moment) -> bool {
+        let last = self.last_ended.load(Ordering::Relaxed);
+        last > 0 && u128::from(before.millis().saturating_sub(last)) <= time.as_millis()
     }
 
     pub(crate) fn add_finished(&self, work: Work, count: usize) {

@@ -1,5 +1,7 @@
 //! When something was leased or checked out: to the nanosecond, or for the price of a few.
 
+#[cfg(not(target_os = "linux"))]
+use std::sync::OnceLock;
 use std::time::Duration;
 #[cfg(not(target_os = "linux"))]
 use std::time::Instant as Time;
@@ -38,6 +40,12 @@ impl Moment {
     pub(crate) fn since(self, earlier: Moment) -> Duration {
         Duration::from(self.0).saturating_sub(earlier.0.into())
     }
+
+    /// Milliseconds since some moment before all others, never zero.
+    #[inline]
+    pub(crate) fn millis(self) -> u64 {
+        u64::try_from(Duration::from(self.0).as_millis()).unwrap_or(u64::MAX).max(1)
+    }
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -56,5 +64,12 @@ impl Moment {
 
     pub(crate) fn since(self, earlier: Moment) -> Duration {
         self.0.saturating_duration_since(earlier.0)
+    }
+
+    /// Milliseconds since some moment before all others, never zero.
+    pub(crate) fn millis(self) -> u64 {
+        static FIRST: OnceLock<Time> = OnceLock::new();
+        let since = self.0.saturating_duration_since(*FIRST.get_or_init(|| self.0));
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX).saturating_add(1)
     }
 }

@@ -8,11 +8,13 @@ mod edges;
 
 use std::any::Any;
 use std::cell::Cell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
@@ -22,15 +24,16 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::activity::Activity;
+use crate::clock::Moment;
 use crate::config::millis;
-use crate::error::{BoxError, Error, Failure, panic_message};
+use crate::error::{BoxError, Error, Failure, Few, panic_message};
 use crate::exit::{self, Process};
-use crate::lease::Holder;
+use crate::lease::{Held, Holder};
 use crate::registry::{Context, Registry};
 use crate::resource::Work;
 use crate::runtime::{self, within};
 use crate::slot::AnySlot;
-use crate::status::PoolStatus;
+use crate::status::{PoolStatus, State};
 use crate::sync::{Condvar, Mutex, Notify};
 
 pub(crate) use self::edges::Edges;
@@ -46,7 +49,8 @@ pub struct CloseOptions {
     /// How long work in progress is waited for. Defaults to 10 s.
     #[serde(rename = "drain_ms", with = "millis")]
     pub drain: Duration,
-    /// How long a lease that is merely held is waited for. Defaults to 1 s.
+    /// How long a lease that is merely held is waited for. Only one is that was taken, or used by an operation that
+    /// ended, within this time before closing began. Defaults to 1 s.
     #[serde(rename = "held_ms", with = "millis")]
     pub held: Duration,
     /// One step. Defaults to 5 s.
@@ -59,6 +63,9 @@ pub struct CloseOptions {
     /// hangs included. Defaults to 500 ms.
     #[serde(rename = "floor_ms", with = "millis")]
     pub floor: Duration,
+    /// Whether closing may write to the standard error: one line after 1 s, which tells what is waited for, and at the
+    /// end of the process the report, unless all is closed. Defaults to `true`.
+    pub stderr: bool,
 }
 
 impl Default for CloseOptions {
@@ -70,6 +77,7 @@ impl Default for CloseOptions {
             step: Duration::from_secs(5),
             long_step: Duration::from_secs(10),
             floor: Duration::from_millis(500),
+            stderr: true,
         }
     }
 }
@@ -103,6 +111,8 @@ pub(crate) const WATCHDOG: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_millis(500);
 /// How long a consumer's cancelling may take.
 const INTAKE: Duration = Duration::from_secs(1);
+/// How long closing is silent about what it waits for.
+const SILENCE: Duration = Duration::from_secs(1);
 
 /// When something closes. Phases close in this order; what shares one closes in parallel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -368,12 +378,14 @@ pub(crate) struct CloseCell {
     single: Mutex<BTreeMap<Arc<str>, Arc<Course>>>,
     /// Names are not unique.
     running: Mutex<Vec<Arc<str>>>,
+    /// Where the steps that run now tell their outcomes.
+    steps: Mutex<BTreeMap<u64, oneshot::Sender<Outcome>>>,
 }
 
 /// A part of a close that runs on a thread of the close's own.
 #[derive(Clone, Copy, PartialEq)]
 enum Part {
-    Step,
+    Step(u64),
     Listener,
 }
 
@@ -533,15 +545,17 @@ impl CloseCell {
     /// Open again, if closed.
     ///
     /// # Errors
-    /// [`Error::Closing`] once the process is ending.
+    /// [`Error::Closing`] while it is being closed, and once the process is ending.
     pub(crate) fn reopen(&self) -> Result<(), Error> {
         let mut whole = self.whole.lock();
         // Looked at under the lock, as the process's end waits for what it finds closing.
         if exit::is_ending() {
             return Err(Error::Closing { resource: Arc::from("the process") });
         }
-        if whole.course.report().is_some() {
-            *whole = Whole::default();
+        match (whole.begun, whole.course.report()) {
+            (true, None) => return Err(Error::Closing { resource: Arc::from("the pool") }),
+            (true, Some(_)) => *whole = Whole::default(),
+            (false, _) => {}
         }
         Ok(())
     }
@@ -567,11 +581,37 @@ impl CloseCell {
         ended
     }
 
-    /// The process ends from this thread, so a listener that it runs does not come back.
+    /// Whether this thread runs a step, and so code that may use what closes later.
+    #[inline]
+    pub(crate) fn is_inside(&self) -> bool {
+        matches!(self.part(), Some(Part::Step(_)))
+    }
+
+    /// The process ends from this thread, so a step or listener that it runs does not come back.
     pub(crate) fn leave_part(&self) {
-        if self.part() == Some(Part::Listener) {
-            self.whole.lock().announced = true;
-            self.announced.notify_all();
+        match self.part() {
+            Some(Part::Step(step)) => self.end_step(step, Outcome::Failed("it ended the process".to_owned())),
+            Some(Part::Listener) => {
+                self.whole.lock().announced = true;
+                self.announced.notify_all();
+            }
+            None => {}
+        }
+    }
+
+    /// The number of a new step, and its outcome once that is [told](CloseCell::end_step).
+    fn begin_step(&self) -> (u64, oneshot::Receiver<Outcome>) {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let (step, (sender, ended)) = (NEXT.fetch_add(1, Ordering::Relaxed), oneshot::channel());
+        self.steps.lock().insert(step, sender);
+        (step, ended)
+    }
+
+    fn end_step(&self, step: u64, outcome: Outcome) {
+        let sender = self.steps.lock().remove(&step);
+        if let Some(sender) = sender {
+            // Nobody waits any more once it has timed out.
+            let _ = sender.send(outcome);
         }
     }
 
@@ -602,7 +642,7 @@ pub(crate) fn start(
     if first {
         let (registry, course) = (Arc::clone(registry), Arc::clone(&course));
         hand_over(Box::new(move || {
-            let report = run_close(&registry, reason, close_pool(&registry, reason, limit));
+            let report = run_close(&registry, reason, &registry.slots(), close_pool(&registry, reason, limit));
             if report.all_closed() {
                 tracing::info!(%reason, took = ?report.took, "closed");
             } else {
@@ -641,72 +681,126 @@ pub(crate) fn start_one(
         hand_over(Box::new(move || {
             let name = Arc::clone(slot.name());
             let limit = registry.context.options.close.deadline;
-            let close = close_slots(&registry, vec![slot], Vec::new(), reason, limit);
-            let report = run_close(&registry, reason, close);
+            let close = close_slots(&registry, vec![Arc::clone(&slot)], Vec::new(), reason, limit);
+            let report = run_close(&registry, reason, &[slot], close);
             registry.context.close.end_single(&name, report);
         }));
     }
     Ok(course)
 }
 
-fn run_close(registry: &Registry, reason: Reason, close: impl Future<Output = CloseReport>) -> CloseReport {
+fn run_close(
+    registry: &Registry,
+    reason: Reason,
+    slots: &[Arc<dyn AnySlot>],
+    close: impl Future<Output = CloseReport>,
+) -> CloseReport {
+    let close = async {
+        tokio::pin!(close);
+        match within(SILENCE, &mut close).await {
+            Ok(report) => report,
+            Err(_elapsed) => {
+                if registry.context.options.close.stderr {
+                    exit::tell(&waited_for(&registry.context.close, slots));
+                }
+                close.await
+            }
+        }
+    };
     let closed = catch_unwind(AssertUnwindSafe(|| on_own_runtime(close)));
     closed.unwrap_or_else(|payload| CloseReport::panicked(registry, reason, &*payload))
 }
 
-/// Runs a job on a thread of its own, started by the closer, which itself was started early:
-/// threads cannot be relied on to start while a process exits.
-fn hand_over(job: Job) {
-    match closer() {
-        Some(closer) => {
-            if let Err(unsent) = closer.send(job) {
-                (unsent.0)();
-            }
+/// One line on what a close waits for, and which lines of source hold it.
+fn waited_for(close: &CloseCell, slots: &[Arc<dyn AnySlot>]) -> String {
+    let mut waits: Vec<String> = close.running().iter().map(|name| name.to_string()).collect();
+    for slot in slots.iter().filter(|slot| slot.state() == State::Draining) {
+        let (work, holders) = (slot.activity().tally.now(), slot.holders());
+        let work: Vec<_> = work.iter().map(|(work, count)| work.counted(*count)).collect();
+        if !work.is_empty() {
+            waits.push(format!("{}: {} in progress", slot.name(), work.join(", ")));
         }
-        None => job(),
+        if !holders.is_empty() {
+            waits.push(format!("{}: held by {}", slot.name(), Few(&holders, ", ")));
+        }
+    }
+    format!("resource-pool: closing has taken {SILENCE:?}; it waits for {}\n", waits.join("; "))
+}
+
+/// Runs a job on a thread of its own, or on the closer's where none can be had.
+fn hand_over(job: Job) {
+    match Closer::of_process() {
+        Ok(closer) => Closer::give(&closer.jobs, job),
+        Err(error) => {
+            tracing::error!(%error, "closing without a thread of its own");
+            job();
+        }
     }
 }
 
 pub(crate) type Job = Box<dyn FnOnce() + Send>;
 
-fn closer() -> Option<&'static Sender<Job>> {
-    let start = || {
+/// The threads that closing is sure to have. They are started before the first connection, since no thread can be
+/// relied on to start while a process exits.
+pub(crate) struct Closer {
+    /// The closes; each has a thread of its own if one can be had.
+    jobs: Sender<Job>,
+    /// The steps that got no thread of their own. They run here one after the other.
+    steps: Sender<Job>,
+}
+
+impl Closer {
+    fn of_process() -> io::Result<&'static Closer> {
+        Process::current().closer.get_or_try_init(|| {
+            let (jobs, steps) = (Closer::start("resource-pool-closer")?, Closer::start("resource-pool-steps")?);
+            Ok(Closer { jobs, steps })
+        })
+    }
+
+    /// A thread that gives each job a thread of its own, or else runs it itself.
+    fn start(name: &str) -> io::Result<Sender<Job>> {
         let (sender, jobs) = std::sync::mpsc::channel::<Job>();
         let serve = move || {
             for job in jobs {
-                // Kept until it runs: where no thread can be started, it runs here.
-                let job = Arc::new(Mutex::new(Some(job)));
-                let own = Arc::clone(&job);
-                if thread("resource-pool-close".to_owned(), move || run_once(&own)).is_err() {
-                    run_once(&job);
+                if let Err(job) = on_thread("resource-pool-close".to_owned(), job) {
+                    job();
                 }
             }
         };
-        thread("resource-pool-closer".to_owned(), serve).map(|()| sender)
-    };
-    match Process::current().closer.get_or_try_init(start) {
-        Ok(closer) => Some(closer),
-        Err(error) => {
-            tracing::error!(%error, "the closer's thread could not be started");
-            None
+        std::thread::Builder::new().name(name.to_owned()).spawn(serve)?;
+        Ok(sender)
+    }
+
+    fn give(to: &Sender<Job>, job: Job) {
+        // Its thread lives as long as the process.
+        if let Err(unsent) = to.send(job) {
+            (unsent.0)();
         }
     }
 }
 
-fn run_once(job: &Mutex<Option<Job>>) {
-    let job = job.lock().take();
-    if let Some(job) = job {
-        job();
-    }
+/// Runs a job on a thread of its own. Gives the job back where none can be had.
+fn on_thread(name: String, job: Job) -> Result<(), Job> {
+    let kept = Arc::new(Mutex::new(Some(job)));
+    let own = Arc::clone(&kept);
+    let run = move || {
+        let job = own.lock().take();
+        if let Some(job) = job {
+            job();
+        }
+    };
+    let Err(error) = std::thread::Builder::new().name(name).spawn(run) else { return Ok(()) };
+    tracing::debug!(%error, "no thread can be had");
+    let job = kept.lock().take();
+    job.map_or(Ok(()), Err)
 }
 
-fn thread(name: String, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
-    std::thread::Builder::new().name(name).spawn(run).map(drop)
-}
-
-/// Starts the closer's thread, before there is anything to close.
-pub(crate) fn arm() {
-    let _started = closer();
+/// Starts the closer's threads, before there is anything to close.
+///
+/// # Errors
+/// When the process can have no more threads.
+pub(crate) fn arm() -> io::Result<()> {
+    Closer::of_process().map(drop)
 }
 
 fn on_own_runtime<F: Future>(future: F) -> F::Output {
@@ -761,16 +855,30 @@ async fn close_slots(
     limit: Duration,
 ) -> CloseReport {
     let started = Instant::now();
+    let begun = Moment::now();
     let deadline = runtime::deadline(limit);
     let running = registry.context.close.running_as("the drain");
     let status = registry.status();
-    let slots: Vec<_> = slots.into_iter().filter(|slot| slot.begin_close()).collect();
     let options = &registry.context.options.close;
 
-    let mut levels = order(&slots, hooks, &registry.edges());
+    let (connecting, settled): (Vec<_>, Vec<_>) = slots.into_iter().partition(|slot| slot.begin_settling());
+    let mut slots: Vec<_> = settled.into_iter().filter(|slot| slot.begin_close()).collect();
+    let mut levels = order(slots.iter().chain(&connecting), hooks, &registry.edges());
     let reserved = options.reserve(limit, levels.len());
-    let intake = INTAKE.min(limit.saturating_sub(reserved));
-    in_parallel(&registry.context, intake, slots.iter().cloned().map(AnySlot::stop_intake)).await;
+    let spare = limit.saturating_sub(reserved);
+    let stop_intake = |slots: Vec<Arc<dyn AnySlot>>| {
+        in_parallel(&registry.context, INTAKE.min(spare), slots.into_iter().map(AnySlot::stop_intake))
+    };
+    let ((), attempts) = tokio::join!(stop_intake(slots.clone()), settle(connecting, options.step.min(spare)));
+    let mut unconnected = BTreeMap::new();
+    for (slot, outcome) in attempts {
+        if slot.begin_close() {
+            stop_intake(vec![Arc::clone(&slot)]).await;
+            slots.push(slot);
+        } else {
+            unconnected.insert(Arc::clone(slot.name()), outcome);
+        }
+    }
     let mut active: Vec<_> = slots.iter().map(|slot| Arc::clone(slot.activity())).collect();
     if matches!(reason, Reason::Signal(_)) {
         registry.main.set_draining(true);
@@ -778,10 +886,12 @@ async fn close_slots(
     }
     let left = deadline.saturating_duration_since(Instant::now());
     let drain_limit = options.drain.min(left.saturating_sub(reserved));
-    drain(&registry.context, &slots, &active, drain_limit).await;
+    drain(&registry.context, &slots, &active, begun, drain_limit).await;
     let drained = started.elapsed();
+    let busy: BTreeSet<_> =
+        slots.iter().filter(|slot| !is_idle(&***slot)).map(|slot| Arc::clone(slot.name())).collect();
     for slot in &slots {
-        slot.shut();
+        slot.shut_to_outside();
     }
     drop(running);
 
@@ -791,24 +901,69 @@ async fn close_slots(
         let own = left - options.reserve(left, levels.len());
         let grace = GRACE.min(own / 2);
         let mut running = JoinSet::new();
+        let mut begun = HashMap::new();
         for step in level {
-            let budget = options.budget(step.phase()).min(own - grace);
-            running.spawn(run_step(Arc::clone(registry), step, budget, grace));
+            let (name, phase) = (step.name(), step.phase());
+            if let Some(outcome) = unconnected.remove(&name).filter(|_| step.is_resource()) {
+                steps.push(StepReport::new(name, phase, outcome, started.elapsed(), Vec::new()));
+                continue;
+            }
+            let budget = options.budget(phase).min(own - grace);
+            let drains_again = !busy.contains(&name);
+            let task = running.spawn(run_step(Arc::clone(registry), step, budget, grace, drains_again));
+            begun.insert(task.id(), (name, phase, Instant::now()));
         }
-        while let Some(step) = running.join_next().await {
-            steps.extend(step);
+        while let Some(ended) = running.join_next_with_id().await {
+            match ended {
+                Ok((_, step)) => steps.push(step),
+                // However it ended, it is in the report.
+                Err(error) => {
+                    if let Some((name, phase, began)) = begun.remove(&error.id()) {
+                        let outcome = error
+                            .try_into_panic()
+                            .map_or(Outcome::Skipped, |payload| Outcome::Panicked(panic_message(&*payload)));
+                        steps.push(StepReport::new(name, phase, outcome, began.elapsed(), Vec::new()));
+                    }
+                }
+            }
         }
     }
     CloseReport { reason, status, drained, steps, took: started.elapsed() }
 }
 
-/// Waits for work, not for idle handles: those only for a moment.
-async fn drain(context: &Arc<Context>, slots: &[Arc<dyn AnySlot>], active: &[Arc<Activity>], limit: Duration) {
+/// Waits until the attempts in flight at these have come to their ends, and tells how each did unless it has connected.
+async fn settle(connecting: Vec<Arc<dyn AnySlot>>, limit: Duration) -> Vec<(Arc<dyn AnySlot>, Outcome)> {
+    let until = runtime::deadline(limit);
+    let mut settled = Vec::new();
+    // One after the other, since all have the same limit.
+    for slot in connecting {
+        let left = until.saturating_duration_since(Instant::now());
+        let outcome = match within(left, Arc::clone(&slot).settled()).await {
+            Ok(()) => Outcome::Closed,
+            Err(_elapsed) => Outcome::Forced,
+        };
+        settled.push((slot, outcome));
+    }
+    settled
+}
+
+fn is_idle(slot: &dyn AnySlot) -> bool {
+    slot.activity().tally.now().is_empty() && !slot.is_held(Held::Checkouts)
+}
+
+/// Waits for work, not for idle handles: those only for a moment, and only if they were used lately.
+async fn drain(
+    context: &Arc<Context>,
+    slots: &[Arc<dyn AnySlot>],
+    active: &[Arc<Activity>],
+    begun: Moment,
+    limit: Duration,
+) {
     let held = context.options.close.held;
     let flushed = in_parallel(context, limit, slots.iter().cloned().map(AnySlot::flush));
     let idle = |activity: &Arc<Activity>| {
         let slot = slots.iter().find(|slot| Arc::ptr_eq(slot.activity(), activity));
-        activity.tally.now().is_empty() && slot.is_none_or(|slot| !slot.is_held(true))
+        slot.map_or_else(|| activity.tally.now().is_empty(), |slot| is_idle(&**slot))
     };
     let worked = async {
         // Until none is at work, since what ends at one may go on at another that was idle before.
@@ -818,11 +973,23 @@ async fn drain(context: &Arc<Context>, slots: &[Arc<dyn AnySlot>], active: &[Arc
     };
     let released = async {
         for slot in slots {
-            slot.activity().until(|| (!slot.is_held(false)).then_some(())).await;
+            let worked_lately = slot.activity().tally.ended_within(held, begun);
+            let lately = if worked_lately { Held::Any } else { Held::TakenWithin(held, begun) };
+            slot.activity().until(|| (!slot.is_held(lately)).then_some(())).await;
         }
     };
     let all = async { tokio::join!(flushed, worked, within(held, released)) };
     let _what_is_left_is_reported_per_step = within(limit, all).await;
+}
+
+/// Waits for what the closing code of earlier phases has begun at this resource.
+async fn drain_again(context: &Arc<Context>, slot: &Arc<dyn AnySlot>, limit: Duration) {
+    if is_idle(&**slot) {
+        return;
+    }
+    let flushed = in_parallel(context, limit, std::iter::once(Arc::clone(slot).flush()));
+    let idle = slot.activity().until(|| is_idle(&**slot).then_some(()));
+    let _what_is_left_is_reported = within(limit, async { tokio::join!(flushed, idle) }).await;
 }
 
 /// Runs these on the pool's runtime, all at once, for at most this long.
@@ -860,6 +1027,10 @@ impl Step {
         }
     }
 
+    fn is_resource(&self) -> bool {
+        matches!(self, Step::Resource(_))
+    }
+
     fn phase(&self) -> Phase {
         match self {
             Step::Resource(slot) => slot.phase(),
@@ -869,10 +1040,14 @@ impl Step {
 }
 
 /// What closes together, in order: by phase, and within a phase dependants before what they use.
-fn order(slots: &[Arc<dyn AnySlot>], hooks: Vec<Hook>, edges: &Edges) -> VecDeque<Vec<Step>> {
+fn order<'a>(
+    slots: impl Iterator<Item = &'a Arc<dyn AnySlot>>,
+    hooks: Vec<Hook>,
+    edges: &Edges,
+) -> VecDeque<Vec<Step>> {
     let depths = edges.depths();
     let mut levels: BTreeMap<(Phase, usize), Vec<Step>> = BTreeMap::new();
-    for step in slots.iter().cloned().map(Step::Resource).chain(hooks.into_iter().map(Step::Hook)) {
+    for step in slots.cloned().map(Step::Resource).chain(hooks.into_iter().map(Step::Hook)) {
         let depth = depths.get(&*step.name()).copied().unwrap_or(0);
         levels.entry((step.phase(), depth)).or_default().push(step);
     }
@@ -880,7 +1055,13 @@ fn order(slots: &[Arc<dyn AnySlot>], hooks: Vec<Hook>, edges: &Edges) -> VecDequ
 }
 
 /// A step within its budget; once cut it has the grace to end in. Without a budget it is skipped.
-async fn run_step(registry: Arc<Registry>, step: Step, budget: Duration, grace: Duration) -> StepReport {
+async fn run_step(
+    registry: Arc<Registry>,
+    step: Step,
+    budget: Duration,
+    grace: Duration,
+    drains_again: bool,
+) -> StepReport {
     let started = Instant::now();
     let name = step.name();
     let phase = step.phase();
@@ -889,13 +1070,21 @@ async fn run_step(registry: Arc<Registry>, step: Step, budget: Duration, grace: 
         Step::Resource(slot) => Some(Arc::clone(slot)),
         Step::Hook(_) => None,
     };
+    if let Some(slot) = &slot {
+        slot.shut();
+        if drains_again {
+            drain_again(&registry.context, slot, budget / 2).await;
+        }
+        slot.activity().tally.end_drain();
+    }
     let held = slot.as_ref().map_or_else(Vec::new, |slot| slot.holders());
     let cancel = CancellationToken::new();
     let mut ended = (!budget.is_zero()).then(|| on_own_thread(&registry, step, cancel.clone()));
     let mut outcome = match &mut ended {
         None => Outcome::Skipped,
         Some(ended) => {
-            within(budget, ended).await.map_or(Outcome::TimedOut, |outcome| outcome.unwrap_or_else(no_thread))
+            let left = budget.saturating_sub(started.elapsed());
+            within(left, ended).await.map_or(Outcome::TimedOut, |outcome| outcome.unwrap_or(Outcome::TimedOut))
         }
     };
     if outcome != Outcome::Closed
@@ -911,7 +1100,9 @@ async fn run_step(registry: Arc<Registry>, step: Step, budget: Duration, grace: 
     }
     cancel.cancel();
     if let Some(slot) = &slot {
-        slot.finish_close();
+        if let Err(message) = slot.finish_close() {
+            outcome = Outcome::Panicked(message);
+        }
         tracing::info!(resource = %name, %outcome, "closed");
     }
     drop(running);
@@ -922,19 +1113,15 @@ async fn run_step(registry: Arc<Registry>, step: Step, budget: Duration, grace: 
     }
 }
 
-fn no_thread(_: oneshot::error::RecvError) -> Outcome {
-    Outcome::Failed("no thread could be started for it".to_owned())
-}
-
 /// Runs a step on its own thread, in the context of the pool's runtime, so that one which blocks
 /// or panics is only itself.
 fn on_own_thread(registry: &Arc<Registry>, step: Step, cancel: CancellationToken) -> oneshot::Receiver<Outcome> {
-    let (sender, ended) = oneshot::channel();
+    let (number, ended) = registry.context.close.begin_step();
     let runtime = registry.context.runtime.current();
     let name = format!("resource-pool-close-{}", step.name());
     let registry = Arc::clone(registry);
     let run = move || {
-        let outcome = registry.context.close.run_part(Part::Step, || match step {
+        let outcome = registry.context.close.run_part(Part::Step(number), || match step {
             Step::Hook(hook) => (hook.run)().map_err(Failure::transient),
             Step::Resource(slot) => match runtime {
                 Some(runtime) => runtime.block_on(async {
@@ -953,11 +1140,16 @@ fn on_own_thread(registry: &Arc<Registry>, step: Step, cancel: CancellationToken
             Ok(Err(failure)) => Outcome::Failed(failure.to_string()),
             Err(payload) => Outcome::Panicked(panic_message(&*payload)),
         };
-        // Nobody waits any more once it has timed out.
-        let _ = sender.send(outcome);
+        registry.context.close.end_step(number, outcome);
     };
-    if let Err(error) = thread(name, run) {
-        tracing::error!(%error, "a closing step's thread could not be started");
+    if let Err(run) = on_thread(name, Box::new(run)) {
+        match Closer::of_process() {
+            Ok(closer) => Closer::give(&closer.steps, run),
+            Err(error) => {
+                tracing::error!(%error, "a closing step's thread could not be started");
+                run();
+            }
+        }
     }
     ended
 }

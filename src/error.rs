@@ -177,7 +177,7 @@ pub struct ConnectError {
     pub resource: Arc<str>,
     /// Where it was looked for, without credentials.
     pub endpoint: Arc<str>,
-    /// How many attempts were made.
+    /// How many attempts were made. None is where the process lacks the threads to make one.
     pub attempts: usize,
     /// From the first attempt to giving up.
     pub elapsed: Duration,
@@ -192,6 +192,9 @@ impl fmt::Display for ConnectError {
         let Self { resource, endpoint, attempts, elapsed, source, .. } = self;
         let times = if *attempts == 1 { "attempt" } else { "attempts" };
         let source = Chain(&**source);
+        if *attempts == 0 {
+            return write!(f, "{resource}: not connected: {source}");
+        }
         write!(f, "{resource}: no connection to {endpoint} after {attempts} {times} in {elapsed:.1?}: {source}")
     }
 }
@@ -351,6 +354,22 @@ impl Error {
     /// Whether the pool or the resource is closing or closed.
     pub fn is_closed(&self) -> bool {
         matches!(self, Error::Closing { .. } | Error::Closed { .. })
+    }
+
+    /// The process can have no more threads, and the pool needs some before it connects anything.
+    pub(crate) fn no_threads(resource: &Arc<str>, error: io::Error) -> Self {
+        let problem = format!(
+            "this process cannot start the threads that the pool needs ({error}); raise its limit, which is `ulimit -u`, \
+             `TasksMax` of a systemd unit, or `pids.max` of a container"
+        );
+        Error::Connect(Arc::new(ConnectError {
+            resource: Arc::clone(resource),
+            endpoint: Arc::from(""),
+            attempts: 0,
+            elapsed: Duration::ZERO,
+            permanent: false,
+            source: BoxError::from(problem).into(),
+        }))
     }
 
     pub(crate) fn config(key: impl Into<String>, problem: impl fmt::Display) -> Self {

@@ -9,7 +9,6 @@ use std::ops::{Deref, DerefMut};
 use std::panic::catch_unwind;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
-use std::sync::mpsc::Sender;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -18,7 +17,7 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::runtime::Runtime;
 
-use crate::close::{self, Job, Reason, WATCHDOG};
+use crate::close::{self, Closer, Reason, WATCHDOG};
 use crate::error::Error;
 use crate::lease::SpareSeats;
 use crate::registry::Registry;
@@ -46,8 +45,7 @@ const FORCED: i32 = 70;
 /// which begins anew: there is no current one there until it makes a pool of its own.
 pub(crate) struct Process {
     id: u32,
-    /// To the closer's thread.
-    pub(crate) closer: OnceCell<Sender<Job>>,
+    pub(crate) closer: OnceCell<Closer>,
     pub(crate) prober: OnceCell<Runtime>,
     pub(crate) spare_seats: SpareSeats,
     #[cfg(any(feature = "rabbitmq", feature = "r2d2"))]
@@ -158,9 +156,16 @@ impl<T> Drop for Ours<T> {
 }
 
 /// Has the pool closed when the process ends; the global one also on signals.
-pub(crate) fn arm(registry: &Arc<Registry>, signals: bool) {
+///
+/// # Errors
+/// [`Error::Closing`] once the process is ending. A pool that came later would not be closed any more.
+pub(crate) fn arm(registry: &Arc<Registry>, signals: bool) -> Result<(), Error> {
     let process = registry.context.process;
     let mut pools = process.pools.lock();
+    // Under the lock, which the end of the process takes once it has said that it is ending.
+    if process.ending.load(Ordering::SeqCst) {
+        return Err(Error::Closing { resource: Arc::from("the process") });
+    }
     pools.retain(|pool| pool.strong_count() > 0);
     pools.push(Arc::downgrade(registry));
     drop(pools);
@@ -168,6 +173,12 @@ pub(crate) fn arm(registry: &Arc<Registry>, signals: bool) {
     if signals {
         process.catching.get_or_init(|| platform::catch_signals(process, registry.context.options.exit_status));
     }
+    Ok(())
+}
+
+/// Writes to the standard error, from wherever that may be.
+pub(crate) fn tell(text: &str) {
+    platform::write_stderr(text);
 }
 
 /// Whether the process is ending, so that nothing may open again.
@@ -188,20 +199,25 @@ fn close_pools(process: &Process, reason: Reason) -> bool {
     for pool in pools {
         match pool.context.close.wait_blocking(latest(&pool, started)) {
             Some(report) if report.all_closed() => {}
-            Some(report) => platform::write_stderr(&format!("resource-pool: {report}")),
+            Some(report) => pool_tells(&pool, &format!("resource-pool: {report}")),
             None => {
                 forced = true;
                 let running: Vec<_> = pool.context.close.running().iter().map(|name| name.to_string()).collect();
-                platform::write_stderr(&format!(
-                    "resource-pool: closing did not end in time; still running: {}\n",
-                    running.join(", ")
-                ));
+                let running = running.join(", ");
+                let text = format!("resource-pool: closing did not end in time; still running: {running}\n");
+                pool_tells(&pool, &text);
             }
         }
         // Its drop would start nothing, but may run drivers' code on this thread.
         std::mem::forget(pool);
     }
     forced
+}
+
+fn pool_tells(pool: &Registry, text: &str) {
+    if pool.context.options.close.stderr {
+        tell(text);
+    }
 }
 
 /// When this pool must have closed: as its limits say from now on, or later where a close that is

@@ -65,8 +65,8 @@ where
     let name = Arc::clone(&registry.main.name);
     // Refused before anything of `main` has run.
     block(&name, || ())?;
-    registry.arm();
-    let runtime = registry.context.runtime.handle()?;
+    registry.arm(&name)?;
+    let runtime = registry.context.runtime.handle(&name)?;
     let busy = Busy::new(&registry.main, Work::Main);
     let task = runtime.spawn(async move {
         let _busy = busy;
@@ -89,8 +89,8 @@ where
 pub fn run_blocking<T>(main: impl FnOnce() -> T) -> Result<T, Error> {
     let registry = &pool().handle.0;
     registry.context.check_process()?;
+    registry.arm(&registry.main.name)?;
     let ended = block(&registry.main.name, || {
-        registry.arm();
         let busy = Busy::new(&registry.main, Work::Main);
         let ended = catch_unwind(AssertUnwindSafe(main));
         drop(busy);

@@ -208,10 +208,12 @@ pub(crate) async fn check(registry: &Arc<Registry>) -> Result<Arc<HealthReport>,
             // One whose task has ended without a report counts as none.
             Some(running) if running.has_changed().is_ok() => running.clone(),
             _ => {
+                let no_threads = |error| Error::no_threads(&Arc::from("health check"), error);
+                let prober = runtime::prober().map_err(no_threads)?;
                 let (sender, running) = watch::channel(None);
                 cache.running = Some(running.clone());
                 let registry = Arc::clone(registry);
-                runtime::prober()?.spawn(async move {
+                prober.spawn(async move {
                     let report = Arc::new(probe_all(&registry, &registry.context.options.health).await);
                     let mut cache = registry.health.lock();
                     cache.last = Some(Arc::clone(&report));

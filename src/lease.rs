@@ -24,7 +24,7 @@ use crate::sync::{Latch, thread_number};
 #[must_use = "the lease ends when this drops"]
 pub struct Lease<H: ?Sized> {
     /// Gone only while it drops.
-    held: Option<Box<dyn Held<H>>>,
+    held: Option<Box<dyn ErasedLease<H>>>,
 }
 
 impl<H: ?Sized> Lease<H> {
@@ -38,7 +38,7 @@ impl<H: ?Sized> Lease<H> {
         this.held().generation()
     }
 
-    fn held(&self) -> &dyn Held<H> {
+    fn held(&self) -> &dyn ErasedLease<H> {
         self.held.as_deref().unwrap_or_else(|| unreachable!("nobody has a lease that drops"))
     }
 
@@ -128,6 +128,15 @@ impl fmt::Display for Holder {
             _ => Ok(()),
         }
     }
+}
+
+/// Which leases and checkouts count as held.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Held {
+    Any,
+    Checkouts,
+    /// Those that were taken within this time before this moment, or since.
+    TakenWithin(Duration, Moment),
 }
 
 /// How an acquire wants its guard to be known.
@@ -249,9 +258,27 @@ impl<H: Clone + Send + Sync + 'static> Ledger<H> {
         Some(Lease { held: Some(card) })
     }
 
-    /// Whether anything is out, or any checkout.
-    pub(crate) fn is_held(&self, only_checkouts: bool) -> bool {
-        let counts = |place: &Place| !only_checkouts || place.quota.is_some_and(QuotaId::is_at_work);
+    /// A lease for the pool's own closing code, once leasing has ended for all others.
+    #[cold]
+    pub(crate) fn lease_inside<T: ?Sized + 'static>(&self, claim: Claim) -> Option<Lease<T>>
+    where
+        H: Provide<T>,
+    {
+        let origin = claim.quota.is_some().then(|| Box::new(Origin::here(self.options.backtrace)));
+        let seat = &self.seats[thread_number() % SEATS];
+        let mut places = seat.0.lock();
+        let card = places.inside.clone().map(|opened| places.card_of(opened, seat))?;
+        let card = places.note(card, claim, Moment::now(), origin);
+        Some(Lease { held: Some(card) })
+    }
+
+    /// Whether anything is out that counts.
+    pub(crate) fn is_held(&self, counts: Held) -> bool {
+        let counts = |place: &Place| match counts {
+            Held::Any => true,
+            Held::Checkouts => place.quota.is_some_and(QuotaId::is_at_work),
+            Held::TakenWithin(time, before) => before.since(place.since) <= time,
+        };
         self.seats.iter().any(|seat| seat.0.lock().out().any(counts))
     }
 
@@ -284,6 +311,12 @@ impl<H: Clone + Send + Sync + 'static> Ledger<H> {
 }
 
 impl<H: Send + Sync + 'static> Ledger<H> {
+    /// Leases only to the pool's own closing code from now on. What is leased stays so until it drops.
+    #[must_use = "to be dropped outside of locks: a handle's drop may be anything"]
+    pub(crate) fn shut_to_outside(&self) -> impl Sized + use<H> {
+        self.seats.iter().map(|seat| seat.0.lock().shut_to_outside()).collect::<Vec<_>>()
+    }
+
     /// Leases nothing from now on. What is leased stays so until it drops.
     #[must_use = "to be dropped outside of locks: a handle's drop may be anything"]
     pub(crate) fn shut(&self) -> impl Sized + use<H> {
@@ -305,7 +338,16 @@ impl<H: Send + Sync + 'static> Drop for Ledger<H> {
 impl<H: Send + Sync + 'static> Ledger<H> {
     /// The generation that it leases, from every seat.
     pub(crate) fn open_for(&self) -> Option<u64> {
-        let seats = self.seats.iter().map(|seat| seat.0.lock().open.as_ref().map(|opened| opened.generation));
+        self.same_in_every_seat(|places| places.open.as_ref())
+    }
+
+    /// The generation that it leases to closing code, from every seat.
+    pub(crate) fn open_inside_for(&self) -> Option<u64> {
+        self.same_in_every_seat(|places| places.inside.as_ref())
+    }
+
+    fn same_in_every_seat(&self, of: impl Fn(&Places<H>) -> Option<&Arc<Opened<H>>>) -> Option<u64> {
+        let seats = self.seats.iter().map(|seat| of(&seat.0.lock()).map(|opened| opened.generation));
         let mut seats: Vec<_> = seats.collect();
         seats.dedup();
         assert_eq!(seats.len(), 1, "seats of two minds: {seats:?}");
@@ -322,6 +364,8 @@ type Cards<H> = Vec<Box<Card<H>>>;
 struct Places<H: 'static> {
     /// What cards are of, while it is open.
     open: Option<Arc<Opened<H>>>,
+    /// The generation that only the pool's own closing code may lease.
+    inside: Option<Arc<Opened<H>>>,
     /// The cards of this generation that nobody has; moving one is all that a lease costs.
     cards: Cards<H>,
     all: Vec<Place>,
@@ -331,7 +375,7 @@ struct Places<H: 'static> {
 
 impl<H: 'static> Default for Places<H> {
     fn default() -> Self {
-        Places { open: None, cards: Vec::new(), all: Vec::new(), free: Vec::new() }
+        Places { open: None, inside: None, cards: Vec::new(), all: Vec::new(), free: Vec::new() }
     }
 }
 
@@ -340,9 +384,18 @@ impl<H: 'static> Places<H> {
         self.all.iter().filter(|place| place.is_out)
     }
 
-    fn shut(&mut self) -> (Option<Arc<Opened<H>>>, Cards<H>) {
+    fn shut(&mut self) -> impl Sized + use<H> {
+        ([self.open.take(), self.inside.take()], self.take_cards())
+    }
+
+    fn shut_to_outside(&mut self) -> Cards<H> {
+        self.inside = self.open.take();
+        self.take_cards()
+    }
+
+    fn take_cards(&mut self) -> Cards<H> {
         self.free.extend(self.cards.iter().map(|card| card.place));
-        (self.open.take(), std::mem::take(&mut self.cards))
+        std::mem::take(&mut self.cards)
     }
 }
 
@@ -359,6 +412,12 @@ impl<H: 'static> Places<H> {
             Some(card) => card,
             None => self.card(seat)?,
         };
+        Some(self.note(card, claim, since, origin))
+    }
+
+    /// Writes down who has the card.
+    #[inline]
+    fn note(&mut self, card: Box<Card<H>>, claim: Claim, since: Moment, origin: Option<Box<Origin>>) -> Box<Card<H>> {
         // Field by field: as a whole it would be put together elsewhere and copied, which waits for what was just written.
         let place = &mut self.all[card.place];
         place.site = claim.site;
@@ -369,18 +428,22 @@ impl<H: 'static> Places<H> {
         if origin.is_some() {
             place.origin = origin;
         }
-        Some(card)
+        card
     }
 
     /// One more of this generation.
     #[cold]
     fn card(&mut self, seat: &'static Seat<H>) -> Option<Box<Card<H>>> {
         let opened = Arc::clone(self.open.as_ref()?);
+        Some(self.card_of(opened, seat))
+    }
+
+    fn card_of(&mut self, opened: Arc<Opened<H>>, seat: &'static Seat<H>) -> Box<Card<H>> {
         let place = self.free.pop().unwrap_or_else(|| {
             self.all.push(Place::default());
             self.all.len() - 1
         });
-        Some(Box::new(Card { opened, seat, place }))
+        Box::new(Card { opened, seat, place })
     }
 
     /// Takes a card back, unless its generation is over.
@@ -458,7 +521,7 @@ struct Card<H: 'static> {
 }
 
 /// A card as a lease of `T` sees it.
-trait Held<T: ?Sized>: Send + Sync {
+trait ErasedLease<T: ?Sized>: Send + Sync {
     fn handle(&self) -> &T;
     /// All of what the backend's slot holds.
     #[cfg(feature = "clickhouse")]
@@ -468,7 +531,7 @@ trait Held<T: ?Sized>: Send + Sync {
     fn release(self: Box<Self>);
 }
 
-impl<T: ?Sized, H: Provide<T> + Send + Sync + 'static> Held<T> for Card<H> {
+impl<T: ?Sized, H: Provide<T> + Send + Sync + 'static> ErasedLease<T> for Card<H> {
     fn handle(&self) -> &T {
         (*self.opened.handle).provide()
     }

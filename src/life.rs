@@ -6,15 +6,16 @@
 //! carries it out, and everybody who asks meanwhile waits for its result. An attempt that closing
 //! or another attempt overtook changes nothing any more. Invariant, under the lock: the ledger is
 //! open exactly while the state is `Ready`, or `Draining` and not yet shut, and then with the
-//! present handle and generation.
+//! present handle and generation. Once it is shut to the outside, only the pool's own closing code leases.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::activity::Activity;
-use crate::error::{Error, Source};
+use crate::error::{Error, Source, panic_message};
 use crate::leak::LeakOptions;
 use crate::lease::Ledger;
 use crate::probe::Watch;
@@ -24,6 +25,8 @@ use crate::sync::{Mutex, MutexGuard};
 
 /// The life of one resource and, while it is connected, its handle.
 pub(crate) struct Life<H: Send + Sync + 'static> {
+    /// A generation that is lost before this age counts as a failed attempt, after which there is a pause.
+    young: Duration,
     pub(crate) activity: Arc<Activity>,
     /// Opened and shut here alone.
     pub(crate) ledger: Ledger<H>,
@@ -41,8 +44,16 @@ struct Inner<H> {
     /// The last one that closing overtook.
     overtaken: Option<u64>,
     failure: Option<Attempted>,
+    /// An attempt is at work, rather than pausing before the next one.
+    in_flight: bool,
+    /// Closing waits for the attempt in flight. None follows it.
+    settling: bool,
     /// Somebody is bringing the connection back, so an acquire need not begin an attempt.
     recovering: bool,
+    /// How many generations in a row were lost before they were as old as [`Life::young`].
+    died_young: u32,
+    /// Leasing has ended for all but the pool's own closing code.
+    shut_to_outside: bool,
     /// Leasing has ended.
     shut: bool,
     /// What kept closing from being all as it should: a loss, or what could not be flushed.
@@ -82,6 +93,15 @@ pub(crate) struct Condition {
     pub(crate) progress: Option<Progress>,
 }
 
+/// Who waits for a resource, and how.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Caller {
+    /// It goes on waiting while the connection is brought back, however often that fails.
+    pub(crate) patient: bool,
+    /// It is the pool's own closing code, which may lease whatever closes later.
+    pub(crate) inside: bool,
+}
+
 /// What an acquire does next.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Next {
@@ -115,13 +135,23 @@ pub(crate) enum Lost {
     Noted,
     /// It is being closed and not brought back, but nobody may wait for its answers: cut.
     Cut,
-    /// Cut, then carry out this attempt.
-    Recover(u64),
+    /// Cut, then bring it back.
+    Recover(Recovery),
+}
+
+/// How a lost connection is to be brought back.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Recovery {
+    /// The attempt to carry out. After a pause it is to be begun [again](Life::again).
+    pub(crate) attempt: u64,
+    /// How many generations in a row died young. Where there were any, a pause comes first.
+    pub(crate) died_young: u32,
 }
 
 impl<H: Clone + Send + Sync + 'static> Life<H> {
-    pub(crate) fn new(name: &str, endpoint: String, leaks: &LeakOptions) -> Self {
+    pub(crate) fn new(name: &str, endpoint: String, leaks: &LeakOptions, young: Duration) -> Self {
         Life {
+            young,
             activity: Activity::new(name, endpoint),
             ledger: Ledger::new(leaks),
             inner: Mutex::new(Inner {
@@ -132,7 +162,11 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
                 attempt: 0,
                 overtaken: None,
                 failure: None,
+                in_flight: false,
+                settling: false,
                 recovering: false,
+                died_young: 0,
+                shut_to_outside: false,
                 shut: false,
                 trouble: None,
                 ended_early: None,
@@ -143,17 +177,16 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         }
     }
 
-    /// Waits until it can be leased; whoever is patient goes on waiting while it is being brought
-    /// back, however often that fails. `connect` carries out an attempt, without waiting for it.
+    /// Waits until it can be leased. `connect` carries out an attempt, without waiting for it.
     pub(crate) async fn ready(
         &self,
-        patient: bool,
+        caller: Caller,
         closing: impl Fn() -> bool,
         connect: impl Fn(u64),
     ) -> Result<(), Error> {
         let _acquiring = Acquiring::new(self);
         let mut joined = None;
-        let ready = self.activity.until(|| match self.advance(&mut joined, patient, &closing) {
+        let ready = self.activity.until(|| match self.advance(&mut joined, caller, &closing) {
             Ok(Next::Lease) => Some(Ok(())),
             Ok(Next::Wait) => None,
             Ok(Next::Connect(attempt)) => {
@@ -167,7 +200,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
 
     /// What an acquire does next. Begins an attempt where nobody has, and answers the failure of
     /// the one that was joined.
-    fn advance(&self, joined: &mut Option<u64>, patient: bool, closing: impl FnOnce() -> bool) -> Result<Next, Error> {
+    fn advance(&self, joined: &mut Option<u64>, caller: Caller, closing: impl FnOnce() -> bool) -> Result<Next, Error> {
         let name = || Arc::clone(&self.activity.name);
         let mut inner = self.inner.lock();
         let failed = |inner: &Inner<H>, stands: bool| match (&inner.failure, *joined) {
@@ -177,9 +210,9 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
             _ => Ok(()),
         };
         match inner.state {
-            State::Connecting | State::Broken if patient && inner.recovering => Ok(Next::Wait),
+            State::Connecting | State::Broken if caller.patient && inner.recovering => Ok(Next::Wait),
             State::Ready => Ok(Next::Lease),
-            State::Draining if !inner.shut => Ok(Next::Lease),
+            State::Draining if inner.leases_to(caller) => Ok(Next::Lease),
             State::Draining => Err(Error::Closing { resource: name() }),
             State::Closed => Err(Error::Closed { resource: name() }),
             State::Connecting => {
@@ -190,7 +223,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
             State::Broken | State::Idle => {
                 let circuit = inner.failure.as_ref().is_some_and(|failure| Instant::now() < failure.retry_at);
                 failed(&inner, inner.recovering || circuit)?;
-                if closing() {
+                if inner.settling || closing() {
                     return Err(Error::Closing { resource: name() });
                 }
                 let attempt = inner.begin_attempt();
@@ -200,10 +233,10 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         }
     }
 
-    /// Begins the next attempt of whoever carried this one out, unless that was overtaken.
+    /// Begins the next attempt of whoever carried this one out, unless that was overtaken or closing has begun.
     pub(crate) fn again(&self, attempt: u64) -> Option<u64> {
         let mut inner = self.inner.lock();
-        inner.is_trying(attempt).then(|| inner.begin_attempt())
+        (inner.is_trying(attempt) && !inner.settling).then(|| inner.begin_attempt())
     }
 
     /// Resolves when this attempt is overtaken.
@@ -242,12 +275,13 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         let earlier = (inner.handle.replace(handle), std::mem::replace(&mut inner.probing, watch(generation)));
         inner.generation = generation;
         inner.failure = None;
+        inner.in_flight = false;
         inner.recovering = false;
         inner.set(State::Ready);
         let lost = inner.ended_early.take();
         drop(inner);
-        drop(earlier);
         self.activity.changed();
+        let _told = self.let_go(earlier);
         Connected::Ready { generation, lost }
     }
 
@@ -262,11 +296,15 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
     /// recovering the failure is answered meanwhile; else whoever waits goes on waiting.
     pub(crate) fn failed(&self, attempt: u64, error: Error, pause: Duration) {
         let mut inner = self.inner.lock();
-        if inner.is_connecting(attempt) && inner.recovering {
-            inner.fail(attempt, error, pause);
-            drop(inner);
-            self.activity.changed();
+        if !inner.is_connecting(attempt) {
+            return;
         }
+        inner.in_flight = false;
+        if inner.recovering {
+            inner.fail(attempt, error, pause);
+        }
+        drop(inner);
+        self.activity.changed();
     }
 
     /// An attempt has failed for good: this is the answer for as long as the circuit is open.
@@ -286,7 +324,11 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         let mut inner = self.inner.lock();
         match inner.state {
             _ if link.is_some() && link == inner.overtaken => Lost::Noted,
-            State::Ready if inner.generation == generation => Lost::Recover(self.begin_recovery(inner, cause)),
+            State::Ready if inner.generation == generation => {
+                let is_young = inner.since.elapsed() < self.young;
+                inner.died_young = if is_young { inner.died_young.saturating_add(1) } else { 0 };
+                Lost::Recover(self.begin_recovery(inner, cause))
+            }
             State::Connecting if inner.generation + 1 == generation => {
                 inner.ended_early = Some(cause);
                 Lost::Noted
@@ -308,7 +350,10 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
     pub(crate) fn reconnect(&self, cause: Source) -> Option<u64> {
         let mut inner = self.inner.lock();
         match inner.state {
-            State::Ready => return Some(self.begin_recovery(inner, cause)),
+            State::Ready => {
+                inner.died_young = 0;
+                return Some(self.begin_recovery(inner, cause).attempt);
+            }
             // Whoever brings it back pauses; somebody else goes on at once, in their place.
             State::Broken if inner.recovering => {
                 let attempt = inner.begin_attempt();
@@ -322,18 +367,28 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         None
     }
 
-    fn begin_recovery(&self, mut inner: MutexGuard<'_, Inner<H>>, cause: Source) -> u64 {
+    fn begin_recovery(&self, mut inner: MutexGuard<'_, Inner<H>>, cause: Source) -> Recovery {
         let (generation, attempt) = (inner.generation, inner.attempt);
         let error = self.lost_error(cause);
         inner.fail(attempt, error.clone(), Duration::ZERO);
         inner.recovering = true;
         let shut = (self.ledger.shut(), inner.probing.take());
-        let attempt = inner.begin_attempt();
+        let died_young = inner.died_young;
+        let attempt = if died_young == 0 { inner.begin_attempt() } else { inner.next_attempt() };
         drop(inner);
-        drop(shut);
         self.activity.changed();
-        tracing::warn!(resource = %self.activity.name, generation, %error, "lost");
-        attempt
+        let _told = self.let_go(shut);
+        tracing::warn!(resource = %self.activity.name, generation, died_young, %error, "lost");
+        Recovery { attempt, died_young }
+    }
+
+    /// Drops what may have the last handle in it, whose drop is anybody's code. Answers the message of a panic.
+    fn let_go(&self, last: impl Sized) -> Result<(), String> {
+        catch_unwind(AssertUnwindSafe(|| drop(last))).map_err(|payload| {
+            let message = panic_message(&*payload);
+            tracing::error!(resource = %self.activity.name, message, "a handle panicked as it dropped");
+            message
+        })
     }
 
     fn lost_error(&self, source: Source) -> Error {
@@ -351,6 +406,8 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
 
     fn reset(&self, mut inner: MutexGuard<'_, Inner<H>>) {
         inner.recovering = false;
+        inner.died_young = 0;
+        inner.shut_to_outside = false;
         inner.shut = false;
         inner.failure = None;
         inner.set(State::Idle);
@@ -359,10 +416,24 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         self.activity.changed();
     }
 
-    /// Begins closing. `false` if there is nothing to close.
+    /// Has no attempt begun any more. Answers whether one is in flight, which should come to its end before
+    /// [`begin_close`](Life::begin_close): a handshake that is cut off is no clean end.
+    pub(crate) fn begin_settling(&self) -> bool {
+        let mut inner = self.inner.lock();
+        inner.settling = inner.is_in_flight();
+        inner.settling
+    }
+
+    /// Resolves when no attempt is in flight.
+    pub(crate) async fn settled(&self) {
+        self.activity.until(|| (!self.inner.lock().is_in_flight()).then_some(())).await;
+    }
+
+    /// Begins closing. `false` if there is nothing to close. An attempt in flight is overtaken.
     pub(crate) fn begin_close(&self) -> bool {
         let mut inner = self.inner.lock();
         inner.recovering = false;
+        inner.settling = false;
         if inner.state == State::Connecting {
             inner.overtaken = Some(inner.attempt);
         }
@@ -375,6 +446,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
             state => {
                 // A broken one is not leased any more.
                 inner.shut = state != State::Ready;
+                inner.shut_to_outside = inner.shut;
                 inner.trouble = None;
                 self.activity.set_draining(true);
                 inner.set(State::Draining);
@@ -395,15 +467,25 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         self.inner.lock().trouble.take()
     }
 
-    /// Ends leasing, and with it the drain.
+    /// Ends leasing for all but the pool's own closing code, which may use what closes later than itself.
+    pub(crate) fn shut_to_outside(&self) {
+        let mut inner = self.inner.lock();
+        inner.shut_to_outside = true;
+        let shut = self.ledger.shut_to_outside();
+        drop(inner);
+        self.activity.changed();
+        let _told = self.let_go(shut);
+    }
+
+    /// Ends leasing, as the resource's own phase begins.
     pub(crate) fn shut(&self) {
         let mut inner = self.inner.lock();
+        inner.shut_to_outside = true;
         inner.shut = true;
-        self.activity.tally.end_drain();
         let shut = self.ledger.shut();
         drop(inner);
-        drop(shut);
         self.activity.changed();
+        let _told = self.let_go(shut);
     }
 
     /// Gives out the prober of what is being closed, which until here ended what was stuck.
@@ -411,15 +493,15 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         self.inner.lock().probing.take()
     }
 
-    /// Closed, whether or not the goodbye was heard.
-    pub(crate) fn finish_close(&self) {
+    /// Closed, whether or not the goodbye was heard. Fails with the message of a panic in the handle's drop.
+    pub(crate) fn finish_close(&self) -> Result<(), String> {
         let mut inner = self.inner.lock();
         inner.set(State::Closed);
         self.activity.set_draining(false);
         let last = (inner.handle.take(), inner.probing.take());
         drop(inner);
-        drop(last);
         self.activity.changed();
+        self.let_go(last)
     }
 
     pub(crate) fn handle(&self) -> Option<H> {
@@ -455,8 +537,12 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
     pub(crate) fn check(&self) {
         let inner = self.inner.lock();
         let leases = inner.state == State::Ready || inner.state == State::Draining && !inner.shut;
-        assert_eq!(self.ledger.open_for(), leases.then_some(inner.generation), "in {:?}", inner.state);
+        let outside = leases && !inner.shut_to_outside;
+        assert_eq!(self.ledger.open_for(), outside.then_some(inner.generation), "in {:?}", inner.state);
+        let inside = leases && inner.shut_to_outside;
+        assert_eq!(self.ledger.open_inside_for(), inside.then_some(inner.generation), "in {:?}", inner.state);
         assert!(!leases || inner.handle.is_some());
+        assert!(!inner.in_flight || inner.state != State::Ready);
         assert!(inner.handle.is_none() || !matches!(inner.state, State::Closed));
         assert_eq!(self.activity.is_draining(), matches!(inner.state, State::Draining), "in {:?}", inner.state);
         assert!(!inner.recovering || matches!(inner.state, State::Connecting | State::Broken));
@@ -473,15 +559,30 @@ impl<H> Inner<H> {
     }
 
     fn begin_attempt(&mut self) -> u64 {
-        self.attempt += 1;
-        self.ended_early = None;
+        self.in_flight = true;
         self.set(State::Connecting);
+        self.next_attempt()
+    }
+
+    /// A number of its own, so that the end of an earlier attempt says nothing of this one.
+    fn next_attempt(&mut self) -> u64 {
+        self.ended_early = None;
+        self.attempt += 1;
         self.attempt
     }
 
     fn fail(&mut self, attempt: u64, error: Error, stands: Duration) {
+        self.in_flight = false;
         self.failure = Some(Attempted { attempt, error, retry_at: Instant::now() + stands.min(LONGEST) });
         self.set(State::Broken);
+    }
+
+    fn leases_to(&self, caller: Caller) -> bool {
+        !self.shut && (!self.shut_to_outside || caller.inside)
+    }
+
+    fn is_in_flight(&self) -> bool {
+        self.state == State::Connecting && self.in_flight
     }
 
     fn is_connecting(&self, attempt: u64) -> bool {

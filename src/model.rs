@@ -19,7 +19,7 @@ use crate::close::{CloseCell, CloseReport, Reason};
 use crate::error::{BoxError, Error, Source};
 use crate::leak::LeakOptions;
 use crate::lease::{Claim, Lease};
-use crate::life::{Connected, Life, Lost};
+use crate::life::{Caller, Connected, Life, Lost, Recovery};
 use crate::resource::{Busy, Work};
 use crate::status::{PoolStatus, State};
 use crate::sync::{Condvar, Mutex, set_thread_number};
@@ -49,17 +49,19 @@ struct World {
     goodbyes: std::sync::Mutex<Vec<(u64, u64)>>,
     attempts: std::sync::Mutex<Vec<JoinHandle<()>>>,
     closes: AtomicUsize,
+    acts_inside: AtomicBool,
 }
 
 impl World {
     fn new() -> Arc<Self> {
         Arc::new(World {
-            life: Life::new("model", String::new(), &LeakOptions::default()),
+            life: Life::new("model", String::new(), &LeakOptions::default(), Duration::ZERO),
             close: CloseCell::default(),
             made: std::sync::Mutex::default(),
             goodbyes: std::sync::Mutex::default(),
             attempts: std::sync::Mutex::default(),
             closes: AtomicUsize::new(0),
+            acts_inside: AtomicBool::new(false),
         })
     }
 
@@ -82,7 +84,7 @@ impl World {
                 assert_eq!(generation, Lease::generation(&lease), "a handle of another generation");
                 return Ok(lease);
             }
-            block_on(self.life.ready(false, || self.close.is_closing(), &connect))?;
+            block_on(self.life.ready(Caller::default(), || self.close.is_closing(), &connect))?;
         }
     }
 
@@ -117,7 +119,7 @@ impl World {
     /// Loses the first generation, and fails at first to bring it back. Then, after a pause, this
     /// attempt is to be carried out.
     fn lose_and_fail(&self) -> Option<u64> {
-        let Lost::Recover(attempt) = self.lose(1) else { return None };
+        let Lost::Recover(Recovery { attempt, .. }) = self.lose(1) else { return None };
         let failure = Error::Closed { resource: Arc::clone(&self.life.activity.name) };
         self.life.failed(attempt, failure, Duration::ZERO);
         self.life.again(attempt)
@@ -137,18 +139,40 @@ impl World {
     /// shows as a deadlock.
     fn run_close(&self) -> CloseReport {
         self.closes.fetch_add(1, Ordering::Relaxed);
+        if self.life.begin_settling() {
+            block_on(self.life.settled());
+        }
         if self.life.begin_close() {
             let holders = || self.life.ledger.holders(&self.life.activity.name);
             let idle = || (self.life.activity.tally.now().is_empty() && holders().is_empty()).then_some(());
             block_on(self.life.activity.until(idle));
-            self.life.shut();
+            self.life.shut_to_outside();
             self.life.check();
+            self.act_inside();
+            self.life.shut();
+            block_on(self.life.activity.until(idle));
+            self.life.activity.tally.end_drain();
+            self.life.check();
+            assert!(self.life.ledger.lease_inside::<(u64, u64)>(Claim::shared()).is_none(), "leased in its own phase");
             self.goodbyes.lock().unwrap().extend(self.life.handle());
-            self.life.finish_close();
+            self.life.finish_close().unwrap();
         }
         let status = PoolStatus { closing: true, resources: Vec::new() };
         let (drained, took) = (Duration::ZERO, Duration::ZERO);
         CloseReport { reason: Reason::Requested, status, drained, steps: Vec::new(), took }
+    }
+
+    /// An earlier phase's closing code leases, and gives the lease back on another thread.
+    fn act_inside(&self) {
+        if !self.acts_inside.load(Ordering::Relaxed) {
+            return;
+        }
+        let lease = self.life.ledger.lease_inside::<(u64, u64)>(Claim::shared());
+        // There is none where the resource was broken as closing began.
+        let Some(lease) = lease else { return };
+        assert_eq!(lease.1, Lease::generation(&lease));
+        let busy = Busy::new(&self.life.activity, Work::Operation);
+        self.attempts.lock().unwrap().push(thread::spawn(move || drop((busy, lease))));
     }
 
     /// As `Registry::reopen`.
@@ -248,6 +272,20 @@ pub fn drop_against_drain() {
     });
 }
 
+pub fn inside_leases_until_its_own_phase() {
+    explore(3, || {
+        let world = World::ready();
+        world.acts_inside.store(true, Ordering::Relaxed);
+        let outside = spawn(&world, |world| world.acquire().map(drop));
+        world.close_all();
+        if let Err(error) = outside.join().unwrap() {
+            assert!(error.is_closed(), "{error}");
+        }
+        assert_eq!(world.life.state(), State::Closed);
+        world.check();
+    });
+}
+
 pub fn two_closers_share_one_report() {
     explore(3, || {
         let world = World::ready();
@@ -309,7 +347,7 @@ pub fn generation_changes_under_leases() {
     explore(3, || {
         let world = World::ready();
         let lose = |world: &Arc<World>| {
-            let Lost::Recover(attempt) = world.lose(1) else { return 0 };
+            let Lost::Recover(Recovery { attempt, .. }) = world.lose(1) else { return 0 };
             world.connect(attempt);
             1
         };
@@ -331,7 +369,7 @@ pub fn loss_against_close() {
     explore(3, || {
         let world = World::ready();
         let losing = spawn(&world, |world| {
-            if let Lost::Recover(attempt) = world.lose(1) {
+            if let Lost::Recover(Recovery { attempt, .. }) = world.lose(1) {
                 world.connect(attempt);
             }
         });

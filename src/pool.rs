@@ -139,14 +139,15 @@ impl ResourcePool {
     /// # Cancel safety
     /// Dropping the future stops only the waiting.
     pub async fn warm_up<'a>(&self, names: impl IntoIterator<Item = &'a str> + Send) -> WarmUp {
-        self.registry().arm();
         let connecting: Vec<_> = names
             .into_iter()
             .map(|name| {
                 let config = self.registry().effective_config(name).unwrap_or_default();
                 tracing::info!(resource = %name, %config, "warming up");
                 // Made before any is awaited, so they connect side by side.
-                (name.to_owned(), self.registry().slot(name).map(AnySlot::wait_ready))
+                let slot = self.registry().slot(name);
+                let armed = slot.and_then(|slot| self.registry().before_connecting(&*slot).map(|()| slot));
+                (name.to_owned(), armed.map(AnySlot::wait_ready))
             })
             .collect();
         let mut results = Vec::new();

@@ -26,7 +26,7 @@ use crate::health::{self, HealthReport};
 use crate::leak;
 use crate::lease::Holder;
 use crate::resource::Resource;
-use crate::runtime::DriverRuntime;
+use crate::runtime::{self, DriverRuntime};
 use crate::slot::{AnySlot, Slot};
 use crate::status::{PoolStatus, State};
 
@@ -162,18 +162,25 @@ impl Registry {
         self.is_global.get_or_init(|| ());
     }
 
-    /// Before the first connection: the closer's thread, the exit hook, the signals.
-    pub(crate) fn arm(&self) {
+    /// Before the first connection: all that closing needs, so that whatever is connected can be closed.
+    ///
+    /// # Errors
+    /// [`Error::Connect`] if the process can have no more threads, [`Error::Closing`] once it is ending. The next call
+    /// tries again.
+    pub(crate) fn arm(&self, name: &Arc<str>) -> Result<(), Error> {
         if !self.context.process.is_current() {
-            return;
+            return Ok(());
         }
-        self.armed.get_or_init(|| {
-            close::arm();
+        self.armed.get_or_try_init(|| {
+            let threads = close::arm().and_then(|()| runtime::prober().map(drop));
+            threads.map_err(|error| Error::no_threads(name, error))?;
             if let Some(me) = self.me.upgrade() {
+                exit::arm(&me, self.is_global.get().is_some() && self.context.options.signals)?;
                 leak::watch(Weak::clone(&self.me), self.context.options.leaks.clone());
-                exit::arm(&me, self.is_global.get().is_some() && self.context.options.signals);
             }
-        });
+            Ok(())
+        })?;
+        Ok(())
     }
 
     /// What must be so before a resource that is not ready may be acquired.
@@ -181,8 +188,7 @@ impl Registry {
         if self.context.close.report().is_some() {
             return Err(Error::Closed { resource: Arc::clone(slot.name()) });
         }
-        self.arm();
-        Ok(())
+        self.arm(slot.name())
     }
 
     /// The resource of this name and kind, made from its configuration on first use.
@@ -329,6 +335,8 @@ impl Registry {
         alive: impl Fn() -> bool + Send + 'static,
     ) -> Result<(), Error> {
         self.context.check_process()?;
+        self.check_open()?;
+        self.arm(&Arc::from(name))?;
         let hook = Hook { name: Arc::from(name), phase, run: Box::new(run) };
         let mut hooks = self.hooks.lock();
         // Under the lock, for the hooks are taken once closing has begun.
@@ -342,7 +350,6 @@ impl Registry {
         hooks.all.push((hook, Box::new(alive)));
         drop(hooks);
         drop(gone);
-        self.arm();
         Ok(())
     }
 
@@ -426,8 +433,9 @@ impl Registry {
 
     pub(crate) async fn reconnect(&self, name: &str) -> Result<(), Error> {
         self.check_open()?;
-        self.arm();
-        self.slot(name)?.reconnect().await
+        let slot = self.slot(name)?;
+        self.arm(slot.name())?;
+        slot.reconnect().await
     }
 
     /// Opens again what `close_all` closed.

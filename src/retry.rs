@@ -45,6 +45,15 @@ impl Default for Retry {
 }
 
 impl Retry {
+    /// The pause after so many generations in a row that were lost younger than [`cap`](Retry::cap). It grows as the
+    /// pauses between attempts do, but without jitter, so that there soon is at most one connect in each `cap`.
+    pub(crate) fn pause_after(&self, died_young: u32) -> Duration {
+        match died_young.checked_sub(1) {
+            None => Duration::ZERO,
+            Some(doublings) => self.base.saturating_mul(2_u32.saturating_pow(doublings)).min(self.cap),
+        }
+    }
+
     /// The pauses between the attempts, and how long they may take in all: of one connect, or of
     /// a recovery, which makes as many attempts as its budget holds.
     pub(crate) fn effort(&self, recovering: bool) -> (ExponentialBackoff, Duration) {

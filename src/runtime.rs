@@ -1,6 +1,9 @@
 //! The runtimes: one for the drivers, owned by the pool, and one for the prober.
 
+use std::convert::Infallible;
 use std::future::Future;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
@@ -10,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle, Runtime, RuntimeFlavor};
 use tokio::time::error::Elapsed;
 
-use crate::error::Error;
+use crate::error::{Error, panic_message};
 use crate::exit::Process;
 
 /// Where all driver tasks of a pool live, so that a client outlives the runtime of its caller.
@@ -26,7 +29,10 @@ impl DriverRuntime {
     }
 
     /// The handle, starting the runtime on first use: max(2, cores) workers.
-    pub(crate) fn handle(&self) -> Result<Handle, Error> {
+    ///
+    /// # Errors
+    /// [`Error::Connect`] of the resource that needs it, if the process can have no more threads.
+    pub(crate) fn handle(&self, resource: &Arc<str>) -> Result<Handle, Error> {
         if let Some(handle) = &self.adopted {
             return Ok(handle.clone());
         }
@@ -35,7 +41,7 @@ impl DriverRuntime {
             return Ok(runtime.handle().clone());
         }
         let workers = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
-        let runtime = build("resource-pool-io", workers)?;
+        let runtime = build("resource-pool-io", workers).map_err(|error| Error::no_threads(resource, error))?;
         Ok(owned.insert(runtime).handle().clone())
     }
 
@@ -72,7 +78,10 @@ fn has_ended(runtime: &Handle) -> bool {
 }
 
 /// The prober's runtime, one per process: user code that hogs the workers does not delay probes.
-pub(crate) fn prober() -> Result<&'static Handle, Error> {
+///
+/// # Errors
+/// When the process can have no more threads.
+pub(crate) fn prober() -> io::Result<&'static Handle> {
     // Two, so that a ping that blocks its thread does not stop the clock for the others.
     Process::current().prober.get_or_try_init(|| build("resource-pool-probe", 2)).map(Runtime::handle)
 }
@@ -103,13 +112,52 @@ pub(crate) fn is_polling() -> bool {
     (0..1024).any(|_| pin!(tokio::task::coop::consume_budget()).poll(&mut context).is_pending())
 }
 
-fn build(name: &str, workers: usize) -> Result<Runtime, Error> {
-    Builder::new_multi_thread()
-        .worker_threads(workers)
-        .thread_name(name)
-        .enable_all()
-        .build()
-        .map_err(|error| Error::config("runtime", format!("its threads could not be started: {error}")))
+/// A runtime all of whose workers run. Where threads run out, tokio panics, or goes on with fewer workers than it
+/// counts on, whose tasks then wait for ever.
+fn build(name: &str, workers: usize) -> io::Result<Runtime> {
+    let started = Arc::new((parking_lot::Mutex::new(0), parking_lot::Condvar::new()));
+    spare_threads(workers)?;
+    let count = Arc::clone(&started);
+    let mut builder = Builder::new_multi_thread();
+    builder.worker_threads(workers).thread_name(name).enable_all().on_thread_start(move || {
+        *count.0.lock() += 1;
+        count.1.notify_all();
+    });
+    let runtime = catch_unwind(AssertUnwindSafe(|| builder.build()))
+        .unwrap_or_else(|payload| Err(io::Error::other(panic_message(&*payload))))?;
+    let mut running = started.0.lock();
+    let until = Instant::now() + STARTED;
+    while *running < workers {
+        if started.1.wait_until(&mut running, until).timed_out() {
+            runtime.shutdown_background();
+            return Err(io::Error::other("a worker did not start"));
+        }
+    }
+    drop(running);
+    Ok(runtime)
+}
+
+/// How long the workers of a runtime may take to start. An acquire that gets no threads fails within this second.
+const STARTED: Duration = Duration::from_millis(900);
+
+/// Whether so many threads can be had now. Asked before tokio is, which would panic.
+fn spare_threads(count: usize) -> io::Result<()> {
+    let (hold, held) = std::sync::mpsc::channel::<Infallible>();
+    let held = Arc::new(Mutex::new(held));
+    let spare: io::Result<Vec<_>> = (0..count)
+        .map(|_| {
+            let held = Arc::clone(&held);
+            std::thread::Builder::new().spawn(move || {
+                let _ = held.lock().recv();
+            })
+        })
+        .collect();
+    drop(hold);
+    // Gone for sure, or tokio's own might be one too many.
+    for thread in spare? {
+        let _ = thread.join();
+    }
+    Ok(())
 }
 
 /// Blocks this thread until the future is done. The future must not need a runtime's context.

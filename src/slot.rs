@@ -20,8 +20,8 @@ use crate::close::Phase;
 use crate::config::Options;
 use crate::error::{BoxError, ConnectError, Error, Failure, Proof, Source, TimeoutError, panic_message};
 use crate::leak::Leaks;
-use crate::lease::{Claim, Holder, Lease, Provide};
-use crate::life::{Condition, Connected, Life, Lost, Overtaken, Progress};
+use crate::lease::{Claim, Held, Holder, Lease, Provide};
+use crate::life::{Caller, Condition, Connected, Life, Lost, Overtaken, Progress, Recovery};
 use crate::probe::{self, Watch};
 use crate::registry::Context;
 use crate::resource::{Link, Resource};
@@ -58,8 +58,8 @@ pub(crate) trait AnySlot: Any + Send + Sync {
     fn generation_or_next(&self) -> u64;
     fn status(&self) -> ResourceStatus;
     fn holders(&self) -> Vec<Holder>;
-    /// Whether anything is leased or checked out, or anything of the latter.
-    fn is_held(&self, only_checkouts: bool) -> bool;
+    /// Whether anything is leased or checked out that counts.
+    fn is_held(&self, counts: Held) -> bool;
     fn leaks(&self) -> &Leaks;
     /// Marks checkouts that have been out for this long, and tells the newly marked ones.
     fn suspect(&self, age: Duration) -> Vec<Holder>;
@@ -79,16 +79,23 @@ pub(crate) trait AnySlot: Any + Send + Sync {
     /// The prober has waited in vain for several answers in a row.
     fn silent(self: Arc<Self>, generation: u64, cause: Source);
     fn reconnect(self: Arc<Self>) -> BoxFuture<Result<(), Error>>;
+    /// Has no attempt begun any more. Answers whether one is in flight.
+    fn begin_settling(&self) -> bool;
+    /// Waits until no attempt is in flight.
+    fn settled(self: Arc<Self>) -> BoxFuture<()>;
     /// Begins closing. `false` if there is nothing to close.
     fn begin_close(&self) -> bool;
     fn stop_intake(self: Arc<Self>) -> BoxFuture<()>;
     fn flush(self: Arc<Self>) -> BoxFuture<()>;
+    /// Ends leasing for all but the pool's own closing code.
+    fn shut_to_outside(&self);
     /// Ends leasing.
     fn shut(&self);
     fn close(self: Arc<Self>) -> BoxFuture<Result<(), Failure>>;
     /// Cuts the streams under whatever still runs.
     fn force(&self);
-    fn finish_close(&self);
+    /// Closed, whether or not the goodbye was heard. Fails with the message of a panic in the handle's drop.
+    fn finish_close(&self) -> Result<(), String>;
     /// Whether no goodbye is being said to what was lost or came too late.
     fn goodbyes_said(&self) -> bool;
     /// Back to `Idle`, if closed.
@@ -107,7 +114,7 @@ impl<R: Resource> Slot<R> {
     }
 
     fn new(name: &str, resource: R, user_pings: Option<UserPings>, context: Arc<Context>) -> Arc<Self> {
-        let life = Life::new(name, resource.endpoint(), &context.options.leaks);
+        let life = Life::new(name, resource.endpoint(), &context.options.leaks, context.options.retry.cap);
         let (phase, goodbyes) = (resource.phase(), AtomicUsize::new(0));
         Arc::new(Slot { phase, resource, life, goodbyes, user_pings, context })
     }
@@ -124,7 +131,19 @@ impl<R: Resource> Slot<R> {
         R::Handle: Provide<T>,
     {
         self.context.check_process()?;
-        Ok(self.life.ledger.lease(claim))
+        Ok(match self.life.ledger.lease(claim) {
+            Some(lease) => Some(lease),
+            None => self.lease_inside(claim),
+        })
+    }
+
+    /// A lease for the pool's own closing code, where only that gets one.
+    #[cold]
+    fn lease_inside<T: ?Sized + 'static>(&self, claim: Claim) -> Option<Lease<T>>
+    where
+        R::Handle: Provide<T>,
+    {
+        self.context.close.is_inside().then(|| self.life.ledger.lease_inside(claim)).flatten()
     }
 
     /// A lease, connecting first if need be.
@@ -141,8 +160,12 @@ impl<R: Resource> Slot<R> {
             if let Some(lease) = self.lease(claim)? {
                 return Ok(lease);
             }
-            self.begin_waiting(limit.saturating_sub(started.elapsed()), false).await?;
+            self.begin_waiting(limit.saturating_sub(started.elapsed()), self.caller(false)).await?;
         }
+    }
+
+    fn caller(&self, patient: bool) -> Caller {
+        Caller { patient, inside: self.context.close.is_inside() }
     }
 
     /// Begins to wait, on the pool's runtime, so that any executor may poll the answer. Dropping it
@@ -150,7 +173,7 @@ impl<R: Resource> Slot<R> {
     fn begin_waiting(
         self: &Arc<Self>,
         limit: Duration,
-        patient: bool,
+        caller: Caller,
     ) -> impl Future<Output = Result<(), Error>> + Send + use<R> {
         // Not even a runtime is started for what is closed.
         let runtime = self.context.check_process().and_then(|()| match self.life.state() {
@@ -163,7 +186,7 @@ impl<R: Resource> Slot<R> {
             runtime.spawn(async move {
                 tokio::select! {
                     biased;
-                    ready = me.wait(limit, patient) => Some(ready),
+                    ready = me.wait(limit, caller) => Some(ready),
                     _ = given_up => None,
                 }
             })
@@ -178,18 +201,18 @@ impl<R: Resource> Slot<R> {
     /// Where to wait. None is started once closing has begun.
     fn runtime(&self) -> Result<Handle, Error> {
         match self.context.check_open(self.name()) {
-            Ok(()) => self.context.runtime.handle(),
+            Ok(()) => self.context.runtime.handle(self.name()),
             Err(closed) => self.context.runtime.current().ok_or(closed),
         }
     }
 
-    async fn wait(self: Arc<Self>, limit: Duration, patient: bool) -> Result<(), Error> {
+    async fn wait(self: Arc<Self>, limit: Duration, caller: Caller) -> Result<(), Error> {
         let started = Instant::now();
         let closing = || self.context.close.is_closing();
-        let connect = |attempt| drop(tokio::spawn(connect(Trying::new(&self, attempt), false)));
-        within(limit, self.life.ready(patient, closing, connect)).await.unwrap_or_else(|_elapsed| {
+        let connect = |attempt| drop(tokio::spawn(connect(Trying::new(&self, attempt), None)));
+        within(limit, self.life.ready(caller, closing, connect)).await.unwrap_or_else(|_elapsed| {
             let Condition { failure, progress, .. } = self.life.condition();
-            if let (true, Some(failure), None) = (patient, &failure, &progress) {
+            if let (true, Some(failure), None) = (caller.patient, &failure, &progress) {
                 return Err(failure.clone());
             }
             let far = progress.map_or_else(String::new, |Progress { told, .. }| format!(": {told}"));
@@ -300,11 +323,11 @@ impl<R: Resource> Slot<R> {
     }
 
     /// Brings back what is lost.
-    fn recover(self: Arc<Self>, attempt: u64) {
+    fn recover(self: Arc<Self>, attempt: u64, pause: Duration) {
         // Cut before anything new is connected, which the switch would reach too.
         self.force();
         match self.context.runtime.current() {
-            Some(runtime) => drop(runtime.spawn(connect(Trying::new(&self, attempt), true))),
+            Some(runtime) => drop(runtime.spawn(connect(Trying::new(&self, attempt), Some(pause)))),
             None => self.life.gave_up(attempt, self.closed(), Duration::ZERO),
         }
     }
@@ -413,8 +436,8 @@ impl<R: Resource> AnySlot for Slot<R> {
         self.life.ledger.holders(self.name())
     }
 
-    fn is_held(&self, only_checkouts: bool) -> bool {
-        self.life.ledger.is_held(only_checkouts)
+    fn is_held(&self, counts: Held) -> bool {
+        self.life.ledger.is_held(counts)
     }
 
     fn leaks(&self) -> &Leaks {
@@ -430,11 +453,11 @@ impl<R: Resource> AnySlot for Slot<R> {
     }
 
     fn wait_ready(self: Arc<Self>) -> BoxFuture<Result<(), Error>> {
-        Box::pin(self.begin_waiting(self.context.options.acquire_timeout, false))
+        Box::pin(self.begin_waiting(self.context.options.acquire_timeout, self.caller(false)))
     }
 
     fn wait_back(self: Arc<Self>, limit: Duration) -> BoxFuture<Result<(), Error>> {
-        Box::pin(self.begin_waiting(limit, true))
+        Box::pin(self.begin_waiting(limit, self.caller(true)))
     }
 
     fn ping(self: Arc<Self>) -> Option<BoxFuture<Result<(), Failure>>> {
@@ -459,7 +482,10 @@ impl<R: Resource> AnySlot for Slot<R> {
 
     fn lost(self: Arc<Self>, link: Option<u64>, generation: u64, cause: Source) {
         match self.life.lost(link, generation, cause) {
-            Lost::Recover(attempt) => self.recover(attempt),
+            Lost::Recover(Recovery { attempt, died_young }) => {
+                let pause = self.context.options.retry.pause_after(died_young);
+                self.recover(attempt, pause);
+            }
             Lost::Cut => self.force(),
             Lost::Noted => {}
         }
@@ -472,9 +498,17 @@ impl<R: Resource> AnySlot for Slot<R> {
     fn reconnect(self: Arc<Self>) -> BoxFuture<Result<(), Error>> {
         let cause = BoxError::from("a reconnect was asked for");
         if let Some(attempt) = self.life.reconnect(cause.into()) {
-            Arc::clone(&self).recover(attempt);
+            Arc::clone(&self).recover(attempt, Duration::ZERO);
         }
         self.wait_ready()
+    }
+
+    fn begin_settling(&self) -> bool {
+        self.life.begin_settling()
+    }
+
+    fn settled(self: Arc<Self>) -> BoxFuture<()> {
+        Box::pin(async move { self.life.settled().await })
     }
 
     fn begin_close(&self) -> bool {
@@ -501,6 +535,10 @@ impl<R: Resource> AnySlot for Slot<R> {
                 self.life.trouble(failure.source.into());
             }
         })
+    }
+
+    fn shut_to_outside(&self) {
+        self.life.shut_to_outside();
     }
 
     fn shut(&self) {
@@ -532,8 +570,8 @@ impl<R: Resource> AnySlot for Slot<R> {
         }
     }
 
-    fn finish_close(&self) {
-        self.life.finish_close();
+    fn finish_close(&self) -> Result<(), String> {
+        self.life.finish_close()
     }
 
     fn goodbyes_said(&self) -> bool {
@@ -546,11 +584,16 @@ impl<R: Resource> AnySlot for Slot<R> {
 }
 
 /// Tries until it is connected, the retry's budget is used up, or closing or another attempt
-/// overtakes it.
-async fn connect<R: Resource>(mut trying: Trying<R>, recovering: bool) {
+/// overtakes it. A recovery tells the pause that comes first.
+async fn connect<R: Resource>(mut trying: Trying<R>, recovery: Option<Duration>) {
     let slot = Arc::clone(&trying.slot);
     let Slot { life, context, .. } = &*slot;
-    let (mut pauses, budget) = context.options.retry.effort(recovering);
+    let (mut pauses, budget) = context.options.retry.effort(recovery.is_some());
+    if let Some(pause) = recovery.filter(|pause| !pause.is_zero())
+        && !trying.again_after(pause).await
+    {
+        return;
+    }
     let started = Instant::now();
     let full = context.options.connect_timeout.min(budget);
     let mut told = None;
@@ -585,13 +628,8 @@ async fn connect<R: Resource>(mut trying: Trying<R>, recovering: bool) {
         };
         tracing::debug!(resource = %life.activity.name, %error, ?pause, "connecting again");
         life.failed(attempt, error, pause);
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = life.overtaken(attempt) => return,
-        }
-        match life.again(attempt) {
-            Some(next) => trying.attempt = next,
-            None => return,
+        if !trying.again_after(pause).await {
+            return;
         }
     }
 }
@@ -623,6 +661,22 @@ struct Trying<R: Resource> {
 impl<R: Resource> Trying<R> {
     fn new(slot: &Arc<Slot<R>>, attempt: u64) -> Self {
         Trying { slot: Arc::clone(slot), attempt }
+    }
+
+    /// Begins the next attempt after this pause. `false` if something overtook it, or closing has begun.
+    async fn again_after(&mut self, pause: Duration) -> bool {
+        let life = &self.slot.life;
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = life.overtaken(self.attempt) => return false,
+        }
+        match life.again(self.attempt) {
+            Some(next) => {
+                self.attempt = next;
+                true
+            }
+            None => false,
+        }
     }
 }
 

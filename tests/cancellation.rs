@@ -16,7 +16,7 @@ use common::{Within, until_async};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use resource_pool::config::Options;
-use resource_pool::{ResourcePool, State};
+use resource_pool::{Error, ResourcePool, State};
 use scripted::{Does, Scripted, Verb};
 
 /// Far beyond all limits that are set here.
@@ -155,7 +155,8 @@ async fn run(combination: Combination) -> bool {
             return true;
         }
         // What was closed is opened again, where the close has come to its end.
-        pool.reopen().unwrap();
+        let reopened = pool.reopen();
+        assert!(matches!(reopened, Ok(()) | Err(Error::Closing { .. })), "{combination:?}: {reopened:?}");
         drop(pool.reconnect(NAME).within(SOON).await);
         false
     };

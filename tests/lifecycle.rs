@@ -433,6 +433,255 @@ async fn endpoint_and_phase_may_use_the_pool() {
     assert!(status.resource("another").is_some());
 }
 
+/// A handle whose drop panics.
+#[derive(Clone)]
+struct Brittle;
+
+impl Drop for Brittle {
+    fn drop(&mut self) {
+        panic!("as it drops");
+    }
+}
+
+struct MakesBrittle;
+
+impl Resource for MakesBrittle {
+    type Handle = Arc<Brittle>;
+    async fn connect(&self, _: &Link) -> Result<Arc<Brittle>, Failure> {
+        Ok(Arc::new(Brittle))
+    }
+    async fn ping(&self, _: &Arc<Brittle>) -> Result<(), Failure> {
+        Ok(())
+    }
+    async fn close(&self, handle: Arc<Brittle>) -> Result<(), Failure> {
+        // Kept, so that the pool's own is the last one.
+        drop(handle);
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn step_whose_handle_panics_as_it_drops_is_in_the_report() {
+    let pool = pool();
+    pool.register("brittle", MakesBrittle).unwrap();
+    pool.register("fake", Fake::new("fake")).unwrap();
+    drop(pool.get::<MakesBrittle>("brittle").await.unwrap());
+    drop(pool.get::<Fake>("fake").await.unwrap());
+    let report = pool.close_all().await;
+    assert_eq!(report.step("brittle").unwrap().outcome, Outcome::Panicked("as it drops".to_owned()), "{report}");
+    assert_eq!(report.step("fake").unwrap().outcome, Outcome::Closed, "{report}");
+    assert!(!report.all_closed());
+    assert!(matches!(pool.get::<MakesBrittle>("brittle").await, Err(Error::Closed { .. })));
+    assert_eq!(state(&pool, "brittle"), State::Closed);
+}
+
+/// In flight, in its first pause, and lost and in flight again.
+#[tokio::test]
+async fn connect_in_flight_comes_to_its_end_before_it_is_closed() {
+    let fake = Fake::new("fake");
+    let gate = Arc::new(Notify::new());
+    *fake.script.gate.lock() = Some(Arc::clone(&gate));
+    let pool = with(&fake);
+    let acquiring = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.get::<Fake>("fake").await.map(drop) }
+    });
+    until_async(SOON, async || fake.script.connects.load(Ordering::SeqCst) == 1).await;
+    let closing = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.close_all().await }
+    });
+    pool.closing().wait().within(SOON).await;
+    gate.notify_one();
+    let report = closing.within(SOON).await.unwrap();
+    assert_eq!(report.step("fake").unwrap().outcome, Outcome::Closed, "{report}");
+    assert_eq!(fake.script.closed.load(Ordering::SeqCst), 1, "it was said goodbye to");
+    let acquired = acquiring.await.unwrap();
+    assert!(acquired.is_ok() || acquired.as_ref().is_err_and(Error::is_closed), "{acquired:?}");
+
+    // One that fails is not tried again, and had nothing to close.
+    let fake = Fake::new("fake");
+    let gate = Arc::new(Notify::new());
+    *fake.script.gate.lock() = Some(Arc::clone(&gate));
+    *fake.script.connect.lock() = Does::Fail;
+    let pool = with(&fake);
+    let acquiring = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.get::<Fake>("fake").await.map(drop) }
+    });
+    until_async(SOON, async || fake.script.connects.load(Ordering::SeqCst) == 1).await;
+    let closing = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.close_all().await }
+    });
+    pool.closing().wait().within(SOON).await;
+    gate.notify_one();
+    let report = closing.within(SOON).await.unwrap();
+    // There is no step if it failed before the closing looked.
+    assert!(report.all_closed(), "{report}");
+    assert!(acquiring.await.unwrap().is_err());
+    let (connects, closes) = (&fake.script.connects, &fake.script.closes);
+    assert_eq!((connects.load(Ordering::SeqCst), closes.load(Ordering::SeqCst)), (1, 0));
+
+    // One that hangs is cut off, and the report says so.
+    let fake = Fake::new("fake");
+    *fake.script.connect.lock() = Does::Hang;
+    let pool = pool_with(|options| {
+        options.connect_timeout = Duration::from_secs(60);
+        options.retry.budget = Duration::from_secs(60);
+        options.close.step = Duration::from_millis(50);
+    });
+    pool.register("fake", fake.clone()).unwrap();
+    let acquiring = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.get::<Fake>("fake").await.map(drop) }
+    });
+    until_async(SOON, async || fake.script.connects.load(Ordering::SeqCst) == 1).await;
+    let report = pool.close_all().within(SOON).await;
+    assert_eq!(report.step("fake").unwrap().outcome, Outcome::Forced, "{report}");
+    assert!(acquiring.await.unwrap().is_err_and(|error| error.is_closed()));
+}
+
+/// A step leases whatever closes after it, and nothing that closes with it or before; what it begins there is waited for.
+#[test]
+fn closing_code_may_use_what_closes_later() {
+    let (queue, cache, database) = (Fake::new("queue"), Fake::new("cache"), Fake::new("database"));
+    let pool = blocking::ResourcePool::builder().environment([("", ""); 0]).build().unwrap();
+    for (fake, phase) in [(&queue, Phase::RabbitMq), (&cache, Phase::Redis), (&database, Phase::Databases)] {
+        pool.register(fake.name, Fake { phase, ..fake.clone() }).unwrap();
+    }
+    pool.register("unused", Fake::new("unused")).unwrap();
+    for name in ["queue", "cache", "database"] {
+        drop(pool.get::<Fake>(name).unwrap());
+    }
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let look = |when: &'static str, phase: Phase| {
+        let (seen, inside, link) = (Arc::clone(&seen), pool.clone(), database.script.link.lock().clone().unwrap());
+        let run = move || {
+            for name in ["queue", "cache", "database", "unused"] {
+                let leased = inside.get::<Fake>(name).map(drop).map_err(|error| error.is_closed());
+                seen.lock().push((when, name, leased));
+            }
+            let from_async = inside.as_async();
+            let leased = futures_util::FutureExt::now_or_never(async move { from_async.get::<Fake>("database").await });
+            assert!(leased.is_none_or(|leased| leased.is_ok()));
+            // Nothing outside is let in meanwhile.
+            let outside = inside.clone();
+            let leased = thread::spawn(move || outside.get::<Fake>("database").map(drop)).join().unwrap();
+            assert!(leased.is_err_and(|error| error.is_closed()), "{when}");
+            let work = link.busy(Work::Row);
+            thread::spawn(move || {
+                thread::sleep(Duration::from_millis(30));
+                work.done();
+            });
+            Ok(())
+        };
+        pool.on_close(when, phase, run).unwrap();
+    };
+    look("tasks", Phase::Tasks);
+    look("vectors", Phase::VectorStores);
+    let report = pool.close_all().unwrap();
+    assert!(report.all_closed(), "{report}");
+    let (yes, no) = (Ok(()), Err(true));
+    let expected = [
+        ("tasks", "queue", yes),
+        ("tasks", "cache", yes),
+        ("tasks", "database", yes),
+        ("tasks", "unused", no),
+        ("vectors", "queue", no),
+        ("vectors", "cache", no),
+        ("vectors", "database", yes),
+        ("vectors", "unused", no),
+    ];
+    assert_eq!(*seen.lock(), expected);
+    let database = report.step("database").unwrap();
+    assert_eq!((&database.finished[..], &database.unfinished[..]), (&[(Work::Row, 2)][..], &[][..]), "{report}");
+}
+
+/// What is merely held, and was neither taken nor used lately, costs closing no time.
+#[tokio::test]
+async fn closing_waits_only_for_leases_that_were_used_lately() {
+    let held = Duration::from_millis(300);
+    let close = async |use_it: fn(&Link)| {
+        let fake = Fake::new("fake");
+        let pool = pool_with(|options| options.close.held = held);
+        pool.register("fake", fake.clone()).unwrap();
+        let lease = pool.get::<Fake>("fake").await.unwrap();
+        let old = Instant::now();
+        until_async(SOON, async || old.elapsed() > held * 2).await;
+        let link = fake.script.link.lock().clone().unwrap();
+        use_it(&link);
+        let report = pool.close_all().await;
+        assert_eq!(report.step("fake").unwrap().held.len(), 1);
+        drop(lease);
+        report.drained
+    };
+    let unused = close(|_| {}).await;
+    let used = close(|link| link.busy(Work::Operation).done()).await;
+    assert!(unused < held, "{unused:?}");
+    assert!(used >= held, "{used:?}");
+}
+
+#[tokio::test]
+async fn reopen_is_refused_while_closing() {
+    let fake = Fake::new("fake");
+    let pool = with(&fake);
+    drop(pool.get::<Fake>("fake").await.unwrap());
+    *fake.script.close.lock() = Does::Slow;
+    let closing = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.close_all().await }
+    });
+    pool.closing().wait().within(SOON).await;
+    assert!(matches!(pool.reopen(), Err(Error::Closing { .. })));
+    assert!(closing.await.unwrap().all_closed());
+    pool.reopen().unwrap();
+    drop(pool.get::<Fake>("fake").await.unwrap());
+}
+
+/// A server that takes every connection and ends it at once.
+#[tokio::test]
+async fn generations_that_die_young_are_followed_by_pauses() {
+    let fake = Fake::new("fake");
+    let pool = pool_with(|options| options.retry.cap = Duration::from_millis(400));
+    pool.register("fake", fake.clone()).unwrap();
+    drop(pool.get::<Fake>("fake").await.unwrap());
+    let hangs_up = Arc::new(AtomicBool::new(true));
+    let server = thread::spawn({
+        let (fake, pool, hangs_up) = (fake.clone(), pool.clone(), Arc::clone(&hangs_up));
+        move || {
+            while hangs_up.load(Ordering::SeqCst) {
+                if state(&pool, "fake") == State::Ready {
+                    let link = fake.script.link.lock().clone().unwrap();
+                    link.lost(link.generation(), "it hung up");
+                }
+                thread::yield_now();
+            }
+        }
+    });
+    // 100, 200, 400, 400 … ms: six connects take 1.5 s, where one after the other takes none.
+    let started = Instant::now();
+    until_async(SOON, async || fake.script.connects.load(Ordering::SeqCst) >= 6).await;
+    assert!(started.elapsed() > Duration::from_millis(1300), "{:?}", started.elapsed());
+    until_async(SOON, async || state(&pool, "fake") == State::Broken).await;
+    let error = pool.get::<Fake>("fake").await.map(drop).unwrap_err();
+    assert!(error.to_string().contains("it hung up"), "{error}");
+    let report = pool.health_check().await;
+    let told = report.entry("fake").unwrap().error.clone().unwrap_or_default();
+    assert!(told.contains("it hung up"), "{report}");
+    hangs_up.store(false, Ordering::SeqCst);
+    server.join().unwrap();
+    // One that lives for longer than the cap is brought back at once.
+    until_async(SOON, async || state(&pool, "fake") == State::Ready).await;
+    let ready = Instant::now();
+    until_async(SOON, async || ready.elapsed() > Duration::from_millis(500)).await;
+    let link = fake.script.link.lock().clone().unwrap();
+    let before = pool.status().resource("fake").unwrap().generation;
+    link.lost(before, "once more");
+    assert_ne!(state(&pool, "fake"), State::Broken, "no pause");
+    until_async(SOON, async || pool.status().resource("fake").unwrap().generation > before).await;
+}
+
 #[tokio::test]
 async fn closed_stays_closed_until_reconnect_or_reopen() {
     let fake = Fake::new("fake");

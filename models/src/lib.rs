@@ -13,6 +13,7 @@ macro_rules! models {
 models! {
     acquire_against_close
     drop_against_drain
+    inside_leases_until_its_own_phase
     two_closers_share_one_report
     two_closers_of_one_resource_share_one_report
     cancelled_connect

@@ -296,7 +296,7 @@ impl ResourcePool {
         R::Handle: Provide<T>,
     {
         self.registry().before_connecting(&**slot)?;
-        let runtime = self.registry().context.runtime.handle()?;
+        let runtime = self.registry().context.runtime.handle(slot.name())?;
         block_on(slot.name(), &runtime, slot.acquire(claim, self.acquire_timeout))?
     }
 
