@@ -247,10 +247,11 @@ async fn probe_all(registry: &Registry, options: &HealthOptions) -> HealthReport
                 }
             }
             Err(error) => entries.push(HealthEntry {
+                // What nobody has asked for is as unused as what nobody has connected.
+                health: if registry.was_asked_in_vain(&name) { Health::Fail } else { Health::Unknown },
+                state: if registry.was_asked_in_vain(&name) { State::Broken } else { State::Idle },
                 name,
-                health: Health::Fail,
                 latency: None,
-                state: State::Broken,
                 since: Duration::ZERO,
                 generation: 0,
                 error: Some(error.to_string()),

@@ -1,6 +1,6 @@
 //! The core of a pool, which both facades are views of: its resources by name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -73,6 +73,8 @@ pub(crate) struct Registry {
     pub(crate) main: Arc<Activity>,
     /// What was configured, or why that cannot be used.
     config: Result<Config, Error>,
+    /// The names of what was asked for and cannot be made.
+    in_vain: Mutex<BTreeSet<Arc<str>>>,
     entries: RwLock<BTreeMap<Arc<str>, Entry>>,
     hooks: Mutex<Hooks>,
     edges: Mutex<Edges>,
@@ -115,7 +117,9 @@ macro_rules! default_slot {
         pub(crate) fn $field(&self) -> Result<&Arc<Slot<$resource>>, Error> {
             // First: in a forked child the cell may be as another thread left it, half-way.
             self.context.check_process()?;
-            self.$field.get_or_try_init(|| self.with::<$config>(stringify!($field), self.config()?.$field.clone()))
+            self.$field.get_or_try_init(|| {
+                self.asked(stringify!($field), |config| self.with::<$config>(stringify!($field), config.$field.clone()))
+            })
         }
     };
 }
@@ -136,6 +140,7 @@ impl Registry {
             health: Mutex::default(),
             main: Activity::new("main", String::new()),
             config,
+            in_vain: Mutex::default(),
             entries: RwLock::default(),
             hooks: Mutex::default(),
             edges: Mutex::default(),
@@ -197,13 +202,28 @@ impl Registry {
         if let Some(slot) = self.existing::<C::Resource>(name)? {
             return Ok(slot);
         }
-        match self.config()?.get(name) {
+        self.asked(name, |known| match known.get(name) {
             Some(config) => match C::of(&config) {
                 Some(config) => self.with(name, config.clone()),
                 None => Err(taken(name, format!("it is a {}, not a {}", config.kind(), C::KIND))),
             },
             None => Err(self.unknown(name)),
+        })
+    }
+
+    /// Makes a resource that somebody asks for. What cannot be made is remembered for the health check.
+    fn asked<T>(&self, name: &str, make: impl FnOnce(&Config) -> Result<T, Error>) -> Result<T, Error> {
+        let config = self.config()?;
+        let made = config.usable(name).and_then(|()| make(config));
+        if let Err(Error::Config { .. }) = made {
+            self.in_vain.lock().insert(Arc::from(name));
         }
+        made
+    }
+
+    /// Whether this resource was asked for and could not be made.
+    pub(crate) fn was_asked_in_vain(&self, name: &str) -> bool {
+        self.in_vain.lock().contains(name)
     }
 
     /// The resource of this name, made from this configuration unless it exists with the same.
@@ -223,7 +243,11 @@ impl Registry {
                 _ => Err(taken(name, "a resource with another configuration has this name")),
             };
         }
-        let slot = Slot::built_in(name, config.resource(name)?, Arc::clone(&self.context));
+        let resource = config.resource(name).map_err(|error| match &self.config {
+            Ok(config) => config.blame(error),
+            Err(_) => error,
+        })?;
+        let slot = Slot::built_in(name, resource, Arc::clone(&self.context));
         let entry = Entry { slot: slot.clone(), config: Some(config.into()) };
         entries.insert(Arc::clone(slot.name()), entry);
         Ok(slot)
@@ -264,10 +288,22 @@ impl Registry {
     /// The resource of this name, whatever its kind, made from its configuration on first use.
     pub(crate) fn slot(&self, name: &str) -> Result<Arc<dyn AnySlot>, Error> {
         self.context.check_process()?;
-        if let Some(entry) = self.entries.read().get(name) {
-            return Ok(Arc::clone(&entry.slot));
+        match self.made(name) {
+            Some(slot) => Ok(slot),
+            None => self.asked(name, |config| self.look_up(name, config)),
         }
-        match self.config()?.get(name) {
+    }
+
+    fn made(&self, name: &str) -> Option<Arc<dyn AnySlot>> {
+        self.entries.read().get(name).map(|entry| Arc::clone(&entry.slot))
+    }
+
+    fn look_up(&self, name: &str, known: &Config) -> Result<Arc<dyn AnySlot>, Error> {
+        if let Some(slot) = self.made(name) {
+            return Ok(slot);
+        }
+        known.usable(name)?;
+        match known.get(name) {
             Some(config) => self.open(name, config),
             None => Err(self.unknown(name)),
         }
@@ -301,11 +337,13 @@ impl Registry {
         if let Err(forked) = self.context.check_process() {
             return vec![(Arc::from("the pool"), Err(forked))];
         }
-        let names: Vec<Arc<str>> = match &self.config {
-            Ok(config) => config.names().into_iter().map(|(_, name)| Arc::from(name)).collect(),
+        let config = match &self.config {
+            Ok(config) => config,
             Err(error) => return vec![(Arc::from("configuration"), Err(error.clone()))],
         };
-        let mut all: BTreeMap<_, _> = names.into_iter().map(|name| (Arc::clone(&name), self.slot(&name))).collect();
+        let names = config.names().into_iter().map(|(_, name)| Arc::from(name));
+        let mut all: BTreeMap<Arc<str>, _> =
+            names.map(|name| (Arc::clone(&name), self.look_up(&name, config))).collect();
         all.extend(self.slots().into_iter().map(|slot| (Arc::clone(slot.name()), Ok(slot))));
         all.into_iter().collect()
     }
@@ -449,10 +487,14 @@ impl Registry {
         self.context.close.reopen()
     }
 
-    /// Checks the configuration of every resource, without any I/O.
+    /// Checks what code and TOML say of every resource. A bad variable is told to whoever asks for its resource.
     pub(crate) fn check_config(&self) -> Result<(), Error> {
-        for (_, name) in self.config()?.names() {
-            self.slot(name)?;
+        let config = self.config()?;
+        for (_, name) in config.names() {
+            match self.look_up(name, config) {
+                Err(Error::Config { key, .. }) if Config::is_variable(&key) => {}
+                checked => drop(checked?),
+            }
         }
         Ok(())
     }
@@ -482,8 +524,7 @@ impl Registry {
     }
 
     pub(crate) fn effective_config(&self, name: &str) -> Option<String> {
-        let config = self.config.as_ref().ok()?;
-        config.get(name).map(|config| format!("{config:?}"))
+        self.config.as_ref().ok()?.effective(name)
     }
 
     fn unknown(&self, name: &str) -> Error {

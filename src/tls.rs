@@ -81,8 +81,8 @@ impl TlsOptions {
     /// The environment's variables for the switch and the fields, in their order. Any of the fields' switches TLS on.
     pub(crate) fn apply(tls: &mut Option<Self>, environment: &Environment, names: [&str; 5]) -> Result<(), Error> {
         let [switch, fields @ ..] = names;
-        let mut on = tls.is_some() || environment.first(&fields)?.is_some();
-        environment.flag(switch, &mut on)?;
+        let said = environment.switch(switch)?;
+        let on = said.unwrap_or(tls.is_some() || environment.first(&fields)?.is_some());
         let mut options = tls.take().unwrap_or_default();
         let [ca_file, cert_file, key_file, server_name] = fields;
         environment.optional(&[ca_file], &mut options.ca_file)?;

@@ -3,16 +3,19 @@
 #![cfg(all(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
 #![allow(missing_docs)]
 
+mod common;
+
 use std::error::Error as _;
 use std::fs;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use common::{Log, until_async};
 use resource_pool::config::{
     CONFIG_FILE, ClickHouseConfig, ExitStatus, MongoConfig, Options, RabbitMqConfig, RedisConfig, ResourceConfig,
 };
-use resource_pool::{Builder, Error, ResourcePool, mongodb};
+use resource_pool::{Builder, Error, Health, ResourcePool, mongodb};
 
 fn toml(name: &str, text: &str) -> PathBuf {
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}.toml", std::process::id()));
@@ -38,6 +41,18 @@ fn wrong_of(result: Result<(), Error>) -> (String, String) {
         Err(Error::Config { key, problem }) => (key, problem),
         other => panic!("{other:?}"),
     }
+}
+
+/// What whoever asks for this resource is told of its configuration, though the pool could be built.
+fn asked(builder: Builder<ResourcePool>, name: &str) -> (String, String) {
+    let pool = builder.build().expect("the others can be had");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    wrong_of(runtime.block_on(pool.warm_up([name])).remove(0).1)
+}
+
+/// A variable that counts as not set is nobody's trouble.
+fn asked_in_vain_for_nothing(builder: Builder<ResourcePool>, name: &str) {
+    assert!(builder.build().unwrap().status().resource(name).is_some());
 }
 
 #[test]
@@ -134,13 +149,24 @@ fn config_names_the_key_that_is_wrong() {
         assert_eq!(found, key, "{problem}");
         assert!(!problem.contains("secret") && !problem.contains("70000"), "{problem}");
     }
-    for (name, value) in [("REDIS_PORT", "six"), ("REDIS_DB", ""), ("RESOURCE_POOL_ACQUIRE_TIMEOUT_MS", "-1")] {
-        if value.is_empty() {
-            builder([(name, value)]).build().expect("an empty variable counts as not set");
-        } else {
-            assert_eq!(wrong(builder([(name, value)])).0, name);
-        }
+    for (name, value, expected) in [
+        ("REDIS_PORT", "six", "from 1 to 65535"),
+        ("REDIS_PORT", "0", "from 1 to 65535"),
+        ("REDIS_URL", "foo", "not a URL"),
+        ("REDIS_DB", "1.5", "the number of a database"),
+        ("REDIS_USER", "me", "without a password"),
+        ("REDIS_TLS", "yes", "neither `true` nor `false`"),
+    ] {
+        let (key, problem) = asked(builder([(name, value)]), "redis");
+        assert_eq!(key, name);
+        assert!(problem.contains(expected), "{problem}");
     }
+    let (key, problem) = wrong(builder([("RESOURCE_POOL_ACQUIRE_TIMEOUT_MS", "5s")]));
+    assert_eq!(key, "RESOURCE_POOL_ACQUIRE_TIMEOUT_MS");
+    assert!(problem.contains("milliseconds, from 0 to 18446744073709551615"), "{problem}");
+    let (_, problem) = wrong(builder([]).config_file(toml("unit", "[pool]\nacquire_timeout_ms = '5s'")));
+    assert!(problem.contains("milliseconds, from 0 to"), "{problem}");
+    asked_in_vain_for_nothing(builder([("REDIS_DB", "")]), "redis");
     assert_eq!(wrong(builder([(CONFIG_FILE, "/nonexistent.toml")])).0, CONFIG_FILE);
     assert_eq!(wrong(builder([]).resource(RedisConfig::url("redis://h/x"))).0, "redis.url");
     assert_eq!(wrong(builder([]).named("far", RedisConfig::url("ftp://h"))).0, "far.url");
@@ -208,7 +234,7 @@ fn config_variable_that_is_no_text_is_refused() {
 
     let not_text = OsStr::from_bytes(b"caf\xe9");
     if std::env::var_os("REDIS_PASSWORD").as_deref() == Some(not_text) {
-        for wrong in [wrong(ResourcePool::builder()), wrong_of(RedisConfig::from_env().map(drop))] {
+        for wrong in [asked(ResourcePool::builder(), "redis"), wrong_of(RedisConfig::from_env().map(drop))] {
             assert_eq!(wrong, ("REDIS_PASSWORD".to_owned(), "is not UTF-8".to_owned()));
         }
         return;
@@ -372,4 +398,336 @@ async fn refused<F: Future<Output = Result<(), Error>>>(
     let pool = builder([]).options(options).resource(config).build().unwrap();
     let error = acquire(pool).await.unwrap_err();
     format!("{error} {error:?}")
+}
+
+/// The layers below the environment, and what the environment says: one kind each.
+struct Moved {
+    kind: &'static str,
+    /// A URL with TLS and a login, for TOML.
+    secure: &'static str,
+    host: &'static str,
+    /// Where it is then, and by which login.
+    endpoint: &'static str,
+    tls: &'static str,
+    url: (&'static str, &'static str),
+}
+
+const MOVED: [Moved; 4] = [
+    Moved {
+        kind: "mongo",
+        secure: "uri = 'mongodb://me:p4ss@a:1,b:2/db?tls=true&authSource=x'",
+        host: "MONGODB_HOST",
+        endpoint: "mongodb://moved:1/db",
+        tls: "MONGODB_TLS",
+        url: ("MONGODB_URI", "mongodb://whole"),
+    },
+    Moved {
+        kind: "rabbitmq",
+        secure: "url = 'amqps://me:p4ss@a/vh'",
+        host: "RABBITMQ_HOST",
+        endpoint: "amqps://moved:5671/vh",
+        tls: "RABBITMQ_TLS",
+        url: ("AMQP_URL", "amqp://whole"),
+    },
+    Moved {
+        kind: "clickhouse",
+        secure: "url = 'https://me:p4ss@a/db'",
+        host: "CLICKHOUSE_HOST",
+        endpoint: "https://moved:8443/db",
+        tls: "CLICKHOUSE_TLS",
+        url: ("CLICKHOUSE_URL", "http://whole"),
+    },
+    Moved {
+        kind: "redis",
+        secure: "url = 'rediss://me:p4ss@a:7/3'",
+        host: "REDIS_HOST",
+        endpoint: "rediss://moved:7/3",
+        tls: "REDIS_TLS",
+        url: ("REDIS_URL", "redis://whole"),
+    },
+];
+
+/// Where this kind is reached, what counts for it, and what was warned of as the pool was built.
+fn effective(kind: &str, file: &str, environment: &[(&str, &str)]) -> (String, String, String) {
+    let file = toml(&format!("effective-{kind}"), file);
+    let environment = environment.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+    let builder = ResourcePool::builder().environment(environment).config_file(file);
+    let (pool, log) = Log::during(|| builder.build().unwrap());
+    let warnings: Vec<_> = log.lines().filter(|line| line.contains("WARN")).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let begun = async { tokio::time::timeout(Duration::ZERO, pool.warm_up([kind])).await };
+    let (_, log) = Log::during(|| runtime.block_on(begun));
+    let said = log.lines().find(|line| line.contains("warming up")).expect("it is logged").to_owned();
+    (endpoint(&pool, kind), said, warnings.join("\n"))
+}
+
+/// A part moves only itself.
+#[test]
+fn config_part_takes_neither_tls_nor_login_away() {
+    for Moved { kind, secure, host, endpoint, .. } in MOVED {
+        let file = format!("[{kind}]\n{secure}\n");
+        let (at, said, warnings) = effective(kind, &file, &[(host, "moved")]);
+        assert_eq!(at, endpoint);
+        for part in ["me", "host: \"moved\"", "password: Some(***)", "tls: Some(TlsOptions"] {
+            let part = if kind == "rabbitmq" { part.replace("Some(***)", "***") } else { part.to_owned() };
+            assert!(said.contains(&part), "{part} in {said}");
+        }
+        assert_eq!(warnings, "");
+        // The same without a URL below.
+        let file = format!("[{kind}]\nhost = 'a'\nuser = 'me'\npassword = 'p4ss'\n[{kind}.tls]\n");
+        let (_, said, warnings) = effective(kind, &file, &[(host, "moved")]);
+        assert!(said.contains("\"moved\"") && said.contains("tls: Some(TlsOptions"), "{said}");
+        assert_eq!(warnings, "");
+    }
+}
+
+/// What does take them away says so once, by both keys.
+#[test]
+fn config_whole_url_and_a_switch_take_tls_away_and_warn() {
+    for Moved { kind, secure, tls, url: (variable, url), .. } in MOVED {
+        let below = format!("{kind}.{}", secure.split(' ').next().unwrap());
+        let file = format!("[{kind}]\n{secure}\n");
+        let (_, said, warnings) = effective(kind, &file, &[(tls, "false")]);
+        assert!(said.contains("tls: None") && said.contains("\"me\""), "{said}");
+        assert_eq!(warnings.lines().count(), 1, "{warnings}");
+        assert!(warnings.contains(tls) && warnings.contains(&below), "{warnings}");
+
+        let (at, said, warnings) = effective(kind, &file, &[(variable, url)]);
+        assert!(at.starts_with(url), "{at}");
+        assert!(said.contains("tls: None") && !said.contains("\"me\""), "{said}");
+        assert!(warnings.contains(variable) && warnings.contains(&below), "{warnings}");
+        assert!(warnings.contains("TLS") && warnings.contains("login"), "{warnings}");
+
+        let (_, _, warnings) = effective(kind, "", &[(variable, url), (tls, "false")]);
+        assert_eq!(warnings, "", "nothing is taken away");
+    }
+    let both = builder([("REDIS_URL", "rediss://h"), ("REDIS_TLS", "false")]);
+    let (key, problem) = asked(both, "redis");
+    assert!(key == "REDIS_TLS" && problem.contains("REDIS_URL"), "{key}: {problem}");
+}
+
+/// What a URL does not name is said beside it.
+#[test]
+fn config_parts_complete_a_url() {
+    for (kind, url, parts) in [
+        (
+            "mongo",
+            ("MONGODB_URI", "mongodb://h"),
+            [("MONGODB_USER", "me"), ("MONGODB_PASSWORD", "p4ss"), ("MONGODB_DATABASE", "db")],
+        ),
+        (
+            "rabbitmq",
+            ("AMQP_URL", "amqp://h"),
+            [("RABBITMQ_USER", "me"), ("RABBITMQ_PASSWORD", "p4ss"), ("RABBITMQ_VHOST", "db")],
+        ),
+        (
+            "clickhouse",
+            ("CLICKHOUSE_URL", "http://h"),
+            [("CLICKHOUSE_USER", "me"), ("CLICKHOUSE_PASSWORD", "p4ss"), ("CLICKHOUSE_DATABASE", "db")],
+        ),
+        ("redis", ("REDIS_URL", "redis://h"), [("REDIS_USER", "me"), ("REDIS_PASSWORD", "p4ss"), ("REDIS_DB", "5")]),
+    ] {
+        let environment: Vec<_> = [url].into_iter().chain(parts).collect();
+        let (at, said, _) = effective(kind, "", &environment);
+        assert!(said.contains("\"me\"") && !said.contains("password: None"), "{said}");
+        assert!(at.ends_with(parts[2].1), "{at}");
+        let toml = format!(
+            "[{kind}]\n{} = '{}'\nuser = 'me'\npassword = 'p4ss'\n",
+            if kind == "mongo" { "uri" } else { "url" },
+            url.1
+        );
+        let (_, said, _) = effective(kind, &toml, &[]);
+        assert!(said.contains("\"me\"") && !said.contains("password: None"), "{said}");
+    }
+}
+
+/// A URI with several hosts, or none, keeps what it says beside them.
+#[test]
+fn config_parts_change_a_mongo_uri() {
+    let at = |uri: &str, environment: &[(&str, &str)]| {
+        let (at, said, _) = effective("mongo", &format!("[mongo]\nuri = '{uri}'\n"), environment);
+        (at, said)
+    };
+    let (place, said) = at("mongodb://me:p%40ss@a:1,b:2/db?replicaSet=rs&tls=true", &[("MONGODB_PORT", "9")]);
+    assert_eq!(place, "mongodb://a:9,b:9/db");
+    assert!(said.contains("replica_set: Some(\"rs\")") && said.contains("tls: Some("), "{said}");
+    let (place, said) = at("mongodb://me:p4ss@a/db", &[("MONGODB_DATABASE", "other"), ("MONGODB_USER", "y@u")]);
+    assert_eq!(place, "mongodb://a:27017/other");
+    assert!(said.contains("auth_source: Some(\"db\")") && said.contains("y@u"), "{said}");
+    let (_, said) = at("mongodb://a/?tls=false", &[("MONGODB_TLS", "true")]);
+    assert!(said.contains("tls: Some("), "{said}");
+    let (place, _) = at("mongodb://a", &[("MONGODB_HOST", "::1")]);
+    assert_eq!(place, "mongodb://[::1]:27017/quantaxis");
+    if cfg!(feature = "tls") {
+        let (place, said) = at("mongodb+srv://me:p4ss@c.x.y/db?srvMaxHosts=1", &[("MONGODB_HOST", "a")]);
+        assert_eq!(place, "mongodb://a:27017/db");
+        assert!(said.contains("tls: Some("), "{said}");
+    }
+}
+
+#[test]
+fn config_half_a_login_is_refused() {
+    for (kind, text, key) in [
+        ("redis", "user = 'me'", "redis.user"),
+        ("redis", "url = 'redis://me@h'", "redis.user"),
+        ("mongo", "user = 'me'", "mongo.user"),
+        ("mongo", "password = 'p4ss'", "mongo.password"),
+        ("mongo", "uri = 'mongodb://me@h'", "mongo.user"),
+        ("mongo", "uri = 'mongodb://h'\npassword = 'p4ss'", "mongo.password"),
+        ("rabbitmq", "user = 'me'", "rabbitmq.user"),
+        ("rabbitmq", "url = 'amqp://me@h'", "rabbitmq.url"),
+    ] {
+        let (found, problem) = wrong(builder([]).config_file(toml("half", &format!("[{kind}]\n{text}\n"))));
+        assert_eq!(found, key, "{problem}");
+        assert!(problem.contains("without a"), "{problem}");
+    }
+    for (name, kind) in [
+        ("REDIS_USER", "redis"),
+        ("MONGODB_USER", "mongo"),
+        ("MONGODB_PASSWORD", "mongo"),
+        ("QAPUBSUB_USER", "rabbitmq"),
+    ] {
+        assert_eq!(asked(builder([(name, "me")]), kind).0, name);
+    }
+    for (kind, text) in [
+        ("redis", "password = 'p4ss'"),
+        ("rabbitmq", "password = 'p4ss'"),
+        ("rabbitmq", "user = 'guest'"),
+        ("clickhouse", "user = 'me'"),
+        ("clickhouse", "password = 'p4ss'"),
+        ("mongo", "uri = 'mongodb://CN=me@h/?authMechanism=MONGODB-X509&tls=true'"),
+    ] {
+        builder([]).config_file(toml("half", &format!("[{kind}]\n{text}\n"))).build().expect("a whole login");
+    }
+}
+
+/// Kubernetes sets the first of these in every pod beside a Service of that name.
+#[test]
+fn config_stray_variable_is_trouble_of_its_resource_alone() {
+    for port in ["REDIS_PORT", "RABBITMQ_PORT", "QAPUBSUB_PORT", "CLICKHOUSE_PORT", "MONGODB_PORT", "MONGODBPORT"] {
+        let (pool, log) = Log::during(|| builder([(port, "tcp://127.0.0.1:6379")]).build().unwrap());
+        assert_eq!(pool.status().resources.len(), 4, "{port}");
+        let told: Vec<_> = log.lines().filter(|line| line.contains(port)).collect();
+        assert!(told.len() == 1 && told[0].contains("DEBUG") && !told[0].contains("127.0.0.1"), "{told:?}");
+    }
+    let pool = builder([("MONGODB_PORT", "tcp://h:1"), ("MONGODBPORT", "7")]).build().unwrap();
+    assert_eq!(endpoint(&pool, "mongo"), "mongodb://localhost:7/quantaxis");
+
+    // Left unread beside a URL, and where code says it all.
+    let bad = [("REDIS_PORT", "six"), ("REDIS_URL", "redis://h"), ("REDIS_HOST", " ? ")];
+    assert_eq!(endpoint(&builder(bad).build().unwrap(), "redis"), "redis://h:6379/0");
+    let by_code = builder([("REDIS_PORT", "six")]).resource(RedisConfig::url("redis://h")).build().unwrap();
+    assert_eq!(endpoint(&by_code, "redis"), "redis://h:6379/0");
+}
+
+#[tokio::test]
+async fn config_bad_variable_is_told_to_whoever_asks() {
+    let pool = builder([("REDIS_PORT", "six")]).build().unwrap();
+    let health = pool.health_check().await;
+    let entry = health.entry("redis").unwrap();
+    assert_eq!((entry.health, health.is_healthy()), (Health::Unknown, true), "{health}");
+    assert!(entry.error.as_ref().unwrap().contains("REDIS_PORT"), "{health}");
+    assert!(health.entry("mongo").unwrap().error.is_none());
+    let error = pool.redis().await.map(drop).unwrap_err();
+    assert!(error.to_string().contains("REDIS_PORT: is not a port"), "{error}");
+    until_async(Duration::from_secs(10), async || !pool.health_check().await.is_healthy()).await;
+    assert_eq!(pool.health_check().await.entry("redis").unwrap().health, Health::Fail);
+    let global = builder([("REDIS_PORT", "six"), ("RESOURCE_POOL_ACQUIRE_TIMEOUT_MS", "x")]);
+    assert_eq!(wrong(global).0, "RESOURCE_POOL_ACQUIRE_TIMEOUT_MS");
+}
+
+#[test]
+fn config_host_is_a_host() {
+    let hosts = [
+        ("MONGODB_HOST", "mongo"),
+        ("RABBITMQ_HOST", "rabbitmq"),
+        ("CLICKHOUSE_HOST", "clickhouse"),
+        ("REDIS_HOST", "redis"),
+    ];
+    for (variable, kind) in hosts {
+        for (host, place) in
+            [(" h.x\n", "//h.x:"), ("[::1]", "//[::1]:"), ("fe80::1%eth0", "//[fe80::1%eth0]:"), ("a_b-c", "//a_b-c:")]
+        {
+            let pool = builder([(variable, host)]).build().unwrap();
+            assert!(endpoint(&pool, kind).contains(place), "{host:?}: {}", endpoint(&pool, kind));
+            let by_toml =
+                builder([]).config_file(toml("host", &format!("[{kind}]\nhost = {host:?}\n"))).build().unwrap();
+            assert_eq!(endpoint(&by_toml, kind), endpoint(&pool, kind));
+        }
+        for host in ["h:1", "redis://h", "a b", "a\nb", "h/x", "u@h", "h\0", "caf\u{e9}", "::1:g", "a,b", "%41"] {
+            let (key, problem) = asked(builder([(variable, host)]), kind);
+            assert_eq!(key, variable, "{host:?}: {problem}");
+            let text = format!("[{kind}]\nhost = {}\n", serde_json::to_string(host).unwrap());
+            assert_eq!(wrong(builder([]).config_file(toml("host", &text))).0, format!("{kind}.host"), "{host:?}");
+        }
+    }
+}
+
+#[test]
+fn config_error_names_the_key_and_the_file_it_was_said_in() {
+    for (text, key) in [
+        ("[redis]\nurl = 'foo'", "redis.url"),
+        ("[named.redis.far]\nurl = 'foo'", "named.redis.far.url"),
+        ("[redis]\npoolsize = 3", "redis.poolsize"),
+        ("[mongo]\nmax_pool_size = 0", "mongo.max_pool_size"),
+        ("[redis", "TOML, line 1"),
+    ] {
+        let file = toml("said-in", text);
+        let (found, problem) = wrong(builder([]).config_file(&file));
+        assert_eq!(found, key, "{problem}");
+        assert!(problem.ends_with(&format!("(in {})", file.display())), "{problem}");
+    }
+    let file = toml("said-in", "[redis]\nurl = 'foo'\nhost = 'h'\n");
+    let (key, _) = wrong(builder([("REDIS_PORT", "1")]).config_file(&file));
+    assert_eq!(key, "redis.url", "it is taken apart for the part above it");
+    assert_eq!(
+        endpoint(&builder([("REDIS_URL", "redis://h")]).config_file(&file).build().unwrap(), "redis"),
+        "redis://h:6379/0"
+    );
+}
+
+/// What could never work is refused before anything is dialled.
+#[test]
+fn config_that_can_never_work_is_refused() {
+    let too_many = u64::try_from(tokio::sync::Semaphore::MAX_PERMITS).unwrap() + 1;
+    for (kind, field, bad, good) in [
+        ("redis", "keepalive_ms", "999", "1000"),
+        ("redis", "keepalive_ms", "32768000", "32767999"),
+        ("clickhouse", "keepalive_ms", "0", "1000"),
+        ("clickhouse", "keepalive_ms", "40000000", "32767999"),
+        ("rabbitmq", "heartbeat_ms", "999", "1000"),
+        ("rabbitmq", "heartbeat_ms", "40000000", "32767000"),
+        ("redis", "exclusive_size", &too_many.to_string(), "1"),
+        ("redis", "exclusive_size", "0", "1"),
+        ("redis", "pool_size", "0", "1"),
+        ("rabbitmq", "confirm_window", &too_many.to_string(), "1"),
+        ("clickhouse", "max_connections", &too_many.to_string(), "1"),
+        ("redis", "client_name", "'a b'", "'a-b'"),
+        ("redis", "client_name", "\"a\\nb\"", "''"),
+        ("redis", "db", "-1", "0"),
+        ("redis", "port", "0", "1"),
+        ("redis", "connect_timeout_ms", "0", "1"),
+        ("redis", "test_limit_ms", "0", "1"),
+        ("redis", "max_lifetime_ms", "0", "1"),
+        ("clickhouse", "connect_timeout_ms", "0", "1"),
+        ("clickhouse", "flush_timeout_ms", "0", "1"),
+        ("rabbitmq", "operation_timeout_ms", "0", "1"),
+        ("rabbitmq", "confirm_timeout_ms", "0", "1"),
+        ("mongo", "app_name", &format!("'{}'", "a".repeat(129)), &format!("'{}'", "a".repeat(128))),
+        ("mongo", "max_pool_size", "0", "1"),
+        ("pool", "connect_timeout_ms", "0", "1"),
+        ("pool", "retry.attempts", "0", "1"),
+        ("pool", "retry.budget_ms", "0", "1"),
+        ("pool", "health.each_ms", "0", "1"),
+        ("pool", "health.all_ms", "0", "1"),
+    ] {
+        let built = |value: &str| {
+            let more = if field == "max_pool_size" { "min_pool_size = 0\n" } else { "" };
+            builder([]).config_file(toml("never", &format!("[{kind}]\n{field} = {value}\n{more}")))
+        };
+        let (key, problem) = wrong(built(bad));
+        assert_eq!(key, format!("{kind}.{field}"), "{problem}");
+        assert!(problem.contains("must") || problem.contains("longer"), "{problem}");
+        built(good).build().unwrap_or_else(|error| panic!("{kind}.{field} = {good}: {error}"));
+    }
 }

@@ -79,8 +79,7 @@ fn guide_tables_have_every_option_and_its_default() {
 
 #[test]
 fn guide_has_every_environment_name() {
-    let sources = [
-        include_str!("../src/config.rs"),
+    let kinds = [
         include_str!("../src/backend/mongo.rs"),
         include_str!("../src/backend/rabbitmq.rs"),
         include_str!("../src/backend/clickhouse.rs"),
@@ -92,11 +91,14 @@ fn guide_has_every_environment_name() {
             && text.chars().all(|c| c.is_ascii_uppercase() || c == '_')
     };
     let mut read = BTreeSet::from(["RESOURCE_POOL_CONFIG"]);
-    for source in sources {
-        let (_, apply) = source.rsplit_once("fn apply(&mut self, environment").expect("an apply");
-        let apply =
-            apply.split("\n    fn ").next().expect("its body").split("\n            fn ").next().expect("its body");
-        read.extend(apply.split('"').skip(1).step_by(2).filter(is_name));
+    let of_kinds = kinds.map(|source| {
+        let (_, names) = source.split_once("const NAMES: Names = Names {").expect("its names");
+        names.split("\n    };").next().expect("their end")
+    });
+    let (_, of_pool) =
+        include_str!("../src/config.rs").split_once("fn apply(&mut self, environment: &Environment) ").unwrap();
+    for names in of_kinds.into_iter().chain(of_pool.split("Ok(())").next()) {
+        read.extend(names.split('"').skip(1).step_by(2).filter(is_name));
     }
     let (_, section) = GUIDE.split_once("## Environment").unwrap();
     let section = section.split("\n## ").next().unwrap();

@@ -297,6 +297,17 @@ mod with_the_feature {
         let report = pool.close_all().await;
         assert!(report.all_closed(), "{report}");
 
+        // A part of a higher layer moves the host, and takes neither TLS nor the login away.
+        let below = secure(open, "localhost.invalid");
+        let key = if kind == Kind::Mongo { "uri" } else { "url" };
+        let ca = files.path("ca.pem");
+        let text = format!("[{kind}]\n{key} = {below:?}\n[{kind}.tls]\nca_file = {ca:?}\n", kind = kind.name());
+        let file = files.write(&format!("{}.toml", kind.name()), &text);
+        let variable = if kind == Kind::Mongo { "MONGODB" } else { kind.name() }.to_uppercase() + "_HOST";
+        let moved = ResourcePool::builder().config_file(file).environment([(variable, "localhost")]).build().unwrap();
+        ask(kind, &moved).await.unwrap();
+        assert!(moved.close_all().await.all_closed());
+
         // A server that is not the right one.
         let other = TlsOptions::default().ca_file(files.path("other.pem"));
         refused_for_good(kind, &local, Some(other), &["UnknownIssuer", "ca_file"]).await;
@@ -630,12 +641,13 @@ mod with_the_feature {
             (&table, &[("REDIS_TLS", "false")], "redis://h:1/0"),
             (&table, &[("REDIS_TLS", "false"), ("REDIS_URL", "redis://g:2")], "redis://g:2/0"),
             (&table, &[("REDIS_URL", "rediss://g:2")], "rediss://g:2/0"),
+            (&table, &[("REDIS_URL", "redis://g:2")], "redis://g:2/0"),
+            ("[redis]\nurl = 'redis://h:1'", &[("REDIS_TLS", "true")], "rediss://h:1/0"),
         ] {
             assert_eq!(endpoint(toml, environment).unwrap(), expected, "{toml} {environment:?}");
         }
         for (toml, environment, key) in [
-            (&*table, &[("REDIS_URL", "redis://g:2")][..], "redis.url"),
-            ("", &[("REDIS_TLS", "yes")], "REDIS_TLS"),
+            ("[redis]\nurl = 'redis://g:2'\n[redis.tls]", &[][..], "redis.url"),
             ("[redis.tls]\nverify = false", &[], "redis.tls.verify"),
             ("[mongo]\nuri = 'mongodb://h/?tls=false'\n[mongo.tls]", &[], "mongo.tls"),
         ] {
@@ -643,6 +655,11 @@ mod with_the_feature {
                 Err(Error::Config { key: named, .. }) => assert!(named.starts_with(key), "{named}"),
                 other => panic!("{toml} {environment:?}: {other:?}"),
             }
+        }
+        for environment in [("REDIS_TLS", "true"), ("REDIS_TLS_CA_FILE", &*ca)] {
+            let builder = ResourcePool::builder().environment([("REDIS_URL", "redis://g:2"), environment]);
+            let is_refused = builder.build().unwrap().status().resource("redis").is_none();
+            assert!(is_refused, "a plain URL and TLS, both in one layer");
         }
         let ports = [("amqps://h", "rabbitmq", "amqps://h:5671/"), ("https://h", "clickhouse", "https://h:8443/")];
         for (url, kind, expected) in ports.into_iter().chain([("https://h:443", "clickhouse", "https://h:443/")]) {

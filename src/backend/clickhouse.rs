@@ -34,7 +34,9 @@ pub(crate) use self::inserter::Inserters;
 use crate::backend::count::{Counted, none};
 use crate::blocking;
 use crate::close::Phase;
-use crate::config::{BackendConfig, Environment, ParsedUrl, ResourceConfig, Secret, host_port, millis};
+use crate::config::{
+    BackendConfig, Checks, Guard, Names, ParsedUrl, Part, ResourceConfig, Secret, host, host_port, millis, port,
+};
 use crate::error::{BoxError, Chain, Error, Failure, TimeoutError, redacted};
 use crate::lease::{Claim, Lease, Provide};
 use crate::probe::KillSwitch;
@@ -105,7 +107,7 @@ pub struct ClickHouseConfig {
     /// How long opening one connection may take. Defaults to 2 s.
     #[serde(rename = "connect_timeout_ms", with = "millis")]
     pub connect_timeout: Duration,
-    /// After how long without traffic TCP keepalive begins. Defaults to 60 s.
+    /// After how long without traffic TCP keepalive begins, in whole seconds from 1 to 32,767. Defaults to 60 s.
     #[serde(rename = "keepalive_ms", with = "millis")]
     pub keepalive: Duration,
     /// How to speak TLS. Defaults to none: plain, unless the URL is an `https://`. Environment: `CLICKHOUSE_TLS`,
@@ -172,41 +174,6 @@ impl ClickHouseConfig {
         self
     }
 
-    /// Takes over what the URL names.
-    fn apply_url(&mut self, key: &str, text: &Secret) -> Result<(), Error> {
-        let url = ParsedUrl::new(key, text, &["http", "https", "clickhouse", "tcp"])?;
-        let scheme = url.url().scheme();
-        if !SCHEMES.contains(&scheme) {
-            return Err(Error::config(key, format!("{scheme}:// {USE_HTTP}, as in http://host:8123/database")));
-        }
-        TlsOptions::agree(&mut self.tls, key, scheme, SCHEMES)?;
-        self.host = url.host().to_owned();
-        // The port that a URL's parser takes for the scheme's default, and ours.
-        let (hidden, default) = if self.tls.is_some() { (443, HTTPS_PORT) } else { (80, HTTP_PORT) };
-        self.port = url.url().port().unwrap_or(if names_port(text.expose(), hidden) { hidden } else { default });
-        if let Some(user) = url.user(key)? {
-            self.user = user;
-        }
-        self.password = url.password(key)?.or(self.password.take());
-        let path = url.path(key)?;
-        let mut database = Some(path).filter(|path| !path.is_empty());
-        for (name, value) in url.url().query_pairs() {
-            match &*name {
-                "user" => self.user = value.into_owned(),
-                "password" => self.password = Some(value.into_owned().into()),
-                "database" if database.as_ref().is_some_and(|path| *path != value) => {
-                    return Err(Error::config(key, "names two databases, in its path and in ?database="));
-                }
-                "database" => database = Some(value.into_owned()),
-                _ => drop(self.settings.insert(name.into_owned(), value.into_owned())),
-            }
-        }
-        if let Some(database) = database {
-            self.database = database;
-        }
-        Ok(())
-    }
-
     /// Scheme, host and port.
     fn base_url(&self) -> String {
         let scheme = SCHEMES[usize::from(self.tls.is_some())];
@@ -241,56 +208,125 @@ impl BackendConfig for ClickHouseConfig {
     const KIND: &'static str = "clickhouse";
     type Resource = ClickHouseResource;
 
-    fn apply(&mut self, environment: &Environment) -> Result<(), Error> {
-        const HOST: &[&str] = &["CLICKHOUSE_HOST", "CLICKHOUSE_IP"];
-        if environment.first(HOST)?.is_some() {
-            self.url = None;
-        }
-        environment.optional(&["CLICKHOUSE_URL"], &mut self.url)?;
-        environment.text(HOST, &mut self.host)?;
-        environment.number(&["CLICKHOUSE_PORT"], &mut self.port)?;
-        environment.text(&["CLICKHOUSE_USER"], &mut self.user)?;
-        environment.optional(&["CLICKHOUSE_PASSWORD"], &mut self.password)?;
-        environment.text(&["CLICKHOUSE_DATABASE"], &mut self.database)?;
-        const TLS: [&str; 5] = [
+    const NAMES: Names = Names {
+        url: ("url", &["CLICKHOUSE_URL"]),
+        parts: [
+            ("host", &["CLICKHOUSE_HOST", "CLICKHOUSE_IP"]),
+            ("port", &["CLICKHOUSE_PORT"]),
+            ("user", &["CLICKHOUSE_USER"]),
+            ("password", &["CLICKHOUSE_PASSWORD"]),
+            ("database", &["CLICKHOUSE_DATABASE"]),
+        ],
+        tls: [
             "CLICKHOUSE_TLS",
             "CLICKHOUSE_TLS_CA_FILE",
             "CLICKHOUSE_TLS_CERT_FILE",
             "CLICKHOUSE_TLS_KEY_FILE",
             "CLICKHOUSE_TLS_SERVER_NAME",
-        ];
-        TlsOptions::apply(&mut self.tls, environment, TLS)
-    }
+        ],
+    };
 
     fn of(config: &ResourceConfig) -> Option<&Self> {
         #[allow(irrefutable_let_patterns, reason = "it is the only kind where no other feature is on")]
         if let ResourceConfig::ClickHouse(config) = config { Some(config) } else { None }
     }
 
-    fn resource(&self, name: &str) -> Result<ClickHouseResource, Error> {
+    fn url_mut(&mut self) -> &mut Option<Secret> {
+        &mut self.url
+    }
+
+    fn tls_mut(&mut self) -> &mut Option<TlsOptions> {
+        &mut self.tls
+    }
+
+    fn guard(&self) -> Guard {
         let mut config = self.clone();
-        let mut key = format!("{name}.port");
-        if let Some(url) = config.url.take() {
-            key = format!("{name}.url");
-            config.apply_url(&key, &url)?;
+        match config.take_apart("") {
+            Ok(()) => Guard { tls: config.tls.is_some(), login: config.user != "default" || config.password.is_some() },
+            Err(_told_where_it_is_used) => Guard::default(),
         }
+    }
+
+    fn forget_login(&mut self) {
+        (self.user, self.password) = ("default".to_owned(), None);
+    }
+
+    fn set(&mut self, part: Part, key: &str, text: &str) -> Result<(), Error> {
+        match part {
+            Part::Host => host(key, text)?.clone_into(&mut self.host),
+            Part::Port => self.port = port(key, text)?,
+            Part::User => text.clone_into(&mut self.user),
+            Part::Password => self.password = Some(text.into()),
+            Part::Place => text.clone_into(&mut self.database),
+        }
+        Ok(())
+    }
+
+    fn take_apart(&mut self, key: &str) -> Result<(), Error> {
+        let Some(text) = self.url.take() else { return Ok(()) };
+        let url = ParsedUrl::new(key, &text, &["http", "https", "clickhouse", "tcp"])?;
+        let scheme = url.url().scheme();
+        if !SCHEMES.contains(&scheme) {
+            return Err(Error::config(key, format!("{scheme}:// {USE_HTTP}, as in http://host:8123/database")));
+        }
+        TlsOptions::agree(&mut self.tls, key, scheme, SCHEMES)?;
+        self.host = url.host().to_owned();
+        // The port that a URL's parser takes for the scheme's default, and ours.
+        let (hidden, default) = if self.tls.is_some() { (443, HTTPS_PORT) } else { (80, HTTP_PORT) };
+        self.port = url.url().port().unwrap_or(if names_port(text.expose(), hidden) { hidden } else { default });
+        if NATIVE_PORTS.contains(&self.port) {
+            return Err(Error::config(key, format!("port {} {USE_HTTP}", self.port)));
+        }
+        if let Some(user) = url.user(key)? {
+            self.user = user;
+        }
+        self.password = url.password(key)?.or(self.password.take());
+        let path = url.path(key)?;
+        let mut database = Some(path).filter(|path| !path.is_empty());
+        for (name, value) in url.url().query_pairs() {
+            match &*name {
+                "user" => self.user = value.into_owned(),
+                "password" => self.password = Some(value.into_owned().into()),
+                "database" if database.as_ref().is_some_and(|path| *path != value) => {
+                    return Err(Error::config(key, "names two databases, in its path and in ?database="));
+                }
+                "database" => database = Some(value.into_owned()),
+                _ => drop(self.settings.insert(name.into_owned(), value.into_owned())),
+            }
+        }
+        if let Some(database) = database {
+            self.database = database;
+        }
+        Ok(())
+    }
+
+    fn settled(&self, name: &str) -> Result<Self, Error> {
+        let mut config = self.clone();
+        config.take_apart(&format!("{name}.url"))?;
+        let checks = Checks(name);
+        checks.place(&mut config.host, config.port)?;
         if NATIVE_PORTS.contains(&config.port) {
-            return Err(Error::config(key, format!("port {} {USE_HTTP}", config.port)));
+            return checks.fail("port", format_args!("{} {USE_HTTP}", config.port));
         }
-        if config.host.is_empty() || config.database.is_empty() {
-            return Err(Error::config(name, "host and database must not be empty"));
+        if config.database.is_empty() {
+            return checks.fail("database", "is empty");
         }
         let password = config.password.as_ref().map_or("", Secret::expose);
-        for (key, text) in [("user", &*config.user), ("password", password)] {
+        for (field, text) in [("user", &*config.user), ("password", password)] {
             if text.trim() != text || !text.chars().all(|c| (' '..='~').contains(&c)) {
                 let problem =
                     "is sent in an HTTP header, so it must be of ASCII letters, digits, signs and inner spaces";
-                return Err(Error::config(format!("{name}.{key}"), problem));
+                return checks.fail(field, problem);
             }
         }
-        if config.max_connections == 0 {
-            return Err(Error::config(format!("{name}.max_connections"), "must be at least 1"));
-        }
+        checks.counts(&[("max_connections", config.max_connections)])?;
+        checks.limits(&[("connect_timeout_ms", config.connect_timeout), ("flush_timeout_ms", config.flush_timeout)])?;
+        checks.keepalive(config.keepalive)?;
+        Ok(config)
+    }
+
+    fn resource(&self, name: &str) -> Result<ClickHouseResource, Error> {
+        let config = self.settled(name)?;
         let tls = Tls::new(name, config.tls.as_ref(), &config.host)?;
         Ok(ClickHouseResource { config: Arc::new(config), tls })
     }

@@ -21,8 +21,8 @@ use mongodb::error::{Error as DriverError, ErrorKind};
 use mongodb::event::EventHandler;
 use mongodb::event::sdam::SdamEvent;
 use mongodb::options::{
-    ClientOptions, ConnectionString, Credential, DriverInfo, HostInfo, ReadPreference, SelectionCriteria,
-    ServerAddress, ServerMonitoringMode, Tls,
+    AuthMechanism, ClientOptions, ConnectionString, Credential, DriverInfo, HostInfo, ReadPreference,
+    SelectionCriteria, ServerAddress, ServerMonitoringMode, Tls,
 };
 use mongodb::{Client, sync};
 use parking_lot::Mutex;
@@ -31,7 +31,10 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use crate::close::Phase;
-use crate::config::{BackendConfig, Environment, LOGIN, ResourceConfig, Secret, host_port, millis, one_reading};
+use crate::config::{
+    BackendConfig, Checks, Guard, LOGIN, Names, Part, ResourceConfig, Secret, host, host_port, millis, one_reading,
+    port,
+};
 use crate::error::{Error, Failure, redacted};
 use crate::lease::{Claim, Lease, Provide};
 use crate::resource::{Link, Resource, Work};
@@ -53,8 +56,8 @@ use traffic::{CHECKED_OUT, Nudger, Traffic};
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct MongoConfig {
-    /// `mongodb://user:password@host:port,host:port/database?replicaSet=…`, instead of the parts.
-    /// `mongodb+srv://` asks the DNS for the hosts, over TLS, whenever it connects, and needs the feature `tls`.
+    /// `mongodb://user:password@host:port,host:port/database?replicaSet=…`, instead of the parts; what it does
+    /// not name stays as the parts say. `mongodb+srv://` asks the DNS for the hosts, over TLS, whenever it connects, and needs the feature `tls`.
     /// Environment: `MONGODB_URI`, and `MONGODB` if it holds a URI.
     pub uri: Option<Secret>,
     /// Defaults to `localhost`. Environment: `MONGODB_HOST`, `MONGODB`.
@@ -170,7 +173,11 @@ impl MongoConfig {
                 Hosts::Known(options) => *options,
                 srv => return Ok(srv),
             },
-            (None, None) => self.parts(),
+            (None, None) => {
+                let mut config = self.clone();
+                Checks(name).place(&mut config.host, config.port)?;
+                config.parts()
+            }
         };
         Ok(Hosts::Known(self.completed(name, options)?.into()))
     }
@@ -185,6 +192,7 @@ impl MongoConfig {
         options.server_selection_timeout.get_or_insert(self.server_selection_timeout);
         options.app_name.get_or_insert_with(|| self.app_name.clone());
         options.default_database.get_or_insert_with(|| self.database.clone());
+        self.log_in(name, &mut options)?;
         self.secure(&format!("{name}.tls"), &mut options)?;
         check(name, &options)?;
         Ok(options)
@@ -227,14 +235,54 @@ impl MongoConfig {
         let mut options =
             ClientOptions::builder().hosts(vec![ServerAddress::Tcp { host, port: Some(self.port) }]).build();
         options.repl_set_name.clone_from(&self.replica_set);
-        options.credential = self.user.as_ref().map(|user| {
-            Credential::builder()
-                .username(user.clone())
-                .password(self.password.as_ref().map(|password| password.expose().to_owned()))
-                .source(self.auth_source.clone().unwrap_or_else(|| "admin".to_owned()))
-                .build()
-        });
         options
+    }
+
+    /// User and password, as far as the URI leaves them out. Half a login is an error.
+    fn log_in(&self, name: &str, options: &mut ClientOptions) -> Result<(), Error> {
+        if options.credential.is_none() && (self.user.is_some() || self.password.is_some()) {
+            let source = self.auth_source.clone().unwrap_or_else(|| "admin".to_owned());
+            options.credential = Some(Credential::builder().username(self.user.clone()).source(source).build());
+        }
+        let Some(credential) = &mut options.credential else { return Ok(()) };
+        if credential.username.is_some() && credential.password.is_none() {
+            credential.password = self.password.as_ref().map(|password| password.expose().to_owned());
+        }
+        let takes_no_password = credential.mechanism.as_ref().is_some_and(|mechanism| {
+            !matches!(mechanism, AuthMechanism::ScramSha1 | AuthMechanism::ScramSha256 | AuthMechanism::Plain)
+        });
+        match credential {
+            _ if takes_no_password => Ok(()),
+            Credential { username: None, .. } => {
+                Err(Error::config(format!("{name}.password"), "is without a user, so MongoDB would not be told of it"))
+            }
+            Credential { password: None, .. } => Err(Error::config(format!("{name}.user"), "is without a password")),
+            _ => Ok(()),
+        }
+    }
+
+    /// What these options say, for the log.
+    fn take_over(&mut self, options: ClientOptions) {
+        let credential = options.credential.unwrap_or_default();
+        (self.user, self.password) = (credential.username, credential.password.map(Secret::from));
+        self.auth_source = credential.source.or(self.auth_source.take());
+        self.replica_set = options.repl_set_name;
+        self.database = options.default_database.unwrap_or_default();
+        self.app_name = options.app_name.unwrap_or_default();
+        self.max_pool_size = options.max_pool_size.unwrap_or(self.max_pool_size);
+        self.min_pool_size = options.min_pool_size.unwrap_or(self.min_pool_size);
+        self.max_idle_time = options.max_idle_time.unwrap_or(self.max_idle_time);
+        self.heartbeat = options.heartbeat_freq.unwrap_or(self.heartbeat);
+        self.connect_timeout = options.connect_timeout.unwrap_or(self.connect_timeout);
+        self.server_selection_timeout = options.server_selection_timeout.unwrap_or(self.server_selection_timeout);
+        self.tls = match options.tls {
+            Some(Tls::Enabled(theirs)) => Some(TlsOptions {
+                ca_file: theirs.ca_file_path,
+                cert_file: theirs.cert_key_file_path,
+                ..TlsOptions::default()
+            }),
+            _ => None,
+        };
     }
 }
 
@@ -286,20 +334,133 @@ fn parse(key: &str, uri: &Secret) -> Result<Hosts, Error> {
 /// sleeps for a minute and that its `shutdown` waits for.
 async fn resolve(uri: &str) -> Result<ClientOptions, DriverError> {
     let found = ClientOptions::parse(uri).await?;
-    let rest = uri.split_once("://").map_or(uri, |(_, rest)| rest);
-    let (authority, rest) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-    let login = authority.rfind('@').map_or("", |at| &authority[..=at]);
-    let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let hosts: Vec<_> = found.hosts.iter().map(ServerAddress::to_string).collect();
-    let query: Vec<_> = query.split('&').filter(|option| !option.to_ascii_lowercase().starts_with("srv")).collect();
-    let (path, hosts, query) = (path.trim_start_matches('/'), hosts.join(","), query.join("&"));
-    let mut options = ClientOptions::parse(format!("mongodb://{login}{hosts}/{path}?{query}")).await?;
+    let known: Vec<_> = found.hosts.iter().map(ServerAddress::to_string).collect();
+    let with_hosts = Uri::new(uri).map(|mut uri| {
+        uri.name(known.join(","));
+        uri.show()
+    });
+    let mut options = ClientOptions::parse(with_hosts.as_deref().unwrap_or(uri)).await?;
     // What the DNS or the scheme may have said.
     options.tls = found.tls;
     options.credential = found.credential;
     options.repl_set_name = found.repl_set_name;
     options.load_balanced = found.load_balanced;
     Ok(options)
+}
+
+/// A URI in its pieces, as the driver cuts it.
+struct Uri {
+    scheme: String,
+    /// User and password, encoded.
+    login: Option<(String, Option<String>)>,
+    hosts: String,
+    path: String,
+    query: Vec<String>,
+}
+
+impl Uri {
+    fn new(text: &str) -> Option<Self> {
+        let (scheme, rest) = text.trim().split_once("://")?;
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (login, rest) = rest.rsplit_once('@').map_or((None, rest), |(login, rest)| (Some(login), rest));
+        let (hosts, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let login = login.map(|login| match login.split_once(':') {
+            Some((user, password)) => (user.to_owned(), Some(password.to_owned())),
+            None => (login.to_owned(), None),
+        });
+        let query = query.split('&').filter(|option| !option.is_empty()).map(str::to_owned).collect();
+        Some(Uri { scheme: scheme.to_owned(), login, hosts: hosts.to_owned(), path: path.to_owned(), query })
+    }
+
+    fn show(&self) -> String {
+        let Uri { scheme, login, hosts, path, query } = self;
+        let login = match login {
+            Some((user, Some(password))) => format!("{user}:{password}@"),
+            Some((user, None)) => format!("{user}@"),
+            None => String::new(),
+        };
+        let query = if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) };
+        format!("{scheme}://{login}{hosts}/{path}{query}")
+    }
+
+    fn is_srv(&self) -> bool {
+        self.scheme == "mongodb+srv"
+    }
+
+    fn option(&self, name: &str) -> Option<&str> {
+        let options = self.query.iter().filter_map(|option| option.split_once('='));
+        options.filter(|(option, _)| option.eq_ignore_ascii_case(name)).map(|(_, value)| value).next_back()
+    }
+
+    /// Whether TLS is to be spoken, if the URI says anything of it.
+    fn tls(&self) -> Option<bool> {
+        match self.option("tls").or(self.option("ssl")) {
+            Some(said) => Some(said == "true"),
+            None => self.is_srv().then_some(true),
+        }
+    }
+
+    fn switch_tls(&mut self, on: bool) {
+        self.query.retain(|option| {
+            let name = option.split('=').next().unwrap_or_default().to_ascii_lowercase();
+            // Options of a TLS that is off are an error of the driver's.
+            name != "ssl" && if on { name != "tls" } else { !name.starts_with("tls") }
+        });
+        self.query.push(format!("tls={on}"));
+    }
+
+    /// Names the hosts that the DNS knew, or that take their place.
+    fn name(&mut self, hosts: String) {
+        if self.is_srv() {
+            let tls = self.tls();
+            self.query.retain(|option| !option.to_ascii_lowercase().starts_with("srv"));
+            tls.into_iter().for_each(|on| {
+                self.query.extend(self.option("tls").or(self.option("ssl")).is_none().then(|| format!("tls={on}")))
+            });
+            "mongodb".clone_into(&mut self.scheme);
+        }
+        self.hosts = hosts;
+    }
+
+    /// To another host, at the port of the first one.
+    fn move_to(&mut self, host: &str) {
+        let first = self.hosts.split(',').next().and_then(|first| ServerAddress::parse(first).ok());
+        let port = match first {
+            Some(ServerAddress::Tcp { port: Some(port), .. }) => port,
+            _ => 27017,
+        };
+        self.name(host_port(host, port));
+    }
+
+    fn set_port(&mut self, port: u16) {
+        let hosts = self.hosts.split(',').map(|host| match ServerAddress::parse(host) {
+            Ok(ServerAddress::Tcp { host, .. }) => format!("{host}:{port}"),
+            _ => host.to_owned(),
+        });
+        self.hosts = hosts.collect::<Vec<_>>().join(",");
+    }
+
+    fn set_user(&mut self, user: &str) {
+        let password = self.login.take().and_then(|(_, password)| password);
+        self.login = Some((encoded(user), password));
+    }
+
+    fn set_password(&mut self, password: &str) {
+        let user = self.login.take().map_or_else(String::new, |(user, _)| user);
+        self.login = Some((user, Some(encoded(password))));
+    }
+
+    /// The database that knows the user stays.
+    fn set_database(&mut self, database: &str) {
+        let old = std::mem::replace(&mut self.path, encoded(database));
+        if self.login.is_some() && self.option("authSource").is_none() {
+            self.query.push(format!("authSource={old}"));
+        }
+    }
+}
+
+fn encoded(text: &str) -> String {
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
 }
 
 /// The same URI with a password that is no secret, or without any login and host where it is not clear
@@ -329,8 +490,11 @@ fn password(uri: &Secret) -> &str {
 /// What the driver would only say when the client is made, and what it would not say.
 fn check(name: &str, options: &ClientOptions) -> Result<(), Error> {
     let max = options.max_pool_size.unwrap_or_default();
-    if max == 0 {
-        return Err(Error::config(format!("{name}.max_pool_size"), "must be at least 1"));
+    let checks = Checks(name);
+    checks.counts(&[("max_pool_size", max as usize)])?;
+    // The driver takes a limit of zero for none.
+    if options.app_name.as_ref().is_some_and(|app_name| app_name.len() > 128) {
+        return checks.fail("app_name", "is longer than 128 bytes");
     }
     if options.min_pool_size.is_some_and(|min| min > max) {
         return Err(Error::config(format!("{name}.min_pool_size"), "is more than max_pool_size"));
@@ -348,36 +512,101 @@ impl BackendConfig for MongoConfig {
     const KIND: &'static str = "mongo";
     type Resource = MongoResource;
 
-    fn apply(&mut self, environment: &Environment) -> Result<(), Error> {
-        let quantaxis = environment.get("MONGODB")?;
-        let (uri, host) = match quantaxis {
-            Some(value) if value.contains("://") => (Some(value), None),
-            value => (None, value),
-        };
-        if let Some(host) = environment.get("MONGODB_HOST")?.or(host) {
-            self.uri = None;
-            self.host = host;
-        }
-        if let Some(uri) = environment.get("MONGODB_URI")?.or(uri) {
-            self.uri = Some(uri.into());
-        }
-        environment.number(&["MONGODB_PORT", "MONGODBPORT"], &mut self.port)?;
-        environment.optional(&["MONGODB_USER"], &mut self.user)?;
-        environment.optional(&["MONGODB_PASSWORD"], &mut self.password)?;
-        environment.text(&["MONGODB_DATABASE"], &mut self.database)?;
-        const TLS: [&str; 5] = [
+    const NAMES: Names = Names {
+        url: ("uri", &["MONGODB_URI", "MONGODB"]),
+        parts: [
+            ("host", &["MONGODB_HOST", "MONGODB"]),
+            ("port", &["MONGODB_PORT", "MONGODBPORT"]),
+            ("user", &["MONGODB_USER"]),
+            ("password", &["MONGODB_PASSWORD"]),
+            ("database", &["MONGODB_DATABASE"]),
+        ],
+        tls: [
             "MONGODB_TLS",
             "MONGODB_TLS_CA_FILE",
             "MONGODB_TLS_CERT_FILE",
             "MONGODB_TLS_KEY_FILE",
             "MONGODB_TLS_SERVER_NAME",
-        ];
-        TlsOptions::apply(&mut self.tls, environment, TLS)
-    }
+        ],
+    };
 
     fn of(config: &ResourceConfig) -> Option<&Self> {
         #[allow(irrefutable_let_patterns, reason = "it is the only kind where no other feature is on")]
         if let ResourceConfig::Mongo(config) = config { Some(config) } else { None }
+    }
+
+    fn url_mut(&mut self) -> &mut Option<Secret> {
+        &mut self.uri
+    }
+
+    fn tls_mut(&mut self) -> &mut Option<TlsOptions> {
+        &mut self.tls
+    }
+
+    fn guard(&self) -> Guard {
+        let said = self.uri.as_ref().and_then(|uri| Uri::new(uri.expose()));
+        let (tls, login) = said.map_or((None, false), |uri| (uri.tls(), uri.login.is_some()));
+        Guard { tls: tls.unwrap_or(self.tls.is_some()), login: login || self.user.is_some() || self.password.is_some() }
+    }
+
+    fn forget_login(&mut self) {
+        (self.user, self.password) = (None, None);
+    }
+
+    fn set(&mut self, part: Part, key: &str, text: &str) -> Result<(), Error> {
+        let uri = self.uri.clone();
+        let mut uri = uri.as_ref().and_then(|uri| Uri::new(uri.expose()));
+        match (part, &mut uri) {
+            (Part::Host, Some(uri)) => uri.move_to(host(key, text)?),
+            (Part::Host, None) => host(key, text)?.clone_into(&mut self.host),
+            (Part::Port, Some(uri)) if uri.is_srv() => {
+                return Err(Error::config(
+                    key,
+                    "is not for a mongodb+srv://, whose hosts the DNS knows with their ports",
+                ));
+            }
+            (Part::Port, Some(uri)) => uri.set_port(port(key, text)?),
+            (Part::Port, None) => self.port = port(key, text)?,
+            (Part::User, Some(uri)) if uri.login.is_some() => uri.set_user(text),
+            (Part::User, _) => self.user = Some(text.to_owned()),
+            (Part::Password, Some(uri)) if uri.login.is_some() => uri.set_password(text),
+            (Part::Password, _) => self.password = Some(text.into()),
+            (Part::Place, Some(uri)) if !uri.path.is_empty() => uri.set_database(text),
+            (Part::Place, _) => text.clone_into(&mut self.database),
+        }
+        self.uri = uri.map(|uri| uri.show().into());
+        Ok(())
+    }
+
+    fn take_apart(&mut self, key: &str) -> Result<(), Error> {
+        self.uri.as_ref().map_or(Ok(()), |uri| parse(key, uri).map(drop))
+    }
+
+    fn switch_tls(&mut self, on: bool) {
+        let uri = self.uri.clone();
+        if let Some(mut uri) = uri.as_ref().and_then(|uri| Uri::new(uri.expose())) {
+            uri.switch_tls(on);
+            self.uri = Some(uri.show().into());
+        }
+    }
+
+    fn settled(&self, name: &str) -> Result<Self, Error> {
+        let mut config = MongoConfig { options: None, ..self.clone() };
+        match self.client_options(name)? {
+            Hosts::Known(options) => {
+                let hosts: Vec<_> = options.hosts.iter().map(shown).collect();
+                (config.uri, config.host) = (None, hosts.join(","));
+                if let [ServerAddress::Tcp { host, port }] = &options.hosts[..] {
+                    (config.host, config.port) = (host.clone(), port.unwrap_or(27017));
+                }
+                config.take_over(*options);
+            }
+            Hosts::Srv { host, database, .. } => {
+                config.host = host;
+                config.database = database.unwrap_or(config.database);
+            }
+        }
+        Ok(config)
     }
 
     fn resource(&self, name: &str) -> Result<MongoResource, Error> {

@@ -70,7 +70,9 @@ use self::topology::{Binding, DECLARING, Declaration, LOCKED_PAUSE, LOCKED_TRIES
 use crate::backend::count::{Counted, none};
 use crate::blocking;
 use crate::close::Phase;
-use crate::config::{BackendConfig, Environment, ParsedUrl, ResourceConfig, Secret, host_port, millis};
+use crate::config::{
+    BackendConfig, Checks, Guard, LOGIN, Names, ParsedUrl, Part, ResourceConfig, Secret, host, host_port, millis, port,
+};
 use crate::error::{BoxError, Error, Failure, redacted};
 use crate::exit::Ours;
 use crate::lease::{Claim, Lease, Provide};
@@ -84,14 +86,16 @@ use crate::wait::Quota;
 
 /// Plain, and over TLS.
 const SCHEMES: [&str; 2] = ["amqp", "amqps"];
+/// The broker's own user, and that user's password.
+const GUEST: &str = "guest";
 
 /// How to reach a RabbitMQ; `[rabbitmq]` or `[named.rabbitmq.NAME]` in TOML.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct RabbitMqConfig {
-    /// `amqp://user:password@host:port/vhost`, instead of the parts; an empty path is the virtual
-    /// host `/`, as in `…/%2f`. May end in `?heartbeat=10&frame_max=131072&channel_max=2047`. `amqps://` over TLS,
+    /// `amqp://user:password@host:port/vhost`, instead of the parts; what it does not name stays as the parts say, and
+    /// `…/%2f` is the virtual host `/`. May end in `?heartbeat=10&frame_max=131072&channel_max=2047`. `amqps://` over TLS,
     /// at port 5671 unless it names one.
     /// Environment: `AMQP_URL`.
     pub url: Option<Secret>,
@@ -108,8 +112,8 @@ pub struct RabbitMqConfig {
     /// What RabbitMQ's management shows. Defaults to `resource-pool`; the prober's connection
     /// has ` probe` added.
     pub connection_name: String,
-    /// The interval of heartbeats, in whole seconds. Defaults to 10 s; the lower one of ours and
-    /// the broker's counts.
+    /// The interval of heartbeats, in whole seconds, from 1 to 32,767. It is TCP's keepalive too. Defaults to 10 s; the
+    /// lower one of ours and the broker's counts.
     #[serde(rename = "heartbeat_ms", with = "millis")]
     pub heartbeat: Duration,
     /// The largest frame in bytes, from 4096 to 1048576. Defaults to 0, the broker's own limit, which is 131072 unless
@@ -146,8 +150,8 @@ impl Default for RabbitMqConfig {
             url: None,
             host: "localhost".to_owned(),
             port: 5672,
-            user: "guest".to_owned(),
-            password: "guest".into(),
+            user: GUEST.to_owned(),
+            password: GUEST.into(),
             vhost: "/".to_owned(),
             connection_name: "resource-pool".to_owned(),
             heartbeat: Duration::from_secs(10),
@@ -205,40 +209,11 @@ impl RabbitMqConfig {
         self
     }
 
-    fn merge_url(&mut self, key: &str, url: &Secret) -> Result<(), Error> {
-        let url = ParsedUrl::new(key, url, &SCHEMES)?;
-        TlsOptions::agree(&mut self.tls, key, url.url().scheme(), SCHEMES)?;
-        self.host = url.host().to_owned();
-        self.port = url.url().port().unwrap_or(if self.tls.is_some() { 5671 } else { 5672 });
-        if let Some(user) = url.user(key)? {
-            self.user = user;
-        }
-        if let Some(password) = url.password(key)? {
-            self.password = password;
-        }
-        self.vhost = Some(url.path(key)?).filter(|vhost| !vhost.is_empty()).unwrap_or_else(|| "/".to_owned());
-        for (name, value) in url.url().query_pairs() {
-            let bad = || Error::config(key, format!("has a parameter `{name}` that is not a number in range"));
-            match &*name {
-                "heartbeat" => self.heartbeat = Duration::from_secs(value.parse::<u16>().map_err(|_| bad())?.into()),
-                "frame_max" => self.frame_max = value.parse().map_err(|_| bad())?,
-                "channel_max" => self.channel_max = value.parse().map_err(|_| bad())?,
-                _ => {
-                    return Err(Error::config(
-                        key,
-                        format!("has the unknown parameter `{name}`; known are heartbeat, frame_max, channel_max"),
-                    ));
-                }
-            }
-        }
-        Ok(())
-    }
-
     fn check(&self, name: &str) -> Result<(), Error> {
         let fail = |key: &str, problem: &str| Err(Error::config(format!("{name}.{key}"), problem));
         match self {
-            Self { heartbeat, .. } if !(1..=u64::from(u16::MAX)).contains(&heartbeat.as_secs()) => {
-                fail("heartbeat_ms", "must be from 1 s to 65535 s")
+            Self { heartbeat, .. } if !(1..=32_767).contains(&heartbeat.as_secs()) => {
+                fail("heartbeat_ms", "must be from 1000 to 32767999: it is TCP's keepalive too, of up to 32767 s")
             }
             Self { frame_max, .. } if *frame_max != 0 && !(4096..=LARGEST).contains(frame_max) => fail(
                 "frame_max",
@@ -246,7 +221,6 @@ impl RabbitMqConfig {
             ),
             Self { channel_max: 0, .. } => fail("channel_max", "must be at least 1"),
             Self { prefetch: 0, .. } => fail("prefetch", "must be at least 1, or the broker would send without bound"),
-            Self { confirm_window: 0, .. } => fail("confirm_window", "must be at least 1"),
             Self { max_channels: 0, .. } => fail("max_channels", "must be at least 1"),
             Self { max_channels, channel_max, .. } if *max_channels > usize::from(*channel_max) => {
                 fail("max_channels", "is more than channel_max")
@@ -293,38 +267,112 @@ impl BackendConfig for RabbitMqConfig {
     const KIND: &'static str = "rabbitmq";
     type Resource = RabbitMqResource;
 
-    fn apply(&mut self, environment: &Environment) -> Result<(), Error> {
-        const HOST: &[&str] = &["RABBITMQ_HOST", "QAPUBSUB_IP"];
-        if environment.first(HOST)?.is_some() {
-            self.url = None;
-        }
-        environment.optional(&["AMQP_URL"], &mut self.url)?;
-        environment.text(HOST, &mut self.host)?;
-        environment.number(&["RABBITMQ_PORT", "QAPUBSUB_PORT"], &mut self.port)?;
-        environment.text(&["RABBITMQ_USER", "QAPUBSUB_USER"], &mut self.user)?;
-        environment.text(&["RABBITMQ_PASSWORD", "QAPUBSUB_PWD"], &mut self.password)?;
-        environment.text(&["RABBITMQ_VHOST"], &mut self.vhost)?;
-        const TLS: [&str; 5] = [
+    const NAMES: Names = Names {
+        url: ("url", &["AMQP_URL"]),
+        parts: [
+            ("host", &["RABBITMQ_HOST", "QAPUBSUB_IP"]),
+            ("port", &["RABBITMQ_PORT", "QAPUBSUB_PORT"]),
+            ("user", &["RABBITMQ_USER", "QAPUBSUB_USER"]),
+            ("password", &["RABBITMQ_PASSWORD", "QAPUBSUB_PWD"]),
+            ("vhost", &["RABBITMQ_VHOST"]),
+        ],
+        tls: [
             "RABBITMQ_TLS",
             "RABBITMQ_TLS_CA_FILE",
             "RABBITMQ_TLS_CERT_FILE",
             "RABBITMQ_TLS_KEY_FILE",
             "RABBITMQ_TLS_SERVER_NAME",
-        ];
-        TlsOptions::apply(&mut self.tls, environment, TLS)
-    }
+        ],
+    };
 
     fn of(config: &ResourceConfig) -> Option<&Self> {
         #[allow(irrefutable_let_patterns, reason = "it is the only kind where no other feature is on")]
         if let ResourceConfig::RabbitMq(config) = config { Some(config) } else { None }
     }
 
-    fn resource(&self, name: &str) -> Result<RabbitMqResource, Error> {
+    fn url_mut(&mut self) -> &mut Option<Secret> {
+        &mut self.url
+    }
+
+    fn tls_mut(&mut self) -> &mut Option<TlsOptions> {
+        &mut self.tls
+    }
+
+    fn guard(&self) -> Guard {
         let mut config = self.clone();
-        if let Some(url) = config.url.take() {
-            config.merge_url(&format!("{name}.url"), &url)?;
+        match config.take_apart("") {
+            Ok(()) => {
+                Guard { tls: config.tls.is_some(), login: config.user != GUEST || config.password != GUEST.into() }
+            }
+            Err(_told_where_it_is_used) => Guard::default(),
         }
+    }
+
+    fn forget_login(&mut self) {
+        (self.user, self.password) = (GUEST.to_owned(), GUEST.into());
+    }
+
+    fn set(&mut self, part: Part, key: &str, text: &str) -> Result<(), Error> {
+        match part {
+            Part::Host => host(key, text)?.clone_into(&mut self.host),
+            Part::Port => self.port = port(key, text)?,
+            Part::User => text.clone_into(&mut self.user),
+            Part::Password => self.password = text.into(),
+            Part::Place => text.clone_into(&mut self.vhost),
+        }
+        Ok(())
+    }
+
+    fn take_apart(&mut self, key: &str) -> Result<(), Error> {
+        let Some(url) = self.url.take() else { return Ok(()) };
+        let url = ParsedUrl::new(key, &url, &SCHEMES)?;
+        TlsOptions::agree(&mut self.tls, key, url.url().scheme(), SCHEMES)?;
+        self.host = url.host().to_owned();
+        self.port = url.url().port().unwrap_or(if self.tls.is_some() { 5671 } else { 5672 });
+        let (user, password) = (url.user(key)?, url.password(key)?);
+        if user.as_ref().is_some_and(|user| user != GUEST) && password.is_none() && self.password == GUEST.into() {
+            return Err(Error::config(key, format!("has a user without a password; expected amqp://{LOGIN}")));
+        }
+        self.user = user.unwrap_or(std::mem::take(&mut self.user));
+        if let Some(password) = password {
+            self.password = password;
+        }
+        if let Some(vhost) = Some(url.path(key)?).filter(|vhost| !vhost.is_empty()) {
+            self.vhost = vhost;
+        }
+        for (name, value) in url.url().query_pairs() {
+            let bad = || Error::config(key, format!("has a parameter `{name}` that is not a number in range"));
+            match &*name {
+                "heartbeat" => self.heartbeat = Duration::from_secs(value.parse::<u16>().map_err(|_| bad())?.into()),
+                "frame_max" => self.frame_max = value.parse().map_err(|_| bad())?,
+                "channel_max" => self.channel_max = value.parse().map_err(|_| bad())?,
+                _ => {
+                    return Err(Error::config(
+                        key,
+                        format!("has the unknown parameter `{name}`; known are heartbeat, frame_max, channel_max"),
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn settled(&self, name: &str) -> Result<Self, Error> {
+        let mut config = self.clone();
+        config.take_apart(&format!("{name}.url"))?;
+        let checks = Checks(name);
+        checks.place(&mut config.host, config.port)?;
+        checks.limits(&[
+            ("confirm_timeout_ms", config.confirm_timeout),
+            ("operation_timeout_ms", config.operation_timeout),
+        ])?;
+        checks.counts(&[("confirm_window", config.confirm_window)])?;
         config.check(name)?;
+        Ok(config)
+    }
+
+    fn resource(&self, name: &str) -> Result<RabbitMqResource, Error> {
+        let config = self.settled(name)?;
         let tls = Tls::new(name, config.tls.as_ref(), &config.host)?;
         Ok(RabbitMqResource { config: Arc::new(config), tls })
     }

@@ -29,7 +29,9 @@ use tokio::task::AbortHandle;
 use crate::backend::count::{Counted, none};
 use crate::checkout::{Checkouts, Limits};
 use crate::close::Phase;
-use crate::config::{BackendConfig, Environment, ParsedUrl, ResourceConfig, Secret, host_port, millis};
+use crate::config::{
+    BackendConfig, Checks, Guard, Names, ParsedUrl, Part, ResourceConfig, Secret, host, host_port, millis, number, port,
+};
 use crate::error::{BoxError, Error, Failure, Source, redacted};
 use crate::exit::{Ours, Process};
 use crate::lease::{Claim, Lease, Provide, QuotaId};
@@ -52,7 +54,8 @@ const SCHEMES: [&str; 2] = ["redis", "rediss"];
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct RedisConfig {
-    /// `redis://user:password@host:port/db`, instead of the parts; `rediss://` over TLS. Environment: `REDIS_URL`.
+    /// `redis://user:password@host:port/db`, instead of the parts; what it does not name stays as the parts say.
+    /// `rediss://` over TLS. Environment: `REDIS_URL`.
     pub url: Option<Secret>,
     /// Defaults to `localhost`. Environment: `REDIS_HOST`, `REDIS_IP`.
     pub host: String,
@@ -87,7 +90,7 @@ pub struct RedisConfig {
     /// How long opening one connection may take, all steps together. Defaults to 2 s.
     #[serde(rename = "connect_timeout_ms", with = "millis")]
     pub connect_timeout: Duration,
-    /// After how long without traffic TCP keepalive begins. Defaults to 60 s.
+    /// After how long without traffic TCP keepalive begins, in whole seconds from 1 to 32,767. Defaults to 60 s.
     #[serde(rename = "keepalive_ms", with = "millis")]
     pub keepalive: Duration,
     /// How to speak TLS. Defaults to none: plain, unless the URL is a `rediss://`. Environment: `REDIS_TLS`,
@@ -148,51 +151,103 @@ impl BackendConfig for RedisConfig {
     const KIND: &'static str = "redis";
     type Resource = RedisResource;
 
-    fn apply(&mut self, environment: &Environment) -> Result<(), Error> {
-        const HOST: &[&str] = &["REDIS_HOST", "REDIS_IP"];
-        if environment.first(HOST)?.is_some() {
-            self.url = None;
-        }
-        environment.optional(&["REDIS_URL"], &mut self.url)?;
-        environment.text(HOST, &mut self.host)?;
-        environment.number(&["REDIS_PORT"], &mut self.port)?;
-        environment.optional(&["REDIS_USER"], &mut self.user)?;
-        environment.optional(&["REDIS_PASSWORD"], &mut self.password)?;
-        environment.number(&["REDIS_DB"], &mut self.db)?;
-        const TLS: [&str; 5] =
-            ["REDIS_TLS", "REDIS_TLS_CA_FILE", "REDIS_TLS_CERT_FILE", "REDIS_TLS_KEY_FILE", "REDIS_TLS_SERVER_NAME"];
-        TlsOptions::apply(&mut self.tls, environment, TLS)
-    }
+    const NAMES: Names = Names {
+        url: ("url", &["REDIS_URL"]),
+        parts: [
+            ("host", &["REDIS_HOST", "REDIS_IP"]),
+            ("port", &["REDIS_PORT"]),
+            ("user", &["REDIS_USER"]),
+            ("password", &["REDIS_PASSWORD"]),
+            ("db", &["REDIS_DB"]),
+        ],
+        tls: ["REDIS_TLS", "REDIS_TLS_CA_FILE", "REDIS_TLS_CERT_FILE", "REDIS_TLS_KEY_FILE", "REDIS_TLS_SERVER_NAME"],
+    };
 
     fn of(config: &ResourceConfig) -> Option<&Self> {
         #[allow(irrefutable_let_patterns, reason = "it is the only kind where no other feature is on")]
         if let ResourceConfig::Redis(config) = config { Some(config) } else { None }
     }
 
-    fn resource(&self, name: &str) -> Result<RedisResource, Error> {
+    fn url_mut(&mut self) -> &mut Option<Secret> {
+        &mut self.url
+    }
+
+    fn tls_mut(&mut self) -> &mut Option<TlsOptions> {
+        &mut self.tls
+    }
+
+    fn guard(&self) -> Guard {
         let mut config = self.clone();
-        if let Some(url) = config.url.take() {
-            let key = format!("{name}.url");
-            let url = ParsedUrl::new(&key, &url, &SCHEMES)?;
-            TlsOptions::agree(&mut config.tls, &key, url.url().scheme(), SCHEMES)?;
-            config.host = url.host().to_owned();
-            config.port = url.url().port().unwrap_or(6379);
-            config.user = url.user(&key)?;
-            config.password = url.password(&key)?;
-            let db = url.path(&key)?;
-            if let Some((name, _)) = url.url().query_pairs().next() {
-                return Err(Error::config(&key, format!("has the unknown parameter `{name}`; there are none")));
-            }
-            if !db.is_empty() {
-                config.db = db.parse().map_err(|_| Error::config(&key, "ends in a database that is not a number"))?;
-            }
+        match config.take_apart("") {
+            Ok(()) => Guard { tls: config.tls.is_some(), login: config.password.is_some() },
+            Err(_told_where_it_is_used) => Guard::default(),
         }
-        if config.pool_size == 0 || config.exclusive_size == 0 {
-            return Err(Error::config(format!("{name}.pool_size"), "must be at least 1, as must exclusive_size"));
+    }
+
+    fn forget_login(&mut self) {
+        (self.user, self.password) = (None, None);
+    }
+
+    fn set(&mut self, part: Part, key: &str, text: &str) -> Result<(), Error> {
+        match part {
+            Part::Host => host(key, text)?.clone_into(&mut self.host),
+            Part::Port => self.port = port(key, text)?,
+            Part::User => self.user = Some(text.to_owned()),
+            Part::Password => self.password = Some(text.into()),
+            Part::Place => self.db = number(key, text, "the number of a database")?,
         }
-        if config.min_idle > config.pool_size {
-            return Err(Error::config(format!("{name}.min_idle"), "is more than pool_size"));
+        Ok(())
+    }
+
+    fn take_apart(&mut self, key: &str) -> Result<(), Error> {
+        let Some(url) = self.url.take() else { return Ok(()) };
+        let url = ParsedUrl::new(key, &url, &SCHEMES)?;
+        TlsOptions::agree(&mut self.tls, key, url.url().scheme(), SCHEMES)?;
+        self.host = url.host().to_owned();
+        self.port = url.url().port().unwrap_or(6379);
+        self.user = url.user(key)?.or(self.user.take());
+        self.password = url.password(key)?.or(self.password.take());
+        let db = url.path(key)?;
+        if let Some((name, _)) = url.url().query_pairs().next() {
+            return Err(Error::config(key, format!("has the unknown parameter `{name}`; there are none")));
         }
+        if !db.is_empty() {
+            self.db = db.parse().map_err(|_| Error::config(key, "ends in a database that is not a number"))?;
+        }
+        Ok(())
+    }
+
+    fn settled(&self, name: &str) -> Result<Self, Error> {
+        let mut config = self.clone();
+        config.take_apart(&format!("{name}.url"))?;
+        let checks = Checks(name);
+        checks.place(&mut config.host, config.port)?;
+        let Self { pool_size, min_idle, exclusive_size, client_name, .. } = &config;
+        checks.counts(&[("pool_size", *pool_size as usize), ("exclusive_size", *exclusive_size)])?;
+        checks.limits(&[
+            ("max_lifetime_ms", config.max_lifetime),
+            ("test_limit_ms", config.test_limit),
+            ("connect_timeout_ms", config.connect_timeout),
+        ])?;
+        checks.keepalive(config.keepalive)?;
+        if min_idle > pool_size {
+            return checks.fail("min_idle", "is more than pool_size");
+        }
+        if config.db < 0 {
+            return checks.fail("db", "must be at least 0");
+        }
+        if !client_name.chars().all(|c| c.is_ascii_graphic()) {
+            return checks.fail("client_name", "must be of ASCII letters, digits and signs, without spaces");
+        }
+        if config.user.is_some() && config.password.is_none() {
+            let problem = "is without a password, so Redis would not be told of it; a user `nopass` takes any";
+            return checks.fail("user", problem);
+        }
+        Ok(config)
+    }
+
+    fn resource(&self, name: &str) -> Result<RedisResource, Error> {
+        let config = self.settled(name)?;
         let tls = Tls::new(name, config.tls.as_ref(), &config.host)?;
         Ok(RedisResource { config: Arc::new(config), tls, quota: QuotaId::new() })
     }

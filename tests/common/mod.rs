@@ -79,6 +79,19 @@ impl Log {
         log
     }
 
+    /// What this thread logs meanwhile.
+    pub(crate) fn during<T>(run: impl FnOnce() -> T) -> (T, String) {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_max_level(LevelFilter::TRACE)
+            .with_writer(move || writer.clone())
+            .finish();
+        let done = tracing::subscriber::with_default(subscriber, run);
+        (done, log.text())
+    }
+
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.0.lock()).into_owned()
     }
