@@ -7,6 +7,7 @@ mod common;
 
 use std::collections::HashSet;
 use std::error::Error as _;
+use std::future::poll_fn;
 use std::ops::Deref;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,7 +17,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{Within, until, until_async};
-use lapin::options::{BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions, QueueDeclareOptions};
+use futures_core::Stream as _;
+use lapin::options::{
+    BasicConsumeOptions, BasicNackOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
+    QueueDeclareOptions,
+};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Confirmation, ConnectionProperties, ExchangeKind};
 use resource_pool::config::{Options, RabbitMqConfig};
@@ -235,6 +240,138 @@ async fn rabbitmq_killed_and_restarted_under_the_same_guard_and_consumer() {
     assert_ne!(rabbit.current_name(temporary.name()), first_name, "the broker has named it anew");
     assert_eq!(pool.status().resource("rabbitmq").unwrap().generation, 2);
     assert!(pool.close_all().await.all_closed());
+}
+
+fn argument(name: &str, value: &str) -> FieldTable {
+    let mut arguments = FieldTable::default();
+    arguments.insert(name.into(), AMQPValue::LongString(value.into()));
+    arguments
+}
+
+/// Consumes a stream from its beginning.
+fn from_the_first(stream: &str) -> Consume {
+    Consume::from(stream).arguments(argument("x-stream-offset", "first")).prefetch(10)
+}
+
+/// A stream that nobody of a pool has declared, filled with numbers.
+async fn filled_stream(server: &Service, count: usize) -> String {
+    let stream = unique("stream");
+    let pool = pool(server);
+    let rabbit = pool.rabbitmq().await.unwrap();
+    rabbit.declare_queue(Queue::new(&stream).arguments(argument("x-queue-type", "stream"))).await.unwrap();
+    let filled = rabbit.publish_batch((0..count).map(|n| Message::new("", &stream, n.to_string()))).await.unwrap();
+    assert!(filled.all_confirmed(), "{filled}");
+    stream
+}
+
+async fn next_number(consumer: &mut Consumer) -> (usize, resource_pool::rabbitmq::Delivery) {
+    let delivery = consumer.next().within(SOON).await.unwrap().unwrap();
+    (String::from_utf8_lossy(delivery.data()).parse().unwrap(), delivery)
+}
+
+/// A stream takes acknowledgements alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_stream_deliveries_end_no_connection() {
+    let server = server();
+    let stream = filled_stream(server, 100).await;
+    let bare = bare(server).await;
+    let channel = bare.create_channel().await.unwrap();
+    channel.basic_qos(10, BasicQosOptions::default()).await.unwrap();
+    let first = argument("x-stream-offset", "first");
+    let consuming = channel.basic_consume(stream.as_str().into(), "".into(), BasicConsumeOptions::default(), first);
+    let mut consumer = consuming.await.unwrap();
+    let delivery = poll_fn(|cx| pin!(&mut consumer).poll_next(cx)).within(SOON).await.unwrap().unwrap();
+    delivery.nack(BasicNackOptions::default()).await.unwrap();
+    until_async(SOON, async || !bare.status().connected()).await;
+
+    let pool = pool(server);
+    let rabbit = pool.rabbitmq().await.unwrap();
+    let threads = blocking::ResourcePool::from(pool.clone()).rabbitmq().unwrap();
+    let only_acks = |error: Error| {
+        assert!(matches!(&error, Error::Operation { .. }), "{error}");
+        assert!(error.source().unwrap().to_string().contains("acknowledgements alone"), "{error:?}");
+    };
+    // Each way of not acknowledging one has it read again.
+    let mut consumer = rabbit.consume(from_the_first(&stream)).await.unwrap();
+    for number in 0..10 {
+        let (found, delivery) = next_number(&mut consumer).await;
+        assert_eq!(found, number);
+        drop(delivery);
+        let (found, delivery) = next_number(&mut consumer).await;
+        assert_eq!(found, number);
+        only_acks(delivery.nack().await.unwrap_err());
+        let (found, delivery) = next_number(&mut consumer).await;
+        assert_eq!(found, number);
+        only_acks(delivery.requeue().await.unwrap_err());
+        let (found, delivery) = next_number(&mut consumer).await;
+        assert_eq!(found, number);
+        delivery.ack().await.unwrap();
+    }
+    // In another order: what comes before is not forgotten.
+    let (_, tenth) = next_number(&mut consumer).await;
+    let (_, eleventh) = next_number(&mut consumer).await;
+    eleventh.ack().await.unwrap();
+    drop(tenth);
+    let (found, tenth) = next_number(&mut consumer).await;
+    assert_eq!(found, 10);
+    // What is in hand when the consumer goes can be acknowledged.
+    drop(consumer);
+    tenth.ack().await.unwrap();
+
+    let mut consumer = threads.consume(from_the_first(&stream)).unwrap();
+    let delivery = consumer.next_within(SOON).unwrap().unwrap();
+    only_acks(delivery.nack().unwrap_err());
+    let delivery = consumer.next_within(SOON).unwrap().unwrap();
+    only_acks(delivery.requeue().unwrap_err());
+    drop(consumer.next_within(SOON).unwrap().unwrap());
+    drop(consumer);
+
+    // Where it is declared here, fetching from it ends nothing either.
+    rabbit.declare_queue(Queue::new(&stream).arguments(argument("x-queue-type", "stream"))).await.unwrap();
+    assert!(matches!(rabbit.get(&stream).await, Err(Error::Operation { .. })));
+    assert!(matches!(threads.get(&stream), Err(Error::Operation { .. })));
+    // What was moved out of a stream has its header still, and goes back like any other.
+    let classic = unique("classic");
+    rabbit.declare_queue(Queue::new(&classic).arguments(argument("x-queue-type", "classic"))).await.unwrap();
+    let mut moved = FieldTable::default();
+    moved.insert("x-stream-offset".into(), AMQPValue::LongLongInt(7));
+    let moved = Message::new("", &classic, "0").properties(BasicProperties::default().with_headers(moved));
+    assert!(rabbit.publish(moved).await.unwrap().is_confirmed());
+    let mut consumer = rabbit.consume(classic.as_str()).await.unwrap();
+    next_number(&mut consumer).await.1.requeue().await.unwrap();
+    next_number(&mut consumer).await.1.nack().await.unwrap();
+
+    assert_eq!(generation(&pool), 1);
+    rabbit.delete_queue(&classic).await.unwrap();
+    let report = pool.close_all().await;
+    assert!(report.all_closed(), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_stream_is_read_on_after_what_was_acknowledged() {
+    let server = server();
+    let stream = filled_stream(server, 1000).await;
+    let proxy = Proxy::start(server.port()).unwrap();
+    let pool = pool_of(RabbitMqConfig::url(proxy.url(server)));
+    let rabbit = pool.rabbitmq().await.unwrap();
+    let mut consumer = rabbit.consume(from_the_first(&stream)).await.unwrap();
+    let mut acked = 0;
+    for generation_wanted in 1..4 {
+        for _ in 0..100 {
+            let (found, delivery) = next_number(&mut consumer).await;
+            assert_eq!(found, acked, "none is missing, and none comes again");
+            delivery.ack().await.unwrap();
+            acked += 1;
+        }
+        // Those in hand come again.
+        let in_hand = [next_number(&mut consumer).await, next_number(&mut consumer).await];
+        assert_eq!(in_hand.each_ref().map(|(found, _)| *found), [acked, acked + 1]);
+        assert_eq!(generation(&pool), generation_wanted);
+        proxy.cut();
+        until_async(SOON, async || generation(&pool) > generation_wanted).await;
+    }
+    let report = pool.close_all().await;
+    assert!(report.all_closed(), "{report}");
 }
 
 /// Declares so many queues, and tells their names.

@@ -35,6 +35,7 @@ mod delivery;
 mod dial;
 mod frame;
 mod message;
+mod stream;
 mod topology;
 
 use std::fmt;
@@ -66,6 +67,7 @@ use self::delivery::Keeps;
 use self::dial::{CutOnDrop, Probe, dial_for_all};
 use self::frame::LARGEST;
 use self::message::{Flight, Sent};
+use self::stream::{Reading, is_stream, reading_from};
 use self::topology::{Binding, DECLARING, Declaration, LOCKED_PAUSE, LOCKED_TRIES, Replay, Topology, is_locked};
 use crate::backend::count::{Counted, none};
 use crate::blocking;
@@ -810,7 +812,8 @@ impl RabbitMq {
     /// Fetches one message, if there is one. It keeps a channel until it is acknowledged.
     ///
     /// # Errors
-    /// [`Error::Operation`] if there is no such queue; [`Error::Lost`], [`Error::Timeout`], [`Error::Closed`].
+    /// [`Error::Operation`] if there is no such queue, or it was declared here as a stream; [`Error::Lost`],
+    /// [`Error::Timeout`], [`Error::Closed`].
     ///
     /// # Cancel safety
     /// A message that was under way goes back to its queue.
@@ -819,6 +822,10 @@ impl RabbitMq {
         let claim = self.claim();
         let queue = queue.to_owned();
         async move {
+            if self.inner.is_stream(&queue) == Some(true) {
+                let problem = "a stream is not fetched from, and the broker would end the connection; consume it";
+                return Err(self.inner.operation(&format!("fetching from {queue:?}"), problem));
+            }
             let mut pooled = self.inner.check_out(claim, Use::Verb).await?;
             let queue = self.inner.current_name(&queue);
             let Some(message) = pooled.guard.get(&queue).await? else { return Ok(None) };
@@ -853,7 +860,7 @@ impl RabbitMq {
             }
             what.prefetch.get_or_insert(inner.config.prefetch);
             let (lease, generation) = inner.lease(deadline(inner.link.patience), claim).await?;
-            let first = inner.subscribe(&generation, &what).await?;
+            let first = inner.subscribe(&generation, &what, None).await?;
             let cancel = inner.intake.child_token();
             let (sender, deliveries) = mpsc::unbounded_channel();
             let counted = Counted::new(&inner.consumers);
@@ -1027,6 +1034,11 @@ impl Inner {
         self.topology.lock().queues.get(queue).map_or_else(|| queue.to_owned(), |queue| queue.name.clone())
     }
 
+    /// Whether a queue is a stream, if it was declared here and that says so.
+    fn is_stream(&self, queue: &str) -> Option<bool> {
+        is_stream(&self.topology.lock().queues.get(queue)?.spec.arguments)
+    }
+
     /// A lease with the connection behind it, waiting while that is being brought back.
     async fn lease(&self, deadline: Instant, claim: Claim) -> Result<(Lease<RabbitMq>, Arc<Generation>), Error> {
         let mut reported = false;
@@ -1114,19 +1126,25 @@ impl Inner {
     }
 
     /// A channel of its own for a consumer, subscribed.
-    async fn subscribe(&self, generation: &Arc<Generation>, what: &Consume) -> Result<Subscription, Error> {
+    async fn subscribe(
+        &self,
+        generation: &Arc<Generation>,
+        what: &Consume,
+        from: Option<i64>,
+    ) -> Result<Subscription, Error> {
+        let arguments = reading_from(from, &what.arguments);
         let queue = self.current_name(&what.queue);
         let action = format!("consuming {queue:?}");
         let name = short(&self.link, &action, &queue)?;
         let tag = short(&self.link, &action, &what.tag)?;
+        generation.fits_method(&action, &[&queue, &what.tag], &arguments)?;
         let mut guard = ChannelGuard::open(generation).await?;
         let channel = guard.channel.clone();
         let prefetch = what.prefetch.unwrap_or(self.config.prefetch);
         guard.ask(&action, channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
-        generation.fits_method(&action, &[&queue, &what.tag], &what.arguments)?;
         let options = BasicConsumeOptions { exclusive: what.exclusive, ..BasicConsumeOptions::default() };
-        let consumer = guard.ask(&action, channel.basic_consume(name, tag, options, what.arguments.clone())).await?;
-        Ok(Subscription { consumer, channel: Arc::new(guard) })
+        let consumer = guard.ask(&action, channel.basic_consume(name, tag, options, arguments)).await?;
+        Ok(Subscription { consumer, channel: Arc::new(guard), reading: Reading::new(self.is_stream(&what.queue)) })
     }
 
     fn closed_error(&self) -> Error {

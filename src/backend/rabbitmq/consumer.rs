@@ -15,6 +15,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::connection::{ChannelGuard, Trouble};
 use super::delivery::{Delivery, Keeps};
+use super::stream::Reading;
 use super::topology::{LOCKED_PAUSE, LOCKED_TRIES, is_locked};
 use super::{Inner, RabbitMq};
 use crate::backend::count::Counted;
@@ -75,12 +76,13 @@ impl Consume {
 /// A consumer: a stream of deliveries. Cancelled when it drops; what it has not handed out by
 /// then goes back to its queue, and deliveries in hand can still be acknowledged.
 pub struct Consumer {
+    /// Drops before the deliveries, so that a stream's are not read again first.
+    pub(super) _cancel: Ours<DropGuard>,
     pub(super) deliveries: Ours<mpsc::UnboundedReceiver<Result<Delivery, Error>>>,
     pub(super) link: Link,
     pub(super) cancelled: CancellationToken,
     /// It has said that it is the parent's.
     pub(super) forked: bool,
-    pub(super) _cancel: Ours<DropGuard>,
     pub(super) _lease: Lease<RabbitMq>,
 }
 
@@ -108,7 +110,7 @@ impl Consumer {
                 // What was not handed out goes back.
                 Some(Ok(_)) if self.cancelled.is_cancelled() => {}
                 // It cannot be acknowledged any more, and comes again.
-                Some(Ok(delivery)) if !delivery.generation.is_alive() => {}
+                Some(Ok(delivery)) if !delivery.is_current() => {}
                 Some(Ok(mut delivery)) => {
                     delivery.hand_out(&self.link);
                     return Poll::Ready(Some(Ok(delivery)));
@@ -141,6 +143,7 @@ pub(super) struct Subscription {
     pub(super) consumer: lapin::Consumer,
     /// Open until the last delivery is settled.
     pub(super) channel: Arc<ChannelGuard>,
+    pub(super) reading: Arc<Reading>,
 }
 
 /// How a subscription ended.
@@ -162,11 +165,15 @@ pub(super) struct Pump {
 impl Pump {
     pub(super) async fn run(self, first: Subscription) {
         self.inner.topology.lock().consumer_came(&self.what.queue);
-        let mut subscription = Some(first);
+        let (mut subscription, mut from) = (Some(first), None);
         while let Some(current) = subscription.take() {
+            let reading = Arc::clone(&current.reading);
             match self.forward(current).await {
                 End::Cancelled => {}
-                End::Lost => subscription = self.subscribe_again().await,
+                End::Lost => {
+                    from = reading.next().or(from);
+                    subscription = self.subscribe_again(from).await;
+                }
                 End::Failed(error) => self.fail(error),
             }
         }
@@ -177,22 +184,27 @@ impl Pump {
     }
 
     async fn forward(&self, subscription: Subscription) -> End {
-        let Subscription { mut consumer, channel } = subscription;
+        let Subscription { mut consumer, channel, reading } = subscription;
         let generation = Arc::clone(&channel.generation);
         loop {
             let next = tokio::select! {
                 biased;
                 () = self.cancel.cancelled() => {
-                    self.unsubscribe(consumer, &channel).await;
+                    self.unsubscribe(consumer, &channel, &reading).await;
                     return End::Cancelled;
                 }
                 () = generation.switch.wait() => return End::Lost,
+                () = reading.given_up.cancelled() => {
+                    let goodbye = channel.channel.close(200, "OK".into());
+                    let _ = generation.answer("closing a channel", goodbye).await;
+                    return End::Lost;
+                }
                 next = poll_fn(|cx| Pin::new(&mut consumer).poll_next(cx)) => next,
             };
             match next {
                 Some(Ok(message)) => {
-                    let delivery =
-                        Delivery::new(message, Arc::clone(&generation), Keeps::Consumer(Arc::clone(&channel)));
+                    let keeps = Keeps::Consumer(Arc::clone(&channel));
+                    let delivery = Delivery::new(message, Arc::clone(&generation), keeps).noted(&reading);
                     // Refused only when the consumer is gone, and then it goes back.
                     drop(self.sender.send(Ok(delivery)));
                 }
@@ -212,7 +224,7 @@ impl Pump {
     }
 
     /// Cancels, and gives back what has come but was not handed out.
-    async fn unsubscribe(&self, mut consumer: lapin::Consumer, channel: &Arc<ChannelGuard>) {
+    async fn unsubscribe(&self, mut consumer: lapin::Consumer, channel: &Arc<ChannelGuard>, reading: &Arc<Reading>) {
         let generation = &channel.generation;
         let cancelling = channel.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
         if let Err(error) = generation.answer("cancelling a consumer", cancelling).await {
@@ -221,16 +233,17 @@ impl Pump {
         }
         let mut nobody = Context::from_waker(Waker::noop());
         while let Poll::Ready(Some(Ok(message))) = Pin::new(&mut consumer).poll_next(&mut nobody) {
-            drop(Delivery::new(message, Arc::clone(generation), Keeps::Consumer(Arc::clone(channel))));
+            let keeps = Keeps::Consumer(Arc::clone(channel));
+            drop(Delivery::new(message, Arc::clone(generation), keeps).noted(reading));
         }
     }
 
     /// A subscription on the next connection; `None` if there is none to come.
-    async fn subscribe_again(&self) -> Option<Subscription> {
+    async fn subscribe_again(&self, from: Option<i64>) -> Option<Subscription> {
         let again = async {
             let mut tries = 0;
             loop {
-                let error = match self.try_again().await {
+                let error = match self.try_again(from).await {
                     Ok(subscription) => return Some(subscription),
                     Err(error) => error,
                 };
@@ -257,9 +270,9 @@ impl Pump {
         }
     }
 
-    async fn try_again(&self) -> Result<Subscription, Error> {
+    async fn try_again(&self, from: Option<i64>) -> Result<Subscription, Error> {
         let (_lease, generation) = self.inner.lease(deadline(self.inner.link.patience), Claim::shared()).await?;
-        self.inner.subscribe(&generation, &self.what).await
+        self.inner.subscribe(&generation, &self.what, from).await
     }
 
     fn fail(&self, error: Error) {

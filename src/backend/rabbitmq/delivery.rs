@@ -9,7 +9,8 @@ use lapin::BasicProperties;
 use lapin::options::{BasicAckOptions, BasicNackOptions};
 use tokio::runtime::Handle;
 
-use super::connection::{ChannelGuard, Generation, Pooled, lost};
+use super::connection::{ChannelGuard, Generation, Pooled, lost, operation};
+use super::stream::{Place, Reading};
 use crate::error::Error;
 use crate::resource::{Busy, Link, Work};
 
@@ -30,16 +31,35 @@ impl Keeps {
 
 /// A message in hand. Dropping it gives it back to its queue, as [`requeue`](Delivery::requeue)
 /// does. Closing waits for it.
+///
+/// A stream takes acknowledgements alone. Dropping a delivery of one has the consumer read again from the first delivery
+/// that is not acknowledged, and so do a reconnect, and [`requeue`](Delivery::requeue) and [`nack`](Delivery::nack),
+/// which answer [`Error::Operation`]. A queue counts as a stream if it was declared so through the pool, or else by the
+/// header `x-stream-offset` of the delivery.
 #[must_use = "a delivery that drops goes back to its queue"]
 pub struct Delivery {
     message: lapin::message::Delivery,
     pub(super) generation: Arc<Generation>,
     keeps: Option<(Keeps, Option<Busy>)>,
+    /// If it is of a stream.
+    place: Option<Place>,
 }
 
 impl Delivery {
     pub(super) fn new(message: lapin::message::Delivery, generation: Arc<Generation>, keeps: Keeps) -> Self {
-        Delivery { message, generation, keeps: Some((keeps, None)) }
+        Delivery { message, generation, keeps: Some((keeps, None)), place: None }
+    }
+
+    /// The same, noted where it may be of a stream.
+    pub(super) fn noted(mut self, reading: &Arc<Reading>) -> Self {
+        self.place = reading.delivered(&self.message.properties);
+        self
+    }
+
+    /// Whether it can still be settled, and does not come again.
+    pub(super) fn is_current(&self) -> bool {
+        let is_read_again = self.place.as_ref().is_some_and(Place::is_read_again);
+        self.generation.is_alive() && self.message.acker.usable() && !is_read_again
     }
 
     /// From now on closing waits for it.
@@ -90,27 +110,33 @@ impl Delivery {
     /// Gives it back to its queue, to be delivered again to anybody.
     ///
     /// # Errors
-    /// As [`ack`](Delivery::ack).
+    /// As [`ack`](Delivery::ack). [`Error::Operation`] for one of a stream.
     ///
     /// # Cancel safety
     /// Once begun it is given back all the same.
     pub async fn requeue(self) -> Result<(), Error> {
-        let acker = self.message.acker.clone();
-        let back = acker.nack(BasicNackOptions { requeue: true, multiple: false });
-        self.settle("giving a delivery back", back, false).await
+        self.nack_with("giving a delivery back", true).await
     }
 
     /// Rejects it: it goes to the queue's dead-letter exchange, or away if there is none.
     ///
     /// # Errors
-    /// As [`ack`](Delivery::ack).
+    /// As [`ack`](Delivery::ack). [`Error::Operation`] for one of a stream.
     ///
     /// # Cancel safety
     /// Once begun it is rejected all the same.
     pub async fn nack(self) -> Result<(), Error> {
+        self.nack_with("rejecting a delivery", false).await
+    }
+
+    async fn nack_with(self, action: &str, requeue: bool) -> Result<(), Error> {
+        if self.place.is_some() {
+            let problem =
+                "a stream takes acknowledgements alone; acknowledge it, or drop it to have it delivered again";
+            return Err(operation(&self.generation.link, action, problem));
+        }
         let acker = self.message.acker.clone();
-        let rejected = acker.nack(BasicNackOptions { requeue: false, multiple: false });
-        self.settle("rejecting a delivery", rejected, true).await
+        self.settle(action, acker.nack(BasicNackOptions { requeue, multiple: false }), !requeue).await
     }
 
     async fn settle(
@@ -121,6 +147,9 @@ impl Delivery {
     ) -> Result<(), Error> {
         match self.generation.answer(action, answer).await? {
             true => {
+                if let Some(place) = &self.place {
+                    place.acked();
+                }
                 if let Some((keeps, busy)) = &mut self.keeps {
                     keeps.settled();
                     if let Some(busy) = busy {
@@ -151,6 +180,9 @@ impl Drop for Delivery {
         let acker = &self.message.acker;
         if !acker.usable() || !self.generation.is_alive() {
             return;
+        }
+        if let Some(place) = &self.place {
+            return place.given_up();
         }
         let (acker, mut keeps, generation) = (acker.clone(), self.keeps.take(), Arc::clone(&self.generation));
         self.generation.runtime.spawn(async move {

@@ -1,0 +1,95 @@
+//! Streams: queues that are read and not emptied. They take acknowledgements alone, and anything else ends the
+//! connection.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable};
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+/// From where a consumer reads, and where in the stream a delivery stands.
+const OFFSET: &str = "x-stream-offset";
+
+/// Whether a queue that is declared with these arguments is a stream, if they say so.
+pub(super) fn is_stream(arguments: &FieldTable) -> Option<bool> {
+    match arguments.inner().get("x-queue-type")? {
+        AMQPValue::LongString(kind) => Some(kind.as_bytes() == b"stream"),
+        AMQPValue::ShortString(kind) => Some(kind.as_str() == "stream"),
+        _ => None,
+    }
+}
+
+/// A consumer's arguments, to go on from there.
+pub(super) fn reading_from(offset: Option<i64>, arguments: &FieldTable) -> FieldTable {
+    let mut arguments = arguments.clone();
+    if let Some(offset) = offset {
+        arguments.insert(OFFSET.into(), AMQPValue::LongLongInt(offset));
+    }
+    arguments
+}
+
+/// How far a subscription has read, if it is one to a stream.
+pub(super) struct Reading {
+    /// As far as the queue's declaration says; else its deliveries do.
+    is_stream: Option<bool>,
+    seen: Mutex<Seen>,
+    /// Cancelled once a delivery is given up: then it is read again from there.
+    pub(super) given_up: CancellationToken,
+}
+
+#[derive(Default)]
+struct Seen {
+    unacked: BTreeSet<i64>,
+    /// Behind the last delivery.
+    end: Option<i64>,
+}
+
+impl Reading {
+    pub(super) fn new(is_stream: Option<bool>) -> Arc<Self> {
+        Arc::new(Reading { is_stream, seen: Mutex::default(), given_up: CancellationToken::new() })
+    }
+
+    /// Notes a delivery, and answers its place if this is a stream.
+    pub(super) fn delivered(self: &Arc<Self>, properties: &BasicProperties) -> Option<Place> {
+        // A message that was moved from a stream into another queue has kept the header.
+        if self.is_stream == Some(false) {
+            return None;
+        }
+        let Some(AMQPValue::LongLongInt(offset)) = properties.headers().as_ref()?.inner().get(OFFSET) else {
+            return None;
+        };
+        let mut seen = self.seen.lock();
+        seen.unacked.insert(*offset);
+        seen.end = Some(offset.saturating_add(1));
+        Some(Place { reading: Arc::clone(self), offset: *offset })
+    }
+
+    /// The first delivery that is not acknowledged, or what comes behind all of them.
+    pub(super) fn next(&self) -> Option<i64> {
+        let seen = self.seen.lock();
+        seen.unacked.first().copied().or(seen.end)
+    }
+}
+
+/// Where in a stream a delivery stands.
+pub(super) struct Place {
+    reading: Arc<Reading>,
+    offset: i64,
+}
+
+impl Place {
+    pub(super) fn acked(&self) {
+        self.reading.seen.lock().unacked.remove(&self.offset);
+    }
+
+    pub(super) fn given_up(&self) {
+        self.reading.given_up.cancel();
+    }
+
+    /// Whether one was given up, so that those after it come again too.
+    pub(super) fn is_read_again(&self) -> bool {
+        self.reading.given_up.is_cancelled()
+    }
+}
