@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 
 use services::{End, Kind};
 
+#[path = "exits/beginning.rs"]
+mod beginning;
 #[path = "exits/child.rs"]
 mod child;
 #[path = "exits/forking.rs"]
@@ -82,6 +84,8 @@ struct Row {
 enum Seen {
     /// A report in which all is `closed`.
     AllClosed,
+    /// No trouble, whatever had begun, and no unclean end at the servers.
+    Clean,
     /// Nothing, as it was not waited for.
     Nothing,
     /// This, and what is not named by it may not have been closed.
@@ -141,7 +145,7 @@ impl Row {
 }
 
 use By::{Exit, Signal};
-use Seen::{Nothing, Trouble};
+use Seen::{Clean, Nothing, Trouble};
 
 #[rustfmt::skip]
 const TABLE: &[Row] = &[
@@ -165,6 +169,10 @@ const TABLE: &[Row] = &[
     row("sighup", "wait", Signal(1)).sent(&["HUP"]),
     row("sighup", "wait", Signal(1)).sent(&["HUP"]).loads(BUSY).ways(BOTH),
     row("signal_wins_over_main_that_returns", "closing", Signal(15)).sent(&["TERM"]),
+
+    row("return_while_it_is_being_connected", "return", Exit(0)).ways(&["connecting"]).seen(Clean),
+    row("close_while_it_is_being_connected", "close", Exit(0)).ways(&["connecting"]).seen(Clean),
+    row("return_while_guards_come_and_go", "return", Exit(0)).ways(&["scoped"]).seen(Clean),
 
     row("second_signal_ends_at_once", "wait", Signal(15)).sent(&["TERM", "TERM"]).loads(HELD).seen(Nothing).within(3000),
     row("second_signal_of_another_kind", "wait", Signal(15)).sent(&["TERM", "INT"]).loads(HELD).ways(BOTH).seen(Nothing).within(3000),
@@ -190,6 +198,10 @@ const TABLE: &[Row] = &[
     row("step_that_closes_the_pool", "return", Exit(0)).app("hook-closes").ways(THREADS).seen(Trouble("hook=closed")).within(4000),
     row("step_that_closes_the_pool", "return", Exit(0)).app("hook-closes-async").ways(THREADS).seen(Trouble("hook=closed")).within(4000),
     row("step_that_closes_a_resource", "return", Exit(0)).app("hook-closes-one").ways(THREADS).seen(Trouble("hook=closed")).within(4000),
+    row("step_that_exits", "close-all", Exit(5)).app("hook-exits").ways(THREADS).seen(Trouble("hook=failed: it ended the process")).within(4000),
+    row("step_that_exits", "wait", Signal(15)).sent(&["TERM"]).app("hook-exits").ways(THREADS).seen(Trouble("hook=failed: it ended the process")).within(4000),
+    row("closing_tells_what_it_waits_for", "wait", Signal(15)).sent(&["TERM"]).loads(HELD).ways(BOTH)
+        .seen(Trouble("resource-pool: closing has taken 1s; it waits for the drain; ")),
     row("listener_that_closes_the_pool", "return", Exit(0)).app("listener-closes").ways(THREADS).seen(Trouble("AGAIN true")).within(4000),
     row("listener_that_reopens_the_pool", "return", Exit(0)).app("listener-reopens").ways(THREADS).seen(Trouble("REOPEN refused")).within(4000),
     row("listener_that_exits", "close-all", Exit(5)).app("listener-exits").ways(THREADS).within(4000),
@@ -236,7 +248,7 @@ const FORCED: u64 = 6000 + 1000 + 1000;
 impl Row {
     /// Whether all connections must have been closed in order.
     fn is_clean(&self) -> bool {
-        matches!(self.seen, Seen::AllClosed)
+        matches!(self.seen, Seen::AllClosed | Clean)
     }
 
     fn check(&self, case: &str, servers: &Servers, limits: &Limits) {
@@ -262,6 +274,10 @@ impl Row {
                 if load == "held" {
                     assert_call_sites(&ended);
                 }
+            }
+            Clean => {
+                ended.assert_clean();
+                servers.assert_clean();
             }
             Nothing => assert!(!ended.stderr.contains("REPORT"), "{ended}"),
             Trouble(words) => assert!(ended.stderr.contains(words), "{words:?}: {ended}"),
@@ -289,6 +305,9 @@ const STORIES: &[(&str, Story)] = &[
     ("default_limits", default_limits),
     ("signals_that_come_together", signals_together),
     ("stderr_that_nobody_reads", unread_stderr),
+    ("stderr_switched_off", silent),
+    #[cfg(feature = "redis")]
+    ("threads_that_run_out", few_threads),
     ("ignored_under_nohup", under_nohup),
     ("ignored_in_the_background_of_a_script", in_the_background),
     ("process_1_sigterm", as_process_1),
@@ -364,6 +383,58 @@ fn unread_stderr(Suite { servers, limits, .. }: &Suite) {
         ended.assert_within(Duration::from_secs(8));
         servers.assert_clean();
     }
+}
+
+/// A program that owns the screen has it to itself. The control is the same program that does not.
+fn silent(Suite { servers, limits, .. }: &Suite) {
+    let off = Limits::new("silent", &format!("{LIMITS}stderr = false\n"));
+    for (limits, speaks) in [(limits, true), (&off, false)] {
+        let child = servers.child("blocking held wait hook-fails", limits);
+        let mut child = Running::start(child).ready();
+        child.send("TERM");
+        let ended = child.end();
+        ended.assert_by(Signal(15));
+        for words in ["resource-pool: closing has taken 1s", "resource-pool: closed in"] {
+            assert_eq!(ended.stderr.contains(words), speaks, "{ended}");
+        }
+        assert!(speaks || ended.stderr.is_empty(), "{ended}");
+    }
+}
+
+/// Threads run out at any point on the way to a connection. Each has a stack of 1 GiB, and the process may have so many.
+#[cfg(feature = "redis")]
+fn few_threads(Suite { servers, limits, .. }: &Suite) {
+    if std::env::var_os("ASAN_OPTIONS").is_some() {
+        println!("skipped: AddressSanitizer reserves more address space than any limit that threads would notice");
+        return;
+    }
+    let (mut leased, mut refused) = (0, 0);
+    for threads in 0..16_u64 {
+        let mut child = servers.child("few-threads idle return -", limits);
+        child.env("ONLY", "redis").env("RUST_MIN_STACK", (1_u64 << 30).to_string());
+        let room = (threads << 30) + (1 << 29);
+        let mut child = Running::start(by("prlimit", &[&format!("--as={room}")], &child));
+        let acquired = child.hear("");
+        let ended = child.end();
+        ended.assert_by(Exit(0));
+        ended.assert_calm();
+        ended.assert_clean();
+        match acquired.strip_prefix("REFUSED ").and_then(|rest| rest.split_once(' ')) {
+            None => {
+                assert_eq!(acquired, "LEASED", "{ended}");
+                ended.assert_all_closed(&["redis"]);
+                leased += 1;
+            }
+            Some((millis, error)) => {
+                assert!(error.contains("cannot start the threads that the pool needs"), "{error}");
+                let millis: u64 = millis.parse().expect("a number");
+                // A second, and what a loaded machine takes to notice.
+                assert!(millis < 2000, "refused after {millis} ms");
+                refused += 1;
+            }
+        }
+    }
+    assert!(leased > 0 && refused > 3, "{leased} leased, {refused} refused: not between the two");
 }
 
 /// A child that is started by another program.

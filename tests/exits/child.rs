@@ -29,6 +29,9 @@ pub(crate) fn main(part: &str) {
     if part.way == "forking" {
         return super::forking::main(part.ending);
     }
+    if ["connecting", "scoped", "few-threads"].contains(&part.way) {
+        return super::beginning::main(part.way, part.ending);
+    }
     let runtime = part.app.starts_with("adopted").then(runtime);
     install(part.app, runtime.as_ref());
     match part.way {
@@ -129,6 +132,7 @@ fn before_blocking(app: &str) {
             assert!(!report.all_closed(), "{report}");
         }),
         "hook-hangs" => on_close(|_| wait_for_ever()),
+        "hook-exits" => on_close(|_| std::process::exit(5)),
         "hook-takes-long" => on_close(|_| std::thread::sleep(Duration::from_secs(3))),
         "hook-fails" => blocking::ResourcePool::global()
             .on_close("hook", Phase::Tasks, || Err("as the test asked".into()))
@@ -234,7 +238,7 @@ impl Resource for Stubborn {
     }
 }
 
-fn end(ending: &str) {
+pub(crate) fn end(ending: &str) {
     println!("READY");
     match ending {
         "return" => {}
@@ -246,6 +250,10 @@ fn end(ending: &str) {
         "told" => {
             heard();
             std::process::exit(3);
+        }
+        "close" => {
+            let report = blocking::ResourcePool::global().close_all().expect("a report");
+            assert!(report.all_closed(), "{report}");
         }
         "close-all" => {
             let _ = blocking::ResourcePool::global().close_all();

@@ -242,6 +242,16 @@ impl Ended {
         assert!(!self.stderr.contains("TROUBLE"), "{self}");
     }
 
+    /// Whatever had begun was closed, and nothing else went wrong.
+    #[track_caller]
+    pub(crate) fn assert_clean(&self) {
+        for trouble in
+            ["TROUBLE", "resource-pool: closed in", "=forced", "=failed", "=timed out", "=panicked", "=skipped"]
+        {
+            assert!(!self.stderr.contains(trouble), "{trouble}: {self}");
+        }
+    }
+
     /// Nothing panicked but what the test asked to.
     #[track_caller]
     pub(crate) fn assert_calm(&self) {
