@@ -357,6 +357,31 @@ async fn a_demoted_server_is_left_for_its_successor() {
     assert!(pool.close_all().await.all_closed());
 }
 
+/// Nobody asks the old server any more, so what it owes is bounded by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_retired_connection_owes_is_an_error_in_time() {
+    let address = Address::start();
+    let pool = address.pool();
+    let mut redis = Redis::clone(&*pool.redis().await.unwrap());
+    let () = redis.set("key", "old").await.unwrap();
+    address.demote();
+    // The successor is found only once the old one owes an answer.
+    address.new.freeze().unwrap();
+    address.fail_over();
+    assert!(is_readonly(&redis.set::<_, _, ()>("key", 1).await.unwrap_err()));
+    address.old.freeze().unwrap();
+    let mut waiting = redis.clone();
+    let owed = tokio::spawn(async move { waiting.get::<_, String>("key").await });
+    until_async(SOON, async || !pool.status().resource("redis").unwrap().work.is_empty()).await;
+    address.new.thaw().unwrap();
+    let began = Instant::now();
+    let error = owed.within(SOON).await.unwrap().unwrap_err();
+    assert!(matches!(lost(&error), Error::Lost { .. }), "{error}");
+    assert!(began.elapsed() < NOTICED + Duration::from_secs(1), "{:?}", began.elapsed());
+    let () = redis.set("key", "new").await.unwrap();
+    assert_eq!(generation(&pool), 1);
+}
+
 #[test]
 fn a_demoted_server_is_left_for_its_successor_by_threads() {
     let address = Address::start();
@@ -625,11 +650,17 @@ async fn a_held_subscription_does_not_delay_closing() {
     let mut pubsub = pool.redis().await.unwrap().pubsub().await.unwrap();
     pubsub.subscribe("ticks").await.unwrap();
     let listener = tokio::spawn(async move { pubsub.on_message().next().await.is_none() });
+    let threads = blocking::ResourcePool::from(pool.clone());
+    let on_thread =
+        thread::spawn(move || threads.redis().unwrap().subscribe("ticks").unwrap().next().unwrap().unwrap_err());
+    until_async(SOON, async || pool.holders().len() == 2).await;
     // As one that is held for life was taken long before.
     tokio::time::sleep(Duration::from_millis(1200)).await;
-    assert_eq!(pool.holders().iter().filter(|holder| holder.exclusive).count(), 1, "it counts as one all the same");
+    assert_eq!(pool.holders().iter().filter(|holder| holder.exclusive).count(), 2, "it counts as one all the same");
     let report = pool.close_all().await;
     assert!(report.took < Duration::from_millis(1900), "{report}");
     assert!(matches!(report.step("redis").unwrap().outcome, Outcome::Closed), "{report}");
     assert!(listener.within(SOON).await.unwrap());
+    let error = tokio::task::spawn_blocking(|| on_thread.join().unwrap()).within(SOON).await.unwrap();
+    assert!(lost(&error).is_closed(), "{error}");
 }

@@ -25,6 +25,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::AbortHandle;
+use tokio_util::sync::CancellationToken;
 
 use crate::backend::count::{Counted, none};
 use crate::checkout::{Checkouts, Limits};
@@ -406,8 +407,12 @@ struct Inner {
 struct Shared {
     connection: MultiplexedConnection,
     /// Another one has taken its place, so that its end is no loss.
-    is_retired: Arc<AtomicBool>,
+    retired: CancellationToken,
 }
+
+/// How long what is in flight on a retired connection may take, on which nobody probes. Part of the 5 s within which a
+/// frozen server is an error.
+const LAST_ANSWERS: Duration = Duration::from_millis(4500);
 
 /// What is known of a server that answered `READONLY`: as a failover behind one address leaves it, or a replica on
 /// purpose.
@@ -593,19 +598,25 @@ impl Inner {
 
     /// Has the connection's driver run. Its end is a loss of the generation, unless the connection is retired by then.
     fn drive(&self, connection: MultiplexedConnection, driver: BoxFuture<()>, switch: &KillSwitch) -> Shared {
-        let shared = Shared { connection, is_retired: Arc::default() };
-        let (link, switch, is_retired) = (self.link.clone(), switch.clone(), Arc::clone(&shared.is_retired));
+        let retired = CancellationToken::new();
+        let shared = Shared { connection, retired: retired.clone() };
+        let (link, switch) = (self.link.clone(), switch.clone());
         let generation = link.generation();
         tokio::spawn(async move {
+            let late = async {
+                retired.cancelled().await;
+                tokio::time::sleep(LAST_ANSWERS).await;
+            };
             tokio::select! {
                 () = driver => {
-                    if !is_retired.load(Ordering::Acquire) {
+                    if !retired.is_cancelled() {
                         // First, so that nothing is asked of it from the moment in which it counts as lost.
                         switch.cut();
                         link.lost(generation, "the server closed the connection");
                     }
                 }
                 () = switch.wait() => {}
+                () = late => {}
             }
         });
         shared
@@ -680,8 +691,8 @@ impl Inner {
         if switch.is_cut() {
             return false;
         }
-        if let Some(retired) = shared.replace(self.drive(connection, driver, switch)) {
-            retired.is_retired.store(true, Ordering::Release);
+        if let Some(old) = shared.replace(self.drive(connection, driver, switch)) {
+            old.retired.cancel();
         }
         true
     }
@@ -1439,6 +1450,12 @@ impl Wire {
             Some(inner) => inner.unsent(error),
             None => error,
         }
+    }
+
+    /// Has it known as a checkout that is merely held, from now on.
+    pub(crate) fn idle_lease(&self, claim: Claim) -> Option<Lease<Checkouts<Manager>>> {
+        let inner = self.inner.upgrade()?;
+        inner.link.lease::<RedisResource, _>(inner.threads.quota.idle_claim(claim))
     }
 
     /// What became of a call.

@@ -8,7 +8,7 @@ use crate::backend::redis::{Answer, Manager, RedisConfig, Wire};
 use crate::blocking::Scoped;
 use crate::checkout::Checkout;
 use crate::error::Error;
-use crate::lease::Lease;
+use crate::lease::{Claim, Lease};
 use crate::resource::{Busy, Work};
 use crate::scoped;
 
@@ -46,10 +46,11 @@ impl Redis {
     }
 
     /// Subscribes to a channel, or to several. The messages come from the iterator, which ends
-    /// with an error when the connection is lost or closed.
+    /// with an error when the connection is lost or closed. To listen is no work: closing does not wait for it.
     ///
     /// # Errors
     /// When the command cannot be sent.
+    #[track_caller]
     pub fn subscribe(&mut self, channels: impl ToRedisArgs) -> RedisResult<Subscription<'_>> {
         self.listen(redis::cmd("SUBSCRIBE").arg(channels))
     }
@@ -58,6 +59,7 @@ impl Redis {
     ///
     /// # Errors
     /// When the command cannot be sent.
+    #[track_caller]
     pub fn psubscribe(&mut self, patterns: impl ToRedisArgs) -> RedisResult<Subscription<'_>> {
         self.listen(redis::cmd("PSUBSCRIBE").arg(patterns))
     }
@@ -71,8 +73,12 @@ impl Redis {
         self.connection.answered(busy, answer, packed)
     }
 
+    #[track_caller]
     fn listen(&mut self, command: &redis::Cmd) -> RedisResult<Subscription<'_>> {
         self.connection.subscribe(command).map_err(|error| self.connection.unsent(error))?;
+        if let Some(lease) = self.connection.idle_lease(Claim::shared()) {
+            self.connection.lease = lease;
+        }
         Ok(Subscription { redis: self, ended: false })
     }
 }
@@ -87,6 +93,7 @@ impl Lent<'_> {
     ///
     /// # Errors
     /// When the command cannot be sent.
+    #[track_caller]
     pub fn subscribe(&mut self, channels: impl ToRedisArgs) -> RedisResult<Subscription<'_>> {
         self.0.subscribe(channels)
     }
@@ -95,6 +102,7 @@ impl Lent<'_> {
     ///
     /// # Errors
     /// When the command cannot be sent.
+    #[track_caller]
     pub fn psubscribe(&mut self, patterns: impl ToRedisArgs) -> RedisResult<Subscription<'_>> {
         self.0.psubscribe(patterns)
     }
