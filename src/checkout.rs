@@ -5,7 +5,11 @@
 //!
 //! Connections are opened only while somebody waits, on threads that no user occupies: one at first, and one more at
 //! a time for each that was opened while others still wait, as TCP starts. So a burst that is soon over opens one or
-//! two, and one that keeps what it gets has all it needs in a logarithmic number of steps.
+//! two, and one that keeps what it gets has all it needs in a logarithmic number of steps. After an opening that failed, or
+//! whose connection fails its first test, the next one follows after a pause.
+//!
+//! The prober borrows a connection that lies idle, so that it adds none. No user pays for a driver's goodbye: connections
+//! are dropped on threads of ours.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -20,20 +24,23 @@ use std::time::{Duration, Instant};
 use r2d2::ManageConnection;
 use tokio::runtime::Handle;
 
+use crate::activity::Activity;
 use crate::clock::Moment;
-use crate::error::{BoxError, Error, Source, panic_message};
+use crate::error::{BoxError, Error, Failure, ReconnectAsked, Source, panic_message};
+use crate::exit::Process;
 use crate::lease::{Claim, Lease};
 use crate::resource::Link;
+use crate::retry::Retry;
 use crate::runtime::{LONGEST, block, park_until, prober};
 use crate::status::Usage;
 use crate::sync::{Mutex, MutexGuard};
 use crate::wait::Quota;
 
-/// A connection in the hands of its only user; derefs to it. Goes back when it drops, or is closed where the adapter says
-/// that it is broken.
+/// A connection in the hands of its only user; derefs to it. Goes back when it drops, or is closed, on a thread of the
+/// pool's, where the adapter says that it is broken.
 #[must_use = "the connection goes back when this drops"]
 pub struct Checkout<M: ManageConnection> {
-    entry: Option<Box<Entry<M>>>,
+    taken: Taken<M>,
     /// How it is known to be held.
     pub(crate) lease: Lease<Checkouts<M>>,
 }
@@ -41,27 +48,8 @@ pub struct Checkout<M: ManageConnection> {
 impl<M: ManageConnection> Checkout<M> {
     /// One that is free now, and needs no test.
     pub(crate) fn now(lease: Lease<Checkouts<M>>) -> Option<Self> {
-        Some(Checkout { entry: Some(lease.core.try_get()?), lease })
-    }
-
-    /// Waits for one, where this thread may block. The claim is the one of whoever waits.
-    ///
-    /// # Errors
-    /// [`Error::Timeout`] with the holders, and what kept connections from being opened; why there are none at all;
-    /// [`Error::Deadlock`]; [`Error::InAsyncContext`].
-    pub(crate) fn by(lease: Lease<Checkouts<M>>, claim: Claim, deadline: Instant) -> Result<Self, Error> {
-        let wait = lease.quota.wait(claim)?;
-        let got = block(&lease.core.resource, || lease.core.get(deadline))?;
-        let entry = got.map_err(|ended| match ended {
-            Ended::Refused(error) => error,
-            Ended::TimedOut(cause) => Error::Timeout(Arc::new(wait.timed_out(cause))),
-        })?;
-        Ok(Checkout { entry: Some(entry), lease })
-    }
-
-    /// Whether it is one of those.
-    pub(crate) fn is_of(&self, checkouts: &Checkouts<M>) -> bool {
-        Arc::ptr_eq(&self.lease.core, &checkouts.core)
+        let entry = lease.core.try_get()?;
+        Some(Checkout { taken: Taken::new(&lease.core, entry, lease.link.process), lease })
     }
 
     /// Lends it to a closure, and gives it back after that. What a closure has, only its thread can free, so that a wait
@@ -81,7 +69,7 @@ impl<M: ManageConnection> fmt::Debug for Checkout<M> {
 impl<M: ManageConnection> Deref for Checkout<M> {
     type Target = M::Connection;
     fn deref(&self) -> &M::Connection {
-        match &self.entry {
+        match &self.taken.entry {
             Some(entry) => &entry.connection,
             None => unreachable!("only its drop takes it"),
         }
@@ -90,22 +78,69 @@ impl<M: ManageConnection> Deref for Checkout<M> {
 
 impl<M: ManageConnection> DerefMut for Checkout<M> {
     fn deref_mut(&mut self) -> &mut M::Connection {
-        match &mut self.entry {
+        match &mut self.taken.entry {
             Some(entry) => &mut entry.connection,
             None => unreachable!("only its drop takes it"),
         }
     }
 }
 
-impl<M: ManageConnection> Drop for Checkout<M> {
+/// A connection that was taken out, and goes back when this drops.
+pub(crate) struct Taken<M: ManageConnection> {
+    core: Arc<Core<M>>,
+    entry: Option<Box<Entry<M>>>,
+    process: &'static Process,
+}
+
+impl<M: ManageConnection> Taken<M> {
+    fn new(core: &Arc<Core<M>>, entry: Box<Entry<M>>, process: &'static Process) -> Self {
+        Taken { core: Arc::clone(core), entry: Some(entry), process }
+    }
+
+    /// Has it held by this lease; none, where the resource was lost, or closed and connected anew, since it was taken.
+    pub(crate) fn under(self, lease: Lease<Checkouts<M>>) -> Option<Checkout<M>> {
+        let ends = self.entry.as_ref().map(|entry| entry.ends);
+        let is_present = Arc::ptr_eq(&self.core, &lease.core) && ends == Some(self.core.state.lock().ends);
+        is_present.then_some(Checkout { taken: self, lease })
+    }
+}
+
+impl<M: ManageConnection> Drop for Taken<M> {
     fn drop(&mut self) {
         let Some(entry) = self.entry.take() else { return };
-        if self.lease.link.process.is_current() {
-            self.lease.core.put(entry);
+        if self.process.is_current() {
+            self.core.put(entry);
         } else {
             // The connection is the parent's.
             std::mem::forget(entry);
         }
+    }
+}
+
+/// Where to wait for a connection. Whoever waits here holds nothing.
+pub(crate) struct Queue<M: ManageConnection> {
+    core: Arc<Core<M>>,
+    quota: Arc<Quota>,
+    link: Link,
+}
+
+impl<M: ManageConnection> Queue<M> {
+    /// Waits for one, where this thread may block. The claim is the one of whoever waits.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] with the holders, and what kept connections from being opened; why there are none at all;
+    /// [`Error::Deadlock`]; [`Error::InAsyncContext`].
+    pub(crate) fn take(self, claim: Claim, deadline: Instant) -> Result<Taken<M>, Error> {
+        let wait = self.quota.wait(claim)?;
+        let got = block(&self.core.resource, || self.core.get(deadline))?;
+        let entry = got.map_err(|ended| match ended {
+            Ended::Refused(error) => error,
+            Ended::TimedOut(cause) => {
+                let trouble = || self.link.trouble().map(|error| Arc::new(error) as Source);
+                Error::Timeout(Arc::new(wait.timed_out(cause.or_else(trouble))))
+            }
+        })?;
+        Ok(Taken::new(&self.core, entry, self.link.process))
     }
 }
 
@@ -145,46 +180,71 @@ impl<M: ManageConnection> Checkouts<M> {
         quota: Arc<Quota>,
         tell: impl Fn(M::Error) -> BoxError + Send + Sync + 'static,
     ) -> Self {
-        let (runtime, retry, interval) = (Handle::current(), link.retry.clone(), limits.interval());
-        let start = move |opening| open(runtime.clone(), retry.effort(true).0, opening);
-        let core = Core::new(Arc::clone(link.name()), manager, limits, tell, start);
+        let (runtime, activity, interval) = (Handle::current(), Arc::clone(&link.activity), limits.interval());
+        let start = move |job, pause| start(&runtime, &activity, job, pause);
+        let core = Core::new(Arc::clone(link.name()), manager, limits, link.retry.clone(), tell, start);
         if let Some(interval) = interval {
             tokio::spawn(reap(Arc::downgrade(&core), interval));
         }
         Checkouts { core, quota, link: link.clone() }
     }
 
-    /// One that was opened to see whether that can be done.
-    pub(crate) fn admit(&self, connection: M::Connection) {
-        let woken = self.core.admit(&mut self.core.state.lock(), connection);
-        wake(woken);
+    /// Where to wait for one.
+    pub(crate) fn queue(&self) -> Queue<M> {
+        Queue { core: Arc::clone(&self.core), quota: Arc::clone(&self.quota), link: self.link.clone() }
     }
 
-    /// The connection is cut: whoever waits is told why, and everybody from now on.
-    pub(crate) fn refuse(&self) -> Idle<M> {
-        let closing = || Error::Closing { resource: Arc::clone(&self.core.resource) };
-        self.core.refuse(self.link.trouble().unwrap_or_else(closing), false)
+    /// To ask the server over a connection of these.
+    ///
+    /// # Errors
+    /// What the openings that are under way prove, where users have all others.
+    pub(crate) fn loan(&self) -> Result<Loan<M>, Failure> {
+        self.core.loan(self.link.patience)
     }
 
     /// None of those that there are is handed out again; whoever waits is given a new one.
     #[cfg(feature = "redis")]
-    pub(crate) fn retire(&self) -> Idle<M> {
-        self.core.retire()
+    pub(crate) fn retire(&self) {
+        self.core.retire();
     }
 
-    /// The connection is back.
+    /// To ask over a new connection, which is the first of all once these are [accepted](Self::accept). What asks for an
+    /// earlier one is nobody's.
+    pub(crate) fn first(&self) -> Loan<M> {
+        self.core.first()
+    }
+
+    /// The connection is cut: whoever waits is told why, and everybody from now on; unless a reconnect was asked for, which
+    /// they wait out.
+    pub(crate) fn refuse(&self) {
+        match self.link.trouble() {
+            Some(Error::Lost { source, .. }) if source.is::<ReconnectAsked>() => self.core.suspend(),
+            Some(_) if self.core.is_suspended() => {}
+            trouble => {
+                let closing = || Error::Closing { resource: Arc::clone(&self.core.resource) };
+                self.core.refuse(trouble.unwrap_or_else(closing), false);
+            }
+        }
+    }
+
+    /// The connection is there, or back.
     pub(crate) fn accept(&self) {
         self.core.accept();
     }
 
-    /// Refuses for good, as closed.
-    pub(crate) fn close(&self) -> Idle<M> {
-        self.core.refuse(Error::Closed { resource: Arc::clone(&self.core.resource) }, true)
+    /// Refuses for good, as closed, and waits until the goodbyes are said.
+    ///
+    /// # Cancel safety
+    /// They are said all the same.
+    pub(crate) async fn close(&self) {
+        self.core.refuse(Error::Closed { resource: Arc::clone(&self.core.resource) }, true);
+        self.link.activity.until(|| self.core.has_said_goodbyes().then_some(())).await;
     }
 
     pub(crate) fn usage(&self) -> Usage {
         let state = self.core.state.lock();
-        let (open, idle) = (state.open, state.idle.len());
+        // What the prober has is not in use.
+        let (open, idle) = (state.open, state.idle.len() + state.lent);
         Usage {
             max: Some(self.core.limits.max),
             open: Some(open),
@@ -196,21 +256,30 @@ impl<M: ManageConnection> Checkouts<M> {
     }
 }
 
-/// Opens one where that may block, and users do not; if it fails, again after a pause, for as long as somebody waits.
-fn open<M: ManageConnection>(
-    runtime: Handle,
-    mut pauses: impl Iterator<Item = Duration> + Send + 'static,
-    opening: Opening<M>,
-) {
-    let later = runtime.clone();
-    prober().unwrap_or(&runtime.clone()).spawn_blocking(move || {
+impl<M: ManageConnection> Drop for Checkouts<M> {
+    fn drop(&mut self) {
+        // What is still being opened is nobody's.
+        if self.link.process.is_current() {
+            self.core.refuse(Error::Closed { resource: Arc::clone(&self.core.resource) }, true);
+        }
+    }
+}
+
+/// Carries a job out after a pause, where that may block and users do not.
+fn start<M: ManageConnection>(runtime: &Handle, activity: &Arc<Activity>, job: Job<M>, pause: Duration) {
+    let (runtime, activity) = (runtime.clone(), Arc::clone(activity));
+    let prober = prober().unwrap_or(&runtime).clone();
+    let blocking = move || {
         let _context = runtime.enter();
-        let Some(failed) = opening.run() else { return };
-        let pause = pauses.next().unwrap_or_default();
-        later.clone().spawn(async move {
+        job.run();
+        activity.changed();
+    };
+    prober.spawn(async move {
+        if !pause.is_zero() {
             tokio::time::sleep(pause).await;
-            open(later, pauses, failed);
-        });
+        }
+        // Here, for it panics where there is no thread to be had.
+        tokio::task::spawn_blocking(blocking);
     });
 }
 
@@ -219,11 +288,7 @@ async fn reap<M: ManageConnection>(core: Weak<Core<M>>, interval: Duration) {
     loop {
         tokio::time::sleep(interval).await;
         let Some(core) = core.upgrade() else { return };
-        let gone = core.reap(Moment::coarse());
-        if !gone.is_empty() {
-            // A driver's goodbye may block.
-            tokio::task::spawn_blocking(|| drop(gone));
-        }
+        core.reap(Moment::coarse());
     }
 }
 
@@ -233,19 +298,24 @@ pub(crate) struct Core<M: ManageConnection> {
     manager: Arc<M>,
     limits: Limits,
     tell: Box<dyn Fn(M::Error) -> BoxError + Send + Sync>,
-    /// Carries an opening out, without waiting for it.
-    start: Box<dyn Fn(Opening<M>) + Send + Sync>,
+    retry: Retry,
+    /// Carries a job out after a pause, without waiting for it.
+    start: Box<dyn Fn(Job<M>, Duration) + Send + Sync>,
     state: Mutex<State<M>>,
 }
 
 struct State<M: ManageConnection> {
     /// The one used last on top.
-    idle: Idle<M>,
+    idle: Vec<Box<Entry<M>>>,
     /// The first has waited longest. None while there is something idle.
     waiters: VecDeque<Arc<Waiter<M>>>,
-    /// How many are idle or checked out.
+    /// How many are idle, checked out or lent.
     open: usize,
+    /// How many of them the prober has.
+    lent: usize,
     opening: usize,
+    /// Since when openings that are under way have had no answer.
+    unanswered: Option<Instant>,
     /// How often there was an end to all: what was being opened then is nobody's, even if it hangs for ever, and what was
     /// out is closed when it comes back.
     ends: u64,
@@ -253,16 +323,32 @@ struct State<M: ManageConnection> {
     width: usize,
     /// How many ever were opened.
     opened: usize,
+    /// How many openings in a row led to nothing, and until when the next one pauses.
+    setbacks: u32,
+    pausing: Option<Instant>,
     /// Why the last one could not be opened, or had to be given up, as far as that explains a wait of now.
     failure: Option<Source>,
     /// Why there are none.
     refused: Option<Error>,
+    /// There are none yet, or none just now, and whoever waits goes on waiting.
+    suspended: bool,
     is_closed: bool,
+    /// What is to be dropped, for one of the threads that do that.
+    leaving: VecDeque<Box<Entry<M>>>,
+    /// How many threads do, each with one.
+    parting: usize,
 }
+
+/// How many goodbyes may be said, or hang, at a time. As many connections as there may be wait for that; beyond those none
+/// are opened.
+const GOODBYES: usize = 8;
+/// What fails its first test this soon counts as not opened.
+const YOUNG: Duration = Duration::from_secs(1);
 
 pub(crate) struct Entry<M: ManageConnection> {
     connection: M::Connection,
-    checked_out: Moment,
+    /// When it was last.
+    checked_out: Option<Moment>,
     opened: Moment,
     /// How long it may be used.
     lifetime: Duration,
@@ -275,6 +361,11 @@ pub(crate) struct Entry<M: ManageConnection> {
 impl<M: ManageConnection> Entry<M> {
     fn is_worn(&self, now: Moment) -> bool {
         now.since(self.opened) >= self.lifetime
+    }
+
+    /// Whether it was opened in vain, if it is unfit.
+    fn is_fresh(&self, now: Moment) -> bool {
+        self.checked_out.is_none() && now.since(self.opened) < YOUNG
     }
 }
 
@@ -294,9 +385,6 @@ struct Cell<M: ManageConnection> {
 
 pub(crate) type Answer<M> = Result<Box<Entry<M>>, Error>;
 
-/// What lay idle: to be dropped where a driver's goodbye may block.
-pub(crate) type Idle<M> = Vec<Box<Entry<M>>>;
-
 /// How a wait ended without a connection.
 enum Ended {
     Refused(Error),
@@ -308,23 +396,32 @@ impl<M: ManageConnection> Core<M> {
         resource: Arc<str>,
         manager: Arc<M>,
         limits: Limits,
+        retry: Retry,
         tell: impl Fn(M::Error) -> BoxError + Send + Sync + 'static,
-        start: impl Fn(Opening<M>) + Send + Sync + 'static,
+        start: impl Fn(Job<M>, Duration) + Send + Sync + 'static,
     ) -> Arc<Self> {
         let state = State {
             idle: Vec::new(),
             waiters: VecDeque::new(),
             open: 0,
+            lent: 0,
             opening: 0,
+            unanswered: None,
             ends: 0,
             width: 1,
             opened: 0,
+            setbacks: 0,
+            pausing: None,
             failure: None,
             refused: None,
+            suspended: true,
             is_closed: false,
+            leaving: VecDeque::new(),
+            parting: 0,
         };
+        let limits = Limits { min_idle: limits.min_idle.min(limits.max), ..limits };
         let (tell, start) = (Box::new(tell), Box::new(start));
-        Arc::new(Core { resource, manager, limits, tell, start, state: Mutex::new(state) })
+        Arc::new(Core { resource, manager, limits, tell, retry, start, state: Mutex::new(state) })
     }
 
     /// One that lies idle and needs no test.
@@ -332,16 +429,11 @@ impl<M: ManageConnection> Core<M> {
         let now = Moment::coarse();
         let mut state = self.state.lock();
         let mut entry = state.idle.pop_if(|entry| !entry.is_worn(now) && !self.needs_test(entry, now))?;
-        let begun = (state.idle.len() < self.limits.min_idle).then(|| self.demand(&mut state));
-        drop(state);
-        if let Some(begun) = begun {
-            self.begin(begun);
+        state.succeed();
+        if state.idle.len() < self.limits.min_idle {
+            self.settle(state);
         }
-        if self.is_broken(&mut entry) {
-            self.forget(self.state.lock(), Unfit { entry, cause: None });
-            return None;
-        }
-        entry.checked_out = now;
+        entry.checked_out = Some(now);
         Some(entry)
     }
 
@@ -359,7 +451,10 @@ impl<M: ManageConnection> Core<M> {
                 Err(bad) if Instant::now() < deadline => unfit = Some(bad),
                 Err(bad) => {
                     let cause = bad.cause.clone();
-                    self.forget(self.state.lock(), bad);
+                    let mut state = self.state.lock();
+                    let replaced = self.discard(&mut state, bad);
+                    self.settle(state);
+                    drop(replaced);
                     return Err(Ended::TimedOut(cause));
                 }
             }
@@ -371,7 +466,7 @@ impl<M: ManageConnection> Core<M> {
         let waiter = Arc::new(Waiter(Mutex::new(Cell { answer: None, waker: None })));
         let mut state = self.state.lock();
         let again = unfit.is_some();
-        let gone = unfit.map(|unfit| state.forget(unfit));
+        let replaced = unfit.and_then(|unfit| self.discard(&mut state, unfit));
         if let Some(error) = &state.refused {
             waiter.0.lock().answer = Some(Err(error.clone()));
         } else if let Some(entry) = state.idle.pop() {
@@ -385,26 +480,22 @@ impl<M: ManageConnection> Core<M> {
             }
             state.waiters.push_back(Arc::clone(&waiter));
         }
-        let begun = self.demand(&mut state);
-        drop(state);
-        self.begin(begun);
-        drop(gone);
+        self.settle(state);
+        drop(replaced);
         Waiting { core: self, waiter, is_over: false }
     }
 
     /// One that has just been opened.
-    #[must_use = "they are to be woken outside of the lock"]
-    fn admit(&self, state: &mut State<M>, connection: M::Connection) -> Option<Waker> {
-        state.open += 1;
+    fn entry(&self, state: &mut State<M>, connection: M::Connection) -> Box<Entry<M>> {
         state.opened += 1;
-        let (now, ends) = (Moment::coarse(), state.ends);
         // Not all of them at once; 61 has no divisor in common with 100, so that neighbours are far apart.
         let spread = (state.opened % 100 * 61 % 100) as f64 / 1000.0;
         let lifetime = match self.limits.max_lifetime {
             Duration::ZERO => Duration::MAX,
             longest => longest.min(LONGEST).mul_f64(1.0 - spread),
         };
-        state.hand_over(Box::new(Entry { connection, checked_out: now, opened: now, lifetime, idle: None, ends }))
+        let (opened, ends) = (Moment::coarse(), state.ends);
+        Box::new(Entry { connection, checked_out: None, opened, lifetime, idle: None, ends })
     }
 
     /// Takes one back.
@@ -412,26 +503,49 @@ impl<M: ManageConnection> Core<M> {
         let is_broken = self.is_broken(&mut entry);
         let mut state = self.state.lock();
         if is_broken || entry.ends != state.ends {
-            return self.forget(state, Unfit { entry, cause: None });
+            state.open -= 1;
+            state.leaving.push_back(entry);
+            return self.settle(state);
         }
-        let woken = state.hand_over(entry);
+        let woken = state.hand_over(entry, true);
         drop(state);
         wake(woken);
     }
 
-    /// One that is not handed out again.
-    fn forget(self: &Arc<Self>, mut state: MutexGuard<'_, State<M>>, unfit: Unfit<M>) {
-        let gone = state.forget(unfit);
+    /// Begins what is to be begun now.
+    fn settle(self: &Arc<Self>, mut state: MutexGuard<'_, State<M>>) {
         let begun = self.demand(&mut state);
         drop(state);
         self.begin(begun);
-        drop(gone);
+    }
+
+    /// What is unfit is closed.
+    #[must_use = "it is to be dropped outside of the lock"]
+    fn discard(&self, state: &mut State<M>, Unfit { entry, cause }: Unfit<M>) -> Option<Source> {
+        if cause.is_some() && entry.is_fresh(Moment::coarse()) {
+            self.set_back(state);
+        }
+        state.open -= 1;
+        state.leaving.push_back(entry);
+        cause.and_then(|cause| state.failure.replace(cause))
+    }
+
+    /// An opening led to nothing.
+    fn set_back(&self, state: &mut State<M>) {
+        state.setbacks = state.setbacks.saturating_add(1);
+        self.pause(state);
+    }
+
+    /// The next opening follows after a pause.
+    fn pause(&self, state: &mut State<M>) {
+        state.width = 1;
+        state.pausing = Some(Instant::now() + self.retry.pause(state.setbacks).min(LONGEST));
     }
 
     /// Whether it can be used.
     fn fit(&self, mut entry: Box<Entry<M>>) -> Result<Box<Entry<M>>, Unfit<M>> {
         let now = Moment::coarse();
-        if self.is_broken(&mut entry) || entry.is_worn(now) {
+        if entry.checked_out.is_some() && entry.is_worn(now) {
             return Err(Unfit { entry, cause: None });
         }
         if self.needs_test(&entry, now)
@@ -439,94 +553,119 @@ impl<M: ManageConnection> Core<M> {
         {
             return Err(Unfit { entry, cause: Some(cause) });
         }
-        entry.checked_out = now;
+        if entry.checked_out.replace(now).is_none() {
+            self.state.lock().succeed();
+        }
         Ok(entry)
     }
 
     fn needs_test(&self, entry: &Entry<M>, now: Moment) -> bool {
-        now.since(entry.checked_out) >= self.limits.test_after
+        now.since(entry.checked_out.unwrap_or(entry.opened)) >= self.limits.test_after
     }
 
     fn is_broken(&self, entry: &mut Entry<M>) -> bool {
         catch_unwind(AssertUnwindSafe(|| self.manager.has_broken(&mut entry.connection))).unwrap_or(true)
     }
 
-    /// What the adapter answers; a panic is an error too.
+    /// What the adapter answers.
     fn tried<T>(&self, run: impl FnOnce(&M) -> Result<T, M::Error>) -> Result<T, Source> {
-        match catch_unwind(AssertUnwindSafe(|| run(&self.manager))) {
-            Ok(answer) => answer.map_err(|error| (self.tell)(error).into()),
-            Err(panic) => Err(BoxError::from(format!("it panicked: {}", panic_message(&*panic))).into()),
-        }
+        caught(|error| (self.tell)(error).into(), || run(&self.manager))
     }
 
     /// Who would have use for one more.
     fn wanted(&self, state: &State<M>) -> usize {
-        if state.refused.is_some() {
+        if state.refused.is_some() || state.suspended {
             return 0;
         }
-        state.waiters.len().max(self.limits.min_idle.saturating_sub(state.idle.len()))
+        state.waiters.len().max(self.limits.min_idle.saturating_sub(state.idle.len() + state.lent))
     }
 
-    /// So many are to be opened in addition, and count as being opened from here on.
+    /// How many more may be opened.
+    fn room(&self, state: &State<M>) -> usize {
+        if state.leaving.len() > self.limits.max {
+            return 0;
+        }
+        self.limits.max.saturating_sub(state.open + state.opening)
+    }
+
+    /// What is to be begun now, and counts as begun from here on.
     fn demand(&self, state: &mut State<M>) -> Begun {
-        let room = self.limits.max.saturating_sub(state.open + state.opening);
-        let count = self.wanted(state).min(state.width).saturating_sub(state.opening).min(room);
-        state.opening += count;
-        Begun { count, ends: state.ends }
+        let openings = self.wanted(state).min(state.width).saturating_sub(state.opening).min(self.room(state));
+        state.opening += openings;
+        let pause = match state.pausing {
+            Some(until) if openings > 0 => until.saturating_duration_since(Instant::now()),
+            _ => Duration::ZERO,
+        };
+        let goodbyes = state.leaving.len().min(GOODBYES.saturating_sub(state.parting));
+        state.parting += goodbyes;
+        Begun { openings, ends: state.ends, pause, goodbyes }
     }
 
     /// Not under the lock, which what cannot be carried out takes as it drops.
     fn begin(self: &Arc<Self>, begun: Begun) {
-        for _ in 0..begun.count {
-            (self.start)(Opening { core: Arc::clone(self), ends: begun.ends, is_over: false });
+        for _ in 0..begun.openings {
+            let opening = Opening { core: Arc::clone(self), ends: begun.ends, is_over: false };
+            (self.start)(Job::Open(opening), begun.pause);
+        }
+        for _ in 0..begun.goodbyes {
+            (self.start)(Job::Part(Goodbyes { core: Arc::clone(self), is_over: false }), Duration::ZERO);
         }
     }
 
     /// Answers whoever waits with this, and everybody from now on.
-    #[must_use = "it is to be dropped where a driver's goodbye may block"]
-    pub(crate) fn refuse(&self, error: Error, for_good: bool) -> Idle<M> {
+    pub(crate) fn refuse(self: &Arc<Self>, error: Error, for_good: bool) {
         let mut state = self.state.lock();
         if !state.is_closed {
             state.refused = Some(error.clone());
             state.is_closed = for_good;
         }
-        state.opening = 0;
-        state.ends += 1;
-        let idle = std::mem::take(&mut state.idle);
-        state.open -= idle.len();
+        state.suspended = false;
+        state.end();
         let answered = std::mem::take(&mut state.waiters).into_iter().map(|waiter| waiter.answer(Err(error.clone())));
         let woken: Vec<_> = answered.collect();
-        drop(state);
+        self.settle(state);
         woken.into_iter().for_each(wake);
-        idle
     }
 
     /// Replaces those that there are, on demand.
     #[cfg(feature = "redis")]
-    #[must_use = "it is to be dropped where a driver's goodbye may block"]
-    fn retire(self: &Arc<Self>) -> Idle<M> {
+    fn retire(self: &Arc<Self>) {
         let mut state = self.state.lock();
-        state.opening = 0;
-        state.ends += 1;
-        let idle = std::mem::take(&mut state.idle);
-        state.open -= idle.len();
-        let begun = self.demand(&mut state);
-        drop(state);
-        self.begin(begun);
-        idle
+        state.end();
+        self.settle(state);
     }
 
-    /// There are some again.
-    pub(crate) fn accept(&self) {
+    /// There are none until these are accepted again. Whoever waits goes on waiting.
+    fn suspend(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        state.suspended = !state.is_closed;
+        state.end();
+        self.settle(state);
+    }
+
+    fn is_suspended(&self) -> bool {
+        self.state.lock().suspended
+    }
+
+    /// There are some, or some again.
+    pub(crate) fn accept(self: &Arc<Self>) {
         let mut state = self.state.lock();
         if !state.is_closed {
             state.refused = None;
+            state.suspended = false;
             state.width = 1;
+            state.succeed();
         }
+        self.settle(state);
     }
 
-    /// Takes out what is idle for too long, or worn.
-    fn reap(self: &Arc<Self>, now: Moment) -> Idle<M> {
+    fn has_said_goodbyes(&self) -> bool {
+        let state = self.state.lock();
+        state.leaving.len() + state.parting == 0
+    }
+
+    /// Closes what is idle for too long, or worn.
+    fn reap(self: &Arc<Self>, now: Moment) {
         let Limits { idle_timeout, min_idle, .. } = self.limits;
         let mut state = self.state.lock();
         let mut spare = if idle_timeout.is_zero() { 0 } else { state.idle.len().saturating_sub(min_idle) };
@@ -541,10 +680,56 @@ impl<M: ManageConnection> Core<M> {
             })
             .collect();
         state.open -= gone.len();
-        let begun = self.demand(&mut state);
-        drop(state);
-        self.begin(begun);
-        gone
+        state.leaving.extend(gone);
+        self.settle(state);
+    }
+
+    /// The connection that was idle for longest, or room for a new one.
+    fn loan(self: &Arc<Self>, patience: Duration) -> Result<Loan<M>, Failure> {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        if !state.idle.is_empty() {
+            let entry = state.idle.remove(0);
+            return Ok(self.lend(&mut state, Some(entry), true));
+        }
+        if self.room(&state) == 0 {
+            // Openings ask the server, too.
+            return Err(match state.unanswered.map(|since| now.saturating_duration_since(since)) {
+                Some(silent) if silent >= patience => {
+                    Failure::transient(format!("a connection that is being opened has had no answer for {silent:.1?}"))
+                }
+                _ => Failure::unasked("all connections are in use"),
+            });
+        }
+        if state.pausing.is_some_and(|until| now < until) {
+            return Err(Failure::unasked("none could be opened just now"));
+        }
+        let users_have_none = state.open == state.lent;
+        Ok(self.lend(&mut state, None, users_have_none))
+    }
+
+    /// Room for the first of all.
+    fn first(self: &Arc<Self>) -> Loan<M> {
+        let mut state = self.state.lock();
+        // What an earlier attempt brings is too late.
+        state.end();
+        let loan = self.lend(&mut state, None, true);
+        self.settle(state);
+        loan
+    }
+
+    fn lend(self: &Arc<Self>, state: &mut State<M>, entry: Option<Box<Entry<M>>>, proves: bool) -> Loan<M> {
+        state.lent += 1;
+        state.open += usize::from(entry.is_none());
+        Loan { core: Arc::clone(self), entry, ends: state.ends, proves, is_fit: false }
+    }
+
+    /// Drops one. A panic there is nobody's.
+    fn say_goodbye(&self, entry: impl Sized) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(entry))) {
+            let message = panic_message(&*panic);
+            tracing::warn!(resource = %self.resource, message, "the driver panicked as a connection was closed");
+        }
     }
 }
 
@@ -555,6 +740,7 @@ impl<M: ManageConnection> Core<M> {
         let state = self.state.lock();
         assert_eq!((state.waiters.len(), state.opening), (0, 0), "waiting, being opened");
         assert_eq!(state.open, state.idle.len(), "open and lost");
+        assert_eq!((state.leaving.len(), state.parting), (0, 0), "not said goodbye to");
         assert!(state.open <= self.limits.max);
     }
 }
@@ -567,20 +753,28 @@ impl<M: ManageConnection> Entry<M> {
 }
 
 impl<M: ManageConnection> State<M> {
-    /// What is not handed out again. To be dropped outside of the lock, where a driver's goodbye may block.
-    fn forget(&mut self, Unfit { entry, cause }: Unfit<M>) -> impl Sized + use<M> {
-        self.open -= 1;
-        (entry, cause.and_then(|cause| self.failure.replace(cause)))
+    /// Connections can be opened, and used.
+    fn succeed(&mut self) {
+        (self.setbacks, self.pausing) = (0, None);
     }
 
-    /// To whoever has waited longest.
+    /// What is being opened is nobody's from here on, and what is idle is closed.
+    fn end(&mut self) {
+        self.ends += 1;
+        self.opening = 0;
+        self.unanswered = None;
+        self.open -= self.idle.len() + std::mem::take(&mut self.lent);
+        self.leaving.extend(self.idle.drain(..));
+    }
+
+    /// To whoever has waited longest; else to lie idle, on top if it is warm.
     #[must_use = "they are to be woken outside of the lock"]
-    fn hand_over(&mut self, mut entry: Box<Entry<M>>) -> Option<Waker> {
+    fn hand_over(&mut self, mut entry: Box<Entry<M>>, is_warm: bool) -> Option<Waker> {
         match self.waiters.pop_front() {
             Some(waiter) => waiter.answer(Ok(entry)),
             None => {
                 entry.idle = None;
-                self.idle.push(entry);
+                self.idle.insert(if is_warm { self.idle.len() } else { 0 }, entry);
                 None
             }
         }
@@ -602,11 +796,31 @@ fn wake(waker: Option<Waker>) {
     }
 }
 
-/// So many openings, to be carried out outside of the lock.
+/// So many jobs, to be carried out outside of the lock.
 #[must_use = "they are waited for"]
 struct Begun {
-    count: usize,
+    openings: usize,
     ends: u64,
+    /// Before the openings.
+    pause: Duration,
+    goodbyes: usize,
+}
+
+/// What a thread that is no user's has to do.
+pub(crate) enum Job<M: ManageConnection> {
+    /// May connect, and so block.
+    Open(Opening<M>),
+    /// May block as long.
+    Part(Goodbyes<M>),
+}
+
+impl<M: ManageConnection> Job<M> {
+    pub(crate) fn run(self) {
+        match self {
+            Job::Open(opening) => opening.run(),
+            Job::Part(goodbyes) => goodbyes.run(),
+        }
+    }
 }
 
 /// Somebody waits, by thread or by task. Whoever is given one and is gone has given it back.
@@ -623,7 +837,10 @@ impl<M: ManageConnection> Waiting<'_, M> {
         let mut state = self.core.state.lock();
         if let Some(place) = state.waiters.iter().position(|one| Arc::ptr_eq(one, &self.waiter)) {
             state.waiters.remove(place);
-            return Err(state.failure.clone());
+            let (leaving, max) = (state.leaving.len(), self.core.limits.max);
+            let hang =
+                || BoxError::from(format!("{leaving} connections wait to be closed, for the driver's goodbyes hang"));
+            return Err(state.failure.clone().or_else(|| (leaving > max).then(|| hang().into())));
         }
         drop(state);
         // Answers are given under the lock, as one leaves the queue.
@@ -666,18 +883,16 @@ pub(crate) struct Opening<M: ManageConnection> {
 }
 
 impl<M: ManageConnection> Opening<M> {
-    /// Opens it, if it is still wanted. Comes back where that failed and is to be tried again.
-    pub(crate) fn run(mut self) -> Option<Self> {
+    /// Opens it, if it is still wanted; if that fails, another one follows for as long as somebody waits.
+    fn run(mut self) {
         let core = Arc::clone(&self.core);
         let mut state = core.state.lock();
         if self.ends != state.ends || core.wanted(&state) == 0 {
             state.width = 1;
-            self.end(&mut state);
+            return self.end(&mut state);
         }
+        state.unanswered.get_or_insert_with(Instant::now);
         drop(state);
-        if self.is_over {
-            return None;
-        }
         let opened = core.tried(M::connect);
         if let Err(error) = &opened {
             tracing::debug!(resource = %core.resource, %error, "a connection could not be opened");
@@ -686,36 +901,32 @@ impl<M: ManageConnection> Opening<M> {
         if self.ends != state.ends {
             self.is_over = true;
             drop(state);
-            drop(opened);
-            return None;
+            return core.say_goodbye(opened);
         }
-        match opened {
+        self.end(&mut state);
+        state.unanswered = state.unanswered.map(|_| Instant::now());
+        let (replaced, woken) = match opened {
             Ok(connection) => {
-                self.end(&mut state);
-                let failure = state.failure.take();
-                let woken = core.admit(&mut state, connection);
+                state.open += 1;
+                let entry = core.entry(&mut state, connection);
+                let woken = state.hand_over(entry, true);
                 match core.wanted(&state) {
+                    // It may fail its first test, as the one before did.
+                    _ if state.setbacks > 0 => core.pause(&mut state),
                     0 => state.width = 1,
                     wanted if wanted > state.opening => state.width = (state.width + 1).min(core.limits.max),
                     _ => {}
                 }
-                let begun = core.demand(&mut state);
-                drop(state);
-                wake(woken);
-                core.begin(begun);
-                drop(failure);
-                None
+                (state.failure.take(), woken)
             }
             Err(cause) => {
-                state.failure = Some(cause);
-                state.width = 1;
-                if state.opening == 1 && core.wanted(&state) > 0 {
-                    return Some(self);
-                }
-                self.end(&mut state);
-                None
+                core.set_back(&mut state);
+                (state.failure.replace(cause), None)
             }
-        }
+        };
+        core.settle(state);
+        wake(woken);
+        drop(replaced);
     }
 
     /// No longer counted.
@@ -723,6 +934,7 @@ impl<M: ManageConnection> Opening<M> {
         self.is_over = true;
         if self.ends == state.ends {
             state.opening -= 1;
+            state.unanswered = state.unanswered.filter(|_| state.opening > 0);
         }
     }
 }
@@ -735,5 +947,111 @@ impl<M: ManageConnection> Drop for Opening<M> {
             self.end(&mut state);
             state.failure.get_or_insert_with(|| BoxError::from("the pool's runtime has ended").into());
         }
+    }
+}
+
+/// A thread that says goodbyes until there are none left to say.
+pub(crate) struct Goodbyes<M: ManageConnection> {
+    core: Arc<Core<M>>,
+    is_over: bool,
+}
+
+impl<M: ManageConnection> Goodbyes<M> {
+    fn run(mut self) {
+        let core = Arc::clone(&self.core);
+        loop {
+            let mut state = core.state.lock();
+            let Some(entry) = state.leaving.pop_front() else {
+                self.is_over = true;
+                state.parting -= 1;
+                return;
+            };
+            // There may be room again.
+            core.settle(state);
+            core.say_goodbye(entry);
+        }
+    }
+}
+
+impl<M: ManageConnection> Drop for Goodbyes<M> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.core.state.lock().parting -= 1;
+        }
+    }
+}
+
+/// A connection that the prober has, or room for one.
+pub(crate) struct Loan<M: ManageConnection> {
+    core: Arc<Core<M>>,
+    entry: Option<Box<Entry<M>>>,
+    /// How many there were as it was lent.
+    ends: u64,
+    /// Whether a failure to connect proves the server's silence: what is borrowed has failed as well, or users have none.
+    proves: bool,
+    is_fit: bool,
+}
+
+impl<M: ManageConnection> Loan<M> {
+    /// Whether the server answers. A connection that is borrowed may have ended for a reason of its own, so where it does not
+    /// answer a new one is asked, which takes its place.
+    pub(crate) fn ask(mut self, tell: impl Fn(M::Error) -> Failure) -> Result<(), Failure> {
+        let core = Arc::clone(&self.core);
+        if let Some(entry) = &mut self.entry {
+            if caught(&tell, || core.manager.is_valid(&mut entry.connection)).is_ok() {
+                self.is_fit = true;
+                return Ok(());
+            }
+            let mut state = core.state.lock();
+            state.leaving.extend(self.entry.take());
+            core.settle(state);
+        }
+        let opened = caught(&tell, || core.manager.connect());
+        let mut state = core.state.lock();
+        let connection = match opened {
+            Ok(connection) => connection,
+            Err(failure) => {
+                if self.ends == state.ends {
+                    core.set_back(&mut state);
+                }
+                return Err(if self.proves { failure } else { Failure::unasked(failure.source) });
+            }
+        };
+        let entry = self.entry.insert(core.entry(&mut state, connection));
+        drop(state);
+        caught(&tell, || core.manager.is_valid(&mut entry.connection))?;
+        self.is_fit = true;
+        Ok(())
+    }
+}
+
+/// What the adapter answers; a panic is an error too.
+fn caught<T, E, F: From<BoxError>>(tell: impl Fn(E) -> F, run: impl FnOnce() -> Result<T, E>) -> Result<T, F> {
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(answer) => answer.map_err(tell),
+        Err(panic) => Err(BoxError::from(format!("it panicked: {}", panic_message(&*panic))).into()),
+    }
+}
+
+impl<M: ManageConnection> Drop for Loan<M> {
+    fn drop(&mut self) {
+        let core = Arc::clone(&self.core);
+        let mut state = core.state.lock();
+        let is_present = self.ends == state.ends;
+        let is_useful = is_present && self.is_fit && !state.is_closed;
+        if is_present {
+            state.lent -= 1;
+        }
+        let mut woken = None;
+        match self.entry.take() {
+            // After a loss users may have all that there may be still.
+            Some(entry) if is_useful && state.open <= core.limits.max => woken = state.hand_over(entry, false),
+            entry => {
+                state.open -= usize::from(is_present);
+                state.leaving.extend(entry);
+            }
+        }
+        core.settle(state);
+        wake(woken);
     }
 }

@@ -130,7 +130,7 @@ impl fmt::Display for Error {
             Error::Timeout(error) => error.fmt(f),
             Error::Deadlock(error) => error.fmt(f),
             Error::Lost { resource, endpoint, source } => {
-                write!(f, "{resource} at {endpoint}: connection lost: {}", Chain(&**source))
+                write!(f, "{}: connection lost: {}", At(resource, endpoint), Chain(&**source))
             }
             Error::Operation { resource, action, source } => write!(f, "{resource}: {action}: {}", Chain(&**source)),
             Error::OutcomeUnknown { resource, action, source } => {
@@ -195,7 +195,11 @@ impl fmt::Display for ConnectError {
         if *attempts == 0 {
             return write!(f, "{resource}: not connected: {source}");
         }
-        write!(f, "{resource}: no connection to {endpoint} after {attempts} {times} in {elapsed:.1?}: {source}")
+        write!(f, "{resource}: no connection")?;
+        if !endpoint.is_empty() {
+            write!(f, " to {endpoint}")?;
+        }
+        write!(f, " after {attempts} {times} in {elapsed:.1?}: {source}")
     }
 }
 
@@ -229,7 +233,7 @@ pub struct TimeoutError {
 impl fmt::Display for TimeoutError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { resource, endpoint, waiting_for, waited, holders, cycle, source } = self;
-        write!(f, "{resource} at {endpoint}: waited {waited:.1?} for {waiting_for}")?;
+        write!(f, "{}: waited {waited:.1?} for {waiting_for}", At(resource, endpoint))?;
         if !holders.is_empty() {
             write!(f, "; held by {}", Few(holders, ", "))?;
         }
@@ -250,6 +254,16 @@ impl fmt::Display for TimeoutError {
 impl StdError for TimeoutError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         drivers(self.source.as_ref()?)
+    }
+}
+
+/// A resource and where it is, if that is known.
+struct At<'a>(&'a str, &'a str);
+
+impl fmt::Display for At<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let At(resource, endpoint) = self;
+        if endpoint.is_empty() { f.write_str(resource) } else { write!(f, "{resource} at {endpoint}") }
     }
 }
 
@@ -437,6 +451,18 @@ impl Failure {
         if is_own_trouble(&*self.source) { Proof::Unasked } else { self.proof }
     }
 }
+
+/// The cause of a loss that is a user's wish.
+#[derive(Debug)]
+pub(crate) struct ReconnectAsked;
+
+impl fmt::Display for ReconnectAsked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a reconnect was asked for")
+    }
+}
+
+impl StdError for ReconnectAsked {}
 
 /// Whether this process lacked descriptors, memory, ports or room in its network stack.
 pub(crate) fn is_own_trouble(error: &(dyn StdError + 'static)) -> bool {

@@ -14,13 +14,14 @@ use std::time::{Duration, Instant};
 
 use loom::thread::{self, JoinHandle};
 
-use crate::checkout::{Core, Limits, Opening};
+use crate::checkout::{Core, Job, Limits};
 use crate::close::{CloseCell, CloseReport, Reason};
 use crate::error::{BoxError, Error, Source};
 use crate::leak::LeakOptions;
 use crate::lease::{Claim, Lease};
 use crate::life::{Caller, Connected, Life, Lost, Recovery};
 use crate::resource::{Busy, Work};
+use crate::retry::Retry;
 use crate::status::{PoolStatus, State};
 use crate::sync::{Condvar, Mutex, set_thread_number};
 
@@ -488,15 +489,20 @@ type Openings = Arc<std::sync::Mutex<Vec<JoinHandle<()>>>>;
 fn checkouts(max: usize) -> (Arc<Core<Adapter>>, Openings) {
     let openings = Openings::default();
     let threads = Arc::clone(&openings);
-    let start = move |opening: Opening<Adapter>| {
-        threads.lock().unwrap().push(thread::spawn(move || assert!(opening.run().is_none(), "none fails")));
+    let start = move |job: Job<Adapter>, _: Duration| match job {
+        Job::Open(_) => threads.lock().unwrap().push(thread::spawn(move || job.run())),
+        Job::Part(_) => job.run(),
     };
-    (Core::new(Arc::from("model"), Arc::new(Adapter), limits(max), |never| match never {}, start), openings)
+    (core(max, start), openings)
 }
 
-fn limits(max: usize) -> Limits {
+fn core(max: usize, start: impl Fn(Job<Adapter>, Duration) + Send + Sync + 'static) -> Arc<Core<Adapter>> {
     let never = Duration::ZERO;
-    Limits { max, min_idle: 0, idle_timeout: never, max_lifetime: never, test_after: Duration::MAX }
+    let limits = Limits { max, min_idle: 0, idle_timeout: never, max_lifetime: never, test_after: Duration::MAX };
+    let core =
+        Core::new(Arc::from("model"), Arc::new(Adapter), limits, Retry::default(), |never| match never {}, start);
+    core.accept();
+    core
 }
 
 /// Waits for one and gives it back.
@@ -577,7 +583,7 @@ pub fn close_against_waiters() {
             Ok(entry) => core.put(entry),
             Err(error) => assert!(error.is_closed(), "{error}"),
         });
-        let closing = spawn_on(&core, |core| drop(core.refuse(Error::Closed { resource: Arc::from("model") }, true)));
+        let closing = spawn_on(&core, |core| core.refuse(Error::Closed { resource: Arc::from("model") }, true));
         core.put(held);
         closing.join().unwrap();
         waiting.join().unwrap();
@@ -600,7 +606,7 @@ pub fn loss_against_openings() {
                 core.put(entry);
             }
         });
-        drop(core.refuse(Error::Closing { resource: Arc::from("model") }, false));
+        core.refuse(Error::Closing { resource: Arc::from("model") }, false);
         core.accept();
         waiting.join().unwrap();
         check_idle(&core, &openings);
@@ -613,15 +619,15 @@ pub fn cancelled_opening() {
         let openings = Openings::default();
         let threads = Arc::clone(&openings);
         // The first is dropped, as by a runtime that ends, some time after it was begun.
-        let start = move |opening: Opening<Adapter>| {
+        let start = move |job: Job<Adapter>, _: Duration| {
             let drops = first.swap(false, Ordering::Relaxed);
             threads.lock().unwrap().push(thread::spawn(move || {
                 if !drops {
-                    drop(opening.run())
+                    job.run();
                 }
             }));
         };
-        let core = Core::new(Arc::from("model"), Arc::new(Adapter), limits(1), |never| match never {}, start);
+        let core = core(1, start);
         let giving_up = spawn_on(&core, give_up);
         give_up(&core);
         giving_up.join().unwrap();

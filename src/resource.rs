@@ -98,6 +98,13 @@ pub trait Resource: Send + Sync + Sized + 'static {
         ready(Ok(()))
     }
 
+    /// Whether a connect that is given up goes on all the same, as calls do that block. An attempt at it then lasts as long
+    /// as the acquire that asked for it waits, if that is longer than
+    /// [`connect_timeout`](crate::config::Options::connect_timeout). Defaults to `false`.
+    fn connects_uncut(&self) -> bool {
+        false
+    }
+
     /// Where it is, without credentials, for errors and reports. Defaults to nothing.
     fn endpoint(&self) -> String {
         String::new()

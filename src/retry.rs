@@ -65,4 +65,12 @@ impl Retry {
             false => (backoff.with_max_times(self.attempts.saturating_sub(1)).build(), self.budget),
         }
     }
+
+    /// The pause after this many failures in a row.
+    #[cfg(feature = "r2d2")]
+    pub(crate) fn pause(&self, failures: u32) -> Duration {
+        // By then it has reached its cap, whatever that is.
+        let before = failures.saturating_sub(1).min(64) as usize;
+        self.effort(true).0.nth(before).unwrap_or(self.cap)
+    }
 }

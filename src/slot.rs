@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::activity::Activity;
 use crate::close::Phase;
 use crate::config::Options;
-use crate::error::{BoxError, ConnectError, Error, Failure, Proof, Source, TimeoutError, panic_message};
+use crate::error::{ConnectError, Error, Failure, Proof, ReconnectAsked, Source, TimeoutError, panic_message};
 use crate::leak::Leaks;
 use crate::lease::{Claim, Held, Holder, Lease, Provide};
 use crate::life::{Caller, Condition, Connected, Life, Lost, Overtaken, Progress, Recovery};
@@ -209,7 +209,10 @@ impl<R: Resource> Slot<R> {
     async fn wait(self: Arc<Self>, limit: Duration, caller: Caller) -> Result<(), Error> {
         let started = Instant::now();
         let closing = || self.context.close.is_closing();
-        let connect = |attempt| drop(tokio::spawn(connect(Trying::new(&self, attempt), None)));
+        let asked_until = Some(started + limit.min(LONGEST));
+        let connect = |attempt| {
+            drop(tokio::spawn(connect(Trying::new(&self, attempt, asked_until), None)));
+        };
         within(limit, self.life.ready(caller, closing, connect)).await.unwrap_or_else(|_elapsed| {
             let Condition { failure, progress, .. } = self.life.condition();
             if let (true, Some(failure), None) = (caller.patient, &failure, &progress) {
@@ -327,7 +330,7 @@ impl<R: Resource> Slot<R> {
         // Cut before anything new is connected, which the switch would reach too.
         self.force();
         match self.context.runtime.current() {
-            Some(runtime) => drop(runtime.spawn(connect(Trying::new(&self, attempt), Some(pause)))),
+            Some(runtime) => drop(runtime.spawn(connect(Trying::new(&self, attempt, None), Some(pause)))),
             None => self.life.gave_up(attempt, self.closed(), Duration::ZERO),
         }
     }
@@ -496,8 +499,7 @@ impl<R: Resource> AnySlot for Slot<R> {
     }
 
     fn reconnect(self: Arc<Self>) -> BoxFuture<Result<(), Error>> {
-        let cause = BoxError::from("a reconnect was asked for");
-        if let Some(attempt) = self.life.reconnect(cause.into()) {
+        if let Some(attempt) = self.life.reconnect(Arc::new(ReconnectAsked)) {
             Arc::clone(&self).recover(attempt, Duration::ZERO);
         }
         self.wait_ready()
@@ -601,6 +603,10 @@ async fn connect<R: Resource>(mut trying: Trying<R>, recovery: Option<Duration>)
     for attempts in 1.. {
         let (attempt, began) = (trying.attempt, Instant::now());
         let limit = full.min(budget.saturating_sub(started.elapsed()));
+        let limit = match trying.asked_until.filter(|_| slot.resource.connects_uncut()) {
+            Some(until) => limit.max(until.saturating_duration_since(began)),
+            None => limit,
+        };
         let failure = tokio::select! {
             tried = slot.attempt(attempt, limit) => match tried {
                 Ok(()) => return,
@@ -656,11 +662,13 @@ impl<R: Resource> Drop for Goodbye<R> {
 struct Trying<R: Resource> {
     slot: Arc<Slot<R>>,
     attempt: u64,
+    /// How long the acquire waits that asked for it; nobody asks for a recovery.
+    asked_until: Option<Instant>,
 }
 
 impl<R: Resource> Trying<R> {
-    fn new(slot: &Arc<Slot<R>>, attempt: u64) -> Self {
-        Trying { slot: Arc::clone(slot), attempt }
+    fn new(slot: &Arc<Slot<R>>, attempt: u64, asked_until: Option<Instant>) -> Self {
+        Trying { slot: Arc::clone(slot), attempt, asked_until }
     }
 
     /// Begins the next attempt after this pause. `false` if something overtook it, or closing has begun.

@@ -46,6 +46,10 @@ struct Server {
     /// Tests that hang come to an end.
     thawed: AtomicBool,
     closed: AtomicUsize,
+    /// The most that were open at a time.
+    most: AtomicUsize,
+    /// How long a goodbye takes, and whether it panics after that.
+    goodbye: Mutex<(Duration, bool)>,
     /// Openings that were more at a time than the pace allows.
     hasty: AtomicUsize,
 }
@@ -78,7 +82,13 @@ struct Numbered {
 
 impl Drop for Numbered {
     fn drop(&mut self) {
+        let (takes, panics) = *self.server.goodbye.lock();
+        let until = Instant::now() + takes;
+        while Instant::now() < until && !self.server.thawed.load(Ordering::SeqCst) {
+            thread::sleep(Duration::from_millis(5));
+        }
         self.server.closed.fetch_add(1, Ordering::SeqCst);
+        assert!(!panics, "as the test asked, in goodbye");
     }
 }
 
@@ -99,8 +109,8 @@ impl r2d2::ManageConnection for Fake {
     fn connect(&self) -> Result<Numbered, Refused> {
         let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
         let under_way = number - self.ended.load(Ordering::SeqCst);
-        // Two were opened before anybody waited, one of them for probes.
-        if under_way > self.opened.load(Ordering::SeqCst).max(2) - 1 {
+        // As many as were opened before, and one that the prober may open.
+        if under_way > self.opened.load(Ordering::SeqCst).max(1) + 1 {
             self.hasty.fetch_add(1, Ordering::SeqCst);
         }
         thread::sleep(self.takes);
@@ -112,7 +122,8 @@ impl r2d2::ManageConnection for Fake {
             self.hung.fetch_sub(1, Ordering::SeqCst);
         }
         if matches!(does, Does::Work | Does::Hang) {
-            self.opened.fetch_add(1, Ordering::SeqCst);
+            let open = self.opened.fetch_add(1, Ordering::SeqCst) + 1 - self.closed.load(Ordering::SeqCst);
+            self.most.fetch_max(open, Ordering::SeqCst);
         }
         self.ended.fetch_add(1, Ordering::SeqCst);
         does.run("connect")?;
@@ -154,15 +165,25 @@ impl Fake {
 
     /// A pool of it that is connected, and being probed.
     fn pool(&self, with: impl FnOnce(R2d2<Fake>) -> R2d2<Fake>) -> ResourcePool {
+        let pool = self.unused(with, |_| {});
+        pool.warm_up(["fake"]).unwrap().remove(0).1.unwrap();
+        pool
+    }
+
+    /// One that is yet to be connected.
+    fn unused(&self, with: impl FnOnce(R2d2<Fake>) -> R2d2<Fake>, change: impl FnOnce(&mut Options)) -> ResourcePool {
         let mut options = Options::default();
         (options.probe.interval, options.probe.strikes) = (Duration::from_millis(50), 1);
         options.close.drain = Duration::from_secs(1);
+        change(&mut options);
         let pool = ResourcePool::builder().environment([("", ""); 0]).options(options).build().unwrap();
         pool.register("fake", with(R2d2::new(self.clone()).endpoint("fake://here"))).unwrap();
-        pool.warm_up(["fake"]).unwrap().remove(0).1.unwrap();
-        // The second is the one for probes.
-        until(SOON, || self.opened.load(Ordering::SeqCst) >= 2);
         pool
+    }
+
+    /// How many are open at the server.
+    fn open(&self) -> usize {
+        self.opened.load(Ordering::SeqCst) - self.closed.load(Ordering::SeqCst)
     }
 }
 
@@ -217,7 +238,7 @@ fn checkout_is_exclusive_counted_and_given_back() {
     working.join().unwrap();
     assert!(pool.check_out::<Fake>("fake").is_err_and(|error| error.is_closed()));
     drop(held);
-    assert_eq!(fake.opened.load(Ordering::SeqCst), fake.closed.load(Ordering::SeqCst));
+    until(SOON, || fake.open() == 0);
 }
 
 struct Other;
@@ -488,21 +509,264 @@ fn checkouts_take_no_longer_than_they_may_for_all_that_are_unfit() {
 #[test]
 fn checkouts_that_wait_learn_of_a_loss_at_once() {
     let fake = Fake::default();
-    let pool = fake.pool(|kind| kind.max_size(1));
+    let pool = fake.pool(|kind| kind.max_size(2));
     let held = check_out(&pool);
-    thread::scope(|scope| {
-        let waiting = scope.spawn(|| pool.within(LONG).check_out::<Fake>("fake").map(drop));
-        until(SOON, || usage(&pool).waiting == Some(1));
-        *fake.test.lock() = Does::Fail;
-        let error = waiting.join().unwrap().unwrap_err();
-        assert!(matches!(error, Error::Lost { .. }) && error.to_string().contains("refused to answer"), "{error}");
-    });
+    // The prober has the other one, and no answer.
+    *fake.test.lock() = Does::Hang;
+    until(SOON, || fake.hung.load(Ordering::SeqCst) == 1);
+    let started = Instant::now();
+    let error = pool.within(LONG).check_out::<Fake>("fake").unwrap_err();
+    assert!(matches!(error, Error::Lost { .. }) && error.to_string().contains("no answer to a ping"), "{error}");
+    assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
+    *fake.test.lock() = Does::Fail;
     assert_eq!(pool.health_check().unwrap().entry("fake").unwrap().health, Health::Fail);
     *fake.test.lock() = Does::Work;
     until(SOON, || pool.status().resource("fake").unwrap().state == State::Ready);
     let lost = held.number;
     drop(held);
     assert_ne!(check_out(&pool).number, lost, "what was out as it was lost is closed");
+    fake.thawed.store(true, Ordering::SeqCst);
+}
+
+/// By r2d2's rules `has_broken` is asked as a connection comes back. diesel's adapter says so of each while its thread panics.
+#[test]
+fn checkouts_succeed_whatever_has_broken_says() {
+    struct Checks<'a>(&'a ResourcePool, &'a mut usize);
+    impl Drop for Checks<'_> {
+        fn drop(&mut self) {
+            assert!(thread::panicking());
+            *self.1 = check_out(self.0).number;
+        }
+    }
+    let fake = Fake::default();
+    let pool = fake.pool(|kind| kind.max_size(2));
+    *fake.broken.lock() = Does::Fail;
+    let mut number = 0;
+    let unwinding = std::panic::AssertUnwindSafe(|| {
+        let _checks = Checks(&pool, &mut number);
+        panic!("as written");
+    });
+    assert!(std::panic::catch_unwind(unwinding).is_err());
+    assert_ne!(number, 0);
+    let numbers: std::collections::BTreeSet<_> = (0..20).map(|_| check_out(&pool).number).collect();
+    assert_eq!(numbers.len(), 20, "each is closed as it comes back");
+}
+
+/// Where none is ever fit, connections are opened after pauses, and the wait tells why.
+#[test]
+fn checkouts_pause_between_connections_that_fail_their_first_test() {
+    let fake = Fake::default();
+    let pool = fake.unused(|kind| kind.max_size(4).test_after(Duration::ZERO), |options| options.probe.enabled = false);
+    drop(check_out(&pool));
+    *fake.test.lock() = Does::Fail;
+    let error = thread::scope(|scope| {
+        let waiting = [(); 8].map(|()| {
+            scope.spawn(|| pool.within(Duration::from_secs(2)).check_out::<Fake>("fake").map(drop).unwrap_err())
+        });
+        waiting.map(|waiting| waiting.join().unwrap()).into_iter().next().unwrap()
+    });
+    assert!(error.to_string().contains("refused to answer"), "{error}");
+    let begun = fake.begun.load(Ordering::SeqCst);
+    assert!((2..=16).contains(&begun), "{begun} connections in 2 s");
+    *fake.test.lock() = Does::Work;
+    drop(check_out(&pool));
+    // Nor does a lifetime that is over at once make any that nobody gets.
+    let fake = Fake::default();
+    let pool = fake.pool(|kind| kind.max_lifetime(Duration::from_nanos(1)));
+    drop((check_out(&pool), check_out(&pool)));
+}
+
+#[test]
+fn connect_that_ends_after_its_attempt_is_nobodys() {
+    let change = |options: &mut Options| {
+        (options.connect_timeout, options.retry.attempts) = (Duration::from_millis(100), 1);
+        options.circuit = Duration::ZERO;
+        options.probe.enabled = false;
+    };
+    let fake = Fake::default();
+    let pool = fake.unused(|kind| kind, change);
+    *fake.connect.lock() = Does::Hang;
+    let error = pool.within(Duration::from_millis(200)).check_out::<Fake>("fake").unwrap_err();
+    assert!(matches!(error, Error::Timeout(_) | Error::Connect(_)), "{error}");
+    // The next attempt does not wait for it, nor get what it brings.
+    *fake.connect.lock() = Does::Work;
+    let second = pool.within(SOON).check_out::<Fake>("fake").unwrap();
+    assert_eq!(second.number, 2);
+    fake.stuck.store(0, Ordering::SeqCst);
+    until(SOON, || fake.closed.load(Ordering::SeqCst) == 1);
+    assert_eq!((fake.opened.load(Ordering::SeqCst), usage(&pool).open), (2, Some(1)));
+    drop(second);
+
+    for all in [true, false] {
+        let fake = Fake::default();
+        let pool = fake.unused(|kind| kind.min_idle(2), change);
+        *fake.connect.lock() = Does::Hang;
+        pool.within(Duration::from_millis(200)).check_out::<Fake>("fake").unwrap_err();
+        let closed = if all { pool.close_all() } else { pool.close("fake") };
+        assert!(closed.unwrap().all_closed());
+        assert_eq!((fake.hung.load(Ordering::SeqCst), fake.opened.load(Ordering::SeqCst)), (1, 0));
+        *fake.connect.lock() = Does::Work;
+        fake.stuck.store(0, Ordering::SeqCst);
+        until(SOON, || fake.closed.load(Ordering::SeqCst) == 1);
+        assert_eq!((fake.begun.load(Ordering::SeqCst), fake.open()), (1, 0), "closed at once, and nothing after it");
+    }
+}
+
+#[test]
+fn min_idle_is_kept_from_the_start_and_after_a_loss() {
+    let fake = Fake::default();
+    let pool = fake.pool(|kind| kind.min_idle(5).max_size(3));
+    until(SOON, || usage(&pool).idle == Some(3));
+    assert_eq!(fake.most.load(Ordering::SeqCst), 3, "at most `max_size`");
+    pool.reconnect("fake").unwrap();
+    until(SOON, || usage(&pool).idle == Some(3) && fake.closed.load(Ordering::SeqCst) == 3);
+    assert_eq!((fake.open(), fake.opened.load(Ordering::SeqCst)), (3, 6));
+}
+
+#[test]
+fn goodbyes_of_a_driver_are_paid_for_by_no_user() {
+    const SLOW: Duration = Duration::from_secs(60);
+    let quickly = |what: &str, run: &mut dyn FnMut()| {
+        let started = Instant::now();
+        run();
+        assert!(started.elapsed() < SLOW / 4, "{what} took {:?}", started.elapsed());
+    };
+    let fake = Fake::default();
+    let pool = fake.pool(|kind| kind.max_size(2).test_after(Duration::ZERO));
+    let first = check_out(&pool);
+    let number = first.number;
+    *fake.goodbye.lock() = (SLOW, true);
+    *fake.spoilt.lock() = Some(number);
+    drop(first);
+    quickly("an acquire", &mut || assert_ne!(check_out(&pool).number, number));
+    *fake.broken.lock() = Does::Fail;
+    for _ in 0..5 {
+        let mut held = Some(check_out(&pool));
+        quickly("a drop", &mut || held = None);
+    }
+    quickly("a reconnect", &mut || pool.reconnect("fake").unwrap());
+    // They are bounded all the same, and that is told.
+    let pool = pool.within(Duration::from_millis(500));
+    let error = (0..50).find_map(|_| pool.check_out::<Fake>("fake").err()).unwrap();
+    assert!(error.to_string().contains("the driver's goodbyes hang"), "{error}");
+    let open = fake.open();
+    assert!(open <= 2 + 8 + 3, "{open} open, for a maximum of 2");
+    *fake.broken.lock() = Does::Work;
+    fake.thawed.store(true, Ordering::SeqCst);
+    drop(pool.within(SOON).check_out::<Fake>("fake").unwrap());
+    assert!(pool.close_all().unwrap().all_closed());
+    assert_eq!(fake.open(), 0, "closing waits for them");
+}
+
+#[test]
+fn max_size_of_one_means_one_though_it_is_probed() {
+    let fake = Fake::default();
+    let pool = fake.pool(|kind| kind.max_size(1).test_after(Duration::ZERO));
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_millis(500) {
+        drop(check_out(&pool));
+        assert_eq!(pool.health_check().unwrap().entry("fake").unwrap().health, Health::Pass);
+    }
+    let held = check_out(&pool);
+    let health = || pool.health_check().unwrap().entry("fake").unwrap().health;
+    until(SOON, || health() == Health::Unknown);
+    let state = || pool.status().resource("fake").unwrap().state;
+    assert_eq!((state(), fake.most.load(Ordering::SeqCst)), (State::Ready, 1));
+    drop(held);
+    until(SOON, || health() == Health::Pass);
+    assert_eq!((fake.begun.load(Ordering::SeqCst), fake.most.load(Ordering::SeqCst)), (1, 1));
+}
+
+/// A server that is full refuses the prober's connection too, and lives.
+#[test]
+fn checkouts_are_not_lost_as_no_more_can_be_opened() {
+    let fake = Fake::default();
+    let pool = fake.pool(|kind| kind.max_size(3));
+    let held = check_out(&pool);
+    *fake.connect.lock() = Does::Fail;
+    let begun = fake.begun.load(Ordering::SeqCst);
+    until(SOON, || fake.begun.load(Ordering::SeqCst) >= begun + 3);
+    let now = || pool.status().resource("fake").map(|now| (now.state, now.generation)).unwrap();
+    assert_eq!(now(), (State::Ready, 1));
+    let number = held.number;
+    drop(held);
+    assert_eq!(check_out(&pool).number, number);
+    // Once what lies idle does not answer either, it is gone.
+    *fake.test.lock() = Does::Fail;
+    until(SOON, || now().0 != State::Ready);
+}
+
+#[test]
+fn checkouts_that_wait_through_a_reconnect_get_one_of_the_new_generation() {
+    let fake = Fake::default();
+    let pool = fake.pool(|kind| kind.max_size(1));
+    let held = check_out(&pool);
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| pool.within(LONG).check_out::<Fake>("fake").map(|got| got.number));
+        until(SOON, || usage(&pool).waiting == Some(1));
+        pool.reconnect("fake").unwrap();
+        assert_eq!(usage(&pool).waiting, Some(1), "it goes on waiting");
+        assert_eq!(pool.status().resource("fake").unwrap().generation, 2);
+        let number = held.number;
+        drop(held);
+        assert!(waiting.join().unwrap().unwrap() > number);
+    });
+    // If it does not come back, the wait tells why.
+    let held = check_out(&pool);
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| pool.within(Duration::from_secs(3)).check_out::<Fake>("fake").map(drop));
+        until(SOON, || usage(&pool).waiting == Some(1));
+        *fake.connect.lock() = Does::Fail;
+        assert!(pool.within(Duration::from_secs(1)).reconnect("fake").is_err());
+        let error = waiting.join().unwrap().unwrap_err();
+        assert!(matches!(error, Error::Timeout(_)) && error.to_string().contains("refused to connect"), "{error}");
+    });
+    drop(held);
+}
+
+#[test]
+fn connect_that_an_adapter_calls_permanent_is_tried_once() {
+    let fake = Fake::default();
+    let pool = fake.unused(|kind| kind.permanent(|refused| refused.0 == "connect"), |_| {});
+    *fake.connect.lock() = Does::Fail;
+    let error = pool.check_out::<Fake>("fake").unwrap_err();
+    assert!(matches!(&error, Error::Connect(error) if error.permanent && error.attempts == 1), "{error}");
+    assert!(!error.is_transient());
+    let fake = Fake::default();
+    let pool = fake.unused(|kind| kind.permanent(|refused| refused.0 == "answer"), |_| {});
+    *fake.connect.lock() = Does::Fail;
+    let error = pool.check_out::<Fake>("fake").unwrap_err();
+    assert!(matches!(&error, Error::Connect(error) if !error.permanent && error.attempts > 1), "{error}");
+}
+
+#[test]
+fn connect_goes_on_for_as_long_as_the_acquire_waits() {
+    let fake = Fake::taking(Duration::from_millis(1500));
+    let change = |options: &mut Options| {
+        (options.connect_timeout, options.retry.budget) = (Duration::from_millis(100), Duration::from_millis(300));
+    };
+    let pool = fake.unused(|kind| kind.max_size(1), change);
+    assert_eq!(pool.within(LONG).check_out::<Fake>("fake").unwrap().number, 1);
+}
+
+#[test]
+fn messages_without_an_endpoint_read_well() {
+    let fake = Fake::default();
+    let pool = fake.unused(|kind| kind.endpoint("").max_size(1), |_| {});
+    *fake.connect.lock() = Does::Fail;
+    let text = pool.check_out::<Fake>("fake").unwrap_err().to_string();
+    assert!(text.starts_with("fake: no connection after 3 attempts in "), "{text}");
+    *fake.connect.lock() = Does::Work;
+    until(SOON, || pool.check_out::<Fake>("fake").is_ok());
+    let _held = check_out(&pool);
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| pool.within(Duration::from_secs(1)).check_out::<Fake>("fake").map(drop));
+        until(SOON, || usage(&pool).waiting == Some(1));
+        // Whoever waits holds nothing.
+        assert_eq!((pool.holders().len(), pool.status().resource("fake").unwrap().leases), (1, 0));
+        let text = waiting.join().unwrap().unwrap_err().to_string();
+        assert!(text.starts_with("fake: waited 1."), "{text}");
+    });
 }
 
 /// Real connections, by the adapter that everybody has.

@@ -920,7 +920,9 @@ async fn run_is_refused_where_it_would_block_a_runtime() {
 fn error_tells_the_drivers_and_has_it_as_its_source() {
     let driver: Source = Arc::new(io::Error::new(io::ErrorKind::BrokenPipe, "no answer"));
     let (resource, endpoint, action) = (Arc::from("fake"), Arc::from("fake://fake"), "asking".to_owned());
+    let nowhere = Error::Lost { resource: Arc::clone(&resource), endpoint: Arc::from(""), source: Arc::clone(&driver) };
     for (error, told) in [
+        (nowhere, "fake: connection lost: no answer"),
         (
             Error::Lost { resource: Arc::clone(&resource), endpoint, source: Arc::clone(&driver) },
             "fake at fake://fake: connection lost: no answer",

@@ -5,11 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use r2d2::ManageConnection;
-use tokio::runtime::Handle;
-use tokio::sync::Mutex;
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
 
-use crate::checkout::{Checkouts, Limits};
+use crate::checkout::{Checkouts, Limits, Loan};
 use crate::close::Phase;
 use crate::error::{BoxError, Failure};
 use crate::lease::{Provide, QuotaId};
@@ -25,6 +24,9 @@ use crate::wait::Quota;
 /// An adapter's calls cannot be cut short: one that hangs holds its thread, and a connection that is out when the
 /// resource is lost or closed is closed when it comes back. To come back after a loss, up to four probes that hang are
 /// left to themselves; then one of them has to end first, or the resource to be closed and connected anew.
+///
+/// Probes ask over a connection that lies idle, or open one within `max_size`. While users have all of them, nobody asks
+/// whether the server is there, and health is unknown.
 ///
 /// ```
 /// # #[derive(Debug)] struct Manager;
@@ -49,9 +51,12 @@ pub struct R2d2<M: ManageConnection> {
     limits: Limits,
     phase: Phase,
     endpoint: String,
+    is_permanent: Arc<Classifier<M::Error>>,
     pub(crate) quota: QuotaId,
-    probe: Mutex<Probe<M>>,
+    probe: Mutex<Probe>,
 }
+
+type Classifier<E> = dyn Fn(&E) -> bool + Send + Sync;
 
 impl<M: ManageConnection> R2d2<M> {
     /// At most 10 connections, closed after 60 s of idleness and replaced after 30 min; tested before they are checked
@@ -65,8 +70,8 @@ impl<M: ManageConnection> R2d2<M> {
             test_after: Duration::from_millis(500),
         };
         let (phase, endpoint) = (Phase::Databases, String::new());
-        let probe = Mutex::new(Probe { own: None, calls: JoinSet::new() });
-        R2d2 { manager: Arc::new(manager), limits, phase, endpoint, quota: QuotaId::new(), probe }
+        let (is_permanent, probe) = (Arc::new(|_: &M::Error| false), Mutex::new(Probe::new()));
+        R2d2 { manager: Arc::new(manager), limits, phase, endpoint, is_permanent, quota: QuotaId::new(), probe }
     }
 
     /// Sets the most connections, at least 1. Defaults to 10.
@@ -75,7 +80,7 @@ impl<M: ManageConnection> R2d2<M> {
         self
     }
 
-    /// Sets how many idle connections are kept. Defaults to 0.
+    /// Sets how many idle connections are kept, from the start and after a loss; at most `max_size`. Defaults to 0.
     pub fn min_idle(mut self, min_idle: usize) -> Self {
         self.limits.min_idle = min_idle;
         self
@@ -100,6 +105,13 @@ impl<M: ManageConnection> R2d2<M> {
         self
     }
 
+    /// Sets which of the adapter's errors no further attempt can mend, as a wrong password: connecting then gives up at
+    /// once, with [`ConnectError::permanent`](crate::ConnectError::permanent). By default none is.
+    pub fn permanent(mut self, is_permanent: impl Fn(&M::Error) -> bool + Send + Sync + 'static) -> Self {
+        self.is_permanent = Arc::new(is_permanent);
+        self
+    }
+
     /// Sets when it closes. Defaults to [`Phase::Databases`].
     pub fn phase(mut self, phase: Phase) -> Self {
         self.phase = phase;
@@ -120,40 +132,45 @@ impl<M: ManageConnection<Error: Send + Sync>> Resource for R2d2<M> {
         let quota = Quota::of(self.quota, link, self.limits.max, "connections", "max_size");
         let checkouts = Checkouts::new(link, Arc::clone(&self.manager), self.limits.clone(), quota, BoxError::from);
         let connections = Connections(Arc::new(checkouts));
-        self.probe(true).await?;
-        // The first one is for users; probes open their own.
-        if let Some(first) = self.probe.lock().await.own.take() {
-            connections.0.admit(first);
-        }
+        self.connect_first(&connections).await?;
         Ok(connections)
     }
 
     async fn recover(&self, _: &Link, lost: &Connections<M>) -> Result<bool, Failure> {
-        self.probe(true).await?;
-        lost.0.accept();
+        self.connect_first(lost).await?;
         Ok(true)
     }
 
-    async fn ping(&self, _: &Connections<M>) -> Result<(), Failure> {
-        self.probe(false).await
+    async fn ping(&self, connections: &Connections<M>) -> Result<(), Failure> {
+        let mut probe = self.probe.lock().await;
+        let Probe { call, hanging } = &mut *probe;
+        let under_way = match &mut *call {
+            // By the call that is under way, so that those that hang do not pile up.
+            Some(under_way) => under_way,
+            none => {
+                let permit = Arc::clone(hanging).try_acquire_owned();
+                let permit =
+                    permit.map_err(|_none| Failure::transient(format!("{HANGING} calls to the adapter hang")))?;
+                none.insert(self.ask(connections.0.loan()?, permit)?)
+            }
+        };
+        let answer = under_way.await;
+        *call = None;
+        answer?
     }
 
     async fn close(&self, connections: Connections<M>) -> Result<(), Failure> {
-        let idle = connections.0.close();
-        let mut probe = self.probe.lock().await;
-        probe.calls.detach_all();
-        let own = probe.own.take();
-        drop(probe);
-        // A driver's goodbye may block.
-        Ok(spawn_blocking(|| drop((idle, own))).await?)
+        *self.probe.lock().await = Probe::new();
+        connections.0.close().await;
+        Ok(())
     }
 
     fn cut(&self, connections: &Connections<M>) {
-        let idle = connections.0.refuse();
-        match Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(|| drop(idle))),
-            Err(_) => drop(idle),
-        }
+        connections.0.refuse();
+    }
+
+    fn connects_uncut(&self) -> bool {
+        true
     }
 
     fn endpoint(&self) -> String {
@@ -170,26 +187,29 @@ impl<M: ManageConnection<Error: Send + Sync>> Resource for R2d2<M> {
 }
 
 impl<M: ManageConnection<Error: Send + Sync>> R2d2<M> {
-    /// Whether it answers: by the call that is under way, so that those that hang do not pile up; `anew` by one more, as
-    /// that may be about what is lost.
-    async fn probe(&self, anew: bool) -> Result<(), Failure> {
+    /// Opens the first connection, whatever hangs of earlier attempts. What ends after this was dropped is closed then.
+    async fn connect_first(&self, connections: &Connections<M>) -> Result<(), Failure> {
         let mut probe = self.probe.lock().await;
-        let Probe { own, calls } = &mut *probe;
-        if calls.is_empty() || anew && calls.len() < HUNG {
-            let (manager, own) = (Arc::clone(&self.manager), own.take());
-            let call = move || {
-                let mut own = own.map_or_else(|| manager.connect(), Ok)?;
-                manager.is_valid(&mut own)?;
-                Ok(own)
-            };
-            calls.spawn_blocking_on(call, prober().map_err(Failure::transient)?);
-        }
-        if let Some(answer) = calls.join_next().await {
-            *own = Some(answer??);
-            // What they have is closed when they end.
-            calls.detach_all();
-        }
+        probe.call = None;
+        let hanging = Arc::clone(&probe.hanging);
+        drop(probe);
+        let permit = hanging.acquire_owned().await?;
+        self.ask(connections.0.first(), permit)?.await??;
+        connections.0.accept();
         Ok(())
+    }
+
+    /// Asks on a thread that may hang.
+    fn ask(&self, loan: Loan<M>, permit: OwnedSemaphorePermit) -> Result<Call, Failure> {
+        let is_permanent = Arc::clone(&self.is_permanent);
+        let call = move || {
+            let _permit = permit;
+            loan.ask(|error| match is_permanent(&error) {
+                true => Failure::permanent(error),
+                false => Failure::transient(error),
+            })
+        };
+        Ok(prober()?.spawn_blocking(call))
     }
 }
 
@@ -202,15 +222,24 @@ impl<M: ManageConnection> fmt::Debug for R2d2<M> {
 /// What an [`R2d2`] that is connected has open; [`check_out`](crate::blocking::ResourcePool::check_out) hands it out.
 pub struct Connections<M: ManageConnection>(Arc<Checkouts<M>>);
 
-/// How it is probed: over a connection of its own.
-struct Probe<M: ManageConnection> {
-    own: Option<M::Connection>,
-    /// Those under way, each of which has one.
-    calls: JoinSet<Result<M::Connection, M::Error>>,
+type Call = JoinHandle<Result<(), Failure>>;
+
+/// How it is probed.
+struct Probe {
+    /// The one that is under way.
+    call: Option<Call>,
+    /// How many more may hang.
+    hanging: Arc<Semaphore>,
+}
+
+impl Probe {
+    fn new() -> Self {
+        Probe { call: None, hanging: Arc::new(Semaphore::new(HANGING)) }
+    }
 }
 
 /// How many calls may hang.
-const HUNG: usize = 4;
+const HANGING: usize = 4;
 
 impl<M: ManageConnection> Provide<Checkouts<M>> for Connections<M> {
     fn provide(&self) -> &Checkouts<M> {

@@ -337,7 +337,7 @@ impl Resource for RedisResource {
     }
 
     async fn close(&self, redis: Redis) -> Result<(), Failure> {
-        drop(redis.inner.threads.close());
+        redis.inner.threads.close().await;
         redis.inner.shared.write().take();
         redis.inner.probe.lock().await.take();
         // What is still out ends here; the drain has waited for it.
@@ -348,8 +348,9 @@ impl Resource for RedisResource {
     }
 
     fn cut(&self, redis: &Redis) {
+        // In this order, so that nobody is given one that is cut.
+        redis.inner.threads.refuse();
         redis.inner.switch.read().cut();
-        drop(redis.inner.threads.refuse());
     }
 
     fn endpoint(&self) -> String {
@@ -673,7 +674,7 @@ impl Inner {
         if !self.replace_shared(connection, driver, switch) {
             return Ok(false);
         }
-        drop(self.threads.retire());
+        self.threads.retire();
         self.probe.lock().await.take();
         self.demotion.is_suspected.store(false, Ordering::Relaxed);
         tracing::warn!(

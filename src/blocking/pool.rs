@@ -183,11 +183,10 @@ impl ResourcePool {
         let deadline = deadline(self.acquire_timeout);
         let in_time = || self.within(deadline.saturating_duration_since(Instant::now()));
         loop {
-            let mut checkout = Checkout::by(in_time().acquire(slot, claim)?, claim, deadline)?;
-            // Only now is it held, and by whom; unless the resource was closed and connected anew meanwhile.
-            let lease = in_time().acquire(slot, held)?;
-            if checkout.is_of(&lease) {
-                checkout.lease = lease;
+            // Whoever waits holds nothing.
+            let queue = in_time().acquire::<_, Checkouts<M>>(slot, claim)?.queue();
+            let taken = queue.take(claim, deadline)?;
+            if let Some(checkout) = taken.under(in_time().acquire(slot, held)?) {
                 return Ok(checkout);
             }
         }
