@@ -9,7 +9,7 @@ mod edges;
 use std::any::Any;
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::activity::Activity;
 use crate::clock::Moment;
 use crate::config::millis;
-use crate::error::{BoxError, Error, Failure, Few, panic_message};
+use crate::error::{BoxError, Error, Failure, Few, OneLine, panic_message};
 use crate::exit::{self, Process};
 use crate::lease::{Held, Holder};
 use crate::registry::{Context, Registry};
@@ -208,6 +208,7 @@ pub enum Outcome {
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let f = &mut OneLine(f);
         match self {
             Outcome::Closed => f.write_str("closed"),
             Outcome::Forced => f.write_str("forced"),

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
+#[cfg(any(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
 use tokio::sync::Semaphore;
 
 #[cfg(feature = "clickhouse")]
@@ -357,6 +358,7 @@ impl Origins {
         self.by_key.retain(|key, _| !key.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')));
     }
 
+    #[cfg(feature = "rabbitmq")]
     fn has(&self, name: &str, field: &str) -> bool {
         self.by_key.contains_key(&format!("{name}.{field}"))
     }
@@ -709,6 +711,7 @@ impl Checks<'_> {
     }
 
     /// Limits within which something has to succeed.
+    #[cfg(any(feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
     pub(crate) fn limits(&self, limits: &[(&str, Duration)]) -> Result<(), Error> {
         match limits.iter().find(|(_, limit)| limit.is_zero()) {
             Some((field, _)) => self.fail(field, "must be at least 1 ms, or nothing could ever succeed"),

@@ -1,7 +1,7 @@
 //! What can go wrong, said once for both facades.
 
 use std::error::Error as StdError;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::io;
 use std::panic::Location;
 use std::sync::Arc;
@@ -115,6 +115,7 @@ pub enum Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let f = &mut OneLine(f);
         match self {
             Error::Config { key, problem } => write!(f, "configuration: {key}: {problem}"),
             Error::UnknownName { name, known } => write!(
@@ -126,9 +127,9 @@ impl fmt::Display for Error {
             Error::AlreadyInstalled => {
                 f.write_str("a global pool exists already; call `install()` before the first `global()`")
             }
-            Error::Connect(error) => error.fmt(f),
-            Error::Timeout(error) => error.fmt(f),
-            Error::Deadlock(error) => error.fmt(f),
+            Error::Connect(error) => write!(f, "{error}"),
+            Error::Timeout(error) => write!(f, "{error}"),
+            Error::Deadlock(error) => write!(f, "{error}"),
             Error::Lost { resource, endpoint, source } => {
                 write!(f, "{}: connection lost: {}", At(resource, endpoint), Chain(&**source))
             }
@@ -189,6 +190,7 @@ pub struct ConnectError {
 
 impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let f = &mut OneLine(f);
         let Self { resource, endpoint, attempts, elapsed, source, .. } = self;
         let times = if *attempts == 1 { "attempt" } else { "attempts" };
         let source = Chain(&**source);
@@ -232,6 +234,7 @@ pub struct TimeoutError {
 
 impl fmt::Display for TimeoutError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let f = &mut OneLine(f);
         let Self { resource, endpoint, waiting_for, waited, holders, cycle, source } = self;
         write!(f, "{}: waited {waited:.1?} for {waiting_for}", At(resource, endpoint))?;
         if !holders.is_empty() {
@@ -287,6 +290,7 @@ pub struct Waiter {
 
 impl fmt::Display for Waiter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let f = &mut OneLine(f);
         let Self { owner, holds, resource, waiting_for, site, .. } = self;
         write!(f, "{owner} ")?;
         if let [first, more @ ..] = &holds[..] {
@@ -336,6 +340,7 @@ pub struct DeadlockError {
 
 impl fmt::Display for DeadlockError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let f = &mut OneLine(f);
         let Self { resource, waiting_for, site, holders, option } = self;
         write!(
             f,
@@ -387,10 +392,7 @@ impl Error {
     }
 
     pub(crate) fn config(key: impl Into<String>, problem: impl fmt::Display) -> Self {
-        // On one line, whatever was quoted.
-        let line =
-            |text: String| if text.contains(char::is_control) { text.replace(char::is_control, " ") } else { text };
-        Error::Config { key: line(key.into()), problem: line(problem.to_string()) }
+        Error::Config { key: OneLine(key.into()).to_string(), problem: OneLine(problem).to_string() }
     }
 }
 
@@ -506,7 +508,7 @@ impl fmt::Display for Chain<'_> {
                 told.extend([between, &text]);
             }
         }
-        f.write_str(&told)
+        OneLine(told).fmt(f)
     }
 }
 
@@ -528,7 +530,34 @@ pub(crate) fn panic_message(payload: &(dyn std::any::Any + Send)) -> String {
         .downcast_ref::<&str>()
         .map(|text| (*text).to_owned())
         .or_else(|| payload.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "(no message)".to_owned())
+        .map_or_else(|| "(no message)".to_owned(), |message| OneLine(message).to_string())
+}
+
+/// A text, or what a text is written to, without line breaks and other control characters, whoever made the text: a
+/// space is in their place. All that the pool says of servers, names and panics goes through this.
+pub(crate) struct OneLine<T>(pub(crate) T);
+
+impl<T: fmt::Display> fmt::Display for OneLine<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(OneLine(f), "{}", self.0)
+    }
+}
+
+impl<W: fmt::Write> fmt::Write for OneLine<W> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for (n, piece) in text.split(breaks).enumerate() {
+            if n > 0 {
+                self.0.write_char(' ')?;
+            }
+            self.0.write_str(piece)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a terminal or a log would do something else than show it.
+pub(crate) fn breaks(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
 /// The error itself; or a note in its place, if `told` it was by the server and the server told a secret.

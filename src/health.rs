@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::config::millis;
-use crate::error::{Error, Proof};
+use crate::error::{Error, OneLine, Proof};
 use crate::life::{Condition, Progress};
 use crate::probe::answer;
 use crate::registry::Registry;
@@ -178,7 +178,7 @@ impl fmt::Display for HealthReport {
         writeln!(f, "{:<14} {:<8} {:>10}  {:<10} error", "resource", "health", "latency", "state")?;
         for entry in &self.entries {
             let latency = entry.latency.map_or_else(|| "-".to_owned(), |latency| format!("{latency:.1?}"));
-            let error = entry.error.as_deref().unwrap_or("");
+            let error = OneLine(entry.error.as_deref().unwrap_or(""));
             writeln!(f, "{:<14} {:<8} {latency:>10}  {:<10} {error}", entry.name, entry.health, entry.state)?;
         }
         write!(f, "{:<14} {:<8} {:>10}", "all", self.health, format!("{:.1?}", self.took))

@@ -20,7 +20,7 @@ use crate::backend::rabbitmq::{RabbitMqConfig, RabbitMqResource};
 use crate::backend::redis::{RedisConfig, RedisResource};
 use crate::close::{self, CloseCell, CloseReport, Closing, Course, Edges, Hook, Outcome, Phase, Reason};
 use crate::config::{BackendConfig, Config, Options, ResourceConfig};
-use crate::error::{BoxError, Error};
+use crate::error::{BoxError, Error, breaks};
 use crate::exit::{self, Process};
 use crate::health::{self, HealthReport};
 use crate::leak;
@@ -229,6 +229,7 @@ impl Registry {
     /// The resource of this name, made from this configuration unless it exists with the same.
     pub(crate) fn with<C: BackendConfig>(&self, name: &str, config: C) -> Result<Arc<Slot<C::Resource>>, Error> {
         self.context.check_process()?;
+        check_name(name)?;
         if let Ok(known) = &self.config
             && let Some(other) = known.get(name)
             && C::of(&other) != Some(&config)
@@ -256,6 +257,7 @@ impl Registry {
     /// Adds a resource of a kind of the user's own.
     pub(crate) fn register<R: Resource>(&self, name: &str, resource: R) -> Result<(), Error> {
         self.check_open()?;
+        check_name(name)?;
         let is_configured = self.config.as_ref().is_ok_and(|config| config.get(name).is_some());
         // Before the lock, as it asks the resource for its endpoint and phase, which may use the pool.
         let slot = Slot::of_user(name, resource, Arc::clone(&self.context));
@@ -373,6 +375,7 @@ impl Registry {
         alive: impl Fn() -> bool + Send + 'static,
     ) -> Result<(), Error> {
         self.context.check_process()?;
+        check_name(name)?;
         self.check_open()?;
         self.arm(&Arc::from(name))?;
         let hook = Hook { name: Arc::from(name), phase, run: Box::new(run) };
@@ -561,6 +564,14 @@ impl Drop for PoolHandle {
 
 fn downcast<R: Resource>(slot: &Arc<dyn AnySlot>) -> Option<Arc<Slot<R>>> {
     Arc::clone(slot).as_any().downcast().ok()
+}
+
+/// Names are printed in tables, line by line.
+fn check_name(name: &str) -> Result<(), Error> {
+    match name.contains(breaks) {
+        true => Err(Error::config(name, "is no name: it has a control character in it")),
+        false => Ok(()),
+    }
 }
 
 fn taken(name: &str, problem: impl Into<String>) -> Error {

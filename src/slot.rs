@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::activity::Activity;
 use crate::close::Phase;
 use crate::config::Options;
-use crate::error::{ConnectError, Error, Failure, Proof, ReconnectAsked, Source, TimeoutError, panic_message};
+use crate::error::{ConnectError, Error, Failure, OneLine, Proof, ReconnectAsked, Source, TimeoutError, panic_message};
 use crate::leak::Leaks;
 use crate::lease::{Claim, Held, Holder, Lease, Provide};
 use crate::life::{Caller, Condition, Connected, Life, Lost, Overtaken, Progress, Recovery};
@@ -114,7 +114,12 @@ impl<R: Resource> Slot<R> {
     }
 
     fn new(name: &str, resource: R, user_pings: Option<UserPings>, context: Arc<Context>) -> Arc<Self> {
-        let life = Life::new(name, resource.endpoint(), &context.options.leaks, context.options.retry.cap);
+        let life = Life::new(
+            name,
+            OneLine(resource.endpoint()).to_string(),
+            &context.options.leaks,
+            context.options.retry.cap,
+        );
         let (phase, goodbyes) = (resource.phase(), AtomicUsize::new(0));
         Arc::new(Slot { phase, resource, life, goodbyes, user_pings, context })
     }

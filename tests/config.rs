@@ -15,7 +15,7 @@ use common::{Log, until_async};
 use resource_pool::config::{
     CONFIG_FILE, ClickHouseConfig, ExitStatus, MongoConfig, Options, RabbitMqConfig, RedisConfig, ResourceConfig,
 };
-use resource_pool::{Builder, Error, Health, ResourcePool, mongodb};
+use resource_pool::{Builder, Error, Health, Phase, ResourcePool, mongodb};
 
 fn toml(name: &str, text: &str) -> PathBuf {
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}.toml", std::process::id()));
@@ -248,13 +248,66 @@ fn config_variable_that_is_no_text_is_refused() {
 
 #[test]
 fn config_error_is_on_one_line() {
-    for name in ["a\nb", "a\u{1b}[2J"] {
-        let error = builder([]).named(name, RedisConfig::url("x")).build().unwrap_err().to_string();
-        assert!(!error.contains(char::is_control), "{error:?}");
-    }
     let (key, problem) = wrong(builder([]).config_file(toml("one-line", "[pool.\"a\\nb\"]\n")));
     assert_eq!(key, "pool.a b", "{problem}");
     assert!(!problem.contains(char::is_control), "{problem}");
+}
+
+/// Names are printed in tables and logs.
+#[tokio::test]
+async fn config_name_with_a_control_character_is_refused() {
+    let pool = builder([]).build().unwrap();
+    for name in ["a\nb", "a\u{1b}[2J", "a\u{2028}b", "a\u{85}"] {
+        let text = format!("[named.redis.{}]\n", serde_json::to_string(name).unwrap());
+        let by_code = builder([]).named(name, RedisConfig::url("redis://h"));
+        for builder in [by_code, builder([]).config_file(toml("named", &text))] {
+            let (key, problem) = wrong(builder);
+            assert!(!key.contains(char::is_control) && problem.contains("control character"), "{key}: {problem}");
+        }
+        let refused = [
+            pool.redis_with(name, RedisConfig::url("redis://h")).await.map(drop),
+            pool.on_close(name, Phase::Files, || Ok(())),
+        ];
+        for refused in refused {
+            assert!(wrong_of(refused).1.contains("control character"));
+        }
+    }
+}
+
+/// Whoever made the text: a server, a hook, a panic, a database's name.
+#[tokio::test]
+async fn config_what_a_pool_says_is_on_lines_of_its_own() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 4096]).unwrap();
+            let said = "Code: 516. DB::Exception: first\nsecond\u{1b}[2J";
+            write!(stream, "HTTP/1.1 403 Forbidden\r\nContent-Length: {}\r\n\r\n{said}", said.len()).unwrap();
+            let _ = stream.read(&mut [0; 4096]);
+        }
+    });
+    let mut config = ClickHouseConfig::url(format!("http://127.0.0.1:{port}"));
+    config.database = "d\nb".to_owned();
+    let pool = builder([]).resource(config).build().unwrap();
+    let error = pool.clickhouse().await.map(drop).unwrap_err();
+    let source = error.source().expect("the driver's own").to_string();
+    assert!(source.contains("first\nsecond"), "it is left as it is: {source}");
+    assert!(error.to_string().contains("first second") && error.to_string().contains("/d b"), "{error}");
+    let mut said = vec![error.to_string(), endpoint(&pool, "clickhouse")];
+    let health = pool.health_check().await;
+    assert_eq!(health.to_string().lines().count(), health.entries.len() + 2, "{health}");
+    said.extend(health.entries.iter().filter_map(|entry| entry.error.clone()));
+    pool.on_close("fails", Phase::Files, || Err("bad\r\nend".into())).unwrap();
+    pool.on_close("panics", Phase::Files, || panic!("bad\nend")).unwrap();
+    let report = pool.close_all().await;
+    assert!(report.to_string().lines().skip(1).all(|line| line.starts_with("  ")), "{report}");
+    said.extend(report.steps.iter().map(|step| step.outcome.to_string()));
+    assert!(said.iter().any(|text| text.contains("bad  end")), "{said:?}");
+    for text in said {
+        assert!(!text.contains(char::is_control), "{text:?}");
+    }
 }
 
 /// A password that is not percent-encoded may end the host early. Then a part of it would be taken for a port, a

@@ -121,6 +121,11 @@ impl Layers {
     }
 }
 
+/// What is shown as a space.
+fn breaks(c: char) -> bool {
+    c.is_control() || ['\u{2028}', '\u{2029}'].contains(&c)
+}
+
 /// Whether this is where surely no server is: others' are not to be bothered.
 fn is_nobody(endpoint: &str) -> bool {
     ["127.0.0.1:1/", "localhost:1/", "[::1]:1/"].iter().any(|nobody| endpoint.contains(nobody))
@@ -136,7 +141,7 @@ pub fn names_its_key(error: &Error, names: &[String]) {
             || VARIABLES.iter().any(|name| name == key)
             || ["pool", "named"].contains(&first)
             || KINDS.contains(&first)
-            || names.iter().any(|name| key.starts_with(&name.replace(char::is_control, " ")))
+            || names.iter().any(|name| key.starts_with(&name.replace(breaks, " ")))
     };
     assert!(known(key) || problem.starts_with("unknown field"), "{key:?}: {problem:?}");
     assert!(!problem.is_empty() && !error.to_string().contains(char::is_control), "{error:?}");

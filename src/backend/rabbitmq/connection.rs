@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::dial::{CutOnDrop, Probe};
 use super::topology::{Binding, Exchange, Queue};
 use super::{RabbitMq, RabbitMqConfig};
-use crate::error::{BoxError, Error, Failure, Source, TimeoutError};
+use crate::error::{BoxError, Error, Failure, OneLine, Source, TimeoutError};
 use crate::exit::Ours;
 use crate::lease::{Claim, Lease};
 use crate::probe::KillSwitch;
@@ -67,7 +67,7 @@ impl Generation {
     pub(super) fn see(&self, event: Event) -> bool {
         match event {
             Event::ConnectionBlocked(reason) => {
-                tracing::warn!(resource = %self.link.name(), %reason, "blocked by the broker");
+                tracing::warn!(resource = %self.link.name(), reason = %OneLine(&reason), "blocked by the broker");
                 self.blocked.send_replace(Some(reason));
             }
             Event::ConnectionUnblocked => {
