@@ -493,7 +493,32 @@ fn cause<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 
 /// The driver's error in an error of ours. What ours say themselves is passed over: the message that is asked for its
 /// source has it already.
 fn drivers(source: &Source) -> Option<&(dyn StdError + 'static)> {
-    causes(&**source).find(|cause| !cause.is::<Error>())
+    causes(&**source).find(|cause| !cause.is::<Error>() && !cause.is::<Worded>())
+}
+
+/// A driver's error in words of ours, which stand for all that it and its causes say.
+#[derive(Debug)]
+pub(crate) struct Worded {
+    text: String,
+    source: BoxError,
+}
+
+impl Worded {
+    pub(crate) fn new(text: String, source: impl Into<BoxError>) -> Self {
+        Worded { text, source: source.into() }
+    }
+}
+
+impl fmt::Display for Worded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl StdError for Worded {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(&*self.source)
+    }
 }
 
 /// An error's text with those of its causes, each once: a driver may leave the cause out of its text, or put it in.
@@ -502,10 +527,14 @@ pub(crate) struct Chain<'a>(pub(crate) &'a (dyn StdError + 'static));
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut told = String::new();
-        for text in causes(self.0).map(ToString::to_string) {
+        for cause in causes(self.0) {
+            let text = cause.to_string();
             if !told.contains(&text) {
                 let between = if told.is_empty() { "" } else { ": " };
                 told.extend([between, &text]);
+            }
+            if cause.is::<Worded>() {
+                break;
             }
         }
         OneLine(told).fmt(f)

@@ -129,6 +129,8 @@ pub struct Link {
     pub(crate) slot: Weak<dyn AnySlot>,
     /// The attempt to connect that it was made for.
     pub(crate) attempt: u64,
+    /// How long that attempt may take.
+    pub(crate) limit: Duration,
     pub(crate) acquire_timeout: Duration,
     pub(crate) process: &'static Process,
     pub(crate) repeat: Repeat,
@@ -149,6 +151,11 @@ impl Link {
     /// Where it is, without credentials.
     pub fn endpoint(&self) -> &Arc<str> {
         &self.activity.endpoint
+    }
+
+    /// How long the attempt to connect may take that it was made for.
+    pub fn limit(&self) -> Duration {
+        self.limit
     }
 
     /// How long an acquire may wait.

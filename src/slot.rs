@@ -242,7 +242,7 @@ impl<R: Resource> Slot<R> {
         // A set, because dropping it aborts what is in it.
         let mut task = JoinSet::new();
         task.spawn(async move {
-            let link = me.link(attempt);
+            let link = me.link(attempt, limit);
             let brought = me.in_time(limit, me.bring(attempt, &link)).await;
             // From here on nothing awaits, so what was brought cannot go missing.
             let watch = |generation| me.watch(generation);
@@ -355,7 +355,7 @@ impl<R: Resource> Slot<R> {
         Error::Closed { resource: Arc::clone(self.name()) }
     }
 
-    fn link(self: &Arc<Self>, attempt: u64) -> Link {
+    fn link(self: &Arc<Self>, attempt: u64, limit: Duration) -> Link {
         let activity = Arc::clone(self.activity());
         let Options { acquire_timeout, repeat, ref retry, .. } = self.context.options;
         let patience = acquire_timeout.min(retry.budget);
@@ -364,6 +364,7 @@ impl<R: Resource> Slot<R> {
             activity,
             slot,
             attempt,
+            limit,
             acquire_timeout,
             process,
             repeat,

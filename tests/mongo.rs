@@ -6,17 +6,18 @@
 mod common;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Command;
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use common::Log;
 use futures_util::StreamExt;
-use mongodb::bson::{Document, doc};
+use mongodb::bson::{Bson, Document, doc};
 use mongodb::error::ErrorKind;
-use resource_pool::config::MongoConfig;
-use resource_pool::{Error, Health, Lease, Mongo, Phase, ResourcePool, State, Usage, Work, blocking};
-use services::{BlackHole, Kind, shared};
+use resource_pool::config::{MongoConfig, Options};
+use resource_pool::{Error, Health, HealthEntry, Lease, Mongo, Phase, ResourcePool, State, Usage, Work, blocking};
+use services::{BlackHole, Kind, Proxy, Service, shared};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -560,12 +561,230 @@ async fn mongo_bad_input_is_the_right_error_in_time() {
     assert!(matches!(pool.mongo().await, Err(Error::Closed { .. })));
 }
 
+/// Has the server answer these commands, from clients of this name, with an error: so often, `"alwaysOn"` or `"off"`.
+async fn answer(server: &Service, app: &str, command: &str, code: i32, mode: impl Into<Bson>) {
+    let mode = mode.into();
+    let which = doc! { "failCommands": [command], "errorCode": code, "appName": app };
+    let fail = doc! { "configureFailPoint": "failCommand", "mode": mode, "data": which };
+    let client = mongodb::Client::with_uri_str(server.url()).await.unwrap();
+    client.database("admin").run_command(fail).await.unwrap();
+    client.shutdown().immediate(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mongo_connecting_gives_up_at_once_on_what_no_attempt_mends() {
+    let server = shared(Kind::Mongo);
+    let set = "replicaSet=rs0";
+    assert!(server.url().contains(set));
+    let at = |port: u16| format!("mongodb://127.0.0.1:{port}/");
+    let wrong = server.url().replacen(set, "replicaSet=wrong", 1);
+    let [redis, http, amqp] = [Kind::Redis, Kind::ClickHouse, Kind::RabbitMq].map(|kind| shared(kind).port());
+    for (name, uri, told) in [
+        ("set", wrong.clone(), "belongs to the replica set \"rs0\", and none to \"wrong\""),
+        ("direct", format!("{wrong}&directConnection=true"), "belongs to the replica set \"rs0\""),
+        ("source", server.url().replacen("authSource=admin", "authSource=quantaxis", 1), "Authentication failed"),
+        ("user", server.url().replacen("mongodb://", "mongodb://no", 1), "Authentication failed"),
+        ("redis", at(redis), "a Redis answers there, and no MongoDB"),
+        ("http", at(http), "HTTP answers there, and no MongoDB"),
+        ("amqp", at(amqp), "AMQP answers there, and no MongoDB"),
+    ] {
+        let pool = pool(MongoConfig::uri(uri));
+        let started = Instant::now();
+        let error = pool.mongo().await.unwrap_err();
+        println!("{name}: {:.1?}: {error}", started.elapsed());
+        assert!(error.to_string().contains(told), "{name}: {error}");
+        assert!(matches!(&error, Error::Connect(inner) if inner.permanent && inner.attempts == 1), "{name}: {error}");
+        assert!(started.elapsed() < Duration::from_secs(2), "{name}: {:?}", started.elapsed());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mongo_connecting_goes_on_while_the_server_is_not_ready() {
+    let server = Service::start(Kind::Mongo).unwrap();
+    // InterruptedAtShutdown, to the login.
+    answer(&server, "resource-pool", "saslContinue", 11600, doc! { "times": 2 }).await;
+    let pool_of = || pool(MongoConfig::uri(server.url()));
+    let pool = pool_of();
+    drop(pool.mongo().await.unwrap());
+    assert!(pool.close_all().await.all_closed());
+
+    // No primary for a while.
+    let admin = mongodb::Client::with_uri_str(server.url()).await.unwrap().database("admin");
+    admin.run_command(doc! { "replSetStepDown": 9, "force": true }).await.unwrap();
+    let pool = pool_of();
+    let started = Instant::now();
+    let error = pool.mongo().await.unwrap_err();
+    println!("{:.1?}: {error}", started.elapsed());
+    assert!(error.is_transient() && error.to_string().contains("Type: RsSecondary"), "{error}");
+    assert!(started.elapsed() < PATIENCE);
+    while pool.mongo().await.is_err() {
+        assert!(started.elapsed() < 4 * PATIENCE);
+    }
+    assert!(pool.close_all().await.all_closed());
+}
+
+/// An operation on each facade that goes on for longer than it takes to count as lost.
+fn at_work(pool: &ResourcePool, mongo: &mongodb::Client) -> [tokio::task::JoinHandle<bool>; 2] {
+    let query = doc! { "$where": "sleep(6000) || true" };
+    let (bars, asking) = (bars(mongo, "at_work"), query.clone());
+    let threads = blocking::ResourcePool::from(pool.clone());
+    let blocking = move || sync_bars(&threads.mongo().unwrap(), "at_work").find_one(query).run().unwrap().is_some();
+    [tokio::spawn(async move { bars.find_one(asking).await.unwrap().is_some() }), tokio::task::spawn_blocking(blocking)]
+}
+
+fn uncached() -> Options {
+    let mut options = Options::default();
+    options.health.cache = Duration::ZERO;
+    options
+}
+
+async fn health(pool: &ResourcePool) -> HealthEntry {
+    pool.health_check().await.entry("mongo").unwrap().clone()
+}
+
+/// While what was begun goes on, health is this and says so; nothing is taken for lost.
+async fn nothing_is_cut(pool: &ResourcePool, work: [tokio::task::JoinHandle<bool>; 2], expected: Health, told: &str) {
+    let started = Instant::now();
+    loop {
+        let entry = health(pool).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        if work.iter().any(tokio::task::JoinHandle::is_finished) {
+            break;
+        }
+        assert_eq!(entry.health, expected, "{entry:?}");
+        assert!(entry.error.unwrap_or_default().contains(told), "of {told}");
+    }
+    println!("{expected}, {told:?} for {:?}", started.elapsed());
+    assert!(started.elapsed() > Duration::from_secs(4), "long enough for all strikes");
+    for work in work {
+        assert!(work.await.unwrap());
+    }
+    let status = pool.status().resource("mongo").unwrap().clone();
+    assert_eq!((status.state, status.generation), (State::Ready, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mongo_pings_that_are_answered_with_an_error_cut_nothing() {
+    let server = Service::start(Kind::Mongo).unwrap();
+    let config = MongoConfig::uri(server.url()).min_pool_size(2);
+    let pool = ResourcePool::builder().environment([("", ""); 0]).resource(config).options(uncached()).build().unwrap();
+    let mongo = pool.mongo().await.unwrap();
+    bars(&mongo, "at_work").insert_one(doc! { "n": 1 }).await.unwrap();
+    for (code, expected, told) in [
+        (13, Health::Warn, "Unauthorized"),
+        (91, Health::Fail, "ShutdownInProgress"),
+        (1, Health::Fail, "Error code 1"),
+    ] {
+        answer(&server, "resource-pool probe", "ping", code, "alwaysOn").await;
+        let work = at_work(&pool, &mongo);
+        while health(&pool).await.health == Health::Pass {}
+        nothing_is_cut(&pool, work, expected, told).await;
+    }
+    answer(&server, "resource-pool probe", "ping", 1, "off").await;
+    while health(&pool).await.health != Health::Pass {}
+
+    // A set without a primary, which the pings are for.
+    let admin = mongodb::Client::with_uri_str(server.url()).await.unwrap().database("admin");
+    let work = at_work(&pool, &mongo);
+    eventually("both are at work", || usage(&pool).in_use == Some(2));
+    admin.run_command(doc! { "replSetStepDown": 9, "force": true }).await.unwrap();
+    let is_told = |entry: HealthEntry| entry.health == Health::Fail && entry.error.unwrap().contains("RsSecondary");
+    while !is_told(health(&pool).await) {}
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(5) {
+        let entry = health(&pool).await;
+        assert!(is_told(entry.clone()), "{entry:?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    for work in work {
+        // The server may end what runs as it steps down.
+        drop(work.await);
+    }
+    assert_eq!(pool.status().resource("mongo").unwrap().generation, 1);
+    while health(&pool).await.health != Health::Pass {
+        assert!(started.elapsed() < 4 * PATIENCE);
+    }
+    assert!(pool.close_all().await.all_closed());
+}
+
+/// The probe's client, which opens its connections when the first ping is due, is turned away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mongo_pings_for_which_the_server_has_no_room_cut_nothing() {
+    let server = Service::start(Kind::Mongo).unwrap();
+    for busy in [false, true] {
+        let proxy = Proxy::start(server.port()).unwrap();
+        let url = proxy.url(&server).replacen("replicaSet=rs0", "directConnection=true", 1);
+        let mut options = uncached();
+        options.probe.interval = Duration::from_secs(1);
+        let config = MongoConfig::uri(url.clone()).min_pool_size(0).max_pool_size(if busy { 2 } else { 3 });
+        let pool =
+            ResourcePool::builder().environment([("", ""); 0]).resource(config).options(options).build().unwrap();
+        let mongo = pool.mongo().await.unwrap();
+        bars(&mongo, "at_work").insert_one(doc! { "n": 1 }).await.unwrap();
+        // Each of the three opens one, the third to be idle.
+        let both = at_work(&pool, &mongo);
+        if !busy {
+            let brief = bars(&mongo, "at_work");
+            brief.find_one(doc! { "$where": "sleep(100) || true" }).await.unwrap();
+        }
+        eventually("all are at work", || usage(&pool).in_use == Some(2) && usage(&pool).open == usage(&pool).max);
+        proxy.refuse().unwrap();
+        let accepted = proxy.accepted();
+        let bare = mongodb::Client::with_uri_str(format!("{url}&serverSelectionTimeoutMS=500")).await.unwrap();
+        assert!(bare.list_database_names().await.is_err(), "the control: there is no room");
+        let expected = if busy { (Health::Unknown, "Connection refused") } else { (Health::Pass, "") };
+        nothing_is_cut(&pool, both, expected.0, expected.1).await;
+        assert_eq!(proxy.accepted(), accepted, "none was opened meanwhile");
+        // There is room again.
+        proxy.open_up().unwrap();
+        while proxy.accepted() == accepted {
+            assert_eq!(health(&pool).await.health, Health::Pass);
+        }
+        assert!(pool.close_all().await.all_closed());
+    }
+}
+
+/// In a process of its own, for it is a process that has the limit.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mongo_pings_without_a_descriptor_cut_nothing() {
+    const URL: &str = "RESOURCE_POOL_TEST_MONGO_WITHOUT_DESCRIPTORS";
+    let Ok(url) = std::env::var(URL) else {
+        let server = Service::start(Kind::Mongo).unwrap();
+        let mut alone = Command::new(std::env::current_exe().unwrap());
+        alone.args(["--exact", "mongo_pings_without_a_descriptor_cut_nothing"]).env(URL, server.url());
+        let alone = alone.output().unwrap();
+        println!("{}{}", String::from_utf8_lossy(&alone.stdout), String::from_utf8_lossy(&alone.stderr));
+        assert!(alone.status.success());
+        return;
+    };
+    let mut options = uncached();
+    options.probe.interval = Duration::from_secs(1);
+    let config = MongoConfig::uri(url).min_pool_size(0).max_pool_size(3);
+    let pool = ResourcePool::builder().environment([("", ""); 0]).resource(config).options(options).build().unwrap();
+    let mongo = pool.mongo().await.unwrap();
+    bars(&mongo, "at_work").insert_one(doc! { "n": 1 }).await.unwrap();
+    let work = at_work(&pool, &mongo);
+    bars(&mongo, "at_work").find_one(doc! { "$where": "sleep(100) || true" }).await.unwrap();
+    eventually("all are at work", || usage(&pool).in_use == Some(2) && usage(&pool).open == Some(3));
+    let taken = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let highest = taken.filter_map(|fd| fd.file_name().to_str()?.parse::<u32>().ok()).max().unwrap();
+    let limit = format!("--nofile={highest}");
+    let limited = Command::new("prlimit").args(["--pid", &std::process::id().to_string(), &limit]).status();
+    assert!(limited.unwrap().success());
+    while std::fs::File::open("/dev/null").map(std::mem::forget).is_ok() {}
+    nothing_is_cut(&pool, work, Health::Pass, "").await;
+    assert!(pool.close_all().await.all_closed());
+}
+
 #[test]
 fn mongo_blocking_bad_input_is_the_right_error() {
     let vacant = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
     let pool = blocking_pool(config("blocking-bad-input"));
     let malformed = pool.mongo_with("malformed", MongoConfig::uri("mongodb://"));
     assert!(matches!(malformed, Err(Error::Config { .. })), "{malformed:?}");
+    let wrong = shared(Kind::Mongo).url().replacen("replicaSet=rs0", "replicaSet=wrong", 1);
+    let wrong = pool.mongo_with("wrong", MongoConfig::uri(wrong)).unwrap_err();
+    assert!(!wrong.is_transient() && wrong.to_string().contains("rs0"), "{wrong}");
     let refused = pool.mongo_with("refused", MongoConfig::uri(format!("mongodb://127.0.0.1:{vacant}/")));
     assert!(matches!(refused, Err(Error::Connect(_))), "{refused:?}");
     pool.mongo().unwrap().list_database_names().run().unwrap();

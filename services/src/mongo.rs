@@ -71,6 +71,8 @@ impl Server for Mongo {
         command.args(["--setParameter", "diagnosticDataCollectionEnabled=false"]);
         // Its refresh makes the server a client of itself some time after the start, and connections would be hard to count.
         command.args(["--setParameter", "disableLogicalSessionCacheRefresh=true"]);
+        // Allows `configureFailPoint`, by which a test has the server answer errors.
+        command.args(["--setParameter", "enableTestCommands=1"]);
         Ok(command)
     }
 

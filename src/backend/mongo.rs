@@ -5,13 +5,12 @@
 //! itself (what is in use, who waits, which server answers) is read from its events.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::error::Error as StdError;
 use std::fmt;
-use std::future::{IntoFuture, poll_fn};
+use std::future::{IntoFuture, pending, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -19,7 +18,6 @@ use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{RawBsonRef, RawDocument, doc};
 use mongodb::error::{Error as DriverError, ErrorKind};
 use mongodb::event::EventHandler;
-use mongodb::event::sdam::SdamEvent;
 use mongodb::options::{
     AuthMechanism, ClientOptions, ConnectionString, Credential, DriverInfo, HostInfo, ReadPreference,
     SelectionCriteria, ServerAddress, ServerMonitoringMode, Tls,
@@ -27,15 +25,16 @@ use mongodb::options::{
 use mongodb::{Client, sync};
 use parking_lot::Mutex;
 use serde::Deserialize;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
 
 use crate::close::Phase;
 use crate::config::{
     BackendConfig, Checks, Guard, LOGIN, Names, Part, ResourceConfig, Secret, host, host_port, millis, one_reading,
     port,
 };
-use crate::error::{Error, Failure, redacted};
+use crate::error::{BoxError, Error, Failure, Worded, is_own_trouble, redacted};
 use crate::lease::{Claim, Lease, Provide};
 use crate::resource::{Link, Resource, Work};
 use crate::runtime::{self, park_on, within};
@@ -43,9 +42,11 @@ use crate::scoped::{self, Scoped};
 use crate::status::Usage;
 use crate::tls::{self, TlsOptions};
 
+mod pulse;
 mod traffic;
 
-use traffic::{CHECKED_OUT, Nudger, Traffic};
+use pulse::{Gone, Pulse, is_alien};
+use traffic::{CHECKED_OUT, Nudger, OURS, Traffic};
 
 /// How to reach a MongoDB; `[mongo]` or `[named.mongo.NAME]` in TOML.
 ///
@@ -655,37 +656,55 @@ impl Resource for MongoResource {
 
     async fn connect(&self, link: &Link) -> Result<MongoHandle, Failure> {
         let traffic = Arc::new(Traffic::new(link.clone()));
-        let pulse = Arc::new(Pulse::new(link.clone()));
         let mark = ObjectId::new().to_hex();
         let options = self.options().await?;
+        let pulse = Arc::new(Pulse::new(Some(link.clone()), options.repl_set_name.clone()));
         let watched = watched(&options, &traffic, &pulse, &mark);
         let client = Unproven::open(watched).map_err(|error| self.failure(error))?;
-        let answer = tokio::select! {
-            pinged = ping(&client.client) => pinged,
+        // While there is time left to tell what was found.
+        let limit = link.limit().mul_f32(0.9);
+        tokio::select! {
+            pinged = ping(&client.client) => match pinged {
+                Ok(()) => {}
+                Err(error) if pulse.is_incompatible() => return Err(Failure::permanent(self.told(error))),
+                Err(error) if matches!(*error.kind, ErrorKind::ConnectionPoolCleared { .. }) => {
+                    // By the first connections of the pool, whose error is not told. A client without a pool tells it.
+                    let alone = Unproven::open(for_probing(&options)).map_err(|error| self.failure(error))?;
+                    return Err(self.failure(ping(&alone.client).await.err().unwrap_or(error)));
+                }
+                Err(error) => return Err(self.unreachable(&options, error).await),
+            },
             // The driver would go on trying; whether to do so is for the pool to say.
-            error = pulse.all_down() => Err(error),
-        };
-        if let Err(error) = answer {
-            return Err(self.unreachable(&options, error).await);
+            gone = pulse.gone() => return Err(match gone {
+                Gone::Down(error) => self.unreachable(&options, error).await,
+                Gone::Strangers(text, true) => Failure::permanent(text),
+                Gone::Strangers(text, false) => Failure::transient(text),
+            }),
+            () = tokio::time::sleep(limit) => {
+                let unfit = pulse.unfit(client.client.selection_criteria());
+                return Err(unfit.unwrap_or_else(|| format!("no answer to a ping within {limit:.1?}")).into());
+            }
         }
         pulse.follow(link.generation());
         let client = client.proven();
         let nudger = Nudger::start(&traffic, &client);
-        let (probe, nothing_open) = (Mutex::new(Probe::None), Mutex::new(None));
-        let inner = Inner { options, traffic, pulse, nudger, mark, probe, nothing_open };
+        let (probing, nothing_open) = (Mutex::new(Probing::NotYet), Mutex::new(None));
+        let inner = Inner { options, traffic, pulse, nudger, mark, probing, nothing_open };
         Ok(MongoHandle { sync: sync::Client::from(client.clone()), client, inner: Arc::new(inner) })
     }
 
     /// The same client goes on: users have clones of it, and its monitor brings it back.
     async fn recover(&self, link: &Link, lost: &MongoHandle) -> Result<bool, Failure> {
         lost.inner.pulse.any_up().await;
-        self.probe(lost).await?;
+        // The probe's own monitor may know a moment later.
+        self.asked(lost, &lost.inner.pulse).await?;
         lost.inner.pulse.follow(link.generation());
         Ok(true)
     }
 
     async fn ping(&self, mongo: &MongoHandle) -> Result<(), Failure> {
-        self.probe(mongo).await?;
+        let probe = mongo.inner.probe()?;
+        self.asked(mongo, &probe.pulse).await?;
         match mongo.inner.traffic.stalled() {
             0 => Ok(()),
             stalled => Err(Failure::limited(format!(
@@ -755,9 +774,41 @@ impl Resource for MongoResource {
 }
 
 impl MongoResource {
-    async fn probe(&self, mongo: &MongoHandle) -> Result<(), Failure> {
-        let probe = mongo.inner.probe().map_err(|error| self.failure(error))?;
-        ping(&probe).await.map_err(|error| self.failure(error))
+    /// A ping over the probe's client; or over the users', where a server that lives has no room for the probe.
+    async fn asked(&self, mongo: &MongoHandle, pulse: &Pulse) -> Result<(), Failure> {
+        let inner = &mongo.inner;
+        let probe = inner.probe()?.client;
+        // The driver would wait for one that fits, and the ping with it.
+        if let (true, Some(unfit)) = (inner.pulse.is_up(), inner.pulse.unfit(probe.selection_criteria())) {
+            return Err(Failure::refused(unfit));
+        }
+        let error = tokio::select! {
+            pinged = ping(&probe) => match pinged {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            },
+            error = pulse.all_down() => error,
+        };
+        if !is_silence(&error) || !inner.pulse.is_up() {
+            return Err(self.verdict(error));
+        }
+        if within(SOON, inner.traffic.has_idle()).await.is_err() {
+            // To open one more there would fail as it does here, and end what waits for it.
+            return Err(Failure::unasked(self.told(error)));
+        }
+        OURS.scope((), ping(&mongo.client)).await.map_err(|error| self.verdict(error))
+    }
+
+    /// What a ping's error proves about the server.
+    fn verdict(&self, error: DriverError) -> Failure {
+        let limits = matches!(*error.kind, ErrorKind::Authentication { .. })
+            || code(&error).is_some_and(|code| REFUSED_FOR_GOOD.contains(&code));
+        match (is_silence(&error), is_own(&error)) {
+            (_, true) => Failure::unasked(self.told(error)),
+            (true, false) => Failure::transient(self.told(error)),
+            (false, false) if limits => Failure::limited(self.told(error)),
+            (false, false) => Failure::refused(self.told(error)),
+        }
     }
 
     async fn options(&self) -> Result<ClientOptions, Failure> {
@@ -772,19 +823,20 @@ impl MongoResource {
 
     /// Why no server can be reached, with the remedy where TLS is the reason.
     async fn unreachable(&self, options: &ClientOptions, error: DriverError) -> Failure {
-        let ErrorKind::Io(io) = &*error.kind else { return self.failure(error) };
+        let (ErrorKind::Io(io), [ServerAddress::Tcp { host, port }]) = (&*error.kind, &options.hosts[..]) else {
+            return if is_alien(&error) { not_mongodb("something else", error) } else { self.failure(error) };
+        };
+        let (host, port) = (host.trim_matches(['[', ']']), port.unwrap_or(27017));
+        let hung_up = matches!(io.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset);
         if matches!(options.tls, Some(Tls::Enabled(_))) {
             #[cfg(feature = "tls")]
             if let Some(trouble) = tls::client::trouble(io) {
                 return if trouble.permanent { Failure::permanent(trouble) } else { Failure::transient(trouble) };
             }
-        } else if let (
-            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset,
-            [ServerAddress::Tcp { host, port }, ..],
-        ) = (io.kind(), &options.hosts[..])
-        {
-            let (host, port) = (host.trim_matches(['[', ']']), port.unwrap_or(27017));
-            return tls::or_wanted(self.failure(error.clone()), host, port, "add tls=true to the URI").await;
+        } else if let (true, Some(what)) = (hung_up || io.kind() == io::ErrorKind::TimedOut, speaks(host, port).await) {
+            return not_mongodb(what, error);
+        } else if hung_up {
+            return tls::or_wanted(self.failure(error), host, port, "add tls=true to the URI").await;
         }
         self.failure(error)
     }
@@ -793,11 +845,22 @@ impl MongoResource {
     async fn end_sessions(&self, mongo: &MongoHandle, which: Which) -> Option<Found> {
         let inner = &mongo.inner;
         // Over the probe, as users may have all other connections in use.
-        let ended = async { end_sessions(&inner.probe()?, &inner.traffic.link, &inner.mark, which).await };
+        let ended = async {
+            let probe = inner.probe()?;
+            let has_no_room = async {
+                let error = probe.pulse.all_down().await;
+                if inner.pulse.is_up() { error } else { pending().await }
+            };
+            let ended = tokio::select! {
+                ended = end_sessions(&probe.client, &inner.traffic.link, &inner.mark, which) => ended,
+                error = has_no_room => Err(error),
+            };
+            ended.map_err(|error| self.failure(error))
+        };
         match within(ABORT, ended).await {
             Ok(Ok(found)) => Some(found),
             Ok(Err(error)) => {
-                tracing::debug!(error = %self.failure(error), "the server goes on with what was begun there");
+                tracing::debug!(%error, "the server goes on with what was begun there");
                 Some(Found::Something)
             }
             Err(_elapsed) => None,
@@ -805,10 +868,20 @@ impl MongoResource {
     }
 
     fn failure(&self, error: DriverError) -> Failure {
-        let permanent = matches!(
-            *error.kind,
-            ErrorKind::Authentication { .. } | ErrorKind::InvalidArgument { .. } | ErrorKind::InvalidTlsConfig { .. }
-        );
+        let permanent = match &*error.kind {
+            ErrorKind::InvalidArgument { .. }
+            | ErrorKind::InvalidTlsConfig { .. }
+            | ErrorKind::IncompatibleServer { .. } => true,
+            ErrorKind::Authentication { .. } => code(&error).is_none_or(|code| REFUSED_FOR_GOOD.contains(&code)),
+            ErrorKind::Command(refused) => REFUSED_FOR_GOOD.contains(&refused.code),
+            _ => false,
+        };
+        let source = self.told(error);
+        if permanent { Failure::permanent(source) } else { Failure::transient(source) }
+    }
+
+    /// The driver's error, or a note in its place if the server's words in it have a password.
+    fn told(&self, error: DriverError) -> BoxError {
         // Only the server tells of these; with the others the driver speaks.
         let told = !matches!(
             *error.kind,
@@ -819,8 +892,47 @@ impl MongoResource {
                 | ErrorKind::InvalidTlsConfig { .. }
         );
         let secrets: Vec<_> = self.secrets.iter().map(Secret::expose).collect();
-        let source = redacted(error, told, &secrets);
-        if permanent { Failure::permanent(source) } else { Failure::transient(source) }
+        let text = words(&error);
+        match redacted(error, told, &secrets).downcast::<DriverError>() {
+            Ok(error) => Worded::new(text, error).into(),
+            Err(withheld) => withheld,
+        }
+    }
+}
+
+/// What the driver's error and its causes say, without the labels and the replies that the driver puts around it.
+fn words(error: &DriverError) -> String {
+    let kind = error.kind.to_string();
+    match cause(error) {
+        Some(cause) => format!("{}: {}", kind.trim_end_matches('.'), words(cause)),
+        None => kind,
+    }
+}
+
+/// Whether the server said nothing.
+fn is_silence(error: &DriverError) -> bool {
+    use ErrorKind::{ConnectionPoolCleared, DnsResolve, Io, ServerSelection};
+    matches!(*error.kind, Io(_) | ServerSelection { .. } | ConnectionPoolCleared { .. } | DnsResolve { .. })
+}
+
+/// Whether it is this process that lacks something.
+fn is_own(error: &DriverError) -> bool {
+    matches!(&*error.kind, ErrorKind::Io(io) if is_own_trouble(&**io))
+}
+
+fn cause(error: &DriverError) -> Option<&DriverError> {
+    error.source()?.downcast_ref::<Box<DriverError>>().map(|cause| &**cause)
+}
+
+/// What a server answers that no further attempt mends: `UserNotFound`, `Unauthorized`, `AuthenticationFailed`,
+/// `APIVersionError`, `APIStrictError`, `MechanismUnavailable`, `AtlasError` for a wrong login.
+const REFUSED_FOR_GOOD: [i32; 7] = [11, 13, 18, 322, 323, 334, 8000];
+
+/// The code that the server answered.
+fn code(error: &DriverError) -> Option<i32> {
+    match &*error.kind {
+        ErrorKind::Command(answer) => Some(answer.code),
+        _ => code(cause(error)?),
     }
 }
 
@@ -847,6 +959,34 @@ fn shown(address: &ServerAddress) -> String {
         ServerAddress::Tcp { host, port } => host_port(host.trim_matches(['[', ']']), port.unwrap_or(27017)),
         other => other.to_string(),
     }
+}
+
+fn not_mongodb(what: &str, error: DriverError) -> Failure {
+    let text = format!("{what} answers there, and no MongoDB: correct host and port ({})", words(&error));
+    Failure::permanent(Worded::new(text, error))
+}
+
+/// What a server speaks that is no MongoDB: many wait for the end of a line, which a MongoDB's client never sends.
+async fn speaks(host: &str, port: u16) -> Option<&'static str> {
+    const LIMIT: Duration = Duration::from_millis(200);
+    let answer = async {
+        let mut stream = TcpStream::connect((host, port)).await?;
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await?;
+        let mut start = [0; 4];
+        stream.read_exact(&mut start).await?;
+        io::Result::Ok(match &start {
+            b"HTTP" => {
+                let mut page = String::new();
+                stream.take(1024).read_to_string(&mut page).await?;
+                // A MongoDB that is asked so says what it is.
+                (!page.contains("MongoDB")).then_some("HTTP")
+            }
+            b"AMQP" => Some("AMQP"),
+            [b'-', ..] => Some("a Redis"),
+            _ => None,
+        })
+    };
+    within(LIMIT, answer).await.ok()?.ok()?
 }
 
 async fn ping(client: &Client) -> Result<(), DriverError> {
@@ -986,31 +1126,41 @@ struct Inner {
     nudger: Nudger,
     /// What the server knows this client's sessions by.
     mark: String,
-    probe: Mutex<Probe>,
+    probing: Mutex<Probing>,
     /// When the server had nothing open for the client, and how many operations there had been by then.
     nothing_open: Mutex<Option<(Instant, u64)>>,
 }
 
 /// A small client, mainly for pings, so that they neither wait for users' operations nor depend on
 /// the pool's workers.
-enum Probe {
-    None,
-    Open(Client),
+#[derive(Clone)]
+struct Probe {
+    client: Client,
+    pulse: Arc<Pulse>,
+}
+
+enum Probing {
+    NotYet,
+    Open(Probe),
     Closed,
 }
 
 impl Inner {
-    fn probe(&self) -> Result<Client, DriverError> {
-        let mut probe = self.probe.lock();
-        match &*probe {
-            Probe::Open(client) => Ok(client.clone()),
-            Probe::Closed => Err(ErrorKind::Shutdown.into()),
-            Probe::None => {
+    fn probe(&self) -> Result<Probe, Failure> {
+        let mut probing = self.probing.lock();
+        match &*probing {
+            Probing::Open(probe) => Ok(probe.clone()),
+            Probing::Closed => Err(Failure::unasked("the client is closed")),
+            Probing::NotYet => {
                 // Its tasks stay on the runtime that it is made in.
-                let _prober = runtime::prober().map_err(DriverError::custom)?.enter();
-                let client = Client::with_options(for_probing(&self.options))?;
-                *probe = Probe::Open(client.clone());
-                Ok(client)
+                let _prober = runtime::prober().map_err(Failure::unasked)?.enter();
+                let mut options = for_probing(&self.options);
+                let pulse = Arc::new(Pulse::new(None, options.repl_set_name.clone()));
+                let seeing = Arc::clone(&pulse);
+                options.sdam_event_handler = Some(EventHandler::callback(move |event| seeing.see(&event)));
+                let probe = Probe { client: Client::with_options(options).map_err(Failure::unasked)?, pulse };
+                *probing = Probing::Open(probe.clone());
+                Ok(probe)
             }
         }
     }
@@ -1043,9 +1193,9 @@ impl Inner {
     }
 
     fn close_probe(&self) -> Option<Client> {
-        match std::mem::replace(&mut *self.probe.lock(), Probe::Closed) {
-            Probe::Open(client) => Some(client),
-            Probe::None | Probe::Closed => None,
+        match std::mem::replace(&mut *self.probing.lock(), Probing::Closed) {
+            Probing::Open(probe) => Some(probe.client),
+            Probing::NotYet | Probing::Closed => None,
         }
     }
 }
@@ -1061,91 +1211,6 @@ fn for_probing(options: &ClientOptions) -> ClientOptions {
     options.command_event_handler = None;
     options.sdam_event_handler = None;
     options
-}
-
-/// Which servers answered the driver's last check, by its monitors' events.
-struct Pulse {
-    link: Link,
-    /// The generation that a loss is of.
-    generation: AtomicU64,
-    servers: Mutex<BTreeMap<String, Beat>>,
-    changed: Notify,
-}
-
-enum Beat {
-    Unknown,
-    Up,
-    Down(DriverError),
-}
-
-impl Pulse {
-    fn new(link: Link) -> Self {
-        Pulse { link, generation: AtomicU64::new(0), servers: Mutex::default(), changed: Notify::new() }
-    }
-
-    fn see(&self, event: &SdamEvent) {
-        let mut servers = self.servers.lock();
-        match event {
-            SdamEvent::ServerOpening(event) => {
-                servers.entry(event.address.to_string()).or_insert(Beat::Unknown);
-            }
-            SdamEvent::ServerClosed(event) => {
-                servers.remove(&event.address.to_string());
-            }
-            SdamEvent::ServerHeartbeatSucceeded(event) => {
-                servers.insert(event.server_address.to_string(), Beat::Up);
-            }
-            SdamEvent::ServerHeartbeatFailed(event) => {
-                servers.insert(event.server_address.to_string(), Beat::Down(event.failure.clone()));
-            }
-            _ => return,
-        }
-        let lost = down(&servers);
-        drop(servers);
-        self.changed.notify_waiters();
-        if let Some(error) = lost {
-            self.link.lost(self.generation.load(Ordering::SeqCst), error);
-        }
-    }
-
-    /// From now on a loss is one of this generation.
-    fn follow(&self, generation: u64) {
-        self.generation.store(generation, Ordering::SeqCst);
-    }
-
-    /// Waits until no server answers, with the error of one of them.
-    async fn all_down(&self) -> DriverError {
-        self.until(down).await
-    }
-
-    /// Waits until a server answers.
-    async fn any_up(&self) {
-        self.until(|servers| servers.values().any(|beat| matches!(beat, Beat::Up)).then_some(())).await;
-    }
-
-    async fn until<T>(&self, seen: impl Fn(&BTreeMap<String, Beat>) -> Option<T>) -> T {
-        loop {
-            let changed = self.changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            if let Some(seen) = seen(&self.servers.lock()) {
-                return seen;
-            }
-            changed.await;
-        }
-    }
-}
-
-/// The error of one of the servers, if none answers.
-fn down(servers: &BTreeMap<String, Beat>) -> Option<DriverError> {
-    let mut last = None;
-    for beat in servers.values() {
-        match beat {
-            Beat::Down(error) => last = Some(error.clone()),
-            Beat::Unknown | Beat::Up => return None,
-        }
-    }
-    last
 }
 
 /// Calls ours, then theirs.

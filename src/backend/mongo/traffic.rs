@@ -20,8 +20,8 @@ use crate::status::Usage;
 tokio::task_local! {
     /// Set when the operation that this task polls has got its connection.
     pub(super) static CHECKED_OUT: Cell<bool>;
-    /// The operation that this task polls is a ping of the nudger's.
-    static NUDGES: ();
+    /// The operation that this task polls is the pool's own, which is nobody's work.
+    pub(super) static OURS: ();
 }
 
 /// What goes on in the driver's pools, by their events.
@@ -59,7 +59,7 @@ enum Connection {
         finished: bool,
     },
     InUse {
-        /// None if it is a ping of the nudger's.
+        /// None if it is the pool's own.
         operation: Option<Busy>,
     },
 }
@@ -137,7 +137,7 @@ impl Traffic {
     pub(super) fn see(&self, event: &CmapEvent) {
         let mut seen = self.seen.lock();
         let Seen { pools, operations, is_watched } = &mut *seen;
-        let nudges = || NUDGES.try_with(|()| ()).is_ok();
+        let is_ours = || OURS.try_with(|()| ()).is_ok();
         let before = match event {
             CmapEvent::PoolCreated(event) => {
                 pools.entry(event.address.clone()).or_default();
@@ -161,7 +161,7 @@ impl Traffic {
                 closed
             }
             CmapEvent::ConnectionCheckoutStarted(event) => {
-                if let (Some(pool), false) = (pools.get_mut(&event.address), nudges()) {
+                if let (Some(pool), false) = (pools.get_mut(&event.address), is_ours()) {
                     pool.waiting.push_back(Instant::now());
                     if !std::mem::replace(is_watched, true) {
                         self.begun.notify_one();
@@ -170,14 +170,14 @@ impl Traffic {
                 None
             }
             CmapEvent::ConnectionCheckoutFailed(event) => {
-                if let (Some(pool), false) = (pools.get_mut(&event.address), nudges()) {
+                if let (Some(pool), false) = (pools.get_mut(&event.address), is_ours()) {
                     pool.leave(event.duration);
                 }
                 None
             }
             CmapEvent::ConnectionCheckedOut(event) => {
                 let _only_while_closing = CHECKED_OUT.try_with(|checked_out| checked_out.set(true));
-                let operation = (!nudges()).then(|| self.link.busy(Work::Operation));
+                let operation = (!is_ours()).then(|| self.link.busy(Work::Operation));
                 *operations += u64::from(operation.is_some());
                 pools.get_mut(&event.address).and_then(|pool| {
                     pool.served(event.duration);
@@ -232,6 +232,13 @@ impl Traffic {
     /// Waits until no connection is in use and nobody waits for one.
     pub(super) async fn quiet(&self) {
         while !matches!(self.usage(), Usage { in_use: Some(0), waiting: Some(0), .. }) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Waits until a connection is idle.
+    pub(super) async fn has_idle(&self) {
+        while self.usage().idle == Some(0) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -293,7 +300,7 @@ async fn nudge(traffic: Arc<Traffic>, client: Client) {
                     let (admin, address) = (client.database("admin"), address.clone());
                     let there = SelectionCriteria::Predicate(Arc::new(move |server| *server.address() == address));
                     let ping = async move { admin.run_command(doc! { "ping": 1 }).selection_criteria(there).await };
-                    pings.spawn(NUDGES.scope((), ping));
+                    pings.spawn(OURS.scope((), ping));
                 }
             }
         }
