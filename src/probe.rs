@@ -6,7 +6,7 @@ use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::config::millis;
-use crate::error::{Failure, Proof, Source, panic_message};
+use crate::error::{Error, Failure, Proof, Source, panic_message};
 use crate::runtime::{self, within};
 use crate::slot::{AnySlot, BoxFuture};
 
@@ -136,6 +136,7 @@ pub(crate) async fn answer(ping: BoxFuture<Result<(), Failure>>, limit: Duration
 #[derive(Clone, Default)]
 pub struct KillSwitch {
     token: CancellationToken,
+    cause: Arc<OnceLock<Error>>,
     threads: Arc<Threads>,
 }
 
@@ -153,6 +154,15 @@ impl KillSwitch {
         Self::default()
     }
 
+    /// [`cut`](KillSwitch::cut), with what each call that it cuts fails with. The first cause counts.
+    ///
+    /// [`Link::why_cut`](crate::Link::why_cut) is what a resource that is told to cut has for a cause.
+    pub fn cut_because(&self, cause: Error) {
+        // There is one already where somebody else was faster.
+        let _ = self.cause.set(cause);
+        self.cut();
+    }
+
     /// Cuts everything under the switch, now and from now on.
     pub fn cut(&self) {
         self.threads.is_cut.store(true, Ordering::Release);
@@ -168,6 +178,11 @@ impl KillSwitch {
         self.threads.is_cut.load(Ordering::Acquire)
     }
 
+    /// Why it was thrown, if that was told.
+    pub fn cause(&self) -> Option<&Error> {
+        self.cause.get()
+    }
+
     /// Resolves when it is thrown.
     pub async fn wait(&self) {
         self.token.cancelled().await;
@@ -175,7 +190,7 @@ impl KillSwitch {
 
     /// Puts an async stream under the switch.
     pub fn guard<S>(&self, stream: S) -> Killable<S> {
-        let cut = || Box::pin(self.token.clone().cancelled_owned());
+        let cut = || Cut { thrown: Box::pin(self.token.clone().cancelled_owned()), cause: Arc::clone(&self.cause) };
         Killable { stream, reading: cut(), writing: cut() }
     }
 
@@ -188,7 +203,7 @@ impl KillSwitch {
         let key = NEXT.fetch_add(1, Ordering::Relaxed);
         let mut streams = self.threads.streams.lock();
         if self.is_cut() {
-            return Err(was_cut());
+            return Err(was_cut(&self.cause));
         }
         streams.push((key, stream.try_clone()?));
         Ok(Guarded { key, switch: self.clone() })
@@ -223,7 +238,10 @@ pub struct Killable<S> {
     writing: Cut,
 }
 
-type Cut = Pin<Box<WaitForCancellationFutureOwned>>;
+struct Cut {
+    thrown: Pin<Box<WaitForCancellationFutureOwned>>,
+    cause: Arc<OnceLock<Error>>,
+}
 
 impl<S> Killable<S> {
     /// The stream itself.
@@ -233,8 +251,8 @@ impl<S> Killable<S> {
 }
 
 fn check(cut: &mut Cut, context: &mut Context<'_>) -> io::Result<()> {
-    match cut.as_mut().poll(context) {
-        Poll::Ready(()) => Err(was_cut()),
+    match cut.thrown.as_mut().poll(context) {
+        Poll::Ready(()) => Err(was_cut(&cut.cause)),
         Poll::Pending => Ok(()),
     }
 }
@@ -282,9 +300,10 @@ impl<S: fmt::Debug> fmt::Debug for Killable<S> {
     }
 }
 
-fn was_cut() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::ConnectionAborted,
-        "cut by the pool: the server stopped answering, or the resource is closed",
-    )
+fn was_cut(cause: &OnceLock<Error>) -> io::Error {
+    match cause.get() {
+        // Found by `Error::behind`.
+        Some(cause) => io::Error::new(io::ErrorKind::ConnectionAborted, cause.clone()),
+        None => io::Error::new(io::ErrorKind::ConnectionAborted, "cut by the pool"),
+    }
 }

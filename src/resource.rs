@@ -187,6 +187,13 @@ impl Link {
         }
     }
 
+    /// Why the connection is cut now, for [`KillSwitch::cut_because`](crate::KillSwitch::cut_because): the loss, or
+    /// that the resource is closed.
+    pub fn why_cut(&self) -> Error {
+        let failure = self.slot.upgrade().and_then(|slot| slot.condition().failure);
+        failure.unwrap_or_else(|| Error::Closed { resource: Arc::clone(self.name()) })
+    }
+
     /// The generation now in use; the one being connected, while that goes on.
     pub fn generation(&self) -> u64 {
         self.slot.upgrade().map_or(0, |slot| slot.generation_or_next())

@@ -689,7 +689,7 @@ impl Transport {
 
     fn cut(&self) {
         if let Some(switch) = &*self.switch.read() {
-            switch.cut();
+            switch.cut_because(self.link.why_cut());
         }
     }
 
@@ -703,7 +703,7 @@ impl Transport {
     /// Cuts for good.
     fn end(&self) {
         if let Some(switch) = self.switch.write().take() {
-            switch.cut();
+            switch.cut_because(self.link.why_cut());
         }
     }
 

@@ -341,7 +341,7 @@ impl Resource for RedisResource {
         redis.inner.shared.write().take();
         redis.inner.probe.lock().await.take();
         // What is still out ends here; the drain has waited for it.
-        redis.inner.switch.read().cut();
+        redis.inner.switch.read().cut_because(redis.inner.link.why_cut());
         // Their tasks drop what was cut, a moment later; what a forgotten runtime keeps from that is not waited for.
         let _ = within(LINGER, none(&redis.inner.drivers)).await;
         Ok(())
@@ -350,7 +350,7 @@ impl Resource for RedisResource {
     fn cut(&self, redis: &Redis) {
         // In this order, so that nobody is given one that is cut.
         redis.inner.threads.refuse();
-        redis.inner.switch.read().cut();
+        redis.inner.switch.read().cut_because(redis.inner.link.why_cut());
     }
 
     fn endpoint(&self) -> String {
