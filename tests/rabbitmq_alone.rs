@@ -110,6 +110,82 @@ async fn frames_of_every_size(server: &Service) {
     }
 }
 
+/// Whoever reads the log of a service that ends every night is not to find an error in it.
+async fn closes_quietly(server: &Service, log: &Log) {
+    const CLOSES: usize = 60;
+    let before = log.text().len();
+    let mut longest = Duration::ZERO;
+    for n in 0..CLOSES {
+        let pool = pool(server);
+        let rabbit = pool.rabbitmq().await.unwrap();
+        let queue = rabbit.declare_queue(resource_pool::rabbitmq::Queue::temporary()).await.unwrap();
+        let mut consumer = rabbit.consume(queue.name()).await.unwrap();
+        let channel = rabbit.channel().await.unwrap();
+        assert!(rabbit.publish(Message::new("", queue.name(), "x")).await.unwrap().is_confirmed());
+        let delivery = consumer.next().await.unwrap().unwrap();
+        if n % 2 == 0 {
+            // With the prober's connection, or without.
+            assert_eq!(pool.health_check().await.health, resource_pool::Health::Pass);
+        }
+        delivery.ack().await.unwrap();
+        drop(channel);
+        if n % 3 == 0 {
+            drop(consumer);
+        }
+        let report = match n % 4 {
+            0 => {
+                let threads = blocking::ResourcePool::from(pool.clone());
+                tokio::task::spawn_blocking(move || threads.close_all().unwrap()).await.unwrap()
+            }
+            1 => pool.close("rabbitmq").await.unwrap(),
+            _ => pool.close_all().await,
+        };
+        assert!(report.all_closed(), "{report}");
+        longest = longest.max(report.took);
+    }
+    settled().await;
+    println!("{CLOSES} closes, the longest in {longest:?}");
+    assert!(longest < Duration::from_secs(5), "one waited for what does not come: {longest:?}");
+    let said = log.text();
+    let loud: Vec<_> =
+        said[before..].lines().filter(|line| line.contains("ERROR") || line.contains(" WARN ")).collect();
+    assert!(loud.is_empty(), "{} lines in {CLOSES} closes: {:#?}", loud.len(), loud.first());
+    assert!(!said[before..].contains("stopped answering"), "nothing did");
+}
+
+fn limit_descriptors(soft: &str) {
+    let limit = std::process::Command::new("prlimit")
+        .args(["--pid", &std::process::id().to_string(), &format!("--nofile={soft}:")])
+        .status();
+    assert!(limit.expect("prlimit").success());
+}
+
+/// What this process lacks is no evidence about the broker.
+async fn without_descriptors(server: &Service) {
+    let before = settled().await;
+    let pool = pool(server);
+    let rabbit = pool.rabbitmq().await.unwrap();
+    // Before the prober has a connection of its own.
+    limit_descriptors("200");
+    let mut taken: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(6) {
+        assert!(rabbit.publish(Message::new("", "nobody", "x").optional()).await.unwrap().is_confirmed());
+        taken.extend(std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let healthy = pool.is_healthy("rabbitmq").await;
+    let generation = pool.status().resource("rabbitmq").unwrap().generation;
+    taken.clear();
+    limit_descriptors("1024");
+    assert_eq!((generation, healthy), (1, true));
+    assert_eq!(loops(), before.0 + 1, "the prober has a connection");
+    // It has one as soon as there is room again.
+    until_async(Duration::from_secs(20), async || loops() == before.0 + 2).await;
+    assert!(pool.close_all().await.all_closed());
+    settled().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rabbitmq_gives_back_threads_sockets_memory_and_no_password() {
     let log = Log::start();
@@ -122,6 +198,8 @@ async fn rabbitmq_gives_back_threads_sockets_memory_and_no_password() {
     let secrets = [server.password(), bytes.trim_matches(['[', ']'])];
     let bare_said = said.lines().filter(|line| secrets.iter().any(|secret| line.contains(secret))).count();
     assert_eq!(bare_said, 1, "once, by the one bare connection");
+    closes_quietly(&server, &log).await;
+    without_descriptors(&server).await;
     frozen_at_connect(&server).await;
     frozen_and_closed(&server).await;
 }

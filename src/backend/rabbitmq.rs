@@ -35,13 +35,15 @@ mod delivery;
 mod dial;
 mod frame;
 mod message;
+mod prober;
 mod stream;
 mod topology;
 
 use std::fmt;
 use std::future::{Future, poll_fn};
+use std::panic::Location;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -61,10 +63,10 @@ pub use self::delivery::Delivery;
 pub use self::message::{Batch, Message, Published};
 pub use self::topology::{DeclaredQueue, Exchange, Queue};
 
-use self::connection::{ChannelGuard, GOODBYE, Generation, LINGER, Pooled, lost, operation, short};
+use self::connection::{ChannelGuard, Channels, GOODBYE, Generation, LINGER, Pooled, lost, operation, short};
 use self::consumer::{Pump, Subscription};
 use self::delivery::Keeps;
-use self::dial::{CutOnDrop, Probe, dial_for_all};
+use self::dial::{CutOnDrop, dial_for_all};
 use self::frame::LARGEST;
 use self::message::{Flight, Sent};
 use self::stream::{Reading, is_stream, reading_from};
@@ -124,11 +126,12 @@ pub struct RabbitMqConfig {
     /// saves that memory at a price: a message whose headers do not fit into one frame ends the connection that all
     /// share, whoever published it, each time that it is delivered.
     pub frame_max: u32,
-    /// The most channels on the connection, consumers' included. Defaults to 2047, the broker's own limit.
+    /// The most channels on the connection, consumers' included. Defaults to 2047, the broker's own limit; the lower
+    /// one of ours and the broker's counts. Whoever wants one more waits at most the pool's acquire timeout.
     pub channel_max: u16,
     /// The most channels checked out at a time: by [`channel`](RabbitMq::channel), and for as long
-    /// as they take by the other verbs but [`consume`](RabbitMq::consume). Defaults to 64. A
-    /// checkout waits at most the pool's acquire timeout.
+    /// as they take by the other verbs but [`consume`](RabbitMq::consume). Defaults to 64, or to
+    /// `channel_max` where that is less. A checkout waits at most the pool's acquire timeout.
     pub max_channels: usize,
     /// How many deliveries a consumer may have in hand, unless it says so itself. Defaults to 100.
     pub prefetch: u16,
@@ -224,9 +227,6 @@ impl RabbitMqConfig {
             Self { channel_max: 0, .. } => fail("channel_max", "must be at least 1"),
             Self { prefetch: 0, .. } => fail("prefetch", "must be at least 1, or the broker would send without bound"),
             Self { max_channels: 0, .. } => fail("max_channels", "must be at least 1"),
-            Self { max_channels, channel_max, .. } if *max_channels > usize::from(*channel_max) => {
-                fail("max_channels", "is more than channel_max")
-            }
             Self { user, .. } if user.contains('\0') => fail("user", "has a NUL in it, which would end it"),
             Self { password, .. } if password.expose().contains('\0') => {
                 fail("password", "has a NUL in it, which the broker takes for its beginning")
@@ -414,31 +414,15 @@ impl Resource for RabbitMqResource {
     async fn recover(&self, link: &Link, lost: &RabbitMq) -> Result<bool, Failure> {
         let old = lost.inner.current.write().take();
         if let Some(old) = old {
-            old.switch.cut();
+            old.switch.cut_because(lost.inner.link.why_cut());
         }
         lost.inner.open_generation(link).await?;
         Ok(true)
     }
 
     async fn ping(&self, rabbit: &RabbitMq) -> Result<(), Failure> {
-        let inner = &rabbit.inner;
-        let generation = inner.alive().ok_or_else(|| Failure::transient("the connection is gone"))?;
-        let mut place = Arc::clone(&generation.probe).lock_owned().await;
-        // Taken out while in use, so that a ping given up takes its connection with it.
-        let (mut place, probe) = match place.take() {
-            Some(probe) => (place, probe),
-            None if inner.closed.load(Ordering::SeqCst) => return Err(Failure::transient(inner.closed_error())),
-            None => {
-                let (counted, given_up) = (Counted::new(&inner.probes), inner.probes_given_up.clone());
-                let opening = Probe::open(Arc::clone(&self.config), self.tls.clone(), counted, given_up);
-                // Goes on if the ping is given up: the broker's log would have a connection cut off in the middle.
-                tokio::spawn(async move { opening.await.map(|probe| (place, probe)) }).await??
-            }
-        };
-        let answer = probe.round_trip().await;
-        answer.map_err(|error| Failure::transient(self.config.redacted(error)))?;
-        *place = Some(probe);
-        Ok(())
+        let generation = rabbit.inner.alive().ok_or_else(|| Failure::transient("the connection is gone"))?;
+        rabbit.inner.ask(&generation).await
     }
 
     async fn close(&self, rabbit: RabbitMq) -> Result<(), Failure> {
@@ -447,8 +431,8 @@ impl Resource for RabbitMqResource {
         inner.intake.cancel();
         let generation = inner.current.read().clone();
         // Its goodbye is said beside the other one, unless a ping has it.
-        if let Some(Ok(mut probe)) = generation.as_ref().map(|generation| generation.probe.try_lock()) {
-            drop(probe.take());
+        if let Some(Ok(mut prober)) = generation.as_ref().map(|generation| generation.prober.try_lock()) {
+            drop(prober.probe.take());
         }
         let goodbye = match &generation {
             Some(generation) => generation.close().await,
@@ -456,7 +440,7 @@ impl Resource for RabbitMqResource {
         };
         let no_probe = async || {
             if let Some(generation) = &generation {
-                drop(generation.probe.lock().await.take());
+                drop(generation.prober.lock().await.probe.take());
             }
             none(&inner.probes).await;
         };
@@ -473,7 +457,7 @@ impl Resource for RabbitMqResource {
 
     fn cut(&self, rabbit: &RabbitMq) {
         if let Some(generation) = &*rabbit.inner.current.read() {
-            generation.switch.cut();
+            generation.switch.cut_because(rabbit.inner.link.why_cut());
         }
     }
 
@@ -493,11 +477,12 @@ impl Resource for RabbitMqResource {
     }
 
     fn usage(&self, rabbit: &RabbitMq) -> Usage {
-        let max = self.config.max_channels;
-        let mut usage = Usage { max: Some(max), ..Usage::default() };
+        let mut usage = Usage { max: Some(self.config.max_channels), ..Usage::default() };
         if let Some(generation) = &*rabbit.inner.current.read() {
-            let idle = generation.idle.lock().len();
+            let max = self.config.max_channels.min(generation.channels.max);
+            let idle = generation.channels.idle.lock().len();
             let in_use = max.saturating_sub(generation.permits.available_permits());
+            usage.max = Some(max);
             usage.in_use = Some(in_use);
             usage.idle = Some(idle);
             usage.open = Some(in_use + idle);
@@ -860,20 +845,28 @@ impl RabbitMq {
             }
             what.prefetch.get_or_insert(inner.config.prefetch);
             let (lease, generation) = inner.lease(deadline(inner.link.patience), claim).await?;
-            let first = inner.subscribe(&generation, &what, None).await?;
+            let first = inner.subscribe(&generation, &what, claim.site, None).await?;
             let cancel = inner.intake.child_token();
             let (sender, deliveries) = mpsc::unbounded_channel();
-            let counted = Counted::new(&inner.consumers);
-            inner.runtime.spawn(
-                Pump { inner: Arc::clone(inner), what, sender, cancel: cancel.clone(), _counted: counted }.run(first),
-            );
+            let queue = what.queue.clone();
+            let pump = Pump {
+                inner: Arc::clone(inner),
+                what,
+                claim,
+                sender,
+                cancel: cancel.clone(),
+                _counted: Counted::new(&inner.consumers),
+            };
+            inner.runtime.spawn(pump.run(first));
             Ok(Consumer {
                 deliveries: Ours::new(deliveries),
                 link: inner.link.clone(),
+                queue,
                 cancelled: cancel.clone(),
                 forked: false,
+                failed: None,
                 _cancel: Ours::new(cancel.drop_guard()),
-                _lease: lease,
+                lease,
             })
         }
     }
@@ -903,21 +896,21 @@ impl Inner {
         let config = &self.config;
         let dialled = dial_for_all(config, &self.tls).await?;
         let mut events = Box::pin(dialled.connection.events_listener());
+        // As the broker and we have agreed.
+        let channels = Channels::new(usize::from(dialled.connection.configuration().channel_max()));
+        let checkouts = config.max_channels.min(channels.max);
         let generation = Arc::new(Generation {
             number: self.link.generation(),
             config: Arc::clone(config),
             link: self.link.clone(),
             runtime: self.runtime.clone(),
-            intake: self.intake.clone(),
             closed: Arc::clone(&self.closed),
-            permits: Arc::new(Semaphore::new(config.max_channels)),
-            quota: Quota::new(&self.link, config.max_channels, "channels", "max_channels"),
-            open: Mutex::default(),
-            next_key: AtomicU64::new(0),
-            idle: Mutex::default(),
+            permits: Arc::new(Semaphore::new(checkouts)),
+            quota: Quota::new(&self.link, checkouts, "channels", "max_channels"),
+            channels,
             blocked: watch::Sender::new(None),
             waiting: AtomicUsize::new(0),
-            probe: Arc::default(),
+            prober: Arc::default(),
             switch: dialled.switch.clone(),
             gone: dialled.gone.clone(),
             connection: dialled.connect(),
@@ -1007,7 +1000,7 @@ impl Inner {
         loop {
             let mut guard = match channel.take() {
                 Some(guard) => guard,
-                None => ChannelGuard::open(generation).await?,
+                None => ChannelGuard::open(generation, generation.place().await?, None, None).await?,
             };
             let error = match what.make(&mut guard).await {
                 Ok(declared) => {
@@ -1112,17 +1105,25 @@ impl Inner {
     async fn try_check_out(&self, deadline: Instant, claim: Claim, what: Use) -> Result<Pooled, Error> {
         let (lease, generation) = self.lease(deadline, claim).await?;
         let permit = generation.permit(claim).await?;
+        let idle = if what == Use::Verb { generation.idle_channel() } else { None };
+        let found = match idle {
+            Some(idle) => Ok(idle),
+            None => Err(generation.place().await?),
+        };
         drop(lease);
         // Only now is it held, and by whom.
         let (lease, _) = self.lease(deadline, generation.quota.claim(claim)).await?;
-        let guard = match what {
-            Use::Raw => ChannelGuard::open(&generation).await?,
-            Use::Verb => match generation.idle_channel() {
-                Some((key, channel)) => ChannelGuard { channel, key, generation, fit: true, shared: true },
-                None => ChannelGuard::open(&generation).await?.confirming().await?,
-            },
+        let guard = match found {
+            Ok(mut idle) => {
+                idle.permit = Some(permit);
+                idle
+            }
+            Err(place) => {
+                let opened = ChannelGuard::open(&generation, place, Some(permit), None).await?;
+                if what == Use::Verb { opened.confirming().await? } else { opened }
+            }
         };
-        Ok(Pooled { guard, _permit: permit, _lease: lease })
+        Ok(Pooled { guard, _lease: lease })
     }
 
     /// A channel of its own for a consumer, subscribed.
@@ -1130,6 +1131,7 @@ impl Inner {
         &self,
         generation: &Arc<Generation>,
         what: &Consume,
+        site: &'static Location<'static>,
         from: Option<i64>,
     ) -> Result<Subscription, Error> {
         let arguments = reading_from(from, &what.arguments);
@@ -1138,7 +1140,7 @@ impl Inner {
         let name = short(&self.link, &action, &queue)?;
         let tag = short(&self.link, &action, &what.tag)?;
         generation.fits_method(&action, &[&queue, &what.tag], &arguments)?;
-        let mut guard = ChannelGuard::open(generation).await?;
+        let mut guard = ChannelGuard::open(generation, generation.place().await?, None, Some(site)).await?;
         let channel = guard.channel.clone();
         let prefetch = what.prefetch.unwrap_or(self.config.prefetch);
         guard.ask(&action, channel.basic_qos(prefetch, BasicQosOptions::default())).await?;

@@ -224,11 +224,11 @@ impl Consumer {
     /// The next delivery, if one comes within this time; `Ok(None)` if none does.
     ///
     /// # Errors
-    /// Why consuming has ended, as the iterator tells it; [`Error::Closed`] once it has.
+    /// Why consuming has ended, as the iterator tells it. Once it has, [`Error::Closing`] or [`Error::Closed`] if the
+    /// resource is, and otherwise an [`Error::Operation`] that says how it ended.
     pub fn next_within(&mut self, limit: Duration) -> Result<Option<Delivery>, Error> {
-        let closed = Error::Closed { resource: Arc::clone(self.consumer.resource()) };
         if self.ended {
-            return Err(closed);
+            return Err(self.consumer.has_ended());
         }
         let next = async { crate::runtime::within(limit, self.consumer.next()).await };
         match block_on(self.rabbit.inner.link.name(), &self.rabbit.inner.runtime, next)? {
@@ -240,7 +240,7 @@ impl Consumer {
             }
             Ok(None) => {
                 self.ended = true;
-                Err(closed)
+                Err(self.consumer.has_ended())
             }
         }
     }

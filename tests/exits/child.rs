@@ -29,6 +29,14 @@ pub(crate) fn main(part: &str) {
     if part.way == "forking" {
         return super::forking::main(part.ending);
     }
+    // What anybody complains of, the drivers included; but not where nobody reads it.
+    if part.app != "hook-fails" {
+        tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
+            .with_writer(std::io::stderr)
+            .init();
+    }
     if ["connecting", "scoped", "few-threads"].contains(&part.way) {
         return super::beginning::main(part.way, part.ending);
     }

@@ -240,6 +240,8 @@ impl Ended {
             assert!(self.report().contains(&format!("{name}=closed")), "{name}: {self}");
         }
         assert!(!self.stderr.contains("TROUBLE"), "{self}");
+        let is_loud = |line: &&str| line.contains(" WARN ") || line.contains("ERROR ");
+        assert_eq!(self.stderr.lines().find(is_loud), None, "{self}");
     }
 
     /// Whatever had begun was closed, and nothing else went wrong.

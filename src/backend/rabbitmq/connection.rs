@@ -4,28 +4,32 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::ops::Deref;
+use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lapin::options::{
-    BasicGetOptions, ConfirmSelectOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeleteOptions,
+    BasicGetOptions, BasicQosOptions, ConfirmSelectOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeleteOptions,
 };
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::types::ShortString;
-use lapin::{Event, ExchangeKind};
+use lapin::{ErrorKind, Event, ExchangeKind};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::dial::{CutOnDrop, Probe};
+use super::dial::CutOnDrop;
+use super::prober::Prober;
 use super::topology::{Binding, Exchange, Queue};
 use super::{RabbitMq, RabbitMqConfig};
+use crate::backend::count::{Counted, none};
 use crate::error::{BoxError, Error, Failure, OneLine, Source, TimeoutError};
 use crate::exit::Ours;
-use crate::lease::{Claim, Lease};
+use crate::lease::{Claim, Holder, Lease};
 use crate::probe::KillSwitch;
 use crate::resource::Link;
 use crate::runtime;
@@ -37,25 +41,111 @@ pub(super) struct Generation {
     pub(super) config: Arc<RabbitMqConfig>,
     pub(super) link: Link,
     pub(super) runtime: Handle,
-    /// Cancelled when consuming ends, since closing has begun.
-    pub(super) intake: CancellationToken,
     pub(super) closed: Arc<AtomicBool>,
     pub(super) connection: lapin::Connection,
     pub(super) switch: KillSwitch,
     /// Cancelled when the driver's thread and socket are gone.
     pub(super) gone: CancellationToken,
+    /// For checkouts. One ends when its channel has ended at the broker, or is idle.
     pub(super) permits: Arc<Semaphore>,
     pub(super) quota: Arc<Quota>,
     pub(super) waiting: AtomicUsize,
-    /// Every open channel, whoever has it: closing closes them all. Keyed by a number of ours, as
-    /// the driver uses a closed channel's again.
-    pub(super) open: Mutex<BTreeMap<u64, Arc<lapin::Channel>>>,
-    pub(super) next_key: AtomicU64,
-    pub(super) idle: Mutex<Vec<(u64, Arc<lapin::Channel>)>>,
+    pub(super) channels: Channels,
     /// Why the broker takes no messages, while it does not.
     pub(super) blocked: watch::Sender<Option<String>>,
-    /// The prober's own connection, unless a ping has it.
-    pub(super) probe: Arc<tokio::sync::Mutex<Option<Probe>>>,
+    /// What the prober has of its own.
+    pub(super) prober: Arc<tokio::sync::Mutex<Prober>>,
+}
+
+/// Every open channel of a connection, whoever has it.
+pub(super) struct Channels {
+    /// How many the connection may have.
+    pub(super) max: usize,
+    places: Arc<Places>,
+    /// How many wait for a place, for which no channel may be idle.
+    wanted: AtomicUsize,
+    /// Closing closes them all. Keyed by a number of ours, as the driver uses a closed channel's again.
+    open: Mutex<BTreeMap<u64, Open>>,
+    next_key: AtomicU64,
+    pub(super) idle: Mutex<Vec<(u64, Arc<lapin::Channel>)>>,
+    /// Of those that are being closed one by one.
+    closing: watch::Sender<usize>,
+}
+
+/// A channel that the broker has.
+struct Open {
+    channel: Arc<lapin::Channel>,
+    /// The line that consumes on it, and since when.
+    consumed: Option<(&'static Location<'static>, Instant)>,
+    _place: Place,
+}
+
+/// One for each channel that may be open.
+struct Places {
+    free: Semaphore,
+    /// Those that are used up. The driver keeps the error of a channel that the broker has ended, and refuses all that is
+    /// ever done under the same number again.
+    worn: AtomicUsize,
+    /// Those of them that have still to come back.
+    owed: AtomicUsize,
+}
+
+impl Places {
+    async fn take(self: &Arc<Self>) -> Option<Place> {
+        self.free.acquire().await.ok()?.forget();
+        Some(Place(Arc::clone(self)))
+    }
+
+    fn try_take(self: &Arc<Self>) -> Option<Place> {
+        self.free.try_acquire().ok()?.forget();
+        Some(Place(Arc::clone(self)))
+    }
+
+    fn wear(&self) {
+        self.worn.fetch_add(1, Ordering::SeqCst);
+        if self.free.forget_permits(1) == 0 {
+            self.owed.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+/// Room for one channel, until this drops.
+pub(super) struct Place(Arc<Places>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let one_less = |owed: usize| owed.checked_sub(1);
+        if self.0.owed.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_err() {
+            self.0.free.add_permits(1);
+        }
+    }
+}
+
+impl Channels {
+    pub(super) fn new(max: usize) -> Self {
+        let places = Places { free: Semaphore::new(max), worn: AtomicUsize::new(0), owed: AtomicUsize::new(0) };
+        Channels {
+            max,
+            places: Arc::new(places),
+            wanted: AtomicUsize::new(0),
+            open: Mutex::default(),
+            next_key: AtomicU64::new(0),
+            idle: Mutex::default(),
+            closing: watch::Sender::new(0),
+        }
+    }
+
+    fn worn(&self) -> usize {
+        self.places.worn.load(Ordering::SeqCst)
+    }
+
+    fn is_worn_out(&self) -> bool {
+        self.worn() >= self.max
+    }
+
+    fn why_worn(&self) -> String {
+        format!("the broker has ended {} of the connection's {} channels with errors", self.worn(), self.max)
+    }
 }
 
 impl Generation {
@@ -73,11 +163,12 @@ impl Generation {
             Event::ConnectionUnblocked => {
                 self.blocked.send_replace(None);
             }
-            // A channel's error comes by here as well.
             Event::Error(error) if !self.connection.status().connected() => {
                 self.link.lost(self.number, self.config.redacted(error));
                 return false;
             }
+            // The broker has ended a channel.
+            Event::Error(_) => self.channels.places.wear(),
             _ => {}
         }
         true
@@ -90,8 +181,7 @@ impl Generation {
         let wait = self.quota.wait(claim)?;
         let limit = self.link.acquire_timeout();
         let timer = self.timer(limit);
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        let _waiting = Waiting(&self.waiting);
+        let _waiting = Waiting::new(&self.waiting);
         tokio::select! {
             biased;
             () = self.switch.wait() => Err(self.was_cut()),
@@ -105,13 +195,137 @@ impl Generation {
     }
 
     /// One that the verbs share, if any is idle.
-    pub(super) fn idle_channel(&self) -> Option<(u64, Arc<lapin::Channel>)> {
+    pub(super) fn idle_channel(self: &Arc<Self>) -> Option<ChannelGuard> {
         loop {
-            let (key, channel) = self.idle.lock().pop()?;
+            let (key, channel) = self.channels.idle.lock().pop()?;
             if channel.status().connected() {
-                return Some((key, channel));
+                let generation = Arc::clone(self);
+                return Some(ChannelGuard { channel, key, generation, permit: None, fit: true, shared: true });
             }
-            self.open.lock().remove(&key);
+            self.discard(key, channel, None);
+        }
+    }
+
+    /// Why there will never be room for a channel again on this connection, which is then made anew.
+    fn used_up(&self) -> Option<Error> {
+        self.channels.is_worn_out().then(|| {
+            self.link.lost(self.number, self.channels.why_worn());
+            lost(&self.link, self.channels.why_worn())
+        })
+    }
+
+    /// A place for one more channel, waiting until there is one.
+    pub(super) async fn place(self: &Arc<Self>) -> Result<Place, Error> {
+        let Channels { places, max, wanted, .. } = &self.channels;
+        if let Some(place) = places.try_take() {
+            return Ok(place);
+        }
+        if let Some(used_up) = self.used_up() {
+            return Err(used_up);
+        }
+        let _wanted = Waiting::new(wanted);
+        self.spare();
+        let started = Instant::now();
+        let limit = self.link.acquire_timeout();
+        let timer = self.timer(limit);
+        tokio::select! {
+            biased;
+            () = self.switch.wait() => Err(self.was_cut()),
+            place = places.take() => place.ok_or_else(|| self.was_cut()),
+            () = timer => {
+                if self.channels.worn() * 2 >= *max {
+                    self.link.lost(self.number, self.channels.why_worn());
+                }
+                let waiting_for = format!("one of the {max} channels of the connection");
+                Err(self.timed_out(waiting_for, started.elapsed(), self.channel_holders()))
+            }
+        }
+    }
+
+    /// Closes an idle channel, if somebody waits for its place.
+    fn spare(self: &Arc<Self>) {
+        if self.channels.wanted.load(Ordering::SeqCst) > 0 {
+            let idle = self.channels.idle.lock().pop();
+            if let Some((key, channel)) = idle {
+                self.discard(key, channel, None);
+            }
+        }
+    }
+
+    /// Who has a channel: by a checkout, or as a consumer.
+    fn channel_holders(&self) -> Vec<Holder> {
+        let consumed: Vec<_> = self.channels.open.lock().values().filter_map(|open| open.consumed).collect();
+        let consumers = consumed.into_iter().map(|(site, since)| Holder {
+            resource: Arc::clone(self.link.name()),
+            site,
+            held: since.elapsed(),
+            exclusive: true,
+            generation: self.number,
+            owner: None,
+            suspected: false,
+            backtrace: None,
+            quota: None,
+        });
+        let mut holders: Vec<_> = self.checkouts().chain(consumers).collect();
+        holders.sort_by_key(|holder| std::cmp::Reverse(holder.held));
+        holders
+    }
+
+    fn checkouts(&self) -> impl Iterator<Item = Holder> + use<> {
+        self.link.holders().into_iter().filter(|holder| holder.exclusive)
+    }
+
+    /// Asks the broker over this connection, on a channel of the verbs if one is idle: a broker that has no room for
+    /// another one may end the connection.
+    pub(super) async fn round_trip(self: &Arc<Self>) -> Result<(), Failure> {
+        let mut blocked = self.blocked.subscribe();
+        let is_blocked = || Failure::unasked(format!("it could not be asked{}", self.why_blocked()));
+        if blocked.borrow_and_update().is_some() {
+            return Err(is_blocked());
+        }
+        let ask = async {
+            let mut guard = match self.idle_channel() {
+                Some(guard) => guard,
+                None => {
+                    let Some(place) = self.channels.places.try_take() else {
+                        return Err(Failure::unasked("the connection has no room for one more channel"));
+                    };
+                    let guard = ChannelGuard::open(self, place, None, None).await;
+                    guard.map_err(answered)?.confirming().await.map_err(answered)?
+                }
+            };
+            let channel = Arc::clone(&guard.channel);
+            // The verbs that share it consume nothing, so that it says nothing to them.
+            let asked = guard.ask("a ping", channel.basic_qos(1, BasicQosOptions::default())).await;
+            asked.map_err(answered)
+        };
+        tokio::select! {
+            biased;
+            answer = ask => answer,
+            // Silence is what a block is.
+            _ = blocked.wait_for(Option::is_some) => Err(is_blocked()),
+        }
+    }
+
+    /// A channel.
+    async fn create_channel(&self) -> lapin::Result<lapin::Channel> {
+        const TRIES: usize = 1_000;
+        let mut tries = 0;
+        loop {
+            match self.connection.create_channel().await {
+                // The driver forgets one that has ended a moment later than it says so.
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::ChannelsLimitReached)
+                        && tries < TRIES
+                        && !self.channels.is_worn_out() =>
+                {
+                    tries += 1;
+                    tokio::time::sleep(FORGETS).await;
+                }
+                // The error of an earlier one of this number, which is not tried twice.
+                Err(error) if error.is_amqp_soft_error() && self.is_alive() => {}
+                created => return created,
+            }
         }
     }
 
@@ -166,12 +380,16 @@ impl Generation {
     }
 
     fn timeout(&self, waiting_for: impl Into<String>, waited: Duration) -> Error {
+        self.timed_out(waiting_for.into(), waited, self.checkouts().collect())
+    }
+
+    fn timed_out(&self, waiting_for: String, waited: Duration, holders: Vec<Holder>) -> Error {
         Error::Timeout(Arc::new(TimeoutError {
             resource: Arc::clone(self.link.name()),
             endpoint: Arc::clone(self.link.endpoint()),
-            waiting_for: waiting_for.into() + &self.why_blocked(),
+            waiting_for: waiting_for + &self.why_blocked(),
             waited,
-            holders: self.link.holders().into_iter().filter(|holder| holder.exclusive).collect(),
+            holders,
             cycle: Vec::new(),
             source: None,
         }))
@@ -183,38 +401,58 @@ impl Generation {
         reason.as_ref().map_or_else(String::new, |why| format!("; the connection is blocked by the broker ({why})"))
     }
 
+    /// Why there is no answer: the connection is gone.
     pub(super) fn was_cut(&self) -> Error {
-        match self.closed.load(Ordering::SeqCst) {
-            true => Error::Closed { resource: Arc::clone(self.link.name()) },
-            false => lost(&self.link, "the connection was cut: the broker stopped answering"),
+        if self.closed.load(Ordering::SeqCst) {
+            return Error::Closed { resource: Arc::clone(self.link.name()) };
+        }
+        match self.switch.cause() {
+            Some(lost @ Error::Lost { .. }) => lost.clone(),
+            Some(cause) => lost(&self.link, cause.clone()),
+            None => lost(&self.link, "the connection is gone"),
         }
     }
 
-    /// Closes a channel in the background. Once closing has begun it is closed with all others.
-    fn discard(self: &Arc<Self>, key: u64, channel: Arc<lapin::Channel>) {
-        if !self.is_alive() || !channel.status().connected() {
-            self.open.lock().remove(&key);
+    /// Closes a channel in the background. Its place and its permit end when it has.
+    fn discard(self: &Arc<Self>, key: u64, channel: Arc<lapin::Channel>, permit: Option<OwnedSemaphorePermit>) {
+        if !self.is_alive() {
+            self.channels.open.lock().remove(&key);
             return;
         }
-        if self.intake.is_cancelled() {
-            return;
-        }
-        let me = Arc::clone(self);
+        let (me, closing) = (Arc::clone(self), Counted::new(&self.channels.closing));
         self.runtime.spawn(async move {
+            let _closing = closing;
             // One that is closed already needs no goodbye.
             let _ = me.answer("closing a channel", channel.close(200, "OK".into())).await;
-            me.open.lock().remove(&key);
+            // The broker's own goodbye to one that it has closed is still to be answered, by the driver.
+            let ended = async {
+                while channel.status().closing() {
+                    tokio::time::sleep(FORGETS).await;
+                }
+            };
+            let _ = runtime::within(LINGER, ended).await;
+            me.channels.open.lock().remove(&key);
+            drop(permit);
         });
     }
 
     /// Every channel, then the connection; then nothing of it is left.
     pub(super) async fn close(&self) -> Result<(), Failure> {
+        // Where this is given up.
         let _cut = CutOnDrop::new(&self.switch);
+        let said = self.say_goodbye().await;
+        self.switch.cut_because(self.was_cut());
+        said
+    }
+
+    async fn say_goodbye(&self) -> Result<(), Failure> {
         if !self.is_alive() {
             return Err(Failure::transient("the connection was lost before it could be closed"));
         }
-        self.idle.lock().clear();
-        let channels: Vec<_> = std::mem::take(&mut *self.open.lock()).into_values().collect();
+        let Channels { places, idle, open, closing: one_by_one, .. } = &self.channels;
+        places.free.close();
+        idle.lock().clear();
+        let channels: Vec<_> = std::mem::take(&mut *open.lock()).into_values().map(|open| open.channel).collect();
         let mut closing: Vec<_> = channels.iter().map(|channel| Box::pin(channel.close(200, "OK".into()))).collect();
         let every_channel = poll_fn(|cx| {
             // One that is closed already needs no goodbye.
@@ -223,6 +461,7 @@ impl Generation {
         });
         let goodbye = async {
             self.answer("closing every channel", every_channel).await?;
+            none(one_by_one).await;
             self.answer("closing the connection", self.connection.close(200, "OK".into())).await
         };
         tokio::select! {
@@ -231,7 +470,7 @@ impl Generation {
                 return Err(Failure::transient(format!("the broker did not answer the goodbye within {GOODBYE:?}")));
             }
         };
-        self.switch.cut();
+        // The driver ends by itself then, and would call a cut an error, in the log too.
         let timer = self.timer(LINGER);
         tokio::select! {
             () = self.gone.cancelled() => {}
@@ -244,7 +483,10 @@ impl Generation {
 /// How long the goodbye may take: milliseconds on a broker that answers.
 pub(super) const GOODBYE: Duration = Duration::from_secs(2);
 
-/// How long closing waits for the driver's thread and socket to go, which takes microseconds.
+/// How soon the driver is asked again whether it has forgotten a channel, which takes it microseconds.
+const FORGETS: Duration = Duration::from_millis(1);
+
+/// How long is waited for what the driver does by itself, as ending its thread and its socket, which takes microseconds.
 pub(super) const LINGER: Duration = Duration::from_millis(500);
 
 /// Why the driver's answer did not come.
@@ -260,15 +502,38 @@ impl Trouble {
             Trouble::Cut => generation.was_cut(),
             Trouble::Ours(error) => error,
             Trouble::Driver(error) => {
-                let gone = !generation.is_alive();
-                let source = generation.config.redacted(error);
-                match gone {
-                    true if generation.closed.load(Ordering::SeqCst) => generation.was_cut(),
-                    true => lost(&generation.link, source),
-                    false => operation(&generation.link, action, source),
+                let gone = !generation.is_alive() || is_loss(&error);
+                if gone && (generation.closed.load(Ordering::SeqCst) || Error::behind(&error).is_some()) {
+                    return generation.was_cut();
                 }
+                let source = generation.config.redacted(error);
+                if gone { lost(&generation.link, source) } else { operation(&generation.link, action, source) }
             }
         }
+    }
+}
+
+/// Whether this is about the connection. The driver tells it before it says that it is not connected.
+fn is_loss(error: &lapin::Error) -> bool {
+    let told = matches!(error.kind(), ErrorKind::InvalidConnectionState(_) | ErrorKind::MissingHeartbeatError);
+    told || error.is_io_error() || error.is_amqp_hard_error()
+}
+
+/// What an error says of the broker that was asked.
+fn answered(error: Error) -> Failure {
+    let said = match &error {
+        Error::Operation { source, .. } | Error::Lost { source, .. } => source.downcast_ref::<lapin::Error>(),
+        _ => None,
+    };
+    match said.map(lapin::Error::kind) {
+        Some(ErrorKind::ChannelsLimitReached) => Failure::unasked(error),
+        Some(ErrorKind::ProtocolError(said)) => match said.kind() {
+            AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) | AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) => {
+                Failure::limited(error)
+            }
+            _ => Failure::refused(error),
+        },
+        _ => Failure::transient(error),
     }
 }
 
@@ -296,16 +561,22 @@ pub(super) fn short(link: &Link, action: &str, text: &str) -> Result<ShortString
 /// Counts a caller that waits for a channel.
 struct Waiting<'a>(&'a AtomicUsize);
 
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Waiting(count)
+    }
+}
+
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
 /// A checked-out channel.
 pub(crate) struct Pooled {
     pub(super) guard: ChannelGuard,
-    pub(super) _permit: OwnedSemaphorePermit,
     pub(super) _lease: Lease<RabbitMq>,
 }
 
@@ -315,20 +586,36 @@ pub(super) struct ChannelGuard {
     pub(super) channel: Arc<lapin::Channel>,
     pub(super) key: u64,
     pub(super) generation: Arc<Generation>,
+    /// Of the checkout that it is for.
+    pub(super) permit: Option<OwnedSemaphorePermit>,
     /// Nothing on it is half done.
     pub(super) fit: bool,
     /// It is one of those that the verbs share.
-    pub(super) shared: bool,
+    shared: bool,
 }
 
 impl ChannelGuard {
-    pub(super) async fn open(generation: &Arc<Generation>) -> Result<Self, Error> {
+    /// Opens one, with the permit of the checkout or the line of the consumer that it is for. In a task of its own, so
+    /// that a place is not free before its channel is, whoever gives up meanwhile.
+    pub(super) async fn open(
+        generation: &Arc<Generation>,
+        place: Place,
+        permit: Option<OwnedSemaphorePermit>,
+        consumer: Option<&'static Location<'static>>,
+    ) -> Result<Self, Error> {
         generation.unblocked().await?;
-        let channel = generation.answer("opening a channel", generation.connection.create_channel()).await?;
-        let channel = Arc::new(channel);
-        let key = generation.next_key.fetch_add(1, Ordering::Relaxed);
-        generation.open.lock().insert(key, channel.clone());
-        Ok(ChannelGuard { channel, key, generation: Arc::clone(generation), fit: true, shared: false })
+        let opening = Arc::clone(generation);
+        let opened = generation.runtime.spawn(async move {
+            let generation = opening;
+            let created = generation.answer("opening a channel", generation.create_channel()).await;
+            let channel = Arc::new(created.map_err(|error| generation.used_up().unwrap_or(error))?);
+            let key = generation.channels.next_key.fetch_add(1, Ordering::Relaxed);
+            let consumed = consumer.map(|site| (site, Instant::now()));
+            let open = Open { channel: Arc::clone(&channel), consumed, _place: place };
+            generation.channels.open.lock().insert(key, open);
+            Ok(ChannelGuard { channel, key, generation, permit, fit: true, shared: false })
+        });
+        opened.await.unwrap_or_else(|_ended| Err(generation.was_cut()))
     }
 
     /// The same as one that the verbs share: all of them have confirms on.
@@ -419,11 +706,12 @@ impl Drop for ChannelGuard {
         if !self.generation.link.process.is_current() {
             return;
         }
-        let channel = self.channel.clone();
+        let (channel, permit) = (self.channel.clone(), self.permit.take());
         if self.shared && self.fit && self.generation.is_alive() && channel.status().connected() {
-            self.generation.idle.lock().push((self.key, channel));
+            self.generation.channels.idle.lock().push((self.key, channel));
+            self.generation.spare();
         } else {
-            self.generation.discard(self.key, channel);
+            self.generation.discard(self.key, channel, permit);
         }
     }
 }

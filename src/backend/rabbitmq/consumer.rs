@@ -13,7 +13,7 @@ use lapin::types::FieldTable;
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::connection::{ChannelGuard, Trouble};
+use super::connection::{ChannelGuard, Trouble, operation};
 use super::delivery::{Delivery, Keeps};
 use super::stream::Reading;
 use super::topology::{LOCKED_PAUSE, LOCKED_TRIES, is_locked};
@@ -80,10 +80,13 @@ pub struct Consumer {
     pub(super) _cancel: Ours<DropGuard>,
     pub(super) deliveries: Ours<mpsc::UnboundedReceiver<Result<Delivery, Error>>>,
     pub(super) link: Link,
+    pub(super) queue: String,
     pub(super) cancelled: CancellationToken,
     /// It has said that it is the parent's.
     pub(super) forked: bool,
-    pub(super) _lease: Lease<RabbitMq>,
+    /// What it ended with.
+    pub(super) failed: Option<Error>,
+    pub(super) lease: Lease<RabbitMq>,
 }
 
 impl Consumer {
@@ -115,13 +118,32 @@ impl Consumer {
                     delivery.hand_out(&self.link);
                     return Poll::Ready(Some(Ok(delivery)));
                 }
-                end => return Poll::Ready(end),
+                end => {
+                    if let Some(Err(error)) = &end {
+                        self.failed = Some(error.clone());
+                    }
+                    return Poll::Ready(end);
+                }
             }
         }
     }
 
-    pub(crate) fn resource(&self) -> &Arc<str> {
-        self.link.name()
+    /// What it is that has ended, for whoever asks for more.
+    pub(crate) fn has_ended(&self) -> Error {
+        let Inner { closed, intake, .. } = &*self.lease.inner;
+        let resource = || Arc::clone(self.link.name());
+        if closed.load(Ordering::SeqCst) {
+            return Error::Closed { resource: resource() };
+        }
+        if intake.is_cancelled() {
+            return Error::Closing { resource: resource() };
+        }
+        let how = match &self.failed {
+            Some(Error::Operation { source, .. }) => format!(": {source}"),
+            Some(error) => format!(": {error}"),
+            None => String::new(),
+        };
+        operation(&self.link, &consuming(&self.queue), format!("the consumer has ended{how}; `consume` again for more"))
     }
 }
 
@@ -137,6 +159,10 @@ impl fmt::Debug for Consumer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Consumer").field("resource", self.link.name()).finish_non_exhaustive()
     }
+}
+
+pub(super) fn consuming(queue: &str) -> String {
+    format!("consuming {queue:?}")
 }
 
 pub(super) struct Subscription {
@@ -157,6 +183,8 @@ enum End {
 pub(super) struct Pump {
     pub(super) inner: Arc<Inner>,
     pub(super) what: Consume,
+    /// The line that consumes.
+    pub(super) claim: Claim,
     pub(super) sender: mpsc::UnboundedSender<Result<Delivery, Error>>,
     pub(super) cancel: CancellationToken,
     pub(super) _counted: Counted,
@@ -210,14 +238,12 @@ impl Pump {
                 }
                 _ if !generation.is_alive() => return End::Lost,
                 Some(Err(error)) => {
-                    return End::Failed(
-                        Trouble::Driver(error).into_error(&generation, &format!("consuming {:?}", self.what.queue)),
-                    );
+                    return End::Failed(Trouble::Driver(error).into_error(&generation, &consuming(&self.what.queue)));
                 }
                 None => {
                     let source =
                         "the broker cancelled the consumer; its queue was deleted, or has moved to another node";
-                    return End::Failed(self.inner.operation(&format!("consuming {:?}", self.what.queue), source));
+                    return End::Failed(self.inner.operation(&consuming(&self.what.queue), source));
                 }
             }
         }
@@ -271,8 +297,8 @@ impl Pump {
     }
 
     async fn try_again(&self, from: Option<i64>) -> Result<Subscription, Error> {
-        let (_lease, generation) = self.inner.lease(deadline(self.inner.link.patience), Claim::shared()).await?;
-        self.inner.subscribe(&generation, &self.what, from).await
+        let (_lease, generation) = self.inner.lease(deadline(self.inner.link.patience), self.claim).await?;
+        self.inner.subscribe(&generation, &self.what, self.claim.site, from).await
     }
 
     fn fail(&self, error: Error) {

@@ -95,8 +95,11 @@ impl Drop for Probe {
                 () = goodbye.given_up.cancelled() => None,
             };
             tracing::trace!(host = %config.host, ?said, "the prober's connection is closed");
+            // It is gone in microseconds, and would call a cut an error; if not, it is cut.
+            if matches!(said, Some(Ok(Ok(())))) {
+                let _ = within(LINGER, goodbye.gone.cancelled()).await;
+            }
             drop(cut);
-            // It is gone in microseconds; if not, there is nothing more to be done about it.
             let _ = within(LINGER, goodbye.gone.cancelled()).await;
         });
     }
@@ -156,6 +159,8 @@ pub(super) async fn dial_for_all(config: &RabbitMqConfig, tls: &Tls) -> Result<D
     }
     let goodbye = dialled.connection.close(200, "OK".into());
     let said = within(GOODBYE, goodbye).await;
+    // The driver would call it an error, in the log too, if it were cut before.
+    let _ = within(LINGER, dialled.gone.cancelled()).await;
     tracing::debug!(host = %config.host, ?said, "the broker allows larger frames than usual: connecting again for them");
     drop(dialled);
     dial(LARGEST).await
@@ -202,17 +207,22 @@ fn quieten_this_thread() {
     });
 }
 
-/// A wrong user, password or virtual host. A virtual host that is full may have room later.
+/// A wrong user, password or virtual host, or another protocol. What is full may have room later.
 fn is_permanent(error: &lapin::Error) -> bool {
     match error.kind() {
         ErrorKind::ProtocolError(error) => match error.kind() {
             AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => true,
-            AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) => !error.get_message().as_str().contains("limit"),
+            AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) => !is_full(error.get_message().as_str()),
             _ => false,
         },
-        ErrorKind::AuthProviderError(_) | ErrorKind::InvalidProtocolVersion(_) => true,
+        ErrorKind::AuthProviderError(_) | ErrorKind::InvalidProtocolVersion(_) | ErrorKind::ParsingError(_) => true,
         _ => tls::is_permanent(error),
     }
+}
+
+/// Whether a user, a virtual host or a node has as many connections as it may. Names stand before that, in quotes.
+fn is_full(refusal: &str) -> bool {
+    refusal.ends_with("is reached")
 }
 
 type Kit = RuntimeParts<Tokio, OwnStreams>;
