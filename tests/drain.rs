@@ -663,6 +663,49 @@ async fn loops_end_without_an_error_and_leasing_goes_on_until_the_drain_ends() {
     assert!(report.steps.iter().all(|step| step.given_up.is_empty() && step.unfinished.is_empty()), "{report}");
 }
 
+/// A task's last writes, on both facades, once leasing has ended for everybody else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn closing_code_uses_every_backend_until_its_own_phase() {
+    let pool = all_shared();
+    for (name, connected) in pool.warm_up(ALL).await {
+        connected.unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+    let done = Arc::new(AtomicUsize::new(0));
+    let (told, inside) = (Arc::clone(&done), pool.clone());
+    let last_writes = move || {
+        let outside = inside.clone();
+        let refused = thread::spawn(move || outside.is_closing()).join().expect("it looks");
+        assert!(refused);
+        every_backend_on_a_thread(&blocking::ResourcePool::from(inside.clone()))?;
+        told.fetch_add(1, Ordering::SeqCst);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(every_backend(&inside))?;
+        told.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    };
+    pool.on_close("last writes", Phase::Tasks, last_writes).unwrap();
+    let (told, inside) = (Arc::clone(&done), blocking::ResourcePool::from(pool.clone()));
+    let too_late = move || {
+        let closed = |refused: Result<(), Error>| usize::from(refused.is_err_and(|error| error.is_closed()));
+        let refused = [
+            closed(inside.rabbitmq().map(drop)),
+            closed(inside.redis().map(drop)),
+            closed(inside.clickhouse().map(drop)),
+        ];
+        told.fetch_add(refused.iter().sum(), Ordering::SeqCst);
+        inside.mongo()?.database("admin").run_command(doc! { "ping": 1 }).run()?;
+        Ok(())
+    };
+    // MongoDB alone closes after ClickHouse.
+    pool.depends_on("clickhouse", "mongo").unwrap();
+    pool.on_close("too late", Phase::Databases, too_late).unwrap();
+    pool.depends_on("too late", "mongo").unwrap();
+    let report = pool.close_all().within(Duration::from_secs(30)).await;
+    assert!(report.all_closed(), "{report}");
+    assert_eq!(done.load(Ordering::SeqCst), 2 + 3, "{report}");
+    assert!(report.steps.iter().all(|step| step.given_up.is_empty() && step.unfinished.is_empty()), "{report}");
+}
+
 async fn every_backend(pool: &ResourcePool) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     pool.mongo().await?.database("admin").run_command(doc! { "ping": 1 }).await?;
     assert!(pool.rabbitmq().await?.publish(Message::new("", "nobody", "x").optional()).await?.is_confirmed());
