@@ -1329,6 +1329,45 @@ async fn drain_waits_for_work_and_hardly_for_held_leases() {
     assert!(started.elapsed() < Duration::from_millis(500), "{:?}", started.elapsed());
 }
 
+/// Long before the limit for what is merely held.
+#[tokio::test]
+async fn lease_that_comes_back_ends_the_drain() {
+    let fake = Fake::new("fake");
+    let pool = pool_with(|options| {
+        let long = Duration::from_secs(60);
+        (options.close.deadline, options.close.drain, options.close.held) = (2 * long, long, long);
+    });
+    pool.register("fake", fake).unwrap();
+    let held = pool.get::<Fake>("fake").await.unwrap();
+    let closed = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.close_all().await }
+    });
+    until_async(SOON, async || state(&pool, "fake") == State::Draining).await;
+    // By then the drain waits, and nothing else happens.
+    let started = Instant::now();
+    until_async(SOON, async || started.elapsed() > Duration::from_millis(200)).await;
+    assert!(!closed.is_finished(), "a lease is held");
+    drop(held);
+    let report = closed.within(Duration::from_secs(20)).await.unwrap();
+    assert!(report.all_closed() && report.step("fake").unwrap().held.is_empty(), "{report}");
+}
+
+/// So that nobody waits for answers of what is closed.
+#[tokio::test]
+async fn step_that_does_not_close_is_cut() {
+    for (does, cuts) in [(Does::Work, 0), (Does::Fail, 1), (Does::Panic, 1), (Does::Hang, 1), (Does::BlockThread, 1)] {
+        let fake = Fake::new("fake");
+        let pool = pool_with(|options| options.close.step = Duration::from_millis(200));
+        pool.register("fake", fake.clone()).unwrap();
+        drop(pool.get::<Fake>("fake").await.unwrap());
+        *fake.script.close.lock() = does;
+        let report = pool.close_all().await;
+        assert_eq!(report.all_closed(), does == Does::Work, "{report}");
+        assert_eq!(fake.script.cuts.load(Ordering::SeqCst), cuts, "{does:?}: {report}");
+    }
+}
+
 #[tokio::test]
 async fn all_who_close_share_one_report() {
     let fake = Fake::new("fake");

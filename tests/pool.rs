@@ -198,27 +198,21 @@ mod global {
         assert_eq!(redis.get::<_, String>(&key).await.unwrap(), name);
         let () = redis.del(&key).await.unwrap();
         assert_eq!(install().status().resource("redis").unwrap().generation, 1);
+        assert!(ResourcePool::builder().install().is_err());
     }
 
-    macro_rules! fifty {
-        ($($name:ident)*) => {$(
-            #[tokio::test]
-            async fn $name() {
-                uses_the_global_pool(stringify!($name)).await;
-                assert!(ResourcePool::builder().install().is_err());
+    #[test]
+    fn pool_global_outlives_the_runtimes_of_its_users() {
+        std::thread::scope(|scope| {
+            for thread in 0..5 {
+                scope.spawn(move || {
+                    for round in 0..10 {
+                        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                        runtime.block_on(uses_the_global_pool(&format!("{thread}.{round}")));
+                    }
+                });
             }
-        )*};
-    }
-
-    fifty! {
-        pool_global_01 pool_global_02 pool_global_03 pool_global_04 pool_global_05 pool_global_06 pool_global_07
-        pool_global_08 pool_global_09 pool_global_10 pool_global_11 pool_global_12 pool_global_13 pool_global_14
-        pool_global_15 pool_global_16 pool_global_17 pool_global_18 pool_global_19 pool_global_20 pool_global_21
-        pool_global_22 pool_global_23 pool_global_24 pool_global_25 pool_global_26 pool_global_27 pool_global_28
-        pool_global_29 pool_global_30 pool_global_31 pool_global_32 pool_global_33 pool_global_34 pool_global_35
-        pool_global_36 pool_global_37 pool_global_38 pool_global_39 pool_global_40 pool_global_41 pool_global_42
-        pool_global_43 pool_global_44 pool_global_45 pool_global_46 pool_global_47 pool_global_48 pool_global_49
-        pool_global_50
+        });
     }
 
     #[test]
