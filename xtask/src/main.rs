@@ -6,6 +6,7 @@ mod exits;
 mod faults;
 mod fuzz;
 mod hot;
+mod mutants;
 mod plot;
 mod results;
 mod servers;
@@ -39,6 +40,9 @@ Usage: cargo xtask <verb> [arguments]
   models [args] try every interleaving in the models of the core: no servers; LOOM_MAX_PREEMPTIONS bounds them
   fuzz [--minutes N]
                 run each fuzz target for N minutes, 10 unless given; needs cargo-fuzz, and no server
+  mutants [--minutes N] [file…]
+                put one defect at a time into the core (or into these of its files) and run the core's own tests; an hour unless
+                told otherwise, and the next run goes on; needs cargo-mutants, and no server
   exits [--rounds N] [filter]
                 every way a process can end, 20 times unless told otherwise, on private servers
   sanitize [filter]
@@ -63,6 +67,7 @@ fn main() -> ExitCode {
         "soak" => soak::run(&rest),
         "models" => models(&rest),
         "fuzz" => fuzz::run(&rest),
+        "mutants" => mutants::run(&rest),
         "exits" => exits::exits(&rest),
         "sanitize" => exits::sanitize(&rest),
         "help" | "--help" | "-h" => {
