@@ -23,7 +23,7 @@ pub use crate::backend::rabbitmq::RabbitMqConfig;
 #[cfg(feature = "redis")]
 pub use crate::backend::redis::RedisConfig;
 pub use crate::close::CloseOptions;
-use crate::error::Error;
+use crate::error::{Error, Remedies};
 pub use crate::exit::ExitStatus;
 pub use crate::health::HealthOptions;
 pub use crate::leak::LeakOptions;
@@ -323,6 +323,7 @@ enum Origin {
     Variable(&'static str),
     /// Under this key of the file.
     File(String),
+    Code,
 }
 
 impl Origins {
@@ -354,8 +355,9 @@ impl Origins {
     }
 
     /// What code sets was said nowhere else.
-    fn forget(&mut self, name: &str) {
+    fn code(&mut self, name: &str) {
         self.by_key.retain(|key, _| !key.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')));
+        self.by_key.insert(name.to_owned(), Origin::Code);
     }
 
     #[cfg(feature = "rabbitmq")]
@@ -369,7 +371,7 @@ impl Origins {
         match self.by_key.get(key) {
             Some(Origin::Variable(variable)) => Error::config(*variable, problem),
             Some(Origin::File(key)) => in_file(Error::config(key, problem), &self.file),
-            None => error,
+            Some(Origin::Code) | None => error,
         }
     }
 }
@@ -433,7 +435,7 @@ macro_rules! backends {
 
             /// Sets a resource from code, over all else.
             pub(crate) fn set(&mut self, name: &str, config: ResourceConfig) {
-                self.origins.forget(name);
+                self.origins.code(name);
                 self.unusable.remove(name);
                 match config {
                     $(#[cfg(feature = $feature)] ResourceConfig::$variant(config) => {
@@ -547,6 +549,37 @@ impl Config {
     /// A resource's error, by the key under which the value was said.
     pub(crate) fn blame(&self, error: Error) -> Error {
         self.origins.blame(error)
+    }
+
+    /// What helps where this resource is not there, or refuses the login.
+    pub(crate) fn remedies<C: BackendConfig>(&self, name: &str) -> Remedies {
+        let Names { url: (url, variables), parts, .. } = C::NAMES;
+        let Origins { by_key, file } = &self.origins;
+        let is_default = name == C::KIND && !matches!(by_key.get(name), Some(Origin::Code));
+        let [user, password] = [Part::User, Part::Password].map(|part| parts[part as usize]);
+        let mut said: Vec<String> = Vec::new();
+        for field in [url, user.0, password.0] {
+            let by = match by_key.get(&format!("{name}.{field}")) {
+                Some(Origin::Variable(variable)) => (*variable).to_owned(),
+                Some(Origin::File(key)) => format!("{key} in {}", file.display()),
+                _ => continue,
+            };
+            if !said.contains(&by) {
+                said.push(by);
+            }
+        }
+        let login = match (said.is_empty(), is_default) {
+            (false, _) => format!("user and password are of {}", said.join(" and ")),
+            (true, true) => {
+                format!("set {} and {}, or {}, or [{}] in TOML", user.1[0], password.1[0], variables[0], C::KIND)
+            }
+            (true, false) => "user and password are of the configuration in code".to_owned(),
+        };
+        let nobody = match is_default {
+            true => format!("is it running? Else set {}, or [{}] in TOML", variables[0], C::KIND),
+            false => "is it running there?".to_owned(),
+        };
+        Remedies { nobody: nobody.into(), login: login.into() }
     }
 
     /// The configuration of this resource as it counts, without secrets.

@@ -184,6 +184,8 @@ pub struct ConnectError {
     pub elapsed: Duration,
     /// Whether trying again cannot help: a wrong password or address.
     pub permanent: bool,
+    /// What may help, where that is known: by which key of the configuration, or which variable.
+    pub remedy: Option<Arc<str>>,
     /// The error of the last attempt that had its time.
     pub source: Source,
 }
@@ -191,7 +193,7 @@ pub struct ConnectError {
 impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let f = &mut OneLine(f);
-        let Self { resource, endpoint, attempts, elapsed, source, .. } = self;
+        let Self { resource, endpoint, attempts, elapsed, source, remedy, .. } = self;
         let times = if *attempts == 1 { "attempt" } else { "attempts" };
         let source = Chain(&**source);
         if *attempts == 0 {
@@ -201,13 +203,47 @@ impl fmt::Display for ConnectError {
         if !endpoint.is_empty() {
             write!(f, " to {endpoint}")?;
         }
-        write!(f, " after {attempts} {times} in {elapsed:.1?}: {source}")
+        write!(f, " after {attempts} {times} in {elapsed:.1?}: {source}")?;
+        remedy.as_ref().map_or(Ok(()), |remedy| write!(f, "; {remedy}"))
     }
 }
 
 impl StdError for ConnectError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         drivers(&self.source)
+    }
+}
+
+/// What may help where nobody listens, and where the server knows no such user and password.
+#[derive(Debug, Clone)]
+pub(crate) struct Remedies {
+    pub(crate) nobody: Arc<str>,
+    pub(crate) login: Arc<str>,
+}
+
+impl Remedies {
+    /// The one for this error, if there is one. The drivers have no type in common, but their words.
+    pub(crate) fn of(&self, source: &Source, permanent: bool) -> Option<Arc<str>> {
+        const LOGIN: [&str; 10] = [
+            "WRONGPASS",
+            "NOAUTH",
+            "Password authentication failed",
+            "ACCESS_REFUSED",
+            "SCRAM failure",
+            "Authentication failed",
+            "Code: 516",
+            "Code: 192",
+            "Code: 193",
+            "Code: 194",
+        ];
+        let told = Chain(&**source).to_string();
+        if told.contains("Connection refused") {
+            Some(Arc::clone(&self.nobody))
+        } else if permanent && LOGIN.iter().any(|words| told.contains(words)) {
+            Some(Arc::clone(&self.login))
+        } else {
+            None
+        }
     }
 }
 
@@ -387,6 +423,7 @@ impl Error {
             attempts: 0,
             elapsed: Duration::ZERO,
             permanent: false,
+            remedy: None,
             source: BoxError::from(problem).into(),
         }))
     }

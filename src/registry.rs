@@ -1,5 +1,6 @@
 //! The core of a pool, which both facades are views of: its resources by name.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -244,11 +245,9 @@ impl Registry {
                 _ => Err(taken(name, "a resource with another configuration has this name")),
             };
         }
-        let resource = config.resource(name).map_err(|error| match &self.config {
-            Ok(config) => config.blame(error),
-            Err(_) => error,
-        })?;
-        let slot = Slot::built_in(name, resource, Arc::clone(&self.context));
+        let known = self.config.as_ref().map_or_else(|_| Cow::default(), Cow::Borrowed);
+        let resource = config.resource(name).map_err(|error| known.blame(error))?;
+        let slot = Slot::built_in(name, resource, known.remedies::<C>(name), Arc::clone(&self.context));
         let entry = Entry { slot: slot.clone(), config: Some(config.into()) };
         entries.insert(Arc::clone(slot.name()), entry);
         Ok(slot)

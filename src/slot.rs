@@ -18,7 +18,9 @@ use tokio::time::Instant;
 use crate::activity::Activity;
 use crate::close::Phase;
 use crate::config::Options;
-use crate::error::{ConnectError, Error, Failure, OneLine, Proof, ReconnectAsked, Source, TimeoutError, panic_message};
+use crate::error::{
+    ConnectError, Error, Failure, OneLine, Proof, ReconnectAsked, Remedies, Source, TimeoutError, panic_message,
+};
 use crate::leak::Leaks;
 use crate::lease::{Claim, Held, Holder, Lease, Provide};
 use crate::life::{Caller, Condition, Connected, Life, Lost, Overtaken, Progress, Recovery};
@@ -41,9 +43,15 @@ pub(crate) struct Slot<R: Resource> {
     life: Life<R::Handle>,
     /// How many are being said to what is lost or late.
     goodbyes: AtomicUsize,
-    /// Only of a user's own kind. A built-in kind's pings never block.
-    user_pings: Option<UserPings>,
+    kind: Kind,
     context: Arc<Context>,
+}
+
+/// Whose code a resource is.
+enum Kind {
+    /// Its pings never block, and the pool knows how it is configured.
+    BuiltIn(Remedies),
+    Users(UserPings),
 }
 
 /// A [`Slot`] whose type the pool need not know.
@@ -104,16 +112,16 @@ pub(crate) trait AnySlot: Any + Send + Sync {
 
 impl<R: Resource> Slot<R> {
     /// A slot for one of the built-in kinds.
-    pub(crate) fn built_in(name: &str, resource: R, context: Arc<Context>) -> Arc<Self> {
-        Slot::new(name, resource, None, context)
+    pub(crate) fn built_in(name: &str, resource: R, remedies: Remedies, context: Arc<Context>) -> Arc<Self> {
+        Slot::new(name, resource, Kind::BuiltIn(remedies), context)
     }
 
     /// A slot for a user's own kind. The user's code runs here, so no lock may be held.
     pub(crate) fn of_user(name: &str, resource: R, context: Arc<Context>) -> Arc<Self> {
-        Slot::new(name, resource, Some(UserPings::default()), context)
+        Slot::new(name, resource, Kind::Users(UserPings::default()), context)
     }
 
-    fn new(name: &str, resource: R, user_pings: Option<UserPings>, context: Arc<Context>) -> Arc<Self> {
+    fn new(name: &str, resource: R, kind: Kind, context: Arc<Context>) -> Arc<Self> {
         let life = Life::new(
             name,
             OneLine(resource.endpoint()).to_string(),
@@ -121,7 +129,7 @@ impl<R: Resource> Slot<R> {
             context.options.retry.cap,
         );
         let (phase, goodbyes) = (resource.phase(), AtomicUsize::new(0));
-        Arc::new(Slot { phase, resource, life, goodbyes, user_pings, context })
+        Arc::new(Slot { phase, resource, life, goodbyes, kind, context })
     }
 
     #[cfg(feature = "r2d2")]
@@ -347,6 +355,10 @@ impl<R: Resource> Slot<R> {
             attempts,
             elapsed: started.elapsed(),
             permanent,
+            remedy: match &self.kind {
+                Kind::BuiltIn(remedies) => remedies.of(&source, permanent),
+                Kind::Users(_) => None,
+            },
             source,
         }))
     }
@@ -378,9 +390,9 @@ impl<R: Resource> Slot<R> {
         &self,
         ping: impl Future<Output = Result<(), Failure>> + Send + 'static,
     ) -> BoxFuture<Result<(), Failure>> {
-        match &self.user_pings {
-            None => Box::pin(ping),
-            Some(pings) => pings.on_own_thread(Box::pin(ping)),
+        match &self.kind {
+            Kind::BuiltIn(_) => Box::pin(ping),
+            Kind::Users(pings) => pings.on_own_thread(Box::pin(ping)),
         }
     }
 
@@ -482,10 +494,10 @@ impl<R: Resource> AnySlot for Slot<R> {
     }
 
     fn silent(self: Arc<Self>, generation: u64, cause: Source) {
-        match self.user_pings {
-            None => self.lost(None, generation, cause),
+        match self.kind {
+            Kind::BuiltIn(_) => self.lost(None, generation, cause),
             // The cut that follows is the user's code, which may block.
-            Some(_) => drop(spawn_blocking(move || self.lost(None, generation, cause))),
+            Kind::Users(_) => drop(spawn_blocking(move || self.lost(None, generation, cause))),
         }
     }
 

@@ -437,9 +437,28 @@ async fn config_password_that_a_server_says_back_is_withheld() {
 async fn config_cause_is_told_and_is_the_source() {
     let pool = builder([]).resource(RedisConfig::url("redis://127.0.0.1:1")).build().unwrap();
     let error = pool.redis().await.unwrap_err();
-    assert!(error.to_string().ends_with("Connection refused (os error 111)"), "{error}");
+    assert!(error.to_string().contains("Connection refused (os error 111)"), "{error}");
     let source = error.source().and_then(|source| source.downcast_ref::<redis::RedisError>());
     assert!(source.is_some_and(redis::RedisError::is_connection_refusal), "{error:?}");
+}
+
+/// Where nobody listens the error says what to do, by the names of whoever configured it.
+#[tokio::test]
+async fn config_nobody_there_has_a_remedy() {
+    let variables = ["MONGODB_URI", "AMQP_URL", "CLICKHOUSE_URL", "REDIS_URL"];
+    let urls = ["mongodb://127.0.0.1:1", "amqp://127.0.0.1:1", "http://127.0.0.1:1", "redis://127.0.0.1:1"];
+    for ((kind, variable), url) in ["mongo", "rabbitmq", "clickhouse", "redis"].into_iter().zip(variables).zip(urls) {
+        let mut options = Options::default();
+        options.retry.attempts = 1;
+        let pool = builder([(variable, url)]).options(options).build().unwrap();
+        let error = pool.warm_up([kind]).await.remove(0).1.unwrap_err();
+        let remedy = format!("; is it running? Else set {variable}, or [{kind}] in TOML");
+        assert!(error.to_string().ends_with(&remedy), "{error}");
+        let Error::Connect(error) = error else { panic!("{error}") };
+        assert!(error.remedy.is_some() && !error.permanent, "{error:?}");
+    }
+    let by_code = refused(RedisConfig::url("redis://127.0.0.1:1"), |pool| async move { pool.redis().await.map(drop) });
+    assert!(by_code.await.contains("; is it running there?"));
 }
 
 async fn refused<F: Future<Output = Result<(), Error>>>(

@@ -327,6 +327,14 @@ mod with_the_feature {
         assert_ne!(mistyped, local);
         let error = refused(kind, &mistyped, trusting.clone()).await;
         assert!(error.permanent && !format!("{error} {error:?}").contains("mistyped"), "{error}");
+        assert!(error.to_string().ends_with("; user and password are of the configuration in code"), "{error}");
+        let variable = if kind == Kind::Mongo { "MONGODB" } else { kind.name() }.to_uppercase() + "_PASSWORD";
+        let file = files.path(&format!("{}.toml", kind.name()));
+        let environment = [(variable.replace("PASSWORD", "HOST"), "localhost"), (variable.clone(), "mistyped")];
+        let mixed = ResourcePool::builder().config_file(&file).environment(environment).build().unwrap();
+        let error = mixed.warm_up([kind.name()]).await.remove(0).1.unwrap_err().to_string();
+        let remedy = format!("; user and password are of {}.{key} in {} and {variable}", kind.name(), file.display());
+        assert!(error.ends_with(&remedy), "{error}");
 
         // Certificates of clients.
         let strict_url = secure(strict, "localhost");
