@@ -313,19 +313,21 @@ impl Resource for RedisResource {
         let inner = &redis.inner;
         let mut probe = inner.probe.lock().await;
         // Taken out while in use, so that a ping given up takes its connection with it.
-        let own = match probe.take() {
-            Some(own) => Ok(own),
-            None => inner.in_time(Own::open(inner, &KillSwitch::new())).await,
-        };
-        match own {
+        if let Some(mut own) = probe.take() {
+            let answer = ask(inner, &mut own.connection).await;
+            // That this connection has ended says nothing about the others.
+            if !answer.as_ref().is_err_and(RedisError::is_io_error) {
+                *probe = Some(own);
+                return inner.judged(answer);
+            }
+        }
+        match inner.in_time(Own::open(inner, &KillSwitch::new())).await {
             Ok(mut own) => {
                 let answer = ask(inner, &mut own.connection).await;
-                if !matches!(&answer, Err(error) if error.is_io_error()) {
-                    *probe = Some(own);
-                }
+                *probe = Some(own);
                 inner.judged(answer)
             }
-            // That there is no room for one more connection says nothing about those that there are.
+            // Nor does it that there is no room for one more.
             Err(error) => {
                 drop(probe);
                 match inner.live_shared() {
@@ -1068,9 +1070,9 @@ fn taken_in() -> RedisConnectionInfo {
 }
 
 /// A connection that the server has taken in.
-async fn open_stream(inner: &Inner, switch: &KillSwitch) -> RedisResult<Heard> {
+async fn open_stream(inner: &Inner, switch: &KillSwitch) -> RedisResult<Listening> {
     let RedisConfig { host, port, keepalive, .. } = &*inner.config;
-    let mut stream = Heard(inner.tls.dial(host, *port, *keepalive, switch).await?);
+    let mut stream = Listening(inner.tls.dial(host, *port, *keepalive, switch).await?);
     let (mut greeting, mut decoder) = (Greeting::new(inner), Default::default());
     while let Some((steps, packed)) = greeting.words() {
         stream.write_all(&packed).await?;
@@ -1084,15 +1086,15 @@ async fn open_stream(inner: &Inner, switch: &KillSwitch) -> RedisResult<Heard> {
 
 /// A stream whose end its reader tells, not its writer: what the server said before it hung up on what it was being
 /// sent, as that it is too large, is heard then.
-struct Heard(Stream);
+struct Listening(Stream);
 
-impl AsyncRead for Heard {
+impl AsyncRead for Listening {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_read(cx, buffer)
     }
 }
 
-impl AsyncWrite for Heard {
+impl AsyncWrite for Listening {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.0).poll_write(cx, bytes).map(|written| unless_ended(written, bytes.len()))
     }
@@ -1186,11 +1188,11 @@ impl<'a> Greeting<'a> {
                 Err((ErrorKind::InvalidClientConfig, "the server refuses this database", says).into())
             }
             (Step::Select, _) => Err(error.into()),
-            // A user may lack the rights to these, and needs neither; nor need a server that cannot save its data be shunned.
+            // A user may lack the right to either. A server that cannot save its data refuses a PING, and still serves reads.
             (Step::Name | Step::Ping, _) => {
                 let what = if matches!(step, Step::Name) { "CLIENT SETNAME" } else { "PING" };
                 let told = self.inner.config.told(error.clone().into());
-                tracing::debug!(resource = %self.inner.link.name(), error = %told, "the server refuses {what}; it goes without");
+                tracing::debug!(resource = %self.inner.link.name(), error = %told, "the server refuses {what}, which a connection can do without");
                 self.waived = Some(error);
                 Ok(())
             }
