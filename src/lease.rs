@@ -155,18 +155,18 @@ pub(crate) struct Claim {
 pub(crate) struct QuotaId(pub(crate) NonZeroU64);
 
 impl QuotaId {
-    /// Set in what the ledger has of a checkout that is merely held. A field of its own would cost every lease.
+    /// Set in what the ledger has of a checkout that closing does not wait for. A field of its own would cost every lease.
     const IDLE: u64 = 1 << 63;
 
-    fn is_at_work(self) -> bool {
-        self.0.get() & Self::IDLE == 0
+    fn is_idle(self) -> bool {
+        self.0.get() & Self::IDLE != 0
     }
 
     fn plain(self) -> Self {
         QuotaId(NonZeroU64::new(self.0.get() & !Self::IDLE).unwrap_or(self.0))
     }
 
-    /// For a checkout that is merely held, as a subscription: no work that closing waits for.
+    /// For a checkout that closing does not wait for, as a subscription, which has no work to end.
     #[cfg(feature = "redis")]
     pub(crate) fn idle(self) -> Self {
         QuotaId(self.0 | Self::IDLE)
@@ -275,8 +275,9 @@ impl<H: Clone + Send + Sync + 'static> Ledger<H> {
     /// Whether anything is out that counts.
     pub(crate) fn is_held(&self, counts: Held) -> bool {
         let counts = |place: &Place| match counts {
+            _ if place.quota.is_some_and(QuotaId::is_idle) => false,
             Held::Any => true,
-            Held::Checkouts => place.quota.is_some_and(QuotaId::is_at_work),
+            Held::Checkouts => place.quota.is_some(),
             Held::TakenWithin(time, before) => before.since(place.since) <= time,
         };
         self.seats.iter().any(|seat| seat.0.lock().out().any(counts))

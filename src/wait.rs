@@ -46,7 +46,7 @@ impl Quota {
         self.id.claim(claim)
     }
 
-    /// The claim for one that is merely held.
+    /// The claim for one that closing does not wait for.
     #[cfg(feature = "redis")]
     pub(crate) fn idle_claim(&self, claim: Claim) -> Claim {
         self.id.idle().claim(claim)

@@ -33,7 +33,7 @@ use crate::close::Phase;
 use crate::config::{
     BackendConfig, Checks, Guard, Names, ParsedUrl, Part, ResourceConfig, Secret, host, host_port, millis, number, port,
 };
-use crate::error::{BoxError, Error, Failure, Source, redacted};
+use crate::error::{BoxError, Error, Failure, Source, Worded, redacted};
 use crate::exit::{Ours, Process};
 use crate::lease::{Claim, Lease, Provide, QuotaId};
 use crate::life::Condition;
@@ -296,10 +296,11 @@ impl Resource for RedisResource {
             let RedisConfig { host, port, .. } = &*self.config;
             let failure = self.tls.or_wanted(failure, host, *port, "use rediss://").await;
             let is_foreign = |error: &RedisError| error.kind() == ErrorKind::Parse;
-            return Err(match failure.source.downcast_ref().is_some_and(is_foreign) {
-                true => Failure::permanent(format!("what answers there is no Redis ({failure}): mend host and port")),
-                false => failure,
-            });
+            if !failure.source.downcast_ref().is_some_and(is_foreign) {
+                return Err(failure);
+            }
+            let text = format!("what answers there is no Redis ({failure}): mend host and port");
+            return Err(Failure::permanent(Worded::new(text, failure.source)));
         }
         Ok(Redis { inner })
     }
@@ -804,10 +805,15 @@ impl RedisConfig {
         self.password.iter().map(Secret::expose).collect()
     }
 
-    /// An error as users may see it. What the driver says of a refused login, and of a stream, are its own words.
+    /// An error as users may see it, in the server's words if they are its own. What the driver says of a refused login,
+    /// and of a stream, are the driver's.
     fn told(&self, error: RedisError) -> BoxError {
         let told = !matches!(error.kind(), ErrorKind::AuthenticationFailed | ErrorKind::Io);
-        redacted(error, told, &self.secrets())
+        let words = error.code().map(|code| format!("{code} {}", error.detail().unwrap_or_default()));
+        match words {
+            Some(words) => redacted(Worded::new(words, error), told, &self.secrets()),
+            None => redacted(error, told, &self.secrets()),
+        }
     }
 }
 
@@ -1455,7 +1461,7 @@ impl Wire {
         }
     }
 
-    /// Has it known as a checkout that is merely held, from now on.
+    /// A lease by which it is known as a checkout that closing does not wait for.
     pub(crate) fn idle_lease(&self, claim: Claim) -> Option<Lease<Checkouts<Manager>>> {
         let inner = self.inner.upgrade()?;
         inner.link.lease::<RedisResource, _>(inner.threads.quota.idle_claim(claim))
