@@ -21,7 +21,7 @@ pub(crate) use self::stream::Blocking;
 #[cfg(any(feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
 pub(crate) use self::stream::{Stream, Tls};
 use crate::config::Environment;
-use crate::error::{Error, Failure};
+use crate::error::{Error, Failure, Worded};
 use crate::runtime::within;
 
 /// How to speak TLS; the table `tls` of a backend in TOML, as `[redis.tls]`, or `[named.redis.NAME.tls]`.
@@ -97,7 +97,10 @@ impl TlsOptions {
 /// The failure of a client that speaks no TLS, or that this is what the port wants.
 pub(crate) async fn or_wanted(failure: Failure, host: &str, port: u16, remedy: &str) -> Failure {
     match !failure.permanent && speaks_tls(host, port).await {
-        true => Failure::permanent(format!("this port speaks TLS: {remedy} ({failure})")),
+        true => {
+            let text = format!("this port speaks TLS: {remedy} ({failure})");
+            Failure::permanent(Worded::new(text, failure.source))
+        }
         false => failure,
     }
 }

@@ -677,7 +677,7 @@ async fn mongo_pings_that_are_answered_with_an_error_cut_nothing() {
     ] {
         answer(&server, "resource-pool probe", "ping", code, "alwaysOn").await;
         let work = at_work(&pool, &mongo);
-        while health(&pool).await.health == Health::Pass {}
+        while !health(&pool).await.error.is_some_and(|error| error.contains(told)) {}
         nothing_is_cut(&pool, work, expected, told).await;
     }
     answer(&server, "resource-pool probe", "ping", 1, "off").await;
@@ -923,7 +923,9 @@ fn mongo_configuration_comes_from_each_of_its_sources() {
         "mongodb://a:1,b:2,[::1]:3/bars"
     );
     for (variables, wrong) in [([("MONGODB_PORT", "x")], "MONGODB_PORT"), ([("MONGODBPORT", "99999")], "MONGODBPORT")] {
-        let error = ResourcePool::builder().environment(variables).build().unwrap_err();
+        // It is told to whoever asks for the resource that would use it.
+        let pool = ResourcePool::builder().environment(variables).build().unwrap();
+        let error = blocking::ResourcePool::from(pool).mongo().unwrap_err();
         assert!(matches!(&error, Error::Config { key, .. } if key == wrong), "{error}");
     }
     for (config, wrong) in [

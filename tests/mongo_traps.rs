@@ -93,6 +93,12 @@ async fn mongo_killed_and_restarted_works_again_under_the_same_guard() {
     let (failed, took) = timed_async(bars(&mongo).find_one(doc! {})).await;
     println!("while it is down, after {took:?}: {}", failed.unwrap_err());
     assert!(took < FROZEN);
+    // Once an attempt to bring it back has failed, its own cause is told.
+    until_async(PATIENCE, async || {
+        let error = pool.status().resource("mongo").unwrap().error.as_ref().map(ToString::to_string);
+        error.is_some_and(|error| error.contains("after 1 attempt") && error.contains("Connection refused"))
+    })
+    .await;
     server.restart().unwrap();
     let back = Instant::now();
     let found = eventually(PATIENCE, async || bars(&mongo).find_one(doc! {}).await.ok()).await;

@@ -661,8 +661,7 @@ impl Resource for MongoResource {
         let pulse = Arc::new(Pulse::new(Some(link.clone()), options.repl_set_name.clone()));
         let watched = watched(&options, &traffic, &pulse, &mark);
         let client = Unproven::open(watched).map_err(|error| self.failure(error))?;
-        // While there is time left to tell what was found.
-        let limit = link.limit().mul_f32(0.9);
+        let limit = time_to_tell(link);
         tokio::select! {
             pinged = ping(&client.client) => match pinged {
                 Ok(()) => {}
@@ -695,10 +694,17 @@ impl Resource for MongoResource {
 
     /// The same client goes on: users have clones of it, and its monitor brings it back.
     async fn recover(&self, link: &Link, lost: &MongoHandle) -> Result<bool, Failure> {
-        lost.inner.pulse.any_up().await;
+        let pulse = &lost.inner.pulse;
+        if within(time_to_tell(link), pulse.any_up()).await.is_err() {
+            return Err(match pulse.why_gone() {
+                Some(Gone::Down(error)) => Failure::transient(self.told(error)),
+                Some(Gone::Strangers(text, _)) => Failure::transient(text),
+                None => Failure::transient("no server has answered yet"),
+            });
+        }
         // The probe's own monitor may know a moment later.
-        self.asked(lost, &lost.inner.pulse).await?;
-        lost.inner.pulse.follow(link.generation());
+        self.asked(lost, pulse).await?;
+        pulse.follow(link.generation());
         Ok(true)
     }
 
@@ -823,20 +829,26 @@ impl MongoResource {
 
     /// Why no server can be reached, with the remedy where TLS is the reason.
     async fn unreachable(&self, options: &ClientOptions, error: DriverError) -> Failure {
-        let (ErrorKind::Io(io), [ServerAddress::Tcp { host, port }]) = (&*error.kind, &options.hosts[..]) else {
+        let ErrorKind::Io(io) = &*error.kind else {
             return if is_alien(&error) { not_mongodb("something else", error) } else { self.failure(error) };
         };
-        let (host, port) = (host.trim_matches(['[', ']']), port.unwrap_or(27017));
         let hung_up = matches!(io.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset);
         if matches!(options.tls, Some(Tls::Enabled(_))) {
             #[cfg(feature = "tls")]
             if let Some(trouble) = tls::client::trouble(io) {
-                return if trouble.permanent { Failure::permanent(trouble) } else { Failure::transient(trouble) };
+                let source = Worded::new(trouble.to_string(), error.clone());
+                return if trouble.permanent { Failure::permanent(source) } else { Failure::transient(source) };
             }
-        } else if let (true, Some(what)) = (hung_up || io.kind() == io::ErrorKind::TimedOut, speaks(host, port).await) {
-            return not_mongodb(what, error);
-        } else if hung_up {
-            return tls::or_wanted(self.failure(error), host, port, "add tls=true to the URI").await;
+        } else if let (true, [ServerAddress::Tcp { host, port }, ..]) =
+            (hung_up || io.kind() == io::ErrorKind::TimedOut, &options.hosts[..])
+        {
+            let (host, port) = (host.trim_matches(['[', ']']), port.unwrap_or(27017));
+            if let Some(what) = speaks(host, port).await {
+                return not_mongodb(what, error);
+            }
+            if hung_up {
+                return tls::or_wanted(self.failure(error), host, port, "add tls=true to the URI").await;
+            }
         }
         self.failure(error)
     }
@@ -934,6 +946,11 @@ fn code(error: &DriverError) -> Option<i32> {
         ErrorKind::Command(answer) => Some(answer.code),
         _ => code(cause(error)?),
     }
+}
+
+/// How long an attempt goes on before it tells what it has found.
+fn time_to_tell(link: &Link) -> Duration {
+    link.limit().mul_f32(0.9)
 }
 
 /// The options of a client whose events we see.

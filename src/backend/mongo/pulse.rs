@@ -98,11 +98,20 @@ impl Pulse {
 
     /// Waits until every server has been asked, and none can be used.
     pub(super) async fn gone(&self) -> Gone {
-        self.until(|seen| match down(seen) {
+        self.until(|seen| self.why(seen)).await
+    }
+
+    /// Why none can be used, if every server has been asked.
+    pub(super) fn why_gone(&self) -> Option<Gone> {
+        self.why(&self.seen.lock())
+    }
+
+    fn why(&self, seen: &Seen) -> Option<Gone> {
+        match down(seen) {
             Some(error) if seen.strangers.is_empty() => Some(Gone::Down(error)),
-            down => (seen.servers.is_empty() || down.is_some()).then(|| self.strangers(seen, down)).flatten(),
-        })
-        .await
+            down if seen.servers.is_empty() || down.is_some() => self.strangers(seen, down),
+            _ => None,
+        }
     }
 
     fn strangers(&self, seen: &Seen, down: Option<DriverError>) -> Option<Gone> {
