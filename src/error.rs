@@ -513,7 +513,7 @@ pub(crate) fn is_own_trouble(error: &(dyn StdError + 'static)) -> bool {
 }
 
 /// The error and its causes, also those that shared errors and `io::Error` do not name as such.
-fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+pub(crate) fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
     std::iter::successors(Some(error), |error: &&'a (dyn StdError + 'static)| cause(*error))
 }
 

@@ -879,7 +879,7 @@ async fn errors(server: &Server) {
     assert!(unknown.to_string().contains("Code: 47"), "{unknown}");
     assert!(matches!(halfway, Error::Operation { .. } | Error::Lost { .. }), "{halfway}");
     // The driver's error is there to be looked at.
-    let cause = std::error::Error::source(&unknown).and_then(std::error::Error::source).unwrap();
+    let cause = std::error::Error::source(&unknown).unwrap();
     assert!(matches!(cause.downcast_ref(), Some(clickhouse::error::Error::BadResponse(_))), "{cause:?}");
 
     #[derive(Debug, Row, Deserialize)]

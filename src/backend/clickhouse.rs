@@ -2,46 +2,48 @@
 //!
 //! The connector opens every socket on the pool's runtime, without Nagle's delay, and puts it
 //! under a kill switch that is replaced when the connection comes back, so one client goes on
-//! through losses. It follows the answers on the wire as far as it takes to tell a connection in
-//! use from an idle one, which the driver does not say.
+//! through losses.
 
+mod cancel;
 mod inserter;
+mod stream;
 
 use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use ::clickhouse::error::Error as DriverError;
 use ::clickhouse::{Client, Compression};
 use hyper::Uri;
 use hyper::body::Body;
-use hyper_util::client::legacy::connect::{Connected as Metadata, Connection};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::RwLock;
 use serde::Deserialize;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
+use self::cancel::Cancel;
 pub use self::inserter::Inserter;
 pub(crate) use self::inserter::Inserters;
+use self::stream::Stream;
 use crate::backend::count::{Counted, none};
 use crate::blocking;
 use crate::close::Phase;
 use crate::config::{
     BackendConfig, Checks, Guard, Names, ParsedUrl, Part, ResourceConfig, Secret, host, host_port, millis, port,
 };
-use crate::error::{BoxError, Chain, Error, Failure, TimeoutError, redacted};
+use crate::error::{BoxError, Chain, Error, Failure, Proof, TimeoutError, Worded, causes, redacted};
 use crate::lease::{Claim, Lease, Provide};
 use crate::probe::KillSwitch;
-use crate::resource::{Busy, Link, Resource, Work};
-use crate::runtime;
+use crate::resource::{Link, Resource};
+use crate::runtime::{self, within};
 use crate::scoped::{self, Scoped};
 use crate::slot::BoxFuture;
 use crate::status::Usage;
@@ -57,8 +59,9 @@ const USE_HTTP: &str = "speaks ClickHouse's native protocol; use the HTTP port, 
 
 /// How to reach a ClickHouse over HTTP; `[clickhouse]` or `[named.clickhouse.NAME]` in TOML.
 ///
-/// The settings go along with every query and insert. A user who may not change settings
-/// (`readonly = 1`) needs all of them off: each size 0 and `settings` empty.
+/// The settings go along with every query and insert. Where a user may not change them (`readonly = 1`, constraints), the
+/// three sizes below are left to the server, unless one was set to another value than its default: then connecting fails and
+/// names what to leave out.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
@@ -88,6 +91,10 @@ pub struct ClickHouseConfig {
     /// Rows in a block of an insert, sent as `max_insert_block_size`. Defaults to 1,048,576, the
     /// server's own default; 0 leaves it to the server.
     pub insert_block_size: u64,
+    /// Whether a query that only reads is cancelled at the server, by `KILL QUERY`, if its future or iterator is dropped
+    /// before the answer begins; once that has begun the server notices by itself. Each query then has a `query_id`,
+    /// unless it brings one along, with which it is not cancelled. Defaults to `true`.
+    pub cancel_dropped: bool,
     /// Any further settings, such as `max_execution_time`. Defaults to none.
     pub settings: BTreeMap<String, String>,
     /// Whether results and inserts travel in LZ4. Defaults to `true`.
@@ -130,6 +137,7 @@ impl Default for ClickHouseConfig {
             max_threads: 4,
             max_block_size: 65_536,
             insert_block_size: 1_048_576,
+            cancel_dropped: true,
             settings: BTreeMap::new(),
             compression: true,
             validation: None,
@@ -186,17 +194,41 @@ impl ClickHouseConfig {
 
     /// What goes along with every query; a setting by name wins over a field.
     fn effective_settings(&self) -> BTreeMap<String, String> {
-        let fields = [
-            ("max_threads", u64::from(self.max_threads)),
-            ("max_block_size", self.max_block_size),
-            ("max_insert_block_size", self.insert_block_size),
-        ];
-        let fields = fields.into_iter().filter(|(_, value)| *value > 0);
-        let mut settings: BTreeMap<_, _> = fields.map(|(name, value)| (name.to_owned(), value.to_string())).collect();
+        self.settings_where(|value, _| value > 0)
+    }
+
+    /// Of these, what was asked for; the rest are only defaults.
+    fn chosen_settings(&self) -> BTreeMap<String, String> {
+        self.settings_where(|value, default| value > 0 && value != default)
+    }
+
+    fn settings_where(&self, is_sent: impl Fn(u64, u64) -> bool) -> BTreeMap<String, String> {
+        let fields = |config: &Self| [u64::from(config.max_threads), config.max_block_size, config.insert_block_size];
+        let values = fields(self).into_iter().zip(fields(&ClickHouseConfig::default()));
+        let sent = FIELD_SETTINGS.iter().zip(values).filter(|(_, (value, default))| is_sent(*value, *default));
+        let mut settings: BTreeMap<_, _> =
+            sent.map(|((_, name), (value, _))| ((*name).to_owned(), value.to_string())).collect();
         settings.extend(self.settings.clone());
         settings
     }
+
+    /// Where these settings come from, and how each is left out.
+    fn without(&self, settings: &BTreeMap<String, String>) -> String {
+        let field = |name: &str| FIELD_SETTINGS.iter().find(|(_, setting)| *setting == name);
+        let of = |name: &String| match field(name) {
+            Some((field, _)) if !self.settings.contains_key(name) => format!("`{field}` to 0"),
+            _ => format!("`settings` without {name}"),
+        };
+        settings.keys().map(of).collect::<Vec<_>>().join(", ")
+    }
 }
+
+/// The fields that are settings, and those.
+const FIELD_SETTINGS: [(&str, &str); 3] = [
+    ("max_threads", "max_threads"),
+    ("max_block_size", "max_block_size"),
+    ("insert_block_size", "max_insert_block_size"),
+];
 
 /// A URL's parser forgets a port that is its scheme's default.
 fn names_port(url: &str, port: u16) -> bool {
@@ -373,24 +405,30 @@ impl Resource for ClickHouseResource {
     type Handle = Connected;
 
     async fn connect(&self, link: &Link) -> Result<Connected, Failure> {
-        let version = match self.prove(link).await {
-            Ok(version) => version,
+        let (settings, version) = match self.introduce(link).await {
+            Ok(proved) => proved,
             Err(failure) => {
                 let ClickHouseConfig { host, port, .. } = &*self.config;
                 return Err(self.tls.or_wanted(failure, host, *port, "use https://").await);
             }
         };
         let validation = self.config.validation.unwrap_or(version >= KNOWS_NAMES_AND_TYPES);
-        let traffic = self.transport(link, Handle::current(), Purpose::Traffic);
-        let probe = self.transport(link, runtime::prober()?.clone(), Purpose::Probe);
-        let client = traffic.client(&self.config.effective_settings()).with_validation(validation);
+        let prober = runtime::prober()?;
+        let probe = self.transport(link, prober.clone(), Purpose::Probe, None);
+        let pings = probe.client(&BTreeMap::new());
+        let cancel = self.config.cancel_dropped.then(|| Cancel::start(pings.clone(), prober));
+        let traffic = self.transport(link, Handle::current(), Purpose::Traffic, cancel);
+        let client = traffic.client(&settings).with_validation(validation);
         let inserters = Inserters::new(client.clone(), link.clone(), Handle::current(), Arc::clone(&self.config));
+        let ping_url = format!("{}ping", self.config.base_url());
         Ok(Connected(Arc::new(Inner {
             threads: blocking::ClickHouse::new(Arc::clone(&inserters)),
             inserters,
-            pings: probe.client(&BTreeMap::new()),
+            settings,
+            pings,
             raw_pings: probe.http(),
-            ping_uri: format!("{}ping", self.config.base_url()).parse().map_err(Failure::permanent)?,
+            shared_pings: client.clone().with_url(&ping_url),
+            ping_uri: ping_url.parse().map_err(Failure::permanent)?,
             client,
             traffic,
             probe,
@@ -399,29 +437,57 @@ impl Resource for ClickHouseResource {
 
     async fn recover(&self, link: &Link, lost: &Connected) -> Result<bool, Failure> {
         // Users wait until the server has proved itself: what they sent before could hang.
-        self.prove(link).await?;
+        self.prove(link, &lost.0.settings).await.map_err(|error| self.failure(error, &lost.0.settings))?;
         lost.0.traffic.restore();
         Ok(true)
     }
 
     async fn ping(&self, connected: &Connected) -> Result<(), Failure> {
-        let Inner { pings, raw_pings, ping_uri, traffic, .. } = &*connected.0;
-        // A server with more work than it can take is slow to take this; an answer to somebody
-        // else, or to what needs no query, proves as well that it lives.
-        let answered = traffic.answered.notified();
-        tokio::pin!(answered);
-        answered.as_mut().enable();
+        let Inner { pings, .. } = &*connected.0;
+        // A server with more work than it can take is slow to take a query.
         let life = async {
             tokio::time::sleep(PATIENCE).await;
-            tokio::select! {
-                () = answered => {}
-                Ok(_) = raw_pings.get(ping_uri.clone()) => {}
-            }
+            self.probe(connected).await
         };
         tokio::select! {
             biased;
-            answer = pings.query("SELECT 1").execute() => answer.or_else(|error| self.survives(error)),
-            () = life => Ok(()),
+            answer = pings.query("SELECT 1").execute() => match answer {
+                // It may be that there was only no room for one more connection.
+                Err(DriverError::Network(_)) => self.probe(connected).await,
+                answer => answer.map_err(|error| self.failure(error, &BTreeMap::new())),
+            },
+            Ok(()) = life => Ok(()),
+        }
+    }
+
+    /// Costs nothing of the user's quota.
+    async fn probe(&self, connected: &Connected) -> Result<(), Failure> {
+        let Inner { raw_pings, ping_uri, shared_pings, traffic, .. } = &*connected.0;
+        // An answer to somebody else proves as well that the server lives.
+        let answered = traffic.answered.notified();
+        tokio::pin!(answered);
+        answered.as_mut().enable();
+        let asked = async {
+            let Err(error) = ask(raw_pings, ping_uri).await else { return Ok(()) };
+            let error = DriverError::from(error);
+            let count = |count: &watch::Sender<usize>| *count.borrow();
+            if count(&traffic.open) > count(&traffic.busy) {
+                // Without room for one more connection, an idle one of the users' will do. In a task of its own it is
+                // read to its end, and can be used again.
+                let _answered_or_not = tokio::spawn(within(PATIENCE, shared_pings.query("SELECT 1").execute())).await;
+            }
+            match (count(&traffic.busy) > 0, is_unreachable(&error)) {
+                // A server or proxy that is full hangs up, while users still wait for their answers.
+                (true, false) => return Err(Failure::unasked(error)),
+                (true, true) => tokio::time::sleep(PATIENCE).await,
+                (false, _) => {}
+            }
+            Err(Failure::transient(error))
+        };
+        tokio::select! {
+            biased;
+            answer = asked => answer,
+            () = answered => Ok(()),
         }
     }
 
@@ -477,50 +543,113 @@ const KNOWS_NAMES_AND_TYPES: (u32, u32) = (21, 11);
 /// How long closing waits for connections that were cut, which takes microseconds.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// How long a ping waits before it looks at what else the server answers.
+/// How long a ping waits for what else the server answers.
 const PATIENCE: Duration = Duration::from_millis(300);
 
-/// The server's codes for having too much to do: too many queries at once, memory used up.
-const OVERLOADED: [&str; 2] = ["202", "241"];
+/// The server's codes for what it keeps from this user at the moment, though it serves others: a quota that is used up, too
+/// many queries or sessions at once, too much memory, no access.
+const LIMITED: [&str; 6] = ["201", "202", "241", "291", "497", "700"];
 
-/// The server's codes for what trying again cannot mend: a wrong user, password, address or
-/// database, no access, an unknown setting, a setting that this user may not change.
-const PERMANENT: [&str; 11] = ["516", "192", "193", "194", "195", "81", "497", "291", "115", "164", "452"];
+/// The server's codes for a setting that this user may not change, or not to this value.
+const UNCHANGEABLE: [&str; 2] = ["164", "452"];
+
+/// The server's codes for a login that it does not know.
+const UNKNOWN_LOGIN: [&str; 4] = ["192", "193", "194", "516"];
+
+const UNKNOWN_DATABASE: &str = "81";
+
+/// The server's other codes for what trying again cannot mend: an address from which this user may not come, no access,
+/// an unknown setting.
+const PERMANENT: [&str; 4] = ["115", "195", "291", "497"];
 
 impl ClickHouseResource {
-    fn transport(&self, link: &Link, runtime: Handle, purpose: Purpose) -> Arc<Transport> {
-        Transport::new(&self.config, &self.tls, link, runtime, purpose)
+    fn transport(&self, link: &Link, runtime: Handle, purpose: Purpose, cancel: Option<Cancel>) -> Arc<Transport> {
+        Transport::new(&self.config, &self.tls, link, runtime, purpose, cancel)
+    }
+
+    /// Finds out which settings this user may send, and the server's version.
+    async fn introduce(&self, link: &Link) -> Result<(BTreeMap<String, String>, (u32, u32)), Failure> {
+        let all = self.config.effective_settings();
+        let chosen = self.config.chosen_settings();
+        match self.prove(link, &all).await {
+            Err(error) if has_code(&error, &UNCHANGEABLE) && chosen.len() < all.len() => {
+                let version = self.prove(link, &chosen).await.map_err(|error| self.failure(error, &chosen))?;
+                tracing::info!(resource = %link.name(), "the server's own sizes hold, as this user may not change them");
+                Ok((chosen, version))
+            }
+            Ok(version) => Ok((all, version)),
+            Err(error) => Err(self.failure(error, &all)),
+        }
     }
 
     /// Asks the server for its version, with all that queries will carry, over a connection that
     /// ends with this.
-    async fn prove(&self, link: &Link) -> Result<(u32, u32), Failure> {
-        let transport = self.transport(link, Handle::current(), Purpose::Probe);
-        let client = transport.client(&self.config.effective_settings()).with_validation(false);
-        let version: String =
-            client.query("SELECT version()").fetch_one().await.map_err(|error| self.failure(error))?;
+    async fn prove(&self, link: &Link, settings: &BTreeMap<String, String>) -> Result<(u32, u32), DriverError> {
+        let transport = self.transport(link, Handle::current(), Purpose::Probe, None);
+        let client = transport.client(settings).with_validation(false);
+        let version: String = client.query("SELECT version()").fetch_one().await?;
         let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
         Ok((parts.next().unwrap_or(0), parts.next().unwrap_or(0)))
     }
 
-    /// A server that refuses for having too much to do is neither frozen nor gone.
-    fn survives(&self, error: DriverError) -> Result<(), Failure> {
-        if has_code(&error, &OVERLOADED) { Ok(()) } else { Err(self.failure(error)) }
+    /// What it means that the server did not do what was asked with these settings.
+    fn failure(&self, error: DriverError, settings: &BTreeMap<String, String>) -> Failure {
+        let proof = match &error {
+            _ if has_code(&error, &LIMITED) => Proof::Limited,
+            DriverError::Network(_) | DriverError::TimedOut => Proof::Silent,
+            _ => Proof::Refused,
+        };
+        let (permanent, remedy) = self.judged(&error, settings);
+        let source = withheld(error, &self.config.secrets());
+        let source = match remedy {
+            Some(remedy) => Worded::new(format!("{}; {remedy}", Chain(&*source)), source).into(),
+            None => source,
+        };
+        Failure { source, permanent, proof }
     }
 
-    fn failure(&self, error: DriverError) -> Failure {
-        let is_native = error.to_string().contains("is for clickhouse-client program");
-        let is_useless = matches!(error, DriverError::InvalidParams(_) | DriverError::Unsupported(_));
-        let is_permanent = is_useless || has_code(&error, &PERMANENT) || tls::is_permanent(&error);
-        let source = withheld(error, &self.config.secrets());
-        if is_native {
-            Failure::permanent(format!("port {} {USE_HTTP} ({})", self.config.port, Chain(&*source)))
-        } else if is_permanent {
-            Failure::permanent(source)
+    /// Whether trying again is of no use, and what is.
+    fn judged(&self, error: &DriverError, settings: &BTreeMap<String, String>) -> (bool, Option<String>) {
+        let ClickHouseConfig { port, database, .. } = &*self.config;
+        if error.to_string().contains("is for clickhouse-client program") {
+            (true, Some(format!("port {port} {USE_HTTP}")))
+        } else if causes(error).any(|cause| cause.downcast_ref().is_some_and(hyper::Error::is_parse)) {
+            (true, Some(format!("port {port} does not speak HTTP; use ClickHouse's HTTP port, {HTTP_PORT} by default")))
+        } else if is_unreachable(error) {
+            let remedy = "see that a ClickHouse listens there, or set `host` and `port`, its HTTP port".to_owned();
+            (false, Some(remedy))
+        } else if has_code(error, &UNKNOWN_LOGIN) {
+            (true, Some("set `user` and `password`, or CLICKHOUSE_USER and CLICKHOUSE_PASSWORD, to a login that this server has".to_owned()))
+        } else if has_code(error, &[UNKNOWN_DATABASE]) {
+            (true, Some(format!("create the database {database:?} first, or set `database` to one that is there")))
+        } else if has_code(error, &UNCHANGEABLE) && !settings.is_empty() {
+            (true, Some(format!("this user may not change every setting: set {}", self.config.without(settings))))
         } else {
-            Failure::transient(source)
+            let is_useless = matches!(error, DriverError::InvalidParams(_) | DriverError::Unsupported(_));
+            (
+                is_useless || has_code(error, &PERMANENT) || has_code(error, &UNCHANGEABLE) || tls::is_permanent(error),
+                None,
+            )
         }
     }
+}
+
+/// Asks whether the server lives, which any answer to this proves. It is read to its end, so that the connection can be
+/// used again.
+async fn ask(client: &HttpClient<String>, uri: &Uri) -> Result<(), hyper_util::client::legacy::Error> {
+    let mut body = client.get(uri.clone()).await?.into_body();
+    let rest =
+        async { while poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await.is_some_and(|frame| frame.is_ok()) {} };
+    let _what_does_not_end_is_closed = within(PATIENCE, rest).await;
+    Ok(())
+}
+
+/// Whether nobody listens there, or there is no way.
+fn is_unreachable(error: &(dyn StdError + 'static)) -> bool {
+    causes(error).filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|error| {
+        use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
+        matches!(error.kind(), ConnectionRefused | HostUnreachable | NetworkUnreachable)
+    })
 }
 
 /// Whether the server answered one of these codes, as in `Code: 62. DB::Exception: …`; old ones
@@ -542,6 +671,27 @@ fn withheld(error: DriverError, secrets: &[&str]) -> BoxError {
 pub(crate) enum Effect {
     Reads,
     Changes,
+}
+
+impl Effect {
+    /// A statement that only reads does no harm twice. Any other may change something.
+    pub(crate) fn of(statement: &str) -> Self {
+        const READS: [&str; 5] = ["SELECT", "SHOW", "DESCRIBE", "DESC", "EXPLAIN"];
+        let first = uncommented(statement).split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
+        if READS.iter().any(|read| read.eq_ignore_ascii_case(first)) { Effect::Reads } else { Effect::Changes }
+    }
+}
+
+/// Without the white space, comments and parentheses in front.
+fn uncommented(text: &str) -> &str {
+    let text = text.trim_start_matches(|c: char| c.is_whitespace() || c == '(');
+    let rest = if text.starts_with("--") || text.starts_with('#') {
+        text.split_once('\n')
+    } else {
+        // Servers differ in what ends one within another: such a text is left as it is, and begins with no word.
+        text.strip_prefix("/*").and_then(|rest| rest.split_once("*/")).filter(|(comment, _)| !comment.contains("/*"))
+    };
+    rest.map_or(text, |(_, rest)| uncommented(rest))
 }
 
 /// The driver's error as ours.
@@ -591,10 +741,14 @@ struct Inner {
     client: Client,
     threads: blocking::ClickHouse,
     inserters: Arc<Inserters>,
+    /// What goes along with every query.
+    settings: BTreeMap<String, String>,
     pings: Client,
     /// For pings that need no query.
     raw_pings: HttpClient<String>,
     ping_uri: Uri,
+    /// For pings over the users' connections. The server need not like what it is asked there.
+    shared_pings: Client,
     traffic: Arc<Transport>,
     probe: Arc<Transport>,
 }
@@ -639,6 +793,7 @@ struct Transport {
     link: Link,
     runtime: Handle,
     purpose: Purpose,
+    cancel: Option<Cancel>,
     /// Cuts every stream of the current generation; none once closed.
     switch: RwLock<Option<KillSwitch>>,
     permits: Arc<Semaphore>,
@@ -650,13 +805,21 @@ struct Transport {
 }
 
 impl Transport {
-    fn new(config: &Arc<ClickHouseConfig>, tls: &Tls, link: &Link, runtime: Handle, purpose: Purpose) -> Arc<Self> {
+    fn new(
+        config: &Arc<ClickHouseConfig>,
+        tls: &Tls,
+        link: &Link,
+        runtime: Handle,
+        purpose: Purpose,
+        cancel: Option<Cancel>,
+    ) -> Arc<Self> {
         Arc::new(Transport {
             config: Arc::clone(config),
             tls: tls.clone(),
             link: link.clone(),
             runtime,
             purpose,
+            cancel,
             switch: RwLock::new(Some(KillSwitch::new())),
             permits: Arc::new(Semaphore::new(config.max_connections)),
             waiting: watch::Sender::default(),
@@ -714,8 +877,7 @@ impl Transport {
             opened = opening => opened?,
             () = switch.wait() => return Err(self.unavailable()),
         };
-        let open = Counted::new(&self.open);
-        Ok(TokioIo::new(Stream { stream, transport: self, exchange: None, _open: open, _permit: permit }))
+        Ok(TokioIo::new(Stream::new(stream, self, permit)))
     }
 
     /// Waits until there may be one more connection. Meanwhile the HTTP client takes one that
@@ -745,9 +907,13 @@ impl Transport {
     async fn dial(&self, switch: &KillSwitch) -> io::Result<OwnStream> {
         let ClickHouseConfig { host, port, connect_timeout, keepalive, .. } = &*self.config;
         let connecting = self.tls.dial(host, *port, *keepalive, switch);
-        tokio::time::timeout(*connect_timeout, connecting).await.map_err(|_elapsed| {
-            io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {connect_timeout:?}"))
-        })?
+        let opened = match tokio::time::timeout(*connect_timeout, connecting).await {
+            Ok(opened) => opened,
+            Err(_elapsed) => {
+                Err(io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {connect_timeout:?}")))
+            }
+        };
+        opened.map_err(|error| self.broken(Effect::Reads, false, error))
     }
 
     /// The switch of the current generation, after waiting while it is being brought back.
@@ -770,11 +936,21 @@ impl Transport {
     }
 
     fn unavailable(&self) -> io::Error {
-        if self.is_open() {
-            io::Error::new(io::ErrorKind::ConnectionAborted, "lost while connecting")
-        } else {
-            io::Error::new(io::ErrorKind::NotConnected, Error::Closed { resource: Arc::clone(self.link.name()) })
-        }
+        self.broken(Effect::Reads, false, io::Error::new(io::ErrorKind::ConnectionAborted, "lost while connecting"))
+    }
+
+    /// What a broken connection means to the user whose statement it was to carry, or carried.
+    fn broken(&self, effect: Effect, is_sent: bool, cause: io::Error) -> io::Error {
+        let (kind, resource) = (cause.kind(), Arc::clone(self.link.name()));
+        let error = match (self.purpose, effect) {
+            (Purpose::Probe, _) => return cause,
+            (Purpose::Traffic, Effect::Changes) if is_sent => {
+                Error::OutcomeUnknown { resource, action: "a statement".to_owned(), source: Arc::new(cause) }
+            }
+            _ if !self.is_open() => Error::Closed { resource },
+            _ => Error::Lost { resource, endpoint: Arc::clone(self.link.endpoint()), source: Arc::new(cause) },
+        };
+        io::Error::new(kind, error)
     }
 }
 
@@ -815,209 +991,4 @@ impl tower_service::Service<Uri> for Connector {
             }
         })
     }
-}
-
-/// A connection, which knows whether an answer is outstanding.
-struct Stream {
-    stream: OwnStream,
-    transport: Arc<Transport>,
-    exchange: Option<Exchange>,
-    _open: Counted,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Stream {
-    fn sent(&mut self) {
-        self.asked_for_more();
-        if self.exchange.is_none() && self.transport.purpose == Purpose::Traffic {
-            self.exchange = Some(Exchange {
-                answer: Answer::default(),
-                is_over: false,
-                busy: self.transport.link.busy(Work::Operation),
-                _counted: Counted::new(&self.transport.busy),
-            });
-        }
-    }
-
-    fn received(&mut self, bytes: &[u8]) {
-        let Some(exchange) = &mut self.exchange else { return };
-        let was_begun = exchange.answer.is_begun();
-        exchange.is_over |= match exchange.answer {
-            Answer::UntilClosed => bytes.is_empty(),
-            _ => exchange.answer.ends_in(bytes),
-        };
-        if !was_begun && exchange.answer.is_begun() {
-            self.transport.answered.notify_waiters();
-        }
-    }
-
-    /// The HTTP client has handed on all it had, and only then asks for more.
-    fn asked_for_more(&mut self) {
-        if self.exchange.as_ref().is_some_and(|exchange| exchange.is_over) {
-            self.exchange = None;
-        }
-    }
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.asked_for_more();
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
-        self.received(&buffer.filled()[before..]);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.sent();
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.sent();
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-impl Connection for Stream {
-    fn connected(&self) -> Metadata {
-        Metadata::new()
-    }
-}
-
-/// A request sent and not yet answered in full.
-struct Exchange {
-    answer: Answer,
-    /// The answer is there in full, though perhaps not yet with whoever waits for it.
-    is_over: bool,
-    busy: Busy,
-    _counted: Counted,
-}
-
-impl Drop for Exchange {
-    fn drop(&mut self) {
-        self.busy.end(self.is_over);
-    }
-}
-
-/// How far an HTTP/1.1 answer has come.
-enum Answer {
-    /// The head, or a line of a chunked body, as far as it is there.
-    Head(Vec<u8>),
-    Body(u64),
-    ChunkSize(Vec<u8>),
-    /// A chunk with its line end.
-    Chunk(u64),
-    Trailer(Vec<u8>),
-    UntilClosed,
-}
-
-impl Default for Answer {
-    fn default() -> Self {
-        Answer::Head(Vec::new())
-    }
-}
-
-impl Answer {
-    /// Whether its head is there.
-    fn is_begun(&self) -> bool {
-        !matches!(self, Answer::Head(_))
-    }
-
-    /// Whether it ends in these bytes.
-    fn ends_in(&mut self, mut bytes: &[u8]) -> bool {
-        while !bytes.is_empty() {
-            match self {
-                Answer::Head(head) => {
-                    let Some(head) = taken_until(head, &mut bytes, b"\r\n\r\n") else { return false };
-                    *self = Answer::after(&String::from_utf8_lossy(&head));
-                    if matches!(self, Answer::Body(0)) {
-                        return true;
-                    }
-                }
-                Answer::ChunkSize(line) => {
-                    let Some(line) = taken_until(line, &mut bytes, b"\r\n") else { return false };
-                    let line = String::from_utf8_lossy(&line);
-                    let digits = line.split([';', '\r']).next().unwrap_or_default().trim();
-                    *self = match u64::from_str_radix(digits, 16) {
-                        Ok(0) => Answer::Trailer(Vec::new()),
-                        Ok(size) => Answer::Chunk(size.saturating_add(2)),
-                        Err(_) => Answer::UntilClosed,
-                    };
-                }
-                Answer::Trailer(line) => {
-                    let Some(line) = taken_until(line, &mut bytes, b"\r\n") else { return false };
-                    if line == b"\r\n" {
-                        return true;
-                    }
-                }
-                Answer::Body(left) | Answer::Chunk(left) => {
-                    let step = (*left).min(bytes.len() as u64);
-                    *left -= step;
-                    bytes = &bytes[usize::try_from(step).unwrap_or(bytes.len())..];
-                    match self {
-                        Answer::Body(0) => return true,
-                        Answer::Chunk(0) => *self = Answer::ChunkSize(Vec::new()),
-                        _ => {}
-                    }
-                }
-                Answer::UntilClosed => return false,
-            }
-        }
-        false
-    }
-
-    /// What follows this head.
-    fn after(head: &str) -> Self {
-        let status = head.split(' ').nth(1).unwrap_or_default();
-        if status.starts_with('1') {
-            return Answer::default();
-        }
-        let field = |name: &str| {
-            let mut fields = head.lines().filter_map(|line| line.split_once(':'));
-            fields.find_map(|(key, value)| {
-                key.trim().eq_ignore_ascii_case(name).then(|| value.trim().to_ascii_lowercase())
-            })
-        };
-        match (field("transfer-encoding"), field("content-length").map(|length| length.parse())) {
-            _ if status == "204" || status == "304" => Answer::Body(0),
-            (Some(coding), _) if coding.ends_with("chunked") => Answer::ChunkSize(Vec::new()),
-            (None, Some(Ok(length))) => Answer::Body(length),
-            _ => Answer::UntilClosed,
-        }
-    }
-}
-
-/// Moves bytes over until the mark is complete, and then hands out what came before it and it.
-fn taken_until(taken: &mut Vec<u8>, bytes: &mut &[u8], mark: &[u8]) -> Option<Vec<u8>> {
-    /// More than any server sends in front of an answer; what is longer is not looked at.
-    const LONGEST: usize = 1 << 20;
-    while let Some((first, rest)) = bytes.split_first() {
-        if taken.len() < LONGEST {
-            taken.push(*first);
-        }
-        *bytes = rest;
-        if taken.ends_with(mark) {
-            return Some(std::mem::take(taken));
-        }
-    }
-    None
 }

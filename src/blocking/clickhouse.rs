@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 
 use crate::backend::clickhouse::{self as tasks, ClickHouseConfig, Effect, Inserters, failed};
 use crate::blocking::Scoped;
-use crate::error::Error;
+use crate::error::{Chain, Error, Worded};
 use crate::exit::Ours;
 use crate::lease::Lease;
 use crate::{runtime, scoped};
@@ -58,7 +58,7 @@ impl ClickHouse {
         let query = statement.query(self.client());
         let rows = || self.rows(query.clone())?.collect();
         match rows() {
-            Err(Error::Lost { .. }) if self.inserters.repeats(effect(&query)) => rows(),
+            Err(Error::Lost { .. }) if self.inserters.repeats(Effect::of(&query.sql_display().to_string())) => rows(),
             rows => rows,
         }
     }
@@ -76,10 +76,20 @@ impl ClickHouse {
     }
 
     fn rows<T: RowOwned + RowRead + Send>(&self, query: Query) -> Result<Rows<T>, Error> {
-        let effect = effect(&query);
+        let text = query.sql_display().to_string();
+        let (effect, names_format) = (Effect::of(&text), names_format(&text));
         let cursor = self.wait("query", effect, async { query.fetch() })?;
         let (sender, batches) = mpsc::channel(WAITING);
-        let reader = self.inserters.runtime.spawn(read(self.clone(), cursor, effect, sender));
+        let clickhouse = self.clone();
+        let failed = move |error: DriverError| {
+            let is_garbled = match &error {
+                DriverError::BadResponse(text) => !text.contains("Code: "),
+                error => !matches!(error, DriverError::Network(_)),
+            };
+            let error = clickhouse.failed("query", effect, error);
+            if names_format && is_garbled { advised(error, FORMAT) } else { error }
+        };
+        let reader = self.inserters.runtime.spawn(read(cursor, failed, sender));
         Ok(Rows {
             batch: Vec::new().into_iter(),
             rest: Some(Ours::new(Rest { batches, reader, effect })),
@@ -101,7 +111,10 @@ impl ClickHouse {
             let mut insert = self.client().insert::<T>(table).await?;
             let mut written = 0;
             for row in rows {
-                insert.write(&row).await?;
+                if let Err(error) = insert.write(&row).await {
+                    // Where the server has answered already, the driver tells why at the end only.
+                    return Err(insert.end().await.err().unwrap_or(error));
+                }
                 written += 1;
             }
             insert.end().await?;
@@ -147,7 +160,9 @@ impl ClickHouse {
 
     fn failed(&self, action: &str, effect: Effect, error: DriverError) -> Error {
         let Inserters { link, config, .. } = &*self.inserters;
-        failed(link, config, action, effect, error)
+        let is_unbound = matches!(&error, DriverError::InvalidParams(cause) if cause.to_string().contains("unbound"));
+        let error = failed(link, config, action, effect, error);
+        if is_unbound { advised(error, BIND) } else { error }
     }
 }
 
@@ -264,9 +279,8 @@ impl<T> Rest<T> {
 }
 
 async fn read<T: RowOwned + RowRead>(
-    clickhouse: ClickHouse,
     mut cursor: RowCursor<T>,
-    effect: Effect,
+    failed: impl Fn(DriverError) -> Error,
     batches: mpsc::Sender<Vec<T>>,
 ) -> Result<(), Error> {
     let all = async {
@@ -276,7 +290,7 @@ async fn read<T: RowOwned + RowRead>(
                 return Ok(());
             }
             if let Some(end) = end {
-                return end.map_err(|error| clickhouse.failed("query", effect, error));
+                return end.map_err(failed);
             }
         }
     };
@@ -305,24 +319,25 @@ async fn batch<T: RowOwned + RowRead>(cursor: &mut RowCursor<T>) -> (Vec<T>, Opt
     (batch, end)
 }
 
-/// A statement that only reads does no harm twice. Any other may change something.
-fn effect(query: &Query) -> Effect {
-    const READS: [&str; 5] = ["SELECT", "SHOW", "DESCRIBE", "DESC", "EXPLAIN"];
-    let text = query.sql_display().to_string();
-    let first = uncommented(&text).split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
-    if READS.iter().any(|read| read.eq_ignore_ascii_case(first)) { Effect::Reads } else { Effect::Changes }
+const BIND: &str = "bind a value for each `?`; `??` stands for the character, in a string literal too";
+const FORMAT: &str = "leave out FORMAT, as rows come in a format of the driver's own; \
+                      `client().query(..).fetch_bytes(..)` has any other";
+
+/// Whether a statement seems to end with the format of its answer.
+fn names_format(text: &str) -> bool {
+    let words: Vec<_> = text.trim_end_matches([';', ' ', '\n', '\t']).rsplit(char::is_whitespace).take(2).collect();
+    matches!(words[..], [_, keyword] if keyword.eq_ignore_ascii_case("FORMAT"))
 }
 
-/// Without the white space, comments and parentheses in front.
-fn uncommented(text: &str) -> &str {
-    let text = text.trim_start_matches(|c: char| c.is_whitespace() || c == '(');
-    let rest = if text.starts_with("--") || text.starts_with('#') {
-        text.split_once('\n')
-    } else {
-        // Servers differ in what ends one within another: such a text is left as it is, and begins with no word.
-        text.strip_prefix("/*").and_then(|rest| rest.split_once("*/")).filter(|(comment, _)| !comment.contains("/*"))
-    };
-    rest.map_or(text, |(_, rest)| uncommented(rest))
+/// The error with what to do about it.
+fn advised(error: Error, remedy: &str) -> Error {
+    match error {
+        Error::Operation { resource, action, source } => {
+            let source = Arc::new(Worded::new(format!("{}; {remedy}", Chain(&*source)), source));
+            Error::Operation { resource, action, source }
+        }
+        error => error,
+    }
 }
 
 /// Collects rows and inserts many at a time; closing flushes what it has. What is said of the
