@@ -870,14 +870,13 @@ async fn close_slots(
     let stop_intake = |slots: Vec<Arc<dyn AnySlot>>| {
         in_parallel(&registry.context, INTAKE.min(spare), slots.into_iter().map(AnySlot::stop_intake))
     };
-    let ((), attempts) = tokio::join!(stop_intake(slots.clone()), settle(connecting, options.step.min(spare)));
+    let ((), settled) =
+        tokio::join!(stop_intake(slots.clone()), settle(&registry.context, connecting, options.step.min(spare)));
     let mut unconnected = BTreeMap::new();
-    for (slot, outcome) in attempts {
-        if slot.begin_close() {
-            stop_intake(vec![Arc::clone(&slot)]).await;
-            slots.push(slot);
-        } else {
-            unconnected.insert(Arc::clone(slot.name()), outcome);
+    for (slot, connected) in settled {
+        match connected {
+            Ok(()) => slots.push(slot),
+            Err(outcome) => drop(unconnected.insert(Arc::clone(slot.name()), outcome)),
         }
     }
     let mut active: Vec<_> = slots.iter().map(|slot| Arc::clone(slot.activity())).collect();
@@ -932,20 +931,26 @@ async fn close_slots(
     CloseReport { reason, status, drained, steps, took: started.elapsed() }
 }
 
-/// Waits until the attempts in flight at these have come to their ends, and tells how each did unless it has connected.
-async fn settle(connecting: Vec<Arc<dyn AnySlot>>, limit: Duration) -> Vec<(Arc<dyn AnySlot>, Outcome)> {
-    let until = runtime::deadline(limit);
-    let mut settled = Vec::new();
-    // One after the other, since all have the same limit.
+/// Waits until the attempts in flight at these have come to their ends, and begins to close what they have connected.
+/// An attempt that has connected nothing has an outcome instead.
+async fn settle(
+    context: &Arc<Context>,
+    connecting: Vec<Arc<dyn AnySlot>>,
+    limit: Duration,
+) -> Vec<(Arc<dyn AnySlot>, Result<(), Outcome>)> {
+    let mut settling = JoinSet::new();
     for slot in connecting {
-        let left = until.saturating_duration_since(Instant::now());
-        let outcome = match within(left, Arc::clone(&slot).settled()).await {
-            Ok(()) => Outcome::Closed,
-            Err(_elapsed) => Outcome::Forced,
-        };
-        settled.push((slot, outcome));
+        let context = Arc::clone(context);
+        settling.spawn(async move {
+            let in_time = within(limit, Arc::clone(&slot).settled()).await.is_ok();
+            if slot.begin_close() {
+                in_parallel(&context, INTAKE, std::iter::once(Arc::clone(&slot).stop_intake())).await;
+                return (slot, Ok(()));
+            }
+            (slot, Err(if in_time { Outcome::Closed } else { Outcome::Forced }))
+        });
     }
-    settled
+    settling.join_all().await
 }
 
 fn is_idle(slot: &dyn AnySlot) -> bool {

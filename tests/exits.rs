@@ -243,7 +243,7 @@ const MONGO_LIMITS: &str = "";
 /// Signals that come closer to each other than this count as one.
 const APART: Duration = Duration::from_millis(300);
 /// Their deadline, the watchdog's second, and what a loaded machine takes to notice.
-const FORCED: u64 = 6000 + 1000 + 1000;
+const FORCED: u64 = 6000 + 1000 + 3000;
 
 impl Row {
     /// Whether all connections must have been closed in order.
