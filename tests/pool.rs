@@ -11,7 +11,7 @@ use common::until_async;
 use redis::AsyncCommands;
 use resource_pool::config::{ClickHouseConfig, MongoConfig, RabbitMqConfig, RedisConfig};
 use resource_pool::{Error, Health, Lease, ResourcePool, State, blocking};
-use services::{Kind, Service};
+use services::{Kind, Proxy, Service};
 
 const KINDS: [Kind; 4] = [Kind::Mongo, Kind::RabbitMq, Kind::ClickHouse, Kind::Redis];
 const NAMES: [&str; 4] = ["mongo", "rabbitmq", "clickhouse", "redis"];
@@ -99,6 +99,53 @@ async fn pool_all_four_lost_before_closing() {
     until_async(SOON, async || is_lost()).await;
     let report = pool.close_all().await;
     assert!(report.all_closed(), "{report}");
+}
+
+/// A server that takes every connection and ends it as soon as it is ready. Without pauses between the generations Redis
+/// alone would see more than thirty a second.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pool_server_that_hangs_up_is_not_stormed() {
+    let servers = Service::start_all(&KINDS).unwrap();
+    let proxies: Vec<_> = servers.iter().map(|server| Proxy::start(server.port()).unwrap()).collect();
+    let urls: Vec<_> = servers.iter().zip(&proxies).map(|(server, proxy)| proxy.url(server)).collect();
+    let pool = ResourcePool::builder()
+        .environment([("", ""); 0])
+        .resource(MongoConfig::uri(urls[0].replacen("replicaSet=rs0", "directConnection=true", 1)))
+        .resource(RabbitMqConfig::url(&*urls[1]))
+        .resource(ClickHouseConfig::url(&*urls[2]))
+        .resource(RedisConfig::url(&*urls[3]))
+        .build()
+        .unwrap();
+    for (name, result) in pool.warm_up(NAMES).await {
+        result.unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+    let generation = |name: &str| pool.status().resource(name).unwrap().generation;
+    let began = Instant::now();
+    let lasts = Duration::from_secs(8);
+    until_async(lasts * 2, async || {
+        for (name, proxy) in NAMES.iter().zip(&proxies) {
+            if pool.status().resource(name).unwrap().state == State::Ready {
+                proxy.cut();
+            }
+        }
+        began.elapsed() >= lasts
+    })
+    .await;
+    // After 100, 200, 400 and 800 ms one in each second.
+    let most = 6 + began.elapsed().as_secs();
+    for name in NAMES {
+        assert!(generation(name) <= most, "{name}: {} generations in {:?}", generation(name), began.elapsed());
+    }
+    // These notice an end at once.
+    for name in ["rabbitmq", "redis"] {
+        assert!(generation(name) >= 4, "{name}: {}", generation(name));
+        let known = async || {
+            let report = pool.health_check().await;
+            report.entry(name).is_some_and(|entry| entry.health == Health::Pass)
+        };
+        until_async(SOON, known).await;
+    }
+    assert!(pool.close_all().await.all_closed());
 }
 
 #[test]
