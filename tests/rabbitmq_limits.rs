@@ -316,11 +316,14 @@ async fn rabbitmq_asking_on_after_a_consumers_end_says_how_it_ended() {
     assert!(rabbit.publish(Message::new("", &other, "x")).await.unwrap().is_confirmed());
     assert_eq!(pool.status().resource("rabbitmq").unwrap().generation, 1);
 
+    let (seen, is_seen) = std::sync::mpsc::channel();
     let waiting = thread::spawn(move || {
         drop(going.next_within(SOON).unwrap().unwrap().ack());
+        seen.send(()).unwrap();
         let closing = going.next_within(Duration::from_secs(60)).map(drop).unwrap_err();
         (going, closing)
     });
+    is_seen.recv().unwrap();
     let report = pool.close_all().await;
     assert!(report.all_closed(), "{report}");
     let (going, closing) = waiting.join().unwrap();

@@ -904,6 +904,7 @@ impl Inner {
             config: Arc::clone(config),
             link: self.link.clone(),
             runtime: self.runtime.clone(),
+            intake: self.intake.clone(),
             closed: Arc::clone(&self.closed),
             permits: Arc::new(Semaphore::new(checkouts)),
             quota: Quota::new(&self.link, checkouts, "channels", "max_channels"),

@@ -41,6 +41,8 @@ pub(super) struct Generation {
     pub(super) config: Arc<RabbitMqConfig>,
     pub(super) link: Link,
     pub(super) runtime: Handle,
+    /// Cancelled when consuming ends, since closing has begun.
+    pub(super) intake: CancellationToken,
     pub(super) closed: Arc<AtomicBool>,
     pub(super) connection: lapin::Connection,
     pub(super) switch: KillSwitch,
@@ -68,6 +70,8 @@ pub(super) struct Channels {
     open: Mutex<BTreeMap<u64, Open>>,
     next_key: AtomicU64,
     pub(super) idle: Mutex<Vec<(u64, Arc<lapin::Channel>)>>,
+    /// What nobody has any more, once closing has begun.
+    left: Mutex<Vec<(u64, Arc<lapin::Channel>)>>,
     /// Of those that are being closed one by one.
     closing: watch::Sender<usize>,
 }
@@ -101,8 +105,11 @@ impl Places {
         Some(Place(Arc::clone(self)))
     }
 
-    fn wear(&self) {
-        self.worn.fetch_add(1, Ordering::SeqCst);
+    fn wear(&self, max: usize) {
+        if self.worn.fetch_add(1, Ordering::SeqCst) + 1 >= max {
+            // Nobody is to wait for what does not come.
+            self.free.close();
+        }
         if self.free.forget_permits(1) == 0 {
             self.owed.fetch_add(1, Ordering::SeqCst);
         }
@@ -131,6 +138,7 @@ impl Channels {
             open: Mutex::default(),
             next_key: AtomicU64::new(0),
             idle: Mutex::default(),
+            left: Mutex::default(),
             closing: watch::Sender::new(0),
         }
     }
@@ -168,7 +176,7 @@ impl Generation {
                 return false;
             }
             // The broker has ended a channel.
-            Event::Error(_) => self.channels.places.wear(),
+            Event::Error(_) => self.channels.places.wear(self.channels.max),
             _ => {}
         }
         true
@@ -231,7 +239,7 @@ impl Generation {
         tokio::select! {
             biased;
             () = self.switch.wait() => Err(self.was_cut()),
-            place = places.take() => place.ok_or_else(|| self.was_cut()),
+            place = places.take() => place.ok_or_else(|| self.used_up().unwrap_or_else(|| self.was_cut())),
             () = timer => {
                 if self.channels.worn() * 2 >= *max {
                     self.link.lost(self.number, self.channels.why_worn());
@@ -242,12 +250,13 @@ impl Generation {
         }
     }
 
-    /// Closes an idle channel, if somebody waits for its place.
+    /// Closes a channel that nobody uses, if somebody waits for its place.
     fn spare(self: &Arc<Self>) {
-        if self.channels.wanted.load(Ordering::SeqCst) > 0 {
-            let idle = self.channels.idle.lock().pop();
-            if let Some((key, channel)) = idle {
-                self.discard(key, channel, None);
+        let Channels { wanted, left, idle, .. } = &self.channels;
+        if wanted.load(Ordering::SeqCst) > 0 {
+            let left = left.lock().pop();
+            if let Some((key, channel)) = left.or_else(|| idle.lock().pop()) {
+                self.end(key, channel, None);
             }
         }
     }
@@ -413,12 +422,20 @@ impl Generation {
         }
     }
 
-    /// Closes a channel in the background. Its place and its permit end when it has.
+    /// Closes a channel. Once closing has begun it is closed with all others, unless somebody wants its place.
     fn discard(self: &Arc<Self>, key: u64, channel: Arc<lapin::Channel>, permit: Option<OwnedSemaphorePermit>) {
         if !self.is_alive() {
             self.channels.open.lock().remove(&key);
-            return;
+        } else if self.intake.is_cancelled() && channel.status().connected() {
+            self.channels.left.lock().push((key, channel));
+            self.spare();
+        } else {
+            self.end(key, channel, permit);
         }
+    }
+
+    /// Closes a channel in the background. Its place and its permit end when it has.
+    fn end(self: &Arc<Self>, key: u64, channel: Arc<lapin::Channel>, permit: Option<OwnedSemaphorePermit>) {
         let (me, closing) = (Arc::clone(self), Counted::new(&self.channels.closing));
         self.runtime.spawn(async move {
             let _closing = closing;
@@ -449,9 +466,10 @@ impl Generation {
         if !self.is_alive() {
             return Err(Failure::transient("the connection was lost before it could be closed"));
         }
-        let Channels { places, idle, open, closing: one_by_one, .. } = &self.channels;
+        let Channels { places, idle, left, open, closing: one_by_one, .. } = &self.channels;
         places.free.close();
         idle.lock().clear();
+        left.lock().clear();
         let channels: Vec<_> = std::mem::take(&mut *open.lock()).into_values().map(|open| open.channel).collect();
         let mut closing: Vec<_> = channels.iter().map(|channel| Box::pin(channel.close(200, "OK".into()))).collect();
         let every_channel = poll_fn(|cx| {
