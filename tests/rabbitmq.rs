@@ -1065,6 +1065,105 @@ async fn rabbitmq_errors_of_the_broker_spoil_only_their_channel() {
     assert!(pool.close_all().await.all_closed());
 }
 
+/// Of a batch, what was refused is told apart from what may have been taken, and from what cannot have been.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_refused_message_of_a_batch_is_told_apart() {
+    let pool = pool(server());
+    let rabbit = pool.rabbitmq().await.unwrap();
+    type Refused = fn(&str) -> Message;
+    let refused: [(&str, Refused); 3] = [
+        ("NOT_FOUND", |_| Message::new("missing", "", "x")),
+        ("user_id property set to 'somebody'", |queue| {
+            Message::new("", queue, "x").properties(BasicProperties::default().with_user_id("somebody".into()))
+        }),
+        ("invalid expiration 'someday'", |queue| {
+            Message::new("", queue, "x").properties(BasicProperties::default().with_expiration("someday".into()))
+        }),
+    ];
+    for (why, refused) in refused {
+        let queue = rabbit.declare_queue(Queue::new(unique("queue"))).await.unwrap().name().to_owned();
+        let (before, count) = (500, 20_000);
+        let messages = (0..count).map(|n| match n {
+            n if n == before => refused(&queue),
+            n => Message::new("", &queue, n.to_string()),
+        });
+        let batch = rabbit.publish_batch(messages).await.unwrap();
+        assert_eq!(batch.results().len(), count);
+        let (taken, rest) = batch.results().split_at(before);
+        for result in taken {
+            let may_be = matches!(result, Ok(Published::Confirmed) | Err(Error::OutcomeUnknown { .. }));
+            assert!(may_be, "{result:?}");
+        }
+        let said = |result: &Result<Published, Error>| match result {
+            Err(error @ Error::Operation { action, .. }) => (action.clone(), format!("{error} {error:?}")),
+            other => panic!("{other:?}"),
+        };
+        let (action, error) = said(&rest[0]);
+        assert!(error.contains(why) && !action.contains("(it was not"), "{error}");
+        for result in &rest[1..] {
+            let (action, error) = said(result);
+            assert!(action.contains("(it was not taken)") || action.contains("(it was not sent)"), "{error}");
+        }
+        // Those in the queue are of the first part, and all that were confirmed are there.
+        let mut found = 0;
+        while let Some(delivery) = rabbit.get(&queue).await.unwrap() {
+            let number: usize = String::from_utf8_lossy(delivery.data()).parse().unwrap();
+            assert!(number < before, "{number} was taken after all");
+            delivery.ack().await.unwrap();
+            found += 1;
+        }
+        assert!((batch.confirmed()..=batch.confirmed() + batch.unknown()).contains(&found), "{found}: {batch}");
+        rabbit.delete_queue(&queue).await.unwrap();
+    }
+    // Which of two was refused is not known.
+    let queue = rabbit.declare_queue(Queue::temporary()).await.unwrap().name().to_owned();
+    let missing = || Message::new("missing", "", "x");
+    let two = [missing(), Message::new("", &queue, "x"), missing()];
+    assert_eq!(rabbit.publish_batch(two).await.unwrap().unknown(), 3);
+    assert_eq!(generation(&pool), 1);
+    let report = pool.close_all().await;
+    assert!(report.all_closed(), "{report}");
+}
+
+/// A batch has no more messages in memory than its window, nor more bytes of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_window_of_a_batch_is_bounded_in_bytes() {
+    let server = server();
+    let proxy = Proxy::start(server.port()).unwrap().unrecorded();
+    for (bytes, headers, in_window, limit) in
+        [(1 << 20, 0, 15, None), (0, 100_000, 167, None), (5 << 20, 0, 1, Some(1 << 20))]
+    {
+        let mut config = RabbitMqConfig::url(proxy.url(server));
+        config.confirm_window_bytes = limit.unwrap_or(config.confirm_window_bytes);
+        let pool = pool_of(config);
+        let rabbit = pool.rabbitmq().await.unwrap();
+        let queue = rabbit.declare_queue(Queue::temporary()).await.unwrap().name().to_owned();
+        proxy.freeze();
+        let (taken, count) = (Arc::new(AtomicUsize::new(0)), in_window * 2 + 2);
+        let batch = tokio::spawn({
+            let (rabbit, taken, queue) = (RabbitMq::clone(&rabbit), Arc::clone(&taken), queue.clone());
+            async move {
+                let messages = (0..count).map(|_| {
+                    taken.fetch_add(1, Ordering::SeqCst);
+                    let properties = match headers {
+                        0 => BasicProperties::default(),
+                        headers => BasicProperties::default().with_headers(table(headers)),
+                    };
+                    Message::new("", &queue, vec![7; bytes]).properties(properties)
+                });
+                rabbit.publish_batch(messages).await
+            }
+        });
+        let work = || pool.status().resource("rabbitmq").unwrap().work.clone();
+        until_async(SOON, async || work() == [(Work::Confirm, in_window)]).await;
+        assert_eq!(taken.load(Ordering::SeqCst), in_window + 1, "one is looked at");
+        proxy.thaw();
+        let batch = batch.within(SOON).await.unwrap().unwrap();
+        assert!(batch.all_confirmed() && batch.results().len() == count, "{batch}");
+        assert!(pool.close_all().await.all_closed());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rabbitmq_dropped_deliveries_and_consumers_give_back() {
     let pool = pool(server());

@@ -68,7 +68,7 @@ use self::consumer::{Pump, Subscription};
 use self::delivery::Keeps;
 use self::dial::{CutOnDrop, dial_for_all};
 use self::frame::LARGEST;
-use self::message::{Flight, Sent};
+use self::message::{Flight, Parts, Sent};
 use self::stream::{Reading, is_stream, reading_from};
 use self::topology::{Binding, DECLARING, Declaration, LOCKED_PAUSE, LOCKED_TRIES, Replay, Topology, is_locked};
 use crate::backend::count::{Counted, none};
@@ -138,6 +138,9 @@ pub struct RabbitMqConfig {
     /// How many messages of a batch may be unconfirmed, and so in memory, at a time. Defaults to 4096: with fewer the
     /// broker writes persistent ones more slowly (the bench `publish`).
     pub confirm_window: usize,
+    /// How many bytes of them, headers included, may be so. Defaults to 16777216, 16 MiB, of which the driver has a copy
+    /// until they are written. A single message may be larger, and then is on its way alone.
+    pub confirm_window_bytes: usize,
     /// How long the broker may take to confirm a message. Defaults to 10 s.
     #[serde(rename = "confirm_timeout_ms", with = "millis")]
     pub confirm_timeout: Duration,
@@ -165,6 +168,7 @@ impl Default for RabbitMqConfig {
             max_channels: 64,
             prefetch: 100,
             confirm_window: 4096,
+            confirm_window_bytes: 16 << 20,
             confirm_timeout: Duration::from_secs(10),
             operation_timeout: Duration::from_secs(10),
             tls: None,
@@ -368,7 +372,10 @@ impl BackendConfig for RabbitMqConfig {
             ("confirm_timeout_ms", config.confirm_timeout),
             ("operation_timeout_ms", config.operation_timeout),
         ])?;
-        checks.counts(&[("confirm_window", config.confirm_window)])?;
+        checks.counts(&[
+            ("confirm_window", config.confirm_window),
+            ("confirm_window_bytes", config.confirm_window_bytes),
+        ])?;
         config.check(name)?;
         Ok(config)
     }
@@ -735,10 +742,13 @@ impl RabbitMq {
     }
 
     /// Publishes messages in their order, many unconfirmed at a time
-    /// ([`confirm_window`](RabbitMqConfig::confirm_window)), and tells the outcome of each.
+    /// ([`confirm_window`](RabbitMqConfig::confirm_window),
+    /// [`confirm_window_bytes`](RabbitMqConfig::confirm_window_bytes)), and tells the outcome of each.
     ///
-    /// It stops at the first loss or timeout; what was not sent by then has an error that says so, for which the rest of
-    /// the messages is taken out of the iterator and dropped.
+    /// It stops at the first loss, timeout or refusal of the broker's; what was not sent by then has an error that says so,
+    /// for which the rest of the messages is taken out of the iterator and dropped. A message that the broker refused has
+    /// [`Error::Operation`] with its reason, and those after it, which it did not take, have one that says so. Those before
+    /// it without an answer have [`Error::OutcomeUnknown`], and so do all where it cannot be told which was refused.
     ///
     /// # Errors
     /// Those of [`publish`](RabbitMq::publish) if nothing could be sent.
@@ -752,19 +762,14 @@ impl RabbitMq {
         I::IntoIter: Send,
     {
         let claim = self.claim();
-        let mut messages = messages.into_iter();
+        let mut parts = Parts::new(messages.into_iter(), &self.inner.config);
         async move {
-            // In parts, so that the broker is at work on the others while one is settled.
-            let window = self.inner.config.confirm_window;
-            let size = window.div_ceil(PARTS);
-            let parts = window / size;
-            let mut next = || Arc::new(messages.by_ref().take(size).collect::<Vec<_>>());
-            let (mut pooled, sent) = self.inner.send(claim, &next()).await?;
+            let (mut pooled, sent) = self.inner.send(claim, &parts.next()).await?;
             let mut flight = Flight::from(sent);
             let (mut results, mut trouble, mut unsent) = (Vec::new(), None, 0);
             loop {
-                while trouble.is_none() && !flight.is_lost() && flight.len() < parts {
-                    let part = next();
+                while trouble.is_none() && !flight.is_lost() {
+                    let part = parts.next();
                     if part.is_empty() {
                         break;
                     }
@@ -778,6 +783,7 @@ impl RabbitMq {
                 if settled.is_empty() {
                     break;
                 }
+                parts.settled();
                 results.extend(settled);
                 if trouble.is_none() && flight.is_lost() {
                     let unanswered = results.iter().rev().find_map(|result: &Result<_, Error>| result.as_ref().err());
@@ -786,7 +792,7 @@ impl RabbitMq {
                 }
             }
             if let Some(why) = trouble {
-                let unsent = unsent + messages.count();
+                let unsent = unsent + parts.left();
                 let error = || self.inner.operation("publishing (it was not sent)", why.clone());
                 results.extend((0..unsent).map(|_| Err(error())));
             }
@@ -877,9 +883,6 @@ impl fmt::Debug for RabbitMq {
         f.debug_struct("RabbitMq").field("resource", self.inner.link.name()).finish_non_exhaustive()
     }
 }
-
-/// Into how many parts the window of a batch is divided.
-const PARTS: usize = 8;
 
 /// What a channel is checked out for.
 #[derive(Clone, Copy, PartialEq)]

@@ -20,13 +20,18 @@ const HEADER: usize = 12;
 /// Class, method, a ticket that nobody uses any more, and flags.
 const METHOD: usize = 7;
 
+/// How many bytes properties take, headers among them.
+pub(super) fn header_bytes(properties: &BasicProperties) -> usize {
+    gen_properties(properties)(Vec::new().into()).map_or(usize::MAX, |written| written.write.len())
+}
+
 impl Generation {
     /// # Errors
     /// [`Error::Operation`] if the broker would end the connection over the header of such a message. Without a table of
     /// headers, properties fit into the smallest frame.
     pub(super) fn fits_header(&self, action: &str, properties: &BasicProperties) -> Result<(), Error> {
-        let bytes = gen_properties(properties)(Vec::new().into()).map_or(usize::MAX, |written| written.write.len());
-        self.fits(action, "headers", "put what is large into the body", HEADER.saturating_add(bytes))
+        let bytes = HEADER.saturating_add(header_bytes(properties));
+        self.fits(action, "headers", "put what is large into the body", bytes)
     }
 
     /// # Errors

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
+use std::iter::Peekable;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
@@ -14,8 +15,9 @@ use lapin::options::BasicPublishOptions;
 use lapin::types::ShortString;
 use lapin::{BasicProperties, Confirmation};
 
-use super::Inner;
 use super::connection::{ChannelGuard, Generation, Trouble, operation};
+use super::frame::header_bytes;
+use super::{Inner, RabbitMqConfig};
 use crate::error::{Error, Source};
 use crate::resource::{Busy, Work};
 
@@ -57,6 +59,23 @@ impl Message {
     pub fn optional(mut self) -> Self {
         self.mandatory = false;
         self
+    }
+
+    /// Whether the broker's refusal names what this message has: its exchange, user, expiration or size.
+    fn is_meant_by(&self, refusal: &str) -> bool {
+        let names = |what: &str, value: &str| !value.is_empty() && refusal.contains(&format!("{what} '{value}'"));
+        let property =
+            |what, value: &Option<ShortString>| value.as_ref().is_some_and(|value| names(what, value.as_str()));
+        names("exchange", &self.exchange)
+            || property("user_id property set to", self.properties.user_id())
+            || property("invalid expiration", self.properties.expiration())
+            || refusal.contains(&format!("message size {} is", self.payload.len()))
+    }
+
+    /// How many bytes it takes in all.
+    fn bytes(&self) -> usize {
+        let headers = self.properties.headers().as_ref().map_or(0, |_| header_bytes(&self.properties));
+        headers.saturating_add(self.exchange.len() + self.routing_key.len() + self.payload.len())
     }
 
     fn action(&self) -> String {
@@ -137,6 +156,70 @@ impl fmt::Display for Batch {
     }
 }
 
+/// A batch in parts, so that the broker is at work on the others while one is settled. None is taken out of the iterator
+/// before there is room for it in the window, but for one that is looked at.
+pub(super) struct Parts<I: Iterator<Item = Message>> {
+    messages: Peekable<I>,
+    window: Load,
+    /// The parts that are not settled, the oldest first.
+    unsettled: VecDeque<Load>,
+}
+
+/// So many messages, and so many bytes of them.
+#[derive(Clone, Copy)]
+struct Load {
+    messages: usize,
+    bytes: usize,
+}
+
+/// Into how many parts the window of a batch is divided.
+const PARTS: usize = 8;
+
+impl<I: Iterator<Item = Message>> Parts<I> {
+    pub(super) fn new(messages: I, config: &RabbitMqConfig) -> Self {
+        let window = Load { messages: config.confirm_window, bytes: config.confirm_window_bytes };
+        Parts { messages: messages.peekable(), window, unsettled: VecDeque::new() }
+    }
+
+    /// The next one; empty if there is none, or no room for it.
+    pub(super) fn next(&mut self) -> Arc<Vec<Message>> {
+        let Parts { messages, window, unsettled } = self;
+        let room = unsettled.iter().fold(*window, |room, part| Load {
+            messages: room.messages.saturating_sub(part.messages),
+            bytes: room.bytes.saturating_sub(part.bytes),
+        });
+        let (count, share) = (room.messages.min(window.messages.div_ceil(PARTS)), window.bytes.div_ceil(PARTS));
+        let (mut part, mut bytes) = (Vec::new(), 0_usize);
+        while part.len() < count
+            && let Some(message) = messages.peek()
+        {
+            let all = bytes.saturating_add(message.bytes());
+            // What is larger than the whole window is on its way alone.
+            let fits = all <= room.bytes && (part.is_empty() || all <= share);
+            let is_alone = part.is_empty() && unsettled.is_empty();
+            if !(fits || is_alone) {
+                break;
+            }
+            bytes = all;
+            part.extend(messages.next());
+        }
+        if !part.is_empty() {
+            unsettled.push_back(Load { messages: part.len(), bytes });
+        }
+        Arc::new(part)
+    }
+
+    /// The oldest one is.
+    pub(super) fn settled(&mut self) {
+        self.unsettled.pop_front();
+    }
+
+    /// Counts what was not taken, and drops it.
+    pub(super) fn left(self) -> usize {
+        self.messages.count()
+    }
+}
+
 impl ChannelGuard {
     /// Sends these, all at once, but for those that cannot be. An error means that none was.
     pub(super) async fn send(&mut self, inner: &Inner, messages: &Arc<Vec<Message>>) -> Result<Sent, Error> {
@@ -170,7 +253,7 @@ impl ChannelGuard {
                     let answer = Box::pin(Arc::clone(&sent.part).publish(index, address.clone()));
                     Confirm::Pending { answer, busy }
                 }
-                Err(error) => Confirm::Unsent(error.clone()),
+                Err(error) => Confirm::Untaken(error.clone()),
             });
         }
         // Being polled for the first time queues a message's frames, so they leave in this order without waiting.
@@ -185,8 +268,7 @@ impl ChannelGuard {
         if flight.why.is_none()
             && let Err(trouble) = oldest.answered().await
         {
-            let is_alone = oldest.confirms.len() == 1 && flight.sent.is_empty();
-            flight.why = Some(oldest.why_unknown(trouble, is_alone));
+            flight.why = Some(flight.why_unanswered(&mut oldest, trouble));
         }
         oldest.look();
         flight.returned.append(&mut oldest.returned);
@@ -206,7 +288,8 @@ pub(super) struct Flight {
     /// The driver attaches returns to confirms in the order in which both happen to come, so that those of any may
     /// come with those of others. None comes after its own.
     returned: Vec<BasicReturnMessage>,
-    why: Option<Unknown>,
+    /// Why the rest has no answer.
+    why: Option<Source>,
 }
 
 impl From<Sent> for Flight {
@@ -220,8 +303,35 @@ impl Flight {
         self.sent.push_back(sent);
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.sent.len()
+    /// Tells why there is no answer, and where the broker refused a message, which one that was.
+    fn why_unanswered(&mut self, oldest: &mut Sent, trouble: Trouble) -> Source {
+        let generation = Arc::clone(&oldest.generation);
+        let refusal = match trouble {
+            Trouble::Driver(error) if error.is_amqp_error() && generation.is_alive() => error,
+            trouble => return Arc::new(trouble.into_error(&generation, "awaiting the confirm")),
+        };
+        let said = refusal.to_string();
+        let source = Source::from(generation.config.redacted(refusal));
+        let mut unanswered = Vec::new();
+        for sent in std::iter::once(oldest).chain(&mut self.sent) {
+            sent.look();
+            let pairs = sent.confirms.iter_mut().zip(sent.part.messages.iter());
+            unanswered.extend(pairs.filter(|(confirm, _)| confirm.is_unanswered()));
+        }
+        // More than one may be meant, and then it is not known which of them the broker took before it refused one.
+        let mut meant = (0..unanswered.len()).filter(|index| unanswered[*index].1.is_meant_by(&said));
+        let refused = match (meant.next(), meant.next(), unanswered.len()) {
+            (Some(index), None, _) => index,
+            (_, _, 1) => 0,
+            _ => return source,
+        };
+        // The broker takes a channel's messages in their order, and none after one that it refuses.
+        for (index, (confirm, message)) in unanswered.into_iter().enumerate().skip(refused) {
+            let not_taken = if index == refused { "" } else { " (it was not taken)" };
+            let (resource, action) = (Arc::clone(generation.link.name()), message.action() + not_taken);
+            *confirm = Confirm::Untaken(Error::Operation { resource, action, source: Arc::clone(&source) });
+        }
+        source
     }
 
     /// Whether there were messages without an answer.
@@ -297,32 +407,18 @@ impl Sent {
         self.confirms.iter().filter(|confirm| matches!(confirm, Confirm::Pending { .. })).count()
     }
 
-    fn why_unknown(&self, trouble: Trouble, is_alone: bool) -> Unknown {
-        let generation = &self.generation;
-        let refused = matches!(&trouble, Trouble::Driver(error) if error.is_amqp_error()) && generation.is_alive();
-        let source: Source = match trouble {
-            Trouble::Driver(error) if refused => Source::from(generation.config.redacted(error)),
-            trouble => Arc::new(trouble.into_error(generation, "awaiting the confirm")),
-        };
-        Unknown { source, is_refusal: refused && is_alone }
-    }
-
     /// What became of each message. Takes the returns of them out of those that have come.
-    fn results(self, returned: &mut Vec<BasicReturnMessage>, why: Option<&Unknown>) -> Vec<Result<Published, Error>> {
+    fn results(self, returned: &mut Vec<BasicReturnMessage>, why: Option<&Source>) -> Vec<Result<Published, Error>> {
         let Part { messages, addressed, .. } = &*self.part;
-        let resource = || Arc::clone(self.generation.link.name());
         let answers = messages.iter().zip(self.confirms);
         let results = answers.map(|(message, confirm)| match (confirm, why) {
             (Confirm::Acked, _) => Ok(Published::Confirmed),
             (Confirm::Nacked, _) => Ok(Published::Nacked),
-            (Confirm::Unsent(error), _) => Err(error),
+            (Confirm::Untaken(error), _) => Err(error),
             (_, None) => Err(self.generation.was_cut()),
-            (_, Some(Unknown { source, is_refusal })) => {
-                let (resource, action, source) = (resource(), message.action(), Arc::clone(source));
-                Err(match is_refusal {
-                    true => Error::Operation { resource, action, source },
-                    false => Error::OutcomeUnknown { resource, action, source },
-                })
+            (_, Some(why)) => {
+                let (resource, action) = (Arc::clone(self.generation.link.name()), message.action());
+                Err(Error::OutcomeUnknown { resource, action, source: Arc::clone(why) })
             }
         });
         let mut results: Vec<_> = results.collect();
@@ -346,13 +442,6 @@ impl Sent {
     }
 }
 
-/// Why there is no confirm.
-struct Unknown {
-    source: Source,
-    /// The broker closed the channel over this very message.
-    is_refusal: bool,
-}
-
 /// A publish whose answer is awaited, or there.
 enum Confirm {
     Pending {
@@ -361,12 +450,16 @@ enum Confirm {
     },
     Acked,
     Nacked,
-    /// It cannot be sent.
-    Unsent(Error),
+    /// It cannot be sent, or the broker did not take it.
+    Untaken(Error),
     Failed(lapin::Error),
 }
 
 impl Confirm {
+    fn is_unanswered(&self) -> bool {
+        matches!(self, Confirm::Pending { .. } | Confirm::Failed(_))
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>, returned: &mut Vec<BasicReturnMessage>) -> Poll<()> {
         if let Confirm::Pending { answer, busy } = self {
             let answer = ready!(answer.as_mut().poll(cx));
