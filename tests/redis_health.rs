@@ -577,6 +577,42 @@ async fn every_cut_call_leads_to_why() {
     assert!(lost(&closed).is_closed(), "{closed}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_closing_cuts_is_of_unknown_outcome_unless_it_reads() {
+    let server = start();
+    let mut options = Options::default();
+    options.close.drain = Duration::from_millis(300);
+    let builder = ResourcePool::builder().environment([("", ""); 0]).options(options);
+    let pool = builder.resource(RedisConfig::url(server.url())).build().unwrap();
+    let redis = Redis::clone(&*pool.redis().await.unwrap());
+    let mut wait = redis::cmd("XREAD");
+    wait.arg("BLOCK").arg(0).arg("STREAMS").arg("ticks").arg("$");
+    let (mut popping, mut reading) = (redis.clone(), redis.clone());
+    let popping = tokio::spawn(async move { popping.blpop::<_, Option<(String, String)>>("never", 0.0).await });
+    let read = wait.clone();
+    let reading = tokio::spawn(async move { read.query_async::<redis::Value>(&mut reading).await });
+    let threads = [blocking::ResourcePool::from(pool.clone()), blocking::ResourcePool::from(pool.clone())];
+    let [pops, reads] =
+        threads.map(|threads| move |cmd: redis::Cmd| cmd.query::<redis::Value>(&mut threads.redis().unwrap()));
+    let mut pop = redis::cmd("BLPOP");
+    pop.arg("never").arg(0);
+    let (pops, reads) = (thread::spawn(move || pops(pop)), thread::spawn(move || reads(wait)));
+    let waiting = async || {
+        let listed = server.redis().unwrap().clients().unwrap();
+        listed.iter().filter(|client| ["blpop", "xread"].contains(&&*client.command)).count() == 4
+    };
+    until_async(SOON, waiting).await;
+    pool.close_all().await;
+    let popped = [popping.await.unwrap().unwrap_err(), pops.join().unwrap().unwrap_err()];
+    let read = [reading.await.unwrap().unwrap_err(), reads.join().unwrap().unwrap_err()];
+    for error in &popped {
+        assert!(matches!(lost(error), Error::OutcomeUnknown { .. }), "{error}");
+    }
+    for error in &read {
+        assert!(matches!(lost(error), Error::Lost { .. } | Error::Closing { .. } | Error::Closed { .. }), "{error}");
+    }
+}
+
 // Small ones.
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -738,7 +738,8 @@ impl Inner {
                 return answer;
             }
         };
-        if Error::behind(&error).is_some() {
+        // Before anything was sent.
+        if let Some(Error::Forked) = Error::behind(&error) {
             return Err(error);
         }
         let lost = self.lost(error);
@@ -753,12 +754,15 @@ impl Inner {
 
     /// The error of a call that no harm comes of, as the connection went under it.
     fn lost(&self, error: impl Into<BoxError>) -> Error {
-        let failure = match self.link.trouble() {
-            Some(lost @ Error::Lost { .. }) => return lost,
-            failure => failure.map(|failure| Arc::new(failure) as Source),
+        let error = error.into();
+        // The first is what the kill switch was thrown for.
+        let source = match Error::behind(&*error).cloned().or_else(|| self.link.trouble()) {
+            Some(known @ (Error::Lost { .. } | Error::Closing { .. } | Error::Closed { .. })) => return known,
+            Some(known) => Arc::new(known) as Source,
+            None => error.into(),
         };
         let (resource, endpoint) = (Arc::clone(self.link.name()), Arc::clone(self.link.endpoint()));
-        Error::Lost { resource, endpoint, source: failure.unwrap_or_else(|| error.into().into()) }
+        Error::Lost { resource, endpoint, source }
     }
 
     /// The error of a call that found its connection gone, so that nothing was sent.
@@ -905,7 +909,7 @@ impl Exclusive {
         if commands.into_iter().any(silences) {
             return Err(silenced());
         }
-        if self.own.is_gone() { Err(refused(self.inner.gone(ENDED))) } else { Ok(()) }
+        if self.own.is_gone() { Err(refused(self.inner.gone(ended(&self.own.switch)))) } else { Ok(()) }
     }
 }
 
@@ -1029,8 +1033,10 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 /// How long closing waits for the drivers' tasks and sockets to go, which takes microseconds.
 const LINGER: Duration = Duration::from_millis(500);
 
-/// What is said of a connection that has ended while nothing was under way on it.
-const ENDED: &str = "the connection has ended";
+/// Why a connection has ended on which nothing was under way.
+fn ended(switch: &KillSwitch) -> BoxError {
+    switch.cause().map_or_else(|| "the connection has ended".into(), |cause| cause.clone().into())
+}
 
 /// A connection with a driver task that ends with it.
 struct Own {
@@ -1443,8 +1449,8 @@ impl Wire {
     /// Why nothing can be sent any more, if so.
     pub(crate) fn gone(&self) -> Option<RedisError> {
         let cause = match (self.switch.is_cut(), self.midway) {
-            (true, _) => ENDED,
-            (false, true) => "an earlier command on this connection was cut short",
+            (true, _) => ended(&self.switch),
+            (false, true) => "an earlier command on this connection was cut short".into(),
             (false, false) => return None,
         };
         Some(match self.process.check() {
