@@ -37,7 +37,11 @@ fn readme_programs_need_this_crate_alone() {
         let output = cargo.output().unwrap();
         (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
-    for name in ["threads", "tasks"] {
+    // What README says of a derive.
+    let row =
+        "use resource_pool::clickhouse;\n#[derive(clickhouse::Row)]\nstruct Bar {\n    _close: f64,\n}\nfn main() {}\n";
+    fs::write(fresh.join("src/bin/row.rs"), row).unwrap();
+    for name in ["threads", "tasks", "row"] {
         let (compiles, errors) = check(name);
         assert!(compiles, "{name}: {errors}");
     }

@@ -113,6 +113,16 @@ mod with_the_feature {
             (Authority(Issuer::new(params, key)), pem)
         }
 
+        /// One that this one has signed, with its certificate.
+        fn authorize(&self, name: &str) -> (Self, String) {
+            let mut params = params(name, &[]);
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+            let key = KeyPair::generate().unwrap();
+            let pem = params.signed_by(&key, &self.0).unwrap().pem();
+            (Authority(Issuer::new(params, key)), pem)
+        }
+
         /// A certificate and its key. Valid until `expiry`, if there is to be one.
         fn sign(&self, name: &str, hosts: &[&str], expiry: Option<SystemTime>) -> [String; 2] {
             let mut params = params(name, hosts);
@@ -452,6 +462,80 @@ mod with_the_feature {
         until_async(LONG, async || status().state == State::Ready).await;
         ask(Kind::Redis, &pool).await.unwrap();
         assert!(pool.close_all().await.all_closed());
+    }
+
+    /// Signed by its own key, for localhost.
+    fn self_signed(is_ca: IsCa) -> String {
+        let mut params = params("server", &["localhost"]);
+        params.is_ca = is_ca;
+        let key = KeyPair::generate().unwrap();
+        params.self_signed(&key).unwrap().pem() + &key.serialize_pem()
+    }
+
+    /// As `openssl` makes it where nobody asks for extensions.
+    fn of_version_1(files: &Files) -> String {
+        let [key, request, certificate] = ["v1.key", "v1.csr", "v1.pem"].map(|name| files.path(name));
+        let openssl = |arguments: &[&str], paths: &[(&str, &PathBuf)]| {
+            let mut openssl = Command::new("openssl");
+            openssl.args(arguments);
+            for (flag, path) in paths {
+                openssl.arg(flag).arg(path);
+            }
+            let output = openssl.output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        };
+        openssl(
+            &["req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"],
+            &[("-keyout", &key), ("-out", &request)],
+        );
+        openssl(&["x509", "-req", "-days", "9"], &[("-in", &request), ("-signkey", &key), ("-out", &certificate)]);
+        fs::read_to_string(certificate).unwrap() + &fs::read_to_string(key).unwrap()
+    }
+
+    /// What people make by themselves, and what to do about it. Where the right one is a small step away, it is the control.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn usual_mistakes_with_certificates_have_a_remedy() {
+        for kind in [Kind::Redis, Kind::Mongo] {
+            let mistakes: [(&str, &[&str]); 4] = [
+                ("an authority's own", &["CaUsedAsEndEntity", "CA:TRUE", "basicConstraints=critical,CA:FALSE"]),
+                ("version 1", &["UnsupportedCertVersion", "version 1", "-extfile"]),
+                ("no name", &["subjectAltName", "CN"]),
+                ("nothing between", &["UnknownIssuer", "ca_file", "send that along"]),
+            ];
+            for (mistake, words) in mistakes {
+                let files = Files::new(&["localhost"]);
+                let (between, between_pem) = files.authority.authorize("between");
+                let short = between.sign("server", &["localhost"], None);
+                let (server, trusted, better) = match mistake {
+                    "an authority's own" => {
+                        let bad = self_signed(IsCa::Ca(BasicConstraints::Unconstrained));
+                        let good = self_signed(IsCa::ExplicitNoCa);
+                        (bad.clone(), Some(bad), Some((good.clone(), Some(good))))
+                    }
+                    "version 1" => {
+                        let old = of_version_1(&files);
+                        (old.clone(), Some(old), None)
+                    }
+                    "no name" => (files.authority.sign("localhost", &[], None).concat(), None, None),
+                    _ => (short.concat(), None, Some(([&*short[0], &between_pem, &short[1]].concat(), None))),
+                };
+                let serve = |server: &str, trusted: &Option<String>| {
+                    files.write("server.pem", server);
+                    let ca =
+                        trusted.as_ref().map_or(files.path("ca.pem"), |trusted| files.write("trusted.pem", trusted));
+                    let tls = Tls { folder: files.folder.clone(), asks_for_certificate: false };
+                    (Service::start_with_tls(kind, &tls).unwrap(), TlsOptions::default().ca_file(ca))
+                };
+                let (bad, tls) = serve(&server, &trusted);
+                refused_for_good(kind, &secure(&bad, "localhost"), Some(tls), words).await;
+                if let Some((server, trusted)) = better {
+                    let (good, tls) = serve(&server, &trusted);
+                    let pool = pool_of(kind, &secure(&good, "localhost"), Some(tls));
+                    ask(kind, &pool).await.unwrap();
+                    assert!(pool.close_all().await.all_closed());
+                }
+            }
+        }
     }
 
     /// What may come instead of a handshake, and whether trying again is of use.

@@ -104,6 +104,15 @@ impl fmt::Debug for Identity {
 
 const NEEDS_CERTIFICATE: &str = "the server asks for a client certificate: set tls.cert_file and tls.key_file";
 
+const UNKNOWN_ISSUER: &str = "set tls.ca_file to the certificate of the authority that signed the server's; if another \
+     one between them did, the server has to send that along, in its certificate file below its own, or tls.ca_file has to have it too";
+const NAMELESS: &str = "the server's certificate has no subjectAltName, and a common name (CN) does not count: have it made anew \
+     with the name that you connect by, as by `openssl … -addext subjectAltName=DNS:…`";
+const AUTHORITY: &str = "the server shows an authority's certificate (CA:TRUE), as `openssl req -x509` makes one by itself: have it \
+     made anew with `-addext basicConstraints=critical,CA:FALSE`, which may be in tls.ca_file all the same";
+const OLD: &str = "the server's certificate is of version 1, as `openssl x509 -req` makes one without extensions: have it made anew \
+     with `-extfile` and a subjectAltName";
+
 /// Why TLS failed, with the remedy.
 #[derive(Debug)]
 pub(crate) struct Trouble {
@@ -122,8 +131,9 @@ impl Trouble {
         use CertificateError as Bad;
         use rustls::Error::{AlertReceived, InvalidCertificate, InvalidMessage, PeerIncompatible};
         let (remedy, permanent) = match error {
-            InvalidCertificate(Bad::UnknownIssuer) => {
-                ("set tls.ca_file to the certificate of the authority that signed the server's", true)
+            InvalidCertificate(Bad::UnknownIssuer) => (UNKNOWN_ISSUER, true),
+            InvalidCertificate(Bad::NotValidForNameContext { presented, .. }) if presented.is_empty() => {
+                (NAMELESS, true)
             }
             InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. }) => {
                 ("the server's certificate has to be renewed, unless this machine's clock is wrong", false)
@@ -134,6 +144,9 @@ impl Trouble {
             InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => {
                 ("connect by one of the certificate's names, or set tls.server_name to it", true)
             }
+            // Whose type no crate of ours has.
+            InvalidCertificate(Bad::Other(why)) if why.to_string().contains("CaUsedAsEndEntity") => (AUTHORITY, true),
+            InvalidCertificate(Bad::Other(why)) if why.to_string().contains("UnsupportedCertVersion") => (OLD, true),
             InvalidCertificate(_) => ("the server's certificate cannot be used", true),
             AlertReceived(
                 AlertDescription::InternalError
@@ -192,12 +205,16 @@ pub(crate) fn is_permanent(error: &(dyn std::error::Error + 'static)) -> bool {
 pub(crate) fn trouble(error: &io::Error) -> Option<Trouble> {
     use rustls::Error::InvalidCertificate;
     Some(match error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>()) {
-        Some(cause @ InvalidCertificate(CertificateError::NotValidForNameContext { .. })) => Trouble::new(
-            cause,
-            "connect by one of the certificate's names; a replica set's members are reached by the names that its \
-             configuration has",
-            true,
-        ),
+        Some(cause @ InvalidCertificate(CertificateError::NotValidForNameContext { presented, .. }))
+            if !presented.is_empty() =>
+        {
+            Trouble::new(
+                cause,
+                "connect by one of the certificate's names; a replica set's members are reached by the names that its \
+                 configuration has",
+                true,
+            )
+        }
         Some(cause) => Trouble::of(cause, false),
         None if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => Trouble::new(
             error,
