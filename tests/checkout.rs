@@ -8,11 +8,11 @@ mod common;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Barrier, mpsc};
+use std::sync::{Arc, Barrier, LazyLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::until;
+use common::{Log, until};
 use parking_lot::Mutex;
 use resource_pool::blocking::ResourcePool;
 use resource_pool::config::Options;
@@ -20,6 +20,8 @@ use resource_pool::{Error, Health, Outcome, R2d2, State, Usage};
 
 const SOON: Duration = Duration::from_secs(10);
 const LONG: Duration = Duration::from_secs(60);
+
+static LOG: LazyLock<Log> = LazyLock::new(Log::start);
 
 /// Connections that are numbers, and what is to become of them.
 #[derive(Clone, Default)]
@@ -769,6 +771,71 @@ fn messages_without_an_endpoint_read_well() {
     });
 }
 
+/// The same with servers, and with tasks, is in `tests/waits.rs`.
+#[test]
+fn cycle_of_threads_that_check_out_is_told() {
+    LazyLock::force(&LOG);
+    let warned = || {
+        let is_it = |line: &&str| line.contains("a deadlock, unless") && line.contains("\"cycle_of_threads_that_check");
+        LOG.text().lines().filter(is_it).count()
+    };
+    let (one, two) = (Fake::default().pool(|kind| kind.max_size(1)), Fake::default().pool(|kind| kind.max_size(1)));
+    let soon = two.within(Duration::from_millis(300));
+    let timed_out = |pool: &ResourcePool| match pool.check_out::<Fake>("fake").map(drop) {
+        Err(Error::Timeout(error)) => error,
+        other => panic!("{other:?}"),
+    };
+    let mine = check_out(&one);
+    thread::scope(|scope| {
+        // Here, so that the other thread ends if this one fails.
+        let (take, taking) = mpsc::channel();
+        let (one, two) = (&one, &two);
+        let other = scope.spawn(move || {
+            let _theirs = check_out(two);
+            taking.recv().unwrap();
+            one.within(LONG).check_out::<Fake>("fake").map(drop)
+        });
+        until(SOON, || usage(two).in_use == Some(1));
+        // They have it and do not wait, so nobody is to be told of a deadlock.
+        let error = timed_out(&soon);
+        assert_eq!((error.holders.len(), error.cycle.len(), warned()), (1, 0, 0), "{error}");
+        take.send(()).unwrap();
+        until(SOON, || usage(one).waiting == Some(1));
+        // A third one, who holds nothing, is in no deadlock of its own.
+        let error = scope.spawn(|| timed_out(&soon)).join().unwrap();
+        assert_eq!(warned(), 0, "{error}");
+        let error = timed_out(&soon);
+        let text = error.to_string();
+        let [me, them] = &error.cycle[..] else { panic!("{text}") };
+        assert_eq!((me.holds.len(), them.holds.len(), warned()), (1, 1, 1), "{text}");
+        let told = LOG.text();
+        let mut warnings = told.lines().filter(|line| line.contains("a deadlock, unless"));
+        assert!(warnings.all(|line| line.contains(" holds ")), "one of those who hold nothing");
+        assert!(me.owner != them.owner && text.contains("deadlock: thread \"cycle_of_threads_that_check"), "{text}");
+        drop(mine);
+        other.join().unwrap().unwrap();
+    });
+    // With one of two elsewhere there is none, though this thread holds the other.
+    let pool = Fake::default().pool(|kind| kind.max_size(2));
+    let mine = check_out(&pool);
+    let elsewhere = thread::scope(|scope| scope.spawn(|| check_out(&pool)).join().unwrap());
+    let error = timed_out(&pool.within(Duration::from_millis(300)));
+    assert_eq!((error.holders.len(), error.cycle.len()), (2, 0), "{error}");
+    drop((mine, elsewhere));
+    // What this thread itself holds is told, and what it has lent to a closure alone is refused.
+    let mine = [check_out(&pool), check_out(&pool)];
+    let error = timed_out(&pool.within(Duration::from_millis(300)));
+    assert_eq!((error.cycle.len(), error.cycle[0].holds.len(), warned()), (1, 2, 2), "{error}");
+    drop(mine);
+    pool.check_out::<Fake>("fake").unwrap().lend(|_| {
+        drop(check_out(&pool));
+        let mine = check_out(&pool);
+        assert!(timed_out(&pool.within(Duration::from_millis(300))).waiting_for.contains("one of 2 connections"));
+        drop(mine);
+    });
+    assert_eq!(usage(&pool).waiting, Some(0));
+}
+
 /// Real connections, by the adapter that everybody has.
 #[cfg(feature = "redis")]
 mod real {
@@ -776,6 +843,33 @@ mod real {
     use services::{Kind, Service};
 
     use super::*;
+
+    /// Redis's connections for threads are checked out of the same.
+    #[test]
+    fn redis_checkout_that_waits_through_a_reconnect_gets_one_of_the_new_generation() {
+        let server = Service::start(Kind::Redis).unwrap();
+        let mut config = resource_pool::config::RedisConfig::url(server.url()).pool_size(1);
+        config.min_idle = 1;
+        let pool = ResourcePool::builder().environment([("", ""); 0]).resource(config).build().unwrap();
+        pool.warm_up(["redis"]).unwrap().remove(0).1.unwrap();
+        let usage = || pool.status().resource("redis").unwrap().usage;
+        until(SOON, || usage().idle == Some(1));
+        let held = pool.redis().unwrap();
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| {
+                pool.within(LONG)
+                    .redis()
+                    .and_then(|mut redis| redis.incr::<_, _, i64>("waited", 1).map_err(|error| panic!("{error}")))
+            });
+            until(SOON, || usage().waiting == Some(1));
+            assert_eq!(pool.holders().len(), 1, "who waits holds nothing");
+            pool.reconnect("redis").unwrap();
+            drop(held);
+            assert_eq!(waiting.join().unwrap().unwrap(), 1);
+        });
+        assert_eq!(pool.status().resource("redis").unwrap().generation, 2);
+        assert!(pool.close_all().unwrap().all_closed());
+    }
 
     #[test]
     fn checkout_out_of_a_stock_adapter_works_and_comes_back_after_a_loss() {

@@ -16,7 +16,7 @@ const TESTS: [&str; 4] = ["cancellation", "checkout", "lifecycle", "state_machin
 const EXCLUDED: &str = "KillSwitch|Killable|Guarded|in check$|was_cut";
 const MINUTES: u64 = 60;
 /// The tests of one mutant, in seconds. A defect that has them wait for ever counts as found.
-const TIMEOUT: &str = "180";
+const TIMEOUT: &str = "120";
 const MISSING: &str = "cargo-mutants is missing: `cargo install --locked cargo-mutants` installs it";
 
 /// Goes on where the last run of the same folder ended, for so many minutes, and prints what there is until then.
@@ -49,40 +49,41 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     for file in FILES.iter().filter(|file| files.is_empty() || files.iter().any(|one| one == *file)) {
         command.args(["--file", &format!("src/{file}.rs")]);
     }
-    command.arg("--").args(TESTS.iter().flat_map(|test| ["--test", test]));
+    // For building too, or it would build every test there is.
+    command.args(TESTS.map(|test| format!("--cargo-arg=--test={test}")));
     child.run(&mut command)?;
-    println!("{}", table(&output.join("mutants.out"))?);
+    println!("{}", table(&known(&output)?));
     Ok(ExitCode::SUCCESS)
 }
 
-/// How many of each file were found, survived, hung, and did not compile; and the survivors.
-fn table(results: &Path) -> Result<String, Box<dyn Error>> {
-    const COLUMNS: [(&str, &[&str]); 4] = [
-        ("found", &["caught.txt", "previously_caught.txt"]),
-        ("survived", &["missed.txt"]),
-        ("hung", &["timeout.txt"]),
-        ("no program", &["unviable.txt"]),
-    ];
-    let mut counts: BTreeMap<String, [usize; 4]> = BTreeMap::new();
-    let mut survivors = String::new();
-    for (column, (name, files)) in COLUMNS.iter().enumerate() {
-        for file in *files {
-            for mutant in fs::read_to_string(results.join(file)).unwrap_or_default().lines() {
-                let file = mutant.split(':').next().unwrap_or_default();
-                counts.entry(file.to_owned()).or_default()[column] += 1;
-                if *name == "survived" {
-                    survivors += &format!("{mutant}\n");
-                }
-            }
-        }
+const OUTCOMES: [(&str, &str); 4] =
+    [("found", "caught.txt"), ("survived", "missed.txt"), ("hung", "timeout.txt"), ("no program", "unviable.txt")];
+
+/// What became of each mutant when it was last tried, this run and all before it.
+fn known(output: &Path) -> Result<BTreeMap<String, String>, Box<dyn Error>> {
+    let ledger = output.join("ledger.txt");
+    let lines = fs::read_to_string(&ledger).unwrap_or_default();
+    let pair = |line: &str| line.split_once('\t').map(|(mutant, outcome)| (mutant.to_owned(), outcome.to_owned()));
+    let mut known: BTreeMap<String, String> = lines.lines().filter_map(pair).collect();
+    for (outcome, file) in OUTCOMES {
+        let mutants = fs::read_to_string(output.join("mutants.out").join(file)).unwrap_or_default();
+        known.extend(mutants.lines().map(|mutant| (mutant.to_owned(), outcome.to_owned())));
     }
-    let mut text = String::from("\n| file |");
-    COLUMNS.iter().for_each(|(name, _)| text += &format!(" {name} |"));
-    text += "\n|---|---|---|---|---|\n";
+    fs::write(ledger, known.iter().map(|(mutant, outcome)| format!("{mutant}\t{outcome}\n")).collect::<String>())?;
+    Ok(known)
+}
+
+/// How many of each file came to which end; and the survivors.
+fn table(known: &BTreeMap<String, String>) -> String {
+    let mut counts: BTreeMap<&str, [usize; OUTCOMES.len()]> = BTreeMap::new();
+    for (mutant, outcome) in known {
+        let column = OUTCOMES.iter().position(|(name, _)| name == outcome).unwrap_or_default();
+        counts.entry(mutant.split(':').next().unwrap_or_default()).or_default()[column] += 1;
+    }
+    let mut text = format!("\n| file | {} |\n|---|---|---|---|---|\n", OUTCOMES.map(|(name, _)| name).join(" | "));
     for (file, counts) in counts {
-        text += &format!("| `{file}` |");
-        counts.iter().for_each(|count| text += &format!(" {count} |"));
-        text.push('\n');
+        text += &format!("| `{file}` | {} |\n", counts.map(|count| count.to_string()).join(" | "));
     }
-    Ok(format!("{text}\n{survivors}"))
+    let survivors = known.iter().filter(|(_, outcome)| *outcome == "survived").map(|(mutant, _)| format!("\n{mutant}"));
+    text + &survivors.collect::<String>()
 }
