@@ -629,8 +629,9 @@ pub(crate) fn breaks(c: char) -> bool {
 /// The error itself; or a note in its place, if `told` it was by the server and the server told a secret.
 ///
 /// What the driver says by itself is left alone: it has no secret in it, and to look for one would show which
-/// words of it are one. That it has none is what the fuzzer proves.
-pub(crate) fn redacted(error: impl Into<BoxError>, told: bool, secrets: &[&str]) -> BoxError {
+/// words of it are one. That it has none is what the fuzzer proves. Nor does a server tell a secret where it says one of
+/// these names, which are public, though the secret may be a part of it: `user 'guest'`.
+pub(crate) fn redacted(error: impl Into<BoxError>, told: bool, secrets: &[&str], names: &[&str]) -> BoxError {
     let error = error.into();
     if !told {
         return error;
@@ -639,9 +640,28 @@ pub(crate) fn redacted(error: impl Into<BoxError>, told: bool, secrets: &[&str])
     let has = |secret: &str| match &*plain(secret) {
         // Nothing but quotes.
         "" => said.iter().skip(1).any(|text| text.contains(secret)),
-        secret => said.iter().any(|text| plain(text).contains(secret)),
+        bare => {
+            let names: Vec<_> = names.iter().filter(|name| name.contains(secret)).map(|name| plain(name)).collect();
+            said.iter().any(|text| is_told(&plain(text), bare, &names))
+        }
     };
     if secrets.iter().filter(|secret| !secret.is_empty()).any(|secret| has(secret)) { WITHHELD.into() } else { error }
+}
+
+/// Whether a text has the secret anywhere but within these names.
+fn is_told(text: &str, secret: &str, names: &[String]) -> bool {
+    let is_named = |at: usize| {
+        names.iter().any(|name| {
+            let mut begins = places(name, secret).filter_map(|within| text.get(at.checked_sub(within)?..));
+            begins.any(|text| text.starts_with(&**name))
+        })
+    };
+    places(text, secret).any(|at| !is_named(at))
+}
+
+/// Where a part is in a text.
+fn places(text: &str, part: &str) -> impl Iterator<Item = usize> {
+    text.char_indices().map(|(at, _)| at).filter(move |at| text[*at..].starts_with(part))
 }
 
 /// Instead of what a server said with a password in it. To blank out only the password would tell it, where it is a

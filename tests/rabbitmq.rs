@@ -1065,6 +1065,33 @@ async fn rabbitmq_errors_of_the_broker_spoil_only_their_channel() {
     assert!(pool.close_all().await.all_closed());
 }
 
+/// A server that names a user tells no password, though the password may be the same word, or a part of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_error_that_names_the_user_is_told() {
+    let server = server();
+    let (vhost, exchange) = (server.database(), unique("exchange"));
+    let pool = pool(server);
+    pool.rabbitmq().await.unwrap().declare_exchange(Exchange::fanout(&exchange).transient()).await.unwrap();
+    let view = server.rabbitmq().unwrap();
+    for (user, password, is_told) in
+        [("guest", "guest", true), ("a-guest", "guest", true), ("guest-b", "exchange", false), ("c", "refused", false)]
+    {
+        view.ctl(&["add_user", user, password]).or_else(|_| view.ctl(&["change_password", user, password])).unwrap();
+        view.ctl(&["set_permissions", "--vhost", vhost, user, "^$", "^$", "^$"]).unwrap();
+        let mut config = RabbitMqConfig::default();
+        (config.host, config.port) = ("127.0.0.1".to_owned(), server.port());
+        (config.user, config.password, config.vhost) = (user.to_owned(), password.into(), vhost.to_owned());
+        let pool = pool_of(config);
+        let rabbit = pool.rabbitmq().await.unwrap();
+        let error = rabbit.publish(Message::new(&exchange, "", "x")).await.unwrap_err();
+        let said = format!("{error} {error:?}");
+        assert_eq!(said.contains(&format!("refused for user '{user}'")), is_told, "{said}");
+        assert_eq!(said.contains("withheld"), !is_told, "{said}");
+        assert_eq!(rabbit.publish_batch([Message::new(&exchange, "", "x")]).await.unwrap().unknown(), 0);
+        assert!(pool.close_all().await.all_closed());
+    }
+}
+
 /// Of a batch, what was refused is told apart from what may have been taken, and from what cannot have been.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rabbitmq_refused_message_of_a_batch_is_told_apart() {

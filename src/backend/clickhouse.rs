@@ -600,7 +600,7 @@ impl ClickHouseResource {
             _ => Proof::Refused,
         };
         let (permanent, remedy) = self.judged(&error, settings);
-        let source = withheld(error, &self.config.secrets());
+        let source = withheld(error, &self.config);
         let source = match remedy {
             Some(remedy) => Worded::new(format!("{}; {remedy}", Chain(&*source)), source).into(),
             None => source,
@@ -661,9 +661,9 @@ fn has_code(error: &DriverError, codes: &[&str]) -> bool {
 }
 
 /// The driver's error, or a note in its place if the server's words in it have a password.
-fn withheld(error: DriverError, secrets: &[&str]) -> BoxError {
+fn withheld(error: DriverError, config: &ClickHouseConfig) -> BoxError {
     let told = matches!(error, DriverError::BadResponse(_) | DriverError::Custom(_) | DriverError::Other(_));
-    redacted(error, told, secrets)
+    redacted(error, told, &config.secrets(), &[&config.user, &config.database])
 }
 
 /// What a statement does, which tells what a lost connection means for it.
@@ -711,7 +711,7 @@ pub(crate) fn failed(
         DriverError::TimedOut => (true, true),
         _ => (false, true),
     };
-    let source = withheld(error, &config.secrets()).into();
+    let source = withheld(error, config).into();
     let action = action.to_owned();
     match (is_lost, was_sent, effect) {
         (false, ..) => Error::Operation { resource, action, source },

@@ -905,7 +905,13 @@ impl MongoResource {
         );
         let secrets: Vec<_> = self.secrets.iter().map(Secret::expose).collect();
         let text = words(&error);
-        match redacted(error, told, &secrets).downcast::<DriverError>() {
+        let user = match &self.hosts {
+            Hosts::Known(options) => options.credential.as_ref().and_then(|credential| credential.username.as_deref()),
+            Hosts::Srv { .. } => self.config.user.as_deref(),
+        };
+        match redacted(error, told, &secrets, &[user.unwrap_or_default(), &self.config.database])
+            .downcast::<DriverError>()
+        {
             Ok(error) => Worded::new(text, error).into(),
             Err(withheld) => withheld,
         }

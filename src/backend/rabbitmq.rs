@@ -249,7 +249,7 @@ impl RabbitMqConfig {
                 | lapin::ErrorKind::InvalidChannelState(..)
                 | lapin::ErrorKind::MissingHeartbeatError
         );
-        redacted(error, told, &[self.password.expose()])
+        redacted(error, told, &[self.password.expose()], &[&self.user, &self.vhost])
     }
 
     /// Built from parts, as the driver's parser loses IPv6 addresses and takes `/` for the vhost "".

@@ -813,10 +813,11 @@ impl RedisConfig {
     /// and of a stream, are the driver's.
     fn told(&self, error: RedisError) -> BoxError {
         let told = !matches!(error.kind(), ErrorKind::AuthenticationFailed | ErrorKind::Io);
+        let user = [self.user.as_deref().unwrap_or_default()];
         let words = error.code().map(|code| format!("{code} {}", error.detail().unwrap_or_default()));
         match words {
-            Some(words) => redacted(Worded::new(words, error), told, &self.secrets()),
-            None => redacted(error, told, &self.secrets()),
+            Some(words) => redacted(Worded::new(words, error), told, &self.secrets(), &user),
+            None => redacted(error, told, &self.secrets(), &user),
         }
     }
 }

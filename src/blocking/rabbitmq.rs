@@ -306,7 +306,7 @@ impl Delivery {
     /// Gives it back to its queue, to be delivered again to anybody.
     ///
     /// # Errors
-    /// As [`ack`](Delivery::ack).
+    /// As [`ack`](Delivery::ack). [`Error::Operation`] for one of a stream.
     pub fn requeue(self) -> Result<(), Error> {
         self.settle(tasks::Delivery::requeue)
     }
@@ -314,7 +314,7 @@ impl Delivery {
     /// Rejects it: it goes to the queue's dead-letter exchange, or away if there is none.
     ///
     /// # Errors
-    /// As [`ack`](Delivery::ack).
+    /// As [`ack`](Delivery::ack). [`Error::Operation`] for one of a stream.
     pub fn nack(self) -> Result<(), Error> {
         self.settle(tasks::Delivery::nack)
     }

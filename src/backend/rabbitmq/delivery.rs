@@ -10,7 +10,7 @@ use lapin::options::{BasicAckOptions, BasicNackOptions};
 use tokio::runtime::Handle;
 
 use super::connection::{ChannelGuard, Generation, Pooled, lost, operation};
-use super::stream::{Place, Reading};
+use super::stream::{Offset, Reading};
 use crate::error::Error;
 use crate::resource::{Busy, Link, Work};
 
@@ -42,23 +42,23 @@ pub struct Delivery {
     pub(super) generation: Arc<Generation>,
     keeps: Option<(Keeps, Option<Busy>)>,
     /// If it is of a stream.
-    place: Option<Place>,
+    offset: Option<Offset>,
 }
 
 impl Delivery {
     pub(super) fn new(message: lapin::message::Delivery, generation: Arc<Generation>, keeps: Keeps) -> Self {
-        Delivery { message, generation, keeps: Some((keeps, None)), place: None }
+        Delivery { message, generation, keeps: Some((keeps, None)), offset: None }
     }
 
     /// The same, noted where it may be of a stream.
     pub(super) fn noted(mut self, reading: &Arc<Reading>) -> Self {
-        self.place = reading.delivered(&self.message.properties);
+        self.offset = reading.delivered(&self.message.properties);
         self
     }
 
     /// Whether it can still be settled, and does not come again.
     pub(super) fn is_current(&self) -> bool {
-        let is_read_again = self.place.as_ref().is_some_and(Place::is_read_again);
+        let is_read_again = self.offset.as_ref().is_some_and(Offset::is_read_again);
         self.generation.is_alive() && self.message.acker.usable() && !is_read_again
     }
 
@@ -130,7 +130,7 @@ impl Delivery {
     }
 
     async fn nack_with(self, action: &str, requeue: bool) -> Result<(), Error> {
-        if self.place.is_some() {
+        if self.offset.is_some() {
             let problem =
                 "a stream takes acknowledgements alone; acknowledge it, or drop it to have it delivered again";
             return Err(operation(&self.generation.link, action, problem));
@@ -147,8 +147,8 @@ impl Delivery {
     ) -> Result<(), Error> {
         match self.generation.answer(action, answer).await? {
             true => {
-                if let Some(place) = &self.place {
-                    place.acked();
+                if let Some(offset) = &self.offset {
+                    offset.acked();
                 }
                 if let Some((keeps, busy)) = &mut self.keeps {
                     keeps.settled();
@@ -181,8 +181,8 @@ impl Drop for Delivery {
         if !acker.usable() || !self.generation.is_alive() {
             return;
         }
-        if let Some(place) = &self.place {
-            return place.given_up();
+        if let Some(offset) = &self.offset {
+            return offset.given_up();
         }
         let (acker, mut keeps, generation) = (acker.clone(), self.keeps.take(), Arc::clone(&self.generation));
         self.generation.runtime.spawn(async move {

@@ -51,8 +51,8 @@ impl Reading {
         Arc::new(Reading { is_stream, seen: Mutex::default(), given_up: CancellationToken::new() })
     }
 
-    /// Notes a delivery, and answers its place if this is a stream.
-    pub(super) fn delivered(self: &Arc<Self>, properties: &BasicProperties) -> Option<Place> {
+    /// Notes a delivery, and answers its offset if this is a stream.
+    pub(super) fn delivered(self: &Arc<Self>, properties: &BasicProperties) -> Option<Offset> {
         // A message that was moved from a stream into another queue has kept the header.
         if self.is_stream == Some(false) {
             return None;
@@ -63,7 +63,7 @@ impl Reading {
         let mut seen = self.seen.lock();
         seen.unacked.insert(*offset);
         seen.end = Some(offset.saturating_add(1));
-        Some(Place { reading: Arc::clone(self), offset: *offset })
+        Some(Offset { reading: Arc::clone(self), number: *offset })
     }
 
     /// The first delivery that is not acknowledged, or what comes behind all of them.
@@ -74,14 +74,14 @@ impl Reading {
 }
 
 /// Where in a stream a delivery stands.
-pub(super) struct Place {
+pub(super) struct Offset {
     reading: Arc<Reading>,
-    offset: i64,
+    number: i64,
 }
 
-impl Place {
+impl Offset {
     pub(super) fn acked(&self) {
-        self.reading.seen.lock().unacked.remove(&self.offset);
+        self.reading.seen.lock().unacked.remove(&self.number);
     }
 
     pub(super) fn given_up(&self) {
