@@ -334,6 +334,42 @@ async fn rabbitmq_asking_on_after_a_consumers_end_says_how_it_ended() {
     assert!(matches!(closed, Error::Closed { .. }), "now the resource is: {closed}");
 }
 
+/// Whatever moment of connecting it is at, nothing is left at the broker, and the report tells of what was there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_closing_while_it_connects_leaves_nothing() {
+    const ROUNDS: u32 = 20;
+    let server = Service::start(Kind::RabbitMq).unwrap();
+    let proxy = Proxy::start(server.port()).unwrap();
+    let mut closed = 0;
+    for round in 0..ROUNDS {
+        let before = proxy.accepted();
+        let pool = pool_of(RabbitMqConfig::url(proxy.url(&server)));
+        let acquiring = pool.clone();
+        let acquiring = tokio::spawn(async move { acquiring.rabbitmq().await.map(drop) });
+        until_async(SOON, async || pool.status().resource("rabbitmq").unwrap().state != State::Idle).await;
+        // From before the first byte until after the last: a handshake takes about 10 ms.
+        let moment = Instant::now() + Duration::from_micros(700) * round;
+        while Instant::now() < moment {
+            tokio::task::yield_now().await;
+        }
+        let report = pool.close_all().within(SOON).await;
+        assert!(report.all_closed(), "{round}: {report}");
+        let acquired = acquiring.within(SOON).await.unwrap();
+        assert!(acquired.as_ref().err().is_none_or(Error::is_closed), "{round}: {acquired:?}");
+        // What reached the broker was there, and is in the report.
+        let was_there =
+            proxy.frames().iter().any(|frame| frame.connection >= before && frame.name == "Connection.OpenOk");
+        let step = report.step("rabbitmq").is_some();
+        assert!(step || !was_there, "{round}: {report}");
+        closed += usize::from(step);
+        until_async(SOON, async || proxy.open() == 0).await;
+        assert!(pool.rabbitmq().await.unwrap_err().is_closed());
+    }
+    println!("{closed} of {ROUNDS} had a connection to close");
+    until_async(SOON, async || server.rabbitmq().unwrap().connections().unwrap().is_empty()).await;
+    assert_eq!(server.rabbitmq().unwrap().unclean_closes().unwrap(), [""; 0]);
+}
+
 /// A port that says this to whoever connects, and reads what it is told.
 fn says(what: &'static [u8]) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
