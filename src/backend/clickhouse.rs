@@ -371,7 +371,8 @@ impl BackendConfig for ClickHouseConfig {
 /// first byte until the answer is complete or given up. Closing waits for it, within the drain; so
 /// whoever fills an `Insert`, or an inserter of the driver's own, ends it when
 /// [`closing`](crate::ResourcePool::closing) tells. One that is not ended is aborted, by the
-/// driver as well as by closing, and its rows are not stored. An [`Inserter`] closing flushes.
+/// driver as well as by closing, and its rows are not stored, but for the blocks that the server has
+/// written by then. An [`Inserter`] closing flushes.
 #[derive(Debug)]
 pub enum ClickHouse {}
 
@@ -437,7 +438,12 @@ impl Resource for ClickHouseResource {
 
     async fn recover(&self, link: &Link, lost: &Connected) -> Result<bool, Failure> {
         // Users wait until the server has proved itself: what they sent before could hang.
-        self.prove(link, &lost.0.settings).await.map_err(|error| self.failure(error, &lost.0.settings))?;
+        self.prove(link, &lost.0.settings).await.map_err(|error| {
+            // While a server restarts, something else may answer in its place.
+            let is_foreign = is_foreign(&error);
+            let failure = self.failure(error, &lost.0.settings);
+            Failure { permanent: failure.permanent && !is_foreign, ..failure }
+        })?;
         lost.0.traffic.restore();
         Ok(true)
     }
@@ -613,13 +619,15 @@ impl ClickHouseResource {
         let ClickHouseConfig { port, database, .. } = &*self.config;
         if error.to_string().contains("is for clickhouse-client program") {
             (true, Some(format!("port {port} {USE_HTTP}")))
-        } else if causes(error).any(|cause| cause.downcast_ref().is_some_and(hyper::Error::is_parse)) {
+        } else if is_foreign(error) {
             (true, Some(format!("port {port} does not speak HTTP; use ClickHouse's HTTP port, {HTTP_PORT} by default")))
         } else if is_unreachable(error) {
             let remedy = "see that a ClickHouse listens there, or set `host` and `port`, its HTTP port".to_owned();
             (false, Some(remedy))
         } else if has_code(error, &UNKNOWN_LOGIN) {
-            (true, Some("set `user` and `password`, or CLICKHOUSE_USER and CLICKHOUSE_PASSWORD, to a login that this server has".to_owned()))
+            let remedy =
+                "set `user` and `password`, or CLICKHOUSE_USER and CLICKHOUSE_PASSWORD, to a login of this server's";
+            (true, Some(remedy.to_owned()))
         } else if has_code(error, &[UNKNOWN_DATABASE]) {
             (true, Some(format!("create the database {database:?} first, or set `database` to one that is there")))
         } else if has_code(error, &UNCHANGEABLE) && !settings.is_empty() {
@@ -642,6 +650,11 @@ async fn ask(client: &HttpClient<String>, uri: &Uri) -> Result<(), hyper_util::c
         async { while poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await.is_some_and(|frame| frame.is_ok()) {} };
     let _what_does_not_end_is_closed = within(PATIENCE, rest).await;
     Ok(())
+}
+
+/// Whether the answer was no HTTP.
+fn is_foreign(error: &DriverError) -> bool {
+    causes(error).any(|cause| cause.downcast_ref().is_some_and(hyper::Error::is_parse))
 }
 
 /// Whether nobody listens there, or there is no way.

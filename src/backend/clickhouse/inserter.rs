@@ -33,7 +33,8 @@ use crate::slot::BoxFuture;
 /// row written is inserted at once. Rows count as [`Work::Row`] until the server has them, and the
 /// report of a close tells how many were flushed and how many were not.
 ///
-/// Dropping it aborts the current `INSERT`, whose rows are not stored; so does a future of its
+/// Dropping it aborts the current `INSERT`, whose rows are not stored, but for the blocks that the server has written by
+/// then; so does a future of its
 /// methods that is dropped while the server is awaited, and an error of any of them. After an
 /// error it begins anew.
 #[must_use = "its rows are not inserted until a commit"]
