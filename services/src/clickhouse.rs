@@ -77,25 +77,8 @@ impl Server for ClickHouse {
             http = site.address.port,
             native = self.native_port,
         );
-        let prefix = USER.split_once(':').map_or(USER, |(prefix, _)| prefix);
-        let users = format!(
-            "<yandex>
-  <profiles><default/></profiles>
-  <users xmlns:{prefix}=\"user\">
-    <{USER}>
-      <password>{PASSWORD}</password>
-      <networks><ip>127.0.0.1</ip></networks>
-      <profile>default</profile>
-      <quota>default</quota>
-    </{USER}>
-  </users>
-  <quotas><default><interval><duration>3600</duration><queries>0</queries><errors>0</errors><result_rows>0</result_rows>
-    <read_rows>0</read_rows><execution_time>0</execution_time></interval></default></quotas>
-</yandex>
-"
-        );
         for (name, text) in
-            [("config.xml", config), ("users.xml", users), ("native.port", self.native_port.to_string())]
+            [("config.xml", config), ("users.xml", users(0)), ("native.port", self.native_port.to_string())]
         {
             let path = site.dir.join(name);
             fs::write(&path, text).map_err(Error::io(path.to_string_lossy()))?;
@@ -112,6 +95,27 @@ impl Server for ClickHouse {
     fn ready(&self, site: &Site) -> Result<(), Error> {
         query(&site.address, &format!("CREATE DATABASE IF NOT EXISTS {DATABASE}")).map(drop)
     }
+}
+
+/// The users, with a quota of so many queries an hour; none with 0.
+fn users(queries: u32) -> String {
+    let prefix = USER.split_once(':').map_or(USER, |(prefix, _)| prefix);
+    format!(
+        "<yandex>
+  <profiles><default/></profiles>
+  <users xmlns:{prefix}=\"user\">
+    <{USER}>
+      <password>{PASSWORD}</password>
+      <networks><ip>127.0.0.1</ip></networks>
+      <profile>default</profile>
+      <quota>default</quota>
+    </{USER}>
+  </users>
+  <quotas><default><interval><duration>3600</duration><queries>{queries}</queries><errors>0</errors><result_rows>0</result_rows>
+    <read_rows>0</read_rows><execution_time>0</execution_time></interval></default></quotas>
+</yandex>
+"
+    )
 }
 
 impl Service {
@@ -146,6 +150,18 @@ impl View<'_> {
     pub fn running(&self) -> Result<Vec<String>, Error> {
         let list = self.query("SELECT replaceAll(query, '\\n', ' ') FROM system.processes")?;
         Ok(list.lines().filter(|query| !query.contains("system.processes")).map(String::from).collect())
+    }
+
+    /// Has the user's quota be used up, or takes it off again, which the server sees within two seconds.
+    ///
+    /// # Errors
+    /// If the server is not ours.
+    pub fn quota(&self, is_used_up: bool) -> Result<(), Error> {
+        self.service.need_dir("set a quota of")?;
+        let (path, new) = (self.service.dir().join("users.xml"), self.service.dir().join("users.new"));
+        // As a whole, for the server may read it at any time.
+        let write = || fs::write(&new, users(u32::from(is_used_up))).and_then(|()| fs::rename(&new, &path));
+        write().map_err(Error::io(path.to_string_lossy()))
     }
 
     /// The port of the native protocol, which is not HTTP.

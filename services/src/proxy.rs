@@ -15,6 +15,10 @@ use std::time::{Duration, Instant};
 /// How long a blocked write may keep a pump from seeing that its connection was cut.
 const GLANCE: Duration = Duration::from_millis(20);
 const BUFFER: usize = 64 * 1024;
+/// How many of a client's last bytes are kept.
+const LAST_WORDS: usize = 512;
+/// The frame with which AMQP's goodbye ends.
+const CLOSE_OK: [u8; 12] = [1, 0, 0, 0, 0, 0, 4, 0, 10, 0, 51, 0xCE];
 
 /// A proxy in front of one port. Dropping it cuts all its connections.
 #[derive(Debug)]
@@ -38,6 +42,8 @@ struct State {
     bytes_per_second: AtomicU64,
     delay_ms: AtomicU64,
     accepted: AtomicUsize,
+    /// Connections that a client ended while it was owed an answer and the server lived.
+    broken_off: Mutex<Vec<usize>>,
     links: Mutex<Vec<Arc<Link>>>,
     records: AtomicBool,
     frames: Mutex<Vec<AmqpFrame>>,
@@ -83,6 +89,12 @@ struct Link {
     server: TcpStream,
     is_amqp: AtomicBool,
     is_cut: AtomicBool,
+    /// Whether the server has ended its direction, or the client has said its goodbye.
+    is_ended: AtomicBool,
+    /// Whether the client has spoken since the server last did.
+    is_owed: AtomicBool,
+    /// The last words of the client.
+    said: Mutex<Vec<u8>>,
     pumps: AtomicUsize,
 }
 
@@ -107,6 +119,7 @@ impl Proxy {
                 bytes_per_second: AtomicU64::new(0),
                 delay_ms: AtomicU64::new(0),
                 accepted: AtomicUsize::new(0),
+                broken_off: Mutex::default(),
                 links: Mutex::new(Vec::new()),
                 records: AtomicBool::new(true),
                 frames: Mutex::new(Vec::new()),
@@ -147,9 +160,29 @@ impl Proxy {
         lock(&self.state.links).len()
     }
 
+    /// The numbers of those connections that their client ended while the server lived and owed it an answer.
+    pub fn broken_off(&self) -> Vec<usize> {
+        lock(&self.state.broken_off).clone()
+    }
+
+    /// The ports from which the server sees those connections come on which the last bytes that the client sent are like this.
+    pub fn ports(&self, is_it: impl Fn(&[u8]) -> bool) -> Vec<u16> {
+        let links = lock(&self.state.links);
+        links.iter().filter(|link| is_it(&lock(&link.said))).filter_map(|link| link.port()).collect()
+    }
+
     /// Resets every open connection, towards both sides.
     pub fn cut(&self) {
-        for link in lock(&self.state.links).iter() {
+        self.cut_those(|_| true);
+    }
+
+    /// Resets those open connections that the server sees coming from these ports.
+    pub fn cut_from(&self, ports: &[u16]) {
+        self.cut_those(|link| link.port().is_some_and(|port| ports.contains(&port)));
+    }
+
+    fn cut_those(&self, those: impl Fn(&Link) -> bool) {
+        for link in lock(&self.state.links).iter().filter(|link| those(link)) {
             link.cut();
         }
         // Under the lock, lest a pump that has just found itself frozen misses it.
@@ -316,8 +349,17 @@ impl State {
             let _ = stream.set_nodelay(true);
             let _ = stream.set_write_timeout(Some(GLANCE));
         }
-        let is_amqp = AtomicBool::new(false);
-        let link = Arc::new(Link { number, client, server, is_amqp, is_cut, pumps: AtomicUsize::new(2) });
+        let link = Arc::new(Link {
+            number,
+            client,
+            server,
+            is_amqp: AtomicBool::new(false),
+            is_cut,
+            is_ended: AtomicBool::new(false),
+            is_owed: AtomicBool::new(false),
+            said: Mutex::default(),
+            pumps: AtomicUsize::new(2),
+        });
         lock(&self.links).push(Arc::clone(&link));
         if self.is_over() {
             link.cut();
@@ -356,8 +398,12 @@ impl State {
                     Ok(count) => client.bytes += count,
                     Err(_) => client.end = Some(End::Reset),
                 });
+                if matches!(read, Ok(0) | Err(_)) && link.is_broken_off() {
+                    lock(&self.broken_off).push(link.number);
+                }
             }
             let count = read?;
+            link.heard(from_client, &buffer[..count]);
             thread::sleep(Duration::from_millis(self.delay_ms.load(Ordering::SeqCst)));
             self.wait_while_frozen(&link.is_cut);
             let bytes = &buffer[..count];
@@ -396,6 +442,30 @@ impl State {
 }
 
 impl Link {
+    /// The port from which the server sees it come.
+    fn port(&self) -> Option<u16> {
+        self.server.local_addr().ok().map(|address| address.port())
+    }
+
+    /// One side has said this; nothing, if it has ended its direction.
+    fn heard(&self, from_client: bool, bytes: &[u8]) {
+        if from_client {
+            let mut said = lock(&self.said);
+            said.extend(&bytes[bytes.len().saturating_sub(LAST_WORDS)..]);
+            let old = said.len().saturating_sub(LAST_WORDS);
+            said.drain(..old);
+        }
+        self.is_owed.store(from_client, Ordering::SeqCst);
+        if bytes.is_empty() || bytes.ends_with(&CLOSE_OK) {
+            self.is_ended.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether an end that comes now is that of a client which gives up a server that lives.
+    fn is_broken_off(&self) -> bool {
+        self.is_owed.load(Ordering::SeqCst) && !self.is_ended.load(Ordering::SeqCst)
+    }
+
     fn cut(&self) {
         self.is_cut.store(true, Ordering::SeqCst);
         for stream in [&self.client, &self.server] {

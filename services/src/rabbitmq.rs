@@ -233,6 +233,8 @@ pub struct Connection {
     pub vhost: String,
     /// The number of open channels.
     pub channels: usize,
+    /// The name that the client gave itself, or nothing.
+    pub client_name: String,
 }
 
 /// A queue.
@@ -295,13 +297,20 @@ impl View<'_> {
     /// As [`eval`](View::eval).
     pub fn connections(&self) -> Result<Vec<Connection>, Error> {
         let rows = self.eval(
-            r#"[io:format("~ts\t~w\t~ts\t~w~n", [proplists:get_value(K, I) || K <- [name, state, vhost, channels]]) ||
-                I <- rabbit_networking:connection_info_all([name, state, vhost, channels])]"#,
+            r#"[io:format("~ts\t~w\t~ts\t~w\t~ts~n", [proplists:get_value(K, I) || K <- [name, state, vhost, channels]] ++
+                [[N || {<<"connection_name">>, _, N} <- proplists:get_value(client_properties, I)]]) ||
+                I <- rabbit_networking:connection_info_all([name, state, vhost, channels, client_properties])]"#,
         )?;
         let parse = |row: &str| {
             let mut fields = row.split('\t').map(String::from);
             let mut next = || fields.next().unwrap_or_default();
-            Connection { name: next(), state: next(), vhost: next(), channels: next().parse().unwrap_or(0) }
+            Connection {
+                name: next(),
+                state: next(),
+                vhost: next(),
+                channels: next().parse().unwrap_or(0),
+                client_name: next(),
+            }
         };
         Ok(rows.lines().filter(|row| row.contains('\t')).map(parse).collect())
     }
@@ -341,14 +350,55 @@ impl View<'_> {
     pub fn memory_alarm(&self, raised: bool) -> Result<(), Error> {
         let mark = if raised { "0.000001" } else { "0.4" };
         self.eval(&format!("vm_memory_monitor:set_vm_memory_high_watermark({mark})"))?;
+        self.await_alarm("memory", raised)
+    }
+
+    /// Has the broker take its disk for full, at which it stops reading from publishers, or for free again. Returns when it is so.
+    ///
+    /// # Errors
+    /// As [`memory_alarm`](View::memory_alarm).
+    pub fn disk_alarm(&self, raised: bool) -> Result<(), Error> {
+        let bytes = if raised { "1000000000000000" } else { "1000000" };
+        self.eval(&format!("rabbit_disk_monitor:set_disk_free_limit({bytes})"))?;
+        self.await_alarm("disk", raised)
+    }
+
+    fn await_alarm(&self, what: &str, raised: bool) -> Result<(), Error> {
         for _ in 0..100 {
             let alarms = self.eval(r#"io:format("~w", [rabbit_alarm:get_alarms()])"#)?;
-            if alarms.contains("memory") == raised {
+            if alarms.contains(what) == raised {
                 return Ok(());
             }
             thread::sleep(Duration::from_millis(50));
         }
-        Err(Error::exchange("RabbitMQ's memory alarm", "it did not change"))
+        Err(Error::exchange(format!("RabbitMQ's {what} alarm"), "it did not change"))
+    }
+
+    /// Has the virtual host that the URL names take no further connection, or take them again. Those that are open stay so.
+    ///
+    /// # Errors
+    /// As [`eval`](View::eval).
+    pub fn full(&self, is_full: bool) -> Result<(), Error> {
+        let vhost = erlang_binary(self.service.database());
+        let order = match is_full {
+            true => format!("ok = rabbit_vhost_limit:set({vhost}, [{{<<\"max-connections\">>, 0}}], <<\"tests\">>)"),
+            false => format!("ok = rabbit_vhost_limit:clear({vhost}, <<\"tests\">>)"),
+        };
+        self.eval(&order).map(drop)
+    }
+
+    /// Takes from the broker's user all rights in the virtual host that the URL names, or gives them back.
+    ///
+    /// # Errors
+    /// As [`eval`](View::eval).
+    pub fn rights(&self, given: bool) -> Result<(), Error> {
+        let (user, vhost) = (erlang_binary(self.service.user()), erlang_binary(self.service.database()));
+        let all = r#"<<".*">>, <<".*">>, <<".*">>"#;
+        let order = match given {
+            true => format!("rabbit_auth_backend_internal:set_permissions({user}, {vhost}, {all}, <<\"tests\">>)"),
+            false => format!("rabbit_auth_backend_internal:clear_permissions({user}, {vhost}, <<\"tests\">>)"),
+        };
+        self.eval(&order).map(drop)
     }
 
     /// The broker's complaints about connections that did not end with a `Connection.Close`, whole log entries.

@@ -7,12 +7,16 @@ use crate::{Error, Kind, Service, install};
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 const USER: &str = "quant@desk:a/b%c";
 const PASSWORD: &str = "p@ss:w/rd%2F";
+
+/// How long the server may take to answer, where nobody says otherwise.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub(crate) struct Redis;
@@ -58,7 +62,7 @@ impl Server for Redis {
     }
 
     fn ready(&self, site: &Site) -> Result<(), Error> {
-        Connection::open(&site.address)?.command(&["PING"]).map(drop)
+        Connection::open(&site.address, PATIENCE)?.command(&["PING"]).map(drop)
     }
 }
 
@@ -72,7 +76,8 @@ impl Service {
     /// # Errors
     /// If this is not a Redis.
     pub fn redis(&self) -> Result<View<'_>, Error> {
-        Ok(View { address: &self.site(Kind::Redis)?.address })
+        let site = self.site(Kind::Redis)?;
+        Ok(View { address: &site.address, dir: &site.dir })
     }
 }
 
@@ -80,6 +85,7 @@ impl Service {
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
     address: &'a Address,
+    dir: &'a Path,
 }
 
 /// One line of `CLIENT LIST`.
@@ -103,7 +109,15 @@ impl View<'_> {
     /// # Errors
     /// If the server does not answer within five seconds or answers an error.
     pub fn command(&self, words: &[&str]) -> Result<String, Error> {
-        Connection::open(self.address)?.command(words)
+        Connection::open(self.address, PATIENCE)?.command(words)
+    }
+
+    /// A connection that stays, as where the server will take no other one; each command may take so long.
+    ///
+    /// # Errors
+    /// If the server cannot be reached.
+    pub fn connect(&self, patience: Duration) -> Result<Connection, Error> {
+        Connection::open(self.address, patience)
     }
 
     /// Everybody who is connected, except this view.
@@ -111,11 +125,119 @@ impl View<'_> {
     /// # Errors
     /// As [`command`](View::command).
     pub fn clients(&self) -> Result<Vec<Client>, Error> {
-        let mut connection = Connection::open(self.address)?;
+        let mut connection = Connection::open(self.address, PATIENCE)?;
         let me = connection.command(&["CLIENT", "ID"])?;
         let list = connection.command(&["CLIENT", "LIST"])?;
         let clients = list.lines().filter(|line| !line.is_empty()).map(Client::parse);
         Ok(clients.filter(|client| client.id.to_string() != me).collect())
+    }
+
+    /// Takes the right to PING from the server's user, or gives it back.
+    ///
+    /// # Errors
+    /// As [`command`](View::command).
+    pub fn may_ping(&self, may: bool) -> Result<(), Error> {
+        self.command(&["ACL", "SETUSER", USER, if may { "+ping" } else { "-ping" }]).map(drop)
+    }
+
+    /// Has the server load its data anew for about so long, in which it answers `LOADING`. Returns when it has.
+    ///
+    /// # Errors
+    /// If the server is not through long after that, or answers an error.
+    pub fn reload(&self, lasts: Duration) -> Result<(), Error> {
+        const KEYS: u32 = 100;
+        const SLOW: Duration = Duration::from_secs(60);
+        let mut connection = self.connect(lasts + SLOW)?;
+        let filler: Vec<String> = (0..KEYS).map(|key| format!("filler:{key}")).collect();
+        for key in &filler {
+            connection.command(&["SET", key, &"x".repeat(2000)])?;
+        }
+        // It answers between two keys, if they are large enough.
+        let delay = (lasts / KEYS).as_micros().to_string();
+        connection.command(&[
+            "CONFIG",
+            "SET",
+            "rdbcompression",
+            "no",
+            "loading-process-events-interval-bytes",
+            "1024",
+            "key-load-delay",
+            &delay,
+        ])?;
+        connection.command(&["DEBUG", "RELOAD"])?;
+        connection.command(&["CONFIG", "SET", "key-load-delay", "0"])?;
+        for key in &filler {
+            connection.command(&["DEL", key])?;
+        }
+        Ok(())
+    }
+
+    /// Has the server fail to save a snapshot, as on a full disk, at which it answers `MISCONF` to writes and to PING; or takes that
+    /// back. Returns when it is so.
+    ///
+    /// # Errors
+    /// If the server's folder is not ours, or the server does not come to it.
+    pub fn disk_full(&self, is_full: bool) -> Result<(), Error> {
+        // A folder stands where the snapshot would be.
+        let snapshot = self.dir.join("dump.rdb");
+        let io = || Error::io(snapshot.to_string_lossy());
+        if !is_full {
+            self.command(&["CONFIG", "SET", "save", ""])?;
+            return fs::remove_dir(&snapshot).map_err(io());
+        }
+        let _an_old_one = fs::remove_file(&snapshot);
+        fs::create_dir(&snapshot).map_err(io())?;
+        self.command(&["CONFIG", "SET", "save", "3600 1000000"])?;
+        self.command(&["BGSAVE"])?;
+        self.await_info("persistence", &["rdb_last_bgsave_status:err"])
+    }
+
+    /// Makes this server a replica of that one. Returns when it has all of its data.
+    ///
+    /// # Errors
+    /// If it does not come to that.
+    pub fn follow(&self, master: &Service) -> Result<(), Error> {
+        let master = master.redis()?;
+        for server in [self, &master] {
+            let login = ["masteruser", USER, "masterauth", PASSWORD, "repl-diskless-sync-delay", "0"];
+            server.command(&[&["CONFIG", "SET"], &login[..]].concat())?;
+        }
+        self.command(&["REPLICAOF", "127.0.0.1", &master.address.port.to_string()])?;
+        self.await_info("replication", &["role:slave", "master_link_status:up"])
+    }
+
+    /// Hands over to a replica of this server once it has everything, and becomes its replica (`FAILOVER`). Returns when it is so.
+    ///
+    /// # Errors
+    /// If it does not come to that.
+    pub fn fail_over_to(&self, replica: &Service) -> Result<(), Error> {
+        let replica = replica.redis()?;
+        self.command(&["FAILOVER", "TO", "127.0.0.1", &replica.address.port.to_string()])?;
+        replica.await_info("replication", &["role:master"])?;
+        self.await_info("replication", &["role:slave", "master_link_status:up"])
+    }
+
+    /// Makes a replica a server of its own.
+    ///
+    /// # Errors
+    /// As [`command`](View::command).
+    pub fn promote(&self) -> Result<(), Error> {
+        self.command(&["REPLICAOF", "NO", "ONE"]).map(drop)
+    }
+
+    fn await_info(&self, section: &str, lines: &[&str]) -> Result<(), Error> {
+        const LONG: Duration = Duration::from_secs(30);
+        let end = Instant::now() + LONG;
+        loop {
+            let info = self.command(&["INFO", section])?;
+            if lines.iter().all(|line| info.lines().any(|told| told == *line)) {
+                return Ok(());
+            }
+            if Instant::now() > end {
+                return Err(Error::exchange(format!("INFO {section}"), format!("no {}:\n{info}", lines.join(", "))));
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 }
 
@@ -135,18 +257,18 @@ impl Client {
     }
 }
 
-/// Just enough of the Redis protocol.
-struct Connection {
+/// Just enough of the Redis protocol, logged in as the server's user.
+#[derive(Debug)]
+pub struct Connection {
     reader: BufReader<TcpStream>,
 }
 
 impl Connection {
-    fn open(address: &Address) -> Result<Connection, Error> {
-        const PATIENCE: Duration = Duration::from_secs(5);
+    fn open(address: &Address, patience: Duration) -> Result<Connection, Error> {
         let open = || {
             let stream = TcpStream::connect((address.host.as_str(), address.port))?;
-            stream.set_read_timeout(Some(PATIENCE))?;
-            stream.set_write_timeout(Some(PATIENCE))?;
+            stream.set_read_timeout(Some(patience))?;
+            stream.set_write_timeout(Some(patience))?;
             Ok(stream)
         };
         let stream = open().map_err(Error::io("connecting to Redis"))?;
@@ -159,7 +281,11 @@ impl Connection {
         Ok(connection)
     }
 
-    fn command(&mut self, words: &[&str]) -> Result<String, Error> {
+    /// Runs one command; the elements of an array reply are separated by line feeds.
+    ///
+    /// # Errors
+    /// If the server does not answer in time or answers an error.
+    pub fn command(&mut self, words: &[&str]) -> Result<String, Error> {
         // AUTH carries the password, so only the first word is told.
         let what = format!("Redis {}", words.first().unwrap_or(&""));
         let mut request = format!("*{}\r\n", words.len());

@@ -1,12 +1,13 @@
 //! Faults, and what a load makes of them.
 
 use std::fmt;
-use std::sync::atomic::Ordering;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use resource_pool::State;
-use services::{Kind, Proxy, Service};
+use services::{Kind, NoDescriptors, Proxy, Service};
 
 use super::{Load, NOTICE};
 
@@ -33,11 +34,47 @@ pub(crate) enum Fault {
     Slow(Duration),
     /// RabbitMQ is short of memory, and takes no messages.
     Alarm(Duration),
+    /// The server takes no further connection, and the prober's is gone.
+    Full(Duration),
+    /// The user may not do what the prober or the load does; RabbitMQ's may not even connect, and the prober's connection is gone.
+    RightGone(Duration),
+    /// Redis loads its data, and answers so.
+    Loading(Duration),
+    /// The server takes no writes.
+    DiskFull(Duration),
+    /// This process can open no descriptor, and the prober's connection is gone.
+    Descriptors(Duration),
+    /// Redis hands over to its replica, the address follows, and after so long all goes back.
+    Failover(Duration),
+    /// Redis is killed, its replica is promoted, and the address follows. Writes that the replica has not got are lost.
+    Promotion,
 }
 
 impl Fault {
     pub(crate) fn fits(self, kind: Kind) -> bool {
-        !matches!(self, Fault::Alarm(_)) || kind == Kind::RabbitMq
+        match self {
+            Fault::Alarm(_) => kind == Kind::RabbitMq,
+            // MongoDB and ClickHouse read how many connections they take as they start.
+            Fault::Full(_) => matches!(kind, Kind::RabbitMq | Kind::Redis),
+            // A user who lost a right at MongoDB may ping all the same.
+            Fault::RightGone(_) => kind != Kind::Mongo,
+            // The others would need a file system of their own.
+            Fault::DiskFull(_) => matches!(kind, Kind::RabbitMq | Kind::Redis),
+            // MongoDB's driver follows a failover from address to address.
+            Fault::Loading(_) | Fault::Failover(_) | Fault::Promotion => kind == Kind::Redis,
+            _ => true,
+        }
+    }
+
+    /// Whether the server answers all the while, so that no connection is to be cut.
+    fn is_answered(self) -> bool {
+        match self {
+            Fault::Kill(_) | Fault::Freeze(_) | Fault::Reset(_) | Fault::Collapse(_) => false,
+            Fault::BlackHole(_) | Fault::Slow(_) => false,
+            Fault::Alarm(_) | Fault::Full(_) | Fault::RightGone(_) | Fault::Loading(_) | Fault::DiskFull(_) => true,
+            // Of the one that was killed there is no connection left to cut.
+            Fault::Descriptors(_) | Fault::Failover(_) | Fault::Promotion => true,
+        }
     }
 }
 
@@ -53,6 +90,13 @@ impl fmt::Display for Fault {
             Fault::BlackHole(down) => write!(f, "black hole for {down:?}"),
             Fault::Slow(down) => write!(f, "1 byte/s for {down:?}"),
             Fault::Alarm(down) => write!(f, "memory alarm for {down:?}"),
+            Fault::Full(down) => write!(f, "server full for {down:?}"),
+            Fault::RightGone(down) => write!(f, "right taken away for {down:?}"),
+            Fault::Loading(down) => write!(f, "loading for {down:?}"),
+            Fault::DiskFull(down) => write!(f, "disk full for {down:?}"),
+            Fault::Descriptors(down) => write!(f, "descriptors gone for {down:?}"),
+            Fault::Failover(down) => write!(f, "failover, and back after {down:?}"),
+            Fault::Promotion => write!(f, "failover, forced"),
         }
     }
 }
@@ -61,22 +105,81 @@ impl fmt::Display for Fault {
 pub(crate) struct Target {
     pub(crate) server: Service,
     pub(crate) proxy: Proxy,
+    /// The server's replica, from the first failover on.
+    standby: OnceLock<Service>,
+    /// Whether it has taken the server's place.
+    is_succeeded: AtomicBool,
 }
 
 impl Target {
     pub(crate) fn start(kind: Kind) -> Target {
         let server = Service::start(kind).expect("a server");
         let proxy = Proxy::start(server.port()).expect("a proxy").unrecorded();
-        Target { server, proxy }
+        Target { server, proxy, standby: OnceLock::new(), is_succeeded: AtomicBool::new(false) }
+    }
+
+    /// The server that the address leads to.
+    pub(crate) fn now(&self) -> &Service {
+        let standby = self.standby.get().filter(|_| self.is_succeeded.load(Ordering::SeqCst));
+        standby.unwrap_or(&self.server)
     }
 
     pub(crate) fn url(&self) -> String {
         self.proxy.url(&self.server)
     }
 
+    /// Readies what takes its time.
+    fn prepare(&self, fault: Fault) -> Result<(), services::Error> {
+        if matches!(fault, Fault::Failover(_) | Fault::Promotion) {
+            let standby = match self.standby.get() {
+                Some(standby) => standby,
+                None => {
+                    let started = Service::start(Kind::Redis)?;
+                    self.standby.get_or_init(|| started)
+                }
+            };
+            standby.redis()?.follow(&self.server)?;
+        }
+        Ok(())
+    }
+
+    /// The replica that was readied.
+    fn standby(&self) -> &Service {
+        self.standby.get().expect("a replica")
+    }
+
+    /// The ports from which the server sees the prober come.
+    ///
+    /// # Panics
+    /// If it does not come.
+    fn prober(&self) -> Result<Vec<u16>, services::Error> {
+        let port = |address: &str| address.rsplit(':').next()?.parse::<u16>().ok();
+        let began = Instant::now();
+        loop {
+            let found = match self.server.kind() {
+                Kind::Mongo => {
+                    let clients = self.server.mongo()?.clients()?.into_iter();
+                    clients.filter(|one| one.app_name.ends_with(" probe")).filter_map(|one| port(&one.addr)).collect()
+                }
+                Kind::RabbitMq => {
+                    let all = self.server.rabbitmq()?.connections()?;
+                    let probes = all.iter().filter(|one| one.client_name.ends_with(" probe"));
+                    probes.filter_map(|one| port(one.name.split(" -> ").next()?)).collect()
+                }
+                Kind::ClickHouse => self.proxy.ports(|said| said.windows(10).any(|words| words == b"GET /ping ")),
+                Kind::Redis => self.proxy.ports(|said| said.ends_with(b"PING\r\n")),
+            };
+            if !found.is_empty() {
+                return Ok(found);
+            }
+            assert!(began.elapsed() < READY, "{}: the prober has no connection", self.server.kind());
+            thread::sleep(GLANCE);
+        }
+    }
+
     /// Does it, looking after the load for as long as it lasts. Returns when the server answers again.
     fn suffer(&self, fault: Fault, load: &Load, mut meanwhile: impl FnMut(Duration)) -> Result<(), services::Error> {
-        let Target { server, proxy } = self;
+        let Target { server, proxy, .. } = self;
         match fault {
             Fault::Kill(down) => {
                 // Connects are refused, as they would be without the proxy.
@@ -84,13 +187,7 @@ impl Target {
                 server.kill()?;
                 load.shared.deaths.fetch_add(1, Ordering::SeqCst);
                 meanwhile(down);
-                thread::scope(|scope| {
-                    let restarting = scope.spawn(|| server.restart());
-                    while !restarting.is_finished() {
-                        meanwhile(GLANCE);
-                    }
-                    restarting.join().expect("a restart")
-                })?;
+                beside(|| server.restart(), meanwhile)?;
                 return proxy.open_up();
             }
             Fault::Freeze(down) => {
@@ -126,9 +223,96 @@ impl Target {
                 meanwhile(down);
                 server.rabbitmq()?.memory_alarm(false)?;
             }
+            Fault::Full(down) if server.kind() == Kind::RabbitMq => {
+                let prober = self.prober()?;
+                server.rabbitmq()?.full(true)?;
+                proxy.cut_from(&prober);
+                meanwhile(down);
+                server.rabbitmq()?.full(false)?;
+            }
+            Fault::Full(down) => {
+                let prober = self.prober()?;
+                // Then there is no room for another one.
+                let mut admin = server.redis()?.connect(READY)?;
+                let before = admin.command(&["CONFIG", "GET", "maxclients"])?;
+                admin.command(&["CONFIG", "SET", "maxclients", "1"])?;
+                proxy.cut_from(&prober);
+                meanwhile(down);
+                admin.command(&["CONFIG", "SET", "maxclients", before.lines().last().unwrap_or_default()])?;
+            }
+            Fault::RightGone(down) => match server.kind() {
+                Kind::RabbitMq => {
+                    let prober = self.prober()?;
+                    server.rabbitmq()?.rights(false)?;
+                    proxy.cut_from(&prober);
+                    meanwhile(down);
+                    server.rabbitmq()?.rights(true)?;
+                }
+                Kind::ClickHouse => {
+                    server.clickhouse()?.quota(true)?;
+                    while server.clickhouse()?.query("SELECT 1").is_ok() {
+                        meanwhile(GLANCE);
+                    }
+                    meanwhile(down);
+                    server.clickhouse()?.quota(false)?;
+                }
+                _ => {
+                    server.redis()?.may_ping(false)?;
+                    meanwhile(down);
+                    server.redis()?.may_ping(true)?;
+                }
+            },
+            Fault::Loading(down) => beside(|| server.redis()?.reload(down), meanwhile)?,
+            Fault::DiskFull(down) => {
+                let full = |is_full| match server.kind() {
+                    Kind::RabbitMq => server.rabbitmq()?.disk_alarm(is_full),
+                    _ => server.redis()?.disk_full(is_full),
+                };
+                full(true)?;
+                meanwhile(down);
+                full(false)?;
+            }
+            Fault::Descriptors(down) => {
+                let prober = self.prober()?;
+                let limited = NoDescriptors::begin()?;
+                proxy.cut_from(&prober);
+                meanwhile(down);
+                drop(limited);
+            }
+            Fault::Failover(down) => {
+                for (from, to) in [(server, self.standby()), (self.standby(), server)] {
+                    from.redis()?.fail_over_to(to)?;
+                    proxy.lead_to(to.port());
+                    if to.port() != server.port() {
+                        meanwhile(down);
+                    }
+                }
+                // It stays a replica: a master again, it would take what comes on connections that still lead to it.
+            }
+            Fault::Promotion => {
+                load.shared.losses_begin();
+                server.kill()?;
+                self.standby().redis()?.promote()?;
+                proxy.lead_to(self.standby().port());
+                self.is_succeeded.store(true, Ordering::SeqCst);
+            }
         }
-        server.await_ready(READY)
+        self.now().await_ready(READY)
     }
+}
+
+/// Does it on another thread, looking after the load as long as it takes.
+fn beside(
+    work: impl FnOnce() -> Result<(), services::Error> + Send,
+    mut meanwhile: impl FnMut(Duration),
+) -> Result<(), services::Error> {
+    thread::scope(|scope| {
+        let working = thread::Builder::new().name("services-work".into()).spawn_scoped(scope, work).expect("a thread");
+        while !working.is_finished() {
+            meanwhile(GLANCE);
+        }
+        working.join().expect("the work")
+    })
 }
 
 /// One fault, and what the load made of it.
@@ -140,6 +324,8 @@ pub(crate) struct Row {
     pub(crate) errors: usize,
     pub(crate) unknown: usize,
     pub(crate) longest: Duration,
+    /// Connections from before the fault that the pool ended though the server lived and owed it an answer.
+    pub(crate) cut: usize,
     /// Until the first call failed or the resource was known to be lost; none if nobody noticed.
     pub(crate) noticed: Option<Duration>,
     /// From the moment in which the server answered again until every worker had succeeded.
@@ -147,16 +333,16 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    pub(crate) const HEAD: &str = "| backend | fault | calls | errors | unknown | longest call | noticed after | resumed after |\n\
-         |---|---|---:|---:|---:|---:|---:|---:|";
+    pub(crate) const HEAD: &str = "| backend | fault | calls | errors | unknown | longest call | cut by us | noticed after | resumed after |\n\
+         |---|---|---:|---:|---:|---:|---:|---:|---:|";
 }
 
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Row { kind, fault, calls, errors, unknown, longest, noticed, resumed } = self;
+        let Row { kind, fault, calls, errors, unknown, longest, cut, noticed, resumed } = self;
         let noticed = noticed.map_or_else(|| "–".to_owned(), seconds);
         let (longest, resumed) = (seconds(*longest), seconds(*resumed));
-        write!(f, "| {kind} | {fault} | {calls} | {errors} | {unknown} | {longest} | {noticed} | {resumed} |")
+        write!(f, "| {kind} | {fault} | {calls} | {errors} | {unknown} | {longest} | {cut} | {noticed} | {resumed} |")
     }
 }
 
@@ -177,7 +363,12 @@ pub(crate) fn strike(load: &Load, target: &Target, fault: Fault) -> Row {
         assert!(began.elapsed() < READY, "{}: not at work: {}", shared.kind, shared.idle_since(began).join("\n"));
         thread::sleep(GLANCE);
     }
+    if let Err(error) = target.prepare(fault) {
+        panic!("{}: {fault}: {error}", shared.kind);
+    }
     shared.take_sum();
+    let (generation, before) = (shared.generation(), target.proxy.accepted());
+    let cut_before = target.proxy.broken_off().len();
     shared.expect_errors();
     let struck = Instant::now();
     let mut broken = None;
@@ -215,9 +406,15 @@ pub(crate) fn strike(load: &Load, target: &Target, fault: Fault) -> Row {
     let sum = shared.take_sum();
     let noticed = [broken, sum.first_failure].into_iter().flatten().min();
     let noticed = noticed.map(|at| at.saturating_duration_since(struck));
-    // A broker short of memory is not lost: calls wait for it, as long as each may take.
-    let limit = if matches!(fault, Fault::Alarm(_)) { shared.deadline } else { NOTICE };
-    assert!(noticed.is_none_or(|noticed| noticed < limit), "{}: {fault}: noticed only after {noticed:?}", shared.kind);
+    let cut = target.proxy.broken_off().iter().skip(cut_before).filter(|number| **number < before).count();
+    if fault.is_answered() {
+        assert!(cut == 0, "{}: {fault}: {cut} living connections were cut", shared.kind);
+        let lost = shared.generation() - generation;
+        assert!(lost == 0 || fault == Fault::Promotion, "{}: {fault}: lost {lost} times", shared.kind);
+    } else {
+        let in_time = noticed.is_none_or(|noticed| noticed < NOTICE);
+        assert!(in_time, "{}: {fault}: noticed only after {noticed:?}", shared.kind);
+    }
     let super::Sum { calls, errors, unknown, longest, .. } = sum;
-    Row { kind: shared.kind, fault, calls, errors, unknown, longest, noticed, resumed }
+    Row { kind: shared.kind, fault, calls, errors, unknown, longest, cut, noticed, resumed }
 }

@@ -1,0 +1,34 @@
+use crate::Error;
+use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
+use std::io;
+
+/// While this lives, its process can open no further descriptor, be it for a file, a socket or a child. Those that are open stay so.
+#[derive(Debug)]
+#[must_use = "the limit goes back to what it was when this drops"]
+pub struct NoDescriptors {
+    soft: rlim_t,
+    hard: rlim_t,
+}
+
+impl NoDescriptors {
+    /// Sets this process's limit so low that every new descriptor is beyond it.
+    ///
+    /// # Errors
+    /// If the system refuses that.
+    pub fn begin() -> Result<NoDescriptors, Error> {
+        // The three standard ones. With none `poll` would refuse to look at those that are open.
+        const STANDARD: rlim_t = 3;
+        let begin = || {
+            let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+            setrlimit(Resource::RLIMIT_NOFILE, STANDARD, hard)?;
+            Ok(NoDescriptors { soft, hard })
+        };
+        begin().map_err(|error: nix::Error| Error::io("limiting descriptors")(io::Error::from(error)))
+    }
+}
+
+impl Drop for NoDescriptors {
+    fn drop(&mut self) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, self.soft, self.hard);
+    }
+}
