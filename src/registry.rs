@@ -82,13 +82,13 @@ pub(crate) struct Registry {
     armed: OnceCell<()>,
     is_global: OnceCell<()>,
     #[cfg(feature = "mongodb")]
-    mongo: OnceCell<Arc<Slot<MongoResource>>>,
+    mongo: DefaultSlot,
     #[cfg(feature = "rabbitmq")]
-    rabbitmq: OnceCell<Arc<Slot<RabbitMqResource>>>,
+    rabbitmq: DefaultSlot,
     #[cfg(feature = "clickhouse")]
-    clickhouse: OnceCell<Arc<Slot<ClickHouseResource>>>,
+    clickhouse: DefaultSlot,
     #[cfg(feature = "redis")]
-    redis: OnceCell<Arc<Slot<RedisResource>>>,
+    redis: DefaultSlot,
 }
 
 /// The name of a resource, and the resource or why it cannot be.
@@ -110,6 +110,13 @@ struct Hooks {
 /// Whether an adopted client still lives.
 type Alive = Box<dyn Fn() -> bool + Send>;
 
+/// The slot of a kind's default resource, as an `Arc<Slot<_>>`. Its type is hidden, since a compiler that asks whether a
+/// pool may cross threads would have to look through all drivers' types each time, and gives up at 128 levels.
+#[cfg(any(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
+type DefaultSlot = OnceCell<Hidden>;
+#[cfg(any(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
+type Hidden = Box<dyn std::any::Any + Send + Sync>;
+
 macro_rules! default_slot {
     ($feature:literal $field:ident $resource:ident $config:ident) => {
         /// The default resource of this kind, made on first use.
@@ -118,9 +125,11 @@ macro_rules! default_slot {
         pub(crate) fn $field(&self) -> Result<&Arc<Slot<$resource>>, Error> {
             // First: in a forked child the cell may be as another thread left it, half-way.
             self.context.check_process()?;
-            self.$field.get_or_try_init(|| {
-                self.asked(stringify!($field), |config| self.with::<$config>(stringify!($field), config.$field.clone()))
-            })
+            let slot = self.$field.get_or_try_init(|| {
+                let with = |config: &Config| self.with::<$config>(stringify!($field), config.$field.clone());
+                self.asked(stringify!($field), with).map(|slot| Box::new(slot) as Hidden)
+            })?;
+            Ok(slot.downcast_ref().unwrap_or_else(|| unreachable!("nothing else was put into it")))
         }
     };
 }
@@ -148,13 +157,13 @@ impl Registry {
             armed: OnceCell::new(),
             is_global: OnceCell::new(),
             #[cfg(feature = "mongodb")]
-            mongo: OnceCell::new(),
+            mongo: DefaultSlot::new(),
             #[cfg(feature = "rabbitmq")]
-            rabbitmq: OnceCell::new(),
+            rabbitmq: DefaultSlot::new(),
             #[cfg(feature = "clickhouse")]
-            clickhouse: OnceCell::new(),
+            clickhouse: DefaultSlot::new(),
             #[cfg(feature = "redis")]
-            redis: OnceCell::new(),
+            redis: DefaultSlot::new(),
         })
     }
 

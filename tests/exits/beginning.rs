@@ -12,7 +12,9 @@ pub(crate) fn main(way: &str, ending: &str) {
     match way {
         "connecting" => connecting(),
         "scoped" => scoped(),
-        _ => few_threads(),
+        #[cfg(feature = "redis")]
+        "few-threads" => few_threads(),
+        way => panic!("no way {way}"),
     }
     super::child::end(ending);
 }
@@ -68,6 +70,7 @@ fn again_and_again(made: &Sender<()>, make: impl Fn() -> Result<(), Error> + Sen
 }
 
 /// Acquires where threads may run out at any point.
+#[cfg(feature = "redis")]
 fn few_threads() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let started = Instant::now();
