@@ -671,6 +671,16 @@ fn config_half_a_login_is_refused() {
     ] {
         builder([]).config_file(toml("half", &format!("[{kind}]\n{text}\n"))).build().expect("a whole login");
     }
+    // With the DNS's hosts too, where the driver can ask it.
+    if cfg!(feature = "tls") {
+        let mongo = |uri: &str, password: &str| {
+            let text = format!("[mongo]\nuri = 'mongodb+srv://{uri}c.x.y'\n{password}\n");
+            builder([]).config_file(toml("half-srv", &text))
+        };
+        assert_eq!(wrong(mongo("me@", "")).0, "mongo.user");
+        assert_eq!(wrong(mongo("", "password = 'p4ss'")).0, "mongo.password");
+        mongo("me@", "password = 'p4ss'").build().expect("a whole login");
+    }
 }
 
 /// Kubernetes sets the first of these in every pod beside a Service of that name.

@@ -615,11 +615,12 @@ impl BackendConfig for MongoConfig {
         let mut secrets: Vec<Secret> = self.uri.iter().map(|uri| password(uri).into()).collect();
         match &hosts {
             Hosts::Known(options) => secrets.extend(passwords(options)),
-            Hosts::Srv { host, .. } => {
+            Hosts::Srv { host, uri, .. } => {
                 // What can be checked before the DNS is asked.
                 let mut stand_in = self.parts();
                 stand_in.hosts = vec![ServerAddress::Tcp { host: host.clone(), port: None }];
-                self.completed(name, stand_in)?;
+                stand_in.credential = ConnectionString::parse(uri.expose()).ok().and_then(|said| said.credential);
+                secrets.extend(passwords(&self.completed(name, stand_in)?));
             }
         }
         Ok(MongoResource { name: name.to_owned(), config: self.clone(), hosts, secrets })
