@@ -20,6 +20,7 @@ use resource_pool::{
     blocking,
 };
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
 const SOON: Duration = Duration::from_secs(15);
 
@@ -475,55 +476,44 @@ async fn step_whose_handle_panics_as_it_drops_is_in_the_report() {
     assert_eq!(state(&pool, "brittle"), State::Closed);
 }
 
-/// In flight, in its first pause, and lost and in flight again.
+/// Begins to acquire, and returns once the attempt is in flight.
+async fn in_flight(pool: &ResourcePool, fake: &Fake) -> JoinHandle<Result<(), Error>> {
+    pool.register(fake.name, fake.clone()).unwrap();
+    let (pool, name) = (pool.clone(), fake.name);
+    let acquiring = tokio::spawn(async move { pool.get::<Fake>(name).await.map(drop) });
+    until_async(SOON, async || fake.script.connects.load(Ordering::SeqCst) == 1).await;
+    acquiring
+}
+
 #[tokio::test]
 async fn connect_in_flight_comes_to_its_end_before_it_is_closed() {
-    let fake = Fake::new("fake");
-    let gate = Arc::new(Notify::new());
-    *fake.script.gate.lock() = Some(Arc::clone(&gate));
-    let pool = with(&fake);
-    let acquiring = tokio::spawn({
-        let pool = pool.clone();
-        async move { pool.get::<Fake>("fake").await.map(drop) }
-    });
-    until_async(SOON, async || fake.script.connects.load(Ordering::SeqCst) == 1).await;
-    let closing = tokio::spawn({
-        let pool = pool.clone();
-        async move { pool.close_all().await }
-    });
-    pool.closing().wait().within(SOON).await;
-    gate.notify_one();
-    let report = closing.within(SOON).await.unwrap();
-    assert_eq!(report.step("fake").unwrap().outcome, Outcome::Closed, "{report}");
-    assert_eq!(fake.script.closed.load(Ordering::SeqCst), 1, "it was said goodbye to");
-    let acquired = acquiring.await.unwrap();
-    assert!(acquired.is_ok() || acquired.as_ref().is_err_and(Error::is_closed), "{acquired:?}");
+    for does in [Does::Work, Does::Fail] {
+        let fake = Fake::new("fake");
+        let gate = Arc::new(Notify::new());
+        *fake.script.gate.lock() = Some(Arc::clone(&gate));
+        *fake.script.connect.lock() = does;
+        let pool = pool();
+        let acquiring = in_flight(&pool, &fake).await;
+        let closing = tokio::spawn({
+            let pool = pool.clone();
+            async move { pool.close_all().await }
+        });
+        pool.closing().wait().within(SOON).await;
+        gate.notify_one();
+        let report = closing.within(SOON).await.unwrap();
+        // An attempt that fails before closing looks at it has no step, as it left nothing to close.
+        assert!(report.all_closed(), "{report}");
+        let acquired = acquiring.await.unwrap();
+        assert!(does == Does::Fail || acquired.is_ok() || acquired.is_err_and(|error| error.is_closed()));
+        let connected = usize::from(does == Does::Work);
+        assert!(report.steps.len() >= connected, "{report}");
+        assert_eq!(fake.script.closed.load(Ordering::SeqCst), connected, "what was connected is said goodbye to");
+        assert_eq!(fake.script.connects.load(Ordering::SeqCst), 1, "no attempt follows");
+    }
+}
 
-    // One that fails is not tried again, and had nothing to close.
-    let fake = Fake::new("fake");
-    let gate = Arc::new(Notify::new());
-    *fake.script.gate.lock() = Some(Arc::clone(&gate));
-    *fake.script.connect.lock() = Does::Fail;
-    let pool = with(&fake);
-    let acquiring = tokio::spawn({
-        let pool = pool.clone();
-        async move { pool.get::<Fake>("fake").await.map(drop) }
-    });
-    until_async(SOON, async || fake.script.connects.load(Ordering::SeqCst) == 1).await;
-    let closing = tokio::spawn({
-        let pool = pool.clone();
-        async move { pool.close_all().await }
-    });
-    pool.closing().wait().within(SOON).await;
-    gate.notify_one();
-    let report = closing.within(SOON).await.unwrap();
-    // There is no step if it failed before the closing looked.
-    assert!(report.all_closed(), "{report}");
-    assert!(acquiring.await.unwrap().is_err());
-    let (connects, closes) = (&fake.script.connects, &fake.script.closes);
-    assert_eq!((connects.load(Ordering::SeqCst), closes.load(Ordering::SeqCst)), (1, 0));
-
-    // One that hangs is cut off, and the report says so.
+#[tokio::test]
+async fn connect_that_hangs_is_cut_off_as_closing_begins_and_the_report_says_so() {
     let fake = Fake::new("fake");
     *fake.script.connect.lock() = Does::Hang;
     let pool = pool_with(|options| {
@@ -531,12 +521,7 @@ async fn connect_in_flight_comes_to_its_end_before_it_is_closed() {
         options.retry.budget = Duration::from_secs(60);
         options.close.step = Duration::from_millis(50);
     });
-    pool.register("fake", fake.clone()).unwrap();
-    let acquiring = tokio::spawn({
-        let pool = pool.clone();
-        async move { pool.get::<Fake>("fake").await.map(drop) }
-    });
-    until_async(SOON, async || fake.script.connects.load(Ordering::SeqCst) == 1).await;
+    let acquiring = in_flight(&pool, &fake).await;
     let report = pool.close_all().within(SOON).await;
     assert_eq!(report.step("fake").unwrap().outcome, Outcome::Forced, "{report}");
     assert!(acquiring.await.unwrap().is_err_and(|error| error.is_closed()));
