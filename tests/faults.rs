@@ -92,7 +92,7 @@ fn suffer(kind: Kind, faults: &[Fault], alone: bool, runtime: &Runtime) -> Outco
     let after = alone.then(|| settled("under load", &before, &ports));
     let audit = load.end(target.now(), runtime);
     let is_forced = faults.contains(&Fault::Promotion);
-    assert!(audit.untold.is_empty() && (is_forced || audit.lost.is_empty()), "{kind}: {audit}");
+    assert!(audit.untold.is_empty() && audit.lost.is_empty() != is_forced, "{kind}: {audit}");
     let version = if is_forced { format!("{version}, failover forced") } else { version };
     let report = runtime.block_on(pool.close_all());
     assert!(report.all_closed(), "{report}");

@@ -46,7 +46,8 @@ pub(crate) enum Fault {
     Descriptors(Duration),
     /// Redis hands over to its replica, the address follows, and after so long all goes back.
     Failover(Duration),
-    /// Redis is killed, its replica is promoted, and the address follows. Writes that the replica has not got are lost.
+    /// Redis is killed after its replica has lost it for a moment, the replica is promoted, and the address follows. Writes that the
+    /// replica has not got are lost.
     Promotion,
 }
 
@@ -291,8 +292,9 @@ impl Target {
             }
             Fault::Promotion => {
                 load.shared.losses_begin();
-                server.kill()?;
                 self.standby().redis()?.promote()?;
+                meanwhile(Duration::from_millis(300));
+                server.kill()?;
                 proxy.lead_to(self.standby().port());
                 self.is_succeeded.store(true, Ordering::SeqCst);
             }
