@@ -419,7 +419,11 @@ impl State {
             }
             link.write_all(to, bytes)?;
             if rate > 0 {
-                thread::sleep(Duration::from_secs_f64(count as f64 / rate as f64));
+                // Once the limit is off, what came meanwhile is seen at once, be it the client's end.
+                let end = Instant::now() + Duration::from_secs_f64(count as f64 / rate as f64);
+                while Instant::now() < end && self.bytes_per_second.load(Ordering::SeqCst) == rate {
+                    thread::sleep(GLANCE.min(end.saturating_duration_since(Instant::now())));
+                }
             }
         }
     }
