@@ -15,7 +15,7 @@ use common::{Log, until_async};
 use resource_pool::config::{
     CONFIG_FILE, ClickHouseConfig, ExitStatus, MongoConfig, Options, RabbitMqConfig, RedisConfig, ResourceConfig,
 };
-use resource_pool::{Builder, Error, Health, Phase, ResourcePool, mongodb};
+use resource_pool::{Builder, Error, Health, Phase, ResourcePool, blocking, mongodb};
 
 fn toml(name: &str, text: &str) -> PathBuf {
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}.toml", std::process::id()));
@@ -536,6 +536,16 @@ fn effective(kind: &str, file: &str, environment: &[(&str, &str)]) -> (String, S
 /// A part moves only itself.
 #[test]
 fn config_part_takes_neither_tls_nor_login_away() {
+    if cfg!(not(feature = "tls")) {
+        // A build without TLS refuses each of them instead of going on without it.
+        for Moved { kind, host, .. } in MOVED {
+            let file = toml(&format!("moved-{kind}"), &format!("[{kind}.tls]\n"));
+            let pool = builder([(host, "moved")]).config_file(file).build();
+            let refused = pool.and_then(|pool| blocking::ResourcePool::from(pool).reconnect(kind)).unwrap_err();
+            assert!(refused.to_string().contains("needs TLS, which this build has not"), "{refused}");
+        }
+        return;
+    }
     for Moved { kind, secure, host, endpoint, .. } in MOVED {
         let file = format!("[{kind}]\n{secure}\n");
         let (at, said, warnings) = effective(kind, &file, &[(host, "moved")]);
@@ -620,20 +630,24 @@ fn config_parts_change_a_mongo_uri() {
         let (at, said, _) = effective("mongo", &format!("[mongo]\nuri = '{uri}'\n"), environment);
         (at, said)
     };
-    let (place, said) = at("mongodb://me:p%40ss@a:1,b:2/db?replicaSet=rs&tls=true", &[("MONGODB_PORT", "9")]);
+    let (place, said) = at("mongodb://me:p%40ss@a:1,b:2/db?replicaSet=rs", &[("MONGODB_PORT", "9")]);
     assert_eq!(place, "mongodb://a:9,b:9/db");
-    assert!(said.contains("replica_set: Some(\"rs\")") && said.contains("tls: Some("), "{said}");
+    assert!(said.contains("replica_set: Some(\"rs\")"), "{said}");
     let (place, said) = at("mongodb://me:p4ss@a/db", &[("MONGODB_DATABASE", "other"), ("MONGODB_USER", "y@u")]);
     assert_eq!(place, "mongodb://a:27017/other");
     assert!(said.contains("auth_source: Some(\"db\")") && said.contains("y@u"), "{said}");
-    let (_, said) = at("mongodb://a/?tls=false", &[("MONGODB_TLS", "true")]);
-    assert!(said.contains("tls: Some("), "{said}");
     let (place, _) = at("mongodb://a", &[("MONGODB_HOST", "::1")]);
     assert_eq!(place, "mongodb://[::1]:27017/quantaxis");
     if cfg!(feature = "tls") {
         let (place, said) = at("mongodb+srv://me:p4ss@c.x.y/db?srvMaxHosts=1", &[("MONGODB_HOST", "a")]);
         assert_eq!(place, "mongodb://a:27017/db");
         assert!(said.contains("tls: Some("), "{said}");
+        for (uri, variable) in
+            [("mongodb://a,b/?tls=true", ("MONGODB_PORT", "9")), ("mongodb://a/?tls=false", ("MONGODB_TLS", "true"))]
+        {
+            let (_, said) = at(uri, &[variable]);
+            assert!(said.contains("tls: Some("), "{said}");
+        }
     }
 }
 
