@@ -109,6 +109,8 @@ impl CloseOptions {
 pub(crate) const WATCHDOG: Duration = Duration::from_secs(1);
 /// How long a step that was cut has to end: this, or half of what its level has.
 const GRACE: Duration = Duration::from_millis(500);
+/// How long the drop of the last handle may take at least, however little time its step has left.
+const LAST_DROP: Duration = Duration::from_millis(100);
 /// How long a consumer's cancelling may take.
 const INTAKE: Duration = Duration::from_secs(1);
 /// How long closing is silent about what it waits for.
@@ -873,10 +875,10 @@ async fn close_slots(
     let ((), settled) =
         tokio::join!(stop_intake(slots.clone()), settle(&registry.context, connecting, options.step.min(spare)));
     let mut unconnected = BTreeMap::new();
-    for (slot, connected) in settled {
-        match connected {
-            Ok(()) => slots.push(slot),
-            Err(outcome) => drop(unconnected.insert(Arc::clone(slot.name()), outcome)),
+    for (slot, ended) in settled {
+        match ended {
+            None => slots.push(slot),
+            Some(ended) => drop(unconnected.insert(Arc::clone(slot.name()), ended)),
         }
     }
     let mut active: Vec<_> = slots.iter().map(|slot| Arc::clone(slot.activity())).collect();
@@ -904,8 +906,10 @@ async fn close_slots(
         let mut begun = HashMap::new();
         for step in level {
             let (name, phase) = (step.name(), step.phase());
-            if let Some(outcome) = unconnected.remove(&name).filter(|_| step.is_resource()) {
-                steps.push(StepReport::new(name, phase, outcome, started.elapsed(), Vec::new()));
+            if step.is_resource()
+                && let Some((outcome, took)) = unconnected.remove(&name)
+            {
+                steps.push(StepReport::new(name, phase, outcome, took, Vec::new()));
                 continue;
             }
             let budget = options.budget(phase).min(own - grace);
@@ -931,23 +935,28 @@ async fn close_slots(
     CloseReport { reason, status, drained, steps, took: started.elapsed() }
 }
 
+/// How an attempt that has connected nothing ended, and how long that took.
+type Unconnected = (Outcome, Duration);
+
 /// Waits until the attempts in flight at these have come to their ends, and begins to close what they have connected.
-/// An attempt that has connected nothing has an outcome instead.
 async fn settle(
     context: &Arc<Context>,
     connecting: Vec<Arc<dyn AnySlot>>,
     limit: Duration,
-) -> Vec<(Arc<dyn AnySlot>, Result<(), Outcome>)> {
+) -> Vec<(Arc<dyn AnySlot>, Option<Unconnected>)> {
+    let started = Instant::now();
     let mut settling = JoinSet::new();
     for slot in connecting {
         let context = Arc::clone(context);
         settling.spawn(async move {
             let in_time = within(limit, Arc::clone(&slot).settled()).await.is_ok();
             if slot.begin_close() {
-                in_parallel(&context, INTAKE, std::iter::once(Arc::clone(&slot).stop_intake())).await;
-                return (slot, Ok(()));
+                let left = limit.saturating_sub(started.elapsed());
+                in_parallel(&context, INTAKE.min(left), std::iter::once(Arc::clone(&slot).stop_intake())).await;
+                return (slot, None);
             }
-            (slot, Err(if in_time { Outcome::Closed } else { Outcome::Forced }))
+            let outcome = if in_time { Outcome::Closed } else { Outcome::Forced };
+            (slot, Some((outcome, started.elapsed())))
         });
     }
     settling.join_all().await
@@ -1096,7 +1105,9 @@ async fn run_step(
     if outcome != Outcome::Closed
         && let Some(slot) = &slot
     {
-        slot.force();
+        // It may be the user's code, and block.
+        let cut = Arc::clone(slot);
+        let _hangs_by_itself = aside(&registry.context, grace, move || cut.force()).await;
         if matches!(outcome, Outcome::TimedOut)
             && let Some(ended) = ended
             && within(grace, ended).await.is_ok_and(|ended| ended.is_ok())
@@ -1106,8 +1117,11 @@ async fn run_step(
     }
     cancel.cancel();
     if let Some(slot) = &slot {
-        if let Err(message) = slot.finish_close() {
-            outcome = Outcome::Panicked(message);
+        let last = Arc::clone(slot);
+        match aside(&registry.context, grace.max(LAST_DROP), move || last.finish_close()).await {
+            Some(Ok(())) => {}
+            Some(Err(message)) => outcome = Outcome::Panicked(message),
+            None => outcome = Outcome::TimedOut,
         }
         tracing::info!(resource = %name, %outcome, "closed");
     }
@@ -1148,14 +1162,37 @@ fn on_own_thread(registry: &Arc<Registry>, step: Step, cancel: CancellationToken
         };
         registry.context.close.end_step(number, outcome);
     };
-    if let Err(run) = on_thread(name, Box::new(run)) {
+    on_some_thread(name, Box::new(run));
+    ended
+}
+
+/// Runs code that may block or drop what it likes aside, in the context of the pool's runtime, and waits for it at most
+/// this long.
+async fn aside<T: Send + 'static>(
+    context: &Context,
+    limit: Duration,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    let (sender, ended) = oneshot::channel();
+    let runtime = context.runtime.current();
+    let run = move || {
+        let _context = runtime.as_ref().map(tokio::runtime::Handle::enter);
+        // Nobody waits any more once it is late.
+        let _ = sender.send(run());
+    };
+    on_some_thread("resource-pool-close".to_owned(), Box::new(run));
+    within(limit, ended).await.ok()?.ok()
+}
+
+/// Runs a job on a thread of its own or, where none can be had, on the one that was kept for that.
+fn on_some_thread(name: String, job: Job) {
+    if let Err(job) = on_thread(name, job) {
         match Closer::of_process() {
-            Ok(closer) => Closer::give(&closer.steps, run),
+            Ok(closer) => Closer::give(&closer.steps, job),
             Err(error) => {
                 tracing::error!(%error, "a closing step's thread could not be started");
-                run();
+                job();
             }
         }
     }
-    ended
 }

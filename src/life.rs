@@ -41,6 +41,10 @@ struct Inner<H> {
     handle: Option<H>,
     /// How often connecting was begun; a waiter remembers which one it joined.
     attempt: u64,
+    /// The attempt that made the present generation, and the one that made the generation before it. Those between
+    /// them have failed.
+    made: u64,
+    made_before: u64,
     /// The last one that closing overtook.
     overtaken: Option<u64>,
     failure: Option<Attempted>,
@@ -160,6 +164,8 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
                 generation: 0,
                 handle: None,
                 attempt: 0,
+                made: 0,
+                made_before: 0,
                 overtaken: None,
                 failure: None,
                 in_flight: false,
@@ -274,6 +280,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         self.ledger.open(&handle, generation, &self.activity);
         let earlier = (inner.handle.replace(handle), std::mem::replace(&mut inner.probing, watch(generation)));
         inner.generation = generation;
+        inner.made_before = std::mem::replace(&mut inner.made, attempt);
         inner.failure = None;
         inner.in_flight = false;
         inner.recovering = false;
@@ -324,6 +331,8 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         let mut inner = self.inner.lock();
         match inner.state {
             _ if link.is_some() && link == inner.overtaken => Lost::Noted,
+            // It has the number of a generation that a later attempt made, or is about to make.
+            _ if link.is_some_and(|link| inner.has_failed(link)) => Lost::Noted,
             State::Ready if inner.generation == generation => {
                 let is_young = inner.since.elapsed() < self.young;
                 inner.died_young = if is_young { inner.died_young.saturating_add(1) } else { 0 };
@@ -579,6 +588,12 @@ impl<H> Inner<H> {
 
     fn leases_to(&self, caller: Caller) -> bool {
         !self.shut && (!self.shut_to_outside || caller.inside)
+    }
+
+    /// Whether this attempt failed since the generation before the present one was made.
+    fn has_failed(&self, attempt: u64) -> bool {
+        let between = |before, after| before < attempt && attempt < after;
+        between(self.made_before, self.made) || between(self.made, self.attempt)
     }
 
     fn is_in_flight(&self) -> bool {

@@ -112,7 +112,7 @@ async fn probe(slot: Weak<dyn AnySlot>, generation: u64, options: ProbeOptions, 
         };
         tracing::debug!(resource = %slot.name(), strikes, error = %failure, "probe failed");
         if strikes >= options.strikes {
-            return slot.silent(generation, Source::from(failure.source));
+            return slot.lost(None, generation, Source::from(failure.source));
         }
     }
 }

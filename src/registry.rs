@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -398,14 +399,16 @@ impl Registry {
         }
         hooks.all.push((hook, Box::new(alive)));
         drop(hooks);
-        drop(gone);
+        let_go(gone);
         Ok(())
     }
 
     /// The hooks, but for adopted clients that are gone. Each runs once.
     pub(crate) fn take_hooks(&self) -> Vec<Hook> {
         let hooks = std::mem::take(&mut *self.hooks.lock());
-        hooks.all.into_iter().filter(|(_, alive)| alive()).map(|(hook, _)| hook).collect()
+        let (alive, gone): (Vec<_>, Vec<_>) = hooks.all.into_iter().partition(|(_, alive)| alive());
+        let_go(gone);
+        alive.into_iter().map(|(hook, _)| hook).collect()
     }
 
     pub(crate) fn on_report(&self, listener: impl Fn(&CloseReport) + Send + Sync + 'static) {
@@ -423,6 +426,10 @@ impl Registry {
             return Err(Error::Order(format!(
                 "{dependant:?} closes in phase {first}, after {dependency:?} in phase {second}, so it cannot depend on it"
             )));
+        }
+        // The phases order these already, and let what shares one close side by side.
+        if first < second {
+            return Ok(());
         }
         self.edges.lock().add(dependant, dependency)
     }
@@ -566,6 +573,15 @@ impl Drop for PoolHandle {
         } else if self.0.armed.get().is_some() {
             // Nothing that never connected has anything to close.
             let _nobody_waits = close::start(&self.0, Reason::Dropped, None);
+        }
+    }
+}
+
+/// Drops closures of clients that are gone. Each may panic as it does, which is nobody else's business.
+fn let_go(gone: Vec<(Hook, Alive)>) {
+    for hook in gone {
+        if catch_unwind(AssertUnwindSafe(|| drop(hook))).is_err() {
+            tracing::error!("the closure of an adopted client panicked as it dropped");
         }
     }
 }

@@ -369,7 +369,9 @@ impl Busy {
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.end(false);
+        if self.count > 0 {
+            self.end(false);
+        }
     }
 }
 

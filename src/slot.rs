@@ -84,8 +84,6 @@ pub(crate) trait AnySlot: Any + Send + Sync {
     fn lost(self: Arc<Self>, link: Option<u64>, generation: u64, cause: Source);
     /// An attempt tells how far it has come.
     fn progress(&self, attempt: u64, told: Arc<str>);
-    /// The prober has waited in vain for several answers in a row.
-    fn silent(self: Arc<Self>, generation: u64, cause: Source);
     fn reconnect(self: Arc<Self>) -> BoxFuture<Result<(), Error>>;
     /// Has no attempt begun any more. Answers whether one is in flight.
     fn begin_settling(&self) -> bool;
@@ -325,6 +323,9 @@ impl<R: Resource> Slot<R> {
             Connected::Ready { generation, lost } => {
                 let event = if generation == 1 { "connected" } else { "reconnected" };
                 tracing::info!(resource = %self.name(), endpoint = %self.activity().endpoint, generation, "{event}");
+                if let Kind::Users(pings) = &self.kind {
+                    pings.begin_generation();
+                }
                 if let Some(cause) = lost {
                     AnySlot::lost(Arc::clone(self), None, generation, cause);
                 }
@@ -340,11 +341,29 @@ impl<R: Resource> Slot<R> {
 
     /// Brings back what is lost.
     fn recover(self: Arc<Self>, attempt: u64, pause: Duration) {
+        let Some(runtime) = self.context.runtime.current() else {
+            self.force();
+            return self.life.gave_up(attempt, self.closed(), Duration::ZERO);
+        };
+        let connect = connect(Trying::new(&self, attempt, None), Some(pause));
         // Cut before anything new is connected, which the switch would reach too.
-        self.force();
-        match self.context.runtime.current() {
-            Some(runtime) => drop(runtime.spawn(connect(Trying::new(&self, attempt, None), Some(pause)))),
-            None => self.life.gave_up(attempt, self.closed(), Duration::ZERO),
+        match self.kind {
+            Kind::BuiltIn(_) => {
+                self.force();
+                drop(runtime.spawn(connect));
+            }
+            Kind::Users(_) => drop(runtime.spawn(async move {
+                self.cut_aside().await;
+                connect.await;
+            })),
+        }
+    }
+
+    /// Cuts on a thread of its own, since a user's code may block, and waits for that as long as for a goodbye.
+    async fn cut_aside(self: Arc<Self>) {
+        let cut = spawn_blocking(move || self.force());
+        if within(GOODBYE, cut).await.is_err() {
+            tracing::warn!("a cut does not come back; it must not block its thread");
         }
     }
 
@@ -493,21 +512,20 @@ impl<R: Resource> AnySlot for Slot<R> {
         Some(self.asked(async move { me.resource.probe(&handle).await }))
     }
 
-    fn silent(self: Arc<Self>, generation: u64, cause: Source) {
-        match self.kind {
-            Kind::BuiltIn(_) => self.lost(None, generation, cause),
-            // The cut that follows is the user's code, which may block.
-            Kind::Users(_) => drop(spawn_blocking(move || self.lost(None, generation, cause))),
-        }
-    }
-
     fn lost(self: Arc<Self>, link: Option<u64>, generation: u64, cause: Source) {
         match self.life.lost(link, generation, cause) {
             Lost::Recover(Recovery { attempt, died_young }) => {
                 let pause = self.context.options.retry.pause_after(died_young);
                 self.recover(attempt, pause);
             }
-            Lost::Cut => self.force(),
+            Lost::Cut => match self.kind {
+                Kind::BuiltIn(_) => self.force(),
+                Kind::Users(_) => {
+                    if let Some(runtime) = self.context.runtime.current() {
+                        drop(runtime.spawn(self.cut_aside()));
+                    }
+                }
+            },
             Lost::Noted => {}
         }
     }

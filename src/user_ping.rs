@@ -6,6 +6,7 @@ use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
@@ -15,24 +16,39 @@ use crate::slot::BoxFuture;
 
 /// The pings of one resource that run now.
 #[derive(Default)]
-pub(crate) struct UserPings(Arc<AtomicUsize>);
+pub(crate) struct UserPings {
+    /// Those of the present generation.
+    present: Mutex<Arc<AtomicUsize>>,
+    /// All, those that hang on what is lost included.
+    all: Arc<AtomicUsize>,
+}
 
 /// One for the prober and one for the health check. A ping that never comes back keeps its thread, so there are no more.
 const MOST: usize = 2;
+/// So many threads may hang on generations that are lost, as [`MOST`] on each.
+const MOST_OF_ALL: usize = 4 * MOST;
 
 impl UserPings {
+    /// Pings that hang on what was lost prove nothing about what has come in its place.
+    pub(crate) fn begin_generation(&self) {
+        *self.present.lock() = Arc::default();
+    }
+
     /// The same ping on a thread of its own. Dropping it ends a ping that waits, but not one that blocks.
     pub(crate) fn on_own_thread(&self, ping: BoxFuture<Result<(), Failure>>) -> BoxFuture<Result<(), Failure>> {
-        let more = |running| (running < MOST).then_some(running + 1);
-        if self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_err() {
+        let Some(of_all) = Turn::begin(&self.all, MOST_OF_ALL) else {
+            let problem =
+                format!("{MOST_OF_ALL} pings of lost connections have not come back; none is sent until one does");
+            return Box::pin(async { Err(Failure::unasked(problem)) });
+        };
+        let Some(turn) = Turn::begin(&self.present.lock(), MOST) else {
             let problem = format!("{MOST} earlier pings have not come back; a ping must not block its thread");
             return Box::pin(async { Err(Failure::transient(problem)) });
-        }
-        let turn = Turn(Arc::clone(&self.0));
+        };
         Box::pin(async move {
             let (_waits, given_up) = oneshot::channel::<Infallible>();
             let call = spawn_blocking(move || {
-                let _turn = turn;
+                let _turns = (turn, of_all);
                 Handle::current().block_on(async {
                     tokio::select! {
                         answer = ping => answer,
@@ -51,6 +67,14 @@ impl UserPings {
 
 /// Counts as running until it drops.
 struct Turn(Arc<AtomicUsize>);
+
+impl Turn {
+    fn begin(running: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
+        let more = |running| (running < most).then_some(running + 1);
+        running.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(Turn(Arc::clone(running)))
+    }
+}
 
 impl Drop for Turn {
     fn drop(&mut self) {

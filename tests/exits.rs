@@ -209,8 +209,8 @@ const TABLE: &[Row] = &[
 
     row("listener_that_exits", "return", Exit(70)).app("listener-exits").ways(THREADS).seen(Trouble("still running: a listener\n")).within(FORCED),
 
-    row("watchdog_names_a_step", "return", Exit(70)).app("cut-hangs").ways(THREADS).seen(Trouble("still running: stubborn\n")).within(FORCED),
-    row("watchdog_names_a_step", "wait", Signal(15)).sent(&["TERM"]).app("cut-hangs").ways(THREADS).seen(Trouble("still running: stubborn\n")).within(FORCED),
+    row("step_whose_cut_hangs", "return", Exit(0)).app("cut-hangs").ways(THREADS).seen(Trouble("stubborn=timed out")).within(FORCED),
+    row("step_whose_cut_hangs", "wait", Signal(15)).sent(&["TERM"]).app("cut-hangs").ways(THREADS).seen(Trouble("stubborn=timed out")).within(FORCED),
     row("watchdog_names_the_drain", "return", Exit(70)).app("usage-hangs").ways(THREADS).seen(Trouble("still running: the drain\n")).within(FORCED),
     row("watchdog_names_a_listener", "return", Exit(70)).app("listener-hangs").ways(THREADS).seen(Trouble("still running: a listener\n")).within(FORCED),
     row("longer_deadline_than_configured", "close-longer", Exit(0)).app("hook-takes-long").ways(THREADS),
