@@ -492,8 +492,9 @@ impl Resource for ClickHouseResource {
         };
         tokio::select! {
             biased;
-            answer = asked => answer,
+            // First, since the question's own answer may be an error although this one has come.
             () = answered => Ok(()),
+            answer = asked => answer,
         }
     }
 

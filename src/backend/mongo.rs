@@ -1211,7 +1211,13 @@ impl Inner {
             biased;
             () = self.traffic.quiet() => return,
             _ = self.pulse.all_down() => {}
-            () = async { loop { give_up_a_connection(client).await } } => {}
+            () = async {
+                loop {
+                    give_up_a_connection(client).await;
+                    // One that is answered at its first poll would keep the others from theirs for ever.
+                    tokio::task::yield_now().await;
+                }
+            } => {}
         }
         self.traffic.quiet().await;
     }

@@ -287,6 +287,7 @@ impl Resource for RedisResource {
             shared: RwLock::new(None),
             demotion: Demotion::default(),
             probe: tokio::sync::Mutex::new(None),
+            is_closed: AtomicBool::new(false),
             drivers: watch::Sender::new(0),
             exclusives: Arc::new(Semaphore::new(self.config.exclusive_size)),
             exclusive_quota: Quota::new(link, self.config.exclusive_size, "exclusive connections", "exclusive_size"),
@@ -313,6 +314,9 @@ impl Resource for RedisResource {
     async fn ping(&self, redis: &Redis) -> Result<(), Failure> {
         let inner = &redis.inner;
         let mut probe = inner.probe.lock().await;
+        if inner.is_closed.load(Ordering::Acquire) {
+            return Err(Failure::unasked("it is closed"));
+        }
         // Taken out while in use, so that a ping given up takes its connection with it.
         if let Some(mut own) = probe.take() {
             let answer = ask(inner, &mut own.connection).await;
@@ -332,7 +336,7 @@ impl Resource for RedisResource {
             Err(error) => {
                 drop(probe);
                 match inner.live_shared() {
-                    Some(mut shared) => inner.judged(ask(inner, &mut shared).await),
+                    Some(mut shared) => inner.judged(ask(inner, &mut shared.connection).await),
                     None => Err(Failure::unasked(inner.config.told(error))),
                 }
             }
@@ -342,6 +346,8 @@ impl Resource for RedisResource {
     async fn close(&self, redis: Redis) -> Result<(), Failure> {
         redis.inner.threads.close().await;
         redis.inner.shared.write().take();
+        // Before the lock, so that a ping which comes after it opens nothing any more.
+        redis.inner.is_closed.store(true, Ordering::Release);
         redis.inner.probe.lock().await.take();
         // What is still out ends here; the drain has waited for it.
         redis.inner.switch.read().cut_because(redis.inner.link.why_cut());
@@ -400,6 +406,7 @@ struct Inner {
     shared: RwLock<Option<Shared>>,
     demotion: Demotion,
     probe: tokio::sync::Mutex<Option<Own>>,
+    is_closed: AtomicBool,
     /// Of async connections, until their sockets are gone.
     drivers: watch::Sender<usize>,
     exclusives: Arc<Semaphore>,
@@ -408,6 +415,7 @@ struct Inner {
 }
 
 /// The connection that commands share.
+#[derive(Clone)]
 struct Shared {
     connection: MultiplexedConnection,
     /// Another one has taken its place, so that its end is no loss.
@@ -505,8 +513,9 @@ impl Redis {
         let place = self.place(claim).await?;
         let (inner, switch) = (Arc::clone(&self.inner), self.inner.switch.read().clone());
         let opening = open(Arc::clone(&inner), switch);
-        let opening = self.inner.runtime.spawn(async move { inner.in_time(opening).await });
-        let own = opening.await.unwrap_or_else(|_the_runtime_ended| Err(self.inner.closed()));
+        // The place goes along, so that it is not free while an opening that nobody waits for goes on.
+        let opening = self.inner.runtime.spawn(async move { (inner.in_time(opening).await, place) });
+        let Ok((own, place)) = opening.await else { return Err(self.inner.closed()) };
         Ok((Ours::new(own.map_err(|error| self.inner.unsent(error))?), Ours::new(place)))
     }
 
@@ -535,10 +544,10 @@ impl Redis {
     }
 
     /// The shared connection, after waiting while it is being brought back.
-    async fn shared(&self) -> RedisResult<MultiplexedConnection> {
+    async fn shared(&self) -> RedisResult<Shared> {
         self.inner.link.process.check().map_err(refused)?;
-        if let Some(connection) = self.inner.live_shared() {
-            return Ok(connection);
+        if let Some(shared) = self.inner.live_shared() {
+            return Ok(shared);
         }
         self.inner.link.ready().await.map_err(refused)?;
         self.inner.live_shared().ok_or_else(|| self.inner.closed())
@@ -555,10 +564,15 @@ impl Redis {
         let mut again = link.repeat == Repeat::Idempotent && commands().all(reads);
         loop {
             let generation = again.then(|| link.generation());
-            let shared = self.shared().await?;
+            let Shared { connection, retired } = self.shared().await?;
             let busy = link.busy(Work::Operation);
-            match (send(shared).await, generation) {
-                (Err(error), Some(generation)) if error.is_io_error() => link.lost(generation, error),
+            match (send(connection).await, generation) {
+                (Err(error), Some(generation)) if error.is_io_error() => {
+                    // The end of one that is retired says nothing about the one in its place.
+                    if !retired.is_cancelled() {
+                        link.lost(generation, error);
+                    }
+                }
                 (answer, _) => return self.inner.answered(busy, answer, || unsafe_twice(commands())),
             }
             drop(busy);
@@ -626,11 +640,11 @@ impl Inner {
         shared
     }
 
-    fn live_shared(&self) -> Option<MultiplexedConnection> {
+    fn live_shared(&self) -> Option<Shared> {
         if self.switch.read().is_cut() {
             return None;
         }
-        self.shared.read().as_ref().map(|shared| shared.connection.clone())
+        self.shared.read().clone()
     }
 
     /// Looks for the master behind the address of a server that answered `READONLY`, unless somebody does.
@@ -795,12 +809,17 @@ async fn ask(inner: &Inner, connection: &mut MultiplexedConnection) -> RedisResu
     answer
 }
 
-/// Whether the server says that it is a replica. HELLO needs no right; a Redis before 6 does not know it.
+/// Whether the server is a replica, for all that it says. HELLO needs no right; a Redis before 6 knows ROLE alone. One
+/// that says neither has answered `READONLY`, so that it counts as a replica until it takes a write.
 async fn is_replica(connection: &mut MultiplexedConnection) -> RedisResult<bool> {
     match redis::cmd("HELLO").arg(2).query_async::<HashMap<String, Value>>(connection).await {
         Ok(about) => Ok(matches!(about.get("role"), Some(Value::BulkString(role)) if role == b"replica")),
         Err(error) if error.is_io_error() => Err(error),
-        Err(_it_cannot_say) => Ok(false),
+        Err(_it_has_no_hello) => match redis::cmd("ROLE").query_async::<Vec<Value>>(connection).await {
+            Ok(role) => Ok(!matches!(role.first(), Some(Value::BulkString(role)) if role == b"master")),
+            Err(error) if error.is_io_error() => Err(error),
+            Err(_it_cannot_say) => Ok(true),
+        },
     }
 }
 

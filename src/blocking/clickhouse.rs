@@ -111,9 +111,11 @@ impl ClickHouse {
             let mut insert = self.client().insert::<T>(table).await?;
             let mut written = 0;
             for row in rows {
-                if let Err(error) = insert.write(&row).await {
+                match insert.write(&row).await {
+                    Ok(()) => {}
                     // Where the server has answered already, the driver tells why at the end only.
-                    return Err(insert.end().await.err().unwrap_or(error));
+                    Err(error @ DriverError::Network(_)) => return Err(insert.end().await.err().unwrap_or(error)),
+                    Err(error) => return Err(error),
                 }
                 written += 1;
             }
