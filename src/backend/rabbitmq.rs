@@ -413,7 +413,11 @@ impl Resource for RabbitMqResource {
         });
         if let Err(failure) = inner.open_generation(link).await {
             let RabbitMqConfig { host, port, .. } = &*self.config;
-            return Err(self.tls.or_wanted(failure, host, *port, "use amqps://").await);
+            // No further attempt mends an answer that is no AMQP, but it may be TLS's.
+            let is_no_amqp = dial::is_no_amqp(&failure);
+            let failure = Failure { permanent: failure.permanent && !is_no_amqp, ..failure };
+            let failure = self.tls.or_wanted(failure, host, *port, "use amqps://").await;
+            return Err(Failure { permanent: failure.permanent || is_no_amqp, ..failure });
         }
         Ok(RabbitMq::over(inner))
     }

@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_rs::traits::Reactor;
-use async_rs::util::RuntimeParts;
+use async_rs::traits::{Executor, Reactor};
+use async_rs::util::{RuntimeParts, Task};
 use async_rs::{Runtime, Tokio};
 use futures_core::Stream;
 use lapin::options::BasicQosOptions;
@@ -18,6 +18,7 @@ use lapin::{AsyncTcpStream, ConnectionProperties, ErrorKind};
 use tokio::runtime::Handle;
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
 use tokio_util::sync::CancellationToken;
+use tracing::instrument::WithSubscriber;
 use tracing::subscriber::{DefaultGuard, NoSubscriber};
 
 use super::RabbitMqConfig;
@@ -172,7 +173,7 @@ async fn dial(config: &RabbitMqConfig, tls: &Tls, name: &str, frame_max: u32) ->
     let cut = CutOnDrop::new(&switch);
     let gone = CancellationToken::new();
     let tokio = Tokio::default().with_handle(Handle::current());
-    let kit = RuntimeParts::new(tokio.clone(), OwnStreams(tokio));
+    let kit = RuntimeParts::new(Quiet(tokio.clone()), OwnStreams(tokio));
     // Owned by the driver's thread, whose end drops it after the socket.
     let ended = gone.clone().drop_guard();
     let (under, tls, host, port) = (switch.clone(), tls.clone(), config.host.clone(), config.port);
@@ -220,12 +221,38 @@ fn is_permanent(error: &lapin::Error) -> bool {
     }
 }
 
+/// Whether the server speaks another protocol.
+pub(super) fn is_no_amqp(failure: &Failure) -> bool {
+    let driver = failure.source.downcast_ref::<lapin::Error>();
+    driver.is_some_and(|error| matches!(error.kind(), ErrorKind::ParsingError(_)))
+}
+
 /// Whether a user, a virtual host or a node has as many connections as it may. Names stand before that, in quotes.
 fn is_full(refusal: &str) -> bool {
     refusal.ends_with("is reached")
 }
 
-type Kit = RuntimeParts<Tokio, OwnStreams>;
+type Kit = RuntimeParts<Quiet, OwnStreams>;
+
+/// Tokio's executor, except that the driver's tasks log nothing: one that cannot send the login logs it at TRACE.
+#[derive(Debug, Clone)]
+struct Quiet(Tokio);
+
+impl Executor for Quiet {
+    type Task<T: Send + 'static> = <Tokio as Executor>::Task<T>;
+
+    fn block_on<T, F: Future<Output = T>>(&self, future: F) -> T {
+        self.0.block_on(future)
+    }
+
+    fn spawn<T: Send + 'static, F: Future<Output = T> + Send + 'static>(&self, future: F) -> Task<Self::Task<T>> {
+        self.0.spawn(future.with_subscriber(NoSubscriber::default()))
+    }
+
+    fn spawn_blocking<T: Send + 'static, F: FnOnce() -> T + Send + 'static>(&self, run: F) -> Task<Self::Task<T>> {
+        self.0.spawn_blocking(run)
+    }
+}
 
 /// Tokio's reactor, except that streams stand under a kill switch.
 #[derive(Debug, Clone)]
