@@ -13,6 +13,7 @@ mod servers;
 mod size;
 mod soak;
 mod tally;
+mod test;
 
 use child::Child;
 use servers::Servers;
@@ -27,7 +28,9 @@ Usage: cargo xtask <verb> [arguments]
 
   setup         install what this machine lacks of MongoDB, RabbitMQ, ClickHouse and Redis
   demo [args]   set up, start the four servers privately, run the example `quant_strategy` on them
-  test [args]   set up, start the servers, run `cargo test --workspace --no-fail-fast [args]`, count tests per backend
+  test [--busy N] [--times N] [args]
+                set up, start the servers, run `cargo test --workspace --no-fail-fast [args]`, so many times and beside so many
+                busy loops; count tests per backend, name those that failed
   bench [part…] the duels with other pools and the bare drivers, all or these parts, on private servers; makes benches/RESULTS.md
                 and its plots of what they measured; --render does so of what was measured before;
                 `size` is what programs grow by and how long they compile, which takes a quarter of an hour, if asked for
@@ -60,7 +63,7 @@ fn main() -> ExitCode {
     let done = match verb.as_str() {
         "setup" => servers::set_up().map(|()| ExitCode::SUCCESS),
         "demo" => demo(&rest),
-        "test" => test(&rest),
+        "test" => test::run(&rest),
         "bench" => bench::run(&rest),
         "hot" => hot::run(&rest),
         "faults" => faults::run(&rest),
@@ -93,27 +96,6 @@ fn demo(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     command.args(["run", "--example", "quant_strategy", "--"]).args(arguments);
     let code = child.run(command.envs(servers.environment()))?;
     servers.stop();
-    Ok(code)
-}
-
-fn test(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
-    let child = Child::catching_signals()?;
-    servers::set_up()?;
-    let servers = Servers::for_tests()?;
-    let mut command = cargo();
-    command.args(["test", "--no-fail-fast"]);
-    if !arguments.iter().any(|argument| argument == "-p" || argument.starts_with("--package")) {
-        command.arg("--workspace");
-    }
-    command.args(arguments).envs(servers.environment());
-    // Most tests wait for a server more than they compute.
-    if env::var_os("RUST_TEST_THREADS").is_none() {
-        command.env("RUST_TEST_THREADS", "4");
-    }
-    let mut tally = tally::Tally::default();
-    let code = child.run_watched(command, |line| tally.count(line))?;
-    servers.stop();
-    println!("{tally}");
     Ok(code)
 }
 

@@ -1,4 +1,4 @@
-//! How many tests ran, per backend.
+//! How many tests ran, per backend, and which of them failed.
 
 use std::fmt;
 
@@ -17,6 +17,7 @@ pub(crate) struct Tally {
     per_backend: [usize; BACKENDS.len()],
     elsewhere: usize,
     executed: usize,
+    failed: Vec<String>,
     binaries: usize,
     /// Passed, failed, ignored, measured, filtered out: the sums of what each binary says at its end.
     totals: [usize; TOTALS.len()],
@@ -25,7 +26,8 @@ pub(crate) struct Tally {
 const TOTALS: [&str; 5] = ["passed", "failed", "ignored", "measured", "filtered out"];
 
 impl Tally {
-    pub(crate) fn count(&mut self, line: &str) {
+    /// Whether a test has run by now.
+    pub(crate) fn count(&mut self, line: &str) -> bool {
         let line = line.trim();
         if let Some(binary) = line.strip_prefix("Running ").or_else(|| line.strip_prefix("Doc-tests ")) {
             // `tests/redis.rs (target/debug/deps/redis-0123456789abcdef)`
@@ -38,7 +40,11 @@ impl Tally {
             if !outcome.starts_with("ignored") {
                 self.add_test(name);
             }
+            if outcome.ends_with("FAILED") {
+                self.failed.push(format!("{}: {name}", self.binary));
+            }
         }
+        !self.binary.is_empty()
     }
 
     fn add_test(&mut self, name: &str) {
@@ -76,6 +82,9 @@ impl fmt::Display for Tally {
         let verdict = if self.totals[1] == 0 && self.binaries > 0 { "ok" } else { "FAILED" };
         let totals: Vec<String> =
             TOTALS.iter().zip(self.totals).map(|(what, number)| format!("{number} {what}")).collect();
+        for name in &self.failed {
+            writeln!(f, "failed: {name}")?;
+        }
         write!(f, "total: {verdict}. {}", totals.join("; "))
     }
 }
@@ -92,6 +101,7 @@ mod tests {
             "test survives ... ok",
             "test with_mongo ... some outputok",
             "test slow ... ignored",
+            "test slower ... FAILED",
             "test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.00s",
             "     Running unittests src/lib.rs (target/debug/deps/resource_pool-0)",
             "test slot::once ... ok",
@@ -99,8 +109,9 @@ mod tests {
         ] {
             tally.count(line);
         }
-        assert_eq!(tally.per_backend, [1, 0, 0, 2]);
-        assert_eq!((tally.executed, tally.elsewhere, tally.binaries), (3, 1, 2));
+        assert_eq!(tally.per_backend, [1, 0, 0, 3]);
+        assert_eq!((tally.executed, tally.elsewhere, tally.binaries), (4, 1, 2));
+        assert_eq!(tally.failed, ["tests/redis.rs: slower"]);
         assert_eq!(tally.totals, [2, 1, 1, 0, 2]);
     }
 }

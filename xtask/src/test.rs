@@ -1,0 +1,91 @@
+//! Every test against real servers, as often as asked for and beside as much other work as asked for.
+
+use std::env;
+use std::error::Error;
+use std::hint::spin_loop;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use crate::cargo;
+use crate::child::Child;
+use crate::servers::{self, Servers};
+use crate::tally::Tally;
+
+const EXPECTED: &str = "expected `--busy N`, `--times N`, and then what `cargo test` takes";
+
+/// Runs the tests once, or `--times N`, each round with servers of its own, beside no busy loop or `--busy N`.
+pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
+    let (mut busy, mut times, mut rest) = (0, 1, arguments);
+    while let [flag, number, others @ ..] = rest {
+        let amount = match flag.as_str() {
+            "--busy" => &mut busy,
+            "--times" => &mut times,
+            _ => break,
+        };
+        *amount = number.parse().map_err(|_| format!("{flag} {number:?}: {EXPECTED}"))?;
+        rest = others;
+    }
+    if times == 0 {
+        return Err(format!("--times 0: {EXPECTED}").into());
+    }
+    let child = Child::catching_signals()?;
+    servers::set_up()?;
+    let mut tally = Tally::default();
+    let mut outcome = ExitCode::SUCCESS;
+    for round in 1..=times {
+        if times > 1 {
+            println!("== round {round} of {times}, beside {busy} busy loops");
+        }
+        let servers = Servers::for_tests()?;
+        let mut command = cargo();
+        command.args(["test", "--no-fail-fast"]);
+        if !rest.iter().any(|argument| argument == "-p" || argument.starts_with("--package")) {
+            command.arg("--workspace");
+        }
+        command.args(rest).envs(servers.environment());
+        // Most tests wait for a server more than they compute.
+        if env::var_os("RUST_TEST_THREADS").is_none() {
+            command.env("RUST_TEST_THREADS", "4");
+        }
+        let mut loops = None;
+        let code = child.run_watched(command, |line| {
+            // What builds the tests is no test.
+            if tally.count(line) && loops.is_none() {
+                loops = Some(Loops::spin(busy));
+            }
+        })?;
+        drop(loops);
+        servers.stop();
+        if code != ExitCode::SUCCESS {
+            outcome = code;
+        }
+    }
+    println!("{tally}");
+    Ok(outcome)
+}
+
+/// Threads that do nothing but compute, until they are dropped.
+struct Loops(Arc<AtomicBool>);
+
+impl Loops {
+    fn spin(count: usize) -> Loops {
+        let is_over = Arc::new(AtomicBool::new(false));
+        for _ in 0..count {
+            let is_over = Arc::clone(&is_over);
+            thread::spawn(move || {
+                while !is_over.load(Ordering::Relaxed) {
+                    spin_loop();
+                }
+            });
+        }
+        Loops(is_over)
+    }
+}
+
+impl Drop for Loops {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
