@@ -16,7 +16,10 @@ const TESTS: [&str; 4] = ["cancellation", "checkout", "lifecycle", "state_machin
 const EXCLUDED: &str = "KillSwitch|Killable|Guarded|in check$|was_cut";
 const MINUTES: u64 = 60;
 /// The tests of one mutant, in seconds. A defect that has them wait for ever counts as found.
-const TIMEOUT: &str = "120";
+const TIMEOUT: &str = "90";
+/// They wait more than they compute, so that two cores are enough for two mutants with so many tests at once.
+const JOBS: &str = "2";
+const THREADS: &str = "8";
 const MISSING: &str = "cargo-mutants is missing: `cargo install --locked cargo-mutants` installs it";
 
 /// Goes on where the last run of the same folder ended, for so many minutes, and prints what there is until then.
@@ -34,17 +37,22 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     }
     let child = Child::catching_signals()?;
     let output = target().join("mutants");
-    fs::create_dir_all(&output)?;
+    // A run that was interrupted leaves its copies behind.
+    let copies = output.join("copies");
+    if copies.exists() {
+        fs::remove_dir_all(&copies)?;
+    }
+    fs::create_dir_all(&copies)?;
     let plain = cargo();
     // It ends by itself once interrupted, and keeps what it knows.
     let mut command = Command::new("timeout");
     command.args(["--signal=INT", "--kill-after=60s", &format!("{minutes}m")]);
     command.arg(plain.get_program()).args(plain.get_args()).current_dir(root());
-    // What it builds is kept, though each run builds in a folder of its own.
-    command.env("CARGO_TARGET_DIR", output.join("target"));
+    // Each job builds in a copy of its own.
+    command.env("TMPDIR", &copies).env_remove("CARGO_TARGET_DIR").env("RUST_TEST_THREADS", THREADS);
     command.args(["mutants", "--package", "resource-pool", "--no-default-features", "--features", "r2d2"]);
     command
-        .args(["--iterate", "--no-shuffle", "--timeout", TIMEOUT, "--exclude-re", EXCLUDED, "--output"])
+        .args(["--iterate", "--no-shuffle", "--jobs", JOBS, "--timeout", TIMEOUT, "--exclude-re", EXCLUDED, "--output"])
         .arg(&output);
     for file in FILES.iter().filter(|file| files.is_empty() || files.iter().any(|one| one == *file)) {
         command.args(["--file", &format!("src/{file}.rs")]);
