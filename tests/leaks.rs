@@ -9,10 +9,10 @@ use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::Duration;
 
-use common::{Log, until};
+use common::{Log, Plain, until};
 use parking_lot::Mutex;
 use resource_pool::config::{LeakOptions, MongoConfig, Options, RabbitMqConfig, RedisConfig};
-use resource_pool::{Failure, Holder, Link, Phase, Resource, ResourcePool, ResourceStatus, blocking};
+use resource_pool::{Holder, Phase, ResourcePool, ResourceStatus, blocking};
 use services::{Kind, Service, shared};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -62,22 +62,6 @@ fn suspects(pool: &ResourcePool) -> Vec<Holder> {
     pool.holders().into_iter().filter(|holder| holder.suspected).collect()
 }
 
-/// For shared leases: nothing but a handle.
-struct Fake;
-
-impl Resource for Fake {
-    type Handle = ();
-    async fn connect(&self, _: &Link) -> Result<(), Failure> {
-        Ok(())
-    }
-    async fn ping(&self, (): &()) -> Result<(), Failure> {
-        Ok(())
-    }
-    async fn close(&self, (): ()) -> Result<(), Failure> {
-        Ok(())
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leaked_checkouts_are_told_once_each_with_their_lines_and_when_they_come_back() {
     let pool = pool(|_| {});
@@ -123,11 +107,11 @@ async fn leaked_checkouts_are_told_once_each_with_their_lines_and_when_they_come
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leaked_shared_leases_are_watched_if_asked_for() {
     let unwatched = pool(|_| {});
-    unwatched.register("fake", Fake).unwrap();
+    unwatched.register("fake", Plain).unwrap();
     let watched = pool(|leaks| leaks.shared = true);
-    watched.register("fake", Fake).unwrap();
-    let mine = (unwatched.get::<Fake>("fake").await.unwrap(), line!());
-    let theirs = (watched.get::<Fake>("fake").await.unwrap(), line!());
+    watched.register("fake", Plain).unwrap();
+    let mine = (unwatched.get::<Plain>("fake").await.unwrap(), line!());
+    let theirs = (watched.get::<Plain>("fake").await.unwrap(), line!());
     until(SOON, || warned(theirs.1) == 1);
     assert_eq!((status(&watched, "fake").leaks, status(&unwatched, "fake").leaks), (1, 0));
     assert!(suspects(&watched)[0].owner.is_some());
@@ -164,7 +148,7 @@ async fn leaks_by_count_are_told_once_until_they_come_back() {
         leaks.age = Duration::ZERO;
         leaks.count = Some(1);
     });
-    pool.register("few", Fake).unwrap();
+    pool.register("few", Plain).unwrap();
     // One threshold by option, for checkouts.
     let redis = pool.redis().await.unwrap();
     let one = redis.exclusive().await.unwrap();
@@ -182,7 +166,7 @@ async fn leaks_by_count_are_told_once_until_they_come_back() {
     // Others by call, for everything that is out.
     let mut leases = Vec::new();
     for _ in 0..6 {
-        leases.push(pool.get::<Fake>("few").await.unwrap());
+        leases.push(pool.get::<Plain>("few").await.unwrap());
     }
     let line = line!() - 2;
     assert!(pool.check_leak(6).is_empty());
@@ -195,7 +179,7 @@ async fn leaks_by_count_are_told_once_until_they_come_back() {
     leases.pop();
     until(SOON, || LOG.text().contains("no more held than expected again resource=\"few\" held=5 allowed=5"));
     assert_eq!(status(&pool, "few").leaks, 0);
-    leases.push(pool.get::<Fake>("few").await.unwrap());
+    leases.push(pool.get::<Plain>("few").await.unwrap());
     assert_eq!(pool.check_leak(5).len(), 6);
     assert_eq!((crowds("WARN", 5, line), status(&pool, "few").leaks_total), (2, 2), "a new one is told anew");
     drop((one, redis, leases));
@@ -204,7 +188,7 @@ async fn leaks_by_count_are_told_once_until_they_come_back() {
 #[test]
 fn adopted_client_that_is_gone_leaves_its_name_and_nothing_else() {
     let pool = blocking::ResourcePool::builder().environment([("", ""); 0]).build().unwrap();
-    pool.register("fake", Fake).unwrap();
+    pool.register("fake", Plain).unwrap();
     let first = Arc::new("first");
     let closed = Arc::new(Mutex::new(Vec::new()));
     let close = |closed: &Arc<Mutex<Vec<&'static str>>>| {

@@ -1,13 +1,16 @@
-//! Waiting for conditions, with a limit; what is logged.
+//! Waiting for conditions, with a limit; what takes how long; what is logged.
 
 #![allow(dead_code, missing_docs, reason = "each test file uses some of it")]
 
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use resource_pool::{Failure, Link, Resource};
 use tracing_subscriber::filter::LevelFilter;
 
 const PAUSE: Duration = Duration::from_millis(5);
@@ -56,6 +59,49 @@ pub(crate) trait Within: Future + Sized {
 }
 
 impl<F: Future> Within for F {}
+
+/// Measures what the guide promises a limit for, as a thread counts time that only sleeps: on a busy machine that one is late
+/// too.
+pub(crate) struct Stopwatch {
+    pauses: Arc<AtomicU32>,
+}
+
+impl Stopwatch {
+    pub(crate) fn start() -> Self {
+        let pauses = Arc::new(AtomicU32::new(0));
+        let counted = Arc::downgrade(&pauses);
+        thread::spawn(move || {
+            while let Some(pauses) = counted.upgrade() {
+                thread::sleep(PAUSE);
+                pauses.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        Stopwatch { pauses }
+    }
+
+    pub(crate) fn took(&self) -> Duration {
+        PAUSE * self.pauses.load(Ordering::Relaxed)
+    }
+}
+
+/// A resource with nothing to connect to.
+pub(crate) struct Plain;
+
+impl Resource for Plain {
+    type Handle = ();
+
+    async fn connect(&self, _: &Link) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn ping(&self, (): &()) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn close(&self, (): ()) -> Result<(), Failure> {
+        Ok(())
+    }
+}
 
 /// The names of this process's threads.
 pub(crate) fn threads() -> Vec<String> {
