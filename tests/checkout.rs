@@ -54,6 +54,9 @@ struct Server {
     goodbye: Mutex<(Duration, bool)>,
     /// Openings that were more at a time than the pace allows.
     hasty: AtomicUsize,
+    /// The most that were being opened at a time.
+    crowd: AtomicUsize,
+    tested: AtomicUsize,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -90,7 +93,9 @@ impl Drop for Numbered {
             thread::sleep(Duration::from_millis(5));
         }
         self.server.closed.fetch_add(1, Ordering::SeqCst);
-        assert!(!panics, "as the test asked, in goodbye");
+        if panics {
+            panic_quietly("goodbye");
+        }
     }
 }
 
@@ -99,9 +104,14 @@ impl Does {
         match self {
             Does::Work | Does::Hang => Ok(()),
             Does::Fail => Err(Refused(what)),
-            Does::Panic => panic!("as the test asked, in {what}"),
+            Does::Panic => panic_quietly(what),
         }
     }
+}
+
+/// Without the panic hook, which prints a backtrace and so may take longer than the limits of a test.
+fn panic_quietly(what: &'static str) -> ! {
+    std::panic::resume_unwind(Box::new(format!("as the test asked, in {what}")))
 }
 
 impl r2d2::ManageConnection for Fake {
@@ -111,6 +121,7 @@ impl r2d2::ManageConnection for Fake {
     fn connect(&self) -> Result<Numbered, Refused> {
         let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
         let under_way = number - self.ended.load(Ordering::SeqCst);
+        self.crowd.fetch_max(under_way, Ordering::SeqCst);
         // As many as were opened before, and one that the prober may open.
         if under_way > self.opened.load(Ordering::SeqCst).max(1) + 1 {
             self.hasty.fetch_add(1, Ordering::SeqCst);
@@ -135,6 +146,7 @@ impl r2d2::ManageConnection for Fake {
     fn is_valid(&self, own: &mut Numbered) -> Result<(), Refused> {
         let does = if *self.spoilt.lock() == Some(own.number) { Does::Fail } else { *self.test.lock() };
         let slow = *self.slow_test.lock();
+        self.tested.fetch_add(1, Ordering::SeqCst);
         if let Some(takes) = slow {
             thread::sleep(takes);
             return Does::Fail.run("answer in time");
@@ -177,6 +189,8 @@ impl Fake {
         let mut options = Options::default();
         (options.probe.interval, options.probe.strikes) = (Duration::from_millis(50), 1);
         options.close.drain = Duration::from_secs(1);
+        // However long an answer takes on a busy machine.
+        (options.health.each, options.health.all, options.health.slow) = (SOON, SOON, SOON);
         change(&mut options);
         let pool = ResourcePool::builder().environment([("", ""); 0]).options(options).build().unwrap();
         pool.register("fake", with(R2d2::new(self.clone()).endpoint("fake://here"))).unwrap();
@@ -270,46 +284,48 @@ fn checkouts_are_given_out_in_the_order_of_asking() {
     thread::scope(|scope| {
         for number in 0..20 {
             let (pool, served) = (&pool, served.clone());
-            // The fifth gives up.
-            let patience = if number == 4 { Duration::from_millis(1) } else { SOON };
+            // Somebody in the middle gives up.
+            if number == 4 {
+                pool.within(Duration::from_millis(1)).check_out::<Fake>("fake").unwrap_err();
+            }
             scope.spawn(move || {
-                if let Ok(got) = pool.within(patience).check_out::<Fake>("fake") {
-                    served.send(number).unwrap();
-                    drop(got);
-                }
+                let got = pool.within(LONG).check_out::<Fake>("fake").unwrap();
+                served.send(number).unwrap();
+                drop(got);
             });
-            let waiting = if number < 4 { number + 1 } else { number };
-            until(SOON, || usage(pool).waiting == Some(waiting));
+            until(SOON, || usage(pool).waiting == Some(number + 1));
         }
         drop(held);
     });
     drop(served);
-    assert_eq!(order.iter().collect::<Vec<_>>(), (0..20).filter(|number| *number != 4).collect::<Vec<_>>());
+    assert_eq!(order.iter().collect::<Vec<_>>(), (0..20).collect::<Vec<_>>());
     assert_eq!(usage(&pool).open, Some(1));
 }
 
 #[test]
 fn checkouts_in_a_spike_open_little() {
-    let fake = Fake::taking(Duration::from_millis(150));
-    let pool = fake.pool(|kind| kind.max_size(50).min_idle(5));
-    drop(check_out(&pool));
+    let fake = Fake::default();
+    // A prober might open one as well.
+    let pool = fake.unused(|kind| kind.max_size(50).min_idle(5), |options| options.probe.enabled = false);
+    pool.warm_up(["fake"]).unwrap().remove(0).1.unwrap();
     until(SOON, || usage(&pool).idle == Some(5));
+    // The spike is over before an opening is.
+    *fake.connect.lock() = Does::Hang;
     let start = Barrier::new(50);
-    let started = Instant::now();
     thread::scope(|scope| {
         for _ in 0..50 {
             scope.spawn(|| {
                 start.wait();
-                let _works = check_out(&pool);
+                let _works = pool.within(LONG).check_out::<Fake>("fake").unwrap();
                 thread::sleep(Duration::from_millis(2));
             });
         }
     });
-    let took = started.elapsed();
+    *fake.connect.lock() = Does::Work;
+    fake.stuck.store(0, Ordering::SeqCst);
     until(SOON, || fake.begun.load(Ordering::SeqCst) == fake.ended.load(Ordering::SeqCst));
-    let open = usage(&pool).open.unwrap();
-    println!("spike: {open} open after {took:?}");
-    assert!(open <= 10, "{open} open after {took:?}");
+    let opened = fake.opened.load(Ordering::SeqCst);
+    assert!(opened <= 6, "{opened}, and five were there");
 }
 
 #[test]
@@ -317,17 +333,16 @@ fn checkouts_that_are_kept_are_opened_at_a_growing_pace() {
     const ALL: usize = 32;
     let fake = Fake::taking(Duration::from_millis(100));
     let pool = fake.pool(|kind| kind.max_size(ALL));
-    let started = Instant::now();
     let all: Vec<_> = thread::scope(|scope| {
-        let threads: Vec<_> = (0..ALL).map(|_| scope.spawn(|| check_out(&pool))).collect();
+        let check_out = || pool.within(LONG).check_out::<Fake>("fake").unwrap();
+        let threads: Vec<_> = (0..ALL).map(|_| scope.spawn(check_out)).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
-    let took = started.elapsed();
-    println!("{ALL} kept: all open after {took:?}");
     assert_eq!((all.len(), usage(&pool).open, usage(&pool).waiting), (ALL, Some(ALL), Some(0)));
     assert_eq!(fake.hasty.load(Ordering::SeqCst), 0, "more at a time than were opened before");
-    // One after the other would take 3.2 s, and doubling takes six steps.
-    assert!(took < Duration::from_secs(2), "{took:?}");
+    // Doubling comes to 16.
+    let crowd = fake.crowd.load(Ordering::SeqCst);
+    assert!(crowd >= ALL / 4, "at most {crowd} at a time");
 }
 
 #[test]
@@ -414,8 +429,11 @@ fn checkouts_are_closed_when_idle_or_worn() {
     let all: Vec<_> = (0..4).map(|_| check_out(&pool)).collect();
     let held = Instant::now();
     until(SOON, || held.elapsed() > Duration::from_millis(400));
+    assert_eq!(usage(&pool).open, Some(4), "what is held is not idle");
+    let idle = Instant::now();
     drop(all);
-    assert_eq!(usage(&pool).open, Some(4), "what was held was not idle");
+    until(SOON, || usage(&pool).open != Some(4));
+    assert!(idle.elapsed() >= Duration::from_millis(200), "nor was it before: {:?}", idle.elapsed());
     until(SOON, || usage(&pool).open == Some(1) && fake.closed.load(Ordering::SeqCst) == 3);
     // Unless the prober has it at the moment.
     until(SOON, || usage(&pool).idle == Some(1));
@@ -445,8 +463,8 @@ fn checkouts_are_opened_again_after_a_loss_whatever_hangs() {
         until(SOON, || broken.elapsed() > Duration::from_millis(500));
         assert!(state() != State::Ready && fake.hung.load(Ordering::SeqCst) <= 5);
         (*fake.test.lock(), *fake.connect.lock()) = (Does::Work, Does::Work);
-        until(SOON, || state() == State::Ready);
-        assert_eq!(fake.hung.load(Ordering::SeqCst), 1, "the first still hangs");
+        // All but the first go on.
+        until(SOON, || state() == State::Ready && fake.hung.load(Ordering::SeqCst) == 1);
         drop(check_out(&pool));
         fake.stuck.store(0, Ordering::SeqCst);
     });
@@ -501,14 +519,18 @@ fn checkouts_are_opened_on_threads_that_no_user_occupies() {
 #[test]
 fn checkouts_take_no_longer_than_they_may_for_all_that_are_unfit() {
     let fake = Fake::default();
-    let pool = fake.pool(|kind| kind.max_size(8).test_after(Duration::ZERO));
+    // A prober would test them too.
+    let unprobed = |options: &mut Options| options.probe.enabled = false;
+    let pool = fake.unused(|kind| kind.max_size(8).test_after(Duration::ZERO), unprobed);
     let all: Vec<_> = (0..8).map(|_| check_out(&pool)).collect();
     drop(all);
     *fake.slow_test.lock() = Some(Duration::from_millis(200));
-    let asked = Instant::now();
+    let before = fake.tested.load(Ordering::SeqCst);
     let error = pool.within(Duration::from_millis(300)).check_out::<Fake>("fake").unwrap_err();
-    assert!(asked.elapsed() < Duration::from_millis(900), "{:?}: {error}", asked.elapsed());
-    assert!(matches!(&error, Error::Timeout(_) | Error::Lost { .. }), "{error}");
+    assert!(matches!(&error, Error::Timeout(_)), "{error}");
+    // The last one that begins in time is waited for.
+    let tested = fake.tested.load(Ordering::SeqCst) - before;
+    assert!(tested <= 2, "{tested} tests of 200 ms");
 }
 
 #[test]
@@ -588,11 +610,17 @@ fn connect_that_ends_after_its_attempt_is_nobodys() {
         options.circuit = Duration::ZERO;
         options.probe.enabled = false;
     };
+    let hangs = |fake: &Fake, pool: &ResourcePool| {
+        *fake.connect.lock() = Does::Hang;
+        let error = pool.within(Duration::from_millis(200)).check_out::<Fake>("fake").unwrap_err();
+        assert!(matches!(error, Error::Timeout(_) | Error::Connect(_)), "{error}");
+        until(SOON, || fake.hung.load(Ordering::SeqCst) == 1);
+    };
     let fake = Fake::default();
     let pool = fake.unused(|kind| kind, change);
-    *fake.connect.lock() = Does::Hang;
-    let error = pool.within(Duration::from_millis(200)).check_out::<Fake>("fake").unwrap_err();
-    assert!(matches!(error, Error::Timeout(_) | Error::Connect(_)), "{error}");
+    hangs(&fake, &pool);
+    // Whoever asks before the attempt is over has its answer.
+    until(SOON, || pool.status().resource("fake").unwrap().state == State::Broken);
     // The next attempt does not wait for it, nor get what it brings.
     *fake.connect.lock() = Does::Work;
     let second = pool.within(SOON).check_out::<Fake>("fake").unwrap();
@@ -605,8 +633,7 @@ fn connect_that_ends_after_its_attempt_is_nobodys() {
     for all in [true, false] {
         let fake = Fake::default();
         let pool = fake.unused(|kind| kind.min_idle(2), change);
-        *fake.connect.lock() = Does::Hang;
-        pool.within(Duration::from_millis(200)).check_out::<Fake>("fake").unwrap_err();
+        hangs(&fake, &pool);
         let closed = if all { pool.close_all() } else { pool.close("fake") };
         assert!(closed.unwrap().all_closed());
         assert_eq!((fake.hung.load(Ordering::SeqCst), fake.opened.load(Ordering::SeqCst)), (1, 0));
@@ -652,8 +679,8 @@ fn goodbyes_of_a_driver_are_paid_for_by_no_user() {
     quickly("a reconnect", &mut || pool.reconnect("fake").unwrap());
     // They are bounded all the same, and that is told.
     let pool = pool.within(Duration::from_millis(500));
-    let error = (0..50).find_map(|_| pool.check_out::<Fake>("fake").err()).unwrap();
-    assert!(error.to_string().contains("the driver's goodbyes hang"), "{error}");
+    let told = |error: &Error| error.to_string().contains("the driver's goodbyes hang");
+    (0..50).find_map(|_| pool.check_out::<Fake>("fake").err().filter(told)).unwrap();
     let open = fake.open();
     assert!(open <= 2 + 8 + 3, "{open} open, for a maximum of 2");
     *fake.broken.lock() = Does::Work;
@@ -770,7 +797,7 @@ fn messages_without_an_endpoint_read_well() {
         // Whoever waits holds nothing.
         assert_eq!((pool.holders().len(), pool.status().resource("fake").unwrap().leases), (1, 0));
         let text = waiting.join().unwrap().unwrap_err().to_string();
-        assert!(text.starts_with("fake: waited 1."), "{text}");
+        assert!(text.starts_with("fake: waited "), "{text}");
     });
 }
 
