@@ -1281,7 +1281,7 @@ async fn last_phase_gets_its_floor_though_all_before_it_hang() {
 
 #[tokio::test]
 async fn intake_that_does_not_stop_leaves_time_for_the_goodbye() {
-    for limit in [1500, 10_000] {
+    for limit in [4000, 10_000] {
         let fake = Fake::new("fake");
         *fake.script.stop_intake.lock() = Does::Hang;
         let pool = with(&fake);
@@ -1614,6 +1614,59 @@ async fn close_of_one_that_outlasts_the_close_of_all_is_told_as_such() {
     assert_eq!(all.step("fake").unwrap().outcome, Outcome::TimedOut, "{all}");
     // A step's budget, and the grace after it.
     assert!(!one.within(SOON * 2).await.unwrap().all_closed());
+}
+
+/// Its handles drop once they may, when the resource is known to be closed.
+#[derive(Clone, Default)]
+struct Lingering {
+    may_drop: Arc<AtomicBool>,
+    closes: Arc<AtomicUsize>,
+}
+
+struct LingeringHandle(Arc<AtomicBool>);
+
+impl Drop for LingeringHandle {
+    fn drop(&mut self) {
+        until(SOON, || self.0.load(Ordering::SeqCst));
+    }
+}
+
+impl Resource for Lingering {
+    type Handle = Arc<LingeringHandle>;
+    async fn connect(&self, _: &Link) -> Result<Arc<LingeringHandle>, Failure> {
+        Ok(Arc::new(LingeringHandle(Arc::clone(&self.may_drop))))
+    }
+    async fn ping(&self, _: &Arc<LingeringHandle>) -> Result<(), Failure> {
+        Ok(())
+    }
+    async fn close(&self, _: Arc<LingeringHandle>) -> Result<(), Failure> {
+        self.closes.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn what_is_connected_anew_before_its_close_has_ended_closes_with_all() {
+    let lingering = Lingering::default();
+    let pool = pool();
+    pool.register("lingering", lingering.clone()).unwrap();
+    drop(pool.get::<Lingering>("lingering").await.unwrap());
+    let one = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.close("lingering").await.unwrap() }
+    });
+    until_async(SOON, async || state(&pool, "lingering") == State::Closed).await;
+    pool.reconnect("lingering").within(SOON).await.unwrap();
+    let all = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.close_all().await }
+    });
+    pool.closing().wait().within(SOON).await;
+    lingering.may_drop.store(true, Ordering::SeqCst);
+    one.within(SOON).await.unwrap();
+    let all = all.within(SOON).await.unwrap();
+    assert_eq!(state(&pool, "lingering"), State::Closed, "{all}");
+    assert_eq!((lingering.closes.load(Ordering::SeqCst), all.steps.len()), (2, 1), "{all}");
 }
 
 #[tokio::test]
