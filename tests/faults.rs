@@ -12,10 +12,12 @@ use std::thread;
 use std::time::Duration;
 use std::{env, fs};
 
-use load::Load;
+use clickhouse::error::Error as ClickHouseError;
 use load::fault::{Fault, RESUME, Row, Target, strike};
 use load::ledger::Audit;
 use load::meter::{Reading, settled};
+use load::{Load, Trouble};
+use redis::{ErrorKind, RedisError, ServerErrorKind};
 use services::Kind;
 use tokio::runtime::Runtime;
 
@@ -120,6 +122,24 @@ fn table(outcomes: &[Outcome]) -> String {
         lines.push(format!("| {kind} {version} | {acknowledged} | {unknown} | {lost} | {untold} | {held} |"));
     }
     lines.join("\n") + "\n"
+}
+
+/// A server that says no has not done it; one that says nothing may have.
+#[test]
+fn refusals_are_no_unknown_outcomes() {
+    let redis = |kind, words| Trouble::of(RedisError::from((kind, words)));
+    let clickhouse = |words: &str| Trouble::of(ClickHouseError::BadResponse(words.to_owned()));
+    for refused in [
+        redis(ErrorKind::Server(ServerErrorKind::BusyLoading), "Redis is loading the dataset in memory"),
+        redis(ErrorKind::Server(ServerErrorKind::NoPerm), "this user has no permissions to run the 'ping' command"),
+        redis(ErrorKind::Extension, "MISCONF"),
+        clickhouse("Code: 201, e.displayText() = DB::Exception: Quota for user `default` has been exceeded"),
+    ] {
+        assert!(matches!(refused, Trouble::Refused(_)), "{refused:?}");
+    }
+    for unknown in [redis(ErrorKind::Io, "broken pipe"), clickhouse("connection closed before message completed")] {
+        assert!(matches!(unknown, Trouble::Unknown(_)), "{unknown:?}");
+    }
 }
 
 #[test]

@@ -324,6 +324,9 @@ pub(crate) struct Row {
     pub(crate) fault: Fault,
     pub(crate) calls: usize,
     pub(crate) errors: usize,
+    /// Of these, those with which the server itself said no.
+    pub(crate) refused: usize,
+    /// Of these, those after which nobody knows whether it was done.
     pub(crate) unknown: usize,
     pub(crate) longest: Duration,
     /// Connections from before the fault that the pool ended though the server lived and owed it an answer.
@@ -335,16 +338,19 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    pub(crate) const HEAD: &str = "| backend | fault | calls | errors | unknown | longest call | cut by us | noticed after | resumed after |\n\
-         |---|---|---:|---:|---:|---:|---:|---:|---:|";
+    pub(crate) const HEAD: &str = "| backend | fault | calls | errors | refused | unknown | longest call | cut by us | noticed after | resumed after |\n\
+         |---|---|---:|---:|---:|---:|---:|---:|---:|---:|";
 }
 
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Row { kind, fault, calls, errors, unknown, longest, cut, noticed, resumed } = self;
+        let Row { kind, fault, calls, errors, refused, unknown, longest, cut, noticed, resumed } = self;
         let noticed = noticed.map_or_else(|| "–".to_owned(), seconds);
         let (longest, resumed) = (seconds(*longest), seconds(*resumed));
-        write!(f, "| {kind} | {fault} | {calls} | {errors} | {unknown} | {longest} | {cut} | {noticed} | {resumed} |")
+        write!(
+            f,
+            "| {kind} | {fault} | {calls} | {errors} | {refused} | {unknown} | {longest} | {cut} | {noticed} | {resumed} |"
+        )
     }
 }
 
@@ -417,6 +423,6 @@ pub(crate) fn strike(load: &Load, target: &Target, fault: Fault) -> Row {
         let in_time = noticed.is_none_or(|noticed| noticed < NOTICE);
         assert!(in_time, "{}: {fault}: noticed only after {noticed:?}", shared.kind);
     }
-    let super::Sum { calls, errors, unknown, longest, .. } = sum;
-    Row { kind: shared.kind, fault, calls, errors, unknown, longest, cut, noticed, resumed }
+    let super::Sum { calls, errors, refused, unknown, longest, .. } = sum;
+    Row { kind: shared.kind, fault, calls, errors, refused, unknown, longest, cut, noticed, resumed }
 }

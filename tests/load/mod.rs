@@ -21,6 +21,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use ::clickhouse::error::Error as ClickHouseError;
+use ::redis::{ErrorKind as RedisErrorKind, RedisError};
 use mongodb::error::ErrorKind;
 use resource_pool::config::{Options, ResourceConfig};
 use resource_pool::{Error, ResourcePool, blocking};
@@ -47,6 +49,8 @@ pub(crate) type Told = Result<(), Trouble>;
 pub(crate) enum Trouble {
     /// It was not done.
     NotDone(String),
+    /// It was not done, as the server itself said.
+    Refused(String),
     /// It may have been done.
     Unknown(String),
     /// It was done wrong.
@@ -61,6 +65,7 @@ impl Trouble {
         let found_none = driver.is_some_and(|error| matches!(*error.kind, ErrorKind::ServerSelection { .. }));
         match Error::behind(&error) {
             Some(Error::OutcomeUnknown { .. }) => Trouble::Unknown(error.to_string()),
+            _ if is_refusal(&error) => Trouble::Refused(error.to_string()),
             None if !found_none => Trouble::Unknown(error.to_string()),
             _ => Trouble::NotDone(error.to_string()),
         }
@@ -68,9 +73,25 @@ impl Trouble {
 
     pub(crate) fn text(&self) -> &str {
         match self {
-            Trouble::NotDone(text) | Trouble::Unknown(text) | Trouble::Wrong(text) => text,
+            Trouble::NotDone(text) | Trouble::Refused(text) | Trouble::Unknown(text) | Trouble::Wrong(text) => text,
         }
     }
+}
+
+/// Whether the server itself says no. No fault has MongoDB do that.
+fn is_refusal(error: &(dyn StdError + 'static)) -> bool {
+    std::iter::successors(Some(error), |&error| error.source()).any(|cause| {
+        let by_redis = cause.downcast_ref().is_some_and(|error: &RedisError| {
+            matches!(error.kind(), RedisErrorKind::Server(_) | RedisErrorKind::Extension)
+        });
+        let by_clickhouse = cause.downcast_ref().is_some_and(|error: &ClickHouseError| {
+            matches!(error, ClickHouseError::BadResponse(words) if words.starts_with("Code: "))
+        });
+        let by_rabbitmq = cause
+            .downcast_ref()
+            .is_some_and(|error: &lapin::Error| matches!(error.kind(), lapin::ErrorKind::ProtocolError(_)));
+        by_redis || by_clickhouse || by_rabbitmq
+    })
 }
 
 /// After a call that answers nothing of interest.
@@ -169,6 +190,7 @@ struct Now {
     first_failure: Option<Instant>,
     calls: usize,
     errors: usize,
+    refused: usize,
     unknown: usize,
     longest: Duration,
 }
@@ -178,6 +200,7 @@ struct Now {
 pub(crate) struct Sum {
     pub(crate) calls: usize,
     pub(crate) errors: usize,
+    pub(crate) refused: usize,
     pub(crate) unknown: usize,
     pub(crate) longest: Duration,
     pub(crate) first_failure: Option<Instant>,
@@ -199,6 +222,7 @@ impl Desk {
             Ok(()) => now.succeeded = Some(done),
             Err(trouble) => {
                 now.errors += 1;
+                now.refused += usize::from(matches!(trouble, Trouble::Refused(_)));
                 now.unknown += usize::from(matches!(trouble, Trouble::Unknown(_)));
                 now.first_failure.get_or_insert(done);
                 now.failed = Some((done, trouble.text().to_owned()));
@@ -332,6 +356,7 @@ impl Shared {
             let mut now = lock(&desk.now);
             sum.calls += std::mem::take(&mut now.calls);
             sum.errors += std::mem::take(&mut now.errors);
+            sum.refused += std::mem::take(&mut now.refused);
             sum.unknown += std::mem::take(&mut now.unknown);
             sum.longest = sum.longest.max(std::mem::take(&mut now.longest));
             let first = now.first_failure.take();
