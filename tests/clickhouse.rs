@@ -17,7 +17,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clickhouse::{Client, Row};
-use common::{Within, eventually, until, until_async};
+use common::{Within, eventually, stopped, unhurried, until, until_async};
 use resource_pool::config::{ClickHouseConfig, Options};
 use resource_pool::{
     ClickHouse, ClickHouseResource, Error, Health, Lease, Outcome, ResourcePool, State, Work, blocking,
@@ -27,6 +27,8 @@ use services::{BlackHole, ClickHouseBridge, Kind, Service};
 
 /// A frozen server must show as an error within this.
 const FROZEN: Duration = Duration::from_secs(5);
+/// Longer than a busy machine takes for anything here.
+const SOON: Duration = Duration::from_secs(20);
 /// Eight seconds, a second for each row.
 const SLOW: &str = "SELECT sleep(1) FROM numbers(8) SETTINGS max_block_size = 1";
 /// Longer than any test looks.
@@ -143,7 +145,13 @@ fn config(server: &Service) -> ClickHouseConfig {
 }
 
 fn pool_of(config: ClickHouseConfig) -> ResourcePool {
-    ResourcePool::builder().environment([("", ""); 0]).resource(config).build().expect("a pool")
+    let builder = ResourcePool::builder().environment([("", ""); 0]).options(unhurried());
+    builder.resource(config).build().expect("a pool")
+}
+
+/// With the limits that are promised.
+fn hurried(server: &Service) -> ResourcePool {
+    ResourcePool::builder().environment([("", ""); 0]).resource(config(server)).build().expect("a pool")
 }
 
 fn pool(server: &Service) -> ResourcePool {
@@ -202,13 +210,13 @@ async fn connects_leases_and_closes(server: &Server) {
     drop(again);
     assert_eq!(pool.health_check().await.entry("clickhouse").unwrap().health, Health::Pass);
     let usage = || pool.status().resource("clickhouse").unwrap().usage;
-    until_async(FROZEN, async || usage().in_use == Some(0) && usage().open == usage().idle).await;
+    until_async(SOON, async || usage().in_use == Some(0) && usage().open == usage().idle).await;
     let report = pool.close_all().await;
     assert!(report.all_closed(), "{report}");
     assert_eq!(report.step("clickhouse").unwrap().held.len(), 1);
     assert!(clickhouse.query("SELECT 1").execute().await.is_err());
     assert!(matches!(pool.clickhouse().await, Err(Error::Closed { .. })));
-    assert_eq!(server.await_established(before, FROZEN).unwrap(), before);
+    assert_eq!(server.await_established(before, SOON).unwrap(), before);
     pool.reopen().unwrap();
     assert_eq!(
         pool.clickhouse().await.unwrap().query("SELECT count() FROM bars").fetch_one::<u64>().await.unwrap(),
@@ -238,7 +246,7 @@ async fn works_for_threads(server: &Server) {
         assert!(matches!(used.clickhouse(), Err(Error::Closed { .. })));
     })
     .await;
-    assert_eq!(server.await_established(before, FROZEN).unwrap(), before);
+    assert_eq!(server.await_established(before, SOON).unwrap(), before);
     assert_eq!(server.count(), 10);
 }
 
@@ -281,7 +289,7 @@ async fn inserts_in_bulk_and_streams(server: &Server) {
         let mut rows = clickhouse.query_iter::<u64>("SELECT number FROM system.numbers").unwrap();
         assert_eq!(rows.nth(1000).unwrap().unwrap(), 1000);
         drop(rows);
-        until(FROZEN, || blocking.status().resource("clickhouse").unwrap().work.is_empty());
+        until(SOON, || blocking.status().resource("clickhouse").unwrap().work.is_empty());
         assert_eq!(clickhouse.query_rows::<u8>("SELECT 1").unwrap(), [1]);
     })
     .await;
@@ -329,7 +337,7 @@ async fn reads_ahead(server: &Server) {
         let first = rows.next().unwrap().unwrap();
         assert_eq!((usize::from(first.server), first.number), (number, 0));
         // More than can be in hand.
-        until(FROZEN, || READ[number].load(Ordering::SeqCst) > BATCH);
+        until(SOON, || READ[number].load(Ordering::SeqCst) > BATCH);
         for _ in 0..20 {
             assert_eq!(clickhouse.query_rows::<u8>("SELECT 1").unwrap(), [1]);
         }
@@ -487,7 +495,7 @@ async fn names(server: &Server) {
 
 async fn scoped(server: &Server) {
     let before = server.established().unwrap();
-    let back = || assert_eq!(server.await_established(before, FROZEN).unwrap(), before);
+    let back = || assert_eq!(server.await_established(before, SOON).unwrap(), before);
     let guard = ClickHouse::scoped(config(server)).await.unwrap();
     guard.query("SELECT 1").execute().await.unwrap();
     let report = guard.close().await;
@@ -568,15 +576,19 @@ async fn cold_rush(server: &Server) {
     assert_eq!(done.load(Ordering::Relaxed), 2000);
     assert_eq!(pool.status().resource("clickhouse").unwrap().generation, 1);
     // Once all is done, at most the idle ones, and the prober's.
-    until_async(FROZEN, async || server.established().unwrap() - before <= 16 + 1).await;
+    until_async(SOON, async || server.established().unwrap() - before <= 16 + 1).await;
     let report = pool.close_all().await;
     assert!(report.all_closed(), "{report}");
-    assert_eq!(server.await_established(before, FROZEN).unwrap(), before);
+    assert_eq!(server.await_established(before, SOON).unwrap(), before);
 }
 
 async fn closes_under_load(server: &Server) {
     let before = server.established().unwrap();
-    let pool = pool(server);
+    let mut options = unhurried();
+    // What is ready is leased until the drain is over, so it takes as long as it may.
+    options.close.drain = Duration::from_secs(2);
+    let pool =
+        ResourcePool::builder().environment([("", ""); 0]).options(options).resource(config(server)).build().unwrap();
     drop(pool.clickhouse().await.unwrap());
     let done = Arc::new(AtomicUsize::new(0));
     let threads: Vec<_> = (0..8)
@@ -594,14 +606,14 @@ async fn closes_under_load(server: &Server) {
             })
         })
         .collect();
-    until_async(FROZEN, async || done.load(Ordering::Relaxed) > 100).await;
-    let report = pool.close_all_within(Duration::from_secs(7)).await;
+    until_async(SOON, async || done.load(Ordering::Relaxed) > 100).await;
+    let report = pool.close_all().await;
     assert_eq!(report.step("clickhouse").unwrap().outcome, Outcome::Closed, "{report}");
     for thread in threads {
         let error = on_thread(move || thread.join().unwrap()).await;
         assert!(error.is_closed(), "{error}");
     }
-    assert_eq!(server.await_established(before, FROZEN).unwrap(), before);
+    assert_eq!(server.await_established(before, SOON).unwrap(), before);
 }
 
 async fn drain_waits(server: &Server) {
@@ -615,28 +627,28 @@ async fn drain_waits(server: &Server) {
     };
     assert_eq!(busy(), 0);
     // A query and an insert begun through the native client, which nobody leases any more.
+    let asked = Instant::now();
     let query = tokio::spawn({
         let query = clickhouse.query("SELECT sleep(1) FROM numbers(3) SETTINGS max_block_size = 1");
         async move { query.fetch_all::<u8>().await }
     });
     let mut rows = clickhouse.insert::<Bar>("bars").await.unwrap();
     rows.write(&bar(1)).await.unwrap();
-    until_async(FROZEN, async || busy() == 2).await;
+    until_async(SOON, async || busy() == 2).await;
     assert_eq!(pool.status().resource("clickhouse").unwrap().usage.in_use, Some(2));
-    let started = Instant::now();
     let closing = tokio::spawn({
         let pool = pool.clone();
         async move { pool.close_all().await }
     });
     pool.closing().wait().await;
+    let draining = asked.elapsed();
     rows.write(&bar(2)).await.unwrap();
     rows.end().await.unwrap();
     let answer = query.await.unwrap();
     let report = closing.await.unwrap();
     assert_eq!(answer.unwrap_or_else(|error| panic!("{error:?}\n{report}")).len(), 3);
     assert!(report.all_closed(), "{report}");
-    assert!(report.drained >= Duration::from_secs(2), "{report}");
-    assert!(started.elapsed() < Duration::from_secs(6), "{report}");
+    assert!(draining + report.drained >= Duration::from_secs(3), "{report}");
     assert_eq!(server.count(), 2);
 }
 
@@ -653,41 +665,41 @@ async fn closed_for_clones(server: &Server) {
     // A result that nobody reads on, so that nobody looks at its socket either.
     let mut unread = clickhouse.query("SELECT number FROM system.numbers").fetch::<u64>().unwrap();
     assert_eq!(unread.next().await.unwrap(), Some(0));
-    until_async(FROZEN, async || pool.status().resource("clickhouse").unwrap().usage.in_use == Some(3)).await;
+    until_async(SOON, async || pool.status().resource("clickhouse").unwrap().usage.in_use == Some(3)).await;
     // None ends by itself: the drain waits as long as it may, and then they are cut.
-    let started = Instant::now();
-    let report = pool.close_all_within(Duration::from_secs(4)).await;
-    assert!(started.elapsed() < Duration::from_secs(5), "{report}");
+    let limit = Duration::from_secs(4);
+    let (report, took) = stopped(pool.close_all_within(limit)).await;
+    assert!(took < limit + Duration::from_secs(1), "{report}");
     let step = report.step("clickhouse").unwrap();
     assert_eq!(step.unfinished, [(Work::Operation, 3)], "{report}");
     assert!(matches!(step.outcome, Outcome::Closed | Outcome::Forced), "{report}");
-    assert!(in_flight.within(FROZEN).await.unwrap().is_err());
-    assert!(rows.end().within(FROZEN).await.is_err());
-    while let Ok(number) = unread.next().within(FROZEN).await {
+    assert!(in_flight.within(SOON).await.unwrap().is_err());
+    assert!(rows.end().within(SOON).await.is_err());
+    while let Ok(number) = unread.next().within(SOON).await {
         assert!(number.is_some(), "it was to end in an error");
     }
-    assert!(clickhouse.query("SELECT 1").execute().within(FROZEN).await.is_err());
-    let refused = on_thread(move || threads.execute("SELECT 1")).within(FROZEN).await.unwrap_err();
+    assert!(clickhouse.query("SELECT 1").execute().within(SOON).await.is_err());
+    let refused = on_thread(move || threads.execute("SELECT 1")).within(SOON).await.unwrap_err();
     assert!(matches!(refused, Error::Closed { .. }), "{refused}");
-    assert_eq!(server.await_established(before, FROZEN).unwrap(), before);
+    assert_eq!(server.await_established(before, SOON).unwrap(), before);
     assert_eq!(server.count(), 0);
 }
 
 async fn killed(server: &Server) {
-    let pool = pool(server);
+    let pool = hurried(server);
     let clickhouse = pool.clickhouse().await.unwrap();
     let blocking = blocking::ResourcePool::from(pool.clone());
     let threads = on_thread(move || blocking.clickhouse().unwrap()).await;
     let in_flight = tokio::spawn(clickhouse.query(ENDLESS).execute());
-    until_async(FROZEN, async || pool.status().resource("clickhouse").unwrap().usage.in_use == Some(1)).await;
+    until_async(SOON, async || pool.status().resource("clickhouse").unwrap().usage.in_use == Some(1)).await;
     server.kill().unwrap();
-    assert!(in_flight.within(FROZEN).await.unwrap().is_err());
-    assert!(clickhouse.query("SELECT 1").execute().within(FROZEN).await.is_err());
-    until_async(FROZEN, async || pool.status().resource("clickhouse").unwrap().state != State::Ready).await;
+    assert!(in_flight.within(SOON).await.unwrap().is_err());
+    assert!(clickhouse.query("SELECT 1").execute().within(SOON).await.is_err());
+    until_async(SOON, async || pool.status().resource("clickhouse").unwrap().state != State::Ready).await;
     assert!(!pool.is_healthy("clickhouse").await);
     server.restart().unwrap();
     let back = Instant::now();
-    until_async(FROZEN, async || clickhouse.query("SELECT 1").execute().await.is_ok()).await;
+    until_async(SOON, async || clickhouse.query("SELECT 1").execute().await.is_ok()).await;
     println!("clickhouse: the same guard works again {:?} after the restart", back.elapsed());
     on_thread(move || threads.execute("SELECT 1")).await.unwrap();
     assert_eq!(Lease::generation(&pool.clickhouse().await.unwrap()), 2);
@@ -695,72 +707,66 @@ async fn killed(server: &Server) {
 
 async fn frozen_during_calls(server: &Server) {
     server.sql(TABLE);
-    let pool = pool(server);
+    let pool = hurried(server);
     let clickhouse = pool.clickhouse().await.unwrap();
     let blocking = blocking::ResourcePool::from(pool.clone());
     let lease = blocking.clone();
     let threads = on_thread(move || blocking::ClickHouse::clone(&lease.clickhouse().unwrap())).await;
     let mut rows = clickhouse.insert::<Bar>("bars").await.unwrap();
     rows.write(&bar(1)).await.unwrap();
-    let mut in_flight = vec![tokio::spawn(timed(clickhouse.query(ENDLESS).execute()))];
+    let mut in_flight = vec![tokio::spawn(fails(clickhouse.query(ENDLESS).execute()))];
     let thread = threads.clone();
-    in_flight.push(tokio::spawn(timed(on_thread(move || thread.execute(ENDLESS)))));
-    until_async(FROZEN, async || pool.status().resource("clickhouse").unwrap().usage.in_use == Some(3)).await;
+    in_flight.push(tokio::spawn(fails(on_thread(move || thread.execute(ENDLESS)))));
+    until_async(SOON, async || pool.status().resource("clickhouse").unwrap().usage.in_use == Some(3)).await;
     server.freeze().unwrap();
-    let started = Instant::now();
     // The bare driver does not notice.
-    let control =
-        tokio::spawn(tokio::time::timeout(FROZEN + Duration::from_secs(1), bare(server).query("SELECT 1").execute()));
+    let control = tokio::spawn(bare(server).query("SELECT 1").execute());
     let fresh = Client::clone(&clickhouse);
-    in_flight.push(tokio::spawn(timed(async move { fresh.query("SELECT 1").execute().await })));
-    in_flight.push(tokio::spawn(timed(async move { rows.end().await })));
+    in_flight.push(tokio::spawn(fails(async move { fresh.query("SELECT 1").execute().await })));
+    in_flight.push(tokio::spawn(fails(async move { rows.end().await })));
     let thread = threads.clone();
-    in_flight.push(tokio::spawn(timed(on_thread(move || thread.query_rows::<u8>("SELECT 1")))));
+    in_flight.push(tokio::spawn(fails(on_thread(move || thread.query_rows::<u8>("SELECT 1")))));
     let thread = threads.clone();
-    in_flight.push(tokio::spawn(timed(on_thread(move || thread.insert_rows("bars", [bar(1)])))));
-    for call in in_flight {
-        let (failed, _) = call.await.unwrap();
-        assert!(failed);
-    }
-    println!("clickhouse: a frozen server ended every call after {:?}", started.elapsed());
-    assert!(started.elapsed() < FROZEN, "{:?}", started.elapsed());
+    in_flight.push(tokio::spawn(fails(on_thread(move || thread.insert_rows("bars", [bar(1)])))));
+    let (calls, took) = stopped(futures_util::future::join_all(in_flight)).await;
+    println!("clickhouse: a frozen server ended every call after {took:?}");
+    assert!(calls.into_iter().all(|failed| failed.unwrap()));
+    assert!(took < FROZEN, "{took:?}");
     // New calls fail as well, on both facades.
     let lost = pool.clickhouse().await.unwrap_err();
     assert!(lost.is_transient(), "{lost}");
-    let again = Instant::now();
-    assert!(clickhouse.query("SELECT 1").execute().await.is_err());
-    assert!(again.elapsed() < FROZEN, "{:?}", again.elapsed());
-    let again = Instant::now();
+    let (again, took) = stopped(clickhouse.query("SELECT 1").execute()).await;
+    assert!(again.is_err() && took < FROZEN, "{took:?}");
     let thread = threads.clone();
-    let lost = on_thread(move || thread.execute("SELECT 1")).await.unwrap_err();
-    assert!(lost.is_transient(), "{lost}");
-    assert!(again.elapsed() < FROZEN, "{:?}", again.elapsed());
-    assert!(control.await.unwrap().is_err(), "the bare driver was to be waiting still");
+    let (again, took) = stopped(on_thread(move || thread.execute("SELECT 1"))).await;
+    let lost = again.unwrap_err();
+    assert!(lost.is_transient() && took < FROZEN, "{lost}, {took:?}");
+    assert!(!control.is_finished(), "the bare driver was to be waiting still");
     server.thaw().unwrap();
-    until_async(FROZEN, async || clickhouse.query("SELECT 1").execute().await.is_ok()).await;
+    until_async(SOON, async || clickhouse.query("SELECT 1").execute().await.is_ok()).await;
     on_thread(move || threads.execute("SELECT 1")).await.unwrap();
     assert!(pool.status().resource("clickhouse").unwrap().generation >= 2);
 }
 
-async fn timed<T, E>(call: impl Future<Output = Result<T, E>>) -> (bool, Duration) {
-    let started = Instant::now();
-    (call.await.is_err(), started.elapsed())
+async fn fails<T, E>(call: impl Future<Output = Result<T, E>>) -> bool {
+    call.await.is_err()
 }
 
 async fn frozen_at_connect(server: &Server) {
     server.freeze().unwrap();
-    let control = tokio::spawn(tokio::time::timeout(FROZEN, bare(server).query("SELECT 1").execute()));
-    let pool = pool(server);
-    let blocking = blocking::ResourcePool::from(pool_of(config(server)));
-    let started = Instant::now();
+    let control = tokio::spawn(bare(server).query("SELECT 1").execute());
+    let pool = hurried(server);
+    let blocking = blocking::ResourcePool::from(hurried(server));
     let thread = tokio::spawn(on_thread(move || blocking.clickhouse().map(drop)));
-    let error = pool.clickhouse().await.unwrap_err();
-    assert!(error.is_transient(), "{error}");
-    assert!(thread.await.unwrap().unwrap_err().is_transient());
-    assert!(started.elapsed() < FROZEN + Duration::from_millis(200), "{:?}", started.elapsed());
-    assert!(control.await.unwrap().is_err(), "the bare driver was to be waiting still");
+    let both = async { [pool.clickhouse().await.map(drop), thread.await.unwrap()] };
+    let (both, took) = stopped(both).await;
+    for failed in both {
+        assert!(failed.unwrap_err().is_transient());
+    }
+    assert!(took < FROZEN + Duration::from_millis(200), "{took:?}");
+    assert!(!control.is_finished(), "the bare driver was to be waiting still");
     server.thaw().unwrap();
-    let clickhouse = eventually(FROZEN, async || pool.clickhouse().await.ok()).await;
+    let clickhouse = eventually(SOON, async || pool.clickhouse().await.ok()).await;
     clickhouse.query("SELECT 1").execute().await.unwrap();
 }
 
@@ -768,9 +774,8 @@ async fn frozen_at_health(server: &Server) {
     let pool = pool(server);
     let _lease = pool.clickhouse().await.unwrap();
     server.freeze().unwrap();
-    let started = Instant::now();
-    let report = pool.health_check().await;
-    assert!(started.elapsed() < Duration::from_millis(800), "{:?}", started.elapsed());
+    let (report, took) = stopped(pool.health_check()).await;
+    assert!(took < Duration::from_millis(800), "{took:?}");
     assert_eq!(report.entry("clickhouse").unwrap().health, Health::Fail, "{report}");
     let blocking = blocking::ResourcePool::from(pool);
     assert!(!on_thread(move || blocking.is_healthy("clickhouse")).await.unwrap());
@@ -782,14 +787,14 @@ async fn frozen_at_close(server: &Server) {
     let pool = pool(server);
     let clickhouse = Client::clone(&*pool.clickhouse().await.unwrap());
     let in_flight = tokio::spawn(clickhouse.query(ENDLESS).execute());
-    until_async(FROZEN, async || pool.status().resource("clickhouse").unwrap().usage.in_use == Some(1)).await;
+    until_async(SOON, async || pool.status().resource("clickhouse").unwrap().usage.in_use == Some(1)).await;
     server.freeze().unwrap();
-    let started = Instant::now();
-    let report = pool.close_all_within(Duration::from_secs(8)).await;
-    assert!(started.elapsed() < Duration::from_secs(9), "{:?}", started.elapsed());
+    let limit = Duration::from_secs(8);
+    let (report, took) = stopped(pool.close_all_within(limit)).await;
+    assert!(took < limit + Duration::from_secs(1), "{took:?}");
     assert!(matches!(report.step("clickhouse").unwrap().outcome, Outcome::Failed(_)), "{report}");
-    assert!(in_flight.within(FROZEN).await.unwrap().is_err());
-    println!("clickhouse: closed a frozen server after {:?}", started.elapsed());
+    assert!(in_flight.within(SOON).await.unwrap().is_err());
+    println!("clickhouse: closed a frozen server after {took:?}");
 
     // An idle one is closed at once, from threads too.
     server.thaw().unwrap();
@@ -800,9 +805,10 @@ async fn frozen_at_close(server: &Server) {
     let started = Instant::now();
     let report = on_thread(move || idle.close_all().unwrap()).await;
     assert!(report.all_closed(), "{report}");
-    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    // Less than any goodbye is waited for that a frozen server leaves unanswered.
+    assert!(started.elapsed() < FROZEN, "{:?}", started.elapsed());
     server.thaw().unwrap();
-    assert_eq!(server.await_established(before, FROZEN).unwrap(), before);
+    assert_eq!(server.await_established(before, SOON).unwrap(), before);
 }
 
 async fn slow_but_living(server: &Server) {
@@ -849,10 +855,10 @@ async fn bad_input(server: &Server) {
     ];
     for (what, config, permanent) in bad {
         let pool = with(config).unwrap();
-        let started = Instant::now();
-        let error = pool.clickhouse().await.unwrap_err();
-        println!("clickhouse: {what}, after {:?}: {error}", started.elapsed());
-        assert!(started.elapsed() < FROZEN, "{what}: {:?}", started.elapsed());
+        let (acquired, took) = stopped(pool.clickhouse()).await;
+        let error = acquired.unwrap_err();
+        println!("clickhouse: {what}, after {took:?}: {error}");
+        assert!(took < FROZEN, "{what}: {took:?}");
         assert!(matches!(&error, Error::Connect(connect) if connect.permanent == permanent), "{what}: {error:?}");
         for text in [error.to_string(), format!("{error:?}"), format!("{pool:?}"), format!("{:?}", pool.status())] {
             assert!(!text.contains("s3cr3t"), "{text}");
@@ -920,9 +926,9 @@ fn guard_outlives_on_a_thread(server: &Server) {
     let once = async |client: &Client, limit| tokio::time::timeout(limit, client.query("SELECT 1").execute()).await;
     let hangs = second.block_on(once(&control, Duration::from_secs(2)));
     assert!(hangs.is_err(), "the bare driver's connection was to hang with its runtime: {hangs:?}");
-    second.block_on(once(&clickhouse, FROZEN)).unwrap().unwrap();
+    second.block_on(once(&clickhouse, SOON)).unwrap().unwrap();
     drop(first);
-    second.block_on(once(&clickhouse, FROZEN)).unwrap().unwrap();
+    second.block_on(once(&clickhouse, SOON)).unwrap().unwrap();
 }
 
 async fn waits_where_it_may(server: &Server) {
@@ -960,10 +966,8 @@ async fn clickhouse_native_port_is_refused_with_the_remedy() {
     let native = server.clickhouse().unwrap().native_port().unwrap();
     let pool =
         pool_of(ClickHouseConfig::url(server.url().replace(&format!(":{}/", server.port()), &format!(":{native}/"))));
-    let started = Instant::now();
     let error = pool.clickhouse().await.unwrap_err();
-    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
-    assert!(matches!(&error, Error::Connect(connect) if connect.permanent), "{error:?}");
+    assert!(matches!(&error, Error::Connect(connect) if connect.permanent && connect.attempts == 1), "{error:?}");
     assert!(error.to_string().contains("use the HTTP port, 8123 by default"), "{error}");
 }
 
@@ -1071,9 +1075,9 @@ async fn trap_unended_insert(server: &Server) {
     let mut rows = clickhouse.insert::<Bar>("bars").await.unwrap();
     rows.write(&bar(1)).await.unwrap();
     let busy = || pool.status().resource("clickhouse").unwrap().usage.in_use == Some(1);
-    until_async(FROZEN, async || busy()).await;
+    until_async(SOON, async || busy()).await;
     drop(rows);
-    until_async(FROZEN, async || !busy()).await;
+    until_async(SOON, async || !busy()).await;
     let blocking = blocking::ResourcePool::from(pool.clone());
     on_thread(move || blocking.clickhouse().unwrap().insert_rows("bars", [bar(2)])).await.unwrap();
     assert_eq!(server.sql("SELECT day FROM bars"), "2");
@@ -1081,31 +1085,29 @@ async fn trap_unended_insert(server: &Server) {
 
 async fn trap_unbounded(server: &Server) {
     const CALLS: usize = 30;
-    let all_at_once = async |client: &Client, open: &dyn Fn() -> usize| {
-        let calls: Vec<_> = (0..CALLS).map(|_| tokio::spawn(client.query("SELECT sleep(0.2)").execute())).collect();
-        let mut most = 0;
-        while !calls.iter().all(tokio::task::JoinHandle::is_finished) {
-            most = most.max(open());
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-        for call in calls {
-            call.await.unwrap().unwrap();
-        }
-        most
+    let all_at_once = |client: &Client, sql: &str| -> Vec<_> {
+        (0..CALLS).map(|_| tokio::spawn(client.query(sql).execute())).collect()
     };
-    let control = all_at_once(&bare(server), &|| server.established().unwrap()).await;
-    assert!(control >= CALLS, "{control}");
+    // The control: the bare driver opens one for each. A longer sleep the server refuses.
+    let calls = all_at_once(&bare(server), "SELECT sleep(3)");
+    until_async(SOON, async || server.established().unwrap() >= CALLS).await;
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
     until_async(Duration::from_secs(40), async || server.established().unwrap() == 0).await;
     let pool = pool_of(config(server).max_connections(4));
     let clickhouse = pool.clickhouse().await.unwrap();
     let usage = || pool.status().resource("clickhouse").unwrap().usage;
-    let most = all_at_once(&clickhouse, &|| {
+    let calls = all_at_once(&clickhouse, "SELECT sleep(0.2)");
+    while !calls.iter().all(tokio::task::JoinHandle::is_finished) {
         // Those of the prober are not the users'.
         assert!(usage().open <= Some(4), "{:?}", usage());
-        server.established().unwrap()
-    })
-    .await;
-    assert!(most < CALLS / 2, "{most}");
+        assert!(server.established().unwrap() < CALLS / 2);
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
     assert_eq!(usage().max, Some(4));
 
     // Who finds none free within the acquire timeout is told what it waited for.
@@ -1120,7 +1122,7 @@ async fn trap_unbounded(server: &Server) {
         assert_eq!(rows.next().unwrap().unwrap(), 0);
         let error = clickhouse.execute("SELECT 1").unwrap_err();
         drop(rows);
-        until(FROZEN, || clickhouse.execute("SELECT 1").is_ok());
+        until(SOON, || clickhouse.execute("SELECT 1").is_ok());
         error
     })
     .await;
@@ -1150,15 +1152,12 @@ async fn trap_idle_sockets(server: &Server) {
     };
     five(&clickhouse).await;
     let used = Instant::now();
-    until_async(Duration::from_millis(2500), async || {
-        pool.status().resource("clickhouse").unwrap().usage.open == Some(0)
-    })
-    .await;
+    until_async(SOON, async || pool.status().resource("clickhouse").unwrap().usage.open == Some(0)).await;
     println!("clickhouse: idle connections were closed after {:?}", used.elapsed());
     // Only the prober's are left.
-    until_async(FROZEN, async || server.established().unwrap() - before <= 1).await;
+    until_async(SOON, async || server.established().unwrap() - before <= 1).await;
     let waited = Instant::now();
-    until_async(FROZEN, async || waited.elapsed() > Duration::from_secs(3)).await;
+    until_async(SOON, async || waited.elapsed() > Duration::from_secs(3)).await;
     assert_eq!(never_closes.open.load(Ordering::SeqCst), 1, "the bare driver was to keep its connection");
     drop(meter);
 }
@@ -1201,11 +1200,11 @@ async fn clickhouse_trap_no_connect_timeout() {
     let mut options = Options::default();
     options.retry.attempts = 1;
     let pool = ResourcePool::builder().environment([("", ""); 0]).options(options).resource(config).build().unwrap();
-    let started = Instant::now();
     let control =
         tokio::spawn(tokio::time::timeout(limit * 4, Client::default().with_url(url).query("SELECT 1").execute()));
-    let error = pool.clickhouse().await.unwrap_err();
-    assert!(started.elapsed() < limit * 2, "{:?}", started.elapsed());
+    let (acquired, took) = stopped(pool.clickhouse()).await;
+    let error = acquired.unwrap_err();
+    assert!(took < 2 * limit, "{took:?}");
     assert!(error.to_string().contains("no connection within 700ms"), "{error}");
     assert!(control.await.unwrap().is_err(), "the bare driver was to be waiting still");
 }

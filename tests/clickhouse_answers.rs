@@ -39,7 +39,7 @@ fn server() -> Service {
     Service::start(Kind::ClickHouse).expect("a ClickHouse")
 }
 
-/// One with these users, profiles and quotas as well.
+/// One with these users, profiles and quotas as well, which leaves it to the pool to close what is idle.
 fn server_with(users: &str, profiles: &str, quotas: &str) -> Service {
     let server = server();
     let path = server.dir().join("users.xml");
@@ -47,6 +47,10 @@ fn server_with(users: &str, profiles: &str, quotas: &str) -> Service {
     let more = [("</users>", users), ("</profiles>", profiles), ("</quotas>", quotas)];
     let text = more.iter().fold(text, |text, (end, more)| text.replace(end, &format!("{more}{end}")));
     fs::write(&path, text).unwrap();
+    let path = server.dir().join("config.xml");
+    let text = fs::read_to_string(&path).unwrap();
+    let longer = "<keep_alive_timeout>600</keep_alive_timeout></yandex>";
+    fs::write(&path, text.replace("</yandex>", longer)).unwrap();
     server.restart().unwrap();
     server
 }
@@ -82,6 +86,15 @@ async fn on_thread<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static)
     let (sender, receiver) = tokio::sync::oneshot::channel();
     thread::spawn(move || drop(sender.send(call())));
     receiver.within(SOON).await.expect("the thread panicked")
+}
+
+/// Has more connections opened than are needed: an HTTP client may ask for one while another is on its way back, and ends
+/// one over which an answer is waited for no more.
+async fn open_some(clickhouse: &Client) {
+    let slow: Vec<_> = (0..8).map(|_| tokio::spawn(clickhouse.query("SELECT sleep(0.5)").execute())).collect();
+    for query in slow {
+        query.await.unwrap().unwrap();
+    }
 }
 
 async fn refused(config: ClickHouseConfig) -> Arc<ConnectError> {
@@ -208,9 +221,10 @@ async fn a_full_server_is_not_lost() {
     let server = server_with(&user("small", "default", "default"), "", "");
     let front = Front::of(&server);
     let mut config = at(front.port, "small");
-    config.idle_timeout = SOON;
+    config.idle_timeout = 4 * SOON;
     let pool = pool_of(config);
     let clickhouse = pool.clickhouse().await.unwrap();
+    open_some(&clickhouse).await;
     let slow = tokio::spawn({
         let query = clickhouse.query("SELECT sleep(1) FROM numbers(5) SETTINGS max_block_size = 1");
         async move { query.fetch_all::<u8>().await }
@@ -221,7 +235,7 @@ async fn a_full_server_is_not_lost() {
     assert!(control.is_err());
     assert_eq!(slow.within(SOON).await.unwrap().unwrap().len(), 5);
     assert_eq!(generation(&pool), (State::Ready, 1));
-    // Now that connection is idle, and the prober's question goes over it.
+    // Now all connections are idle, and the prober's question goes over one of them.
     let begun = Instant::now();
     until_async(SOON, async || begun.elapsed() > Duration::from_secs(3)).await;
     // Unless it is just being used for that.
@@ -235,14 +249,10 @@ async fn a_refused_probe_is_no_strike_while_users_are_answered() {
     let server = server_with(&user("small", "default", "default"), "", "");
     let proxy = Proxy::start(server.port()).unwrap();
     let mut config = at(proxy.port(), "small");
-    config.idle_timeout = 2 * SOON;
+    config.idle_timeout = 4 * SOON;
     let pool = pool_of(config);
     let clickhouse = pool.clickhouse().await.unwrap();
-    // Some more than are needed: an HTTP client may ask for one while another is on its way back.
-    let slow: Vec<_> = (0..8).map(|_| tokio::spawn(clickhouse.query("SELECT sleep(0.5)").execute())).collect();
-    for query in slow {
-        query.await.unwrap().unwrap();
-    }
+    open_some(&clickhouse).await;
     proxy.refuse().unwrap();
     let control = bare(proxy.port(), "small").query("SELECT 1").execute().await;
     assert!(control.is_err());
@@ -316,9 +326,10 @@ async fn what_no_attempt_mends_is_told_at_the_first_with_the_remedy() {
 async fn every_call_that_is_cut_leads_to_the_pools_error() {
     let server = server_with(&user("small", "default", "default"), "", "");
     server.clickhouse().unwrap().query(TABLE).unwrap();
-    let read = "/* a comment */ SELECT sleep(1) FROM numbers(60) SETTINGS max_block_size = 1";
-    let change = "INSERT INTO bars SELECT toString(sleep(1)), 1 FROM numbers(60) SETTINGS max_block_size = 1";
     for cut in ["frozen", "killed", "reset"] {
+        let of_60 = "FROM numbers(60) SETTINGS max_block_size = 1";
+        let read = &format!("/* a comment */ SELECT sleep(1) AS {cut} {of_60}");
+        let change = &format!("INSERT INTO bars SELECT toString(sleep(1)) AS {cut}, 1 {of_60}");
         let proxy = Proxy::start(server.port()).unwrap();
         let pool = pool_of(at(proxy.port(), "small"));
         let clickhouse = Client::clone(&*pool.clickhouse().await.unwrap());
@@ -328,12 +339,15 @@ async fn every_call_that_is_cut_leads_to_the_pools_error() {
         rows.write(&bar(1)).await.unwrap();
         let native = |sql: &str| tokio::spawn(clickhouse.query(sql).execute());
         let (reading, changing) = (native(read), native(change));
-        let blocking = |sql: &'static str| {
-            let threads = threads.clone();
-            tokio::spawn(on_thread(move || threads.query_rows::<String>(sql)))
+        let blocking = |sql: &str| {
+            let (threads, sql) = (threads.clone(), sql.to_owned());
+            tokio::spawn(on_thread(move || threads.query_rows::<String>(&sql)))
         };
         let (reading_thread, changing_thread) = (blocking(read), blocking(change));
         until_async(SOON, async || pool.status().resource("clickhouse").unwrap().usage.in_use == Some(5)).await;
+        // What is in use may not have left this process.
+        let begun = || server.clickhouse().unwrap().running().unwrap();
+        until_async(SOON, async || begun().iter().filter(|sql| sql.contains(cut)).count() == 4).await;
         match cut {
             "frozen" => server.freeze().unwrap(),
             "killed" => server.kill().unwrap(),

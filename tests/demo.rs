@@ -183,14 +183,15 @@ fn demo_ctrl_c_in_the_middle_closes_and_leaves_nothing() {
         let ended = Ended::of(child);
         // What a shell shows as 130.
         assert_eq!(ended.status.signal(), Some(2), "{ended:?}");
-        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+        // Long before it would have ended by itself.
+        assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
         assert!(ended.stdout.contains("closed in") && ended.stdout.contains("signal 2"), "{ended:?}");
         for name in ["mongo", "rabbitmq", "clickhouse", "redis"] {
             let closed = |line: &str| line.trim().starts_with(name) && line.ends_with("closed");
             assert!(ended.stdout.lines().any(closed), "{name} in {ended:?}");
         }
         for (server, before) in desk.servers.iter().zip(&before) {
-            let now = server.await_established(*before, Duration::from_secs(2)).unwrap();
+            let now = server.await_established(*before, Duration::from_secs(20)).unwrap();
             assert_eq!(now, *before, "connections to {}", server.kind());
         }
         assert!(!servers[1].log().unwrap().contains("client unexpectedly closed"));

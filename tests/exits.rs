@@ -24,6 +24,7 @@ use services::{End, Kind};
 mod beginning;
 #[path = "exits/child.rs"]
 mod child;
+mod common;
 #[path = "exits/forking.rs"]
 mod forking;
 #[path = "exits/tools.rs"]

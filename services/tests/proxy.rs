@@ -1,21 +1,35 @@
 //! The proxy in front of a Redis: cut, frozen, slowed down. And the black hole.
 
 use services::{BlackHole, Kind, Proxy, shared};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-fn ask(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+/// Longer than a busy machine takes for anything here.
+const SOON: Duration = Duration::from_secs(20);
+
+fn ask(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     stream.write_all(b"PING\r\n")?;
+    hear(stream)
+}
+
+fn hear(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     let mut answer = vec![0; 64];
     let count = stream.read(&mut answer)?;
     answer.truncate(count);
     Ok(answer)
 }
 
+/// Asks, and nothing comes.
+fn assert_silent(stream: &mut TcpStream) {
+    stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    assert_eq!(ask(stream).unwrap_err().kind(), ErrorKind::WouldBlock);
+    stream.set_read_timeout(Some(SOON)).unwrap();
+}
+
 fn connect(port: u16) -> TcpStream {
     let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
     stream
 }
 
@@ -28,16 +42,16 @@ fn it_forwards_freezes_thaws_and_cuts() {
     assert_eq!((proxy.accepted(), proxy.open()), (1, 1));
 
     proxy.freeze();
-    assert_eq!(ask(&mut client).unwrap_err().kind(), ErrorKind::WouldBlock);
+    assert_silent(&mut client);
     let mut late = connect(proxy.port());
-    assert_eq!(ask(&mut late).unwrap_err().kind(), ErrorKind::WouldBlock);
+    assert_silent(&mut late);
     proxy.thaw();
-    assert!(client.read(&mut [0; 64]).unwrap() > 0, "what was held up comes through");
-    assert!(late.read(&mut [0; 64]).unwrap() > 0);
+    assert!(!hear(&mut client).unwrap().is_empty(), "what was held up comes through");
+    assert!(!hear(&mut late).unwrap().is_empty());
 
     proxy.freeze();
     proxy.cut();
-    assert_eq!(client.read(&mut [0; 64]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert_eq!(hear(&mut client).unwrap_err().kind(), ErrorKind::ConnectionReset);
     proxy.thaw();
     assert!(ask(&mut connect(proxy.port())).is_ok());
     assert_eq!(proxy.accepted(), 3);
@@ -45,7 +59,7 @@ fn it_forwards_freezes_thaws_and_cuts() {
     let mut last = connect(proxy.port());
     assert!(ask(&mut last).is_ok());
     drop(proxy);
-    assert_eq!(last.read(&mut [0; 64]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert_eq!(hear(&mut last).unwrap_err().kind(), ErrorKind::ConnectionReset);
 }
 
 #[test]
@@ -58,9 +72,10 @@ fn it_closes_when_either_side_does() {
     client.read_to_end(&mut rest).unwrap();
     assert_eq!(rest, b"+OK\r\n");
     drop(client);
-    let end = Instant::now() + Duration::from_secs(2);
+    let end = Instant::now() + SOON;
     while proxy.open() > 0 {
         assert!(Instant::now() < end, "the connection is still there");
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -72,7 +87,8 @@ fn it_can_be_slow() {
     let mut client = connect(proxy.port());
     let began = Instant::now();
     client.write_all(&[b'\n'; 500]).unwrap();
-    assert!(ask(&mut client).is_err() || began.elapsed() > Duration::from_millis(400));
+    assert!(ask(&mut client).unwrap().starts_with(b"-NOAUTH"));
+    assert!(began.elapsed() > Duration::from_millis(400));
 }
 
 #[test]
@@ -99,12 +115,12 @@ fn it_refuses_and_is_a_black_hole_and_opens_up() {
 
     for times in 1..=2 {
         proxy.black_hole().unwrap();
-        assert_eq!(ask(&mut client).unwrap_err().kind(), ErrorKind::WouldBlock);
+        assert_silent(&mut client);
         let address = ([127, 0, 0, 1], proxy.port()).into();
         let silent = TcpStream::connect_timeout(&address, Duration::from_millis(300)).unwrap_err();
         assert_eq!(silent.kind(), ErrorKind::TimedOut);
         proxy.open_up().unwrap();
-        assert!(client.read(&mut [0; 64]).unwrap() > 0, "what was held up comes through");
+        assert!(!hear(&mut client).unwrap().is_empty(), "what was held up comes through");
         assert!(ask(&mut connect(proxy.port())).is_ok());
         assert_eq!(proxy.accepted(), 2 + times, "what filled the queue was no client");
     }

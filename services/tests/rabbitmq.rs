@@ -1,7 +1,7 @@
 //! A private RabbitMQ: started, frozen, killed, restarted.
 
 use services::{Kind, Service};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[test]
 fn lives_freezes_dies_and_comes_back() {
@@ -45,7 +45,11 @@ fn lives_freezes_dies_and_comes_back() {
     std::io::Write::write_all(&mut rude, b"AMQP\x00\x00\x09\x01").unwrap();
     std::io::Read::read_exact(&mut rude, &mut [0; 7]).unwrap();
     drop(rude);
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    let end = Instant::now() + Duration::from_secs(20);
+    while view.unclean_closes().unwrap().is_empty() {
+        assert!(Instant::now() < end, "nothing of it in {}", rabbitmq.log().unwrap());
+        std::thread::sleep(Duration::from_millis(20));
+    }
     println!("{:?}", view.unclean_closes().unwrap());
     assert_eq!(view.unclean_closes().unwrap().len(), 1);
 

@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use resource_pool::config::Options;
 use resource_pool::{Failure, Link, Resource};
 use tracing_subscriber::filter::LevelFilter;
 
@@ -101,6 +102,22 @@ impl Resource for Plain {
     async fn close(&self, (): ()) -> Result<(), Failure> {
         Ok(())
     }
+}
+
+/// By which a busy machine has all the time it needs to connect, for tests of what comes after that.
+pub(crate) fn unhurried() -> Options {
+    let mut options = Options::default();
+    options.acquire_timeout = Duration::from_secs(30);
+    options.connect_timeout = Duration::from_secs(10);
+    options.retry.budget = Duration::from_secs(30);
+    options
+}
+
+/// Its output, and how long it took by a [`Stopwatch`].
+pub(crate) async fn stopped<T>(run: impl Future<Output = T>) -> (T, Duration) {
+    let stopwatch = Stopwatch::start();
+    let output = run.await;
+    (output, stopwatch.took())
 }
 
 /// The names of this process's threads.

@@ -10,10 +10,11 @@ use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use services::{Kind, Proxy, Service};
 
+use super::common::Stopwatch;
 use super::{KINDS, NAMES};
 
 /// Beyond all deadlines that the tests set.
@@ -106,7 +107,7 @@ pub(crate) struct Running {
     stdout: BufReader<ChildStdout>,
     stderr: Option<JoinHandle<String>>,
     /// When it was told to end, or began to.
-    ending: Option<Instant>,
+    ending: Option<Stopwatch>,
     /// Hung up when it is waited for no more; until then it has a limit.
     _limit: Sender<()>,
 }
@@ -154,7 +155,7 @@ impl Running {
 
     pub(crate) fn ready(mut self) -> Self {
         self.hear("READY");
-        self.ending = Some(Instant::now());
+        self.ending = Some(Stopwatch::start());
         self
     }
 
@@ -168,20 +169,20 @@ impl Running {
     }
 
     pub(crate) fn send(&mut self, signal: &str) {
-        self.ending = Some(Instant::now());
+        self.ending = Some(Stopwatch::start());
         send(signal, self.id());
     }
 
     /// Ends a child that waits for being told to.
     pub(crate) fn tell(&mut self) {
-        self.ending = Some(Instant::now());
+        self.ending = Some(Stopwatch::start());
         self.answer();
     }
 
     pub(crate) fn end(mut self) -> Ended {
-        let began = self.ending.unwrap_or_else(Instant::now);
+        let ending = self.ending.unwrap_or_else(Stopwatch::start);
         let status = self.child.wait().expect("a child");
-        let took = began.elapsed();
+        let took = ending.took();
         TIMES.with_borrow_mut(|times| times.push(took));
         let stderr = self.stderr.take().map(|stderr| stderr.join().expect("its words")).unwrap_or_default();
         Ended { status, stderr, took }
