@@ -63,6 +63,7 @@ impl<F: Future> Within for F {}
 
 /// Measures what the guide promises a limit for, as a thread counts time that only sleeps: on a busy machine that one is late
 /// too.
+#[derive(Clone)]
 pub(crate) struct Stopwatch {
     pauses: Arc<AtomicU32>,
 }

@@ -381,6 +381,7 @@ impl Sent {
 
     /// Waits until all are answered. The last one first: by then most others are.
     async fn answered(&mut self) -> Result<(), Trouble> {
+        let mut unsent = None;
         for index in (0..self.confirms.len()).rev() {
             while let Confirm::Pending { .. } = self.confirms[index] {
                 let pending = self.pending();
@@ -396,11 +397,14 @@ impl Sent {
                     return Err(late);
                 }
             }
-            if let Confirm::Failed(error) = &self.confirms[index] {
-                return Err(Trouble::Driver(error.clone()));
+            match &self.confirms[index] {
+                Confirm::Failed(error) if error.is_amqp_error() => return Err(Trouble::Driver(error.clone())),
+                // The broker may have refused one before it, as they were being sent.
+                Confirm::Failed(error) => unsent = Some(error.clone()),
+                _ => {}
             }
         }
-        Ok(())
+        unsent.map_or(Ok(()), |error| Err(Trouble::Driver(error)))
     }
 
     fn pending(&self) -> usize {
