@@ -11,7 +11,7 @@ use std::net::TcpListener;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Within, until_async};
+use common::{Clock, Within, until_async};
 use futures_util::future::join_all;
 use lapin::options::{BasicConsumeOptions, BasicGetOptions, BasicQosOptions, ConfirmSelectOptions};
 use lapin::types::FieldTable;
@@ -24,16 +24,16 @@ use services::{Kind, Proxy, Service, shared};
 /// A frozen broker must show as an error within this.
 const FROZEN: Duration = Duration::from_secs(5);
 /// A limit for what is done in a moment, on a busy machine.
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(20);
 
-fn pool_of(config: RabbitMqConfig) -> ResourcePool {
-    ResourcePool::builder().environment([("", ""); 0]).resource(config).build().expect("a pool")
+fn pool_with(config: RabbitMqConfig, mut options: Options) -> ResourcePool {
+    // How fast a broker answers is not what health is asked for here.
+    (options.health.each, options.health.all, options.health.slow) = (SOON, SOON, SOON);
+    ResourcePool::builder().environment([("", ""); 0]).options(options).resource(config).build().expect("a pool")
 }
 
-fn hasty(config: RabbitMqConfig) -> ResourcePool {
-    let mut options = Options::default();
-    options.acquire_timeout = Duration::from_millis(500);
-    ResourcePool::builder().environment([("", ""); 0]).options(options).resource(config).build().expect("a pool")
+fn pool_of(config: RabbitMqConfig) -> ResourcePool {
+    pool_with(config, Options::default())
 }
 
 /// A user of this name, with rights to a virtual host of its own.
@@ -124,7 +124,7 @@ async fn rabbitmq_prober_without_room_asks_on_the_users_connection() {
     let queue = rabbit.declare_queue(Queue::temporary()).await.unwrap();
     let channels = [rabbit.channel().await.unwrap(), silent.rabbitmq().await.unwrap().channel().await.unwrap()];
     server.freeze().unwrap();
-    let frozen = Instant::now();
+    let frozen = Clock::start();
     let asking = channels.iter().map(|channel| {
         channel.run(async |channel| channel.basic_qos(1, BasicQosOptions::default()).await).within(SOON)
     });
@@ -212,7 +212,10 @@ async fn rabbitmq_a_connection_whose_channels_the_broker_has_ended_is_made_anew(
     assert!(bare.status().connected());
     drop(bare);
 
-    let pool = pool_of(with(server, "channel_max=8"));
+    let mut options = Options::default();
+    // Where its own connection is slow, the prober takes a channel, too.
+    options.probe.enabled = false;
+    let pool = pool_with(with(server, "channel_max=8"), options);
     let rabbit = pool.rabbitmq().await.unwrap();
     for n in 0..50 {
         let missing = rabbit.get("no such queue").within(SOON).await.unwrap_err();
@@ -233,8 +236,10 @@ async fn rabbitmq_a_connection_whose_channels_the_broker_has_ended_is_made_anew(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rabbitmq_one_channel_too_many_waits_and_names_all_who_have_one() {
-    let pool = hasty(with(shared(Kind::RabbitMq), "channel_max=8"));
-    let rabbit = pool.rabbitmq().await.unwrap();
+    let mut options = Options::default();
+    options.acquire_timeout = Duration::from_secs(2);
+    let pool = pool_with(with(shared(Kind::RabbitMq), "channel_max=8"), options);
+    let rabbit = pool.within(SOON).rabbitmq().await.unwrap();
     let queue = rabbit.declare_queue(Queue::temporary()).await.unwrap();
     // Idle ones give way.
     join_all((0..8).map(|_| rabbit.publish(Message::new("", queue.name(), "x")))).await;
@@ -265,12 +270,19 @@ async fn rabbitmq_one_channel_too_many_waits_and_names_all_who_have_one() {
         wanted.sort_unstable();
         assert_eq!(named, wanted, "{error}");
     };
-    here(rabbit.channel().within(SOON).await.unwrap_err());
-    here(rabbit.publish(Message::new("", "nobody", "x")).within(SOON).await.unwrap_err());
-    here(rabbit.consume(queue.name()).within(SOON).await.map(drop).unwrap_err());
-    here(rabbit.declare_exchange(Exchange::fanout("never")).within(SOON).await.unwrap_err());
     let threads = blocking::ResourcePool::from(pool.clone()).rabbitmq().unwrap();
-    here(thread::spawn(move || threads.channel().map(drop).unwrap_err()).join().unwrap());
+    let in_thread = thread::spawn(move || threads.channel().map(drop).unwrap_err());
+    let (channel, published, consumer, declared) = tokio::join!(
+        rabbit.channel().within(SOON),
+        rabbit.publish(Message::new("", "nobody", "x")).within(SOON),
+        rabbit.consume(queue.name()).within(SOON),
+        rabbit.declare_exchange(Exchange::fanout("never")).within(SOON),
+    );
+    here(channel.map(drop).unwrap_err());
+    here(published.map(drop).unwrap_err());
+    here(consumer.map(drop).unwrap_err());
+    here(declared.unwrap_err());
+    here(in_thread.join().unwrap());
 
     // Whoever waits gets the first that ends, whoever had it.
     let waiting = RabbitMq::clone(&rabbit);
@@ -462,7 +474,7 @@ async fn rabbitmq_calls_that_are_cut_name_the_resource_and_the_cause() {
         .unwrap();
     let mut consumer = rabbit.consume(queue.as_str()).await.unwrap();
     proxy.freeze();
-    let frozen = Instant::now();
+    let frozen = Clock::start();
     let unknown = |error: &Error| matches!(error, Error::OutcomeUnknown { .. });
     let lost = |error: &Error| matches!(error, Error::Lost { .. });
     let in_thread = {

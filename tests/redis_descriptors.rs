@@ -1,4 +1,4 @@
-//! Redis where the process must be alone: it has no descriptor left.
+//! Redis where the process must be alone: its threads are counted, and it has no descriptor left.
 
 #![cfg(all(feature = "redis", target_os = "linux"))]
 #![allow(missing_docs)]
@@ -10,11 +10,12 @@ use std::process::{self, Command};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{until, until_async};
+use common::{threads, until, until_async};
 use redis::{AsyncCommands, Commands};
-use resource_pool::config::RedisConfig;
+use resource_pool::config::{Options, RedisConfig};
 use resource_pool::{Health, ResourcePool, blocking};
 use services::{Kind, Service};
+use tokio::sync::Mutex;
 
 /// A guard against hanging.
 const SOON: Duration = Duration::from_secs(20);
@@ -22,18 +23,47 @@ const SOON: Duration = Duration::from_secs(20);
 /// By then a server that does not answer would have been cut, for it takes 3.7 s.
 const LONG: Duration = Duration::from_millis(4500);
 
+/// Held by the test that has the process.
+static ALONE: Mutex<()> = Mutex::const_new(());
+
+fn pool(server: &Service) -> ResourcePool {
+    let mut options = Options::default();
+    // How fast a server answers is not what health is asked for here.
+    (options.health.each, options.health.all, options.health.slow) = (SOON, SOON, SOON);
+    let builder = ResourcePool::builder().environment([("", ""); 0]).options(options);
+    builder.resource(RedisConfig::url(server.url())).build().unwrap()
+}
+
+/// Each of the bare driver's has three.
+#[test]
+fn no_pool_has_threads_of_its_own_for_connections() {
+    let _alone = ALONE.blocking_lock();
+    let server = Service::start(Kind::Redis).unwrap();
+    let workers = || threads().into_iter().filter(|name| name.contains("r2d2")).count();
+    let bare: Vec<_> = (0..4)
+        .map(|_| r2d2::Pool::builder().max_size(1).build(redis::Client::open(server.url()).unwrap()).unwrap())
+        .collect();
+    let control = workers();
+    assert!(control >= 12, "{control}");
+    let pools: Vec<_> = (0..4).map(|_| blocking::ResourcePool::from(pool(&server))).collect();
+    pools.iter().for_each(|pool| drop(pool.redis().unwrap()));
+    assert_eq!(workers(), control, "ours has none of its own");
+    drop(bare);
+}
+
 /// The prober's connection is gone, and this process cannot open another one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_without_descriptors_cuts_nothing() {
+    let _alone = ALONE.lock().await;
     let server = Service::start(Kind::Redis).unwrap();
-    let pool =
-        ResourcePool::builder().environment([("", ""); 0]).resource(RedisConfig::url(server.url())).build().unwrap();
+    let pool = pool(&server);
     let mut redis = pool.redis().await.unwrap();
     let () = redis.set("key", 1).await.unwrap();
     let shared: i64 = redis.client_id().await.unwrap();
     let threads = blocking::ResourcePool::from(pool.clone());
     let popping = thread::spawn(move || threads.redis().unwrap().blpop::<_, Option<(String, String)>>("never", 7.0));
-    until_async(SOON, async || !pool.status().resource("redis").unwrap().work.is_empty()).await;
+    // Until then that one's last command is a ping, too.
+    until(SOON, || server.redis().unwrap().clients().unwrap().iter().any(|client| client.command == "blpop"));
     let mut admin = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
     let prober = |admin: &mut redis::Connection| {
         let list: String = redis::cmd("CLIENT").arg("LIST").query(admin).unwrap();
@@ -41,8 +71,7 @@ async fn a_process_without_descriptors_cuts_nothing() {
         let mut ids = pings.filter_map(|line| line.strip_prefix("id=")?.split(' ').next()?.parse::<i64>().ok());
         ids.find(|id| *id != shared)
     };
-    until_async(SOON, async || prober(&mut admin).is_some()).await;
-    let killed = prober(&mut admin).unwrap().to_string();
+    until(SOON, || prober(&mut admin).is_some());
 
     let (me, room) = (process::id().to_string(), 200);
     let limited = Command::new("prlimit").args(["--pid", &me, &format!("--nofile={room}:")]).status().unwrap();
@@ -55,9 +84,16 @@ async fn a_process_without_descriptors_cuts_nothing() {
     };
     assert!(fill() > 0);
     let passes = async || pool.health_check().await.entry("redis").unwrap().health == Health::Pass;
-    redis::cmd("CLIENT").arg("KILL").arg("ID").arg(killed).exec(&mut admin).unwrap();
-    // What the prober's connection had is taken before the prober asks for it.
-    until(SOON, || fill() == 1);
+    // What the prober's connection had is to be taken before the prober asks for it.
+    let mut is_taken = false;
+    while !is_taken {
+        let killed = prober(&mut admin).unwrap();
+        redis::cmd("CLIENT").arg("KILL").arg("ID").arg(killed).exec(&mut admin).unwrap();
+        until(SOON, || {
+            is_taken = fill() > 0;
+            is_taken || prober(&mut admin).is_some_and(|other| other != killed)
+        });
+    }
     until_async(SOON, passes).await;
     let began = Instant::now();
     while began.elapsed() < LONG {

@@ -20,7 +20,7 @@ use resource_pool::rabbitmq::{Exchange, Message, Queue};
 use resource_pool::{Error, ResourcePool, ResourceStatus, State, blocking};
 use services::{Kind, Service, shared};
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// Forwards to a server, keeps what clients say, and can hold up the answers alone.
@@ -46,6 +46,8 @@ impl Tap {
         let accepting = Arc::clone(&wire);
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
+                // Whoever cuts meanwhile cuts this one, too.
+                let mut open = accepting.open.lock().unwrap();
                 if accepting.refuses.load(Ordering::SeqCst) {
                     continue;
                 }
@@ -60,7 +62,7 @@ impl Tap {
                     let wire = Arc::clone(&accepting);
                     thread::spawn(move || wire.forward(from, to, asker));
                 }
-                accepting.open.lock().unwrap().extend([client, server]);
+                open.extend([client, server]);
             }
         });
         Tap { port, wire }
@@ -121,14 +123,17 @@ impl Wire {
     fn forward(&self, mut from: TcpStream, mut to: TcpStream, asker: Option<usize>) {
         let mut buffer = [0; 16 * 1024];
         while let Ok(count @ 1..) = from.read(&mut buffer) {
-            if let Some(asker) = asker {
-                // Before it goes on, so that whoever sees its effect finds it here.
-                self.asked.lock().unwrap()[asker].extend(&buffer[..count]);
-                if self.is_deaf.load(Ordering::SeqCst) {
-                    continue;
-                }
+            // Locked until it has gone on: whoever sees its effect finds it there, and whoever finds it there may cut what
+            // it went over.
+            let asked = asker.map(|asker| {
+                let mut asked = self.asked.lock().unwrap();
+                asked[asker].extend(&buffer[..count]);
+                asked
+            });
+            if asked.is_some() && self.is_deaf.load(Ordering::SeqCst) {
+                continue;
             }
-            while asker.is_none() && self.is_mute.load(Ordering::SeqCst) {
+            while asked.is_none() && self.is_mute.load(Ordering::SeqCst) {
                 thread::sleep(PAUSE);
             }
             if to.write_all(&buffer[..count]).is_err() {
