@@ -7,7 +7,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Clock, Log, threads, until_async};
+use common::{Log, Stopwatch, threads, until_async};
 use lapin::{Connection, ConnectionProperties};
 use resource_pool::config::{Options, RabbitMqConfig};
 use resource_pool::rabbitmq::Message;
@@ -54,9 +54,9 @@ async fn settled() -> (usize, usize) {
 
 /// Waits until there is no more than that, which is soon.
 async fn is_left(before: (usize, usize), limit: Duration) {
-    let closed = Clock::start();
+    let closed = Stopwatch::start();
     until_async(SOON, async || (loops(), sockets()) == before).await;
-    assert!(closed.elapsed() < limit, "{:?}", closed.elapsed());
+    assert!(closed.took() < limit, "{:?}", closed.took());
 }
 
 /// The bare driver has no limit on connecting, and one that is given up leaves a thread and a socket behind.
@@ -64,10 +64,10 @@ async fn frozen_at_connect(server: &Service) {
     let before = settled().await;
     server.freeze().unwrap();
     let pool = pool(server);
-    let started = Clock::start();
+    let started = Stopwatch::start();
     let error = pool.rabbitmq().await.unwrap_err();
     assert!(error.is_transient(), "{error}");
-    assert!(started.elapsed() < FROZEN + Duration::from_millis(500), "{:?}", started.elapsed());
+    assert!(started.took() < FROZEN + Duration::from_millis(500), "{:?}", started.took());
     let guard = blocking::ResourcePool::from(pool.clone());
     let error = tokio::task::spawn_blocking(move || guard.rabbitmq().unwrap_err()).await.unwrap();
     assert!(error.is_transient(), "{error}");

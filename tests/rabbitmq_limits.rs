@@ -11,7 +11,7 @@ use std::net::TcpListener;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Clock, Within, until_async};
+use common::{Stopwatch, Within, until_async};
 use futures_util::future::join_all;
 use lapin::options::{BasicConsumeOptions, BasicGetOptions, BasicQosOptions, ConfirmSelectOptions};
 use lapin::types::FieldTable;
@@ -124,12 +124,12 @@ async fn rabbitmq_prober_without_room_asks_on_the_users_connection() {
     let queue = rabbit.declare_queue(Queue::temporary()).await.unwrap();
     let channels = [rabbit.channel().await.unwrap(), silent.rabbitmq().await.unwrap().channel().await.unwrap()];
     server.freeze().unwrap();
-    let frozen = Clock::start();
+    let frozen = Stopwatch::start();
     let asking = channels.iter().map(|channel| {
         channel.run(async |channel| channel.basic_qos(1, BasicQosOptions::default()).await).within(SOON)
     });
     let answers = join_all(asking).await;
-    assert!(frozen.elapsed() < FROZEN, "{:?}", frozen.elapsed());
+    assert!(frozen.took() < FROZEN, "{:?}", frozen.took());
     assert!(answers.iter().all(|answer| matches!(answer, Err(Error::Lost { .. }))), "{answers:?} {queue:?}");
     server.thaw().unwrap();
     assert_eq!(view.unclean_closes().unwrap(), [""; 0], "before the broker had been frozen");
@@ -474,7 +474,7 @@ async fn rabbitmq_calls_that_are_cut_name_the_resource_and_the_cause() {
         .unwrap();
     let mut consumer = rabbit.consume(queue.as_str()).await.unwrap();
     proxy.freeze();
-    let frozen = Clock::start();
+    let frozen = Stopwatch::start();
     let unknown = |error: &Error| matches!(error, Error::OutcomeUnknown { .. });
     let lost = |error: &Error| matches!(error, Error::Lost { .. });
     let in_thread = {
@@ -503,7 +503,7 @@ async fn rabbitmq_calls_that_are_cut_name_the_resource_and_the_cause() {
         rabbit.consume(Consume::from("never")),
         raw.basic_qos(1, BasicQosOptions::default()).within(SOON),
     );
-    assert!(frozen.elapsed() < FROZEN, "{:?}", frozen.elapsed());
+    assert!(frozen.took() < FROZEN, "{:?}", frozen.took());
     let (publish, get, run) = in_thread.join().unwrap();
     let batch = calls.7.unwrap().into_results().into_iter().map(|result| result.map(drop).unwrap_err());
     let told: Vec<(&str, Error, bool)> = [

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Clock, Within, until, until_async};
+use common::{Stopwatch, Within, until, until_async};
 use futures_util::StreamExt;
 use redis::{AsyncCommands, Commands, ExistenceCheck, SetExpiry, SetOptions};
 use resource_pool::config::{Options, RedisConfig};
@@ -220,9 +220,9 @@ fn redis_exhausted_pool_names_the_holder() {
     let pool: blocking::ResourcePool = patient_pool(config(&server).pool_size(1)).into();
     let _held = pool.redis().unwrap();
     let line = line!() - 1;
-    let started = Clock::start();
+    let started = Stopwatch::start();
     let error = pool.within(Duration::from_millis(300)).redis().unwrap_err();
-    assert!(started.elapsed() < Duration::from_millis(900), "{:?}", started.elapsed());
+    assert!(started.took() < Duration::from_millis(900), "{:?}", started.took());
     assert!(matches!(error, Error::Timeout(_)), "{error}");
     assert!(error.to_string().contains(&format!("tests/redis.rs:{line}")), "{error}");
     // Health takes no slot.
@@ -238,9 +238,9 @@ async fn redis_frozen_during_a_command() {
     let mut connection = blocking.redis().unwrap();
     let () = redis.set("key", 1).await.unwrap();
     server.freeze().unwrap();
-    let (started, frozen) = (Clock::start(), Instant::now());
+    let (started, frozen) = (Stopwatch::start(), Instant::now());
     let in_thread = started.clone();
-    let thread = thread::spawn(move || (connection.get::<_, i64>("key"), in_thread.elapsed()));
+    let thread = thread::spawn(move || (connection.get::<_, i64>("key"), in_thread.took()));
     // The bare driver does not notice.
     let bare = redis::Client::open(server.url()).unwrap();
     let control = thread::spawn(move || {
@@ -249,14 +249,14 @@ async fn redis_frozen_during_a_command() {
         bare
     });
     assert!(redis.get::<_, i64>("key").await.is_err());
-    assert!(started.elapsed() < FROZEN, "{:?}", started.elapsed());
+    assert!(started.took() < FROZEN, "{:?}", started.took());
     let (answer, after) = thread.join().unwrap();
     assert!(answer.is_err() && after < FROZEN, "{after:?}");
     // New calls fail as well, on both facades, with the cause.
     let lost = pool.redis().await.unwrap_err();
     assert!(matches!(lost, Error::Lost { .. } | Error::Connect(_)), "{lost}");
     assert!(blocking.redis().is_err());
-    assert!(started.elapsed() < FROZEN + Duration::from_secs(2), "{:?}", started.elapsed());
+    assert!(started.took() < FROZEN + Duration::from_secs(2), "{:?}", started.took());
     assert!(control.join().unwrap(), "the bare driver is still waiting after {FROZEN:?}");
     server.thaw().unwrap();
     until_async(SOON, async || redis.get::<_, i64>("key").await.is_ok()).await;
@@ -269,10 +269,10 @@ async fn redis_frozen_at_connect() {
     let server = start();
     server.freeze().unwrap();
     let pool = pool(&server);
-    let started = Clock::start();
+    let started = Stopwatch::start();
     let error = pool.redis().await.unwrap_err();
     assert!(error.is_transient(), "{error}");
-    assert!(started.elapsed() < FROZEN + Duration::from_millis(200), "{:?}", started.elapsed());
+    assert!(started.took() < FROZEN + Duration::from_millis(200), "{:?}", started.took());
     server.thaw().unwrap();
     let mut redis = common::eventually(SOON, async || pool.redis().await.ok()).await;
     let () = redis.set("key", 1).await.unwrap();
@@ -283,22 +283,22 @@ fn redis_blocking_frozen_at_connect_health_and_close() {
     let server = start();
     server.freeze().unwrap();
     let pool = blocking_pool(&server);
-    let started = Clock::start();
+    let started = Stopwatch::start();
     let error = pool.redis().unwrap_err();
     assert!(error.is_transient(), "{error}");
-    assert!(started.elapsed() < FROZEN + Duration::from_millis(200), "{:?}", started.elapsed());
+    assert!(started.took() < FROZEN + Duration::from_millis(200), "{:?}", started.took());
     server.thaw().unwrap();
     until(SOON, || pool.redis().is_ok());
     server.freeze().unwrap();
-    let started = Clock::start();
+    let started = Stopwatch::start();
     assert_eq!(pool.health_check().unwrap().entry("redis").unwrap().health, Health::Fail);
-    assert!(started.elapsed() < Duration::from_millis(800), "{:?}", started.elapsed());
+    assert!(started.took() < Duration::from_millis(800), "{:?}", started.took());
     let mut held = pool.redis();
     let in_flight =
         thread::spawn(move || held.as_mut().map(|redis| redis.get::<_, i64>("key").is_err()).unwrap_or(true));
-    let started = Clock::start();
+    let started = Stopwatch::start();
     let report = pool.close_all_within(Duration::from_secs(8)).unwrap();
-    assert!(started.elapsed() < Duration::from_secs(9), "{:?}", started.elapsed());
+    assert!(started.took() < Duration::from_secs(9), "{:?}", started.took());
     // Lost in the drain, if there was a checkout to drain: its test may have failed as well.
     assert!(matches!(report.step("redis").unwrap().outcome, Outcome::Closed | Outcome::Failed(_)), "{report}");
     assert!(in_flight.join().unwrap());
@@ -310,9 +310,9 @@ async fn redis_frozen_at_health() {
     let pool = pool(&server);
     let _redis = pool.redis().await.unwrap();
     server.freeze().unwrap();
-    let started = Clock::start();
+    let started = Stopwatch::start();
     let report = pool.health_check().await;
-    assert!(started.elapsed() < Duration::from_millis(800), "{:?}", started.elapsed());
+    assert!(started.took() < Duration::from_millis(800), "{:?}", started.took());
     assert_eq!(report.entry("redis").unwrap().health, Health::Fail, "{report}");
     assert!(!report.is_healthy());
 }
@@ -325,9 +325,9 @@ async fn redis_frozen_at_close() {
     server.freeze().unwrap();
     let in_flight = tokio::spawn(async move { redis.get::<_, i64>("key").await });
     until_async(SOON, async || !pool.status().resource("redis").unwrap().work.is_empty()).await;
-    let started = Clock::start();
+    let started = Stopwatch::start();
     let report = pool.close_all_within(Duration::from_secs(8)).await;
-    assert!(started.elapsed() < Duration::from_secs(9), "{:?}", started.elapsed());
+    assert!(started.took() < Duration::from_secs(9), "{:?}", started.took());
     assert!(matches!(report.step("redis").unwrap().outcome, Outcome::Failed(_)), "{report}");
     assert!(in_flight.await.unwrap().is_err());
 }
@@ -565,9 +565,9 @@ async fn redis_bad_input_is_a_clear_error_in_time() {
     let silent = RedisConfig::url(format!("redis://127.0.0.1:{}/0", black_hole.port()));
     for (config, permanent) in [(wrong, true), (unresolvable, false), (refused, false), (silent, false)] {
         let pool = with(config).unwrap();
-        let started = Clock::start();
+        let started = Stopwatch::start();
         let error = pool.redis().await.unwrap_err();
-        assert!(started.elapsed() < FROZEN, "{:?} {error}", started.elapsed());
+        assert!(started.took() < FROZEN, "{:?} {error}", started.took());
         assert!(matches!(&error, Error::Connect(connect) if connect.permanent == permanent), "{error:?}");
         for text in [format!("{error}"), format!("{error:?}"), format!("{pool:?}"), format!("{:?}", pool.status())] {
             assert!(!text.contains(secret) && !text.contains("s3cr3t"), "{text}");
@@ -627,10 +627,10 @@ fn redis_trap_stock_manager_has_no_read_timeout() {
     let idle = Instant::now();
     until(SOON, || idle.elapsed() > Duration::from_millis(600));
     server.freeze().unwrap();
-    let (started, frozen) = (Clock::start(), Instant::now());
+    let (started, frozen) = (Stopwatch::start(), Instant::now());
     let control = thread::spawn(move || bare.get().is_err());
     assert!(pool.within(Duration::from_secs(1)).redis().is_err());
-    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    assert!(started.took() < Duration::from_secs(2), "{:?}", started.took());
     until(SOON, || frozen.elapsed() > Duration::from_secs(3));
     assert!(!control.is_finished(), "the stock manager was to answer after 1 s");
     server.thaw().unwrap();
@@ -734,9 +734,9 @@ fn redis_trap_manager_reconnects_on_the_callers_runtime() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_trap_manager_gives_up_late() {
     let refused = "redis://127.0.0.1:1/0";
-    let (clock, started) = (Clock::start(), Instant::now());
+    let (clock, started) = (Stopwatch::start(), Instant::now());
     assert!(pool_of(RedisConfig::url(refused)).redis().await.is_err());
-    assert!(clock.elapsed() < Duration::from_secs(1), "{:?}", clock.elapsed());
+    assert!(clock.took() < Duration::from_secs(1), "{:?}", clock.took());
     let ours = started.elapsed();
     let started = Instant::now();
     let manager = redis::Client::open(refused).unwrap();
@@ -853,10 +853,10 @@ fn redis_blocking_waits_end_as_the_connection_is_lost_or_closed() {
         (held, waiting)
     };
     let (held, lost) = waiting();
-    let killed = Clock::start();
+    let killed = Stopwatch::start();
     server.kill().unwrap();
     let error = lost.join().unwrap();
-    assert!(killed.elapsed() < Duration::from_millis(400), "{:?}", killed.elapsed());
+    assert!(killed.took() < Duration::from_millis(400), "{:?}", killed.took());
     assert!(matches!(error, Error::Lost { .. }), "{error}");
     drop(held);
     server.restart().unwrap();
@@ -881,7 +881,7 @@ fn redis_blocking_connections_are_back_soon_after_a_long_outage() {
     let warm: Vec<_> = (0..2).map(|_| pool.redis().unwrap()).collect();
     drop(warm);
     server.freeze().unwrap();
-    let frozen = Clock::start();
+    let frozen = Stopwatch::start();
     let asking: Vec<_> = (0..2)
         .map(|_| {
             thread::spawn({
@@ -894,12 +894,12 @@ fn redis_blocking_connections_are_back_soon_after_a_long_outage() {
         let error = thread.join().unwrap();
         assert!(matches!(error, Error::Lost { .. } | Error::Connect(_)), "whoever waits gets the cause: {error}");
     }
-    assert!(frozen.elapsed() < FROZEN, "{:?}", frozen.elapsed());
+    assert!(frozen.took() < FROZEN, "{:?}", frozen.took());
     // Six attempts with doubling pauses come to this.
     thread::sleep(Duration::from_secs(3));
     server.thaw().unwrap();
     until(SOON, || pool.status().resource("redis").unwrap().state == State::Ready);
-    let back = Clock::start();
+    let back = Stopwatch::start();
     pool.redis().unwrap();
-    assert!(back.elapsed() < Duration::from_secs(2), "{:?}", back.elapsed());
+    assert!(back.took() < Duration::from_secs(2), "{:?}", back.took());
 }
