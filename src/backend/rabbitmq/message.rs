@@ -307,7 +307,7 @@ impl Flight {
     fn why_unanswered(&mut self, oldest: &mut Sent, trouble: Trouble) -> Source {
         let generation = Arc::clone(&oldest.generation);
         let refusal = match trouble {
-            Trouble::Driver(error) if error.is_amqp_error() && generation.is_alive() => error,
+            Trouble::Driver(error) if error.is_amqp_soft_error() => error,
             trouble => return Arc::new(trouble.into_error(&generation, "awaiting the confirm")),
         };
         let said = refusal.to_string();
@@ -398,7 +398,7 @@ impl Sent {
                 }
             }
             match &self.confirms[index] {
-                Confirm::Failed(error) if error.is_amqp_error() => return Err(Trouble::Driver(error.clone())),
+                Confirm::Failed(error) if error.is_amqp_soft_error() => return Err(Trouble::Driver(error.clone())),
                 // The broker may have refused one before it, as they were being sent.
                 Confirm::Failed(error) => unsent = Some(error.clone()),
                 _ => {}
