@@ -27,22 +27,26 @@ const LONG: Duration = Duration::from_secs(60);
 
 static LOG: LazyLock<Log> = LazyLock::new(Log::start);
 
-/// A pool with this many of everything exclusive.
+/// A pool with this many of everything exclusive, which is connected, however long that takes.
 fn pool(places: u32, acquire_timeout: Duration) -> ResourcePool {
     LazyLock::force(&LOG);
     let mut options = Options::default();
     options.acquire_timeout = acquire_timeout;
     let mut redis = RedisConfig::url(shared(Kind::Redis).url()).pool_size(places);
-    redis.exclusive_size = places as usize;
+    (redis.exclusive_size, redis.min_idle) = (places as usize, places);
     let mut rabbit = RabbitMqConfig::url(shared(Kind::RabbitMq).url());
     rabbit.max_channels = places as usize;
-    ResourcePool::builder()
+    let pool = ResourcePool::builder()
         .environment([("", ""); 0])
         .options(options)
         .resource(redis)
         .resource(rabbit)
         .build()
-        .unwrap()
+        .unwrap();
+    let patient = Threads::from(pool.clone()).within(LONG);
+    drop((patient.redis().unwrap(), patient.rabbitmq().unwrap()));
+    until(SOON, || pool.status().resource("redis").unwrap().usage.idle == Some(places as usize));
+    pool
 }
 
 fn threads(places: u32, acquire_timeout: Duration) -> Threads {
@@ -172,7 +176,7 @@ fn wait_is_not_refused_where_another_thread_may_free_it() {
 
 #[test]
 fn timeout_tells_that_this_thread_itself_holds_them_all() {
-    let pool = threads(2, Duration::from_millis(300));
+    let pool = threads(2, Duration::from_secs(1));
     let held = [pool.redis().unwrap(), pool.redis().unwrap()];
     let line = line!() - 1;
     let error = timeout(pool.redis());
@@ -192,7 +196,7 @@ fn timeout_tells_that_this_thread_itself_holds_them_all() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn timeout_tells_that_this_task_itself_holds_them_all() {
-    let pool = pool(1, Duration::from_millis(300));
+    let pool = pool(1, Duration::from_secs(1));
     let task = tokio::spawn(async move {
         let redis = pool.redis().await.unwrap();
         let _held = redis.exclusive().await.unwrap();
@@ -279,7 +283,7 @@ async fn cycle_of_tasks_is_told() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wait_given_up_is_part_of_no_cycle() {
-    let pool = pool(1, Duration::from_millis(500));
+    let pool = pool(1, Duration::from_secs(1));
     let (redis, rabbit) = (pool.redis().await.unwrap(), pool.rabbitmq().await.unwrap());
     let _channel = rabbit.channel().await.unwrap();
     let (shared, own) = (rabbit.clone(), redis.exclusive());
