@@ -406,6 +406,10 @@ impl State {
             link.heard(from_client, &buffer[..count]);
             thread::sleep(Duration::from_millis(self.delay_ms.load(Ordering::SeqCst)));
             self.wait_while_frozen(&link.is_cut);
+            // What the freeze held back would be answered before the other direction ends.
+            if link.is_cut.load(Ordering::SeqCst) {
+                return Ok(());
+            }
             let bytes = &buffer[..count];
             if from_client && bytes.starts_with(b"AMQP") && self.records.load(Ordering::SeqCst) {
                 link.is_amqp.store(true, Ordering::SeqCst);
