@@ -531,7 +531,11 @@ async fn connect_in_flight_comes_to_its_end_before_it_is_closed() {
         let gate = Arc::new(Notify::new());
         *fake.script.gate.lock() = Some(Arc::clone(&gate));
         *fake.script.connect.lock() = does;
-        let pool = pool();
+        // The attempt may fail before closing looks at it; the next one would be late enough.
+        let pool = pool_with(|options| {
+            (options.retry.base, options.retry.cap, options.retry.budget) = (LONG, LONG, Duration::MAX);
+            (options.acquire_timeout, options.connect_timeout) = (LONG, LONG);
+        });
         let acquiring = in_flight(&pool, &fake).await;
         let closing = tokio::spawn({
             let pool = pool.clone();
@@ -817,7 +821,12 @@ async fn reconnect_in_an_outage_leaves_somebody_to_bring_it_back() {
 async fn loss_of_an_overtaken_connection_is_not_the_next_ones() {
     let fake = Fake::new("fake");
     *fake.script.gate.lock() = Some(Arc::default());
-    let pool = with(&fake);
+    // The attempt lasts until the close cuts it off.
+    let pool = pool_with(|options| {
+        (options.acquire_timeout, options.connect_timeout, options.retry.budget) = (LONG, LONG, LONG);
+        options.close.step = Duration::from_millis(50);
+    });
+    pool.register("fake", fake.clone()).unwrap();
     let acquiring = tokio::spawn({
         let pool = pool.clone();
         async move { pool.get::<Fake>("fake").await.map(drop) }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use resource_pool::clickhouse::Row;
-use resource_pool::config::{ClickHouseConfig, MongoConfig, RabbitMqConfig, RedisConfig};
+use resource_pool::config::{ClickHouseConfig, MongoConfig, Options, RabbitMqConfig, RedisConfig};
 use resource_pool::mongodb::bson::{Document, doc};
 use resource_pool::rabbitmq::{Consume, Exchange, Message, Queue};
 use resource_pool::redis::{AsyncCommands, Commands};
@@ -43,6 +43,7 @@ struct Number {
 
 const NAMES: [&str; 4] = ["mongo", "rabbitmq", "clickhouse", "redis"];
 const SOON: Duration = Duration::from_secs(8);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn mongo() -> MongoConfig {
     MongoConfig::uri(shared(Kind::Mongo).url())
@@ -58,8 +59,13 @@ fn redis() -> RedisConfig {
 }
 
 fn configured<P>(builder: Builder<P>) -> Builder<P> {
+    let mut options = Options::default();
+    // However long a server takes on a busy machine.
+    (options.acquire_timeout, options.connect_timeout, options.retry.budget) = (PATIENCE, PATIENCE / 3, PATIENCE);
+    (options.health.each, options.health.all, options.health.slow) = (SOON, SOON, SOON);
     builder
         .environment([("", ""); 0])
+        .options(options)
         .resource(mongo())
         .resource(rabbitmq())
         .resource(clickhouse())
