@@ -8,8 +8,9 @@
 //! two, and one that keeps what it gets has all it needs in a logarithmic number of steps. After an opening that failed, or
 //! whose connection fails its first test, the next one follows after a pause.
 //!
-//! The prober borrows a connection that lies idle, so that it adds none. No user pays for a driver's goodbye: connections
-//! are dropped on threads of ours.
+//! The prober borrows a connection that lies idle, so that it adds none. Nobody is to see that: whoever comes meanwhile is
+//! given it once the ping is over, before another one is opened, and even where a wait is refused. No user pays for a
+//! driver's goodbye: connections are dropped on threads of ours.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -125,22 +126,30 @@ pub(crate) struct Queue<M: ManageConnection> {
 }
 
 impl<M: ManageConnection> Queue<M> {
-    /// Waits for one, where this thread may block. The claim is the one of whoever waits.
+    /// Waits for one, where this thread may block. The claim is the one of whoever waits. None where it is for the
+    /// resource to tell why there is none, so that it has to be acquired anew.
     ///
     /// # Errors
     /// [`Error::Timeout`] with the holders, and what kept connections from being opened; why there are none at all;
     /// [`Error::Deadlock`]; [`Error::InAsyncContext`].
-    pub(crate) fn take(self, claim: Claim, deadline: Instant) -> Result<Taken<M>, Error> {
+    pub(crate) fn take(self, claim: Claim, deadline: Instant) -> Result<Option<Taken<M>>, Error> {
         let wait = self.quota.wait(claim)?;
-        let got = block(&self.core.resource, || self.core.get(deadline))?;
-        let entry = got.map_err(|ended| match ended {
-            Ended::Refused(error) => error,
-            Ended::TimedOut(cause) => {
-                let trouble = || self.link.trouble().map(|error| Arc::new(error) as Source);
-                Error::Timeout(Arc::new(wait.timed_out(cause.or_else(trouble))))
+        let got = match block(&self.core.resource, || self.core.get(deadline)) {
+            Ok(got) => got,
+            Err(may_not_wait) => self.core.regain(deadline).ok_or(may_not_wait)?,
+        };
+        match got {
+            Ok(entry) => Ok(Some(Taken::new(&self.core, entry, self.link.process))),
+            Err(Ended::Refused(Refusal::AskAnew)) => Ok(None),
+            Err(Ended::Refused(Refusal::Because(error))) => Err(error),
+            Err(Ended::Refused(Refusal::MayNotWait)) => {
+                Err(Error::InAsyncContext { resource: Arc::clone(&self.core.resource) })
             }
-        })?;
-        Ok(Taken::new(&self.core, entry, self.link.process))
+            Err(Ended::TimedOut(cause)) => {
+                let trouble = || self.link.trouble().map(|error| Arc::new(error) as Source);
+                Err(Error::Timeout(Arc::new(wait.timed_out(cause.or_else(trouble)))))
+            }
+        }
     }
 }
 
@@ -222,9 +231,14 @@ impl<M: ManageConnection> Checkouts<M> {
             Some(_) if self.core.is_suspended() => {}
             trouble => {
                 let closing = || Error::Closing { resource: Arc::clone(&self.core.resource) };
-                self.core.refuse(trouble.unwrap_or_else(closing), false);
+                self.core.refuse(Refusal::Because(trouble.unwrap_or_else(closing)), false);
             }
         }
+    }
+
+    /// The reconnect that was asked for has failed for good: nobody waits it out any longer.
+    pub(crate) fn give_up(&self) {
+        self.core.give_up();
     }
 
     /// The connection is there, or back.
@@ -237,7 +251,7 @@ impl<M: ManageConnection> Checkouts<M> {
     /// # Cancel safety
     /// They are said all the same.
     pub(crate) async fn close(&self) {
-        self.core.refuse(Error::Closed { resource: Arc::clone(&self.core.resource) }, true);
+        self.core.refuse(self.core.closed(), true);
         self.link.activity.until(|| self.core.has_said_goodbyes().then_some(())).await;
     }
 
@@ -250,7 +264,7 @@ impl<M: ManageConnection> Checkouts<M> {
             open: Some(open),
             idle: Some(idle),
             in_use: Some(open - idle),
-            waiting: Some(state.waiters.len()),
+            waiting: Some(state.waiters.len() + usize::from(state.heir.is_some())),
             ..Usage::default()
         }
     }
@@ -260,7 +274,7 @@ impl<M: ManageConnection> Drop for Checkouts<M> {
     fn drop(&mut self) {
         // What is still being opened is nobody's.
         if self.link.process.is_current() {
-            self.core.refuse(Error::Closed { resource: Arc::clone(&self.core.resource) }, true);
+            self.core.refuse(self.core.closed(), true);
         }
     }
 }
@@ -313,6 +327,10 @@ struct State<M: ManageConnection> {
     open: usize,
     /// How many of them the prober has.
     lent: usize,
+    /// The one that it took from the idle ones, while it asks over that.
+    borrowed: Option<Borrowed>,
+    /// Whoever waits for that one, and for none that is yet to be opened.
+    heir: Option<Arc<Waiter<M>>>,
     opening: usize,
     /// Since when openings that are under way have had no answer.
     unanswered: Option<Instant>,
@@ -329,7 +347,7 @@ struct State<M: ManageConnection> {
     /// Why the last one could not be opened, or had to be given up, as far as that explains a wait of now.
     failure: Option<Source>,
     /// Why there are none.
-    refused: Option<Error>,
+    refused: Option<Refusal>,
     /// There are none yet, or none just now, and whoever waits goes on waiting.
     suspended: bool,
     is_closed: bool,
@@ -339,6 +357,17 @@ struct State<M: ManageConnection> {
     parting: usize,
 }
 
+/// A connection that was free until the prober took it.
+#[derive(Clone, Copy)]
+struct Borrowed {
+    /// Until when those who wait reckon with it.
+    until: Instant,
+    /// Whether it could have been had without a test.
+    is_free: bool,
+}
+
+/// For so long a ping of the prober's keeps another connection from being opened.
+const PING: Duration = Duration::from_millis(250);
 /// How many goodbyes may be said, or hang, at a time. As many connections as there may be wait for that; beyond those none
 /// are opened.
 const GOODBYES: usize = 8;
@@ -383,11 +412,21 @@ struct Cell<M: ManageConnection> {
     waker: Option<Waker>,
 }
 
-pub(crate) type Answer<M> = Result<Box<Entry<M>>, Error>;
+pub(crate) type Answer<M> = Result<Box<Entry<M>>, Refusal>;
+
+/// Why whoever waits is given none.
+#[derive(Debug, Clone)]
+pub(crate) enum Refusal {
+    Because(Error),
+    /// The resource knows.
+    AskAnew,
+    /// It is not free after all, and there is no waiting here until one is.
+    MayNotWait,
+}
 
 /// How a wait ended without a connection.
 enum Ended {
-    Refused(Error),
+    Refused(Refusal),
     TimedOut(Option<Source>),
 }
 
@@ -405,6 +444,8 @@ impl<M: ManageConnection> Core<M> {
             waiters: VecDeque::new(),
             open: 0,
             lent: 0,
+            borrowed: None,
+            heir: None,
             opening: 0,
             unanswered: None,
             ends: 0,
@@ -428,7 +469,7 @@ impl<M: ManageConnection> Core<M> {
     fn try_get(self: &Arc<Self>) -> Option<Box<Entry<M>>> {
         let now = Moment::coarse();
         let mut state = self.state.lock();
-        let mut entry = state.idle.pop_if(|entry| !entry.is_worn(now) && !self.needs_test(entry, now))?;
+        let mut entry = state.idle.pop_if(|entry| self.is_free(entry, now))?;
         state.succeed();
         if state.idle.len() < self.limits.min_idle {
             self.settle(state);
@@ -437,12 +478,56 @@ impl<M: ManageConnection> Core<M> {
         Some(entry)
     }
 
+    /// The same for whoever may not wait, if it was so until the prober borrowed it: that ping is waited for. None where
+    /// it was not.
+    fn regain(self: &Arc<Self>, deadline: Instant) -> Option<Result<Box<Entry<M>>, Ended>> {
+        let waiter = Waiter::new();
+        let mut state = self.state.lock();
+        let until = if let Some(entry) = state.idle.pop_if(|entry| self.is_free(entry, Moment::coarse())) {
+            // It has come back meanwhile.
+            waiter.0.lock().answer = Some(Ok(entry));
+            deadline
+        } else {
+            let borrowed = state.borrowed.filter(|borrowed| borrowed.is_free && state.has_no_queue())?;
+            state.heir = Some(Arc::clone(&waiter));
+            deadline.max(borrowed.until)
+        };
+        self.settle(state);
+        let mut waiting = Waiting { core: self, waiter, is_over: false, ping: None };
+        let answer = match park_until(&mut waiting, until) {
+            Some(answer) => Ok(answer),
+            None => waiting.give_up(),
+        };
+        match answer {
+            Ok(Ok(entry)) => match self.fit(entry) {
+                Ok(fit) => Some(Ok(fit)),
+                Err(unfit) => {
+                    self.close_unfit(unfit);
+                    None
+                }
+            },
+            Ok(Err(refusal)) => Some(Err(Ended::Refused(refusal))),
+            Err(cause) => Some(Err(Ended::TimedOut(cause))),
+        }
+    }
+
     /// Waits until one is free, the time is up, or there is none to wait for. A test that has begun is waited for.
     fn get(self: &Arc<Self>, deadline: Instant) -> Result<Box<Entry<M>>, Ended> {
         let mut unfit = None;
         loop {
             let mut waiting = self.wait(unfit.take());
-            let answer = match park_until(&mut waiting, deadline) {
+            let early = match waiting.ping.take() {
+                Some(Ping { until, is_ours }) => {
+                    let answer = park_until(&mut waiting, if is_ours { until } else { until.min(deadline) });
+                    if answer.is_none() {
+                        // It takes too long to be reckoned with.
+                        self.settle(self.state.lock());
+                    }
+                    answer
+                }
+                None => None,
+            };
+            let answer = match early.or_else(|| park_until(&mut waiting, deadline)) {
                 Some(answer) => answer,
                 None => waiting.give_up().map_err(Ended::TimedOut)?,
             };
@@ -451,10 +536,7 @@ impl<M: ManageConnection> Core<M> {
                 Err(bad) if Instant::now() < deadline => unfit = Some(bad),
                 Err(bad) => {
                     let cause = bad.cause.clone();
-                    let mut state = self.state.lock();
-                    let replaced = self.discard(&mut state, bad);
-                    self.settle(state);
-                    drop(replaced);
+                    self.close_unfit(bad);
                     return Err(Ended::TimedOut(cause));
                 }
             }
@@ -463,12 +545,13 @@ impl<M: ManageConnection> Core<M> {
 
     /// Waits for one, untested. Whoever was given one that is unfit goes first.
     pub(crate) fn wait(self: &Arc<Self>, unfit: Option<Unfit<M>>) -> Waiting<'_, M> {
-        let waiter = Arc::new(Waiter(Mutex::new(Cell { answer: None, waker: None })));
+        let waiter = Waiter::new();
         let mut state = self.state.lock();
+        let ping = state.borrowed.map(|Borrowed { until, .. }| Ping { until, is_ours: state.has_no_queue() });
         let again = unfit.is_some();
         let replaced = unfit.and_then(|unfit| self.discard(&mut state, unfit));
-        if let Some(error) = &state.refused {
-            waiter.0.lock().answer = Some(Err(error.clone()));
+        if let Some(refusal) = &state.refused {
+            waiter.0.lock().answer = Some(Err(refusal.clone()));
         } else if let Some(entry) = state.idle.pop() {
             waiter.0.lock().answer = Some(Ok(entry));
         } else if again {
@@ -482,7 +565,7 @@ impl<M: ManageConnection> Core<M> {
         }
         self.settle(state);
         drop(replaced);
-        Waiting { core: self, waiter, is_over: false }
+        Waiting { core: self, waiter, is_over: false, ping }
     }
 
     /// One that has just been opened.
@@ -530,6 +613,13 @@ impl<M: ManageConnection> Core<M> {
         cause.and_then(|cause| state.failure.replace(cause))
     }
 
+    fn close_unfit(self: &Arc<Self>, unfit: Unfit<M>) {
+        let mut state = self.state.lock();
+        let replaced = self.discard(&mut state, unfit);
+        self.settle(state);
+        drop(replaced);
+    }
+
     /// An opening led to nothing.
     fn set_back(&self, state: &mut State<M>) {
         state.setbacks = state.setbacks.saturating_add(1);
@@ -559,6 +649,10 @@ impl<M: ManageConnection> Core<M> {
         Ok(entry)
     }
 
+    fn is_free(&self, entry: &Entry<M>, now: Moment) -> bool {
+        !entry.is_worn(now) && !self.needs_test(entry, now)
+    }
+
     fn needs_test(&self, entry: &Entry<M>, now: Moment) -> bool {
         now.since(entry.checked_out.unwrap_or(entry.opened)) >= self.limits.test_after
     }
@@ -577,7 +671,9 @@ impl<M: ManageConnection> Core<M> {
         if state.refused.is_some() || state.suspended {
             return 0;
         }
-        state.waiters.len().max(self.limits.min_idle.saturating_sub(state.idle.len() + state.lent))
+        let coming = state.borrowed.is_some_and(|borrowed| Instant::now() < borrowed.until);
+        let waiting = state.waiters.len().saturating_sub(usize::from(coming));
+        waiting.max(self.limits.min_idle.saturating_sub(state.idle.len() + state.lent))
     }
 
     /// How many more may be opened.
@@ -613,34 +709,54 @@ impl<M: ManageConnection> Core<M> {
     }
 
     /// Answers whoever waits with this, and everybody from now on.
-    pub(crate) fn refuse(self: &Arc<Self>, error: Error, for_good: bool) {
+    pub(crate) fn refuse(self: &Arc<Self>, refusal: Refusal, for_good: bool) {
         let mut state = self.state.lock();
         if !state.is_closed {
-            state.refused = Some(error.clone());
+            state.refused = Some(refusal.clone());
             state.is_closed = for_good;
         }
+        self.answer_all(state, &refusal);
+    }
+
+    /// Whoever waits for the resource to come back asks it from here on. Nobody may where it has come back meanwhile.
+    fn give_up(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        if state.suspended {
+            state.refused = Some(Refusal::AskAnew);
+            self.answer_all(state, &Refusal::AskAnew);
+        }
+    }
+
+    fn answer_all(self: &Arc<Self>, mut state: MutexGuard<'_, State<M>>, refusal: &Refusal) {
         state.suspended = false;
-        state.end();
-        let answered = std::mem::take(&mut state.waiters).into_iter().map(|waiter| waiter.answer(Err(error.clone())));
-        let woken: Vec<_> = answered.collect();
+        let waiters = state.heir.take().into_iter().chain(std::mem::take(&mut state.waiters));
+        let woken: Vec<_> = waiters.map(|waiter| waiter.answer(Err(refusal.clone()))).collect();
+        // Nobody waits for what is borrowed any more.
+        let _none = state.end();
         self.settle(state);
         woken.into_iter().for_each(wake);
+    }
+
+    pub(crate) fn closed(&self) -> Refusal {
+        Refusal::Because(Error::Closed { resource: Arc::clone(&self.resource) })
     }
 
     /// Replaces those that there are, on demand.
     #[cfg(feature = "redis")]
     fn retire(self: &Arc<Self>) {
         let mut state = self.state.lock();
-        state.end();
+        let woken = state.end();
         self.settle(state);
+        wake(woken);
     }
 
     /// There are none until these are accepted again. Whoever waits goes on waiting.
     fn suspend(self: &Arc<Self>) {
         let mut state = self.state.lock();
         state.suspended = !state.is_closed;
-        state.end();
+        let woken = state.end();
         self.settle(state);
+        wake(woken);
     }
 
     fn is_suspended(&self) -> bool {
@@ -690,6 +806,7 @@ impl<M: ManageConnection> Core<M> {
         let mut state = self.state.lock();
         if !state.idle.is_empty() {
             let entry = state.idle.remove(0);
+            state.borrowed = Some(Borrowed { until: now + PING, is_free: self.is_free(&entry, Moment::coarse()) });
             return Ok(self.lend(&mut state, Some(entry), true));
         }
         if self.room(&state) == 0 {
@@ -712,9 +829,10 @@ impl<M: ManageConnection> Core<M> {
     fn first(self: &Arc<Self>) -> Loan<M> {
         let mut state = self.state.lock();
         // What an earlier attempt brings is too late.
-        state.end();
+        let woken = state.end();
         let loan = self.lend(&mut state, None, true);
         self.settle(state);
+        wake(woken);
         loan
     }
 
@@ -758,19 +876,32 @@ impl<M: ManageConnection> State<M> {
         (self.setbacks, self.pausing) = (0, None);
     }
 
+    fn has_no_queue(&self) -> bool {
+        self.waiters.is_empty() && self.heir.is_none()
+    }
+
+    /// What was borrowed is not given to whoever waits for it.
+    #[must_use = "they are to be woken outside of the lock"]
+    fn let_down(&mut self) -> Option<Waker> {
+        self.borrowed = None;
+        self.heir.take()?.answer(Err(Refusal::MayNotWait))
+    }
+
     /// What is being opened is nobody's from here on, and what is idle is closed.
-    fn end(&mut self) {
+    #[must_use = "they are to be woken outside of the lock"]
+    fn end(&mut self) -> Option<Waker> {
         self.ends += 1;
         self.opening = 0;
         self.unanswered = None;
         self.open -= self.idle.len() + std::mem::take(&mut self.lent);
         self.leaving.extend(self.idle.drain(..));
+        self.let_down()
     }
 
     /// To whoever has waited longest; else to lie idle, on top if it is warm.
     #[must_use = "they are to be woken outside of the lock"]
     fn hand_over(&mut self, mut entry: Box<Entry<M>>, is_warm: bool) -> Option<Waker> {
-        match self.waiters.pop_front() {
+        match self.heir.take().or_else(|| self.waiters.pop_front()) {
             Some(waiter) => waiter.answer(Ok(entry)),
             None => {
                 entry.idle = None;
@@ -782,6 +913,10 @@ impl<M: ManageConnection> State<M> {
 }
 
 impl<M: ManageConnection> Waiter<M> {
+    fn new() -> Arc<Self> {
+        Arc::new(Waiter(Mutex::new(Cell { answer: None, waker: None })))
+    }
+
     #[must_use = "it is to be woken outside of locks"]
     fn answer(&self, answer: Answer<M>) -> Option<Waker> {
         let mut cell = self.0.lock();
@@ -828,6 +963,15 @@ pub(crate) struct Waiting<'a, M: ManageConnection> {
     core: &'a Arc<Core<M>>,
     waiter: Arc<Waiter<M>>,
     is_over: bool,
+    /// The prober's, if there was one as this began.
+    ping: Option<Ping>,
+}
+
+/// A ping over the connection that whoever has waited longest is given after it.
+struct Ping {
+    until: Instant,
+    /// Whether whoever waits would have had that connection at once. A test that has begun is waited for.
+    is_ours: bool,
 }
 
 impl<M: ManageConnection> Waiting<'_, M> {
@@ -835,8 +979,10 @@ impl<M: ManageConnection> Waiting<'_, M> {
     fn give_up(&mut self) -> Result<Answer<M>, Option<Source>> {
         self.is_over = true;
         let mut state = self.core.state.lock();
-        if let Some(place) = state.waiters.iter().position(|one| Arc::ptr_eq(one, &self.waiter)) {
-            state.waiters.remove(place);
+        let is_me = |one: &Arc<Waiter<M>>| Arc::ptr_eq(one, &self.waiter);
+        let place = state.waiters.iter().position(is_me);
+        let left = place.and_then(|place| state.waiters.remove(place)).or_else(|| state.heir.take_if(|one| is_me(one)));
+        if left.is_some() {
             let (leaving, max) = (state.leaving.len(), self.core.limits.max);
             let hang =
                 || BoxError::from(format!("{leaving} connections wait to be closed, for the driver's goodbyes hang"));
@@ -1003,8 +1149,10 @@ impl<M: ManageConnection> Loan<M> {
                 return Ok(());
             }
             let mut state = core.state.lock();
+            let woken = if self.ends == state.ends { state.let_down() } else { None };
             state.leaving.extend(self.entry.take());
             core.settle(state);
+            wake(woken);
         }
         let opened = caught(&tell, || core.manager.connect());
         let mut state = core.state.lock();
@@ -1042,16 +1190,18 @@ impl<M: ManageConnection> Drop for Loan<M> {
         if is_present {
             state.lent -= 1;
         }
-        let mut woken = None;
-        match self.entry.take() {
+        let woken = match self.entry.take() {
             // After a loss users may have all that there may be still.
-            Some(entry) if is_useful && state.open <= core.limits.max => woken = state.hand_over(entry, false),
+            Some(entry) if is_useful && state.open <= core.limits.max => state.hand_over(entry, false),
             entry => {
                 state.open -= usize::from(is_present);
                 state.leaving.extend(entry);
+                None
             }
-        }
+        };
+        let let_down = if is_present { state.let_down() } else { None };
         core.settle(state);
         wake(woken);
+        wake(let_down);
     }
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use loom::thread::{self, JoinHandle};
 
-use crate::checkout::{Core, Job, Limits};
+use crate::checkout::{Core, Job, Limits, Refusal};
 use crate::close::{CloseCell, CloseReport, Reason};
 use crate::error::{BoxError, Error, Source};
 use crate::leak::LeakOptions;
@@ -507,7 +507,7 @@ fn core(max: usize, start: impl Fn(Job<Adapter>, Duration) + Send + Sync + 'stat
 
 /// Waits for one and gives it back.
 fn check_out(core: &Arc<Core<Adapter>>) {
-    core.put(block_on(core.wait(None)).unwrap_or_else(|error| panic!("{error}")));
+    core.put(block_on(core.wait(None)).unwrap());
 }
 
 /// Is given one, or gives up before.
@@ -581,13 +581,13 @@ pub fn close_against_waiters() {
         let held = block_on(core.wait(None)).unwrap();
         let waiting = spawn_on(&core, |core| match block_on(core.wait(None)) {
             Ok(entry) => core.put(entry),
-            Err(error) => assert!(error.is_closed(), "{error}"),
+            Err(refusal) => assert!(is_closed(&refusal), "{refusal:?}"),
         });
-        let closing = spawn_on(&core, |core| core.refuse(Error::Closed { resource: Arc::from("model") }, true));
+        let closing = spawn_on(&core, |core| core.refuse(core.closed(), true));
         core.put(held);
         closing.join().unwrap();
         waiting.join().unwrap();
-        assert!(block_on(core.wait(None)).is_err_and(|error| error.is_closed()));
+        assert!(block_on(core.wait(None)).is_err_and(|refusal| is_closed(&refusal)));
         loop {
             let next = openings.lock().unwrap().pop();
             let Some(opening) = next else { break };
@@ -595,6 +595,10 @@ pub fn close_against_waiters() {
         }
         core.check_idle();
     });
+}
+
+fn is_closed(refusal: &Refusal) -> bool {
+    matches!(refusal, Refusal::Because(error) if error.is_closed())
 }
 
 pub fn loss_against_openings() {
@@ -606,7 +610,7 @@ pub fn loss_against_openings() {
                 core.put(entry);
             }
         });
-        core.refuse(Error::Closing { resource: Arc::from("model") }, false);
+        core.refuse(Refusal::AskAnew, false);
         core.accept();
         waiting.join().unwrap();
         check_idle(&core, &openings);

@@ -33,6 +33,9 @@ struct Server {
     takes: Duration,
     connect: Mutex<Does>,
     test: Mutex<Does>,
+    /// How long a test takes at least, and the longest that one took.
+    test_takes: Mutex<Duration>,
+    longest_test: Mutex<Duration>,
     /// How long a test takes that then fails.
     slow_test: Mutex<Option<Duration>>,
     /// The one that fails its tests, whatever the others do.
@@ -144,7 +147,7 @@ impl r2d2::ManageConnection for Fake {
     }
 
     fn is_valid(&self, own: &mut Numbered) -> Result<(), Refused> {
-        let does = if *self.spoilt.lock() == Some(own.number) { Does::Fail } else { *self.test.lock() };
+        let mut does = if *self.spoilt.lock() == Some(own.number) { Does::Fail } else { *self.test.lock() };
         let slow = *self.slow_test.lock();
         self.tested.fetch_add(1, Ordering::SeqCst);
         if let Some(takes) = slow {
@@ -155,7 +158,12 @@ impl r2d2::ManageConnection for Fake {
             self.hung.fetch_add(1, Ordering::SeqCst);
             until(LONG, || self.thawed.load(Ordering::SeqCst));
             self.hung.fetch_sub(1, Ordering::SeqCst);
+            does = *self.test.lock();
         }
+        let began = Instant::now();
+        thread::sleep(*self.test_takes.lock());
+        let mut longest = self.longest_test.lock();
+        *longest = began.elapsed().max(*longest);
         does.run("answer")
     }
 
@@ -866,6 +874,131 @@ fn cycle_of_threads_that_check_out_is_told() {
     assert_eq!(usage(&pool).waiting, Some(0));
 }
 
+/// The prober has the only connection, and has had no answer yet.
+fn probed_at_the_moment(fake: &Fake, with: impl FnOnce(R2d2<Fake>) -> R2d2<Fake>) -> ResourcePool {
+    let patient = |options: &mut Options| options.probe.limit = LONG;
+    let pool = fake.unused(|kind| with(kind.test_after(LONG)), patient);
+    drop(check_out(&pool));
+    *fake.test.lock() = Does::Hang;
+    until(SOON, || fake.hung.load(Ordering::SeqCst) == 1);
+    pool
+}
+
+/// Checks out where nobody may wait, and answers with the number.
+fn check_out_in_a_task(pool: &ResourcePool) -> Result<usize, Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async { pool.check_out::<Fake>("fake").map(|checkout| checkout.number) })
+}
+
+#[test]
+fn checkout_in_a_task_does_not_see_that_the_prober_has_the_connection() {
+    let fake = Fake::default();
+    let pool = probed_at_the_moment(&fake, |kind| kind);
+    thread::scope(|scope| {
+        let first = scope.spawn(|| check_out_in_a_task(&pool.within(LONG)));
+        until(SOON, || usage(&pool).waiting == Some(1));
+        // There would have been nothing left for a second one.
+        assert!(matches!(check_out_in_a_task(&pool), Err(Error::InAsyncContext { .. })));
+        *fake.test.lock() = Does::Work;
+        fake.thawed.store(true, Ordering::SeqCst);
+        assert_eq!(first.join().unwrap().unwrap(), 1);
+    });
+    assert_eq!(fake.begun.load(Ordering::SeqCst), 1, "no other one was opened");
+    assert_eq!((usage(&pool).waiting, usage(&pool).in_use), (Some(0), Some(0)));
+}
+
+/// Nor does it wait for anything but that ping.
+#[test]
+fn checkout_in_a_task_waits_for_no_more_than_the_ping() {
+    let fake = Fake::default();
+    let pool = probed_at_the_moment(&fake, |kind| kind.max_size(1));
+    *fake.connect.lock() = Does::Hang;
+    thread::scope(|scope| {
+        let asked = scope.spawn(|| check_out_in_a_task(&pool.within(LONG)));
+        until(SOON, || usage(&pool).waiting == Some(1));
+        *fake.test.lock() = Does::Fail;
+        fake.thawed.store(true, Ordering::SeqCst);
+        assert!(matches!(asked.join().unwrap(), Err(Error::InAsyncContext { .. })));
+        *fake.test.lock() = Does::Work;
+        *fake.connect.lock() = Does::Work;
+        fake.stuck.store(0, Ordering::SeqCst);
+    });
+    // Nor for a reconnect; and a limit holds.
+    for reconnects in [true, false] {
+        let fake = Fake::default();
+        let pool = probed_at_the_moment(&fake, |kind| kind.max_size(1));
+        thread::scope(|scope| {
+            let hasty = pool.within(if reconnects { LONG } else { Duration::from_millis(300) });
+            let asked = scope.spawn(move || check_out_in_a_task(&hasty));
+            if reconnects {
+                until(SOON, || usage(&pool).waiting == Some(1));
+                *fake.test.lock() = Does::Work;
+                pool.reconnect("fake").unwrap();
+            }
+            let refused = asked.join().unwrap().unwrap_err();
+            let is_right = matches!(refused, Error::InAsyncContext { .. } if reconnects)
+                || matches!(refused, Error::Timeout(_) if !reconnects);
+            assert!(is_right, "{refused}");
+        });
+        fake.thawed.store(true, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn checkouts_one_after_another_open_no_second_connection_while_the_first_is_probed() {
+    let fake = Fake::default();
+    *fake.test_takes.lock() = Duration::from_millis(5);
+    let pool = fake.unused(|kind| kind.test_after(LONG), |options| options.probe.interval = Duration::from_millis(1));
+    for limit in [LONG, Duration::ZERO] {
+        let pool = pool.within(limit);
+        drop(pool.within(LONG).check_out::<Fake>("fake").unwrap());
+        for _ in 0..100 {
+            drop(pool.check_out::<Fake>("fake").unwrap_or_else(|error| panic!("{error}, within {limit:?}")));
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+    let (begun, longest) = (fake.begun.load(Ordering::SeqCst), *fake.longest_test.lock());
+    // A ping that takes long is not waited for.
+    assert!(begun == 1 || longest > Duration::from_millis(200), "{begun} opened; a ping took {longest:?}");
+}
+
+/// A ping that hangs, for nobody ends it, keeps threads waiting for a moment only.
+#[test]
+fn checkouts_have_others_opened_where_a_ping_hangs() {
+    let fake = Fake::default();
+    let pool = probed_at_the_moment(&fake, |kind| kind.max_size(3));
+    let begun = Instant::now();
+    thread::scope(|scope| {
+        let threads = [(); 2].map(|()| scope.spawn(|| check_out(&pool.within(LONG))));
+        let both = threads.map(|thread| thread.join().unwrap());
+        assert!(both.iter().all(|one| one.number > 1) && begun.elapsed() < SOON, "{:?}", begun.elapsed());
+    });
+    fake.thawed.store(true, Ordering::SeqCst);
+}
+
+#[test]
+fn checkouts_that_wait_through_a_reconnect_learn_at_once_that_it_failed_for_good() {
+    let fake = Fake::default();
+    let pool = fake.pool(|kind| kind.max_size(1).permanent(|refused| refused.0 == "connect"));
+    let held = check_out(&pool);
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| pool.within(LONG).check_out::<Fake>("fake").map(drop));
+        until(SOON, || usage(&pool).waiting == Some(1));
+        *fake.connect.lock() = Does::Fail;
+        let failed = Instant::now();
+        let told = pool.reconnect("fake").unwrap_err();
+        let error = waiting.join().unwrap().unwrap_err();
+        assert!(failed.elapsed() < SOON, "{:?}: {error}", failed.elapsed());
+        for error in [told, error] {
+            let is_right = matches!(&error, Error::Connect(error) if error.permanent);
+            assert!(is_right && error.to_string().contains("refused to connect"), "{error}");
+        }
+    });
+    *fake.connect.lock() = Does::Work;
+    drop(held);
+    until(SOON, || pool.check_out::<Fake>("fake").is_ok());
+}
+
 /// Real connections, by the adapter that everybody has.
 #[cfg(feature = "redis")]
 mod real {
@@ -899,6 +1032,24 @@ mod real {
         });
         assert_eq!(pool.status().resource("redis").unwrap().generation, 2);
         assert!(pool.close_all().unwrap().all_closed());
+    }
+
+    #[test]
+    fn redis_checkout_that_waits_learns_at_once_that_a_reconnect_failed_for_good() {
+        let server = Service::start(Kind::Redis).unwrap();
+        let config = resource_pool::config::RedisConfig::url(server.url()).pool_size(1);
+        let pool = ResourcePool::builder().environment([("", ""); 0]).resource(config).build().unwrap();
+        let mut held = pool.redis().unwrap();
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| pool.within(LONG).redis().map(drop));
+            until(SOON, || pool.status().resource("redis").unwrap().usage.waiting == Some(1));
+            let () = redis::cmd("CONFIG").arg("SET").arg("requirepass").arg("new").query(&mut held).unwrap();
+            let failed = Instant::now();
+            pool.reconnect("redis").unwrap_err();
+            let error = waiting.join().unwrap().unwrap_err();
+            assert!(failed.elapsed() < SOON, "{:?}: {error}", failed.elapsed());
+            assert!(matches!(&error, Error::Connect(error) if error.permanent), "{error}");
+        });
     }
 
     #[test]

@@ -137,7 +137,11 @@ impl<M: ManageConnection<Error: Send + Sync>> Resource for R2d2<M> {
     }
 
     async fn recover(&self, _: &Link, lost: &Connections<M>) -> Result<bool, Failure> {
-        self.connect_first(lost).await?;
+        self.connect_first(lost).await.inspect_err(|failure| {
+            if failure.permanent {
+                lost.0.give_up();
+            }
+        })?;
         Ok(true)
     }
 

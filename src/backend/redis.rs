@@ -307,7 +307,11 @@ impl Resource for RedisResource {
     }
 
     async fn recover(&self, _: &Link, lost: &Redis) -> Result<bool, Failure> {
-        lost.inner.open_shared().await?;
+        lost.inner.open_shared().await.inspect_err(|failure| {
+            if failure.permanent {
+                lost.inner.threads.give_up();
+            }
+        })?;
         Ok(true)
     }
 

@@ -185,8 +185,9 @@ impl ResourcePool {
         loop {
             // Whoever waits holds nothing.
             let queue = in_time().acquire::<_, Checkouts<M>>(slot, claim)?.queue();
-            let taken = queue.take(claim, deadline)?;
-            if let Some(checkout) = taken.under(in_time().acquire(slot, held)?) {
+            if let Some(taken) = queue.take(claim, deadline)?
+                && let Some(checkout) = taken.under(in_time().acquire(slot, held)?)
+            {
                 return Ok(checkout);
             }
         }
