@@ -15,6 +15,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
+use std::io;
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -32,7 +33,7 @@ use crate::exit::Process;
 use crate::lease::{Claim, Lease};
 use crate::resource::Link;
 use crate::retry::Retry;
-use crate::runtime::{LONGEST, block, park_until, prober};
+use crate::runtime::{LONGEST, block, park_until, prober, thread};
 use crate::status::Usage;
 use crate::sync::{Mutex, MutexGuard};
 use crate::wait::Quota;
@@ -283,7 +284,7 @@ impl<M: ManageConnection> Drop for Checkouts<M> {
 fn start<M: ManageConnection>(runtime: &Handle, activity: &Arc<Activity>, job: Job<M>, pause: Duration) {
     let (runtime, activity) = (runtime.clone(), Arc::clone(activity));
     let prober = prober().unwrap_or(&runtime).clone();
-    let blocking = move || {
+    let call = move |job: Job<M>| {
         let _context = runtime.enter();
         job.run();
         activity.changed();
@@ -292,8 +293,10 @@ fn start<M: ManageConnection>(runtime: &Handle, activity: &Arc<Activity>, job: J
         if !pause.is_zero() {
             tokio::time::sleep(pause).await;
         }
-        // Here, for it panics where there is no thread to be had.
-        tokio::task::spawn_blocking(blocking);
+        match thread(call) {
+            Ok(thread) => drop(thread.send(job)),
+            Err(error) => job.find_no_thread(error),
+        }
     });
 }
 
@@ -956,6 +959,20 @@ impl<M: ManageConnection> Job<M> {
             Job::Part(goodbyes) => goodbyes.run(),
         }
     }
+
+    /// The process can have no more threads. Some may end.
+    fn find_no_thread(self, error: io::Error) {
+        match self {
+            Job::Open(opening) => {
+                let cause = Error::no_threads(&opening.core.resource, error);
+                opening.finish(Err(Arc::new(cause)));
+            }
+            Job::Part(goodbyes) => {
+                let core = Arc::clone(&goodbyes.core);
+                (core.start)(Job::Part(goodbyes), core.retry.cap);
+            }
+        }
+    }
 }
 
 /// Somebody waits, by thread or by task. Whoever is given one and is gone has given it back.
@@ -1029,7 +1046,7 @@ pub(crate) struct Opening<M: ManageConnection> {
 }
 
 impl<M: ManageConnection> Opening<M> {
-    /// Opens it, if it is still wanted; if that fails, another one follows for as long as somebody waits.
+    /// Opens it, if it is still wanted.
     fn run(mut self) {
         let core = Arc::clone(&self.core);
         let mut state = core.state.lock();
@@ -1043,6 +1060,12 @@ impl<M: ManageConnection> Opening<M> {
         if let Err(error) = &opened {
             tracing::debug!(resource = %core.resource, %error, "a connection could not be opened");
         }
+        self.finish(opened);
+    }
+
+    /// Hands it over; if it could not be opened, another one follows for as long as somebody waits.
+    fn finish(mut self, opened: Result<M::Connection, Source>) {
+        let core = Arc::clone(&self.core);
         let mut state = core.state.lock();
         if self.ends != state.ends {
             self.is_over = true;
@@ -1139,6 +1162,15 @@ pub(crate) struct Loan<M: ManageConnection> {
 }
 
 impl<M: ManageConnection> Loan<M> {
+    pub(crate) fn resource(&self) -> &Arc<str> {
+        &self.core.resource
+    }
+
+    /// Nobody could ask over it.
+    pub(crate) fn give_back(mut self) {
+        self.is_fit = self.entry.is_some();
+    }
+
     /// Whether the server answers. A connection that is borrowed may have ended for a reason of its own, so where it does not
     /// answer a new one is asked, which takes its place.
     pub(crate) fn ask(mut self, tell: impl Fn(M::Error) -> Failure) -> Result<(), Failure> {

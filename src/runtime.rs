@@ -5,7 +5,7 @@ use std::future::Future;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
@@ -142,7 +142,7 @@ const STARTED: Duration = Duration::from_millis(900);
 
 /// Whether so many threads can be had now. Asked before tokio is, which would panic.
 fn spare_threads(count: usize) -> io::Result<()> {
-    let (hold, held) = std::sync::mpsc::channel::<Infallible>();
+    let (hold, held) = mpsc::channel::<Infallible>();
     let held = Arc::new(Mutex::new(held));
     let spare: io::Result<Vec<_>> = (0..count)
         .map(|_| {
@@ -158,6 +158,21 @@ fn spare_threads(count: usize) -> io::Result<()> {
         let _ = thread.join();
     }
     Ok(())
+}
+
+/// A thread that calls this with what it is sent. For what blocks: where threads run out, tokio panics, or leaves it to a
+/// thread that may never be free.
+///
+/// # Errors
+/// When the process can have no more threads.
+pub(crate) fn thread<T: Send + 'static>(call: impl FnOnce(T) + Send + 'static) -> io::Result<mpsc::Sender<T>> {
+    let (sender, sent) = mpsc::channel();
+    std::thread::Builder::new().name("resource-pool-call".to_owned()).spawn(move || {
+        if let Ok(sent) = sent.recv() {
+            call(sent);
+        }
+    })?;
+    Ok(sender)
 }
 
 /// Blocks this thread until the future is done. The future must not need a runtime's context.

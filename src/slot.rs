@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::activity::Activity;
@@ -27,7 +27,7 @@ use crate::life::{Caller, Condition, Connected, Life, Lost, Overtaken, Progress,
 use crate::probe::{self, Watch};
 use crate::registry::Context;
 use crate::resource::{Link, Resource};
-use crate::runtime::{LONGEST, within};
+use crate::runtime::{LONGEST, thread, within};
 use crate::status::{ResourceStatus, State};
 use crate::user_ping::UserPings;
 
@@ -361,8 +361,18 @@ impl<R: Resource> Slot<R> {
 
     /// Cuts on a thread of its own, since a user's code may block, and waits for that as long as for a goodbye.
     async fn cut_aside(self: Arc<Self>) {
-        let cut = spawn_blocking(move || self.force());
-        if within(GOODBYE, cut).await.is_err() {
+        let (runtime, (end, ended)) = (Handle::current(), oneshot::channel::<Infallible>());
+        let cut = move |me: Arc<Self>| {
+            let _context = runtime.enter();
+            me.force();
+            drop(end);
+        };
+        match thread(cut) {
+            Ok(thread) => drop(thread.send(self)),
+            // Nobody may wait for what is lost, so it is cut all the same.
+            Err(_no_threads) => return self.force(),
+        }
+        if within(GOODBYE, ended).await.is_err() {
             tracing::warn!("a cut does not come back; it must not block its thread");
         }
     }
@@ -411,7 +421,7 @@ impl<R: Resource> Slot<R> {
     ) -> BoxFuture<Result<(), Failure>> {
         match &self.kind {
             Kind::BuiltIn(_) => Box::pin(ping),
-            Kind::Users(pings) => pings.on_own_thread(Box::pin(ping)),
+            Kind::Users(pings) => pings.on_own_thread(self.name(), Box::pin(ping)),
         }
     }
 

@@ -2,16 +2,16 @@
 //! left to the clock and to the built-in kinds.
 
 use std::convert::Infallible;
-use std::panic::resume_unwind;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tokio::task::spawn_blocking;
 
-use crate::error::Failure;
+use crate::error::{Error, Failure};
+use crate::runtime::thread;
 use crate::slot::BoxFuture;
 
 /// The pings of one resource that run now.
@@ -35,7 +35,11 @@ impl UserPings {
     }
 
     /// The same ping on a thread of its own. Dropping it ends a ping that waits, but not one that blocks.
-    pub(crate) fn on_own_thread(&self, ping: BoxFuture<Result<(), Failure>>) -> BoxFuture<Result<(), Failure>> {
+    pub(crate) fn on_own_thread(
+        &self,
+        resource: &Arc<str>,
+        ping: BoxFuture<Result<(), Failure>>,
+    ) -> BoxFuture<Result<(), Failure>> {
         let Some(of_all) = Turn::begin(&self.all, MOST_OF_ALL) else {
             let problem =
                 format!("{MOST_OF_ALL} pings of lost connections have not come back; none is sent until one does");
@@ -45,21 +49,32 @@ impl UserPings {
             let problem = format!("{MOST} earlier pings have not come back; a ping must not block its thread");
             return Box::pin(async { Err(Failure::transient(problem)) });
         };
+        let resource = Arc::clone(resource);
         Box::pin(async move {
             let (_waits, given_up) = oneshot::channel::<Infallible>();
-            let call = spawn_blocking(move || {
-                let _turns = (turn, of_all);
-                Handle::current().block_on(async {
+            let (answer, answered) = oneshot::channel();
+            let runtime = Handle::current();
+            let call = move |ping| {
+                let asked = async {
                     tokio::select! {
                         answer = ping => answer,
                         _ = given_up => Err(Failure::unasked("nobody waits for this ping")),
                     }
-                })
-            });
-            match call.await {
-                Ok(answer) => answer,
-                Err(join) if join.is_panic() => resume_unwind(join.into_panic()),
-                Err(_) => Err(Failure::unasked("the prober has ended")),
+                };
+                let asked = catch_unwind(AssertUnwindSafe(|| runtime.block_on(asked)));
+                // Before the answer, which may have the next ping begin.
+                drop((turn, of_all));
+                // Nobody may wait for it any more.
+                let _ = answer.send(asked);
+            };
+            match thread(call) {
+                Ok(thread) => drop(thread.send(ping)),
+                Err(error) => return Err(Failure::unasked(Error::no_threads(&resource, error))),
+            }
+            match answered.await {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(panic)) => resume_unwind(panic),
+                Err(_) => Err(Failure::unasked("its thread has ended")),
             }
         })
     }

@@ -999,6 +999,55 @@ fn checkouts_that_wait_through_a_reconnect_learn_at_once_that_it_failed_for_good
     until(SOON, || pool.check_out::<Fake>("fake").is_ok());
 }
 
+/// That is told, and ends with it; and it is no evidence about the server.
+#[cfg(target_os = "linux")]
+#[test]
+fn checkouts_are_opened_and_closed_once_there_are_threads_again() {
+    if let Some(ended) = common::alone("checkouts_are_opened_and_closed_once_there_are_threads_again") {
+        return assert!(ended.success(), "{ended}");
+    }
+    let fake = Fake::default();
+    let pool = fake.unused(|kind| kind.max_size(2), |options| options.health.cache = Duration::ZERO);
+    let (first, second) = (check_out(&pool), check_out(&pool));
+    drop(second);
+    let health = || pool.health_check().unwrap().entry("fake").unwrap().clone();
+    until(SOON, || health().health == Health::Pass);
+    // It is probed as well, for as long as it would take to be lost.
+    let (begin, begun) = mpsc::channel();
+    thread::scope(|scope| {
+        // Here, so that the thread ends if this one fails.
+        let begin = begin;
+        let pool = &pool;
+        let again = scope.spawn(move || {
+            begun.recv().unwrap();
+            let began = Instant::now();
+            until(SOON, || began.elapsed() > Duration::from_millis(500) && usage(pool).waiting == Some(1));
+            common::spare_threads(true);
+        });
+        common::spare_threads(false);
+        let entry = health();
+        assert_eq!(entry.health, Health::Unknown, "{:?}", entry.error);
+        assert!(entry.error.as_ref().is_some_and(|error| error.contains("cannot start the threads")), "{entry:?}");
+        let third = check_out(&pool);
+        *fake.broken.lock() = Does::Fail;
+        drop(third);
+        until(SOON, || usage(&pool).open == Some(1));
+        let error = pool.within(Duration::from_millis(500)).check_out::<Fake>("fake").unwrap_err();
+        assert!(matches!(&error, Error::Timeout(_)), "{error}");
+        assert!(error.to_string().contains("cannot start the threads"), "{error}");
+        assert_eq!(fake.closed.load(Ordering::SeqCst), 0, "there was to be no thread for the goodbye");
+        begin.send(()).unwrap();
+        let fourth = pool.within(LONG).check_out::<Fake>("fake").unwrap();
+        assert_eq!(fourth.number, 3);
+        again.join().unwrap();
+    });
+    until(SOON, || fake.closed.load(Ordering::SeqCst) == 2);
+    until(SOON, || health().health != Health::Unknown);
+    assert_eq!((pool.status().resource("fake").unwrap().generation, first.number), (1, 1));
+    drop(first);
+    assert!(pool.close_all().unwrap().all_closed());
+}
+
 /// Real connections, by the adapter that everybody has.
 #[cfg(feature = "redis")]
 mod real {

@@ -439,6 +439,41 @@ async fn pings_that_block_their_threads_delay_no_other() {
     assert_eq!(state(&pool, "good"), State::Ready);
 }
 
+/// A process that can have no more threads is no evidence about a server.
+#[cfg(target_os = "linux")]
+#[test]
+fn ping_that_can_have_no_thread_is_unknown_and_no_strike() {
+    if let Some(ended) = common::alone("ping_that_can_have_no_thread_is_unknown_and_no_strike") {
+        return assert!(ended.success(), "{ended}");
+    }
+    // A thread of an earlier ping's may be there still.
+    for probes in [false, true] {
+        let fake = Fake::new("fake");
+        let pool = pool_with(|options| {
+            (options.probe.enabled, options.probe.interval, options.probe.strikes) =
+                (probes, Duration::from_millis(10), 1);
+            options.health.cache = Duration::ZERO;
+        });
+        pool.register(fake.name, fake.clone()).unwrap();
+        let pool = blocking::ResourcePool::from(pool);
+        drop(pool.get::<Fake>("fake").unwrap());
+        let health = || pool.health_check().unwrap().entry("fake").unwrap().clone();
+        common::spare_threads(false);
+        let began = Instant::now();
+        until(SOON, || {
+            let entry = health();
+            assert_eq!(entry.health, Health::Unknown, "{:?}", entry.error);
+            assert!(entry.error.is_some_and(|error| error.contains("cannot start the threads")));
+            began.elapsed() > Duration::from_millis(500)
+        });
+        common::spare_threads(true);
+        until(SOON, || health().health == Health::Pass);
+        assert_eq!(pool.status().resource("fake").unwrap().generation, 1);
+        assert_eq!(fake.script.cuts.load(Ordering::SeqCst), 0);
+        assert!(pool.close_all().unwrap().all_closed());
+    }
+}
+
 #[tokio::test]
 async fn endpoint_and_phase_may_use_the_pool() {
     struct Curious(ResourcePool);

@@ -5,15 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use r2d2::ManageConnection;
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
-use tokio::task::JoinHandle;
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::checkout::{Checkouts, Limits, Loan};
 use crate::close::Phase;
-use crate::error::{BoxError, Failure};
+use crate::error::{BoxError, Error, Failure};
 use crate::lease::{Provide, QuotaId};
 use crate::resource::{Link, Resource};
-use crate::runtime::prober;
+use crate::runtime::thread;
 use crate::status::Usage;
 use crate::wait::Quota;
 
@@ -206,14 +205,25 @@ impl<M: ManageConnection<Error: Send + Sync>> R2d2<M> {
     /// Asks on a thread that may hang.
     fn ask(&self, loan: Loan<M>, permit: OwnedSemaphorePermit) -> Result<Call, Failure> {
         let is_permanent = Arc::clone(&self.is_permanent);
-        let call = move || {
-            let _permit = permit;
-            loan.ask(|error| match is_permanent(&error) {
+        let (answer, answered) = oneshot::channel();
+        let call = move |loan: Loan<M>| {
+            let asked = loan.ask(|error| match is_permanent(&error) {
                 true => Failure::permanent(error),
                 false => Failure::transient(error),
-            })
+            });
+            drop(permit);
+            // Nobody may wait for it any more.
+            let _ = answer.send(asked);
         };
-        Ok(prober()?.spawn_blocking(call))
+        match thread(call) {
+            Ok(thread) => drop(thread.send(loan)),
+            Err(error) => {
+                let error = Error::no_threads(loan.resource(), error);
+                loan.give_back();
+                return Err(Failure::unasked(error));
+            }
+        }
+        Ok(answered)
     }
 }
 
@@ -226,7 +236,7 @@ impl<M: ManageConnection> fmt::Debug for R2d2<M> {
 /// What an [`R2d2`] that is connected has open; [`check_out`](crate::blocking::ResourcePool::check_out) hands it out.
 pub struct Connections<M: ManageConnection>(Arc<Checkouts<M>>);
 
-type Call = JoinHandle<Result<(), Failure>>;
+type Call = oneshot::Receiver<Result<(), Failure>>;
 
 /// How it is probed.
 struct Probe {

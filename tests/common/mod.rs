@@ -4,6 +4,7 @@
 
 use std::future::Future;
 use std::io;
+use std::process::{Command, ExitStatus};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -125,6 +126,34 @@ pub(crate) async fn stopped<T>(run: impl Future<Output = T>) -> (T, Duration) {
 pub(crate) fn threads() -> Vec<String> {
     let tasks = std::fs::read_dir("/proc/self/task").expect("/proc");
     tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok()).collect()
+}
+
+/// A process of its own, which runs the test of this name alone, and where threads can run out: each is to have a stack of
+/// [`STACK`]. None in that process itself.
+pub(crate) fn alone(test: &str) -> Option<ExitStatus> {
+    const ALONE: &str = "RESOURCE_POOL_TEST_ALONE";
+    if std::env::var_os(ALONE).is_some() {
+        return None;
+    }
+    let mut child = Command::new(std::env::current_exe().expect("a path"));
+    child.args(["--exact", test, "--nocapture"]).env(ALONE, "yes").env("RUST_MIN_STACK", STACK.to_string());
+    Some(child.status().expect("a child"))
+}
+
+const STACK: u64 = 1 << 30;
+
+/// From now on, this process can have no more threads, or can again.
+#[cfg(target_os = "linux")]
+pub(crate) fn spare_threads(spares: bool) {
+    let status = std::fs::read_to_string("/proc/self/status").expect("/proc");
+    let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")?.trim().strip_suffix(" kB")?.parse().ok());
+    let size: u64 = size.expect("a size");
+    let room = if spares { "unlimited".to_owned() } else { (size * 1024 + STACK / 2).to_string() };
+    let me = std::process::id().to_string();
+    let limited = Command::new("prlimit").args(["--pid", &me, &format!("--as={room}:")]).status();
+    assert!(limited.expect("prlimit").success());
+    let thread = std::thread::Builder::new().spawn(|| ());
+    assert_eq!(thread.is_ok(), spares);
 }
 
 /// What this process logs from now on, at every level.
