@@ -374,6 +374,8 @@ const PING: Duration = Duration::from_millis(250);
 /// How many goodbyes may be said, or hang, at a time. As many connections as there may be wait for that; beyond those none
 /// are opened.
 const GOODBYES: usize = 8;
+/// After this, a goodbye that found no thread looks for one again.
+const AGAIN: Duration = Duration::from_secs(1);
 /// What fails its first test this soon counts as not opened.
 const YOUNG: Duration = Duration::from_secs(1);
 
@@ -969,7 +971,7 @@ impl<M: ManageConnection> Job<M> {
             }
             Job::Part(goodbyes) => {
                 let core = Arc::clone(&goodbyes.core);
-                (core.start)(Job::Part(goodbyes), core.retry.cap);
+                (core.start)(Job::Part(goodbyes), core.retry.cap.min(AGAIN));
             }
         }
     }
@@ -1156,7 +1158,7 @@ pub(crate) struct Loan<M: ManageConnection> {
     entry: Option<Box<Entry<M>>>,
     /// How many there were as it was lent.
     ends: u64,
-    /// Whether a failure to connect proves the server's silence: what is borrowed has failed as well, or users have none.
+    /// Whether a failure of a new one proves the server's silence: what is borrowed has failed as well, or users have none.
     proves: bool,
     is_fit: bool,
 }
@@ -1181,10 +1183,14 @@ impl<M: ManageConnection> Loan<M> {
                 return Ok(());
             }
             let mut state = core.state.lock();
-            let woken = if self.ends == state.ends { state.let_down() } else { None };
+            let is_late = self.ends != state.ends;
+            let woken = if is_late { None } else { state.let_down() };
             state.leaving.extend(self.entry.take());
             core.settle(state);
             wake(woken);
+            if is_late {
+                return Err(too_late());
+            }
         }
         let opened = caught(&tell, || core.manager.connect());
         let mut state = core.state.lock();
@@ -1194,15 +1200,29 @@ impl<M: ManageConnection> Loan<M> {
                 if self.ends == state.ends {
                     core.set_back(&mut state);
                 }
-                return Err(if self.proves { failure } else { Failure::unasked(failure.source) });
+                return Err(self.told(failure));
             }
         };
+        if self.ends != state.ends {
+            drop(state);
+            core.say_goodbye(connection);
+            return Err(too_late());
+        }
         let entry = self.entry.insert(core.entry(&mut state, connection));
         drop(state);
-        caught(&tell, || core.manager.is_valid(&mut entry.connection))?;
-        self.is_fit = true;
-        Ok(())
+        let answer = caught(&tell, || core.manager.is_valid(&mut entry.connection));
+        self.is_fit = answer.is_ok();
+        answer.map_err(|failure| self.told(failure))
     }
+
+    /// What it proves that a new connection cannot be had.
+    fn told(&self, failure: Failure) -> Failure {
+        if self.proves { failure } else { Failure::unasked(failure.source) }
+    }
+}
+
+fn too_late() -> Failure {
+    Failure::unasked("there is another connection by now, or none any more")
 }
 
 /// What the adapter answers; a panic is an error too.

@@ -147,7 +147,8 @@ impl r2d2::ManageConnection for Fake {
     }
 
     fn is_valid(&self, own: &mut Numbered) -> Result<(), Refused> {
-        let mut does = if *self.spoilt.lock() == Some(own.number) { Does::Fail } else { *self.test.lock() };
+        let now = || if *self.spoilt.lock() == Some(own.number) { Does::Fail } else { *self.test.lock() };
+        let mut does = now();
         let slow = *self.slow_test.lock();
         self.tested.fetch_add(1, Ordering::SeqCst);
         if let Some(takes) = slow {
@@ -158,7 +159,7 @@ impl r2d2::ManageConnection for Fake {
             self.hung.fetch_add(1, Ordering::SeqCst);
             until(LONG, || self.thawed.load(Ordering::SeqCst));
             self.hung.fetch_sub(1, Ordering::SeqCst);
-            does = *self.test.lock();
+            does = now();
         }
         let began = Instant::now();
         thread::sleep(*self.test_takes.lock());
@@ -997,6 +998,49 @@ fn checkouts_that_wait_through_a_reconnect_learn_at_once_that_it_failed_for_good
     *fake.connect.lock() = Does::Work;
     drop(held);
     until(SOON, || pool.check_out::<Fake>("fake").is_ok());
+}
+
+#[test]
+fn connect_that_ends_after_its_attempt_is_closed_untested() {
+    let fake = Fake::default();
+    let pool = fake.unused(|kind| kind, |options| options.connect_timeout = Duration::from_millis(100));
+    *fake.connect.lock() = Does::Hang;
+    pool.within(Duration::from_millis(200)).check_out::<Fake>("fake").unwrap_err();
+    assert!(pool.close_all().unwrap().all_closed());
+    (*fake.connect.lock(), *fake.test.lock()) = (Does::Work, Does::Hang);
+    fake.stuck.store(0, Ordering::SeqCst);
+    until(SOON, || fake.closed.load(Ordering::SeqCst) == fake.begun.load(Ordering::SeqCst));
+    assert_eq!(fake.hung.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn ping_that_fails_after_a_reconnect_opens_nothing() {
+    let fake = Fake::default();
+    let pool = probed_at_the_moment(&fake, |kind| kind);
+    (*fake.spoilt.lock(), *fake.test.lock()) = (Some(1), Does::Work);
+    pool.reconnect("fake").unwrap();
+    assert_eq!(fake.begun.load(Ordering::SeqCst), 2);
+    // What it opened would stay.
+    *fake.connect.lock() = Does::Hang;
+    fake.thawed.store(true, Ordering::SeqCst);
+    until(SOON, || fake.closed.load(Ordering::SeqCst) == 1);
+    assert_eq!((fake.begun.load(Ordering::SeqCst), fake.hung.load(Ordering::SeqCst)), (2, 0));
+}
+
+/// Some adapters connect as they are first used, and so does a server that is full refuse.
+#[test]
+fn checkouts_are_not_lost_as_no_more_pass_their_tests() {
+    let fake = Fake::default();
+    let pool = fake.pool(|kind| kind.max_size(3));
+    let held = check_out(&pool);
+    *fake.test.lock() = Does::Fail;
+    let begun = fake.begun.load(Ordering::SeqCst);
+    until(SOON, || fake.begun.load(Ordering::SeqCst) >= begun + 3);
+    let now = || pool.status().resource("fake").map(|now| (now.state, now.generation)).unwrap();
+    assert_eq!(now(), (State::Ready, 1));
+    // Once users have none, it is gone.
+    drop(held);
+    until(SOON, || now().0 != State::Ready);
 }
 
 /// That is told, and ends with it; and it is no evidence about the server.
