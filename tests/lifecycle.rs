@@ -43,6 +43,7 @@ enum Does {
     Panic,
     Hang,
     BlockThread,
+    BlockThreadForLong,
 }
 
 #[derive(Default)]
@@ -101,6 +102,10 @@ async fn act(does: Does) -> Result<(), Failure> {
         Does::Hang => std::future::pending().await,
         Does::BlockThread => {
             thread::sleep(BLOCKED);
+            Ok(())
+        }
+        Does::BlockThreadForLong => {
+            thread::sleep(4 * SOON);
             Ok(())
         }
     }
@@ -437,6 +442,41 @@ async fn pings_that_block_their_threads_delay_no_other() {
     let pings = good.script.pings.load(Ordering::SeqCst);
     until_async(SOON, async || good.script.pings.load(Ordering::SeqCst) > pings).await;
     assert_eq!(state(&pool, "good"), State::Ready);
+}
+
+/// Two may hang on each generation, and eight on all.
+#[tokio::test]
+async fn pings_that_hang_on_what_is_lost_hold_back_none_of_the_next_generation() {
+    let fake = Fake::new("fake");
+    let pool = pool_with(|options| {
+        options.probe.enabled = false;
+        (options.health.each, options.health.cache) = (Duration::from_millis(50), Duration::ZERO);
+    });
+    pool.register(fake.name, fake.clone()).unwrap();
+    drop(pool.get::<Fake>("fake").await.unwrap());
+    let health = async || pool.health_check().await.entry("fake").unwrap().clone();
+    for generation in 1..=4 {
+        assert_eq!(pool.status().resource("fake").unwrap().generation, generation);
+        until_async(SOON, async || health().await.health == Health::Pass).await;
+        *fake.script.pings_in_turn.lock() = [Does::BlockThreadForLong; 2].into();
+        until_async(SOON, async || {
+            assert_ne!(health().await.health, Health::Pass);
+            fake.script.pings_in_turn.lock().is_empty()
+        })
+        .await;
+        // The control: a third one is not sent.
+        let sent = fake.script.pings.load(Ordering::SeqCst);
+        let entry = health().await;
+        let error = entry.error.unwrap();
+        if generation < 4 {
+            assert!(entry.health == Health::Fail && error.contains("2 earlier pings have not come back"), "{error}");
+        } else {
+            assert!(entry.health == Health::Unknown && error.contains("8 pings of lost connections"), "{error}");
+        }
+        assert_eq!(fake.script.pings.load(Ordering::SeqCst), sent);
+        pool.reconnect("fake").await.unwrap();
+    }
+    assert_eq!(health().await.health, Health::Unknown, "as many hang as may");
 }
 
 /// A process that can have no more threads is no evidence about a server.
