@@ -1072,10 +1072,10 @@ fn checkouts_are_opened_and_closed_once_there_are_threads_again() {
         let entry = health();
         assert_eq!(entry.health, Health::Unknown, "{:?}", entry.error);
         assert!(entry.error.as_ref().is_some_and(|error| error.contains("cannot start the threads")), "{entry:?}");
-        let third = check_out(&pool);
+        let third = check_out(pool);
         *fake.broken.lock() = Does::Fail;
         drop(third);
-        until(SOON, || usage(&pool).open == Some(1));
+        until(SOON, || usage(pool).open == Some(1));
         let error = pool.within(Duration::from_millis(500)).check_out::<Fake>("fake").unwrap_err();
         assert!(matches!(&error, Error::Timeout(_)), "{error}");
         assert!(error.to_string().contains("cannot start the threads"), "{error}");
