@@ -167,7 +167,7 @@ fn spare_threads(count: usize) -> io::Result<()> {
 /// When the process can have no more threads.
 pub(crate) fn thread<T: Send + 'static>(call: impl FnOnce(T) + Send + 'static) -> io::Result<mpsc::Sender<T>> {
     let (sender, sent) = mpsc::channel();
-    std::thread::Builder::new().name("resource-pool-call".to_owned()).spawn(move || {
+    std::thread::Builder::new().name("resource-pool-blocking".to_owned()).spawn(move || {
         if let Ok(sent) = sent.recv() {
             call(sent);
         }

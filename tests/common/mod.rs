@@ -163,7 +163,7 @@ pub(crate) fn spare_threads(spares: bool) {
             let room = size() + STACK / 2;
             limit(&room.to_string());
             // A thread that ends leaves its room to another one.
-            !threads().iter().any(|name| name.starts_with("resource-pool-c")) && size() + STACK > room
+            !threads().iter().any(|name| name.starts_with("resource-pool-b")) && size() + STACK > room
         });
     }
     let thread = std::thread::Builder::new().spawn(|| ());
