@@ -1133,24 +1133,6 @@ mod real {
     }
 
     #[test]
-    fn redis_checkout_that_waits_learns_at_once_that_a_reconnect_failed_for_good() {
-        let server = Service::start(Kind::Redis).unwrap();
-        let config = resource_pool::config::RedisConfig::url(server.url()).pool_size(1);
-        let pool = ResourcePool::builder().environment([("", ""); 0]).resource(config).build().unwrap();
-        let mut held = pool.redis().unwrap();
-        thread::scope(|scope| {
-            let waiting = scope.spawn(|| pool.within(LONG).redis().map(drop));
-            until(SOON, || pool.status().resource("redis").unwrap().usage.waiting == Some(1));
-            let () = redis::cmd("CONFIG").arg("SET").arg("requirepass").arg("new").query(&mut held).unwrap();
-            let failed = Instant::now();
-            pool.reconnect("redis").unwrap_err();
-            let error = waiting.join().unwrap().unwrap_err();
-            assert!(failed.elapsed() < SOON, "{:?}: {error}", failed.elapsed());
-            assert!(matches!(&error, Error::Connect(error) if error.permanent), "{error}");
-        });
-    }
-
-    #[test]
     fn checkout_out_of_a_stock_adapter_works_and_comes_back_after_a_loss() {
         let server = Service::start(Kind::Redis).unwrap();
         let before = server.established().unwrap();
