@@ -6,7 +6,6 @@
 
 mod edges;
 
-use std::any::Any;
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt::{self, Write as _};
@@ -33,7 +32,7 @@ use crate::registry::{Context, Registry};
 use crate::resource::Work;
 use crate::runtime::{self, within};
 use crate::slot::AnySlot;
-use crate::status::{PoolStatus, State};
+use crate::status::{PoolStatus, State, Usage};
 use crate::sync::{Condvar, Mutex, Notify};
 
 pub(crate) use self::edges::Edges;
@@ -113,6 +112,8 @@ const GRACE: Duration = Duration::from_millis(500);
 const LAST_DROP: Duration = Duration::from_millis(100);
 /// How long a consumer's cancelling may take.
 const INTAKE: Duration = Duration::from_secs(1);
+/// How long users' code may take to tell how full its resource is.
+const TELLING: Duration = Duration::from_millis(500);
 /// How long closing is silent about what it waits for.
 const SILENCE: Duration = Duration::from_secs(1);
 
@@ -275,17 +276,13 @@ pub struct CloseReport {
 }
 
 impl CloseReport {
-    fn panicked(registry: &Registry, reason: Reason, payload: &(dyn Any + Send)) -> Self {
-        Self::of(registry, reason, Outcome::Panicked(panic_message(payload)))
-    }
-
     /// One that has no steps, since the whole ended like this.
     pub(crate) fn of(registry: &Registry, reason: Reason, outcome: Outcome) -> Self {
         let held = registry.holders();
         let step = StepReport::new(Arc::from("closing"), Phase::Tasks, outcome, Duration::ZERO, held);
         CloseReport {
             reason,
-            status: registry.status(),
+            status: registry.status_with(built_in_usage),
             drained: Duration::ZERO,
             steps: vec![step],
             took: Duration::ZERO,
@@ -703,19 +700,27 @@ fn run_close(
         match within(SILENCE, &mut close).await {
             Ok(report) => report,
             Err(_elapsed) => {
-                if registry.context.options.close.stderr {
-                    exit::tell(&waited_for(&registry.context.close, slots));
+                if registry.context.options.close.stderr
+                    && let Some(line) = waited_for(&registry.context.close, slots)
+                {
+                    exit::tell(&line);
                 }
                 close.await
             }
         }
     };
-    let closed = catch_unwind(AssertUnwindSafe(|| on_own_runtime(close)));
-    closed.unwrap_or_else(|payload| CloseReport::panicked(registry, reason, &*payload))
+    let run =
+        || Ok::<_, io::Error>(tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(close));
+    let outcome = match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(Ok(report)) => return report,
+        Ok(Err(error)) => Outcome::Failed(error.to_string()),
+        Err(payload) => Outcome::Panicked(panic_message(&*payload)),
+    };
+    CloseReport::of(registry, reason, outcome)
 }
 
-/// One line on what a close waits for, and which lines of source hold it.
-fn waited_for(close: &CloseCell, slots: &[Arc<dyn AnySlot>]) -> String {
+/// One line on what a close waits for, and which lines of source hold it. `None` between two steps.
+fn waited_for(close: &CloseCell, slots: &[Arc<dyn AnySlot>]) -> Option<String> {
     let mut waits: Vec<String> = close.running().iter().map(|name| name.to_string()).collect();
     for slot in slots.iter().filter(|slot| slot.state() == State::Draining) {
         let (work, holders) = (slot.activity().tally.now(), slot.holders());
@@ -727,7 +732,8 @@ fn waited_for(close: &CloseCell, slots: &[Arc<dyn AnySlot>]) -> String {
             waits.push(format!("{}: held by {}", slot.name(), Few(&holders, ", ")));
         }
     }
-    format!("resource-pool: closing has taken {SILENCE:?}; it waits for {}\n", waits.join("; "))
+    let told = || format!("resource-pool: closing has taken {SILENCE:?}; it waits for {}\n", waits.join("; "));
+    (!waits.is_empty()).then(told)
 }
 
 /// Runs a job on a thread of its own, or on the closer's where none can be had.
@@ -806,17 +812,6 @@ pub(crate) fn arm() -> io::Result<()> {
     Closer::of_process().map(drop)
 }
 
-fn on_own_runtime<F: Future>(future: F) -> F::Output {
-    match tokio::runtime::Builder::new_current_thread().enable_time().build() {
-        Ok(runtime) => runtime.block_on(future),
-        // Without a timer nothing is bounded but by the watchdog; better than not closing.
-        Err(error) => {
-            tracing::error!(%error, "closing without a timer");
-            crate::runtime::park_on(future)
-        }
-    }
-}
-
 async fn close_pool(registry: &Arc<Registry>, reason: Reason, limit: Duration) -> CloseReport {
     let started = Instant::now();
     let deadline = runtime::deadline(limit);
@@ -867,7 +862,7 @@ async fn close_slots(
     let begun = Moment::now();
     let deadline = runtime::deadline(limit);
     let running = registry.context.close.running_as("the drain");
-    let status = registry.status();
+    let mut status = registry.status_with(built_in_usage);
     let options = &registry.context.options.close;
 
     let (connecting, settled): (Vec<_>, Vec<_>) = slots.into_iter().partition(|slot| slot.begin_settling());
@@ -878,8 +873,11 @@ async fn close_slots(
     let stop_intake = |slots: Vec<Arc<dyn AnySlot>>| {
         in_parallel(&registry.context, INTAKE.min(spare), slots.into_iter().map(AnySlot::stop_intake))
     };
-    let ((), settled) =
-        tokio::join!(stop_intake(slots.clone()), settle(&registry.context, connecting, options.step.min(spare)));
+    let ((), (), settled) = tokio::join!(
+        ask_usage(registry, &mut status, TELLING.min(spare)),
+        stop_intake(slots.clone()),
+        settle(&registry.context, connecting, options.step.min(spare))
+    );
     let mut unconnected = BTreeMap::new();
     for (slot, ended) in settled {
         match ended {
@@ -939,6 +937,37 @@ async fn close_slots(
         }
     }
     CloseReport { reason, status, drained, steps, took: started.elapsed() }
+}
+
+/// How full a resource is, unless users' code would have to tell it, which may hang.
+fn built_in_usage(slot: &dyn AnySlot) -> Usage {
+    if slot.is_users() { Usage::default() } else { slot.usage() }
+}
+
+/// Puts into the status how full users' own kinds are. They are asked aside, and nothing is known of one that hangs, nor
+/// of those behind it.
+async fn ask_usage(registry: &Registry, status: &mut PoolStatus, limit: Duration) {
+    let slots: Vec<_> = registry.slots().into_iter().filter(|slot| slot.is_users()).collect();
+    if slots.is_empty() {
+        return;
+    }
+    let told = Arc::new(Mutex::new(HashMap::new()));
+    let telling = Arc::clone(&told);
+    let ask = move || {
+        for slot in slots {
+            let usage = slot.usage();
+            telling.lock().insert(Arc::clone(slot.name()), usage);
+        }
+    };
+    if aside(&registry.context, limit, ask).await.is_none() {
+        tracing::warn!(?limit, "the usage of a resource does not come back; it must not block its thread");
+    }
+    let told = told.lock();
+    for resource in &mut status.resources {
+        if let Some(usage) = told.get(&resource.name) {
+            resource.usage = *usage;
+        }
+    }
 }
 
 /// How an attempt that has connected nothing ended, and how long that took.

@@ -30,7 +30,7 @@ use crate::lease::Holder;
 use crate::resource::Resource;
 use crate::runtime::{self, DriverRuntime};
 use crate::slot::{AnySlot, Slot};
-use crate::status::{PoolStatus, State};
+use crate::status::{PoolStatus, State, Usage};
 
 /// What the resources of a pool have in common.
 pub(crate) struct Context {
@@ -103,7 +103,8 @@ struct Entry {
 
 #[derive(Default)]
 struct Hooks {
-    all: Vec<(Hook, Alive)>,
+    by_name: BTreeMap<Arc<str>, Vec<(Hook, Alive)>>,
+    count: usize,
     /// How many there were when those of clients that are gone were last forgotten.
     kept: usize,
 }
@@ -360,8 +361,13 @@ impl Registry {
     }
 
     pub(crate) fn status(&self) -> PoolStatus {
-        let resources =
-            self.configured().into_iter().filter_map(|(_, slot)| slot.ok()).map(|slot| slot.status()).collect();
+        self.status_with(AnySlot::usage)
+    }
+
+    /// The status, with how full each is as this tells it.
+    pub(crate) fn status_with(&self, usage: impl Fn(&dyn AnySlot) -> Usage) -> PoolStatus {
+        let slots = self.configured().into_iter().filter_map(|(_, slot)| slot.ok());
+        let resources = slots.map(|slot| slot.status(usage(&*slot))).collect();
         PoolStatus { closing: self.is_closing(), resources }
     }
 
@@ -393,11 +399,16 @@ impl Registry {
         self.check_open()?;
         // Clients that come and go do not pile up, and each time that they are looked through there are twice as many.
         let mut gone = Vec::new();
-        if hooks.all.len() >= 2 * hooks.kept {
-            gone.extend(hooks.all.extract_if(.., |(_, alive)| !alive()));
-            hooks.kept = hooks.all.len();
+        if hooks.count >= 2 * hooks.kept {
+            for same in hooks.by_name.values_mut() {
+                gone.extend(same.extract_if(.., |(_, alive)| !alive()));
+            }
+            hooks.by_name.retain(|_, same| !same.is_empty());
+            hooks.count -= gone.len();
+            hooks.kept = hooks.count;
         }
-        hooks.all.push((hook, Box::new(alive)));
+        hooks.count += 1;
+        hooks.by_name.entry(Arc::clone(&hook.name)).or_default().push((hook, Box::new(alive)));
         drop(hooks);
         let_go(gone);
         Ok(())
@@ -406,7 +417,7 @@ impl Registry {
     /// The hooks, but for adopted clients that are gone. Each runs once.
     pub(crate) fn take_hooks(&self) -> Vec<Hook> {
         let hooks = std::mem::take(&mut *self.hooks.lock());
-        let (alive, gone): (Vec<_>, Vec<_>) = hooks.all.into_iter().partition(|(_, alive)| alive());
+        let (alive, gone): (Vec<_>, Vec<_>) = hooks.by_name.into_values().flatten().partition(|(_, alive)| alive());
         let_go(gone);
         alive.into_iter().map(|(hook, _)| hook).collect()
     }
@@ -439,8 +450,10 @@ impl Registry {
     }
 
     fn phase(&self, name: &str) -> Result<Phase, Error> {
-        let is_it = |(hook, alive): &&(Hook, Alive)| &*hook.name == name && alive();
-        let hooked = self.hooks.lock().all.iter().find(is_it).map(|(hook, _)| hook.phase);
+        let hooks = self.hooks.lock();
+        let alive = hooks.by_name.get(name).and_then(|same| same.iter().find(|(_, alive)| alive()));
+        let hooked = alive.map(|(hook, _)| hook.phase);
+        drop(hooks);
         match hooked {
             Some(phase) => Ok(phase),
             None => Ok(self.slot(name)?.phase()),

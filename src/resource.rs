@@ -115,7 +115,8 @@ pub trait Resource: Send + Sync + Sized + 'static {
         Phase::Models
     }
 
-    /// How full it is, as far as the driver lets us measure. By default nothing is known.
+    /// How full it is, as far as the driver lets us measure. By default nothing is known. Asked on the thread that asks for
+    /// the pool's status, so it must not block; closing waits half a second for it.
     fn usage(&self, handle: &Self::Handle) -> Usage {
         let _ = handle;
         Usage::default()

@@ -28,7 +28,7 @@ use crate::probe::{self, Watch};
 use crate::registry::Context;
 use crate::resource::{Link, Resource};
 use crate::runtime::{LONGEST, thread, within};
-use crate::status::{ResourceStatus, State};
+use crate::status::{ResourceStatus, State, Usage};
 use crate::user_ping::UserPings;
 
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -64,7 +64,11 @@ pub(crate) trait AnySlot: Any + Send + Sync {
     fn state(&self) -> State;
     fn condition(&self) -> Condition;
     fn generation_or_next(&self) -> u64;
-    fn status(&self) -> ResourceStatus;
+    /// Whether its code is a user's own, which may block.
+    fn is_users(&self) -> bool;
+    /// How full it is; nothing is known of what never was connected.
+    fn usage(&self) -> Usage;
+    fn status(&self, usage: Usage) -> ResourceStatus;
     fn holders(&self) -> Vec<Holder>;
     /// Whether anything is leased or checked out that counts.
     fn is_held(&self, counts: Held) -> bool;
@@ -461,9 +465,17 @@ impl<R: Resource> AnySlot for Slot<R> {
         self.life.generation_or_next()
     }
 
-    fn status(&self) -> ResourceStatus {
-        let holders = self.holders();
+    fn is_users(&self) -> bool {
+        matches!(self.kind, Kind::Users(_))
+    }
+
+    fn usage(&self) -> Usage {
         let usage = self.life.handle().and_then(|handle| self.guarded("usage", || self.resource.usage(&handle)));
+        usage.unwrap_or_default()
+    }
+
+    fn status(&self, usage: Usage) -> ResourceStatus {
+        let holders = self.holders();
         let Condition { state, since, generation, waiting, failure, .. } = self.life.condition();
         ResourceStatus {
             name: Arc::clone(self.name()),
@@ -477,7 +489,7 @@ impl<R: Resource> AnySlot for Slot<R> {
             leaks_total: self.life.ledger.leaks.total(),
             work: self.activity().tally.now(),
             connecting: waiting,
-            usage: usage.unwrap_or_default(),
+            usage,
             error: failure,
         }
     }

@@ -212,7 +212,7 @@ const TABLE: &[Row] = &[
 
     row("step_whose_cut_hangs", "return", Exit(0)).app("cut-hangs").ways(THREADS).seen(Trouble("stubborn=timed out")).within(FORCED),
     row("step_whose_cut_hangs", "wait", Signal(15)).sent(&["TERM"]).app("cut-hangs").ways(THREADS).seen(Trouble("stubborn=timed out")).within(FORCED),
-    row("watchdog_names_the_drain", "return", Exit(70)).app("usage-hangs").ways(THREADS).seen(Trouble("still running: the drain\n")).within(FORCED),
+    row("status_that_hangs", "return", Exit(0)).app("usage-hangs").ways(THREADS).seen(Trouble("stubborn=timed out")).within(FORCED),
     row("watchdog_names_a_listener", "return", Exit(70)).app("listener-hangs").ways(THREADS).seen(Trouble("still running: a listener\n")).within(FORCED),
     row("longer_deadline_than_configured", "close-longer", Exit(0)).app("hook-takes-long").ways(THREADS),
     row("hanging_hook_is_left_behind", "wait", Signal(15)).sent(&["TERM"]).app("hook-hangs").ways(THREADS).seen(Trouble("hook=timed out")),

@@ -153,7 +153,11 @@ impl Resource for Fake {
     }
 
     fn usage(&self, _: &u64) -> Usage {
-        assert_ne!(*self.script.looks.lock(), Does::Panic, "as scripted");
+        let looks = *self.script.looks.lock();
+        assert_ne!(looks, Does::Panic, "as scripted");
+        while looks == Does::Hang {
+            thread::park();
+        }
         Usage::default()
     }
 
@@ -640,8 +644,16 @@ async fn connect_that_hangs_is_cut_off_as_closing_begins_and_the_report_says_so(
         options.close.step = Duration::from_millis(50);
     });
     let acquiring = in_flight(&pool, &fake).await;
+    // It closes later, but its step is over before that begins.
+    let early = || {
+        thread::sleep(Duration::from_millis(100));
+        Ok(())
+    };
+    pool.on_close("early", Phase::Tasks, early).unwrap();
     let report = pool.close_all().within(SOON).await;
-    assert_eq!(report.step("fake").unwrap().outcome, Outcome::Forced, "{report}");
+    let step = report.step("fake").unwrap();
+    assert_eq!(step.outcome, Outcome::Forced, "{report}");
+    assert!(step.took >= Duration::from_millis(50) && step.took <= report.drained, "{report}");
     assert!(acquiring.await.unwrap().is_err_and(|error| error.is_closed()));
 }
 
@@ -1231,6 +1243,25 @@ async fn closing_follows_phases_and_edges() {
     assert!(report.all_closed(), "{report}");
 }
 
+/// The phases order these already, so that what shares one still closes side by side.
+#[test]
+fn edges_between_phases_delay_nothing() {
+    let pool = blocking::ResourcePool::from(pool());
+    let both = Arc::new(Barrier::new(2));
+    pool.on_close("feed", Phase::RabbitMq, || Ok(())).unwrap();
+    for name in ["store", "archive"] {
+        let both = Arc::clone(&both);
+        let meet = move || {
+            both.wait();
+            Ok(())
+        };
+        pool.on_close(name, Phase::Databases, meet).unwrap();
+    }
+    pool.depends_on("feed", "store").unwrap();
+    let report = pool.close_all().unwrap();
+    assert!(report.all_closed(), "{report}");
+}
+
 /// Neither many ways between the same two nor a long chain cost more than there are edges. Either takes a fraction of a
 /// second; the limit is for a busy machine, and a hundredth of what walking all ways anew would take.
 #[test]
@@ -1277,6 +1308,23 @@ fn edges_in_diamonds_and_in_long_chains_are_added_and_closed_at_once() {
     let order: Vec<_> = report.steps.iter().map(|step| step.name.to_string()).collect();
     assert_eq!(order[2..], [top(LAYERS), link(LINKS)], "{report}");
     assert!(report.all_closed(), "{report}");
+}
+
+#[test]
+fn edges_between_many_closures_are_added_at_once() {
+    const LINKS: usize = 20_000;
+    // So many in a row have too little time to close.
+    let pool = blocking::ResourcePool::from(pool_with(|options| options.close.stderr = false));
+    let hook = |number: usize| format!("hook {number}");
+    for number in 0..=LINKS {
+        pool.on_close(&hook(number), Phase::Models, || Ok(())).unwrap();
+    }
+    let started = Instant::now();
+    for number in 0..LINKS {
+        pool.depends_on(&hook(number), &hook(number + 1)).unwrap();
+    }
+    let took = started.elapsed();
+    assert!(took < SOON, "{took:?}");
 }
 
 #[tokio::test]
@@ -1552,6 +1600,35 @@ async fn adopted_clients_are_held_weakly() {
     assert_eq!(report.steps.len(), 1, "{report}");
 }
 
+/// That it panics is nobody else's business.
+#[test]
+fn closure_of_a_client_that_is_gone_may_panic_as_it_drops() {
+    struct Brittle;
+    impl Drop for Brittle {
+        fn drop(&mut self) {
+            panic!("as it drops");
+        }
+    }
+    let pool = blocking::ResourcePool::from(pool());
+    let adopt = |client: &Arc<()>| {
+        let held = Brittle;
+        let close = move |_| {
+            std::mem::forget(held);
+            Ok(())
+        };
+        pool.adopt("client", client, Phase::Databases, close).unwrap();
+    };
+    let alive = Arc::new(());
+    // Of those that are gone some are let go by who adopts the next, the others by closing.
+    for _ in 0..4 {
+        adopt(&Arc::new(()));
+    }
+    adopt(&alive);
+    let report = pool.close_all().unwrap();
+    assert!(report.all_closed(), "{report}");
+    assert_eq!(report.steps.len(), 1, "{report}");
+}
+
 /// Each adopts in as much time as the first.
 #[test]
 fn adopted_clients_are_no_dearer_the_more_there_are() {
@@ -1751,6 +1828,22 @@ async fn what_is_connected_anew_before_its_close_has_ended_closes_with_all() {
     let all = all.within(SOON).await.unwrap();
     assert_eq!(state(&pool, "lingering"), State::Closed, "{all}");
     assert_eq!((lingering.closes.load(Ordering::SeqCst), all.steps.len()), (2, 1), "{all}");
+}
+
+#[tokio::test]
+async fn usage_that_hangs_holds_no_close() {
+    for whole in [true, false] {
+        let fake = Fake::new("fake");
+        let pool = with(&fake);
+        drop(pool.get::<Fake>("fake").await.unwrap());
+        *fake.script.looks.lock() = Does::Hang;
+        let close = async { if whole { pool.close_all().await } else { pool.close("fake").await.unwrap() } };
+        let report = tokio::time::timeout(SOON, close).await.expect("closing does not wait for it");
+        assert!(report.all_closed(), "{report}");
+        assert!(report.took < CloseOptions::default().step, "{report}");
+        let status = report.status.resource("fake").unwrap();
+        assert_eq!((status.state, status.generation, status.usage), (State::Ready, 1, Usage::default()));
+    }
 }
 
 #[tokio::test]
