@@ -1104,6 +1104,36 @@ async fn rabbitmq_error_that_names_the_user_is_told() {
     }
 }
 
+/// What the broker does not delete is there, and is declared again after a loss.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_forgets_only_what_was_deleted() {
+    let server = Service::start(Kind::RabbitMq).unwrap();
+    let view = server.rabbitmq().unwrap();
+    let pool = pool(&server);
+    let rabbit = pool.rabbitmq().await.unwrap();
+    // Either is gone with the connection, unless it is declared again.
+    rabbit.declare_exchange(Exchange::fanout("kept").transient().auto_delete()).await.unwrap();
+    rabbit.declare_queue(Queue::new("kept").transient().exclusive()).await.unwrap();
+    rabbit.bind("kept", "kept", "").await.unwrap();
+    rabbit.declare_queue(Queue::new("deleted").transient().exclusive()).await.unwrap();
+    view.rights(false).unwrap();
+    // A channel remembers rights that it has looked up; this error ends it.
+    rabbit.get("no such queue").await.map(drop).unwrap_err();
+    let is_refused = |answer: Result<(), Error>| {
+        let error = answer.unwrap_err();
+        assert!(matches!(error, Error::Operation { .. }) && error.to_string().contains("ACCESS_REFUSED"), "{error}");
+    };
+    is_refused(rabbit.delete_exchange("kept").await);
+    is_refused(rabbit.delete_queue("kept").await);
+    view.rights(true).unwrap();
+    rabbit.delete_queue("deleted").await.unwrap();
+    pool.reconnect("rabbitmq").await.unwrap();
+    assert!(rabbit.publish(Message::new("kept", "", "x")).await.unwrap().is_confirmed());
+    until_async(SOON, async || rabbit.get("kept").await.unwrap().is_some()).await;
+    assert!(rabbit.get("deleted").await.unwrap_err().to_string().contains("NOT_FOUND"));
+    assert!(pool.close_all().await.all_closed());
+}
+
 /// Of a batch, what was refused is told apart from what may have been taken, and from what cannot have been.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rabbitmq_refused_message_of_a_batch_is_told_apart() {

@@ -679,13 +679,13 @@ impl RabbitMq {
         }
     }
 
-    /// Deletes a queue, and forgets it and its bindings.
+    /// Deletes a queue, and once that is done forgets it and its bindings.
     ///
     /// # Errors
     /// [`Error::Operation`] if it may not be deleted; [`Error::Lost`], [`Error::Timeout`], [`Error::Closed`].
     ///
     /// # Cancel safety
-    /// Once begun it may happen all the same.
+    /// Once begun it may happen all the same, but it is declared again after a reconnect then.
     #[track_caller]
     pub fn delete_queue(&self, queue: &str) -> impl Future<Output = Result<(), Error>> + Send {
         let claim = self.claim();
@@ -693,26 +693,28 @@ impl RabbitMq {
         async move {
             let mut pooled = self.inner.check_out(claim, Use::Verb).await?;
             let name = self.inner.current_name(&queue);
+            pooled.guard.delete_queue(&name).await?;
             self.inner.topology.lock().forget_queue(&queue);
-            pooled.guard.delete_queue(&name).await
+            Ok(())
         }
     }
 
-    /// Deletes an exchange, and forgets it and its bindings.
+    /// Deletes an exchange, and once that is done forgets it and its bindings.
     ///
     /// # Errors
     /// [`Error::Operation`] if it may not be deleted; [`Error::Lost`], [`Error::Timeout`], [`Error::Closed`].
     ///
     /// # Cancel safety
-    /// Once begun it may happen all the same.
+    /// Once begun it may happen all the same, but it is declared again after a reconnect then.
     #[track_caller]
     pub fn delete_exchange(&self, exchange: &str) -> impl Future<Output = Result<(), Error>> + Send {
         let claim = self.claim();
         let exchange = exchange.to_owned();
         async move {
             let mut pooled = self.inner.check_out(claim, Use::Verb).await?;
+            pooled.guard.delete_exchange(&exchange).await?;
             self.inner.topology.lock().forget_exchange(&exchange);
-            pooled.guard.delete_exchange(&exchange).await
+            Ok(())
         }
     }
 

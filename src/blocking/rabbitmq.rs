@@ -97,7 +97,7 @@ impl RabbitMq {
         self.wait(self.tasks().bind_with(queue, exchange, routing_key, arguments))
     }
 
-    /// Deletes a queue, and forgets it and its bindings.
+    /// Deletes a queue, and once that is done forgets it and its bindings.
     ///
     /// # Errors
     /// [`Error::Operation`] if it may not be deleted; [`Error::Lost`], [`Error::Timeout`], [`Error::Closed`].
@@ -106,7 +106,7 @@ impl RabbitMq {
         self.wait(self.tasks().delete_queue(queue))
     }
 
-    /// Deletes an exchange, and forgets it and its bindings.
+    /// Deletes an exchange, and once that is done forgets it and its bindings.
     ///
     /// # Errors
     /// [`Error::Operation`] if it may not be deleted; [`Error::Lost`], [`Error::Timeout`], [`Error::Closed`].
