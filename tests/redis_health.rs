@@ -14,7 +14,7 @@ use common::{Stopwatch, Within, eventually, until, until_async};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use redis::{AsyncCommands, Commands, RedisResult};
-use resource_pool::config::{Options, RedisConfig};
+use resource_pool::config::{Options, RedisConfig, Repeat};
 use resource_pool::{Error, Health, Outcome, Redis, ResourcePool, blocking};
 use services::{Kind, Proxy, Service};
 
@@ -396,6 +396,81 @@ async fn what_a_retired_connection_owes_is_an_error_in_time() {
     assert_eq!(generation(&pool), 1);
 }
 
+/// Waits until what is asked over the shared connection is no longer asked of the old server, which answers nothing there.
+async fn is_retired(redis: &Redis) {
+    until_async(SOON, async || {
+        let mut redis = redis.clone();
+        let asked = redis.get::<_, Option<String>>("key");
+        tokio::time::timeout(Duration::from_millis(100), asked).await.is_ok_and(|answer| answer.is_ok())
+    })
+    .await;
+}
+
+/// As on a connection that is not retired, what is slow is waited for as long as the server answers others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_held_on_a_retired_connection_is_waited_for() {
+    for freezes in [false, true] {
+        let address = Address::start();
+        let pool = address.pool();
+        let redis = Redis::clone(&*pool.redis().await.unwrap());
+        let mut other = redis.exclusive().await.unwrap();
+        until_async(SOON, async || pool.health_check().await.entry("redis").unwrap().health == Health::Pass).await;
+        let old = address.old.redis().unwrap();
+        old.command(&["CLIENT", "PAUSE", "60000", "WRITE"]).unwrap();
+        let mut waiting = redis.clone();
+        let held = tokio::spawn(async move { waiting.set::<_, _, ()>("key", 1).await });
+        until(SOON, || old.command(&["INFO", "clients"]).unwrap().contains("blocked_clients:1"));
+        address.demote();
+        address.fail_over();
+        assert!(is_readonly(&other.set::<_, _, ()>("key", 1).await.unwrap_err()));
+        is_retired(&redis).await;
+        tokio::time::sleep(LONG + Duration::from_secs(1)).await;
+        assert!(!held.is_finished(), "it is held at a server that answers");
+        let began = Instant::now();
+        if freezes {
+            address.old.freeze().unwrap();
+        } else {
+            old.command(&["CLIENT", "UNPAUSE"]).unwrap();
+        }
+        let error = held.within(SOON).await.unwrap().unwrap_err();
+        if freezes {
+            assert!(matches!(lost(&error), Error::OutcomeUnknown { .. }), "{error}");
+            assert!(began.elapsed() < NOTICED, "{:?}", began.elapsed());
+        } else {
+            assert!(is_readonly(&error), "{error}");
+        }
+        assert_eq!(generation(&pool), 1);
+    }
+}
+
+/// Where reads are repeated, one whose retired connection ends is asked of the successor, which is not cut for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_on_a_retired_connection_is_repeated_on_its_successor() {
+    let address = Address::start();
+    let mut options = Options::default();
+    options.repeat = Repeat::Idempotent;
+    let config = RedisConfig::url(address.proxy.url(&address.old));
+    let pool = ResourcePool::builder().environment([("", ""); 0]).options(options).resource(config).build().unwrap();
+    let redis = Redis::clone(&*pool.redis().await.unwrap());
+    let () = redis.clone().set("key", "old").await.unwrap();
+    address.new.redis().unwrap().command(&["SET", "key", "new"]).unwrap();
+    address.demote();
+    address.new.freeze().unwrap();
+    address.fail_over();
+    assert!(is_readonly(&redis.clone().set::<_, _, ()>("key", 1).await.unwrap_err()));
+    address.old.freeze().unwrap();
+    let mut waiting = redis.clone();
+    let owed = tokio::spawn(async move { waiting.get::<_, String>("key").await });
+    until_async(SOON, async || !pool.status().resource("redis").unwrap().work.is_empty()).await;
+    address.new.thaw().unwrap();
+    is_retired(&redis).await;
+    assert!(!owed.is_finished());
+    address.old.kill().unwrap();
+    assert_eq!(owed.within(SOON).await.unwrap().unwrap(), "new");
+    let () = redis.clone().set("key", "newer").await.unwrap();
+    assert_eq!(generation(&pool), 1);
+}
+
 #[test]
 fn a_demoted_server_is_left_for_its_successor_by_threads() {
     let address = Address::start();
@@ -464,6 +539,31 @@ async fn a_replica_on_purpose_is_redialled_at_most_once_a_second() {
 }
 
 // Connecting.
+
+/// One that nobody waits for any more has its place until it has ended, so that there never are more than there may be.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_opening_keeps_its_place() {
+    let server = start();
+    let proxy = Proxy::start(server.port()).unwrap();
+    let mut config = RedisConfig::url(proxy.url(&server));
+    (config.exclusive_size, config.connect_timeout) = (1, SOON);
+    let mut options = Options::default();
+    options.probe.enabled = false;
+    options.acquire_timeout = Duration::from_secs(1);
+    let pool = ResourcePool::builder().environment([("", ""); 0]).options(options).resource(config).build().unwrap();
+    let redis = Redis::clone(&*eventually(SOON, async || pool.redis().await.ok()).await);
+    proxy.freeze();
+    let before = proxy.accepted();
+    let first = tokio::spawn(redis.exclusive());
+    until(SOON, || proxy.accepted() > before);
+    first.abort();
+    assert!(first.await.unwrap_err().is_cancelled());
+    let error = redis.exclusive().await.map(drop).unwrap_err();
+    assert!(matches!(Error::behind(&error), Some(Error::Timeout(_))), "{error}");
+    assert!(error.to_string().contains("exclusive connections"), "{error}");
+    proxy.thaw();
+    until_async(SOON, async || redis.exclusive().await.is_ok()).await;
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_no_attempt_mends_is_permanent_at_the_first() {

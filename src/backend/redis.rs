@@ -424,11 +424,14 @@ struct Shared {
     connection: MultiplexedConnection,
     /// Another one has taken its place, so that its end is no loss.
     retired: CancellationToken,
+    driver: AbortHandle,
 }
 
-/// How long what is in flight on a retired connection may take, on which nobody probes. Part of the 5 s within which a
-/// frozen server is an error.
+/// How long the server of a retired connection may be silent. Part of the 5 s within which a frozen server is an error.
 const LAST_ANSWERS: Duration = Duration::from_millis(4500);
+
+/// The pause between two questions to it.
+const LAST_PAUSE: Duration = Duration::from_millis(500);
 
 /// What is known of a server that answered `READONLY`: as a failover behind one address leaves it, or a replica on
 /// purpose.
@@ -568,7 +571,7 @@ impl Redis {
         let mut again = link.repeat == Repeat::Idempotent && commands().all(reads);
         loop {
             let generation = again.then(|| link.generation());
-            let Shared { connection, retired } = self.shared().await?;
+            let Shared { connection, retired, .. } = self.shared().await?;
             let busy = link.busy(Work::Operation);
             match (send(connection).await, generation) {
                 (Err(error), Some(generation)) if error.is_io_error() => {
@@ -621,27 +624,21 @@ impl Inner {
     /// Has the connection's driver run. Its end is a loss of the generation, unless the connection is retired by then.
     fn drive(&self, connection: MultiplexedConnection, driver: BoxFuture<()>, switch: &KillSwitch) -> Shared {
         let retired = CancellationToken::new();
-        let shared = Shared { connection, retired: retired.clone() };
-        let (link, switch) = (self.link.clone(), switch.clone());
+        let (link, switch, is_retired) = (self.link.clone(), switch.clone(), retired.clone());
         let generation = link.generation();
-        tokio::spawn(async move {
-            let late = async {
-                retired.cancelled().await;
-                tokio::time::sleep(LAST_ANSWERS).await;
-            };
+        let driver = tokio::spawn(async move {
             tokio::select! {
                 () = driver => {
-                    if !retired.is_cancelled() {
+                    if !is_retired.is_cancelled() {
                         // First, so that nothing is asked of it from the moment in which it counts as lost.
                         switch.cut();
                         link.lost(generation, "the server closed the connection");
                     }
                 }
                 () = switch.wait() => {}
-                () = late => {}
             }
         });
-        shared
+        Shared { connection, retired, driver: driver.abort_handle() }
     }
 
     fn live_shared(&self) -> Option<Shared> {
@@ -692,11 +689,16 @@ impl Inner {
         if is_replica {
             return Ok(false);
         }
-        if !self.replace_shared(connection, driver, switch) {
-            return Ok(false);
-        }
+        let Some(old) = self.replace_shared(connection, driver, switch) else { return Ok(false) };
+        let retired_at = Instant::now();
         self.threads.retire();
-        self.probe.lock().await.take();
+        let (probe, switch) = (self.probe.lock().await.take(), switch.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = outlast(old.driver, probe, retired_at) => {}
+                () = switch.wait() => {}
+            }
+        });
         self.demotion.is_suspected.store(false, Ordering::Relaxed);
         tracing::warn!(
             resource = %self.link.name(),
@@ -706,17 +708,21 @@ impl Inner {
         Ok(true)
     }
 
-    /// Retires the shared connection, on which what is in flight is still answered. `false` if that is cut meanwhile.
-    fn replace_shared(&self, connection: MultiplexedConnection, driver: BoxFuture<()>, switch: &KillSwitch) -> bool {
+    /// Retires the shared connection, on which what is in flight is still answered. `None` if that is cut meanwhile.
+    fn replace_shared(
+        &self,
+        connection: MultiplexedConnection,
+        driver: BoxFuture<()>,
+        switch: &KillSwitch,
+    ) -> Option<Shared> {
         let mut shared = self.shared.write();
         // Whoever brings a lost one back writes it after the cut, and must not find it replaced by what was cut.
         if switch.is_cut() {
-            return false;
+            return None;
         }
-        if let Some(old) = shared.replace(self.drive(connection, driver, switch)) {
-            old.retired.cancel();
-        }
-        true
+        let old = shared.replace(self.drive(connection, driver, switch))?;
+        old.retired.cancel();
+        Some(old)
     }
 
     /// What the answer to a PING proves, or that there was none.
@@ -801,6 +807,21 @@ impl Inner {
     fn closed(&self) -> RedisError {
         refused(Error::Closed { resource: Arc::clone(self.link.name()) })
     }
+}
+
+/// Waits until what is in flight on a retired connection is answered, or its server is silent. The prober's connection
+/// asks, as long as it leads to that server: to a replica, as the master that was found is none.
+async fn outlast(retired: AbortHandle, probe: Option<Own>, mut heard: Instant) {
+    if let Some(mut probe) = probe {
+        while !retired.is_finished()
+            && matches!(within(LAST_ANSWERS - LAST_PAUSE, is_replica(&mut probe.connection)).await, Ok(Ok(true)))
+        {
+            heard = Instant::now();
+            tokio::time::sleep(LAST_PAUSE).await;
+        }
+    }
+    tokio::time::sleep(LAST_ANSWERS.saturating_sub(heard.elapsed())).await;
+    retired.abort();
 }
 
 /// The prober's question. Where there was a `READONLY`, whether it is a replica's is asked too.
