@@ -175,6 +175,19 @@ struct Bar {
     close: f64,
 }
 
+/// A bar whose close fits into the table only where this says so.
+#[derive(Row, Serialize)]
+struct Misfit {
+    code: String,
+    day: u32,
+    #[serde(serialize_with = "only_what_fits")]
+    close: bool,
+}
+
+fn only_what_fits<S: serde::Serializer>(fits: &bool, to: S) -> Result<S::Ok, S::Error> {
+    if *fits { to.serialize_f64(0.0) } else { Err(serde::ser::Error::custom("it does not fit")) }
+}
+
 fn bar(day: u32) -> Bar {
     Bar { code: "AAPL".to_owned(), day, close: f64::from(day) / 4.0 }
 }
@@ -238,6 +251,10 @@ async fn works_for_threads(server: &Server) {
         assert_eq!(clickhouse.query_rows::<Bar>(bound).unwrap(), [bar(8), bar(9)]);
         let days = clickhouse.query_iter::<u32>("SELECT day FROM bars ORDER BY day").unwrap();
         assert_eq!(days.collect::<Result<Vec<_>, _>>().unwrap(), (0..10).collect::<Vec<_>>());
+        // A row that does not fit is told as such, and those before it are not stored either.
+        let misfits = [true, false].map(|close| Misfit { code: "AAPL".to_owned(), day: 1, close });
+        let misfit = clickhouse.insert_rows("bars", misfits).unwrap_err();
+        assert!(misfit.to_string().contains("it does not fit"), "{misfit}");
         let report = used.close_all().unwrap();
         assert!(report.all_closed(), "{report}");
         let refused = clickhouse.query_rows::<u8>("SELECT 1").unwrap_err();
