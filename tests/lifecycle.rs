@@ -155,8 +155,10 @@ impl Resource for Fake {
     fn usage(&self, _: &u64) -> Usage {
         let looks = *self.script.looks.lock();
         assert_ne!(looks, Does::Panic, "as scripted");
-        while looks == Does::Hang {
-            thread::park();
+        if looks == Does::Hang {
+            loop {
+                thread::park();
+            }
         }
         Usage::default()
     }
