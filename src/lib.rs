@@ -8,73 +8,47 @@
 // How deep the auto traits are looked into, for the documentation: the drivers' types nest deeper than usual.
 #![recursion_limit = "256"]
 
-mod activity;
-mod backend;
-pub mod blocking;
-mod builder;
+mod base;
+mod kinds;
+mod lifecycle;
+mod net;
+mod pool;
+
+pub use base::error::{BoxError, ConnectError, DeadlockError, Error, Failure, Source, TimeoutError, Waiter};
+pub use base::owner::Owner;
+#[cfg(feature = "clickhouse")]
+pub use kinds::clickhouse::{ClickHouse, ClickHouseResource, Inserter};
+#[cfg(feature = "mongodb")]
+pub use kinds::mongo::{Mongo, MongoResource};
 #[cfg(feature = "r2d2")]
-mod checkout;
-mod clock;
-mod close;
-pub mod config;
-mod error;
-mod exit;
-mod global;
-mod health;
-mod leak;
-mod lease;
-mod life;
+pub use kinds::r2d2::{Connections, R2d2};
+#[cfg(feature = "rabbitmq")]
+pub use kinds::rabbitmq::{RabbitMq, RabbitMqResource};
+#[cfg(feature = "redis")]
+pub use kinds::redis::{Exclusive, PubSub, Redis, RedisResource};
+pub use lifecycle::close::{CloseReport, Closing, Outcome, Phase, Reason, StepReport};
+pub use lifecycle::health::{Criticality, Health, HealthEntry, HealthReport};
+pub use lifecycle::lease::{Holder, Lease};
+pub use lifecycle::probe::{Guarded, KillSwitch, Killable};
+pub use lifecycle::resource::{Busy, Link, Resource, Work};
+pub use lifecycle::status::{PoolStatus, ResourceStatus, State, Usage};
+pub use pool::builder::Builder;
+#[cfg(feature = "clickhouse")]
+pub use pool::global::clickhouse;
+#[cfg(feature = "mongodb")]
+pub use pool::global::mongo;
+#[cfg(feature = "rabbitmq")]
+pub use pool::global::rabbitmq;
+#[cfg(feature = "redis")]
+pub use pool::global::redis;
+pub use pool::global::run;
+pub use pool::resource_pool::{ResourcePool, WarmUp};
+pub use pool::scoped::Scoped;
+pub use pool::{blocking, config};
+
 #[cfg(model)]
 #[doc(hidden)]
-pub mod model;
-mod owner;
-mod pool;
-mod probe;
-mod registry;
-mod repeat;
-mod resource;
-mod retry;
-mod runtime;
-mod scoped;
-mod slot;
-mod status;
-mod sync;
-mod tls;
-mod user_ping;
-mod verbs;
-#[cfg(any(feature = "rabbitmq", feature = "r2d2"))]
-mod wait;
-
-#[cfg(feature = "clickhouse")]
-pub use backend::clickhouse::{ClickHouse, ClickHouseResource, Inserter};
-#[cfg(feature = "mongodb")]
-pub use backend::mongo::{Mongo, MongoResource};
-#[cfg(feature = "r2d2")]
-pub use backend::r2d2::{Connections, R2d2};
-#[cfg(feature = "rabbitmq")]
-pub use backend::rabbitmq::{RabbitMq, RabbitMqResource};
-#[cfg(feature = "redis")]
-pub use backend::redis::{Exclusive, PubSub, Redis, RedisResource};
-pub use builder::Builder;
-pub use close::{CloseReport, Closing, Outcome, Phase, Reason, StepReport};
-pub use error::{BoxError, ConnectError, DeadlockError, Error, Failure, Source, TimeoutError, Waiter};
-#[cfg(feature = "clickhouse")]
-pub use global::clickhouse;
-#[cfg(feature = "mongodb")]
-pub use global::mongo;
-#[cfg(feature = "rabbitmq")]
-pub use global::rabbitmq;
-#[cfg(feature = "redis")]
-pub use global::redis;
-pub use global::run;
-pub use health::{Criticality, Health, HealthEntry, HealthReport};
-pub use lease::{Holder, Lease};
-pub use owner::Owner;
-pub use pool::{ResourcePool, WarmUp};
-pub use probe::{Guarded, KillSwitch, Killable};
-pub use resource::{Busy, Link, Resource, Work};
-pub use scoped::Scoped;
-pub use status::{PoolStatus, ResourceStatus, State, Usage};
+pub use lifecycle::model;
 
 #[cfg(feature = "clickhouse")]
 pub use ::clickhouse;
@@ -90,7 +64,7 @@ pub use ::redis;
 /// What the verbs of [`RabbitMq`] take and give.
 #[cfg(feature = "rabbitmq")]
 pub mod rabbitmq {
-    pub use crate::backend::rabbitmq::{
+    pub use crate::kinds::rabbitmq::{
         Batch, Channel, Consume, Consumer, DeclaredQueue, Delivery, Exchange, Message, Published, Queue,
     };
 }

@@ -80,10 +80,10 @@ fn guide_tables_have_every_option_and_its_default() {
 #[test]
 fn guide_has_every_environment_name() {
     let kinds = [
-        include_str!("../src/backend/mongo.rs"),
-        include_str!("../src/backend/rabbitmq.rs"),
-        include_str!("../src/backend/clickhouse.rs"),
-        include_str!("../src/backend/redis.rs"),
+        include_str!("../src/kinds/mongo/mod.rs"),
+        include_str!("../src/kinds/rabbitmq/mod.rs"),
+        include_str!("../src/kinds/clickhouse/mod.rs"),
+        include_str!("../src/kinds/redis/mod.rs"),
     ];
     let is_name = |text: &&str| {
         text.len() > 5
@@ -96,7 +96,7 @@ fn guide_has_every_environment_name() {
         names.split("\n    };").next().expect("their end")
     });
     let (_, of_pool) =
-        include_str!("../src/config.rs").split_once("fn apply(&mut self, environment: &Environment) ").unwrap();
+        include_str!("../src/pool/config.rs").split_once("fn apply(&mut self, environment: &Environment) ").unwrap();
     for names in of_kinds.into_iter().chain(of_pool.split("Ok(())").next()) {
         read.extend(names.split('"').skip(1).step_by(2).filter(is_name));
     }

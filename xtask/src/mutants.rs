@@ -55,7 +55,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
         .args(["--iterate", "--no-shuffle", "--jobs", JOBS, "--timeout", TIMEOUT, "--exclude-re", EXCLUDED, "--output"])
         .arg(&output);
     for file in FILES.iter().filter(|file| files.is_empty() || files.iter().any(|one| one == *file)) {
-        command.args(["--file", &format!("src/{file}.rs")]);
+        command.args(["--file", &format!("src/lifecycle/{file}.rs")]);
     }
     // For building too, or it would build every test there is.
     command.args(TESTS.map(|test| format!("--cargo-arg=--test={test}")));

@@ -1,0 +1,9 @@
+//! Words and tools of the whole crate, which know no pool and no resource.
+
+pub(crate) mod clock;
+pub(crate) mod error;
+pub(crate) mod owner;
+pub(crate) mod repeat;
+pub(crate) mod retry;
+pub(crate) mod runtime;
+pub(crate) mod sync;

@@ -1,0 +1,76 @@
+//! How often and how long connecting is tried.
+
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use serde::Deserialize;
+
+use crate::pool::config::millis;
+
+/// Jittered exponential back-off inside a budget.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Retry {
+    /// How many attempts one connect makes. Defaults to 3. A server that answers that it cannot serve yet, as while it
+    /// loads its data, is asked until the budget ends.
+    pub attempts: usize,
+    /// The pause after the first failed attempt, at least 1 ms. Defaults to 100 ms; doubles each
+    /// time. Of each pause between half and all is taken, at random.
+    #[serde(rename = "base_ms", with = "millis")]
+    pub base: Duration,
+    /// The longest pause, at least 1 ms. Defaults to 1 s.
+    #[serde(rename = "cap_ms", with = "millis")]
+    pub cap: Duration,
+    /// The longest that one connect may take with all its attempts. One that it leaves too little time for is not
+    /// begun. Defaults to 4.5 s.
+    #[serde(rename = "budget_ms", with = "millis")]
+    pub budget: Duration,
+    /// How long a lost resource is reconnected in the background before it is left to the next
+    /// acquire. Defaults to one hour.
+    #[serde(rename = "recovery_ms", with = "millis")]
+    pub recovery: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Retry {
+            attempts: 3,
+            base: Duration::from_millis(100),
+            cap: Duration::from_secs(1),
+            budget: Duration::from_millis(4500),
+            recovery: Duration::from_secs(3600),
+        }
+    }
+}
+
+impl Retry {
+    /// The pause after so many generations in a row that were lost younger than [`cap`](Retry::cap). It grows as the
+    /// pauses between attempts do, but without jitter, so that there soon is at most one connect in each `cap`.
+    pub(crate) fn pause_after(&self, died_young: u32) -> Duration {
+        match died_young.checked_sub(1) {
+            None => Duration::ZERO,
+            Some(doublings) => self.base.saturating_mul(2_u32.saturating_pow(doublings)).min(self.cap),
+        }
+    }
+
+    /// The pauses between the attempts, and how long they may take in all: of one connect, or of
+    /// a recovery, which makes as many attempts as its budget holds.
+    pub(crate) fn effort(&self, recovering: bool) -> (ExponentialBackoff, Duration) {
+        // The jitter comes on top of a pause: up to as much again.
+        let (base, cap) = (self.base.min(self.cap) / 2, self.cap / 2);
+        let backoff = ExponentialBuilder::new().with_min_delay(base).with_max_delay(cap).with_jitter();
+        match recovering {
+            true => (backoff.without_max_times().build(), self.recovery),
+            false => (backoff.with_max_times(self.attempts.saturating_sub(1)).build(), self.budget),
+        }
+    }
+
+    /// The pause after this many failures in a row.
+    #[cfg(feature = "r2d2")]
+    pub(crate) fn pause(&self, failures: u32) -> Duration {
+        // By then it has reached its cap, whatever that is.
+        let before = failures.saturating_sub(1).min(64) as usize;
+        self.effort(true).0.nth(before).unwrap_or(self.cap)
+    }
+}

@@ -1,0 +1,239 @@
+//! The runtimes: one for the drivers, owned by the pool, and one for the prober.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::{Arc, mpsc};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::runtime::{Builder, Handle, Runtime, RuntimeFlavor};
+use tokio::time::error::Elapsed;
+
+use crate::base::error::{Error, panic_message};
+use crate::lifecycle::exit::Process;
+
+/// Where all driver tasks of a pool live, so that a client outlives the runtime of its caller.
+#[derive(Debug)]
+pub(crate) struct DriverRuntime {
+    adopted: Option<Handle>,
+    owned: Mutex<Option<Runtime>>,
+}
+
+impl DriverRuntime {
+    pub(crate) fn new(adopted: Option<Handle>) -> Self {
+        DriverRuntime { adopted, owned: Mutex::new(None) }
+    }
+
+    /// The handle, starting the runtime on first use: max(2, cores) workers.
+    ///
+    /// # Errors
+    /// [`Error::Connect`] of the resource that needs it, if the process can have no more threads.
+    pub(crate) fn handle(&self, resource: &Arc<str>) -> Result<Handle, Error> {
+        if let Some(handle) = &self.adopted {
+            return Ok(handle.clone());
+        }
+        let mut owned = self.owned.lock();
+        if let Some(runtime) = &*owned {
+            return Ok(runtime.handle().clone());
+        }
+        let workers = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
+        let runtime = build("resource-pool-io", workers).map_err(|error| Error::no_threads(resource, error))?;
+        Ok(owned.insert(runtime).handle().clone())
+    }
+
+    /// The handle if there is a runtime already, and still.
+    pub(crate) fn current(&self) -> Option<Handle> {
+        match &self.adopted {
+            Some(adopted) => Some(adopted.clone()).filter(|adopted| !has_ended(adopted)),
+            None => self.owned.lock().as_ref().map(|runtime| runtime.handle().clone()),
+        }
+    }
+
+    /// Ends whatever still runs on it, without waiting. An adopted runtime is not ours to end.
+    pub(crate) fn end(&self) {
+        if let Some(runtime) = self.owned.lock().take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Drop for DriverRuntime {
+    // A runtime's own drop blocks, and panics inside async code.
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Whether this runtime is shut down, on which waiting would panic.
+fn has_ended(runtime: &Handle) -> bool {
+    // One that runs has no time to finish this; one that has ended refuses it at once.
+    let task = runtime.spawn(std::future::pending::<()>());
+    let refused = task.is_finished();
+    task.abort();
+    refused
+}
+
+/// The prober's runtime, one per process: user code that hogs the workers does not delay probes.
+///
+/// # Errors
+/// When the process can have no more threads.
+pub(crate) fn prober() -> io::Result<&'static Handle> {
+    // Two, so that a ping that blocks its thread does not stop the clock for the others.
+    Process::current().prober.get_or_try_init(|| build("resource-pool-probe", 2)).map(Runtime::handle)
+}
+
+/// A limit beyond this, which could not be added to a point in time, is as good as this.
+pub(crate) const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// When this limit has passed.
+pub(crate) fn deadline(limit: Duration) -> Instant {
+    Instant::now() + limit.min(LONGEST)
+}
+
+/// [`tokio::time::timeout`] that works on whichever thread first calls it.
+pub(crate) async fn within<F: Future>(limit: Duration, future: F) -> Result<F::Output, Elapsed> {
+    tokio::time::timeout(limit, future).await
+}
+
+/// Whether this thread is polling a task or `block_on` future, where blocking would stall others.
+///
+/// `Handle::try_current` also answers inside `spawn_blocking`, where blocking is legal; what tells
+/// the two apart is that only a polled future has a cooperation budget that runs out. One within
+/// `tokio::task::unconstrained` has none, so there it is not known.
+pub(crate) fn is_polling() -> bool {
+    if Handle::try_current().is_err() {
+        return false;
+    }
+    let mut context = Context::from_waker(Waker::noop());
+    (0..1024).any(|_| pin!(tokio::task::coop::consume_budget()).poll(&mut context).is_pending())
+}
+
+/// A runtime all of whose workers run. Where threads run out, tokio panics, or goes on with fewer workers than it
+/// counts on, whose tasks then wait for ever.
+fn build(name: &str, workers: usize) -> io::Result<Runtime> {
+    let started = Arc::new((parking_lot::Mutex::new(0), parking_lot::Condvar::new()));
+    spare_threads(workers)?;
+    let count = Arc::clone(&started);
+    let mut builder = Builder::new_multi_thread();
+    builder.worker_threads(workers).thread_name(name).enable_all().on_thread_start(move || {
+        *count.0.lock() += 1;
+        count.1.notify_all();
+    });
+    let runtime = catch_unwind(AssertUnwindSafe(|| builder.build()))
+        .unwrap_or_else(|payload| Err(io::Error::other(panic_message(&*payload))))?;
+    let mut running = started.0.lock();
+    let until = Instant::now() + STARTED;
+    while *running < workers {
+        if started.1.wait_until(&mut running, until).timed_out() {
+            runtime.shutdown_background();
+            return Err(io::Error::other("a worker did not start"));
+        }
+    }
+    drop(running);
+    Ok(runtime)
+}
+
+/// How long the workers of a runtime may take to start. An acquire that gets no threads fails within this second.
+const STARTED: Duration = Duration::from_millis(900);
+
+/// Whether so many threads can be had now. Asked before tokio is, which would panic.
+fn spare_threads(count: usize) -> io::Result<()> {
+    let (hold, held) = mpsc::channel::<Infallible>();
+    let held = Arc::new(Mutex::new(held));
+    let spare: io::Result<Vec<_>> = (0..count)
+        .map(|_| {
+            let held = Arc::clone(&held);
+            std::thread::Builder::new().spawn(move || {
+                let _ = held.lock().recv();
+            })
+        })
+        .collect();
+    drop(hold);
+    // Gone for sure, or tokio's own might be one too many.
+    for thread in spare? {
+        let _ = thread.join();
+    }
+    Ok(())
+}
+
+/// A thread that calls this with what it is sent. For what blocks: where threads run out, tokio panics, or leaves it to a
+/// thread that may never be free.
+///
+/// # Errors
+/// When the process can have no more threads.
+pub(crate) fn thread<T: Send + 'static>(call: impl FnOnce(T) + Send + 'static) -> io::Result<mpsc::Sender<T>> {
+    let (sender, sent) = mpsc::channel();
+    std::thread::Builder::new().name("resource-pool-blocking".to_owned()).spawn(move || {
+        if let Ok(sent) = sent.recv() {
+            call(sent);
+        }
+    })?;
+    Ok(sender)
+}
+
+/// Blocks this thread until the future is done. The future must not need a runtime's context.
+pub(crate) fn park_on<F: Future>(future: F) -> F::Output {
+    let waker = unparker();
+    let mut context = Context::from_waker(&waker);
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut context) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => std::thread::park(),
+        }
+    }
+}
+
+/// The same, until then at the latest.
+#[cfg(feature = "r2d2")]
+pub(crate) fn park_until<F: Future + Unpin>(mut future: F, deadline: Instant) -> Option<F::Output> {
+    let waker = unparker();
+    let mut context = Context::from_waker(&waker);
+    loop {
+        if let Poll::Ready(output) = pin!(&mut future).poll(&mut context) {
+            return Some(output);
+        }
+        let left = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
+        std::thread::park_timeout(left);
+    }
+}
+
+fn unparker() -> Waker {
+    struct Unpark(std::thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    Arc::new(Unpark(std::thread::current())).into()
+}
+
+/// Blocks this thread on a future that runs on the pool's runtime, from wherever that is legal.
+///
+/// # Errors
+/// As [`block`].
+pub(crate) fn block_on<F: Future>(resource: &Arc<str>, runtime: &Handle, future: F) -> Result<F::Output, Error> {
+    block(resource, || {
+        let _context = runtime.enter();
+        park_on(future)
+    })
+}
+
+/// Blocks this thread where that is legal: on plain threads, in `spawn_blocking`, and on a
+/// multi-thread runtime's workers, whose other tasks then move.
+///
+/// # Errors
+/// [`Error::InAsyncContext`] on a thread that polls a current-thread runtime.
+pub(crate) fn block<T>(resource: &Arc<str>, wait: impl FnOnce() -> T) -> Result<T, Error> {
+    if !is_polling() {
+        return Ok(wait());
+    }
+    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => Ok(tokio::task::block_in_place(wait)),
+        _ => Err(Error::InAsyncContext { resource: Arc::clone(resource) }),
+    }
+}

@@ -1,0 +1,76 @@
+//! Ends at the server what was given up here: a server reads on until it has something to write.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::process;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use ::clickhouse::Client;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+
+use crate::base::runtime::within;
+
+/// How many queries may wait to be cancelled. What is given up beyond that runs to its end.
+const WAITING: usize = 1024;
+
+/// How many one statement cancels.
+const AT_ONCE: usize = 100;
+
+/// How long a server may take to hear of it.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// Names queries, and has those that were given up cancelled by their names.
+pub(super) struct Cancel {
+    /// In front of every name. Nobody else has it, in whichever process.
+    prefix: String,
+    count: AtomicU64,
+    given_up: mpsc::Sender<String>,
+}
+
+impl Cancel {
+    /// Cancels through this client, on this runtime, until it drops.
+    pub(super) fn start(client: Client, runtime: &Handle) -> Self {
+        let (given_up, queries) = mpsc::channel(WAITING);
+        runtime.spawn(cancel(client, queries));
+        let random = RandomState::new().build_hasher().finish();
+        Cancel {
+            prefix: format!("resource-pool-{}-{random:016x}", process::id()),
+            count: AtomicU64::default(),
+            given_up,
+        }
+    }
+
+    /// A new query.
+    pub(super) fn name(&self) -> Named {
+        let id = format!("{}-{}", self.prefix, self.count.fetch_add(1, Ordering::Relaxed));
+        Named { id, given_up: self.given_up.clone() }
+    }
+}
+
+/// A query that can be cancelled.
+pub(super) struct Named {
+    pub(super) id: String,
+    given_up: mpsc::Sender<String>,
+}
+
+impl Named {
+    pub(super) fn cancel(self) {
+        // Fails only where more wait than may, or nobody listens any more.
+        let _ = self.given_up.try_send(self.id);
+    }
+}
+
+async fn cancel(client: Client, mut queries: mpsc::Receiver<String>) {
+    let mut ids = Vec::with_capacity(AT_ONCE);
+    while queries.recv_many(&mut ids, AT_ONCE).await > 0 {
+        let list: Vec<_> = ids.drain(..).map(|id| format!("'{id}'")).collect();
+        let kill = format!("KILL QUERY WHERE query_id IN ({}) ASYNC", list.join(", "));
+        match within(LIMIT, client.query(&kill).execute()).await {
+            Ok(Ok(())) => tracing::debug!(queries = list.len(), "cancelled what was given up"),
+            Ok(Err(error)) => tracing::debug!(%error, "what was given up runs on at the server"),
+            Err(_elapsed) => tracing::debug!("what was given up may run on at the server, which did not answer"),
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! Inserters whose rows closing flushes.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use ::clickhouse::error::Error as DriverError;
+use ::clickhouse::inserter::{Inserter as DriverInserter, Quantities};
+use ::clickhouse::{Client, Row, RowWrite};
+use parking_lot::Mutex as SyncMutex;
+use tokio::runtime::Handle;
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+
+use super::{ClickHouseConfig, Connected, Effect, failed};
+use crate::base::error::{Error, Failure};
+use crate::base::repeat::Repeat;
+use crate::base::runtime::within;
+use crate::lifecycle::exit::Ours;
+use crate::lifecycle::lease::Lease;
+use crate::lifecycle::resource::{Busy, Link, Work};
+use crate::lifecycle::slot::BoxFuture;
+
+/// Collects rows and inserts many at a time: the driver's own inserter, except that closing
+/// flushes what it has when the drain begins, even if its owner is idle.
+///
+/// Like the driver's it does nothing by itself: [`commit`](Inserter::commit) ends the current
+/// `INSERT` once a limit is reached, and there is none by default. While closing drains, every
+/// row written is inserted at once. Rows count as [`Work::Row`] until the server has them, and the
+/// report of a close tells how many were flushed and how many were not.
+///
+/// Dropping it aborts the current `INSERT`, whose rows are not stored, but for the blocks that the server has written by
+/// then; so does a future of its
+/// methods that is dropped while the server is awaited, and an error of any of them. After an
+/// error it begins anew.
+#[must_use = "its rows are not inserted until a commit"]
+pub struct Inserter<T: Row> {
+    shared: Ours<Arc<Shared<T>>>,
+}
+
+struct Shared<T: Row> {
+    inserters: Arc<Inserters>,
+    table: String,
+    limits: SyncMutex<Limits>,
+    /// None before the first row of an `INSERT`.
+    begun: Mutex<Option<Begun<T>>>,
+}
+
+/// An `INSERT`. It is out of its place while the driver has it, so that one that fails or is given
+/// up half-way leaves nothing.
+struct Begun<T> {
+    inserter: DriverInserter<T>,
+    /// The rows that it has.
+    rows: Busy,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Limits {
+    max_rows: Option<u64>,
+    max_bytes: Option<u64>,
+    period: Option<Duration>,
+}
+
+impl Lease<Client> {
+    /// An inserter into this table whose rows closing flushes. The client itself has the driver's
+    /// own under the same name, which closing aborts unless it was ended.
+    ///
+    /// # Errors
+    /// [`Error::Operation`] if this client is not of the pool's own kind.
+    pub fn inserter<T: Row + 'static>(&self, table: &str) -> Result<Inserter<T>, Error> {
+        match Lease::whole::<Connected>(self) {
+            Some(connected) => Ok(Inserter::new(&connected.0.inserters, table)),
+            None => Err(Error::Operation {
+                resource: Lease::resource(self).into(),
+                action: format!("an inserter into {table:?}"),
+                source: Arc::new(io::Error::other("it is a client of a kind of one's own")),
+            }),
+        }
+    }
+}
+
+impl<T: Row + 'static> Inserter<T> {
+    pub(crate) fn new(inserters: &Arc<Inserters>, table: &str) -> Self {
+        let shared = Arc::new(Shared {
+            inserters: Arc::clone(inserters),
+            table: table.to_owned(),
+            limits: SyncMutex::default(),
+            begun: Mutex::new(None),
+        });
+        inserters.add(&shared);
+        Inserter { shared: Ours::new(shared) }
+    }
+
+    pub(crate) fn inserters(&self) -> Arc<Inserters> {
+        Arc::clone(&self.shared.inserters)
+    }
+
+    /// Sets after how many rows a commit inserts. Defaults to no limit.
+    pub fn with_max_rows(self, max_rows: u64) -> Self {
+        self.shared.limits.lock().max_rows = Some(max_rows);
+        self
+    }
+
+    /// Sets after how many bytes, before compression, a commit inserts. Defaults to no limit.
+    pub fn with_max_bytes(self, max_bytes: u64) -> Self {
+        self.shared.limits.lock().max_bytes = Some(max_bytes);
+        self
+    }
+
+    /// Sets how long after the first row a commit inserts. Defaults to no limit.
+    pub fn with_period(self, period: Duration) -> Self {
+        self.shared.limits.lock().period = Some(period);
+        self
+    }
+
+    /// Takes a row. It is inserted by a commit that reaches a limit, by closing, or, if closing
+    /// drains already, now.
+    ///
+    /// # Errors
+    /// [`Error::Operation`] for a row that does not fit; [`Error::Lost`], [`Error::Timeout`],
+    /// [`Error::Closed`] if no connection can be had; those of [`commit`](Inserter::commit).
+    ///
+    /// # Cancel safety
+    /// Not cancel-safe: see [`Inserter`].
+    pub async fn write(&mut self, row: &T::Value<'_>) -> Result<(), Error>
+    where
+        T: RowWrite,
+    {
+        let shared = &*self.shared;
+        shared.inserters.link.process.check()?;
+        let writing = async {
+            let mut place = shared.begun.lock().await;
+            let mut begun = match place.take() {
+                Some(begun) => begun,
+                None => shared.begin().await?,
+            };
+            begun.inserter.write(row).await.map_err(|error| shared.failed(error))?;
+            begun.rows.add(1);
+            *place = Some(begun);
+            if shared.inserters.is_closing() {
+                shared.commit(&mut place, true).await?;
+            }
+            Ok(())
+        };
+        inside(&shared.inserters.runtime, writing).await
+    }
+
+    /// Inserts what there is if a limit is reached, and tells what was inserted.
+    ///
+    /// # Errors
+    /// [`Error::Operation`] with what the server answered; [`Error::OutcomeUnknown`] if the
+    /// connection is lost before it did. The rows are gone then; they are not sent again.
+    ///
+    /// # Cancel safety
+    /// Not cancel-safe: see [`Inserter`].
+    pub async fn commit(&mut self) -> Result<Quantities, Error> {
+        self.shared.insert(false).await
+    }
+
+    /// Inserts what there is, and tells how much that was.
+    ///
+    /// # Errors
+    /// As [`commit`](Inserter::commit).
+    ///
+    /// # Cancel safety
+    /// Not cancel-safe: see [`Inserter`].
+    pub async fn force_commit(&mut self) -> Result<Quantities, Error> {
+        self.shared.insert(true).await
+    }
+
+    /// The same, and ends the inserter.
+    ///
+    /// # Errors
+    /// As [`commit`](Inserter::commit).
+    ///
+    /// # Cancel safety
+    /// Not cancel-safe: see [`Inserter`].
+    pub async fn end(mut self) -> Result<Quantities, Error> {
+        self.force_commit().await
+    }
+}
+
+impl<T: Row> Shared<T> {
+    /// Once there is a connection: what could not be sent is not known to the driver's inserter.
+    async fn begin(&self) -> Result<Begun<T>, Error> {
+        self.inserters.link.ready().await?;
+        let Limits { max_rows, max_bytes, period } = *self.limits.lock();
+        let inserter = self.inserters.client.inserter::<T>(&self.table).with_period(period);
+        let inserter =
+            inserter.with_max_rows(max_rows.unwrap_or(u64::MAX)).with_max_bytes(max_bytes.unwrap_or(u64::MAX));
+        Ok(Begun { inserter, rows: Busy::none(&self.inserters.link.activity, Work::Row) })
+    }
+
+    async fn insert(&self, force: bool) -> Result<Quantities, Error> {
+        self.inserters.link.process.check()?;
+        let inserting = async {
+            let mut place = self.begun.lock().await;
+            self.commit(&mut place, force || self.inserters.is_closing()).await
+        };
+        inside(&self.inserters.runtime, inserting).await
+    }
+
+    async fn commit(&self, place: &mut Option<Begun<T>>, force: bool) -> Result<Quantities, Error> {
+        let Some(mut begun) = place.take() else { return Ok(Quantities::ZERO) };
+        let inserted = if force { begun.inserter.force_commit().await } else { begun.inserter.commit().await };
+        let inserted = inserted.map_err(|error| self.failed(error))?;
+        if inserted.rows > 0 {
+            begun.rows.done();
+        } else {
+            *place = Some(begun);
+        }
+        Ok(inserted)
+    }
+
+    fn failed(&self, error: DriverError) -> Error {
+        let action = format!("inserting into {:?}", self.table);
+        failed(&self.inserters.link, &self.inserters.config, &action, Effect::Changes, error)
+    }
+}
+
+impl<T: Row> fmt::Debug for Inserter<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inserter").field("table", &self.shared.table).finish_non_exhaustive()
+    }
+}
+
+/// The inserters of one ClickHouse, and what they need.
+pub(crate) struct Inserters {
+    pub(crate) client: Client,
+    pub(crate) link: Link,
+    pub(crate) runtime: Handle,
+    pub(crate) config: Arc<ClickHouseConfig>,
+    open: SyncMutex<Vec<Weak<dyn Flush>>>,
+    /// From now on every row is inserted at once.
+    is_closing: AtomicBool,
+}
+
+impl Inserters {
+    pub(super) fn new(client: Client, link: Link, runtime: Handle, config: Arc<ClickHouseConfig>) -> Arc<Self> {
+        let is_closing = AtomicBool::new(false);
+        Arc::new(Inserters { client, link, runtime, config, open: SyncMutex::default(), is_closing })
+    }
+
+    fn is_closing(&self) -> bool {
+        self.is_closing.load(Ordering::SeqCst)
+    }
+
+    /// Whether a statement like this is sent once more after its answer was lost.
+    pub(crate) fn repeats(&self, effect: Effect) -> bool {
+        effect == Effect::Reads && self.link.repeat == Repeat::Idempotent
+    }
+
+    fn add<T: Row + 'static>(&self, inserter: &Arc<Shared<T>>) {
+        let mut open = self.open.lock();
+        open.retain(|inserter| inserter.strong_count() > 0);
+        let inserter: Weak<Shared<T>> = Arc::downgrade(inserter);
+        open.push(inserter);
+    }
+
+    /// Inserts what each of them has, all at once and each within its limit.
+    pub(super) async fn flush(&self) -> Result<(), Failure> {
+        // Before what is there is inserted, so that no row comes between.
+        self.is_closing.store(true, Ordering::SeqCst);
+        let open: Vec<_> = self.open.lock().iter().filter_map(Weak::upgrade).collect();
+        let limit = self.config.flush_timeout;
+        let mut flushing = JoinSet::new();
+        for inserter in open {
+            flushing.spawn(async move {
+                let table = inserter.table().to_owned();
+                match within(limit, inserter.flush()).await {
+                    Ok(flushed) => flushed.map_err(Failure::transient),
+                    Err(_elapsed) => {
+                        Err(Failure::transient(format!("the rows for {table:?} were not inserted within {limit:?}")))
+                    }
+                }
+            });
+        }
+        let mut outcome = Ok(());
+        while let Some(flushed) = flushing.join_next().await {
+            let flushed = flushed.unwrap_or_else(|error| Err(Failure::transient(error)));
+            if let Err(error) = &flushed {
+                tracing::warn!(resource = %self.link.name(), %error, "rows were not flushed");
+            }
+            outcome = outcome.and(flushed);
+        }
+        outcome
+    }
+}
+
+/// An inserter of any row type.
+trait Flush: Send + Sync {
+    fn table(&self) -> &str;
+    fn flush(self: Arc<Self>) -> BoxFuture<Result<(), Error>>;
+}
+
+impl<T: Row + 'static> Flush for Shared<T> {
+    fn table(&self) -> &str {
+        &self.table
+    }
+
+    fn flush(self: Arc<Self>) -> BoxFuture<Result<(), Error>> {
+        Box::pin(async move { self.insert(true).await.map(drop) })
+    }
+}
+
+/// Polls this future in the context of a runtime: the driver spawns wherever it is called.
+async fn inside<F: Future>(runtime: &Handle, future: F) -> F::Output {
+    let mut future = pin!(future);
+    poll_fn(|cx| {
+        let _context = runtime.enter();
+        future.as_mut().poll(cx)
+    })
+    .await
+}

@@ -1,0 +1,1008 @@
+//! ClickHouse: the driver's own client over connections of ours.
+//!
+//! The connector opens every socket on the pool's runtime, without Nagle's delay, and puts it
+//! under a kill switch that is replaced when the connection comes back, so one client goes on
+//! through losses.
+
+pub(crate) mod blocking;
+mod cancel;
+mod inserter;
+mod stream;
+
+use std::collections::BTreeMap;
+use std::error::Error as StdError;
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use ::clickhouse::error::Error as DriverError;
+use ::clickhouse::{Client, Compression};
+use hyper::Uri;
+use hyper::body::Body;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::RwLock;
+use serde::Deserialize;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
+
+use self::cancel::Cancel;
+pub use self::inserter::Inserter;
+pub(crate) use self::inserter::Inserters;
+use self::stream::Stream;
+use crate::base::error::{BoxError, Chain, Error, Failure, Proof, TimeoutError, Worded, causes, redacted};
+use crate::base::runtime::{self, within};
+use crate::lifecycle::close::Phase;
+use crate::lifecycle::lease::{Claim, Lease, Provide};
+use crate::lifecycle::probe::KillSwitch;
+use crate::lifecycle::resource::{Link, Resource};
+use crate::lifecycle::slot::BoxFuture;
+use crate::lifecycle::status::Usage;
+use crate::net::count::{Counted, none};
+use crate::net::tls::{self, Stream as OwnStream, Tls, TlsOptions};
+use crate::pool::config::{
+    BackendConfig, Checks, Guard, Names, ParsedUrl, Part, ResourceConfig, Secret, host, host_port, millis, port,
+};
+use crate::pool::scoped::{self, Scoped};
+
+/// Plain, and over TLS.
+const SCHEMES: [&str; 2] = ["http", "https"];
+const HTTP_PORT: u16 = 8123;
+const HTTPS_PORT: u16 = 8443;
+/// The standard ports of the native protocol, plain and over TLS.
+const NATIVE_PORTS: [u16; 2] = [9000, 9440];
+const USE_HTTP: &str = "speaks ClickHouse's native protocol; use the HTTP port, 8123 by default";
+
+/// How to reach a ClickHouse over HTTP; `[clickhouse]` or `[named.clickhouse.NAME]` in TOML.
+///
+/// The settings go along with every query and insert. Where a user may not change them (`readonly = 1`, constraints), the
+/// three sizes below are left to the server, unless one was set to another value than its default: then connecting fails and
+/// names what to leave out.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct ClickHouseConfig {
+    /// `http://user:password@host:port/database?setting=value`, instead of the parts; what it does
+    /// not name stays as the parts say. `?user=`, `?password=` and `?database=` are understood too. `https://` over
+    /// TLS, at port 8443 unless it names one.
+    /// Environment: `CLICKHOUSE_URL`.
+    pub url: Option<Secret>,
+    /// Defaults to `localhost`. Environment: `CLICKHOUSE_HOST`, `CLICKHOUSE_IP`.
+    pub host: String,
+    /// The HTTP port. Defaults to 8123; the native protocol's 9000 is refused.
+    /// Environment: `CLICKHOUSE_PORT`.
+    pub port: u16,
+    /// Defaults to `default`. Environment: `CLICKHOUSE_USER`.
+    pub user: String,
+    /// Defaults to none. Environment: `CLICKHOUSE_PASSWORD`.
+    pub password: Option<Secret>,
+    /// Defaults to `default`, which every server has; QUANTAXIS's `quantaxis` has to be created
+    /// first, and a server answers nothing in a database that it lacks.
+    /// Environment: `CLICKHOUSE_DATABASE`.
+    pub database: String,
+    /// The server's threads for one query. Defaults to 4, as in QUANTAXIS; 0 leaves it to the server.
+    pub max_threads: u32,
+    /// Rows in a block of a result. Defaults to 65,536, as in QUANTAXIS; 0 leaves it to the server.
+    pub max_block_size: u64,
+    /// Rows in a block of an insert, sent as `max_insert_block_size`. Defaults to 1,048,576, the
+    /// server's own default; 0 leaves it to the server.
+    pub insert_block_size: u64,
+    /// Whether a query that only reads is cancelled at the server, by `KILL QUERY`, if its future or iterator is dropped
+    /// before the answer begins; once that has begun the server notices by itself. Each query then has a `query_id`,
+    /// unless it brings one along, with which it is not cancelled. Defaults to `true`.
+    pub cancel_dropped: bool,
+    /// Any further settings, such as `max_execution_time`. Defaults to none.
+    pub settings: BTreeMap<String, String>,
+    /// Whether results and inserts travel in LZ4. Defaults to `true`.
+    pub compression: bool,
+    /// Whether rows are checked against the table's types, which needs a server of 21.11 or later.
+    /// Defaults to none: on where the server can.
+    pub validation: Option<bool>,
+    /// The most connections; a query beyond that waits for one, at most the acquire timeout.
+    /// Defaults to 100, the number of queries that a server runs at once by its own default.
+    pub max_connections: usize,
+    /// The most idle connections that are kept. Defaults to 16.
+    pub max_idle: usize,
+    /// After how long an idle connection is closed; below the server's `keep_alive_timeout` (3 s on
+    /// old servers), so that no query meets a connection that is just being closed. Defaults to 2 s.
+    #[serde(rename = "idle_timeout_ms", with = "millis")]
+    pub idle_timeout: Duration,
+    /// How long opening one connection may take. Defaults to 2 s.
+    #[serde(rename = "connect_timeout_ms", with = "millis")]
+    pub connect_timeout: Duration,
+    /// After how long without traffic TCP keepalive begins, in whole seconds from 1 to 32,767. Defaults to 60 s.
+    #[serde(rename = "keepalive_ms", with = "millis")]
+    pub keepalive: Duration,
+    /// How to speak TLS. Defaults to none: plain, unless the URL is an `https://`. Environment: `CLICKHOUSE_TLS`,
+    /// `CLICKHOUSE_TLS_CA_FILE`, `CLICKHOUSE_TLS_CERT_FILE`, `CLICKHOUSE_TLS_KEY_FILE`, `CLICKHOUSE_TLS_SERVER_NAME`.
+    pub tls: Option<TlsOptions>,
+    /// How long closing may take to flush one [`Inserter`]. Defaults to 5 s.
+    #[serde(rename = "flush_timeout_ms", with = "millis")]
+    pub flush_timeout: Duration,
+}
+
+impl Default for ClickHouseConfig {
+    fn default() -> Self {
+        ClickHouseConfig {
+            url: None,
+            host: "localhost".to_owned(),
+            port: HTTP_PORT,
+            user: "default".to_owned(),
+            password: None,
+            database: "default".to_owned(),
+            max_threads: 4,
+            max_block_size: 65_536,
+            insert_block_size: 1_048_576,
+            cancel_dropped: true,
+            settings: BTreeMap::new(),
+            compression: true,
+            validation: None,
+            max_connections: 100,
+            max_idle: 16,
+            idle_timeout: Duration::from_secs(2),
+            connect_timeout: Duration::from_secs(2),
+            keepalive: Duration::from_secs(60),
+            tls: None,
+            flush_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+impl ClickHouseConfig {
+    /// The defaults, at this URL.
+    pub fn url(url: impl Into<Secret>) -> Self {
+        ClickHouseConfig { url: Some(url.into()), ..ClickHouseConfig::default() }
+    }
+
+    /// Speaks TLS.
+    pub fn tls(mut self, tls: TlsOptions) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Sets the database.
+    pub fn database(mut self, database: impl Into<String>) -> Self {
+        self.database = database.into();
+        self
+    }
+
+    /// Sets the most connections.
+    pub fn max_connections(mut self, max_connections: usize) -> Self {
+        self.max_connections = max_connections;
+        self
+    }
+
+    /// Adds a setting that goes along with every query and insert.
+    pub fn setting(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.settings.insert(name.into(), value.into());
+        self
+    }
+
+    /// Scheme, host and port.
+    fn base_url(&self) -> String {
+        let scheme = SCHEMES[usize::from(self.tls.is_some())];
+        format!("{scheme}://{}/", host_port(&self.host, self.port))
+    }
+
+    fn secrets(&self) -> Vec<&str> {
+        self.password.iter().map(Secret::expose).collect()
+    }
+
+    /// What goes along with every query; a setting by name wins over a field.
+    fn effective_settings(&self) -> BTreeMap<String, String> {
+        self.settings_where(|value, _| value > 0)
+    }
+
+    /// Of these, what was asked for; the rest are only defaults.
+    fn chosen_settings(&self) -> BTreeMap<String, String> {
+        self.settings_where(|value, default| value > 0 && value != default)
+    }
+
+    fn settings_where(&self, is_sent: impl Fn(u64, u64) -> bool) -> BTreeMap<String, String> {
+        let fields = |config: &Self| [u64::from(config.max_threads), config.max_block_size, config.insert_block_size];
+        let values = fields(self).into_iter().zip(fields(&ClickHouseConfig::default()));
+        let sent = FIELD_SETTINGS.iter().zip(values).filter(|(_, (value, default))| is_sent(*value, *default));
+        let mut settings: BTreeMap<_, _> =
+            sent.map(|((_, name), (value, _))| ((*name).to_owned(), value.to_string())).collect();
+        settings.extend(self.settings.clone());
+        settings
+    }
+
+    /// Where these settings come from, and how each is left out.
+    fn without(&self, settings: &BTreeMap<String, String>) -> String {
+        let field = |name: &str| FIELD_SETTINGS.iter().find(|(_, setting)| *setting == name);
+        let of = |name: &String| match field(name) {
+            Some((field, _)) if !self.settings.contains_key(name) => format!("`{field}` to 0"),
+            _ => format!("`settings` without {name}"),
+        };
+        settings.keys().map(of).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// The fields that are settings, and those.
+const FIELD_SETTINGS: [(&str, &str); 3] = [
+    ("max_threads", "max_threads"),
+    ("max_block_size", "max_block_size"),
+    ("insert_block_size", "max_insert_block_size"),
+];
+
+/// A URL's parser forgets a port that is its scheme's default.
+fn names_port(url: &str, port: u16) -> bool {
+    let authority = url.split("://").nth(1).unwrap_or_default();
+    authority.split(['/', '?', '#']).next().is_some_and(|authority| authority.ends_with(&format!(":{port}")))
+}
+
+impl BackendConfig for ClickHouseConfig {
+    const KIND: &'static str = "clickhouse";
+    type Resource = ClickHouseResource;
+
+    const NAMES: Names = Names {
+        url: ("url", &["CLICKHOUSE_URL"]),
+        parts: [
+            ("host", &["CLICKHOUSE_HOST", "CLICKHOUSE_IP"]),
+            ("port", &["CLICKHOUSE_PORT"]),
+            ("user", &["CLICKHOUSE_USER"]),
+            ("password", &["CLICKHOUSE_PASSWORD"]),
+            ("database", &["CLICKHOUSE_DATABASE"]),
+        ],
+        tls: [
+            "CLICKHOUSE_TLS",
+            "CLICKHOUSE_TLS_CA_FILE",
+            "CLICKHOUSE_TLS_CERT_FILE",
+            "CLICKHOUSE_TLS_KEY_FILE",
+            "CLICKHOUSE_TLS_SERVER_NAME",
+        ],
+    };
+
+    fn of(config: &ResourceConfig) -> Option<&Self> {
+        #[allow(irrefutable_let_patterns, reason = "it is the only kind where no other feature is on")]
+        if let ResourceConfig::ClickHouse(config) = config { Some(config) } else { None }
+    }
+
+    fn url_mut(&mut self) -> &mut Option<Secret> {
+        &mut self.url
+    }
+
+    fn tls_mut(&mut self) -> &mut Option<TlsOptions> {
+        &mut self.tls
+    }
+
+    fn guard(&self) -> Guard {
+        let mut config = self.clone();
+        match config.take_apart("") {
+            Ok(()) => Guard { tls: config.tls.is_some(), login: config.user != "default" || config.password.is_some() },
+            Err(_told_where_it_is_used) => Guard::default(),
+        }
+    }
+
+    fn forget_login(&mut self) {
+        (self.user, self.password) = ("default".to_owned(), None);
+    }
+
+    fn set(&mut self, part: Part, key: &str, text: &str) -> Result<(), Error> {
+        match part {
+            Part::Host => host(key, text)?.clone_into(&mut self.host),
+            Part::Port => self.port = port(key, text)?,
+            Part::User => text.clone_into(&mut self.user),
+            Part::Password => self.password = Some(text.into()),
+            Part::Place => text.clone_into(&mut self.database),
+        }
+        Ok(())
+    }
+
+    fn take_apart(&mut self, key: &str) -> Result<(), Error> {
+        let Some(text) = self.url.take() else { return Ok(()) };
+        let url = ParsedUrl::new(key, &text, &["http", "https", "clickhouse", "tcp"])?;
+        let scheme = url.url().scheme();
+        if !SCHEMES.contains(&scheme) {
+            return Err(Error::config(key, format!("{scheme}:// {USE_HTTP}, as in http://host:8123/database")));
+        }
+        TlsOptions::agree(&mut self.tls, key, scheme, SCHEMES)?;
+        self.host = url.host().to_owned();
+        // The port that a URL's parser takes for the scheme's default, and ours.
+        let (hidden, default) = if self.tls.is_some() { (443, HTTPS_PORT) } else { (80, HTTP_PORT) };
+        self.port = url.url().port().unwrap_or(if names_port(text.expose(), hidden) { hidden } else { default });
+        if NATIVE_PORTS.contains(&self.port) {
+            return Err(Error::config(key, format!("port {} {USE_HTTP}", self.port)));
+        }
+        if let Some(user) = url.user(key)? {
+            self.user = user;
+        }
+        self.password = url.password(key)?.or(self.password.take());
+        let path = url.path(key)?;
+        let mut database = Some(path).filter(|path| !path.is_empty());
+        for (name, value) in url.url().query_pairs() {
+            match &*name {
+                "user" => self.user = value.into_owned(),
+                "password" => self.password = Some(value.into_owned().into()),
+                "database" if database.as_ref().is_some_and(|path| *path != value) => {
+                    return Err(Error::config(key, "names two databases, in its path and in ?database="));
+                }
+                "database" => database = Some(value.into_owned()),
+                _ => drop(self.settings.insert(name.into_owned(), value.into_owned())),
+            }
+        }
+        if let Some(database) = database {
+            self.database = database;
+        }
+        Ok(())
+    }
+
+    fn settled(&self, name: &str) -> Result<Self, Error> {
+        let mut config = self.clone();
+        config.take_apart(&format!("{name}.url"))?;
+        let checks = Checks(name);
+        checks.place(&mut config.host, config.port)?;
+        if NATIVE_PORTS.contains(&config.port) {
+            return checks.fail("port", format_args!("{} {USE_HTTP}", config.port));
+        }
+        if config.database.is_empty() {
+            return checks.fail("database", "is empty");
+        }
+        let password = config.password.as_ref().map_or("", Secret::expose);
+        for (field, text) in [("user", &*config.user), ("password", password)] {
+            if text.trim() != text || !text.chars().all(|c| (' '..='~').contains(&c)) {
+                let problem =
+                    "is sent in an HTTP header, so it must be of ASCII letters, digits, signs and inner spaces";
+                return checks.fail(field, problem);
+            }
+        }
+        checks.counts(&[("max_connections", config.max_connections)])?;
+        checks.limits(&[("connect_timeout_ms", config.connect_timeout), ("flush_timeout_ms", config.flush_timeout)])?;
+        checks.keepalive(config.keepalive)?;
+        Ok(config)
+    }
+
+    fn resource(&self, name: &str) -> Result<ClickHouseResource, Error> {
+        let config = self.settled(name)?;
+        let tls = Tls::new(name, config.tls.as_ref(), &config.host)?;
+        Ok(ClickHouseResource { config: Arc::new(config), tls })
+    }
+}
+
+/// A ClickHouse of one's own: [`ClickHouse::scoped`]. The guards of a pool deref to
+/// [`clickhouse::Client`](Client).
+///
+/// A query or insert in progress counts as work, through whichever clone of the client: from its
+/// first byte until the answer is complete or given up. Closing waits for it, within the drain; so
+/// whoever fills an `Insert`, or an inserter of the driver's own, ends it when
+/// [`closing`](crate::ResourcePool::closing) tells. One that is not ended is aborted, by the
+/// driver as well as by closing, and its rows are not stored, but for the blocks that the server has
+/// written by then. An [`Inserter`] closing flushes.
+#[derive(Debug)]
+pub enum ClickHouse {}
+
+impl ClickHouse {
+    /// A ClickHouse of one's own, which closes when the guard drops.
+    ///
+    /// # Errors
+    /// Those of [`ResourcePool::clickhouse`](crate::ResourcePool::clickhouse).
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes what was begun.
+    #[track_caller]
+    pub fn scoped(config: ClickHouseConfig) -> impl Future<Output = Result<Scoped<Lease<Client>>, Error>> + Send {
+        let claim = Claim::shared();
+        async move {
+            let pool = scoped::pool(config.into())?;
+            let lease = pool.acquire(pool.registry().clickhouse(), claim).await?;
+            Ok(Scoped::new(lease, pool))
+        }
+    }
+}
+
+/// A ClickHouse in the pool.
+#[derive(Debug)]
+pub struct ClickHouseResource {
+    config: Arc<ClickHouseConfig>,
+    tls: Tls,
+}
+
+impl Resource for ClickHouseResource {
+    type Handle = Connected;
+
+    async fn connect(&self, link: &Link) -> Result<Connected, Failure> {
+        let (settings, version) = match self.introduce(link).await {
+            Ok(proved) => proved,
+            Err(failure) => {
+                let ClickHouseConfig { host, port, .. } = &*self.config;
+                return Err(self.tls.or_wanted(failure, host, *port, "use https://").await);
+            }
+        };
+        let validation = self.config.validation.unwrap_or(version >= KNOWS_NAMES_AND_TYPES);
+        let prober = runtime::prober()?;
+        let probe = self.transport(link, prober.clone(), Purpose::Probe, None);
+        let pings = probe.client(&BTreeMap::new());
+        let cancel = self.config.cancel_dropped.then(|| Cancel::start(pings.clone(), prober));
+        let traffic = self.transport(link, Handle::current(), Purpose::Traffic, cancel);
+        let client = traffic.client(&settings).with_validation(validation);
+        let inserters = Inserters::new(client.clone(), link.clone(), Handle::current(), Arc::clone(&self.config));
+        let ping_url = format!("{}ping", self.config.base_url());
+        Ok(Connected(Arc::new(Inner {
+            threads: blocking::ClickHouse::new(Arc::clone(&inserters)),
+            inserters,
+            settings,
+            pings,
+            raw_pings: probe.http(),
+            shared_pings: client.clone().with_url(&ping_url),
+            ping_uri: ping_url.parse().map_err(Failure::permanent)?,
+            client,
+            traffic,
+            probe,
+        })))
+    }
+
+    async fn recover(&self, link: &Link, lost: &Connected) -> Result<bool, Failure> {
+        // Users wait until the server has proved itself: what they sent before could hang.
+        self.prove(link, &lost.0.settings).await.map_err(|error| {
+            // While a server restarts, something else may answer in its place.
+            let is_foreign = is_foreign(&error);
+            let failure = self.failure(error, &lost.0.settings);
+            Failure { permanent: failure.permanent && !is_foreign, ..failure }
+        })?;
+        lost.0.traffic.restore();
+        Ok(true)
+    }
+
+    async fn ping(&self, connected: &Connected) -> Result<(), Failure> {
+        let Inner { pings, .. } = &*connected.0;
+        // A server with more work than it can take is slow to take a query.
+        let life = async {
+            tokio::time::sleep(PATIENCE).await;
+            self.probe(connected).await
+        };
+        tokio::select! {
+            biased;
+            answer = pings.query("SELECT 1").execute() => match answer {
+                // It may be that there was only no room for one more connection.
+                Err(DriverError::Network(_)) => self.probe(connected).await,
+                answer => answer.map_err(|error| self.failure(error, &BTreeMap::new())),
+            },
+            Ok(()) = life => Ok(()),
+        }
+    }
+
+    /// Costs nothing of the user's quota.
+    async fn probe(&self, connected: &Connected) -> Result<(), Failure> {
+        let Inner { raw_pings, ping_uri, shared_pings, traffic, .. } = &*connected.0;
+        // An answer to somebody else proves as well that the server lives.
+        let answered = traffic.answered.notified();
+        tokio::pin!(answered);
+        answered.as_mut().enable();
+        let asked = async {
+            let Err(error) = ask(raw_pings, ping_uri).await else { return Ok(()) };
+            let error = DriverError::from(error);
+            let count = |count: &watch::Sender<usize>| *count.borrow();
+            if count(&traffic.open) > count(&traffic.busy) {
+                // Without room for one more connection, an idle one of the users' will do. In a task of its own it is
+                // read to its end, and can be used again.
+                let _answered_or_not = tokio::spawn(within(PATIENCE, shared_pings.query("SELECT 1").execute())).await;
+            }
+            match (count(&traffic.busy) > 0, is_unreachable(&error)) {
+                // A server or proxy that is full hangs up, while users still wait for their answers.
+                (true, false) => return Err(Failure::unasked(error)),
+                (true, true) => tokio::time::sleep(PATIENCE).await,
+                (false, _) => {}
+            }
+            Err(Failure::transient(error))
+        };
+        tokio::select! {
+            biased;
+            // First, since the question's own answer may be an error although this one has come.
+            () = answered => Ok(()),
+            answer = asked => answer,
+        }
+    }
+
+    async fn flush(&self, connected: &Connected) -> Result<(), Failure> {
+        connected.0.inserters.flush().await
+    }
+
+    async fn close(&self, connected: Connected) -> Result<(), Failure> {
+        let Inner { traffic, probe, .. } = &*connected.0;
+        // What is still out ends here; the drain has waited for it.
+        traffic.end();
+        probe.end();
+        let gone = async { tokio::join!(none(&traffic.open), none(&probe.open)) };
+        match runtime::within(LINGER, gone).await {
+            Ok(_) => Ok(()),
+            Err(_elapsed) => {
+                let left = *traffic.open.borrow() + *probe.open.borrow();
+                Err(Failure::transient(format!("{left} connections are held by calls that nobody polls any more")))
+            }
+        }
+    }
+
+    fn cut(&self, connected: &Connected) {
+        connected.0.traffic.cut();
+    }
+
+    fn endpoint(&self) -> String {
+        format!("{}{}", self.config.base_url(), self.config.database)
+    }
+
+    fn phase(&self) -> Phase {
+        Phase::ClickHouse
+    }
+
+    fn usage(&self, connected: &Connected) -> Usage {
+        let Transport { open, busy, waiting, .. } = &*connected.0.traffic;
+        let (open, busy) = (*open.borrow(), *busy.borrow());
+        Usage {
+            max: Some(self.config.max_connections),
+            open: Some(open),
+            in_use: Some(busy),
+            idle: Some(open.saturating_sub(busy)),
+            waiting: Some(*waiting.borrow()),
+            ..Usage::default()
+        }
+    }
+}
+
+/// The first version that knows both `RowBinaryWithNamesAndTypes` and the setting by which the
+/// driver asks for a table's columns.
+const KNOWS_NAMES_AND_TYPES: (u32, u32) = (21, 11);
+
+/// How long closing waits for connections that were cut, which takes microseconds.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// How long a ping waits for what else the server answers.
+const PATIENCE: Duration = Duration::from_millis(300);
+
+/// The server's codes for what it keeps from this user at the moment, though it serves others: a quota that is used up, too
+/// many queries or sessions at once, too much memory, no access.
+const LIMITED: [&str; 6] = ["201", "202", "241", "291", "497", "700"];
+
+/// The server's codes for a setting that this user may not change, or not to this value.
+const UNCHANGEABLE: [&str; 2] = ["164", "452"];
+
+/// The server's codes for a login that it does not know.
+const UNKNOWN_LOGIN: [&str; 4] = ["192", "193", "194", "516"];
+
+const UNKNOWN_DATABASE: &str = "81";
+
+/// The server's other codes for what trying again cannot mend: an address from which this user may not come, no access,
+/// an unknown setting.
+const PERMANENT: [&str; 4] = ["115", "195", "291", "497"];
+
+impl ClickHouseResource {
+    fn transport(&self, link: &Link, runtime: Handle, purpose: Purpose, cancel: Option<Cancel>) -> Arc<Transport> {
+        Transport::new(&self.config, &self.tls, link, runtime, purpose, cancel)
+    }
+
+    /// Finds out which settings this user may send, and the server's version.
+    async fn introduce(&self, link: &Link) -> Result<(BTreeMap<String, String>, (u32, u32)), Failure> {
+        let all = self.config.effective_settings();
+        let chosen = self.config.chosen_settings();
+        match self.prove(link, &all).await {
+            Err(error) if has_code(&error, &UNCHANGEABLE) && chosen.len() < all.len() => {
+                let version = self.prove(link, &chosen).await.map_err(|error| self.failure(error, &chosen))?;
+                tracing::info!(resource = %link.name(), "the server's own sizes hold, as this user may not change them");
+                Ok((chosen, version))
+            }
+            Ok(version) => Ok((all, version)),
+            Err(error) => Err(self.failure(error, &all)),
+        }
+    }
+
+    /// Asks the server for its version, with all that queries will carry, over a connection that
+    /// ends with this.
+    async fn prove(&self, link: &Link, settings: &BTreeMap<String, String>) -> Result<(u32, u32), DriverError> {
+        let transport = self.transport(link, Handle::current(), Purpose::Probe, None);
+        let client = transport.client(settings).with_validation(false);
+        let version: String = client.query("SELECT version()").fetch_one().await?;
+        let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
+        Ok((parts.next().unwrap_or(0), parts.next().unwrap_or(0)))
+    }
+
+    /// What it means that the server did not do what was asked with these settings.
+    fn failure(&self, error: DriverError, settings: &BTreeMap<String, String>) -> Failure {
+        let proof = match &error {
+            _ if has_code(&error, &LIMITED) => Proof::Limited,
+            DriverError::Network(_) | DriverError::TimedOut => Proof::Silent,
+            _ => Proof::Refused,
+        };
+        let (permanent, remedy) = self.judged(&error, settings);
+        let source = withheld(error, &self.config);
+        let source = match remedy {
+            Some(remedy) => Worded::new(format!("{}; {remedy}", Chain(&*source)), source).into(),
+            None => source,
+        };
+        Failure { source, permanent, proof }
+    }
+
+    /// Whether trying again is of no use, and what is.
+    fn judged(&self, error: &DriverError, settings: &BTreeMap<String, String>) -> (bool, Option<String>) {
+        let ClickHouseConfig { port, database, .. } = &*self.config;
+        if error.to_string().contains("is for clickhouse-client program") {
+            (true, Some(format!("port {port} {USE_HTTP}")))
+        } else if is_foreign(error) {
+            (true, Some(format!("port {port} does not speak HTTP; use ClickHouse's HTTP port, {HTTP_PORT} by default")))
+        } else if is_unreachable(error) {
+            let remedy = "see that a ClickHouse listens there, or set `host` and `port`, its HTTP port".to_owned();
+            (false, Some(remedy))
+        } else if has_code(error, &UNKNOWN_LOGIN) {
+            let remedy =
+                "set `user` and `password`, or CLICKHOUSE_USER and CLICKHOUSE_PASSWORD, to a login of this server's";
+            (true, Some(remedy.to_owned()))
+        } else if has_code(error, &[UNKNOWN_DATABASE]) {
+            (true, Some(format!("create the database {database:?} first, or set `database` to one that is there")))
+        } else if has_code(error, &UNCHANGEABLE) && !settings.is_empty() {
+            (true, Some(format!("this user may not change every setting: set {}", self.config.without(settings))))
+        } else {
+            let is_useless = matches!(error, DriverError::InvalidParams(_) | DriverError::Unsupported(_));
+            (
+                is_useless || has_code(error, &PERMANENT) || has_code(error, &UNCHANGEABLE) || tls::is_permanent(error),
+                None,
+            )
+        }
+    }
+}
+
+/// Asks whether the server lives, which any answer to this proves. It is read to its end, so that the connection can be
+/// used again.
+async fn ask(client: &HttpClient<String>, uri: &Uri) -> Result<(), hyper_util::client::legacy::Error> {
+    let mut body = client.get(uri.clone()).await?.into_body();
+    let rest =
+        async { while poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await.is_some_and(|frame| frame.is_ok()) {} };
+    let _what_does_not_end_is_closed = within(PATIENCE, rest).await;
+    Ok(())
+}
+
+/// Whether the answer was no HTTP.
+fn is_foreign(error: &DriverError) -> bool {
+    causes(error).any(|cause| cause.downcast_ref().is_some_and(hyper::Error::is_parse))
+}
+
+/// Whether nobody listens there, or there is no way.
+fn is_unreachable(error: &(dyn StdError + 'static)) -> bool {
+    causes(error).filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|error| {
+        use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
+        matches!(error.kind(), ConnectionRefused | HostUnreachable | NetworkUnreachable)
+    })
+}
+
+/// Whether the server answered one of these codes, as in `Code: 62. DB::Exception: …`; old ones
+/// write a comma.
+fn has_code(error: &DriverError, codes: &[&str]) -> bool {
+    let DriverError::BadResponse(text) = error else { return false };
+    let code = text.split("Code: ").nth(1).and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next());
+    code.is_some_and(|code| codes.contains(&code))
+}
+
+/// The driver's error, or a note in its place if the server's words in it have a password.
+fn withheld(error: DriverError, config: &ClickHouseConfig) -> BoxError {
+    let told = matches!(error, DriverError::BadResponse(_) | DriverError::Custom(_) | DriverError::Other(_));
+    redacted(error, told, &config.secrets(), &[&config.user, &config.database])
+}
+
+/// What a statement does, which tells what a lost connection means for it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Effect {
+    Reads,
+    Changes,
+}
+
+impl Effect {
+    /// A statement that only reads does no harm twice. Any other may change something.
+    pub(crate) fn of(statement: &str) -> Self {
+        const READS: [&str; 5] = ["SELECT", "SHOW", "DESCRIBE", "DESC", "EXPLAIN"];
+        let first = uncommented(statement).split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
+        if READS.iter().any(|read| read.eq_ignore_ascii_case(first)) { Effect::Reads } else { Effect::Changes }
+    }
+}
+
+/// Without the white space, comments and parentheses in front.
+fn uncommented(text: &str) -> &str {
+    let text = text.trim_start_matches(|c: char| c.is_whitespace() || c == '(');
+    let rest = if text.starts_with("--") || text.starts_with('#') {
+        text.split_once('\n')
+    } else {
+        // Servers differ in what ends one within another: such a text is left as it is, and begins with no word.
+        text.strip_prefix("/*").and_then(|rest| rest.split_once("*/")).filter(|(comment, _)| !comment.contains("/*"))
+    };
+    rest.map_or(text, |(_, rest)| uncommented(rest))
+}
+
+/// The driver's error as ours.
+pub(crate) fn failed(
+    link: &Link,
+    config: &ClickHouseConfig,
+    action: &str,
+    effect: Effect,
+    error: DriverError,
+) -> Error {
+    if let Some(ours) = Error::behind(&error) {
+        return ours.clone();
+    }
+    let resource = Arc::clone(link.name());
+    let (is_lost, was_sent) = match &error {
+        DriverError::Network(cause) => (true, !is_connect(&**cause)),
+        DriverError::TimedOut => (true, true),
+        _ => (false, true),
+    };
+    let source = withheld(error, config).into();
+    let action = action.to_owned();
+    match (is_lost, was_sent, effect) {
+        (false, ..) => Error::Operation { resource, action, source },
+        (true, true, Effect::Changes) => Error::OutcomeUnknown { resource, action, source },
+        (true, ..) => Error::Lost { resource, endpoint: Arc::clone(link.endpoint()), source },
+    }
+}
+
+/// Whether no connection was made, so that nothing can have been sent.
+fn is_connect(mut cause: &(dyn StdError + 'static)) -> bool {
+    loop {
+        if let Some(error) = cause.downcast_ref::<hyper_util::client::legacy::Error>() {
+            return error.is_connect();
+        }
+        match cause.source() {
+            Some(next) => cause = next,
+            None => return false,
+        }
+    }
+}
+
+/// What a slot holds of a ClickHouse; leased as a client of either facade.
+#[derive(Clone)]
+pub struct Connected(Arc<Inner>);
+
+struct Inner {
+    client: Client,
+    threads: blocking::ClickHouse,
+    inserters: Arc<Inserters>,
+    /// What goes along with every query.
+    settings: BTreeMap<String, String>,
+    pings: Client,
+    /// For pings that need no query.
+    raw_pings: HttpClient<String>,
+    ping_uri: Uri,
+    /// For pings over the users' connections. The server need not like what it is asked there.
+    shared_pings: Client,
+    traffic: Arc<Transport>,
+    probe: Arc<Transport>,
+}
+
+impl Connected {
+    /// The driver's client.
+    pub fn client(&self) -> &Client {
+        &self.0.client
+    }
+}
+
+impl Provide<Client> for Connected {
+    fn provide(&self) -> &Client {
+        &self.0.client
+    }
+}
+
+impl Provide<blocking::ClickHouse> for Connected {
+    fn provide(&self) -> &blocking::ClickHouse {
+        &self.0.threads
+    }
+}
+
+impl fmt::Debug for Connected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Connected").field(&self.0.client).finish()
+    }
+}
+
+/// Whose queries a transport carries.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Purpose {
+    Traffic,
+    /// Ours, which no drain waits for.
+    Probe,
+}
+
+/// Where the connections of one client are opened, counted and cut.
+struct Transport {
+    config: Arc<ClickHouseConfig>,
+    tls: Tls,
+    link: Link,
+    runtime: Handle,
+    purpose: Purpose,
+    cancel: Option<Cancel>,
+    /// Cuts every stream of the current generation; none once closed.
+    switch: RwLock<Option<KillSwitch>>,
+    permits: Arc<Semaphore>,
+    waiting: watch::Sender<usize>,
+    open: watch::Sender<usize>,
+    busy: watch::Sender<usize>,
+    /// Told whenever the server has begun to answer.
+    answered: Notify,
+}
+
+impl Transport {
+    fn new(
+        config: &Arc<ClickHouseConfig>,
+        tls: &Tls,
+        link: &Link,
+        runtime: Handle,
+        purpose: Purpose,
+        cancel: Option<Cancel>,
+    ) -> Arc<Self> {
+        Arc::new(Transport {
+            config: Arc::clone(config),
+            tls: tls.clone(),
+            link: link.clone(),
+            runtime,
+            purpose,
+            cancel,
+            switch: RwLock::new(Some(KillSwitch::new())),
+            permits: Arc::new(Semaphore::new(config.max_connections)),
+            waiting: watch::Sender::default(),
+            open: watch::Sender::default(),
+            busy: watch::Sender::default(),
+            answered: Notify::new(),
+        })
+    }
+
+    fn client(self: &Arc<Self>, settings: &BTreeMap<String, String>) -> Client {
+        let config = &self.config;
+        let mut client = Client::with_http_client(self.http())
+            .with_url(config.base_url())
+            .with_user(&config.user)
+            .with_database(&config.database)
+            .with_compression(if config.compression { Compression::Lz4 } else { Compression::None });
+        if let Some(password) = &config.password {
+            client = client.with_password(password.expose());
+        }
+        settings.iter().fold(client, |client, (name, value)| client.with_setting(name, value))
+    }
+
+    fn http<B: Body<Data: Send> + Send>(self: &Arc<Self>) -> HttpClient<B> {
+        hyper_util::client::legacy::Client::builder(OnRuntime(self.runtime.clone()))
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(self.config.idle_timeout)
+            .pool_max_idle_per_host(self.config.max_idle)
+            .build(Connector(Arc::clone(self)))
+    }
+
+    fn cut(&self) {
+        if let Some(switch) = &*self.switch.read() {
+            switch.cut_because(self.link.why_cut());
+        }
+    }
+
+    /// Opens connections again after a cut.
+    fn restore(&self) {
+        if let Some(switch) = &mut *self.switch.write() {
+            *switch = KillSwitch::new();
+        }
+    }
+
+    /// Cuts for good.
+    fn end(&self) {
+        if let Some(switch) = self.switch.write().take() {
+            switch.cut_because(self.link.why_cut());
+        }
+    }
+
+    async fn open(self: Arc<Self>) -> io::Result<TokioIo<Stream>> {
+        let switch = self.live_switch().await?;
+        let opening = async { Ok::<_, io::Error>((self.permit().await?, self.dial(&switch).await?)) };
+        let (permit, stream) = tokio::select! {
+            opened = opening => opened?,
+            () = switch.wait() => return Err(self.unavailable()),
+        };
+        Ok(TokioIo::new(Stream::new(stream, self, permit)))
+    }
+
+    /// Waits until there may be one more connection. Meanwhile the HTTP client takes one that
+    /// becomes free, if that comes first.
+    async fn permit(&self) -> io::Result<OwnedSemaphorePermit> {
+        let waiting = Counted::new(&self.waiting);
+        let limit = self.link.acquire_timeout();
+        let permit = tokio::time::timeout(limit, Arc::clone(&self.permits).acquire_owned()).await;
+        drop(waiting);
+        match permit {
+            Ok(permit) => permit.map_err(|_closed| self.unavailable()),
+            Err(_elapsed) => Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                Error::Timeout(Arc::new(TimeoutError {
+                    resource: Arc::clone(self.link.name()),
+                    endpoint: Arc::clone(self.link.endpoint()),
+                    waiting_for: format!("one of {} connections", self.config.max_connections),
+                    waited: limit,
+                    holders: self.link.holders(),
+                    cycle: Vec::new(),
+                    source: None,
+                })),
+            )),
+        }
+    }
+
+    async fn dial(&self, switch: &KillSwitch) -> io::Result<OwnStream> {
+        let ClickHouseConfig { host, port, connect_timeout, keepalive, .. } = &*self.config;
+        let connecting = self.tls.dial(host, *port, *keepalive, switch);
+        let opened = match tokio::time::timeout(*connect_timeout, connecting).await {
+            Ok(opened) => opened,
+            Err(_elapsed) => {
+                Err(io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {connect_timeout:?}")))
+            }
+        };
+        opened.map_err(|error| self.broken(Effect::Reads, false, error))
+    }
+
+    /// The switch of the current generation, after waiting while it is being brought back.
+    async fn live_switch(&self) -> io::Result<KillSwitch> {
+        if let Some(switch) = self.live() {
+            return Ok(switch);
+        }
+        if self.is_open() {
+            self.link.ready().await.map_err(|error| io::Error::new(io::ErrorKind::NotConnected, error))?;
+        }
+        self.live().ok_or_else(|| self.unavailable())
+    }
+
+    fn live(&self) -> Option<KillSwitch> {
+        self.switch.read().clone().filter(|switch| !switch.is_cut())
+    }
+
+    fn is_open(&self) -> bool {
+        self.switch.read().is_some()
+    }
+
+    fn unavailable(&self) -> io::Error {
+        self.broken(Effect::Reads, false, io::Error::new(io::ErrorKind::ConnectionAborted, "lost while connecting"))
+    }
+
+    /// What a broken connection means to the user whose statement it was to carry, or carried.
+    fn broken(&self, effect: Effect, is_sent: bool, cause: io::Error) -> io::Error {
+        let (kind, resource) = (cause.kind(), Arc::clone(self.link.name()));
+        let error = match (self.purpose, effect) {
+            (Purpose::Probe, _) => return cause,
+            (Purpose::Traffic, Effect::Changes) if is_sent => {
+                Error::OutcomeUnknown { resource, action: "a statement".to_owned(), source: Arc::new(cause) }
+            }
+            _ if !self.is_open() => Error::Closed { resource },
+            _ => Error::Lost { resource, endpoint: Arc::clone(self.link.endpoint()), source: Arc::new(cause) },
+        };
+        io::Error::new(kind, error)
+    }
+}
+
+/// Runs what the HTTP client needs where the pool says, whichever runtime calls.
+#[derive(Clone)]
+struct OnRuntime(Handle);
+
+impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for OnRuntime {
+    fn execute(&self, future: F) {
+        self.0.spawn(future);
+    }
+}
+
+type HttpClient<B> = hyper_util::client::legacy::Client<Connector, B>;
+
+/// Opens connections for the HTTP client.
+#[derive(Clone)]
+struct Connector(Arc<Transport>);
+
+impl tower_service::Service<Uri> for Connector {
+    type Response = TokioIo<Stream>;
+    type Error = BoxError;
+    type Future = BoxFuture<Result<Self::Response, BoxError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        // A set, because dropping it aborts what is in it.
+        let mut opening = JoinSet::new();
+        opening.spawn_on(Arc::clone(&self.0).open(), &self.0.runtime);
+        let transport = Arc::clone(&self.0);
+        Box::pin(async move {
+            match opening.join_next().await {
+                Some(Ok(opened)) => Ok(opened?),
+                _the_runtime_ended => Err(transport.unavailable().into()),
+            }
+        })
+    }
+}

@@ -1,0 +1,377 @@
+//! A connection to ClickHouse. It follows what goes over it as far as it takes to tell whether an answer is outstanding,
+//! what its loss means for who waits, and what the server would do for nobody.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use hyper_util::client::legacy::connect::{Connected as Metadata, Connection};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::cancel::Named;
+use super::{Effect, Purpose, Transport};
+use crate::lifecycle::resource::{Busy, Work};
+use crate::net::count::Counted;
+use crate::net::tls::Stream as OwnStream;
+
+/// How much of an error is read. The driver keeps all of it in memory, and takes it apart where it is compressed.
+const LONGEST_ERROR: usize = 256 * 1024;
+
+/// How much of a request is looked at to tell what its statement does.
+const LOOKED_AT: usize = 8 * 1024;
+
+/// How the driver's requests begin, all of which have parameters.
+const BEGINNING: &[u8] = b"POST /?";
+
+/// A connection, which knows whether an answer is outstanding.
+pub(super) struct Stream {
+    stream: OwnStream,
+    transport: Arc<Transport>,
+    exchange: Option<Exchange>,
+    /// Whether it ever carried a request.
+    is_used: bool,
+    _open: Counted,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Stream {
+    pub(super) fn new(stream: OwnStream, transport: Arc<Transport>, permit: OwnedSemaphorePermit) -> Self {
+        let open = Counted::new(&transport.open);
+        Stream { stream, transport, exchange: None, is_used: false, _open: open, _permit: permit }
+    }
+
+    /// The HTTP client has handed on all it had, and only then asks for more.
+    fn asked_for_more(&mut self) {
+        if self.exchange.as_ref().is_some_and(|exchange| exchange.is_over) {
+            self.exchange = None;
+        }
+    }
+
+    /// These are the next bytes of a request.
+    fn sends(&mut self, slices: &[io::IoSlice<'_>]) {
+        self.asked_for_more();
+        if self.exchange.is_some() {
+            return;
+        }
+        let request = first(slices, LOOKED_AT);
+        // The rest of a request whose answer came early begins nothing.
+        if request.starts_with(b"POST ") || request.starts_with(b"GET ") {
+            self.exchange = Some(Exchange::begin(&self.transport, &request));
+            self.is_used = true;
+        }
+    }
+
+    fn received(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let Some(exchange) = &mut self.exchange else {
+            // Where a request waits to be the first, the HTTP client would say no more than that it ended.
+            return if bytes.is_empty() && !self.is_used { Err(closed("before it was used")) } else { Ok(()) };
+        };
+        let was_begun = exchange.answer.is_begun();
+        exchange.receive(bytes)?;
+        if !was_begun && exchange.answer.is_begun() {
+            self.transport.answered.notify_waiters();
+        }
+        Ok(())
+    }
+
+    /// Why this call fails, for whoever waits for an answer or is about to ask.
+    fn explained(&self, error: io::Error) -> io::Error {
+        match &self.exchange {
+            Some(exchange) if !exchange.is_over => self.transport.broken(exchange.effect, exchange.is_sent, error),
+            _ => self.transport.broken(Effect::Reads, false, error),
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.asked_for_more();
+        let before = buffer.filled().len();
+        let read = ready!(Pin::new(&mut self.stream).poll_read(cx, buffer));
+        let read = read.and_then(|()| self.received(&buffer.filled()[before..]));
+        Poll::Ready(read.map_err(|error| self.explained(error)))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[io::IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.sends(slices);
+        let Stream { stream, exchange, .. } = &mut *self;
+        let written = match exchange {
+            Some(exchange) => exchange.poll_write(Pin::new(stream), cx, slices),
+            None => Pin::new(stream).poll_write_vectored(cx, slices),
+        };
+        Poll::Ready(ready!(written).map_err(|error| self.explained(error)))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = ready!(Pin::new(&mut self.stream).poll_flush(cx));
+        Poll::Ready(flushed.map_err(|error| self.explained(error)))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+impl Connection for Stream {
+    fn connected(&self) -> Metadata {
+        Metadata::new()
+    }
+}
+
+/// A request that is being sent, or was, and is not yet answered in full.
+struct Exchange {
+    effect: Effect,
+    /// Whether the server may have any of it.
+    is_sent: bool,
+    /// What takes the place of its [`BEGINNING`], as far as that is not yet written.
+    beginning: Vec<u8>,
+    answer: Answer,
+    /// How much of the answer there is, if that is an error.
+    error: usize,
+    /// The answer is there in full, though perhaps not yet with whoever waits for it.
+    is_over: bool,
+    /// What its statement is cancelled by.
+    name: Option<Named>,
+    /// The users' own are counted.
+    work: Option<(Busy, Counted)>,
+}
+
+impl Exchange {
+    fn begin(transport: &Transport, request: &[u8]) -> Self {
+        let (effect, is_named) = looked_at(request);
+        let may_name = effect == Effect::Reads && !is_named && request.starts_with(BEGINNING);
+        let name = transport.cancel.as_ref().filter(|_| may_name).map(|cancel| cancel.name());
+        let beginning = name.as_ref().map(|name| [BEGINNING, b"query_id=", name.id.as_bytes(), b"&"].concat());
+        let work = (transport.purpose == Purpose::Traffic)
+            .then(|| (transport.link.busy(Work::Operation), Counted::new(&transport.busy)));
+        Exchange {
+            effect,
+            is_sent: false,
+            beginning: beginning.unwrap_or_default(),
+            answer: Answer::default(),
+            error: 0,
+            is_over: false,
+            name,
+            work,
+        }
+    }
+
+    fn poll_write(
+        &mut self,
+        mut stream: Pin<&mut OwnStream>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        while !self.beginning.is_empty() {
+            let all = instead(&self.beginning, slices);
+            let written = ready!(stream.as_mut().poll_write_vectored(cx, &all))?;
+            self.is_sent = true;
+            match written.checked_sub(self.beginning.len()) {
+                Some(more) => {
+                    self.beginning.clear();
+                    return Poll::Ready(Ok(BEGINNING.len() + more));
+                }
+                None if written == 0 => return Poll::Ready(Ok(0)),
+                None => drop(self.beginning.drain(..written)),
+            }
+        }
+        let written = ready!(stream.poll_write_vectored(cx, slices))?;
+        self.is_sent |= written > 0;
+        Poll::Ready(Ok(written))
+    }
+
+    fn receive(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if bytes.is_empty() && !self.is_over {
+            if !matches!(self.answer.part, Part::UntilClosed) {
+                return Err(closed("before the answer was complete"));
+            }
+            self.is_over = true;
+        }
+        self.is_over |= self.answer.ends_in(bytes);
+        if self.answer.is_error {
+            self.error += bytes.len();
+        }
+        if self.error > LONGEST_ERROR {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "an error of more than 256 KiB"));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if let Some((busy, _)) = &mut self.work {
+            busy.end(self.is_over);
+        }
+        // Whoever has begun to answer notices by itself, as it goes on.
+        if self.is_sent
+            && !self.answer.is_begun()
+            && let Some(name) = self.name.take()
+        {
+            name.cancel();
+        }
+    }
+}
+
+fn closed(when: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, format!("the server closed the connection {when}"))
+}
+
+/// The first bytes of these.
+fn first(slices: &[io::IoSlice<'_>], most: usize) -> Vec<u8> {
+    slices.iter().flat_map(|slice| slice.iter().copied()).take(most).collect()
+}
+
+/// These with something else instead of the [`BEGINNING`].
+fn instead<'a>(beginning: &'a [u8], slices: &'a [io::IoSlice<'_>]) -> Vec<io::IoSlice<'a>> {
+    let mut skip = BEGINNING.len();
+    let rest = slices.iter().map(|slice| {
+        let skipped = skip.min(slice.len());
+        skip -= skipped;
+        io::IoSlice::new(&slice[skipped..])
+    });
+    std::iter::once(io::IoSlice::new(beginning)).chain(rest).collect()
+}
+
+/// What a request's statement does, and whether it has a name already. The driver has an `INSERT` in the URL, anything
+/// else in the body, or in the first field of a form where there are parameters.
+fn looked_at(request: &[u8]) -> (Effect, bool) {
+    let text = String::from_utf8_lossy(request);
+    let line = text.lines().next().unwrap_or_default();
+    let has = |parameter: &str| line.split(['?', '&']).any(|pair| pair.starts_with(parameter));
+    let is_named = has("query_id=");
+    let Some((_, body)) = text.split_once("\r\n\r\n").filter(|_| !has("query=")) else {
+        return (Effect::Changes, is_named);
+    };
+    let field = body.starts_with("--").then(|| body.split_once("name=\"query\"\r\n\r\n")).flatten();
+    let effect =
+        if line.starts_with("GET ") { Effect::Reads } else { Effect::of(field.map_or(body, |(_, field)| field)) };
+    (effect, is_named)
+}
+
+/// How far an HTTP/1.1 answer has come.
+#[derive(Default)]
+struct Answer {
+    is_error: bool,
+    part: Part,
+}
+
+enum Part {
+    /// The head, or a line of a chunked body, as far as it is there.
+    Head(Vec<u8>),
+    Body(u64),
+    ChunkSize(Vec<u8>),
+    /// A chunk with its line end.
+    Chunk(u64),
+    Trailer(Vec<u8>),
+    UntilClosed,
+}
+
+impl Default for Part {
+    fn default() -> Self {
+        Part::Head(Vec::new())
+    }
+}
+
+impl Answer {
+    /// Whether its head is there.
+    fn is_begun(&self) -> bool {
+        !matches!(self.part, Part::Head(_))
+    }
+
+    /// Whether it ends in these bytes.
+    fn ends_in(&mut self, mut bytes: &[u8]) -> bool {
+        while !bytes.is_empty() {
+            match &mut self.part {
+                Part::Head(head) => {
+                    let Some(head) = taken_until(head, &mut bytes, b"\r\n\r\n") else { return false };
+                    *self = Answer::after(&String::from_utf8_lossy(&head));
+                    if matches!(self.part, Part::Body(0)) {
+                        return true;
+                    }
+                }
+                Part::ChunkSize(line) => {
+                    let Some(line) = taken_until(line, &mut bytes, b"\r\n") else { return false };
+                    let line = String::from_utf8_lossy(&line);
+                    let digits = line.split([';', '\r']).next().unwrap_or_default().trim();
+                    self.part = match u64::from_str_radix(digits, 16) {
+                        Ok(0) => Part::Trailer(Vec::new()),
+                        Ok(size) => Part::Chunk(size.saturating_add(2)),
+                        Err(_) => Part::UntilClosed,
+                    };
+                }
+                Part::Trailer(line) => {
+                    let Some(line) = taken_until(line, &mut bytes, b"\r\n") else { return false };
+                    if line == b"\r\n" {
+                        return true;
+                    }
+                }
+                Part::Body(left) | Part::Chunk(left) => {
+                    let step = (*left).min(bytes.len() as u64);
+                    *left -= step;
+                    bytes = &bytes[usize::try_from(step).unwrap_or(bytes.len())..];
+                    match self.part {
+                        Part::Body(0) => return true,
+                        Part::Chunk(0) => self.part = Part::ChunkSize(Vec::new()),
+                        _ => {}
+                    }
+                }
+                Part::UntilClosed => return false,
+            }
+        }
+        false
+    }
+
+    /// What follows this head.
+    fn after(head: &str) -> Self {
+        let status = head.split(' ').nth(1).unwrap_or_default();
+        if status.starts_with('1') {
+            return Answer::default();
+        }
+        let field = |name: &str| {
+            let mut fields = head.lines().filter_map(|line| line.split_once(':'));
+            fields.find_map(|(key, value)| {
+                key.trim().eq_ignore_ascii_case(name).then(|| value.trim().to_ascii_lowercase())
+            })
+        };
+        let part = match (field("transfer-encoding"), field("content-length").map(|length| length.parse())) {
+            _ if status == "204" || status == "304" => Part::Body(0),
+            (Some(coding), _) if coding.ends_with("chunked") => Part::ChunkSize(Vec::new()),
+            (None, Some(Ok(length))) => Part::Body(length),
+            _ => Part::UntilClosed,
+        };
+        Answer { is_error: status != "200" || field("x-clickhouse-exception-code").is_some(), part }
+    }
+}
+
+/// Moves bytes over until the mark is complete, and then hands out what came before it and it.
+fn taken_until(taken: &mut Vec<u8>, bytes: &mut &[u8], mark: &[u8]) -> Option<Vec<u8>> {
+    /// More than any server sends in front of an answer; what is longer is not looked at.
+    const LONGEST: usize = 1 << 20;
+    while let Some((first, rest)) = bytes.split_first() {
+        if taken.len() < LONGEST {
+            taken.push(*first);
+        }
+        *bytes = rest;
+        if taken.ends_with(mark) {
+            return Some(std::mem::take(taken));
+        }
+    }
+    None
+}

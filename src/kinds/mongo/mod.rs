@@ -1,0 +1,1308 @@
+//! MongoDB: one driver client for both facades, which pools, monitors and heals itself.
+//!
+//! The driver lets nobody bring streams of their own, so there is no kill switch here: its monitor
+//! notices a frozen server by short limits and ends what is in flight. What the driver keeps to
+//! itself (what is in use, who waits, which server answers) is read from its events.
+
+use std::cell::Cell;
+use std::error::Error as StdError;
+use std::fmt;
+use std::future::{IntoFuture, pending, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use mongodb::bson::oid::ObjectId;
+use mongodb::bson::{RawBsonRef, RawDocument, doc};
+use mongodb::error::{Error as DriverError, ErrorKind};
+use mongodb::event::EventHandler;
+use mongodb::options::{
+    AuthMechanism, ClientOptions, ConnectionString, Credential, DriverInfo, HostInfo, ReadPreference,
+    SelectionCriteria, ServerAddress, ServerMonitoringMode, Tls,
+};
+use mongodb::{Client, sync};
+use parking_lot::Mutex;
+use serde::Deserialize;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::runtime::Handle;
+
+use crate::base::error::{BoxError, Error, Failure, Worded, is_own_trouble, redacted};
+use crate::base::runtime::{self, park_on, within};
+use crate::lifecycle::close::Phase;
+use crate::lifecycle::lease::{Claim, Lease, Provide};
+use crate::lifecycle::resource::{Link, Resource, Work};
+use crate::lifecycle::status::Usage;
+use crate::net::tls::{self, TlsOptions};
+use crate::pool::config::{
+    BackendConfig, Checks, Guard, LOGIN, Names, Part, ResourceConfig, Secret, host, host_port, millis, one_reading,
+    port,
+};
+use crate::pool::scoped::{self, Scoped};
+
+pub(crate) mod blocking;
+mod pulse;
+mod traffic;
+
+use pulse::{Gone, Pulse, is_alien};
+use traffic::{CHECKED_OUT, Nudger, OURS, Traffic};
+
+/// How to reach a MongoDB; `[mongo]` or `[named.mongo.NAME]` in TOML.
+///
+/// An option that the URI or [`options`](Self::options) sets wins over the field of the same
+/// meaning here. With the default limits a frozen server surfaces within 4 s, as an error of the
+/// driver, also in operations that are under way; an operation that is merely slow is never cut.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct MongoConfig {
+    /// `mongodb://user:password@host:port,host:port/database?replicaSet=…`, instead of the parts; what it does
+    /// not name stays as the parts say. `mongodb+srv://` asks the DNS for the hosts, over TLS, whenever it connects, and needs the feature `tls`.
+    /// Environment: `MONGODB_URI`, and `MONGODB` if it holds a URI.
+    pub uri: Option<Secret>,
+    /// Defaults to `localhost`. Environment: `MONGODB_HOST`, `MONGODB`.
+    pub host: String,
+    /// Defaults to 27017. Environment: `MONGODB_PORT`, `MONGODBPORT`.
+    pub port: u16,
+    /// Defaults to none. Environment: `MONGODB_USER`.
+    pub user: Option<String>,
+    /// Defaults to none. Environment: `MONGODB_PASSWORD`.
+    pub password: Option<Secret>,
+    /// What `Client::default_database` answers. Defaults to `quantaxis`, as in QUANTAXIS.
+    /// Environment: `MONGODB_DATABASE`.
+    pub database: String,
+    /// The database that knows the user. Defaults to `admin`.
+    pub auth_source: Option<String>,
+    /// The name of the replica set that the host belongs to. Defaults to none.
+    pub replica_set: Option<String>,
+    /// What the server's log and `$currentOp` show. Defaults to `resource-pool`.
+    pub app_name: String,
+    /// The most connections to each server. Defaults to 100, as in QUANTAXIS.
+    pub max_pool_size: u32,
+    /// How many connections to each server are kept open. Defaults to 10, as in QUANTAXIS, or to
+    /// the most connections if those are fewer.
+    pub min_pool_size: u32,
+    /// After how long an idle connection is closed. Defaults to 60 s, as in QUANTAXIS.
+    #[serde(rename = "max_idle_time_ms", with = "millis")]
+    pub max_idle_time: Duration,
+    /// How often each server is checked; at least 500 ms. Defaults to 1 s.
+    #[serde(rename = "heartbeat_ms", with = "millis")]
+    pub heartbeat: Duration,
+    /// How long opening a connection, and a server's answer to a check, may take. Defaults to 1 s.
+    #[serde(rename = "connect_timeout_ms", with = "millis")]
+    pub connect_timeout: Duration,
+    /// How long an operation waits for a server that can take it. Defaults to 2 s.
+    #[serde(rename = "server_selection_timeout_ms", with = "millis")]
+    pub server_selection_timeout: Duration,
+    /// How to speak TLS. Defaults to none: plain, unless the URI says `tls=true` or is a `mongodb+srv://`.
+    /// Environment: `MONGODB_TLS`, `MONGODB_TLS_CA_FILE`, `MONGODB_TLS_CERT_FILE`, `MONGODB_TLS_KEY_FILE`,
+    /// `MONGODB_TLS_SERVER_NAME`.
+    pub tls: Option<TlsOptions>,
+    /// Any options of the driver, instead of the URI and the parts; what they leave out comes
+    /// from the fields above. Only in code. Defaults to none.
+    ///
+    /// Event handlers set here are called too, after the pool's own.
+    #[serde(skip)]
+    pub options: Option<ClientOptions>,
+}
+
+impl Default for MongoConfig {
+    fn default() -> Self {
+        MongoConfig {
+            uri: None,
+            host: "localhost".to_owned(),
+            port: 27017,
+            user: None,
+            password: None,
+            database: "quantaxis".to_owned(),
+            auth_source: None,
+            replica_set: None,
+            app_name: "resource-pool".to_owned(),
+            max_pool_size: 100,
+            min_pool_size: 10,
+            max_idle_time: Duration::from_secs(60),
+            heartbeat: Duration::from_secs(1),
+            connect_timeout: Duration::from_secs(1),
+            server_selection_timeout: Duration::from_secs(2),
+            tls: None,
+            options: None,
+        }
+    }
+}
+
+impl MongoConfig {
+    /// The defaults, at this URI.
+    pub fn uri(uri: impl Into<Secret>) -> Self {
+        MongoConfig { uri: Some(uri.into()), ..MongoConfig::default() }
+    }
+
+    /// The defaults, for what these options of the driver leave out.
+    pub fn options(options: ClientOptions) -> Self {
+        MongoConfig { options: Some(options), ..MongoConfig::default() }
+    }
+
+    /// Sets the most connections to each server.
+    pub fn max_pool_size(mut self, max_pool_size: u32) -> Self {
+        self.max_pool_size = max_pool_size;
+        self
+    }
+
+    /// Sets how many connections to each server are kept open.
+    pub fn min_pool_size(mut self, min_pool_size: u32) -> Self {
+        self.min_pool_size = min_pool_size;
+        self
+    }
+
+    /// Speaks TLS.
+    pub fn tls(mut self, tls: TlsOptions) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Sets what the server's log and `$currentOp` show.
+    pub fn app_name(mut self, name: impl Into<String>) -> Self {
+        self.app_name = name.into();
+        self
+    }
+
+    /// What the driver is given, if that takes no question to the DNS.
+    fn client_options(&self, name: &str) -> Result<Hosts, Error> {
+        let options = match (&self.options, &self.uri) {
+            (Some(options), _) => options.clone(),
+            (None, Some(uri)) => match parse(&format!("{name}.uri"), uri)? {
+                Hosts::Known(options) => *options,
+                srv => return Ok(srv),
+            },
+            (None, None) => {
+                let mut config = self.clone();
+                Checks(name).place(&mut config.host, config.port)?;
+                config.parts()
+            }
+        };
+        Ok(Hosts::Known(self.completed(name, options)?.into()))
+    }
+
+    /// What was said explicitly, then the defaults.
+    fn completed(&self, name: &str, mut options: ClientOptions) -> Result<ClientOptions, Error> {
+        let max = *options.max_pool_size.get_or_insert(self.max_pool_size);
+        options.min_pool_size.get_or_insert(self.min_pool_size.min(max));
+        options.max_idle_time.get_or_insert(self.max_idle_time);
+        options.heartbeat_freq.get_or_insert(self.heartbeat);
+        options.connect_timeout.get_or_insert(self.connect_timeout);
+        options.server_selection_timeout.get_or_insert(self.server_selection_timeout);
+        options.app_name.get_or_insert_with(|| self.app_name.clone());
+        options.default_database.get_or_insert_with(|| self.database.clone());
+        self.log_in(name, &mut options)?;
+        self.secure(&format!("{name}.tls"), &mut options)?;
+        check(name, &options)?;
+        Ok(options)
+    }
+
+    fn secure(&self, key: &str, options: &mut ClientOptions) -> Result<(), Error> {
+        if let Some(ours) = &self.tls {
+            if cfg!(not(feature = "tls")) {
+                return Err(tls::missing(key));
+            }
+            let mut theirs = match options.tls.take() {
+                Some(Tls::Enabled(theirs)) => theirs,
+                Some(Tls::Disabled) => return Err(Error::config(key, "the URI says tls=false")),
+                None => mongodb::options::TlsOptions::default(),
+            };
+            if ours.server_name.is_some() {
+                let problem =
+                    "is not for MongoDB, whose driver checks the host's; connect by a name of the certificate";
+                return Err(Error::config(format!("{key}.server_name"), problem));
+            }
+            if ours.key_file.is_some() && ours.key_file != ours.cert_file {
+                let problem = "is not for MongoDB, whose driver wants certificate and key in one file: cert_file";
+                return Err(Error::config(format!("{key}.key_file"), problem));
+            }
+            theirs.ca_file_path = theirs.ca_file_path.or_else(|| ours.ca_file.clone());
+            theirs.cert_key_file_path = theirs.cert_key_file_path.or_else(|| ours.cert_file.clone());
+            options.tls = Some(Tls::Enabled(theirs));
+        }
+        #[cfg(feature = "tls")]
+        if let Some(Tls::Enabled(theirs)) = &options.tls {
+            // The driver takes an authorities' file for good that holds none.
+            tls::client::check(key, theirs.ca_file_path.as_deref(), theirs.cert_key_file_path.as_deref())?;
+        }
+        Ok(())
+    }
+
+    fn parts(&self) -> ClientOptions {
+        // The driver puts a colon behind whatever host it is given.
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        let mut options =
+            ClientOptions::builder().hosts(vec![ServerAddress::Tcp { host, port: Some(self.port) }]).build();
+        options.repl_set_name.clone_from(&self.replica_set);
+        options
+    }
+
+    /// User and password, as far as the URI leaves them out. Half a login is an error.
+    fn log_in(&self, name: &str, options: &mut ClientOptions) -> Result<(), Error> {
+        if options.credential.is_none() && (self.user.is_some() || self.password.is_some()) {
+            let source = self.auth_source.clone().unwrap_or_else(|| "admin".to_owned());
+            options.credential = Some(Credential::builder().username(self.user.clone()).source(source).build());
+        }
+        let Some(credential) = &mut options.credential else { return Ok(()) };
+        if credential.username.is_some() && credential.password.is_none() {
+            credential.password = self.password.as_ref().map(|password| password.expose().to_owned());
+        }
+        let takes_no_password = credential.mechanism.as_ref().is_some_and(|mechanism| {
+            !matches!(mechanism, AuthMechanism::ScramSha1 | AuthMechanism::ScramSha256 | AuthMechanism::Plain)
+        });
+        match credential {
+            _ if takes_no_password => Ok(()),
+            Credential { username: None, .. } => {
+                Err(Error::config(format!("{name}.password"), "is without a user, so MongoDB would not be told of it"))
+            }
+            Credential { password: None, .. } => Err(Error::config(format!("{name}.user"), "is without a password")),
+            _ => Ok(()),
+        }
+    }
+
+    /// What these options say, for the log.
+    fn take_over(&mut self, options: ClientOptions) {
+        let credential = options.credential.unwrap_or_default();
+        (self.user, self.password) = (credential.username, credential.password.map(Secret::from));
+        self.auth_source = credential.source.or(self.auth_source.take());
+        self.replica_set = options.repl_set_name;
+        self.database = options.default_database.unwrap_or_default();
+        self.app_name = options.app_name.unwrap_or_default();
+        self.max_pool_size = options.max_pool_size.unwrap_or(self.max_pool_size);
+        self.min_pool_size = options.min_pool_size.unwrap_or(self.min_pool_size);
+        self.max_idle_time = options.max_idle_time.unwrap_or(self.max_idle_time);
+        self.heartbeat = options.heartbeat_freq.unwrap_or(self.heartbeat);
+        self.connect_timeout = options.connect_timeout.unwrap_or(self.connect_timeout);
+        self.server_selection_timeout = options.server_selection_timeout.unwrap_or(self.server_selection_timeout);
+        self.tls = match options.tls {
+            Some(Tls::Enabled(theirs)) => Some(TlsOptions {
+                ca_file: theirs.ca_file_path,
+                cert_file: theirs.cert_key_file_path,
+                ..TlsOptions::default()
+            }),
+            _ => None,
+        };
+    }
+}
+
+/// Where the servers are.
+#[derive(Debug)]
+enum Hosts {
+    Known(Box<ClientOptions>),
+    /// The DNS knows, under this name.
+    Srv {
+        uri: Secret,
+        host: String,
+        database: Option<String>,
+    },
+}
+
+/// The driver's own reading of a URI, which knows several hosts; no I/O.
+fn parse(key: &str, uri: &Secret) -> Result<Hosts, Error> {
+    let text = one_reading(key, uri.expose())?;
+    if !text.rsplit_once('@').is_none_or(|(login, _)| is_encoded(login)) {
+        return Err(Error::config(key, format!("has a `%` that encodes nothing; expected mongodb://{LOGIN}")));
+    }
+    let query = text.split_once('?').map_or("", |(_, query)| query);
+    if query.split('&').any(|option| option.to_ascii_lowercase().starts_with("waitqueuetimeoutms=")) {
+        return Err(Error::config(
+            key,
+            "sets waitQueueTimeoutMS, which the driver ignores: put a timeout around the operation instead",
+        ));
+    }
+    if cfg!(not(feature = "tls")) && text.starts_with("mongodb+srv://") {
+        return Err(tls::missing(key));
+    }
+    let read = |uri: &str| {
+        let parsed = ConnectionString::parse(uri)?;
+        match parsed.host_info {
+            HostInfo::DnsRecord(host) => Ok(Hosts::Srv { uri: uri.into(), host, database: parsed.default_database }),
+            _ => park_on(ClientOptions::parse(uri).into_future()).map(|options| Hosts::Known(options.into())),
+        }
+    };
+    read(text).map_err(|_may_quote_the_password: DriverError| {
+        let problem = match read(&without_password(text)) {
+            Err(error) => error.kind.to_string(),
+            Ok(_) => "has a user, password, host or port that cannot be used".to_owned(),
+        };
+        Error::config(key, format!("{problem}; expected mongodb://{LOGIN}"))
+    })
+}
+
+/// What a URI with the hosts in it would have given. With the DNS's name the driver would go on asking, in a task that
+/// sleeps for a minute and that its `shutdown` waits for.
+async fn resolve(uri: &str) -> Result<ClientOptions, DriverError> {
+    let found = ClientOptions::parse(uri).await?;
+    let known: Vec<_> = found.hosts.iter().map(ServerAddress::to_string).collect();
+    let with_hosts = Uri::new(uri).map(|mut uri| {
+        uri.name(known.join(","));
+        uri.show()
+    });
+    let mut options = ClientOptions::parse(with_hosts.as_deref().unwrap_or(uri)).await?;
+    // What the DNS or the scheme may have said.
+    options.tls = found.tls;
+    options.credential = found.credential;
+    options.repl_set_name = found.repl_set_name;
+    options.load_balanced = found.load_balanced;
+    Ok(options)
+}
+
+/// A URI in its pieces, as the driver cuts it.
+struct Uri {
+    scheme: String,
+    /// User and password, encoded.
+    login: Option<(String, Option<String>)>,
+    hosts: String,
+    path: String,
+    query: Vec<String>,
+}
+
+impl Uri {
+    fn new(text: &str) -> Option<Self> {
+        let (scheme, rest) = text.trim().split_once("://")?;
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (login, rest) = rest.rsplit_once('@').map_or((None, rest), |(login, rest)| (Some(login), rest));
+        let (hosts, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let login = login.map(|login| match login.split_once(':') {
+            Some((user, password)) => (user.to_owned(), Some(password.to_owned())),
+            None => (login.to_owned(), None),
+        });
+        let query = query.split('&').filter(|option| !option.is_empty()).map(str::to_owned).collect();
+        Some(Uri { scheme: scheme.to_owned(), login, hosts: hosts.to_owned(), path: path.to_owned(), query })
+    }
+
+    fn show(&self) -> String {
+        let Uri { scheme, login, hosts, path, query } = self;
+        let login = match login {
+            Some((user, Some(password))) => format!("{user}:{password}@"),
+            Some((user, None)) => format!("{user}@"),
+            None => String::new(),
+        };
+        let query = if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) };
+        format!("{scheme}://{login}{hosts}/{path}{query}")
+    }
+
+    fn is_srv(&self) -> bool {
+        self.scheme == "mongodb+srv"
+    }
+
+    fn option(&self, name: &str) -> Option<&str> {
+        let options = self.query.iter().filter_map(|option| option.split_once('='));
+        options.filter(|(option, _)| option.eq_ignore_ascii_case(name)).map(|(_, value)| value).next_back()
+    }
+
+    /// Whether TLS is to be spoken, if the URI says anything of it.
+    fn tls(&self) -> Option<bool> {
+        match self.option("tls").or(self.option("ssl")) {
+            Some(said) => Some(said == "true"),
+            None => self.is_srv().then_some(true),
+        }
+    }
+
+    fn switch_tls(&mut self, on: bool) {
+        self.query.retain(|option| {
+            let name = option.split('=').next().unwrap_or_default().to_ascii_lowercase();
+            // Options of a TLS that is off are an error of the driver's.
+            name != "ssl" && if on { name != "tls" } else { !name.starts_with("tls") }
+        });
+        self.query.push(format!("tls={on}"));
+    }
+
+    /// Names the hosts that the DNS knew, or that take their place.
+    fn name(&mut self, hosts: String) {
+        if self.is_srv() {
+            let tls = self.tls();
+            self.query.retain(|option| !option.to_ascii_lowercase().starts_with("srv"));
+            tls.into_iter().for_each(|on| {
+                self.query.extend(self.option("tls").or(self.option("ssl")).is_none().then(|| format!("tls={on}")))
+            });
+            "mongodb".clone_into(&mut self.scheme);
+        }
+        self.hosts = hosts;
+    }
+
+    /// To another host, at the port of the first one.
+    fn move_to(&mut self, host: &str) {
+        let first = self.hosts.split(',').next().and_then(|first| ServerAddress::parse(first).ok());
+        let port = match first {
+            Some(ServerAddress::Tcp { port: Some(port), .. }) => port,
+            _ => 27017,
+        };
+        self.name(host_port(host, port));
+    }
+
+    fn set_port(&mut self, port: u16) {
+        let hosts = self.hosts.split(',').map(|host| match ServerAddress::parse(host) {
+            Ok(ServerAddress::Tcp { host, .. }) => format!("{host}:{port}"),
+            _ => host.to_owned(),
+        });
+        self.hosts = hosts.collect::<Vec<_>>().join(",");
+    }
+
+    fn set_user(&mut self, user: &str) {
+        let password = self.login.take().and_then(|(_, password)| password);
+        self.login = Some((encoded(user), password));
+    }
+
+    fn set_password(&mut self, password: &str) {
+        let user = self.login.take().map_or_else(String::new, |(user, _)| user);
+        self.login = Some((user, Some(encoded(password))));
+    }
+
+    /// The database that knows the user stays.
+    fn set_database(&mut self, database: &str) {
+        let old = std::mem::replace(&mut self.path, encoded(database));
+        if self.login.is_some() && self.option("authSource").is_none() {
+            self.query.push(format!("authSource={old}"));
+        }
+    }
+}
+
+fn encoded(text: &str) -> String {
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+}
+
+/// The same URI with a password that is no secret, or without any login and host where it is not clear
+/// which is which.
+fn without_password(uri: &str) -> String {
+    let (scheme, rest) = uri.split_once("://").unwrap_or(("mongodb", ""));
+    let (authority, options) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let hosts = authority.rsplit_once('@').map_or("localhost", |(_, hosts)| hosts);
+    format!("{scheme}://user:password@{hosts}{options}")
+}
+
+/// Whether the driver can decode it: it panics where a character of several bytes follows a `%`.
+fn is_encoded(login: &str) -> bool {
+    login
+        .split('%')
+        .skip(1)
+        .all(|escape| escape.len() >= 2 && escape.bytes().take(2).all(|digit| digit.is_ascii_hexdigit()))
+}
+
+/// The password as the URI has it, or whatever stands in its place.
+fn password(uri: &Secret) -> &str {
+    let login = uri.expose().rsplit_once('@').map_or("", |(login, _)| login);
+    let login = login.split_once("://").map_or(login, |(_, login)| login);
+    login.split_once(':').map_or("", |(_, password)| password)
+}
+
+/// What the driver would only say when the client is made, and what it would not say.
+fn check(name: &str, options: &ClientOptions) -> Result<(), Error> {
+    let max = options.max_pool_size.unwrap_or_default();
+    let checks = Checks(name);
+    checks.counts(&[("max_pool_size", max as usize)])?;
+    // The driver takes a limit of zero for none.
+    if options.app_name.as_ref().is_some_and(|app_name| app_name.len() > 128) {
+        return checks.fail("app_name", "is longer than 128 bytes");
+    }
+    if options.min_pool_size.is_some_and(|min| min > max) {
+        return Err(Error::config(format!("{name}.min_pool_size"), "is more than max_pool_size"));
+    }
+    if options.heartbeat_freq.is_some_and(|heartbeat| heartbeat < Duration::from_millis(500)) {
+        return Err(Error::config(format!("{name}.heartbeat_ms"), "must be at least 500"));
+    }
+    if options.hosts.is_empty() {
+        return Err(Error::config(format!("{name}.options"), "name no host"));
+    }
+    Ok(())
+}
+
+impl BackendConfig for MongoConfig {
+    const KIND: &'static str = "mongo";
+    type Resource = MongoResource;
+
+    const NAMES: Names = Names {
+        url: ("uri", &["MONGODB_URI", "MONGODB"]),
+        parts: [
+            ("host", &["MONGODB_HOST", "MONGODB"]),
+            ("port", &["MONGODB_PORT", "MONGODBPORT"]),
+            ("user", &["MONGODB_USER"]),
+            ("password", &["MONGODB_PASSWORD"]),
+            ("database", &["MONGODB_DATABASE"]),
+        ],
+        tls: [
+            "MONGODB_TLS",
+            "MONGODB_TLS_CA_FILE",
+            "MONGODB_TLS_CERT_FILE",
+            "MONGODB_TLS_KEY_FILE",
+            "MONGODB_TLS_SERVER_NAME",
+        ],
+    };
+
+    fn of(config: &ResourceConfig) -> Option<&Self> {
+        #[allow(irrefutable_let_patterns, reason = "it is the only kind where no other feature is on")]
+        if let ResourceConfig::Mongo(config) = config { Some(config) } else { None }
+    }
+
+    fn url_mut(&mut self) -> &mut Option<Secret> {
+        &mut self.uri
+    }
+
+    fn tls_mut(&mut self) -> &mut Option<TlsOptions> {
+        &mut self.tls
+    }
+
+    fn guard(&self) -> Guard {
+        let said = self.uri.as_ref().and_then(|uri| Uri::new(uri.expose()));
+        let (tls, login) = said.map_or((None, false), |uri| (uri.tls(), uri.login.is_some()));
+        Guard { tls: tls.unwrap_or(self.tls.is_some()), login: login || self.user.is_some() || self.password.is_some() }
+    }
+
+    fn forget_login(&mut self) {
+        (self.user, self.password) = (None, None);
+    }
+
+    fn set(&mut self, part: Part, key: &str, text: &str) -> Result<(), Error> {
+        let uri = self.uri.clone();
+        let mut uri = uri.as_ref().and_then(|uri| Uri::new(uri.expose()));
+        match (part, &mut uri) {
+            (Part::Host, Some(uri)) => uri.move_to(host(key, text)?),
+            (Part::Host, None) => host(key, text)?.clone_into(&mut self.host),
+            (Part::Port, Some(uri)) if uri.is_srv() => {
+                return Err(Error::config(
+                    key,
+                    "is not for a mongodb+srv://, whose hosts the DNS knows with their ports",
+                ));
+            }
+            (Part::Port, Some(uri)) => uri.set_port(port(key, text)?),
+            (Part::Port, None) => self.port = port(key, text)?,
+            (Part::User, Some(uri)) if uri.login.is_some() => uri.set_user(text),
+            (Part::User, _) => self.user = Some(text.to_owned()),
+            (Part::Password, Some(uri)) if uri.login.is_some() => uri.set_password(text),
+            (Part::Password, _) => self.password = Some(text.into()),
+            (Part::Place, Some(uri)) if !uri.path.is_empty() => uri.set_database(text),
+            (Part::Place, _) => text.clone_into(&mut self.database),
+        }
+        self.uri = uri.map(|uri| uri.show().into());
+        Ok(())
+    }
+
+    fn take_apart(&mut self, key: &str) -> Result<(), Error> {
+        self.uri.as_ref().map_or(Ok(()), |uri| parse(key, uri).map(drop))
+    }
+
+    fn switch_tls(&mut self, on: bool) {
+        let uri = self.uri.clone();
+        if let Some(mut uri) = uri.as_ref().and_then(|uri| Uri::new(uri.expose())) {
+            uri.switch_tls(on);
+            self.uri = Some(uri.show().into());
+        }
+    }
+
+    fn settled(&self, name: &str) -> Result<Self, Error> {
+        let mut config = MongoConfig { options: None, ..self.clone() };
+        match self.client_options(name)? {
+            Hosts::Known(options) => {
+                let hosts: Vec<_> = options.hosts.iter().map(shown).collect();
+                (config.uri, config.host) = (None, hosts.join(","));
+                if let [ServerAddress::Tcp { host, port }] = &options.hosts[..] {
+                    (config.host, config.port) = (host.clone(), port.unwrap_or(27017));
+                }
+                config.take_over(*options);
+            }
+            Hosts::Srv { host, database, .. } => {
+                config.host = host;
+                config.database = database.unwrap_or(config.database);
+            }
+        }
+        Ok(config)
+    }
+
+    fn resource(&self, name: &str) -> Result<MongoResource, Error> {
+        let hosts = self.client_options(name)?;
+        let mut secrets: Vec<Secret> = self.uri.iter().map(|uri| password(uri).into()).collect();
+        match &hosts {
+            Hosts::Known(options) => secrets.extend(passwords(options)),
+            Hosts::Srv { host, uri, .. } => {
+                // What can be checked before the DNS is asked.
+                let mut stand_in = self.parts();
+                stand_in.hosts = vec![ServerAddress::Tcp { host: host.clone(), port: None }];
+                stand_in.credential = ConnectionString::parse(uri.expose()).ok().and_then(|said| said.credential);
+                secrets.extend(passwords(&self.completed(name, stand_in)?));
+            }
+        }
+        Ok(MongoResource { name: name.to_owned(), config: self.clone(), hosts, secrets })
+    }
+}
+
+fn passwords(options: &ClientOptions) -> impl Iterator<Item = Secret> {
+    options.credential.iter().filter_map(|credential| credential.password.clone()).map(Secret::from)
+}
+
+/// A MongoDB in the pool.
+#[derive(Debug)]
+pub struct MongoResource {
+    name: String,
+    config: MongoConfig,
+    hosts: Hosts,
+    /// The password, as it is and as the URI has it.
+    secrets: Vec<Secret>,
+}
+
+/// How long the server has to end what was begun there.
+const ABORT: Duration = Duration::from_secs(1);
+/// How long operations have to end by themselves, before further ones are refused.
+const SOON: Duration = Duration::from_millis(100);
+/// How long the driver has to notice that the server is frozen.
+const NOTICE: Duration = Duration::from_secs(2);
+/// How long operations have to give their connections back, before the client is shut down.
+const CHECK_IN: Duration = Duration::from_secs(3);
+/// How long the driver has to shut down.
+const SHUTDOWN: Duration = Duration::from_secs(3);
+
+impl Resource for MongoResource {
+    type Handle = MongoHandle;
+
+    async fn connect(&self, link: &Link) -> Result<MongoHandle, Failure> {
+        let traffic = Arc::new(Traffic::new(link.clone()));
+        let mark = ObjectId::new().to_hex();
+        let options = self.options().await?;
+        let pulse = Arc::new(Pulse::new(Some(link.clone()), options.repl_set_name.clone()));
+        let watched = watched(&options, &traffic, &pulse, &mark);
+        let client = Unproven::open(watched).map_err(|error| self.failure(error))?;
+        let limit = time_to_tell(link);
+        tokio::select! {
+            pinged = ping(&client.client) => match pinged {
+                Ok(()) => {}
+                Err(error) if pulse.is_incompatible() => return Err(Failure::permanent(self.told(error))),
+                Err(error) if matches!(*error.kind, ErrorKind::ConnectionPoolCleared { .. }) => {
+                    // By the first connections of the pool, whose error is not told. A client without a pool tells it.
+                    let alone = Unproven::open(for_probing(&options)).map_err(|error| self.failure(error))?;
+                    return Err(self.failure(ping(&alone.client).await.err().unwrap_or(error)));
+                }
+                Err(error) => return Err(self.unreachable(&options, error).await),
+            },
+            // The driver would go on trying; whether to do so is for the pool to say.
+            gone = pulse.gone() => return Err(match gone {
+                Gone::Down(error) => self.unreachable(&options, error).await,
+                Gone::Strangers(text, true) => Failure::permanent(text),
+                Gone::Strangers(text, false) => Failure::transient(text),
+            }),
+            () = tokio::time::sleep(limit) => {
+                let unfit = pulse.unfit(client.client.selection_criteria());
+                return Err(unfit.unwrap_or_else(|| format!("no answer to a ping within {limit:.1?}")).into());
+            }
+        }
+        pulse.follow(link.generation());
+        let client = client.proven();
+        let nudger = Nudger::start(&traffic, &client);
+        let (probing, nothing_open) = (Mutex::new(Probing::NotYet), Mutex::new(None));
+        let inner = Inner { options, traffic, pulse, nudger, mark, probing, nothing_open };
+        Ok(MongoHandle { sync: sync::Client::from(client.clone()), client, inner: Arc::new(inner) })
+    }
+
+    /// The same client goes on: users have clones of it, and its monitor brings it back.
+    async fn recover(&self, link: &Link, lost: &MongoHandle) -> Result<bool, Failure> {
+        let pulse = &lost.inner.pulse;
+        if within(time_to_tell(link), pulse.any_up()).await.is_err() {
+            return Err(match pulse.why_gone() {
+                Some(Gone::Down(error)) => Failure::transient(self.told(error)),
+                Some(Gone::Strangers(text, _)) => Failure::transient(text),
+                None => Failure::transient("no server has answered yet"),
+            });
+        }
+        // The probe's own monitor may know a moment later.
+        self.asked(lost, pulse).await?;
+        pulse.follow(link.generation());
+        Ok(true)
+    }
+
+    async fn ping(&self, mongo: &MongoHandle) -> Result<(), Failure> {
+        let probe = mongo.inner.probe()?;
+        self.asked(mongo, &probe.pulse).await?;
+        match mongo.inner.traffic.stalled() {
+            0 => Ok(()),
+            stalled => Err(Failure::limited(format!(
+                "{stalled} operations that were given up, or wait behind such, stand in the driver's queue although \
+                 connections are idle; it is being cleared"
+            ))),
+        }
+    }
+
+    /// Ends change streams and other cursors that wait for what may never come.
+    async fn stop_intake(&self, mongo: &MongoHandle) {
+        let operations = mongo.inner.traffic.operations_if_quiet();
+        if self.end_sessions(mongo, Which::Waiting).await == Some(Found::Nothing) {
+            *mongo.inner.nothing_open.lock() = operations.map(|operations| (Instant::now(), operations));
+        }
+    }
+
+    async fn close(&self, mongo: MongoHandle) -> Result<(), Failure> {
+        let inner = &mongo.inner;
+        // Transactions, cursors that users still hold, and operations that outlived the drain.
+        if !inner.has_nothing_open() && self.end_sessions(&mongo, Which::All).await.is_none() {
+            // The driver would say goodbye, and wait, unless it takes the server for gone.
+            let _says_goodbye_then = within(NOTICE, inner.pulse.all_down()).await;
+        }
+        // With an operation in flight on a frozen server `shutdown` would never return, as it ends
+        // the monitor that would have ended the operation; nor while users keep on asking.
+        if within(SOON, inner.traffic.quiet()).await.is_err() {
+            let _goes_on_with_what_is_left = within(CHECK_IN, inner.refuse_operations(&mongo.client)).await;
+        }
+        // In tasks of their own, so that they go on where this gives up waiting.
+        let client = mongo.client.clone();
+        let shutdown = tokio::spawn(async move { client.shutdown().immediate(true).await });
+        let probe =
+            inner.close_probe().map(|probe| tokio::spawn(async move { probe.shutdown().immediate(true).await }));
+        if within(SHUTDOWN, shutdown).await.is_err() {
+            let left = inner.traffic.in_use();
+            return Err(Failure::transient(format!(
+                "the driver did not shut down within {SHUTDOWN:?}, with {left} operations under way"
+            )));
+        }
+        inner.nudger.end();
+        if let Some(probe) = probe {
+            let _ends_by_itself = within(SOON, probe).await;
+        }
+        Ok(())
+    }
+
+    fn endpoint(&self) -> String {
+        let (scheme, hosts, database) = match &self.hosts {
+            Hosts::Known(options) => {
+                let hosts: Vec<_> = options.hosts.iter().map(shown).collect();
+                ("mongodb", hosts.join(","), &options.default_database)
+            }
+            Hosts::Srv { host, database, .. } => ("mongodb+srv", host.clone(), database),
+        };
+        format!("{scheme}://{hosts}/{}", database.as_deref().unwrap_or(&self.config.database))
+    }
+
+    fn phase(&self) -> Phase {
+        Phase::Databases
+    }
+
+    fn usage(&self, mongo: &MongoHandle) -> Usage {
+        let max = mongo.inner.options.max_pool_size.map(|max| max as usize);
+        Usage { max, ..mongo.inner.traffic.usage() }
+    }
+}
+
+impl MongoResource {
+    /// A ping over the probe's client; or over the users', where a server that lives has no room for the probe.
+    async fn asked(&self, mongo: &MongoHandle, pulse: &Pulse) -> Result<(), Failure> {
+        let inner = &mongo.inner;
+        let probe = inner.probe()?.client;
+        // The driver would wait for one that fits, and the ping with it.
+        if let (true, Some(unfit)) = (inner.pulse.is_up(), inner.pulse.unfit(probe.selection_criteria())) {
+            return Err(Failure::refused(unfit));
+        }
+        let error = tokio::select! {
+            pinged = ping(&probe) => match pinged {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            },
+            error = pulse.all_down() => error,
+        };
+        if !is_silence(&error) || !inner.pulse.is_up() {
+            return Err(self.verdict(error));
+        }
+        if within(SOON, inner.traffic.has_idle()).await.is_err() {
+            // To open one more there would fail as it does here, and end what waits for it.
+            return Err(Failure::unasked(self.told(error)));
+        }
+        OURS.scope((), ping(&mongo.client)).await.map_err(|error| self.verdict(error))
+    }
+
+    /// What a ping's error proves about the server.
+    fn verdict(&self, error: DriverError) -> Failure {
+        let limits = matches!(*error.kind, ErrorKind::Authentication { .. })
+            || code(&error).is_some_and(|code| REFUSED_FOR_GOOD.contains(&code));
+        match (is_silence(&error), is_own(&error)) {
+            (_, true) => Failure::unasked(self.told(error)),
+            (true, false) => Failure::transient(self.told(error)),
+            (false, false) if limits => Failure::limited(self.told(error)),
+            (false, false) => Failure::refused(self.told(error)),
+        }
+    }
+
+    async fn options(&self) -> Result<ClientOptions, Failure> {
+        match &self.hosts {
+            Hosts::Known(options) => Ok(ClientOptions::clone(options)),
+            Hosts::Srv { uri, .. } => {
+                let options = resolve(uri.expose()).await.map_err(|error| self.failure(error))?;
+                self.config.completed(&self.name, options).map_err(Failure::permanent)
+            }
+        }
+    }
+
+    /// Why no server can be reached, with the remedy where TLS is the reason.
+    async fn unreachable(&self, options: &ClientOptions, error: DriverError) -> Failure {
+        let ErrorKind::Io(io) = &*error.kind else {
+            return if is_alien(&error) { not_mongodb("something else", error) } else { self.failure(error) };
+        };
+        let hung_up = matches!(io.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset);
+        if matches!(options.tls, Some(Tls::Enabled(_))) {
+            #[cfg(feature = "tls")]
+            if let Some(trouble) = tls::client::trouble(io) {
+                let source = Worded::new(trouble.to_string(), error.clone());
+                return if trouble.permanent { Failure::permanent(source) } else { Failure::transient(source) };
+            }
+        } else if let (true, [ServerAddress::Tcp { host, port }, ..]) =
+            (hung_up || io.kind() == io::ErrorKind::TimedOut, &options.hosts[..])
+        {
+            let (host, port) = (host.trim_matches(['[', ']']), port.unwrap_or(27017));
+            if let Some(what) = speaks(host, port).await {
+                return not_mongodb(what, error);
+            }
+            if hung_up {
+                return tls::or_wanted(self.failure(error), host, port, "add tls=true to the URI").await;
+            }
+        }
+        self.failure(error)
+    }
+
+    /// What there was of them, if the server answered.
+    async fn end_sessions(&self, mongo: &MongoHandle, which: Which) -> Option<Found> {
+        let inner = &mongo.inner;
+        // Over the probe, as users may have all other connections in use.
+        let ended = async {
+            let probe = inner.probe()?;
+            let has_no_room = async {
+                let error = probe.pulse.all_down().await;
+                if inner.pulse.is_up() { error } else { pending().await }
+            };
+            let ended = tokio::select! {
+                ended = end_sessions(&probe.client, &inner.traffic.link, &inner.mark, which) => ended,
+                error = has_no_room => Err(error),
+            };
+            ended.map_err(|error| self.failure(error))
+        };
+        match within(ABORT, ended).await {
+            Ok(Ok(found)) => Some(found),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "the server goes on with what was begun there");
+                Some(Found::Something)
+            }
+            Err(_elapsed) => None,
+        }
+    }
+
+    fn failure(&self, error: DriverError) -> Failure {
+        let permanent = match &*error.kind {
+            ErrorKind::InvalidArgument { .. }
+            | ErrorKind::InvalidTlsConfig { .. }
+            | ErrorKind::IncompatibleServer { .. } => true,
+            ErrorKind::Authentication { .. } => code(&error).is_none_or(|code| REFUSED_FOR_GOOD.contains(&code)),
+            ErrorKind::Command(refused) => REFUSED_FOR_GOOD.contains(&refused.code),
+            _ => false,
+        };
+        let source = self.told(error);
+        if permanent { Failure::permanent(source) } else { Failure::transient(source) }
+    }
+
+    /// The driver's error, or a note in its place if the server's words in it have a password.
+    fn told(&self, error: DriverError) -> BoxError {
+        // Only the server tells of these; with the others the driver speaks.
+        let told = !matches!(
+            *error.kind,
+            ErrorKind::Io(_)
+                | ErrorKind::ServerSelection { .. }
+                | ErrorKind::ConnectionPoolCleared { .. }
+                | ErrorKind::InvalidArgument { .. }
+                | ErrorKind::InvalidTlsConfig { .. }
+        );
+        let secrets: Vec<_> = self.secrets.iter().map(Secret::expose).collect();
+        let text = words(&error);
+        let user = match &self.hosts {
+            Hosts::Known(options) => options.credential.as_ref().and_then(|credential| credential.username.as_deref()),
+            Hosts::Srv { .. } => self.config.user.as_deref(),
+        };
+        match redacted(error, told, &secrets, &[user.unwrap_or_default(), &self.config.database])
+            .downcast::<DriverError>()
+        {
+            Ok(error) => Worded::new(text, error).into(),
+            Err(withheld) => withheld,
+        }
+    }
+}
+
+/// What the driver's error and its causes say, without the labels and the replies that the driver puts around it.
+fn words(error: &DriverError) -> String {
+    let kind = error.kind.to_string();
+    match cause(error) {
+        Some(cause) => format!("{}: {}", kind.trim_end_matches('.'), words(cause)),
+        None => kind,
+    }
+}
+
+/// Whether the server said nothing.
+fn is_silence(error: &DriverError) -> bool {
+    use ErrorKind::{ConnectionPoolCleared, DnsResolve, Io, ServerSelection};
+    matches!(*error.kind, Io(_) | ServerSelection { .. } | ConnectionPoolCleared { .. } | DnsResolve { .. })
+}
+
+/// Whether it is this process that lacks something.
+fn is_own(error: &DriverError) -> bool {
+    matches!(&*error.kind, ErrorKind::Io(io) if is_own_trouble(&**io))
+}
+
+fn cause(error: &DriverError) -> Option<&DriverError> {
+    error.source()?.downcast_ref::<Box<DriverError>>().map(|cause| &**cause)
+}
+
+/// What a server answers that no further attempt mends: `UserNotFound`, `Unauthorized`, `AuthenticationFailed`,
+/// `APIVersionError`, `APIStrictError`, `MechanismUnavailable`, `AtlasError` for a wrong login.
+const REFUSED_FOR_GOOD: [i32; 7] = [11, 13, 18, 322, 323, 334, 8000];
+
+/// The code that the server answered.
+fn code(error: &DriverError) -> Option<i32> {
+    match &*error.kind {
+        ErrorKind::Command(answer) => Some(answer.code),
+        _ => code(cause(error)?),
+    }
+}
+
+/// How long an attempt goes on before it tells what it has found.
+fn time_to_tell(link: &Link) -> Duration {
+    link.limit().mul_f32(0.9)
+}
+
+/// The options of a client whose events we see.
+fn watched(options: &ClientOptions, traffic: &Arc<Traffic>, pulse: &Arc<Pulse>, mark: &str) -> ClientOptions {
+    let mut options = options.clone();
+    let traffic = Arc::clone(traffic);
+    options.cmap_event_handler = Some(also(options.cmap_event_handler, move |event| traffic.see(event)));
+    let pulse = Arc::clone(pulse);
+    options.sdam_event_handler = Some(also(options.sdam_event_handler, move |event| pulse.see(event)));
+    let mut driver = options.driver_info.unwrap_or_else(library);
+    // The server shows it beside each session, which is how ours are known.
+    driver.version = Some(driver.version.map_or_else(|| mark.to_owned(), |version| format!("{version} {mark}")));
+    options.driver_info = Some(driver);
+    options
+}
+
+fn library() -> DriverInfo {
+    DriverInfo::builder().name("resource-pool").version(env!("CARGO_PKG_VERSION").to_owned()).build()
+}
+
+fn shown(address: &ServerAddress) -> String {
+    match address {
+        ServerAddress::Tcp { host, port } => host_port(host.trim_matches(['[', ']']), port.unwrap_or(27017)),
+        other => other.to_string(),
+    }
+}
+
+fn not_mongodb(what: &str, error: DriverError) -> Failure {
+    let text = format!("{what} answers there, and no MongoDB: correct host and port ({})", words(&error));
+    Failure::permanent(Worded::new(text, error))
+}
+
+/// What a server speaks that is no MongoDB: many wait for the end of a line, which a MongoDB's client never sends.
+async fn speaks(host: &str, port: u16) -> Option<&'static str> {
+    const LIMIT: Duration = Duration::from_millis(200);
+    let answer = async {
+        let mut stream = TcpStream::connect((host, port)).await?;
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await?;
+        let mut start = [0; 4];
+        stream.read_exact(&mut start).await?;
+        io::Result::Ok(match &start {
+            b"HTTP" => {
+                let mut page = String::new();
+                stream.take(1024).read_to_string(&mut page).await?;
+                // A MongoDB that is asked so says what it is.
+                (!page.contains("MongoDB")).then_some("HTTP")
+            }
+            b"AMQP" => Some("AMQP"),
+            [b'-', ..] => Some("a Redis"),
+            _ => None,
+        })
+    };
+    within(LIMIT, answer).await.ok()?.ok()?
+}
+
+async fn ping(client: &Client) -> Result<(), DriverError> {
+    let admin = client.database("admin");
+    let mut ping = admin.run_command(doc! { "ping": 1 });
+    if let Some(criteria) = client.selection_criteria() {
+        ping = ping.selection_criteria(criteria.clone());
+    }
+    ping.await.map(drop)
+}
+
+/// Begins an operation and drops it in the middle, at which the driver closes its connection.
+async fn give_up_a_connection(client: &Client) {
+    let criteria = SelectionCriteria::ReadPreference(ReadPreference::Nearest { options: None });
+    let admin = client.database("admin");
+    let mut ping = admin.run_command(doc! { "ping": 1 }).selection_criteria(criteria).into_future();
+    let begun = poll_fn(|context| match Pin::new(&mut ping).poll(context) {
+        Poll::Pending if !CHECKED_OUT.with(Cell::get) => Poll::Pending,
+        _ => Poll::Ready(()),
+    });
+    CHECKED_OUT.scope(Cell::new(false), begun).await;
+}
+
+/// Which sessions are to end.
+#[derive(Clone, Copy, PartialEq)]
+enum Which {
+    All,
+    /// Those with a cursor that waits for what may never come.
+    Waiting,
+}
+
+/// What the server has open for a client.
+#[derive(Clone, Copy, PartialEq)]
+enum Found {
+    Nothing,
+    Something,
+}
+
+/// Ends on the server those of the marked client's sessions that are at work there, or have a
+/// transaction or a cursor open.
+async fn end_sessions(probe: &Client, link: &Link, mark: &str, which: Which) -> Result<Found, DriverError> {
+    let admin = probe.database("admin");
+    let open = [
+        doc! { "$currentOp": { "allUsers": false, "idleSessions": true, "idleCursors": true } },
+        doc! { "$match": { "clientMetadata.driver.version": { "$regex": mark } } },
+        doc! { "$group": {
+            "_id": "$lsid.id",
+            "waiting": { "$max": { "$cond": [{ "$eq": ["$cursor.awaitData", true] }, 1, 0] } },
+            "transactions": { "$max": { "$cond": [{ "$ifNull": ["$transaction.parameters", false] }, 1, 0] } },
+            "cursors": { "$addToSet": "$cursor.cursorId" },
+        } },
+        doc! { "$set": { "cursors": { "$size": "$cursors" } } },
+    ];
+    let mut open = admin.aggregate(open).await?;
+    let mut found = Found::Nothing;
+    let mut sessions = Vec::new();
+    let (mut transactions, mut cursors) = (0, 0);
+    while open.advance().await? {
+        let session = open.current();
+        let Ok(Some(RawBsonRef::Binary(id))) = session.get("_id") else { continue };
+        found = Found::Something;
+        if which == Which::All || count(session, "waiting") > 0 {
+            sessions.push(doc! { "id": id.to_binary() });
+            transactions += count(session, "transactions");
+            cursors += count(session, "cursors");
+        }
+    }
+    if !sessions.is_empty() {
+        admin.run_command(doc! { "killSessions": sessions }).await?;
+        link.ended(Work::Transaction, transactions);
+        link.ended(Work::Cursor, cursors);
+    }
+    Ok(found)
+}
+
+fn count(document: &RawDocument, key: &str) -> usize {
+    document.get_i32(key).ok().and_then(|count| usize::try_from(count).ok()).unwrap_or_default()
+}
+
+/// A client that has not answered yet. Unless it does it is shut down, not merely dropped: that
+/// would keep a socket open until the next heartbeat.
+struct Unproven {
+    client: Client,
+    proven: bool,
+}
+
+impl Unproven {
+    fn open(options: ClientOptions) -> Result<Self, DriverError> {
+        Ok(Unproven { client: Client::with_options(options)?, proven: false })
+    }
+
+    fn proven(mut self) -> Client {
+        self.proven = true;
+        self.client.clone()
+    }
+}
+
+impl Drop for Unproven {
+    fn drop(&mut self) {
+        if let (false, Ok(runtime)) = (self.proven, Handle::try_current()) {
+            let client = self.client.clone();
+            runtime.spawn(async move { client.shutdown().immediate(true).await });
+        }
+    }
+}
+
+/// What the slot holds: the client as both facades lease it.
+#[derive(Clone)]
+pub struct MongoHandle {
+    client: Client,
+    sync: sync::Client,
+    inner: Arc<Inner>,
+}
+
+impl Provide<Client> for MongoHandle {
+    fn provide(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl Provide<sync::Client> for MongoHandle {
+    fn provide(&self) -> &sync::Client {
+        &self.sync
+    }
+}
+
+impl fmt::Debug for MongoHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MongoHandle").field("usage", &self.inner.traffic.usage()).finish_non_exhaustive()
+    }
+}
+
+struct Inner {
+    options: ClientOptions,
+    traffic: Arc<Traffic>,
+    pulse: Arc<Pulse>,
+    nudger: Nudger,
+    /// What the server knows this client's sessions by.
+    mark: String,
+    probing: Mutex<Probing>,
+    /// When the server had nothing open for the client, and how many operations there had been by then.
+    nothing_open: Mutex<Option<(Instant, u64)>>,
+}
+
+/// A small client, mainly for pings, so that they neither wait for users' operations nor depend on
+/// the pool's workers.
+#[derive(Clone)]
+struct Probe {
+    client: Client,
+    pulse: Arc<Pulse>,
+}
+
+enum Probing {
+    NotYet,
+    Open(Probe),
+    Closed,
+}
+
+impl Inner {
+    fn probe(&self) -> Result<Probe, Failure> {
+        let mut probing = self.probing.lock();
+        match &*probing {
+            Probing::Open(probe) => Ok(probe.clone()),
+            Probing::Closed => Err(Failure::unasked("the client is closed")),
+            Probing::NotYet => {
+                // Its tasks stay on the runtime that it is made in.
+                let _prober = runtime::prober().map_err(Failure::unasked)?.enter();
+                let mut options = for_probing(&self.options);
+                let pulse = Arc::new(Pulse::new(None, options.repl_set_name.clone()));
+                let seeing = Arc::clone(&pulse);
+                options.sdam_event_handler = Some(EventHandler::callback(move |event| seeing.see(&event)));
+                let probe = Probe { client: Client::with_options(options).map_err(Failure::unasked)?, pulse };
+                *probing = Probing::Open(probe.clone());
+                Ok(probe)
+            }
+        }
+    }
+
+    /// Whether the server said so a moment ago, and nothing has gone on since.
+    fn has_nothing_open(&self) -> bool {
+        let said = *self.nothing_open.lock();
+        said.is_some_and(|(when, operations)| {
+            when.elapsed() < SOON && self.traffic.operations_if_quiet() == Some(operations)
+        })
+    }
+
+    /// Lets no operation begin any more, and waits for the end of those that have.
+    ///
+    /// The driver has no verb for this, but it takes a server that refuses a handshake for gone.
+    /// So the client introduces itself at a length that no server accepts from now on, and gives
+    /// up connections in use until a new one has to be opened.
+    async fn refuse_operations(&self, client: &Client) {
+        let refused = DriverInfo::builder().name("closing ".repeat(256)).build();
+        if let Err(error) = client.append_metadata(refused) {
+            tracing::debug!(%error, "operations go on");
+        }
+        tokio::select! {
+            biased;
+            () = self.traffic.quiet() => return,
+            _ = self.pulse.all_down() => {}
+            () = async {
+                loop {
+                    give_up_a_connection(client).await;
+                    // One that is answered at its first poll would keep the others from theirs for ever.
+                    tokio::task::yield_now().await;
+                }
+            } => {}
+        }
+        self.traffic.quiet().await;
+    }
+
+    fn close_probe(&self) -> Option<Client> {
+        match std::mem::replace(&mut *self.probing.lock(), Probing::Closed) {
+            Probing::Open(probe) => Some(probe.client),
+            Probing::NotYet | Probing::Closed => None,
+        }
+    }
+}
+
+fn for_probing(options: &ClientOptions) -> ClientOptions {
+    let mut options = options.clone();
+    // A prober and a health check may ping at once.
+    options.max_pool_size = Some(2);
+    options.min_pool_size = Some(0);
+    options.server_monitoring_mode = Some(ServerMonitoringMode::Poll);
+    // Where there is no room, that is to be known at once: the driver would ask again, with pauses.
+    options.max_adaptive_retries = Some(0);
+    options.app_name = options.app_name.map(|name| format!("{name} probe"));
+    options.cmap_event_handler = None;
+    options.command_event_handler = None;
+    options.sdam_event_handler = None;
+    options
+}
+
+/// Calls ours, then theirs.
+fn also<T: Send + Sync + 'static>(
+    theirs: Option<EventHandler<T>>,
+    ours: impl Fn(&T) + Send + Sync + 'static,
+) -> EventHandler<T> {
+    let runtime = Handle::current();
+    EventHandler::callback(move |event: T| {
+        ours(&event);
+        match &theirs {
+            Some(EventHandler::Callback(call)) => call(event),
+            Some(EventHandler::AsyncCallback(call)) => drop(runtime.spawn(call(event))),
+            Some(EventHandler::TokioMpsc(sender)) => {
+                let sender = sender.clone();
+                // Fails only where nobody listens any more.
+                runtime.spawn(async move { drop(sender.send(event).await) });
+            }
+            _ => {}
+        }
+    })
+}
+
+/// MongoDB for async code: a [`mongodb::Client`] under a lease, with all that the driver has,
+/// sessions and transactions too.
+///
+/// The client pools its connections and heals itself after a loss, and so do clones of it. When
+/// it closes, change streams end first, operations under way are waited for, and open transactions
+/// are aborted; a clone then answers the driver's own error.
+///
+/// # Limits
+/// - The driver waits for a free connection without limit, so put a timeout around the operation. One that is
+///   dropped stays in the driver's queue and holds up the operations behind it. The pool sees that by connections that
+///   are idle while operations wait, and clears the queue by pings, within about 100 ms; health warns meanwhile.
+///   [`Usage::waiting`] counts the dropped ones only as long as no connection is idle.
+/// - An operation that waits for a new connection to a server that freezes while this one
+///   authenticates ends only when the server goes on, or closes the connection; if the pool ends
+///   before that, the driver panics in the waiting thread or task.
+/// - A server that freezes in the moment in which the client closes can hold up, beyond the close,
+///   an operation that began in the same moment.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Mongo;
+
+impl Mongo {
+    /// A MongoDB of one's own, which closes when the guard drops.
+    ///
+    /// # Errors
+    /// Those of [`ResourcePool::mongo`](crate::ResourcePool::mongo).
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes what was begun.
+    #[track_caller]
+    pub fn scoped(config: MongoConfig) -> impl Future<Output = Result<Scoped<Lease<Client>>, Error>> + Send {
+        let claim = Claim::shared();
+        async move {
+            let pool = scoped::pool(config.into())?;
+            let lease = pool.acquire(pool.registry().mongo(), claim).await?;
+            Ok(Scoped::new(lease, pool))
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Messages in hand.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use lapin::BasicProperties;
+use lapin::options::{BasicAckOptions, BasicNackOptions};
+use tokio::runtime::Handle;
+
+use super::connection::{ChannelGuard, Generation, Pooled, lost, operation};
+use super::stream::{Offset, Reading};
+use crate::base::error::Error;
+use crate::lifecycle::resource::{Busy, Link, Work};
+
+/// What a delivery keeps open until it is settled.
+pub(super) enum Keeps {
+    Consumer(#[allow(dead_code, reason = "held for its drop")] Arc<ChannelGuard>),
+    Checkout(Pooled),
+}
+
+impl Keeps {
+    /// A channel of the pool may be used again.
+    fn settled(&mut self) {
+        if let Keeps::Checkout(pooled) = self {
+            pooled.guard.fit = true;
+        }
+    }
+}
+
+/// A message in hand. Dropping it gives it back to its queue, as [`requeue`](Delivery::requeue)
+/// does. Closing waits for it.
+///
+/// A stream takes acknowledgements alone. Dropping a delivery of one has the consumer read again from the first delivery
+/// that is not acknowledged, and so do a reconnect, and [`requeue`](Delivery::requeue) and [`nack`](Delivery::nack),
+/// which answer [`Error::Operation`]. A queue counts as a stream if it was declared so through the pool, or else by the
+/// header `x-stream-offset` of the delivery.
+#[must_use = "a delivery that drops goes back to its queue"]
+pub struct Delivery {
+    message: lapin::message::Delivery,
+    pub(super) generation: Arc<Generation>,
+    keeps: Option<(Keeps, Option<Busy>)>,
+    /// If it is of a stream.
+    offset: Option<Offset>,
+}
+
+impl Delivery {
+    pub(super) fn new(message: lapin::message::Delivery, generation: Arc<Generation>, keeps: Keeps) -> Self {
+        Delivery { message, generation, keeps: Some((keeps, None)), offset: None }
+    }
+
+    /// The same, noted where it may be of a stream.
+    pub(super) fn noted(mut self, reading: &Arc<Reading>) -> Self {
+        self.offset = reading.delivered(&self.message.properties);
+        self
+    }
+
+    /// Whether it can still be settled, and does not come again.
+    pub(super) fn is_current(&self) -> bool {
+        let is_read_again = self.offset.as_ref().is_some_and(Offset::is_read_again);
+        self.generation.is_alive() && self.message.acker.usable() && !is_read_again
+    }
+
+    /// From now on closing waits for it.
+    pub(super) fn hand_out(&mut self, link: &Link) {
+        if let Some((_, busy)) = &mut self.keeps {
+            *busy = Some(link.busy(Work::Delivery));
+        }
+    }
+
+    /// The payload.
+    pub fn data(&self) -> &[u8] {
+        &self.message.data
+    }
+
+    /// The exchange it was published to.
+    pub fn exchange(&self) -> &str {
+        self.message.exchange.as_str()
+    }
+
+    /// The key it was published with.
+    pub fn routing_key(&self) -> &str {
+        self.message.routing_key.as_str()
+    }
+
+    /// Whether it was delivered before, to anybody.
+    pub fn redelivered(&self) -> bool {
+        self.message.redelivered
+    }
+
+    /// Its properties and headers.
+    pub fn properties(&self) -> &BasicProperties {
+        &self.message.properties
+    }
+
+    /// Done with it. AMQP does not answer to this: it is done when it is written.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] if its connection is gone, with which it cannot be acknowledged any more:
+    /// it is delivered again. [`Error::Timeout`], [`Error::Closed`].
+    ///
+    /// # Cancel safety
+    /// Once begun it is acknowledged all the same.
+    pub async fn ack(self) -> Result<(), Error> {
+        let acker = self.message.acker.clone();
+        self.settle("acknowledging a delivery", acker.ack(BasicAckOptions::default()), true).await
+    }
+
+    /// Gives it back to its queue, to be delivered again to anybody.
+    ///
+    /// # Errors
+    /// As [`ack`](Delivery::ack). [`Error::Operation`] for one of a stream.
+    ///
+    /// # Cancel safety
+    /// Once begun it is given back all the same.
+    pub async fn requeue(self) -> Result<(), Error> {
+        self.nack_with("giving a delivery back", true).await
+    }
+
+    /// Rejects it: it goes to the queue's dead-letter exchange, or away if there is none.
+    ///
+    /// # Errors
+    /// As [`ack`](Delivery::ack). [`Error::Operation`] for one of a stream.
+    ///
+    /// # Cancel safety
+    /// Once begun it is rejected all the same.
+    pub async fn nack(self) -> Result<(), Error> {
+        self.nack_with("rejecting a delivery", false).await
+    }
+
+    async fn nack_with(self, action: &str, requeue: bool) -> Result<(), Error> {
+        if self.offset.is_some() {
+            let problem =
+                "a stream takes acknowledgements alone; acknowledge it, or drop it to have it delivered again";
+            return Err(operation(&self.generation.link, action, problem));
+        }
+        let acker = self.message.acker.clone();
+        self.settle(action, acker.nack(BasicNackOptions { requeue, multiple: false }), !requeue).await
+    }
+
+    async fn settle(
+        mut self,
+        action: &str,
+        answer: impl Future<Output = lapin::Result<bool>>,
+        is_done: bool,
+    ) -> Result<(), Error> {
+        match self.generation.answer(action, answer).await? {
+            true => {
+                if let Some(offset) = &self.offset {
+                    offset.acked();
+                }
+                if let Some((keeps, busy)) = &mut self.keeps {
+                    keeps.settled();
+                    if let Some(busy) = busy {
+                        busy.end(is_done);
+                    }
+                }
+                Ok(())
+            }
+            false if self.generation.closed.load(Ordering::SeqCst) => Err(self.generation.was_cut()),
+            false => Err(lost(&self.generation.link, "its connection or channel is gone, so it is delivered again")),
+        }
+    }
+
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.generation.runtime
+    }
+
+    pub(crate) fn resource(&self) -> &Arc<str> {
+        self.generation.link.name()
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        if !self.generation.link.process.is_current() {
+            return std::mem::forget(self.keeps.take());
+        }
+        let acker = &self.message.acker;
+        if !acker.usable() || !self.generation.is_alive() {
+            return;
+        }
+        if let Some(offset) = &self.offset {
+            return offset.given_up();
+        }
+        let (acker, mut keeps, generation) = (acker.clone(), self.keeps.take(), Arc::clone(&self.generation));
+        self.generation.runtime.spawn(async move {
+            let back = acker.nack(BasicNackOptions { requeue: true, multiple: false });
+            let back = generation.answer("giving a delivery back", back).await;
+            // Where that fails, closing the channel gives it back.
+            if let (Ok(true), Some((keeps, _))) = (back, &mut keeps) {
+                keeps.settled();
+            }
+        });
+    }
+}
+
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery")
+            .field("exchange", &self.exchange())
+            .field("routing_key", &self.routing_key())
+            .field("redelivered", &self.redelivered())
+            .field("bytes", &self.data().len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,286 @@
+//! Connecting, over streams of our own.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_rs::traits::{Executor, Reactor};
+use async_rs::util::{RuntimeParts, Task};
+use async_rs::{Runtime, Tokio};
+use futures_core::Stream;
+use lapin::options::BasicQosOptions;
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
+use lapin::uri::AMQPUri;
+use lapin::{AsyncTcpStream, ConnectionProperties, ErrorKind};
+use tokio::runtime::Handle;
+use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
+use tokio_util::sync::CancellationToken;
+use tracing::instrument::WithSubscriber;
+use tracing::subscriber::{DefaultGuard, NoSubscriber};
+
+use super::RabbitMqConfig;
+use super::connection::{GOODBYE, LINGER};
+use super::frame::{LARGEST, MORE_THAN_USUAL};
+use crate::base::error::Failure;
+use crate::base::runtime::within;
+use crate::lifecycle::probe::KillSwitch;
+use crate::net::count::Counted;
+use crate::net::tls::{self, Stream as OwnStream, Tls};
+
+/// The prober's own connection, on its own runtime, with a channel kept open. Says goodbye in the
+/// background when it drops: a ping may be given up at any time.
+pub(super) struct Probe {
+    pub(super) config: Arc<RabbitMqConfig>,
+    pub(super) channel: lapin::Channel,
+    pub(super) runtime: Handle,
+    goodbye: Option<Goodbye>,
+}
+
+struct Goodbye {
+    pub(super) connection: lapin::Connection,
+    pub(super) switch: KillSwitch,
+    pub(super) gone: CancellationToken,
+    given_up: CancellationToken,
+    _counted: Counted,
+}
+
+impl Probe {
+    /// Opening it, within the operation timeout, and its goodbye are cut short when it is given up.
+    pub(super) async fn open(
+        config: Arc<RabbitMqConfig>,
+        tls: Tls,
+        counted: Counted,
+        given_up: CancellationToken,
+    ) -> Result<Self, Failure> {
+        let opening = async {
+            let dialled = dial(&config, &tls, &format!("{} probe", config.connection_name), PROBE_FRAME_MAX).await?;
+            let (switch, gone) = (dialled.switch.clone(), dialled.gone.clone());
+            let cut = CutOnDrop::new(&switch);
+            let connection = dialled.connect();
+            let opened = connection.create_channel().await;
+            let channel = opened.map_err(|error| Failure::transient(config.redacted(error)))?;
+            cut.disarm();
+            Ok::<_, Failure>((channel, connection, switch, gone))
+        };
+        let (channel, connection, switch, gone) = tokio::select! {
+            opened = within(config.operation_timeout, opening) => opened??,
+            () = given_up.cancelled() => return Err(Failure::transient("the prober has ended")),
+        };
+        let goodbye = Some(Goodbye { connection, switch, gone, given_up, _counted: counted });
+        Ok(Probe { config, channel, runtime: Handle::current(), goodbye })
+    }
+
+    /// Goes to the broker's channel process and back, and needs no permission.
+    pub(super) async fn round_trip(&self) -> lapin::Result<()> {
+        self.channel.basic_qos(1, BasicQosOptions::default()).await
+    }
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        let Some(goodbye) = self.goodbye.take() else { return };
+        let (config, channel) = (Arc::clone(&self.config), self.channel.clone());
+        self.runtime.spawn(async move {
+            // As a whole: a field not named here would drop, and no longer count, before the task runs.
+            let goodbye = goodbye;
+            let cut = CutOnDrop::new(&goodbye.switch);
+            let said = async {
+                channel.close(200, "OK".into()).await?;
+                goodbye.connection.close(200, "OK".into()).await
+            };
+            let said = tokio::select! {
+                said = within(GOODBYE * 2, said) => Some(said),
+                () = goodbye.given_up.cancelled() => None,
+            };
+            tracing::trace!(host = %config.host, ?said, "the prober's connection is closed");
+            // It is gone in microseconds, and would call a cut an error; if not, it is cut.
+            if matches!(said, Some(Ok(Ok(())))) {
+                let _ = within(LINGER, goodbye.gone.cancelled()).await;
+            }
+            drop(cut);
+            let _ = within(LINGER, goodbye.gone.cancelled()).await;
+        });
+    }
+}
+
+/// The least that AMQP allows: probes are small.
+const PROBE_FRAME_MAX: u32 = 4096;
+
+/// A new connection, cut again unless it is taken.
+pub(super) struct Dialled {
+    pub(super) connection: lapin::Connection,
+    pub(super) switch: KillSwitch,
+    pub(super) gone: CancellationToken,
+    cut: CutOnDrop,
+}
+
+impl Dialled {
+    pub(super) fn connect(self) -> lapin::Connection {
+        self.cut.disarm();
+        self.connection
+    }
+}
+
+/// Throws the switch when it drops, unless disarmed: a connect that is given up must not leave
+/// its thread and its socket.
+pub(super) struct CutOnDrop(Option<KillSwitch>);
+
+impl CutOnDrop {
+    pub(super) fn new(switch: &KillSwitch) -> Self {
+        CutOnDrop(Some(switch.clone()))
+    }
+
+    pub(super) fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for CutOnDrop {
+    fn drop(&mut self) {
+        if let Some(switch) = &self.0 {
+            switch.cut();
+        }
+    }
+}
+
+/// The connection that all share, with frames as large as was asked for, or else as the broker allows.
+pub(super) async fn dial_for_all(config: &RabbitMqConfig, tls: &Tls) -> Result<Dialled, Failure> {
+    let dial = |frame_max| dial(config, tls, &config.connection_name, frame_max);
+    if config.frame_max != 0 {
+        return dial(config.frame_max).await;
+    }
+    // The driver makes its buffers before it knows the broker's limit, and those made afterwards it fills with zeros,
+    // which takes all their memory at once.
+    let dialled = dial(MORE_THAN_USUAL).await?;
+    if dialled.connection.configuration().frame_max() < MORE_THAN_USUAL {
+        return Ok(dialled);
+    }
+    let goodbye = dialled.connection.close(200, "OK".into());
+    let said = within(GOODBYE, goodbye).await;
+    // The driver would call it an error, in the log too, if it were cut before.
+    let _ = within(LINGER, dialled.gone.cancelled()).await;
+    tracing::debug!(host = %config.host, ?said, "the broker allows larger frames than usual: connecting again for them");
+    drop(dialled);
+    dial(LARGEST).await
+}
+
+/// Connects on the current runtime.
+async fn dial(config: &RabbitMqConfig, tls: &Tls, name: &str, frame_max: u32) -> Result<Dialled, Failure> {
+    let switch = KillSwitch::new();
+    let cut = CutOnDrop::new(&switch);
+    let gone = CancellationToken::new();
+    let tokio = Tokio::default().with_handle(Handle::current());
+    let kit = RuntimeParts::new(Quiet(tokio.clone()), OwnStreams(tokio));
+    // Owned by the driver's thread, whose end drops it after the socket.
+    let ended = gone.clone().drop_guard();
+    let (under, tls, host, port) = (switch.clone(), tls.clone(), config.host.clone(), config.port);
+    let keepalive = config.heartbeat;
+    let connect = async move |_: AMQPUri, _: Runtime<Kit>| {
+        let _owned = &ended;
+        quieten_this_thread();
+        tokio::select! {
+            // What lapin calls plain is a stream that it leaves as it is.
+            opened = tls.dial(&host, port, keepalive, &under) => Ok(AsyncTcpStream::Plain(opened?.compat())),
+            () = under.wait() => Err(io::Error::from(io::ErrorKind::ConnectionAborted).into()),
+        }
+    };
+    let properties = ConnectionProperties::default().with_connection_name(name.into());
+    let connecting = lapin::Connection::connector(config.uri(frame_max), Runtime::new(kit), connect, properties);
+    let connection = connecting.await.map_err(|error| {
+        let permanent = is_permanent(&error);
+        let source = config.redacted(error);
+        if permanent { Failure::permanent(source) } else { Failure::transient(source) }
+    })?;
+    Ok(Dialled { connection, switch, gone, cut })
+}
+
+/// The driver's thread would log the password, byte by byte, at TRACE. What matters of what it
+/// says we log ourselves.
+fn quieten_this_thread() {
+    thread_local! {
+        static QUIET: RefCell<Option<DefaultGuard>> = const { RefCell::new(None) };
+    }
+    QUIET.with(|quiet| {
+        quiet.borrow_mut().get_or_insert_with(|| tracing::subscriber::set_default(NoSubscriber::default()));
+    });
+}
+
+/// A wrong user, password or virtual host, or another protocol. What is full may have room later.
+fn is_permanent(error: &lapin::Error) -> bool {
+    match error.kind() {
+        ErrorKind::ProtocolError(error) => match error.kind() {
+            AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => true,
+            AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) => !is_full(error.get_message().as_str()),
+            _ => false,
+        },
+        ErrorKind::AuthProviderError(_) | ErrorKind::InvalidProtocolVersion(_) | ErrorKind::ParsingError(_) => true,
+        _ => tls::is_permanent(error),
+    }
+}
+
+/// Whether the server speaks another protocol.
+pub(super) fn is_no_amqp(failure: &Failure) -> bool {
+    let driver = failure.source.downcast_ref::<lapin::Error>();
+    driver.is_some_and(|error| matches!(error.kind(), ErrorKind::ParsingError(_)))
+}
+
+/// Whether a user, a virtual host or a node has as many connections as it may. Names stand before that, in quotes.
+fn is_full(refusal: &str) -> bool {
+    refusal.ends_with("is reached")
+}
+
+type Kit = RuntimeParts<Quiet, OwnStreams>;
+
+/// Tokio's executor, except that the driver's tasks log nothing: one that cannot send the login logs it at TRACE.
+#[derive(Debug, Clone)]
+struct Quiet(Tokio);
+
+impl Executor for Quiet {
+    type Task<T: Send + 'static> = <Tokio as Executor>::Task<T>;
+
+    fn block_on<T, F: Future<Output = T>>(&self, future: F) -> T {
+        self.0.block_on(future)
+    }
+
+    fn spawn<T: Send + 'static, F: Future<Output = T> + Send + 'static>(&self, future: F) -> Task<Self::Task<T>> {
+        self.0.spawn(future.with_subscriber(NoSubscriber::default()))
+    }
+
+    fn spawn_blocking<T: Send + 'static, F: FnOnce() -> T + Send + 'static>(&self, run: F) -> Task<Self::Task<T>> {
+        self.0.spawn_blocking(run)
+    }
+}
+
+/// Tokio's reactor, except that streams stand under a kill switch.
+#[derive(Debug, Clone)]
+struct OwnStreams(Tokio);
+
+impl Reactor for OwnStreams {
+    type TcpStream = Compat<OwnStream>;
+    type Sleep = <Tokio as Reactor>::Sleep;
+
+    #[allow(refining_impl_trait, reason = "never used by the driver, so that any stream will do")]
+    fn register<H: Read + Write + Send + 'static>(&self, _: H) -> io::Result<Self::TcpStream> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn sleep(&self, duration: Duration) -> Self::Sleep {
+        self.0.sleep(duration)
+    }
+
+    fn interval(&self, duration: Duration) -> impl Stream<Item = Instant> + Send + 'static {
+        self.0.interval(duration)
+    }
+
+    #[allow(clippy::manual_async_fn, reason = "an async fn would borrow self")]
+    fn tcp_connect_addr(
+        &self,
+        address: SocketAddr,
+    ) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
+        let unused = format!("{address}: every stream is opened by our own connector");
+        async move { Err(io::Error::new(io::ErrorKind::Unsupported, unused)) }
+    }
+}

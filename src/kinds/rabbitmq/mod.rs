@@ -1,0 +1,1173 @@
+//! RabbitMQ: one connection, channels pooled on it, confirms awaited, topology that comes back.
+//!
+//! How it is used (the blocking facade has the same verbs, without `await`, and `consume` is an iterator):
+//!
+//! ```no_run
+//! use resource_pool::ResourcePool;
+//! use resource_pool::rabbitmq::{Consume, Exchange, Message, Queue};
+//!
+//! # async fn bars() -> Result<(), resource_pool::Error> {
+//! let rabbit = ResourcePool::global().rabbitmq().await?;
+//! rabbit.declare_exchange(Exchange::fanout("realtime_day_AAPL")).await?;
+//! let queue = rabbit.declare_queue(Queue::temporary()).await?;
+//! rabbit.bind(queue.name(), "realtime_day_AAPL", "").await?;
+//!
+//! let bars = (0..1000).map(|bar| Message::new("realtime_day_AAPL", "", format!("{{\"bar\":{bar}}}")));
+//! let batch = rabbit.publish_batch(bars).await?;
+//! assert_eq!(batch.confirmed(), 1000);
+//!
+//! let mut consumer = rabbit.consume(Consume::from(queue.name()).prefetch(200)).await?;
+//! while let Some(delivery) = consumer.next().await {
+//!     let delivery = delivery?;
+//!     println!("{}", String::from_utf8_lossy(delivery.data()));
+//!     delivery.ack().await?;
+//! }
+//! # Ok(()) }
+//! ```
+//!
+//! The connection's stream is our own and stands under a kill switch; every await of the driver
+//! is raced with that switch and a limit, since the driver's futures may never resolve. Recovery
+//! is ours too: a new connection, the recorded topology replayed, the consumers subscribed again.
+
+pub mod blocking;
+mod connection;
+mod consumer;
+mod delivery;
+mod dial;
+mod frame;
+mod message;
+mod prober;
+mod stream;
+mod topology;
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::panic::Location;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use futures_core::Stream;
+use lapin::options::{BasicConsumeOptions, BasicQosOptions};
+use lapin::types::FieldTable;
+use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
+use parking_lot::{Mutex, RwLock};
+use serde::Deserialize;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+pub use self::connection::Channel;
+pub use self::consumer::{Consume, Consumer};
+pub use self::delivery::Delivery;
+pub use self::message::{Batch, Message, Published};
+pub use self::topology::{DeclaredQueue, Exchange, Queue};
+
+use self::connection::{ChannelGuard, Channels, GOODBYE, Generation, LINGER, Pooled, lost, operation, short};
+use self::consumer::{Pump, Subscription};
+use self::delivery::Keeps;
+use self::dial::{CutOnDrop, dial_for_all};
+use self::frame::LARGEST;
+use self::message::{Flight, Parts, Sent};
+use self::stream::{Reading, is_stream, reading_from};
+use self::topology::{Binding, DECLARING, Declaration, LOCKED_PAUSE, LOCKED_TRIES, Replay, Topology, is_locked};
+use crate::base::error::{BoxError, Error, Failure, redacted};
+use crate::base::repeat::Repeat;
+use crate::base::runtime::{deadline, within};
+use crate::lifecycle::close::Phase;
+use crate::lifecycle::exit::Ours;
+use crate::lifecycle::lease::{Claim, Lease, Provide};
+use crate::lifecycle::resource::{Link, Resource};
+use crate::lifecycle::status::Usage;
+use crate::lifecycle::wait::Quota;
+use crate::net::count::{Counted, none};
+use crate::net::tls::{Tls, TlsOptions};
+use crate::pool::config::{
+    BackendConfig, Checks, Guard, LOGIN, Names, ParsedUrl, Part, ResourceConfig, Secret, host, host_port, millis, port,
+};
+use crate::pool::scoped::{self, Scoped};
+
+/// Plain, and over TLS.
+const SCHEMES: [&str; 2] = ["amqp", "amqps"];
+/// The broker's own user, and that user's password.
+const GUEST: &str = "guest";
+
+/// How to reach a RabbitMQ; `[rabbitmq]` or `[named.rabbitmq.NAME]` in TOML.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct RabbitMqConfig {
+    /// `amqp://user:password@host:port/vhost`, instead of the parts; what it does not name stays as the parts say, and
+    /// `…/%2f` is the virtual host `/`. May end in `?heartbeat=10&frame_max=131072&channel_max=2047`. `amqps://` over TLS,
+    /// at port 5671 unless it names one.
+    /// Environment: `AMQP_URL`.
+    pub url: Option<Secret>,
+    /// Defaults to `localhost`. Environment: `RABBITMQ_HOST`, `QAPUBSUB_IP`.
+    pub host: String,
+    /// Defaults to 5672. Environment: `RABBITMQ_PORT`, `QAPUBSUB_PORT`.
+    pub port: u16,
+    /// Defaults to `guest`, RabbitMQ's own (QUANTAXIS's is `admin`). Environment: `RABBITMQ_USER`, `QAPUBSUB_USER`.
+    pub user: String,
+    /// Defaults to `guest`, RabbitMQ's own (QUANTAXIS's is `admin`). Environment: `RABBITMQ_PASSWORD`, `QAPUBSUB_PWD`.
+    pub password: Secret,
+    /// The virtual host. Defaults to `/`. Environment: `RABBITMQ_VHOST`.
+    pub vhost: String,
+    /// What RabbitMQ's management shows. Defaults to `resource-pool`; the prober's connection
+    /// has ` probe` added.
+    pub connection_name: String,
+    /// The interval of heartbeats, in whole seconds, from 1 to 32,767. It is TCP's keepalive too. Defaults to 10 s; the
+    /// lower one of ours and the broker's counts.
+    #[serde(rename = "heartbeat_ms", with = "millis")]
+    pub heartbeat: Duration,
+    /// The largest frame in bytes, from 4096 to 1048576. Defaults to 0, the broker's own limit, which is 131072 unless
+    /// the broker is told otherwise. The driver's two buffers are 64 times as large, but take only what has been in use:
+    /// with all else a connection begins with 0.2 MiB, and takes 8 MiB once 4 MiB have passed each way. A lower limit
+    /// saves that memory at a price: a message whose headers do not fit into one frame ends the connection that all
+    /// share, whoever published it, each time that it is delivered.
+    pub frame_max: u32,
+    /// The most channels on the connection, consumers' included. Defaults to 2047, the broker's own limit; the lower
+    /// one of ours and the broker's counts. Whoever wants one more waits at most the pool's acquire timeout.
+    pub channel_max: u16,
+    /// The most channels checked out at a time: by [`channel`](RabbitMq::channel), and for as long
+    /// as they take by the other verbs but [`consume`](RabbitMq::consume). Defaults to 64, or to
+    /// `channel_max` where that is less. A checkout waits at most the pool's acquire timeout.
+    pub max_channels: usize,
+    /// How many deliveries a consumer may have in hand, unless it says so itself. Defaults to 100.
+    pub prefetch: u16,
+    /// How many messages of a batch may be unconfirmed, and so in memory, at a time. Defaults to 4096: with fewer the
+    /// broker writes persistent ones more slowly (the bench `publish`).
+    pub confirm_window: usize,
+    /// How many bytes of them, headers included, may be so. Defaults to 16777216, 16 MiB, of which the driver has a copy
+    /// until they are written. A single message may be larger, and then is on its way alone.
+    pub confirm_window_bytes: usize,
+    /// How long the broker may take to confirm a message. Defaults to 10 s.
+    #[serde(rename = "confirm_timeout_ms", with = "millis")]
+    pub confirm_timeout: Duration,
+    /// How long the broker may take to answer anything else. Defaults to 10 s.
+    #[serde(rename = "operation_timeout_ms", with = "millis")]
+    pub operation_timeout: Duration,
+    /// How to speak TLS. Defaults to none: plain, unless the URL is an `amqps://`. Environment: `RABBITMQ_TLS`,
+    /// `RABBITMQ_TLS_CA_FILE`, `RABBITMQ_TLS_CERT_FILE`, `RABBITMQ_TLS_KEY_FILE`, `RABBITMQ_TLS_SERVER_NAME`.
+    pub tls: Option<TlsOptions>,
+}
+
+impl Default for RabbitMqConfig {
+    fn default() -> Self {
+        RabbitMqConfig {
+            url: None,
+            host: "localhost".to_owned(),
+            port: 5672,
+            user: GUEST.to_owned(),
+            password: GUEST.into(),
+            vhost: "/".to_owned(),
+            connection_name: "resource-pool".to_owned(),
+            heartbeat: Duration::from_secs(10),
+            frame_max: 0,
+            channel_max: 2047,
+            max_channels: 64,
+            prefetch: 100,
+            confirm_window: 4096,
+            confirm_window_bytes: 16 << 20,
+            confirm_timeout: Duration::from_secs(10),
+            operation_timeout: Duration::from_secs(10),
+            tls: None,
+        }
+    }
+}
+
+impl RabbitMqConfig {
+    /// The defaults, at this URL.
+    pub fn url(url: impl Into<Secret>) -> Self {
+        RabbitMqConfig { url: Some(url.into()), ..RabbitMqConfig::default() }
+    }
+
+    /// Speaks TLS.
+    pub fn tls(mut self, tls: TlsOptions) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Sets what RabbitMQ's management shows.
+    pub fn connection_name(mut self, name: impl Into<String>) -> Self {
+        self.connection_name = name.into();
+        self
+    }
+
+    /// Sets the most channels checked out at a time.
+    pub fn max_channels(mut self, max_channels: usize) -> Self {
+        self.max_channels = max_channels;
+        self
+    }
+
+    /// Sets how many deliveries a consumer may have in hand.
+    pub fn prefetch(mut self, prefetch: u16) -> Self {
+        self.prefetch = prefetch;
+        self
+    }
+
+    /// Sets how long the broker may take to confirm a message.
+    pub fn confirm_timeout(mut self, limit: Duration) -> Self {
+        self.confirm_timeout = limit;
+        self
+    }
+
+    /// Sets how long the broker may take to answer anything else.
+    pub fn operation_timeout(mut self, limit: Duration) -> Self {
+        self.operation_timeout = limit;
+        self
+    }
+
+    fn check(&self, name: &str) -> Result<(), Error> {
+        let fail = |key: &str, problem: &str| Err(Error::config(format!("{name}.{key}"), problem));
+        match self {
+            Self { heartbeat, .. } if !(1..=32_767).contains(&heartbeat.as_secs()) => {
+                fail("heartbeat_ms", "must be from 1000 to 32767999: it is TCP's keepalive too, of up to 32767 s")
+            }
+            Self { frame_max, .. } if *frame_max != 0 && !(4096..=LARGEST).contains(frame_max) => fail(
+                "frame_max",
+                "must be from 4096 to 1048576, as the driver's buffers take 64 times as much, or 0 for the broker's own",
+            ),
+            Self { channel_max: 0, .. } => fail("channel_max", "must be at least 1"),
+            Self { prefetch: 0, .. } => fail("prefetch", "must be at least 1, or the broker would send without bound"),
+            Self { max_channels: 0, .. } => fail("max_channels", "must be at least 1"),
+            Self { user, .. } if user.contains('\0') => fail("user", "has a NUL in it, which would end it"),
+            Self { password, .. } if password.expose().contains('\0') => {
+                fail("password", "has a NUL in it, which the broker takes for its beginning")
+            }
+            Self { vhost, .. } if vhost.len() > 255 => fail("vhost", "is longer than 255 bytes"),
+            _ => Ok(()),
+        }
+    }
+
+    /// The driver's error, without the password.
+    fn redacted(&self, error: lapin::Error) -> BoxError {
+        let told = !matches!(
+            error.kind(),
+            lapin::ErrorKind::IOError(_)
+                | lapin::ErrorKind::InvalidConnectionState(_)
+                | lapin::ErrorKind::InvalidChannelState(..)
+                | lapin::ErrorKind::MissingHeartbeatError
+        );
+        redacted(error, told, &[self.password.expose()], &[&self.user, &self.vhost])
+    }
+
+    /// Built from parts, as the driver's parser loses IPv6 addresses and takes `/` for the vhost "".
+    fn uri(&self, frame_max: u32) -> AMQPUri {
+        let userinfo = AMQPUserInfo { username: self.user.clone(), password: self.password.expose().to_owned() };
+        AMQPUri {
+            scheme: AMQPScheme::AMQP,
+            authority: AMQPAuthority { userinfo, host: self.host.clone(), port: self.port },
+            vhost: self.vhost.clone(),
+            query: AMQPQueryString {
+                frame_max: Some(frame_max),
+                channel_max: Some(self.channel_max),
+                heartbeat: Some(u16::try_from(self.heartbeat.as_secs()).unwrap_or(u16::MAX)),
+                ..AMQPQueryString::default()
+            },
+        }
+    }
+}
+
+impl BackendConfig for RabbitMqConfig {
+    const KIND: &'static str = "rabbitmq";
+    type Resource = RabbitMqResource;
+
+    const NAMES: Names = Names {
+        url: ("url", &["AMQP_URL"]),
+        parts: [
+            ("host", &["RABBITMQ_HOST", "QAPUBSUB_IP"]),
+            ("port", &["RABBITMQ_PORT", "QAPUBSUB_PORT"]),
+            ("user", &["RABBITMQ_USER", "QAPUBSUB_USER"]),
+            ("password", &["RABBITMQ_PASSWORD", "QAPUBSUB_PWD"]),
+            ("vhost", &["RABBITMQ_VHOST"]),
+        ],
+        tls: [
+            "RABBITMQ_TLS",
+            "RABBITMQ_TLS_CA_FILE",
+            "RABBITMQ_TLS_CERT_FILE",
+            "RABBITMQ_TLS_KEY_FILE",
+            "RABBITMQ_TLS_SERVER_NAME",
+        ],
+    };
+
+    fn of(config: &ResourceConfig) -> Option<&Self> {
+        #[allow(irrefutable_let_patterns, reason = "it is the only kind where no other feature is on")]
+        if let ResourceConfig::RabbitMq(config) = config { Some(config) } else { None }
+    }
+
+    fn url_mut(&mut self) -> &mut Option<Secret> {
+        &mut self.url
+    }
+
+    fn tls_mut(&mut self) -> &mut Option<TlsOptions> {
+        &mut self.tls
+    }
+
+    fn guard(&self) -> Guard {
+        let mut config = self.clone();
+        match config.take_apart("") {
+            Ok(()) => {
+                Guard { tls: config.tls.is_some(), login: config.user != GUEST || config.password != GUEST.into() }
+            }
+            Err(_told_where_it_is_used) => Guard::default(),
+        }
+    }
+
+    fn forget_login(&mut self) {
+        (self.user, self.password) = (GUEST.to_owned(), GUEST.into());
+    }
+
+    fn set(&mut self, part: Part, key: &str, text: &str) -> Result<(), Error> {
+        match part {
+            Part::Host => host(key, text)?.clone_into(&mut self.host),
+            Part::Port => self.port = port(key, text)?,
+            Part::User => text.clone_into(&mut self.user),
+            Part::Password => self.password = text.into(),
+            Part::Place => text.clone_into(&mut self.vhost),
+        }
+        Ok(())
+    }
+
+    fn take_apart(&mut self, key: &str) -> Result<(), Error> {
+        let Some(url) = self.url.take() else { return Ok(()) };
+        let url = ParsedUrl::new(key, &url, &SCHEMES)?;
+        TlsOptions::agree(&mut self.tls, key, url.url().scheme(), SCHEMES)?;
+        self.host = url.host().to_owned();
+        self.port = url.url().port().unwrap_or(if self.tls.is_some() { 5671 } else { 5672 });
+        let (user, password) = (url.user(key)?, url.password(key)?);
+        if user.as_ref().is_some_and(|user| user != GUEST) && password.is_none() && self.password == GUEST.into() {
+            return Err(Error::config(key, format!("has a user without a password; expected amqp://{LOGIN}")));
+        }
+        self.user = user.unwrap_or(std::mem::take(&mut self.user));
+        if let Some(password) = password {
+            self.password = password;
+        }
+        if let Some(vhost) = Some(url.path(key)?).filter(|vhost| !vhost.is_empty()) {
+            self.vhost = vhost;
+        }
+        for (name, value) in url.url().query_pairs() {
+            let bad = || Error::config(key, format!("has a parameter `{name}` that is not a number in range"));
+            match &*name {
+                "heartbeat" => self.heartbeat = Duration::from_secs(value.parse::<u16>().map_err(|_| bad())?.into()),
+                "frame_max" => self.frame_max = value.parse().map_err(|_| bad())?,
+                "channel_max" => self.channel_max = value.parse().map_err(|_| bad())?,
+                _ => {
+                    return Err(Error::config(
+                        key,
+                        format!("has the unknown parameter `{name}`; known are heartbeat, frame_max, channel_max"),
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn settled(&self, name: &str) -> Result<Self, Error> {
+        let mut config = self.clone();
+        config.take_apart(&format!("{name}.url"))?;
+        let checks = Checks(name);
+        checks.place(&mut config.host, config.port)?;
+        checks.limits(&[
+            ("confirm_timeout_ms", config.confirm_timeout),
+            ("operation_timeout_ms", config.operation_timeout),
+        ])?;
+        checks.counts(&[
+            ("confirm_window", config.confirm_window),
+            ("confirm_window_bytes", config.confirm_window_bytes),
+        ])?;
+        config.check(name)?;
+        Ok(config)
+    }
+
+    fn resource(&self, name: &str) -> Result<RabbitMqResource, Error> {
+        let config = self.settled(name)?;
+        let tls = Tls::new(name, config.tls.as_ref(), &config.host)?;
+        Ok(RabbitMqResource { config: Arc::new(config), tls })
+    }
+}
+
+/// A RabbitMQ in the pool.
+#[derive(Debug)]
+pub struct RabbitMqResource {
+    config: Arc<RabbitMqConfig>,
+    tls: Tls,
+}
+
+impl Resource for RabbitMqResource {
+    type Handle = RabbitMq;
+
+    async fn connect(&self, link: &Link) -> Result<RabbitMq, Failure> {
+        let inner = Arc::new(Inner {
+            config: Arc::clone(&self.config),
+            tls: self.tls.clone(),
+            link: link.clone(),
+            runtime: Handle::current(),
+            current: RwLock::new(None),
+            topology: Mutex::default(),
+            intake: CancellationToken::new(),
+            consumers: watch::Sender::new(0),
+            probes: watch::Sender::new(0),
+            probes_given_up: CancellationToken::new(),
+            closed: Arc::default(),
+        });
+        if let Err(failure) = inner.open_generation(link).await {
+            let RabbitMqConfig { host, port, .. } = &*self.config;
+            // No further attempt mends an answer that is no AMQP, but it may be TLS's.
+            let is_no_amqp = dial::is_no_amqp(&failure);
+            let failure = Failure { permanent: failure.permanent && !is_no_amqp, ..failure };
+            let failure = self.tls.or_wanted(failure, host, *port, "use amqps://").await;
+            return Err(Failure { permanent: failure.permanent || is_no_amqp, ..failure });
+        }
+        Ok(RabbitMq::over(inner))
+    }
+
+    async fn recover(&self, link: &Link, lost: &RabbitMq) -> Result<bool, Failure> {
+        let old = lost.inner.current.write().take();
+        if let Some(old) = old {
+            old.switch.cut_because(lost.inner.link.why_cut());
+        }
+        lost.inner.open_generation(link).await?;
+        Ok(true)
+    }
+
+    async fn ping(&self, rabbit: &RabbitMq) -> Result<(), Failure> {
+        let generation = rabbit.inner.alive().ok_or_else(|| Failure::transient("the connection is gone"))?;
+        rabbit.inner.ask(&generation).await
+    }
+
+    async fn close(&self, rabbit: RabbitMq) -> Result<(), Failure> {
+        let inner = &rabbit.inner;
+        inner.closed.store(true, Ordering::SeqCst);
+        inner.intake.cancel();
+        let generation = inner.current.read().clone();
+        // Its goodbye is said beside the other one, unless a ping has it.
+        if let Some(Ok(mut prober)) = generation.as_ref().map(|generation| generation.prober.try_lock()) {
+            drop(prober.probe.take());
+        }
+        let goodbye = match &generation {
+            Some(generation) => generation.close().await,
+            None => Ok(()),
+        };
+        let no_probe = async || {
+            if let Some(generation) = &generation {
+                drop(generation.prober.lock().await.probe.take());
+            }
+            none(&inner.probes).await;
+        };
+        // Its goodbye takes a moment; where there was none for the other, not much longer.
+        let patience = if generation.is_some() && goodbye.is_ok() { GOODBYE * 2 + LINGER } else { LINGER };
+        if within(patience, no_probe()).await.is_err() {
+            inner.probes_given_up.cancel();
+            // Cut, they are gone in microseconds.
+            let _ = within(LINGER, no_probe()).await;
+        }
+        inner.current.write().take();
+        goodbye
+    }
+
+    fn cut(&self, rabbit: &RabbitMq) {
+        if let Some(generation) = &*rabbit.inner.current.read() {
+            generation.switch.cut_because(rabbit.inner.link.why_cut());
+        }
+    }
+
+    async fn stop_intake(&self, rabbit: &RabbitMq) {
+        rabbit.inner.intake.cancel();
+        none(&rabbit.inner.consumers).await;
+    }
+
+    fn endpoint(&self) -> String {
+        let vhost = percent_encoding::utf8_percent_encode(&self.config.vhost, percent_encoding::NON_ALPHANUMERIC);
+        let scheme = SCHEMES[usize::from(self.config.tls.is_some())];
+        format!("{scheme}://{}/{vhost}", host_port(&self.config.host, self.config.port))
+    }
+
+    fn phase(&self) -> Phase {
+        Phase::RabbitMq
+    }
+
+    fn usage(&self, rabbit: &RabbitMq) -> Usage {
+        let mut usage = Usage { max: Some(self.config.max_channels), ..Usage::default() };
+        if let Some(generation) = &*rabbit.inner.current.read() {
+            let max = self.config.max_channels.min(generation.channels.max);
+            let idle = generation.channels.idle.lock().len();
+            let in_use = max.saturating_sub(generation.permits.available_permits());
+            usage.max = Some(max);
+            usage.in_use = Some(in_use);
+            usage.idle = Some(idle);
+            usage.open = Some(in_use + idle);
+            usage.waiting = Some(generation.waiting.load(Ordering::Relaxed));
+        }
+        usage
+    }
+}
+
+/// A RabbitMQ for async code: one connection, shared. Cheap to clone.
+///
+/// The verbs take a channel of the pool for as long as they run, so no two share one. Exchanges,
+/// queues and bindings declared through them are declared again after a loss, and consumers go
+/// on; what is done on a raw [`channel`](RabbitMq::channel) is not remembered.
+///
+/// While the broker is short of memory or disk it blocks connections that publish. All verbs
+/// then wait, and time out with an error that says so; acknowledgements wait too.
+#[derive(Clone)]
+pub struct RabbitMq {
+    inner: Arc<Inner>,
+    threads: blocking::RabbitMq,
+    /// The caller's thread is blocked while a verb runs.
+    blocks: bool,
+}
+
+pub(crate) struct Inner {
+    config: Arc<RabbitMqConfig>,
+    tls: Tls,
+    pub(crate) link: Link,
+    pub(crate) runtime: Handle,
+    current: RwLock<Option<Arc<Generation>>>,
+    topology: Mutex<Topology>,
+    /// Cancelled when consuming ends.
+    intake: CancellationToken,
+    consumers: watch::Sender<usize>,
+    probes: watch::Sender<usize>,
+    /// Closing waits for their goodbyes no longer.
+    probes_given_up: CancellationToken,
+    closed: Arc<AtomicBool>,
+}
+
+impl Provide<blocking::RabbitMq> for RabbitMq {
+    fn provide(&self) -> &blocking::RabbitMq {
+        &self.threads
+    }
+}
+
+impl RabbitMq {
+    pub(crate) fn over(inner: Arc<Inner>) -> Self {
+        RabbitMq { threads: blocking::RabbitMq::new(Arc::clone(&inner)), inner, blocks: false }
+    }
+
+    /// The same for a caller whose thread is blocked while a verb runs.
+    pub(crate) fn blocking(self) -> Self {
+        RabbitMq { blocks: true, ..self }
+    }
+
+    #[track_caller]
+    fn claim(&self) -> Claim {
+        if self.blocks { Claim::shared().blocking() } else { Claim::shared() }
+    }
+
+    /// A RabbitMQ of one's own, which closes when the guard drops.
+    ///
+    /// # Errors
+    /// Those of [`ResourcePool::rabbitmq`](crate::ResourcePool::rabbitmq).
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes what was begun.
+    #[track_caller]
+    pub fn scoped(config: RabbitMqConfig) -> impl Future<Output = Result<Scoped<Lease<RabbitMq>>, Error>> + Send {
+        let claim = Claim::shared();
+        async move {
+            let pool = scoped::pool(config.into())?;
+            let lease = pool.acquire(pool.registry().rabbitmq(), claim).await?;
+            Ok(Scoped::new(lease, pool))
+        }
+    }
+
+    /// A channel of one's own, for whatever the other verbs do not do; derefs to
+    /// [`lapin::Channel`]. It is opened for the caller and closed when it drops, since nobody can
+    /// tell what was done to it. It dies with its connection, and nothing done on it is replayed.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`], with the holders, if all [`max_channels`](RabbitMqConfig::max_channels)
+    /// are out for longer than the acquire timeout; those of the other verbs.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    #[track_caller]
+    pub fn channel(&self) -> impl Future<Output = Result<Channel, Error>> + Send {
+        let claim = self.claim();
+        async move { Ok(Channel { pooled: Ours::new(self.inner.check_out(claim, Use::Raw).await?) }) }
+    }
+
+    /// Declares an exchange, now and after every reconnect.
+    ///
+    /// # Errors
+    /// [`Error::Operation`] if it exists with other properties or may not be declared;
+    /// [`Error::Lost`], [`Error::Timeout`], [`Error::Closed`].
+    ///
+    /// # Cancel safety
+    /// Once begun it may happen all the same, but is not replayed then.
+    #[track_caller]
+    pub fn declare_exchange(&self, exchange: Exchange) -> impl Future<Output = Result<(), Error>> + Send {
+        let claim = self.claim();
+        async move {
+            self.inner.declare(claim, Declaration::Exchange(&exchange)).await?;
+            if !exchange.options.passive {
+                self.inner.topology.lock().exchange(exchange);
+            }
+            Ok(())
+        }
+    }
+
+    /// Declares a queue, now and after every reconnect. If the broker names it, it has another
+    /// name after each, but the verbs go on knowing it by the first.
+    ///
+    /// # Errors
+    /// As [`declare_exchange`](RabbitMq::declare_exchange).
+    ///
+    /// # Cancel safety
+    /// Once begun it may happen all the same, but is not replayed then.
+    #[track_caller]
+    pub fn declare_queue(&self, queue: Queue) -> impl Future<Output = Result<DeclaredQueue, Error>> + Send {
+        let claim = self.claim();
+        async move {
+            let declared = self.inner.declare(claim, Declaration::Queue(&queue)).await?;
+            // A queue's declaration answers it.
+            let declared = declared.ok_or_else(|| self.inner.closed_error())?;
+            let name = declared.name().to_string();
+            if !queue.options.passive {
+                self.inner.topology.lock().queue(queue, &name);
+            }
+            Ok(DeclaredQueue { name, messages: declared.message_count(), consumers: declared.consumer_count() })
+        }
+    }
+
+    /// Binds a queue to an exchange, now and after every reconnect.
+    ///
+    /// # Errors
+    /// [`Error::Operation`] if one of them does not exist; [`Error::Lost`], [`Error::Timeout`],
+    /// [`Error::Closed`].
+    ///
+    /// # Cancel safety
+    /// Once begun it may happen all the same, but is not replayed then.
+    #[track_caller]
+    pub fn bind(
+        &self,
+        queue: &str,
+        exchange: &str,
+        routing_key: &str,
+    ) -> impl Future<Output = Result<(), Error>> + Send {
+        self.bind_with(queue, exchange, routing_key, FieldTable::default())
+    }
+
+    /// [`bind`](RabbitMq::bind) with arguments, as headers exchanges need them.
+    ///
+    /// # Errors
+    /// As [`bind`](RabbitMq::bind).
+    ///
+    /// # Cancel safety
+    /// As [`bind`](RabbitMq::bind).
+    #[track_caller]
+    pub fn bind_with(
+        &self,
+        queue: &str,
+        exchange: &str,
+        routing_key: &str,
+        arguments: FieldTable,
+    ) -> impl Future<Output = Result<(), Error>> + Send {
+        let claim = self.claim();
+        let binding = Binding {
+            queue: queue.to_owned(),
+            exchange: exchange.to_owned(),
+            routing_key: routing_key.to_owned(),
+            arguments,
+        };
+        async move {
+            self.inner.declare(claim, Declaration::Binding(&binding, &self.inner)).await?;
+            self.inner.topology.lock().binding(binding);
+            Ok(())
+        }
+    }
+
+    /// Deletes a queue, and once that is done forgets it and its bindings.
+    ///
+    /// # Errors
+    /// [`Error::Operation`] if it may not be deleted; [`Error::Lost`], [`Error::Timeout`], [`Error::Closed`].
+    ///
+    /// # Cancel safety
+    /// Once begun it may happen all the same, but it is declared again after a reconnect then.
+    #[track_caller]
+    pub fn delete_queue(&self, queue: &str) -> impl Future<Output = Result<(), Error>> + Send {
+        let claim = self.claim();
+        let queue = queue.to_owned();
+        async move {
+            let mut pooled = self.inner.check_out(claim, Use::Verb).await?;
+            let name = self.inner.current_name(&queue);
+            pooled.guard.delete_queue(&name).await?;
+            self.inner.topology.lock().forget_queue(&queue);
+            Ok(())
+        }
+    }
+
+    /// Deletes an exchange, and once that is done forgets it and its bindings.
+    ///
+    /// # Errors
+    /// [`Error::Operation`] if it may not be deleted; [`Error::Lost`], [`Error::Timeout`], [`Error::Closed`].
+    ///
+    /// # Cancel safety
+    /// Once begun it may happen all the same, but it is declared again after a reconnect then.
+    #[track_caller]
+    pub fn delete_exchange(&self, exchange: &str) -> impl Future<Output = Result<(), Error>> + Send {
+        let claim = self.claim();
+        let exchange = exchange.to_owned();
+        async move {
+            let mut pooled = self.inner.check_out(claim, Use::Verb).await?;
+            pooled.guard.delete_exchange(&exchange).await?;
+            self.inner.topology.lock().forget_exchange(&exchange);
+            Ok(())
+        }
+    }
+
+    /// The present name of a queue that the broker named; other names are answered as they are.
+    pub fn current_name(&self, queue: &str) -> String {
+        self.inner.current_name(queue)
+    }
+
+    /// Publishes a message and waits for the broker's confirm. A message that reaches no queue
+    /// comes back as [`Published::Returned`], unless it is [optional](Message::optional).
+    ///
+    /// # Errors
+    /// [`Error::OutcomeUnknown`] if the connection or the answer is lost after it was sent: it is
+    /// never sent again by itself, so there is no silent duplicate. [`Error::Operation`] if the
+    /// broker refuses it, as for an exchange that does not exist, or if its headers do not fit into one
+    /// frame ([`frame_max`](RabbitMqConfig::frame_max)). [`Error::Timeout`] if the broker
+    /// blocks publishers, or no channel is free; then it was not sent. [`Error::Lost`],
+    /// [`Error::Closed`]: not sent either.
+    ///
+    /// # Cancel safety
+    /// Once begun it may be published all the same.
+    #[track_caller]
+    pub fn publish(&self, message: Message) -> impl Future<Output = Result<Published, Error>> + Send {
+        let claim = self.claim();
+        async move {
+            let (mut pooled, sent) = self.inner.send(claim, &Arc::new(vec![message])).await?;
+            let mut results = pooled.guard.settle(&mut Flight::from(sent)).await;
+            // One message, one result.
+            results.pop().unwrap_or_else(|| Err(self.inner.closed_error()))
+        }
+    }
+
+    /// Publishes messages in their order, many unconfirmed at a time
+    /// ([`confirm_window`](RabbitMqConfig::confirm_window),
+    /// [`confirm_window_bytes`](RabbitMqConfig::confirm_window_bytes)), and tells the outcome of each.
+    ///
+    /// It stops at the first loss, timeout or refusal of the broker's; what was not sent by then has an error that says so,
+    /// for which the rest of the messages is taken out of the iterator and dropped. A message that the broker refused has
+    /// [`Error::Operation`] with its reason, and those after it, which it did not take, have one that says so. Those before
+    /// it without an answer have [`Error::OutcomeUnknown`], and so do all where it cannot be told which was refused.
+    ///
+    /// # Errors
+    /// Those of [`publish`](RabbitMq::publish) if nothing could be sent.
+    ///
+    /// # Cancel safety
+    /// Those begun may be published all the same.
+    #[track_caller]
+    pub fn publish_batch<I>(&self, messages: I) -> impl Future<Output = Result<Batch, Error>> + Send
+    where
+        I: IntoIterator<Item = Message>,
+        I::IntoIter: Send,
+    {
+        let claim = self.claim();
+        let mut parts = Parts::new(messages.into_iter(), &self.inner.config);
+        async move {
+            let (mut pooled, sent) = self.inner.send(claim, &parts.next()).await?;
+            let mut flight = Flight::from(sent);
+            let (mut results, mut trouble, mut unsent) = (Vec::new(), None, 0);
+            loop {
+                while trouble.is_none() && !flight.is_lost() {
+                    let part = parts.next();
+                    if part.is_empty() {
+                        break;
+                    }
+                    match pooled.guard.send(&self.inner, &part).await {
+                        Ok(sent) => flight.push(sent),
+                        // None of it was sent, nor will be.
+                        Err(error) => (trouble, unsent) = (Some(error), part.len()),
+                    }
+                }
+                let settled = pooled.guard.settle(&mut flight).await;
+                if settled.is_empty() {
+                    break;
+                }
+                parts.settled();
+                results.extend(settled);
+                if trouble.is_none() && flight.is_lost() {
+                    let unanswered = results.iter().rev().find_map(|result: &Result<_, Error>| result.as_ref().err());
+                    // The last answer may just have come all the same.
+                    trouble = Some(unanswered.cloned().unwrap_or_else(|| pooled.guard.generation.was_cut()));
+                }
+            }
+            if let Some(why) = trouble {
+                let unsent = unsent + parts.left();
+                let error = || self.inner.operation("publishing (it was not sent)", why.clone());
+                results.extend((0..unsent).map(|_| Err(error())));
+            }
+            Ok(Batch { results })
+        }
+    }
+
+    /// Fetches one message, if there is one. It keeps a channel until it is acknowledged.
+    ///
+    /// # Errors
+    /// [`Error::Operation`] if there is no such queue, or it was declared here as a stream; [`Error::Lost`],
+    /// [`Error::Timeout`], [`Error::Closed`].
+    ///
+    /// # Cancel safety
+    /// A message that was under way goes back to its queue.
+    #[track_caller]
+    pub fn get(&self, queue: &str) -> impl Future<Output = Result<Option<Delivery>, Error>> + Send {
+        let claim = self.claim();
+        let queue = queue.to_owned();
+        async move {
+            if self.inner.is_stream(&queue) == Some(true) {
+                let problem = "a stream is not fetched from, and the broker would end the connection; consume it";
+                return Err(self.inner.operation(&format!("fetching from {queue:?}"), problem));
+            }
+            let mut pooled = self.inner.check_out(claim, Use::Verb).await?;
+            let queue = self.inner.current_name(&queue);
+            let Some(message) = pooled.guard.get(&queue).await? else { return Ok(None) };
+            // Until the message is settled.
+            pooled.guard.fit = false;
+            let generation = Arc::clone(&pooled.guard.generation);
+            let mut delivery = Delivery::new(message.delivery, generation, Keeps::Checkout(pooled));
+            delivery.hand_out(&self.inner.link);
+            Ok(Some(delivery))
+        }
+    }
+
+    /// Consumes a queue. The stream goes on after a reconnect, without a sign; messages that were
+    /// in hand then are delivered again. It ends when closing begins, after an error, and when
+    /// the broker cancels it.
+    ///
+    /// # Errors
+    /// [`Error::Operation`] if there is no such queue, or it is consumed exclusively;
+    /// [`Error::Lost`], [`Error::Timeout`], [`Error::Closing`], [`Error::Closed`].
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    #[track_caller]
+    pub fn consume(&self, what: impl Into<Consume>) -> impl Future<Output = Result<Consumer, Error>> + Send {
+        let claim = Claim::shared();
+        let mut what = what.into();
+        async move {
+            let inner = &self.inner;
+            inner.link.process.check()?;
+            if inner.intake.is_cancelled() && !inner.closed.load(Ordering::SeqCst) {
+                return Err(Error::Closing { resource: Arc::clone(inner.link.name()) });
+            }
+            what.prefetch.get_or_insert(inner.config.prefetch);
+            let (lease, generation) = inner.lease(deadline(inner.link.patience), claim).await?;
+            let first = inner.subscribe(&generation, &what, claim.site, None).await?;
+            let cancel = inner.intake.child_token();
+            let (sender, deliveries) = mpsc::unbounded_channel();
+            let queue = what.queue.clone();
+            let pump = Pump {
+                inner: Arc::clone(inner),
+                what,
+                claim,
+                sender,
+                cancel: cancel.clone(),
+                _counted: Counted::new(&inner.consumers),
+            };
+            inner.runtime.spawn(pump.run(first));
+            Ok(Consumer {
+                deliveries: Ours::new(deliveries),
+                link: inner.link.clone(),
+                queue,
+                cancelled: cancel.clone(),
+                forked: false,
+                failed: None,
+                _cancel: Ours::new(cancel.drop_guard()),
+                lease,
+            })
+        }
+    }
+}
+
+impl fmt::Debug for RabbitMq {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RabbitMq").field("resource", self.inner.link.name()).finish_non_exhaustive()
+    }
+}
+
+/// What a channel is checked out for.
+#[derive(Clone, Copy, PartialEq)]
+enum Use {
+    /// By the caller, who may do anything to it.
+    Raw,
+    /// By one of our verbs; it has confirms on.
+    Verb,
+}
+
+impl Inner {
+    /// Connects, declares again what was declared before, and puts the new connection in place.
+    async fn open_generation(self: &Arc<Self>, link: &Link) -> Result<(), Failure> {
+        let config = &self.config;
+        let dialled = dial_for_all(config, &self.tls).await?;
+        let mut events = Box::pin(dialled.connection.events_listener());
+        // As the broker and we have agreed.
+        let channels = Channels::new(usize::from(dialled.connection.configuration().channel_max()));
+        let checkouts = config.max_channels.min(channels.max);
+        let generation = Arc::new(Generation {
+            number: self.link.generation(),
+            config: Arc::clone(config),
+            link: self.link.clone(),
+            runtime: self.runtime.clone(),
+            intake: self.intake.clone(),
+            closed: Arc::clone(&self.closed),
+            permits: Arc::new(Semaphore::new(checkouts)),
+            quota: Quota::new(&self.link, checkouts, "channels", "max_channels"),
+            channels,
+            blocked: watch::Sender::new(None),
+            waiting: AtomicUsize::new(0),
+            prober: Arc::default(),
+            switch: dialled.switch.clone(),
+            gone: dialled.gone.clone(),
+            connection: dialled.connect(),
+        });
+        let cut = CutOnDrop::new(&generation.switch);
+        let watched = Arc::downgrade(&generation);
+        let switch = generation.switch.clone();
+        tokio::spawn(async move {
+            loop {
+                let event = tokio::select! {
+                    event = poll_fn(|cx| events.as_mut().poll_next(cx)) => event,
+                    () = switch.wait() => return,
+                };
+                let (Some(event), Some(generation)) = (event, watched.upgrade()) else { return };
+                if !generation.see(event) {
+                    return;
+                }
+            }
+        });
+        self.replay(&generation, link).await?;
+        cut.disarm();
+        *self.current.write() = Some(generation);
+        Ok(())
+    }
+
+    /// Declares everything again, side by side, and tells how far it has come. What the broker refuses is left out and
+    /// logged: it must not keep the rest from working.
+    async fn replay(&self, generation: &Arc<Generation>, link: &Link) -> Result<(), Failure> {
+        let topology = self.topology.lock().clone();
+        let replay = Replay::new(link, topology.len());
+        let exchanges = topology.exchanges.values().map(|exchange| (None, Declaration::Exchange(exchange)));
+        let queues = topology.queues.iter().map(|(known, queue)| (Some(known), Declaration::Queue(&queue.spec)));
+        let bindings = topology.bindings.iter().map(|binding| (None, Declaration::Binding(binding, self)));
+        self.declare_all(generation, &replay, exchanges.collect()).await?;
+        self.declare_all(generation, &replay, queues.collect()).await?;
+        self.declare_all(generation, &replay, bindings.collect()).await
+    }
+
+    /// These, a queue with the name by which the caller knows it.
+    async fn declare_all(
+        &self,
+        generation: &Arc<Generation>,
+        replay: &Replay<'_>,
+        all: Vec<(Option<&String>, Declaration<'_>)>,
+    ) -> Result<(), Failure> {
+        let channels = DECLARING.min(all.len()).min(generation.connection.configuration().channel_max().into());
+        let all = Mutex::new(all.iter());
+        let next = || all.lock().next();
+        let declare = async || {
+            let mut guard = None;
+            while let Some((known, what)) = next() {
+                let declared = self.again(generation, &mut guard, what).await?;
+                if let (Some(known), Some(declared)) = (known, declared) {
+                    self.topology.lock().rename(known, declared.name().as_str());
+                }
+                replay.one_more();
+            }
+            // Its number is free again before anybody else wants one.
+            if let Some(guard) = guard {
+                let _ = generation.answer("closing a channel", guard.channel.close(200, "OK".into())).await;
+            }
+            Ok(())
+        };
+        let mut declaring: Vec<_> = (0..channels).map(|_| Box::pin(declare())).collect();
+        poll_fn(|cx| {
+            let mut outcome = Ok(());
+            declaring.retain_mut(|one| match one.as_mut().poll(cx) {
+                Poll::Ready(Err(failure)) => {
+                    outcome = Err(failure);
+                    false
+                }
+                ended => ended.is_pending(),
+            });
+            if outcome.is_err() || declaring.is_empty() { Poll::Ready(outcome) } else { Poll::Pending }
+        })
+        .await
+    }
+
+    /// Declares this on the channel, or on a new one where the broker has closed that.
+    async fn again(
+        &self,
+        generation: &Arc<Generation>,
+        channel: &mut Option<ChannelGuard>,
+        what: &Declaration<'_>,
+    ) -> Result<Option<lapin::Queue>, Failure> {
+        let mut tries = 0;
+        loop {
+            let mut guard = match channel.take() {
+                Some(guard) => guard,
+                None => ChannelGuard::open(generation, generation.place().await?, None, None).await?,
+            };
+            let error = match what.make(&mut guard).await {
+                Ok(declared) => {
+                    *channel = Some(guard);
+                    return Ok(declared);
+                }
+                Err(error) => error,
+            };
+            drop(guard);
+            tries += 1;
+            match error {
+                error if !generation.is_alive() => return Err(Failure::transient(error)),
+                error if is_locked(&error) && tries < LOCKED_TRIES => tokio::time::sleep(LOCKED_PAUSE).await,
+                Error::Operation { .. } => {
+                    tracing::warn!(resource = %self.link.name(), %error, "not declared again");
+                    return Ok(None);
+                }
+                error => return Err(Failure::transient(error)),
+            }
+        }
+    }
+
+    fn current_name(&self, queue: &str) -> String {
+        self.topology.lock().queues.get(queue).map_or_else(|| queue.to_owned(), |queue| queue.name.clone())
+    }
+
+    /// Whether a queue is a stream, if it was declared here and that says so.
+    fn is_stream(&self, queue: &str) -> Option<bool> {
+        is_stream(&self.topology.lock().queues.get(queue)?.spec.arguments)
+    }
+
+    /// A lease with the connection behind it, waiting while that is being brought back.
+    async fn lease(&self, deadline: Instant, claim: Claim) -> Result<(Lease<RabbitMq>, Arc<Generation>), Error> {
+        let mut reported = false;
+        loop {
+            if self.closed.load(Ordering::SeqCst) {
+                return Err(self.closed_error());
+            }
+            let Some(lease) = self.link.lease::<RabbitMqResource, RabbitMq>(claim) else {
+                self.link.ready_within(deadline.saturating_duration_since(Instant::now())).await?;
+                continue;
+            };
+            match self.alive() {
+                Some(generation) => return Ok((lease, generation)),
+                // What is being closed is not brought back.
+                None if reported => return Err(self.lost("the connection is gone")),
+                None => {
+                    reported = true;
+                    self.link.lost(Lease::generation(&lease), "the connection is gone");
+                }
+            }
+        }
+    }
+
+    fn alive(&self) -> Option<Arc<Generation>> {
+        self.current.read().clone().filter(|generation| generation.is_alive())
+    }
+
+    /// Declares, and once more if the answer is lost and the policy says so.
+    async fn declare(&self, claim: Claim, what: Declaration<'_>) -> Result<Option<lapin::Queue>, Error> {
+        let answer = what.make(&mut self.check_out(claim, Use::Verb).await?.guard).await;
+        match answer {
+            Err(Error::Lost { .. }) if self.link.repeat == Repeat::Idempotent && !self.intake.is_cancelled() => {
+                what.make(&mut self.check_out(claim, Use::Verb).await?.guard).await
+            }
+            answer => answer,
+        }
+    }
+
+    /// Sends these on a channel that is answered too. An error means that none was.
+    async fn send(&self, claim: Claim, messages: &Arc<Vec<Message>>) -> Result<(Pooled, Sent), Error> {
+        let deadline = deadline(self.link.patience);
+        loop {
+            let mut pooled = self.check_out_by(deadline, claim, Use::Verb).await?;
+            match pooled.guard.send(self, messages).await {
+                Ok(sent) => return Ok((pooled, sent)),
+                Err(error) if self.may_wait(&error, deadline) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Whether what failed like this, and was not sent, waits for the connection.
+    fn may_wait(&self, error: &Error, deadline: Instant) -> bool {
+        let waits = self.link.repeat != Repeat::Never && !self.intake.is_cancelled();
+        waits && matches!(error, Error::Lost { .. }) && Instant::now() < deadline
+    }
+
+    async fn check_out(&self, claim: Claim, what: Use) -> Result<Pooled, Error> {
+        self.check_out_by(deadline(self.link.patience), claim, what).await
+    }
+
+    async fn check_out_by(&self, deadline: Instant, claim: Claim, what: Use) -> Result<Pooled, Error> {
+        loop {
+            match self.try_check_out(deadline, claim, what).await {
+                Err(error) if self.may_wait(&error, deadline) => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn try_check_out(&self, deadline: Instant, claim: Claim, what: Use) -> Result<Pooled, Error> {
+        let (lease, generation) = self.lease(deadline, claim).await?;
+        let permit = generation.permit(claim).await?;
+        let idle = if what == Use::Verb { generation.idle_channel() } else { None };
+        let found = match idle {
+            Some(idle) => Ok(idle),
+            None => Err(generation.place().await?),
+        };
+        drop(lease);
+        // Only now is it held, and by whom.
+        let (lease, _) = self.lease(deadline, generation.quota.claim(claim)).await?;
+        let guard = match found {
+            Ok(mut idle) => {
+                idle.permit = Some(permit);
+                idle
+            }
+            Err(place) => {
+                let opened = ChannelGuard::open(&generation, place, Some(permit), None).await?;
+                if what == Use::Verb { opened.confirming().await? } else { opened }
+            }
+        };
+        Ok(Pooled { guard, _lease: lease })
+    }
+
+    /// A channel of its own for a consumer, subscribed.
+    async fn subscribe(
+        &self,
+        generation: &Arc<Generation>,
+        what: &Consume,
+        site: &'static Location<'static>,
+        from: Option<i64>,
+    ) -> Result<Subscription, Error> {
+        let arguments = reading_from(from, &what.arguments);
+        let queue = self.current_name(&what.queue);
+        let action = format!("consuming {queue:?}");
+        let name = short(&self.link, &action, &queue)?;
+        let tag = short(&self.link, &action, &what.tag)?;
+        generation.fits_method(&action, &[&queue, &what.tag], &arguments)?;
+        let mut guard = ChannelGuard::open(generation, generation.place().await?, None, Some(site)).await?;
+        let channel = guard.channel.clone();
+        let prefetch = what.prefetch.unwrap_or(self.config.prefetch);
+        guard.ask(&action, channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
+        let options = BasicConsumeOptions { exclusive: what.exclusive, ..BasicConsumeOptions::default() };
+        let consumer = guard.ask(&action, channel.basic_consume(name, tag, options, arguments)).await?;
+        Ok(Subscription { consumer, channel: Arc::new(guard), reading: Reading::new(self.is_stream(&what.queue)) })
+    }
+
+    fn closed_error(&self) -> Error {
+        Error::Closed { resource: Arc::clone(self.link.name()) }
+    }
+
+    fn lost(&self, source: impl Into<BoxError>) -> Error {
+        lost(&self.link, source)
+    }
+
+    fn operation(&self, action: &str, source: impl Into<BoxError>) -> Error {
+        operation(&self.link, action, source)
+    }
+}

@@ -1,0 +1,89 @@
+//! How the prober asks: on a connection of its own, and on the resource's where that has no answer.
+
+use std::future::pending;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::Inner;
+use super::connection::Generation;
+use super::dial::Probe;
+use crate::base::error::{Failure, Proof};
+use crate::base::runtime::within;
+use crate::net::count::Counted;
+
+/// What the prober of a connection has of its own.
+#[derive(Default)]
+pub(super) struct Prober {
+    pub(super) probe: Option<Arc<Probe>>,
+    /// When it tries again to have one.
+    again: Option<Instant>,
+}
+
+/// How long its own connection has to itself, to be opened and to answer. Twice that is within what a health check may
+/// take, 500 ms.
+const HEAD_START: Duration = Duration::from_millis(200);
+
+/// How long the prober goes without a connection of its own after it got none: each attempt is a line in the broker's log.
+const PAUSE: Duration = Duration::from_secs(10);
+
+impl Inner {
+    /// Asks the broker for a sign of life.
+    pub(super) async fn ask(&self, generation: &Arc<Generation>) -> Result<(), Failure> {
+        let Ok(Ok(probe)) = within(HEAD_START, self.probe(generation)).await else {
+            return generation.round_trip().await;
+        };
+        let mut asked = pin!(probe.round_trip());
+        match within(HEAD_START, &mut asked).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => {
+                tracing::debug!(resource = %self.link.name(), error = %self.config.redacted(error), "the prober's connection");
+                generation.prober.lock().await.probe.take_if(|gone| Arc::ptr_eq(gone, &probe));
+                return generation.round_trip().await;
+            }
+            Err(_elapsed) => {}
+        }
+        let mut own = pin!(async {
+            if asked.await.is_err() {
+                pending::<()>().await;
+            }
+        });
+        tokio::select! {
+            biased;
+            () = &mut own => Ok(()),
+            answer = generation.round_trip() => match answer {
+                // The prober's own connection, which is never blocked, is silent.
+                Err(failure) if failure.proof() == Proof::Unasked => {
+                    own.await;
+                    Ok(())
+                }
+                answer => answer,
+            },
+        }
+    }
+
+    /// The prober's own connection, opened if there is none.
+    async fn probe(&self, generation: &Arc<Generation>) -> Result<Arc<Probe>, Failure> {
+        let mut prober = Arc::clone(&generation.prober).lock_owned().await;
+        if let Some(probe) = &prober.probe {
+            return Ok(Arc::clone(probe));
+        }
+        if self.closed.load(Ordering::SeqCst) || prober.again.is_some_and(|again| Instant::now() < again) {
+            return Err(Failure::unasked("the prober has no connection of its own"));
+        }
+        let (counted, given_up) = (Counted::new(&self.probes), self.probes_given_up.clone());
+        let opening = Probe::open(Arc::clone(&self.config), self.tls.clone(), counted, given_up);
+        let resource = Arc::clone(self.link.name());
+        // Goes on if the ping is given up: the broker's log would have a connection cut off in the middle.
+        let opened = tokio::spawn(async move {
+            let probe = opening.await.map(Arc::new).inspect_err(|error| {
+                tracing::info!(%resource, %error, "the prober has no connection of its own and asks on the resource's");
+                prober.again = Some(Instant::now() + PAUSE);
+            })?;
+            prober.probe = Some(Arc::clone(&probe));
+            Ok(probe)
+        });
+        opened.await?
+    }
+}

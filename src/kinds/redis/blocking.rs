@@ -1,0 +1,191 @@
+//! Redis for threads: a connection of one's own.
+
+use std::fmt;
+
+use redis::{ConnectionLike, Msg, RedisResult, ToRedisArgs, Value};
+
+use crate::base::error::Error;
+use crate::kinds::redis::{Answer, Manager, RedisConfig, Wire};
+use crate::lifecycle::checkout::Checkout;
+use crate::lifecycle::lease::{Claim, Lease};
+use crate::lifecycle::resource::{Busy, Work};
+use crate::pool::blocking::Scoped;
+use crate::pool::scoped;
+
+/// A connection of one's own, until it drops. Implements [`redis::ConnectionLike`], so every
+/// command and pipeline of the `redis` crate works on it, blocking ones and `WATCH`/`MULTI` too.
+///
+/// A connection that is left in another state than it came in (in `MULTI` or `WATCH`, in another
+/// database, subscribed, or with a command cut short) is closed instead of handed out again.
+pub struct Redis {
+    connection: Checkout<Manager>,
+}
+
+impl Redis {
+    pub(crate) fn new(connection: Checkout<Manager>) -> Self {
+        Redis { connection }
+    }
+
+    /// A Redis of one's own, which closes when the guard drops.
+    ///
+    /// # Errors
+    /// Those of [`ResourcePool::redis`](crate::pool::blocking::ResourcePool::redis).
+    #[track_caller]
+    pub fn scoped(config: RedisConfig) -> Result<Scoped<Redis>, Error> {
+        let pool = crate::blocking::ResourcePool::from(scoped::pool(config.into())?);
+        Ok(Scoped::new(pool.redis()?, pool))
+    }
+
+    /// Lends it to a closure, and gives it back after that. What a closure has, only its thread
+    /// can free, so that a wait for it on this thread is [`Error::Deadlock`] at once instead of a
+    /// timeout later:
+    /// `pool.redis()?.lend(|redis| redis.incr("trades", 1))`.
+    pub fn lend<T>(mut self, run: impl FnOnce(&mut Lent<'_>) -> T) -> T {
+        let _lending = self.connection.lease.quota.lend();
+        run(&mut Lent(&mut self))
+    }
+
+    /// Subscribes to a channel, or to several. The messages come from the iterator, which ends
+    /// with an error when the connection is lost or closed. To listen is no work: closing does not wait for it.
+    ///
+    /// # Errors
+    /// When the command cannot be sent.
+    #[track_caller]
+    pub fn subscribe(&mut self, channels: impl ToRedisArgs) -> RedisResult<Subscription<'_>> {
+        self.listen(redis::cmd("SUBSCRIBE").arg(channels))
+    }
+
+    /// Subscribes to a pattern, or to several.
+    ///
+    /// # Errors
+    /// When the command cannot be sent.
+    #[track_caller]
+    pub fn psubscribe(&mut self, patterns: impl ToRedisArgs) -> RedisResult<Subscription<'_>> {
+        self.listen(redis::cmd("PSUBSCRIBE").arg(patterns))
+    }
+
+    fn run<T: Answer>(&mut self, packed: &[u8], call: impl FnOnce(&mut Wire) -> RedisResult<T>) -> RedisResult<T> {
+        if let Some(gone) = self.connection.gone() {
+            return Err(gone);
+        }
+        let busy = Busy::new(Lease::activity(&self.connection.lease), Work::Operation);
+        let answer = call(&mut self.connection);
+        self.connection.answered(busy, answer, packed)
+    }
+
+    #[track_caller]
+    fn listen(&mut self, command: &redis::Cmd) -> RedisResult<Subscription<'_>> {
+        self.connection.subscribe(command).map_err(|error| self.connection.unsent(error))?;
+        if let Some(lease) = self.connection.idle_lease(Claim::shared()) {
+            self.connection.lease = lease;
+        }
+        Ok(Subscription { redis: self, ended: false })
+    }
+}
+
+/// A connection [lent](Redis::lend) to a closure, which can do with it whatever it could do with
+/// its own, but give it away.
+#[derive(Debug)]
+pub struct Lent<'a>(&'a mut Redis);
+
+impl Lent<'_> {
+    /// As [`Redis::subscribe`].
+    ///
+    /// # Errors
+    /// When the command cannot be sent.
+    #[track_caller]
+    pub fn subscribe(&mut self, channels: impl ToRedisArgs) -> RedisResult<Subscription<'_>> {
+        self.0.subscribe(channels)
+    }
+
+    /// As [`Redis::psubscribe`].
+    ///
+    /// # Errors
+    /// When the command cannot be sent.
+    #[track_caller]
+    pub fn psubscribe(&mut self, patterns: impl ToRedisArgs) -> RedisResult<Subscription<'_>> {
+        self.0.psubscribe(patterns)
+    }
+}
+
+impl ConnectionLike for Redis {
+    fn req_packed_command(&mut self, cmd: &[u8]) -> RedisResult<Value> {
+        self.run(cmd, |wire| wire.req_packed_command(cmd))
+    }
+
+    fn req_packed_commands(&mut self, cmd: &[u8], offset: usize, count: usize) -> RedisResult<Vec<Value>> {
+        self.run(cmd, |wire| wire.req_packed_commands(cmd, offset, count))
+    }
+
+    fn get_db(&self) -> i64 {
+        self.connection.get_db()
+    }
+
+    fn check_connection(&mut self) -> bool {
+        self.connection.check_connection()
+    }
+
+    fn is_open(&self) -> bool {
+        ConnectionLike::is_open(&*self.connection)
+    }
+}
+
+impl ConnectionLike for Lent<'_> {
+    fn req_packed_command(&mut self, cmd: &[u8]) -> RedisResult<Value> {
+        self.0.req_packed_command(cmd)
+    }
+
+    fn req_packed_commands(&mut self, cmd: &[u8], offset: usize, count: usize) -> RedisResult<Vec<Value>> {
+        self.0.req_packed_commands(cmd, offset, count)
+    }
+
+    fn get_db(&self) -> i64 {
+        self.0.get_db()
+    }
+
+    fn check_connection(&mut self) -> bool {
+        self.0.check_connection()
+    }
+
+    fn is_open(&self) -> bool {
+        ConnectionLike::is_open(&*self.0)
+    }
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redis").field("lease", &self.connection.lease).finish_non_exhaustive()
+    }
+}
+
+/// The messages of a subscription. Blocks for the next one; ends after an error.
+#[derive(Debug)]
+pub struct Subscription<'a> {
+    redis: &'a mut Redis,
+    ended: bool,
+}
+
+impl Iterator for Subscription<'_> {
+    type Item = RedisResult<Msg>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while !self.ended {
+            match self.redis.connection.receive() {
+                // The confirmations of SUBSCRIBE are no messages.
+                Ok(value) => match value.extract_error().map(Msg::from_owned_value) {
+                    Ok(Some(message)) => return Some(Ok(message)),
+                    Ok(None) => {}
+                    Err(refused) => {
+                        self.ended = true;
+                        return Some(Err(refused));
+                    }
+                },
+                Err(error) => {
+                    self.ended = true;
+                    return Some(Err(self.redis.connection.unsent(error)));
+                }
+            }
+        }
+        None
+    }
+}

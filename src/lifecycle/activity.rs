@@ -1,0 +1,182 @@
+//! What goes on at a resource: the work that closing waits for, and who is told when it ends.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use crate::base::clock::Moment;
+use crate::base::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use crate::base::sync::{Mutex, Notify};
+use crate::lifecycle::resource::Work;
+
+/// What leases, links and pieces of work know of their resource, whatever its type.
+pub(crate) struct Activity {
+    pub(crate) name: Arc<str>,
+    pub(crate) endpoint: Arc<str>,
+    pub(crate) tally: Tally,
+    draining: AtomicBool,
+    changed: Notify,
+}
+
+impl Activity {
+    pub(crate) fn new(name: &str, endpoint: String) -> Arc<Self> {
+        Arc::new(Activity {
+            name: Arc::from(name),
+            endpoint: Arc::from(endpoint),
+            tally: Tally::default(),
+            draining: AtomicBool::new(false),
+            changed: Notify::new(),
+        })
+    }
+
+    /// Whether it is in the drain's books.
+    pub(crate) fn end(&self, work: Work, count: usize, is_done: bool) -> bool {
+        let counted = self.tally.end(work, count, is_done);
+        // Either this sees that somebody drains, or that one sees the count that this left.
+        fence(Ordering::SeqCst);
+        self.released();
+        counted
+    }
+
+    /// From now on releases wake whoever waits in [`until`](Activity::until).
+    pub(crate) fn set_draining(&self, draining: bool) {
+        if draining {
+            self.tally.begin_drain();
+        }
+        self.draining.store(draining, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    #[inline]
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// A lease or a piece of work has ended; whoever drains wants to know. What was released is
+    /// released by a lock that whoever drains takes too, or before a fence.
+    pub(crate) fn released(&self) {
+        if self.is_draining() {
+            self.changed();
+        }
+    }
+
+    /// The state has changed.
+    pub(crate) fn changed(&self) {
+        self.changed.notify_waiters();
+    }
+
+    /// Waits until there is an answer, asking anew after each change of state and, while
+    /// draining, after each release.
+    pub(crate) async fn until<T>(&self, mut answer: impl FnMut() -> Option<T>) -> T {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if let Some(answer) = answer() {
+                return answer;
+            }
+            changed.await;
+        }
+    }
+}
+
+/// The work of one resource: what goes on, and how that of the last drain ended. On cache lines of its own: what every
+/// operation writes would slow down every lease, which reads what is beside it.
+#[derive(Default)]
+#[repr(align(128))]
+pub(crate) struct Tally {
+    now: [AtomicUsize; KINDS],
+    /// When work last ended, in [`millis`](Moment::millis).
+    last_ended: AtomicU64,
+    is_draining: AtomicBool,
+    books: Mutex<Books>,
+}
+
+/// How the work of a drain ended, by kind.
+#[derive(Default)]
+struct Books {
+    finished: [usize; KINDS],
+    given_up: [usize; KINDS],
+    unfinished: [usize; KINDS],
+}
+
+const KINDS: usize = Work::ALL.len();
+
+impl Tally {
+    pub(crate) fn begin(&self, work: Work, count: usize) {
+        self.now[work as usize].fetch_add(count, Ordering::Relaxed);
+    }
+
+    fn end(&self, work: Work, count: usize, is_done: bool) -> bool {
+        self.last_ended.store(Moment::coarse().millis(), Ordering::Relaxed);
+        let end = || self.now[work as usize].fetch_sub(count, Ordering::Release);
+        if !self.is_draining.load(Ordering::Relaxed) {
+            end();
+            return false;
+        }
+        let mut books = self.books.lock();
+        // Under the lock, so that it is either unfinished or has ended, and not both.
+        end();
+        let counts = self.is_draining.load(Ordering::Relaxed);
+        if counts {
+            let ended = if is_done { &mut books.finished } else { &mut books.given_up };
+            ended[work as usize] += count;
+        }
+        counts
+    }
+
+    /// Whether work ended within this time before this moment, or since.
+    pub(crate) fn ended_within(&self, time: Duration, before: Moment) -> bool {
+        let last = self.last_ended.load(Ordering::Relaxed);
+        last > 0 && u128::from(before.millis().saturating_sub(last)) <= time.as_millis()
+    }
+
+    pub(crate) fn add_finished(&self, work: Work, count: usize) {
+        self.books.lock().finished[work as usize] += count;
+    }
+
+    /// One that counts as finished was cut off after all.
+    #[cfg(feature = "mongodb")]
+    pub(crate) fn was_cut_off(&self, work: Work) {
+        let mut books = self.books.lock();
+        if let Some(others) = books.finished[work as usize].checked_sub(1) {
+            books.finished[work as usize] = others;
+            books.given_up[work as usize] += 1;
+        }
+    }
+
+    fn begin_drain(&self) {
+        *self.books.lock() = Books::default();
+        self.is_draining.store(true, Ordering::Relaxed);
+    }
+
+    /// What still goes on is unfinished, however it will end.
+    pub(crate) fn end_drain(&self) {
+        let mut books = self.books.lock();
+        self.is_draining.store(false, Ordering::Relaxed);
+        for (unfinished, now) in books.unfinished.iter_mut().zip(&self.now) {
+            *unfinished = now.load(Ordering::Acquire);
+        }
+    }
+
+    /// What is going on now, by kind, without what is not.
+    pub(crate) fn now(&self) -> Vec<(Work, usize)> {
+        by_kind(|kind| self.now[kind].load(Ordering::Acquire))
+    }
+
+    pub(crate) fn finished(&self) -> Vec<(Work, usize)> {
+        by_kind(|kind| self.books.lock().finished[kind])
+    }
+
+    pub(crate) fn given_up(&self) -> Vec<(Work, usize)> {
+        by_kind(|kind| self.books.lock().given_up[kind])
+    }
+
+    pub(crate) fn unfinished(&self) -> Vec<(Work, usize)> {
+        by_kind(|kind| self.books.lock().unfinished[kind])
+    }
+}
+
+fn by_kind(count: impl Fn(usize) -> usize) -> Vec<(Work, usize)> {
+    Work::ALL.into_iter().map(|work| (work, count(work as usize))).filter(|(_, count)| *count > 0).collect()
+}

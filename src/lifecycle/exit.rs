@@ -1,0 +1,539 @@
+//! The end of the process, however it comes: exit hook, signals, watchdog, and what a fork changes.
+//!
+//! The one place with `unsafe`, and the one with differences between platforms. The exit hook
+//! runs on a thread whose thread-locals may be gone, so it only hands over to the closer's thread
+//! and waits on a condition variable; the waiting itself is the watchdog.
+
+use std::mem::ManuallyDrop;
+use std::ops::{Deref, DerefMut};
+use std::panic::catch_unwind;
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use once_cell::sync::OnceCell;
+use parking_lot::Mutex;
+use serde::Deserialize;
+use tokio::runtime::Runtime;
+
+use crate::base::error::Error;
+use crate::base::runtime::LONGEST;
+use crate::lifecycle::close::{self, Closer, Reason, WATCHDOG};
+use crate::lifecycle::lease::SpareSeats;
+use crate::lifecycle::registry::Registry;
+#[cfg(any(feature = "rabbitmq", feature = "r2d2"))]
+use crate::lifecycle::wait::Everyone;
+
+/// How a process that a signal ended exits, after closing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ExitStatus {
+    /// By the same signal, as if it had not been caught: a shell sees 130, 143 or 129. As process
+    /// 1 of a namespace, which signals cannot end, with 128 plus the signal's number.
+    #[default]
+    Signal,
+    /// With 0.
+    Zero,
+}
+
+/// The status of a process that had to be ended because closing did not end in time.
+const FORCED: i32 = 70;
+
+/// What there is once per process. The threads among it do not come along into a forked child,
+/// which begins anew: there is no current one there until it makes a pool of its own.
+pub(crate) struct Process {
+    id: u32,
+    pub(crate) closer: OnceCell<Closer>,
+    pub(crate) prober: OnceCell<Runtime>,
+    pub(crate) spare_seats: SpareSeats,
+    #[cfg(any(feature = "rabbitmq", feature = "r2d2"))]
+    pub(crate) waiting: Everyone,
+    pools: Mutex<Vec<Weak<Registry>>>,
+    ending: AtomicBool,
+    catching: OnceCell<()>,
+    signals: platform::Signals,
+}
+
+/// The one that this process has. Never freed, so that a signal handler may read it.
+static CURRENT: AtomicPtr<Process> = AtomicPtr::new(ptr::null_mut());
+
+#[allow(unsafe_code, reason = "a pointer that a forked child can reset without a lock")]
+impl Process {
+    pub(crate) fn current() -> &'static Process {
+        if let Some(process) = Process::existing() {
+            return process;
+        }
+        platform::hook_fork();
+        let new = Box::into_raw(Box::new(Process {
+            id: std::process::id(),
+            closer: OnceCell::new(),
+            prober: OnceCell::new(),
+            spare_seats: SpareSeats::default(),
+            #[cfg(any(feature = "rabbitmq", feature = "r2d2"))]
+            waiting: Everyone::default(),
+            pools: Mutex::default(),
+            ending: AtomicBool::new(false),
+            catching: OnceCell::new(),
+            signals: platform::Signals::default(),
+        }));
+        match CURRENT.compare_exchange(ptr::null_mut(), new, Ordering::AcqRel, Ordering::Acquire) {
+            // SAFETY: what is put into CURRENT is never freed.
+            Ok(_) => unsafe { &*new },
+            Err(other) => {
+                // SAFETY: `new` was made above and shown to nobody; `other` is in CURRENT.
+                unsafe {
+                    drop(Box::from_raw(new));
+                    &*other
+                }
+            }
+        }
+    }
+
+    fn existing() -> Option<&'static Process> {
+        // SAFETY: null, or made by `current` and never freed.
+        unsafe { CURRENT.load(Ordering::Acquire).as_ref() }
+    }
+
+    /// Whether this is not a child that was forked since.
+    #[inline]
+    pub(crate) fn is_current(&self) -> bool {
+        ptr::eq(CURRENT.load(Ordering::Relaxed), self)
+    }
+
+    fn pools(&self) -> Vec<Arc<Registry>> {
+        self.pools.lock().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Refuses in a child that was forked since.
+    #[inline]
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if self.is_current() { Ok(()) } else { Err(Error::Forked) }
+    }
+}
+
+/// What is only dropped in the process that made it. In a forked child it is left alone: its
+/// sockets and its event queue are the parent's, and a lock in it may be held by a thread that is
+/// not there.
+pub(crate) struct Ours<T> {
+    value: ManuallyDrop<T>,
+    process: &'static Process,
+}
+
+impl<T> Ours<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Ours { value: ManuallyDrop::new(value), process: Process::current() }
+    }
+
+    #[inline]
+    pub(crate) fn process(this: &Self) -> &'static Process {
+        this.process
+    }
+}
+
+impl<T> Deref for Ours<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T> DerefMut for Ours<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.value
+    }
+}
+
+#[allow(unsafe_code, reason = "dropping on a condition")]
+impl<T> Drop for Ours<T> {
+    fn drop(&mut self) {
+        if self.process.is_current() {
+            // SAFETY: dropped here only, and not used after it.
+            unsafe { ManuallyDrop::drop(&mut self.value) };
+        }
+    }
+}
+
+/// Has the pool closed when the process ends; the global one also on signals.
+///
+/// # Errors
+/// [`Error::Closing`] once the process is ending. A pool that came later would not be closed any more.
+pub(crate) fn arm(registry: &Arc<Registry>, signals: bool) -> Result<(), Error> {
+    let process = registry.context.process;
+    let mut pools = process.pools.lock();
+    // Under the lock, which the end of the process takes once it has said that it is ending.
+    if process.ending.load(Ordering::SeqCst) {
+        return Err(Error::Closing { resource: Arc::from("the process") });
+    }
+    pools.retain(|pool| pool.strong_count() > 0);
+    pools.push(Arc::downgrade(registry));
+    drop(pools);
+    platform::hook_exit();
+    if signals {
+        process.catching.get_or_init(|| platform::catch_signals(process, registry.context.options.exit_status));
+    }
+    Ok(())
+}
+
+/// Writes to the standard error, from wherever that may be.
+pub(crate) fn tell(text: &str) {
+    platform::write_stderr(text);
+}
+
+/// Whether the process is ending, so that nothing may open again.
+pub(crate) fn is_ending() -> bool {
+    Process::existing().is_some_and(|process| process.ending.load(Ordering::SeqCst))
+}
+
+/// Closes every pool and waits, within their deadlines. Whether that was in vain for one of them.
+fn close_pools(process: &Process, reason: Reason) -> bool {
+    process.ending.store(true, Ordering::SeqCst);
+    let pools = process.pools();
+    for pool in &pools {
+        // Waited for below, whoever started it.
+        let _ = close::start(pool, reason, None);
+    }
+    let started = Instant::now();
+    let mut forced = false;
+    for pool in pools {
+        match pool.context.close.wait_blocking(latest(&pool, started)) {
+            Some(report) if report.all_closed() => {}
+            Some(report) => pool_tells(&pool, &format!("resource-pool: {report}")),
+            None => {
+                forced = true;
+                let running: Vec<_> = pool.context.close.running().iter().map(|name| name.to_string()).collect();
+                let running = running.join(", ");
+                let text = format!("resource-pool: closing did not end in time; still running: {running}\n");
+                pool_tells(&pool, &text);
+            }
+        }
+        // Its drop would start nothing, but may run drivers' code on this thread.
+        std::mem::forget(pool);
+    }
+    forced
+}
+
+fn pool_tells(pool: &Registry, text: &str) {
+    if pool.context.options.close.stderr {
+        tell(text);
+    }
+}
+
+/// When this pool must have closed: as its limits say from now on, or later where a close that is
+/// under way was given longer.
+fn latest(pool: &Registry, now: Instant) -> Instant {
+    let configured = now + pool.context.options.close.worst_case().min(LONGEST);
+    pool.context.close.deadline().map_or(configured, |given| configured.max(given + WATCHDOG))
+}
+
+/// The longest that any pool may take to close.
+#[cfg(unix)]
+fn longest(process: &Process) -> Duration {
+    let now = Instant::now();
+    let pools = process.pools();
+    let last = pools.iter().map(|pool| latest(pool, now)).max();
+    std::mem::forget(pools);
+    last.map_or(WATCHDOG, |last| last - now)
+}
+
+#[cfg(unix)]
+#[allow(unsafe_code, reason = "atexit, pthread_atfork, sigaction, raise and _exit have no safe form")]
+mod platform {
+    use std::io::Read;
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixStream;
+    use std::sync::atomic::{AtomicI32, AtomicI64, AtomicUsize};
+
+    use super::*;
+
+    /// How signals are caught.
+    #[derive(Default)]
+    pub(super) struct Signals {
+        /// The first one that arrived.
+        arrived: AtomicI32,
+        /// When it did, by [`millis`], or 0 until that is written.
+        since: AtomicI64,
+        /// The write end of the pipe to the thread that ends the process.
+        doorbell: AtomicI32,
+        /// The handler that `ctrlc` installed.
+        ctrlc: AtomicUsize,
+    }
+
+    const SIGNALS: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
+    /// One wish to end may come as several signals: `timeout` ends the process and then its group, a
+    /// terminal hangs up on both, systemd sends SIGHUP after SIGTERM.
+    const AT_ONCE: i64 = 250;
+    /// What a pipe that takes anything takes whole.
+    const WORD: usize = 512;
+    /// How long a text may take on its way. A pipe that nobody reads takes none for ever.
+    const TELLING: Duration = Duration::from_millis(500);
+
+    pub(super) fn hook_exit() {
+        static HOOKED: AtomicBool = AtomicBool::new(false);
+        // SAFETY: `on_exit` is an `extern "C" fn` that lives as long as the program.
+        if !HOOKED.swap(true, Ordering::SeqCst) && unsafe { libc::atexit(on_exit) } != 0 {
+            tracing::error!("the exit hook could not be registered: call close_all before main ends");
+        }
+    }
+
+    /// A child inherits the hooks, so that once per program is enough.
+    pub(super) fn hook_fork() {
+        static HOOKED: AtomicBool = AtomicBool::new(false);
+        // SAFETY: `in_child` is an `extern "C" fn` that lives as long as the program.
+        if !HOOKED.swap(true, Ordering::SeqCst) && unsafe { libc::pthread_atfork(None, None, Some(in_child)) } != 0 {
+            tracing::error!("forked children will not be told from this process");
+        }
+    }
+
+    /// Everything inherited is the parent's from here on. Only async-signal-safe calls.
+    extern "C" fn in_child() {
+        for number in SIGNALS {
+            if is_caught(number) {
+                // SAFETY: a plain system call on a valid signal number.
+                unsafe { libc::signal(number, libc::SIG_DFL) };
+            }
+        }
+        CURRENT.store(ptr::null_mut(), Ordering::SeqCst);
+    }
+
+    extern "C" fn on_exit() {
+        // A panic that leaves an exit handler would abort.
+        let _status = catch_unwind(|| {
+            let Some(process) = here() else { return };
+            for pool in process.pools() {
+                pool.context.close.leave_part();
+                std::mem::forget(pool);
+            }
+            let number = process.signals.arrived.load(Ordering::SeqCst);
+            if number != 0 {
+                // A signal's thread is closing and will end the process its way.
+                std::thread::sleep(longest(process) + WATCHDOG);
+                exit_now(128 + number);
+            }
+            if close_pools(process, Reason::ProcessExit) {
+                exit_now(FORCED);
+            }
+        });
+    }
+
+    pub(super) fn catch_signals(process: &'static Process, status: ExitStatus) {
+        let Ok((mut receiver, sender)) = UnixStream::pair().inspect_err(|error| {
+            tracing::error!(%error, "signals will not close the pool");
+        }) else {
+            return;
+        };
+        let wait = move || {
+            let mut byte = [0];
+            if receiver.read_exact(&mut byte).is_ok() {
+                end_by_signal(process, status);
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("resource-pool-signal".to_owned()).spawn(wait) {
+            tracing::error!(%error, "signals will not close the pool");
+            return;
+        }
+        // A full pipe must not block the handler; one byte is all that is ever needed.
+        let _ = sender.set_nonblocking(true);
+        process.signals.doorbell.store(sender.as_raw_fd(), Ordering::SeqCst);
+        std::mem::forget(sender);
+
+        // Each is decided by itself: one that is ignored or handled already is left alone.
+        let free: Vec<_> = SIGNALS.into_iter().filter(|number| handler_of(*number) == libc::SIG_DFL).collect();
+        if free.contains(&libc::SIGINT) {
+            let caught = ctrlc::try_set_handler(move || {
+                let ctrlc = process.signals.ctrlc.load(Ordering::SeqCst);
+                // One that comes before it is known below can only have come by it.
+                if ctrlc == 0 || handler_of(libc::SIGINT) == ctrlc {
+                    arrived(process, libc::SIGINT);
+                }
+            });
+            match caught {
+                Ok(()) => process.signals.ctrlc.store(handler_of(libc::SIGINT), Ordering::SeqCst),
+                Err(error) => tracing::debug!(%error, "SIGINT is caught without ctrlc"),
+            }
+        }
+        let ctrlc = process.signals.ctrlc.load(Ordering::SeqCst);
+        for number in SIGNALS {
+            // With its feature `termination` ctrlc takes all three, or none, and does not tell which came.
+            if !free.contains(&number) {
+                tracing::debug!(number, "signal is left to its present handler");
+            } else if number != libc::SIGINT || ctrlc == 0 {
+                install(number);
+            }
+        }
+    }
+
+    fn install(number: i32) {
+        // SAFETY: zeroed is a valid sigaction, and `on_signal` only does what is
+        // async-signal-safe.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = on_signal as *const () as usize;
+            action.sa_flags = libc::SA_RESTART;
+            libc::sigemptyset(&mut action.sa_mask);
+            libc::sigaction(number, &action, ptr::null_mut());
+        }
+    }
+
+    fn handler_of(number: i32) -> usize {
+        // SAFETY: zeroed is a valid sigaction, which the call fills in.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            libc::sigaction(number, ptr::null(), &mut action);
+            action.sa_sigaction
+        }
+    }
+
+    /// Whether the present handler is ours, be it by way of `ctrlc`.
+    fn is_caught(number: i32) -> bool {
+        let handler = handler_of(number);
+        let by_ctrlc = |process: &Process| handler == process.signals.ctrlc.load(Ordering::SeqCst);
+        handler == on_signal as *const () as usize
+            || (handler != libc::SIG_DFL && Process::existing().is_some_and(by_ctrlc))
+    }
+
+    extern "C" fn on_signal(number: i32) {
+        // Otherwise the app has put its own handler over ours, and owns the ending.
+        if handler_of(number) == on_signal as *const () as usize {
+            match here() {
+                Some(process) => arrived(process, number),
+                None => restore_and_raise(number),
+            }
+        }
+    }
+
+    /// The first signal rings the doorbell; a second one, of whatever kind, ends the process at
+    /// once by the first, unless they came together. Only async-signal-safe calls.
+    fn arrived(process: &Process, number: i32) {
+        let signals = &process.signals;
+        match signals.arrived.compare_exchange(0, number, Ordering::SeqCst, Ordering::SeqCst) {
+            Ok(_) => {
+                signals.since.store(millis(), Ordering::SeqCst);
+                // SAFETY: writes one byte to a descriptor that is never closed.
+                let _ = unsafe { libc::write(signals.doorbell.load(Ordering::SeqCst), [1u8].as_ptr().cast(), 1) };
+            }
+            Err(first) => {
+                let since = signals.since.load(Ordering::SeqCst);
+                if since != 0 && millis() - since >= AT_ONCE {
+                    restore_and_raise(first);
+                }
+            }
+        }
+    }
+
+    /// The time since some moment in the past. Async-signal-safe.
+    #[allow(clippy::useless_conversion, reason = "platforms differ in their types")]
+    fn millis() -> i64 {
+        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: fills in the value that it is given.
+        unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
+        i64::from(now.tv_sec) * 1000 + i64::from(now.tv_nsec) / 1_000_000
+    }
+
+    fn end_by_signal(process: &Process, status: ExitStatus) {
+        let number = process.signals.arrived.load(Ordering::SeqCst);
+        let forced = close_pools(process, Reason::Signal(number));
+        match status {
+            ExitStatus::Zero if !forced => exit_now(0),
+            _ => restore_and_raise(number),
+        }
+    }
+
+    /// Ends as if the signal had never been caught. Only async-signal-safe calls.
+    fn restore_and_raise(number: i32) {
+        // SAFETY: plain system calls on a valid signal number and an initialised set.
+        unsafe {
+            libc::signal(number, libc::SIG_DFL);
+            let mut set: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&mut set);
+            libc::sigaddset(&mut set, number);
+            libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, ptr::null_mut());
+            libc::raise(number);
+        }
+        // Process 1 of a namespace is not ended by a signal's default action.
+        exit_now(128 + number);
+    }
+
+    /// The current process, unless it was forked in a way that runs no hooks.
+    fn here() -> Option<&'static Process> {
+        // SAFETY: getpid has no preconditions.
+        Process::existing().filter(|process| i64::from(process.id) == i64::from(unsafe { libc::getpid() }))
+    }
+
+    fn exit_now(status: i32) -> ! {
+        // SAFETY: ends the process without running anything else.
+        unsafe { libc::_exit(status) }
+    }
+
+    /// Without the standard library's handle, whose thread-locals may be gone, and whose lock may be
+    /// held by a thread that waits for a reader. What nobody takes in time is left unsaid.
+    pub(super) fn write_stderr(text: &str) {
+        let until = Instant::now() + TELLING;
+        let mut left = text.as_bytes();
+        while let Some(word) = left.chunks(WORD).next() {
+            let limit = until.saturating_duration_since(Instant::now()).as_millis();
+            let mut stderr = libc::pollfd { fd: 2, events: libc::POLLOUT, revents: 0 };
+            // SAFETY: one `pollfd`, and the pointer and length of a live slice.
+            let written = unsafe {
+                match libc::poll(&mut stderr, 1, i32::try_from(limit).unwrap_or(i32::MAX)) {
+                    1 => libc::write(2, word.as_ptr().cast(), word.len()),
+                    // Interrupted, or nobody has read.
+                    taken => taken as isize,
+                }
+            };
+            match usize::try_from(written) {
+                Ok(written) if written > 0 => left = &left[written..],
+                Err(_) if was_interrupted() => {}
+                _ => return,
+            }
+        }
+    }
+
+    fn was_interrupted() -> bool {
+        std::io::Error::last_os_error().kind() == std::io::ErrorKind::Interrupted
+    }
+}
+
+#[cfg(not(unix))]
+mod platform {
+    use std::io::Write;
+
+    use super::*;
+
+    #[derive(Default)]
+    pub(super) struct Signals {
+        arrived: AtomicBool,
+    }
+
+    // Threads cannot be relied on in a library's exit handler here: `run` and `close_all` close.
+    pub(super) fn hook_exit() {}
+
+    pub(super) fn hook_fork() {}
+
+    pub(super) fn catch_signals(process: &'static Process, status: ExitStatus) {
+        let ctrl_c = ctrlc::try_set_handler(move || {
+            if process.signals.arrived.swap(true, Ordering::SeqCst) {
+                std::process::exit(130);
+            }
+            let end = move || {
+                let forced = close_pools(process, Reason::Signal(2));
+                std::process::exit(match status {
+                    ExitStatus::Zero if !forced => 0,
+                    _ if forced => FORCED,
+                    _ => 130,
+                });
+            };
+            if catch_unwind(|| std::thread::spawn(end)).is_err() {
+                std::process::exit(FORCED);
+            }
+        });
+        if let Err(error) = ctrl_c {
+            tracing::debug!(%error, "Ctrl-C is left to its present handler");
+        }
+    }
+
+    pub(super) fn write_stderr(text: &str) {
+        let _ = std::io::stderr().write_all(text.as_bytes());
+    }
+}

@@ -1,0 +1,575 @@
+//! Guards: what holds a resource, from which line, for how long.
+
+use std::any::Any;
+use std::backtrace::Backtrace;
+use std::fmt;
+use std::num::NonZeroU64;
+use std::ops::Deref;
+use std::panic::Location;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::base::clock::Moment;
+use crate::base::owner::Owner;
+use crate::base::sync::{Latch, thread_number};
+use crate::lifecycle::activity::Activity;
+use crate::lifecycle::exit::{Ours, Process};
+use crate::lifecycle::leak::{self, LeakOptions, Leaks};
+
+/// A resource in use. Derefs to the handle; dropping it does no I/O and needs no runtime.
+///
+/// It may be held for the life of a strategy: one that is merely held delays closing by at most
+/// [`held`](crate::pool::config::CloseOptions::held). A lease is tied to the generation that it was
+/// taken from; the built-in backends come back under it after a loss.
+#[must_use = "the lease ends when this drops"]
+pub struct Lease<H: ?Sized> {
+    /// Gone only while it drops.
+    held: Option<Box<dyn ErasedLease<H>>>,
+}
+
+impl<H: ?Sized> Lease<H> {
+    /// The name of the resource.
+    pub fn resource(this: &Self) -> &str {
+        &this.held().activity().name
+    }
+
+    /// The generation that this lease was taken from.
+    pub fn generation(this: &Self) -> u64 {
+        this.held().generation()
+    }
+
+    fn held(&self) -> &dyn ErasedLease<H> {
+        self.held.as_deref().unwrap_or_else(|| unreachable!("nobody has a lease that drops"))
+    }
+
+    #[cfg(feature = "redis")]
+    pub(crate) fn activity(this: &Self) -> &Arc<Activity> {
+        this.held().activity()
+    }
+
+    /// All of what the backend's slot holds, if it is this.
+    #[cfg(feature = "clickhouse")]
+    pub(crate) fn whole<W: 'static>(this: &Self) -> Option<&W> {
+        this.held().whole().downcast_ref()
+    }
+}
+
+impl<H: ?Sized> Deref for Lease<H> {
+    type Target = H;
+    fn deref(&self) -> &H {
+        self.held().handle()
+    }
+}
+
+impl<H: ?Sized> Drop for Lease<H> {
+    fn drop(&mut self) {
+        if let Some(held) = self.held.take() {
+            held.release();
+        }
+    }
+}
+
+impl<H: ?Sized> fmt::Debug for Lease<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease")
+            .field("resource", &Lease::resource(self))
+            .field("generation", &Lease::generation(self))
+            .finish_non_exhaustive()
+    }
+}
+
+/// Who holds a lease or a checkout.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Holder {
+    /// The resource's name.
+    pub resource: Arc<str>,
+    /// The line that acquired it.
+    pub site: &'static Location<'static>,
+    /// For how long.
+    pub held: Duration,
+    /// Whether it is an exclusive checkout, which others may be waiting for.
+    pub exclusive: bool,
+    /// The generation it was taken from.
+    pub generation: u64,
+    /// The task or thread that acquired it: known of checkouts, and of leases
+    /// that are watched for leaks.
+    pub owner: Option<Owner>,
+    /// Whether it was held for longer than [`age`](crate::pool::config::LeakOptions::age) when last looked at.
+    pub suspected: bool,
+    /// From where it was acquired, if [`backtrace`](crate::pool::config::LeakOptions::backtrace) is on.
+    pub backtrace: Option<Arc<Backtrace>>,
+    #[cfg_attr(not(any(feature = "rabbitmq", feature = "redis")), allow(dead_code, reason = "nothing is exclusive"))]
+    pub(crate) quota: Option<QuotaId>,
+}
+
+impl Holder {
+    pub(crate) fn is_watched(&self) -> bool {
+        self.owner.is_some()
+    }
+}
+
+/// One line; with `{:#}` the backtrace follows, if there is one.
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({:.1?}", self.site, self.held)?;
+        if self.exclusive {
+            f.write_str(", exclusive")?;
+        }
+        if let Some(owner) = &self.owner {
+            write!(f, ", {owner}")?;
+        }
+        if self.suspected {
+            f.write_str(", a leak?")?;
+        }
+        f.write_str(")")?;
+        match &self.backtrace {
+            Some(backtrace) if f.alternate() => write!(f, "\n{backtrace}"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Which leases and checkouts count as held.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Held {
+    Any,
+    Checkouts,
+    /// Those that were taken within this time before this moment, or since.
+    TakenWithin(Duration, Moment),
+}
+
+/// How an acquire wants its guard to be known.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Claim {
+    pub(crate) site: &'static Location<'static>,
+    /// What an exclusive one is a checkout of.
+    pub(crate) quota: Option<QuotaId>,
+    /// The thread that claims is blocked until it gets its answer.
+    #[cfg_attr(not(any(feature = "rabbitmq", feature = "redis")), allow(dead_code, reason = "nothing is exclusive"))]
+    pub(crate) blocks: bool,
+}
+
+/// Which exclusive checkouts are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct QuotaId(pub(crate) NonZeroU64);
+
+impl QuotaId {
+    /// Set in what the ledger has of a checkout that closing does not wait for. A field of its own would cost every lease.
+    const IDLE: u64 = 1 << 63;
+
+    fn is_idle(self) -> bool {
+        self.0.get() & Self::IDLE != 0
+    }
+
+    fn plain(self) -> Self {
+        QuotaId(NonZeroU64::new(self.0.get() & !Self::IDLE).unwrap_or(self.0))
+    }
+
+    /// For a checkout that closing does not wait for, as a subscription, which has no work to end.
+    #[cfg(feature = "redis")]
+    pub(crate) fn idle(self) -> Self {
+        QuotaId(self.0 | Self::IDLE)
+    }
+}
+
+impl Claim {
+    #[track_caller]
+    pub(crate) fn shared() -> Self {
+        Claim { site: Location::caller(), quota: None, blocks: false }
+    }
+
+    /// The same for a caller whose thread is blocked meanwhile.
+    #[cfg(any(feature = "rabbitmq", feature = "r2d2"))]
+    pub(crate) fn blocking(self) -> Self {
+        Claim { blocks: true, ..self }
+    }
+}
+
+/// Turns a backend's handle into what one of the facades leases.
+pub(crate) trait Provide<T: ?Sized> {
+    fn provide(&self) -> &T;
+}
+
+impl<T> Provide<T> for T {
+    fn provide(&self) -> &T {
+        self
+    }
+}
+
+/// All leases of one resource, spread over seats so that threads do not write the same line.
+pub(crate) struct Ledger<H: Send + Sync + 'static> {
+    seats: Seats<H>,
+    process: &'static Process,
+    options: LeakOptions,
+    pub(crate) leaks: Leaks,
+}
+
+/// Never freed, so that a lease needs no count of its own to hold on to one: what a ledger leaves, the next of its
+/// kind takes over.
+type Seats<H> = &'static [Seat<H>; SEATS];
+
+/// What ledgers have left, each the seats of one of them.
+pub(crate) type SpareSeats = parking_lot::Mutex<Vec<&'static (dyn Any + Send + Sync)>>;
+
+/// As many seats as threads can usefully lease at once.
+const SEATS: usize = if cfg!(model) { 2 } else { 16 };
+
+impl<H: Clone + Send + Sync + 'static> Ledger<H> {
+    pub(crate) fn new(options: &LeakOptions) -> Self {
+        let process = Process::current();
+        Ledger { seats: Ledger::seats(process), process, options: options.clone(), leaks: Leaks::default() }
+    }
+
+    /// Those that another ledger has left and nobody sits on any more, or new ones.
+    fn seats(process: &Process) -> Seats<H> {
+        let mut spare = process.spare_seats.lock();
+        let seats = |spare: &&'static (dyn Any + Send + Sync)| spare.downcast_ref::<[Seat<H>; SEATS]>();
+        let empty = |seats: Seats<H>| seats.iter().all(|seat| seat.0.lock().out().next().is_none());
+        // A model's are of its one execution.
+        let found = (0..spare.len()).find(|index| !cfg!(model) && seats(&spare[*index]).is_some_and(empty));
+        match found.map(|index| spare.swap_remove(index)) {
+            Some(found) => seats(&found).unwrap_or_else(|| unreachable!("it was just found to be one")),
+            None => Box::leak(Box::new(std::array::from_fn(|_| Seat(Latch::new(Places::default()))))),
+        }
+    }
+
+    /// Opens for leasing with this handle.
+    pub(crate) fn open(&self, handle: &H, generation: u64, activity: &Arc<Activity>) {
+        let opened = Opened { handle: Ours::new(handle.clone()), generation, activity: Arc::clone(activity) };
+        let opened = Arc::new(opened);
+        for seat in self.seats {
+            seat.0.lock().open = Some(Arc::clone(&opened));
+        }
+    }
+
+    /// A lease, if open.
+    #[inline]
+    pub(crate) fn lease<T: ?Sized + 'static>(&self, claim: Claim) -> Option<Lease<T>>
+    where
+        H: Provide<T>,
+    {
+        let watched = claim.quota.is_some() || self.options.shared;
+        // Of what others wait for, whoever looks wants to know the order.
+        let since = if watched { Moment::now() } else { Moment::coarse() };
+        let origin = watched.then(|| Box::new(Origin::here(self.options.backtrace)));
+        let seat = &self.seats[thread_number() % SEATS];
+        let card = seat.0.lock().take(seat, claim, since, origin)?;
+        Some(Lease { held: Some(card) })
+    }
+
+    /// A lease for the pool's own closing code, once leasing has ended for all others.
+    #[cold]
+    pub(crate) fn lease_inside<T: ?Sized + 'static>(&self, claim: Claim) -> Option<Lease<T>>
+    where
+        H: Provide<T>,
+    {
+        let origin = claim.quota.is_some().then(|| Box::new(Origin::here(self.options.backtrace)));
+        let seat = &self.seats[thread_number() % SEATS];
+        let mut places = seat.0.lock();
+        let card = places.inside.clone().map(|opened| places.card_of(opened, seat))?;
+        let card = places.note(card, claim, Moment::now(), origin);
+        Some(Lease { held: Some(card) })
+    }
+
+    /// Whether anything is out that counts.
+    pub(crate) fn is_held(&self, counts: Held) -> bool {
+        let counts = |place: &Place| match counts {
+            _ if place.quota.is_some_and(QuotaId::is_idle) => false,
+            Held::Any => true,
+            Held::Checkouts => place.quota.is_some(),
+            Held::TakenWithin(time, before) => before.since(place.since) <= time,
+        };
+        self.seats.iter().any(|seat| seat.0.lock().out().any(counts))
+    }
+
+    /// Every lease and checkout, the oldest first.
+    pub(crate) fn holders(&self, resource: &Arc<str>) -> Vec<Holder> {
+        let mut holders = Vec::new();
+        for seat in self.seats {
+            holders.extend(seat.0.lock().out().map(|place| place.holder(resource)));
+        }
+        holders.sort_by_key(|holder| std::cmp::Reverse(holder.held));
+        holders
+    }
+
+    /// Marks what is watched and has been out for this long, and tells what is newly marked.
+    pub(crate) fn suspect(&self, resource: &Arc<str>, age: Duration) -> Vec<Holder> {
+        let mut suspects = Vec::new();
+        if age.is_zero() {
+            return suspects;
+        }
+        for seat in self.seats {
+            for place in &mut seat.0.lock().all {
+                if place.is_out && place.origin.is_some() && !place.suspected && place.since.elapsed() >= age {
+                    place.suspected = true;
+                    suspects.push(place.holder(resource));
+                }
+            }
+        }
+        suspects
+    }
+}
+
+impl<H: Send + Sync + 'static> Ledger<H> {
+    /// Leases only to the pool's own closing code from now on. What is leased stays so until it drops.
+    #[must_use = "to be dropped outside of locks: a handle's drop may be anything"]
+    pub(crate) fn shut_to_outside(&self) -> impl Sized + use<H> {
+        self.seats.iter().map(|seat| seat.0.lock().shut_to_outside()).collect::<Vec<_>>()
+    }
+
+    /// Leases nothing from now on. What is leased stays so until it drops.
+    #[must_use = "to be dropped outside of locks: a handle's drop may be anything"]
+    pub(crate) fn shut(&self) -> impl Sized + use<H> {
+        self.seats.iter().map(|seat| seat.0.lock().shut()).collect::<Vec<_>>()
+    }
+}
+
+impl<H: Send + Sync + 'static> Drop for Ledger<H> {
+    fn drop(&mut self) {
+        // In a forked child a thread that is not there may hold a seat for ever.
+        if self.process.is_current() {
+            drop(self.shut());
+            self.process.spare_seats.lock().push(self.seats);
+        }
+    }
+}
+
+#[cfg(model)]
+impl<H: Send + Sync + 'static> Ledger<H> {
+    /// The generation that it leases, from every seat.
+    pub(crate) fn open_for(&self) -> Option<u64> {
+        self.same_in_every_seat(|places| places.open.as_ref())
+    }
+
+    /// The generation that it leases to closing code, from every seat.
+    pub(crate) fn open_inside_for(&self) -> Option<u64> {
+        self.same_in_every_seat(|places| places.inside.as_ref())
+    }
+
+    fn same_in_every_seat(&self, of: impl Fn(&Places<H>) -> Option<&Arc<Opened<H>>>) -> Option<u64> {
+        let seats = self.seats.iter().map(|seat| of(&seat.0.lock()).map(|opened| opened.generation));
+        let mut seats: Vec<_> = seats.collect();
+        seats.dedup();
+        assert_eq!(seats.len(), 1, "seats of two minds: {seats:?}");
+        seats[0]
+    }
+}
+
+#[repr(align(128))]
+struct Seat<H: 'static>(Latch<Places<H>>);
+
+/// A lease takes its box along, so that none is allocated for it.
+type Cards<H> = Vec<Box<Card<H>>>;
+
+struct Places<H: 'static> {
+    /// What cards are of, while it is open.
+    open: Option<Arc<Opened<H>>>,
+    /// The generation that only the pool's own closing code may lease.
+    inside: Option<Arc<Opened<H>>>,
+    /// The cards of this generation that nobody has; moving one is all that a lease costs.
+    cards: Cards<H>,
+    all: Vec<Place>,
+    /// The places that no card is of.
+    free: Vec<usize>,
+}
+
+impl<H: 'static> Default for Places<H> {
+    fn default() -> Self {
+        Places { open: None, inside: None, cards: Vec::new(), all: Vec::new(), free: Vec::new() }
+    }
+}
+
+impl<H: 'static> Places<H> {
+    fn out(&self) -> impl Iterator<Item = &Place> {
+        self.all.iter().filter(|place| place.is_out)
+    }
+
+    fn shut(&mut self) -> impl Sized + use<H> {
+        ([self.open.take(), self.inside.take()], self.take_cards())
+    }
+
+    fn shut_to_outside(&mut self) -> Cards<H> {
+        self.inside = self.open.take();
+        self.take_cards()
+    }
+
+    fn take_cards(&mut self) -> Cards<H> {
+        self.free.extend(self.cards.iter().map(|card| card.place));
+        std::mem::take(&mut self.cards)
+    }
+}
+
+impl<H: 'static> Places<H> {
+    #[inline]
+    fn take(
+        &mut self,
+        seat: &'static Seat<H>,
+        claim: Claim,
+        since: Moment,
+        origin: Option<Box<Origin>>,
+    ) -> Option<Box<Card<H>>> {
+        let card = match self.cards.pop() {
+            Some(card) => card,
+            None => self.card(seat)?,
+        };
+        Some(self.note(card, claim, since, origin))
+    }
+
+    /// Writes down who has the card.
+    #[inline]
+    fn note(&mut self, card: Box<Card<H>>, claim: Claim, since: Moment, origin: Option<Box<Origin>>) -> Box<Card<H>> {
+        // Field by field: as a whole it would be put together elsewhere and copied, which waits for what was just written.
+        let place = &mut self.all[card.place];
+        place.site = claim.site;
+        place.quota = claim.quota;
+        place.since = since;
+        place.generation = card.opened.generation;
+        place.is_out = true;
+        if origin.is_some() {
+            place.origin = origin;
+        }
+        card
+    }
+
+    /// One more of this generation.
+    #[cold]
+    fn card(&mut self, seat: &'static Seat<H>) -> Option<Box<Card<H>>> {
+        let opened = Arc::clone(self.open.as_ref()?);
+        Some(self.card_of(opened, seat))
+    }
+
+    fn card_of(&mut self, opened: Arc<Opened<H>>, seat: &'static Seat<H>) -> Box<Card<H>> {
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.all.push(Place::default());
+            self.all.len() - 1
+        });
+        Box::new(Card { opened, seat, place })
+    }
+
+    /// Takes a card back, unless its generation is over.
+    fn put(&mut self, card: Box<Card<H>>) -> Option<Box<Card<H>>> {
+        if self.open.as_ref().is_some_and(|opened| Arc::ptr_eq(opened, &card.opened)) {
+            self.cards.push(card);
+            None
+        } else {
+            self.free.push(card.place);
+            Some(card)
+        }
+    }
+}
+
+/// What is known of a lease or checkout, while it is out.
+struct Place {
+    is_out: bool,
+    site: &'static Location<'static>,
+    quota: Option<QuotaId>,
+    since: Moment,
+    generation: u64,
+    /// Only of what is watched.
+    origin: Option<Box<Origin>>,
+    suspected: bool,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        let (site, since) = (Location::caller(), Moment::coarse());
+        Place { is_out: false, site, quota: None, since, generation: 0, origin: None, suspected: false }
+    }
+}
+
+impl Place {
+    fn holder(&self, resource: &Arc<str>) -> Holder {
+        let origin = self.origin.as_deref();
+        Holder {
+            resource: Arc::clone(resource),
+            site: self.site,
+            held: self.since.elapsed(),
+            exclusive: self.quota.is_some(),
+            quota: self.quota.map(QuotaId::plain),
+            generation: self.generation,
+            owner: origin.map(|origin| origin.owner.clone()),
+            suspected: self.suspected,
+            backtrace: origin.and_then(|origin| origin.backtrace.clone()),
+        }
+    }
+}
+
+/// Who took it, and from where in full.
+struct Origin {
+    owner: Owner,
+    backtrace: Option<Arc<Backtrace>>,
+}
+
+impl Origin {
+    fn here(backtrace: bool) -> Self {
+        Origin { owner: Owner::current(), backtrace: backtrace.then(|| Arc::new(Backtrace::force_capture())) }
+    }
+}
+
+/// One generation.
+struct Opened<H> {
+    handle: Ours<H>,
+    generation: u64,
+    activity: Arc<Activity>,
+}
+
+/// What one holder at a time has of it, and where that is written down.
+struct Card<H: 'static> {
+    opened: Arc<Opened<H>>,
+    seat: &'static Seat<H>,
+    place: usize,
+}
+
+/// A card as a lease of `T` sees it.
+trait ErasedLease<T: ?Sized>: Send + Sync {
+    fn handle(&self) -> &T;
+    /// All of what the backend's slot holds.
+    #[cfg(feature = "clickhouse")]
+    fn whole(&self) -> &dyn std::any::Any;
+    fn generation(&self) -> u64;
+    fn activity(&self) -> &Arc<Activity>;
+    fn release(self: Box<Self>);
+}
+
+impl<T: ?Sized, H: Provide<T> + Send + Sync + 'static> ErasedLease<T> for Card<H> {
+    fn handle(&self) -> &T {
+        (*self.opened.handle).provide()
+    }
+
+    #[cfg(feature = "clickhouse")]
+    fn whole(&self) -> &dyn std::any::Any {
+        &*self.opened.handle
+    }
+
+    fn generation(&self) -> u64 {
+        self.opened.generation
+    }
+
+    fn activity(&self) -> &Arc<Activity> {
+        &self.opened.activity
+    }
+
+    fn release(self: Box<Self>) {
+        if !Ours::process(&self.opened.handle).is_current() {
+            return;
+        }
+        let activity = &self.opened.activity;
+        let mut places = self.seat.0.lock();
+        let place = &mut places.all[self.place];
+        place.is_out = false;
+        let came_back = std::mem::take(&mut place.suspected).then(|| place.holder(&activity.name));
+        let origin = place.origin.take();
+        // Under the lock, which whoever drains takes after saying so.
+        let drained = activity.is_draining().then(|| Arc::clone(activity));
+        let over = places.put(self);
+        drop(places);
+        drop((over, origin));
+        if let Some(holder) = came_back {
+            leak::came_back(holder);
+        }
+        if let Some(activity) = drained {
+            activity.changed();
+        }
+    }
+}

@@ -1,0 +1,627 @@
+//! Life of one resource: `Idle → Connecting → Ready → Draining → Closed`, and `Ready → Broken →
+//! Connecting` on loss. One state machine for every kind.
+//!
+//! Each transition is a method that does it under one lock and says what is to be done now; doing
+//! it is the [`Slot`](crate::lifecycle::slot::Slot)'s. Connecting is single-flight: whoever begins an attempt
+//! carries it out, and everybody who asks meanwhile waits for its result. An attempt that closing
+//! or another attempt overtook changes nothing any more. Invariant, under the lock: the ledger is
+//! open exactly while the state is `Ready`, or `Draining` and not yet shut, and then with the
+//! present handle and generation. Once it is shut to the outside, only the pool's own closing code leases.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::base::error::{Error, Source, panic_message};
+use crate::base::runtime::LONGEST;
+use crate::base::sync::{Mutex, MutexGuard};
+use crate::lifecycle::activity::Activity;
+use crate::lifecycle::leak::LeakOptions;
+use crate::lifecycle::lease::Ledger;
+use crate::lifecycle::probe::Watch;
+use crate::lifecycle::status::State;
+
+/// The life of one resource and, while it is connected, its handle.
+pub(crate) struct Life<H: Send + Sync + 'static> {
+    /// A generation that is lost before this age counts as a failed attempt, after which there is a pause.
+    young: Duration,
+    pub(crate) activity: Arc<Activity>,
+    /// Opened and shut here alone.
+    pub(crate) ledger: Ledger<H>,
+    inner: Mutex<Inner<H>>,
+}
+
+struct Inner<H> {
+    state: State,
+    since: Instant,
+    generation: u64,
+    /// There from the first success to the goodbye, so in a recovery too.
+    handle: Option<H>,
+    /// How often connecting was begun; a waiter remembers which one it joined.
+    attempt: u64,
+    /// The attempt that made the present generation, and the one that made the generation before it. Those between
+    /// them have failed.
+    made: u64,
+    made_before: u64,
+    /// The last one that closing overtook.
+    overtaken: Option<u64>,
+    failure: Option<Attempted>,
+    /// An attempt is at work, rather than pausing before the next one.
+    in_flight: bool,
+    /// Closing waits for the attempt in flight. None follows it.
+    settling: bool,
+    /// Somebody is bringing the connection back, so an acquire need not begin an attempt.
+    recovering: bool,
+    /// How many generations in a row were lost before they were as old as [`Life::young`].
+    died_young: u32,
+    /// Leasing has ended for all but the pool's own closing code.
+    shut_to_outside: bool,
+    /// Leasing has ended.
+    shut: bool,
+    /// What kept closing from being all as it should: a loss, or what could not be flushed.
+    trouble: Option<Source>,
+    /// The connection that is being made has ended already.
+    ended_early: Option<Source>,
+    /// How far the present attempt has come.
+    progress: Option<Progress>,
+    waiting: usize,
+    probing: Option<Watch>,
+}
+
+/// How an attempt failed, and until when that answer stands for others.
+struct Attempted {
+    attempt: u64,
+    error: Error,
+    retry_at: Instant,
+}
+
+/// How far an attempt has come, in its own words, and since when.
+#[derive(Clone)]
+pub(crate) struct Progress {
+    pub(crate) at: Instant,
+    pub(crate) told: Arc<str>,
+}
+
+/// A life at one moment.
+pub(crate) struct Condition {
+    pub(crate) state: State,
+    /// For how long.
+    pub(crate) since: Duration,
+    pub(crate) generation: u64,
+    /// How many wait until it can be leased.
+    pub(crate) waiting: usize,
+    /// What explains the state.
+    pub(crate) failure: Option<Error>,
+    pub(crate) progress: Option<Progress>,
+}
+
+/// Who waits for a resource, and how.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Caller {
+    /// It goes on waiting while the connection is brought back, however often that fails.
+    pub(crate) patient: bool,
+    /// It is the pool's own closing code, which may lease whatever closes later.
+    pub(crate) inside: bool,
+}
+
+/// What an acquire does next.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Lease.
+    Lease,
+    /// Wait for a change.
+    Wait,
+    /// Carry out this attempt, then wait.
+    Connect(u64),
+}
+
+/// What an attempt's success has led to.
+#[derive(Debug)]
+pub(crate) enum Connected<H> {
+    /// A new generation is ready; it may have been lost already.
+    Ready { generation: u64, lost: Option<Source> },
+    /// The attempt was overtaken. This handle is nobody's: say goodbye.
+    Late(H),
+    /// The attempt was overtaken. Whoever did that has the handle.
+    Overtaken,
+}
+
+/// Closing, or another attempt, came first.
+#[derive(Debug)]
+pub(crate) struct Overtaken;
+
+/// What a loss has led to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Lost {
+    /// Nothing now.
+    Noted,
+    /// It is being closed and not brought back, but nobody may wait for its answers: cut.
+    Cut,
+    /// Cut, then bring it back.
+    Recover(Recovery),
+}
+
+/// How a lost connection is to be brought back.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Recovery {
+    /// The attempt to carry out. After a pause it is to be begun [again](Life::again).
+    pub(crate) attempt: u64,
+    /// How many generations in a row died young. Where there were any, a pause comes first.
+    pub(crate) died_young: u32,
+}
+
+impl<H: Clone + Send + Sync + 'static> Life<H> {
+    pub(crate) fn new(name: &str, endpoint: String, leaks: &LeakOptions, young: Duration) -> Self {
+        Life {
+            young,
+            activity: Activity::new(name, endpoint),
+            ledger: Ledger::new(leaks),
+            inner: Mutex::new(Inner {
+                state: State::Idle,
+                since: Instant::now(),
+                generation: 0,
+                handle: None,
+                attempt: 0,
+                made: 0,
+                made_before: 0,
+                overtaken: None,
+                failure: None,
+                in_flight: false,
+                settling: false,
+                recovering: false,
+                died_young: 0,
+                shut_to_outside: false,
+                shut: false,
+                trouble: None,
+                ended_early: None,
+                progress: None,
+                waiting: 0,
+                probing: None,
+            }),
+        }
+    }
+
+    /// Waits until it can be leased. `connect` carries out an attempt, without waiting for it.
+    pub(crate) async fn ready(
+        &self,
+        caller: Caller,
+        closing: impl Fn() -> bool,
+        connect: impl Fn(u64),
+    ) -> Result<(), Error> {
+        let _acquiring = Acquiring::new(self);
+        let mut joined = None;
+        let ready = self.activity.until(|| match self.advance(&mut joined, caller, &closing) {
+            Ok(Next::Lease) => Some(Ok(())),
+            Ok(Next::Wait) => None,
+            Ok(Next::Connect(attempt)) => {
+                connect(attempt);
+                None
+            }
+            Err(error) => Some(Err(error)),
+        });
+        ready.await
+    }
+
+    /// What an acquire does next. Begins an attempt where nobody has, and answers the failure of
+    /// the one that was joined.
+    fn advance(&self, joined: &mut Option<u64>, caller: Caller, closing: impl FnOnce() -> bool) -> Result<Next, Error> {
+        let name = || Arc::clone(&self.activity.name);
+        let mut inner = self.inner.lock();
+        let failed = |inner: &Inner<H>, stands: bool| match (&inner.failure, *joined) {
+            (Some(failure), joined) if stands || joined.is_some_and(|attempt| failure.attempt >= attempt) => {
+                Err(failure.error.clone())
+            }
+            _ => Ok(()),
+        };
+        match inner.state {
+            State::Connecting | State::Broken if caller.patient && inner.recovering => Ok(Next::Wait),
+            State::Ready => Ok(Next::Lease),
+            State::Draining if inner.leases_to(caller) => Ok(Next::Lease),
+            State::Draining => Err(Error::Closing { resource: name() }),
+            State::Closed => Err(Error::Closed { resource: name() }),
+            State::Connecting => {
+                failed(&inner, false)?;
+                joined.get_or_insert(inner.attempt);
+                Ok(Next::Wait)
+            }
+            State::Broken | State::Idle => {
+                let circuit = inner.failure.as_ref().is_some_and(|failure| Instant::now() < failure.retry_at);
+                failed(&inner, inner.recovering || circuit)?;
+                if inner.settling || closing() {
+                    return Err(Error::Closing { resource: name() });
+                }
+                let attempt = inner.begin_attempt();
+                *joined = Some(attempt);
+                Ok(Next::Connect(attempt))
+            }
+        }
+    }
+
+    /// Begins the next attempt of whoever carried this one out, unless that was overtaken or closing has begun.
+    pub(crate) fn again(&self, attempt: u64) -> Option<u64> {
+        let mut inner = self.inner.lock();
+        (inner.is_trying(attempt) && !inner.settling).then(|| inner.begin_attempt())
+    }
+
+    /// Resolves when this attempt is overtaken.
+    pub(crate) async fn overtaken(&self, attempt: u64) {
+        self.activity.until(|| (!self.inner.lock().is_trying(attempt)).then_some(())).await;
+    }
+
+    /// An attempt has come this far.
+    pub(crate) fn progress(&self, attempt: u64, told: Arc<str>) {
+        let mut inner = self.inner.lock();
+        if inner.is_connecting(attempt) {
+            inner.progress = Some(Progress { at: Instant::now(), told });
+        }
+    }
+
+    /// An attempt has made a new connection. `watch` begins to probe it.
+    pub(crate) fn connected(&self, attempt: u64, handle: H, watch: impl FnOnce(u64) -> Option<Watch>) -> Connected<H> {
+        self.open(attempt, Some(handle), watch)
+    }
+
+    /// An attempt has brought the handle that was lost back.
+    pub(crate) fn recovered(&self, attempt: u64, watch: impl FnOnce(u64) -> Option<Watch>) -> Connected<H> {
+        self.open(attempt, None, watch)
+    }
+
+    fn open(&self, attempt: u64, new: Option<H>, watch: impl FnOnce(u64) -> Option<Watch>) -> Connected<H> {
+        let mut inner = self.inner.lock();
+        let handle = match (inner.is_connecting(attempt), new, &inner.handle) {
+            (false, Some(new), _) => return Connected::Late(new),
+            (true, Some(new), _) => new,
+            (true, None, Some(lost)) => lost.clone(),
+            (_, None, _) => return Connected::Overtaken,
+        };
+        let generation = inner.generation + 1;
+        self.ledger.open(&handle, generation, &self.activity);
+        let earlier = (inner.handle.replace(handle), std::mem::replace(&mut inner.probing, watch(generation)));
+        inner.generation = generation;
+        inner.made_before = std::mem::replace(&mut inner.made, attempt);
+        inner.failure = None;
+        inner.in_flight = false;
+        inner.recovering = false;
+        inner.set(State::Ready);
+        let lost = inner.ended_early.take();
+        drop(inner);
+        self.activity.changed();
+        let _told = self.let_go(earlier);
+        Connected::Ready { generation, lost }
+    }
+
+    /// Gives out the handle that cannot be brought back, if there is one, for this attempt to say
+    /// goodbye to it and to connect anew. An error if the attempt was overtaken.
+    pub(crate) fn forget(&self, attempt: u64) -> Result<Option<H>, Overtaken> {
+        let mut inner = self.inner.lock();
+        if inner.is_connecting(attempt) { Ok(inner.handle.take()) } else { Err(Overtaken) }
+    }
+
+    /// An attempt has failed, and will be followed by another one after this pause. While
+    /// recovering the failure is answered meanwhile; else whoever waits goes on waiting.
+    pub(crate) fn failed(&self, attempt: u64, error: Error, pause: Duration) {
+        let mut inner = self.inner.lock();
+        if !inner.is_connecting(attempt) {
+            return;
+        }
+        inner.in_flight = false;
+        if inner.recovering {
+            inner.fail(attempt, error, pause);
+        }
+        drop(inner);
+        self.activity.changed();
+    }
+
+    /// An attempt has failed for good: this is the answer for as long as the circuit is open.
+    pub(crate) fn gave_up(&self, attempt: u64, error: Error, circuit: Duration) {
+        let mut inner = self.inner.lock();
+        if inner.is_trying(attempt) {
+            inner.fail(attempt, error, circuit);
+            inner.recovering = false;
+            drop(inner);
+            self.activity.changed();
+        }
+    }
+
+    /// The connection is lost. Says nothing about a generation that is not the present one, nor
+    /// where the link of an attempt says so that closing overtook: the next one has the same number.
+    pub(crate) fn lost(&self, link: Option<u64>, generation: u64, cause: Source) -> Lost {
+        let mut inner = self.inner.lock();
+        match inner.state {
+            _ if link.is_some() && link == inner.overtaken => Lost::Noted,
+            // It has the number of a generation that a later attempt made, or is about to make.
+            _ if link.is_some_and(|link| inner.has_failed(link)) => Lost::Noted,
+            State::Ready if inner.generation == generation => {
+                let is_young = inner.since.elapsed() < self.young;
+                inner.died_young = if is_young { inner.died_young.saturating_add(1) } else { 0 };
+                Lost::Recover(self.begin_recovery(inner, cause))
+            }
+            State::Connecting if inner.generation + 1 == generation => {
+                inner.ended_early = Some(cause);
+                Lost::Noted
+            }
+            State::Draining if inner.generation == generation => {
+                // Once the drain is over, what ends is ended by the closing itself.
+                if !inner.shut {
+                    inner.trouble.get_or_insert_with(|| Arc::new(self.lost_error(cause)));
+                }
+                Lost::Cut
+            }
+            _ => Lost::Noted,
+        }
+    }
+
+    /// Has what is broken or closed connected by the next acquire, whatever stands as an answer;
+    /// where it is ready, and so is lost, or is being brought back, this attempt is to be carried
+    /// out, which goes on until it is back.
+    pub(crate) fn reconnect(&self, cause: Source) -> Option<u64> {
+        let mut inner = self.inner.lock();
+        match inner.state {
+            State::Ready => {
+                inner.died_young = 0;
+                return Some(self.begin_recovery(inner, cause).attempt);
+            }
+            // Whoever brings it back pauses; somebody else goes on at once, in their place.
+            State::Broken if inner.recovering => {
+                let attempt = inner.begin_attempt();
+                drop(inner);
+                self.activity.changed();
+                return Some(attempt);
+            }
+            State::Broken | State::Closed => self.reset(inner),
+            State::Idle | State::Connecting | State::Draining => {}
+        }
+        None
+    }
+
+    fn begin_recovery(&self, mut inner: MutexGuard<'_, Inner<H>>, cause: Source) -> Recovery {
+        let (generation, attempt) = (inner.generation, inner.attempt);
+        let error = self.lost_error(cause);
+        inner.fail(attempt, error.clone(), Duration::ZERO);
+        inner.recovering = true;
+        let shut = (self.ledger.shut(), inner.probing.take());
+        let died_young = inner.died_young;
+        let attempt = if died_young == 0 { inner.begin_attempt() } else { inner.next_attempt() };
+        drop(inner);
+        self.activity.changed();
+        let _told = self.let_go(shut);
+        tracing::warn!(resource = %self.activity.name, generation, died_young, %error, "lost");
+        Recovery { attempt, died_young }
+    }
+
+    /// Drops what may have the last handle in it, whose drop is anybody's code. Answers the message of a panic.
+    fn let_go(&self, last: impl Sized) -> Result<(), String> {
+        catch_unwind(AssertUnwindSafe(|| drop(last))).map_err(|payload| {
+            let message = panic_message(&*payload);
+            tracing::error!(resource = %self.activity.name, message, "a handle panicked as it dropped");
+            message
+        })
+    }
+
+    fn lost_error(&self, source: Source) -> Error {
+        let Activity { name, endpoint, .. } = &*self.activity;
+        Error::Lost { resource: Arc::clone(name), endpoint: Arc::clone(endpoint), source }
+    }
+
+    /// Back to `Idle`, if closed.
+    pub(crate) fn reopen(&self) {
+        let inner = self.inner.lock();
+        if inner.state == State::Closed {
+            self.reset(inner);
+        }
+    }
+
+    fn reset(&self, mut inner: MutexGuard<'_, Inner<H>>) {
+        inner.recovering = false;
+        inner.died_young = 0;
+        inner.shut_to_outside = false;
+        inner.shut = false;
+        inner.failure = None;
+        inner.set(State::Idle);
+        self.activity.set_draining(false);
+        drop(inner);
+        self.activity.changed();
+    }
+
+    /// Has no attempt begun any more. Answers whether one is in flight, which should come to its end before
+    /// [`begin_close`](Life::begin_close): a handshake that is cut off is no clean end.
+    pub(crate) fn begin_settling(&self) -> bool {
+        let mut inner = self.inner.lock();
+        inner.settling = inner.is_in_flight();
+        inner.settling
+    }
+
+    /// Resolves when no attempt is in flight.
+    pub(crate) async fn settled(&self) {
+        self.activity.until(|| (!self.inner.lock().is_in_flight()).then_some(())).await;
+    }
+
+    /// Begins closing. `false` if there is nothing to close. An attempt in flight is overtaken.
+    pub(crate) fn begin_close(&self) -> bool {
+        let mut inner = self.inner.lock();
+        inner.recovering = false;
+        inner.settling = false;
+        if inner.state == State::Connecting {
+            inner.overtaken = Some(inner.attempt);
+        }
+        let begun = match inner.state {
+            State::Closed | State::Draining => false,
+            _ if inner.handle.is_none() => {
+                inner.set(State::Closed);
+                false
+            }
+            state => {
+                // A broken one is not leased any more.
+                inner.shut = state != State::Ready;
+                inner.shut_to_outside = inner.shut;
+                inner.trouble = None;
+                self.activity.set_draining(true);
+                inner.set(State::Draining);
+                true
+            }
+        };
+        drop(inner);
+        self.activity.changed();
+        begun
+    }
+
+    /// Something keeps closing from being all as it should.
+    pub(crate) fn trouble(&self, what: Source) {
+        self.inner.lock().trouble.get_or_insert(what);
+    }
+
+    pub(crate) fn take_trouble(&self) -> Option<Source> {
+        self.inner.lock().trouble.take()
+    }
+
+    /// Ends leasing for all but the pool's own closing code, which may use what closes later than itself.
+    pub(crate) fn shut_to_outside(&self) {
+        let mut inner = self.inner.lock();
+        inner.shut_to_outside = true;
+        let shut = self.ledger.shut_to_outside();
+        drop(inner);
+        self.activity.changed();
+        let _told = self.let_go(shut);
+    }
+
+    /// Ends leasing, as the resource's own phase begins.
+    pub(crate) fn shut(&self) {
+        let mut inner = self.inner.lock();
+        inner.shut_to_outside = true;
+        inner.shut = true;
+        let shut = self.ledger.shut();
+        drop(inner);
+        self.activity.changed();
+        let _told = self.let_go(shut);
+    }
+
+    /// Gives out the prober of what is being closed, which until here ended what was stuck.
+    pub(crate) fn take_watch(&self) -> Option<Watch> {
+        self.inner.lock().probing.take()
+    }
+
+    /// Closed, whether or not the goodbye was heard. Fails with the message of a panic in the handle's drop.
+    pub(crate) fn finish_close(&self) -> Result<(), String> {
+        let mut inner = self.inner.lock();
+        inner.set(State::Closed);
+        self.activity.set_draining(false);
+        let last = (inner.handle.take(), inner.probing.take());
+        drop(inner);
+        self.activity.changed();
+        self.let_go(last)
+    }
+
+    pub(crate) fn handle(&self) -> Option<H> {
+        self.inner.lock().handle.clone()
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.inner.lock().state
+    }
+
+    pub(crate) fn condition(&self) -> Condition {
+        let inner = self.inner.lock();
+        Condition {
+            state: inner.state,
+            since: inner.since.elapsed(),
+            generation: inner.generation,
+            waiting: inner.waiting,
+            failure: inner.failure.as_ref().map(|failure| failure.error.clone()),
+            progress: inner.progress.clone(),
+        }
+    }
+
+    /// The generation now in use; the one being connected, while that goes on.
+    pub(crate) fn generation_or_next(&self) -> u64 {
+        let inner = self.inner.lock();
+        if inner.state == State::Connecting { inner.generation + 1 } else { inner.generation }
+    }
+}
+
+#[cfg(model)]
+impl<H: Clone + Send + Sync + 'static> Life<H> {
+    /// What holds whenever the lock is free.
+    pub(crate) fn check(&self) {
+        let inner = self.inner.lock();
+        let leases = inner.state == State::Ready || inner.state == State::Draining && !inner.shut;
+        let outside = leases && !inner.shut_to_outside;
+        assert_eq!(self.ledger.open_for(), outside.then_some(inner.generation), "in {:?}", inner.state);
+        let inside = leases && inner.shut_to_outside;
+        assert_eq!(self.ledger.open_inside_for(), inside.then_some(inner.generation), "in {:?}", inner.state);
+        assert!(!leases || inner.handle.is_some());
+        assert!(!inner.in_flight || inner.state != State::Ready);
+        assert!(inner.handle.is_none() || !matches!(inner.state, State::Closed));
+        assert_eq!(self.activity.is_draining(), matches!(inner.state, State::Draining), "in {:?}", inner.state);
+        assert!(!inner.recovering || matches!(inner.state, State::Connecting | State::Broken));
+    }
+}
+
+impl<H> Inner<H> {
+    fn set(&mut self, state: State) {
+        self.progress = None;
+        if self.state != state {
+            self.state = state;
+            self.since = Instant::now();
+        }
+    }
+
+    fn begin_attempt(&mut self) -> u64 {
+        self.in_flight = true;
+        self.set(State::Connecting);
+        self.next_attempt()
+    }
+
+    /// A number of its own, so that the end of an earlier attempt says nothing of this one.
+    fn next_attempt(&mut self) -> u64 {
+        self.ended_early = None;
+        self.attempt += 1;
+        self.attempt
+    }
+
+    fn fail(&mut self, attempt: u64, error: Error, stands: Duration) {
+        self.in_flight = false;
+        self.failure = Some(Attempted { attempt, error, retry_at: Instant::now() + stands.min(LONGEST) });
+        self.set(State::Broken);
+    }
+
+    fn leases_to(&self, caller: Caller) -> bool {
+        !self.shut && (!self.shut_to_outside || caller.inside)
+    }
+
+    /// Whether this attempt failed since the generation before the present one was made.
+    fn has_failed(&self, attempt: u64) -> bool {
+        let between = |before, after| before < attempt && attempt < after;
+        between(self.made_before, self.made) || between(self.made, self.attempt)
+    }
+
+    fn is_in_flight(&self) -> bool {
+        self.state == State::Connecting && self.in_flight
+    }
+
+    fn is_connecting(&self, attempt: u64) -> bool {
+        self.state == State::Connecting && self.attempt == attempt
+    }
+
+    /// Connecting, or between two attempts.
+    fn is_trying(&self, attempt: u64) -> bool {
+        self.is_connecting(attempt) || self.state == State::Broken && self.recovering && self.attempt == attempt
+    }
+}
+
+/// Counts an acquire that waits.
+struct Acquiring<'a, H: Send + Sync + 'static>(&'a Life<H>);
+
+impl<'a, H: Send + Sync + 'static> Acquiring<'a, H> {
+    fn new(life: &'a Life<H>) -> Self {
+        life.inner.lock().waiting += 1;
+        Acquiring(life)
+    }
+}
+
+impl<H: Send + Sync + 'static> Drop for Acquiring<'_, H> {
+    fn drop(&mut self) {
+        self.0.inner.lock().waiting -= 1;
+    }
+}

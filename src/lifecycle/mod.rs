@@ -1,0 +1,22 @@
+//! The life of resources: how they connect, are leased, probed, recovered and closed. No kind is named here.
+
+pub(crate) mod activity;
+#[cfg(feature = "r2d2")]
+pub(crate) mod checkout;
+pub(crate) mod close;
+pub(crate) mod exit;
+pub(crate) mod health;
+pub(crate) mod leak;
+pub(crate) mod lease;
+pub(crate) mod life;
+#[cfg(model)]
+#[doc(hidden)]
+pub mod model;
+pub(crate) mod probe;
+pub(crate) mod registry;
+pub(crate) mod resource;
+pub(crate) mod slot;
+pub(crate) mod status;
+pub(crate) mod user_ping;
+#[cfg(any(feature = "rabbitmq", feature = "r2d2"))]
+pub(crate) mod wait;

@@ -1,0 +1,616 @@
+//! The core of a pool, which both facades are views of: its resources by name.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use once_cell::sync::OnceCell;
+use parking_lot::{Mutex, RwLock};
+use tokio_util::sync::CancellationToken;
+
+use crate::base::error::{BoxError, Error, breaks};
+use crate::base::runtime::{self, DriverRuntime};
+#[cfg(feature = "clickhouse")]
+use crate::kinds::clickhouse::{ClickHouseConfig, ClickHouseResource};
+#[cfg(feature = "mongodb")]
+use crate::kinds::mongo::{MongoConfig, MongoResource};
+#[cfg(feature = "rabbitmq")]
+use crate::kinds::rabbitmq::{RabbitMqConfig, RabbitMqResource};
+#[cfg(feature = "redis")]
+use crate::kinds::redis::{RedisConfig, RedisResource};
+use crate::lifecycle::activity::Activity;
+use crate::lifecycle::close::{self, CloseCell, CloseReport, Closing, Course, Edges, Hook, Outcome, Phase, Reason};
+use crate::lifecycle::exit::{self, Process};
+use crate::lifecycle::health::{self, HealthReport};
+use crate::lifecycle::leak;
+use crate::lifecycle::lease::Holder;
+use crate::lifecycle::resource::Resource;
+use crate::lifecycle::slot::{AnySlot, Slot};
+use crate::lifecycle::status::{PoolStatus, State, Usage};
+use crate::pool::config::{BackendConfig, Config, Options, ResourceConfig};
+
+/// What the resources of a pool have in common.
+pub(crate) struct Context {
+    pub(crate) options: Options,
+    pub(crate) runtime: DriverRuntime,
+    pub(crate) close: CloseCell,
+    listeners: Mutex<Vec<Listener>>,
+    pub(crate) process: &'static Process,
+}
+
+type Listener = Arc<dyn Fn(&CloseReport) + Send + Sync>;
+
+impl Context {
+    /// Refuses in a process that was forked from the one that owns the pool.
+    #[inline]
+    pub(crate) fn check_process(&self) -> Result<(), Error> {
+        self.process.check()
+    }
+
+    /// An error once closing the whole has begun.
+    pub(crate) fn check_open(&self, what: &Arc<str>) -> Result<(), Error> {
+        self.check_process()?;
+        let resource = || Arc::clone(what);
+        match (self.close.report(), self.close.is_closing()) {
+            (Some(_), _) => Err(Error::Closed { resource: resource() }),
+            (None, true) => Err(Error::Closing { resource: resource() }),
+            (None, false) => Ok(()),
+        }
+    }
+
+    pub(crate) fn on_report(&self) -> Vec<Listener> {
+        self.listeners.lock().clone()
+    }
+}
+
+/// All resources of a pool, by name.
+pub(crate) struct Registry {
+    me: Weak<Registry>,
+    pub(crate) context: Arc<Context>,
+    pub(crate) health: Mutex<health::Cache>,
+    /// The futures and closures given to `run`, for the drain.
+    pub(crate) main: Arc<Activity>,
+    /// What was configured, or why that cannot be used.
+    config: Result<Config, Error>,
+    /// The names of what was asked for and cannot be made.
+    in_vain: Mutex<BTreeSet<Arc<str>>>,
+    entries: RwLock<BTreeMap<Arc<str>, Entry>>,
+    hooks: Mutex<Hooks>,
+    edges: Mutex<Edges>,
+    armed: OnceCell<()>,
+    is_global: OnceCell<()>,
+    #[cfg(feature = "mongodb")]
+    mongo: DefaultSlot,
+    #[cfg(feature = "rabbitmq")]
+    rabbitmq: DefaultSlot,
+    #[cfg(feature = "clickhouse")]
+    clickhouse: DefaultSlot,
+    #[cfg(feature = "redis")]
+    redis: DefaultSlot,
+}
+
+/// The name of a resource, and the resource or why it cannot be.
+pub(crate) type Configured = (Arc<str>, Result<Arc<dyn AnySlot>, Error>);
+
+/// A resource, and the configuration it was made from if it is a built-in one.
+struct Entry {
+    slot: Arc<dyn AnySlot>,
+    config: Option<ResourceConfig>,
+}
+
+#[derive(Default)]
+struct Hooks {
+    by_name: BTreeMap<Arc<str>, Vec<(Hook, Alive)>>,
+    count: usize,
+    /// How many there were when those of clients that are gone were last forgotten.
+    kept: usize,
+}
+
+/// Whether an adopted client still lives.
+type Alive = Box<dyn Fn() -> bool + Send>;
+
+/// The slot of a kind's default resource, as an `Arc<Slot<_>>`. Its type is hidden, since a compiler that asks whether a
+/// pool may cross threads would have to look through all drivers' types each time, and gives up at 128 levels.
+#[cfg(any(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
+type DefaultSlot = OnceCell<Hidden>;
+#[cfg(any(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
+type Hidden = Box<dyn std::any::Any + Send + Sync>;
+
+macro_rules! default_slot {
+    ($feature:literal $field:ident $resource:ident $config:ident) => {
+        /// The default resource of this kind, made on first use.
+        #[cfg(feature = $feature)]
+        #[inline]
+        pub(crate) fn $field(&self) -> Result<&Arc<Slot<$resource>>, Error> {
+            // First: in a forked child the cell may be as another thread left it, half-way.
+            self.context.check_process()?;
+            let slot = self.$field.get_or_try_init(|| {
+                let with = |config: &Config| self.with::<$config>(stringify!($field), config.$field.clone());
+                self.asked(stringify!($field), with).map(|slot| Box::new(slot) as Hidden)
+            })?;
+            Ok(slot.downcast_ref().unwrap_or_else(|| unreachable!("nothing else was put into it")))
+        }
+    };
+}
+
+impl Registry {
+    pub(crate) fn new(config: Result<Config, Error>, runtime: Option<tokio::runtime::Handle>) -> Arc<Self> {
+        let options = config.as_ref().map(|config| config.pool.clone()).unwrap_or_default();
+        let context = Arc::new(Context {
+            options,
+            runtime: DriverRuntime::new(runtime),
+            close: CloseCell::default(),
+            listeners: Mutex::default(),
+            process: Process::current(),
+        });
+        Arc::new_cyclic(|me| Registry {
+            me: me.clone(),
+            context,
+            health: Mutex::default(),
+            main: Activity::new("main", String::new()),
+            config,
+            in_vain: Mutex::default(),
+            entries: RwLock::default(),
+            hooks: Mutex::default(),
+            edges: Mutex::default(),
+            armed: OnceCell::new(),
+            is_global: OnceCell::new(),
+            #[cfg(feature = "mongodb")]
+            mongo: DefaultSlot::new(),
+            #[cfg(feature = "rabbitmq")]
+            rabbitmq: DefaultSlot::new(),
+            #[cfg(feature = "clickhouse")]
+            clickhouse: DefaultSlot::new(),
+            #[cfg(feature = "redis")]
+            redis: DefaultSlot::new(),
+        })
+    }
+
+    default_slot!("mongodb" mongo MongoResource MongoConfig);
+    default_slot!("rabbitmq" rabbitmq RabbitMqResource RabbitMqConfig);
+    default_slot!("clickhouse" clickhouse ClickHouseResource ClickHouseConfig);
+    default_slot!("redis" redis RedisResource RedisConfig);
+
+    /// This pool is the process's own, whose first use installs the signal handlers.
+    pub(crate) fn set_global(&self) {
+        self.is_global.get_or_init(|| ());
+    }
+
+    /// Before the first connection: all that closing needs, so that whatever is connected can be closed.
+    ///
+    /// # Errors
+    /// [`Error::Connect`] if the process can have no more threads, [`Error::Closing`] once it is ending. The next call
+    /// tries again.
+    pub(crate) fn arm(&self, name: &Arc<str>) -> Result<(), Error> {
+        if !self.context.process.is_current() {
+            return Ok(());
+        }
+        self.armed.get_or_try_init(|| {
+            let threads = close::arm().and_then(|()| runtime::prober().map(drop));
+            threads.map_err(|error| Error::no_threads(name, error))?;
+            if let Some(me) = self.me.upgrade() {
+                exit::arm(&me, self.is_global.get().is_some() && self.context.options.signals)?;
+                leak::watch(Weak::clone(&self.me), self.context.options.leaks.clone());
+            }
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    /// What must be so before a resource that is not ready may be acquired.
+    pub(crate) fn before_connecting(&self, slot: &dyn AnySlot) -> Result<(), Error> {
+        if self.context.close.report().is_some() {
+            return Err(Error::Closed { resource: Arc::clone(slot.name()) });
+        }
+        self.arm(slot.name())
+    }
+
+    /// The resource of this name and kind, made from its configuration on first use.
+    pub(crate) fn named<C: BackendConfig>(&self, name: &str) -> Result<Arc<Slot<C::Resource>>, Error> {
+        self.context.check_process()?;
+        if let Some(slot) = self.existing::<C::Resource>(name)? {
+            return Ok(slot);
+        }
+        self.asked(name, |known| match known.get(name) {
+            Some(config) => match C::of(&config) {
+                Some(config) => self.with(name, config.clone()),
+                None => Err(taken(name, format!("it is a {}, not a {}", config.kind(), C::KIND))),
+            },
+            None => Err(self.unknown(name)),
+        })
+    }
+
+    /// Makes a resource that somebody asks for. What cannot be made is remembered for the health check.
+    fn asked<T>(&self, name: &str, make: impl FnOnce(&Config) -> Result<T, Error>) -> Result<T, Error> {
+        let config = self.config()?;
+        let made = config.usable(name).and_then(|()| make(config));
+        if let Err(Error::Config { .. }) = made {
+            self.in_vain.lock().insert(Arc::from(name));
+        }
+        made
+    }
+
+    /// Whether this resource was asked for and could not be made.
+    pub(crate) fn was_asked_in_vain(&self, name: &str) -> bool {
+        self.in_vain.lock().contains(name)
+    }
+
+    /// The resource of this name, made from this configuration unless it exists with the same.
+    pub(crate) fn with<C: BackendConfig>(&self, name: &str, config: C) -> Result<Arc<Slot<C::Resource>>, Error> {
+        self.context.check_process()?;
+        check_name(name)?;
+        if let Ok(known) = &self.config
+            && let Some(other) = known.get(name)
+            && C::of(&other) != Some(&config)
+        {
+            return Err(taken(name, "it is configured differently"));
+        }
+        let mut entries = self.entries.write();
+        if let Some(entry) = entries.get(name) {
+            let same = entry.config.as_ref().and_then(C::of).is_some_and(|other| *other == config);
+            return match downcast(&entry.slot) {
+                Some(slot) if same => Ok(slot),
+                _ => Err(taken(name, "a resource with another configuration has this name")),
+            };
+        }
+        let known = self.config.as_ref().map_or_else(|_| Cow::default(), Cow::Borrowed);
+        let resource = config.resource(name).map_err(|error| known.blame(error))?;
+        let slot = Slot::built_in(name, resource, known.remedies::<C>(name), Arc::clone(&self.context));
+        let entry = Entry { slot: slot.clone(), config: Some(config.into()) };
+        entries.insert(Arc::clone(slot.name()), entry);
+        Ok(slot)
+    }
+
+    /// Adds a resource of a kind of the user's own.
+    pub(crate) fn register<R: Resource>(&self, name: &str, resource: R) -> Result<(), Error> {
+        self.check_open()?;
+        check_name(name)?;
+        let is_configured = self.config.as_ref().is_ok_and(|config| config.get(name).is_some());
+        // Before the lock, as it asks the resource for its endpoint and phase, which may use the pool.
+        let slot = Slot::of_user(name, resource, Arc::clone(&self.context));
+        let mut entries = self.entries.write();
+        if entries.contains_key(name) || is_configured {
+            drop(entries);
+            return Err(taken(name, "a resource has this name already"));
+        }
+        entries.insert(Arc::clone(slot.name()), Entry { slot, config: None });
+        Ok(())
+    }
+
+    /// The registered resource of this name and type.
+    pub(crate) fn get<R: Resource>(&self, name: &str) -> Result<Arc<Slot<R>>, Error> {
+        self.existing(name)?.ok_or_else(|| self.unknown(name))
+    }
+
+    fn config(&self) -> Result<&Config, Error> {
+        self.config.as_ref().map_err(Error::clone)
+    }
+
+    fn existing<R: Resource>(&self, name: &str) -> Result<Option<Arc<Slot<R>>>, Error> {
+        self.context.check_process()?;
+        match self.entries.read().get(name) {
+            Some(entry) => downcast(&entry.slot).map(Some).ok_or_else(|| taken(name, "it is of another type")),
+            None => Ok(None),
+        }
+    }
+
+    /// The resource of this name, whatever its kind, made from its configuration on first use.
+    pub(crate) fn slot(&self, name: &str) -> Result<Arc<dyn AnySlot>, Error> {
+        self.context.check_process()?;
+        match self.made(name) {
+            Some(slot) => Ok(slot),
+            None => self.asked(name, |config| self.look_up(name, config)),
+        }
+    }
+
+    fn made(&self, name: &str) -> Option<Arc<dyn AnySlot>> {
+        self.entries.read().get(name).map(|entry| Arc::clone(&entry.slot))
+    }
+
+    fn look_up(&self, name: &str, known: &Config) -> Result<Arc<dyn AnySlot>, Error> {
+        if let Some(slot) = self.made(name) {
+            return Ok(slot);
+        }
+        known.usable(name)?;
+        match known.get(name) {
+            Some(config) => self.open(name, config),
+            None => Err(self.unknown(name)),
+        }
+    }
+
+    fn open(&self, name: &str, config: ResourceConfig) -> Result<Arc<dyn AnySlot>, Error> {
+        Ok(match config {
+            #[cfg(feature = "mongodb")]
+            ResourceConfig::Mongo(config) => self.with(name, config)?,
+            #[cfg(feature = "rabbitmq")]
+            ResourceConfig::RabbitMq(config) => self.with(name, config)?,
+            #[cfg(feature = "clickhouse")]
+            ResourceConfig::ClickHouse(config) => self.with(name, config)?,
+            #[cfg(feature = "redis")]
+            ResourceConfig::Redis(config) => self.with(name, config)?,
+            #[cfg(not(any(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis")))]
+            ResourceConfig::Nothing => return Err(self.unknown(name)),
+        })
+    }
+
+    /// Every resource that exists; none in a forked child, where a lock may be held for ever.
+    pub(crate) fn slots(&self) -> Vec<Arc<dyn AnySlot>> {
+        if !self.context.process.is_current() {
+            return Vec::new();
+        }
+        self.entries.read().values().map(|entry| Arc::clone(&entry.slot)).collect()
+    }
+
+    /// Every resource that is configured or registered, and why one cannot be.
+    pub(crate) fn configured(&self) -> Vec<Configured> {
+        if let Err(forked) = self.context.check_process() {
+            return vec![(Arc::from("the pool"), Err(forked))];
+        }
+        let config = match &self.config {
+            Ok(config) => config,
+            Err(error) => return vec![(Arc::from("configuration"), Err(error.clone()))],
+        };
+        let names = config.names().into_iter().map(|(_, name)| Arc::from(name));
+        let mut all: BTreeMap<Arc<str>, _> =
+            names.map(|name| (Arc::clone(&name), self.look_up(&name, config))).collect();
+        all.extend(self.slots().into_iter().map(|slot| (Arc::clone(slot.name()), Ok(slot))));
+        all.into_iter().collect()
+    }
+
+    pub(crate) fn status(&self) -> PoolStatus {
+        self.status_with(AnySlot::usage)
+    }
+
+    /// The status, with how full each is as this tells it.
+    pub(crate) fn status_with(&self, usage: impl Fn(&dyn AnySlot) -> Usage) -> PoolStatus {
+        let slots = self.configured().into_iter().filter_map(|(_, slot)| slot.ok());
+        let resources = slots.map(|slot| slot.status(usage(&*slot))).collect();
+        PoolStatus { closing: self.is_closing(), resources }
+    }
+
+    pub(crate) fn holders(&self) -> Vec<Holder> {
+        let mut holders: Vec<_> = self.slots().iter().flat_map(|slot| slot.holders()).collect();
+        holders.sort_by_key(|holder| std::cmp::Reverse(holder.held));
+        holders
+    }
+
+    /// The resources of which more than this many leases and checkouts are out.
+    pub(crate) fn leaks(&self, threshold: usize) -> Vec<Holder> {
+        self.slots().iter().flat_map(|slot| leak::more_than(threshold, &**slot)).collect()
+    }
+
+    pub(crate) fn on_close(
+        &self,
+        name: &str,
+        phase: Phase,
+        run: impl FnOnce() -> Result<(), BoxError> + Send + 'static,
+        alive: impl Fn() -> bool + Send + 'static,
+    ) -> Result<(), Error> {
+        self.context.check_process()?;
+        check_name(name)?;
+        self.check_open()?;
+        self.arm(&Arc::from(name))?;
+        let hook = Hook { name: Arc::from(name), phase, run: Box::new(run) };
+        let mut hooks = self.hooks.lock();
+        // Under the lock, for the hooks are taken once closing has begun.
+        self.check_open()?;
+        // Clients that come and go do not pile up, and each time that they are looked through there are twice as many.
+        let mut gone = Vec::new();
+        if hooks.count >= 2 * hooks.kept {
+            for same in hooks.by_name.values_mut() {
+                gone.extend(same.extract_if(.., |(_, alive)| !alive()));
+            }
+            hooks.by_name.retain(|_, same| !same.is_empty());
+            hooks.count -= gone.len();
+            hooks.kept = hooks.count;
+        }
+        hooks.count += 1;
+        hooks.by_name.entry(Arc::clone(&hook.name)).or_default().push((hook, Box::new(alive)));
+        drop(hooks);
+        let_go(gone);
+        Ok(())
+    }
+
+    /// The hooks, but for adopted clients that are gone. Each runs once.
+    pub(crate) fn take_hooks(&self) -> Vec<Hook> {
+        let hooks = std::mem::take(&mut *self.hooks.lock());
+        let (alive, gone): (Vec<_>, Vec<_>) = hooks.by_name.into_values().flatten().partition(|(_, alive)| alive());
+        let_go(gone);
+        alive.into_iter().map(|(hook, _)| hook).collect()
+    }
+
+    pub(crate) fn on_report(&self, listener: impl Fn(&CloseReport) + Send + Sync + 'static) {
+        if !self.context.process.is_current() {
+            return;
+        }
+        self.context.listeners.lock().push(Arc::new(listener));
+    }
+
+    /// `dependant` closes before `dependency`.
+    pub(crate) fn depends_on(&self, dependant: &str, dependency: &str) -> Result<(), Error> {
+        self.context.check_process()?;
+        let (first, second) = (self.phase(dependant)?, self.phase(dependency)?);
+        if first > second {
+            return Err(Error::Order(format!(
+                "{dependant:?} closes in phase {first}, after {dependency:?} in phase {second}, so it cannot depend on it"
+            )));
+        }
+        // The phases order these already, and let what shares one close side by side.
+        if first < second {
+            return Ok(());
+        }
+        self.edges.lock().add(dependant, dependency)
+    }
+
+    pub(crate) fn edges(&self) -> Edges {
+        self.edges.lock().clone()
+    }
+
+    fn phase(&self, name: &str) -> Result<Phase, Error> {
+        let hooks = self.hooks.lock();
+        let alive = hooks.by_name.get(name).and_then(|same| same.iter().find(|(_, alive)| alive()));
+        let hooked = alive.map(|(hook, _)| hook.phase);
+        drop(hooks);
+        match hooked {
+            Some(phase) => Ok(phase),
+            None => Ok(self.slot(name)?.phase()),
+        }
+    }
+
+    /// Set from the start in a forked child.
+    pub(crate) fn closing(&self) -> Closing {
+        if self.context.process.is_current() {
+            return self.context.close.closing();
+        }
+        let closing = CancellationToken::new();
+        closing.cancel();
+        Closing(closing)
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        !self.context.process.is_current() || self.context.close.is_closing()
+    }
+
+    /// Starts closing the whole pool, unless that was started before.
+    ///
+    /// # Errors
+    /// Where there is no waiting for the report: [`Error::Forked`], and [`Error::Closing`] on a
+    /// thread that the close itself runs on.
+    pub(crate) fn start_closing(
+        self: &Arc<Self>,
+        reason: Reason,
+        deadline: Option<Duration>,
+    ) -> Result<Arc<Course>, Error> {
+        self.context.check_process()?;
+        close::start(self, reason, deadline)
+    }
+
+    /// The report, or one that says why there is none.
+    pub(crate) async fn close_all(self: &Arc<Self>, reason: Reason, deadline: Option<Duration>) -> CloseReport {
+        match self.start_closing(reason, deadline) {
+            Ok(course) => CloseReport::clone(&*course.wait().await),
+            Err(error) => CloseReport::of(self, reason, Outcome::Failed(error.to_string())),
+        }
+    }
+
+    pub(crate) async fn close_one(self: &Arc<Self>, name: &str) -> Result<Arc<CloseReport>, Error> {
+        Ok(close::start_one(self, self.slot(name)?, Reason::Requested)?.wait().await)
+    }
+
+    pub(crate) async fn reconnect(&self, name: &str) -> Result<(), Error> {
+        self.check_open()?;
+        let slot = self.slot(name)?;
+        self.arm(slot.name())?;
+        slot.reconnect().await
+    }
+
+    /// Opens again what `close_all` closed.
+    pub(crate) fn reopen(&self) -> Result<(), Error> {
+        self.context.check_process()?;
+        if self.context.close.report().is_some() {
+            for slot in self.slots() {
+                slot.reopen();
+            }
+        }
+        self.context.close.reopen()
+    }
+
+    /// Checks what code and TOML say of every resource. A bad variable is told to whoever asks for its resource.
+    pub(crate) fn check_config(&self) -> Result<(), Error> {
+        let config = self.config()?;
+        for (_, name) in config.names() {
+            match self.look_up(name, config) {
+                Err(Error::Config { key, .. }) if Config::is_variable(&key) => {}
+                checked => drop(checked?),
+            }
+        }
+        Ok(())
+    }
+
+    /// An error once closing has begun.
+    pub(crate) fn check_open(&self) -> Result<(), Error> {
+        self.context.check_open(&Arc::from("the pool"))
+    }
+
+    /// Whether this resource answers a round trip now. One never used does not.
+    pub(crate) async fn is_healthy(&self, name: &str) -> bool {
+        let Some(me) = self.me.upgrade().filter(|_| self.context.process.is_current()) else { return false };
+        let Ok(report) = health::check(&me).await else { return false };
+        report.entry(name).is_some_and(|entry| {
+            matches!(entry.health, health::Health::Pass | health::Health::Warn) && entry.state == State::Ready
+        })
+    }
+
+    /// A report that says so where there could be none.
+    pub(crate) async fn health_report(&self) -> HealthReport {
+        let checked = match (self.context.check_process(), self.me.upgrade()) {
+            (Err(forked), _) => Err(forked),
+            (Ok(()), Some(me)) => health::check(&me).await,
+            (Ok(()), None) => Err(Error::Closed { resource: Arc::from("the pool") }),
+        };
+        checked.map_or_else(|error| HealthReport::failed(&error), |report| HealthReport::clone(&report))
+    }
+
+    pub(crate) fn effective_config(&self, name: &str) -> Option<String> {
+        self.config.as_ref().ok()?.effective(name)
+    }
+
+    fn unknown(&self, name: &str) -> Error {
+        let configured = self.config.as_ref().map(Config::names).unwrap_or_default();
+        let mut known: Vec<String> = configured.into_iter().map(|(_, name)| name.to_owned()).collect();
+        known.extend(self.entries.read().keys().map(|name| name.to_string()));
+        known.sort();
+        known.dedup();
+        Error::UnknownName { name: name.to_owned(), known: known.join(", ") }
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let states: BTreeMap<_, _> = self.slots().iter().map(|slot| (Arc::clone(slot.name()), slot.state())).collect();
+        f.debug_struct("ResourcePool").field("resources", &states).finish_non_exhaustive()
+    }
+}
+
+/// What a user's handles to a pool share: when the last one drops, the pool closes.
+pub(crate) struct PoolHandle(pub(crate) Arc<Registry>);
+
+impl Drop for PoolHandle {
+    fn drop(&mut self) {
+        if !self.0.context.process.is_current() {
+            // Nothing of it may be dropped here.
+            std::mem::forget(Arc::clone(&self.0));
+        } else if self.0.armed.get().is_some() {
+            // Nothing that never connected has anything to close.
+            let _nobody_waits = close::start(&self.0, Reason::Dropped, None);
+        }
+    }
+}
+
+/// Drops closures of clients that are gone. Each may panic as it does, which is nobody else's business.
+fn let_go(gone: Vec<(Hook, Alive)>) {
+    for hook in gone {
+        if catch_unwind(AssertUnwindSafe(|| drop(hook))).is_err() {
+            tracing::error!("the closure of an adopted client panicked as it dropped");
+        }
+    }
+}
+
+fn downcast<R: Resource>(slot: &Arc<dyn AnySlot>) -> Option<Arc<Slot<R>>> {
+    Arc::clone(slot).as_any().downcast().ok()
+}
+
+/// Names are printed in tables, line by line.
+fn check_name(name: &str) -> Result<(), Error> {
+    match name.contains(breaks) {
+        true => Err(Error::config(name, "is no name: it has a control character in it")),
+        false => Ok(()),
+    }
+}
+
+fn taken(name: &str, problem: impl Into<String>) -> Error {
+    Error::NameTaken { name: name.to_owned(), problem: problem.into() }
+}

@@ -1,0 +1,136 @@
+//! What each resource is doing now.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::base::error::Error;
+use crate::lifecycle::resource::Work;
+
+/// Where a resource is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum State {
+    /// Never used, or opened again.
+    Idle,
+    /// A connection is being made.
+    Connecting,
+    /// Connected.
+    Ready,
+    /// The connection is lost, or could not be made.
+    Broken,
+    /// Closing has begun: work goes on, nothing new is connected.
+    Draining,
+    /// Closed.
+    Closed,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            State::Idle => "idle",
+            State::Connecting => "connecting",
+            State::Ready => "ready",
+            State::Broken => "broken",
+            State::Draining => "draining",
+            State::Closed => "closed",
+        })
+    }
+}
+
+/// How full a resource is, as far as its driver lets us measure. `None` is unknown, never a guess.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Usage {
+    /// The most connections, or channels, it may have.
+    pub max: Option<usize>,
+    /// How many are open.
+    pub open: Option<usize>,
+    /// How many of them are in use.
+    pub in_use: Option<usize>,
+    /// How many of them are idle.
+    pub idle: Option<usize>,
+    /// How many are open beyond `max`.
+    pub overflow: Option<usize>,
+    /// How many callers wait for one.
+    pub waiting: Option<usize>,
+}
+
+/// One resource's status.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ResourceStatus {
+    /// The resource's name.
+    pub name: Arc<str>,
+    /// Where it is, without credentials.
+    pub endpoint: Arc<str>,
+    /// Its state.
+    pub state: State,
+    /// How long it has been in that state.
+    pub since: Duration,
+    /// How often it has been connected.
+    pub generation: u64,
+    /// Shared leases held.
+    pub leases: usize,
+    /// Exclusive checkouts held.
+    pub checkouts: usize,
+    /// Leaks suspected now: each checkout that is out for too long, and each threshold exceeded.
+    pub leaks: usize,
+    /// How many leaks were ever suspected, those that came back among them.
+    pub leaks_total: usize,
+    /// Work going on, by kind; what is not going on is left out.
+    pub work: Vec<(Work, usize)>,
+    /// Acquires that wait for the connection.
+    pub connecting: usize,
+    /// How full it is.
+    pub usage: Usage,
+    /// The last failure, until it is ready again.
+    pub error: Option<Error>,
+}
+
+/// The status of a whole pool.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct PoolStatus {
+    /// Whether closing has begun.
+    pub closing: bool,
+    /// Every configured or registered resource, by name.
+    pub resources: Vec<ResourceStatus>,
+}
+
+impl PoolStatus {
+    /// The resource of this name.
+    pub fn resource(&self, name: &str) -> Option<&ResourceStatus> {
+        self.resources.iter().find(|resource| &*resource.name == name)
+    }
+}
+
+impl fmt::Display for PoolStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{:<14} {:<10} {:>4} {:>6} {:>9} {:>5} {:>5} {:>5} {:>6} {:>5} {:>7}",
+            "resource", "state", "gen", "leases", "checkouts", "leaks", "max", "open", "in use", "idle", "waiting"
+        )?;
+        for one in &self.resources {
+            let show = |count: Option<usize>| count.map_or_else(|| "-".to_owned(), |count| count.to_string());
+            let Usage { max, open, in_use, idle, waiting, .. } = one.usage;
+            writeln!(
+                f,
+                "{:<14} {:<10} {:>4} {:>6} {:>9} {:>5} {:>5} {:>5} {:>6} {:>5} {:>7}",
+                one.name,
+                one.state,
+                one.generation,
+                one.leases,
+                one.checkouts,
+                one.leaks,
+                show(max),
+                show(open),
+                show(in_use),
+                show(idle),
+                show(waiting)
+            )?;
+        }
+        Ok(())
+    }
+}

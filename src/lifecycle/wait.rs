@@ -1,0 +1,236 @@
+//! Waits for exclusive checkouts: who waits for what, and whether that can ever end.
+//!
+//! Guards can be sent to other threads, so that nobody can tell for sure who will free what is
+//! waited for. Only what a thread has lent to a closure is freed by that thread alone: waiting for
+//! it there is refused at once. Of all else the timeout tells who waits for whom.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::num::NonZeroU64;
+use std::panic::Location;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use crate::base::error::{DeadlockError, Error, Few, Source, TimeoutError, Waiter};
+use crate::base::owner::Owner;
+use crate::lifecycle::exit::Process;
+use crate::lifecycle::lease::{Claim, Holder, QuotaId};
+use crate::lifecycle::resource::Link;
+
+/// Exclusive checkouts of one kind, of which there are only so many: connections, channels.
+pub(crate) struct Quota {
+    id: QuotaId,
+    link: Link,
+    count: usize,
+    /// What they are, in the plural.
+    what: &'static str,
+    /// The option that sets how many there are.
+    option: &'static str,
+}
+
+impl Quota {
+    pub(crate) fn new(link: &Link, count: usize, what: &'static str, option: &'static str) -> Arc<Self> {
+        Quota::of(QuotaId::new(), link, count, what, option)
+    }
+
+    /// The one that is known by this already.
+    pub(crate) fn of(id: QuotaId, link: &Link, count: usize, what: &'static str, option: &'static str) -> Arc<Self> {
+        Arc::new(Quota { id, link: link.clone(), count, what, option })
+    }
+
+    /// The claim for one of them.
+    pub(crate) fn claim(&self, claim: Claim) -> Claim {
+        self.id.claim(claim)
+    }
+
+    /// The claim for one that closing does not wait for.
+    #[cfg(feature = "redis")]
+    pub(crate) fn idle_claim(&self, claim: Claim) -> Claim {
+        self.id.idle().claim(claim)
+    }
+
+    /// Whoever holds one, the oldest first.
+    fn holders(&self) -> Vec<Holder> {
+        self.link.holders().into_iter().filter(|holder| holder.quota == Some(self.id)).collect()
+    }
+
+    /// Has the wait that now begins known until the guard drops, which is before what was waited
+    /// for is held.
+    ///
+    /// # Errors
+    /// [`Error::Deadlock`] where this thread would block for what it alone can free.
+    pub(crate) fn wait(self: &Arc<Self>, claim: Claim) -> Result<Wait, Error> {
+        if claim.blocks && lent_here(self.id) >= self.count {
+            return Err(Error::Deadlock(Arc::new(DeadlockError {
+                resource: Arc::clone(self.link.name()),
+                waiting_for: self.waited_for(),
+                site: claim.site,
+                holders: self.holders(),
+                option: self.option,
+            })));
+        }
+        let wait = Wait(Arc::new(Waiting {
+            owner: Owner::current(),
+            quota: Arc::clone(self),
+            site: claim.site,
+            since: Instant::now(),
+        }));
+        Process::current().waiting.0.lock().entry(wait.0.owner.clone()).or_default().push(Arc::clone(&wait.0));
+        let cycle = wait.0.cycle();
+        // What one task awaits side by side may look like a cycle of its own.
+        if cycle.first().is_some_and(|me| !me.holds.is_empty()) && (cycle.len() > 1 || claim.blocks) {
+            tracing::warn!(resource = %self.link.name(), waiters = %Few(&cycle, "; "), "a deadlock, unless somebody else frees one of these");
+        }
+        Ok(wait)
+    }
+
+    /// While the guard lives, only this thread can free the place that it holds.
+    pub(crate) fn lend(&self) -> Lending {
+        let id = self.id;
+        // Thread-locals are gone while a thread ends; then it is not known to be lent.
+        Lending(LENT.try_with(|lent| lent.borrow_mut().push(id)).is_ok())
+    }
+
+    fn waited_for(&self) -> String {
+        format!("one of {} {}", self.count, self.what)
+    }
+}
+
+impl QuotaId {
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        // Never zero: it would take centuries to come round.
+        QuotaId(NonZeroU64::new(NEXT.fetch_add(1, Ordering::Relaxed)).unwrap_or(NonZeroU64::MIN))
+    }
+
+    /// The claim for one of its checkouts.
+    pub(crate) fn claim(self, claim: Claim) -> Claim {
+        Claim { quota: Some(self), ..claim }
+    }
+}
+
+/// Everyone who waits, in all pools of a process: a thread that waits for one may hold what is of
+/// another.
+#[derive(Default)]
+pub(crate) struct Everyone(Mutex<HashMap<Owner, Vec<Arc<Waiting>>>>);
+
+thread_local! {
+    /// Of which quota closures that run on this thread have been lent a checkout.
+    static LENT: RefCell<Vec<QuotaId>> = const { RefCell::new(Vec::new()) };
+}
+
+fn lent_here(quota: QuotaId) -> usize {
+    LENT.try_with(|lent| lent.borrow().iter().filter(|one| **one == quota).count()).unwrap_or(0)
+}
+
+/// A place lent to a closure. Never leaves its thread.
+#[must_use = "the place is lent until this drops"]
+pub(crate) struct Lending(bool);
+
+impl Drop for Lending {
+    fn drop(&mut self) {
+        if self.0 {
+            // What is lent last comes back first, as closures end.
+            let _popped = LENT.try_with(|lent| lent.borrow_mut().pop());
+        }
+    }
+}
+
+/// A wait for one of a quota.
+struct Waiting {
+    owner: Owner,
+    quota: Arc<Quota>,
+    site: &'static Location<'static>,
+    since: Instant,
+}
+
+impl Waiting {
+    fn is_still(&self) -> bool {
+        Process::current()
+            .waiting
+            .0
+            .lock()
+            .get(&self.owner)
+            .is_some_and(|theirs| theirs.iter().any(|one| std::ptr::eq(&**one, self)))
+    }
+
+    /// All who wait for one another from here on, this one first; empty as soon as any of them
+    /// holds something and does not wait, so may go on and free it.
+    fn cycle(self: &Arc<Self>) -> Vec<Waiter> {
+        let mut waiting = vec![Arc::clone(self)];
+        let mut seen: Vec<QuotaId> = Vec::new();
+        let mut held: Vec<Holder> = Vec::new();
+        let mut next = 0;
+        while let Some(quota) = waiting.get(next).map(|one| Arc::clone(&one.quota)) {
+            next += 1;
+            if seen.contains(&quota.id) {
+                continue;
+            }
+            seen.push(quota.id);
+            let holders = quota.holders();
+            // One may be about to be held, or could not be connected.
+            if holders.len() < quota.count {
+                return Vec::new();
+            }
+            for holder in holders {
+                let Some(owner) = &holder.owner else { return Vec::new() };
+                if !held.iter().any(|other| other.owner.as_ref() == Some(owner)) {
+                    let theirs = Process::current().waiting.0.lock().get(owner).cloned().unwrap_or_default();
+                    if theirs.is_empty() {
+                        return Vec::new();
+                    }
+                    waiting.extend(theirs.into_iter().filter(|one| !Arc::ptr_eq(one, self)));
+                }
+                held.push(holder);
+            }
+        }
+        // Whoever waits all the time held all the time what was found with it meanwhile.
+        if !waiting.iter().all(|one| one.is_still()) {
+            return Vec::new();
+        }
+        let waiter = |one: &Arc<Waiting>| Waiter {
+            owner: one.owner.clone(),
+            holds: held.iter().filter(|holder| holder.owner.as_ref() == Some(&one.owner)).cloned().collect(),
+            resource: Arc::clone(one.quota.link.name()),
+            waiting_for: one.quota.waited_for(),
+            site: one.site,
+            waited: one.since.elapsed(),
+        };
+        waiting.iter().map(waiter).collect()
+    }
+}
+
+/// Somebody waits, until this drops.
+#[must_use = "the wait is known until this drops"]
+pub(crate) struct Wait(Arc<Waiting>);
+
+impl Wait {
+    /// It reached its limit: why.
+    pub(crate) fn timed_out(&self, source: Option<Source>) -> TimeoutError {
+        let Waiting { quota, since, .. } = &*self.0;
+        TimeoutError {
+            resource: Arc::clone(quota.link.name()),
+            endpoint: Arc::clone(quota.link.endpoint()),
+            waiting_for: quota.waited_for(),
+            waited: since.elapsed(),
+            holders: quota.holders(),
+            cycle: self.0.cycle(),
+            source,
+        }
+    }
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        let mut waiting = Process::current().waiting.0.lock();
+        if let Some(theirs) = waiting.get_mut(&self.0.owner) {
+            theirs.retain(|one| !Arc::ptr_eq(one, &self.0));
+            if theirs.is_empty() {
+                waiting.remove(&self.0.owner);
+            }
+        }
+    }
+}

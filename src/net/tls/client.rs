@@ -1,0 +1,299 @@
+//! The client: rustls on ring, given explicitly, whatever else the process has for a default.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustls::client::ResolvesClientCert;
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::sign::CertifiedKey;
+use rustls::{AlertDescription, CertificateError, ClientConfig, RootCertStore, SignatureScheme};
+
+use super::TlsOptions;
+use crate::base::error::Error;
+
+/// What connections of one resource are secured with.
+#[derive(Clone)]
+pub(crate) struct Client {
+    pub(super) config: Arc<ClientConfig>,
+    pub(super) name: ServerName<'static>,
+    pub(super) identity: Arc<Identity>,
+}
+
+impl Client {
+    pub(super) fn new(key: &str, options: &TlsOptions, host: &str) -> Result<Self, Error> {
+        let (name, name_key) = match &options.server_name {
+            Some(name) => (name.as_str(), format!("{key}.server_name")),
+            None => (host, key.to_owned()),
+        };
+        let name = ServerName::try_from(name.to_owned())
+            .map_err(|_| Error::config(name_key, format!("{name:?} is no name that a certificate can have")))?;
+        let provider = Arc::new(ring::default_provider());
+        let identity = Arc::new(Identity {
+            own: own(key, options.cert_file.as_deref(), options.key_file.as_deref(), &provider)?,
+            asked: AtomicBool::new(false),
+        });
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| Error::config(key, error))?
+            .with_root_certificates(roots(key, options.ca_file.as_deref())?)
+            .with_client_cert_resolver(Arc::clone(&identity) as _);
+        Ok(Client { config: Arc::new(config), name, identity })
+    }
+
+    /// What went wrong before the server's first answer, with the remedy.
+    pub(super) fn explained(&self, error: io::Error, in_handshake: bool) -> io::Error {
+        let kind = error.kind();
+        let asked = self.identity.asked.load(Ordering::Relaxed);
+        let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+        let trouble = match (cause, kind) {
+            (Some(cause), _) => Trouble::of(cause, asked && self.identity.own.is_none()),
+            // The kill switch, which says so itself.
+            (None, _) if error.get_ref().is_some() && kind == io::ErrorKind::ConnectionAborted => return error,
+            (
+                None,
+                io::ErrorKind::UnexpectedEof
+                | io::ErrorKind::ConnectionReset
+                | io::ErrorKind::ConnectionAborted
+                | io::ErrorKind::BrokenPipe,
+            ) => match (in_handshake, asked, &self.identity.own) {
+                (_, true, None) => Trouble::new(&error, NEEDS_CERTIFICATE, true),
+                (_, true, Some(_)) => Trouble::new(&error, "the server may have refused our certificate", false),
+                (true, false, _) => Trouble::new(&error, "a port that speaks no TLS answers like this", false),
+                (false, false, _) => return error,
+            },
+            _ => return error,
+        };
+        io::Error::new(kind, trouble)
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// Our certificate and its key, if any, and whether a server ever asked for one: those that require it may hang up
+/// without saying so.
+pub(super) struct Identity {
+    own: Option<Arc<CertifiedKey>>,
+    asked: AtomicBool,
+}
+
+impl ResolvesClientCert for Identity {
+    fn resolve(&self, _authorities: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.asked.store(true, Ordering::Relaxed);
+        self.own.clone()
+    }
+
+    fn has_certs(&self) -> bool {
+        self.own.is_some()
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity").field("certificate", &self.own.is_some()).finish_non_exhaustive()
+    }
+}
+
+const NEEDS_CERTIFICATE: &str = "the server asks for a client certificate: set tls.cert_file and tls.key_file";
+
+const UNKNOWN_ISSUER: &str = "set tls.ca_file to the certificate of the authority that signed the server's; if another \
+     one between them did, the server has to send that along, in its certificate file below its own, or tls.ca_file has to have it too";
+const NAMELESS: &str = "the server's certificate has no subjectAltName, and a common name (CN) does not count: have it made anew \
+     with the name that you connect by, as by `openssl … -addext subjectAltName=DNS:…`";
+const AUTHORITY: &str = "the server shows an authority's certificate (CA:TRUE), as `openssl req -x509` makes one by itself: have it \
+     made anew with `-addext basicConstraints=critical,CA:FALSE`, which may be in tls.ca_file all the same";
+const OLD: &str = "the server's certificate is of version 1, as `openssl x509 -req` makes one without extensions: have it made anew \
+     with `-extfile` and a subjectAltName";
+
+/// Why TLS failed, with the remedy.
+#[derive(Debug)]
+pub(crate) struct Trouble {
+    text: String,
+    pub(crate) permanent: bool,
+}
+
+impl Trouble {
+    fn new(error: &dyn fmt::Display, remedy: &str, permanent: bool) -> Self {
+        Trouble { text: format!("TLS: {error}; {remedy}"), permanent }
+    }
+
+    /// Permanent is what is configured wrong, here or there; what a server says while it restarts, or has a
+    /// certificate renewed, may pass.
+    fn of(error: &rustls::Error, lacks_certificate: bool) -> Self {
+        use CertificateError as Bad;
+        use rustls::Error::{AlertReceived, InvalidCertificate, InvalidMessage, PeerIncompatible};
+        let (remedy, permanent) = match error {
+            InvalidCertificate(Bad::UnknownIssuer) => (UNKNOWN_ISSUER, true),
+            InvalidCertificate(Bad::NotValidForNameContext { presented, .. }) if presented.is_empty() => {
+                (NAMELESS, true)
+            }
+            InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. }) => {
+                ("the server's certificate has to be renewed, unless this machine's clock is wrong", false)
+            }
+            InvalidCertificate(Bad::NotValidYet | Bad::NotValidYetContext { .. }) => {
+                ("the server's certificate is not valid yet, unless this machine's clock is wrong", false)
+            }
+            InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => {
+                ("connect by one of the certificate's names, or set tls.server_name to it", true)
+            }
+            // Whose type no crate of ours has.
+            InvalidCertificate(Bad::Other(why)) if why.to_string().contains("CaUsedAsEndEntity") => (AUTHORITY, true),
+            InvalidCertificate(Bad::Other(why)) if why.to_string().contains("UnsupportedCertVersion") => (OLD, true),
+            InvalidCertificate(_) => ("the server's certificate cannot be used", true),
+            AlertReceived(
+                AlertDescription::InternalError
+                | AlertDescription::UserCanceled
+                | AlertDescription::DecodeError
+                | AlertDescription::DecryptError
+                | AlertDescription::BadRecordMac
+                | AlertDescription::RecordOverflow
+                | AlertDescription::UnexpectedMessage,
+            ) => ("the server could not go on with the handshake: its log says why", false),
+            AlertReceived(AlertDescription::CertificateRequired) => (NEEDS_CERTIFICATE, true),
+            AlertReceived(_) if lacks_certificate => (NEEDS_CERTIFICATE, true),
+            AlertReceived(AlertDescription::ProtocolVersion) | PeerIncompatible(_) => {
+                ("the server has to offer TLS 1.2 or 1.3", true)
+            }
+            AlertReceived(_) => ("the server refused the handshake, perhaps our certificate: its log says why", true),
+            InvalidMessage(_) => (
+                "a port that speaks no TLS answers like this: use the server's TLS port, or connect without TLS",
+                false,
+            ),
+            _ => ("the handshake failed", false),
+        };
+        Trouble::new(error, remedy, permanent)
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Trouble {}
+
+/// Whether this error, or one that it was caused by, is one of TLS that no further attempt mends.
+pub(crate) fn is_permanent(error: &(dyn std::error::Error + 'static)) -> bool {
+    let is_trouble = |error: &io::Error| {
+        error.get_ref().and_then(|cause| cause.downcast_ref::<Trouble>()).is_some_and(|trouble| trouble.permanent)
+    };
+    let mut next = Some(error);
+    while let Some(error) = next {
+        // An `io::Error` does not give what it holds as its source.
+        if error.downcast_ref::<io::Error>().is_some_and(is_trouble) {
+            return true;
+        }
+        next = match error.downcast_ref::<Arc<dyn std::error::Error + Send + Sync>>() {
+            Some(shared) => Some(&**shared),
+            None => error.source(),
+        };
+    }
+    false
+}
+
+/// The same of an error that a driver with a client of its own had.
+#[cfg(feature = "mongodb")]
+pub(crate) fn trouble(error: &io::Error) -> Option<Trouble> {
+    use rustls::Error::InvalidCertificate;
+    Some(match error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>()) {
+        Some(cause @ InvalidCertificate(CertificateError::NotValidForNameContext { presented, .. }))
+            if !presented.is_empty() =>
+        {
+            Trouble::new(
+                cause,
+                "connect by one of the certificate's names; a replica set's members are reached by the names that its \
+                 configuration has",
+                true,
+            )
+        }
+        Some(cause) => Trouble::of(cause, false),
+        None if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => Trouble::new(
+            error,
+            "a server answers like this that asks for a client certificate and gets none (set tls.cert_file), as does \
+             a port that speaks no TLS",
+            false,
+        ),
+        None => return None,
+    })
+}
+
+/// Whether files can be read that a driver will read by itself.
+#[cfg(feature = "mongodb")]
+pub(crate) fn check(key: &str, ca_file: Option<&Path>, cert_file: Option<&Path>) -> Result<(), Error> {
+    if ca_file.is_some() {
+        roots(key, ca_file)?;
+    }
+    own(key, cert_file, None, &ring::default_provider()).map(drop)
+}
+
+/// The authorities to trust.
+fn roots(key: &str, ca_file: Option<&Path>) -> Result<RootCertStore, Error> {
+    let mut roots = RootCertStore::empty();
+    let Some(path) = ca_file else {
+        let found = rustls_native_certs::load_native_certs();
+        roots.add_parsable_certificates(found.certs);
+        return match roots.is_empty() {
+            true => Err(Error::config(key, "this machine trusts no authority; set ca_file")),
+            false => Ok(roots),
+        };
+    };
+    let key = format!("{key}.ca_file");
+    for certificate in certificates(&key, path)? {
+        roots
+            .add(certificate)
+            .map_err(|error| unusable(&key, path, format_args!("holds a bad certificate: {error}")))?;
+    }
+    Ok(roots)
+}
+
+/// Our certificate with its key, which may be in the same file.
+fn own(
+    key: &str,
+    cert_file: Option<&Path>,
+    key_file: Option<&Path>,
+    provider: &CryptoProvider,
+) -> Result<Option<Arc<CertifiedKey>>, Error> {
+    let (cert_file, key_field, key_file) = match (cert_file, key_file) {
+        (None, None) => return Ok(None),
+        (None, Some(_)) => return Err(Error::config(format!("{key}.key_file"), "is of no use without cert_file")),
+        (Some(cert_file), None) => (cert_file, format!("{key}.cert_file"), cert_file),
+        (Some(cert_file), Some(key_file)) => (cert_file, format!("{key}.key_file"), key_file),
+    };
+    let chain = certificates(&format!("{key}.cert_file"), cert_file)?;
+    let private = PrivateKeyDer::from_pem_file(key_file)
+        .map_err(|error| unreadable(&key_field, key_file, error, "private key that is not encrypted"))?;
+    let own = CertifiedKey::from_der(chain, private, provider).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(_) => unusable(&key_field, key_file, "holds the key of another certificate"),
+        // What it says of a key could tell the key.
+        _ => unusable(&key_field, key_file, "holds a certificate or a private key that cannot be used"),
+    })?;
+    Ok(Some(Arc::new(own)))
+}
+
+fn certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let read = |error| unreadable(key, path, error, "certificate");
+    let all: Vec<_> = CertificateDer::pem_file_iter(path).map_err(read)?.collect::<Result<_, _>>().map_err(read)?;
+    if all.is_empty() { Err(read(pem::Error::NoItemsFound)) } else { Ok(all) }
+}
+
+/// Without what a syntax error quotes, which may be a part of a key.
+fn unreadable(key: &str, path: &Path, error: pem::Error, wanted: &str) -> Error {
+    match error {
+        pem::Error::Io(error) => unusable(key, path, format_args!("cannot be read: {error}")),
+        pem::Error::NoItemsFound => unusable(key, path, format_args!("holds no {wanted}, in PEM")),
+        _ => unusable(key, path, "is not PEM"),
+    }
+}
+
+fn unusable(key: &str, path: &Path, problem: impl fmt::Display) -> Error {
+    Error::config(key, format!("{} {problem}", PathBuf::from(path).display()))
+}

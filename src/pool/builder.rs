@@ -1,0 +1,167 @@
+//! How a pool is configured from code.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+
+use crate::base::error::Error;
+use crate::lifecycle::close::CloseReport;
+use crate::lifecycle::registry::{PoolHandle, Registry};
+use crate::pool::config::{Config, Environment, ExitStatus, Options, ResourceConfig};
+use crate::pool::global;
+
+/// Builds a pool; what is set here is over the environment, which is over TOML.
+///
+/// A resource set here is taken as it is: neither the environment nor TOML changes a part of it.
+#[must_use = "a builder does nothing until `build` or `install`"]
+pub struct Builder<P> {
+    options: Option<Options>,
+    signals: Option<bool>,
+    exit_status: Option<ExitStatus>,
+    resources: Vec<(String, ResourceConfig)>,
+    file: Option<PathBuf>,
+    environment: Environment,
+    runtime: Option<Handle>,
+    listeners: Vec<Listener>,
+    facade: PhantomData<fn() -> P>,
+}
+
+type Listener = Box<dyn Fn(&CloseReport) + Send + Sync>;
+
+/// One of the two facades.
+pub(crate) trait Facade: Sized + 'static {
+    fn over(handle: Arc<PoolHandle>) -> Self;
+    fn global() -> &'static Self;
+}
+
+impl<P> Builder<P> {
+    pub(crate) fn new() -> Self {
+        Builder {
+            options: None,
+            signals: None,
+            exit_status: None,
+            resources: Vec::new(),
+            file: None,
+            environment: Environment::process(),
+            runtime: None,
+            listeners: Vec::new(),
+            facade: PhantomData,
+        }
+    }
+
+    /// Sets the default resource of this kind: `.resource(RedisConfig::url(..))`.
+    pub fn resource(self, config: impl Into<ResourceConfig>) -> Self {
+        let config = config.into();
+        let kind = config.kind();
+        self.named(kind, config)
+    }
+
+    /// Sets a further resource, for `mongo_named("research")`.
+    pub fn named(mut self, name: &str, config: impl Into<ResourceConfig>) -> Self {
+        self.resources.push((name.to_owned(), config.into()));
+        self
+    }
+
+    /// Sets the options of the pool as a whole.
+    pub fn options(mut self, options: Options) -> Self {
+        self.options = Some(options);
+        self
+    }
+
+    /// Whether SIGINT, SIGTERM and SIGHUP close the pool, if it is installed as the global one.
+    /// Defaults to `true`.
+    pub fn signals(mut self, signals: bool) -> Self {
+        self.signals = Some(signals);
+        self
+    }
+
+    /// How a process that a signal ended exits. Defaults to [`ExitStatus::Signal`].
+    pub fn exit_status(mut self, status: ExitStatus) -> Self {
+        self.exit_status = Some(status);
+        self
+    }
+
+    /// Reads this TOML file instead of the one that `RESOURCE_POOL_CONFIG` names.
+    pub fn config_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.file = Some(path.into());
+        self
+    }
+
+    /// Reads these variables instead of the process's environment.
+    pub fn environment<K: Into<String>, V: Into<String>>(
+        mut self,
+        variables: impl IntoIterator<Item = (K, V)>,
+    ) -> Self {
+        self.environment = Environment::fixed(variables.into_iter().map(|(key, value)| (key.into(), value.into())));
+        self
+    }
+
+    /// Runs the drivers on this runtime instead of the pool's own, which saves a wake-up per
+    /// operation. Then `close_all().await` before that runtime ends is the application's duty.
+    pub fn runtime(mut self, handle: Handle) -> Self {
+        self.runtime = Some(handle);
+        self
+    }
+
+    /// Calls this with every report of closing the whole pool, on the closer's thread.
+    pub fn on_report(mut self, listener: impl Fn(&CloseReport) + Send + Sync + 'static) -> Self {
+        self.listeners.push(Box::new(listener));
+        self
+    }
+
+    fn registry(self) -> Arc<Registry> {
+        let config = Config::load(self.file.as_deref(), &self.environment).and_then(|mut config| {
+            config.pool = self.options.unwrap_or(config.pool);
+            config.pool.signals = self.signals.unwrap_or(config.pool.signals);
+            config.pool.exit_status = self.exit_status.unwrap_or(config.pool.exit_status);
+            for (name, resource) in self.resources {
+                config.set(&name, resource);
+            }
+            config.check()?;
+            Ok(config)
+        });
+        let registry = Registry::new(config, self.runtime);
+        for listener in self.listeners {
+            registry.on_report(listener);
+        }
+        registry
+    }
+
+    /// The pool whose configuration may be unusable: acquiring answers the error.
+    pub(crate) fn build_unchecked(self) -> Arc<PoolHandle> {
+        Arc::new(PoolHandle(self.registry()))
+    }
+}
+
+#[allow(private_bounds, reason = "the two facades are all there are")]
+impl<P: Facade> Builder<P> {
+    /// A pool of one's own, which closes when its last handle drops.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if something in it cannot be used. Nothing is connected yet.
+    pub fn build(self) -> Result<P, Error> {
+        let handle = self.build_unchecked();
+        handle.0.check_config()?;
+        Ok(P::over(handle))
+    }
+
+    /// Makes it the global pool.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyInstalled`] if there is one, [`Error::Config`] as [`build`](Self::build).
+    pub fn install(self) -> Result<&'static P, Error> {
+        let handle = self.build_unchecked();
+        handle.0.check_config()?;
+        global::install(handle)?;
+        Ok(P::global())
+    }
+}
+
+impl<P> fmt::Debug for Builder<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder").field("resources", &self.resources).finish_non_exhaustive()
+    }
+}

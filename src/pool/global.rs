@@ -1,0 +1,126 @@
+//! The process-wide instance, and `run`, which gives it `main`.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+
+use once_cell::sync::OnceCell;
+
+use crate::base::error::Error;
+use crate::base::runtime::{block, block_on, park_on};
+use crate::lifecycle::close::Reason;
+use crate::lifecycle::registry::PoolHandle;
+use crate::lifecycle::resource::{Busy, Work};
+use crate::pool::blocking;
+use crate::pool::builder::{Builder, Facade};
+use crate::pool::resource_pool::ResourcePool;
+
+static GLOBAL: OnceCell<ResourcePool> = OnceCell::new();
+static BLOCKING: OnceCell<blocking::ResourcePool> = OnceCell::new();
+
+pub(crate) fn pool() -> &'static ResourcePool {
+    GLOBAL.get_or_init(|| global(Builder::<ResourcePool>::new().build_unchecked()))
+}
+
+pub(crate) fn blocking_pool() -> &'static blocking::ResourcePool {
+    BLOCKING.get_or_init(|| blocking::ResourcePool::over(Arc::clone(&pool().handle)))
+}
+
+pub(crate) fn install(handle: Arc<PoolHandle>) -> Result<(), Error> {
+    GLOBAL.set(global(handle)).map_err(|_| Error::AlreadyInstalled)
+}
+
+fn global(handle: Arc<PoolHandle>) -> ResourcePool {
+    handle.0.set_global();
+    ResourcePool::over(handle)
+}
+
+/// Runs `main` on the global pool's runtime, handles signals, and closes at the end.
+///
+/// The future is spawned there, so operations that it awaits cost no extra wake-up. When a signal
+/// arrives, [`closing`](ResourcePool::closing) fires and the future is polled on until it ends or
+/// the drain does. A panic in it is resumed after closing.
+///
+/// Call it from a plain thread, `fn main` above all.
+///
+/// # Errors
+/// [`Error::Closed`] if closing ended before the future did, [`Error::InAsyncContext`] on a
+/// current-thread runtime, [`Error::Forked`].
+///
+/// ```no_run
+/// fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+///     resource_pool::run(async {
+///         let health = resource_pool::ResourcePool::global().health_check().await;
+///         println!("{health}");
+///         Ok(())
+///     })?
+/// }
+/// ```
+pub fn run<F>(main: F) -> Result<F::Output, Error>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    let registry = &pool().handle.0;
+    registry.context.check_process()?;
+    let name = Arc::clone(&registry.main.name);
+    // Refused before anything of `main` has run.
+    block(&name, || ())?;
+    registry.arm(&name)?;
+    let runtime = registry.context.runtime.handle(&name)?;
+    let busy = Busy::new(&registry.main, Work::Main);
+    let task = runtime.spawn(async move {
+        let _busy = busy;
+        main.await
+    });
+    let ended = block_on(&name, &runtime, task)?;
+    block(&name, || park_on(registry.close_all(Reason::RunEnded, None)))?;
+    registry.context.runtime.end();
+    match ended {
+        Ok(output) => Ok(output),
+        Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
+        Err(_the_runtime_ended) => Err(Error::Closed { resource: name }),
+    }
+}
+
+/// [`run`] for a closure, which stays on this thread.
+///
+/// # Errors
+/// [`Error::InAsyncContext`] on a current-thread runtime, which it would block; [`Error::Forked`].
+pub fn run_blocking<T>(main: impl FnOnce() -> T) -> Result<T, Error> {
+    let registry = &pool().handle.0;
+    registry.context.check_process()?;
+    registry.arm(&registry.main.name)?;
+    let ended = block(&registry.main.name, || {
+        let busy = Busy::new(&registry.main, Work::Main);
+        let ended = catch_unwind(AssertUnwindSafe(main));
+        drop(busy);
+        park_on(registry.close_all(Reason::RunEnded, None));
+        ended
+    });
+    match ended? {
+        Ok(output) => Ok(output),
+        Err(payload) => resume_unwind(payload),
+    }
+}
+
+macro_rules! short {
+    ($feature:literal, $verb:ident, $handle:ty) => {
+        #[doc = concat!("Short for `ResourcePool::global().", stringify!($verb), "()`.")]
+        ///
+        /// # Errors
+        /// Those of [`ResourcePool`]'s verb of this name.
+        ///
+        /// # Cancel safety
+        /// Dropping the future stops only the waiting.
+        #[cfg(feature = $feature)]
+        #[track_caller]
+        pub fn $verb() -> impl Future<Output = Result<crate::Lease<$handle>, Error>> + Send {
+            pool().$verb()
+        }
+    };
+}
+
+short!("mongodb", mongo, mongodb::Client);
+short!("rabbitmq", rabbitmq, crate::RabbitMq);
+short!("clickhouse", clickhouse, clickhouse::Client);
+short!("redis", redis, crate::Redis);

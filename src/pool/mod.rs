@@ -1,0 +1,9 @@
+//! The two facades, and what makes them.
+
+pub mod blocking;
+pub(crate) mod builder;
+pub mod config;
+pub(crate) mod global;
+pub(crate) mod resource_pool;
+pub(crate) mod scoped;
+pub(crate) mod verbs;

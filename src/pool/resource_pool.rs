@@ -1,0 +1,296 @@
+//! The async facade.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::future::{Future, Ready, ready};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use crate::base::error::{BoxError, Error};
+#[cfg(feature = "clickhouse")]
+use crate::kinds::clickhouse::ClickHouseConfig;
+#[cfg(feature = "mongodb")]
+use crate::kinds::mongo::MongoConfig;
+#[cfg(feature = "rabbitmq")]
+use crate::kinds::rabbitmq::{RabbitMq, RabbitMqConfig};
+#[cfg(feature = "redis")]
+use crate::kinds::redis::{Redis, RedisConfig};
+use crate::lifecycle::close::{CloseReport, Closing, Phase, Reason};
+use crate::lifecycle::health::HealthReport;
+use crate::lifecycle::lease::{Claim, Holder, Lease, Provide};
+use crate::lifecycle::registry::{PoolHandle, Registry};
+use crate::lifecycle::resource::Resource;
+use crate::lifecycle::slot::{AnySlot, BoxFuture, Slot};
+use crate::lifecycle::status::PoolStatus;
+use crate::pool::builder::{Builder, Facade};
+use crate::pool::global;
+use crate::pool::verbs::synchronous_verbs;
+
+/// All resources of a program, by name: created on first use, leased, checked, closed in order.
+///
+/// A clone is another handle to the same pool, and [`blocking::ResourcePool`](crate::pool::blocking)
+/// another view of it. A pool of one's own closes when its last handle drops; the
+/// [global](ResourcePool::global) one when the process ends.
+#[derive(Clone)]
+pub struct ResourcePool {
+    pub(crate) handle: Arc<PoolHandle>,
+    acquire_timeout: Duration,
+}
+
+/// The name of each resource to warm up, and whether it is ready.
+pub type WarmUp = Vec<(String, Result<(), Error>)>;
+
+macro_rules! acquire {
+    ($feature:literal, $what:literal, $handle:ty, $config:ident, $default:ident, $named:ident, $with:ident) => {
+        #[doc = concat!("A lease of ", $what, ". The first call connects and pings; later ones cost nanoseconds.")]
+        ///
+        /// What is ready is leased by the call, and held from then on; connecting begins when the future is polled.
+        ///
+        /// # Errors
+        /// [`Error::Connect`] if no connection could be made, [`Error::Timeout`] after the acquire
+        /// timeout, [`Error::Config`] for an unusable configuration, [`Error::Lost`] while a lost
+        /// connection is not back, [`Error::Closing`] and [`Error::Closed`].
+        ///
+        /// # Cancel safety
+        /// Dropping the future stops only the waiting, neither the connecting nor other callers.
+        #[cfg(feature = $feature)]
+        #[track_caller]
+        #[inline]
+        pub fn $default(&self) -> impl Future<Output = Result<Lease<$handle>, Error>> + Send + use<'_> {
+            self.acquire(self.registry().$default(), Claim::shared())
+        }
+
+        #[doc = concat!("A lease of a further configured instance of ", $what, ".")]
+        ///
+        /// # Errors
+        /// [`Error::UnknownName`], [`Error::NameTaken`] for a name of another kind, and those of the
+        /// default one. Cancel-safe in the same way.
+        #[cfg(feature = $feature)]
+        #[track_caller]
+        pub fn $named<'a>(
+            &'a self,
+            name: &'a str,
+        ) -> impl Future<Output = Result<Lease<$handle>, Error>> + Send + use<'a> {
+            self.acquire(self.registry().named::<$config>(name), Claim::shared())
+        }
+
+        #[doc = concat!("A lease of an instance of ", $what, " that brings its configuration along.")]
+        ///
+        /// # Errors
+        /// [`Error::NameTaken`] if the name is known with another configuration, and those of the
+        /// default one. Cancel-safe in the same way.
+        #[cfg(feature = $feature)]
+        #[track_caller]
+        pub fn $with<'a>(
+            &'a self,
+            name: &'a str,
+            config: $config,
+        ) -> impl Future<Output = Result<Lease<$handle>, Error>> + Send + use<'a> {
+            self.acquire(self.registry().with(name, config), Claim::shared())
+        }
+    };
+}
+
+impl ResourcePool {
+    /// The process-wide pool, configured from environment and TOML unless one was
+    /// [installed](Builder::install). Never panics: a bad configuration is what acquiring answers.
+    pub fn global() -> &'static ResourcePool {
+        global::pool()
+    }
+
+    /// A builder for a pool of one's own, or for the global one.
+    pub fn builder() -> Builder<ResourcePool> {
+        Builder::new()
+    }
+
+    acquire!("mongodb", "MongoDB", mongodb::Client, MongoConfig, mongo, mongo_named, mongo_with);
+    acquire!("rabbitmq", "RabbitMQ", RabbitMq, RabbitMqConfig, rabbitmq, rabbitmq_named, rabbitmq_with);
+    acquire!(
+        "clickhouse",
+        "ClickHouse",
+        clickhouse::Client,
+        ClickHouseConfig,
+        clickhouse,
+        clickhouse_named,
+        clickhouse_with
+    );
+    acquire!("redis", "Redis", Redis, RedisConfig, redis, redis_named, redis_with);
+
+    /// A lease of a registered resource.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`], [`Error::NameTaken`] if the name is of another type, and those of
+    /// [`register`](Self::register)ed resources' connecting.
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops only the waiting.
+    #[track_caller]
+    pub fn get<'a, R: Resource>(
+        &'a self,
+        name: &'a str,
+    ) -> impl Future<Output = Result<Lease<R::Handle>, Error>> + Send + use<'a, R> {
+        self.acquire(self.registry().get::<R>(name), Claim::shared())
+    }
+
+    /// Connects these in parallel and logs the effective configuration, redacted. A result for each.
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops only the waiting.
+    pub async fn warm_up<'a>(&self, names: impl IntoIterator<Item = &'a str> + Send) -> WarmUp {
+        let connecting: Vec<_> = names
+            .into_iter()
+            .map(|name| {
+                let config = self.registry().effective_config(name).unwrap_or_default();
+                tracing::info!(resource = %name, %config, "warming up");
+                // Made before any is awaited, so they connect side by side.
+                let slot = self.registry().slot(name);
+                let armed = slot.and_then(|slot| self.registry().before_connecting(&*slot).map(|()| slot));
+                (name.to_owned(), armed.map(AnySlot::wait_ready))
+            })
+            .collect();
+        let mut results = Vec::new();
+        for (name, connecting) in connecting {
+            let result = match connecting {
+                Ok(connecting) => connecting.await,
+                Err(error) => Err(error),
+            };
+            results.push((name, result));
+        }
+        results
+    }
+
+    /// A true round trip on every resource, in parallel: at most 500 ms each and 800 ms in all,
+    /// answered again for 1 s. Takes no exclusive slot.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: the check goes on for whoever asks next.
+    pub async fn health_check(&self) -> HealthReport {
+        self.registry().health_report().await
+    }
+
+    /// Whether this resource answers; `false` for one that is unknown or was never used.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    pub async fn is_healthy(&self, name: &str) -> bool {
+        self.registry().is_healthy(name).await
+    }
+
+    /// Closes one resource: intake, drain, goodbye. The others go on.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`].
+    ///
+    /// # Cancel safety
+    /// A cancelled caller does not cancel the close.
+    pub async fn close(&self, name: &str) -> Result<CloseReport, Error> {
+        Ok(CloseReport::clone(&*self.registry().close_one(name).await?))
+    }
+
+    /// Begins a new generation of a closed or broken resource, or of one that works.
+    ///
+    /// # Errors
+    /// Those of acquiring; [`Error::Closed`] after `close_all`, which only
+    /// [`reopen`](Self::reopen) undoes.
+    ///
+    /// # Cancel safety
+    /// A cancelled caller does not cancel the reconnect.
+    pub async fn reconnect(&self, name: &str) -> Result<(), Error> {
+        self.registry().reconnect(name).await
+    }
+
+    /// Closes everything, within the configured deadline. All who call get the same report.
+    ///
+    /// # Cancel safety
+    /// A cancelled caller does not cancel the close.
+    pub async fn close_all(&self) -> CloseReport {
+        self.registry().close_all(Reason::Requested, None).await
+    }
+
+    /// [`close_all`](Self::close_all) with another deadline.
+    ///
+    /// # Cancel safety
+    /// A cancelled caller does not cancel the close.
+    pub async fn close_all_within(&self, deadline: Duration) -> CloseReport {
+        self.registry().close_all(Reason::Requested, Some(deadline)).await
+    }
+
+    synchronous_verbs!();
+
+    pub(crate) fn registry(&self) -> &Arc<Registry> {
+        &self.handle.0
+    }
+
+    /// At once, if it is ready; else when polled.
+    #[inline]
+    pub(crate) fn acquire<R: Resource, T: ?Sized + 'static>(
+        &self,
+        slot: Result<impl Borrow<Arc<Slot<R>>>, Error>,
+        claim: Claim,
+    ) -> Acquire<T>
+    where
+        R::Handle: Provide<T>,
+    {
+        let slot = match slot {
+            Ok(slot) => slot,
+            Err(error) => return Acquire::Failed(ready(error)),
+        };
+        match slot.borrow().lease(claim) {
+            Ok(Some(lease)) => Acquire::Leased(ready(lease)),
+            Ok(None) => self.connect(slot.borrow(), claim),
+            Err(error) => Acquire::Failed(ready(error)),
+        }
+    }
+
+    #[cold]
+    fn connect<R: Resource, T: ?Sized + 'static>(&self, slot: &Arc<Slot<R>>, claim: Claim) -> Acquire<T>
+    where
+        R::Handle: Provide<T>,
+    {
+        let (pool, slot) = (self.clone(), Arc::clone(slot));
+        Acquire::Waiting(Box::pin(async move {
+            pool.registry().before_connecting(&*slot)?;
+            slot.acquire(claim, pool.acquire_timeout).await
+        }))
+    }
+}
+
+/// A lease of what is ready, at once; or the wait for it, boxed so that the former stays small.
+pub(crate) enum Acquire<T: ?Sized> {
+    /// Apart from the errors, which are larger: a result of both would be copied as a whole.
+    Leased(Ready<Lease<T>>),
+    Failed(Ready<Error>),
+    Waiting(BoxFuture<Result<Lease<T>, Error>>),
+}
+
+impl<T: ?Sized> Future for Acquire<T> {
+    type Output = Result<Lease<T>, Error>;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut *self {
+            Acquire::Leased(lease) => Pin::new(lease).poll(cx).map(Ok),
+            Acquire::Failed(error) => Pin::new(error).poll(cx).map(Err),
+            Acquire::Waiting(waiting) => waiting.as_mut().poll(cx),
+        }
+    }
+}
+
+impl Facade for ResourcePool {
+    fn over(handle: Arc<PoolHandle>) -> Self {
+        let acquire_timeout = handle.0.context.options.acquire_timeout;
+        ResourcePool { handle, acquire_timeout }
+    }
+
+    fn global() -> &'static Self {
+        ResourcePool::global()
+    }
+}
+
+impl fmt::Debug for ResourcePool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.registry().fmt(f)
+    }
+}

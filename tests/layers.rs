@@ -1,0 +1,123 @@
+//! Imports point down: which layer of `src/` may name which.
+
+#![allow(missing_docs)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Each layer may name itself and those before it.
+const LAYERS: [&str; 5] = ["base", "net", "lifecycle", "kinds", "pool"];
+
+/// Imports that still point up. Each move takes lines out; nothing is added.
+const STILL_UP: &str = include_str!("layers.txt");
+
+#[test]
+fn every_import_points_down() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let found = pointing_up(&src);
+    let known: BTreeSet<String> = STILL_UP.lines().map(str::to_owned).collect();
+    let new: Vec<_> = found.difference(&known).collect();
+    assert!(new.is_empty(), "these imports point up: {new:#?}");
+    let gone: Vec<_> = known.difference(&found).collect();
+    assert!(gone.is_empty(), "these imports are gone, so take them out of tests/layers.txt: {gone:#?}");
+}
+
+/// A tree with one import of each wrong sort, and of each right one.
+#[test]
+fn an_import_that_points_up_is_named() {
+    let src = Path::new(env!("CARGO_TARGET_TMPDIR")).join("layers");
+    let write = |file: &str, text: &str| {
+        let file = src.join(file);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, text).unwrap();
+    };
+    write("lib.rs", "pub use crate::pool::Pool;");
+    write("base/error.rs", "use crate::{base::clock, net::tls};\n// crate::pool in a comment\n");
+    write("net/tls.rs", "use crate::base::error::Error;\nfn f() -> crate::Failure {}\n");
+    write(
+        "kinds/redis/mod.rs",
+        "use crate::kinds::{mongo::Mongo, redis::x};\nuse crate::lifecycle::slot;\n/// [x](crate::pool)\n",
+    );
+    let found = pointing_up(&src);
+    let found: Vec<_> = found.iter().map(String::as_str).collect();
+    assert_eq!(
+        found,
+        ["base/error.rs names net::tls", "kinds/redis/mod.rs names kinds::mongo", "net/tls.rs names Failure"]
+    );
+}
+
+fn pointing_up(src: &Path) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for file in sources(src) {
+        let inside = file.strip_prefix(src).unwrap().to_str().unwrap();
+        let mut path = inside.split('/');
+        let (folder, kind) = (path.next().unwrap(), path.next().unwrap_or_default());
+        let Some(mine) = LAYERS.iter().position(|layer| *layer == folder) else { continue };
+        for (layer, module) in named(&fs::read_to_string(&file).unwrap()) {
+            let its = LAYERS.iter().position(|known| *known == layer);
+            let is_other_kind = layer == "kinds" && folder == "kinds" && module != kind.trim_end_matches(".rs");
+            if its.is_none_or(|its| its > mine) || is_other_kind {
+                found.insert(format!("{inside} names {}", [layer, module].join("::").trim_end_matches("::")));
+            }
+        }
+    }
+    found
+}
+
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let sorted = |path: PathBuf| match path.is_dir() {
+        true => sources(&path),
+        false => vec![path],
+    };
+    entries.flat_map(sorted).collect()
+}
+
+/// The layer and the module in it of everything that code names by `crate::`. What the root exports has no module.
+fn named(text: &str) -> BTreeSet<(String, String)> {
+    let code: String = text.lines().flat_map(|line| [line.split("//").next().unwrap_or_default(), "\n"]).collect();
+    let mut found = BTreeSet::new();
+    for path in code.split("crate::").skip(1) {
+        let mut path = path;
+        for segments in tree(&mut path) {
+            let mut segments = segments.into_iter();
+            let layer = segments.next().unwrap_or_default();
+            let module = segments.next().filter(|_| LAYERS.contains(&layer.as_str()));
+            found.insert((layer, module.unwrap_or_default()));
+        }
+    }
+    found
+}
+
+/// Takes a path, or a group in braces, off the front of `text`, as the segments of each path in it.
+fn tree(text: &mut &str) -> Vec<Vec<String>> {
+    *text = text.trim_start();
+    if let Some(inside) = text.strip_prefix('{') {
+        *text = inside;
+        let mut paths = Vec::new();
+        loop {
+            *text = text.trim_start_matches(|c: char| c.is_whitespace() || c == ',');
+            if text.is_empty() || text.starts_with('}') {
+                *text = text.strip_prefix('}').unwrap_or_default();
+                return paths;
+            }
+            paths.extend(tree(text));
+        }
+    }
+    let end = text.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(text.len());
+    // `*` and `as name` have no word of their own.
+    let (word, rest) = text.split_at(end);
+    let rest = if word.is_empty() { rest.get(1..).unwrap_or_default() } else { rest };
+    *text = rest;
+    let Some(rest) = rest.strip_prefix("::") else {
+        *text = rest
+            .trim_start()
+            .strip_prefix("as ")
+            .map_or(rest, |renamed| renamed.trim_start_matches(|c: char| c.is_alphanumeric() || c == '_'));
+        return vec![vec![word.to_owned()]];
+    };
+    *text = rest;
+    let below = tree(text);
+    below.into_iter().map(|path| [vec![word.to_owned()], path].concat()).collect()
+}
