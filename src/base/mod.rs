@@ -1,9 +1,12 @@
 //! Words and tools of the whole crate, which know no pool and no resource.
 
 pub(crate) mod clock;
+pub(crate) mod environment;
 pub(crate) mod error;
+pub(crate) mod millis;
 pub(crate) mod owner;
 pub(crate) mod repeat;
 pub(crate) mod retry;
 pub(crate) mod runtime;
+pub(crate) mod secret;
 pub(crate) mod sync;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use serde::Deserialize;
 
-use crate::pool::config::millis;
+use crate::base::millis;
 
 /// Jittered exponential back-off inside a budget.
 #[derive(Debug, Clone, PartialEq, Deserialize)]

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::base::clock::Moment;
 use crate::base::error::{BoxError, Error, Failure, Few, OneLine, panic_message};
+use crate::base::millis;
 use crate::base::runtime::{self, within};
 use crate::base::sync::{Condvar, Mutex, Notify};
 use crate::lifecycle::activity::Activity;
@@ -33,7 +34,6 @@ use crate::lifecycle::registry::{Context, Registry};
 use crate::lifecycle::resource::Work;
 use crate::lifecycle::slot::AnySlot;
 use crate::lifecycle::status::{PoolStatus, State, Usage};
-use crate::pool::config::millis;
 
 pub(crate) use self::edges::Edges;
 

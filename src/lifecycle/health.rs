@@ -9,13 +9,13 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::base::error::{Error, OneLine, Proof};
+use crate::base::millis;
 use crate::base::runtime::{self, within};
 use crate::lifecycle::life::{Condition, Progress};
 use crate::lifecycle::probe::answer;
 use crate::lifecycle::registry::Registry;
 use crate::lifecycle::slot::AnySlot;
 use crate::lifecycle::status::State;
-use crate::pool::config::millis;
 
 /// How health is checked.
 #[derive(Debug, Clone, PartialEq, Deserialize)]

@@ -12,11 +12,11 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 
 use crate::base::error::Few;
+use crate::base::millis;
 use crate::base::runtime;
 use crate::lifecycle::lease::Holder;
 use crate::lifecycle::registry::Registry;
 use crate::lifecycle::slot::AnySlot;
-use crate::pool::config::millis;
 
 /// What is suspected to leak; `[pool.leaks]` in TOML. Each suspect is warned of once, and noted
 /// when it comes back.

@@ -12,6 +12,7 @@ pub(crate) mod life;
 #[cfg(model)]
 #[doc(hidden)]
 pub mod model;
+pub(crate) mod options;
 pub(crate) mod probe;
 pub(crate) mod registry;
 pub(crate) mod resource;

@@ -18,9 +18,9 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::base::error::{Error, Failure, Proof, Source, panic_message};
+use crate::base::millis;
 use crate::base::runtime::{self, within};
 use crate::lifecycle::slot::{AnySlot, BoxFuture};
-use crate::pool::config::millis;
 
 /// How a ready resource is watched. With the defaults a frozen server is noticed within 4 s.
 #[derive(Debug, Clone, PartialEq, Deserialize)]

@@ -27,10 +27,11 @@ use crate::lifecycle::exit::{self, Process};
 use crate::lifecycle::health::{self, HealthReport};
 use crate::lifecycle::leak;
 use crate::lifecycle::lease::Holder;
+use crate::lifecycle::options::Options;
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::slot::{AnySlot, Slot};
 use crate::lifecycle::status::{PoolStatus, State, Usage};
-use crate::pool::config::{BackendConfig, Config, Options, ResourceConfig};
+use crate::pool::config::{BackendConfig, Config, ResourceConfig};
 
 /// What the resources of a pool have in common.
 pub(crate) struct Context {

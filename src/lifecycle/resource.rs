@@ -100,7 +100,7 @@ pub trait Resource: Send + Sync + Sized + 'static {
 
     /// Whether a connect that is given up goes on all the same, as calls do that block. An attempt at it then lasts as long
     /// as the acquire that asked for it waits, if that is longer than
-    /// [`connect_timeout`](crate::pool::config::Options::connect_timeout). Defaults to `false`.
+    /// [`connect_timeout`](crate::lifecycle::options::Options::connect_timeout). Defaults to `false`.
     fn connects_uncut(&self) -> bool {
         false
     }

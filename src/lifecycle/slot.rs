@@ -24,12 +24,12 @@ use crate::lifecycle::close::Phase;
 use crate::lifecycle::leak::Leaks;
 use crate::lifecycle::lease::{Claim, Held, Holder, Lease, Provide};
 use crate::lifecycle::life::{Caller, Condition, Connected, Life, Lost, Overtaken, Progress, Recovery};
+use crate::lifecycle::options::Options;
 use crate::lifecycle::probe::{self, Watch};
 use crate::lifecycle::registry::Context;
 use crate::lifecycle::resource::{Link, Resource};
 use crate::lifecycle::status::{ResourceStatus, State, Usage};
 use crate::lifecycle::user_ping::UserPings;
-use crate::pool::config::Options;
 
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 

@@ -3,3 +3,4 @@
 #[cfg(any(feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
 pub(crate) mod count;
 pub(crate) mod tls;
+pub(crate) mod url;

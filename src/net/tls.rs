@@ -20,9 +20,9 @@ use tokio::net::TcpStream;
 pub(crate) use self::stream::Blocking;
 #[cfg(any(feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
 pub(crate) use self::stream::{Stream, Tls};
+use crate::base::environment::Environment;
 use crate::base::error::{Error, Failure, Worded};
 use crate::base::runtime::within;
-use crate::pool::config::Environment;
 
 /// How to speak TLS; the table `tls` of a backend in TOML, as `[redis.tls]`, or `[named.redis.NAME.tls]`.
 ///

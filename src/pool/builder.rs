@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
+use crate::base::environment::Environment;
 use crate::base::error::Error;
 use crate::lifecycle::close::CloseReport;
+use crate::lifecycle::options::Options;
 use crate::lifecycle::registry::{PoolHandle, Registry};
-use crate::pool::config::{Config, Environment, ExitStatus, Options, ResourceConfig};
+use crate::pool::config::{Config, ExitStatus, ResourceConfig};
 use crate::pool::global;
 
 /// Builds a pool; what is set here is over the environment, which is over TOML.

@@ -1,22 +1,21 @@
 //! Configuration: code, over environment, over TOML, over defaults for localhost.
 
 use std::collections::BTreeMap;
-use std::env::{self, VarError};
 use std::fmt;
 use std::fs;
-use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
+#[cfg(any(feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
 use std::time::Duration;
 
-use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 #[cfg(any(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
 use tokio::sync::Semaphore;
 
+use crate::base::environment::Environment;
 use crate::base::error::{Error, Remedies};
 pub use crate::base::repeat::Repeat;
 pub use crate::base::retry::Retry;
+pub use crate::base::secret::Secret;
 #[cfg(feature = "clickhouse")]
 pub use crate::kinds::clickhouse::ClickHouseConfig;
 #[cfg(feature = "mongodb")]
@@ -29,91 +28,15 @@ pub use crate::lifecycle::close::CloseOptions;
 pub use crate::lifecycle::exit::ExitStatus;
 pub use crate::lifecycle::health::HealthOptions;
 pub use crate::lifecycle::leak::LeakOptions;
+pub use crate::lifecycle::options::Options;
 pub use crate::lifecycle::probe::ProbeOptions;
 use crate::lifecycle::resource::Resource;
 pub use crate::net::tls::TlsOptions;
+#[cfg(any(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
+use crate::net::url::host;
 
 /// The environment variable that names the TOML file.
 pub const CONFIG_FILE: &str = "RESOURCE_POOL_CONFIG";
-
-/// What holds for the pool as a whole; `[pool]` in TOML.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[non_exhaustive]
-pub struct Options {
-    /// How long an acquire waits, connecting included. Defaults to 5 s.
-    /// Environment: `RESOURCE_POOL_ACQUIRE_TIMEOUT_MS`.
-    #[serde(rename = "acquire_timeout_ms", with = "millis")]
-    pub acquire_timeout: Duration,
-    /// How long one attempt to connect may take; each step of it, where it tells how far it has come
-    /// ([`Link::progress`](crate::Link::progress)). Defaults to 2 s.
-    #[serde(rename = "connect_timeout_ms", with = "millis")]
-    pub connect_timeout: Duration,
-    /// How long a failed connect is answered again before another is tried. Defaults to 500 ms.
-    #[serde(rename = "circuit_ms", with = "millis")]
-    pub circuit: Duration,
-    /// How connecting is retried.
-    pub retry: Retry,
-    /// What the pool itself repeats of its operations when a connection is lost. Defaults to
-    /// [`Repeat::Unsent`].
-    pub repeat: Repeat,
-    /// How ready resources are watched.
-    pub probe: ProbeOptions,
-    /// How health is checked.
-    pub health: HealthOptions,
-    /// What is suspected to leak.
-    pub leaks: LeakOptions,
-    /// The limits of closing. Environment: `RESOURCE_POOL_CLOSE_DEADLINE_MS`.
-    pub close: CloseOptions,
-    /// Whether SIGINT, SIGTERM and SIGHUP close the global pool before they end the process.
-    /// Defaults to `true`.
-    pub signals: bool,
-    /// How a process ended by a signal exits. Defaults to [`ExitStatus::Signal`].
-    pub exit_status: ExitStatus,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Options {
-            acquire_timeout: Duration::from_secs(5),
-            connect_timeout: Duration::from_secs(2),
-            circuit: Duration::from_millis(500),
-            retry: Retry::default(),
-            repeat: Repeat::default(),
-            probe: ProbeOptions::default(),
-            health: HealthOptions::default(),
-            leaks: LeakOptions::default(),
-            close: CloseOptions::default(),
-            signals: true,
-            exit_status: ExitStatus::default(),
-        }
-    }
-}
-
-impl Options {
-    /// What is done is tried at all, has the time to succeed, and does not follow at once if it is done again.
-    fn check(&self) -> Result<(), Error> {
-        let Options { retry, probe, health, .. } = self;
-        let probes = probe.enabled;
-        for (key, is_zero) in [
-            ("pool.connect_timeout_ms", self.connect_timeout.is_zero()),
-            ("pool.retry.attempts", retry.attempts == 0),
-            ("pool.retry.budget_ms", retry.budget.is_zero()),
-            ("pool.health.each_ms", health.each.is_zero()),
-            ("pool.health.all_ms", health.all.is_zero()),
-            ("pool.retry.base_ms", retry.base.is_zero()),
-            ("pool.retry.cap_ms", retry.cap.is_zero()),
-            ("pool.probe.interval_ms", probes && probe.interval.is_zero()),
-            ("pool.probe.limit_ms", probes && probe.limit.is_zero()),
-            ("pool.probe.strikes", probes && probe.strikes == 0),
-        ] {
-            if is_zero {
-                return Err(Error::config(key, "must be at least 1"));
-            }
-        }
-        Ok(())
-    }
-}
 
 /// One resource's configuration, whatever its kind.
 #[allow(clippy::large_enum_variant, reason = "there are as many as resources, each made once")]
@@ -629,93 +552,6 @@ fn without_value(message: &str) -> String {
     }
 }
 
-/// Where environment variables are read from. An empty one counts as not set.
-pub(crate) struct Environment(Option<BTreeMap<String, String>>);
-
-impl Environment {
-    /// The process's own.
-    pub(crate) fn process() -> Self {
-        Environment(None)
-    }
-
-    /// These instead.
-    pub(crate) fn fixed(variables: impl IntoIterator<Item = (String, String)>) -> Self {
-        Environment(Some(variables.into_iter().collect()))
-    }
-
-    pub(crate) fn get(&self, name: &str) -> Result<Option<String>, Error> {
-        let value = match &self.0 {
-            Some(fixed) => fixed.get(name).cloned(),
-            None => match env::var(name) {
-                Ok(value) => Some(value),
-                Err(VarError::NotPresent) => None,
-                Err(VarError::NotUnicode(_)) => return Err(Error::config(name, "is not UTF-8")),
-            },
-        };
-        Ok(value.filter(|value| !value.is_empty()))
-    }
-
-    /// The first of these that is set, with its name.
-    pub(crate) fn first<'a>(&self, names: &[&'a str]) -> Result<Option<(&'a str, String)>, Error> {
-        self.first_that(names, |_, _| true)
-    }
-
-    /// The first of these that is set and meant, with its name.
-    fn first_that<'a>(
-        &self,
-        names: &[&'a str],
-        is_meant: impl Fn(&'a str, &str) -> bool,
-    ) -> Result<Option<(&'a str, String)>, Error> {
-        for name in names {
-            if let Some(value) = self.get(name)?.filter(|value| is_meant(name, value)) {
-                return Ok(Some((*name, value)));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Sets an optional text from the first of these that is set.
-    pub(crate) fn optional<T: From<String>>(&self, names: &[&str], target: &mut Option<T>) -> Result<(), Error> {
-        if let Some((_, value)) = self.first(names)? {
-            *target = Some(value.into());
-        }
-        Ok(())
-    }
-
-    /// Whether this is switched on or off.
-    pub(crate) fn switch(&self, name: &str) -> Result<Option<bool>, Error> {
-        match self.get(name)?.as_deref().map(str::trim) {
-            None => Ok(None),
-            Some("true" | "1") => Ok(Some(true)),
-            Some("false" | "0") => Ok(Some(false)),
-            Some(_) => Err(Error::config(name, "is neither `true` nor `false`")),
-        }
-    }
-
-    fn millis(&self, name: &str, target: &mut Duration) -> Result<(), Error> {
-        if let Some(text) = self.get(name)? {
-            *target = Duration::from_millis(number(name, &text, MILLIS)?);
-        }
-        Ok(())
-    }
-}
-
-const MILLIS: &str = "a whole number of milliseconds, from 0 to 18446744073709551615";
-
-/// A number, or what it should have been.
-pub(crate) fn number<T: FromStr>(key: &str, text: &str, expected: &str) -> Result<T, Error> {
-    text.trim().parse().map_err(|_| Error::config(key, format!("is not {expected}")))
-}
-
-/// A port, of which 0 is none.
-pub(crate) fn port(key: &str, text: &str) -> Result<u16, Error> {
-    const EXPECTED: &str = "a port, from 1 to 65535";
-    match number(key, text, EXPECTED)? {
-        0 => Err(Error::config(key, format!("is not {EXPECTED}"))),
-        port => Ok(port),
-    }
-}
-
 /// What no resource can work with, whatever its kind: a host that is none, port 0, a limit of zero, more of something
 /// than can be counted, and a keepalive that TCP does not take.
 #[derive(Debug)]
@@ -759,165 +595,5 @@ impl Checks<'_> {
             1..=32_767 => Ok(()),
             _ => self.fail("keepalive_ms", "must be from 1000 to 32767999: TCP takes whole seconds, up to 32767"),
         }
-    }
-}
-
-/// The host without the white space and brackets around it, if it is a name or an address.
-pub(crate) fn host<'a>(key: &str, text: &'a str) -> Result<&'a str, Error> {
-    let host = text.trim();
-    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    let (address, zone) = host.split_once('%').map_or((host, "1"), |(address, zone)| (address, zone));
-    let fits = |text: &str, signs: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || signs.contains(c));
-    let problem = match host {
-        "" => "is empty",
-        _ if address.parse::<Ipv6Addr>().is_ok() && fits(zone, "-_.") => return Ok(host),
-        _ if fits(host, "-_.") => return Ok(host),
-        _ if host.contains("://") => "is a URL; a host is only its name or address",
-        _ if fits(host, "-_.:") => "has a colon in it, but is no IPv6 address; the port has a key of its own",
-        _ => "is neither a host's name (of ASCII letters, digits, `-`, `_` and `.`) nor an address",
-    };
-    Err(Error::config(key, problem))
-}
-
-/// A password, or a URL that may have one. Never shown by `Debug` or `Display`.
-#[derive(Clone)]
-pub struct Secret(SecretString);
-
-impl Secret {
-    /// The secret itself.
-    pub fn expose(&self) -> &str {
-        self.0.expose_secret()
-    }
-}
-
-impl<T: Into<String>> From<T> for Secret {
-    fn from(text: T) -> Self {
-        Secret(SecretString::from(text.into()))
-    }
-}
-
-impl PartialEq for Secret {
-    fn eq(&self, other: &Self) -> bool {
-        self.expose() == other.expose()
-    }
-}
-
-impl Eq for Secret {}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
-impl<'de> Deserialize<'de> for Secret {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer).map(Secret::from)
-    }
-}
-
-/// A URL whose user, password and host are usable; never shown with its password.
-#[cfg(any(feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
-pub(crate) struct ParsedUrl {
-    url: url::Url,
-    /// As it was written, for the parser takes `%2e` for a step in a tree of folders.
-    path: String,
-}
-
-#[cfg(any(feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
-impl ParsedUrl {
-    /// Parses, accepting only these schemes.
-    pub(crate) fn new(key: &str, text: &Secret, schemes: &[&str]) -> Result<Self, Error> {
-        let expected = || schemes.iter().map(|scheme| format!("{scheme}://")).collect::<Vec<_>>().join(" or ");
-        let text = one_reading(key, text.expose())?;
-        let url = url::Url::parse(text)
-            .map_err(|error| Error::config(key, format!("is not a URL ({error}); expected {}{LOGIN}", expected())))?;
-        if !schemes.contains(&url.scheme()) {
-            return Err(Error::config(key, format!("has the scheme {:?}; expected {}", url.scheme(), expected())));
-        }
-        let (_, rest) = text.split_once("://").unwrap_or_default();
-        let rest = rest.split(['?', '#']).next().unwrap_or_default();
-        // The parser takes what follows further slashes for the host.
-        if url.host_str().is_none_or(str::is_empty) || rest.starts_with(['/', '\\']) {
-            return Err(Error::config(key, "names no host"));
-        }
-        let path = rest.split_once(['/', '\\']).map_or("", |(_, path)| path).to_owned();
-        Ok(ParsedUrl { url, path })
-    }
-
-    pub(crate) fn url(&self) -> &url::Url {
-        &self.url
-    }
-
-    /// The host, an IPv6 address without its brackets.
-    pub(crate) fn host(&self) -> &str {
-        self.url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']')
-    }
-
-    pub(crate) fn user(&self, key: &str) -> Result<Option<String>, Error> {
-        Some(self.url.username()).filter(|user| !user.is_empty()).map(|user| percent_decoded(key, user)).transpose()
-    }
-
-    pub(crate) fn password(&self, key: &str) -> Result<Option<Secret>, Error> {
-        Ok(self.url.password().map(|password| percent_decoded(key, password)).transpose()?.map(Secret::from))
-    }
-
-    /// The path without its first slash, decoded.
-    pub(crate) fn path(&self, key: &str) -> Result<String, Error> {
-        percent_decoded(key, &self.path)
-    }
-}
-
-/// What follows a scheme, for errors.
-#[cfg(any(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
-pub(crate) const LOGIN: &str = "user:password@host:port/…, with `@:/?#%` in user or password percent-encoded";
-
-/// The URL without the white space around it, if it can be read in only one way: where a password that is
-/// not percent-encoded ends the host early, a parser would take its parts for host, port and path, and
-/// they would be shown as such.
-#[cfg(any(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
-pub(crate) fn one_reading<'a>(key: &str, text: &'a str) -> Result<&'a str, Error> {
-    let text = text.trim();
-    let is_scheme = |scheme: &str| scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
-    let Some((_, rest)) = text.split_once("://").filter(|(scheme, _)| is_scheme(scheme)) else {
-        return Err(Error::config(key, format!("is not a URL; expected scheme://{LOGIN}")));
-    };
-    let (_, behind) = rest.split_at(rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len()));
-    if behind.contains('@') {
-        return Err(Error::config(
-            key,
-            format!("has an `@` behind its host, where it is `%40`; expected scheme://{LOGIN}"),
-        ));
-    }
-    if text.contains(char::is_control) {
-        return Err(Error::config(key, format!("has a control character in it; expected scheme://{LOGIN}")));
-    }
-    Ok(text)
-}
-
-/// Decodes `%40` and the like.
-#[cfg(any(feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
-pub(crate) fn percent_decoded(key: &str, text: &str) -> Result<String, Error> {
-    percent_encoding::percent_decode_str(text)
-        .decode_utf8()
-        .map(|text| text.into_owned())
-        .map_err(|_| Error::config(key, "is not UTF-8 once percent-decoded"))
-}
-
-/// `host:port`, with brackets around an IPv6 address.
-pub(crate) fn host_port(host: &str, port: u16) -> String {
-    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
-}
-
-/// Durations as whole milliseconds.
-pub(crate) mod millis {
-    use std::time::Duration;
-
-    use serde::de::Error;
-    use serde::{Deserialize, Deserializer};
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-        let expected = |_may_quote_a_secret| D::Error::custom(format_args!("expected {}", super::MILLIS));
-        u64::deserialize(deserializer).map(Duration::from_millis).map_err(expected)
     }
 }

@@ -35,7 +35,9 @@ pub use self::inserter::Inserter;
 pub(crate) use self::inserter::Inserters;
 use self::stream::Stream;
 use crate::base::error::{BoxError, Chain, Error, Failure, Proof, TimeoutError, Worded, causes, redacted};
+use crate::base::millis;
 use crate::base::runtime::{self, within};
+use crate::base::secret::Secret;
 use crate::lifecycle::close::Phase;
 use crate::lifecycle::lease::{Claim, Lease, Provide};
 use crate::lifecycle::probe::KillSwitch;
@@ -44,9 +46,8 @@ use crate::lifecycle::slot::BoxFuture;
 use crate::lifecycle::status::Usage;
 use crate::net::count::{Counted, none};
 use crate::net::tls::{self, Stream as OwnStream, Tls, TlsOptions};
-use crate::pool::config::{
-    BackendConfig, Checks, Guard, Names, ParsedUrl, Part, ResourceConfig, Secret, host, host_port, millis, port,
-};
+use crate::net::url::{ParsedUrl, host, host_port, port};
+use crate::pool::config::{BackendConfig, Checks, Guard, Names, Part, ResourceConfig};
 use crate::pool::scoped::{self, Scoped};
 
 /// Plain, and over TLS.

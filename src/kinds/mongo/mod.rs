@@ -30,16 +30,16 @@ use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 
 use crate::base::error::{BoxError, Error, Failure, Worded, is_own_trouble, redacted};
+use crate::base::millis;
 use crate::base::runtime::{self, park_on, within};
+use crate::base::secret::Secret;
 use crate::lifecycle::close::Phase;
 use crate::lifecycle::lease::{Claim, Lease, Provide};
 use crate::lifecycle::resource::{Link, Resource, Work};
 use crate::lifecycle::status::Usage;
 use crate::net::tls::{self, TlsOptions};
-use crate::pool::config::{
-    BackendConfig, Checks, Guard, LOGIN, Names, Part, ResourceConfig, Secret, host, host_port, millis, one_reading,
-    port,
-};
+use crate::net::url::{LOGIN, host, host_port, one_reading, port};
+use crate::pool::config::{BackendConfig, Checks, Guard, Names, Part, ResourceConfig};
 use crate::pool::scoped::{self, Scoped};
 
 pub(crate) mod blocking;

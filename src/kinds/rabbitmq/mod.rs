@@ -73,8 +73,10 @@ use self::message::{Flight, Parts, Sent};
 use self::stream::{Reading, is_stream, reading_from};
 use self::topology::{Binding, DECLARING, Declaration, LOCKED_PAUSE, LOCKED_TRIES, Replay, Topology, is_locked};
 use crate::base::error::{BoxError, Error, Failure, redacted};
+use crate::base::millis;
 use crate::base::repeat::Repeat;
 use crate::base::runtime::{deadline, within};
+use crate::base::secret::Secret;
 use crate::lifecycle::close::Phase;
 use crate::lifecycle::exit::Ours;
 use crate::lifecycle::lease::{Claim, Lease, Provide};
@@ -83,9 +85,8 @@ use crate::lifecycle::status::Usage;
 use crate::lifecycle::wait::Quota;
 use crate::net::count::{Counted, none};
 use crate::net::tls::{Tls, TlsOptions};
-use crate::pool::config::{
-    BackendConfig, Checks, Guard, LOGIN, Names, ParsedUrl, Part, ResourceConfig, Secret, host, host_port, millis, port,
-};
+use crate::net::url::{LOGIN, ParsedUrl, host, host_port, port};
+use crate::pool::config::{BackendConfig, Checks, Guard, Names, Part, ResourceConfig};
 use crate::pool::scoped::{self, Scoped};
 
 /// Plain, and over TLS.

@@ -30,8 +30,11 @@ use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::base::error::{BoxError, Error, Failure, Source, Worded, redacted};
+use crate::base::millis;
+use crate::base::millis::number;
 use crate::base::repeat::Repeat;
 use crate::base::runtime::{deadline, within};
+use crate::base::secret::Secret;
 use crate::lifecycle::checkout::{Checkouts, Limits};
 use crate::lifecycle::close::Phase;
 use crate::lifecycle::exit::{Ours, Process};
@@ -44,9 +47,8 @@ use crate::lifecycle::status::{State, Usage};
 use crate::lifecycle::wait::Quota;
 use crate::net::count::{Counted, none};
 use crate::net::tls::{self, Blocking, Stream, Tls, TlsOptions};
-use crate::pool::config::{
-    BackendConfig, Checks, Guard, Names, ParsedUrl, Part, ResourceConfig, Secret, host, host_port, millis, number, port,
-};
+use crate::net::url::{ParsedUrl, host, host_port, port};
+use crate::pool::config::{BackendConfig, Checks, Guard, Names, Part, ResourceConfig};
 use crate::pool::scoped::{self, Scoped};
 
 /// Plain, and over TLS.

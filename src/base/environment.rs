@@ -1,0 +1,79 @@
+//! Environment variables, or what stands for them.
+
+use std::collections::BTreeMap;
+use std::env::{self, VarError};
+use std::time::Duration;
+
+use crate::base::error::Error;
+use crate::base::millis::{MILLIS, number};
+
+/// Where environment variables are read from. An empty one counts as not set.
+pub(crate) struct Environment(Option<BTreeMap<String, String>>);
+
+impl Environment {
+    /// The process's own.
+    pub(crate) fn process() -> Self {
+        Environment(None)
+    }
+
+    /// These instead.
+    pub(crate) fn fixed(variables: impl IntoIterator<Item = (String, String)>) -> Self {
+        Environment(Some(variables.into_iter().collect()))
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Result<Option<String>, Error> {
+        let value = match &self.0 {
+            Some(fixed) => fixed.get(name).cloned(),
+            None => match env::var(name) {
+                Ok(value) => Some(value),
+                Err(VarError::NotPresent) => None,
+                Err(VarError::NotUnicode(_)) => return Err(Error::config(name, "is not UTF-8")),
+            },
+        };
+        Ok(value.filter(|value| !value.is_empty()))
+    }
+
+    /// The first of these that is set, with its name.
+    pub(crate) fn first<'a>(&self, names: &[&'a str]) -> Result<Option<(&'a str, String)>, Error> {
+        self.first_that(names, |_, _| true)
+    }
+
+    /// The first of these that is set and meant, with its name.
+    pub(crate) fn first_that<'a>(
+        &self,
+        names: &[&'a str],
+        is_meant: impl Fn(&'a str, &str) -> bool,
+    ) -> Result<Option<(&'a str, String)>, Error> {
+        for name in names {
+            if let Some(value) = self.get(name)?.filter(|value| is_meant(name, value)) {
+                return Ok(Some((*name, value)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Sets an optional text from the first of these that is set.
+    pub(crate) fn optional<T: From<String>>(&self, names: &[&str], target: &mut Option<T>) -> Result<(), Error> {
+        if let Some((_, value)) = self.first(names)? {
+            *target = Some(value.into());
+        }
+        Ok(())
+    }
+
+    /// Whether this is switched on or off.
+    pub(crate) fn switch(&self, name: &str) -> Result<Option<bool>, Error> {
+        match self.get(name)?.as_deref().map(str::trim) {
+            None => Ok(None),
+            Some("true" | "1") => Ok(Some(true)),
+            Some("false" | "0") => Ok(Some(false)),
+            Some(_) => Err(Error::config(name, "is neither `true` nor `false`")),
+        }
+    }
+
+    pub(crate) fn millis(&self, name: &str, target: &mut Duration) -> Result<(), Error> {
+        if let Some(text) = self.get(name)? {
+            *target = Duration::from_millis(number(name, &text, MILLIS)?);
+        }
+        Ok(())
+    }
+}

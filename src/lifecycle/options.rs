@@ -1,0 +1,94 @@
+//! How a pool as a whole behaves.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::base::error::Error;
+use crate::base::millis;
+use crate::base::repeat::Repeat;
+use crate::base::retry::Retry;
+use crate::lifecycle::close::CloseOptions;
+use crate::lifecycle::exit::ExitStatus;
+use crate::lifecycle::health::HealthOptions;
+use crate::lifecycle::leak::LeakOptions;
+use crate::lifecycle::probe::ProbeOptions;
+
+/// What holds for the pool as a whole; `[pool]` in TOML.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Options {
+    /// How long an acquire waits, connecting included. Defaults to 5 s.
+    /// Environment: `RESOURCE_POOL_ACQUIRE_TIMEOUT_MS`.
+    #[serde(rename = "acquire_timeout_ms", with = "millis")]
+    pub acquire_timeout: Duration,
+    /// How long one attempt to connect may take; each step of it, where it tells how far it has come
+    /// ([`Link::progress`](crate::Link::progress)). Defaults to 2 s.
+    #[serde(rename = "connect_timeout_ms", with = "millis")]
+    pub connect_timeout: Duration,
+    /// How long a failed connect is answered again before another is tried. Defaults to 500 ms.
+    #[serde(rename = "circuit_ms", with = "millis")]
+    pub circuit: Duration,
+    /// How connecting is retried.
+    pub retry: Retry,
+    /// What the pool itself repeats of its operations when a connection is lost. Defaults to
+    /// [`Repeat::Unsent`].
+    pub repeat: Repeat,
+    /// How ready resources are watched.
+    pub probe: ProbeOptions,
+    /// How health is checked.
+    pub health: HealthOptions,
+    /// What is suspected to leak.
+    pub leaks: LeakOptions,
+    /// The limits of closing. Environment: `RESOURCE_POOL_CLOSE_DEADLINE_MS`.
+    pub close: CloseOptions,
+    /// Whether SIGINT, SIGTERM and SIGHUP close the global pool before they end the process.
+    /// Defaults to `true`.
+    pub signals: bool,
+    /// How a process ended by a signal exits. Defaults to [`ExitStatus::Signal`].
+    pub exit_status: ExitStatus,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            acquire_timeout: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(2),
+            circuit: Duration::from_millis(500),
+            retry: Retry::default(),
+            repeat: Repeat::default(),
+            probe: ProbeOptions::default(),
+            health: HealthOptions::default(),
+            leaks: LeakOptions::default(),
+            close: CloseOptions::default(),
+            signals: true,
+            exit_status: ExitStatus::default(),
+        }
+    }
+}
+
+impl Options {
+    /// What is done is tried at all, has the time to succeed, and does not follow at once if it is done again.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let Options { retry, probe, health, .. } = self;
+        let probes = probe.enabled;
+        for (key, is_zero) in [
+            ("pool.connect_timeout_ms", self.connect_timeout.is_zero()),
+            ("pool.retry.attempts", retry.attempts == 0),
+            ("pool.retry.budget_ms", retry.budget.is_zero()),
+            ("pool.health.each_ms", health.each.is_zero()),
+            ("pool.health.all_ms", health.all.is_zero()),
+            ("pool.retry.base_ms", retry.base.is_zero()),
+            ("pool.retry.cap_ms", retry.cap.is_zero()),
+            ("pool.probe.interval_ms", probes && probe.interval.is_zero()),
+            ("pool.probe.limit_ms", probes && probe.limit.is_zero()),
+            ("pool.probe.strikes", probes && probe.strikes == 0),
+        ] {
+            if is_zero {
+                return Err(Error::config(key, "must be at least 1"));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,127 @@
+//! Where servers are: URLs, hosts and ports, each with one reading.
+
+use std::net::Ipv6Addr;
+
+use crate::base::error::Error;
+use crate::base::millis::number;
+#[cfg(any(feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
+use crate::base::secret::Secret;
+
+/// A URL whose user, password and host are usable; never shown with its password.
+#[cfg(any(feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
+pub(crate) struct ParsedUrl {
+    url: url::Url,
+    /// As it was written, for the parser takes `%2e` for a step in a tree of folders.
+    path: String,
+}
+
+#[cfg(any(feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
+impl ParsedUrl {
+    /// Parses, accepting only these schemes.
+    pub(crate) fn new(key: &str, text: &Secret, schemes: &[&str]) -> Result<Self, Error> {
+        let expected = || schemes.iter().map(|scheme| format!("{scheme}://")).collect::<Vec<_>>().join(" or ");
+        let text = one_reading(key, text.expose())?;
+        let url = url::Url::parse(text)
+            .map_err(|error| Error::config(key, format!("is not a URL ({error}); expected {}{LOGIN}", expected())))?;
+        if !schemes.contains(&url.scheme()) {
+            return Err(Error::config(key, format!("has the scheme {:?}; expected {}", url.scheme(), expected())));
+        }
+        let (_, rest) = text.split_once("://").unwrap_or_default();
+        let rest = rest.split(['?', '#']).next().unwrap_or_default();
+        // The parser takes what follows further slashes for the host.
+        if url.host_str().is_none_or(str::is_empty) || rest.starts_with(['/', '\\']) {
+            return Err(Error::config(key, "names no host"));
+        }
+        let path = rest.split_once(['/', '\\']).map_or("", |(_, path)| path).to_owned();
+        Ok(ParsedUrl { url, path })
+    }
+
+    pub(crate) fn url(&self) -> &url::Url {
+        &self.url
+    }
+
+    /// The host, an IPv6 address without its brackets.
+    pub(crate) fn host(&self) -> &str {
+        self.url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']')
+    }
+
+    pub(crate) fn user(&self, key: &str) -> Result<Option<String>, Error> {
+        Some(self.url.username()).filter(|user| !user.is_empty()).map(|user| percent_decoded(key, user)).transpose()
+    }
+
+    pub(crate) fn password(&self, key: &str) -> Result<Option<Secret>, Error> {
+        Ok(self.url.password().map(|password| percent_decoded(key, password)).transpose()?.map(Secret::from))
+    }
+
+    /// The path without its first slash, decoded.
+    pub(crate) fn path(&self, key: &str) -> Result<String, Error> {
+        percent_decoded(key, &self.path)
+    }
+}
+
+/// What follows a scheme, for errors.
+#[cfg(any(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
+pub(crate) const LOGIN: &str = "user:password@host:port/…, with `@:/?#%` in user or password percent-encoded";
+
+/// The URL without the white space around it, if it can be read in only one way: where a password that is
+/// not percent-encoded ends the host early, a parser would take its parts for host, port and path, and
+/// they would be shown as such.
+#[cfg(any(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
+pub(crate) fn one_reading<'a>(key: &str, text: &'a str) -> Result<&'a str, Error> {
+    let text = text.trim();
+    let is_scheme = |scheme: &str| scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+    let Some((_, rest)) = text.split_once("://").filter(|(scheme, _)| is_scheme(scheme)) else {
+        return Err(Error::config(key, format!("is not a URL; expected scheme://{LOGIN}")));
+    };
+    let (_, behind) = rest.split_at(rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len()));
+    if behind.contains('@') {
+        return Err(Error::config(
+            key,
+            format!("has an `@` behind its host, where it is `%40`; expected scheme://{LOGIN}"),
+        ));
+    }
+    if text.contains(char::is_control) {
+        return Err(Error::config(key, format!("has a control character in it; expected scheme://{LOGIN}")));
+    }
+    Ok(text)
+}
+
+/// Decodes `%40` and the like.
+#[cfg(any(feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
+pub(crate) fn percent_decoded(key: &str, text: &str) -> Result<String, Error> {
+    percent_encoding::percent_decode_str(text)
+        .decode_utf8()
+        .map(|text| text.into_owned())
+        .map_err(|_| Error::config(key, "is not UTF-8 once percent-decoded"))
+}
+
+/// The host without the white space and brackets around it, if it is a name or an address.
+pub(crate) fn host<'a>(key: &str, text: &'a str) -> Result<&'a str, Error> {
+    let host = text.trim();
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let (address, zone) = host.split_once('%').map_or((host, "1"), |(address, zone)| (address, zone));
+    let fits = |text: &str, signs: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || signs.contains(c));
+    let problem = match host {
+        "" => "is empty",
+        _ if address.parse::<Ipv6Addr>().is_ok() && fits(zone, "-_.") => return Ok(host),
+        _ if fits(host, "-_.") => return Ok(host),
+        _ if host.contains("://") => "is a URL; a host is only its name or address",
+        _ if fits(host, "-_.:") => "has a colon in it, but is no IPv6 address; the port has a key of its own",
+        _ => "is neither a host's name (of ASCII letters, digits, `-`, `_` and `.`) nor an address",
+    };
+    Err(Error::config(key, problem))
+}
+
+/// A port, of which 0 is none.
+pub(crate) fn port(key: &str, text: &str) -> Result<u16, Error> {
+    const EXPECTED: &str = "a port, from 1 to 65535";
+    match number(key, text, EXPECTED)? {
+        0 => Err(Error::config(key, format!("is not {EXPECTED}"))),
+        port => Ok(port),
+    }
+}
+
+/// `host:port`, with brackets around an IPv6 address.
+pub(crate) fn host_port(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
