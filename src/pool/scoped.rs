@@ -4,7 +4,16 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 
 use crate::base::error::Error;
+#[cfg(feature = "clickhouse")]
+use crate::kinds::clickhouse::{ClickHouse, ClickHouseConfig};
+#[cfg(feature = "mongodb")]
+use crate::kinds::mongo::{Mongo, MongoConfig};
+#[cfg(feature = "rabbitmq")]
+use crate::kinds::rabbitmq::{RabbitMq, RabbitMqConfig};
+#[cfg(feature = "redis")]
+use crate::kinds::redis::{Redis, RedisConfig};
 use crate::lifecycle::close::CloseReport;
+use crate::lifecycle::lease::{Claim, Lease};
 use crate::pool::config::ResourceConfig;
 use crate::pool::resource_pool::ResourcePool;
 
@@ -58,3 +67,32 @@ impl<G: fmt::Debug> fmt::Debug for Scoped<G> {
         f.debug_tuple("Scoped").field(&self.lease).finish()
     }
 }
+
+macro_rules! scoped {
+    ($feature:literal $what:literal $kind:ident $config:ident $verb:ident $guard:ty) => {
+        #[cfg(feature = $feature)]
+        impl $kind {
+            #[doc = concat!("A ", $what, " of one's own, which closes when the guard drops.")]
+            ///
+            /// # Errors
+            #[doc = concat!("Those of [`ResourcePool::", stringify!($verb), "`].")]
+            ///
+            /// # Cancel safety
+            /// Dropping the future closes what was begun.
+            #[track_caller]
+            pub fn scoped(config: $config) -> impl Future<Output = Result<Scoped<$guard>, Error>> + Send {
+                let claim = Claim::shared();
+                async move {
+                    let pool = pool(config.into())?;
+                    let lease = pool.acquire(pool.registry().$verb(), claim).await?;
+                    Ok(Scoped::new(lease, pool))
+                }
+            }
+        }
+    };
+}
+
+scoped!("mongodb" "MongoDB" Mongo MongoConfig mongo Lease<mongodb::Client>);
+scoped!("rabbitmq" "RabbitMQ" RabbitMq RabbitMqConfig rabbitmq Lease<RabbitMq>);
+scoped!("clickhouse" "ClickHouse" ClickHouse ClickHouseConfig clickhouse Lease<clickhouse::Client>);
+scoped!("redis" "Redis" Redis RedisConfig redis Lease<Redis>);

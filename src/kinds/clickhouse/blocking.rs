@@ -18,11 +18,8 @@ use tokio::task::JoinHandle;
 
 use crate::base::error::{Chain, Error, Worded};
 use crate::base::runtime;
-use crate::kinds::clickhouse::{self as tasks, ClickHouseConfig, Effect, Inserters, failed};
+use crate::kinds::clickhouse::{self as tasks, Effect, Inserters, failed};
 use crate::lifecycle::exit::Ours;
-use crate::lifecycle::lease::Lease;
-use crate::pool::blocking::Scoped;
-use crate::pool::scoped;
 
 /// A ClickHouse for threads. Cheap to clone; every call waits for its answer.
 ///
@@ -37,16 +34,6 @@ pub struct ClickHouse {
 impl ClickHouse {
     pub(crate) fn new(inserters: Arc<Inserters>) -> Self {
         ClickHouse { inserters }
-    }
-
-    /// A ClickHouse of one's own, which closes when the guard drops.
-    ///
-    /// # Errors
-    /// Those of [`ResourcePool::clickhouse`](crate::pool::blocking::ResourcePool::clickhouse).
-    #[track_caller]
-    pub fn scoped(config: ClickHouseConfig) -> Result<Scoped<Lease<ClickHouse>>, Error> {
-        let pool = crate::blocking::ResourcePool::from(scoped::pool(config.into())?);
-        Ok(Scoped::new(pool.clickhouse()?, pool))
     }
 
     /// All rows of a result.

@@ -39,7 +39,7 @@ use crate::base::millis;
 use crate::base::runtime::{self, within};
 use crate::base::secret::Secret;
 use crate::lifecycle::close::Phase;
-use crate::lifecycle::lease::{Claim, Lease, Provide};
+use crate::lifecycle::lease::Provide;
 use crate::lifecycle::probe::KillSwitch;
 use crate::lifecycle::resource::{Link, Resource};
 use crate::lifecycle::slot::BoxFuture;
@@ -48,7 +48,6 @@ use crate::net::count::{Counted, none};
 use crate::net::tls::{self, Stream as OwnStream, Tls, TlsOptions};
 use crate::net::url::{ParsedUrl, host, host_port, port};
 use crate::pool::config::{BackendConfig, Checks, Guard, Names, Part, ResourceConfig};
-use crate::pool::scoped::{self, Scoped};
 
 /// Plain, and over TLS.
 const SCHEMES: [&str; 2] = ["http", "https"];
@@ -376,25 +375,6 @@ impl BackendConfig for ClickHouseConfig {
 /// written by then. An [`Inserter`] closing flushes.
 #[derive(Debug)]
 pub enum ClickHouse {}
-
-impl ClickHouse {
-    /// A ClickHouse of one's own, which closes when the guard drops.
-    ///
-    /// # Errors
-    /// Those of [`ResourcePool::clickhouse`](crate::ResourcePool::clickhouse).
-    ///
-    /// # Cancel safety
-    /// Dropping the future closes what was begun.
-    #[track_caller]
-    pub fn scoped(config: ClickHouseConfig) -> impl Future<Output = Result<Scoped<Lease<Client>>, Error>> + Send {
-        let claim = Claim::shared();
-        async move {
-            let pool = scoped::pool(config.into())?;
-            let lease = pool.acquire(pool.registry().clickhouse(), claim).await?;
-            Ok(Scoped::new(lease, pool))
-        }
-    }
-}
 
 /// A ClickHouse in the pool.
 #[derive(Debug)]

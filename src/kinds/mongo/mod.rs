@@ -34,13 +34,12 @@ use crate::base::millis;
 use crate::base::runtime::{self, park_on, within};
 use crate::base::secret::Secret;
 use crate::lifecycle::close::Phase;
-use crate::lifecycle::lease::{Claim, Lease, Provide};
+use crate::lifecycle::lease::Provide;
 use crate::lifecycle::resource::{Link, Resource, Work};
 use crate::lifecycle::status::Usage;
 use crate::net::tls::{self, TlsOptions};
 use crate::net::url::{LOGIN, host, host_port, one_reading, port};
 use crate::pool::config::{BackendConfig, Checks, Guard, Names, Part, ResourceConfig};
-use crate::pool::scoped::{self, Scoped};
 
 pub(crate) mod blocking;
 mod pulse;
@@ -1287,22 +1286,3 @@ fn also<T: Send + Sync + 'static>(
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Mongo;
-
-impl Mongo {
-    /// A MongoDB of one's own, which closes when the guard drops.
-    ///
-    /// # Errors
-    /// Those of [`ResourcePool::mongo`](crate::ResourcePool::mongo).
-    ///
-    /// # Cancel safety
-    /// Dropping the future closes what was begun.
-    #[track_caller]
-    pub fn scoped(config: MongoConfig) -> impl Future<Output = Result<Scoped<Lease<Client>>, Error>> + Send {
-        let claim = Claim::shared();
-        async move {
-            let pool = scoped::pool(config.into())?;
-            let lease = pool.acquire(pool.registry().mongo(), claim).await?;
-            Ok(Scoped::new(lease, pool))
-        }
-    }
-}

@@ -11,11 +11,8 @@ use lapin::types::FieldTable;
 use crate::base::error::Error;
 use crate::base::runtime::block_on;
 use crate::kinds::rabbitmq::{
-    self as tasks, Batch, Consume, DeclaredQueue, Exchange, Inner, Message, Published, Queue, RabbitMqConfig,
+    self as tasks, Batch, Consume, DeclaredQueue, Exchange, Inner, Message, Published, Queue,
 };
-use crate::lifecycle::lease::Lease;
-use crate::pool::blocking::Scoped;
-use crate::pool::scoped;
 
 /// A RabbitMQ for threads: one connection, shared with the async facade. Cheap to clone.
 ///
@@ -29,16 +26,6 @@ pub struct RabbitMq {
 impl RabbitMq {
     pub(crate) fn new(inner: Arc<Inner>) -> Self {
         RabbitMq { inner }
-    }
-
-    /// A RabbitMQ of one's own, which closes when the guard drops.
-    ///
-    /// # Errors
-    /// Those of [`ResourcePool::rabbitmq`](crate::pool::blocking::ResourcePool::rabbitmq).
-    #[track_caller]
-    pub fn scoped(config: RabbitMqConfig) -> Result<Scoped<Lease<RabbitMq>>, Error> {
-        let pool = crate::blocking::ResourcePool::from(scoped::pool(config.into())?);
-        Ok(Scoped::new(pool.rabbitmq()?, pool))
     }
 
     /// A channel of one's own, for whatever the other verbs do not do; closed when it drops.

@@ -87,7 +87,6 @@ use crate::net::count::{Counted, none};
 use crate::net::tls::{Tls, TlsOptions};
 use crate::net::url::{LOGIN, ParsedUrl, host, host_port, port};
 use crate::pool::config::{BackendConfig, Checks, Guard, Names, Part, ResourceConfig};
-use crate::pool::scoped::{self, Scoped};
 
 /// Plain, and over TLS.
 const SCHEMES: [&str; 2] = ["amqp", "amqps"];
@@ -555,23 +554,6 @@ impl RabbitMq {
     #[track_caller]
     fn claim(&self) -> Claim {
         if self.blocks { Claim::shared().blocking() } else { Claim::shared() }
-    }
-
-    /// A RabbitMQ of one's own, which closes when the guard drops.
-    ///
-    /// # Errors
-    /// Those of [`ResourcePool::rabbitmq`](crate::ResourcePool::rabbitmq).
-    ///
-    /// # Cancel safety
-    /// Dropping the future closes what was begun.
-    #[track_caller]
-    pub fn scoped(config: RabbitMqConfig) -> impl Future<Output = Result<Scoped<Lease<RabbitMq>>, Error>> + Send {
-        let claim = Claim::shared();
-        async move {
-            let pool = scoped::pool(config.into())?;
-            let lease = pool.acquire(pool.registry().rabbitmq(), claim).await?;
-            Ok(Scoped::new(lease, pool))
-        }
     }
 
     /// A channel of one's own, for whatever the other verbs do not do; derefs to

@@ -4,13 +4,10 @@ use std::fmt;
 
 use redis::{ConnectionLike, Msg, RedisResult, ToRedisArgs, Value};
 
-use crate::base::error::Error;
-use crate::kinds::redis::{Answer, Manager, RedisConfig, Wire};
+use crate::kinds::redis::{Answer, Manager, Wire};
 use crate::lifecycle::checkout::Checkout;
 use crate::lifecycle::lease::{Claim, Lease};
 use crate::lifecycle::resource::{Busy, Work};
-use crate::pool::blocking::Scoped;
-use crate::pool::scoped;
 
 /// A connection of one's own, until it drops. Implements [`redis::ConnectionLike`], so every
 /// command and pipeline of the `redis` crate works on it, blocking ones and `WATCH`/`MULTI` too.
@@ -24,16 +21,6 @@ pub struct Redis {
 impl Redis {
     pub(crate) fn new(connection: Checkout<Manager>) -> Self {
         Redis { connection }
-    }
-
-    /// A Redis of one's own, which closes when the guard drops.
-    ///
-    /// # Errors
-    /// Those of [`ResourcePool::redis`](crate::pool::blocking::ResourcePool::redis).
-    #[track_caller]
-    pub fn scoped(config: RedisConfig) -> Result<Scoped<Redis>, Error> {
-        let pool = crate::blocking::ResourcePool::from(scoped::pool(config.into())?);
-        Ok(Scoped::new(pool.redis()?, pool))
     }
 
     /// Lends it to a closure, and gives it back after that. What a closure has, only its thread

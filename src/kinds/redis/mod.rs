@@ -49,7 +49,6 @@ use crate::net::count::{Counted, none};
 use crate::net::tls::{self, Blocking, Stream, Tls, TlsOptions};
 use crate::net::url::{ParsedUrl, host, host_port, port};
 use crate::pool::config::{BackendConfig, Checks, Guard, Names, Part, ResourceConfig};
-use crate::pool::scoped::{self, Scoped};
 
 /// Plain, and over TLS.
 const SCHEMES: [&str; 2] = ["redis", "rediss"];
@@ -460,23 +459,6 @@ impl Provide<Checkouts<Manager>> for Redis {
 }
 
 impl Redis {
-    /// A Redis of one's own, which closes when the guard drops.
-    ///
-    /// # Errors
-    /// Those of [`ResourcePool::redis`](crate::ResourcePool::redis).
-    ///
-    /// # Cancel safety
-    /// Dropping the future closes what was begun.
-    #[track_caller]
-    pub fn scoped(config: RedisConfig) -> impl Future<Output = Result<Scoped<Lease<Redis>>, Error>> + Send {
-        let claim = Claim::shared();
-        async move {
-            let pool = scoped::pool(config.into())?;
-            let lease = pool.acquire(pool.registry().redis(), claim).await?;
-            Ok(Scoped::new(lease, pool))
-        }
-    }
-
     /// A connection of one's own, for `WATCH`/`MULTI`, `SELECT` and blocking commands. At most
     /// [`exclusive_size`](RedisConfig::exclusive_size) at a time; closed when it drops.
     ///

@@ -3,8 +3,18 @@
 use std::ops::{Deref, DerefMut};
 
 use crate::base::error::Error;
+#[cfg(feature = "clickhouse")]
+use crate::kinds::clickhouse::{ClickHouseConfig, blocking::ClickHouse};
+#[cfg(feature = "mongodb")]
+use crate::kinds::mongo::{MongoConfig, blocking::Mongo};
+#[cfg(feature = "rabbitmq")]
+use crate::kinds::rabbitmq::{RabbitMqConfig, blocking::RabbitMq};
+#[cfg(feature = "redis")]
+use crate::kinds::redis::{RedisConfig, blocking::Redis};
 use crate::lifecycle::close::CloseReport;
+use crate::lifecycle::lease::Lease;
 use crate::pool::blocking::ResourcePool;
+use crate::pool::scoped;
 
 /// A resource of one's own, which derefs to its guard. Dropping it closes the instance in the
 /// background, without blocking; the process's exit waits for that.
@@ -44,3 +54,25 @@ impl<G> DerefMut for Scoped<G> {
         &mut self.guard
     }
 }
+
+macro_rules! scoped {
+    ($feature:literal $what:literal $kind:ident $config:ident $verb:ident $guard:ty) => {
+        #[cfg(feature = $feature)]
+        impl $kind {
+            #[doc = concat!("A ", $what, " of one's own, which closes when the guard drops.")]
+            ///
+            /// # Errors
+            #[doc = concat!("Those of [`ResourcePool::", stringify!($verb), "`].")]
+            #[track_caller]
+            pub fn scoped(config: $config) -> Result<Scoped<$guard>, Error> {
+                let pool = ResourcePool::from(scoped::pool(config.into())?);
+                Ok(Scoped::new(pool.$verb()?, pool))
+            }
+        }
+    };
+}
+
+scoped!("mongodb" "MongoDB" Mongo MongoConfig mongo Lease<mongodb::sync::Client>);
+scoped!("rabbitmq" "RabbitMQ" RabbitMq RabbitMqConfig rabbitmq Lease<RabbitMq>);
+scoped!("clickhouse" "ClickHouse" ClickHouse ClickHouseConfig clickhouse Lease<ClickHouse>);
+scoped!("redis" "Redis" Redis RedisConfig redis Redis);
