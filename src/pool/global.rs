@@ -114,13 +114,13 @@ macro_rules! short {
         /// Dropping the future stops only the waiting.
         #[cfg(feature = $feature)]
         #[track_caller]
-        pub fn $verb() -> impl Future<Output = Result<crate::Lease<$handle>, Error>> + Send {
+        pub fn $verb() -> impl Future<Output = Result<crate::lifecycle::lease::Lease<$handle>, Error>> + Send {
             pool().$verb()
         }
     };
 }
 
 short!("mongodb", mongo, mongodb::Client);
-short!("rabbitmq", rabbitmq, crate::RabbitMq);
+short!("rabbitmq", rabbitmq, crate::kinds::rabbitmq::RabbitMq);
 short!("clickhouse", clickhouse, clickhouse::Client);
-short!("redis", redis, crate::Redis);
+short!("redis", redis, crate::kinds::redis::Redis);

@@ -13,7 +13,6 @@ use crate::kinds::rabbitmq::{RabbitMq, RabbitMqConfig};
 #[cfg(feature = "redis")]
 use crate::kinds::redis::{Redis, RedisConfig};
 use crate::lifecycle::close::CloseReport;
-use crate::lifecycle::lease::{Claim, Lease};
 use crate::pool::config::ResourceConfig;
 use crate::pool::resource_pool::ResourcePool;
 
@@ -81,7 +80,7 @@ macro_rules! scoped {
             /// Dropping the future closes what was begun.
             #[track_caller]
             pub fn scoped(config: $config) -> impl Future<Output = Result<Scoped<$guard>, Error>> + Send {
-                let claim = Claim::shared();
+                let claim = crate::lifecycle::lease::Claim::shared();
                 async move {
                     let pool = pool(config.into())?;
                     let lease = pool.acquire(pool.registry().$verb(), claim).await?;
@@ -92,7 +91,7 @@ macro_rules! scoped {
     };
 }
 
-scoped!("mongodb" "MongoDB" Mongo MongoConfig mongo Lease<mongodb::Client>);
-scoped!("rabbitmq" "RabbitMQ" RabbitMq RabbitMqConfig rabbitmq Lease<RabbitMq>);
-scoped!("clickhouse" "ClickHouse" ClickHouse ClickHouseConfig clickhouse Lease<clickhouse::Client>);
-scoped!("redis" "Redis" Redis RedisConfig redis Lease<Redis>);
+scoped!("mongodb" "MongoDB" Mongo MongoConfig mongo crate::lifecycle::lease::Lease<mongodb::Client>);
+scoped!("rabbitmq" "RabbitMQ" RabbitMq RabbitMqConfig rabbitmq crate::lifecycle::lease::Lease<RabbitMq>);
+scoped!("clickhouse" "ClickHouse" ClickHouse ClickHouseConfig clickhouse crate::lifecycle::lease::Lease<clickhouse::Client>);
+scoped!("redis" "Redis" Redis RedisConfig redis crate::lifecycle::lease::Lease<Redis>);

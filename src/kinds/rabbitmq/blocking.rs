@@ -152,8 +152,8 @@ impl RabbitMq {
         Ok(Consumer { consumer, rabbit: self.clone(), ended: false })
     }
 
-    fn tasks(&self) -> crate::RabbitMq {
-        crate::RabbitMq::over(Arc::clone(&self.inner)).blocking()
+    fn tasks(&self) -> tasks::RabbitMq {
+        tasks::RabbitMq::over(Arc::clone(&self.inner)).blocking()
     }
 
     fn wait<T>(&self, future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {

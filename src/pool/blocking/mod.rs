@@ -32,13 +32,13 @@ macro_rules! short {
         /// Those of [`ResourcePool`]'s verb of this name.
         #[cfg(feature = $feature)]
         #[track_caller]
-        pub fn $verb() -> Result<$guard, crate::Error> {
+        pub fn $verb() -> Result<$guard, crate::base::error::Error> {
             ResourcePool::global().$verb()
         }
     };
 }
 
-short!("mongodb", mongo, crate::Lease<mongodb::sync::Client>);
-short!("rabbitmq", rabbitmq, crate::Lease<RabbitMq>);
-short!("clickhouse", clickhouse, crate::Lease<ClickHouse>);
+short!("mongodb", mongo, crate::lifecycle::lease::Lease<mongodb::sync::Client>);
+short!("rabbitmq", rabbitmq, crate::lifecycle::lease::Lease<RabbitMq>);
+short!("clickhouse", clickhouse, crate::lifecycle::lease::Lease<ClickHouse>);
 short!("redis", redis, Redis);

@@ -12,9 +12,7 @@ use crate::kinds::rabbitmq::{RabbitMqConfig, blocking::RabbitMq};
 #[cfg(feature = "redis")]
 use crate::kinds::redis::{RedisConfig, blocking::Redis};
 use crate::lifecycle::close::CloseReport;
-use crate::lifecycle::lease::Lease;
 use crate::pool::blocking::ResourcePool;
-use crate::pool::scoped;
 
 /// A resource of one's own, which derefs to its guard. Dropping it closes the instance in the
 /// background, without blocking; the process's exit waits for that.
@@ -65,14 +63,14 @@ macro_rules! scoped {
             #[doc = concat!("Those of [`ResourcePool::", stringify!($verb), "`].")]
             #[track_caller]
             pub fn scoped(config: $config) -> Result<Scoped<$guard>, Error> {
-                let pool = ResourcePool::from(scoped::pool(config.into())?);
+                let pool = ResourcePool::from(crate::pool::scoped::pool(config.into())?);
                 Ok(Scoped::new(pool.$verb()?, pool))
             }
         }
     };
 }
 
-scoped!("mongodb" "MongoDB" Mongo MongoConfig mongo Lease<mongodb::sync::Client>);
-scoped!("rabbitmq" "RabbitMQ" RabbitMq RabbitMqConfig rabbitmq Lease<RabbitMq>);
-scoped!("clickhouse" "ClickHouse" ClickHouse ClickHouseConfig clickhouse Lease<ClickHouse>);
+scoped!("mongodb" "MongoDB" Mongo MongoConfig mongo crate::lifecycle::lease::Lease<mongodb::sync::Client>);
+scoped!("rabbitmq" "RabbitMQ" RabbitMq RabbitMqConfig rabbitmq crate::lifecycle::lease::Lease<RabbitMq>);
+scoped!("clickhouse" "ClickHouse" ClickHouse ClickHouseConfig clickhouse crate::lifecycle::lease::Lease<ClickHouse>);
 scoped!("redis" "Redis" Redis RedisConfig redis Redis);
