@@ -3,7 +3,7 @@
 // Without a backend there are only registered resources, which need less.
 #![cfg_attr(
     not(any(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis")),
-    allow(dead_code, unreachable_code, unused_mut)
+    allow(dead_code, unused_imports, unused_mut)
 )]
 // How deep the auto traits are looked into, for the documentation: the drivers' types nest deeper than usual.
 #![recursion_limit = "256"]

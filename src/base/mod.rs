@@ -4,6 +4,7 @@ pub(crate) mod clock;
 pub(crate) mod environment;
 pub(crate) mod error;
 pub(crate) mod millis;
+pub(crate) mod origins;
 pub(crate) mod owner;
 pub(crate) mod repeat;
 pub(crate) mod retry;

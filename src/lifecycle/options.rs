@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::base::environment::Environment;
 use crate::base::error::Error;
 use crate::base::millis;
 use crate::base::repeat::Repeat;
@@ -69,6 +70,12 @@ impl Default for Options {
 }
 
 impl Options {
+    /// What the environment says of them.
+    pub(crate) fn apply(&mut self, environment: &Environment) -> Result<(), Error> {
+        environment.millis("RESOURCE_POOL_ACQUIRE_TIMEOUT_MS", &mut self.acquire_timeout)?;
+        environment.millis("RESOURCE_POOL_CLOSE_DEADLINE_MS", &mut self.close.deadline)
+    }
+
     /// What is done is tried at all, has the time to succeed, and does not follow at once if it is done again.
     pub(crate) fn check(&self) -> Result<(), Error> {
         let Options { retry, probe, health, .. } = self;

@@ -13,25 +13,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::base::error::{BoxError, Error, breaks};
 use crate::base::runtime::{self, DriverRuntime};
-#[cfg(feature = "clickhouse")]
-use crate::kinds::clickhouse::{ClickHouseConfig, ClickHouseResource};
-#[cfg(feature = "mongodb")]
-use crate::kinds::mongo::{MongoConfig, MongoResource};
-#[cfg(feature = "rabbitmq")]
-use crate::kinds::rabbitmq::{RabbitMqConfig, RabbitMqResource};
-#[cfg(feature = "redis")]
-use crate::kinds::redis::{RedisConfig, RedisResource};
 use crate::lifecycle::activity::Activity;
 use crate::lifecycle::close::{self, CloseCell, CloseReport, Closing, Course, Edges, Hook, Outcome, Phase, Reason};
 use crate::lifecycle::exit::{self, Process};
 use crate::lifecycle::health::{self, HealthReport};
+use crate::lifecycle::kind::{KindConfig, ResourceConfig};
 use crate::lifecycle::leak;
 use crate::lifecycle::lease::Holder;
 use crate::lifecycle::options::Options;
 use crate::lifecycle::resource::Resource;
+use crate::lifecycle::settings::Settings;
 use crate::lifecycle::slot::{AnySlot, Slot};
 use crate::lifecycle::status::{PoolStatus, State, Usage};
-use crate::pool::config::{BackendConfig, Config, ResourceConfig};
 
 /// What the resources of a pool have in common.
 pub(crate) struct Context {
@@ -75,7 +68,7 @@ pub(crate) struct Registry {
     /// The futures and closures given to `run`, for the drain.
     pub(crate) main: Arc<Activity>,
     /// What was configured, or why that cannot be used.
-    config: Result<Config, Error>,
+    settings: Result<Settings, Error>,
     /// The names of what was asked for and cannot be made.
     in_vain: Mutex<BTreeSet<Arc<str>>>,
     entries: RwLock<BTreeMap<Arc<str>, Entry>>,
@@ -83,14 +76,7 @@ pub(crate) struct Registry {
     edges: Mutex<Edges>,
     armed: OnceCell<()>,
     is_global: OnceCell<()>,
-    #[cfg(feature = "mongodb")]
-    mongo: DefaultSlot,
-    #[cfg(feature = "rabbitmq")]
-    rabbitmq: DefaultSlot,
-    #[cfg(feature = "clickhouse")]
-    clickhouse: DefaultSlot,
-    #[cfg(feature = "redis")]
-    redis: DefaultSlot,
+    defaults: Box<[DefaultSlot]>,
 }
 
 /// The name of a resource, and the resource or why it cannot be.
@@ -115,31 +101,17 @@ type Alive = Box<dyn Fn() -> bool + Send>;
 
 /// The slot of a kind's default resource, as an `Arc<Slot<_>>`. Its type is hidden, since a compiler that asks whether a
 /// pool may cross threads would have to look through all drivers' types each time, and gives up at 128 levels.
-#[cfg(any(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
 type DefaultSlot = OnceCell<Hidden>;
-#[cfg(any(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
 type Hidden = Box<dyn std::any::Any + Send + Sync>;
 
-macro_rules! default_slot {
-    ($feature:literal $field:ident $resource:ident $config:ident) => {
-        /// The default resource of this kind, made on first use.
-        #[cfg(feature = $feature)]
-        #[inline]
-        pub(crate) fn $field(&self) -> Result<&Arc<Slot<$resource>>, Error> {
-            // First: in a forked child the cell may be as another thread left it, half-way.
-            self.context.check_process()?;
-            let slot = self.$field.get_or_try_init(|| {
-                let with = |config: &Config| self.with::<$config>(stringify!($field), config.$field.clone());
-                self.asked(stringify!($field), with).map(|slot| Box::new(slot) as Hidden)
-            })?;
-            Ok(slot.downcast_ref().unwrap_or_else(|| unreachable!("nothing else was put into it")))
-        }
-    };
-}
-
 impl Registry {
-    pub(crate) fn new(config: Result<Config, Error>, runtime: Option<tokio::runtime::Handle>) -> Arc<Self> {
-        let options = config.as_ref().map(|config| config.pool.clone()).unwrap_or_default();
+    /// `kinds` is how many kinds have a default resource.
+    pub(crate) fn new(
+        settings: Result<Settings, Error>,
+        kinds: usize,
+        runtime: Option<tokio::runtime::Handle>,
+    ) -> Arc<Self> {
+        let options = settings.as_ref().map(|settings| settings.options.clone()).unwrap_or_default();
         let context = Arc::new(Context {
             options,
             runtime: DriverRuntime::new(runtime),
@@ -152,28 +124,26 @@ impl Registry {
             context,
             health: Mutex::default(),
             main: Activity::new("main", String::new()),
-            config,
+            settings,
             in_vain: Mutex::default(),
             entries: RwLock::default(),
             hooks: Mutex::default(),
             edges: Mutex::default(),
             armed: OnceCell::new(),
             is_global: OnceCell::new(),
-            #[cfg(feature = "mongodb")]
-            mongo: DefaultSlot::new(),
-            #[cfg(feature = "rabbitmq")]
-            rabbitmq: DefaultSlot::new(),
-            #[cfg(feature = "clickhouse")]
-            clickhouse: DefaultSlot::new(),
-            #[cfg(feature = "redis")]
-            redis: DefaultSlot::new(),
+            defaults: (0..kinds).map(|_| DefaultSlot::new()).collect(),
         })
     }
 
-    default_slot!("mongodb" mongo MongoResource MongoConfig);
-    default_slot!("rabbitmq" rabbitmq RabbitMqResource RabbitMqConfig);
-    default_slot!("clickhouse" clickhouse ClickHouseResource ClickHouseConfig);
-    default_slot!("redis" redis RedisResource RedisConfig);
+    /// The default resource of a kind, made on first use and kept at this place.
+    #[inline]
+    pub(crate) fn default<C: KindConfig>(&self, place: usize) -> Result<&Arc<Slot<C::Resource>>, Error> {
+        // First: in a forked child the cell may be as another thread left it, half-way.
+        self.context.check_process()?;
+        let slot =
+            self.defaults[place].get_or_try_init(|| self.named::<C>(C::KIND).map(|slot| Box::new(slot) as Hidden))?;
+        Ok(slot.downcast_ref().unwrap_or_else(|| unreachable!("nothing else was put into it")))
+    }
 
     /// This pool is the process's own, whose first use installs the signal handlers.
     pub(crate) fn set_global(&self) {
@@ -210,13 +180,13 @@ impl Registry {
     }
 
     /// The resource of this name and kind, made from its configuration on first use.
-    pub(crate) fn named<C: BackendConfig>(&self, name: &str) -> Result<Arc<Slot<C::Resource>>, Error> {
+    pub(crate) fn named<C: KindConfig>(&self, name: &str) -> Result<Arc<Slot<C::Resource>>, Error> {
         self.context.check_process()?;
         if let Some(slot) = self.existing::<C::Resource>(name)? {
             return Ok(slot);
         }
         self.asked(name, |known| match known.get(name) {
-            Some(config) => match C::of(&config) {
+            Some(config) => match config.of::<C>() {
                 Some(config) => self.with(name, config.clone()),
                 None => Err(taken(name, format!("it is a {}, not a {}", config.kind(), C::KIND))),
             },
@@ -225,9 +195,9 @@ impl Registry {
     }
 
     /// Makes a resource that somebody asks for. What cannot be made is remembered for the health check.
-    fn asked<T>(&self, name: &str, make: impl FnOnce(&Config) -> Result<T, Error>) -> Result<T, Error> {
-        let config = self.config()?;
-        let made = config.usable(name).and_then(|()| make(config));
+    fn asked<T>(&self, name: &str, make: impl FnOnce(&Settings) -> Result<T, Error>) -> Result<T, Error> {
+        let settings = self.settings()?;
+        let made = settings.usable(name).and_then(|()| make(settings));
         if let Err(Error::Config { .. }) = made {
             self.in_vain.lock().insert(Arc::from(name));
         }
@@ -240,24 +210,24 @@ impl Registry {
     }
 
     /// The resource of this name, made from this configuration unless it exists with the same.
-    pub(crate) fn with<C: BackendConfig>(&self, name: &str, config: C) -> Result<Arc<Slot<C::Resource>>, Error> {
+    pub(crate) fn with<C: KindConfig>(&self, name: &str, config: C) -> Result<Arc<Slot<C::Resource>>, Error> {
         self.context.check_process()?;
         check_name(name)?;
-        if let Ok(known) = &self.config
+        if let Ok(known) = &self.settings
             && let Some(other) = known.get(name)
-            && C::of(&other) != Some(&config)
+            && other.of() != Some(&config)
         {
             return Err(taken(name, "it is configured differently"));
         }
         let mut entries = self.entries.write();
         if let Some(entry) = entries.get(name) {
-            let same = entry.config.as_ref().and_then(C::of).is_some_and(|other| *other == config);
+            let same = entry.config.as_ref().and_then(ResourceConfig::of::<C>).is_some_and(|other| *other == config);
             return match downcast(&entry.slot) {
                 Some(slot) if same => Ok(slot),
                 _ => Err(taken(name, "a resource with another configuration has this name")),
             };
         }
-        let known = self.config.as_ref().map_or_else(|_| Cow::default(), Cow::Borrowed);
+        let known = self.settings.as_ref().map_or_else(|_| Cow::default(), Cow::Borrowed);
         let resource = config.resource(name).map_err(|error| known.blame(error))?;
         let slot = Slot::built_in(name, resource, known.remedies::<C>(name), Arc::clone(&self.context));
         let entry = Entry { slot: slot.clone(), config: Some(config.into()) };
@@ -269,7 +239,7 @@ impl Registry {
     pub(crate) fn register<R: Resource>(&self, name: &str, resource: R) -> Result<(), Error> {
         self.check_open()?;
         check_name(name)?;
-        let is_configured = self.config.as_ref().is_ok_and(|config| config.get(name).is_some());
+        let is_configured = self.settings.as_ref().is_ok_and(|settings| settings.get(name).is_some());
         // Before the lock, as it asks the resource for its endpoint and phase, which may use the pool.
         let slot = Slot::of_user(name, resource, Arc::clone(&self.context));
         let mut entries = self.entries.write();
@@ -286,8 +256,8 @@ impl Registry {
         self.existing(name)?.ok_or_else(|| self.unknown(name))
     }
 
-    fn config(&self) -> Result<&Config, Error> {
-        self.config.as_ref().map_err(Error::clone)
+    fn settings(&self) -> Result<&Settings, Error> {
+        self.settings.as_ref().map_err(Error::clone)
     }
 
     fn existing<R: Resource>(&self, name: &str) -> Result<Option<Arc<Slot<R>>>, Error> {
@@ -303,7 +273,7 @@ impl Registry {
         self.context.check_process()?;
         match self.made(name) {
             Some(slot) => Ok(slot),
-            None => self.asked(name, |config| self.look_up(name, config)),
+            None => self.asked(name, |settings| self.look_up(name, settings)),
         }
     }
 
@@ -311,30 +281,15 @@ impl Registry {
         self.entries.read().get(name).map(|entry| Arc::clone(&entry.slot))
     }
 
-    fn look_up(&self, name: &str, known: &Config) -> Result<Arc<dyn AnySlot>, Error> {
+    fn look_up(&self, name: &str, known: &Settings) -> Result<Arc<dyn AnySlot>, Error> {
         if let Some(slot) = self.made(name) {
             return Ok(slot);
         }
         known.usable(name)?;
         match known.get(name) {
-            Some(config) => self.open(name, config),
+            Some(config) => config.open(name, self),
             None => Err(self.unknown(name)),
         }
-    }
-
-    fn open(&self, name: &str, config: ResourceConfig) -> Result<Arc<dyn AnySlot>, Error> {
-        Ok(match config {
-            #[cfg(feature = "mongodb")]
-            ResourceConfig::Mongo(config) => self.with(name, config)?,
-            #[cfg(feature = "rabbitmq")]
-            ResourceConfig::RabbitMq(config) => self.with(name, config)?,
-            #[cfg(feature = "clickhouse")]
-            ResourceConfig::ClickHouse(config) => self.with(name, config)?,
-            #[cfg(feature = "redis")]
-            ResourceConfig::Redis(config) => self.with(name, config)?,
-            #[cfg(not(any(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis")))]
-            ResourceConfig::Nothing => return Err(self.unknown(name)),
-        })
     }
 
     /// Every resource that exists; none in a forked child, where a lock may be held for ever.
@@ -350,13 +305,13 @@ impl Registry {
         if let Err(forked) = self.context.check_process() {
             return vec![(Arc::from("the pool"), Err(forked))];
         }
-        let config = match &self.config {
-            Ok(config) => config,
+        let settings = match &self.settings {
+            Ok(settings) => settings,
             Err(error) => return vec![(Arc::from("configuration"), Err(error.clone()))],
         };
-        let names = config.names().into_iter().map(|(_, name)| Arc::from(name));
+        let names = settings.names().map(Arc::from);
         let mut all: BTreeMap<Arc<str>, _> =
-            names.map(|name| (Arc::clone(&name), self.look_up(&name, config))).collect();
+            names.map(|name: Arc<str>| (Arc::clone(&name), self.look_up(&name, settings))).collect();
         all.extend(self.slots().into_iter().map(|slot| (Arc::clone(slot.name()), Ok(slot))));
         all.into_iter().collect()
     }
@@ -521,10 +476,10 @@ impl Registry {
 
     /// Checks what code and TOML say of every resource. A bad variable is told to whoever asks for its resource.
     pub(crate) fn check_config(&self) -> Result<(), Error> {
-        let config = self.config()?;
-        for (_, name) in config.names() {
-            match self.look_up(name, config) {
-                Err(Error::Config { key, .. }) if Config::is_variable(&key) => {}
+        let settings = self.settings()?;
+        for name in settings.names() {
+            match self.look_up(name, settings) {
+                Err(Error::Config { key, .. }) if settings.is_variable(&key) => {}
                 checked => drop(checked?),
             }
         }
@@ -556,12 +511,12 @@ impl Registry {
     }
 
     pub(crate) fn effective_config(&self, name: &str) -> Option<String> {
-        self.config.as_ref().ok()?.effective(name)
+        self.settings.as_ref().ok()?.effective(name)
     }
 
     fn unknown(&self, name: &str) -> Error {
-        let configured = self.config.as_ref().map(Config::names).unwrap_or_default();
-        let mut known: Vec<String> = configured.into_iter().map(|(_, name)| name.to_owned()).collect();
+        let configured = self.settings.iter().flat_map(Settings::names);
+        let mut known: Vec<String> = configured.map(str::to_owned).collect();
         known.extend(self.entries.read().keys().map(|name| name.to_string()));
         known.sort();
         known.dedup();

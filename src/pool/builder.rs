@@ -12,7 +12,8 @@ use crate::base::error::Error;
 use crate::lifecycle::close::CloseReport;
 use crate::lifecycle::options::Options;
 use crate::lifecycle::registry::{PoolHandle, Registry};
-use crate::pool::config::{Config, ExitStatus, ResourceConfig};
+use crate::pool::config::{self, ExitStatus, ResourceConfig};
+use crate::pool::defaults;
 use crate::pool::global;
 
 /// Builds a pool; what is set here is over the environment, which is over TOML.
@@ -115,17 +116,18 @@ impl<P> Builder<P> {
     }
 
     fn registry(self) -> Arc<Registry> {
-        let config = Config::load(self.file.as_deref(), &self.environment).and_then(|mut config| {
-            config.pool = self.options.unwrap_or(config.pool);
-            config.pool.signals = self.signals.unwrap_or(config.pool.signals);
-            config.pool.exit_status = self.exit_status.unwrap_or(config.pool.exit_status);
+        let settings = config::load(self.file.as_deref(), &self.environment).and_then(|mut settings| {
+            let options = &mut settings.options;
+            *options = self.options.unwrap_or(std::mem::take(options));
+            options.signals = self.signals.unwrap_or(options.signals);
+            options.exit_status = self.exit_status.unwrap_or(options.exit_status);
             for (name, resource) in self.resources {
-                config.set(&name, resource);
+                settings.set_by_code(&name, resource);
             }
-            config.check()?;
-            Ok(config)
+            settings.check()?;
+            Ok(settings)
         });
-        let registry = Registry::new(config, self.runtime);
+        let registry = Registry::new(settings, defaults::COUNT, self.runtime);
         for listener in self.listeners {
             registry.on_report(listener);
         }

@@ -3,6 +3,7 @@
 pub mod blocking;
 pub(crate) mod builder;
 pub mod config;
+pub(crate) mod defaults;
 pub(crate) mod global;
 pub(crate) mod resource_pool;
 pub(crate) mod scoped;

@@ -39,15 +39,17 @@ use crate::base::millis;
 use crate::base::runtime::{self, within};
 use crate::base::secret::Secret;
 use crate::lifecycle::close::Phase;
+use crate::lifecycle::kind::KindConfig;
 use crate::lifecycle::lease::Provide;
 use crate::lifecycle::probe::KillSwitch;
 use crate::lifecycle::resource::{Link, Resource};
 use crate::lifecycle::slot::BoxFuture;
 use crate::lifecycle::status::Usage;
+use crate::net::checks::Checks;
 use crate::net::count::{Counted, none};
+use crate::net::parts::{Guard, Names, Part};
 use crate::net::tls::{self, Stream as OwnStream, Tls, TlsOptions};
 use crate::net::url::{ParsedUrl, host, host_port, port};
-use crate::pool::config::{BackendConfig, Checks, Guard, Names, Part, ResourceConfig};
 
 /// Plain, and over TLS.
 const SCHEMES: [&str; 2] = ["http", "https"];
@@ -236,7 +238,7 @@ fn names_port(url: &str, port: u16) -> bool {
     authority.split(['/', '?', '#']).next().is_some_and(|authority| authority.ends_with(&format!(":{port}")))
 }
 
-impl BackendConfig for ClickHouseConfig {
+impl KindConfig for ClickHouseConfig {
     const KIND: &'static str = "clickhouse";
     type Resource = ClickHouseResource;
 
@@ -257,11 +259,6 @@ impl BackendConfig for ClickHouseConfig {
             "CLICKHOUSE_TLS_SERVER_NAME",
         ],
     };
-
-    fn of(config: &ResourceConfig) -> Option<&Self> {
-        #[allow(irrefutable_let_patterns, reason = "it is the only kind where no other feature is on")]
-        if let ResourceConfig::ClickHouse(config) = config { Some(config) } else { None }
-    }
 
     fn url_mut(&mut self) -> &mut Option<Secret> {
         &mut self.url

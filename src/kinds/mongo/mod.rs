@@ -34,12 +34,14 @@ use crate::base::millis;
 use crate::base::runtime::{self, park_on, within};
 use crate::base::secret::Secret;
 use crate::lifecycle::close::Phase;
+use crate::lifecycle::kind::KindConfig;
 use crate::lifecycle::lease::Provide;
 use crate::lifecycle::resource::{Link, Resource, Work};
 use crate::lifecycle::status::Usage;
+use crate::net::checks::Checks;
+use crate::net::parts::{Guard, Names, Part};
 use crate::net::tls::{self, TlsOptions};
 use crate::net::url::{LOGIN, host, host_port, one_reading, port};
-use crate::pool::config::{BackendConfig, Checks, Guard, Names, Part, ResourceConfig};
 
 pub(crate) mod blocking;
 mod pulse;
@@ -509,7 +511,7 @@ fn check(name: &str, options: &ClientOptions) -> Result<(), Error> {
     Ok(())
 }
 
-impl BackendConfig for MongoConfig {
+impl KindConfig for MongoConfig {
     const KIND: &'static str = "mongo";
     type Resource = MongoResource;
 
@@ -530,11 +532,6 @@ impl BackendConfig for MongoConfig {
             "MONGODB_TLS_SERVER_NAME",
         ],
     };
-
-    fn of(config: &ResourceConfig) -> Option<&Self> {
-        #[allow(irrefutable_let_patterns, reason = "it is the only kind where no other feature is on")]
-        if let ResourceConfig::Mongo(config) = config { Some(config) } else { None }
-    }
 
     fn url_mut(&mut self) -> &mut Option<Secret> {
         &mut self.uri

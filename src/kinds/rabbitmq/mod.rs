@@ -79,14 +79,16 @@ use crate::base::runtime::{deadline, within};
 use crate::base::secret::Secret;
 use crate::lifecycle::close::Phase;
 use crate::lifecycle::exit::Ours;
+use crate::lifecycle::kind::KindConfig;
 use crate::lifecycle::lease::{Claim, Lease, Provide};
 use crate::lifecycle::resource::{Link, Resource};
 use crate::lifecycle::status::Usage;
 use crate::lifecycle::wait::Quota;
+use crate::net::checks::Checks;
 use crate::net::count::{Counted, none};
+use crate::net::parts::{Guard, Names, Part};
 use crate::net::tls::{Tls, TlsOptions};
 use crate::net::url::{LOGIN, ParsedUrl, host, host_port, port};
-use crate::pool::config::{BackendConfig, Checks, Guard, Names, Part, ResourceConfig};
 
 /// Plain, and over TLS.
 const SCHEMES: [&str; 2] = ["amqp", "amqps"];
@@ -269,7 +271,7 @@ impl RabbitMqConfig {
     }
 }
 
-impl BackendConfig for RabbitMqConfig {
+impl KindConfig for RabbitMqConfig {
     const KIND: &'static str = "rabbitmq";
     type Resource = RabbitMqResource;
 
@@ -291,9 +293,9 @@ impl BackendConfig for RabbitMqConfig {
         ],
     };
 
-    fn of(config: &ResourceConfig) -> Option<&Self> {
-        #[allow(irrefutable_let_patterns, reason = "it is the only kind where no other feature is on")]
-        if let ResourceConfig::RabbitMq(config) = config { Some(config) } else { None }
+    fn is_half(&self, is_said: &dyn Fn(&str) -> bool) -> Option<(&'static str, &'static str)> {
+        let is_half = self.user != GUEST && is_said("user") && !is_said("password") && self.url.is_none();
+        is_half.then_some(("user", "is without a password"))
     }
 
     fn url_mut(&mut self) -> &mut Option<Secret> {

@@ -38,6 +38,7 @@ use crate::base::secret::Secret;
 use crate::lifecycle::checkout::{Checkouts, Limits};
 use crate::lifecycle::close::Phase;
 use crate::lifecycle::exit::{Ours, Process};
+use crate::lifecycle::kind::KindConfig;
 use crate::lifecycle::lease::{Claim, Lease, Provide, QuotaId};
 use crate::lifecycle::life::Condition;
 use crate::lifecycle::probe::{Guarded, KillSwitch};
@@ -45,10 +46,11 @@ use crate::lifecycle::resource::{Busy, Link, Resource, Work};
 use crate::lifecycle::slot::BoxFuture;
 use crate::lifecycle::status::{State, Usage};
 use crate::lifecycle::wait::Quota;
+use crate::net::checks::Checks;
 use crate::net::count::{Counted, none};
+use crate::net::parts::{Guard, Names, Part};
 use crate::net::tls::{self, Blocking, Stream, Tls, TlsOptions};
 use crate::net::url::{ParsedUrl, host, host_port, port};
-use crate::pool::config::{BackendConfig, Checks, Guard, Names, Part, ResourceConfig};
 
 /// Plain, and over TLS.
 const SCHEMES: [&str; 2] = ["redis", "rediss"];
@@ -151,7 +153,7 @@ impl RedisConfig {
     }
 }
 
-impl BackendConfig for RedisConfig {
+impl KindConfig for RedisConfig {
     const KIND: &'static str = "redis";
     type Resource = RedisResource;
 
@@ -166,11 +168,6 @@ impl BackendConfig for RedisConfig {
         ],
         tls: ["REDIS_TLS", "REDIS_TLS_CA_FILE", "REDIS_TLS_CERT_FILE", "REDIS_TLS_KEY_FILE", "REDIS_TLS_SERVER_NAME"],
     };
-
-    fn of(config: &ResourceConfig) -> Option<&Self> {
-        #[allow(irrefutable_let_patterns, reason = "it is the only kind where no other feature is on")]
-        if let ResourceConfig::Redis(config) = config { Some(config) } else { None }
-    }
 
     fn url_mut(&mut self) -> &mut Option<Secret> {
         &mut self.url

@@ -1,0 +1,78 @@
+//! Who said what of a configuration, so that an error names the variable or the key that a user can change.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::base::error::Error;
+
+/// Where each value was said, by the key under which its resource knows it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Origins {
+    pub(crate) by_key: BTreeMap<String, Origin>,
+    pub(crate) file: PathBuf,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Origin {
+    Variable(&'static str),
+    /// Under this key of the file.
+    File(String),
+    Code,
+}
+
+impl Origins {
+    pub(crate) fn variable(&mut self, key: String, variable: &'static str) {
+        self.by_key.insert(key, Origin::Variable(variable));
+    }
+
+    /// All keys of the file. A named resource knows its own only by its name.
+    pub(crate) fn file(path: &Path, text: &str) -> Self {
+        let mut origins = Origins { file: path.to_owned(), ..Origins::default() };
+        if let Ok(table) = text.parse() {
+            origins.keys("", &table);
+        }
+        origins
+    }
+
+    fn keys(&mut self, above: &str, table: &toml::Table) {
+        for (name, value) in table {
+            let key = if above.is_empty() { name.clone() } else { format!("{above}.{name}") };
+            let known_as = match key.strip_prefix("named.").and_then(|key| key.split_once('.')) {
+                Some((_kind, known_as)) => known_as,
+                None => &key,
+            };
+            self.by_key.insert(known_as.to_owned(), Origin::File(key.clone()));
+            if let toml::Value::Table(table) = value {
+                self.keys(&key, table);
+            }
+        }
+    }
+
+    /// What code sets was said nowhere else.
+    pub(crate) fn code(&mut self, name: &str) {
+        self.by_key.retain(|key, _| !key.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')));
+        self.by_key.insert(name.to_owned(), Origin::Code);
+    }
+
+    pub(crate) fn has(&self, name: &str, field: &str) -> bool {
+        self.by_key.contains_key(&format!("{name}.{field}"))
+    }
+
+    /// The error with the key under which the value was said.
+    pub(crate) fn blame(&self, error: Error) -> Error {
+        let Error::Config { key, problem } = &error else { return error };
+        match self.by_key.get(key) {
+            Some(Origin::Variable(variable)) => Error::config(*variable, problem),
+            Some(Origin::File(key)) => in_file(Error::config(key, problem), &self.file),
+            Some(Origin::Code) | None => error,
+        }
+    }
+}
+
+/// The error, with the file it is in.
+pub(crate) fn in_file(error: Error, path: &Path) -> Error {
+    match error {
+        Error::Config { key, problem } => Error::config(key, format!("{problem} (in {})", path.display())),
+        other => other,
+    }
+}

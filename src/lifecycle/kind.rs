@@ -1,0 +1,192 @@
+//! A kind of resource as the core knows it: a configuration that can be compared, told and made a resource of.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::base::environment::Environment;
+use crate::base::error::Error;
+use crate::base::origins::Origins;
+use crate::base::secret::Secret;
+use crate::lifecycle::registry::Registry;
+use crate::lifecycle::resource::Resource;
+use crate::lifecycle::slot::AnySlot;
+use crate::net::parts::{Guard, Names, Part};
+use crate::net::tls::TlsOptions;
+
+/// What the configuration of a kind can do.
+pub(crate) trait KindConfig: Default + Clone + PartialEq + fmt::Debug + Send + Sync + 'static {
+    /// The name of the default resource, of its TOML section, and of the kind.
+    const KIND: &'static str;
+    const NAMES: Names;
+    type Resource: Resource;
+
+    fn url_mut(&mut self) -> &mut Option<Secret>;
+    fn tls_mut(&mut self) -> &mut Option<TlsOptions>;
+    /// What protects it, whether a URL or a part says so; nothing if the URL cannot be used.
+    fn guard(&self) -> Guard;
+    /// Takes user and password back to their defaults.
+    fn forget_login(&mut self);
+    /// Sets one part, in the URL if that cannot be taken apart.
+    fn set(&mut self, part: Part, key: &str, text: &str) -> Result<(), Error>;
+    /// Moves what the URL says into the other fields, as far as they can say it, or only checks it. What the URL does
+    /// not name stays as the fields have it.
+    fn take_apart(&mut self, key: &str) -> Result<(), Error>;
+    /// A URL that is not taken apart is told whether TLS is on.
+    fn switch_tls(&mut self, _on: bool) {}
+    /// The configuration as it counts, taken apart and checked. Reads TLS's files, and does no other I/O.
+    fn settled(&self, name: &str) -> Result<Self, Error>;
+    /// The field that is missing beside the others, and what is wrong with that. `is_said` tells which fields were said.
+    fn is_half(&self, _is_said: &dyn Fn(&str) -> bool) -> Option<(&'static str, &'static str)> {
+        None
+    }
+    fn resource(&self, name: &str) -> Result<Self::Resource, Error>;
+
+    /// Lets the environment override what TOML or the defaults said.
+    ///
+    /// A URL replaces place, login and TLS, and the parts beside it only complete it. Without a URL each part replaces
+    /// that part alone, so that the login and TLS of a URL in TOML stay.
+    fn apply(&mut self, environment: &Environment, origins: &mut Origins) -> Result<(), Error> {
+        let Names { url: (url_field, _), parts, tls: [switch, files @ ..] } = Self::NAMES;
+        let key = |field: &str| format!("{}.{field}", Self::KIND);
+        let below = self.clone();
+        let url = Self::NAMES.url(environment)?;
+        let is_named = |part: Part| url.as_ref().is_some_and(|(_, url)| part.is_named_by(url));
+        let mut said = Vec::new();
+        for part in Part::ALL.into_iter().filter(|part| !is_named(*part)) {
+            said.extend(Self::NAMES.part(environment, part)?.map(|(variable, text)| (part, variable, text)));
+        }
+        let on = environment.switch(switch)?;
+        let by_file = environment.first(&files)?.is_some();
+        match &url {
+            Some((variable, url)) => {
+                self.forget_login();
+                *self.url_mut() = None;
+                if Self::NAMES.is_plain(url) {
+                    *self.tls_mut() = None;
+                }
+                for field in parts.iter().map(|(field, _)| *field).chain([url_field]) {
+                    origins.variable(key(field), variable);
+                }
+            }
+            None if said.is_empty() && on.is_none() && !by_file => return Ok(()),
+            None => self.take_apart(&key(url_field))?,
+        }
+        for (part, variable, text) in said {
+            self.set(part, variable, &text)?;
+            origins.variable(key(parts[part as usize].0), variable);
+        }
+        TlsOptions::apply(self.tls_mut(), environment, Self::NAMES.tls)?;
+        for (field, variable) in
+            ["tls", "tls.ca_file", "tls.cert_file", "tls.key_file", "tls.server_name"].iter().zip(Self::NAMES.tls)
+        {
+            if environment.get(variable)?.is_some() {
+                origins.variable(key(field), variable);
+            }
+        }
+        if let Some((variable, url)) = &url {
+            *self.url_mut() = Some(url.as_str().into());
+            self.take_apart(variable)?;
+            if on == Some(false) && self.guard().tls {
+                return Err(Error::config(switch, format!("is `false`, but {variable} asks for TLS")));
+            }
+        } else if let Some(on) = on {
+            self.switch_tls(on);
+        }
+        let (before, after) = (below.guard(), self.guard());
+        let from = |field| if below.clone().url_mut().is_some() { key(url_field) } else { key(field) };
+        let by = |variable| url.as_ref().map_or(variable, |(variable, _)| *variable);
+        if before.tls && !after.tls {
+            tracing::warn!("{} takes away the TLS that {} asks for", by(switch), from("tls"));
+        }
+        if before.login && !after.login {
+            tracing::warn!("{} takes away the login that {} has", by("a URL"), from("password"));
+        }
+        Ok(())
+    }
+}
+
+/// The configuration of one resource, whatever its kind. Every `…Config` turns into one.
+#[derive(Clone)]
+pub struct ResourceConfig(Arc<dyn AnyConfig>);
+
+impl ResourceConfig {
+    /// The configuration, if it is of this kind.
+    pub(crate) fn of<C: KindConfig>(&self) -> Option<&C> {
+        self.0.as_any().downcast_ref()
+    }
+
+    /// The kind's name.
+    pub(crate) fn kind(&self) -> &'static str {
+        self.0.kind()
+    }
+
+    /// The configuration as it counts, for the log.
+    pub(crate) fn effective(&self, name: &str) -> Result<String, Error> {
+        self.0.effective(name)
+    }
+
+    /// The resource of this name, made on first use.
+    pub(crate) fn open(&self, name: &str, registry: &Registry) -> Result<Arc<dyn AnySlot>, Error> {
+        self.0.open(name, registry)
+    }
+
+    /// [`KindConfig::is_half`].
+    pub(crate) fn is_half(&self, is_said: &dyn Fn(&str) -> bool) -> Option<(&'static str, &'static str)> {
+        self.0.is_half(is_said)
+    }
+}
+
+impl<C: KindConfig> From<C> for ResourceConfig {
+    fn from(config: C) -> Self {
+        ResourceConfig(Arc::new(config))
+    }
+}
+
+impl PartialEq for ResourceConfig {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.is_same(&*other.0)
+    }
+}
+
+impl fmt::Debug for ResourceConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// [`KindConfig`] without its types.
+trait AnyConfig: fmt::Debug + Send + Sync {
+    fn as_any(&self) -> &dyn Any;
+    fn kind(&self) -> &'static str;
+    fn is_same(&self, other: &dyn AnyConfig) -> bool;
+    fn effective(&self, name: &str) -> Result<String, Error>;
+    fn open(&self, name: &str, registry: &Registry) -> Result<Arc<dyn AnySlot>, Error>;
+    fn is_half(&self, is_said: &dyn Fn(&str) -> bool) -> Option<(&'static str, &'static str)>;
+}
+
+impl<C: KindConfig> AnyConfig for C {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn kind(&self) -> &'static str {
+        C::KIND
+    }
+
+    fn is_same(&self, other: &dyn AnyConfig) -> bool {
+        other.as_any().downcast_ref() == Some(self)
+    }
+
+    fn effective(&self, name: &str) -> Result<String, Error> {
+        self.settled(name).map(|config| format!("{config:?}"))
+    }
+
+    fn open(&self, name: &str, registry: &Registry) -> Result<Arc<dyn AnySlot>, Error> {
+        Ok(registry.with(name, self.clone())?)
+    }
+
+    fn is_half(&self, is_said: &dyn Fn(&str) -> bool) -> Option<(&'static str, &'static str)> {
+        KindConfig::is_half(self, is_said)
+    }
+}

@@ -1,0 +1,133 @@
+//! What a pool was told: its options, and the configuration of each resource by name.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::base::error::{Error, Remedies};
+use crate::base::origins::{Origin, Origins};
+use crate::lifecycle::kind::{KindConfig, ResourceConfig};
+use crate::lifecycle::options::Options;
+use crate::net::parts::{Names, Part};
+
+/// Everything that was configured.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Settings {
+    pub(crate) options: Options,
+    resources: BTreeMap<String, ResourceConfig>,
+    pub(crate) origins: Origins,
+    /// Why a resource cannot be had, by its name: what the environment says of it.
+    unusable: BTreeMap<String, Error>,
+    /// The variables that some resource would use.
+    variables: BTreeSet<&'static str>,
+    /// The name that two kinds have, and these.
+    twice: Option<(String, [&'static str; 2])>,
+}
+
+impl Settings {
+    pub(crate) fn new(options: Options, origins: Origins) -> Self {
+        Settings { options, origins, ..Settings::default() }
+    }
+
+    /// The names of all resources.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.resources.keys().map(String::as_str)
+    }
+
+    /// The configuration of the resource of this name.
+    pub(crate) fn get(&self, name: &str) -> Option<&ResourceConfig> {
+        self.resources.get(name)
+    }
+
+    /// Sets a resource. No two may have one name, for it is all that they are asked for by.
+    pub(crate) fn set(&mut self, name: &str, config: ResourceConfig) {
+        if let Some(other) = self.resources.get(name).map(ResourceConfig::kind).filter(|other| *other != config.kind())
+        {
+            self.twice.get_or_insert((name.to_owned(), [config.kind(), other]));
+            return;
+        }
+        self.resources.insert(name.to_owned(), config);
+    }
+
+    /// Sets a resource from code, over all else.
+    pub(crate) fn set_by_code(&mut self, name: &str, config: ResourceConfig) {
+        self.origins.code(name);
+        self.unusable.remove(name);
+        self.set(name, config);
+    }
+
+    /// What the environment says of a default resource, if that could be used.
+    pub(crate) fn applied(&mut self, name: &str, names: &Names, applied: Result<(), Error>) {
+        self.variables.extend(names.all());
+        if let Err(error) = applied {
+            self.unusable.insert(name.to_owned(), self.origins.blame(error));
+        }
+    }
+
+    /// Whether this is the name of a variable that a resource would use.
+    pub(crate) fn is_variable(&self, key: &str) -> bool {
+        self.variables.contains(key)
+    }
+
+    /// An error if what is said of this resource cannot be used, as far as that is known already.
+    pub(crate) fn usable(&self, name: &str) -> Result<(), Error> {
+        if let Some(error) = self.unusable.get(name) {
+            return Err(error.clone());
+        }
+        match self.get(name).and_then(|config| config.is_half(&|field| self.origins.has(name, field))) {
+            Some((field, problem)) => Err(self.blame(Error::config(format!("{name}.{field}"), problem))),
+            None => Ok(()),
+        }
+    }
+
+    /// A resource's error, by the key under which the value was said.
+    pub(crate) fn blame(&self, error: Error) -> Error {
+        self.origins.blame(error)
+    }
+
+    /// What helps where this resource is not there, or refuses the login.
+    pub(crate) fn remedies<C: KindConfig>(&self, name: &str) -> Remedies {
+        let Names { url: (url, variables), parts, .. } = C::NAMES;
+        let Origins { by_key, file } = &self.origins;
+        let is_default = name == C::KIND && !matches!(by_key.get(name), Some(Origin::Code));
+        let [user, password] = [Part::User, Part::Password].map(|part| parts[part as usize]);
+        let mut said: Vec<String> = Vec::new();
+        for field in [url, user.0, password.0] {
+            let by = match by_key.get(&format!("{name}.{field}")) {
+                Some(Origin::Variable(variable)) => (*variable).to_owned(),
+                Some(Origin::File(key)) => format!("{key} in {}", file.display()),
+                _ => continue,
+            };
+            if !said.contains(&by) {
+                said.push(by);
+            }
+        }
+        let login = match (said.is_empty(), is_default) {
+            (false, _) => format!("user and password are of {}", said.join(" and ")),
+            (true, true) => {
+                format!("set {} and {}, or {}, or [{}] in TOML", user.1[0], password.1[0], variables[0], C::KIND)
+            }
+            (true, false) => "user and password are of the configuration in code".to_owned(),
+        };
+        let nobody = match is_default {
+            true => format!("is it running? Else set {}, or [{}] in TOML", variables[0], C::KIND),
+            false => "is it running there?".to_owned(),
+        };
+        Remedies { nobody: nobody.into(), login: login.into() }
+    }
+
+    /// The configuration of this resource as it counts, without secrets.
+    pub(crate) fn effective(&self, name: &str) -> Option<String> {
+        self.usable(name).ok()?;
+        self.get(name)?.effective(name).ok()
+    }
+
+    /// Checks what the whole may not be, each resource apart.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        self.options.check()?;
+        match &self.twice {
+            Some((name, [kind, other])) => {
+                Err(Error::config(format!("named.{kind}.{name}"), format!("a {other} has this name already")))
+            }
+            None => Ok(()),
+        }
+    }
+}

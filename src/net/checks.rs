@@ -1,0 +1,55 @@
+//! What no server's configuration may say, whatever its kind.
+
+use std::fmt;
+#[cfg(any(feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+
+use crate::base::error::Error;
+use crate::net::url::host;
+
+/// What no resource can work with, whatever its kind: a host that is none, port 0, a limit of zero, more of something
+/// than can be counted, and a keepalive that TCP does not take.
+#[derive(Debug)]
+pub(crate) struct Checks<'a>(pub(crate) &'a str);
+
+impl Checks<'_> {
+    pub(crate) fn fail<T>(&self, field: &str, problem: impl fmt::Display) -> Result<T, Error> {
+        Err(Error::config(format!("{}.{field}", self.0), problem))
+    }
+
+    /// Trims the host.
+    pub(crate) fn place(&self, at: &mut String, port: u16) -> Result<(), Error> {
+        *at = host(&format!("{}.host", self.0), at)?.to_owned();
+        if port == 0 { self.fail("port", "must be from 1 to 65535") } else { Ok(()) }
+    }
+
+    /// How many there may be at a time.
+    pub(crate) fn counts(&self, counts: &[(&str, usize)]) -> Result<(), Error> {
+        for (field, count) in counts {
+            if !(1..=Semaphore::MAX_PERMITS).contains(count) {
+                return self.fail(field, format_args!("must be from 1 to {}", Semaphore::MAX_PERMITS));
+            }
+        }
+        Ok(())
+    }
+
+    /// Limits within which something has to succeed.
+    #[cfg(any(feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
+    pub(crate) fn limits(&self, limits: &[(&str, Duration)]) -> Result<(), Error> {
+        match limits.iter().find(|(_, limit)| limit.is_zero()) {
+            Some((field, _)) => self.fail(field, "must be at least 1 ms, or nothing could ever succeed"),
+            None => Ok(()),
+        }
+    }
+
+    /// Linux takes whole seconds, and no more of them than this.
+    #[cfg(any(feature = "clickhouse", feature = "redis"))]
+    pub(crate) fn keepalive(&self, keepalive: Duration) -> Result<(), Error> {
+        match keepalive.as_secs() {
+            1..=32_767 => Ok(()),
+            _ => self.fail("keepalive_ms", "must be from 1000 to 32767999: TCP takes whole seconds, up to 32767"),
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! The parts that a URL can be taken apart into, and what the environment calls them.
+
+use crate::base::environment::Environment;
+use crate::base::error::Error;
+
+/// Whether a connection is secured, and whether it logs in.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Guard {
+    pub(crate) tls: bool,
+    pub(crate) login: bool,
+}
+
+/// What a URL can be taken apart into, in the order of [`Names::parts`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    Host,
+    Port,
+    User,
+    Password,
+    /// The database or the virtual host.
+    Place,
+}
+
+impl Part {
+    pub(crate) const ALL: [Part; 5] = [Part::Host, Part::Port, Part::User, Part::Password, Part::Place];
+
+    /// Whether the URL says it. Host and port are said by every URL.
+    pub(crate) fn is_named_by(self, url: &str) -> bool {
+        let (_, rest) = url.split_once("://").unwrap_or_default();
+        let (authority, rest) = rest.split_at(rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len()));
+        let login = authority.rsplit_once('@').map_or("", |(login, _)| login);
+        let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let asks = |name| query.split('&').any(|option| option.split('=').next() == Some(name));
+        match self {
+            Part::Host | Part::Port => true,
+            Part::User => login.split(':').next().is_some_and(|user| !user.is_empty()) || asks("user"),
+            Part::Password => login.contains(':') || asks("password"),
+            Part::Place => path.len() > 1 || asks("database"),
+        }
+    }
+}
+
+/// A field, and what the environment calls it. Where several of its variables are set the first wins.
+type Field = (&'static str, &'static [&'static str]);
+
+/// The environment's names for one kind of resource.
+#[derive(Clone, Copy)]
+pub(crate) struct Names {
+    pub(crate) url: Field,
+    pub(crate) parts: [Field; 5],
+    /// The switch, and the fields of [`TlsOptions`](crate::net::tls::TlsOptions).
+    pub(crate) tls: [&'static str; 5],
+}
+
+impl Names {
+    pub(crate) fn all(&self) -> impl Iterator<Item = &'static str> {
+        let parts = self.parts.into_iter().flat_map(|(_, names)| names);
+        self.url.1.iter().chain(parts).copied().chain(self.tls)
+    }
+
+    /// A variable that may hold either holds a URL if it looks like one.
+    pub(crate) fn url(&self, environment: &Environment) -> Result<Option<(&'static str, String)>, Error> {
+        let hosts = self.parts[Part::Host as usize].1;
+        environment.first_that(self.url.1, |name, value| value.contains("://") || !hosts.contains(&name))
+    }
+
+    pub(crate) fn part(&self, environment: &Environment, part: Part) -> Result<Option<(&'static str, String)>, Error> {
+        environment.first_that(self.parts[part as usize].1, |name, value| match part {
+            Part::Host => !(value.contains("://") && self.url.1.contains(&name)),
+            Part::Port if value.starts_with("tcp://") => {
+                tracing::debug!("{name} is ignored: Kubernetes sets it to an address, for a Service of that name");
+                false
+            }
+            _ => true,
+        })
+    }
+
+    /// Whether the URL says that there is to be no TLS.
+    pub(crate) fn is_plain(&self, url: &str) -> bool {
+        let (scheme, rest) = url.trim().split_once("://").unwrap_or_default();
+        match scheme {
+            "mongodb" | "mongodb+srv" => {
+                let query = rest.rsplit_once('?').map_or("", |(_, query)| query);
+                query.split('&').any(|option| ["tls=false", "ssl=false"].contains(&option))
+            }
+            _ => !scheme.ends_with('s') || scheme == "redis",
+        }
+    }
+}
