@@ -197,7 +197,7 @@ fn config_one_name_is_one_resource() {
         assert!(problem.contains("has this name already"), "{problem}");
     }
     let code = || builder([]).named("far", RedisConfig::default());
-    assert_eq!(wrong(code().named("far", MongoConfig::default())).0, "named.redis.far");
+    assert_eq!(wrong(code().named("far", MongoConfig::default())).0, "named.mongo.far");
     assert_eq!(wrong(code().config_file(toml("one-name-code", "[named.clickhouse.far]"))).0, "named.redis.far");
     code().named("far", RedisConfig::url("redis://h")).build().expect("said again, for the same kind");
 }

@@ -37,21 +37,22 @@ impl Settings {
         self.resources.get(name)
     }
 
-    /// Sets a resource. No two may have one name, for it is all that they are asked for by.
-    pub(crate) fn set(&mut self, name: &str, config: ResourceConfig) {
-        if let Some(other) = self.resources.get(name).map(ResourceConfig::kind).filter(|other| *other != config.kind())
-        {
-            self.twice.get_or_insert((name.to_owned(), [config.kind(), other]));
-            return;
+    /// Adds a resource. No two may have one name, since a resource is asked for by its name alone.
+    pub(crate) fn add(&mut self, name: &str, config: ResourceConfig) {
+        match self.resources.get(name) {
+            Some(other) => drop(self.twice.get_or_insert((name.to_owned(), [config.kind(), other.kind()]))),
+            None => drop(self.resources.insert(name.to_owned(), config)),
         }
-        self.resources.insert(name.to_owned(), config);
     }
 
-    /// Sets a resource from code, over all else.
-    pub(crate) fn set_by_code(&mut self, name: &str, config: ResourceConfig) {
+    /// Sets a resource from code, over what else is said of this name for the same kind.
+    pub(crate) fn set(&mut self, name: &str, config: ResourceConfig) {
         self.origins.code(name);
         self.unusable.remove(name);
-        self.set(name, config);
+        if self.resources.get(name).is_some_and(|other| other.kind() == config.kind()) {
+            self.resources.remove(name);
+        }
+        self.add(name, config);
     }
 
     /// What the environment says of a default resource, if that could be used.

@@ -122,7 +122,7 @@ impl<P> Builder<P> {
             options.signals = self.signals.unwrap_or(options.signals);
             options.exit_status = self.exit_status.unwrap_or(options.exit_status);
             for (name, resource) in self.resources {
-                settings.set_by_code(&name, resource);
+                settings.set(&name, resource);
             }
             settings.check()?;
             Ok(settings)

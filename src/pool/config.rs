@@ -62,13 +62,13 @@ macro_rules! kinds {
                 settings.options.apply(environment)?;
                 $(#[cfg(feature = $feature)] {
                     let applied = self.$section.apply(environment, &mut settings.origins);
-                    settings.set($config::KIND, self.$section.into());
+                    settings.add($config::KIND, self.$section.into());
                     // A bad variable is for that resource to tell.
                     settings.applied($config::KIND, &$config::NAMES, applied);
                 })*
                 $(#[cfg(feature = $feature)]
                 for (name, config) in self.named.$section {
-                    settings.set(&name, config.into());
+                    settings.add(&name, config.into());
                 })*
                 Ok(settings)
             }
