@@ -15,6 +15,7 @@ mod net;
 mod pool;
 
 pub use base::error::{BoxError, ConnectError, DeadlockError, Error, Failure, Source, TimeoutError, Waiter};
+pub use base::holder::Holder;
 pub use base::owner::Owner;
 #[cfg(feature = "clickhouse")]
 pub use kinds::clickhouse::{ClickHouse, ClickHouseResource, Inserter};
@@ -28,7 +29,7 @@ pub use kinds::rabbitmq::{RabbitMq, RabbitMqResource};
 pub use kinds::redis::{Exclusive, PubSub, Redis, RedisResource};
 pub use lifecycle::close::{CloseReport, Closing, Outcome, Phase, Reason, StepReport};
 pub use lifecycle::health::{Criticality, Health, HealthEntry, HealthReport};
-pub use lifecycle::lease::{Holder, Lease};
+pub use lifecycle::lease::Lease;
 pub use lifecycle::probe::{Guarded, KillSwitch, Killable};
 pub use lifecycle::resource::{Busy, Link, Resource, Work};
 pub use lifecycle::status::{PoolStatus, ResourceStatus, State, Usage};

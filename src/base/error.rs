@@ -7,8 +7,8 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::base::holder::Holder;
 use crate::base::owner::Owner;
-use crate::lifecycle::lease::Holder;
 
 /// Any error, boxed: what a [`Resource`](crate::Resource) may fail with.
 pub type BoxError = Box<dyn StdError + Send + Sync>;

@@ -24,12 +24,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::base::clock::Moment;
 use crate::base::error::{BoxError, Error, Failure, Few, OneLine, panic_message};
+use crate::base::holder::Holder;
 use crate::base::millis;
 use crate::base::runtime::{self, within};
 use crate::base::sync::{Condvar, Mutex, Notify};
 use crate::lifecycle::activity::Activity;
 use crate::lifecycle::exit::{self, Process};
-use crate::lifecycle::lease::{Held, Holder};
+use crate::lifecycle::lease::Held;
 use crate::lifecycle::registry::{Context, Registry};
 use crate::lifecycle::resource::Work;
 use crate::lifecycle::slot::AnySlot;

@@ -12,9 +12,9 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 
 use crate::base::error::Few;
+use crate::base::holder::Holder;
 use crate::base::millis;
 use crate::base::runtime;
-use crate::lifecycle::lease::Holder;
 use crate::lifecycle::registry::Registry;
 use crate::lifecycle::slot::AnySlot;
 

@@ -12,6 +12,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio_util::sync::CancellationToken;
 
 use crate::base::error::{BoxError, Error, breaks};
+use crate::base::holder::Holder;
 use crate::base::runtime::{self, DriverRuntime};
 use crate::lifecycle::activity::Activity;
 use crate::lifecycle::close::{self, CloseCell, CloseReport, Closing, Course, Edges, Hook, Outcome, Phase, Reason};
@@ -19,7 +20,6 @@ use crate::lifecycle::exit::{self, Process};
 use crate::lifecycle::health::{self, HealthReport};
 use crate::lifecycle::kind::{KindConfig, ResourceConfig};
 use crate::lifecycle::leak;
-use crate::lifecycle::lease::Holder;
 use crate::lifecycle::options::Options;
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::settings::Settings;

@@ -6,13 +6,13 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::base::error::{BoxError, Error, Failure, Source};
+use crate::base::holder::Holder;
 use crate::base::repeat::Repeat;
 #[cfg(feature = "r2d2")]
 use crate::base::retry::Retry;
 use crate::lifecycle::activity::Activity;
 use crate::lifecycle::close::Phase;
 use crate::lifecycle::exit::Process;
-use crate::lifecycle::lease::Holder;
 #[cfg(any(feature = "rabbitmq", feature = "redis"))]
 use crate::lifecycle::lease::{Claim, Lease, Provide};
 use crate::lifecycle::life::Condition;

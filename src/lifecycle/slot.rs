@@ -18,11 +18,12 @@ use tokio::time::Instant;
 use crate::base::error::{
     ConnectError, Error, Failure, OneLine, Proof, ReconnectAsked, Remedies, Source, TimeoutError, panic_message,
 };
+use crate::base::holder::Holder;
 use crate::base::runtime::{LONGEST, thread, within};
 use crate::lifecycle::activity::Activity;
 use crate::lifecycle::close::Phase;
 use crate::lifecycle::leak::Leaks;
-use crate::lifecycle::lease::{Claim, Held, Holder, Lease, Provide};
+use crate::lifecycle::lease::{Claim, Held, Lease, Provide};
 use crate::lifecycle::life::{Caller, Condition, Connected, Life, Lost, Overtaken, Progress, Recovery};
 use crate::lifecycle::options::Options;
 use crate::lifecycle::probe::{self, Watch};

@@ -15,9 +15,10 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use crate::base::error::{DeadlockError, Error, Few, Source, TimeoutError, Waiter};
+use crate::base::holder::{Holder, QuotaId};
 use crate::base::owner::Owner;
 use crate::lifecycle::exit::Process;
-use crate::lifecycle::lease::{Claim, Holder, QuotaId};
+use crate::lifecycle::lease::Claim;
 use crate::lifecycle::resource::Link;
 
 /// Exclusive checkouts of one kind, of which there are only so many: connections, channels.

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::base::error::{BoxError, Error};
+use crate::base::holder::Holder;
 #[cfg(feature = "clickhouse")]
 use crate::kinds::clickhouse::ClickHouseConfig;
 #[cfg(feature = "mongodb")]
@@ -19,7 +20,7 @@ use crate::kinds::rabbitmq::{RabbitMq, RabbitMqConfig};
 use crate::kinds::redis::{Redis, RedisConfig};
 use crate::lifecycle::close::{CloseReport, Closing, Phase, Reason};
 use crate::lifecycle::health::HealthReport;
-use crate::lifecycle::lease::{Claim, Holder, Lease, Provide};
+use crate::lifecycle::lease::{Claim, Lease, Provide};
 use crate::lifecycle::registry::{PoolHandle, Registry};
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::slot::{AnySlot, BoxFuture, Slot};

@@ -8,10 +8,11 @@ use r2d2::ManageConnection;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::base::error::{BoxError, Error, Failure};
+use crate::base::holder::QuotaId;
 use crate::base::runtime::thread;
 use crate::lifecycle::checkout::{Checkouts, Limits, Loan};
 use crate::lifecycle::close::Phase;
-use crate::lifecycle::lease::{Provide, QuotaId};
+use crate::lifecycle::lease::Provide;
 use crate::lifecycle::resource::{Link, Resource};
 use crate::lifecycle::status::Usage;
 use crate::lifecycle::wait::Quota;

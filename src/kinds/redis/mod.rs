@@ -30,6 +30,7 @@ use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::base::error::{BoxError, Error, Failure, Source, Worded, redacted};
+use crate::base::holder::QuotaId;
 use crate::base::millis;
 use crate::base::millis::number;
 use crate::base::repeat::Repeat;
@@ -39,7 +40,7 @@ use crate::lifecycle::checkout::{Checkouts, Limits};
 use crate::lifecycle::close::Phase;
 use crate::lifecycle::exit::{Ours, Process};
 use crate::lifecycle::kind::KindConfig;
-use crate::lifecycle::lease::{Claim, Lease, Provide, QuotaId};
+use crate::lifecycle::lease::{Claim, Lease, Provide};
 use crate::lifecycle::life::Condition;
 use crate::lifecycle::probe::{Guarded, KillSwitch};
 use crate::lifecycle::resource::{Busy, Link, Resource, Work};

@@ -10,6 +10,9 @@ use std::time::Instant;
 use r2d2::ManageConnection;
 
 use crate::base::error::{BoxError, Error};
+use crate::base::holder::Holder;
+#[cfg(feature = "r2d2")]
+use crate::base::holder::QuotaId;
 #[cfg(feature = "r2d2")]
 use crate::base::runtime::deadline;
 use crate::base::runtime::{block, block_on, park_on};
@@ -27,9 +30,7 @@ use crate::kinds::redis::{RedisConfig, RedisResource};
 use crate::lifecycle::checkout::{Checkout, Checkouts};
 use crate::lifecycle::close::{CloseReport, Closing, Phase, Reason};
 use crate::lifecycle::health::HealthReport;
-#[cfg(feature = "r2d2")]
-use crate::lifecycle::lease::QuotaId;
-use crate::lifecycle::lease::{Claim, Holder, Lease, Provide};
+use crate::lifecycle::lease::{Claim, Lease, Provide};
 use crate::lifecycle::registry::{PoolHandle, Registry};
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::slot::{AnySlot, Slot};

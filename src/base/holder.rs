@@ -1,0 +1,85 @@
+//! Who holds what.
+
+use std::backtrace::Backtrace;
+use std::fmt;
+use std::num::NonZeroU64;
+use std::panic::Location;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::base::owner::Owner;
+
+/// Who holds a lease or a checkout.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Holder {
+    /// The resource's name.
+    pub resource: Arc<str>,
+    /// The line that acquired it.
+    pub site: &'static Location<'static>,
+    /// For how long.
+    pub held: Duration,
+    /// Whether it is an exclusive checkout, which others may be waiting for.
+    pub exclusive: bool,
+    /// The generation it was taken from.
+    pub generation: u64,
+    /// The task or thread that acquired it: known of checkouts, and of leases
+    /// that are watched for leaks.
+    pub owner: Option<Owner>,
+    /// Whether it was held for longer than [`age`](crate::config::LeakOptions::age) when last looked at.
+    pub suspected: bool,
+    /// From where it was acquired, if [`backtrace`](crate::config::LeakOptions::backtrace) is on.
+    pub backtrace: Option<Arc<Backtrace>>,
+    #[cfg_attr(not(any(feature = "rabbitmq", feature = "redis")), allow(dead_code, reason = "nothing is exclusive"))]
+    pub(crate) quota: Option<QuotaId>,
+}
+
+impl Holder {
+    pub(crate) fn is_watched(&self) -> bool {
+        self.owner.is_some()
+    }
+}
+
+/// One line; with `{:#}` the backtrace follows, if there is one.
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({:.1?}", self.site, self.held)?;
+        if self.exclusive {
+            f.write_str(", exclusive")?;
+        }
+        if let Some(owner) = &self.owner {
+            write!(f, ", {owner}")?;
+        }
+        if self.suspected {
+            f.write_str(", a leak?")?;
+        }
+        f.write_str(")")?;
+        match &self.backtrace {
+            Some(backtrace) if f.alternate() => write!(f, "\n{backtrace}"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Which exclusive checkouts are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct QuotaId(pub(crate) NonZeroU64);
+
+impl QuotaId {
+    /// Set in what the ledger has of a checkout that closing does not wait for. A field of its own would cost every lease.
+    const IDLE: u64 = 1 << 63;
+
+    pub(crate) fn is_idle(self) -> bool {
+        self.0.get() & Self::IDLE != 0
+    }
+
+    pub(crate) fn plain(self) -> Self {
+        QuotaId(NonZeroU64::new(self.0.get() & !Self::IDLE).unwrap_or(self.0))
+    }
+
+    /// For a checkout that closing does not wait for, as a subscription, which has no work to end.
+    #[cfg(feature = "redis")]
+    pub(crate) fn idle(self) -> Self {
+        QuotaId(self.0 | Self::IDLE)
+    }
+}
