@@ -30,9 +30,9 @@ pub use kinds::redis::{Exclusive, PubSub, Redis, RedisResource};
 pub use lifecycle::close::{CloseReport, Closing, Outcome, Phase, Reason, StepReport};
 pub use lifecycle::health::{Criticality, Health, HealthEntry, HealthReport};
 pub use lifecycle::lease::Lease;
-pub use lifecycle::probe::{Guarded, KillSwitch, Killable};
 pub use lifecycle::resource::{Busy, Link, Resource, Work};
 pub use lifecycle::status::{PoolStatus, ResourceStatus, State, Usage};
+pub use net::kill_switch::{Guarded, KillSwitch, Killable};
 pub use pool::builder::Builder;
 #[cfg(feature = "clickhouse")]
 pub use pool::global::clickhouse;

@@ -31,10 +31,10 @@ use crate::base::holder::Holder;
 use crate::base::runtime;
 use crate::lifecycle::exit::Ours;
 use crate::lifecycle::lease::{Claim, Lease};
-use crate::lifecycle::probe::KillSwitch;
 use crate::lifecycle::resource::Link;
 use crate::lifecycle::wait::{Lending, Quota};
 use crate::net::count::{Counted, none};
+use crate::net::kill_switch::KillSwitch;
 
 /// One connection, with the channels that are open on it.
 pub(super) struct Generation {

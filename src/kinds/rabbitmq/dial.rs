@@ -26,8 +26,8 @@ use super::connection::{GOODBYE, LINGER};
 use super::frame::{LARGEST, MORE_THAN_USUAL};
 use crate::base::error::Failure;
 use crate::base::runtime::within;
-use crate::lifecycle::probe::KillSwitch;
 use crate::net::count::Counted;
+use crate::net::kill_switch::KillSwitch;
 use crate::net::tls::{self, Stream as OwnStream, Tls};
 
 /// The prober's own connection, on its own runtime, with a channel kept open. Says goodbye in the

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use super::client::Client;
 use super::{TlsOptions, or_wanted};
 use crate::base::error::{Error, Failure};
-use crate::lifecycle::probe::{KillSwitch, Killable};
+use crate::net::kill_switch::{KillSwitch, Killable};
 
 impl TlsOptions {
     /// Takes in what a URL's scheme says, be it the plain one or the other.
@@ -109,7 +109,7 @@ pub(crate) mod secured {
     use tokio_rustls::TlsConnector;
     use tokio_rustls::client::TlsStream;
 
-    use crate::lifecycle::probe::Killable;
+    use crate::net::kill_switch::Killable;
     use crate::net::tls::client::Client;
 
     /// A stream under TLS. Says goodbye when it drops, as far as that takes no waiting.
@@ -210,7 +210,7 @@ mod blocking {
     #[cfg(feature = "tls")]
     use super::Client;
     use super::{Tls, tune};
-    use crate::lifecycle::probe::{Guarded, KillSwitch};
+    use crate::net::kill_switch::{Guarded, KillSwitch};
 
     /// What threads read from and write to.
     pub(crate) enum Blocking {
