@@ -7,6 +7,7 @@ pub(crate) mod holder;
 pub(crate) mod millis;
 pub(crate) mod origins;
 pub(crate) mod owner;
+pub(crate) mod process;
 pub(crate) mod repeat;
 pub(crate) mod retry;
 pub(crate) mod runtime;

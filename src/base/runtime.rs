@@ -9,12 +9,13 @@ use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
+use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle, Runtime, RuntimeFlavor};
 use tokio::time::error::Elapsed;
 
 use crate::base::error::{Error, panic_message};
-use crate::lifecycle::exit::Process;
+use crate::base::process::{Process, Room, Singleton};
 
 /// Where all driver tasks of a pool live, so that a client outlives the runtime of its caller.
 #[derive(Debug)]
@@ -77,13 +78,15 @@ fn has_ended(runtime: &Handle) -> bool {
     refused
 }
 
+static PROBER: Singleton<OnceCell<Runtime>> = Singleton::new(Room::Prober);
+
 /// The prober's runtime, one per process: user code that hogs the workers does not delay probes.
 ///
 /// # Errors
 /// When the process can have no more threads.
 pub(crate) fn prober() -> io::Result<&'static Handle> {
     // Two, so that a ping that blocks its thread does not stop the clock for the others.
-    Process::current().prober.get_or_try_init(|| build("resource-pool-probe", 2)).map(Runtime::handle)
+    PROBER.of(Process::current()).get_or_try_init(|| build("resource-pool-probe", 2)).map(Runtime::handle)
 }
 
 /// A limit beyond this, which could not be added to a point in time, is as good as this.

@@ -28,11 +28,11 @@ use tokio::runtime::Handle;
 
 use crate::base::clock::Moment;
 use crate::base::error::{BoxError, Error, Failure, ReconnectAsked, Source, panic_message};
+use crate::base::process::Process;
 use crate::base::retry::Retry;
 use crate::base::runtime::{LONGEST, block, park_until, prober, thread};
 use crate::base::sync::{Mutex, MutexGuard};
 use crate::lifecycle::activity::Activity;
-use crate::lifecycle::exit::Process;
 use crate::lifecycle::lease::{Claim, Lease};
 use crate::lifecycle::resource::Link;
 use crate::lifecycle::status::Usage;

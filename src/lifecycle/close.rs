@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
+use once_cell::sync::OnceCell;
 use serde::Deserialize;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -26,10 +27,11 @@ use crate::base::clock::Moment;
 use crate::base::error::{BoxError, Error, Failure, Few, OneLine, panic_message};
 use crate::base::holder::Holder;
 use crate::base::millis;
+use crate::base::process::{Process, Room, Singleton};
 use crate::base::runtime::{self, within};
 use crate::base::sync::{Condvar, Mutex, Notify};
 use crate::lifecycle::activity::Activity;
-use crate::lifecycle::exit::{self, Process};
+use crate::lifecycle::exit;
 use crate::lifecycle::lease::Held;
 use crate::lifecycle::registry::{Context, Registry};
 use crate::lifecycle::resource::Work;
@@ -750,6 +752,8 @@ fn hand_over(job: Job) {
 
 pub(crate) type Job = Box<dyn FnOnce() + Send>;
 
+static CLOSER: Singleton<OnceCell<Closer>> = Singleton::new(Room::Closer);
+
 /// The threads that closing is sure to have. They are started before the first connection, since no thread can be
 /// relied on to start while a process exits.
 pub(crate) struct Closer {
@@ -761,7 +765,7 @@ pub(crate) struct Closer {
 
 impl Closer {
     fn of_process() -> io::Result<&'static Closer> {
-        Process::current().closer.get_or_try_init(|| {
+        CLOSER.of(Process::current()).get_or_try_init(|| {
             let (jobs, steps) = (Closer::start("resource-pool-closer")?, Closer::start("resource-pool-steps")?);
             Ok(Closer { jobs, steps })
         })

@@ -1,29 +1,24 @@
 //! The end of the process, however it comes: exit hook, signals, watchdog, and what a fork changes.
 //!
-//! The one place with `unsafe`, and the one with differences between platforms. The exit hook
-//! runs on a thread whose thread-locals may be gone, so it only hands over to the closer's thread
-//! and waits on a condition variable; the waiting itself is the watchdog.
+//! The one place with differences between platforms. The exit hook runs on a thread whose thread-locals may be gone, so
+//! it only hands over to the closer's thread and waits on a condition variable; the waiting itself is the watchdog.
 
-use std::mem::ManuallyDrop;
-use std::ops::{Deref, DerefMut};
 use std::panic::catch_unwind;
+#[cfg(unix)]
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 use serde::Deserialize;
-use tokio::runtime::Runtime;
 
 use crate::base::error::Error;
+use crate::base::process::{Process, Room, Singleton};
 use crate::base::runtime::LONGEST;
-use crate::lifecycle::close::{self, Closer, Reason, WATCHDOG};
-use crate::lifecycle::lease::SpareSeats;
+use crate::lifecycle::close::{self, Reason, WATCHDOG};
 use crate::lifecycle::registry::Registry;
-#[cfg(any(feature = "rabbitmq", feature = "r2d2"))]
-use crate::lifecycle::wait::Everyone;
 
 /// How a process that a signal ended exits, after closing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -41,117 +36,21 @@ pub enum ExitStatus {
 /// The status of a process that had to be ended because closing did not end in time.
 const FORCED: i32 = 70;
 
-/// What there is once per process. The threads among it do not come along into a forked child,
-/// which begins anew: there is no current one there until it makes a pool of its own.
-pub(crate) struct Process {
-    id: u32,
-    pub(crate) closer: OnceCell<Closer>,
-    pub(crate) prober: OnceCell<Runtime>,
-    pub(crate) spare_seats: SpareSeats,
-    #[cfg(any(feature = "rabbitmq", feature = "r2d2"))]
-    pub(crate) waiting: Everyone,
+static ENDING: Singleton<Ending> = Singleton::new(Room::Ending);
+
+/// How this process ends.
+#[derive(Default)]
+struct Ending {
+    /// The pools that close as it does.
     pools: Mutex<Vec<Weak<Registry>>>,
-    ending: AtomicBool,
+    has_begun: AtomicBool,
     catching: OnceCell<()>,
     signals: platform::Signals,
 }
 
-/// The one that this process has. Never freed, so that a signal handler may read it.
-static CURRENT: AtomicPtr<Process> = AtomicPtr::new(ptr::null_mut());
-
-#[allow(unsafe_code, reason = "a pointer that a forked child can reset without a lock")]
-impl Process {
-    pub(crate) fn current() -> &'static Process {
-        if let Some(process) = Process::existing() {
-            return process;
-        }
-        platform::hook_fork();
-        let new = Box::into_raw(Box::new(Process {
-            id: std::process::id(),
-            closer: OnceCell::new(),
-            prober: OnceCell::new(),
-            spare_seats: SpareSeats::default(),
-            #[cfg(any(feature = "rabbitmq", feature = "r2d2"))]
-            waiting: Everyone::default(),
-            pools: Mutex::default(),
-            ending: AtomicBool::new(false),
-            catching: OnceCell::new(),
-            signals: platform::Signals::default(),
-        }));
-        match CURRENT.compare_exchange(ptr::null_mut(), new, Ordering::AcqRel, Ordering::Acquire) {
-            // SAFETY: what is put into CURRENT is never freed.
-            Ok(_) => unsafe { &*new },
-            Err(other) => {
-                // SAFETY: `new` was made above and shown to nobody; `other` is in CURRENT.
-                unsafe {
-                    drop(Box::from_raw(new));
-                    &*other
-                }
-            }
-        }
-    }
-
-    fn existing() -> Option<&'static Process> {
-        // SAFETY: null, or made by `current` and never freed.
-        unsafe { CURRENT.load(Ordering::Acquire).as_ref() }
-    }
-
-    /// Whether this is not a child that was forked since.
-    #[inline]
-    pub(crate) fn is_current(&self) -> bool {
-        ptr::eq(CURRENT.load(Ordering::Relaxed), self)
-    }
-
+impl Ending {
     fn pools(&self) -> Vec<Arc<Registry>> {
         self.pools.lock().iter().filter_map(Weak::upgrade).collect()
-    }
-
-    /// Refuses in a child that was forked since.
-    #[inline]
-    pub(crate) fn check(&self) -> Result<(), Error> {
-        if self.is_current() { Ok(()) } else { Err(Error::Forked) }
-    }
-}
-
-/// What is only dropped in the process that made it. In a forked child it is left alone: its
-/// sockets and its event queue are the parent's, and a lock in it may be held by a thread that is
-/// not there.
-pub(crate) struct Ours<T> {
-    value: ManuallyDrop<T>,
-    process: &'static Process,
-}
-
-impl<T> Ours<T> {
-    pub(crate) fn new(value: T) -> Self {
-        Ours { value: ManuallyDrop::new(value), process: Process::current() }
-    }
-
-    #[inline]
-    pub(crate) fn process(this: &Self) -> &'static Process {
-        this.process
-    }
-}
-
-impl<T> Deref for Ours<T> {
-    type Target = T;
-    fn deref(&self) -> &T {
-        &self.value
-    }
-}
-
-impl<T> DerefMut for Ours<T> {
-    fn deref_mut(&mut self) -> &mut T {
-        &mut self.value
-    }
-}
-
-#[allow(unsafe_code, reason = "dropping on a condition")]
-impl<T> Drop for Ours<T> {
-    fn drop(&mut self) {
-        if self.process.is_current() {
-            // SAFETY: dropped here only, and not used after it.
-            unsafe { ManuallyDrop::drop(&mut self.value) };
-        }
     }
 }
 
@@ -160,10 +59,10 @@ impl<T> Drop for Ours<T> {
 /// # Errors
 /// [`Error::Closing`] once the process is ending. A pool that came later would not be closed any more.
 pub(crate) fn arm(registry: &Arc<Registry>, signals: bool) -> Result<(), Error> {
-    let process = registry.context.process;
-    let mut pools = process.pools.lock();
+    let ending = ENDING.of(registry.context.process);
+    let mut pools = ending.pools.lock();
     // Under the lock, which the end of the process takes once it has said that it is ending.
-    if process.ending.load(Ordering::SeqCst) {
+    if ending.has_begun.load(Ordering::SeqCst) {
         return Err(Error::Closing { resource: Arc::from("the process") });
     }
     pools.retain(|pool| pool.strong_count() > 0);
@@ -171,7 +70,7 @@ pub(crate) fn arm(registry: &Arc<Registry>, signals: bool) -> Result<(), Error> 
     drop(pools);
     platform::hook_exit();
     if signals {
-        process.catching.get_or_init(|| platform::catch_signals(process, registry.context.options.exit_status));
+        ending.catching.get_or_init(|| platform::catch_signals(ending, registry.context.options.exit_status));
     }
     Ok(())
 }
@@ -183,13 +82,15 @@ pub(crate) fn tell(text: &str) {
 
 /// Whether the process is ending, so that nothing may open again.
 pub(crate) fn is_ending() -> bool {
-    Process::existing().is_some_and(|process| process.ending.load(Ordering::SeqCst))
+    Process::existing()
+        .and_then(|process| ENDING.existing(process))
+        .is_some_and(|ending| ending.has_begun.load(Ordering::SeqCst))
 }
 
 /// Closes every pool and waits, within their deadlines. Whether that was in vain for one of them.
-fn close_pools(process: &Process, reason: Reason) -> bool {
-    process.ending.store(true, Ordering::SeqCst);
-    let pools = process.pools();
+fn close_pools(ending: &Ending, reason: Reason) -> bool {
+    ending.has_begun.store(true, Ordering::SeqCst);
+    let pools = ending.pools();
     for pool in &pools {
         // Waited for below, whoever started it.
         let _ = close::start(pool, reason, None);
@@ -229,16 +130,16 @@ fn latest(pool: &Registry, now: Instant) -> Instant {
 
 /// The longest that any pool may take to close.
 #[cfg(unix)]
-fn longest(process: &Process) -> Duration {
+fn longest(ending: &Ending) -> Duration {
     let now = Instant::now();
-    let pools = process.pools();
+    let pools = ending.pools();
     let last = pools.iter().map(|pool| latest(pool, now)).max();
     std::mem::forget(pools);
     last.map_or(WATCHDOG, |last| last - now)
 }
 
 #[cfg(unix)]
-#[allow(unsafe_code, reason = "atexit, pthread_atfork, sigaction, raise and _exit have no safe form")]
+#[allow(unsafe_code, reason = "atexit, sigaction, raise and _exit have no safe form")]
 mod platform {
     use std::io::Read;
     use std::os::fd::AsRawFd;
@@ -246,6 +147,7 @@ mod platform {
     use std::sync::atomic::{AtomicI32, AtomicI64, AtomicUsize};
 
     use super::*;
+    use crate::base::process::fork;
 
     /// How signals are caught.
     #[derive(Default)]
@@ -277,47 +179,38 @@ mod platform {
         }
     }
 
-    /// A child inherits the hooks, so that once per program is enough.
-    pub(super) fn hook_fork() {
-        static HOOKED: AtomicBool = AtomicBool::new(false);
-        // SAFETY: `in_child` is an `extern "C" fn` that lives as long as the program.
-        if !HOOKED.swap(true, Ordering::SeqCst) && unsafe { libc::pthread_atfork(None, None, Some(in_child)) } != 0 {
-            tracing::error!("forked children will not be told from this process");
-        }
-    }
-
-    /// Everything inherited is the parent's from here on. Only async-signal-safe calls.
-    extern "C" fn in_child() {
+    /// A forked child ends by the signals that its parent catches. Only async-signal-safe calls.
+    fn release_signals() {
         for number in SIGNALS {
             if is_caught(number) {
                 // SAFETY: a plain system call on a valid signal number.
                 unsafe { libc::signal(number, libc::SIG_DFL) };
             }
         }
-        CURRENT.store(ptr::null_mut(), Ordering::SeqCst);
     }
 
     extern "C" fn on_exit() {
         // A panic that leaves an exit handler would abort.
         let _status = catch_unwind(|| {
-            let Some(process) = here() else { return };
-            for pool in process.pools() {
+            let Some(ending) = here() else { return };
+            for pool in ending.pools() {
                 pool.context.close.leave_part();
                 std::mem::forget(pool);
             }
-            let number = process.signals.arrived.load(Ordering::SeqCst);
+            let number = ending.signals.arrived.load(Ordering::SeqCst);
             if number != 0 {
                 // A signal's thread is closing and will end the process its way.
-                std::thread::sleep(longest(process) + WATCHDOG);
+                std::thread::sleep(longest(ending) + WATCHDOG);
                 exit_now(128 + number);
             }
-            if close_pools(process, Reason::ProcessExit) {
+            if close_pools(ending, Reason::ProcessExit) {
                 exit_now(FORCED);
             }
         });
     }
 
-    pub(super) fn catch_signals(process: &'static Process, status: ExitStatus) {
+    pub(super) fn catch_signals(ending: &'static Ending, status: ExitStatus) {
+        fork::before_forgetting(release_signals);
         let Ok((mut receiver, sender)) = UnixStream::pair().inspect_err(|error| {
             tracing::error!(%error, "signals will not close the pool");
         }) else {
@@ -326,7 +219,7 @@ mod platform {
         let wait = move || {
             let mut byte = [0];
             if receiver.read_exact(&mut byte).is_ok() {
-                end_by_signal(process, status);
+                end_by_signal(ending, status);
             }
         };
         if let Err(error) = std::thread::Builder::new().name("resource-pool-signal".to_owned()).spawn(wait) {
@@ -335,25 +228,25 @@ mod platform {
         }
         // A full pipe must not block the handler; one byte is all that is ever needed.
         let _ = sender.set_nonblocking(true);
-        process.signals.doorbell.store(sender.as_raw_fd(), Ordering::SeqCst);
+        ending.signals.doorbell.store(sender.as_raw_fd(), Ordering::SeqCst);
         std::mem::forget(sender);
 
         // Each is decided by itself: one that is ignored or handled already is left alone.
         let free: Vec<_> = SIGNALS.into_iter().filter(|number| handler_of(*number) == libc::SIG_DFL).collect();
         if free.contains(&libc::SIGINT) {
             let caught = ctrlc::try_set_handler(move || {
-                let ctrlc = process.signals.ctrlc.load(Ordering::SeqCst);
+                let ctrlc = ending.signals.ctrlc.load(Ordering::SeqCst);
                 // One that comes before it is known below can only have come by it.
                 if ctrlc == 0 || handler_of(libc::SIGINT) == ctrlc {
-                    arrived(process, libc::SIGINT);
+                    arrived(ending, libc::SIGINT);
                 }
             });
             match caught {
-                Ok(()) => process.signals.ctrlc.store(handler_of(libc::SIGINT), Ordering::SeqCst),
+                Ok(()) => ending.signals.ctrlc.store(handler_of(libc::SIGINT), Ordering::SeqCst),
                 Err(error) => tracing::debug!(%error, "SIGINT is caught without ctrlc"),
             }
         }
-        let ctrlc = process.signals.ctrlc.load(Ordering::SeqCst);
+        let ctrlc = ending.signals.ctrlc.load(Ordering::SeqCst);
         for number in SIGNALS {
             // With its feature `termination` ctrlc takes all three, or none, and does not tell which came.
             if !free.contains(&number) {
@@ -388,16 +281,17 @@ mod platform {
     /// Whether the present handler is ours, be it by way of `ctrlc`.
     fn is_caught(number: i32) -> bool {
         let handler = handler_of(number);
-        let by_ctrlc = |process: &Process| handler == process.signals.ctrlc.load(Ordering::SeqCst);
+        let by_ctrlc = |ending: &Ending| handler == ending.signals.ctrlc.load(Ordering::SeqCst);
         handler == on_signal as *const () as usize
-            || (handler != libc::SIG_DFL && Process::existing().is_some_and(by_ctrlc))
+            || (handler != libc::SIG_DFL
+                && Process::existing().and_then(|process| ENDING.existing(process)).is_some_and(by_ctrlc))
     }
 
     extern "C" fn on_signal(number: i32) {
         // Otherwise the app has put its own handler over ours, and owns the ending.
         if handler_of(number) == on_signal as *const () as usize {
             match here() {
-                Some(process) => arrived(process, number),
+                Some(ending) => arrived(ending, number),
                 None => restore_and_raise(number),
             }
         }
@@ -405,8 +299,8 @@ mod platform {
 
     /// The first signal rings the doorbell; a second one, of whatever kind, ends the process at
     /// once by the first, unless they came together. Only async-signal-safe calls.
-    fn arrived(process: &Process, number: i32) {
-        let signals = &process.signals;
+    fn arrived(ending: &Ending, number: i32) {
+        let signals = &ending.signals;
         match signals.arrived.compare_exchange(0, number, Ordering::SeqCst, Ordering::SeqCst) {
             Ok(_) => {
                 signals.since.store(millis(), Ordering::SeqCst);
@@ -431,9 +325,9 @@ mod platform {
         i64::from(now.tv_sec) * 1000 + i64::from(now.tv_nsec) / 1_000_000
     }
 
-    fn end_by_signal(process: &Process, status: ExitStatus) {
-        let number = process.signals.arrived.load(Ordering::SeqCst);
-        let forced = close_pools(process, Reason::Signal(number));
+    fn end_by_signal(ending: &Ending, status: ExitStatus) {
+        let number = ending.signals.arrived.load(Ordering::SeqCst);
+        let forced = close_pools(ending, Reason::Signal(number));
         match status {
             ExitStatus::Zero if !forced => exit_now(0),
             _ => restore_and_raise(number),
@@ -455,10 +349,12 @@ mod platform {
         exit_now(128 + number);
     }
 
-    /// The current process, unless it was forked in a way that runs no hooks.
-    fn here() -> Option<&'static Process> {
+    /// How the current process ends, unless it was forked in a way that runs no hooks. Async-signal-safe.
+    fn here() -> Option<&'static Ending> {
         // SAFETY: getpid has no preconditions.
-        Process::existing().filter(|process| i64::from(process.id) == i64::from(unsafe { libc::getpid() }))
+        let id = unsafe { libc::getpid() };
+        let process = Process::existing().filter(|process| i64::from(process.id()) == i64::from(id))?;
+        ENDING.existing(process)
     }
 
     fn exit_now(status: i32) -> ! {
@@ -509,15 +405,13 @@ mod platform {
     // Threads cannot be relied on in a library's exit handler here: `run` and `close_all` close.
     pub(super) fn hook_exit() {}
 
-    pub(super) fn hook_fork() {}
-
-    pub(super) fn catch_signals(process: &'static Process, status: ExitStatus) {
+    pub(super) fn catch_signals(ending: &'static Ending, status: ExitStatus) {
         let ctrl_c = ctrlc::try_set_handler(move || {
-            if process.signals.arrived.swap(true, Ordering::SeqCst) {
+            if ending.signals.arrived.swap(true, Ordering::SeqCst) {
                 std::process::exit(130);
             }
             let end = move || {
-                let forced = close_pools(process, Reason::Signal(2));
+                let forced = close_pools(ending, Reason::Signal(2));
                 std::process::exit(match status {
                     ExitStatus::Zero if !forced => 0,
                     _ if forced => FORCED,

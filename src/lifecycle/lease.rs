@@ -11,9 +11,9 @@ use std::time::Duration;
 use crate::base::clock::Moment;
 use crate::base::holder::{Holder, QuotaId};
 use crate::base::owner::Owner;
+use crate::base::process::{Ours, Process, Room, Singleton};
 use crate::base::sync::{Latch, thread_number};
 use crate::lifecycle::activity::Activity;
-use crate::lifecycle::exit::{Ours, Process};
 use crate::lifecycle::leak::{self, LeakOptions, Leaks};
 
 /// A resource in use. Derefs to the handle; dropping it does no I/O and needs no runtime.
@@ -135,7 +135,8 @@ pub(crate) struct Ledger<H: Send + Sync + 'static> {
 type Seats<H> = &'static [Seat<H>; SEATS];
 
 /// What ledgers have left, each the seats of one of them.
-pub(crate) type SpareSeats = parking_lot::Mutex<Vec<&'static (dyn Any + Send + Sync)>>;
+static SPARE_SEATS: Singleton<SpareSeats> = Singleton::new(Room::SpareSeats);
+type SpareSeats = parking_lot::Mutex<Vec<&'static (dyn Any + Send + Sync)>>;
 
 /// As many seats as threads can usefully lease at once.
 const SEATS: usize = if cfg!(model) { 2 } else { 16 };
@@ -148,7 +149,7 @@ impl<H: Clone + Send + Sync + 'static> Ledger<H> {
 
     /// Those that another ledger has left and nobody sits on any more, or new ones.
     fn seats(process: &Process) -> Seats<H> {
-        let mut spare = process.spare_seats.lock();
+        let mut spare = SPARE_SEATS.of(process).lock();
         let seats = |spare: &&'static (dyn Any + Send + Sync)| spare.downcast_ref::<[Seat<H>; SEATS]>();
         let empty = |seats: Seats<H>| seats.iter().all(|seat| seat.0.lock().out().next().is_none());
         // A model's are of its one execution.
@@ -255,7 +256,7 @@ impl<H: Send + Sync + 'static> Drop for Ledger<H> {
         // In a forked child a thread that is not there may hold a seat for ever.
         if self.process.is_current() {
             drop(self.shut());
-            self.process.spare_seats.lock().push(self.seats);
+            SPARE_SEATS.of(self.process).lock().push(self.seats);
         }
     }
 }

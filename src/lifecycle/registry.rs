@@ -13,10 +13,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::base::error::{BoxError, Error, breaks};
 use crate::base::holder::Holder;
+use crate::base::process::Process;
 use crate::base::runtime::{self, DriverRuntime};
 use crate::lifecycle::activity::Activity;
 use crate::lifecycle::close::{self, CloseCell, CloseReport, Closing, Course, Edges, Hook, Outcome, Phase, Reason};
-use crate::lifecycle::exit::{self, Process};
+use crate::lifecycle::exit;
 use crate::lifecycle::health::{self, HealthReport};
 use crate::lifecycle::kind::{KindConfig, ResourceConfig};
 use crate::lifecycle::leak;

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use crate::base::error::{BoxError, Error, Failure, Source};
 use crate::base::holder::Holder;
+use crate::base::process::Process;
 use crate::base::repeat::Repeat;
 #[cfg(feature = "r2d2")]
 use crate::base::retry::Retry;
 use crate::lifecycle::activity::Activity;
 use crate::lifecycle::close::Phase;
-use crate::lifecycle::exit::Process;
 #[cfg(any(feature = "rabbitmq", feature = "redis"))]
 use crate::lifecycle::lease::{Claim, Lease, Provide};
 use crate::lifecycle::life::Condition;

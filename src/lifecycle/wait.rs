@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use crate::base::error::{DeadlockError, Error, Few, Source, TimeoutError, Waiter};
 use crate::base::holder::{Holder, QuotaId};
 use crate::base::owner::Owner;
-use crate::lifecycle::exit::Process;
+use crate::base::process::{Process, Room, Singleton};
 use crate::lifecycle::lease::Claim;
 use crate::lifecycle::resource::Link;
 
@@ -79,7 +79,7 @@ impl Quota {
             site: claim.site,
             since: Instant::now(),
         }));
-        Process::current().waiting.0.lock().entry(wait.0.owner.clone()).or_default().push(Arc::clone(&wait.0));
+        WAITING.of(Process::current()).0.lock().entry(wait.0.owner.clone()).or_default().push(Arc::clone(&wait.0));
         let cycle = wait.0.cycle();
         // What one task awaits side by side may look like a cycle of its own.
         if cycle.first().is_some_and(|me| !me.holds.is_empty()) && (cycle.len() > 1 || claim.blocks) {
@@ -113,10 +113,12 @@ impl QuotaId {
     }
 }
 
+static WAITING: Singleton<Everyone> = Singleton::new(Room::Waiting);
+
 /// Everyone who waits, in all pools of a process: a thread that waits for one may hold what is of
 /// another.
 #[derive(Default)]
-pub(crate) struct Everyone(Mutex<HashMap<Owner, Vec<Arc<Waiting>>>>);
+struct Everyone(Mutex<HashMap<Owner, Vec<Arc<Waiting>>>>);
 
 thread_local! {
     /// Of which quota closures that run on this thread have been lent a checkout.
@@ -150,8 +152,8 @@ struct Waiting {
 
 impl Waiting {
     fn is_still(&self) -> bool {
-        Process::current()
-            .waiting
+        WAITING
+            .of(Process::current())
             .0
             .lock()
             .get(&self.owner)
@@ -179,7 +181,7 @@ impl Waiting {
             for holder in holders {
                 let Some(owner) = &holder.owner else { return Vec::new() };
                 if !held.iter().any(|other| other.owner.as_ref() == Some(owner)) {
-                    let theirs = Process::current().waiting.0.lock().get(owner).cloned().unwrap_or_default();
+                    let theirs = WAITING.of(Process::current()).0.lock().get(owner).cloned().unwrap_or_default();
                     if theirs.is_empty() {
                         return Vec::new();
                     }
@@ -226,7 +228,7 @@ impl Wait {
 
 impl Drop for Wait {
     fn drop(&mut self) {
-        let mut waiting = Process::current().waiting.0.lock();
+        let mut waiting = WAITING.of(Process::current()).0.lock();
         if let Some(theirs) = waiting.get_mut(&self.0.owner) {
             theirs.retain(|one| !Arc::ptr_eq(one, &self.0));
             if theirs.is_empty() {

@@ -17,9 +17,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::base::error::{Chain, Error, Worded};
+use crate::base::process::Ours;
 use crate::base::runtime;
 use crate::kinds::clickhouse::{self as tasks, Effect, Inserters, failed};
-use crate::lifecycle::exit::Ours;
 
 /// A ClickHouse for threads. Cheap to clone; every call waits for its answer.
 ///

@@ -18,9 +18,9 @@ use tokio::task::JoinSet;
 
 use super::{ClickHouseConfig, Connected, Effect, failed};
 use crate::base::error::{Error, Failure};
+use crate::base::process::Ours;
 use crate::base::repeat::Repeat;
 use crate::base::runtime::within;
-use crate::lifecycle::exit::Ours;
 use crate::lifecycle::lease::Lease;
 use crate::lifecycle::resource::{Busy, Link, Work};
 use crate::lifecycle::slot::BoxFuture;

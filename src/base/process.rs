@@ -1,0 +1,187 @@
+//! This process, and whether it still is the one that it was: a forked child has none of its parent's threads, and its
+//! sockets are not its own.
+//!
+//! The crate's `unsafe` is here and in `lifecycle/exit.rs`.
+
+use std::any::Any;
+use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
+use std::ops::{Deref, DerefMut};
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+use once_cell::sync::OnceCell;
+
+use crate::base::error::Error;
+
+/// A process as far as pools know it. A forked child has none until it makes a pool of its own.
+pub(crate) struct Process {
+    id: u32,
+    rooms: [OnceCell<Box<dyn Any + Send + Sync>>; Room::COUNT],
+}
+
+/// What there is once per process. The threads among it do not come along into a forked child, so that a child's
+/// process begins with empty rooms.
+#[derive(Clone, Copy)]
+pub(crate) enum Room {
+    Closer,
+    Prober,
+    SpareSeats,
+    #[cfg(any(feature = "rabbitmq", feature = "r2d2"))]
+    Waiting,
+    Ending,
+    Count,
+}
+
+impl Room {
+    const COUNT: usize = Room::Count as usize;
+}
+
+/// The one owner of a room, which declares what is in it.
+pub(crate) struct Singleton<T> {
+    room: Room,
+    value: PhantomData<fn() -> T>,
+}
+
+impl<T: Default + Send + Sync + 'static> Singleton<T> {
+    pub(crate) const fn new(room: Room) -> Self {
+        Singleton { room, value: PhantomData }
+    }
+
+    /// The value, made on first use.
+    pub(crate) fn of<'a>(&self, process: &'a Process) -> &'a T {
+        let value = process.rooms[self.room as usize].get_or_init(|| Box::new(T::default()));
+        value.downcast_ref().unwrap_or_else(|| unreachable!("a room has one owner"))
+    }
+
+    /// The value, if there is one. Async-signal-safe.
+    pub(crate) fn existing<'a>(&self, process: &'a Process) -> Option<&'a T> {
+        process.rooms[self.room as usize].get()?.downcast_ref()
+    }
+}
+
+/// The process that this one is. Never freed, so that a signal handler may read it.
+static CURRENT: AtomicPtr<Process> = AtomicPtr::new(ptr::null_mut());
+
+#[allow(unsafe_code, reason = "a pointer that a forked child can reset without a lock")]
+impl Process {
+    pub(crate) fn current() -> &'static Process {
+        if let Some(process) = Process::existing() {
+            return process;
+        }
+        #[cfg(unix)]
+        fork::hook();
+        let new = Box::into_raw(Box::new(Process { id: std::process::id(), rooms: Default::default() }));
+        match CURRENT.compare_exchange(ptr::null_mut(), new, Ordering::AcqRel, Ordering::Acquire) {
+            // SAFETY: what is put into CURRENT is never freed.
+            Ok(_) => unsafe { &*new },
+            Err(other) => {
+                // SAFETY: `new` was made above and shown to nobody; `other` is in CURRENT.
+                unsafe {
+                    drop(Box::from_raw(new));
+                    &*other
+                }
+            }
+        }
+    }
+
+    /// The current process, if it has made a pool. Async-signal-safe.
+    pub(crate) fn existing() -> Option<&'static Process> {
+        // SAFETY: null, or made by `current` and never freed.
+        unsafe { CURRENT.load(Ordering::Acquire).as_ref() }
+    }
+
+    /// The process's number.
+    #[cfg(unix)]
+    pub(crate) fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Whether this is not a child that was forked since.
+    #[inline]
+    pub(crate) fn is_current(&self) -> bool {
+        ptr::eq(CURRENT.load(Ordering::Relaxed), self)
+    }
+
+    /// Refuses in a child that was forked since.
+    #[inline]
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if self.is_current() { Ok(()) } else { Err(Error::Forked) }
+    }
+}
+
+#[cfg(unix)]
+#[allow(unsafe_code, reason = "pthread_atfork has no safe form")]
+pub(crate) mod fork {
+    use std::sync::OnceLock;
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+
+    static BEFORE_FORGETTING: OnceLock<fn()> = OnceLock::new();
+
+    /// Has this run in a forked child while the parent's process still is the current one. Only one may, and it may make
+    /// only async-signal-safe calls.
+    pub(crate) fn before_forgetting(call: fn()) {
+        BEFORE_FORGETTING.get_or_init(|| call);
+    }
+
+    /// A child inherits the hook, so that once per program is enough.
+    pub(super) fn hook() {
+        static HOOKED: AtomicBool = AtomicBool::new(false);
+        // SAFETY: `in_child` is an `extern "C" fn` that lives as long as the program.
+        if !HOOKED.swap(true, Ordering::SeqCst) && unsafe { libc::pthread_atfork(None, None, Some(in_child)) } != 0 {
+            tracing::error!("forked children will not be told from this process");
+        }
+    }
+
+    /// Everything inherited is the parent's from here on. Only async-signal-safe calls.
+    extern "C" fn in_child() {
+        if let Some(call) = BEFORE_FORGETTING.get() {
+            call();
+        }
+        CURRENT.store(ptr::null_mut(), Ordering::SeqCst);
+    }
+}
+
+/// What is only dropped in the process that made it. In a forked child it is left alone: its
+/// sockets and its event queue are the parent's, and a lock in it may be held by a thread that is
+/// not there.
+pub(crate) struct Ours<T> {
+    value: ManuallyDrop<T>,
+    process: &'static Process,
+}
+
+impl<T> Ours<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Ours { value: ManuallyDrop::new(value), process: Process::current() }
+    }
+
+    #[inline]
+    pub(crate) fn process(this: &Self) -> &'static Process {
+        this.process
+    }
+}
+
+impl<T> Deref for Ours<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T> DerefMut for Ours<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.value
+    }
+}
+
+#[allow(unsafe_code, reason = "dropping on a condition")]
+impl<T> Drop for Ours<T> {
+    fn drop(&mut self) {
+        if self.process.is_current() {
+            // SAFETY: dropped here only, and not used after it.
+            unsafe { ManuallyDrop::drop(&mut self.value) };
+        }
+    }
+}
