@@ -95,8 +95,9 @@ fn guide_has_every_environment_name() {
         let (_, names) = source.split_once("const NAMES: Names = Names {").expect("its names");
         names.split("\n    };").next().expect("their end")
     });
-    let (_, of_pool) =
-        include_str!("../src/pool/config.rs").split_once("fn apply(&mut self, environment: &Environment) ").unwrap();
+    let (_, of_pool) = include_str!("../src/lifecycle/options.rs")
+        .split_once("fn apply(&mut self, environment: &Environment) ")
+        .unwrap();
     for names in of_kinds.into_iter().chain(of_pool.split("Ok(())").next()) {
         read.extend(names.split('"').skip(1).step_by(2).filter(is_name));
     }
