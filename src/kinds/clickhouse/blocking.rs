@@ -86,7 +86,7 @@ impl ClickHouse {
     }
 
     /// Inserts rows in one `INSERT` and tells how many. Rows are sent as they come; if it fails, each block of
-    /// [`insert_block_size`](ClickHouseConfig::insert_block_size) of them is in the table as a whole, or not at all.
+    /// [`insert_block_size`](crate::config::ClickHouseConfig::insert_block_size) of them is in the table as a whole, or not at all.
     ///
     /// # Errors
     /// As [`query_rows`](Self::query_rows).
