@@ -1,5 +1,6 @@
 //! The core of a pool, which both facades are views of: its resources by name.
 
+use std::any::Any;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -77,7 +78,8 @@ pub(crate) struct Registry {
     edges: Mutex<Edges>,
     armed: OnceCell<()>,
     is_global: OnceCell<()>,
-    defaults: Box<[DefaultSlot]>,
+    /// What the facades keep of their own, such as the default resource of each kind.
+    defaults: Box<dyn Any + Send + Sync>,
 }
 
 /// The name of a resource, and the resource or why it cannot be.
@@ -100,16 +102,10 @@ struct Hooks {
 /// Whether an adopted client still lives.
 type Alive = Box<dyn Fn() -> bool + Send>;
 
-/// The slot of a kind's default resource, as an `Arc<Slot<_>>`. Its type is hidden, since a compiler that asks whether a
-/// pool may cross threads would have to look through all drivers' types each time, and gives up at 128 levels.
-type DefaultSlot = OnceCell<Hidden>;
-type Hidden = Box<dyn std::any::Any + Send + Sync>;
-
 impl Registry {
-    /// `kinds` is how many kinds have a default resource.
     pub(crate) fn new(
         settings: Result<Settings, Error>,
-        kinds: usize,
+        defaults: Box<dyn Any + Send + Sync>,
         runtime: Option<tokio::runtime::Handle>,
     ) -> Arc<Self> {
         let options = settings.as_ref().map(|settings| settings.options.clone()).unwrap_or_default();
@@ -132,18 +128,16 @@ impl Registry {
             edges: Mutex::default(),
             armed: OnceCell::new(),
             is_global: OnceCell::new(),
-            defaults: (0..kinds).map(|_| DefaultSlot::new()).collect(),
+            defaults,
         })
     }
 
-    /// The default resource of a kind, made on first use and kept at this place.
+    /// What the facades keep, which they know the type of.
     #[inline]
-    pub(crate) fn default<C: KindConfig>(&self, place: usize) -> Result<&Arc<Slot<C::Resource>>, Error> {
-        // First: in a forked child the cell may be as another thread left it, half-way.
+    pub(crate) fn defaults<T: 'static>(&self) -> Result<&T, Error> {
+        // First: in a forked child a cell in it may be as another thread left it, half-way.
         self.context.check_process()?;
-        let slot =
-            self.defaults[place].get_or_try_init(|| self.named::<C>(C::KIND).map(|slot| Box::new(slot) as Hidden))?;
-        Ok(slot.downcast_ref().unwrap_or_else(|| unreachable!("nothing else was put into it")))
+        Ok(self.defaults.downcast_ref().unwrap_or_else(|| unreachable!("the facades made it")))
     }
 
     /// This pool is the process's own, whose first use installs the signal handlers.

@@ -13,7 +13,7 @@ use crate::lifecycle::close::CloseReport;
 use crate::lifecycle::options::Options;
 use crate::lifecycle::registry::{PoolHandle, Registry};
 use crate::pool::config::{self, ExitStatus, ResourceConfig};
-use crate::pool::defaults;
+use crate::pool::defaults::Defaults;
 use crate::pool::global;
 
 /// Builds a pool; what is set here is over the environment, which is over TOML.
@@ -127,7 +127,7 @@ impl<P> Builder<P> {
             settings.check()?;
             Ok(settings)
         });
-        let registry = Registry::new(settings, defaults::COUNT, self.runtime);
+        let registry = Registry::new(settings, Box::new(Defaults::default()), self.runtime);
         for listener in self.listeners {
             registry.on_report(listener);
         }

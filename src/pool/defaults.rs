@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use once_cell::sync::OnceCell;
+
 use crate::base::error::Error;
 #[cfg(feature = "clickhouse")]
 use crate::kinds::clickhouse::{ClickHouseConfig, ClickHouseResource};
@@ -11,25 +13,28 @@ use crate::kinds::mongo::{MongoConfig, MongoResource};
 use crate::kinds::rabbitmq::{RabbitMqConfig, RabbitMqResource};
 #[cfg(feature = "redis")]
 use crate::kinds::redis::{RedisConfig, RedisResource};
+use crate::lifecycle::kind::KindConfig;
 use crate::lifecycle::registry::Registry;
 use crate::lifecycle::slot::Slot;
 
 macro_rules! defaults {
     ($($feature:literal $kind:ident $resource:ident $config:ident;)*) => {
-        /// Where a registry keeps the default resource of each kind.
-        #[allow(non_camel_case_types, reason = "named like the verbs")]
-        enum Kind {
-            $(#[cfg(feature = $feature)] $kind,)*
-            Count,
+        /// The default resource of each kind, made on first use. A registry keeps it without its type, since a compiler
+        /// that asks whether a pool may cross threads would have to look through all drivers' types each time, and
+        /// gives up at 128 levels.
+        #[derive(Default)]
+        pub(crate) struct Defaults {
+            $(#[cfg(feature = $feature)] $kind: OnceCell<Arc<Slot<$resource>>>,)*
         }
 
         impl Registry {
             $(
-                /// The default resource of this kind, made on first use.
+                /// The default resource of this kind.
                 #[cfg(feature = $feature)]
                 #[inline]
                 pub(crate) fn $kind(&self) -> Result<&Arc<Slot<$resource>>, Error> {
-                    self.default::<$config>(Kind::$kind as usize)
+                    let Defaults { $kind, .. } = self.defaults()?;
+                    $kind.get_or_try_init(|| self.named::<$config>($config::KIND))
                 }
             )*
         }
@@ -42,6 +47,3 @@ defaults! {
     "clickhouse" clickhouse ClickHouseResource ClickHouseConfig;
     "redis" redis RedisResource RedisConfig;
 }
-
-/// How many kinds there are.
-pub(crate) const COUNT: usize = Kind::Count as usize;
