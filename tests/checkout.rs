@@ -1073,7 +1073,10 @@ fn checkouts_are_opened_and_closed_once_there_are_threads_again() {
             until(SOON, || began.elapsed() > Duration::from_millis(500) && usage(pool).waiting == Some(1));
             common::spare_threads(true);
         });
-        common::spare_threads(false);
+        until(SOON, || {
+            common::spare_threads(false);
+            health().health == Health::Unknown
+        });
         let entry = health();
         assert_eq!(entry.health, Health::Unknown, "{:?}", entry.error);
         assert!(entry.error.as_ref().is_some_and(|error| error.contains("cannot start the threads")), "{entry:?}");

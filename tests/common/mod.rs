@@ -7,6 +7,7 @@ use std::io;
 use std::process::{Command, ExitStatus};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -156,18 +157,33 @@ pub(crate) fn spare_threads(spares: bool) {
         let limited = Command::new("prlimit").args(["--pid", &me, &format!("--as={room}:")]).status();
         assert!(limited.expect("prlimit").success());
     };
+    // Threads that wait. Each has a stack that a thread before it has left and the next one would be given.
+    static HOGS: Mutex<Vec<mpsc::Sender<()>>> = Mutex::new(Vec::new());
+    let hog = || {
+        let (sender, waits) = mpsc::channel::<()>();
+        let is_there = std::thread::Builder::new().spawn(move || waits.recv()).is_ok();
+        HOGS.lock().extend(is_there.then_some(sender));
+        is_there
+    };
     if spares {
         limit("unlimited");
+        HOGS.lock().clear();
+        assert!(hog());
     } else {
         until(Duration::from_secs(30), || {
             let room = size() + STACK / 2;
             limit(&room.to_string());
-            // A thread that ends leaves its room to another one.
-            !threads().iter().any(|name| name.starts_with("resource-pool-b")) && size() + STACK > room
+            // A thread that ends leaves its room to another one. One that has not run yet has the name of the worker that
+            // began it, of which the prober has two.
+            let none_runs = || {
+                let threads = threads();
+                let named = |name: &str| threads.iter().filter(|thread| thread.starts_with(name)).count();
+                named("resource-pool-b") == 0 && named("resource-pool-p") <= 2
+            };
+            // Before that, one may run that has ended by then; behind it, the room that it left is taken.
+            !hog() && none_runs() && !hog() && size() + STACK > room
         });
     }
-    let thread = std::thread::Builder::new().spawn(|| ());
-    assert_eq!(thread.is_ok(), spares);
 }
 
 /// What this process logs from now on, at every level.
