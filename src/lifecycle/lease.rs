@@ -499,3 +499,76 @@ impl<T: ?Sized, H: Provide<T> + Send + Sync + 'static> ErasedLease<T> for Card<H
         }
     }
 }
+
+#[cfg(all(test, not(model)))]
+mod tests {
+    use super::*;
+
+    /// A type of the test's own, as ledgers of one type share what they leave.
+    fn ledger<H: Clone + Send + Sync + 'static>(handle: H, shared: bool) -> Ledger<H> {
+        let ledger = Ledger::new(&LeakOptions { shared, ..LeakOptions::default() });
+        ledger.open(&handle, 3, &Activity::new("name", String::new()));
+        ledger
+    }
+
+    fn lease<H: Clone + Send + Sync + 'static>(ledger: &Ledger<H>) -> Lease<H> {
+        ledger.lease(Claim::shared()).expect("open")
+    }
+
+    #[test]
+    fn a_lease_tells_what_it_is_of() {
+        let ledger = ledger(7_u8, false);
+        let lease = lease(&ledger);
+        assert_eq!((*lease, Lease::resource(&lease), Lease::generation(&lease)), (7, "name", 3));
+        assert_eq!(format!("{lease:?}"), "Lease { resource: \"name\", generation: 3, .. }");
+        let held = ledger.holders(&Arc::from("name"));
+        assert_eq!((held.len(), held[0].generation, held[0].exclusive), (1, 3, false));
+        assert!(ledger.is_held(Held::Any) && !ledger.is_held(Held::Checkouts));
+        drop(lease);
+        assert!(!ledger.is_held(Held::Any));
+    }
+
+    #[test]
+    fn only_watched_leases_that_are_out_are_suspected_and_each_once() {
+        let name: Arc<str> = Arc::from("name");
+        let age = Duration::from_nanos(1);
+        for (shared, expected) in [(false, 0), (true, 1)] {
+            let ledger = ledger(7_u16, shared);
+            drop(lease(&ledger));
+            assert_eq!(ledger.suspect(&name, age).len(), 0, "it came back");
+            let lease = lease(&ledger);
+            assert_eq!(ledger.suspect(&name, Duration::ZERO).len(), 0, "that is off");
+            assert_eq!(ledger.suspect(&name, Duration::MAX).len(), 0, "not old enough");
+            while since(&ledger, &name) < age {}
+            assert_eq!(ledger.suspect(&name, age).len(), expected);
+            assert_eq!(ledger.suspect(&name, age).len(), 0, "said already");
+            drop(lease);
+        }
+    }
+
+    fn since<H: Clone + Send + Sync + 'static>(ledger: &Ledger<H>, name: &Arc<str>) -> Duration {
+        ledger.holders(name).iter().map(|holder| holder.held).max().unwrap_or_default()
+    }
+
+    #[test]
+    fn seats_are_taken_over_once_nobody_sits_on_them() {
+        let first = ledger(7_u32, false);
+        let seats = std::ptr::from_ref(first.seats);
+        let out = lease(&first);
+        drop(first);
+        let second = ledger(7_u32, false);
+        assert!(!std::ptr::eq(seats, second.seats), "a lease is out still");
+        drop(out);
+        assert!(std::ptr::eq(seats, ledger(7_u32, false).seats));
+    }
+
+    #[test]
+    fn a_ledger_that_is_shut_leases_nothing() {
+        let ledger = ledger(7_u64, false);
+        drop(ledger.shut_to_outside());
+        assert!(ledger.lease::<u64>(Claim::shared()).is_none());
+        assert_eq!(*ledger.lease_inside(Claim::shared()).expect("closing code may"), 7_u64);
+        drop(ledger.shut());
+        assert!(ledger.lease_inside::<u64>(Claim::shared()).is_none());
+    }
+}
