@@ -27,11 +27,15 @@ pub use kinds::r2d2::{Connections, R2d2};
 pub use kinds::rabbitmq::{RabbitMq, RabbitMqResource};
 #[cfg(feature = "redis")]
 pub use kinds::redis::{Exclusive, PubSub, Redis, RedisResource};
-pub use lifecycle::close::{CloseReport, Closing, Outcome, Phase, Reason, StepReport};
+pub use lifecycle::busy::Busy;
+pub use lifecycle::close::phase::Phase;
+pub use lifecycle::close::report::{CloseReport, Closing, Outcome, Reason, StepReport};
 pub use lifecycle::health::{Criticality, Health, HealthEntry, HealthReport};
 pub use lifecycle::lease::Lease;
-pub use lifecycle::resource::{Busy, Link, Resource, Work};
+pub use lifecycle::link::Link;
+pub use lifecycle::resource::Resource;
 pub use lifecycle::status::{PoolStatus, ResourceStatus, State, Usage};
+pub use lifecycle::work::Work;
 pub use net::kill_switch::{Guarded, KillSwitch, Killable};
 pub use pool::builder::Builder;
 #[cfg(feature = "clickhouse")]

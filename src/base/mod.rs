@@ -3,6 +3,7 @@
 pub(crate) mod clock;
 pub(crate) mod environment;
 pub(crate) mod error;
+pub(crate) mod future;
 pub(crate) mod holder;
 pub(crate) mod millis;
 pub(crate) mod origins;

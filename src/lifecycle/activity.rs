@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::base::clock::Moment;
 use crate::base::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use crate::base::sync::{Mutex, Notify};
-use crate::lifecycle::resource::Work;
+use crate::lifecycle::work::Work;
 
 /// What leases, links and pieces of work know of their resource, whatever its type.
 pub(crate) struct Activity {

@@ -34,7 +34,7 @@ use crate::base::runtime::{LONGEST, block, park_until, prober, thread};
 use crate::base::sync::{Mutex, MutexGuard};
 use crate::lifecycle::activity::Activity;
 use crate::lifecycle::lease::{Claim, Lease};
-use crate::lifecycle::resource::Link;
+use crate::lifecycle::link::Link;
 use crate::lifecycle::status::Usage;
 use crate::lifecycle::wait::Quota;
 

@@ -17,7 +17,9 @@ use serde::Deserialize;
 use crate::base::error::Error;
 use crate::base::process::{Process, Room, Singleton};
 use crate::base::runtime::LONGEST;
-use crate::lifecycle::close::{self, Reason, WATCHDOG};
+use crate::lifecycle::close::options::WATCHDOG;
+use crate::lifecycle::close::report::Reason;
+use crate::lifecycle::close::run;
 use crate::lifecycle::registry::Registry;
 
 /// How a process that a signal ended exits, after closing.
@@ -93,7 +95,7 @@ fn close_pools(ending: &Ending, reason: Reason) -> bool {
     let pools = ending.pools();
     for pool in &pools {
         // Waited for below, whoever started it.
-        let _ = close::start(pool, reason, None);
+        let _ = run::start(pool, reason, None);
     }
     let started = Instant::now();
     let mut forced = false;

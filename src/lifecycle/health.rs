@@ -11,10 +11,10 @@ use tokio::task::JoinSet;
 use crate::base::error::{Error, OneLine, Proof};
 use crate::base::millis;
 use crate::base::runtime::{self, within};
+use crate::lifecycle::any_slot::AnySlot;
 use crate::lifecycle::life::{Condition, Progress};
 use crate::lifecycle::probe::answer;
 use crate::lifecycle::registry::Registry;
-use crate::lifecycle::slot::AnySlot;
 use crate::lifecycle::status::State;
 
 /// How health is checked.

@@ -8,9 +8,9 @@ use crate::base::environment::Environment;
 use crate::base::error::Error;
 use crate::base::origins::Origins;
 use crate::base::secret::Secret;
+use crate::lifecycle::any_slot::AnySlot;
 use crate::lifecycle::registry::Registry;
 use crate::lifecycle::resource::Resource;
-use crate::lifecycle::slot::AnySlot;
 use crate::net::parts::{Guard, Names, Part};
 use crate::net::tls::TlsOptions;
 

@@ -15,8 +15,8 @@ use crate::base::error::Few;
 use crate::base::holder::Holder;
 use crate::base::millis;
 use crate::base::runtime;
+use crate::lifecycle::any_slot::AnySlot;
 use crate::lifecycle::registry::Registry;
-use crate::lifecycle::slot::AnySlot;
 
 /// What is suspected to leak; `[pool.leaks]` in TOML. Each suspect is warned of once, and noted
 /// when it comes back.

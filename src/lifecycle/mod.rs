@@ -1,6 +1,8 @@
 //! The life of resources: how they connect, are leased, probed, recovered and closed. No kind is named here.
 
 pub(crate) mod activity;
+pub(crate) mod any_slot;
+pub(crate) mod busy;
 #[cfg(feature = "r2d2")]
 pub(crate) mod checkout;
 pub(crate) mod close;
@@ -10,6 +12,7 @@ pub(crate) mod kind;
 pub(crate) mod leak;
 pub(crate) mod lease;
 pub(crate) mod life;
+pub(crate) mod link;
 #[cfg(model)]
 #[doc(hidden)]
 pub mod model;
@@ -23,3 +26,4 @@ pub(crate) mod status;
 pub(crate) mod user_ping;
 #[cfg(any(feature = "rabbitmq", feature = "r2d2"))]
 pub(crate) mod wait;
+pub(crate) mod work;

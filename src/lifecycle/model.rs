@@ -17,13 +17,16 @@ use loom::thread::{self, JoinHandle};
 use crate::base::error::{BoxError, Error, Source};
 use crate::base::retry::Retry;
 use crate::base::sync::{Condvar, Mutex, set_thread_number};
+use crate::lifecycle::busy::Busy;
 use crate::lifecycle::checkout::{Core, Job, Limits, Refusal};
-use crate::lifecycle::close::{CloseCell, CloseReport, Reason};
+use crate::lifecycle::close::report::CloseReport;
+use crate::lifecycle::close::report::Reason;
+use crate::lifecycle::close::state::CloseCell;
 use crate::lifecycle::leak::LeakOptions;
 use crate::lifecycle::lease::{Claim, Lease};
 use crate::lifecycle::life::{Caller, Connected, Life, Lost, Recovery};
-use crate::lifecycle::resource::{Busy, Work};
 use crate::lifecycle::status::{PoolStatus, State};
+use crate::lifecycle::work::Work;
 
 /// Tries all interleavings with at most so many preemptions, unless `LOOM_MAX_PREEMPTIONS` says
 /// how many.

@@ -9,7 +9,7 @@ use crate::base::error::Error;
 use crate::base::millis;
 use crate::base::repeat::Repeat;
 use crate::base::retry::Retry;
-use crate::lifecycle::close::CloseOptions;
+use crate::lifecycle::close::options::CloseOptions;
 use crate::lifecycle::exit::ExitStatus;
 use crate::lifecycle::health::HealthOptions;
 use crate::lifecycle::leak::LeakOptions;

@@ -8,9 +8,10 @@ use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::base::error::{Failure, Proof, Source, panic_message};
+use crate::base::future::BoxFuture;
 use crate::base::millis;
 use crate::base::runtime::{self, within};
-use crate::lifecycle::slot::{AnySlot, BoxFuture};
+use crate::lifecycle::any_slot::AnySlot;
 
 /// How a ready resource is watched. With the defaults a frozen server is noticed within 4 s.
 #[derive(Debug, Clone, PartialEq, Deserialize)]

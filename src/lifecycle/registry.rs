@@ -17,7 +17,18 @@ use crate::base::holder::Holder;
 use crate::base::process::Process;
 use crate::base::runtime::{self, DriverRuntime};
 use crate::lifecycle::activity::Activity;
-use crate::lifecycle::close::{self, CloseCell, CloseReport, Closing, Course, Edges, Hook, Outcome, Phase, Reason};
+use crate::lifecycle::any_slot::AnySlot;
+use crate::lifecycle::close::closer;
+use crate::lifecycle::close::edges::Edges;
+use crate::lifecycle::close::phase::Phase;
+use crate::lifecycle::close::report::CloseReport;
+use crate::lifecycle::close::report::Closing;
+use crate::lifecycle::close::report::Outcome;
+use crate::lifecycle::close::report::Reason;
+use crate::lifecycle::close::run;
+use crate::lifecycle::close::run::Hook;
+use crate::lifecycle::close::state::CloseCell;
+use crate::lifecycle::close::state::Course;
 use crate::lifecycle::exit;
 use crate::lifecycle::health::{self, HealthReport};
 use crate::lifecycle::kind::{KindConfig, ResourceConfig};
@@ -25,7 +36,7 @@ use crate::lifecycle::leak;
 use crate::lifecycle::options::Options;
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::settings::Settings;
-use crate::lifecycle::slot::{AnySlot, Slot};
+use crate::lifecycle::slot::Slot;
 use crate::lifecycle::status::{PoolStatus, State, Usage};
 
 /// What the resources of a pool have in common.
@@ -155,7 +166,7 @@ impl Registry {
             return Ok(());
         }
         self.armed.get_or_try_init(|| {
-            let threads = close::arm().and_then(|()| runtime::prober().map(drop));
+            let threads = closer::arm().and_then(|()| runtime::prober().map(drop));
             threads.map_err(|error| Error::no_threads(name, error))?;
             if let Some(me) = self.me.upgrade() {
                 exit::arm(&me, self.is_global.get().is_some() && self.context.options.signals)?;
@@ -436,7 +447,7 @@ impl Registry {
         deadline: Option<Duration>,
     ) -> Result<Arc<Course>, Error> {
         self.context.check_process()?;
-        close::start(self, reason, deadline)
+        run::start(self, reason, deadline)
     }
 
     /// The report, or one that says why there is none.
@@ -448,7 +459,7 @@ impl Registry {
     }
 
     pub(crate) async fn close_one(self: &Arc<Self>, name: &str) -> Result<Arc<CloseReport>, Error> {
-        Ok(close::start_one(self, self.slot(name)?, Reason::Requested)?.wait().await)
+        Ok(run::start_one(self, self.slot(name)?, Reason::Requested)?.wait().await)
     }
 
     pub(crate) async fn reconnect(&self, name: &str) -> Result<(), Error> {
@@ -536,7 +547,7 @@ impl Drop for PoolHandle {
             std::mem::forget(Arc::clone(&self.0));
         } else if self.0.armed.get().is_some() {
             // Nothing that never connected has anything to close.
-            let _nobody_waits = close::start(&self.0, Reason::Dropped, None);
+            let _nobody_waits = run::start(&self.0, Reason::Dropped, None);
         }
     }
 }

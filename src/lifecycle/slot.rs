@@ -5,7 +5,7 @@ use std::any::Any;
 use std::convert::Infallible;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -18,21 +18,22 @@ use tokio::time::Instant;
 use crate::base::error::{
     ConnectError, Error, Failure, OneLine, Proof, ReconnectAsked, Remedies, Source, TimeoutError, panic_message,
 };
+use crate::base::future::BoxFuture;
 use crate::base::holder::Holder;
 use crate::base::runtime::{LONGEST, thread, within};
 use crate::lifecycle::activity::Activity;
-use crate::lifecycle::close::Phase;
+use crate::lifecycle::any_slot::AnySlot;
+use crate::lifecycle::close::phase::Phase;
 use crate::lifecycle::leak::Leaks;
 use crate::lifecycle::lease::{Claim, Held, Lease, Provide};
 use crate::lifecycle::life::{Caller, Condition, Connected, Life, Lost, Overtaken, Progress, Recovery};
+use crate::lifecycle::link::Link;
 use crate::lifecycle::options::Options;
 use crate::lifecycle::probe::{self, Watch};
 use crate::lifecycle::registry::Context;
-use crate::lifecycle::resource::{Link, Resource};
+use crate::lifecycle::resource::Resource;
 use crate::lifecycle::status::{ResourceStatus, State, Usage};
 use crate::lifecycle::user_ping::UserPings;
-
-pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// How long a recovery says goodbye to what is lost.
 const GOODBYE: Duration = Duration::from_millis(500);
@@ -53,64 +54,6 @@ enum Kind {
     /// Its pings never block, and the pool knows how it is configured.
     BuiltIn(Remedies),
     Users(UserPings),
-}
-
-/// A [`Slot`] whose type the pool need not know.
-pub(crate) trait AnySlot: Any + Send + Sync {
-    fn activity(&self) -> &Arc<Activity>;
-    fn name(&self) -> &Arc<str> {
-        &self.activity().name
-    }
-    fn phase(&self) -> Phase;
-    fn state(&self) -> State;
-    fn condition(&self) -> Condition;
-    fn generation_or_next(&self) -> u64;
-    /// Whether its code is a user's own, which may block.
-    fn is_users(&self) -> bool;
-    /// How full it is; nothing is known of what never was connected.
-    fn usage(&self) -> Usage;
-    fn status(&self, usage: Usage) -> ResourceStatus;
-    fn holders(&self) -> Vec<Holder>;
-    /// Whether anything is leased or checked out that counts.
-    fn is_held(&self, counts: Held) -> bool;
-    fn leaks(&self) -> &Leaks;
-    /// Marks checkouts that have been out for this long, and tells the newly marked ones.
-    fn suspect(&self, age: Duration) -> Vec<Holder>;
-    fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
-    /// Waits for the attempt to connect that is under way.
-    fn wait_ready(self: Arc<Self>) -> BoxFuture<Result<(), Error>>;
-    /// Waits until the connection is back, over any number of attempts.
-    fn wait_back(self: Arc<Self>, limit: Duration) -> BoxFuture<Result<(), Error>>;
-    /// A ping over whatever the resource pings with. `None` if it never was connected.
-    fn ping(self: Arc<Self>) -> Option<BoxFuture<Result<(), Failure>>>;
-    /// The prober's question, over the same. `None` if it never was connected.
-    fn probe(self: Arc<Self>) -> Option<BoxFuture<Result<(), Failure>>>;
-    /// The connection is lost, says the link of an attempt, or the pool itself.
-    fn lost(self: Arc<Self>, link: Option<u64>, generation: u64, cause: Source);
-    /// An attempt tells how far it has come.
-    fn progress(&self, attempt: u64, told: Arc<str>);
-    fn reconnect(self: Arc<Self>) -> BoxFuture<Result<(), Error>>;
-    /// Has no attempt begun any more. Answers whether one is in flight.
-    fn begin_settling(&self) -> bool;
-    /// Waits until no attempt is in flight.
-    fn settled(self: Arc<Self>) -> BoxFuture<()>;
-    /// Begins closing. `false` if there is nothing to close.
-    fn begin_close(&self) -> bool;
-    fn stop_intake(self: Arc<Self>) -> BoxFuture<()>;
-    fn flush(self: Arc<Self>) -> BoxFuture<()>;
-    /// Ends leasing for all but the pool's own closing code.
-    fn shut_to_outside(&self);
-    /// Ends leasing.
-    fn shut(&self);
-    fn close(self: Arc<Self>) -> BoxFuture<Result<(), Failure>>;
-    /// Cuts the streams under whatever still runs.
-    fn force(&self);
-    /// Closed, whether or not the goodbye was heard. Fails with the message of a panic in the handle's drop.
-    fn finish_close(&self) -> Result<(), String>;
-    /// Whether no goodbye is being said to what was lost or came too late.
-    fn goodbyes_said(&self) -> bool;
-    /// Back to `Idle`, if closed.
-    fn reopen(&self);
 }
 
 impl<R: Resource> Slot<R> {
@@ -442,6 +385,17 @@ impl<R: Resource> Slot<R> {
                 tracing::error!(resource = %self.name(), message = panic_message(&**payload), "{verb} panicked");
             })
             .ok()
+    }
+}
+
+impl Link {
+    /// A lease for what a backend hands out itself.
+    #[cfg(any(feature = "rabbitmq", feature = "redis"))]
+    pub(crate) fn lease<R: Resource, T: ?Sized + 'static>(&self, claim: Claim) -> Option<Lease<T>>
+    where
+        R::Handle: Provide<T>,
+    {
+        self.slot.upgrade()?.as_any().downcast::<Slot<R>>().ok()?.lease(claim).ok()?
     }
 }
 

@@ -11,8 +11,8 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::base::error::{Error, Failure};
+use crate::base::future::BoxFuture;
 use crate::base::runtime::thread;
-use crate::lifecycle::slot::BoxFuture;
 
 /// The pings of one resource that run now.
 #[derive(Default)]

@@ -19,7 +19,7 @@ use crate::base::holder::{Holder, QuotaId};
 use crate::base::owner::Owner;
 use crate::base::process::{Process, Room, Singleton};
 use crate::lifecycle::lease::Claim;
-use crate::lifecycle::resource::Link;
+use crate::lifecycle::link::Link;
 
 /// Exclusive checkouts of one kind, of which there are only so many: connections, channels.
 pub(crate) struct Quota {

@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 
 use crate::base::environment::Environment;
 use crate::base::error::Error;
-use crate::lifecycle::close::CloseReport;
+use crate::lifecycle::close::report::CloseReport;
 use crate::lifecycle::options::Options;
 use crate::lifecycle::registry::{PoolHandle, Registry};
 use crate::pool::config::{self, ExitStatus, ResourceConfig};

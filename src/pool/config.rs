@@ -21,7 +21,7 @@ pub use crate::kinds::mongo::MongoConfig;
 pub use crate::kinds::rabbitmq::RabbitMqConfig;
 #[cfg(feature = "redis")]
 pub use crate::kinds::redis::RedisConfig;
-pub use crate::lifecycle::close::CloseOptions;
+pub use crate::lifecycle::close::options::CloseOptions;
 pub use crate::lifecycle::exit::ExitStatus;
 pub use crate::lifecycle::health::HealthOptions;
 #[cfg(any(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]

@@ -7,9 +7,10 @@ use once_cell::sync::OnceCell;
 
 use crate::base::error::Error;
 use crate::base::runtime::{block, block_on, park_on};
-use crate::lifecycle::close::Reason;
+use crate::lifecycle::busy::Busy;
+use crate::lifecycle::close::report::Reason;
 use crate::lifecycle::registry::PoolHandle;
-use crate::lifecycle::resource::{Busy, Work};
+use crate::lifecycle::work::Work;
 use crate::pool::blocking;
 use crate::pool::builder::{Builder, Facade};
 use crate::pool::resource_pool::ResourcePool;

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::base::error::{BoxError, Error};
+use crate::base::future::BoxFuture;
 use crate::base::holder::Holder;
 #[cfg(feature = "clickhouse")]
 use crate::kinds::clickhouse::ClickHouseConfig;
@@ -18,12 +19,16 @@ use crate::kinds::mongo::MongoConfig;
 use crate::kinds::rabbitmq::{RabbitMq, RabbitMqConfig};
 #[cfg(feature = "redis")]
 use crate::kinds::redis::{Redis, RedisConfig};
-use crate::lifecycle::close::{CloseReport, Closing, Phase, Reason};
+use crate::lifecycle::any_slot::AnySlot;
+use crate::lifecycle::close::phase::Phase;
+use crate::lifecycle::close::report::CloseReport;
+use crate::lifecycle::close::report::Closing;
+use crate::lifecycle::close::report::Reason;
 use crate::lifecycle::health::HealthReport;
 use crate::lifecycle::lease::{Claim, Lease, Provide};
 use crate::lifecycle::registry::{PoolHandle, Registry};
 use crate::lifecycle::resource::Resource;
-use crate::lifecycle::slot::{AnySlot, BoxFuture, Slot};
+use crate::lifecycle::slot::Slot;
 use crate::lifecycle::status::PoolStatus;
 use crate::pool::builder::{Builder, Facade};
 use crate::pool::global;

@@ -12,7 +12,7 @@ use crate::kinds::mongo::{Mongo, MongoConfig};
 use crate::kinds::rabbitmq::{RabbitMq, RabbitMqConfig};
 #[cfg(feature = "redis")]
 use crate::kinds::redis::{Redis, RedisConfig};
-use crate::lifecycle::close::CloseReport;
+use crate::lifecycle::close::report::CloseReport;
 use crate::pool::config::ResourceConfig;
 use crate::pool::resource_pool::ResourcePool;
 

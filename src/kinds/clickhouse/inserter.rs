@@ -18,12 +18,14 @@ use tokio::task::JoinSet;
 
 use super::{ClickHouseConfig, Connected, Effect, failed};
 use crate::base::error::{Error, Failure};
+use crate::base::future::BoxFuture;
 use crate::base::process::Ours;
 use crate::base::repeat::Repeat;
 use crate::base::runtime::within;
+use crate::lifecycle::busy::Busy;
 use crate::lifecycle::lease::Lease;
-use crate::lifecycle::resource::{Busy, Link, Work};
-use crate::lifecycle::slot::BoxFuture;
+use crate::lifecycle::link::Link;
+use crate::lifecycle::work::Work;
 
 /// Collects rows and inserts many at a time: the driver's own inserter, except that closing
 /// flushes what it has when the drain begins, even if its owner is idle.

@@ -12,7 +12,8 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::cancel::Named;
 use super::{Effect, Purpose, Transport};
-use crate::lifecycle::resource::{Busy, Work};
+use crate::lifecycle::busy::Busy;
+use crate::lifecycle::work::Work;
 use crate::net::count::Counted;
 use crate::net::tls::Stream as OwnStream;
 

@@ -33,11 +33,13 @@ use crate::base::error::{BoxError, Error, Failure, Worded, is_own_trouble, redac
 use crate::base::millis;
 use crate::base::runtime::{self, park_on, within};
 use crate::base::secret::Secret;
-use crate::lifecycle::close::Phase;
+use crate::lifecycle::close::phase::Phase;
 use crate::lifecycle::kind::KindConfig;
 use crate::lifecycle::lease::Provide;
-use crate::lifecycle::resource::{Link, Resource, Work};
+use crate::lifecycle::link::Link;
+use crate::lifecycle::resource::Resource;
 use crate::lifecycle::status::Usage;
+use crate::lifecycle::work::Work;
 use crate::net::checks::Checks;
 use crate::net::parts::{Guard, Names, Part};
 use crate::net::tls::{self, TlsOptions};

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use super::{is_own, words};
 use crate::base::error::Worded;
-use crate::lifecycle::resource::Link;
+use crate::lifecycle::link::Link;
 
 pub(super) struct Pulse {
     /// Who is told of a loss, if anybody.

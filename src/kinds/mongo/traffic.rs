@@ -14,8 +14,10 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
 
-use crate::lifecycle::resource::{Busy, Link, Work};
+use crate::lifecycle::busy::Busy;
+use crate::lifecycle::link::Link;
 use crate::lifecycle::status::Usage;
+use crate::lifecycle::work::Work;
 
 tokio::task_local! {
     /// Set when the operation that this task polls has got its connection.

@@ -11,9 +11,10 @@ use crate::base::error::{BoxError, Error, Failure};
 use crate::base::holder::QuotaId;
 use crate::base::runtime::thread;
 use crate::lifecycle::checkout::{Checkouts, Limits, Loan};
-use crate::lifecycle::close::Phase;
+use crate::lifecycle::close::phase::Phase;
 use crate::lifecycle::lease::Provide;
-use crate::lifecycle::resource::{Link, Resource};
+use crate::lifecycle::link::Link;
+use crate::lifecycle::resource::Resource;
 use crate::lifecycle::status::Usage;
 use crate::lifecycle::wait::Quota;
 

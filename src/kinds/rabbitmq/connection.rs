@@ -31,7 +31,7 @@ use crate::base::holder::Holder;
 use crate::base::process::Ours;
 use crate::base::runtime;
 use crate::lifecycle::lease::{Claim, Lease};
-use crate::lifecycle::resource::Link;
+use crate::lifecycle::link::Link;
 use crate::lifecycle::wait::{Lending, Quota};
 use crate::net::count::{Counted, none};
 use crate::net::kill_switch::KillSwitch;

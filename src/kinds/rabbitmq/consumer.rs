@@ -22,7 +22,7 @@ use crate::base::error::Error;
 use crate::base::process::Ours;
 use crate::base::runtime::deadline;
 use crate::lifecycle::lease::{Claim, Lease};
-use crate::lifecycle::resource::Link;
+use crate::lifecycle::link::Link;
 use crate::net::count::Counted;
 
 /// What to consume, and how. A queue's name alone will do.

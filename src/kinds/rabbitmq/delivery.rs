@@ -12,7 +12,9 @@ use tokio::runtime::Handle;
 use super::connection::{ChannelGuard, Generation, Pooled, lost, operation};
 use super::stream::{Offset, Reading};
 use crate::base::error::Error;
-use crate::lifecycle::resource::{Busy, Link, Work};
+use crate::lifecycle::busy::Busy;
+use crate::lifecycle::link::Link;
+use crate::lifecycle::work::Work;
 
 /// What a delivery keeps open until it is settled.
 pub(super) enum Keeps {

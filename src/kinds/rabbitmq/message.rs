@@ -19,7 +19,8 @@ use super::connection::{ChannelGuard, Generation, Trouble, operation};
 use super::frame::header_bytes;
 use super::{Inner, RabbitMqConfig};
 use crate::base::error::{Error, Source};
-use crate::lifecycle::resource::{Busy, Work};
+use crate::lifecycle::busy::Busy;
+use crate::lifecycle::work::Work;
 
 /// A message to publish.
 #[derive(Debug, Clone, PartialEq)]

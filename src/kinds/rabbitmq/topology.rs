@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use super::Inner;
 use super::connection::ChannelGuard;
 use crate::base::error::Error;
-use crate::lifecycle::resource::Link;
+use crate::lifecycle::link::Link;
 
 /// An exchange to declare. Durable unless made [transient](Exchange::transient).
 #[derive(Debug, Clone, PartialEq)]

@@ -5,9 +5,10 @@ use std::fmt;
 use redis::{ConnectionLike, Msg, RedisResult, ToRedisArgs, Value};
 
 use crate::kinds::redis::{Answer, Manager, Wire};
+use crate::lifecycle::busy::Busy;
 use crate::lifecycle::checkout::Checkout;
 use crate::lifecycle::lease::{Claim, Lease};
-use crate::lifecycle::resource::{Busy, Work};
+use crate::lifecycle::work::Work;
 
 /// A connection of one's own, until it drops. Implements [`redis::ConnectionLike`], so every
 /// command and pipeline of the `redis` crate works on it, blocking ones and `WATCH`/`MULTI` too.

@@ -26,14 +26,18 @@ use crate::kinds::r2d2::R2d2;
 use crate::kinds::rabbitmq::RabbitMqConfig;
 #[cfg(feature = "redis")]
 use crate::kinds::redis::{RedisConfig, RedisResource};
+use crate::lifecycle::any_slot::AnySlot;
 #[cfg(feature = "r2d2")]
 use crate::lifecycle::checkout::{Checkout, Checkouts};
-use crate::lifecycle::close::{CloseReport, Closing, Phase, Reason};
+use crate::lifecycle::close::phase::Phase;
+use crate::lifecycle::close::report::CloseReport;
+use crate::lifecycle::close::report::Closing;
+use crate::lifecycle::close::report::Reason;
 use crate::lifecycle::health::HealthReport;
 use crate::lifecycle::lease::{Claim, Lease, Provide};
 use crate::lifecycle::registry::{PoolHandle, Registry};
 use crate::lifecycle::resource::Resource;
-use crate::lifecycle::slot::{AnySlot, Slot};
+use crate::lifecycle::slot::Slot;
 use crate::lifecycle::status::PoolStatus;
 use crate::pool::builder::{Builder, Facade};
 use crate::pool::global;

@@ -11,7 +11,7 @@ use crate::kinds::mongo::{MongoConfig, blocking::Mongo};
 use crate::kinds::rabbitmq::{RabbitMqConfig, blocking::RabbitMq};
 #[cfg(feature = "redis")]
 use crate::kinds::redis::{RedisConfig, blocking::Redis};
-use crate::lifecycle::close::CloseReport;
+use crate::lifecycle::close::report::CloseReport;
 use crate::pool::blocking::ResourcePool;
 
 /// A resource of one's own, which derefs to its guard. Dropping it closes the instance in the

@@ -1,0 +1,88 @@
+//! The threads that closing is sure to have.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use once_cell::sync::OnceCell;
+
+use crate::base::process::{Process, Room, Singleton};
+use crate::base::sync::Mutex;
+
+/// Runs a job on a thread of its own, or on the closer's where none can be had.
+pub(crate) fn hand_over(job: Job) {
+    match Closer::of_process() {
+        Ok(closer) => Closer::give(&closer.jobs, job),
+        Err(error) => {
+            tracing::error!(%error, "closing without a thread of its own");
+            job();
+        }
+    }
+}
+
+pub(crate) type Job = Box<dyn FnOnce() + Send>;
+
+static CLOSER: Singleton<OnceCell<Closer>> = Singleton::new(Room::Closer);
+
+/// The threads that closing is sure to have. They are started before the first connection, since no thread can be
+/// relied on to start while a process exits.
+pub(crate) struct Closer {
+    /// The closes; each has a thread of its own if one can be had.
+    jobs: Sender<Job>,
+    /// The steps that got no thread of their own. They run here one after the other.
+    pub(crate) steps: Sender<Job>,
+}
+
+impl Closer {
+    pub(crate) fn of_process() -> io::Result<&'static Closer> {
+        CLOSER.of(Process::current()).get_or_try_init(|| {
+            let (jobs, steps) = (Closer::start("resource-pool-closer")?, Closer::start("resource-pool-steps")?);
+            Ok(Closer { jobs, steps })
+        })
+    }
+
+    /// A thread that gives each job a thread of its own, or else runs it itself.
+    fn start(name: &str) -> io::Result<Sender<Job>> {
+        let (sender, jobs) = std::sync::mpsc::channel::<Job>();
+        let serve = move || {
+            for job in jobs {
+                if let Err(job) = on_thread("resource-pool-close".to_owned(), job) {
+                    job();
+                }
+            }
+        };
+        std::thread::Builder::new().name(name.to_owned()).spawn(serve)?;
+        Ok(sender)
+    }
+
+    pub(crate) fn give(to: &Sender<Job>, job: Job) {
+        // Its thread lives as long as the process.
+        if let Err(unsent) = to.send(job) {
+            (unsent.0)();
+        }
+    }
+}
+
+/// Runs a job on a thread of its own. Gives the job back where none can be had.
+pub(crate) fn on_thread(name: String, job: Job) -> Result<(), Job> {
+    let kept = Arc::new(Mutex::new(Some(job)));
+    let own = Arc::clone(&kept);
+    let run = move || {
+        let job = own.lock().take();
+        if let Some(job) = job {
+            job();
+        }
+    };
+    let Err(error) = std::thread::Builder::new().name(name).spawn(run) else { return Ok(()) };
+    tracing::debug!(%error, "no thread can be had");
+    let job = kept.lock().take();
+    job.map_or(Ok(()), Err)
+}
+
+/// Starts the closer's threads, before there is anything to close.
+///
+/// # Errors
+/// When the process can have no more threads.
+pub(crate) fn arm() -> io::Result<()> {
+    Closer::of_process().map(drop)
+}

@@ -1,0 +1,9 @@
+//! Closing: intake stops, work drains, then every step in its phase, each within a budget.
+
+pub(crate) mod closer;
+pub(crate) mod edges;
+pub(crate) mod options;
+pub(crate) mod phase;
+pub(crate) mod report;
+pub(crate) mod run;
+pub(crate) mod state;

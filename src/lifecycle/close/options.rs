@@ -1,0 +1,78 @@
+//! The limits of closing.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::base::millis;
+use crate::lifecycle::close::phase::Phase;
+
+/// How long after the deadline the watchdog waits.
+pub(crate) const WATCHDOG: Duration = Duration::from_secs(1);
+
+/// The limits of closing. [`worst_case`](CloseOptions::worst_case) tells their sum.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct CloseOptions {
+    /// The whole close. Defaults to 25 s, below the 30 s that orchestrators grant.
+    #[serde(rename = "deadline_ms", with = "millis")]
+    pub deadline: Duration,
+    /// How long work in progress is waited for. Defaults to 10 s.
+    #[serde(rename = "drain_ms", with = "millis")]
+    pub drain: Duration,
+    /// How long a lease that is merely held is waited for. Only one is that was taken, or used by an operation that
+    /// ended, within this time before closing began. Defaults to 1 s.
+    #[serde(rename = "held_ms", with = "millis")]
+    pub held: Duration,
+    /// One step. Defaults to 5 s.
+    #[serde(rename = "step_ms", with = "millis")]
+    pub step: Duration,
+    /// One step of the phases tasks and databases. Defaults to 10 s.
+    #[serde(rename = "long_step_ms", with = "millis")]
+    pub long_step: Duration,
+    /// What each later phase is sure to get, whatever an earlier one takes, the cutting of what
+    /// hangs included. Defaults to 500 ms.
+    #[serde(rename = "floor_ms", with = "millis")]
+    pub floor: Duration,
+    /// Whether closing may write to the standard error: one line after 1 s, which tells what is waited for, and at the
+    /// end of the process the report, unless all is closed. Defaults to `true`.
+    pub stderr: bool,
+}
+
+impl Default for CloseOptions {
+    fn default() -> Self {
+        CloseOptions {
+            deadline: Duration::from_secs(25),
+            drain: Duration::from_secs(10),
+            held: Duration::from_secs(1),
+            step: Duration::from_secs(5),
+            long_step: Duration::from_secs(10),
+            floor: Duration::from_millis(500),
+            stderr: true,
+        }
+    }
+}
+
+impl CloseOptions {
+    /// The longest that closing can take, to size a grace period by: the deadline, and the second
+    /// after which the watchdog ends a process.
+    pub fn worst_case(&self) -> Duration {
+        self.deadline.saturating_add(WATCHDOG)
+    }
+
+    pub(crate) fn budget(&self, phase: Phase) -> Duration {
+        match phase {
+            Phase::Tasks | Phase::Databases => self.long_step,
+            _ => self.step,
+        }
+    }
+
+    /// What is kept, of the time that is left, for this many later levels.
+    pub(crate) fn reserve(&self, left: Duration, levels: usize) -> Duration {
+        let levels = u32::try_from(levels).unwrap_or(u32::MAX);
+        // Where there is too little for all, each gets the same.
+        let fair = left.checked_div(levels.saturating_add(1)).unwrap_or_default();
+        self.floor.min(fair).saturating_mul(levels)
+    }
+}

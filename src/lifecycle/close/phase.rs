@@ -1,0 +1,49 @@
+//! In which order resources close.
+
+use std::fmt;
+
+/// When something closes. Phases close in this order; what shares one closes in parallel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Phase {
+    /// Background tasks.
+    Tasks,
+    /// HTTP clients.
+    HttpClients,
+    /// RabbitMQ: every channel, then the connection.
+    RabbitMq,
+    /// Redis.
+    Redis,
+    /// Vector stores.
+    VectorStores,
+    /// ClickHouse.
+    ClickHouse,
+    /// SQL databases and MongoDB.
+    Databases,
+    /// Models, and resources that name no phase.
+    Models,
+    /// Open files.
+    Files,
+    /// Temporary files.
+    TempFiles,
+    /// Telemetry, last, so that all before can be told.
+    Telemetry,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Phase::Tasks => "tasks",
+            Phase::HttpClients => "http clients",
+            Phase::RabbitMq => "rabbitmq",
+            Phase::Redis => "redis",
+            Phase::VectorStores => "vector stores",
+            Phase::ClickHouse => "clickhouse",
+            Phase::Databases => "databases",
+            Phase::Models => "models",
+            Phase::Files => "files",
+            Phase::TempFiles => "temp files",
+            Phase::Telemetry => "telemetry",
+        })
+    }
+}

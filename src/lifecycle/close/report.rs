@@ -1,0 +1,199 @@
+//! What became of a close.
+
+use std::fmt::{self, Write as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::base::error::OneLine;
+use crate::base::holder::Holder;
+use crate::lifecycle::any_slot::AnySlot;
+use crate::lifecycle::close::phase::Phase;
+use crate::lifecycle::status::PoolStatus;
+use crate::lifecycle::work::Work;
+
+/// Why something was closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reason {
+    /// `close`, `close_all` or a scoped guard's `close` was called.
+    Requested,
+    /// The last handle of a pool, or a scoped guard, was dropped.
+    Dropped,
+    /// `run` came to its end.
+    RunEnded,
+    /// The process is exiting: `main` returned or panicked, or `exit` was called.
+    ProcessExit,
+    /// This signal arrived.
+    Signal(i32),
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::Requested => f.write_str("requested"),
+            Reason::Dropped => f.write_str("dropped"),
+            Reason::RunEnded => f.write_str("run ended"),
+            Reason::ProcessExit => f.write_str("process exit"),
+            Reason::Signal(number) => write!(f, "signal {number}"),
+        }
+    }
+}
+
+/// How a step ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// As it should.
+    Closed,
+    /// Its streams had to be cut; then it ended.
+    Forced,
+    /// It answered an error.
+    Failed(String),
+    /// It did not end, not even after its streams were cut.
+    TimedOut,
+    /// Its code panicked.
+    Panicked(String),
+    /// No time was left for it; its streams were cut.
+    Skipped,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let f = &mut OneLine(f);
+        match self {
+            Outcome::Closed => f.write_str("closed"),
+            Outcome::Forced => f.write_str("forced"),
+            Outcome::Failed(error) => write!(f, "failed: {error}"),
+            Outcome::TimedOut => f.write_str("timed out"),
+            Outcome::Panicked(message) => write!(f, "panicked: {message}"),
+            Outcome::Skipped => f.write_str("skipped"),
+        }
+    }
+}
+
+/// One step of a close.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct StepReport {
+    /// The resource's or hook's name.
+    pub name: Arc<str>,
+    /// Its phase.
+    pub phase: Phase,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// How long it took.
+    pub took: Duration,
+    /// The leases and checkouts still held when it was closed under them.
+    pub held: Vec<Holder>,
+    /// The work that came to its end in the drain, or was ended in good order by the step itself.
+    pub finished: Vec<(Work, usize)>,
+    /// The work that ended in the drain without being finished: cut off, cancelled, given back.
+    pub given_up: Vec<(Work, usize)>,
+    /// The work still going on when its drain ended.
+    pub unfinished: Vec<(Work, usize)>,
+}
+
+impl StepReport {
+    pub(crate) fn new(name: Arc<str>, phase: Phase, outcome: Outcome, took: Duration, held: Vec<Holder>) -> Self {
+        let (finished, given_up, unfinished) = (Vec::new(), Vec::new(), Vec::new());
+        StepReport { name, phase, outcome, took, held, finished, given_up, unfinished }
+    }
+
+    /// With what became of the resource's work.
+    pub(crate) fn of(self, slot: &dyn AnySlot) -> Self {
+        let tally = &slot.activity().tally;
+        let (finished, given_up, unfinished) = (tally.finished(), tally.given_up(), tally.unfinished());
+        StepReport { finished, given_up, unfinished, ..self }
+    }
+}
+
+/// What a close did.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct CloseReport {
+    /// Why it was closed.
+    pub reason: Reason,
+    /// The status as closing began.
+    pub status: PoolStatus,
+    /// How long the drain took.
+    pub drained: Duration,
+    /// The steps, in the order in which they ended.
+    pub steps: Vec<StepReport>,
+    /// The whole.
+    pub took: Duration,
+}
+
+impl CloseReport {
+    /// Whether every step ended as it should, which includes that there was none.
+    pub fn all_closed(&self) -> bool {
+        self.steps.iter().all(|step| step.outcome == Outcome::Closed)
+    }
+
+    /// The step of this name.
+    pub fn step(&self, name: &str) -> Option<&StepReport> {
+        self.steps.iter().find(|step| &*step.name == name)
+    }
+}
+
+impl fmt::Display for CloseReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "closed in {:.1?}, {:.1?} of it draining ({})", self.took, self.drained, self.reason)?;
+        if !self.steps.is_empty() {
+            writeln!(f, "  {:<16} {:<14} {:>10}  outcome", "step", "phase", "took")?;
+        }
+        for step in &self.steps {
+            writeln!(
+                f,
+                "  {:<16} {:<14} {:>10}  {}",
+                step.name,
+                step.phase,
+                format!("{:.1?}", step.took),
+                step.outcome
+            )?;
+            for (work, count) in &step.finished {
+                writeln!(f, "    finished: {} {}", work.counted(*count), work.finished())?;
+            }
+            for (work, count) in &step.given_up {
+                writeln!(f, "    given up: {} {}", work.counted(*count), work.given_up())?;
+            }
+            for (work, count) in &step.unfinished {
+                writeln!(f, "    unfinished: {}", work.counted(*count))?;
+            }
+            for holder in &step.held {
+                writeln!(f, "    held by {holder:#}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A future that resolves when closing starts, and a flag for loops.
+///
+/// ```no_run
+/// # async fn next_tick() {}
+/// # async fn doc() {
+/// let closing = resource_pool::ResourcePool::global().closing();
+/// while !closing.is_set() {
+///     tokio::select! { _ = next_tick() => {}, _ = closing.wait() => break }
+/// }
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Closing(pub(crate) CancellationToken);
+
+impl Closing {
+    /// Whether closing has started.
+    pub fn is_set(&self) -> bool {
+        self.0.is_cancelled()
+    }
+
+    /// Resolves when closing starts. Needs no runtime.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    pub async fn wait(&self) {
+        self.0.cancelled().await;
+    }
+}

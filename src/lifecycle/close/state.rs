@@ -1,0 +1,278 @@
+//! The closes of a pool that are under way, each run once for all who ask.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use crate::base::error::Error;
+use crate::base::runtime;
+use crate::base::sync::{Condvar, Mutex, Notify};
+use crate::lifecycle::close::report::{CloseReport, Closing, Outcome};
+use crate::lifecycle::exit;
+
+/// The closes of one pool: of the whole at most one runs, and of each resource; all who ask for
+/// one get its report.
+#[derive(Default)]
+pub(crate) struct CloseCell {
+    whole: Mutex<Whole>,
+    announced: Condvar,
+    /// The closes of single resources that are under way. None begins once the whole has begun.
+    single: Mutex<BTreeMap<Arc<str>, Arc<Course>>>,
+    /// Names are not unique.
+    running: Mutex<Vec<Arc<str>>>,
+    /// Where the steps that run now tell their outcomes.
+    steps: Mutex<BTreeMap<u64, oneshot::Sender<Outcome>>>,
+}
+
+/// A part of a close that runs on a thread of the close's own.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Part {
+    Step(u64),
+    Listener,
+}
+
+thread_local! {
+    /// Which close this thread runs a part of. It has no destructor, so it can be read at exit.
+    static PART: Cell<Option<(usize, Part)>> = const { Cell::new(None) };
+}
+
+/// What the watchdog names where it does not end.
+pub(crate) struct Running<'a> {
+    cell: &'a CloseCell,
+    name: Arc<str>,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let mut running = self.cell.running.lock();
+        if let Some(place) = running.iter().position(|name| *name == self.name) {
+            running.remove(place);
+        }
+    }
+}
+
+/// The close of the whole pool.
+#[derive(Default)]
+struct Whole {
+    begun: bool,
+    /// When it must have ended.
+    deadline: Option<Instant>,
+    /// The closes of single resources that were under way as it began.
+    singles: BTreeMap<Arc<str>, Arc<Course>>,
+    /// Tells the users that it has begun.
+    closing: CancellationToken,
+    course: Arc<Course>,
+    /// Whether all listeners have had the report.
+    announced: bool,
+}
+
+/// One close. Whoever waits for it gets its report, even where the pool is open again by then.
+#[derive(Default)]
+pub(crate) struct Course {
+    report: Mutex<Option<Arc<CloseReport>>>,
+    ended: Notify,
+}
+
+impl Course {
+    pub(crate) fn end(&self, report: CloseReport) {
+        *self.report.lock() = Some(Arc::new(report));
+        self.ended.notify_waiters();
+    }
+
+    pub(crate) fn report(&self) -> Option<Arc<CloseReport>> {
+        self.report.lock().clone()
+    }
+
+    pub(crate) async fn wait(&self) -> Arc<CloseReport> {
+        loop {
+            let ended = self.ended.notified();
+            tokio::pin!(ended);
+            ended.as_mut().enable();
+            if let Some(report) = self.report() {
+                return report;
+            }
+            ended.await;
+        }
+    }
+}
+
+impl CloseCell {
+    /// Whether closing has begun, until `reopen`.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.whole.lock().begun
+    }
+
+    /// A flag and a future for users.
+    pub(crate) fn closing(&self) -> Closing {
+        Closing(self.whole.lock().closing.clone())
+    }
+
+    /// When the close that has begun must have ended.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.whole.lock().deadline
+    }
+
+    /// The report, if closed.
+    pub(crate) fn report(&self) -> Option<Arc<CloseReport>> {
+        self.whole.lock().course.report()
+    }
+
+    /// The close of the whole pool, begun now unless it was before, and whether the caller is the
+    /// one to run it.
+    pub(crate) fn begin(&self, limit: Duration) -> (Arc<Course>, bool) {
+        let mut whole = self.whole.lock();
+        let first = !std::mem::replace(&mut whole.begun, true);
+        if first {
+            whole.singles.clone_from(&self.single.lock());
+        }
+        whole.deadline.get_or_insert_with(|| runtime::deadline(limit));
+        let (course, closing) = (Arc::clone(&whole.course), whole.closing.clone());
+        drop(whole);
+        closing.cancel();
+        (course, first)
+    }
+
+    /// All listeners have had the report of this close.
+    pub(crate) fn announce(&self, course: &Arc<Course>) {
+        let mut whole = self.whole.lock();
+        // Unless the pool is open again.
+        if Arc::ptr_eq(&whole.course, course) {
+            whole.announced = true;
+        }
+        drop(whole);
+        self.announced.notify_all();
+    }
+
+    /// The close of one resource, which is the whole's where that has begun, else begun now unless it
+    /// is under way; and whether the caller is the one to run it.
+    pub(crate) fn begin_single(&self, name: &Arc<str>) -> (Arc<Course>, bool) {
+        let whole = self.whole.lock();
+        if whole.begun {
+            return (Arc::clone(&whole.course), false);
+        }
+        let mut single = self.single.lock();
+        if let Some(course) = single.get(name) {
+            return (Arc::clone(course), false);
+        }
+        let course = Arc::<Course>::default();
+        single.insert(Arc::clone(name), Arc::clone(&course));
+        (course, true)
+    }
+
+    /// The closes of single resources that were under way as that of the whole began.
+    pub(crate) fn singles(&self) -> BTreeMap<Arc<str>, Arc<Course>> {
+        self.whole.lock().singles.clone()
+    }
+
+    pub(crate) fn end_single(&self, name: &Arc<str>, report: CloseReport) {
+        if let Some(course) = self.single.lock().remove(name) {
+            course.end(report);
+        }
+    }
+
+    /// Waits for the close that was begun on a thread that must not touch tokio, and until every
+    /// listener has had the report; `None` once this time has come.
+    pub(crate) fn wait_blocking(&self, until: Instant) -> Option<Arc<CloseReport>> {
+        let mut whole = self.whole.lock();
+        loop {
+            if whole.announced {
+                return whole.course.report();
+            }
+            if self.announced.wait_until(&mut whole, until).timed_out() {
+                return None;
+            }
+        }
+    }
+
+    /// Open again, if closed.
+    ///
+    /// # Errors
+    /// [`Error::Closing`] while it is being closed, and once the process is ending.
+    pub(crate) fn reopen(&self) -> Result<(), Error> {
+        let mut whole = self.whole.lock();
+        // Looked at under the lock, as the process's end waits for what it finds closing.
+        if exit::is_ending() {
+            return Err(Error::Closing { resource: Arc::from("the process") });
+        }
+        match (whole.begun, whole.course.report()) {
+            (true, None) => return Err(Error::Closing { resource: Arc::from("the pool") }),
+            (true, Some(_)) => *whole = Whole::default(),
+            (false, _) => {}
+        }
+        Ok(())
+    }
+
+    /// What of this close this thread runs.
+    pub(crate) fn part(&self) -> Option<Part> {
+        PART.get().filter(|(cell, _)| *cell == ptr::from_ref(self).addr()).map(|(_, part)| part)
+    }
+
+    /// Refuses to wait for this close on a thread that it runs on itself.
+    pub(crate) fn check_outside(&self, course: &Course, resource: &str) -> Result<(), Error> {
+        if course.report().is_none() && self.part().is_some() {
+            return Err(Error::Closing { resource: Arc::from(resource) });
+        }
+        Ok(())
+    }
+
+    /// Runs a part of this close, which may be the user's code, and panic.
+    pub(crate) fn run_part<T>(&self, part: Part, run: impl FnOnce() -> T) -> std::thread::Result<T> {
+        let outer = PART.replace(Some((ptr::from_ref(self).addr(), part)));
+        let ended = catch_unwind(AssertUnwindSafe(run));
+        PART.set(outer);
+        ended
+    }
+
+    /// Whether this thread runs a step, and so code that may use what closes later.
+    #[inline]
+    pub(crate) fn is_inside(&self) -> bool {
+        matches!(self.part(), Some(Part::Step(_)))
+    }
+
+    /// The process ends from this thread, so a step or listener that it runs does not come back.
+    pub(crate) fn leave_part(&self) {
+        match self.part() {
+            Some(Part::Step(step)) => self.end_step(step, Outcome::Failed("it ended the process".to_owned())),
+            Some(Part::Listener) => {
+                self.whole.lock().announced = true;
+                self.announced.notify_all();
+            }
+            None => {}
+        }
+    }
+
+    /// The number of a new step, and its outcome once that is [told](CloseCell::end_step).
+    pub(crate) fn begin_step(&self) -> (u64, oneshot::Receiver<Outcome>) {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let (step, (sender, ended)) = (NEXT.fetch_add(1, Ordering::Relaxed), oneshot::channel());
+        self.steps.lock().insert(step, sender);
+        (step, ended)
+    }
+
+    pub(crate) fn end_step(&self, step: u64, outcome: Outcome) {
+        let sender = self.steps.lock().remove(&step);
+        if let Some(sender) = sender {
+            // Nobody waits any more once it has timed out.
+            let _ = sender.send(outcome);
+        }
+    }
+
+    /// Counts as running, under this name, until that drops.
+    pub(crate) fn running_as(&self, name: &str) -> Running<'_> {
+        let name = Arc::from(name);
+        self.running.lock().push(Arc::clone(&name));
+        Running { cell: self, name }
+    }
+
+    /// The names of what is running now: steps, the drain, a listener.
+    pub(crate) fn running(&self) -> Vec<Arc<str>> {
+        self.running.lock().clone()
+    }
+}
