@@ -1,10 +1,6 @@
 //! Leaks: what is held for longer, or by more, than was expected.
-//!
-//! One scan per pool on the prober's runtime looks for them, so that a checkout costs no timer,
-//! and what is not watched costs nothing.
 
 use std::collections::BTreeSet;
-use std::sync::Weak;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -15,8 +11,6 @@ use crate::base::error::Few;
 use crate::base::holder::Holder;
 use crate::base::millis;
 use crate::base::runtime;
-use crate::lifecycle::any_slot::AnySlot;
-use crate::lifecycle::registry::Registry;
 
 /// What is suspected to leak; `[pool.leaks]` in TOML. Each suspect is warned of once, and noted
 /// when it comes back.
@@ -45,7 +39,7 @@ impl Default for LeakOptions {
 
 impl LeakOptions {
     /// The pause between two scans, if there is anything to look for.
-    fn interval(&self) -> Option<Duration> {
+    pub(crate) fn interval(&self) -> Option<Duration> {
         let by_age = (!self.age.is_zero()).then(|| self.age / 8);
         let by_count = self.count.map(|_| Duration::from_secs(1));
         let interval = by_age.into_iter().chain(by_count).min()?;
@@ -56,13 +50,13 @@ impl LeakOptions {
 /// The thresholds that one resource has exceeded, and how often it was suspected.
 #[derive(Default)]
 pub(crate) struct Leaks {
-    exceeded: Mutex<BTreeSet<Threshold>>,
-    total: AtomicUsize,
+    pub(crate) exceeded: Mutex<BTreeSet<Threshold>>,
+    pub(crate) total: AtomicUsize,
 }
 
 /// More than this many of these.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Threshold {
+pub(crate) enum Threshold {
     /// Leases and checkouts.
     Held(usize),
     /// What is watched.
@@ -81,7 +75,7 @@ impl Leaks {
     }
 
     /// Whether it is exceeded; told when that begins and when it ends.
-    fn check(&self, resource: &str, threshold: Threshold, holders: &[Holder]) -> bool {
+    pub(crate) fn check(&self, resource: &str, threshold: Threshold, holders: &[Holder]) -> bool {
         let (Threshold::Held(allowed) | Threshold::Watched(allowed)) = threshold;
         let held = holders.iter().filter(|one| matches!(threshold, Threshold::Held(_)) || one.is_watched()).count();
         let is_exceeded = held > allowed;
@@ -97,48 +91,6 @@ impl Leaks {
             _ => {}
         }
         is_exceeded
-    }
-}
-
-/// Every holder of a resource of which more than this many leases and checkouts are out.
-pub(crate) fn more_than(threshold: usize, slot: &dyn AnySlot) -> Vec<Holder> {
-    let holders = slot.holders();
-    let is_exceeded = slot.leaks().check(slot.name(), Threshold::Held(threshold), &holders);
-    if is_exceeded { holders } else { Vec::new() }
-}
-
-/// Looks for leaks until the pool is gone.
-pub(crate) fn watch(registry: Weak<Registry>, options: LeakOptions) {
-    let Some(interval) = options.interval() else { return };
-    match runtime::prober() {
-        Ok(prober) => drop(prober.spawn(async move {
-            loop {
-                tokio::time::sleep(interval).await;
-                let Some(registry) = registry.upgrade() else { return };
-                for slot in registry.slots() {
-                    scan(&*slot, &options);
-                }
-            }
-        })),
-        Err(error) => tracing::error!(%error, "not looking for leaks"),
-    }
-}
-
-fn scan(slot: &dyn AnySlot, options: &LeakOptions) {
-    let (resource, leaks) = (&**slot.name(), slot.leaks());
-    for suspect in slot.suspect(options.age) {
-        leaks.total.fetch_add(1, Ordering::Relaxed);
-        let Holder { site, held, owner, backtrace, .. } = suspect;
-        let (owner, backtrace) = (owner.map(tracing::field::display), backtrace.map(tracing::field::display));
-        tracing::warn!(resource, %site, ?held, owner, backtrace, "held for longer than expected: a leak?");
-    }
-    let mut thresholds = leaks.exceeded.lock().clone();
-    thresholds.extend(options.count.map(Threshold::Watched));
-    if !thresholds.is_empty() {
-        let holders = slot.holders();
-        for threshold in thresholds {
-            leaks.check(resource, threshold, &holders);
-        }
     }
 }
 

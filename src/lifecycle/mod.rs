@@ -6,10 +6,12 @@ pub(crate) mod busy;
 #[cfg(feature = "r2d2")]
 pub(crate) mod checkout;
 pub(crate) mod close;
+pub(crate) mod context;
 pub(crate) mod exit;
 pub(crate) mod health;
 pub(crate) mod kind;
 pub(crate) mod leak;
+pub(crate) mod leak_scan;
 pub(crate) mod lease;
 pub(crate) mod life;
 pub(crate) mod link;

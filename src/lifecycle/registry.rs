@@ -29,49 +29,15 @@ use crate::lifecycle::close::run;
 use crate::lifecycle::close::run::Hook;
 use crate::lifecycle::close::state::CloseCell;
 use crate::lifecycle::close::state::Course;
+use crate::lifecycle::context::Context;
 use crate::lifecycle::exit;
 use crate::lifecycle::health::{self, HealthReport};
 use crate::lifecycle::kind::{KindConfig, ResourceConfig};
-use crate::lifecycle::leak;
-use crate::lifecycle::options::Options;
+use crate::lifecycle::leak_scan;
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::settings::Settings;
 use crate::lifecycle::slot::Slot;
 use crate::lifecycle::status::{PoolStatus, State, Usage};
-
-/// What the resources of a pool have in common.
-pub(crate) struct Context {
-    pub(crate) options: Options,
-    pub(crate) runtime: DriverRuntime,
-    pub(crate) close: CloseCell,
-    listeners: Mutex<Vec<Listener>>,
-    pub(crate) process: &'static Process,
-}
-
-type Listener = Arc<dyn Fn(&CloseReport) + Send + Sync>;
-
-impl Context {
-    /// Refuses in a process that was forked from the one that owns the pool.
-    #[inline]
-    pub(crate) fn check_process(&self) -> Result<(), Error> {
-        self.process.check()
-    }
-
-    /// An error once closing the whole has begun.
-    pub(crate) fn check_open(&self, what: &Arc<str>) -> Result<(), Error> {
-        self.check_process()?;
-        let resource = || Arc::clone(what);
-        match (self.close.report(), self.close.is_closing()) {
-            (Some(_), _) => Err(Error::Closed { resource: resource() }),
-            (None, true) => Err(Error::Closing { resource: resource() }),
-            (None, false) => Ok(()),
-        }
-    }
-
-    pub(crate) fn on_report(&self) -> Vec<Listener> {
-        self.listeners.lock().clone()
-    }
-}
 
 /// All resources of a pool, by name.
 pub(crate) struct Registry {
@@ -170,7 +136,8 @@ impl Registry {
             threads.map_err(|error| Error::no_threads(name, error))?;
             if let Some(me) = self.me.upgrade() {
                 exit::arm(&me, self.is_global.get().is_some() && self.context.options.signals)?;
-                leak::watch(Weak::clone(&self.me), self.context.options.leaks.clone());
+                let pool = Weak::clone(&self.me);
+                leak_scan::watch(self.context.options.leaks.clone(), move || Some(pool.upgrade()?.slots()));
             }
             Ok(())
         })?;
@@ -341,7 +308,7 @@ impl Registry {
 
     /// The resources of which more than this many leases and checkouts are out.
     pub(crate) fn leaks(&self, threshold: usize) -> Vec<Holder> {
-        self.slots().iter().flat_map(|slot| leak::more_than(threshold, &**slot)).collect()
+        self.slots().iter().flat_map(|slot| leak_scan::more_than(threshold, &**slot)).collect()
     }
 
     pub(crate) fn on_close(

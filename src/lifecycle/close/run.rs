@@ -25,9 +25,10 @@ use crate::lifecycle::close::edges::Edges;
 use crate::lifecycle::close::phase::Phase;
 use crate::lifecycle::close::report::{CloseReport, Outcome, Reason, StepReport};
 use crate::lifecycle::close::state::{CloseCell, Course, Part};
+use crate::lifecycle::context::Context;
 use crate::lifecycle::exit;
 use crate::lifecycle::lease::Held;
-use crate::lifecycle::registry::{Context, Registry};
+use crate::lifecycle::registry::Registry;
 use crate::lifecycle::status::{PoolStatus, State, Usage};
 
 /// How long a step that was cut has to end: this, or half of what its level has.

@@ -1,0 +1,46 @@
+//! What the resources of a pool have in common.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::base::error::Error;
+use crate::base::process::Process;
+use crate::base::runtime::DriverRuntime;
+use crate::lifecycle::close::report::CloseReport;
+use crate::lifecycle::close::state::CloseCell;
+use crate::lifecycle::options::Options;
+
+/// Each resource of a pool has it.
+pub(crate) struct Context {
+    pub(crate) options: Options,
+    pub(crate) runtime: DriverRuntime,
+    pub(crate) close: CloseCell,
+    pub(crate) listeners: Mutex<Vec<Listener>>,
+    pub(crate) process: &'static Process,
+}
+
+pub(crate) type Listener = Arc<dyn Fn(&CloseReport) + Send + Sync>;
+
+impl Context {
+    /// Refuses in a process that was forked from the one that owns the pool.
+    #[inline]
+    pub(crate) fn check_process(&self) -> Result<(), Error> {
+        self.process.check()
+    }
+
+    /// An error once closing the whole has begun.
+    pub(crate) fn check_open(&self, what: &Arc<str>) -> Result<(), Error> {
+        self.check_process()?;
+        let resource = || Arc::clone(what);
+        match (self.close.report(), self.close.is_closing()) {
+            (Some(_), _) => Err(Error::Closed { resource: resource() }),
+            (None, true) => Err(Error::Closing { resource: resource() }),
+            (None, false) => Ok(()),
+        }
+    }
+
+    pub(crate) fn on_report(&self) -> Vec<Listener> {
+        self.listeners.lock().clone()
+    }
+}

@@ -1,0 +1,52 @@
+//! The search for leaks. One scan per pool on the prober's runtime looks for them, so that a checkout costs no timer, and
+//! what is not watched costs nothing.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::base::holder::Holder;
+use crate::base::runtime;
+use crate::lifecycle::any_slot::AnySlot;
+use crate::lifecycle::leak::{LeakOptions, Threshold};
+
+/// Every holder of a resource of which more than this many leases and checkouts are out.
+pub(crate) fn more_than(threshold: usize, slot: &dyn AnySlot) -> Vec<Holder> {
+    let holders = slot.holders();
+    let is_exceeded = slot.leaks().check(slot.name(), Threshold::Held(threshold), &holders);
+    if is_exceeded { holders } else { Vec::new() }
+}
+
+/// Looks for leaks until the pool is gone.
+pub(crate) fn watch(options: LeakOptions, slots: impl Fn() -> Option<Vec<Arc<dyn AnySlot>>> + Send + 'static) {
+    let Some(interval) = options.interval() else { return };
+    match runtime::prober() {
+        Ok(prober) => drop(prober.spawn(async move {
+            loop {
+                tokio::time::sleep(interval).await;
+                let Some(slots) = slots() else { return };
+                for slot in slots {
+                    scan(&*slot, &options);
+                }
+            }
+        })),
+        Err(error) => tracing::error!(%error, "not looking for leaks"),
+    }
+}
+
+fn scan(slot: &dyn AnySlot, options: &LeakOptions) {
+    let (resource, leaks) = (&**slot.name(), slot.leaks());
+    for suspect in slot.suspect(options.age) {
+        leaks.total.fetch_add(1, Ordering::Relaxed);
+        let Holder { site, held, owner, backtrace, .. } = suspect;
+        let (owner, backtrace) = (owner.map(tracing::field::display), backtrace.map(tracing::field::display));
+        tracing::warn!(resource, %site, ?held, owner, backtrace, "held for longer than expected: a leak?");
+    }
+    let mut thresholds = leaks.exceeded.lock().clone();
+    thresholds.extend(options.count.map(Threshold::Watched));
+    if !thresholds.is_empty() {
+        let holders = slot.holders();
+        for threshold in thresholds {
+            leaks.check(resource, threshold, &holders);
+        }
+    }
+}
