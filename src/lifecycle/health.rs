@@ -1,20 +1,13 @@
-//! Health: a true round trip on each resource, in parallel, bounded and cached.
+//! What a health check tells.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-use tokio::sync::watch;
-use tokio::task::JoinSet;
 
-use crate::base::error::{Error, OneLine, Proof};
+use crate::base::error::{Error, OneLine};
 use crate::base::millis;
-use crate::base::runtime::{self, within};
-use crate::lifecycle::any_slot::AnySlot;
-use crate::lifecycle::life::{Condition, Progress};
-use crate::lifecycle::probe::answer;
-use crate::lifecycle::registry::Registry;
 use crate::lifecycle::status::State;
 
 /// How health is checked.
@@ -183,152 +176,4 @@ impl fmt::Display for HealthReport {
         }
         write!(f, "{:<14} {:<8} {:>10}", "all", self.health, format!("{:.1?}", self.took))
     }
-}
-
-/// The last report, and the check that is under way.
-#[derive(Default)]
-pub(crate) struct Cache {
-    last: Option<Arc<HealthReport>>,
-    running: Option<watch::Receiver<Option<Arc<HealthReport>>>>,
-}
-
-/// A report not older than the cache allows. The check runs on the prober's runtime, whoever asks
-/// and however long they wait; all who ask meanwhile get its report.
-pub(crate) async fn check(registry: &Arc<Registry>) -> Result<Arc<HealthReport>, Error> {
-    let mut running = {
-        let mut cache = registry.health.lock();
-        let fresh = cache.last.as_ref().filter(|report| {
-            report.at.elapsed() < registry.context.options.health.cache
-                && report.closing == registry.context.close.is_closing()
-        });
-        if let Some(report) = fresh {
-            return Ok(Arc::clone(report));
-        }
-        match &cache.running {
-            // One whose task has ended without a report counts as none.
-            Some(running) if running.has_changed().is_ok() => running.clone(),
-            _ => {
-                let no_threads = |error| Error::no_threads(&Arc::from("health check"), error);
-                let prober = runtime::prober().map_err(no_threads)?;
-                let (sender, running) = watch::channel(None);
-                cache.running = Some(running.clone());
-                let registry = Arc::clone(registry);
-                prober.spawn(async move {
-                    let report = Arc::new(probe_all(&registry, &registry.context.options.health).await);
-                    let mut cache = registry.health.lock();
-                    cache.last = Some(Arc::clone(&report));
-                    cache.running = None;
-                    sender.send_replace(Some(report));
-                });
-                running
-            }
-        }
-    };
-    let report = running.wait_for(Option::is_some).await.ok().and_then(|report| report.clone());
-    report.ok_or_else(|| Error::Panicked { what: "the health check".to_owned(), message: "see the log".to_owned() })
-}
-
-async fn probe_all(registry: &Registry, options: &HealthOptions) -> HealthReport {
-    let at = Instant::now();
-    let mut entries = Vec::new();
-    let mut checks = JoinSet::new();
-    for (name, slot) in registry.configured() {
-        let criticality = if options.optional.iter().any(|optional| **optional == *name) {
-            Criticality::Optional
-        } else {
-            Criticality::Required
-        };
-        match slot {
-            Ok(slot) => {
-                entries.push(before(&slot, criticality, options.all));
-                let index = entries.len() - 1;
-                if let Some(check) = round_trip(slot, entries[index].clone(), options) {
-                    checks.spawn(async move { (index, check.await) });
-                }
-            }
-            Err(error) => entries.push(HealthEntry {
-                // What nobody has asked for is as unused as what nobody has connected.
-                health: if registry.was_asked_in_vain(&name) { Health::Fail } else { Health::Unknown },
-                state: if registry.was_asked_in_vain(&name) { State::Broken } else { State::Idle },
-                name,
-                latency: None,
-                since: Duration::ZERO,
-                generation: 0,
-                error: Some(error.to_string()),
-                criticality,
-            }),
-        }
-    }
-    let collect = async {
-        while let Some(checked) = checks.join_next().await {
-            if let Ok((index, entry)) = checked {
-                entries[index] = entry;
-            }
-        }
-    };
-    let _what_is_left_stays_failed = within(options.all.saturating_sub(at.elapsed()), collect).await;
-    let health = entries
-        .iter()
-        .map(|entry| match (entry.health, entry.criticality) {
-            (Health::Unknown, _) => Health::Pass,
-            (Health::Fail, Criticality::Optional) => Health::Warn,
-            (health, _) => health,
-        })
-        .max()
-        .unwrap_or(Health::Pass);
-    HealthReport { health, entries, at, took: at.elapsed(), closing: registry.context.close.is_closing() }
-}
-
-/// What is known without a round trip; for a ready one, what it is unless its check comes back.
-fn before(slot: &Arc<dyn AnySlot>, criticality: Criticality, limit: Duration) -> HealthEntry {
-    let Condition { state, since, generation, failure, progress, .. } = slot.condition();
-    let (health, error) = match state {
-        State::Idle => (Health::Unknown, None),
-        State::Connecting if failure.is_none() => (Health::Unknown, None),
-        State::Ready => (Health::Fail, Some(format!("no answer within {limit:?}"))),
-        State::Draining => (Health::Warn, Some("closing".to_owned())),
-        State::Closed => (Health::Fail, Some("closed".to_owned())),
-        State::Connecting | State::Broken => {
-            // Nobody may be acquiring what is reported as failed: then this is who has it tried again.
-            drop(Arc::clone(slot).wait_ready());
-            let far = progress.map_or_else(String::new, |Progress { told, .. }| format!("; connecting: {told}"));
-            (Health::Fail, failure.map(|failure| format!("{failure}{far}")))
-        }
-    };
-    HealthEntry { name: Arc::clone(slot.name()), health, latency: None, state, since, generation, error, criticality }
-}
-
-fn round_trip(
-    slot: Arc<dyn AnySlot>,
-    mut entry: HealthEntry,
-    options: &HealthOptions,
-) -> Option<impl Future<Output = HealthEntry> + Send + use<>> {
-    let (each, slow) = (options.each, options.slow);
-    if entry.state != State::Ready {
-        return None;
-    }
-    Some(async move {
-        let started = Instant::now();
-        // None where it was closed since it was looked at.
-        let Some(ping) = slot.ping() else { return entry };
-        let answer = answer(ping, each).await;
-        let latency = started.elapsed();
-        match answer {
-            Ok(()) => {
-                let is_slow = latency > slow;
-                entry.health = if is_slow { Health::Warn } else { Health::Pass };
-                entry.error = is_slow.then(|| format!("slow: over {slow:?}"));
-                entry.latency = Some(latency);
-            }
-            Err(failure) => {
-                entry.health = match failure.proof() {
-                    Proof::Silent | Proof::Refused => Health::Fail,
-                    Proof::Limited => Health::Warn,
-                    Proof::Unasked => Health::Unknown,
-                };
-                entry.error = Some(failure.to_string());
-            }
-        }
-        entry
-    })
 }

@@ -5,12 +5,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::base::environment::Environment;
-use crate::base::error::Error;
+use crate::base::error::{Error, Remedies};
 use crate::base::origins::Origins;
 use crate::base::secret::Secret;
 use crate::lifecycle::any_slot::AnySlot;
-use crate::lifecycle::registry::Registry;
+use crate::lifecycle::context::Context;
 use crate::lifecycle::resource::Resource;
+use crate::lifecycle::slot::Slot;
 use crate::net::parts::{Guard, Names, Part};
 use crate::net::tls::TlsOptions;
 
@@ -126,9 +127,19 @@ impl ResourceConfig {
         self.0.effective(name)
     }
 
-    /// The resource of this name, made on first use.
-    pub(crate) fn open(&self, name: &str, registry: &Registry) -> Result<Arc<dyn AnySlot>, Error> {
-        self.0.open(name, registry)
+    /// What URLs, parts and the environment call its fields.
+    pub(crate) fn names(&self) -> &'static Names {
+        self.0.names()
+    }
+
+    /// A resource of this configuration.
+    pub(crate) fn slot(
+        &self,
+        name: &str,
+        remedies: Remedies,
+        context: &Arc<Context>,
+    ) -> Result<Arc<dyn AnySlot>, Error> {
+        self.0.slot(name, remedies, context)
     }
 
     /// [`KindConfig::is_half`].
@@ -161,7 +172,8 @@ trait AnyConfig: fmt::Debug + Send + Sync {
     fn kind(&self) -> &'static str;
     fn is_same(&self, other: &dyn AnyConfig) -> bool;
     fn effective(&self, name: &str) -> Result<String, Error>;
-    fn open(&self, name: &str, registry: &Registry) -> Result<Arc<dyn AnySlot>, Error>;
+    fn names(&self) -> &'static Names;
+    fn slot(&self, name: &str, remedies: Remedies, context: &Arc<Context>) -> Result<Arc<dyn AnySlot>, Error>;
     fn is_half(&self, is_said: &dyn Fn(&str) -> bool) -> Option<(&'static str, &'static str)>;
 }
 
@@ -182,8 +194,12 @@ impl<C: KindConfig> AnyConfig for C {
         self.settled(name).map(|config| format!("{config:?}"))
     }
 
-    fn open(&self, name: &str, registry: &Registry) -> Result<Arc<dyn AnySlot>, Error> {
-        Ok(registry.with(name, self.clone())?)
+    fn names(&self) -> &'static Names {
+        &C::NAMES
+    }
+
+    fn slot(&self, name: &str, remedies: Remedies, context: &Arc<Context>) -> Result<Arc<dyn AnySlot>, Error> {
+        Ok(Slot::built_in(name, self.resource(name)?, remedies, Arc::clone(context)))
     }
 
     fn is_half(&self, is_said: &dyn Fn(&str) -> bool) -> Option<(&'static str, &'static str)> {

@@ -9,6 +9,7 @@ pub(crate) mod close;
 pub(crate) mod context;
 pub(crate) mod exit;
 pub(crate) mod health;
+pub(crate) mod health_check;
 pub(crate) mod kind;
 pub(crate) mod leak;
 pub(crate) mod leak_scan;

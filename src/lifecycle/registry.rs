@@ -31,7 +31,8 @@ use crate::lifecycle::close::state::CloseCell;
 use crate::lifecycle::close::state::Course;
 use crate::lifecycle::context::Context;
 use crate::lifecycle::exit;
-use crate::lifecycle::health::{self, HealthReport};
+use crate::lifecycle::health::{Health, HealthReport};
+use crate::lifecycle::health_check::{Found, HealthCheck};
 use crate::lifecycle::kind::{KindConfig, ResourceConfig};
 use crate::lifecycle::leak_scan;
 use crate::lifecycle::resource::Resource;
@@ -43,7 +44,7 @@ use crate::lifecycle::status::{PoolStatus, State, Usage};
 pub(crate) struct Registry {
     me: Weak<Registry>,
     pub(crate) context: Arc<Context>,
-    pub(crate) health: Mutex<health::Cache>,
+    health: Arc<HealthCheck>,
     /// The futures and closures given to `run`, for the drain.
     pub(crate) main: Arc<Activity>,
     /// What was configured, or why that cannot be used.
@@ -60,7 +61,7 @@ pub(crate) struct Registry {
 }
 
 /// The name of a resource, and the resource or why it cannot be.
-pub(crate) type Configured = (Arc<str>, Result<Arc<dyn AnySlot>, Error>);
+type Configured = (Arc<str>, Result<Arc<dyn AnySlot>, Error>);
 
 /// A resource, and the configuration it was made from if it is a built-in one.
 struct Entry {
@@ -96,7 +97,7 @@ impl Registry {
         Arc::new_cyclic(|me| Registry {
             me: me.clone(),
             context,
-            health: Mutex::default(),
+            health: Arc::default(),
             main: Activity::new("main", String::new()),
             settings,
             in_vain: Mutex::default(),
@@ -177,33 +178,29 @@ impl Registry {
         made
     }
 
-    /// Whether this resource was asked for and could not be made.
-    pub(crate) fn was_asked_in_vain(&self, name: &str) -> bool {
-        self.in_vain.lock().contains(name)
-    }
-
     /// The resource of this name, made from this configuration unless it exists with the same.
     pub(crate) fn with<C: KindConfig>(&self, name: &str, config: C) -> Result<Arc<Slot<C::Resource>>, Error> {
+        let slot = self.open(name, &config.into())?;
+        downcast(&slot).ok_or_else(|| taken(name, "it is of another type"))
+    }
+
+    fn open(&self, name: &str, config: &ResourceConfig) -> Result<Arc<dyn AnySlot>, Error> {
         self.context.check_process()?;
         check_name(name)?;
-        if let Ok(known) = &self.settings
-            && let Some(other) = known.get(name)
-            && other.of() != Some(&config)
-        {
+        let known = self.settings.as_ref().map_or_else(|_| Cow::default(), Cow::Borrowed);
+        if known.get(name).is_some_and(|other| other != config) {
             return Err(taken(name, "it is configured differently"));
         }
         let mut entries = self.entries.write();
         if let Some(entry) = entries.get(name) {
-            let same = entry.config.as_ref().and_then(ResourceConfig::of::<C>).is_some_and(|other| *other == config);
-            return match downcast(&entry.slot) {
-                Some(slot) if same => Ok(slot),
-                _ => Err(taken(name, "a resource with another configuration has this name")),
+            return match entry.config.as_ref() == Some(config) {
+                true => Ok(Arc::clone(&entry.slot)),
+                false => Err(taken(name, "a resource with another configuration has this name")),
             };
         }
-        let known = self.settings.as_ref().map_or_else(|_| Cow::default(), Cow::Borrowed);
-        let resource = config.resource(name).map_err(|error| known.blame(error))?;
-        let slot = Slot::built_in(name, resource, known.remedies::<C>(name), Arc::clone(&self.context));
-        let entry = Entry { slot: slot.clone(), config: Some(config.into()) };
+        let slot =
+            config.slot(name, known.remedies(name, config), &self.context).map_err(|error| known.blame(error))?;
+        let entry = Entry { slot: Arc::clone(&slot), config: Some(config.clone()) };
         entries.insert(Arc::clone(slot.name()), entry);
         Ok(slot)
     }
@@ -260,7 +257,7 @@ impl Registry {
         }
         known.usable(name)?;
         match known.get(name) {
-            Some(config) => config.open(name, self),
+            Some(config) => self.open(name, config),
             None => Err(self.unknown(name)),
         }
     }
@@ -274,7 +271,7 @@ impl Registry {
     }
 
     /// Every resource that is configured or registered, and why one cannot be.
-    pub(crate) fn configured(&self) -> Vec<Configured> {
+    fn configured(&self) -> Vec<Configured> {
         if let Err(forked) = self.context.check_process() {
             return vec![(Arc::from("the pool"), Err(forked))];
         }
@@ -466,21 +463,29 @@ impl Registry {
 
     /// Whether this resource answers a round trip now. One never used does not.
     pub(crate) async fn is_healthy(&self, name: &str) -> bool {
-        let Some(me) = self.me.upgrade().filter(|_| self.context.process.is_current()) else { return false };
-        let Ok(report) = health::check(&me).await else { return false };
-        report.entry(name).is_some_and(|entry| {
-            matches!(entry.health, health::Health::Pass | health::Health::Warn) && entry.state == State::Ready
-        })
+        let Ok(report) = self.check_health().await else { return false };
+        report
+            .entry(name)
+            .is_some_and(|entry| matches!(entry.health, Health::Pass | Health::Warn) && entry.state == State::Ready)
     }
 
     /// A report that says so where there could be none.
     pub(crate) async fn health_report(&self) -> HealthReport {
-        let checked = match (self.context.check_process(), self.me.upgrade()) {
-            (Err(forked), _) => Err(forked),
-            (Ok(()), Some(me)) => health::check(&me).await,
-            (Ok(()), None) => Err(Error::Closed { resource: Arc::from("the pool") }),
-        };
+        let checked = self.check_health().await;
         checked.map_or_else(|error| HealthReport::failed(&error), |report| HealthReport::clone(&report))
+    }
+
+    async fn check_health(&self) -> Result<Arc<HealthReport>, Error> {
+        self.context.check_process()?;
+        let me = self.me.upgrade().ok_or_else(|| Error::Closed { resource: Arc::from("the pool") })?;
+        let find = move || {
+            let found = |(name, slot): Configured| {
+                let was_asked_for = slot.is_err() && me.in_vain.lock().contains(&name);
+                Found { name, slot, was_asked_for }
+            };
+            me.configured().into_iter().map(found).collect()
+        };
+        Arc::clone(&self.health).report(&self.context, find).await
     }
 
     pub(crate) fn effective_config(&self, name: &str) -> Option<String> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::error::{Error, Remedies};
 use crate::base::origins::{Origin, Origins};
-use crate::lifecycle::kind::{KindConfig, ResourceConfig};
+use crate::lifecycle::kind::ResourceConfig;
 use crate::lifecycle::options::Options;
 use crate::net::parts::{Names, Part};
 
@@ -85,10 +85,10 @@ impl Settings {
     }
 
     /// What helps where this resource is not there, or refuses the login.
-    pub(crate) fn remedies<C: KindConfig>(&self, name: &str) -> Remedies {
-        let Names { url: (url, variables), parts, .. } = C::NAMES;
+    pub(crate) fn remedies(&self, name: &str, config: &ResourceConfig) -> Remedies {
+        let (Names { url: (url, variables), parts, .. }, kind) = (*config.names(), config.kind());
         let Origins { by_key, file } = &self.origins;
-        let is_default = name == C::KIND && !matches!(by_key.get(name), Some(Origin::Code));
+        let is_default = name == kind && !matches!(by_key.get(name), Some(Origin::Code));
         let [user, password] = [Part::User, Part::Password].map(|part| parts[part as usize]);
         let mut said: Vec<String> = Vec::new();
         for field in [url, user.0, password.0] {
@@ -104,12 +104,12 @@ impl Settings {
         let login = match (said.is_empty(), is_default) {
             (false, _) => format!("user and password are of {}", said.join(" and ")),
             (true, true) => {
-                format!("set {} and {}, or {}, or [{}] in TOML", user.1[0], password.1[0], variables[0], C::KIND)
+                format!("set {} and {}, or {}, or [{}] in TOML", user.1[0], password.1[0], variables[0], kind)
             }
             (true, false) => "user and password are of the configuration in code".to_owned(),
         };
         let nobody = match is_default {
-            true => format!("is it running? Else set {}, or [{}] in TOML", variables[0], C::KIND),
+            true => format!("is it running? Else set {}, or [{}] in TOML", variables[0], kind),
             false => "is it running there?".to_owned(),
         };
         Remedies { nobody: nobody.into(), login: login.into() }

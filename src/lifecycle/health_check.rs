@@ -1,0 +1,197 @@
+//! A health check: a true round trip on each resource, in parallel, bounded and cached.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::base::error::{Error, Proof};
+use crate::base::runtime::{self, within};
+use crate::lifecycle::any_slot::AnySlot;
+use crate::lifecycle::context::Context;
+use crate::lifecycle::health::{Criticality, Health, HealthEntry, HealthOptions, HealthReport};
+use crate::lifecycle::life::{Condition, Progress};
+use crate::lifecycle::probe::answer;
+use crate::lifecycle::status::State;
+
+/// The last report, and the check that is under way.
+#[derive(Default)]
+struct Cache {
+    last: Option<Arc<HealthReport>>,
+    running: Option<Running>,
+}
+
+type Running = watch::Receiver<Option<Arc<HealthReport>>>;
+
+/// The health checks of a pool, of which at most one is under way.
+#[derive(Default)]
+pub(crate) struct HealthCheck {
+    cache: Mutex<Cache>,
+}
+
+/// A resource as the check finds it.
+pub(crate) struct Found {
+    pub(crate) name: Arc<str>,
+    /// The resource, or why there is none.
+    pub(crate) slot: Result<Arc<dyn AnySlot>, Error>,
+    /// Somebody has asked for what is not there.
+    pub(crate) was_asked_for: bool,
+}
+
+impl HealthCheck {
+    /// A report not older than the cache allows. The check runs on the prober's runtime, whoever asks
+    /// and however long they wait; all who ask meanwhile get its report.
+    pub(crate) async fn report(
+        self: Arc<Self>,
+        context: &Arc<Context>,
+        find: impl FnOnce() -> Vec<Found> + Send + 'static,
+    ) -> Result<Arc<HealthReport>, Error> {
+        let mut running = self.running(context, find)?;
+        let report = match &mut running {
+            Ok(report) => return Ok(Arc::clone(report)),
+            Err(running) => running.wait_for(Option::is_some).await.ok().and_then(|report| report.clone()),
+        };
+        report.ok_or_else(|| Error::Panicked { what: "the health check".to_owned(), message: "see the log".to_owned() })
+    }
+
+    /// The last report, if it is fresh, or the check that is under way by now.
+    fn running(
+        self: &Arc<Self>,
+        context: &Arc<Context>,
+        find: impl FnOnce() -> Vec<Found> + Send + 'static,
+    ) -> Result<Result<Arc<HealthReport>, Running>, Error> {
+        let mut cache = self.cache.lock();
+        let is_fresh = |report: &&Arc<HealthReport>| {
+            report.at.elapsed() < context.options.health.cache && report.closing == context.close.is_closing()
+        };
+        if let Some(report) = cache.last.as_ref().filter(is_fresh) {
+            return Ok(Ok(Arc::clone(report)));
+        }
+        match &cache.running {
+            // One whose task has ended without a report counts as none.
+            Some(running) if running.has_changed().is_ok() => Ok(Err(running.clone())),
+            _ => {
+                let no_threads = |error| Error::no_threads(&Arc::from("health check"), error);
+                let prober = runtime::prober().map_err(no_threads)?;
+                let (sender, running) = watch::channel(None);
+                cache.running = Some(running.clone());
+                let (me, context) = (Arc::clone(self), Arc::clone(context));
+                prober.spawn(async move {
+                    let report = Arc::new(check(find, &context).await);
+                    let mut cache = me.cache.lock();
+                    cache.last = Some(Arc::clone(&report));
+                    cache.running = None;
+                    sender.send_replace(Some(report));
+                });
+                Ok(Err(running))
+            }
+        }
+    }
+}
+
+async fn check(find: impl FnOnce() -> Vec<Found>, context: &Context) -> HealthReport {
+    let (at, options) = (Instant::now(), &context.options.health);
+    let mut entries = Vec::new();
+    let mut checks = JoinSet::new();
+    for Found { name, slot, was_asked_for } in find() {
+        let criticality = if options.optional.iter().any(|optional| **optional == *name) {
+            Criticality::Optional
+        } else {
+            Criticality::Required
+        };
+        match slot {
+            Ok(slot) => {
+                entries.push(before(&slot, criticality, options.all));
+                let index = entries.len() - 1;
+                if let Some(check) = round_trip(slot, entries[index].clone(), options) {
+                    checks.spawn(async move { (index, check.await) });
+                }
+            }
+            Err(error) => entries.push(HealthEntry {
+                // What nobody has asked for is as unused as what nobody has connected.
+                health: if was_asked_for { Health::Fail } else { Health::Unknown },
+                state: if was_asked_for { State::Broken } else { State::Idle },
+                name,
+                latency: None,
+                since: Duration::ZERO,
+                generation: 0,
+                error: Some(error.to_string()),
+                criticality,
+            }),
+        }
+    }
+    let collect = async {
+        while let Some(checked) = checks.join_next().await {
+            if let Ok((index, entry)) = checked {
+                entries[index] = entry;
+            }
+        }
+    };
+    let _what_is_left_stays_failed = within(options.all.saturating_sub(at.elapsed()), collect).await;
+    let health = entries
+        .iter()
+        .map(|entry| match (entry.health, entry.criticality) {
+            (Health::Unknown, _) => Health::Pass,
+            (Health::Fail, Criticality::Optional) => Health::Warn,
+            (health, _) => health,
+        })
+        .max()
+        .unwrap_or(Health::Pass);
+    HealthReport { health, entries, at, took: at.elapsed(), closing: context.close.is_closing() }
+}
+
+/// What is known without a round trip; for a ready one, what it is unless its check comes back.
+fn before(slot: &Arc<dyn AnySlot>, criticality: Criticality, limit: Duration) -> HealthEntry {
+    let Condition { state, since, generation, failure, progress, .. } = slot.condition();
+    let (health, error) = match state {
+        State::Idle => (Health::Unknown, None),
+        State::Connecting if failure.is_none() => (Health::Unknown, None),
+        State::Ready => (Health::Fail, Some(format!("no answer within {limit:?}"))),
+        State::Draining => (Health::Warn, Some("closing".to_owned())),
+        State::Closed => (Health::Fail, Some("closed".to_owned())),
+        State::Connecting | State::Broken => {
+            // Nobody may be acquiring what is reported as failed: then this is who has it tried again.
+            drop(Arc::clone(slot).wait_ready());
+            let far = progress.map_or_else(String::new, |Progress { told, .. }| format!("; connecting: {told}"));
+            (Health::Fail, failure.map(|failure| format!("{failure}{far}")))
+        }
+    };
+    HealthEntry { name: Arc::clone(slot.name()), health, latency: None, state, since, generation, error, criticality }
+}
+
+fn round_trip(
+    slot: Arc<dyn AnySlot>,
+    mut entry: HealthEntry,
+    options: &HealthOptions,
+) -> Option<impl Future<Output = HealthEntry> + Send + use<>> {
+    let (each, slow) = (options.each, options.slow);
+    if entry.state != State::Ready {
+        return None;
+    }
+    Some(async move {
+        let started = Instant::now();
+        // None where it was closed since it was looked at.
+        let Some(ping) = slot.ping() else { return entry };
+        let answer = answer(ping, each).await;
+        let latency = started.elapsed();
+        match answer {
+            Ok(()) => {
+                let is_slow = latency > slow;
+                entry.health = if is_slow { Health::Warn } else { Health::Pass };
+                entry.error = is_slow.then(|| format!("slow: over {slow:?}"));
+                entry.latency = Some(latency);
+            }
+            Err(failure) => {
+                entry.health = match failure.proof() {
+                    Proof::Silent | Proof::Refused => Health::Fail,
+                    Proof::Limited => Health::Warn,
+                    Proof::Unasked => Health::Unknown,
+                };
+                entry.error = Some(failure.to_string());
+            }
+        }
+        entry
+    })
+}
