@@ -13,4 +13,5 @@ pub(crate) mod repeat;
 pub(crate) mod retry;
 pub(crate) mod runtime;
 pub(crate) mod secret;
+pub(crate) mod stderr;
 pub(crate) mod sync;

@@ -17,10 +17,11 @@ use serde::Deserialize;
 use crate::base::error::Error;
 use crate::base::process::{Process, Room, Singleton};
 use crate::base::runtime::LONGEST;
+use crate::base::stderr;
 use crate::lifecycle::close::options::WATCHDOG;
+use crate::lifecycle::close::pool::Pool;
 use crate::lifecycle::close::report::Reason;
 use crate::lifecycle::close::run;
-use crate::lifecycle::registry::Registry;
 
 /// How a process that a signal ended exits, after closing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -44,14 +45,14 @@ static ENDING: Singleton<Ending> = Singleton::new(Room::Ending);
 #[derive(Default)]
 struct Ending {
     /// The pools that close as it does.
-    pools: Mutex<Vec<Weak<Registry>>>,
+    pools: Mutex<Vec<Weak<dyn Pool>>>,
     has_begun: AtomicBool,
     catching: OnceCell<()>,
     signals: platform::Signals,
 }
 
 impl Ending {
-    fn pools(&self) -> Vec<Arc<Registry>> {
+    fn pools(&self) -> Vec<Arc<dyn Pool>> {
         self.pools.lock().iter().filter_map(Weak::upgrade).collect()
     }
 }
@@ -60,26 +61,21 @@ impl Ending {
 ///
 /// # Errors
 /// [`Error::Closing`] once the process is ending. A pool that came later would not be closed any more.
-pub(crate) fn arm(registry: &Arc<Registry>, signals: bool) -> Result<(), Error> {
-    let ending = ENDING.of(registry.context.process);
+pub(crate) fn arm(pool: &Arc<dyn Pool>, signals: bool) -> Result<(), Error> {
+    let ending = ENDING.of(pool.context().process);
     let mut pools = ending.pools.lock();
     // Under the lock, which the end of the process takes once it has said that it is ending.
     if ending.has_begun.load(Ordering::SeqCst) {
         return Err(Error::Closing { resource: Arc::from("the process") });
     }
     pools.retain(|pool| pool.strong_count() > 0);
-    pools.push(Arc::downgrade(registry));
+    pools.push(Arc::downgrade(pool));
     drop(pools);
     platform::hook_exit();
     if signals {
-        ending.catching.get_or_init(|| platform::catch_signals(ending, registry.context.options.exit_status));
+        ending.catching.get_or_init(|| platform::catch_signals(ending, pool.context().options.exit_status));
     }
     Ok(())
-}
-
-/// Writes to the standard error, from wherever that may be.
-pub(crate) fn tell(text: &str) {
-    platform::write_stderr(text);
 }
 
 /// Whether the process is ending, so that nothing may open again.
@@ -100,15 +96,15 @@ fn close_pools(ending: &Ending, reason: Reason) -> bool {
     let started = Instant::now();
     let mut forced = false;
     for pool in pools {
-        match pool.context.close.wait_blocking(latest(&pool, started)) {
+        match pool.context().close.wait_blocking(latest(&*pool, started)) {
             Some(report) if report.all_closed() => {}
-            Some(report) => pool_tells(&pool, &format!("resource-pool: {report}")),
+            Some(report) => pool_tells(&*pool, &format!("resource-pool: {report}")),
             None => {
                 forced = true;
-                let running: Vec<_> = pool.context.close.running().iter().map(|name| name.to_string()).collect();
+                let running: Vec<_> = pool.context().close.running().iter().map(|name| name.to_string()).collect();
                 let running = running.join(", ");
                 let text = format!("resource-pool: closing did not end in time; still running: {running}\n");
-                pool_tells(&pool, &text);
+                pool_tells(&*pool, &text);
             }
         }
         // Its drop would start nothing, but may run drivers' code on this thread.
@@ -117,17 +113,17 @@ fn close_pools(ending: &Ending, reason: Reason) -> bool {
     forced
 }
 
-fn pool_tells(pool: &Registry, text: &str) {
-    if pool.context.options.close.stderr {
-        tell(text);
+fn pool_tells(pool: &dyn Pool, text: &str) {
+    if pool.context().options.close.stderr {
+        stderr::tell(text);
     }
 }
 
 /// When this pool must have closed: as its limits say from now on, or later where a close that is
 /// under way was given longer.
-fn latest(pool: &Registry, now: Instant) -> Instant {
-    let configured = now + pool.context.options.close.worst_case().min(LONGEST);
-    pool.context.close.deadline().map_or(configured, |given| configured.max(given + WATCHDOG))
+fn latest(pool: &dyn Pool, now: Instant) -> Instant {
+    let configured = now + pool.context().options.close.worst_case().min(LONGEST);
+    pool.context().close.deadline().map_or(configured, |given| configured.max(given + WATCHDOG))
 }
 
 /// The longest that any pool may take to close.
@@ -135,7 +131,7 @@ fn latest(pool: &Registry, now: Instant) -> Instant {
 fn longest(ending: &Ending) -> Duration {
     let now = Instant::now();
     let pools = ending.pools();
-    let last = pools.iter().map(|pool| latest(pool, now)).max();
+    let last = pools.iter().map(|pool| latest(&**pool, now)).max();
     std::mem::forget(pools);
     last.map_or(WATCHDOG, |last| last - now)
 }
@@ -168,10 +164,6 @@ mod platform {
     /// One wish to end may come as several signals: `timeout` ends the process and then its group, a
     /// terminal hangs up on both, systemd sends SIGHUP after SIGTERM.
     const AT_ONCE: i64 = 250;
-    /// What a pipe that takes anything takes whole.
-    const WORD: usize = 512;
-    /// How long a text may take on its way. A pipe that nobody reads takes none for ever.
-    const TELLING: Duration = Duration::from_millis(500);
 
     pub(super) fn hook_exit() {
         static HOOKED: AtomicBool = AtomicBool::new(false);
@@ -196,7 +188,7 @@ mod platform {
         let _status = catch_unwind(|| {
             let Some(ending) = here() else { return };
             for pool in ending.pools() {
-                pool.context.close.leave_part();
+                pool.context().close.leave_part();
                 std::mem::forget(pool);
             }
             let number = ending.signals.arrived.load(Ordering::SeqCst);
@@ -363,40 +355,10 @@ mod platform {
         // SAFETY: ends the process without running anything else.
         unsafe { libc::_exit(status) }
     }
-
-    /// Without the standard library's handle, whose thread-locals may be gone, and whose lock may be
-    /// held by a thread that waits for a reader. What nobody takes in time is left unsaid.
-    pub(super) fn write_stderr(text: &str) {
-        let until = Instant::now() + TELLING;
-        let mut left = text.as_bytes();
-        while let Some(word) = left.chunks(WORD).next() {
-            let limit = until.saturating_duration_since(Instant::now()).as_millis();
-            let mut stderr = libc::pollfd { fd: 2, events: libc::POLLOUT, revents: 0 };
-            // SAFETY: one `pollfd`, and the pointer and length of a live slice.
-            let written = unsafe {
-                match libc::poll(&mut stderr, 1, i32::try_from(limit).unwrap_or(i32::MAX)) {
-                    1 => libc::write(2, word.as_ptr().cast(), word.len()),
-                    // Interrupted, or nobody has read.
-                    taken => taken as isize,
-                }
-            };
-            match usize::try_from(written) {
-                Ok(written) if written > 0 => left = &left[written..],
-                Err(_) if was_interrupted() => {}
-                _ => return,
-            }
-        }
-    }
-
-    fn was_interrupted() -> bool {
-        std::io::Error::last_os_error().kind() == std::io::ErrorKind::Interrupted
-    }
 }
 
 #[cfg(not(unix))]
 mod platform {
-    use std::io::Write;
-
     use super::*;
 
     #[derive(Default)]
@@ -427,9 +389,5 @@ mod platform {
         if let Err(error) = ctrl_c {
             tracing::debug!(%error, "Ctrl-C is left to its present handler");
         }
-    }
-
-    pub(super) fn write_stderr(text: &str) {
-        let _ = std::io::stderr().write_all(text.as_bytes());
     }
 }

@@ -21,12 +21,12 @@ use crate::lifecycle::any_slot::AnySlot;
 use crate::lifecycle::close::closer;
 use crate::lifecycle::close::edges::Edges;
 use crate::lifecycle::close::phase::Phase;
+use crate::lifecycle::close::pool::{Hook, Pool};
 use crate::lifecycle::close::report::CloseReport;
 use crate::lifecycle::close::report::Closing;
 use crate::lifecycle::close::report::Outcome;
 use crate::lifecycle::close::report::Reason;
 use crate::lifecycle::close::run;
-use crate::lifecycle::close::run::Hook;
 use crate::lifecycle::close::state::CloseCell;
 use crate::lifecycle::close::state::Course;
 use crate::lifecycle::context::Context;
@@ -118,6 +118,10 @@ impl Registry {
         Ok(self.defaults.downcast_ref().unwrap_or_else(|| unreachable!("the facades made it")))
     }
 
+    fn as_pool(self: &Arc<Self>) -> Arc<dyn Pool> {
+        Arc::clone(self) as Arc<dyn Pool>
+    }
+
     /// This pool is the process's own, whose first use installs the signal handlers.
     pub(crate) fn set_global(&self) {
         self.is_global.get_or_init(|| ());
@@ -136,7 +140,7 @@ impl Registry {
             let threads = closer::arm().and_then(|()| runtime::prober().map(drop));
             threads.map_err(|error| Error::no_threads(name, error))?;
             if let Some(me) = self.me.upgrade() {
-                exit::arm(&me, self.is_global.get().is_some() && self.context.options.signals)?;
+                exit::arm(&me.as_pool(), self.is_global.get().is_some() && self.context.options.signals)?;
                 let pool = Weak::clone(&self.me);
                 leak_scan::watch(self.context.options.leaks.clone(), move || Some(pool.upgrade()?.slots()));
             }
@@ -340,14 +344,6 @@ impl Registry {
         Ok(())
     }
 
-    /// The hooks, but for adopted clients that are gone. Each runs once.
-    pub(crate) fn take_hooks(&self) -> Vec<Hook> {
-        let hooks = std::mem::take(&mut *self.hooks.lock());
-        let (alive, gone): (Vec<_>, Vec<_>) = hooks.by_name.into_values().flatten().partition(|(_, alive)| alive());
-        let_go(gone);
-        alive.into_iter().map(|(hook, _)| hook).collect()
-    }
-
     pub(crate) fn on_report(&self, listener: impl Fn(&CloseReport) + Send + Sync + 'static) {
         if !self.context.process.is_current() {
             return;
@@ -369,10 +365,6 @@ impl Registry {
             return Ok(());
         }
         self.edges.lock().add(dependant, dependency)
-    }
-
-    pub(crate) fn edges(&self) -> Edges {
-        self.edges.lock().clone()
     }
 
     fn phase(&self, name: &str) -> Result<Phase, Error> {
@@ -411,19 +403,19 @@ impl Registry {
         deadline: Option<Duration>,
     ) -> Result<Arc<Course>, Error> {
         self.context.check_process()?;
-        run::start(self, reason, deadline)
+        run::start(&self.as_pool(), reason, deadline)
     }
 
     /// The report, or one that says why there is none.
     pub(crate) async fn close_all(self: &Arc<Self>, reason: Reason, deadline: Option<Duration>) -> CloseReport {
         match self.start_closing(reason, deadline) {
             Ok(course) => CloseReport::clone(&*course.wait().await),
-            Err(error) => CloseReport::of(self, reason, Outcome::Failed(error.to_string())),
+            Err(error) => CloseReport::of(&**self, reason, Outcome::Failed(error.to_string())),
         }
     }
 
     pub(crate) async fn close_one(self: &Arc<Self>, name: &str) -> Result<Arc<CloseReport>, Error> {
-        Ok(run::start_one(self, self.slot(name)?, Reason::Requested)?.wait().await)
+        Ok(run::start_one(&self.as_pool(), self.slot(name)?, Reason::Requested)?.wait().await)
     }
 
     pub(crate) async fn reconnect(&self, name: &str) -> Result<(), Error> {
@@ -441,7 +433,7 @@ impl Registry {
                 slot.reopen();
             }
         }
-        self.context.close.reopen()
+        self.context.close.reopen(exit::is_ending)
     }
 
     /// Checks what code and TOML say of every resource. A bad variable is told to whoever asks for its resource.
@@ -502,6 +494,41 @@ impl Registry {
     }
 }
 
+/// As closing and the end of the process know it.
+impl Pool for Registry {
+    fn context(&self) -> &Arc<Context> {
+        &self.context
+    }
+
+    fn main(&self) -> &Arc<Activity> {
+        &self.main
+    }
+
+    fn slots(&self) -> Vec<Arc<dyn AnySlot>> {
+        Registry::slots(self)
+    }
+
+    fn holders(&self) -> Vec<Holder> {
+        Registry::holders(self)
+    }
+
+    fn status_with(&self, usage: fn(&dyn AnySlot) -> Usage) -> PoolStatus {
+        Registry::status_with(self, usage)
+    }
+
+    /// The hooks, but for adopted clients that are gone. Each runs once.
+    fn take_hooks(&self) -> Vec<Hook> {
+        let hooks = std::mem::take(&mut *self.hooks.lock());
+        let (alive, gone): (Vec<_>, Vec<_>) = hooks.by_name.into_values().flatten().partition(|(_, alive)| alive());
+        let_go(gone);
+        alive.into_iter().map(|(hook, _)| hook).collect()
+    }
+
+    fn edges(&self) -> Edges {
+        self.edges.lock().clone()
+    }
+}
+
 impl fmt::Debug for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let states: BTreeMap<_, _> = self.slots().iter().map(|slot| (Arc::clone(slot.name()), slot.state())).collect();
@@ -519,7 +546,7 @@ impl Drop for PoolHandle {
             std::mem::forget(Arc::clone(&self.0));
         } else if self.0.armed.get().is_some() {
             // Nothing that never connected has anything to close.
-            let _nobody_waits = run::start(&self.0, Reason::Dropped, None);
+            let _nobody_waits = run::start(&self.0.as_pool(), Reason::Dropped, None);
         }
     }
 }

@@ -4,6 +4,7 @@ pub(crate) mod closer;
 pub(crate) mod edges;
 pub(crate) mod options;
 pub(crate) mod phase;
+pub(crate) mod pool;
 pub(crate) mod report;
 pub(crate) mod run;
 pub(crate) mod state;

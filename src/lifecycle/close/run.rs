@@ -15,20 +15,20 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::base::clock::Moment;
-use crate::base::error::{BoxError, Error, Failure, Few, panic_message};
+use crate::base::error::{Error, Failure, Few, panic_message};
 use crate::base::runtime::{self, within};
+use crate::base::stderr;
 use crate::base::sync::Mutex;
 use crate::lifecycle::activity::Activity;
 use crate::lifecycle::any_slot::AnySlot;
 use crate::lifecycle::close::closer::{Closer, Job, hand_over, on_thread};
 use crate::lifecycle::close::edges::Edges;
 use crate::lifecycle::close::phase::Phase;
+use crate::lifecycle::close::pool::{Hook, Pool};
 use crate::lifecycle::close::report::{CloseReport, Outcome, Reason, StepReport};
 use crate::lifecycle::close::state::{CloseCell, Course, Part};
 use crate::lifecycle::context::Context;
-use crate::lifecycle::exit;
 use crate::lifecycle::lease::Held;
-use crate::lifecycle::registry::Registry;
 use crate::lifecycle::status::{PoolStatus, State, Usage};
 
 /// How long a step that was cut has to end: this, or half of what its level has.
@@ -42,21 +42,14 @@ const TELLING: Duration = Duration::from_millis(500);
 /// How long closing is silent about what it waits for.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// A step that is not a resource: a closure given to `on_close`.
-pub(crate) struct Hook {
-    pub(crate) name: Arc<str>,
-    pub(crate) phase: Phase,
-    pub(crate) run: Box<dyn FnOnce() -> Result<(), BoxError> + Send>,
-}
-
 impl CloseReport {
     /// One that has no steps, since the whole ended like this.
-    pub(crate) fn of(registry: &Registry, reason: Reason, outcome: Outcome) -> Self {
-        let held = registry.holders();
+    pub(crate) fn of(pool: &dyn Pool, reason: Reason, outcome: Outcome) -> Self {
+        let held = pool.holders();
         let step = StepReport::new(Arc::from("closing"), Phase::Tasks, outcome, Duration::ZERO, held);
         CloseReport {
             reason,
-            status: registry.status_with(built_in_usage),
+            status: pool.status_with(built_in_usage),
             drained: Duration::ZERO,
             steps: vec![step],
             took: Duration::ZERO,
@@ -68,34 +61,30 @@ impl CloseReport {
 ///
 /// # Errors
 /// [`Error::Closing`] on a thread that this close itself runs on, which must not wait for it.
-pub(crate) fn start(
-    registry: &Arc<Registry>,
-    reason: Reason,
-    deadline: Option<Duration>,
-) -> Result<Arc<Course>, Error> {
-    let limit = deadline.unwrap_or(registry.context.options.close.deadline);
-    let (course, first) = registry.context.close.begin(limit);
+pub(crate) fn start(pool: &Arc<dyn Pool>, reason: Reason, deadline: Option<Duration>) -> Result<Arc<Course>, Error> {
+    let limit = deadline.unwrap_or(pool.context().options.close.deadline);
+    let (course, first) = pool.context().close.begin(limit);
     if first {
-        let (registry, course) = (Arc::clone(registry), Arc::clone(&course));
+        let (pool, course) = (Arc::clone(pool), Arc::clone(&course));
         hand_over(Box::new(move || {
-            let report = run_close(&registry, reason, &registry.slots(), close_pool(&registry, reason, limit));
+            let report = run_close(&*pool, reason, &pool.slots(), close_pool(&pool, reason, limit));
             if report.all_closed() {
                 tracing::info!(%reason, took = ?report.took, "closed");
             } else {
                 tracing::warn!(%reason, %report, "closed with trouble");
             }
             course.end(report.clone());
-            let running = registry.context.close.running_as("a listener");
-            for listener in registry.context.on_report() {
-                if registry.context.close.run_part(Part::Listener, || listener(&report)).is_err() {
+            let running = pool.context().close.running_as("a listener");
+            for listener in pool.context().on_report() {
+                if pool.context().close.run_part(Part::Listener, || listener(&report)).is_err() {
                     tracing::error!("a listener for close reports panicked");
                 }
             }
             drop(running);
-            registry.context.close.announce(&course);
+            pool.context().close.announce(&course);
         }));
     }
-    registry.context.close.check_outside(&course, "the pool")?;
+    pool.context().close.check_outside(&course, "the pool")?;
     Ok(course)
 }
 
@@ -104,29 +93,25 @@ pub(crate) fn start(
 ///
 /// # Errors
 /// As [`start`].
-pub(crate) fn start_one(
-    registry: &Arc<Registry>,
-    slot: Arc<dyn AnySlot>,
-    reason: Reason,
-) -> Result<Arc<Course>, Error> {
-    let (course, first) = registry.context.close.begin_single(slot.name());
+pub(crate) fn start_one(pool: &Arc<dyn Pool>, slot: Arc<dyn AnySlot>, reason: Reason) -> Result<Arc<Course>, Error> {
+    let (course, first) = pool.context().close.begin_single(slot.name());
     if !first {
-        registry.context.close.check_outside(&course, slot.name())?;
+        pool.context().close.check_outside(&course, slot.name())?;
     } else {
-        let registry = Arc::clone(registry);
+        let pool = Arc::clone(pool);
         hand_over(Box::new(move || {
             let name = Arc::clone(slot.name());
-            let limit = registry.context.options.close.deadline;
-            let close = close_slots(&registry, vec![Arc::clone(&slot)], Vec::new(), reason, limit);
-            let report = run_close(&registry, reason, &[slot], close);
-            registry.context.close.end_single(&name, report);
+            let limit = pool.context().options.close.deadline;
+            let close = close_slots(&pool, vec![Arc::clone(&slot)], Vec::new(), reason, limit);
+            let report = run_close(&*pool, reason, &[slot], close);
+            pool.context().close.end_single(&name, report);
         }));
     }
     Ok(course)
 }
 
 fn run_close(
-    registry: &Registry,
+    pool: &dyn Pool,
     reason: Reason,
     slots: &[Arc<dyn AnySlot>],
     close: impl Future<Output = CloseReport>,
@@ -136,10 +121,10 @@ fn run_close(
         match within(SILENCE, &mut close).await {
             Ok(report) => report,
             Err(_elapsed) => {
-                if registry.context.options.close.stderr
-                    && let Some(line) = waited_for(&registry.context.close, slots)
+                if pool.context().options.close.stderr
+                    && let Some(line) = waited_for(&pool.context().close, slots)
                 {
-                    exit::tell(&line);
+                    stderr::tell(&line);
                 }
                 close.await
             }
@@ -152,7 +137,7 @@ fn run_close(
         Ok(Err(error)) => Outcome::Failed(error.to_string()),
         Err(payload) => Outcome::Panicked(panic_message(&*payload)),
     };
-    CloseReport::of(registry, reason, outcome)
+    CloseReport::of(pool, reason, outcome)
 }
 
 /// One line on what a close waits for, and which lines of source hold it. `None` between two steps.
@@ -172,13 +157,12 @@ fn waited_for(close: &CloseCell, slots: &[Arc<dyn AnySlot>]) -> Option<String> {
     (!waits.is_empty()).then(told)
 }
 
-async fn close_pool(registry: &Arc<Registry>, reason: Reason, limit: Duration) -> CloseReport {
+async fn close_pool(pool: &Arc<dyn Pool>, reason: Reason, limit: Duration) -> CloseReport {
     let started = Instant::now();
     let deadline = runtime::deadline(limit);
-    let singles = registry.context.close.singles();
-    let (alone, slots): (Vec<_>, Vec<_>) =
-        registry.slots().into_iter().partition(|slot| singles.contains_key(slot.name()));
-    let mut report = close_slots(registry, slots, registry.take_hooks(), reason, limit).await;
+    let singles = pool.context().close.singles();
+    let (alone, slots): (Vec<_>, Vec<_>) = pool.slots().into_iter().partition(|slot| singles.contains_key(slot.name()));
+    let mut report = close_slots(pool, slots, pool.take_hooks(), reason, limit).await;
     // What was being closed by itself has the drivers' runtime until it is done.
     for slot in alone {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -186,7 +170,7 @@ async fn close_pool(registry: &Arc<Registry>, reason: Reason, limit: Duration) -
             Ok(single) => {
                 // It may have been connected anew after its step, before that close ended and all closed.
                 let left = deadline.saturating_duration_since(Instant::now());
-                let again = close_slots(registry, vec![slot], Vec::new(), reason, left).await;
+                let again = close_slots(pool, vec![slot], Vec::new(), reason, left).await;
                 let steps = if again.steps.is_empty() { &single.steps } else { &again.steps };
                 report.steps.extend_from_slice(steps);
             }
@@ -199,20 +183,20 @@ async fn close_pool(registry: &Arc<Registry>, reason: Reason, limit: Duration) -
         }
     }
     // So has what was lost, or came too late, until it is said goodbye to.
-    for slot in registry.slots() {
+    for slot in pool.slots() {
         let said = slot.activity().until(|| slot.goodbyes_said().then_some(()));
         let _goes_down_with_the_runtime = within(deadline.saturating_duration_since(Instant::now()), said).await;
     }
     report.took = started.elapsed();
     // What `run` was given goes on there after closing everything itself.
-    if registry.main.tally.now().is_empty() || registry.main.is_draining() {
-        registry.context.runtime.end();
+    if pool.main().tally.now().is_empty() || pool.main().is_draining() {
+        pool.context().runtime.end();
     }
     report
 }
 
 async fn close_slots(
-    registry: &Arc<Registry>,
+    pool: &Arc<dyn Pool>,
     slots: Vec<Arc<dyn AnySlot>>,
     hooks: Vec<Hook>,
     reason: Reason,
@@ -221,22 +205,22 @@ async fn close_slots(
     let started = Instant::now();
     let begun = Moment::now();
     let deadline = runtime::deadline(limit);
-    let running = registry.context.close.running_as("the drain");
-    let mut status = registry.status_with(built_in_usage);
-    let options = &registry.context.options.close;
+    let running = pool.context().close.running_as("the drain");
+    let mut status = pool.status_with(built_in_usage);
+    let options = &pool.context().options.close;
 
     let (connecting, settled): (Vec<_>, Vec<_>) = slots.into_iter().partition(|slot| slot.begin_settling());
     let mut slots: Vec<_> = settled.into_iter().filter(|slot| slot.begin_close()).collect();
-    let mut levels = order(slots.iter().chain(&connecting), hooks, &registry.edges());
+    let mut levels = order(slots.iter().chain(&connecting), hooks, &pool.edges());
     let reserved = options.reserve(limit, levels.len());
     let spare = limit.saturating_sub(reserved);
     let stop_intake = |slots: Vec<Arc<dyn AnySlot>>| {
-        in_parallel(&registry.context, INTAKE.min(spare), slots.into_iter().map(AnySlot::stop_intake))
+        in_parallel(pool.context(), INTAKE.min(spare), slots.into_iter().map(AnySlot::stop_intake))
     };
     let ((), (), settled) = tokio::join!(
-        ask_usage(registry, &mut status, TELLING.min(spare)),
+        ask_usage(&**pool, &mut status, TELLING.min(spare)),
         stop_intake(slots.clone()),
-        settle(&registry.context, connecting, options.step.min(spare))
+        settle(pool.context(), connecting, options.step.min(spare))
     );
     let mut unconnected = BTreeMap::new();
     for (slot, ended) in settled {
@@ -247,12 +231,12 @@ async fn close_slots(
     }
     let mut active: Vec<_> = slots.iter().map(|slot| Arc::clone(slot.activity())).collect();
     if matches!(reason, Reason::Signal(_)) {
-        registry.main.set_draining(true);
-        active.push(Arc::clone(&registry.main));
+        pool.main().set_draining(true);
+        active.push(Arc::clone(pool.main()));
     }
     let left = deadline.saturating_duration_since(Instant::now());
     let drain_limit = options.drain.min(left.saturating_sub(reserved));
-    drain(&registry.context, &slots, &active, begun, drain_limit).await;
+    drain(pool.context(), &slots, &active, begun, drain_limit).await;
     let drained = started.elapsed();
     let busy: BTreeSet<_> =
         slots.iter().filter(|slot| !is_idle(&***slot)).map(|slot| Arc::clone(slot.name())).collect();
@@ -278,7 +262,7 @@ async fn close_slots(
             }
             let budget = options.budget(phase).min(own - grace);
             let drains_again = !busy.contains(&name);
-            let task = running.spawn(run_step(Arc::clone(registry), step, budget, grace, drains_again));
+            let task = running.spawn(run_step(Arc::clone(pool), step, budget, grace, drains_again));
             begun.insert(task.id(), (name, phase, Instant::now()));
         }
         while let Some(ended) = running.join_next_with_id().await {
@@ -306,8 +290,8 @@ fn built_in_usage(slot: &dyn AnySlot) -> Usage {
 
 /// Puts into the status how full users' own kinds are. They are asked aside, and nothing is known of one that hangs, nor
 /// of those behind it.
-async fn ask_usage(registry: &Registry, status: &mut PoolStatus, limit: Duration) {
-    let slots: Vec<_> = registry.slots().into_iter().filter(|slot| slot.is_users()).collect();
+async fn ask_usage(pool: &dyn Pool, status: &mut PoolStatus, limit: Duration) {
+    let slots: Vec<_> = pool.slots().into_iter().filter(|slot| slot.is_users()).collect();
     if slots.is_empty() {
         return;
     }
@@ -319,7 +303,7 @@ async fn ask_usage(registry: &Registry, status: &mut PoolStatus, limit: Duration
             telling.lock().insert(Arc::clone(slot.name()), usage);
         }
     };
-    if aside(&registry.context, limit, ask).await.is_none() {
+    if aside(pool.context(), limit, ask).await.is_none() {
         tracing::warn!(?limit, "the usage of a resource does not come back; it must not block its thread");
     }
     let told = told.lock();
@@ -466,7 +450,7 @@ fn order<'a>(
 
 /// A step within its budget; once cut it has the grace to end in. Without a budget it is skipped.
 async fn run_step(
-    registry: Arc<Registry>,
+    pool: Arc<dyn Pool>,
     step: Step,
     budget: Duration,
     grace: Duration,
@@ -475,7 +459,7 @@ async fn run_step(
     let started = Instant::now();
     let name = step.name();
     let phase = step.phase();
-    let running = registry.context.close.running_as(&name);
+    let running = pool.context().close.running_as(&name);
     let slot = match &step {
         Step::Resource(slot) => Some(Arc::clone(slot)),
         Step::Hook(_) => None,
@@ -483,13 +467,13 @@ async fn run_step(
     if let Some(slot) = &slot {
         slot.shut();
         if drains_again {
-            drain_again(&registry.context, slot, budget / 2).await;
+            drain_again(pool.context(), slot, budget / 2).await;
         }
         slot.activity().tally.end_drain();
     }
     let held = slot.as_ref().map_or_else(Vec::new, |slot| slot.holders());
     let cancel = CancellationToken::new();
-    let mut ended = (!budget.is_zero()).then(|| on_own_thread(&registry, step, cancel.clone()));
+    let mut ended = (!budget.is_zero()).then(|| on_own_thread(&pool, step, cancel.clone()));
     let mut outcome = match &mut ended {
         None => Outcome::Skipped,
         Some(ended) => {
@@ -502,7 +486,7 @@ async fn run_step(
     {
         // It may be the user's code, and block.
         let cut = Arc::clone(slot);
-        let _hangs_by_itself = aside(&registry.context, grace, move || cut.force()).await;
+        let _hangs_by_itself = aside(pool.context(), grace, move || cut.force()).await;
         if matches!(outcome, Outcome::TimedOut)
             && let Some(ended) = ended
             && within(grace, ended).await.is_ok_and(|ended| ended.is_ok())
@@ -513,7 +497,7 @@ async fn run_step(
     cancel.cancel();
     if let Some(slot) = &slot {
         let last = Arc::clone(slot);
-        match aside(&registry.context, grace.max(LAST_DROP), move || last.finish_close()).await {
+        match aside(pool.context(), grace.max(LAST_DROP), move || last.finish_close()).await {
             Some(Ok(())) => {}
             Some(Err(message)) => outcome = Outcome::Panicked(message),
             None => outcome = Outcome::TimedOut,
@@ -530,13 +514,13 @@ async fn run_step(
 
 /// Runs a step on its own thread, in the context of the pool's runtime, so that one which blocks
 /// or panics is only itself.
-fn on_own_thread(registry: &Arc<Registry>, step: Step, cancel: CancellationToken) -> oneshot::Receiver<Outcome> {
-    let (number, ended) = registry.context.close.begin_step();
-    let runtime = registry.context.runtime.current();
+fn on_own_thread(pool: &Arc<dyn Pool>, step: Step, cancel: CancellationToken) -> oneshot::Receiver<Outcome> {
+    let (number, ended) = pool.context().close.begin_step();
+    let runtime = pool.context().runtime.current();
     let name = format!("resource-pool-close-{}", step.name());
-    let registry = Arc::clone(registry);
+    let pool = Arc::clone(pool);
     let run = move || {
-        let outcome = registry.context.close.run_part(Part::Step(number), || match step {
+        let outcome = pool.context().close.run_part(Part::Step(number), || match step {
             Step::Hook(hook) => (hook.run)().map_err(Failure::transient),
             Step::Resource(slot) => match runtime {
                 Some(runtime) => runtime.block_on(async {
@@ -555,7 +539,7 @@ fn on_own_thread(registry: &Arc<Registry>, step: Step, cancel: CancellationToken
             Ok(Err(failure)) => Outcome::Failed(failure.to_string()),
             Err(payload) => Outcome::Panicked(panic_message(&*payload)),
         };
-        registry.context.close.end_step(number, outcome);
+        pool.context().close.end_step(number, outcome);
     };
     on_some_thread(name, Box::new(run));
     ended

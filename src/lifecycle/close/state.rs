@@ -15,7 +15,6 @@ use crate::base::error::Error;
 use crate::base::runtime;
 use crate::base::sync::{Condvar, Mutex, Notify};
 use crate::lifecycle::close::report::{CloseReport, Closing, Outcome};
-use crate::lifecycle::exit;
 
 /// The closes of one pool: of the whole at most one runs, and of each resource; all who ask for
 /// one get its report.
@@ -195,10 +194,10 @@ impl CloseCell {
     ///
     /// # Errors
     /// [`Error::Closing`] while it is being closed, and once the process is ending.
-    pub(crate) fn reopen(&self) -> Result<(), Error> {
+    pub(crate) fn reopen(&self, is_ending: impl Fn() -> bool) -> Result<(), Error> {
         let mut whole = self.whole.lock();
         // Looked at under the lock, as the process's end waits for what it finds closing.
-        if exit::is_ending() {
+        if is_ending() {
             return Err(Error::Closing { resource: Arc::from("the process") });
         }
         match (whole.begun, whole.course.report()) {
