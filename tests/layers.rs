@@ -2,7 +2,7 @@
 
 #![allow(missing_docs)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -39,6 +39,38 @@ fn an_import_that_points_up_is_named() {
     );
 }
 
+/// Files of the core that name each other, be it by way of others, could only be understood together.
+#[test]
+fn the_core_has_no_circle() {
+    let core = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lifecycle");
+    let files: BTreeMap<String, PathBuf> = sources(&core)
+        .into_iter()
+        .map(|file| (file.strip_prefix(&core).unwrap().with_extension("").to_str().unwrap().replace('/', "::"), file))
+        // The models name what they are models of.
+        .filter(|(module, _)| module != "model")
+        .collect();
+    let names = |file: &PathBuf| -> BTreeSet<String> {
+        let named = named(&fs::read_to_string(file).unwrap()).into_iter();
+        let inside = named.filter(|path| path[0] == "lifecycle");
+        inside
+            .filter_map(|path| {
+                (2..=path.len()).map(|end| path[1..end].join("::")).rfind(|name| files.contains_key(name))
+            })
+            .collect()
+    };
+    let mut left: BTreeMap<String, BTreeSet<String>> =
+        files.iter().map(|(module, file)| (module.clone(), names(file))).collect();
+    assert!(left.len() > 25 && left.values().any(|names| names.len() > 5), "{left:?}");
+    // What names nothing that is left cannot be in a circle.
+    while let Some(free) =
+        left.iter().find(|(module, names)| names.iter().all(|name| name == *module)).map(|(free, _)| free.clone())
+    {
+        left.remove(&free);
+        left.values_mut().for_each(|names| names.retain(|name| *name != free));
+    }
+    assert!(left.is_empty(), "these name each other: {left:#?}");
+}
+
 fn pointing_up(src: &Path) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for file in sources(src) {
@@ -46,7 +78,9 @@ fn pointing_up(src: &Path) -> BTreeSet<String> {
         let mut path = inside.split('/');
         let (folder, kind) = (path.next().unwrap(), path.next().unwrap_or_default());
         let Some(mine) = LAYERS.iter().position(|layer| *layer == folder) else { continue };
-        for (layer, module) in named(&fs::read_to_string(&file).unwrap()) {
+        for path in named(&fs::read_to_string(&file).unwrap()) {
+            let layer = path[0].as_str();
+            let module = path.get(1).filter(|_| LAYERS.contains(&layer)).map_or("", String::as_str);
             let its = LAYERS.iter().position(|known| *known == layer);
             let is_other_kind = layer == "kinds" && folder == "kinds" && module != kind.trim_end_matches(".rs");
             if its.is_none_or(|its| its > mine) || is_other_kind {
@@ -66,18 +100,13 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
     entries.flat_map(sorted).collect()
 }
 
-/// The layer and the module in it of everything that code names by `crate::`. What the root exports has no module.
-fn named(text: &str) -> BTreeSet<(String, String)> {
+/// Everything that code names by `crate::`, as segments.
+fn named(text: &str) -> BTreeSet<Vec<String>> {
     let code: String = text.lines().flat_map(|line| [line.split("//").next().unwrap_or_default(), "\n"]).collect();
     let mut found = BTreeSet::new();
     for path in code.split("crate::").skip(1) {
         let mut path = path;
-        for segments in tree(&mut path) {
-            let mut segments = segments.into_iter();
-            let layer = segments.next().unwrap_or_default();
-            let module = segments.next().filter(|_| LAYERS.contains(&layer.as_str()));
-            found.insert((layer, module.unwrap_or_default()));
-        }
+        found.extend(tree(&mut path));
     }
     found
 }

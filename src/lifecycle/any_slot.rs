@@ -9,9 +9,9 @@ use crate::base::future::BoxFuture;
 use crate::base::holder::Holder;
 use crate::lifecycle::activity::Activity;
 use crate::lifecycle::close::phase::Phase;
+use crate::lifecycle::condition::Condition;
 use crate::lifecycle::leak::Leaks;
 use crate::lifecycle::lease::Held;
-use crate::lifecycle::life::Condition;
 use crate::lifecycle::status::{ResourceStatus, State, Usage};
 
 /// A [`Slot`](crate::lifecycle::slot::Slot) whose type the pool need not know.

@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
-use serde::Deserialize;
 
 use crate::base::error::Error;
 use crate::base::process::{Process, Room, Singleton};
@@ -22,19 +21,7 @@ use crate::lifecycle::close::options::WATCHDOG;
 use crate::lifecycle::close::pool::Pool;
 use crate::lifecycle::close::report::Reason;
 use crate::lifecycle::close::run;
-
-/// How a process that a signal ended exits, after closing.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum ExitStatus {
-    /// By the same signal, as if it had not been caught: a shell sees 130, 143 or 129. As process
-    /// 1 of a namespace, which signals cannot end, with 128 plus the signal's number.
-    #[default]
-    Signal,
-    /// With 0.
-    Zero,
-}
+use crate::lifecycle::options::ExitStatus;
 
 /// The status of a process that had to be ended because closing did not end in time.
 const FORCED: i32 = 70;

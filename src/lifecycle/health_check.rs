@@ -10,9 +10,9 @@ use tokio::task::JoinSet;
 use crate::base::error::{Error, Proof};
 use crate::base::runtime::{self, within};
 use crate::lifecycle::any_slot::AnySlot;
+use crate::lifecycle::condition::{Condition, Progress};
 use crate::lifecycle::context::Context;
 use crate::lifecycle::health::{Criticality, Health, HealthEntry, HealthOptions, HealthReport};
-use crate::lifecycle::life::{Condition, Progress};
 use crate::lifecycle::probe::answer;
 use crate::lifecycle::status::State;
 

@@ -18,6 +18,7 @@ use crate::base::error::{Error, Source, panic_message};
 use crate::base::runtime::LONGEST;
 use crate::base::sync::{Mutex, MutexGuard};
 use crate::lifecycle::activity::Activity;
+use crate::lifecycle::condition::{Condition, Progress};
 use crate::lifecycle::leak::LeakOptions;
 use crate::lifecycle::lease::Ledger;
 use crate::lifecycle::probe::Watch;
@@ -75,26 +76,6 @@ struct Attempted {
     attempt: u64,
     error: Error,
     retry_at: Instant,
-}
-
-/// How far an attempt has come, in its own words, and since when.
-#[derive(Clone)]
-pub(crate) struct Progress {
-    pub(crate) at: Instant,
-    pub(crate) told: Arc<str>,
-}
-
-/// A life at one moment.
-pub(crate) struct Condition {
-    pub(crate) state: State,
-    /// For how long.
-    pub(crate) since: Duration,
-    pub(crate) generation: u64,
-    /// How many wait until it can be leased.
-    pub(crate) waiting: usize,
-    /// What explains the state.
-    pub(crate) failure: Option<Error>,
-    pub(crate) progress: Option<Progress>,
 }
 
 /// Who waits for a resource, and how.

@@ -13,7 +13,7 @@ use crate::base::retry::Retry;
 use crate::lifecycle::activity::Activity;
 use crate::lifecycle::any_slot::AnySlot;
 use crate::lifecycle::busy::Busy;
-use crate::lifecycle::life::Condition;
+use crate::lifecycle::condition::Condition;
 use crate::lifecycle::status::State;
 use crate::lifecycle::work::Work;
 

@@ -6,6 +6,7 @@ pub(crate) mod busy;
 #[cfg(feature = "r2d2")]
 pub(crate) mod checkout;
 pub(crate) mod close;
+pub(crate) mod condition;
 pub(crate) mod context;
 pub(crate) mod exit;
 pub(crate) mod health;

@@ -10,7 +10,6 @@ use crate::base::millis;
 use crate::base::repeat::Repeat;
 use crate::base::retry::Retry;
 use crate::lifecycle::close::options::CloseOptions;
-use crate::lifecycle::exit::ExitStatus;
 use crate::lifecycle::health::HealthOptions;
 use crate::lifecycle::leak::LeakOptions;
 use crate::lifecycle::probe::ProbeOptions;
@@ -98,4 +97,17 @@ impl Options {
         }
         Ok(())
     }
+}
+
+/// How a process that a signal ended exits, after closing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ExitStatus {
+    /// By the same signal, as if it had not been caught: a shell sees 130, 143 or 129. As process
+    /// 1 of a namespace, which signals cannot end, with 128 plus the signal's number.
+    #[default]
+    Signal,
+    /// With 0.
+    Zero,
 }

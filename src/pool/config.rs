@@ -22,12 +22,12 @@ pub use crate::kinds::rabbitmq::RabbitMqConfig;
 #[cfg(feature = "redis")]
 pub use crate::kinds::redis::RedisConfig;
 pub use crate::lifecycle::close::options::CloseOptions;
-pub use crate::lifecycle::exit::ExitStatus;
 pub use crate::lifecycle::health::HealthOptions;
 #[cfg(any(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
 use crate::lifecycle::kind::KindConfig;
 pub use crate::lifecycle::kind::ResourceConfig;
 pub use crate::lifecycle::leak::LeakOptions;
+pub use crate::lifecycle::options::ExitStatus;
 pub use crate::lifecycle::options::Options;
 pub use crate::lifecycle::probe::ProbeOptions;
 use crate::lifecycle::settings::Settings;
