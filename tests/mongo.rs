@@ -457,11 +457,12 @@ async fn mongo_usage_tells_open_in_use_idle_and_waiting() {
         tokio::spawn(async move { bars.find_one(doc! { "$where": "sleep(1500) || true" }).await })
     };
     let running: Vec<_> = (0..5).map(|_| slow()).collect();
-    let abandoned = slow();
     let is = |in_use: usize, idle: usize, waiting: usize| {
         let Usage { max, open, in_use: used, idle: unused, waiting: queue, .. } = usage(&pool);
         [max, open, used, unused, queue] == [Some(2), Some(2), Some(in_use), Some(idle), Some(waiting)]
     };
+    eventually("two at work, three waiting", || is(2, 0, 3));
+    let abandoned = slow();
     eventually("two at work, four waiting", || is(2, 0, 4));
     abandoned.abort();
     let work = pool.status().resource("mongo").unwrap().work.clone();
