@@ -1,7 +1,5 @@
 //! This process, and whether it still is the one that it was: a forked child has none of its parent's threads, and its
 //! sockets are not its own.
-//!
-//! The crate's `unsafe` is here and in `lifecycle/exit.rs`.
 
 use std::any::Any;
 use std::marker::PhantomData;

@@ -183,7 +183,7 @@ impl World {
     fn reopen(&self) {
         if self.close.report().is_some() {
             self.life.reopen();
-            self.close.reopen().unwrap();
+            self.close.reopen(|| false).unwrap();
         }
     }
 
