@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-#[cfg(unix)]
 /// What a pipe that takes anything takes whole.
-const WORD: usize = 512;
 #[cfg(unix)]
+const WORD: usize = 512;
 /// How long a text may take on its way. A pipe that nobody reads takes none for ever.
+#[cfg(unix)]
 const TELLING: Duration = Duration::from_millis(500);
 
 /// Without the standard library's handle, whose thread-locals may be gone, and whose lock may be
