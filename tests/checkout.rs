@@ -1155,8 +1155,9 @@ mod real {
             }
         });
         assert_eq!(check_out().unwrap().get::<_, i64>("n").unwrap(), 401);
-        let (now, status) = (server.established().unwrap(), pool.status());
-        assert!(now - before <= 3, "{now} and {before}: {:?}", status.resource("stock"));
+        // By the server's own word: a table of the kernel's can have a connection twice while others come and go.
+        let clients: String = redis::cmd("CLIENT").arg("LIST").query(&mut *check_out().unwrap()).unwrap();
+        assert!(clients.lines().count() <= 2, "{clients}");
         server.kill().unwrap();
         until(SOON, || pool.status().resource("stock").unwrap().state != State::Ready);
         assert!(check_out().is_err());
