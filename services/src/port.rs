@@ -1,6 +1,7 @@
 //! Free ports, and what the kernel says about the connections to one.
 
 use crate::Error;
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -34,21 +35,22 @@ pub(crate) fn free() -> Result<u16, Error> {
 /// Established connections to a local port, counted on the server's side.
 pub(crate) fn established(port: u16) -> Result<usize, Error> {
     const ESTABLISHED: &str = "01";
-    let mut count = 0;
+    // The kernel may tell of one twice while others come and go.
+    let mut found = BTreeSet::new();
     for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
         let Ok(text) = fs::read_to_string(table) else {
             continue;
         };
-        count += text
-            .lines()
-            .skip(1)
-            .filter(|line| {
-                let mut fields = line.split_whitespace().skip(1);
-                let local = fields.next().and_then(|local| local.rsplit(':').next());
-                let local = local.and_then(|hex| u16::from_str_radix(hex, 16).ok());
-                local == Some(port) && fields.nth(1) == Some(ESTABLISHED)
-            })
-            .count();
+        for line in text.lines().skip(1) {
+            let mut fields = line.split_whitespace().skip(1);
+            let (Some(local), Some(remote), Some(state)) = (fields.next(), fields.next(), fields.next()) else {
+                continue;
+            };
+            let hex = local.rsplit(':').next().unwrap_or_default();
+            if u16::from_str_radix(hex, 16) == Ok(port) && state == ESTABLISHED {
+                found.insert((local.to_owned(), remote.to_owned()));
+            }
+        }
     }
-    Ok(count)
+    Ok(found.len())
 }
