@@ -406,7 +406,7 @@ impl State {
             link.heard(from_client, &buffer[..count]);
             thread::sleep(Duration::from_millis(self.delay_ms.load(Ordering::SeqCst)));
             self.wait_while_frozen(&link.is_cut);
-            // What the freeze held back would be answered before the other direction ends.
+            // The server would answer bytes that the freeze held back before the other direction ends.
             if link.is_cut.load(Ordering::SeqCst) {
                 return Ok(());
             }

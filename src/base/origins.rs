@@ -48,7 +48,7 @@ impl Origins {
         }
     }
 
-    /// What code sets was said nowhere else.
+    /// A value that code sets has no other origin.
     pub(crate) fn code(&mut self, name: &str) {
         self.by_key.retain(|key, _| !key.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')));
         self.by_key.insert(name.to_owned(), Origin::Code);

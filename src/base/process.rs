@@ -18,7 +18,7 @@ pub(crate) struct Process {
     rooms: [OnceCell<Box<dyn Any + Send + Sync>>; Room::COUNT],
 }
 
-/// What there is once per process. The threads among it do not come along into a forked child, so that a child's
+/// A place for each thing that a process has once. The threads among it do not come along into a forked child, so that a child's
 /// process begins with empty rooms.
 #[derive(Clone, Copy)]
 pub(crate) enum Room {
@@ -142,7 +142,7 @@ pub(crate) mod fork {
     }
 }
 
-/// What is only dropped in the process that made it. In a forked child it is left alone: its
+/// A value that only drops in the process that made it. In a forked child it is left alone: its
 /// sockets and its event queue are the parent's, and a lock in it may be held by a thread that is
 /// not there.
 pub(crate) struct Ours<T> {

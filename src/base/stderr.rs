@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// What a pipe that takes anything takes whole.
+/// A pipe that is writable takes this many bytes at once.
 #[cfg(unix)]
 const WORD: usize = 512;
 /// How long a text may take on its way. A pipe that nobody reads takes none for ever.
