@@ -9,6 +9,7 @@ use std::process::{Command, ExitCode, Stdio};
 use crate::child::Child;
 use crate::{cargo, root, target};
 
+/// `close` is a folder.
 const FILES: [&str; 6] = ["life", "lease", "close", "probe", "checkout", "wait"];
 /// None of these needs a server.
 const TESTS: [&str; 4] = ["cancellation", "checkout", "lifecycle", "state_machine"];
@@ -17,9 +18,9 @@ const EXCLUDED: &str = "open_for|open_inside_for|same_in_every_seat|check_idle|:
 const MINUTES: u64 = 60;
 /// The tests of one mutant, in seconds. A defect that has them wait for ever counts as found.
 const TIMEOUT: &str = "90";
-/// They wait more than they compute, so that two cores are enough for two mutants with so many tests at once.
-const JOBS: &str = "2";
-const THREADS: &str = "8";
+/// The tests wait more than they compute, so that two cores are enough for so many mutants with so many tests at once.
+const JOBS: &str = "5";
+const THREADS: &str = "16";
 const MISSING: &str = "cargo-mutants is missing: `cargo install --locked cargo-mutants` installs it";
 
 /// Goes on where the last run of the same folder ended, for so many minutes, and prints what there is until then.
@@ -55,7 +56,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
         .args(["--iterate", "--no-shuffle", "--jobs", JOBS, "--timeout", TIMEOUT, "--exclude-re", EXCLUDED, "--output"])
         .arg(&output);
     for file in FILES.iter().filter(|file| files.is_empty() || files.iter().any(|one| one == *file)) {
-        command.args(["--file", &format!("src/lifecycle/{file}.rs")]);
+        command.args(["--file", &format!("src/lifecycle/{file}.rs"), "--file", &format!("src/lifecycle/{file}/**")]);
     }
     // For building too, or it would build every test there is.
     command.arg("--cargo-arg=--lib").args(TESTS.map(|test| format!("--cargo-arg=--test={test}")));
