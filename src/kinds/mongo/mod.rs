@@ -19,277 +19,36 @@ use mongodb::bson::{RawBsonRef, RawDocument, doc};
 use mongodb::error::{Error as DriverError, ErrorKind};
 use mongodb::event::EventHandler;
 use mongodb::options::{
-    AuthMechanism, ClientOptions, ConnectionString, Credential, DriverInfo, HostInfo, ReadPreference,
-    SelectionCriteria, ServerAddress, ServerMonitoringMode, Tls,
+    ClientOptions, ConnectionString, DriverInfo, HostInfo, ReadPreference, SelectionCriteria, ServerAddress,
+    ServerMonitoringMode, Tls,
 };
 use mongodb::{Client, sync};
 use parking_lot::Mutex;
-use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 
 use crate::base::error::{BoxError, Error, Failure, Worded, is_own_trouble, redacted};
-use crate::base::millis;
 use crate::base::runtime::{self, park_on, within};
 use crate::base::secret::Secret;
 use crate::lifecycle::close::phase::Phase;
-use crate::lifecycle::kind::KindConfig;
 use crate::lifecycle::lease::Provide;
 use crate::lifecycle::link::Link;
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::status::Usage;
 use crate::lifecycle::work::Work;
-use crate::net::checks::Checks;
-use crate::net::parts::{Guard, Names, Part};
-use crate::net::tls::{self, TlsOptions};
-use crate::net::url::{LOGIN, host, host_port, one_reading, port};
+use crate::net::tls;
+use crate::net::url::{LOGIN, host_port, one_reading};
 
 pub(crate) mod blocking;
+mod config;
 mod pulse;
 mod traffic;
 
+pub use self::config::MongoConfig;
+
 use pulse::{Gone, Pulse, is_alien};
 use traffic::{CHECKED_OUT, Nudger, OURS, Traffic};
-
-/// How to reach a MongoDB; `[mongo]` or `[named.mongo.NAME]` in TOML.
-///
-/// An option that the URI or [`options`](Self::options) sets wins over the field of the same
-/// meaning here. With the default limits a frozen server surfaces within 4 s, as an error of the
-/// driver, also in operations that are under way; an operation that is merely slow is never cut.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[non_exhaustive]
-pub struct MongoConfig {
-    /// `mongodb://user:password@host:port,host:port/database?replicaSet=…`, instead of the parts; what it does
-    /// not name stays as the parts say. `mongodb+srv://` asks the DNS for the hosts, over TLS, whenever it connects, and needs the feature `tls`.
-    /// Environment: `MONGODB_URI`, and `MONGODB` if it holds a URI.
-    pub uri: Option<Secret>,
-    /// Defaults to `localhost`. Environment: `MONGODB_HOST`, `MONGODB`.
-    pub host: String,
-    /// Defaults to 27017. Environment: `MONGODB_PORT`, `MONGODBPORT`.
-    pub port: u16,
-    /// Defaults to none. Environment: `MONGODB_USER`.
-    pub user: Option<String>,
-    /// Defaults to none. Environment: `MONGODB_PASSWORD`.
-    pub password: Option<Secret>,
-    /// What `Client::default_database` answers. Defaults to `quantaxis`, as in QUANTAXIS.
-    /// Environment: `MONGODB_DATABASE`.
-    pub database: String,
-    /// The database that knows the user. Defaults to `admin`.
-    pub auth_source: Option<String>,
-    /// The name of the replica set that the host belongs to. Defaults to none.
-    pub replica_set: Option<String>,
-    /// What the server's log and `$currentOp` show. Defaults to `resource-pool`.
-    pub app_name: String,
-    /// The most connections to each server. Defaults to 100, as in QUANTAXIS.
-    pub max_pool_size: u32,
-    /// How many connections to each server are kept open. Defaults to 10, as in QUANTAXIS, or to
-    /// the most connections if those are fewer.
-    pub min_pool_size: u32,
-    /// After how long an idle connection is closed. Defaults to 60 s, as in QUANTAXIS.
-    #[serde(rename = "max_idle_time_ms", with = "millis")]
-    pub max_idle_time: Duration,
-    /// How often each server is checked; at least 500 ms. Defaults to 1 s.
-    #[serde(rename = "heartbeat_ms", with = "millis")]
-    pub heartbeat: Duration,
-    /// How long opening a connection, and a server's answer to a check, may take. Defaults to 1 s.
-    #[serde(rename = "connect_timeout_ms", with = "millis")]
-    pub connect_timeout: Duration,
-    /// How long an operation waits for a server that can take it. Defaults to 2 s.
-    #[serde(rename = "server_selection_timeout_ms", with = "millis")]
-    pub server_selection_timeout: Duration,
-    /// How to speak TLS. Defaults to none: plain, unless the URI says `tls=true` or is a `mongodb+srv://`.
-    /// Environment: `MONGODB_TLS`, `MONGODB_TLS_CA_FILE`, `MONGODB_TLS_CERT_FILE`, `MONGODB_TLS_KEY_FILE`,
-    /// `MONGODB_TLS_SERVER_NAME`.
-    pub tls: Option<TlsOptions>,
-    /// Any options of the driver, instead of the URI and the parts; what they leave out comes
-    /// from the fields above. Only in code. Defaults to none.
-    ///
-    /// Event handlers set here are called too, after the pool's own.
-    #[serde(skip)]
-    pub options: Option<ClientOptions>,
-}
-
-impl Default for MongoConfig {
-    fn default() -> Self {
-        MongoConfig {
-            uri: None,
-            host: "localhost".to_owned(),
-            port: 27017,
-            user: None,
-            password: None,
-            database: "quantaxis".to_owned(),
-            auth_source: None,
-            replica_set: None,
-            app_name: "resource-pool".to_owned(),
-            max_pool_size: 100,
-            min_pool_size: 10,
-            max_idle_time: Duration::from_secs(60),
-            heartbeat: Duration::from_secs(1),
-            connect_timeout: Duration::from_secs(1),
-            server_selection_timeout: Duration::from_secs(2),
-            tls: None,
-            options: None,
-        }
-    }
-}
-
-impl MongoConfig {
-    /// The defaults, at this URI.
-    pub fn uri(uri: impl Into<Secret>) -> Self {
-        MongoConfig { uri: Some(uri.into()), ..MongoConfig::default() }
-    }
-
-    /// The defaults, for what these options of the driver leave out.
-    pub fn options(options: ClientOptions) -> Self {
-        MongoConfig { options: Some(options), ..MongoConfig::default() }
-    }
-
-    /// Sets the most connections to each server.
-    pub fn max_pool_size(mut self, max_pool_size: u32) -> Self {
-        self.max_pool_size = max_pool_size;
-        self
-    }
-
-    /// Sets how many connections to each server are kept open.
-    pub fn min_pool_size(mut self, min_pool_size: u32) -> Self {
-        self.min_pool_size = min_pool_size;
-        self
-    }
-
-    /// Speaks TLS.
-    pub fn tls(mut self, tls: TlsOptions) -> Self {
-        self.tls = Some(tls);
-        self
-    }
-
-    /// Sets what the server's log and `$currentOp` show.
-    pub fn app_name(mut self, name: impl Into<String>) -> Self {
-        self.app_name = name.into();
-        self
-    }
-
-    /// What the driver is given, if that takes no question to the DNS.
-    fn client_options(&self, name: &str) -> Result<Hosts, Error> {
-        let options = match (&self.options, &self.uri) {
-            (Some(options), _) => options.clone(),
-            (None, Some(uri)) => match parse(&format!("{name}.uri"), uri)? {
-                Hosts::Known(options) => *options,
-                srv => return Ok(srv),
-            },
-            (None, None) => {
-                let mut config = self.clone();
-                Checks(name).place(&mut config.host, config.port)?;
-                config.parts()
-            }
-        };
-        Ok(Hosts::Known(self.completed(name, options)?.into()))
-    }
-
-    /// What was said explicitly, then the defaults.
-    fn completed(&self, name: &str, mut options: ClientOptions) -> Result<ClientOptions, Error> {
-        let max = *options.max_pool_size.get_or_insert(self.max_pool_size);
-        options.min_pool_size.get_or_insert(self.min_pool_size.min(max));
-        options.max_idle_time.get_or_insert(self.max_idle_time);
-        options.heartbeat_freq.get_or_insert(self.heartbeat);
-        options.connect_timeout.get_or_insert(self.connect_timeout);
-        options.server_selection_timeout.get_or_insert(self.server_selection_timeout);
-        options.app_name.get_or_insert_with(|| self.app_name.clone());
-        options.default_database.get_or_insert_with(|| self.database.clone());
-        self.log_in(name, &mut options)?;
-        self.secure(&format!("{name}.tls"), &mut options)?;
-        check(name, &options)?;
-        Ok(options)
-    }
-
-    fn secure(&self, key: &str, options: &mut ClientOptions) -> Result<(), Error> {
-        if let Some(ours) = &self.tls {
-            if cfg!(not(feature = "tls")) {
-                return Err(tls::missing(key));
-            }
-            let mut theirs = match options.tls.take() {
-                Some(Tls::Enabled(theirs)) => theirs,
-                Some(Tls::Disabled) => return Err(Error::config(key, "the URI says tls=false")),
-                None => mongodb::options::TlsOptions::default(),
-            };
-            if ours.server_name.is_some() {
-                let problem =
-                    "is not for MongoDB, whose driver checks the host's; connect by a name of the certificate";
-                return Err(Error::config(format!("{key}.server_name"), problem));
-            }
-            if ours.key_file.is_some() && ours.key_file != ours.cert_file {
-                let problem = "is not for MongoDB, whose driver wants certificate and key in one file: cert_file";
-                return Err(Error::config(format!("{key}.key_file"), problem));
-            }
-            theirs.ca_file_path = theirs.ca_file_path.or_else(|| ours.ca_file.clone());
-            theirs.cert_key_file_path = theirs.cert_key_file_path.or_else(|| ours.cert_file.clone());
-            options.tls = Some(Tls::Enabled(theirs));
-        }
-        #[cfg(feature = "tls")]
-        if let Some(Tls::Enabled(theirs)) = &options.tls {
-            // The driver takes an authorities' file for good that holds none.
-            tls::client::check(key, theirs.ca_file_path.as_deref(), theirs.cert_key_file_path.as_deref())?;
-        }
-        Ok(())
-    }
-
-    fn parts(&self) -> ClientOptions {
-        // The driver puts a colon behind whatever host it is given.
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
-        let mut options =
-            ClientOptions::builder().hosts(vec![ServerAddress::Tcp { host, port: Some(self.port) }]).build();
-        options.repl_set_name.clone_from(&self.replica_set);
-        options
-    }
-
-    /// User and password, as far as the URI leaves them out. Half a login is an error.
-    fn log_in(&self, name: &str, options: &mut ClientOptions) -> Result<(), Error> {
-        if options.credential.is_none() && (self.user.is_some() || self.password.is_some()) {
-            let source = self.auth_source.clone().unwrap_or_else(|| "admin".to_owned());
-            options.credential = Some(Credential::builder().username(self.user.clone()).source(source).build());
-        }
-        let Some(credential) = &mut options.credential else { return Ok(()) };
-        if credential.username.is_some() && credential.password.is_none() {
-            credential.password = self.password.as_ref().map(|password| password.expose().to_owned());
-        }
-        let takes_no_password = credential.mechanism.as_ref().is_some_and(|mechanism| {
-            !matches!(mechanism, AuthMechanism::ScramSha1 | AuthMechanism::ScramSha256 | AuthMechanism::Plain)
-        });
-        match credential {
-            _ if takes_no_password => Ok(()),
-            Credential { username: None, .. } => {
-                Err(Error::config(format!("{name}.password"), "is without a user, so MongoDB would not be told of it"))
-            }
-            Credential { password: None, .. } => Err(Error::config(format!("{name}.user"), "is without a password")),
-            _ => Ok(()),
-        }
-    }
-
-    /// What these options say, for the log.
-    fn take_over(&mut self, options: ClientOptions) {
-        let credential = options.credential.unwrap_or_default();
-        (self.user, self.password) = (credential.username, credential.password.map(Secret::from));
-        self.auth_source = credential.source.or(self.auth_source.take());
-        self.replica_set = options.repl_set_name;
-        self.database = options.default_database.unwrap_or_default();
-        self.app_name = options.app_name.unwrap_or_default();
-        self.max_pool_size = options.max_pool_size.unwrap_or(self.max_pool_size);
-        self.min_pool_size = options.min_pool_size.unwrap_or(self.min_pool_size);
-        self.max_idle_time = options.max_idle_time.unwrap_or(self.max_idle_time);
-        self.heartbeat = options.heartbeat_freq.unwrap_or(self.heartbeat);
-        self.connect_timeout = options.connect_timeout.unwrap_or(self.connect_timeout);
-        self.server_selection_timeout = options.server_selection_timeout.unwrap_or(self.server_selection_timeout);
-        self.tls = match options.tls {
-            Some(Tls::Enabled(theirs)) => Some(TlsOptions {
-                ca_file: theirs.ca_file_path,
-                cert_file: theirs.cert_key_file_path,
-                ..TlsOptions::default()
-            }),
-            _ => None,
-        };
-    }
-}
 
 /// Where the servers are.
 #[derive(Debug)]
@@ -490,144 +249,6 @@ fn password(uri: &Secret) -> &str {
     let login = uri.expose().rsplit_once('@').map_or("", |(login, _)| login);
     let login = login.split_once("://").map_or(login, |(_, login)| login);
     login.split_once(':').map_or("", |(_, password)| password)
-}
-
-/// What the driver would only say when the client is made, and what it would not say.
-fn check(name: &str, options: &ClientOptions) -> Result<(), Error> {
-    let max = options.max_pool_size.unwrap_or_default();
-    let checks = Checks(name);
-    checks.counts(&[("max_pool_size", max as usize)])?;
-    // The driver takes a limit of zero for none.
-    if options.app_name.as_ref().is_some_and(|app_name| app_name.len() > 128) {
-        return checks.fail("app_name", "is longer than 128 bytes");
-    }
-    if options.min_pool_size.is_some_and(|min| min > max) {
-        return Err(Error::config(format!("{name}.min_pool_size"), "is more than max_pool_size"));
-    }
-    if options.heartbeat_freq.is_some_and(|heartbeat| heartbeat < Duration::from_millis(500)) {
-        return Err(Error::config(format!("{name}.heartbeat_ms"), "must be at least 500"));
-    }
-    if options.hosts.is_empty() {
-        return Err(Error::config(format!("{name}.options"), "name no host"));
-    }
-    Ok(())
-}
-
-impl KindConfig for MongoConfig {
-    const KIND: &'static str = "mongo";
-    type Resource = MongoResource;
-
-    const NAMES: Names = Names {
-        url: ("uri", &["MONGODB_URI", "MONGODB"]),
-        parts: [
-            ("host", &["MONGODB_HOST", "MONGODB"]),
-            ("port", &["MONGODB_PORT", "MONGODBPORT"]),
-            ("user", &["MONGODB_USER"]),
-            ("password", &["MONGODB_PASSWORD"]),
-            ("database", &["MONGODB_DATABASE"]),
-        ],
-        tls: [
-            "MONGODB_TLS",
-            "MONGODB_TLS_CA_FILE",
-            "MONGODB_TLS_CERT_FILE",
-            "MONGODB_TLS_KEY_FILE",
-            "MONGODB_TLS_SERVER_NAME",
-        ],
-    };
-
-    fn url_mut(&mut self) -> &mut Option<Secret> {
-        &mut self.uri
-    }
-
-    fn tls_mut(&mut self) -> &mut Option<TlsOptions> {
-        &mut self.tls
-    }
-
-    fn guard(&self) -> Guard {
-        let said = self.uri.as_ref().and_then(|uri| Uri::new(uri.expose()));
-        let (tls, login) = said.map_or((None, false), |uri| (uri.tls(), uri.login.is_some()));
-        Guard { tls: tls.unwrap_or(self.tls.is_some()), login: login || self.user.is_some() || self.password.is_some() }
-    }
-
-    fn forget_login(&mut self) {
-        (self.user, self.password) = (None, None);
-    }
-
-    fn set(&mut self, part: Part, key: &str, text: &str) -> Result<(), Error> {
-        let uri = self.uri.clone();
-        let mut uri = uri.as_ref().and_then(|uri| Uri::new(uri.expose()));
-        match (part, &mut uri) {
-            (Part::Host, Some(uri)) => uri.move_to(host(key, text)?),
-            (Part::Host, None) => host(key, text)?.clone_into(&mut self.host),
-            (Part::Port, Some(uri)) if uri.is_srv() => {
-                return Err(Error::config(
-                    key,
-                    "is not for a mongodb+srv://, whose hosts the DNS knows with their ports",
-                ));
-            }
-            (Part::Port, Some(uri)) => uri.set_port(port(key, text)?),
-            (Part::Port, None) => self.port = port(key, text)?,
-            (Part::User, Some(uri)) if uri.login.is_some() => uri.set_user(text),
-            (Part::User, _) => self.user = Some(text.to_owned()),
-            (Part::Password, Some(uri)) if uri.login.is_some() => uri.set_password(text),
-            (Part::Password, _) => self.password = Some(text.into()),
-            (Part::Place, Some(uri)) if !uri.path.is_empty() => uri.set_database(text),
-            (Part::Place, _) => text.clone_into(&mut self.database),
-        }
-        self.uri = uri.map(|uri| uri.show().into());
-        Ok(())
-    }
-
-    fn take_apart(&mut self, key: &str) -> Result<(), Error> {
-        self.uri.as_ref().map_or(Ok(()), |uri| parse(key, uri).map(drop))
-    }
-
-    fn switch_tls(&mut self, on: bool) {
-        let uri = self.uri.clone();
-        if let Some(mut uri) = uri.as_ref().and_then(|uri| Uri::new(uri.expose())) {
-            uri.switch_tls(on);
-            self.uri = Some(uri.show().into());
-        }
-    }
-
-    fn settled(&self, name: &str) -> Result<Self, Error> {
-        let mut config = MongoConfig { options: None, ..self.clone() };
-        match self.client_options(name)? {
-            Hosts::Known(options) => {
-                let hosts: Vec<_> = options.hosts.iter().map(shown).collect();
-                (config.uri, config.host) = (None, hosts.join(","));
-                if let [ServerAddress::Tcp { host, port }] = &options.hosts[..] {
-                    (config.host, config.port) = (host.clone(), port.unwrap_or(27017));
-                }
-                config.take_over(*options);
-            }
-            Hosts::Srv { host, database, .. } => {
-                config.host = host;
-                config.database = database.unwrap_or(config.database);
-            }
-        }
-        Ok(config)
-    }
-
-    fn resource(&self, name: &str) -> Result<MongoResource, Error> {
-        let hosts = self.client_options(name)?;
-        let mut secrets: Vec<Secret> = self.uri.iter().map(|uri| password(uri).into()).collect();
-        match &hosts {
-            Hosts::Known(options) => secrets.extend(passwords(options)),
-            Hosts::Srv { host, uri, .. } => {
-                // What can be checked before the DNS is asked.
-                let mut stand_in = self.parts();
-                stand_in.hosts = vec![ServerAddress::Tcp { host: host.clone(), port: None }];
-                stand_in.credential = ConnectionString::parse(uri.expose()).ok().and_then(|said| said.credential);
-                secrets.extend(passwords(&self.completed(name, stand_in)?));
-            }
-        }
-        Ok(MongoResource { name: name.to_owned(), config: self.clone(), hosts, secrets })
-    }
-}
-
-fn passwords(options: &ClientOptions) -> impl Iterator<Item = Secret> {
-    options.credential.iter().filter_map(|credential| credential.password.clone()).map(Secret::from)
 }
 
 /// A MongoDB in the pool.
