@@ -81,7 +81,7 @@ fn guide_tables_have_every_option_and_its_default() {
 fn guide_has_every_environment_name() {
     let kinds = [
         include_str!("../src/kinds/mongo/config.rs"),
-        include_str!("../src/kinds/rabbitmq/mod.rs"),
+        include_str!("../src/kinds/rabbitmq/config.rs"),
         include_str!("../src/kinds/clickhouse/mod.rs"),
         include_str!("../src/kinds/redis/mod.rs"),
     ];

@@ -30,6 +30,7 @@
 //! is ours too: a new connection, the recorded topology replayed, the consumers subscribed again.
 
 pub mod blocking;
+mod config;
 mod connection;
 mod consumer;
 mod delivery;
@@ -46,349 +47,44 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_core::Stream;
 use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
-use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
 use parking_lot::{Mutex, RwLock};
-use serde::Deserialize;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+pub use self::config::RabbitMqConfig;
 pub use self::connection::Channel;
 pub use self::consumer::{Consume, Consumer};
 pub use self::delivery::Delivery;
 pub use self::message::{Batch, Message, Published};
 pub use self::topology::{DeclaredQueue, Exchange, Queue};
 
+use self::config::SCHEMES;
 use self::connection::{ChannelGuard, Channels, GOODBYE, Generation, LINGER, Pooled, lost, operation, short};
 use self::consumer::{Pump, Subscription};
 use self::delivery::Keeps;
 use self::dial::{CutOnDrop, dial_for_all};
-use self::frame::LARGEST;
 use self::message::{Flight, Parts, Sent};
 use self::stream::{Reading, is_stream, reading_from};
 use self::topology::{Binding, DECLARING, Declaration, LOCKED_PAUSE, LOCKED_TRIES, Replay, Topology, is_locked};
-use crate::base::error::{BoxError, Error, Failure, redacted};
-use crate::base::millis;
+use crate::base::error::{BoxError, Error, Failure};
 use crate::base::process::Ours;
 use crate::base::repeat::Repeat;
 use crate::base::runtime::{deadline, within};
-use crate::base::secret::Secret;
 use crate::lifecycle::close::phase::Phase;
-use crate::lifecycle::kind::KindConfig;
 use crate::lifecycle::lease::{Claim, Lease, Provide};
 use crate::lifecycle::link::Link;
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::status::Usage;
 use crate::lifecycle::wait::Quota;
-use crate::net::checks::Checks;
 use crate::net::count::{Counted, none};
-use crate::net::parts::{Guard, Names, Part};
-use crate::net::tls::{Tls, TlsOptions};
-use crate::net::url::{LOGIN, ParsedUrl, host, host_port, port};
-
-/// Plain, and over TLS.
-const SCHEMES: [&str; 2] = ["amqp", "amqps"];
-/// The broker's own user, and that user's password.
-const GUEST: &str = "guest";
-
-/// How to reach a RabbitMQ; `[rabbitmq]` or `[named.rabbitmq.NAME]` in TOML.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[non_exhaustive]
-pub struct RabbitMqConfig {
-    /// `amqp://user:password@host:port/vhost`, instead of the parts; what it does not name stays as the parts say, and
-    /// `…/%2f` is the virtual host `/`. May end in `?heartbeat=10&frame_max=131072&channel_max=2047`. `amqps://` over TLS,
-    /// at port 5671 unless it names one.
-    /// Environment: `AMQP_URL`.
-    pub url: Option<Secret>,
-    /// Defaults to `localhost`. Environment: `RABBITMQ_HOST`, `QAPUBSUB_IP`.
-    pub host: String,
-    /// Defaults to 5672. Environment: `RABBITMQ_PORT`, `QAPUBSUB_PORT`.
-    pub port: u16,
-    /// Defaults to `guest`, RabbitMQ's own (QUANTAXIS's is `admin`). Environment: `RABBITMQ_USER`, `QAPUBSUB_USER`.
-    pub user: String,
-    /// Defaults to `guest`, RabbitMQ's own (QUANTAXIS's is `admin`). Environment: `RABBITMQ_PASSWORD`, `QAPUBSUB_PWD`.
-    pub password: Secret,
-    /// The virtual host. Defaults to `/`. Environment: `RABBITMQ_VHOST`.
-    pub vhost: String,
-    /// What RabbitMQ's management shows. Defaults to `resource-pool`; the prober's connection
-    /// has ` probe` added.
-    pub connection_name: String,
-    /// The interval of heartbeats, in whole seconds, from 1 to 32,767. It is TCP's keepalive too. Defaults to 10 s; the
-    /// lower one of ours and the broker's counts.
-    #[serde(rename = "heartbeat_ms", with = "millis")]
-    pub heartbeat: Duration,
-    /// The largest frame in bytes, from 4096 to 1048576. Defaults to 0, the broker's own limit, which is 131072 unless
-    /// the broker is told otherwise. The driver's two buffers are 64 times as large, but take only what has been in use:
-    /// with all else a connection begins with 0.2 MiB, and takes 8 MiB once 4 MiB have passed each way. A lower limit
-    /// saves that memory at a price: a message whose headers do not fit into one frame ends the connection that all
-    /// share, whoever published it, each time that it is delivered.
-    pub frame_max: u32,
-    /// The most channels on the connection, consumers' included. Defaults to 2047, the broker's own limit; the lower
-    /// one of ours and the broker's counts. Whoever wants one more waits at most the pool's acquire timeout.
-    pub channel_max: u16,
-    /// The most channels checked out at a time: by [`channel`](RabbitMq::channel), and for as long
-    /// as they take by the other verbs but [`consume`](RabbitMq::consume). Defaults to 64, or to
-    /// `channel_max` where that is less. A checkout waits at most the pool's acquire timeout.
-    pub max_channels: usize,
-    /// How many deliveries a consumer may have in hand, unless it says so itself. Defaults to 100.
-    pub prefetch: u16,
-    /// How many messages of a batch may be unconfirmed, and so in memory, at a time. Defaults to 4096: with fewer the
-    /// broker writes persistent ones more slowly (the bench `publish`).
-    pub confirm_window: usize,
-    /// How many bytes of them, headers included, may be so. Defaults to 16777216, 16 MiB, of which the driver has a copy
-    /// until they are written. A single message may be larger, and then is on its way alone.
-    pub confirm_window_bytes: usize,
-    /// How long the broker may take to confirm a message. Defaults to 10 s.
-    #[serde(rename = "confirm_timeout_ms", with = "millis")]
-    pub confirm_timeout: Duration,
-    /// How long the broker may take to answer anything else. Defaults to 10 s.
-    #[serde(rename = "operation_timeout_ms", with = "millis")]
-    pub operation_timeout: Duration,
-    /// How to speak TLS. Defaults to none: plain, unless the URL is an `amqps://`. Environment: `RABBITMQ_TLS`,
-    /// `RABBITMQ_TLS_CA_FILE`, `RABBITMQ_TLS_CERT_FILE`, `RABBITMQ_TLS_KEY_FILE`, `RABBITMQ_TLS_SERVER_NAME`.
-    pub tls: Option<TlsOptions>,
-}
-
-impl Default for RabbitMqConfig {
-    fn default() -> Self {
-        RabbitMqConfig {
-            url: None,
-            host: "localhost".to_owned(),
-            port: 5672,
-            user: GUEST.to_owned(),
-            password: GUEST.into(),
-            vhost: "/".to_owned(),
-            connection_name: "resource-pool".to_owned(),
-            heartbeat: Duration::from_secs(10),
-            frame_max: 0,
-            channel_max: 2047,
-            max_channels: 64,
-            prefetch: 100,
-            confirm_window: 4096,
-            confirm_window_bytes: 16 << 20,
-            confirm_timeout: Duration::from_secs(10),
-            operation_timeout: Duration::from_secs(10),
-            tls: None,
-        }
-    }
-}
-
-impl RabbitMqConfig {
-    /// The defaults, at this URL.
-    pub fn url(url: impl Into<Secret>) -> Self {
-        RabbitMqConfig { url: Some(url.into()), ..RabbitMqConfig::default() }
-    }
-
-    /// Speaks TLS.
-    pub fn tls(mut self, tls: TlsOptions) -> Self {
-        self.tls = Some(tls);
-        self
-    }
-
-    /// Sets what RabbitMQ's management shows.
-    pub fn connection_name(mut self, name: impl Into<String>) -> Self {
-        self.connection_name = name.into();
-        self
-    }
-
-    /// Sets the most channels checked out at a time.
-    pub fn max_channels(mut self, max_channels: usize) -> Self {
-        self.max_channels = max_channels;
-        self
-    }
-
-    /// Sets how many deliveries a consumer may have in hand.
-    pub fn prefetch(mut self, prefetch: u16) -> Self {
-        self.prefetch = prefetch;
-        self
-    }
-
-    /// Sets how long the broker may take to confirm a message.
-    pub fn confirm_timeout(mut self, limit: Duration) -> Self {
-        self.confirm_timeout = limit;
-        self
-    }
-
-    /// Sets how long the broker may take to answer anything else.
-    pub fn operation_timeout(mut self, limit: Duration) -> Self {
-        self.operation_timeout = limit;
-        self
-    }
-
-    fn check(&self, name: &str) -> Result<(), Error> {
-        let fail = |key: &str, problem: &str| Err(Error::config(format!("{name}.{key}"), problem));
-        match self {
-            Self { heartbeat, .. } if !(1..=32_767).contains(&heartbeat.as_secs()) => {
-                fail("heartbeat_ms", "must be from 1000 to 32767999: it is TCP's keepalive too, of up to 32767 s")
-            }
-            Self { frame_max, .. } if *frame_max != 0 && !(4096..=LARGEST).contains(frame_max) => fail(
-                "frame_max",
-                "must be from 4096 to 1048576, as the driver's buffers take 64 times as much, or 0 for the broker's own",
-            ),
-            Self { channel_max: 0, .. } => fail("channel_max", "must be at least 1"),
-            Self { prefetch: 0, .. } => fail("prefetch", "must be at least 1, or the broker would send without bound"),
-            Self { max_channels: 0, .. } => fail("max_channels", "must be at least 1"),
-            Self { user, .. } if user.contains('\0') => fail("user", "has a NUL in it, which would end it"),
-            Self { password, .. } if password.expose().contains('\0') => {
-                fail("password", "has a NUL in it, which the broker takes for its beginning")
-            }
-            Self { vhost, .. } if vhost.len() > 255 => fail("vhost", "is longer than 255 bytes"),
-            _ => Ok(()),
-        }
-    }
-
-    /// The driver's error, without the password.
-    fn redacted(&self, error: lapin::Error) -> BoxError {
-        let told = !matches!(
-            error.kind(),
-            lapin::ErrorKind::IOError(_)
-                | lapin::ErrorKind::InvalidConnectionState(_)
-                | lapin::ErrorKind::InvalidChannelState(..)
-                | lapin::ErrorKind::MissingHeartbeatError
-        );
-        redacted(error, told, &[self.password.expose()], &[&self.user, &self.vhost])
-    }
-
-    /// Built from parts, as the driver's parser loses IPv6 addresses and takes `/` for the vhost "".
-    fn uri(&self, frame_max: u32) -> AMQPUri {
-        let userinfo = AMQPUserInfo { username: self.user.clone(), password: self.password.expose().to_owned() };
-        AMQPUri {
-            scheme: AMQPScheme::AMQP,
-            authority: AMQPAuthority { userinfo, host: self.host.clone(), port: self.port },
-            vhost: self.vhost.clone(),
-            query: AMQPQueryString {
-                frame_max: Some(frame_max),
-                channel_max: Some(self.channel_max),
-                heartbeat: Some(u16::try_from(self.heartbeat.as_secs()).unwrap_or(u16::MAX)),
-                ..AMQPQueryString::default()
-            },
-        }
-    }
-}
-
-impl KindConfig for RabbitMqConfig {
-    const KIND: &'static str = "rabbitmq";
-    type Resource = RabbitMqResource;
-
-    const NAMES: Names = Names {
-        url: ("url", &["AMQP_URL"]),
-        parts: [
-            ("host", &["RABBITMQ_HOST", "QAPUBSUB_IP"]),
-            ("port", &["RABBITMQ_PORT", "QAPUBSUB_PORT"]),
-            ("user", &["RABBITMQ_USER", "QAPUBSUB_USER"]),
-            ("password", &["RABBITMQ_PASSWORD", "QAPUBSUB_PWD"]),
-            ("vhost", &["RABBITMQ_VHOST"]),
-        ],
-        tls: [
-            "RABBITMQ_TLS",
-            "RABBITMQ_TLS_CA_FILE",
-            "RABBITMQ_TLS_CERT_FILE",
-            "RABBITMQ_TLS_KEY_FILE",
-            "RABBITMQ_TLS_SERVER_NAME",
-        ],
-    };
-
-    fn is_half(&self, is_said: &dyn Fn(&str) -> bool) -> Option<(&'static str, &'static str)> {
-        let is_half = self.user != GUEST && is_said("user") && !is_said("password") && self.url.is_none();
-        is_half.then_some(("user", "is without a password"))
-    }
-
-    fn url_mut(&mut self) -> &mut Option<Secret> {
-        &mut self.url
-    }
-
-    fn tls_mut(&mut self) -> &mut Option<TlsOptions> {
-        &mut self.tls
-    }
-
-    fn guard(&self) -> Guard {
-        let mut config = self.clone();
-        match config.take_apart("") {
-            Ok(()) => {
-                Guard { tls: config.tls.is_some(), login: config.user != GUEST || config.password != GUEST.into() }
-            }
-            Err(_told_where_it_is_used) => Guard::default(),
-        }
-    }
-
-    fn forget_login(&mut self) {
-        (self.user, self.password) = (GUEST.to_owned(), GUEST.into());
-    }
-
-    fn set(&mut self, part: Part, key: &str, text: &str) -> Result<(), Error> {
-        match part {
-            Part::Host => host(key, text)?.clone_into(&mut self.host),
-            Part::Port => self.port = port(key, text)?,
-            Part::User => text.clone_into(&mut self.user),
-            Part::Password => self.password = text.into(),
-            Part::Place => text.clone_into(&mut self.vhost),
-        }
-        Ok(())
-    }
-
-    fn take_apart(&mut self, key: &str) -> Result<(), Error> {
-        let Some(url) = self.url.take() else { return Ok(()) };
-        let url = ParsedUrl::new(key, &url, &SCHEMES)?;
-        TlsOptions::agree(&mut self.tls, key, url.url().scheme(), SCHEMES)?;
-        self.host = url.host().to_owned();
-        self.port = url.url().port().unwrap_or(if self.tls.is_some() { 5671 } else { 5672 });
-        let (user, password) = (url.user(key)?, url.password(key)?);
-        if user.as_ref().is_some_and(|user| user != GUEST) && password.is_none() && self.password == GUEST.into() {
-            return Err(Error::config(key, format!("has a user without a password; expected amqp://{LOGIN}")));
-        }
-        self.user = user.unwrap_or(std::mem::take(&mut self.user));
-        if let Some(password) = password {
-            self.password = password;
-        }
-        if let Some(vhost) = Some(url.path(key)?).filter(|vhost| !vhost.is_empty()) {
-            self.vhost = vhost;
-        }
-        for (name, value) in url.url().query_pairs() {
-            let bad = || Error::config(key, format!("has a parameter `{name}` that is not a number in range"));
-            match &*name {
-                "heartbeat" => self.heartbeat = Duration::from_secs(value.parse::<u16>().map_err(|_| bad())?.into()),
-                "frame_max" => self.frame_max = value.parse().map_err(|_| bad())?,
-                "channel_max" => self.channel_max = value.parse().map_err(|_| bad())?,
-                _ => {
-                    return Err(Error::config(
-                        key,
-                        format!("has the unknown parameter `{name}`; known are heartbeat, frame_max, channel_max"),
-                    ));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn settled(&self, name: &str) -> Result<Self, Error> {
-        let mut config = self.clone();
-        config.take_apart(&format!("{name}.url"))?;
-        let checks = Checks(name);
-        checks.place(&mut config.host, config.port)?;
-        checks.limits(&[
-            ("confirm_timeout_ms", config.confirm_timeout),
-            ("operation_timeout_ms", config.operation_timeout),
-        ])?;
-        checks.counts(&[
-            ("confirm_window", config.confirm_window),
-            ("confirm_window_bytes", config.confirm_window_bytes),
-        ])?;
-        config.check(name)?;
-        Ok(config)
-    }
-
-    fn resource(&self, name: &str) -> Result<RabbitMqResource, Error> {
-        let config = self.settled(name)?;
-        let tls = Tls::new(name, config.tls.as_ref(), &config.host)?;
-        Ok(RabbitMqResource { config: Arc::new(config), tls })
-    }
-}
+use crate::net::tls::Tls;
+use crate::net::url::host_port;
 
 /// A RabbitMQ in the pool.
 #[derive(Debug)]
