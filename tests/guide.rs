@@ -82,7 +82,7 @@ fn guide_has_every_environment_name() {
     let kinds = [
         include_str!("../src/kinds/mongo/config.rs"),
         include_str!("../src/kinds/rabbitmq/config.rs"),
-        include_str!("../src/kinds/clickhouse/mod.rs"),
+        include_str!("../src/kinds/clickhouse/config.rs"),
         include_str!("../src/kinds/redis/mod.rs"),
     ];
     let is_name = |text: &&str| {

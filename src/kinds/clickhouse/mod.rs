@@ -6,6 +6,7 @@
 
 pub(crate) mod blocking;
 mod cancel;
+mod config;
 mod inserter;
 mod stream;
 
@@ -25,342 +26,27 @@ use hyper::Uri;
 use hyper::body::Body;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::RwLock;
-use serde::Deserialize;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
 use self::cancel::Cancel;
+pub use self::config::ClickHouseConfig;
+use self::config::{HTTP_PORT, USE_HTTP};
 pub use self::inserter::Inserter;
 pub(crate) use self::inserter::Inserters;
 use self::stream::Stream;
 use crate::base::error::{BoxError, Chain, Error, Failure, Proof, TimeoutError, Worded, causes, redacted};
 use crate::base::future::BoxFuture;
-use crate::base::millis;
 use crate::base::runtime::{self, within};
-use crate::base::secret::Secret;
 use crate::lifecycle::close::phase::Phase;
-use crate::lifecycle::kind::KindConfig;
 use crate::lifecycle::lease::Provide;
 use crate::lifecycle::link::Link;
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::status::Usage;
-use crate::net::checks::Checks;
 use crate::net::count::{Counted, none};
 use crate::net::kill_switch::KillSwitch;
-use crate::net::parts::{Guard, Names, Part};
-use crate::net::tls::{self, Stream as OwnStream, Tls, TlsOptions};
-use crate::net::url::{ParsedUrl, host, host_port, port};
-
-/// Plain, and over TLS.
-const SCHEMES: [&str; 2] = ["http", "https"];
-const HTTP_PORT: u16 = 8123;
-const HTTPS_PORT: u16 = 8443;
-/// The standard ports of the native protocol, plain and over TLS.
-const NATIVE_PORTS: [u16; 2] = [9000, 9440];
-const USE_HTTP: &str = "speaks ClickHouse's native protocol; use the HTTP port, 8123 by default";
-
-/// How to reach a ClickHouse over HTTP; `[clickhouse]` or `[named.clickhouse.NAME]` in TOML.
-///
-/// The settings go along with every query and insert. Where a user may not change them (`readonly = 1`, constraints), the
-/// three sizes below are left to the server, unless one was set to another value than its default: then connecting fails and
-/// names what to leave out.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[non_exhaustive]
-pub struct ClickHouseConfig {
-    /// `http://user:password@host:port/database?setting=value`, instead of the parts; what it does
-    /// not name stays as the parts say. `?user=`, `?password=` and `?database=` are understood too. `https://` over
-    /// TLS, at port 8443 unless it names one.
-    /// Environment: `CLICKHOUSE_URL`.
-    pub url: Option<Secret>,
-    /// Defaults to `localhost`. Environment: `CLICKHOUSE_HOST`, `CLICKHOUSE_IP`.
-    pub host: String,
-    /// The HTTP port. Defaults to 8123; the native protocol's 9000 is refused.
-    /// Environment: `CLICKHOUSE_PORT`.
-    pub port: u16,
-    /// Defaults to `default`. Environment: `CLICKHOUSE_USER`.
-    pub user: String,
-    /// Defaults to none. Environment: `CLICKHOUSE_PASSWORD`.
-    pub password: Option<Secret>,
-    /// Defaults to `default`, which every server has; QUANTAXIS's `quantaxis` has to be created
-    /// first, and a server answers nothing in a database that it lacks.
-    /// Environment: `CLICKHOUSE_DATABASE`.
-    pub database: String,
-    /// The server's threads for one query. Defaults to 4, as in QUANTAXIS; 0 leaves it to the server.
-    pub max_threads: u32,
-    /// Rows in a block of a result. Defaults to 65,536, as in QUANTAXIS; 0 leaves it to the server.
-    pub max_block_size: u64,
-    /// Rows in a block of an insert, sent as `max_insert_block_size`. Defaults to 1,048,576, the
-    /// server's own default; 0 leaves it to the server.
-    pub insert_block_size: u64,
-    /// Whether a query that only reads is cancelled at the server, by `KILL QUERY`, if its future or iterator is dropped
-    /// before the answer begins; once that has begun the server notices by itself. Each query then has a `query_id`,
-    /// unless it brings one along, with which it is not cancelled. Defaults to `true`.
-    pub cancel_dropped: bool,
-    /// Any further settings, such as `max_execution_time`. Defaults to none.
-    pub settings: BTreeMap<String, String>,
-    /// Whether results and inserts travel in LZ4. Defaults to `true`.
-    pub compression: bool,
-    /// Whether rows are checked against the table's types, which needs a server of 21.11 or later.
-    /// Defaults to none: on where the server can.
-    pub validation: Option<bool>,
-    /// The most connections; a query beyond that waits for one, at most the acquire timeout.
-    /// Defaults to 100, the number of queries that a server runs at once by its own default.
-    pub max_connections: usize,
-    /// The most idle connections that are kept. Defaults to 16.
-    pub max_idle: usize,
-    /// After how long an idle connection is closed; below the server's `keep_alive_timeout` (3 s on
-    /// old servers), so that no query meets a connection that is just being closed. Defaults to 2 s.
-    #[serde(rename = "idle_timeout_ms", with = "millis")]
-    pub idle_timeout: Duration,
-    /// How long opening one connection may take. Defaults to 2 s.
-    #[serde(rename = "connect_timeout_ms", with = "millis")]
-    pub connect_timeout: Duration,
-    /// After how long without traffic TCP keepalive begins, in whole seconds from 1 to 32,767. Defaults to 60 s.
-    #[serde(rename = "keepalive_ms", with = "millis")]
-    pub keepalive: Duration,
-    /// How to speak TLS. Defaults to none: plain, unless the URL is an `https://`. Environment: `CLICKHOUSE_TLS`,
-    /// `CLICKHOUSE_TLS_CA_FILE`, `CLICKHOUSE_TLS_CERT_FILE`, `CLICKHOUSE_TLS_KEY_FILE`, `CLICKHOUSE_TLS_SERVER_NAME`.
-    pub tls: Option<TlsOptions>,
-    /// How long closing may take to flush one [`Inserter`]. Defaults to 5 s.
-    #[serde(rename = "flush_timeout_ms", with = "millis")]
-    pub flush_timeout: Duration,
-}
-
-impl Default for ClickHouseConfig {
-    fn default() -> Self {
-        ClickHouseConfig {
-            url: None,
-            host: "localhost".to_owned(),
-            port: HTTP_PORT,
-            user: "default".to_owned(),
-            password: None,
-            database: "default".to_owned(),
-            max_threads: 4,
-            max_block_size: 65_536,
-            insert_block_size: 1_048_576,
-            cancel_dropped: true,
-            settings: BTreeMap::new(),
-            compression: true,
-            validation: None,
-            max_connections: 100,
-            max_idle: 16,
-            idle_timeout: Duration::from_secs(2),
-            connect_timeout: Duration::from_secs(2),
-            keepalive: Duration::from_secs(60),
-            tls: None,
-            flush_timeout: Duration::from_secs(5),
-        }
-    }
-}
-
-impl ClickHouseConfig {
-    /// The defaults, at this URL.
-    pub fn url(url: impl Into<Secret>) -> Self {
-        ClickHouseConfig { url: Some(url.into()), ..ClickHouseConfig::default() }
-    }
-
-    /// Speaks TLS.
-    pub fn tls(mut self, tls: TlsOptions) -> Self {
-        self.tls = Some(tls);
-        self
-    }
-
-    /// Sets the database.
-    pub fn database(mut self, database: impl Into<String>) -> Self {
-        self.database = database.into();
-        self
-    }
-
-    /// Sets the most connections.
-    pub fn max_connections(mut self, max_connections: usize) -> Self {
-        self.max_connections = max_connections;
-        self
-    }
-
-    /// Adds a setting that goes along with every query and insert.
-    pub fn setting(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.settings.insert(name.into(), value.into());
-        self
-    }
-
-    /// Scheme, host and port.
-    fn base_url(&self) -> String {
-        let scheme = SCHEMES[usize::from(self.tls.is_some())];
-        format!("{scheme}://{}/", host_port(&self.host, self.port))
-    }
-
-    fn secrets(&self) -> Vec<&str> {
-        self.password.iter().map(Secret::expose).collect()
-    }
-
-    /// What goes along with every query; a setting by name wins over a field.
-    fn effective_settings(&self) -> BTreeMap<String, String> {
-        self.settings_where(|value, _| value > 0)
-    }
-
-    /// Of these, what was asked for; the rest are only defaults.
-    fn chosen_settings(&self) -> BTreeMap<String, String> {
-        self.settings_where(|value, default| value > 0 && value != default)
-    }
-
-    fn settings_where(&self, is_sent: impl Fn(u64, u64) -> bool) -> BTreeMap<String, String> {
-        let fields = |config: &Self| [u64::from(config.max_threads), config.max_block_size, config.insert_block_size];
-        let values = fields(self).into_iter().zip(fields(&ClickHouseConfig::default()));
-        let sent = FIELD_SETTINGS.iter().zip(values).filter(|(_, (value, default))| is_sent(*value, *default));
-        let mut settings: BTreeMap<_, _> =
-            sent.map(|((_, name), (value, _))| ((*name).to_owned(), value.to_string())).collect();
-        settings.extend(self.settings.clone());
-        settings
-    }
-
-    /// Where these settings come from, and how each is left out.
-    fn without(&self, settings: &BTreeMap<String, String>) -> String {
-        let field = |name: &str| FIELD_SETTINGS.iter().find(|(_, setting)| *setting == name);
-        let of = |name: &String| match field(name) {
-            Some((field, _)) if !self.settings.contains_key(name) => format!("`{field}` to 0"),
-            _ => format!("`settings` without {name}"),
-        };
-        settings.keys().map(of).collect::<Vec<_>>().join(", ")
-    }
-}
-
-/// The fields that are settings, and those.
-const FIELD_SETTINGS: [(&str, &str); 3] = [
-    ("max_threads", "max_threads"),
-    ("max_block_size", "max_block_size"),
-    ("insert_block_size", "max_insert_block_size"),
-];
-
-/// A URL's parser forgets a port that is its scheme's default.
-fn names_port(url: &str, port: u16) -> bool {
-    let authority = url.split("://").nth(1).unwrap_or_default();
-    authority.split(['/', '?', '#']).next().is_some_and(|authority| authority.ends_with(&format!(":{port}")))
-}
-
-impl KindConfig for ClickHouseConfig {
-    const KIND: &'static str = "clickhouse";
-    type Resource = ClickHouseResource;
-
-    const NAMES: Names = Names {
-        url: ("url", &["CLICKHOUSE_URL"]),
-        parts: [
-            ("host", &["CLICKHOUSE_HOST", "CLICKHOUSE_IP"]),
-            ("port", &["CLICKHOUSE_PORT"]),
-            ("user", &["CLICKHOUSE_USER"]),
-            ("password", &["CLICKHOUSE_PASSWORD"]),
-            ("database", &["CLICKHOUSE_DATABASE"]),
-        ],
-        tls: [
-            "CLICKHOUSE_TLS",
-            "CLICKHOUSE_TLS_CA_FILE",
-            "CLICKHOUSE_TLS_CERT_FILE",
-            "CLICKHOUSE_TLS_KEY_FILE",
-            "CLICKHOUSE_TLS_SERVER_NAME",
-        ],
-    };
-
-    fn url_mut(&mut self) -> &mut Option<Secret> {
-        &mut self.url
-    }
-
-    fn tls_mut(&mut self) -> &mut Option<TlsOptions> {
-        &mut self.tls
-    }
-
-    fn guard(&self) -> Guard {
-        let mut config = self.clone();
-        match config.take_apart("") {
-            Ok(()) => Guard { tls: config.tls.is_some(), login: config.user != "default" || config.password.is_some() },
-            Err(_told_where_it_is_used) => Guard::default(),
-        }
-    }
-
-    fn forget_login(&mut self) {
-        (self.user, self.password) = ("default".to_owned(), None);
-    }
-
-    fn set(&mut self, part: Part, key: &str, text: &str) -> Result<(), Error> {
-        match part {
-            Part::Host => host(key, text)?.clone_into(&mut self.host),
-            Part::Port => self.port = port(key, text)?,
-            Part::User => text.clone_into(&mut self.user),
-            Part::Password => self.password = Some(text.into()),
-            Part::Place => text.clone_into(&mut self.database),
-        }
-        Ok(())
-    }
-
-    fn take_apart(&mut self, key: &str) -> Result<(), Error> {
-        let Some(text) = self.url.take() else { return Ok(()) };
-        let url = ParsedUrl::new(key, &text, &["http", "https", "clickhouse", "tcp"])?;
-        let scheme = url.url().scheme();
-        if !SCHEMES.contains(&scheme) {
-            return Err(Error::config(key, format!("{scheme}:// {USE_HTTP}, as in http://host:8123/database")));
-        }
-        TlsOptions::agree(&mut self.tls, key, scheme, SCHEMES)?;
-        self.host = url.host().to_owned();
-        // The port that a URL's parser takes for the scheme's default, and ours.
-        let (hidden, default) = if self.tls.is_some() { (443, HTTPS_PORT) } else { (80, HTTP_PORT) };
-        self.port = url.url().port().unwrap_or(if names_port(text.expose(), hidden) { hidden } else { default });
-        if NATIVE_PORTS.contains(&self.port) {
-            return Err(Error::config(key, format!("port {} {USE_HTTP}", self.port)));
-        }
-        if let Some(user) = url.user(key)? {
-            self.user = user;
-        }
-        self.password = url.password(key)?.or(self.password.take());
-        let path = url.path(key)?;
-        let mut database = Some(path).filter(|path| !path.is_empty());
-        for (name, value) in url.url().query_pairs() {
-            match &*name {
-                "user" => self.user = value.into_owned(),
-                "password" => self.password = Some(value.into_owned().into()),
-                "database" if database.as_ref().is_some_and(|path| *path != value) => {
-                    return Err(Error::config(key, "names two databases, in its path and in ?database="));
-                }
-                "database" => database = Some(value.into_owned()),
-                _ => drop(self.settings.insert(name.into_owned(), value.into_owned())),
-            }
-        }
-        if let Some(database) = database {
-            self.database = database;
-        }
-        Ok(())
-    }
-
-    fn settled(&self, name: &str) -> Result<Self, Error> {
-        let mut config = self.clone();
-        config.take_apart(&format!("{name}.url"))?;
-        let checks = Checks(name);
-        checks.place(&mut config.host, config.port)?;
-        if NATIVE_PORTS.contains(&config.port) {
-            return checks.fail("port", format_args!("{} {USE_HTTP}", config.port));
-        }
-        if config.database.is_empty() {
-            return checks.fail("database", "is empty");
-        }
-        let password = config.password.as_ref().map_or("", Secret::expose);
-        for (field, text) in [("user", &*config.user), ("password", password)] {
-            if text.trim() != text || !text.chars().all(|c| (' '..='~').contains(&c)) {
-                let problem =
-                    "is sent in an HTTP header, so it must be of ASCII letters, digits, signs and inner spaces";
-                return checks.fail(field, problem);
-            }
-        }
-        checks.counts(&[("max_connections", config.max_connections)])?;
-        checks.limits(&[("connect_timeout_ms", config.connect_timeout), ("flush_timeout_ms", config.flush_timeout)])?;
-        checks.keepalive(config.keepalive)?;
-        Ok(config)
-    }
-
-    fn resource(&self, name: &str) -> Result<ClickHouseResource, Error> {
-        let config = self.settled(name)?;
-        let tls = Tls::new(name, config.tls.as_ref(), &config.host)?;
-        Ok(ClickHouseResource { config: Arc::new(config), tls })
-    }
-}
+use crate::net::tls::{self, Stream as OwnStream, Tls};
 
 /// A ClickHouse of one's own: [`ClickHouse::scoped`]. The guards of a pool deref to
 /// [`clickhouse::Client`](Client).
@@ -379,6 +65,12 @@ pub enum ClickHouse {}
 pub struct ClickHouseResource {
     config: Arc<ClickHouseConfig>,
     tls: Tls,
+}
+
+impl ClickHouseResource {
+    fn new(config: ClickHouseConfig, tls: Tls) -> Self {
+        ClickHouseResource { config: Arc::new(config), tls }
+    }
 }
 
 impl Resource for ClickHouseResource {
