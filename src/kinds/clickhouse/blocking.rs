@@ -19,7 +19,9 @@ use tokio::task::JoinHandle;
 use crate::base::error::{Chain, Error, Worded};
 use crate::base::process::Ours;
 use crate::base::runtime;
-use crate::kinds::clickhouse::{self as tasks, Effect, Inserters, failed};
+pub use crate::kinds::clickhouse::statement::Statement;
+use crate::kinds::clickhouse::statement::{Effect, names_format};
+use crate::kinds::clickhouse::{self as tasks, Inserters, failed};
 
 /// A ClickHouse for threads. Cheap to clone; every call waits for its answer.
 ///
@@ -162,37 +164,6 @@ impl fmt::Debug for ClickHouse {
     }
 }
 
-/// What can be sent: SQL text, or a [`Query`] with its values bound.
-pub trait Statement: sealed::Sealed {
-    #[doc(hidden)]
-    fn query(self, client: &Client) -> Query;
-}
-
-impl Statement for &str {
-    fn query(self, client: &Client) -> Query {
-        client.query(self)
-    }
-}
-
-impl Statement for &String {
-    fn query(self, client: &Client) -> Query {
-        client.query(self)
-    }
-}
-
-impl Statement for Query {
-    fn query(self, _: &Client) -> Query {
-        self
-    }
-}
-
-mod sealed {
-    pub trait Sealed {}
-    impl Sealed for &str {}
-    impl Sealed for &String {}
-    impl Sealed for ::clickhouse::query::Query {}
-}
-
 /// How many rows are handed over at once.
 const BATCH: usize = 1024;
 
@@ -312,12 +283,6 @@ async fn batch<T: RowOwned + RowRead>(cursor: &mut RowCursor<T>) -> (Vec<T>, Opt
 const BIND: &str = "bind a value for each `?`; `??` stands for the character, in a string literal too";
 const FORMAT: &str = "leave out FORMAT, as rows come in a format of the driver's own; \
                       `client().query(..).fetch_bytes(..)` has any other";
-
-/// Whether a statement seems to end with the format of its answer.
-fn names_format(text: &str) -> bool {
-    let words: Vec<_> = text.trim_end_matches([';', ' ', '\n', '\t']).rsplit(char::is_whitespace).take(2).collect();
-    matches!(words[..], [_, keyword] if keyword.eq_ignore_ascii_case("FORMAT"))
-}
 
 /// The error with what to do about it.
 fn advised(error: Error, remedy: &str) -> Error {

@@ -16,12 +16,14 @@ use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
-use super::{ClickHouseConfig, Connected, Effect, failed};
 use crate::base::error::{Error, Failure};
 use crate::base::future::BoxFuture;
 use crate::base::process::Ours;
 use crate::base::repeat::Repeat;
 use crate::base::runtime::within;
+use crate::kinds::clickhouse::config::ClickHouseConfig;
+use crate::kinds::clickhouse::statement::Effect;
+use crate::kinds::clickhouse::{Connected, failed};
 use crate::lifecycle::busy::Busy;
 use crate::lifecycle::lease::Lease;
 use crate::lifecycle::link::Link;
@@ -252,7 +254,7 @@ impl Inserters {
     }
 
     /// Whether a statement like this is sent once more after its answer was lost.
-    pub(crate) fn repeats(&self, effect: Effect) -> bool {
+    pub(super) fn repeats(&self, effect: Effect) -> bool {
         effect == Effect::Reads && self.link.repeat == Repeat::Idempotent
     }
 

@@ -8,6 +8,7 @@ pub(crate) mod blocking;
 mod cancel;
 mod config;
 mod inserter;
+mod statement;
 mod stream;
 
 use std::collections::BTreeMap;
@@ -35,6 +36,7 @@ pub use self::config::ClickHouseConfig;
 use self::config::{HTTP_PORT, USE_HTTP};
 pub use self::inserter::Inserter;
 pub(crate) use self::inserter::Inserters;
+use self::statement::Effect;
 use self::stream::Stream;
 use crate::base::error::{BoxError, Chain, Error, Failure, Proof, TimeoutError, Worded, causes, redacted};
 use crate::base::future::BoxFuture;
@@ -351,42 +353,8 @@ fn withheld(error: DriverError, config: &ClickHouseConfig) -> BoxError {
     redacted(error, told, &config.secrets(), &[&config.user, &config.database])
 }
 
-/// What a statement does, which tells what a lost connection means for it.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Effect {
-    Reads,
-    Changes,
-}
-
-impl Effect {
-    /// A statement that only reads does no harm twice. Any other may change something.
-    pub(crate) fn of(statement: &str) -> Self {
-        const READS: [&str; 5] = ["SELECT", "SHOW", "DESCRIBE", "DESC", "EXPLAIN"];
-        let first = uncommented(statement).split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
-        if READS.iter().any(|read| read.eq_ignore_ascii_case(first)) { Effect::Reads } else { Effect::Changes }
-    }
-}
-
-/// Without the white space, comments and parentheses in front.
-fn uncommented(text: &str) -> &str {
-    let text = text.trim_start_matches(|c: char| c.is_whitespace() || c == '(');
-    let rest = if text.starts_with("--") || text.starts_with('#') {
-        text.split_once('\n')
-    } else {
-        // Servers differ in what ends one within another: such a text is left as it is, and begins with no word.
-        text.strip_prefix("/*").and_then(|rest| rest.split_once("*/")).filter(|(comment, _)| !comment.contains("/*"))
-    };
-    rest.map_or(text, |(_, rest)| uncommented(rest))
-}
-
 /// The driver's error as ours.
-pub(crate) fn failed(
-    link: &Link,
-    config: &ClickHouseConfig,
-    action: &str,
-    effect: Effect,
-    error: DriverError,
-) -> Error {
+fn failed(link: &Link, config: &ClickHouseConfig, action: &str, effect: Effect, error: DriverError) -> Error {
     if let Some(ours) = Error::behind(&error) {
         return ours.clone();
     }

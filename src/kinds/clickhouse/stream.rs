@@ -11,7 +11,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::cancel::Named;
-use super::{Effect, Purpose, Transport};
+use crate::kinds::clickhouse::statement::Effect;
+use crate::kinds::clickhouse::{Purpose, Transport};
 use crate::lifecycle::busy::Busy;
 use crate::lifecycle::work::Work;
 use crate::net::count::Counted;
