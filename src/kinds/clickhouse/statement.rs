@@ -56,19 +56,109 @@ impl Effect {
 }
 
 /// Without the white space, comments and parentheses in front.
-fn uncommented(text: &str) -> &str {
-    let text = text.trim_start_matches(|c: char| c.is_whitespace() || c == '(');
-    let rest = if text.starts_with("--") || text.starts_with('#') {
-        text.split_once('\n')
-    } else {
-        // Servers differ in what ends one within another: such a text is left as it is, and begins with no word.
-        text.strip_prefix("/*").and_then(|rest| rest.split_once("*/")).filter(|(comment, _)| !comment.contains("/*"))
-    };
-    rest.map_or(text, |(_, rest)| uncommented(rest))
+fn uncommented(mut text: &str) -> &str {
+    loop {
+        text = text.trim_start_matches(|c: char| c.is_whitespace() || c == '(');
+        let comment = if text.starts_with("--") || text.starts_with('#') {
+            text.split_once('\n')
+        } else {
+            // Servers differ in what ends one within another: such a text is left as it is, and begins with no word.
+            text.strip_prefix("/*")
+                .and_then(|rest| rest.split_once("*/"))
+                .filter(|(comment, _)| !comment.contains("/*"))
+        };
+        match comment {
+            Some((_, rest)) => text = rest,
+            None => return text,
+        }
+    }
 }
 
 /// Whether a statement seems to end with the format of its answer.
 pub(super) fn names_format(text: &str) -> bool {
     let words: Vec<_> = text.trim_end_matches([';', ' ', '\n', '\t']).rsplit(char::is_whitespace).take(2).collect();
     matches!(words[..], [_, keyword] if keyword.eq_ignore_ascii_case("FORMAT"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Effect, names_format};
+
+    /// Each ends with a word that reads.
+    #[test]
+    fn what_only_reads_is_found_behind_comments() {
+        let reads = [
+            "SELECT 1",
+            "select(1)",
+            "  \n\t((SELECT 1))",
+            "SHOW TABLES",
+            "DESC TABLE days",
+            "Describe TABLE days",
+            "EXPLAIN SELECT 1",
+            "-- one\nSELECT 1",
+            "--\r\nSELECT 1",
+            "# one\n#two\nSELECT 1",
+            "/**/SELECT 1",
+            "/* over\ntwo lines */ -- and\n(/* INSERT */ SELECT 1)",
+            "-- /*\nSELECT 1",
+            "/* -- */ SELECT 1",
+            "/* # */ SELECT 1",
+            "SELECT '/*', '--', '#'",
+            "SELECT 1 -- INSERT",
+            "SELECT 1 /* unterminated",
+        ];
+        for statement in reads {
+            assert_eq!(Effect::of(statement), Effect::Reads, "{statement:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_to_read_may_change_something() {
+        let changes = [
+            "",
+            " ",
+            "INSERT INTO days SELECT 1",
+            "DROP TABLE days",
+            "WITH 1 AS one SELECT one",
+            "SELECTED",
+            "'SELECT'",
+            "'-- '\nSELECT 1",
+            "\"/*\" SELECT */ 1",
+            "-- SELECT 1",
+            "# SELECT 1",
+            "--",
+            "#",
+            "- - one\nSELECT 1",
+            "/ * one */ SELECT 1",
+            "/* SELECT 1",
+            "/*/ SELECT 1",
+            "/* SELECT */ INSERT INTO days SELECT 1",
+            "-- SELECT\nDROP TABLE days",
+            // Where comments nest the first is still open before the last word, and elsewhere it is not.
+            "/* /* */ SELECT 1",
+            "/* /* */ */ SELECT 1",
+        ];
+        for statement in changes {
+            assert_eq!(Effect::of(statement), Effect::Changes, "{statement:?}");
+        }
+    }
+
+    #[test]
+    fn any_number_of_comments_is_read() {
+        let comments = "--\n/**/#\n".repeat(200_000);
+        assert_eq!(Effect::of(&format!("{comments}SELECT 1")), Effect::Reads);
+        assert_eq!(Effect::of(&comments), Effect::Changes);
+    }
+
+    #[test]
+    fn a_format_is_found_at_the_end_alone() {
+        for statement in ["SELECT 1 FORMAT JSON", "SELECT 1\nformat\tTSV ;\n", "FORMAT JSON"] {
+            assert!(names_format(statement), "{statement:?}");
+        }
+        for statement in
+            ["", ";", "FORMAT", "SELECT 1", "SELECT format FROM formats", "INSERT INTO days FORMAT CSV 1,2"]
+        {
+            assert!(!names_format(statement), "{statement:?}");
+        }
+    }
 }
