@@ -19,9 +19,10 @@ use tokio::task::JoinHandle;
 use crate::base::error::{Chain, Error, Worded};
 use crate::base::process::Ours;
 use crate::base::runtime;
+use crate::kinds::clickhouse::errors::failed;
 pub use crate::kinds::clickhouse::statement::Statement;
 use crate::kinds::clickhouse::statement::{Effect, names_format};
-use crate::kinds::clickhouse::{self as tasks, Inserters, failed};
+use crate::kinds::clickhouse::{self as tasks, Inserters};
 
 /// A ClickHouse for threads. Cheap to clone; every call waits for its answer.
 ///

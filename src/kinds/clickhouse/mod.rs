@@ -7,12 +7,12 @@
 pub(crate) mod blocking;
 mod cancel;
 mod config;
+mod errors;
 mod inserter;
 mod statement;
 mod stream;
 
 use std::collections::BTreeMap;
-use std::error::Error as StdError;
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
@@ -33,12 +33,12 @@ use tokio::task::JoinSet;
 
 use self::cancel::Cancel;
 pub use self::config::ClickHouseConfig;
-use self::config::{HTTP_PORT, USE_HTTP};
+use self::errors::{UNCHANGEABLE, failure, has_code, is_foreign, is_unreachable};
 pub use self::inserter::Inserter;
 pub(crate) use self::inserter::Inserters;
 use self::statement::Effect;
 use self::stream::Stream;
-use crate::base::error::{BoxError, Chain, Error, Failure, Proof, TimeoutError, Worded, causes, redacted};
+use crate::base::error::{BoxError, Error, Failure, TimeoutError};
 use crate::base::future::BoxFuture;
 use crate::base::runtime::{self, within};
 use crate::lifecycle::close::phase::Phase;
@@ -48,7 +48,7 @@ use crate::lifecycle::resource::Resource;
 use crate::lifecycle::status::Usage;
 use crate::net::count::{Counted, none};
 use crate::net::kill_switch::KillSwitch;
-use crate::net::tls::{self, Stream as OwnStream, Tls};
+use crate::net::tls::{Stream as OwnStream, Tls};
 
 /// A ClickHouse of one's own: [`ClickHouse::scoped`]. The guards of a pool deref to
 /// [`clickhouse::Client`](Client).
@@ -114,7 +114,7 @@ impl Resource for ClickHouseResource {
         self.prove(link, &lost.0.settings).await.map_err(|error| {
             // While a server restarts, something else may answer in its place.
             let is_foreign = is_foreign(&error);
-            let failure = self.failure(error, &lost.0.settings);
+            let failure = failure(&self.config, error, &lost.0.settings);
             Failure { permanent: failure.permanent && !is_foreign, ..failure }
         })?;
         lost.0.traffic.restore();
@@ -133,7 +133,7 @@ impl Resource for ClickHouseResource {
             answer = pings.query("SELECT 1").execute() => match answer {
                 // It may be that there was only no room for one more connection.
                 Err(DriverError::Network(_)) => self.probe(connected).await,
-                answer => answer.map_err(|error| self.failure(error, &BTreeMap::new())),
+                answer => answer.map_err(|error| failure(&self.config, error, &BTreeMap::new())),
             },
             Ok(()) = life => Ok(()),
         }
@@ -226,22 +226,6 @@ const LINGER: Duration = Duration::from_secs(1);
 /// How long a ping waits for what else the server answers.
 const PATIENCE: Duration = Duration::from_millis(300);
 
-/// The server's codes for what it keeps from this user at the moment, though it serves others: a quota that is used up, too
-/// many queries or sessions at once, too much memory, no access.
-const LIMITED: [&str; 6] = ["201", "202", "241", "291", "497", "700"];
-
-/// The server's codes for a setting that this user may not change, or not to this value.
-const UNCHANGEABLE: [&str; 2] = ["164", "452"];
-
-/// The server's codes for a login that it does not know.
-const UNKNOWN_LOGIN: [&str; 4] = ["192", "193", "194", "516"];
-
-const UNKNOWN_DATABASE: &str = "81";
-
-/// The server's other codes for what trying again cannot mend: an address from which this user may not come, no access,
-/// an unknown setting.
-const PERMANENT: [&str; 4] = ["115", "195", "291", "497"];
-
 impl ClickHouseResource {
     fn transport(&self, link: &Link, runtime: Handle, purpose: Purpose, cancel: Option<Cancel>) -> Arc<Transport> {
         Transport::new(&self.config, &self.tls, link, runtime, purpose, cancel)
@@ -253,12 +237,12 @@ impl ClickHouseResource {
         let chosen = self.config.chosen_settings();
         match self.prove(link, &all).await {
             Err(error) if has_code(&error, &UNCHANGEABLE) && chosen.len() < all.len() => {
-                let version = self.prove(link, &chosen).await.map_err(|error| self.failure(error, &chosen))?;
+                let version = self.prove(link, &chosen).await.map_err(|error| failure(&self.config, error, &chosen))?;
                 tracing::info!(resource = %link.name(), "the server's own sizes hold, as this user may not change them");
                 Ok((chosen, version))
             }
             Ok(version) => Ok((all, version)),
-            Err(error) => Err(self.failure(error, &all)),
+            Err(error) => Err(failure(&self.config, error, &all)),
         }
     }
 
@@ -271,49 +255,6 @@ impl ClickHouseResource {
         let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
         Ok((parts.next().unwrap_or(0), parts.next().unwrap_or(0)))
     }
-
-    /// What it means that the server did not do what was asked with these settings.
-    fn failure(&self, error: DriverError, settings: &BTreeMap<String, String>) -> Failure {
-        let proof = match &error {
-            _ if has_code(&error, &LIMITED) => Proof::Limited,
-            DriverError::Network(_) | DriverError::TimedOut => Proof::Silent,
-            _ => Proof::Refused,
-        };
-        let (permanent, remedy) = self.judged(&error, settings);
-        let source = withheld(error, &self.config);
-        let source = match remedy {
-            Some(remedy) => Worded::new(format!("{}; {remedy}", Chain(&*source)), source).into(),
-            None => source,
-        };
-        Failure { source, permanent, proof }
-    }
-
-    /// Whether trying again is of no use, and what is.
-    fn judged(&self, error: &DriverError, settings: &BTreeMap<String, String>) -> (bool, Option<String>) {
-        let ClickHouseConfig { port, database, .. } = &*self.config;
-        if error.to_string().contains("is for clickhouse-client program") {
-            (true, Some(format!("port {port} {USE_HTTP}")))
-        } else if is_foreign(error) {
-            (true, Some(format!("port {port} does not speak HTTP; use ClickHouse's HTTP port, {HTTP_PORT} by default")))
-        } else if is_unreachable(error) {
-            let remedy = "see that a ClickHouse listens there, or set `host` and `port`, its HTTP port".to_owned();
-            (false, Some(remedy))
-        } else if has_code(error, &UNKNOWN_LOGIN) {
-            let remedy =
-                "set `user` and `password`, or CLICKHOUSE_USER and CLICKHOUSE_PASSWORD, to a login of this server's";
-            (true, Some(remedy.to_owned()))
-        } else if has_code(error, &[UNKNOWN_DATABASE]) {
-            (true, Some(format!("create the database {database:?} first, or set `database` to one that is there")))
-        } else if has_code(error, &UNCHANGEABLE) && !settings.is_empty() {
-            (true, Some(format!("this user may not change every setting: set {}", self.config.without(settings))))
-        } else {
-            let is_useless = matches!(error, DriverError::InvalidParams(_) | DriverError::Unsupported(_));
-            (
-                is_useless || has_code(error, &PERMANENT) || has_code(error, &UNCHANGEABLE) || tls::is_permanent(error),
-                None,
-            )
-        }
-    }
 }
 
 /// Asks whether the server lives, which any answer to this proves. It is read to its end, so that the connection can be
@@ -324,66 +265,6 @@ async fn ask(client: &HttpClient<String>, uri: &Uri) -> Result<(), hyper_util::c
         async { while poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await.is_some_and(|frame| frame.is_ok()) {} };
     let _what_does_not_end_is_closed = within(PATIENCE, rest).await;
     Ok(())
-}
-
-/// Whether the answer was no HTTP.
-fn is_foreign(error: &DriverError) -> bool {
-    causes(error).any(|cause| cause.downcast_ref().is_some_and(hyper::Error::is_parse))
-}
-
-/// Whether nobody listens there, or there is no way.
-fn is_unreachable(error: &(dyn StdError + 'static)) -> bool {
-    causes(error).filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|error| {
-        use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
-        matches!(error.kind(), ConnectionRefused | HostUnreachable | NetworkUnreachable)
-    })
-}
-
-/// Whether the server answered one of these codes, as in `Code: 62. DB::Exception: …`; old ones
-/// write a comma.
-fn has_code(error: &DriverError, codes: &[&str]) -> bool {
-    let DriverError::BadResponse(text) = error else { return false };
-    let code = text.split("Code: ").nth(1).and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next());
-    code.is_some_and(|code| codes.contains(&code))
-}
-
-/// The driver's error, or a note in its place if the server's words in it have a password.
-fn withheld(error: DriverError, config: &ClickHouseConfig) -> BoxError {
-    let told = matches!(error, DriverError::BadResponse(_) | DriverError::Custom(_) | DriverError::Other(_));
-    redacted(error, told, &config.secrets(), &[&config.user, &config.database])
-}
-
-/// The driver's error as ours.
-fn failed(link: &Link, config: &ClickHouseConfig, action: &str, effect: Effect, error: DriverError) -> Error {
-    if let Some(ours) = Error::behind(&error) {
-        return ours.clone();
-    }
-    let resource = Arc::clone(link.name());
-    let (is_lost, was_sent) = match &error {
-        DriverError::Network(cause) => (true, !is_connect(&**cause)),
-        DriverError::TimedOut => (true, true),
-        _ => (false, true),
-    };
-    let source = withheld(error, config).into();
-    let action = action.to_owned();
-    match (is_lost, was_sent, effect) {
-        (false, ..) => Error::Operation { resource, action, source },
-        (true, true, Effect::Changes) => Error::OutcomeUnknown { resource, action, source },
-        (true, ..) => Error::Lost { resource, endpoint: Arc::clone(link.endpoint()), source },
-    }
-}
-
-/// Whether no connection was made, so that nothing can have been sent.
-fn is_connect(mut cause: &(dyn StdError + 'static)) -> bool {
-    loop {
-        if let Some(error) = cause.downcast_ref::<hyper_util::client::legacy::Error>() {
-            return error.is_connect();
-        }
-        match cause.source() {
-            Some(next) => cause = next,
-            None => return false,
-        }
-    }
 }
 
 /// What a slot holds of a ClickHouse; leased as a client of either facade.
