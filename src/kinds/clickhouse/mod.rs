@@ -11,44 +11,37 @@ mod errors;
 mod inserter;
 mod statement;
 mod stream;
+mod transport;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::poll_fn;
-use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
+use ::clickhouse::Client;
 use ::clickhouse::error::Error as DriverError;
-use ::clickhouse::{Client, Compression};
 use hyper::Uri;
 use hyper::body::Body;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use parking_lot::RwLock;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
-use tokio::task::JoinSet;
+use tokio::sync::watch;
 
 use self::cancel::Cancel;
 pub use self::config::ClickHouseConfig;
 use self::errors::{UNCHANGEABLE, failure, has_code, is_foreign, is_unreachable};
 pub use self::inserter::Inserter;
 pub(crate) use self::inserter::Inserters;
-use self::statement::Effect;
-use self::stream::Stream;
-use crate::base::error::{BoxError, Error, Failure, TimeoutError};
-use crate::base::future::BoxFuture;
+use self::transport::{HttpClient, Purpose, Transport};
+use crate::base::error::Failure;
 use crate::base::runtime::{self, within};
 use crate::lifecycle::close::phase::Phase;
 use crate::lifecycle::lease::Provide;
 use crate::lifecycle::link::Link;
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::status::Usage;
-use crate::net::count::{Counted, none};
-use crate::net::kill_switch::KillSwitch;
-use crate::net::tls::{Stream as OwnStream, Tls};
+use crate::net::count::none;
+use crate::net::tls::Tls;
 
 /// A ClickHouse of one's own: [`ClickHouse::scoped`]. The guards of a pool deref to
 /// [`clickhouse::Client`](Client).
@@ -309,220 +302,5 @@ impl Provide<blocking::ClickHouse> for Connected {
 impl fmt::Debug for Connected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Connected").field(&self.0.client).finish()
-    }
-}
-
-/// Whose queries a transport carries.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Purpose {
-    Traffic,
-    /// Ours, which no drain waits for.
-    Probe,
-}
-
-/// Where the connections of one client are opened, counted and cut.
-struct Transport {
-    config: Arc<ClickHouseConfig>,
-    tls: Tls,
-    link: Link,
-    runtime: Handle,
-    purpose: Purpose,
-    cancel: Option<Cancel>,
-    /// Cuts every stream of the current generation; none once closed.
-    switch: RwLock<Option<KillSwitch>>,
-    permits: Arc<Semaphore>,
-    waiting: watch::Sender<usize>,
-    open: watch::Sender<usize>,
-    busy: watch::Sender<usize>,
-    /// Told whenever the server has begun to answer.
-    answered: Notify,
-}
-
-impl Transport {
-    fn new(
-        config: &Arc<ClickHouseConfig>,
-        tls: &Tls,
-        link: &Link,
-        runtime: Handle,
-        purpose: Purpose,
-        cancel: Option<Cancel>,
-    ) -> Arc<Self> {
-        Arc::new(Transport {
-            config: Arc::clone(config),
-            tls: tls.clone(),
-            link: link.clone(),
-            runtime,
-            purpose,
-            cancel,
-            switch: RwLock::new(Some(KillSwitch::new())),
-            permits: Arc::new(Semaphore::new(config.max_connections)),
-            waiting: watch::Sender::default(),
-            open: watch::Sender::default(),
-            busy: watch::Sender::default(),
-            answered: Notify::new(),
-        })
-    }
-
-    fn client(self: &Arc<Self>, settings: &BTreeMap<String, String>) -> Client {
-        let config = &self.config;
-        let mut client = Client::with_http_client(self.http())
-            .with_url(config.base_url())
-            .with_user(&config.user)
-            .with_database(&config.database)
-            .with_compression(if config.compression { Compression::Lz4 } else { Compression::None });
-        if let Some(password) = &config.password {
-            client = client.with_password(password.expose());
-        }
-        settings.iter().fold(client, |client, (name, value)| client.with_setting(name, value))
-    }
-
-    fn http<B: Body<Data: Send> + Send>(self: &Arc<Self>) -> HttpClient<B> {
-        hyper_util::client::legacy::Client::builder(OnRuntime(self.runtime.clone()))
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(self.config.idle_timeout)
-            .pool_max_idle_per_host(self.config.max_idle)
-            .build(Connector(Arc::clone(self)))
-    }
-
-    fn cut(&self) {
-        if let Some(switch) = &*self.switch.read() {
-            switch.cut_because(self.link.why_cut());
-        }
-    }
-
-    /// Opens connections again after a cut.
-    fn restore(&self) {
-        if let Some(switch) = &mut *self.switch.write() {
-            *switch = KillSwitch::new();
-        }
-    }
-
-    /// Cuts for good.
-    fn end(&self) {
-        if let Some(switch) = self.switch.write().take() {
-            switch.cut_because(self.link.why_cut());
-        }
-    }
-
-    async fn open(self: Arc<Self>) -> io::Result<TokioIo<Stream>> {
-        let switch = self.live_switch().await?;
-        let opening = async { Ok::<_, io::Error>((self.permit().await?, self.dial(&switch).await?)) };
-        let (permit, stream) = tokio::select! {
-            opened = opening => opened?,
-            () = switch.wait() => return Err(self.unavailable()),
-        };
-        Ok(TokioIo::new(Stream::new(stream, self, permit)))
-    }
-
-    /// Waits until there may be one more connection. Meanwhile the HTTP client takes one that
-    /// becomes free, if that comes first.
-    async fn permit(&self) -> io::Result<OwnedSemaphorePermit> {
-        let waiting = Counted::new(&self.waiting);
-        let limit = self.link.acquire_timeout();
-        let permit = tokio::time::timeout(limit, Arc::clone(&self.permits).acquire_owned()).await;
-        drop(waiting);
-        match permit {
-            Ok(permit) => permit.map_err(|_closed| self.unavailable()),
-            Err(_elapsed) => Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                Error::Timeout(Arc::new(TimeoutError {
-                    resource: Arc::clone(self.link.name()),
-                    endpoint: Arc::clone(self.link.endpoint()),
-                    waiting_for: format!("one of {} connections", self.config.max_connections),
-                    waited: limit,
-                    holders: self.link.holders(),
-                    cycle: Vec::new(),
-                    source: None,
-                })),
-            )),
-        }
-    }
-
-    async fn dial(&self, switch: &KillSwitch) -> io::Result<OwnStream> {
-        let ClickHouseConfig { host, port, connect_timeout, keepalive, .. } = &*self.config;
-        let connecting = self.tls.dial(host, *port, *keepalive, switch);
-        let opened = match tokio::time::timeout(*connect_timeout, connecting).await {
-            Ok(opened) => opened,
-            Err(_elapsed) => {
-                Err(io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {connect_timeout:?}")))
-            }
-        };
-        opened.map_err(|error| self.broken(Effect::Reads, false, error))
-    }
-
-    /// The switch of the current generation, after waiting while it is being brought back.
-    async fn live_switch(&self) -> io::Result<KillSwitch> {
-        if let Some(switch) = self.live() {
-            return Ok(switch);
-        }
-        if self.is_open() {
-            self.link.ready().await.map_err(|error| io::Error::new(io::ErrorKind::NotConnected, error))?;
-        }
-        self.live().ok_or_else(|| self.unavailable())
-    }
-
-    fn live(&self) -> Option<KillSwitch> {
-        self.switch.read().clone().filter(|switch| !switch.is_cut())
-    }
-
-    fn is_open(&self) -> bool {
-        self.switch.read().is_some()
-    }
-
-    fn unavailable(&self) -> io::Error {
-        self.broken(Effect::Reads, false, io::Error::new(io::ErrorKind::ConnectionAborted, "lost while connecting"))
-    }
-
-    /// What a broken connection means to the user whose statement it was to carry, or carried.
-    fn broken(&self, effect: Effect, is_sent: bool, cause: io::Error) -> io::Error {
-        let (kind, resource) = (cause.kind(), Arc::clone(self.link.name()));
-        let error = match (self.purpose, effect) {
-            (Purpose::Probe, _) => return cause,
-            (Purpose::Traffic, Effect::Changes) if is_sent => {
-                Error::OutcomeUnknown { resource, action: "a statement".to_owned(), source: Arc::new(cause) }
-            }
-            _ if !self.is_open() => Error::Closed { resource },
-            _ => Error::Lost { resource, endpoint: Arc::clone(self.link.endpoint()), source: Arc::new(cause) },
-        };
-        io::Error::new(kind, error)
-    }
-}
-
-/// Runs what the HTTP client needs where the pool says, whichever runtime calls.
-#[derive(Clone)]
-struct OnRuntime(Handle);
-
-impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for OnRuntime {
-    fn execute(&self, future: F) {
-        self.0.spawn(future);
-    }
-}
-
-type HttpClient<B> = hyper_util::client::legacy::Client<Connector, B>;
-
-/// Opens connections for the HTTP client.
-#[derive(Clone)]
-struct Connector(Arc<Transport>);
-
-impl tower_service::Service<Uri> for Connector {
-    type Response = TokioIo<Stream>;
-    type Error = BoxError;
-    type Future = BoxFuture<Result<Self::Response, BoxError>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Uri) -> Self::Future {
-        // A set, because dropping it aborts what is in it.
-        let mut opening = JoinSet::new();
-        opening.spawn_on(Arc::clone(&self.0).open(), &self.0.runtime);
-        let transport = Arc::clone(&self.0);
-        Box::pin(async move {
-            match opening.join_next().await {
-                Some(Ok(opened)) => Ok(opened?),
-                _the_runtime_ended => Err(transport.unavailable().into()),
-            }
-        })
     }
 }

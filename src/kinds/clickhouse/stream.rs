@@ -10,9 +10,9 @@ use hyper_util::client::legacy::connect::{Connected as Metadata, Connection};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::cancel::Named;
+use crate::kinds::clickhouse::cancel::Named;
 use crate::kinds::clickhouse::statement::Effect;
-use crate::kinds::clickhouse::{Purpose, Transport};
+use crate::kinds::clickhouse::transport::{Purpose, Transport};
 use crate::lifecycle::busy::Busy;
 use crate::lifecycle::work::Work;
 use crate::net::count::Counted;
