@@ -20,9 +20,9 @@ use crate::base::error::{Chain, Error, Worded};
 use crate::base::process::Ours;
 use crate::base::runtime;
 use crate::kinds::clickhouse::errors::failed;
+use crate::kinds::clickhouse::inserter::{self as tasks, Inserters};
 pub use crate::kinds::clickhouse::statement::Statement;
 use crate::kinds::clickhouse::statement::{Effect, names_format};
-use crate::kinds::clickhouse::{self as tasks, Inserters};
 
 /// A ClickHouse for threads. Cheap to clone; every call waits for its answer.
 ///

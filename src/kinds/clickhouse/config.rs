@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::base::error::Error;
 use crate::base::millis;
 use crate::base::secret::Secret;
-use crate::kinds::clickhouse::ClickHouseResource;
+use crate::kinds::clickhouse::resource::ClickHouseResource;
 use crate::lifecycle::kind::KindConfig;
 use crate::net::checks::Checks;
 use crate::net::parts::{Guard, Names, Part};

@@ -1,0 +1,70 @@
+//! A connected ClickHouse: the clients of both facades, those of the prober, and the connections under them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use ::clickhouse::Client;
+use hyper::Uri;
+
+use crate::kinds::clickhouse::blocking;
+use crate::kinds::clickhouse::inserter::Inserters;
+use crate::kinds::clickhouse::transport::{HttpClient, Transport};
+use crate::lifecycle::lease::Provide;
+
+/// A ClickHouse of one's own: [`ClickHouse::scoped`]. The guards of a pool deref to
+/// [`clickhouse::Client`](Client).
+///
+/// A query or insert in progress counts as work, through whichever clone of the client: from its
+/// first byte until the answer is complete or given up. Closing waits for it, within the drain; so
+/// whoever fills an `Insert`, or an inserter of the driver's own, ends it when
+/// [`closing`](crate::ResourcePool::closing) tells. One that is not ended is aborted, by the
+/// driver as well as by closing, and its rows are not stored, but for the blocks that the server has
+/// written by then. An [`Inserter`](crate::Inserter) closing flushes.
+#[derive(Debug)]
+pub enum ClickHouse {}
+
+/// A ClickHouse as its slot holds it; leased as a client of either facade.
+#[derive(Clone)]
+pub struct Connected(pub(super) Arc<Inner>);
+
+pub(super) struct Inner {
+    pub(super) client: Client,
+    pub(super) threads: blocking::ClickHouse,
+    pub(super) inserters: Arc<Inserters>,
+    /// What goes along with every query.
+    pub(super) settings: BTreeMap<String, String>,
+    pub(super) pings: Client,
+    /// For pings that need no query.
+    pub(super) raw_pings: HttpClient<String>,
+    pub(super) ping_uri: Uri,
+    /// For pings over the users' connections. The server need not like what it is asked there.
+    pub(super) shared_pings: Client,
+    pub(super) traffic: Arc<Transport>,
+    pub(super) probe: Arc<Transport>,
+}
+
+impl Connected {
+    /// The driver's client.
+    pub fn client(&self) -> &Client {
+        &self.0.client
+    }
+}
+
+impl Provide<Client> for Connected {
+    fn provide(&self) -> &Client {
+        &self.0.client
+    }
+}
+
+impl Provide<blocking::ClickHouse> for Connected {
+    fn provide(&self) -> &blocking::ClickHouse {
+        &self.0.threads
+    }
+}
+
+impl fmt::Debug for Connected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Connected").field(&self.0.client).finish()
+    }
+}

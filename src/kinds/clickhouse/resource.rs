@@ -1,0 +1,232 @@
+//! A ClickHouse in the pool: connecting, asking whether it lives, bringing it back, and closing.
+
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::clickhouse::error::Error as DriverError;
+use hyper::Uri;
+use hyper::body::Body;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use crate::base::error::Failure;
+use crate::base::runtime::{self, within};
+use crate::kinds::clickhouse::blocking;
+use crate::kinds::clickhouse::cancel::Cancel;
+use crate::kinds::clickhouse::config::ClickHouseConfig;
+use crate::kinds::clickhouse::errors::{UNCHANGEABLE, failure, has_code, is_foreign, is_unreachable};
+use crate::kinds::clickhouse::handle::{Connected, Inner};
+use crate::kinds::clickhouse::inserter::Inserters;
+use crate::kinds::clickhouse::transport::{HttpClient, Purpose, Transport};
+use crate::lifecycle::close::phase::Phase;
+use crate::lifecycle::link::Link;
+use crate::lifecycle::resource::Resource;
+use crate::lifecycle::status::Usage;
+use crate::net::count::none;
+use crate::net::tls::Tls;
+
+/// A ClickHouse in the pool.
+#[derive(Debug)]
+pub struct ClickHouseResource {
+    config: Arc<ClickHouseConfig>,
+    tls: Tls,
+}
+
+impl Resource for ClickHouseResource {
+    type Handle = Connected;
+
+    async fn connect(&self, link: &Link) -> Result<Connected, Failure> {
+        let (settings, version) = match self.introduce(link).await {
+            Ok(proved) => proved,
+            Err(failure) => {
+                let ClickHouseConfig { host, port, .. } = &*self.config;
+                return Err(self.tls.or_wanted(failure, host, *port, "use https://").await);
+            }
+        };
+        let validation = self.config.validation.unwrap_or(version >= KNOWS_NAMES_AND_TYPES);
+        let prober = runtime::prober()?;
+        let probe = self.transport(link, prober.clone(), Purpose::Probe, None);
+        let pings = probe.client(&BTreeMap::new());
+        let cancel = self.config.cancel_dropped.then(|| Cancel::start(pings.clone(), prober));
+        let traffic = self.transport(link, Handle::current(), Purpose::Traffic, cancel);
+        let client = traffic.client(&settings).with_validation(validation);
+        let inserters = Inserters::new(client.clone(), link.clone(), Handle::current(), Arc::clone(&self.config));
+        let ping_url = format!("{}ping", self.config.base_url());
+        Ok(Connected(Arc::new(Inner {
+            threads: blocking::ClickHouse::new(Arc::clone(&inserters)),
+            inserters,
+            settings,
+            pings,
+            raw_pings: probe.http(),
+            shared_pings: client.clone().with_url(&ping_url),
+            ping_uri: ping_url.parse().map_err(Failure::permanent)?,
+            client,
+            traffic,
+            probe,
+        })))
+    }
+
+    async fn recover(&self, link: &Link, lost: &Connected) -> Result<bool, Failure> {
+        // Users wait until the server has proved itself: what they sent before could hang.
+        self.prove(link, &lost.0.settings).await.map_err(|error| {
+            // While a server restarts, something else may answer in its place.
+            let is_foreign = is_foreign(&error);
+            let failure = failure(&self.config, error, &lost.0.settings);
+            Failure { permanent: failure.permanent && !is_foreign, ..failure }
+        })?;
+        lost.0.traffic.restore();
+        Ok(true)
+    }
+
+    async fn ping(&self, connected: &Connected) -> Result<(), Failure> {
+        let Inner { pings, .. } = &*connected.0;
+        // A server with more work than it can take is slow to take a query.
+        let life = async {
+            tokio::time::sleep(PATIENCE).await;
+            self.probe(connected).await
+        };
+        tokio::select! {
+            biased;
+            answer = pings.query("SELECT 1").execute() => match answer {
+                // It may be that there was only no room for one more connection.
+                Err(DriverError::Network(_)) => self.probe(connected).await,
+                answer => answer.map_err(|error| failure(&self.config, error, &BTreeMap::new())),
+            },
+            Ok(()) = life => Ok(()),
+        }
+    }
+
+    /// Costs nothing of the user's quota.
+    async fn probe(&self, connected: &Connected) -> Result<(), Failure> {
+        let Inner { raw_pings, ping_uri, shared_pings, traffic, .. } = &*connected.0;
+        // An answer to somebody else proves as well that the server lives.
+        let answered = traffic.answered.notified();
+        tokio::pin!(answered);
+        answered.as_mut().enable();
+        let asked = async {
+            let Err(error) = ask(raw_pings, ping_uri).await else { return Ok(()) };
+            let error = DriverError::from(error);
+            let count = |count: &watch::Sender<usize>| *count.borrow();
+            if count(&traffic.open) > count(&traffic.busy) {
+                // Without room for one more connection, an idle one of the users' will do. In a task of its own it is
+                // read to its end, and can be used again.
+                let _answered_or_not = tokio::spawn(within(PATIENCE, shared_pings.query("SELECT 1").execute())).await;
+            }
+            match (count(&traffic.busy) > 0, is_unreachable(&error)) {
+                // A server or proxy that is full hangs up, while users still wait for their answers.
+                (true, false) => return Err(Failure::unasked(error)),
+                (true, true) => tokio::time::sleep(PATIENCE).await,
+                (false, _) => {}
+            }
+            Err(Failure::transient(error))
+        };
+        tokio::select! {
+            biased;
+            // First, since the question's own answer may be an error although this one has come.
+            () = answered => Ok(()),
+            answer = asked => answer,
+        }
+    }
+
+    async fn flush(&self, connected: &Connected) -> Result<(), Failure> {
+        connected.0.inserters.flush().await
+    }
+
+    async fn close(&self, connected: Connected) -> Result<(), Failure> {
+        let Inner { traffic, probe, .. } = &*connected.0;
+        // What is still out ends here; the drain has waited for it.
+        traffic.end();
+        probe.end();
+        let gone = async { tokio::join!(none(&traffic.open), none(&probe.open)) };
+        match runtime::within(LINGER, gone).await {
+            Ok(_) => Ok(()),
+            Err(_elapsed) => {
+                let left = *traffic.open.borrow() + *probe.open.borrow();
+                Err(Failure::transient(format!("{left} connections are held by calls that nobody polls any more")))
+            }
+        }
+    }
+
+    fn cut(&self, connected: &Connected) {
+        connected.0.traffic.cut();
+    }
+
+    fn endpoint(&self) -> String {
+        format!("{}{}", self.config.base_url(), self.config.database)
+    }
+
+    fn phase(&self) -> Phase {
+        Phase::ClickHouse
+    }
+
+    fn usage(&self, connected: &Connected) -> Usage {
+        let Transport { open, busy, waiting, .. } = &*connected.0.traffic;
+        let (open, busy) = (*open.borrow(), *busy.borrow());
+        Usage {
+            max: Some(self.config.max_connections),
+            open: Some(open),
+            in_use: Some(busy),
+            idle: Some(open.saturating_sub(busy)),
+            waiting: Some(*waiting.borrow()),
+            ..Usage::default()
+        }
+    }
+}
+
+/// The first version that knows both `RowBinaryWithNamesAndTypes` and the setting by which the
+/// driver asks for a table's columns.
+const KNOWS_NAMES_AND_TYPES: (u32, u32) = (21, 11);
+
+/// How long closing waits for connections that were cut, which takes microseconds.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// How long a ping waits for what else the server answers.
+const PATIENCE: Duration = Duration::from_millis(300);
+
+impl ClickHouseResource {
+    pub(super) fn new(config: ClickHouseConfig, tls: Tls) -> Self {
+        ClickHouseResource { config: Arc::new(config), tls }
+    }
+
+    fn transport(&self, link: &Link, runtime: Handle, purpose: Purpose, cancel: Option<Cancel>) -> Arc<Transport> {
+        Transport::new(&self.config, &self.tls, link, runtime, purpose, cancel)
+    }
+
+    /// Finds out which settings this user may send, and the server's version.
+    async fn introduce(&self, link: &Link) -> Result<(BTreeMap<String, String>, (u32, u32)), Failure> {
+        let all = self.config.effective_settings();
+        let chosen = self.config.chosen_settings();
+        match self.prove(link, &all).await {
+            Err(error) if has_code(&error, &UNCHANGEABLE) && chosen.len() < all.len() => {
+                let version = self.prove(link, &chosen).await.map_err(|error| failure(&self.config, error, &chosen))?;
+                tracing::info!(resource = %link.name(), "the server's own sizes hold, as this user may not change them");
+                Ok((chosen, version))
+            }
+            Ok(version) => Ok((all, version)),
+            Err(error) => Err(failure(&self.config, error, &all)),
+        }
+    }
+
+    /// Asks the server for its version, with all that queries will carry, over a connection that
+    /// ends with this.
+    async fn prove(&self, link: &Link, settings: &BTreeMap<String, String>) -> Result<(u32, u32), DriverError> {
+        let transport = self.transport(link, Handle::current(), Purpose::Probe, None);
+        let client = transport.client(settings).with_validation(false);
+        let version: String = client.query("SELECT version()").fetch_one().await?;
+        let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
+        Ok((parts.next().unwrap_or(0), parts.next().unwrap_or(0)))
+    }
+}
+
+/// Asks whether the server lives, which any answer to this proves. It is read to its end, so that the connection can be
+/// used again.
+async fn ask(client: &HttpClient<String>, uri: &Uri) -> Result<(), hyper_util::client::legacy::Error> {
+    let mut body = client.get(uri.clone()).await?.into_body();
+    let rest =
+        async { while poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await.is_some_and(|frame| frame.is_ok()) {} };
+    let _what_does_not_end_is_closed = within(PATIENCE, rest).await;
+    Ok(())
+}
