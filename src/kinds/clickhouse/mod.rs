@@ -5,6 +5,7 @@ mod cancel;
 mod config;
 mod errors;
 mod handle;
+mod http;
 mod inserter;
 mod resource;
 mod statement;

@@ -1,7 +1,7 @@
 //! A statement: what can be sent, and what its text tells before it is.
 //!
-//! The text is read by hand, for no more than its first word and its last two: what a statement does decides what the loss
-//! of its answer means.
+//! The text is read by hand, for no more than its first word and its last two, and so is the request that carries it: what a
+//! statement does decides what the loss of its answer means.
 
 use ::clickhouse::Client;
 use ::clickhouse::query::Query;
@@ -55,6 +55,22 @@ impl Effect {
     }
 }
 
+/// What a request's statement does, and whether it has a name already. The driver has an `INSERT` in the URL, anything
+/// else in the body, or in the first field of a form where there are parameters.
+pub(super) fn looked_at(request: &[u8]) -> (Effect, bool) {
+    let text = String::from_utf8_lossy(request);
+    let line = text.lines().next().unwrap_or_default();
+    let has = |parameter: &str| line.split(['?', '&']).any(|pair| pair.starts_with(parameter));
+    let is_named = has("query_id=");
+    let Some((_, body)) = text.split_once("\r\n\r\n").filter(|_| !has("query=")) else {
+        return (Effect::Changes, is_named);
+    };
+    let field = body.starts_with("--").then(|| body.split_once("name=\"query\"\r\n\r\n")).flatten();
+    let effect =
+        if line.starts_with("GET ") { Effect::Reads } else { Effect::of(field.map_or(body, |(_, field)| field)) };
+    (effect, is_named)
+}
+
 /// Without the white space, comments and parentheses in front.
 fn uncommented(mut text: &str) -> &str {
     loop {
@@ -82,7 +98,7 @@ pub(super) fn names_format(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Effect, names_format};
+    use super::{Effect, looked_at, names_format};
 
     /// Each ends with a word that reads.
     #[test]
@@ -140,6 +156,26 @@ mod tests {
         ];
         for statement in changes {
             assert_eq!(Effect::of(statement), Effect::Changes, "{statement:?}");
+        }
+    }
+
+    #[test]
+    fn a_request_is_looked_at() {
+        let at = |line: &str, body: &str| looked_at(format!("{line} HTTP/1.1\r\nhost: x\r\n\r\n{body}").as_bytes());
+        assert_eq!(at("POST /?database=a", "SELECT 1"), (Effect::Reads, false));
+        assert_eq!(at("POST /?database=a&query_id=b", "SELECT 1"), (Effect::Reads, true));
+        assert_eq!(at("POST /?query_id=b", "DROP TABLE days"), (Effect::Changes, true));
+        assert_eq!(at("POST /?my_query_id=b", "-- one\nSELECT 1"), (Effect::Reads, false));
+        assert_eq!(at("GET /ping", ""), (Effect::Reads, false));
+        assert_eq!(at("POST /?query=INSERT+INTO+days&database=a", "SELECT 1"), (Effect::Changes, false));
+        let form = |sql: &str| {
+            let field = "content-disposition: form-data; name=\"query\"";
+            at("POST /?param_a=1", &format!("--b\r\n{field}\r\n\r\n{sql}\r\n--b--\r\n"))
+        };
+        assert_eq!(form("SELECT {a:UInt8}"), (Effect::Reads, false));
+        assert_eq!(form("INSERT INTO days SELECT {a:UInt8}"), (Effect::Changes, false));
+        for cut in ["", "POST /?database=a HTTP/1.1\r\n", "POST /? HTTP/1.1\r\n\r\n", "\u{fffd}\r\n\r\n"] {
+            assert_eq!(looked_at(cut.as_bytes()), (Effect::Changes, false), "{cut:?}");
         }
     }
 

@@ -11,7 +11,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::kinds::clickhouse::cancel::Named;
-use crate::kinds::clickhouse::statement::Effect;
+use crate::kinds::clickhouse::http::Answer;
+use crate::kinds::clickhouse::statement::{self, Effect};
 use crate::kinds::clickhouse::transport::{Purpose, Transport};
 use crate::lifecycle::busy::Busy;
 use crate::lifecycle::work::Work;
@@ -156,7 +157,7 @@ struct Exchange {
 
 impl Exchange {
     fn begin(transport: &Transport, request: &[u8]) -> Self {
-        let (effect, is_named) = looked_at(request);
+        let (effect, is_named) = statement::looked_at(request);
         let may_name = effect == Effect::Reads && !is_named && request.starts_with(BEGINNING);
         let name = transport.cancel.as_ref().filter(|_| may_name).map(|cancel| cancel.name());
         let beginning = name.as_ref().map(|name| [BEGINNING, b"query_id=", name.id.as_bytes(), b"&"].concat());
@@ -200,7 +201,7 @@ impl Exchange {
 
     fn receive(&mut self, bytes: &[u8]) -> io::Result<()> {
         if bytes.is_empty() && !self.is_over {
-            if !matches!(self.answer.part, Part::UntilClosed) {
+            if !self.answer.is_until_closed() {
                 return Err(closed("before the answer was complete"));
             }
             self.is_over = true;
@@ -249,131 +250,4 @@ fn instead<'a>(beginning: &'a [u8], slices: &'a [io::IoSlice<'_>]) -> Vec<io::Io
         io::IoSlice::new(&slice[skipped..])
     });
     std::iter::once(io::IoSlice::new(beginning)).chain(rest).collect()
-}
-
-/// What a request's statement does, and whether it has a name already. The driver has an `INSERT` in the URL, anything
-/// else in the body, or in the first field of a form where there are parameters.
-fn looked_at(request: &[u8]) -> (Effect, bool) {
-    let text = String::from_utf8_lossy(request);
-    let line = text.lines().next().unwrap_or_default();
-    let has = |parameter: &str| line.split(['?', '&']).any(|pair| pair.starts_with(parameter));
-    let is_named = has("query_id=");
-    let Some((_, body)) = text.split_once("\r\n\r\n").filter(|_| !has("query=")) else {
-        return (Effect::Changes, is_named);
-    };
-    let field = body.starts_with("--").then(|| body.split_once("name=\"query\"\r\n\r\n")).flatten();
-    let effect =
-        if line.starts_with("GET ") { Effect::Reads } else { Effect::of(field.map_or(body, |(_, field)| field)) };
-    (effect, is_named)
-}
-
-/// How far an HTTP/1.1 answer has come.
-#[derive(Default)]
-struct Answer {
-    is_error: bool,
-    part: Part,
-}
-
-enum Part {
-    /// The head, or a line of a chunked body, as far as it is there.
-    Head(Vec<u8>),
-    Body(u64),
-    ChunkSize(Vec<u8>),
-    /// A chunk with its line end.
-    Chunk(u64),
-    Trailer(Vec<u8>),
-    UntilClosed,
-}
-
-impl Default for Part {
-    fn default() -> Self {
-        Part::Head(Vec::new())
-    }
-}
-
-impl Answer {
-    /// Whether its head is there.
-    fn is_begun(&self) -> bool {
-        !matches!(self.part, Part::Head(_))
-    }
-
-    /// Whether it ends in these bytes.
-    fn ends_in(&mut self, mut bytes: &[u8]) -> bool {
-        while !bytes.is_empty() {
-            match &mut self.part {
-                Part::Head(head) => {
-                    let Some(head) = taken_until(head, &mut bytes, b"\r\n\r\n") else { return false };
-                    *self = Answer::after(&String::from_utf8_lossy(&head));
-                    if matches!(self.part, Part::Body(0)) {
-                        return true;
-                    }
-                }
-                Part::ChunkSize(line) => {
-                    let Some(line) = taken_until(line, &mut bytes, b"\r\n") else { return false };
-                    let line = String::from_utf8_lossy(&line);
-                    let digits = line.split([';', '\r']).next().unwrap_or_default().trim();
-                    self.part = match u64::from_str_radix(digits, 16) {
-                        Ok(0) => Part::Trailer(Vec::new()),
-                        Ok(size) => Part::Chunk(size.saturating_add(2)),
-                        Err(_) => Part::UntilClosed,
-                    };
-                }
-                Part::Trailer(line) => {
-                    let Some(line) = taken_until(line, &mut bytes, b"\r\n") else { return false };
-                    if line == b"\r\n" {
-                        return true;
-                    }
-                }
-                Part::Body(left) | Part::Chunk(left) => {
-                    let step = (*left).min(bytes.len() as u64);
-                    *left -= step;
-                    bytes = &bytes[usize::try_from(step).unwrap_or(bytes.len())..];
-                    match self.part {
-                        Part::Body(0) => return true,
-                        Part::Chunk(0) => self.part = Part::ChunkSize(Vec::new()),
-                        _ => {}
-                    }
-                }
-                Part::UntilClosed => return false,
-            }
-        }
-        false
-    }
-
-    /// What follows this head.
-    fn after(head: &str) -> Self {
-        let status = head.split(' ').nth(1).unwrap_or_default();
-        if status.starts_with('1') {
-            return Answer::default();
-        }
-        let field = |name: &str| {
-            let mut fields = head.lines().filter_map(|line| line.split_once(':'));
-            fields.find_map(|(key, value)| {
-                key.trim().eq_ignore_ascii_case(name).then(|| value.trim().to_ascii_lowercase())
-            })
-        };
-        let part = match (field("transfer-encoding"), field("content-length").map(|length| length.parse())) {
-            _ if status == "204" || status == "304" => Part::Body(0),
-            (Some(coding), _) if coding.ends_with("chunked") => Part::ChunkSize(Vec::new()),
-            (None, Some(Ok(length))) => Part::Body(length),
-            _ => Part::UntilClosed,
-        };
-        Answer { is_error: status != "200" || field("x-clickhouse-exception-code").is_some(), part }
-    }
-}
-
-/// Moves bytes over until the mark is complete, and then hands out what came before it and it.
-fn taken_until(taken: &mut Vec<u8>, bytes: &mut &[u8], mark: &[u8]) -> Option<Vec<u8>> {
-    /// More than any server sends in front of an answer; what is longer is not looked at.
-    const LONGEST: usize = 1 << 20;
-    while let Some((first, rest)) = bytes.split_first() {
-        if taken.len() < LONGEST {
-            taken.push(*first);
-        }
-        *bytes = rest;
-        if taken.ends_with(mark) {
-            return Some(std::mem::take(taken));
-        }
-    }
-    None
 }
