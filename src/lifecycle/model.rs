@@ -18,7 +18,9 @@ use crate::base::error::{BoxError, Error, Source};
 use crate::base::retry::Retry;
 use crate::base::sync::{Condvar, Mutex, set_thread_number};
 use crate::lifecycle::busy::Busy;
-use crate::lifecycle::checkout::{Core, Job, Limits, Refusal};
+use crate::lifecycle::checkout::core::{Core, Limits};
+use crate::lifecycle::checkout::opening::Job;
+use crate::lifecycle::checkout::waiter::Refusal;
 use crate::lifecycle::close::report::CloseReport;
 use crate::lifecycle::close::report::Reason;
 use crate::lifecycle::close::state::CloseCell;
@@ -502,6 +504,7 @@ fn checkouts(max: usize) -> (Arc<Core<Adapter>>, Openings) {
 fn core(max: usize, start: impl Fn(Job<Adapter>, Duration) + Send + Sync + 'static) -> Arc<Core<Adapter>> {
     let never = Duration::ZERO;
     let limits = Limits { max, min_idle: 0, idle_timeout: never, max_lifetime: never, test_after: Duration::MAX };
+    let start = move |core: &_, begun| Job::start_all(core, begun, &start);
     let core =
         Core::new(Arc::from("model"), Arc::new(Adapter), limits, Retry::default(), |never| match never {}, start);
     core.accept();

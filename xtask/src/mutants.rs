@@ -9,7 +9,7 @@ use std::process::{Command, ExitCode, Stdio};
 use crate::child::Child;
 use crate::{cargo, root, target};
 
-/// `close` is a folder.
+/// Some are folders.
 const FILES: [&str; 6] = ["life", "lease", "close", "probe", "checkout", "wait"];
 /// None of these needs a server.
 const TESTS: [&str; 4] = ["cancellation", "checkout", "lifecycle", "state_machine"];

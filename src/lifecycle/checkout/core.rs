@@ -1,0 +1,343 @@
+//! The core of the checkouts: what is free, who waits, and what is begun next, without runtime and books, so that loom
+//! can model it. One lock guards all of it; drivers, wakers and threads run outside of it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use r2d2::ManageConnection;
+
+use crate::base::clock::Moment;
+use crate::base::error::{BoxError, Error, Source, panic_message};
+use crate::base::retry::Retry;
+use crate::base::runtime::LONGEST;
+use crate::base::sync::{Mutex, MutexGuard};
+use crate::lifecycle::checkout::entry::{Entry, Unfit};
+use crate::lifecycle::checkout::state::State;
+use crate::lifecycle::checkout::waiter::{Refusal, wake};
+
+/// The connections of one resource, and who waits for them.
+pub(crate) struct Core<M: ManageConnection> {
+    pub(super) resource: Arc<str>,
+    pub(super) manager: Arc<M>,
+    pub(super) limits: Limits,
+    tell: Box<dyn Fn(M::Error) -> BoxError + Send + Sync>,
+    pub(super) retry: Retry,
+    /// Has the jobs carried out, without waiting for them, and not under the lock.
+    start: Box<dyn Fn(&Arc<Self>, Begun) + Send + Sync>,
+    pub(super) state: Mutex<State<M>>,
+}
+
+/// How many there may be, and for how long. Zero is without.
+#[derive(Debug, Clone)]
+pub(crate) struct Limits {
+    pub(crate) max: usize,
+    pub(crate) min_idle: usize,
+    pub(crate) idle_timeout: Duration,
+    pub(crate) max_lifetime: Duration,
+    /// What was checked out within this time is not tested.
+    pub(crate) test_after: Duration,
+}
+
+impl Limits {
+    /// The pause between two looks for what is idle for too long, or worn.
+    pub(super) fn interval(&self) -> Option<Duration> {
+        let limits = [self.idle_timeout, self.max_lifetime];
+        let shortest = limits.into_iter().filter(|limit| !limit.is_zero()).min()?;
+        Some((shortest / 8).clamp(Duration::from_millis(10), Duration::from_secs(10)))
+    }
+}
+
+/// So many jobs, which count as begun. They are to be carried out outside of the lock.
+#[must_use = "they are waited for"]
+pub(crate) struct Begun {
+    pub(super) openings: usize,
+    pub(super) ends: u64,
+    /// Before the openings.
+    pub(super) pause: Duration,
+    pub(super) goodbyes: usize,
+}
+
+/// How many goodbyes may be said, or hang, at a time. As many connections as there may be wait for that; beyond those none
+/// are opened.
+const GOODBYES: usize = 8;
+
+impl<M: ManageConnection> Core<M> {
+    pub(crate) fn new(
+        resource: Arc<str>,
+        manager: Arc<M>,
+        limits: Limits,
+        retry: Retry,
+        tell: impl Fn(M::Error) -> BoxError + Send + Sync + 'static,
+        start: impl Fn(&Arc<Self>, Begun) + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        let limits = Limits { min_idle: limits.min_idle.min(limits.max), ..limits };
+        let (tell, start) = (Box::new(tell), Box::new(start));
+        Arc::new(Core { resource, manager, limits, tell, retry, start, state: Mutex::new(State::new()) })
+    }
+
+    /// One that lies idle and needs no test.
+    pub(super) fn try_get(self: &Arc<Self>) -> Option<Box<Entry<M>>> {
+        let now = Moment::coarse();
+        let mut state = self.state.lock();
+        let mut entry = state.idle.pop_if(|entry| self.is_free(entry, now))?;
+        state.succeed();
+        if state.idle.len() < self.limits.min_idle {
+            self.settle(state);
+        }
+        entry.checked_out = Some(now);
+        Some(entry)
+    }
+
+    /// One that has just been opened.
+    pub(super) fn entry(&self, state: &mut State<M>, connection: M::Connection) -> Box<Entry<M>> {
+        state.opened += 1;
+        // Not all of them at once; 61 has no divisor in common with 100, so that neighbours are far apart.
+        let spread = (state.opened % 100 * 61 % 100) as f64 / 1000.0;
+        let lifetime = match self.limits.max_lifetime {
+            Duration::ZERO => Duration::MAX,
+            longest => longest.min(LONGEST).mul_f64(1.0 - spread),
+        };
+        let (opened, ends) = (Moment::coarse(), state.ends);
+        Box::new(Entry { connection, checked_out: None, opened, lifetime, idle: None, ends })
+    }
+
+    /// Takes one back.
+    pub(crate) fn put(self: &Arc<Self>, mut entry: Box<Entry<M>>) {
+        let is_broken = self.is_broken(&mut entry);
+        let mut state = self.state.lock();
+        if is_broken || entry.ends != state.ends {
+            state.open -= 1;
+            state.leaving.push_back(entry);
+            return self.settle(state);
+        }
+        let woken = state.hand_over(entry, true);
+        drop(state);
+        wake(woken);
+    }
+
+    /// Begins what is to be begun now.
+    pub(super) fn settle(self: &Arc<Self>, mut state: MutexGuard<'_, State<M>>) {
+        let begun = self.demand(&mut state);
+        drop(state);
+        (self.start)(self, begun);
+    }
+
+    /// What is unfit is closed.
+    #[must_use = "it is to be dropped outside of the lock"]
+    pub(super) fn discard(&self, state: &mut State<M>, Unfit { entry, cause }: Unfit<M>) -> Option<Source> {
+        if cause.is_some() && entry.is_fresh(Moment::coarse()) {
+            self.set_back(state);
+        }
+        state.open -= 1;
+        state.leaving.push_back(entry);
+        cause.and_then(|cause| state.failure.replace(cause))
+    }
+
+    pub(super) fn close_unfit(self: &Arc<Self>, unfit: Unfit<M>) {
+        let mut state = self.state.lock();
+        let replaced = self.discard(&mut state, unfit);
+        self.settle(state);
+        drop(replaced);
+    }
+
+    /// An opening led to nothing.
+    pub(super) fn set_back(&self, state: &mut State<M>) {
+        state.setbacks = state.setbacks.saturating_add(1);
+        self.pause(state);
+    }
+
+    /// The next opening follows after a pause.
+    pub(super) fn pause(&self, state: &mut State<M>) {
+        state.width = 1;
+        state.pausing = Some(Instant::now() + self.retry.pause(state.setbacks).min(LONGEST));
+    }
+
+    /// Whether it can be used.
+    pub(super) fn fit(&self, mut entry: Box<Entry<M>>) -> Result<Box<Entry<M>>, Unfit<M>> {
+        let now = Moment::coarse();
+        if entry.checked_out.is_some() && entry.is_worn(now) {
+            return Err(Unfit { entry, cause: None });
+        }
+        if self.needs_test(&entry, now)
+            && let Err(cause) = self.tried(|manager| manager.is_valid(&mut entry.connection))
+        {
+            return Err(Unfit { entry, cause: Some(cause) });
+        }
+        if entry.checked_out.replace(now).is_none() {
+            self.state.lock().succeed();
+        }
+        Ok(entry)
+    }
+
+    pub(super) fn is_free(&self, entry: &Entry<M>, now: Moment) -> bool {
+        !entry.is_worn(now) && !self.needs_test(entry, now)
+    }
+
+    pub(super) fn needs_test(&self, entry: &Entry<M>, now: Moment) -> bool {
+        now.since(entry.checked_out.unwrap_or(entry.opened)) >= self.limits.test_after
+    }
+
+    pub(super) fn is_broken(&self, entry: &mut Entry<M>) -> bool {
+        catch_unwind(AssertUnwindSafe(|| self.manager.has_broken(&mut entry.connection))).unwrap_or(true)
+    }
+
+    /// What the adapter answers.
+    pub(super) fn tried<T>(&self, run: impl FnOnce(&M) -> Result<T, M::Error>) -> Result<T, Source> {
+        caught(|error| (self.tell)(error).into(), || run(&self.manager))
+    }
+
+    /// Who would have use for one more.
+    pub(super) fn wanted(&self, state: &State<M>) -> usize {
+        if state.refused.is_some() || state.suspended {
+            return 0;
+        }
+        let coming = state.borrowed.is_some_and(|borrowed| Instant::now() < borrowed.until);
+        let waiting = state.waiters.len().saturating_sub(usize::from(coming));
+        waiting.max(self.limits.min_idle.saturating_sub(state.idle.len() + state.lent))
+    }
+
+    /// How many more may be opened.
+    pub(super) fn room(&self, state: &State<M>) -> usize {
+        if state.leaving.len() > self.limits.max {
+            return 0;
+        }
+        self.limits.max.saturating_sub(state.open + state.opening)
+    }
+
+    /// What is to be begun now, and counts as begun from here on.
+    pub(super) fn demand(&self, state: &mut State<M>) -> Begun {
+        let openings = self.wanted(state).min(state.width).saturating_sub(state.opening).min(self.room(state));
+        state.opening += openings;
+        let pause = match state.pausing {
+            Some(until) if openings > 0 => until.saturating_duration_since(Instant::now()),
+            _ => Duration::ZERO,
+        };
+        let goodbyes = state.leaving.len().min(GOODBYES.saturating_sub(state.parting));
+        state.parting += goodbyes;
+        Begun { openings, ends: state.ends, pause, goodbyes }
+    }
+
+    /// Answers whoever waits with this, and everybody from now on.
+    pub(crate) fn refuse(self: &Arc<Self>, refusal: Refusal, for_good: bool) {
+        let mut state = self.state.lock();
+        if !state.is_closed {
+            state.refused = Some(refusal.clone());
+            state.is_closed = for_good;
+        }
+        self.answer_all(state, &refusal);
+    }
+
+    /// Whoever waits for the resource to come back asks it from here on. Nobody may where it has come back meanwhile.
+    pub(super) fn give_up(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        if state.suspended {
+            state.refused = Some(Refusal::AskAnew);
+            self.answer_all(state, &Refusal::AskAnew);
+        }
+    }
+
+    pub(super) fn answer_all(self: &Arc<Self>, mut state: MutexGuard<'_, State<M>>, refusal: &Refusal) {
+        state.suspended = false;
+        let waiters = state.heir.take().into_iter().chain(std::mem::take(&mut state.waiters));
+        let woken: Vec<_> = waiters.map(|waiter| waiter.answer(Err(refusal.clone()))).collect();
+        // Nobody waits for what is borrowed any more.
+        let _none = state.end();
+        self.settle(state);
+        woken.into_iter().for_each(wake);
+    }
+
+    pub(crate) fn closed(&self) -> Refusal {
+        Refusal::Because(Error::Closed { resource: Arc::clone(&self.resource) })
+    }
+
+    /// Replaces those that there are, on demand.
+    #[cfg(feature = "redis")]
+    pub(super) fn retire(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        let woken = state.end();
+        self.settle(state);
+        wake(woken);
+    }
+
+    /// There are none until these are accepted again. Whoever waits goes on waiting.
+    pub(super) fn suspend(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        state.suspended = !state.is_closed;
+        let woken = state.end();
+        self.settle(state);
+        wake(woken);
+    }
+
+    pub(super) fn is_suspended(&self) -> bool {
+        self.state.lock().suspended
+    }
+
+    /// There are some, or some again.
+    pub(crate) fn accept(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        if !state.is_closed {
+            state.refused = None;
+            state.suspended = false;
+            state.width = 1;
+            state.succeed();
+        }
+        self.settle(state);
+    }
+
+    pub(super) fn has_said_goodbyes(&self) -> bool {
+        let state = self.state.lock();
+        state.leaving.len() + state.parting == 0
+    }
+
+    /// Closes what is idle for too long, or worn.
+    pub(super) fn reap(self: &Arc<Self>, now: Moment) {
+        let Limits { idle_timeout, min_idle, .. } = self.limits;
+        let mut state = self.state.lock();
+        let mut spare = if idle_timeout.is_zero() { 0 } else { state.idle.len().saturating_sub(min_idle) };
+        let gone: Vec<_> = state
+            .idle
+            .extract_if(.., |entry| {
+                let is_late = now.since(*entry.idle.get_or_insert(now)) >= idle_timeout && spare > 0;
+                if is_late {
+                    spare -= 1;
+                }
+                is_late || entry.is_worn(now)
+            })
+            .collect();
+        state.open -= gone.len();
+        state.leaving.extend(gone);
+        self.settle(state);
+    }
+
+    /// Drops one. A panic there is nobody's.
+    pub(super) fn say_goodbye(&self, entry: impl Sized) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(entry))) {
+            let message = panic_message(&*panic);
+            tracing::warn!(resource = %self.resource, message, "the driver panicked as a connection was closed");
+        }
+    }
+}
+
+#[cfg(model)]
+impl<M: ManageConnection> Core<M> {
+    /// What holds once nobody waits and nothing is out.
+    pub(crate) fn check_idle(&self) {
+        let state = self.state.lock();
+        assert_eq!((state.waiters.len(), state.opening), (0, 0), "waiting, being opened");
+        assert_eq!(state.open, state.idle.len(), "open and lost");
+        assert_eq!((state.leaving.len(), state.parting), (0, 0), "not said goodbye to");
+        assert!(state.open <= self.limits.max);
+    }
+}
+
+/// What the adapter answers; a panic is an error too.
+pub(super) fn caught<T, E, F: From<BoxError>>(
+    tell: impl Fn(E) -> F,
+    run: impl FnOnce() -> Result<T, E>,
+) -> Result<T, F> {
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(answer) => answer.map_err(tell),
+        Err(panic) => Err(BoxError::from(format!("it panicked: {}", panic_message(&*panic))).into()),
+    }
+}

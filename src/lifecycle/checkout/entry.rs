@@ -1,0 +1,47 @@
+//! A connection among those that are checked out one by one, and its age.
+
+use std::time::Duration;
+
+use r2d2::ManageConnection;
+
+use crate::base::clock::Moment;
+use crate::base::error::Source;
+
+/// What fails its first test this soon counts as not opened.
+pub(super) const YOUNG: Duration = Duration::from_secs(1);
+pub(crate) struct Entry<M: ManageConnection> {
+    pub(super) connection: M::Connection,
+    /// When it was last.
+    pub(super) checked_out: Option<Moment>,
+    pub(super) opened: Moment,
+    /// How long it may be used.
+    pub(super) lifetime: Duration,
+    /// When it was first seen lying idle.
+    pub(super) idle: Option<Moment>,
+    /// How many ends there were as it was opened.
+    pub(super) ends: u64,
+}
+
+impl<M: ManageConnection> Entry<M> {
+    pub(super) fn is_worn(&self, now: Moment) -> bool {
+        now.since(self.opened) >= self.lifetime
+    }
+
+    /// Whether it was opened in vain, if it is unfit.
+    pub(super) fn is_fresh(&self, now: Moment) -> bool {
+        self.checked_out.is_none() && now.since(self.opened) < YOUNG
+    }
+}
+
+/// One that is not to be used, and what its test said.
+pub(crate) struct Unfit<M: ManageConnection> {
+    pub(super) entry: Box<Entry<M>>,
+    pub(super) cause: Option<Source>,
+}
+
+#[cfg(model)]
+impl<M: ManageConnection> Entry<M> {
+    pub(crate) fn spoil(&mut self, spoil: impl FnOnce(&mut M::Connection)) {
+        spoil(&mut self.connection);
+    }
+}

@@ -1,0 +1,69 @@
+//! The guard of an exclusive checkout, which its user holds.
+
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+
+use r2d2::ManageConnection;
+
+use crate::lifecycle::checkout::checkouts::Checkouts;
+use crate::lifecycle::checkout::queue::Taken;
+use crate::lifecycle::lease::Lease;
+
+/// A connection in the hands of its only user; derefs to it. Goes back when it drops, or is closed, on a thread of the
+/// pool's, where the adapter says that it is broken.
+#[must_use = "the connection goes back when this drops"]
+pub struct Checkout<M: ManageConnection> {
+    taken: Taken<M>,
+    /// How it is known to be held.
+    pub(crate) lease: Lease<Checkouts<M>>,
+}
+
+impl<M: ManageConnection> Checkout<M> {
+    /// One that is free now, and needs no test.
+    pub(crate) fn now(lease: Lease<Checkouts<M>>) -> Option<Self> {
+        let entry = lease.core.try_get()?;
+        Some(Checkout { taken: Taken::new(&lease.core, entry, lease.link.process), lease })
+    }
+
+    /// Lends it to a closure, and gives it back after that. What a closure has, only its thread can free, so that a wait
+    /// for it on this thread is [`Error::Deadlock`] at once instead of a timeout later.
+    pub fn lend<T>(mut self, run: impl FnOnce(&mut M::Connection) -> T) -> T {
+        let _lending = self.lease.quota.lend();
+        run(&mut self)
+    }
+}
+
+impl<M: ManageConnection> fmt::Debug for Checkout<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Checkout").field("lease", &self.lease).finish_non_exhaustive()
+    }
+}
+
+impl<M: ManageConnection> Deref for Checkout<M> {
+    type Target = M::Connection;
+    fn deref(&self) -> &M::Connection {
+        match &self.taken.entry {
+            Some(entry) => &entry.connection,
+            None => unreachable!("only its drop takes it"),
+        }
+    }
+}
+
+impl<M: ManageConnection> DerefMut for Checkout<M> {
+    fn deref_mut(&mut self) -> &mut M::Connection {
+        match &mut self.taken.entry {
+            Some(entry) => &mut entry.connection,
+            None => unreachable!("only its drop takes it"),
+        }
+    }
+}
+
+impl<M: ManageConnection> Taken<M> {
+    /// Has it held by this lease; none, where the resource was lost, or closed and connected anew, since it was taken.
+    pub(crate) fn under(self, lease: Lease<Checkouts<M>>) -> Option<Checkout<M>> {
+        let ends = self.entry.as_ref().map(|entry| entry.ends);
+        let is_present = Arc::ptr_eq(&self.core, &lease.core) && ends == Some(self.core.state.lock().ends);
+        is_present.then_some(Checkout { taken: self, lease })
+    }
+}

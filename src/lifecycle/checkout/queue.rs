@@ -1,0 +1,77 @@
+//! Where users wait for a connection, and the connection that one of them got.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use r2d2::ManageConnection;
+
+use crate::base::error::{Error, Source};
+use crate::base::process::Process;
+use crate::base::runtime::block;
+use crate::lifecycle::checkout::core::Core;
+use crate::lifecycle::checkout::entry::Entry;
+use crate::lifecycle::checkout::waiter::Refusal;
+use crate::lifecycle::checkout::waiting::Ended;
+use crate::lifecycle::lease::Claim;
+use crate::lifecycle::link::Link;
+use crate::lifecycle::wait::Quota;
+
+/// A connection that was taken out, and goes back when this drops.
+pub(crate) struct Taken<M: ManageConnection> {
+    pub(super) core: Arc<Core<M>>,
+    pub(super) entry: Option<Box<Entry<M>>>,
+    pub(super) process: &'static Process,
+}
+
+impl<M: ManageConnection> Taken<M> {
+    pub(super) fn new(core: &Arc<Core<M>>, entry: Box<Entry<M>>, process: &'static Process) -> Self {
+        Taken { core: Arc::clone(core), entry: Some(entry), process }
+    }
+}
+
+impl<M: ManageConnection> Drop for Taken<M> {
+    fn drop(&mut self) {
+        let Some(entry) = self.entry.take() else { return };
+        if self.process.is_current() {
+            self.core.put(entry);
+        } else {
+            // The connection is the parent's.
+            std::mem::forget(entry);
+        }
+    }
+}
+
+/// Where to wait for a connection. Whoever waits here holds nothing.
+pub(crate) struct Queue<M: ManageConnection> {
+    pub(super) core: Arc<Core<M>>,
+    pub(super) quota: Arc<Quota>,
+    pub(super) link: Link,
+}
+
+impl<M: ManageConnection> Queue<M> {
+    /// Waits for one, where this thread may block. The claim is the one of whoever waits. None where it is for the
+    /// resource to tell why there is none, so that it has to be acquired anew.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] with the holders, and what kept connections from being opened; why there are none at all;
+    /// [`Error::Deadlock`]; [`Error::InAsyncContext`].
+    pub(crate) fn take(self, claim: Claim, deadline: Instant) -> Result<Option<Taken<M>>, Error> {
+        let wait = self.quota.wait(claim)?;
+        let got = match block(&self.core.resource, || self.core.get(deadline)) {
+            Ok(got) => got,
+            Err(may_not_wait) => self.core.regain(deadline).ok_or(may_not_wait)?,
+        };
+        match got {
+            Ok(entry) => Ok(Some(Taken::new(&self.core, entry, self.link.process))),
+            Err(Ended::Refused(Refusal::AskAnew)) => Ok(None),
+            Err(Ended::Refused(Refusal::Because(error))) => Err(error),
+            Err(Ended::Refused(Refusal::MayNotWait)) => {
+                Err(Error::InAsyncContext { resource: Arc::clone(&self.core.resource) })
+            }
+            Err(Ended::TimedOut(cause)) => {
+                let trouble = || self.link.trouble().map(|error| Arc::new(error) as Source);
+                Err(Error::Timeout(Arc::new(wait.timed_out(cause.or_else(trouble)))))
+            }
+        }
+    }
+}

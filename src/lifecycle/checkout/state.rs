@@ -1,0 +1,128 @@
+//! The state of the checkouts, all of it under the one lock of [`Core`](crate::lifecycle::checkout::core::Core). Who is
+//! to be woken is woken outside of that lock.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Instant;
+
+use r2d2::ManageConnection;
+
+use crate::base::error::Source;
+use crate::lifecycle::checkout::entry::Entry;
+use crate::lifecycle::checkout::waiter::{Refusal, Waiter};
+
+pub(super) struct State<M: ManageConnection> {
+    /// The one used last on top.
+    pub(super) idle: Vec<Box<Entry<M>>>,
+    /// The first has waited longest. None while there is something idle.
+    pub(super) waiters: VecDeque<Arc<Waiter<M>>>,
+    /// How many are idle, checked out or lent.
+    pub(super) open: usize,
+    /// How many of them the prober has.
+    pub(super) lent: usize,
+    /// The one that it took from the idle ones, while it asks over that.
+    pub(super) borrowed: Option<Borrowed>,
+    /// Whoever waits for that one, and for none that is yet to be opened.
+    pub(super) heir: Option<Arc<Waiter<M>>>,
+    pub(super) opening: usize,
+    /// Since when openings that are under way have had no answer.
+    pub(super) unanswered: Option<Instant>,
+    /// How often there was an end to all: what was being opened then is nobody's, even if it hangs for ever, and what was
+    /// out is closed when it comes back.
+    pub(super) ends: u64,
+    /// How many may be opened at a time.
+    pub(super) width: usize,
+    /// How many ever were opened.
+    pub(super) opened: usize,
+    /// How many openings in a row led to nothing, and until when the next one pauses.
+    pub(super) setbacks: u32,
+    pub(super) pausing: Option<Instant>,
+    /// Why the last one could not be opened, or had to be given up, as far as that explains a wait of now.
+    pub(super) failure: Option<Source>,
+    /// Why there are none.
+    pub(super) refused: Option<Refusal>,
+    /// There are none yet, or none just now, and whoever waits goes on waiting.
+    pub(super) suspended: bool,
+    pub(super) is_closed: bool,
+    /// What is to be dropped, for one of the threads that do that.
+    pub(super) leaving: VecDeque<Box<Entry<M>>>,
+    /// How many threads do, each with one.
+    pub(super) parting: usize,
+}
+
+/// A connection that was free until the prober took it.
+#[derive(Clone, Copy)]
+pub(super) struct Borrowed {
+    /// Until when those who wait reckon with it.
+    pub(super) until: Instant,
+    /// Whether it could have been had without a test.
+    pub(super) is_free: bool,
+}
+
+impl<M: ManageConnection> State<M> {
+    /// There is nothing yet, and whoever waits goes on waiting.
+    pub(super) fn new() -> Self {
+        State {
+            idle: Vec::new(),
+            waiters: VecDeque::new(),
+            open: 0,
+            lent: 0,
+            borrowed: None,
+            heir: None,
+            opening: 0,
+            unanswered: None,
+            ends: 0,
+            width: 1,
+            opened: 0,
+            setbacks: 0,
+            pausing: None,
+            failure: None,
+            refused: None,
+            suspended: true,
+            is_closed: false,
+            leaving: VecDeque::new(),
+            parting: 0,
+        }
+    }
+
+    /// Connections can be opened, and used.
+    pub(super) fn succeed(&mut self) {
+        (self.setbacks, self.pausing) = (0, None);
+    }
+
+    pub(super) fn has_no_queue(&self) -> bool {
+        self.waiters.is_empty() && self.heir.is_none()
+    }
+
+    /// What was borrowed is not given to whoever waits for it.
+    #[must_use = "they are to be woken outside of the lock"]
+    pub(super) fn let_down(&mut self) -> Option<Waker> {
+        self.borrowed = None;
+        self.heir.take()?.answer(Err(Refusal::MayNotWait))
+    }
+
+    /// What is being opened is nobody's from here on, and what is idle is closed.
+    #[must_use = "they are to be woken outside of the lock"]
+    pub(super) fn end(&mut self) -> Option<Waker> {
+        self.ends += 1;
+        self.opening = 0;
+        self.unanswered = None;
+        self.open -= self.idle.len() + std::mem::take(&mut self.lent);
+        self.leaving.extend(self.idle.drain(..));
+        self.let_down()
+    }
+
+    /// To whoever has waited longest; else to lie idle, on top if it is warm.
+    #[must_use = "they are to be woken outside of the lock"]
+    pub(super) fn hand_over(&mut self, mut entry: Box<Entry<M>>, is_warm: bool) -> Option<Waker> {
+        match self.heir.take().or_else(|| self.waiters.pop_front()) {
+            Some(waiter) => waiter.answer(Ok(entry)),
+            None => {
+                entry.idle = None;
+                self.idle.insert(if is_warm { self.idle.len() } else { 0 }, entry);
+                None
+            }
+        }
+    }
+}
