@@ -1,0 +1,143 @@
+//! Leases of a resource, and waiting until it can be leased.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::base::error::{Error, Source, TimeoutError};
+use crate::base::runtime::{LONGEST, within};
+use crate::lifecycle::any_slot::AnySlot;
+use crate::lifecycle::condition::{Condition, Progress};
+use crate::lifecycle::lease::{Claim, Lease, Provide};
+use crate::lifecycle::life::Caller;
+#[cfg(any(feature = "rabbitmq", feature = "redis"))]
+use crate::lifecycle::link::Link;
+use crate::lifecycle::resource::Resource;
+use crate::lifecycle::slot::Slot;
+use crate::lifecycle::slot::connecting::{Trying, connect};
+use crate::lifecycle::status::State;
+
+impl<R: Resource> Slot<R> {
+    /// A lease at once, if the resource is ready.
+    #[inline]
+    pub(crate) fn lease<T: ?Sized + 'static>(&self, claim: Claim) -> Result<Option<Lease<T>>, Error>
+    where
+        R::Handle: Provide<T>,
+    {
+        self.context.check_process()?;
+        Ok(match self.life.ledger.lease(claim) {
+            Some(lease) => Some(lease),
+            None => self.lease_inside(claim),
+        })
+    }
+
+    /// A lease for the pool's own closing code, where only that gets one.
+    #[cold]
+    fn lease_inside<T: ?Sized + 'static>(&self, claim: Claim) -> Option<Lease<T>>
+    where
+        R::Handle: Provide<T>,
+    {
+        self.context.close.is_inside().then(|| self.life.ledger.lease_inside(claim)).flatten()
+    }
+
+    /// A lease, connecting first if need be.
+    pub(crate) async fn acquire<T: ?Sized + 'static>(
+        self: &Arc<Self>,
+        claim: Claim,
+        limit: Duration,
+    ) -> Result<Lease<T>, Error>
+    where
+        R::Handle: Provide<T>,
+    {
+        let started = Instant::now();
+        loop {
+            if let Some(lease) = self.lease(claim)? {
+                return Ok(lease);
+            }
+            self.begin_waiting(limit.saturating_sub(started.elapsed()), self.caller(false)).await?;
+        }
+    }
+
+    pub(super) fn caller(&self, patient: bool) -> Caller {
+        Caller { patient, inside: self.context.close.is_inside() }
+    }
+
+    /// Begins to wait, on the pool's runtime, so that any executor may poll the answer. Dropping it
+    /// only stops the waiting, and what was asked for is begun all the same.
+    pub(super) fn begin_waiting(
+        self: &Arc<Self>,
+        limit: Duration,
+        caller: Caller,
+    ) -> impl Future<Output = Result<(), Error>> + Send + use<R> {
+        // Not even a runtime is started for what is closed.
+        let runtime = self.context.check_process().and_then(|()| match self.life.state() {
+            State::Closed => Err(self.closed()),
+            _ => self.runtime(),
+        });
+        let (waits, given_up) = oneshot::channel::<Infallible>();
+        let waiting = runtime.map(|runtime| {
+            let me = Arc::clone(self);
+            runtime.spawn(async move {
+                tokio::select! {
+                    biased; // An answer that is there counts, though its caller gave up in the same moment.
+                    ready = me.wait(limit, caller) => Some(ready),
+                    _ = given_up => None,
+                }
+            })
+        });
+        let closed = self.closed();
+        async move {
+            let _waits = waits;
+            waiting?.await.ok().flatten().unwrap_or(Err(closed))
+        }
+    }
+
+    /// Where to wait. None is started once closing has begun.
+    fn runtime(&self) -> Result<Handle, Error> {
+        match self.context.check_open(self.name()) {
+            Ok(()) => self.context.runtime.handle(self.name()),
+            Err(closed) => self.context.runtime.current().ok_or(closed),
+        }
+    }
+
+    async fn wait(self: Arc<Self>, limit: Duration, caller: Caller) -> Result<(), Error> {
+        let started = Instant::now();
+        let closing = || self.context.close.is_closing();
+        let asked_until = Some(started + limit.min(LONGEST));
+        let connect = |attempt| {
+            drop(tokio::spawn(connect(Trying::new(&self, attempt, asked_until), None)));
+        };
+        within(limit, self.life.ready(caller, closing, connect)).await.unwrap_or_else(|_elapsed| {
+            let Condition { failure, progress, .. } = self.life.condition();
+            if let (true, Some(failure), None) = (caller.patient, &failure, &progress) {
+                return Err(failure.clone());
+            }
+            let far = progress.map_or_else(String::new, |Progress { told, .. }| format!(": {told}"));
+            Err(Error::Timeout(Arc::new(TimeoutError {
+                resource: Arc::clone(self.name()),
+                endpoint: Arc::clone(&self.activity().endpoint),
+                waiting_for: format!("connecting{far}"),
+                waited: started.elapsed(),
+                holders: Vec::new(),
+                cycle: Vec::new(),
+                source: failure.map(|failure| Arc::new(failure) as Source),
+            })))
+        })
+    }
+}
+
+#[cfg(any(feature = "rabbitmq", feature = "redis"))]
+impl Link {
+    /// A lease for what a backend hands out itself.
+    pub(crate) fn lease<R: Resource, T: ?Sized + 'static>(&self, claim: Claim) -> Option<Lease<T>>
+    where
+        R::Handle: Provide<T>,
+    {
+        self.slot.upgrade()?.as_any().downcast::<Slot<R>>().ok()?.lease(claim).ok()?
+    }
+}

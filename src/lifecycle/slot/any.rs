@@ -1,0 +1,219 @@
+//! A slot as its pool and its links know it, whatever its type.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::base::error::{Error, Failure, ReconnectAsked, Source};
+use crate::base::future::BoxFuture;
+use crate::base::holder::Holder;
+use crate::lifecycle::activity::Activity;
+use crate::lifecycle::any_slot::AnySlot;
+use crate::lifecycle::close::phase::Phase;
+use crate::lifecycle::condition::Condition;
+use crate::lifecycle::leak::Leaks;
+use crate::lifecycle::lease::Held;
+use crate::lifecycle::life::{Lost, Recovery};
+use crate::lifecycle::resource::Resource;
+use crate::lifecycle::slot::{Kind, Slot};
+use crate::lifecycle::status::{ResourceStatus, State, Usage};
+
+impl<R: Resource> AnySlot for Slot<R> {
+    fn activity(&self) -> &Arc<Activity> {
+        &self.life.activity
+    }
+
+    fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    fn state(&self) -> State {
+        self.life.state()
+    }
+
+    fn condition(&self) -> Condition {
+        self.life.condition()
+    }
+
+    fn generation_or_next(&self) -> u64 {
+        self.life.generation_or_next()
+    }
+
+    fn is_users(&self) -> bool {
+        matches!(self.kind, Kind::Users(_))
+    }
+
+    fn usage(&self) -> Usage {
+        let usage = self.life.handle().and_then(|handle| self.guarded("usage", || self.resource.usage(&handle)));
+        usage.unwrap_or_default()
+    }
+
+    fn status(&self, usage: Usage) -> ResourceStatus {
+        let holders = self.holders();
+        let Condition { state, since, generation, waiting, failure, .. } = self.life.condition();
+        ResourceStatus {
+            name: Arc::clone(self.name()),
+            endpoint: Arc::clone(&self.activity().endpoint),
+            state,
+            since,
+            generation,
+            leases: holders.iter().filter(|holder| !holder.exclusive).count(),
+            checkouts: holders.iter().filter(|holder| holder.exclusive).count(),
+            leaks: holders.iter().filter(|holder| holder.suspected).count() + self.life.ledger.leaks.exceeded(),
+            leaks_total: self.life.ledger.leaks.total(),
+            work: self.activity().tally.now(),
+            connecting: waiting,
+            usage,
+            error: failure,
+        }
+    }
+
+    fn holders(&self) -> Vec<Holder> {
+        self.life.ledger.holders(self.name())
+    }
+
+    fn is_held(&self, counts: Held) -> bool {
+        self.life.ledger.is_held(counts)
+    }
+
+    fn leaks(&self) -> &Leaks {
+        &self.life.ledger.leaks
+    }
+
+    fn suspect(&self, age: Duration) -> Vec<Holder> {
+        self.life.ledger.suspect(self.name(), age)
+    }
+
+    fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+        self
+    }
+
+    fn wait_ready(self: Arc<Self>) -> BoxFuture<Result<(), Error>> {
+        Box::pin(self.begin_waiting(self.context.options.acquire_timeout, self.caller(false)))
+    }
+
+    fn wait_back(self: Arc<Self>, limit: Duration) -> BoxFuture<Result<(), Error>> {
+        Box::pin(self.begin_waiting(limit, self.caller(true)))
+    }
+
+    fn ping(self: Arc<Self>) -> Option<BoxFuture<Result<(), Failure>>> {
+        let handle = self.life.handle()?;
+        let me = Arc::clone(&self);
+        Some(self.asked(async move { me.resource.ping(&handle).await }))
+    }
+
+    fn probe(self: Arc<Self>) -> Option<BoxFuture<Result<(), Failure>>> {
+        let handle = self.life.handle()?;
+        let me = Arc::clone(&self);
+        Some(self.asked(async move { me.resource.probe(&handle).await }))
+    }
+
+    fn lost(self: Arc<Self>, link: Option<u64>, generation: u64, cause: Source) {
+        match self.life.lost(link, generation, cause) {
+            Lost::Recover(Recovery { attempt, died_young }) => {
+                let pause = self.context.options.retry.pause_after(died_young);
+                self.recover(attempt, pause);
+            }
+            Lost::Cut => match self.kind {
+                Kind::BuiltIn(_) => self.force(),
+                Kind::Users(_) => {
+                    if let Some(runtime) = self.context.runtime.current() {
+                        drop(runtime.spawn(self.cut_aside()));
+                    }
+                }
+            },
+            Lost::Noted => {}
+        }
+    }
+
+    fn progress(&self, attempt: u64, told: Arc<str>) {
+        self.life.progress(attempt, told);
+    }
+
+    fn reconnect(self: Arc<Self>) -> BoxFuture<Result<(), Error>> {
+        if let Some(attempt) = self.life.reconnect(Arc::new(ReconnectAsked)) {
+            Arc::clone(&self).recover(attempt, Duration::ZERO);
+        }
+        self.wait_ready()
+    }
+
+    fn begin_settling(&self) -> bool {
+        self.life.begin_settling()
+    }
+
+    fn settled(self: Arc<Self>) -> BoxFuture<()> {
+        Box::pin(async move { self.life.settled().await })
+    }
+
+    fn begin_close(&self) -> bool {
+        let begun = self.life.begin_close();
+        if begun {
+            tracing::info!(resource = %self.name(), "closing");
+        }
+        begun
+    }
+
+    fn stop_intake(self: Arc<Self>) -> BoxFuture<()> {
+        Box::pin(async move {
+            if let Some(handle) = self.life.handle() {
+                self.resource.stop_intake(&handle).await;
+            }
+        })
+    }
+
+    fn flush(self: Arc<Self>) -> BoxFuture<()> {
+        Box::pin(async move {
+            let Some(handle) = self.life.handle() else { return };
+            if let Err(failure) = self.resource.flush(&handle).await {
+                tracing::warn!(resource = %self.name(), error = %failure, "flushing failed");
+                self.life.trouble(failure.source.into());
+            }
+        })
+    }
+
+    fn shut_to_outside(&self) {
+        self.life.shut_to_outside();
+    }
+
+    fn shut(&self) {
+        self.life.shut();
+    }
+
+    fn close(self: Arc<Self>) -> BoxFuture<Result<(), Failure>> {
+        Box::pin(async move {
+            // Until here the prober ended what was stuck in the drain.
+            if let Some(probing) = self.life.take_watch() {
+                probing.end().await;
+            }
+            let closed = match self.life.handle() {
+                Some(handle) => self.resource.close(handle).await,
+                None => Ok(()),
+            };
+            // `closed` says that the server heard a goodbye and that nothing was cut short. A lost
+            // connection can say neither, even where the driver has no goodbye to fail at.
+            match self.life.take_trouble() {
+                Some(trouble) => Err(Failure::transient(trouble)),
+                None => closed,
+            }
+        })
+    }
+
+    fn force(&self) {
+        if let Some(handle) = self.life.handle() {
+            self.guarded("cut", || self.resource.cut(&handle));
+        }
+    }
+
+    fn finish_close(&self) -> Result<(), String> {
+        self.life.finish_close()
+    }
+
+    fn goodbyes_said(&self) -> bool {
+        self.goodbyes.load(Ordering::Acquire) == 0
+    }
+
+    fn reopen(&self) {
+        self.life.reopen();
+    }
+}

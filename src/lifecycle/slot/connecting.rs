@@ -1,0 +1,272 @@
+//! The tasks that connect a resource, and bring it back once it is lost.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
+
+use crate::base::error::{Failure, Proof, Source, panic_message};
+use crate::base::runtime::{LONGEST, thread, within};
+use crate::lifecycle::any_slot::AnySlot;
+use crate::lifecycle::condition::Progress;
+use crate::lifecycle::life::{Connected, Overtaken};
+use crate::lifecycle::link::Link;
+use crate::lifecycle::probe::{self, Watch};
+use crate::lifecycle::resource::Resource;
+use crate::lifecycle::slot::{Kind, Slot};
+
+/// How long a recovery says goodbye to what is lost.
+const GOODBYE: Duration = Duration::from_millis(500);
+
+/// Tries until it is connected, the retry's budget is used up, or closing or another attempt
+/// overtakes it. A recovery tells the pause that comes first.
+pub(super) async fn connect<R: Resource>(mut trying: Trying<R>, recovery: Option<Duration>) {
+    let slot = Arc::clone(&trying.slot);
+    let Slot { life, context, .. } = &*slot;
+    let (mut pauses, budget) = context.options.retry.effort(recovery.is_some());
+    if let Some(pause) = recovery.filter(|pause| !pause.is_zero())
+        && !trying.again_after(pause).await
+    {
+        return;
+    }
+    let started = Instant::now();
+    let full = context.options.connect_timeout.min(budget);
+    let mut told = None;
+    tracing::info!(resource = %life.activity.name, endpoint = %life.activity.endpoint, "connecting");
+    for attempts in 1.. {
+        let (attempt, began) = (trying.attempt, Instant::now());
+        let limit = full.min(budget.saturating_sub(started.elapsed()));
+        let limit = match trying.asked_until.filter(|_| slot.resource.connects_uncut()) {
+            Some(until) => limit.max(until.saturating_duration_since(began)),
+            None => limit,
+        };
+        let failure = tokio::select! {
+            tried = slot.attempt(attempt, limit) => match tried {
+                Ok(()) => return,
+                Err(failure) => failure,
+            },
+            () = life.overtaken(attempt) => return,
+        };
+        let took = began.elapsed();
+        // An attempt that cannot have its time is not begun: it would tell nothing.
+        let least = took.max(full / 4);
+        let fits = |pause: &Duration| started.elapsed().saturating_add(*pause).saturating_add(least) < budget;
+        // A server that answers that it cannot serve yet is asked until the budget ends, whatever attempts that takes.
+        let patient = (failure.proof() == Proof::Refused).then_some(context.options.retry.cap);
+        let pause = pauses.next().or(patient).filter(|pause| !failure.permanent && fits(pause));
+        // One that the budget cut short tells less than the one before it.
+        let source = match told {
+            Some(before) if limit < full && took >= limit => before,
+            _ => Source::from(failure.source),
+        };
+        told = Some(Arc::clone(&source));
+        let error = slot.connect_error(source, failure.permanent, attempts, started);
+        let Some(pause) = pause else {
+            tracing::warn!(resource = %life.activity.name, %error, "connecting failed");
+            return life.gave_up(attempt, error, context.options.circuit);
+        };
+        tracing::debug!(resource = %life.activity.name, %error, ?pause, "connecting again");
+        life.failed(attempt, error, pause);
+        if !trying.again_after(pause).await {
+            return;
+        }
+    }
+}
+
+impl<R: Resource> Slot<R> {
+    /// One attempt within its limit, in a task of its own so that a panic is an error.
+    async fn attempt(self: &Arc<Self>, attempt: u64, limit: Duration) -> Result<(), Failure> {
+        let me = Arc::clone(self);
+        // A set, because dropping it aborts what is in it.
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            let link = me.link(attempt, limit);
+            let brought = me.in_time(limit, me.bring(attempt, &link)).await;
+            // From here on nothing awaits, so what was brought cannot go missing.
+            let watch = |generation| me.watch(generation);
+            match brought {
+                Ok(Ok(Some(handle))) => me.ready(me.life.connected(attempt, handle, watch)),
+                Ok(Ok(None)) => me.ready(me.life.recovered(attempt, watch)),
+                Ok(Err(failure)) => return Err(failure),
+                Err(late) => return Err(late),
+            }
+            Ok(())
+        });
+        match task.join_next().await {
+            Some(Ok(tried)) => tried,
+            Some(Err(join)) if join.is_panic() => {
+                Err(Failure::permanent(format!("connecting panicked: {}", panic_message(&*join.into_panic()))))
+            }
+            _ => Err(Failure::transient("the pool's runtime has ended")),
+        }
+    }
+
+    /// Within the limit, which begins anew each time that the attempt tells how far it has come.
+    async fn in_time<T>(&self, limit: Duration, brought: impl Future<Output = T>) -> Result<T, Failure> {
+        let limit = limit.min(LONGEST);
+        let mut brought = pin!(brought);
+        let (mut since, mut far) = (Instant::now(), String::new());
+        loop {
+            if let Ok(brought) = tokio::time::timeout_at(since + limit, &mut brought).await {
+                return Ok(brought);
+            }
+            match self.life.condition().progress {
+                Some(Progress { at, told }) if at > since => (since, far) = (at, format!(" after {told}")),
+                _ => return Err(Failure::transient(format!("no answer within {limit:.1?}{far}"))),
+            }
+        }
+    }
+
+    /// A new handle, or none where the lost one has come back.
+    async fn bring(self: &Arc<Self>, attempt: u64, link: &Link) -> Result<Option<R::Handle>, Failure> {
+        if let Some(lost) = self.life.handle()
+            && self.resource.recover(link, &lost).await?
+        {
+            return Ok(None);
+        }
+        match self.life.forget(attempt) {
+            Ok(Some(lost)) => {
+                if let Err(error) = self.say_goodbye(lost, GOODBYE).await {
+                    tracing::debug!(resource = %self.name(), %error, "saying goodbye");
+                }
+            }
+            Ok(None) => {}
+            Err(Overtaken) => return Err(Failure::permanent("overtaken")),
+        }
+        self.resource.connect(link).await.map(Some)
+    }
+
+    /// What is lost or late may fail to say goodbye; that harms nobody. In a task of its own, which
+    /// nothing but the limit cuts short: closing the pool waits for it.
+    fn say_goodbye(self: &Arc<Self>, handle: R::Handle, limit: Duration) -> JoinHandle<()> {
+        let goodbye = Goodbye::new(self);
+        tokio::spawn(async move {
+            let slot = &goodbye.0;
+            match within(limit, slot.resource.close(handle)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(resource = %slot.name(), %error, "saying goodbye"),
+                Err(elapsed) => tracing::debug!(resource = %slot.name(), %elapsed, "saying goodbye"),
+            }
+        })
+    }
+
+    fn ready(self: &Arc<Self>, connected: Connected<R::Handle>) {
+        match connected {
+            Connected::Ready { generation, lost } => {
+                let event = if generation == 1 { "connected" } else { "reconnected" };
+                tracing::info!(resource = %self.name(), endpoint = %self.activity().endpoint, generation, "{event}");
+                if let Kind::Users(pings) = &self.kind {
+                    pings.begin_generation();
+                }
+                if let Some(cause) = lost {
+                    AnySlot::lost(Arc::clone(self), None, generation, cause);
+                }
+            }
+            Connected::Late(handle) => drop(self.say_goodbye(handle, self.context.options.close.step)),
+            Connected::Overtaken => {}
+        }
+    }
+
+    fn watch(self: &Arc<Self>, generation: u64) -> Option<Watch> {
+        probe::watch(self.as_weak(), generation, self.context.options.probe.clone())
+    }
+
+    /// Brings back what is lost.
+    pub(super) fn recover(self: Arc<Self>, attempt: u64, pause: Duration) {
+        let Some(runtime) = self.context.runtime.current() else {
+            self.force();
+            return self.life.gave_up(attempt, self.closed(), Duration::ZERO);
+        };
+        let connect = connect(Trying::new(&self, attempt, None), Some(pause));
+        // Cut before anything new is connected, which the switch would reach too.
+        match self.kind {
+            Kind::BuiltIn(_) => {
+                self.force();
+                drop(runtime.spawn(connect));
+            }
+            Kind::Users(_) => drop(runtime.spawn(async move {
+                self.cut_aside().await;
+                connect.await;
+            })),
+        }
+    }
+
+    /// Cuts on a thread of its own, since a user's code may block, and waits for that as long as for a goodbye.
+    pub(super) async fn cut_aside(self: Arc<Self>) {
+        let (runtime, (end, ended)) = (Handle::current(), oneshot::channel::<Infallible>());
+        let cut = move |me: Arc<Self>| {
+            let _context = runtime.enter();
+            me.force();
+            drop(end);
+        };
+        match thread(cut) {
+            Ok(thread) => drop(thread.send(self)),
+            // Nobody may wait for what is lost, so it is cut all the same.
+            Err(_no_threads) => return self.force(),
+        }
+        if within(GOODBYE, ended).await.is_err() {
+            tracing::warn!("a cut does not come back; it must not block its thread");
+        }
+    }
+}
+
+/// Counts as being said until it drops.
+struct Goodbye<R: Resource>(Arc<Slot<R>>);
+
+impl<R: Resource> Goodbye<R> {
+    fn new(slot: &Arc<Slot<R>>) -> Self {
+        slot.goodbyes.fetch_add(1, Ordering::Relaxed);
+        Goodbye(Arc::clone(slot))
+    }
+}
+
+impl<R: Resource> Drop for Goodbye<R> {
+    fn drop(&mut self) {
+        self.0.goodbyes.fetch_sub(1, Ordering::Release);
+        self.0.activity().changed();
+    }
+}
+
+/// An attempt that is given up if its task is dropped, even before it ran, so that nobody waits
+/// for it.
+pub(super) struct Trying<R: Resource> {
+    slot: Arc<Slot<R>>,
+    attempt: u64,
+    /// How long the acquire waits that asked for it; nobody asks for a recovery.
+    asked_until: Option<Instant>,
+}
+
+impl<R: Resource> Trying<R> {
+    pub(super) fn new(slot: &Arc<Slot<R>>, attempt: u64, asked_until: Option<Instant>) -> Self {
+        Trying { slot: Arc::clone(slot), attempt, asked_until }
+    }
+
+    /// Begins the next attempt after this pause. `false` if something overtook it, or closing has begun.
+    async fn again_after(&mut self, pause: Duration) -> bool {
+        let life = &self.slot.life;
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = life.overtaken(self.attempt) => return false,
+        }
+        match life.again(self.attempt) {
+            Some(next) => {
+                self.attempt = next;
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+impl<R: Resource> Drop for Trying<R> {
+    fn drop(&mut self) {
+        self.slot.life.gave_up(self.attempt, self.slot.closed(), Duration::ZERO);
+    }
+}

@@ -1,0 +1,133 @@
+//! One named resource of a pool: its [`Life`], driven. Here is what a slot is made of, and the resource's own code; its
+//! files have the tasks that connect it, the leases, and what the pool asks of any resource.
+
+mod acquiring;
+mod any;
+mod connecting;
+
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::base::error::{ConnectError, Error, Failure, OneLine, Remedies, Source, panic_message};
+use crate::base::future::BoxFuture;
+use crate::lifecycle::any_slot::AnySlot;
+use crate::lifecycle::close::phase::Phase;
+use crate::lifecycle::context::Context;
+use crate::lifecycle::life::Life;
+use crate::lifecycle::link::Link;
+use crate::lifecycle::options::Options;
+use crate::lifecycle::resource::Resource;
+use crate::lifecycle::user_ping::UserPings;
+
+/// One named resource of a pool.
+pub(crate) struct Slot<R: Resource> {
+    resource: R,
+    phase: Phase,
+    life: Life<R::Handle>,
+    /// How many are being said to what is lost or late.
+    goodbyes: AtomicUsize,
+    kind: Kind,
+    context: Arc<Context>,
+}
+
+/// Whose code a resource is.
+enum Kind {
+    /// Its pings never block, and the pool knows how it is configured.
+    BuiltIn(Remedies),
+    Users(UserPings),
+}
+
+impl<R: Resource> Slot<R> {
+    /// A slot for one of the built-in kinds.
+    pub(crate) fn built_in(name: &str, resource: R, remedies: Remedies, context: Arc<Context>) -> Arc<Self> {
+        Slot::new(name, resource, Kind::BuiltIn(remedies), context)
+    }
+
+    /// A slot for a user's own kind. The user's code runs here, so no lock may be held.
+    pub(crate) fn of_user(name: &str, resource: R, context: Arc<Context>) -> Arc<Self> {
+        Slot::new(name, resource, Kind::Users(UserPings::default()), context)
+    }
+
+    fn new(name: &str, resource: R, kind: Kind, context: Arc<Context>) -> Arc<Self> {
+        let life = Life::new(
+            name,
+            OneLine(resource.endpoint()).to_string(),
+            &context.options.leaks,
+            context.options.retry.cap,
+        );
+        let (phase, goodbyes) = (resource.phase(), AtomicUsize::new(0));
+        Arc::new(Slot { phase, resource, life, goodbyes, kind, context })
+    }
+
+    #[cfg(feature = "r2d2")]
+    pub(crate) fn resource(&self) -> &R {
+        &self.resource
+    }
+
+    fn connect_error(&self, source: Source, permanent: bool, attempts: usize, started: Instant) -> Error {
+        Error::Connect(Arc::new(ConnectError {
+            resource: Arc::clone(self.name()),
+            endpoint: Arc::clone(&self.activity().endpoint),
+            attempts,
+            elapsed: started.elapsed(),
+            permanent,
+            remedy: match &self.kind {
+                Kind::BuiltIn(remedies) => remedies.of(&source, permanent),
+                Kind::Users(_) => None,
+            },
+            source,
+        }))
+    }
+
+    fn closed(&self) -> Error {
+        Error::Closed { resource: Arc::clone(self.name()) }
+    }
+
+    fn link(self: &Arc<Self>, attempt: u64, limit: Duration) -> Link {
+        let activity = Arc::clone(self.activity());
+        let Options { acquire_timeout, repeat, ref retry, .. } = self.context.options;
+        let patience = acquire_timeout.min(retry.budget);
+        let (slot, process) = (self.as_weak(), self.context.process);
+        Link {
+            activity,
+            slot,
+            attempt,
+            limit,
+            acquire_timeout,
+            process,
+            repeat,
+            #[cfg(feature = "r2d2")]
+            retry: retry.clone(),
+            patience,
+        }
+    }
+
+    fn asked(
+        &self,
+        ping: impl Future<Output = Result<(), Failure>> + Send + 'static,
+    ) -> BoxFuture<Result<(), Failure>> {
+        match &self.kind {
+            Kind::BuiltIn(_) => Box::pin(ping),
+            Kind::Users(pings) => pings.on_own_thread(self.name(), Box::pin(ping)),
+        }
+    }
+
+    fn as_weak(self: &Arc<Self>) -> Weak<dyn AnySlot> {
+        let slot: Arc<dyn AnySlot> = self.clone();
+        Arc::downgrade(&slot)
+    }
+
+    /// Runs a resource's own code where a panic would take others along.
+    fn guarded<T>(&self, verb: &str, run: impl FnOnce() -> T) -> Option<T> {
+        catch_unwind(AssertUnwindSafe(run))
+            .inspect_err(|payload| {
+                tracing::error!(resource = %self.name(), message = panic_message(&**payload), "{verb} panicked");
+            })
+            .ok()
+    }
+}
