@@ -281,8 +281,8 @@ impl Resource for RedisResource {
         let quota = Quota::of(self.quota, link, limits.max, "connections", "pool_size");
         let config = Arc::clone(&self.config);
         let tell = move |error| config.told(error);
-        let inner = Arc::new_cyclic(|inner| Inner {
-            this: Weak::clone(inner),
+        let session = Arc::new_cyclic(|session| Session {
+            this: Weak::clone(session),
             config: Arc::clone(&self.config),
             tls: self.tls.clone(),
             link: link.clone(),
@@ -295,9 +295,9 @@ impl Resource for RedisResource {
             drivers: watch::Sender::new(0),
             exclusives: Arc::new(Semaphore::new(self.config.exclusive_size)),
             exclusive_quota: Quota::new(link, self.config.exclusive_size, "exclusive connections", "exclusive_size"),
-            threads: Checkouts::new(link, Arc::new(Manager(Weak::clone(inner))), limits, quota, tell),
+            threads: Checkouts::new(link, Arc::new(Manager(Weak::clone(session))), limits, quota, tell),
         });
-        if let Err(failure) = inner.open_shared().await {
+        if let Err(failure) = session.open_shared().await {
             let RedisConfig { host, port, .. } = &*self.config;
             let failure = self.tls.or_wanted(failure, host, *port, "use rediss://").await;
             let is_foreign = |error: &RedisError| error.kind() == ErrorKind::Parse;
@@ -307,67 +307,67 @@ impl Resource for RedisResource {
             let text = format!("what answers there is no Redis ({failure}): mend host and port");
             return Err(Failure::permanent(Worded::new(text, failure.source)));
         }
-        Ok(Redis { inner })
+        Ok(Redis { session })
     }
 
     async fn recover(&self, _: &Link, lost: &Redis) -> Result<bool, Failure> {
-        lost.inner.open_shared().await.inspect_err(|failure| {
+        lost.session.open_shared().await.inspect_err(|failure| {
             if failure.permanent {
-                lost.inner.threads.give_up();
+                lost.session.threads.give_up();
             }
         })?;
         Ok(true)
     }
 
     async fn ping(&self, redis: &Redis) -> Result<(), Failure> {
-        let inner = &redis.inner;
-        let mut probe = inner.probe.lock().await;
-        if inner.is_closed.load(Ordering::Acquire) {
+        let session = &redis.session;
+        let mut probe = session.probe.lock().await;
+        if session.is_closed.load(Ordering::Acquire) {
             return Err(Failure::unasked("it is closed"));
         }
         // Taken out while in use, so that a ping given up takes its connection with it.
         if let Some(mut own) = probe.take() {
-            let answer = ask(inner, &mut own.connection).await;
+            let answer = ask(session, &mut own.connection).await;
             // That this connection has ended says nothing about the others.
             if !answer.as_ref().is_err_and(RedisError::is_io_error) {
                 *probe = Some(own);
-                return inner.judged(answer);
+                return session.judged(answer);
             }
         }
-        match inner.in_time(Own::open(inner, &KillSwitch::new())).await {
+        match session.in_time(Connection::open(session, &KillSwitch::new())).await {
             Ok(mut own) => {
-                let answer = ask(inner, &mut own.connection).await;
+                let answer = ask(session, &mut own.connection).await;
                 *probe = Some(own);
-                inner.judged(answer)
+                session.judged(answer)
             }
             // Nor does it that there is no room for one more.
             Err(error) => {
                 drop(probe);
-                match inner.live_shared() {
-                    Some(mut shared) => inner.judged(ask(inner, &mut shared.connection).await),
-                    None => Err(Failure::unasked(inner.config.told(error))),
+                match session.live_shared() {
+                    Some(mut shared) => session.judged(ask(session, &mut shared.connection).await),
+                    None => Err(Failure::unasked(session.config.told(error))),
                 }
             }
         }
     }
 
     async fn close(&self, redis: Redis) -> Result<(), Failure> {
-        redis.inner.threads.close().await;
-        redis.inner.shared.write().take();
+        redis.session.threads.close().await;
+        redis.session.shared.write().take();
         // Before the lock, so that a ping which comes after it opens nothing any more.
-        redis.inner.is_closed.store(true, Ordering::Release);
-        redis.inner.probe.lock().await.take();
+        redis.session.is_closed.store(true, Ordering::Release);
+        redis.session.probe.lock().await.take();
         // What is still out ends here; the drain has waited for it.
-        redis.inner.switch.read().cut_because(redis.inner.link.why_cut());
+        redis.session.switch.read().cut_because(redis.session.link.why_cut());
         // Their tasks drop what was cut, a moment later; what a forgotten runtime keeps from that is not waited for.
-        let _ = within(LINGER, none(&redis.inner.drivers)).await;
+        let _ = within(LINGER, none(&redis.session.drivers)).await;
         Ok(())
     }
 
     fn cut(&self, redis: &Redis) {
         // In this order, so that nobody is given one that is cut.
-        redis.inner.threads.refuse();
-        redis.inner.switch.read().cut_because(redis.inner.link.why_cut());
+        redis.session.threads.refuse();
+        redis.session.switch.read().cut_because(redis.session.link.why_cut());
     }
 
     fn endpoint(&self) -> String {
@@ -380,7 +380,7 @@ impl Resource for RedisResource {
     }
 
     fn usage(&self, redis: &Redis) -> Usage {
-        redis.inner.threads.usage()
+        redis.session.threads.usage()
     }
 }
 
@@ -400,11 +400,11 @@ impl Resource for RedisResource {
 /// `BLPOP`, may take its item with it.
 #[derive(Clone)]
 pub struct Redis {
-    inner: Arc<Inner>,
+    session: Arc<Session>,
 }
 
-struct Inner {
-    this: Weak<Inner>,
+struct Session {
+    this: Weak<Session>,
     config: Arc<RedisConfig>,
     tls: Tls,
     link: Link,
@@ -413,7 +413,7 @@ struct Inner {
     switch: RwLock<KillSwitch>,
     shared: RwLock<Option<Shared>>,
     demotion: Demotion,
-    probe: tokio::sync::Mutex<Option<Own>>,
+    probe: tokio::sync::Mutex<Option<Connection>>,
     is_closed: AtomicBool,
     /// Of async connections, until their sockets are gone.
     drivers: watch::Sender<usize>,
@@ -455,7 +455,7 @@ const LOOK_PAUSE: Duration = Duration::from_secs(1);
 
 impl Provide<Checkouts<Manager>> for Redis {
     fn provide(&self) -> &Checkouts<Manager> {
-        &self.inner.threads
+        &self.session.threads
     }
 }
 
@@ -472,9 +472,9 @@ impl Redis {
     pub fn exclusive(&self) -> impl Future<Output = RedisResult<Exclusive>> + Send + use<> {
         let (redis, claim) = (self.clone(), Claim::shared());
         async move {
-            let open = |inner: Arc<Inner>, switch| async move { Own::open(&inner, &switch).await };
-            let (own, place) = redis.open_own(redis.inner.exclusive_quota.claim(claim), open).await?;
-            Ok(Exclusive { own, inner: redis.inner, _place: place })
+            let open = |session: Arc<Session>, switch| async move { Connection::open(&session, &switch).await };
+            let (own, place) = redis.open_own(redis.session.exclusive_quota.claim(claim), open).await?;
+            Ok(Exclusive { own, session: redis.session, _place: place })
         }
     }
 
@@ -490,11 +490,11 @@ impl Redis {
     pub fn pubsub(&self) -> impl Future<Output = RedisResult<PubSub>> + Send + use<> {
         let (redis, claim) = (self.clone(), Claim::shared());
         async move {
-            let open = |inner: Arc<Inner>, switch| async move {
-                redis::aio::PubSub::new(&taken_in(), open_stream(&inner, &switch).await?).await
+            let open = |session: Arc<Session>, switch| async move {
+                redis::aio::PubSub::new(&taken_in(), open_stream(&session, &switch).await?).await
             };
-            let (pubsub, place) = redis.open_own(redis.inner.exclusive_quota.idle_claim(claim), open).await?;
-            Ok(PubSub { pubsub, inner: redis.inner, _place: place })
+            let (pubsub, place) = redis.open_own(redis.session.exclusive_quota.idle_claim(claim), open).await?;
+            Ok(PubSub { pubsub, session: redis.session, _place: place })
         }
     }
 
@@ -502,49 +502,49 @@ impl Redis {
     async fn open_own<T: Send + 'static, F: Future<Output = RedisResult<T>> + Send + 'static>(
         &self,
         claim: Claim,
-        open: impl FnOnce(Arc<Inner>, KillSwitch) -> F,
+        open: impl FnOnce(Arc<Session>, KillSwitch) -> F,
     ) -> RedisResult<(Ours<T>, Ours<Place>)> {
         let place = self.place(claim).await?;
-        let (inner, switch) = (Arc::clone(&self.inner), self.inner.switch.read().clone());
-        let opening = open(Arc::clone(&inner), switch);
+        let (session, switch) = (Arc::clone(&self.session), self.session.switch.read().clone());
+        let opening = open(Arc::clone(&session), switch);
         // The place goes along, so that it is not free while an opening that nobody waits for goes on.
-        let opening = self.inner.runtime.spawn(async move { (inner.in_time(opening).await, place) });
-        let Ok((own, place)) = opening.await else { return Err(self.inner.closed()) };
-        Ok((Ours::new(own.map_err(|error| self.inner.unsent(error))?), Ours::new(place)))
+        let opening = self.session.runtime.spawn(async move { (session.in_time(opening).await, place) });
+        let Ok((own, place)) = opening.await else { return Err(self.session.closed()) };
+        Ok((Ours::new(own.map_err(|error| self.session.unsent(error))?), Ours::new(place)))
     }
 
     /// A place among the exclusive connections, once the server can be reached.
     async fn place(&self, claim: Claim) -> RedisResult<Place> {
-        self.inner.link.process.check().map_err(refused)?;
+        self.session.link.process.check().map_err(refused)?;
         let permit = self.permit(claim).await?;
-        self.inner.link.ready().await.map_err(refused)?;
-        let lease = self.inner.link.lease::<RedisResource, Redis>(claim).ok_or_else(|| self.inner.closed())?;
+        self.session.link.ready().await.map_err(refused)?;
+        let lease = self.session.link.lease::<RedisResource, Redis>(claim).ok_or_else(|| self.session.closed())?;
         Ok(Place { _permit: permit, _lease: lease })
     }
 
     async fn permit(&self, claim: Claim) -> RedisResult<OwnedSemaphorePermit> {
-        if let Ok(permit) = Arc::clone(&self.inner.exclusives).try_acquire_owned() {
+        if let Ok(permit) = Arc::clone(&self.session.exclusives).try_acquire_owned() {
             return Ok(permit);
         }
-        let wait = self.inner.exclusive_quota.wait(claim).map_err(refused)?;
-        let waiting = Arc::clone(&self.inner.exclusives).acquire_owned();
-        let limit = self.inner.link.acquire_timeout();
-        let timed = self.inner.runtime.spawn(async move { tokio::time::timeout(limit, waiting).await });
+        let wait = self.session.exclusive_quota.wait(claim).map_err(refused)?;
+        let waiting = Arc::clone(&self.session.exclusives).acquire_owned();
+        let limit = self.session.link.acquire_timeout();
+        let timed = self.session.runtime.spawn(async move { tokio::time::timeout(limit, waiting).await });
         match timed.await {
             Ok(Ok(Ok(permit))) => Ok(permit),
             Ok(Err(_elapsed)) => Err(refused(Error::Timeout(Arc::new(wait.timed_out(None))))),
-            _ => Err(self.inner.closed()),
+            _ => Err(self.session.closed()),
         }
     }
 
     /// The shared connection, after waiting while it is being brought back.
     async fn shared(&self) -> RedisResult<Shared> {
-        self.inner.link.process.check().map_err(refused)?;
-        if let Some(shared) = self.inner.live_shared() {
+        self.session.link.process.check().map_err(refused)?;
+        if let Some(shared) = self.session.live_shared() {
             return Ok(shared);
         }
-        self.inner.link.ready().await.map_err(refused)?;
-        self.inner.live_shared().ok_or_else(|| self.inner.closed())
+        self.session.link.ready().await.map_err(refused)?;
+        self.session.live_shared().ok_or_else(|| self.session.closed())
     }
 
     /// Sends over the shared connection; once more where the answer is lost, all of this only reads, and the policy
@@ -554,7 +554,7 @@ impl Redis {
         commands: impl Fn() -> C,
         send: impl Fn(MultiplexedConnection) -> F,
     ) -> RedisResult<T> {
-        let link = &self.inner.link;
+        let link = &self.session.link;
         let mut again = link.repeat == Repeat::Idempotent && commands().all(reads);
         loop {
             let generation = again.then(|| link.generation());
@@ -567,7 +567,7 @@ impl Redis {
                         link.lost(generation, error);
                     }
                 }
-                (answer, _) => return self.inner.answered(busy, answer, || unsafe_twice(commands())),
+                (answer, _) => return self.session.answered(busy, answer, || unsafe_twice(commands())),
             }
             drop(busy);
             again = false;
@@ -577,7 +577,7 @@ impl Redis {
     }
 }
 
-impl Inner {
+impl Session {
     /// Opens one connection, whatever steps that takes, within the limit.
     async fn in_time<T>(&self, opening: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
         let limit = self.config.connect_timeout;
@@ -641,19 +641,19 @@ impl Inner {
         if self.demotion.is_looking.swap(true, Ordering::AcqRel) {
             return;
         }
-        let Some(inner) = self.this.upgrade() else { return };
+        let Some(session) = self.this.upgrade() else { return };
         let switch = self.switch.read().clone();
         self.runtime.spawn(async move {
             let looking = async {
                 for _ in 0..LOOKS {
-                    let found = inner.in_time(inner.look(&switch)).await;
+                    let found = session.in_time(session.look(&switch)).await;
                     tokio::time::sleep(LOOK_PAUSE).await;
                     match found {
                         Ok(true) => return,
                         Ok(false) => {}
                         Err(error) => {
-                            let error = inner.config.told(error);
-                            tracing::debug!(resource = %inner.link.name(), %error, "looking for the master");
+                            let error = session.config.told(error);
+                            tracing::debug!(resource = %session.link.name(), %error, "looking for the master");
                         }
                     }
                 }
@@ -662,7 +662,7 @@ impl Inner {
                 () = looking => {}
                 () = switch.wait() => {}
             }
-            inner.demotion.is_looking.store(false, Ordering::Release);
+            session.demotion.is_looking.store(false, Ordering::Release);
         });
     }
 
@@ -798,7 +798,7 @@ impl Inner {
 
 /// Waits until what is in flight on a retired connection is answered, or its server is silent. The prober's connection
 /// asks, as long as it leads to that server: to a replica, as the master that was found is none.
-async fn outlast(retired: AbortHandle, probe: Option<Own>, mut heard: Instant) {
+async fn outlast(retired: AbortHandle, probe: Option<Connection>, mut heard: Instant) {
     if let Some(mut probe) = probe {
         while !retired.is_finished()
             && matches!(within(LAST_ANSWERS - LAST_PAUSE, is_replica(&mut probe.connection)).await, Ok(Ok(true)))
@@ -812,11 +812,11 @@ async fn outlast(retired: AbortHandle, probe: Option<Own>, mut heard: Instant) {
 }
 
 /// The prober's question. Where there was a `READONLY`, whether it is a replica's is asked too.
-async fn ask(inner: &Inner, connection: &mut MultiplexedConnection) -> RedisResult<()> {
+async fn ask(session: &Session, connection: &mut MultiplexedConnection) -> RedisResult<()> {
     let answer = redis::cmd("PING").query_async::<()>(connection).await;
-    if answer.is_ok() && inner.demotion.is_suspected.load(Ordering::Relaxed) {
+    if answer.is_ok() && session.demotion.is_suspected.load(Ordering::Relaxed) {
         let is_replica = is_replica(connection).await?;
-        inner.demotion.is_suspected.store(is_replica, Ordering::Relaxed);
+        session.demotion.is_suspected.store(is_replica, Ordering::Relaxed);
     }
     answer
 }
@@ -855,7 +855,7 @@ impl RedisConfig {
 
 impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Redis").field("resource", self.inner.link.name()).finish_non_exhaustive()
+        f.debug_struct("Redis").field("resource", self.session.link.name()).finish_non_exhaustive()
     }
 }
 
@@ -902,7 +902,7 @@ impl ConnectionLike for Redis {
     }
 
     fn get_db(&self) -> i64 {
-        self.inner.config.db
+        self.session.config.db
     }
 }
 
@@ -929,19 +929,19 @@ impl ConnectionLike for Lease<Redis> {
 
 /// An async connection of one's own. Every command is allowed; it is closed when it drops.
 pub struct Exclusive {
-    own: Ours<Own>,
-    inner: Arc<Inner>,
+    own: Ours<Connection>,
+    session: Arc<Session>,
     _place: Ours<Place>,
 }
 
 impl Exclusive {
     /// Whether these can be sent.
     fn check<'a>(&self, commands: impl IntoIterator<Item = &'a Cmd>) -> RedisResult<()> {
-        self.inner.link.process.check().map_err(refused)?;
+        self.session.link.process.check().map_err(refused)?;
         if commands.into_iter().any(silences) {
             return Err(silenced());
         }
-        if self.own.is_gone() { Err(refused(self.inner.gone(ended(&self.own.switch)))) } else { Ok(()) }
+        if self.own.is_gone() { Err(refused(self.session.gone(ended(&self.own.switch)))) } else { Ok(()) }
     }
 }
 
@@ -949,9 +949,9 @@ impl ConnectionLike for Exclusive {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         Box::pin(async move {
             self.check([cmd])?;
-            let busy = self.inner.link.busy(Work::Operation);
+            let busy = self.session.link.busy(Work::Operation);
             let answer = self.own.connection.req_packed_command(cmd).await;
-            self.inner.answered(busy, answer, || unsafe_twice([cmd]))
+            self.session.answered(busy, answer, || unsafe_twice([cmd]))
         })
     }
 
@@ -963,27 +963,27 @@ impl ConnectionLike for Exclusive {
     ) -> RedisFuture<'a, Vec<Value>> {
         Box::pin(async move {
             self.check(pipeline.cmd_iter())?;
-            let busy = self.inner.link.busy(Work::Operation);
+            let busy = self.session.link.busy(Work::Operation);
             let answer = self.own.connection.req_packed_commands(pipeline, offset, count).await;
-            self.inner.answered(busy, answer, || unsafe_twice(pipeline.cmd_iter()))
+            self.session.answered(busy, answer, || unsafe_twice(pipeline.cmd_iter()))
         })
     }
 
     fn get_db(&self) -> i64 {
-        self.inner.config.db
+        self.session.config.db
     }
 }
 
 impl fmt::Debug for Exclusive {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Exclusive").field("resource", self.inner.link.name()).finish_non_exhaustive()
+        f.debug_struct("Exclusive").field("resource", self.session.link.name()).finish_non_exhaustive()
     }
 }
 
 /// A connection that is subscribed; derefs to [`redis::aio::PubSub`]. Its messages end when the connection is lost.
 pub struct PubSub {
     pubsub: Ours<redis::aio::PubSub>,
-    inner: Arc<Inner>,
+    session: Arc<Session>,
     _place: Ours<Place>,
 }
 
@@ -997,7 +997,7 @@ impl PubSub {
     /// # Cancel safety
     /// It may be subscribed all the same.
     pub async fn subscribe(&mut self, channels: impl ToRedisArgs) -> RedisResult<()> {
-        self.pubsub.subscribe(channels).await.map_err(|error| self.inner.unsent(error))
+        self.pubsub.subscribe(channels).await.map_err(|error| self.session.unsent(error))
     }
 
     /// Ends the subscription to a channel, or to several.
@@ -1008,7 +1008,7 @@ impl PubSub {
     /// # Cancel safety
     /// It may be ended all the same.
     pub async fn unsubscribe(&mut self, channels: impl ToRedisArgs) -> RedisResult<()> {
-        self.pubsub.unsubscribe(channels).await.map_err(|error| self.inner.unsent(error))
+        self.pubsub.unsubscribe(channels).await.map_err(|error| self.session.unsent(error))
     }
 
     /// Subscribes to a pattern, or to several.
@@ -1019,7 +1019,7 @@ impl PubSub {
     /// # Cancel safety
     /// It may be subscribed all the same.
     pub async fn psubscribe(&mut self, patterns: impl ToRedisArgs) -> RedisResult<()> {
-        self.pubsub.psubscribe(patterns).await.map_err(|error| self.inner.unsent(error))
+        self.pubsub.psubscribe(patterns).await.map_err(|error| self.session.unsent(error))
     }
 
     /// Ends the subscription to a pattern, or to several.
@@ -1030,7 +1030,7 @@ impl PubSub {
     /// # Cancel safety
     /// It may be ended all the same.
     pub async fn punsubscribe(&mut self, patterns: impl ToRedisArgs) -> RedisResult<()> {
-        self.pubsub.punsubscribe(patterns).await.map_err(|error| self.inner.unsent(error))
+        self.pubsub.punsubscribe(patterns).await.map_err(|error| self.session.unsent(error))
     }
 }
 
@@ -1071,16 +1071,16 @@ fn ended(switch: &KillSwitch) -> BoxError {
 }
 
 /// A connection with a driver task that ends with it.
-struct Own {
+struct Connection {
     connection: MultiplexedConnection,
     driver: AbortHandle,
     switch: KillSwitch,
 }
 
-impl Own {
-    async fn open(inner: &Inner, switch: &KillSwitch) -> RedisResult<Self> {
-        let (connection, driver) = open(inner, switch).await?;
-        Ok(Own { connection, driver: tokio::spawn(driver).abort_handle(), switch: switch.clone() })
+impl Connection {
+    async fn open(session: &Session, switch: &KillSwitch) -> RedisResult<Self> {
+        let (connection, driver) = open(session, switch).await?;
+        Ok(Connection { connection, driver: tokio::spawn(driver).abort_handle(), switch: switch.clone() })
     }
 
     fn is_gone(&self) -> bool {
@@ -1088,16 +1088,16 @@ impl Own {
     }
 }
 
-impl Drop for Own {
+impl Drop for Connection {
     // The driver of an unanswered blocking command would live on without this.
     fn drop(&mut self) {
         self.driver.abort();
     }
 }
 
-async fn open(inner: &Inner, switch: &KillSwitch) -> RedisResult<(MultiplexedConnection, BoxFuture<()>)> {
-    let counted = Counted::new(&inner.drivers);
-    let stream = open_stream(inner, switch).await?;
+async fn open(session: &Session, switch: &KillSwitch) -> RedisResult<(MultiplexedConnection, BoxFuture<()>)> {
+    let counted = Counted::new(&session.drivers);
+    let stream = open_stream(session, switch).await?;
     // Slow commands are no reason to give up; frozen servers are what the kill switch is for.
     let settings = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
     let (connection, driver) = MultiplexedConnection::new_with_config(&taken_in(), stream, settings).await?;
@@ -1114,10 +1114,10 @@ fn taken_in() -> RedisConnectionInfo {
 }
 
 /// A connection that the server has taken in.
-async fn open_stream(inner: &Inner, switch: &KillSwitch) -> RedisResult<Listening> {
-    let RedisConfig { host, port, keepalive, .. } = &*inner.config;
-    let mut stream = Listening(inner.tls.dial(host, *port, *keepalive, switch).await?);
-    let (mut greeting, mut decoder) = (Greeting::new(inner), Default::default());
+async fn open_stream(session: &Session, switch: &KillSwitch) -> RedisResult<Listening> {
+    let RedisConfig { host, port, keepalive, .. } = &*session.config;
+    let mut stream = Listening(session.tls.dial(host, *port, *keepalive, switch).await?);
+    let (mut greeting, mut decoder) = (Greeting::new(session), Default::default());
     while let Some((steps, packed)) = greeting.words() {
         stream.write_all(&packed).await?;
         stream.flush().await?;
@@ -1160,7 +1160,7 @@ fn unless_ended<T>(result: io::Result<T>, ended: T) -> io::Result<T> {
 
 /// The first words on any new connection, said in one go: the driver's own hide what the server answers.
 struct Greeting<'a> {
-    inner: &'a Inner,
+    session: &'a Session,
     user: Option<&'a str>,
     is_due: bool,
     /// An error that does no harm. If the server hangs up after it, it says why.
@@ -1176,8 +1176,8 @@ enum Step {
 }
 
 impl<'a> Greeting<'a> {
-    fn new(inner: &'a Inner) -> Self {
-        Greeting { inner, user: inner.config.user.as_deref(), is_due: true, waived: None }
+    fn new(session: &'a Session) -> Self {
+        Greeting { session, user: session.config.user.as_deref(), is_due: true, waived: None }
     }
 
     /// What is to be said next, and what of it is to be answered in turn.
@@ -1185,7 +1185,7 @@ impl<'a> Greeting<'a> {
         if !std::mem::take(&mut self.is_due) {
             return None;
         }
-        let RedisConfig { password, db, client_name, .. } = &*self.inner.config;
+        let RedisConfig { password, db, client_name, .. } = &*self.session.config;
         let (mut steps, mut packed) = (Vec::new(), Vec::new());
         let mut say = |step, command: &Cmd| {
             steps.push(step);
@@ -1235,8 +1235,8 @@ impl<'a> Greeting<'a> {
             // A user may lack the right to either. A server that cannot save its data refuses a PING, and still serves reads.
             (Step::Name | Step::Ping, _) => {
                 let what = if matches!(step, Step::Name) { "CLIENT SETNAME" } else { "PING" };
-                let told = self.inner.config.told(error.clone().into());
-                tracing::debug!(resource = %self.inner.link.name(), error = %told, "the server refuses {what}, which a connection can do without");
+                let told = self.session.config.told(error.clone().into());
+                tracing::debug!(resource = %self.session.link.name(), error = %told, "the server refuses {what}, which a connection can do without");
                 self.waived = Some(error);
                 Ok(())
             }
@@ -1395,7 +1395,7 @@ fn refused(error: Error) -> RedisError {
 }
 
 /// Opens and tests the connections for threads.
-pub(crate) struct Manager(Weak<Inner>);
+pub(crate) struct Manager(Weak<Session>);
 
 impl r2d2::ManageConnection for Manager {
     type Connection = Wire;
@@ -1403,9 +1403,9 @@ impl r2d2::ManageConnection for Manager {
 
     fn connect(&self) -> RedisResult<Wire> {
         match self.0.upgrade() {
-            Some(inner) => {
-                let switch = inner.switch.read().clone();
-                Wire::connect(&inner, switch)
+            Some(session) => {
+                let switch = session.switch.read().clone();
+                Wire::connect(&session, switch)
             }
             None => Err(io::Error::new(io::ErrorKind::NotConnected, "closed").into()),
         }
@@ -1424,21 +1424,21 @@ impl r2d2::ManageConnection for Manager {
 /// A blocking connection over a stream of our own, which the kill switch can cut while a thread
 /// waits on it; the `redis` crate's own does not show its socket.
 pub(crate) struct Wire {
-    inner: Weak<Inner>,
+    session: Weak<Session>,
     config: Arc<RedisConfig>,
     stream: Blocking,
     parser: redis::Parser,
     switch: KillSwitch,
     process: &'static Process,
     _guarded: Guarded,
-    session: Session,
+    state: ConnectionState,
     /// A command was begun and has not been answered in full.
     midway: bool,
 }
 
 /// What commands have done to the connection.
 #[derive(Debug, Default, PartialEq)]
-struct Session {
+struct ConnectionState {
     in_multi: bool,
     watching: bool,
     other_db: bool,
@@ -1447,27 +1447,27 @@ struct Session {
 }
 
 impl Wire {
-    fn connect(inner: &Arc<Inner>, switch: KillSwitch) -> RedisResult<Self> {
-        let RedisConfig { host, port, keepalive, connect_timeout, .. } = &*inner.config;
+    fn connect(session: &Arc<Session>, switch: KillSwitch) -> RedisResult<Self> {
+        let RedisConfig { host, port, keepalive, connect_timeout, .. } = &*session.config;
         let end = deadline(*connect_timeout);
-        let (stream, guarded) = inner.tls.dial_blocking(host, *port, *keepalive, &switch, end)?;
+        let (stream, guarded) = session.tls.dial_blocking(host, *port, *keepalive, &switch, end)?;
         let mut wire = Wire {
-            inner: Arc::downgrade(inner),
-            config: Arc::clone(&inner.config),
+            session: Arc::downgrade(session),
+            config: Arc::clone(&session.config),
             stream,
             parser: redis::Parser::new(),
             switch,
             process: Process::current(),
             _guarded: guarded,
-            session: Session::default(),
+            state: ConnectionState::default(),
             midway: false,
         };
-        wire.limited(end, |wire| wire.greet(inner))?;
+        wire.limited(end, |wire| wire.greet(session))?;
         Ok(wire)
     }
 
-    fn greet(&mut self, inner: &Inner) -> RedisResult<()> {
-        let mut greeting = Greeting::new(inner);
+    fn greet(&mut self, session: &Session) -> RedisResult<()> {
+        let mut greeting = Greeting::new(session);
         while let Some((steps, packed)) = greeting.words() {
             // Reading tells what keeps this from being written, and what the server says to whom it does not take in.
             let _ = self.stream.write_all(&packed).and_then(|()| self.stream.flush());
@@ -1493,29 +1493,29 @@ impl Wire {
 
     /// The error of a call before which the connection went.
     pub(crate) fn unsent(&self, error: RedisError) -> RedisError {
-        match self.inner.upgrade() {
-            Some(inner) => inner.unsent(error),
+        match self.session.upgrade() {
+            Some(session) => session.unsent(error),
             None => error,
         }
     }
 
     /// A lease by which it is known as a checkout that closing does not wait for.
     pub(crate) fn idle_lease(&self, claim: Claim) -> Option<Lease<Checkouts<Manager>>> {
-        let inner = self.inner.upgrade()?;
-        inner.link.lease::<RedisResource, _>(inner.threads.quota.idle_claim(claim))
+        let session = self.session.upgrade()?;
+        session.link.lease::<RedisResource, _>(session.threads.quota.idle_claim(claim))
     }
 
     /// What became of a call.
     pub(crate) fn answered<T: Answer>(&self, busy: Busy, answer: RedisResult<T>, packed: &[u8]) -> RedisResult<T> {
-        match self.inner.upgrade() {
-            Some(inner) => inner.answered(busy, answer, || unsafe_twice_packed(packed)),
+        match self.session.upgrade() {
+            Some(session) => session.answered(busy, answer, || unsafe_twice_packed(packed)),
             None => answer,
         }
     }
 
     /// Whether it must not be handed out again.
     fn is_spent(&self) -> bool {
-        self.midway || self.switch.is_cut() || self.session != Session::default()
+        self.midway || self.switch.is_cut() || self.state != ConnectionState::default()
     }
 
     fn limited(&mut self, end: Instant, run: impl FnOnce(&mut Self) -> RedisResult<()>) -> RedisResult<()> {
@@ -1532,7 +1532,7 @@ impl Wire {
         let mut is_silence = false;
         each_command(packed, |[name, first, second]| {
             is_silence |= name.eq_ignore_ascii_case(b"CLIENT") && self::is_silence(first, second);
-            self.session.observe(name, first, self.config.db);
+            self.state.observe(name, first, self.config.db);
         });
         if is_silence {
             return Err(silenced());
@@ -1579,7 +1579,7 @@ impl Wire {
     /// Sends a command whose replies are read one by one; the connection is not handed out again.
     pub(crate) fn subscribe(&mut self, command: &Cmd) -> RedisResult<()> {
         self.send(&command.get_packed_command())?;
-        self.session.altered = true;
+        self.state.altered = true;
         Ok(())
     }
 }
@@ -1622,11 +1622,11 @@ impl redis::ConnectionLike for Wire {
 
 impl fmt::Debug for Wire {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Wire").field("session", &self.session).finish_non_exhaustive()
+        f.debug_struct("Wire").field("state", &self.state).finish_non_exhaustive()
     }
 }
 
-impl Session {
+impl ConnectionState {
     fn observe(&mut self, name: &[u8], first: &[u8], home: i64) {
         match name.to_ascii_uppercase().as_slice() {
             b"MULTI" => self.in_multi = true,
