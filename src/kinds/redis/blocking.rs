@@ -4,7 +4,7 @@ use std::fmt;
 
 use redis::{ConnectionLike, Msg, RedisResult, ToRedisArgs, Value};
 
-use crate::kinds::redis::{Answer, Manager, Wire};
+use crate::kinds::redis::session::{Answer, Manager, Wire};
 use crate::lifecycle::busy::Busy;
 use crate::lifecycle::checkout::Checkout;
 use crate::lifecycle::lease::{Claim, Lease};

@@ -1,0 +1,1663 @@
+//! What the pool keeps of a Redis, and all that is made of it.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::io::Write;
+use std::ops::{Deref, DerefMut};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use parking_lot::RwLock;
+use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::{
+    AsyncConnectionConfig, Cmd, ErrorKind, Pipeline, RedisConnectionInfo, RedisError, RedisFuture, RedisResult,
+    ServerError, ServerErrorKind, ToRedisArgs, Value,
+};
+use serde::Deserialize;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::AbortHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::base::error::{BoxError, Error, Failure, Source, Worded, redacted};
+use crate::base::future::BoxFuture;
+use crate::base::holder::QuotaId;
+use crate::base::millis;
+use crate::base::millis::number;
+use crate::base::process::{Ours, Process};
+use crate::base::repeat::Repeat;
+use crate::base::runtime::{deadline, within};
+use crate::base::secret::Secret;
+use crate::lifecycle::busy::Busy;
+use crate::lifecycle::checkout::{Checkouts, Limits};
+use crate::lifecycle::close::phase::Phase;
+use crate::lifecycle::condition::Condition;
+use crate::lifecycle::kind::KindConfig;
+use crate::lifecycle::lease::{Claim, Lease, Provide};
+use crate::lifecycle::link::Link;
+use crate::lifecycle::resource::Resource;
+use crate::lifecycle::status::{State, Usage};
+use crate::lifecycle::wait::Quota;
+use crate::lifecycle::work::Work;
+use crate::net::checks::Checks;
+use crate::net::count::{Counted, none};
+use crate::net::kill_switch::{Guarded, KillSwitch};
+use crate::net::parts::{Guard, Names, Part};
+use crate::net::tls::{self, Blocking, Stream, Tls, TlsOptions};
+use crate::net::url::{ParsedUrl, host, host_port, port};
+
+/// Plain, and over TLS.
+const SCHEMES: [&str; 2] = ["redis", "rediss"];
+
+/// How to reach a Redis; `[redis]` or `[named.redis.NAME]` in TOML.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct RedisConfig {
+    /// `redis://user:password@host:port/db`, instead of the parts; what it does not name stays as the parts say.
+    /// `rediss://` over TLS. Environment: `REDIS_URL`.
+    pub url: Option<Secret>,
+    /// Defaults to `localhost`. Environment: `REDIS_HOST`, `REDIS_IP`.
+    pub host: String,
+    /// Defaults to 6379. Environment: `REDIS_PORT`.
+    pub port: u16,
+    /// Defaults to none, which is Redis's user `default`. Environment: `REDIS_USER`.
+    pub user: Option<String>,
+    /// Defaults to none. Environment: `REDIS_PASSWORD`.
+    pub password: Option<Secret>,
+    /// The database's number. Defaults to 0. Environment: `REDIS_DB`.
+    pub db: i64,
+    /// What `CLIENT LIST` shows. Defaults to `resource-pool`.
+    pub client_name: String,
+    /// The most connections for threads. Defaults to 50, as in QUANTAXIS.
+    pub pool_size: u32,
+    /// How many idle connections are kept for threads. Defaults to 0.
+    pub min_idle: u32,
+    /// The most exclusive connections for async code. Defaults to 50.
+    pub exclusive_size: usize,
+    /// After how long an idle connection for threads is closed. Defaults to 60 s.
+    #[serde(rename = "idle_timeout_ms", with = "millis")]
+    pub idle_timeout: Duration,
+    /// The longest that a connection for threads is used, less up to a tenth. Defaults to 30 min.
+    #[serde(rename = "max_lifetime_ms", with = "millis")]
+    pub max_lifetime: Duration,
+    /// A connection that was checked out within this time is checked out again without a test. Defaults to 500 ms.
+    #[serde(rename = "test_after_ms", with = "millis")]
+    pub test_after: Duration,
+    /// How long the test may take. Defaults to 500 ms.
+    #[serde(rename = "test_limit_ms", with = "millis")]
+    pub test_limit: Duration,
+    /// How long opening one connection may take, all steps together. Defaults to 2 s.
+    #[serde(rename = "connect_timeout_ms", with = "millis")]
+    pub connect_timeout: Duration,
+    /// After how long without traffic TCP keepalive begins, in whole seconds from 1 to 32,767. Defaults to 60 s.
+    #[serde(rename = "keepalive_ms", with = "millis")]
+    pub keepalive: Duration,
+    /// How to speak TLS. Defaults to none: plain, unless the URL is a `rediss://`. Environment: `REDIS_TLS`,
+    /// `REDIS_TLS_CA_FILE`, `REDIS_TLS_CERT_FILE`, `REDIS_TLS_KEY_FILE`, `REDIS_TLS_SERVER_NAME`.
+    pub tls: Option<TlsOptions>,
+}
+
+impl Default for RedisConfig {
+    fn default() -> Self {
+        RedisConfig {
+            url: None,
+            host: "localhost".to_owned(),
+            port: 6379,
+            user: None,
+            password: None,
+            db: 0,
+            client_name: "resource-pool".to_owned(),
+            pool_size: 50,
+            min_idle: 0,
+            exclusive_size: 50,
+            idle_timeout: Duration::from_secs(60),
+            max_lifetime: Duration::from_secs(1800),
+            test_after: Duration::from_millis(500),
+            test_limit: Duration::from_millis(500),
+            connect_timeout: Duration::from_secs(2),
+            keepalive: Duration::from_secs(60),
+            tls: None,
+        }
+    }
+}
+
+impl RedisConfig {
+    /// The defaults, at this URL.
+    pub fn url(url: impl Into<Secret>) -> Self {
+        RedisConfig { url: Some(url.into()), ..RedisConfig::default() }
+    }
+
+    /// Sets the most connections for threads.
+    pub fn pool_size(mut self, pool_size: u32) -> Self {
+        self.pool_size = pool_size;
+        self
+    }
+
+    /// Speaks TLS.
+    pub fn tls(mut self, tls: TlsOptions) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Sets what `CLIENT LIST` shows.
+    pub fn client_name(mut self, name: impl Into<String>) -> Self {
+        self.client_name = name.into();
+        self
+    }
+}
+
+impl KindConfig for RedisConfig {
+    const KIND: &'static str = "redis";
+    type Resource = RedisResource;
+
+    const NAMES: Names = Names {
+        url: ("url", &["REDIS_URL"]),
+        parts: [
+            ("host", &["REDIS_HOST", "REDIS_IP"]),
+            ("port", &["REDIS_PORT"]),
+            ("user", &["REDIS_USER"]),
+            ("password", &["REDIS_PASSWORD"]),
+            ("db", &["REDIS_DB"]),
+        ],
+        tls: ["REDIS_TLS", "REDIS_TLS_CA_FILE", "REDIS_TLS_CERT_FILE", "REDIS_TLS_KEY_FILE", "REDIS_TLS_SERVER_NAME"],
+    };
+
+    fn url_mut(&mut self) -> &mut Option<Secret> {
+        &mut self.url
+    }
+
+    fn tls_mut(&mut self) -> &mut Option<TlsOptions> {
+        &mut self.tls
+    }
+
+    fn guard(&self) -> Guard {
+        let mut config = self.clone();
+        match config.take_apart("") {
+            Ok(()) => Guard { tls: config.tls.is_some(), login: config.password.is_some() },
+            Err(_told_where_it_is_used) => Guard::default(),
+        }
+    }
+
+    fn forget_login(&mut self) {
+        (self.user, self.password) = (None, None);
+    }
+
+    fn set(&mut self, part: Part, key: &str, text: &str) -> Result<(), Error> {
+        match part {
+            Part::Host => host(key, text)?.clone_into(&mut self.host),
+            Part::Port => self.port = port(key, text)?,
+            Part::User => self.user = Some(text.to_owned()),
+            Part::Password => self.password = Some(text.into()),
+            Part::Place => self.db = number(key, text, "the number of a database")?,
+        }
+        Ok(())
+    }
+
+    fn take_apart(&mut self, key: &str) -> Result<(), Error> {
+        let Some(url) = self.url.take() else { return Ok(()) };
+        let url = ParsedUrl::new(key, &url, &SCHEMES)?;
+        TlsOptions::agree(&mut self.tls, key, url.url().scheme(), SCHEMES)?;
+        self.host = url.host().to_owned();
+        self.port = url.url().port().unwrap_or(6379);
+        self.user = url.user(key)?.or(self.user.take());
+        self.password = url.password(key)?.or(self.password.take());
+        let db = url.path(key)?;
+        if let Some((name, _)) = url.url().query_pairs().next() {
+            return Err(Error::config(key, format!("has the unknown parameter `{name}`; there are none")));
+        }
+        if !db.is_empty() {
+            self.db = db.parse().map_err(|_| Error::config(key, "ends in a database that is not a number"))?;
+        }
+        Ok(())
+    }
+
+    fn settled(&self, name: &str) -> Result<Self, Error> {
+        let mut config = self.clone();
+        config.take_apart(&format!("{name}.url"))?;
+        let checks = Checks(name);
+        checks.place(&mut config.host, config.port)?;
+        let Self { pool_size, min_idle, exclusive_size, client_name, .. } = &config;
+        checks.counts(&[("pool_size", *pool_size as usize), ("exclusive_size", *exclusive_size)])?;
+        checks.limits(&[
+            ("max_lifetime_ms", config.max_lifetime),
+            ("test_limit_ms", config.test_limit),
+            ("connect_timeout_ms", config.connect_timeout),
+        ])?;
+        checks.keepalive(config.keepalive)?;
+        if min_idle > pool_size {
+            return checks.fail("min_idle", "is more than pool_size");
+        }
+        if config.db < 0 {
+            return checks.fail("db", "must be at least 0");
+        }
+        if !client_name.chars().all(|c| c.is_ascii_graphic()) {
+            return checks.fail("client_name", "must be of ASCII letters, digits and signs, without spaces");
+        }
+        if config.user.is_some() && config.password.is_none() {
+            let problem = "is without a password, so Redis would not be told of it; a user `nopass` takes any";
+            return checks.fail("user", problem);
+        }
+        Ok(config)
+    }
+
+    fn resource(&self, name: &str) -> Result<RedisResource, Error> {
+        let config = self.settled(name)?;
+        let tls = Tls::new(name, config.tls.as_ref(), &config.host)?;
+        Ok(RedisResource { config: Arc::new(config), tls, quota: QuotaId::new() })
+    }
+}
+
+/// A Redis in the pool.
+#[derive(Debug)]
+pub struct RedisResource {
+    config: Arc<RedisConfig>,
+    tls: Tls,
+    /// Of which the connections for threads are.
+    pub(crate) quota: QuotaId,
+}
+
+impl Resource for RedisResource {
+    type Handle = Redis;
+
+    async fn connect(&self, link: &Link) -> Result<Redis, Failure> {
+        let limits = Limits {
+            max: self.config.pool_size as usize,
+            min_idle: self.config.min_idle as usize,
+            idle_timeout: self.config.idle_timeout,
+            max_lifetime: self.config.max_lifetime,
+            test_after: self.config.test_after,
+        };
+        let quota = Quota::of(self.quota, link, limits.max, "connections", "pool_size");
+        let config = Arc::clone(&self.config);
+        let tell = move |error| config.told(error);
+        let session = Arc::new_cyclic(|session| Session {
+            this: Weak::clone(session),
+            config: Arc::clone(&self.config),
+            tls: self.tls.clone(),
+            link: link.clone(),
+            runtime: Handle::current(),
+            switch: RwLock::default(),
+            shared: RwLock::new(None),
+            demotion: Demotion::default(),
+            probe: tokio::sync::Mutex::new(None),
+            is_closed: AtomicBool::new(false),
+            drivers: watch::Sender::new(0),
+            exclusives: Arc::new(Semaphore::new(self.config.exclusive_size)),
+            exclusive_quota: Quota::new(link, self.config.exclusive_size, "exclusive connections", "exclusive_size"),
+            threads: Checkouts::new(link, Arc::new(Manager(Weak::clone(session))), limits, quota, tell),
+        });
+        if let Err(failure) = session.open_shared().await {
+            let RedisConfig { host, port, .. } = &*self.config;
+            let failure = self.tls.or_wanted(failure, host, *port, "use rediss://").await;
+            let is_foreign = |error: &RedisError| error.kind() == ErrorKind::Parse;
+            if !failure.source.downcast_ref().is_some_and(is_foreign) {
+                return Err(failure);
+            }
+            let text = format!("what answers there is no Redis ({failure}): mend host and port");
+            return Err(Failure::permanent(Worded::new(text, failure.source)));
+        }
+        Ok(Redis { session })
+    }
+
+    async fn recover(&self, _: &Link, lost: &Redis) -> Result<bool, Failure> {
+        lost.session.open_shared().await.inspect_err(|failure| {
+            if failure.permanent {
+                lost.session.threads.give_up();
+            }
+        })?;
+        Ok(true)
+    }
+
+    async fn ping(&self, redis: &Redis) -> Result<(), Failure> {
+        let session = &redis.session;
+        let mut probe = session.probe.lock().await;
+        if session.is_closed.load(Ordering::Acquire) {
+            return Err(Failure::unasked("it is closed"));
+        }
+        // Taken out while in use, so that a ping given up takes its connection with it.
+        if let Some(mut own) = probe.take() {
+            let answer = ask(session, &mut own.connection).await;
+            // That this connection has ended says nothing about the others.
+            if !answer.as_ref().is_err_and(RedisError::is_io_error) {
+                *probe = Some(own);
+                return session.judged(answer);
+            }
+        }
+        match session.in_time(Connection::open(session, &KillSwitch::new())).await {
+            Ok(mut own) => {
+                let answer = ask(session, &mut own.connection).await;
+                *probe = Some(own);
+                session.judged(answer)
+            }
+            // Nor does it that there is no room for one more.
+            Err(error) => {
+                drop(probe);
+                match session.live_shared() {
+                    Some(mut shared) => session.judged(ask(session, &mut shared.connection).await),
+                    None => Err(Failure::unasked(session.config.told(error))),
+                }
+            }
+        }
+    }
+
+    async fn close(&self, redis: Redis) -> Result<(), Failure> {
+        redis.session.threads.close().await;
+        redis.session.shared.write().take();
+        // Before the lock, so that a ping which comes after it opens nothing any more.
+        redis.session.is_closed.store(true, Ordering::Release);
+        redis.session.probe.lock().await.take();
+        // What is still out ends here; the drain has waited for it.
+        redis.session.switch.read().cut_because(redis.session.link.why_cut());
+        // Their tasks drop what was cut, a moment later; what a forgotten runtime keeps from that is not waited for.
+        let _ = within(LINGER, none(&redis.session.drivers)).await;
+        Ok(())
+    }
+
+    fn cut(&self, redis: &Redis) {
+        // In this order, so that nobody is given one that is cut.
+        redis.session.threads.refuse();
+        redis.session.switch.read().cut_because(redis.session.link.why_cut());
+    }
+
+    fn endpoint(&self) -> String {
+        let scheme = SCHEMES[usize::from(self.config.tls.is_some())];
+        format!("{scheme}://{}/{}", host_port(&self.config.host, self.config.port), self.config.db)
+    }
+
+    fn phase(&self) -> Phase {
+        Phase::Redis
+    }
+
+    fn usage(&self, redis: &Redis) -> Usage {
+        redis.session.threads.usage()
+    }
+}
+
+/// A Redis for async code. Cheap to clone; implements [`redis::aio::ConnectionLike`], so every
+/// command and pipeline of the `redis` crate works on it.
+///
+/// Commands share one connection, which comes back by itself after a loss, as
+/// [`Repeat`] says. One that was under way then fails: [`Error::behind`] the driver's error is [`Error::OutcomeUnknown`] if
+/// it may have changed something, else [`Error::Lost`]. Commands that would block the others (`BLPOP`,
+/// `XREAD BLOCK`, …) run on a connection of their own. Commands that would change the connection
+/// for the others (`SELECT`, a bare `MULTI`, `WATCH`, `SUBSCRIBE`, …), and `WAIT`, which is about
+/// the writes of its own connection, are refused: use
+/// [`exclusive`](Redis::exclusive) or [`pubsub`](Redis::pubsub).
+///
+/// # Cancel safety
+/// Dropping a command's future leaves the connection in order; the command may still run. A blocking one that is dropped, as
+/// `BLPOP`, may take its item with it.
+#[derive(Clone)]
+pub struct Redis {
+    session: Arc<Session>,
+}
+
+struct Session {
+    this: Weak<Session>,
+    config: Arc<RedisConfig>,
+    tls: Tls,
+    link: Link,
+    runtime: Handle,
+    /// Cuts every stream of the current generation.
+    switch: RwLock<KillSwitch>,
+    shared: RwLock<Option<Shared>>,
+    demotion: Demotion,
+    probe: tokio::sync::Mutex<Option<Connection>>,
+    is_closed: AtomicBool,
+    /// Of async connections, until their sockets are gone.
+    drivers: watch::Sender<usize>,
+    exclusives: Arc<Semaphore>,
+    exclusive_quota: Arc<Quota>,
+    threads: Checkouts<Manager>,
+}
+
+/// The connection that commands share.
+#[derive(Clone)]
+struct Shared {
+    connection: MultiplexedConnection,
+    /// Another one has taken its place, so that its end is no loss.
+    retired: CancellationToken,
+    driver: AbortHandle,
+}
+
+/// How long the server of a retired connection may be silent. Part of the 5 s within which a frozen server is an error.
+const LAST_ANSWERS: Duration = Duration::from_millis(4500);
+
+/// The pause between two questions to it.
+const LAST_PAUSE: Duration = Duration::from_millis(500);
+
+/// What is known of a server that answered `READONLY`: as a failover behind one address leaves it, or a replica on
+/// purpose.
+#[derive(Default)]
+struct Demotion {
+    is_suspected: AtomicBool,
+    /// Somebody looks for the master.
+    is_looking: AtomicBool,
+}
+
+/// How many times in a row the master is looked for. With the pause it is found within 5 s of the first `READONLY`,
+/// unless the address leads to it only later.
+const LOOKS: usize = 5;
+
+/// At most one connection a second is opened against a replica on purpose.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
+
+impl Provide<Checkouts<Manager>> for Redis {
+    fn provide(&self) -> &Checkouts<Manager> {
+        &self.session.threads
+    }
+}
+
+impl Redis {
+    /// A connection of one's own, for `WATCH`/`MULTI`, `SELECT` and blocking commands. At most
+    /// [`exclusive_size`](RedisConfig::exclusive_size) at a time; closed when it drops.
+    ///
+    /// # Errors
+    /// When no connection can be made, or none is free within the acquire timeout.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    #[track_caller]
+    pub fn exclusive(&self) -> impl Future<Output = RedisResult<Exclusive>> + Send + use<> {
+        let (redis, claim) = (self.clone(), Claim::shared());
+        async move {
+            let open = |session: Arc<Session>, switch| async move { Connection::open(&session, &switch).await };
+            let (own, place) = redis.open_own(redis.session.exclusive_quota.claim(claim), open).await?;
+            Ok(Exclusive { own, session: redis.session, _place: place })
+        }
+    }
+
+    /// A connection for subscribing to channels and patterns; counted as an exclusive one. To listen is no work: closing
+    /// does not wait for it, and ends its messages.
+    ///
+    /// # Errors
+    /// As [`exclusive`](Redis::exclusive).
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    #[track_caller]
+    pub fn pubsub(&self) -> impl Future<Output = RedisResult<PubSub>> + Send + use<> {
+        let (redis, claim) = (self.clone(), Claim::shared());
+        async move {
+            let open = |session: Arc<Session>, switch| async move {
+                redis::aio::PubSub::new(&taken_in(), open_stream(&session, &switch).await?).await
+            };
+            let (pubsub, place) = redis.open_own(redis.session.exclusive_quota.idle_claim(claim), open).await?;
+            Ok(PubSub { pubsub, session: redis.session, _place: place })
+        }
+    }
+
+    /// An exclusive connection, and its place among them.
+    async fn open_own<T: Send + 'static, F: Future<Output = RedisResult<T>> + Send + 'static>(
+        &self,
+        claim: Claim,
+        open: impl FnOnce(Arc<Session>, KillSwitch) -> F,
+    ) -> RedisResult<(Ours<T>, Ours<Place>)> {
+        let place = self.place(claim).await?;
+        let (session, switch) = (Arc::clone(&self.session), self.session.switch.read().clone());
+        let opening = open(Arc::clone(&session), switch);
+        // The place goes along, so that it is not free while an opening that nobody waits for goes on.
+        let opening = self.session.runtime.spawn(async move { (session.in_time(opening).await, place) });
+        let Ok((own, place)) = opening.await else { return Err(self.session.closed()) };
+        Ok((Ours::new(own.map_err(|error| self.session.unsent(error))?), Ours::new(place)))
+    }
+
+    /// A place among the exclusive connections, once the server can be reached.
+    async fn place(&self, claim: Claim) -> RedisResult<Place> {
+        self.session.link.process.check().map_err(refused)?;
+        let permit = self.permit(claim).await?;
+        self.session.link.ready().await.map_err(refused)?;
+        let lease = self.session.link.lease::<RedisResource, Redis>(claim).ok_or_else(|| self.session.closed())?;
+        Ok(Place { _permit: permit, _lease: lease })
+    }
+
+    async fn permit(&self, claim: Claim) -> RedisResult<OwnedSemaphorePermit> {
+        if let Ok(permit) = Arc::clone(&self.session.exclusives).try_acquire_owned() {
+            return Ok(permit);
+        }
+        let wait = self.session.exclusive_quota.wait(claim).map_err(refused)?;
+        let waiting = Arc::clone(&self.session.exclusives).acquire_owned();
+        let limit = self.session.link.acquire_timeout();
+        let timed = self.session.runtime.spawn(async move { tokio::time::timeout(limit, waiting).await });
+        match timed.await {
+            Ok(Ok(Ok(permit))) => Ok(permit),
+            Ok(Err(_elapsed)) => Err(refused(Error::Timeout(Arc::new(wait.timed_out(None))))),
+            _ => Err(self.session.closed()),
+        }
+    }
+
+    /// The shared connection, after waiting while it is being brought back.
+    async fn shared(&self) -> RedisResult<Shared> {
+        self.session.link.process.check().map_err(refused)?;
+        if let Some(shared) = self.session.live_shared() {
+            return Ok(shared);
+        }
+        self.session.link.ready().await.map_err(refused)?;
+        self.session.live_shared().ok_or_else(|| self.session.closed())
+    }
+
+    /// Sends over the shared connection; once more where the answer is lost, all of this only reads, and the policy
+    /// says so.
+    async fn send<'a, T: Answer, C: Iterator<Item = &'a Cmd>, F: Future<Output = RedisResult<T>>>(
+        &self,
+        commands: impl Fn() -> C,
+        send: impl Fn(MultiplexedConnection) -> F,
+    ) -> RedisResult<T> {
+        let link = &self.session.link;
+        let mut again = link.repeat == Repeat::Idempotent && commands().all(reads);
+        loop {
+            let generation = again.then(|| link.generation());
+            let Shared { connection, retired, .. } = self.shared().await?;
+            let busy = link.busy(Work::Operation);
+            match (send(connection).await, generation) {
+                (Err(error), Some(generation)) if error.is_io_error() => {
+                    // The end of one that is retired says nothing about the one in its place.
+                    if !retired.is_cancelled() {
+                        link.lost(generation, error);
+                    }
+                }
+                (answer, _) => return self.session.answered(busy, answer, || unsafe_twice(commands())),
+            }
+            drop(busy);
+            again = false;
+            // Or the connection that is just being cut would be asked again.
+            link.ready().await.map_err(refused)?;
+        }
+    }
+}
+
+impl Session {
+    /// Opens one connection, whatever steps that takes, within the limit.
+    async fn in_time<T>(&self, opening: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
+        let limit = self.config.connect_timeout;
+        let late = || io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit:?}"));
+        within(limit, opening).await.unwrap_or_else(|_elapsed| Err(late().into()))
+    }
+
+    /// Opens the shared connection of a new generation.
+    async fn open_shared(&self) -> Result<(), Failure> {
+        // The cut one stays in place until there is a connection to put under the new one.
+        let switch = KillSwitch::new();
+        let (connection, driver) = self.in_time(open(self, &switch)).await.map_err(|error| {
+            let permanent = matches!(error.kind(), ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig)
+                || matches!(error.code(), Some("NOAUTH" | "NOPERM" | "DENIED"))
+                || tls::is_permanent(&error);
+            let is_silent = error.is_io_error();
+            let source = self.config.told(error);
+            match (permanent, is_silent) {
+                (true, _) => Failure::permanent(source),
+                (_, true) => Failure::transient(source),
+                _ => Failure::refused(source),
+            }
+        })?;
+        *self.shared.write() = Some(self.drive(connection, driver, &switch));
+        *self.switch.write() = switch;
+        self.demotion.is_suspected.store(false, Ordering::Relaxed);
+        self.threads.accept();
+        Ok(())
+    }
+
+    /// Has the connection's driver run. Its end is a loss of the generation, unless the connection is retired by then.
+    fn drive(&self, connection: MultiplexedConnection, driver: BoxFuture<()>, switch: &KillSwitch) -> Shared {
+        let retired = CancellationToken::new();
+        let (link, switch, is_retired) = (self.link.clone(), switch.clone(), retired.clone());
+        let generation = link.generation();
+        let driver = tokio::spawn(async move {
+            tokio::select! {
+                () = driver => {
+                    if !is_retired.is_cancelled() {
+                        // First, so that nothing is asked of it from the moment in which it counts as lost.
+                        switch.cut();
+                        link.lost(generation, "the server closed the connection");
+                    }
+                }
+                () = switch.wait() => {}
+            }
+        });
+        Shared { connection, retired, driver: driver.abort_handle() }
+    }
+
+    fn live_shared(&self) -> Option<Shared> {
+        if self.switch.read().is_cut() {
+            return None;
+        }
+        self.shared.read().clone()
+    }
+
+    /// Looks for the master behind the address of a server that answered `READONLY`, unless somebody does.
+    fn look_for_master(&self) {
+        self.demotion.is_suspected.store(true, Ordering::Relaxed);
+        if self.demotion.is_looking.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let Some(session) = self.this.upgrade() else { return };
+        let switch = self.switch.read().clone();
+        self.runtime.spawn(async move {
+            let looking = async {
+                for _ in 0..LOOKS {
+                    let found = session.in_time(session.look(&switch)).await;
+                    tokio::time::sleep(LOOK_PAUSE).await;
+                    match found {
+                        Ok(true) => return,
+                        Ok(false) => {}
+                        Err(error) => {
+                            let error = session.config.told(error);
+                            tracing::debug!(resource = %session.link.name(), %error, "looking for the master");
+                        }
+                    }
+                }
+            };
+            tokio::select! {
+                () = looking => {}
+                () = switch.wait() => {}
+            }
+            session.demotion.is_looking.store(false, Ordering::Release);
+        });
+    }
+
+    /// Whether the address leads to a master, by a new connection, which then takes the place of those that there are.
+    async fn look(&self, switch: &KillSwitch) -> RedisResult<bool> {
+        let (mut connection, mut driver) = open(self, switch).await?;
+        let is_replica = tokio::select! {
+            is_replica = is_replica(&mut connection) => is_replica?,
+            () = &mut driver => return Err(io::Error::from(io::ErrorKind::ConnectionReset).into()),
+        };
+        if is_replica {
+            return Ok(false);
+        }
+        let Some(old) = self.replace_shared(connection, driver, switch) else { return Ok(false) };
+        let retired_at = Instant::now();
+        self.threads.retire();
+        let (probe, switch) = (self.probe.lock().await.take(), switch.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = outlast(old.driver, probe, retired_at) => {}
+                () = switch.wait() => {}
+            }
+        });
+        self.demotion.is_suspected.store(false, Ordering::Relaxed);
+        tracing::warn!(
+            resource = %self.link.name(),
+            endpoint = %self.link.endpoint(),
+            "the server became a replica; another one, which is a master, has its address"
+        );
+        Ok(true)
+    }
+
+    /// Retires the shared connection, on which what is in flight is still answered. `None` if that is cut meanwhile.
+    fn replace_shared(
+        &self,
+        connection: MultiplexedConnection,
+        driver: BoxFuture<()>,
+        switch: &KillSwitch,
+    ) -> Option<Shared> {
+        let mut shared = self.shared.write();
+        // Whoever brings a lost one back writes it after the cut, and must not find it replaced by what was cut.
+        if switch.is_cut() {
+            return None;
+        }
+        let old = shared.replace(self.drive(connection, driver, switch))?;
+        old.retired.cancel();
+        Some(old)
+    }
+
+    /// What the answer to a PING proves, or that there was none.
+    fn judged(&self, answer: RedisResult<()>) -> Result<(), Failure> {
+        let Err(error) = answer else {
+            return match self.demotion.is_suspected.load(Ordering::Relaxed) {
+                true => Err(Failure::limited(
+                    "it is a replica, which answered READONLY to a command that changes something",
+                )),
+                false => Ok(()),
+            };
+        };
+        let (is_silent, is_limited) = (error.is_io_error(), error.code() == Some("NOPERM"));
+        let told = self.config.told(error);
+        Err(match (is_silent, is_limited) {
+            (true, _) => Failure::transient(told),
+            (_, true) => Failure::limited(told),
+            _ => Failure::refused(told),
+        })
+    }
+
+    /// An answer ends the operation, be it an error of the server's. Without one it is given up: it is lost, or, where it
+    /// changes something, nobody knows whether it ran.
+    fn answered<T: Answer>(
+        &self,
+        busy: Busy,
+        answer: RedisResult<T>,
+        unsafe_twice: impl FnOnce() -> Option<String>,
+    ) -> RedisResult<T> {
+        let error = match answer {
+            Err(error) if error.is_io_error() => error,
+            answer => {
+                if is_readonly(&answer) {
+                    self.look_for_master();
+                }
+                busy.done();
+                return answer;
+            }
+        };
+        // Before anything was sent.
+        if let Some(Error::Forked) = Error::behind(&error) {
+            return Err(error);
+        }
+        let lost = self.lost(error);
+        Err(refused(match (unsafe_twice(), lost) {
+            (Some(action), lost) => {
+                let resource = Arc::clone(self.link.name());
+                Error::OutcomeUnknown { resource, action, source: Arc::new(lost) }
+            }
+            (None, lost) => lost,
+        }))
+    }
+
+    /// The error of a call that no harm comes of, as the connection went under it.
+    fn lost(&self, error: impl Into<BoxError>) -> Error {
+        let error = error.into();
+        // The first is what the kill switch was thrown for.
+        let source = match Error::behind(&*error).cloned().or_else(|| self.link.trouble()) {
+            Some(known @ (Error::Lost { .. } | Error::Closing { .. } | Error::Closed { .. })) => return known,
+            Some(known) => Arc::new(known) as Source,
+            None => error.into(),
+        };
+        let (resource, endpoint) = (Arc::clone(self.link.name()), Arc::clone(self.link.endpoint()));
+        Error::Lost { resource, endpoint, source }
+    }
+
+    /// The error of a call that found its connection gone, so that nothing was sent.
+    fn gone(&self, error: impl Into<BoxError>) -> Error {
+        let resource = || Arc::clone(self.link.name());
+        match self.link.slot.upgrade().map(|slot| slot.condition()) {
+            None | Some(Condition { state: State::Closed, .. }) => Error::Closed { resource: resource() },
+            Some(Condition { state: State::Draining, .. }) => Error::Closing { resource: resource() },
+            Some(_) => self.lost(error),
+        }
+    }
+
+    /// The driver's error of a call before which the connection went.
+    fn unsent(&self, error: RedisError) -> RedisError {
+        if error.is_io_error() && Error::behind(&error).is_none() { refused(self.gone(error)) } else { error }
+    }
+
+    fn closed(&self) -> RedisError {
+        refused(Error::Closed { resource: Arc::clone(self.link.name()) })
+    }
+}
+
+/// Waits until what is in flight on a retired connection is answered, or its server is silent. The prober's connection
+/// asks, as long as it leads to that server: to a replica, as the master that was found is none.
+async fn outlast(retired: AbortHandle, probe: Option<Connection>, mut heard: Instant) {
+    if let Some(mut probe) = probe {
+        while !retired.is_finished()
+            && matches!(within(LAST_ANSWERS - LAST_PAUSE, is_replica(&mut probe.connection)).await, Ok(Ok(true)))
+        {
+            heard = Instant::now();
+            tokio::time::sleep(LAST_PAUSE).await;
+        }
+    }
+    tokio::time::sleep(LAST_ANSWERS.saturating_sub(heard.elapsed())).await;
+    retired.abort();
+}
+
+/// The prober's question. Where there was a `READONLY`, whether it is a replica's is asked too.
+async fn ask(session: &Session, connection: &mut MultiplexedConnection) -> RedisResult<()> {
+    let answer = redis::cmd("PING").query_async::<()>(connection).await;
+    if answer.is_ok() && session.demotion.is_suspected.load(Ordering::Relaxed) {
+        let is_replica = is_replica(connection).await?;
+        session.demotion.is_suspected.store(is_replica, Ordering::Relaxed);
+    }
+    answer
+}
+
+/// Whether the server is a replica, for all that it says. HELLO needs no right; a Redis before 6 knows ROLE alone. One
+/// that says neither has answered `READONLY`, so that it counts as a replica until it takes a write.
+async fn is_replica(connection: &mut MultiplexedConnection) -> RedisResult<bool> {
+    match redis::cmd("HELLO").arg(2).query_async::<HashMap<String, Value>>(connection).await {
+        Ok(about) => Ok(matches!(about.get("role"), Some(Value::BulkString(role)) if role == b"replica")),
+        Err(error) if error.is_io_error() => Err(error),
+        Err(_it_has_no_hello) => match redis::cmd("ROLE").query_async::<Vec<Value>>(connection).await {
+            Ok(role) => Ok(!matches!(role.first(), Some(Value::BulkString(role)) if role == b"master")),
+            Err(error) if error.is_io_error() => Err(error),
+            Err(_it_cannot_say) => Ok(true),
+        },
+    }
+}
+
+impl RedisConfig {
+    fn secrets(&self) -> Vec<&str> {
+        self.password.iter().map(Secret::expose).collect()
+    }
+
+    /// An error as users may see it, in the server's words if they are its own. What the driver says of a refused login,
+    /// and of a stream, are the driver's.
+    fn told(&self, error: RedisError) -> BoxError {
+        let told = !matches!(error.kind(), ErrorKind::AuthenticationFailed | ErrorKind::Io);
+        let user = [self.user.as_deref().unwrap_or_default()];
+        let words = error.code().map(|code| format!("{code} {}", error.detail().unwrap_or_default()));
+        match words {
+            Some(words) => redacted(Worded::new(words, error), told, &self.secrets(), &user),
+            None => redacted(error, told, &self.secrets(), &user),
+        }
+    }
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redis").field("resource", self.session.link.name()).finish_non_exhaustive()
+    }
+}
+
+impl ConnectionLike for Redis {
+    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+        Box::pin(async move {
+            match Effect::of(cmd) {
+                Effect::None => {
+                    let send = |mut shared: MultiplexedConnection| async move { shared.send_packed_command(cmd).await };
+                    self.send(|| [cmd].into_iter(), send).await
+                }
+                Effect::Blocks => self.exclusive().await?.req_packed_command(cmd).await,
+                Effect::Changes(name) => Err(not_shared(&name)),
+                Effect::Silences => Err(silenced()),
+            }
+        })
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        Box::pin(async move {
+            let mut blocks = false;
+            for cmd in pipeline.cmd_iter() {
+                match Effect::of(cmd) {
+                    Effect::None => {}
+                    Effect::Blocks => blocks = true,
+                    Effect::Changes(name) => return Err(not_shared(&name)),
+                    Effect::Silences => return Err(silenced()),
+                }
+            }
+            if blocks {
+                self.exclusive().await?.req_packed_commands(pipeline, offset, count).await
+            } else {
+                let send = |mut shared: MultiplexedConnection| async move {
+                    shared.send_packed_commands(pipeline, offset, count).await
+                };
+                self.send(|| pipeline.cmd_iter(), send).await
+            }
+        })
+    }
+
+    fn get_db(&self) -> i64 {
+        self.session.config.db
+    }
+}
+
+impl ConnectionLike for Lease<Redis> {
+    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+        let mut redis = Redis::clone(self);
+        Box::pin(async move { redis.req_packed_command(cmd).await })
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        let mut redis = Redis::clone(self);
+        Box::pin(async move { redis.req_packed_commands(pipeline, offset, count).await })
+    }
+
+    fn get_db(&self) -> i64 {
+        Redis::get_db(self)
+    }
+}
+
+/// An async connection of one's own. Every command is allowed; it is closed when it drops.
+pub struct Exclusive {
+    own: Ours<Connection>,
+    session: Arc<Session>,
+    _place: Ours<Place>,
+}
+
+impl Exclusive {
+    /// Whether these can be sent.
+    fn check<'a>(&self, commands: impl IntoIterator<Item = &'a Cmd>) -> RedisResult<()> {
+        self.session.link.process.check().map_err(refused)?;
+        if commands.into_iter().any(silences) {
+            return Err(silenced());
+        }
+        if self.own.is_gone() { Err(refused(self.session.gone(ended(&self.own.switch)))) } else { Ok(()) }
+    }
+}
+
+impl ConnectionLike for Exclusive {
+    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+        Box::pin(async move {
+            self.check([cmd])?;
+            let busy = self.session.link.busy(Work::Operation);
+            let answer = self.own.connection.req_packed_command(cmd).await;
+            self.session.answered(busy, answer, || unsafe_twice([cmd]))
+        })
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        Box::pin(async move {
+            self.check(pipeline.cmd_iter())?;
+            let busy = self.session.link.busy(Work::Operation);
+            let answer = self.own.connection.req_packed_commands(pipeline, offset, count).await;
+            self.session.answered(busy, answer, || unsafe_twice(pipeline.cmd_iter()))
+        })
+    }
+
+    fn get_db(&self) -> i64 {
+        self.session.config.db
+    }
+}
+
+impl fmt::Debug for Exclusive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exclusive").field("resource", self.session.link.name()).finish_non_exhaustive()
+    }
+}
+
+/// A connection that is subscribed; derefs to [`redis::aio::PubSub`]. Its messages end when the connection is lost.
+pub struct PubSub {
+    pubsub: Ours<redis::aio::PubSub>,
+    session: Arc<Session>,
+    _place: Ours<Place>,
+}
+
+/// The driver's own, but that [`Error::behind`] an error is why the connection is gone.
+impl PubSub {
+    /// Subscribes to a channel, or to several.
+    ///
+    /// # Errors
+    /// When the server refuses it, or the connection is lost.
+    ///
+    /// # Cancel safety
+    /// It may be subscribed all the same.
+    pub async fn subscribe(&mut self, channels: impl ToRedisArgs) -> RedisResult<()> {
+        self.pubsub.subscribe(channels).await.map_err(|error| self.session.unsent(error))
+    }
+
+    /// Ends the subscription to a channel, or to several.
+    ///
+    /// # Errors
+    /// When the server refuses it, or the connection is lost.
+    ///
+    /// # Cancel safety
+    /// It may be ended all the same.
+    pub async fn unsubscribe(&mut self, channels: impl ToRedisArgs) -> RedisResult<()> {
+        self.pubsub.unsubscribe(channels).await.map_err(|error| self.session.unsent(error))
+    }
+
+    /// Subscribes to a pattern, or to several.
+    ///
+    /// # Errors
+    /// When the server refuses it, or the connection is lost.
+    ///
+    /// # Cancel safety
+    /// It may be subscribed all the same.
+    pub async fn psubscribe(&mut self, patterns: impl ToRedisArgs) -> RedisResult<()> {
+        self.pubsub.psubscribe(patterns).await.map_err(|error| self.session.unsent(error))
+    }
+
+    /// Ends the subscription to a pattern, or to several.
+    ///
+    /// # Errors
+    /// When the server refuses it, or the connection is lost.
+    ///
+    /// # Cancel safety
+    /// It may be ended all the same.
+    pub async fn punsubscribe(&mut self, patterns: impl ToRedisArgs) -> RedisResult<()> {
+        self.pubsub.punsubscribe(patterns).await.map_err(|error| self.session.unsent(error))
+    }
+}
+
+impl Deref for PubSub {
+    type Target = redis::aio::PubSub;
+    fn deref(&self) -> &Self::Target {
+        &self.pubsub
+    }
+}
+
+impl DerefMut for PubSub {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.pubsub
+    }
+}
+
+impl fmt::Debug for PubSub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PubSub").finish_non_exhaustive()
+    }
+}
+
+/// A place among the exclusive connections, and in the books.
+struct Place {
+    _permit: OwnedSemaphorePermit,
+    _lease: Lease<Redis>,
+}
+
+/// How long a thread waits for the server's words on what it did not take, which have been sent by then.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// How long closing waits for the drivers' tasks and sockets to go, which takes microseconds.
+const LINGER: Duration = Duration::from_millis(500);
+
+/// Why a connection has ended on which nothing was under way.
+fn ended(switch: &KillSwitch) -> BoxError {
+    switch.cause().map_or_else(|| "the connection has ended".into(), |cause| cause.clone().into())
+}
+
+/// A connection with a driver task that ends with it.
+struct Connection {
+    connection: MultiplexedConnection,
+    driver: AbortHandle,
+    switch: KillSwitch,
+}
+
+impl Connection {
+    async fn open(session: &Session, switch: &KillSwitch) -> RedisResult<Self> {
+        let (connection, driver) = open(session, switch).await?;
+        Ok(Connection { connection, driver: tokio::spawn(driver).abort_handle(), switch: switch.clone() })
+    }
+
+    fn is_gone(&self) -> bool {
+        self.switch.is_cut() || self.driver.is_finished()
+    }
+}
+
+impl Drop for Connection {
+    // The driver of an unanswered blocking command would live on without this.
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+async fn open(session: &Session, switch: &KillSwitch) -> RedisResult<(MultiplexedConnection, BoxFuture<()>)> {
+    let counted = Counted::new(&session.drivers);
+    let stream = open_stream(session, switch).await?;
+    // Slow commands are no reason to give up; frozen servers are what the kill switch is for.
+    let settings = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
+    let (connection, driver) = MultiplexedConnection::new_with_config(&taken_in(), stream, settings).await?;
+    let driver: BoxFuture<()> = Box::pin(async move {
+        let _counted = counted;
+        driver.await;
+    });
+    Ok((connection, driver))
+}
+
+/// For the driver, which has nothing left to say on a connection that was greeted.
+fn taken_in() -> RedisConnectionInfo {
+    RedisConnectionInfo::default().set_skip_set_lib_name()
+}
+
+/// A connection that the server has taken in.
+async fn open_stream(session: &Session, switch: &KillSwitch) -> RedisResult<Listening> {
+    let RedisConfig { host, port, keepalive, .. } = &*session.config;
+    let mut stream = Listening(session.tls.dial(host, *port, *keepalive, switch).await?);
+    let (mut greeting, mut decoder) = (Greeting::new(session), Default::default());
+    while let Some((steps, packed)) = greeting.words() {
+        stream.write_all(&packed).await?;
+        stream.flush().await?;
+        for step in steps {
+            greeting.heard(step, redis::parse_redis_value_async(&mut decoder, &mut stream).await)?;
+        }
+    }
+    Ok(stream)
+}
+
+/// A stream whose end its reader tells, not its writer: what the server said before it hung up on what it was being
+/// sent, as that it is too large, is heard then.
+struct Listening(Stream);
+
+impl AsyncRead for Listening {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Listening {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes).map(|written| unless_ended(written, bytes.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx).map(|flushed| unless_ended(flushed, ()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+/// These errors end the reading too, after what has arrived.
+fn unless_ended<T>(result: io::Result<T>, ended: T) -> io::Result<T> {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset};
+    result.or_else(|error| if matches!(error.kind(), BrokenPipe | ConnectionReset) { Ok(ended) } else { Err(error) })
+}
+
+/// The first words on any new connection, said in one go: the driver's own hide what the server answers.
+struct Greeting<'a> {
+    session: &'a Session,
+    user: Option<&'a str>,
+    is_due: bool,
+    /// An error that does no harm. If the server hangs up after it, it says why.
+    waived: Option<ServerError>,
+}
+
+#[derive(Clone, Copy)]
+enum Step {
+    Auth,
+    Select,
+    Name,
+    Ping,
+}
+
+impl<'a> Greeting<'a> {
+    fn new(session: &'a Session) -> Self {
+        Greeting { session, user: session.config.user.as_deref(), is_due: true, waived: None }
+    }
+
+    /// What is to be said next, and what of it is to be answered in turn.
+    fn words(&mut self) -> Option<(Vec<Step>, Vec<u8>)> {
+        if !std::mem::take(&mut self.is_due) {
+            return None;
+        }
+        let RedisConfig { password, db, client_name, .. } = &*self.session.config;
+        let (mut steps, mut packed) = (Vec::new(), Vec::new());
+        let mut say = |step, command: &Cmd| {
+            steps.push(step);
+            packed.extend(command.get_packed_command());
+        };
+        if let Some(password) = password {
+            let login: Vec<_> = self.user.into_iter().chain([password.expose()]).collect();
+            say(Step::Auth, redis::cmd("AUTH").arg(login));
+        }
+        if *db != 0 {
+            say(Step::Select, redis::cmd("SELECT").arg(*db));
+        }
+        say(Step::Name, redis::cmd("CLIENT").arg("SETNAME").arg(client_name));
+        // It alone tells whether the server serves: the others are answered while it loads.
+        say(Step::Ping, &redis::cmd("PING"));
+        Some((steps, packed))
+    }
+
+    fn heard(&mut self, step: Step, answer: RedisResult<Value>) -> RedisResult<()> {
+        let error = match answer {
+            Ok(Value::ServerError(error)) => error,
+            Ok(_) => return Ok(()),
+            Err(error) => {
+                return Err(self.waived.take().filter(|_| error.is_io_error()).map_or(error, RedisError::from));
+            }
+        };
+        if self.is_due {
+            // It is all said again.
+            return Ok(());
+        }
+        let says = |words: &str| error.details().is_some_and(|details| details.starts_with(words));
+        match (step, error.code()) {
+            (_, "NOAUTH" | "DENIED" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "BUSY") => Err(error.into()),
+            (_, "ERR") if says("max number of clients") => Err(error.into()),
+            // A Redis before 6 has no users.
+            (Step::Auth, "ERR") if self.user.is_some() && says("wrong number of arguments for 'auth'") => {
+                self.user = None;
+                self.is_due = true;
+                Ok(())
+            }
+            (Step::Auth, _) => Err((ErrorKind::AuthenticationFailed, "Password authentication failed").into()),
+            (Step::Select, "ERR" | "NOPERM") => {
+                let says = error.details().unwrap_or_default().to_owned();
+                Err((ErrorKind::InvalidClientConfig, "the server refuses this database", says).into())
+            }
+            (Step::Select, _) => Err(error.into()),
+            // A user may lack the right to either. A server that cannot save its data refuses a PING, and still serves reads.
+            (Step::Name | Step::Ping, _) => {
+                let what = if matches!(step, Step::Name) { "CLIENT SETNAME" } else { "PING" };
+                let told = self.session.config.told(error.clone().into());
+                tracing::debug!(resource = %self.session.link.name(), error = %told, "the server refuses {what}, which a connection can do without");
+                self.waived = Some(error);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// What can be looked through for errors of the server's.
+pub(crate) trait Answer {
+    fn values(&self) -> &[Value];
+}
+
+impl Answer for Value {
+    fn values(&self) -> &[Value] {
+        std::slice::from_ref(self)
+    }
+}
+
+impl Answer for Vec<Value> {
+    fn values(&self) -> &[Value] {
+        self
+    }
+}
+
+/// Whether a replica refused to change something.
+fn is_readonly<T: Answer>(answer: &RedisResult<T>) -> bool {
+    let is_so = |error: &ServerError| error.kind() == Some(ServerErrorKind::ReadOnly);
+    match answer {
+        Ok(answer) => answer.values().iter().any(|value| matches!(value, Value::ServerError(error) if is_so(error))),
+        Err(error) => {
+            let in_transaction = error.clone().into_server_errors();
+            error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
+                || in_transaction.is_some_and(|errors| errors.iter().any(|(_, error)| is_so(error)))
+        }
+    }
+}
+
+/// What a command does to a connection that others share.
+enum Effect {
+    None,
+    Blocks,
+    Changes(String),
+    Silences,
+}
+
+impl Effect {
+    fn of(cmd: &Cmd) -> Self {
+        let mut args = cmd.args_iter().filter_map(|arg| match arg {
+            redis::Arg::Simple(bytes) => Some(bytes),
+            _ => None,
+        });
+        let Some(name) = args.next() else { return Effect::None };
+        let name = name.to_ascii_uppercase();
+        match name.as_slice() {
+            b"BLPOP" | b"BRPOP" | b"BRPOPLPUSH" | b"BLMOVE" | b"BLMPOP" | b"BZPOPMIN" | b"BZPOPMAX" | b"BZMPOP" => {
+                Effect::Blocks
+            }
+            b"XREAD" | b"XREADGROUP" if args.any(|arg| arg.eq_ignore_ascii_case(b"BLOCK")) => Effect::Blocks,
+            b"MULTI" | b"EXEC" | b"DISCARD" | b"WATCH" | b"UNWATCH" | b"SELECT" | b"AUTH" | b"HELLO" | b"RESET"
+            | b"QUIT" | b"MONITOR" | b"SUBSCRIBE" | b"PSUBSCRIBE" | b"SSUBSCRIBE" | b"UNSUBSCRIBE"
+            | b"PUNSUBSCRIBE" | b"SUNSUBSCRIBE" | b"READONLY" | b"READWRITE" | b"ASKING" | b"WAIT" | b"WAITAOF" => {
+                Effect::Changes(String::from_utf8_lossy(&name).into_owned())
+            }
+            b"CLIENT" if silences(cmd) => Effect::Silences,
+            b"CLIENT" if !args.next().is_some_and(is_harmless) => Effect::Changes("this CLIENT command".to_owned()),
+            _ => Effect::None,
+        }
+    }
+}
+
+/// Whether CLIENT with this subcommand leaves the connection as it is.
+fn is_harmless(subcommand: &[u8]) -> bool {
+    const HARMLESS: [&[u8]; 6] = [b"LIST", b"ID", b"INFO", b"SETNAME", b"GETNAME", b"KILL"];
+    HARMLESS.iter().any(|known| subcommand.eq_ignore_ascii_case(known))
+}
+
+/// Whether commands get no answers after this one.
+fn silences(cmd: &Cmd) -> bool {
+    let mut words = cmd.args_iter();
+    let mut next = || match words.next() {
+        Some(redis::Arg::Simple(word)) => word,
+        _ => b"",
+    };
+    let name = next();
+    // The others are not looked at, as this is asked of every command.
+    name.eq_ignore_ascii_case(b"CLIENT") && is_silence(next(), next())
+}
+
+fn is_silence(subcommand: &[u8], mode: &[u8]) -> bool {
+    subcommand.eq_ignore_ascii_case(b"REPLY") && !mode.eq_ignore_ascii_case(b"ON")
+}
+
+fn silenced() -> RedisError {
+    let problem = "CLIENT REPLY takes away the answers that every command waits for";
+    let remedy = "send a pipeline whose answers you `ignore()`".to_owned();
+    (ErrorKind::Client, problem, remedy).into()
+}
+
+/// The commands that only read, which do no harm twice.
+const READS: &str = "\
+    BITCOUNT BITFIELD_RO BITPOS DBSIZE DUMP ECHO EVALSHA_RO EVAL_RO EXISTS EXPIRETIME FCALL_RO GEODIST GEOHASH \
+    GEOPOS GEORADIUSBYMEMBER_RO GEORADIUS_RO GEOSEARCH GET GETBIT GETRANGE HEXISTS HGET HGETALL HKEYS HLEN \
+    HMGET HRANDFIELD HSCAN HSTRLEN HVALS INFO KEYS LCS LINDEX LLEN LPOS LRANGE MGET PEXPIRETIME PING PTTL \
+    RANDOMKEY SCAN SCARD SDIFF SINTER SINTERCARD SISMEMBER SMEMBERS SMISMEMBER SORT_RO SRANDMEMBER SSCAN \
+    STRLEN SUBSTR SUNION TIME TTL TYPE XLEN XPENDING XRANGE XREAD XREVRANGE ZCARD ZCOUNT ZDIFF ZINTER \
+    ZINTERCARD ZLEXCOUNT ZMSCORE ZRANDMEMBER ZRANGE ZRANGEBYLEX ZRANGEBYSCORE ZRANK ZREVRANGE ZREVRANGEBYLEX \
+    ZREVRANGEBYSCORE ZREVRANK ZSCAN ZSCORE ZUNION";
+
+fn is_read(name: &[u8]) -> bool {
+    READS.split_ascii_whitespace().any(|read| name.eq_ignore_ascii_case(read.as_bytes()))
+}
+
+fn name(cmd: &Cmd) -> &[u8] {
+    match cmd.args_iter().next() {
+        Some(redis::Arg::Simple(name)) => name,
+        _ => b"",
+    }
+}
+
+fn reads(cmd: &Cmd) -> bool {
+    is_read(name(cmd))
+}
+
+/// The name of the first command that changes something.
+fn unsafe_twice<'a>(commands: impl IntoIterator<Item = &'a Cmd>) -> Option<String> {
+    let mut names = commands.into_iter().map(name);
+    names.find(|name| !is_read(name)).map(|name| String::from_utf8_lossy(name).into_owned())
+}
+
+/// The same of packed commands.
+fn unsafe_twice_packed(packed: &[u8]) -> Option<String> {
+    let mut found = None;
+    each_command(packed, |[name, ..]| {
+        if !is_read(name) {
+            found.get_or_insert_with(|| String::from_utf8_lossy(name).into_owned());
+        }
+    });
+    found
+}
+
+fn not_shared(name: &str) -> RedisError {
+    let problem = format!(
+        "{name} would change the connection that others share; use `exclusive()`, or `pubsub()` for subscriptions"
+    );
+    io::Error::new(io::ErrorKind::InvalidInput, problem).into()
+}
+
+/// Our error, where a signature asks for the driver's.
+fn refused(error: Error) -> RedisError {
+    let kind = match &error {
+        Error::Timeout(_) => io::ErrorKind::TimedOut,
+        Error::Lost { .. } | Error::OutcomeUnknown { .. } => io::ErrorKind::ConnectionAborted,
+        _ => io::ErrorKind::NotConnected,
+    };
+    io::Error::new(kind, error).into()
+}
+
+/// Opens and tests the connections for threads.
+pub(crate) struct Manager(Weak<Session>);
+
+impl r2d2::ManageConnection for Manager {
+    type Connection = Wire;
+    type Error = RedisError;
+
+    fn connect(&self) -> RedisResult<Wire> {
+        match self.0.upgrade() {
+            Some(session) => {
+                let switch = session.switch.read().clone();
+                Wire::connect(&session, switch)
+            }
+            None => Err(io::Error::new(io::ErrorKind::NotConnected, "closed").into()),
+        }
+    }
+
+    fn is_valid(&self, wire: &mut Wire) -> RedisResult<()> {
+        let end = deadline(wire.config.test_limit);
+        wire.limited(end, |wire| wire.ping())
+    }
+
+    fn has_broken(&self, wire: &mut Wire) -> bool {
+        wire.is_spent()
+    }
+}
+
+/// A blocking connection over a stream of our own, which the kill switch can cut while a thread
+/// waits on it; the `redis` crate's own does not show its socket.
+pub(crate) struct Wire {
+    session: Weak<Session>,
+    config: Arc<RedisConfig>,
+    stream: Blocking,
+    parser: redis::Parser,
+    switch: KillSwitch,
+    process: &'static Process,
+    _guarded: Guarded,
+    state: ConnectionState,
+    /// A command was begun and has not been answered in full.
+    midway: bool,
+}
+
+/// What commands have done to the connection.
+#[derive(Debug, Default, PartialEq)]
+struct ConnectionState {
+    in_multi: bool,
+    watching: bool,
+    other_db: bool,
+    /// In a mode that nothing but a new connection leaves for sure.
+    altered: bool,
+}
+
+impl Wire {
+    fn connect(session: &Arc<Session>, switch: KillSwitch) -> RedisResult<Self> {
+        let RedisConfig { host, port, keepalive, connect_timeout, .. } = &*session.config;
+        let end = deadline(*connect_timeout);
+        let (stream, guarded) = session.tls.dial_blocking(host, *port, *keepalive, &switch, end)?;
+        let mut wire = Wire {
+            session: Arc::downgrade(session),
+            config: Arc::clone(&session.config),
+            stream,
+            parser: redis::Parser::new(),
+            switch,
+            process: Process::current(),
+            _guarded: guarded,
+            state: ConnectionState::default(),
+            midway: false,
+        };
+        wire.limited(end, |wire| wire.greet(session))?;
+        Ok(wire)
+    }
+
+    fn greet(&mut self, session: &Session) -> RedisResult<()> {
+        let mut greeting = Greeting::new(session);
+        while let Some((steps, packed)) = greeting.words() {
+            // Reading tells what keeps this from being written, and what the server says to whom it does not take in.
+            let _ = self.stream.write_all(&packed).and_then(|()| self.stream.flush());
+            for step in steps {
+                greeting.heard(step, self.reply())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Why nothing can be sent any more, if so.
+    pub(crate) fn gone(&self) -> Option<RedisError> {
+        let cause = match (self.switch.is_cut(), self.midway) {
+            (true, _) => ended(&self.switch),
+            (false, true) => "an earlier command on this connection was cut short".into(),
+            (false, false) => return None,
+        };
+        Some(match self.process.check() {
+            Ok(()) => self.unsent(io::Error::new(io::ErrorKind::ConnectionAborted, cause).into()),
+            Err(forked) => refused(forked),
+        })
+    }
+
+    /// The error of a call before which the connection went.
+    pub(crate) fn unsent(&self, error: RedisError) -> RedisError {
+        match self.session.upgrade() {
+            Some(session) => session.unsent(error),
+            None => error,
+        }
+    }
+
+    /// A lease by which it is known as a checkout that closing does not wait for.
+    pub(crate) fn idle_lease(&self, claim: Claim) -> Option<Lease<Checkouts<Manager>>> {
+        let session = self.session.upgrade()?;
+        session.link.lease::<RedisResource, _>(session.threads.quota.idle_claim(claim))
+    }
+
+    /// What became of a call.
+    pub(crate) fn answered<T: Answer>(&self, busy: Busy, answer: RedisResult<T>, packed: &[u8]) -> RedisResult<T> {
+        match self.session.upgrade() {
+            Some(session) => session.answered(busy, answer, || unsafe_twice_packed(packed)),
+            None => answer,
+        }
+    }
+
+    /// Whether it must not be handed out again.
+    fn is_spent(&self) -> bool {
+        self.midway || self.switch.is_cut() || self.state != ConnectionState::default()
+    }
+
+    fn limited(&mut self, end: Instant, run: impl FnOnce(&mut Self) -> RedisResult<()>) -> RedisResult<()> {
+        self.stream.end_by(Some(end))?;
+        run(self)?;
+        Ok(self.stream.end_by(None)?)
+    }
+
+    fn send(&mut self, packed: &[u8]) -> RedisResult<()> {
+        self.process.check().map_err(refused)?;
+        if let Some(gone) = self.gone() {
+            return Err(gone);
+        }
+        let mut is_silence = false;
+        each_command(packed, |[name, first, second]| {
+            is_silence |= name.eq_ignore_ascii_case(b"CLIENT") && self::is_silence(first, second);
+            self.state.observe(name, first, self.config.db);
+        });
+        if is_silence {
+            return Err(silenced());
+        }
+        self.midway = true;
+        let sent = self.stream.write_all(packed).and_then(|()| self.stream.flush());
+        sent.map_err(|error| self.last_words().map_or(error.into(), RedisError::from))
+    }
+
+    /// What the server said before it hung up on what it was being sent: that it is too large.
+    fn last_words(&mut self) -> Option<ServerError> {
+        self.stream.end_by(Some(deadline(LAST_WORDS))).ok()?;
+        loop {
+            match self.receive().ok()? {
+                Value::ServerError(error) if error.details().is_some_and(|said| said.starts_with("Protocol error")) => {
+                    return Some(error);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The next message, be it a reply or a push.
+    pub(crate) fn receive(&mut self) -> RedisResult<Value> {
+        // A forked child would read the parent's replies.
+        self.process.check().map_err(refused)?;
+        self.parser.parse_value(&mut self.stream)
+    }
+
+    /// Any answer will do: an error is no fault of the connection's.
+    fn ping(&mut self) -> RedisResult<()> {
+        redis::ConnectionLike::req_packed_command(self, &redis::cmd("PING").get_packed_command()).map(drop)
+    }
+
+    fn reply(&mut self) -> RedisResult<Value> {
+        loop {
+            match self.receive()? {
+                Value::Push { .. } => {}
+                value => return Ok(value),
+            }
+        }
+    }
+
+    /// Sends a command whose replies are read one by one; the connection is not handed out again.
+    pub(crate) fn subscribe(&mut self, command: &Cmd) -> RedisResult<()> {
+        self.send(&command.get_packed_command())?;
+        self.state.altered = true;
+        Ok(())
+    }
+}
+
+impl redis::ConnectionLike for Wire {
+    fn req_packed_command(&mut self, packed: &[u8]) -> RedisResult<Value> {
+        self.send(packed)?;
+        let value = self.reply()?;
+        self.midway = false;
+        Ok(value)
+    }
+
+    fn req_packed_commands(&mut self, packed: &[u8], offset: usize, count: usize) -> RedisResult<Vec<Value>> {
+        self.send(packed)?;
+        let mut refused = None;
+        let mut values = Vec::with_capacity(count);
+        // Every reply is read, whatever one of them says, so that none is left for the next command.
+        for index in 0..offset + count {
+            match self.reply()? {
+                value if index >= offset => values.push(value),
+                value => refused = refused.or(value.extract_error().err()),
+            }
+        }
+        self.midway = false;
+        refused.map_or(Ok(values), Err)
+    }
+
+    fn get_db(&self) -> i64 {
+        self.config.db
+    }
+
+    fn check_connection(&mut self) -> bool {
+        self.ping().is_ok()
+    }
+
+    fn is_open(&self) -> bool {
+        !self.midway && !self.switch.is_cut()
+    }
+}
+
+impl fmt::Debug for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wire").field("state", &self.state).finish_non_exhaustive()
+    }
+}
+
+impl ConnectionState {
+    fn observe(&mut self, name: &[u8], first: &[u8], home: i64) {
+        match name.to_ascii_uppercase().as_slice() {
+            b"MULTI" => self.in_multi = true,
+            b"WATCH" => self.watching = true,
+            b"EXEC" | b"DISCARD" => (self.in_multi, self.watching) = (false, false),
+            b"UNWATCH" => self.watching = false,
+            b"SELECT" => self.other_db = first != home.to_string().as_bytes(),
+            b"CLIENT" => self.altered |= !is_harmless(first),
+            b"AUTH" | b"HELLO" | b"RESET" | b"QUIT" | b"MONITOR" | b"SUBSCRIBE" | b"PSUBSCRIBE" | b"SSUBSCRIBE"
+            | b"READONLY" | b"ASKING" => self.altered = true,
+            _ => {}
+        }
+    }
+}
+
+/// Shows each command of a packed pipeline: its name and its first two arguments, where it has them.
+fn each_command(mut packed: &[u8], mut see: impl FnMut([&[u8]; 3])) {
+    while let Some(arguments) = header(&mut packed, b'*') {
+        let mut words: [&[u8]; 3] = [b""; 3];
+        for index in 0..arguments {
+            let Some(length) = header(&mut packed, b'$').filter(|length| length + 2 <= packed.len()) else { return };
+            if let Some(word) = words.get_mut(index) {
+                *word = &packed[..length];
+            }
+            packed = &packed[length + 2..];
+        }
+        if arguments > 0 {
+            see(words);
+        }
+    }
+}
+
+/// Takes a line such as `*3` or `$5` off the front.
+fn header(packed: &mut &[u8], mark: u8) -> Option<usize> {
+    let end = packed.windows(2).position(|two| two == b"\r\n")?;
+    let number = std::str::from_utf8(packed[..end].strip_prefix(&[mark])?).ok()?.parse().ok()?;
+    *packed = &packed[end + 2..];
+    Some(number)
+}
