@@ -4,7 +4,9 @@ use std::fmt;
 
 use redis::{ConnectionLike, Msg, RedisResult, ToRedisArgs, Value};
 
-use crate::kinds::redis::session::{Answer, Manager, Wire};
+use crate::kinds::redis::session::Answer;
+use crate::kinds::redis::session::Manager;
+use crate::kinds::redis::session::Wire;
 use crate::lifecycle::busy::Busy;
 use crate::lifecycle::checkout::Checkout;
 use crate::lifecycle::lease::{Claim, Lease};

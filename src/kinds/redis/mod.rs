@@ -4,6 +4,8 @@
 //! ends every call in flight, blocking ones too, without any limit on slow commands.
 
 pub(crate) mod blocking;
+mod config;
 mod session;
 
-pub use self::session::{Exclusive, PubSub, Redis, RedisConfig, RedisResource};
+pub use self::config::RedisConfig;
+pub use self::session::{Exclusive, PubSub, Redis, RedisResource};

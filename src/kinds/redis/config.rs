@@ -1,0 +1,220 @@
+//! How to reach a Redis: the fields, their defaults, the environment's names for them, and what is checked.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::base::error::Error;
+use crate::base::holder::QuotaId;
+use crate::base::millis;
+use crate::base::millis::number;
+use crate::base::secret::Secret;
+use crate::kinds::redis::session::RedisResource;
+use crate::lifecycle::kind::KindConfig;
+use crate::net::checks::Checks;
+use crate::net::parts::{Guard, Names, Part};
+use crate::net::tls::{Tls, TlsOptions};
+use crate::net::url::{ParsedUrl, host, port};
+
+/// Plain, and over TLS.
+pub(super) const SCHEMES: [&str; 2] = ["redis", "rediss"];
+
+/// How to reach a Redis; `[redis]` or `[named.redis.NAME]` in TOML.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct RedisConfig {
+    /// `redis://user:password@host:port/db`, instead of the parts; what it does not name stays as the parts say.
+    /// `rediss://` over TLS. Environment: `REDIS_URL`.
+    pub url: Option<Secret>,
+    /// Defaults to `localhost`. Environment: `REDIS_HOST`, `REDIS_IP`.
+    pub host: String,
+    /// Defaults to 6379. Environment: `REDIS_PORT`.
+    pub port: u16,
+    /// Defaults to none, which is Redis's user `default`. Environment: `REDIS_USER`.
+    pub user: Option<String>,
+    /// Defaults to none. Environment: `REDIS_PASSWORD`.
+    pub password: Option<Secret>,
+    /// The database's number. Defaults to 0. Environment: `REDIS_DB`.
+    pub db: i64,
+    /// What `CLIENT LIST` shows. Defaults to `resource-pool`.
+    pub client_name: String,
+    /// The most connections for threads. Defaults to 50, as in QUANTAXIS.
+    pub pool_size: u32,
+    /// How many idle connections are kept for threads. Defaults to 0.
+    pub min_idle: u32,
+    /// The most exclusive connections for async code. Defaults to 50.
+    pub exclusive_size: usize,
+    /// After how long an idle connection for threads is closed. Defaults to 60 s.
+    #[serde(rename = "idle_timeout_ms", with = "millis")]
+    pub idle_timeout: Duration,
+    /// The longest that a connection for threads is used, less up to a tenth. Defaults to 30 min.
+    #[serde(rename = "max_lifetime_ms", with = "millis")]
+    pub max_lifetime: Duration,
+    /// A connection that was checked out within this time is checked out again without a test. Defaults to 500 ms.
+    #[serde(rename = "test_after_ms", with = "millis")]
+    pub test_after: Duration,
+    /// How long the test may take. Defaults to 500 ms.
+    #[serde(rename = "test_limit_ms", with = "millis")]
+    pub test_limit: Duration,
+    /// How long opening one connection may take, all steps together. Defaults to 2 s.
+    #[serde(rename = "connect_timeout_ms", with = "millis")]
+    pub connect_timeout: Duration,
+    /// After how long without traffic TCP keepalive begins, in whole seconds from 1 to 32,767. Defaults to 60 s.
+    #[serde(rename = "keepalive_ms", with = "millis")]
+    pub keepalive: Duration,
+    /// How to speak TLS. Defaults to none: plain, unless the URL is a `rediss://`. Environment: `REDIS_TLS`,
+    /// `REDIS_TLS_CA_FILE`, `REDIS_TLS_CERT_FILE`, `REDIS_TLS_KEY_FILE`, `REDIS_TLS_SERVER_NAME`.
+    pub tls: Option<TlsOptions>,
+}
+
+impl Default for RedisConfig {
+    fn default() -> Self {
+        RedisConfig {
+            url: None,
+            host: "localhost".to_owned(),
+            port: 6379,
+            user: None,
+            password: None,
+            db: 0,
+            client_name: "resource-pool".to_owned(),
+            pool_size: 50,
+            min_idle: 0,
+            exclusive_size: 50,
+            idle_timeout: Duration::from_secs(60),
+            max_lifetime: Duration::from_secs(1800),
+            test_after: Duration::from_millis(500),
+            test_limit: Duration::from_millis(500),
+            connect_timeout: Duration::from_secs(2),
+            keepalive: Duration::from_secs(60),
+            tls: None,
+        }
+    }
+}
+
+impl RedisConfig {
+    /// The defaults, at this URL.
+    pub fn url(url: impl Into<Secret>) -> Self {
+        RedisConfig { url: Some(url.into()), ..RedisConfig::default() }
+    }
+
+    /// Sets the most connections for threads.
+    pub fn pool_size(mut self, pool_size: u32) -> Self {
+        self.pool_size = pool_size;
+        self
+    }
+
+    /// Speaks TLS.
+    pub fn tls(mut self, tls: TlsOptions) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Sets what `CLIENT LIST` shows.
+    pub fn client_name(mut self, name: impl Into<String>) -> Self {
+        self.client_name = name.into();
+        self
+    }
+}
+
+impl KindConfig for RedisConfig {
+    const KIND: &'static str = "redis";
+    type Resource = RedisResource;
+
+    const NAMES: Names = Names {
+        url: ("url", &["REDIS_URL"]),
+        parts: [
+            ("host", &["REDIS_HOST", "REDIS_IP"]),
+            ("port", &["REDIS_PORT"]),
+            ("user", &["REDIS_USER"]),
+            ("password", &["REDIS_PASSWORD"]),
+            ("db", &["REDIS_DB"]),
+        ],
+        tls: ["REDIS_TLS", "REDIS_TLS_CA_FILE", "REDIS_TLS_CERT_FILE", "REDIS_TLS_KEY_FILE", "REDIS_TLS_SERVER_NAME"],
+    };
+
+    fn url_mut(&mut self) -> &mut Option<Secret> {
+        &mut self.url
+    }
+
+    fn tls_mut(&mut self) -> &mut Option<TlsOptions> {
+        &mut self.tls
+    }
+
+    fn guard(&self) -> Guard {
+        let mut config = self.clone();
+        match config.take_apart("") {
+            Ok(()) => Guard { tls: config.tls.is_some(), login: config.password.is_some() },
+            Err(_told_where_it_is_used) => Guard::default(),
+        }
+    }
+
+    fn forget_login(&mut self) {
+        (self.user, self.password) = (None, None);
+    }
+
+    fn set(&mut self, part: Part, key: &str, text: &str) -> Result<(), Error> {
+        match part {
+            Part::Host => host(key, text)?.clone_into(&mut self.host),
+            Part::Port => self.port = port(key, text)?,
+            Part::User => self.user = Some(text.to_owned()),
+            Part::Password => self.password = Some(text.into()),
+            Part::Place => self.db = number(key, text, "the number of a database")?,
+        }
+        Ok(())
+    }
+
+    fn take_apart(&mut self, key: &str) -> Result<(), Error> {
+        let Some(url) = self.url.take() else { return Ok(()) };
+        let url = ParsedUrl::new(key, &url, &SCHEMES)?;
+        TlsOptions::agree(&mut self.tls, key, url.url().scheme(), SCHEMES)?;
+        self.host = url.host().to_owned();
+        self.port = url.url().port().unwrap_or(6379);
+        self.user = url.user(key)?.or(self.user.take());
+        self.password = url.password(key)?.or(self.password.take());
+        let db = url.path(key)?;
+        if let Some((name, _)) = url.url().query_pairs().next() {
+            return Err(Error::config(key, format!("has the unknown parameter `{name}`; there are none")));
+        }
+        if !db.is_empty() {
+            self.db = db.parse().map_err(|_| Error::config(key, "ends in a database that is not a number"))?;
+        }
+        Ok(())
+    }
+
+    fn settled(&self, name: &str) -> Result<Self, Error> {
+        let mut config = self.clone();
+        config.take_apart(&format!("{name}.url"))?;
+        let checks = Checks(name);
+        checks.place(&mut config.host, config.port)?;
+        let Self { pool_size, min_idle, exclusive_size, client_name, .. } = &config;
+        checks.counts(&[("pool_size", *pool_size as usize), ("exclusive_size", *exclusive_size)])?;
+        checks.limits(&[
+            ("max_lifetime_ms", config.max_lifetime),
+            ("test_limit_ms", config.test_limit),
+            ("connect_timeout_ms", config.connect_timeout),
+        ])?;
+        checks.keepalive(config.keepalive)?;
+        if min_idle > pool_size {
+            return checks.fail("min_idle", "is more than pool_size");
+        }
+        if config.db < 0 {
+            return checks.fail("db", "must be at least 0");
+        }
+        if !client_name.chars().all(|c| c.is_ascii_graphic()) {
+            return checks.fail("client_name", "must be of ASCII letters, digits and signs, without spaces");
+        }
+        if config.user.is_some() && config.password.is_none() {
+            let problem = "is without a password, so Redis would not be told of it; a user `nopass` takes any";
+            return checks.fail("user", problem);
+        }
+        Ok(config)
+    }
+
+    fn resource(&self, name: &str) -> Result<RedisResource, Error> {
+        let config = self.settled(name)?;
+        let tls = Tls::new(name, config.tls.as_ref(), &config.host)?;
+        Ok(RedisResource { config: Arc::new(config), tls, quota: QuotaId::new() })
+    }
+}
