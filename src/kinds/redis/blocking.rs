@@ -4,7 +4,7 @@ use std::fmt;
 
 use redis::{ConnectionLike, Msg, RedisResult, ToRedisArgs, Value};
 
-use crate::kinds::redis::session::Answer;
+use crate::kinds::redis::errors::Answer;
 use crate::kinds::redis::session::Manager;
 use crate::kinds::redis::session::Wire;
 use crate::lifecycle::busy::Busy;

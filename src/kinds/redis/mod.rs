@@ -5,6 +5,7 @@
 
 pub(crate) mod blocking;
 mod config;
+mod errors;
 mod session;
 
 pub use self::config::RedisConfig;

@@ -15,7 +15,7 @@ use parking_lot::RwLock;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{
     AsyncConnectionConfig, Cmd, ErrorKind, Pipeline, RedisConnectionInfo, RedisError, RedisFuture, RedisResult,
-    ServerError, ServerErrorKind, ToRedisArgs, Value,
+    ServerError, ToRedisArgs, Value,
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::runtime::Handle;
@@ -23,14 +23,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::base::error::{BoxError, Error, Failure, Source, Worded, redacted};
+use crate::base::error::{BoxError, Error, Failure, Source, Worded};
 use crate::base::future::BoxFuture;
 use crate::base::holder::QuotaId;
 use crate::base::process::{Ours, Process};
 use crate::base::repeat::Repeat;
 use crate::base::runtime::{deadline, within};
-use crate::base::secret::Secret;
 use crate::kinds::redis::config::{RedisConfig, SCHEMES};
+use crate::kinds::redis::errors::{Answer, ended, is_readonly, refused};
 use crate::lifecycle::busy::Busy;
 use crate::lifecycle::checkout::{Checkouts, Limits};
 use crate::lifecycle::close::phase::Phase;
@@ -623,24 +623,6 @@ async fn is_replica(connection: &mut MultiplexedConnection) -> RedisResult<bool>
     }
 }
 
-impl RedisConfig {
-    fn secrets(&self) -> Vec<&str> {
-        self.password.iter().map(Secret::expose).collect()
-    }
-
-    /// An error as users may see it, in the server's words if they are its own. What the driver says of a refused login,
-    /// and of a stream, are the driver's.
-    fn told(&self, error: RedisError) -> BoxError {
-        let told = !matches!(error.kind(), ErrorKind::AuthenticationFailed | ErrorKind::Io);
-        let user = [self.user.as_deref().unwrap_or_default()];
-        let words = error.code().map(|code| format!("{code} {}", error.detail().unwrap_or_default()));
-        match words {
-            Some(words) => redacted(Worded::new(words, error), told, &self.secrets(), &user),
-            None => redacted(error, told, &self.secrets(), &user),
-        }
-    }
-}
-
 impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Redis").field("resource", self.session.link.name()).finish_non_exhaustive()
@@ -853,11 +835,6 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 /// How long closing waits for the drivers' tasks and sockets to go, which takes microseconds.
 const LINGER: Duration = Duration::from_millis(500);
 
-/// Why a connection has ended on which nothing was under way.
-fn ended(switch: &KillSwitch) -> BoxError {
-    switch.cause().map_or_else(|| "the connection has ended".into(), |cause| cause.clone().into())
-}
-
 /// A connection with a driver task that ends with it.
 struct Connection {
     connection: MultiplexedConnection,
@@ -1032,36 +1009,6 @@ impl<'a> Greeting<'a> {
     }
 }
 
-/// What can be looked through for errors of the server's.
-pub(crate) trait Answer {
-    fn values(&self) -> &[Value];
-}
-
-impl Answer for Value {
-    fn values(&self) -> &[Value] {
-        std::slice::from_ref(self)
-    }
-}
-
-impl Answer for Vec<Value> {
-    fn values(&self) -> &[Value] {
-        self
-    }
-}
-
-/// Whether a replica refused to change something.
-fn is_readonly<T: Answer>(answer: &RedisResult<T>) -> bool {
-    let is_so = |error: &ServerError| error.kind() == Some(ServerErrorKind::ReadOnly);
-    match answer {
-        Ok(answer) => answer.values().iter().any(|value| matches!(value, Value::ServerError(error) if is_so(error))),
-        Err(error) => {
-            let in_transaction = error.clone().into_server_errors();
-            error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
-                || in_transaction.is_some_and(|errors| errors.iter().any(|(_, error)| is_so(error)))
-        }
-    }
-}
-
 /// What a command does to a connection that others share.
 enum Effect {
     None,
@@ -1170,16 +1117,6 @@ fn not_shared(name: &str) -> RedisError {
         "{name} would change the connection that others share; use `exclusive()`, or `pubsub()` for subscriptions"
     );
     io::Error::new(io::ErrorKind::InvalidInput, problem).into()
-}
-
-/// Our error, where a signature asks for the driver's.
-fn refused(error: Error) -> RedisError {
-    let kind = match &error {
-        Error::Timeout(_) => io::ErrorKind::TimedOut,
-        Error::Lost { .. } | Error::OutcomeUnknown { .. } => io::ErrorKind::ConnectionAborted,
-        _ => io::ErrorKind::NotConnected,
-    };
-    io::Error::new(kind, error).into()
 }
 
 /// Opens and tests the connections for threads.

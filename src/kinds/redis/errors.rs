@@ -1,0 +1,73 @@
+//! Errors: the driver's as users may see them, and ours where a signature asks for the driver's.
+
+use std::io;
+
+use redis::{ErrorKind, RedisError, RedisResult, ServerError, ServerErrorKind, Value};
+
+use crate::base::error::{BoxError, Error, Worded, redacted};
+use crate::base::secret::Secret;
+use crate::kinds::redis::config::RedisConfig;
+use crate::net::kill_switch::KillSwitch;
+
+impl RedisConfig {
+    fn secrets(&self) -> Vec<&str> {
+        self.password.iter().map(Secret::expose).collect()
+    }
+
+    /// An error as users may see it, in the server's words if they are its own. What the driver says of a refused login,
+    /// and of a stream, are the driver's.
+    pub(super) fn told(&self, error: RedisError) -> BoxError {
+        let told = !matches!(error.kind(), ErrorKind::AuthenticationFailed | ErrorKind::Io);
+        let user = [self.user.as_deref().unwrap_or_default()];
+        let words = error.code().map(|code| format!("{code} {}", error.detail().unwrap_or_default()));
+        match words {
+            Some(words) => redacted(Worded::new(words, error), told, &self.secrets(), &user),
+            None => redacted(error, told, &self.secrets(), &user),
+        }
+    }
+}
+
+/// Our error, where a signature asks for the driver's.
+pub(super) fn refused(error: Error) -> RedisError {
+    let kind = match &error {
+        Error::Timeout(_) => io::ErrorKind::TimedOut,
+        Error::Lost { .. } | Error::OutcomeUnknown { .. } => io::ErrorKind::ConnectionAborted,
+        _ => io::ErrorKind::NotConnected,
+    };
+    io::Error::new(kind, error).into()
+}
+
+/// Why a connection has ended on which nothing was under way.
+pub(super) fn ended(switch: &KillSwitch) -> BoxError {
+    switch.cause().map_or_else(|| "the connection has ended".into(), |cause| cause.clone().into())
+}
+
+/// What can be looked through for errors of the server's.
+pub(crate) trait Answer {
+    fn values(&self) -> &[Value];
+}
+
+impl Answer for Value {
+    fn values(&self) -> &[Value] {
+        std::slice::from_ref(self)
+    }
+}
+
+impl Answer for Vec<Value> {
+    fn values(&self) -> &[Value] {
+        self
+    }
+}
+
+/// Whether a replica refused to change something.
+pub(super) fn is_readonly<T: Answer>(answer: &RedisResult<T>) -> bool {
+    let is_so = |error: &ServerError| error.kind() == Some(ServerErrorKind::ReadOnly);
+    match answer {
+        Ok(answer) => answer.values().iter().any(|value| matches!(value, Value::ServerError(error) if is_so(error))),
+        Err(error) => {
+            let in_transaction = error.clone().into_server_errors();
+            error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
+                || in_transaction.is_some_and(|errors| errors.iter().any(|(_, error)| is_so(error)))
+        }
+    }
+}
