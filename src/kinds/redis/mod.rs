@@ -6,6 +6,7 @@
 pub(crate) mod blocking;
 mod config;
 mod errors;
+mod packed;
 mod session;
 
 pub use self::config::RedisConfig;
