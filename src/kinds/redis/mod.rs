@@ -4,6 +4,7 @@
 //! ends every call in flight, blocking ones too, without any limit on slow commands.
 
 pub(crate) mod blocking;
+mod commands;
 mod config;
 mod errors;
 mod packed;

@@ -29,6 +29,9 @@ use crate::base::holder::QuotaId;
 use crate::base::process::{Ours, Process};
 use crate::base::repeat::Repeat;
 use crate::base::runtime::{deadline, within};
+use crate::kinds::redis::commands::{
+    Effect, is_harmless, is_silence, not_shared, reads, silenced, silences, unsafe_twice, unsafe_twice_packed,
+};
 use crate::kinds::redis::config::{RedisConfig, SCHEMES};
 use crate::kinds::redis::errors::{Answer, ended, is_readonly, refused};
 use crate::kinds::redis::packed::each_command;
@@ -1010,116 +1013,6 @@ impl<'a> Greeting<'a> {
     }
 }
 
-/// What a command does to a connection that others share.
-enum Effect {
-    None,
-    Blocks,
-    Changes(String),
-    Silences,
-}
-
-impl Effect {
-    fn of(cmd: &Cmd) -> Self {
-        let mut args = cmd.args_iter().filter_map(|arg| match arg {
-            redis::Arg::Simple(bytes) => Some(bytes),
-            _ => None,
-        });
-        let Some(name) = args.next() else { return Effect::None };
-        let name = name.to_ascii_uppercase();
-        match name.as_slice() {
-            b"BLPOP" | b"BRPOP" | b"BRPOPLPUSH" | b"BLMOVE" | b"BLMPOP" | b"BZPOPMIN" | b"BZPOPMAX" | b"BZMPOP" => {
-                Effect::Blocks
-            }
-            b"XREAD" | b"XREADGROUP" if args.any(|arg| arg.eq_ignore_ascii_case(b"BLOCK")) => Effect::Blocks,
-            b"MULTI" | b"EXEC" | b"DISCARD" | b"WATCH" | b"UNWATCH" | b"SELECT" | b"AUTH" | b"HELLO" | b"RESET"
-            | b"QUIT" | b"MONITOR" | b"SUBSCRIBE" | b"PSUBSCRIBE" | b"SSUBSCRIBE" | b"UNSUBSCRIBE"
-            | b"PUNSUBSCRIBE" | b"SUNSUBSCRIBE" | b"READONLY" | b"READWRITE" | b"ASKING" | b"WAIT" | b"WAITAOF" => {
-                Effect::Changes(String::from_utf8_lossy(&name).into_owned())
-            }
-            b"CLIENT" if silences(cmd) => Effect::Silences,
-            b"CLIENT" if !args.next().is_some_and(is_harmless) => Effect::Changes("this CLIENT command".to_owned()),
-            _ => Effect::None,
-        }
-    }
-}
-
-/// Whether CLIENT with this subcommand leaves the connection as it is.
-fn is_harmless(subcommand: &[u8]) -> bool {
-    const HARMLESS: [&[u8]; 6] = [b"LIST", b"ID", b"INFO", b"SETNAME", b"GETNAME", b"KILL"];
-    HARMLESS.iter().any(|known| subcommand.eq_ignore_ascii_case(known))
-}
-
-/// Whether commands get no answers after this one.
-fn silences(cmd: &Cmd) -> bool {
-    let mut words = cmd.args_iter();
-    let mut next = || match words.next() {
-        Some(redis::Arg::Simple(word)) => word,
-        _ => b"",
-    };
-    let name = next();
-    // The others are not looked at, as this is asked of every command.
-    name.eq_ignore_ascii_case(b"CLIENT") && is_silence(next(), next())
-}
-
-fn is_silence(subcommand: &[u8], mode: &[u8]) -> bool {
-    subcommand.eq_ignore_ascii_case(b"REPLY") && !mode.eq_ignore_ascii_case(b"ON")
-}
-
-fn silenced() -> RedisError {
-    let problem = "CLIENT REPLY takes away the answers that every command waits for";
-    let remedy = "send a pipeline whose answers you `ignore()`".to_owned();
-    (ErrorKind::Client, problem, remedy).into()
-}
-
-/// The commands that only read, which do no harm twice.
-const READS: &str = "\
-    BITCOUNT BITFIELD_RO BITPOS DBSIZE DUMP ECHO EVALSHA_RO EVAL_RO EXISTS EXPIRETIME FCALL_RO GEODIST GEOHASH \
-    GEOPOS GEORADIUSBYMEMBER_RO GEORADIUS_RO GEOSEARCH GET GETBIT GETRANGE HEXISTS HGET HGETALL HKEYS HLEN \
-    HMGET HRANDFIELD HSCAN HSTRLEN HVALS INFO KEYS LCS LINDEX LLEN LPOS LRANGE MGET PEXPIRETIME PING PTTL \
-    RANDOMKEY SCAN SCARD SDIFF SINTER SINTERCARD SISMEMBER SMEMBERS SMISMEMBER SORT_RO SRANDMEMBER SSCAN \
-    STRLEN SUBSTR SUNION TIME TTL TYPE XLEN XPENDING XRANGE XREAD XREVRANGE ZCARD ZCOUNT ZDIFF ZINTER \
-    ZINTERCARD ZLEXCOUNT ZMSCORE ZRANDMEMBER ZRANGE ZRANGEBYLEX ZRANGEBYSCORE ZRANK ZREVRANGE ZREVRANGEBYLEX \
-    ZREVRANGEBYSCORE ZREVRANK ZSCAN ZSCORE ZUNION";
-
-fn is_read(name: &[u8]) -> bool {
-    READS.split_ascii_whitespace().any(|read| name.eq_ignore_ascii_case(read.as_bytes()))
-}
-
-fn name(cmd: &Cmd) -> &[u8] {
-    match cmd.args_iter().next() {
-        Some(redis::Arg::Simple(name)) => name,
-        _ => b"",
-    }
-}
-
-fn reads(cmd: &Cmd) -> bool {
-    is_read(name(cmd))
-}
-
-/// The name of the first command that changes something.
-fn unsafe_twice<'a>(commands: impl IntoIterator<Item = &'a Cmd>) -> Option<String> {
-    let mut names = commands.into_iter().map(name);
-    names.find(|name| !is_read(name)).map(|name| String::from_utf8_lossy(name).into_owned())
-}
-
-/// The same of packed commands.
-fn unsafe_twice_packed(packed: &[u8]) -> Option<String> {
-    let mut found = None;
-    each_command(packed, |[name, ..]| {
-        if !is_read(name) {
-            found.get_or_insert_with(|| String::from_utf8_lossy(name).into_owned());
-        }
-    });
-    found
-}
-
-fn not_shared(name: &str) -> RedisError {
-    let problem = format!(
-        "{name} would change the connection that others share; use `exclusive()`, or `pubsub()` for subscriptions"
-    );
-    io::Error::new(io::ErrorKind::InvalidInput, problem).into()
-}
-
 /// Opens and tests the connections for threads.
 pub(crate) struct Manager(Weak<Session>);
 
@@ -1255,12 +1148,12 @@ impl Wire {
         if let Some(gone) = self.gone() {
             return Err(gone);
         }
-        let mut is_silence = false;
+        let mut silenced_now = false;
         each_command(packed, |[name, first, second]| {
-            is_silence |= name.eq_ignore_ascii_case(b"CLIENT") && self::is_silence(first, second);
+            silenced_now |= name.eq_ignore_ascii_case(b"CLIENT") && is_silence(first, second);
             self.state.observe(name, first, self.config.db);
         });
-        if is_silence {
+        if silenced_now {
             return Err(silenced());
         }
         self.midway = true;
