@@ -7,6 +7,7 @@ pub(crate) mod blocking;
 mod commands;
 mod config;
 mod errors;
+mod greeting;
 mod packed;
 mod session;
 

@@ -34,6 +34,7 @@ use crate::kinds::redis::commands::{
 };
 use crate::kinds::redis::config::{RedisConfig, SCHEMES};
 use crate::kinds::redis::errors::{Answer, ended, is_readonly, refused};
+use crate::kinds::redis::greeting::Greeting;
 use crate::kinds::redis::packed::each_command;
 use crate::lifecycle::busy::Busy;
 use crate::lifecycle::checkout::{Checkouts, Limits};
@@ -195,11 +196,11 @@ pub struct Redis {
     session: Arc<Session>,
 }
 
-struct Session {
+pub(super) struct Session {
     this: Weak<Session>,
-    config: Arc<RedisConfig>,
+    pub(super) config: Arc<RedisConfig>,
     tls: Tls,
-    link: Link,
+    pub(super) link: Link,
     runtime: Handle,
     /// Cuts every stream of the current generation.
     switch: RwLock<KillSwitch>,
@@ -216,7 +217,7 @@ struct Session {
 
 /// The connection that commands share.
 #[derive(Clone)]
-struct Shared {
+pub(super) struct Shared {
     connection: MultiplexedConnection,
     /// Another one has taken its place, so that its end is no loss.
     retired: CancellationToken,
@@ -232,7 +233,7 @@ const LAST_PAUSE: Duration = Duration::from_millis(500);
 /// What is known of a server that answered `READONLY`: as a failover behind one address leaves it, or a replica on
 /// purpose.
 #[derive(Default)]
-struct Demotion {
+pub(super) struct Demotion {
     is_suspected: AtomicBool,
     /// Somebody looks for the master.
     is_looking: AtomicBool,
@@ -925,92 +926,6 @@ impl AsyncWrite for Listening {
 fn unless_ended<T>(result: io::Result<T>, ended: T) -> io::Result<T> {
     use io::ErrorKind::{BrokenPipe, ConnectionReset};
     result.or_else(|error| if matches!(error.kind(), BrokenPipe | ConnectionReset) { Ok(ended) } else { Err(error) })
-}
-
-/// The first words on any new connection, said in one go: the driver's own hide what the server answers.
-struct Greeting<'a> {
-    session: &'a Session,
-    user: Option<&'a str>,
-    is_due: bool,
-    /// An error that does no harm. If the server hangs up after it, it says why.
-    waived: Option<ServerError>,
-}
-
-#[derive(Clone, Copy)]
-enum Step {
-    Auth,
-    Select,
-    Name,
-    Ping,
-}
-
-impl<'a> Greeting<'a> {
-    fn new(session: &'a Session) -> Self {
-        Greeting { session, user: session.config.user.as_deref(), is_due: true, waived: None }
-    }
-
-    /// What is to be said next, and what of it is to be answered in turn.
-    fn words(&mut self) -> Option<(Vec<Step>, Vec<u8>)> {
-        if !std::mem::take(&mut self.is_due) {
-            return None;
-        }
-        let RedisConfig { password, db, client_name, .. } = &*self.session.config;
-        let (mut steps, mut packed) = (Vec::new(), Vec::new());
-        let mut say = |step, command: &Cmd| {
-            steps.push(step);
-            packed.extend(command.get_packed_command());
-        };
-        if let Some(password) = password {
-            let login: Vec<_> = self.user.into_iter().chain([password.expose()]).collect();
-            say(Step::Auth, redis::cmd("AUTH").arg(login));
-        }
-        if *db != 0 {
-            say(Step::Select, redis::cmd("SELECT").arg(*db));
-        }
-        say(Step::Name, redis::cmd("CLIENT").arg("SETNAME").arg(client_name));
-        // It alone tells whether the server serves: the others are answered while it loads.
-        say(Step::Ping, &redis::cmd("PING"));
-        Some((steps, packed))
-    }
-
-    fn heard(&mut self, step: Step, answer: RedisResult<Value>) -> RedisResult<()> {
-        let error = match answer {
-            Ok(Value::ServerError(error)) => error,
-            Ok(_) => return Ok(()),
-            Err(error) => {
-                return Err(self.waived.take().filter(|_| error.is_io_error()).map_or(error, RedisError::from));
-            }
-        };
-        if self.is_due {
-            // It is all said again.
-            return Ok(());
-        }
-        let says = |words: &str| error.details().is_some_and(|details| details.starts_with(words));
-        match (step, error.code()) {
-            (_, "NOAUTH" | "DENIED" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "BUSY") => Err(error.into()),
-            (_, "ERR") if says("max number of clients") => Err(error.into()),
-            // A Redis before 6 has no users.
-            (Step::Auth, "ERR") if self.user.is_some() && says("wrong number of arguments for 'auth'") => {
-                self.user = None;
-                self.is_due = true;
-                Ok(())
-            }
-            (Step::Auth, _) => Err((ErrorKind::AuthenticationFailed, "Password authentication failed").into()),
-            (Step::Select, "ERR" | "NOPERM") => {
-                let says = error.details().unwrap_or_default().to_owned();
-                Err((ErrorKind::InvalidClientConfig, "the server refuses this database", says).into())
-            }
-            (Step::Select, _) => Err(error.into()),
-            // A user may lack the right to either. A server that cannot save its data refuses a PING, and still serves reads.
-            (Step::Name | Step::Ping, _) => {
-                let what = if matches!(step, Step::Name) { "CLIENT SETNAME" } else { "PING" };
-                let told = self.session.config.told(error.clone().into());
-                tracing::debug!(resource = %self.session.link.name(), error = %told, "the server refuses {what}, which a connection can do without");
-                self.waived = Some(error);
-                Ok(())
-            }
-        }
-    }
 }
 
 /// Opens and tests the connections for threads.
