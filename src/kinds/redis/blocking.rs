@@ -5,8 +5,8 @@ use std::fmt;
 use redis::{ConnectionLike, Msg, RedisResult, ToRedisArgs, Value};
 
 use crate::kinds::redis::errors::Answer;
-use crate::kinds::redis::session::Manager;
-use crate::kinds::redis::session::Wire;
+use crate::kinds::redis::wire::Manager;
+use crate::kinds::redis::wire::Wire;
 use crate::lifecycle::busy::Busy;
 use crate::lifecycle::checkout::Checkout;
 use crate::lifecycle::lease::{Claim, Lease};

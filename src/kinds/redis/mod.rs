@@ -10,6 +10,7 @@ mod errors;
 mod greeting;
 mod packed;
 mod session;
+mod wire;
 
 pub use self::config::RedisConfig;
 pub use self::session::{Exclusive, PubSub, Redis, RedisResource};
