@@ -6,6 +6,7 @@
 pub(crate) mod blocking;
 mod commands;
 mod config;
+mod connection;
 mod errors;
 mod greeting;
 mod packed;

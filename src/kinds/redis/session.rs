@@ -4,19 +4,13 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::ops::{Deref, DerefMut};
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
-use redis::{
-    AsyncConnectionConfig, Cmd, ErrorKind, Pipeline, RedisConnectionInfo, RedisError, RedisFuture, RedisResult,
-    ToRedisArgs, Value,
-};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult, ToRedisArgs, Value};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::AbortHandle;
@@ -30,8 +24,8 @@ use crate::base::repeat::Repeat;
 use crate::base::runtime::within;
 use crate::kinds::redis::commands::{Effect, not_shared, reads, silenced, silences, unsafe_twice};
 use crate::kinds::redis::config::{RedisConfig, SCHEMES};
+use crate::kinds::redis::connection::{Connection, open, open_stream, taken_in};
 use crate::kinds::redis::errors::{Answer, ended, is_readonly, refused};
-use crate::kinds::redis::greeting::Greeting;
 use crate::kinds::redis::wire::Manager;
 use crate::lifecycle::busy::Busy;
 use crate::lifecycle::checkout::{Checkouts, Limits};
@@ -43,9 +37,9 @@ use crate::lifecycle::resource::Resource;
 use crate::lifecycle::status::{State, Usage};
 use crate::lifecycle::wait::Quota;
 use crate::lifecycle::work::Work;
-use crate::net::count::{Counted, none};
+use crate::net::count::none;
 use crate::net::kill_switch::KillSwitch;
-use crate::net::tls::{self, Stream, Tls};
+use crate::net::tls::{self, Tls};
 use crate::net::url::host_port;
 
 /// A Redis in the pool.
@@ -206,7 +200,7 @@ pub(super) struct Session {
     probe: tokio::sync::Mutex<Option<Connection>>,
     is_closed: AtomicBool,
     /// Of async connections, until their sockets are gone.
-    drivers: watch::Sender<usize>,
+    pub(super) drivers: watch::Sender<usize>,
     exclusives: Arc<Semaphore>,
     exclusive_quota: Arc<Quota>,
     pub(super) threads: Checkouts<Manager>,
@@ -833,91 +827,3 @@ struct Place {
 
 /// How long closing waits for the drivers' tasks and sockets to go, which takes microseconds.
 const LINGER: Duration = Duration::from_millis(500);
-
-/// A connection with a driver task that ends with it.
-pub(super) struct Connection {
-    connection: MultiplexedConnection,
-    driver: AbortHandle,
-    switch: KillSwitch,
-}
-
-impl Connection {
-    async fn open(session: &Session, switch: &KillSwitch) -> RedisResult<Self> {
-        let (connection, driver) = open(session, switch).await?;
-        Ok(Connection { connection, driver: tokio::spawn(driver).abort_handle(), switch: switch.clone() })
-    }
-
-    fn is_gone(&self) -> bool {
-        self.switch.is_cut() || self.driver.is_finished()
-    }
-}
-
-impl Drop for Connection {
-    // The driver of an unanswered blocking command would live on without this.
-    fn drop(&mut self) {
-        self.driver.abort();
-    }
-}
-
-async fn open(session: &Session, switch: &KillSwitch) -> RedisResult<(MultiplexedConnection, BoxFuture<()>)> {
-    let counted = Counted::new(&session.drivers);
-    let stream = open_stream(session, switch).await?;
-    // Slow commands are no reason to give up; frozen servers are what the kill switch is for.
-    let settings = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
-    let (connection, driver) = MultiplexedConnection::new_with_config(&taken_in(), stream, settings).await?;
-    let driver: BoxFuture<()> = Box::pin(async move {
-        let _counted = counted;
-        driver.await;
-    });
-    Ok((connection, driver))
-}
-
-/// For the driver, which has nothing left to say on a connection that was greeted.
-fn taken_in() -> RedisConnectionInfo {
-    RedisConnectionInfo::default().set_skip_set_lib_name()
-}
-
-/// A connection that the server has taken in.
-async fn open_stream(session: &Session, switch: &KillSwitch) -> RedisResult<Listening> {
-    let RedisConfig { host, port, keepalive, .. } = &*session.config;
-    let mut stream = Listening(session.tls.dial(host, *port, *keepalive, switch).await?);
-    let (mut greeting, mut decoder) = (Greeting::new(session), Default::default());
-    while let Some((steps, packed)) = greeting.words() {
-        stream.write_all(&packed).await?;
-        stream.flush().await?;
-        for step in steps {
-            greeting.heard(step, redis::parse_redis_value_async(&mut decoder, &mut stream).await)?;
-        }
-    }
-    Ok(stream)
-}
-
-/// A stream whose end its reader tells, not its writer: what the server said before it hung up on what it was being
-/// sent, as that it is too large, is heard then.
-struct Listening(Stream);
-
-impl AsyncRead for Listening {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Listening {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes).map(|written| unless_ended(written, bytes.len()))
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx).map(|flushed| unless_ended(flushed, ()))
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
-}
-
-/// These errors end the reading too, after what has arrived.
-fn unless_ended<T>(result: io::Result<T>, ended: T) -> io::Result<T> {
-    use io::ErrorKind::{BrokenPipe, ConnectionReset};
-    result.or_else(|error| if matches!(error.kind(), BrokenPipe | ConnectionReset) { Ok(ended) } else { Err(error) })
-}

@@ -1,0 +1,109 @@
+//! One async connection: its stream, and the driver's task that ends with it.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, RedisConnectionInfo, RedisResult};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::task::AbortHandle;
+
+use crate::base::future::BoxFuture;
+use crate::kinds::redis::config::RedisConfig;
+use crate::kinds::redis::greeting::Greeting;
+use crate::kinds::redis::session::Session;
+use crate::net::count::Counted;
+use crate::net::kill_switch::KillSwitch;
+use crate::net::tls::Stream;
+
+/// A connection with a driver task that ends with it.
+pub(super) struct Connection {
+    pub(super) connection: MultiplexedConnection,
+    driver: AbortHandle,
+    pub(super) switch: KillSwitch,
+}
+
+impl Connection {
+    pub(super) async fn open(session: &Session, switch: &KillSwitch) -> RedisResult<Self> {
+        let (connection, driver) = open(session, switch).await?;
+        Ok(Connection { connection, driver: tokio::spawn(driver).abort_handle(), switch: switch.clone() })
+    }
+
+    pub(super) fn is_gone(&self) -> bool {
+        self.switch.is_cut() || self.driver.is_finished()
+    }
+}
+
+impl Drop for Connection {
+    // The driver of an unanswered blocking command would live on without this.
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+pub(super) async fn open(
+    session: &Session,
+    switch: &KillSwitch,
+) -> RedisResult<(MultiplexedConnection, BoxFuture<()>)> {
+    let counted = Counted::new(&session.drivers);
+    let stream = open_stream(session, switch).await?;
+    // Slow commands are no reason to give up; frozen servers are what the kill switch is for.
+    let settings = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
+    let (connection, driver) = MultiplexedConnection::new_with_config(&taken_in(), stream, settings).await?;
+    let driver: BoxFuture<()> = Box::pin(async move {
+        let _counted = counted;
+        driver.await;
+    });
+    Ok((connection, driver))
+}
+
+/// For the driver, which has nothing left to say on a connection that was greeted.
+pub(super) fn taken_in() -> RedisConnectionInfo {
+    RedisConnectionInfo::default().set_skip_set_lib_name()
+}
+
+/// A connection that the server has taken in.
+pub(super) async fn open_stream(session: &Session, switch: &KillSwitch) -> RedisResult<Listening> {
+    let RedisConfig { host, port, keepalive, .. } = &*session.config;
+    let mut stream = Listening(session.tls.dial(host, *port, *keepalive, switch).await?);
+    let (mut greeting, mut decoder) = (Greeting::new(session), Default::default());
+    while let Some((steps, packed)) = greeting.words() {
+        stream.write_all(&packed).await?;
+        stream.flush().await?;
+        for step in steps {
+            greeting.heard(step, redis::parse_redis_value_async(&mut decoder, &mut stream).await)?;
+        }
+    }
+    Ok(stream)
+}
+
+/// A stream whose end its reader tells, not its writer: what the server said before it hung up on what it was being
+/// sent, as that it is too large, is heard then.
+pub(super) struct Listening(Stream);
+
+impl AsyncRead for Listening {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Listening {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes).map(|written| unless_ended(written, bytes.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx).map(|flushed| unless_ended(flushed, ()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+/// These errors end the reading too, after what has arrived.
+fn unless_ended<T>(result: io::Result<T>, ended: T) -> io::Result<T> {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset};
+    result.or_else(|error| if matches!(error.kind(), BrokenPipe | ConnectionReset) { Ok(ended) } else { Err(error) })
+}
