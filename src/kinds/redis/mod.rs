@@ -10,8 +10,10 @@ mod connection;
 mod errors;
 mod greeting;
 mod packed;
+mod pubsub;
 mod session;
 mod wire;
 
 pub use self::config::RedisConfig;
-pub use self::session::{Exclusive, PubSub, Redis, RedisResource};
+pub use self::pubsub::PubSub;
+pub use self::session::{Exclusive, Redis, RedisResource};

@@ -3,14 +3,13 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
-use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult, ToRedisArgs, Value};
+use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult, Value};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::AbortHandle;
@@ -26,6 +25,7 @@ use crate::kinds::redis::commands::{Effect, not_shared, reads, silenced, silence
 use crate::kinds::redis::config::{RedisConfig, SCHEMES};
 use crate::kinds::redis::connection::{Connection, open, open_stream, taken_in};
 use crate::kinds::redis::errors::{Answer, ended, is_readonly, refused};
+use crate::kinds::redis::pubsub::PubSub;
 use crate::kinds::redis::wire::Manager;
 use crate::lifecycle::busy::Busy;
 use crate::lifecycle::checkout::{Checkouts, Limits};
@@ -746,81 +746,8 @@ impl fmt::Debug for Exclusive {
     }
 }
 
-/// A connection that is subscribed; derefs to [`redis::aio::PubSub`]. Its messages end when the connection is lost.
-pub struct PubSub {
-    pubsub: Ours<redis::aio::PubSub>,
-    session: Arc<Session>,
-    _place: Ours<Place>,
-}
-
-/// The driver's own, but that [`Error::behind`] an error is why the connection is gone.
-impl PubSub {
-    /// Subscribes to a channel, or to several.
-    ///
-    /// # Errors
-    /// When the server refuses it, or the connection is lost.
-    ///
-    /// # Cancel safety
-    /// It may be subscribed all the same.
-    pub async fn subscribe(&mut self, channels: impl ToRedisArgs) -> RedisResult<()> {
-        self.pubsub.subscribe(channels).await.map_err(|error| self.session.unsent(error))
-    }
-
-    /// Ends the subscription to a channel, or to several.
-    ///
-    /// # Errors
-    /// When the server refuses it, or the connection is lost.
-    ///
-    /// # Cancel safety
-    /// It may be ended all the same.
-    pub async fn unsubscribe(&mut self, channels: impl ToRedisArgs) -> RedisResult<()> {
-        self.pubsub.unsubscribe(channels).await.map_err(|error| self.session.unsent(error))
-    }
-
-    /// Subscribes to a pattern, or to several.
-    ///
-    /// # Errors
-    /// When the server refuses it, or the connection is lost.
-    ///
-    /// # Cancel safety
-    /// It may be subscribed all the same.
-    pub async fn psubscribe(&mut self, patterns: impl ToRedisArgs) -> RedisResult<()> {
-        self.pubsub.psubscribe(patterns).await.map_err(|error| self.session.unsent(error))
-    }
-
-    /// Ends the subscription to a pattern, or to several.
-    ///
-    /// # Errors
-    /// When the server refuses it, or the connection is lost.
-    ///
-    /// # Cancel safety
-    /// It may be ended all the same.
-    pub async fn punsubscribe(&mut self, patterns: impl ToRedisArgs) -> RedisResult<()> {
-        self.pubsub.punsubscribe(patterns).await.map_err(|error| self.session.unsent(error))
-    }
-}
-
-impl Deref for PubSub {
-    type Target = redis::aio::PubSub;
-    fn deref(&self) -> &Self::Target {
-        &self.pubsub
-    }
-}
-
-impl DerefMut for PubSub {
-    fn deref_mut(&mut self) -> &mut Self::Target {
-        &mut self.pubsub
-    }
-}
-
-impl fmt::Debug for PubSub {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PubSub").finish_non_exhaustive()
-    }
-}
-
 /// A place among the exclusive connections, and in the books.
-struct Place {
+pub(super) struct Place {
     _permit: OwnedSemaphorePermit,
     _lease: Lease<Redis>,
 }
