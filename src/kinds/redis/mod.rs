@@ -8,6 +8,7 @@ mod commands;
 mod config;
 mod connection;
 mod errors;
+mod exclusive;
 mod greeting;
 mod packed;
 mod pubsub;
@@ -15,5 +16,6 @@ mod session;
 mod wire;
 
 pub use self::config::RedisConfig;
+pub use self::exclusive::Exclusive;
 pub use self::pubsub::PubSub;
-pub use self::session::{Exclusive, Redis, RedisResource};
+pub use self::session::{Redis, RedisResource};

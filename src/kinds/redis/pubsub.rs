@@ -7,7 +7,8 @@ use std::sync::Arc;
 use redis::{RedisResult, ToRedisArgs};
 
 use crate::base::process::Ours;
-use crate::kinds::redis::session::{Place, Session};
+use crate::kinds::redis::exclusive::Place;
+use crate::kinds::redis::session::Session;
 
 /// A connection that is subscribed; derefs to [`redis::aio::PubSub`]. Its messages end when the connection is lost.
 pub struct PubSub {

@@ -21,10 +21,11 @@ use crate::base::holder::QuotaId;
 use crate::base::process::Ours;
 use crate::base::repeat::Repeat;
 use crate::base::runtime::within;
-use crate::kinds::redis::commands::{Effect, not_shared, reads, silenced, silences, unsafe_twice};
+use crate::kinds::redis::commands::{Effect, not_shared, reads, silenced, unsafe_twice};
 use crate::kinds::redis::config::{RedisConfig, SCHEMES};
 use crate::kinds::redis::connection::{Connection, open, open_stream, taken_in};
-use crate::kinds::redis::errors::{Answer, ended, is_readonly, refused};
+use crate::kinds::redis::errors::{Answer, is_readonly, refused};
+use crate::kinds::redis::exclusive::{Exclusive, Place};
 use crate::kinds::redis::pubsub::PubSub;
 use crate::kinds::redis::wire::Manager;
 use crate::lifecycle::busy::Busy;
@@ -561,7 +562,7 @@ impl Session {
     }
 
     /// The error of a call that found its connection gone, so that nothing was sent.
-    fn gone(&self, error: impl Into<BoxError>) -> Error {
+    pub(super) fn gone(&self, error: impl Into<BoxError>) -> Error {
         let resource = || Arc::clone(self.link.name());
         match self.link.slot.upgrade().map(|slot| slot.condition()) {
             None | Some(Condition { state: State::Closed, .. }) => Error::Closed { resource: resource() },
@@ -691,65 +692,6 @@ impl ConnectionLike for Lease<Redis> {
     fn get_db(&self) -> i64 {
         Redis::get_db(self)
     }
-}
-
-/// An async connection of one's own. Every command is allowed; it is closed when it drops.
-pub struct Exclusive {
-    own: Ours<Connection>,
-    session: Arc<Session>,
-    _place: Ours<Place>,
-}
-
-impl Exclusive {
-    /// Whether these can be sent.
-    fn check<'a>(&self, commands: impl IntoIterator<Item = &'a Cmd>) -> RedisResult<()> {
-        self.session.link.process.check().map_err(refused)?;
-        if commands.into_iter().any(silences) {
-            return Err(silenced());
-        }
-        if self.own.is_gone() { Err(refused(self.session.gone(ended(&self.own.switch)))) } else { Ok(()) }
-    }
-}
-
-impl ConnectionLike for Exclusive {
-    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
-        Box::pin(async move {
-            self.check([cmd])?;
-            let busy = self.session.link.busy(Work::Operation);
-            let answer = self.own.connection.req_packed_command(cmd).await;
-            self.session.answered(busy, answer, || unsafe_twice([cmd]))
-        })
-    }
-
-    fn req_packed_commands<'a>(
-        &'a mut self,
-        pipeline: &'a Pipeline,
-        offset: usize,
-        count: usize,
-    ) -> RedisFuture<'a, Vec<Value>> {
-        Box::pin(async move {
-            self.check(pipeline.cmd_iter())?;
-            let busy = self.session.link.busy(Work::Operation);
-            let answer = self.own.connection.req_packed_commands(pipeline, offset, count).await;
-            self.session.answered(busy, answer, || unsafe_twice(pipeline.cmd_iter()))
-        })
-    }
-
-    fn get_db(&self) -> i64 {
-        self.session.config.db
-    }
-}
-
-impl fmt::Debug for Exclusive {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Exclusive").field("resource", self.session.link.name()).finish_non_exhaustive()
-    }
-}
-
-/// A place among the exclusive connections, and in the books.
-pub(super) struct Place {
-    _permit: OwnedSemaphorePermit,
-    _lease: Lease<Redis>,
 }
 
 /// How long closing waits for the drivers' tasks and sockets to go, which takes microseconds.
