@@ -7,6 +7,7 @@ pub(crate) mod blocking;
 mod commands;
 mod config;
 mod connection;
+mod demotion;
 mod errors;
 mod exclusive;
 mod greeting;

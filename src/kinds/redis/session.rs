@@ -1,11 +1,10 @@
 //! What the pool keeps of a Redis, and all that is made of it.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::RwLock;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
@@ -24,6 +23,7 @@ use crate::base::runtime::within;
 use crate::kinds::redis::commands::{Effect, not_shared, reads, silenced, unsafe_twice};
 use crate::kinds::redis::config::{RedisConfig, SCHEMES};
 use crate::kinds::redis::connection::{Connection, open, open_stream, taken_in};
+use crate::kinds::redis::demotion::{Demotion, is_replica};
 use crate::kinds::redis::errors::{Answer, is_readonly, refused};
 use crate::kinds::redis::exclusive::{Exclusive, Place};
 use crate::kinds::redis::pubsub::PubSub;
@@ -189,16 +189,16 @@ pub struct Redis {
 }
 
 pub(super) struct Session {
-    this: Weak<Session>,
+    pub(super) this: Weak<Session>,
     pub(super) config: Arc<RedisConfig>,
     pub(super) tls: Tls,
     pub(super) link: Link,
-    runtime: Handle,
+    pub(super) runtime: Handle,
     /// Cuts every stream of the current generation.
     pub(super) switch: RwLock<KillSwitch>,
-    shared: RwLock<Option<Shared>>,
-    demotion: Demotion,
-    probe: tokio::sync::Mutex<Option<Connection>>,
+    pub(super) shared: RwLock<Option<Shared>>,
+    pub(super) demotion: Demotion,
+    pub(super) probe: tokio::sync::Mutex<Option<Connection>>,
     is_closed: AtomicBool,
     /// Of async connections, until their sockets are gone.
     pub(super) drivers: watch::Sender<usize>,
@@ -212,31 +212,9 @@ pub(super) struct Session {
 pub(super) struct Shared {
     connection: MultiplexedConnection,
     /// Another one has taken its place, so that its end is no loss.
-    retired: CancellationToken,
-    driver: AbortHandle,
+    pub(super) retired: CancellationToken,
+    pub(super) driver: AbortHandle,
 }
-
-/// How long the server of a retired connection may be silent. Part of the 5 s within which a frozen server is an error.
-const LAST_ANSWERS: Duration = Duration::from_millis(4500);
-
-/// The pause between two questions to it.
-const LAST_PAUSE: Duration = Duration::from_millis(500);
-
-/// What is known of a server that answered `READONLY`: as a failover behind one address leaves it, or a replica on
-/// purpose.
-#[derive(Default)]
-pub(super) struct Demotion {
-    is_suspected: AtomicBool,
-    /// Somebody looks for the master.
-    is_looking: AtomicBool,
-}
-
-/// How many times in a row the master is looked for. With the pause it is found within 5 s of the first `READONLY`,
-/// unless the address leads to it only later.
-const LOOKS: usize = 5;
-
-/// At most one connection a second is opened against a replica on purpose.
-const LOOK_PAUSE: Duration = Duration::from_secs(1);
 
 impl Provide<Checkouts<Manager>> for Redis {
     fn provide(&self) -> &Checkouts<Manager> {
@@ -364,7 +342,7 @@ impl Redis {
 
 impl Session {
     /// Opens one connection, whatever steps that takes, within the limit.
-    async fn in_time<T>(&self, opening: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
+    pub(super) async fn in_time<T>(&self, opening: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
         let limit = self.config.connect_timeout;
         let late = || io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit:?}"));
         within(limit, opening).await.unwrap_or_else(|_elapsed| Err(late().into()))
@@ -394,7 +372,12 @@ impl Session {
     }
 
     /// Has the connection's driver run. Its end is a loss of the generation, unless the connection is retired by then.
-    fn drive(&self, connection: MultiplexedConnection, driver: BoxFuture<()>, switch: &KillSwitch) -> Shared {
+    pub(super) fn drive(
+        &self,
+        connection: MultiplexedConnection,
+        driver: BoxFuture<()>,
+        switch: &KillSwitch,
+    ) -> Shared {
         let retired = CancellationToken::new();
         let (link, switch, is_retired) = (self.link.clone(), switch.clone(), retired.clone());
         let generation = link.generation();
@@ -418,83 +401,6 @@ impl Session {
             return None;
         }
         self.shared.read().clone()
-    }
-
-    /// Looks for the master behind the address of a server that answered `READONLY`, unless somebody does.
-    fn look_for_master(&self) {
-        self.demotion.is_suspected.store(true, Ordering::Relaxed);
-        if self.demotion.is_looking.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let Some(session) = self.this.upgrade() else { return };
-        let switch = self.switch.read().clone();
-        self.runtime.spawn(async move {
-            let looking = async {
-                for _ in 0..LOOKS {
-                    let found = session.in_time(session.look(&switch)).await;
-                    tokio::time::sleep(LOOK_PAUSE).await;
-                    match found {
-                        Ok(true) => return,
-                        Ok(false) => {}
-                        Err(error) => {
-                            let error = session.config.told(error);
-                            tracing::debug!(resource = %session.link.name(), %error, "looking for the master");
-                        }
-                    }
-                }
-            };
-            tokio::select! {
-                () = looking => {}
-                () = switch.wait() => {}
-            }
-            session.demotion.is_looking.store(false, Ordering::Release);
-        });
-    }
-
-    /// Whether the address leads to a master, by a new connection, which then takes the place of those that there are.
-    async fn look(&self, switch: &KillSwitch) -> RedisResult<bool> {
-        let (mut connection, mut driver) = open(self, switch).await?;
-        let is_replica = tokio::select! {
-            is_replica = is_replica(&mut connection) => is_replica?,
-            () = &mut driver => return Err(io::Error::from(io::ErrorKind::ConnectionReset).into()),
-        };
-        if is_replica {
-            return Ok(false);
-        }
-        let Some(old) = self.replace_shared(connection, driver, switch) else { return Ok(false) };
-        let retired_at = Instant::now();
-        self.threads.retire();
-        let (probe, switch) = (self.probe.lock().await.take(), switch.clone());
-        tokio::spawn(async move {
-            tokio::select! {
-                () = outlast(old.driver, probe, retired_at) => {}
-                () = switch.wait() => {}
-            }
-        });
-        self.demotion.is_suspected.store(false, Ordering::Relaxed);
-        tracing::warn!(
-            resource = %self.link.name(),
-            endpoint = %self.link.endpoint(),
-            "the server became a replica; another one, which is a master, has its address"
-        );
-        Ok(true)
-    }
-
-    /// Retires the shared connection, on which what is in flight is still answered. `None` if that is cut meanwhile.
-    fn replace_shared(
-        &self,
-        connection: MultiplexedConnection,
-        driver: BoxFuture<()>,
-        switch: &KillSwitch,
-    ) -> Option<Shared> {
-        let mut shared = self.shared.write();
-        // Whoever brings a lost one back writes it after the cut, and must not find it replaced by what was cut.
-        if switch.is_cut() {
-            return None;
-        }
-        let old = shared.replace(self.drive(connection, driver, switch))?;
-        old.retired.cancel();
-        Some(old)
     }
 
     /// What the answer to a PING proves, or that there was none.
@@ -581,21 +487,6 @@ impl Session {
     }
 }
 
-/// Waits until what is in flight on a retired connection is answered, or its server is silent. The prober's connection
-/// asks, as long as it leads to that server: to a replica, as the master that was found is none.
-async fn outlast(retired: AbortHandle, probe: Option<Connection>, mut heard: Instant) {
-    if let Some(mut probe) = probe {
-        while !retired.is_finished()
-            && matches!(within(LAST_ANSWERS - LAST_PAUSE, is_replica(&mut probe.connection)).await, Ok(Ok(true)))
-        {
-            heard = Instant::now();
-            tokio::time::sleep(LAST_PAUSE).await;
-        }
-    }
-    tokio::time::sleep(LAST_ANSWERS.saturating_sub(heard.elapsed())).await;
-    retired.abort();
-}
-
 /// The prober's question. Where there was a `READONLY`, whether it is a replica's is asked too.
 async fn ask(session: &Session, connection: &mut MultiplexedConnection) -> RedisResult<()> {
     let answer = redis::cmd("PING").query_async::<()>(connection).await;
@@ -604,20 +495,6 @@ async fn ask(session: &Session, connection: &mut MultiplexedConnection) -> Redis
         session.demotion.is_suspected.store(is_replica, Ordering::Relaxed);
     }
     answer
-}
-
-/// Whether the server is a replica, for all that it says. HELLO needs no right; a Redis before 6 knows ROLE alone. One
-/// that says neither has answered `READONLY`, so that it counts as a replica until it takes a write.
-async fn is_replica(connection: &mut MultiplexedConnection) -> RedisResult<bool> {
-    match redis::cmd("HELLO").arg(2).query_async::<HashMap<String, Value>>(connection).await {
-        Ok(about) => Ok(matches!(about.get("role"), Some(Value::BulkString(role)) if role == b"replica")),
-        Err(error) if error.is_io_error() => Err(error),
-        Err(_it_has_no_hello) => match redis::cmd("ROLE").query_async::<Vec<Value>>(connection).await {
-            Ok(role) => Ok(!matches!(role.first(), Some(Value::BulkString(role)) if role == b"master")),
-            Err(error) if error.is_io_error() => Err(error),
-            Err(_it_cannot_say) => Ok(true),
-        },
-    }
 }
 
 impl fmt::Debug for Redis {
