@@ -8,10 +8,11 @@ use redis::{Cmd, Pipeline, RedisFuture, RedisResult, Value};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::base::process::Ours;
+use crate::kinds::redis::client::Redis;
 use crate::kinds::redis::commands::{silenced, silences, unsafe_twice};
 use crate::kinds::redis::connection::Connection;
 use crate::kinds::redis::errors::{ended, refused};
-use crate::kinds::redis::session::{Redis, Session};
+use crate::kinds::redis::session::Session;
 use crate::lifecycle::lease::Lease;
 use crate::lifecycle::work::Work;
 

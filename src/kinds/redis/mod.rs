@@ -4,6 +4,7 @@
 //! ends every call in flight, blocking ones too, without any limit on slow commands.
 
 pub(crate) mod blocking;
+mod client;
 mod commands;
 mod config;
 mod connection;
@@ -16,7 +17,8 @@ mod pubsub;
 mod session;
 mod wire;
 
+pub use self::client::Redis;
 pub use self::config::RedisConfig;
 pub use self::exclusive::Exclusive;
 pub use self::pubsub::PubSub;
-pub use self::session::{Redis, RedisResource};
+pub use self::session::RedisResource;
