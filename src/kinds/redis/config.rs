@@ -10,7 +10,7 @@ use crate::base::holder::QuotaId;
 use crate::base::millis;
 use crate::base::millis::number;
 use crate::base::secret::Secret;
-use crate::kinds::redis::session::RedisResource;
+use crate::kinds::redis::resource::RedisResource;
 use crate::lifecycle::kind::KindConfig;
 use crate::net::checks::Checks;
 use crate::net::parts::{Guard, Names, Part};

@@ -14,6 +14,7 @@ mod exclusive;
 mod greeting;
 mod packed;
 mod pubsub;
+mod resource;
 mod session;
 mod wire;
 
@@ -21,4 +22,4 @@ pub use self::client::Redis;
 pub use self::config::RedisConfig;
 pub use self::exclusive::Exclusive;
 pub use self::pubsub::PubSub;
-pub use self::session::RedisResource;
+pub use self::resource::RedisResource;

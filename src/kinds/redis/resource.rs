@@ -1,0 +1,159 @@
+//! A Redis in the pool: how it connects, recovers, is pinged and closes.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use redis::{ErrorKind, RedisError};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, watch};
+
+use crate::base::error::{Failure, Worded};
+use crate::base::holder::QuotaId;
+use crate::base::runtime::within;
+use crate::kinds::redis::client::Redis;
+use crate::kinds::redis::config::{RedisConfig, SCHEMES};
+use crate::kinds::redis::connection::Connection;
+use crate::kinds::redis::demotion::Demotion;
+use crate::kinds::redis::session::{Session, ask};
+use crate::kinds::redis::wire::Manager;
+use crate::lifecycle::checkout::{Checkouts, Limits};
+use crate::lifecycle::close::phase::Phase;
+use crate::lifecycle::link::Link;
+use crate::lifecycle::resource::Resource;
+use crate::lifecycle::status::Usage;
+use crate::lifecycle::wait::Quota;
+use crate::net::count::none;
+use crate::net::kill_switch::KillSwitch;
+use crate::net::tls::Tls;
+use crate::net::url::host_port;
+
+/// A Redis in the pool.
+#[derive(Debug)]
+pub struct RedisResource {
+    pub(super) config: Arc<RedisConfig>,
+    pub(super) tls: Tls,
+    /// Of which the connections for threads are.
+    pub(crate) quota: QuotaId,
+}
+
+impl Resource for RedisResource {
+    type Handle = Redis;
+
+    async fn connect(&self, link: &Link) -> Result<Redis, Failure> {
+        let limits = Limits {
+            max: self.config.pool_size as usize,
+            min_idle: self.config.min_idle as usize,
+            idle_timeout: self.config.idle_timeout,
+            max_lifetime: self.config.max_lifetime,
+            test_after: self.config.test_after,
+        };
+        let quota = Quota::of(self.quota, link, limits.max, "connections", "pool_size");
+        let config = Arc::clone(&self.config);
+        let tell = move |error| config.told(error);
+        let session = Arc::new_cyclic(|session| Session {
+            this: Weak::clone(session),
+            config: Arc::clone(&self.config),
+            tls: self.tls.clone(),
+            link: link.clone(),
+            runtime: Handle::current(),
+            switch: RwLock::default(),
+            shared: RwLock::new(None),
+            demotion: Demotion::default(),
+            probe: tokio::sync::Mutex::new(None),
+            is_closed: AtomicBool::new(false),
+            drivers: watch::Sender::new(0),
+            exclusives: Arc::new(Semaphore::new(self.config.exclusive_size)),
+            exclusive_quota: Quota::new(link, self.config.exclusive_size, "exclusive connections", "exclusive_size"),
+            threads: Checkouts::new(link, Arc::new(Manager(Weak::clone(session))), limits, quota, tell),
+        });
+        if let Err(failure) = session.open_shared().await {
+            let RedisConfig { host, port, .. } = &*self.config;
+            let failure = self.tls.or_wanted(failure, host, *port, "use rediss://").await;
+            let is_foreign = |error: &RedisError| error.kind() == ErrorKind::Parse;
+            if !failure.source.downcast_ref().is_some_and(is_foreign) {
+                return Err(failure);
+            }
+            let text = format!("what answers there is no Redis ({failure}): mend host and port");
+            return Err(Failure::permanent(Worded::new(text, failure.source)));
+        }
+        Ok(Redis { session })
+    }
+
+    async fn recover(&self, _: &Link, lost: &Redis) -> Result<bool, Failure> {
+        lost.session.open_shared().await.inspect_err(|failure| {
+            if failure.permanent {
+                lost.session.threads.give_up();
+            }
+        })?;
+        Ok(true)
+    }
+
+    async fn ping(&self, redis: &Redis) -> Result<(), Failure> {
+        let session = &redis.session;
+        let mut probe = session.probe.lock().await;
+        if session.is_closed.load(Ordering::Acquire) {
+            return Err(Failure::unasked("it is closed"));
+        }
+        // Taken out while in use, so that a ping given up takes its connection with it.
+        if let Some(mut own) = probe.take() {
+            let answer = ask(session, &mut own.connection).await;
+            // That this connection has ended says nothing about the others.
+            if !answer.as_ref().is_err_and(RedisError::is_io_error) {
+                *probe = Some(own);
+                return session.judged(answer);
+            }
+        }
+        match session.in_time(Connection::open(session, &KillSwitch::new())).await {
+            Ok(mut own) => {
+                let answer = ask(session, &mut own.connection).await;
+                *probe = Some(own);
+                session.judged(answer)
+            }
+            // Nor does it that there is no room for one more.
+            Err(error) => {
+                drop(probe);
+                match session.live_shared() {
+                    Some(mut shared) => session.judged(ask(session, &mut shared.connection).await),
+                    None => Err(Failure::unasked(session.config.told(error))),
+                }
+            }
+        }
+    }
+
+    async fn close(&self, redis: Redis) -> Result<(), Failure> {
+        redis.session.threads.close().await;
+        redis.session.shared.write().take();
+        // Before the lock, so that a ping which comes after it opens nothing any more.
+        redis.session.is_closed.store(true, Ordering::Release);
+        redis.session.probe.lock().await.take();
+        // What is still out ends here; the drain has waited for it.
+        redis.session.switch.read().cut_because(redis.session.link.why_cut());
+        // Their tasks drop what was cut, a moment later; what a forgotten runtime keeps from that is not waited for.
+        let _ = within(LINGER, none(&redis.session.drivers)).await;
+        Ok(())
+    }
+
+    fn cut(&self, redis: &Redis) {
+        // In this order, so that nobody is given one that is cut.
+        redis.session.threads.refuse();
+        redis.session.switch.read().cut_because(redis.session.link.why_cut());
+    }
+
+    fn endpoint(&self) -> String {
+        let scheme = SCHEMES[usize::from(self.config.tls.is_some())];
+        format!("{scheme}://{}/{}", host_port(&self.config.host, self.config.port), self.config.db)
+    }
+
+    fn phase(&self) -> Phase {
+        Phase::Redis
+    }
+
+    fn usage(&self, redis: &Redis) -> Usage {
+        redis.session.threads.usage()
+    }
+}
+
+/// How long closing waits for the drivers' tasks and sockets to go, which takes microseconds.
+const LINGER: Duration = Duration::from_millis(500);
