@@ -83,7 +83,7 @@ fn guide_has_every_environment_name() {
         include_str!("../src/kinds/mongo/config.rs"),
         include_str!("../src/kinds/rabbitmq/config.rs"),
         include_str!("../src/kinds/clickhouse/config.rs"),
-        include_str!("../src/kinds/redis/mod.rs"),
+        include_str!("../src/kinds/redis/config.rs"),
     ];
     let is_name = |text: &&str| {
         text.len() > 5

@@ -13,6 +13,7 @@ mod errors;
 mod exclusive;
 mod greeting;
 mod packed;
+mod prober;
 mod pubsub;
 mod resource;
 mod session;

@@ -14,9 +14,8 @@ use crate::base::holder::QuotaId;
 use crate::base::runtime::within;
 use crate::kinds::redis::client::Redis;
 use crate::kinds::redis::config::{RedisConfig, SCHEMES};
-use crate::kinds::redis::connection::Connection;
 use crate::kinds::redis::demotion::Demotion;
-use crate::kinds::redis::session::{Session, ask};
+use crate::kinds::redis::session::Session;
 use crate::kinds::redis::wire::Manager;
 use crate::lifecycle::checkout::{Checkouts, Limits};
 use crate::lifecycle::close::phase::Phase;
@@ -25,7 +24,6 @@ use crate::lifecycle::resource::Resource;
 use crate::lifecycle::status::Usage;
 use crate::lifecycle::wait::Quota;
 use crate::net::count::none;
-use crate::net::kill_switch::KillSwitch;
 use crate::net::tls::Tls;
 use crate::net::url::host_port;
 
@@ -91,35 +89,7 @@ impl Resource for RedisResource {
     }
 
     async fn ping(&self, redis: &Redis) -> Result<(), Failure> {
-        let session = &redis.session;
-        let mut probe = session.probe.lock().await;
-        if session.is_closed.load(Ordering::Acquire) {
-            return Err(Failure::unasked("it is closed"));
-        }
-        // Taken out while in use, so that a ping given up takes its connection with it.
-        if let Some(mut own) = probe.take() {
-            let answer = ask(session, &mut own.connection).await;
-            // That this connection has ended says nothing about the others.
-            if !answer.as_ref().is_err_and(RedisError::is_io_error) {
-                *probe = Some(own);
-                return session.judged(answer);
-            }
-        }
-        match session.in_time(Connection::open(session, &KillSwitch::new())).await {
-            Ok(mut own) => {
-                let answer = ask(session, &mut own.connection).await;
-                *probe = Some(own);
-                session.judged(answer)
-            }
-            // Nor does it that there is no room for one more.
-            Err(error) => {
-                drop(probe);
-                match session.live_shared() {
-                    Some(mut shared) => session.judged(ask(session, &mut shared.connection).await),
-                    None => Err(Failure::unasked(session.config.told(error))),
-                }
-            }
-        }
+        redis.session.ping().await
     }
 
     async fn close(&self, redis: Redis) -> Result<(), Failure> {

@@ -17,7 +17,7 @@ use crate::base::future::BoxFuture;
 use crate::base::runtime::within;
 use crate::kinds::redis::config::RedisConfig;
 use crate::kinds::redis::connection::{Connection, open};
-use crate::kinds::redis::demotion::{Demotion, is_replica};
+use crate::kinds::redis::demotion::Demotion;
 use crate::kinds::redis::errors::{Answer, is_readonly, refused};
 use crate::kinds::redis::wire::Manager;
 use crate::lifecycle::busy::Busy;
@@ -120,25 +120,6 @@ impl Session {
         self.shared.read().clone()
     }
 
-    /// What the answer to a PING proves, or that there was none.
-    pub(super) fn judged(&self, answer: RedisResult<()>) -> Result<(), Failure> {
-        let Err(error) = answer else {
-            return match self.demotion.is_suspected.load(Ordering::Relaxed) {
-                true => Err(Failure::limited(
-                    "it is a replica, which answered READONLY to a command that changes something",
-                )),
-                false => Ok(()),
-            };
-        };
-        let (is_silent, is_limited) = (error.is_io_error(), error.code() == Some("NOPERM"));
-        let told = self.config.told(error);
-        Err(match (is_silent, is_limited) {
-            (true, _) => Failure::transient(told),
-            (_, true) => Failure::limited(told),
-            _ => Failure::refused(told),
-        })
-    }
-
     /// An answer ends the operation, be it an error of the server's. Without one it is given up: it is lost, or, where it
     /// changes something, nobody knows whether it ran.
     pub(super) fn answered<T: Answer>(
@@ -202,14 +183,4 @@ impl Session {
     pub(super) fn closed(&self) -> RedisError {
         refused(Error::Closed { resource: Arc::clone(self.link.name()) })
     }
-}
-
-/// The prober's question. Where there was a `READONLY`, whether it is a replica's is asked too.
-pub(super) async fn ask(session: &Session, connection: &mut MultiplexedConnection) -> RedisResult<()> {
-    let answer = redis::cmd("PING").query_async::<()>(connection).await;
-    if answer.is_ok() && session.demotion.is_suspected.load(Ordering::Relaxed) {
-        let is_replica = is_replica(connection).await?;
-        session.demotion.is_suspected.store(is_replica, Ordering::Relaxed);
-    }
-    answer
 }

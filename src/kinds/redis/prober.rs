@@ -1,0 +1,74 @@
+//! How the prober asks: on a connection of its own, and on the shared one where it has none.
+
+use std::sync::atomic::Ordering;
+
+use redis::aio::MultiplexedConnection;
+use redis::{RedisError, RedisResult};
+
+use crate::base::error::Failure;
+use crate::kinds::redis::connection::Connection;
+use crate::kinds::redis::demotion::is_replica;
+use crate::kinds::redis::session::Session;
+use crate::net::kill_switch::KillSwitch;
+
+/// The prober's question. Where there was a `READONLY`, whether it is a replica's is asked too.
+pub(super) async fn ask(session: &Session, connection: &mut MultiplexedConnection) -> RedisResult<()> {
+    let answer = redis::cmd("PING").query_async::<()>(connection).await;
+    if answer.is_ok() && session.demotion.is_suspected.load(Ordering::Relaxed) {
+        let is_replica = is_replica(connection).await?;
+        session.demotion.is_suspected.store(is_replica, Ordering::Relaxed);
+    }
+    answer
+}
+
+impl Session {
+    pub(super) async fn ping(&self) -> Result<(), Failure> {
+        let mut probe = self.probe.lock().await;
+        if self.is_closed.load(Ordering::Acquire) {
+            return Err(Failure::unasked("it is closed"));
+        }
+        // Taken out while in use, so that a ping given up takes its connection with it.
+        if let Some(mut own) = probe.take() {
+            let answer = ask(self, &mut own.connection).await;
+            // That this connection has ended says nothing about the others.
+            if !answer.as_ref().is_err_and(RedisError::is_io_error) {
+                *probe = Some(own);
+                return self.judged(answer);
+            }
+        }
+        match self.in_time(Connection::open(self, &KillSwitch::new())).await {
+            Ok(mut own) => {
+                let answer = ask(self, &mut own.connection).await;
+                *probe = Some(own);
+                self.judged(answer)
+            }
+            // Nor does it that there is no room for one more.
+            Err(error) => {
+                drop(probe);
+                match self.live_shared() {
+                    Some(mut shared) => self.judged(ask(self, &mut shared.connection).await),
+                    None => Err(Failure::unasked(self.config.told(error))),
+                }
+            }
+        }
+    }
+
+    /// What the answer to a PING proves, or that there was none.
+    pub(super) fn judged(&self, answer: RedisResult<()>) -> Result<(), Failure> {
+        let Err(error) = answer else {
+            return match self.demotion.is_suspected.load(Ordering::Relaxed) {
+                true => Err(Failure::limited(
+                    "it is a replica, which answered READONLY to a command that changes something",
+                )),
+                false => Ok(()),
+            };
+        };
+        let (is_silent, is_limited) = (error.is_io_error(), error.code() == Some("NOPERM"));
+        let told = self.config.told(error);
+        Err(match (is_silent, is_limited) {
+            (true, _) => Failure::transient(told),
+            (_, true) => Failure::limited(told),
+            _ => Failure::refused(told),
+        })
+    }
+}
