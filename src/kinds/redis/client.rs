@@ -50,7 +50,7 @@ impl Provide<Checkouts<Manager>> for Redis {
 
 impl Redis {
     /// A connection of one's own, for `WATCH`/`MULTI`, `SELECT` and blocking commands. At most
-    /// [`exclusive_size`](RedisConfig::exclusive_size) at a time; closed when it drops.
+    /// [`exclusive_size`](crate::config::RedisConfig::exclusive_size) at a time; closed when it drops.
     ///
     /// # Errors
     /// When no connection can be made, or none is free within the acquire timeout.

@@ -14,6 +14,15 @@ pub(super) struct Greeting<'a> {
     waived: Option<ServerError>,
 }
 
+/// One of the commands of a greeting.
+#[derive(Clone, Copy)]
+pub(super) enum Step {
+    Auth,
+    Select,
+    Name,
+    Ping,
+}
+
 impl<'a> Greeting<'a> {
     pub(super) fn new(session: &'a Session) -> Self {
         Greeting { session, user: session.config.user.as_deref(), is_due: true, waived: None }
@@ -81,12 +90,4 @@ impl<'a> Greeting<'a> {
             }
         }
     }
-}
-
-#[derive(Clone, Copy)]
-pub(super) enum Step {
-    Auth,
-    Select,
-    Name,
-    Ping,
 }

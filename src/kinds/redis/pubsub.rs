@@ -17,7 +17,7 @@ pub struct PubSub {
     pub(super) _place: Ours<Place>,
 }
 
-/// The driver's own, but that [`Error::behind`] an error is why the connection is gone.
+/// The driver's own, but that [`Error::behind`](crate::Error::behind) an error is why the connection is gone.
 impl PubSub {
     /// Subscribes to a channel, or to several.
     ///

@@ -27,12 +27,15 @@ use crate::net::count::none;
 use crate::net::tls::Tls;
 use crate::net::url::host_port;
 
+/// How long closing waits for the drivers' tasks and sockets to go, which takes microseconds.
+const LINGER: Duration = Duration::from_millis(500);
+
 /// A Redis in the pool.
 #[derive(Debug)]
 pub struct RedisResource {
     pub(super) config: Arc<RedisConfig>,
     pub(super) tls: Tls,
-    /// Of which the connections for threads are.
+    /// The quota under which checkouts of threads are counted.
     pub(crate) quota: QuotaId,
 }
 
@@ -124,6 +127,3 @@ impl Resource for RedisResource {
         redis.session.threads.usage()
     }
 }
-
-/// How long closing waits for the drivers' tasks and sockets to go, which takes microseconds.
-const LINGER: Duration = Duration::from_millis(500);
