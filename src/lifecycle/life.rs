@@ -23,6 +23,7 @@ use crate::lifecycle::leak::LeakOptions;
 use crate::lifecycle::lease::Ledger;
 use crate::lifecycle::probe::Watch;
 use crate::lifecycle::status::State;
+use crate::lifecycle::transition::{Caller, Connected, Lost, Next, Overtaken, Recovery};
 
 /// The life of one resource and, while it is connected, its handle.
 pub(crate) struct Life<H: Send + Sync + 'static> {
@@ -76,61 +77,6 @@ struct Attempted {
     attempt: u64,
     error: Error,
     retry_at: Instant,
-}
-
-/// Who waits for a resource, and how.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Caller {
-    /// It goes on waiting while the connection is brought back, however often that fails.
-    pub(crate) patient: bool,
-    /// It is the pool's own closing code, which may lease whatever closes later.
-    pub(crate) inside: bool,
-}
-
-/// What an acquire does next.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Next {
-    /// Lease.
-    Lease,
-    /// Wait for a change.
-    Wait,
-    /// Carry out this attempt, then wait.
-    Connect(u64),
-}
-
-/// What an attempt's success has led to.
-#[derive(Debug)]
-pub(crate) enum Connected<H> {
-    /// A new generation is ready; it may have been lost already.
-    Ready { generation: u64, lost: Option<Source> },
-    /// The attempt was overtaken. This handle is nobody's: say goodbye.
-    Late(H),
-    /// The attempt was overtaken. Whoever did that has the handle.
-    Overtaken,
-}
-
-/// Closing, or another attempt, came first.
-#[derive(Debug)]
-pub(crate) struct Overtaken;
-
-/// What a loss has led to.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Lost {
-    /// Nothing now.
-    Noted,
-    /// It is being closed and not brought back, but nobody may wait for its answers: cut.
-    Cut,
-    /// Cut, then bring it back.
-    Recover(Recovery),
-}
-
-/// How a lost connection is to be brought back.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Recovery {
-    /// The attempt to carry out. After a pause it is to be begun [again](Life::again).
-    pub(crate) attempt: u64,
-    /// How many generations in a row died young. Where there were any, a pause comes first.
-    pub(crate) died_young: u32,
 }
 
 impl<H: Clone + Send + Sync + 'static> Life<H> {

@@ -27,6 +27,7 @@ pub(crate) mod resource;
 pub(crate) mod settings;
 pub(crate) mod slot;
 pub(crate) mod status;
+pub(crate) mod transition;
 pub(crate) mod user_ping;
 #[cfg(any(feature = "rabbitmq", feature = "r2d2"))]
 pub(crate) mod wait;

@@ -26,8 +26,9 @@ use crate::lifecycle::close::report::Reason;
 use crate::lifecycle::close::state::CloseCell;
 use crate::lifecycle::leak::LeakOptions;
 use crate::lifecycle::lease::{Claim, Lease};
-use crate::lifecycle::life::{Caller, Connected, Life, Lost, Recovery};
+use crate::lifecycle::life::Life;
 use crate::lifecycle::status::{PoolStatus, State};
+use crate::lifecycle::transition::{Caller, Connected, Lost, Recovery};
 use crate::lifecycle::work::Work;
 
 /// Tries all interleavings with at most so many preemptions, unless `LOOM_MAX_PREEMPTIONS` says

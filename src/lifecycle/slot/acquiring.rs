@@ -14,13 +14,13 @@ use crate::base::runtime::{LONGEST, within};
 use crate::lifecycle::any_slot::AnySlot;
 use crate::lifecycle::condition::{Condition, Progress};
 use crate::lifecycle::lease::{Claim, Lease, Provide};
-use crate::lifecycle::life::Caller;
 #[cfg(any(feature = "rabbitmq", feature = "redis"))]
 use crate::lifecycle::link::Link;
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::slot::Slot;
 use crate::lifecycle::slot::connecting::{Trying, connect};
 use crate::lifecycle::status::State;
+use crate::lifecycle::transition::Caller;
 
 impl<R: Resource> Slot<R> {
     /// A lease at once, if the resource is ready.

@@ -14,10 +14,10 @@ use crate::lifecycle::close::phase::Phase;
 use crate::lifecycle::condition::Condition;
 use crate::lifecycle::leak::Leaks;
 use crate::lifecycle::lease::Held;
-use crate::lifecycle::life::{Lost, Recovery};
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::slot::{Kind, Slot};
 use crate::lifecycle::status::{ResourceStatus, State, Usage};
+use crate::lifecycle::transition::{Lost, Recovery};
 
 impl<R: Resource> AnySlot for Slot<R> {
     fn activity(&self) -> &Arc<Activity> {

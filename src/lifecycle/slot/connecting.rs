@@ -16,11 +16,11 @@ use crate::base::error::{Failure, Proof, Source, panic_message};
 use crate::base::runtime::{LONGEST, thread, within};
 use crate::lifecycle::any_slot::AnySlot;
 use crate::lifecycle::condition::Progress;
-use crate::lifecycle::life::{Connected, Overtaken};
 use crate::lifecycle::link::Link;
 use crate::lifecycle::probe::{self, Watch};
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::slot::{Kind, Slot};
+use crate::lifecycle::transition::{Connected, Overtaken};
 
 /// How long a recovery says goodbye to what is lost.
 const GOODBYE: Duration = Duration::from_millis(500);
