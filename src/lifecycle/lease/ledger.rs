@@ -1,9 +1,19 @@
-//! Guards: what holds a resource, from which line, for how long.
+//! The ledger of a resource: every lease and checkout that is out, from which line, since when.
+//!
+//! ```text
+//! Ledger ── seats, each for some of the threads, and under a latch of its own
+//!             open ─── the generation that is leased
+//!             cards ── those of that generation that nobody has
+//!             all ──── the places, each for one card: who has it
+//! Lease ─── one card: its generation, its seat, its place
+//! ```
+//!
+//! A lease takes a card off the seat of its thread and fills in the card's place; its drop puts the card back. That
+//! touches no other seat, allocates nothing and clones no handle. Only a look at all leases goes from seat to seat. No
+//! code of users, which a handle's drop may be, runs under a latch.
 
 use std::any::Any;
 use std::backtrace::Backtrace;
-use std::fmt;
-use std::ops::Deref;
 use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,68 +25,7 @@ use crate::base::process::{Ours, Process, Room, Singleton};
 use crate::base::sync::{Latch, thread_number};
 use crate::lifecycle::activity::Activity;
 use crate::lifecycle::leak::{self, LeakOptions, Leaks};
-
-/// A resource in use. Derefs to the handle; dropping it does no I/O and needs no runtime.
-///
-/// It may be held for the life of a strategy: one that is merely held delays closing by at most
-/// [`held`](crate::pool::config::CloseOptions::held). A lease is tied to the generation that it was
-/// taken from; the built-in backends come back under it after a loss.
-#[must_use = "the lease ends when this drops"]
-pub struct Lease<H: ?Sized> {
-    /// Gone only while it drops.
-    held: Option<Box<dyn ErasedLease<H>>>,
-}
-
-impl<H: ?Sized> Lease<H> {
-    /// The name of the resource.
-    pub fn resource(this: &Self) -> &str {
-        &this.held().activity().name
-    }
-
-    /// The generation that this lease was taken from.
-    pub fn generation(this: &Self) -> u64 {
-        this.held().generation()
-    }
-
-    fn held(&self) -> &dyn ErasedLease<H> {
-        self.held.as_deref().unwrap_or_else(|| unreachable!("nobody has a lease that drops"))
-    }
-
-    #[cfg(feature = "redis")]
-    pub(crate) fn activity(this: &Self) -> &Arc<Activity> {
-        this.held().activity()
-    }
-
-    /// All of what the backend's slot holds, if it is this.
-    #[cfg(feature = "clickhouse")]
-    pub(crate) fn whole<W: 'static>(this: &Self) -> Option<&W> {
-        this.held().whole().downcast_ref()
-    }
-}
-
-impl<H: ?Sized> Deref for Lease<H> {
-    type Target = H;
-    fn deref(&self) -> &H {
-        self.held().handle()
-    }
-}
-
-impl<H: ?Sized> Drop for Lease<H> {
-    fn drop(&mut self) {
-        if let Some(held) = self.held.take() {
-            held.release();
-        }
-    }
-}
-
-impl<H: ?Sized> fmt::Debug for Lease<H> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lease")
-            .field("resource", &Lease::resource(self))
-            .field("generation", &Lease::generation(self))
-            .finish_non_exhaustive()
-    }
-}
+use crate::lifecycle::lease::guard::{Claim, ErasedLease, Lease, Provide};
 
 /// Which leases and checkouts count as held.
 #[derive(Debug, Clone, Copy)]
@@ -87,41 +36,6 @@ pub(crate) enum Held {
     TakenWithin(Duration, Moment),
 }
 
-/// How an acquire wants its guard to be known.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Claim {
-    pub(crate) site: &'static Location<'static>,
-    /// What an exclusive one is a checkout of.
-    pub(crate) quota: Option<QuotaId>,
-    /// The thread that claims is blocked until it gets its answer.
-    #[cfg_attr(not(any(feature = "rabbitmq", feature = "redis")), allow(dead_code, reason = "nothing is exclusive"))]
-    pub(crate) blocks: bool,
-}
-
-impl Claim {
-    #[track_caller]
-    pub(crate) fn shared() -> Self {
-        Claim { site: Location::caller(), quota: None, blocks: false }
-    }
-
-    /// The same for a caller whose thread is blocked meanwhile.
-    #[cfg(any(feature = "rabbitmq", feature = "r2d2"))]
-    pub(crate) fn blocking(self) -> Self {
-        Claim { blocks: true, ..self }
-    }
-}
-
-/// Turns a backend's handle into what one of the facades leases.
-pub(crate) trait Provide<T: ?Sized> {
-    fn provide(&self) -> &T;
-}
-
-impl<T> Provide<T> for T {
-    fn provide(&self) -> &T {
-        self
-    }
-}
-
 /// All leases of one resource, spread over seats so that threads do not write the same line.
 pub(crate) struct Ledger<H: Send + Sync + 'static> {
     seats: Seats<H>,
@@ -130,8 +44,8 @@ pub(crate) struct Ledger<H: Send + Sync + 'static> {
     pub(crate) leaks: Leaks,
 }
 
-/// Never freed, so that a lease needs no count of its own to hold on to one: what a ledger leaves, the next of its
-/// kind takes over.
+/// Seats are leaked, so that a lease can point at its seat without counting: the next ledger of this type takes over
+/// those that a dropped ledger leaves.
 type Seats<H> = &'static [Seat<H>; SEATS];
 
 /// What ledgers have left, each the seats of one of them.
@@ -147,12 +61,12 @@ impl<H: Clone + Send + Sync + 'static> Ledger<H> {
         Ledger { seats: Ledger::seats(process), process, options: options.clone(), leaks: Leaks::default() }
     }
 
-    /// Those that another ledger has left and nobody sits on any more, or new ones.
+    /// The seats that a dropped ledger of this type has left, if none of its leases is out any more; or new ones.
     fn seats(process: &Process) -> Seats<H> {
         let mut spare = SPARE_SEATS.of(process).lock();
         let seats = |spare: &&'static (dyn Any + Send + Sync)| spare.downcast_ref::<[Seat<H>; SEATS]>();
         let empty = |seats: Seats<H>| seats.iter().all(|seat| seat.0.lock().out().next().is_none());
-        // A model's are of its one execution.
+        // A model's seats are of its one execution.
         let found = (0..spare.len()).find(|index| !cfg!(model) && seats(&spare[*index]).is_some_and(empty));
         match found.map(|index| spare.swap_remove(index)) {
             Some(found) => seats(&found).unwrap_or_else(|| unreachable!("it was just found to be one")),
@@ -176,7 +90,7 @@ impl<H: Clone + Send + Sync + 'static> Ledger<H> {
         H: Provide<T>,
     {
         let watched = claim.quota.is_some() || self.options.shared;
-        // Of what others wait for, whoever looks wants to know the order.
+        // Checkouts are listed by age, so they need the exact clock.
         let since = if watched { Moment::now() } else { Moment::coarse() };
         let origin = watched.then(|| Box::new(Origin::here(self.options.backtrace)));
         let seat = &self.seats[thread_number() % SEATS];
@@ -289,14 +203,14 @@ struct Seat<H: 'static>(Latch<Places<H>>);
 type Cards<H> = Vec<Box<Card<H>>>;
 
 struct Places<H: 'static> {
-    /// What cards are of, while it is open.
+    /// The generation that new cards are of. None while leasing has ended.
     open: Option<Arc<Opened<H>>>,
     /// The generation that only the pool's own closing code may lease.
     inside: Option<Arc<Opened<H>>>,
     /// The cards of this generation that nobody has; moving one is all that a lease costs.
     cards: Cards<H>,
     all: Vec<Place>,
-    /// The places that no card is of.
+    /// The indices in `all` that no card has.
     free: Vec<usize>,
 }
 
@@ -440,22 +354,11 @@ struct Opened<H> {
     activity: Arc<Activity>,
 }
 
-/// What one holder at a time has of it, and where that is written down.
+/// The part of a lease that is on the heap: the generation that it keeps, and the index of its place.
 struct Card<H: 'static> {
     opened: Arc<Opened<H>>,
     seat: &'static Seat<H>,
     place: usize,
-}
-
-/// A card as a lease of `T` sees it.
-trait ErasedLease<T: ?Sized>: Send + Sync {
-    fn handle(&self) -> &T;
-    /// All of what the backend's slot holds.
-    #[cfg(feature = "clickhouse")]
-    fn whole(&self) -> &dyn std::any::Any;
-    fn generation(&self) -> u64;
-    fn activity(&self) -> &Arc<Activity>;
-    fn release(self: Box<Self>);
 }
 
 impl<T: ?Sized, H: Provide<T> + Send + Sync + 'static> ErasedLease<T> for Card<H> {

@@ -1,0 +1,117 @@
+//! Guards: what holds a resource, and how an acquire asks for one.
+
+use std::fmt;
+use std::ops::Deref;
+use std::panic::Location;
+use std::sync::Arc;
+
+use crate::base::holder::QuotaId;
+use crate::lifecycle::activity::Activity;
+
+/// A resource in use. Derefs to the handle; dropping it does no I/O and needs no runtime.
+///
+/// It may be held for the life of a strategy: one that is merely held delays closing by at most
+/// [`held`](crate::pool::config::CloseOptions::held). A lease is tied to the generation that it was
+/// taken from; the built-in backends come back under it after a loss.
+#[must_use = "the lease ends when this drops"]
+pub struct Lease<H: ?Sized> {
+    /// Gone only while it drops.
+    pub(super) held: Option<Box<dyn ErasedLease<H>>>,
+}
+
+impl<H: ?Sized> Lease<H> {
+    /// The name of the resource.
+    pub fn resource(this: &Self) -> &str {
+        &this.held().activity().name
+    }
+
+    /// The generation that this lease was taken from.
+    pub fn generation(this: &Self) -> u64 {
+        this.held().generation()
+    }
+
+    fn held(&self) -> &dyn ErasedLease<H> {
+        self.held.as_deref().unwrap_or_else(|| unreachable!("nobody has a lease that drops"))
+    }
+
+    #[cfg(feature = "redis")]
+    pub(crate) fn activity(this: &Self) -> &Arc<Activity> {
+        this.held().activity()
+    }
+
+    /// All of what the backend's slot holds, if it is this.
+    #[cfg(feature = "clickhouse")]
+    pub(crate) fn whole<W: 'static>(this: &Self) -> Option<&W> {
+        this.held().whole().downcast_ref()
+    }
+}
+
+impl<H: ?Sized> Deref for Lease<H> {
+    type Target = H;
+    fn deref(&self) -> &H {
+        self.held().handle()
+    }
+}
+
+impl<H: ?Sized> Drop for Lease<H> {
+    fn drop(&mut self) {
+        if let Some(held) = self.held.take() {
+            held.release();
+        }
+    }
+}
+
+impl<H: ?Sized> fmt::Debug for Lease<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease")
+            .field("resource", &Lease::resource(self))
+            .field("generation", &Lease::generation(self))
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a lease of `T` has of the ledger.
+pub(super) trait ErasedLease<T: ?Sized>: Send + Sync {
+    fn handle(&self) -> &T;
+    /// All of what the backend's slot holds.
+    #[cfg(feature = "clickhouse")]
+    fn whole(&self) -> &dyn std::any::Any;
+    fn generation(&self) -> u64;
+    fn activity(&self) -> &Arc<Activity>;
+    fn release(self: Box<Self>);
+}
+
+/// How an acquire wants its guard to be known.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Claim {
+    pub(crate) site: &'static Location<'static>,
+    /// What an exclusive one is a checkout of.
+    pub(crate) quota: Option<QuotaId>,
+    /// The thread that claims is blocked until it gets its answer.
+    #[cfg_attr(not(any(feature = "rabbitmq", feature = "redis")), allow(dead_code, reason = "nothing is exclusive"))]
+    pub(crate) blocks: bool,
+}
+
+impl Claim {
+    #[track_caller]
+    pub(crate) fn shared() -> Self {
+        Claim { site: Location::caller(), quota: None, blocks: false }
+    }
+
+    /// The same for a caller whose thread is blocked meanwhile.
+    #[cfg(any(feature = "rabbitmq", feature = "r2d2"))]
+    pub(crate) fn blocking(self) -> Self {
+        Claim { blocks: true, ..self }
+    }
+}
+
+/// Turns a backend's handle into what one of the facades leases.
+pub(crate) trait Provide<T: ?Sized> {
+    fn provide(&self) -> &T;
+}
+
+impl<T> Provide<T> for T {
+    fn provide(&self) -> &T {
+        self
+    }
+}

@@ -1,0 +1,8 @@
+//! Leases: what holds a resource, from which line, for how long.
+
+pub(crate) mod guard;
+pub(crate) mod ledger;
+
+pub use crate::lifecycle::lease::guard::Lease;
+pub(crate) use crate::lifecycle::lease::guard::{Claim, Provide};
+pub(crate) use crate::lifecycle::lease::ledger::{Held, Ledger};
