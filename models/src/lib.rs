@@ -1,4 +1,4 @@
-//! Runs the models of `src/model.rs`: `cargo xtask models`. Without `--cfg model` there are none.
+//! Runs the models of `src/lifecycle/model/`: `cargo xtask models`. Without `--cfg model` there are none.
 #![cfg(all(test, model))]
 
 macro_rules! models {

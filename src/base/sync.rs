@@ -1,5 +1,5 @@
 //! The locks, atomics and notices under `life.rs`, `lease.rs`, `activity.rs` and the close's cell:
-//! the usual ones, or loom's under `--cfg model`, where `model.rs` tries every interleaving.
+//! the usual ones, or loom's under `--cfg model`, where `lifecycle/model` tries every interleaving.
 
 #[cfg(not(model))]
 pub(crate) use self::usual::*;
