@@ -17,16 +17,8 @@ mod pool;
 pub use base::error::{BoxError, ConnectError, DeadlockError, Error, Failure, Source, TimeoutError, Waiter};
 pub use base::holder::Holder;
 pub use base::owner::Owner;
-#[cfg(feature = "clickhouse")]
-pub use kinds::clickhouse::{ClickHouse, ClickHouseResource, Inserter};
-#[cfg(feature = "mongodb")]
-pub use kinds::mongo::{Mongo, MongoResource};
 #[cfg(feature = "r2d2")]
 pub use kinds::r2d2::{Connections, R2d2};
-#[cfg(feature = "rabbitmq")]
-pub use kinds::rabbitmq::{RabbitMq, RabbitMqResource};
-#[cfg(feature = "redis")]
-pub use kinds::redis::{Exclusive, PubSub, Redis, RedisResource};
 pub use lifecycle::busy::Busy;
 pub use lifecycle::close::phase::Phase;
 pub use lifecycle::close::report::{CloseReport, Closing, Outcome, Reason, StepReport};
@@ -38,14 +30,6 @@ pub use lifecycle::status::{PoolStatus, ResourceStatus, State, Usage};
 pub use lifecycle::work::Work;
 pub use net::kill_switch::{Guarded, KillSwitch, Killable};
 pub use pool::builder::Builder;
-#[cfg(feature = "clickhouse")]
-pub use pool::global::clickhouse;
-#[cfg(feature = "mongodb")]
-pub use pool::global::mongo;
-#[cfg(feature = "rabbitmq")]
-pub use pool::global::rabbitmq;
-#[cfg(feature = "redis")]
-pub use pool::global::redis;
 pub use pool::global::run;
 pub use pool::resource_pool::{ResourcePool, WarmUp};
 pub use pool::scoped::Scoped;
@@ -55,24 +39,18 @@ pub use pool::{blocking, config};
 #[doc(hidden)]
 pub use lifecycle::model;
 
-#[cfg(feature = "clickhouse")]
-pub use ::clickhouse;
-#[cfg(feature = "rabbitmq")]
-pub use ::lapin;
-#[cfg(feature = "mongodb")]
-pub use ::mongodb;
 #[cfg(feature = "r2d2")]
 pub use ::r2d2;
-#[cfg(feature = "redis")]
-pub use ::redis;
 
-/// What the verbs of [`RabbitMq`] take and give.
-#[cfg(feature = "rabbitmq")]
-pub mod rabbitmq {
-    pub use crate::kinds::rabbitmq::{
-        Batch, Channel, Consume, Consumer, DeclaredQueue, Delivery, Exchange, Message, Published, Queue,
+macro_rules! exports {
+    ($($feature:literal $what:literal $kind:ident $named:ident $with:ident $type:ident $config:ident $resource:ident $task:ty, $thread:ty;)*) => {
+        $(
+            #[cfg(feature = $feature)]
+            pub use crate::{kinds::$kind::exports::root::*, pool::global::$kind};
+        )*
     };
 }
+kinds::for_each_kind!(exports);
 
 /// The Rust in the guide and in the README compiles.
 #[cfg(all(doctest, feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]

@@ -10,3 +10,29 @@ pub(crate) mod r2d2;
 pub(crate) mod rabbitmq;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
+
+/// The kinds that can be configured, a line for each. From a line `pool` makes the TOML section, the environment, the
+/// default resource, the verbs of both facades, their shortcuts, `scoped`, `from_env` and the exports.
+///
+/// The folder's name is that of the section, the default resource and the verb. The guard for tasks stands before that
+/// for threads.
+macro_rules! for_each_kind {
+    ($then:ident) => {
+        $then! {
+            "mongodb" "MongoDB" mongo mongo_named mongo_with Mongo MongoConfig MongoResource
+                $crate::lifecycle::lease::Lease<mongodb::Client>,
+                $crate::lifecycle::lease::Lease<mongodb::sync::Client>;
+            "rabbitmq" "RabbitMQ" rabbitmq rabbitmq_named rabbitmq_with RabbitMq RabbitMqConfig RabbitMqResource
+                $crate::lifecycle::lease::Lease<$crate::kinds::rabbitmq::RabbitMq>,
+                $crate::lifecycle::lease::Lease<$crate::kinds::rabbitmq::blocking::RabbitMq>;
+            "clickhouse" "ClickHouse" clickhouse clickhouse_named clickhouse_with ClickHouse ClickHouseConfig ClickHouseResource
+                $crate::lifecycle::lease::Lease<clickhouse::Client>,
+                $crate::lifecycle::lease::Lease<$crate::kinds::clickhouse::blocking::ClickHouse>;
+            "redis" "Redis" redis redis_named redis_with Redis RedisConfig RedisResource
+                $crate::lifecycle::lease::Lease<$crate::kinds::redis::Redis>,
+                $crate::kinds::redis::blocking::Redis;
+        }
+    };
+}
+
+pub(crate) use for_each_kind;

@@ -1,5 +1,6 @@
 //! The life of resources: how they connect, are leased, probed, recovered and closed. No kind is named here.
 
+pub(crate) mod acquire;
 pub(crate) mod activity;
 pub(crate) mod any_slot;
 pub(crate) mod busy;

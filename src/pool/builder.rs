@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 
 use crate::base::environment::Environment;
 use crate::base::error::Error;
+use crate::lifecycle::acquire::Acquirer;
 use crate::lifecycle::close::report::CloseReport;
 use crate::lifecycle::options::Options;
 use crate::lifecycle::registry::{PoolHandle, Registry};
@@ -36,7 +37,7 @@ type Listener = Box<dyn Fn(&CloseReport) + Send + Sync>;
 
 /// One of the two facades.
 pub(crate) trait Facade: Sized + 'static {
-    fn over(handle: Arc<PoolHandle>) -> Self;
+    fn over(acquirer: Acquirer) -> Self;
     fn global() -> &'static Self;
 }
 
@@ -149,7 +150,7 @@ impl<P: Facade> Builder<P> {
     pub fn build(self) -> Result<P, Error> {
         let handle = self.build_unchecked();
         handle.0.check_config()?;
-        Ok(P::over(handle))
+        Ok(P::over(Acquirer::new(handle)))
     }
 
     /// Makes it the global pool.

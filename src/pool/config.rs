@@ -13,14 +13,7 @@ use crate::base::origins::{Origins, in_file};
 pub use crate::base::repeat::Repeat;
 pub use crate::base::retry::Retry;
 pub use crate::base::secret::Secret;
-#[cfg(feature = "clickhouse")]
-pub use crate::kinds::clickhouse::ClickHouseConfig;
-#[cfg(feature = "mongodb")]
-pub use crate::kinds::mongo::MongoConfig;
-#[cfg(feature = "rabbitmq")]
-pub use crate::kinds::rabbitmq::RabbitMqConfig;
-#[cfg(feature = "redis")]
-pub use crate::kinds::redis::RedisConfig;
+use crate::kinds::for_each_kind;
 pub use crate::lifecycle::close::options::CloseOptions;
 pub use crate::lifecycle::health::HealthOptions;
 #[cfg(any(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
@@ -37,13 +30,18 @@ pub use crate::net::tls::TlsOptions;
 pub const CONFIG_FILE: &str = "RESOURCE_POOL_CONFIG";
 
 macro_rules! kinds {
-    ($($feature:literal $section:ident $config:ident),*) => {
+    ($($feature:literal $what:literal $kind:ident $named:ident $with:ident $type:ident $config:ident $resource:ident $task:ty, $thread:ty;)*) => {
+        $(
+            #[cfg(feature = $feature)]
+            pub use crate::kinds::$kind::$config;
+        )*
+
         /// The shape of the TOML file: everything that can be configured.
         #[derive(Debug, Default, Deserialize)]
         #[serde(default, deny_unknown_fields)]
         struct File {
             pool: Options,
-            $(#[cfg(feature = $feature)] $section: $config,)*
+            $(#[cfg(feature = $feature)] $kind: $config,)*
             named: Named,
         }
 
@@ -51,7 +49,7 @@ macro_rules! kinds {
         #[derive(Debug, Default, Deserialize)]
         #[serde(default, deny_unknown_fields)]
         struct Named {
-            $(#[cfg(feature = $feature)] $section: BTreeMap<String, $config>,)*
+            $(#[cfg(feature = $feature)] $kind: BTreeMap<String, $config>,)*
         }
 
         impl File {
@@ -61,13 +59,13 @@ macro_rules! kinds {
                 let mut settings = Settings::new(self.pool, origins);
                 settings.options.apply(environment)?;
                 $(#[cfg(feature = $feature)] {
-                    let applied = self.$section.apply(environment, &mut settings.origins);
-                    settings.add($config::KIND, self.$section.into());
+                    let applied = self.$kind.apply(environment, &mut settings.origins);
+                    settings.add($config::KIND, self.$kind.into());
                     // A bad variable is for that resource to tell.
                     settings.applied($config::KIND, &$config::NAMES, applied);
                 })*
                 $(#[cfg(feature = $feature)]
-                for (name, config) in self.named.$section {
+                for (name, config) in self.named.$kind {
                     settings.add(&name, config.into());
                 })*
                 Ok(settings)
@@ -90,12 +88,7 @@ macro_rules! kinds {
     };
 }
 
-kinds! {
-    "mongodb" mongo MongoConfig,
-    "rabbitmq" rabbitmq RabbitMqConfig,
-    "clickhouse" clickhouse ClickHouseConfig,
-    "redis" redis RedisConfig
-}
+for_each_kind!(kinds);
 
 /// Defaults, then the TOML file, then the environment.
 pub(crate) fn load(file: Option<&Path>, environment: &Environment) -> Result<Settings, Error> {

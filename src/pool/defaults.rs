@@ -5,26 +5,19 @@ use std::sync::Arc;
 use once_cell::sync::OnceCell;
 
 use crate::base::error::Error;
-#[cfg(feature = "clickhouse")]
-use crate::kinds::clickhouse::{ClickHouseConfig, ClickHouseResource};
-#[cfg(feature = "mongodb")]
-use crate::kinds::mongo::{MongoConfig, MongoResource};
-#[cfg(feature = "rabbitmq")]
-use crate::kinds::rabbitmq::{RabbitMqConfig, RabbitMqResource};
-#[cfg(feature = "redis")]
-use crate::kinds::redis::{RedisConfig, RedisResource};
+use crate::kinds::for_each_kind;
 use crate::lifecycle::kind::KindConfig;
 use crate::lifecycle::registry::Registry;
 use crate::lifecycle::slot::Slot;
 
 macro_rules! defaults {
-    ($($feature:literal $kind:ident $resource:ident $config:ident;)*) => {
+    ($($feature:literal $what:literal $kind:ident $named:ident $with:ident $type:ident $config:ident $resource:ident $task:ty, $thread:ty;)*) => {
         /// The default resource of each kind, made on first use. A registry keeps it without its type, since a compiler
         /// that asks whether a pool may cross threads would have to look through all drivers' types each time, and
         /// gives up at 128 levels.
         #[derive(Default)]
         pub(crate) struct Defaults {
-            $(#[cfg(feature = $feature)] $kind: OnceCell<Arc<Slot<$resource>>>,)*
+            $(#[cfg(feature = $feature)] $kind: OnceCell<Arc<Slot<crate::kinds::$kind::$resource>>>,)*
         }
 
         impl Registry {
@@ -32,18 +25,13 @@ macro_rules! defaults {
                 /// The default resource of this kind.
                 #[cfg(feature = $feature)]
                 #[inline]
-                pub(crate) fn $kind(&self) -> Result<&Arc<Slot<$resource>>, Error> {
+                pub(crate) fn $kind(&self) -> Result<&Arc<Slot<crate::kinds::$kind::$resource>>, Error> {
                     let Defaults { $kind, .. } = self.defaults()?;
-                    $kind.get_or_try_init(|| self.named::<$config>($config::KIND))
+                    $kind.get_or_try_init(|| self.named::<crate::kinds::$kind::$config>(crate::kinds::$kind::$config::KIND))
                 }
             )*
         }
     };
 }
 
-defaults! {
-    "mongodb" mongo MongoResource MongoConfig;
-    "rabbitmq" rabbitmq RabbitMqResource RabbitMqConfig;
-    "clickhouse" clickhouse ClickHouseResource ClickHouseConfig;
-    "redis" redis RedisResource RedisConfig;
-}
+for_each_kind!(defaults);

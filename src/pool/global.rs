@@ -7,6 +7,8 @@ use once_cell::sync::OnceCell;
 
 use crate::base::error::Error;
 use crate::base::runtime::{block, block_on, park_on};
+use crate::kinds::for_each_kind;
+use crate::lifecycle::acquire::Acquirer;
 use crate::lifecycle::busy::Busy;
 use crate::lifecycle::close::report::Reason;
 use crate::lifecycle::registry::PoolHandle;
@@ -23,7 +25,7 @@ pub(crate) fn pool() -> &'static ResourcePool {
 }
 
 pub(crate) fn blocking_pool() -> &'static blocking::ResourcePool {
-    BLOCKING.get_or_init(|| blocking::ResourcePool::over(Arc::clone(&pool().handle)))
+    BLOCKING.get_or_init(|| pool().clone().into())
 }
 
 pub(crate) fn install(handle: Arc<PoolHandle>) -> Result<(), Error> {
@@ -32,7 +34,7 @@ pub(crate) fn install(handle: Arc<PoolHandle>) -> Result<(), Error> {
 
 fn global(handle: Arc<PoolHandle>) -> ResourcePool {
     handle.0.set_global();
-    ResourcePool::over(handle)
+    ResourcePool::over(Acquirer::new(handle))
 }
 
 /// Runs `main` on the global pool's runtime, handles signals, and closes at the end.
@@ -61,7 +63,7 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    let registry = &pool().handle.0;
+    let registry = pool().registry();
     registry.context.check_process()?;
     let name = Arc::clone(&registry.main.name);
     // Refused before anything of `main` has run.
@@ -88,7 +90,7 @@ where
 /// # Errors
 /// [`Error::InAsyncContext`] on a current-thread runtime, which it would block; [`Error::Forked`].
 pub fn run_blocking<T>(main: impl FnOnce() -> T) -> Result<T, Error> {
-    let registry = &pool().handle.0;
+    let registry = pool().registry();
     registry.context.check_process()?;
     registry.arm(&registry.main.name)?;
     let ended = block(&registry.main.name, || {
@@ -104,24 +106,22 @@ pub fn run_blocking<T>(main: impl FnOnce() -> T) -> Result<T, Error> {
     }
 }
 
-macro_rules! short {
-    ($feature:literal, $verb:ident, $handle:ty) => {
-        #[doc = concat!("Short for `ResourcePool::global().", stringify!($verb), "()`.")]
-        ///
-        /// # Errors
-        /// Those of [`ResourcePool`]'s verb of this name.
-        ///
-        /// # Cancel safety
-        /// Dropping the future stops only the waiting.
-        #[cfg(feature = $feature)]
-        #[track_caller]
-        pub fn $verb() -> impl Future<Output = Result<crate::lifecycle::lease::Lease<$handle>, Error>> + Send {
-            pool().$verb()
-        }
+macro_rules! shortcuts {
+    ($($feature:literal $what:literal $kind:ident $named:ident $with:ident $type:ident $config:ident $resource:ident $task:ty, $thread:ty;)*) => {
+        $(
+            #[doc = concat!("Short for `ResourcePool::global().", stringify!($kind), "()`.")]
+            ///
+            /// # Errors
+            /// Those of [`ResourcePool`]'s verb of this name.
+            ///
+            /// # Cancel safety
+            /// Dropping the future stops only the waiting.
+            #[cfg(feature = $feature)]
+            #[track_caller]
+            pub fn $kind() -> impl Future<Output = Result<$task, Error>> + Send {
+                pool().$kind()
+            }
+        )*
     };
 }
-
-short!("mongodb", mongo, mongodb::Client);
-short!("rabbitmq", rabbitmq, crate::kinds::rabbitmq::RabbitMq);
-short!("clickhouse", clickhouse, clickhouse::Client);
-short!("redis", redis, crate::kinds::redis::Redis);
+for_each_kind!(shortcuts);

@@ -1,34 +1,23 @@
 //! The async facade.
 
-use std::borrow::Borrow;
 use std::fmt;
-use std::future::{Future, Ready, ready};
-use std::pin::Pin;
+use std::future::Future;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::base::error::{BoxError, Error};
-use crate::base::future::BoxFuture;
 use crate::base::holder::Holder;
-#[cfg(feature = "clickhouse")]
-use crate::kinds::clickhouse::ClickHouseConfig;
-#[cfg(feature = "mongodb")]
-use crate::kinds::mongo::MongoConfig;
-#[cfg(feature = "rabbitmq")]
-use crate::kinds::rabbitmq::{RabbitMq, RabbitMqConfig};
-#[cfg(feature = "redis")]
-use crate::kinds::redis::{Redis, RedisConfig};
+use crate::kinds::for_each_kind;
+use crate::lifecycle::acquire::Acquirer;
 use crate::lifecycle::any_slot::AnySlot;
 use crate::lifecycle::close::phase::Phase;
 use crate::lifecycle::close::report::CloseReport;
 use crate::lifecycle::close::report::Closing;
 use crate::lifecycle::close::report::Reason;
 use crate::lifecycle::health::HealthReport;
-use crate::lifecycle::lease::{Claim, Lease, Provide};
-use crate::lifecycle::registry::{PoolHandle, Registry};
+use crate::lifecycle::lease::{Claim, Lease};
+use crate::lifecycle::registry::Registry;
 use crate::lifecycle::resource::Resource;
-use crate::lifecycle::slot::Slot;
 use crate::lifecycle::status::PoolStatus;
 use crate::pool::builder::{Builder, Facade};
 use crate::pool::global;
@@ -41,63 +30,11 @@ use crate::pool::verbs::synchronous_verbs;
 /// [global](ResourcePool::global) one when the process ends.
 #[derive(Clone)]
 pub struct ResourcePool {
-    pub(crate) handle: Arc<PoolHandle>,
-    acquire_timeout: Duration,
+    acquirer: Acquirer,
 }
 
 /// The name of each resource to warm up, and whether it is ready.
 pub type WarmUp = Vec<(String, Result<(), Error>)>;
-
-macro_rules! acquire {
-    ($feature:literal, $what:literal, $handle:ty, $config:ident, $default:ident, $named:ident, $with:ident) => {
-        #[doc = concat!("A lease of ", $what, ". The first call connects and pings; later ones cost nanoseconds.")]
-        ///
-        /// What is ready is leased by the call, and held from then on; connecting begins when the future is polled.
-        ///
-        /// # Errors
-        /// [`Error::Connect`] if no connection could be made, [`Error::Timeout`] after the acquire
-        /// timeout, [`Error::Config`] for an unusable configuration, [`Error::Lost`] while a lost
-        /// connection is not back, [`Error::Closing`] and [`Error::Closed`].
-        ///
-        /// # Cancel safety
-        /// Dropping the future stops only the waiting, neither the connecting nor other callers.
-        #[cfg(feature = $feature)]
-        #[track_caller]
-        #[inline]
-        pub fn $default(&self) -> impl Future<Output = Result<Lease<$handle>, Error>> + Send + use<'_> {
-            self.acquire(self.registry().$default(), Claim::shared())
-        }
-
-        #[doc = concat!("A lease of a further configured instance of ", $what, ".")]
-        ///
-        /// # Errors
-        /// [`Error::UnknownName`], [`Error::NameTaken`] for a name of another kind, and those of the
-        /// default one. Cancel-safe in the same way.
-        #[cfg(feature = $feature)]
-        #[track_caller]
-        pub fn $named<'a>(
-            &'a self,
-            name: &'a str,
-        ) -> impl Future<Output = Result<Lease<$handle>, Error>> + Send + use<'a> {
-            self.acquire(self.registry().named::<$config>(name), Claim::shared())
-        }
-
-        #[doc = concat!("A lease of an instance of ", $what, " that brings its configuration along.")]
-        ///
-        /// # Errors
-        /// [`Error::NameTaken`] if the name is known with another configuration, and those of the
-        /// default one. Cancel-safe in the same way.
-        #[cfg(feature = $feature)]
-        #[track_caller]
-        pub fn $with<'a>(
-            &'a self,
-            name: &'a str,
-            config: $config,
-        ) -> impl Future<Output = Result<Lease<$handle>, Error>> + Send + use<'a> {
-            self.acquire(self.registry().with(name, config), Claim::shared())
-        }
-    };
-}
 
 impl ResourcePool {
     /// The process-wide pool, configured from environment and TOML unless one was
@@ -110,19 +47,6 @@ impl ResourcePool {
     pub fn builder() -> Builder<ResourcePool> {
         Builder::new()
     }
-
-    acquire!("mongodb", "MongoDB", mongodb::Client, MongoConfig, mongo, mongo_named, mongo_with);
-    acquire!("rabbitmq", "RabbitMQ", RabbitMq, RabbitMqConfig, rabbitmq, rabbitmq_named, rabbitmq_with);
-    acquire!(
-        "clickhouse",
-        "ClickHouse",
-        clickhouse::Client,
-        ClickHouseConfig,
-        clickhouse,
-        clickhouse_named,
-        clickhouse_with
-    );
-    acquire!("redis", "Redis", Redis, RedisConfig, redis, redis_named, redis_with);
 
     /// A lease of a registered resource.
     ///
@@ -137,7 +61,7 @@ impl ResourcePool {
         &'a self,
         name: &'a str,
     ) -> impl Future<Output = Result<Lease<R::Handle>, Error>> + Send + use<'a, R> {
-        self.acquire(self.registry().get::<R>(name), Claim::shared())
+        self.acquirer.acquire(self.registry().get::<R>(name), Claim::shared())
     }
 
     /// Connects these in parallel and logs the effective configuration, redacted. A result for each.
@@ -225,69 +149,76 @@ impl ResourcePool {
 
     synchronous_verbs!();
 
+    #[inline]
     pub(crate) fn registry(&self) -> &Arc<Registry> {
-        &self.handle.0
+        &self.acquirer.handle.0
     }
-
-    /// At once, if it is ready; else when polled.
-    #[inline]
-    pub(crate) fn acquire<R: Resource, T: ?Sized + 'static>(
-        &self,
-        slot: Result<impl Borrow<Arc<Slot<R>>>, Error>,
-        claim: Claim,
-    ) -> Acquire<T>
-    where
-        R::Handle: Provide<T>,
-    {
-        let slot = match slot {
-            Ok(slot) => slot,
-            Err(error) => return Acquire::Failed(ready(error)),
-        };
-        match slot.borrow().lease(claim) {
-            Ok(Some(lease)) => Acquire::Leased(ready(lease)),
-            Ok(None) => self.connect(slot.borrow(), claim),
-            Err(error) => Acquire::Failed(ready(error)),
-        }
-    }
-
-    #[cold]
-    fn connect<R: Resource, T: ?Sized + 'static>(&self, slot: &Arc<Slot<R>>, claim: Claim) -> Acquire<T>
-    where
-        R::Handle: Provide<T>,
-    {
-        let (pool, slot) = (self.clone(), Arc::clone(slot));
-        Acquire::Waiting(Box::pin(async move {
-            pool.registry().before_connecting(&*slot)?;
-            slot.acquire(claim, pool.acquire_timeout).await
-        }))
-    }
-}
-
-/// A lease of what is ready, at once; or the wait for it, boxed so that the former stays small.
-pub(crate) enum Acquire<T: ?Sized> {
-    /// Apart from the errors, which are larger: a result of both would be copied as a whole.
-    Leased(Ready<Lease<T>>),
-    Failed(Ready<Error>),
-    Waiting(BoxFuture<Result<Lease<T>, Error>>),
-}
-
-impl<T: ?Sized> Future for Acquire<T> {
-    type Output = Result<Lease<T>, Error>;
 
     #[inline]
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut *self {
-            Acquire::Leased(lease) => Pin::new(lease).poll(cx).map(Ok),
-            Acquire::Failed(error) => Pin::new(error).poll(cx).map(Err),
-            Acquire::Waiting(waiting) => waiting.as_mut().poll(cx),
-        }
+    pub(crate) fn acquirer(&self) -> &Acquirer {
+        &self.acquirer
     }
 }
+
+macro_rules! verbs {
+    ($($feature:literal $what:literal $kind:ident $named:ident $with:ident $type:ident $config:ident $resource:ident $task:ty, $thread:ty;)*) => {
+        impl ResourcePool {
+            $(
+                #[doc = concat!("A lease of ", $what, ". The first call connects and pings; later ones cost nanoseconds.")]
+                ///
+                /// What is ready is leased by the call, and held from then on; connecting begins when the future is polled.
+                ///
+                /// # Errors
+                /// [`Error::Connect`] if no connection could be made, [`Error::Timeout`] after the acquire
+                /// timeout, [`Error::Config`] for an unusable configuration, [`Error::Lost`] while a lost
+                /// connection is not back, [`Error::Closing`] and [`Error::Closed`].
+                ///
+                /// # Cancel safety
+                /// Dropping the future stops only the waiting, neither the connecting nor other callers.
+                #[cfg(feature = $feature)]
+                #[track_caller]
+                #[inline]
+                pub fn $kind(&self) -> impl Future<Output = Result<$task, Error>> + Send + use<'_> {
+                    self.acquirer.acquire(self.registry().$kind(), Claim::shared())
+                }
+
+                #[doc = concat!("A lease of a further configured instance of ", $what, ".")]
+                ///
+                /// # Errors
+                /// [`Error::UnknownName`], [`Error::NameTaken`] for a name of another kind, and those of the
+                /// default one. Cancel-safe in the same way.
+                #[cfg(feature = $feature)]
+                #[track_caller]
+                pub fn $named<'a>(
+                    &'a self,
+                    name: &'a str,
+                ) -> impl Future<Output = Result<$task, Error>> + Send + use<'a> {
+                    self.acquirer.acquire(self.registry().named::<crate::kinds::$kind::$config>(name), Claim::shared())
+                }
+
+                #[doc = concat!("A lease of an instance of ", $what, " that brings its configuration along.")]
+                ///
+                /// # Errors
+                /// [`Error::NameTaken`] if the name is known with another configuration, and those of the
+                /// default one. Cancel-safe in the same way.
+                #[cfg(feature = $feature)]
+                #[track_caller]
+                pub fn $with<'a>(
+                    &'a self,
+                    name: &'a str,
+                    config: crate::kinds::$kind::$config,
+                ) -> impl Future<Output = Result<$task, Error>> + Send + use<'a> {
+                    self.acquirer.acquire(self.registry().with(name, config), Claim::shared())
+                }
+            )*
+        }
+    };
+}
+for_each_kind!(verbs);
 
 impl Facade for ResourcePool {
-    fn over(handle: Arc<PoolHandle>) -> Self {
-        let acquire_timeout = handle.0.context.options.acquire_timeout;
-        ResourcePool { handle, acquire_timeout }
+    fn over(acquirer: Acquirer) -> Self {
+        ResourcePool { acquirer }
     }
 
     fn global() -> &'static Self {

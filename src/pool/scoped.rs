@@ -4,15 +4,9 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 
 use crate::base::error::Error;
-#[cfg(feature = "clickhouse")]
-use crate::kinds::clickhouse::{ClickHouse, ClickHouseConfig};
-#[cfg(feature = "mongodb")]
-use crate::kinds::mongo::{Mongo, MongoConfig};
-#[cfg(feature = "rabbitmq")]
-use crate::kinds::rabbitmq::{RabbitMq, RabbitMqConfig};
-#[cfg(feature = "redis")]
-use crate::kinds::redis::{Redis, RedisConfig};
+use crate::kinds::for_each_kind;
 use crate::lifecycle::close::report::CloseReport;
+use crate::lifecycle::lease::Claim;
 use crate::pool::config::ResourceConfig;
 use crate::pool::resource_pool::ResourcePool;
 
@@ -68,30 +62,30 @@ impl<G: fmt::Debug> fmt::Debug for Scoped<G> {
 }
 
 macro_rules! scoped {
-    ($feature:literal $what:literal $kind:ident $config:ident $verb:ident $guard:ty) => {
-        #[cfg(feature = $feature)]
-        impl $kind {
-            #[doc = concat!("A ", $what, " of one's own, which closes when the guard drops.")]
-            ///
-            /// # Errors
-            #[doc = concat!("Those of [`ResourcePool::", stringify!($verb), "`].")]
-            ///
-            /// # Cancel safety
-            /// Dropping the future closes what was begun.
-            #[track_caller]
-            pub fn scoped(config: $config) -> impl Future<Output = Result<Scoped<$guard>, Error>> + Send {
-                let claim = crate::lifecycle::lease::Claim::shared();
-                async move {
-                    let pool = pool(config.into())?;
-                    let lease = pool.acquire(pool.registry().$verb(), claim).await?;
-                    Ok(Scoped::new(lease, pool))
+    ($($feature:literal $what:literal $kind:ident $named:ident $with:ident $type:ident $config:ident $resource:ident $task:ty, $thread:ty;)*) => {
+        $(
+            #[cfg(feature = $feature)]
+            impl crate::kinds::$kind::$type {
+                #[doc = concat!("A ", $what, " of one's own, which closes when the guard drops.")]
+                ///
+                /// # Errors
+                #[doc = concat!("Those of [`ResourcePool::", stringify!($kind), "`].")]
+                ///
+                /// # Cancel safety
+                /// Dropping the future closes what was begun.
+                #[track_caller]
+                pub fn scoped(
+                    config: crate::kinds::$kind::$config,
+                ) -> impl Future<Output = Result<Scoped<$task>, Error>> + Send {
+                    let claim = Claim::shared();
+                    async move {
+                        let pool = pool(config.into())?;
+                        let lease = pool.acquirer().acquire(pool.registry().$kind(), claim).await?;
+                        Ok(Scoped::new(lease, pool))
+                    }
                 }
             }
-        }
+        )*
     };
 }
-
-scoped!("mongodb" "MongoDB" Mongo MongoConfig mongo crate::lifecycle::lease::Lease<mongodb::Client>);
-scoped!("rabbitmq" "RabbitMQ" RabbitMq RabbitMqConfig rabbitmq crate::lifecycle::lease::Lease<RabbitMq>);
-scoped!("clickhouse" "ClickHouse" ClickHouse ClickHouseConfig clickhouse crate::lifecycle::lease::Lease<clickhouse::Client>);
-scoped!("redis" "Redis" Redis RedisConfig redis crate::lifecycle::lease::Lease<Redis>);
+for_each_kind!(scoped);

@@ -4,7 +4,7 @@ macro_rules! synchronous_verbs {
     () => {
         /// The same pool with another acquire timeout: `pool.within(limit).mongo()`.
         pub fn within(&self, acquire_timeout: Duration) -> Self {
-            Self { handle: Arc::clone(&self.handle), acquire_timeout }
+            Self::over(self.acquirer().within(acquire_timeout))
         }
 
         /// What every resource is doing now.

@@ -4,6 +4,7 @@ mod bench;
 mod child;
 mod exits;
 mod faults;
+mod features;
 mod fuzz;
 mod hot;
 mod mutants;
@@ -36,6 +37,7 @@ Usage: cargo xtask <verb> [arguments]
                 `size` is what programs grow by and how long they compile, which takes a quarter of an hour, if asked for
   hot [--keep]  count the instructions of the hot paths; fails where one has grown by more than 5 % over what --keep kept last;
                 needs valgrind and gungraun-runner
+  features      lint each feature alone, with TLS and without, and look for drivers that it does not ask for
   faults [name] every fault on every backend (or the one: mongo, rabbitmq, clickhouse, redis) under load; keeps the table in
                 RESOURCE_MANAGER.md
   soak [--minutes N] [--seed N]
@@ -66,6 +68,7 @@ fn main() -> ExitCode {
         "test" => test::run(&rest),
         "bench" => bench::run(&rest),
         "hot" => hot::run(&rest),
+        "features" => features::run(),
         "faults" => faults::run(&rest),
         "soak" => soak::run(&rest),
         "models" => models(&rest),

@@ -4,6 +4,7 @@ pub(crate) mod blocking;
 mod cancel;
 mod config;
 mod errors;
+pub(crate) mod exports;
 mod handle;
 mod http;
 mod inserter;

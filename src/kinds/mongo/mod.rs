@@ -42,6 +42,7 @@ use crate::net::url::{LOGIN, host_port, one_reading};
 
 pub(crate) mod blocking;
 mod config;
+pub(crate) mod exports;
 mod pulse;
 mod traffic;
 

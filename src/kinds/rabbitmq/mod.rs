@@ -35,6 +35,7 @@ mod connection;
 mod consumer;
 mod delivery;
 mod dial;
+pub(crate) mod exports;
 mod frame;
 mod message;
 mod prober;

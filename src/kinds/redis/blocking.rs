@@ -1,15 +1,19 @@
 //! Redis for threads: a connection of one's own.
 
 use std::fmt;
+use std::sync::Arc;
 
 use redis::{ConnectionLike, Msg, RedisResult, ToRedisArgs, Value};
 
+use crate::base::error::Error;
 use crate::kinds::redis::errors::Answer;
-use crate::kinds::redis::wire::Manager;
-use crate::kinds::redis::wire::Wire;
+use crate::kinds::redis::resource::RedisResource;
+use crate::kinds::redis::wire::{Manager, Wire};
+use crate::lifecycle::acquire::{Acquirer, BlockingGuard};
 use crate::lifecycle::busy::Busy;
 use crate::lifecycle::checkout::Checkout;
 use crate::lifecycle::lease::{Claim, Lease};
+use crate::lifecycle::slot::Slot;
 use crate::lifecycle::work::Work;
 
 /// A connection of one's own, until it drops. Implements [`redis::ConnectionLike`], so every
@@ -22,10 +26,6 @@ pub struct Redis {
 }
 
 impl Redis {
-    pub(crate) fn new(connection: Checkout<Manager>) -> Self {
-        Redis { connection }
-    }
-
     /// Lends it to a closure, and gives it back after that. What a closure has, only its thread
     /// can free, so that a wait for it on this thread is [`Error::Deadlock`](crate::Error::Deadlock) at once instead of a
     /// timeout later:
@@ -70,6 +70,12 @@ impl Redis {
             self.connection.lease = lease;
         }
         Ok(Subscription { redis: self, ended: false })
+    }
+}
+
+impl BlockingGuard<RedisResource> for Redis {
+    fn acquire(pool: &Acquirer, slot: &Arc<Slot<RedisResource>>, claim: Claim) -> Result<Self, Error> {
+        Ok(Redis { connection: pool.check_out(slot, slot.resource().quota, claim)? })
     }
 }
 

@@ -11,6 +11,7 @@ mod connection;
 mod demotion;
 mod errors;
 mod exclusive;
+pub(crate) mod exports;
 mod greeting;
 mod packed;
 mod prober;

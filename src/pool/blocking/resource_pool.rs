@@ -3,41 +3,25 @@
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
-#[cfg(feature = "r2d2")]
-use std::time::Instant;
 
 #[cfg(feature = "r2d2")]
 use r2d2::ManageConnection;
 
 use crate::base::error::{BoxError, Error};
 use crate::base::holder::Holder;
-#[cfg(feature = "r2d2")]
-use crate::base::holder::QuotaId;
-#[cfg(feature = "r2d2")]
-use crate::base::runtime::deadline;
-use crate::base::runtime::{block, block_on, park_on};
-#[cfg(feature = "clickhouse")]
-use crate::kinds::clickhouse::ClickHouseConfig;
-#[cfg(feature = "mongodb")]
-use crate::kinds::mongo::MongoConfig;
+use crate::base::runtime::{block, park_on};
+use crate::kinds::for_each_kind;
 #[cfg(feature = "r2d2")]
 use crate::kinds::r2d2::R2d2;
-#[cfg(feature = "rabbitmq")]
-use crate::kinds::rabbitmq::RabbitMqConfig;
-#[cfg(feature = "redis")]
-use crate::kinds::redis::{RedisConfig, RedisResource};
-use crate::lifecycle::any_slot::AnySlot;
+use crate::lifecycle::acquire::{Acquirer, BlockingGuard};
 #[cfg(feature = "r2d2")]
-use crate::lifecycle::checkout::{Checkout, Checkouts};
+use crate::lifecycle::checkout::Checkout;
 use crate::lifecycle::close::phase::Phase;
-use crate::lifecycle::close::report::CloseReport;
-use crate::lifecycle::close::report::Closing;
-use crate::lifecycle::close::report::Reason;
+use crate::lifecycle::close::report::{CloseReport, Closing, Reason};
 use crate::lifecycle::health::HealthReport;
-use crate::lifecycle::lease::{Claim, Lease, Provide};
-use crate::lifecycle::registry::{PoolHandle, Registry};
+use crate::lifecycle::lease::{Claim, Lease};
+use crate::lifecycle::registry::Registry;
 use crate::lifecycle::resource::Resource;
-use crate::lifecycle::slot::Slot;
 use crate::lifecycle::status::PoolStatus;
 use crate::pool::builder::{Builder, Facade};
 use crate::pool::global;
@@ -47,48 +31,7 @@ use crate::pool::verbs::synchronous_verbs;
 /// [`resource_pool::ResourcePool`](crate::ResourcePool) for threads: another view of the same
 /// core, so both see the same resources.
 #[derive(Clone)]
-pub struct ResourcePool {
-    handle: Arc<PoolHandle>,
-    acquire_timeout: Duration,
-}
-
-/// The verbs of a backend whose guard is a shared lease.
-macro_rules! acquire {
-    ($feature:literal, $what:literal, $handle:ty, $config:ident, $default:ident, $named:ident, $with:ident) => {
-        #[doc = concat!("A lease of ", $what, ". The first call connects and pings; later ones cost nanoseconds.")]
-        ///
-        /// # Errors
-        /// Those of the async facade, and [`Error::InAsyncContext`] if it would have to wait on a
-        /// current-thread runtime.
-        #[cfg(feature = $feature)]
-        #[track_caller]
-        #[inline]
-        pub fn $default(&self) -> Result<Lease<$handle>, Error> {
-            self.acquire(self.registry().$default()?, Claim::shared())
-        }
-
-        #[doc = concat!("A lease of a further configured instance of ", $what, ".")]
-        ///
-        /// # Errors
-        /// [`Error::UnknownName`], [`Error::NameTaken`], and those of the default one.
-        #[cfg(feature = $feature)]
-        #[track_caller]
-        pub fn $named(&self, name: &str) -> Result<Lease<$handle>, Error> {
-            self.acquire(&self.registry().named::<$config>(name)?, Claim::shared())
-        }
-
-        #[doc = concat!("A lease of an instance of ", $what, " that brings its configuration along.")]
-        ///
-        /// # Errors
-        /// [`Error::NameTaken`] if the name is known with another configuration, and those of the
-        /// default one.
-        #[cfg(feature = $feature)]
-        #[track_caller]
-        pub fn $with(&self, name: &str, config: $config) -> Result<Lease<$handle>, Error> {
-            self.acquire(&self.registry().with(name, config)?, Claim::shared())
-        }
-    };
-}
+pub struct ResourcePool(AsyncPool);
 
 impl ResourcePool {
     /// The process-wide pool; the same one as the async facade's.
@@ -101,57 +44,6 @@ impl ResourcePool {
         Builder::new()
     }
 
-    acquire!("mongodb", "MongoDB", mongodb::sync::Client, MongoConfig, mongo, mongo_named, mongo_with);
-    acquire!("rabbitmq", "RabbitMQ", super::RabbitMq, RabbitMqConfig, rabbitmq, rabbitmq_named, rabbitmq_with);
-    acquire!(
-        "clickhouse",
-        "ClickHouse",
-        super::ClickHouse,
-        ClickHouseConfig,
-        clickhouse,
-        clickhouse_named,
-        clickhouse_with
-    );
-
-    /// A Redis connection of one's own.
-    ///
-    /// # Errors
-    /// Those of the async facade; [`Error::Timeout`], with the holders, if none is free within
-    /// the acquire timeout; [`Error::Deadlock`] at once, if this thread has [lent](super::Redis::lend)
-    /// them all to closures that it runs; [`Error::InAsyncContext`] if it would have to wait on a
-    /// current-thread runtime.
-    #[cfg(feature = "redis")]
-    #[track_caller]
-    pub fn redis(&self) -> Result<super::Redis, Error> {
-        self.check_out_redis(self.registry().redis()?, Claim::shared())
-    }
-
-    /// A connection to a further configured Redis.
-    ///
-    /// # Errors
-    /// [`Error::UnknownName`], [`Error::NameTaken`], and those of [`redis`](Self::redis).
-    #[cfg(feature = "redis")]
-    #[track_caller]
-    pub fn redis_named(&self, name: &str) -> Result<super::Redis, Error> {
-        self.check_out_redis(&self.registry().named::<RedisConfig>(name)?, Claim::shared())
-    }
-
-    /// A connection to a Redis that brings its configuration along.
-    ///
-    /// # Errors
-    /// [`Error::NameTaken`] if the name is known with another configuration, and those of
-    /// [`redis`](Self::redis).
-    #[cfg(feature = "redis")]
-    #[track_caller]
-    pub fn redis_with(&self, name: &str, config: RedisConfig) -> Result<super::Redis, Error> {
-        self.check_out_redis(&self.registry().with(name, config)?, Claim::shared())
-    }
-
-    #[cfg(feature = "redis")]
-    fn check_out_redis(&self, slot: &Arc<Slot<RedisResource>>, claim: Claim) -> Result<super::Redis, Error> {
-        self.check_out_of(slot, slot.resource().quota, claim).map(super::Redis::new)
-    }
-
     /// Checks a connection out of a registered [`R2d2`](crate::R2d2). Where it has to be tested, this thread waits for that.
     ///
     /// # Errors
@@ -160,42 +52,12 @@ impl ResourcePool {
     /// to closures that it runs; [`Error::InAsyncContext`] if it would have to wait on a current-thread runtime.
     #[cfg(feature = "r2d2")]
     #[track_caller]
-    pub fn check_out<M>(&self, name: &str) -> Result<super::Checkout<M>, Error>
+    pub fn check_out<M>(&self, name: &str) -> Result<Checkout<M>, Error>
     where
         M: ManageConnection<Error: Send + Sync>,
     {
         let slot = self.registry().get::<R2d2<M>>(name)?;
-        self.check_out_of(&slot, slot.resource().quota, Claim::shared())
-    }
-
-    #[cfg(feature = "r2d2")]
-    fn check_out_of<R: Resource, M: ManageConnection>(
-        &self,
-        slot: &Arc<Slot<R>>,
-        quota: QuotaId,
-        claim: Claim,
-    ) -> Result<Checkout<M>, Error>
-    where
-        R::Handle: Provide<Checkouts<M>>,
-    {
-        let claim = claim.blocking();
-        let held = quota.claim(claim);
-        if let Some(lease) = slot.lease(held)?
-            && let Some(checkout) = Checkout::now(lease)
-        {
-            return Ok(checkout);
-        }
-        let deadline = deadline(self.acquire_timeout);
-        let in_time = || self.within(deadline.saturating_duration_since(Instant::now()));
-        loop {
-            // Whoever waits holds nothing.
-            let queue = in_time().acquire::<_, Checkouts<M>>(slot, claim)?.queue();
-            if let Some(taken) = queue.take(claim, deadline)?
-                && let Some(checkout) = taken.under(in_time().acquire(slot, held)?)
-            {
-                return Ok(checkout);
-            }
-        }
+        self.acquirer().check_out(&slot, slot.resource().quota, Claim::shared())
     }
 
     /// A lease of a registered resource.
@@ -205,7 +67,7 @@ impl ResourcePool {
     /// connecting.
     #[track_caller]
     pub fn get<R: Resource>(&self, name: &str) -> Result<Lease<R::Handle>, Error> {
-        self.acquire(&self.registry().get::<R>(name)?, Claim::shared())
+        Lease::acquire(self.acquirer(), &self.registry().get::<R>(name)?, Claim::shared())
     }
 
     /// Connects these in parallel and logs the effective configuration, redacted. A result for each.
@@ -213,7 +75,7 @@ impl ResourcePool {
     /// # Errors
     /// [`Error::InAsyncContext`] on a current-thread runtime.
     pub fn warm_up<'a>(&self, names: impl IntoIterator<Item = &'a str> + Send) -> Result<WarmUp, Error> {
-        self.wait(self.as_async().warm_up(names))
+        self.wait(self.0.warm_up(names))
     }
 
     /// A true round trip on every resource, in parallel: at most 500 ms each and 800 ms in all,
@@ -222,7 +84,7 @@ impl ResourcePool {
     /// # Errors
     /// [`Error::InAsyncContext`] on a current-thread runtime.
     pub fn health_check(&self) -> Result<HealthReport, Error> {
-        self.wait(self.registry().health_report())
+        self.wait(self.0.health_check())
     }
 
     /// Whether this resource answers; `false` for one that is unknown or was never used.
@@ -230,7 +92,7 @@ impl ResourcePool {
     /// # Errors
     /// [`Error::InAsyncContext`] on a current-thread runtime.
     pub fn is_healthy(&self, name: &str) -> Result<bool, Error> {
-        self.wait(self.registry().is_healthy(name))
+        self.wait(self.0.is_healthy(name))
     }
 
     /// Closes one resource: intake, drain, goodbye. The others go on.
@@ -238,7 +100,7 @@ impl ResourcePool {
     /// # Errors
     /// [`Error::UnknownName`]; [`Error::InAsyncContext`] on a current-thread runtime.
     pub fn close(&self, name: &str) -> Result<CloseReport, Error> {
-        Ok(CloseReport::clone(&*self.wait(self.registry().close_one(name))??))
+        self.wait(self.0.close(name))?
     }
 
     /// Begins a new generation of a closed or broken resource, or of one that works.
@@ -247,7 +109,7 @@ impl ResourcePool {
     /// Those of acquiring; [`Error::Closed`] after `close_all`, which only
     /// [`reopen`](Self::reopen) undoes.
     pub fn reconnect(&self, name: &str) -> Result<(), Error> {
-        self.wait(self.registry().reconnect(name))?
+        self.wait(self.0.reconnect(name))?
     }
 
     /// Closes everything, within the configured deadline. All who call get the same report.
@@ -275,34 +137,17 @@ impl ResourcePool {
 
     /// The async view of the same pool.
     pub fn as_async(&self) -> AsyncPool {
-        AsyncPool::over(Arc::clone(&self.handle)).within(self.acquire_timeout)
+        self.0.clone()
     }
 
     synchronous_verbs!();
 
     fn registry(&self) -> &Arc<Registry> {
-        &self.handle.0
+        self.0.registry()
     }
 
-    #[inline]
-    fn acquire<R: Resource, T: ?Sized + 'static>(&self, slot: &Arc<Slot<R>>, claim: Claim) -> Result<Lease<T>, Error>
-    where
-        R::Handle: Provide<T>,
-    {
-        match slot.lease(claim)? {
-            Some(lease) => Ok(lease),
-            None => self.connect(slot, claim),
-        }
-    }
-
-    #[cold]
-    fn connect<R: Resource, T: ?Sized + 'static>(&self, slot: &Arc<Slot<R>>, claim: Claim) -> Result<Lease<T>, Error>
-    where
-        R::Handle: Provide<T>,
-    {
-        self.registry().before_connecting(&**slot)?;
-        let runtime = self.registry().context.runtime.handle(slot.name())?;
-        block_on(slot.name(), &runtime, slot.acquire(claim, self.acquire_timeout))?
+    fn acquirer(&self) -> &Acquirer {
+        self.0.acquirer()
     }
 
     /// Waits for what needs no runtime of the caller's.
@@ -311,16 +156,60 @@ impl ResourcePool {
     }
 }
 
+macro_rules! verbs {
+    ($($feature:literal $what:literal $kind:ident $named:ident $with:ident $type:ident $config:ident $resource:ident $task:ty, $thread:ty;)*) => {
+        impl ResourcePool {
+            $(
+                #[doc = concat!("A guard of ", $what, ". The first call connects and pings; later ones cost nanoseconds.")]
+                ///
+                /// # Errors
+                /// Those of [the verb for tasks](crate::ResourcePool), and [`Error::InAsyncContext`] if it would have to
+                /// wait on a current-thread runtime. Where the guard is a connection of one's own, as Redis's is,
+                /// [`Error::Timeout`] with the holders if none is free within the acquire timeout, and
+                /// [`Error::Deadlock`] at once if this thread has lent them all to closures that it runs.
+                #[cfg(feature = $feature)]
+                #[track_caller]
+                #[inline]
+                pub fn $kind(&self) -> Result<$thread, Error> {
+                    <$thread>::acquire(self.acquirer(), self.registry().$kind()?, Claim::shared())
+                }
+
+                #[doc = concat!("A guard of a further configured instance of ", $what, ".")]
+                ///
+                /// # Errors
+                /// [`Error::UnknownName`], [`Error::NameTaken`] for a name of another kind, and those of the default one.
+                #[cfg(feature = $feature)]
+                #[track_caller]
+                pub fn $named(&self, name: &str) -> Result<$thread, Error> {
+                    let slot = self.registry().named::<crate::kinds::$kind::$config>(name)?;
+                    <$thread>::acquire(self.acquirer(), &slot, Claim::shared())
+                }
+
+                #[doc = concat!("A guard of an instance of ", $what, " that brings its configuration along.")]
+                ///
+                /// # Errors
+                /// [`Error::NameTaken`] if the name is known with another configuration, and those of the default one.
+                #[cfg(feature = $feature)]
+                #[track_caller]
+                pub fn $with(&self, name: &str, config: crate::kinds::$kind::$config) -> Result<$thread, Error> {
+                    let slot = self.registry().with(name, config)?;
+                    <$thread>::acquire(self.acquirer(), &slot, Claim::shared())
+                }
+            )*
+        }
+    };
+}
+for_each_kind!(verbs);
+
 impl From<AsyncPool> for ResourcePool {
     fn from(pool: AsyncPool) -> Self {
-        ResourcePool::over(pool.handle)
+        ResourcePool(pool)
     }
 }
 
 impl Facade for ResourcePool {
-    fn over(handle: Arc<PoolHandle>) -> Self {
-        let acquire_timeout = handle.0.context.options.acquire_timeout;
-        ResourcePool { handle, acquire_timeout }
+    fn over(acquirer: Acquirer) -> Self {
+        ResourcePool(AsyncPool::over(acquirer))
     }
 
     fn global() -> &'static Self {
@@ -330,6 +219,6 @@ impl Facade for ResourcePool {
 
 impl fmt::Debug for ResourcePool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.registry().fmt(f)
+        self.0.fmt(f)
     }
 }

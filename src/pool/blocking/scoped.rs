@@ -3,14 +3,7 @@
 use std::ops::{Deref, DerefMut};
 
 use crate::base::error::Error;
-#[cfg(feature = "clickhouse")]
-use crate::kinds::clickhouse::{ClickHouseConfig, blocking::ClickHouse};
-#[cfg(feature = "mongodb")]
-use crate::kinds::mongo::{MongoConfig, blocking::Mongo};
-#[cfg(feature = "rabbitmq")]
-use crate::kinds::rabbitmq::{RabbitMqConfig, blocking::RabbitMq};
-#[cfg(feature = "redis")]
-use crate::kinds::redis::{RedisConfig, blocking::Redis};
+use crate::kinds::for_each_kind;
 use crate::lifecycle::close::report::CloseReport;
 use crate::pool::blocking::ResourcePool;
 
@@ -54,23 +47,21 @@ impl<G> DerefMut for Scoped<G> {
 }
 
 macro_rules! scoped {
-    ($feature:literal $what:literal $kind:ident $config:ident $verb:ident $guard:ty) => {
-        #[cfg(feature = $feature)]
-        impl $kind {
-            #[doc = concat!("A ", $what, " of one's own, which closes when the guard drops.")]
-            ///
-            /// # Errors
-            #[doc = concat!("Those of [`ResourcePool::", stringify!($verb), "`].")]
-            #[track_caller]
-            pub fn scoped(config: $config) -> Result<Scoped<$guard>, Error> {
-                let pool = ResourcePool::from(crate::pool::scoped::pool(config.into())?);
-                Ok(Scoped::new(pool.$verb()?, pool))
+    ($($feature:literal $what:literal $kind:ident $named:ident $with:ident $type:ident $config:ident $resource:ident $task:ty, $thread:ty;)*) => {
+        $(
+            #[cfg(feature = $feature)]
+            impl crate::kinds::$kind::blocking::$type {
+                #[doc = concat!("A ", $what, " of one's own, which closes when the guard drops.")]
+                ///
+                /// # Errors
+                #[doc = concat!("Those of [`ResourcePool::", stringify!($kind), "`].")]
+                #[track_caller]
+                pub fn scoped(config: crate::kinds::$kind::$config) -> Result<Scoped<$thread>, Error> {
+                    let pool = ResourcePool::from(crate::pool::scoped::pool(config.into())?);
+                    Ok(Scoped::new(pool.$kind()?, pool))
+                }
             }
-        }
+        )*
     };
 }
-
-scoped!("mongodb" "MongoDB" Mongo MongoConfig mongo crate::lifecycle::lease::Lease<mongodb::sync::Client>);
-scoped!("rabbitmq" "RabbitMQ" RabbitMq RabbitMqConfig rabbitmq crate::lifecycle::lease::Lease<RabbitMq>);
-scoped!("clickhouse" "ClickHouse" ClickHouse ClickHouseConfig clickhouse crate::lifecycle::lease::Lease<ClickHouse>);
-scoped!("redis" "Redis" Redis RedisConfig redis Redis);
+for_each_kind!(scoped);

@@ -1,0 +1,159 @@
+//! Acquiring, for both facades: a lease of a ready resource at once, or the wait for one.
+
+use std::borrow::Borrow;
+use std::future::{Future, Ready, ready};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+#[cfg(feature = "r2d2")]
+use std::time::Instant;
+
+#[cfg(feature = "r2d2")]
+use r2d2::ManageConnection;
+
+use crate::base::error::Error;
+use crate::base::future::BoxFuture;
+#[cfg(feature = "r2d2")]
+use crate::base::holder::QuotaId;
+use crate::base::runtime::block_on;
+#[cfg(feature = "r2d2")]
+use crate::base::runtime::deadline;
+use crate::lifecycle::any_slot::AnySlot;
+#[cfg(feature = "r2d2")]
+use crate::lifecycle::checkout::{Checkout, Checkouts};
+use crate::lifecycle::lease::{Claim, Lease, Provide};
+use crate::lifecycle::registry::PoolHandle;
+use crate::lifecycle::resource::Resource;
+use crate::lifecycle::slot::Slot;
+
+/// A pool, and how long those wait who acquire from it.
+#[derive(Clone)]
+pub(crate) struct Acquirer {
+    pub(crate) handle: Arc<PoolHandle>,
+    timeout: Duration,
+}
+
+impl Acquirer {
+    pub(crate) fn new(handle: Arc<PoolHandle>) -> Self {
+        let timeout = handle.0.context.options.acquire_timeout;
+        Acquirer { handle, timeout }
+    }
+
+    pub(crate) fn within(&self, timeout: Duration) -> Self {
+        Acquirer { handle: Arc::clone(&self.handle), timeout }
+    }
+
+    /// A lease at once, if the resource is ready; else when the future is polled.
+    #[inline]
+    pub(crate) fn acquire<R: Resource, T: ?Sized + 'static>(
+        &self,
+        slot: Result<impl Borrow<Arc<Slot<R>>>, Error>,
+        claim: Claim,
+    ) -> Acquire<T>
+    where
+        R::Handle: Provide<T>,
+    {
+        let slot = match slot {
+            Ok(slot) => slot,
+            Err(error) => return Acquire::Failed(ready(error)),
+        };
+        match slot.borrow().lease(claim) {
+            Ok(Some(lease)) => Acquire::Leased(ready(lease)),
+            Ok(None) => self.connect(slot.borrow(), claim),
+            Err(error) => Acquire::Failed(ready(error)),
+        }
+    }
+
+    #[cold]
+    fn connect<R: Resource, T: ?Sized + 'static>(&self, slot: &Arc<Slot<R>>, claim: Claim) -> Acquire<T>
+    where
+        R::Handle: Provide<T>,
+    {
+        let (pool, slot) = (self.clone(), Arc::clone(slot));
+        Acquire::Waiting(Box::pin(async move {
+            pool.handle.0.before_connecting(&*slot)?;
+            slot.acquire(claim, pool.timeout).await
+        }))
+    }
+
+    #[cold]
+    fn wait<R: Resource, T: ?Sized + 'static>(&self, slot: &Arc<Slot<R>>, claim: Claim) -> Result<Lease<T>, Error>
+    where
+        R::Handle: Provide<T>,
+    {
+        self.handle.0.before_connecting(&**slot)?;
+        let runtime = self.handle.0.context.runtime.handle(slot.name())?;
+        block_on(slot.name(), &runtime, slot.acquire(claim, self.timeout))?
+    }
+
+    /// Checks a connection out, for threads.
+    #[cfg(feature = "r2d2")]
+    pub(crate) fn check_out<R: Resource, M: ManageConnection>(
+        &self,
+        slot: &Arc<Slot<R>>,
+        quota: QuotaId,
+        claim: Claim,
+    ) -> Result<Checkout<M>, Error>
+    where
+        R::Handle: Provide<Checkouts<M>>,
+    {
+        let claim = claim.blocking();
+        let held = quota.claim(claim);
+        if let Some(lease) = slot.lease(held)?
+            && let Some(checkout) = Checkout::now(lease)
+        {
+            return Ok(checkout);
+        }
+        let deadline = deadline(self.timeout);
+        let in_time = || self.within(deadline.saturating_duration_since(Instant::now()));
+        loop {
+            // Whoever waits holds nothing.
+            let queue = Lease::<Checkouts<M>>::acquire(&in_time(), slot, claim)?.queue();
+            if let Some(taken) = queue.take(claim, deadline)?
+                && let Some(checkout) = taken.under(Lease::acquire(&in_time(), slot, held)?)
+            {
+                return Ok(checkout);
+            }
+        }
+    }
+}
+
+/// A lease of what is ready, at once; or the wait for it, boxed so that the former stays small.
+pub(crate) enum Acquire<T: ?Sized> {
+    /// Apart from the errors, which are larger: a result of both would be copied as a whole.
+    Leased(Ready<Lease<T>>),
+    Failed(Ready<Error>),
+    Waiting(BoxFuture<Result<Lease<T>, Error>>),
+}
+
+impl<T: ?Sized> Future for Acquire<T> {
+    type Output = Result<Lease<T>, Error>;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut *self {
+            Acquire::Leased(lease) => Pin::new(lease).poll(cx).map(Ok),
+            Acquire::Failed(error) => Pin::new(error).poll(cx).map(Err),
+            Acquire::Waiting(waiting) => waiting.as_mut().poll(cx),
+        }
+    }
+}
+
+/// A guard for threads, which wait for it where they stand.
+pub(crate) trait BlockingGuard<R: Resource>: Sized {
+    fn acquire(pool: &Acquirer, slot: &Arc<Slot<R>>, claim: Claim) -> Result<Self, Error>;
+}
+
+impl<R: Resource, T: ?Sized + 'static> BlockingGuard<R> for Lease<T>
+where
+    R::Handle: Provide<T>,
+{
+    #[inline]
+    fn acquire(pool: &Acquirer, slot: &Arc<Slot<R>>, claim: Claim) -> Result<Self, Error> {
+        match slot.lease(claim)? {
+            Some(lease) => Ok(lease),
+            None => pool.wait(slot, claim),
+        }
+    }
+}
