@@ -5,7 +5,9 @@ use std::time::Duration;
 use mongodb::options::{AuthMechanism, ClientOptions, ConnectionString, Credential, ServerAddress, Tls};
 use serde::Deserialize;
 
-use super::{Hosts, MongoResource, Uri, parse, password, shown};
+use super::MongoResource;
+use super::hosts::{Hosts, parse, shown};
+use super::uri::{Uri, password};
 use crate::base::error::Error;
 use crate::base::millis;
 use crate::base::secret::Secret;

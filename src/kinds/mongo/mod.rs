@@ -19,8 +19,7 @@ use mongodb::bson::{RawBsonRef, RawDocument, doc};
 use mongodb::error::{Error as DriverError, ErrorKind};
 use mongodb::event::EventHandler;
 use mongodb::options::{
-    ClientOptions, ConnectionString, DriverInfo, HostInfo, ReadPreference, SelectionCriteria, ServerAddress,
-    ServerMonitoringMode, Tls,
+    ClientOptions, DriverInfo, ReadPreference, SelectionCriteria, ServerAddress, ServerMonitoringMode, Tls,
 };
 use mongodb::{Client, sync};
 use parking_lot::Mutex;
@@ -28,8 +27,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 
-use crate::base::error::{BoxError, Error, Failure, Worded, is_own_trouble, redacted};
-use crate::base::runtime::{self, park_on, within};
+use crate::base::error::{BoxError, Failure, Worded, is_own_trouble, redacted};
+use crate::base::runtime::{self, within};
 use crate::base::secret::Secret;
 use crate::lifecycle::close::phase::Phase;
 use crate::lifecycle::lease::Provide;
@@ -38,219 +37,20 @@ use crate::lifecycle::resource::Resource;
 use crate::lifecycle::status::Usage;
 use crate::lifecycle::work::Work;
 use crate::net::tls;
-use crate::net::url::{LOGIN, host_port, one_reading};
 
 pub(crate) mod blocking;
 mod config;
 pub(crate) mod exports;
+mod hosts;
 mod pulse;
 mod traffic;
+mod uri;
 
 pub use self::config::MongoConfig;
 
+use hosts::{Hosts, resolve, shown};
 use pulse::{Gone, Pulse, is_alien};
 use traffic::{CHECKED_OUT, Nudger, OURS, Traffic};
-
-/// Where the servers are.
-#[derive(Debug)]
-enum Hosts {
-    Known(Box<ClientOptions>),
-    /// The DNS knows, under this name.
-    Srv {
-        uri: Secret,
-        host: String,
-        database: Option<String>,
-    },
-}
-
-/// The driver's own reading of a URI, which knows several hosts; no I/O.
-fn parse(key: &str, uri: &Secret) -> Result<Hosts, Error> {
-    let text = one_reading(key, uri.expose())?;
-    if !text.rsplit_once('@').is_none_or(|(login, _)| is_encoded(login)) {
-        return Err(Error::config(key, format!("has a `%` that encodes nothing; expected mongodb://{LOGIN}")));
-    }
-    let query = text.split_once('?').map_or("", |(_, query)| query);
-    if query.split('&').any(|option| option.to_ascii_lowercase().starts_with("waitqueuetimeoutms=")) {
-        return Err(Error::config(
-            key,
-            "sets waitQueueTimeoutMS, which the driver ignores: put a timeout around the operation instead",
-        ));
-    }
-    if cfg!(not(feature = "tls")) && text.starts_with("mongodb+srv://") {
-        return Err(tls::missing(key));
-    }
-    let read = |uri: &str| {
-        let parsed = ConnectionString::parse(uri)?;
-        match parsed.host_info {
-            HostInfo::DnsRecord(host) => Ok(Hosts::Srv { uri: uri.into(), host, database: parsed.default_database }),
-            _ => park_on(ClientOptions::parse(uri).into_future()).map(|options| Hosts::Known(options.into())),
-        }
-    };
-    read(text).map_err(|_may_quote_the_password: DriverError| {
-        let problem = match read(&without_password(text)) {
-            Err(error) => error.kind.to_string(),
-            Ok(_) => "has a user, password, host or port that cannot be used".to_owned(),
-        };
-        Error::config(key, format!("{problem}; expected mongodb://{LOGIN}"))
-    })
-}
-
-/// What a URI with the hosts in it would have given. With the DNS's name the driver would go on asking, in a task that
-/// sleeps for a minute and that its `shutdown` waits for.
-async fn resolve(uri: &str) -> Result<ClientOptions, DriverError> {
-    let found = ClientOptions::parse(uri).await?;
-    let known: Vec<_> = found.hosts.iter().map(ServerAddress::to_string).collect();
-    let with_hosts = Uri::new(uri).map(|mut uri| {
-        uri.name(known.join(","));
-        uri.show()
-    });
-    let mut options = ClientOptions::parse(with_hosts.as_deref().unwrap_or(uri)).await?;
-    // What the DNS or the scheme may have said.
-    options.tls = found.tls;
-    options.credential = found.credential;
-    options.repl_set_name = found.repl_set_name;
-    options.load_balanced = found.load_balanced;
-    Ok(options)
-}
-
-/// A URI in its pieces, as the driver cuts it.
-struct Uri {
-    scheme: String,
-    /// User and password, encoded.
-    login: Option<(String, Option<String>)>,
-    hosts: String,
-    path: String,
-    query: Vec<String>,
-}
-
-impl Uri {
-    fn new(text: &str) -> Option<Self> {
-        let (scheme, rest) = text.trim().split_once("://")?;
-        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let (login, rest) = rest.rsplit_once('@').map_or((None, rest), |(login, rest)| (Some(login), rest));
-        let (hosts, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let login = login.map(|login| match login.split_once(':') {
-            Some((user, password)) => (user.to_owned(), Some(password.to_owned())),
-            None => (login.to_owned(), None),
-        });
-        let query = query.split('&').filter(|option| !option.is_empty()).map(str::to_owned).collect();
-        Some(Uri { scheme: scheme.to_owned(), login, hosts: hosts.to_owned(), path: path.to_owned(), query })
-    }
-
-    fn show(&self) -> String {
-        let Uri { scheme, login, hosts, path, query } = self;
-        let login = match login {
-            Some((user, Some(password))) => format!("{user}:{password}@"),
-            Some((user, None)) => format!("{user}@"),
-            None => String::new(),
-        };
-        let query = if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) };
-        format!("{scheme}://{login}{hosts}/{path}{query}")
-    }
-
-    fn is_srv(&self) -> bool {
-        self.scheme == "mongodb+srv"
-    }
-
-    fn option(&self, name: &str) -> Option<&str> {
-        let options = self.query.iter().filter_map(|option| option.split_once('='));
-        options.filter(|(option, _)| option.eq_ignore_ascii_case(name)).map(|(_, value)| value).next_back()
-    }
-
-    /// Whether TLS is to be spoken, if the URI says anything of it.
-    fn tls(&self) -> Option<bool> {
-        match self.option("tls").or(self.option("ssl")) {
-            Some(said) => Some(said == "true"),
-            None => self.is_srv().then_some(true),
-        }
-    }
-
-    fn switch_tls(&mut self, on: bool) {
-        self.query.retain(|option| {
-            let name = option.split('=').next().unwrap_or_default().to_ascii_lowercase();
-            // Options of a TLS that is off are an error of the driver's.
-            name != "ssl" && if on { name != "tls" } else { !name.starts_with("tls") }
-        });
-        self.query.push(format!("tls={on}"));
-    }
-
-    /// Names the hosts that the DNS knew, or that take their place.
-    fn name(&mut self, hosts: String) {
-        if self.is_srv() {
-            let tls = self.tls();
-            self.query.retain(|option| !option.to_ascii_lowercase().starts_with("srv"));
-            tls.into_iter().for_each(|on| {
-                self.query.extend(self.option("tls").or(self.option("ssl")).is_none().then(|| format!("tls={on}")))
-            });
-            "mongodb".clone_into(&mut self.scheme);
-        }
-        self.hosts = hosts;
-    }
-
-    /// To another host, at the port of the first one.
-    fn move_to(&mut self, host: &str) {
-        let first = self.hosts.split(',').next().and_then(|first| ServerAddress::parse(first).ok());
-        let port = match first {
-            Some(ServerAddress::Tcp { port: Some(port), .. }) => port,
-            _ => 27017,
-        };
-        self.name(host_port(host, port));
-    }
-
-    fn set_port(&mut self, port: u16) {
-        let hosts = self.hosts.split(',').map(|host| match ServerAddress::parse(host) {
-            Ok(ServerAddress::Tcp { host, .. }) => format!("{host}:{port}"),
-            _ => host.to_owned(),
-        });
-        self.hosts = hosts.collect::<Vec<_>>().join(",");
-    }
-
-    fn set_user(&mut self, user: &str) {
-        let password = self.login.take().and_then(|(_, password)| password);
-        self.login = Some((encoded(user), password));
-    }
-
-    fn set_password(&mut self, password: &str) {
-        let user = self.login.take().map_or_else(String::new, |(user, _)| user);
-        self.login = Some((user, Some(encoded(password))));
-    }
-
-    /// The database that knows the user stays.
-    fn set_database(&mut self, database: &str) {
-        let old = std::mem::replace(&mut self.path, encoded(database));
-        if self.login.is_some() && self.option("authSource").is_none() {
-            self.query.push(format!("authSource={old}"));
-        }
-    }
-}
-
-fn encoded(text: &str) -> String {
-    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
-}
-
-/// The same URI with a password that is no secret, or without any login and host where it is not clear
-/// which is which.
-fn without_password(uri: &str) -> String {
-    let (scheme, rest) = uri.split_once("://").unwrap_or(("mongodb", ""));
-    let (authority, options) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-    let hosts = authority.rsplit_once('@').map_or("localhost", |(_, hosts)| hosts);
-    format!("{scheme}://user:password@{hosts}{options}")
-}
-
-/// Whether the driver can decode it: it panics where a character of several bytes follows a `%`.
-fn is_encoded(login: &str) -> bool {
-    login
-        .split('%')
-        .skip(1)
-        .all(|escape| escape.len() >= 2 && escape.bytes().take(2).all(|digit| digit.is_ascii_hexdigit()))
-}
-
-/// The password as the URI has it, or whatever stands in its place.
-fn password(uri: &Secret) -> &str {
-    let login = uri.expose().rsplit_once('@').map_or("", |(login, _)| login);
-    let login = login.split_once("://").map_or(login, |(_, login)| login);
-    login.split_once(':').map_or("", |(_, password)| password)
-}
 
 /// A MongoDB in the pool.
 #[derive(Debug)]
@@ -597,13 +397,6 @@ fn watched(options: &ClientOptions, traffic: &Arc<Traffic>, pulse: &Arc<Pulse>, 
 
 fn library() -> DriverInfo {
     DriverInfo::builder().name("resource-pool").version(env!("CARGO_PKG_VERSION").to_owned()).build()
-}
-
-fn shown(address: &ServerAddress) -> String {
-    match address {
-        ServerAddress::Tcp { host, port } => host_port(host.trim_matches(['[', ']']), port.unwrap_or(27017)),
-        other => other.to_string(),
-    }
 }
 
 fn not_mongodb(what: &str, error: DriverError) -> Failure {

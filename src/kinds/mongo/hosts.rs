@@ -1,0 +1,82 @@
+//! Where the servers of a MongoDB are: in the URI, or in the DNS under the name that the URI has.
+
+use std::future::IntoFuture;
+
+use mongodb::error::Error as DriverError;
+use mongodb::options::{ClientOptions, ConnectionString, HostInfo, ServerAddress};
+
+use super::uri::{Uri, is_encoded, without_password};
+use crate::base::error::Error;
+use crate::base::runtime::park_on;
+use crate::base::secret::Secret;
+use crate::net::tls;
+use crate::net::url::{LOGIN, host_port, one_reading};
+
+/// Where the servers are.
+#[derive(Debug)]
+pub(super) enum Hosts {
+    Known(Box<ClientOptions>),
+    /// The DNS knows, under this name.
+    Srv {
+        uri: Secret,
+        host: String,
+        database: Option<String>,
+    },
+}
+
+/// The driver's own reading of a URI, which knows several hosts; no I/O.
+pub(super) fn parse(key: &str, uri: &Secret) -> Result<Hosts, Error> {
+    let text = one_reading(key, uri.expose())?;
+    if !text.rsplit_once('@').is_none_or(|(login, _)| is_encoded(login)) {
+        return Err(Error::config(key, format!("has a `%` that encodes nothing; expected mongodb://{LOGIN}")));
+    }
+    let query = text.split_once('?').map_or("", |(_, query)| query);
+    if query.split('&').any(|option| option.to_ascii_lowercase().starts_with("waitqueuetimeoutms=")) {
+        return Err(Error::config(
+            key,
+            "sets waitQueueTimeoutMS, which the driver ignores: put a timeout around the operation instead",
+        ));
+    }
+    if cfg!(not(feature = "tls")) && text.starts_with("mongodb+srv://") {
+        return Err(tls::missing(key));
+    }
+    let read = |uri: &str| {
+        let parsed = ConnectionString::parse(uri)?;
+        match parsed.host_info {
+            HostInfo::DnsRecord(host) => Ok(Hosts::Srv { uri: uri.into(), host, database: parsed.default_database }),
+            _ => park_on(ClientOptions::parse(uri).into_future()).map(|options| Hosts::Known(options.into())),
+        }
+    };
+    read(text).map_err(|_may_quote_the_password: DriverError| {
+        let problem = match read(&without_password(text)) {
+            Err(error) => error.kind.to_string(),
+            Ok(_) => "has a user, password, host or port that cannot be used".to_owned(),
+        };
+        Error::config(key, format!("{problem}; expected mongodb://{LOGIN}"))
+    })
+}
+
+/// What a URI with the hosts in it would have given. With the DNS's name the driver would go on asking, in a task that
+/// sleeps for a minute and that its `shutdown` waits for.
+pub(super) async fn resolve(uri: &str) -> Result<ClientOptions, DriverError> {
+    let found = ClientOptions::parse(uri).await?;
+    let known: Vec<_> = found.hosts.iter().map(ServerAddress::to_string).collect();
+    let with_hosts = Uri::new(uri).map(|mut uri| {
+        uri.name(known.join(","));
+        uri.show()
+    });
+    let mut options = ClientOptions::parse(with_hosts.as_deref().unwrap_or(uri)).await?;
+    // What the DNS or the scheme may have said.
+    options.tls = found.tls;
+    options.credential = found.credential;
+    options.repl_set_name = found.repl_set_name;
+    options.load_balanced = found.load_balanced;
+    Ok(options)
+}
+
+pub(super) fn shown(address: &ServerAddress) -> String {
+    match address {
+        ServerAddress::Tcp { host, port } => host_port(host.trim_matches(['[', ']']), port.unwrap_or(27017)),
+        other => other.to_string(),
+    }
+}
