@@ -199,6 +199,10 @@ impl MongoConfig {
         Ok(())
     }
 
+    fn uri_in_pieces(&self) -> Option<Uri> {
+        self.uri.as_ref().and_then(|uri| Uri::new(uri.expose()))
+    }
+
     fn parts(&self) -> ClientOptions {
         // The driver puts a colon behind whatever host it is given.
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
@@ -287,8 +291,7 @@ impl KindConfig for MongoConfig {
     }
 
     fn guard(&self) -> Guard {
-        let said = self.uri.as_ref().and_then(|uri| Uri::new(uri.expose()));
-        let (tls, login) = said.map_or((None, false), |uri| (uri.tls(), uri.login.is_some()));
+        let (tls, login) = self.uri_in_pieces().map_or((None, false), |uri| (uri.tls(), uri.has_login()));
         Guard { tls: tls.unwrap_or(self.tls.is_some()), login: login || self.user.is_some() || self.password.is_some() }
     }
 
@@ -297,8 +300,7 @@ impl KindConfig for MongoConfig {
     }
 
     fn set(&mut self, part: Part, key: &str, text: &str) -> Result<(), Error> {
-        let uri = self.uri.clone();
-        let mut uri = uri.as_ref().and_then(|uri| Uri::new(uri.expose()));
+        let mut uri = self.uri_in_pieces();
         match (part, &mut uri) {
             (Part::Host, Some(uri)) => uri.move_to(host(key, text)?),
             (Part::Host, None) => host(key, text)?.clone_into(&mut self.host),
@@ -310,11 +312,11 @@ impl KindConfig for MongoConfig {
             }
             (Part::Port, Some(uri)) => uri.set_port(port(key, text)?),
             (Part::Port, None) => self.port = port(key, text)?,
-            (Part::User, Some(uri)) if uri.login.is_some() => uri.set_user(text),
+            (Part::User, Some(uri)) if uri.has_login() => uri.set_user(text),
             (Part::User, _) => self.user = Some(text.to_owned()),
-            (Part::Password, Some(uri)) if uri.login.is_some() => uri.set_password(text),
+            (Part::Password, Some(uri)) if uri.has_login() => uri.set_password(text),
             (Part::Password, _) => self.password = Some(text.into()),
-            (Part::Place, Some(uri)) if !uri.path.is_empty() => uri.set_database(text),
+            (Part::Place, Some(uri)) if uri.has_database() => uri.set_database(text),
             (Part::Place, _) => text.clone_into(&mut self.database),
         }
         self.uri = uri.map(|uri| uri.show().into());
@@ -326,8 +328,7 @@ impl KindConfig for MongoConfig {
     }
 
     fn switch_tls(&mut self, on: bool) {
-        let uri = self.uri.clone();
-        if let Some(mut uri) = uri.as_ref().and_then(|uri| Uri::new(uri.expose())) {
+        if let Some(mut uri) = self.uri_in_pieces() {
             uri.switch_tls(on);
             self.uri = Some(uri.show().into());
         }
@@ -337,8 +338,7 @@ impl KindConfig for MongoConfig {
         let mut config = MongoConfig { options: None, ..self.clone() };
         match self.client_options(name)? {
             Hosts::Known(options) => {
-                let hosts: Vec<_> = options.hosts.iter().map(shown).collect();
-                (config.uri, config.host) = (None, hosts.join(","));
+                (config.uri, config.host) = (None, shown(&options.hosts));
                 if let [ServerAddress::Tcp { host, port }] = &options.hosts[..] {
                     (config.host, config.port) = (host.clone(), port.unwrap_or(27017));
                 }

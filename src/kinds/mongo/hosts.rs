@@ -30,8 +30,7 @@ pub(super) fn parse(key: &str, uri: &Secret) -> Result<Hosts, Error> {
     if !text.rsplit_once('@').is_none_or(|(login, _)| is_encoded(login)) {
         return Err(Error::config(key, format!("has a `%` that encodes nothing; expected mongodb://{LOGIN}")));
     }
-    let query = text.split_once('?').map_or("", |(_, query)| query);
-    if query.split('&').any(|option| option.to_ascii_lowercase().starts_with("waitqueuetimeoutms=")) {
+    if Uri::new(text).is_some_and(|uri| uri.option("waitQueueTimeoutMS").is_some()) {
         return Err(Error::config(
             key,
             "sets waitQueueTimeoutMS, which the driver ignores: put a timeout around the operation instead",
@@ -62,7 +61,7 @@ pub(super) async fn resolve(uri: &str) -> Result<ClientOptions, DriverError> {
     let found = ClientOptions::parse(uri).await?;
     let known: Vec<_> = found.hosts.iter().map(ServerAddress::to_string).collect();
     let with_hosts = Uri::new(uri).map(|mut uri| {
-        uri.name(known.join(","));
+        uri.set_hosts(known.join(","));
         uri.show()
     });
     let mut options = ClientOptions::parse(with_hosts.as_deref().unwrap_or(uri)).await?;
@@ -74,9 +73,11 @@ pub(super) async fn resolve(uri: &str) -> Result<ClientOptions, DriverError> {
     Ok(options)
 }
 
-pub(super) fn shown(address: &ServerAddress) -> String {
-    match address {
+/// The addresses as an endpoint has them.
+pub(super) fn shown(hosts: &[ServerAddress]) -> String {
+    let hosts = hosts.iter().map(|address| match address {
         ServerAddress::Tcp { host, port } => host_port(host.trim_matches(['[', ']']), port.unwrap_or(27017)),
         other => other.to_string(),
-    }
+    });
+    hosts.collect::<Vec<_>>().join(",")
 }

@@ -182,10 +182,7 @@ impl Resource for MongoResource {
 
     fn endpoint(&self) -> String {
         let (scheme, hosts, database) = match &self.hosts {
-            Hosts::Known(options) => {
-                let hosts: Vec<_> = options.hosts.iter().map(shown).collect();
-                ("mongodb", hosts.join(","), &options.default_database)
-            }
+            Hosts::Known(options) => ("mongodb", shown(&options.hosts), &options.default_database),
             Hosts::Srv { host, database, .. } => ("mongodb+srv", host.clone(), database),
         };
         format!("{scheme}://{hosts}/{}", database.as_deref().unwrap_or(&self.config.database))
