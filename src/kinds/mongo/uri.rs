@@ -105,7 +105,7 @@ impl Uri {
 
     pub(super) fn set_port(&mut self, port: u16) {
         let hosts = self.hosts.split(',').map(|host| match ServerAddress::parse(host) {
-            Ok(ServerAddress::Tcp { host, .. }) => format!("{host}:{port}"),
+            Ok(ServerAddress::Tcp { host, .. }) => host_port(&host, port),
             _ => host.to_owned(),
         });
         self.hosts = hosts.collect::<Vec<_>>().join(",");
@@ -288,6 +288,7 @@ mod tests {
     fn another_port_is_that_of_every_host() {
         let other = changed("mongodb://A:1,b,127.0.0.1:3/db?w=1", |uri| uri.set_port(9));
         assert_eq!(other, "mongodb://a:9,b:9,127.0.0.1:9/db?w=1");
+        assert_eq!(changed("mongodb://[::1]:2,[fe80::1]", |uri| uri.set_port(9)), "mongodb://[::1]:9,[fe80::1]:9/");
         let socket = changed("mongodb://%2Ftmp%2Fm.sock,b:1/", |uri| uri.set_port(9));
         assert_eq!(socket, "mongodb://%2Ftmp%2Fm.sock,b:9/");
         assert_eq!(hosts(&socket), ["/tmp/m.sock", "b:9"]);
