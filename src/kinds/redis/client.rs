@@ -5,30 +5,26 @@ use std::sync::Arc;
 
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{Cmd, Pipeline, RedisFuture, RedisResult, Value};
-use tokio::sync::OwnedSemaphorePermit;
 
-use crate::base::error::Error;
-use crate::base::process::Ours;
 use crate::base::repeat::Repeat;
 use crate::kinds::redis::commands::{Effect, not_shared, reads, silenced, unsafe_twice};
 use crate::kinds::redis::connection::{Connection, open_stream, taken_in};
 use crate::kinds::redis::errors::{Answer, refused};
-use crate::kinds::redis::exclusive::{Exclusive, Place};
+use crate::kinds::redis::exclusive::Exclusive;
 use crate::kinds::redis::pubsub::PubSub;
-use crate::kinds::redis::resource::RedisResource;
 use crate::kinds::redis::session::{Session, Shared};
 use crate::kinds::redis::wire::Manager;
 use crate::lifecycle::checkout::Checkouts;
 use crate::lifecycle::lease::{Claim, Lease, Provide};
 use crate::lifecycle::work::Work;
-use crate::net::kill_switch::KillSwitch;
 
 /// A Redis for async code. Cheap to clone; implements [`redis::aio::ConnectionLike`], so every
 /// command and pipeline of the `redis` crate works on it.
 ///
 /// Commands share one connection, which comes back by itself after a loss, as
-/// [`Repeat`] says. One that was under way then fails: [`Error::behind`] the driver's error is [`Error::OutcomeUnknown`] if
-/// it may have changed something, else [`Error::Lost`]. Commands that would block the others (`BLPOP`,
+/// [`Repeat`] says. One that was under way then fails: [`Error::behind`](crate::Error::behind) the driver's error is
+/// [`Error::OutcomeUnknown`](crate::Error::OutcomeUnknown) if it may have changed something, else
+/// [`Error::Lost`](crate::Error::Lost). Commands that would block the others (`BLPOP`,
 /// `XREAD BLOCK`, …) run on a connection of their own. Commands that would change the connection
 /// for the others (`SELECT`, a bare `MULTI`, `WATCH`, `SUBSCRIBE`, …), and `WAIT`, which is about
 /// the writes of its own connection, are refused: use
@@ -59,11 +55,11 @@ impl Redis {
     /// Cancel-safe.
     #[track_caller]
     pub fn exclusive(&self) -> impl Future<Output = RedisResult<Exclusive>> + Send + use<> {
-        let (redis, claim) = (self.clone(), Claim::shared());
+        let (session, claim) = (Arc::clone(&self.session), Claim::shared());
         async move {
             let open = |session: Arc<Session>, switch| async move { Connection::open(&session, &switch).await };
-            let (own, place) = redis.open_own(redis.session.exclusive_quota.claim(claim), open).await?;
-            Ok(Exclusive { own, session: redis.session, _place: place })
+            let (own, place) = session.open_own(session.exclusive_quota.claim(claim), open).await?;
+            Ok(Exclusive { own, session, _place: place })
         }
     }
 
@@ -77,52 +73,13 @@ impl Redis {
     /// Cancel-safe.
     #[track_caller]
     pub fn pubsub(&self) -> impl Future<Output = RedisResult<PubSub>> + Send + use<> {
-        let (redis, claim) = (self.clone(), Claim::shared());
+        let (session, claim) = (Arc::clone(&self.session), Claim::shared());
         async move {
             let open = |session: Arc<Session>, switch| async move {
                 redis::aio::PubSub::new(&taken_in(), open_stream(&session, &switch).await?).await
             };
-            let (pubsub, place) = redis.open_own(redis.session.exclusive_quota.idle_claim(claim), open).await?;
-            Ok(PubSub { pubsub, session: redis.session, _place: place })
-        }
-    }
-
-    /// An exclusive connection, and its place among them.
-    async fn open_own<T: Send + 'static, F: Future<Output = RedisResult<T>> + Send + 'static>(
-        &self,
-        claim: Claim,
-        open: impl FnOnce(Arc<Session>, KillSwitch) -> F,
-    ) -> RedisResult<(Ours<T>, Ours<Place>)> {
-        let place = self.place(claim).await?;
-        let (session, switch) = (Arc::clone(&self.session), self.session.switch.read().clone());
-        let opening = open(Arc::clone(&session), switch);
-        // The place goes along, so that it is not free while an opening that nobody waits for goes on.
-        let opening = self.session.runtime.spawn(async move { (session.in_time(opening).await, place) });
-        let Ok((own, place)) = opening.await else { return Err(self.session.closed()) };
-        Ok((Ours::new(own.map_err(|error| self.session.unsent(error))?), Ours::new(place)))
-    }
-
-    /// A place among the exclusive connections, once the server can be reached.
-    async fn place(&self, claim: Claim) -> RedisResult<Place> {
-        self.session.link.process.check().map_err(refused)?;
-        let permit = self.permit(claim).await?;
-        self.session.link.ready().await.map_err(refused)?;
-        let lease = self.session.link.lease::<RedisResource, Redis>(claim).ok_or_else(|| self.session.closed())?;
-        Ok(Place { _permit: permit, _lease: lease })
-    }
-
-    async fn permit(&self, claim: Claim) -> RedisResult<OwnedSemaphorePermit> {
-        if let Ok(permit) = Arc::clone(&self.session.exclusives).try_acquire_owned() {
-            return Ok(permit);
-        }
-        let wait = self.session.exclusive_quota.wait(claim).map_err(refused)?;
-        let waiting = Arc::clone(&self.session.exclusives).acquire_owned();
-        let limit = self.session.link.acquire_timeout();
-        let timed = self.session.runtime.spawn(async move { tokio::time::timeout(limit, waiting).await });
-        match timed.await {
-            Ok(Ok(Ok(permit))) => Ok(permit),
-            Ok(Err(_elapsed)) => Err(refused(Error::Timeout(Arc::new(wait.timed_out(None))))),
-            _ => Err(self.session.closed()),
+            let (pubsub, place) = session.open_own(session.exclusive_quota.idle_claim(claim), open).await?;
+            Ok(PubSub { pubsub, session, _place: place })
         }
     }
 

@@ -7,14 +7,17 @@ use redis::aio::ConnectionLike;
 use redis::{Cmd, Pipeline, RedisFuture, RedisResult, Value};
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::base::error::Error;
 use crate::base::process::Ours;
 use crate::kinds::redis::client::Redis;
 use crate::kinds::redis::commands::{silenced, silences, unsafe_twice};
 use crate::kinds::redis::connection::Connection;
 use crate::kinds::redis::errors::{ended, refused};
+use crate::kinds::redis::resource::RedisResource;
 use crate::kinds::redis::session::Session;
-use crate::lifecycle::lease::Lease;
+use crate::lifecycle::lease::{Claim, Lease};
 use crate::lifecycle::work::Work;
+use crate::net::kill_switch::KillSwitch;
 
 /// An async connection of one's own. Every command is allowed; it is closed when it drops.
 pub struct Exclusive {
@@ -71,6 +74,49 @@ impl fmt::Debug for Exclusive {
 
 /// A place among the exclusive connections, and in the books.
 pub(super) struct Place {
-    pub(super) _permit: OwnedSemaphorePermit,
-    pub(super) _lease: Lease<Redis>,
+    _permit: OwnedSemaphorePermit,
+    _lease: Lease<Redis>,
+}
+
+impl Session {
+    /// Opens an exclusive connection once there is a place for it, and gives out both.
+    pub(super) async fn open_own<T: Send + 'static, F: Future<Output = RedisResult<T>> + Send + 'static>(
+        self: &Arc<Self>,
+        claim: Claim,
+        open: impl FnOnce(Arc<Session>, KillSwitch) -> F,
+    ) -> RedisResult<(Ours<T>, Ours<Place>)> {
+        let place = Place::take(self, claim).await?;
+        let (session, switch) = (Arc::clone(self), self.switch.read().clone());
+        let opening = open(Arc::clone(&session), switch);
+        // The place goes along, so that it is not free while an opening that nobody waits for goes on.
+        let opening = self.runtime.spawn(async move { (session.in_time(opening).await, place) });
+        let Ok((own, place)) = opening.await else { return Err(self.closed()) };
+        Ok((Ours::new(own.map_err(|error| self.unsent(error))?), Ours::new(place)))
+    }
+}
+
+impl Place {
+    /// Waits for a place, and then until the server can be reached.
+    async fn take(session: &Session, claim: Claim) -> RedisResult<Self> {
+        session.link.process.check().map_err(refused)?;
+        let permit = Place::permit(session, claim).await?;
+        session.link.ready().await.map_err(refused)?;
+        let lease = session.link.lease::<RedisResource, Redis>(claim).ok_or_else(|| session.closed())?;
+        Ok(Place { _permit: permit, _lease: lease })
+    }
+
+    async fn permit(session: &Session, claim: Claim) -> RedisResult<OwnedSemaphorePermit> {
+        if let Ok(permit) = Arc::clone(&session.exclusives).try_acquire_owned() {
+            return Ok(permit);
+        }
+        let wait = session.exclusive_quota.wait(claim).map_err(refused)?;
+        let waiting = Arc::clone(&session.exclusives).acquire_owned();
+        let limit = session.link.acquire_timeout();
+        let timed = session.runtime.spawn(async move { tokio::time::timeout(limit, waiting).await });
+        match timed.await {
+            Ok(Ok(Ok(permit))) => Ok(permit),
+            Ok(Err(_elapsed)) => Err(refused(Error::Timeout(Arc::new(wait.timed_out(None))))),
+            _ => Err(session.closed()),
+        }
+    }
 }
