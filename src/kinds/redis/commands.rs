@@ -98,15 +98,15 @@ pub(super) fn unsafe_twice<'a>(commands: impl IntoIterator<Item = &'a Cmd>) -> O
     names.find(|name| !is_read(name)).map(|name| String::from_utf8_lossy(name).into_owned())
 }
 
-/// The same of packed commands.
+/// The same of packed commands. What cannot be read may change something.
 pub(super) fn unsafe_twice_packed(packed: &[u8]) -> Option<String> {
     let mut found = None;
-    each_command(packed, |[name, ..]| {
+    let is_whole = each_command(packed, |[name, ..]| {
         if !is_read(name) {
             found.get_or_insert_with(|| String::from_utf8_lossy(name).into_owned());
         }
     });
-    found
+    found.or_else(|| (!is_whole).then(|| "a command".to_owned()))
 }
 
 pub(super) fn not_shared(name: &str) -> RedisError {
@@ -114,4 +114,67 @@ pub(super) fn not_shared(name: &str) -> RedisError {
         "{name} would change the connection that others share; use `exclusive()`, or `pubsub()` for subscriptions"
     );
     io::Error::new(io::ErrorKind::InvalidInput, problem).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Effect, unsafe_twice, unsafe_twice_packed};
+
+    fn of(words: &str) -> &'static str {
+        let mut command = redis::Cmd::new();
+        command.arg(words.split(' ').collect::<Vec<_>>());
+        match Effect::of(&command) {
+            Effect::None => "none",
+            Effect::Blocks => "blocks",
+            Effect::Changes(_) => "changes",
+            Effect::Silences => "silences",
+        }
+    }
+
+    #[test]
+    fn what_commands_do_to_a_shared_connection() {
+        for (words, effect) in [
+            ("GET k", "none"),
+            ("blpop k 0", "blocks"),
+            ("XREAD STREAMS s 0", "none"),
+            ("xread count 1 block 0 STREAMS s 0", "blocks"),
+            ("SELECT 1", "changes"),
+            ("watch k", "changes"),
+            ("WAIT 1 0", "changes"),
+            ("CLIENT LIST", "none"),
+            ("client setname x", "none"),
+            ("CLIENT NO-EVICT on", "changes"),
+            ("CLIENT", "changes"),
+            ("CLIENT REPLY ON", "changes"),
+            ("client reply off", "silences"),
+            ("CLIENT REPLY SKIP", "silences"),
+        ] {
+            assert_eq!(of(words), effect, "{words}");
+        }
+        assert!(matches!(Effect::of(&redis::Cmd::new()), Effect::None));
+    }
+
+    /// A command is as safe in a pipeline that is packed as in one that is not.
+    #[test]
+    fn a_command_that_changes_something_is_named() {
+        let pipelines: [(&[&str], Option<&str>); 5] = [
+            (&[], None),
+            (&["get", "MGET"], None),
+            (&["GET", "SET", "DEL"], Some("SET")),
+            (&["XREADGROUP"], Some("XREADGROUP")),
+            (&["GETDEL", "GET"], Some("GETDEL")),
+        ];
+        for (names, expected) in pipelines {
+            let commands: Vec<_> = names.iter().map(|name| redis::cmd(name)).collect();
+            let packed: Vec<u8> = commands.iter().flat_map(redis::Cmd::get_packed_command).collect();
+            assert_eq!(unsafe_twice(&commands).as_deref(), expected, "{names:?}");
+            assert_eq!(unsafe_twice_packed(&packed).as_deref(), expected, "{names:?}");
+        }
+    }
+
+    #[test]
+    fn a_command_that_cannot_be_read_may_change_something() {
+        assert_eq!(unsafe_twice_packed(b"INCR k\r\n").as_deref(), Some("a command"));
+        assert_eq!(unsafe_twice_packed(b"*1\r\n$4\r\nPING\r\nINCR k\r\n").as_deref(), Some("a command"));
+    }
 }

@@ -1,4 +1,11 @@
-//! The connection of threads.
+//! The connection of threads: one command or pipeline at a time, over a socket of the pool's own.
+//!
+//! It is by hand because a `redis::Connection` shows nobody its socket, which the kill switch must shut down while a
+//! thread waits on it. A timeout would end slow commands instead. Replies are read by `redis::Parser`, which keeps no
+//! more than has arrived, whatever length a reply announces; commands go through `packed.rs`.
+//!
+//! Invariant: `midway` is true from the first byte of a command until its last reply, so a call that fails in between
+//! leaves a connection that is never used again.
 
 use std::fmt;
 use std::io;
@@ -161,14 +168,16 @@ impl Wire {
         if let Some(gone) = self.gone() {
             return Err(gone);
         }
-        let mut silenced_now = false;
-        each_command(packed, |[name, first, second]| {
-            silenced_now |= name.eq_ignore_ascii_case(b"CLIENT") && is_silence(first, second);
+        let mut silences = false;
+        let is_whole = each_command(packed, |[name, first, second]| {
+            silences |= name.eq_ignore_ascii_case(b"CLIENT") && is_silence(first, second);
             self.state.observe(name, first, self.config.db);
         });
-        if silenced_now {
+        if silences {
             return Err(silenced());
         }
+        // Redis also takes a command as a bare line, which may do anything.
+        self.state.altered |= !is_whole;
         self.midway = true;
         let sent = self.stream.write_all(packed).and_then(|()| self.stream.flush());
         sent.map_err(|error| self.last_words().map_or(error.into(), RedisError::from))
@@ -271,5 +280,215 @@ impl ConnectionState {
             | b"READONLY" | b"ASKING" => self.altered = true,
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::{Arc, Weak};
+    use std::thread;
+    use std::time::Duration;
+
+    use redis::{ConnectionLike, ErrorKind, PushKind, Value, VerbatimFormat};
+
+    use super::{ConnectionState, Wire};
+    use crate::base::process::Process;
+    use crate::base::runtime::deadline;
+    use crate::kinds::redis::config::RedisConfig;
+    use crate::net::kill_switch::KillSwitch;
+    use crate::net::tls::Tls;
+
+    /// A wire to a server that says all of this, in pieces of so many bytes, and hangs up once nobody listens.
+    fn wire_in_pieces(says: &[u8], size: usize) -> Wire {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let says = says.to_vec();
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.set_nodelay(true).unwrap();
+            for piece in says.chunks(size) {
+                stream.write_all(piece).unwrap();
+            }
+            end(stream);
+        });
+        let (config, switch) = (Arc::new(RedisConfig::default()), KillSwitch::new());
+        let tls = Tls::new("redis", None, "127.0.0.1").unwrap();
+        let end = deadline(Duration::from_secs(20));
+        let (stream, guarded) = tls.dial_blocking("127.0.0.1", port, config.keepalive, &switch, end).unwrap();
+        Wire {
+            session: Weak::new(),
+            config,
+            stream,
+            parser: redis::Parser::new(),
+            switch,
+            process: Process::current(),
+            _guarded: guarded,
+            state: ConnectionState::default(),
+            midway: false,
+        }
+    }
+
+    /// Ends what the server says, and reads what it is told, so that closing resets nothing.
+    fn end(mut stream: TcpStream) {
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let _ = stream.read_to_end(&mut Vec::new());
+    }
+
+    fn wire(says: &[u8]) -> Wire {
+        wire_in_pieces(says, says.len().max(1))
+    }
+
+    fn bulk(text: &str) -> Value {
+        Value::BulkString(text.into())
+    }
+
+    fn replies() -> Vec<(&'static [u8], Value)> {
+        let (a, one) = (Value::SimpleString("a".to_owned()), Value::Int(1));
+        vec![
+            (b"+OK\r\n", Value::Okay),
+            (b"+\r\n", Value::SimpleString(String::new())),
+            (b"+PONG\r\n", Value::SimpleString("PONG".to_owned())),
+            (b":0\r\n", Value::Int(0)),
+            (b":-9223372036854775808\r\n", Value::Int(i64::MIN)),
+            (b"$0\r\n\r\n", bulk("")),
+            (b"$4\r\n\r\n\r\n\r\n", bulk("\r\n\r\n")),
+            (b"$-1\r\n", Value::Nil),
+            (b"*-1\r\n", Value::Nil),
+            (b"*0\r\n", Value::Array(vec![])),
+            (b"*2\r\n$-1\r\n*2\r\n:1\r\n*0\r\n", {
+                Value::Array(vec![Value::Nil, Value::Array(vec![one.clone(), Value::Array(vec![])])])
+            }),
+            // Of RESP3, which `HELLO 3` on a connection of one's own switches on.
+            (b"_\r\n", Value::Nil),
+            (b"#t\r\n", Value::Boolean(true)),
+            (b",-1.5e3\r\n", Value::Double(-1500.0)),
+            (b"=5\r\ntxt:a\r\n", Value::VerbatimString { format: VerbatimFormat::Text, text: "a".to_owned() }),
+            (b"~2\r\n+a\r\n:1\r\n", Value::Set(vec![a.clone(), one.clone()])),
+            (b"%1\r\n+a\r\n:1\r\n", Value::Map(vec![(a.clone(), one.clone())])),
+            (b"|1\r\n+a\r\n:1\r\n:1\r\n", Value::Attribute { data: Box::new(one.clone()), attributes: vec![(a, one)] }),
+        ]
+    }
+
+    #[test]
+    fn replies_of_every_type_are_read_however_they_arrive() {
+        let all: Vec<u8> = replies().iter().flat_map(|(bytes, _)| bytes.to_vec()).collect();
+        for size in [all.len(), 7, 1] {
+            let mut wire = wire_in_pieces(&all, size);
+            for (bytes, expected) in replies() {
+                let reply = wire.reply().unwrap();
+                assert_eq!(reply, expected, "{:?} in pieces of {size}", bytes.escape_ascii().to_string());
+            }
+            assert!(wire.reply().unwrap_err().is_io_error(), "there is no more");
+        }
+    }
+
+    /// Its type depends on the driver's features.
+    #[test]
+    fn big_numbers_are_read() {
+        let mut wire = wire_in_pieces(b"(-12345678901234567890\r\n:1\r\n", 1);
+        assert!(matches!(wire.reply().unwrap(), Value::BigNumber(_)));
+        assert_eq!(wire.reply().unwrap(), Value::Int(1));
+    }
+
+    #[test]
+    fn errors_of_the_server_are_replies() {
+        for says in [&b"-WRONGTYPE of key\r\n:1\r\n"[..], b"!16\r\nWRONGTYPE of key\r\n:1\r\n"] {
+            let mut wire = wire(says);
+            let Value::ServerError(error) = wire.req_packed_command(&ping()).unwrap() else { panic!("no error") };
+            assert_eq!((error.code(), error.details()), ("WRONGTYPE", Some("of key")));
+            assert_eq!(wire.req_packed_command(&ping()).unwrap(), Value::Int(1));
+            assert!(!wire.is_spent());
+        }
+    }
+
+    #[test]
+    fn pushes_are_no_replies() {
+        let mut wire = wire(b">2\r\n+invalidate\r\n*0\r\n>2\r\n+invalidate\r\n*0\r\n:1\r\n>2\r\n$3\r\nnew\r\n:2\r\n");
+        assert_eq!(wire.reply().unwrap(), Value::Int(1));
+        let push = Value::Push { kind: PushKind::Other("new".to_owned()), data: vec![Value::Int(2)] };
+        assert_eq!(wire.receive().unwrap(), push);
+    }
+
+    fn ping() -> Vec<u8> {
+        redis::cmd("PING").get_packed_command()
+    }
+
+    #[test]
+    fn every_reply_of_a_pipeline_is_read_whatever_one_of_them_says() {
+        let mut wire = wire(b"+OK\r\n-ERR one\r\n-ERR two\r\n:3\r\n:4\r\n-ERR five\r\n:6\r\n");
+        let refused = wire.req_packed_commands(&ping(), 3, 1).unwrap_err();
+        assert_eq!(refused.detail(), Some("one"));
+        let values = wire.req_packed_commands(&ping(), 1, 2).unwrap();
+        assert!(matches!(&values[..], [Value::ServerError(five), Value::Int(6)] if five.details() == Some("five")));
+        assert!(!wire.is_spent());
+    }
+
+    /// Nothing that comes after it can be trusted.
+    #[test]
+    fn a_reply_that_is_broken_spends_the_connection() {
+        let nested = b"*1\r\n".repeat(200);
+        for says in [
+            &b"?1\r\n"[..],
+            b"\0\r\n",
+            b"\r\n",
+            b"HTTP/1.1 400 Bad Request\r\n\r\n",
+            b":one\r\n",
+            b":9223372036854775808\r\n",
+            b"$one\r\n",
+            b"$1\r\nab\r\n",
+            b"*1\r\n?\r\n",
+            b"#x\r\n",
+            b",one\r\n",
+            b"%-1\r\n:1\r\n",
+            b"=1\r\na\r\n",
+            b">1\r\n:1\r\n",
+            b"+\xff\r\n",
+            &nested,
+        ] {
+            let mut wire = wire(says);
+            let error = wire.req_packed_command(&ping()).unwrap_err();
+            let says = says.escape_ascii().to_string();
+            assert_eq!(error.kind(), ErrorKind::Parse, "{says}: {error}");
+            assert!(wire.is_spent() && wire.gone().is_some(), "{says}");
+        }
+    }
+
+    /// A length is only a promise: nothing is reserved for it, and the connection's end ends the wait for the rest.
+    #[test]
+    fn a_reply_that_is_longer_than_what_comes_spends_the_connection() {
+        for says in [
+            &b""[..],
+            b"+OK",
+            b"$3\r\nab",
+            b"*2\r\n:1\r\n",
+            b"$9223372036854775807\r\nabc\r\n",
+            b"*9223372036854775807\r\n:1\r\n",
+            b"%4611686018427387904\r\n:1\r\n",
+            b"~9223372036854775807\r\n:1\r\n",
+            b"=-1\r\ntxt:a\r\n",
+        ] {
+            let mut wire = wire(says);
+            let error = wire.req_packed_command(&ping()).unwrap_err();
+            let says = says.escape_ascii().to_string();
+            assert!(error.is_io_error(), "{says}: {error}");
+            assert!(wire.is_spent() && wire.gone().is_some(), "{says}");
+        }
+    }
+
+    #[test]
+    fn negative_lengths_are_nil() {
+        let mut wire = wire(b"$-9223372036854775808\r\n*-2\r\n~-2\r\n");
+        for _ in 0..3 {
+            assert_eq!(wire.reply().unwrap(), Value::Nil);
+        }
+    }
+
+    #[test]
+    fn a_command_that_cannot_be_read_keeps_the_connection_from_others() {
+        let mut wire = wire(b"+OK\r\n");
+        assert_eq!(wire.req_packed_command(b"SELECT 3\r\n").unwrap(), Value::Okay);
+        assert!(wire.is_spent());
     }
 }
