@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use common::{Stopwatch, Within, until, until_async};
 use futures_util::StreamExt;
-use redis::{AsyncCommands, Commands, ExistenceCheck, SetExpiry, SetOptions};
+use redis::{AsyncCommands, Commands, ConnectionLike, ExistenceCheck, SetExpiry, SetOptions};
 use resource_pool::config::{Options, RedisConfig};
 use resource_pool::{Error, Health, Outcome, Redis, ResourcePool, State, blocking};
 use services::{BlackHole, Kind, Proxy, Service};
@@ -185,6 +185,11 @@ fn redis_returned_in_another_state_is_closed() {
         cmd.arg(&command[1..]).exec(&mut redis).unwrap();
     }
     let mut redis = pool.redis().unwrap();
+    assert!(seen.insert(id(&mut redis)));
+    redis.req_packed_command(b"SELECT 3\r\n").unwrap();
+    drop(redis);
+    let mut redis = pool.redis().unwrap();
+    assert!(seen.insert(id(&mut redis)), "a command as Redis also takes it, which the pool does not read");
     let clean = id(&mut redis);
     redis::cmd("WATCH").arg("key").exec(&mut redis).unwrap();
     redis::cmd("UNWATCH").exec(&mut redis).unwrap();
