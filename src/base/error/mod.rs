@@ -1,4 +1,9 @@
-//! What can go wrong, said once for both facades.
+//! What can go wrong, said once for both facades: [`Error`], and the structs that its variants hold.
+
+mod failure;
+mod redact;
+mod remedies;
+mod text;
 
 use std::error::Error as StdError;
 use std::fmt::{self, Write as _};
@@ -7,6 +12,11 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::failure::Failure;
+pub(crate) use self::failure::{Proof, is_own_trouble};
+pub(crate) use self::redact::redacted;
+pub(crate) use self::remedies::Remedies;
+pub(crate) use self::text::{Chain, Few, OneLine, Worded, breaks, causes, panic_message};
 use crate::base::holder::Holder;
 use crate::base::owner::Owner;
 
@@ -214,39 +224,6 @@ impl StdError for ConnectError {
     }
 }
 
-/// What may help where nobody listens, and where the server knows no such user and password.
-#[derive(Debug, Clone)]
-pub(crate) struct Remedies {
-    pub(crate) nobody: Arc<str>,
-    pub(crate) login: Arc<str>,
-}
-
-impl Remedies {
-    /// The one for this error, if there is one. The drivers have no type in common, but their words.
-    pub(crate) fn of(&self, source: &Source, permanent: bool) -> Option<Arc<str>> {
-        const LOGIN: [&str; 10] = [
-            "WRONGPASS",
-            "NOAUTH",
-            "Password authentication failed",
-            "ACCESS_REFUSED",
-            "SCRAM failure",
-            "Authentication failed",
-            "Code: 516",
-            "Code: 192",
-            "Code: 193",
-            "Code: 194",
-        ];
-        let told = Chain(&**source).to_string();
-        if told.contains("Connection refused") {
-            Some(Arc::clone(&self.nobody))
-        } else if permanent && LOGIN.iter().any(|words| told.contains(words)) {
-            Some(Arc::clone(&self.login))
-        } else {
-            None
-        }
-    }
-}
-
 /// A wait reached its limit: what it was waiting for, and who had it.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -266,6 +243,26 @@ pub struct TimeoutError {
     pub cycle: Vec<Waiter>,
     /// The last error seen meanwhile.
     pub source: Option<Source>,
+}
+
+impl TimeoutError {
+    /// One that nobody is known to have caused.
+    pub(crate) fn new(
+        resource: &Arc<str>,
+        endpoint: &Arc<str>,
+        waiting_for: impl Into<String>,
+        waited: Duration,
+    ) -> Self {
+        TimeoutError {
+            resource: Arc::clone(resource),
+            endpoint: Arc::clone(endpoint),
+            waiting_for: waiting_for.into(),
+            waited,
+            holders: Vec::new(),
+            cycle: Vec::new(),
+            source: None,
+        }
+    }
 }
 
 impl fmt::Display for TimeoutError {
@@ -340,23 +337,6 @@ impl fmt::Display for Waiter {
     }
 }
 
-/// The first few on one line, with this between them.
-pub(crate) struct Few<'a, T>(pub(crate) &'a [T], pub(crate) &'static str);
-
-impl<T: fmt::Display> fmt::Display for Few<'_, T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const FEW: usize = 5;
-        let Few(all, between) = self;
-        for (n, one) in all.iter().take(FEW).enumerate() {
-            write!(f, "{}{one}", if n == 0 { "" } else { between })?;
-        }
-        match all.len().checked_sub(FEW) {
-            None | Some(0) => Ok(()),
-            Some(more) => write!(f, "{between}and {more} more"),
-        }
-    }
-}
-
 /// A blocking wait that could never end: what was waited for, and by which lines this thread has
 /// lent it to closures that cannot end before the wait does.
 #[derive(Debug)]
@@ -411,6 +391,14 @@ impl Error {
         matches!(self, Error::Closing { .. } | Error::Closed { .. })
     }
 
+    pub(crate) fn closing(resource: &Arc<str>) -> Self {
+        Error::Closing { resource: Arc::clone(resource) }
+    }
+
+    pub(crate) fn closed(resource: &Arc<str>) -> Self {
+        Error::Closed { resource: Arc::clone(resource) }
+    }
+
     /// The process can have no more threads, and the pool needs some before it connects anything.
     pub(crate) fn no_threads(resource: &Arc<str>, error: io::Error) -> Self {
         let problem = format!(
@@ -433,64 +421,6 @@ impl Error {
     }
 }
 
-/// What a [`Resource`](crate::Resource) answers when it cannot connect, ping or close: the error,
-/// whether trying again can help, and what a failed ping proves about the server.
-#[derive(Debug)]
-pub struct Failure {
-    pub(crate) source: BoxError,
-    pub(crate) permanent: bool,
-    pub(crate) proof: Proof,
-}
-
-/// What a ping that failed proves about its server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Proof {
-    /// It did not answer.
-    Silent,
-    /// It lives, and answered that it cannot serve.
-    Refused,
-    /// It lives, and answered that this user may not ask.
-    Limited,
-    /// Nothing: the ping never reached it.
-    Unasked,
-}
-
-impl Failure {
-    /// A failure that no further attempt can mend, as a wrong password: connecting gives up at once.
-    pub fn permanent(source: impl Into<BoxError>) -> Self {
-        Failure { permanent: true, ..Failure::transient(source) }
-    }
-
-    /// A failure that may pass: connecting tries again within its budget. For a ping it means that the server did not
-    /// answer, and several in a row cut the connection.
-    pub fn transient(source: impl Into<BoxError>) -> Self {
-        Failure { source: source.into(), permanent: false, proof: Proof::Silent }
-    }
-
-    /// A failure where the server answered that it cannot serve now, as while it loads its data. Connecting tries again
-    /// until its budget ends, however many attempts that takes. After a ping health fails; the connection is not cut.
-    pub fn refused(source: impl Into<BoxError>) -> Self {
-        Failure { proof: Proof::Refused, ..Failure::transient(source) }
-    }
-
-    /// A ping's failure where the server answered that this user may not ask: a missing right, a quota. Health warns;
-    /// the connection is not cut.
-    pub fn limited(source: impl Into<BoxError>) -> Self {
-        Failure { proof: Proof::Limited, ..Failure::transient(source) }
-    }
-
-    /// A ping's failure where the server could not be asked: there was no room for the ping's connection, on either
-    /// side. Health is unknown; the connection is not cut.
-    pub fn unasked(source: impl Into<BoxError>) -> Self {
-        Failure { proof: Proof::Unasked, ..Failure::transient(source) }
-    }
-
-    /// What this failed ping proves. Trouble of this process proves nothing about a server, whatever the resource says.
-    pub(crate) fn proof(&self) -> Proof {
-        if is_own_trouble(&*self.source) { Proof::Unasked } else { self.proof }
-    }
-}
-
 /// The cause of a loss that is a user's wish.
 #[derive(Debug)]
 pub(crate) struct ReconnectAsked;
@@ -503,173 +433,8 @@ impl fmt::Display for ReconnectAsked {
 
 impl StdError for ReconnectAsked {}
 
-/// Whether this process lacked descriptors, memory, ports or room in its network stack.
-pub(crate) fn is_own_trouble(error: &(dyn StdError + 'static)) -> bool {
-    const LACKS: [i32; 5] = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS, libc::EADDRNOTAVAIL];
-    causes(error).any(|cause| {
-        let code = cause.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
-        code.is_some_and(|code| LACKS.contains(&code))
-    })
-}
-
-/// The error and its causes, also those that shared errors and `io::Error` do not name as such.
-pub(crate) fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    std::iter::successors(Some(error), |error: &&'a (dyn StdError + 'static)| cause(*error))
-}
-
-fn cause<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
-    if let Some(shared) = error.downcast_ref::<Source>() {
-        return Some(&**shared);
-    }
-    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-        Some(inner) => Some(inner),
-        None => error.source(),
-    }
-}
-
 /// The driver's error in an error of ours. What ours say themselves is passed over: the message that is asked for its
 /// source has it already.
 fn drivers(source: &Source) -> Option<&(dyn StdError + 'static)> {
     causes(&**source).find(|cause| !cause.is::<Error>() && !cause.is::<Worded>())
-}
-
-/// A driver's error in words of ours, which stand for all that it and its causes say.
-#[derive(Debug)]
-pub(crate) struct Worded {
-    text: String,
-    source: BoxError,
-}
-
-impl Worded {
-    pub(crate) fn new(text: String, source: impl Into<BoxError>) -> Self {
-        Worded { text, source: source.into() }
-    }
-}
-
-impl fmt::Display for Worded {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
-}
-
-impl StdError for Worded {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        Some(&*self.source)
-    }
-}
-
-/// An error's text with those of its causes, each once: a driver may leave the cause out of its text, or put it in.
-pub(crate) struct Chain<'a>(pub(crate) &'a (dyn StdError + 'static));
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut told = String::new();
-        for cause in causes(self.0) {
-            let text = cause.to_string();
-            if !told.contains(&text) {
-                let between = if told.is_empty() { "" } else { ": " };
-                told.extend([between, &text]);
-            }
-            if cause.is::<Worded>() {
-                break;
-            }
-        }
-        OneLine(told).fmt(f)
-    }
-}
-
-impl<E: Into<BoxError>> From<E> for Failure {
-    fn from(source: E) -> Self {
-        Failure::transient(source)
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Chain(&*self.source).fmt(f)
-    }
-}
-
-/// The message that a panic carried.
-pub(crate) fn panic_message(payload: &(dyn std::any::Any + Send)) -> String {
-    payload
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned())
-        .or_else(|| payload.downcast_ref::<String>().cloned())
-        .map_or_else(|| "(no message)".to_owned(), |message| OneLine(message).to_string())
-}
-
-/// A text, or what a text is written to, without line breaks and other control characters, whoever made the text: a
-/// space is in their place. All that the pool says of servers, names and panics goes through this.
-pub(crate) struct OneLine<T>(pub(crate) T);
-
-impl<T: fmt::Display> fmt::Display for OneLine<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(OneLine(f), "{}", self.0)
-    }
-}
-
-impl<W: fmt::Write> fmt::Write for OneLine<W> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        for (n, piece) in text.split(breaks).enumerate() {
-            if n > 0 {
-                self.0.write_char(' ')?;
-            }
-            self.0.write_str(piece)?;
-        }
-        Ok(())
-    }
-}
-
-/// Whether a terminal or a log would do something else than show it.
-pub(crate) fn breaks(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
-}
-
-/// The error itself; or a note in its place, if `told` it was by the server and the server told a secret.
-///
-/// What the driver says by itself is left alone: it has no secret in it, and to look for one would show which
-/// words of it are one. That it has none is what the fuzzer proves. Nor does a server tell a secret where it says one of
-/// these names, which are public, though the secret may be a part of it: `user 'guest'`.
-pub(crate) fn redacted(error: impl Into<BoxError>, told: bool, secrets: &[&str], names: &[&str]) -> BoxError {
-    let error = error.into();
-    if !told {
-        return error;
-    }
-    let said: Vec<_> = std::iter::once(format!("{error:?}")).chain(causes(&*error).map(ToString::to_string)).collect();
-    let has = |secret: &str| match &*plain(secret) {
-        // Nothing but quotes.
-        "" => said.iter().skip(1).any(|text| text.contains(secret)),
-        bare => {
-            let names: Vec<_> = names.iter().filter(|name| name.contains(secret)).map(|name| plain(name)).collect();
-            said.iter().any(|text| is_told(&plain(text), bare, &names))
-        }
-    };
-    if secrets.iter().filter(|secret| !secret.is_empty()).any(|secret| has(secret)) { WITHHELD.into() } else { error }
-}
-
-/// Whether a text has the secret anywhere but within these names.
-fn is_told(text: &str, secret: &str, names: &[String]) -> bool {
-    let is_named = |at: usize| {
-        names.iter().any(|name| {
-            let mut begins = places(name, secret).filter_map(|within| text.get(at.checked_sub(within)?..));
-            begins.any(|text| text.starts_with(&**name))
-        })
-    };
-    places(text, secret).any(|at| !is_named(at))
-}
-
-/// Where a part is in a text.
-fn places(text: &str, part: &str) -> impl Iterator<Item = usize> {
-    text.char_indices().map(|(at, _)| at).filter(move |at| text[*at..].starts_with(part))
-}
-
-/// Instead of what a server said with a password in it. To blank out only the password would tell it, where it is a
-/// word of a well-known message.
-const WITHHELD: &str = "an error whose text is withheld, for it has the password in it; the server's log may tell more";
-
-/// Without what quoting, escaping and percent-encoding add to a text, and servers take from it.
-fn plain(text: &str) -> String {
-    let text = percent_encoding::percent_decode_str(text).decode_utf8_lossy();
-    text.replace(['\\', '"', '\''], "").replace(char::is_control, " ")
 }

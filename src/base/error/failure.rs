@@ -1,0 +1,87 @@
+//! How a resource's own code fails, and what that proves about its server.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+
+use crate::base::error::BoxError;
+use crate::base::error::text::{Chain, causes};
+
+/// What a [`Resource`](crate::Resource) answers when it cannot connect, ping or close: the error,
+/// whether trying again can help, and what a failed ping proves about the server.
+#[derive(Debug)]
+pub struct Failure {
+    pub(crate) source: BoxError,
+    pub(crate) permanent: bool,
+    pub(crate) proof: Proof,
+}
+
+/// What a ping that failed proves about its server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Proof {
+    /// It did not answer.
+    Silent,
+    /// It lives, and answered that it cannot serve.
+    Refused,
+    /// It lives, and answered that this user may not ask.
+    Limited,
+    /// Nothing: the ping never reached it.
+    Unasked,
+}
+
+impl Failure {
+    /// A failure that no further attempt can mend, as a wrong password: connecting gives up at once.
+    pub fn permanent(source: impl Into<BoxError>) -> Self {
+        Failure { permanent: true, ..Failure::transient(source) }
+    }
+
+    /// A failure that may pass: connecting tries again within its budget. For a ping it means that the server did not
+    /// answer, and several in a row cut the connection.
+    pub fn transient(source: impl Into<BoxError>) -> Self {
+        Failure { source: source.into(), permanent: false, proof: Proof::Silent }
+    }
+
+    /// A failure where the server answered that it cannot serve now, as while it loads its data. Connecting tries again
+    /// until its budget ends, however many attempts that takes. After a ping health fails; the connection is not cut.
+    pub fn refused(source: impl Into<BoxError>) -> Self {
+        Failure { proof: Proof::Refused, ..Failure::transient(source) }
+    }
+
+    /// A ping's failure where the server answered that this user may not ask: a missing right, a quota. Health warns;
+    /// the connection is not cut.
+    pub fn limited(source: impl Into<BoxError>) -> Self {
+        Failure { proof: Proof::Limited, ..Failure::transient(source) }
+    }
+
+    /// A ping's failure where the server could not be asked: there was no room for the ping's connection, on either
+    /// side. Health is unknown; the connection is not cut.
+    pub fn unasked(source: impl Into<BoxError>) -> Self {
+        Failure { proof: Proof::Unasked, ..Failure::transient(source) }
+    }
+
+    /// What this failed ping proves. Trouble of this process proves nothing about a server, whatever the resource says.
+    pub(crate) fn proof(&self) -> Proof {
+        if is_own_trouble(&*self.source) { Proof::Unasked } else { self.proof }
+    }
+}
+
+/// Whether this process lacked descriptors, memory, ports or room in its network stack.
+pub(crate) fn is_own_trouble(error: &(dyn StdError + 'static)) -> bool {
+    const LACKS: [i32; 5] = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS, libc::EADDRNOTAVAIL];
+    causes(error).any(|cause| {
+        let code = cause.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+        code.is_some_and(|code| LACKS.contains(&code))
+    })
+}
+
+impl<E: Into<BoxError>> From<E> for Failure {
+    fn from(source: E) -> Self {
+        Failure::transient(source)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Chain(&*self.source).fmt(f)
+    }
+}

@@ -1,0 +1,39 @@
+//! What may help against a connect error, where that is known.
+
+use std::sync::Arc;
+
+use crate::base::error::Source;
+use crate::base::error::text::Chain;
+
+/// What may help where nobody listens, and where the server knows no such user and password.
+#[derive(Debug, Clone)]
+pub(crate) struct Remedies {
+    pub(crate) nobody: Arc<str>,
+    pub(crate) login: Arc<str>,
+}
+
+impl Remedies {
+    /// The one for this error, if there is one. The drivers have no type in common, but their words.
+    pub(crate) fn of(&self, source: &Source, permanent: bool) -> Option<Arc<str>> {
+        const LOGIN: [&str; 10] = [
+            "WRONGPASS",
+            "NOAUTH",
+            "Password authentication failed",
+            "ACCESS_REFUSED",
+            "SCRAM failure",
+            "Authentication failed",
+            "Code: 516",
+            "Code: 192",
+            "Code: 193",
+            "Code: 194",
+        ];
+        let told = Chain(&**source).to_string();
+        if told.contains("Connection refused") {
+            Some(Arc::clone(&self.nobody))
+        } else if permanent && LOGIN.iter().any(|words| told.contains(words)) {
+            Some(Arc::clone(&self.login))
+        } else {
+            None
+        }
+    }
+}
