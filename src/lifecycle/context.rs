@@ -32,10 +32,9 @@ impl Context {
     /// An error once closing the whole has begun.
     pub(crate) fn check_open(&self, what: &Arc<str>) -> Result<(), Error> {
         self.check_process()?;
-        let resource = || Arc::clone(what);
         match (self.close.report(), self.close.is_closing()) {
-            (Some(_), _) => Err(Error::Closed { resource: resource() }),
-            (None, true) => Err(Error::Closing { resource: resource() }),
+            (Some(_), _) => Err(Error::closed(what)),
+            (None, true) => Err(Error::closing(what)),
             (None, false) => Ok(()),
         }
     }

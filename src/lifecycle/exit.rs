@@ -53,7 +53,7 @@ pub(crate) fn arm(pool: &Arc<dyn Pool>, signals: bool) -> Result<(), Error> {
     let mut pools = ending.pools.lock();
     // Under the lock, which the end of the process takes once it has said that it is ending.
     if ending.has_begun.load(Ordering::SeqCst) {
-        return Err(Error::Closing { resource: Arc::from("the process") });
+        return Err(Error::closing(&Arc::from("the process")));
     }
     pools.retain(|pool| pool.strong_count() > 0);
     pools.push(Arc::downgrade(pool));

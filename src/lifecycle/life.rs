@@ -134,7 +134,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
     /// What an acquire does next. Begins an attempt where nobody has, and answers the failure of
     /// the one that was joined.
     fn advance(&self, joined: &mut Option<u64>, caller: Caller, closing: impl FnOnce() -> bool) -> Result<Next, Error> {
-        let name = || Arc::clone(&self.activity.name);
+        let name = &self.activity.name;
         let mut inner = self.inner.lock();
         let failed = |inner: &Inner<H>, stands: bool| match (&inner.failure, *joined) {
             (Some(failure), joined) if stands || joined.is_some_and(|attempt| failure.attempt >= attempt) => {
@@ -146,8 +146,8 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
             State::Connecting | State::Broken if caller.patient && inner.recovering => Ok(Next::Wait),
             State::Ready => Ok(Next::Lease),
             State::Draining if inner.leases_to(caller) => Ok(Next::Lease),
-            State::Draining => Err(Error::Closing { resource: name() }),
-            State::Closed => Err(Error::Closed { resource: name() }),
+            State::Draining => Err(Error::closing(name)),
+            State::Closed => Err(Error::closed(name)),
             State::Connecting => {
                 failed(&inner, false)?;
                 joined.get_or_insert(inner.attempt);
@@ -157,7 +157,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
                 let circuit = inner.failure.as_ref().is_some_and(|failure| Instant::now() < failure.retry_at);
                 failed(&inner, inner.recovering || circuit)?;
                 if inner.settling || closing() {
-                    return Err(Error::Closing { resource: name() });
+                    return Err(Error::closing(name));
                 }
                 let attempt = inner.begin_attempt();
                 *joined = Some(attempt);

@@ -86,7 +86,7 @@ impl Link {
     /// that the resource is closed.
     pub fn why_cut(&self) -> Error {
         let failure = self.slot.upgrade().and_then(|slot| slot.condition().failure);
-        failure.unwrap_or_else(|| Error::Closed { resource: Arc::clone(self.name()) })
+        failure.unwrap_or_else(|| Error::closed(self.name()))
     }
 
     /// The generation now in use; the one being connected, while that goes on.
@@ -130,7 +130,7 @@ impl Link {
     pub(crate) async fn ready_within(&self, limit: Duration) -> Result<(), Error> {
         self.process.check()?;
         let Some(slot) = self.slot.upgrade() else {
-            return Err(Error::Closed { resource: Arc::clone(&self.activity.name) });
+            return Err(Error::closed(&self.activity.name));
         };
         match slot.condition() {
             Condition { state: State::Ready, .. } => Ok(()),

@@ -152,7 +152,7 @@ impl Registry {
     /// What must be so before a resource that is not ready may be acquired.
     pub(crate) fn before_connecting(&self, slot: &dyn AnySlot) -> Result<(), Error> {
         if self.context.close.report().is_some() {
-            return Err(Error::Closed { resource: Arc::clone(slot.name()) });
+            return Err(Error::closed(slot.name()));
         }
         self.arm(slot.name())
     }
@@ -469,7 +469,7 @@ impl Registry {
 
     async fn check_health(&self) -> Result<Arc<HealthReport>, Error> {
         self.context.check_process()?;
-        let me = self.me.upgrade().ok_or_else(|| Error::Closed { resource: Arc::from("the pool") })?;
+        let me = self.me.upgrade().ok_or_else(|| Error::closed(&Arc::from("the pool")))?;
         let find = move || {
             let found = |(name, slot): Configured| {
                 let was_asked_for = slot.is_err() && me.in_vain.lock().contains(&name);

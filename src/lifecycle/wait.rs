@@ -214,15 +214,8 @@ impl Wait {
     /// It reached its limit: why.
     pub(crate) fn timed_out(&self, source: Option<Source>) -> TimeoutError {
         let Waiting { quota, since, .. } = &*self.0;
-        TimeoutError {
-            resource: Arc::clone(quota.link.name()),
-            endpoint: Arc::clone(quota.link.endpoint()),
-            waiting_for: quota.waited_for(),
-            waited: since.elapsed(),
-            holders: quota.holders(),
-            cycle: self.0.cycle(),
-            source,
-        }
+        let timeout = TimeoutError::new(quota.link.name(), quota.link.endpoint(), quota.waited_for(), since.elapsed());
+        TimeoutError { holders: quota.holders(), cycle: self.0.cycle(), source, ..timeout }
     }
 }
 

@@ -78,7 +78,7 @@ impl<M: ManageConnection> Checkouts<M> {
             Some(Error::Lost { source, .. }) if source.is::<ReconnectAsked>() => self.core.suspend(),
             Some(_) if self.core.is_suspended() => {}
             trouble => {
-                let closing = || Error::Closing { resource: Arc::clone(&self.core.resource) };
+                let closing = || Error::closing(&self.core.resource);
                 self.core.refuse(Refusal::Because(trouble.unwrap_or_else(closing)), false);
             }
         }

@@ -248,7 +248,7 @@ impl<M: ManageConnection> Core<M> {
     }
 
     pub(crate) fn closed(&self) -> Refusal {
-        Refusal::Because(Error::Closed { resource: Arc::clone(&self.resource) })
+        Refusal::Because(Error::closed(&self.resource))
     }
 
     /// Replaces those that there are, on demand.

@@ -198,10 +198,10 @@ impl CloseCell {
         let mut whole = self.whole.lock();
         // Looked at under the lock, as the process's end waits for what it finds closing.
         if is_ending() {
-            return Err(Error::Closing { resource: Arc::from("the process") });
+            return Err(Error::closing(&Arc::from("the process")));
         }
         match (whole.begun, whole.course.report()) {
-            (true, None) => return Err(Error::Closing { resource: Arc::from("the pool") }),
+            (true, None) => return Err(Error::closing(&Arc::from("the pool"))),
             (true, Some(_)) => *whole = Whole::default(),
             (false, _) => {}
         }
@@ -216,7 +216,7 @@ impl CloseCell {
     /// Refuses to wait for this close on a thread that it runs on itself.
     pub(crate) fn check_outside(&self, course: &Course, resource: &str) -> Result<(), Error> {
         if course.report().is_none() && self.part().is_some() {
-            return Err(Error::Closing { resource: Arc::from(resource) });
+            return Err(Error::closing(&Arc::from(resource)));
         }
         Ok(())
     }

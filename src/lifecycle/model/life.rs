@@ -88,7 +88,7 @@ impl World {
 
     /// One attempt that is dropped half-way, as `Trying` is.
     fn give_up(&self, attempt: u64) {
-        self.life.gave_up(attempt, Error::Closed { resource: Arc::clone(&self.life.activity.name) }, Duration::ZERO);
+        self.life.gave_up(attempt, Error::closed(&self.life.activity.name), Duration::ZERO);
     }
 
     fn lose(&self, generation: u64) -> Lost {
@@ -99,7 +99,7 @@ impl World {
     /// attempt is to be carried out.
     fn lose_and_fail(&self) -> Option<u64> {
         let Lost::Recover(Recovery { attempt, .. }) = self.lose(1) else { return None };
-        let failure = Error::Closed { resource: Arc::clone(&self.life.activity.name) };
+        let failure = Error::closed(&self.life.activity.name);
         self.life.failed(attempt, failure, Duration::ZERO);
         self.life.again(attempt)
     }

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::base::error::{Error, Source, TimeoutError};
 use crate::base::runtime::{LONGEST, within};
+use crate::lifecycle::activity::Activity;
 use crate::lifecycle::any_slot::AnySlot;
 use crate::lifecycle::condition::{Condition, Progress};
 use crate::lifecycle::lease::{Claim, Lease, Provide};
@@ -118,15 +119,10 @@ impl<R: Resource> Slot<R> {
                 return Err(failure.clone());
             }
             let far = progress.map_or_else(String::new, |Progress { told, .. }| format!(": {told}"));
-            Err(Error::Timeout(Arc::new(TimeoutError {
-                resource: Arc::clone(self.name()),
-                endpoint: Arc::clone(&self.activity().endpoint),
-                waiting_for: format!("connecting{far}"),
-                waited: started.elapsed(),
-                holders: Vec::new(),
-                cycle: Vec::new(),
-                source: failure.map(|failure| Arc::new(failure) as Source),
-            })))
+            let Activity { name, endpoint, .. } = &**self.activity();
+            let source = failure.map(|failure| Arc::new(failure) as Source);
+            let timeout = TimeoutError::new(name, endpoint, format!("connecting{far}"), started.elapsed());
+            Err(Error::Timeout(Arc::new(TimeoutError { source, ..timeout })))
         })
     }
 }

@@ -85,7 +85,7 @@ impl<R: Resource> Slot<R> {
     }
 
     fn closed(&self) -> Error {
-        Error::Closed { resource: Arc::clone(self.name()) }
+        Error::closed(self.name())
     }
 
     fn link(self: &Arc<Self>, attempt: u64, limit: Duration) -> Link {
