@@ -1,0 +1,30 @@
+//! The handle of an adapter: what it has open.
+
+use std::fmt;
+use std::sync::Arc;
+
+use r2d2::ManageConnection;
+
+use crate::lifecycle::checkout::Checkouts;
+use crate::lifecycle::lease::Provide;
+
+/// What an [`R2d2`](crate::R2d2) that is connected has open; [`check_out`](crate::pool::blocking::ResourcePool::check_out) hands it out.
+pub struct Connections<M: ManageConnection>(pub(super) Arc<Checkouts<M>>);
+
+impl<M: ManageConnection> Provide<Checkouts<M>> for Connections<M> {
+    fn provide(&self) -> &Checkouts<M> {
+        &self.0
+    }
+}
+
+impl<M: ManageConnection> Clone for Connections<M> {
+    fn clone(&self) -> Self {
+        Connections(Arc::clone(&self.0))
+    }
+}
+
+impl<M: ManageConnection> fmt::Debug for Connections<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Connections").field(&self.0.usage()).finish()
+    }
+}
