@@ -8,7 +8,8 @@ use r2d2::ManageConnection;
 use crate::lifecycle::checkout::Checkouts;
 use crate::lifecycle::lease::Provide;
 
-/// What an [`R2d2`](crate::R2d2) that is connected has open; [`check_out`](crate::pool::blocking::ResourcePool::check_out) hands it out.
+/// The connections of an [`R2d2`](crate::R2d2), which [`check_out`](crate::pool::blocking::ResourcePool::check_out)
+/// hands out.
 pub struct Connections<M: ManageConnection>(pub(super) Arc<Checkouts<M>>);
 
 impl<M: ManageConnection> Provide<Checkouts<M>> for Connections<M> {

@@ -1,4 +1,4 @@
-//! How an adapter is probed, whose calls cannot be cut short.
+//! The probe of an adapter. Its calls cannot be cut short, so it bounds how many may hang.
 
 use std::sync::Arc;
 

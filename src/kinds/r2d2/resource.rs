@@ -151,7 +151,7 @@ impl<M: ManageConnection<Error: Send + Sync>> Resource for R2d2<M> {
         let mut probe = self.probe.lock().await;
         let Probe { call, hanging } = &mut *probe;
         let under_way = match &mut *call {
-            // By the call that is under way, so that those that hang do not pile up.
+            // Every ping waits for the call that is under way, so that calls that hang do not pile up.
             Some(under_way) => under_way,
             none => {
                 let permit = Arc::clone(hanging).try_acquire_owned();

@@ -117,7 +117,7 @@ impl Redis {
             }
             drop(busy);
             again = false;
-            // Or the connection that is just being cut would be asked again.
+            // Without this wait the connection that is just being cut would be asked again.
             link.ready().await.map_err(refused)?;
         }
     }

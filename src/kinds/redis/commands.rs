@@ -1,4 +1,4 @@
-//! Commands: which only read, which may not be repeated, and which are refused on the shared connection.
+//! Commands: which only read, so that they may be sent twice; which block; which are refused on the shared connection.
 
 use std::io;
 
@@ -6,7 +6,7 @@ use redis::{Cmd, ErrorKind, RedisError};
 
 use crate::kinds::redis::packed::each_command;
 
-/// What a command does to a connection that others share.
+/// The effect of a command on a connection that others share.
 pub(super) enum Effect {
     None,
     Blocks,
@@ -98,7 +98,7 @@ pub(super) fn unsafe_twice<'a>(commands: impl IntoIterator<Item = &'a Cmd>) -> O
     names.find(|name| !is_read(name)).map(|name| String::from_utf8_lossy(name).into_owned())
 }
 
-/// The same of packed commands. What cannot be read may change something.
+/// Like [`unsafe_twice`], of packed commands. One that cannot be read may change something.
 pub(super) fn unsafe_twice_packed(packed: &[u8]) -> Option<String> {
     let mut found = None;
     let is_whole = each_command(packed, |[name, ..]| {

@@ -36,12 +36,13 @@ impl Connection {
 }
 
 impl Drop for Connection {
-    // The driver of an unanswered blocking command would live on without this.
     fn drop(&mut self) {
+        // Without this the driver of an unanswered blocking command would live on.
         self.driver.abort();
     }
 }
 
+/// Opens a connection whose driver is still to be spawned. `drivers` counts it until that has ended.
 pub(super) async fn open(
     session: &Session,
     switch: &KillSwitch,
@@ -58,12 +59,12 @@ pub(super) async fn open(
     Ok((connection, driver))
 }
 
-/// For the driver, which has nothing left to say on a connection that was greeted.
+/// Tells the driver to send nothing of its own on a connection that was greeted.
 pub(super) fn taken_in() -> RedisConnectionInfo {
     RedisConnectionInfo::default().set_skip_set_lib_name()
 }
 
-/// A connection that the server has taken in.
+/// Connects, and greets the server.
 pub(super) async fn open_stream(session: &Session, switch: &KillSwitch) -> RedisResult<Listening> {
     let RedisConfig { host, port, keepalive, .. } = &*session.config;
     let mut stream = Listening(session.tls.dial(host, *port, *keepalive, switch).await?);
@@ -102,7 +103,7 @@ impl AsyncWrite for Listening {
     }
 }
 
-/// These errors end the reading too, after what has arrived.
+/// Leaves these errors to the reader, who gets them after all that has arrived.
 fn unless_ended<T>(result: io::Result<T>, ended: T) -> io::Result<T> {
     use io::ErrorKind::{BrokenPipe, ConnectionReset};
     result.or_else(|error| if matches!(error.kind(), BrokenPipe | ConnectionReset) { Ok(ended) } else { Err(error) })

@@ -1,4 +1,7 @@
-//! A server that answered `READONLY`: the search for the master behind its address.
+//! A server that answered `READONLY`, and the search for the master behind its address.
+//!
+//! The task that searches ends with the generation, or once a master has taken over. The old connection is retired then,
+//! and a second task keeps it until the last answers on it have come.
 
 use std::collections::HashMap;
 use std::io;
@@ -15,12 +18,12 @@ use crate::kinds::redis::connection::{Connection, open};
 use crate::kinds::redis::session::{Session, Shared};
 use crate::net::kill_switch::KillSwitch;
 
-/// What is known of a server that answered `READONLY`: as a failover behind one address leaves it, or a replica on
-/// purpose.
+/// The suspicion that the server is a replica. A failover behind one address leaves one there; another is one on purpose.
 #[derive(Default)]
 pub(super) struct Demotion {
+    /// The server answered `READONLY`, and has not been seen to be a master since.
     pub(super) is_suspected: AtomicBool,
-    /// Somebody looks for the master.
+    /// A task looks for the master. There is at most one.
     is_looking: AtomicBool,
 }
 
@@ -106,7 +109,7 @@ impl Session {
         switch: &KillSwitch,
     ) -> Option<Shared> {
         let mut shared = self.shared.write();
-        // Whoever brings a lost one back writes it after the cut, and must not find it replaced by what was cut.
+        // Under the lock: a recovery writes after the cut, so its connection takes the place of this one, never this one of it.
         if switch.is_cut() {
             return None;
         }

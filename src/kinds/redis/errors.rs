@@ -42,7 +42,7 @@ pub(super) fn ended(switch: &KillSwitch) -> BoxError {
     switch.cause().map_or_else(|| "the connection has ended".into(), |cause| cause.clone().into())
 }
 
-/// What can be looked through for errors of the server's.
+/// One reply or several, which may be errors of the server's.
 pub(crate) trait Answer {
     fn values(&self) -> &[Value];
 }

@@ -72,7 +72,7 @@ impl fmt::Debug for Exclusive {
     }
 }
 
-/// A place among the exclusive connections, and in the books.
+/// A place among the exclusive connections, and the lease that lists its holder.
 pub(super) struct Place {
     _permit: OwnedSemaphorePermit,
     _lease: Lease<Redis>,

@@ -1,11 +1,13 @@
-//! The first words on a new connection, of async code as of threads.
+//! The greeting on every new connection, of async code as of threads: login, database, name and a PING.
+//!
+//! It is by hand because the driver's own hides the server's words.
 
 use redis::{Cmd, ErrorKind, RedisError, RedisResult, ServerError, Value};
 
 use crate::kinds::redis::config::RedisConfig;
 use crate::kinds::redis::session::Session;
 
-/// The first words on any new connection, said in one go: the driver's own hide what the server answers.
+/// The commands that greet a server, all sent at once.
 pub(super) struct Greeting<'a> {
     session: &'a Session,
     user: Option<&'a str>,
@@ -28,7 +30,7 @@ impl<'a> Greeting<'a> {
         Greeting { session, user: session.config.user.as_deref(), is_due: true, waived: None }
     }
 
-    /// What is to be said next, and what of it is to be answered in turn.
+    /// The commands to send next, packed, and the steps that their replies answer in turn.
     pub(super) fn words(&mut self) -> Option<(Vec<Step>, Vec<u8>)> {
         if !std::mem::take(&mut self.is_due) {
             return None;
@@ -52,6 +54,7 @@ impl<'a> Greeting<'a> {
         Some((steps, packed))
     }
 
+    /// Judges the reply to a step.
     pub(super) fn heard(&mut self, step: Step, answer: RedisResult<Value>) -> RedisResult<()> {
         let error = match answer {
             Ok(Value::ServerError(error)) => error,
@@ -61,7 +64,7 @@ impl<'a> Greeting<'a> {
             }
         };
         if self.is_due {
-            // It is all said again.
+            // The whole greeting is sent again.
             return Ok(());
         }
         let says = |words: &str| error.details().is_some_and(|details| details.starts_with(words));

@@ -11,8 +11,8 @@ use crate::kinds::redis::demotion::is_replica;
 use crate::kinds::redis::session::Session;
 use crate::net::kill_switch::KillSwitch;
 
-/// The prober's question. Where there was a `READONLY`, whether it is a replica's is asked too.
-pub(super) async fn ask(session: &Session, connection: &mut MultiplexedConnection) -> RedisResult<()> {
+/// Sends a PING. After a `READONLY` it also asks whether the server is a replica.
+async fn ask(session: &Session, connection: &mut MultiplexedConnection) -> RedisResult<()> {
     let answer = redis::cmd("PING").query_async::<()>(connection).await;
     if answer.is_ok() && session.demotion.is_suspected.load(Ordering::Relaxed) {
         let is_replica = is_replica(connection).await?;
@@ -22,6 +22,7 @@ pub(super) async fn ask(session: &Session, connection: &mut MultiplexedConnectio
 }
 
 impl Session {
+    /// Asks the server for a sign of life. The lock lets one ping ask at a time.
     pub(super) async fn ping(&self) -> Result<(), Failure> {
         let mut probe = self.probe.lock().await;
         if self.is_closed.load(Ordering::Acquire) {
@@ -30,7 +31,7 @@ impl Session {
         // Taken out while in use, so that a ping given up takes its connection with it.
         if let Some(mut own) = probe.take() {
             let answer = ask(self, &mut own.connection).await;
-            // That this connection has ended says nothing about the others.
+            // The end of this connection says nothing about the others.
             if !answer.as_ref().is_err_and(RedisError::is_io_error) {
                 *probe = Some(own);
                 return self.judged(answer);
@@ -42,7 +43,7 @@ impl Session {
                 *probe = Some(own);
                 self.judged(answer)
             }
-            // Nor does it that there is no room for one more.
+            // That the server has no room for one more connection says nothing about the others either.
             Err(error) => {
                 drop(probe);
                 match self.live_shared() {
@@ -53,8 +54,8 @@ impl Session {
         }
     }
 
-    /// What the answer to a PING proves, or that there was none.
-    pub(super) fn judged(&self, answer: RedisResult<()>) -> Result<(), Failure> {
+    /// Judges the answer to a PING, or that there was none.
+    fn judged(&self, answer: RedisResult<()>) -> Result<(), Failure> {
         let Err(error) = answer else {
             return match self.demotion.is_suspected.load(Ordering::Relaxed) {
                 true => Err(Failure::limited(

@@ -101,7 +101,7 @@ impl Resource for RedisResource {
         // Before the lock, so that a ping which comes after it opens nothing any more.
         redis.session.is_closed.store(true, Ordering::Release);
         redis.session.probe.lock().await.take();
-        // What is still out ends here; the drain has waited for it.
+        // The drain has waited for connections that are still out; this ends them.
         redis.session.switch.read().cut_because(redis.session.link.why_cut());
         // Their tasks drop what was cut, a moment later; what a forgotten runtime keeps from that is not waited for.
         let _ = within(LINGER, none(&redis.session.drivers)).await;
@@ -109,7 +109,7 @@ impl Resource for RedisResource {
     }
 
     fn cut(&self, redis: &Redis) {
-        // In this order, so that nobody is given one that is cut.
+        // In this order, so that no thread is given a connection that is cut.
         redis.session.threads.refuse();
         redis.session.switch.read().cut_because(redis.session.link.why_cut());
     }

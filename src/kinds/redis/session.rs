@@ -1,4 +1,8 @@
-//! What the pool keeps of a Redis, and all that is made of it.
+//! The session of a Redis in the pool: the shared connection, the kill switch of its generation, and what became of a
+//! call when they went.
+//!
+//! Invariant: a new generation writes `shared` before `switch`, so a switch that is not cut has its own connection in
+//! `shared`, or a later one. The two locks are never held together, nor while anything is awaited.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,6 +33,7 @@ use crate::lifecycle::wait::Quota;
 use crate::net::kill_switch::KillSwitch;
 use crate::net::tls::{self, Tls};
 
+/// The handle of a Redis, shared by all its clones and connections.
 pub(super) struct Session {
     pub(super) this: Weak<Session>,
     pub(super) config: Arc<RedisConfig>,
@@ -39,9 +44,11 @@ pub(super) struct Session {
     pub(super) switch: RwLock<KillSwitch>,
     pub(super) shared: RwLock<Option<Shared>>,
     pub(super) demotion: Demotion,
+    /// The prober's connection, while no ping uses it.
     pub(super) probe: tokio::sync::Mutex<Option<Connection>>,
+    /// Set before closing takes `probe`, so that no ping opens a connection after that.
     pub(super) is_closed: AtomicBool,
-    /// Of async connections, until their sockets are gone.
+    /// Counts async connections until their sockets are gone.
     pub(super) drivers: watch::Sender<usize>,
     pub(super) exclusives: Arc<Semaphore>,
     pub(super) exclusive_quota: Arc<Quota>,
@@ -52,7 +59,7 @@ pub(super) struct Session {
 #[derive(Clone)]
 pub(super) struct Shared {
     pub(super) connection: MultiplexedConnection,
-    /// Another one has taken its place, so that its end is no loss.
+    /// Cancelled once another connection has its place. The end of this one is no loss then.
     pub(super) retired: CancellationToken,
     pub(super) driver: AbortHandle,
 }
@@ -88,7 +95,7 @@ impl Session {
         Ok(())
     }
 
-    /// Has the connection's driver run. Its end is a loss of the generation, unless the connection is retired by then.
+    /// Spawns the connection's driver. Its end is a loss of the generation, unless the connection is retired by then.
     pub(super) fn drive(
         &self,
         connection: MultiplexedConnection,
@@ -102,7 +109,7 @@ impl Session {
             tokio::select! {
                 () = driver => {
                     if !is_retired.is_cancelled() {
-                        // First, so that nothing is asked of it from the moment in which it counts as lost.
+                        // Before the loss is told, so that no command goes to a connection that counts as lost.
                         switch.cut();
                         link.lost(generation, "the server closed the connection");
                     }
@@ -113,6 +120,7 @@ impl Session {
         Shared { connection, retired, driver: driver.abort_handle() }
     }
 
+    /// The shared connection, unless it is cut.
     pub(super) fn live_shared(&self) -> Option<Shared> {
         if self.switch.read().is_cut() {
             return None;
@@ -180,6 +188,7 @@ impl Session {
         if error.is_io_error() && Error::behind(&error).is_none() { refused(self.gone(error)) } else { error }
     }
 
+    /// The driver's error of a call to a Redis that is closed.
     pub(super) fn closed(&self) -> RedisError {
         refused(Error::Closed { resource: Arc::clone(self.link.name()) })
     }

@@ -60,8 +60,7 @@ impl r2d2::ManageConnection for Manager {
     }
 }
 
-/// A blocking connection over a stream of our own, which the kill switch can cut while a thread
-/// waits on it; the `redis` crate's own does not show its socket.
+/// A blocking connection that the kill switch can cut while a thread waits on it.
 pub(crate) struct Wire {
     session: Weak<Session>,
     config: Arc<RedisConfig>,
@@ -75,7 +74,7 @@ pub(crate) struct Wire {
     midway: bool,
 }
 
-/// What commands have done to the connection.
+/// Changes that commands have made to the connection. Only one without any is handed out again.
 #[derive(Debug, Default, PartialEq)]
 struct ConnectionState {
     in_multi: bool,
@@ -108,7 +107,7 @@ impl Wire {
     fn greet(&mut self, session: &Session) -> RedisResult<()> {
         let mut greeting = Greeting::new(session);
         while let Some((steps, packed)) = greeting.words() {
-            // Reading tells what keeps this from being written, and what the server says to whom it does not take in.
+            // Where writing fails, so does reading, but first it brings the words of a server that refuses the connection.
             let _ = self.stream.write_all(&packed).and_then(|()| self.stream.flush());
             for step in steps {
                 greeting.heard(step, self.reply())?;
@@ -138,13 +137,13 @@ impl Wire {
         }
     }
 
-    /// A lease by which it is known as a checkout that closing does not wait for.
+    /// A lease that lists the connection as a checkout that closing does not wait for.
     pub(crate) fn idle_lease(&self, claim: Claim) -> Option<Lease<Checkouts<Manager>>> {
         let session = self.session.upgrade()?;
         session.link.lease::<RedisResource, _>(session.threads.quota.idle_claim(claim))
     }
 
-    /// What became of a call.
+    /// Ends the operation. Where its answer is lost, the error says whether the command may have run.
     pub(crate) fn answered<T: Answer>(&self, busy: Busy, answer: RedisResult<T>, packed: &[u8]) -> RedisResult<T> {
         match self.session.upgrade() {
             Some(session) => session.answered(busy, answer, || unsafe_twice_packed(packed)),
@@ -152,7 +151,7 @@ impl Wire {
         }
     }
 
-    /// Whether it must not be handed out again.
+    /// Whether the connection must not be handed out again.
     fn is_spent(&self) -> bool {
         self.midway || self.switch.is_cut() || self.state != ConnectionState::default()
     }
@@ -183,7 +182,7 @@ impl Wire {
         sent.map_err(|error| self.last_words().map_or(error.into(), RedisError::from))
     }
 
-    /// What the server said before it hung up on what it was being sent: that it is too large.
+    /// The error that a server sends before it hangs up on a command that is too large.
     fn last_words(&mut self) -> Option<ServerError> {
         self.stream.end_by(Some(deadline(LAST_WORDS))).ok()?;
         loop {
