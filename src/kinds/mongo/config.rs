@@ -5,12 +5,12 @@ use std::time::Duration;
 use mongodb::options::{AuthMechanism, ClientOptions, ConnectionString, Credential, ServerAddress, Tls};
 use serde::Deserialize;
 
-use super::MongoResource;
-use super::hosts::{Hosts, parse, shown};
-use super::uri::{Uri, password};
 use crate::base::error::Error;
 use crate::base::millis;
 use crate::base::secret::Secret;
+use crate::kinds::mongo::MongoResource;
+use crate::kinds::mongo::hosts::{Hosts, parse, shown};
+use crate::kinds::mongo::uri::{Uri, password};
 use crate::lifecycle::kind::KindConfig;
 use crate::net::checks::Checks;
 use crate::net::parts::{Guard, Names, Part};

@@ -5,10 +5,10 @@ use std::future::IntoFuture;
 use mongodb::error::Error as DriverError;
 use mongodb::options::{ClientOptions, ConnectionString, HostInfo, ServerAddress};
 
-use super::uri::{Uri, is_encoded, without_password};
 use crate::base::error::Error;
 use crate::base::runtime::park_on;
 use crate::base::secret::Secret;
+use crate::kinds::mongo::uri::{Uri, is_encoded, without_password};
 use crate::net::tls;
 use crate::net::url::{LOGIN, host_port, one_reading};
 

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use mongodb::error::{Error as DriverError, ErrorKind};
+use mongodb::error::Error as DriverError;
 use mongodb::event::sdam::{SdamEvent, TopologyDescription};
 use mongodb::options::SelectionCriteria;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::{is_own, words};
 use crate::base::error::Worded;
+use crate::kinds::mongo::errors::{is_alien, is_own, words};
 use crate::lifecycle::link::Link;
 
 pub(super) struct Pulse {
@@ -182,9 +182,4 @@ fn down(seen: &Seen) -> Option<DriverError> {
         }
     }
     found.cloned()
-}
-
-/// Whether what answered is no MongoDB.
-pub(super) fn is_alien(error: &DriverError) -> bool {
-    matches!(*error.kind, ErrorKind::InvalidResponse { .. })
 }

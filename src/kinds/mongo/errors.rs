@@ -1,0 +1,164 @@
+//! The driver's errors: what they prove, how they are told without a password, and why no server can be reached.
+
+use std::error::Error as StdError;
+use std::io;
+use std::time::Duration;
+
+use mongodb::error::{Error as DriverError, ErrorKind};
+use mongodb::options::{ClientOptions, ServerAddress, Tls};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::base::error::{BoxError, Failure, Worded, is_own_trouble, redacted};
+use crate::base::runtime::within;
+use crate::base::secret::Secret;
+use crate::kinds::mongo::MongoResource;
+use crate::kinds::mongo::hosts::Hosts;
+use crate::net::tls;
+
+impl MongoResource {
+    pub(super) fn failure(&self, error: DriverError) -> Failure {
+        let permanent = match &*error.kind {
+            ErrorKind::InvalidArgument { .. }
+            | ErrorKind::InvalidTlsConfig { .. }
+            | ErrorKind::IncompatibleServer { .. } => true,
+            ErrorKind::Authentication { .. } => code(&error).is_none_or(|code| REFUSED_FOR_GOOD.contains(&code)),
+            ErrorKind::Command(refused) => REFUSED_FOR_GOOD.contains(&refused.code),
+            _ => false,
+        };
+        let source = self.told(error);
+        if permanent { Failure::permanent(source) } else { Failure::transient(source) }
+    }
+
+    /// What a ping's error proves about the server.
+    pub(super) fn verdict(&self, error: DriverError) -> Failure {
+        let limits = matches!(*error.kind, ErrorKind::Authentication { .. })
+            || code(&error).is_some_and(|code| REFUSED_FOR_GOOD.contains(&code));
+        match (is_silence(&error), is_own(&error)) {
+            (_, true) => Failure::unasked(self.told(error)),
+            (true, false) => Failure::transient(self.told(error)),
+            (false, false) if limits => Failure::limited(self.told(error)),
+            (false, false) => Failure::refused(self.told(error)),
+        }
+    }
+
+    /// Why no server can be reached, with the remedy where TLS is the reason.
+    pub(super) async fn unreachable(&self, options: &ClientOptions, error: DriverError) -> Failure {
+        let ErrorKind::Io(io) = &*error.kind else {
+            return if is_alien(&error) { not_mongodb("something else", error) } else { self.failure(error) };
+        };
+        let hung_up = matches!(io.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset);
+        if matches!(options.tls, Some(Tls::Enabled(_))) {
+            #[cfg(feature = "tls")]
+            if let Some(trouble) = tls::client::trouble(io) {
+                let source = Worded::new(trouble.to_string(), error.clone());
+                return if trouble.permanent { Failure::permanent(source) } else { Failure::transient(source) };
+            }
+        } else if let (true, [ServerAddress::Tcp { host, port }, ..]) =
+            (hung_up || io.kind() == io::ErrorKind::TimedOut, &options.hosts[..])
+        {
+            let (host, port) = (host.trim_matches(['[', ']']), port.unwrap_or(27017));
+            if let Some(what) = speaks(host, port).await {
+                return not_mongodb(what, error);
+            }
+            if hung_up {
+                return tls::or_wanted(self.failure(error), host, port, "add tls=true to the URI").await;
+            }
+        }
+        self.failure(error)
+    }
+
+    /// The driver's error, or a note in its place if the server's words in it have a password.
+    pub(super) fn told(&self, error: DriverError) -> BoxError {
+        // Only the server tells of these; with the others the driver speaks.
+        let told = !matches!(
+            *error.kind,
+            ErrorKind::Io(_)
+                | ErrorKind::ServerSelection { .. }
+                | ErrorKind::ConnectionPoolCleared { .. }
+                | ErrorKind::InvalidArgument { .. }
+                | ErrorKind::InvalidTlsConfig { .. }
+        );
+        let secrets: Vec<_> = self.secrets.iter().map(Secret::expose).collect();
+        let text = words(&error);
+        let user = match &self.hosts {
+            Hosts::Known(options) => options.credential.as_ref().and_then(|credential| credential.username.as_deref()),
+            Hosts::Srv { .. } => self.config.user.as_deref(),
+        };
+        match redacted(error, told, &secrets, &[user.unwrap_or_default(), &self.config.database])
+            .downcast::<DriverError>()
+        {
+            Ok(error) => Worded::new(text, error).into(),
+            Err(withheld) => withheld,
+        }
+    }
+}
+
+/// What the driver's error and its causes say, without the labels and the replies that the driver puts around it.
+pub(super) fn words(error: &DriverError) -> String {
+    let kind = error.kind.to_string();
+    match cause(error) {
+        Some(cause) => format!("{}: {}", kind.trim_end_matches('.'), words(cause)),
+        None => kind,
+    }
+}
+
+/// Whether the server said nothing.
+pub(super) fn is_silence(error: &DriverError) -> bool {
+    use ErrorKind::{ConnectionPoolCleared, DnsResolve, Io, ServerSelection};
+    matches!(*error.kind, Io(_) | ServerSelection { .. } | ConnectionPoolCleared { .. } | DnsResolve { .. })
+}
+
+/// Whether it is this process that lacks something.
+pub(super) fn is_own(error: &DriverError) -> bool {
+    matches!(&*error.kind, ErrorKind::Io(io) if is_own_trouble(&**io))
+}
+
+fn cause(error: &DriverError) -> Option<&DriverError> {
+    error.source()?.downcast_ref::<Box<DriverError>>().map(|cause| &**cause)
+}
+
+/// Whether what answered is no MongoDB.
+pub(super) fn is_alien(error: &DriverError) -> bool {
+    matches!(*error.kind, ErrorKind::InvalidResponse { .. })
+}
+
+/// What a server answers that no further attempt mends: `UserNotFound`, `Unauthorized`, `AuthenticationFailed`,
+/// `APIVersionError`, `APIStrictError`, `MechanismUnavailable`, `AtlasError` for a wrong login.
+const REFUSED_FOR_GOOD: [i32; 7] = [11, 13, 18, 322, 323, 334, 8000];
+
+/// The code that the server answered.
+fn code(error: &DriverError) -> Option<i32> {
+    match &*error.kind {
+        ErrorKind::Command(answer) => Some(answer.code),
+        _ => code(cause(error)?),
+    }
+}
+
+fn not_mongodb(what: &str, error: DriverError) -> Failure {
+    let text = format!("{what} answers there, and no MongoDB: correct host and port ({})", words(&error));
+    Failure::permanent(Worded::new(text, error))
+}
+
+/// What a server speaks that is no MongoDB: many wait for the end of a line, which a MongoDB's client never sends.
+async fn speaks(host: &str, port: u16) -> Option<&'static str> {
+    const LIMIT: Duration = Duration::from_millis(200);
+    let answer = async {
+        let mut stream = TcpStream::connect((host, port)).await?;
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await?;
+        let mut start = [0; 4];
+        stream.read_exact(&mut start).await?;
+        io::Result::Ok(match &start {
+            b"HTTP" => {
+                let mut page = String::new();
+                stream.take(1024).read_to_string(&mut page).await?;
+                // A MongoDB that is asked so says what it is.
+                (!page.contains("MongoDB")).then_some("HTTP")
+            }
+            b"AMQP" => Some("AMQP"),
+            [b'-', ..] => Some("a Redis"),
+            _ => None,
+        })
+    };
+    within(LIMIT, answer).await.ok()?.ok()?
+}
