@@ -6,11 +6,11 @@ use std::time::Duration;
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
 use serde::Deserialize;
 
-use super::RabbitMqResource;
-use super::frame::LARGEST;
 use crate::base::error::{BoxError, Error, redacted};
 use crate::base::millis;
 use crate::base::secret::Secret;
+use crate::kinds::rabbitmq::RabbitMqResource;
+use crate::kinds::rabbitmq::frame::LARGEST;
 use crate::lifecycle::kind::KindConfig;
 use crate::net::checks::Checks;
 use crate::net::parts::{Guard, Names, Part};

@@ -22,14 +22,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::dial::CutOnDrop;
-use super::prober::Prober;
-use super::topology::{Binding, Exchange, Queue};
-use super::{RabbitMq, RabbitMqConfig};
 use crate::base::error::{BoxError, Error, Failure, OneLine, Source, TimeoutError};
 use crate::base::holder::Holder;
 use crate::base::process::Ours;
 use crate::base::runtime;
+use crate::kinds::rabbitmq::dial::CutOnDrop;
+use crate::kinds::rabbitmq::prober::Prober;
+use crate::kinds::rabbitmq::topology::{Binding, Exchange, Queue};
+use crate::kinds::rabbitmq::{RabbitMq, RabbitMqConfig};
 use crate::lifecycle::lease::{Claim, Lease};
 use crate::lifecycle::link::Link;
 use crate::lifecycle::wait::{Lending, Quota};

@@ -9,9 +9,9 @@ use lapin::BasicProperties;
 use lapin::options::{BasicAckOptions, BasicNackOptions};
 use tokio::runtime::Handle;
 
-use super::connection::{ChannelGuard, Generation, Pooled, lost, operation};
-use super::stream::{Offset, Reading};
 use crate::base::error::Error;
+use crate::kinds::rabbitmq::connection::{ChannelGuard, Generation, Pooled, lost, operation};
+use crate::kinds::rabbitmq::stream::{Offset, Reading};
 use crate::lifecycle::busy::Busy;
 use crate::lifecycle::link::Link;
 use crate::lifecycle::work::Work;

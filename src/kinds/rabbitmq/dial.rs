@@ -21,11 +21,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::instrument::WithSubscriber;
 use tracing::subscriber::{DefaultGuard, NoSubscriber};
 
-use super::RabbitMqConfig;
-use super::connection::{GOODBYE, LINGER};
-use super::frame::{LARGEST, MORE_THAN_USUAL};
 use crate::base::error::Failure;
 use crate::base::runtime::within;
+use crate::kinds::rabbitmq::RabbitMqConfig;
+use crate::kinds::rabbitmq::connection::{GOODBYE, LINGER};
+use crate::kinds::rabbitmq::frame::{LARGEST, MORE_THAN_USUAL};
 use crate::net::count::Counted;
 use crate::net::kill_switch::KillSwitch;
 use crate::net::tls::{self, Stream as OwnStream, Tls};

@@ -15,10 +15,10 @@ use lapin::options::BasicPublishOptions;
 use lapin::types::ShortString;
 use lapin::{BasicProperties, Confirmation};
 
-use super::connection::{ChannelGuard, Generation, Trouble, operation};
-use super::frame::header_bytes;
-use super::{Inner, RabbitMqConfig};
 use crate::base::error::{Error, Source};
+use crate::kinds::rabbitmq::connection::{ChannelGuard, Generation, Trouble, operation};
+use crate::kinds::rabbitmq::frame::header_bytes;
+use crate::kinds::rabbitmq::{Inner, RabbitMqConfig};
 use crate::lifecycle::busy::Busy;
 use crate::lifecycle::work::Work;
 

@@ -65,18 +65,22 @@ pub use self::delivery::Delivery;
 pub use self::message::{Batch, Message, Published};
 pub use self::topology::{DeclaredQueue, Exchange, Queue};
 
-use self::config::SCHEMES;
-use self::connection::{ChannelGuard, Channels, GOODBYE, Generation, LINGER, Pooled, lost, operation, short};
-use self::consumer::{Pump, Subscription};
-use self::delivery::Keeps;
-use self::dial::{CutOnDrop, dial_for_all};
-use self::message::{Flight, Parts, Sent};
-use self::stream::{Reading, is_stream, reading_from};
-use self::topology::{Binding, DECLARING, Declaration, LOCKED_PAUSE, LOCKED_TRIES, Replay, Topology, is_locked};
 use crate::base::error::{BoxError, Error, Failure};
 use crate::base::process::Ours;
 use crate::base::repeat::Repeat;
 use crate::base::runtime::{deadline, within};
+use crate::kinds::rabbitmq::config::SCHEMES;
+use crate::kinds::rabbitmq::connection::{
+    ChannelGuard, Channels, GOODBYE, Generation, LINGER, Pooled, lost, operation, short,
+};
+use crate::kinds::rabbitmq::consumer::{Pump, Subscription};
+use crate::kinds::rabbitmq::delivery::Keeps;
+use crate::kinds::rabbitmq::dial::{CutOnDrop, dial_for_all};
+use crate::kinds::rabbitmq::message::{Flight, Parts, Sent};
+use crate::kinds::rabbitmq::stream::{Reading, is_stream, reading_from};
+use crate::kinds::rabbitmq::topology::{
+    Binding, DECLARING, Declaration, LOCKED_PAUSE, LOCKED_TRIES, Replay, Topology, is_locked,
+};
 use crate::lifecycle::close::phase::Phase;
 use crate::lifecycle::lease::{Claim, Lease, Provide};
 use crate::lifecycle::link::Link;

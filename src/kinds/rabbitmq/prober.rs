@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::Inner;
-use super::connection::Generation;
-use super::dial::Probe;
 use crate::base::error::{Failure, Proof};
 use crate::base::runtime::within;
+use crate::kinds::rabbitmq::Inner;
+use crate::kinds::rabbitmq::connection::Generation;
+use crate::kinds::rabbitmq::dial::Probe;
 use crate::net::count::Counted;
 
 /// What the prober of a connection has of its own.

@@ -10,9 +10,9 @@ use lapin::types::FieldTable;
 use lapin::{ErrorKind, ExchangeKind};
 use parking_lot::Mutex;
 
-use super::Inner;
-use super::connection::ChannelGuard;
 use crate::base::error::Error;
+use crate::kinds::rabbitmq::Inner;
+use crate::kinds::rabbitmq::connection::ChannelGuard;
 use crate::lifecycle::link::Link;
 
 /// An exchange to declare. Durable unless made [transient](Exchange::transient).
