@@ -12,14 +12,13 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use mongodb::bson::doc;
 use mongodb::bson::oid::ObjectId;
-use mongodb::bson::{RawBsonRef, RawDocument, doc};
-use mongodb::error::{Error as DriverError, ErrorKind};
+use mongodb::error::ErrorKind;
 use mongodb::event::EventHandler;
-use mongodb::options::{ClientOptions, DriverInfo, ReadPreference, SelectionCriteria, ServerMonitoringMode};
+use mongodb::options::{ClientOptions, DriverInfo, ReadPreference, SelectionCriteria};
 use mongodb::{Client, sync};
 use parking_lot::Mutex;
-use tokio::runtime::Handle;
 
 use crate::base::error::Failure;
 use crate::base::runtime::{self, within};
@@ -29,22 +28,25 @@ use crate::lifecycle::lease::Provide;
 use crate::lifecycle::link::Link;
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::status::Usage;
-use crate::lifecycle::work::Work;
 
 pub(crate) mod blocking;
+mod client;
 mod config;
 mod errors;
 pub(crate) mod exports;
 mod hosts;
 mod pulse;
+mod sessions;
 mod traffic;
 mod uri;
 
 pub use self::config::MongoConfig;
 
+use crate::kinds::mongo::client::{Unproven, for_probing, ping, watched};
 use crate::kinds::mongo::errors::is_silence;
 use crate::kinds::mongo::hosts::{Hosts, resolve, shown};
 use crate::kinds::mongo::pulse::{Gone, Pulse};
+use crate::kinds::mongo::sessions::{Found, Which, end_sessions};
 use crate::kinds::mongo::traffic::{CHECKED_OUT, Nudger, OURS, Traffic};
 
 /// A MongoDB in the pool.
@@ -261,33 +263,6 @@ fn time_to_tell(link: &Link) -> Duration {
     link.limit().mul_f32(0.9)
 }
 
-/// The options of a client whose events we see.
-fn watched(options: &ClientOptions, traffic: &Arc<Traffic>, pulse: &Arc<Pulse>, mark: &str) -> ClientOptions {
-    let mut options = options.clone();
-    let traffic = Arc::clone(traffic);
-    options.cmap_event_handler = Some(also(options.cmap_event_handler, move |event| traffic.see(event)));
-    let pulse = Arc::clone(pulse);
-    options.sdam_event_handler = Some(also(options.sdam_event_handler, move |event| pulse.see(event)));
-    let mut driver = options.driver_info.unwrap_or_else(library);
-    // The server shows it beside each session, which is how ours are known.
-    driver.version = Some(driver.version.map_or_else(|| mark.to_owned(), |version| format!("{version} {mark}")));
-    options.driver_info = Some(driver);
-    options
-}
-
-fn library() -> DriverInfo {
-    DriverInfo::builder().name("resource-pool").version(env!("CARGO_PKG_VERSION").to_owned()).build()
-}
-
-async fn ping(client: &Client) -> Result<(), DriverError> {
-    let admin = client.database("admin");
-    let mut ping = admin.run_command(doc! { "ping": 1 });
-    if let Some(criteria) = client.selection_criteria() {
-        ping = ping.selection_criteria(criteria.clone());
-    }
-    ping.await.map(drop)
-}
-
 /// Begins an operation and drops it in the middle, at which the driver closes its connection.
 async fn give_up_a_connection(client: &Client) {
     let criteria = SelectionCriteria::ReadPreference(ReadPreference::Nearest { options: None });
@@ -298,89 +273,6 @@ async fn give_up_a_connection(client: &Client) {
         _ => Poll::Ready(()),
     });
     CHECKED_OUT.scope(Cell::new(false), begun).await;
-}
-
-/// Which sessions are to end.
-#[derive(Clone, Copy, PartialEq)]
-enum Which {
-    All,
-    /// Those with a cursor that waits for what may never come.
-    Waiting,
-}
-
-/// What the server has open for a client.
-#[derive(Clone, Copy, PartialEq)]
-enum Found {
-    Nothing,
-    Something,
-}
-
-/// Ends on the server those of the marked client's sessions that are at work there, or have a
-/// transaction or a cursor open.
-async fn end_sessions(probe: &Client, link: &Link, mark: &str, which: Which) -> Result<Found, DriverError> {
-    let admin = probe.database("admin");
-    let open = [
-        doc! { "$currentOp": { "allUsers": false, "idleSessions": true, "idleCursors": true } },
-        doc! { "$match": { "clientMetadata.driver.version": { "$regex": mark } } },
-        doc! { "$group": {
-            "_id": "$lsid.id",
-            "waiting": { "$max": { "$cond": [{ "$eq": ["$cursor.awaitData", true] }, 1, 0] } },
-            "transactions": { "$max": { "$cond": [{ "$ifNull": ["$transaction.parameters", false] }, 1, 0] } },
-            "cursors": { "$addToSet": "$cursor.cursorId" },
-        } },
-        doc! { "$set": { "cursors": { "$size": "$cursors" } } },
-    ];
-    let mut open = admin.aggregate(open).await?;
-    let mut found = Found::Nothing;
-    let mut sessions = Vec::new();
-    let (mut transactions, mut cursors) = (0, 0);
-    while open.advance().await? {
-        let session = open.current();
-        let Ok(Some(RawBsonRef::Binary(id))) = session.get("_id") else { continue };
-        found = Found::Something;
-        if which == Which::All || count(session, "waiting") > 0 {
-            sessions.push(doc! { "id": id.to_binary() });
-            transactions += count(session, "transactions");
-            cursors += count(session, "cursors");
-        }
-    }
-    if !sessions.is_empty() {
-        admin.run_command(doc! { "killSessions": sessions }).await?;
-        link.ended(Work::Transaction, transactions);
-        link.ended(Work::Cursor, cursors);
-    }
-    Ok(found)
-}
-
-fn count(document: &RawDocument, key: &str) -> usize {
-    document.get_i32(key).ok().and_then(|count| usize::try_from(count).ok()).unwrap_or_default()
-}
-
-/// A client that has not answered yet. Unless it does it is shut down, not merely dropped: that
-/// would keep a socket open until the next heartbeat.
-struct Unproven {
-    client: Client,
-    proven: bool,
-}
-
-impl Unproven {
-    fn open(options: ClientOptions) -> Result<Self, DriverError> {
-        Ok(Unproven { client: Client::with_options(options)?, proven: false })
-    }
-
-    fn proven(mut self) -> Client {
-        self.proven = true;
-        self.client.clone()
-    }
-}
-
-impl Drop for Unproven {
-    fn drop(&mut self) {
-        if let (false, Ok(runtime)) = (self.proven, Handle::try_current()) {
-            let client = self.client.clone();
-            runtime.spawn(async move { client.shutdown().immediate(true).await });
-        }
-    }
 }
 
 /// What the slot holds: the client as both facades lease it.
@@ -494,42 +386,6 @@ impl Inner {
             Probing::NotYet | Probing::Closed => None,
         }
     }
-}
-
-fn for_probing(options: &ClientOptions) -> ClientOptions {
-    let mut options = options.clone();
-    // A prober and a health check may ping at once.
-    options.max_pool_size = Some(2);
-    options.min_pool_size = Some(0);
-    options.server_monitoring_mode = Some(ServerMonitoringMode::Poll);
-    // Where there is no room, that is to be known at once: the driver would ask again, with pauses.
-    options.max_adaptive_retries = Some(0);
-    options.app_name = options.app_name.map(|name| format!("{name} probe"));
-    options.cmap_event_handler = None;
-    options.command_event_handler = None;
-    options.sdam_event_handler = None;
-    options
-}
-
-/// Calls ours, then theirs.
-fn also<T: Send + Sync + 'static>(
-    theirs: Option<EventHandler<T>>,
-    ours: impl Fn(&T) + Send + Sync + 'static,
-) -> EventHandler<T> {
-    let runtime = Handle::current();
-    EventHandler::callback(move |event: T| {
-        ours(&event);
-        match &theirs {
-            Some(EventHandler::Callback(call)) => call(event),
-            Some(EventHandler::AsyncCallback(call)) => drop(runtime.spawn(call(event))),
-            Some(EventHandler::TokioMpsc(sender)) => {
-                let sender = sender.clone();
-                // Fails only where nobody listens any more.
-                runtime.spawn(async move { drop(sender.send(event).await) });
-            }
-            _ => {}
-        }
-    })
 }
 
 /// MongoDB for async code: a [`mongodb::Client`] under a lease, with all that the driver has,

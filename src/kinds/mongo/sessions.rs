@@ -1,0 +1,64 @@
+//! What a client has open on the server, which the server is told to end before the client closes.
+
+use mongodb::Client;
+use mongodb::bson::{RawBsonRef, RawDocument, doc};
+use mongodb::error::Error as DriverError;
+
+use crate::lifecycle::link::Link;
+use crate::lifecycle::work::Work;
+
+/// Which sessions are to end.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Which {
+    All,
+    /// Those with a cursor that waits for what may never come.
+    Waiting,
+}
+
+/// What the server has open for a client.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Found {
+    Nothing,
+    Something,
+}
+
+/// Ends on the server those of the marked client's sessions that are at work there, or have a
+/// transaction or a cursor open.
+pub(super) async fn end_sessions(probe: &Client, link: &Link, mark: &str, which: Which) -> Result<Found, DriverError> {
+    let admin = probe.database("admin");
+    let open = [
+        doc! { "$currentOp": { "allUsers": false, "idleSessions": true, "idleCursors": true } },
+        doc! { "$match": { "clientMetadata.driver.version": { "$regex": mark } } },
+        doc! { "$group": {
+            "_id": "$lsid.id",
+            "waiting": { "$max": { "$cond": [{ "$eq": ["$cursor.awaitData", true] }, 1, 0] } },
+            "transactions": { "$max": { "$cond": [{ "$ifNull": ["$transaction.parameters", false] }, 1, 0] } },
+            "cursors": { "$addToSet": "$cursor.cursorId" },
+        } },
+        doc! { "$set": { "cursors": { "$size": "$cursors" } } },
+    ];
+    let mut open = admin.aggregate(open).await?;
+    let mut found = Found::Nothing;
+    let mut sessions = Vec::new();
+    let (mut transactions, mut cursors) = (0, 0);
+    while open.advance().await? {
+        let session = open.current();
+        let Ok(Some(RawBsonRef::Binary(id))) = session.get("_id") else { continue };
+        found = Found::Something;
+        if which == Which::All || count(session, "waiting") > 0 {
+            sessions.push(doc! { "id": id.to_binary() });
+            transactions += count(session, "transactions");
+            cursors += count(session, "cursors");
+        }
+    }
+    if !sessions.is_empty() {
+        admin.run_command(doc! { "killSessions": sessions }).await?;
+        link.ended(Work::Transaction, transactions);
+        link.ended(Work::Cursor, cursors);
+    }
+    Ok(found)
+}
+
+fn count(document: &RawDocument, key: &str) -> usize {
+    document.get_i32(key).ok().and_then(|count| usize::try_from(count).ok()).unwrap_or_default()
+}
