@@ -4,27 +4,20 @@
 //! notices a frozen server by short limits and ends what is in flight. What the driver keeps to
 //! itself (what is in use, who waits, which server answers) is read from its events.
 
-use std::cell::Cell;
-use std::fmt;
-use std::future::{IntoFuture, pending, poll_fn};
-use std::pin::Pin;
+use std::future::pending;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use mongodb::bson::doc;
 use mongodb::bson::oid::ObjectId;
 use mongodb::error::ErrorKind;
-use mongodb::event::EventHandler;
-use mongodb::options::{ClientOptions, DriverInfo, ReadPreference, SelectionCriteria};
-use mongodb::{Client, sync};
+use mongodb::options::ClientOptions;
+use mongodb::sync;
 use parking_lot::Mutex;
 
 use crate::base::error::Failure;
-use crate::base::runtime::{self, within};
+use crate::base::runtime::within;
 use crate::base::secret::Secret;
 use crate::lifecycle::close::phase::Phase;
-use crate::lifecycle::lease::Provide;
 use crate::lifecycle::link::Link;
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::status::Usage;
@@ -34,6 +27,7 @@ mod client;
 mod config;
 mod errors;
 pub(crate) mod exports;
+mod handle;
 mod hosts;
 mod pulse;
 mod sessions;
@@ -41,13 +35,15 @@ mod traffic;
 mod uri;
 
 pub use self::config::MongoConfig;
+pub use self::handle::{Mongo, MongoHandle};
 
 use crate::kinds::mongo::client::{Unproven, for_probing, ping, watched};
 use crate::kinds::mongo::errors::is_silence;
+use crate::kinds::mongo::handle::{Probing, Shared};
 use crate::kinds::mongo::hosts::{Hosts, resolve, shown};
 use crate::kinds::mongo::pulse::{Gone, Pulse};
 use crate::kinds::mongo::sessions::{Found, Which, end_sessions};
-use crate::kinds::mongo::traffic::{CHECKED_OUT, Nudger, OURS, Traffic};
+use crate::kinds::mongo::traffic::{Nudger, OURS, Traffic};
 
 /// A MongoDB in the pool.
 #[derive(Debug)]
@@ -107,13 +103,13 @@ impl Resource for MongoResource {
         let client = client.proven();
         let nudger = Nudger::start(&traffic, &client);
         let (probing, nothing_open) = (Mutex::new(Probing::NotYet), Mutex::new(None));
-        let inner = Inner { options, traffic, pulse, nudger, mark, probing, nothing_open };
-        Ok(MongoHandle { sync: sync::Client::from(client.clone()), client, inner: Arc::new(inner) })
+        let shared = Shared { options, traffic, pulse, nudger, mark, probing, nothing_open };
+        Ok(MongoHandle { sync: sync::Client::from(client.clone()), client, shared: Arc::new(shared) })
     }
 
     /// The same client goes on: users have clones of it, and its monitor brings it back.
     async fn recover(&self, link: &Link, lost: &MongoHandle) -> Result<bool, Failure> {
-        let pulse = &lost.inner.pulse;
+        let pulse = &lost.shared.pulse;
         if within(time_to_tell(link), pulse.any_up()).await.is_err() {
             return Err(match pulse.why_gone() {
                 Some(Gone::Down(error)) => Failure::transient(self.told(error)),
@@ -128,9 +124,9 @@ impl Resource for MongoResource {
     }
 
     async fn ping(&self, mongo: &MongoHandle) -> Result<(), Failure> {
-        let probe = mongo.inner.probe()?;
+        let probe = mongo.shared.probe()?;
         self.asked(mongo, &probe.pulse).await?;
-        match mongo.inner.traffic.stalled() {
+        match mongo.shared.traffic.stalled() {
             0 => Ok(()),
             stalled => Err(Failure::limited(format!(
                 "{stalled} operations that were given up, or wait behind such, stand in the driver's queue although \
@@ -141,36 +137,36 @@ impl Resource for MongoResource {
 
     /// Ends change streams and other cursors that wait for what may never come.
     async fn stop_intake(&self, mongo: &MongoHandle) {
-        let operations = mongo.inner.traffic.operations_if_quiet();
+        let operations = mongo.shared.traffic.operations_if_quiet();
         if self.end_sessions(mongo, Which::Waiting).await == Some(Found::Nothing) {
-            *mongo.inner.nothing_open.lock() = operations.map(|operations| (Instant::now(), operations));
+            *mongo.shared.nothing_open.lock() = operations.map(|operations| (Instant::now(), operations));
         }
     }
 
     async fn close(&self, mongo: MongoHandle) -> Result<(), Failure> {
-        let inner = &mongo.inner;
+        let shared = &mongo.shared;
         // Transactions, cursors that users still hold, and operations that outlived the drain.
-        if !inner.has_nothing_open() && self.end_sessions(&mongo, Which::All).await.is_none() {
+        if !shared.has_nothing_open(SOON) && self.end_sessions(&mongo, Which::All).await.is_none() {
             // The driver would say goodbye, and wait, unless it takes the server for gone.
-            let _says_goodbye_then = within(NOTICE, inner.pulse.all_down()).await;
+            let _says_goodbye_then = within(NOTICE, shared.pulse.all_down()).await;
         }
         // With an operation in flight on a frozen server `shutdown` would never return, as it ends
         // the monitor that would have ended the operation; nor while users keep on asking.
-        if within(SOON, inner.traffic.quiet()).await.is_err() {
-            let _goes_on_with_what_is_left = within(CHECK_IN, inner.refuse_operations(&mongo.client)).await;
+        if within(SOON, shared.traffic.quiet()).await.is_err() {
+            let _goes_on_with_what_is_left = within(CHECK_IN, shared.refuse_operations(&mongo.client)).await;
         }
         // In tasks of their own, so that they go on where this gives up waiting.
         let client = mongo.client.clone();
         let shutdown = tokio::spawn(async move { client.shutdown().immediate(true).await });
         let probe =
-            inner.close_probe().map(|probe| tokio::spawn(async move { probe.shutdown().immediate(true).await }));
+            shared.close_probe().map(|probe| tokio::spawn(async move { probe.shutdown().immediate(true).await }));
         if within(SHUTDOWN, shutdown).await.is_err() {
-            let left = inner.traffic.in_use();
+            let left = shared.traffic.in_use();
             return Err(Failure::transient(format!(
                 "the driver did not shut down within {SHUTDOWN:?}, with {left} operations under way"
             )));
         }
-        inner.nudger.end();
+        shared.nudger.end();
         if let Some(probe) = probe {
             let _ends_by_itself = within(SOON, probe).await;
         }
@@ -190,18 +186,18 @@ impl Resource for MongoResource {
     }
 
     fn usage(&self, mongo: &MongoHandle) -> Usage {
-        let max = mongo.inner.options.max_pool_size.map(|max| max as usize);
-        Usage { max, ..mongo.inner.traffic.usage() }
+        let max = mongo.shared.options.max_pool_size.map(|max| max as usize);
+        Usage { max, ..mongo.shared.traffic.usage() }
     }
 }
 
 impl MongoResource {
     /// A ping over the probe's client; or over the users', where a server that lives has no room for the probe.
     async fn asked(&self, mongo: &MongoHandle, pulse: &Pulse) -> Result<(), Failure> {
-        let inner = &mongo.inner;
-        let probe = inner.probe()?.client;
+        let shared = &mongo.shared;
+        let probe = shared.probe()?.client;
         // The driver would wait for one that fits, and the ping with it.
-        if let (true, Some(unfit)) = (inner.pulse.is_up(), inner.pulse.unfit(probe.selection_criteria())) {
+        if let (true, Some(unfit)) = (shared.pulse.is_up(), shared.pulse.unfit(probe.selection_criteria())) {
             return Err(Failure::refused(unfit));
         }
         let error = tokio::select! {
@@ -211,10 +207,10 @@ impl MongoResource {
             },
             error = pulse.all_down() => error,
         };
-        if !is_silence(&error) || !inner.pulse.is_up() {
+        if !is_silence(&error) || !shared.pulse.is_up() {
             return Err(self.verdict(error));
         }
-        if within(SOON, inner.traffic.has_idle()).await.is_err() {
+        if within(SOON, shared.traffic.has_idle()).await.is_err() {
             // To open one more there would fail as it does here, and end what waits for it.
             return Err(Failure::unasked(self.told(error)));
         }
@@ -233,16 +229,16 @@ impl MongoResource {
 
     /// What there was of them, if the server answered.
     async fn end_sessions(&self, mongo: &MongoHandle, which: Which) -> Option<Found> {
-        let inner = &mongo.inner;
+        let shared = &mongo.shared;
         // Over the probe, as users may have all other connections in use.
         let ended = async {
-            let probe = inner.probe()?;
+            let probe = shared.probe()?;
             let has_no_room = async {
                 let error = probe.pulse.all_down().await;
-                if inner.pulse.is_up() { error } else { pending().await }
+                if shared.pulse.is_up() { error } else { pending().await }
             };
             let ended = tokio::select! {
-                ended = end_sessions(&probe.client, &inner.traffic.link, &inner.mark, which) => ended,
+                ended = end_sessions(&probe.client, &shared.traffic.link, &shared.mark, which) => ended,
                 error = has_no_room => Err(error),
             };
             ended.map_err(|error| self.failure(error))
@@ -262,149 +258,3 @@ impl MongoResource {
 fn time_to_tell(link: &Link) -> Duration {
     link.limit().mul_f32(0.9)
 }
-
-/// Begins an operation and drops it in the middle, at which the driver closes its connection.
-async fn give_up_a_connection(client: &Client) {
-    let criteria = SelectionCriteria::ReadPreference(ReadPreference::Nearest { options: None });
-    let admin = client.database("admin");
-    let mut ping = admin.run_command(doc! { "ping": 1 }).selection_criteria(criteria).into_future();
-    let begun = poll_fn(|context| match Pin::new(&mut ping).poll(context) {
-        Poll::Pending if !CHECKED_OUT.with(Cell::get) => Poll::Pending,
-        _ => Poll::Ready(()),
-    });
-    CHECKED_OUT.scope(Cell::new(false), begun).await;
-}
-
-/// What the slot holds: the client as both facades lease it.
-#[derive(Clone)]
-pub struct MongoHandle {
-    client: Client,
-    sync: sync::Client,
-    inner: Arc<Inner>,
-}
-
-impl Provide<Client> for MongoHandle {
-    fn provide(&self) -> &Client {
-        &self.client
-    }
-}
-
-impl Provide<sync::Client> for MongoHandle {
-    fn provide(&self) -> &sync::Client {
-        &self.sync
-    }
-}
-
-impl fmt::Debug for MongoHandle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MongoHandle").field("usage", &self.inner.traffic.usage()).finish_non_exhaustive()
-    }
-}
-
-struct Inner {
-    options: ClientOptions,
-    traffic: Arc<Traffic>,
-    pulse: Arc<Pulse>,
-    nudger: Nudger,
-    /// What the server knows this client's sessions by.
-    mark: String,
-    probing: Mutex<Probing>,
-    /// When the server had nothing open for the client, and how many operations there had been by then.
-    nothing_open: Mutex<Option<(Instant, u64)>>,
-}
-
-/// A small client, mainly for pings, so that they neither wait for users' operations nor depend on
-/// the pool's workers.
-#[derive(Clone)]
-struct Probe {
-    client: Client,
-    pulse: Arc<Pulse>,
-}
-
-enum Probing {
-    NotYet,
-    Open(Probe),
-    Closed,
-}
-
-impl Inner {
-    fn probe(&self) -> Result<Probe, Failure> {
-        let mut probing = self.probing.lock();
-        match &*probing {
-            Probing::Open(probe) => Ok(probe.clone()),
-            Probing::Closed => Err(Failure::unasked("the client is closed")),
-            Probing::NotYet => {
-                // Its tasks stay on the runtime that it is made in.
-                let _prober = runtime::prober().map_err(Failure::unasked)?.enter();
-                let mut options = for_probing(&self.options);
-                let pulse = Arc::new(Pulse::new(None, options.repl_set_name.clone()));
-                let seeing = Arc::clone(&pulse);
-                options.sdam_event_handler = Some(EventHandler::callback(move |event| seeing.see(&event)));
-                let probe = Probe { client: Client::with_options(options).map_err(Failure::unasked)?, pulse };
-                *probing = Probing::Open(probe.clone());
-                Ok(probe)
-            }
-        }
-    }
-
-    /// Whether the server said so a moment ago, and nothing has gone on since.
-    fn has_nothing_open(&self) -> bool {
-        let said = *self.nothing_open.lock();
-        said.is_some_and(|(when, operations)| {
-            when.elapsed() < SOON && self.traffic.operations_if_quiet() == Some(operations)
-        })
-    }
-
-    /// Lets no operation begin any more, and waits for the end of those that have.
-    ///
-    /// The driver has no verb for this, but it takes a server that refuses a handshake for gone.
-    /// So the client introduces itself at a length that no server accepts from now on, and gives
-    /// up connections in use until a new one has to be opened.
-    async fn refuse_operations(&self, client: &Client) {
-        let refused = DriverInfo::builder().name("closing ".repeat(256)).build();
-        if let Err(error) = client.append_metadata(refused) {
-            tracing::debug!(%error, "operations go on");
-        }
-        tokio::select! {
-            biased;
-            () = self.traffic.quiet() => return,
-            _ = self.pulse.all_down() => {}
-            () = async {
-                loop {
-                    give_up_a_connection(client).await;
-                    // One that is answered at its first poll would keep the others from theirs for ever.
-                    tokio::task::yield_now().await;
-                }
-            } => {}
-        }
-        self.traffic.quiet().await;
-    }
-
-    fn close_probe(&self) -> Option<Client> {
-        match std::mem::replace(&mut *self.probing.lock(), Probing::Closed) {
-            Probing::Open(probe) => Some(probe.client),
-            Probing::NotYet | Probing::Closed => None,
-        }
-    }
-}
-
-/// MongoDB for async code: a [`mongodb::Client`] under a lease, with all that the driver has,
-/// sessions and transactions too.
-///
-/// The client pools its connections and heals itself after a loss, and so do clones of it. When
-/// it closes, change streams end first, operations under way are waited for, and open transactions
-/// are aborted; a clone then answers the driver's own error.
-///
-/// # Limits
-/// - The driver waits for a free connection without limit, so put a timeout around the operation. One that is
-///   dropped stays in the driver's queue and holds up the operations behind it. The pool sees that by connections that
-///   are idle while operations wait, and clears the queue by pings, within about 100 ms; health warns meanwhile.
-///   [`Usage::waiting`] counts the dropped ones only as long as no connection is idle.
-/// - An operation that waits for a new connection to a server that freezes while this one
-///   authenticates ends only when the server goes on, or closes the connection; if the pool ends
-///   before that, the driver panics in the waiting thread or task.
-/// - A server that freezes in the moment in which the client closes can hold up, beyond the close,
-///   an operation that began in the same moment.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct Mongo;

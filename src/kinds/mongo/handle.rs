@@ -1,0 +1,170 @@
+//! The handle of a MongoDB: one client under both facades, what is known of it, and a small client for pings.
+//!
+//! Its two locks, `probing` and `nothing_open`, are never held together, nor while something is awaited.
+
+use std::cell::Cell;
+use std::fmt;
+use std::future::{IntoFuture, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use mongodb::bson::doc;
+use mongodb::event::EventHandler;
+use mongodb::options::{ClientOptions, DriverInfo, ReadPreference, SelectionCriteria};
+use mongodb::{Client, sync};
+use parking_lot::Mutex;
+
+use crate::base::error::Failure;
+use crate::base::runtime;
+use crate::kinds::mongo::client::for_probing;
+use crate::kinds::mongo::pulse::Pulse;
+use crate::kinds::mongo::traffic::{CHECKED_OUT, Nudger, Traffic};
+use crate::lifecycle::lease::Provide;
+
+/// MongoDB for async code: a [`mongodb::Client`] under a lease, with all that the driver has,
+/// sessions and transactions too.
+///
+/// The client pools its connections and heals itself after a loss, and so do clones of it. When
+/// it closes, change streams end first, operations under way are waited for, and open transactions
+/// are aborted; a clone then answers the driver's own error.
+///
+/// # Limits
+/// - The driver waits for a free connection without limit, so put a timeout around the operation. One that is
+///   dropped stays in the driver's queue and holds up the operations behind it. The pool sees that by connections that
+///   are idle while operations wait, and clears the queue by pings, within about 100 ms; health warns meanwhile.
+///   [`Usage::waiting`] counts the dropped ones only as long as no connection is idle.
+/// - An operation that waits for a new connection to a server that freezes while this one
+///   authenticates ends only when the server goes on, or closes the connection; if the pool ends
+///   before that, the driver panics in the waiting thread or task.
+/// - A server that freezes in the moment in which the client closes can hold up, beyond the close,
+///   an operation that began in the same moment.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Mongo;
+
+/// What the slot holds: the client as both facades lease it.
+#[derive(Clone)]
+pub struct MongoHandle {
+    pub(super) client: Client,
+    pub(super) sync: sync::Client,
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Provide<Client> for MongoHandle {
+    fn provide(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl Provide<sync::Client> for MongoHandle {
+    fn provide(&self) -> &sync::Client {
+        &self.sync
+    }
+}
+
+impl fmt::Debug for MongoHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MongoHandle").field("usage", &self.shared.traffic.usage()).finish_non_exhaustive()
+    }
+}
+
+pub(super) struct Shared {
+    pub(super) options: ClientOptions,
+    pub(super) traffic: Arc<Traffic>,
+    pub(super) pulse: Arc<Pulse>,
+    pub(super) nudger: Nudger,
+    /// What the server knows this client's sessions by.
+    pub(super) mark: String,
+    pub(super) probing: Mutex<Probing>,
+    /// When the server had nothing open for the client, and how many operations there had been by then.
+    pub(super) nothing_open: Mutex<Option<(Instant, u64)>>,
+}
+
+impl Shared {
+    pub(super) fn probe(&self) -> Result<Probe, Failure> {
+        let mut probing = self.probing.lock();
+        match &*probing {
+            Probing::Open(probe) => Ok(probe.clone()),
+            Probing::Closed => Err(Failure::unasked("the client is closed")),
+            Probing::NotYet => {
+                // Its tasks stay on the runtime that it is made in.
+                let _prober = runtime::prober().map_err(Failure::unasked)?.enter();
+                let mut options = for_probing(&self.options);
+                let pulse = Arc::new(Pulse::new(None, options.repl_set_name.clone()));
+                let seeing = Arc::clone(&pulse);
+                options.sdam_event_handler = Some(EventHandler::callback(move |event| seeing.see(&event)));
+                let probe = Probe { client: Client::with_options(options).map_err(Failure::unasked)?, pulse };
+                *probing = Probing::Open(probe.clone());
+                Ok(probe)
+            }
+        }
+    }
+
+    /// Whether the server said so a moment ago, and nothing has gone on since.
+    pub(super) fn has_nothing_open(&self, a_moment: Duration) -> bool {
+        let said = *self.nothing_open.lock();
+        said.is_some_and(|(when, operations)| {
+            when.elapsed() < a_moment && self.traffic.operations_if_quiet() == Some(operations)
+        })
+    }
+
+    /// Lets no operation begin any more, and waits for the end of those that have.
+    ///
+    /// The driver has no verb for this, but it takes a server that refuses a handshake for gone.
+    /// So the client introduces itself at a length that no server accepts from now on, and gives
+    /// up connections in use until a new one has to be opened.
+    pub(super) async fn refuse_operations(&self, client: &Client) {
+        let refused = DriverInfo::builder().name("closing ".repeat(256)).build();
+        if let Err(error) = client.append_metadata(refused) {
+            tracing::debug!(%error, "operations go on");
+        }
+        tokio::select! {
+            biased;
+            () = self.traffic.quiet() => return,
+            _ = self.pulse.all_down() => {}
+            () = async {
+                loop {
+                    give_up_a_connection(client).await;
+                    // One that is answered at its first poll would keep the others from theirs for ever.
+                    tokio::task::yield_now().await;
+                }
+            } => {}
+        }
+        self.traffic.quiet().await;
+    }
+
+    pub(super) fn close_probe(&self) -> Option<Client> {
+        match std::mem::replace(&mut *self.probing.lock(), Probing::Closed) {
+            Probing::Open(probe) => Some(probe.client),
+            Probing::NotYet | Probing::Closed => None,
+        }
+    }
+}
+
+/// Begins an operation and drops it in the middle, at which the driver closes its connection.
+async fn give_up_a_connection(client: &Client) {
+    let criteria = SelectionCriteria::ReadPreference(ReadPreference::Nearest { options: None });
+    let admin = client.database("admin");
+    let mut ping = admin.run_command(doc! { "ping": 1 }).selection_criteria(criteria).into_future();
+    let begun = poll_fn(|context| match Pin::new(&mut ping).poll(context) {
+        Poll::Pending if !CHECKED_OUT.with(Cell::get) => Poll::Pending,
+        _ => Poll::Ready(()),
+    });
+    CHECKED_OUT.scope(Cell::new(false), begun).await;
+}
+
+/// A small client, mainly for pings, so that they neither wait for users' operations nor depend on
+/// the pool's workers.
+#[derive(Clone)]
+pub(super) struct Probe {
+    pub(super) client: Client,
+    pub(super) pulse: Arc<Pulse>,
+}
+
+pub(super) enum Probing {
+    NotYet,
+    Open(Probe),
+    Closed,
+}
