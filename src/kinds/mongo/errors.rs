@@ -12,8 +12,8 @@ use tokio::net::TcpStream;
 use crate::base::error::{BoxError, Failure, Worded, is_own_trouble, redacted};
 use crate::base::runtime::within;
 use crate::base::secret::Secret;
-use crate::kinds::mongo::MongoResource;
 use crate::kinds::mongo::hosts::Hosts;
+use crate::kinds::mongo::resource::MongoResource;
 use crate::net::tls;
 
 impl MongoResource {

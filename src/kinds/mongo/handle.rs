@@ -34,7 +34,7 @@ use crate::lifecycle::lease::Provide;
 /// - The driver waits for a free connection without limit, so put a timeout around the operation. One that is
 ///   dropped stays in the driver's queue and holds up the operations behind it. The pool sees that by connections that
 ///   are idle while operations wait, and clears the queue by pings, within about 100 ms; health warns meanwhile.
-///   [`Usage::waiting`] counts the dropped ones only as long as no connection is idle.
+///   [`Usage::waiting`](crate::Usage::waiting) counts the dropped ones only as long as no connection is idle.
 /// - An operation that waits for a new connection to a server that freezes while this one
 ///   authenticates ends only when the server goes on, or closes the connection; if the pool ends
 ///   before that, the driver panics in the waiting thread or task.
@@ -77,12 +77,23 @@ pub(super) struct Shared {
     pub(super) nudger: Nudger,
     /// What the server knows this client's sessions by.
     pub(super) mark: String,
-    pub(super) probing: Mutex<Probing>,
+    probing: Mutex<Probing>,
     /// When the server had nothing open for the client, and how many operations there had been by then.
-    pub(super) nothing_open: Mutex<Option<(Instant, u64)>>,
+    nothing_open: Mutex<Option<(Instant, u64)>>,
 }
 
 impl Shared {
+    pub(super) fn new(
+        options: ClientOptions,
+        traffic: Arc<Traffic>,
+        pulse: Arc<Pulse>,
+        nudger: Nudger,
+        mark: String,
+    ) -> Self {
+        let (probing, nothing_open) = (Mutex::new(Probing::NotYet), Mutex::new(None));
+        Shared { options, traffic, pulse, nudger, mark, probing, nothing_open }
+    }
+
     pub(super) fn probe(&self) -> Result<Probe, Failure> {
         let mut probing = self.probing.lock();
         match &*probing {
@@ -100,6 +111,11 @@ impl Shared {
                 Ok(probe)
             }
         }
+    }
+
+    /// The server has nothing open for the client, and there have been so many operations, unless one was under way.
+    pub(super) fn note_nothing_open(&self, operations: Option<u64>) {
+        *self.nothing_open.lock() = operations.map(|operations| (Instant::now(), operations));
     }
 
     /// Whether the server said so a moment ago, and nothing has gone on since.
@@ -163,7 +179,7 @@ pub(super) struct Probe {
     pub(super) pulse: Arc<Pulse>,
 }
 
-pub(super) enum Probing {
+enum Probing {
     NotYet,
     Open(Probe),
     Closed,
