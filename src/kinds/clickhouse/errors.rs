@@ -138,3 +138,14 @@ fn is_connect(mut cause: &(dyn StdError + 'static)) -> bool {
         }
     }
 }
+
+/// The error with what to do about it.
+pub(super) fn advised(error: Error, remedy: &str) -> Error {
+    match error {
+        Error::Operation { resource, action, source } => {
+            let source = Arc::new(Worded::new(format!("{}; {remedy}", Chain(&*source)), source));
+            Error::Operation { resource, action, source }
+        }
+        error => error,
+    }
+}

@@ -4,7 +4,7 @@
 pub(crate) mod root {
     pub use ::clickhouse;
 
-    pub use crate::kinds::clickhouse::{ClickHouse, ClickHouseResource, Inserter};
+    pub use crate::kinds::clickhouse::{ClickHouse, ClickHouseResource, Inserter, Rows, Statement};
 }
 
 /// Those in `resource_pool::blocking`.

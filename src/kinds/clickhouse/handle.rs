@@ -8,12 +8,13 @@ use ::clickhouse::Client;
 use hyper::Uri;
 
 use crate::kinds::clickhouse::blocking;
-use crate::kinds::clickhouse::inserter::Inserters;
 use crate::kinds::clickhouse::transport::{HttpClient, Transport};
+use crate::kinds::clickhouse::verbs::Session;
 use crate::lifecycle::lease::Provide;
 
 /// A ClickHouse of one's own: [`ClickHouse::scoped`]. The guards of a pool deref to
-/// [`clickhouse::Client`](Client).
+/// [`clickhouse::Client`](Client), and have verbs that answer the pool's own errors, such as
+/// [`query_rows`](crate::Lease::query_rows).
 ///
 /// A query or insert in progress counts as work, through whichever clone of the client: from its
 /// first byte until the answer is complete or given up. Closing waits for it, within the drain; so
@@ -31,7 +32,7 @@ pub struct Connected(pub(super) Arc<Inner>);
 pub(super) struct Inner {
     pub(super) client: Client,
     pub(super) threads: blocking::ClickHouse,
-    pub(super) inserters: Arc<Inserters>,
+    pub(super) session: Arc<Session>,
     /// What goes along with every query.
     pub(super) settings: BTreeMap<String, String>,
     pub(super) pings: Client,

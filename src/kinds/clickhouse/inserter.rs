@@ -1,33 +1,25 @@
 //! Inserters whose rows closing flushes.
 
 use std::fmt;
-use std::future::poll_fn;
-use std::io;
-use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use ::clickhouse::error::Error as DriverError;
 use ::clickhouse::inserter::{Inserter as DriverInserter, Quantities};
-use ::clickhouse::{Client, Row, RowWrite};
+use ::clickhouse::{Row, RowWrite};
 use parking_lot::Mutex as SyncMutex;
-use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
 use crate::base::error::{Error, Failure};
 use crate::base::future::BoxFuture;
 use crate::base::process::Ours;
-use crate::base::repeat::Repeat;
 use crate::base::runtime::within;
-use crate::kinds::clickhouse::config::ClickHouseConfig;
 use crate::kinds::clickhouse::errors::failed;
-use crate::kinds::clickhouse::handle::Connected;
 use crate::kinds::clickhouse::statement::Effect;
+use crate::kinds::clickhouse::verbs::{Session, inside};
 use crate::lifecycle::busy::Busy;
-use crate::lifecycle::lease::Lease;
-use crate::lifecycle::link::Link;
 use crate::lifecycle::work::Work;
 
 /// Collects rows and inserts many at a time: the driver's own inserter, except that closing
@@ -48,7 +40,7 @@ pub struct Inserter<T: Row> {
 }
 
 struct Shared<T: Row> {
-    inserters: Arc<Inserters>,
+    session: Arc<Session>,
     table: String,
     limits: SyncMutex<Limits>,
     /// None before the first row of an `INSERT`.
@@ -70,38 +62,20 @@ struct Limits {
     period: Option<Duration>,
 }
 
-impl Lease<Client> {
-    /// An inserter into this table whose rows closing flushes. The client itself has the driver's
-    /// own under the same name, which closing aborts unless it was ended.
-    ///
-    /// # Errors
-    /// [`Error::Operation`] if this client is not of the pool's own kind.
-    pub fn inserter<T: Row + 'static>(&self, table: &str) -> Result<Inserter<T>, Error> {
-        match Lease::whole::<Connected>(self) {
-            Some(connected) => Ok(Inserter::new(&connected.0.inserters, table)),
-            None => Err(Error::Operation {
-                resource: Lease::resource(self).into(),
-                action: format!("an inserter into {table:?}"),
-                source: Arc::new(io::Error::other("it is a client of a kind of one's own")),
-            }),
-        }
-    }
-}
-
 impl<T: Row + 'static> Inserter<T> {
-    pub(crate) fn new(inserters: &Arc<Inserters>, table: &str) -> Self {
+    pub(super) fn new(session: &Arc<Session>, table: &str) -> Self {
         let shared = Arc::new(Shared {
-            inserters: Arc::clone(inserters),
+            session: Arc::clone(session),
             table: table.to_owned(),
             limits: SyncMutex::default(),
             begun: Mutex::new(None),
         });
-        inserters.add(&shared);
+        session.inserters.add(&shared);
         Inserter { shared: Ours::new(shared) }
     }
 
-    pub(crate) fn inserters(&self) -> Arc<Inserters> {
-        Arc::clone(&self.shared.inserters)
+    pub(super) fn session(&self) -> Arc<Session> {
+        Arc::clone(&self.shared.session)
     }
 
     /// Sets after how many rows a commit inserts. Defaults to no limit.
@@ -136,7 +110,7 @@ impl<T: Row + 'static> Inserter<T> {
         T: RowWrite,
     {
         let shared = &*self.shared;
-        shared.inserters.link.process.check()?;
+        shared.session.link.process.check()?;
         let writing = async {
             let mut place = shared.begun.lock().await;
             let mut begun = match place.take() {
@@ -146,12 +120,12 @@ impl<T: Row + 'static> Inserter<T> {
             begun.inserter.write(row).await.map_err(|error| shared.failed(error))?;
             begun.rows.add(1);
             *place = Some(begun);
-            if shared.inserters.is_closing() {
+            if shared.session.inserters.is_closing() {
                 shared.commit(&mut place, true).await?;
             }
             Ok(())
         };
-        inside(&shared.inserters.runtime, writing).await
+        inside(&shared.session.runtime, writing).await
     }
 
     /// Inserts what there is if a limit is reached, and tells what was inserted.
@@ -192,21 +166,21 @@ impl<T: Row + 'static> Inserter<T> {
 impl<T: Row> Shared<T> {
     /// Once there is a connection: what could not be sent is not known to the driver's inserter.
     async fn begin(&self) -> Result<Begun<T>, Error> {
-        self.inserters.link.ready().await?;
+        self.session.link.ready().await?;
         let Limits { max_rows, max_bytes, period } = *self.limits.lock();
-        let inserter = self.inserters.client.inserter::<T>(&self.table).with_period(period);
+        let inserter = self.session.client.inserter::<T>(&self.table).with_period(period);
         let inserter =
             inserter.with_max_rows(max_rows.unwrap_or(u64::MAX)).with_max_bytes(max_bytes.unwrap_or(u64::MAX));
-        Ok(Begun { inserter, rows: Busy::none(&self.inserters.link.activity, Work::Row) })
+        Ok(Begun { inserter, rows: Busy::none(&self.session.link.activity, Work::Row) })
     }
 
     async fn insert(&self, force: bool) -> Result<Quantities, Error> {
-        self.inserters.link.process.check()?;
+        self.session.link.process.check()?;
         let inserting = async {
             let mut place = self.begun.lock().await;
-            self.commit(&mut place, force || self.inserters.is_closing()).await
+            self.commit(&mut place, force || self.session.inserters.is_closing()).await
         };
-        inside(&self.inserters.runtime, inserting).await
+        inside(&self.session.runtime, inserting).await
     }
 
     async fn commit(&self, place: &mut Option<Begun<T>>, force: bool) -> Result<Quantities, Error> {
@@ -223,7 +197,7 @@ impl<T: Row> Shared<T> {
 
     fn failed(&self, error: DriverError) -> Error {
         let action = format!("inserting into {:?}", self.table);
-        failed(&self.inserters.link, &self.inserters.config, &action, Effect::Changes, error)
+        failed(&self.session.link, &self.session.config, &action, Effect::Changes, error)
     }
 }
 
@@ -233,30 +207,17 @@ impl<T: Row> fmt::Debug for Inserter<T> {
     }
 }
 
-/// The inserters of one ClickHouse, and what they need.
-pub(crate) struct Inserters {
-    pub(crate) client: Client,
-    pub(crate) link: Link,
-    pub(crate) runtime: Handle,
-    pub(crate) config: Arc<ClickHouseConfig>,
+/// The inserters of one ClickHouse.
+#[derive(Default)]
+pub(super) struct Inserters {
     open: SyncMutex<Vec<Weak<dyn Flush>>>,
     /// From now on every row is inserted at once.
     is_closing: AtomicBool,
 }
 
 impl Inserters {
-    pub(super) fn new(client: Client, link: Link, runtime: Handle, config: Arc<ClickHouseConfig>) -> Arc<Self> {
-        let is_closing = AtomicBool::new(false);
-        Arc::new(Inserters { client, link, runtime, config, open: SyncMutex::default(), is_closing })
-    }
-
     fn is_closing(&self) -> bool {
         self.is_closing.load(Ordering::SeqCst)
-    }
-
-    /// Whether a statement like this is sent once more after its answer was lost.
-    pub(super) fn repeats(&self, effect: Effect) -> bool {
-        effect == Effect::Reads && self.link.repeat == Repeat::Idempotent
     }
 
     fn add<T: Row + 'static>(&self, inserter: &Arc<Shared<T>>) {
@@ -267,11 +228,10 @@ impl Inserters {
     }
 
     /// Inserts what each of them has, all at once and each within its limit.
-    pub(super) async fn flush(&self) -> Result<(), Failure> {
+    pub(super) async fn flush(&self, resource: &str, limit: Duration) -> Result<(), Failure> {
         // Before what is there is inserted, so that no row comes between.
         self.is_closing.store(true, Ordering::SeqCst);
         let open: Vec<_> = self.open.lock().iter().filter_map(Weak::upgrade).collect();
-        let limit = self.config.flush_timeout;
         let mut flushing = JoinSet::new();
         for inserter in open {
             flushing.spawn(async move {
@@ -288,7 +248,7 @@ impl Inserters {
         while let Some(flushed) = flushing.join_next().await {
             let flushed = flushed.unwrap_or_else(|error| Err(Failure::transient(error)));
             if let Err(error) = &flushed {
-                tracing::warn!(resource = %self.link.name(), %error, "rows were not flushed");
+                tracing::warn!(%resource, %error, "rows were not flushed");
             }
             outcome = outcome.and(flushed);
         }
@@ -310,14 +270,4 @@ impl<T: Row + 'static> Flush for Shared<T> {
     fn flush(self: Arc<Self>) -> BoxFuture<Result<(), Error>> {
         Box::pin(async move { self.insert(true).await.map(drop) })
     }
-}
-
-/// Polls this future in the context of a runtime: the driver spawns wherever it is called.
-async fn inside<F: Future>(runtime: &Handle, future: F) -> F::Output {
-    let mut future = pin!(future);
-    poll_fn(|cx| {
-        let _context = runtime.enter();
-        future.as_mut().poll(cx)
-    })
-    .await
 }

@@ -9,11 +9,15 @@ mod handle;
 mod http;
 mod inserter;
 mod resource;
+mod rows;
 mod statement;
 mod stream;
 mod transport;
+mod verbs;
 
 pub use self::config::ClickHouseConfig;
 pub use self::handle::ClickHouse;
 pub use self::inserter::Inserter;
 pub use self::resource::ClickHouseResource;
+pub use self::rows::Rows;
+pub use self::statement::Statement;

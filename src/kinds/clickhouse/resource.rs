@@ -21,6 +21,7 @@ use crate::kinds::clickhouse::errors::{UNCHANGEABLE, failure, has_code, is_forei
 use crate::kinds::clickhouse::handle::{Connected, Inner};
 use crate::kinds::clickhouse::inserter::Inserters;
 use crate::kinds::clickhouse::transport::{HttpClient, Purpose, Transport};
+use crate::kinds::clickhouse::verbs::Session;
 use crate::lifecycle::close::phase::Phase;
 use crate::lifecycle::link::Link;
 use crate::lifecycle::resource::Resource;
@@ -53,11 +54,17 @@ impl Resource for ClickHouseResource {
         let cancel = self.config.cancel_dropped.then(|| Cancel::start(pings.clone(), prober));
         let traffic = self.transport(link, Handle::current(), Purpose::Traffic, cancel);
         let client = traffic.client(&settings).with_validation(validation);
-        let inserters = Inserters::new(client.clone(), link.clone(), Handle::current(), Arc::clone(&self.config));
+        let session = Arc::new(Session {
+            client: client.clone(),
+            link: link.clone(),
+            runtime: Handle::current(),
+            config: Arc::clone(&self.config),
+            inserters: Inserters::default(),
+        });
         let ping_url = format!("{}ping", self.config.base_url());
         Ok(Connected(Arc::new(Inner {
-            threads: blocking::ClickHouse::new(Arc::clone(&inserters)),
-            inserters,
+            threads: blocking::ClickHouse::new(Arc::clone(&session)),
+            session,
             settings,
             pings,
             raw_pings: probe.http(),
@@ -132,7 +139,8 @@ impl Resource for ClickHouseResource {
     }
 
     async fn flush(&self, connected: &Connected) -> Result<(), Failure> {
-        connected.0.inserters.flush().await
+        let Session { link, inserters, config, .. } = &*connected.0.session;
+        inserters.flush(link.name(), config.flush_timeout).await
     }
 
     async fn close(&self, connected: Connected) -> Result<(), Failure> {

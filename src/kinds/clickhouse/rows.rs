@@ -1,0 +1,195 @@
+//! The rows of a result as they arrive. They are read where the connections live: whoever reads by himself is woken for
+//! each piece that arrives, and a thread pays more for that than for the rows.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::panic::resume_unwind;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::vec;
+
+use ::clickhouse::error::Error as DriverError;
+use ::clickhouse::query::{Query, RowCursor};
+use ::clickhouse::{RowOwned, RowRead};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::base::error::Error;
+use crate::base::process::Ours;
+use crate::kinds::clickhouse::errors::advised;
+use crate::kinds::clickhouse::statement::{Effect, names_format};
+use crate::kinds::clickhouse::verbs::Session;
+
+/// How many rows are handed over at once.
+const BATCH: usize = 1024;
+
+/// Fewer are once they took this many bytes of the answer, uncompressed.
+const BATCH_BYTES: u64 = 256 * 1024;
+
+/// How many batches wait for the thread, beside the one in its hands and the one that is made.
+const WAITING: usize = 3;
+
+/// The rows of a result, as they arrive; of [`query_iter`](crate::Lease::query_iter). Dropping it gives up the rest.
+#[must_use = "the rest of the answer is given up once this drops"]
+pub struct Rows<T> {
+    batch: vec::IntoIter<T>,
+    /// None after its end.
+    rest: Option<Ours<Rest<T>>>,
+    pub(super) session: Arc<Session>,
+}
+
+/// The part of a result that is still to come.
+struct Rest<T> {
+    batches: mpsc::Receiver<Vec<T>>,
+    /// How the reading ended.
+    reader: JoinHandle<Result<(), Error>>,
+    effect: Effect,
+}
+
+impl<T> Rows<T> {
+    /// The next row; `None` after the last one, and after an error.
+    ///
+    /// # Errors
+    /// Those of [`query_rows`](crate::Lease::query_rows). [`Error::Closed`] or [`Error::OutcomeUnknown`] also if closing did not
+    /// wait any longer for whoever reads.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: no row is lost.
+    pub async fn next(&mut self) -> Option<Result<T, Error>> {
+        loop {
+            if let Some(row) = self.at_hand() {
+                return Some(Ok(row));
+            }
+            match self.more().await {
+                Ok(true) => {}
+                end => return end.err().map(Err),
+            }
+        }
+    }
+
+    /// A row that is here already.
+    #[inline]
+    pub(super) fn at_hand(&mut self) -> Option<T> {
+        // What is here in a forked child is its parent's.
+        if self.session.link.process.is_current() { self.batch.next() } else { None }
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.rest.is_none()
+    }
+
+    pub(super) fn end(&mut self) {
+        self.rest = None;
+    }
+
+    /// Waits until more are at hand, and tells whether that came.
+    pub(super) async fn more(&mut self) -> Result<bool, Error> {
+        let Some(rest) = &mut self.rest else { return Ok(false) };
+        if let Err(forked) = self.session.link.process.check() {
+            self.end();
+            return Err(forked);
+        }
+        if let Some(batch) = rest.batches.recv().await {
+            self.batch = batch.into_iter();
+            return Ok(true);
+        }
+        let (end, effect) = ((&mut rest.reader).await, rest.effect);
+        self.end();
+        match end {
+            Ok(end) => end.map(|()| false),
+            Err(stopped) if stopped.is_panic() => resume_unwind(stopped.into_panic()),
+            Err(runtime_ended) => {
+                let resource = Arc::clone(self.session.link.name());
+                Err(match effect {
+                    Effect::Reads => Error::Closed { resource },
+                    Effect::Changes => {
+                        Error::OutcomeUnknown { resource, action: "query".to_owned(), source: Arc::new(runtime_ended) }
+                    }
+                })
+            }
+        }
+    }
+
+    /// All that are still to come.
+    pub(super) async fn all(mut self) -> Result<Vec<T>, Error> {
+        let mut all = Vec::new();
+        while self.more().await? {
+            all.extend(&mut self.batch);
+        }
+        Ok(all)
+    }
+}
+
+impl<T> fmt::Debug for Rows<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rows").field("ended", &self.has_ended()).finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// Begins to read the rows of this query. To be polled in the context of a runtime.
+    pub(super) async fn rows<T: RowOwned + RowRead + Send>(self: &Arc<Self>, query: Query) -> Result<Rows<T>, Error> {
+        let text = query.sql_display().to_string();
+        let (effect, names_format) = (Effect::of(&text), names_format(&text));
+        self.link.ready().await?;
+        let cursor = query.fetch().map_err(|error| self.failed("query", effect, error))?;
+        let (sender, batches) = mpsc::channel(WAITING);
+        let session = Arc::clone(self);
+        let failed = move |error: DriverError| {
+            let is_garbled = match &error {
+                DriverError::BadResponse(text) => !text.contains("Code: "),
+                error => !matches!(error, DriverError::Network(_)),
+            };
+            let error = session.failed("query", effect, error);
+            if names_format && is_garbled { advised(error, FORMAT) } else { error }
+        };
+        let reader = self.runtime.spawn(read(cursor, failed, sender));
+        let rest = Some(Ours::new(Rest { batches, reader, effect }));
+        Ok(Rows { batch: Vec::new().into_iter(), rest, session: Arc::clone(self) })
+    }
+}
+
+async fn read<T: RowOwned + RowRead>(
+    mut cursor: RowCursor<T>,
+    failed: impl Fn(DriverError) -> Error,
+    batches: mpsc::Sender<Vec<T>>,
+) -> Result<(), Error> {
+    let all = async {
+        loop {
+            let (batch, end) = batch(&mut cursor).await;
+            if !batch.is_empty() && batches.send(batch).await.is_err() {
+                return Ok(());
+            }
+            if let Some(end) = end {
+                return end.map_err(failed);
+            }
+        }
+    };
+    tokio::select! {
+        end = all => end,
+        () = batches.closed() => Ok(()),
+    }
+}
+
+/// What has arrived, at least one row unless this is the end.
+async fn batch<T: RowOwned + RowRead>(cursor: &mut RowCursor<T>) -> (Vec<T>, Option<Result<(), DriverError>>) {
+    let mut batch = Vec::new();
+    let before = cursor.decoded_bytes();
+    let end = poll_fn(|cx| {
+        while batch.is_empty() || batch.len() < BATCH && cursor.decoded_bytes() - before < BATCH_BYTES {
+            match pin!(cursor.next()).poll(cx) {
+                Poll::Ready(Ok(Some(row))) => batch.push(row),
+                Poll::Ready(end) => return Poll::Ready(Some(end.map(drop))),
+                Poll::Pending if batch.is_empty() => return Poll::Pending,
+                Poll::Pending => break,
+            }
+        }
+        Poll::Ready(None)
+    });
+    let end = end.await;
+    (batch, end)
+}
+
+const FORMAT: &str = "leave out FORMAT, as rows come in a format of the driver's own; \
+                      `client().query(..).fetch_bytes(..)` has any other";

@@ -1,0 +1,205 @@
+//! The verbs of ClickHouse, written once: tasks await them through a lease, and threads wait for them.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+
+use ::clickhouse::error::Error as DriverError;
+use ::clickhouse::query::Query;
+use ::clickhouse::{Client, Row, RowOwned, RowRead, RowWrite};
+use tokio::runtime::Handle;
+
+use crate::base::error::Error;
+use crate::base::repeat::Repeat;
+use crate::kinds::clickhouse::config::ClickHouseConfig;
+use crate::kinds::clickhouse::errors::{advised, failed};
+use crate::kinds::clickhouse::handle::Connected;
+use crate::kinds::clickhouse::inserter::{Inserter, Inserters};
+use crate::kinds::clickhouse::rows::Rows;
+use crate::kinds::clickhouse::statement::{Effect, Statement};
+use crate::lifecycle::lease::Lease;
+use crate::lifecycle::link::Link;
+
+/// What the verbs need. The driver spawns wherever it is called, so each future is to be polled in the context of a runtime.
+pub(crate) struct Session {
+    pub(super) client: Client,
+    pub(super) link: Link,
+    pub(super) runtime: Handle,
+    pub(super) config: Arc<ClickHouseConfig>,
+    pub(super) inserters: Inserters,
+}
+
+impl Session {
+    pub(super) async fn query_rows<T: RowOwned + RowRead + Send>(
+        self: &Arc<Self>,
+        query: Query,
+    ) -> Result<Vec<T>, Error> {
+        let rows = async || self.rows(query.clone()).await?.all().await;
+        match rows().await {
+            Err(Error::Lost { .. }) if self.repeats(Effect::of(&query.sql_display().to_string())) => rows().await,
+            rows => rows,
+        }
+    }
+
+    pub(super) async fn insert_rows<T: RowOwned + RowWrite>(
+        &self,
+        table: &str,
+        rows: impl IntoIterator<Item = T>,
+    ) -> Result<u64, Error> {
+        self.link.ready().await?;
+        let inserting = async {
+            let mut insert = self.client.insert::<T>(table).await?;
+            let mut written = 0;
+            for row in rows {
+                match insert.write(&row).await {
+                    Ok(()) => {}
+                    // Where the server has answered already, the driver tells why at the end only.
+                    Err(error @ DriverError::Network(_)) => return Err(insert.end().await.err().unwrap_or(error)),
+                    Err(error) => return Err(error),
+                }
+                written += 1;
+            }
+            insert.end().await?;
+            Ok(written)
+        };
+        inserting.await.map_err(|error| self.failed("insert", Effect::Changes, error))
+    }
+
+    pub(super) async fn execute(&self, query: Query) -> Result<(), Error> {
+        self.link.ready().await?;
+        query.execute().await.map_err(|error| self.failed("execute", Effect::Changes, error))
+    }
+
+    pub(super) fn failed(&self, action: &str, effect: Effect, error: DriverError) -> Error {
+        let is_unbound = matches!(&error, DriverError::InvalidParams(cause) if cause.to_string().contains("unbound"));
+        let error = failed(&self.link, &self.config, action, effect, error);
+        if is_unbound { advised(error, BIND) } else { error }
+    }
+
+    /// Whether a statement like this is sent once more after its answer was lost.
+    fn repeats(&self, effect: Effect) -> bool {
+        effect == Effect::Reads && self.link.repeat == Repeat::Idempotent
+    }
+}
+
+const BIND: &str = "bind a value for each `?`; `??` stands for the character, in a string literal too";
+
+/// ClickHouse's verbs, besides those of the client that the lease derefs to. They answer the pool's errors instead of the
+/// driver's, and repeat what [`Repeat`](crate::config::Repeat) says. They work on any runtime.
+///
+/// A statement is SQL text, in which `?` stands for a bound value (`??` for the character) and `?fields` for the row's columns,
+/// or a query with its values bound:
+///
+/// ```no_run
+/// use resource_pool::clickhouse::{self, Row};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Row, Serialize, Deserialize)]
+/// struct Day { code: String, close: f64 }
+///
+/// async fn copy() -> Result<(), resource_pool::Error> {
+///     let clickhouse = resource_pool::clickhouse().await?;
+///     let query = clickhouse.query("SELECT ?fields FROM stock_day WHERE code = ?").bind("AAPL");
+///     let days: Vec<Day> = clickhouse.query_rows(query).await?;
+///     clickhouse.insert_rows("stock_day_of_apple", days).await?;
+///     // One that is too large for memory.
+///     let mut days = clickhouse.query_iter::<Day>("SELECT ?fields FROM stock_day").await?;
+///     while let Some(day) = days.next().await {
+///         println!("{}", day?.close);
+///     }
+///     clickhouse.execute("TRUNCATE TABLE stock_day_of_apple").await
+/// }
+/// ```
+///
+/// Each answers [`Error::Operation`] if this client is not of the pool's own kind.
+impl Lease<Client> {
+    /// All rows of a result.
+    ///
+    /// # Errors
+    /// [`Error::Operation`] with what the server answered; [`Error::Lost`] if the connection broke or could not be made,
+    /// [`Error::OutcomeUnknown`] if it broke and this may change something; [`Error::Timeout`]; [`Error::Closed`].
+    ///
+    /// # Cancel safety
+    /// Cancelling gives the query up, and the rows that have come. One that only reads is cancelled at the server too
+    /// ([`cancel_dropped`](crate::config::ClickHouseConfig::cancel_dropped)); any other may go on there.
+    pub async fn query_rows<T: RowOwned + RowRead + Send>(&self, statement: impl Statement) -> Result<Vec<T>, Error> {
+        let (session, query) = (self.session("query")?, statement.query(self));
+        inside(&session.runtime, session.query_rows(query)).await
+    }
+
+    /// The rows of a result as they arrive, so that a large one need not fit into memory. They are read, and
+    /// deserialized, on the pool's runtime from now on, ahead of whoever asks by at most five batches: of 1,024 rows
+    /// each, or of fewer once those took 256 KiB of the answer. Dropping them gives up the rest; closing ends
+    /// them with an error where their reader is slower than the drain.
+    ///
+    /// # Errors
+    /// [`Error::Operation`] for a statement that cannot be sent; what goes wrong later comes instead of a row, as in
+    /// [`query_rows`](Lease::query_rows), and ends them.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: it waits for the connection only, and sends nothing before that.
+    pub async fn query_iter<T: RowOwned + RowRead + Send>(&self, statement: impl Statement) -> Result<Rows<T>, Error> {
+        let (session, query) = (self.session("query")?, statement.query(self));
+        inside(&session.runtime, session.rows(query)).await
+    }
+
+    /// Inserts rows in one `INSERT` and tells how many. Rows are sent as they come; if it fails, each block of
+    /// [`insert_block_size`](crate::config::ClickHouseConfig::insert_block_size) of them is in the table as a whole, or not at all.
+    ///
+    /// # Errors
+    /// As [`query_rows`](Lease::query_rows).
+    ///
+    /// # Cancel safety
+    /// Not cancel-safe: cancelling aborts the `INSERT`, as an error does.
+    pub async fn insert_rows<T: RowOwned + RowWrite>(
+        &self,
+        table: &str,
+        rows: impl IntoIterator<Item = T>,
+    ) -> Result<u64, Error> {
+        let session = self.session("insert")?;
+        inside(&session.runtime, session.insert_rows(table, rows)).await
+    }
+
+    /// Runs a statement that answers nothing.
+    ///
+    /// # Errors
+    /// As [`query_rows`](Lease::query_rows).
+    ///
+    /// # Cancel safety
+    /// Not cancel-safe: the statement may go on at the server.
+    pub async fn execute(&self, statement: impl Statement) -> Result<(), Error> {
+        let (session, query) = (self.session("execute")?, statement.query(self));
+        inside(&session.runtime, session.execute(query)).await
+    }
+
+    /// An inserter into this table whose rows closing flushes. The client itself has the driver's
+    /// own under the same name, which closing aborts unless it was ended.
+    ///
+    /// # Errors
+    /// [`Error::Operation`] if this client is not of the pool's own kind.
+    pub fn inserter<T: Row + 'static>(&self, table: &str) -> Result<Inserter<T>, Error> {
+        Ok(Inserter::new(self.session(&format!("an inserter into {table:?}"))?, table))
+    }
+
+    fn session(&self, action: &str) -> Result<&Arc<Session>, Error> {
+        match Lease::whole::<Connected>(self) {
+            Some(connected) => Ok(&connected.0.session),
+            None => Err(Error::Operation {
+                resource: Lease::resource(self).into(),
+                action: action.to_owned(),
+                source: Arc::new(io::Error::other("it is a client of a kind of one's own")),
+            }),
+        }
+    }
+}
+
+/// Polls this future in the context of a runtime, whatever polls it.
+pub(super) async fn inside<F: Future>(runtime: &Handle, future: F) -> F::Output {
+    let mut future = pin!(future);
+    poll_fn(|cx| {
+        let _context = runtime.enter();
+        future.as_mut().poll(cx)
+    })
+    .await
+}
