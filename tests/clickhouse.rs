@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use clickhouse::{Client, Row};
 use common::{Within, eventually, stopped, unhurried, until, until_async};
+use futures_util::FutureExt;
 use resource_pool::config::{ClickHouseConfig, Options};
 use resource_pool::{
     ClickHouse, ClickHouseResource, Error, Health, Lease, Outcome, ResourcePool, State, Work, blocking,
@@ -95,8 +96,10 @@ macro_rules! both {
 both! {
     connects_leases_and_closes: clickhouse_async_connects_leases_and_closes, clickhouse_bridge_async_connects_leases_and_closes;
     works_for_threads: clickhouse_blocking_queries_inserts_and_executes, clickhouse_bridge_blocking_queries_inserts_and_executes;
+    works_for_tasks: clickhouse_async_queries_inserts_and_executes, clickhouse_bridge_async_queries_inserts_and_executes;
     inserts_in_bulk_and_streams: clickhouse_inserts_100_000_rows_and_streams_them, clickhouse_bridge_inserts_100_000_rows_and_streams_them;
     reads_ahead: clickhouse_reads_ahead_of_a_thread_but_not_far, clickhouse_bridge_reads_ahead_of_a_thread_but_not_far;
+    reads_ahead_of_a_task: clickhouse_reads_ahead_of_a_task, clickhouse_bridge_reads_ahead_of_a_task;
     settings_arrive: clickhouse_settings_arrive, clickhouse_bridge_settings_arrive;
     compresses: clickhouse_compresses_inserts, clickhouse_bridge_compresses_inserts_and_results;
     names: clickhouse_named_and_with, clickhouse_bridge_named_and_with;
@@ -107,6 +110,7 @@ both! {
     closed_for_clones: clickhouse_close_leaves_no_clone_working, clickhouse_bridge_close_leaves_no_clone_working;
     killed: clickhouse_killed_and_restarted_under_the_same_guard, clickhouse_bridge_killed_and_restarted_under_the_same_guard;
     frozen_during_calls: clickhouse_frozen_during_calls, clickhouse_bridge_frozen_during_calls;
+    cut_verbs: clickhouse_cut_verbs_tell_what_may_have_happened, clickhouse_bridge_cut_verbs_tell_what_may_have_happened;
     frozen_at_connect: clickhouse_frozen_at_connect, clickhouse_bridge_frozen_at_connect;
     frozen_at_health: clickhouse_frozen_at_health, clickhouse_bridge_frozen_at_health;
     frozen_at_close: clickhouse_frozen_at_close, clickhouse_bridge_frozen_at_close;
@@ -267,6 +271,47 @@ async fn works_for_threads(server: &Server) {
     assert_eq!(server.count(), 10);
 }
 
+async fn works_for_tasks(server: &Server) {
+    let before = server.established().unwrap();
+    let pool = pool(server);
+    let clickhouse = pool.clickhouse().await.unwrap();
+    // In a task, as each of them is `Send`.
+    let task = tokio::spawn(async move {
+        clickhouse.execute(TABLE).await.unwrap();
+        assert_eq!(clickhouse.insert_rows("bars", (0..10).map(bar)).await.unwrap(), 10);
+        assert_eq!(clickhouse.insert_rows("bars", std::iter::empty::<Bar>()).await.unwrap(), 0);
+        let bound = clickhouse.query("SELECT ?fields FROM bars WHERE day >= ? ORDER BY day").bind(8);
+        assert_eq!(clickhouse.query_rows::<Bar>(bound).await.unwrap(), [bar(8), bar(9)]);
+        let mut days = clickhouse.query_iter::<u32>("SELECT day FROM bars ORDER BY day").await.unwrap();
+        for day in 0..10 {
+            assert_eq!(days.next().await.unwrap().unwrap(), day);
+        }
+        assert!(days.next().await.is_none() && days.next().await.is_none());
+        // A row that does not fit is told as such, and those before it are not stored either.
+        let misfits = [true, false].map(|close| Misfit { code: "AAPL".to_owned(), day: 1, close });
+        let misfit = clickhouse.insert_rows("bars", misfits).await.unwrap_err();
+        assert!(misfit.to_string().contains("it does not fit"), "{misfit}");
+        // Errors are the pool's, with the driver's as the source and what to do about them.
+        let unknown = clickhouse.execute("SELECT nothing").await.unwrap_err();
+        let cause = std::error::Error::source(&unknown).unwrap();
+        assert!(matches!(cause.downcast_ref(), Some(clickhouse::error::Error::BadResponse(_))), "{cause:?}");
+        let unbound = clickhouse.query_rows::<u8>("SELECT ?").await.unwrap_err();
+        assert!(matches!(&unbound, Error::Operation { .. }), "{unbound}");
+        assert!(unbound.to_string().contains("bind a value"), "{unbound}");
+        clickhouse
+    });
+    let clickhouse = task.await.unwrap();
+    let report = pool.close_all().await;
+    assert!(report.all_closed(), "{report}");
+    let refused = clickhouse.query_rows::<u8>("SELECT 1").await.unwrap_err();
+    assert!(matches!(refused, Error::Closed { .. }), "{refused}");
+    assert!(matches!(clickhouse.query_iter::<u8>("SELECT 1").await, Err(Error::Closed { .. })));
+    assert!(matches!(clickhouse.insert_rows("bars", [bar(1)]).await, Err(Error::Closed { .. })));
+    assert!(matches!(clickhouse.execute("SELECT 1").await, Err(Error::Closed { .. })));
+    assert_eq!(server.await_established(before, SOON).unwrap(), before);
+    assert_eq!(server.count(), 10);
+}
+
 async fn inserts_in_bulk_and_streams(server: &Server) {
     const ROWS: u32 = 100_000;
     let sum: u64 = (0..u64::from(ROWS)).sum();
@@ -286,6 +331,19 @@ async fn inserts_in_bulk_and_streams(server: &Server) {
     }
     println!("clickhouse: {ROWS} rows inserted in {inserted:?}, streamed in {:?}", started.elapsed());
     assert_eq!((rows, days), (ROWS, sum));
+
+    server.sql("TRUNCATE TABLE bars");
+    let started = Instant::now();
+    assert_eq!(clickhouse.insert_rows("bars", (0..ROWS).map(bar)).await.unwrap(), u64::from(ROWS));
+    let inserted = started.elapsed();
+    let started = Instant::now();
+    let mut rows = clickhouse.query_iter::<Bar>("SELECT ?fields FROM bars ORDER BY day").await.unwrap();
+    for day in 0..ROWS {
+        assert_eq!(rows.next().await.unwrap().unwrap(), bar(day));
+    }
+    assert!(rows.next().await.is_none());
+    println!("clickhouse: {ROWS} rows by the pool's verbs in {inserted:?}, streamed in {:?}", started.elapsed());
+    assert_eq!(clickhouse.query_rows::<Bar>("SELECT ?fields FROM bars").await.unwrap().len(), ROWS as usize);
 
     let blocking = blocking::ResourcePool::from(pool);
     on_thread(move || {
@@ -381,6 +439,72 @@ async fn reads_ahead(server: &Server) {
         assert!(matches!(error, Error::Operation { .. }), "{error}");
     })
     .await;
+}
+
+/// Rows for tasks are read in the same way, and waiting for one can be given up.
+async fn reads_ahead_of_a_task(server: &Server) {
+    #[derive(Debug, Row, Deserialize)]
+    struct Broken {
+        #[serde(deserialize_with = "panics")]
+        number: u64,
+    }
+
+    fn panics<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+        match u64::deserialize(deserializer)? {
+            3 => panic!("no third row"),
+            number => Ok(number),
+        }
+    }
+
+    let pool = pool(server);
+    let clickhouse = pool.clickhouse().await.unwrap();
+    let mut rows = clickhouse.query_iter::<u64>("SELECT number FROM numbers(300000)").await.unwrap();
+    let (mut came, mut given_up) = (Vec::new(), 0);
+    let end = loop {
+        match rows.next().now_or_never() {
+            Some(Some(row)) => came.push(row.unwrap()),
+            Some(None) => break rows.next().await,
+            None => {
+                given_up += 1;
+                tokio::task::yield_now().await;
+            }
+        }
+    };
+    assert!(end.is_none() && given_up > 0, "{end:?} after {given_up}");
+    assert!((0..300_000).eq(came), "a row is lost, or came twice");
+
+    // One given up half-way leaves nothing behind, nor does one that nobody has begun to wait for.
+    let mut rows = clickhouse.query_iter::<u64>("SELECT number FROM system.numbers").await.unwrap();
+    assert_eq!(rows.next().await.unwrap().unwrap(), 0);
+    drop(rows);
+    drop(clickhouse.query_iter::<u64>("SELECT number FROM system.numbers").await.unwrap());
+    let slow = clickhouse.query_rows::<u8>(ENDLESS);
+    assert!(tokio::time::timeout(Duration::from_millis(50), slow).await.is_err());
+    until_async(SOON, async || pool.status().resource("clickhouse").unwrap().work.is_empty()).await;
+
+    let mut rows = clickhouse.query_iter::<Broken>("SELECT number FROM numbers(10)").await.unwrap();
+    let sum = async {
+        let mut sum = 0;
+        while let Some(row) = rows.next().await {
+            sum += row.unwrap().number;
+        }
+        sum
+    };
+    let panicked = AssertUnwindSafe(sum).catch_unwind().await.unwrap_err();
+    assert_eq!(panicked.downcast_ref(), Some(&"no third row"));
+    assert!(rows.next().await.is_none(), "it ends after a panic");
+
+    let failing = "SELECT throwIf(number = 5000000) FROM numbers(6000000) SETTINGS max_threads = 1";
+    let mut rows = clickhouse.query_iter::<u8>(failing).await.unwrap();
+    let (mut came, mut last) = (0, None);
+    while let Some(row) = rows.next().await {
+        came += usize::from(row.is_ok());
+        last = row.err();
+    }
+    // The driver takes this error of an old server's for the end.
+    let is_told = matches!(server, Server::Today(_));
+    assert!((1..5_000_000).contains(&came) && last.is_some() == is_told, "{came}, then {last:?}");
+    assert!(rows.next().await.is_none(), "it ends after an error");
 }
 
 async fn settings_arrive(server: &Server) {
@@ -767,6 +891,61 @@ async fn frozen_during_calls(server: &Server) {
 
 async fn fails<T, E>(call: impl Future<Output = Result<T, E>>) -> bool {
     call.await.is_err()
+}
+
+/// What is cut under the pool's verbs answers its errors, by which one can tell whether it may be done again.
+async fn cut_verbs(server: &Server) {
+    server.sql(TABLE);
+    let pool = hurried(server);
+    let clickhouse = Arc::new(pool.clickhouse().await.unwrap());
+    let mut rows = clickhouse.query_iter::<u64>("SELECT number FROM system.numbers").await.unwrap();
+    assert_eq!(rows.next().await.unwrap().unwrap(), 0);
+    let (query, execute, insert) = (Arc::clone(&clickhouse), Arc::clone(&clickhouse), Arc::clone(&clickhouse));
+    let query = tokio::spawn(async move { query.query_rows::<u8>(ENDLESS).await.map(drop) });
+    let execute = tokio::spawn(async move { execute.execute(ENDLESS).await });
+    // Its rows never end. Before the first of them the driver may ask for the table's types, which only reads.
+    let written = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&written);
+    let bars = (0..).map(bar).inspect(move |_| {
+        count.fetch_add(1, Ordering::Relaxed);
+    });
+    let insert = tokio::spawn(async move { insert.insert_rows("bars", bars).await.map(drop) });
+    let in_use = || pool.status().resource("clickhouse").unwrap().usage.in_use;
+    until_async(SOON, async || in_use() == Some(4) && written.load(Ordering::Relaxed) > 100_000).await;
+    server.freeze().unwrap();
+    let read = tokio::spawn(async move {
+        loop {
+            if let Err(error) = rows.next().await.expect("an error before its end") {
+                assert!(rows.next().await.is_none(), "it ends after an error");
+                return Err(error);
+            }
+        }
+    });
+    let (errors, took) = stopped(async {
+        let read: tokio::task::JoinHandle<Result<(), Error>> = read;
+        let mut errors = Vec::new();
+        for call in [query, execute, read, insert] {
+            errors.push(call.await.unwrap().unwrap_err());
+        }
+        errors
+    })
+    .await;
+    assert!(took < FROZEN, "{took:?}");
+    for (index, error) in errors.iter().enumerate() {
+        let is_as_told = match Error::behind(error) {
+            Some(Error::Lost { .. }) => index < 3,
+            Some(Error::OutcomeUnknown { .. }) => index == 3,
+            _ => false,
+        };
+        assert!(is_as_told, "{index}: {error}");
+    }
+    // New ones fail too, and work again under the same lease.
+    let (lost, took) = stopped(clickhouse.execute("SELECT 1")).await;
+    let lost = lost.unwrap_err();
+    assert!(lost.is_transient() && took < FROZEN, "{lost}, {took:?}");
+    server.thaw().unwrap();
+    until_async(SOON, async || clickhouse.execute("SELECT 1").await.is_ok()).await;
+    assert_eq!(clickhouse.query_rows::<u8>("SELECT 1").await.unwrap(), [1]);
 }
 
 async fn frozen_at_connect(server: &Server) {
@@ -1237,9 +1416,18 @@ fn trap_panics_on_a_thread(server: &Server) {
         futures_util::FutureExt::now_or_never(control.query("SELECT 1").execute())
     }));
     assert!(panicked.is_err(), "the bare driver was to panic");
-    let pool = blocking::ResourcePool::from(pool(server));
+    let tasks = pool(server);
+    let pool = blocking::ResourcePool::from(tasks.clone());
     let clickhouse = pool.clickhouse().unwrap();
     clickhouse.execute(TABLE).unwrap();
     assert_eq!(clickhouse.insert_rows("bars", (0..3).map(bar)).unwrap(), 3);
     assert_eq!(clickhouse.query_rows::<u32>("SELECT day FROM bars ORDER BY day").unwrap(), [0, 1, 2]);
+    // A runtime that has nothing but its tasks.
+    let plain = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    plain.block_on(async {
+        let clickhouse = tasks.clickhouse().await.unwrap();
+        assert_eq!(clickhouse.insert_rows("bars", (3..5).map(bar)).await.unwrap(), 2);
+        assert_eq!(clickhouse.query_rows::<u32>("SELECT day FROM bars ORDER BY day").await.unwrap(), [0, 1, 2, 3, 4]);
+        clickhouse.execute("TRUNCATE TABLE bars").await.unwrap();
+    });
 }

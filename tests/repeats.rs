@@ -17,7 +17,7 @@ use mongodb::bson::{Document, doc};
 use redis::{AsyncCommands, Commands};
 use resource_pool::config::{ClickHouseConfig, MongoConfig, Options, RabbitMqConfig, RedisConfig, Repeat};
 use resource_pool::rabbitmq::{Exchange, Message, Queue};
-use resource_pool::{Error, ResourcePool, ResourceStatus, State, blocking};
+use resource_pool::{Error, Lease, ResourcePool, ResourceStatus, State, blocking};
 use services::{Kind, Service, shared};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -385,90 +385,117 @@ async fn repeats_rabbitmq_exchanges_and_bindings() {
 
 // ClickHouse
 
+/// One of a pool's two facades.
+#[derive(Clone)]
+enum ClickHouse {
+    Tasks(Arc<Lease<clickhouse::Client>>),
+    Threads(blocking::ClickHouse),
+}
+
+impl ClickHouse {
+    async fn both(pool: &ResourcePool) -> [ClickHouse; 2] {
+        let tasks = ClickHouse::Tasks(Arc::new(pool.clickhouse().await.unwrap()));
+        let threads = blocking::ResourcePool::from(pool.clone());
+        let threads = on_thread(move || blocking::ClickHouse::clone(&*threads.clickhouse().unwrap())).await;
+        [tasks, ClickHouse::Threads(threads)]
+    }
+
+    async fn execute(self, sql: String) -> Result<(), Error> {
+        match self {
+            ClickHouse::Tasks(clickhouse) => clickhouse.execute(&sql).await,
+            ClickHouse::Threads(clickhouse) => on_thread(move || clickhouse.execute(&sql)).await,
+        }
+    }
+
+    async fn insert(self, table: String) -> Result<u64, Error> {
+        let days = [Day { day: 1 }, Day { day: 2 }];
+        match self {
+            ClickHouse::Tasks(clickhouse) => clickhouse.insert_rows(&table, days).await,
+            ClickHouse::Threads(clickhouse) => on_thread(move || clickhouse.insert_rows(&table, days)).await,
+        }
+    }
+
+    async fn query<T>(self, sql: String) -> Result<Vec<T>, Error>
+    where
+        T: clickhouse::RowOwned + clickhouse::RowRead + Send,
+    {
+        match self {
+            ClickHouse::Tasks(clickhouse) => clickhouse.query_rows(&sql).await,
+            ClickHouse::Threads(clickhouse) => on_thread(move || clickhouse.query_rows(&sql)).await,
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn repeats_clickhouse() {
     let server = shared(Kind::ClickHouse);
     let tap = Tap::before(server);
-    let rows = |table: &str| -> usize {
-        let count = server.clickhouse().unwrap().query(&format!("SELECT count() FROM {table}")).unwrap();
-        count.trim().parse().unwrap()
-    };
     for repeat in [Repeat::Never, Repeat::Unsent, Repeat::Idempotent] {
-        let table = unique("days");
-        let create = format!("CREATE TABLE {table} (day UInt32) ENGINE = MergeTree ORDER BY day");
-        server.clickhouse().unwrap().query(&create).unwrap();
         let pool = pool(server, &tap, repeat);
-        let threads = blocking::ResourcePool::from(pool.clone());
-        let clickhouse = on_thread(move || blocking::ClickHouse::clone(&*threads.clickhouse().unwrap())).await;
-
-        // Never sent.
-        let insert = format!("INSERT INTO {table} SELECT 1");
-        let execute = {
-            let (clickhouse, insert) = (clickhouse.clone(), insert.clone());
-            on_thread(move || clickhouse.execute(&insert))
-        };
-        let executed = while_down(&tap, &pool, execute).await;
-        let expected = if repeat == Repeat::Never {
-            let error = executed.unwrap_err();
-            assert!(matches!(error, Error::Lost { .. } | Error::Connect(_)), "{error}");
-            0
-        } else {
-            executed.unwrap();
-            1
-        };
-        assert_eq!((tap.asked(&insert), rows(&table)), (expected, expected));
-
-        // Sent, and the answer is lost: what changes something.
-        let insert = format!("INSERT INTO {table} SELECT 2");
-        let execute = {
-            let (clickhouse, insert) = (clickhouse.clone(), insert.clone());
-            on_thread(move || clickhouse.execute(&insert))
-        };
-        let error = unanswered(&tap, &pool, &insert, execute).await.unwrap_err();
-        assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error}");
-        assert_eq!(tap.asked(&insert), 1);
-        // Whatever a comment in front of it speaks of.
-        let insert = format!("/* SELECT */ -- SELECT\n# SELECT\nINSERT INTO {table} SELECT 3");
-        let query = {
-            let (clickhouse, insert) = (clickhouse.clone(), insert.clone());
-            on_thread(move || clickhouse.query_rows::<u32>(&insert))
-        };
-        let error = unanswered(&tap, &pool, &insert, query).await.unwrap_err();
-        assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error}");
-        assert_eq!(tap.asked(&insert), 1);
-        let into = unique("rows");
-        let create = format!("CREATE TABLE {into} (day UInt32) ENGINE = MergeTree ORDER BY day");
-        server.clickhouse().unwrap().query(&create).unwrap();
-        let insert = {
-            let (clickhouse, into) = (clickhouse.clone(), into.clone());
-            on_thread(move || clickhouse.insert_rows(&into, [Day { day: 1 }, Day { day: 2 }]))
-        };
-        let error = unanswered(&tap, &pool, &into, insert).await.unwrap_err();
-        assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error}");
-        assert_eq!(tap.asked(&into), 1);
-
-        // What only reads.
-        let select = format!("-- no INSERT\n/* nor DROP */ (SELECT day FROM {table} WHERE day < 100)");
-        let query = {
-            let (clickhouse, select) = (clickhouse.clone(), select.clone());
-            on_thread(move || clickhouse.query_rows::<u32>(&select))
-        };
-        let answer = unanswered(&tap, &pool, &select, query).await;
-        match repeat {
-            Repeat::Idempotent => {
-                assert_eq!(answer.unwrap().len(), rows(&table));
-                assert_eq!(tap.asked(&select), 2);
-            }
-            _ => {
-                let error = answer.unwrap_err();
-                assert!(matches!(error, Error::Lost { .. }), "{error}");
-                assert_eq!(tap.asked(&select), 1);
-            }
+        for clickhouse in ClickHouse::both(&pool).await {
+            repeats_clickhouse_of(clickhouse, &tap, &pool, repeat).await;
         }
         assert!(pool.close_all().await.all_closed());
-        for table in [table, into] {
-            server.clickhouse().unwrap().query(&format!("DROP TABLE {table}")).unwrap();
+    }
+}
+
+async fn repeats_clickhouse_of(clickhouse: ClickHouse, tap: &Tap, pool: &ResourcePool, repeat: Repeat) {
+    let server = shared(Kind::ClickHouse).clickhouse().unwrap();
+    let rows = |table: &str| -> usize {
+        server.query(&format!("SELECT count() FROM {table}")).unwrap().trim().parse().unwrap()
+    };
+    let table = unique("days");
+    server.query(&format!("CREATE TABLE {table} (day UInt32) ENGINE = MergeTree ORDER BY day")).unwrap();
+
+    // Never sent.
+    let insert = format!("INSERT INTO {table} SELECT 1");
+    let executed = while_down(tap, pool, clickhouse.clone().execute(insert.clone())).await;
+    let expected = if repeat == Repeat::Never {
+        let error = executed.unwrap_err();
+        assert!(matches!(error, Error::Lost { .. } | Error::Connect(_)), "{error}");
+        0
+    } else {
+        executed.unwrap();
+        1
+    };
+    assert_eq!((tap.asked(&insert), rows(&table)), (expected, expected));
+
+    // Sent, and the answer is lost: what changes something.
+    let insert = format!("INSERT INTO {table} SELECT 2");
+    let execute = clickhouse.clone().execute(insert.clone());
+    let error = unanswered(tap, pool, &insert, execute).await.unwrap_err();
+    assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error}");
+    assert_eq!(tap.asked(&insert), 1);
+    // Whatever a comment in front of it speaks of.
+    let insert = format!("/* SELECT */ -- SELECT\n# SELECT\nINSERT INTO {table} SELECT 3");
+    let query = clickhouse.clone().query::<u32>(insert.clone());
+    let error = unanswered(tap, pool, &insert, query).await.unwrap_err();
+    assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error}");
+    assert_eq!(tap.asked(&insert), 1);
+    let into = unique("rows");
+    server.query(&format!("CREATE TABLE {into} (day UInt32) ENGINE = MergeTree ORDER BY day")).unwrap();
+    let insert = clickhouse.clone().insert(into.clone());
+    let error = unanswered(tap, pool, &into, insert).await.unwrap_err();
+    assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error}");
+    assert_eq!(tap.asked(&into), 1);
+
+    // What only reads.
+    let select = format!("-- no INSERT\n/* nor DROP */ (SELECT day FROM {table} WHERE day < 100)");
+    let query = clickhouse.clone().query::<u32>(select.clone());
+    let answer = unanswered(tap, pool, &select, query).await;
+    match repeat {
+        Repeat::Idempotent => {
+            assert_eq!(answer.unwrap().len(), rows(&table));
+            assert_eq!(tap.asked(&select), 2);
         }
+        _ => {
+            let error = answer.unwrap_err();
+            assert!(matches!(error, Error::Lost { .. }), "{error}");
+            assert_eq!(tap.asked(&select), 1);
+        }
+    }
+    for table in [table, into] {
+        server.query(&format!("DROP TABLE {table}")).unwrap();
     }
 }
 
@@ -482,15 +509,12 @@ async fn repeats_clickhouse_statements_and_inserters() {
     server.clickhouse().unwrap().query(&create).unwrap();
     for repeat in [Repeat::Unsent, Repeat::Idempotent] {
         let pool = pool(server, &tap, repeat);
-        let threads = blocking::ResourcePool::from(pool.clone());
-        let clickhouse = on_thread(move || blocking::ClickHouse::clone(&*threads.clickhouse().unwrap())).await;
-        for statement in ["SHOW CREATE TABLE", "DESCRIBE TABLE", "EXPLAIN SELECT * FROM"] {
+        let clickhouses = ClickHouse::both(&pool).await;
+        let statements = ["SHOW CREATE TABLE", "DESCRIBE TABLE", "EXPLAIN SELECT * FROM"];
+        for (statement, clickhouse) in statements.iter().flat_map(|one| clickhouses.iter().map(move |by| (one, by))) {
             let statement = format!("{statement} {table}");
             let before = tap.asked(&statement);
-            let query = {
-                let (clickhouse, statement) = (clickhouse.clone(), statement.clone());
-                on_thread(move || clickhouse.query_rows::<String>(&statement))
-            };
+            let query = clickhouse.clone().query::<String>(statement.clone());
             let is_lost = matches!(unanswered(&tap, &pool, &statement, query).await, Err(Error::Lost { .. }));
             assert_eq!(
                 (is_lost, tap.asked(&statement) - before),
@@ -509,6 +533,7 @@ async fn repeats_clickhouse_statements_and_inserters() {
         let error = unanswered(&tap, &pool, &table, insert).await.unwrap_err();
         assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error}");
         assert_eq!(tap.asked(&table) - before, 1);
+        drop(clickhouses);
         pool.close_all().await;
     }
     server.clickhouse().unwrap().query(&format!("DROP TABLE {table}")).unwrap();

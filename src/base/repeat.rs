@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 /// What the pool itself repeats of its own operations when their connection is lost: RabbitMQ's
-/// verbs, ClickHouse's for threads, async Redis commands. The guide has a table of them. What
+/// verbs, ClickHouse's, async Redis commands. The guide has a table of them. What
 /// may do harm twice and may have been sent is never repeated: its error is
 /// [`Error::OutcomeUnknown`](crate::Error::OutcomeUnknown). After
 /// [`Error::Lost`](crate::Error::Lost) trying again does no harm.
