@@ -7,6 +7,20 @@ pub(crate) use self::usual::*;
 #[cfg(model)]
 pub(crate) use self::modelled::*;
 
+/// Waits until there is an answer, asking anew after each notice to all who wait.
+pub(crate) async fn until<T>(changed: &Notify, mut answer: impl FnMut() -> Option<T>) -> T {
+    loop {
+        let notice = changed.notified();
+        tokio::pin!(notice);
+        // Before it asks, so that a change while it does is not missed.
+        notice.as_mut().enable();
+        if let Some(answer) = answer() {
+            return answer;
+        }
+        notice.await;
+    }
+}
+
 #[cfg(not(model))]
 mod usual {
     use std::cell::Cell;

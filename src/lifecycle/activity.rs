@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::base::clock::Moment;
 use crate::base::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
-use crate::base::sync::{Mutex, Notify};
-use crate::lifecycle::work::Work;
+use crate::base::sync::{Mutex, Notify, until};
+use crate::lifecycle::work::{ByWork, Work};
 
 /// What leases, links and pieces of work know of their resource, whatever its type.
 pub(crate) struct Activity {
@@ -29,10 +29,11 @@ impl Activity {
         })
     }
 
-    /// Whether it is in the drain's books.
+    /// Work has ended. Whether it was counted for the close's report.
     pub(crate) fn end(&self, work: Work, count: usize, is_done: bool) -> bool {
         let counted = self.tally.end(work, count, is_done);
-        // Either this sees that somebody drains, or that one sees the count that this left.
+        // Pairs with the fence in `set_draining`: either this sees that somebody drains and wakes the drain, or the drain
+        // sees the count that this left.
         fence(Ordering::SeqCst);
         self.released();
         counted
@@ -44,6 +45,7 @@ impl Activity {
             self.tally.begin_drain();
         }
         self.draining.store(draining, Ordering::Relaxed);
+        // Pairs with the fence in `end`.
         fence(Ordering::SeqCst);
     }
 
@@ -67,16 +69,8 @@ impl Activity {
 
     /// Waits until there is an answer, asking anew after each change of state and, while
     /// draining, after each release.
-    pub(crate) async fn until<T>(&self, mut answer: impl FnMut() -> Option<T>) -> T {
-        loop {
-            let changed = self.changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            if let Some(answer) = answer() {
-                return answer;
-            }
-            changed.await;
-        }
+    pub(crate) async fn until<T>(&self, answer: impl FnMut() -> Option<T>) -> T {
+        until(&self.changed, answer).await
     }
 }
 
@@ -85,7 +79,7 @@ impl Activity {
 #[derive(Default)]
 #[repr(align(128))]
 pub(crate) struct Tally {
-    now: [AtomicUsize; KINDS],
+    now: ByWork<AtomicUsize>,
     /// When work last ended, in [`millis`](Moment::millis).
     last_ended: AtomicU64,
     is_draining: AtomicBool,
@@ -95,21 +89,19 @@ pub(crate) struct Tally {
 /// How the work of a drain ended, by kind.
 #[derive(Default)]
 struct Books {
-    finished: [usize; KINDS],
-    given_up: [usize; KINDS],
-    unfinished: [usize; KINDS],
+    finished: ByWork<usize>,
+    given_up: ByWork<usize>,
+    unfinished: ByWork<usize>,
 }
-
-const KINDS: usize = Work::ALL.len();
 
 impl Tally {
     pub(crate) fn begin(&self, work: Work, count: usize) {
-        self.now[work as usize].fetch_add(count, Ordering::Relaxed);
+        self.now[work].fetch_add(count, Ordering::Relaxed);
     }
 
     fn end(&self, work: Work, count: usize, is_done: bool) -> bool {
         self.last_ended.store(Moment::coarse().millis(), Ordering::Relaxed);
-        let end = || self.now[work as usize].fetch_sub(count, Ordering::Release);
+        let end = || self.now[work].fetch_sub(count, Ordering::Release);
         if !self.is_draining.load(Ordering::Relaxed) {
             end();
             return false;
@@ -120,7 +112,7 @@ impl Tally {
         let counts = self.is_draining.load(Ordering::Relaxed);
         if counts {
             let ended = if is_done { &mut books.finished } else { &mut books.given_up };
-            ended[work as usize] += count;
+            ended[work] += count;
         }
         counts
     }
@@ -132,16 +124,16 @@ impl Tally {
     }
 
     pub(crate) fn add_finished(&self, work: Work, count: usize) {
-        self.books.lock().finished[work as usize] += count;
+        self.books.lock().finished[work] += count;
     }
 
-    /// One that counts as finished was cut off after all.
+    /// Moves one from finished to given up: it was cut off after all.
     #[cfg(feature = "mongodb")]
     pub(crate) fn was_cut_off(&self, work: Work) {
         let mut books = self.books.lock();
-        if let Some(others) = books.finished[work as usize].checked_sub(1) {
-            books.finished[work as usize] = others;
-            books.given_up[work as usize] += 1;
+        if let Some(others) = books.finished[work].checked_sub(1) {
+            books.finished[work] = others;
+            books.given_up[work] += 1;
         }
     }
 
@@ -154,29 +146,23 @@ impl Tally {
     pub(crate) fn end_drain(&self) {
         let mut books = self.books.lock();
         self.is_draining.store(false, Ordering::Relaxed);
-        for (unfinished, now) in books.unfinished.iter_mut().zip(&self.now) {
-            *unfinished = now.load(Ordering::Acquire);
-        }
+        books.unfinished = self.now.map(|now| now.load(Ordering::Acquire));
     }
 
     /// What is going on now, by kind, without what is not.
     pub(crate) fn now(&self) -> Vec<(Work, usize)> {
-        by_kind(|kind| self.now[kind].load(Ordering::Acquire))
+        self.now.counts(|now| now.load(Ordering::Acquire))
     }
 
     pub(crate) fn finished(&self) -> Vec<(Work, usize)> {
-        by_kind(|kind| self.books.lock().finished[kind])
+        self.books.lock().finished.counts(|count| *count)
     }
 
     pub(crate) fn given_up(&self) -> Vec<(Work, usize)> {
-        by_kind(|kind| self.books.lock().given_up[kind])
+        self.books.lock().given_up.counts(|count| *count)
     }
 
     pub(crate) fn unfinished(&self) -> Vec<(Work, usize)> {
-        by_kind(|kind| self.books.lock().unfinished[kind])
+        self.books.lock().unfinished.counts(|count| *count)
     }
-}
-
-fn by_kind(count: impl Fn(usize) -> usize) -> Vec<(Work, usize)> {
-    Work::ALL.into_iter().map(|work| (work, count(work as usize))).filter(|(_, count)| *count > 0).collect()
 }

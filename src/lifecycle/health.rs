@@ -100,6 +100,22 @@ pub struct HealthEntry {
     pub criticality: Criticality,
 }
 
+impl HealthEntry {
+    /// What is required, and could not even be begun.
+    pub(crate) fn failed(name: Arc<str>, error: &Error) -> Self {
+        HealthEntry {
+            name,
+            health: Health::Fail,
+            latency: None,
+            state: State::Broken,
+            since: Duration::ZERO,
+            generation: 0,
+            error: Some(error.to_string()),
+            criticality: Criticality::Required,
+        }
+    }
+}
+
 /// The health of a whole pool.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -119,16 +135,7 @@ pub struct HealthReport {
 
 impl HealthReport {
     pub(crate) fn failed(error: &Error) -> Self {
-        let entry = HealthEntry {
-            name: Arc::from("health check"),
-            health: Health::Fail,
-            latency: None,
-            state: State::Broken,
-            since: Duration::ZERO,
-            generation: 0,
-            error: Some(error.to_string()),
-            criticality: Criticality::Required,
-        };
+        let entry = HealthEntry::failed(Arc::from("health check"), error);
         let (at, took) = (Instant::now(), Duration::ZERO);
         HealthReport { health: Health::Fail, entries: vec![entry], at, took, closing: false }
     }

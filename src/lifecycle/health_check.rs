@@ -109,17 +109,14 @@ async fn check(find: impl FnOnce() -> Vec<Found>, context: &Context) -> HealthRe
                     checks.spawn(async move { (index, check.await) });
                 }
             }
-            Err(error) => entries.push(HealthEntry {
-                // What nobody has asked for is as unused as what nobody has connected.
-                health: if was_asked_for { Health::Fail } else { Health::Unknown },
-                state: if was_asked_for { State::Broken } else { State::Idle },
-                name,
-                latency: None,
-                since: Duration::ZERO,
-                generation: 0,
-                error: Some(error.to_string()),
-                criticality,
-            }),
+            Err(error) => {
+                let failed = HealthEntry { criticality, ..HealthEntry::failed(name, &error) };
+                entries.push(match was_asked_for {
+                    true => failed,
+                    // What nobody has asked for is as unused as what nobody has connected.
+                    false => HealthEntry { health: Health::Unknown, state: State::Idle, ..failed },
+                });
+            }
         }
     }
     let collect = async {

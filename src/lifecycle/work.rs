@@ -1,65 +1,93 @@
 //! What goes on at a resource.
 
-/// Work that closing waits for or ends, as opposed to a handle that is merely held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Work {
+use std::ops::{Index, IndexMut};
+
+/// Each kind of work with what reports call it: one, several, those that are finished, those that ended otherwise.
+macro_rules! kinds_of_work {
+    ($($(#[$about:meta])* $work:ident: $one:literal, $many:literal, $finished:literal, $given_up:literal;)*) => {
+        /// Work that closing waits for or ends, as opposed to a handle that is merely held.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub enum Work {
+            $($(#[$about])* $work,)*
+        }
+
+        impl Work {
+            const ALL: [Work; [$($one),*].len()] = [$(Work::$work),*];
+
+            fn words(self) -> [&'static str; 4] {
+                match self {
+                    $(Work::$work => [$one, $many, $finished, $given_up],)*
+                }
+            }
+        }
+    };
+}
+
+kinds_of_work! {
     /// A command or query that has been sent and not answered. Finished once it is answered, be it
     /// with an error of the server's.
-    Operation,
+    Operation: "operation", "operations", "answered", "cut off";
     /// A message delivered and not yet settled. Finished once it is acknowledged or rejected.
-    Delivery,
+    Delivery: "delivery", "deliveries", "settled", "given back";
     /// A message published and not yet confirmed. Finished once the broker has answered to it.
-    Confirm,
+    Confirm: "confirm", "confirms", "received", "not received";
     /// A row that an inserter has and that is not yet inserted. Finished once the server has it.
-    Row,
+    Row: "row", "rows", "inserted", "not known to be inserted";
     /// A transaction that is open on the server. Not waited for: closing aborts it.
-    Transaction,
+    Transaction: "transaction", "transactions", "aborted", "given up";
     /// A cursor that is open on the server. Not waited for: closing closes it.
-    Cursor,
+    Cursor: "cursor", "cursors", "closed", "given up";
     /// A future or closure given to `run`.
-    Main,
+    Main: "main", "mains", "ended", "given up";
 }
 
 impl Work {
-    pub(crate) const ALL: [Work; 7] =
-        [Work::Operation, Work::Delivery, Work::Confirm, Work::Row, Work::Transaction, Work::Cursor, Work::Main];
-
     /// So many of it, for reports.
     pub(crate) fn counted(self, count: usize) -> String {
-        let (one, many) = match self {
-            Work::Operation => ("operation", "operations"),
-            Work::Delivery => ("delivery", "deliveries"),
-            Work::Confirm => ("confirm", "confirms"),
-            Work::Row => ("row", "rows"),
-            Work::Transaction => ("transaction", "transactions"),
-            Work::Cursor => ("cursor", "cursors"),
-            Work::Main => ("main", "mains"),
-        };
+        let [one, many, ..] = self.words();
         format!("{count} {}", if count == 1 { one } else { many })
     }
 
     /// What has become of it once it is finished.
     pub(crate) fn finished(self) -> &'static str {
-        match self {
-            Work::Operation => "answered",
-            Work::Delivery => "settled",
-            Work::Confirm => "received",
-            Work::Row => "inserted",
-            Work::Transaction => "aborted",
-            Work::Cursor => "closed",
-            Work::Main => "ended",
-        }
+        let [.., finished, _] = self.words();
+        finished
     }
 
     /// What has become of it if it ended otherwise.
     pub(crate) fn given_up(self) -> &'static str {
-        match self {
-            Work::Operation => "cut off",
-            Work::Delivery => "given back",
-            Work::Confirm => "not received",
-            Work::Row => "not known to be inserted",
-            Work::Transaction | Work::Cursor | Work::Main => "given up",
-        }
+        let [.., given_up] = self.words();
+        given_up
+    }
+}
+
+/// One `T` for each kind of work.
+#[derive(Default)]
+pub(crate) struct ByWork<T>([T; Work::ALL.len()]);
+
+impl<T> ByWork<T> {
+    /// The counts above zero.
+    pub(crate) fn counts(&self, count: impl Fn(&T) -> usize) -> Vec<(Work, usize)> {
+        Work::ALL.into_iter().map(|work| (work, count(&self[work]))).filter(|(_, count)| *count > 0).collect()
+    }
+
+    pub(crate) fn map<U>(&self, to: impl Fn(&T) -> U) -> ByWork<U> {
+        ByWork(self.0.each_ref().map(to))
+    }
+}
+
+impl<T> Index<Work> for ByWork<T> {
+    type Output = T;
+    #[inline]
+    fn index(&self, work: Work) -> &T {
+        &self.0[work as usize]
+    }
+}
+
+impl<T> IndexMut<Work> for ByWork<T> {
+    #[inline]
+    fn index_mut(&mut self, work: Work) -> &mut T {
+        &mut self.0[work as usize]
     }
 }

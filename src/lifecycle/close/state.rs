@@ -3,7 +3,6 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -13,13 +12,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::base::error::Error;
 use crate::base::runtime;
-use crate::base::sync::{Condvar, Mutex, Notify};
+use crate::base::sync::{Condvar, Mutex, Notify, until};
 use crate::lifecycle::close::report::{CloseReport, Closing, Outcome};
 
 /// The closes of one pool: of the whole at most one runs, and of each resource; all who ask for
 /// one get its report.
 #[derive(Default)]
 pub(crate) struct CloseCell {
+    id: Id,
     whole: Mutex<Whole>,
     announced: Condvar,
     /// The closes of single resources that are under way. None begins once the whole has begun.
@@ -30,6 +30,16 @@ pub(crate) struct CloseCell {
     steps: Mutex<BTreeMap<u64, oneshot::Sender<Outcome>>>,
 }
 
+/// Tells one cell from all others of the process, by its own number.
+struct Id(u64);
+
+impl Default for Id {
+    fn default() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Id(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
 /// A part of a close that runs on a thread of the close's own.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Part {
@@ -38,8 +48,8 @@ pub(crate) enum Part {
 }
 
 thread_local! {
-    /// Which close this thread runs a part of. It has no destructor, so it can be read at exit.
-    static PART: Cell<Option<(usize, Part)>> = const { Cell::new(None) };
+    /// The cell of which this thread runs a part. It has no destructor, so it can be read at exit.
+    static PART: Cell<Option<(u64, Part)>> = const { Cell::new(None) };
 }
 
 /// What the watchdog names where it does not end.
@@ -90,15 +100,7 @@ impl Course {
     }
 
     pub(crate) async fn wait(&self) -> Arc<CloseReport> {
-        loop {
-            let ended = self.ended.notified();
-            tokio::pin!(ended);
-            ended.as_mut().enable();
-            if let Some(report) = self.report() {
-                return report;
-            }
-            ended.await;
-        }
+        until(&self.ended, || self.report()).await
     }
 }
 
@@ -210,7 +212,7 @@ impl CloseCell {
 
     /// What of this close this thread runs.
     pub(crate) fn part(&self) -> Option<Part> {
-        PART.get().filter(|(cell, _)| *cell == ptr::from_ref(self).addr()).map(|(_, part)| part)
+        PART.get().filter(|(cell, _)| *cell == self.id.0).map(|(_, part)| part)
     }
 
     /// Refuses to wait for this close on a thread that it runs on itself.
@@ -223,7 +225,7 @@ impl CloseCell {
 
     /// Runs a part of this close, which may be the user's code, and panic.
     pub(crate) fn run_part<T>(&self, part: Part, run: impl FnOnce() -> T) -> std::thread::Result<T> {
-        let outer = PART.replace(Some((ptr::from_ref(self).addr(), part)));
+        let outer = PART.replace(Some((self.id.0, part)));
         let ended = catch_unwind(AssertUnwindSafe(run));
         PART.set(outer);
         ended

@@ -14,7 +14,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{AlertDescription, CertificateError, ClientConfig, RootCertStore, SignatureScheme};
 
 use super::TlsOptions;
-use crate::base::error::Error;
+use crate::base::error::{Error, causes};
 
 /// What connections of one resource are secured with.
 #[derive(Clone)]
@@ -183,21 +183,7 @@ impl std::error::Error for Trouble {}
 
 /// Whether this error, or one that it was caused by, is one of TLS that no further attempt mends.
 pub(crate) fn is_permanent(error: &(dyn std::error::Error + 'static)) -> bool {
-    let is_trouble = |error: &io::Error| {
-        error.get_ref().and_then(|cause| cause.downcast_ref::<Trouble>()).is_some_and(|trouble| trouble.permanent)
-    };
-    let mut next = Some(error);
-    while let Some(error) = next {
-        // An `io::Error` does not give what it holds as its source.
-        if error.downcast_ref::<io::Error>().is_some_and(is_trouble) {
-            return true;
-        }
-        next = match error.downcast_ref::<Arc<dyn std::error::Error + Send + Sync>>() {
-            Some(shared) => Some(&**shared),
-            None => error.source(),
-        };
-    }
-    false
+    causes(error).filter_map(|cause| cause.downcast_ref::<Trouble>()).any(|trouble| trouble.permanent)
 }
 
 /// The same of an error that a driver with a client of its own had.
