@@ -240,3 +240,28 @@ pub(crate) fn block<T>(resource: &Arc<str>, wait: impl FnOnce() -> T) -> Result<
         _ => Err(Error::InAsyncContext { resource: Arc::clone(resource) }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::runtime::Builder;
+
+    use super::is_polling;
+
+    /// It relies on tokio's budget: a tokio that changes that fails here.
+    #[test]
+    fn only_a_thread_that_polls_a_future_is_polling() {
+        assert!(!is_polling(), "a plain thread");
+        for runtime in [Builder::new_current_thread().build(), Builder::new_multi_thread().worker_threads(1).build()] {
+            let runtime = runtime.unwrap();
+            let entered = runtime.enter();
+            assert!(!is_polling(), "a plain thread in the context of a runtime");
+            drop(entered);
+            runtime.block_on(async {
+                assert!(is_polling(), "`block_on`");
+                assert!(tokio::spawn(async { is_polling() }).await.unwrap(), "a task");
+                assert!(!tokio::task::spawn_blocking(is_polling).await.unwrap(), "`spawn_blocking`");
+                assert!(is_polling(), "still, for looking takes no task its turn");
+            });
+        }
+    }
+}

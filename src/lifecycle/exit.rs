@@ -94,7 +94,7 @@ fn close_pools(ending: &Ending, reason: Reason) -> bool {
                 pool_tells(&*pool, &text);
             }
         }
-        // Its drop would start nothing, but may run drivers' code on this thread.
+        // Leaked, for if it is the last one its drop runs drivers' code on this thread, whose thread-locals may be gone.
         std::mem::forget(pool);
     }
     forced
@@ -119,6 +119,7 @@ fn longest(ending: &Ending) -> Duration {
     let now = Instant::now();
     let pools = ending.pools();
     let last = pools.iter().map(|pool| latest(&**pool, now)).max();
+    // As in `close_pools`.
     std::mem::forget(pools);
     last.map_or(WATCHDOG, |last| last - now)
 }
@@ -176,6 +177,7 @@ mod platform {
             let Some(ending) = here() else { return };
             for pool in ending.pools() {
                 pool.context().close.leave_part();
+                // As in `close_pools`.
                 std::mem::forget(pool);
             }
             let number = ending.signals.arrived.load(Ordering::SeqCst);
@@ -210,6 +212,7 @@ mod platform {
         // A full pipe must not block the handler; one byte is all that is ever needed.
         let _ = sender.set_nonblocking(true);
         ending.signals.doorbell.store(sender.as_raw_fd(), Ordering::SeqCst);
+        // The handler writes to its descriptor for as long as the process lives.
         std::mem::forget(sender);
 
         // Each is decided by itself: one that is ignored or handled already is left alone.
@@ -217,7 +220,7 @@ mod platform {
         if free.contains(&libc::SIGINT) {
             let caught = ctrlc::try_set_handler(move || {
                 let ctrlc = ending.signals.ctrlc.load(Ordering::SeqCst);
-                // One that comes before it is known below can only have come by it.
+                // It is 0 until it is stored below; until then a SIGINT can only have come by ctrlc's handler.
                 if ctrlc == 0 || handler_of(libc::SIGINT) == ctrlc {
                     arrived(ending, libc::SIGINT);
                 }

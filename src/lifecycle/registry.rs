@@ -542,7 +542,7 @@ pub(crate) struct PoolHandle(pub(crate) Arc<Registry>);
 impl Drop for PoolHandle {
     fn drop(&mut self) {
         if !self.0.context.process.is_current() {
-            // Nothing of it may be dropped here.
+            // Leaked, for the connections in it are the parent's: a driver's drop would say goodbye for it.
             std::mem::forget(Arc::clone(&self.0));
         } else if self.0.armed.get().is_some() {
             // Nothing that never connected has anything to close.

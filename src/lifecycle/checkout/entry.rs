@@ -7,7 +7,8 @@ use r2d2::ManageConnection;
 use crate::base::clock::Moment;
 use crate::base::error::Source;
 
-/// What fails its first test this soon counts as not opened.
+/// What fails its first test this soon counts as not opened: a server that takes connections and then drops them is not
+/// to be asked without a pause. What is older has ended for a reason of its own.
 pub(super) const YOUNG: Duration = Duration::from_secs(1);
 pub(crate) struct Entry<M: ManageConnection> {
     pub(super) connection: M::Connection,

@@ -12,7 +12,8 @@ use crate::lifecycle::checkout::entry::Entry;
 use crate::lifecycle::checkout::state::{Borrowed, State};
 use crate::lifecycle::checkout::waiter::wake;
 
-/// For so long a ping of the prober's keeps another connection from being opened.
+/// For so long a ping of the prober's keeps another connection from being opened. Where the server does not answer, nobody
+/// who waits loses more than that.
 const PING: Duration = Duration::from_millis(250);
 
 /// A connection that the prober has, or room for one.

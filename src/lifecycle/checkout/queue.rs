@@ -35,7 +35,7 @@ impl<M: ManageConnection> Drop for Taken<M> {
         if self.process.is_current() {
             self.core.put(entry);
         } else {
-            // The connection is the parent's.
+            // Leaked, for the connection is the parent's: the driver's drop would end it.
             std::mem::forget(entry);
         }
     }

@@ -7,7 +7,8 @@ use serde::Deserialize;
 use crate::base::millis;
 use crate::lifecycle::close::phase::Phase;
 
-/// How long after the deadline the watchdog waits.
+/// How long after the deadline the watchdog waits, for a close that is about to tell its report. Comes on top of the
+/// close budget, as [`worst_case`](CloseOptions::worst_case) tells.
 pub(crate) const WATCHDOG: Duration = Duration::from_secs(1);
 
 /// The limits of closing. [`worst_case`](CloseOptions::worst_case) tells their sum.

@@ -31,15 +31,16 @@ use crate::lifecycle::context::Context;
 use crate::lifecycle::lease::Held;
 use crate::lifecycle::status::{PoolStatus, State, Usage};
 
-/// How long a step that was cut has to end: this, or half of what its level has.
+/// How long a step that was cut has to end: this, or half of what its level has. Part of the close budget.
 const GRACE: Duration = Duration::from_millis(500);
-/// How long the drop of the last handle may take at least, however little time its step has left.
+/// How long the drop of the last handle may take at least, however little time its step has left. It may exceed the
+/// close budget by that.
 const LAST_DROP: Duration = Duration::from_millis(100);
-/// How long a consumer's cancelling may take.
+/// How long a consumer's cancelling may take. Part of the close budget.
 const INTAKE: Duration = Duration::from_secs(1);
-/// How long users' code may take to tell how full its resource is.
+/// How long users' code may take to tell how full its resource is. Part of the close budget, beside [`INTAKE`].
 const TELLING: Duration = Duration::from_millis(500);
-/// How long closing is silent about what it waits for.
+/// How long closing is silent about what it waits for. It takes no time: closing goes on meanwhile.
 const SILENCE: Duration = Duration::from_secs(1);
 
 impl CloseReport {
@@ -525,8 +526,7 @@ fn on_own_thread(pool: &Arc<dyn Pool>, step: Step, cancel: CancellationToken) ->
             Step::Resource(slot) => match runtime {
                 Some(runtime) => runtime.block_on(async {
                     tokio::select! {
-                        // First, as timers of a runtime that has ended panic.
-                        biased;
+                        biased; // Cancelling comes first, as timers of a runtime that has ended panic.
                         () = cancel.cancelled() => Err(Failure::transient("given up")),
                         closed = slot.close() => closed,
                     }

@@ -22,7 +22,8 @@ use crate::lifecycle::resource::Resource;
 use crate::lifecycle::slot::{Kind, Slot};
 use crate::lifecycle::transition::{Connected, Overtaken};
 
-/// How long a recovery says goodbye to what is lost.
+/// How long a recovery says goodbye to what is lost: its server seldom answers. Closing waits for it, so it is part of
+/// the close budget.
 const GOODBYE: Duration = Duration::from_millis(500);
 
 /// Tries until it is connected, the retry's budget is used up, or closing or another attempt
