@@ -147,14 +147,21 @@ const STARTED: Duration = Duration::from_millis(900);
 fn spare_threads(count: usize) -> io::Result<()> {
     let (hold, held) = mpsc::channel::<Infallible>();
     let held = Arc::new(Mutex::new(held));
+    let (ran, running) = mpsc::channel();
     let spare: io::Result<Vec<_>> = (0..count)
         .map(|_| {
-            let held = Arc::clone(&held);
+            let (held, ran) = (Arc::clone(&held), ran.clone());
             std::thread::Builder::new().spawn(move || {
+                let _ = ran.send(());
                 let _ = held.lock().recv();
             })
         })
         .collect();
+    drop(ran);
+    // All run side by side, as tokio's will: the allocator keeps address space for each thread that does, and takes it now.
+    if spare.is_ok() {
+        running.iter().take(count).for_each(drop);
+    }
     drop(hold);
     // Gone for sure, or tokio's own might be one too many.
     for thread in spare? {

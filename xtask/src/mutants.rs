@@ -10,7 +10,7 @@ use crate::child::Child;
 use crate::{cargo, root, target};
 
 /// Some are folders.
-const FILES: [&str; 6] = ["life", "lease", "close", "probe", "checkout", "wait"];
+const FILES: [&str; 7] = ["life", "transition", "lease", "close", "probe", "checkout", "wait"];
 /// None of these needs a server.
 const TESTS: [&str; 4] = ["cancellation", "checkout", "lifecycle", "state_machine"];
 /// Only the models have these.
