@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::future::poll_fn;
+use std::mem;
 use std::panic::resume_unwind;
 use std::pin::pin;
 use std::sync::Arc;
@@ -115,7 +116,7 @@ impl<T> Rows<T> {
     pub(super) async fn all(mut self) -> Result<Vec<T>, Error> {
         let mut all = Vec::new();
         while self.more().await? {
-            all.extend(&mut self.batch);
+            all.extend(mem::take(&mut self.batch));
         }
         Ok(all)
     }
