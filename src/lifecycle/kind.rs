@@ -24,8 +24,8 @@ pub(crate) trait KindConfig: Default + Clone + PartialEq + fmt::Debug + Send + S
 
     fn url_mut(&mut self) -> &mut Option<Secret>;
     fn tls_mut(&mut self) -> &mut Option<TlsOptions>;
-    /// What protects it, whether a URL or a part says so; nothing if the URL cannot be used.
-    fn guard(&self) -> Guard;
+    /// Whether the fields have another login than the defaults.
+    fn has_login(&self) -> bool;
     /// Takes user and password back to their defaults.
     fn forget_login(&mut self);
     /// Sets one part, in the URL if that cannot be taken apart.
@@ -35,13 +35,33 @@ pub(crate) trait KindConfig: Default + Clone + PartialEq + fmt::Debug + Send + S
     fn take_apart(&mut self, key: &str) -> Result<(), Error>;
     /// A URL that is not taken apart is told whether TLS is on.
     fn switch_tls(&mut self, _on: bool) {}
-    /// The configuration as it counts, taken apart and checked. Reads TLS's files, and does no other I/O.
-    fn settled(&self, name: &str) -> Result<Self, Error>;
+    /// Checks the fields, and brings them into shape. A kind whose URL is not taken apart checks it with them, in
+    /// [`settled`](KindConfig::settled).
+    fn check(&mut self, _name: &str) -> Result<(), Error> {
+        Ok(())
+    }
     /// The field that is missing beside the others, and what is wrong with that. `is_said` tells which fields were said.
     fn is_half(&self, _is_said: &dyn Fn(&str) -> bool) -> Option<(&'static str, &'static str)> {
         None
     }
     fn resource(&self, name: &str) -> Result<Self::Resource, Error>;
+
+    /// What protects it, whether a URL or a part says so; nothing if the URL cannot be used.
+    fn guard(&self) -> Guard {
+        let mut config = self.clone();
+        match config.take_apart("") {
+            Ok(()) => Guard { tls: config.tls_mut().is_some(), login: config.has_login() },
+            Err(_told_where_it_is_used) => Guard::default(),
+        }
+    }
+
+    /// The configuration as it counts, taken apart and checked. Reads TLS's files, and does no other I/O.
+    fn settled(&self, name: &str) -> Result<Self, Error> {
+        let mut config = self.clone();
+        config.take_apart(&format!("{name}.{}", Self::NAMES.url.0))?;
+        config.check(name)?;
+        Ok(config)
+    }
 
     /// Lets the environment override what TOML or the defaults said.
     ///

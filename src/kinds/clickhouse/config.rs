@@ -11,7 +11,7 @@ use crate::base::secret::Secret;
 use crate::kinds::clickhouse::resource::ClickHouseResource;
 use crate::lifecycle::kind::KindConfig;
 use crate::net::checks::Checks;
-use crate::net::parts::{Guard, Names, Part};
+use crate::net::parts::{Names, Part};
 use crate::net::tls::{Tls, TlsOptions};
 use crate::net::url::{ParsedUrl, host, host_port, port};
 
@@ -232,12 +232,8 @@ impl KindConfig for ClickHouseConfig {
         &mut self.tls
     }
 
-    fn guard(&self) -> Guard {
-        let mut config = self.clone();
-        match config.take_apart("") {
-            Ok(()) => Guard { tls: config.tls.is_some(), login: config.user != "default" || config.password.is_some() },
-            Err(_told_where_it_is_used) => Guard::default(),
-        }
+    fn has_login(&self) -> bool {
+        self.user != "default" || self.password.is_some()
     }
 
     fn forget_login(&mut self) {
@@ -293,29 +289,26 @@ impl KindConfig for ClickHouseConfig {
         Ok(())
     }
 
-    fn settled(&self, name: &str) -> Result<Self, Error> {
-        let mut config = self.clone();
-        config.take_apart(&format!("{name}.url"))?;
+    fn check(&mut self, name: &str) -> Result<(), Error> {
         let checks = Checks(name);
-        checks.place(&mut config.host, config.port)?;
-        if NATIVE_PORTS.contains(&config.port) {
-            return checks.fail("port", format_args!("{} {USE_HTTP}", config.port));
+        checks.place(&mut self.host, self.port)?;
+        if NATIVE_PORTS.contains(&self.port) {
+            return checks.fail("port", format_args!("{} {USE_HTTP}", self.port));
         }
-        if config.database.is_empty() {
+        if self.database.is_empty() {
             return checks.fail("database", "is empty");
         }
-        let password = config.password.as_ref().map_or("", Secret::expose);
-        for (field, text) in [("user", &*config.user), ("password", password)] {
+        let password = self.password.as_ref().map_or("", Secret::expose);
+        for (field, text) in [("user", &*self.user), ("password", password)] {
             if text.trim() != text || !text.chars().all(|c| (' '..='~').contains(&c)) {
                 let problem =
                     "is sent in an HTTP header, so it must be of ASCII letters, digits, signs and inner spaces";
                 return checks.fail(field, problem);
             }
         }
-        checks.counts(&[("max_connections", config.max_connections)])?;
-        checks.limits(&[("connect_timeout_ms", config.connect_timeout), ("flush_timeout_ms", config.flush_timeout)])?;
-        checks.keepalive(config.keepalive)?;
-        Ok(config)
+        checks.counts(&[("max_connections", self.max_connections)])?;
+        checks.limits(&[("connect_timeout_ms", self.connect_timeout), ("flush_timeout_ms", self.flush_timeout)])?;
+        checks.keepalive(self.keepalive)
     }
 
     fn resource(&self, name: &str) -> Result<ClickHouseResource, Error> {

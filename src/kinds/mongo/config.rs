@@ -292,7 +292,11 @@ impl KindConfig for MongoConfig {
 
     fn guard(&self) -> Guard {
         let (tls, login) = self.uri_in_pieces().map_or((None, false), |uri| (uri.tls(), uri.has_login()));
-        Guard { tls: tls.unwrap_or(self.tls.is_some()), login: login || self.user.is_some() || self.password.is_some() }
+        Guard { tls: tls.unwrap_or(self.tls.is_some()), login: login || self.has_login() }
+    }
+
+    fn has_login(&self) -> bool {
+        self.user.is_some() || self.password.is_some()
     }
 
     fn forget_login(&mut self) {

@@ -13,7 +13,7 @@ use crate::kinds::rabbitmq::RabbitMqResource;
 use crate::kinds::rabbitmq::frame::LARGEST;
 use crate::lifecycle::kind::KindConfig;
 use crate::net::checks::Checks;
-use crate::net::parts::{Guard, Names, Part};
+use crate::net::parts::{Names, Part};
 use crate::net::tls::{Tls, TlsOptions};
 use crate::net::url::{LOGIN, ParsedUrl, host, port};
 
@@ -147,28 +147,6 @@ impl RabbitMqConfig {
         self
     }
 
-    fn check(&self, name: &str) -> Result<(), Error> {
-        let fail = |key: &str, problem: &str| Err(Error::config(format!("{name}.{key}"), problem));
-        match self {
-            Self { heartbeat, .. } if !(1..=32_767).contains(&heartbeat.as_secs()) => {
-                fail("heartbeat_ms", "must be from 1000 to 32767999: it is TCP's keepalive too, of up to 32767 s")
-            }
-            Self { frame_max, .. } if *frame_max != 0 && !(4096..=LARGEST).contains(frame_max) => fail(
-                "frame_max",
-                "must be from 4096 to 1048576, as the driver's buffers take 64 times as much, or 0 for the broker's own",
-            ),
-            Self { channel_max: 0, .. } => fail("channel_max", "must be at least 1"),
-            Self { prefetch: 0, .. } => fail("prefetch", "must be at least 1, or the broker would send without bound"),
-            Self { max_channels: 0, .. } => fail("max_channels", "must be at least 1"),
-            Self { user, .. } if user.contains('\0') => fail("user", "has a NUL in it, which would end it"),
-            Self { password, .. } if password.expose().contains('\0') => {
-                fail("password", "has a NUL in it, which the broker takes for its beginning")
-            }
-            Self { vhost, .. } if vhost.len() > 255 => fail("vhost", "is longer than 255 bytes"),
-            _ => Ok(()),
-        }
-    }
-
     /// The driver's error, without the password.
     pub(super) fn redacted(&self, error: lapin::Error) -> BoxError {
         let told = !matches!(
@@ -233,14 +211,8 @@ impl KindConfig for RabbitMqConfig {
         &mut self.tls
     }
 
-    fn guard(&self) -> Guard {
-        let mut config = self.clone();
-        match config.take_apart("") {
-            Ok(()) => {
-                Guard { tls: config.tls.is_some(), login: config.user != GUEST || config.password != GUEST.into() }
-            }
-            Err(_told_where_it_is_used) => Guard::default(),
-        }
+    fn has_login(&self) -> bool {
+        self.user != GUEST || self.password != GUEST.into()
     }
 
     fn forget_login(&mut self) {
@@ -292,21 +264,34 @@ impl KindConfig for RabbitMqConfig {
         Ok(())
     }
 
-    fn settled(&self, name: &str) -> Result<Self, Error> {
-        let mut config = self.clone();
-        config.take_apart(&format!("{name}.url"))?;
+    fn check(&mut self, name: &str) -> Result<(), Error> {
         let checks = Checks(name);
-        checks.place(&mut config.host, config.port)?;
+        checks.place(&mut self.host, self.port)?;
         checks.limits(&[
-            ("confirm_timeout_ms", config.confirm_timeout),
-            ("operation_timeout_ms", config.operation_timeout),
+            ("confirm_timeout_ms", self.confirm_timeout),
+            ("operation_timeout_ms", self.operation_timeout),
         ])?;
-        checks.counts(&[
-            ("confirm_window", config.confirm_window),
-            ("confirm_window_bytes", config.confirm_window_bytes),
-        ])?;
-        config.check(name)?;
-        Ok(config)
+        checks
+            .counts(&[("confirm_window", self.confirm_window), ("confirm_window_bytes", self.confirm_window_bytes)])?;
+        let fail = |field: &str, problem: &str| checks.fail(field, problem);
+        match self {
+            Self { heartbeat, .. } if !(1..=32_767).contains(&heartbeat.as_secs()) => {
+                fail("heartbeat_ms", "must be from 1000 to 32767999: it is TCP's keepalive too, of up to 32767 s")
+            }
+            Self { frame_max, .. } if *frame_max != 0 && !(4096..=LARGEST).contains(frame_max) => fail(
+                "frame_max",
+                "must be from 4096 to 1048576, as the driver's buffers take 64 times as much, or 0 for the broker's own",
+            ),
+            Self { channel_max: 0, .. } => fail("channel_max", "must be at least 1"),
+            Self { prefetch: 0, .. } => fail("prefetch", "must be at least 1, or the broker would send without bound"),
+            Self { max_channels: 0, .. } => fail("max_channels", "must be at least 1"),
+            Self { user, .. } if user.contains('\0') => fail("user", "has a NUL in it, which would end it"),
+            Self { password, .. } if password.expose().contains('\0') => {
+                fail("password", "has a NUL in it, which the broker takes for its beginning")
+            }
+            Self { vhost, .. } if vhost.len() > 255 => fail("vhost", "is longer than 255 bytes"),
+            _ => Ok(()),
+        }
     }
 
     fn resource(&self, name: &str) -> Result<RabbitMqResource, Error> {

@@ -13,7 +13,7 @@ use crate::base::secret::Secret;
 use crate::kinds::redis::resource::RedisResource;
 use crate::lifecycle::kind::KindConfig;
 use crate::net::checks::Checks;
-use crate::net::parts::{Guard, Names, Part};
+use crate::net::parts::{Names, Part};
 use crate::net::tls::{Tls, TlsOptions};
 use crate::net::url::{ParsedUrl, host, port};
 
@@ -142,12 +142,8 @@ impl KindConfig for RedisConfig {
         &mut self.tls
     }
 
-    fn guard(&self) -> Guard {
-        let mut config = self.clone();
-        match config.take_apart("") {
-            Ok(()) => Guard { tls: config.tls.is_some(), login: config.password.is_some() },
-            Err(_told_where_it_is_used) => Guard::default(),
-        }
+    fn has_login(&self) -> bool {
+        self.password.is_some()
     }
 
     fn forget_login(&mut self) {
@@ -183,33 +179,31 @@ impl KindConfig for RedisConfig {
         Ok(())
     }
 
-    fn settled(&self, name: &str) -> Result<Self, Error> {
-        let mut config = self.clone();
-        config.take_apart(&format!("{name}.url"))?;
+    fn check(&mut self, name: &str) -> Result<(), Error> {
         let checks = Checks(name);
-        checks.place(&mut config.host, config.port)?;
-        let Self { pool_size, min_idle, exclusive_size, client_name, .. } = &config;
+        checks.place(&mut self.host, self.port)?;
+        let Self { pool_size, min_idle, exclusive_size, client_name, .. } = self;
         checks.counts(&[("pool_size", *pool_size as usize), ("exclusive_size", *exclusive_size)])?;
         checks.limits(&[
-            ("max_lifetime_ms", config.max_lifetime),
-            ("test_limit_ms", config.test_limit),
-            ("connect_timeout_ms", config.connect_timeout),
+            ("max_lifetime_ms", self.max_lifetime),
+            ("test_limit_ms", self.test_limit),
+            ("connect_timeout_ms", self.connect_timeout),
         ])?;
-        checks.keepalive(config.keepalive)?;
+        checks.keepalive(self.keepalive)?;
         if min_idle > pool_size {
             return checks.fail("min_idle", "is more than pool_size");
         }
-        if config.db < 0 {
+        if self.db < 0 {
             return checks.fail("db", "must be at least 0");
         }
         if !client_name.chars().all(|c| c.is_ascii_graphic()) {
             return checks.fail("client_name", "must be of ASCII letters, digits and signs, without spaces");
         }
-        if config.user.is_some() && config.password.is_none() {
+        if self.user.is_some() && self.password.is_none() {
             let problem = "is without a password, so Redis would not be told of it; a user `nopass` takes any";
             return checks.fail("user", problem);
         }
-        Ok(config)
+        Ok(())
     }
 
     fn resource(&self, name: &str) -> Result<RedisResource, Error> {
