@@ -175,10 +175,10 @@ impl Session {
 
     /// The error of a call that found its connection gone, so that nothing was sent.
     pub(super) fn gone(&self, error: impl Into<BoxError>) -> Error {
-        let resource = || Arc::clone(self.link.name());
+        let name = self.link.name();
         match self.link.slot.upgrade().map(|slot| slot.condition()) {
-            None | Some(Condition { state: State::Closed, .. }) => Error::Closed { resource: resource() },
-            Some(Condition { state: State::Draining, .. }) => Error::Closing { resource: resource() },
+            None | Some(Condition { state: State::Closed, .. }) => Error::closed(name),
+            Some(Condition { state: State::Draining, .. }) => Error::closing(name),
             Some(_) => self.lost(error),
         }
     }
@@ -190,6 +190,6 @@ impl Session {
 
     /// The driver's error of a call to a Redis that is closed.
     pub(super) fn closed(&self) -> RedisError {
-        refused(Error::Closed { resource: Arc::clone(self.link.name()) })
+        refused(Error::closed(self.link.name()))
     }
 }
