@@ -1,4 +1,7 @@
-//! The methods of AMQP 0-9-1, read from the wire.
+//! The methods of AMQP 0-9-1, read from the wire as a [`Proxy`](crate::Proxy) forwards it.
+//!
+//! By hand, since `amq-protocol` reads whole frames into types of its own: a proxy skips what it has no interest in, such as
+//! the bodies of messages, and a test asks for methods by name, which those types do not tell.
 
 use std::time::Instant;
 

@@ -21,7 +21,6 @@ mod address;
 mod amqp;
 mod black_hole;
 mod bridge;
-mod bson;
 mod clickhouse;
 mod descriptors;
 mod error;

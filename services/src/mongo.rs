@@ -1,12 +1,13 @@
 //! MongoDB: its configuration and what its server side shows.
 
 use crate::address::{Address, encode};
-use crate::bson::{Document, Value};
 use crate::process;
 use crate::server::{Server, Site};
 use crate::{Error, Kind, Service, install};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use bson::spec::BinarySubtype;
+use bson::{Binary, Bson, Document, doc};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 use std::fs;
@@ -79,25 +80,23 @@ impl Server for Mongo {
     /// The first user is made while nobody is logged in, which the server allows to a local caller once.
     fn ready(&self, site: &Site) -> Result<(), Error> {
         let mut connection = Connection::open(&site.address)?;
-        let hello = connection.run("admin", Document::new().with("hello", 1))?;
-        if hello.get("setName").is_none() {
+        let hello = connection.run("admin", doc! { "hello": 1 })?;
+        if !hello.contains_key("setName") {
             let host = format!("127.0.0.1:{}", site.address.port);
-            let member = Document::new().with("_id", 0).with("host", host);
-            let set = Document::new().with("_id", REPLICA_SET).with("members", vec![Value::from(member)]);
-            connection.run("admin", Document::new().with("replSetInitiate", set))?;
+            let set = doc! { "_id": REPLICA_SET, "members": [{ "_id": 0, "host": host }] };
+            connection.run("admin", doc! { "replSetInitiate": set })?;
         }
-        if hello.get("isWritablePrimary") != Some(&Value::Bool(true)) {
+        if !hello.get_bool("isWritablePrimary").unwrap_or(false) {
             return Err(Error::exchange("MongoDB's replica set", "it has no primary yet"));
         }
         if connection.log_in(USER, PASSWORD).is_err() {
-            let role = Document::new().with("role", "root").with("db", "admin");
-            let user = Document::new().with("createUser", USER).with("pwd", PASSWORD);
-            connection.run("admin", user.with("roles", vec![Value::from(role)]))?;
+            let role = doc! { "role": "root", "db": "admin" };
+            connection.run("admin", doc! { "createUser": USER, "pwd": PASSWORD, "roles": [role] })?;
             connection.log_in(USER, PASSWORD)?;
         }
         if site.tls.is_some() {
             for mode in ["preferTLS", "requireTLS"] {
-                connection.run("admin", Document::new().with("setParameter", 1).with("tlsMode", mode))?;
+                connection.run("admin", doc! { "setParameter": 1, "tlsMode": mode })?;
             }
         }
         Ok(())
@@ -168,11 +167,10 @@ impl View<'_> {
         let site = self.service.site(Kind::Mongo)?;
         let mut connection = Connection::open(&site.address)?;
         connection.log_in(&site.address.user, &site.address.password)?;
-        let status = connection.run("admin", Document::new().with("serverStatus", 1))?;
-        let current = status.get("connections").and_then(Value::document).and_then(|part| part.get("current"));
-        let current =
-            current.and_then(Value::number).ok_or_else(|| Error::exchange("serverStatus", "no connections in it"))?;
-        Ok((current as usize).saturating_sub(1))
+        let status = connection.run("admin", doc! { "serverStatus": 1 })?;
+        let current = status.get_document("connections").and_then(|part| part.get_i32("current"));
+        let current = current.map_err(|error| Error::exchange("serverStatus", error))?;
+        Ok(usize::try_from(current).unwrap_or_default().saturating_sub(1))
     }
 
     /// `buildInfo.version`.
@@ -180,9 +178,9 @@ impl View<'_> {
         let site = self.service.site(Kind::Mongo)?;
         let mut connection = Connection::open(&site.address)?;
         connection.log_in(&site.address.user, &site.address.password)?;
-        let info = connection.run("admin", Document::new().with("buildInfo", 1))?;
-        let version = info.get("version").and_then(Value::text);
-        version.map(str::to_owned).ok_or_else(|| Error::exchange("buildInfo", "no version in it"))
+        let info = connection.run("admin", doc! { "buildInfo": 1 })?;
+        let version = info.get_str("version").map_err(|error| Error::exchange("buildInfo", error))?;
+        Ok(version.to_owned())
     }
 }
 
@@ -201,12 +199,13 @@ impl Connection {
         open().map_err(Error::io("connecting to MongoDB"))
     }
 
-    fn run(&mut self, database: &str, command: Document) -> Result<Document, Error> {
-        let what = format!("MongoDB {}", command.first_key());
-        let answer = self.exchange(&command.with("$db", database)).map_err(Error::io(what.clone()))?;
-        match answer.get("ok").and_then(Value::number) {
-            Some(1.0) => Ok(answer),
-            _ => Err(Error::exchange(what, answer.get("errmsg").and_then(Value::text).unwrap_or("no reason given"))),
+    fn run(&mut self, database: &str, mut command: Document) -> Result<Document, Error> {
+        let what = format!("MongoDB {}", command.keys().next().map_or("", String::as_str));
+        command.insert("$db", database);
+        let answer = self.exchange(&command).map_err(Error::io(what.clone()))?;
+        match answer.get_f64("ok") {
+            Ok(1.0) => Ok(answer),
+            _ => Err(Error::exchange(what, answer.get_str("errmsg").unwrap_or("no reason given"))),
         }
     }
 
@@ -215,7 +214,7 @@ impl Connection {
         const OP_MSG: u32 = 2013;
         const HEAD: usize = 16;
         const FLAGS_AND_KIND: usize = 5;
-        let body = command.encode();
+        let body = bson::to_vec(command).map_err(io::Error::other)?;
         let size = u32::try_from(HEAD + FLAGS_AND_KIND + body.len()).map_err(io::Error::other)?;
         let mut message: Vec<u8> = [size, 1, 0, OP_MSG, 0].iter().flat_map(|field| field.to_le_bytes()).collect();
         message.push(0);
@@ -225,8 +224,8 @@ impl Connection {
         self.stream.read_exact(&mut size)?;
         let mut rest = vec![0; (u32::from_le_bytes(size) as usize).saturating_sub(size.len())];
         self.stream.read_exact(&mut rest)?;
-        let body = rest.get(HEAD - size.len() + FLAGS_AND_KIND..).and_then(Document::decode);
-        body.ok_or_else(|| io::ErrorKind::InvalidData.into())
+        let body = rest.get(HEAD - size.len() + FLAGS_AND_KIND..).ok_or(io::ErrorKind::InvalidData)?;
+        bson::from_slice(body).map_err(io::Error::other)
     }
 
     /// SCRAM-SHA-256.
@@ -235,9 +234,10 @@ impl Connection {
         let nonce = BASE64.encode(std::process::id().to_be_bytes());
         let user = user.replace('=', "=3D").replace(',', "=2C");
         let first = format!("n={user},r={nonce}");
-        let start = Document::new().with("saslStart", 1).with("mechanism", "SCRAM-SHA-256");
-        let answer = self.run("admin", start.with("payload", format!("n,,{first}").into_bytes()))?;
-        let challenge = answer.get("payload").and_then(Value::binary).ok_or_else(broken)?;
+        let payload = |bytes| Binary { subtype: BinarySubtype::Generic, bytes };
+        let start = payload(format!("n,,{first}").into_bytes());
+        let answer = self.run("admin", doc! { "saslStart": 1, "mechanism": "SCRAM-SHA-256", "payload": start })?;
+        let challenge = answer.get_binary_generic("payload").map_err(|_| broken())?;
         let challenge = String::from_utf8(challenge.to_vec()).map_err(|_| broken())?;
         let part = |key: &str| challenge.split(',').find_map(|part| part.strip_prefix(key)).ok_or_else(broken);
         let salt = BASE64.decode(part("s=")?).map_err(|_| broken())?;
@@ -250,12 +250,14 @@ impl Connection {
         let proof: Vec<u8> = key.iter().zip(&signature).map(|(key, signature)| key ^ signature).collect();
         let last = format!("{last},p={}", BASE64.encode(proof));
 
-        let id = answer.get("conversationId").cloned().unwrap_or(Value::Int(1));
-        let mut step = Document::new().with("saslContinue", 1).with("conversationId", id.clone());
-        let mut answer = self.run("admin", step.with("payload", last.into_bytes()))?;
-        while answer.get("done") == Some(&Value::Bool(false)) {
-            step = Document::new().with("saslContinue", 1).with("conversationId", id.clone());
-            answer = self.run("admin", step.with("payload", Vec::<u8>::new()))?;
+        let id = answer.get("conversationId").cloned().unwrap_or(Bson::Int32(1));
+        let mut answer = last.into_bytes();
+        loop {
+            let step = doc! { "saslContinue": 1, "conversationId": &id, "payload": payload(answer) };
+            if self.run("admin", step)?.get_bool("done").unwrap_or(true) {
+                break;
+            }
+            answer = Vec::new();
         }
         Ok(())
     }

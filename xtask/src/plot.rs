@@ -1,4 +1,7 @@
 //! One duel as an SVG that reads well on light and dark.
+//!
+//! By hand, since the file is text and rules of style: the crates that plot draw with fixed colours, which follow no dark mode,
+//! and bring along fonts to measure the text with.
 
 use crate::results::{Row, figure, in_unit, scale};
 use std::fmt::Write;
