@@ -27,7 +27,7 @@ pub struct Redis {
 
 impl Redis {
     /// Lends it to a closure, and gives it back after that. What a closure has, only its thread
-    /// can free, so that a wait for it on this thread is [`Error::Deadlock`](crate::Error::Deadlock) at once instead of a
+    /// can free, so that a wait for it on this thread is [`Error::Deadlock`] at once instead of a
     /// timeout later:
     /// `pool.redis()?.lend(|redis| redis.incr("trades", 1))`.
     pub fn lend<T>(mut self, run: impl FnOnce(&mut Lent<'_>) -> T) -> T {
