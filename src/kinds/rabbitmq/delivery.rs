@@ -10,7 +10,9 @@ use lapin::options::{BasicAckOptions, BasicNackOptions};
 use tokio::runtime::Handle;
 
 use crate::base::error::Error;
-use crate::kinds::rabbitmq::connection::{ChannelGuard, Generation, Pooled, lost, operation};
+use crate::kinds::rabbitmq::channel::{ChannelGuard, Pooled};
+use crate::kinds::rabbitmq::errors::{lost, operation};
+use crate::kinds::rabbitmq::generation::Generation;
 use crate::kinds::rabbitmq::stream::{Offset, Reading};
 use crate::lifecycle::busy::Busy;
 use crate::lifecycle::link::Link;

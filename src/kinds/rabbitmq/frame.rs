@@ -6,7 +6,8 @@ use lapin::types::FieldTable;
 use lapin::types::generation::gen_field_table;
 
 use crate::base::error::Error;
-use crate::kinds::rabbitmq::connection::{Generation, operation};
+use crate::kinds::rabbitmq::errors::operation;
+use crate::kinds::rabbitmq::generation::Generation;
 
 /// A byte more than brokers allow unless they are told otherwise. One that agrees to it allows more.
 pub(super) const MORE_THAN_USUAL: u32 = (128 << 10) + 1;

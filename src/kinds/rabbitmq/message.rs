@@ -16,8 +16,10 @@ use lapin::types::ShortString;
 use lapin::{BasicProperties, Confirmation};
 
 use crate::base::error::{Error, Source};
-use crate::kinds::rabbitmq::connection::{ChannelGuard, Generation, Trouble, operation};
+use crate::kinds::rabbitmq::channel::ChannelGuard;
+use crate::kinds::rabbitmq::errors::{Trouble, operation};
 use crate::kinds::rabbitmq::frame::header_bytes;
+use crate::kinds::rabbitmq::generation::Generation;
 use crate::kinds::rabbitmq::{Inner, RabbitMqConfig};
 use crate::lifecycle::busy::Busy;
 use crate::lifecycle::work::Work;

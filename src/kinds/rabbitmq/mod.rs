@@ -30,13 +30,16 @@
 //! is ours too: a new connection, the recorded topology replayed, the consumers subscribed again.
 
 pub mod blocking;
+mod channel;
+mod channels;
 mod config;
-mod connection;
 mod consumer;
 mod delivery;
 mod dial;
+mod errors;
 pub(crate) mod exports;
 mod frame;
+mod generation;
 mod message;
 mod prober;
 mod stream;
@@ -58,8 +61,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+pub use self::channel::Channel;
 pub use self::config::RabbitMqConfig;
-pub use self::connection::Channel;
 pub use self::consumer::{Consume, Consumer};
 pub use self::delivery::Delivery;
 pub use self::message::{Batch, Message, Published};
@@ -69,13 +72,14 @@ use crate::base::error::{BoxError, Error, Failure};
 use crate::base::process::Ours;
 use crate::base::repeat::Repeat;
 use crate::base::runtime::{deadline, within};
+use crate::kinds::rabbitmq::channel::{ChannelGuard, Pooled};
+use crate::kinds::rabbitmq::channels::Channels;
 use crate::kinds::rabbitmq::config::SCHEMES;
-use crate::kinds::rabbitmq::connection::{
-    ChannelGuard, Channels, GOODBYE, Generation, LINGER, Pooled, lost, operation, short,
-};
 use crate::kinds::rabbitmq::consumer::{Pump, Subscription};
 use crate::kinds::rabbitmq::delivery::Keeps;
 use crate::kinds::rabbitmq::dial::{CutOnDrop, dial_for_all};
+use crate::kinds::rabbitmq::errors::{lost, operation, short};
+use crate::kinds::rabbitmq::generation::{GOODBYE, Generation, LINGER};
 use crate::kinds::rabbitmq::message::{Flight, Parts, Sent};
 use crate::kinds::rabbitmq::stream::{Reading, is_stream, reading_from};
 use crate::kinds::rabbitmq::topology::{
@@ -195,7 +199,7 @@ impl Resource for RabbitMqResource {
         let mut usage = Usage { max: Some(self.config.max_channels), ..Usage::default() };
         if let Some(generation) = &*rabbit.inner.current.read() {
             let max = self.config.max_channels.min(generation.channels.max);
-            let idle = generation.channels.idle.lock().len();
+            let idle = generation.channels.idle();
             let in_use = max.saturating_sub(generation.permits.available_permits());
             usage.max = Some(max);
             usage.in_use = Some(in_use);
@@ -811,10 +815,7 @@ impl Inner {
         // Only now is it held, and by whom.
         let (lease, _) = self.lease(deadline, generation.quota.claim(claim)).await?;
         let guard = match found {
-            Ok(mut idle) => {
-                idle.permit = Some(permit);
-                idle
-            }
+            Ok(idle) => idle.checked_out(permit),
             Err(place) => {
                 let opened = ChannelGuard::open(&generation, place, Some(permit), None).await?;
                 if what == Use::Verb { opened.confirming().await? } else { opened }

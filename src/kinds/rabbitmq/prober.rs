@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use crate::base::error::{Failure, Proof};
 use crate::base::runtime::within;
 use crate::kinds::rabbitmq::Inner;
-use crate::kinds::rabbitmq::connection::Generation;
 use crate::kinds::rabbitmq::dial::Probe;
+use crate::kinds::rabbitmq::generation::Generation;
 use crate::net::count::Counted;
 
 /// What the prober of a connection has of its own.

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use crate::base::error::Error;
 use crate::kinds::rabbitmq::Inner;
-use crate::kinds::rabbitmq::connection::ChannelGuard;
+use crate::kinds::rabbitmq::channel::ChannelGuard;
 use crate::lifecycle::link::Link;
 
 /// An exchange to declare. Durable unless made [transient](Exchange::transient).

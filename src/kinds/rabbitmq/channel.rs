@@ -1,0 +1,226 @@
+//! One channel: as a checkout has it, as a verb asks on it, and as a user's own.
+
+use std::fmt;
+use std::future::Future;
+use std::ops::Deref;
+use std::panic::Location;
+use std::sync::Arc;
+
+use lapin::ExchangeKind;
+use lapin::options::{
+    BasicGetOptions, ConfirmSelectOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeleteOptions,
+};
+use tokio::runtime::Handle;
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::base::error::Error;
+use crate::base::process::Ours;
+use crate::kinds::rabbitmq::RabbitMq;
+use crate::kinds::rabbitmq::channels::Place;
+use crate::kinds::rabbitmq::errors::{Trouble, short};
+use crate::kinds::rabbitmq::generation::Generation;
+use crate::kinds::rabbitmq::topology::{Binding, Exchange, Queue};
+use crate::lifecycle::lease::Lease;
+use crate::lifecycle::wait::Lending;
+
+/// A raw channel of one's own; derefs to [`lapin::Channel`]. Closed in the background when it drops.
+pub struct Channel {
+    pub(super) pooled: Ours<Pooled>,
+}
+
+impl Channel {
+    /// Runs driver calls on the channel, ending them when the connection is cut or closed: by
+    /// itself the driver's future may never resolve then.
+    ///
+    /// # Errors
+    /// [`Error::Operation`] with the driver's error; [`Error::Lost`], [`Error::Closed`]. Unlike
+    /// the other verbs it has no limit while the broker answers.
+    ///
+    /// # Cancel safety
+    /// That of the driver's calls.
+    pub async fn run<T>(&self, calls: impl AsyncFnOnce(&lapin::Channel) -> lapin::Result<T>) -> Result<T, Error> {
+        let generation = &self.pooled.guard.generation;
+        generation.link.process.check()?;
+        let calls = calls(&self.pooled.guard.channel);
+        let answer = tokio::select! {
+            biased;
+            answer = calls => answer.map_err(Trouble::Driver),
+            () = generation.switch.wait() => Err(Trouble::Cut),
+        };
+        answer.map_err(|trouble| trouble.into_error(generation, "on a raw channel"))
+    }
+
+    pub(crate) fn lend(&self) -> Lending {
+        self.pooled.guard.generation.quota.lend()
+    }
+
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.pooled.guard.generation.runtime
+    }
+
+    pub(crate) fn resource(&self) -> &Arc<str> {
+        self.pooled.guard.generation.link.name()
+    }
+}
+
+impl Deref for Channel {
+    type Target = lapin::Channel;
+    fn deref(&self) -> &lapin::Channel {
+        &self.pooled.guard.channel
+    }
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Channel").field("id", &self.pooled.guard.channel.id()).finish_non_exhaustive()
+    }
+}
+
+/// A checked-out channel.
+pub(crate) struct Pooled {
+    pub(super) guard: ChannelGuard,
+    pub(super) _lease: Lease<RabbitMq>,
+}
+
+/// A channel that nobody else uses. Goes back to the idle ones or closes when it drops.
+pub(super) struct ChannelGuard {
+    /// A clone of the driver's own is a dozen counts.
+    pub(super) channel: Arc<lapin::Channel>,
+    key: u64,
+    pub(super) generation: Arc<Generation>,
+    /// Of the checkout that it is for.
+    permit: Option<OwnedSemaphorePermit>,
+    /// Nothing on it is half done.
+    pub(super) fit: bool,
+    /// It is one of those that the verbs share.
+    shared: bool,
+}
+
+impl ChannelGuard {
+    /// Opens one, with the permit of the checkout or the line of the consumer that it is for. In a task of its own, so
+    /// that a place is not free before its channel is, whoever gives up meanwhile.
+    pub(super) async fn open(
+        generation: &Arc<Generation>,
+        place: Place,
+        permit: Option<OwnedSemaphorePermit>,
+        consumer: Option<&'static Location<'static>>,
+    ) -> Result<Self, Error> {
+        generation.unblocked().await?;
+        let opening = Arc::clone(generation);
+        let opened = generation.runtime.spawn(async move {
+            let generation = opening;
+            let created = generation.answer("opening a channel", generation.create_channel()).await;
+            let channel = Arc::new(created.map_err(|error| generation.used_up().unwrap_or(error))?);
+            let key = generation.channels.opened(&channel, consumer, place);
+            Ok(ChannelGuard { channel, key, generation, permit, fit: true, shared: false })
+        });
+        opened.await.unwrap_or_else(|_ended| Err(generation.was_cut()))
+    }
+
+    /// One that was idle, which those that the verbs share are in between.
+    pub(super) fn idle(generation: Arc<Generation>, key: u64, channel: Arc<lapin::Channel>) -> Self {
+        ChannelGuard { channel, key, generation, permit: None, fit: true, shared: true }
+    }
+
+    /// The same for a checkout.
+    pub(super) fn checked_out(mut self, permit: OwnedSemaphorePermit) -> Self {
+        self.permit = Some(permit);
+        self
+    }
+
+    /// The same as one that the verbs share: all of them have confirms on.
+    pub(super) async fn confirming(mut self) -> Result<Self, Error> {
+        let channel = self.channel.clone();
+        self.ask("switching confirms on", channel.confirm_select(ConfirmSelectOptions::default())).await?;
+        self.shared = true;
+        Ok(self)
+    }
+
+    /// Runs one request; a channel on which it fails or is given up is not used again.
+    pub(super) async fn ask<T>(
+        &mut self,
+        action: &str,
+        request: impl Future<Output = lapin::Result<T>>,
+    ) -> Result<T, Error> {
+        self.fit = false;
+        self.generation.unblocked().await?;
+        let answer = self.generation.answer(action, request).await?;
+        self.fit = true;
+        Ok(answer)
+    }
+
+    pub(super) async fn declare_exchange(&mut self, exchange: &Exchange) -> Result<(), Error> {
+        let action = format!("declaring the exchange {:?}", exchange.name);
+        let name = short(&self.generation.link, &action, &exchange.name)?;
+        let kind = match &exchange.kind {
+            ExchangeKind::Custom(kind) => kind,
+            // The longest of the others.
+            _ => "headers",
+        };
+        short(&self.generation.link, &action, kind)?;
+        self.generation.fits_method(&action, &[&exchange.name, kind], &exchange.arguments)?;
+        let channel = self.channel.clone();
+        self.ask(
+            &action,
+            channel.exchange_declare(name, exchange.kind.clone(), exchange.options, exchange.arguments.clone()),
+        )
+        .await
+    }
+
+    pub(super) async fn declare_queue(&mut self, queue: &Queue) -> Result<lapin::Queue, Error> {
+        let action = format!("declaring the queue {:?}", queue.name);
+        let name = short(&self.generation.link, &action, &queue.name)?;
+        self.generation.fits_method(&action, &[&queue.name], &queue.arguments)?;
+        let channel = self.channel.clone();
+        self.ask(&action, channel.queue_declare(name, queue.options, queue.arguments.clone())).await
+    }
+
+    pub(super) async fn bind(&mut self, binding: &Binding, queue: &str) -> Result<(), Error> {
+        let action = format!("binding {queue:?} to {:?}", binding.exchange);
+        self.generation.fits_method(&action, &[queue, &binding.exchange, &binding.routing_key], &binding.arguments)?;
+        let link = self.generation.link.clone();
+        let (queue, exchange) = (short(&link, &action, queue)?, short(&link, &action, &binding.exchange)?);
+        let key = short(&link, &action, &binding.routing_key)?;
+        let channel = self.channel.clone();
+        self.ask(
+            &action,
+            channel.queue_bind(queue, exchange, key, QueueBindOptions::default(), binding.arguments.clone()),
+        )
+        .await
+    }
+
+    pub(super) async fn delete_queue(&mut self, queue: &str) -> Result<(), Error> {
+        let action = format!("deleting the queue {queue:?}");
+        let name = short(&self.generation.link, &action, queue)?;
+        let channel = self.channel.clone();
+        self.ask(&action, channel.queue_delete(name, QueueDeleteOptions::default())).await.map(drop)
+    }
+
+    pub(super) async fn delete_exchange(&mut self, exchange: &str) -> Result<(), Error> {
+        let action = format!("deleting the exchange {exchange:?}");
+        let name = short(&self.generation.link, &action, exchange)?;
+        let channel = self.channel.clone();
+        self.ask(&action, channel.exchange_delete(name, ExchangeDeleteOptions::default())).await
+    }
+
+    pub(super) async fn get(&mut self, queue: &str) -> Result<Option<lapin::message::BasicGetMessage>, Error> {
+        let action = format!("fetching from {queue:?}");
+        let name = short(&self.generation.link, &action, queue)?;
+        let channel = self.channel.clone();
+        self.ask(&action, channel.basic_get(name, BasicGetOptions::default())).await
+    }
+}
+
+impl Drop for ChannelGuard {
+    fn drop(&mut self) {
+        if !self.generation.link.process.is_current() {
+            return;
+        }
+        let (channel, permit) = (self.channel.clone(), self.permit.take());
+        if self.shared && self.fit && self.generation.is_alive() && channel.status().connected() {
+            self.generation.make_idle(self.key, channel);
+        } else {
+            self.generation.discard(self.key, channel, permit);
+        }
+    }
+}

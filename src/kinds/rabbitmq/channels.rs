@@ -1,0 +1,322 @@
+//! The channels of a connection: how many it may have, and where each of them is.
+//!
+//! A channel has a place from before it is opened until the broker has closed it. It is in use by whoever has its
+//! `ChannelGuard`, or idle for the verbs, or left over since closing has begun, or being closed. The locks of `open`,
+//! `idle` and `left` are never held together.
+
+use std::collections::BTreeMap;
+use std::panic::Location;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use lapin::ErrorKind;
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use crate::base::error::Error;
+use crate::base::holder::Holder;
+use crate::base::runtime;
+use crate::kinds::rabbitmq::channel::ChannelGuard;
+use crate::kinds::rabbitmq::errors::lost;
+use crate::kinds::rabbitmq::generation::{Generation, LINGER};
+use crate::net::count::{Counted, none};
+
+/// Every open channel of a connection, whoever has it.
+pub(super) struct Channels {
+    /// How many the connection may have.
+    pub(super) max: usize,
+    places: Arc<Places>,
+    /// How many wait for a place, for which no channel may be idle.
+    wanted: AtomicUsize,
+    /// Closing closes them all. Keyed by a number of ours, as the driver uses a closed channel's again.
+    open: Mutex<BTreeMap<u64, Open>>,
+    next_key: AtomicU64,
+    idle: Mutex<Vec<(u64, Arc<lapin::Channel>)>>,
+    /// What nobody has any more, once closing has begun.
+    left: Mutex<Vec<(u64, Arc<lapin::Channel>)>>,
+    /// Of those that are being closed one by one.
+    closing: watch::Sender<usize>,
+}
+
+impl Channels {
+    pub(super) fn new(max: usize) -> Self {
+        let places = Places { free: Semaphore::new(max), worn: AtomicUsize::new(0), owed: AtomicUsize::new(0) };
+        Channels {
+            max,
+            places: Arc::new(places),
+            wanted: AtomicUsize::new(0),
+            open: Mutex::default(),
+            next_key: AtomicU64::new(0),
+            idle: Mutex::default(),
+            left: Mutex::default(),
+            closing: watch::Sender::new(0),
+        }
+    }
+
+    /// A channel that the broker has opened, with the line of its consumer, if it is for one. Answers its key.
+    pub(super) fn opened(
+        &self,
+        channel: &Arc<lapin::Channel>,
+        consumer: Option<&'static Location<'static>>,
+        place: Place,
+    ) -> u64 {
+        let key = self.next_key.fetch_add(1, Ordering::Relaxed);
+        let consumed = consumer.map(|site| (site, Instant::now()));
+        self.open.lock().insert(key, Open { channel: Arc::clone(channel), consumed, _place: place });
+        key
+    }
+
+    /// How many are idle.
+    pub(super) fn idle(&self) -> usize {
+        self.idle.lock().len()
+    }
+
+    /// Takes every open channel, to be closed. From now on there is room for none.
+    pub(super) fn take_all(&self) -> Vec<Arc<lapin::Channel>> {
+        self.places.free.close();
+        self.idle.lock().clear();
+        self.left.lock().clear();
+        std::mem::take(&mut *self.open.lock()).into_values().map(|open| open.channel).collect()
+    }
+
+    /// Waits for those that are being closed one by one.
+    pub(super) async fn none_is_closing(&self) {
+        none(&self.closing).await;
+    }
+
+    /// The broker has ended one, whose number cannot be used again.
+    pub(super) fn wear(&self) {
+        self.places.wear(self.max);
+    }
+
+    pub(super) fn try_place(&self) -> Option<Place> {
+        self.places.try_take()
+    }
+
+    fn worn(&self) -> usize {
+        self.places.worn.load(Ordering::SeqCst)
+    }
+
+    fn is_worn_out(&self) -> bool {
+        self.worn() >= self.max
+    }
+
+    fn why_worn(&self) -> String {
+        format!("the broker has ended {} of the connection's {} channels with errors", self.worn(), self.max)
+    }
+}
+
+impl Generation {
+    /// One that the verbs share, if any is idle.
+    pub(super) fn idle_channel(self: &Arc<Self>) -> Option<ChannelGuard> {
+        loop {
+            let (key, channel) = self.channels.idle.lock().pop()?;
+            if channel.status().connected() {
+                return Some(ChannelGuard::idle(Arc::clone(self), key, channel));
+            }
+            self.discard(key, channel, None);
+        }
+    }
+
+    /// A channel that is idle from now on.
+    pub(super) fn make_idle(self: &Arc<Self>, key: u64, channel: Arc<lapin::Channel>) {
+        self.channels.idle.lock().push((key, channel));
+        self.spare();
+    }
+
+    /// Why there will never be room for a channel again on this connection, which is then made anew.
+    pub(super) fn used_up(&self) -> Option<Error> {
+        self.channels.is_worn_out().then(|| {
+            self.link.lost(self.number, self.channels.why_worn());
+            lost(&self.link, self.channels.why_worn())
+        })
+    }
+
+    /// A place for one more channel, waiting until there is one.
+    pub(super) async fn place(self: &Arc<Self>) -> Result<Place, Error> {
+        let Channels { places, max, wanted, .. } = &self.channels;
+        if let Some(place) = places.try_take() {
+            return Ok(place);
+        }
+        if let Some(used_up) = self.used_up() {
+            return Err(used_up);
+        }
+        let _wanted = Waiting::new(wanted);
+        self.spare();
+        let started = Instant::now();
+        let limit = self.link.acquire_timeout();
+        let timer = self.timer(limit);
+        tokio::select! {
+            biased;
+            () = self.switch.wait() => Err(self.was_cut()),
+            place = places.take() => place.ok_or_else(|| self.used_up().unwrap_or_else(|| self.was_cut())),
+            () = timer => {
+                if self.channels.worn() * 2 >= *max {
+                    self.link.lost(self.number, self.channels.why_worn());
+                }
+                let waiting_for = format!("one of the {max} channels of the connection");
+                Err(self.timed_out(waiting_for, started.elapsed(), self.channel_holders()))
+            }
+        }
+    }
+
+    /// Closes a channel that nobody uses, if somebody waits for its place.
+    fn spare(self: &Arc<Self>) {
+        let Channels { wanted, left, idle, .. } = &self.channels;
+        if wanted.load(Ordering::SeqCst) > 0 {
+            let left = left.lock().pop();
+            if let Some((key, channel)) = left.or_else(|| idle.lock().pop()) {
+                self.end(key, channel, None);
+            }
+        }
+    }
+
+    /// Who has a channel: by a checkout, or as a consumer.
+    fn channel_holders(&self) -> Vec<Holder> {
+        let consumed: Vec<_> = self.channels.open.lock().values().filter_map(|open| open.consumed).collect();
+        let consumers = consumed.into_iter().map(|(site, since)| Holder {
+            resource: Arc::clone(self.link.name()),
+            site,
+            held: since.elapsed(),
+            exclusive: true,
+            generation: self.number,
+            owner: None,
+            suspected: false,
+            backtrace: None,
+            quota: None,
+        });
+        let mut holders: Vec<_> = self.checkouts().chain(consumers).collect();
+        holders.sort_by_key(|holder| std::cmp::Reverse(holder.held));
+        holders
+    }
+
+    /// Opens a channel, as soon as the driver has forgotten those that have ended.
+    pub(super) async fn create_channel(&self) -> lapin::Result<lapin::Channel> {
+        const TRIES: usize = 1_000;
+        let mut tries = 0;
+        loop {
+            match self.connection.create_channel().await {
+                // The driver forgets one that has ended a moment later than it says so.
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::ChannelsLimitReached)
+                        && tries < TRIES
+                        && !self.channels.is_worn_out() =>
+                {
+                    tries += 1;
+                    tokio::time::sleep(FORGETS).await;
+                }
+                // The error of an earlier one of this number, which is not tried twice.
+                Err(error) if error.is_amqp_soft_error() && self.is_alive() => {}
+                created => return created,
+            }
+        }
+    }
+
+    /// Closes a channel. Once closing has begun it is closed with all others, unless somebody wants its place.
+    pub(super) fn discard(
+        self: &Arc<Self>,
+        key: u64,
+        channel: Arc<lapin::Channel>,
+        permit: Option<OwnedSemaphorePermit>,
+    ) {
+        if !self.is_alive() {
+            self.channels.open.lock().remove(&key);
+        } else if self.intake.is_cancelled() && channel.status().connected() {
+            self.channels.left.lock().push((key, channel));
+            self.spare();
+        } else {
+            self.end(key, channel, permit);
+        }
+    }
+
+    /// Closes a channel in the background. Its place and its permit end when it has.
+    fn end(self: &Arc<Self>, key: u64, channel: Arc<lapin::Channel>, permit: Option<OwnedSemaphorePermit>) {
+        let (me, closing) = (Arc::clone(self), Counted::new(&self.channels.closing));
+        self.runtime.spawn(async move {
+            let _closing = closing;
+            // One that is closed already needs no goodbye.
+            let _ = me.answer("closing a channel", channel.close(200, "OK".into())).await;
+            // The broker's own goodbye to one that it has closed is still to be answered, by the driver.
+            let ended = async {
+                while channel.status().closing() {
+                    tokio::time::sleep(FORGETS).await;
+                }
+            };
+            let _ = runtime::within(LINGER, ended).await;
+            me.channels.open.lock().remove(&key);
+            drop(permit);
+        });
+    }
+}
+
+/// A channel that the broker has.
+struct Open {
+    channel: Arc<lapin::Channel>,
+    /// The line that consumes on it, and since when.
+    consumed: Option<(&'static Location<'static>, Instant)>,
+    _place: Place,
+}
+
+/// One for each channel that may be open.
+struct Places {
+    free: Semaphore,
+    /// Those that are used up. The driver keeps the error of a channel that the broker has ended, and refuses all that is
+    /// ever done under the same number again.
+    worn: AtomicUsize,
+    /// Those of them that have still to come back.
+    owed: AtomicUsize,
+}
+
+impl Places {
+    async fn take(self: &Arc<Self>) -> Option<Place> {
+        self.free.acquire().await.ok()?.forget();
+        Some(Place(Arc::clone(self)))
+    }
+
+    fn try_take(self: &Arc<Self>) -> Option<Place> {
+        self.free.try_acquire().ok()?.forget();
+        Some(Place(Arc::clone(self)))
+    }
+
+    fn wear(&self, max: usize) {
+        if self.worn.fetch_add(1, Ordering::SeqCst) + 1 >= max {
+            // Nobody is to wait for what does not come.
+            self.free.close();
+        }
+        if self.free.forget_permits(1) == 0 {
+            self.owed.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+/// Room for one channel, until this drops.
+pub(super) struct Place(Arc<Places>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let one_less = |owed: usize| owed.checked_sub(1);
+        if self.0.owed.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_err() {
+            self.0.free.add_permits(1);
+        }
+    }
+}
+
+/// How soon the driver is asked again whether it has forgotten a channel, which takes it microseconds.
+const FORGETS: Duration = Duration::from_millis(1);
+
+/// Counts a caller that waits for a channel.
+pub(super) struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    pub(super) fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Waiting(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}

@@ -1,0 +1,81 @@
+//! Why the driver's answer did not come, and what that proves of the broker.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use lapin::ErrorKind;
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
+use lapin::types::ShortString;
+
+use crate::base::error::{BoxError, Error, Failure, Source};
+use crate::kinds::rabbitmq::generation::Generation;
+use crate::lifecycle::link::Link;
+
+/// Why the driver's answer did not come.
+pub(super) enum Trouble {
+    Driver(lapin::Error),
+    Cut,
+    Ours(Error),
+}
+
+impl Trouble {
+    pub(super) fn into_error(self, generation: &Generation, action: &str) -> Error {
+        match self {
+            Trouble::Cut => generation.was_cut(),
+            Trouble::Ours(error) => error,
+            Trouble::Driver(error) => {
+                let gone = !generation.is_alive() || is_loss(&error);
+                if gone && (generation.closed.load(Ordering::SeqCst) || Error::behind(&error).is_some()) {
+                    return generation.was_cut();
+                }
+                let source = generation.config.redacted(error);
+                if gone { lost(&generation.link, source) } else { operation(&generation.link, action, source) }
+            }
+        }
+    }
+}
+
+/// Whether this is about the connection. The driver tells it before it says that it is not connected.
+fn is_loss(error: &lapin::Error) -> bool {
+    let told = matches!(error.kind(), ErrorKind::InvalidConnectionState(_) | ErrorKind::MissingHeartbeatError);
+    told || error.is_io_error() || error.is_amqp_hard_error()
+}
+
+/// What an error says of the broker that was asked.
+pub(super) fn answered(error: Error) -> Failure {
+    let said = match &error {
+        Error::Operation { source, .. } | Error::Lost { source, .. } => source.downcast_ref::<lapin::Error>(),
+        _ => None,
+    };
+    match said.map(lapin::Error::kind) {
+        Some(ErrorKind::ChannelsLimitReached) => Failure::unasked(error),
+        Some(ErrorKind::ProtocolError(said)) => match said.kind() {
+            AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) | AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) => {
+                Failure::limited(error)
+            }
+            _ => Failure::refused(error),
+        },
+        _ => Failure::transient(error),
+    }
+}
+
+pub(super) fn lost(link: &Link, source: impl Into<BoxError>) -> Error {
+    Error::Lost {
+        resource: Arc::clone(link.name()),
+        endpoint: Arc::clone(link.endpoint()),
+        source: Source::from(source.into()),
+    }
+}
+
+pub(super) fn operation(link: &Link, action: &str, source: impl Into<BoxError>) -> Error {
+    Error::Operation {
+        resource: Arc::clone(link.name()),
+        action: action.to_owned(),
+        source: Source::from(source.into()),
+    }
+}
+
+/// A name as AMQP has it; the driver panics where it is too long.
+pub(super) fn short(link: &Link, action: &str, text: &str) -> Result<ShortString, Error> {
+    ShortString::try_new(text).map_err(|error| operation(link, action, error))
+}

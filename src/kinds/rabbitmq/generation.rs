@@ -1,0 +1,267 @@
+//! One connection, from its opening to its goodbye: a generation of the resource.
+//!
+//! The driver's futures may never resolve, so each of them is raced with the connection's kill switch and a limit.
+
+use std::future::{Future, poll_fn};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use lapin::Event;
+use lapin::options::BasicQosOptions;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::Sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::base::error::{Error, Failure, OneLine, TimeoutError};
+use crate::base::holder::Holder;
+use crate::base::runtime;
+use crate::kinds::rabbitmq::RabbitMqConfig;
+use crate::kinds::rabbitmq::channel::ChannelGuard;
+use crate::kinds::rabbitmq::channels::{Channels, Waiting};
+use crate::kinds::rabbitmq::dial::CutOnDrop;
+use crate::kinds::rabbitmq::errors::{Trouble, answered, lost};
+use crate::kinds::rabbitmq::prober::Prober;
+use crate::lifecycle::lease::Claim;
+use crate::lifecycle::link::Link;
+use crate::lifecycle::wait::Quota;
+use crate::net::kill_switch::KillSwitch;
+
+/// One connection, with the channels that are open on it.
+pub(super) struct Generation {
+    pub(super) number: u64,
+    pub(super) config: Arc<RabbitMqConfig>,
+    pub(super) link: Link,
+    pub(super) runtime: Handle,
+    /// Cancelled when consuming ends, since closing has begun.
+    pub(super) intake: CancellationToken,
+    pub(super) closed: Arc<AtomicBool>,
+    pub(super) connection: lapin::Connection,
+    pub(super) switch: KillSwitch,
+    /// Cancelled when the driver's thread and socket are gone.
+    pub(super) gone: CancellationToken,
+    /// For checkouts. One ends when its channel has ended at the broker, or is idle.
+    pub(super) permits: Arc<Semaphore>,
+    pub(super) quota: Arc<Quota>,
+    pub(super) waiting: AtomicUsize,
+    pub(super) channels: Channels,
+    /// Why the broker takes no messages, while it does not.
+    pub(super) blocked: watch::Sender<Option<String>>,
+    /// What the prober has of its own.
+    pub(super) prober: Arc<tokio::sync::Mutex<Prober>>,
+}
+
+impl Generation {
+    pub(super) fn is_alive(&self) -> bool {
+        !self.switch.is_cut() && self.connection.status().connected()
+    }
+
+    /// Whether to go on watching.
+    pub(super) fn see(&self, event: Event) -> bool {
+        match event {
+            Event::ConnectionBlocked(reason) => {
+                tracing::warn!(resource = %self.link.name(), reason = %OneLine(&reason), "blocked by the broker");
+                self.blocked.send_replace(Some(reason));
+            }
+            Event::ConnectionUnblocked => {
+                self.blocked.send_replace(None);
+            }
+            Event::Error(error) if !self.connection.status().connected() => {
+                self.link.lost(self.number, self.config.redacted(error));
+                return false;
+            }
+            // The broker has ended a channel.
+            Event::Error(_) => self.channels.wear(),
+            _ => {}
+        }
+        true
+    }
+
+    pub(super) async fn permit(&self, claim: Claim) -> Result<OwnedSemaphorePermit, Error> {
+        if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
+            return Ok(permit);
+        }
+        let wait = self.quota.wait(claim)?;
+        let limit = self.link.acquire_timeout();
+        let timer = self.timer(limit);
+        let _waiting = Waiting::new(&self.waiting);
+        tokio::select! {
+            biased;
+            () = self.switch.wait() => Err(self.was_cut()),
+            permit = Arc::clone(&self.permits).acquire_owned() => permit.map_err(|_| self.was_cut()),
+            () = timer => {
+                let mut error = wait.timed_out(None);
+                error.waiting_for.push_str(&self.why_blocked());
+                Err(Error::Timeout(Arc::new(error)))
+            }
+        }
+    }
+
+    pub(super) fn checkouts(&self) -> impl Iterator<Item = Holder> + use<> {
+        self.link.holders().into_iter().filter(|holder| holder.exclusive)
+    }
+
+    /// Asks the broker over this connection, on a channel of the verbs if one is idle: a broker that has no room for
+    /// another one may end the connection.
+    pub(super) async fn round_trip(self: &Arc<Self>) -> Result<(), Failure> {
+        let mut blocked = self.blocked.subscribe();
+        let is_blocked = || Failure::unasked(format!("it could not be asked{}", self.why_blocked()));
+        if blocked.borrow_and_update().is_some() {
+            return Err(is_blocked());
+        }
+        let ask = async {
+            let mut guard = match self.idle_channel() {
+                Some(guard) => guard,
+                None => {
+                    let Some(place) = self.channels.try_place() else {
+                        return Err(Failure::unasked("the connection has no room for one more channel"));
+                    };
+                    let guard = ChannelGuard::open(self, place, None, None).await;
+                    guard.map_err(answered)?.confirming().await.map_err(answered)?
+                }
+            };
+            let channel = Arc::clone(&guard.channel);
+            // The verbs that share it consume nothing, so that it says nothing to them.
+            let asked = guard.ask("a ping", channel.basic_qos(1, BasicQosOptions::default())).await;
+            asked.map_err(answered)
+        };
+        tokio::select! {
+            biased;
+            answer = ask => answer,
+            // Silence is what a block is.
+            _ = blocked.wait_for(Option::is_some) => Err(is_blocked()),
+        }
+    }
+
+    /// The driver's answer, or why there is none: its futures may never resolve.
+    pub(super) async fn answer<T>(
+        &self,
+        action: &str,
+        future: impl Future<Output = lapin::Result<T>>,
+    ) -> Result<T, Error> {
+        self.within(self.config.operation_timeout, action, future)
+            .await
+            .map_err(|trouble| trouble.into_error(self, action))
+    }
+
+    pub(super) async fn within<T>(
+        &self,
+        limit: Duration,
+        action: &str,
+        future: impl Future<Output = lapin::Result<T>>,
+    ) -> Result<T, Trouble> {
+        self.link.process.check().map_err(Trouble::Ours)?;
+        let timer = self.timer(limit);
+        tokio::select! {
+            biased;
+            answer = future => answer.map_err(Trouble::Driver),
+            () = self.switch.wait() => Err(Trouble::Cut),
+            () = timer => Err(Trouble::Ours(self.timeout(format!("the broker's answer to {action}"), limit))),
+        }
+    }
+
+    /// Waits while the broker blocks us; what would be sent then is written who knows when.
+    pub(super) async fn unblocked(&self) -> Result<(), Error> {
+        if self.blocked.borrow().is_none() {
+            return Ok(());
+        }
+        let limit = self.config.operation_timeout;
+        let timer = self.timer(limit);
+        let mut blocked = self.blocked.subscribe();
+        tokio::select! {
+            biased;
+            () = self.switch.wait() => Err(self.was_cut()),
+            _ = blocked.wait_for(Option::is_none) => Ok(()),
+            () = timer => Err(self.timeout("the broker to take requests again", limit)),
+        }
+    }
+
+    /// A timer that any executor may poll, of the one runtime that never ends: polling one of a
+    /// runtime that has ended panics.
+    pub(super) fn timer(&self, limit: Duration) -> Sleep {
+        let _context = runtime::prober().unwrap_or(&self.runtime).enter();
+        tokio::time::sleep(limit)
+    }
+
+    fn timeout(&self, waiting_for: impl Into<String>, waited: Duration) -> Error {
+        self.timed_out(waiting_for.into(), waited, self.checkouts().collect())
+    }
+
+    pub(super) fn timed_out(&self, waiting_for: String, waited: Duration, holders: Vec<Holder>) -> Error {
+        Error::Timeout(Arc::new(TimeoutError {
+            resource: Arc::clone(self.link.name()),
+            endpoint: Arc::clone(self.link.endpoint()),
+            waiting_for: waiting_for + &self.why_blocked(),
+            waited,
+            holders,
+            cycle: Vec::new(),
+            source: None,
+        }))
+    }
+
+    /// What to add to what was waited for, if the broker blocks the connection.
+    fn why_blocked(&self) -> String {
+        let reason = self.blocked.borrow();
+        reason.as_ref().map_or_else(String::new, |why| format!("; the connection is blocked by the broker ({why})"))
+    }
+
+    /// Why there is no answer: the connection is gone.
+    pub(super) fn was_cut(&self) -> Error {
+        if self.closed.load(Ordering::SeqCst) {
+            return Error::Closed { resource: Arc::clone(self.link.name()) };
+        }
+        match self.switch.cause() {
+            Some(lost @ Error::Lost { .. }) => lost.clone(),
+            Some(cause) => lost(&self.link, cause.clone()),
+            None => lost(&self.link, "the connection is gone"),
+        }
+    }
+
+    /// Every channel, then the connection; then nothing of it is left.
+    pub(super) async fn close(&self) -> Result<(), Failure> {
+        // Where this is given up.
+        let _cut = CutOnDrop::new(&self.switch);
+        let said = self.say_goodbye().await;
+        self.switch.cut_because(self.was_cut());
+        said
+    }
+
+    async fn say_goodbye(&self) -> Result<(), Failure> {
+        if !self.is_alive() {
+            return Err(Failure::transient("the connection was lost before it could be closed"));
+        }
+        let channels = self.channels.take_all();
+        let mut closing: Vec<_> = channels.iter().map(|channel| Box::pin(channel.close(200, "OK".into()))).collect();
+        let every_channel = poll_fn(|cx| {
+            // One that is closed already needs no goodbye.
+            closing.retain_mut(|closing| closing.as_mut().poll(cx).is_pending());
+            if closing.is_empty() { Poll::Ready(Ok(())) } else { Poll::Pending }
+        });
+        let goodbye = async {
+            self.answer("closing every channel", every_channel).await?;
+            self.channels.none_is_closing().await;
+            self.answer("closing the connection", self.connection.close(200, "OK".into())).await
+        };
+        tokio::select! {
+            said = goodbye => said?,
+            () = self.timer(GOODBYE) => {
+                return Err(Failure::transient(format!("the broker did not answer the goodbye within {GOODBYE:?}")));
+            }
+        };
+        // The driver ends by itself then, and would call a cut an error, in the log too.
+        let timer = self.timer(LINGER);
+        tokio::select! {
+            () = self.gone.cancelled() => {}
+            () = timer => {}
+        }
+        Ok(())
+    }
+}
+
+/// How long the goodbye may take: milliseconds on a broker that answers.
+pub(super) const GOODBYE: Duration = Duration::from_secs(2);
+
+/// How long is waited for what the driver does by itself, as ending its thread and its socket, which takes microseconds.
+pub(super) const LINGER: Duration = Duration::from_millis(500);
