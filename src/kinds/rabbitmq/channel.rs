@@ -91,7 +91,7 @@ pub(super) struct ChannelGuard {
     /// Of the checkout that it is for.
     permit: Option<OwnedSemaphorePermit>,
     /// Nothing on it is half done.
-    pub(super) fit: bool,
+    fit: bool,
     /// It is one of those that the verbs share.
     shared: bool,
 }
@@ -136,16 +136,26 @@ impl ChannelGuard {
         Ok(self)
     }
 
+    /// Something begins on it: until that is [`done`](ChannelGuard::done) nobody else may have the channel.
+    pub(super) fn begin(&mut self) {
+        self.fit = false;
+    }
+
+    /// All that was begun on it has ended well.
+    pub(super) fn done(&mut self) {
+        self.fit = true;
+    }
+
     /// Runs one request; a channel on which it fails or is given up is not used again.
     pub(super) async fn ask<T>(
         &mut self,
         action: &str,
         request: impl Future<Output = lapin::Result<T>>,
     ) -> Result<T, Error> {
-        self.fit = false;
+        self.begin();
         self.generation.unblocked().await?;
         let answer = self.generation.answer(action, request).await?;
-        self.fit = true;
+        self.done();
         Ok(answer)
     }
 

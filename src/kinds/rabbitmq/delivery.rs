@@ -28,7 +28,7 @@ impl Keeps {
     /// A channel of the pool may be used again.
     fn settled(&mut self) {
         if let Keeps::Checkout(pooled) = self {
-            pooled.guard.fit = true;
+            pooled.guard.done();
         }
     }
 }

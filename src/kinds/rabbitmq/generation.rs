@@ -9,7 +9,6 @@ use std::task::Poll;
 use std::time::Duration;
 
 use lapin::Event;
-use lapin::options::BasicQosOptions;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Sleep;
@@ -19,10 +18,9 @@ use crate::base::error::{Error, Failure, OneLine, TimeoutError};
 use crate::base::holder::Holder;
 use crate::base::runtime;
 use crate::kinds::rabbitmq::RabbitMqConfig;
-use crate::kinds::rabbitmq::channel::ChannelGuard;
 use crate::kinds::rabbitmq::channels::{Channels, Waiting};
 use crate::kinds::rabbitmq::dial::CutOnDrop;
-use crate::kinds::rabbitmq::errors::{Trouble, answered, lost};
+use crate::kinds::rabbitmq::errors::{Trouble, lost};
 use crate::kinds::rabbitmq::prober::Prober;
 use crate::lifecycle::lease::Claim;
 use crate::lifecycle::link::Link;
@@ -103,38 +101,6 @@ impl Generation {
         self.link.holders().into_iter().filter(|holder| holder.exclusive)
     }
 
-    /// Asks the broker over this connection, on a channel of the verbs if one is idle: a broker that has no room for
-    /// another one may end the connection.
-    pub(super) async fn round_trip(self: &Arc<Self>) -> Result<(), Failure> {
-        let mut blocked = self.blocked.subscribe();
-        let is_blocked = || Failure::unasked(format!("it could not be asked{}", self.why_blocked()));
-        if blocked.borrow_and_update().is_some() {
-            return Err(is_blocked());
-        }
-        let ask = async {
-            let mut guard = match self.idle_channel() {
-                Some(guard) => guard,
-                None => {
-                    let Some(place) = self.channels.try_place() else {
-                        return Err(Failure::unasked("the connection has no room for one more channel"));
-                    };
-                    let guard = ChannelGuard::open(self, place, None, None).await;
-                    guard.map_err(answered)?.confirming().await.map_err(answered)?
-                }
-            };
-            let channel = Arc::clone(&guard.channel);
-            // The verbs that share it consume nothing, so that it says nothing to them.
-            let asked = guard.ask("a ping", channel.basic_qos(1, BasicQosOptions::default())).await;
-            asked.map_err(answered)
-        };
-        tokio::select! {
-            biased;
-            answer = ask => answer,
-            // Silence is what a block is.
-            _ = blocked.wait_for(Option::is_some) => Err(is_blocked()),
-        }
-    }
-
     /// The driver's answer, or why there is none: its futures may never resolve.
     pub(super) async fn answer<T>(
         &self,
@@ -202,7 +168,7 @@ impl Generation {
     }
 
     /// What to add to what was waited for, if the broker blocks the connection.
-    fn why_blocked(&self) -> String {
+    pub(super) fn why_blocked(&self) -> String {
         let reason = self.blocked.borrow();
         reason.as_ref().map_or_else(String::new, |why| format!("; the connection is blocked by the broker ({why})"))
     }

@@ -245,7 +245,7 @@ impl ChannelGuard {
         if !generation.is_alive() {
             return Err(generation.was_cut());
         }
-        self.fit = false;
+        self.begin();
         let generation = Arc::clone(&self.generation);
         let part = Arc::new(Part { channel: Arc::clone(&self.channel), messages: Arc::clone(messages), addressed });
         let mut sent = Sent { confirms: Vec::with_capacity(messages.len()), returned: Vec::new(), part, generation };
@@ -280,7 +280,9 @@ impl ChannelGuard {
             later.look();
             flight.returned.append(&mut later.returned);
         }
-        self.fit = flight.why.is_none() && flight.sent.is_empty();
+        if flight.why.is_none() && flight.sent.is_empty() {
+            self.done();
+        }
         oldest.results(&mut flight.returned, flight.why.as_ref())
     }
 }

@@ -518,7 +518,7 @@ impl RabbitMq {
             let queue = self.inner.current_name(&queue);
             let Some(message) = pooled.guard.get(&queue).await? else { return Ok(None) };
             // Until the message is settled.
-            pooled.guard.fit = false;
+            pooled.guard.begin();
             let generation = Arc::clone(&pooled.guard.generation);
             let mut delivery = Delivery::new(message.delivery, generation, Keeps::Checkout(pooled));
             delivery.hand_out(&self.inner.link);

@@ -6,10 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use lapin::options::BasicQosOptions;
+
 use crate::base::error::{Failure, Proof};
 use crate::base::runtime::within;
 use crate::kinds::rabbitmq::Inner;
+use crate::kinds::rabbitmq::channel::ChannelGuard;
 use crate::kinds::rabbitmq::dial::Probe;
+use crate::kinds::rabbitmq::errors::answered;
 use crate::kinds::rabbitmq::generation::Generation;
 use crate::net::count::Counted;
 
@@ -85,5 +89,39 @@ impl Inner {
             Ok(probe)
         });
         opened.await?
+    }
+}
+
+impl Generation {
+    /// Asks the broker over this connection, on a channel of the verbs if one is idle: a broker that has no room for
+    /// another one may end the connection.
+    async fn round_trip(self: &Arc<Self>) -> Result<(), Failure> {
+        let mut blocked = self.blocked.subscribe();
+        let is_blocked = || Failure::unasked(format!("it could not be asked{}", self.why_blocked()));
+        if blocked.borrow_and_update().is_some() {
+            return Err(is_blocked());
+        }
+        let ask = async {
+            let mut guard = match self.idle_channel() {
+                Some(guard) => guard,
+                None => {
+                    let Some(place) = self.channels.try_place() else {
+                        return Err(Failure::unasked("the connection has no room for one more channel"));
+                    };
+                    let guard = ChannelGuard::open(self, place, None, None).await;
+                    guard.map_err(answered)?.confirming().await.map_err(answered)?
+                }
+            };
+            let channel = Arc::clone(&guard.channel);
+            // The verbs that share it consume nothing, so that it says nothing to them.
+            let asked = guard.ask("a ping", channel.basic_qos(1, BasicQosOptions::default())).await;
+            asked.map_err(answered)
+        };
+        tokio::select! {
+            biased;
+            answer = ask => answer,
+            // Silence is what a block is.
+            _ = blocked.wait_for(Option::is_some) => Err(is_blocked()),
+        }
     }
 }
