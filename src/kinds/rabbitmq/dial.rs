@@ -4,14 +4,12 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_rs::traits::{Executor, Reactor};
 use async_rs::util::{RuntimeParts, Task};
 use async_rs::{Runtime, Tokio};
 use futures_core::Stream;
-use lapin::options::BasicQosOptions;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::uri::AMQPUri;
 use lapin::{AsyncTcpStream, ConnectionProperties, ErrorKind};
@@ -26,88 +24,8 @@ use crate::base::runtime::within;
 use crate::kinds::rabbitmq::RabbitMqConfig;
 use crate::kinds::rabbitmq::frame::{LARGEST, MORE_THAN_USUAL};
 use crate::kinds::rabbitmq::generation::{GOODBYE, LINGER};
-use crate::net::count::Counted;
 use crate::net::kill_switch::KillSwitch;
 use crate::net::tls::{self, Stream as OwnStream, Tls};
-
-/// The prober's own connection, on its own runtime, with a channel kept open. Says goodbye in the
-/// background when it drops: a ping may be given up at any time.
-pub(super) struct Probe {
-    pub(super) config: Arc<RabbitMqConfig>,
-    pub(super) channel: lapin::Channel,
-    pub(super) runtime: Handle,
-    goodbye: Option<Goodbye>,
-}
-
-struct Goodbye {
-    pub(super) connection: lapin::Connection,
-    pub(super) switch: KillSwitch,
-    pub(super) gone: CancellationToken,
-    given_up: CancellationToken,
-    _counted: Counted,
-}
-
-impl Probe {
-    /// Opening it, within the operation timeout, and its goodbye are cut short when it is given up.
-    pub(super) async fn open(
-        config: Arc<RabbitMqConfig>,
-        tls: Tls,
-        counted: Counted,
-        given_up: CancellationToken,
-    ) -> Result<Self, Failure> {
-        let opening = async {
-            let dialled = dial(&config, &tls, &format!("{} probe", config.connection_name), PROBE_FRAME_MAX).await?;
-            let (switch, gone) = (dialled.switch.clone(), dialled.gone.clone());
-            let cut = CutOnDrop::new(&switch);
-            let connection = dialled.connect();
-            let opened = connection.create_channel().await;
-            let channel = opened.map_err(|error| Failure::transient(config.redacted(error)))?;
-            cut.disarm();
-            Ok::<_, Failure>((channel, connection, switch, gone))
-        };
-        let (channel, connection, switch, gone) = tokio::select! {
-            opened = within(config.operation_timeout, opening) => opened??,
-            () = given_up.cancelled() => return Err(Failure::transient("the prober has ended")),
-        };
-        let goodbye = Some(Goodbye { connection, switch, gone, given_up, _counted: counted });
-        Ok(Probe { config, channel, runtime: Handle::current(), goodbye })
-    }
-
-    /// Goes to the broker's channel process and back, and needs no permission.
-    pub(super) async fn round_trip(&self) -> lapin::Result<()> {
-        self.channel.basic_qos(1, BasicQosOptions::default()).await
-    }
-}
-
-impl Drop for Probe {
-    fn drop(&mut self) {
-        let Some(goodbye) = self.goodbye.take() else { return };
-        let (config, channel) = (Arc::clone(&self.config), self.channel.clone());
-        self.runtime.spawn(async move {
-            // As a whole: a field not named here would drop, and no longer count, before the task runs.
-            let goodbye = goodbye;
-            let cut = CutOnDrop::new(&goodbye.switch);
-            let said = async {
-                channel.close(200, "OK".into()).await?;
-                goodbye.connection.close(200, "OK".into()).await
-            };
-            let said = tokio::select! {
-                said = within(GOODBYE * 2, said) => Some(said),
-                () = goodbye.given_up.cancelled() => None,
-            };
-            tracing::trace!(host = %config.host, ?said, "the prober's connection is closed");
-            // It is gone in microseconds, and would call a cut an error; if not, it is cut.
-            if matches!(said, Some(Ok(Ok(())))) {
-                let _ = within(LINGER, goodbye.gone.cancelled()).await;
-            }
-            drop(cut);
-            let _ = within(LINGER, goodbye.gone.cancelled()).await;
-        });
-    }
-}
-
-/// The least that AMQP allows: probes are small.
-const PROBE_FRAME_MAX: u32 = 4096;
 
 /// A new connection, cut again unless it is taken.
 pub(super) struct Dialled {
@@ -168,7 +86,7 @@ pub(super) async fn dial_for_all(config: &RabbitMqConfig, tls: &Tls) -> Result<D
 }
 
 /// Connects on the current runtime.
-async fn dial(config: &RabbitMqConfig, tls: &Tls, name: &str, frame_max: u32) -> Result<Dialled, Failure> {
+pub(super) async fn dial(config: &RabbitMqConfig, tls: &Tls, name: &str, frame_max: u32) -> Result<Dialled, Failure> {
     let switch = KillSwitch::new();
     let cut = CutOnDrop::new(&switch);
     let gone = CancellationToken::new();

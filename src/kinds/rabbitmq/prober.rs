@@ -1,4 +1,6 @@
 //! How the prober asks: on a connection of its own, and on the resource's where that has no answer.
+//!
+//! The lock of a `Prober` is held while its connection is being opened, so closing it waits for that.
 
 use std::future::pending;
 use std::pin::pin;
@@ -7,15 +9,20 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use lapin::options::BasicQosOptions;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 
 use crate::base::error::{Failure, Proof};
 use crate::base::runtime::within;
 use crate::kinds::rabbitmq::Inner;
 use crate::kinds::rabbitmq::channel::ChannelGuard;
-use crate::kinds::rabbitmq::dial::Probe;
+use crate::kinds::rabbitmq::config::RabbitMqConfig;
+use crate::kinds::rabbitmq::dial::{CutOnDrop, dial};
 use crate::kinds::rabbitmq::errors::answered;
-use crate::kinds::rabbitmq::generation::Generation;
+use crate::kinds::rabbitmq::generation::{GOODBYE, Generation, LINGER};
 use crate::net::count::Counted;
+use crate::net::kill_switch::KillSwitch;
+use crate::net::tls::Tls;
 
 /// What the prober of a connection has of its own.
 #[derive(Default)]
@@ -125,3 +132,82 @@ impl Generation {
         }
     }
 }
+
+/// The prober's own connection, on its own runtime, with a channel kept open. Says goodbye in the
+/// background when it drops: a ping may be given up at any time.
+pub(super) struct Probe {
+    config: Arc<RabbitMqConfig>,
+    channel: lapin::Channel,
+    runtime: Handle,
+    goodbye: Option<Goodbye>,
+}
+
+struct Goodbye {
+    connection: lapin::Connection,
+    switch: KillSwitch,
+    gone: CancellationToken,
+    given_up: CancellationToken,
+    _counted: Counted,
+}
+
+impl Probe {
+    /// Opening it, within the operation timeout, and its goodbye are cut short when it is given up.
+    async fn open(
+        config: Arc<RabbitMqConfig>,
+        tls: Tls,
+        counted: Counted,
+        given_up: CancellationToken,
+    ) -> Result<Self, Failure> {
+        let opening = async {
+            let dialled = dial(&config, &tls, &format!("{} probe", config.connection_name), PROBE_FRAME_MAX).await?;
+            let (switch, gone) = (dialled.switch.clone(), dialled.gone.clone());
+            let cut = CutOnDrop::new(&switch);
+            let connection = dialled.connect();
+            let opened = connection.create_channel().await;
+            let channel = opened.map_err(|error| Failure::transient(config.redacted(error)))?;
+            cut.disarm();
+            Ok::<_, Failure>((channel, connection, switch, gone))
+        };
+        let (channel, connection, switch, gone) = tokio::select! {
+            opened = within(config.operation_timeout, opening) => opened??,
+            () = given_up.cancelled() => return Err(Failure::transient("the prober has ended")),
+        };
+        let goodbye = Some(Goodbye { connection, switch, gone, given_up, _counted: counted });
+        Ok(Probe { config, channel, runtime: Handle::current(), goodbye })
+    }
+
+    /// Goes to the broker's channel process and back, and needs no permission.
+    async fn round_trip(&self) -> lapin::Result<()> {
+        self.channel.basic_qos(1, BasicQosOptions::default()).await
+    }
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        let Some(goodbye) = self.goodbye.take() else { return };
+        let (config, channel) = (Arc::clone(&self.config), self.channel.clone());
+        self.runtime.spawn(async move {
+            // As a whole: a field not named here would drop, and no longer count, before the task runs.
+            let goodbye = goodbye;
+            let cut = CutOnDrop::new(&goodbye.switch);
+            let said = async {
+                channel.close(200, "OK".into()).await?;
+                goodbye.connection.close(200, "OK".into()).await
+            };
+            let said = tokio::select! {
+                said = within(GOODBYE * 2, said) => Some(said),
+                () = goodbye.given_up.cancelled() => None,
+            };
+            tracing::trace!(host = %config.host, ?said, "the prober's connection is closed");
+            // It is gone in microseconds, and would call a cut an error; if not, it is cut.
+            if matches!(said, Some(Ok(Ok(())))) {
+                let _ = within(LINGER, goodbye.gone.cancelled()).await;
+            }
+            drop(cut);
+            let _ = within(LINGER, goodbye.gone.cancelled()).await;
+        });
+    }
+}
+
+/// The least that AMQP allows: probes are small.
+const PROBE_FRAME_MAX: u32 = 4096;
