@@ -11,7 +11,7 @@ use lapin::types::FieldTable;
 use crate::base::error::Error;
 use crate::base::runtime::block_on;
 use crate::kinds::rabbitmq::{
-    self as tasks, Batch, Consume, DeclaredQueue, Exchange, Inner, Message, Published, Queue,
+    self as tasks, Batch, Consume, DeclaredQueue, Exchange, Message, Published, Queue, Session,
 };
 
 /// A RabbitMQ for threads: one connection, shared with the async facade. Cheap to clone.
@@ -20,12 +20,12 @@ use crate::kinds::rabbitmq::{
 /// on a current-thread runtime each of them answers [`Error::InAsyncContext`].
 #[derive(Clone)]
 pub struct RabbitMq {
-    inner: Arc<Inner>,
+    session: Arc<Session>,
 }
 
 impl RabbitMq {
-    pub(crate) fn new(inner: Arc<Inner>) -> Self {
-        RabbitMq { inner }
+    pub(crate) fn new(session: Arc<Session>) -> Self {
+        RabbitMq { session }
     }
 
     /// A channel of one's own, for whatever the other verbs do not do; closed when it drops.
@@ -153,17 +153,17 @@ impl RabbitMq {
     }
 
     fn tasks(&self) -> tasks::RabbitMq {
-        tasks::RabbitMq::over(Arc::clone(&self.inner)).blocking()
+        tasks::RabbitMq::over(Arc::clone(&self.session)).blocking()
     }
 
     fn wait<T>(&self, future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        block_on(self.inner.link.name(), &self.inner.runtime, future)?
+        block_on(self.session.link.name(), &self.session.runtime, future)?
     }
 }
 
 impl fmt::Debug for RabbitMq {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RabbitMq").field("resource", self.inner.link.name()).finish_non_exhaustive()
+        f.debug_struct("RabbitMq").field("resource", self.session.link.name()).finish_non_exhaustive()
     }
 }
 
@@ -218,7 +218,7 @@ impl Consumer {
             return Err(self.consumer.has_ended());
         }
         let next = async { crate::base::runtime::within(limit, self.consumer.next()).await };
-        match block_on(self.rabbit.inner.link.name(), &self.rabbit.inner.runtime, next)? {
+        match block_on(self.rabbit.session.link.name(), &self.rabbit.session.runtime, next)? {
             Err(_elapsed) => Ok(None),
             Ok(Some(Ok(delivery))) => Ok(Some(Delivery { delivery })),
             Ok(Some(Err(error))) => {
@@ -241,7 +241,7 @@ impl Iterator for Consumer {
             return None;
         }
         let next = poll_fn(|cx| self.consumer.poll_delivery(cx));
-        let next = block_on(self.rabbit.inner.link.name(), &self.rabbit.inner.runtime, next);
+        let next = block_on(self.rabbit.session.link.name(), &self.rabbit.session.runtime, next);
         let next = next.unwrap_or_else(|refused| Some(Err(refused)));
         self.ended = !matches!(next, Some(Ok(_)));
         Some(next?.map(|delivery| Delivery { delivery }))

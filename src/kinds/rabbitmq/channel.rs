@@ -15,7 +15,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::base::error::Error;
 use crate::base::process::Ours;
-use crate::kinds::rabbitmq::RabbitMq;
+use crate::kinds::rabbitmq::Session;
 use crate::kinds::rabbitmq::channels::Place;
 use crate::kinds::rabbitmq::errors::{Trouble, short};
 use crate::kinds::rabbitmq::generation::Generation;
@@ -79,7 +79,7 @@ impl fmt::Debug for Channel {
 /// A checked-out channel.
 pub(crate) struct Pooled {
     pub(super) guard: ChannelGuard,
-    pub(super) _lease: Lease<RabbitMq>,
+    pub(super) _lease: Lease<Session>,
 }
 
 /// A channel that nobody else uses. Goes back to the idle ones or closes when it drops.

@@ -16,12 +16,12 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::base::error::Error;
 use crate::base::process::Ours;
 use crate::base::runtime::deadline;
+use crate::kinds::rabbitmq::Session;
 use crate::kinds::rabbitmq::channel::ChannelGuard;
 use crate::kinds::rabbitmq::delivery::{Delivery, Keeps};
 use crate::kinds::rabbitmq::errors::{Trouble, operation};
 use crate::kinds::rabbitmq::stream::Reading;
 use crate::kinds::rabbitmq::topology::{LOCKED_PAUSE, LOCKED_TRIES, is_locked};
-use crate::kinds::rabbitmq::{Inner, RabbitMq};
 use crate::lifecycle::lease::{Claim, Lease};
 use crate::lifecycle::link::Link;
 use crate::net::count::Counted;
@@ -87,7 +87,7 @@ pub struct Consumer {
     pub(super) forked: bool,
     /// What it ended with.
     pub(super) failed: Option<Error>,
-    pub(super) lease: Lease<RabbitMq>,
+    pub(super) lease: Lease<Session>,
 }
 
 impl Consumer {
@@ -131,7 +131,7 @@ impl Consumer {
 
     /// What it is that has ended, for whoever asks for more.
     pub(crate) fn has_ended(&self) -> Error {
-        let Inner { closed, intake, .. } = &*self.lease.inner;
+        let Session { closed, intake, .. } = &*self.lease;
         let resource = || Arc::clone(self.link.name());
         if closed.load(Ordering::SeqCst) {
             return Error::Closed { resource: resource() };
@@ -182,7 +182,7 @@ enum End {
 
 /// Hands a consumer's deliveries on, over all generations.
 pub(super) struct Pump {
-    pub(super) inner: Arc<Inner>,
+    pub(super) session: Arc<Session>,
     pub(super) what: Consume,
     /// The line that consumes.
     pub(super) claim: Claim,
@@ -193,7 +193,7 @@ pub(super) struct Pump {
 
 impl Pump {
     pub(super) async fn run(self, first: Subscription) {
-        self.inner.topology.lock().consumer_came(&self.what.queue);
+        self.session.topology.lock().consumer_came(&self.what.queue);
         let (mut subscription, mut from) = (Some(first), None);
         while let Some(current) = subscription.take() {
             let reading = Arc::clone(&current.reading);
@@ -207,8 +207,8 @@ impl Pump {
             }
         }
         // A connection that is lost while closing takes its queues along anyway.
-        if !self.inner.closed.load(Ordering::SeqCst) {
-            self.inner.topology.lock().consumer_went(&self.what.queue);
+        if !self.session.closed.load(Ordering::SeqCst) {
+            self.session.topology.lock().consumer_went(&self.what.queue);
         }
     }
 
@@ -244,7 +244,7 @@ impl Pump {
                 None => {
                     let source =
                         "the broker cancelled the consumer; its queue was deleted, or has moved to another node";
-                    return End::Failed(self.inner.operation(&consuming(&self.what.queue), source));
+                    return End::Failed(self.session.operation(&consuming(&self.what.queue), source));
                 }
             }
         }
@@ -255,7 +255,7 @@ impl Pump {
         let generation = &channel.generation;
         let cancelling = channel.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
         if let Err(error) = generation.answer("cancelling a consumer", cancelling).await {
-            tracing::debug!(resource = %self.inner.link.name(), %error, "a consumer was not cancelled");
+            tracing::debug!(resource = %self.session.link.name(), %error, "a consumer was not cancelled");
             return;
         }
         let mut nobody = Context::from_waker(Waker::noop());
@@ -298,12 +298,12 @@ impl Pump {
     }
 
     async fn try_again(&self, from: Option<i64>) -> Result<Subscription, Error> {
-        let (_lease, generation) = self.inner.lease(deadline(self.inner.link.patience), self.claim).await?;
-        self.inner.subscribe(&generation, &self.what, self.claim.site, from).await
+        let (_lease, generation) = self.session.lease(deadline(self.session.link.patience), self.claim).await?;
+        self.session.subscribe(&generation, &self.what, self.claim.site, from).await
     }
 
     fn fail(&self, error: Error) {
-        tracing::warn!(resource = %self.inner.link.name(), %error, "a consumer has ended");
+        tracing::warn!(resource = %self.session.link.name(), %error, "a consumer has ended");
         // Refused only when the consumer is gone.
         drop(self.sender.send(Err(error)));
     }

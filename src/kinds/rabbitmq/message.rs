@@ -14,13 +14,15 @@ use lapin::message::BasicReturnMessage;
 use lapin::options::BasicPublishOptions;
 use lapin::types::ShortString;
 use lapin::{BasicProperties, Confirmation};
+use parking_lot::Mutex;
 
 use crate::base::error::{Error, Source};
+use crate::kinds::rabbitmq::RabbitMqConfig;
 use crate::kinds::rabbitmq::channel::ChannelGuard;
 use crate::kinds::rabbitmq::errors::{Trouble, operation};
 use crate::kinds::rabbitmq::frame::header_bytes;
 use crate::kinds::rabbitmq::generation::Generation;
-use crate::kinds::rabbitmq::{Inner, RabbitMqConfig};
+use crate::kinds::rabbitmq::topology::Topology;
 use crate::lifecycle::busy::Busy;
 use crate::lifecycle::work::Work;
 
@@ -225,7 +227,11 @@ impl<I: Iterator<Item = Message>> Parts<I> {
 
 impl ChannelGuard {
     /// Sends these, all at once, but for those that cannot be. An error means that none was.
-    pub(super) async fn send(&mut self, inner: &Inner, messages: &Arc<Vec<Message>>) -> Result<Sent, Error> {
+    pub(super) async fn send(
+        &mut self,
+        topology: &Mutex<Topology>,
+        messages: &Arc<Vec<Message>>,
+    ) -> Result<Sent, Error> {
         let generation = &self.generation;
         let address = |message: &Message| {
             let action = || message.action();
@@ -233,7 +239,7 @@ impl ChannelGuard {
                 generation.fits_header(&action(), &message.properties)?;
             }
             let key = match message.exchange.as_str() {
-                "" => Cow::Owned(inner.current_name(&message.routing_key)),
+                "" => Cow::Owned(topology.lock().current_name(&message.routing_key)),
                 _ => Cow::Borrowed(message.routing_key.as_str()),
             };
             let short = |name: &str| ShortString::try_new(name);

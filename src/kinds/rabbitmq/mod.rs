@@ -81,7 +81,7 @@ use crate::kinds::rabbitmq::dial::{CutOnDrop, dial_for_all};
 use crate::kinds::rabbitmq::errors::{lost, operation, short};
 use crate::kinds::rabbitmq::generation::{GOODBYE, Generation, LINGER};
 use crate::kinds::rabbitmq::message::{Flight, Parts, Sent};
-use crate::kinds::rabbitmq::stream::{Reading, is_stream, reading_from};
+use crate::kinds::rabbitmq::stream::{Reading, reading_from};
 use crate::kinds::rabbitmq::topology::{
     Binding, DECLARING, Declaration, LOCKED_PAUSE, LOCKED_TRIES, Replay, Topology, is_locked,
 };
@@ -106,7 +106,7 @@ impl Resource for RabbitMqResource {
     type Handle = RabbitMq;
 
     async fn connect(&self, link: &Link) -> Result<RabbitMq, Failure> {
-        let inner = Arc::new(Inner {
+        let session = Arc::new(Session {
             config: Arc::clone(&self.config),
             tls: self.tls.clone(),
             link: link.clone(),
@@ -119,7 +119,7 @@ impl Resource for RabbitMqResource {
             probes_given_up: CancellationToken::new(),
             closed: Arc::default(),
         });
-        if let Err(failure) = inner.open_generation(link).await {
+        if let Err(failure) = session.open_generation(link).await {
             let RabbitMqConfig { host, port, .. } = &*self.config;
             // No further attempt mends an answer that is no AMQP, but it may be TLS's.
             let is_no_amqp = dial::is_no_amqp(&failure);
@@ -127,28 +127,28 @@ impl Resource for RabbitMqResource {
             let failure = self.tls.or_wanted(failure, host, *port, "use amqps://").await;
             return Err(Failure { permanent: failure.permanent || is_no_amqp, ..failure });
         }
-        Ok(RabbitMq::over(inner))
+        Ok(RabbitMq::over(session))
     }
 
     async fn recover(&self, link: &Link, lost: &RabbitMq) -> Result<bool, Failure> {
-        let old = lost.inner.current.write().take();
+        let old = lost.session.current.write().take();
         if let Some(old) = old {
-            old.switch.cut_because(lost.inner.link.why_cut());
+            old.switch.cut_because(lost.session.link.why_cut());
         }
-        lost.inner.open_generation(link).await?;
+        lost.session.open_generation(link).await?;
         Ok(true)
     }
 
     async fn ping(&self, rabbit: &RabbitMq) -> Result<(), Failure> {
-        let generation = rabbit.inner.alive().ok_or_else(|| Failure::transient("the connection is gone"))?;
-        rabbit.inner.ask(&generation).await
+        let generation = rabbit.session.alive().ok_or_else(|| Failure::transient("the connection is gone"))?;
+        rabbit.session.ask(&generation).await
     }
 
     async fn close(&self, rabbit: RabbitMq) -> Result<(), Failure> {
-        let inner = &rabbit.inner;
-        inner.closed.store(true, Ordering::SeqCst);
-        inner.intake.cancel();
-        let generation = inner.current.read().clone();
+        let session = &rabbit.session;
+        session.closed.store(true, Ordering::SeqCst);
+        session.intake.cancel();
+        let generation = session.current.read().clone();
         // Its goodbye is said beside the other one, unless a ping has it.
         if let Some(Ok(mut prober)) = generation.as_ref().map(|generation| generation.prober.try_lock()) {
             drop(prober.probe.take());
@@ -161,28 +161,28 @@ impl Resource for RabbitMqResource {
             if let Some(generation) = &generation {
                 drop(generation.prober.lock().await.probe.take());
             }
-            none(&inner.probes).await;
+            none(&session.probes).await;
         };
         // Its goodbye takes a moment; where there was none for the other, not much longer.
         let patience = if generation.is_some() && goodbye.is_ok() { GOODBYE * 2 + LINGER } else { LINGER };
         if within(patience, no_probe()).await.is_err() {
-            inner.probes_given_up.cancel();
+            session.probes_given_up.cancel();
             // Cut, they are gone in microseconds.
             let _ = within(LINGER, no_probe()).await;
         }
-        inner.current.write().take();
+        session.current.write().take();
         goodbye
     }
 
     fn cut(&self, rabbit: &RabbitMq) {
-        if let Some(generation) = &*rabbit.inner.current.read() {
-            generation.switch.cut_because(rabbit.inner.link.why_cut());
+        if let Some(generation) = &*rabbit.session.current.read() {
+            generation.switch.cut_because(rabbit.session.link.why_cut());
         }
     }
 
     async fn stop_intake(&self, rabbit: &RabbitMq) {
-        rabbit.inner.intake.cancel();
-        none(&rabbit.inner.consumers).await;
+        rabbit.session.intake.cancel();
+        none(&rabbit.session.consumers).await;
     }
 
     fn endpoint(&self) -> String {
@@ -197,7 +197,7 @@ impl Resource for RabbitMqResource {
 
     fn usage(&self, rabbit: &RabbitMq) -> Usage {
         let mut usage = Usage { max: Some(self.config.max_channels), ..Usage::default() };
-        if let Some(generation) = &*rabbit.inner.current.read() {
+        if let Some(generation) = &*rabbit.session.current.read() {
             let max = self.config.max_channels.min(generation.channels.max);
             let idle = generation.channels.idle();
             let in_use = max.saturating_sub(generation.permits.available_permits());
@@ -221,13 +221,13 @@ impl Resource for RabbitMqResource {
 /// then wait, and time out with an error that says so; acknowledgements wait too.
 #[derive(Clone)]
 pub struct RabbitMq {
-    inner: Arc<Inner>,
+    session: Arc<Session>,
     threads: blocking::RabbitMq,
     /// The caller's thread is blocked while a verb runs.
     blocks: bool,
 }
 
-pub(crate) struct Inner {
+pub(crate) struct Session {
     config: Arc<RabbitMqConfig>,
     tls: Tls,
     pub(crate) link: Link,
@@ -249,9 +249,15 @@ impl Provide<blocking::RabbitMq> for RabbitMq {
     }
 }
 
+impl Provide<Session> for RabbitMq {
+    fn provide(&self) -> &Session {
+        &self.session
+    }
+}
+
 impl RabbitMq {
-    pub(crate) fn over(inner: Arc<Inner>) -> Self {
-        RabbitMq { threads: blocking::RabbitMq::new(Arc::clone(&inner)), inner, blocks: false }
+    pub(crate) fn over(session: Arc<Session>) -> Self {
+        RabbitMq { threads: blocking::RabbitMq::new(Arc::clone(&session)), session, blocks: false }
     }
 
     /// The same for a caller whose thread is blocked while a verb runs.
@@ -277,7 +283,7 @@ impl RabbitMq {
     #[track_caller]
     pub fn channel(&self) -> impl Future<Output = Result<Channel, Error>> + Send {
         let claim = self.claim();
-        async move { Ok(Channel { pooled: Ours::new(self.inner.check_out(claim, Use::Raw).await?) }) }
+        async move { Ok(Channel { pooled: Ours::new(self.session.check_out(claim, Use::Raw).await?) }) }
     }
 
     /// Declares an exchange, now and after every reconnect.
@@ -292,9 +298,9 @@ impl RabbitMq {
     pub fn declare_exchange(&self, exchange: Exchange) -> impl Future<Output = Result<(), Error>> + Send {
         let claim = self.claim();
         async move {
-            self.inner.declare(claim, Declaration::Exchange(&exchange)).await?;
+            self.session.declare(claim, Declaration::Exchange(&exchange)).await?;
             if !exchange.options.passive {
-                self.inner.topology.lock().exchange(exchange);
+                self.session.topology.lock().exchange(exchange);
             }
             Ok(())
         }
@@ -312,12 +318,12 @@ impl RabbitMq {
     pub fn declare_queue(&self, queue: Queue) -> impl Future<Output = Result<DeclaredQueue, Error>> + Send {
         let claim = self.claim();
         async move {
-            let declared = self.inner.declare(claim, Declaration::Queue(&queue)).await?;
+            let declared = self.session.declare(claim, Declaration::Queue(&queue)).await?;
             // A queue's declaration answers it.
-            let declared = declared.ok_or_else(|| self.inner.closed_error())?;
+            let declared = declared.ok_or_else(|| self.session.closed_error())?;
             let name = declared.name().to_string();
             if !queue.options.passive {
-                self.inner.topology.lock().queue(queue, &name);
+                self.session.topology.lock().queue(queue, &name);
             }
             Ok(DeclaredQueue { name, messages: declared.message_count(), consumers: declared.consumer_count() })
         }
@@ -364,8 +370,8 @@ impl RabbitMq {
             arguments,
         };
         async move {
-            self.inner.declare(claim, Declaration::Binding(&binding, &self.inner)).await?;
-            self.inner.topology.lock().binding(binding);
+            self.session.declare(claim, Declaration::Binding(&binding)).await?;
+            self.session.topology.lock().binding(binding);
             Ok(())
         }
     }
@@ -382,10 +388,10 @@ impl RabbitMq {
         let claim = self.claim();
         let queue = queue.to_owned();
         async move {
-            let mut pooled = self.inner.check_out(claim, Use::Verb).await?;
-            let name = self.inner.current_name(&queue);
+            let mut pooled = self.session.check_out(claim, Use::Verb).await?;
+            let name = self.session.current_name(&queue);
             pooled.guard.delete_queue(&name).await?;
-            self.inner.topology.lock().forget_queue(&queue);
+            self.session.topology.lock().forget_queue(&queue);
             Ok(())
         }
     }
@@ -402,16 +408,16 @@ impl RabbitMq {
         let claim = self.claim();
         let exchange = exchange.to_owned();
         async move {
-            let mut pooled = self.inner.check_out(claim, Use::Verb).await?;
+            let mut pooled = self.session.check_out(claim, Use::Verb).await?;
             pooled.guard.delete_exchange(&exchange).await?;
-            self.inner.topology.lock().forget_exchange(&exchange);
+            self.session.topology.lock().forget_exchange(&exchange);
             Ok(())
         }
     }
 
     /// The present name of a queue that the broker named; other names are answered as they are.
     pub fn current_name(&self, queue: &str) -> String {
-        self.inner.current_name(queue)
+        self.session.current_name(queue)
     }
 
     /// Publishes a message and waits for the broker's confirm. A message that reaches no queue
@@ -431,10 +437,10 @@ impl RabbitMq {
     pub fn publish(&self, message: Message) -> impl Future<Output = Result<Published, Error>> + Send {
         let claim = self.claim();
         async move {
-            let (mut pooled, sent) = self.inner.send(claim, &Arc::new(vec![message])).await?;
+            let (mut pooled, sent) = self.session.send(claim, &Arc::new(vec![message])).await?;
             let mut results = pooled.guard.settle(&mut Flight::from(sent)).await;
             // One message, one result.
-            results.pop().unwrap_or_else(|| Err(self.inner.closed_error()))
+            results.pop().unwrap_or_else(|| Err(self.session.closed_error()))
         }
     }
 
@@ -459,9 +465,9 @@ impl RabbitMq {
         I::IntoIter: Send,
     {
         let claim = self.claim();
-        let mut parts = Parts::new(messages.into_iter(), &self.inner.config);
+        let mut parts = Parts::new(messages.into_iter(), &self.session.config);
         async move {
-            let (mut pooled, sent) = self.inner.send(claim, &parts.next()).await?;
+            let (mut pooled, sent) = self.session.send(claim, &parts.next()).await?;
             let mut flight = Flight::from(sent);
             let (mut results, mut trouble, mut unsent) = (Vec::new(), None, 0);
             loop {
@@ -470,7 +476,7 @@ impl RabbitMq {
                     if part.is_empty() {
                         break;
                     }
-                    match pooled.guard.send(&self.inner, &part).await {
+                    match pooled.guard.send(&self.session.topology, &part).await {
                         Ok(sent) => flight.push(sent),
                         // None of it was sent, nor will be.
                         Err(error) => (trouble, unsent) = (Some(error), part.len()),
@@ -490,7 +496,7 @@ impl RabbitMq {
             }
             if let Some(why) = trouble {
                 let unsent = unsent + parts.left();
-                let error = || self.inner.operation("publishing (it was not sent)", why.clone());
+                let error = || self.session.operation("publishing (it was not sent)", why.clone());
                 results.extend((0..unsent).map(|_| Err(error())));
             }
             Ok(Batch { results })
@@ -510,18 +516,18 @@ impl RabbitMq {
         let claim = self.claim();
         let queue = queue.to_owned();
         async move {
-            if self.inner.is_stream(&queue) == Some(true) {
+            if self.session.is_stream(&queue) == Some(true) {
                 let problem = "a stream is not fetched from, and the broker would end the connection; consume it";
-                return Err(self.inner.operation(&format!("fetching from {queue:?}"), problem));
+                return Err(self.session.operation(&format!("fetching from {queue:?}"), problem));
             }
-            let mut pooled = self.inner.check_out(claim, Use::Verb).await?;
-            let queue = self.inner.current_name(&queue);
+            let mut pooled = self.session.check_out(claim, Use::Verb).await?;
+            let queue = self.session.current_name(&queue);
             let Some(message) = pooled.guard.get(&queue).await? else { return Ok(None) };
             // Until the message is settled.
             pooled.guard.begin();
             let generation = Arc::clone(&pooled.guard.generation);
             let mut delivery = Delivery::new(message.delivery, generation, Keeps::Checkout(pooled));
-            delivery.hand_out(&self.inner.link);
+            delivery.hand_out(&self.session.link);
             Ok(Some(delivery))
         }
     }
@@ -541,29 +547,29 @@ impl RabbitMq {
         let claim = Claim::shared();
         let mut what = what.into();
         async move {
-            let inner = &self.inner;
-            inner.link.process.check()?;
-            if inner.intake.is_cancelled() && !inner.closed.load(Ordering::SeqCst) {
-                return Err(Error::Closing { resource: Arc::clone(inner.link.name()) });
+            let session = &self.session;
+            session.link.process.check()?;
+            if session.intake.is_cancelled() && !session.closed.load(Ordering::SeqCst) {
+                return Err(Error::Closing { resource: Arc::clone(session.link.name()) });
             }
-            what.prefetch.get_or_insert(inner.config.prefetch);
-            let (lease, generation) = inner.lease(deadline(inner.link.patience), claim).await?;
-            let first = inner.subscribe(&generation, &what, claim.site, None).await?;
-            let cancel = inner.intake.child_token();
+            what.prefetch.get_or_insert(session.config.prefetch);
+            let (lease, generation) = session.lease(deadline(session.link.patience), claim).await?;
+            let first = session.subscribe(&generation, &what, claim.site, None).await?;
+            let cancel = session.intake.child_token();
             let (sender, deliveries) = mpsc::unbounded_channel();
             let queue = what.queue.clone();
             let pump = Pump {
-                inner: Arc::clone(inner),
+                session: Arc::clone(session),
                 what,
                 claim,
                 sender,
                 cancel: cancel.clone(),
-                _counted: Counted::new(&inner.consumers),
+                _counted: Counted::new(&session.consumers),
             };
-            inner.runtime.spawn(pump.run(first));
+            session.runtime.spawn(pump.run(first));
             Ok(Consumer {
                 deliveries: Ours::new(deliveries),
-                link: inner.link.clone(),
+                link: session.link.clone(),
                 queue,
                 cancelled: cancel.clone(),
                 forked: false,
@@ -577,7 +583,7 @@ impl RabbitMq {
 
 impl fmt::Debug for RabbitMq {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RabbitMq").field("resource", self.inner.link.name()).finish_non_exhaustive()
+        f.debug_struct("RabbitMq").field("resource", self.session.link.name()).finish_non_exhaustive()
     }
 }
 
@@ -590,7 +596,7 @@ enum Use {
     Verb,
 }
 
-impl Inner {
+impl Session {
     /// Connects, declares again what was declared before, and puts the new connection in place.
     async fn open_generation(self: &Arc<Self>, link: &Link) -> Result<(), Failure> {
         let config = &self.config;
@@ -644,7 +650,7 @@ impl Inner {
         let replay = Replay::new(link, topology.len());
         let exchanges = topology.exchanges.values().map(|exchange| (None, Declaration::Exchange(exchange)));
         let queues = topology.queues.iter().map(|(known, queue)| (Some(known), Declaration::Queue(&queue.spec)));
-        let bindings = topology.bindings.iter().map(|binding| (None, Declaration::Binding(binding, self)));
+        let bindings = topology.bindings.iter().map(|binding| (None, Declaration::Binding(binding)));
         self.declare_all(generation, &replay, exchanges.collect()).await?;
         self.declare_all(generation, &replay, queues.collect()).await?;
         self.declare_all(generation, &replay, bindings.collect()).await
@@ -703,7 +709,7 @@ impl Inner {
                 Some(guard) => guard,
                 None => ChannelGuard::open(generation, generation.place().await?, None, None).await?,
             };
-            let error = match what.make(&mut guard).await {
+            let error = match what.make(&mut guard, &self.topology).await {
                 Ok(declared) => {
                     *channel = Some(guard);
                     return Ok(declared);
@@ -725,22 +731,22 @@ impl Inner {
     }
 
     fn current_name(&self, queue: &str) -> String {
-        self.topology.lock().queues.get(queue).map_or_else(|| queue.to_owned(), |queue| queue.name.clone())
+        self.topology.lock().current_name(queue)
     }
 
     /// Whether a queue is a stream, if it was declared here and that says so.
     fn is_stream(&self, queue: &str) -> Option<bool> {
-        is_stream(&self.topology.lock().queues.get(queue)?.spec.arguments)
+        self.topology.lock().is_stream(queue)
     }
 
     /// A lease with the connection behind it, waiting while that is being brought back.
-    async fn lease(&self, deadline: Instant, claim: Claim) -> Result<(Lease<RabbitMq>, Arc<Generation>), Error> {
+    async fn lease(&self, deadline: Instant, claim: Claim) -> Result<(Lease<Session>, Arc<Generation>), Error> {
         let mut reported = false;
         loop {
             if self.closed.load(Ordering::SeqCst) {
                 return Err(self.closed_error());
             }
-            let Some(lease) = self.link.lease::<RabbitMqResource, RabbitMq>(claim) else {
+            let Some(lease) = self.link.lease::<RabbitMqResource, Session>(claim) else {
                 self.link.ready_within(deadline.saturating_duration_since(Instant::now())).await?;
                 continue;
             };
@@ -762,10 +768,10 @@ impl Inner {
 
     /// Declares, and once more if the answer is lost and the policy says so.
     async fn declare(&self, claim: Claim, what: Declaration<'_>) -> Result<Option<lapin::Queue>, Error> {
-        let answer = what.make(&mut self.check_out(claim, Use::Verb).await?.guard).await;
+        let answer = what.make(&mut self.check_out(claim, Use::Verb).await?.guard, &self.topology).await;
         match answer {
             Err(Error::Lost { .. }) if self.link.repeat == Repeat::Idempotent && !self.intake.is_cancelled() => {
-                what.make(&mut self.check_out(claim, Use::Verb).await?.guard).await
+                what.make(&mut self.check_out(claim, Use::Verb).await?.guard, &self.topology).await
             }
             answer => answer,
         }
@@ -776,7 +782,7 @@ impl Inner {
         let deadline = deadline(self.link.patience);
         loop {
             let mut pooled = self.check_out_by(deadline, claim, Use::Verb).await?;
-            match pooled.guard.send(self, messages).await {
+            match pooled.guard.send(&self.topology, messages).await {
                 Ok(sent) => return Ok((pooled, sent)),
                 Err(error) if self.may_wait(&error, deadline) => {}
                 Err(error) => return Err(error),

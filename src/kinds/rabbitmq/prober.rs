@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::base::error::{Failure, Proof};
 use crate::base::runtime::within;
-use crate::kinds::rabbitmq::Inner;
+use crate::kinds::rabbitmq::Session;
 use crate::kinds::rabbitmq::channel::ChannelGuard;
 use crate::kinds::rabbitmq::config::RabbitMqConfig;
 use crate::kinds::rabbitmq::dial::{CutOnDrop, dial};
@@ -39,7 +39,7 @@ const HEAD_START: Duration = Duration::from_millis(200);
 /// How long the prober goes without a connection of its own after it got none: each attempt is a line in the broker's log.
 const PAUSE: Duration = Duration::from_secs(10);
 
-impl Inner {
+impl Session {
     /// Asks the broker for a sign of life.
     pub(super) async fn ask(&self, generation: &Arc<Generation>) -> Result<(), Failure> {
         let Ok(Ok(probe)) = within(HEAD_START, self.probe(generation)).await else {

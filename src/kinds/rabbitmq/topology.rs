@@ -11,8 +11,8 @@ use lapin::{ErrorKind, ExchangeKind};
 use parking_lot::Mutex;
 
 use crate::base::error::Error;
-use crate::kinds::rabbitmq::Inner;
 use crate::kinds::rabbitmq::channel::ChannelGuard;
+use crate::kinds::rabbitmq::stream::is_stream;
 use crate::lifecycle::link::Link;
 
 /// An exchange to declare. Durable unless made [transient](Exchange::transient).
@@ -180,6 +180,16 @@ pub(super) struct KnownQueue {
 }
 
 impl Topology {
+    /// The present name of a queue that the broker named; other names are answered as they are.
+    pub(super) fn current_name(&self, queue: &str) -> String {
+        self.queues.get(queue).map_or_else(|| queue.to_owned(), |queue| queue.name.clone())
+    }
+
+    /// Whether a queue is a stream, if it was declared here and that says so.
+    pub(super) fn is_stream(&self, queue: &str) -> Option<bool> {
+        is_stream(&self.queues.get(queue)?.spec.arguments)
+    }
+
     pub(super) fn len(&self) -> usize {
         self.exchanges.len() + self.queues.len() + self.bindings.len()
     }
@@ -249,16 +259,22 @@ impl Topology {
 pub(super) enum Declaration<'a> {
     Exchange(&'a Exchange),
     Queue(&'a Queue),
-    Binding(&'a Binding, &'a Inner),
+    Binding(&'a Binding),
 }
 
 impl Declaration<'_> {
-    pub(super) async fn make(&self, guard: &mut ChannelGuard) -> Result<Option<lapin::Queue>, Error> {
+    /// Declares it on this channel. A queue is bound by its present name.
+    pub(super) async fn make(
+        &self,
+        guard: &mut ChannelGuard,
+        topology: &Mutex<Topology>,
+    ) -> Result<Option<lapin::Queue>, Error> {
         match self {
             Declaration::Exchange(exchange) => guard.declare_exchange(exchange).await.map(|()| None),
             Declaration::Queue(queue) => guard.declare_queue(queue).await.map(Some),
-            Declaration::Binding(binding, inner) => {
-                guard.bind(binding, &inner.current_name(&binding.queue)).await.map(|()| None)
+            Declaration::Binding(binding) => {
+                let queue = topology.lock().current_name(&binding.queue);
+                guard.bind(binding, &queue).await.map(|()| None)
             }
         }
     }
