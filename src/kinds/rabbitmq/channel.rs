@@ -17,9 +17,9 @@ use crate::base::error::Error;
 use crate::base::process::Ours;
 use crate::kinds::rabbitmq::Session;
 use crate::kinds::rabbitmq::channels::Place;
+use crate::kinds::rabbitmq::declare::{Binding, Exchange, Queue};
 use crate::kinds::rabbitmq::errors::{Trouble, short};
 use crate::kinds::rabbitmq::generation::Generation;
-use crate::kinds::rabbitmq::topology::{Binding, Exchange, Queue};
 use crate::lifecycle::lease::Lease;
 use crate::lifecycle::wait::Lending;
 

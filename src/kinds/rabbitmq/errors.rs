@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use lapin::ErrorKind;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
@@ -78,4 +79,19 @@ pub(super) fn operation(link: &Link, action: &str, source: impl Into<BoxError>) 
 /// A name as AMQP has it; the driver panics where it is too long.
 pub(super) fn short(link: &Link, action: &str, text: &str) -> Result<ShortString, Error> {
     ShortString::try_new(text).map_err(|error| operation(link, action, error))
+}
+
+/// How often, and after what pause, an exclusive queue or consumer is tried again: the broker may
+/// not have noticed yet that the connection which had it is gone.
+pub(super) const LOCKED_TRIES: usize = 15;
+pub(super) const LOCKED_PAUSE: Duration = Duration::from_millis(100);
+
+/// Whether somebody else has it for himself.
+pub(super) fn is_locked(error: &Error) -> bool {
+    let Error::Operation { source, .. } = error else { return false };
+    matches!(
+        source.downcast_ref::<lapin::Error>().map(lapin::Error::kind),
+        Some(ErrorKind::ProtocolError(error))
+            if matches!(error.kind(), AMQPErrorKind::Soft(AMQPSoftError::RESOURCELOCKED | AMQPSoftError::ACCESSREFUSED))
+    )
 }

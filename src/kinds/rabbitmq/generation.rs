@@ -2,10 +2,9 @@
 //!
 //! The driver's futures may never resolve, so each of them is raced with the connection's kill switch and a limit.
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::Poll;
 use std::time::Duration;
 
 use lapin::Event;
@@ -22,6 +21,7 @@ use crate::kinds::rabbitmq::channels::{Channels, Waiting};
 use crate::kinds::rabbitmq::dial::CutOnDrop;
 use crate::kinds::rabbitmq::errors::{Trouble, lost};
 use crate::kinds::rabbitmq::prober::Prober;
+use crate::kinds::rabbitmq::together::together;
 use crate::lifecycle::lease::Claim;
 use crate::lifecycle::link::Link;
 use crate::lifecycle::wait::Quota;
@@ -199,12 +199,11 @@ impl Generation {
             return Err(Failure::transient("the connection was lost before it could be closed"));
         }
         let channels = self.channels.take_all();
-        let mut closing: Vec<_> = channels.iter().map(|channel| Box::pin(channel.close(200, "OK".into()))).collect();
-        let every_channel = poll_fn(|cx| {
+        let every_channel = together(channels.into_iter().map(|channel| async move {
             // One that is closed already needs no goodbye.
-            closing.retain_mut(|closing| closing.as_mut().poll(cx).is_pending());
-            if closing.is_empty() { Poll::Ready(Ok(())) } else { Poll::Pending }
-        });
+            let _ = channel.close(200, "OK".into()).await;
+            Ok(())
+        }));
         let goodbye = async {
             self.answer("closing every channel", every_channel).await?;
             self.channels.none_is_closing().await;

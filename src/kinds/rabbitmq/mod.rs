@@ -34,6 +34,7 @@ mod channel;
 mod channels;
 mod config;
 mod consumer;
+mod declare;
 mod delivery;
 mod dial;
 mod errors;
@@ -42,7 +43,9 @@ mod frame;
 mod generation;
 mod message;
 mod prober;
+mod replay;
 mod stream;
+mod together;
 mod topology;
 
 use std::fmt;
@@ -50,7 +53,6 @@ use std::future::{Future, poll_fn};
 use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::Poll;
 use std::time::Instant;
 
 use futures_core::Stream;
@@ -64,9 +66,9 @@ use tokio_util::sync::CancellationToken;
 pub use self::channel::Channel;
 pub use self::config::RabbitMqConfig;
 pub use self::consumer::{Consume, Consumer};
+pub use self::declare::{DeclaredQueue, Exchange, Queue};
 pub use self::delivery::Delivery;
 pub use self::message::{Batch, Message, Published};
-pub use self::topology::{DeclaredQueue, Exchange, Queue};
 
 use crate::base::error::{BoxError, Error, Failure};
 use crate::base::process::Ours;
@@ -76,15 +78,14 @@ use crate::kinds::rabbitmq::channel::{ChannelGuard, Pooled};
 use crate::kinds::rabbitmq::channels::Channels;
 use crate::kinds::rabbitmq::config::SCHEMES;
 use crate::kinds::rabbitmq::consumer::{Pump, Subscription};
+use crate::kinds::rabbitmq::declare::{Binding, Declaration};
 use crate::kinds::rabbitmq::delivery::Keeps;
 use crate::kinds::rabbitmq::dial::{CutOnDrop, dial_for_all};
 use crate::kinds::rabbitmq::errors::{lost, operation, short};
 use crate::kinds::rabbitmq::generation::{GOODBYE, Generation, LINGER};
 use crate::kinds::rabbitmq::message::{Flight, Parts, Sent};
 use crate::kinds::rabbitmq::stream::{Reading, reading_from};
-use crate::kinds::rabbitmq::topology::{
-    Binding, DECLARING, Declaration, LOCKED_PAUSE, LOCKED_TRIES, Replay, Topology, is_locked,
-};
+use crate::kinds::rabbitmq::topology::Topology;
 use crate::lifecycle::close::phase::Phase;
 use crate::lifecycle::lease::{Claim, Lease, Provide};
 use crate::lifecycle::link::Link;
@@ -641,93 +642,6 @@ impl Session {
         cut.disarm();
         *self.current.write() = Some(generation);
         Ok(())
-    }
-
-    /// Declares everything again, side by side, and tells how far it has come. What the broker refuses is left out and
-    /// logged: it must not keep the rest from working.
-    async fn replay(&self, generation: &Arc<Generation>, link: &Link) -> Result<(), Failure> {
-        let topology = self.topology.lock().clone();
-        let replay = Replay::new(link, topology.len());
-        let exchanges = topology.exchanges.values().map(|exchange| (None, Declaration::Exchange(exchange)));
-        let queues = topology.queues.iter().map(|(known, queue)| (Some(known), Declaration::Queue(&queue.spec)));
-        let bindings = topology.bindings.iter().map(|binding| (None, Declaration::Binding(binding)));
-        self.declare_all(generation, &replay, exchanges.collect()).await?;
-        self.declare_all(generation, &replay, queues.collect()).await?;
-        self.declare_all(generation, &replay, bindings.collect()).await
-    }
-
-    /// These, a queue with the name by which the caller knows it.
-    async fn declare_all(
-        &self,
-        generation: &Arc<Generation>,
-        replay: &Replay<'_>,
-        all: Vec<(Option<&String>, Declaration<'_>)>,
-    ) -> Result<(), Failure> {
-        let channels = DECLARING.min(all.len()).min(generation.connection.configuration().channel_max().into());
-        let all = Mutex::new(all.iter());
-        let next = || all.lock().next();
-        let declare = async || {
-            let mut guard = None;
-            while let Some((known, what)) = next() {
-                let declared = self.again(generation, &mut guard, what).await?;
-                if let (Some(known), Some(declared)) = (known, declared) {
-                    self.topology.lock().rename(known, declared.name().as_str());
-                }
-                replay.one_more();
-            }
-            // Its number is free again before anybody else wants one.
-            if let Some(guard) = guard {
-                let _ = generation.answer("closing a channel", guard.channel.close(200, "OK".into())).await;
-            }
-            Ok(())
-        };
-        let mut declaring: Vec<_> = (0..channels).map(|_| Box::pin(declare())).collect();
-        poll_fn(|cx| {
-            let mut outcome = Ok(());
-            declaring.retain_mut(|one| match one.as_mut().poll(cx) {
-                Poll::Ready(Err(failure)) => {
-                    outcome = Err(failure);
-                    false
-                }
-                ended => ended.is_pending(),
-            });
-            if outcome.is_err() || declaring.is_empty() { Poll::Ready(outcome) } else { Poll::Pending }
-        })
-        .await
-    }
-
-    /// Declares this on the channel, or on a new one where the broker has closed that.
-    async fn again(
-        &self,
-        generation: &Arc<Generation>,
-        channel: &mut Option<ChannelGuard>,
-        what: &Declaration<'_>,
-    ) -> Result<Option<lapin::Queue>, Failure> {
-        let mut tries = 0;
-        loop {
-            let mut guard = match channel.take() {
-                Some(guard) => guard,
-                None => ChannelGuard::open(generation, generation.place().await?, None, None).await?,
-            };
-            let error = match what.make(&mut guard, &self.topology).await {
-                Ok(declared) => {
-                    *channel = Some(guard);
-                    return Ok(declared);
-                }
-                Err(error) => error,
-            };
-            drop(guard);
-            tries += 1;
-            match error {
-                error if !generation.is_alive() => return Err(Failure::transient(error)),
-                error if is_locked(&error) && tries < LOCKED_TRIES => tokio::time::sleep(LOCKED_PAUSE).await,
-                Error::Operation { .. } => {
-                    tracing::warn!(resource = %self.link.name(), %error, "not declared again");
-                    return Ok(None);
-                }
-                error => return Err(Failure::transient(error)),
-            }
-        }
     }
 
     fn current_name(&self, queue: &str) -> String {

@@ -1,0 +1,131 @@
+//! The replay: after a reconnect everything that was declared is declared again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::base::error::{Error, Failure};
+use crate::kinds::rabbitmq::Session;
+use crate::kinds::rabbitmq::channel::ChannelGuard;
+use crate::kinds::rabbitmq::declare::Declaration;
+use crate::kinds::rabbitmq::errors::{LOCKED_PAUSE, LOCKED_TRIES, is_locked};
+use crate::kinds::rabbitmq::generation::Generation;
+use crate::kinds::rabbitmq::together::together;
+use crate::lifecycle::link::Link;
+
+impl Session {
+    /// Declares everything again, side by side, and tells how far it has come. What the broker refuses is left out and
+    /// logged: it must not keep the rest from working.
+    pub(super) async fn replay(&self, generation: &Arc<Generation>, link: &Link) -> Result<(), Failure> {
+        let topology = self.topology.lock().clone();
+        let replay = Replay::new(link, topology.len());
+        let exchanges = topology.exchanges.values().map(|exchange| (None, Declaration::Exchange(exchange)));
+        let queues = topology.queues.iter().map(|(known, queue)| (Some(known), Declaration::Queue(&queue.spec)));
+        let bindings = topology.bindings.iter().map(|binding| (None, Declaration::Binding(binding)));
+        self.declare_all(generation, &replay, exchanges.collect()).await?;
+        self.declare_all(generation, &replay, queues.collect()).await?;
+        self.declare_all(generation, &replay, bindings.collect()).await
+    }
+
+    /// These, a queue with the name by which the caller knows it.
+    async fn declare_all(
+        &self,
+        generation: &Arc<Generation>,
+        replay: &Replay<'_>,
+        all: Vec<(Option<&String>, Declaration<'_>)>,
+    ) -> Result<(), Failure> {
+        let channels = DECLARING.min(all.len()).min(generation.connection.configuration().channel_max().into());
+        let all = Mutex::new(all.iter());
+        let next = || all.lock().next();
+        let declare = async || {
+            let mut guard = None;
+            while let Some((known, what)) = next() {
+                let declared = self.again(generation, &mut guard, what).await?;
+                if let (Some(known), Some(declared)) = (known, declared) {
+                    self.topology.lock().rename(known, declared.name().as_str());
+                }
+                replay.one_more();
+            }
+            // Its number is free again before anybody else wants one.
+            if let Some(guard) = guard {
+                let _ = generation.answer("closing a channel", guard.channel.close(200, "OK".into())).await;
+            }
+            Ok(())
+        };
+        together((0..channels).map(|_| declare())).await
+    }
+
+    /// Declares this on the channel, or on a new one where the broker has closed that.
+    async fn again(
+        &self,
+        generation: &Arc<Generation>,
+        channel: &mut Option<ChannelGuard>,
+        what: &Declaration<'_>,
+    ) -> Result<Option<lapin::Queue>, Failure> {
+        let mut tries = 0;
+        loop {
+            let mut guard = match channel.take() {
+                Some(guard) => guard,
+                None => ChannelGuard::open(generation, generation.place().await?, None, None).await?,
+            };
+            let error = match what.make(&mut guard, &self.topology).await {
+                Ok(declared) => {
+                    *channel = Some(guard);
+                    return Ok(declared);
+                }
+                Err(error) => error,
+            };
+            drop(guard);
+            tries += 1;
+            match error {
+                error if !generation.is_alive() => return Err(Failure::transient(error)),
+                error if is_locked(&error) && tries < LOCKED_TRIES => tokio::time::sleep(LOCKED_PAUSE).await,
+                Error::Operation { .. } => {
+                    tracing::warn!(resource = %self.link.name(), %error, "not declared again");
+                    return Ok(None);
+                }
+                error => return Err(Failure::transient(error)),
+            }
+        }
+    }
+}
+
+/// How far declaring everything again has come.
+struct Replay<'a> {
+    link: &'a Link,
+    all: usize,
+    done: AtomicUsize,
+    logged: Mutex<Instant>,
+}
+
+impl<'a> Replay<'a> {
+    fn new(link: &'a Link, all: usize) -> Self {
+        let replay = Replay { link, all, done: AtomicUsize::new(0), logged: Mutex::new(Instant::now()) };
+        replay.tell(0);
+        replay
+    }
+
+    fn one_more(&self) {
+        self.tell(self.done.fetch_add(1, Ordering::Relaxed) + 1);
+    }
+
+    fn tell(&self, done: usize) {
+        if self.all == 0 {
+            return;
+        }
+        let far = format!("{done} of {} declared", self.all);
+        let mut logged = self.logged.lock();
+        if logged.elapsed() >= LOG_EVERY {
+            *logged = Instant::now();
+            tracing::info!(resource = %self.link.name(), "{far}");
+        }
+        self.link.progress(far);
+    }
+}
+
+/// On how many channels things are declared again side by side.
+const DECLARING: usize = 32;
+/// How often the log says how far it has come.
+const LOG_EVERY: Duration = Duration::from_secs(1);
