@@ -10,9 +10,8 @@ use lapin::types::FieldTable;
 
 use crate::base::error::Error;
 use crate::base::runtime::block_on;
-use crate::kinds::rabbitmq::{
-    self as tasks, Batch, Consume, DeclaredQueue, Exchange, Message, Published, Queue, Session,
-};
+use crate::kinds::rabbitmq::session::Session;
+use crate::kinds::rabbitmq::{self as tasks, Batch, Consume, DeclaredQueue, Exchange, Message, Published, Queue};
 
 /// A RabbitMQ for threads: one connection, shared with the async facade. Cheap to clone.
 ///

@@ -15,11 +15,11 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::base::error::Error;
 use crate::base::process::Ours;
-use crate::kinds::rabbitmq::Session;
 use crate::kinds::rabbitmq::channels::Place;
 use crate::kinds::rabbitmq::declare::{Binding, Exchange, Queue};
 use crate::kinds::rabbitmq::errors::{Trouble, short};
 use crate::kinds::rabbitmq::generation::Generation;
+use crate::kinds::rabbitmq::session::Session;
 use crate::lifecycle::lease::Lease;
 use crate::lifecycle::wait::Lending;
 

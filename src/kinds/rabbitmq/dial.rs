@@ -21,7 +21,7 @@ use tracing::subscriber::{DefaultGuard, NoSubscriber};
 
 use crate::base::error::Failure;
 use crate::base::runtime::within;
-use crate::kinds::rabbitmq::RabbitMqConfig;
+use crate::kinds::rabbitmq::config::RabbitMqConfig;
 use crate::kinds::rabbitmq::frame::{LARGEST, MORE_THAN_USUAL};
 use crate::kinds::rabbitmq::generation::{GOODBYE, LINGER};
 use crate::net::kill_switch::KillSwitch;

@@ -2,11 +2,13 @@
 //!
 //! The driver's futures may never resolve, so each of them is raced with the connection's kill switch and a limit.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_core::Stream;
 use lapin::Event;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -16,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 use crate::base::error::{Error, Failure, OneLine, TimeoutError};
 use crate::base::holder::Holder;
 use crate::base::runtime;
-use crate::kinds::rabbitmq::RabbitMqConfig;
 use crate::kinds::rabbitmq::channels::{Channels, Waiting};
+use crate::kinds::rabbitmq::config::RabbitMqConfig;
 use crate::kinds::rabbitmq::dial::CutOnDrop;
 use crate::kinds::rabbitmq::errors::{Trouble, lost};
 use crate::kinds::rabbitmq::prober::Prober;
@@ -56,8 +58,26 @@ impl Generation {
         !self.switch.is_cut() && self.connection.status().connected()
     }
 
+    /// Sees what happens to the connection, until it is gone.
+    pub(super) fn watch(self: &Arc<Self>, events: impl Stream<Item = Event> + Send + 'static) {
+        let (watched, switch) = (Arc::downgrade(self), self.switch.clone());
+        tokio::spawn(async move {
+            let mut events = pin!(events);
+            loop {
+                let event = tokio::select! {
+                    event = poll_fn(|cx| events.as_mut().poll_next(cx)) => event,
+                    () = switch.wait() => return,
+                };
+                let (Some(event), Some(generation)) = (event, watched.upgrade()) else { return };
+                if !generation.see(event) {
+                    return;
+                }
+            }
+        });
+    }
+
     /// Whether to go on watching.
-    pub(super) fn see(&self, event: Event) -> bool {
+    fn see(&self, event: Event) -> bool {
         match event {
             Event::ConnectionBlocked(reason) => {
                 tracing::warn!(resource = %self.link.name(), reason = %OneLine(&reason), "blocked by the broker");

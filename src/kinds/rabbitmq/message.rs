@@ -17,8 +17,8 @@ use lapin::{BasicProperties, Confirmation};
 use parking_lot::Mutex;
 
 use crate::base::error::{Error, Source};
-use crate::kinds::rabbitmq::RabbitMqConfig;
 use crate::kinds::rabbitmq::channel::ChannelGuard;
+use crate::kinds::rabbitmq::config::RabbitMqConfig;
 use crate::kinds::rabbitmq::errors::{Trouble, operation};
 use crate::kinds::rabbitmq::frame::header_bytes;
 use crate::kinds::rabbitmq::generation::Generation;

@@ -14,12 +14,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::base::error::{Failure, Proof};
 use crate::base::runtime::within;
-use crate::kinds::rabbitmq::Session;
 use crate::kinds::rabbitmq::channel::ChannelGuard;
 use crate::kinds::rabbitmq::config::RabbitMqConfig;
 use crate::kinds::rabbitmq::dial::{CutOnDrop, dial};
 use crate::kinds::rabbitmq::errors::answered;
 use crate::kinds::rabbitmq::generation::{GOODBYE, Generation, LINGER};
+use crate::kinds::rabbitmq::session::Session;
 use crate::net::count::Counted;
 use crate::net::kill_switch::KillSwitch;
 use crate::net::tls::Tls;

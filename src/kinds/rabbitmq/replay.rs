@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::base::error::{Error, Failure};
-use crate::kinds::rabbitmq::Session;
 use crate::kinds::rabbitmq::channel::ChannelGuard;
 use crate::kinds::rabbitmq::declare::Declaration;
 use crate::kinds::rabbitmq::errors::{LOCKED_PAUSE, LOCKED_TRIES, is_locked};
 use crate::kinds::rabbitmq::generation::Generation;
+use crate::kinds::rabbitmq::session::Session;
 use crate::kinds::rabbitmq::together::together;
 use crate::lifecycle::link::Link;
 

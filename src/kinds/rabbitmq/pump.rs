@@ -1,0 +1,193 @@
+//! The pump of a consumer, which subscribes again after each reconnect and hands on what is delivered.
+
+use std::future::poll_fn;
+use std::panic::Location;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, Waker};
+
+use futures_core::Stream;
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::base::error::Error;
+use crate::base::runtime::deadline;
+use crate::kinds::rabbitmq::channel::ChannelGuard;
+use crate::kinds::rabbitmq::consumer::{Consume, consuming};
+use crate::kinds::rabbitmq::delivery::{Delivery, Keeps};
+use crate::kinds::rabbitmq::errors::{LOCKED_PAUSE, LOCKED_TRIES, Trouble, is_locked, short};
+use crate::kinds::rabbitmq::generation::Generation;
+use crate::kinds::rabbitmq::session::Session;
+use crate::kinds::rabbitmq::stream::{Reading, reading_from};
+use crate::lifecycle::lease::Claim;
+use crate::net::count::Counted;
+
+/// Hands a consumer's deliveries on, over all generations.
+pub(super) struct Pump {
+    pub(super) session: Arc<Session>,
+    pub(super) what: Consume,
+    /// The line that consumes.
+    pub(super) claim: Claim,
+    pub(super) sender: mpsc::UnboundedSender<Result<Delivery, Error>>,
+    pub(super) cancel: CancellationToken,
+    pub(super) _counted: Counted,
+}
+
+impl Pump {
+    pub(super) async fn run(self, first: Subscription) {
+        self.session.topology.lock().consumer_came(&self.what.queue);
+        let (mut subscription, mut from) = (Some(first), None);
+        while let Some(current) = subscription.take() {
+            let reading = Arc::clone(&current.reading);
+            match self.forward(current).await {
+                End::Cancelled => {}
+                End::Lost => {
+                    from = reading.next().or(from);
+                    subscription = self.subscribe_again(from).await;
+                }
+                End::Failed(error) => self.fail(error),
+            }
+        }
+        // A connection that is lost while closing takes its queues along anyway.
+        if !self.session.closed.load(Ordering::SeqCst) {
+            self.session.topology.lock().consumer_went(&self.what.queue);
+        }
+    }
+
+    async fn forward(&self, subscription: Subscription) -> End {
+        let Subscription { mut consumer, channel, reading } = subscription;
+        let generation = Arc::clone(&channel.generation);
+        loop {
+            let next = tokio::select! {
+                biased;
+                () = self.cancel.cancelled() => {
+                    self.unsubscribe(consumer, &channel, &reading).await;
+                    return End::Cancelled;
+                }
+                () = generation.switch.wait() => return End::Lost,
+                () = reading.given_up.cancelled() => {
+                    let goodbye = channel.channel.close(200, "OK".into());
+                    let _ = generation.answer("closing a channel", goodbye).await;
+                    return End::Lost;
+                }
+                next = poll_fn(|cx| Pin::new(&mut consumer).poll_next(cx)) => next,
+            };
+            match next {
+                Some(Ok(message)) => {
+                    let keeps = Keeps::Consumer(Arc::clone(&channel));
+                    let delivery = Delivery::new(message, Arc::clone(&generation), keeps).noted(&reading);
+                    // Refused only when the consumer is gone, and then it goes back.
+                    drop(self.sender.send(Ok(delivery)));
+                }
+                _ if !generation.is_alive() => return End::Lost,
+                Some(Err(error)) => {
+                    return End::Failed(Trouble::Driver(error).into_error(&generation, &consuming(&self.what.queue)));
+                }
+                None => {
+                    let source =
+                        "the broker cancelled the consumer; its queue was deleted, or has moved to another node";
+                    return End::Failed(self.session.operation(&consuming(&self.what.queue), source));
+                }
+            }
+        }
+    }
+
+    /// Cancels, and gives back what has come but was not handed out.
+    async fn unsubscribe(&self, mut consumer: lapin::Consumer, channel: &Arc<ChannelGuard>, reading: &Arc<Reading>) {
+        let generation = &channel.generation;
+        let cancelling = channel.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
+        if let Err(error) = generation.answer("cancelling a consumer", cancelling).await {
+            tracing::debug!(resource = %self.session.link.name(), %error, "a consumer was not cancelled");
+            return;
+        }
+        let mut nobody = Context::from_waker(Waker::noop());
+        while let Poll::Ready(Some(Ok(message))) = Pin::new(&mut consumer).poll_next(&mut nobody) {
+            let keeps = Keeps::Consumer(Arc::clone(channel));
+            drop(Delivery::new(message, Arc::clone(generation), keeps).noted(reading));
+        }
+    }
+
+    /// A subscription on the next connection; `None` if there is none to come.
+    async fn subscribe_again(&self, from: Option<i64>) -> Option<Subscription> {
+        let again = async {
+            let mut tries = 0;
+            loop {
+                let error = match self.try_again(from).await {
+                    Ok(subscription) => return Some(subscription),
+                    Err(error) => error,
+                };
+                match &error {
+                    error if error.is_closed() => return None,
+                    error if is_locked(error) && tries < LOCKED_TRIES => tries += 1,
+                    Error::Operation { .. } => {
+                        self.fail(error);
+                        return None;
+                    }
+                    Error::Connect(connect) if connect.permanent => {
+                        self.fail(error);
+                        return None;
+                    }
+                    _ => {}
+                }
+                tokio::time::sleep(LOCKED_PAUSE).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => None,
+            subscription = again => subscription,
+        }
+    }
+
+    async fn try_again(&self, from: Option<i64>) -> Result<Subscription, Error> {
+        let (_lease, generation) = self.session.lease(deadline(self.session.link.patience), self.claim).await?;
+        self.session.subscribe(&generation, &self.what, self.claim.site, from).await
+    }
+
+    fn fail(&self, error: Error) {
+        tracing::warn!(resource = %self.session.link.name(), %error, "a consumer has ended");
+        // Refused only when the consumer is gone.
+        drop(self.sender.send(Err(error)));
+    }
+}
+
+impl Session {
+    /// A channel of its own for a consumer, subscribed.
+    pub(super) async fn subscribe(
+        &self,
+        generation: &Arc<Generation>,
+        what: &Consume,
+        site: &'static Location<'static>,
+        from: Option<i64>,
+    ) -> Result<Subscription, Error> {
+        let arguments = reading_from(from, &what.arguments);
+        let queue = self.current_name(&what.queue);
+        let action = format!("consuming {queue:?}");
+        let name = short(&self.link, &action, &queue)?;
+        let tag = short(&self.link, &action, &what.tag)?;
+        generation.fits_method(&action, &[&queue, &what.tag], &arguments)?;
+        let mut guard = ChannelGuard::open(generation, generation.place().await?, None, Some(site)).await?;
+        let channel = guard.channel.clone();
+        let prefetch = what.prefetch.unwrap_or(self.config.prefetch);
+        guard.ask(&action, channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
+        let options = BasicConsumeOptions { exclusive: what.exclusive, ..BasicConsumeOptions::default() };
+        let consumer = guard.ask(&action, channel.basic_consume(name, tag, options, arguments)).await?;
+        Ok(Subscription { consumer, channel: Arc::new(guard), reading: Reading::new(self.is_stream(&what.queue)) })
+    }
+}
+
+pub(super) struct Subscription {
+    pub(super) consumer: lapin::Consumer,
+    /// Open until the last delivery is settled.
+    pub(super) channel: Arc<ChannelGuard>,
+    pub(super) reading: Arc<Reading>,
+}
+
+/// How a subscription ended.
+enum End {
+    Cancelled,
+    Lost,
+    Failed(Error),
+}

@@ -1,0 +1,123 @@
+//! A RabbitMQ as a resource: how its session connects, answers to pings, and closes.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::base::error::Failure;
+use crate::base::runtime::within;
+use crate::kinds::rabbitmq::config::{RabbitMqConfig, SCHEMES};
+use crate::kinds::rabbitmq::dial;
+use crate::kinds::rabbitmq::generation::{GOODBYE, LINGER};
+use crate::kinds::rabbitmq::session::Session;
+use crate::kinds::rabbitmq::verbs::RabbitMq;
+use crate::lifecycle::close::phase::Phase;
+use crate::lifecycle::link::Link;
+use crate::lifecycle::resource::Resource;
+use crate::lifecycle::status::Usage;
+use crate::net::count::none;
+use crate::net::tls::Tls;
+use crate::net::url::host_port;
+
+/// A RabbitMQ in the pool.
+#[derive(Debug)]
+pub struct RabbitMqResource {
+    pub(super) config: Arc<RabbitMqConfig>,
+    pub(super) tls: Tls,
+}
+
+impl Resource for RabbitMqResource {
+    type Handle = RabbitMq;
+
+    async fn connect(&self, link: &Link) -> Result<RabbitMq, Failure> {
+        let session = Arc::new(Session::new(&self.config, &self.tls, link));
+        if let Err(failure) = session.open_generation(link).await {
+            let RabbitMqConfig { host, port, .. } = &*self.config;
+            // No further attempt mends an answer that is no AMQP, but it may be TLS's.
+            let is_no_amqp = dial::is_no_amqp(&failure);
+            let failure = Failure { permanent: failure.permanent && !is_no_amqp, ..failure };
+            let failure = self.tls.or_wanted(failure, host, *port, "use amqps://").await;
+            return Err(Failure { permanent: failure.permanent || is_no_amqp, ..failure });
+        }
+        Ok(RabbitMq::over(session))
+    }
+
+    async fn recover(&self, link: &Link, lost: &RabbitMq) -> Result<bool, Failure> {
+        let old = lost.session.current.write().take();
+        if let Some(old) = old {
+            old.switch.cut_because(lost.session.link.why_cut());
+        }
+        lost.session.open_generation(link).await?;
+        Ok(true)
+    }
+
+    async fn ping(&self, rabbit: &RabbitMq) -> Result<(), Failure> {
+        let generation = rabbit.session.alive().ok_or_else(|| Failure::transient("the connection is gone"))?;
+        rabbit.session.ask(&generation).await
+    }
+
+    async fn close(&self, rabbit: RabbitMq) -> Result<(), Failure> {
+        let session = &rabbit.session;
+        session.closed.store(true, Ordering::SeqCst);
+        session.intake.cancel();
+        let generation = session.current.read().clone();
+        // Its goodbye is said beside the other one, unless a ping has it.
+        if let Some(Ok(mut prober)) = generation.as_ref().map(|generation| generation.prober.try_lock()) {
+            drop(prober.probe.take());
+        }
+        let goodbye = match &generation {
+            Some(generation) => generation.close().await,
+            None => Ok(()),
+        };
+        let no_probe = async || {
+            if let Some(generation) = &generation {
+                drop(generation.prober.lock().await.probe.take());
+            }
+            none(&session.probes).await;
+        };
+        // Its goodbye takes a moment; where there was none for the other, not much longer.
+        let patience = if generation.is_some() && goodbye.is_ok() { GOODBYE * 2 + LINGER } else { LINGER };
+        if within(patience, no_probe()).await.is_err() {
+            session.probes_given_up.cancel();
+            // Cut, they are gone in microseconds.
+            let _ = within(LINGER, no_probe()).await;
+        }
+        session.current.write().take();
+        goodbye
+    }
+
+    fn cut(&self, rabbit: &RabbitMq) {
+        if let Some(generation) = &*rabbit.session.current.read() {
+            generation.switch.cut_because(rabbit.session.link.why_cut());
+        }
+    }
+
+    async fn stop_intake(&self, rabbit: &RabbitMq) {
+        rabbit.session.intake.cancel();
+        none(&rabbit.session.consumers).await;
+    }
+
+    fn endpoint(&self) -> String {
+        let vhost = percent_encoding::utf8_percent_encode(&self.config.vhost, percent_encoding::NON_ALPHANUMERIC);
+        let scheme = SCHEMES[usize::from(self.config.tls.is_some())];
+        format!("{scheme}://{}/{vhost}", host_port(&self.config.host, self.config.port))
+    }
+
+    fn phase(&self) -> Phase {
+        Phase::RabbitMq
+    }
+
+    fn usage(&self, rabbit: &RabbitMq) -> Usage {
+        let mut usage = Usage { max: Some(self.config.max_channels), ..Usage::default() };
+        if let Some(generation) = &*rabbit.session.current.read() {
+            let max = self.config.max_channels.min(generation.channels.max);
+            let idle = generation.channels.idle();
+            let in_use = max.saturating_sub(generation.permits.available_permits());
+            usage.max = Some(max);
+            usage.in_use = Some(in_use);
+            usage.idle = Some(idle);
+            usage.open = Some(in_use + idle);
+            usage.waiting = Some(generation.waiting.load(Ordering::Relaxed));
+        }
+        usage
+    }
+}

@@ -1,0 +1,224 @@
+//! The session of a RabbitMQ in the pool: the present connection, what was declared, and who has a channel.
+//!
+//! It outlives its connections. A verb that finds none waits, within its deadline, for the next. The locks of `current`
+//! and `topology` are never held together, nor while anything is awaited.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use parking_lot::{Mutex, RwLock};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::base::error::{BoxError, Error, Failure};
+use crate::base::repeat::Repeat;
+use crate::base::runtime::deadline;
+use crate::kinds::rabbitmq::channel::{ChannelGuard, Pooled};
+use crate::kinds::rabbitmq::channels::Channels;
+use crate::kinds::rabbitmq::config::RabbitMqConfig;
+use crate::kinds::rabbitmq::declare::Declaration;
+use crate::kinds::rabbitmq::dial::{CutOnDrop, dial_for_all};
+use crate::kinds::rabbitmq::errors::{lost, operation};
+use crate::kinds::rabbitmq::generation::Generation;
+use crate::kinds::rabbitmq::message::{Message, Sent};
+use crate::kinds::rabbitmq::resource::RabbitMqResource;
+use crate::kinds::rabbitmq::topology::Topology;
+use crate::lifecycle::lease::{Claim, Lease};
+use crate::lifecycle::link::Link;
+use crate::lifecycle::wait::Quota;
+use crate::net::tls::Tls;
+
+/// What all clones of a [`RabbitMq`](crate::RabbitMq) share.
+pub(crate) struct Session {
+    pub(super) config: Arc<RabbitMqConfig>,
+    pub(super) tls: Tls,
+    pub(super) link: Link,
+    pub(super) runtime: Handle,
+    pub(super) current: RwLock<Option<Arc<Generation>>>,
+    pub(super) topology: Mutex<Topology>,
+    /// Cancelled when consuming ends.
+    pub(super) intake: CancellationToken,
+    pub(super) consumers: watch::Sender<usize>,
+    pub(super) probes: watch::Sender<usize>,
+    /// Closing waits for their goodbyes no longer.
+    pub(super) probes_given_up: CancellationToken,
+    pub(super) closed: Arc<AtomicBool>,
+}
+
+impl Session {
+    pub(super) fn new(config: &Arc<RabbitMqConfig>, tls: &Tls, link: &Link) -> Self {
+        Session {
+            config: Arc::clone(config),
+            tls: tls.clone(),
+            link: link.clone(),
+            runtime: Handle::current(),
+            current: RwLock::new(None),
+            topology: Mutex::default(),
+            intake: CancellationToken::new(),
+            consumers: watch::Sender::new(0),
+            probes: watch::Sender::new(0),
+            probes_given_up: CancellationToken::new(),
+            closed: Arc::default(),
+        }
+    }
+
+    /// Connects, declares again what was declared before, and puts the new connection in place.
+    pub(super) async fn open_generation(self: &Arc<Self>, link: &Link) -> Result<(), Failure> {
+        let config = &self.config;
+        let dialled = dial_for_all(config, &self.tls).await?;
+        let events = dialled.connection.events_listener();
+        // As the broker and we have agreed.
+        let channels = Channels::new(usize::from(dialled.connection.configuration().channel_max()));
+        let checkouts = config.max_channels.min(channels.max);
+        let generation = Arc::new(Generation {
+            number: self.link.generation(),
+            config: Arc::clone(config),
+            link: self.link.clone(),
+            runtime: self.runtime.clone(),
+            intake: self.intake.clone(),
+            closed: Arc::clone(&self.closed),
+            permits: Arc::new(Semaphore::new(checkouts)),
+            quota: Quota::new(&self.link, checkouts, "channels", "max_channels"),
+            channels,
+            blocked: watch::Sender::new(None),
+            waiting: AtomicUsize::new(0),
+            prober: Arc::default(),
+            switch: dialled.switch.clone(),
+            gone: dialled.gone.clone(),
+            connection: dialled.connect(),
+        });
+        let cut = CutOnDrop::new(&generation.switch);
+        generation.watch(events);
+        self.replay(&generation, link).await?;
+        cut.disarm();
+        *self.current.write() = Some(generation);
+        Ok(())
+    }
+
+    pub(super) fn current_name(&self, queue: &str) -> String {
+        self.topology.lock().current_name(queue)
+    }
+
+    /// Whether a queue is a stream, if it was declared here and that says so.
+    pub(super) fn is_stream(&self, queue: &str) -> Option<bool> {
+        self.topology.lock().is_stream(queue)
+    }
+
+    /// A lease with the connection behind it, waiting while that is being brought back.
+    pub(super) async fn lease(
+        &self,
+        deadline: Instant,
+        claim: Claim,
+    ) -> Result<(Lease<Session>, Arc<Generation>), Error> {
+        let mut reported = false;
+        loop {
+            if self.closed.load(Ordering::SeqCst) {
+                return Err(self.closed_error());
+            }
+            let Some(lease) = self.link.lease::<RabbitMqResource, Session>(claim) else {
+                self.link.ready_within(deadline.saturating_duration_since(Instant::now())).await?;
+                continue;
+            };
+            match self.alive() {
+                Some(generation) => return Ok((lease, generation)),
+                // What is being closed is not brought back.
+                None if reported => return Err(self.lost("the connection is gone")),
+                None => {
+                    reported = true;
+                    self.link.lost(Lease::generation(&lease), "the connection is gone");
+                }
+            }
+        }
+    }
+
+    pub(super) fn alive(&self) -> Option<Arc<Generation>> {
+        self.current.read().clone().filter(|generation| generation.is_alive())
+    }
+
+    /// Declares, and once more if the answer is lost and the policy says so.
+    pub(super) async fn declare(&self, claim: Claim, what: Declaration<'_>) -> Result<Option<lapin::Queue>, Error> {
+        let answer = what.make(&mut self.check_out(claim, Use::Verb).await?.guard, &self.topology).await;
+        match answer {
+            Err(Error::Lost { .. }) if self.link.repeat == Repeat::Idempotent && !self.intake.is_cancelled() => {
+                what.make(&mut self.check_out(claim, Use::Verb).await?.guard, &self.topology).await
+            }
+            answer => answer,
+        }
+    }
+
+    /// Sends these on a channel that is answered too. An error means that none was.
+    pub(super) async fn send(&self, claim: Claim, messages: &Arc<Vec<Message>>) -> Result<(Pooled, Sent), Error> {
+        let deadline = deadline(self.link.patience);
+        loop {
+            let mut pooled = self.check_out_by(deadline, claim, Use::Verb).await?;
+            match pooled.guard.send(&self.topology, messages).await {
+                Ok(sent) => return Ok((pooled, sent)),
+                Err(error) if self.may_wait(&error, deadline) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Whether what failed like this, and was not sent, waits for the connection.
+    fn may_wait(&self, error: &Error, deadline: Instant) -> bool {
+        let waits = self.link.repeat != Repeat::Never && !self.intake.is_cancelled();
+        waits && matches!(error, Error::Lost { .. }) && Instant::now() < deadline
+    }
+
+    pub(super) async fn check_out(&self, claim: Claim, what: Use) -> Result<Pooled, Error> {
+        self.check_out_by(deadline(self.link.patience), claim, what).await
+    }
+
+    async fn check_out_by(&self, deadline: Instant, claim: Claim, what: Use) -> Result<Pooled, Error> {
+        loop {
+            match self.try_check_out(deadline, claim, what).await {
+                Err(error) if self.may_wait(&error, deadline) => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn try_check_out(&self, deadline: Instant, claim: Claim, what: Use) -> Result<Pooled, Error> {
+        let (lease, generation) = self.lease(deadline, claim).await?;
+        let permit = generation.permit(claim).await?;
+        let idle = if what == Use::Verb { generation.idle_channel() } else { None };
+        let found = match idle {
+            Some(idle) => Ok(idle),
+            None => Err(generation.place().await?),
+        };
+        drop(lease);
+        // Only now is it held, and by whom.
+        let (lease, _) = self.lease(deadline, generation.quota.claim(claim)).await?;
+        let guard = match found {
+            Ok(idle) => idle.checked_out(permit),
+            Err(place) => {
+                let opened = ChannelGuard::open(&generation, place, Some(permit), None).await?;
+                if what == Use::Verb { opened.confirming().await? } else { opened }
+            }
+        };
+        Ok(Pooled { guard, _lease: lease })
+    }
+
+    pub(super) fn closed_error(&self) -> Error {
+        Error::Closed { resource: Arc::clone(self.link.name()) }
+    }
+
+    fn lost(&self, source: impl Into<BoxError>) -> Error {
+        lost(&self.link, source)
+    }
+
+    pub(super) fn operation(&self, action: &str, source: impl Into<BoxError>) -> Error {
+        operation(&self.link, action, source)
+    }
+}
+
+/// What a channel is checked out for.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Use {
+    /// By the caller, who may do anything to it.
+    Raw,
+    /// By one of our verbs; it has confirms on.
+    Verb,
+}
