@@ -77,6 +77,7 @@ impl<M: ManageConnection> Core<M> {
     }
 
     /// One that lies idle and needs no test.
+    #[inline]
     pub(super) fn try_get(self: &Arc<Self>) -> Option<Box<Entry<M>>> {
         let now = Moment::coarse();
         let mut state = self.state.lock();
@@ -103,6 +104,7 @@ impl<M: ManageConnection> Core<M> {
     }
 
     /// Takes one back.
+    #[inline]
     pub(crate) fn put(self: &Arc<Self>, mut entry: Box<Entry<M>>) {
         let is_broken = self.is_broken(&mut entry);
         let mut state = self.state.lock();

@@ -24,6 +24,7 @@ pub(crate) struct Entry<M: ManageConnection> {
 }
 
 impl<M: ManageConnection> Entry<M> {
+    #[inline]
     pub(super) fn is_worn(&self, now: Moment) -> bool {
         now.since(self.opened) >= self.lifetime
     }

@@ -21,13 +21,14 @@ pub struct Checkout<M: ManageConnection> {
 
 impl<M: ManageConnection> Checkout<M> {
     /// One that is free now, and needs no test.
+    #[inline]
     pub(crate) fn now(lease: Lease<Checkouts<M>>) -> Option<Self> {
         let entry = lease.core.try_get()?;
         Some(Checkout { taken: Taken::new(&lease.core, entry, lease.link.process), lease })
     }
 
     /// Lends it to a closure, and gives it back after that. What a closure has, only its thread can free, so that a wait
-    /// for it on this thread is [`Error::Deadlock`] at once instead of a timeout later.
+    /// for it on this thread is [`Error::Deadlock`](crate::Error::Deadlock) at once instead of a timeout later.
     pub fn lend<T>(mut self, run: impl FnOnce(&mut M::Connection) -> T) -> T {
         let _lending = self.lease.quota.lend();
         run(&mut self)

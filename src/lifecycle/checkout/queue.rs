@@ -24,6 +24,7 @@ pub(crate) struct Taken<M: ManageConnection> {
 }
 
 impl<M: ManageConnection> Taken<M> {
+    #[inline]
     pub(super) fn new(core: &Arc<Core<M>>, entry: Box<Entry<M>>, process: &'static Process) -> Self {
         Taken { core: Arc::clone(core), entry: Some(entry), process }
     }

@@ -87,6 +87,7 @@ impl<M: ManageConnection> State<M> {
     }
 
     /// Connections can be opened, and used.
+    #[inline]
     pub(super) fn succeed(&mut self) {
         (self.setbacks, self.pausing) = (0, None);
     }
@@ -115,6 +116,7 @@ impl<M: ManageConnection> State<M> {
 
     /// To whoever has waited longest; else to lie idle, on top if it is warm.
     #[must_use = "they are to be woken outside of the lock"]
+    #[inline]
     pub(super) fn hand_over(&mut self, mut entry: Box<Entry<M>>, is_warm: bool) -> Option<Waker> {
         match self.heir.take().or_else(|| self.waiters.pop_front()) {
             Some(waiter) => waiter.answer(Ok(entry)),

@@ -42,6 +42,7 @@ impl<M: ManageConnection> Waiter<M> {
     }
 }
 
+#[inline]
 pub(super) fn wake(waker: Option<Waker>) {
     if let Some(waker) = waker {
         waker.wake();
