@@ -13,8 +13,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::sign::CertifiedKey;
 use rustls::{AlertDescription, CertificateError, ClientConfig, RootCertStore, SignatureScheme};
 
-use super::TlsOptions;
 use crate::base::error::{Error, causes};
+use crate::net::tls::options::TlsOptions;
 
 /// What connections of one resource are secured with.
 #[derive(Clone)]

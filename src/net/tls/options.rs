@@ -1,28 +1,11 @@
-//! TLS: its options, the same for every backend, and what backends do with them. The client made of them is rustls on ring.
-
-#[cfg(feature = "tls")]
-#[cfg_attr(
-    not(any(feature = "rabbitmq", feature = "clickhouse", feature = "redis")),
-    allow(dead_code, reason = "MongoDB's driver has a client of its own")
-)]
-pub(crate) mod client;
-#[cfg(any(feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
-mod stream;
+//! The options of TLS, the same for every kind.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use serde::Deserialize;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
-#[cfg(feature = "redis")]
-pub(crate) use self::stream::Blocking;
-#[cfg(any(feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
-pub(crate) use self::stream::{Stream, Tls};
 use crate::base::environment::Environment;
-use crate::base::error::{Error, Failure, Worded};
-use crate::base::runtime::within;
+use crate::base::error::Error;
 
 /// How to speak TLS; the table `tls` of a backend in TOML, as `[redis.tls]`, or `[named.redis.NAME.tls]`.
 ///
@@ -92,55 +75,23 @@ impl TlsOptions {
         *tls = on.then_some(options);
         Ok(())
     }
-}
 
-/// The failure of a client that speaks no TLS, or that this is what the port wants.
-pub(crate) async fn or_wanted(failure: Failure, host: &str, port: u16, remedy: &str) -> Failure {
-    match !failure.permanent && speaks_tls(host, port).await {
-        true => {
-            let text = format!("this port speaks TLS: {remedy} ({failure})");
-            Failure::permanent(Worded::new(text, failure.source))
+    /// Takes in what a URL's scheme says, be it the plain one or the other.
+    #[cfg(any(feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
+    pub(crate) fn agree(
+        tls: &mut Option<Self>,
+        key: &str,
+        scheme: &str,
+        [plain, secure]: [&str; 2],
+    ) -> Result<(), Error> {
+        if scheme == secure {
+            tls.get_or_insert_default();
+        } else if tls.is_some() {
+            return Err(Error::config(
+                key,
+                format!("is a plain {plain}://, but there are options for TLS; use {secure}://"),
+            ));
         }
-        false => failure,
+        Ok(())
     }
-}
-
-/// What a build without TLS says to whoever asks for it.
-#[cfg(any(feature = "mongodb", not(feature = "tls")))]
-pub(crate) fn missing(key: &str) -> Error {
-    Error::config(key, "needs TLS, which this build has not: build resource-pool with its feature `tls`")
-}
-
-/// Whether this is an error of TLS that no further attempt mends.
-#[cfg(any(feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
-pub(crate) fn is_permanent(error: &(dyn std::error::Error + 'static)) -> bool {
-    #[cfg(feature = "tls")]
-    return client::is_permanent(error);
-    #[cfg(not(feature = "tls"))]
-    {
-        let _nothing_in_it_is_of_tls = error;
-        false
-    }
-}
-
-/// Whether a server answers a TLS client there.
-async fn speaks_tls(host: &str, port: u16) -> bool {
-    const LIMIT: Duration = Duration::from_millis(500);
-    /// A `ClientHello` in its record: TLS 1.2, a random, no session, two ciphers, no compression, and as extensions
-    /// two groups and three kinds of signature, without which OpenSSL hangs up.
-    const HELLO: [&[u8]; 4] = [
-        &[22, 3, 1, 0, 71, 1, 0, 0, 67, 3, 3],
-        &[0x5A; 32],
-        &[0, 0, 4, 0xC0, 0x2B, 0xC0, 0x2F, 1, 0],
-        &[0, 22, 0, 10, 0, 6, 0, 4, 0, 29, 0, 23, 0, 13, 0, 8, 0, 6, 4, 3, 8, 4, 4, 1],
-    ];
-    let answer = async {
-        let mut stream = TcpStream::connect((host, port)).await?;
-        stream.write_all(&HELLO.concat()).await?;
-        let mut record = [0; 2];
-        stream.read_exact(&mut record).await?;
-        std::io::Result::Ok(record)
-    };
-    // An alert or a handshake message.
-    matches!(within(LIMIT, answer).await, Ok(Ok([21 | 22, 3])))
 }

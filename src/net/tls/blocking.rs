@@ -1,0 +1,200 @@
+//! What threads read from and write to, plain or under TLS, each call within one point in time.
+
+use std::io::{self, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::time::{Duration, Instant};
+
+#[cfg(feature = "tls")]
+use rustls::{ClientConnection, StreamOwned};
+use socket2::SockRef;
+
+use crate::net::kill_switch::{Guarded, KillSwitch};
+use crate::net::tls::stream::{Client, Tls, tune};
+
+/// What threads read from and write to.
+pub(crate) enum Blocking {
+    Plain(Timed),
+    #[cfg(feature = "tls")]
+    Secured(Box<Secured>),
+}
+
+/// A socket with one point in time by which whatever is asked of it must have been done.
+pub(crate) struct Timed {
+    socket: TcpStream,
+    end: Option<Instant>,
+}
+
+/// As the async one.
+#[cfg(feature = "tls")]
+pub(crate) struct Secured {
+    stream: StreamOwned<ClientConnection, Timed>,
+    client: Client,
+    heard: bool,
+}
+
+impl Tls {
+    /// As [`dial`](Tls::dial), by this time, which is the stream's until it gets another one. Only the DNS may
+    /// take longer.
+    pub(crate) fn dial_blocking(
+        &self,
+        host: &str,
+        port: u16,
+        keepalive: Duration,
+        switch: &KillSwitch,
+        end: Instant,
+    ) -> io::Result<(Blocking, Guarded)> {
+        let mut failed = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+        let mut addresses = (host, port).to_socket_addrs()?;
+        let opened = addresses.find_map(|address| {
+            let opened = left(end).and_then(|left| TcpStream::connect_timeout(&address, left));
+            opened.map_err(|error| failed = error).ok()
+        });
+        let socket = opened.ok_or(failed)?;
+        tune(SockRef::from(&socket), keepalive)?;
+        let guarded = switch.guard_blocking(&socket)?;
+        let timed = Timed { socket, end: Some(end) };
+        let stream = match &self.0 {
+            None => Blocking::Plain(timed),
+            Some(client) => client.secure_blocking(timed)?,
+        };
+        Ok((stream, guarded))
+    }
+}
+
+fn left(end: Instant) -> io::Result<Duration> {
+    let left = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero());
+    left.ok_or_else(too_late)
+}
+
+fn too_late() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "no answer within the limit")
+}
+
+#[cfg(not(feature = "tls"))]
+impl Client {
+    fn secure_blocking(&self, _: Timed) -> io::Result<Blocking> {
+        match *self {}
+    }
+}
+
+impl Blocking {
+    /// Sets the time by which what is read and written from now on must have been; without one it may take for ever.
+    pub(crate) fn end_by(&mut self, end: Option<Instant>) -> io::Result<()> {
+        match self {
+            Blocking::Plain(timed) => timed.end_by(end),
+            #[cfg(feature = "tls")]
+            Blocking::Secured(secured) => secured.stream.sock.end_by(end),
+        }
+    }
+}
+
+impl Timed {
+    fn end_by(&mut self, end: Option<Instant>) -> io::Result<()> {
+        self.end = end;
+        if end.is_none() {
+            self.socket.set_read_timeout(None)?;
+            self.socket.set_write_timeout(None)?;
+        }
+        Ok(())
+    }
+}
+
+impl Read for Timed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if let Some(end) = self.end {
+            self.socket.set_read_timeout(Some(left(end)?))?;
+        }
+        self.socket.read(buffer).map_err(late)
+    }
+}
+
+impl Write for Timed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Some(end) = self.end {
+            self.socket.set_write_timeout(Some(left(end)?))?;
+        }
+        self.socket.write(bytes).map_err(late)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.socket.flush()
+    }
+}
+
+/// On Unix a timeout of the socket's reads as if nobody had wanted to wait.
+fn late(error: io::Error) -> io::Error {
+    if error.kind() == io::ErrorKind::WouldBlock { too_late() } else { error }
+}
+
+impl Read for Blocking {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Blocking::Plain(stream) => stream.read(buffer),
+            #[cfg(feature = "tls")]
+            Blocking::Secured(secured) => secured.read(buffer),
+        }
+    }
+}
+
+impl Write for Blocking {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Blocking::Plain(stream) => stream.write(bytes),
+            #[cfg(feature = "tls")]
+            Blocking::Secured(secured) => secured.stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Blocking::Plain(stream) => stream.flush(),
+            #[cfg(feature = "tls")]
+            Blocking::Secured(secured) => secured.stream.flush(),
+        }
+    }
+}
+
+#[cfg(feature = "tls")]
+impl Client {
+    fn secure_blocking(&self, mut stream: Timed) -> io::Result<Blocking> {
+        let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+        let mut session = ClientConnection::new(self.config.clone(), self.name.clone()).map_err(invalid)?;
+        while session.is_handshaking() {
+            session.complete_io(&mut stream).map_err(|error| self.explained(error, true))?;
+        }
+        let stream = StreamOwned::new(session, stream);
+        Ok(Blocking::Secured(Box::new(Secured { stream, client: self.clone(), heard: false })))
+    }
+}
+
+#[cfg(feature = "tls")]
+impl Secured {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.heard {
+            return self.stream.read(buffer);
+        }
+        match self.stream.read(buffer) {
+            Ok(0) => {
+                let ended = self.client.explained(io::ErrorKind::UnexpectedEof.into(), false);
+                if ended.get_ref().is_some() { Err(ended) } else { Ok(0) }
+            }
+            Ok(count) => {
+                self.heard = true;
+                Ok(count)
+            }
+            Err(error) => Err(self.client.explained(error, false)),
+        }
+    }
+}
+
+#[cfg(feature = "tls")]
+impl Drop for Secured {
+    fn drop(&mut self) {
+        let StreamOwned { conn, sock } = &mut self.stream;
+        conn.send_close_notify();
+        if sock.socket.set_nonblocking(true).is_ok() {
+            // Fails where nobody listens any more, or the socket is full.
+            let _ = conn.write_tls(&mut sock.socket);
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! An async stream under TLS.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::net::kill_switch::Killable;
+use crate::net::tls::client::Client;
+
+/// A stream under TLS. Says goodbye when it drops, as far as that takes no waiting.
+pub(crate) struct Secured {
+    stream: TlsStream<Killable<TcpStream>>,
+    client: Client,
+    /// The server has answered, so it has taken us in.
+    heard: bool,
+}
+
+impl Secured {
+    pub(super) async fn shake_hands(client: &Client, stream: Killable<TcpStream>) -> io::Result<Self> {
+        let shaking = TlsConnector::from(client.config.clone()).connect(client.name.clone(), stream);
+        let stream = shaking.await.map_err(|error| client.explained(error, true))?;
+        Ok(Secured { stream, client: client.clone(), heard: false })
+    }
+
+    fn explained(&self, error: io::Error) -> io::Error {
+        if self.heard { error } else { self.client.explained(error, false) }
+    }
+
+    fn stream(&mut self) -> Pin<&mut TlsStream<Killable<TcpStream>>> {
+        Pin::new(&mut self.stream)
+    }
+}
+
+impl AsyncRead for Secured {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = ready!(self.stream().poll_read(cx, buffer));
+        if buffer.filled().len() > before {
+            self.heard = true;
+        } else if read.is_ok() && !self.heard {
+            let ended = self.explained(io::ErrorKind::UnexpectedEof.into());
+            // An end that TLS has no part in is for the driver to tell.
+            return Poll::Ready(if ended.get_ref().is_some() { Err(ended) } else { Ok(()) });
+        }
+        Poll::Ready(read.map_err(|error| self.explained(error)))
+    }
+}
+
+impl AsyncWrite for Secured {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = ready!(self.stream().poll_write(cx, bytes));
+        Poll::Ready(written.map_err(|error| self.explained(error)))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(self.stream().poll_write_vectored(cx, slices));
+        Poll::Ready(written.map_err(|error| self.explained(error)))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = ready!(self.stream().poll_flush(cx));
+        Poll::Ready(flushed.map_err(|error| self.explained(error)))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream().poll_shutdown(cx)
+    }
+}
+
+impl Drop for Secured {
+    // Drivers that merely drop their stream would leave the server with an end that could be a forged one.
+    fn drop(&mut self) {
+        let (stream, session) = self.stream.get_mut();
+        session.send_close_notify();
+        let mut goodbye = Vec::new();
+        if session.write_tls(&mut goodbye).is_ok() {
+            // Fails where nobody listens any more, or the socket is full.
+            let _ = stream.get_ref().try_write(&goodbye);
+        }
+    }
+}
