@@ -97,3 +97,74 @@ impl Topology {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use lapin::types::FieldTable;
+
+    use super::Topology;
+    use crate::kinds::rabbitmq::declare::{Binding, Exchange, Queue};
+
+    fn binding(queue: &str, exchange: &str) -> Binding {
+        let (queue, exchange) = (queue.to_owned(), exchange.to_owned());
+        Binding { queue, exchange, routing_key: String::new(), arguments: FieldTable::default() }
+    }
+
+    fn topology() -> Topology {
+        let mut topology = Topology::default();
+        topology.exchange(Exchange::fanout("kept"));
+        topology.exchange(Exchange::fanout("auto").auto_delete());
+        topology.queue(Queue::new("a"), "a");
+        topology.queue(Queue::temporary(), "amq.gen-1");
+        for (queue, exchange) in [("a", "kept"), ("a", "auto"), ("amq.gen-1", "auto"), ("a", "auto")] {
+            topology.binding(binding(queue, exchange));
+        }
+        topology
+    }
+
+    #[test]
+    fn the_same_is_remembered_once() {
+        let mut topology = topology();
+        assert_eq!(topology.len(), 7);
+        topology.queue(Queue::new("a").transient(), "a");
+        assert_eq!((topology.len(), &topology.queues["a"].spec), (7, &Queue::new("a").transient()));
+    }
+
+    #[test]
+    fn a_queue_that_the_broker_named_is_known_by_its_first_name() {
+        let mut topology = topology();
+        topology.rename("amq.gen-1", "amq.gen-2");
+        assert_eq!(topology.current_name("amq.gen-1"), "amq.gen-2");
+        assert_eq!(topology.current_name("other"), "other");
+    }
+
+    #[test]
+    fn an_exchange_that_deletes_itself_is_forgotten_with_its_last_binding() {
+        let mut topology = topology();
+        topology.forget_queue("a");
+        assert!(topology.exchanges.contains_key("auto"));
+        topology.forget_queue("amq.gen-1");
+        assert_eq!(topology.exchanges.keys().collect::<Vec<_>>(), ["kept"]);
+        assert_eq!(topology.len(), 1);
+    }
+
+    #[test]
+    fn a_queue_that_deletes_itself_is_forgotten_with_its_last_consumer() {
+        let mut topology = topology();
+        for queue in ["amq.gen-1", "amq.gen-1", "a"] {
+            topology.consumer_came(queue);
+        }
+        topology.consumer_went("a");
+        topology.consumer_went("amq.gen-1");
+        assert_eq!(topology.queues.len(), 2);
+        topology.consumer_went("amq.gen-1");
+        assert_eq!(topology.queues.keys().collect::<Vec<_>>(), ["a"]);
+    }
+
+    #[test]
+    fn an_exchange_is_forgotten_with_its_bindings() {
+        let mut topology = topology();
+        topology.forget_exchange("auto");
+        assert!(topology.bindings == [binding("a", "kept")]);
+    }
+}
