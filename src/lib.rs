@@ -1,9 +1,12 @@
 //! One process-wide pool through which a program reaches MongoDB, RabbitMQ, ClickHouse and Redis.
 
-// Without a backend there are only registered resources, which need less.
 #![cfg_attr(
     not(any(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis")),
-    allow(dead_code, unused_imports, unused_mut)
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "registered resources need nothing of what is only for kinds of servers"
+    )
 )]
 // How deep the auto traits are looked into, for the documentation: the drivers' types nest deeper than usual.
 #![recursion_limit = "256"]

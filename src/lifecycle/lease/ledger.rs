@@ -241,7 +241,8 @@ impl<H: 'static> Places<H> {
 }
 
 impl<H: 'static> Places<H> {
-    #[inline]
+    // A lease is little more than this, and it has several callers, each of which would else call it.
+    #[inline(always)]
     fn take(
         &mut self,
         seat: &'static Seat<H>,
