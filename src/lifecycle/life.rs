@@ -39,7 +39,7 @@ struct Inner<H> {
     state: State,
     since: Instant,
     generation: u64,
-    /// There from the first success to the goodbye, so in a recovery too.
+    /// Set from the first success to the goodbye, so in a recovery too.
     handle: Option<H>,
     /// How often connecting was begun; a waiter remembers which one it joined.
     attempt: u64,
@@ -47,7 +47,7 @@ struct Inner<H> {
     /// them have failed.
     made: u64,
     made_before: u64,
-    /// The last one that closing overtook.
+    /// The last attempt that closing overtook. Its link's late reports count for nothing.
     overtaken: Option<u64>,
     failure: Option<Attempted>,
     /// An attempt is at work, rather than pausing before the next one.
@@ -62,7 +62,7 @@ struct Inner<H> {
     shut_to_outside: bool,
     /// Leasing has ended.
     shut: bool,
-    /// What kept closing from being all as it should: a loss, or what could not be flushed.
+    /// The first error while closing, which its step fails with: a loss, or what could not be flushed.
     trouble: Option<Source>,
     /// The connection that is being made has ended already.
     ended_early: Option<Source>,
@@ -394,7 +394,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         begun
     }
 
-    /// Something keeps closing from being all as it should.
+    /// Notes an error that the step of closing is to fail with.
     pub(crate) fn trouble(&self, what: Source) {
         self.inner.lock().trouble.get_or_insert(what);
     }
@@ -424,7 +424,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         let _told = self.let_go(shut);
     }
 
-    /// Gives out the prober of what is being closed, which until here ended what was stuck.
+    /// Gives out the prober, which has to run until the drain is over: it ends what is stuck on a silent server.
     pub(crate) fn take_watch(&self) -> Option<Watch> {
         self.inner.lock().probing.take()
     }

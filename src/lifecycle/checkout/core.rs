@@ -125,7 +125,7 @@ impl<M: ManageConnection> Core<M> {
         (self.start)(self, begun);
     }
 
-    /// What is unfit is closed.
+    /// Has an unfit connection closed.
     #[must_use = "it is to be dropped outside of the lock"]
     pub(super) fn discard(&self, state: &mut State<M>, Unfit { entry, cause }: Unfit<M>) -> Option<Source> {
         if cause.is_some() && entry.is_fresh(Moment::coarse()) {
@@ -184,12 +184,12 @@ impl<M: ManageConnection> Core<M> {
         catch_unwind(AssertUnwindSafe(|| self.manager.has_broken(&mut entry.connection))).unwrap_or(true)
     }
 
-    /// What the adapter answers.
+    /// Runs the adapter's code, and tells its errors as users may see them.
     pub(super) fn tried<T>(&self, run: impl FnOnce(&M) -> Result<T, M::Error>) -> Result<T, Source> {
         caught(|error| (self.tell)(error).into(), || run(&self.manager))
     }
 
-    /// Who would have use for one more.
+    /// The number of connections that somebody would have use for.
     pub(super) fn wanted(&self, state: &State<M>) -> usize {
         if state.refused.is_some() || state.suspended {
             return 0;
@@ -207,7 +207,7 @@ impl<M: ManageConnection> Core<M> {
         self.limits.max.saturating_sub(state.open + state.opening)
     }
 
-    /// What is to be begun now, and counts as begun from here on.
+    /// The jobs to be begun now, which count as begun from here on.
     pub(super) fn demand(&self, state: &mut State<M>) -> Begun {
         let openings = self.wanted(state).min(state.width).saturating_sub(state.opening).min(self.room(state));
         state.opening += openings;
@@ -333,7 +333,7 @@ impl<M: ManageConnection> Core<M> {
     }
 }
 
-/// What the adapter answers; a panic is an error too.
+/// Runs the adapter's code. A panic is an error too.
 pub(super) fn caught<T, E, F: From<BoxError>>(
     tell: impl Fn(E) -> F,
     run: impl FnOnce() -> Result<T, E>,

@@ -15,7 +15,7 @@ use crate::lifecycle::lease::Lease;
 #[must_use = "the connection goes back when this drops"]
 pub struct Checkout<M: ManageConnection> {
     taken: Taken<M>,
-    /// How it is known to be held.
+    /// Lists this checkout among the holders.
     pub(crate) lease: Lease<Checkouts<M>>,
 }
 

@@ -23,13 +23,13 @@ pub(super) struct State<M: ManageConnection> {
     pub(super) lent: usize,
     /// The one that it took from the idle ones, while it asks over that.
     pub(super) borrowed: Option<Borrowed>,
-    /// Whoever waits for that one, and for none that is yet to be opened.
+    /// The waiter who is given that one after the ping, and waits for none that is yet to be opened.
     pub(super) heir: Option<Arc<Waiter<M>>>,
     pub(super) opening: usize,
     /// Since when openings that are under way have had no answer.
     pub(super) unanswered: Option<Instant>,
-    /// How often there was an end to all: what was being opened then is nobody's, even if it hangs for ever, and what was
-    /// out is closed when it comes back.
+    /// Goes up when all connections end: one that was out then is closed as it comes back, and one that was being opened
+    /// then is nobody's, even if that hangs for ever.
     pub(super) ends: u64,
     /// How many may be opened at a time.
     pub(super) width: usize,
@@ -40,14 +40,14 @@ pub(super) struct State<M: ManageConnection> {
     pub(super) pausing: Option<Instant>,
     /// Why the last one could not be opened, or had to be given up, as far as that explains a wait of now.
     pub(super) failure: Option<Source>,
-    /// Why there are none.
+    /// Why there are no connections.
     pub(super) refused: Option<Refusal>,
     /// There are none yet, or none just now, and whoever waits goes on waiting.
     pub(super) suspended: bool,
     pub(super) is_closed: bool,
-    /// What is to be dropped, for one of the threads that do that.
+    /// Connections to be dropped, by threads of ours.
     pub(super) leaving: VecDeque<Box<Entry<M>>>,
-    /// How many threads do, each with one.
+    /// The number of those threads, each with one connection at a time.
     pub(super) parting: usize,
 }
 

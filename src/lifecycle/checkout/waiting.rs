@@ -16,7 +16,7 @@ use crate::lifecycle::checkout::entry::{Entry, Unfit};
 use crate::lifecycle::checkout::state::Borrowed;
 use crate::lifecycle::checkout::waiter::{Answer, Refusal, Waiter};
 
-/// Somebody waits, by thread or by task. Whoever is given one and is gone has given it back.
+/// A user's wait, by thread or by task. A connection that was given to one that drops goes back.
 pub(crate) struct Waiting<'a, M: ManageConnection> {
     core: &'a Arc<Core<M>>,
     waiter: Arc<Waiter<M>>,

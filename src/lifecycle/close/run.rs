@@ -183,7 +183,7 @@ async fn close_pool(pool: &Arc<dyn Pool>, reason: Reason, limit: Duration) -> Cl
             }
         }
     }
-    // So has what was lost, or came too late, until it is said goodbye to.
+    // Goodbyes to lost and late handles need the runtime as well.
     for slot in pool.slots() {
         let said = slot.activity().until(|| slot.goodbyes_said().then_some(()));
         let _goes_down_with_the_runtime = within(deadline.saturating_duration_since(Instant::now()), said).await;

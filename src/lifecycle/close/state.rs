@@ -17,6 +17,8 @@ use crate::lifecycle::close::report::{CloseReport, Closing, Outcome};
 
 /// The closes of one pool: of the whole at most one runs, and of each resource; all who ask for
 /// one get its report.
+///
+/// The order of locks: `whole`, `single`, a course's report. The others are taken alone. No code of users runs under any of them.
 #[derive(Default)]
 pub(crate) struct CloseCell {
     id: Id,
@@ -24,7 +26,7 @@ pub(crate) struct CloseCell {
     announced: Condvar,
     /// The closes of single resources that are under way. None begins once the whole has begun.
     single: Mutex<BTreeMap<Arc<str>, Arc<Course>>>,
-    /// Names are not unique.
+    /// The names of what runs now, for the watchdog's message. A hook and a resource may share a name.
     running: Mutex<Vec<Arc<str>>>,
     /// Where the steps that run now tell their outcomes.
     steps: Mutex<BTreeMap<u64, oneshot::Sender<Outcome>>>,
@@ -52,7 +54,7 @@ thread_local! {
     static PART: Cell<Option<(u64, Part)>> = const { Cell::new(None) };
 }
 
-/// What the watchdog names where it does not end.
+/// A step, the drain or a listener that runs until this drops, for the watchdog's message.
 pub(crate) struct Running<'a> {
     cell: &'a CloseCell,
     name: Arc<str>,
@@ -210,7 +212,7 @@ impl CloseCell {
         Ok(())
     }
 
-    /// What of this close this thread runs.
+    /// The part of this close that this thread runs.
     pub(crate) fn part(&self) -> Option<Part> {
         PART.get().filter(|(cell, _)| *cell == self.id.0).map(|(_, part)| part)
     }

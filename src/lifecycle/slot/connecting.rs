@@ -144,7 +144,7 @@ impl<R: Resource> Slot<R> {
         self.resource.connect(link).await.map(Some)
     }
 
-    /// What is lost or late may fail to say goodbye; that harms nobody. In a task of its own, which
+    /// Says goodbye to a lost or late handle; a failure is only logged. In a task of its own, which
     /// nothing but the limit cuts short: closing the pool waits for it.
     fn say_goodbye(self: &Arc<Self>, handle: R::Handle, limit: Duration) -> JoinHandle<()> {
         let goodbye = Goodbye::new(self);
@@ -218,7 +218,7 @@ impl<R: Resource> Slot<R> {
     }
 }
 
-/// Counts as being said until it drops.
+/// A goodbye that is being said, until this drops.
 struct Goodbye<R: Resource>(Arc<Slot<R>>);
 
 impl<R: Resource> Goodbye<R> {

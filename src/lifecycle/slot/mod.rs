@@ -29,7 +29,7 @@ pub(crate) struct Slot<R: Resource> {
     resource: R,
     phase: Phase,
     life: Life<R::Handle>,
-    /// How many are being said to what is lost or late.
+    /// The number of goodbyes that are being said to lost or late handles.
     goodbyes: AtomicUsize,
     kind: Kind,
     context: Arc<Context>,
