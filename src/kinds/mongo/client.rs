@@ -73,7 +73,7 @@ pub(super) fn for_probing(options: &ClientOptions) -> ClientOptions {
     options.max_pool_size = Some(2);
     options.min_pool_size = Some(0);
     options.server_monitoring_mode = Some(ServerMonitoringMode::Poll);
-    // Where there is no room, that is to be known at once: the driver would ask again, with pauses.
+    // A server without room is to be known at once: the driver would ask again, with pauses.
     options.max_adaptive_retries = Some(0);
     options.app_name = options.app_name.map(|name| format!("{name} probe"));
     options.cmap_event_handler = None;

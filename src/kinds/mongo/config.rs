@@ -135,7 +135,7 @@ impl MongoConfig {
         self
     }
 
-    /// What the driver is given, if that takes no question to the DNS.
+    /// The options for the driver, or the name to ask the DNS for.
     fn client_options(&self, name: &str) -> Result<Hosts, Error> {
         let options = match (&self.options, &self.uri) {
             (Some(options), _) => options.clone(),
@@ -152,7 +152,7 @@ impl MongoConfig {
         Ok(Hosts::Known(self.completed(name, options)?.into()))
     }
 
-    /// What was said explicitly, then the defaults.
+    /// Fills in the fields of this configuration where the options say nothing.
     pub(super) fn completed(&self, name: &str, mut options: ClientOptions) -> Result<ClientOptions, Error> {
         let max = *options.max_pool_size.get_or_insert(self.max_pool_size);
         options.min_pool_size.get_or_insert(self.min_pool_size.min(max));
@@ -235,7 +235,7 @@ impl MongoConfig {
         }
     }
 
-    /// What these options say, for the log.
+    /// Takes over what these options say, for the log.
     fn take_over(&mut self, options: ClientOptions) {
         let credential = options.credential.unwrap_or_default();
         (self.user, self.password) = (credential.username, credential.password.map(Secret::from));
@@ -362,7 +362,7 @@ impl KindConfig for MongoConfig {
         match &hosts {
             Hosts::Known(options) => secrets.extend(passwords(options)),
             Hosts::Srv { host, uri, .. } => {
-                // What can be checked before the DNS is asked.
+                // All that can be checked before the DNS is asked.
                 let mut stand_in = self.parts();
                 stand_in.hosts = vec![ServerAddress::Tcp { host: host.clone(), port: None }];
                 stand_in.credential = ConnectionString::parse(uri.expose()).ok().and_then(|said| said.credential);
@@ -373,7 +373,7 @@ impl KindConfig for MongoConfig {
     }
 }
 
-/// What the driver would only say when the client is made, and what it would not say.
+/// Checks that the driver makes only with a client, or not at all.
 fn check(name: &str, options: &ClientOptions) -> Result<(), Error> {
     let max = options.max_pool_size.unwrap_or_default();
     let checks = Checks(name);

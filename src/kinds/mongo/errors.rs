@@ -17,6 +17,7 @@ use crate::kinds::mongo::resource::MongoResource;
 use crate::net::tls;
 
 impl MongoResource {
+    /// A failure to connect, permanent where no further attempt can mend it.
     pub(super) fn failure(&self, error: DriverError) -> Failure {
         let permanent = match &*error.kind {
             ErrorKind::InvalidArgument { .. }
@@ -30,7 +31,7 @@ impl MongoResource {
         if permanent { Failure::permanent(source) } else { Failure::transient(source) }
     }
 
-    /// What a ping's error proves about the server.
+    /// The failure of a ping, by what its error proves about the server.
     pub(super) fn verdict(&self, error: DriverError) -> Failure {
         let limits = matches!(*error.kind, ErrorKind::Authentication { .. })
             || code(&error).is_some_and(|code| REFUSED_FOR_GOOD.contains(&code));
@@ -70,7 +71,7 @@ impl MongoResource {
 
     /// The driver's error, or a note in its place if the server's words in it have a password.
     pub(super) fn told(&self, error: DriverError) -> BoxError {
-        // Only the server tells of these; with the others the driver speaks.
+        // The text of these is the driver's own; that of all others comes from the server.
         let told = !matches!(
             *error.kind,
             ErrorKind::Io(_)
@@ -94,7 +95,7 @@ impl MongoResource {
     }
 }
 
-/// What the driver's error and its causes say, without the labels and the replies that the driver puts around it.
+/// The texts of the driver's error and its causes, without the labels and the replies that the driver puts around it.
 pub(super) fn words(error: &DriverError) -> String {
     let kind = error.kind.to_string();
     match cause(error) {
@@ -123,7 +124,7 @@ pub(super) fn is_alien(error: &DriverError) -> bool {
     matches!(*error.kind, ErrorKind::InvalidResponse { .. })
 }
 
-/// What a server answers that no further attempt mends: `UserNotFound`, `Unauthorized`, `AuthenticationFailed`,
+/// The codes of refusals that no further attempt mends: `UserNotFound`, `Unauthorized`, `AuthenticationFailed`,
 /// `APIVersionError`, `APIStrictError`, `MechanismUnavailable`, `AtlasError` for a wrong login.
 const REFUSED_FOR_GOOD: [i32; 7] = [11, 13, 18, 322, 323, 334, 8000];
 
@@ -140,7 +141,8 @@ fn not_mongodb(what: &str, error: DriverError) -> Failure {
     Failure::permanent(Worded::new(text, error))
 }
 
-/// What a server speaks that is no MongoDB: many wait for the end of a line, which a MongoDB's client never sends.
+/// The protocol of a server that is no MongoDB. Many servers wait for the end of a line, which a client of MongoDB
+/// never sends.
 async fn speaks(host: &str, port: u16) -> Option<&'static str> {
     const LIMIT: Duration = Duration::from_millis(200);
     let answer = async {
@@ -152,7 +154,7 @@ async fn speaks(host: &str, port: u16) -> Option<&'static str> {
             b"HTTP" => {
                 let mut page = String::new();
                 stream.take(1024).read_to_string(&mut page).await?;
-                // A MongoDB that is asked so says what it is.
+                // A MongoDB answers this request with a page that names it.
                 (!page.contains("MongoDB")).then_some("HTTP")
             }
             b"AMQP" => Some("AMQP"),

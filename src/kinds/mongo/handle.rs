@@ -44,7 +44,7 @@ use crate::lifecycle::lease::Provide;
 #[non_exhaustive]
 pub struct Mongo;
 
-/// What the slot holds: the client as both facades lease it.
+/// The handle that the slot holds: the client as both facades lease it.
 #[derive(Clone)]
 pub struct MongoHandle {
     pub(super) client: Client,
@@ -70,12 +70,13 @@ impl fmt::Debug for MongoHandle {
     }
 }
 
+/// What all clones of a handle share.
 pub(super) struct Shared {
     pub(super) options: ClientOptions,
     pub(super) traffic: Arc<Traffic>,
     pub(super) pulse: Arc<Pulse>,
     pub(super) nudger: Nudger,
-    /// What the server knows this client's sessions by.
+    /// The server shows it beside each session of this client.
     pub(super) mark: String,
     probing: Mutex<Probing>,
     /// When the server had nothing open for the client, and how many operations there had been by then.
@@ -143,7 +144,7 @@ impl Shared {
             () = async {
                 loop {
                     give_up_a_connection(client).await;
-                    // One that is answered at its first poll would keep the others from theirs for ever.
+                    // A ping that is answered at its first poll would keep the other branches from theirs for ever.
                     tokio::task::yield_now().await;
                 }
             } => {}

@@ -12,7 +12,7 @@ use crate::kinds::mongo::uri::{Uri, is_encoded, without_password};
 use crate::net::tls;
 use crate::net::url::{LOGIN, host_port, one_reading};
 
-/// Where the servers are.
+/// The servers: known by their addresses, or by a name in the DNS.
 #[derive(Debug)]
 pub(super) enum Hosts {
     Known(Box<ClientOptions>),
@@ -55,8 +55,8 @@ pub(super) fn parse(key: &str, uri: &Secret) -> Result<Hosts, Error> {
     })
 }
 
-/// What a URI with the hosts in it would have given. With the DNS's name the driver would go on asking, in a task that
-/// sleeps for a minute and that its `shutdown` waits for.
+/// Asks the DNS, and answers the options of a URI that names the hosts itself. With options that name the DNS the driver
+/// would go on asking, in a task that sleeps for a minute and that its `shutdown` waits for.
 pub(super) async fn resolve(uri: &str) -> Result<ClientOptions, DriverError> {
     let found = ClientOptions::parse(uri).await?;
     let known: Vec<_> = found.hosts.iter().map(ServerAddress::to_string).collect();
@@ -65,7 +65,7 @@ pub(super) async fn resolve(uri: &str) -> Result<ClientOptions, DriverError> {
         uri.show()
     });
     let mut options = ClientOptions::parse(with_hosts.as_deref().unwrap_or(uri)).await?;
-    // What the DNS or the scheme may have said.
+    // The DNS or the scheme may have said these.
     options.tls = found.tls;
     options.credential = found.credential;
     options.repl_set_name = found.repl_set_name;

@@ -62,7 +62,7 @@ impl Pulse {
             }
             SdamEvent::ServerHeartbeatSucceeded(event) => {
                 let (address, set) = (event.server_address.to_string(), event.reply.get_str("setName").ok());
-                // One that has no set yet may be about to get one.
+                // A server that has no set yet may be about to get one.
                 let waits_for_its_set = event.reply.get_bool("isreplicaset").unwrap_or(false);
                 if self.set.is_none() || self.set.as_deref() == set || waits_for_its_set {
                     seen.strangers.remove(&address);

@@ -208,7 +208,7 @@ impl MongoResource {
         }
     }
 
-    /// What there was of them, if the server answered.
+    /// Ends sessions on the server, and tells whether there were any; `None` if it did not answer in time.
     async fn end_sessions(&self, mongo: &MongoHandle, which: Which) -> Option<Found> {
         let shared = &mongo.shared;
         // Over the probe, as users may have all other connections in use.

@@ -1,4 +1,4 @@
-//! What a client has open on the server, which the server is told to end before the client closes.
+//! The sessions of a client on the server, which is told to end them before the client closes.
 
 use mongodb::Client;
 use mongodb::bson::{RawBsonRef, RawDocument, doc};
@@ -11,11 +11,11 @@ use crate::lifecycle::work::Work;
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Which {
     All,
-    /// Those with a cursor that waits for what may never come.
+    /// Only those with a cursor that waits for more, which may never come.
     Waiting,
 }
 
-/// What the server has open for a client.
+/// Whether the server has anything open for a client.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Found {
     Nothing,

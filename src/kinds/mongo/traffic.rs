@@ -1,5 +1,7 @@
-//! What goes on in the driver's connection pools, by their events, and the one thing to be done about it: the driver
-//! keeps operations that were dropped in its queue, and somebody has to clear them away.
+//! Traffic in the driver's connection pools, by their events: what is in use, who waits, and who waits in vain.
+//!
+//! The driver keeps operations that were dropped in its queue, and a `Nudger` clears them away. All events of a client
+//! are seen under the one lock of `seen`, and what an event frees is dropped after it.
 
 use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
@@ -26,7 +28,7 @@ tokio::task_local! {
     pub(super) static OURS: ();
 }
 
-/// What goes on in the driver's pools, by their events.
+/// Traffic in the driver's pools. Counts each operation as work of the resource.
 pub(super) struct Traffic {
     pub(super) link: Link,
     seen: Mutex<Seen>,
@@ -101,7 +103,7 @@ impl Pool {
         self.connections.values().filter(|one| matches!(one, Connection::Opening)).count()
     }
 
-    /// One that has waited for so long waits no more. Answers how many began to wait before it.
+    /// Removes the waiter that has waited for so long. Answers how many began to wait before it.
     fn leave(&mut self, waited: Duration) -> usize {
         let now = Instant::now();
         let began = now.checked_sub(waited).unwrap_or(now);
@@ -112,8 +114,8 @@ impl Pool {
         before
     }
 
-    /// One that has waited for so long has been served, so that all before it have left the queue: they were dropped, or
-    /// wait for a connection that is being opened for them.
+    /// The waiter that has waited for so long has been served, so all before it have left the queue: they were dropped,
+    /// or wait for a connection that is being opened for them.
     fn served(&mut self, waited: Duration) {
         let before = self.leave(waited);
         if before > 0 {

@@ -134,8 +134,8 @@ fn encoded(text: &str) -> String {
     percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
 }
 
-/// The same URI with a password that is no secret, or without any login and host where it is not clear
-/// which is which.
+/// The URI with a password that is no secret, for an error of the driver to quote. Where login and host cannot be told
+/// apart, neither is left in it.
 pub(super) fn without_password(uri: &str) -> String {
     let (scheme, rest) = uri.split_once("://").unwrap_or(("mongodb", ""));
     let (authority, options) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));

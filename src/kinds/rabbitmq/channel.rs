@@ -1,4 +1,7 @@
-//! One channel: as a checkout has it, as a verb asks on it, and as a user's own.
+//! One channel, as a checkout has it, as a verb asks on it, and as a user has it.
+//!
+//! Between two verbs a channel is idle. It goes back there only if nothing on it is half done, for a request that was
+//! given up may still be under way.
 
 use std::fmt;
 use std::future::Future;
@@ -88,7 +91,7 @@ pub(super) struct ChannelGuard {
     pub(super) channel: Arc<lapin::Channel>,
     key: u64,
     pub(super) generation: Arc<Generation>,
-    /// Of the checkout that it is for.
+    /// The permit of the checkout that it is for.
     permit: Option<OwnedSemaphorePermit>,
     /// Nothing on it is half done.
     fit: bool,
@@ -117,18 +120,18 @@ impl ChannelGuard {
         opened.await.unwrap_or_else(|_ended| Err(generation.was_cut()))
     }
 
-    /// One that was idle, which those that the verbs share are in between.
+    /// A channel that was idle, as only those are that the verbs share.
     pub(super) fn idle(generation: Arc<Generation>, key: u64, channel: Arc<lapin::Channel>) -> Self {
         ChannelGuard { channel, key, generation, permit: None, fit: true, shared: true }
     }
 
-    /// The same for a checkout.
+    /// Makes it the channel of a checkout.
     pub(super) fn checked_out(mut self, permit: OwnedSemaphorePermit) -> Self {
         self.permit = Some(permit);
         self
     }
 
-    /// The same as one that the verbs share: all of them have confirms on.
+    /// Makes it one that the verbs share, all of which have confirms on.
     pub(super) async fn confirming(mut self) -> Result<Self, Error> {
         let channel = self.channel.clone();
         self.ask("switching confirms on", channel.confirm_select(ConfirmSelectOptions::default())).await?;

@@ -33,9 +33,9 @@ pub(super) struct Channels {
     open: Mutex<BTreeMap<u64, Open>>,
     next_key: AtomicU64,
     idle: Mutex<Vec<(u64, Arc<lapin::Channel>)>>,
-    /// What nobody has any more, once closing has begun.
+    /// Channels that nobody has any more since closing has begun.
     left: Mutex<Vec<(u64, Arc<lapin::Channel>)>>,
-    /// Of those that are being closed one by one.
+    /// How many are being closed one by one.
     closing: watch::Sender<usize>,
 }
 
@@ -108,7 +108,7 @@ impl Channels {
 }
 
 impl Generation {
-    /// One that the verbs share, if any is idle.
+    /// A channel that the verbs share, if any is idle.
     pub(super) fn idle_channel(self: &Arc<Self>) -> Option<ChannelGuard> {
         loop {
             let (key, channel) = self.channels.idle.lock().pop()?;
@@ -258,13 +258,13 @@ struct Open {
     _place: Place,
 }
 
-/// One for each channel that may be open.
+/// The places of channels, one for each that may be open.
 struct Places {
     free: Semaphore,
-    /// Those that are used up. The driver keeps the error of a channel that the broker has ended, and refuses all that is
+    /// How many are used up. The driver keeps the error of a channel that the broker has ended, and refuses all that is
     /// ever done under the same number again.
     worn: AtomicUsize,
-    /// Those of them that have still to come back.
+    /// How many of them are still taken, and are not free again when they come back.
     owed: AtomicUsize,
 }
 

@@ -79,7 +79,7 @@ pub struct Consumer {
     pub(super) cancelled: CancellationToken,
     /// It has said that it is the parent's.
     pub(super) forked: bool,
-    /// What it ended with.
+    /// The error that it ended with.
     pub(super) failed: Option<Error>,
     pub(super) lease: Lease<Session>,
 }
@@ -105,7 +105,7 @@ impl Consumer {
         loop {
             let next = ready!(self.deliveries.poll_recv(cx));
             match next {
-                // What was not handed out goes back.
+                // A delivery that was not handed out goes back.
                 Some(Ok(_)) if self.cancelled.is_cancelled() => {}
                 // It cannot be acknowledged any more, and comes again.
                 Some(Ok(delivery)) if !delivery.is_current() => {}
@@ -123,7 +123,7 @@ impl Consumer {
         }
     }
 
-    /// What it is that has ended, for whoever asks for more.
+    /// Why there are no more deliveries.
     pub(crate) fn has_ended(&self) -> Error {
         let Session { closed, intake, .. } = &*self.lease;
         let resource = || Arc::clone(self.link.name());

@@ -149,7 +149,7 @@ pub(super) struct Binding {
     pub(super) arguments: FieldTable,
 }
 
-/// What does no harm twice, and is declared again after a reconnect.
+/// A declaration, which does no harm twice, and is made again after a reconnect.
 pub(super) enum Declaration<'a> {
     Exchange(&'a Exchange),
     Queue(&'a Queue),

@@ -18,7 +18,7 @@ use crate::lifecycle::busy::Busy;
 use crate::lifecycle::link::Link;
 use crate::lifecycle::work::Work;
 
-/// What a delivery keeps open until it is settled.
+/// The channel that a delivery keeps open until it is settled.
 pub(super) enum Keeps {
     Consumer(#[allow(dead_code, reason = "held for its drop")] Arc<ChannelGuard>),
     Checkout(Pooled),
@@ -54,7 +54,7 @@ impl Delivery {
         Delivery { message, generation, keeps: Some((keeps, None)), offset: None }
     }
 
-    /// The same, noted where it may be of a stream.
+    /// Notes its offset, if it is of a stream.
     pub(super) fn noted(mut self, reading: &Arc<Reading>) -> Self {
         self.offset = reading.delivered(&self.message.properties);
         self
@@ -192,7 +192,7 @@ impl Drop for Delivery {
         self.generation.runtime.spawn(async move {
             let back = acker.nack(BasicNackOptions { requeue: true, multiple: false });
             let back = generation.answer("giving a delivery back", back).await;
-            // Where that fails, closing the channel gives it back.
+            // If that fails, closing the channel gives it back.
             if let (Ok(true), Some((keeps, _))) = (back, &mut keeps) {
                 keeps.settled();
             }

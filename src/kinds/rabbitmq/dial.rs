@@ -100,7 +100,7 @@ pub(super) async fn dial(config: &RabbitMqConfig, tls: &Tls, name: &str, frame_m
         let _owned = &ended;
         quieten_this_thread();
         tokio::select! {
-            // What lapin calls plain is a stream that it leaves as it is.
+            // lapin calls a stream plain that it leaves as it is.
             opened = tls.dial(&host, port, keepalive, &under) => Ok(AsyncTcpStream::Plain(opened?.compat())),
             () = under.wait() => Err(io::Error::from(io::ErrorKind::ConnectionAborted).into()),
         }

@@ -42,7 +42,7 @@ fn is_loss(error: &lapin::Error) -> bool {
     told || error.is_io_error() || error.is_amqp_hard_error()
 }
 
-/// What an error says of the broker that was asked.
+/// The failure of a ping, by what its error says of the broker.
 pub(super) fn answered(error: Error) -> Failure {
     let said = match &error {
         Error::Operation { source, .. } | Error::Lost { source, .. } => source.downcast_ref::<lapin::Error>(),

@@ -94,7 +94,7 @@ impl ChannelGuard {
     }
 }
 
-/// What was sent on one channel and is not settled, the oldest first.
+/// The messages that were sent on one channel and are not settled, the oldest first.
 pub(super) struct Flight {
     sent: VecDeque<Sent>,
     /// The driver attaches returns to confirms in the order in which both happen to come, so that those of any may
@@ -157,7 +157,7 @@ pub(super) struct Sent {
     generation: Arc<Generation>,
     part: Arc<Part>,
     confirms: Vec<Confirm>,
-    /// What came with the confirms, whosever it is.
+    /// The returns that came with these confirms, of whichever messages.
     returned: Vec<BasicReturnMessage>,
 }
 
@@ -182,7 +182,7 @@ impl Sent {
                 let limit = self.generation.config.confirm_timeout;
                 let late = self.generation.within(limit, "a publish", awaited).await;
                 self.look();
-                // One is late if it is as long after the one before it.
+                // The limit begins anew with each confirm that comes.
                 if let Err(late) = late
                     && self.pending() == pending
                 {
@@ -203,7 +203,7 @@ impl Sent {
         self.confirms.iter().filter(|confirm| matches!(confirm, Confirm::Pending { .. })).count()
     }
 
-    /// What became of each message. Takes the returns of them out of those that have come.
+    /// The result of each message. Takes the returns of these out of those that have come.
     fn results(self, returned: &mut Vec<BasicReturnMessage>, why: Option<&Source>) -> Vec<Result<Published, Error>> {
         let Part { messages, addressed, .. } = &*self.part;
         let answers = messages.iter().zip(self.confirms);

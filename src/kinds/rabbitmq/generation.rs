@@ -49,7 +49,7 @@ pub(super) struct Generation {
     pub(super) channels: Channels,
     /// Why the broker takes no messages, while it does not.
     pub(super) blocked: watch::Sender<Option<String>>,
-    /// What the prober has of its own.
+    /// The prober's own connection.
     pub(super) prober: Arc<tokio::sync::Mutex<Prober>>,
 }
 
@@ -187,7 +187,7 @@ impl Generation {
         }))
     }
 
-    /// What to add to what was waited for, if the broker blocks the connection.
+    /// The end of a sentence on what was waited for: whether the broker blocks the connection.
     pub(super) fn why_blocked(&self) -> String {
         let reason = self.blocked.borrow();
         reason.as_ref().map_or_else(String::new, |why| format!("; the connection is blocked by the broker ({why})"))
@@ -207,7 +207,7 @@ impl Generation {
 
     /// Every channel, then the connection; then nothing of it is left.
     pub(super) async fn close(&self) -> Result<(), Failure> {
-        // Where this is given up.
+        // Cuts where this is given up.
         let _cut = CutOnDrop::new(&self.switch);
         let said = self.say_goodbye().await;
         self.switch.cut_because(self.was_cut());
@@ -220,7 +220,7 @@ impl Generation {
         }
         let channels = self.channels.take_all();
         let every_channel = together(channels.into_iter().map(|channel| async move {
-            // One that is closed already needs no goodbye.
+            // A channel that is closed already answers an error, and needs no goodbye.
             let _ = channel.close(200, "OK".into()).await;
             Ok(())
         }));

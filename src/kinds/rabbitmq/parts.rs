@@ -35,7 +35,7 @@ impl<I: Iterator<Item = Message>> Parts<I> {
             && let Some(message) = messages.peek()
         {
             let all = bytes.saturating_add(message.bytes());
-            // What is larger than the whole window is on its way alone.
+            // A message larger than the whole window is on its way alone.
             let fits = all <= room.bytes && (part.is_empty() || all <= share);
             let is_alone = part.is_empty() && unsettled.is_empty();
             if !(fits || is_alone) {
@@ -50,7 +50,7 @@ impl<I: Iterator<Item = Message>> Parts<I> {
         Arc::new(part)
     }
 
-    /// The oldest one is.
+    /// The oldest part is settled.
     pub(super) fn settled(&mut self) {
         self.unsettled.pop_front();
     }

@@ -24,7 +24,7 @@ use crate::net::count::Counted;
 use crate::net::kill_switch::KillSwitch;
 use crate::net::tls::Tls;
 
-/// What the prober of a connection has of its own.
+/// The prober's own connection beside that of a generation.
 #[derive(Default)]
 pub(super) struct Prober {
     pub(super) probe: Option<Arc<Probe>>,

@@ -29,7 +29,7 @@ impl Session {
         self.declare_all(generation, &replay, bindings.collect()).await
     }
 
-    /// These, a queue with the name by which the caller knows it.
+    /// Declares these on up to [`DECLARING`] channels. Beside a queue stands the name by which the caller knows it.
     async fn declare_all(
         &self,
         generation: &Arc<Generation>,

@@ -124,7 +124,7 @@ impl Session {
             };
             match self.alive() {
                 Some(generation) => return Ok((lease, generation)),
-                // What is being closed is not brought back.
+                // A resource that is being closed is not brought back.
                 None if reported => return Err(self.lost("the connection is gone")),
                 None => {
                     reported = true;
@@ -215,7 +215,7 @@ impl Session {
     }
 }
 
-/// What a channel is checked out for.
+/// Who checks a channel out.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Use {
     /// By the caller, who may do anything to it.

@@ -73,7 +73,7 @@ impl Reading {
     }
 }
 
-/// Where in a stream a delivery stands.
+/// The offset of a delivery in its stream.
 pub(super) struct Offset {
     reading: Arc<Reading>,
     number: i64,

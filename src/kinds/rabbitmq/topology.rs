@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::kinds::rabbitmq::declare::{Binding, Exchange, Queue};
 use crate::kinds::rabbitmq::stream::is_stream;
 
-/// What is declared again after a reconnect.
+/// All that is declared again after a reconnect.
 #[derive(Clone, Default)]
 pub(super) struct Topology {
     pub(super) exchanges: BTreeMap<String, Exchange>,

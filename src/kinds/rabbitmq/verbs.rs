@@ -1,4 +1,4 @@
-//! What can be done with a RabbitMQ, verb by verb.
+//! The verbs of RabbitMQ for async code; those for threads wait for these.
 
 use std::fmt;
 use std::future::Future;
@@ -57,7 +57,7 @@ impl RabbitMq {
         RabbitMq { threads: blocking::RabbitMq::new(Arc::clone(&session)), session, blocks: false }
     }
 
-    /// The same for a caller whose thread is blocked while a verb runs.
+    /// The client of a caller whose thread is blocked while a verb runs.
     pub(crate) fn blocking(self) -> Self {
         RabbitMq { blocks: true, ..self }
     }
