@@ -24,9 +24,11 @@ pub(crate) struct Core<M: ManageConnection> {
     tell: Box<dyn Fn(M::Error) -> BoxError + Send + Sync>,
     pub(super) retry: Retry,
     /// Has the jobs carried out, without waiting for them, and not under the lock.
-    start: Box<dyn Fn(&Arc<Self>, Begun) + Send + Sync>,
+    start: Box<Start<M>>,
     pub(super) state: Mutex<State<M>>,
 }
+
+type Start<M> = dyn Fn(&Arc<Core<M>>, Begun) + Send + Sync;
 
 /// How many there may be, and for how long. Zero is without.
 #[derive(Debug, Clone)]
