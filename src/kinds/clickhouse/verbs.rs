@@ -48,22 +48,19 @@ impl Session {
         rows: impl IntoIterator<Item = T>,
     ) -> Result<u64, Error> {
         self.link.ready().await?;
-        let inserting = async {
-            let mut insert = self.client.insert::<T>(table).await?;
-            let mut written = 0;
-            for row in rows {
-                match insert.write(&row).await {
-                    Ok(()) => {}
-                    // Where the server has answered already, the driver tells why at the end only.
-                    Err(error @ DriverError::Network(_)) => return Err(insert.end().await.err().unwrap_or(error)),
-                    Err(error) => return Err(error),
-                }
-                written += 1;
+        let failed = |error| self.failed("insert", Effect::Changes, error);
+        let mut insert = self.client.insert::<T>(table).await.map_err(failed)?;
+        let mut written = 0;
+        for row in rows {
+            if let Err(error) = insert.write(&row).await {
+                // Where the server has answered already, the driver tells why at the end only.
+                let why = if let DriverError::Network(_) = error { insert.end().await.err() } else { None };
+                return Err(failed(why.unwrap_or(error)));
             }
-            insert.end().await?;
-            Ok(written)
-        };
-        inserting.await.map_err(|error| self.failed("insert", Effect::Changes, error))
+            written += 1;
+        }
+        insert.end().await.map_err(failed)?;
+        Ok(written)
     }
 
     pub(super) async fn execute(&self, query: Query) -> Result<(), Error> {
