@@ -12,13 +12,13 @@ use tokio::sync::mpsc;
 
 use crate::base::runtime::within;
 
-/// How many queries may wait to be cancelled. What is given up beyond that runs to its end.
+/// The most queries that wait to be cancelled. A query given up beyond that runs to its end.
 const WAITING: usize = 1024;
 
-/// How many one statement cancels.
+/// The most queries that one `KILL QUERY` cancels.
 const AT_ONCE: usize = 100;
 
-/// How long a server may take to hear of it.
+/// The limit of one `KILL QUERY`.
 const LIMIT: Duration = Duration::from_secs(2);
 
 /// Names queries, and has those that were given up cancelled by their names.

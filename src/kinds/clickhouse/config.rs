@@ -1,4 +1,4 @@
-//! How to reach a ClickHouse: the fields, what the environment calls them, and what of a URL goes into which.
+//! The configuration of a ClickHouse: its fields, their names in the environment, and the fields that a URL fills.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -158,7 +158,7 @@ impl ClickHouseConfig {
         self.password.iter().map(Secret::expose).collect()
     }
 
-    /// What goes along with every query; a setting by name wins over a field.
+    /// The settings that go along with every query; a setting by name wins over a field.
     pub(super) fn effective_settings(&self) -> BTreeMap<String, String> {
         self.settings_where(|value, _| value > 0)
     }
@@ -178,7 +178,7 @@ impl ClickHouseConfig {
         settings
     }
 
-    /// Where these settings come from, and how each is left out.
+    /// Tells the user where these settings come from, and how each is left out.
     pub(super) fn without(&self, settings: &BTreeMap<String, String>) -> String {
         let field = |name: &str| FIELD_SETTINGS.iter().find(|(_, setting)| *setting == name);
         let of = |name: &String| match field(name) {

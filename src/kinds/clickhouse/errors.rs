@@ -1,4 +1,4 @@
-//! What the driver's errors mean: to the pool, which connects again or does not, and to whoever asked.
+//! The meaning of the driver's errors: to the pool, which connects again or gives up, and to the caller of a verb.
 
 use std::collections::BTreeMap;
 use std::error::Error as StdError;
@@ -29,7 +29,7 @@ const UNKNOWN_DATABASE: &str = "81";
 /// an unknown setting.
 const PERMANENT: [&str; 4] = ["115", "195", "291", "497"];
 
-/// What it means that the server did not do what was asked with these settings.
+/// The failure of a connect or a ping that was sent with these settings.
 pub(super) fn failure(config: &ClickHouseConfig, error: DriverError, settings: &BTreeMap<String, String>) -> Failure {
     let proof = match &error {
         _ if has_code(&error, &LIMITED) => Proof::Limited,
@@ -45,7 +45,7 @@ pub(super) fn failure(config: &ClickHouseConfig, error: DriverError, settings: &
     Failure { source, permanent, proof }
 }
 
-/// Whether trying again is of no use, and what is.
+/// Tells whether trying again is of no use, and the remedy.
 fn judged(
     config: &ClickHouseConfig,
     error: &DriverError,
@@ -73,12 +73,12 @@ fn judged(
     }
 }
 
-/// Whether the answer was no HTTP.
+/// Tells whether the answer was no HTTP.
 pub(super) fn is_foreign(error: &DriverError) -> bool {
     causes(error).any(|cause| cause.downcast_ref().is_some_and(hyper::Error::is_parse))
 }
 
-/// Whether nobody listens there, or there is no way.
+/// Tells whether nobody listens there, or there is no route.
 pub(super) fn is_unreachable(error: &(dyn StdError + 'static)) -> bool {
     causes(error).filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|error| {
         use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};

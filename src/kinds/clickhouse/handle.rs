@@ -33,7 +33,7 @@ pub(super) struct Inner {
     pub(super) client: Client,
     pub(super) threads: blocking::ClickHouse,
     pub(super) session: Arc<Session>,
-    /// What goes along with every query.
+    /// The settings that go along with every query.
     pub(super) settings: BTreeMap<String, String>,
     pub(super) pings: Client,
     /// For pings that need no query.

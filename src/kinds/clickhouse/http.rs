@@ -2,8 +2,8 @@
 //! whether it is there in full.
 //!
 //! It is by hand since hyper tells neither: its client chooses the connection of a request by itself, and the end of an
-//! answer is known only to its body, which the driver may drop before that. hyper reads the same bytes, and is the one
-//! who refuses what is no HTTP. Here that, and whatever else has no length, lasts until the connection closes.
+//! answer is known only to its body, which the driver may drop before that. hyper reads the same bytes, and
+//! refuses those that are no HTTP. To this parser, such an answer lasts until the connection closes, as one without a length does.
 
 /// How far an HTTP/1.1 answer has come.
 #[derive(Default)]
@@ -84,7 +84,7 @@ impl Answer {
         false
     }
 
-    /// What follows this head.
+    /// The answer after this head: the next head after an interim one, else its body.
     fn after(head: &str) -> Self {
         let status = head.split(' ').nth(1).unwrap_or_default();
         if status.starts_with('1') {

@@ -188,10 +188,10 @@ impl Resource for ClickHouseResource {
 /// driver asks for a table's columns.
 const KNOWS_NAMES_AND_TYPES: (u32, u32) = (21, 11);
 
-/// How long closing waits for connections that were cut, which takes microseconds.
+/// The time that connections get to end once they are cut. They take microseconds.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// How long a ping waits for what else the server answers.
+/// The time that a ping gives the server to answer somebody else.
 const PATIENCE: Duration = Duration::from_millis(300);
 
 impl ClickHouseResource {

@@ -1,5 +1,5 @@
-//! The rows of a result as they arrive. They are read where the connections live: whoever reads by himself is woken for
-//! each piece that arrives, and a thread pays more for that than for the rows.
+//! The rows of a result as they arrive. A task on the pool's runtime reads them and hands them over in batches: a thread
+//! that reads by itself is woken for each piece that arrives, which costs more than the rows.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -22,13 +22,13 @@ use crate::kinds::clickhouse::errors::advised;
 use crate::kinds::clickhouse::statement::{Effect, names_format};
 use crate::kinds::clickhouse::verbs::Session;
 
-/// How many rows are handed over at once.
+/// The most rows of a batch.
 const BATCH: usize = 1024;
 
-/// Fewer are once they took this many bytes of the answer, uncompressed.
+/// A batch ends early once it took this many bytes of the answer, uncompressed.
 const BATCH_BYTES: u64 = 256 * 1024;
 
-/// How many batches wait for the thread, beside the one in its hands and the one that is made.
+/// The most batches that wait for the reader, beside the one in its hands and the one that is made.
 const WAITING: usize = 3;
 
 /// The rows of a result, as they arrive; of [`query_iter`](crate::Lease::query_iter). Dropping it gives up the rest.
@@ -72,7 +72,7 @@ impl<T> Rows<T> {
     /// A row that is here already.
     #[inline]
     pub(super) fn at_hand(&mut self) -> Option<T> {
-        // What is here in a forked child is its parent's.
+        // The rows of a forked child are its parent's.
         if self.session.link.process.is_current() { self.batch.next() } else { None }
     }
 
@@ -173,7 +173,7 @@ async fn read<T: RowOwned + RowRead>(
     }
 }
 
-/// What has arrived, at least one row unless this is the end.
+/// The rows that have arrived, at least one unless this is the end.
 async fn batch<T: RowOwned + RowRead>(cursor: &mut RowCursor<T>) -> (Vec<T>, Option<Result<(), DriverError>>) {
     let mut batch = Vec::new();
     let before = cursor.decoded_bytes();

@@ -1,4 +1,4 @@
-//! A statement: what can be sent, and what its text tells before it is.
+//! A statement, and what its text tells before it is sent.
 //!
 //! The text is read by hand, for no more than its first word and its last two, and so is the request that carries it: what a
 //! statement does decides what the loss of its answer means.
@@ -6,7 +6,7 @@
 use ::clickhouse::Client;
 use ::clickhouse::query::Query;
 
-/// What can be sent: SQL text, or a [`Query`] with its values bound.
+/// A statement to send: SQL text, or a [`Query`] with its values bound.
 pub trait Statement: sealed::Sealed {
     #[doc(hidden)]
     fn query(self, client: &Client) -> Query;
@@ -55,7 +55,7 @@ impl Effect {
     }
 }
 
-/// What a request's statement does, and whether it has a name already. The driver has an `INSERT` in the URL, anything
+/// The effect of a request's statement, and whether the query has a name already. The driver has an `INSERT` in the URL, anything
 /// else in the body, or in the first field of a form where there are parameters.
 pub(super) fn looked_at(request: &[u8]) -> (Effect, bool) {
     let text = String::from_utf8_lossy(request);

@@ -19,13 +19,13 @@ use crate::lifecycle::work::Work;
 use crate::net::count::Counted;
 use crate::net::tls::Stream as OwnStream;
 
-/// How much of an error is read. The driver keeps all of it in memory, and takes it apart where it is compressed.
+/// The most of an error that is read, in bytes. The driver keeps all of it in memory, and takes it apart where it is compressed.
 const LONGEST_ERROR: usize = 256 * 1024;
 
-/// How much of a request is looked at to tell what its statement does.
+/// The first bytes of a request, in which its statement is looked for.
 const LOOKED_AT: usize = 8 * 1024;
 
-/// How the driver's requests begin, all of which have parameters.
+/// The beginning of the driver's requests, all of which have parameters.
 const BEGINNING: &[u8] = b"POST /?";
 
 /// A connection, which knows whether an answer is outstanding.
@@ -142,14 +142,14 @@ struct Exchange {
     effect: Effect,
     /// Whether the server may have any of it.
     is_sent: bool,
-    /// What takes the place of its [`BEGINNING`], as far as that is not yet written.
+    /// The bytes in place of its [`BEGINNING`] that are not yet written.
     beginning: Vec<u8>,
     answer: Answer,
-    /// How much of the answer there is, if that is an error.
+    /// The length of the answer so far, if that is an error.
     error: usize,
     /// The answer is there in full, though perhaps not yet with whoever waits for it.
     is_over: bool,
-    /// What its statement is cancelled by.
+    /// The name by which its statement is cancelled.
     name: Option<Named>,
     /// The users' own are counted.
     work: Option<(Busy, Counted)>,
@@ -222,7 +222,7 @@ impl Drop for Exchange {
         if let Some((busy, _)) = &mut self.work {
             busy.end(self.is_over);
         }
-        // Whoever has begun to answer notices by itself, as it goes on.
+        // A server that has begun to answer notices by itself, as it goes on.
         if self.is_sent
             && !self.answer.is_begun()
             && let Some(name) = self.name.take()

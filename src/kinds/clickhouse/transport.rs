@@ -37,7 +37,7 @@ pub(super) enum Purpose {
     Probe,
 }
 
-/// Where the connections of one client are opened, counted and cut.
+/// The connections of one client, which it opens, counts and cuts.
 pub(super) struct Transport {
     config: Arc<ClickHouseConfig>,
     tls: Tls,
@@ -190,7 +190,7 @@ impl Transport {
         self.broken(Effect::Reads, false, io::Error::new(io::ErrorKind::ConnectionAborted, "lost while connecting"))
     }
 
-    /// What a broken connection means to the user whose statement it was to carry, or carried.
+    /// The error of a broken connection for the user whose statement it carried, or was to carry.
     pub(super) fn broken(&self, effect: Effect, is_sent: bool, cause: io::Error) -> io::Error {
         let (kind, resource) = (cause.kind(), Arc::clone(self.link.name()));
         let error = match (self.purpose, effect) {

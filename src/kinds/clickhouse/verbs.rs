@@ -21,7 +21,8 @@ use crate::kinds::clickhouse::statement::{Effect, Statement};
 use crate::lifecycle::lease::Lease;
 use crate::lifecycle::link::Link;
 
-/// What the verbs need. The driver spawns wherever it is called, so each future is to be polled in the context of a runtime.
+/// A connected ClickHouse as its verbs need it. The driver spawns tasks where it is called, so callers poll these futures in the
+/// context of a runtime: by [`inside`], or in `block_on`.
 pub(crate) struct Session {
     pub(super) client: Client,
     pub(super) link: Link,
