@@ -131,6 +131,7 @@ async fn surface_async() {
     let line = line!() - 1;
     assert!(on_line(&pool.holders(), "clickhouse", line));
     let number: u64 = clickhouse_lease.query("SELECT toUInt64(42)").fetch_one().await.unwrap();
+    assert_eq!(clickhouse_lease.query_rows::<u64>("SELECT toUInt64(42)").await.unwrap(), [number]);
     assert_eq!(number, 42);
 
     let mut redis_lease: Lease<Redis> = pool.redis().await.unwrap();
