@@ -58,6 +58,15 @@ fn a_kind_is_named_outside_its_folder_by_the_table_alone() {
     }
 }
 
+/// A file is one type and its helpers, and a reader holds it in mind.
+#[test]
+fn no_file_has_over_600_lines() {
+    for file in sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")) {
+        let lines = fs::read_to_string(&file).unwrap().lines().count();
+        assert!(lines <= 600, "{} has {lines}", file.display());
+    }
+}
+
 /// Files of the core that name each other, be it by way of others, could only be understood together.
 #[test]
 fn the_core_has_no_circle() {
