@@ -140,18 +140,13 @@ impl Transport {
         drop(waiting);
         match permit {
             Ok(permit) => permit.map_err(|_closed| self.unavailable()),
-            Err(_elapsed) => Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                Error::Timeout(Arc::new(TimeoutError {
-                    resource: Arc::clone(self.link.name()),
-                    endpoint: Arc::clone(self.link.endpoint()),
-                    waiting_for: format!("one of {} connections", self.config.max_connections),
-                    waited: limit,
-                    holders: self.link.holders(),
-                    cycle: Vec::new(),
-                    source: None,
-                })),
-            )),
+            Err(_elapsed) => {
+                let waiting_for = format!("one of {} connections", self.config.max_connections);
+                let timeout = TimeoutError::new(self.link.name(), self.link.endpoint(), waiting_for, limit);
+                let holders = self.link.holders();
+                let timeout = Error::Timeout(Arc::new(TimeoutError { holders, ..timeout }));
+                Err(io::Error::new(io::ErrorKind::TimedOut, timeout))
+            }
         }
     }
 

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::base::error::Worded;
+use crate::base::sync::until;
 use crate::kinds::mongo::errors::{is_alien, is_own, words};
 use crate::lifecycle::link::Link;
 
@@ -155,15 +156,7 @@ impl Pulse {
     }
 
     async fn until<T>(&self, holds: impl Fn(&Seen) -> Option<T>) -> T {
-        loop {
-            let changed = self.changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            if let Some(seen) = holds(&self.seen.lock()) {
-                return seen;
-            }
-            changed.await;
-        }
+        until(&self.changed, || holds(&self.seen.lock())).await
     }
 }
 

@@ -126,12 +126,11 @@ impl Consumer {
     /// Why there are no more deliveries.
     pub(crate) fn has_ended(&self) -> Error {
         let Session { closed, intake, .. } = &*self.lease;
-        let resource = || Arc::clone(self.link.name());
         if closed.load(Ordering::SeqCst) {
-            return Error::Closed { resource: resource() };
+            return Error::closed(self.link.name());
         }
         if intake.is_cancelled() {
-            return Error::Closing { resource: resource() };
+            return Error::closing(self.link.name());
         }
         let how = match &self.failed {
             Some(Error::Operation { source, .. }) => format!(": {source}"),

@@ -176,15 +176,9 @@ impl Generation {
     }
 
     pub(super) fn timed_out(&self, waiting_for: String, waited: Duration, holders: Vec<Holder>) -> Error {
-        Error::Timeout(Arc::new(TimeoutError {
-            resource: Arc::clone(self.link.name()),
-            endpoint: Arc::clone(self.link.endpoint()),
-            waiting_for: waiting_for + &self.why_blocked(),
-            waited,
-            holders,
-            cycle: Vec::new(),
-            source: None,
-        }))
+        let waiting_for = waiting_for + &self.why_blocked();
+        let timeout = TimeoutError::new(self.link.name(), self.link.endpoint(), waiting_for, waited);
+        Error::Timeout(Arc::new(TimeoutError { holders, ..timeout }))
     }
 
     /// The end of a sentence on what was waited for: whether the broker blocks the connection.
@@ -196,7 +190,7 @@ impl Generation {
     /// Why there is no answer: the connection is gone.
     pub(super) fn was_cut(&self) -> Error {
         if self.closed.load(Ordering::SeqCst) {
-            return Error::Closed { resource: Arc::clone(self.link.name()) };
+            return Error::closed(self.link.name());
         }
         match self.switch.cause() {
             Some(lost @ Error::Lost { .. }) => lost.clone(),

@@ -203,7 +203,7 @@ impl Session {
     }
 
     pub(super) fn closed_error(&self) -> Error {
-        Error::Closed { resource: Arc::clone(self.link.name()) }
+        Error::closed(self.link.name())
     }
 
     fn lost(&self, source: impl Into<BoxError>) -> Error {

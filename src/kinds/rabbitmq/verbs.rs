@@ -347,7 +347,7 @@ impl RabbitMq {
             let session = &self.session;
             session.link.process.check()?;
             if session.intake.is_cancelled() && !session.closed.load(Ordering::SeqCst) {
-                return Err(Error::Closing { resource: Arc::clone(session.link.name()) });
+                return Err(Error::closing(session.link.name()));
             }
             what.prefetch.get_or_insert(session.config.prefetch);
             let (lease, generation) = session.lease(deadline(session.link.patience), claim).await?;
