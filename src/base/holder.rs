@@ -30,7 +30,6 @@ pub struct Holder {
     pub suspected: bool,
     /// From where it was acquired, if [`backtrace`](crate::config::LeakOptions::backtrace) is on.
     pub backtrace: Option<Arc<Backtrace>>,
-    #[cfg_attr(not(any(feature = "rabbitmq", feature = "redis")), allow(dead_code, reason = "nothing is exclusive"))]
     pub(crate) quota: Option<QuotaId>,
 }
 
@@ -78,7 +77,6 @@ impl QuotaId {
     }
 
     /// For a checkout that closing does not wait for, as a subscription, which has no work to end.
-    #[cfg(feature = "redis")]
     pub(crate) fn idle(self) -> Self {
         QuotaId(self.0 | Self::IDLE)
     }

@@ -25,7 +25,6 @@ pub(crate) enum Room {
     Closer,
     Prober,
     SpareSeats,
-    #[cfg(any(feature = "rabbitmq", feature = "r2d2"))]
     Waiting,
     Ending,
     Count,

@@ -128,7 +128,6 @@ impl Tally {
     }
 
     /// Moves one from finished to given up: it was cut off after all.
-    #[cfg(feature = "mongodb")]
     pub(crate) fn was_cut_off(&self, work: Work) {
         let mut books = self.books.lock();
         if let Some(others) = books.finished[work].checked_sub(1) {

@@ -22,7 +22,6 @@ impl Busy {
     }
 
     /// One that counts nothing yet.
-    #[cfg(feature = "clickhouse")]
     pub(crate) fn none(activity: &Arc<Activity>, work: Work) -> Self {
         Busy { activity: Arc::clone(activity), work, count: 0 }
     }

@@ -30,6 +30,5 @@ pub(crate) mod slot;
 pub(crate) mod status;
 pub(crate) mod transition;
 pub(crate) mod user_ping;
-#[cfg(any(feature = "rabbitmq", feature = "r2d2"))]
 pub(crate) mod wait;
 pub(crate) mod work;

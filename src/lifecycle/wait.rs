@@ -48,7 +48,6 @@ impl Quota {
     }
 
     /// The claim for one that closing does not wait for.
-    #[cfg(feature = "redis")]
     pub(crate) fn idle_claim(&self, claim: Claim) -> Claim {
         self.id.idle().claim(claim)
     }

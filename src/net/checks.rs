@@ -1,7 +1,6 @@
 //! What no server's configuration may say, whatever its kind.
 
 use std::fmt;
-#[cfg(any(feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -36,7 +35,6 @@ impl Checks<'_> {
     }
 
     /// Limits within which something has to succeed.
-    #[cfg(any(feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
     pub(crate) fn limits(&self, limits: &[(&str, Duration)]) -> Result<(), Error> {
         match limits.iter().find(|(_, limit)| limit.is_zero()) {
             Some((field, _)) => self.fail(field, "must be at least 1 ms, or nothing could ever succeed"),
@@ -45,7 +43,6 @@ impl Checks<'_> {
     }
 
     /// Linux takes whole seconds, and no more of them than this.
-    #[cfg(any(feature = "clickhouse", feature = "redis"))]
     pub(crate) fn keepalive(&self, keepalive: Duration) -> Result<(), Error> {
         match keepalive.as_secs() {
             1..=32_767 => Ok(()),

@@ -4,18 +4,15 @@ use std::net::Ipv6Addr;
 
 use crate::base::error::Error;
 use crate::base::millis::number;
-#[cfg(any(feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
 use crate::base::secret::Secret;
 
 /// A URL whose user, password and host are usable; never shown with its password.
-#[cfg(any(feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
 pub(crate) struct ParsedUrl {
     url: url::Url,
     /// As it was written, for the parser takes `%2e` for a step in a tree of folders.
     path: String,
 }
 
-#[cfg(any(feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
 impl ParsedUrl {
     /// Parses, accepting only these schemes.
     pub(crate) fn new(key: &str, text: &Secret, schemes: &[&str]) -> Result<Self, Error> {
@@ -60,13 +57,11 @@ impl ParsedUrl {
 }
 
 /// What follows a scheme, for errors.
-#[cfg(any(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
 pub(crate) const LOGIN: &str = "user:password@host:port/…, with `@:/?#%` in user or password percent-encoded";
 
 /// The URL without the white space around it, if it can be read in only one way: where a password that is
 /// not percent-encoded ends the host early, a parser would take its parts for host, port and path, and
 /// they would be shown as such.
-#[cfg(any(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
 pub(crate) fn one_reading<'a>(key: &str, text: &'a str) -> Result<&'a str, Error> {
     let text = text.trim();
     let is_scheme = |scheme: &str| scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
@@ -87,7 +82,6 @@ pub(crate) fn one_reading<'a>(key: &str, text: &'a str) -> Result<&'a str, Error
 }
 
 /// Decodes `%40` and the like.
-#[cfg(any(feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
 pub(crate) fn percent_decoded(key: &str, text: &str) -> Result<String, Error> {
     percent_encoding::percent_decode_str(text)
         .decode_utf8()

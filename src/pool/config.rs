@@ -1,6 +1,5 @@
 //! Configuration: code, over environment, over TOML, over defaults for localhost.
 
-#[cfg(any(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -16,7 +15,6 @@ pub use crate::base::secret::Secret;
 use crate::kinds::for_each_kind;
 pub use crate::lifecycle::close::options::CloseOptions;
 pub use crate::lifecycle::health::HealthOptions;
-#[cfg(any(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
 use crate::lifecycle::kind::KindConfig;
 pub use crate::lifecycle::kind::ResourceConfig;
 pub use crate::lifecycle::leak::LeakOptions;

@@ -14,9 +14,7 @@ use std::time::Duration;
 
 pub use self::failure::Failure;
 pub(crate) use self::failure::Proof;
-#[cfg(feature = "mongodb")]
 pub(crate) use self::failure::is_own_trouble;
-#[cfg(any(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
 pub(crate) use self::redact::redacted;
 pub(crate) use self::remedies::Remedies;
 pub(crate) use self::text::{Chain, Few, OneLine, Worded, breaks, causes, panic_message};

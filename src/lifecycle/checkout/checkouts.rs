@@ -60,7 +60,6 @@ impl<M: ManageConnection> Checkouts<M> {
     }
 
     /// None of those that there are is handed out again; whoever waits is given a new one.
-    #[cfg(feature = "redis")]
     pub(crate) fn retire(&self) {
         self.core.retire();
     }

@@ -256,7 +256,6 @@ impl<M: ManageConnection> Core<M> {
     }
 
     /// Replaces those that there are, on demand.
-    #[cfg(feature = "redis")]
     pub(super) fn retire(self: &Arc<Self>) {
         let mut state = self.state.lock();
         let woken = state.end();

@@ -34,13 +34,11 @@ impl<H: ?Sized> Lease<H> {
         self.held.as_deref().unwrap_or_else(|| unreachable!("nobody has a lease that drops"))
     }
 
-    #[cfg(feature = "redis")]
     pub(crate) fn activity(this: &Self) -> &Arc<Activity> {
         this.held().activity()
     }
 
     /// All of what the backend's slot holds, if it is this.
-    #[cfg(feature = "clickhouse")]
     pub(crate) fn whole<W: 'static>(this: &Self) -> Option<&W> {
         this.held().whole().downcast_ref()
     }
@@ -74,7 +72,6 @@ impl<H: ?Sized> fmt::Debug for Lease<H> {
 pub(super) trait ErasedLease<T: ?Sized>: Send + Sync {
     fn handle(&self) -> &T;
     /// All of what the backend's slot holds.
-    #[cfg(feature = "clickhouse")]
     fn whole(&self) -> &dyn std::any::Any;
     fn generation(&self) -> u64;
     fn activity(&self) -> &Arc<Activity>;
@@ -88,7 +85,6 @@ pub(crate) struct Claim {
     /// What an exclusive one is a checkout of.
     pub(crate) quota: Option<QuotaId>,
     /// The thread that claims is blocked until it gets its answer.
-    #[cfg_attr(not(any(feature = "rabbitmq", feature = "redis")), allow(dead_code, reason = "nothing is exclusive"))]
     pub(crate) blocks: bool,
 }
 
@@ -99,7 +95,6 @@ impl Claim {
     }
 
     /// The same for a caller whose thread is blocked meanwhile.
-    #[cfg(any(feature = "rabbitmq", feature = "r2d2"))]
     pub(crate) fn blocking(self) -> Self {
         Claim { blocks: true, ..self }
     }

@@ -367,7 +367,6 @@ impl<T: ?Sized, H: Provide<T> + Send + Sync + 'static> ErasedLease<T> for Card<H
         (*self.opened.handle).provide()
     }
 
-    #[cfg(feature = "clickhouse")]
     fn whole(&self) -> &dyn std::any::Any {
         &*self.opened.handle
     }

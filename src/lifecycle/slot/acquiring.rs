@@ -15,7 +15,6 @@ use crate::lifecycle::activity::Activity;
 use crate::lifecycle::any_slot::AnySlot;
 use crate::lifecycle::condition::{Condition, Progress};
 use crate::lifecycle::lease::{Claim, Lease, Provide};
-#[cfg(any(feature = "rabbitmq", feature = "redis"))]
 use crate::lifecycle::link::Link;
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::slot::Slot;
@@ -127,7 +126,6 @@ impl<R: Resource> Slot<R> {
     }
 }
 
-#[cfg(any(feature = "rabbitmq", feature = "redis"))]
 impl Link {
     /// A lease for what a backend hands out itself.
     pub(crate) fn lease<R: Resource, T: ?Sized + 'static>(&self, claim: Claim) -> Option<Lease<T>>

@@ -187,7 +187,6 @@ pub(crate) fn is_permanent(error: &(dyn std::error::Error + 'static)) -> bool {
 }
 
 /// The same of an error that a driver with a client of its own had.
-#[cfg(feature = "mongodb")]
 pub(crate) fn trouble(error: &io::Error) -> Option<Trouble> {
     use rustls::Error::InvalidCertificate;
     Some(match error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>()) {
@@ -213,7 +212,6 @@ pub(crate) fn trouble(error: &io::Error) -> Option<Trouble> {
 }
 
 /// Whether files can be read that a driver will read by itself.
-#[cfg(feature = "mongodb")]
 pub(crate) fn check(key: &str, ca_file: Option<&Path>, cert_file: Option<&Path>) -> Result<(), Error> {
     if ca_file.is_some() {
         roots(key, ca_file)?;

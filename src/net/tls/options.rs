@@ -77,7 +77,6 @@ impl TlsOptions {
     }
 
     /// Takes in what a URL's scheme says, be it the plain one or the other.
-    #[cfg(any(feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
     pub(crate) fn agree(
         tls: &mut Option<Self>,
         key: &str,
