@@ -301,6 +301,15 @@ async fn works_for_tasks(server: &Server) {
         clickhouse
     });
     let clickhouse = task.await.unwrap();
+    // The iterator of rows is code of the user's, and finds the user's runtime.
+    server.sql("TRUNCATE TABLE bars");
+    let here = tokio::runtime::Handle::current().id();
+    let rows = (0..130).map(|day| {
+        assert_eq!(tokio::runtime::Handle::current().id(), here);
+        bar(day)
+    });
+    assert_eq!(clickhouse.insert_rows("bars", rows).await.unwrap(), 130);
+    assert_eq!(server.sql("SELECT uniqExact(day) FROM bars"), "130");
     let report = pool.close_all().await;
     assert!(report.all_closed(), "{report}");
     let refused = clickhouse.query_rows::<u8>("SELECT 1").await.unwrap_err();
@@ -309,7 +318,7 @@ async fn works_for_tasks(server: &Server) {
     assert!(matches!(clickhouse.insert_rows("bars", [bar(1)]).await, Err(Error::Closed { .. })));
     assert!(matches!(clickhouse.execute("SELECT 1").await, Err(Error::Closed { .. })));
     assert_eq!(server.await_established(before, SOON).unwrap(), before);
-    assert_eq!(server.count(), 10);
+    assert_eq!(server.count(), 130);
 }
 
 async fn inserts_in_bulk_and_streams(server: &Server) {

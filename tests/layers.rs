@@ -63,7 +63,7 @@ fn a_kind_is_named_outside_its_folder_by_the_table_alone() {
     }
 }
 
-/// A file is one type and its helpers, and a reader holds it in mind.
+/// What a reader holds in mind at once.
 #[test]
 fn no_file_has_over_600_lines() {
     for file in sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")) {

@@ -249,6 +249,10 @@ async fn caller_that_gives_up_cancels_nothing() {
     let timed_out = pool.within(Duration::from_millis(20)).get::<Fake>("fake").await.unwrap_err();
     assert!(timed_out.to_string().contains("fake at fake://fake: waited"), "{timed_out}");
     assert!(timed_out.to_string().contains("for connecting"), "{timed_out}");
+    // The view for threads has the same patience.
+    let impatient = blocking::ResourcePool::from(pool.within(Duration::from_millis(20)));
+    let timed_out = tokio::task::spawn_blocking(move || impatient.get::<Fake>("fake").unwrap_err()).await.unwrap();
+    assert!(timed_out.to_string().contains("for connecting"), "{timed_out}");
     gate.notify_one();
     assert_eq!(other.await.unwrap().unwrap(), 1);
     assert_eq!(fake.script.connects.load(Ordering::SeqCst), 1);

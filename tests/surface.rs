@@ -14,7 +14,7 @@ use resource_pool::rabbitmq::{Consume, Exchange, Message, Queue};
 use resource_pool::redis::{AsyncCommands, Commands};
 use resource_pool::{
     Builder, ClickHouse, Error, Failure, Health, Lease, Link, Mongo, Phase, RabbitMq, Redis, Resource, ResourcePool,
-    State, blocking,
+    Rows, State, blocking,
 };
 use services::{Kind, shared};
 
@@ -132,6 +132,8 @@ async fn surface_async() {
     assert!(on_line(&pool.holders(), "clickhouse", line));
     let number: u64 = clickhouse_lease.query("SELECT toUInt64(42)").fetch_one().await.unwrap();
     assert_eq!(clickhouse_lease.query_rows::<u64>("SELECT toUInt64(42)").await.unwrap(), [number]);
+    let mut rows: Rows<u64> = clickhouse_lease.query_iter("SELECT toUInt64(42)").await.unwrap();
+    assert_eq!(rows.next().await.unwrap().unwrap(), number);
     assert_eq!(number, 42);
 
     let mut redis_lease: Lease<Redis> = pool.redis().await.unwrap();

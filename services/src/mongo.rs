@@ -225,7 +225,8 @@ impl Connection {
         let mut rest = vec![0; (u32::from_le_bytes(size) as usize).saturating_sub(size.len())];
         self.stream.read_exact(&mut rest)?;
         let body = rest.get(HEAD - size.len() + FLAGS_AND_KIND..).ok_or(io::ErrorKind::InvalidData)?;
-        bson::from_slice(body).map_err(io::Error::other)
+        // The server cuts long texts between the bytes of a character.
+        bson::from_slice_utf8_lossy(body).map_err(io::Error::other)
     }
 
     /// SCRAM-SHA-256.

@@ -267,7 +267,7 @@ mod tests {
                 assert!(is_polling(), "`block_on`");
                 assert!(tokio::spawn(async { is_polling() }).await.unwrap(), "a task");
                 assert!(!tokio::task::spawn_blocking(is_polling).await.unwrap(), "`spawn_blocking`");
-                assert!(is_polling(), "still, for looking takes no task its turn");
+                assert!(is_polling(), "`block_on`, asked again");
             });
         }
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 /// A pipe that is writable takes this many bytes at once.
 #[cfg(unix)]
 const WORD: usize = 512;
-/// How long a text may take on its way: a pipe that nobody reads would take it never. Comes on top of the close budget.
+/// How long a text may take on its way: a pipe that nobody reads never takes it. Comes on top of the close budget.
 #[cfg(unix)]
 const TELLING: Duration = Duration::from_millis(500);
 

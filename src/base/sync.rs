@@ -1,5 +1,5 @@
-//! The locks, atomics and notices under `life.rs`, `lease.rs`, `activity.rs` and the close's cell:
-//! the usual ones, or loom's under `--cfg model`, where `lifecycle/model` tries every interleaving.
+//! The locks, atomics and notices under lives, leases, checkouts, activities and closes: the usual ones, or loom's under
+//! `--cfg model`, where `lifecycle/model` tries every interleaving.
 
 #[cfg(not(model))]
 pub(crate) use self::usual::*;
@@ -7,7 +7,7 @@ pub(crate) use self::usual::*;
 #[cfg(model)]
 pub(crate) use self::modelled::*;
 
-/// Waits until there is an answer, asking anew after each notice to all who wait.
+/// Waits until there is an answer, and asks anew after each `notify_waiters`.
 pub(crate) async fn until<T>(changed: &Notify, mut answer: impl FnMut() -> Option<T>) -> T {
     loop {
         let notice = changed.notified();

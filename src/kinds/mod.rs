@@ -15,22 +15,22 @@ pub(crate) mod redis;
 /// default resource, the verbs of both facades, their shortcuts, `scoped`, `from_env` and the exports.
 ///
 /// The folder's name is that of the section, the default resource and the verb. The guard for tasks stands before that
-/// for threads.
+/// for threads, which is told in words too.
 macro_rules! for_each_kind {
     ($then:ident) => {
         $then! {
             "mongodb" "MongoDB" mongo mongo_named mongo_with Mongo MongoConfig MongoResource
                 $crate::lifecycle::lease::Lease<mongodb::Client>,
-                $crate::lifecycle::lease::Lease<mongodb::sync::Client>;
+                $crate::lifecycle::lease::Lease<mongodb::sync::Client>, "A lease of MongoDB";
             "rabbitmq" "RabbitMQ" rabbitmq rabbitmq_named rabbitmq_with RabbitMq RabbitMqConfig RabbitMqResource
                 $crate::lifecycle::lease::Lease<$crate::kinds::rabbitmq::RabbitMq>,
-                $crate::lifecycle::lease::Lease<$crate::kinds::rabbitmq::blocking::RabbitMq>;
+                $crate::lifecycle::lease::Lease<$crate::kinds::rabbitmq::blocking::RabbitMq>, "A lease of RabbitMQ";
             "clickhouse" "ClickHouse" clickhouse clickhouse_named clickhouse_with ClickHouse ClickHouseConfig ClickHouseResource
                 $crate::lifecycle::lease::Lease<clickhouse::Client>,
-                $crate::lifecycle::lease::Lease<$crate::kinds::clickhouse::blocking::ClickHouse>;
+                $crate::lifecycle::lease::Lease<$crate::kinds::clickhouse::blocking::ClickHouse>, "A lease of ClickHouse";
             "redis" "Redis" redis redis_named redis_with Redis RedisConfig RedisResource
                 $crate::lifecycle::lease::Lease<$crate::kinds::redis::Redis>,
-                $crate::kinds::redis::blocking::Redis;
+                $crate::kinds::redis::blocking::Redis, "A Redis connection of one's own";
         }
     };
 }

@@ -101,7 +101,7 @@ pub struct HealthEntry {
 }
 
 impl HealthEntry {
-    /// What is required, and could not even be begun.
+    /// A resource that could not even be asked.
     pub(crate) fn failed(name: Arc<str>, error: &Error) -> Self {
         HealthEntry {
             name,

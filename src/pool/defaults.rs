@@ -11,7 +11,7 @@ use crate::lifecycle::registry::Registry;
 use crate::lifecycle::slot::Slot;
 
 macro_rules! defaults {
-    ($($feature:literal $what:literal $kind:ident $named:ident $with:ident $type:ident $config:ident $resource:ident $task:ty, $thread:ty;)*) => {
+    ($($feature:literal $what:literal $kind:ident $named:ident $with:ident $type:ident $config:ident $resource:ident $task:ty, $thread:ty, $guard:literal;)*) => {
         /// The default resource of each kind, made on first use. A registry keeps it without its type, since a compiler
         /// that asks whether a pool may cross threads would have to look through all drivers' types each time, and
         /// gives up at 128 levels.

@@ -107,7 +107,7 @@ pub fn run_blocking<T>(main: impl FnOnce() -> T) -> Result<T, Error> {
 }
 
 macro_rules! shortcuts {
-    ($($feature:literal $what:literal $kind:ident $named:ident $with:ident $type:ident $config:ident $resource:ident $task:ty, $thread:ty;)*) => {
+    ($($feature:literal $what:literal $kind:ident $named:ident $with:ident $type:ident $config:ident $resource:ident $task:ty, $thread:ty, $guard:literal;)*) => {
         $(
             #[doc = concat!("Short for `ResourcePool::global().", stringify!($kind), "()`.")]
             ///

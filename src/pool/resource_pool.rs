@@ -161,7 +161,7 @@ impl ResourcePool {
 }
 
 macro_rules! verbs {
-    ($($feature:literal $what:literal $kind:ident $named:ident $with:ident $type:ident $config:ident $resource:ident $task:ty, $thread:ty;)*) => {
+    ($($feature:literal $what:literal $kind:ident $named:ident $with:ident $type:ident $config:ident $resource:ident $task:ty, $thread:ty, $guard:literal;)*) => {
         impl ResourcePool {
             $(
                 #[doc = concat!("A lease of ", $what, ". The first call connects and pings; later ones cost nanoseconds.")]

@@ -62,7 +62,7 @@ impl<G: fmt::Debug> fmt::Debug for Scoped<G> {
 }
 
 macro_rules! scoped {
-    ($($feature:literal $what:literal $kind:ident $named:ident $with:ident $type:ident $config:ident $resource:ident $task:ty, $thread:ty;)*) => {
+    ($($feature:literal $what:literal $kind:ident $named:ident $with:ident $type:ident $config:ident $resource:ident $task:ty, $thread:ty, $guard:literal;)*) => {
         $(
             #[cfg(feature = $feature)]
             impl crate::kinds::$kind::$type {

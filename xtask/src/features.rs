@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 
 use serde_json::Value;
 
@@ -13,32 +13,40 @@ const PACKAGE: &str = "resource-pool";
 const TLS: &str = "tls";
 
 /// Lints every feature alone and none, each with TLS and without; together with all of them these are any two features
-/// in each of their four combinations. Then looks for drivers in the dependencies of features that do not ask for them.
+/// in each of their four combinations. Dead code counts where all kinds are, which `_all` says; `.ci/run` lints that with
+/// TLS. Then looks for drivers in the dependencies of features that do not ask for them.
 pub(crate) fn run() -> Result<ExitCode, Box<dyn Error>> {
     let child = Child::catching_signals()?;
-    let output = cargo().args(["metadata", "--no-deps", "--format-version", "1"]).output()?;
-    let features = features(&serde_json::from_slice(&output.stdout)?)?;
-    for feature in features.keys().map(String::as_str).chain([""]).filter(|feature| *feature != TLS) {
-        for tls in ["", TLS] {
-            let both = format!("{feature} {tls}");
-            println!("features: {both}");
-            let mut command = cargo();
-            command.args(["clippy", "--quiet", "--package", PACKAGE, "--no-default-features", "--features", &both]);
-            let code = child.run(command.args(["--", "-D", "warnings"]))?;
-            if code != ExitCode::SUCCESS {
-                return Ok(code);
-            }
+    let metadata = answer(cargo().args(["metadata", "--no-deps", "--format-version", "1"]))?;
+    let features = features(&serde_json::from_str(&metadata)?)?;
+    let others: Vec<_> = features.keys().map(String::as_str).filter(|feature| *feature != TLS).collect();
+    let alone = others.iter().copied().chain([""]).flat_map(|one| [one.to_owned(), format!("{one} {TLS}")]);
+    for chosen in alone.chain([format!("{} _all", others.join(" "))]) {
+        println!("features: {chosen}");
+        let mut command = cargo();
+        command.args(["clippy", "--quiet", "--package", PACKAGE, "--no-default-features", "--features", &chosen]);
+        let code = child.run(command.args(["--", "-D", "warnings"]))?;
+        if code != ExitCode::SUCCESS {
+            return Ok(code);
         }
     }
     for feature in features.keys() {
         let mut command = cargo();
         command.args(["tree", "--package", PACKAGE, "--edges", "normal", "--prefix", "none", "--no-default-features"]);
-        let tree = command.args(["--features", feature]).output()?;
-        if let Some(driver) = uninvited(&features, feature, &String::from_utf8_lossy(&tree.stdout)) {
+        let tree = answer(command.args(["--features", feature]))?;
+        if let Some(driver) = uninvited(&features, feature, &tree) {
             return Err(format!("feature {feature} pulls in {driver}").into());
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn answer(command: &mut Command) -> Result<String, Box<dyn Error>> {
+    let output = command.stderr(Stdio::inherit()).output()?;
+    if !output.status.success() {
+        return Err(format!("cargo ended with {}", output.status).into());
+    }
+    Ok(String::from_utf8(output.stdout)?)
 }
 
 /// The features of the package, but for the default; each with what it turns on.

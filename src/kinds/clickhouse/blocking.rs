@@ -1,4 +1,5 @@
-//! ClickHouse for threads: each verb waits for the one of the same name, which runs on the pool's runtime.
+//! ClickHouse for threads: each verb polls the one of the same name on its own thread. Connections, and the reading of rows,
+//! are tasks of the pool's runtime.
 
 use std::fmt;
 use std::sync::Arc;
@@ -51,7 +52,7 @@ impl ClickHouse {
         Ok(Rows { rows: wait(&self.session, self.session.rows(statement.query(self.client())))? })
     }
 
-    /// Inserts rows in one `INSERT` and tells how many. Rows are sent as they come; if it fails, each block of
+    /// Inserts rows in one `INSERT` and tells how many. Rows are sent as they come, 64 and more at a time; if it fails, each block of
     /// [`insert_block_size`](crate::config::ClickHouseConfig::insert_block_size) of them is in the table as a whole, or not at all.
     ///
     /// # Errors

@@ -28,7 +28,7 @@ const BATCH: usize = 1024;
 /// A batch ends early once it took this many bytes of the answer, uncompressed.
 const BATCH_BYTES: u64 = 256 * 1024;
 
-/// The most batches that wait for the reader, beside the one in its hands and the one that is made.
+/// The most batches that wait for whoever asked, beside the one in their hands and the one that is made.
 const WAITING: usize = 3;
 
 /// The rows of a result, as they arrive; of [`query_iter`](crate::Lease::query_iter). Dropping it gives up the rest.

@@ -1,5 +1,6 @@
 //! The verbs of ClickHouse, written once: tasks await them through a lease, and threads wait for them.
 
+use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
@@ -48,19 +49,34 @@ impl Session {
         table: &str,
         rows: impl IntoIterator<Item = T>,
     ) -> Result<u64, Error> {
-        self.link.ready().await?;
         let failed = |error| self.failed("insert", Effect::Changes, error);
-        let mut insert = self.client.insert::<T>(table).await.map_err(failed)?;
-        let mut written = 0;
-        for row in rows {
-            if let Err(error) = insert.write(&row).await {
+        let begin = async {
+            self.link.ready().await?;
+            self.client.insert::<T>(table).await.map_err(failed)
+        };
+        let mut insert = inside(&self.runtime, begin).await?;
+        let (mut rows, mut written) = (rows.into_iter(), 0);
+        loop {
+            // The iterator is code of the user's, which is to find the runtime of its own.
+            let some: Vec<T> = rows.by_ref().take(AT_ONCE).collect();
+            let write = async {
+                for row in &some {
+                    insert.write(row).await?;
+                }
+                Ok(())
+            };
+            if let Err(error) = inside(&self.runtime, write).await {
                 // Where the server has answered already, the driver tells why at the end only.
-                let why = if let DriverError::Network(_) = error { insert.end().await.err() } else { None };
+                let is_told_at_the_end = matches!(error, DriverError::Network(_));
+                let why = if is_told_at_the_end { inside(&self.runtime, insert.end()).await.err() } else { None };
                 return Err(failed(why.unwrap_or(error)));
             }
-            written += 1;
+            written += some.len() as u64;
+            if some.len() < AT_ONCE {
+                break;
+            }
         }
-        insert.end().await.map_err(failed)?;
+        inside(&self.runtime, insert.end()).await.map_err(failed)?;
         Ok(written)
     }
 
@@ -80,6 +96,9 @@ impl Session {
         effect == Effect::Reads && self.link.repeat == Repeat::Idempotent
     }
 }
+
+/// The rows that an insert takes off its iterator before it enters the runtime, which costs as much as a few rows do.
+const AT_ONCE: usize = 64;
 
 const BIND: &str = "bind a value for each `?`; `??` stands for the character, in a string literal too";
 
@@ -132,7 +151,8 @@ impl Lease<Client> {
     /// them with an error where their reader is slower than the drain.
     ///
     /// # Errors
-    /// [`Error::Operation`] for a statement that cannot be sent; what goes wrong later comes instead of a row, as in
+    /// [`Error::Operation`] for a statement that cannot be sent, [`Error::Lost`] while a lost connection is not back,
+    /// [`Error::Closing`] and [`Error::Closed`]. What goes wrong later comes instead of a row, as in
     /// [`query_rows`](Lease::query_rows), and ends them.
     ///
     /// # Cancel safety
@@ -142,7 +162,7 @@ impl Lease<Client> {
         inside(&session.runtime, session.rows(query)).await
     }
 
-    /// Inserts rows in one `INSERT` and tells how many. Rows are sent as they come; if it fails, each block of
+    /// Inserts rows in one `INSERT` and tells how many. Rows are sent as they come, 64 and more at a time; if it fails, each block of
     /// [`insert_block_size`](crate::config::ClickHouseConfig::insert_block_size) of them is in the table as a whole, or not at all.
     ///
     /// # Errors
@@ -155,8 +175,7 @@ impl Lease<Client> {
         table: &str,
         rows: impl IntoIterator<Item = T>,
     ) -> Result<u64, Error> {
-        let session = self.session("insert")?;
-        inside(&session.runtime, session.insert_rows(table, rows)).await
+        self.session("insert")?.insert_rows(table, rows).await
     }
 
     /// Runs a statement that answers nothing.
@@ -177,15 +196,15 @@ impl Lease<Client> {
     /// # Errors
     /// [`Error::Operation`] if this client is not of the pool's own kind.
     pub fn inserter<T: Row + 'static>(&self, table: &str) -> Result<Inserter<T>, Error> {
-        Ok(Inserter::new(self.session(&format!("an inserter into {table:?}"))?, table))
+        Ok(Inserter::new(self.session(format_args!("an inserter into {table:?}"))?, table))
     }
 
-    fn session(&self, action: &str) -> Result<&Arc<Session>, Error> {
+    fn session(&self, action: impl fmt::Display) -> Result<&Arc<Session>, Error> {
         match Lease::whole::<Connected>(self) {
             Some(connected) => Ok(&connected.0.session),
             None => Err(Error::Operation {
                 resource: Lease::resource(self).into(),
-                action: action.to_owned(),
+                action: action.to_string(),
                 source: Arc::new(io::Error::other("it is a client of a kind of one's own")),
             }),
         }

@@ -114,7 +114,7 @@ impl Shared {
         }
     }
 
-    /// The server has nothing open for the client, and there have been so many operations, unless one was under way.
+    /// Notes that the server has nothing open for the client after so many operations; forgets it where one was under way.
     pub(super) fn note_nothing_open(&self, operations: Option<u64>) {
         *self.nothing_open.lock() = operations.map(|operations| (Instant::now(), operations));
     }

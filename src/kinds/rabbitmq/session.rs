@@ -1,4 +1,4 @@
-//! The session of a RabbitMQ in the pool: the present connection, what was declared, and who has a channel.
+//! The session of a RabbitMQ in the pool: the present connection, and what was declared.
 //!
 //! It outlives its connections. A verb that finds none waits, within its deadline, for the next. The locks of `current`
 //! and `topology` are never held together, nor while anything is awaited.

@@ -22,7 +22,7 @@ async fn ask(session: &Session, connection: &mut MultiplexedConnection) -> Redis
 }
 
 impl Session {
-    /// Asks the server for a sign of life. The lock lets one ping ask at a time.
+    /// Asks the server for a sign of life. The lock lets one ping at a time have the connection for it.
     pub(super) async fn ping(&self) -> Result<(), Failure> {
         let mut probe = self.probe.lock().await;
         if self.is_closed.load(Ordering::Acquire) {

@@ -10,6 +10,8 @@ use crate::base::error::Source;
 /// What fails its first test this soon counts as not opened: a server that takes connections and then drops them is not
 /// to be asked without a pause. What is older has ended for a reason of its own.
 pub(super) const YOUNG: Duration = Duration::from_secs(1);
+
+/// A connection that is open, with what is known of it.
 pub(crate) struct Entry<M: ManageConnection> {
     pub(super) connection: M::Connection,
     /// When it was last.

@@ -11,8 +11,7 @@ use crate::lifecycle::checkout::core::{Begun, Core};
 use crate::lifecycle::checkout::state::State;
 use crate::lifecycle::checkout::waiter::wake;
 
-/// After this, a goodbye that found no thread looks for one again. Not part of the close budget: closing does not count on
-/// goodbyes that find no thread, and its step's limit cuts the wait for them.
+/// After this, a goodbye that found no thread looks for one again. Closing waits for it until its step's limit.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// What a thread that is no user's has to do.

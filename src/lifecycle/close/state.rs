@@ -18,7 +18,8 @@ use crate::lifecycle::close::report::{CloseReport, Closing, Outcome};
 /// The closes of one pool: of the whole at most one runs, and of each resource; all who ask for
 /// one get its report.
 ///
-/// The order of locks: `whole`, `single`, a course's report. The others are taken alone. No code of users runs under any of them.
+/// The order of locks: `whole`, `single`, a course's report. The others are taken alone. No code of users runs under any of
+/// them, and their wakers are such code.
 #[derive(Default)]
 pub(crate) struct CloseCell {
     id: Id,
@@ -175,7 +176,8 @@ impl CloseCell {
     }
 
     pub(crate) fn end_single(&self, name: &Arc<str>, report: CloseReport) {
-        if let Some(course) = self.single.lock().remove(name) {
+        let course = self.single.lock().remove(name);
+        if let Some(course) = course {
             course.end(report);
         }
     }

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! A lease takes a card off the seat of its thread and fills in the card's place; its drop puts the card back. That
-//! touches no other seat, allocates nothing and clones no handle. Only a look at all leases goes from seat to seat. No
+//! touches no other seat and clones no handle, and it allocates only the first card of a seat, and where origins are kept. Only a look at all leases goes from seat to seat. No
 //! code of users, which a handle's drop may be, runs under a latch.
 
 use std::any::Any;
@@ -90,7 +90,7 @@ impl<H: Clone + Send + Sync + 'static> Ledger<H> {
         H: Provide<T>,
     {
         let watched = claim.quota.is_some() || self.options.shared;
-        // Checkouts are listed by age, so they need the exact clock.
+        // What is looked at by age needs the exact clock.
         let since = if watched { Moment::now() } else { Moment::coarse() };
         let origin = watched.then(|| Box::new(Origin::here(self.options.backtrace)));
         let seat = &self.seats[thread_number() % SEATS];

@@ -18,7 +18,7 @@ use crate::base::error::Error;
 use crate::kinds::for_each_kind;
 
 macro_rules! shortcuts {
-    ($($feature:literal $what:literal $kind:ident $named:ident $with:ident $type:ident $config:ident $resource:ident $task:ty, $thread:ty;)*) => {
+    ($($feature:literal $what:literal $kind:ident $named:ident $with:ident $type:ident $config:ident $resource:ident $task:ty, $thread:ty, $guard:literal;)*) => {
         $(
             #[cfg(feature = $feature)]
             pub use crate::kinds::$kind::exports::threads::*;

@@ -142,10 +142,12 @@ impl ResourcePool {
 
     synchronous_verbs!();
 
+    #[inline]
     fn registry(&self) -> &Arc<Registry> {
         self.0.registry()
     }
 
+    #[inline]
     fn acquirer(&self) -> &Acquirer {
         self.0.acquirer()
     }
@@ -157,16 +159,17 @@ impl ResourcePool {
 }
 
 macro_rules! verbs {
-    ($($feature:literal $what:literal $kind:ident $named:ident $with:ident $type:ident $config:ident $resource:ident $task:ty, $thread:ty;)*) => {
+    ($($feature:literal $what:literal $kind:ident $named:ident $with:ident $type:ident $config:ident $resource:ident $task:ty, $thread:ty, $guard:literal;)*) => {
         impl ResourcePool {
             $(
-                #[doc = concat!("A guard of ", $what, ". The first call connects and pings; later ones cost nanoseconds.")]
+                #[doc = concat!($guard, ". The first call connects and pings.")]
+                /// From then on a lease is there within nanoseconds, and a connection of one's own as soon as one is free.
                 ///
                 /// # Errors
                 /// Those of [the verb for tasks](crate::ResourcePool), and [`Error::InAsyncContext`] if it would have to
-                /// wait on a current-thread runtime. Where the guard is a connection of one's own, as Redis's is,
-                /// [`Error::Timeout`] with the holders if none is free within the acquire timeout, and
-                /// [`Error::Deadlock`] at once if this thread has lent them all to closures that it runs.
+                /// wait on a current-thread runtime. For a connection of one's own also [`Error::Timeout`], with the holders,
+                /// if none is free within the acquire timeout, and [`Error::Deadlock`] at once, if this thread has lent
+                /// them all to closures that it runs.
                 #[cfg(feature = $feature)]
                 #[track_caller]
                 #[inline]
@@ -174,7 +177,7 @@ macro_rules! verbs {
                     <$thread>::acquire(self.acquirer(), self.registry().$kind()?, Claim::shared())
                 }
 
-                #[doc = concat!("A guard of a further configured instance of ", $what, ".")]
+                #[doc = concat!($guard, ", of a further configured instance.")]
                 ///
                 /// # Errors
                 /// [`Error::UnknownName`], [`Error::NameTaken`] for a name of another kind, and those of the default one.
@@ -185,7 +188,7 @@ macro_rules! verbs {
                     <$thread>::acquire(self.acquirer(), &slot, Claim::shared())
                 }
 
-                #[doc = concat!("A guard of an instance of ", $what, " that brings its configuration along.")]
+                #[doc = concat!($guard, ", of an instance that brings its configuration along.")]
                 ///
                 /// # Errors
                 /// [`Error::NameTaken`] if the name is known with another configuration, and those of the default one.
