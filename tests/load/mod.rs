@@ -391,7 +391,8 @@ impl Shared {
                     && !named.contains(&(desk.name.clone(), began))
                 {
                     named.push((desk.name.clone(), began));
-                    self.fail(format!("{}: a {what} has not come back for {:.1?}", desk.name, began.elapsed()));
+                    let late = format!("{}: a {what} has not come back for {:.1?}", desk.name, began.elapsed());
+                    self.fail(format!("{late}; {:#?}", self.pool.status()));
                 }
             }
             thread::sleep(Duration::from_millis(20));
