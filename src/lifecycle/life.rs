@@ -552,3 +552,6 @@ impl<H: Send + Sync + 'static> Drop for Acquiring<'_, H> {
         self.0.inner.lock().waiting -= 1;
     }
 }
+
+#[cfg(all(test, not(model)))]
+mod tests;
