@@ -95,3 +95,61 @@ impl<'a> Iterator for Walk<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn edges(pairs: &[(&str, &str)]) -> Edges {
+        let mut edges = Edges::default();
+        for (dependant, dependency) in pairs {
+            edges.add(dependant, dependency).unwrap();
+        }
+        edges
+    }
+
+    fn depths<'a>(edges: &'a Edges) -> BTreeMap<&'a str, usize> {
+        edges.depths().into_iter().collect()
+    }
+
+    /// Whatever the order in which the edges came.
+    #[test]
+    fn a_dependency_is_below_the_deepest_of_its_dependants() {
+        let pairs = [("app", "cache"), ("cache", "store"), ("app", "store"), ("store", "disk"), ("log", "disk")];
+        let expected = BTreeMap::from([("cache", 1), ("store", 2), ("disk", 3)]);
+        for turn in 0..pairs.len() {
+            let mut turned = pairs;
+            turned.rotate_left(turn);
+            assert_eq!(depths(&edges(&turned)), expected);
+            turned.reverse();
+            assert_eq!(depths(&edges(&turned)), expected);
+        }
+        assert_eq!(depths(&edges(&[])), BTreeMap::new());
+        assert_eq!(depths(&edges(&[("app", "store"), ("app", "store")])), BTreeMap::from([("store", 1)]));
+    }
+
+    #[test]
+    fn an_edge_that_closes_a_cycle_is_refused_and_changes_nothing() {
+        let mut edges = edges(&[("a", "b"), ("b", "c"), ("x", "b"), ("c", "d")]);
+        let before = edges.clone();
+        for (dependant, dependency) in [("a", "a"), ("b", "a"), ("c", "a"), ("d", "a"), ("d", "x"), ("c", "b")] {
+            let error = edges.add(dependant, dependency).unwrap_err();
+            assert!(matches!(&error, Error::Order(why) if why.contains("cycle")), "{error}");
+        }
+        assert_eq!(format!("{edges:?}"), format!("{before:?}"));
+        for (dependant, dependency) in [("a", "d"), ("x", "a"), ("d", "e")] {
+            edges.add(dependant, dependency).unwrap();
+        }
+        assert_eq!(depths(&edges), BTreeMap::from([("a", 1), ("b", 2), ("c", 3), ("d", 4), ("e", 5)]));
+    }
+
+    #[test]
+    fn a_walk_visits_each_name_once() {
+        let edges = edges(&[("a", "b"), ("a", "c"), ("b", "d"), ("c", "d"), ("d", "e")]);
+        let below: Vec<_> = Walk::new(&edges.dependencies, "a").collect();
+        assert_eq!(below, ["b", "d", "e", "c"]);
+        assert_eq!(Walk::new(&edges.dependants, "e").count(), 4);
+        assert_eq!(Walk::new(&edges.dependants, "a").count(), 0);
+        assert_eq!(Walk::new(&edges.dependants, "nobody").count(), 0);
+    }
+}

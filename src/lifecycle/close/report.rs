@@ -197,3 +197,58 @@ impl Closing {
         self.0.cancelled().await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_tells_each_step_and_what_became_of_its_work() {
+        let step = |name: &str, outcome| {
+            let took = Duration::from_millis(2);
+            StepReport::new(Arc::from(name), Phase::Databases, outcome, took, Vec::new())
+        };
+        let outcomes = [
+            (Outcome::Closed, "closed"),
+            (Outcome::Forced, "forced"),
+            (Outcome::Failed("a\nb".to_owned()), "failed: a b"),
+            (Outcome::TimedOut, "timed out"),
+            (Outcome::Panicked("oh".to_owned()), "panicked: oh"),
+            (Outcome::Skipped, "skipped"),
+        ];
+        for (outcome, said) in outcomes {
+            let all_closed = outcome == Outcome::Closed;
+            let mut report = CloseReport {
+                reason: Reason::Signal(15),
+                status: PoolStatus { closing: true, resources: Vec::new() },
+                drained: Duration::from_millis(1),
+                steps: vec![step("mongo", Outcome::Closed), step("store", outcome)],
+                took: Duration::from_millis(5),
+            };
+            report.steps[1].finished = vec![(Work::Operation, 1)];
+            report.steps[1].given_up = vec![(Work::Operation, 2)];
+            report.steps[1].unfinished = vec![(Work::Operation, 3)];
+            let text = report.to_string();
+            let lines: Vec<_> = text.lines().map(str::trim).collect();
+            assert_eq!(lines[0], "closed in 5.0ms, 1.0ms of it draining (signal 15)");
+            assert!(lines[1].starts_with("step"), "{text}");
+            assert!(lines[2].starts_with("mongo") && lines[2].ends_with("2.0ms  closed"), "{text}");
+            assert!(lines[3].starts_with("store") && lines[3].ends_with(&format!("2.0ms  {said}")), "{text}");
+            assert!(lines[4].starts_with("finished: 1 operation "), "{text}");
+            assert!(lines[5].starts_with("given up: 2 operations "), "{text}");
+            assert_eq!((lines[6], lines.len()), ("unfinished: 3 operations", 7));
+            assert_eq!(report.all_closed(), all_closed);
+            assert_eq!(report.step("store").map(|step| step.unfinished.len()), Some(1));
+            assert!(report.step("nobody").is_none());
+        }
+    }
+
+    #[test]
+    fn each_reason_has_words() {
+        let all = [Reason::Requested, Reason::Dropped, Reason::RunEnded, Reason::ProcessExit, Reason::Signal(2)];
+        assert_eq!(
+            all.map(|reason| reason.to_string()),
+            ["requested", "dropped", "run ended", "process exit", "signal 2"]
+        );
+    }
+}

@@ -281,3 +281,134 @@ impl CloseCell {
         self.running.lock().clone()
     }
 }
+
+#[cfg(all(test, not(model)))]
+mod tests {
+    use super::*;
+    use crate::lifecycle::close::report::Reason;
+    use crate::lifecycle::status::PoolStatus;
+
+    const LONG: Duration = Duration::from_secs(3600);
+
+    fn report(reason: Reason) -> CloseReport {
+        let status = PoolStatus { closing: true, resources: Vec::new() };
+        CloseReport { reason, status, drained: Duration::ZERO, steps: Vec::new(), took: Duration::ZERO }
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_millis(1)
+    }
+
+    #[test]
+    fn the_whole_is_closed_once_for_all_who_ask() {
+        let cell = CloseCell::default();
+        assert!(!cell.is_closing() && !cell.closing().is_set());
+        assert_eq!(cell.deadline(), None);
+        let (course, first) = cell.begin(LONG);
+        let deadline = cell.deadline().unwrap();
+        assert!(first && cell.is_closing() && cell.closing().is_set());
+        let (same, second) = cell.begin(Duration::ZERO);
+        assert!(Arc::ptr_eq(&course, &same) && !second);
+        assert_eq!(cell.deadline(), Some(deadline), "the first who asks says how long");
+        assert!(cell.report().is_none() && cell.wait_blocking(soon()).is_none());
+        course.end(report(Reason::Requested));
+        assert!(cell.report().is_some());
+        assert!(cell.wait_blocking(soon()).is_none(), "the listeners have not had it");
+        cell.announce(&course);
+        assert_eq!(cell.wait_blocking(Instant::now() + LONG).unwrap().reason, Reason::Requested);
+    }
+
+    #[test]
+    fn the_whole_takes_the_closes_of_single_resources_over() {
+        let (cell, name, other) = (CloseCell::default(), Arc::from("name"), Arc::from("other"));
+        let (single, first) = cell.begin_single(&name);
+        let (same, second) = cell.begin_single(&name);
+        assert!(first && !second && Arc::ptr_eq(&single, &same));
+        assert!(!cell.is_closing() && cell.singles().is_empty());
+        let (ended, _) = cell.begin_single(&other);
+        cell.end_single(&other, report(Reason::Requested));
+        assert!(ended.report().is_some());
+        let (whole, _) = cell.begin(LONG);
+        assert!(cell.singles().keys().eq([&name]));
+        let (of_the_whole, third) = cell.begin_single(&other);
+        assert!(!third && Arc::ptr_eq(&whole, &of_the_whole), "none begins any more");
+        cell.end_single(&name, report(Reason::Dropped));
+        assert_eq!(single.report().unwrap().reason, Reason::Dropped);
+    }
+
+    #[test]
+    fn what_is_closed_opens_again_unless_the_process_ends() {
+        let cell = CloseCell::default();
+        assert!(cell.reopen(|| false).is_ok(), "it is open");
+        let (course, _) = cell.begin(LONG);
+        assert!(matches!(cell.reopen(|| false), Err(Error::Closing { .. })), "it is being closed");
+        course.end(report(Reason::Requested));
+        assert!(matches!(cell.reopen(|| true), Err(Error::Closing { .. })));
+        assert!(cell.is_closing());
+        cell.reopen(|| false).unwrap();
+        assert!(!cell.is_closing() && cell.report().is_none());
+        // The listeners of the close before say nothing of the next one.
+        cell.announce(&course);
+        let (next, first) = cell.begin(LONG);
+        assert!(first && !Arc::ptr_eq(&course, &next));
+        assert!(cell.wait_blocking(soon()).is_none());
+    }
+
+    #[test]
+    fn a_thread_knows_the_part_that_it_runs() {
+        let (cell, other) = (CloseCell::default(), CloseCell::default());
+        let (course, _) = cell.begin(LONG);
+        assert!(!cell.is_inside() && cell.check_outside(&course, "name").is_ok());
+        let ran = cell.run_part(Part::Step(3), || {
+            assert!(cell.is_inside() && !other.is_inside() && cell.part() == Some(Part::Step(3)));
+            assert!(matches!(cell.check_outside(&course, "name"), Err(Error::Closing { .. })));
+            assert!(other.check_outside(&course, "name").is_ok());
+            let inner = cell.run_part(Part::Listener, || (cell.is_inside(), cell.part() == Some(Part::Listener)));
+            assert_eq!(inner.unwrap(), (false, true));
+            course.end(report(Reason::Requested));
+            assert!(cell.check_outside(&course, "name").is_ok(), "there is nothing to wait for");
+            cell.is_inside()
+        });
+        assert!(ran.unwrap() && cell.part().is_none());
+        assert!(cell.run_part(Part::Listener, || panic!("as the test asked")).is_err());
+        assert!(cell.part().is_none());
+    }
+
+    #[test]
+    fn a_part_that_ends_the_process_is_over() {
+        let cell = CloseCell::default();
+        let (course, _) = cell.begin(LONG);
+        cell.leave_part();
+        let (step, mut outcome) = cell.begin_step();
+        cell.run_part(Part::Step(step), || cell.leave_part()).unwrap();
+        assert!(matches!(outcome.try_recv(), Ok(Outcome::Failed(why)) if why.contains("ended the process")));
+        course.end(report(Reason::ProcessExit));
+        assert!(cell.wait_blocking(soon()).is_none());
+        cell.run_part(Part::Listener, || cell.leave_part()).unwrap();
+        assert!(cell.wait_blocking(soon()).is_some());
+    }
+
+    #[test]
+    fn each_step_tells_its_own_outcome_once() {
+        let cell = CloseCell::default();
+        let ((first, mut one), (second, mut two)) = (cell.begin_step(), cell.begin_step());
+        assert_ne!(first, second);
+        cell.end_step(second, Outcome::Closed);
+        cell.end_step(second, Outcome::Skipped);
+        assert!(one.try_recv().is_err());
+        assert_eq!(two.try_recv().unwrap(), Outcome::Closed);
+    }
+
+    #[test]
+    fn what_runs_is_named_until_it_ends() {
+        let cell = CloseCell::default();
+        let (drain, one) = (cell.running_as("the drain"), cell.running_as("store"));
+        let two = cell.running_as("store");
+        let names = || cell.running().iter().map(|name| name.to_string()).collect::<Vec<_>>();
+        assert_eq!(names(), ["the drain", "store", "store"]);
+        drop(one);
+        assert_eq!(names(), ["the drain", "store"]);
+        drop((drain, two));
+        assert!(names().is_empty());
+    }
+}
