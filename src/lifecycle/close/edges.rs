@@ -108,7 +108,7 @@ mod tests {
         edges
     }
 
-    fn depths<'a>(edges: &'a Edges) -> BTreeMap<&'a str, usize> {
+    fn depths(edges: &Edges) -> BTreeMap<&str, usize> {
         edges.depths().into_iter().collect()
     }
 
