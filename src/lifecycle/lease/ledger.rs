@@ -9,8 +9,8 @@
 //! ```
 //!
 //! A lease takes a card off the seat of its thread and fills in the card's place; its drop puts the card back. That
-//! touches no other seat and clones no handle, and it allocates only the first card of a seat, and where origins are kept. Only a look at all leases goes from seat to seat. No
-//! code of users, which a handle's drop may be, runs under a latch.
+//! touches no other seat and clones no handle, and allocates only a seat's first card and the origin of what is watched.
+//! Only a look at all leases goes from seat to seat. No code of users, which a handle's drop may be, runs under a latch.
 
 use std::any::Any;
 use std::backtrace::Backtrace;
@@ -89,13 +89,17 @@ impl<H: Clone + Send + Sync + 'static> Ledger<H> {
     where
         H: Provide<T>,
     {
-        let watched = claim.quota.is_some() || self.options.shared;
-        // What is looked at by age needs the exact clock.
-        let since = if watched { Moment::now() } else { Moment::coarse() };
-        let origin = watched.then(|| Box::new(Origin::here(self.options.backtrace)));
         let seat = &self.seats[thread_number() % SEATS];
-        let card = seat.0.lock().take(seat, claim, since, origin)?;
-        Some(Lease { held: Some(card) })
+        // What is watched is looked at by age, and so needs the exact clock.
+        let card = if claim.quota.is_some() || self.options.shared {
+            let origin = Box::new(Origin::here(self.options.backtrace));
+            let now = Moment::now();
+            seat.0.lock().take(seat, claim, now, Some(origin))
+        } else {
+            let now = Moment::coarse();
+            seat.0.lock().take(seat, claim, now, None)
+        };
+        Some(Lease { held: Some(card?) })
     }
 
     /// A lease for the pool's own closing code, once leasing has ended for all others.
@@ -393,7 +397,13 @@ impl<T: ?Sized, H: Provide<T> + Send + Sync + 'static> ErasedLease<T> for Card<H
         let drained = activity.is_draining().then(|| Arc::clone(activity));
         let over = places.put(self);
         drop(places);
-        drop((over, origin));
+        // Looked at here, as most leases have neither, and the compiler makes a call of an empty one's drop.
+        if let Some(over) = over {
+            drop(over);
+        }
+        if let Some(origin) = origin {
+            drop(origin);
+        }
         if let Some(holder) = came_back {
             leak::came_back(holder);
         }
