@@ -398,19 +398,6 @@ async fn reads_ahead(server: &Server) {
         Ok(server)
     }
 
-    #[derive(Debug, Row, Deserialize)]
-    struct Broken {
-        #[serde(deserialize_with = "panics")]
-        number: u64,
-    }
-
-    fn panics<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
-        match u64::deserialize(deserializer)? {
-            3 => panic!("no third row"),
-            number => Ok(number),
-        }
-    }
-
     let number = usize::from(matches!(server, Server::Today(_)));
     let blocking = blocking::ResourcePool::from(pool(server));
     let whole = blocking::ResourcePool::from(pool_of(config(server).setting("wait_end_of_query", "1")));
@@ -450,21 +437,22 @@ async fn reads_ahead(server: &Server) {
     .await;
 }
 
+/// A row whose reading panics at the third.
+#[derive(Debug, Row, Deserialize)]
+struct Broken {
+    #[serde(deserialize_with = "panics")]
+    number: u64,
+}
+
+fn panics<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    match u64::deserialize(deserializer)? {
+        3 => panic!("no third row"),
+        number => Ok(number),
+    }
+}
+
 /// Rows for tasks are read in the same way, and waiting for one can be given up.
 async fn reads_ahead_of_a_task(server: &Server) {
-    #[derive(Debug, Row, Deserialize)]
-    struct Broken {
-        #[serde(deserialize_with = "panics")]
-        number: u64,
-    }
-
-    fn panics<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
-        match u64::deserialize(deserializer)? {
-            3 => panic!("no third row"),
-            number => Ok(number),
-        }
-    }
-
     let pool = pool(server);
     let clickhouse = pool.clickhouse().await.unwrap();
     let mut rows = clickhouse.query_iter::<u64>("SELECT number FROM numbers(300000)").await.unwrap();

@@ -7,7 +7,7 @@ use std::io;
 use crate::base::error::BoxError;
 use crate::base::error::text::{Chain, causes};
 
-/// What a [`Resource`](crate::Resource) answers when it cannot connect, ping or close: the error,
+/// A failure is the answer of a [`Resource`](crate::Resource) that cannot connect, ping or close: the error,
 /// whether trying again can help, and what a failed ping proves about the server.
 #[derive(Debug)]
 pub struct Failure {
@@ -16,7 +16,7 @@ pub struct Failure {
     pub(crate) proof: Proof,
 }
 
-/// What a ping that failed proves about its server.
+/// The proof that a failed ping is about its server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Proof {
     /// It did not answer.
@@ -59,7 +59,7 @@ impl Failure {
         Failure { proof: Proof::Unasked, ..Failure::transient(source) }
     }
 
-    /// What this failed ping proves. Trouble of this process proves nothing about a server, whatever the resource says.
+    /// The proof that this failed ping is. Trouble of this process proves nothing about a server, whatever the resource says.
     pub(crate) fn proof(&self) -> Proof {
         if is_own_trouble(&*self.source) { Proof::Unasked } else { self.proof }
     }

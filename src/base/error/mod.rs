@@ -1,4 +1,4 @@
-//! What can go wrong, said once for both facades: [`Error`], and the structs that its variants hold.
+//! [`Error`], which both facades answer, and the structs that its variants hold.
 
 mod failure;
 mod redact;
@@ -247,7 +247,7 @@ pub struct TimeoutError {
 }
 
 impl TimeoutError {
-    /// One that nobody is known to have caused.
+    /// A timeout without known holders, cycle or cause.
     pub(crate) fn new(
         resource: &Arc<str>,
         endpoint: &Arc<str>,

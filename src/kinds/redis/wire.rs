@@ -89,9 +89,22 @@ impl Wire {
         let RedisConfig { host, port, keepalive, connect_timeout, .. } = &*session.config;
         let end = deadline(*connect_timeout);
         let (stream, guarded) = session.tls.dial_blocking(host, *port, *keepalive, &switch, end)?;
-        let mut wire = Wire {
-            session: Arc::downgrade(session),
-            config: Arc::clone(&session.config),
+        let config = Arc::clone(&session.config);
+        let mut wire = Wire::over(Arc::downgrade(session), config, stream, guarded, switch);
+        wire.limited(end, |wire| wire.greet(session))?;
+        Ok(wire)
+    }
+
+    fn over(
+        session: Weak<Session>,
+        config: Arc<RedisConfig>,
+        stream: Blocking,
+        guarded: Guarded,
+        switch: KillSwitch,
+    ) -> Self {
+        Wire {
+            session,
+            config,
             stream,
             parser: redis::Parser::new(),
             switch,
@@ -99,9 +112,7 @@ impl Wire {
             _guarded: guarded,
             state: ConnectionState::default(),
             midway: false,
-        };
-        wire.limited(end, |wire| wire.greet(session))?;
-        Ok(wire)
+        }
     }
 
     fn greet(&mut self, session: &Session) -> RedisResult<()> {
@@ -292,8 +303,7 @@ mod tests {
 
     use redis::{ConnectionLike, ErrorKind, PushKind, Value, VerbatimFormat};
 
-    use super::{ConnectionState, Wire};
-    use crate::base::process::Process;
+    use super::Wire;
     use crate::base::runtime::deadline;
     use crate::kinds::redis::config::RedisConfig;
     use crate::net::kill_switch::KillSwitch;
@@ -316,17 +326,7 @@ mod tests {
         let tls = Tls::new("redis", None, "127.0.0.1").unwrap();
         let end = deadline(Duration::from_secs(20));
         let (stream, guarded) = tls.dial_blocking("127.0.0.1", port, config.keepalive, &switch, end).unwrap();
-        Wire {
-            session: Weak::new(),
-            config,
-            stream,
-            parser: redis::Parser::new(),
-            switch,
-            process: Process::current(),
-            _guarded: guarded,
-            state: ConnectionState::default(),
-            midway: false,
-        }
+        Wire::over(Weak::new(), config, stream, guarded, switch)
     }
 
     /// Ends what the server says, and reads what it is told, so that closing resets nothing.
