@@ -566,6 +566,23 @@ mod with_the_feature {
         }
     }
 
+    /// As a Redis or a ClickHouse does that takes the handshake's first bytes for the beginning of a command.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_port_that_says_nothing_gives_no_answer() {
+        let files = Files::new(&["localhost"]);
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let silence = async |kind, scheme| {
+            let error = refused(kind, &format!("{scheme}://localhost:{port}"), Some(files.trusting())).await;
+            assert!(!error.permanent && error.to_string().contains("no answer within"), "{error}");
+        };
+        tokio::join!(
+            silence(Kind::RabbitMq, "amqps"),
+            silence(Kind::ClickHouse, "https"),
+            silence(Kind::Redis, "rediss"),
+        );
+    }
+
     async fn story(kind: Kind) {
         let files = Files::new(&["localhost"]);
         let [open, strict] = files.servers(kind);

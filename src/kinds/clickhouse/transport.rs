@@ -156,7 +156,7 @@ impl Transport {
         let opened = match tokio::time::timeout(*connect_timeout, connecting).await {
             Ok(opened) => opened,
             Err(_elapsed) => {
-                Err(io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {connect_timeout:?}")))
+                Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {connect_timeout:?}")))
             }
         };
         opened.map_err(|error| self.broken(Effect::Reads, false, error))
