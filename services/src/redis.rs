@@ -212,7 +212,10 @@ impl View<'_> {
     /// If it does not come to that.
     pub fn fail_over_to(&self, replica: &Service) -> Result<(), Error> {
         let replica = replica.redis()?;
-        self.command(&["FAILOVER", "TO", "127.0.0.1", &replica.address.port.to_string()])?;
+        let port = replica.address.port.to_string();
+        // The replica knows that it has everything a moment before its master does.
+        self.await_info("replication", &[&format!(",port={port},state=online,")])?;
+        self.command(&["FAILOVER", "TO", "127.0.0.1", &port])?;
         replica.await_info("replication", &["role:master"])?;
         self.await_info("replication", &["role:slave", "master_link_status:up"])
     }
@@ -225,16 +228,17 @@ impl View<'_> {
         self.command(&["REPLICAOF", "NO", "ONE"]).map(drop)
     }
 
-    fn await_info(&self, section: &str, lines: &[&str]) -> Result<(), Error> {
+    /// Waits until each of these is part of what the server tells in this section.
+    fn await_info(&self, section: &str, parts: &[&str]) -> Result<(), Error> {
         const LONG: Duration = Duration::from_secs(30);
         let end = Instant::now() + LONG;
         loop {
             let info = self.command(&["INFO", section])?;
-            if lines.iter().all(|line| info.lines().any(|told| told == *line)) {
+            if parts.iter().all(|part| info.contains(part)) {
                 return Ok(());
             }
             if Instant::now() > end {
-                return Err(Error::exchange(format!("INFO {section}"), format!("no {}:\n{info}", lines.join(", "))));
+                return Err(Error::exchange(format!("INFO {section}"), format!("no {}:\n{info}", parts.join(", "))));
             }
             thread::sleep(Duration::from_millis(10));
         }

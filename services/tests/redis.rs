@@ -41,3 +41,18 @@ fn lives_freezes_dies_and_comes_back() {
     drop(redis);
     assert!(!dir.exists());
 }
+
+/// Whoever has just become a replica may be handed over to, and back.
+#[test]
+fn hands_over_to_a_replica_and_back_at_once() {
+    let [first, second] = [(); 2].map(|()| Service::start(Kind::Redis).unwrap());
+    let role = |server: &Service| server.redis().unwrap().command(&["ROLE"]).unwrap();
+    for _ in 0..5 {
+        second.redis().unwrap().follow(&first).unwrap();
+        for (from, to) in [(&first, &second), (&second, &first)] {
+            from.redis().unwrap().fail_over_to(to).unwrap();
+            assert!(role(to).contains("master") && role(from).contains("slave"));
+        }
+        second.redis().unwrap().promote().unwrap();
+    }
+}
