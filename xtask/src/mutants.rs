@@ -5,6 +5,7 @@ use std::error::Error;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::child::Child;
 use crate::{cargo, root, target};
@@ -13,19 +14,22 @@ use crate::{cargo, root, target};
 const FILES: [&str; 7] = ["life", "transition", "lease", "close", "probe", "checkout", "wait"];
 /// None of these needs a server.
 const TESTS: [&str; 4] = ["cancellation", "checkout", "lifecycle", "state_machine"];
-/// Only the models have these.
-const EXCLUDED: &str = "open_for|open_inside_for|same_in_every_seat|check_idle|::spoil|Life<H>::check$";
+/// Only the models have these, or the unit tests.
+const EXCLUDED: &str = "open_for|open_inside_for|same_in_every_seat|check_idle|::spoil|Life<H>::check$|tests::";
 const MINUTES: u64 = 60;
-/// The tests of one mutant, in seconds. A defect that has them wait for ever counts as found.
-const TIMEOUT: &str = "90";
+const COPIES: &str = "copies";
+/// The tests of one mutant, in seconds: the unit tests, and all. A defect that has them wait for ever counts as found.
+const TIMEOUTS: [&str; 2] = ["10", "90"];
 /// The tests wait more than they compute, so that two cores are enough for so many mutants with so many tests at once.
 const JOBS: &str = "5";
 const THREADS: &str = "16";
+/// It has tried them all, of which some may have survived, and some may have hung.
+const WHOLE: [u8; 3] = [0, 2, 3];
 const MISSING: &str = "cargo-mutants is missing: `cargo install --locked cargo-mutants` installs it";
 
 /// Goes on where the last run of the same folder ended, for so many minutes, and prints what there is until then.
 pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
-    let (minutes, files) = match arguments {
+    let (minutes, files): (u64, _) = match arguments {
         [flag, minutes, files @ ..] if flag == "--minutes" => (minutes.parse()?, files),
         files => (MINUTES, files),
     };
@@ -39,30 +43,45 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     let child = Child::catching_signals()?;
     let output = target().join("mutants");
     // A run that was interrupted leaves its copies behind.
-    let copies = output.join("copies");
+    let copies = output.join(COPIES);
     if copies.exists() {
         fs::remove_dir_all(&copies)?;
     }
     fs::create_dir_all(&copies)?;
+    let end = Instant::now() + Duration::from_secs(60 * minutes);
+    // Most defects are found by the unit tests alone, which are built and run in a second.
+    for (tests, timeout) in [&[][..], &TESTS].into_iter().zip(TIMEOUTS) {
+        let left = end.saturating_duration_since(Instant::now());
+        let code = child.run(&mut pass(tests, timeout, files, &output, left))?;
+        known(&output)?;
+        if !WHOLE.map(ExitCode::from).contains(&code) {
+            break;
+        }
+    }
+    println!("{}", table(&known(&output)?));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Tries those that are not known to be found, with the unit tests and these, for so long.
+fn pass(tests: &[&str], timeout: &str, files: &[String], output: &Path, limit: Duration) -> Command {
     let plain = cargo();
     // It ends by itself once interrupted, and keeps what it knows.
     let mut command = Command::new("timeout");
-    command.args(["--signal=INT", "--kill-after=60s", &format!("{minutes}m")]);
+    command.args(["--signal=INT", "--kill-after=60s", &format!("{}s", limit.as_secs().max(1))]);
     command.arg(plain.get_program()).args(plain.get_args()).current_dir(root());
     // Each job builds in a copy of its own.
-    command.env("TMPDIR", &copies).env_remove("CARGO_TARGET_DIR").env("RUST_TEST_THREADS", THREADS);
+    command.env("TMPDIR", output.join(COPIES)).env_remove("CARGO_TARGET_DIR").env("RUST_TEST_THREADS", THREADS);
+    command.env("CARGO_PROFILE_DEV_DEBUG", "0");
     command.args(["mutants", "--package", "resource-pool", "--no-default-features", "--features", "r2d2"]);
     command
-        .args(["--iterate", "--no-shuffle", "--jobs", JOBS, "--timeout", TIMEOUT, "--exclude-re", EXCLUDED, "--output"])
-        .arg(&output);
+        .args(["--iterate", "--no-shuffle", "--jobs", JOBS, "--timeout", timeout, "--exclude-re", EXCLUDED, "--output"])
+        .arg(output);
     for file in FILES.iter().filter(|file| files.is_empty() || files.iter().any(|one| one == *file)) {
         command.args(["--file", &format!("src/lifecycle/{file}.rs"), "--file", &format!("src/lifecycle/{file}/**")]);
     }
     // For building too, or it would build every test there is.
-    command.arg("--cargo-arg=--lib").args(TESTS.map(|test| format!("--cargo-arg=--test={test}")));
-    child.run(&mut command)?;
-    println!("{}", table(&known(&output)?));
-    Ok(ExitCode::SUCCESS)
+    command.arg("--cargo-arg=--lib").args(tests.iter().map(|test| format!("--cargo-arg=--test={test}")));
+    command
 }
 
 const OUTCOMES: [(&str, &str); 4] =
