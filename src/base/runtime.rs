@@ -199,7 +199,6 @@ pub(crate) fn park_on<F: Future>(future: F) -> F::Output {
 }
 
 /// The same, until then at the latest.
-#[cfg(feature = "r2d2")]
 pub(crate) fn park_until<F: Future + Unpin>(mut future: F, deadline: Instant) -> Option<F::Output> {
     let waker = unparker();
     let mut context = Context::from_waker(&waker);

@@ -2,31 +2,75 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::base::clock::Moment;
 use crate::base::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use crate::base::sync::{Mutex, Notify, until};
+use crate::lifecycle::event::{Event, What};
+use crate::lifecycle::observers::Observers;
 use crate::lifecycle::work::{ByWork, Work};
 
 /// What leases, links and pieces of work know of their resource, whatever its type.
 pub(crate) struct Activity {
     pub(crate) name: Arc<str>,
     pub(crate) endpoint: Arc<str>,
+    /// The name of its kind, unless that is the user's own.
+    kind: Option<&'static str>,
     pub(crate) tally: Tally,
     draining: AtomicBool,
     changed: Notify,
+    observers: Arc<Observers>,
 }
 
 impl Activity {
-    pub(crate) fn new(name: &str, endpoint: String) -> Arc<Self> {
+    pub(crate) fn new(
+        name: &str,
+        kind: Option<&'static str>,
+        endpoint: String,
+        observers: &Arc<Observers>,
+    ) -> Arc<Self> {
         Arc::new(Activity {
             name: Arc::from(name),
             endpoint: Arc::from(endpoint),
+            kind,
             tally: Tally::default(),
             draining: AtomicBool::new(false),
             changed: Notify::new(),
+            observers: Arc::clone(observers),
         })
+    }
+
+    /// Something has happened that is in the log too. No lock may be held.
+    pub(crate) fn tell(&self, generation: u64, what: What) {
+        self.observers.tell(self.event(generation, what));
+    }
+
+    /// Something has happened that is for observers alone, and made only if there are any.
+    pub(crate) fn note(&self, generation: impl FnOnce() -> u64, what: impl FnOnce() -> What) {
+        if self.observers.are_there() {
+            self.observers.keep(self.event(generation(), what()));
+            self.observers.wake();
+        }
+    }
+
+    /// The state has changed, under a lock. Observers learn of it by [`changed`](Activity::changed).
+    pub(crate) fn keep(&self, generation: u64, what: impl FnOnce() -> What) {
+        if self.observers.are_there() {
+            self.observers.keep(self.event(generation, what()));
+        }
+    }
+
+    fn event(&self, generation: u64, what: What) -> Event {
+        Event {
+            at: SystemTime::now(),
+            resource: Some(Arc::clone(&self.name)),
+            kind: self.kind,
+            endpoint: Arc::clone(&self.endpoint),
+            node: None,
+            generation,
+            what,
+        }
     }
 
     /// Work has ended. Whether it was counted for the close's report.
@@ -65,6 +109,7 @@ impl Activity {
     /// The state has changed.
     pub(crate) fn changed(&self) {
         self.changed.notify_waiters();
+        self.observers.wake();
     }
 
     /// Waits until there is an answer, asking anew after each change of state and, while

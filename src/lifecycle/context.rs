@@ -9,6 +9,8 @@ use crate::base::process::Process;
 use crate::base::runtime::DriverRuntime;
 use crate::lifecycle::close::report::CloseReport;
 use crate::lifecycle::close::state::CloseCell;
+use crate::lifecycle::event::{Event, What};
+use crate::lifecycle::observers::Observers;
 use crate::lifecycle::options::Options;
 
 /// Each resource of a pool has it.
@@ -17,6 +19,7 @@ pub(crate) struct Context {
     pub(crate) runtime: DriverRuntime,
     pub(crate) close: CloseCell,
     pub(crate) listeners: Mutex<Vec<Listener>>,
+    pub(crate) observers: Arc<Observers>,
     pub(crate) process: &'static Process,
 }
 
@@ -37,6 +40,11 @@ impl Context {
             (None, true) => Err(Error::closing(what)),
             (None, false) => Ok(()),
         }
+    }
+
+    /// Something has happened to the pool as a whole, or to what has this name.
+    pub(crate) fn tell(&self, name: Option<&Arc<str>>, what: What) {
+        self.observers.tell(Event::of_pool(name.cloned(), what));
     }
 
     pub(crate) fn on_report(&self) -> Vec<Listener> {

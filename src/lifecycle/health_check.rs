@@ -12,6 +12,7 @@ use crate::base::runtime::{self, within};
 use crate::lifecycle::any_slot::AnySlot;
 use crate::lifecycle::condition::{Condition, Progress};
 use crate::lifecycle::context::Context;
+use crate::lifecycle::event::What;
 use crate::lifecycle::health::{Criticality, Health, HealthEntry, HealthOptions, HealthReport};
 use crate::lifecycle::probe::answer;
 use crate::lifecycle::status::State;
@@ -93,7 +94,7 @@ impl HealthCheck {
 
 async fn check(find: impl FnOnce() -> Vec<Found>, context: &Context) -> HealthReport {
     let (at, options) = (Instant::now(), &context.options.health);
-    let mut entries = Vec::new();
+    let (mut entries, mut slots) = (Vec::new(), Vec::new());
     let mut checks = JoinSet::new();
     for Found { name, slot, was_asked_for } in find() {
         let criticality = if options.optional.iter().any(|optional| **optional == *name) {
@@ -104,6 +105,7 @@ async fn check(find: impl FnOnce() -> Vec<Found>, context: &Context) -> HealthRe
         match slot {
             Ok(slot) => {
                 entries.push(before(&slot, criticality, options.all));
+                slots.push(Some(Arc::clone(&slot)));
                 let index = entries.len() - 1;
                 if let Some(check) = round_trip(slot, entries[index].clone(), options) {
                     checks.spawn(async move { (index, check.await) });
@@ -111,6 +113,7 @@ async fn check(find: impl FnOnce() -> Vec<Found>, context: &Context) -> HealthRe
             }
             Err(error) => {
                 let failed = HealthEntry { criticality, ..HealthEntry::failed(name, &error) };
+                slots.push(None);
                 entries.push(match was_asked_for {
                     true => failed,
                     // What nobody has asked for is as unused as what nobody has connected.
@@ -127,6 +130,13 @@ async fn check(find: impl FnOnce() -> Vec<Found>, context: &Context) -> HealthRe
         }
     };
     let _what_is_left_stays_failed = within(options.all.saturating_sub(at.elapsed()), collect).await;
+    for (entry, slot) in entries.iter().zip(slots) {
+        let checked = || What::Checked { entry: entry.clone() };
+        match slot {
+            Some(slot) => slot.activity().note(|| entry.generation, checked),
+            None => context.tell(Some(&entry.name), checked()),
+        }
+    }
     let health = entries
         .iter()
         .map(|entry| match (entry.health, entry.criticality) {

@@ -219,7 +219,7 @@ impl<C: KindConfig> AnyConfig for C {
     }
 
     fn slot(&self, name: &str, remedies: Remedies, context: &Arc<Context>) -> Result<Arc<dyn AnySlot>, Error> {
-        Ok(Slot::built_in(name, self.resource(name)?, remedies, Arc::clone(context)))
+        Ok(Slot::built_in(name, C::KIND, self.resource(name)?, remedies, Arc::clone(context)))
     }
 
     fn is_half(&self, is_said: &dyn Fn(&str) -> bool) -> Option<(&'static str, &'static str)> {

@@ -1,16 +1,18 @@
 //! Leaks: what is held for longer, or by more, than was expected.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::Deserialize;
 
-use crate::base::error::Few;
 use crate::base::holder::Holder;
 use crate::base::millis;
 use crate::base::runtime;
+use crate::lifecycle::activity::Activity;
+use crate::lifecycle::event::What;
 
 /// What is suspected to leak; `[pool.leaks]` in TOML. Each suspect is warned of once, and noted
 /// when it comes back.
@@ -75,7 +77,7 @@ impl Leaks {
     }
 
     /// Whether it is exceeded; told when that begins and when it ends.
-    pub(crate) fn check(&self, resource: &str, threshold: Threshold, holders: &[Holder]) -> bool {
+    pub(crate) fn check(&self, activity: &Activity, generation: u64, threshold: Threshold, holders: &[Holder]) -> bool {
         let (Threshold::Held(allowed) | Threshold::Watched(allowed)) = threshold;
         let held = holders.iter().filter(|one| matches!(threshold, Threshold::Held(_)) || one.is_watched()).count();
         let is_exceeded = held > allowed;
@@ -85,9 +87,9 @@ impl Leaks {
         match (is_exceeded, is_news) {
             (true, true) => {
                 self.total.fetch_add(1, Ordering::Relaxed);
-                tracing::warn!(resource, held, allowed, holders = %Few(holders, ", "), "more held than expected: a leak?");
+                activity.tell(generation, What::Crowded { held, allowed, holders: holders.to_vec() });
             }
-            (false, true) => tracing::info!(resource, held, allowed, "no more held than expected again"),
+            (false, true) => activity.tell(generation, What::Uncrowded { held, allowed }),
             _ => {}
         }
         is_exceeded
@@ -95,11 +97,8 @@ impl Leaks {
 }
 
 /// A suspect came back. Noted by the prober, since a drop may happen where nothing can be logged.
-pub(crate) fn came_back(suspect: Holder) {
+pub(crate) fn came_back(activity: Arc<Activity>, holder: Holder) {
     if let Ok(prober) = runtime::prober() {
-        prober.spawn(async move {
-            let Holder { resource, site, held, .. } = suspect;
-            tracing::info!(%resource, %site, ?held, "came back after all");
-        });
+        prober.spawn(async move { activity.tell(holder.generation, What::LeakReturned { holder }) });
     }
 }

@@ -7,12 +7,13 @@ use std::sync::atomic::Ordering;
 use crate::base::holder::Holder;
 use crate::base::runtime;
 use crate::lifecycle::any_slot::AnySlot;
+use crate::lifecycle::event::What;
 use crate::lifecycle::leak::{LeakOptions, Threshold};
 
 /// Every holder of a resource of which more than this many leases and checkouts are out.
 pub(crate) fn more_than(threshold: usize, slot: &dyn AnySlot) -> Vec<Holder> {
     let holders = slot.holders();
-    let is_exceeded = slot.leaks().check(slot.name(), Threshold::Held(threshold), &holders);
+    let is_exceeded = check(slot, Threshold::Held(threshold), &holders);
     if is_exceeded { holders } else { Vec::new() }
 }
 
@@ -34,19 +35,21 @@ pub(crate) fn watch(options: LeakOptions, slots: impl Fn() -> Option<Vec<Arc<dyn
 }
 
 fn scan(slot: &dyn AnySlot, options: &LeakOptions) {
-    let (resource, leaks) = (&**slot.name(), slot.leaks());
-    for suspect in slot.suspect(options.age) {
+    let leaks = slot.leaks();
+    for holder in slot.suspect(options.age) {
         leaks.total.fetch_add(1, Ordering::Relaxed);
-        let Holder { site, held, owner, backtrace, .. } = suspect;
-        let (owner, backtrace) = (owner.map(tracing::field::display), backtrace.map(tracing::field::display));
-        tracing::warn!(resource, %site, ?held, owner, backtrace, "held for longer than expected: a leak?");
+        slot.activity().tell(holder.generation, What::Leak { holder });
     }
     let mut thresholds = leaks.exceeded.lock().clone();
     thresholds.extend(options.count.map(Threshold::Watched));
     if !thresholds.is_empty() {
         let holders = slot.holders();
         for threshold in thresholds {
-            leaks.check(resource, threshold, &holders);
+            check(slot, threshold, &holders);
         }
     }
+}
+
+fn check(slot: &dyn AnySlot, threshold: Threshold, holders: &[Holder]) -> bool {
+    slot.leaks().check(slot.activity(), slot.condition().generation, threshold, holders)
 }

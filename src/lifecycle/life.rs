@@ -19,6 +19,7 @@ use crate::base::runtime::LONGEST;
 use crate::base::sync::{Mutex, MutexGuard};
 use crate::lifecycle::activity::Activity;
 use crate::lifecycle::condition::{Condition, Progress};
+use crate::lifecycle::event::What;
 use crate::lifecycle::leak::LeakOptions;
 use crate::lifecycle::lease::Ledger;
 use crate::lifecycle::probe::Watch;
@@ -36,6 +37,7 @@ pub(crate) struct Life<H: Send + Sync + 'static> {
 }
 
 struct Inner<H> {
+    activity: Arc<Activity>,
     state: State,
     since: Instant,
     generation: u64,
@@ -80,12 +82,12 @@ struct Attempted {
 }
 
 impl<H: Clone + Send + Sync + 'static> Life<H> {
-    pub(crate) fn new(name: &str, endpoint: String, leaks: &LeakOptions, young: Duration) -> Self {
+    pub(crate) fn new(activity: Arc<Activity>, leaks: &LeakOptions, young: Duration) -> Self {
         Life {
             young,
-            activity: Activity::new(name, endpoint),
             ledger: Ledger::new(leaks),
             inner: Mutex::new(Inner {
+                activity: Arc::clone(&activity),
                 state: State::Idle,
                 since: Instant::now(),
                 generation: 0,
@@ -107,6 +109,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
                 waiting: 0,
                 probing: None,
             }),
+            activity,
         }
     }
 
@@ -314,7 +317,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         drop(inner);
         self.activity.changed();
         let _told = self.let_go(shut);
-        tracing::warn!(resource = %self.activity.name, generation, died_young, %error, "lost");
+        self.activity.tell(generation, What::Lost { error, died_young });
         Recovery { attempt, died_young }
     }
 
@@ -440,6 +443,16 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         self.let_go(last)
     }
 
+    /// [`Activity::tell`] of the present generation.
+    pub(crate) fn tell(&self, what: What) {
+        self.activity.tell(self.condition().generation, what);
+    }
+
+    /// [`Activity::note`] of the present generation.
+    pub(crate) fn note(&self, what: impl FnOnce() -> What) {
+        self.activity.note(|| self.condition().generation, what);
+    }
+
     pub(crate) fn handle(&self) -> Option<H> {
         self.inner.lock().handle.clone()
     }
@@ -489,8 +502,9 @@ impl<H> Inner<H> {
     fn set(&mut self, state: State) {
         self.progress = None;
         if self.state != state {
-            self.state = state;
-            self.since = Instant::now();
+            let (from, now) = (std::mem::replace(&mut self.state, state), Instant::now());
+            let after = now - std::mem::replace(&mut self.since, now);
+            self.activity.keep(self.generation, || What::StateChanged { from, to: state, after });
         }
     }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use crate::base::error::{BoxError, Error, Source};
+use crate::base::error::{BoxError, Error, Source, TimeoutError};
 use crate::base::holder::Holder;
 use crate::base::process::Process;
 use crate::base::repeat::Repeat;
@@ -14,6 +14,7 @@ use crate::lifecycle::activity::Activity;
 use crate::lifecycle::any_slot::AnySlot;
 use crate::lifecycle::busy::Busy;
 use crate::lifecycle::condition::Condition;
+use crate::lifecycle::event::What;
 use crate::lifecycle::status::State;
 use crate::lifecycle::work::Work;
 
@@ -80,6 +81,30 @@ impl Link {
         if let Some(slot) = self.slot.upgrade() {
             slot.progress(self.attempt, told.into());
         }
+    }
+
+    /// Tells observers what has happened, if there are any.
+    pub(crate) fn note(&self, what: impl FnOnce() -> What) {
+        self.activity.note(|| self.generation(), what);
+    }
+
+    /// The error of a wait that reached its limit, told to observers.
+    pub(crate) fn timed_out(&self, timeout: TimeoutError) -> Error {
+        let error = Arc::new(timeout);
+        self.note(|| What::TimedOut { error: Arc::clone(&error) });
+        Error::Timeout(error)
+    }
+
+    /// The error of what was sent, changes something, and has no answer, told to observers.
+    pub(crate) fn outcome_unknown(&self, action: impl Into<String>, source: Source) -> Error {
+        let error = Error::OutcomeUnknown { resource: Arc::clone(self.name()), action: action.into(), source };
+        self.note(|| What::OutcomeUnknown { error: error.clone() });
+        error
+    }
+
+    /// Tells observers that this is sent once more.
+    pub(crate) fn repeated(&self, action: &str) {
+        self.note(|| What::Repeated { action: action.to_owned() });
     }
 
     /// Why the connection is cut now, for [`KillSwitch::cut_because`](crate::KillSwitch::cut_because): the loss, or

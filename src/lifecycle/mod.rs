@@ -9,6 +9,7 @@ pub(crate) mod checkout;
 pub(crate) mod close;
 pub(crate) mod condition;
 pub(crate) mod context;
+pub(crate) mod event;
 pub(crate) mod exit;
 pub(crate) mod health;
 pub(crate) mod health_check;
@@ -21,6 +22,7 @@ pub(crate) mod link;
 #[cfg(model)]
 #[doc(hidden)]
 pub mod model;
+pub(crate) mod observers;
 pub(crate) mod options;
 pub(crate) mod probe;
 pub(crate) mod registry;

@@ -12,6 +12,7 @@ use crate::base::retry::Retry;
 use crate::lifecycle::close::options::CloseOptions;
 use crate::lifecycle::health::HealthOptions;
 use crate::lifecycle::leak::LeakOptions;
+use crate::lifecycle::observers::KEPT;
 use crate::lifecycle::probe::ProbeOptions;
 
 /// What holds for the pool as a whole; `[pool]` in TOML.
@@ -43,6 +44,9 @@ pub struct Options {
     pub leaks: LeakOptions,
     /// The limits of closing. Environment: `RESOURCE_POOL_CLOSE_DEADLINE_MS`.
     pub close: CloseOptions,
+    /// How many [events](crate::Events) a subscription holds back before it misses the oldest, from 1 to 1,048,576, rounded
+    /// up to a power of two. Defaults to 1,024.
+    pub events: usize,
     /// Whether SIGINT, SIGTERM and SIGHUP close the global pool before they end the process.
     /// Defaults to `true`.
     pub signals: bool,
@@ -62,6 +66,7 @@ impl Default for Options {
             health: HealthOptions::default(),
             leaks: LeakOptions::default(),
             close: CloseOptions::default(),
+            events: KEPT,
             signals: true,
             exit_status: ExitStatus::default(),
         }
@@ -95,9 +100,15 @@ impl Options {
                 return Err(Error::config(key, "must be at least 1"));
             }
         }
+        if !(1..=MOST_EVENTS).contains(&self.events) {
+            return Err(Error::config("pool.events", format!("must be from 1 to {MOST_EVENTS}")));
+        }
         Ok(())
     }
 }
+
+/// The places of a subscription are made with the first one, and each takes some hundred bytes.
+const MOST_EVENTS: usize = 1 << 20;
 
 /// How a process that a signal ended exits, after closing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]

@@ -12,6 +12,7 @@ use crate::base::future::BoxFuture;
 use crate::base::millis;
 use crate::base::runtime::{self, within};
 use crate::lifecycle::any_slot::AnySlot;
+use crate::lifecycle::event::What;
 
 /// How a ready resource is watched. With the defaults a frozen server is noticed within 4 s.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -101,7 +102,7 @@ async fn probe(slot: Weak<dyn AnySlot>, generation: u64, options: ProbeOptions, 
             Proof::Refused | Proof::Limited => 0,
             Proof::Unasked => strikes,
         };
-        tracing::debug!(resource = %slot.name(), strikes, error = %failure, "probe failed");
+        slot.activity().tell(generation, What::ProbeFailed { strikes, error: failure.to_string() });
         if strikes >= options.strikes {
             return slot.lost(None, generation, Source::from(failure.source));
         }

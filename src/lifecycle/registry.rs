@@ -35,6 +35,7 @@ use crate::lifecycle::health::{Health, HealthReport};
 use crate::lifecycle::health_check::{Found, HealthCheck};
 use crate::lifecycle::kind::{KindConfig, ResourceConfig};
 use crate::lifecycle::leak_scan;
+use crate::lifecycle::observers::Observers;
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::settings::Settings;
 use crate::lifecycle::slot::Slot;
@@ -87,18 +88,21 @@ impl Registry {
         runtime: Option<tokio::runtime::Handle>,
     ) -> Arc<Self> {
         let options = settings.as_ref().map(|settings| settings.options.clone()).unwrap_or_default();
+        let observers = Arc::new(Observers::new(options.events));
+        let main = Activity::new("main", None, String::new(), &observers);
         let context = Arc::new(Context {
             options,
             runtime: DriverRuntime::new(runtime),
             close: CloseCell::default(),
             listeners: Mutex::default(),
+            observers,
             process: Process::current(),
         });
         Arc::new_cyclic(|me| Registry {
             me: me.clone(),
             context,
             health: Arc::default(),
-            main: Activity::new("main", String::new()),
+            main,
             settings,
             in_vain: Mutex::default(),
             entries: RwLock::default(),

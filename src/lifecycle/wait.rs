@@ -14,10 +14,11 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use crate::base::error::{DeadlockError, Error, Few, Source, TimeoutError, Waiter};
+use crate::base::error::{DeadlockError, Error, Source, TimeoutError, Waiter};
 use crate::base::holder::{Holder, QuotaId};
 use crate::base::owner::Owner;
 use crate::base::process::{Process, Room, Singleton};
+use crate::lifecycle::event::What;
 use crate::lifecycle::lease::Claim;
 use crate::lifecycle::link::Link;
 
@@ -64,25 +65,28 @@ impl Quota {
     /// [`Error::Deadlock`] where this thread would block for what it alone can free.
     pub(crate) fn wait(self: &Arc<Self>, claim: Claim) -> Result<Wait, Error> {
         if claim.blocks && lent_here(self.id) >= self.count {
-            return Err(Error::Deadlock(Arc::new(DeadlockError {
+            let error = Arc::new(DeadlockError {
                 resource: Arc::clone(self.link.name()),
                 waiting_for: self.waited_for(),
                 site: claim.site,
                 holders: self.holders(),
                 option: self.option,
-            })));
+            });
+            self.link.note(|| What::Deadlocked { error: Arc::clone(&error) });
+            return Err(Error::Deadlock(error));
         }
-        let wait = Wait(Arc::new(Waiting {
+        let waiting = Arc::new(Waiting {
             owner: Owner::current(),
             quota: Arc::clone(self),
             site: claim.site,
             since: Instant::now(),
-        }));
-        WAITING.of(Process::current()).0.lock().entry(wait.0.owner.clone()).or_default().push(Arc::clone(&wait.0));
-        let cycle = wait.0.cycle();
+        });
+        WAITING.of(Process::current()).0.lock().entry(waiting.owner.clone()).or_default().push(Arc::clone(&waiting));
+        let wait = Wait { waiting, is_told: false };
+        let cycle = wait.waiting.cycle();
         // What one task awaits side by side may look like a cycle of its own.
         if cycle.first().is_some_and(|me| !me.holds.is_empty()) && (cycle.len() > 1 || claim.blocks) {
-            tracing::warn!(resource = %self.link.name(), waiters = %Few(&cycle, "; "), "a deadlock, unless somebody else frees one of these");
+            self.link.activity.tell(self.link.generation(), What::Cycle { waiters: cycle });
         }
         Ok(wait)
     }
@@ -207,25 +211,37 @@ impl Waiting {
 
 /// Somebody waits, until this drops.
 #[must_use = "the wait is known until this drops"]
-pub(crate) struct Wait(Arc<Waiting>);
+pub(crate) struct Wait {
+    waiting: Arc<Waiting>,
+    /// Observers know how it ended.
+    is_told: bool,
+}
 
 impl Wait {
-    /// It reached its limit: why.
-    pub(crate) fn timed_out(&self, source: Option<Source>) -> TimeoutError {
-        let Waiting { quota, since, .. } = &*self.0;
-        let timeout = TimeoutError::new(quota.link.name(), quota.link.endpoint(), quota.waited_for(), since.elapsed());
-        TimeoutError { holders: quota.holders(), cycle: self.0.cycle(), source, ..timeout }
+    /// It reached its limit: why. `further` is the end of a sentence on what was waited for.
+    pub(crate) fn timed_out(mut self, further: &str, source: Option<Source>) -> Error {
+        self.is_told = true;
+        let Waiting { quota, since, .. } = &*self.waiting;
+        let waited_for = quota.waited_for() + further;
+        let timeout = TimeoutError::new(quota.link.name(), quota.link.endpoint(), waited_for, since.elapsed());
+        let (holders, cycle) = (quota.holders(), self.waiting.cycle());
+        quota.link.timed_out(TimeoutError { holders, cycle, source, ..timeout })
     }
 }
 
 impl Drop for Wait {
     fn drop(&mut self) {
         let mut waiting = WAITING.of(Process::current()).0.lock();
-        if let Some(theirs) = waiting.get_mut(&self.0.owner) {
-            theirs.retain(|one| !Arc::ptr_eq(one, &self.0));
+        if let Some(theirs) = waiting.get_mut(&self.waiting.owner) {
+            theirs.retain(|one| !Arc::ptr_eq(one, &self.waiting));
             if theirs.is_empty() {
-                waiting.remove(&self.0.owner);
+                waiting.remove(&self.waiting.owner);
             }
+        }
+        drop(waiting);
+        if !self.is_told {
+            let Waiting { quota, since, .. } = &*self.waiting;
+            quota.link.note(|| What::Waited { waiting_for: quota.waited_for(), waited: since.elapsed() });
         }
     }
 }

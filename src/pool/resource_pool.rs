@@ -16,6 +16,7 @@ use crate::lifecycle::close::report::Closing;
 use crate::lifecycle::close::report::Reason;
 use crate::lifecycle::health::HealthReport;
 use crate::lifecycle::lease::{Claim, Lease};
+use crate::lifecycle::observers::Events;
 use crate::lifecycle::registry::Registry;
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::status::PoolStatus;

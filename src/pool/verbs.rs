@@ -92,6 +92,12 @@ macro_rules! synchronous_verbs {
             self.registry().on_report(listener);
         }
 
+        /// Everything that happens to the resources from now on: changes of state, losses, waits, timeouts, leaks, health
+        /// and the steps of closing. Each call is a subscription of its own.
+        pub fn events(&self) -> Events {
+            self.registry().context.observers.subscribe().into()
+        }
+
         /// The longest that closing can take, to size a grace period by.
         pub fn worst_case(&self) -> Duration {
             self.registry().context.options.close.worst_case()

@@ -121,7 +121,7 @@ pub(super) fn failed(
     let action = action.to_owned();
     match (is_lost, was_sent, effect) {
         (false, ..) => Error::Operation { resource, action, source },
-        (true, true, Effect::Changes) => Error::OutcomeUnknown { resource, action, source },
+        (true, true, Effect::Changes) => link.outcome_unknown(action, source),
         (true, ..) => Error::Lost { resource, endpoint: Arc::clone(link.endpoint()), source },
     }
 }

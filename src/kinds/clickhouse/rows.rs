@@ -101,12 +101,10 @@ impl<T> Rows<T> {
             Ok(end) => end.map(|()| false),
             Err(stopped) if stopped.is_panic() => resume_unwind(stopped.into_panic()),
             Err(runtime_ended) => {
-                let resource = Arc::clone(self.session.link.name());
+                let link = &self.session.link;
                 Err(match effect {
-                    Effect::Reads => Error::Closed { resource },
-                    Effect::Changes => {
-                        Error::OutcomeUnknown { resource, action: "query".to_owned(), source: Arc::new(runtime_ended) }
-                    }
+                    Effect::Reads => Error::closed(link.name()),
+                    Effect::Changes => link.outcome_unknown("query", Arc::new(runtime_ended)),
                 })
             }
         }

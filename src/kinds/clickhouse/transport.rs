@@ -144,8 +144,7 @@ impl Transport {
                 let waiting_for = format!("one of {} connections", self.config.max_connections);
                 let timeout = TimeoutError::new(self.link.name(), self.link.endpoint(), waiting_for, limit);
                 let holders = self.link.holders();
-                let timeout = Error::Timeout(Arc::new(TimeoutError { holders, ..timeout }));
-                Err(io::Error::new(io::ErrorKind::TimedOut, timeout))
+                Err(io::Error::new(io::ErrorKind::TimedOut, self.link.timed_out(TimeoutError { holders, ..timeout })))
             }
         }
     }
@@ -190,9 +189,7 @@ impl Transport {
         let (kind, resource) = (cause.kind(), Arc::clone(self.link.name()));
         let error = match (self.purpose, effect) {
             (Purpose::Probe, _) => return cause,
-            (Purpose::Traffic, Effect::Changes) if is_sent => {
-                Error::OutcomeUnknown { resource, action: "a statement".to_owned(), source: Arc::new(cause) }
-            }
+            (Purpose::Traffic, Effect::Changes) if is_sent => self.link.outcome_unknown("a statement", Arc::new(cause)),
             _ if !self.is_open() => Error::Closed { resource },
             _ => Error::Lost { resource, endpoint: Arc::clone(self.link.endpoint()), source: Arc::new(cause) },
         };

@@ -39,7 +39,10 @@ impl Session {
     ) -> Result<Vec<T>, Error> {
         let rows = async || self.rows(query.clone()).await?.all().await;
         match rows().await {
-            Err(Error::Lost { .. }) if self.repeats(Effect::of(&query.sql_display().to_string())) => rows().await,
+            Err(Error::Lost { .. }) if self.repeats(Effect::of(&query.sql_display().to_string())) => {
+                self.link.repeated("a query");
+                rows().await
+            }
             rows => rows,
         }
     }

@@ -212,10 +212,7 @@ impl Sent {
             (Confirm::Nacked, _) => Ok(Published::Nacked),
             (Confirm::Untaken(error), _) => Err(error),
             (_, None) => Err(self.generation.was_cut()),
-            (_, Some(why)) => {
-                let (resource, action) = (Arc::clone(self.generation.link.name()), message.action());
-                Err(Error::OutcomeUnknown { resource, action, source: Arc::clone(why) })
-            }
+            (_, Some(why)) => Err(self.generation.link.outcome_unknown(message.action(), Arc::clone(why))),
         });
         let mut results: Vec<_> = results.collect();
         returned.retain(|back| {

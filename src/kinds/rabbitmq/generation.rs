@@ -109,11 +109,7 @@ impl Generation {
             biased;
             () = self.switch.wait() => Err(self.was_cut()),
             permit = Arc::clone(&self.permits).acquire_owned() => permit.map_err(|_| self.was_cut()),
-            () = timer => {
-                let mut error = wait.timed_out(None);
-                error.waiting_for.push_str(&self.why_blocked());
-                Err(Error::Timeout(Arc::new(error)))
-            }
+            () = timer => Err(wait.timed_out(&self.why_blocked(), None)),
         }
     }
 
@@ -178,7 +174,7 @@ impl Generation {
     pub(super) fn timed_out(&self, waiting_for: String, waited: Duration, holders: Vec<Holder>) -> Error {
         let waiting_for = waiting_for + &self.why_blocked();
         let timeout = TimeoutError::new(self.link.name(), self.link.endpoint(), waiting_for, waited);
-        Error::Timeout(Arc::new(TimeoutError { holders, ..timeout }))
+        self.link.timed_out(TimeoutError { holders, ..timeout })
     }
 
     /// The end of a sentence on what was waited for: whether the broker blocks the connection.

@@ -143,6 +143,7 @@ impl Session {
         let answer = what.make(&mut self.check_out(claim, Use::Verb).await?.guard, &self.topology).await;
         match answer {
             Err(Error::Lost { .. }) if self.link.repeat == Repeat::Idempotent && !self.intake.is_cancelled() => {
+                self.link.repeated("declaring");
                 what.make(&mut self.check_out(claim, Use::Verb).await?.guard, &self.topology).await
             }
             answer => answer,

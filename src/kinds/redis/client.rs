@@ -117,6 +117,7 @@ impl Redis {
             }
             drop(busy);
             again = false;
+            link.repeated("reading");
             // Without this wait the connection that is just being cut would be asked again.
             link.ready().await.map_err(refused)?;
         }

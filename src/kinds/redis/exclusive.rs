@@ -7,7 +7,6 @@ use redis::aio::ConnectionLike;
 use redis::{Cmd, Pipeline, RedisFuture, RedisResult, Value};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::base::error::Error;
 use crate::base::process::Ours;
 use crate::kinds::redis::client::Redis;
 use crate::kinds::redis::commands::{silenced, silences, unsafe_twice};
@@ -115,7 +114,7 @@ impl Place {
         let timed = session.runtime.spawn(async move { tokio::time::timeout(limit, waiting).await });
         match timed.await {
             Ok(Ok(Ok(permit))) => Ok(permit),
-            Ok(Err(_elapsed)) => Err(refused(Error::Timeout(Arc::new(wait.timed_out(None))))),
+            Ok(Err(_elapsed)) => Err(refused(wait.timed_out("", None))),
             _ => Err(session.closed()),
         }
     }

@@ -152,10 +152,7 @@ impl Session {
         }
         let lost = self.lost(error);
         Err(refused(match (unsafe_twice(), lost) {
-            (Some(action), lost) => {
-                let resource = Arc::clone(self.link.name());
-                Error::OutcomeUnknown { resource, action, source: Arc::new(lost) }
-            }
+            (Some(action), lost) => self.link.outcome_unknown(action, Arc::new(lost)),
             (None, lost) => lost,
         }))
     }

@@ -71,7 +71,7 @@ impl<M: ManageConnection> Queue<M> {
             }
             Err(Ended::TimedOut(cause)) => {
                 let trouble = || self.link.trouble().map(|error| Arc::new(error) as Source);
-                Err(Error::Timeout(Arc::new(wait.timed_out(cause.or_else(trouble)))))
+                Err(wait.timed_out("", cause.or_else(trouble)))
             }
         }
     }

@@ -8,7 +8,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::base::error::OneLine;
 use crate::base::holder::Holder;
-use crate::lifecycle::any_slot::AnySlot;
 use crate::lifecycle::close::phase::Phase;
 use crate::lifecycle::status::PoolStatus;
 use crate::lifecycle::work::Work;
@@ -99,13 +98,6 @@ impl StepReport {
     pub(crate) fn new(name: Arc<str>, phase: Phase, outcome: Outcome, took: Duration, held: Vec<Holder>) -> Self {
         let (finished, given_up, unfinished) = (Vec::new(), Vec::new(), Vec::new());
         StepReport { name, phase, outcome, took, held, finished, given_up, unfinished }
-    }
-
-    /// With what became of the resource's work.
-    pub(crate) fn of(self, slot: &dyn AnySlot) -> Self {
-        let tally = &slot.activity().tally;
-        let (finished, given_up, unfinished) = (tally.finished(), tally.given_up(), tally.unfinished());
-        StepReport { finished, given_up, unfinished, ..self }
     }
 }
 

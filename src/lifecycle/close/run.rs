@@ -28,6 +28,7 @@ use crate::lifecycle::close::pool::{Hook, Pool};
 use crate::lifecycle::close::report::{CloseReport, Outcome, Reason, StepReport};
 use crate::lifecycle::close::state::{CloseCell, Course, Part};
 use crate::lifecycle::context::Context;
+use crate::lifecycle::event::What;
 use crate::lifecycle::lease::Held;
 use crate::lifecycle::status::{PoolStatus, State, Usage};
 
@@ -68,13 +69,10 @@ pub(crate) fn start(pool: &Arc<dyn Pool>, reason: Reason, deadline: Option<Durat
     if first {
         let (pool, course) = (Arc::clone(pool), Arc::clone(&course));
         hand_over(Box::new(move || {
-            let report = run_close(&*pool, reason, &pool.slots(), close_pool(&pool, reason, limit));
-            if report.all_closed() {
-                tracing::info!(%reason, took = ?report.took, "closed");
-            } else {
-                tracing::warn!(%reason, %report, "closed with trouble");
-            }
-            course.end(report.clone());
+            pool.context().tell(None, What::Closing { reason });
+            let report = Arc::new(run_close(&*pool, reason, &pool.slots(), close_pool(&pool, reason, limit)));
+            pool.context().tell(None, What::Closed { report: Arc::clone(&report) });
+            course.end(CloseReport::clone(&report));
             let running = pool.context().close.running_as("a listener");
             for listener in pool.context().on_report() {
                 if pool.context().close.run_part(Part::Listener, || listener(&report)).is_err() {
@@ -179,7 +177,9 @@ async fn close_pool(pool: &Arc<dyn Pool>, reason: Reason, limit: Duration) -> Cl
                 let (name, held) = (Arc::clone(slot.name()), slot.holders());
                 slot.force();
                 let step = StepReport::new(name, slot.phase(), Outcome::TimedOut, started.elapsed(), held);
-                report.steps.push(step.of(&*slot));
+                let step = with_work(step, &*slot);
+                tell_end(pool.context(), Some(&*slot), &step);
+                report.steps.push(step);
             }
         }
     }
@@ -211,7 +211,10 @@ async fn close_slots(
     let options = &pool.context().options.close;
 
     let (connecting, settled): (Vec<_>, Vec<_>) = slots.into_iter().partition(|slot| slot.begin_settling());
-    let mut slots: Vec<_> = settled.into_iter().filter(|slot| slot.begin_close()).collect();
+    let tell_start = |slot: &Arc<dyn AnySlot>| {
+        slot.activity().tell(slot.condition().generation, What::Closing { reason });
+    };
+    let mut slots: Vec<_> = settled.into_iter().filter(|slot| slot.begin_close()).inspect(tell_start).collect();
     let mut levels = order(slots.iter().chain(&connecting), hooks, &pool.edges());
     let reserved = options.reserve(limit, levels.len());
     let spare = limit.saturating_sub(reserved);
@@ -226,7 +229,10 @@ async fn close_slots(
     let mut unconnected = BTreeMap::new();
     for (slot, ended) in settled {
         match ended {
-            None => slots.push(slot),
+            None => {
+                tell_start(&slot);
+                slots.push(slot);
+            }
             Some(ended) => drop(unconnected.insert(Arc::clone(slot.name()), ended)),
         }
     }
@@ -258,7 +264,9 @@ async fn close_slots(
             if step.is_resource()
                 && let Some((outcome, took)) = unconnected.remove(&name)
             {
-                steps.push(StepReport::new(name, phase, outcome, took, Vec::new()));
+                let step = StepReport::new(name, phase, outcome, took, Vec::new());
+                tell_end(pool.context(), None, &step);
+                steps.push(step);
                 continue;
             }
             let budget = options.budget(phase).min(own - grace);
@@ -275,7 +283,9 @@ async fn close_slots(
                         let outcome = error
                             .try_into_panic()
                             .map_or(Outcome::Skipped, |payload| Outcome::Panicked(panic_message(&*payload)));
-                        steps.push(StepReport::new(name, phase, outcome, began.elapsed(), Vec::new()));
+                        let step = StepReport::new(name, phase, outcome, began.elapsed(), Vec::new());
+                        tell_end(pool.context(), None, &step);
+                        steps.push(step);
                     }
                 }
             }
@@ -503,13 +513,29 @@ async fn run_step(
             Some(Err(message)) => outcome = Outcome::Panicked(message),
             None => outcome = Outcome::TimedOut,
         }
-        tracing::info!(resource = %name, %outcome, "closed");
     }
     drop(running);
-    let report = StepReport::new(name, phase, outcome, started.elapsed(), held);
+    let step = StepReport::new(name, phase, outcome, started.elapsed(), held);
+    let step = match &slot {
+        Some(slot) => with_work(step, &**slot),
+        None => step,
+    };
+    tell_end(pool.context(), slot.as_deref(), &step);
+    step
+}
+
+/// A step with what became of its resource's work.
+fn with_work(step: StepReport, slot: &dyn AnySlot) -> StepReport {
+    let tally = &slot.activity().tally;
+    let (finished, given_up, unfinished) = (tally.finished(), tally.given_up(), tally.unfinished());
+    StepReport { finished, given_up, unfinished, ..step }
+}
+
+fn tell_end(context: &Context, slot: Option<&dyn AnySlot>, step: &StepReport) {
+    let what = What::StepEnded { step: step.clone() };
     match slot {
-        Some(slot) => report.of(&*slot),
-        None => report,
+        Some(slot) => slot.activity().tell(slot.condition().generation, what),
+        None => context.tell(Some(&step.name), what),
     }
 }
 

@@ -391,7 +391,8 @@ impl<T: ?Sized, H: Provide<T> + Send + Sync + 'static> ErasedLease<T> for Card<H
         let mut places = self.seat.0.lock();
         let place = &mut places.all[self.place];
         place.is_out = false;
-        let came_back = std::mem::take(&mut place.suspected).then(|| place.holder(&activity.name));
+        let came_back =
+            std::mem::take(&mut place.suspected).then(|| (Arc::clone(activity), place.holder(&activity.name)));
         let origin = place.origin.take();
         // Under the lock, which whoever drains takes after saying so.
         let drained = activity.is_draining().then(|| Arc::clone(activity));
@@ -404,8 +405,8 @@ impl<T: ?Sized, H: Provide<T> + Send + Sync + 'static> ErasedLease<T> for Card<H
         if let Some(origin) = origin {
             drop(origin);
         }
-        if let Some(holder) = came_back {
-            leak::came_back(holder);
+        if let Some((activity, holder)) = came_back {
+            leak::came_back(activity, holder);
         }
         if let Some(activity) = drained {
             activity.changed();
@@ -420,7 +421,7 @@ mod tests {
     /// A type of the test's own, as ledgers of one type share what they leave.
     fn ledger<H: Clone + Send + Sync + 'static>(handle: H, shared: bool) -> Ledger<H> {
         let ledger = Ledger::new(&LeakOptions { shared, ..LeakOptions::default() });
-        ledger.open(&handle, 3, &Activity::new("name", String::new()));
+        ledger.open(&handle, 3, &Activity::new("name", None, String::new(), &Arc::default()));
         ledger
     }
 

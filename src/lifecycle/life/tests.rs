@@ -10,8 +10,12 @@ const INSIDE: Caller = Caller { patient: false, inside: true };
 /// Longer than any of these tests takes.
 const LONG: Duration = Duration::from_secs(3600);
 
+fn activity(endpoint: &str) -> Arc<Activity> {
+    Activity::new("name", None, endpoint.to_owned(), &Arc::default())
+}
+
 fn idle(young: Duration) -> Life<u8> {
-    Life::new("name", "fake://name".to_owned(), &LeakOptions::default(), young)
+    Life::new(activity("fake://name"), &LeakOptions::default(), young)
 }
 
 fn ready(young: Duration) -> Life<u8> {
@@ -274,7 +278,7 @@ fn a_handle_that_panics_as_it_drops_fails_the_close_alone() {
             panic!("as the test asked");
         }
     }
-    let life = Life::new("name", String::new(), &LeakOptions::default(), LONG);
+    let life = Life::new(activity(""), &LeakOptions::default(), LONG);
     life.advance(&mut None, ANYONE, || false).unwrap();
     assert!(matches!(life.connected(1, Panics, |_| None), Connected::Ready { .. }));
     assert!(life.begin_close());

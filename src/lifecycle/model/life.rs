@@ -34,7 +34,11 @@ struct World {
 impl World {
     fn new() -> Arc<Self> {
         Arc::new(World {
-            life: Life::new("model", String::new(), &LeakOptions::default(), Duration::ZERO),
+            life: Life::new(
+                Activity::new("model", None, String::new(), &Arc::default()),
+                &LeakOptions::default(),
+                Duration::ZERO,
+            ),
             close: CloseCell::default(),
             made: std::sync::Mutex::default(),
             goodbyes: std::sync::Mutex::default(),

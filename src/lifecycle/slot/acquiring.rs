@@ -14,6 +14,7 @@ use crate::base::runtime::{LONGEST, within};
 use crate::lifecycle::activity::Activity;
 use crate::lifecycle::any_slot::AnySlot;
 use crate::lifecycle::condition::{Condition, Progress};
+use crate::lifecycle::event::What;
 use crate::lifecycle::lease::{Claim, Lease, Provide};
 use crate::lifecycle::link::Link;
 use crate::lifecycle::resource::Resource;
@@ -112,7 +113,7 @@ impl<R: Resource> Slot<R> {
         let connect = |attempt| {
             drop(tokio::spawn(connect(Trying::new(&self, attempt, asked_until), None)));
         };
-        within(limit, self.life.ready(caller, closing, connect)).await.unwrap_or_else(|_elapsed| {
+        let ready = within(limit, self.life.ready(caller, closing, connect)).await.unwrap_or_else(|_elapsed| {
             let Condition { failure, progress, .. } = self.life.condition();
             if let (true, Some(failure), None) = (caller.patient, &failure, &progress) {
                 return Err(failure.clone());
@@ -122,7 +123,12 @@ impl<R: Resource> Slot<R> {
             let source = failure.map(|failure| Arc::new(failure) as Source);
             let timeout = TimeoutError::new(name, endpoint, format!("connecting{far}"), started.elapsed());
             Err(Error::Timeout(Arc::new(TimeoutError { source, ..timeout })))
-        })
+        });
+        self.life.note(|| match &ready {
+            Err(Error::Timeout(error)) => What::TimedOut { error: Arc::clone(error) },
+            _ => What::Waited { waiting_for: "connecting".to_owned(), waited: started.elapsed() },
+        });
+        ready
     }
 }
 

@@ -147,11 +147,7 @@ impl<R: Resource> AnySlot for Slot<R> {
     }
 
     fn begin_close(&self) -> bool {
-        let begun = self.life.begin_close();
-        if begun {
-            tracing::info!(resource = %self.name(), "closing");
-        }
-        begun
+        self.life.begin_close()
     }
 
     fn stop_intake(self: Arc<Self>) -> BoxFuture<()> {

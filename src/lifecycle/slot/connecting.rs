@@ -16,6 +16,7 @@ use crate::base::error::{Failure, Proof, Source, panic_message};
 use crate::base::runtime::{LONGEST, thread, within};
 use crate::lifecycle::any_slot::AnySlot;
 use crate::lifecycle::condition::Progress;
+use crate::lifecycle::event::What;
 use crate::lifecycle::link::Link;
 use crate::lifecycle::probe::{self, Watch};
 use crate::lifecycle::resource::Resource;
@@ -40,7 +41,7 @@ pub(super) async fn connect<R: Resource>(mut trying: Trying<R>, recovery: Option
     let started = Instant::now();
     let full = context.options.connect_timeout.min(budget);
     let mut told = None;
-    tracing::info!(resource = %life.activity.name, endpoint = %life.activity.endpoint, "connecting");
+    life.tell(What::Connecting);
     for attempts in 1.. {
         let (attempt, began) = (trying.attempt, Instant::now());
         let limit = full.min(budget.saturating_sub(started.elapsed()));
@@ -70,10 +71,10 @@ pub(super) async fn connect<R: Resource>(mut trying: Trying<R>, recovery: Option
         told = Some(Arc::clone(&source));
         let error = slot.connect_error(source, failure.permanent, attempts, started);
         let Some(pause) = pause else {
-            tracing::warn!(resource = %life.activity.name, %error, "connecting failed");
+            life.tell(What::ConnectFailed { error: error.clone() });
             return life.gave_up(attempt, error, context.options.circuit);
         };
-        tracing::debug!(resource = %life.activity.name, %error, ?pause, "connecting again");
+        life.tell(What::AttemptFailed { error: error.clone(), pause });
         life.failed(attempt, error, pause);
         if !trying.again_after(pause).await {
             return;
@@ -84,7 +85,7 @@ pub(super) async fn connect<R: Resource>(mut trying: Trying<R>, recovery: Option
 impl<R: Resource> Slot<R> {
     /// One attempt within its limit, in a task of its own so that a panic is an error.
     async fn attempt(self: &Arc<Self>, attempt: u64, limit: Duration) -> Result<(), Failure> {
-        let me = Arc::clone(self);
+        let (me, began) = (Arc::clone(self), Instant::now());
         // A set, because dropping it aborts what is in it.
         let mut task = JoinSet::new();
         task.spawn(async move {
@@ -93,8 +94,8 @@ impl<R: Resource> Slot<R> {
             // From here on nothing awaits, so what was brought cannot go missing.
             let watch = |generation| me.watch(generation);
             match brought {
-                Ok(Ok(Some(handle))) => me.ready(me.life.connected(attempt, handle, watch)),
-                Ok(Ok(None)) => me.ready(me.life.recovered(attempt, watch)),
+                Ok(Ok(Some(handle))) => me.ready(began, me.life.connected(attempt, handle, watch)),
+                Ok(Ok(None)) => me.ready(began, me.life.recovered(attempt, watch)),
                 Ok(Err(failure)) => return Err(failure),
                 Err(late) => return Err(late),
             }
@@ -158,11 +159,10 @@ impl<R: Resource> Slot<R> {
         })
     }
 
-    fn ready(self: &Arc<Self>, connected: Connected<R::Handle>) {
+    fn ready(self: &Arc<Self>, began: Instant, connected: Connected<R::Handle>) {
         match connected {
             Connected::Ready { generation, lost } => {
-                let event = if generation == 1 { "connected" } else { "reconnected" };
-                tracing::info!(resource = %self.name(), endpoint = %self.activity().endpoint, generation, "{event}");
+                self.activity().tell(generation, What::Connected { took: began.elapsed() });
                 if let Kind::Users(pings) = &self.kind {
                     pings.begin_generation();
                 }

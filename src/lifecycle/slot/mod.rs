@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::base::error::{ConnectError, Error, Failure, OneLine, Remedies, Source, panic_message};
 use crate::base::future::BoxFuture;
+use crate::lifecycle::activity::Activity;
 use crate::lifecycle::any_slot::AnySlot;
 use crate::lifecycle::close::phase::Phase;
 use crate::lifecycle::context::Context;
@@ -44,22 +45,25 @@ enum Kind {
 
 impl<R: Resource> Slot<R> {
     /// A slot for one of the built-in kinds.
-    pub(crate) fn built_in(name: &str, resource: R, remedies: Remedies, context: Arc<Context>) -> Arc<Self> {
-        Slot::new(name, resource, Kind::BuiltIn(remedies), context)
+    pub(crate) fn built_in(
+        name: &str,
+        kind: &'static str,
+        resource: R,
+        remedies: Remedies,
+        context: Arc<Context>,
+    ) -> Arc<Self> {
+        Slot::new(name, Some(kind), resource, Kind::BuiltIn(remedies), context)
     }
 
     /// A slot for a user's own kind. The user's code runs here, so no lock may be held.
     pub(crate) fn of_user(name: &str, resource: R, context: Arc<Context>) -> Arc<Self> {
-        Slot::new(name, resource, Kind::Users(UserPings::default()), context)
+        Slot::new(name, None, resource, Kind::Users(UserPings::default()), context)
     }
 
-    fn new(name: &str, resource: R, kind: Kind, context: Arc<Context>) -> Arc<Self> {
-        let life = Life::new(
-            name,
-            OneLine(resource.endpoint()).to_string(),
-            &context.options.leaks,
-            context.options.retry.cap,
-        );
+    fn new(name: &str, kind_name: Option<&'static str>, resource: R, kind: Kind, context: Arc<Context>) -> Arc<Self> {
+        let endpoint = OneLine(resource.endpoint()).to_string();
+        let activity = Activity::new(name, kind_name, endpoint, &context.observers);
+        let life = Life::new(activity, &context.options.leaks, context.options.retry.cap);
         let (phase, goodbyes) = (resource.phase(), AtomicUsize::new(0));
         Arc::new(Slot { phase, resource, life, goodbyes, kind, context })
     }

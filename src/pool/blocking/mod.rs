@@ -5,12 +5,14 @@
 //! workers (by `block_in_place`); on a current-thread runtime it answers
 //! [`Error::InAsyncContext`](crate::Error::InAsyncContext).
 
+mod events;
 mod resource_pool;
 mod scoped;
 
 #[cfg(feature = "r2d2")]
 pub use crate::lifecycle::checkout::Checkout;
 pub use crate::pool::global::run_blocking as run;
+pub use events::Events;
 pub use resource_pool::ResourcePool;
 pub use scoped::Scoped;
 

@@ -23,6 +23,7 @@ use crate::lifecycle::lease::{Claim, Lease};
 use crate::lifecycle::registry::Registry;
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::status::PoolStatus;
+use crate::pool::blocking::Events;
 use crate::pool::builder::{Builder, Facade};
 use crate::pool::global;
 use crate::pool::resource_pool::{ResourcePool as AsyncPool, WarmUp};

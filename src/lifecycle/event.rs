@@ -1,0 +1,220 @@
+//! What happens to the resources of a pool, as values.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crate::base::error::{DeadlockError, Error, Few, OneLine, TimeoutError, Waiter};
+use crate::base::holder::Holder;
+use crate::lifecycle::close::report::{CloseReport, Reason, StepReport};
+use crate::lifecycle::health::HealthEntry;
+use crate::lifecycle::status::State;
+
+/// Something that happened to a resource, or to the pool as a whole.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Event {
+    /// When.
+    pub at: SystemTime,
+    /// The resource's name; `None` of the pool as a whole.
+    pub resource: Option<Arc<str>>,
+    /// The resource's kind, as in `redis`; `None` where it is of a kind of the user's own.
+    pub kind: Option<&'static str>,
+    /// Where the resource is, without credentials; empty where that is not known.
+    pub endpoint: Arc<str>,
+    /// Which of several servers it happened at; `None` where there is one, or the driver does not tell.
+    pub node: Option<Arc<str>>,
+    /// How often the resource had been connected by then.
+    pub generation: u64,
+    /// What happened.
+    pub what: What,
+}
+
+/// What happened. A warm lease is no event.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum What {
+    /// The state of the resource's life changed.
+    StateChanged {
+        /// The state before.
+        from: State,
+        /// The state now.
+        to: State,
+        /// How long it was in the state before.
+        after: Duration,
+    },
+    /// Connecting begins, of the first attempt or of one to bring back what was lost.
+    Connecting,
+    /// An attempt to connect failed, and another follows.
+    AttemptFailed {
+        /// Why.
+        error: Error,
+        /// The pause before the next attempt.
+        pause: Duration,
+    },
+    /// Connecting is given up. The next acquire tries again.
+    ConnectFailed {
+        /// Why.
+        error: Error,
+    },
+    /// It is connected, as a new generation.
+    Connected {
+        /// How long the attempt took.
+        took: Duration,
+    },
+    /// The connection was lost, or a reconnect was asked for. The pool brings it back.
+    Lost {
+        /// Why.
+        error: Error,
+        /// How many generations in a row were lost young; a pause follows where there were any.
+        died_young: u32,
+    },
+    /// A probe was not answered, or not as it should.
+    ProbeFailed {
+        /// How many in a row were not answered at all.
+        strikes: u32,
+        /// Why.
+        error: String,
+    },
+    /// Somebody no longer waits: it came, or they gave up.
+    Waited {
+        /// For what.
+        waiting_for: String,
+        /// How long.
+        waited: Duration,
+    },
+    /// A wait reached its limit.
+    TimedOut {
+        /// Which, and who held what it waited for.
+        error: Arc<TimeoutError>,
+    },
+    /// A wait was refused that could never end.
+    Deadlocked {
+        /// Which.
+        error: Arc<DeadlockError>,
+    },
+    /// Some who wait hold what the others wait for. They go on only if somebody else frees one of these.
+    Cycle {
+        /// All of them.
+        waiters: Vec<Waiter>,
+    },
+    /// The pool sends once more what was lost on its way and does no harm twice.
+    Repeated {
+        /// What.
+        action: String,
+    },
+    /// Something was sent that changes something, and no answer tells whether the server took it.
+    OutcomeUnknown {
+        /// Which.
+        error: Error,
+    },
+    /// A checkout, or a lease that is watched, is held for longer than expected.
+    Leak {
+        /// Who holds it.
+        holder: Holder,
+    },
+    /// What was suspected to leak came back after all.
+    LeakReturned {
+        /// Who held it.
+        holder: Holder,
+    },
+    /// More are held than expected.
+    Crowded {
+        /// How many.
+        held: usize,
+        /// How many were expected at most.
+        allowed: usize,
+        /// Who holds them.
+        holders: Vec<Holder>,
+    },
+    /// No more are held than expected again.
+    Uncrowded {
+        /// How many.
+        held: usize,
+        /// How many were expected at most.
+        allowed: usize,
+    },
+    /// A health check came to a verdict on the resource.
+    Checked {
+        /// The verdict.
+        entry: HealthEntry,
+    },
+    /// Closing begins.
+    Closing {
+        /// Why.
+        reason: Reason,
+    },
+    /// A step of closing ended. The event names the resource or hook.
+    StepEnded {
+        /// How.
+        step: StepReport,
+    },
+    /// Closing ended.
+    Closed {
+        /// How each step ended.
+        report: Arc<CloseReport>,
+    },
+}
+
+impl Event {
+    /// One of the pool as a whole, or of a resource or hook of which no more than the name is known.
+    pub(crate) fn of_pool(resource: Option<Arc<str>>, what: What) -> Self {
+        let (at, endpoint) = (SystemTime::now(), Arc::from(""));
+        Event { at, resource, kind: None, endpoint, node: None, generation: 0, what }
+    }
+
+    /// The line in the log, if there is one for it.
+    pub(crate) fn log(&self) {
+        let resource = self.resource.as_deref().map(tracing::field::display);
+        let Event { endpoint, generation, .. } = self;
+        match &self.what {
+            What::Connecting => tracing::info!(resource, %endpoint, "connecting"),
+            What::AttemptFailed { error, pause } => {
+                tracing::debug!(resource, %error, ?pause, "connecting again");
+            }
+            What::ConnectFailed { error } => tracing::warn!(resource, %error, "connecting failed"),
+            What::Connected { .. } => {
+                let connected = if *generation == 1 { "connected" } else { "reconnected" };
+                tracing::info!(resource, %endpoint, generation, "{connected}");
+            }
+            What::Lost { error, died_young } => tracing::warn!(resource, generation, died_young, %error, "lost"),
+            What::ProbeFailed { strikes, error } => {
+                tracing::debug!(resource, strikes, error = %OneLine(error), "probe failed");
+            }
+            What::Cycle { waiters } => {
+                let waiters = Few(waiters, "; ");
+                tracing::warn!(resource, %waiters, "a deadlock, unless somebody else frees one of these");
+            }
+            What::Leak { holder: Holder { site, held, owner, backtrace, .. } } => {
+                let owner = owner.as_ref().map(tracing::field::display);
+                let backtrace = backtrace.as_ref().map(tracing::field::display);
+                tracing::warn!(resource, %site, ?held, owner, backtrace, "held for longer than expected: a leak?");
+            }
+            What::LeakReturned { holder: Holder { site, held, .. } } => {
+                tracing::info!(resource, %site, ?held, "came back after all");
+            }
+            What::Crowded { held, allowed, holders } => {
+                let holders = Few(holders, ", ");
+                tracing::warn!(resource, held, allowed, %holders, "more held than expected: a leak?");
+            }
+            What::Uncrowded { held, allowed } => {
+                tracing::info!(resource, held, allowed, "no more held than expected again");
+            }
+            What::StepEnded { step: StepReport { outcome, .. } } => tracing::info!(resource, %outcome, "closed"),
+            What::Closed { report } => {
+                let (reason, took) = (report.reason, report.took);
+                match report.all_closed() {
+                    true => tracing::info!(%reason, ?took, "closed"),
+                    false => tracing::warn!(%reason, %report, "closed with trouble"),
+                }
+            }
+            What::Closing { reason } => tracing::info!(resource, %reason, "closing"),
+            What::StateChanged { .. }
+            | What::Waited { .. }
+            | What::TimedOut { .. }
+            | What::Deadlocked { .. }
+            | What::Repeated { .. }
+            | What::OutcomeUnknown { .. }
+            | What::Checked { .. } => {}
+        }
+    }
+}

@@ -1,0 +1,336 @@
+//! What observers are told, in which order, and what becomes of those who are slow.
+
+#![allow(missing_docs)]
+
+mod common;
+#[path = "common/scripted.rs"]
+mod scripted;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use common::{Plain, Within, unhurried, until_async};
+use resource_pool::config::Options;
+use resource_pool::{Error, Event, Events, Health, Reason, ResourcePool, State, What, blocking};
+use scripted::{Does, Scripted, Verb};
+
+const SOON: Duration = Duration::from_secs(20);
+
+fn pool_of(options: Options) -> ResourcePool {
+    ResourcePool::builder().environment([("", ""); 0]).options(options).build().unwrap()
+}
+
+fn pool(scripted: &Scripted) -> ResourcePool {
+    let pool = pool_of(unhurried());
+    pool.register("model", scripted.clone()).unwrap();
+    pool
+}
+
+/// All events until one is of this sort, that one included.
+async fn until_one(events: &mut Events, is_it: impl Fn(&What) -> bool) -> Vec<Event> {
+    let mut seen = Vec::new();
+    let mut look = async || {
+        loop {
+            let event = events.next().await.expect("the pool lives");
+            let found = is_it(&event.what);
+            seen.push(event);
+            if found {
+                return;
+            }
+        }
+    };
+    look().within(SOON).await;
+    seen
+}
+
+/// The changes of state among these, in words.
+fn states(events: &[Event]) -> Vec<String> {
+    let change = |event: &Event| match event.what {
+        What::StateChanged { from, to, .. } => Some(format!("{from} to {to}")),
+        _ => None,
+    };
+    events.iter().filter_map(change).collect()
+}
+
+fn has(events: &[Event], is_it: impl Fn(&What) -> bool) -> bool {
+    events.iter().any(|event| is_it(&event.what))
+}
+
+#[tokio::test]
+async fn a_life_is_told_from_the_first_connect_to_the_last_step() {
+    let scripted = Scripted::default();
+    let pool = pool(&scripted);
+    let mut events = pool.events();
+    drop(pool.get::<Scripted>("model").await.unwrap());
+    let connected = until_one(&mut events, |what| matches!(what, What::Connected { .. })).await;
+    assert_eq!(states(&connected), ["idle to connecting", "connecting to ready"]);
+    let last = connected.last().unwrap();
+    assert_eq!((last.resource.as_deref(), last.kind, last.generation), (Some("model"), None, 1));
+
+    let health = pool.health_check().await;
+    let checked = until_one(&mut events, |what| matches!(what, What::Checked { .. })).await;
+    let What::Checked { entry } = &checked.last().unwrap().what else { unreachable!("it was looked for") };
+    assert_eq!((entry.health, health.entries.len()), (Health::Pass, 1));
+
+    pool.reconnect("model").await.unwrap();
+    let again = until_one(&mut events, |what| matches!(what, What::Connected { .. })).await;
+    assert_eq!(states(&again), ["ready to broken", "broken to connecting", "connecting to ready"]);
+    let lost = again.iter().find(|event| matches!(event.what, What::Lost { .. })).unwrap();
+    assert_eq!((lost.generation, again.last().unwrap().generation), (1, 2));
+
+    let report = pool.close_all().await;
+    let closed = until_one(&mut events, |what| matches!(what, What::Closed { .. })).await;
+    assert_eq!(states(&closed), ["ready to draining", "draining to closed"]);
+    let of = |is_it: fn(&What) -> bool| {
+        closed.iter().filter(|event| is_it(&event.what)).map(|event| event.resource.as_deref()).collect::<Vec<_>>()
+    };
+    assert_eq!(of(|what| matches!(what, What::Closing { reason: Reason::Requested })), [None, Some("model")]);
+    assert_eq!(of(|what| matches!(what, What::StepEnded { .. })), [Some("model")]);
+    let What::Closed { report: told } = &closed.last().unwrap().what else { unreachable!("it was looked for") };
+    assert_eq!(told.to_string(), report.to_string());
+
+    drop(pool);
+    while events.next().within(SOON).await.is_some() {}
+    assert_eq!(events.missed(), 0);
+}
+
+#[tokio::test]
+async fn failures_to_connect_are_told_with_their_pauses() {
+    let scripted = Scripted::default();
+    scripted.script.set(Verb::Connect, Does::Fail);
+    let mut options = unhurried();
+    options.retry.attempts = 3;
+    let pool = pool_of(options);
+    pool.register("model", scripted).unwrap();
+    let mut events = pool.events();
+    let refused = pool.get::<Scripted>("model").await.unwrap_err();
+    let seen = until_one(&mut events, |what| matches!(what, What::ConnectFailed { .. })).await;
+    let failed = |event: &&Event| matches!(event.what, What::AttemptFailed { .. });
+    assert_eq!(seen.iter().filter(failed).count(), 2, "{seen:#?}");
+    let What::ConnectFailed { error } = &seen.last().unwrap().what else { unreachable!("it was looked for") };
+    assert_eq!(error.to_string(), refused.to_string());
+}
+
+#[tokio::test]
+async fn a_wait_is_told_as_it_ends_in_time_or_not() {
+    let scripted = Scripted::default();
+    scripted.script.set(Verb::Connect, Does::Never);
+    let pool = pool(&scripted);
+    let mut events = pool.events();
+    let limit = Duration::from_millis(20);
+    let Err(Error::Timeout(timeout)) = pool.within(limit).get::<Scripted>("model").await else { panic!("no timeout") };
+    let seen = until_one(&mut events, |what| matches!(what, What::TimedOut { .. })).await;
+    let What::TimedOut { error } = &seen.last().unwrap().what else { unreachable!("it was looked for") };
+    assert!(Arc::ptr_eq(error, &timeout));
+
+    pool.register("plain", Plain).unwrap();
+    drop(pool.get::<Plain>("plain").await.unwrap());
+    let seen = until_one(&mut events, |what| matches!(what, What::Waited { .. })).await;
+    assert_eq!(seen.last().unwrap().resource.as_deref(), Some("plain"));
+    // From now on it is warm.
+    while events.try_next().is_some() {}
+    drop(pool.get::<Plain>("plain").await.unwrap());
+    assert!(events.try_next().is_none());
+}
+
+/// Whoever reads too slowly misses the oldest, and nothing waits for them.
+#[tokio::test]
+async fn a_slow_observer_misses_events_and_delays_nothing() {
+    let mut options = unhurried();
+    options.events = 4;
+    let pool = pool_of(options);
+    pool.register("plain", Plain).unwrap();
+    let mut events = pool.events();
+    for _ in 0..20 {
+        pool.reconnect("plain").within(SOON).await.unwrap();
+    }
+    let newest = events.next().await.unwrap();
+    assert!(events.missed() > 20, "{}", events.missed());
+    assert!(newest.generation >= 18, "{newest:?}");
+    assert!(pool.close_all().within(SOON).await.all_closed());
+}
+
+/// A state follows from the one before it for every observer, whoever changes it at the same time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn changes_of_state_come_in_order() {
+    let scripted = Scripted { in_place: true, ..Scripted::default() };
+    let mut options = unhurried();
+    (options.events, options.retry.base) = (1 << 16, Duration::from_millis(1));
+    let pool = pool_of(options);
+    pool.register("model", scripted.clone()).unwrap();
+    let mut events = pool.events();
+    let _lease = pool.get::<Scripted>("model").await.unwrap();
+    let link = scripted.script.link().unwrap();
+    let losers = (0..4).map(|_| {
+        let (link, pool) = (link.clone(), pool.clone());
+        tokio::spawn(async move {
+            for _ in 0..50 {
+                link.lost(link.generation(), "lost on purpose");
+                pool.reconnect("model").await.unwrap();
+            }
+        })
+    });
+    for loser in losers.collect::<Vec<_>>() {
+        loser.within(SOON).await.unwrap();
+    }
+    assert!(pool.close_all().await.all_closed());
+    let seen = until_one(&mut events, |what| matches!(what, What::Closed { .. })).await;
+    assert_eq!(events.missed(), 0);
+    let changes = seen.iter().filter_map(|event| match event.what {
+        What::StateChanged { from, to, .. } => Some((from, to)),
+        _ => None,
+    });
+    let mut state = State::Idle;
+    let mut count = 0;
+    for (from, to) in changes {
+        assert_eq!(from, state, "change {count}");
+        (state, count) = (to, count + 1);
+    }
+    assert!(state == State::Closed && count > 100, "{count} changes, the last to {state}");
+}
+
+/// An observer that panics is a thread of the user's that ends, and its subscription with it.
+#[test]
+fn an_observer_that_panics_breaks_nothing() {
+    let pool: blocking::ResourcePool = pool_of(unhurried()).into();
+    pool.register("plain", Plain).unwrap();
+    let mut events = pool.events();
+    let observer = thread::spawn(move || {
+        let first = events.next();
+        std::panic::resume_unwind(Box::new(format!("{first:?}")));
+    });
+    drop(pool.get::<Plain>("plain").unwrap());
+    assert!(observer.join().is_err());
+    pool.reconnect("plain").unwrap();
+    assert!(pool.close_all().unwrap().all_closed());
+}
+
+#[test]
+fn threads_wait_for_events_with_a_limit_and_until_the_pool_is_gone() {
+    let pool: blocking::ResourcePool = pool_of(unhurried()).into();
+    pool.register("plain", Plain).unwrap();
+    let mut events = pool.events();
+    assert!(events.try_next().is_none());
+    assert!(events.next_within(Duration::from_millis(5)).unwrap().is_none());
+    drop(pool.get::<Plain>("plain").unwrap());
+    assert!(events.next_within(SOON).unwrap().is_some());
+    let is_over = Arc::new(AtomicBool::new(false));
+    let ended = Arc::clone(&is_over);
+    let reader = thread::spawn(move || {
+        let last = events.by_ref().last().unwrap().unwrap();
+        assert!(ended.load(Ordering::SeqCst));
+        (last, events.missed())
+    });
+    is_over.store(true, Ordering::SeqCst);
+    drop(pool);
+    let (last, missed) = reader.join().unwrap();
+    assert!(matches!(last.what, What::Closed { .. }), "{last:?}");
+    assert_eq!(missed, 0);
+}
+
+#[tokio::test]
+async fn a_thread_that_polls_tasks_is_not_blocked() {
+    let pool: blocking::ResourcePool = pool_of(unhurried()).into();
+    let mut events = pool.events();
+    assert!(matches!(events.next(), Some(Err(Error::InAsyncContext { .. }))));
+    assert!(matches!(events.next_within(SOON), Err(Error::InAsyncContext { .. })));
+}
+
+#[test]
+fn a_subscription_holds_back_a_number_that_can_be_had() {
+    for events in [0, (1 << 20) + 1] {
+        let mut options = Options::default();
+        options.events = events;
+        let refused = ResourcePool::builder().environment([("", ""); 0]).options(options).build();
+        assert!(matches!(&refused, Err(Error::Config { key, .. }) if key == "pool.events"), "{refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn leaks_are_told_and_what_comes_back_of_them() {
+    let mut options = unhurried();
+    options.leaks.age = Duration::from_millis(20);
+    options.leaks.shared = true;
+    let pool = pool_of(options);
+    pool.register("plain", Plain).unwrap();
+    let mut events = pool.events();
+    let line = line!() + 1;
+    let lease = pool.get::<Plain>("plain").await.unwrap();
+    let seen = until_one(&mut events, |what| matches!(what, What::Leak { .. })).await;
+    let What::Leak { holder } = &seen.last().unwrap().what else { unreachable!("it was looked for") };
+    assert_eq!(holder.site.line(), line);
+    drop(lease);
+    until_one(&mut events, |what| matches!(what, What::LeakReturned { .. })).await;
+
+    let held: Vec<_> = vec![pool.get::<Plain>("plain").await.unwrap(), pool.get::<Plain>("plain").await.unwrap()];
+    assert_eq!(pool.check_leak(1).len(), 2);
+    let seen = until_one(&mut events, |what| matches!(what, What::Crowded { .. })).await;
+    assert!(has(&seen, |what| matches!(what, What::Crowded { held: 2, allowed: 1, .. })));
+    drop(held);
+    until_async(SOON, async || {
+        let _looked_at = pool.check_leak(1);
+        events.try_next().is_some_and(|event| matches!(event.what, What::Uncrowded { held: 0, allowed: 1 }))
+    })
+    .await;
+}
+
+#[cfg(feature = "redis")]
+mod of_a_server {
+    use redis::AsyncCommands;
+    use resource_pool::config::{RedisConfig, Repeat};
+    use services::{Kind, Service};
+
+    use super::*;
+
+    /// What a server that is killed does to those who use it, and a connection that is not free.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn losses_repeats_unknown_outcomes_and_waits_are_told() {
+        let server = Service::start(Kind::Redis).unwrap();
+        let mut options = unhurried();
+        options.repeat = Repeat::Idempotent;
+        let config = RedisConfig::url(server.url()).pool_size(1);
+        let pool =
+            ResourcePool::builder().environment([("", ""); 0]).options(options).resource(config).build().unwrap();
+        let mut redis = pool.redis().await.unwrap();
+        let () = redis.set("key", 1).await.unwrap();
+
+        let mut events = pool.events();
+        server.freeze().unwrap();
+        let (mut writer, mut reader) = (redis.clone(), redis.clone());
+        let writing = tokio::spawn(async move { writer.incr::<_, _, i64>("key", 1).await });
+        let reading = tokio::spawn(async move { reader.get::<_, i64>("key").await });
+        let seen = until_one(&mut events, |what| matches!(what, What::Lost { .. })).await;
+        let lost = seen.last().unwrap();
+        assert_eq!((lost.kind, lost.generation), (Some("redis"), 1));
+        assert!(lost.endpoint.starts_with("redis://"), "{}", lost.endpoint);
+        assert!(has(&seen, |what| matches!(what, What::ProbeFailed { strikes: 3, .. })), "{seen:#?}");
+        server.thaw().unwrap();
+        writing.within(SOON).await.unwrap().unwrap_err();
+        reading.within(SOON).await.unwrap().unwrap();
+        let (mut unknown, mut repeated) = (false, false);
+        while !(unknown && repeated) {
+            let event = events.next().within(SOON).await.unwrap();
+            match event.what {
+                What::OutcomeUnknown { error } => {
+                    unknown = matches!(&error, Error::OutcomeUnknown { action, .. } if action.contains("INCR"));
+                    assert!(unknown, "{error}");
+                }
+                What::Repeated { .. } => repeated = true,
+                _ => {}
+            }
+        }
+
+        let threads: blocking::ResourcePool = pool.within(Duration::from_millis(50)).into();
+        let waiting = tokio::task::spawn_blocking(move || {
+            let held = threads.redis().unwrap();
+            (threads.redis().map(drop), drop(held)).0
+        });
+        let Err(Error::Timeout(timeout)) = waiting.within(SOON).await.unwrap() else { panic!("no timeout") };
+        let seen = until_one(&mut events, |what| matches!(what, What::TimedOut { .. })).await;
+        let What::TimedOut { error } = &seen.last().unwrap().what else { unreachable!("it was looked for") };
+        assert!(Arc::ptr_eq(error, &timeout));
+        assert!(pool.close_all().await.all_closed());
+    }
+}
