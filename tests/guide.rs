@@ -124,6 +124,19 @@ fn guide_table_of_repeats_is_proved() {
 /// The table of the last full run of `cargo xtask faults` is there, with every server in it, nothing was lost, and no server that
 /// answers was cut.
 #[test]
+fn guide_has_every_event() {
+    let (_, code) = include_str!("../src/lifecycle/event.rs").split_once("pub enum What {").unwrap();
+    let (code, _) = code.split_once("\n}\n").unwrap();
+    let is_variant = |line: &&str| line.starts_with("    ") && line.as_bytes()[4].is_ascii_uppercase();
+    let known: BTreeSet<&str> =
+        code.lines().filter(is_variant).filter_map(|line| line.trim().split([' ', ',']).next()).collect();
+    let (_, section) = GUIDE.split_once("## Events").unwrap();
+    let told: BTreeSet<&str> = rows(section).iter().map(|row| row[0].trim_matches('`')).collect();
+    assert!(known.len() > 10, "{known:?}");
+    assert_eq!(told, known);
+}
+
+#[test]
 fn guide_table_of_faults_is_full_and_clean() {
     let (_, written) = GUIDE.split_once("<!-- written by `cargo xtask faults` -->").unwrap();
     let (written, _) = written.split_once("<!-- end -->").unwrap();

@@ -104,7 +104,7 @@ pub struct Events {
 }
 
 impl Events {
-    /// The next event; `None` once the pool and all that is leased of it are gone.
+    /// The next event; `None` once the pool, its leases and its links are gone.
     ///
     /// # Cancel safety
     /// Cancel-safe: no event is lost.

@@ -3,11 +3,15 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::time::Duration;
 
 use once_cell::sync::OnceCell;
+use tokio::sync::oneshot;
 
 use crate::base::process::{Process, Room, Singleton};
+use crate::base::runtime::within;
 use crate::base::sync::Mutex;
+use crate::lifecycle::context::Context;
 
 /// Runs a job on a thread of its own, or on the closer's where none can be had.
 pub(crate) fn hand_over(job: Job) {
@@ -85,4 +89,35 @@ pub(crate) fn on_thread(name: String, job: Job) -> Result<(), Job> {
 /// When the process can have no more threads.
 pub(crate) fn arm() -> io::Result<()> {
     Closer::of_process().map(drop)
+}
+
+/// Runs code that may block or drop what it likes aside, in the context of the pool's runtime, and waits for it at most
+/// this long.
+pub(crate) async fn aside<T: Send + 'static>(
+    context: &Context,
+    limit: Duration,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    let (sender, ended) = oneshot::channel();
+    let runtime = context.runtime.current();
+    let run = move || {
+        let _context = runtime.as_ref().map(tokio::runtime::Handle::enter);
+        // Nobody waits any more once it is late.
+        let _ = sender.send(run());
+    };
+    on_some_thread("resource-pool-close".to_owned(), Box::new(run));
+    within(limit, ended).await.ok()?.ok()
+}
+
+/// Runs a job on a thread of its own or, where none can be had, on the one that was kept for that.
+pub(crate) fn on_some_thread(name: String, job: Job) {
+    if let Err(job) = on_thread(name, job) {
+        match Closer::of_process() {
+            Ok(closer) => Closer::give(&closer.steps, job),
+            Err(error) => {
+                tracing::error!(%error, "a closing step's thread could not be started");
+                job();
+            }
+        }
+    }
 }

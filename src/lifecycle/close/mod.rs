@@ -1,6 +1,7 @@
 //! Closing: intake stops, work drains, then every step in its phase, each within a budget.
 
 pub(crate) mod closer;
+mod drain;
 pub(crate) mod edges;
 pub(crate) mod options;
 pub(crate) mod phase;
@@ -8,3 +9,4 @@ pub(crate) mod pool;
 pub(crate) mod report;
 pub(crate) mod run;
 pub(crate) mod state;
+mod step;

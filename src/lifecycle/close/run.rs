@@ -4,39 +4,33 @@
 //! neither busy workers nor a step that blocks can delay it. Callers only wait for the shared
 //! result: cancelling one cancels nothing.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use crate::base::clock::Moment;
-use crate::base::error::{Error, Failure, Few, panic_message};
+use crate::base::error::{Error, Few, panic_message};
 use crate::base::runtime::{self, within};
 use crate::base::stderr;
 use crate::base::sync::Mutex;
-use crate::lifecycle::activity::Activity;
 use crate::lifecycle::any_slot::AnySlot;
-use crate::lifecycle::close::closer::{Closer, Job, hand_over, on_thread};
-use crate::lifecycle::close::edges::Edges;
+use crate::lifecycle::close::closer::{aside, hand_over};
+use crate::lifecycle::close::drain::{drain, in_parallel, is_idle};
 use crate::lifecycle::close::phase::Phase;
 use crate::lifecycle::close::pool::{Hook, Pool};
 use crate::lifecycle::close::report::{CloseReport, Outcome, Reason, StepReport};
 use crate::lifecycle::close::state::{CloseCell, Course, Part};
+use crate::lifecycle::close::step::{order, run_step, tell_end, with_work};
 use crate::lifecycle::context::Context;
 use crate::lifecycle::event::What;
-use crate::lifecycle::lease::Held;
 use crate::lifecycle::status::{PoolStatus, State, Usage};
 
 /// How long a step that was cut has to end: this, or half of what its level has. Part of the close budget.
 const GRACE: Duration = Duration::from_millis(500);
-/// How long the drop of the last handle may take at least, however little time its step has left. It may exceed the
-/// close budget by that.
-const LAST_DROP: Duration = Duration::from_millis(100);
 /// How long a consumer's cancelling may take. Part of the close budget.
 const INTAKE: Duration = Duration::from_secs(1);
 /// How long users' code may take to tell how full its resource is. Part of the close budget, beside [`INTAKE`].
@@ -350,254 +344,4 @@ async fn settle(
         });
     }
     settling.join_all().await
-}
-
-fn is_idle(slot: &dyn AnySlot) -> bool {
-    slot.activity().tally.now().is_empty() && !slot.is_held(Held::Checkouts)
-}
-
-/// Waits for work, not for idle handles: those only for a moment, and only if they were used lately.
-async fn drain(
-    context: &Arc<Context>,
-    slots: &[Arc<dyn AnySlot>],
-    active: &[Arc<Activity>],
-    begun: Moment,
-    limit: Duration,
-) {
-    let held = context.options.close.held;
-    let flushed = in_parallel(context, limit, slots.iter().cloned().map(AnySlot::flush));
-    let idle = |activity: &Arc<Activity>| {
-        let slot = slots.iter().find(|slot| Arc::ptr_eq(slot.activity(), activity));
-        slot.map_or_else(|| activity.tally.now().is_empty(), |slot| is_idle(&**slot))
-    };
-    let worked = async {
-        // Until none is at work, since what ends at one may go on at another that was idle before.
-        while let Some(activity) = active.iter().find(|activity| !idle(activity)) {
-            activity.until(|| idle(activity).then_some(())).await;
-        }
-    };
-    let released = async {
-        for slot in slots {
-            let worked_lately = slot.activity().tally.ended_within(held, begun);
-            let lately = if worked_lately { Held::Any } else { Held::TakenWithin(held, begun) };
-            slot.activity().until(|| (!slot.is_held(lately)).then_some(())).await;
-        }
-    };
-    let all = async { tokio::join!(flushed, worked, within(held, released)) };
-    let _what_is_left_is_reported_per_step = within(limit, all).await;
-}
-
-/// Waits for what the closing code of earlier phases has begun at this resource.
-async fn drain_again(context: &Arc<Context>, slot: &Arc<dyn AnySlot>, limit: Duration) {
-    if is_idle(&**slot) {
-        return;
-    }
-    let flushed = in_parallel(context, limit, std::iter::once(Arc::clone(slot).flush()));
-    let idle = slot.activity().until(|| is_idle(&**slot).then_some(()));
-    let _what_is_left_is_reported = within(limit, async { tokio::join!(flushed, idle) }).await;
-}
-
-/// Runs these on the pool's runtime, all at once, for at most this long.
-async fn in_parallel<F>(context: &Context, limit: Duration, futures: impl Iterator<Item = F>)
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    let Some(runtime) = context.runtime.current() else { return };
-    let mut running = JoinSet::new();
-    for future in futures {
-        running.spawn_on(future, &runtime);
-    }
-    let all = async {
-        while let Some(ended) = running.join_next().await {
-            if let Err(error) = ended {
-                tracing::warn!(%error, "while closing");
-            }
-        }
-    };
-    if within(limit, all).await.is_err() {
-        tracing::debug!(?limit, "not all stopped in time");
-    }
-}
-
-enum Step {
-    Resource(Arc<dyn AnySlot>),
-    Hook(Hook),
-}
-
-impl Step {
-    fn name(&self) -> Arc<str> {
-        match self {
-            Step::Resource(slot) => Arc::clone(slot.name()),
-            Step::Hook(hook) => Arc::clone(&hook.name),
-        }
-    }
-
-    fn is_resource(&self) -> bool {
-        matches!(self, Step::Resource(_))
-    }
-
-    fn phase(&self) -> Phase {
-        match self {
-            Step::Resource(slot) => slot.phase(),
-            Step::Hook(hook) => hook.phase,
-        }
-    }
-}
-
-/// What closes together, in order: by phase, and within a phase dependants before what they use.
-fn order<'a>(
-    slots: impl Iterator<Item = &'a Arc<dyn AnySlot>>,
-    hooks: Vec<Hook>,
-    edges: &Edges,
-) -> VecDeque<Vec<Step>> {
-    let depths = edges.depths();
-    let mut levels: BTreeMap<(Phase, usize), Vec<Step>> = BTreeMap::new();
-    for step in slots.cloned().map(Step::Resource).chain(hooks.into_iter().map(Step::Hook)) {
-        let depth = depths.get(&*step.name()).copied().unwrap_or(0);
-        levels.entry((step.phase(), depth)).or_default().push(step);
-    }
-    levels.into_values().collect()
-}
-
-/// A step within its budget; once cut it has the grace to end in. Without a budget it is skipped.
-async fn run_step(
-    pool: Arc<dyn Pool>,
-    step: Step,
-    budget: Duration,
-    grace: Duration,
-    drains_again: bool,
-) -> StepReport {
-    let started = Instant::now();
-    let name = step.name();
-    let phase = step.phase();
-    let running = pool.context().close.running_as(&name);
-    let slot = match &step {
-        Step::Resource(slot) => Some(Arc::clone(slot)),
-        Step::Hook(_) => None,
-    };
-    if let Some(slot) = &slot {
-        slot.shut();
-        if drains_again {
-            drain_again(pool.context(), slot, budget / 2).await;
-        }
-        slot.activity().tally.end_drain();
-    }
-    let held = slot.as_ref().map_or_else(Vec::new, |slot| slot.holders());
-    let cancel = CancellationToken::new();
-    let mut ended = (!budget.is_zero()).then(|| on_own_thread(&pool, step, cancel.clone()));
-    let mut outcome = match &mut ended {
-        None => Outcome::Skipped,
-        Some(ended) => {
-            let left = budget.saturating_sub(started.elapsed());
-            within(left, ended).await.map_or(Outcome::TimedOut, |outcome| outcome.unwrap_or(Outcome::TimedOut))
-        }
-    };
-    if outcome != Outcome::Closed
-        && let Some(slot) = &slot
-    {
-        // It may be the user's code, and block.
-        let cut = Arc::clone(slot);
-        let _hangs_by_itself = aside(pool.context(), grace, move || cut.force()).await;
-        if matches!(outcome, Outcome::TimedOut)
-            && let Some(ended) = ended
-            && within(grace, ended).await.is_ok_and(|ended| ended.is_ok())
-        {
-            outcome = Outcome::Forced;
-        }
-    }
-    cancel.cancel();
-    if let Some(slot) = &slot {
-        let last = Arc::clone(slot);
-        match aside(pool.context(), grace.max(LAST_DROP), move || last.finish_close()).await {
-            Some(Ok(())) => {}
-            Some(Err(message)) => outcome = Outcome::Panicked(message),
-            None => outcome = Outcome::TimedOut,
-        }
-    }
-    drop(running);
-    let step = StepReport::new(name, phase, outcome, started.elapsed(), held);
-    let step = match &slot {
-        Some(slot) => with_work(step, &**slot),
-        None => step,
-    };
-    tell_end(pool.context(), slot.as_deref(), &step);
-    step
-}
-
-/// A step with what became of its resource's work.
-fn with_work(step: StepReport, slot: &dyn AnySlot) -> StepReport {
-    let tally = &slot.activity().tally;
-    let (finished, given_up, unfinished) = (tally.finished(), tally.given_up(), tally.unfinished());
-    StepReport { finished, given_up, unfinished, ..step }
-}
-
-fn tell_end(context: &Context, slot: Option<&dyn AnySlot>, step: &StepReport) {
-    let what = What::StepEnded { step: step.clone() };
-    match slot {
-        Some(slot) => slot.activity().tell(slot.condition().generation, what),
-        None => context.tell(Some(&step.name), what),
-    }
-}
-
-/// Runs a step on its own thread, in the context of the pool's runtime, so that one which blocks
-/// or panics is only itself.
-fn on_own_thread(pool: &Arc<dyn Pool>, step: Step, cancel: CancellationToken) -> oneshot::Receiver<Outcome> {
-    let (number, ended) = pool.context().close.begin_step();
-    let runtime = pool.context().runtime.current();
-    let name = format!("resource-pool-close-{}", step.name());
-    let pool = Arc::clone(pool);
-    let run = move || {
-        let outcome = pool.context().close.run_part(Part::Step(number), || match step {
-            Step::Hook(hook) => (hook.run)().map_err(Failure::transient),
-            Step::Resource(slot) => match runtime {
-                Some(runtime) => runtime.block_on(async {
-                    tokio::select! {
-                        biased; // Cancelling comes first, as timers of a runtime that has ended panic.
-                        () = cancel.cancelled() => Err(Failure::transient("given up")),
-                        closed = slot.close() => closed,
-                    }
-                }),
-                None => Err(Failure::transient("the runtime that it lives on has ended")),
-            },
-        });
-        let outcome = match outcome {
-            Ok(Ok(())) => Outcome::Closed,
-            Ok(Err(failure)) => Outcome::Failed(failure.to_string()),
-            Err(payload) => Outcome::Panicked(panic_message(&*payload)),
-        };
-        pool.context().close.end_step(number, outcome);
-    };
-    on_some_thread(name, Box::new(run));
-    ended
-}
-
-/// Runs code that may block or drop what it likes aside, in the context of the pool's runtime, and waits for it at most
-/// this long.
-async fn aside<T: Send + 'static>(
-    context: &Context,
-    limit: Duration,
-    run: impl FnOnce() -> T + Send + 'static,
-) -> Option<T> {
-    let (sender, ended) = oneshot::channel();
-    let runtime = context.runtime.current();
-    let run = move || {
-        let _context = runtime.as_ref().map(tokio::runtime::Handle::enter);
-        // Nobody waits any more once it is late.
-        let _ = sender.send(run());
-    };
-    on_some_thread("resource-pool-close".to_owned(), Box::new(run));
-    within(limit, ended).await.ok()?.ok()
-}
-
-/// Runs a job on a thread of its own or, where none can be had, on the one that was kept for that.
-fn on_some_thread(name: String, job: Job) {
-    if let Err(job) = on_thread(name, job) {
-        match Closer::of_process() {
-            Ok(closer) => Closer::give(&closer.steps, job),
-            Err(error) => {
-                tracing::error!(%error, "a closing step's thread could not be started");
-                job();
-            }
-        }
-    }
 }

@@ -43,7 +43,7 @@ impl Events {
     }
 }
 
-/// Ends once the pool and all that is leased of it are gone. An [`Error::InAsyncContext`] on a current-thread runtime.
+/// Ends once the pool, its leases and its links are gone. An [`Error::InAsyncContext`] on a current-thread runtime.
 impl Iterator for Events {
     type Item = Result<Event, Error>;
 

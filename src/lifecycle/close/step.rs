@@ -1,0 +1,177 @@
+//! A step of a close: a resource or a hook, within its budget.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use crate::base::error::{Failure, panic_message};
+use crate::base::runtime::within;
+use crate::lifecycle::any_slot::AnySlot;
+use crate::lifecycle::close::closer::{aside, on_some_thread};
+use crate::lifecycle::close::drain::drain_again;
+use crate::lifecycle::close::edges::Edges;
+use crate::lifecycle::close::phase::Phase;
+use crate::lifecycle::close::pool::{Hook, Pool};
+use crate::lifecycle::close::report::{Outcome, StepReport};
+use crate::lifecycle::close::state::Part;
+use crate::lifecycle::context::Context;
+use crate::lifecycle::event::What;
+
+/// How long the drop of the last handle may take at least, however little time its step has left. It may exceed the
+/// close budget by that.
+const LAST_DROP: Duration = Duration::from_millis(100);
+
+pub(crate) enum Step {
+    Resource(Arc<dyn AnySlot>),
+    Hook(Hook),
+}
+
+impl Step {
+    pub(crate) fn name(&self) -> Arc<str> {
+        match self {
+            Step::Resource(slot) => Arc::clone(slot.name()),
+            Step::Hook(hook) => Arc::clone(&hook.name),
+        }
+    }
+
+    pub(crate) fn is_resource(&self) -> bool {
+        matches!(self, Step::Resource(_))
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        match self {
+            Step::Resource(slot) => slot.phase(),
+            Step::Hook(hook) => hook.phase,
+        }
+    }
+}
+
+/// What closes together, in order: by phase, and within a phase dependants before what they use.
+pub(crate) fn order<'a>(
+    slots: impl Iterator<Item = &'a Arc<dyn AnySlot>>,
+    hooks: Vec<Hook>,
+    edges: &Edges,
+) -> VecDeque<Vec<Step>> {
+    let depths = edges.depths();
+    let mut levels: BTreeMap<(Phase, usize), Vec<Step>> = BTreeMap::new();
+    for step in slots.cloned().map(Step::Resource).chain(hooks.into_iter().map(Step::Hook)) {
+        let depth = depths.get(&*step.name()).copied().unwrap_or(0);
+        levels.entry((step.phase(), depth)).or_default().push(step);
+    }
+    levels.into_values().collect()
+}
+
+/// A step within its budget; once cut it has the grace to end in. Without a budget it is skipped.
+pub(crate) async fn run_step(
+    pool: Arc<dyn Pool>,
+    step: Step,
+    budget: Duration,
+    grace: Duration,
+    drains_again: bool,
+) -> StepReport {
+    let started = Instant::now();
+    let name = step.name();
+    let phase = step.phase();
+    let running = pool.context().close.running_as(&name);
+    let slot = match &step {
+        Step::Resource(slot) => Some(Arc::clone(slot)),
+        Step::Hook(_) => None,
+    };
+    if let Some(slot) = &slot {
+        slot.shut();
+        if drains_again {
+            drain_again(pool.context(), slot, budget / 2).await;
+        }
+        slot.activity().tally.end_drain();
+    }
+    let held = slot.as_ref().map_or_else(Vec::new, |slot| slot.holders());
+    let cancel = CancellationToken::new();
+    let mut ended = (!budget.is_zero()).then(|| on_own_thread(&pool, step, cancel.clone()));
+    let mut outcome = match &mut ended {
+        None => Outcome::Skipped,
+        Some(ended) => {
+            let left = budget.saturating_sub(started.elapsed());
+            within(left, ended).await.map_or(Outcome::TimedOut, |outcome| outcome.unwrap_or(Outcome::TimedOut))
+        }
+    };
+    if outcome != Outcome::Closed
+        && let Some(slot) = &slot
+    {
+        // It may be the user's code, and block.
+        let cut = Arc::clone(slot);
+        let _hangs_by_itself = aside(pool.context(), grace, move || cut.force()).await;
+        if matches!(outcome, Outcome::TimedOut)
+            && let Some(ended) = ended
+            && within(grace, ended).await.is_ok_and(|ended| ended.is_ok())
+        {
+            outcome = Outcome::Forced;
+        }
+    }
+    cancel.cancel();
+    if let Some(slot) = &slot {
+        let last = Arc::clone(slot);
+        match aside(pool.context(), grace.max(LAST_DROP), move || last.finish_close()).await {
+            Some(Ok(())) => {}
+            Some(Err(message)) => outcome = Outcome::Panicked(message),
+            None => outcome = Outcome::TimedOut,
+        }
+    }
+    drop(running);
+    let step = StepReport::new(name, phase, outcome, started.elapsed(), held);
+    let step = match &slot {
+        Some(slot) => with_work(step, &**slot),
+        None => step,
+    };
+    tell_end(pool.context(), slot.as_deref(), &step);
+    step
+}
+
+/// A step with what became of its resource's work.
+pub(crate) fn with_work(step: StepReport, slot: &dyn AnySlot) -> StepReport {
+    let tally = &slot.activity().tally;
+    let (finished, given_up, unfinished) = (tally.finished(), tally.given_up(), tally.unfinished());
+    StepReport { finished, given_up, unfinished, ..step }
+}
+
+pub(crate) fn tell_end(context: &Context, slot: Option<&dyn AnySlot>, step: &StepReport) {
+    let what = What::StepEnded { step: step.clone() };
+    match slot {
+        Some(slot) => slot.activity().tell(slot.condition().generation, what),
+        None => context.tell(Some(&step.name), what),
+    }
+}
+
+/// Runs a step on its own thread, in the context of the pool's runtime, so that one which blocks
+/// or panics is only itself.
+fn on_own_thread(pool: &Arc<dyn Pool>, step: Step, cancel: CancellationToken) -> oneshot::Receiver<Outcome> {
+    let (number, ended) = pool.context().close.begin_step();
+    let runtime = pool.context().runtime.current();
+    let name = format!("resource-pool-close-{}", step.name());
+    let pool = Arc::clone(pool);
+    let run = move || {
+        let outcome = pool.context().close.run_part(Part::Step(number), || match step {
+            Step::Hook(hook) => (hook.run)().map_err(Failure::transient),
+            Step::Resource(slot) => match runtime {
+                Some(runtime) => runtime.block_on(async {
+                    tokio::select! {
+                        biased; // Cancelling comes first, as timers of a runtime that has ended panic.
+                        () = cancel.cancelled() => Err(Failure::transient("given up")),
+                        closed = slot.close() => closed,
+                    }
+                }),
+                None => Err(Failure::transient("the runtime that it lives on has ended")),
+            },
+        });
+        let outcome = match outcome {
+            Ok(Ok(())) => Outcome::Closed,
+            Ok(Err(failure)) => Outcome::Failed(failure.to_string()),
+            Err(payload) => Outcome::Panicked(panic_message(&*payload)),
+        };
+        pool.context().close.end_step(number, outcome);
+    };
+    on_some_thread(name, Box::new(run));
+    ended
+}
