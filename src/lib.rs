@@ -22,12 +22,14 @@ pub use lifecycle::busy::Busy;
 pub use lifecycle::close::phase::Phase;
 pub use lifecycle::close::report::{CloseReport, Closing, Outcome, Reason, StepReport};
 pub use lifecycle::event::{Event, What};
-pub use lifecycle::health::{Criticality, Health, HealthEntry, HealthReport};
+pub use lifecycle::health::{Criticality, Health, HealthEntry, HealthReport, NodeHealth};
+#[cfg(feature = "serde")]
+pub use lifecycle::health_json::HealthJson;
 pub use lifecycle::lease::Lease;
 pub use lifecycle::link::Link;
 pub use lifecycle::observers::Events;
 pub use lifecycle::resource::Resource;
-pub use lifecycle::status::{PoolStatus, ResourceStatus, State, Usage};
+pub use lifecycle::status::{NodeStatus, PoolStatus, ResourceStatus, State, Usage};
 pub use lifecycle::work::Work;
 pub use net::kill_switch::{Guarded, KillSwitch, Killable};
 pub use pool::builder::Builder;

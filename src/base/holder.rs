@@ -7,17 +7,22 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(feature = "serde")]
+use crate::base::json;
 use crate::base::owner::Owner;
 
 /// Who holds a lease or a checkout.
 #[derive(Debug, Clone)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Holder {
     /// The resource's name.
     pub resource: Arc<str>,
     /// The line that acquired it.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "json::text"))]
     pub site: &'static Location<'static>,
     /// For how long.
+    #[cfg_attr(feature = "serde", serde(rename = "held_ms", serialize_with = "json::millis"))]
     pub held: Duration,
     /// Whether it is an exclusive checkout, which others may be waiting for.
     pub exclusive: bool,
@@ -25,11 +30,14 @@ pub struct Holder {
     pub generation: u64,
     /// The task or thread that acquired it: known of checkouts, and of leases
     /// that are watched for leaks.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "json::some_text"))]
     pub owner: Option<Owner>,
     /// Whether it was held for longer than [`age`](crate::config::LeakOptions::age) when last looked at.
     pub suspected: bool,
     /// From where it was acquired, if [`backtrace`](crate::config::LeakOptions::backtrace) is on.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "json::some_text"))]
     pub backtrace: Option<Arc<Backtrace>>,
+    #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) quota: Option<QuotaId>,
 }
 

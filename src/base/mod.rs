@@ -5,6 +5,8 @@ pub(crate) mod environment;
 pub(crate) mod error;
 pub(crate) mod future;
 pub(crate) mod holder;
+#[cfg(feature = "serde")]
+pub(crate) mod json;
 pub(crate) mod millis;
 pub(crate) mod origins;
 pub(crate) mod owner;

@@ -5,15 +5,19 @@ use std::time::{Duration, SystemTime};
 
 use crate::base::error::{DeadlockError, Error, Few, OneLine, TimeoutError, Waiter};
 use crate::base::holder::Holder;
+#[cfg(feature = "serde")]
+use crate::base::json;
 use crate::lifecycle::close::report::{CloseReport, Reason, StepReport};
 use crate::lifecycle::health::HealthEntry;
 use crate::lifecycle::status::State;
 
 /// Something that happened to a resource, or to the pool as a whole.
 #[derive(Debug, Clone)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Event {
     /// When.
+    #[cfg_attr(feature = "serde", serde(rename = "at_ms", serialize_with = "json::time"))]
     pub at: SystemTime,
     /// The resource's name; `None` of the pool as a whole.
     pub resource: Option<Arc<str>>,
@@ -26,11 +30,13 @@ pub struct Event {
     /// How often the resource had been connected by then.
     pub generation: u64,
     /// What happened.
+    #[cfg_attr(feature = "serde", serde(flatten))]
     pub what: What,
 }
 
 /// What happened. A warm lease is no event.
 #[derive(Debug, Clone)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(tag = "what", rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum What {
     /// The state of the resource's life changed.
@@ -40,6 +46,7 @@ pub enum What {
         /// The state now.
         to: State,
         /// How long it was in the state before.
+        #[cfg_attr(feature = "serde", serde(rename = "after_ms", serialize_with = "json::millis"))]
         after: Duration,
     },
     /// Connecting begins, of the first attempt or of one to bring back what was lost.
@@ -49,6 +56,7 @@ pub enum What {
         /// Why.
         error: Error,
         /// The pause before the next attempt.
+        #[cfg_attr(feature = "serde", serde(rename = "pause_ms", serialize_with = "json::millis"))]
         pause: Duration,
     },
     /// Connecting is given up. The next acquire tries again.
@@ -59,6 +67,7 @@ pub enum What {
     /// It is connected, as a new generation.
     Connected {
         /// How long the attempt took.
+        #[cfg_attr(feature = "serde", serde(rename = "took_ms", serialize_with = "json::millis"))]
         took: Duration,
     },
     /// The connection was lost, or a reconnect was asked for. The pool brings it back.
@@ -80,6 +89,7 @@ pub enum What {
         /// For what.
         waiting_for: String,
         /// How long.
+        #[cfg_attr(feature = "serde", serde(rename = "waited_ms", serialize_with = "json::millis"))]
         waited: Duration,
     },
     /// A wait reached its limit.
@@ -141,6 +151,7 @@ pub enum What {
     /// Closing begins.
     Closing {
         /// Why.
+        #[cfg_attr(feature = "serde", serde(flatten))]
         reason: Reason,
     },
     /// A step of closing ended. The event names the resource or hook.

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 
 use crate::base::error::{Error, OneLine};
+#[cfg(feature = "serde")]
+use crate::base::json;
 use crate::base::millis;
 use crate::lifecycle::status::State;
 
@@ -45,6 +47,7 @@ impl Default for HealthOptions {
 
 /// A verdict, from best to worst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Health {
     /// It answered.
@@ -70,6 +73,7 @@ impl fmt::Display for Health {
 
 /// Whether the whole depends on a resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Criticality {
     /// Its failure fails the whole.
@@ -80,6 +84,7 @@ pub enum Criticality {
 
 /// One resource's health.
 #[derive(Debug, Clone)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct HealthEntry {
     /// The resource's name.
@@ -87,10 +92,12 @@ pub struct HealthEntry {
     /// The verdict.
     pub health: Health,
     /// How long the round trip took, if it was answered.
+    #[cfg_attr(feature = "serde", serde(rename = "latency_ms", serialize_with = "json::some_millis"))]
     pub latency: Option<Duration>,
     /// The state of its life.
     pub state: State,
     /// How long it has been in that state.
+    #[cfg_attr(feature = "serde", serde(rename = "since_ms", serialize_with = "json::millis"))]
     pub since: Duration,
     /// The generation of its connection, which goes up each time it is made; zero before the first.
     pub generation: u64,
@@ -98,6 +105,19 @@ pub struct HealthEntry {
     pub error: Option<String>,
     /// Whether the whole depends on it.
     pub criticality: Criticality,
+    /// The servers that it is made of: one, where there is one.
+    pub nodes: Vec<NodeHealth>,
+}
+
+/// The health of one server of a resource.
+#[derive(Debug, Clone)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct NodeHealth {
+    /// Where it is, without credentials.
+    pub endpoint: Arc<str>,
+    /// The verdict.
+    pub health: Health,
 }
 
 impl HealthEntry {
@@ -112,12 +132,14 @@ impl HealthEntry {
             generation: 0,
             error: Some(error.to_string()),
             criticality: Criticality::Required,
+            nodes: Vec::new(),
         }
     }
 }
 
 /// The health of a whole pool.
 #[derive(Debug, Clone)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct HealthReport {
     /// The verdict on the whole: the worst of the entries, where [`Health::Unknown`] counts as
@@ -126,8 +148,10 @@ pub struct HealthReport {
     /// Every resource, by name.
     pub entries: Vec<HealthEntry>,
     /// When it was checked.
+    #[cfg_attr(feature = "serde", serde(rename = "at_ms", serialize_with = "json::instant"))]
     pub at: Instant,
     /// How long the check took.
+    #[cfg_attr(feature = "serde", serde(rename = "took_ms", serialize_with = "json::millis"))]
     pub took: Duration,
     /// Whether the pool is closing, which fails readiness but not liveness.
     pub closing: bool,

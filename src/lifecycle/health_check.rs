@@ -13,7 +13,7 @@ use crate::lifecycle::any_slot::AnySlot;
 use crate::lifecycle::condition::{Condition, Progress};
 use crate::lifecycle::context::Context;
 use crate::lifecycle::event::What;
-use crate::lifecycle::health::{Criticality, Health, HealthEntry, HealthOptions, HealthReport};
+use crate::lifecycle::health::{Criticality, Health, HealthEntry, HealthOptions, HealthReport, NodeHealth};
 use crate::lifecycle::probe::answer;
 use crate::lifecycle::status::State;
 
@@ -165,7 +165,9 @@ fn before(slot: &Arc<dyn AnySlot>, criticality: Criticality, limit: Duration) ->
             (Health::Fail, failure.map(|failure| format!("{failure}{far}")))
         }
     };
-    HealthEntry { name: Arc::clone(slot.name()), health, latency: None, state, since, generation, error, criticality }
+    let nodes = vec![NodeHealth { endpoint: Arc::clone(&slot.activity().endpoint), health }];
+    let (name, latency) = (Arc::clone(slot.name()), None);
+    HealthEntry { name, health, latency, state, since, generation, error, criticality, nodes }
 }
 
 fn round_trip(
@@ -198,6 +200,9 @@ fn round_trip(
                 };
                 entry.error = Some(failure.to_string());
             }
+        }
+        for node in &mut entry.nodes {
+            node.health = entry.health;
         }
         entry
     })

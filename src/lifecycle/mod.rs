@@ -13,6 +13,8 @@ pub(crate) mod event;
 pub(crate) mod exit;
 pub(crate) mod health;
 pub(crate) mod health_check;
+#[cfg(feature = "serde")]
+pub(crate) mod health_json;
 pub(crate) mod kind;
 pub(crate) mod leak;
 pub(crate) mod leak_scan;

@@ -5,10 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::error::Error;
+#[cfg(feature = "serde")]
+use crate::base::json;
+#[cfg(feature = "serde")]
+use crate::lifecycle::work;
 use crate::lifecycle::work::Work;
 
 /// Where a resource is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum State {
     /// Never used, or opened again.
@@ -40,6 +45,7 @@ impl fmt::Display for State {
 
 /// How full a resource is, as far as its driver lets us measure. `None` is unknown, never a guess.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Usage {
     /// The most connections, or channels, it may have.
@@ -58,6 +64,7 @@ pub struct Usage {
 
 /// One resource's status.
 #[derive(Debug, Clone)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct ResourceStatus {
     /// The resource's name.
@@ -67,6 +74,7 @@ pub struct ResourceStatus {
     /// Its state.
     pub state: State,
     /// How long it has been in that state.
+    #[cfg_attr(feature = "serde", serde(rename = "since_ms", serialize_with = "json::millis"))]
     pub since: Duration,
     /// How often it has been connected.
     pub generation: u64,
@@ -79,6 +87,7 @@ pub struct ResourceStatus {
     /// How many leaks were ever suspected, those that came back among them.
     pub leaks_total: usize,
     /// Work going on, by kind; what is not going on is left out.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "work::serialize"))]
     pub work: Vec<(Work, usize)>,
     /// Acquires that wait for the connection.
     pub connecting: usize,
@@ -86,10 +95,24 @@ pub struct ResourceStatus {
     pub usage: Usage,
     /// The last failure, until it is ready again.
     pub error: Option<Error>,
+    /// The servers that it is made of: one, where there is one.
+    pub nodes: Vec<NodeStatus>,
+}
+
+/// One server of a resource.
+#[derive(Debug, Clone)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct NodeStatus {
+    /// Where it is, without credentials.
+    pub endpoint: Arc<str>,
+    /// Whether there is a connection to it.
+    pub state: State,
 }
 
 /// The status of a whole pool.
 #[derive(Debug, Clone)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct PoolStatus {
     /// Whether closing has begun.

@@ -7,6 +7,7 @@ macro_rules! kinds_of_work {
     ($($(#[$about:meta])* $work:ident: $one:literal, $many:literal, $finished:literal, $given_up:literal;)*) => {
         /// Work that closing waits for or ends, as opposed to a handle that is merely held.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
         #[non_exhaustive]
         pub enum Work {
             $($(#[$about])* $work,)*
@@ -60,6 +61,12 @@ impl Work {
         let [.., given_up] = self.words();
         given_up
     }
+}
+
+/// As an object: how many of each kind; what there is none of is left out.
+#[cfg(feature = "serde")]
+pub(crate) fn serialize<S: serde::Serializer>(work: &[(Work, usize)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(work.iter().map(|(work, count)| (work, count)))
 }
 
 /// One `T` for each kind of work.

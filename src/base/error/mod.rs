@@ -1,5 +1,7 @@
 //! [`Error`], which both facades answer, and the structs that its variants hold.
 
+#[cfg(feature = "serde")]
+mod data;
 mod failure;
 mod redact;
 mod remedies;
@@ -19,6 +21,8 @@ pub(crate) use self::redact::redacted;
 pub(crate) use self::remedies::Remedies;
 pub(crate) use self::text::{Chain, Few, OneLine, Worded, breaks, causes, panic_message};
 use crate::base::holder::Holder;
+#[cfg(feature = "serde")]
+use crate::base::json;
 use crate::base::owner::Owner;
 
 /// Any error, boxed: what a [`Resource`](crate::Resource) may fail with.
@@ -306,9 +310,11 @@ impl fmt::Display for At<'_> {
 
 /// Somebody who waits, and what of that which others wait for they hold.
 #[derive(Debug, Clone)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Waiter {
     /// The task or thread.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "json::text"))]
     pub owner: Owner,
     /// What it holds and somebody waits for.
     pub holds: Vec<Holder>,
@@ -317,8 +323,10 @@ pub struct Waiter {
     /// What of it.
     pub waiting_for: String,
     /// The line that waits.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "json::text"))]
     pub site: &'static Location<'static>,
     /// For how long.
+    #[cfg_attr(feature = "serde", serde(rename = "waited_ms", serialize_with = "json::millis"))]
     pub waited: Duration,
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 
 /// When something closes. Phases close in this order; what shares one closes in parallel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Phase {
     /// Background tasks.

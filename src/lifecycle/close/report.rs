@@ -4,12 +4,18 @@ use std::fmt::{self, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(feature = "serde")]
+use serde::ser::SerializeMap;
 use tokio_util::sync::CancellationToken;
 
 use crate::base::error::OneLine;
 use crate::base::holder::Holder;
+#[cfg(feature = "serde")]
+use crate::base::json;
 use crate::lifecycle::close::phase::Phase;
 use crate::lifecycle::status::PoolStatus;
+#[cfg(feature = "serde")]
+use crate::lifecycle::work;
 use crate::lifecycle::work::Work;
 
 /// Why something was closed.
@@ -37,6 +43,23 @@ impl fmt::Display for Reason {
             Reason::ProcessExit => f.write_str("process exit"),
             Reason::Signal(number) => write!(f, "signal {number}"),
         }
+    }
+}
+
+#[cfg(feature = "serde")]
+impl serde::Serialize for Reason {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (reason, signal) = match self {
+            Reason::Requested => ("requested", None),
+            Reason::Dropped => ("dropped", None),
+            Reason::RunEnded => ("run_ended", None),
+            Reason::ProcessExit => ("process_exit", None),
+            Reason::Signal(number) => ("signal", Some(number)),
+        };
+        let mut map = serializer.serialize_map(Some(2))?;
+        map.serialize_entry("reason", reason)?;
+        map.serialize_entry("signal", &signal)?;
+        map.end()
     }
 }
 
@@ -72,8 +95,27 @@ impl fmt::Display for Outcome {
     }
 }
 
+#[cfg(feature = "serde")]
+impl serde::Serialize for Outcome {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (outcome, message) = match self {
+            Outcome::Closed => ("closed", None),
+            Outcome::Forced => ("forced", None),
+            Outcome::Failed(error) => ("failed", Some(error)),
+            Outcome::TimedOut => ("timed_out", None),
+            Outcome::Panicked(message) => ("panicked", Some(message)),
+            Outcome::Skipped => ("skipped", None),
+        };
+        let mut map = serializer.serialize_map(Some(2))?;
+        map.serialize_entry("outcome", outcome)?;
+        map.serialize_entry("message", &message)?;
+        map.end()
+    }
+}
+
 /// One step of a close.
 #[derive(Debug, Clone)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct StepReport {
     /// The resource's or hook's name.
@@ -81,16 +123,21 @@ pub struct StepReport {
     /// Its phase.
     pub phase: Phase,
     /// How it ended.
+    #[cfg_attr(feature = "serde", serde(flatten))]
     pub outcome: Outcome,
     /// How long it took.
+    #[cfg_attr(feature = "serde", serde(rename = "took_ms", serialize_with = "json::millis"))]
     pub took: Duration,
     /// The leases and checkouts still held when it was closed under them.
     pub held: Vec<Holder>,
     /// The work that came to its end in the drain, or was ended in good order by the step itself.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "work::serialize"))]
     pub finished: Vec<(Work, usize)>,
     /// The work that ended in the drain without being finished: cut off, cancelled, given back.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "work::serialize"))]
     pub given_up: Vec<(Work, usize)>,
     /// The work still going on when its drain ended.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "work::serialize"))]
     pub unfinished: Vec<(Work, usize)>,
 }
 
@@ -103,17 +150,21 @@ impl StepReport {
 
 /// What a close did.
 #[derive(Debug, Clone)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct CloseReport {
     /// Why it was closed.
+    #[cfg_attr(feature = "serde", serde(flatten))]
     pub reason: Reason,
     /// The status as closing began.
     pub status: PoolStatus,
     /// How long the drain took.
+    #[cfg_attr(feature = "serde", serde(rename = "drained_ms", serialize_with = "json::millis"))]
     pub drained: Duration,
     /// The steps, in the order in which they ended.
     pub steps: Vec<StepReport>,
     /// The whole.
+    #[cfg_attr(feature = "serde", serde(rename = "took_ms", serialize_with = "json::millis"))]
     pub took: Duration,
 }
 

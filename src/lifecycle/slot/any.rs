@@ -16,7 +16,7 @@ use crate::lifecycle::leak::Leaks;
 use crate::lifecycle::lease::Held;
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::slot::{Kind, Slot};
-use crate::lifecycle::status::{ResourceStatus, State, Usage};
+use crate::lifecycle::status::{NodeStatus, ResourceStatus, State, Usage};
 use crate::lifecycle::transition::{Lost, Recovery};
 
 impl<R: Resource> AnySlot for Slot<R> {
@@ -66,6 +66,7 @@ impl<R: Resource> AnySlot for Slot<R> {
             connecting: waiting,
             usage,
             error: failure,
+            nodes: vec![NodeStatus { endpoint: Arc::clone(&self.activity().endpoint), state }],
         }
     }
 

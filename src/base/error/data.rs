@@ -1,0 +1,89 @@
+//! Errors as data: a code for their sort, the message, and what the variant has beside it.
+
+use serde::ser::{Serialize, SerializeMap, Serializer};
+
+use crate::base::error::{ConnectError, DeadlockError, Error, TimeoutError};
+use crate::base::json::Millis;
+
+/// What every error has: a code for its sort, its message, whether the same call may succeed later, and where it is known, of which
+/// resource it is and where that is.
+fn begin<S: Serializer>(
+    serializer: S,
+    error: &dyn std::error::Error,
+    code: &str,
+    is_transient: bool,
+    [resource, endpoint]: [Option<&str>; 2],
+) -> Result<S::SerializeMap, S::Error> {
+    let mut map = serializer.serialize_map(None)?;
+    map.serialize_entry("code", code)?;
+    map.serialize_entry("message", &error.to_string())?;
+    map.serialize_entry("transient", &is_transient)?;
+    map.serialize_entry("resource", &resource)?;
+    map.serialize_entry("endpoint", &endpoint)?;
+    Ok(map)
+}
+
+impl Serialize for Error {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (code, whose, further): (_, [Option<&str>; 2], &[(&str, &str)]) = match self {
+            Error::Connect(error) => return error.serialize(serializer),
+            Error::Timeout(error) => return error.serialize(serializer),
+            Error::Deadlock(error) => return error.serialize(serializer),
+            Error::Config { key, problem } => ("config", [None; 2], &[("key", key), ("problem", problem)]),
+            Error::UnknownName { name, known } => ("unknown_name", [None; 2], &[("name", name), ("known", known)]),
+            Error::NameTaken { name, problem } => ("name_taken", [None; 2], &[("name", name), ("problem", problem)]),
+            Error::AlreadyInstalled => ("already_installed", [None; 2], &[]),
+            Error::Lost { resource, endpoint, .. } => ("lost", [Some(resource), Some(endpoint)], &[]),
+            Error::Operation { resource, action, .. } => ("operation", [Some(resource), None], &[("action", action)]),
+            Error::OutcomeUnknown { resource, action, .. } => {
+                ("outcome_unknown", [Some(resource), None], &[("action", action)])
+            }
+            Error::Closing { resource } => ("closing", [Some(resource), None], &[]),
+            Error::Closed { resource } => ("closed", [Some(resource), None], &[]),
+            Error::InAsyncContext { resource } => ("in_async_context", [Some(resource), None], &[]),
+            Error::Forked => ("forked", [None; 2], &[]),
+            Error::Order(problem) => ("order", [None; 2], &[("problem", problem)]),
+            Error::Panicked { what, .. } => ("panicked", [None; 2], &[("what", what)]),
+        };
+        let mut map = begin(serializer, self, code, self.is_transient(), whose)?;
+        for (key, text) in further {
+            map.serialize_entry(key, text)?;
+        }
+        map.end()
+    }
+}
+
+impl Serialize for ConnectError {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let ConnectError { resource, endpoint, attempts, elapsed, permanent, remedy, .. } = self;
+        let mut map = begin(serializer, self, "connect", !permanent, [Some(resource), Some(endpoint)])?;
+        map.serialize_entry("attempts", attempts)?;
+        map.serialize_entry("elapsed_ms", &Millis::from(*elapsed))?;
+        map.serialize_entry("remedy", remedy)?;
+        map.end()
+    }
+}
+
+impl Serialize for TimeoutError {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let TimeoutError { resource, endpoint, waiting_for, waited, holders, cycle, .. } = self;
+        let mut map = begin(serializer, self, "timeout", true, [Some(resource), Some(endpoint)])?;
+        map.serialize_entry("waiting_for", waiting_for)?;
+        map.serialize_entry("waited_ms", &Millis::from(*waited))?;
+        map.serialize_entry("holders", holders)?;
+        map.serialize_entry("cycle", cycle)?;
+        map.end()
+    }
+}
+
+impl Serialize for DeadlockError {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let DeadlockError { resource, waiting_for, site, holders, option } = self;
+        let mut map = begin(serializer, self, "deadlock", false, [Some(resource), None])?;
+        map.serialize_entry("waiting_for", waiting_for)?;
+        map.serialize_entry("site", &site.to_string())?;
+        map.serialize_entry("holders", holders)?;
+        map.serialize_entry("option", option)?;
+        map.end()
+    }
+}

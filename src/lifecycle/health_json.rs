@@ -1,0 +1,86 @@
+//! A health report in the words of `application/health+json`
+//! ([draft-inadarei-api-health-check](https://datatracker.ietf.org/doc/html/draft-inadarei-api-health-check-06)).
+
+use serde::ser::{Serialize, SerializeMap, Serializer};
+
+use crate::base::json::Millis;
+use crate::lifecycle::health::{Health, HealthEntry, HealthReport};
+
+/// A [`HealthReport`] as `application/health+json`, for whichever serializer. `Health::Unknown` has no word there, so that
+/// such a check has no status.
+#[derive(Debug, Clone, Copy)]
+pub struct HealthJson<'a> {
+    report: &'a HealthReport,
+    is_full: bool,
+}
+
+impl HealthReport {
+    /// For everybody: the status alone, which is [`readiness`](HealthReport::readiness).
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let pool = resource_pool::ResourcePool::builder().build()?;
+    /// let report = pool.health_check().await;
+    /// assert_eq!(serde_json::to_string(&report.public_json())?, r#"{"status":"pass"}"#);
+    /// # Ok(()) }
+    /// ```
+    pub fn public_json(&self) -> HealthJson<'_> {
+        HealthJson { report: self, is_full: false }
+    }
+
+    /// For those who may see endpoints and errors: each resource's check with the time that its answer took.
+    pub fn full_json(&self) -> HealthJson<'_> {
+        HealthJson { report: self, is_full: true }
+    }
+}
+
+impl Serialize for HealthJson<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let HealthJson { report, is_full } = self;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("status", &report.readiness())?;
+        if *is_full {
+            if report.closing {
+                map.serialize_entry("notes", &["closing"])?;
+            }
+            map.serialize_entry("checks", &Checks(&report.entries))?;
+        }
+        map.end()
+    }
+}
+
+/// By `resource:responseTime`, each a list of one for each server.
+struct Checks<'a>(&'a [HealthEntry]);
+
+impl Serialize for Checks<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|entry| (format!("{}:responseTime", entry.name), [Check(entry)])))
+    }
+}
+
+struct Check<'a>(&'a HealthEntry);
+
+impl Serialize for Check<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let HealthEntry { name, health, latency, error, nodes, .. } = self.0;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("componentId", name)?;
+        map.serialize_entry("componentType", "datastore")?;
+        if *health != Health::Unknown {
+            map.serialize_entry("status", health)?;
+        }
+        if let Some(latency) = latency {
+            map.serialize_entry("observedValue", &Millis::from(*latency))?;
+            map.serialize_entry("observedUnit", "ms")?;
+        }
+        let endpoints: Vec<_> = nodes.iter().map(|node| &node.endpoint).filter(|place| !place.is_empty()).collect();
+        if !endpoints.is_empty() {
+            map.serialize_entry("affectedEndpoints", &endpoints)?;
+        }
+        if let Some(error) = error {
+            map.serialize_entry("output", error)?;
+        }
+        map.end()
+    }
+}
