@@ -6,14 +6,15 @@ mod common;
 #[path = "common/scripted.rs"]
 mod scripted;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::task::{Context, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
-use common::{Plain, Within, unhurried, until_async};
+use common::{Plain, Within, unhurried, until, until_async};
 use resource_pool::config::Options;
-use resource_pool::{Error, Event, Events, Health, Reason, ResourcePool, State, What, blocking};
+use resource_pool::{Error, Event, Events, Health, Phase, Reason, ResourcePool, State, What, blocking};
 use scripted::{Does, Scripted, Verb};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -84,6 +85,7 @@ async fn a_life_is_told_from_the_first_connect_to_the_last_step() {
     let lost = again.iter().find(|event| matches!(event.what, What::Lost { .. })).unwrap();
     assert_eq!((lost.generation, again.last().unwrap().generation), (1, 2));
 
+    pool.on_close("archive", Phase::Files, || Ok(())).unwrap();
     let report = pool.close_all().await;
     let closed = until_one(&mut events, |what| matches!(what, What::Closed { .. })).await;
     assert_eq!(states(&closed), ["ready to draining", "draining to closed"]);
@@ -91,7 +93,7 @@ async fn a_life_is_told_from_the_first_connect_to_the_last_step() {
         closed.iter().filter(|event| is_it(&event.what)).map(|event| event.resource.as_deref()).collect::<Vec<_>>()
     };
     assert_eq!(of(|what| matches!(what, What::Closing { reason: Reason::Requested })), [None, Some("model")]);
-    assert_eq!(of(|what| matches!(what, What::StepEnded { .. })), [Some("model")]);
+    assert_eq!(of(|what| matches!(what, What::StepEnded { .. })), [Some("model"), Some("archive")]);
     let What::Closed { report: told } = &closed.last().unwrap().what else { unreachable!("it was looked for") };
     assert_eq!(told.to_string(), report.to_string());
 
@@ -132,8 +134,13 @@ async fn a_wait_is_told_as_it_ends_in_time_or_not() {
 
     pool.register("plain", Plain).unwrap();
     drop(pool.get::<Plain>("plain").await.unwrap());
-    let seen = until_one(&mut events, |what| matches!(what, What::Waited { .. })).await;
-    assert_eq!(seen.last().unwrap().resource.as_deref(), Some("plain"));
+    let (mut waited, mut connected) = (false, false);
+    while !(waited && connected) {
+        let event = events.next().within(SOON).await.unwrap();
+        let is_plain = event.resource.as_deref() == Some("plain");
+        waited |= is_plain && matches!(event.what, What::Waited { .. });
+        connected |= is_plain && matches!(event.what, What::Connected { .. });
+    }
     // From now on it is warm.
     while events.try_next().is_some() {}
     drop(pool.get::<Plain>("plain").await.unwrap());
@@ -192,20 +199,66 @@ async fn changes_of_state_come_in_order() {
     assert!(state == State::Closed && count > 100, "{count} changes, the last to {state}");
 }
 
-/// An observer that panics is a thread of the user's that ends, and its subscription with it.
+/// Wakes by a panic, as an executor with a fault may.
+struct Panics;
+
+impl Wake for Panics {
+    fn wake(self: Arc<Self>) {
+        std::panic::resume_unwind(Box::new("as scripted"));
+    }
+}
+
 #[test]
-fn an_observer_that_panics_breaks_nothing() {
+fn an_observer_whose_waker_panics_breaks_nothing() {
     let pool: blocking::ResourcePool = pool_of(unhurried()).into();
     pool.register("plain", Plain).unwrap();
-    let mut events = pool.events();
-    let observer = thread::spawn(move || {
-        let first = events.next();
-        std::panic::resume_unwind(Box::new(format!("{first:?}")));
-    });
+    let (mut events, mut sound) = (pool.as_async().events(), pool.events());
+    let mut next = Box::pin(events.next());
+    let waker = Waker::from(Arc::new(Panics));
+    let mut poll = || next.as_mut().poll(&mut Context::from_waker(&waker)).is_pending();
+    assert!(poll());
     drop(pool.get::<Plain>("plain").unwrap());
-    assert!(observer.join().is_err());
+    assert!(!poll());
     pool.reconnect("plain").unwrap();
     assert!(pool.close_all().unwrap().all_closed());
+    assert!(sound.by_ref().flatten().any(|event| matches!(event.what, What::Closed { .. })));
+}
+
+/// What a user's error does as it drops, it does not do under a lock of the pool's.
+#[test]
+fn an_event_that_is_missed_drops_where_the_pool_can_be_used() {
+    #[derive(Debug)]
+    struct Looks(Weak<blocking::ResourcePool>);
+    impl std::fmt::Display for Looks {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("as scripted")
+        }
+    }
+    impl std::error::Error for Looks {}
+    impl Drop for Looks {
+        fn drop(&mut self) {
+            if let Some(pool) = self.0.upgrade() {
+                assert!(pool.status().resource("model").is_some());
+            }
+        }
+    }
+    let scripted = Scripted { in_place: true, ..Scripted::default() };
+    let mut options = unhurried();
+    options.events = 1;
+    let pool: Arc<blocking::ResourcePool> = Arc::new(pool_of(options).into());
+    pool.register("model", scripted.clone()).unwrap();
+    let mut events = pool.events();
+    let (done, is_done) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        for _ in 0..10 {
+            until(SOON, || pool.get::<Scripted>("model").is_ok());
+            let link = scripted.script.link().unwrap();
+            link.lost(link.generation(), Looks(Arc::downgrade(&pool)));
+        }
+        done.send(()).unwrap();
+    });
+    is_done.recv_timeout(SOON).unwrap();
+    assert!(events.try_next().is_some() && events.missed() > 10, "{events:?}");
 }
 
 #[test]
@@ -222,6 +275,7 @@ fn threads_wait_for_events_with_a_limit_and_until_the_pool_is_gone() {
     let reader = thread::spawn(move || {
         let last = events.by_ref().last().unwrap().unwrap();
         assert!(ended.load(Ordering::SeqCst));
+        assert!(matches!(events.next_within(SOON), Err(Error::Closed { .. })));
         (last, events.missed())
     });
     is_over.store(true, Ordering::SeqCst);
@@ -236,6 +290,7 @@ async fn a_thread_that_polls_tasks_is_not_blocked() {
     let pool: blocking::ResourcePool = pool_of(unhurried()).into();
     let mut events = pool.events();
     assert!(matches!(events.next(), Some(Err(Error::InAsyncContext { .. }))));
+    assert!(events.next().is_none(), "or a loop over it would never end");
     assert!(matches!(events.next_within(SOON), Err(Error::InAsyncContext { .. })));
 }
 
@@ -326,12 +381,23 @@ mod of_a_server {
         let threads: blocking::ResourcePool = pool.within(Duration::from_millis(50)).into();
         let waiting = tokio::task::spawn_blocking(move || {
             let held = threads.redis().unwrap();
-            (threads.redis().map(drop), drop(held)).0
+            let timeout = threads.redis().map(drop);
+            drop(held);
+            (timeout, threads.redis().unwrap().lend(|_| threads.redis().map(drop)))
         });
-        let Err(Error::Timeout(timeout)) = waiting.within(SOON).await.unwrap() else { panic!("no timeout") };
-        let seen = until_one(&mut events, |what| matches!(what, What::TimedOut { .. })).await;
-        let What::TimedOut { error } = &seen.last().unwrap().what else { unreachable!("it was looked for") };
-        assert!(Arc::ptr_eq(error, &timeout));
+        let (timeout, deadlock) = waiting.within(SOON).await.unwrap();
+        let (Err(Error::Timeout(timeout)), Err(Error::Deadlock(deadlock))) = (timeout, deadlock) else {
+            panic!("no timeout, or no deadlock")
+        };
+        let seen = until_one(&mut events, |what| matches!(what, What::Deadlocked { .. })).await;
+        let is_told = |what: &What| matches!(what, What::TimedOut { error } if Arc::ptr_eq(error, &timeout));
+        assert_eq!(seen.iter().filter(|event| is_told(&event.what)).count(), 1, "{seen:#?}");
+        let waited =
+            |what: &What| matches!(what, What::Waited { waiting_for, .. } if waiting_for.contains("connections"));
+        assert!(has(&seen, waited), "{seen:#?}");
+        assert!(has(&seen, |what| matches!(what, What::Cycle { waiters } if waiters.len() == 1)), "{seen:#?}");
+        let What::Deadlocked { error } = &seen.last().unwrap().what else { unreachable!("it was looked for") };
+        assert!(Arc::ptr_eq(error, &deadlock));
         assert!(pool.close_all().await.all_closed());
     }
 }

@@ -121,8 +121,6 @@ fn guide_table_of_repeats_is_proved() {
     assert!(named.len() >= 5 && table.iter().all(|row| quoted(row[row.len() - 1]).count() > 0), "{table:?}");
 }
 
-/// The table of the last full run of `cargo xtask faults` is there, with every server in it, nothing was lost, and no server that
-/// answers was cut.
 #[test]
 fn guide_has_every_event() {
     let (_, code) = include_str!("../src/lifecycle/event.rs").split_once("pub enum What {").unwrap();
@@ -136,6 +134,8 @@ fn guide_has_every_event() {
     assert_eq!(told, known);
 }
 
+/// The table of the last full run of `cargo xtask faults` is there, with every server in it, nothing was lost, and no server that
+/// answers was cut.
 #[test]
 fn guide_table_of_faults_is_full_and_clean() {
     let (_, written) = GUIDE.split_once("<!-- written by `cargo xtask faults` -->").unwrap();

@@ -124,6 +124,7 @@ async fn health_is_data_for_everybody_and_in_full() {
     pool.get::<Unreachable>("unreachable").await.unwrap_err();
     let report = pool.health_check().await;
     let told = json(&report);
+    assert_told("A `HealthReport`", &told);
     assert_told("`HealthEntry`", &named(&told["entries"], "unreachable"));
     assert!(named(&told["entries"], "plain")["latency_ms"].is_number());
     let age = Duration::from_millis(told["at_ms"].as_f64().unwrap() as u64);
@@ -225,8 +226,11 @@ mod of_a_server {
         let told = json(&error);
         assert_eq!(told["holders"][0]["exclusive"], true);
         assert_told("`Error::Timeout`", &told);
+        drop(held);
+        let deadlock = pool.redis().unwrap().lend(|_| pool.redis().map(drop)).unwrap_err();
+        assert_told("`Error::Deadlock`", &json(&deadlock));
+        let _held = pool.redis().unwrap();
         let usage = json(&pool.status().resource("redis").unwrap().usage);
         assert_eq!((&usage["max"], &usage["in_use"]), (&1.into(), &1.into()));
-        drop(held);
     }
 }

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serializer;
 
+use crate::base::error::OneLine;
+
 /// Milliseconds, to the microsecond.
 #[derive(serde::Serialize)]
 pub(crate) struct Millis(f64);
@@ -39,6 +41,15 @@ pub(crate) fn instant<S: Serializer>(instant: &Instant, serializer: S) -> Result
 
 pub(crate) fn text<S: Serializer>(value: impl Display, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&value)
+}
+
+/// Without line breaks and control characters, as in logs.
+pub(crate) fn line<S: Serializer>(value: impl Display, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&OneLine(value))
+}
+
+pub(crate) fn some_line<T: Display, S: Serializer>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
+    some_text(&value.as_ref().map(OneLine), serializer)
 }
 
 pub(crate) fn some_text<T: Display, S: Serializer>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {

@@ -54,11 +54,17 @@ impl Activity {
         }
     }
 
-    /// The state has changed, under a lock. Observers learn of it by [`changed`](Activity::changed).
+    /// The state has changed, under a lock. Observers learn of it by [`changed`](Activity::changed), or
+    /// [`kept`](Activity::kept).
     pub(crate) fn keep(&self, generation: u64, what: impl FnOnce() -> What) {
         if self.observers.are_there() {
             self.observers.keep(self.event(generation, what()));
         }
+    }
+
+    /// What was [kept](Activity::keep) is told now, as no lock is held.
+    pub(crate) fn kept(&self) {
+        self.observers.wake();
     }
 
     fn event(&self, generation: u64, what: What) -> Event {

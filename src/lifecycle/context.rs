@@ -47,6 +47,13 @@ impl Context {
         self.observers.tell(Event::of_pool(name.cloned(), what));
     }
 
+    /// The same for observers alone, and made only if there are any.
+    pub(crate) fn note(&self, name: &Arc<str>, what: impl FnOnce() -> What) {
+        if self.observers.are_there() {
+            self.tell(Some(name), what());
+        }
+    }
+
     pub(crate) fn on_report(&self) -> Vec<Listener> {
         self.listeners.lock().clone()
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::base::error::{DeadlockError, Error, Few, OneLine, TimeoutError, Waiter};
+use crate::base::error::{DeadlockError, Error, Few, TimeoutError, Waiter};
 use crate::base::holder::Holder;
 #[cfg(feature = "serde")]
 use crate::base::json;
@@ -70,7 +70,7 @@ pub enum What {
         #[cfg_attr(feature = "serde", serde(rename = "took_ms", serialize_with = "json::millis"))]
         took: Duration,
     },
-    /// The connection was lost, or a reconnect was asked for. The pool brings it back.
+    /// The connection was lost, or a reconnect was asked for. The pool brings it back, unless it is closing.
     Lost {
         /// Why.
         error: Error,
@@ -82,9 +82,9 @@ pub enum What {
         /// How many in a row were not answered at all.
         strikes: u32,
         /// Why.
-        error: String,
+        message: String,
     },
-    /// Somebody no longer waits: it came, or they gave up.
+    /// Somebody no longer waits: it came, the limit did, or they gave up.
     Waited {
         /// For what.
         waiting_for: String,
@@ -92,7 +92,7 @@ pub enum What {
         #[cfg_attr(feature = "serde", serde(rename = "waited_ms", serialize_with = "json::millis"))]
         waited: Duration,
     },
-    /// A wait reached its limit.
+    /// A wait reached its limit, and its error was answered.
     TimedOut {
         /// Which, and who held what it waited for.
         error: Arc<TimeoutError>,
@@ -107,7 +107,7 @@ pub enum What {
         /// All of them.
         waiters: Vec<Waiter>,
     },
-    /// The pool sends once more what was lost on its way and does no harm twice.
+    /// The pool tries once more what was lost on its way and does no harm twice.
     Repeated {
         /// What.
         action: String,
@@ -116,6 +116,13 @@ pub enum What {
     OutcomeUnknown {
         /// Which.
         error: Error,
+    },
+    /// Something is wrong, and the resource goes on: a broker blocks it, a consumer ended, rows were not flushed.
+    Warned {
+        /// What.
+        message: String,
+        /// Why, if that is known.
+        error: Option<String>,
     },
     /// A checkout, or a lease that is watched, is held for longer than expected.
     Leak {
@@ -166,6 +173,9 @@ pub enum What {
     },
 }
 
+/// What logs are filtered by: the crate, however its modules are called.
+const TARGET: &str = "resource_pool";
+
 impl Event {
     /// One of the pool as a whole, or of a resource or hook of which no more than the name is known.
     pub(crate) fn of_pool(resource: Option<Arc<str>>, what: What) -> Self {
@@ -178,47 +188,55 @@ impl Event {
         let resource = self.resource.as_deref().map(tracing::field::display);
         let Event { endpoint, generation, .. } = self;
         match &self.what {
-            What::Connecting => tracing::info!(resource, %endpoint, "connecting"),
+            What::Connecting => tracing::info!(target: TARGET, resource, %endpoint, "connecting"),
             What::AttemptFailed { error, pause } => {
-                tracing::debug!(resource, %error, ?pause, "connecting again");
+                tracing::debug!(target: TARGET, resource, %error, ?pause, "connecting again");
             }
-            What::ConnectFailed { error } => tracing::warn!(resource, %error, "connecting failed"),
+            What::ConnectFailed { error } => tracing::warn!(target: TARGET, resource, %error, "connecting failed"),
             What::Connected { .. } => {
                 let connected = if *generation == 1 { "connected" } else { "reconnected" };
-                tracing::info!(resource, %endpoint, generation, "{connected}");
+                tracing::info!(target: TARGET, resource, %endpoint, generation, "{connected}");
             }
-            What::Lost { error, died_young } => tracing::warn!(resource, generation, died_young, %error, "lost"),
-            What::ProbeFailed { strikes, error } => {
-                tracing::debug!(resource, strikes, error = %OneLine(error), "probe failed");
+            What::Lost { error, died_young } => {
+                tracing::warn!(target: TARGET, resource, generation, died_young, %error, "lost")
+            }
+            What::ProbeFailed { strikes, message } => {
+                tracing::debug!(target: TARGET, resource, strikes, error = %message, "probe failed");
+            }
+            What::Warned { message, error } => {
+                let error = error.as_ref().map(tracing::field::display);
+                tracing::warn!(target: TARGET, resource, %endpoint, error, "{message}");
             }
             What::Cycle { waiters } => {
                 let waiters = Few(waiters, "; ");
-                tracing::warn!(resource, %waiters, "a deadlock, unless somebody else frees one of these");
+                tracing::warn!(target: TARGET, resource, %waiters, "a deadlock, unless somebody else frees one of these");
             }
             What::Leak { holder: Holder { site, held, owner, backtrace, .. } } => {
                 let owner = owner.as_ref().map(tracing::field::display);
                 let backtrace = backtrace.as_ref().map(tracing::field::display);
-                tracing::warn!(resource, %site, ?held, owner, backtrace, "held for longer than expected: a leak?");
+                tracing::warn!(target: TARGET, resource, %site, ?held, owner, backtrace, "held for longer than expected: a leak?");
             }
             What::LeakReturned { holder: Holder { site, held, .. } } => {
-                tracing::info!(resource, %site, ?held, "came back after all");
+                tracing::info!(target: TARGET, resource, %site, ?held, "came back after all");
             }
             What::Crowded { held, allowed, holders } => {
                 let holders = Few(holders, ", ");
-                tracing::warn!(resource, held, allowed, %holders, "more held than expected: a leak?");
+                tracing::warn!(target: TARGET, resource, held, allowed, %holders, "more held than expected: a leak?");
             }
             What::Uncrowded { held, allowed } => {
-                tracing::info!(resource, held, allowed, "no more held than expected again");
+                tracing::info!(target: TARGET, resource, held, allowed, "no more held than expected again");
             }
-            What::StepEnded { step: StepReport { outcome, .. } } => tracing::info!(resource, %outcome, "closed"),
+            What::StepEnded { step: StepReport { outcome, .. } } => {
+                tracing::info!(target: TARGET, resource, %outcome, "closed")
+            }
             What::Closed { report } => {
                 let (reason, took) = (report.reason, report.took);
                 match report.all_closed() {
-                    true => tracing::info!(%reason, ?took, "closed"),
-                    false => tracing::warn!(%reason, %report, "closed with trouble"),
+                    true => tracing::info!(target: TARGET, %reason, ?took, "closed"),
+                    false => tracing::warn!(target: TARGET, %reason, %report, "closed with trouble"),
                 }
             }
-            What::Closing { reason } => tracing::info!(resource, %reason, "closing"),
+            What::Closing { reason } => tracing::info!(target: TARGET, resource, %reason, "closing"),
             What::StateChanged { .. }
             | What::Waited { .. }
             | What::TimedOut { .. }

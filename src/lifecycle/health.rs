@@ -102,6 +102,7 @@ pub struct HealthEntry {
     /// The generation of its connection, which goes up each time it is made; zero before the first.
     pub generation: u64,
     /// Why it is not [`Health::Pass`], without credentials.
+    #[cfg_attr(feature = "serde", serde(rename = "message", serialize_with = "json::some_line"))]
     pub error: Option<String>,
     /// Whether the whole depends on it.
     pub criticality: Criticality,

@@ -134,7 +134,7 @@ async fn check(find: impl FnOnce() -> Vec<Found>, context: &Context) -> HealthRe
         let checked = || What::Checked { entry: entry.clone() };
         match slot {
             Some(slot) => slot.activity().note(|| entry.generation, checked),
-            None => context.tell(Some(&entry.name), checked()),
+            None => context.note(&entry.name, checked),
         }
     }
     let health = entries

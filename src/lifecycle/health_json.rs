@@ -76,7 +76,7 @@ impl Serialize for Check<'_> {
         }
         let endpoints: Vec<_> = nodes.iter().map(|node| &node.endpoint).filter(|place| !place.is_empty()).collect();
         if !endpoints.is_empty() {
-            map.serialize_entry("affectedEndpoints", &endpoints)?;
+            map.serialize_entry("endpoints", &endpoints)?;
         }
         if let Some(error) = error {
             map.serialize_entry("output", error)?;

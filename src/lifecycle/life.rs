@@ -8,6 +8,10 @@
 //! open exactly while the state is `Ready`, or `Draining` and not yet shut, and then with the
 //! present handle and generation. Once it is shut to the outside, only the pool's own closing code leases.
 
+mod acquiring;
+
+use self::acquiring::Acquiring;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +26,7 @@ use crate::lifecycle::condition::{Condition, Progress};
 use crate::lifecycle::event::What;
 use crate::lifecycle::leak::LeakOptions;
 use crate::lifecycle::lease::Ledger;
+
 use crate::lifecycle::probe::Watch;
 use crate::lifecycle::status::State;
 use crate::lifecycle::transition::{Caller, Connected, Lost, Next, Overtaken, Recovery};
@@ -72,6 +77,8 @@ struct Inner<H> {
     progress: Option<Progress>,
     waiting: usize,
     probing: Option<Watch>,
+    /// What is to be dropped once the lock is free.
+    replaced: Vec<Box<dyn Send>>,
 }
 
 /// How an attempt failed, and until when that answer stands for others.
@@ -108,6 +115,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
                 progress: None,
                 waiting: 0,
                 probing: None,
+                replaced: Vec::new(),
             }),
             activity,
         }
@@ -120,16 +128,20 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         closing: impl Fn() -> bool,
         connect: impl Fn(u64),
     ) -> Result<(), Error> {
-        let _acquiring = Acquiring::new(self);
+        let mut acquiring = Acquiring::new(self);
         let mut joined = None;
-        let ready = self.activity.until(|| match self.advance(&mut joined, caller, &closing) {
-            Ok(Next::Lease) => Some(Ok(())),
-            Ok(Next::Wait) => None,
-            Ok(Next::Connect(attempt)) => {
-                connect(attempt);
-                None
+        let ready = self.activity.until(|| {
+            let next = self.advance(&mut joined, caller, &closing);
+            acquiring.waits |= matches!(next, Ok(Next::Wait | Next::Connect(_)));
+            match next {
+                Ok(Next::Lease) => Some(Ok(())),
+                Ok(Next::Wait) => None,
+                Ok(Next::Connect(attempt)) => {
+                    connect(attempt);
+                    None
+                }
+                Err(error) => Some(Err(error)),
             }
-            Err(error) => Some(Err(error)),
         });
         ready.await
     }
@@ -172,7 +184,10 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
     /// Begins the next attempt of whoever carried this one out, unless that was overtaken or closing has begun.
     pub(crate) fn again(&self, attempt: u64) -> Option<u64> {
         let mut inner = self.inner.lock();
-        (inner.is_trying(attempt) && !inner.settling).then(|| inner.begin_attempt())
+        let next = (inner.is_trying(attempt) && !inner.settling).then(|| inner.begin_attempt());
+        drop(inner);
+        self.activity.kept();
+        next
     }
 
     /// Resolves when this attempt is overtaken.
@@ -211,14 +226,12 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         let earlier = (inner.handle.replace(handle), std::mem::replace(&mut inner.probing, watch(generation)));
         inner.generation = generation;
         inner.made_before = std::mem::replace(&mut inner.made, attempt);
-        inner.failure = None;
+        inner.forget_failure();
         inner.in_flight = false;
         inner.recovering = false;
         inner.set(State::Ready);
         let lost = inner.ended_early.take();
-        drop(inner);
-        self.activity.changed();
-        let _told = self.let_go(earlier);
+        let _told = self.changed(inner, earlier);
         Connected::Ready { generation, lost }
     }
 
@@ -240,8 +253,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         if inner.recovering {
             inner.fail(attempt, error, pause);
         }
-        drop(inner);
-        self.activity.changed();
+        let _told = self.changed(inner, ());
     }
 
     /// An attempt has failed for good: this is the answer for as long as the circuit is open.
@@ -250,8 +262,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         if inner.is_trying(attempt) {
             inner.fail(attempt, error, circuit);
             inner.recovering = false;
-            drop(inner);
-            self.activity.changed();
+            let _told = self.changed(inner, ());
         }
     }
 
@@ -269,13 +280,17 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
                 Lost::Recover(self.begin_recovery(inner, cause))
             }
             State::Connecting if inner.generation + 1 == generation => {
-                inner.ended_early = Some(cause);
+                let earlier = inner.ended_early.replace(cause);
+                inner.replaced(earlier);
                 Lost::Noted
             }
             State::Draining if inner.generation == generation => {
                 // Once the drain is over, what ends is ended by the closing itself.
-                if !inner.shut {
-                    inner.trouble.get_or_insert_with(|| Arc::new(self.lost_error(cause)));
+                if !inner.shut && inner.trouble.is_none() {
+                    let error = self.lost_error(cause);
+                    inner.trouble = Some(Arc::new(error.clone()));
+                    drop(inner);
+                    self.activity.tell(generation, What::Lost { error, died_young: 0 });
                 }
                 Lost::Cut
             }
@@ -296,8 +311,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
             // Whoever brings it back pauses; somebody else goes on at once, in their place.
             State::Broken if inner.recovering => {
                 let attempt = inner.begin_attempt();
-                drop(inner);
-                self.activity.changed();
+                let _told = self.changed(inner, ());
                 return Some(attempt);
             }
             State::Broken | State::Closed => self.reset(inner),
@@ -314,18 +328,26 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         let shut = (self.ledger.shut(), inner.probing.take());
         let died_young = inner.died_young;
         let attempt = if died_young == 0 { inner.begin_attempt() } else { inner.next_attempt() };
-        drop(inner);
-        self.activity.changed();
-        let _told = self.let_go(shut);
+        let _told = self.changed(inner, shut);
         self.activity.tell(generation, What::Lost { error, died_young });
         Recovery { attempt, died_young }
     }
 
-    /// Drops what may have the last handle in it, whose drop is anybody's code. Answers the message of a panic.
+    /// Lets go of the lock, tells whoever waits, and drops what was replaced under it, with this. Answers the message of
+    /// a panic.
+    fn changed(&self, mut inner: MutexGuard<'_, Inner<H>>, last: impl Sized) -> Result<(), String> {
+        let replaced = std::mem::take(&mut inner.replaced);
+        drop(inner);
+        self.activity.changed();
+        self.let_go((last, replaced))
+    }
+
+    /// Drops what may have the last handle in it, or a user's error, whose drop is anybody's code. Answers the message of a
+    /// panic.
     fn let_go(&self, last: impl Sized) -> Result<(), String> {
         catch_unwind(AssertUnwindSafe(|| drop(last))).map_err(|payload| {
             let message = panic_message(&*payload);
-            tracing::error!(resource = %self.activity.name, message, "a handle panicked as it dropped");
+            tracing::error!(resource = %self.activity.name, message, "a handle, or an error, panicked as it dropped");
             message
         })
     }
@@ -348,11 +370,10 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         inner.died_young = 0;
         inner.shut_to_outside = false;
         inner.shut = false;
-        inner.failure = None;
+        inner.forget_failure();
         inner.set(State::Idle);
         self.activity.set_draining(false);
-        drop(inner);
-        self.activity.changed();
+        let _told = self.changed(inner, ());
     }
 
     /// Has no attempt begun any more. Answers whether one is in flight, which should come to its end before
@@ -386,20 +407,23 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
                 // A broken one is not leased any more.
                 inner.shut = state != State::Ready;
                 inner.shut_to_outside = inner.shut;
-                inner.trouble = None;
+                let earlier = inner.trouble.take();
+                inner.replaced(earlier);
                 self.activity.set_draining(true);
                 inner.set(State::Draining);
                 true
             }
         };
-        drop(inner);
-        self.activity.changed();
+        let _told = self.changed(inner, ());
         begun
     }
 
     /// Notes an error that the step of closing is to fail with.
     pub(crate) fn trouble(&self, what: Source) {
-        self.inner.lock().trouble.get_or_insert(what);
+        let mut inner = self.inner.lock();
+        let spare = if inner.trouble.is_none() { inner.trouble.replace(what) } else { Some(what) };
+        drop(inner);
+        drop(spare);
     }
 
     pub(crate) fn take_trouble(&self) -> Option<Source> {
@@ -411,9 +435,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         let mut inner = self.inner.lock();
         inner.shut_to_outside = true;
         let shut = self.ledger.shut_to_outside();
-        drop(inner);
-        self.activity.changed();
-        let _told = self.let_go(shut);
+        let _told = self.changed(inner, shut);
     }
 
     /// Ends leasing, as the resource's own phase begins.
@@ -422,9 +444,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         inner.shut_to_outside = true;
         inner.shut = true;
         let shut = self.ledger.shut();
-        drop(inner);
-        self.activity.changed();
-        let _told = self.let_go(shut);
+        let _told = self.changed(inner, shut);
     }
 
     /// Gives out the prober, which has to run until the drain is over: it ends what is stuck on a silent server.
@@ -438,9 +458,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         inner.set(State::Closed);
         self.activity.set_draining(false);
         let last = (inner.handle.take(), inner.probing.take());
-        drop(inner);
-        self.activity.changed();
-        self.let_go(last)
+        self.changed(inner, last)
     }
 
     /// [`Activity::tell`] of the present generation.
@@ -516,15 +534,28 @@ impl<H> Inner<H> {
 
     /// A number of its own, so that the end of an earlier attempt says nothing of this one.
     fn next_attempt(&mut self) -> u64 {
-        self.ended_early = None;
+        let earlier = self.ended_early.take();
+        self.replaced(earlier);
         self.attempt += 1;
         self.attempt
     }
 
     fn fail(&mut self, attempt: u64, error: Error, stands: Duration) {
         self.in_flight = false;
-        self.failure = Some(Attempted { attempt, error, retry_at: Instant::now() + stands.min(LONGEST) });
+        let now = Attempted { attempt, error, retry_at: Instant::now() + stands.min(LONGEST) };
+        let earlier = self.failure.replace(now);
+        self.replaced(earlier);
         self.set(State::Broken);
+    }
+
+    fn forget_failure(&mut self) {
+        let earlier = self.failure.take();
+        self.replaced(earlier);
+    }
+
+    /// An error of a user's is in it, which is dropped once the lock is free.
+    fn replaced(&mut self, earlier: Option<impl Send + 'static>) {
+        self.replaced.extend(earlier.map(|earlier| Box::new(earlier) as Box<dyn Send>));
     }
 
     fn leases_to(&self, caller: Caller) -> bool {
@@ -548,22 +579,6 @@ impl<H> Inner<H> {
     /// Connecting, or between two attempts.
     fn is_trying(&self, attempt: u64) -> bool {
         self.is_connecting(attempt) || self.state == State::Broken && self.recovering && self.attempt == attempt
-    }
-}
-
-/// Counts an acquire that waits.
-struct Acquiring<'a, H: Send + Sync + 'static>(&'a Life<H>);
-
-impl<'a, H: Send + Sync + 'static> Acquiring<'a, H> {
-    fn new(life: &'a Life<H>) -> Self {
-        life.inner.lock().waiting += 1;
-        Acquiring(life)
-    }
-}
-
-impl<H: Send + Sync + 'static> Drop for Acquiring<'_, H> {
-    fn drop(&mut self) {
-        self.0.inner.lock().waiting -= 1;
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use crate::base::error::{BoxError, Error, Source, TimeoutError};
+use crate::base::error::{BoxError, Error, OneLine, Source};
 use crate::base::holder::Holder;
 use crate::base::process::Process;
 use crate::base::repeat::Repeat;
@@ -85,14 +85,26 @@ impl Link {
 
     /// Tells observers what has happened, if there are any.
     pub(crate) fn note(&self, what: impl FnOnce() -> What) {
-        self.activity.note(|| self.generation(), what);
+        self.activity.note(|| self.made(), what);
     }
 
-    /// The error of a wait that reached its limit, told to observers.
-    pub(crate) fn timed_out(&self, timeout: TimeoutError) -> Error {
-        let error = Arc::new(timeout);
-        self.note(|| What::TimedOut { error: Arc::clone(&error) });
-        Error::Timeout(error)
+    /// How often it has been connected.
+    fn made(&self) -> u64 {
+        self.slot.upgrade().map_or(0, |slot| slot.condition().generation)
+    }
+
+    /// An error that is about to be answered. If it is that of a wait that reached its limit, observers are told.
+    pub(crate) fn told(&self, error: Error) -> Error {
+        if let Error::Timeout(timeout) = &error {
+            self.note(|| What::TimedOut { error: Arc::clone(timeout) });
+        }
+        error
+    }
+
+    /// Something is wrong, and goes on: for the log, and observers.
+    pub(crate) fn warn(&self, message: impl Into<String>, error: Option<&dyn fmt::Display>) {
+        let (message, error) = (message.into(), error.map(|error| OneLine(error).to_string()));
+        self.activity.tell(self.made(), What::Warned { message, error });
     }
 
     /// The error of what was sent, changes something, and has no answer, told to observers.

@@ -1,27 +1,45 @@
 //! Who watches what happens to the resources of a pool, and what they have not been told yet.
+//!
+//! A ring of our own rather than a broadcast channel: events are put into it under the lock of a resource's life, whose order
+//! they keep, and there neither a waker may run nor the drop of an event, in which there are users' errors.
 
+use std::collections::VecDeque;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use once_cell::sync::OnceCell;
-use tokio::sync::broadcast::error::TryRecvError;
-use tokio::sync::broadcast::{Receiver, Sender};
+use parking_lot::Mutex;
 
 use crate::base::process::Process;
 use crate::base::sync::{Notify, until};
 use crate::lifecycle::event::Event;
 
-/// How many events a subscription holds back unless the options say otherwise.
+/// How many events are held back unless the options say otherwise.
 pub(crate) const KEPT: usize = 1024;
 
-/// The subscriptions to a pool's events. They cost nothing until there is one, and telling them never waits.
-pub(crate) struct Observers {
+/// The subscriptions to a pool's events. Telling them never waits.
+pub(crate) struct Observers(Arc<Shared>);
+
+/// What subscriptions share with their pool. In a forked child nobody takes its lock, which may be held for ever.
+struct Shared {
     kept: usize,
     process: &'static Process,
-    /// Nobody waits in the channel itself, so that an event can be put into it in the order of a lock that is held: a
-    /// waker is anybody's code.
-    events: OnceCell<Sender<Event>>,
-    happened: Arc<Notify>,
+    subscriptions: AtomicUsize,
+    /// Taken under the lock of a life, so that nothing else is locked under it.
+    ring: Mutex<Ring>,
+    happened: Notify,
+}
+
+#[derive(Default)]
+struct Ring {
+    /// The number of the first event in it.
+    first: u64,
+    events: VecDeque<Event>,
+    /// What had no place any more, and is to be dropped once no lock is held.
+    evicted: Vec<Event>,
+    /// Nothing more will happen.
+    is_over: bool,
 }
 
 impl Default for Observers {
@@ -31,19 +49,30 @@ impl Default for Observers {
 }
 
 impl Observers {
-    /// Each subscription holds back so many events, or the next larger power of two, before it misses the oldest.
+    /// So many events are held back; whoever is slower misses the oldest.
     pub(crate) fn new(kept: usize) -> Self {
-        Observers { kept, process: Process::current(), events: OnceCell::new(), happened: Arc::new(Notify::new()) }
+        Observers(Arc::new(Shared {
+            kept,
+            process: Process::current(),
+            subscriptions: AtomicUsize::new(0),
+            ring: Mutex::default(),
+            happened: Notify::new(),
+        }))
     }
 
     pub(crate) fn subscribe(&self) -> Events {
-        let events = self.events.get_or_init(|| Sender::new(self.kept));
-        Events { events: events.subscribe(), happened: Arc::clone(&self.happened), missed: 0 }
+        let shared = Arc::clone(&self.0);
+        shared.subscriptions.fetch_add(1, Ordering::Relaxed);
+        let next = match shared.ring() {
+            Some(ring) => ring.lock().end(),
+            None => 0,
+        };
+        Events { shared, next, missed: 0 }
     }
 
-    /// Whether anybody is to be told. In a forked child the lock of the channel may be held for ever.
+    /// Whether anybody is to be told.
     pub(crate) fn are_there(&self) -> bool {
-        self.events.get().is_some_and(|events| events.receiver_count() > 0) && self.process.is_current()
+        self.0.subscriptions.load(Ordering::Relaxed) > 0 && self.0.process.is_current()
     }
 
     /// Tells the log too. A logger is anybody's code, so no lock may be held.
@@ -53,37 +82,57 @@ impl Observers {
         self.wake();
     }
 
-    /// Keeps it for each subscription. Whoever waits for one is to be woken once no lock is held.
+    /// Keeps it for each subscription. Whoever waits for one is to be [woken](Observers::wake) once no lock is held.
     pub(crate) fn keep(&self, event: Event) {
-        if self.are_there()
-            && let Some(events) = self.events.get()
-        {
-            // An error says that the last subscription has just been dropped.
-            let _nobody = events.send(event);
+        if self.are_there() {
+            let mut ring = self.0.ring.lock();
+            if ring.events.len() >= self.0.kept {
+                ring.first += 1;
+                let oldest = ring.events.pop_front();
+                ring.evicted.extend(oldest);
+            }
+            ring.events.push_back(event);
         }
     }
 
-    /// Wakes those who wait for what was kept.
+    /// Wakes those who wait for what was kept. A waker that panics harms nobody but its own.
     pub(crate) fn wake(&self) {
         if self.are_there() {
-            self.happened.notify_waiters();
+            let evicted = std::mem::take(&mut self.0.ring.lock().evicted);
+            let _theirs = catch_unwind(AssertUnwindSafe(|| drop(evicted)));
+            let _theirs = catch_unwind(AssertUnwindSafe(|| self.0.happened.notify_waiters()));
         }
     }
 }
 
 impl Drop for Observers {
     fn drop(&mut self) {
-        drop(self.events.take());
-        self.happened.notify_waiters();
+        if let Some(ring) = self.0.ring() {
+            ring.lock().is_over = true;
+            self.0.happened.notify_waiters();
+        }
+    }
+}
+
+impl Shared {
+    fn ring(&self) -> Option<&Mutex<Ring>> {
+        self.process.is_current().then_some(&self.ring)
+    }
+}
+
+impl Ring {
+    /// The number of the next event.
+    fn end(&self) -> u64 {
+        self.first + self.events.len() as u64
     }
 }
 
 /// A subscription to what happens to the resources of a pool: everything from
 /// [`events()`](crate::ResourcePool::events) on. It needs no runtime of the pool's.
 ///
-/// Nothing waits for whoever reads it. It holds back as many events as the option
+/// Nothing waits for whoever reads it. As many events are held back as the option
 /// [`events`](crate::config::Options::events) says, 1,024 by default; whoever is slower misses the oldest and is told how
-/// many.
+/// many. In a forked child there are none.
 ///
 /// ```no_run
 /// use resource_pool::{ResourcePool, What};
@@ -98,8 +147,8 @@ impl Drop for Observers {
 /// # }
 /// ```
 pub struct Events {
-    events: Receiver<Event>,
-    happened: Arc<Notify>,
+    shared: Arc<Shared>,
+    next: u64,
     missed: u64,
 }
 
@@ -109,18 +158,13 @@ impl Events {
     /// # Cancel safety
     /// Cancel-safe: no event is lost.
     pub async fn next(&mut self) -> Option<Event> {
-        let happened = Arc::clone(&self.happened);
-        let next = || match self.take() {
-            Ok(event) => Some(Some(event)),
-            Err(TryRecvError::Empty) => None,
-            Err(_the_pool_is_gone) => Some(None),
-        };
-        until(&happened, next).await
+        let shared = Arc::clone(&self.shared);
+        until(&shared.happened, || self.take()).await
     }
 
     /// The next event, if it has happened already.
     pub fn try_next(&mut self) -> Option<Event> {
-        self.take().ok()
+        self.take().flatten()
     }
 
     /// How many events this subscription has missed so far, since it was read too slowly.
@@ -128,19 +172,40 @@ impl Events {
         self.missed
     }
 
-    fn take(&mut self) -> Result<Event, TryRecvError> {
-        loop {
-            match self.events.try_recv() {
-                Err(TryRecvError::Lagged(missed)) => self.missed += missed,
-                taken => return taken,
+    /// `None` if there is none yet, and `Some(None)` if there will be none any more.
+    fn take(&mut self) -> Option<Option<Event>> {
+        let Some(ring) = self.shared.ring() else { return Some(None) };
+        let ring = ring.lock();
+        self.missed += ring.first.saturating_sub(self.next);
+        self.next = self.next.max(ring.first);
+        let place = usize::try_from(self.next - ring.first).unwrap_or(usize::MAX);
+        match ring.events.get(place).cloned() {
+            Some(event) => {
+                self.next += 1;
+                Some(Some(event))
             }
+            None => ring.is_over.then_some(None),
+        }
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        // Nobody is left who would read what is held back.
+        if self.shared.subscriptions.fetch_sub(1, Ordering::Relaxed) == 1
+            && let Some(ring) = self.shared.ring()
+        {
+            let mut ring = ring.lock();
+            let unread = (std::mem::take(&mut ring.events), std::mem::take(&mut ring.evicted));
+            ring.first += unread.0.len() as u64;
+            drop(ring);
+            drop(unread);
         }
     }
 }
 
 impl fmt::Debug for Events {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Events { events, missed, .. } = self;
-        f.debug_struct("Events").field("waiting", &events.len()).field("missed", missed).finish()
+        f.debug_struct("Events").field("next", &self.next).field("missed", &self.missed).finish_non_exhaustive()
     }
 }

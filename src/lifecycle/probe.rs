@@ -7,7 +7,7 @@ use serde::Deserialize;
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::base::error::{Failure, Proof, Source, panic_message};
+use crate::base::error::{Failure, OneLine, Proof, Source, panic_message};
 use crate::base::future::BoxFuture;
 use crate::base::millis;
 use crate::base::runtime::{self, within};
@@ -102,7 +102,7 @@ async fn probe(slot: Weak<dyn AnySlot>, generation: u64, options: ProbeOptions, 
             Proof::Refused | Proof::Limited => 0,
             Proof::Unasked => strikes,
         };
-        slot.activity().tell(generation, What::ProbeFailed { strikes, error: failure.to_string() });
+        slot.activity().tell(generation, What::ProbeFailed { strikes, message: OneLine(&failure).to_string() });
         if strikes >= options.strikes {
             return slot.lost(None, generation, Source::from(failure.source));
         }

@@ -82,8 +82,8 @@ impl Quota {
             since: Instant::now(),
         });
         WAITING.of(Process::current()).0.lock().entry(waiting.owner.clone()).or_default().push(Arc::clone(&waiting));
-        let wait = Wait { waiting, is_told: false };
-        let cycle = wait.waiting.cycle();
+        let wait = Wait(waiting);
+        let cycle = wait.0.cycle();
         // What one task awaits side by side may look like a cycle of its own.
         if cycle.first().is_some_and(|me| !me.holds.is_empty()) && (cycle.len() > 1 || claim.blocks) {
             self.link.activity.tell(self.link.generation(), What::Cycle { waiters: cycle });
@@ -211,37 +211,30 @@ impl Waiting {
 
 /// Somebody waits, until this drops.
 #[must_use = "the wait is known until this drops"]
-pub(crate) struct Wait {
-    waiting: Arc<Waiting>,
-    /// Observers know how it ended.
-    is_told: bool,
-}
+pub(crate) struct Wait(Arc<Waiting>);
 
 impl Wait {
     /// It reached its limit: why. `further` is the end of a sentence on what was waited for.
-    pub(crate) fn timed_out(mut self, further: &str, source: Option<Source>) -> Error {
-        self.is_told = true;
-        let Waiting { quota, since, .. } = &*self.waiting;
+    pub(crate) fn timed_out(self, further: &str, source: Option<Source>) -> Error {
+        let Waiting { quota, since, .. } = &*self.0;
         let waited_for = quota.waited_for() + further;
         let timeout = TimeoutError::new(quota.link.name(), quota.link.endpoint(), waited_for, since.elapsed());
-        let (holders, cycle) = (quota.holders(), self.waiting.cycle());
-        quota.link.timed_out(TimeoutError { holders, cycle, source, ..timeout })
+        let (holders, cycle) = (quota.holders(), self.0.cycle());
+        quota.link.told(Error::Timeout(Arc::new(TimeoutError { holders, cycle, source, ..timeout })))
     }
 }
 
 impl Drop for Wait {
     fn drop(&mut self) {
         let mut waiting = WAITING.of(Process::current()).0.lock();
-        if let Some(theirs) = waiting.get_mut(&self.waiting.owner) {
-            theirs.retain(|one| !Arc::ptr_eq(one, &self.waiting));
+        if let Some(theirs) = waiting.get_mut(&self.0.owner) {
+            theirs.retain(|one| !Arc::ptr_eq(one, &self.0));
             if theirs.is_empty() {
-                waiting.remove(&self.waiting.owner);
+                waiting.remove(&self.0.owner);
             }
         }
         drop(waiting);
-        if !self.is_told {
-            let Waiting { quota, since, .. } = &*self.waiting;
-            quota.link.note(|| What::Waited { waiting_for: quota.waited_for(), waited: since.elapsed() });
-        }
+        let Waiting { quota, since, .. } = &*self.0;
+        quota.link.note(|| What::Waited { waiting_for: quota.waited_for(), waited: since.elapsed() });
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
-use crate::base::error::{ConnectError, DeadlockError, Error, TimeoutError};
+use crate::base::error::{ConnectError, DeadlockError, Error, OneLine, TimeoutError};
 use crate::base::json::Millis;
 
 /// What every error has: a code for its sort, its message, whether the same call may succeed later, and where it is known, of which
@@ -47,7 +47,7 @@ impl Serialize for Error {
         };
         let mut map = begin(serializer, self, code, self.is_transient(), whose)?;
         for (key, text) in further {
-            map.serialize_entry(key, text)?;
+            map.serialize_entry(key, &OneLine(text).to_string())?;
         }
         map.end()
     }
@@ -68,7 +68,7 @@ impl Serialize for TimeoutError {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let TimeoutError { resource, endpoint, waiting_for, waited, holders, cycle, .. } = self;
         let mut map = begin(serializer, self, "timeout", true, [Some(resource), Some(endpoint)])?;
-        map.serialize_entry("waiting_for", waiting_for)?;
+        map.serialize_entry("waiting_for", &OneLine(waiting_for).to_string())?;
         map.serialize_entry("waited_ms", &Millis::from(*waited))?;
         map.serialize_entry("holders", holders)?;
         map.serialize_entry("cycle", cycle)?;
@@ -80,7 +80,7 @@ impl Serialize for DeadlockError {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let DeadlockError { resource, waiting_for, site, holders, option } = self;
         let mut map = begin(serializer, self, "deadlock", false, [Some(resource), None])?;
-        map.serialize_entry("waiting_for", waiting_for)?;
+        map.serialize_entry("waiting_for", &OneLine(waiting_for).to_string())?;
         map.serialize_entry("site", &site.to_string())?;
         map.serialize_entry("holders", holders)?;
         map.serialize_entry("option", option)?;

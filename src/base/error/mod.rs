@@ -321,6 +321,7 @@ pub struct Waiter {
     /// The resource that it waits for.
     pub resource: Arc<str>,
     /// What of it.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "json::line"))]
     pub waiting_for: String,
     /// The line that waits.
     #[cfg_attr(feature = "serde", serde(serialize_with = "json::text"))]

@@ -109,7 +109,7 @@ pub(super) fn failed(
     error: DriverError,
 ) -> Error {
     if let Some(ours) = Error::behind(&error) {
-        return ours.clone();
+        return link.told(ours.clone());
     }
     let resource = Arc::clone(link.name());
     let (is_lost, was_sent) = match &error {

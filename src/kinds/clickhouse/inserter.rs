@@ -20,6 +20,7 @@ use crate::kinds::clickhouse::errors::failed;
 use crate::kinds::clickhouse::statement::Effect;
 use crate::kinds::clickhouse::verbs::{Session, inside};
 use crate::lifecycle::busy::Busy;
+use crate::lifecycle::link::Link;
 use crate::lifecycle::work::Work;
 
 /// Collects rows and inserts many at a time: the driver's own inserter, except that closing
@@ -228,7 +229,7 @@ impl Inserters {
     }
 
     /// Inserts what each of them has, all at once and each within its limit.
-    pub(super) async fn flush(&self, resource: &str, limit: Duration) -> Result<(), Failure> {
+    pub(super) async fn flush(&self, link: &Link, limit: Duration) -> Result<(), Failure> {
         // Before what is there is inserted, so that no row comes between.
         self.is_closing.store(true, Ordering::SeqCst);
         let open: Vec<_> = self.open.lock().iter().filter_map(Weak::upgrade).collect();
@@ -248,7 +249,7 @@ impl Inserters {
         while let Some(flushed) = flushing.join_next().await {
             let flushed = flushed.unwrap_or_else(|error| Err(Failure::transient(error)));
             if let Err(error) = &flushed {
-                tracing::warn!(%resource, %error, "rows were not flushed");
+                link.warn("rows were not flushed", Some(error));
             }
             outcome = outcome.and(flushed);
         }

@@ -140,7 +140,7 @@ impl Resource for ClickHouseResource {
 
     async fn flush(&self, connected: &Connected) -> Result<(), Failure> {
         let Session { link, inserters, config, .. } = &*connected.0.session;
-        inserters.flush(link.name(), config.flush_timeout).await
+        inserters.flush(link, config.flush_timeout).await
     }
 
     async fn close(&self, connected: Connected) -> Result<(), Failure> {

@@ -144,7 +144,10 @@ impl Transport {
                 let waiting_for = format!("one of {} connections", self.config.max_connections);
                 let timeout = TimeoutError::new(self.link.name(), self.link.endpoint(), waiting_for, limit);
                 let holders = self.link.holders();
-                Err(io::Error::new(io::ErrorKind::TimedOut, self.link.timed_out(TimeoutError { holders, ..timeout })))
+                Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    Error::Timeout(Arc::new(TimeoutError { holders, ..timeout })),
+                ))
             }
         }
     }

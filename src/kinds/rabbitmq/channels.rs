@@ -20,6 +20,7 @@ use crate::base::runtime;
 use crate::kinds::rabbitmq::channel::ChannelGuard;
 use crate::kinds::rabbitmq::errors::lost;
 use crate::kinds::rabbitmq::generation::{Generation, LINGER};
+use crate::lifecycle::event::What;
 use crate::net::count::{Counted, none};
 
 /// Every open channel of a connection, whoever has it.
@@ -147,7 +148,8 @@ impl Generation {
         let started = Instant::now();
         let limit = self.link.acquire_timeout();
         let timer = self.timer(limit);
-        tokio::select! {
+        let waiting_for = || format!("one of the {max} channels of the connection");
+        let place = tokio::select! {
             biased;
             () = self.switch.wait() => Err(self.was_cut()),
             place = places.take() => place.ok_or_else(|| self.used_up().unwrap_or_else(|| self.was_cut())),
@@ -155,10 +157,11 @@ impl Generation {
                 if self.channels.worn() * 2 >= *max {
                     self.link.lost(self.number, self.channels.why_worn());
                 }
-                let waiting_for = format!("one of the {max} channels of the connection");
-                Err(self.timed_out(waiting_for, started.elapsed(), self.channel_holders()))
+                Err(self.link.told(self.timed_out(waiting_for(), started.elapsed(), self.channel_holders())))
             }
-        }
+        };
+        self.link.note(|| What::Waited { waiting_for: waiting_for(), waited: started.elapsed() });
+        place
     }
 
     /// Closes a channel that nobody uses, if somebody waits for its place.

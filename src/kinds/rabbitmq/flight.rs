@@ -186,7 +186,10 @@ impl Sent {
                 if let Err(late) = late
                     && self.pending() == pending
                 {
-                    return Err(late);
+                    return Err(match late {
+                        Trouble::Ours(error) => Trouble::Ours(self.generation.link.told(error)),
+                        late => late,
+                    });
                 }
             }
             match &self.confirms[index] {

@@ -80,7 +80,8 @@ impl Generation {
     fn see(&self, event: Event) -> bool {
         match event {
             Event::ConnectionBlocked(reason) => {
-                tracing::warn!(resource = %self.link.name(), reason = %OneLine(&reason), "blocked by the broker");
+                let reason = OneLine(reason).to_string();
+                self.link.warn("blocked by the broker", Some(&reason));
                 self.blocked.send_replace(Some(reason));
             }
             Event::ConnectionUnblocked => {
@@ -125,7 +126,7 @@ impl Generation {
     ) -> Result<T, Error> {
         self.within(self.config.operation_timeout, action, future)
             .await
-            .map_err(|trouble| trouble.into_error(self, action))
+            .map_err(|trouble| self.link.told(trouble.into_error(self, action)))
     }
 
     pub(super) async fn within<T>(
@@ -156,7 +157,7 @@ impl Generation {
             biased;
             () = self.switch.wait() => Err(self.was_cut()),
             _ = blocked.wait_for(Option::is_none) => Ok(()),
-            () = timer => Err(self.timeout("the broker to take requests again", limit)),
+            () = timer => Err(self.link.told(self.timeout("the broker to take requests again", limit))),
         }
     }
 
@@ -174,7 +175,7 @@ impl Generation {
     pub(super) fn timed_out(&self, waiting_for: String, waited: Duration, holders: Vec<Holder>) -> Error {
         let waiting_for = waiting_for + &self.why_blocked();
         let timeout = TimeoutError::new(self.link.name(), self.link.endpoint(), waiting_for, waited);
-        self.link.timed_out(TimeoutError { holders, ..timeout })
+        Error::Timeout(Arc::new(TimeoutError { holders, ..timeout }))
     }
 
     /// The end of a sentence on what was waited for: whether the broker blocks the connection.

@@ -147,7 +147,7 @@ impl Pump {
     }
 
     fn fail(&self, error: Error) {
-        tracing::warn!(resource = %self.session.link.name(), %error, "a consumer has ended");
+        self.session.link.warn("a consumer has ended", Some(&error));
         // Refused only when the consumer is gone.
         drop(self.sender.send(Err(error)));
     }

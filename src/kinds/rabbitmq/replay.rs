@@ -83,7 +83,7 @@ impl Session {
                 error if !generation.is_alive() => return Err(Failure::transient(error)),
                 error if is_locked(&error) && tries < LOCKED_TRIES => tokio::time::sleep(LOCKED_PAUSE).await,
                 Error::Operation { .. } => {
-                    tracing::warn!(resource = %self.link.name(), %error, "not declared again");
+                    self.link.warn("not declared again", Some(&error));
                     return Ok(None);
                 }
                 error => return Err(Failure::transient(error)),

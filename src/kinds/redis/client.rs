@@ -117,9 +117,9 @@ impl Redis {
             }
             drop(busy);
             again = false;
-            link.repeated("reading");
             // Without this wait the connection that is just being cut would be asked again.
             link.ready().await.map_err(refused)?;
+            link.repeated("reading");
         }
     }
 }

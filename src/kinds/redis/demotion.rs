@@ -93,11 +93,7 @@ impl Session {
             }
         });
         self.demotion.is_suspected.store(false, Ordering::Relaxed);
-        tracing::warn!(
-            resource = %self.link.name(),
-            endpoint = %self.link.endpoint(),
-            "the server became a replica; another one, which is a master, has its address"
-        );
+        self.link.warn("the server became a replica; another one, which is a master, has its address", None);
         Ok(true)
     }
 

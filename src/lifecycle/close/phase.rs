@@ -12,12 +12,14 @@ pub enum Phase {
     /// HTTP clients.
     HttpClients,
     /// RabbitMQ: every channel, then the connection.
+    #[cfg_attr(feature = "serde", serde(rename = "rabbitmq"))]
     RabbitMq,
     /// Redis.
     Redis,
     /// Vector stores.
     VectorStores,
     /// ClickHouse.
+    #[cfg_attr(feature = "serde", serde(rename = "clickhouse"))]
     ClickHouse,
     /// SQL databases and MongoDB.
     Databases,

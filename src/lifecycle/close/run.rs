@@ -63,8 +63,11 @@ pub(crate) fn start(pool: &Arc<dyn Pool>, reason: Reason, deadline: Option<Durat
     if first {
         let (pool, course) = (Arc::clone(pool), Arc::clone(&course));
         hand_over(Box::new(move || {
-            pool.context().tell(None, What::Closing { reason });
-            let report = Arc::new(run_close(&*pool, reason, &pool.slots(), close_pool(&pool, reason, limit)));
+            let close = async {
+                pool.context().tell(None, What::Closing { reason });
+                close_pool(&pool, reason, limit).await
+            };
+            let report = Arc::new(run_close(&*pool, reason, &pool.slots(), close));
             pool.context().tell(None, What::Closed { report: Arc::clone(&report) });
             course.end(CloseReport::clone(&report));
             let running = pool.context().close.running_as("a listener");
@@ -205,10 +208,7 @@ async fn close_slots(
     let options = &pool.context().options.close;
 
     let (connecting, settled): (Vec<_>, Vec<_>) = slots.into_iter().partition(|slot| slot.begin_settling());
-    let tell_start = |slot: &Arc<dyn AnySlot>| {
-        slot.activity().tell(slot.condition().generation, What::Closing { reason });
-    };
-    let mut slots: Vec<_> = settled.into_iter().filter(|slot| slot.begin_close()).inspect(tell_start).collect();
+    let mut slots: Vec<_> = settled.into_iter().filter(|slot| begin(&**slot, reason)).collect();
     let mut levels = order(slots.iter().chain(&connecting), hooks, &pool.edges());
     let reserved = options.reserve(limit, levels.len());
     let spare = limit.saturating_sub(reserved);
@@ -218,15 +218,12 @@ async fn close_slots(
     let ((), (), settled) = tokio::join!(
         ask_usage(&**pool, &mut status, TELLING.min(spare)),
         stop_intake(slots.clone()),
-        settle(pool.context(), connecting, options.step.min(spare))
+        settle(pool.context(), connecting, reason, options.step.min(spare))
     );
     let mut unconnected = BTreeMap::new();
     for (slot, ended) in settled {
         match ended {
-            None => {
-                tell_start(&slot);
-                slots.push(slot);
-            }
+            None => slots.push(slot),
             Some(ended) => drop(unconnected.insert(Arc::clone(slot.name()), ended)),
         }
     }
@@ -254,31 +251,31 @@ async fn close_slots(
         let mut running = JoinSet::new();
         let mut begun = HashMap::new();
         for step in level {
-            let (name, phase) = (step.name(), step.phase());
-            if step.is_resource()
+            let (name, phase, slot) = (step.name(), step.phase(), step.slot());
+            if slot.is_some()
                 && let Some((outcome, took)) = unconnected.remove(&name)
             {
                 let step = StepReport::new(name, phase, outcome, took, Vec::new());
-                tell_end(pool.context(), None, &step);
+                tell_end(pool.context(), slot.as_deref(), &step);
                 steps.push(step);
                 continue;
             }
             let budget = options.budget(phase).min(own - grace);
             let drains_again = !busy.contains(&name);
             let task = running.spawn(run_step(Arc::clone(pool), step, budget, grace, drains_again));
-            begun.insert(task.id(), (name, phase, Instant::now()));
+            begun.insert(task.id(), (name, phase, slot, Instant::now()));
         }
         while let Some(ended) = running.join_next_with_id().await {
             match ended {
                 Ok((_, step)) => steps.push(step),
                 // However it ended, it is in the report.
                 Err(error) => {
-                    if let Some((name, phase, began)) = begun.remove(&error.id()) {
+                    if let Some((name, phase, slot, began)) = begun.remove(&error.id()) {
                         let outcome = error
                             .try_into_panic()
                             .map_or(Outcome::Skipped, |payload| Outcome::Panicked(panic_message(&*payload)));
                         let step = StepReport::new(name, phase, outcome, began.elapsed(), Vec::new());
-                        tell_end(pool.context(), None, &step);
+                        tell_end(pool.context(), slot.as_deref(), &step);
                         steps.push(step);
                     }
                 }
@@ -286,6 +283,15 @@ async fn close_slots(
         }
     }
     CloseReport { reason, status, drained, steps, took: started.elapsed() }
+}
+
+/// Begins to close a resource. `false` if there is nothing to close.
+fn begin(slot: &dyn AnySlot, reason: Reason) -> bool {
+    let begun = slot.begin_close();
+    if begun {
+        slot.activity().tell(slot.condition().generation, What::Closing { reason });
+    }
+    begun
 }
 
 /// How full a resource is, unless users' code would have to tell it, which may hang.
@@ -326,6 +332,7 @@ type Unconnected = (Outcome, Duration);
 async fn settle(
     context: &Arc<Context>,
     connecting: Vec<Arc<dyn AnySlot>>,
+    reason: Reason,
     limit: Duration,
 ) -> Vec<(Arc<dyn AnySlot>, Option<Unconnected>)> {
     let started = Instant::now();
@@ -334,7 +341,7 @@ async fn settle(
         let context = Arc::clone(context);
         settling.spawn(async move {
             let in_time = within(limit, Arc::clone(&slot).settled()).await.is_ok();
-            if slot.begin_close() {
+            if begin(&*slot, reason) {
                 let left = limit.saturating_sub(started.elapsed());
                 in_parallel(&context, INTAKE.min(left), std::iter::once(Arc::clone(&slot).stop_intake())).await;
                 return (slot, None);

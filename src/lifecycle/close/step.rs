@@ -37,8 +37,12 @@ impl Step {
         }
     }
 
-    pub(crate) fn is_resource(&self) -> bool {
-        matches!(self, Step::Resource(_))
+    /// None of a hook.
+    pub(crate) fn slot(&self) -> Option<Arc<dyn AnySlot>> {
+        match self {
+            Step::Resource(slot) => Some(Arc::clone(slot)),
+            Step::Hook(_) => None,
+        }
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -76,10 +80,7 @@ pub(crate) async fn run_step(
     let name = step.name();
     let phase = step.phase();
     let running = pool.context().close.running_as(&name);
-    let slot = match &step {
-        Step::Resource(slot) => Some(Arc::clone(slot)),
-        Step::Hook(_) => None,
-    };
+    let slot = step.slot();
     if let Some(slot) = &slot {
         slot.shut();
         if drains_again {

@@ -124,10 +124,9 @@ impl<R: Resource> Slot<R> {
             let timeout = TimeoutError::new(name, endpoint, format!("connecting{far}"), started.elapsed());
             Err(Error::Timeout(Arc::new(TimeoutError { source, ..timeout })))
         });
-        self.life.note(|| match &ready {
-            Err(Error::Timeout(error)) => What::TimedOut { error: Arc::clone(error) },
-            _ => What::Waited { waiting_for: "connecting".to_owned(), waited: started.elapsed() },
-        });
+        if let Err(Error::Timeout(error)) = &ready {
+            self.life.note(|| What::TimedOut { error: Arc::clone(error) });
+        }
         ready
     }
 }

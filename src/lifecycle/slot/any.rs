@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::base::error::{Error, Failure, ReconnectAsked, Source};
+use crate::base::error::{Error, Failure, OneLine, ReconnectAsked, Source};
 use crate::base::future::BoxFuture;
 use crate::base::holder::Holder;
 use crate::lifecycle::activity::Activity;
 use crate::lifecycle::any_slot::AnySlot;
 use crate::lifecycle::close::phase::Phase;
 use crate::lifecycle::condition::Condition;
+use crate::lifecycle::event::What;
 use crate::lifecycle::leak::Leaks;
 use crate::lifecycle::lease::Held;
 use crate::lifecycle::resource::Resource;
@@ -163,7 +164,8 @@ impl<R: Resource> AnySlot for Slot<R> {
         Box::pin(async move {
             let Some(handle) = self.life.handle() else { return };
             if let Err(failure) = self.resource.flush(&handle).await {
-                tracing::warn!(resource = %self.name(), error = %failure, "flushing failed");
+                let error = Some(OneLine(&failure).to_string());
+                self.life.tell(What::Warned { message: "flushing failed".to_owned(), error });
                 self.life.trouble(failure.source.into());
             }
         })

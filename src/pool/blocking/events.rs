@@ -1,10 +1,10 @@
 //! Events for threads.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::base::error::Error;
-use crate::base::runtime::{LONGEST, block, park_on, park_until};
+use crate::base::runtime::{block, deadline, park_on, park_until};
 use crate::lifecycle::event::Event;
 use crate::lifecycle::observers;
 
@@ -20,41 +20,54 @@ use crate::lifecycle::observers;
 /// });
 /// ```
 #[derive(Debug)]
-pub struct Events(observers::Events);
+pub struct Events {
+    events: observers::Events,
+    /// The iterator has ended.
+    is_over: bool,
+}
 
 impl Events {
-    /// The next event, if it happens within this time; `Ok(None)` if none does, or if the pool is gone.
+    /// The next event, if it happens within this time; `Ok(None)` if none does.
     ///
     /// # Errors
-    /// [`Error::InAsyncContext`] on a current-thread runtime.
+    /// [`Error::Closed`] once the pool, its leases and its links are gone; [`Error::InAsyncContext`] on a current-thread
+    /// runtime.
     pub fn next_within(&mut self, limit: Duration) -> Result<Option<Event>, Error> {
-        let until = Instant::now() + limit.min(LONGEST);
-        wait(|| park_until(Box::pin(self.0.next()), until).flatten())
+        let until = deadline(limit);
+        match wait(|| park_until(Box::pin(self.events.next()), until))? {
+            Some(None) => Err(Error::closed(&Arc::from("the pool"))),
+            in_time => Ok(in_time.flatten()),
+        }
     }
 
     /// The next event, if it has happened already.
     pub fn try_next(&mut self) -> Option<Event> {
-        self.0.try_next()
+        self.events.try_next()
     }
 
     /// How many events this subscription has missed so far, since it was read too slowly.
     pub fn missed(&self) -> u64 {
-        self.0.missed()
+        self.events.missed()
     }
 }
 
-/// Ends once the pool, its leases and its links are gone. An [`Error::InAsyncContext`] on a current-thread runtime.
+/// Ends once the pool, its leases and its links are gone, and after an [`Error::InAsyncContext`] on a current-thread runtime.
 impl Iterator for Events {
     type Item = Result<Event, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        wait(|| park_on(self.0.next())).transpose()
+        if self.is_over {
+            return None;
+        }
+        let next = wait(|| park_on(self.events.next())).transpose();
+        self.is_over = !matches!(next, Some(Ok(_)));
+        next
     }
 }
 
 impl From<observers::Events> for Events {
     fn from(events: observers::Events) -> Self {
-        Events(events)
+        Events { events, is_over: false }
     }
 }
 
