@@ -391,11 +391,11 @@ impl<T: ?Sized, H: Provide<T> + Send + Sync + 'static> ErasedLease<T> for Card<H
         let mut places = self.seat.0.lock();
         let place = &mut places.all[self.place];
         place.is_out = false;
-        let came_back =
-            std::mem::take(&mut place.suspected).then(|| (Arc::clone(activity), place.holder(&activity.name)));
-        let origin = place.origin.take();
+        let is_suspected = std::mem::take(&mut place.suspected);
         // Under the lock, which whoever drains takes after saying so.
-        let drained = activity.is_draining().then(|| Arc::clone(activity));
+        let told = (is_suspected | activity.is_draining())
+            .then(|| (Arc::clone(activity), is_suspected.then(|| place.holder(&activity.name))));
+        let origin = place.origin.take();
         let over = places.put(self);
         drop(places);
         // Looked at here, as most leases have neither, and the compiler makes a call of an empty one's drop.
@@ -405,11 +405,11 @@ impl<T: ?Sized, H: Provide<T> + Send + Sync + 'static> ErasedLease<T> for Card<H
         if let Some(origin) = origin {
             drop(origin);
         }
-        if let Some((activity, holder)) = came_back {
-            leak::came_back(activity, holder);
-        }
-        if let Some(activity) = drained {
-            activity.changed();
+        if let Some((activity, came_back)) = told {
+            activity.released();
+            if let Some(holder) = came_back {
+                leak::came_back(activity, holder);
+            }
         }
     }
 }
