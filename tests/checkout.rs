@@ -870,6 +870,22 @@ fn cycle_of_threads_that_check_out_is_told() {
         drop(mine);
     });
     assert_eq!(usage(&pool).waiting, Some(0));
+    // What was lent has come back, so that others may free it.
+    pool.check_out::<Fake>("fake").unwrap().lend(|_| check_out(&pool).lend(|_| ()));
+    let elsewhere = thread::scope(|scope| scope.spawn(|| [check_out(&pool), check_out(&pool)]).join().unwrap());
+    let error = timed_out(&pool.within(Duration::from_millis(50)));
+    assert_eq!((error.holders.len(), error.cycle.len()), (2, 0), "{error}");
+    drop(elsewhere);
+    // One that is being opened may come yet, so that whoever holds the other is in no deadlock.
+    let fake = Fake::default();
+    let pool = fake.pool(|kind| kind.max_size(2));
+    let mine = check_out(&pool);
+    *fake.connect.lock() = Does::Hang;
+    let error = timed_out(&pool.within(Duration::from_millis(300)));
+    assert_eq!((error.holders.len(), error.cycle.len()), (1, 0), "{error}");
+    *fake.connect.lock() = Does::Work;
+    fake.stuck.store(0, Ordering::SeqCst);
+    drop(mine);
 }
 
 /// The prober has the only connection, and has had no answer yet.

@@ -1930,3 +1930,52 @@ fn loss_on_a_runtime_that_has_ended_leaves_nobody_waiting() {
     assert_eq!(state(&pool, "fake"), State::Broken, "nobody can connect there");
     assert!(blocking::ResourcePool::from(pool).get::<Fake>("fake").is_err());
 }
+
+/// What became of pings and goodbyes, in order.
+#[derive(Clone, Default)]
+struct Told {
+    log: Arc<Mutex<Vec<&'static str>>>,
+    pinging: Arc<AtomicBool>,
+    goes_on: Arc<Notify>,
+}
+
+impl Resource for Told {
+    type Handle = ();
+
+    async fn connect(&self, _: &Link) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn ping(&self, (): &()) -> Result<(), Failure> {
+        self.pinging.store(true, Ordering::SeqCst);
+        self.goes_on.notified().await;
+        self.log.lock().push("the ping has ended");
+        Ok(())
+    }
+
+    async fn close(&self, (): ()) -> Result<(), Failure> {
+        self.log.lock().push("goodbye");
+        Ok(())
+    }
+}
+
+#[test]
+fn goodbye_waits_for_the_ping_that_is_under_way() {
+    let told = Told::default();
+    let pool: blocking::ResourcePool = pool_with(|options| {
+        (options.probe.interval, options.probe.limit) = (Duration::from_millis(1), LONG);
+    })
+    .into();
+    pool.register("told", told.clone()).unwrap();
+    drop(pool.get::<Told>("told").unwrap());
+    until(SOON, || told.pinging.load(Ordering::SeqCst));
+    thread::scope(|scope| {
+        let closing = scope.spawn(|| pool.close_all().unwrap());
+        // Time for a goodbye that does not wait.
+        until(SOON, || pool.status().resource("told").unwrap().state == State::Draining);
+        thread::sleep(Duration::from_millis(200));
+        told.goes_on.notify_one();
+        assert!(closing.join().unwrap().all_closed());
+    });
+    assert_eq!(told.log.lock()[..], ["the ping has ended", "goodbye"]);
+}

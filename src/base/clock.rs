@@ -33,6 +33,12 @@ impl Moment {
         Moment(clock_gettime(clock).unwrap_or(Time::new(0, 0)))
     }
 
+    /// So much later.
+    #[cfg(all(test, feature = "r2d2"))]
+    pub(crate) fn later(self, by: Duration) -> Self {
+        Moment(Time::from(Duration::from(self.0) + by))
+    }
+
     pub(crate) fn elapsed(self) -> Duration {
         Moment::now().since(self)
     }
@@ -56,6 +62,12 @@ impl Moment {
 
     pub(crate) fn coarse() -> Self {
         Moment::now()
+    }
+
+    /// So much later.
+    #[cfg(all(test, feature = "r2d2"))]
+    pub(crate) fn later(self, by: Duration) -> Self {
+        Moment(self.0 + by)
     }
 
     pub(crate) fn elapsed(self) -> Duration {

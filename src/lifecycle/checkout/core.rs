@@ -344,3 +344,6 @@ pub(super) fn caught<T, E, F: From<BoxError>>(
         Err(panic) => Err(BoxError::from(format!("it panicked: {}", panic_message(&*panic))).into()),
     }
 }
+
+#[cfg(all(test, not(model)))]
+mod tests;

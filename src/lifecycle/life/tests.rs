@@ -223,6 +223,33 @@ fn an_attempt_that_closing_overtook_changes_nothing() {
 }
 
 #[test]
+fn an_attempt_that_closing_overtook_tells_no_loss_of_what_is_closed_then() {
+    let life = ready(Duration::ZERO);
+    let (attempt, _) = recovery(life.lost(None, 1, cause()));
+    assert!(life.begin_close());
+    assert_eq!(life.lost(Some(attempt), 1, cause()), Lost::Noted);
+    assert_eq!(life.lost(Some(attempt - 1), 1, cause()), Lost::Cut, "the one before it made what is closed");
+}
+
+#[test]
+fn a_loss_of_another_generation_is_none_of_the_one_that_is_being_made() {
+    let life = ready(Duration::ZERO);
+    let (attempt, _) = recovery(life.lost(None, 1, cause()));
+    assert_eq!(life.lost(None, 1, cause()), Lost::Noted);
+    assert_eq!(life.lost(None, 3, cause()), Lost::Noted);
+    assert_eq!(made(life.recovered(attempt, |_| None)), (2, false));
+}
+
+#[test]
+fn the_first_trouble_of_a_close_counts() {
+    let life = ready(LONG);
+    assert!(life.begin_close());
+    life.trouble(Arc::new(io::Error::other("the first")));
+    life.trouble(Arc::new(io::Error::other("the second")));
+    assert_eq!(life.take_trouble().unwrap().to_string(), "the first");
+}
+
+#[test]
 fn closing_that_settles_has_no_attempt_begun() {
     let life = idle(LONG);
     assert!(!life.begin_settling());

@@ -1,0 +1,204 @@
+//! What the core of the checkouts decides, one decision at a time, without threads.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::lifecycle::checkout::entry::YOUNG;
+
+use super::*;
+
+/// What it opens, and whether the drop of that panics.
+#[derive(Default)]
+struct Manager {
+    goodbyes_panic: Arc<AtomicBool>,
+}
+
+struct Connection(Arc<AtomicBool>);
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if self.0.load(Ordering::Relaxed) {
+            std::panic::resume_unwind(Box::new("as scripted"));
+        }
+    }
+}
+
+impl ManageConnection for Manager {
+    type Connection = Connection;
+    type Error = io::Error;
+
+    fn connect(&self) -> io::Result<Connection> {
+        Ok(Connection(Arc::clone(&self.goodbyes_panic)))
+    }
+
+    fn is_valid(&self, _: &mut Connection) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn has_broken(&self, _: &mut Connection) -> bool {
+        false
+    }
+}
+
+/// The jobs of each time that there may have been some: openings, goodbyes, and the pause before the openings.
+type Jobs = Arc<Mutex<Vec<(usize, usize, Duration)>>>;
+
+const SECOND: Duration = Duration::from_secs(1);
+const LIMITS: Limits = Limits {
+    max: 10,
+    min_idle: 0,
+    idle_timeout: Duration::ZERO,
+    max_lifetime: Duration::ZERO,
+    test_after: Duration::from_secs(3600),
+};
+
+fn core(limits: Limits) -> (Arc<Core<Manager>>, Jobs) {
+    let jobs = Jobs::default();
+    let told = Arc::clone(&jobs);
+    let start = move |_: &Arc<_>, Begun { openings, goodbyes, pause, .. }: Begun| {
+        told.lock().push((openings, goodbyes, pause));
+    };
+    let core = Core::new(Arc::from("fake"), Arc::default(), limits, Retry::default(), BoxError::from, start);
+    // As once it is accepted, but for what that would begin.
+    core.state.lock().suspended = false;
+    (core, jobs)
+}
+
+/// One more that is open.
+fn opened(core: &Core<Manager>) -> Box<Entry<Manager>> {
+    let mut state = core.state.lock();
+    state.open += 1;
+    core.entry(&mut state, core.manager.connect().unwrap())
+}
+
+/// So many that lie idle.
+fn idle(core: &Arc<Core<Manager>>, count: usize) {
+    for _ in 0..count {
+        core.put(opened(core));
+    }
+}
+
+#[test]
+fn lifetimes_are_spread_over_a_tenth_and_neighbours_are_far_apart() {
+    let (core, _) = core(Limits { max_lifetime: 1000 * SECOND, ..LIMITS });
+    let lifetimes: Vec<_> = (0..100).map(|_| opened(&core).lifetime).collect();
+    assert!(lifetimes.iter().all(|lifetime| (900 * SECOND..=1000 * SECOND).contains(lifetime)), "{lifetimes:?}");
+    assert_eq!(lifetimes.iter().collect::<BTreeSet<_>>().len(), lifetimes.len());
+    assert!(lifetimes.windows(2).all(|pair| pair[0].abs_diff(pair[1]) > 30 * SECOND), "{lifetimes:?}");
+    let (endless, _) = self::core(LIMITS);
+    assert_eq!(opened(&endless).lifetime, Duration::MAX);
+}
+
+#[test]
+fn what_is_taken_is_replaced_where_too_few_lie_idle_then() {
+    for (min_idle, has, begun) in [(0, 1, None), (1, 2, None), (1, 1, Some(1)), (2, 2, Some(1))] {
+        let (core, jobs) = core(Limits { min_idle, ..LIMITS });
+        idle(&core, has);
+        assert!(core.try_get().is_some() && jobs.lock().len() == usize::from(begun.is_some()), "{min_idle} of {has}");
+        assert_eq!(jobs.lock().first().map(|(openings, ..)| *openings), begun);
+    }
+}
+
+#[test]
+fn what_fails_its_first_test_soon_was_opened_in_vain() {
+    let (core, _) = core(LIMITS);
+    let now = Moment::now();
+    let mut entry = opened(&core);
+    entry.opened = now;
+    assert!(entry.is_fresh(now) && entry.is_fresh(now.later(YOUNG - Duration::from_nanos(1))));
+    assert!(!entry.is_fresh(now.later(YOUNG)));
+    entry.checked_out = Some(now);
+    assert!(!entry.is_fresh(now));
+
+    let failed = || Some(Source::from(BoxError::from("as scripted")));
+    for (cause, was_out, setbacks) in [(failed(), false, 1), (failed(), true, 0), (None, false, 0)] {
+        let (core, _) = self::core(LIMITS);
+        let mut entry = opened(&core);
+        entry.checked_out = was_out.then(Moment::now);
+        core.close_unfit(Unfit { entry, cause });
+        let state = core.state.lock();
+        assert_eq!((state.setbacks, state.open, state.leaving.len()), (setbacks, 0, 1));
+    }
+}
+
+#[test]
+fn an_opening_pauses_after_a_setback_and_nothing_else_does() {
+    let (core, jobs) = core(Limits { min_idle: 1, ..LIMITS });
+    let mut state = core.state.lock();
+    core.set_back(&mut state);
+    core.settle(state);
+    core.settle(core.state.lock());
+    let [(1, 0, pause), (0, 0, none)] = jobs.lock()[..] else { panic!("{:?}", jobs.lock()) };
+    assert!(!pause.is_zero() && none.is_zero(), "{pause:?} and {none:?}");
+}
+
+#[test]
+fn none_that_is_retired_is_handed_out_again() {
+    let (core, _) = core(LIMITS);
+    idle(&core, 2);
+    let out = core.try_get().unwrap();
+    core.retire();
+    assert!(core.try_get().is_none());
+    core.put(out);
+    assert!(core.try_get().is_none());
+    let state = core.state.lock();
+    assert_eq!((state.leaving.len(), state.open), (2, 0));
+}
+
+#[test]
+fn goodbyes_are_said_once_none_is_waiting_and_none_is_under_way() {
+    for (leaving, parting) in [(0, 0), (1, 0), (0, 1)] {
+        let (core, _) = core(LIMITS);
+        let gone: Vec<_> = (0..leaving).map(|_| opened(&core)).collect();
+        let mut state = core.state.lock();
+        state.leaving.extend(gone);
+        state.parting = parting;
+        drop(state);
+        assert_eq!(core.has_said_goodbyes(), leaving + parting == 0, "{leaving} and {parting}");
+    }
+}
+
+#[test]
+fn idle_ones_are_closed_after_their_time_down_to_min_idle() {
+    for (idle_timeout, min_idle, left) in [(10 * SECOND, 1, 1), (10 * SECOND, 0, 0), (10 * SECOND, 5, 3), (Duration::ZERO, 0, 3)] {
+        let (core, _) = core(Limits { idle_timeout, min_idle, ..LIMITS });
+        idle(&core, 3);
+        let now = Moment::now();
+        core.reap(now);
+        core.reap(now.later(idle_timeout.saturating_sub(Duration::from_nanos(1))));
+        assert_eq!(core.state.lock().idle.len(), 3);
+        core.reap(now.later(idle_timeout));
+        let state = core.state.lock();
+        assert_eq!((state.idle.len(), state.open), (left, left), "{idle_timeout:?} and {min_idle}");
+    }
+}
+
+#[test]
+fn worn_ones_are_closed_however_few_there_are() {
+    let (core, _) = core(Limits { max_lifetime: 1000 * SECOND, min_idle: 2, ..LIMITS });
+    idle(&core, 2);
+    let now = Moment::now();
+    core.reap(now);
+    assert_eq!(core.state.lock().idle.len(), 2);
+    core.reap(now.later(1000 * SECOND));
+    assert_eq!(core.state.lock().idle.len(), 0);
+}
+
+#[test]
+fn looks_for_what_is_idle_are_an_eighth_of_the_shortest_limit_apart() {
+    let interval = |idle_timeout, max_lifetime| Limits { idle_timeout, max_lifetime, ..LIMITS }.interval();
+    assert_eq!(interval(Duration::ZERO, Duration::ZERO), None);
+    assert_eq!(interval(8 * SECOND, Duration::ZERO), Some(SECOND));
+    assert_eq!(interval(80 * SECOND, 16 * SECOND), Some(2 * SECOND));
+    assert_eq!(interval(1000 * SECOND, Duration::ZERO), Some(10 * SECOND));
+    assert_eq!(interval(Duration::from_millis(1), Duration::ZERO), Some(Duration::from_millis(10)));
+}
+
+#[test]
+fn a_driver_that_panics_at_its_goodbye_harms_nobody() {
+    let (core, _) = core(LIMITS);
+    let entry = opened(&core);
+    core.manager.goodbyes_panic.store(true, Ordering::Relaxed);
+    core.say_goodbye(entry);
+}
