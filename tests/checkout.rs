@@ -763,6 +763,25 @@ fn checkouts_that_wait_through_a_reconnect_get_one_of_the_new_generation() {
 }
 
 #[test]
+fn checkouts_that_wait_through_a_reconnect_wait_through_another_one() {
+    let fake = Fake::default();
+    let pool = fake.pool(|kind| kind.max_size(1));
+    let held = check_out(&pool);
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| pool.within(LONG).check_out::<Fake>("fake").map(|got| got.number));
+        until(SOON, || usage(&pool).waiting == Some(1));
+        *fake.connect.lock() = Does::Fail;
+        assert!(pool.reconnect("fake").is_err());
+        // An attempt has failed by now, whose error is not what whoever waits asked for.
+        assert!(pool.reconnect("fake").is_err());
+        *fake.connect.lock() = Does::Work;
+        let number = held.number;
+        drop(held);
+        assert!(waiting.join().unwrap().unwrap() > number);
+    });
+}
+
+#[test]
 fn connect_that_an_adapter_calls_permanent_is_tried_once() {
     let fake = Fake::default();
     let pool = fake.unused(|kind| kind.permanent(|refused| refused.0 == "connect"), |_| {});
