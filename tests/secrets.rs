@@ -132,7 +132,7 @@ async fn secrets_appear_nowhere() {
         }
     }
     let log = log.text();
-    assert!(log.contains("slot::connecting: connecting failed"), "the log is what it should be");
+    assert!(log.contains("resource_pool: connecting failed"), "the log is what it should be");
     assert_none(&log);
 }
 
