@@ -36,7 +36,7 @@ pub use pool::builder::Builder;
 pub use pool::global::run;
 pub use pool::resource_pool::{ResourcePool, WarmUp};
 pub use pool::scoped::Scoped;
-pub use pool::{blocking, config};
+pub use pool::{adapter, blocking, config};
 
 #[cfg(model)]
 #[doc(hidden)]

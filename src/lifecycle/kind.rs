@@ -4,6 +4,8 @@ use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
+use serde::de::DeserializeOwned;
+
 use crate::base::environment::Environment;
 use crate::base::error::{Error, Remedies};
 use crate::base::origins::Origins;
@@ -12,31 +14,50 @@ use crate::lifecycle::any_slot::AnySlot;
 use crate::lifecycle::context::Context;
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::slot::Slot;
-use crate::net::parts::{Guard, Names, Part};
+use crate::net::parts::{Names, Part, Protection};
 use crate::net::tls::TlsOptions;
 
-/// What the configuration of a kind can do.
-pub(crate) trait KindConfig: Default + Clone + PartialEq + fmt::Debug + Send + Sync + 'static {
+/// The configuration of a kind: what a pool has to know of it to read it from TOML, from the environment and from code,
+/// and to make a resource of it.
+///
+/// Its fields are those of its TOML section, whose name is [`KIND`](KindConfig::KIND).
+pub trait KindConfig: Default + Clone + PartialEq + fmt::Debug + DeserializeOwned + Send + Sync + 'static {
     /// The name of the default resource, of its TOML section, and of the kind.
     const KIND: &'static str;
+    /// What the environment calls the fields.
     const NAMES: Names;
+    /// Whether its code is the crate's own, which never blocks a thread of the pool's.
+    #[doc(hidden)]
+    const IS_OURS: bool = false;
+    /// What it makes.
     type Resource: Resource;
 
+    /// The field that a URL is in.
     fn url_mut(&mut self) -> &mut Option<Secret>;
+    /// The options of TLS, if it is on.
     fn tls_mut(&mut self) -> &mut Option<TlsOptions>;
     /// Whether the fields have another login than the defaults.
     fn has_login(&self) -> bool;
     /// Takes user and password back to their defaults.
     fn forget_login(&mut self);
-    /// Sets one part, in the URL if that cannot be taken apart.
+    /// Sets one part, in the URL if that cannot be taken apart. `key` is the variable that says it.
+    ///
+    /// # Errors
+    /// [`Error::Config`] of this key.
     fn set(&mut self, part: Part, key: &str, text: &str) -> Result<(), Error>;
     /// Moves what the URL says into the other fields, as far as they can say it, or only checks it. What the URL does
-    /// not name stays as the fields have it.
+    /// not name stays as the fields have it. `key` is what says the URL.
+    ///
+    /// # Errors
+    /// [`Error::Config`] of this key.
     fn take_apart(&mut self, key: &str) -> Result<(), Error>;
     /// A URL that is not taken apart is told whether TLS is on.
     fn switch_tls(&mut self, _on: bool) {}
     /// Checks the fields, and brings them into shape. A kind whose URL is not taken apart checks it with them, in
     /// [`settled`](KindConfig::settled).
+    ///
+    /// # Errors
+    /// [`Error::Config`] of the field, as in `redis.pool_size`.
     fn check(&mut self, _name: &str) -> Result<(), Error> {
         Ok(())
     }
@@ -44,18 +65,25 @@ pub(crate) trait KindConfig: Default + Clone + PartialEq + fmt::Debug + Send + S
     fn is_half(&self, _is_said: &dyn Fn(&str) -> bool) -> Option<(&'static str, &'static str)> {
         None
     }
+    /// The resource of this name that it describes. Connects nothing yet.
+    ///
+    /// # Errors
+    /// [`Error::Config`], as [`settled`](KindConfig::settled) answers it.
     fn resource(&self, name: &str) -> Result<Self::Resource, Error>;
 
     /// What protects it, whether a URL or a part says so; nothing if the URL cannot be used.
-    fn guard(&self) -> Guard {
+    fn protection(&self) -> Protection {
         let mut config = self.clone();
         match config.take_apart("") {
-            Ok(()) => Guard { tls: config.tls_mut().is_some(), login: config.has_login() },
-            Err(_told_where_it_is_used) => Guard::default(),
+            Ok(()) => Protection { tls: config.tls_mut().is_some(), login: config.has_login() },
+            Err(_told_where_it_is_used) => Protection::default(),
         }
     }
 
     /// The configuration as it counts, taken apart and checked. Reads TLS's files, and does no other I/O.
+    ///
+    /// # Errors
+    /// Those of [`take_apart`](KindConfig::take_apart) and [`check`](KindConfig::check).
     fn settled(&self, name: &str) -> Result<Self, Error> {
         let mut config = self.clone();
         config.take_apart(&format!("{name}.{}", Self::NAMES.url.0))?;
@@ -63,6 +91,20 @@ pub(crate) trait KindConfig: Default + Clone + PartialEq + fmt::Debug + Send + S
         Ok(config)
     }
 
+    /// What a pool would take without any code: the defaults, and over them what this process's environment says.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a variable that cannot be used.
+    fn from_env() -> Result<Self, Error> {
+        let (mut config, mut origins) = (Self::default(), Origins::default());
+        config.apply(&Environment::process(), &mut origins)?;
+        config.settled(Self::KIND).map_err(|error| origins.blame(error))?;
+        Ok(config)
+    }
+}
+
+/// How the environment comes over a configuration, the same for every kind.
+pub(crate) trait FromEnvironment: KindConfig {
     /// Lets the environment override what TOML or the defaults said.
     ///
     /// A URL replaces place, login and TLS, and the parts beside it only complete it. Without a URL each part replaces
@@ -108,13 +150,13 @@ pub(crate) trait KindConfig: Default + Clone + PartialEq + fmt::Debug + Send + S
         if let Some((variable, url)) = &url {
             *self.url_mut() = Some(url.as_str().into());
             self.take_apart(variable)?;
-            if on == Some(false) && self.guard().tls {
+            if on == Some(false) && self.protection().tls {
                 return Err(Error::config(switch, format!("is `false`, but {variable} asks for TLS")));
             }
         } else if let Some(on) = on {
             self.switch_tls(on);
         }
-        let (before, after) = (below.guard(), self.guard());
+        let (before, after) = (below.protection(), self.protection());
         let from = |field| if below.clone().url_mut().is_some() { key(url_field) } else { key(field) };
         let by = |variable| url.as_ref().map_or(variable, |(variable, _)| *variable);
         if before.tls && !after.tls {
@@ -126,6 +168,8 @@ pub(crate) trait KindConfig: Default + Clone + PartialEq + fmt::Debug + Send + S
         Ok(())
     }
 }
+
+impl<C: KindConfig> FromEnvironment for C {}
 
 /// The configuration of one resource, whatever its kind. Every `…Config` turns into one.
 #[derive(Clone)]
@@ -219,7 +263,7 @@ impl<C: KindConfig> AnyConfig for C {
     }
 
     fn slot(&self, name: &str, remedies: Remedies, context: &Arc<Context>) -> Result<Arc<dyn AnySlot>, Error> {
-        Ok(Slot::built_in(name, C::KIND, self.resource(name)?, remedies, Arc::clone(context)))
+        Ok(Slot::configured(name, C::KIND, C::IS_OURS, self.resource(name)?, remedies, Arc::clone(context)))
     }
 
     fn is_half(&self, is_said: &dyn Fn(&str) -> bool) -> Option<(&'static str, &'static str)> {

@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::fmt;
 use std::num::NonZeroU64;
 use std::panic::Location;
 use std::sync::Arc;
@@ -22,8 +23,9 @@ use crate::lifecycle::event::What;
 use crate::lifecycle::lease::Claim;
 use crate::lifecycle::link::Link;
 
-/// Exclusive checkouts of one kind, of which there are only so many: connections, channels.
-pub(crate) struct Quota {
+/// Exclusive checkouts of one sort, of which there are only so many: connections, channels. It knows who waits, so that
+/// timeouts name the holders, and a wait that can never end is told.
+pub struct Quota {
     id: QuotaId,
     link: Link,
     count: usize,
@@ -34,7 +36,9 @@ pub(crate) struct Quota {
 }
 
 impl Quota {
-    pub(crate) fn new(link: &Link, count: usize, what: &'static str, option: &'static str) -> Arc<Self> {
+    /// `count` of the resource that this link is of. `what` they are, in the plural, and the `option` that sets how many
+    /// there are, are words in messages.
+    pub fn new(link: &Link, count: usize, what: &'static str, option: &'static str) -> Arc<Self> {
         Quota::of(QuotaId::new(), link, count, what, option)
     }
 
@@ -43,13 +47,13 @@ impl Quota {
         Arc::new(Quota { id, link: link.clone(), count, what, option })
     }
 
-    /// The claim for one of them.
-    pub(crate) fn claim(&self, claim: Claim) -> Claim {
+    /// The claim for one of them, by which [`Link::lease`] lists it among the holders.
+    pub fn claim(&self, claim: Claim) -> Claim {
         self.id.claim(claim)
     }
 
     /// The claim for one that closing does not wait for.
-    pub(crate) fn idle_claim(&self, claim: Claim) -> Claim {
+    pub fn idle_claim(&self, claim: Claim) -> Claim {
         self.id.idle().claim(claim)
     }
 
@@ -63,7 +67,7 @@ impl Quota {
     ///
     /// # Errors
     /// [`Error::Deadlock`] where this thread would block for what it alone can free.
-    pub(crate) fn wait(self: &Arc<Self>, claim: Claim) -> Result<Wait, Error> {
+    pub fn wait(self: &Arc<Self>, claim: Claim) -> Result<Wait, Error> {
         if claim.blocks && lent_here(self.id) >= self.count {
             let error = Arc::new(DeadlockError {
                 resource: Arc::clone(self.link.name()),
@@ -92,7 +96,7 @@ impl Quota {
     }
 
     /// While the guard lives, only this thread can free the place that it holds.
-    pub(crate) fn lend(&self) -> Lending {
+    pub fn lend(&self) -> Lending {
         let id = self.id;
         // Thread-locals are gone while a thread ends; then it is not known to be lent.
         Lending(LENT.try_with(|lent| lent.borrow_mut().push(id)).is_ok())
@@ -132,9 +136,10 @@ fn lent_here(quota: QuotaId) -> usize {
     LENT.try_with(|lent| lent.borrow().iter().filter(|one| **one == quota).count()).unwrap_or(0)
 }
 
-/// A place lent to a closure. Never leaves its thread.
+/// A place lent to a closure, until this drops. Never leaves its thread.
 #[must_use = "the place is lent until this drops"]
-pub(crate) struct Lending(bool);
+#[derive(Debug)]
+pub struct Lending(bool);
 
 impl Drop for Lending {
     fn drop(&mut self) {
@@ -209,18 +214,31 @@ impl Waiting {
     }
 }
 
+impl fmt::Debug for Quota {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Quota").field("resource", self.link.name()).field("of", &self.waited_for()).finish()
+    }
+}
+
 /// Somebody waits, until this drops.
 #[must_use = "the wait is known until this drops"]
-pub(crate) struct Wait(Arc<Waiting>);
+pub struct Wait(Arc<Waiting>);
 
 impl Wait {
-    /// It reached its limit: why. `further` is the end of a sentence on what was waited for.
-    pub(crate) fn timed_out(self, further: &str, source: Option<Source>) -> Error {
+    /// The error of a wait that reached its limit, with the holders. `further` is the end of a sentence on what was waited
+    /// for, and `source` the last error seen meanwhile.
+    pub fn timed_out(self, further: &str, source: Option<Source>) -> Error {
         let Waiting { quota, since, .. } = &*self.0;
         let waited_for = quota.waited_for() + further;
         let timeout = TimeoutError::new(quota.link.name(), quota.link.endpoint(), waited_for, since.elapsed());
         let (holders, cycle) = (quota.holders(), self.0.cycle());
         quota.link.told(Error::Timeout(Arc::new(TimeoutError { holders, cycle, source, ..timeout })))
+    }
+}
+
+impl fmt::Debug for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Wait").field(&self.0.quota).finish()
     }
 }
 

@@ -11,21 +11,34 @@ use crate::net::url::host;
 /// What no resource can work with, whatever its kind: a host that is none, port 0, a limit of zero, more of something
 /// than can be counted, and a keepalive that TCP does not take.
 #[derive(Debug)]
-pub(crate) struct Checks<'a>(pub(crate) &'a str);
+pub struct Checks<'a>(
+    /// The resource's name, with which the keys in errors begin.
+    pub &'a str,
+);
 
 impl Checks<'_> {
-    pub(crate) fn fail<T>(&self, field: &str, problem: impl fmt::Display) -> Result<T, Error> {
+    /// The error of a field.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn fail<T>(&self, field: &str, problem: impl fmt::Display) -> Result<T, Error> {
         Err(Error::config(format!("{}.{field}", self.0), problem))
     }
 
     /// Trims the host.
-    pub(crate) fn place(&self, at: &mut String, port: u16) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// [`Error::Config`] of `host` or `port`.
+    pub fn place(&self, at: &mut String, port: u16) -> Result<(), Error> {
         *at = host(&format!("{}.host", self.0), at)?.to_owned();
         if port == 0 { self.fail("port", "must be from 1 to 65535") } else { Ok(()) }
     }
 
     /// How many there may be at a time.
-    pub(crate) fn counts(&self, counts: &[(&str, usize)]) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// [`Error::Config`] of the first field that is zero, or more than can be counted.
+    pub fn counts(&self, counts: &[(&str, usize)]) -> Result<(), Error> {
         for (field, count) in counts {
             if !(1..=Semaphore::MAX_PERMITS).contains(count) {
                 return self.fail(field, format_args!("must be from 1 to {}", Semaphore::MAX_PERMITS));
@@ -35,7 +48,10 @@ impl Checks<'_> {
     }
 
     /// Limits within which something has to succeed.
-    pub(crate) fn limits(&self, limits: &[(&str, Duration)]) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// [`Error::Config`] of the first field that is zero.
+    pub fn limits(&self, limits: &[(&str, Duration)]) -> Result<(), Error> {
         match limits.iter().find(|(_, limit)| limit.is_zero()) {
             Some((field, _)) => self.fail(field, "must be at least 1 ms, or nothing could ever succeed"),
             None => Ok(()),
@@ -43,7 +59,10 @@ impl Checks<'_> {
     }
 
     /// Linux takes whole seconds, and no more of them than this.
-    pub(crate) fn keepalive(&self, keepalive: Duration) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// [`Error::Config`] of `keepalive_ms`.
+    pub fn keepalive(&self, keepalive: Duration) -> Result<(), Error> {
         match keepalive.as_secs() {
             1..=32_767 => Ok(()),
             _ => self.fail("keepalive_ms", "must be from 1000 to 32767999: TCP takes whole seconds, up to 32767"),

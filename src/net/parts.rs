@@ -5,17 +5,24 @@ use crate::base::error::Error;
 
 /// Whether a connection is secured, and whether it logs in.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Guard {
-    pub(crate) tls: bool,
-    pub(crate) login: bool,
+pub struct Protection {
+    /// It is under TLS.
+    pub tls: bool,
+    /// It has a user or a password.
+    pub login: bool,
 }
 
 /// What a URL can be taken apart into, in the order of [`Names::parts`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Part {
+#[non_exhaustive]
+pub enum Part {
+    /// The host's name or address.
     Host,
+    /// The port.
     Port,
+    /// The user.
     User,
+    /// The password.
     Password,
     /// The database or the virtual host.
     Place,
@@ -41,15 +48,18 @@ impl Part {
 }
 
 /// A field, and what the environment calls it. Where several of its variables are set the first wins.
-type Field = (&'static str, &'static [&'static str]);
+pub type Field = (&'static str, &'static [&'static str]);
 
 /// The environment's names for one kind of resource.
-#[derive(Clone, Copy)]
-pub(crate) struct Names {
-    pub(crate) url: Field,
-    pub(crate) parts: [Field; 5],
-    /// The switch, and the fields of [`TlsOptions`](crate::net::tls::TlsOptions).
-    pub(crate) tls: [&'static str; 5],
+#[derive(Debug, Clone, Copy)]
+pub struct Names {
+    /// The field of the URL, and its variables.
+    pub url: Field,
+    /// The fields of the [parts](Part), in their order, and their variables.
+    pub parts: [Field; 5],
+    /// The variables of the switch and of the fields of [`TlsOptions`](crate::config::TlsOptions), in their order. An empty
+    /// name is none.
+    pub tls: [&'static str; 5],
 }
 
 impl Names {

@@ -7,15 +7,19 @@ use crate::base::millis::number;
 use crate::base::secret::Secret;
 
 /// A URL whose user, password and host are usable; never shown with its password.
-pub(crate) struct ParsedUrl {
+#[derive(Debug)]
+pub struct ParsedUrl {
     url: url::Url,
     /// As it was written, for the parser takes `%2e` for a step in a tree of folders.
     path: String,
 }
 
 impl ParsedUrl {
-    /// Parses, accepting only these schemes.
-    pub(crate) fn new(key: &str, text: &Secret, schemes: &[&str]) -> Result<Self, Error> {
+    /// Parses, accepting only these schemes. `key` is what says it.
+    ///
+    /// # Errors
+    /// [`Error::Config`] of this key for what is no URL, names no host, or can be read in two ways.
+    pub fn new(key: &str, text: &Secret, schemes: &[&str]) -> Result<Self, Error> {
         let expected = || schemes.iter().map(|scheme| format!("{scheme}://")).collect::<Vec<_>>().join(" or ");
         let text = one_reading(key, text.expose())?;
         let url = url::Url::parse(text)
@@ -37,21 +41,42 @@ impl ParsedUrl {
         &self.url
     }
 
+    /// The scheme.
+    pub fn scheme(&self) -> &str {
+        self.url.scheme()
+    }
+
+    /// The port, if there is one.
+    pub fn port(&self) -> Option<u16> {
+        self.url.port()
+    }
+
     /// The host, an IPv6 address without its brackets.
-    pub(crate) fn host(&self) -> &str {
+    pub fn host(&self) -> &str {
         self.url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']')
     }
 
-    pub(crate) fn user(&self, key: &str) -> Result<Option<String>, Error> {
+    /// The user, decoded, if there is one.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where that is not UTF-8.
+    pub fn user(&self, key: &str) -> Result<Option<String>, Error> {
         Some(self.url.username()).filter(|user| !user.is_empty()).map(|user| percent_decoded(key, user)).transpose()
     }
 
-    pub(crate) fn password(&self, key: &str) -> Result<Option<Secret>, Error> {
+    /// The password, decoded, if there is one.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where that is not UTF-8.
+    pub fn password(&self, key: &str) -> Result<Option<Secret>, Error> {
         Ok(self.url.password().map(|password| percent_decoded(key, password)).transpose()?.map(Secret::from))
     }
 
     /// The path without its first slash, decoded.
-    pub(crate) fn path(&self, key: &str) -> Result<String, Error> {
+    ///
+    /// # Errors
+    /// [`Error::Config`] where that is not UTF-8.
+    pub fn path(&self, key: &str) -> Result<String, Error> {
         percent_decoded(key, &self.path)
     }
 }
@@ -90,7 +115,10 @@ pub(crate) fn percent_decoded(key: &str, text: &str) -> Result<String, Error> {
 }
 
 /// The host without the white space and brackets around it, if it is a name or an address.
-pub(crate) fn host<'a>(key: &str, text: &'a str) -> Result<&'a str, Error> {
+///
+/// # Errors
+/// [`Error::Config`] of this key.
+pub fn host<'a>(key: &str, text: &'a str) -> Result<&'a str, Error> {
     let host = text.trim();
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     let (address, zone) = host.split_once('%').map_or((host, "1"), |(address, zone)| (address, zone));
@@ -107,7 +135,10 @@ pub(crate) fn host<'a>(key: &str, text: &'a str) -> Result<&'a str, Error> {
 }
 
 /// A port, of which 0 is none.
-pub(crate) fn port(key: &str, text: &str) -> Result<u16, Error> {
+///
+/// # Errors
+/// [`Error::Config`] of this key.
+pub fn port(key: &str, text: &str) -> Result<u16, Error> {
     const EXPECTED: &str = "a port, from 1 to 65535";
     match number(key, text, EXPECTED)? {
         0 => Err(Error::config(key, format!("is not {EXPECTED}"))),

@@ -11,9 +11,10 @@ use crate::base::environment::Environment;
 use crate::base::error::Error;
 use crate::lifecycle::acquire::Acquirer;
 use crate::lifecycle::close::report::CloseReport;
+use crate::lifecycle::kind::KindConfig;
 use crate::lifecycle::options::Options;
 use crate::lifecycle::registry::{PoolHandle, Registry};
-use crate::pool::config::{self, ExitStatus, ResourceConfig};
+use crate::pool::config::{self, ExitStatus, ResourceConfig, Section};
 use crate::pool::defaults::Defaults;
 use crate::pool::global;
 
@@ -30,6 +31,7 @@ pub struct Builder<P> {
     environment: Environment,
     runtime: Option<Handle>,
     listeners: Vec<Listener>,
+    sections: Vec<Section>,
     facade: PhantomData<fn() -> P>,
 }
 
@@ -52,6 +54,7 @@ impl<P> Builder<P> {
             environment: Environment::process(),
             runtime: None,
             listeners: Vec::new(),
+            sections: Vec::new(),
             facade: PhantomData,
         }
     }
@@ -66,6 +69,13 @@ impl<P> Builder<P> {
     /// Sets a further resource, for `mongo_named("research")`.
     pub fn named(mut self, name: &str, config: impl Into<ResourceConfig>) -> Self {
         self.resources.push((name.to_owned(), config.into()));
+        self
+    }
+
+    /// Makes a kind of one's own known: its section in TOML, its variables, and the default resource of its name, for
+    /// [`ResourcePool::kind`](crate::ResourcePool::kind). See [`adapter`](crate::adapter).
+    pub fn kind<C: KindConfig>(mut self) -> Self {
+        self.sections.push(Section::of::<C>());
         self
     }
 
@@ -117,17 +127,18 @@ impl<P> Builder<P> {
     }
 
     fn registry(self) -> Arc<Registry> {
-        let settings = config::load(self.file.as_deref(), &self.environment).and_then(|mut settings| {
-            let options = &mut settings.options;
-            *options = self.options.unwrap_or(std::mem::take(options));
-            options.signals = self.signals.unwrap_or(options.signals);
-            options.exit_status = self.exit_status.unwrap_or(options.exit_status);
-            for (name, resource) in self.resources {
-                settings.set(&name, resource);
-            }
-            settings.check()?;
-            Ok(settings)
-        });
+        let settings =
+            config::load(self.file.as_deref(), &self.environment, &self.sections).and_then(|mut settings| {
+                let options = &mut settings.options;
+                *options = self.options.unwrap_or(std::mem::take(options));
+                options.signals = self.signals.unwrap_or(options.signals);
+                options.exit_status = self.exit_status.unwrap_or(options.exit_status);
+                for (name, resource) in self.resources {
+                    settings.set(&name, resource);
+                }
+                settings.check()?;
+                Ok(settings)
+            });
         let registry = Registry::new(settings, Box::new(Defaults::default()), self.runtime);
         for listener in self.listeners {
             registry.on_report(listener);

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::base::environment::Environment;
 use crate::base::error::Error;
@@ -15,8 +16,8 @@ pub use crate::base::secret::Secret;
 use crate::kinds::for_each_kind;
 pub use crate::lifecycle::close::options::CloseOptions;
 pub use crate::lifecycle::health::HealthOptions;
-use crate::lifecycle::kind::KindConfig;
 pub use crate::lifecycle::kind::ResourceConfig;
+use crate::lifecycle::kind::{FromEnvironment, KindConfig};
 pub use crate::lifecycle::leak::LeakOptions;
 pub use crate::lifecycle::options::ExitStatus;
 pub use crate::lifecycle::options::Options;
@@ -77,10 +78,7 @@ macro_rules! kinds {
             /// # Errors
             /// [`Error::Config`] for a variable that cannot be used.
             pub fn from_env() -> Result<Self, Error> {
-                let (mut config, mut origins) = ($config::default(), Origins::default());
-                config.apply(&Environment::process(), &mut origins)?;
-                config.settled($config::KIND).map_err(|error| origins.blame(error))?;
-                Ok(config)
+                KindConfig::from_env()
             }
         })*
     };
@@ -88,31 +86,91 @@ macro_rules! kinds {
 
 for_each_kind!(kinds);
 
-/// Defaults, then the TOML file, then the environment.
-pub(crate) fn load(file: Option<&Path>, environment: &Environment) -> Result<Settings, Error> {
+/// Defaults, then the TOML file, then the environment. These sections are of kinds that are not in the table.
+pub(crate) fn load(file: Option<&Path>, environment: &Environment, sections: &[Section]) -> Result<Settings, Error> {
     let named = environment.get(CONFIG_FILE)?;
-    let (file, origins) = match file.or(named.as_deref().map(Path::new)) {
-        Some(path) => read(path)?,
-        None => Default::default(),
+    let Some(path) = file.or(named.as_deref().map(Path::new)) else {
+        return settle(toml::Table::new(), Origins::default(), environment, sections);
     };
-    file.settle(origins, environment)
-}
-
-fn read(path: &Path) -> Result<(File, Origins), Error> {
     let text = fs::read_to_string(path)
         .map_err(|error| Error::config(CONFIG_FILE, format!("{} cannot be read: {error}", path.display())))?;
-    let file = parse(&text).map_err(|error| in_file(error, path))?;
-    Ok((file, Origins::file(path, &text)))
+    let document = parse(&text).map_err(|error| in_file(error, path))?;
+    let settled = settle(document, Origins::file(path, &text), environment, sections);
+    settled.map_err(|error| in_file(error, path))
 }
 
-fn parse(text: &str) -> Result<File, Error> {
-    let syntax = |error: toml::de::Error| {
+fn parse(text: &str) -> Result<toml::Table, Error> {
+    text.parse().map_err(|error: toml::de::Error| {
         let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].lines().count().max(1));
         Error::config(format!("TOML, line {line}"), without_value(error.message()))
+    })
+}
+
+fn settle(
+    mut document: toml::Table,
+    origins: Origins,
+    environment: &Environment,
+    sections: &[Section],
+) -> Result<Settings, Error> {
+    let taken: Vec<_> = sections.iter().map(|section| section.take_out(&mut document)).collect();
+    let file: File = deserialize("", document)?;
+    let mut settings = file.settle(origins, environment)?;
+    for (section, taken) in sections.iter().zip(taken) {
+        (section.settle)(taken, &mut settings, environment)?;
+    }
+    Ok(settings)
+}
+
+/// What stands under this path of the file.
+fn deserialize<T: DeserializeOwned>(above: &str, document: toml::Table) -> Result<T, Error> {
+    serde_path_to_error::deserialize(document).map_err(|error| {
+        let below = error.path().to_string();
+        let path = if above.is_empty() { below } else { format!("{above}.{below}") };
+        Error::config(path, without_value(error.inner().message()))
+    })
+}
+
+/// The section of a kind that is not in the table of kinds, and those of its further resources.
+#[derive(Clone, Copy)]
+pub(crate) struct Section {
+    kind: &'static str,
+    settle: fn(Taken, &mut Settings, &Environment) -> Result<(), Error>,
+}
+
+/// What a file says of one kind: of the default resource, and of the further ones.
+type Taken = [Option<toml::Value>; 2];
+
+impl Section {
+    pub(crate) fn of<C: KindConfig>() -> Self {
+        Section { kind: C::KIND, settle: settle_section::<C> }
+    }
+
+    fn take_out(&self, document: &mut toml::Table) -> Taken {
+        let default = document.remove(self.kind);
+        let named = document.get_mut("named").and_then(toml::Value::as_table_mut);
+        [default, named.and_then(|named| named.remove(self.kind))]
+    }
+}
+
+fn settle_section<C: KindConfig>(
+    [default, named]: Taken,
+    settings: &mut Settings,
+    environment: &Environment,
+) -> Result<(), Error> {
+    let table = |path: &str, value: Option<toml::Value>| match value {
+        None => Ok(toml::Table::new()),
+        Some(toml::Value::Table(table)) => Ok(table),
+        Some(_) => Err(Error::config(path, "is no table")),
     };
-    let document = toml::Deserializer::parse(text).map_err(syntax)?;
-    serde_path_to_error::deserialize(document)
-        .map_err(|error| Error::config(error.path().to_string(), without_value(error.inner().message())))
+    let mut config: C = deserialize(C::KIND, table(C::KIND, default)?)?;
+    let applied = config.apply(environment, &mut settings.origins);
+    settings.add(C::KIND, config.into());
+    settings.applied(C::KIND, &C::NAMES, applied);
+    let path = format!("named.{}", C::KIND);
+    for (name, config) in deserialize::<BTreeMap<String, C>>(&path, table(&path, named)?)? {
+        settings.add(&name, config.into());
+    }
+    Ok(())
 }
 
 /// serde quotes the value that did not fit, which may be a password.

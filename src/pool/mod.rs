@@ -1,5 +1,6 @@
 //! The two facades, and what makes them.
 
+pub mod adapter;
 pub mod blocking;
 pub(crate) mod builder;
 pub mod config;

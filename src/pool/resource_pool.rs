@@ -15,6 +15,7 @@ use crate::lifecycle::close::report::CloseReport;
 use crate::lifecycle::close::report::Closing;
 use crate::lifecycle::close::report::Reason;
 use crate::lifecycle::health::HealthReport;
+use crate::lifecycle::kind::KindConfig;
 use crate::lifecycle::lease::{Claim, Lease};
 use crate::lifecycle::observers::Events;
 use crate::lifecycle::registry::Registry;
@@ -63,6 +64,47 @@ impl ResourcePool {
         name: &'a str,
     ) -> impl Future<Output = Result<Lease<R::Handle>, Error>> + Send + use<'a, R> {
         self.acquirer.acquire(self.registry().get::<R>(name), Claim::shared())
+    }
+
+    /// A lease of the default resource of a kind of one's own, which the [`Builder`] was told of by
+    /// [`kind`](Builder::kind).
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`] if it was not told, [`Error::Config`], and those of connecting.
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops only the waiting.
+    #[track_caller]
+    pub fn kind<C: KindConfig>(
+        &self,
+    ) -> impl Future<Output = Result<Lease<<C::Resource as Resource>::Handle>, Error>> + Send + use<'_, C> {
+        self.acquirer.acquire(self.registry().named::<C>(C::KIND), Claim::shared())
+    }
+
+    /// A lease of a further configured instance of such a kind.
+    ///
+    /// # Errors
+    /// [`Error::NameTaken`] for a name of another kind, and those of [`kind`](Self::kind). Cancel-safe in the same way.
+    #[track_caller]
+    pub fn kind_named<'a, C: KindConfig>(
+        &'a self,
+        name: &'a str,
+    ) -> impl Future<Output = Result<Lease<<C::Resource as Resource>::Handle>, Error>> + Send + use<'a, C> {
+        self.acquirer.acquire(self.registry().named::<C>(name), Claim::shared())
+    }
+
+    /// A lease of an instance that brings its configuration along. The builder need not know its kind.
+    ///
+    /// # Errors
+    /// [`Error::NameTaken`] if the name is known with another configuration, [`Error::Config`], and those of connecting.
+    /// Cancel-safe in the same way.
+    #[track_caller]
+    pub fn kind_with<'a, C: KindConfig>(
+        &'a self,
+        name: &'a str,
+        config: C,
+    ) -> impl Future<Output = Result<Lease<<C::Resource as Resource>::Handle>, Error>> + Send + use<'a, C> {
+        self.acquirer.acquire(self.registry().with(name, config), Claim::shared())
     }
 
     /// Connects these in parallel and logs the effective configuration, redacted. A result for each.

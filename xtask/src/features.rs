@@ -11,6 +11,8 @@ use crate::child::Child;
 
 const PACKAGE: &str = "resource-pool";
 const TLS: &str = "tls";
+/// What these bring along, drivers may have of their own.
+const NO_DRIVERS: [&str; 2] = [TLS, "streams"];
 
 /// Lints every feature alone and none, each with TLS and without; together with all of them these are any two features
 /// in each of their four combinations. Dead code counts where all kinds are, which `_all` says; `.ci/run` lints that with
@@ -69,7 +71,7 @@ fn driver<'a>(features: &'a Features, feature: &str) -> Option<&'a str> {
 /// A driver in this tree which neither the feature nor one that it turns on asks for.
 fn uninvited<'a>(features: &'a Features, feature: &str, tree: &str) -> Option<&'a str> {
     let is_on = |other: &str| other == feature || features[feature].iter().any(|item| item == other);
-    let others = features.keys().filter(|other| !is_on(other) && *other != TLS);
+    let others = features.keys().filter(|other| !is_on(other) && !NO_DRIVERS.contains(&other.as_str()));
     others.filter_map(|other| driver(features, other)).find(|driver| {
         let line = format!("{driver} v");
         tree.lines().any(|package| package.starts_with(&line))

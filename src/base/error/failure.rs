@@ -59,6 +59,11 @@ impl Failure {
         Failure { proof: Proof::Unasked, ..Failure::transient(source) }
     }
 
+    /// The error itself.
+    pub fn into_source(self) -> BoxError {
+        self.source
+    }
+
     /// The proof that this failed ping is. Trouble of this process proves nothing about a server, whatever the resource says.
     pub(crate) fn proof(&self) -> Proof {
         if is_own_trouble(&*self.source) { Proof::Unasked } else { self.proof }

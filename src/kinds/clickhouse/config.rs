@@ -204,6 +204,7 @@ fn names_port(url: &str, port: u16) -> bool {
 
 impl KindConfig for ClickHouseConfig {
     const KIND: &'static str = "clickhouse";
+    const IS_OURS: bool = true;
     type Resource = ClickHouseResource;
 
     const NAMES: Names = Names {

@@ -13,7 +13,7 @@ use crate::kinds::mongo::resource::MongoResource;
 use crate::kinds::mongo::uri::{Uri, password};
 use crate::lifecycle::kind::KindConfig;
 use crate::net::checks::Checks;
-use crate::net::parts::{Guard, Names, Part};
+use crate::net::parts::{Names, Part, Protection};
 use crate::net::tls::{self, TlsOptions};
 use crate::net::url::{host, port};
 
@@ -262,6 +262,7 @@ impl MongoConfig {
 
 impl KindConfig for MongoConfig {
     const KIND: &'static str = "mongo";
+    const IS_OURS: bool = true;
     type Resource = MongoResource;
 
     const NAMES: Names = Names {
@@ -290,9 +291,9 @@ impl KindConfig for MongoConfig {
         &mut self.tls
     }
 
-    fn guard(&self) -> Guard {
+    fn protection(&self) -> Protection {
         let (tls, login) = self.uri_in_pieces().map_or((None, false), |uri| (uri.tls(), uri.has_login()));
-        Guard { tls: tls.unwrap_or(self.tls.is_some()), login: login || self.has_login() }
+        Protection { tls: tls.unwrap_or(self.tls.is_some()), login: login || self.has_login() }
     }
 
     fn has_login(&self) -> bool {

@@ -178,6 +178,7 @@ impl RabbitMqConfig {
 
 impl KindConfig for RabbitMqConfig {
     const KIND: &'static str = "rabbitmq";
+    const IS_OURS: bool = true;
     type Resource = RabbitMqResource;
 
     const NAMES: Names = Names {

@@ -120,6 +120,7 @@ impl RedisConfig {
 
 impl KindConfig for RedisConfig {
     const KIND: &'static str = "redis";
+    const IS_OURS: bool = true;
     type Resource = RedisResource;
 
     const NAMES: Names = Names {

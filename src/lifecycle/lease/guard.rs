@@ -78,9 +78,9 @@ pub(super) trait ErasedLease<T: ?Sized>: Send + Sync {
     fn release(self: Box<Self>);
 }
 
-/// How an acquire wants its guard to be known.
+/// How an acquire wants its guard to be known: by which line, as what, and whether its thread blocks.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Claim {
+pub struct Claim {
     pub(crate) site: &'static Location<'static>,
     /// What an exclusive one is a checkout of.
     pub(crate) quota: Option<QuotaId>,
@@ -89,19 +89,21 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
+    /// A shared lease, known by the line that calls this.
     #[track_caller]
-    pub(crate) fn shared() -> Self {
+    pub fn shared() -> Self {
         Claim { site: Location::caller(), quota: None, blocks: false }
     }
 
     /// The same for a caller whose thread is blocked meanwhile.
-    pub(crate) fn blocking(self) -> Self {
+    pub fn blocking(self) -> Self {
         Claim { blocks: true, ..self }
     }
 }
 
-/// Turns a backend's handle into what one of the facades leases.
-pub(crate) trait Provide<T: ?Sized> {
+/// Turns a resource's handle into what is leased of it. Every handle provides itself.
+pub trait Provide<T: ?Sized> {
+    /// The part that is leased.
     fn provide(&self) -> &T;
 }
 

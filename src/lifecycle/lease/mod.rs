@@ -3,6 +3,5 @@
 pub(crate) mod guard;
 pub(crate) mod ledger;
 
-pub use crate::lifecycle::lease::guard::Lease;
-pub(crate) use crate::lifecycle::lease::guard::{Claim, Provide};
+pub use crate::lifecycle::lease::guard::{Claim, Lease, Provide};
 pub(crate) use crate::lifecycle::lease::ledger::{Held, Ledger};

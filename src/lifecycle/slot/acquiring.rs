@@ -132,8 +132,9 @@ impl<R: Resource> Slot<R> {
 }
 
 impl Link {
-    /// A lease for what a backend hands out itself.
-    pub(crate) fn lease<R: Resource, T: ?Sized + 'static>(&self, claim: Claim) -> Option<Lease<T>>
+    /// A lease of this resource, of type `R`, for what the resource itself hands out: a connection of one's own, by the claim
+    /// of its [`Quota`](crate::adapter::Quota). `None` where it is not ready.
+    pub fn lease<R: Resource, T: ?Sized + 'static>(&self, claim: Claim) -> Option<Lease<T>>
     where
         R::Handle: Provide<T>,
     {

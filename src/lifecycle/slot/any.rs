@@ -16,7 +16,7 @@ use crate::lifecycle::event::What;
 use crate::lifecycle::leak::Leaks;
 use crate::lifecycle::lease::Held;
 use crate::lifecycle::resource::Resource;
-use crate::lifecycle::slot::{Kind, Slot};
+use crate::lifecycle::slot::Slot;
 use crate::lifecycle::status::{NodeStatus, ResourceStatus, State, Usage};
 use crate::lifecycle::transition::{Lost, Recovery};
 
@@ -42,7 +42,7 @@ impl<R: Resource> AnySlot for Slot<R> {
     }
 
     fn is_users(&self) -> bool {
-        matches!(self.kind, Kind::Users(_))
+        self.pings.is_some()
     }
 
     fn usage(&self) -> Usage {
@@ -117,9 +117,9 @@ impl<R: Resource> AnySlot for Slot<R> {
                 let pause = self.context.options.retry.pause_after(died_young);
                 self.recover(attempt, pause);
             }
-            Lost::Cut => match self.kind {
-                Kind::BuiltIn(_) => self.force(),
-                Kind::Users(_) => {
+            Lost::Cut => match self.pings {
+                None => self.force(),
+                Some(_) => {
                     if let Some(runtime) = self.context.runtime.current() {
                         drop(runtime.spawn(self.cut_aside()));
                     }

@@ -20,7 +20,7 @@ use crate::lifecycle::event::What;
 use crate::lifecycle::link::Link;
 use crate::lifecycle::probe::{self, Watch};
 use crate::lifecycle::resource::Resource;
-use crate::lifecycle::slot::{Kind, Slot};
+use crate::lifecycle::slot::Slot;
 use crate::lifecycle::transition::{Connected, Overtaken};
 
 /// How long a recovery says goodbye to what is lost: its server seldom answers. Closing waits for it, so it is part of
@@ -163,7 +163,7 @@ impl<R: Resource> Slot<R> {
         match connected {
             Connected::Ready { generation, lost } => {
                 self.activity().tell(generation, What::Connected { took: began.elapsed() });
-                if let Kind::Users(pings) = &self.kind {
+                if let Some(pings) = &self.pings {
                     pings.begin_generation();
                 }
                 if let Some(cause) = lost {
@@ -187,12 +187,12 @@ impl<R: Resource> Slot<R> {
         };
         let connect = connect(Trying::new(&self, attempt, None), Some(pause));
         // Cut before anything new is connected, which the switch would reach too.
-        match self.kind {
-            Kind::BuiltIn(_) => {
+        match self.pings {
+            None => {
                 self.force();
                 drop(runtime.spawn(connect));
             }
-            Kind::Users(_) => drop(runtime.spawn(async move {
+            Some(_) => drop(runtime.spawn(async move {
                 self.cut_aside().await;
                 connect.await;
             })),

@@ -32,40 +32,45 @@ pub(crate) struct Slot<R: Resource> {
     life: Life<R::Handle>,
     /// The number of goodbyes that are being said to lost or late handles.
     goodbyes: AtomicUsize,
-    kind: Kind,
+    /// What helps where it cannot be connected, if the pool knows how it is configured.
+    remedies: Option<Remedies>,
+    /// It is a user's own code, whose pings may block.
+    pings: Option<UserPings>,
     context: Arc<Context>,
 }
 
-/// Whose code a resource is.
-enum Kind {
-    /// Its pings never block, and the pool knows how it is configured.
-    BuiltIn(Remedies),
-    Users(UserPings),
-}
-
 impl<R: Resource> Slot<R> {
-    /// A slot for one of the built-in kinds.
-    pub(crate) fn built_in(
+    /// A slot for a kind that is configured. Where it is not one of ours, the user's code runs here, so no lock may be held.
+    pub(crate) fn configured(
         name: &str,
         kind: &'static str,
+        is_ours: bool,
         resource: R,
         remedies: Remedies,
         context: Arc<Context>,
     ) -> Arc<Self> {
-        Slot::new(name, Some(kind), resource, Kind::BuiltIn(remedies), context)
+        let pings = (!is_ours).then(UserPings::default);
+        Slot::new(name, Some(kind), resource, Some(remedies), pings, context)
     }
 
-    /// A slot for a user's own kind. The user's code runs here, so no lock may be held.
+    /// A slot for a user's own resource. The user's code runs here, so no lock may be held.
     pub(crate) fn of_user(name: &str, resource: R, context: Arc<Context>) -> Arc<Self> {
-        Slot::new(name, None, resource, Kind::Users(UserPings::default()), context)
+        Slot::new(name, None, resource, None, Some(UserPings::default()), context)
     }
 
-    fn new(name: &str, kind_name: Option<&'static str>, resource: R, kind: Kind, context: Arc<Context>) -> Arc<Self> {
+    fn new(
+        name: &str,
+        kind: Option<&'static str>,
+        resource: R,
+        remedies: Option<Remedies>,
+        pings: Option<UserPings>,
+        context: Arc<Context>,
+    ) -> Arc<Self> {
         let endpoint = OneLine(resource.endpoint()).to_string();
-        let activity = Activity::new(name, kind_name, endpoint, &context.observers);
+        let activity = Activity::new(name, kind, endpoint, &context.observers);
         let life = Life::new(activity, &context.options.leaks, context.options.retry.cap);
         let (phase, goodbyes) = (resource.phase(), AtomicUsize::new(0));
-        Arc::new(Slot { phase, resource, life, goodbyes, kind, context })
+        Arc::new(Slot { phase, resource, life, goodbyes, remedies, pings, context })
     }
 
     #[cfg(feature = "r2d2")]
@@ -80,10 +85,7 @@ impl<R: Resource> Slot<R> {
             attempts,
             elapsed: started.elapsed(),
             permanent,
-            remedy: match &self.kind {
-                Kind::BuiltIn(remedies) => remedies.of(&source, permanent),
-                Kind::Users(_) => None,
-            },
+            remedy: self.remedies.as_ref().and_then(|remedies| remedies.of(&source, permanent)),
             source,
         }))
     }
@@ -115,9 +117,9 @@ impl<R: Resource> Slot<R> {
         &self,
         ping: impl Future<Output = Result<(), Failure>> + Send + 'static,
     ) -> BoxFuture<Result<(), Failure>> {
-        match &self.kind {
-            Kind::BuiltIn(_) => Box::pin(ping),
-            Kind::Users(pings) => pings.on_own_thread(self.name(), Box::pin(ping)),
+        match &self.pings {
+            None => Box::pin(ping),
+            Some(pings) => pings.on_own_thread(self.name(), Box::pin(ping)),
         }
     }
 

@@ -1,22 +1,22 @@
 //! TLS: its options, the same for every kind, and what kinds do with them. The client made of them is rustls on ring.
 
-#[cfg(feature = "_streams")]
+#[cfg(feature = "streams")]
 mod blocking;
 #[cfg(feature = "tls")]
 pub(crate) mod client;
 mod hello;
 mod options;
-#[cfg(all(feature = "tls", feature = "_streams"))]
+#[cfg(all(feature = "tls", feature = "streams"))]
 mod secured;
-#[cfg(feature = "_streams")]
+#[cfg(feature = "streams")]
 mod stream;
 
-#[cfg(feature = "_streams")]
+#[cfg(feature = "streams")]
 pub(crate) use crate::net::tls::blocking::Blocking;
 pub(crate) use crate::net::tls::hello::or_wanted;
 pub use crate::net::tls::options::TlsOptions;
-#[cfg(feature = "_streams")]
-pub(crate) use crate::net::tls::stream::{Stream, Tls};
+#[cfg(feature = "streams")]
+pub use crate::net::tls::stream::{Stream, Tls};
 
 use crate::base::error::Error;
 

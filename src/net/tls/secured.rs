@@ -1,5 +1,6 @@
 //! An async stream under TLS.
 
+use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -13,7 +14,7 @@ use crate::net::kill_switch::Killable;
 use crate::net::tls::client::Client;
 
 /// A stream under TLS. Says goodbye when it drops, as far as that takes no waiting.
-pub(crate) struct Secured {
+pub struct Secured {
     stream: TlsStream<Killable<TcpStream>>,
     client: Client,
     /// The server has answered, so it has taken us in.
@@ -33,6 +34,12 @@ impl Secured {
 
     fn stream(&mut self) -> Pin<&mut TlsStream<Killable<TcpStream>>> {
         Pin::new(&mut self.stream)
+    }
+}
+
+impl fmt::Debug for Secured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Secured").field("client", &self.client).finish_non_exhaustive()
     }
 }
 

@@ -17,7 +17,7 @@ use crate::net::tls::secured::Secured;
 
 /// How a resource's streams are secured, if at all.
 #[derive(Debug, Clone)]
-pub(crate) struct Tls(pub(super) Option<Client>);
+pub struct Tls(pub(super) Option<Client>);
 
 /// There is none in a build without TLS.
 #[cfg(not(feature = "tls"))]
@@ -32,8 +32,12 @@ impl Client {
 }
 
 impl Tls {
-    /// Reads the files. `name` is the resource's.
-    pub(crate) fn new(name: &str, options: Option<&TlsOptions>, host: &str) -> Result<Self, Error> {
+    /// Reads the files of these options; without options nothing is secured. `name` is the resource's, for messages, and
+    /// `host` the name that the server's certificate is to have, unless the options name one.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a file that cannot be used, and in a build without the feature `tls`.
+    pub fn new(name: &str, options: Option<&TlsOptions>, host: &str) -> Result<Self, Error> {
         let Some(options) = options else { return Ok(Tls(None)) };
         Client::new(&format!("{name}.tls"), options, host).map(|client| Tls(Some(client)))
     }
@@ -44,21 +48,23 @@ impl Tls {
     }
 }
 
+/// A connection, secured or plain, under a [`KillSwitch`].
 #[cfg(not(feature = "tls"))]
-pub(crate) type Stream = Killable<TcpStream>;
+pub type Stream = Killable<TcpStream>;
 
+/// A connection, secured or plain, under a [`KillSwitch`].
 #[cfg(feature = "tls")]
-pub(crate) type Stream = tokio_util::either::Either<Killable<TcpStream>, Box<Secured>>;
+pub type Stream = tokio_util::either::Either<Killable<TcpStream>, Box<Secured>>;
 
 impl Tls {
     /// Opens a connection under the switch. Takes as long as the DNS and the server do.
-    pub(crate) async fn dial(
-        &self,
-        host: &str,
-        port: u16,
-        keepalive: Duration,
-        switch: &KillSwitch,
-    ) -> io::Result<Stream> {
+    ///
+    /// # Errors
+    /// Why there is none, with the remedy where TLS is what fails.
+    ///
+    /// # Cancel safety
+    /// Cancelling closes what is open.
+    pub async fn dial(&self, host: &str, port: u16, keepalive: Duration, switch: &KillSwitch) -> io::Result<Stream> {
         let stream = TcpStream::connect((host, port)).await?;
         tune(SockRef::from(&stream), keepalive)?;
         self.secure(switch.guard(stream)).await

@@ -19,6 +19,7 @@ use crate::lifecycle::checkout::Checkout;
 use crate::lifecycle::close::phase::Phase;
 use crate::lifecycle::close::report::{CloseReport, Closing, Reason};
 use crate::lifecycle::health::HealthReport;
+use crate::lifecycle::kind::KindConfig;
 use crate::lifecycle::lease::{Claim, Lease};
 use crate::lifecycle::registry::Registry;
 use crate::lifecycle::resource::Resource;
@@ -69,6 +70,39 @@ impl ResourcePool {
     #[track_caller]
     pub fn get<R: Resource>(&self, name: &str) -> Result<Lease<R::Handle>, Error> {
         Lease::acquire(self.acquirer(), &self.registry().get::<R>(name)?, Claim::shared())
+    }
+
+    /// A lease of the default resource of a kind of one's own, which the [`Builder`] was told of by
+    /// [`kind`](Builder::kind).
+    ///
+    /// # Errors
+    /// Those of [the verb for tasks](crate::ResourcePool::kind), and [`Error::InAsyncContext`] if it would have to wait on a
+    /// current-thread runtime.
+    #[track_caller]
+    pub fn kind<C: KindConfig>(&self) -> Result<Lease<<C::Resource as Resource>::Handle>, Error> {
+        self.kind_named::<C>(C::KIND)
+    }
+
+    /// A lease of a further configured instance of such a kind.
+    ///
+    /// # Errors
+    /// [`Error::NameTaken`] for a name of another kind, and those of [`kind`](Self::kind).
+    #[track_caller]
+    pub fn kind_named<C: KindConfig>(&self, name: &str) -> Result<Lease<<C::Resource as Resource>::Handle>, Error> {
+        Lease::acquire(self.acquirer(), &self.registry().named::<C>(name)?, Claim::shared())
+    }
+
+    /// A lease of an instance that brings its configuration along. The builder need not know its kind.
+    ///
+    /// # Errors
+    /// [`Error::NameTaken`] if the name is known with another configuration, and those of [`kind`](Self::kind).
+    #[track_caller]
+    pub fn kind_with<C: KindConfig>(
+        &self,
+        name: &str,
+        config: C,
+    ) -> Result<Lease<<C::Resource as Resource>::Handle>, Error> {
+        Lease::acquire(self.acquirer(), &self.registry().with(name, config)?, Claim::shared())
     }
 
     /// Connects these in parallel and logs the effective configuration, redacted. A result for each.

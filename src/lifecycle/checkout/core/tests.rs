@@ -161,7 +161,9 @@ fn goodbyes_are_said_once_none_is_waiting_and_none_is_under_way() {
 
 #[test]
 fn idle_ones_are_closed_after_their_time_down_to_min_idle() {
-    for (idle_timeout, min_idle, left) in [(10 * SECOND, 1, 1), (10 * SECOND, 0, 0), (10 * SECOND, 5, 3), (Duration::ZERO, 0, 3)] {
+    for (idle_timeout, min_idle, left) in
+        [(10 * SECOND, 1, 1), (10 * SECOND, 0, 0), (10 * SECOND, 5, 3), (Duration::ZERO, 0, 3)]
+    {
         let (core, _) = core(Limits { idle_timeout, min_idle, ..LIMITS });
         idle(&core, 3);
         let now = Moment::now();

@@ -1,0 +1,43 @@
+//! The face for threads.
+
+use resource_pool::adapter::{Claim, block_on};
+use resource_pool::{Error, blocking};
+
+use crate::LinesConfig;
+
+/// The verb of this kind, on pools for threads.
+pub trait LinesPool {
+    /// Checks a connection out of the default resource.
+    ///
+    /// # Errors
+    /// Those of [`Lines::connection`](crate::Lines::connection) and of connecting, and [`Error::InAsyncContext`] if it would
+    /// have to wait on a current-thread runtime.
+    #[track_caller]
+    fn lines(&self) -> Result<Connection, Error>;
+}
+
+impl LinesPool for blocking::ResourcePool {
+    #[track_caller]
+    fn lines(&self) -> Result<Connection, Error> {
+        let claim = Claim::shared().blocking();
+        let lines = self.kind::<LinesConfig>()?.clone();
+        let (name, runtime) = (lines.link().name().clone(), lines.runtime().clone());
+        let connection = block_on(&name, &runtime, lines.check_out(claim))??;
+        Ok(Connection(connection))
+    }
+}
+
+/// A connection of one's own, until it drops.
+#[derive(Debug)]
+pub struct Connection(crate::Connection);
+
+impl Connection {
+    /// The line that answers this one.
+    ///
+    /// # Errors
+    /// Those of [the async one](crate::Connection::ask), and [`Error::InAsyncContext`] on a current-thread runtime.
+    pub fn ask(&mut self, line: &str) -> Result<String, Error> {
+        let (link, runtime) = (self.0.lease.link().clone(), self.0.lease.runtime().clone());
+        block_on(link.name(), &runtime, self.0.ask(line))?
+    }
+}
