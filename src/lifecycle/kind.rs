@@ -20,7 +20,9 @@ use crate::net::tls::TlsOptions;
 /// The configuration of a kind: what a pool has to know of it to read it from TOML, from the environment and from code,
 /// and to make a resource of it.
 ///
-/// Its fields are those of its TOML section, whose name is [`KIND`](KindConfig::KIND).
+/// Its fields are those of its TOML section, whose name is [`KIND`](KindConfig::KIND). A section may have some of them, so that
+/// it wants `#[serde(default, deny_unknown_fields)]`. `Debug` is in the log of `warm_up`, so that what is secret is a
+/// [`Secret`].
 pub trait KindConfig: Default + Clone + PartialEq + fmt::Debug + DeserializeOwned + Send + Sync + 'static {
     /// The name of the default resource, of its TOML section, and of the kind.
     const KIND: &'static str;
@@ -61,11 +63,13 @@ pub trait KindConfig: Default + Clone + PartialEq + fmt::Debug + DeserializeOwne
     fn check(&mut self, _name: &str) -> Result<(), Error> {
         Ok(())
     }
-    /// The field that is missing beside the others, and what is wrong with that. `is_said` tells which fields were said.
+    /// The field that is missing beside the others, and what is wrong with that, before a URL is taken apart. `is_said` tells
+    /// which fields were said. What code brings along is for [`check`](KindConfig::check) to look at.
     fn is_half(&self, _is_said: &dyn Fn(&str) -> bool) -> Option<(&'static str, &'static str)> {
         None
     }
-    /// The resource of this name that it describes. Connects nothing yet.
+    /// The resource of this name that it describes, once it is [`settled`](KindConfig::settled), which is for this to call.
+    /// Connects nothing yet.
     ///
     /// # Errors
     /// [`Error::Config`], as [`settled`](KindConfig::settled) answers it.
@@ -110,7 +114,7 @@ pub(crate) trait FromEnvironment: KindConfig {
     /// A URL replaces place, login and TLS, and the parts beside it only complete it. Without a URL each part replaces
     /// that part alone, so that the login and TLS of a URL in TOML stay.
     fn apply(&mut self, environment: &Environment, origins: &mut Origins) -> Result<(), Error> {
-        let Names { url: (url_field, _), parts, tls: [switch, files @ ..] } = Self::NAMES;
+        let Names { url: (url_field, _), parts, tls: [switch, files @ ..], .. } = Self::NAMES;
         let key = |field: &str| format!("{}.{field}", Self::KIND);
         let below = self.clone();
         let url = Self::NAMES.url(environment)?;

@@ -199,18 +199,30 @@ impl Registry {
         if known.get(name).is_some_and(|other| other != config) {
             return Err(taken(name, "it is configured differently"));
         }
-        let mut entries = self.entries.write();
-        if let Some(entry) = entries.get(name) {
-            return match entry.config.as_ref() == Some(config) {
-                true => Ok(Arc::clone(&entry.slot)),
-                false => Err(taken(name, "a resource with another configuration has this name")),
-            };
+        // The configuration may be of a user's kind, whose code runs here, so no lock is held.
+        let taken_by = |(slot, other): (Arc<dyn AnySlot>, Option<ResourceConfig>)| match other.as_ref() == Some(config)
+        {
+            true => Ok(slot),
+            false => Err(taken(name, "a resource with another configuration has this name")),
+        };
+        if let Some(entry) = self.entry(name) {
+            return taken_by(entry);
         }
         let slot =
             config.slot(name, known.remedies(name, config), &self.context).map_err(|error| known.blame(error))?;
+        let mut entries = self.entries.write();
+        // Somebody else may have been faster.
+        if entries.contains_key(name) {
+            drop(entries);
+            return self.entry(name).map_or(Ok(slot), taken_by);
+        }
         let entry = Entry { slot: Arc::clone(&slot), config: Some(config.clone()) };
         entries.insert(Arc::clone(slot.name()), entry);
         Ok(slot)
+    }
+
+    fn entry(&self, name: &str) -> Option<(Arc<dyn AnySlot>, Option<ResourceConfig>)> {
+        self.entries.read().get(name).map(|entry| (Arc::clone(&entry.slot), entry.config.clone()))
     }
 
     /// Adds a resource of a kind of the user's own.

@@ -104,12 +104,21 @@ impl Settings {
         let login = match (said.is_empty(), is_default) {
             (false, _) => format!("user and password are of {}", said.join(" and ")),
             (true, true) => {
-                format!("set {} and {}, or {}, or [{}] in TOML", user.1[0], password.1[0], variables[0], kind)
+                let variables = [user.1, password.1, variables].map(|names| names.first().copied());
+                match variables {
+                    [Some(user), Some(password), Some(url)] => {
+                        format!("set {user} and {password}, or {url}, or [{kind}] in TOML")
+                    }
+                    _ => format!("set it in [{kind}] in TOML"),
+                }
             }
             (true, false) => "user and password are of the configuration in code".to_owned(),
         };
         let nobody = match is_default {
-            true => format!("is it running? Else set {}, or [{}] in TOML", variables[0], kind),
+            true => match variables.first() {
+                Some(url) => format!("is it running? Else set {url}, or [{kind}] in TOML"),
+                None => format!("is it running? Else set [{kind}] in TOML"),
+            },
             false => "is it running there?".to_owned(),
         };
         Remedies { nobody: nobody.into(), login: login.into() }

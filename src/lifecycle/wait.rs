@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt;
+use std::marker::PhantomData;
 use std::num::NonZeroU64;
 use std::panic::Location;
 use std::sync::Arc;
@@ -99,7 +100,8 @@ impl Quota {
     pub fn lend(&self) -> Lending {
         let id = self.id;
         // Thread-locals are gone while a thread ends; then it is not known to be lent.
-        Lending(LENT.try_with(|lent| lent.borrow_mut().push(id)).is_ok())
+        let is_known = LENT.try_with(|lent| lent.borrow_mut().push(id)).is_ok();
+        Lending { lent: is_known.then_some(id), here: PhantomData }
     }
 
     fn waited_for(&self) -> String {
@@ -139,13 +141,21 @@ fn lent_here(quota: QuotaId) -> usize {
 /// A place lent to a closure, until this drops. Never leaves its thread.
 #[must_use = "the place is lent until this drops"]
 #[derive(Debug)]
-pub struct Lending(bool);
+pub struct Lending {
+    lent: Option<QuotaId>,
+    /// It is known to the thread that it was made on, and to no other.
+    here: PhantomData<*const ()>,
+}
 
 impl Drop for Lending {
     fn drop(&mut self) {
-        if self.0 {
-            // What is lent last comes back first, as closures end.
-            let _popped = LENT.try_with(|lent| lent.borrow_mut().pop());
+        if let Some(id) = self.lent {
+            let _given_back = LENT.try_with(|lent| {
+                let mut lent = lent.borrow_mut();
+                if let Some(place) = lent.iter().rposition(|one| *one == id) {
+                    lent.remove(place);
+                }
+            });
         }
     }
 }

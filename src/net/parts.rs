@@ -57,6 +57,8 @@ pub struct Names {
     pub url: Field,
     /// The fields of the [parts](Part), in their order, and their variables.
     pub parts: [Field; 5],
+    /// The schemes of a URL that say that there is to be no TLS.
+    pub plain: &'static [&'static str],
     /// The variables of the switch and of the fields of [`TlsOptions`](crate::config::TlsOptions), in their order. An empty
     /// name is none.
     pub tls: [&'static str; 5],
@@ -88,12 +90,8 @@ impl Names {
     /// Whether the URL says that there is to be no TLS.
     pub(crate) fn is_plain(&self, url: &str) -> bool {
         let (scheme, rest) = url.trim().split_once("://").unwrap_or_default();
-        match scheme {
-            "mongodb" | "mongodb+srv" => {
-                let query = rest.rsplit_once('?').map_or("", |(_, query)| query);
-                query.split('&').any(|option| ["tls=false", "ssl=false"].contains(&option))
-            }
-            _ => !scheme.ends_with('s') || scheme == "redis",
-        }
+        let query = rest.rsplit_once('?').map_or("", |(_, query)| query);
+        let is_off = query.split('&').any(|option| ["tls=false", "ssl=false"].contains(&option));
+        self.plain.contains(&scheme) || is_off
     }
 }

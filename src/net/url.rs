@@ -147,6 +147,6 @@ pub fn port(key: &str, text: &str) -> Result<u16, Error> {
 }
 
 /// `host:port`, with brackets around an IPv6 address.
-pub(crate) fn host_port(host: &str, port: u16) -> String {
+pub fn host_port(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }

@@ -1,5 +1,7 @@
-//! What a kind of one's own is made of, when [`Resource`](crate::Resource) alone is not enough: everything that the
-//! built-in kinds use. **This module is exempt from semantic versioning until 1.0**; the rest of the crate is not.
+//! What a kind of one's own is made of, when [`Resource`](crate::Resource) alone is not enough: what the built-in kinds are
+//! made of, but for the checkouts of [`R2d2`](crate::R2d2). **This module is exempt from semantic versioning until 1.0**, and
+//! with it [`Builder::kind`](crate::Builder::kind), [`ResourcePool::kind`](crate::ResourcePool::kind) with its siblings, and
+//! [`Link::lease`](crate::Link::lease); the rest of the crate is not.
 //!
 //! - **Configuration.** [`KindConfig`] is a struct whose fields are the keys of a TOML section. A
 //!   [`Builder`](crate::Builder) that is told of it by [`kind`](crate::Builder::kind) reads `[KIND]`, `[named.KIND.NAME]` and the
@@ -30,7 +32,7 @@ pub use crate::net::parts::{Field, Names, Part, Protection};
 use crate::net::tls::TlsOptions;
 #[cfg(feature = "streams")]
 pub use crate::net::tls::{Stream, Tls};
-pub use crate::net::url::{ParsedUrl, host, port};
+pub use crate::net::url::{ParsedUrl, host, host_port, port};
 
 /// Takes what a URL's scheme says of TLS, be it the plain one or the other, into the options.
 ///

@@ -73,9 +73,13 @@ impl<P> Builder<P> {
     }
 
     /// Makes a kind of one's own known: its section in TOML, its variables, and the default resource of its name, for
-    /// [`ResourcePool::kind`](crate::ResourcePool::kind). See [`adapter`](crate::adapter).
+    /// [`ResourcePool::kind`](crate::ResourcePool::kind). Exempt from semantic versioning, as all of
+    /// [`adapter`](crate::adapter). [`build`](Self::build) answers [`Error::Config`] for a name that another section has.
     pub fn kind<C: KindConfig>(mut self) -> Self {
-        self.sections.push(Section::of::<C>());
+        let section = Section::of::<C>();
+        if !self.sections.iter().any(|other| other.is_same(&section)) {
+            self.sections.push(section);
+        }
         self
     }
 

@@ -1,11 +1,12 @@
 //! Configuration: code, over environment, over TOML, over defaults for localhost.
 
+use std::any::{Any, TypeId};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
 
 use crate::base::environment::Environment;
 use crate::base::error::Error;
@@ -43,6 +44,9 @@ macro_rules! kinds {
             $(#[cfg(feature = $feature)] $kind: $config,)*
             named: Named,
         }
+
+        /// The sections of the kinds in the table.
+        const BUILT_IN: &[&str] = &[$(stringify!($kind)),*];
 
         /// The further resources of each kind, by name: `[named.KIND.NAME]` in TOML.
         #[derive(Debug, Default, Deserialize)]
@@ -88,44 +92,64 @@ for_each_kind!(kinds);
 
 /// Defaults, then the TOML file, then the environment. These sections are of kinds that are not in the table.
 pub(crate) fn load(file: Option<&Path>, environment: &Environment, sections: &[Section]) -> Result<Settings, Error> {
+    check(sections)?;
     let named = environment.get(CONFIG_FILE)?;
-    let Some(path) = file.or(named.as_deref().map(Path::new)) else {
-        return settle(toml::Table::new(), Origins::default(), environment, sections);
+    let (file, origins, taken) = match file.or(named.as_deref().map(Path::new)) {
+        Some(path) => read(path, sections)?,
+        None => Default::default(),
     };
-    let text = fs::read_to_string(path)
-        .map_err(|error| Error::config(CONFIG_FILE, format!("{} cannot be read: {error}", path.display())))?;
-    let document = parse(&text).map_err(|error| in_file(error, path))?;
-    let settled = settle(document, Origins::file(path, &text), environment, sections);
-    settled.map_err(|error| in_file(error, path))
-}
-
-fn parse(text: &str) -> Result<toml::Table, Error> {
-    text.parse().map_err(|error: toml::de::Error| {
-        let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].lines().count().max(1));
-        Error::config(format!("TOML, line {line}"), without_value(error.message()))
-    })
-}
-
-fn settle(
-    mut document: toml::Table,
-    origins: Origins,
-    environment: &Environment,
-    sections: &[Section],
-) -> Result<Settings, Error> {
-    let taken: Vec<_> = sections.iter().map(|section| section.take_out(&mut document)).collect();
-    let file: File = deserialize("", document)?;
     let mut settings = file.settle(origins, environment)?;
+    let taken = taken.into_iter().chain(std::iter::repeat_with(Taken::default));
     for (section, taken) in sections.iter().zip(taken) {
         (section.settle)(taken, &mut settings, environment)?;
     }
     Ok(settings)
 }
 
+/// No two kinds have one section, nor is one that of something else.
+fn check(sections: &[Section]) -> Result<(), Error> {
+    for (index, section) in sections.iter().enumerate() {
+        let others = sections[..index].iter().map(|other| other.kind);
+        if BUILT_IN.iter().copied().chain(["pool", "named"]).chain(others).any(|other| other == section.kind) {
+            return Err(Error::config(section.kind, "is the name of another section already"));
+        }
+    }
+    Ok(())
+}
+
+fn read(path: &Path, sections: &[Section]) -> Result<(File, Origins, Vec<Taken>), Error> {
+    let text = fs::read_to_string(path)
+        .map_err(|error| Error::config(CONFIG_FILE, format!("{} cannot be read: {error}", path.display())))?;
+    let (file, taken) = parse(&text, sections).map_err(|error| in_file(error, path))?;
+    Ok((file, Origins::file(path, &text), taken))
+}
+
+fn parse(text: &str, sections: &[Section]) -> Result<(File, Vec<Taken>), Error> {
+    let syntax = |error: toml::de::Error| {
+        let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].lines().count().max(1));
+        Error::config(format!("TOML, line {line}"), without_value(error.message()))
+    };
+    if sections.is_empty() {
+        return Ok((deserialize("", toml::Deserializer::parse(text).map_err(syntax)?)?, Vec::new()));
+    }
+    let mut document: toml::Table = text.parse().map_err(syntax)?;
+    let taken = sections.iter().map(|section| section.take_out(&mut document));
+    let taken = taken.collect::<Result<_, _>>()?;
+    Ok((deserialize("", document)?, taken))
+}
+
 /// What stands under this path of the file.
-fn deserialize<T: DeserializeOwned>(above: &str, document: toml::Table) -> Result<T, Error> {
+fn deserialize<'de, T: DeserializeOwned>(
+    above: &str,
+    document: impl Deserializer<'de, Error = toml::de::Error>,
+) -> Result<T, Error> {
     serde_path_to_error::deserialize(document).map_err(|error| {
         let below = error.path().to_string();
-        let path = if above.is_empty() { below } else { format!("{above}.{below}") };
+        let path = match (above, &*below) {
+            ("", _) => below,
+            (_, ".") => above.to_owned(),
+            _ => format!("{above}.{below}"),
+        };
         Error::config(path, without_value(error.inner().message()))
     })
 }
@@ -134,40 +158,51 @@ fn deserialize<T: DeserializeOwned>(above: &str, document: toml::Table) -> Resul
 #[derive(Clone, Copy)]
 pub(crate) struct Section {
     kind: &'static str,
+    of: TypeId,
+    take: fn(Option<toml::Value>, Option<toml::Value>) -> Result<Taken, Error>,
     settle: fn(Taken, &mut Settings, &Environment) -> Result<(), Error>,
 }
 
-/// What a file says of one kind: of the default resource, and of the further ones.
-type Taken = [Option<toml::Value>; 2];
+/// What a file says of one kind: of the default resource, and of the further ones, in a [`Said`].
+type Taken = Option<Box<dyn Any>>;
+
+/// [`Taken`] with its type.
+#[derive(Default)]
+struct Said<C> {
+    default: C,
+    named: BTreeMap<String, C>,
+}
 
 impl Section {
     pub(crate) fn of<C: KindConfig>() -> Self {
-        Section { kind: C::KIND, settle: settle_section::<C> }
+        Section { kind: C::KIND, of: TypeId::of::<C>(), take: take::<C>, settle: settle::<C> }
     }
 
-    fn take_out(&self, document: &mut toml::Table) -> Taken {
+    /// Whether it is that of the same configuration.
+    pub(crate) fn is_same(&self, other: &Section) -> bool {
+        self.of == other.of
+    }
+
+    fn take_out(&self, document: &mut toml::Table) -> Result<Taken, Error> {
         let default = document.remove(self.kind);
         let named = document.get_mut("named").and_then(toml::Value::as_table_mut);
-        [default, named.and_then(|named| named.remove(self.kind))]
+        (self.take)(default, named.and_then(|named| named.remove(self.kind)))
     }
 }
 
-fn settle_section<C: KindConfig>(
-    [default, named]: Taken,
-    settings: &mut Settings,
-    environment: &Environment,
-) -> Result<(), Error> {
-    let table = |path: &str, value: Option<toml::Value>| match value {
-        None => Ok(toml::Table::new()),
-        Some(toml::Value::Table(table)) => Ok(table),
-        Some(_) => Err(Error::config(path, "is no table")),
-    };
-    let mut config: C = deserialize(C::KIND, table(C::KIND, default)?)?;
-    let applied = config.apply(environment, &mut settings.origins);
-    settings.add(C::KIND, config.into());
+fn take<C: KindConfig>(default: Option<toml::Value>, named: Option<toml::Value>) -> Result<Taken, Error> {
+    let default = default.map_or_else(|| Ok(C::default()), |section| deserialize(C::KIND, section))?;
+    let named = named.map_or_else(|| Ok(BTreeMap::new()), |all| deserialize(&format!("named.{}", C::KIND), all))?;
+    Ok(Some(Box::new(Said { default, named })))
+}
+
+fn settle<C: KindConfig>(taken: Taken, settings: &mut Settings, environment: &Environment) -> Result<(), Error> {
+    let said = taken.and_then(|taken| taken.downcast::<Said<C>>().ok());
+    let Said { mut default, named } = said.map_or_else(Said::default, |said| *said);
+    let applied = default.apply(environment, &mut settings.origins);
+    settings.add(C::KIND, default.into());
     settings.applied(C::KIND, &C::NAMES, applied);
-    let path = format!("named.{}", C::KIND);
-    for (name, config) in deserialize::<BTreeMap<String, C>>(&path, table(&path, named)?)? {
+    for (name, config) in named {
         settings.add(&name, config.into());
     }
     Ok(())

@@ -70,7 +70,8 @@ impl ResourcePool {
     /// [`kind`](Builder::kind).
     ///
     /// # Errors
-    /// [`Error::UnknownName`] if it was not told, [`Error::Config`], and those of connecting.
+    /// [`Error::UnknownName`] if it was not told, [`Error::Config`], [`Error::Connect`], [`Error::Timeout`], [`Error::Lost`],
+    /// [`Error::Closing`] and [`Error::Closed`].
     ///
     /// # Cancel safety
     /// Dropping the future stops only the waiting.

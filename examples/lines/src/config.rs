@@ -60,6 +60,7 @@ impl KindConfig for LinesConfig {
             ("password", &["LINES_PASSWORD"]),
             ("place", &[]),
         ],
+        plain: &["lines"],
         tls: ["LINES_TLS", "LINES_TLS_CA_FILE", "LINES_TLS_CERT_FILE", "LINES_TLS_KEY_FILE", "LINES_TLS_SERVER_NAME"],
     };
     type Resource = LinesResource;
@@ -94,6 +95,9 @@ impl KindConfig for LinesConfig {
     fn take_apart(&mut self, key: &str) -> Result<(), Error> {
         let Some(text) = self.url.take() else { return Ok(()) };
         let url = ParsedUrl::new(key, &text, &["lines", "liness"])?;
+        if !url.path(key)?.is_empty() {
+            return Err(Error::Config { key: key.to_owned(), problem: "has a path, which lines have not".to_owned() });
+        }
         tls_by_scheme(&mut self.tls, key, url.scheme(), ["lines", "liness"])?;
         self.host = url.host().to_owned();
         self.port = url.port().unwrap_or(self.port);
@@ -109,12 +113,17 @@ impl KindConfig for LinesConfig {
     fn check(&mut self, name: &str) -> Result<(), Error> {
         let checks = Checks(name);
         checks.place(&mut self.host, self.port)?;
-        checks.counts(&[("pool_size", self.pool_size)])
-    }
-
-    fn is_half(&self, _: &dyn Fn(&str) -> bool) -> Option<(&'static str, &'static str)> {
-        let is_half = self.password.is_some() && self.user.is_none();
-        is_half.then_some(("user", "is missing beside the password"))
+        checks.counts(&[("pool_size", self.pool_size)])?;
+        // They stand in a line, between blanks.
+        let password = self.password.as_ref().map(Secret::expose);
+        let is_word = |text: &str| !text.contains(|c: char| c.is_whitespace() || c.is_control() || "\"'".contains(c));
+        match (self.user.as_deref(), password) {
+            (None, None) => Ok(()),
+            (Some(user), Some(password)) if is_word(user) && is_word(password) => Ok(()),
+            (Some(_), Some(_)) => checks.fail("user", "has a blank or a quote in it, or its password has"),
+            (Some(_), None) => checks.fail("password", "is missing beside the user"),
+            (None, Some(_)) => checks.fail("user", "is missing beside the password"),
+        }
     }
 
     fn resource(&self, name: &str) -> Result<LinesResource, Error> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use resource_pool::adapter::Stream;
 use resource_pool::{Error, KillSwitch, Lease, Work};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufStream};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::Lines;
@@ -14,7 +14,7 @@ use crate::Lines;
 /// A connection of one's own, until it drops.
 #[must_use = "the connection goes back when this drops"]
 pub struct Connection {
-    /// Gone only while it drops.
+    /// Gone while it asks, so that one whose answer nobody awaited is not asked again.
     pub(crate) open: Option<Open>,
     /// Lists this checkout among the holders.
     pub(crate) lease: Lease<Lines>,
@@ -24,33 +24,30 @@ pub struct Connection {
 
 /// A stream, and the switch that it is under.
 pub(crate) struct Open {
-    stream: BufStream<Stream>,
+    stream: BufReader<Stream>,
     switch: KillSwitch,
-    /// Nothing is under way on it.
-    is_idle: bool,
 }
 
 impl Open {
     pub(crate) fn new(stream: Stream, switch: &KillSwitch) -> Self {
-        Open { stream: BufStream::new(stream), switch: switch.clone(), is_idle: true }
+        Open { stream: BufReader::new(stream), switch: switch.clone() }
     }
 
+    /// Nothing is left of an answer that had several lines, and nobody has cut it.
     pub(crate) fn is_fit(&self) -> bool {
-        self.is_idle && !self.switch.is_cut()
+        self.stream.buffer().is_empty() && !self.switch.is_cut()
     }
 
     /// The line that answers this one.
     pub(crate) async fn ask(&mut self, line: &str) -> io::Result<String> {
-        self.is_idle = false;
-        self.stream.write_all(line.as_bytes()).await?;
-        self.stream.write_all(b"\r\n").await?;
+        self.stream.write_all(format!("{line}\r\n").as_bytes()).await?;
         self.stream.flush().await?;
         let mut answer = String::new();
-        if self.stream.read_line(&mut answer).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        self.stream.read_line(&mut answer).await?;
+        match answer.strip_suffix('\n') {
+            Some(answer) => Ok(answer.trim_end_matches('\r').to_owned()),
+            None => Err(io::ErrorKind::UnexpectedEof.into()),
         }
-        self.is_idle = true;
-        Ok(answer.trim_end().to_owned())
     }
 }
 
@@ -58,7 +55,8 @@ impl Connection {
     /// The line that answers this one.
     ///
     /// # Errors
-    /// [`Error::Operation`] for a line that is several, and [`Error::Lost`] if the connection ends before the answer.
+    /// [`Error::Operation`] for a line that is several, [`Error::Lost`] if the connection ends before the answer, and
+    /// [`Error::Closed`] after that, or after an answer that was not awaited.
     ///
     /// # Cancel safety
     /// What is cancelled may have been sent. The connection is closed then, as an answer may still come.
@@ -69,20 +67,21 @@ impl Connection {
             let source = Arc::new(io::Error::from(io::ErrorKind::InvalidInput));
             return Err(Error::Operation { resource, action: "a line with a line break in it".to_owned(), source });
         }
-        let Some(open) = &mut self.open else { return Err(Error::Closed { resource }) };
+        let Some(mut open) = self.open.take() else { return Err(Error::Closed { resource }) };
         let busy = link.busy(Work::Operation);
         let answer = open.ask(line).await.map_err(|error| match Error::behind(&error) {
             Some(why_cut) => why_cut.clone(),
             None => Error::Lost { resource, endpoint: Arc::clone(link.endpoint()), source: Arc::new(error) },
         })?;
         busy.done();
+        self.open = Some(open);
         Ok(answer)
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        if let Some(open) = self.open.take().filter(Open::is_fit) {
+        if let Some(open) = self.open.take() {
             self.lease.give_back(open);
         }
     }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use resource_pool::adapter::{Claim, Quota, Tls};
+use resource_pool::adapter::{Claim, Quota, Tls, host_port};
 use resource_pool::{Error, Failure, KillSwitch, Link, Phase, Resource, Usage};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -33,8 +33,14 @@ impl LinesResource {
         let login = login.map(|(user, password)| format!("AUTH {user} {}", password.expose()));
         for line in login.iter().map(String::as_str).chain(["PING"]) {
             let answer = open.ask(line).await.map_err(Failure::from)?;
-            if answer.starts_with('-') {
-                return Err(Failure::permanent(answer));
+            match answer.strip_prefix('-') {
+                None => {}
+                Some(told) if told.starts_with("WRONGPASS") || told.starts_with("NOAUTH") => {
+                    return Err(Failure::permanent(told));
+                }
+                Some(told) if told.starts_with("NOPERM") => return Err(Failure::limited(told)),
+                // It lives, and cannot serve now.
+                Some(told) => return Err(Failure::refused(told)),
             }
         }
         Ok(open)
@@ -73,6 +79,7 @@ impl Resource for LinesResource {
     async fn close(&self, lines: Lines) -> Result<(), Failure> {
         // From here on whoever still has a connection is told that the resource is closed.
         self.cut(&lines);
+        lines.0.places.close();
         lines.0.state.lock().idle.clear();
         Ok(())
     }
@@ -84,7 +91,7 @@ impl Resource for LinesResource {
 
     fn endpoint(&self) -> String {
         let LinesConfig { host, port, tls, .. } = &*self.config;
-        format!("{}://{host}:{port}", if tls.is_some() { "liness" } else { "lines" })
+        format!("{}://{}", if tls.is_some() { "liness" } else { "lines" }, host_port(host, *port))
     }
 
     fn phase(&self) -> Phase {
@@ -136,43 +143,73 @@ impl Lines {
     }
 
     pub(crate) async fn check_out(self, claim: Claim) -> Result<Connection, Error> {
-        let Inner { resource, link, quota, state, .. } = &*self.0;
+        let Inner { link, quota, state, .. } = &*self.0;
         let permit = self.place(claim).await?;
         link.ready().await?;
-        let closed = || Error::Closed { resource: Arc::clone(link.name()) };
-        let lease = link.lease::<LinesResource, Lines>(quota.claim(claim)).ok_or_else(closed)?;
+        let lease = link.lease::<LinesResource, Lines>(quota.claim(claim)).ok_or_else(|| self.closed())?;
         let (idle, switch) = {
             let mut state = state.lock();
             (state.idle.pop(), state.switch.clone())
         };
-        let open = match idle.filter(Open::is_fit) {
-            Some(open) => open,
-            None => resource.open(&switch).await.map_err(|failure| Error::Lost {
-                resource: Arc::clone(link.name()),
-                endpoint: Arc::clone(link.endpoint()),
-                source: failure.into_source().into(),
-            })?,
+        let (open, permit) = match idle.filter(Open::is_fit) {
+            Some(open) => (open, permit),
+            None => self.open(switch, permit).await?,
         };
         Ok(Connection { open: Some(open), lease, _permit: permit })
     }
 
+    /// On the pool's runtime, where the connection lives whoever opened it. The place goes along, so that it is not free while an
+    /// opening that nobody waits for goes on.
+    async fn open(
+        &self,
+        switch: KillSwitch,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<(Open, OwnedSemaphorePermit), Error> {
+        let Inner { resource, link, runtime, .. } = &*self.0;
+        let (resource, limit) = (resource.clone(), link.acquire_timeout());
+        let opening = runtime.spawn(async move {
+            let opened = tokio::time::timeout(limit, resource.open(&switch)).await;
+            (opened.unwrap_or_else(|elapsed| Err(Failure::transient(elapsed))), permit)
+        });
+        let (opened, permit) = opening.await.map_err(|_the_runtime_ended| self.closed())?;
+        let open = opened.map_err(|failure| {
+            let source = failure.into_source();
+            let (resource, endpoint) = (Arc::clone(link.name()), Arc::clone(link.endpoint()));
+            match Error::behind(&*source) {
+                Some(why_cut) => why_cut.clone(),
+                None => Error::Lost { resource, endpoint, source: source.into() },
+            }
+        })?;
+        Ok((open, permit))
+    }
+
     /// Waits for a place, and says who has them if none comes free.
     async fn place(&self, claim: Claim) -> Result<OwnedSemaphorePermit, Error> {
-        let Inner { link, quota, places, .. } = &*self.0;
+        let Inner { link, quota, places, runtime, .. } = &*self.0;
         if let Ok(place) = Arc::clone(places).try_acquire_owned() {
             return Ok(place);
         }
         let wait = quota.wait(claim)?;
-        let place = tokio::time::timeout(link.acquire_timeout(), Arc::clone(places).acquire_owned()).await;
-        match place {
-            Ok(Ok(place)) => Ok(place),
-            Ok(Err(_closed)) => Err(Error::Closed { resource: Arc::clone(link.name()) }),
-            Err(_elapsed) => Err(wait.timed_out("", None)),
+        let (place, limit) = (Arc::clone(places).acquire_owned(), link.acquire_timeout());
+        // The pool's runtime has the clock, whoever waits.
+        let timed = runtime.spawn(async move { tokio::time::timeout(limit, place).await });
+        match timed.await {
+            Ok(Ok(Ok(place))) => Ok(place),
+            Ok(Err(_elapsed)) => Err(wait.timed_out("", None)),
+            Ok(Ok(Err(_))) | Err(_) => Err(self.closed()),
         }
     }
 
+    fn closed(&self) -> Error {
+        Error::Closed { resource: Arc::clone(self.0.link.name()) }
+    }
+
     pub(crate) fn give_back(&self, open: Open) {
-        self.0.state.lock().idle.push(open);
+        let mut state = self.0.state.lock();
+        // Under the lock, or closing might have looked already.
+        if open.is_fit() {
+            state.idle.push(open);
+        }
     }
 
     pub(crate) fn link(&self) -> &Link {

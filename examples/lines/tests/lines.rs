@@ -89,6 +89,9 @@ fn keys_variables_and_files_are_named_where_they_cannot_be_used() {
     assert_eq!(wrong("[named.lines.other]\nport = 0\n").0, "named.lines.other.port");
     assert_eq!(wrong("[lines]\npassword = \"secret\"\n").0, "lines.user");
     assert_eq!(wrong("lines = 1\n").0, "lines");
+    assert_eq!(wrong("[lines]\nurl = \"lines://user@host\"\n").0, "lines.password");
+    assert_eq!(wrong("[lines]\nurl = \"lines://user:a%0d%0aFLUSHALL@host\"\n").0, "lines.user");
+    assert_eq!(wrong("[lines]\nurl = \"lines://host/0\"\n").0, "lines.url");
     let (key, problem) = wrong("[lines]\nurl = \"http://secret@host\"\n");
     assert!(key == "lines.url" && !problem.contains("secret"), "{key}: {problem}");
 
@@ -129,11 +132,14 @@ async fn whoever_waits_is_told_who_holds() {
     let builder = ResourcePool::builder().environment([("", ""); 0]).options(options).resource(config);
     let pool = builder.build().unwrap();
     let mut events = pool.events();
-    let lines = loop {
-        if let Ok(lines) = pool.kind::<LinesConfig>().await {
-            break lines;
+    let ready = async {
+        loop {
+            if let Ok(lines) = pool.kind::<LinesConfig>().await {
+                return lines;
+            }
         }
     };
+    let lines = within(SOON, ready).await;
     let line = line!() + 1;
     let held = lines.connection().await.unwrap();
     let Err(Error::Timeout(error)) = lines.connection().await else { panic!("no timeout") };
@@ -170,7 +176,7 @@ async fn a_frozen_server_ends_what_is_in_flight_and_is_come_back_to() {
         }
     };
     within(SOON, back).await;
-    assert_eq!(pool.status().resource("lines").unwrap().generation, 2);
+    assert!(pool.status().resource("lines").unwrap().generation >= 2);
     server.restart().unwrap();
     let back = async {
         while ask().await.is_err() {
@@ -188,8 +194,48 @@ async fn a_wrong_password_is_told_at_once_and_not_shown() {
     let mistyped = url(&server).replacen(":p%40ss", ":mistyped", 1);
     assert_ne!(mistyped, url(&server));
     config.url = Some(mistyped.into());
+    assert!(!format!("{config:?}").contains("mistyped"), "{config:?}");
     let pool = ResourcePool::builder().environment([("", ""); 0]).resource(config).build().unwrap();
     let Err(Error::Connect(error)) = pool.kind::<LinesConfig>().await else { panic!("it connects") };
     assert!(error.permanent && error.attempts == 1, "{error}");
     assert!(!format!("{error} {error:?}").contains("mistyped"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_nobody_awaited_is_nobodys() {
+    let server = server();
+    let pool = pool(&server, 1);
+    let lines = pool.kind::<LinesConfig>().await.unwrap();
+    let mut connection = lines.connection().await.unwrap();
+    server.freeze().unwrap();
+    assert!(tokio::time::timeout(Duration::from_millis(20), connection.ask("SET of the-first")).await.is_err());
+    server.thaw().unwrap();
+    assert!(matches!(connection.ask("PING").await, Err(Error::Closed { .. })));
+    drop(connection);
+    let mut connection = within(SOON, lines.connection()).await.unwrap();
+    assert_eq!(connection.ask("PING").await.unwrap(), "+PONG");
+    // An answer of two lines is not taken apart by two users.
+    assert_eq!(connection.ask("GET nobody").await.unwrap(), "$-1");
+    assert_eq!(connection.ask("SET two lines").await.unwrap(), "+OK");
+    assert_eq!(connection.ask("GET two").await.unwrap(), "$5");
+    drop(connection);
+    assert_eq!(within(SOON, lines.connection()).await.unwrap().ask("PING").await.unwrap(), "+PONG");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_close_tells_who_still_has_a_connection_and_ends_it() {
+    let server = server();
+    let pool = pool(&server, 1);
+    let mut connection = pool.kind::<LinesConfig>().await.unwrap().connection().await.unwrap();
+    let report = within(SOON, pool.close_all_within(Duration::from_secs(2))).await;
+    assert_eq!(report.step("lines").unwrap().held.len(), 1, "{report}");
+    assert!(connection.ask("PING").await.is_err());
+    assert_eq!(server.await_established(0, SOON).unwrap(), 0);
+}
+
+/// A kind may be told twice, as by two libraries of one program.
+#[test]
+fn a_kind_that_is_told_twice_is_one() {
+    let builder = ResourcePool::builder().environment([("", ""); 0]).kind::<LinesConfig>().kind::<LinesConfig>();
+    drop(builder.config_file(file("twice", "[named.lines.a]\nport = 1\n")).build().unwrap());
 }

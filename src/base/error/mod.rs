@@ -136,7 +136,8 @@ impl fmt::Display for Error {
             Error::UnknownName { name, known } => write!(
                 f,
                 "no resource is named {name:?}; the names here are {known}. Configure it with `builder().named(..)`, \
-                 `[named.KIND.NAME]` in TOML, or a `*_with` call"
+                 `[named.KIND.NAME]` in TOML, or a `*_with` call, \
+                 and a kind of your own with `builder().kind::<…>()`"
             ),
             Error::NameTaken { name, problem } => write!(f, "{name:?} is taken: {problem}"),
             Error::AlreadyInstalled => {

@@ -216,6 +216,7 @@ impl KindConfig for ClickHouseConfig {
             ("password", &["CLICKHOUSE_PASSWORD"]),
             ("database", &["CLICKHOUSE_DATABASE"]),
         ],
+        plain: &["http"],
         tls: [
             "CLICKHOUSE_TLS",
             "CLICKHOUSE_TLS_CA_FILE",

@@ -274,6 +274,7 @@ impl KindConfig for MongoConfig {
             ("password", &["MONGODB_PASSWORD"]),
             ("database", &["MONGODB_DATABASE"]),
         ],
+        plain: &[],
         tls: [
             "MONGODB_TLS",
             "MONGODB_TLS_CA_FILE",

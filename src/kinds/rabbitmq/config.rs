@@ -190,6 +190,7 @@ impl KindConfig for RabbitMqConfig {
             ("password", &["RABBITMQ_PASSWORD", "QAPUBSUB_PWD"]),
             ("vhost", &["RABBITMQ_VHOST"]),
         ],
+        plain: &["amqp"],
         tls: [
             "RABBITMQ_TLS",
             "RABBITMQ_TLS_CA_FILE",

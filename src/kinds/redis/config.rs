@@ -132,6 +132,7 @@ impl KindConfig for RedisConfig {
             ("password", &["REDIS_PASSWORD"]),
             ("db", &["REDIS_DB"]),
         ],
+        plain: &["redis"],
         tls: ["REDIS_TLS", "REDIS_TLS_CA_FILE", "REDIS_TLS_CERT_FILE", "REDIS_TLS_KEY_FILE", "REDIS_TLS_SERVER_NAME"],
     };
 

@@ -48,16 +48,19 @@ impl Tls {
     }
 }
 
-/// A connection, secured or plain, under a [`KillSwitch`].
+/// A connection, secured or plain, under a [`KillSwitch`]. Rely on no more than that it can be read and written: with the
+/// feature `tls` it is of another type.
 #[cfg(not(feature = "tls"))]
 pub type Stream = Killable<TcpStream>;
 
-/// A connection, secured or plain, under a [`KillSwitch`].
+/// A connection, secured or plain, under a [`KillSwitch`]. Rely on no more than that it can be read and written: without the
+/// feature `tls` it is of another type.
 #[cfg(feature = "tls")]
 pub type Stream = tokio_util::either::Either<Killable<TcpStream>, Box<Secured>>;
 
 impl Tls {
-    /// Opens a connection under the switch. Takes as long as the DNS and the server do.
+    /// Opens a connection, which is under the switch from then on, and lives on the runtime of this task. Takes as long as
+    /// the DNS and the server do, so that it needs a limit.
     ///
     /// # Errors
     /// Why there is none, with the remedy where TLS is what fails.
