@@ -8,6 +8,7 @@ use loom::thread::{self, JoinHandle};
 
 use crate::base::error::{BoxError, Error, Source};
 use crate::base::sync::set_thread_number;
+use crate::lifecycle::activity::Activity;
 use crate::lifecycle::busy::Busy;
 use crate::lifecycle::close::report::{CloseReport, Reason};
 use crate::lifecycle::close::state::CloseCell;
