@@ -734,20 +734,27 @@ fn checkouts_are_not_lost_as_no_more_can_be_opened() {
     until(SOON, || now().0 != State::Ready);
 }
 
+/// Holds the only connection while another thread waits for one, and gets one that was opened later.
+fn while_somebody_waits(pool: &ResourcePool, meanwhile: impl FnOnce()) {
+    let held = check_out(pool);
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| pool.within(LONG).check_out::<Fake>("fake").map(|got| got.number));
+        until(SOON, || usage(pool).waiting == Some(1));
+        meanwhile();
+        let number = held.number;
+        drop(held);
+        assert!(waiting.join().unwrap().unwrap() > number);
+    });
+}
+
 #[test]
 fn checkouts_that_wait_through_a_reconnect_get_one_of_the_new_generation() {
     let fake = Fake::default();
     let pool = fake.pool(|kind| kind.max_size(1));
-    let held = check_out(&pool);
-    thread::scope(|scope| {
-        let waiting = scope.spawn(|| pool.within(LONG).check_out::<Fake>("fake").map(|got| got.number));
-        until(SOON, || usage(&pool).waiting == Some(1));
+    while_somebody_waits(&pool, || {
         pool.reconnect("fake").unwrap();
         assert_eq!(usage(&pool).waiting, Some(1), "it goes on waiting");
         assert_eq!(pool.status().resource("fake").unwrap().generation, 2);
-        let number = held.number;
-        drop(held);
-        assert!(waiting.join().unwrap().unwrap() > number);
     });
     // If it does not come back, the wait tells why.
     let held = check_out(&pool);
@@ -766,18 +773,12 @@ fn checkouts_that_wait_through_a_reconnect_get_one_of_the_new_generation() {
 fn checkouts_that_wait_through_a_reconnect_wait_through_another_one() {
     let fake = Fake::default();
     let pool = fake.pool(|kind| kind.max_size(1));
-    let held = check_out(&pool);
-    thread::scope(|scope| {
-        let waiting = scope.spawn(|| pool.within(LONG).check_out::<Fake>("fake").map(|got| got.number));
-        until(SOON, || usage(&pool).waiting == Some(1));
+    while_somebody_waits(&pool, || {
         *fake.connect.lock() = Does::Fail;
+        // Once an attempt has failed, its error is not what whoever waits asked for.
         assert!(pool.reconnect("fake").is_err());
-        // An attempt has failed by now, whose error is not what whoever waits asked for.
         assert!(pool.reconnect("fake").is_err());
         *fake.connect.lock() = Does::Work;
-        let number = held.number;
-        drop(held);
-        assert!(waiting.join().unwrap().unwrap() > number);
     });
 }
 

@@ -1966,14 +1966,16 @@ fn goodbye_waits_for_the_ping_that_is_under_way() {
         (options.probe.interval, options.probe.limit) = (Duration::from_millis(1), LONG);
     })
     .into();
+    // Both close side by side, and the neighbour's goodbye takes its time.
+    let neighbour = Fake::new("neighbour");
+    *neighbour.script.close.lock() = Does::Slow;
     pool.register("told", told.clone()).unwrap();
-    drop(pool.get::<Told>("told").unwrap());
+    pool.register("neighbour", neighbour.clone()).unwrap();
+    drop((pool.get::<Told>("told").unwrap(), pool.get::<Fake>("neighbour").unwrap()));
     until(SOON, || told.pinging.load(Ordering::SeqCst));
     thread::scope(|scope| {
         let closing = scope.spawn(|| pool.close_all().unwrap());
-        // Time for a goodbye that does not wait.
-        until(SOON, || pool.status().resource("told").unwrap().state == State::Draining);
-        thread::sleep(Duration::from_millis(200));
+        until(SOON, || neighbour.script.closed.load(Ordering::SeqCst) == 1);
         told.goes_on.notify_one();
         assert!(closing.join().unwrap().all_closed());
     });

@@ -42,7 +42,7 @@ fn lives_freezes_dies_and_comes_back() {
     assert!(!dir.exists());
 }
 
-/// Whoever has just become a replica may be handed over to, and back.
+/// `fail_over_to` hands over to a server that has just become a replica, and back.
 #[test]
 fn hands_over_to_a_replica_and_back_at_once() {
     let [first, second] = [(); 2].map(|()| Service::start(Kind::Redis).unwrap());

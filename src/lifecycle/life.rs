@@ -10,14 +10,13 @@
 
 mod acquiring;
 
-use self::acquiring::Acquiring;
-
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use self::acquiring::Acquiring;
 use crate::base::error::{Error, Source, panic_message};
 use crate::base::runtime::LONGEST;
 use crate::base::sync::{Mutex, MutexGuard};
@@ -26,7 +25,6 @@ use crate::lifecycle::condition::{Condition, Progress};
 use crate::lifecycle::event::What;
 use crate::lifecycle::leak::LeakOptions;
 use crate::lifecycle::lease::Ledger;
-
 use crate::lifecycle::probe::Watch;
 use crate::lifecycle::status::State;
 use crate::lifecycle::transition::{Caller, Connected, Lost, Next, Overtaken, Recovery};

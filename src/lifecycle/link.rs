@@ -88,7 +88,12 @@ impl Link {
         self.activity.note(|| self.made(), what);
     }
 
-    /// How often it has been connected.
+    /// Tells the log and observers what has happened.
+    pub(crate) fn tell(&self, what: What) {
+        self.activity.tell(self.made(), what);
+    }
+
+    /// How often the resource has been connected.
     fn made(&self) -> u64 {
         self.slot.upgrade().map_or(0, |slot| slot.condition().generation)
     }
@@ -104,7 +109,7 @@ impl Link {
     /// Something is wrong, and goes on: for the log, and observers.
     pub(crate) fn warn(&self, message: impl Into<String>, error: Option<&dyn fmt::Display>) {
         let (message, error) = (message.into(), error.map(|error| OneLine(error).to_string()));
-        self.activity.tell(self.made(), What::Warned { message, error });
+        self.tell(What::Warned { message, error });
     }
 
     /// The error of what was sent, changes something, and has no answer, told to observers.

@@ -91,7 +91,7 @@ impl Quota {
         let cycle = wait.0.cycle();
         // What one task awaits side by side may look like a cycle of its own.
         if cycle.first().is_some_and(|me| !me.holds.is_empty()) && (cycle.len() > 1 || claim.blocks) {
-            self.link.activity.tell(self.link.generation(), What::Cycle { waiters: cycle });
+            self.link.tell(What::Cycle { waiters: cycle });
         }
         Ok(wait)
     }

@@ -1,4 +1,4 @@
-//! What `[lines]` in TOML, the variables and code say.
+//! [`LinesConfig`] is what `[lines]` in TOML, the variables and code say.
 
 use std::time::Duration;
 

@@ -59,7 +59,7 @@ impl Connection {
     /// [`Error::Closed`] after that, or after an answer that was not awaited.
     ///
     /// # Cancel safety
-    /// What is cancelled may have been sent. The connection is closed then, as an answer may still come.
+    /// The server may have been sent a line whose `ask` is cancelled. The connection closes then, as an answer may still come.
     pub async fn ask(&mut self, line: &str) -> Result<String, Error> {
         let link = self.lease.link().clone();
         let resource = Arc::clone(link.name());

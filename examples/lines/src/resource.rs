@@ -108,7 +108,7 @@ impl Resource for LinesResource {
     }
 }
 
-/// What a lease derefs to.
+/// The handle, which a lease derefs to.
 #[derive(Clone)]
 pub struct Lines(Arc<Inner>);
 

@@ -44,6 +44,17 @@ async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(limit, future).await.expect("it hangs")
 }
 
+/// Waits until the server answers again.
+async fn until_answered(lines: &Lines) {
+    let ask = async || lines.connection().await?.ask("PING").await;
+    let answered = async {
+        while ask().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    within(SOON, answered).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_section_of_its_own_makes_a_resource_that_tasks_and_threads_use() {
     let server = server();
@@ -99,7 +110,7 @@ fn keys_variables_and_files_are_named_where_they_cannot_be_used() {
     let pool: blocking::ResourcePool = builder("", &[("LINES_PORT", "none")]).build().unwrap().into();
     let error = pool.lines().unwrap_err();
     assert!(matches!(&error, Error::Config { key, .. } if key == "LINES_PORT"), "{error}");
-    // One that was not told of it does not know it.
+    // A pool whose builder was not told of the kind does not know it.
     let pool: blocking::ResourcePool = ResourcePool::builder().environment([("", ""); 0]).build().unwrap().into();
     assert!(matches!(pool.lines(), Err(Error::UnknownName { .. })));
 }
@@ -169,21 +180,10 @@ async fn a_frozen_server_ends_what_is_in_flight_and_is_come_back_to() {
     println!("in flight until {:?}", began.elapsed());
     drop(connection);
     server.thaw().unwrap();
-    let ask = async || lines.connection().await?.ask("PING").await;
-    let back = async {
-        while ask().await.is_err() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    within(SOON, back).await;
+    until_answered(&lines).await;
     assert!(pool.status().resource("lines").unwrap().generation >= 2);
     server.restart().unwrap();
-    let back = async {
-        while ask().await.is_err() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    within(SOON, back).await;
+    until_answered(&lines).await;
     assert!(pool.close_all().await.all_closed());
 }
 

@@ -144,10 +144,8 @@ impl Transport {
                 let waiting_for = format!("one of {} connections", self.config.max_connections);
                 let timeout = TimeoutError::new(self.link.name(), self.link.endpoint(), waiting_for, limit);
                 let holders = self.link.holders();
-                Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    Error::Timeout(Arc::new(TimeoutError { holders, ..timeout })),
-                ))
+                let timeout = Error::Timeout(Arc::new(TimeoutError { holders, ..timeout }));
+                Err(io::Error::new(io::ErrorKind::TimedOut, timeout))
             }
         }
     }

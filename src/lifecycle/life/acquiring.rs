@@ -3,7 +3,6 @@
 use tokio::time::Instant;
 
 use super::Life;
-
 use crate::lifecycle::event::What;
 
 /// Counts an acquire that waits, and tells how long it did, however that ends.
