@@ -34,7 +34,7 @@ impl Moment {
     }
 
     /// So much later.
-    #[cfg(all(test, feature = "r2d2"))]
+    #[cfg(all(test, feature = "checkouts"))]
     pub(crate) fn later(self, by: Duration) -> Self {
         Moment(Time::from(Duration::from(self.0) + by))
     }
@@ -65,7 +65,7 @@ impl Moment {
     }
 
     /// So much later.
-    #[cfg(all(test, feature = "r2d2"))]
+    #[cfg(all(test, feature = "checkouts"))]
     pub(crate) fn later(self, by: Duration) -> Self {
         Moment(self.0 + by)
     }

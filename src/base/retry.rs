@@ -67,7 +67,7 @@ impl Retry {
     }
 
     /// The pause after this many failures in a row.
-    #[cfg(feature = "r2d2")]
+    #[cfg(feature = "checkouts")]
     pub(crate) fn pause(&self, failures: u32) -> Duration {
         // By then it has reached its cap, whatever that is.
         let before = failures.saturating_sub(1).min(64) as usize;

@@ -2,6 +2,8 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+#[cfg(feature = "checkouts")]
+use std::future::poll_fn;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
@@ -230,6 +232,17 @@ pub(crate) fn block_on<F: Future>(resource: &Arc<str>, runtime: &Handle, future:
         let _context = runtime.enter();
         park_on(future)
     })
+}
+
+/// Polls the future within this runtime's context, whose clock it then has on whichever executor.
+#[cfg(feature = "checkouts")]
+pub(crate) async fn inside<F: Future>(runtime: &Handle, future: F) -> F::Output {
+    let mut future = pin!(future);
+    poll_fn(|context| {
+        let _context = runtime.enter();
+        future.as_mut().poll(context)
+    })
+    .await
 }
 
 /// Blocks this thread where that is legal: on plain threads, in `spawn_blocking`, and on a

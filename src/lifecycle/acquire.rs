@@ -6,22 +6,19 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-#[cfg(feature = "r2d2")]
+#[cfg(feature = "checkouts")]
 use std::time::Instant;
-
-#[cfg(feature = "r2d2")]
-use r2d2::ManageConnection;
 
 use crate::base::error::Error;
 use crate::base::future::BoxFuture;
-#[cfg(feature = "r2d2")]
+#[cfg(feature = "checkouts")]
 use crate::base::holder::QuotaId;
 use crate::base::runtime::block_on;
-#[cfg(feature = "r2d2")]
+#[cfg(feature = "checkouts")]
 use crate::base::runtime::deadline;
 use crate::lifecycle::any_slot::AnySlot;
-#[cfg(feature = "r2d2")]
-use crate::lifecycle::checkout::{Checkout, Checkouts};
+#[cfg(feature = "checkouts")]
+use crate::lifecycle::checkout::{Checkout, Checkouts, Manage};
 use crate::lifecycle::lease::{Claim, Lease, Provide};
 use crate::lifecycle::registry::PoolHandle;
 use crate::lifecycle::resource::Resource;
@@ -50,7 +47,7 @@ impl Acquirer {
         &self,
         slot: Result<impl Borrow<Arc<Slot<R>>>, Error>,
         claim: Claim,
-    ) -> Acquire<T>
+    ) -> Acquire<Lease<T>>
     where
         R::Handle: Provide<T>,
     {
@@ -66,7 +63,7 @@ impl Acquirer {
     }
 
     #[cold]
-    fn connect<R: Resource, T: ?Sized + 'static>(&self, slot: &Arc<Slot<R>>, claim: Claim) -> Acquire<T>
+    fn connect<R: Resource, T: ?Sized + 'static>(&self, slot: &Arc<Slot<R>>, claim: Claim) -> Acquire<Lease<T>>
     where
         R::Handle: Provide<T>,
     {
@@ -88,8 +85,8 @@ impl Acquirer {
     }
 
     /// Checks a connection out, for threads.
-    #[cfg(feature = "r2d2")]
-    pub(crate) fn check_out<R: Resource, M: ManageConnection>(
+    #[cfg(feature = "checkouts")]
+    pub(crate) fn check_out_blocking<R: Resource, M: Manage>(
         &self,
         slot: &Arc<Slot<R>>,
         quota: QuotaId,
@@ -110,30 +107,130 @@ impl Acquirer {
         loop {
             // Whoever waits holds nothing.
             let queue = Lease::<Checkouts<M>>::acquire(&in_time(), slot, claim)?.queue();
-            if let Some(taken) = queue.take(claim, deadline)?
+            if let Some(taken) = queue.take_blocking(claim, deadline)?
                 && let Some(checkout) = taken.under(Lease::acquire(&in_time(), slot, held)?)
             {
                 return Ok(checkout);
             }
         }
     }
+
+    /// Checks a connection out, for tasks.
+    #[cfg(feature = "checkouts")]
+    pub(crate) fn check_out<R: Resource, M: Manage>(
+        &self,
+        slot: Result<impl Borrow<Arc<Slot<R>>>, Error>,
+        quota: impl FnOnce(&R) -> QuotaId,
+        claim: Claim,
+    ) -> Acquire<Checkout<M>>
+    where
+        R::Handle: Provide<Checkouts<M>>,
+    {
+        let slot = match slot {
+            Ok(slot) => slot,
+            Err(error) => return Acquire::Failed(ready(error)),
+        };
+        let slot = slot.borrow();
+        let quota = quota(slot.resource());
+        match slot.lease(quota.claim(claim)) {
+            Ok(Some(lease)) => match Checkout::now(lease) {
+                Some(checkout) => Acquire::Leased(ready(checkout)),
+                None => self.wait_for_one(slot, quota, claim),
+            },
+            Ok(None) => self.wait_for_one(slot, quota, claim),
+            Err(error) => Acquire::Failed(ready(error)),
+        }
+    }
+
+    #[cfg(feature = "checkouts")]
+    #[cold]
+    fn wait_for_one<R: Resource, M: Manage>(
+        &self,
+        slot: &Arc<Slot<R>>,
+        quota: QuotaId,
+        claim: Claim,
+    ) -> Acquire<Checkout<M>>
+    where
+        R::Handle: Provide<Checkouts<M>>,
+    {
+        let (pool, slot) = (self.clone(), Arc::clone(slot));
+        Acquire::Waiting(Box::pin(async move {
+            pool.handle.0.before_connecting(&*slot)?;
+            wait_for_one(slot, quota, claim, pool.timeout).await
+        }))
+    }
 }
 
-/// A lease of what is ready, at once; or the wait for it, boxed so that the former stays small.
-pub(crate) enum Acquire<T: ?Sized> {
+/// Checks a connection out for a task once one is free, connecting first if need be.
+#[cfg(feature = "checkouts")]
+async fn wait_for_one<R: Resource, M: Manage>(
+    slot: Arc<Slot<R>>,
+    quota: QuotaId,
+    claim: Claim,
+    limit: Duration,
+) -> Result<Checkout<M>, Error>
+where
+    R::Handle: Provide<Checkouts<M>>,
+{
+    let deadline = deadline(limit);
+    let left = || deadline.saturating_duration_since(Instant::now());
+    loop {
+        // Whoever waits holds nothing.
+        let queue = slot.acquire::<Checkouts<M>>(claim, left()).await?.queue();
+        if let Some(taken) = queue.take(claim, deadline).await?
+            && let Some(checkout) = taken.under(slot.acquire(quota.claim(claim), left()).await?)
+        {
+            return Ok(checkout);
+        }
+    }
+}
+
+#[cfg(feature = "checkouts")]
+impl<M: Manage> Checkouts<M> {
+    /// Checks a connection out for a task, as the verb of a kind of one's own whose resource is `R`.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`], with the holders and why none could be opened, if none is free within the acquire timeout;
+    /// [`Error::Lost`] while the connection is not back; [`Error::Connect`], [`Error::Closing`] and [`Error::Closed`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the queue. A connection that is being tested for it is closed.
+    pub fn check_out<R: Resource>(
+        &self,
+        claim: Claim,
+    ) -> impl Future<Output = Result<Checkout<M>, Error>> + Send + use<R, M>
+    where
+        R::Handle: Provide<Checkouts<M>>,
+    {
+        let (slot, quota) = (self.link.slot::<R>(), self.quota.id());
+        let (limit, closed) = (self.link.acquire_timeout(), Error::closed(self.link.name()));
+        async move {
+            let slot = slot.ok_or(closed)?;
+            if let Some(lease) = slot.lease(quota.claim(claim))?
+                && let Some(checkout) = Checkout::now(lease)
+            {
+                return Ok(checkout);
+            }
+            wait_for_one(slot, quota, claim, limit).await
+        }
+    }
+}
+
+/// A guard of what is ready, at once; or the wait for it, boxed so that the former stays small.
+pub(crate) enum Acquire<G> {
     /// Apart from the errors, which are larger: a result of both would be copied as a whole.
-    Leased(Ready<Lease<T>>),
+    Leased(Ready<G>),
     Failed(Ready<Error>),
-    Waiting(BoxFuture<Result<Lease<T>, Error>>),
+    Waiting(BoxFuture<Result<G, Error>>),
 }
 
-impl<T: ?Sized> Future for Acquire<T> {
-    type Output = Result<Lease<T>, Error>;
+impl<G> Future for Acquire<G> {
+    type Output = Result<G, Error>;
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut *self {
-            Acquire::Leased(lease) => Pin::new(lease).poll(cx).map(Ok),
+            Acquire::Leased(guard) => Pin::new(guard).poll(cx).map(Ok),
             Acquire::Failed(error) => Pin::new(error).poll(cx).map(Err),
             Acquire::Waiting(waiting) => waiting.as_mut().poll(cx),
         }

@@ -8,7 +8,7 @@ use crate::base::error::{BoxError, Error, OneLine, Source};
 use crate::base::holder::Holder;
 use crate::base::process::Process;
 use crate::base::repeat::Repeat;
-#[cfg(feature = "r2d2")]
+#[cfg(feature = "checkouts")]
 use crate::base::retry::Retry;
 use crate::lifecycle::activity::Activity;
 use crate::lifecycle::any_slot::AnySlot;
@@ -31,8 +31,11 @@ pub struct Link {
     pub(crate) process: &'static Process,
     pub(crate) repeat: Repeat,
     /// How what it opens of its own is retried.
-    #[cfg(feature = "r2d2")]
+    #[cfg(feature = "checkouts")]
     pub(crate) retry: Retry,
+    /// How long a connection of those may take to open.
+    #[cfg(feature = "checkouts")]
+    pub(crate) connect_timeout: Duration,
     /// How long an operation waits for a connection that is lost: as long as one connect may take,
     /// which is less than the acquire timeout, so that the wait ends with the failure's own error.
     pub(crate) patience: Duration,
@@ -149,7 +152,7 @@ impl Link {
     }
 
     /// Why the connection is gone, while it is.
-    #[cfg(feature = "r2d2")]
+    #[cfg(feature = "checkouts")]
     pub(crate) fn trouble(&self) -> Option<Error> {
         let condition = self.slot.upgrade()?.condition();
         condition.failure.filter(|_| matches!(condition.state, State::Broken | State::Connecting))

@@ -4,7 +4,7 @@ pub(crate) mod acquire;
 pub(crate) mod activity;
 pub(crate) mod any_slot;
 pub(crate) mod busy;
-#[cfg(feature = "r2d2")]
+#[cfg(feature = "checkouts")]
 pub(crate) mod checkout;
 pub(crate) mod close;
 pub(crate) mod condition;

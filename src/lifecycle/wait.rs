@@ -58,6 +58,12 @@ impl Quota {
         self.id.idle().claim(claim)
     }
 
+    /// What its checkouts are known by.
+    #[cfg(feature = "checkouts")]
+    pub(crate) fn id(&self) -> QuotaId {
+        self.id
+    }
+
     /// Whoever holds one, the oldest first.
     fn holders(&self) -> Vec<Holder> {
         self.link.holders().into_iter().filter(|holder| holder.quota == Some(self.id)).collect()

@@ -1,5 +1,5 @@
 //! What a kind of one's own is made of, when [`Resource`](crate::Resource) alone is not enough: what the built-in kinds are
-//! made of, but for the checkouts of [`R2d2`](crate::R2d2). **This module is exempt from semantic versioning until 1.0**, and
+//! made of. **This module is exempt from semantic versioning until 1.0**, and
 //! with it [`Builder::kind`](crate::Builder::kind), [`ResourcePool::kind`](crate::ResourcePool::kind) with its siblings, and
 //! [`Link::lease`](crate::Link::lease); the rest of the crate is not.
 //!
@@ -10,7 +10,9 @@
 //! - **Streams.** [`Tls::dial`] opens connections under a [`KillSwitch`](crate::KillSwitch), which
 //!   [`Resource::cut`](crate::Resource::cut) throws, so that no call waits for a server that has stopped answering. It needs the
 //!   feature `streams`.
-//! - **Checkouts.** A [`Quota`] counts what there are only so many of. Whoever finds none free registers a
+//! - **Checkouts.** [`Checkouts`] hand connections out one by one, in the order of asking, and open them on demand. What a
+//!   driver does is [`Manage`]. It needs the feature `checkouts`.
+//! - **Quotas.** A [`Quota`] counts what else there are only so many of. Whoever finds none free registers a
 //!   [`wait`](Quota::wait), and whoever gets one has [`Link::lease`](crate::Link::lease) list it, so that timeouts name the lines
 //!   that hold, leaks are found and deadlocks told.
 //! - **Work.** [`Link::busy`](crate::Link::busy) has closing wait for what is under way.
@@ -24,6 +26,8 @@ use tokio::runtime::Handle;
 
 use crate::base::error::Error;
 use crate::base::runtime;
+#[cfg(feature = "checkouts")]
+pub use crate::lifecycle::checkout::{Checkout, Checkouts, Limits, Manage};
 pub use crate::lifecycle::kind::KindConfig;
 pub use crate::lifecycle::lease::{Claim, Provide};
 pub use crate::lifecycle::wait::{Lending, Quota, Wait};

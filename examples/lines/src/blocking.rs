@@ -2,6 +2,7 @@
 
 use resource_pool::adapter::{Claim, block_on};
 use resource_pool::{Error, blocking};
+use tokio::runtime::Handle;
 
 use crate::LinesConfig;
 
@@ -23,13 +24,16 @@ impl LinesPool for blocking::ResourcePool {
         let lines = self.kind::<LinesConfig>()?.clone();
         let (name, runtime) = (lines.link().name().clone(), lines.runtime().clone());
         let connection = block_on(&name, &runtime, lines.check_out(claim))??;
-        Ok(Connection(connection))
+        Ok(Connection { connection, runtime })
     }
 }
 
 /// A connection of one's own, until it drops.
 #[derive(Debug)]
-pub struct Connection(crate::Connection);
+pub struct Connection {
+    connection: crate::Connection,
+    runtime: Handle,
+}
 
 impl Connection {
     /// The line that answers this one.
@@ -37,7 +41,7 @@ impl Connection {
     /// # Errors
     /// Those of [the async one](crate::Connection::ask), and [`Error::InAsyncContext`] on a current-thread runtime.
     pub fn ask(&mut self, line: &str) -> Result<String, Error> {
-        let (link, runtime) = (self.0.lease.link().clone(), self.0.lease.runtime().clone());
-        block_on(link.name(), &runtime, self.0.ask(line))?
+        let name = self.connection.0.link.name().clone();
+        block_on(&name, &self.runtime, self.connection.ask(line))?
     }
 }

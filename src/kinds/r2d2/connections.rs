@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use r2d2::ManageConnection;
 
-use crate::lifecycle::checkout::Checkouts;
+use crate::lifecycle::checkout::{Adapted, Checkouts};
 use crate::lifecycle::lease::Provide;
 
 /// The connections of an [`R2d2`](crate::R2d2), which [`check_out`](crate::pool::blocking::ResourcePool::check_out)
 /// hands out.
-pub struct Connections<M: ManageConnection>(pub(super) Arc<Checkouts<M>>);
+pub struct Connections<M: ManageConnection>(pub(super) Arc<Checkouts<Adapted<M>>>);
 
-impl<M: ManageConnection> Provide<Checkouts<M>> for Connections<M> {
-    fn provide(&self) -> &Checkouts<M> {
+impl<M: ManageConnection> Provide<Checkouts<Adapted<M>>> for Connections<M> {
+    fn provide(&self) -> &Checkouts<Adapted<M>> {
         &self.0
     }
 }

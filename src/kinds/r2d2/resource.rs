@@ -7,12 +7,12 @@ use std::time::Duration;
 use r2d2::ManageConnection;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, oneshot};
 
-use crate::base::error::{BoxError, Error, Failure};
+use crate::base::error::{Error, Failure};
 use crate::base::holder::QuotaId;
-use crate::base::runtime::thread;
+use crate::base::runtime::{park_on, thread};
 use crate::kinds::r2d2::connections::Connections;
 use crate::kinds::r2d2::probe::{Call, HANGING, Probe};
-use crate::lifecycle::checkout::{Checkouts, Limits, Loan};
+use crate::lifecycle::checkout::{Adapted, Checkouts, Limits, Loan};
 use crate::lifecycle::close::phase::Phase;
 use crate::lifecycle::link::Link;
 use crate::lifecycle::resource::Resource;
@@ -64,13 +64,7 @@ impl<M: ManageConnection> R2d2<M> {
     /// At most 10 connections, closed after 60 s of idleness and replaced after 30 min; tested before they are checked
     /// out, unless they were within the last 500 ms; closed with the databases.
     pub fn new(manager: M) -> Self {
-        let limits = Limits {
-            max: 10,
-            min_idle: 0,
-            idle_timeout: Duration::from_secs(60),
-            max_lifetime: Duration::from_secs(1800),
-            test_after: Duration::from_millis(500),
-        };
+        let limits = Limits::default();
         let (phase, endpoint) = (Phase::Databases, String::new());
         let (is_permanent, probe) = (Arc::new(|_: &M::Error| false), Mutex::new(Probe::new()));
         R2d2 { manager: Arc::new(manager), limits, phase, endpoint, is_permanent, quota: QuotaId::new(), probe }
@@ -132,7 +126,12 @@ impl<M: ManageConnection<Error: Send + Sync>> Resource for R2d2<M> {
 
     async fn connect(&self, link: &Link) -> Result<Connections<M>, Failure> {
         let quota = Quota::of(self.quota, link, self.limits.max, "connections", "max_size");
-        let checkouts = Checkouts::new(link, Arc::clone(&self.manager), self.limits.clone(), quota, BoxError::from);
+        let is_permanent = Arc::clone(&self.is_permanent);
+        let manager = Adapted::new(Arc::clone(&self.manager), move |error| match is_permanent(&error) {
+            true => Failure::permanent(error),
+            false => Failure::transient(error),
+        });
+        let checkouts = Checkouts::new(link, manager, self.limits.clone(), quota);
         let connections = Connections(Arc::new(checkouts));
         self.connect_first(&connections).await?;
         Ok(connections)
@@ -172,7 +171,7 @@ impl<M: ManageConnection<Error: Send + Sync>> Resource for R2d2<M> {
     }
 
     fn cut(&self, connections: &Connections<M>) {
-        connections.0.refuse();
+        connections.0.cut();
     }
 
     fn connects_uncut(&self) -> bool {
@@ -206,14 +205,10 @@ impl<M: ManageConnection<Error: Send + Sync>> R2d2<M> {
     }
 
     /// Asks on a thread that may hang.
-    fn ask(&self, loan: Loan<M>, permit: OwnedSemaphorePermit) -> Result<Call, Failure> {
-        let is_permanent = Arc::clone(&self.is_permanent);
+    fn ask(&self, loan: Loan<Adapted<M>>, permit: OwnedSemaphorePermit) -> Result<Call, Failure> {
         let (answer, answered) = oneshot::channel();
-        let call = move |loan: Loan<M>| {
-            let asked = loan.ask(|error| match is_permanent(&error) {
-                true => Failure::permanent(error),
-                false => Failure::transient(error),
-            });
+        let call = move |loan: Loan<Adapted<M>>| {
+            let asked = park_on(loan.ask());
             drop(permit);
             // Nobody may wait for it any more.
             let _ = answer.send(asked);

@@ -11,7 +11,7 @@ use crate::kinds::redis::resource::RedisResource;
 use crate::kinds::redis::wire::{Manager, Wire};
 use crate::lifecycle::acquire::{Acquirer, BlockingGuard};
 use crate::lifecycle::busy::Busy;
-use crate::lifecycle::checkout::Checkout;
+use crate::lifecycle::checkout::{Adapted, Checkout};
 use crate::lifecycle::lease::{Claim, Lease};
 use crate::lifecycle::slot::Slot;
 use crate::lifecycle::work::Work;
@@ -22,7 +22,7 @@ use crate::lifecycle::work::Work;
 /// A connection that is left in another state than it came in (in `MULTI` or `WATCH`, in another
 /// database, subscribed, or with a command cut short) is closed instead of handed out again.
 pub struct Redis {
-    connection: Checkout<Manager>,
+    connection: Checkout<Adapted<Manager>>,
 }
 
 impl Redis {
@@ -75,7 +75,7 @@ impl Redis {
 
 impl BlockingGuard<RedisResource> for Redis {
     fn acquire(pool: &Acquirer, slot: &Arc<Slot<RedisResource>>, claim: Claim) -> Result<Self, Error> {
-        Ok(Redis { connection: pool.check_out(slot, slot.resource().quota, claim)? })
+        Ok(Redis { connection: pool.check_out_blocking(slot, slot.resource().quota, claim)? })
     }
 }
 

@@ -14,7 +14,7 @@ use crate::kinds::redis::exclusive::Exclusive;
 use crate::kinds::redis::pubsub::PubSub;
 use crate::kinds::redis::session::{Session, Shared};
 use crate::kinds::redis::wire::Manager;
-use crate::lifecycle::checkout::Checkouts;
+use crate::lifecycle::checkout::{Adapted, Checkouts};
 use crate::lifecycle::lease::{Claim, Lease, Provide};
 use crate::lifecycle::work::Work;
 
@@ -38,8 +38,8 @@ pub struct Redis {
     pub(super) session: Arc<Session>,
 }
 
-impl Provide<Checkouts<Manager>> for Redis {
-    fn provide(&self) -> &Checkouts<Manager> {
+impl Provide<Checkouts<Adapted<Manager>>> for Redis {
+    fn provide(&self) -> &Checkouts<Adapted<Manager>> {
         &self.session.threads
     }
 }

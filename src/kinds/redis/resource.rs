@@ -17,7 +17,7 @@ use crate::kinds::redis::config::{RedisConfig, SCHEMES};
 use crate::kinds::redis::demotion::Demotion;
 use crate::kinds::redis::session::Session;
 use crate::kinds::redis::wire::Manager;
-use crate::lifecycle::checkout::{Checkouts, Limits};
+use crate::lifecycle::checkout::{Adapted, Checkouts, Limits};
 use crate::lifecycle::close::phase::Phase;
 use crate::lifecycle::link::Link;
 use crate::lifecycle::resource::Resource;
@@ -52,7 +52,7 @@ impl Resource for RedisResource {
         };
         let quota = Quota::of(self.quota, link, limits.max, "connections", "pool_size");
         let config = Arc::clone(&self.config);
-        let tell = move |error| config.told(error);
+        let tell = move |error| Failure::transient(config.told(error));
         let session = Arc::new_cyclic(|session| Session {
             this: Weak::clone(session),
             config: Arc::clone(&self.config),
@@ -67,7 +67,7 @@ impl Resource for RedisResource {
             drivers: watch::Sender::new(0),
             exclusives: Arc::new(Semaphore::new(self.config.exclusive_size)),
             exclusive_quota: Quota::new(link, self.config.exclusive_size, "exclusive connections", "exclusive_size"),
-            threads: Checkouts::new(link, Arc::new(Manager(Weak::clone(session))), limits, quota, tell),
+            threads: Checkouts::new(link, Adapted::new(Arc::new(Manager(Weak::clone(session))), tell), limits, quota),
         });
         if let Err(failure) = session.open_shared().await {
             let RedisConfig { host, port, .. } = &*self.config;
@@ -110,7 +110,7 @@ impl Resource for RedisResource {
 
     fn cut(&self, redis: &Redis) {
         // In this order, so that no thread is given a connection that is cut.
-        redis.session.threads.refuse();
+        redis.session.threads.cut();
         redis.session.switch.read().cut_because(redis.session.link.why_cut());
     }
 

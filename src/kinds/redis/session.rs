@@ -25,7 +25,7 @@ use crate::kinds::redis::demotion::Demotion;
 use crate::kinds::redis::errors::{Answer, is_readonly, refused};
 use crate::kinds::redis::wire::Manager;
 use crate::lifecycle::busy::Busy;
-use crate::lifecycle::checkout::Checkouts;
+use crate::lifecycle::checkout::{Adapted, Checkouts};
 use crate::lifecycle::condition::Condition;
 use crate::lifecycle::link::Link;
 use crate::lifecycle::status::State;
@@ -52,7 +52,7 @@ pub(super) struct Session {
     pub(super) drivers: watch::Sender<usize>,
     pub(super) exclusives: Arc<Semaphore>,
     pub(super) exclusive_quota: Arc<Quota>,
-    pub(super) threads: Checkouts<Manager>,
+    pub(super) threads: Checkouts<Adapted<Manager>>,
 }
 
 /// The connection that commands share.

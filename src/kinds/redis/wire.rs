@@ -25,7 +25,7 @@ use crate::kinds::redis::packed::each_command;
 use crate::kinds::redis::resource::RedisResource;
 use crate::kinds::redis::session::Session;
 use crate::lifecycle::busy::Busy;
-use crate::lifecycle::checkout::Checkouts;
+use crate::lifecycle::checkout::{Adapted, Checkouts};
 use crate::lifecycle::lease::{Claim, Lease};
 use crate::net::kill_switch::{Guarded, KillSwitch};
 use crate::net::tls::Blocking;
@@ -149,7 +149,7 @@ impl Wire {
     }
 
     /// A lease that lists the connection as a checkout that closing does not wait for.
-    pub(crate) fn idle_lease(&self, claim: Claim) -> Option<Lease<Checkouts<Manager>>> {
+    pub(crate) fn idle_lease(&self, claim: Claim) -> Option<Lease<Checkouts<Adapted<Manager>>>> {
         let session = self.session.upgrade()?;
         session.link.lease::<RedisResource, _>(session.threads.quota.idle_claim(claim))
     }

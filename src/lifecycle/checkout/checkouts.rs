@@ -1,18 +1,19 @@
 //! The connections of one resource that are checked out one by one, as its kind handles them: with the pool's runtime,
 //! threads and books.
 
+use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use r2d2::ManageConnection;
 use tokio::runtime::Handle;
 
 use crate::base::clock::Moment;
-use crate::base::error::{BoxError, Error, Failure, ReconnectAsked};
-use crate::base::runtime::{prober, thread};
+use crate::base::error::{Error, Failure, ReconnectAsked};
+use crate::base::runtime::{park_on, prober, thread};
 use crate::lifecycle::activity::Activity;
 use crate::lifecycle::checkout::core::{Core, Limits};
 use crate::lifecycle::checkout::loan::Loan;
+use crate::lifecycle::checkout::manage::Manage;
 use crate::lifecycle::checkout::opening::Job;
 use crate::lifecycle::checkout::queue::Queue;
 use crate::lifecycle::checkout::waiter::Refusal;
@@ -20,35 +21,72 @@ use crate::lifecycle::link::Link;
 use crate::lifecycle::status::Usage;
 use crate::lifecycle::wait::Quota;
 
-/// The connections of one resource that are checked out one by one.
-pub(crate) struct Checkouts<M: ManageConnection> {
+/// The connections of one resource that are checked out one by one: by tasks with [`check_out`](Checkouts::check_out). They
+/// are opened on demand, tested, replaced as they wear, and closed, all within [`Limits`].
+///
+/// What a resource answers to the pool is answered here: its [`connect`](crate::Resource::connect) and
+/// [`recover`](crate::Resource::recover) call [`open`](Checkouts::open), and its `ping`, `cut`, `close` and `usage` the methods
+/// of these names.
+pub struct Checkouts<M: Manage> {
     pub(super) core: Arc<Core<M>>,
     pub(crate) quota: Arc<Quota>,
-    pub(super) link: Link,
+    pub(crate) link: Link,
+    runtime: Handle,
 }
 
-impl<M: ManageConnection> Checkouts<M> {
-    /// Lives on this task's runtime. `tell` makes of the driver's errors what users may see.
-    pub(crate) fn new(
-        link: &Link,
-        manager: Arc<M>,
-        limits: Limits,
-        quota: Arc<Quota>,
-        tell: impl Fn(M::Error) -> BoxError + Send + Sync + 'static,
-    ) -> Self {
+impl<M: Manage> Checkouts<M> {
+    /// None is open yet. They live on this task's runtime, which is the pool's where a resource connects. `quota` is what
+    /// their holders and waits are known by.
+    pub fn new(link: &Link, manager: M, limits: Limits, quota: Arc<Quota>) -> Self {
         let (runtime, activity, interval) = (Handle::current(), Arc::clone(&link.activity), limits.interval());
         let start =
             move |core: &_, begun| Job::start_all(core, begun, |job, pause| start(&runtime, &activity, job, pause));
-        let core = Core::new(Arc::clone(link.name()), manager, limits, link.retry.clone(), tell, start);
+        let (retry, limit) = (link.retry.clone(), link.connect_timeout);
+        let core = Core::new(Arc::clone(link.name()), manager, limits, retry, limit, start);
         if let Some(interval) = interval {
             tokio::spawn(reap(Arc::downgrade(&core), interval));
         }
-        Checkouts { core, quota, link: link.clone() }
+        Checkouts { core, quota, link: link.clone(), runtime: Handle::current() }
+    }
+
+    /// What opens them.
+    pub fn manager(&self) -> &M {
+        &self.core.manager
+    }
+
+    /// Opens and tests the first one, from when on there are some, or some again.
+    ///
+    /// # Errors
+    /// What the driver answers. Where it is permanent, whoever waited for the connections to come back is told.
+    ///
+    /// # Cancel safety
+    /// What is being opened is closed.
+    pub async fn open(&self) -> Result<(), Failure> {
+        self.first().ask().await.inspect_err(|failure| {
+            if failure.permanent {
+                self.give_up();
+            }
+        })?;
+        self.accept();
+        Ok(())
+    }
+
+    /// Asks the server over one that lies idle, or a new one if there is room. Whoever checks out meanwhile is given the one
+    /// that was borrowed, before another one is opened.
+    ///
+    /// # Errors
+    /// What the driver answers; [`Failure::unasked`] where users have all there may be.
+    ///
+    /// # Cancel safety
+    /// The connection that is being asked is closed.
+    pub async fn ping(&self) -> Result<(), Failure> {
+        self.loan()?.ask().await
     }
 
     /// Where to wait for one.
     pub(crate) fn queue(&self) -> Queue<M> {
-        Queue { core: Arc::clone(&self.core), quota: Arc::clone(&self.quota), link: self.link.clone() }
+        let (core, quota) = (Arc::clone(&self.core), Arc::clone(&self.quota));
+        Queue { core, quota, link: self.link.clone(), runtime: self.runtime.clone() }
     }
 
     /// To ask the server over a connection of these.
@@ -70,9 +108,10 @@ impl<M: ManageConnection> Checkouts<M> {
         self.core.first()
     }
 
-    /// The connection is cut: whoever waits is told why, and everybody from now on; unless a reconnect was asked for, which
-    /// they wait out.
-    pub(crate) fn refuse(&self) {
+    /// The connections are cut, as far as this knows them: those that lie idle are closed, and those that are out as they
+    /// come back. Whoever waits is told why, and everybody until they are [open](Self::open) again; unless a reconnect was
+    /// asked for, which they wait out.
+    pub fn cut(&self) {
         match self.link.trouble() {
             Some(Error::Lost { source, .. }) if source.is::<ReconnectAsked>() => self.core.suspend(),
             Some(_) if self.core.is_suspended() => {}
@@ -97,12 +136,13 @@ impl<M: ManageConnection> Checkouts<M> {
     ///
     /// # Cancel safety
     /// They are said all the same.
-    pub(crate) async fn close(&self) {
+    pub async fn close(&self) {
         self.core.refuse(self.core.closed(), true);
         self.link.activity.until(|| self.core.has_said_goodbyes().then_some(())).await;
     }
 
-    pub(crate) fn usage(&self) -> Usage {
+    /// How many there are, and who wants them.
+    pub fn usage(&self) -> Usage {
         let state = self.core.state.lock();
         // What the prober has is not in use.
         let (open, idle) = (state.open, state.idle.len() + state.lent);
@@ -117,7 +157,7 @@ impl<M: ManageConnection> Checkouts<M> {
     }
 }
 
-impl<M: ManageConnection> Drop for Checkouts<M> {
+impl<M: Manage> Drop for Checkouts<M> {
     fn drop(&mut self) {
         // What is still being opened is nobody's.
         if self.link.process.is_current() {
@@ -126,19 +166,23 @@ impl<M: ManageConnection> Drop for Checkouts<M> {
     }
 }
 
-/// Carries a job out after a pause, where that may block and users do not.
-fn start<M: ManageConnection>(runtime: &Handle, activity: &Arc<Activity>, job: Job<M>, pause: Duration) {
+/// Carries a job out after a pause: as a task, or where it may block on a thread that is no user's.
+fn start<M: Manage>(runtime: &Handle, activity: &Arc<Activity>, job: Job<M>, pause: Duration) {
     let (runtime, activity) = (runtime.clone(), Arc::clone(activity));
-    let prober = prober().unwrap_or(&runtime).clone();
-    prober.spawn(async move {
+    let waits = if M::BLOCKS { prober().unwrap_or(&runtime) } else { &runtime };
+    waits.clone().spawn(async move {
         if !pause.is_zero() {
             tokio::time::sleep(pause).await;
+        }
+        if !M::BLOCKS {
+            job.run().await;
+            return activity.changed();
         }
         let call = {
             let (runtime, activity) = (runtime.clone(), Arc::clone(&activity));
             move |job: Job<M>| {
                 let _context = runtime.enter();
-                job.run();
+                park_on(job.run());
                 activity.changed();
             }
         };
@@ -154,10 +198,16 @@ fn start<M: ManageConnection>(runtime: &Handle, activity: &Arc<Activity>, job: J
 }
 
 /// Closes what is idle for too long, or worn, until the pool of it is gone.
-async fn reap<M: ManageConnection>(core: Weak<Core<M>>, interval: Duration) {
+async fn reap<M: Manage>(core: Weak<Core<M>>, interval: Duration) {
     loop {
         tokio::time::sleep(interval).await;
         let Some(core) = core.upgrade() else { return };
         core.reap(Moment::coarse());
+    }
+}
+
+impl<M: Manage> fmt::Debug for Checkouts<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Checkouts").field("resource", self.link.name()).field("usage", &self.usage()).finish()
     }
 }

@@ -5,24 +5,24 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use r2d2::ManageConnection;
-
 use crate::base::clock::Moment;
-use crate::base::error::{BoxError, Error, Source, panic_message};
+use crate::base::error::{Error, Source};
 use crate::base::retry::Retry;
 use crate::base::runtime::LONGEST;
 use crate::base::sync::{Mutex, MutexGuard};
 use crate::lifecycle::checkout::entry::{Entry, Unfit};
+use crate::lifecycle::checkout::manage::{Manage, limited};
 use crate::lifecycle::checkout::state::State;
 use crate::lifecycle::checkout::waiter::{Refusal, wake};
 
 /// The connections of one resource, and who waits for them.
-pub(crate) struct Core<M: ManageConnection> {
+pub(crate) struct Core<M: Manage> {
     pub(super) resource: Arc<str>,
-    pub(super) manager: Arc<M>,
+    pub(super) manager: M,
     pub(super) limits: Limits,
-    tell: Box<dyn Fn(M::Error) -> BoxError + Send + Sync>,
     pub(super) retry: Retry,
+    /// How long an opening, a test or a goodbye may take, where the driver does not block.
+    pub(super) limit: Duration,
     /// Has the jobs carried out, without waiting for them, and not under the lock.
     start: Box<Start<M>>,
     pub(super) state: Mutex<State<M>>,
@@ -30,15 +30,32 @@ pub(crate) struct Core<M: ManageConnection> {
 
 type Start<M> = dyn Fn(&Arc<Core<M>>, Begun) + Send + Sync;
 
-/// How many there may be, and for how long. Zero is without.
-#[derive(Debug, Clone)]
-pub(crate) struct Limits {
-    pub(crate) max: usize,
-    pub(crate) min_idle: usize,
-    pub(crate) idle_timeout: Duration,
-    pub(crate) max_lifetime: Duration,
-    /// What was checked out within this time is not tested.
-    pub(crate) test_after: Duration,
+/// How many connections there may be, and for how long.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limits {
+    /// The most, at least 1.
+    pub max: usize,
+    /// How many idle ones are kept, from the start and after a loss; at most `max`.
+    pub min_idle: usize,
+    /// After how long an idle one is closed; zero is never.
+    pub idle_timeout: Duration,
+    /// The longest that one is used, less up to a tenth; zero is for ever.
+    pub max_lifetime: Duration,
+    /// Within which time one that was checked out is checked out again without a test; zero tests it each time.
+    pub test_after: Duration,
+}
+
+impl Default for Limits {
+    /// At most 10, closed after 60 s of idleness, replaced after 30 min, tested unless checked out within the last 500 ms.
+    fn default() -> Self {
+        Limits {
+            max: 10,
+            min_idle: 0,
+            idle_timeout: Duration::from_secs(60),
+            max_lifetime: Duration::from_secs(1800),
+            test_after: Duration::from_millis(500),
+        }
+    }
 }
 
 impl Limits {
@@ -64,18 +81,19 @@ pub(crate) struct Begun {
 /// are opened.
 const GOODBYES: usize = 8;
 
-impl<M: ManageConnection> Core<M> {
+impl<M: Manage> Core<M> {
     pub(crate) fn new(
         resource: Arc<str>,
-        manager: Arc<M>,
+        manager: M,
         limits: Limits,
         retry: Retry,
-        tell: impl Fn(M::Error) -> BoxError + Send + Sync + 'static,
+        limit: Duration,
         start: impl Fn(&Arc<Self>, Begun) + Send + Sync + 'static,
     ) -> Arc<Self> {
-        let limits = Limits { min_idle: limits.min_idle.min(limits.max), ..limits };
-        let (tell, start) = (Box::new(tell), Box::new(start));
-        Arc::new(Core { resource, manager, limits, tell, retry, start, state: Mutex::new(State::new()) })
+        let max = limits.max.max(1);
+        let limits = Limits { max, min_idle: limits.min_idle.min(max), ..limits };
+        let (start, state) = (Box::new(start), Mutex::new(State::new()));
+        Arc::new(Core { resource, manager, limits, retry, limit, start, state })
     }
 
     /// One that lies idle and needs no test.
@@ -157,23 +175,6 @@ impl<M: ManageConnection> Core<M> {
         state.pausing = Some(Instant::now() + self.retry.pause(state.setbacks).min(LONGEST));
     }
 
-    /// Whether it can be used.
-    pub(super) fn fit(&self, mut entry: Box<Entry<M>>) -> Result<Box<Entry<M>>, Unfit<M>> {
-        let now = Moment::coarse();
-        if entry.checked_out.is_some() && entry.is_worn(now) {
-            return Err(Unfit { entry, cause: None });
-        }
-        if self.needs_test(&entry, now)
-            && let Err(cause) = self.tried(|manager| manager.is_valid(&mut entry.connection))
-        {
-            return Err(Unfit { entry, cause: Some(cause) });
-        }
-        if entry.checked_out.replace(now).is_none() {
-            self.state.lock().succeed();
-        }
-        Ok(entry)
-    }
-
     pub(super) fn is_free(&self, entry: &Entry<M>, now: Moment) -> bool {
         !entry.is_worn(now) && !self.needs_test(entry, now)
     }
@@ -184,11 +185,6 @@ impl<M: ManageConnection> Core<M> {
 
     pub(super) fn is_broken(&self, entry: &mut Entry<M>) -> bool {
         catch_unwind(AssertUnwindSafe(|| self.manager.has_broken(&mut entry.connection))).unwrap_or(true)
-    }
-
-    /// Runs the adapter's code, and tells its errors as users may see them.
-    pub(super) fn tried<T>(&self, run: impl FnOnce(&M) -> Result<T, M::Error>) -> Result<T, Source> {
-        caught(|error| (self.tell)(error).into(), || run(&self.manager))
     }
 
     /// The number of connections that somebody would have use for.
@@ -313,17 +309,20 @@ impl<M: ManageConnection> Core<M> {
         self.settle(state);
     }
 
-    /// Drops one. A panic there is nobody's.
-    pub(super) fn say_goodbye(&self, entry: impl Sized) {
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(entry))) {
-            let message = panic_message(&*panic);
-            tracing::warn!(resource = %self.resource, message, "the driver panicked as a connection was closed");
+    /// Closes one, as the driver does. A panic there is nobody's.
+    pub(super) async fn say_goodbye(&self, connection: M::Connection) {
+        let closing = async {
+            self.manager.close(connection).await;
+            Ok(())
+        };
+        if let Err(failure) = limited::<M, ()>(self.limit, closing).await {
+            tracing::warn!(resource = %self.resource, error = %failure, "the driver failed to close a connection");
         }
     }
 }
 
 #[cfg(model)]
-impl<M: ManageConnection> Core<M> {
+impl<M: Manage> Core<M> {
     /// What holds once nobody waits and nothing is out.
     pub(crate) fn check_idle(&self) {
         let state = self.state.lock();
@@ -331,17 +330,6 @@ impl<M: ManageConnection> Core<M> {
         assert_eq!(state.open, state.idle.len(), "open and lost");
         assert_eq!((state.leaving.len(), state.parting), (0, 0), "not said goodbye to");
         assert!(state.open <= self.limits.max);
-    }
-}
-
-/// Runs the adapter's code. A panic is an error too.
-pub(super) fn caught<T, E, F: From<BoxError>>(
-    tell: impl Fn(E) -> F,
-    run: impl FnOnce() -> Result<T, E>,
-) -> Result<T, F> {
-    match catch_unwind(AssertUnwindSafe(run)) {
-        Ok(answer) => answer.map_err(tell),
-        Err(panic) => Err(BoxError::from(format!("it panicked: {}", panic_message(&*panic))).into()),
     }
 }
 

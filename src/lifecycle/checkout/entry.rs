@@ -2,17 +2,16 @@
 
 use std::time::Duration;
 
-use r2d2::ManageConnection;
-
 use crate::base::clock::Moment;
 use crate::base::error::Source;
+use crate::lifecycle::checkout::manage::Manage;
 
 /// What fails its first test this soon counts as not opened: a server that takes connections and then drops them is not
 /// to be asked without a pause. What is older has ended for a reason of its own.
 pub(super) const YOUNG: Duration = Duration::from_secs(1);
 
 /// A connection that is open, with what is known of it.
-pub(crate) struct Entry<M: ManageConnection> {
+pub(crate) struct Entry<M: Manage> {
     pub(super) connection: M::Connection,
     /// When it was last.
     pub(super) checked_out: Option<Moment>,
@@ -25,7 +24,7 @@ pub(crate) struct Entry<M: ManageConnection> {
     pub(super) ends: u64,
 }
 
-impl<M: ManageConnection> Entry<M> {
+impl<M: Manage> Entry<M> {
     #[inline]
     pub(super) fn is_worn(&self, now: Moment) -> bool {
         now.since(self.opened) >= self.lifetime
@@ -38,13 +37,13 @@ impl<M: ManageConnection> Entry<M> {
 }
 
 /// One that is not to be used, and what its test said.
-pub(crate) struct Unfit<M: ManageConnection> {
+pub(crate) struct Unfit<M: Manage> {
     pub(super) entry: Box<Entry<M>>,
     pub(super) cause: Option<Source>,
 }
 
 #[cfg(model)]
-impl<M: ManageConnection> Entry<M> {
+impl<M: Manage> Entry<M> {
     pub(crate) fn spoil(&mut self, spoil: impl FnOnce(&mut M::Connection)) {
         spoil(&mut self.connection);
     }

@@ -4,29 +4,36 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
+#[cfg(feature = "r2d2")]
 use r2d2::ManageConnection;
 
+#[cfg(feature = "r2d2")]
+use crate::lifecycle::checkout::adapted::Adapted;
 use crate::lifecycle::checkout::checkouts::Checkouts;
+use crate::lifecycle::checkout::manage::Manage;
 use crate::lifecycle::checkout::queue::Taken;
 use crate::lifecycle::lease::Lease;
 
 /// A connection in the hands of its only user; derefs to it. Goes back when it drops, or is closed, on a thread of the
 /// pool's, where the adapter says that it is broken.
 #[must_use = "the connection goes back when this drops"]
-pub struct Checkout<M: ManageConnection> {
+pub struct Checkout<M: Manage> {
     taken: Taken<M>,
     /// Lists this checkout among the holders.
     pub(crate) lease: Lease<Checkouts<M>>,
 }
 
-impl<M: ManageConnection> Checkout<M> {
+impl<M: Manage> Checkout<M> {
     /// One that is free now, and needs no test.
     #[inline]
     pub(crate) fn now(lease: Lease<Checkouts<M>>) -> Option<Self> {
         let entry = lease.core.try_get()?;
         Some(Checkout { taken: Taken::new(&lease.core, entry, lease.link.process), lease })
     }
+}
 
+#[cfg(feature = "r2d2")]
+impl<M: ManageConnection> Checkout<Adapted<M>> {
     /// Lends it to a closure, and gives it back after that. What a closure has, only its thread can free, so that a wait
     /// for it on this thread is [`Error::Deadlock`](crate::Error::Deadlock) at once instead of a timeout later.
     pub fn lend<T>(mut self, run: impl FnOnce(&mut M::Connection) -> T) -> T {
@@ -35,13 +42,13 @@ impl<M: ManageConnection> Checkout<M> {
     }
 }
 
-impl<M: ManageConnection> fmt::Debug for Checkout<M> {
+impl<M: Manage> fmt::Debug for Checkout<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Checkout").field("lease", &self.lease).finish_non_exhaustive()
     }
 }
 
-impl<M: ManageConnection> Deref for Checkout<M> {
+impl<M: Manage> Deref for Checkout<M> {
     type Target = M::Connection;
     fn deref(&self) -> &M::Connection {
         match &self.taken.entry {
@@ -51,7 +58,7 @@ impl<M: ManageConnection> Deref for Checkout<M> {
     }
 }
 
-impl<M: ManageConnection> DerefMut for Checkout<M> {
+impl<M: Manage> DerefMut for Checkout<M> {
     fn deref_mut(&mut self) -> &mut M::Connection {
         match &mut self.taken.entry {
             Some(entry) => &mut entry.connection,
@@ -60,7 +67,7 @@ impl<M: ManageConnection> DerefMut for Checkout<M> {
     }
 }
 
-impl<M: ManageConnection> Taken<M> {
+impl<M: Manage> Taken<M> {
     /// Has it held by this lease; none, where the resource was lost, or closed and connected anew, since it was taken.
     pub(crate) fn under(self, lease: Lease<Checkouts<M>>) -> Option<Checkout<M>> {
         let ends = self.entry.as_ref().map(|entry| entry.ends);

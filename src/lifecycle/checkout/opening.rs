@@ -4,10 +4,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use r2d2::ManageConnection;
-
-use crate::base::error::{BoxError, Error, Source};
+use crate::base::error::{BoxError, Error, Failure, Source};
 use crate::lifecycle::checkout::core::{Begun, Core};
+use crate::lifecycle::checkout::entry::Entry;
+use crate::lifecycle::checkout::manage::{Manage, limited};
 use crate::lifecycle::checkout::state::State;
 use crate::lifecycle::checkout::waiter::wake;
 
@@ -15,14 +15,14 @@ use crate::lifecycle::checkout::waiter::wake;
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// What a thread that is no user's has to do.
-pub(crate) enum Job<M: ManageConnection> {
+pub(crate) enum Job<M: Manage> {
     /// May connect, and so block.
     Open(Opening<M>),
     /// May block as long.
     Part(Goodbyes<M>),
 }
 
-impl<M: ManageConnection> Job<M> {
+impl<M: Manage> Job<M> {
     /// Has each job that has begun started after a pause. Not under the lock, which a job that cannot be started takes as
     /// it drops.
     pub(crate) fn start_all(core: &Arc<Core<M>>, begun: Begun, start: impl Fn(Self, Duration)) {
@@ -34,10 +34,10 @@ impl<M: ManageConnection> Job<M> {
         }
     }
 
-    pub(crate) fn run(self) {
+    pub(crate) async fn run(self) {
         match self {
-            Job::Open(opening) => opening.run(),
-            Job::Part(goodbyes) => goodbyes.run(),
+            Job::Open(opening) => opening.run().await,
+            Job::Part(goodbyes) => goodbyes.run().await,
         }
     }
 
@@ -46,7 +46,7 @@ impl<M: ManageConnection> Job<M> {
         match self {
             Job::Open(opening) => {
                 let cause = Error::no_threads(&opening.core.resource, error);
-                opening.finish(Err(Arc::new(cause)));
+                opening.failed(Arc::new(cause));
                 None
             }
             Job::Part(goodbyes) => {
@@ -59,77 +59,103 @@ impl<M: ManageConnection> Job<M> {
 
 /// A connection that is being opened, until this is carried out; one that never is, for its runtime has ended, is
 /// accounted for as well.
-pub(crate) struct Opening<M: ManageConnection> {
+pub(crate) struct Opening<M: Manage> {
     core: Arc<Core<M>>,
     /// How many there were as it was begun.
     ends: u64,
     is_over: bool,
 }
 
-impl<M: ManageConnection> Opening<M> {
+impl<M: Manage> Opening<M> {
     /// Opens it, if it is still wanted.
-    fn run(mut self) {
+    async fn run(mut self) {
+        if !self.is_wanted() {
+            return;
+        }
         let core = Arc::clone(&self.core);
-        let mut state = core.state.lock();
-        if self.ends != state.ends || core.wanted(&state) == 0 {
-            state.width = 1;
-            return self.end(&mut state);
+        match limited::<M, _>(core.limit, core.manager.connect()).await {
+            Ok(connection) => {
+                if let Some(late) = self.opened(connection) {
+                    core.say_goodbye(late).await;
+                }
+            }
+            Err(Failure { source, .. }) => {
+                tracing::debug!(resource = %core.resource, error = %source, "a connection could not be opened");
+                self.failed(source.into());
+            }
         }
-        state.unanswered.get_or_insert_with(Instant::now);
-        drop(state);
-        let opened = core.tried(M::connect);
-        if let Err(error) = &opened {
-            tracing::debug!(resource = %core.resource, %error, "a connection could not be opened");
-        }
-        self.finish(opened);
     }
 
-    /// Hands it over; if it could not be opened, another one follows for as long as somebody waits.
-    fn finish(mut self, opened: Result<M::Connection, Source>) {
+    /// Whether the server is to be asked for it. It is over where it is not.
+    fn is_wanted(&mut self) -> bool {
         let core = Arc::clone(&self.core);
         let mut state = core.state.lock();
-        if self.ends != state.ends {
-            self.is_over = true;
-            drop(state);
-            return core.say_goodbye(opened);
+        let is_wanted = self.ends == state.ends && core.wanted(&state) > 0;
+        if is_wanted {
+            state.unanswered.get_or_insert_with(Instant::now);
+        } else {
+            state.width = 1;
+            self.end(&mut state);
         }
-        self.end(&mut state);
-        state.unanswered = state.unanswered.map(|_| Instant::now());
-        let (replaced, woken) = match opened {
-            Ok(connection) => {
-                state.open += 1;
-                let entry = core.entry(&mut state, connection);
-                let woken = state.hand_over(entry, true);
-                match core.wanted(&state) {
-                    // It may fail its first test, as the one before did.
-                    _ if state.setbacks > 0 => core.pause(&mut state),
-                    0 => state.width = 1,
-                    wanted if wanted > state.opening => state.width = (state.width + 1).min(core.limits.max),
-                    _ => {}
-                }
-                (state.failure.take(), woken)
-            }
-            Err(cause) => {
-                core.set_back(&mut state);
-                (state.failure.replace(cause), None)
-            }
-        };
+        is_wanted
+    }
+
+    /// Hands it over. One that is nobody's comes back.
+    #[must_use = "it is to be closed"]
+    fn opened(mut self, connection: M::Connection) -> Option<M::Connection> {
+        let core = Arc::clone(&self.core);
+        let mut state = core.state.lock();
+        if !self.answered(&mut state) {
+            return Some(connection);
+        }
+        state.open += 1;
+        let entry = core.entry(&mut state, connection);
+        let woken = state.hand_over(entry, true);
+        match core.wanted(&state) {
+            // It may fail its first test, as the one before did.
+            _ if state.setbacks > 0 => core.pause(&mut state),
+            0 => state.width = 1,
+            wanted if wanted > state.opening => state.width = (state.width + 1).min(core.limits.max),
+            _ => {}
+        }
+        let replaced = state.failure.take();
         core.settle(state);
         wake(woken);
         drop(replaced);
+        None
     }
 
-    /// No longer counted.
-    fn end(&mut self, state: &mut State<M>) {
+    /// Another one follows for as long as somebody waits.
+    fn failed(mut self, cause: Source) {
+        let core = Arc::clone(&self.core);
+        let mut state = core.state.lock();
+        if self.answered(&mut state) {
+            core.set_back(&mut state);
+            let replaced = state.failure.replace(cause);
+            core.settle(state);
+            drop(replaced);
+        }
+    }
+
+    /// No longer counted. Whether what it has opened is wanted.
+    fn end(&mut self, state: &mut State<M>) -> bool {
         self.is_over = true;
-        if self.ends == state.ends {
+        let is_present = self.ends == state.ends;
+        if is_present {
             state.opening -= 1;
             state.unanswered = state.unanswered.filter(|_| state.opening > 0);
         }
+        is_present
+    }
+
+    /// The same where there is an answer, from which on the others have had none.
+    fn answered(&mut self, state: &mut State<M>) -> bool {
+        state.unanswered = state.unanswered.map(|_| Instant::now());
+        self.end(state)
     }
 }
 
-impl<M: ManageConnection> Drop for Opening<M> {
+impl<M: Manage> Drop for Opening<M> {
     fn drop(&mut self) {
         if !self.is_over {
             let core = Arc::clone(&self.core);
@@ -141,29 +167,34 @@ impl<M: ManageConnection> Drop for Opening<M> {
 }
 
 /// A thread that says goodbyes until there are none left to say.
-pub(crate) struct Goodbyes<M: ManageConnection> {
+pub(crate) struct Goodbyes<M: Manage> {
     core: Arc<Core<M>>,
     is_over: bool,
 }
 
-impl<M: ManageConnection> Goodbyes<M> {
-    fn run(mut self) {
-        let core = Arc::clone(&self.core);
-        loop {
-            let mut state = core.state.lock();
-            let Some(entry) = state.leaving.pop_front() else {
-                self.is_over = true;
-                state.parting -= 1;
-                return;
-            };
-            // There may be room again.
-            core.settle(state);
-            core.say_goodbye(entry);
+impl<M: Manage> Goodbyes<M> {
+    async fn run(mut self) {
+        while let Some(entry) = self.next() {
+            self.core.say_goodbye(entry.connection).await;
         }
+    }
+
+    /// The next one to be closed. It is over where there is none.
+    fn next(&mut self) -> Option<Box<Entry<M>>> {
+        let mut state = self.core.state.lock();
+        let next = state.leaving.pop_front();
+        if next.is_some() {
+            // There may be room again.
+            self.core.settle(state);
+        } else {
+            self.is_over = true;
+            state.parting -= 1;
+        }
+        next
     }
 }
 
-impl<M: ManageConnection> Drop for Goodbyes<M> {
+impl<M: Manage> Drop for Goodbyes<M> {
     fn drop(&mut self) {
         if !self.is_over {
             self.core.state.lock().parting -= 1;

@@ -3,34 +3,35 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use r2d2::ManageConnection;
+use tokio::runtime::Handle;
 
 use crate::base::error::{Error, Source};
 use crate::base::process::Process;
-use crate::base::runtime::block;
+use crate::base::runtime::{block, inside, park_on};
 use crate::lifecycle::checkout::core::Core;
 use crate::lifecycle::checkout::entry::Entry;
+use crate::lifecycle::checkout::manage::Manage;
 use crate::lifecycle::checkout::waiter::Refusal;
 use crate::lifecycle::checkout::waiting::Ended;
 use crate::lifecycle::lease::Claim;
 use crate::lifecycle::link::Link;
-use crate::lifecycle::wait::Quota;
+use crate::lifecycle::wait::{Quota, Wait};
 
 /// A connection that was taken out, and goes back when this drops.
-pub(crate) struct Taken<M: ManageConnection> {
+pub(crate) struct Taken<M: Manage> {
     pub(super) core: Arc<Core<M>>,
     pub(super) entry: Option<Box<Entry<M>>>,
     pub(super) process: &'static Process,
 }
 
-impl<M: ManageConnection> Taken<M> {
+impl<M: Manage> Taken<M> {
     #[inline]
     pub(super) fn new(core: &Arc<Core<M>>, entry: Box<Entry<M>>, process: &'static Process) -> Self {
         Taken { core: Arc::clone(core), entry: Some(entry), process }
     }
 }
 
-impl<M: ManageConnection> Drop for Taken<M> {
+impl<M: Manage> Drop for Taken<M> {
     fn drop(&mut self) {
         let Some(entry) = self.entry.take() else { return };
         if self.process.is_current() {
@@ -43,25 +44,40 @@ impl<M: ManageConnection> Drop for Taken<M> {
 }
 
 /// Where to wait for a connection. Whoever waits here holds nothing.
-pub(crate) struct Queue<M: ManageConnection> {
+pub(crate) struct Queue<M: Manage> {
     pub(super) core: Arc<Core<M>>,
     pub(super) quota: Arc<Quota>,
     pub(super) link: Link,
+    pub(super) runtime: Handle,
 }
 
-impl<M: ManageConnection> Queue<M> {
+impl<M: Manage> Queue<M> {
     /// Waits for one, where this thread may block. The claim is the one of whoever waits. None where it is for the
     /// resource to tell why there is none, so that it has to be acquired anew.
     ///
     /// # Errors
     /// [`Error::Timeout`] with the holders, and what kept connections from being opened; why there are none at all;
     /// [`Error::Deadlock`]; [`Error::InAsyncContext`].
-    pub(crate) fn take(self, claim: Claim, deadline: Instant) -> Result<Option<Taken<M>>, Error> {
+    pub(crate) fn take_blocking(self, claim: Claim, deadline: Instant) -> Result<Option<Taken<M>>, Error> {
         let wait = self.quota.wait(claim)?;
-        let got = match block(&self.core.resource, || self.core.get(deadline)) {
+        let got = match block(&self.core.resource, || park_on(self.core.get(deadline))) {
             Ok(got) => got,
-            Err(may_not_wait) => self.core.regain(deadline).ok_or(may_not_wait)?,
+            Err(may_not_wait) => park_on(self.core.regain(deadline)).ok_or(may_not_wait)?,
         };
+        self.taken(got, wait)
+    }
+
+    /// The same for a task.
+    ///
+    /// # Cancel safety
+    /// Whoever stops waiting leaves the queue, and what it was given meanwhile goes back.
+    pub(crate) async fn take(self, claim: Claim, deadline: Instant) -> Result<Option<Taken<M>>, Error> {
+        let wait = self.quota.wait(claim)?;
+        let got = inside(&self.runtime, self.core.get(deadline)).await;
+        self.taken(got, wait)
+    }
+
+    fn taken(&self, got: Result<Box<Entry<M>>, Ended>, wait: Wait) -> Result<Option<Taken<M>>, Error> {
         match got {
             Ok(entry) => Ok(Some(Taken::new(&self.core, entry, self.link.process))),
             Err(Ended::Refused(Refusal::AskAnew)) => Ok(None),

@@ -6,13 +6,12 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Instant;
 
-use r2d2::ManageConnection;
-
 use crate::base::error::Source;
 use crate::lifecycle::checkout::entry::Entry;
+use crate::lifecycle::checkout::manage::Manage;
 use crate::lifecycle::checkout::waiter::{Refusal, Waiter};
 
-pub(super) struct State<M: ManageConnection> {
+pub(super) struct State<M: Manage> {
     /// The one used last on top.
     pub(super) idle: Vec<Box<Entry<M>>>,
     /// The first has waited longest. None while there is something idle.
@@ -23,6 +22,8 @@ pub(super) struct State<M: ManageConnection> {
     pub(super) lent: usize,
     /// The one that it took from the idle ones, while it asks over that.
     pub(super) borrowed: Option<Borrowed>,
+    /// The prober's own, beyond those that there may be, between its pings.
+    pub(super) spare: Option<Box<Entry<M>>>,
     /// The waiter who is given that one after the ping, and waits for none that is yet to be opened.
     pub(super) heir: Option<Arc<Waiter<M>>>,
     pub(super) opening: usize,
@@ -60,7 +61,7 @@ pub(super) struct Borrowed {
     pub(super) is_free: bool,
 }
 
-impl<M: ManageConnection> State<M> {
+impl<M: Manage> State<M> {
     /// There is nothing yet, and whoever waits goes on waiting.
     pub(super) fn new() -> Self {
         State {
@@ -69,6 +70,7 @@ impl<M: ManageConnection> State<M> {
             open: 0,
             lent: 0,
             borrowed: None,
+            spare: None,
             heir: None,
             opening: 0,
             unanswered: None,
@@ -110,7 +112,7 @@ impl<M: ManageConnection> State<M> {
         self.opening = 0;
         self.unanswered = None;
         self.open -= self.idle.len() + std::mem::take(&mut self.lent);
-        self.leaving.extend(self.idle.drain(..));
+        self.leaving.extend(self.idle.drain(..).chain(self.spare.take()));
         self.let_down()
     }
 

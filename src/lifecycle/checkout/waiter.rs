@@ -3,16 +3,15 @@
 use std::sync::Arc;
 use std::task::Waker;
 
-use r2d2::ManageConnection;
-
 use crate::base::error::Error;
 use crate::base::sync::Mutex;
 use crate::lifecycle::checkout::entry::Entry;
+use crate::lifecycle::checkout::manage::Manage;
 
 /// Where somebody waits for a connection.
-pub(super) struct Waiter<M: ManageConnection>(pub(super) Mutex<Cell<M>>);
+pub(super) struct Waiter<M: Manage>(pub(super) Mutex<Cell<M>>);
 
-pub(super) struct Cell<M: ManageConnection> {
+pub(super) struct Cell<M: Manage> {
     pub(super) answer: Option<Answer<M>>,
     pub(super) waker: Option<Waker>,
 }
@@ -29,7 +28,7 @@ pub(crate) enum Refusal {
     MayNotWait,
 }
 
-impl<M: ManageConnection> Waiter<M> {
+impl<M: Manage> Waiter<M> {
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Waiter(Mutex::new(Cell { answer: None, waker: None })))
     }

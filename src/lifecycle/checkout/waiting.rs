@@ -6,18 +6,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use r2d2::ManageConnection;
-
 use crate::base::clock::Moment;
-use crate::base::error::{BoxError, Source};
-use crate::base::runtime::park_until;
+use crate::base::error::{BoxError, Failure, Source};
 use crate::lifecycle::checkout::core::Core;
 use crate::lifecycle::checkout::entry::{Entry, Unfit};
+use crate::lifecycle::checkout::manage::{Manage, limited, until};
 use crate::lifecycle::checkout::state::Borrowed;
 use crate::lifecycle::checkout::waiter::{Answer, Refusal, Waiter};
 
 /// A user's wait, by thread or by task. A connection that was given to one that drops goes back.
-pub(crate) struct Waiting<'a, M: ManageConnection> {
+pub(crate) struct Waiting<'a, M: Manage> {
     core: &'a Arc<Core<M>>,
     waiter: Arc<Waiter<M>>,
     is_over: bool,
@@ -38,13 +36,13 @@ pub(super) enum Ended {
     TimedOut(Option<Source>),
 }
 
-impl<M: ManageConnection> Core<M> {
+impl<M: Manage> Core<M> {
     /// One that is free, for a user who may not wait. If it was free until the prober borrowed it, that ping is waited for.
     /// None where it was not.
-    pub(super) fn regain(self: &Arc<Self>, deadline: Instant) -> Option<Result<Box<Entry<M>>, Ended>> {
+    pub(super) async fn regain(self: &Arc<Self>, deadline: Instant) -> Option<Result<Box<Entry<M>>, Ended>> {
         let waiter = Waiter::new();
         let mut state = self.state.lock();
-        let until = if let Some(entry) = state.idle.pop_if(|entry| self.is_free(entry, Moment::coarse())) {
+        let end = if let Some(entry) = state.idle.pop_if(|entry| self.is_free(entry, Moment::coarse())) {
             // It has come back meanwhile.
             waiter.0.lock().answer = Some(Ok(entry));
             deadline
@@ -55,12 +53,12 @@ impl<M: ManageConnection> Core<M> {
         };
         self.settle(state);
         let mut waiting = Waiting { core: self, waiter, is_over: false, ping: None };
-        let answer = match park_until(&mut waiting, until) {
+        let answer = match until::<M, _>(&mut waiting, end).await {
             Some(answer) => Ok(answer),
             None => waiting.give_up(),
         };
         match answer {
-            Ok(Ok(entry)) => match self.fit(entry) {
+            Ok(Ok(entry)) => match self.fit(entry).await {
                 Ok(fit) => Some(Ok(fit)),
                 Err(unfit) => {
                     self.close_unfit(unfit);
@@ -73,13 +71,14 @@ impl<M: ManageConnection> Core<M> {
     }
 
     /// Waits until one is free, the time is up, or there is none to wait for. A test that has begun is waited for.
-    pub(super) fn get(self: &Arc<Self>, deadline: Instant) -> Result<Box<Entry<M>>, Ended> {
+    pub(super) async fn get(self: &Arc<Self>, deadline: Instant) -> Result<Box<Entry<M>>, Ended> {
         let mut unfit = None;
         loop {
             let mut waiting = self.wait(unfit.take());
             let early = match waiting.ping.take() {
-                Some(Ping { until, is_ours }) => {
-                    let answer = park_until(&mut waiting, if is_ours { until } else { until.min(deadline) });
+                Some(Ping { until: end, is_ours }) => {
+                    let end = if is_ours { end } else { end.min(deadline) };
+                    let answer = until::<M, _>(&mut waiting, end).await;
                     if answer.is_none() {
                         // It takes too long to be reckoned with.
                         self.settle(self.state.lock());
@@ -88,11 +87,15 @@ impl<M: ManageConnection> Core<M> {
                 }
                 None => None,
             };
-            let answer = match early.or_else(|| park_until(&mut waiting, deadline)) {
+            let answer = match early {
+                None => until::<M, _>(&mut waiting, deadline).await,
+                early => early,
+            };
+            let answer = match answer {
                 Some(answer) => answer,
                 None => waiting.give_up().map_err(Ended::TimedOut)?,
             };
-            match self.fit(answer.map_err(Ended::Refused)?) {
+            match self.fit(answer.map_err(Ended::Refused)?).await {
                 Ok(fit) => return Ok(fit),
                 Err(bad) if Instant::now() < deadline => unfit = Some(bad),
                 Err(bad) => {
@@ -101,6 +104,32 @@ impl<M: ManageConnection> Core<M> {
                     return Err(Ended::TimedOut(cause));
                 }
             }
+        }
+    }
+
+    /// Whether it can be used. One whose test nobody awaits any more is closed.
+    async fn fit(self: &Arc<Self>, entry: Box<Entry<M>>) -> Result<Box<Entry<M>>, Unfit<M>> {
+        let now = Moment::coarse();
+        if entry.checked_out.is_some() && entry.is_worn(now) {
+            return Err(Unfit { entry, cause: None });
+        }
+        let mut entry = match self.needs_test(&entry, now) {
+            true => self.tested(entry).await?,
+            false => entry,
+        };
+        if entry.checked_out.replace(now).is_none() {
+            self.state.lock().succeed();
+        }
+        Ok(entry)
+    }
+
+    async fn tested(self: &Arc<Self>, entry: Box<Entry<M>>) -> Result<Box<Entry<M>>, Unfit<M>> {
+        let mut testing = Testing { core: self, entry: Some(entry) };
+        let answer = limited::<M, _>(self.limit, testing.ask()).await;
+        let Some(entry) = testing.entry.take() else { unreachable!("only its drop takes it") };
+        match answer {
+            Ok(()) => Ok(entry),
+            Err(Failure { source, .. }) => Err(Unfit { entry, cause: Some(source.into()) }),
         }
     }
 
@@ -130,7 +159,30 @@ impl<M: ManageConnection> Core<M> {
     }
 }
 
-impl<M: ManageConnection> Waiting<'_, M> {
+/// A connection that is being tested, and is closed where that is given up.
+struct Testing<'a, M: Manage> {
+    core: &'a Arc<Core<M>>,
+    entry: Option<Box<Entry<M>>>,
+}
+
+impl<M: Manage> Testing<'_, M> {
+    async fn ask(&mut self) -> Result<(), Failure> {
+        match &mut self.entry {
+            Some(entry) => self.core.manager.is_valid(&mut entry.connection).await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl<M: Manage> Drop for Testing<'_, M> {
+    fn drop(&mut self) {
+        if let Some(entry) = self.entry.take() {
+            self.core.close_unfit(Unfit { entry, cause: None });
+        }
+    }
+}
+
+impl<M: Manage> Waiting<'_, M> {
     /// Stops waiting: what was given meanwhile, or else why there was none.
     fn give_up(&mut self) -> Result<Answer<M>, Option<Source>> {
         self.is_over = true;
@@ -150,7 +202,7 @@ impl<M: ManageConnection> Waiting<'_, M> {
     }
 }
 
-impl<M: ManageConnection> Future for Waiting<'_, M> {
+impl<M: Manage> Future for Waiting<'_, M> {
     type Output = Answer<M>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Answer<M>> {
@@ -165,7 +217,7 @@ impl<M: ManageConnection> Future for Waiting<'_, M> {
     }
 }
 
-impl<M: ManageConnection> Drop for Waiting<'_, M> {
+impl<M: Manage> Drop for Waiting<'_, M> {
     fn drop(&mut self) {
         if !self.is_over
             && let Ok(Ok(entry)) = self.give_up()

@@ -1,6 +1,5 @@
 //! Models of the exclusive checkouts.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -10,8 +9,10 @@ use std::time::Duration;
 
 use loom::thread::{self, JoinHandle};
 
+use crate::base::error::Failure;
 use crate::base::retry::Retry;
 use crate::lifecycle::checkout::core::{Core, Limits};
+use crate::lifecycle::checkout::manage::Manage;
 use crate::lifecycle::checkout::opening::Job;
 use crate::lifecycle::checkout::waiter::Refusal;
 use crate::lifecycle::model::{block_on, explore};
@@ -19,15 +20,15 @@ use crate::lifecycle::model::{block_on, explore};
 /// An adapter whose connections are whether they are still good.
 struct Adapter;
 
-impl r2d2::ManageConnection for Adapter {
+impl Manage for Adapter {
     type Connection = bool;
-    type Error = Infallible;
+    const BLOCKS: bool = true;
 
-    fn connect(&self) -> Result<bool, Infallible> {
+    async fn connect(&self) -> Result<bool, Failure> {
         Ok(true)
     }
 
-    fn is_valid(&self, _: &mut bool) -> Result<(), Infallible> {
+    async fn is_valid(&self, _: &mut bool) -> Result<(), Failure> {
         Ok(())
     }
 
@@ -43,8 +44,8 @@ fn checkouts(max: usize) -> (Arc<Core<Adapter>>, Openings) {
     let openings = Openings::default();
     let threads = Arc::clone(&openings);
     let start = move |job: Job<Adapter>, _: Duration| match job {
-        Job::Open(_) => threads.lock().unwrap().push(thread::spawn(move || job.run())),
-        Job::Part(_) => job.run(),
+        Job::Open(_) => threads.lock().unwrap().push(thread::spawn(move || block_on(job.run()))),
+        Job::Part(_) => block_on(job.run()),
     };
     (core(max, start), openings)
 }
@@ -53,8 +54,7 @@ fn core(max: usize, start: impl Fn(Job<Adapter>, Duration) + Send + Sync + 'stat
     let never = Duration::ZERO;
     let limits = Limits { max, min_idle: 0, idle_timeout: never, max_lifetime: never, test_after: Duration::MAX };
     let start = move |core: &_, begun| Job::start_all(core, begun, &start);
-    let core =
-        Core::new(Arc::from("model"), Arc::new(Adapter), limits, Retry::default(), |never| match never {}, start);
+    let core = Core::new(Arc::from("model"), Adapter, limits, Retry::default(), never, start);
     core.accept();
     core
 }
@@ -181,7 +181,7 @@ pub fn cancelled_opening() {
             let drops = first.swap(false, Ordering::Relaxed);
             threads.lock().unwrap().push(thread::spawn(move || {
                 if !drops {
-                    job.run();
+                    block_on(job.run());
                 }
             }));
         };

@@ -138,6 +138,11 @@ impl Link {
     where
         R::Handle: Provide<T>,
     {
-        self.slot.upgrade()?.as_any().downcast::<Slot<R>>().ok()?.lease(claim).ok()?
+        self.slot::<R>()?.lease(claim).ok()?
+    }
+
+    /// The slot of this resource, if it is of type `R`.
+    pub(crate) fn slot<R: Resource>(&self) -> Option<Arc<Slot<R>>> {
+        self.slot.upgrade()?.as_any().downcast().ok()
     }
 }

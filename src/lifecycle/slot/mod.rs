@@ -73,7 +73,7 @@ impl<R: Resource> Slot<R> {
         Arc::new(Slot { phase, resource, life, goodbyes, remedies, pings, context })
     }
 
-    #[cfg(feature = "r2d2")]
+    #[cfg(feature = "checkouts")]
     pub(crate) fn resource(&self) -> &R {
         &self.resource
     }
@@ -96,7 +96,7 @@ impl<R: Resource> Slot<R> {
 
     fn link(self: &Arc<Self>, attempt: u64, limit: Duration) -> Link {
         let activity = Arc::clone(self.activity());
-        let Options { acquire_timeout, repeat, ref retry, .. } = self.context.options;
+        let Options { acquire_timeout, connect_timeout, repeat, ref retry, .. } = self.context.options;
         let patience = acquire_timeout.min(retry.budget);
         let (slot, process) = (self.as_weak(), self.context.process);
         Link {
@@ -107,8 +107,10 @@ impl<R: Resource> Slot<R> {
             acquire_timeout,
             process,
             repeat,
-            #[cfg(feature = "r2d2")]
+            #[cfg(feature = "checkouts")]
             retry: retry.clone(),
+            #[cfg(feature = "checkouts")]
+            connect_timeout,
             patience,
         }
     }

@@ -9,8 +9,6 @@ mod events;
 mod resource_pool;
 mod scoped;
 
-#[cfg(feature = "r2d2")]
-pub use crate::lifecycle::checkout::Checkout;
 pub use crate::pool::global::run_blocking as run;
 pub use events::Events;
 pub use resource_pool::ResourcePool;
@@ -18,6 +16,12 @@ pub use scoped::Scoped;
 
 use crate::base::error::Error;
 use crate::kinds::for_each_kind;
+#[cfg(feature = "r2d2")]
+use crate::lifecycle::checkout::{self, Adapted};
+
+/// A connection out of an adapter for r2d2, in the hands of its only user.
+#[cfg(feature = "r2d2")]
+pub type Checkout<M> = checkout::Checkout<Adapted<M>>;
 
 macro_rules! shortcuts {
     ($($feature:literal $what:literal $kind:ident $named:ident $with:ident $type:ident $config:ident $resource:ident $task:ty, $thread:ty, $guard:literal;)*) => {

@@ -14,8 +14,6 @@ use crate::kinds::for_each_kind;
 #[cfg(feature = "r2d2")]
 use crate::kinds::r2d2::R2d2;
 use crate::lifecycle::acquire::{Acquirer, BlockingGuard};
-#[cfg(feature = "r2d2")]
-use crate::lifecycle::checkout::Checkout;
 use crate::lifecycle::close::phase::Phase;
 use crate::lifecycle::close::report::{CloseReport, Closing, Reason};
 use crate::lifecycle::health::HealthReport;
@@ -24,6 +22,8 @@ use crate::lifecycle::lease::{Claim, Lease};
 use crate::lifecycle::registry::Registry;
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::status::PoolStatus;
+#[cfg(feature = "r2d2")]
+use crate::pool::blocking::Checkout;
 use crate::pool::blocking::Events;
 use crate::pool::builder::{Builder, Facade};
 use crate::pool::global;
@@ -59,7 +59,7 @@ impl ResourcePool {
         M: ManageConnection<Error: Send + Sync>,
     {
         let slot = self.registry().get::<R2d2<M>>(name)?;
-        self.acquirer().check_out(&slot, slot.resource().quota, Claim::shared())
+        self.acquirer().check_out_blocking(&slot, slot.resource().quota, Claim::shared())
     }
 
     /// A lease of a registered resource.

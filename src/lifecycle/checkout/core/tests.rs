@@ -1,9 +1,10 @@
 //! What the core of the checkouts decides, one decision at a time, without threads.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::base::error::{BoxError, Failure};
+use crate::base::runtime::park_on;
 use crate::lifecycle::checkout::entry::YOUNG;
 
 use super::*;
@@ -24,20 +25,22 @@ impl Drop for Connection {
     }
 }
 
-impl ManageConnection for Manager {
+impl Manager {
+    fn open(&self) -> Connection {
+        Connection(Arc::clone(&self.goodbyes_panic))
+    }
+}
+
+impl Manage for Manager {
     type Connection = Connection;
-    type Error = io::Error;
+    const BLOCKS: bool = true;
 
-    fn connect(&self) -> io::Result<Connection> {
-        Ok(Connection(Arc::clone(&self.goodbyes_panic)))
+    async fn connect(&self) -> Result<Connection, Failure> {
+        Ok(self.open())
     }
 
-    fn is_valid(&self, _: &mut Connection) -> io::Result<()> {
+    async fn is_valid(&self, _: &mut Connection) -> Result<(), Failure> {
         Ok(())
-    }
-
-    fn has_broken(&self, _: &mut Connection) -> bool {
-        false
     }
 }
 
@@ -59,7 +62,7 @@ fn core(limits: Limits) -> (Arc<Core<Manager>>, Jobs) {
     let start = move |_: &Arc<_>, Begun { openings, goodbyes, pause, .. }: Begun| {
         told.lock().push((openings, goodbyes, pause));
     };
-    let core = Core::new(Arc::from("fake"), Arc::default(), limits, Retry::default(), BoxError::from, start);
+    let core = Core::new(Arc::from("fake"), Manager::default(), limits, Retry::default(), SECOND, start);
     // As once it is accepted, but for what that would begin.
     core.state.lock().suspended = false;
     (core, jobs)
@@ -69,7 +72,7 @@ fn core(limits: Limits) -> (Arc<Core<Manager>>, Jobs) {
 fn opened(core: &Core<Manager>) -> Box<Entry<Manager>> {
     let mut state = core.state.lock();
     state.open += 1;
-    core.entry(&mut state, core.manager.connect().unwrap())
+    core.entry(&mut state, core.manager.open())
 }
 
 /// So many that lie idle.
@@ -202,5 +205,5 @@ fn a_driver_that_panics_at_its_goodbye_harms_nobody() {
     let (core, _) = core(LIMITS);
     let entry = opened(&core);
     core.manager.goodbyes_panic.store(true, Ordering::Relaxed);
-    core.say_goodbye(entry);
+    park_on(core.say_goodbye(entry.connection));
 }

@@ -1,0 +1,45 @@
+//! An adapter for r2d2 as the checkouts see it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use r2d2::ManageConnection;
+
+use crate::base::error::Failure;
+use crate::lifecycle::checkout::manage::Manage;
+
+/// A driver out of an adapter for r2d2, whose calls block.
+pub struct Adapted<M: ManageConnection> {
+    manager: Arc<M>,
+    /// Its errors, as users may see them.
+    tell: Box<dyn Fn(M::Error) -> Failure + Send + Sync>,
+}
+
+impl<M: ManageConnection> Adapted<M> {
+    pub(crate) fn new(manager: Arc<M>, tell: impl Fn(M::Error) -> Failure + Send + Sync + 'static) -> Self {
+        Adapted { manager, tell: Box::new(tell) }
+    }
+}
+
+impl<M: ManageConnection> Manage for Adapted<M> {
+    type Connection = M::Connection;
+    const BLOCKS: bool = true;
+
+    async fn connect(&self) -> Result<M::Connection, Failure> {
+        self.manager.connect().map_err(&self.tell)
+    }
+
+    async fn is_valid(&self, connection: &mut M::Connection) -> Result<(), Failure> {
+        self.manager.is_valid(connection).map_err(&self.tell)
+    }
+
+    fn has_broken(&self, connection: &mut M::Connection) -> bool {
+        self.manager.has_broken(connection)
+    }
+}
+
+impl<M: ManageConnection> fmt::Debug for Adapted<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Adapted").finish_non_exhaustive()
+    }
+}

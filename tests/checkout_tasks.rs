@@ -1,0 +1,542 @@
+//! Exclusive checkouts by tasks, of a driver that does what a test says.
+
+#![cfg(feature = "checkouts")]
+#![allow(missing_docs)]
+
+mod common;
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::Duration;
+
+use common::{Stopwatch, until};
+use resource_pool::adapter::{Checkout, Checkouts, Claim, Limits, Manage, Provide, Quota};
+use resource_pool::config::Options;
+use resource_pool::{Error, Failure, Health, Link, Outcome, Phase, Resource, ResourcePool, Usage, What};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// A guard against hanging.
+const SOON: Duration = Duration::from_secs(20);
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Does {
+    Work,
+    Fail,
+    Panic,
+    Hang,
+}
+
+/// What one of the driver's calls does, and how often it was begun and given up or ended.
+struct Call {
+    does: watch::Sender<Does>,
+    begun: AtomicUsize,
+    over: AtomicUsize,
+}
+
+impl Default for Call {
+    fn default() -> Self {
+        Call { does: watch::Sender::new(Does::Work), begun: AtomicUsize::new(0), over: AtomicUsize::new(0) }
+    }
+}
+
+impl Call {
+    async fn run(&self) -> Result<(), Failure> {
+        struct Over<'a>(&'a AtomicUsize);
+        impl Drop for Over<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        let _over = Over(&self.over);
+        let mut does = self.does.subscribe();
+        let told = *does.wait_for(|does| *does != Does::Hang).await.unwrap();
+        match told {
+            Does::Fail => Err(Failure::transient("refused, as the test asked")),
+            Does::Panic => std::panic::resume_unwind(Box::new("as the test asked")),
+            _ => Ok(()),
+        }
+    }
+
+    fn set(&self, does: Does) {
+        self.does.send_replace(does);
+    }
+
+    fn begun(&self) -> usize {
+        self.begun.load(Ordering::SeqCst)
+    }
+
+    fn under_way(&self) -> usize {
+        self.begun() - self.over.load(Ordering::SeqCst)
+    }
+}
+
+#[derive(Default)]
+struct Server {
+    connect: Call,
+    test: Call,
+    goodbye: Call,
+    opened: AtomicUsize,
+    ended: AtomicUsize,
+}
+
+impl Server {
+    fn open(&self) -> usize {
+        self.opened.load(Ordering::SeqCst) - self.ended.load(Ordering::SeqCst)
+    }
+}
+
+/// A connection, which is a number.
+struct Numbered {
+    number: usize,
+    is_broken: bool,
+    server: Arc<Server>,
+}
+
+impl Drop for Numbered {
+    fn drop(&mut self) {
+        self.server.ended.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[derive(Clone, Default)]
+struct Driver(Arc<Server>);
+
+impl Manage for Driver {
+    type Connection = Numbered;
+
+    async fn connect(&self) -> Result<Numbered, Failure> {
+        self.0.connect.run().await?;
+        let number = self.0.opened.fetch_add(1, Ordering::SeqCst) + 1;
+        Ok(Numbered { number, is_broken: false, server: Arc::clone(&self.0) })
+    }
+
+    async fn is_valid(&self, _: &mut Numbered) -> Result<(), Failure> {
+        self.0.test.run().await
+    }
+
+    fn has_broken(&self, connection: &mut Numbered) -> bool {
+        connection.is_broken
+    }
+
+    async fn close(&self, connection: Numbered) {
+        // Fails where the test asks for it, and has then taken leave all the same.
+        let _ = self.0.goodbye.run().await;
+        drop(connection);
+    }
+}
+
+struct Kind {
+    driver: Driver,
+    limits: Limits,
+}
+
+#[derive(Clone)]
+struct Handle(Arc<Checkouts<Driver>>);
+
+impl Provide<Checkouts<Driver>> for Handle {
+    fn provide(&self) -> &Checkouts<Driver> {
+        &self.0
+    }
+}
+
+impl Resource for Kind {
+    type Handle = Handle;
+
+    async fn connect(&self, link: &Link) -> Result<Handle, Failure> {
+        let quota = Quota::new(link, self.limits.max, "connections", "pool_size");
+        let checkouts = Checkouts::new(link, self.driver.clone(), self.limits.clone(), quota);
+        checkouts.open().await?;
+        Ok(Handle(Arc::new(checkouts)))
+    }
+
+    async fn recover(&self, _: &Link, lost: &Handle) -> Result<bool, Failure> {
+        lost.0.open().await?;
+        Ok(true)
+    }
+
+    async fn ping(&self, handle: &Handle) -> Result<(), Failure> {
+        handle.0.ping().await
+    }
+
+    async fn close(&self, handle: Handle) -> Result<(), Failure> {
+        handle.0.close().await;
+        Ok(())
+    }
+
+    fn cut(&self, handle: &Handle) {
+        handle.0.cut();
+    }
+
+    fn endpoint(&self) -> String {
+        "fake://here".to_owned()
+    }
+
+    fn phase(&self) -> Phase {
+        Phase::Databases
+    }
+
+    fn usage(&self, handle: &Handle) -> Usage {
+        handle.0.usage()
+    }
+}
+
+/// Untested unless a test asks for it, and for ever.
+fn limits(max: usize) -> Limits {
+    let (min_idle, never) = (0, Duration::ZERO);
+    Limits { max, min_idle, idle_timeout: never, max_lifetime: never, test_after: SOON }
+}
+
+/// A pool of the driver that is not probed.
+fn pool_with(limits: Limits, change: impl FnOnce(&mut Options)) -> (ResourcePool, Arc<Server>) {
+    let mut options = Options::default();
+    options.probe.enabled = false;
+    options.acquire_timeout = SOON;
+    // However long an answer takes on a busy machine.
+    (options.health.each, options.health.all, options.health.slow) = (SOON, SOON, SOON);
+    change(&mut options);
+    let driver = Driver::default();
+    let pool = ResourcePool::builder().environment([("", ""); 0]).options(options).build().unwrap();
+    pool.register("fake", Kind { driver: driver.clone(), limits }).unwrap();
+    (pool, driver.0)
+}
+
+fn pool(limits: Limits) -> (ResourcePool, Arc<Server>) {
+    pool_with(limits, |_| {})
+}
+
+#[track_caller]
+fn check_out(pool: &ResourcePool) -> impl Future<Output = Result<Checkout<Driver>, Error>> + Send + use<> {
+    let (pool, claim) = (pool.clone(), Claim::shared());
+    async move {
+        let checkouts = pool.get::<Kind>("fake").await?.0.clone();
+        checkouts.check_out::<Kind>(claim).await
+    }
+}
+
+fn usage(pool: &ResourcePool) -> Usage {
+    pool.status().resource("fake").unwrap().usage
+}
+
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(SOON, future).await.expect("it hangs")
+}
+
+/// Waits for a condition beside tasks.
+async fn until_async(holds: impl FnMut() -> bool + Send + 'static) {
+    tokio::task::spawn_blocking(|| until(SOON, holds)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkout_is_exclusive_counted_and_given_back() {
+    let (pool, server) = pool(limits(2));
+    let (first, second) = (check_out(&pool).await.unwrap(), check_out(&pool).await.unwrap());
+    assert_ne!(first.number, second.number);
+    let Usage { max, open, in_use, idle, waiting, .. } = usage(&pool);
+    assert_eq!([max, open, in_use, idle, waiting], [2, 2, 2, 0, 0].map(Some));
+    let exclusive = pool.holders().into_iter().filter(|holder| holder.exclusive);
+    assert!(exclusive.map(|holder| holder.site.file()).eq([file!(); 2]));
+    let last = second.number;
+    drop((first, second));
+    assert_eq!(check_out(&pool).await.unwrap().number, last, "the one used last is warm");
+    let mut broken = check_out(&pool).await.unwrap();
+    broken.is_broken = true;
+    let number = broken.number;
+    drop(broken);
+    assert_ne!(check_out(&pool).await.unwrap().number, number);
+    until_async({
+        let server = Arc::clone(&server);
+        move || server.open() == 1
+    })
+    .await;
+
+    // Work is waited for, and what is held after all is closed as it comes back.
+    let held = check_out(&pool).await.unwrap();
+    let report = within(pool.close_all_within(Duration::from_secs(1))).await;
+    let step = report.step("fake").unwrap();
+    assert_eq!((&step.outcome, step.held.len()), (&Outcome::Closed, 1), "{report}");
+    assert!(check_out(&pool).await.is_err_and(|error| error.is_closed()));
+    drop(held);
+    until_async(move || server.open() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn checkouts_are_given_out_in_the_order_of_asking() {
+    let (pool, _) = pool(limits(1));
+    let held = check_out(&pool).await.unwrap();
+    let (served, mut order) = tokio::sync::mpsc::unbounded_channel();
+    for number in 0..20 {
+        if number == 4 {
+            // Somebody in the middle gives up.
+            let gave_up = tokio::time::timeout(Duration::from_millis(1), check_out(&pool)).await;
+            assert!(gave_up.is_err() && usage(&pool).waiting == Some(number));
+        }
+        let (checking, served) = (check_out(&pool), served.clone());
+        tokio::spawn(async move {
+            let got = checking.await.unwrap();
+            served.send(number).unwrap();
+            drop(got);
+        });
+        let pool = pool.clone();
+        until_async(move || usage(&pool).waiting == Some(number + 1)).await;
+    }
+    drop((held, served));
+    let mut served = Vec::new();
+    while let Some(number) = within(order.recv()).await {
+        served.push(number);
+    }
+    assert_eq!(served, (0..20).collect::<Vec<_>>());
+    assert_eq!(usage(&pool).open, Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn checkouts_are_opened_at_a_growing_pace_and_never_more_than_there_may_be() {
+    const MAX: usize = 8;
+    let (pool, server) = pool(limits(MAX));
+    drop(check_out(&pool).await.unwrap());
+    server.connect.set(Does::Hang);
+    let mut all = JoinSet::new();
+    for _ in 0..2 * MAX {
+        all.spawn(check_out(&pool));
+    }
+    let waiting = pool.clone();
+    until_async(move || usage(&waiting).waiting == Some(2 * MAX - 1)).await;
+    // One at first, however many wait.
+    let opening = Arc::clone(&server);
+    until_async(move || opening.connect.under_way() == 1).await;
+    server.connect.set(Does::Work);
+    let mut held = Vec::new();
+    while held.len() < MAX {
+        held.push(within(all.join_next()).await.unwrap().unwrap().unwrap());
+    }
+    assert_eq!((server.opened.load(Ordering::SeqCst), server.connect.under_way()), (MAX, 0));
+    drop(held);
+    while let Some(checkout) = within(all.join_next()).await {
+        drop(checkout.unwrap().unwrap());
+    }
+    assert_eq!(server.open(), MAX);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wait_that_ends_tells_who_holds_and_what_hinders() {
+    let (pool, server) = pool_with(limits(2), |options| options.acquire_timeout = Duration::from_millis(50));
+    let mut events = pool.events();
+    // However busy the machine is.
+    let mut first = check_out(&pool).await;
+    while first.is_err() {
+        first = check_out(&pool).await;
+    }
+    server.connect.set(Does::Fail);
+    let Err(Error::Timeout(timeout)) = check_out(&pool).await else { panic!("it came") };
+    assert_eq!((timeout.waiting_for.as_str(), timeout.holders.len()), ("one of 2 connections", 1), "{timeout}");
+    let text = timeout.to_string();
+    assert!(text.contains("fake at fake://here") && text.contains("refused, as the test asked"), "{text}");
+    server.connect.set(Does::Panic);
+    let told = async {
+        while !check_out(&pool).await.unwrap_err().to_string().contains("it panicked: as the test asked") {}
+    };
+    within(told).await;
+    let is_timeout = |what: &What| matches!(what, What::TimedOut { .. });
+    assert!(std::iter::from_fn(|| events.try_next()).any(|event| is_timeout(&event.what)));
+    drop(first);
+    drop(check_out(&pool).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_opening_and_a_goodbye_that_hang_are_bounded() {
+    let limit = Duration::from_millis(100);
+    let (pool, server) = pool_with(limits(2), |options| options.connect_timeout = limit);
+    let mut first = within(check_out(&pool)).await.unwrap();
+    server.connect.set(Does::Hang);
+    let waiting = tokio::spawn(check_out(&pool));
+    let begun = Arc::clone(&server);
+    // It is given up, and begun again.
+    until_async(move || begun.connect.begun() >= 4).await;
+    server.connect.set(Does::Work);
+    drop(within(waiting).await.unwrap().unwrap());
+    server.goodbye.set(Does::Hang);
+    first.is_broken = true;
+    let stopwatch = Stopwatch::start();
+    drop(first);
+    drop(within(check_out(&pool)).await.unwrap());
+    assert!(stopwatch.took() < limit, "a user waits for a goodbye: {:?}", stopwatch.took());
+    let report = within(pool.close_all()).await;
+    assert!(report.all_closed(), "{report}");
+    assert_eq!((server.open(), server.goodbye.under_way()), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unfit_connections_are_replaced_and_so_is_one_whose_test_is_given_up() {
+    let (pool, server) = pool(Limits { test_after: Duration::ZERO, ..limits(1) });
+    let first = check_out(&pool).await.unwrap().number;
+    assert_eq!(check_out(&pool).await.unwrap().number, first, "it is tested, and passes");
+    server.test.set(Does::Hang);
+    let tested = server.test.begun();
+    let testing = tokio::spawn(check_out(&pool));
+    let begun = Arc::clone(&server);
+    until_async(move || begun.test.begun() > tested).await;
+    testing.abort();
+    assert!(within(testing).await.is_err_and(|error| error.is_cancelled()));
+    let ended = Arc::clone(&server);
+    until_async(move || ended.open() == 0).await;
+    server.test.set(Does::Work);
+    let second = within(check_out(&pool)).await.unwrap().number;
+    assert_ne!(second, first);
+    for does in [Does::Fail, Does::Panic] {
+        server.test.set(does);
+        let waiting = tokio::spawn(check_out(&pool));
+        let (began, tests) = (Arc::clone(&server), server.test.begun());
+        until_async(move || began.test.begun() > tests).await;
+        server.test.set(Does::Work);
+        drop(within(waiting).await.unwrap().unwrap());
+    }
+    assert!(server.opened.load(Ordering::SeqCst) >= second + 2);
+    assert_eq!(usage(&pool).open, Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_ones_are_kept_closed_and_replaced_as_the_limits_say() {
+    let times = Duration::from_millis(100);
+    let (pool, server) = pool(Limits { min_idle: 2, idle_timeout: times, ..limits(4) });
+    let all = [(); 4].map(|()| tokio::spawn(check_out(&pool)));
+    let mut held = Vec::new();
+    for one in all {
+        held.push(within(one).await.unwrap().unwrap());
+    }
+    drop(held);
+    let kept = pool.clone();
+    until_async(move || usage(&kept).idle == Some(2)).await;
+    let ended = Arc::clone(&server);
+    until_async(move || ended.open() == 2).await;
+
+    let (pool, server) = self::pool(Limits { max_lifetime: times, ..limits(1) });
+    let first = check_out(&pool).await.unwrap().number;
+    until_async(move || server.open() == 0).await;
+    assert_ne!(check_out(&pool).await.unwrap().number, first);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_prober_asks_though_users_have_all_and_a_silent_server_is_lost() {
+    let (pool, server) = pool_with(limits(1), |options| {
+        options.probe.enabled = true;
+        (options.probe.interval, options.probe.limit) = (Duration::from_millis(20), Duration::from_millis(200));
+    });
+    let held = within(check_out(&pool)).await.unwrap();
+    let answered = Arc::clone(&server);
+    let tested = server.test.begun();
+    until_async(move || answered.test.begun() > tested + 3).await;
+    assert_eq!((server.open(), usage(&pool).open), (2, Some(1)), "the prober has one of its own");
+    assert_eq!(within(pool.health_check()).await.entry("fake").unwrap().health, Health::Pass);
+    assert_eq!(pool.status().resource("fake").unwrap().generation, 1);
+
+    // No room for one of the prober's own is no silence.
+    server.test.set(Does::Fail);
+    server.connect.set(Does::Fail);
+    let (refused, begun) = (Arc::clone(&server), server.connect.begun());
+    until_async(move || refused.connect.begun() > begun + 3).await;
+    assert_eq!(pool.status().resource("fake").unwrap().generation, 1);
+    // An answer counts for a second.
+    let is_unknown = async || { pool.health_check().await.entry("fake").unwrap().health == Health::Unknown };
+    let told = async { while !is_unknown().await {} };
+    within(told).await;
+
+    let waiting = tokio::spawn(check_out(&pool));
+    let asked = pool.clone();
+    until_async(move || usage(&asked).waiting == Some(1)).await;
+    server.connect.set(Does::Hang);
+    // Whoever waits learns of the loss.
+    let lost = within(waiting).await.unwrap();
+    assert!(matches!(lost, Err(Error::Lost { .. })), "{:?}", lost.err());
+    server.test.set(Does::Work);
+    server.connect.set(Does::Work);
+    let again = pool.clone();
+    until_async(move || again.status().resource("fake").unwrap().generation == 2).await;
+    drop(held);
+    let fresh = within(check_out(&pool)).await.unwrap();
+    assert!(within(pool.close_all_within(Duration::from_secs(1))).await.step("fake").is_some());
+    drop(fresh);
+    until_async(move || server.open() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_waits_through_a_reconnect_gets_one_of_the_new_generation() {
+    let (pool, _server) = pool(limits(1));
+    let held = check_out(&pool).await.unwrap();
+    let old = held.number;
+    let waiting = tokio::spawn(check_out(&pool));
+    let asked = pool.clone();
+    until_async(move || usage(&asked).waiting == Some(1)).await;
+    within(pool.reconnect("fake")).await.unwrap();
+    // It counts for as long as it is out, as it is open for that long.
+    drop(held);
+    let new = within(waiting).await.unwrap().unwrap();
+    assert_ne!(new.number, old);
+    drop(new);
+    assert_eq!(usage(&pool).open, Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cycle_of_tasks_that_check_out_is_told() {
+    let (pool, _) = pool_with(limits(1), |options| options.acquire_timeout = Duration::from_millis(300));
+    let other = Driver::default();
+    pool.register("other", Kind { driver: other, limits: limits(1) }).unwrap();
+    let mut events = pool.events();
+    let check_out_of = |name: &'static str| {
+        let (pool, claim) = (pool.clone(), Claim::shared());
+        async move { pool.get::<Kind>(name).await?.0.clone().check_out::<Kind>(claim).await }
+    };
+    let both = Arc::new(tokio::sync::Barrier::new(2));
+    let meet = |first, second| {
+        let (first, second, both) = (check_out_of(first), check_out_of(second), Arc::clone(&both));
+        tokio::spawn(async move {
+            let held = first.await.unwrap();
+            both.wait().await;
+            let ended = second.await;
+            drop(held);
+            ended.err()
+        })
+    };
+    let (one, two) = (meet("fake", "other"), meet("other", "fake"));
+    let ended = [within(one).await.unwrap(), within(two).await.unwrap()];
+    let told = ended.into_iter().flatten().any(|error| matches!(&error, Error::Timeout(timeout) if !timeout.cycle.is_empty()));
+    assert!(told, "no timeout names the cycle");
+    assert!(std::iter::from_fn(|| events.try_next()).any(|event| matches!(event.what, What::Cycle { .. })));
+}
+
+/// What polls need not be tokio.
+#[test]
+fn any_executor_may_poll_a_checkout() {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    fn block_on<F: Future>(future: F) -> F::Output {
+        let mut future = pin!(future);
+        let waker = Waker::from(Arc::new(Unpark(thread::current())));
+        loop {
+            match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+                Poll::Ready(output) => return output,
+                Poll::Pending => thread::park_timeout(SOON),
+            }
+        }
+    }
+    let (pool, _) = pool_with(Limits { test_after: Duration::ZERO, ..limits(1) }, |options| {
+        options.acquire_timeout = Duration::from_millis(200);
+    });
+    let held = loop {
+        if let Ok(held) = block_on(check_out(&pool)) {
+            break held;
+        }
+    };
+    assert!(matches!(block_on(check_out(&pool)), Err(Error::Timeout(_))));
+    drop(held);
+    drop(block_on(check_out(&pool)).unwrap());
+    assert!(block_on(pool.close_all()).all_closed());
+}
