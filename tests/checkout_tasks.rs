@@ -337,9 +337,8 @@ async fn a_wait_that_ends_tells_who_holds_and_what_hinders() {
     let text = timeout.to_string();
     assert!(text.contains("fake at fake://here") && text.contains("refused, as the test asked"), "{text}");
     server.connect.set(Does::Panic);
-    let told = async {
-        while !check_out(&pool).await.unwrap_err().to_string().contains("it panicked: as the test asked") {}
-    };
+    let told =
+        async { while !check_out(&pool).await.unwrap_err().to_string().contains("it panicked: as the test asked") {} };
     within(told).await;
     let is_timeout = |what: &What| matches!(what, What::TimedOut { .. });
     assert!(std::iter::from_fn(|| events.try_next()).any(|event| is_timeout(&event.what)));
@@ -441,7 +440,7 @@ async fn the_prober_asks_though_users_have_all_and_a_silent_server_is_lost() {
     until_async(move || refused.connect.begun() > begun + 3).await;
     assert_eq!(pool.status().resource("fake").unwrap().generation, 1);
     // An answer counts for a second.
-    let is_unknown = async || { pool.health_check().await.entry("fake").unwrap().health == Health::Unknown };
+    let is_unknown = async || pool.health_check().await.entry("fake").unwrap().health == Health::Unknown;
     let told = async { while !is_unknown().await {} };
     within(told).await;
 
@@ -503,7 +502,8 @@ async fn a_cycle_of_tasks_that_check_out_is_told() {
     };
     let (one, two) = (meet("fake", "other"), meet("other", "fake"));
     let ended = [within(one).await.unwrap(), within(two).await.unwrap()];
-    let told = ended.into_iter().flatten().any(|error| matches!(&error, Error::Timeout(timeout) if !timeout.cycle.is_empty()));
+    let told =
+        ended.into_iter().flatten().any(|error| matches!(&error, Error::Timeout(timeout) if !timeout.cycle.is_empty()));
     assert!(told, "no timeout names the cycle");
     assert!(std::iter::from_fn(|| events.try_next()).any(|event| matches!(event.what, What::Cycle { .. })));
 }

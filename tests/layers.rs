@@ -55,7 +55,11 @@ fn a_kind_is_named_outside_its_folder_by_the_table_alone() {
         // The crate's root says when the documents compile, and adapters for r2d2 need no table.
         for feature in text.split("feature = \"").skip(1).filter(|_| file.file_name() != Some("lib.rs".as_ref())) {
             let feature = feature.split('"').next().unwrap_or_default();
-            assert!(["tls", "r2d2", "serde", "streams", "checkouts"].contains(&feature), "{} asks for {feature}", file.display());
+            assert!(
+                ["tls", "r2d2", "serde", "streams", "checkouts"].contains(&feature),
+                "{} asks for {feature}",
+                file.display()
+            );
         }
         for kind in named(&text).iter().filter(|path| path[0] == "kinds").filter_map(|path| path.get(1)) {
             assert!(!kinds.contains(kind), "{} names {kind}", file.display());

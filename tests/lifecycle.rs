@@ -28,6 +28,13 @@ const BLOCKED: Duration = Duration::from_secs(60);
 /// What waits for this long has not come at once.
 const LONG: Duration = Duration::from_secs(600);
 
+/// How full it always is.
+fn full() -> Usage {
+    let mut usage = Usage::default();
+    usage.max = Some(7);
+    usage
+}
+
 /// What a verb does.
 #[derive(Clone, Copy, Default, PartialEq, Debug)]
 enum Does {
@@ -160,7 +167,7 @@ impl Resource for Fake {
                 thread::park();
             }
         }
-        Usage::default()
+        full()
     }
 
     fn endpoint(&self) -> String {
@@ -1839,6 +1846,118 @@ async fn what_is_connected_anew_before_its_close_has_ended_closes_with_all() {
     let all = all.within(SOON).await.unwrap();
     assert_eq!(state(&pool, "lingering"), State::Closed, "{all}");
     assert_eq!((lingering.closes.load(Ordering::SeqCst), all.steps.len()), (2, 1), "{all}");
+}
+
+#[tokio::test]
+async fn a_report_has_how_full_a_resource_was_and_what_it_left_undone() {
+    let fake = Fake::new("fake");
+    let pool = with(&fake);
+    drop(pool.get::<Fake>("fake").await.unwrap());
+    let link = fake.script.link.lock().clone().unwrap();
+    let _undone = link.busy(Work::Operation);
+    let report = pool.close_all_within(Duration::from_millis(200)).within(SOON).await;
+    assert_eq!(report.status.resource("fake").unwrap().usage, full());
+    assert_eq!(report.step("fake").unwrap().unfinished, [(Work::Operation, 1)], "{report}");
+}
+
+/// The grace after a cut is taken from what time there is.
+#[tokio::test]
+async fn a_step_with_hardly_any_time_is_cut_and_in_the_report() {
+    let fake = Fake::new("fake");
+    let pool = with(&fake);
+    drop(pool.get::<Fake>("fake").await.unwrap());
+    *fake.script.close.lock() = Does::Hang;
+    let report = pool.close_all_within(Duration::from_millis(30)).within(SOON).await;
+    let step = report.step("fake").unwrap();
+    assert!(matches!(step.outcome, Outcome::TimedOut | Outcome::Forced), "{report}");
+    assert!(step.took > Duration::ZERO && fake.script.cuts.load(Ordering::SeqCst) > 0, "{report}");
+}
+
+/// What the closing code of an earlier phase leaves undone at it has half of its time, and the goodbye the other half.
+#[tokio::test]
+async fn what_is_left_undone_by_closing_code_leaves_time_for_the_goodbye() {
+    let fake = Fake::new("fake");
+    let mut options = Options::default();
+    options.close.long_step = Duration::from_millis(400);
+    let pool = ResourcePool::builder().environment([("", ""); 0]).options(options).build().unwrap();
+    pool.register(fake.name, fake.clone()).unwrap();
+    drop(pool.get::<Fake>("fake").await.unwrap());
+    let link = fake.script.link.lock().clone().unwrap();
+    let undone = Arc::new(Mutex::new(None));
+    let leaves = Arc::clone(&undone);
+    let leave = move || {
+        *leaves.lock() = Some(link.busy(Work::Row));
+        Ok(())
+    };
+    pool.on_close("early", Phase::Tasks, leave).unwrap();
+    let report = pool.close_all().within(SOON).await;
+    let step = report.step("fake").unwrap();
+    assert_eq!((&step.outcome, &step.unfinished[..]), (&Outcome::Closed, &[(Work::Row, 1)][..]), "{report}");
+    drop(undone);
+}
+
+/// Its goodbye never comes, and each time that it is polled its thread has something else to do first.
+#[derive(Clone, Default)]
+struct Busybody(Arc<()>);
+
+impl Resource for Busybody {
+    type Handle = ();
+
+    async fn connect(&self, _: &Link) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn ping(&self, (): &()) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn close(&self, (): ()) -> Result<(), Failure> {
+        let _goodbye = Arc::clone(&self.0);
+        loop {
+            thread::sleep(Duration::from_millis(30));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    fn cut(&self, (): &()) {}
+}
+
+/// The timers of a runtime that has ended panic.
+#[test]
+fn a_goodbye_that_is_given_up_never_finds_its_runtime_gone() {
+    if let Some(ended) = common::alone("a_goodbye_that_is_given_up_never_finds_its_runtime_gone") {
+        assert!(ended.success(), "{ended}");
+        return;
+    }
+    static PANICS: AtomicUsize = AtomicUsize::new(0);
+    std::panic::set_hook(Box::new(|_| {
+        PANICS.fetch_add(1, Ordering::SeqCst);
+    }));
+    for _ in 0..5 {
+        let pool = blocking::ResourcePool::from(pool());
+        let busybody = Busybody::default();
+        pool.register("busybody", busybody.clone()).unwrap();
+        drop(pool.get::<Busybody>("busybody").unwrap());
+        let report = pool.close_all_within(Duration::from_millis(100)).unwrap();
+        assert_eq!(report.step("busybody").unwrap().outcome, Outcome::TimedOut, "{report}");
+        drop(pool);
+        until(SOON, || Arc::strong_count(&busybody.0) == 1);
+    }
+    assert_eq!(PANICS.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn nothing_of_a_pools_runtime_is_left_once_all_is_closed() {
+    if let Some(ended) = common::alone("nothing_of_a_pools_runtime_is_left_once_all_is_closed") {
+        assert!(ended.success(), "{ended}");
+        return;
+    }
+    let pool = blocking::ResourcePool::from(with(&Fake::new("fake")));
+    drop(pool.get::<Fake>("fake").unwrap());
+    let workers = || common::threads().iter().filter(|name| name.starts_with("resource-pool-i")).count();
+    assert!(workers() >= 2, "{:?}", common::threads());
+    assert!(pool.close_all().unwrap().all_closed());
+    until(SOON, || workers() == 0);
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use services::Kind;
 use tokio::runtime::Runtime;
 
 use crate::duel::{Duel, Rounds, Unit};
-use crate::peers::{self, CONNECTIONS, Nothing};
+use crate::peers::{self, CONNECTIONS, Nothing, Tasks};
 use crate::session::{Session, clock, cpu, cpu_of_tasks, cpu_of_threads};
 
 pub(crate) fn run(session: &Session) {
@@ -42,18 +42,21 @@ fn ready(session: &Session) {
     let runtime = Runtime::new().expect("a runtime");
     let pool = pool(RedisConfig::url(server.url()));
     let of_nothing = pool_of_nothing(CONNECTIONS);
+    let tasks = runtime.block_on(Tasks::new(&of_nothing.as_async(), CONNECTIONS, Nothing::default()));
     let r2d2 = peers::r2d2(CONNECTIONS, CONNECTIONS, Nothing::default());
     let deadpool = peers::deadpool(CONNECTIONS, Nothing::default());
     let bb8 = peers::bb8(&runtime, CONNECTIONS, Nothing::default());
     let mobc = peers::mobc(CONNECTIONS, Nothing::default());
     let redis = || drop(black_box(pool.redis().expect("ready")));
     let ours = || drop(black_box(of_nothing.check_out::<Nothing>("nothing").expect("ready")));
+    let by_task = || async { drop(black_box(tasks.get().await)) };
     let r2d2 = || drop(black_box(r2d2.get().expect("ready")));
     let deadpool = || async { drop(black_box(deadpool.get().await.expect("ready"))) };
     let bb8 = || async { drop(black_box(bb8.get().await.expect("ready"))) };
     let mobc = || async { drop(black_box(mobc.get().await.expect("ready"))) };
     Duel::new("checkout_ready", "a connection checked out and given back", Unit::CpuNanoseconds)
         .contestant("resource_pool", || cpu(count, ours))
+        .contestant("resource_pool, tasks", || cpu_of_tasks(1, count, by_task))
         .contestant("resource_pool, Redis", || cpu(count, redis))
         .contestant("r2d2", || cpu(count, r2d2))
         .contestant("deadpool", || cpu_of_tasks(1, count, deadpool))
@@ -61,11 +64,14 @@ fn ready(session: &Session) {
         .contestant("mobc", || cpu_of_tasks(1, count / 5, mobc))
         .at_most("resource_pool, Redis", 150.0, 80.0)
         .at_most("resource_pool", 150.0, 80.0)
+        .times_faster_than("resource_pool, tasks", "deadpool", 1.0, None)
+        .times_faster_than("resource_pool, tasks", "bb8", 1.0, None)
         .note("Connections that do nothing, but for those to a real Redis.")
         .run(session);
     let what = "a connection checked out and given back, by 1, 2, 4 and 16 threads at once";
     Duel::new("checkout_threads", what, Unit::CpuNanoseconds)
         .crowds("resource_pool", |crowd| cpu_of_threads(crowd, count / crowd, ours))
+        .crowds("resource_pool, tasks", |crowd| cpu_of_tasks(crowd, count / crowd, by_task))
         .crowds("r2d2", |crowd| cpu_of_threads(crowd, count / crowd, r2d2))
         .crowds("deadpool", |crowd| cpu_of_tasks(crowd, count / crowd, deadpool))
         .crowds("bb8", |crowd| cpu_of_tasks(crowd, count / crowd, bb8))
@@ -173,11 +179,16 @@ fn waited_for(session: &Session) {
     let pool = pool(RedisConfig::url(server.url()).pool_size(FEW));
     let warm: Vec<_> = (0..FEW).map(|_| pool.redis().expect("redis")).collect();
     drop(warm);
+    let tasks = runtime.block_on(Tasks::new(&pool.as_async(), FEW, Nothing::default()));
     let r2d2 = peers::r2d2(FEW, FEW, Nothing::default());
     let deadpool = peers::deadpool(FEW, Nothing::default());
     let bb8 = peers::bb8(&runtime, FEW, Nothing::default());
     let mobc = peers::mobc(FEW, Nothing::default());
-    let (deadpool, bb8, mobc) = (
+    let (tasks, deadpool, bb8, mobc) = (
+        move || {
+            let tasks = tasks.clone();
+            async move { tasks.get().await }
+        },
         move || {
             let pool = deadpool.clone();
             async move { pool.get().await.expect("in turn") }
@@ -193,6 +204,7 @@ fn waited_for(session: &Session) {
     );
     let runs: Runs<'_> = vec![
         ("resource_pool, Redis", Box::new(|| Crowd::threads(lasting, || pool.redis().expect("in turn")))),
+        ("resource_pool, tasks", Box::new(|| Crowd::tasks(&runtime, lasting, tasks.clone()))),
         ("r2d2", Box::new(|| Crowd::threads(lasting, || r2d2.get().expect("in turn")))),
         ("deadpool", Box::new(|| Crowd::tasks(&runtime, lasting, deadpool.clone()))),
         ("bb8", Box::new(|| Crowd::tasks(&runtime, lasting, bb8.clone()))),
@@ -212,7 +224,7 @@ fn waited_for(session: &Session) {
         wait = wait.contestant(format!("{name}, median"), rounds.again(|crowd| crowd.wait(0.5)));
         wait = wait.contestant(format!("{name}, most"), rounds.again(|crowd| crowd.wait(1.0)));
     }
-    tail.at_most("resource_pool, Redis", 3.0, None).run(session);
+    tail.at_most("resource_pool, Redis", 3.0, None).at_most("resource_pool, tasks", 1.2, None).run(session);
     fair.at_most("resource_pool, Redis", 2.0, None).run(session);
     wait.run(session);
     drop(runs);

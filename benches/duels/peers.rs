@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use resource_pool::adapter::{Checkouts, Claim, Limits, Manage, Provide, Quota};
+use resource_pool::{Failure, Link, Resource, ResourcePool, Usage};
 use tokio::runtime::Runtime;
 
 /// As many as a busy service has.
@@ -62,6 +64,19 @@ impl r2d2::ManageConnection for Nothing {
     }
 }
 
+impl Manage for Nothing {
+    type Connection = ();
+
+    async fn connect(&self) -> Result<(), Failure> {
+        self.open_async().await;
+        Ok(())
+    }
+
+    async fn is_valid(&self, (): &mut ()) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
 impl deadpool::managed::Manager for Nothing {
     type Type = ();
     type Error = Infallible;
@@ -110,6 +125,63 @@ impl mobc::Manager for Nothing {
 
     async fn check(&self, (): ()) -> Result<(), Infallible> {
         Ok(())
+    }
+}
+
+/// Our own, for tasks.
+pub(crate) struct Ours {
+    manager: Nothing,
+    max: usize,
+}
+
+#[derive(Clone)]
+pub(crate) struct Tasks(Arc<Checkouts<Nothing>>);
+
+impl Provide<Checkouts<Nothing>> for Tasks {
+    fn provide(&self) -> &Checkouts<Nothing> {
+        &self.0
+    }
+}
+
+impl Resource for Ours {
+    type Handle = Tasks;
+
+    async fn connect(&self, link: &Link) -> Result<Tasks, Failure> {
+        let quota = Quota::new(link, self.max, "connections", "pool_size");
+        let limits = Limits { max: self.max, ..Limits::default() };
+        let checkouts = Checkouts::new(link, self.manager.clone(), limits, quota);
+        checkouts.open().await?;
+        Ok(Tasks(Arc::new(checkouts)))
+    }
+
+    async fn ping(&self, tasks: &Tasks) -> Result<(), Failure> {
+        tasks.0.ping().await
+    }
+
+    async fn close(&self, tasks: Tasks) -> Result<(), Failure> {
+        tasks.0.close().await;
+        Ok(())
+    }
+
+    fn cut(&self, tasks: &Tasks) {
+        tasks.0.cut();
+    }
+
+    fn usage(&self, tasks: &Tasks) -> Usage {
+        tasks.0.usage()
+    }
+}
+
+impl Tasks {
+    /// Connected, in a pool that is to be kept.
+    pub(crate) async fn new(pool: &ResourcePool, max: u32, manager: Nothing) -> Self {
+        pool.register("tasks", Ours { manager, max: max as usize }).expect("a new name");
+        pool.get::<Ours>("tasks").await.expect("a connection").clone()
+    }
+
+    /// Checks one out.
+    pub(crate) async fn get(&self) -> resource_pool::adapter::Checkout<Nothing> {
+        self.0.check_out::<Ours>(Claim::shared()).await.expect("a connection")
     }
 }
 

@@ -205,6 +205,16 @@ impl Generation {
         said
     }
 
+    /// Why the goodbye was cut short. That the resource is closed explains nothing here.
+    fn unsaid(&self, trouble: Trouble) -> Failure {
+        Failure::transient(match (trouble, self.switch.cause()) {
+            (Trouble::Cut, Some(cause)) => cause.clone().into(),
+            (Trouble::Cut, None) => "the connection went meanwhile".into(),
+            (Trouble::Ours(error), _) => self.link.told(error).into(),
+            (Trouble::Driver(error), _) => self.config.redacted(error),
+        })
+    }
+
     async fn say_goodbye(&self) -> Result<(), Failure> {
         if !self.is_alive() {
             return Err(Failure::transient("the connection was lost before it could be closed"));
@@ -215,13 +225,14 @@ impl Generation {
             let _ = channel.close(200, "OK".into()).await;
             Ok(())
         }));
+        let limit = self.config.operation_timeout;
         let goodbye = async {
-            self.answer("closing every channel", every_channel).await?;
+            self.within(limit, "closing every channel", every_channel).await?;
             self.channels.none_is_closing().await;
-            self.answer("closing the connection", self.connection.close(200, "OK".into())).await
+            self.within(limit, "closing the connection", self.connection.close(200, "OK".into())).await
         };
         tokio::select! {
-            said = goodbye => said?,
+            said = goodbye => said.map_err(|trouble| self.unsaid(trouble))?,
             () = self.timer(GOODBYE) => {
                 return Err(Failure::transient(format!("the broker did not answer the goodbye within {GOODBYE:?}")));
             }

@@ -143,6 +143,15 @@ mod tests {
         assert_eq!(depths(&edges), BTreeMap::from([("a", 1), ("b", 2), ("c", 3), ("d", 4), ("e", 5)]));
     }
 
+    /// One of the two walks is over before the other one finds anything.
+    #[test]
+    fn a_cycle_is_found_from_either_end() {
+        let mut many_below = edges(&[("top", "a"), ("top", "b"), ("top", "c"), ("top", "z")]);
+        assert!(many_below.add("z", "top").is_err());
+        let mut many_above = edges(&[("a", "disk"), ("b", "disk"), ("c", "disk"), ("z", "disk")]);
+        assert!(many_above.add("disk", "z").is_err());
+    }
+
     #[test]
     fn a_walk_visits_each_name_once() {
         let edges = edges(&[("a", "b"), ("a", "c"), ("b", "d"), ("c", "d"), ("d", "e")]);

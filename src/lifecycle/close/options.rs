@@ -77,3 +77,19 @@ impl CloseOptions {
         self.floor.min(fair).saturating_mul(levels)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_have_much_to_write_has_longer_to_close() {
+        let options = CloseOptions::default();
+        for phase in [Phase::Tasks, Phase::Databases] {
+            assert_eq!(options.budget(phase), options.long_step, "{phase:?}");
+        }
+        for phase in [Phase::RabbitMq, Phase::Redis, Phase::VectorStores] {
+            assert_eq!(options.budget(phase), options.step, "{phase:?}");
+        }
+    }
+}

@@ -20,9 +20,9 @@ use crate::lifecycle::close::state::Part;
 use crate::lifecycle::context::Context;
 use crate::lifecycle::event::What;
 
-/// How long the drop of the last handle may take at least, however little time its step has left. It may exceed the
-/// close budget by that.
-const LAST_DROP: Duration = Duration::from_millis(100);
+/// How long a step that is given up, and then the drop of its last handle, may take to end at least, however little time is
+/// left. They may exceed the close budget by that.
+const LAST: Duration = Duration::from_millis(100);
 
 pub(crate) enum Step {
     Resource(Arc<dyn AnySlot>),
@@ -79,7 +79,7 @@ pub(crate) async fn run_step(
     let started = Instant::now();
     let name = step.name();
     let phase = step.phase();
-    let running = pool.context().close.running_as(&name);
+    let named = pool.context().close.running_as(&name);
     let slot = step.slot();
     if let Some(slot) = &slot {
         slot.shut();
@@ -90,13 +90,11 @@ pub(crate) async fn run_step(
     }
     let held = slot.as_ref().map_or_else(Vec::new, |slot| slot.holders());
     let cancel = CancellationToken::new();
-    let mut ended = (!budget.is_zero()).then(|| on_own_thread(&pool, step, cancel.clone()));
-    let mut outcome = match &mut ended {
+    let mut running = (!budget.is_zero()).then(|| on_own_thread(&pool, step, cancel.clone()));
+    let left = budget.saturating_sub(started.elapsed());
+    let mut outcome = match running {
         None => Outcome::Skipped,
-        Some(ended) => {
-            let left = budget.saturating_sub(started.elapsed());
-            within(left, ended).await.map_or(Outcome::TimedOut, |outcome| outcome.unwrap_or(Outcome::TimedOut))
-        }
+        Some(_) => ended(&mut running, left).await.unwrap_or(Outcome::TimedOut),
     };
     if outcome != Outcome::Closed
         && let Some(slot) = &slot
@@ -104,23 +102,22 @@ pub(crate) async fn run_step(
         // It may be the user's code, and block.
         let cut = Arc::clone(slot);
         let _hangs_by_itself = aside(pool.context(), grace, move || cut.force()).await;
-        if matches!(outcome, Outcome::TimedOut)
-            && let Some(ended) = ended
-            && within(grace, ended).await.is_ok_and(|ended| ended.is_ok())
-        {
+        if matches!(outcome, Outcome::TimedOut) && ended(&mut running, grace).await.is_some() {
             outcome = Outcome::Forced;
         }
     }
     cancel.cancel();
     if let Some(slot) = &slot {
+        // The runtime may end after this, and where it has ended its timers panic.
+        let _hangs_by_itself = ended(&mut running, grace.max(LAST)).await;
         let last = Arc::clone(slot);
-        match aside(pool.context(), grace.max(LAST_DROP), move || last.finish_close()).await {
+        match aside(pool.context(), grace.max(LAST), move || last.finish_close()).await {
             Some(Ok(())) => {}
             Some(Err(message)) => outcome = Outcome::Panicked(message),
             None => outcome = Outcome::TimedOut,
         }
     }
-    drop(running);
+    drop(named);
     let step = StepReport::new(name, phase, outcome, started.elapsed(), held);
     let step = match &slot {
         Some(slot) => with_work(step, &**slot),
@@ -128,6 +125,13 @@ pub(crate) async fn run_step(
     };
     tell_end(pool.context(), slot.as_deref(), &step);
     step
+}
+
+/// How the step that runs has ended, if it does within the limit; it is asked once.
+async fn ended(running: &mut Option<oneshot::Receiver<Outcome>>, limit: Duration) -> Option<Outcome> {
+    let ended = within(limit, running.as_mut()?).await.ok()?;
+    *running = None;
+    ended.ok()
 }
 
 /// A step with what became of its resource's work.
