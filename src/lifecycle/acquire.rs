@@ -114,51 +114,6 @@ impl Acquirer {
             }
         }
     }
-
-    /// Checks a connection out, for tasks.
-    #[cfg(feature = "checkouts")]
-    pub(crate) fn check_out<R: Resource, M: Manage>(
-        &self,
-        slot: Result<impl Borrow<Arc<Slot<R>>>, Error>,
-        quota: impl FnOnce(&R) -> QuotaId,
-        claim: Claim,
-    ) -> Acquire<Checkout<M>>
-    where
-        R::Handle: Provide<Checkouts<M>>,
-    {
-        let slot = match slot {
-            Ok(slot) => slot,
-            Err(error) => return Acquire::Failed(ready(error)),
-        };
-        let slot = slot.borrow();
-        let quota = quota(slot.resource());
-        match slot.lease(quota.claim(claim)) {
-            Ok(Some(lease)) => match Checkout::now(lease) {
-                Some(checkout) => Acquire::Leased(ready(checkout)),
-                None => self.wait_for_one(slot, quota, claim),
-            },
-            Ok(None) => self.wait_for_one(slot, quota, claim),
-            Err(error) => Acquire::Failed(ready(error)),
-        }
-    }
-
-    #[cfg(feature = "checkouts")]
-    #[cold]
-    fn wait_for_one<R: Resource, M: Manage>(
-        &self,
-        slot: &Arc<Slot<R>>,
-        quota: QuotaId,
-        claim: Claim,
-    ) -> Acquire<Checkout<M>>
-    where
-        R::Handle: Provide<Checkouts<M>>,
-    {
-        let (pool, slot) = (self.clone(), Arc::clone(slot));
-        Acquire::Waiting(Box::pin(async move {
-            pool.handle.0.before_connecting(&*slot)?;
-            wait_for_one(slot, quota, claim, pool.timeout).await
-        }))
-    }
 }
 
 /// Checks a connection out for a task once one is free, connecting first if need be.

@@ -40,19 +40,7 @@ impl<M: Manage> Core<M> {
     /// One that is free, for a user who may not wait. If it was free until the prober borrowed it, that ping is waited for.
     /// None where it was not.
     pub(super) async fn regain(self: &Arc<Self>, deadline: Instant) -> Option<Result<Box<Entry<M>>, Ended>> {
-        let waiter = Waiter::new();
-        let mut state = self.state.lock();
-        let end = if let Some(entry) = state.idle.pop_if(|entry| self.is_free(entry, Moment::coarse())) {
-            // It has come back meanwhile.
-            waiter.0.lock().answer = Some(Ok(entry));
-            deadline
-        } else {
-            let borrowed = state.borrowed.filter(|borrowed| borrowed.is_free && state.has_no_queue())?;
-            state.heir = Some(Arc::clone(&waiter));
-            deadline.max(borrowed.until)
-        };
-        self.settle(state);
-        let mut waiting = Waiting { core: self, waiter, is_over: false, ping: None };
+        let (mut waiting, end) = self.inherit(deadline)?;
         let answer = match until::<M, _>(&mut waiting, end).await {
             Some(answer) => Ok(answer),
             None => waiting.give_up(),
@@ -68,6 +56,22 @@ impl<M: Manage> Core<M> {
             Ok(Err(refusal)) => Some(Err(Ended::Refused(refusal))),
             Err(cause) => Some(Err(Ended::TimedOut(cause))),
         }
+    }
+
+    /// The wait for what the prober has borrowed, and until when that is; what has come back meanwhile is there at once.
+    fn inherit(self: &Arc<Self>, deadline: Instant) -> Option<(Waiting<'_, M>, Instant)> {
+        let waiter = Waiter::new();
+        let mut state = self.state.lock();
+        let end = if let Some(entry) = state.idle.pop_if(|entry| self.is_free(entry, Moment::coarse())) {
+            waiter.0.lock().answer = Some(Ok(entry));
+            deadline
+        } else {
+            let borrowed = state.borrowed.filter(|borrowed| borrowed.is_free && state.has_no_queue())?;
+            state.heir = Some(Arc::clone(&waiter));
+            deadline.max(borrowed.until)
+        };
+        self.settle(state);
+        Some((Waiting { core: self, waiter, is_over: false, ping: None }, end))
     }
 
     /// Waits until one is free, the time is up, or there is none to wait for. A test that has begun is waited for.
