@@ -96,7 +96,7 @@ impl<R: Resource> Slot<R> {
 
     fn link(self: &Arc<Self>, attempt: u64, limit: Duration) -> Link {
         let activity = Arc::clone(self.activity());
-        let Options { acquire_timeout, connect_timeout, repeat, ref retry, .. } = self.context.options;
+        let Options { acquire_timeout, repeat, ref retry, .. } = self.context.options;
         let patience = acquire_timeout.min(retry.budget);
         let (slot, process) = (self.as_weak(), self.context.process);
         Link {
@@ -110,7 +110,7 @@ impl<R: Resource> Slot<R> {
             #[cfg(feature = "checkouts")]
             retry: retry.clone(),
             #[cfg(feature = "checkouts")]
-            connect_timeout,
+            connect_timeout: self.context.options.connect_timeout,
             patience,
         }
     }
