@@ -8,7 +8,7 @@ mod common;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Duration;
@@ -83,6 +83,9 @@ struct Server {
     goodbye: Call,
     opened: AtomicUsize,
     ended: AtomicUsize,
+    /// How many may be open at a time, if that is not zero, and whether another one waits instead of being refused.
+    room: AtomicUsize,
+    waits_for_room: AtomicBool,
 }
 
 impl Server {
@@ -112,6 +115,13 @@ impl Manage for Driver {
 
     async fn connect(&self) -> Result<Numbered, Failure> {
         self.0.connect.run().await?;
+        let room = self.0.room.load(Ordering::SeqCst);
+        if room > 0 && self.0.open() >= room {
+            if self.0.waits_for_room.load(Ordering::SeqCst) {
+                std::future::pending::<()>().await;
+            }
+            return Err(Failure::refused("there is no room"));
+        }
         let number = self.0.opened.fetch_add(1, Ordering::SeqCst) + 1;
         Ok(Numbered { number, is_broken: false, server: Arc::clone(&self.0) })
     }
@@ -188,8 +198,8 @@ impl Resource for Kind {
 
 /// Untested unless a test asks for it, and for ever.
 fn limits(max: usize) -> Limits {
-    let (min_idle, never) = (0, Duration::ZERO);
-    Limits { max, min_idle, idle_timeout: never, max_lifetime: never, test_after: SOON }
+    let never = Duration::ZERO;
+    Limits { max, idle_timeout: never, max_lifetime: never, test_after: SOON, ..Limits::default() }
 }
 
 /// A pool of the driver that is not probed.
@@ -249,9 +259,10 @@ async fn a_checkout_is_exclusive_counted_and_given_back() {
     let number = broken.number;
     drop(broken);
     assert_ne!(check_out(&pool).await.unwrap().number, number);
+    // And the prober's own.
     until_async({
         let server = Arc::clone(&server);
-        move || server.open() == 1
+        move || server.open() == 2
     })
     .await;
 
@@ -314,12 +325,13 @@ async fn checkouts_are_opened_at_a_growing_pace_and_never_more_than_there_may_be
     while held.len() < MAX {
         held.push(within(all.join_next()).await.unwrap().unwrap().unwrap());
     }
-    assert_eq!((server.opened.load(Ordering::SeqCst), server.connect.under_way()), (MAX, 0));
+    // The prober's own is one more.
+    assert_eq!((server.opened.load(Ordering::SeqCst), server.connect.under_way()), (MAX + 1, 0));
     drop(held);
     while let Some(checkout) = within(all.join_next()).await {
         drop(checkout.unwrap().unwrap());
     }
-    assert_eq!(server.open(), MAX);
+    assert_eq!((usage(&pool).open, server.open()), (Some(MAX), MAX + 1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -382,7 +394,7 @@ async fn unfit_connections_are_replaced_and_so_is_one_whose_test_is_given_up() {
     testing.abort();
     assert!(within(testing).await.is_err_and(|error| error.is_cancelled()));
     let ended = Arc::clone(&server);
-    until_async(move || ended.open() == 0).await;
+    until_async(move || ended.open() == 1).await;
     server.test.set(Does::Work);
     let second = within(check_out(&pool)).await.unwrap().number;
     assert_ne!(second, first);
@@ -411,7 +423,7 @@ async fn idle_ones_are_kept_closed_and_replaced_as_the_limits_say() {
     let kept = pool.clone();
     until_async(move || usage(&kept).idle == Some(2)).await;
     let ended = Arc::clone(&server);
-    until_async(move || ended.open() == 2).await;
+    until_async(move || ended.open() == 3).await;
 
     let (pool, server) = self::pool(Limits { max_lifetime: times, ..limits(1) });
     let first = check_out(&pool).await.unwrap().number;
@@ -419,34 +431,25 @@ async fn idle_ones_are_kept_closed_and_replaced_as_the_limits_say() {
     assert_ne!(check_out(&pool).await.unwrap().number, first);
 }
 
+fn probed(options: &mut Options) {
+    options.probe.enabled = true;
+    (options.probe.interval, options.probe.limit) = (Duration::from_millis(20), Duration::from_millis(200));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_prober_asks_though_users_have_all_and_a_silent_server_is_lost() {
-    let (pool, server) = pool_with(limits(1), |options| {
-        options.probe.enabled = true;
-        (options.probe.interval, options.probe.limit) = (Duration::from_millis(20), Duration::from_millis(200));
-    });
+    let (pool, server) = pool_with(limits(1), probed);
     let held = within(check_out(&pool)).await.unwrap();
-    let answered = Arc::clone(&server);
-    let tested = server.test.begun();
+    let (answered, tested) = (Arc::clone(&server), server.test.begun());
     until_async(move || answered.test.begun() > tested + 3).await;
     assert_eq!((server.open(), usage(&pool).open), (2, Some(1)), "the prober has one of its own");
     assert_eq!(within(pool.health_check()).await.entry("fake").unwrap().health, Health::Pass);
     assert_eq!(pool.status().resource("fake").unwrap().generation, 1);
 
-    // No room for one of the prober's own is no silence.
-    server.test.set(Does::Fail);
-    server.connect.set(Does::Fail);
-    let (refused, begun) = (Arc::clone(&server), server.connect.begun());
-    until_async(move || refused.connect.begun() > begun + 3).await;
-    assert_eq!(pool.status().resource("fake").unwrap().generation, 1);
-    // An answer counts for a second.
-    let is_unknown = async || pool.health_check().await.entry("fake").unwrap().health == Health::Unknown;
-    let told = async { while !is_unknown().await {} };
-    within(told).await;
-
     let waiting = tokio::spawn(check_out(&pool));
     let asked = pool.clone();
     until_async(move || usage(&asked).waiting == Some(1)).await;
+    server.test.set(Does::Hang);
     server.connect.set(Does::Hang);
     // Whoever waits learns of the loss.
     let lost = within(waiting).await.unwrap();
@@ -460,6 +463,57 @@ async fn the_prober_asks_though_users_have_all_and_a_silent_server_is_lost() {
     assert!(within(pool.close_all_within(Duration::from_secs(1))).await.step("fake").is_some());
     drop(fresh);
     until_async(move || server.open() == 0).await;
+}
+
+/// Want of room is no silence, whether the server refuses one more connection or lets it wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn users_are_not_lost_as_there_is_no_room_for_the_prober() {
+    for waits in [false, true] {
+        let (pool, server) = pool_with(limits(2), |options| {
+            probed(options);
+            options.connect_timeout = Duration::from_secs(1);
+            (options.retry.base, options.retry.cap) = (Duration::from_millis(1), Duration::from_millis(1));
+        });
+        server.room.store(1, Ordering::SeqCst);
+        server.waits_for_room.store(waits, Ordering::SeqCst);
+        let held = within(check_out(&pool)).await.unwrap();
+        let (refused, begun) = (Arc::clone(&server), server.connect.begun());
+        until_async(move || refused.connect.begun() > begun + 2).await;
+        let is_unknown = async || pool.health_check().await.entry("fake").unwrap().health == Health::Unknown;
+        let told = async { while !is_unknown().await {} };
+        within(told).await;
+        assert_eq!((pool.status().resource("fake").unwrap().generation, server.open()), (1, 1), "{waits}");
+        drop(held);
+        // It borrows what lies idle.
+        let is_fine = async || pool.health_check().await.entry("fake").unwrap().health == Health::Pass;
+        let told = async { while !is_fine().await {} };
+        within(told).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_prober_leaves_its_place_to_a_user() {
+    let (pool, server) = pool_with(limits(2), probed);
+    server.room.store(2, Ordering::SeqCst);
+    let first = within(check_out(&pool)).await.unwrap();
+    let full = Arc::clone(&server);
+    until_async(move || full.open() == 2).await;
+    let second = within(check_out(&pool)).await.unwrap();
+    assert_eq!(usage(&pool).in_use, Some(2));
+    drop((first, second));
+    assert_eq!(pool.status().resource("fake").unwrap().generation, 1);
+}
+
+/// A connection that comes back to a runtime that has ended is dropped by whoever has it.
+#[test]
+fn what_comes_back_after_the_end_of_its_runtime_is_closed() {
+    let (pool, server) = pool(limits(2));
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let held = runtime.block_on(check_out(&pool)).unwrap();
+    let report = runtime.block_on(pool.close_all_within(Duration::from_secs(1)));
+    assert_eq!(report.step("fake").unwrap().held.len(), 1, "{report}");
+    drop(held);
+    until(SOON, || server.open() == 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

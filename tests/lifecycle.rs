@@ -1878,7 +1878,7 @@ async fn a_step_with_hardly_any_time_is_cut_and_in_the_report() {
 async fn what_is_left_undone_by_closing_code_leaves_time_for_the_goodbye() {
     let fake = Fake::new("fake");
     let mut options = Options::default();
-    options.close.long_step = Duration::from_millis(400);
+    options.close.step = Duration::from_millis(400);
     let pool = ResourcePool::builder().environment([("", ""); 0]).options(options).build().unwrap();
     pool.register(fake.name, fake.clone()).unwrap();
     drop(pool.get::<Fake>("fake").await.unwrap());

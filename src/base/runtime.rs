@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle, Runtime, RuntimeFlavor};
+use tokio::time::Sleep;
 use tokio::time::error::Elapsed;
 
 use crate::base::error::{Error, panic_message};
@@ -97,6 +98,13 @@ pub(crate) const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 /// When this limit has passed.
 pub(crate) fn deadline(limit: Duration) -> Instant {
     Instant::now() + limit.min(LONGEST)
+}
+
+/// A timer that any executor may poll, of the one runtime that never ends: polling one of a runtime that has ended panics.
+/// Without the prober's it is of the runtime whose context this is called in.
+pub(crate) fn timer(limit: Duration) -> Sleep {
+    let _context = prober().ok().map(Handle::enter);
+    tokio::time::sleep(limit.min(LONGEST))
 }
 
 /// [`tokio::time::timeout`] that works on whichever thread first calls it.
@@ -234,7 +242,7 @@ pub(crate) fn block_on<F: Future>(resource: &Arc<str>, runtime: &Handle, future:
     })
 }
 
-/// Polls the future within this runtime's context, whose clock it then has on whichever executor.
+/// Polls the future within this runtime's context, on whichever executor.
 #[cfg(feature = "checkouts")]
 pub(crate) async fn inside<F: Future>(runtime: &Handle, future: F) -> F::Output {
     let mut future = pin!(future);

@@ -114,6 +114,40 @@ impl Acquirer {
             }
         }
     }
+
+    /// Checks a connection out, for tasks, who wait for it no longer than the limit, if there is one.
+    #[cfg(feature = "checkouts")]
+    pub(crate) fn check_out<R: Resource, M: Manage, G: From<Checkout<M>> + Send + 'static>(
+        &self,
+        slot: Result<impl Borrow<Arc<Slot<R>>>, Error>,
+        quota: impl FnOnce(&R) -> QuotaId,
+        limit: impl FnOnce(&R) -> Option<Duration>,
+        claim: Claim,
+    ) -> Acquire<G>
+    where
+        R::Handle: Provide<Checkouts<M>>,
+    {
+        let slot = match slot {
+            Ok(slot) => slot,
+            Err(error) => return Acquire::Failed(ready(error)),
+        };
+        let slot = slot.borrow();
+        let quota = quota(slot.resource());
+        match slot.lease(quota.claim(claim)) {
+            Ok(lease) => {
+                if let Some(checkout) = lease.and_then(Checkout::now) {
+                    return Acquire::Leased(ready(checkout.into()));
+                }
+                let (pool, slot) = (self.clone(), Arc::clone(slot));
+                let limit = limit(slot.resource()).map_or(self.timeout, |limit| limit.min(self.timeout));
+                Acquire::Waiting(Box::pin(async move {
+                    pool.handle.0.before_connecting(&*slot)?;
+                    wait_for_one(slot, quota, claim, limit).await.map(G::from)
+                }))
+            }
+            Err(error) => Acquire::Failed(ready(error)),
+        }
+    }
 }
 
 /// Checks a connection out for a task once one is free, connecting first if need be.
@@ -146,7 +180,9 @@ impl<M: Manage> Checkouts<M> {
     ///
     /// # Errors
     /// [`Error::Timeout`], with the holders and why none could be opened, if none is free within the acquire timeout;
-    /// [`Error::Lost`] while the connection is not back; [`Error::Connect`], [`Error::Closing`] and [`Error::Closed`].
+    /// [`Error::Lost`] while the connection is not back; [`Error::Connect`], [`Error::Closing`] and [`Error::Closed`], which is
+    /// also the answer where these are not what the handle of `R` [provides](Provide). A test that has begun at the timeout is
+    /// waited for, for at most `connect_timeout`.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the queue. A connection that is being tested for it is closed.
@@ -157,16 +193,16 @@ impl<M: Manage> Checkouts<M> {
     where
         R::Handle: Provide<Checkouts<M>>,
     {
-        let (slot, quota) = (self.link.slot::<R>(), self.quota.id());
+        let (slot, quota, core) = (self.link.slot::<R>(), self.quota.id(), self.core());
         let (limit, closed) = (self.link.acquire_timeout(), Error::closed(self.link.name()));
         async move {
-            let slot = slot.ok_or(closed)?;
-            if let Some(lease) = slot.lease(quota.claim(claim))?
-                && let Some(checkout) = Checkout::now(lease)
-            {
-                return Ok(checkout);
-            }
-            wait_for_one(slot, quota, claim, limit).await
+            let Some(slot) = slot else { return Err(closed) };
+            let now = slot.lease(quota.claim(claim))?.and_then(Checkout::now);
+            let checkout = match now {
+                Some(checkout) => checkout,
+                None => wait_for_one(slot, quota, claim, limit).await?,
+            };
+            if Arc::ptr_eq(&checkout.checkouts().core(), &core) { Ok(checkout) } else { Err(closed) }
         }
     }
 }
@@ -189,6 +225,26 @@ impl<G> Future for Acquire<G> {
             Acquire::Failed(error) => Pin::new(error).poll(cx).map(Err),
             Acquire::Waiting(waiting) => waiting.as_mut().poll(cx),
         }
+    }
+}
+
+/// A guard for tasks.
+pub(crate) trait TaskGuard<R: Resource>: Sized {
+    type Acquiring: Future<Output = Result<Self, Error>> + Send;
+
+    /// What is ready is acquired by the call; connecting begins when the future is polled.
+    fn acquiring(pool: &Acquirer, slot: Result<impl Borrow<Arc<Slot<R>>>, Error>, claim: Claim) -> Self::Acquiring;
+}
+
+impl<R: Resource, T: ?Sized + 'static> TaskGuard<R> for Lease<T>
+where
+    R::Handle: Provide<T>,
+{
+    type Acquiring = Acquire<Lease<T>>;
+
+    #[inline]
+    fn acquiring(pool: &Acquirer, slot: Result<impl Borrow<Arc<Slot<R>>>, Error>, claim: Claim) -> Acquire<Lease<T>> {
+        pool.acquire(slot, claim)
     }
 }
 

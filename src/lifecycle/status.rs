@@ -56,7 +56,7 @@ pub struct Usage {
     pub in_use: Option<usize>,
     /// How many of them are idle.
     pub idle: Option<usize>,
-    /// How many are open beyond `max`.
+    /// How many are open beyond those that are kept.
     pub overflow: Option<usize>,
     /// How many callers wait for one.
     pub waiting: Option<usize>,

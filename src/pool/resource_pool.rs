@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::base::error::{BoxError, Error};
 use crate::base::holder::Holder;
 use crate::kinds::for_each_kind;
-use crate::lifecycle::acquire::Acquirer;
+use crate::lifecycle::acquire::{Acquirer, TaskGuard};
 use crate::lifecycle::any_slot::AnySlot;
 use crate::lifecycle::close::phase::Phase;
 use crate::lifecycle::close::report::CloseReport;
@@ -223,7 +223,7 @@ macro_rules! verbs {
                 #[track_caller]
                 #[inline]
                 pub fn $kind(&self) -> impl Future<Output = Result<$task, Error>> + Send + use<'_> {
-                    self.acquirer.acquire(self.registry().$kind(), Claim::shared())
+                    <$task as TaskGuard<crate::kinds::$kind::$resource>>::acquiring(&self.acquirer, self.registry().$kind(), Claim::shared())
                 }
 
                 #[doc = concat!("A lease of a further configured instance of ", $what, ".")]
@@ -237,7 +237,8 @@ macro_rules! verbs {
                     &'a self,
                     name: &'a str,
                 ) -> impl Future<Output = Result<$task, Error>> + Send + use<'a> {
-                    self.acquirer.acquire(self.registry().named::<crate::kinds::$kind::$config>(name), Claim::shared())
+                    let slot = self.registry().named::<crate::kinds::$kind::$config>(name);
+                    <$task as TaskGuard<crate::kinds::$kind::$resource>>::acquiring(&self.acquirer, slot, Claim::shared())
                 }
 
                 #[doc = concat!("A lease of an instance of ", $what, " that brings its configuration along.")]
@@ -252,7 +253,8 @@ macro_rules! verbs {
                     name: &'a str,
                     config: crate::kinds::$kind::$config,
                 ) -> impl Future<Output = Result<$task, Error>> + Send + use<'a> {
-                    self.acquirer.acquire(self.registry().with(name, config), Claim::shared())
+                    let slot = self.registry().with(name, config);
+                    <$task as TaskGuard<crate::kinds::$kind::$resource>>::acquiring(&self.acquirer, slot, Claim::shared())
                 }
             )*
         }

@@ -5,6 +5,7 @@ use std::ops::{Deref, DerefMut};
 
 use crate::base::error::Error;
 use crate::kinds::for_each_kind;
+use crate::lifecycle::acquire::TaskGuard;
 use crate::lifecycle::close::report::CloseReport;
 use crate::lifecycle::lease::Claim;
 use crate::pool::config::ResourceConfig;
@@ -80,7 +81,8 @@ macro_rules! scoped {
                     let claim = Claim::shared();
                     async move {
                         let pool = pool(config.into())?;
-                        let lease = pool.acquirer().acquire(pool.registry().$kind(), claim).await?;
+                        let slot = pool.registry().$kind();
+                        let lease = <$task as TaskGuard<crate::kinds::$kind::$resource>>::acquiring(pool.acquirer(), slot, claim).await?;
                         Ok(Scoped::new(lease, pool))
                     }
                 }

@@ -49,6 +49,7 @@ impl Resource for RedisResource {
             idle_timeout: self.config.idle_timeout,
             max_lifetime: self.config.max_lifetime,
             test_after: self.config.test_after,
+            ..Limits::default()
         };
         let quota = Quota::of(self.quota, link, limits.max, "connections", "pool_size");
         let config = Arc::clone(&self.config);

@@ -6,10 +6,11 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 
 use crate::base::clock::Moment;
 use crate::base::error::{Error, Failure, ReconnectAsked};
-use crate::base::runtime::{park_on, prober, thread};
+use crate::base::runtime::{inside, park_on, prober, thread, within};
 use crate::lifecycle::activity::Activity;
 use crate::lifecycle::checkout::core::{Core, Limits};
 use crate::lifecycle::checkout::loan::Loan;
@@ -20,6 +21,9 @@ use crate::lifecycle::checkout::waiter::Refusal;
 use crate::lifecycle::link::Link;
 use crate::lifecycle::status::Usage;
 use crate::lifecycle::wait::Quota;
+
+/// How long connecting waits for the prober's own connection, so that it is there before the first server that freezes.
+const SPARE: Duration = Duration::from_millis(250);
 
 /// The connections of one resource that are checked out one by one: by tasks with [`check_out`](Checkouts::check_out). They
 /// are opened on demand, tested, replaced as they wear, and closed, all within [`Limits`].
@@ -32,11 +36,16 @@ pub struct Checkouts<M: Manage> {
     pub(crate) quota: Arc<Quota>,
     pub(crate) link: Link,
     runtime: Handle,
+    /// Pings come one after another, so that none finds the connection for it with another one.
+    asking: tokio::sync::Mutex<()>,
 }
 
 impl<M: Manage> Checkouts<M> {
     /// None is open yet. They live on this task's runtime, which is the pool's where a resource connects. `quota` is what
     /// their holders and waits are known by.
+    ///
+    /// # Panics
+    /// Outside of tokio.
     pub fn new(link: &Link, manager: M, limits: Limits, quota: Arc<Quota>) -> Self {
         let (runtime, activity, interval) = (Handle::current(), Arc::clone(&link.activity), limits.interval());
         let start =
@@ -46,7 +55,8 @@ impl<M: Manage> Checkouts<M> {
         if let Some(interval) = interval {
             tokio::spawn(reap(Arc::downgrade(&core), interval));
         }
-        Checkouts { core, quota, link: link.clone(), runtime: Handle::current() }
+        let asking = tokio::sync::Mutex::new(());
+        Checkouts { core, quota, link: link.clone(), runtime: Handle::current(), asking }
     }
 
     /// What opens them.
@@ -68,19 +78,33 @@ impl<M: Manage> Checkouts<M> {
             }
         })?;
         self.accept();
+        // It goes on where it takes longer.
+        let _ = within(SPARE, self.keep_spare()).await;
         Ok(())
     }
 
-    /// Asks the server over one that lies idle, or a new one if there is room. Whoever checks out meanwhile is given the one
-    /// that was borrowed, before another one is opened.
+    /// Asks the server over the connection that these have for that, one beyond those of users. Where the server had no room for
+    /// it, one that lies idle is borrowed. Whoever checks out meanwhile is given that one, before another one is opened.
     ///
     /// # Errors
-    /// What the driver answers; [`Failure::unasked`] where users have all there may be.
+    /// What the driver answers; [`Failure::unasked`] where there is no connection to ask over.
     ///
     /// # Cancel safety
-    /// The connection that is being asked is closed.
+    /// The connection that is being asked is closed, and has not answered.
     pub async fn ping(&self) -> Result<(), Failure> {
-        self.loan()?.ask().await
+        let _one_at_a_time = self.asking.lock().await;
+        let answer = inside(&self.runtime, async { self.loan()?.ask().await }).await;
+        drop(self.keep_spare());
+        answer
+    }
+
+    /// Has the prober's own connection opened, if there is none.
+    fn keep_spare(&self) -> JoinHandle<()> {
+        self.runtime.spawn(Arc::clone(&self.core).open_spare())
+    }
+
+    pub(crate) fn core(&self) -> Arc<Core<M>> {
+        Arc::clone(&self.core)
     }
 
     /// Where to wait for one.

@@ -1,12 +1,13 @@
 //! The core of the checkouts: what is free, who waits, and what is begun next, without runtime and books, so that loom
 //! can model it. One lock guards all of it; drivers, wakers and threads run outside of it.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::base::clock::Moment;
-use crate::base::error::{Error, Source};
+use crate::base::error::{Error, Source, panic_message};
 use crate::base::retry::Retry;
 use crate::base::runtime::LONGEST;
 use crate::base::sync::{Mutex, MutexGuard};
@@ -33,11 +34,13 @@ type Start<M> = dyn Fn(&Arc<Core<M>>, Begun) + Send + Sync;
 /// How many connections there may be, and for how long.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Limits {
-    /// The most, at least 1.
+    /// The most, at least 1, beside the prober's own.
     pub max: usize,
     /// How many idle ones are kept, from the start and after a loss; at most `max`.
     pub min_idle: usize,
-    /// After how long an idle one is closed; zero is never.
+    /// How many idle ones stay, however long they are idle, once they are open.
+    pub kept: usize,
+    /// After how long an idle one beyond those is closed; zero is never.
     pub idle_timeout: Duration,
     /// The longest that one is used, less up to a tenth; zero is for ever.
     pub max_lifetime: Duration,
@@ -51,6 +54,7 @@ impl Default for Limits {
         Limits {
             max: 10,
             min_idle: 0,
+            kept: 0,
             idle_timeout: Duration::from_secs(60),
             max_lifetime: Duration::from_secs(1800),
             test_after: Duration::from_millis(500),
@@ -221,19 +225,22 @@ impl<M: Manage> Core<M> {
     /// Answers whoever waits with this, and everybody from now on.
     pub(crate) fn refuse(self: &Arc<Self>, refusal: Refusal, for_good: bool) {
         let mut state = self.state.lock();
+        let mut replaced = None;
         if !state.is_closed {
-            state.refused = Some(refusal.clone());
+            replaced = state.refused.replace(refusal.clone());
             state.is_closed = for_good;
         }
         self.answer_all(state, &refusal);
+        drop(replaced);
     }
 
     /// Whoever waits for the resource to come back asks it from here on. Nobody may where it has come back meanwhile.
     pub(super) fn give_up(self: &Arc<Self>) {
         let mut state = self.state.lock();
         if state.suspended {
-            state.refused = Some(Refusal::AskAnew);
+            let replaced = state.refused.replace(Refusal::AskAnew);
             self.answer_all(state, &Refusal::AskAnew);
+            drop(replaced);
         }
     }
 
@@ -275,13 +282,15 @@ impl<M: Manage> Core<M> {
     /// There are some, or some again.
     pub(crate) fn accept(self: &Arc<Self>) {
         let mut state = self.state.lock();
+        let mut replaced = None;
         if !state.is_closed {
-            state.refused = None;
+            replaced = state.refused.take();
             state.suspended = false;
             state.width = 1;
             state.succeed();
         }
         self.settle(state);
+        drop(replaced);
     }
 
     pub(super) fn has_said_goodbyes(&self) -> bool {
@@ -291,9 +300,9 @@ impl<M: Manage> Core<M> {
 
     /// Closes what is idle for too long, or worn.
     pub(super) fn reap(self: &Arc<Self>, now: Moment) {
-        let Limits { idle_timeout, min_idle, .. } = self.limits;
+        let Limits { idle_timeout, min_idle, kept, .. } = self.limits;
         let mut state = self.state.lock();
-        let mut spare = if idle_timeout.is_zero() { 0 } else { state.idle.len().saturating_sub(min_idle) };
+        let mut spare = if idle_timeout.is_zero() { 0 } else { state.idle.len().saturating_sub(min_idle.max(kept)) };
         let gone: Vec<_> = state
             .idle
             .extract_if(.., |entry| {
@@ -306,7 +315,19 @@ impl<M: Manage> Core<M> {
             .collect();
         state.open -= gone.len();
         state.leaving.extend(gone);
+        let worn = state.spare.take_if(|entry| entry.is_worn(now));
+        state.leaving.extend(worn);
         self.settle(state);
+    }
+
+    /// Drops these. A panic there is nobody's.
+    pub(super) fn let_go(&self, gone: VecDeque<Box<Entry<M>>>) {
+        for entry in gone {
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(entry))) {
+                let message = panic_message(&*panic);
+                tracing::warn!(resource = %self.resource, message, "the driver panicked as a connection was dropped");
+            }
+        }
     }
 
     /// Closes one, as the driver does. A panic there is nobody's.

@@ -32,6 +32,13 @@ impl<M: Manage> Checkout<M> {
     }
 }
 
+impl<M: Manage> Checkout<M> {
+    /// What it was checked out of.
+    pub fn checkouts(&self) -> &Checkouts<M> {
+        &self.lease
+    }
+}
+
 #[cfg(feature = "r2d2")]
 impl<M: ManageConnection> Checkout<Adapted<M>> {
     /// Lends it to a closure, and gives it back after that. What a closure has, only its thread can free, so that a wait

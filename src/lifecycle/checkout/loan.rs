@@ -1,17 +1,19 @@
 //! The prober's own way to a connection: it borrows one that lies idle, or has room for a new one.
 //!
-//! Where users have all there may be, a driver that does not block is asked over a connection of the prober's own, which is
-//! kept from then on. One that blocks is not asked at all, since its users would be lost to a mere lack of room.
+//! Of a driver that does not block the prober has one of its own, its spare, which is opened with the first. That it cannot
+//! be had proves nothing, for the server may have no room for it, or let it wait. A connection that was open and does not answer
+//! is proof, and so is a new one after that. Nobody is asked for want of room alone, since users would be cut for it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::base::clock::Moment;
-use crate::base::error::Failure;
+use crate::base::error::{Failure, Proof};
+use crate::base::runtime::LONGEST;
 use crate::lifecycle::checkout::core::Core;
 use crate::lifecycle::checkout::entry::Entry;
-use crate::lifecycle::checkout::manage::{Manage, caught};
-use crate::lifecycle::checkout::state::{Borrowed, State};
+use crate::lifecycle::checkout::manage::{Manage, caught, limited};
+use crate::lifecycle::checkout::state::{Borrowed, NextSpare, State};
 use crate::lifecycle::checkout::waiter::wake;
 
 /// For so long a ping of the prober's keeps another connection from being opened. Where the server does not answer, nobody
@@ -28,6 +30,8 @@ pub(crate) struct Loan<M: Manage> {
     is_spare: bool,
     /// Whether a failure of a new one proves the server's silence: what is borrowed has failed as well, or users have none.
     proves: bool,
+    /// Whether it was open before, so that its silence is the server's.
+    is_open: bool,
     is_fit: bool,
 }
 
@@ -44,31 +48,72 @@ impl<M: Manage> Core<M> {
             state.borrowed = Some(Borrowed { until: now + PING, is_free: self.is_free(&entry, Moment::coarse()) });
             return Ok(self.lend(&mut state, Some(entry), true));
         }
+        let users_have_none = state.open == state.lent;
         let has_room = self.room(&state) > 0;
-        if M::BLOCKS && !has_room {
+        let may_ask = if M::BLOCKS { has_room } else { users_have_none || state.is_silent };
+        if !may_ask {
             // Openings ask the server, too.
             return Err(match state.unanswered.map(|since| now.saturating_duration_since(since)) {
-                Some(silent) if silent >= patience => {
+                Some(silent) if M::BLOCKS && silent >= patience => {
                     Failure::transient(format!("a connection that is being opened has had no answer for {silent:.1?}"))
                 }
                 _ => Failure::unasked("all connections are in use"),
             });
         }
-        if state.pausing.is_some_and(|until| now < until) {
+        if state.pausing.is_some_and(|until| now < until) && !state.is_silent {
             return Err(Failure::unasked("none could be opened just now"));
         }
-        if !has_room {
-            let worn = state.spare.take();
-            state.leaving.extend(worn);
-            return Ok(self.spare(&state, None));
+        let proves = users_have_none || state.is_silent;
+        match has_room {
+            true => Ok(self.lend(&mut state, None, proves)),
+            false => Ok(self.spare(&state, None)),
         }
-        let users_have_none = state.open == state.lent;
-        Ok(self.lend(&mut state, None, users_have_none))
     }
 
-    /// The prober's own, or one that is yet to be opened.
+    /// The prober's own, or room for it.
     fn spare(self: &Arc<Self>, state: &State<M>, entry: Option<Box<Entry<M>>>) -> Loan<M> {
-        Loan { core: Arc::clone(self), entry, ends: state.ends, is_spare: true, proves: false, is_fit: false }
+        let is_open = entry.is_some();
+        Loan { core: Arc::clone(self), entry, ends: state.ends, is_spare: true, proves: true, is_open, is_fit: false }
+    }
+
+    /// Opens the prober's own if there is none, and one may be opened now. That it is not to be had is nobody's business.
+    pub(super) async fn open_spare(self: Arc<Self>) {
+        let Some(ends) = self.begin_spare() else { return };
+        let opened = limited::<M, _>(self.limit, async { self.manager.connect().await }).await;
+        if let Ok(connection) = opened
+            && let Err(late) = self.take_spare(connection, ends)
+        {
+            self.say_goodbye(late).await;
+        }
+    }
+
+    fn begin_spare(&self) -> Option<u64> {
+        let mut state = self.state.lock();
+        let now = Instant::now();
+        let is_due = match state.next_spare {
+            NextSpare::Now => true,
+            NextSpare::From(from) => from <= now,
+            NextSpare::Never => false,
+        };
+        let is_there = !state.is_closed && !state.suspended && state.refused.is_none();
+        if !is_due || !is_there || state.is_silent || state.spare.is_some() {
+            return None;
+        }
+        let pause = self.limit.saturating_add(self.retry.cap).min(LONGEST);
+        state.next_spare = NextSpare::From(now + pause);
+        Some(state.ends)
+    }
+
+    /// Keeps the prober's own. One that is nobody's comes back.
+    fn take_spare(&self, connection: M::Connection, ends: u64) -> Result<(), M::Connection> {
+        let mut state = self.state.lock();
+        if ends != state.ends || state.is_closed || state.spare.is_some() || state.next_spare == NextSpare::Never {
+            return Err(connection);
+        }
+        let entry = self.entry(&mut state, connection);
+        state.spare = Some(entry);
+        state.next_spare = NextSpare::Now;
+        Ok(())
     }
 
     /// Room for the first of all.
@@ -85,7 +130,8 @@ impl<M: Manage> Core<M> {
     pub(super) fn lend(self: &Arc<Self>, state: &mut State<M>, entry: Option<Box<Entry<M>>>, proves: bool) -> Loan<M> {
         state.lent += 1;
         state.open += usize::from(entry.is_none());
-        Loan { core: Arc::clone(self), entry, ends: state.ends, is_spare: false, proves, is_fit: false }
+        let is_open = entry.is_some();
+        Loan { core: Arc::clone(self), entry, ends: state.ends, is_spare: false, proves, is_open, is_fit: false }
     }
 }
 
@@ -96,7 +142,7 @@ impl<M: Manage> Loan<M> {
 
     /// Nobody could ask over it.
     pub(crate) fn give_back(mut self) {
-        self.is_fit = self.entry.is_some();
+        (self.is_fit, self.is_open) = (self.entry.is_some(), false);
     }
 
     /// Whether the server answers. A connection that is borrowed may have ended for a reason of its own, so where it does not
@@ -104,13 +150,17 @@ impl<M: Manage> Loan<M> {
     pub(crate) async fn ask(mut self) -> Result<(), Failure> {
         let core = Arc::clone(&self.core);
         if let Some(entry) = &mut self.entry {
-            if caught(core.manager.is_valid(&mut entry.connection)).await.is_ok() {
+            let answer = caught(core.manager.is_valid(&mut entry.connection)).await;
+            let Err(failure) = answer else {
                 self.is_fit = true;
                 return Ok(());
+            };
+            self.part(&failure)?;
+            if self.is_spare {
+                return Err(Failure::unasked(failure.source));
             }
-            self.part()?;
         }
-        let opened = caught(core.manager.connect()).await;
+        let opened = caught(async { core.manager.connect().await }).await;
         if let Err(late) = self.take(opened)? {
             core.say_goodbye(late).await;
             return Err(too_late());
@@ -122,10 +172,14 @@ impl<M: Manage> Loan<M> {
     }
 
     /// Has what is borrowed closed. There is room for a new one, unless another connection has come since.
-    fn part(&mut self) -> Result<(), Failure> {
+    fn part(&mut self, failure: &Failure) -> Result<(), Failure> {
         let mut state = self.core.state.lock();
+        self.is_open = false;
         let is_late = self.ends != state.ends;
-        let woken = if is_late { None } else { state.let_down() };
+        let woken = if is_late || self.is_spare { None } else { state.let_down() };
+        if !is_late {
+            state.is_silent = failure.proof() == Proof::Silent;
+        }
         state.leaving.extend(self.entry.take());
         self.core.settle(state);
         wake(woken);
@@ -143,7 +197,7 @@ impl<M: Manage> Loan<M> {
                 Ok(Ok(()))
             }
             Err(failure) => {
-                if !is_late {
+                if !is_late && !self.is_spare {
                     self.core.set_back(&mut state);
                 }
                 Err(self.told(failure))
@@ -169,9 +223,14 @@ impl<M: Manage> Drop for Loan<M> {
         let is_useful = is_present && self.is_fit && !state.is_closed;
         let counts = is_present && !self.is_spare;
         state.lent -= usize::from(counts);
+        if is_present && (self.is_fit || self.is_open) {
+            // One that was given up has not answered.
+            state.is_silent = !self.is_fit;
+        }
         let woken = match self.entry.take() {
             Some(entry) if is_useful && self.is_spare => {
-                state.spare = Some(entry);
+                let replaced = state.spare.replace(entry);
+                state.leaving.extend(replaced);
                 None
             }
             // After a loss users may have all that there may be still.
@@ -182,7 +241,7 @@ impl<M: Manage> Drop for Loan<M> {
                 None
             }
         };
-        let let_down = if is_present { state.let_down() } else { None };
+        let let_down = if is_present && !self.is_spare { state.let_down() } else { None };
         core.settle(state);
         wake(woken);
         wake(let_down);

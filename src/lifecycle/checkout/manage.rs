@@ -7,7 +7,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use crate::base::error::{Failure, panic_message};
-use crate::base::runtime::park_until;
+use crate::base::runtime::{park_until, timer};
 
 /// A driver whose connections have one user at a time each: how they are opened, tested and closed. Its calls may panic,
 /// which is a failure.
@@ -63,13 +63,21 @@ pub(super) async fn limited<M: Manage, T>(
     if M::BLOCKS {
         return caught(call).await;
     }
-    match tokio::time::timeout(limit, caught(call)).await {
-        Ok(answer) => answer,
-        Err(_elapsed) => Err(Failure::transient(format!("no answer within {limit:.1?}"))),
+    tokio::select! {
+        biased; // An answer that is there counts.
+        answer = caught(call) => answer,
+        () = timer(limit) => Err(Failure::transient(format!("no answer within {limit:.1?}"))),
     }
 }
 
 /// What the future answers until then; blocks this thread for it where the driver's code would.
 pub(super) async fn until<M: Manage, F: Future + Unpin>(future: F, end: Instant) -> Option<F::Output> {
-    if M::BLOCKS { park_until(future, end) } else { tokio::time::timeout_at(end.into(), future).await.ok() }
+    if M::BLOCKS {
+        return park_until(future, end);
+    }
+    tokio::select! {
+        biased; // An answer that is there counts.
+        answer = future => Some(answer),
+        () = timer(end.saturating_duration_since(Instant::now())) => None,
+    }
 }

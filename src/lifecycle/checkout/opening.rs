@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::base::error::{BoxError, Error, Failure, Source};
+use crate::base::error::{BoxError, Error, Failure, Proof, Source};
 use crate::lifecycle::checkout::core::{Begun, Core};
 use crate::lifecycle::checkout::entry::Entry;
 use crate::lifecycle::checkout::manage::{Manage, limited};
@@ -46,7 +46,7 @@ impl<M: Manage> Job<M> {
         match self {
             Job::Open(opening) => {
                 let cause = Error::no_threads(&opening.core.resource, error);
-                opening.failed(Arc::new(cause));
+                opening.failed(Arc::new(cause), false);
                 None
             }
             Job::Part(goodbyes) => {
@@ -73,15 +73,17 @@ impl<M: Manage> Opening<M> {
             return;
         }
         let core = Arc::clone(&self.core);
-        match limited::<M, _>(core.limit, core.manager.connect()).await {
+        match limited::<M, _>(core.limit, async { core.manager.connect().await }).await {
             Ok(connection) => {
                 if let Some(late) = self.opened(connection) {
                     core.say_goodbye(late).await;
                 }
             }
-            Err(Failure { source, .. }) => {
+            Err(failure) => {
+                let is_refused = failure.proof() == Proof::Refused;
+                let Failure { source, .. } = failure;
                 tracing::debug!(resource = %core.resource, error = %source, "a connection could not be opened");
-                self.failed(source.into());
+                self.failed(source.into(), is_refused);
             }
         }
     }
@@ -125,12 +127,15 @@ impl<M: Manage> Opening<M> {
         None
     }
 
-    /// Another one follows for as long as somebody waits.
-    fn failed(mut self, cause: Source) {
+    /// Another one follows for as long as somebody waits. Where the server refuses it, the prober's own may be in its place.
+    fn failed(mut self, cause: Source, is_refused: bool) {
         let core = Arc::clone(&self.core);
         let mut state = core.state.lock();
         if self.answered(&mut state) {
             core.set_back(&mut state);
+            if is_refused {
+                state.forgo_spare();
+            }
             let replaced = state.failure.replace(cause);
             core.settle(state);
             drop(replaced);
@@ -150,8 +155,11 @@ impl<M: Manage> Opening<M> {
 
     /// The same where there is an answer, from which on the others have had none.
     fn answered(&mut self, state: &mut State<M>) -> bool {
-        state.unanswered = state.unanswered.map(|_| Instant::now());
-        self.end(state)
+        let is_present = self.end(state);
+        if is_present {
+            state.unanswered = state.unanswered.map(|_| Instant::now());
+        }
+        is_present
     }
 }
 
@@ -197,7 +205,13 @@ impl<M: Manage> Goodbyes<M> {
 impl<M: Manage> Drop for Goodbyes<M> {
     fn drop(&mut self) {
         if !self.is_over {
-            self.core.state.lock().parting -= 1;
+            let core = Arc::clone(&self.core);
+            let mut state = core.state.lock();
+            state.parting -= 1;
+            // The runtime has ended, so that nobody takes leave for them.
+            let gone = std::mem::take(&mut state.leaving);
+            drop(state);
+            core.let_go(gone);
         }
     }
 }

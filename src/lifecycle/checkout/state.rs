@@ -24,6 +24,10 @@ pub(super) struct State<M: Manage> {
     pub(super) borrowed: Option<Borrowed>,
     /// The prober's own, beyond those that there may be, between its pings.
     pub(super) spare: Option<Box<Entry<M>>>,
+    /// When the next one may be opened; never in this generation, where one took the place of a user's.
+    pub(super) next_spare: NextSpare,
+    /// A connection that was open has not answered a ping, and nothing has since.
+    pub(super) is_silent: bool,
     /// The waiter who is given that one after the ping, and waits for none that is yet to be opened.
     pub(super) heir: Option<Arc<Waiter<M>>>,
     pub(super) opening: usize,
@@ -52,6 +56,15 @@ pub(super) struct State<M: Manage> {
     pub(super) parting: usize,
 }
 
+/// When the prober may open a connection of its own.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum NextSpare {
+    Now,
+    /// One is being opened, or could not be.
+    From(Instant),
+    Never,
+}
+
 /// A connection that was free until the prober took it.
 #[derive(Clone, Copy)]
 pub(super) struct Borrowed {
@@ -71,6 +84,8 @@ impl<M: Manage> State<M> {
             lent: 0,
             borrowed: None,
             spare: None,
+            next_spare: NextSpare::Now,
+            is_silent: false,
             heir: None,
             opening: 0,
             unanswered: None,
@@ -85,6 +100,14 @@ impl<M: Manage> State<M> {
             is_closed: false,
             leaving: VecDeque::new(),
             parting: 0,
+        }
+    }
+
+    /// The server may have no room for the prober's own beside those that users want.
+    pub(super) fn forgo_spare(&mut self) {
+        if let Some(spare) = self.spare.take() {
+            self.leaving.push_back(spare);
+            self.next_spare = NextSpare::Never;
         }
     }
 
@@ -113,6 +136,7 @@ impl<M: Manage> State<M> {
         self.unanswered = None;
         self.open -= self.idle.len() + std::mem::take(&mut self.lent);
         self.leaving.extend(self.idle.drain(..).chain(self.spare.take()));
+        (self.next_spare, self.is_silent) = (NextSpare::Now, false);
         self.let_down()
     }
 

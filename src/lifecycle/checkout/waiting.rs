@@ -143,7 +143,7 @@ impl<M: Manage> Core<M> {
         let mut state = self.state.lock();
         let ping = state.borrowed.map(|Borrowed { until, .. }| Ping { until, is_ours: state.has_no_queue() });
         let again = unfit.is_some();
-        let replaced = unfit.and_then(|unfit| self.discard(&mut state, unfit));
+        let mut replaced = unfit.and_then(|unfit| self.discard(&mut state, unfit));
         if let Some(refusal) = &state.refused {
             waiter.0.lock().answer = Some(Err(refusal.clone()));
         } else if let Some(entry) = state.idle.pop() {
@@ -153,7 +153,7 @@ impl<M: Manage> Core<M> {
         } else {
             if state.opening == 0 {
                 // What failed before anybody waited explains nothing.
-                state.failure = None;
+                replaced = replaced.or(state.failure.take());
             }
             state.waiters.push_back(Arc::clone(&waiter));
         }
@@ -212,7 +212,10 @@ impl<M: Manage> Future for Waiting<'_, M> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Answer<M>> {
         let mut cell = self.waiter.0.lock();
         let Some(answer) = cell.answer.take() else {
-            cell.waker = Some(context.waker().clone());
+            let is_same = cell.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker()));
+            let replaced = if is_same { None } else { cell.waker.replace(context.waker().clone()) };
+            drop(cell);
+            drop(replaced);
             return Poll::Pending;
         };
         drop(cell);

@@ -109,7 +109,7 @@ pub(crate) async fn run_step(
     cancel.cancel();
     if let Some(slot) = &slot {
         // The runtime may end after this, and where it has ended its timers panic.
-        let _hangs_by_itself = ended(&mut running, grace.max(LAST)).await;
+        let _hangs_by_itself = ended(&mut running, LAST).await;
         let last = Arc::clone(slot);
         match aside(pool.context(), grace.max(LAST), move || last.finish_close()).await {
             Some(Ok(())) => {}

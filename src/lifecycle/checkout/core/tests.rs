@@ -51,6 +51,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const LIMITS: Limits = Limits {
     max: 10,
     min_idle: 0,
+    kept: 0,
     idle_timeout: Duration::ZERO,
     max_lifetime: Duration::ZERO,
     test_after: Duration::from_secs(3600),
