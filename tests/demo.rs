@@ -227,13 +227,7 @@ impl Desk<'_> {
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(example("quant_strategy"));
         for server in &self.servers {
-            let variable = match server.kind() {
-                Kind::Mongo => "MONGODB_URI",
-                Kind::RabbitMq => "AMQP_URL",
-                Kind::ClickHouse => "CLICKHOUSE_URL",
-                Kind::Redis => "REDIS_URL",
-            };
-            command.env(variable, server.url());
+            command.env(server.kind().url_variable(), server.url());
         }
         command.args(["--prefix", &self.prefix]).args(arguments);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

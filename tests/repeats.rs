@@ -167,6 +167,7 @@ fn pool(server: &Service, tap: &Tap, repeat: Repeat) -> ResourcePool {
             builder.resource(config)
         }
         Kind::Redis => builder.resource(RedisConfig::url(url)),
+        Kind::Postgres => panic!("it repeats nothing"),
     }
     .build()
     .unwrap()

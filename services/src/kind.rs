@@ -1,5 +1,5 @@
 use crate::server::Server;
-use crate::{clickhouse, mongo, rabbitmq, redis};
+use crate::{clickhouse, mongo, postgres, rabbitmq, redis};
 use std::fmt;
 
 /// The kinds of server there are.
@@ -13,10 +13,12 @@ pub enum Kind {
     ClickHouse,
     /// Redis.
     Redis,
+    /// PostgreSQL.
+    Postgres,
 }
 
 impl Kind {
-    /// All of them.
+    /// Those that the pool reaches by default, which are started for all tests and for the demo.
     pub const ALL: [Kind; 4] = [Kind::Mongo, Kind::RabbitMq, Kind::ClickHouse, Kind::Redis];
 
     /// The environment variable whose URL, if it is set, takes the place of a [`shared`](crate::shared) server.
@@ -26,6 +28,7 @@ impl Kind {
             Kind::RabbitMq => "RESOURCE_POOL_TEST_AMQP_URL",
             Kind::ClickHouse => "RESOURCE_POOL_TEST_CLICKHOUSE_URL",
             Kind::Redis => "RESOURCE_POOL_TEST_REDIS_URL",
+            Kind::Postgres => "RESOURCE_POOL_TEST_POSTGRES_URL",
         }
     }
 
@@ -37,16 +40,29 @@ impl Kind {
             Kind::RabbitMq => "RESOURCE_POOL_TEST_AMQP_DIR",
             Kind::ClickHouse => "RESOURCE_POOL_TEST_CLICKHOUSE_DIR",
             Kind::Redis => "RESOURCE_POOL_TEST_REDIS_DIR",
+            Kind::Postgres => "RESOURCE_POOL_TEST_POSTGRES_DIR",
         }
     }
 
-    /// `mongo`, `rabbitmq`, `clickhouse`, `redis`.
+    /// The environment variable that programs take the server's URL from.
+    pub fn url_variable(self) -> &'static str {
+        match self {
+            Kind::Mongo => "MONGODB_URI",
+            Kind::RabbitMq => "AMQP_URL",
+            Kind::ClickHouse => "CLICKHOUSE_URL",
+            Kind::Redis => "REDIS_URL",
+            Kind::Postgres => "POSTGRES_URL",
+        }
+    }
+
+    /// `mongo`, `rabbitmq`, `clickhouse`, `redis`, `postgres`.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Mongo => "mongo",
             Kind::RabbitMq => "rabbitmq",
             Kind::ClickHouse => "clickhouse",
             Kind::Redis => "redis",
+            Kind::Postgres => "postgres",
         }
     }
 
@@ -56,6 +72,7 @@ impl Kind {
             Kind::RabbitMq => 5672,
             Kind::ClickHouse => 8123,
             Kind::Redis => 6379,
+            Kind::Postgres => 5432,
         }
     }
 
@@ -65,6 +82,7 @@ impl Kind {
             Kind::RabbitMq => Box::new(rabbitmq::RabbitMq::default()),
             Kind::ClickHouse => Box::new(clickhouse::ClickHouse::default()),
             Kind::Redis => Box::new(redis::Redis),
+            Kind::Postgres => Box::new(postgres::Postgres),
         }
     }
 }
@@ -76,6 +94,7 @@ impl fmt::Display for Kind {
             Kind::RabbitMq => "RabbitMQ",
             Kind::ClickHouse => "ClickHouse",
             Kind::Redis => "Redis",
+            Kind::Postgres => "PostgreSQL",
         })
     }
 }

@@ -1,7 +1,7 @@
 //! Child processes that cannot outlive this one.
 
 use crate::Error;
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use std::fs::{self, File};
 use std::io;
@@ -51,22 +51,34 @@ impl Process {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// SIGKILL to the whole group; returns when the process is gone, so that its port is free again.
+    /// SIGKILL to the whole group and to all that came of the process; returns when they are gone, so that port and memory are
+    /// free again.
     pub(crate) fn kill(&mut self) {
+        // It starts nobody once it has stopped.
+        let children = if self.freeze().is_ok() { children(self.pid()) } else { Vec::new() };
         self.signal(Signal::SIGKILL);
+        send(&children, Signal::SIGKILL);
         let _ = self.child.wait();
+        let end = Instant::now() + SOON;
+        while children.iter().any(|pid| state(*pid).is_some_and(|state| state != 'Z')) && Instant::now() < end {
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 
-    /// SIGSTOP to the whole group; returns when the process has stopped.
+    /// SIGSTOP to the whole group and to all that came of the process; returns when all have stopped.
     pub(crate) fn freeze(&mut self) -> io::Result<()> {
         self.signal(Signal::SIGSTOP);
-        self.until("stop", |state| state == 'T')
+        self.until("stop", |pid| state(pid) == Some('T'))?;
+        let children = children(self.pid());
+        send(&children, Signal::SIGSTOP);
+        self.until("stop", |_| children.iter().all(|pid| matches!(state(*pid), None | Some('T' | 'Z'))))
     }
 
-    /// SIGCONT to the whole group.
+    /// SIGCONT to all of them.
     pub(crate) fn thaw(&mut self) -> io::Result<()> {
+        send(&children(self.pid()), Signal::SIGCONT);
         self.signal(Signal::SIGCONT);
-        self.until("go on", |state| state != 'T')
+        self.until("go on", |pid| state(pid) != Some('T'))
     }
 
     /// SIGTERM, and SIGKILL if it has not ended after `patience`.
@@ -87,13 +99,13 @@ impl Process {
         }
     }
 
-    fn until(&mut self, what: &str, reached: impl Fn(char) -> bool) -> io::Result<()> {
-        let end = Instant::now() + Duration::from_secs(5);
+    fn until(&mut self, what: &str, reached: impl Fn(u32) -> bool) -> io::Result<()> {
+        let end = Instant::now() + SOON;
         while Instant::now() < end {
             if !self.is_running() {
                 return Err(io::Error::other("the process has ended"));
             }
-            if state(self.pid()).is_some_and(&reached) {
+            if reached(self.pid()) {
                 return Ok(());
             }
             thread::sleep(Duration::from_millis(1));
@@ -105,6 +117,24 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// How long the system may take to stop a process, or to end one.
+const SOON: Duration = Duration::from_secs(5);
+
+/// All that came of a process, and is in process groups of its own, as PostgreSQL's are.
+fn children(pid: u32) -> Vec<u32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let children: Vec<u32> = text.split_whitespace().filter_map(|child| child.parse().ok()).collect();
+    let theirs: Vec<u32> = children.iter().flat_map(|child| self::children(*child)).collect();
+    children.into_iter().chain(theirs).collect()
+}
+
+/// To each of them that there is still.
+fn send(children: &[u32], signal: Signal) {
+    for pid in children {
+        let _ = kill(Pid::from_raw(pid.cast_signed()), signal);
     }
 }
 

@@ -37,7 +37,7 @@ impl Service {
         Service::start_as(kind, None, || kind.server())
     }
 
-    /// Starts one that speaks TLS: MongoDB only that, the others at a [port](Service::tls_port) beside the plain one.
+    /// Starts one that speaks TLS: MongoDB and PostgreSQL only that, the others at a [port](Service::tls_port) beside the plain one.
     ///
     /// # Errors
     /// As [`start`](Service::start).
@@ -74,7 +74,7 @@ impl Service {
             let address = server.address(port::free()?);
             let tls = match (tls, kind) {
                 (None, _) => None,
-                (Some(tls), Kind::Mongo) => Some(TlsPort { tls: tls.clone(), port: address.port }),
+                (Some(tls), Kind::Mongo | Kind::Postgres) => Some(TlsPort { tls: tls.clone(), port: address.port }),
                 (Some(tls), _) => Some(TlsPort { tls: tls.clone(), port: port::free()? }),
             };
             let site = Site { dir: folder::create(kind)?, address, tls };
@@ -167,6 +167,7 @@ impl Service {
                 let version = info.lines().find_map(|line| line.strip_prefix("redis_version:"));
                 version.ok_or_else(|| Error::exchange("INFO server", "no version in it"))?.to_owned()
             }
+            Kind::Postgres => self.postgres()?.query("SHOW server_version")?,
         };
         Ok(told.trim().to_owned())
     }

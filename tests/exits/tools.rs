@@ -34,7 +34,7 @@ impl Servers {
         let mut command = Command::new(std::env::current_exe().expect("this program"));
         command.env("CHILD", part).env("RUST_BACKTRACE", "0").env("RESOURCE_POOL_CONFIG", &limits.0);
         for (kind, server) in &self.0 {
-            command.env(variable(*kind), server.url());
+            command.env(kind.url_variable(), server.url());
         }
         command
     }
@@ -47,15 +47,6 @@ impl Servers {
             let known = self.1.fetch_max(unclean.len(), Ordering::SeqCst);
             assert!(unclean.len() <= known, "of this child or one beside it: {:?}", &unclean[known..]);
         }
-    }
-}
-
-pub(crate) fn variable(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Mongo => "MONGODB_URI",
-        Kind::RabbitMq => "AMQP_URL",
-        Kind::ClickHouse => "CLICKHOUSE_URL",
-        Kind::Redis => "REDIS_URL",
     }
 }
 
@@ -78,7 +69,7 @@ impl Proxies {
         for (kind, proxy) in &self.0 {
             // A member of the replica set would find its way round.
             let url = proxy.url(&servers.0[kind]).replacen("replicaSet=rs0", "directConnection=true", 1);
-            command.env(variable(*kind), url);
+            command.env(kind.url_variable(), url);
         }
     }
 }

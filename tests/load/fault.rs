@@ -169,6 +169,7 @@ impl Target {
                 }
                 Kind::ClickHouse => self.proxy.ports(|said| said.windows(10).any(|words| words == b"GET /ping ")),
                 Kind::Redis => self.proxy.ports(|said| said.ends_with(b"PING\r\n")),
+                Kind::Postgres => panic!("it has tests of its own"),
             };
             if !found.is_empty() {
                 return Ok(found);

@@ -164,6 +164,7 @@ pub(crate) fn backend(kind: Kind) -> Arc<dyn Backend> {
         Kind::RabbitMq => Arc::new(rabbitmq::RabbitMq::default()),
         Kind::ClickHouse => Arc::new(clickhouse::ClickHouse::default()),
         Kind::Redis => Arc::new(redis::Redis::default()),
+        Kind::Postgres => panic!("it has tests of its own"),
     }
 }
 

@@ -22,8 +22,8 @@ pub(crate) fn set_up() -> Result<(), Box<dyn std::error::Error>> {
 impl Servers {
     /// One of each, unless the user has given the URL of another one.
     pub(crate) fn for_demo() -> Result<Servers, Error> {
-        let mut servers = Servers::start(demo_variable)?;
-        let url = |service: &Service| (demo_variable(service.kind()).to_string(), service.url().to_string());
+        let mut servers = Servers::start(Kind::url_variable)?;
+        let url = |service: &Service| (service.kind().url_variable().to_string(), service.url().to_string());
         servers.environment = servers.services.iter().map(url).collect();
         Ok(servers)
     }
@@ -68,15 +68,6 @@ impl Servers {
         }
         eprintln!("ready in {:.1?}", began.elapsed());
         Ok(Servers { services, bridge: None, environment: Vec::new() })
-    }
-}
-
-fn demo_variable(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Mongo => "MONGODB_URI",
-        Kind::RabbitMq => "AMQP_URL",
-        Kind::ClickHouse => "CLICKHOUSE_URL",
-        Kind::Redis => "REDIS_URL",
     }
 }
 

@@ -1,0 +1,207 @@
+//! PostgreSQL: its configuration and what its server side shows.
+
+use crate::address::{Address, encode};
+use crate::process;
+use crate::server::{Server, Site};
+use crate::{Error, Kind, Service, install};
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+const USER: &str = "quant@desk:a/b%c";
+const PASSWORD: &str = "p@ss:w/rd%2F'\"";
+const DATABASE: &str = "desk/quant%41";
+/// It may connect where there is no room for others.
+const SUPERUSER: &str = "postgres";
+
+/// How long the server may take to answer, in seconds.
+const PATIENCE: &str = "5";
+
+/// PostgreSQL does not run as root, so that root becomes this one.
+const NOBODY: u32 = 65534;
+
+#[derive(Debug)]
+pub(crate) struct Postgres;
+
+impl Server for Postgres {
+    fn address(&self, port: u16) -> Address {
+        let [user, password, database] = [USER, PASSWORD, DATABASE].map(encode);
+        Address {
+            url: format!("postgres://{user}:{password}@127.0.0.1:{port}/{database}"),
+            host: "127.0.0.1".into(),
+            port,
+            user: USER.into(),
+            password: PASSWORD.into(),
+            path: DATABASE.into(),
+        }
+    }
+
+    fn prepare(&mut self, site: &Site) -> Result<(), Error> {
+        let dir = &site.dir;
+        let password = dir.join("password");
+        write(&password, PASSWORD, 0o600)?;
+        own(dir)?;
+        let mut init = command(install::INITDB.path()?, dir);
+        init.args(["-U", SUPERUSER, "-A", "scram-sha-256", "-E", "UTF8", "--locale=C", "--no-sync", "-D"]);
+        init.arg(data(dir)).arg("--pwfile").arg(&password);
+        run("initdb", &mut init, "")?;
+        let (user, secret) = (USER.replace('"', "\"\""), PASSWORD.replace('\'', "''"));
+        let mut single = command(install::POSTGRES.path()?, dir);
+        single.args(["--single", "-D"]).arg(data(dir)).arg("postgres");
+        let words = format!(
+            "CREATE ROLE \"{user}\" LOGIN PASSWORD '{secret}'\nCREATE DATABASE \"{DATABASE}\" OWNER \"{user}\"\n"
+        );
+        run("creating the user", &mut single, &words)?;
+        if let Some(tls) = &site.tls {
+            let pem = fs::read_to_string(tls.certificate()).map_err(Error::io("the server's certificate"))?;
+            write(&dir.join("server.pem"), &pem, 0o600)?;
+            let authority = fs::read_to_string(tls.authority()).map_err(Error::io("the authority"))?;
+            write(&dir.join("ca.pem"), &authority, 0o600)?;
+            let asks = if tls.tls.asks_for_certificate { " clientcert=verify-ca" } else { "" };
+            // The superuser, who looks at the server's side, needs no certificate.
+            let rule = format!(
+                "hostnossl all {SUPERUSER} 127.0.0.1/32 scram-sha-256\nhostssl all all 127.0.0.1/32 scram-sha-256{asks}\n"
+            );
+            write(&data(dir).join("pg_hba.conf"), &rule, 0o600)?;
+        }
+        Ok(())
+    }
+
+    fn command(&self, site: &Site) -> Result<Command, Error> {
+        let mut command = command(install::POSTGRES.path()?, &site.dir);
+        command.arg("-D").arg(data(&site.dir)).args(["-p", &site.address.port.to_string(), "-h", "127.0.0.1"]);
+        let set = |command: &mut Command, option: String| {
+            command.arg("-c").arg(option);
+        };
+        // Its path would be too long for a socket of the file system.
+        set(&mut command, "unix_socket_directories=".into());
+        // What was committed survives a SIGKILL; fsync is for power cuts.
+        set(&mut command, "fsync=off".into());
+        if site.tls.is_some() {
+            for (option, file) in
+                [("ssl_cert_file", "server.pem"), ("ssl_key_file", "server.pem"), ("ssl_ca_file", "ca.pem")]
+            {
+                set(&mut command, format!("{option}={}", site.dir.join(file).display()));
+            }
+            set(&mut command, "ssl=on".into());
+        }
+        Ok(command)
+    }
+
+    fn ready(&self, site: &Site) -> Result<(), Error> {
+        let user = if site.tls.is_some() { SUPERUSER } else { USER };
+        ask(site, (user, DATABASE), "SELECT 1").map(drop)
+    }
+
+    fn log(&self, dir: &Path) -> PathBuf {
+        dir.join("server.out")
+    }
+}
+
+fn data(dir: &Path) -> PathBuf {
+    dir.join("data")
+}
+
+/// A command that dies with this process, and that is not root's.
+fn command(program: PathBuf, dir: &Path) -> Command {
+    if !is_root() {
+        return process::command(program, dir);
+    }
+    let mut command = process::command("setpriv", dir);
+    command.args([&format!("--reuid={NOBODY}"), &format!("--regid={NOBODY}"), "--clear-groups"]);
+    // The folders above its own may be closed to others. A change of user forgets what it is to die with.
+    command.args(["--inh-caps=+dac_override", "--ambient-caps=+dac_override", "--pdeathsig=KILL"]).arg(program);
+    command
+}
+
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0)
+}
+
+fn own(path: &Path) -> Result<(), Error> {
+    match is_root() {
+        true => chown(path, Some(NOBODY), Some(NOBODY)).map_err(Error::io(path.to_string_lossy())),
+        false => Ok(()),
+    }
+}
+
+/// Writes a file of the server's own.
+fn write(path: &Path, text: &str, mode: u32) -> Result<(), Error> {
+    fs::write(path, text).map_err(Error::io(path.to_string_lossy()))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(Error::io(path.to_string_lossy()))?;
+    own(path)
+}
+
+/// Runs a command to its end, with this for it to read; what it printed.
+fn run(what: &str, command: &mut Command, words: &str) -> Result<String, Error> {
+    let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut child = child.map_err(Error::io(what))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(words.as_bytes()).map_err(Error::io(what))?;
+    }
+    let output = child.wait_with_output().map_err(Error::io(what))?;
+    match output.status.success() {
+        true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        false => Err(Error::exchange(what, String::from_utf8_lossy(&output.stderr).trim())),
+    }
+}
+
+/// What the server answers this user in this database; columns are separated by `|`.
+fn ask(site: &Site, (user, database): (&str, &str), sql: &str) -> Result<String, Error> {
+    let mut psql = Command::new("timeout");
+    psql.arg(PATIENCE).arg(install::PSQL.path()?).args([
+        "-X",
+        "-A",
+        "-t",
+        "-q",
+        "-w",
+        "-v",
+        "ON_ERROR_STOP=1",
+        "-c",
+        sql,
+    ]);
+    psql.args(["-h", &site.address.host, "-p", &site.address.port.to_string(), "-U", user, "-d", database]);
+    psql.env("PGPASSWORD", &site.address.password).env("PGCONNECT_TIMEOUT", PATIENCE).env("PGSSLMODE", "disable");
+    run(&format!("asking PostgreSQL {sql:?}"), &mut psql, "").map(|answer| answer.trim_end().to_owned())
+}
+
+impl Service {
+    /// What a PostgreSQL shows on its server side.
+    ///
+    /// # Errors
+    /// If this is not a PostgreSQL.
+    pub fn postgres(&self) -> Result<View<'_>, Error> {
+        Ok(View { site: self.site(Kind::Postgres)? })
+    }
+}
+
+/// The server side of a PostgreSQL, seen by its superuser, who gets in where the server has no room for others.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    site: &'a Site,
+}
+
+impl View<'_> {
+    /// What the server answers, in the database that its URL names; columns are separated by `|`, rows by line feeds.
+    ///
+    /// # Errors
+    /// If the server does not answer within five seconds or answers an error.
+    pub fn query(&self, sql: &str) -> Result<String, Error> {
+        ask(self.site, (SUPERUSER, &self.site.address.path), sql)
+    }
+
+    /// The process of each connection of the URL's user, and what it does: `idle`, `active`, `idle in transaction`.
+    ///
+    /// # Errors
+    /// As [`query`](View::query).
+    pub fn connections(&self) -> Result<Vec<(u32, String)>, Error> {
+        let user = USER.replace('\'', "''");
+        let rows =
+            self.query(&format!("SELECT pid, state FROM pg_stat_activity WHERE usename = '{user}' ORDER BY pid"))?;
+        let row =
+            |line: &str| line.split_once('|').and_then(|(pid, state)| Some((pid.parse().ok()?, state.to_owned())));
+        rows.lines().map(|line| row(line).ok_or_else(|| Error::exchange("pg_stat_activity", line))).collect()
+    }
+}
