@@ -52,8 +52,10 @@ fn table(name: &str) -> BTreeMap<String, String> {
 #[test]
 fn guide_tables_have_every_option_and_its_default() {
     let options = Options::default();
-    let all: [(&str, &dyn Debug); 11] = [
-        ("Options", &options),
+    let all = [
+        #[cfg(feature = "postgres")]
+        ("PostgresConfig", &resource_pool::config::PostgresConfig::default() as &dyn Debug),
+        ("Options", &options as &dyn Debug),
         ("Retry", &Retry::default()),
         ("ProbeOptions", &ProbeOptions::default()),
         ("HealthOptions", &HealthOptions::default()),
@@ -84,6 +86,7 @@ fn guide_has_every_environment_name() {
         include_str!("../src/kinds/rabbitmq/config.rs"),
         include_str!("../src/kinds/clickhouse/config.rs"),
         include_str!("../src/kinds/redis/config.rs"),
+        include_str!("../src/kinds/postgres/config.rs"),
     ];
     let is_name = |text: &&str| {
         text.len() > 5

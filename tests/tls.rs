@@ -253,6 +253,7 @@ mod with_the_feature {
                 assert_eq!(value, [7; 100_000]);
                 Ok(())
             }
+            Kind::Postgres => panic!("it has a story of its own"),
         }
     }
 
@@ -271,6 +272,7 @@ mod with_the_feature {
                 assert_eq!(value, [8; 100_000]);
                 Ok(())
             }
+            Kind::Postgres => panic!("it has a story of its own"),
         }
     }
 
@@ -435,6 +437,7 @@ mod with_the_feature {
                 let admin = redis::Client::open(server.url()).unwrap();
                 let () = set.query(&mut admin.get_connection().unwrap()).unwrap();
             }
+            Kind::Postgres => panic!("it has a story of its own"),
         }
         let error = refused(kind, &local, Some(files.trusting())).await;
         let text = error.to_string();
@@ -610,6 +613,50 @@ mod with_the_feature {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn redis_over_tls() {
         story(Kind::Redis).await;
+    }
+
+    /// Its driver has a client of its own, over the same port.
+    #[cfg(feature = "postgres")]
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn postgres_over_tls() {
+        use resource_pool::config::PostgresConfig;
+        use resource_pool::sqlx;
+
+        let files = Files::new(&["localhost"]);
+        let [open, strict] = files.servers(Kind::Postgres);
+        let url = |server: &Service, host: &str, mode: &str| {
+            format!("{}?sslmode={mode}", server.url().replacen("127.0.0.1", host, 1))
+        };
+        let pool = |url: String, tls: Option<TlsOptions>| {
+            let mut config = PostgresConfig::url(url);
+            config.tls = tls;
+            ResourcePool::builder().environment([("", ""); 0]).resource(config).build().unwrap()
+        };
+        let is_secure = async |pool: ResourcePool| {
+            let mut postgres = pool.postgres().await.unwrap();
+            let ask = sqlx::query_scalar("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()");
+            let is_secure: bool = ask.fetch_one(&mut postgres).await.unwrap();
+            drop(postgres);
+            assert!(is_secure && pool.close_all().await.all_closed());
+        };
+        is_secure(pool(url(&open, "localhost", "require"), Some(files.trusting()))).await;
+        let strictly = files.trusting().cert_file(files.path("client.crt")).key_file(files.path("client.key"));
+        is_secure(pool(url(&strict, "localhost", "verify-full"), Some(strictly))).await;
+        let refused = async |pool: ResourcePool, words: &[&str]| {
+            let Err(Error::Connect(error)) = pool.postgres().await else { panic!("it connects") };
+            let text = error.to_string();
+            assert!(error.permanent && words.iter().all(|word| text.contains(word)), "{words:?} in {text}");
+        };
+        let other = TlsOptions::default().ca_file(files.path("other.pem"));
+        let local = || url(&open, "localhost", "verify-full");
+        refused(pool(local(), Some(other)), &["UnknownIssuer", "ca_file"]).await;
+        let numeric = url(&open, "127.0.0.1", "verify-full");
+        refused(pool(numeric, Some(files.trusting())), &["127.0.0.1", "localhost"]).await;
+        refused(pool(url(&open, "localhost", "disable"), None), &["no encryption", "sslmode=verify-full"]).await;
+        refused(pool(url(&strict, "localhost", "require"), Some(files.trusting())), &["client certificate"]).await;
+        let named = PostgresConfig::url(local()).tls(files.trusting().server_name("localhost"));
+        let wrong = ResourcePool::builder().environment([("", ""); 0]).resource(named).build();
+        assert!(matches!(&wrong, Err(Error::Config { key, .. }) if key == "postgres.tls.server_name"), "{wrong:?}");
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

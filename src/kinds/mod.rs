@@ -4,6 +4,8 @@
 pub(crate) mod clickhouse;
 #[cfg(feature = "mongodb")]
 pub(crate) mod mongo;
+#[cfg(feature = "postgres")]
+pub(crate) mod postgres;
 #[cfg(feature = "r2d2")]
 pub(crate) mod r2d2;
 #[cfg(feature = "rabbitmq")]
@@ -31,6 +33,9 @@ macro_rules! for_each_kind {
             "redis" "Redis" redis redis_named redis_with Redis RedisConfig RedisResource
                 $crate::lifecycle::lease::Lease<$crate::kinds::redis::Redis>,
                 $crate::kinds::redis::blocking::Redis, "A Redis connection of one's own";
+            "postgres" "PostgreSQL" postgres postgres_named postgres_with Postgres PostgresConfig PostgresResource
+                $crate::kinds::postgres::Postgres,
+                $crate::kinds::postgres::blocking::Postgres, "A PostgreSQL connection of one's own";
         }
     };
 }

@@ -1,0 +1,317 @@
+//! How to reach a PostgreSQL: the fields, their defaults, the environment's names for them, and what is checked.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+use sqlx::PgConnection;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+
+use crate::base::error::Error;
+use crate::base::millis;
+use crate::base::secret::Secret;
+use crate::kinds::postgres::resource::PostgresResource;
+use crate::lifecycle::checkout::Limits;
+use crate::lifecycle::kind::KindConfig;
+use crate::net::checks::Checks;
+use crate::net::parts::{Names, Part};
+use crate::net::tls::{Tls, TlsOptions};
+use crate::net::url::{ParsedUrl, host, port};
+
+const SCHEMES: [&str; 2] = ["postgres", "postgresql"];
+
+/// How to reach a PostgreSQL; `[postgres]` or `[named.postgres.NAME]` in TOML. The options of its connections have SQLAlchemy's
+/// names.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct PostgresConfig {
+    /// `postgres://user:password@host:port/database`, instead of the parts; what it does not name stays as the parts say.
+    /// Of parameters it may have `sslmode`, where `require`, `verify-ca` and `verify-full` all check the server's certificate
+    /// and name, and `disable` is plain; `sslrootcert`, `sslcert`, `sslkey`; and `application_name`. Environment:
+    /// `POSTGRES_URL`, `DATABASE_URL`.
+    pub url: Option<Secret>,
+    /// Defaults to `localhost`. Environment: `POSTGRES_HOST`.
+    pub host: String,
+    /// Defaults to 5432. Environment: `POSTGRES_PORT`.
+    pub port: u16,
+    /// Defaults to `postgres`. Environment: `POSTGRES_USER`.
+    pub user: String,
+    /// Defaults to none. Environment: `POSTGRES_PASSWORD`.
+    pub password: Option<Secret>,
+    /// Defaults to `postgres`. Environment: `POSTGRES_DB`, `POSTGRES_DATABASE`.
+    pub database: String,
+    /// What `pg_stat_activity` shows. Defaults to `resource-pool`.
+    pub application_name: String,
+    /// How many connections are kept once they are open. Defaults to 5, as in SQLAlchemy.
+    pub pool_size: u32,
+    /// How many more there may be while they are wanted. Defaults to 10, as in SQLAlchemy.
+    pub max_overflow: u32,
+    /// How long a checkout waits for a connection, at most the pool's acquire timeout. Defaults to 30 s, as in SQLAlchemy.
+    #[serde(rename = "pool_timeout_ms", with = "millis")]
+    pub pool_timeout: Duration,
+    /// The longest that a connection is used, less up to a tenth; zero is for ever. Defaults to 30 min.
+    #[serde(rename = "pool_recycle_ms", with = "millis")]
+    pub pool_recycle: Duration,
+    /// Whether a connection is tested as it is checked out, unless it was within the last 500 ms. Defaults to `true`.
+    pub pre_ping: bool,
+    /// After how long an idle connection beyond `pool_size` is closed. Defaults to 10 s.
+    #[serde(rename = "overflow_timeout_ms", with = "millis")]
+    pub overflow_timeout: Duration,
+    /// How to speak TLS. Defaults to none: plain, unless the URL's `sslmode` asks for it. Environment: `POSTGRES_TLS`,
+    /// `POSTGRES_TLS_CA_FILE`, `POSTGRES_TLS_CERT_FILE`, `POSTGRES_TLS_KEY_FILE`.
+    pub tls: Option<TlsOptions>,
+    /// What is done on each connection once it is open. Only in code. Defaults to nothing.
+    #[serde(skip)]
+    pub on_connect: Option<OnConnect>,
+}
+
+type Hook = dyn for<'a> Fn(&'a mut PgConnection) -> Hooked<'a> + Send + Sync;
+/// The future of a hook, boxed.
+type Hooked<'a> = Pin<Box<dyn Future<Output = sqlx::Result<()>> + Send + 'a>>;
+
+/// What is done on each new connection. Two are equal if they are clones of one.
+#[derive(Clone)]
+pub struct OnConnect(Arc<Hook>);
+
+impl OnConnect {
+    pub(super) async fn run(&self, connection: &mut PgConnection) -> sqlx::Result<()> {
+        (self.0)(connection).await
+    }
+}
+
+impl PartialEq for OnConnect {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl fmt::Debug for OnConnect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnConnect")
+    }
+}
+
+impl Default for PostgresConfig {
+    fn default() -> Self {
+        PostgresConfig {
+            url: None,
+            host: "localhost".to_owned(),
+            port: 5432,
+            user: "postgres".to_owned(),
+            password: None,
+            database: "postgres".to_owned(),
+            application_name: "resource-pool".to_owned(),
+            pool_size: 5,
+            max_overflow: 10,
+            pool_timeout: Duration::from_secs(30),
+            pool_recycle: Duration::from_secs(1800),
+            pre_ping: true,
+            overflow_timeout: Duration::from_secs(10),
+            tls: None,
+            on_connect: None,
+        }
+    }
+}
+
+impl PostgresConfig {
+    /// The defaults, at this URL.
+    pub fn url(url: impl Into<Secret>) -> Self {
+        PostgresConfig { url: Some(url.into()), ..PostgresConfig::default() }
+    }
+
+    /// Sets how many connections are kept once they are open.
+    pub fn pool_size(mut self, pool_size: u32) -> Self {
+        self.pool_size = pool_size;
+        self
+    }
+
+    /// Sets how many more there may be while they are wanted.
+    pub fn max_overflow(mut self, max_overflow: u32) -> Self {
+        self.max_overflow = max_overflow;
+        self
+    }
+
+    /// Speaks TLS.
+    pub fn tls(mut self, tls: TlsOptions) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Sets what `pg_stat_activity` shows.
+    pub fn application_name(mut self, name: impl Into<String>) -> Self {
+        self.application_name = name.into();
+        self
+    }
+
+    /// Sets what is done on each connection once it is open, as setting its time zone. It has `connect_timeout`, and the
+    /// connection is closed where it fails.
+    ///
+    /// ```
+    /// use resource_pool::config::PostgresConfig;
+    ///
+    /// let config = PostgresConfig::url("postgres://desk@localhost/quant")
+    ///     .on_connect(|connection| Box::pin(async move {
+    ///         resource_pool::sqlx::query("SET TIME ZONE 'UTC'").execute(connection).await?;
+    ///         Ok(())
+    ///     }));
+    /// ```
+    pub fn on_connect(
+        mut self,
+        run: impl for<'a> Fn(&'a mut PgConnection) -> Hooked<'a> + Send + Sync + 'static,
+    ) -> Self {
+        self.on_connect = Some(OnConnect(Arc::new(run)));
+        self
+    }
+
+    /// The most connections at a time.
+    pub(super) fn max(&self) -> usize {
+        self.pool_size as usize + self.max_overflow as usize
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        Limits {
+            max: self.max(),
+            kept: self.pool_size as usize,
+            idle_timeout: self.overflow_timeout,
+            max_lifetime: self.pool_recycle,
+            test_after: if self.pre_ping { Limits::default().test_after } else { Duration::MAX },
+            ..Limits::default()
+        }
+    }
+
+    /// What sqlx connects with. All that it would take from the environment is said.
+    pub(super) fn options(&self) -> PgConnectOptions {
+        let options = PgConnectOptions::new_without_pgpass()
+            .host(&self.host)
+            .port(self.port)
+            .username(&self.user)
+            .password(self.password.as_ref().map_or("", Secret::expose))
+            .database(&self.database)
+            .application_name(&self.application_name);
+        let Some(tls) = &self.tls else { return options.ssl_mode(PgSslMode::Disable) };
+        let mut options = options.ssl_mode(PgSslMode::VerifyFull);
+        if let Some(ca_file) = &tls.ca_file {
+            options = options.ssl_root_cert(ca_file);
+        }
+        if let Some(cert_file) = &tls.cert_file {
+            options = options.ssl_client_cert(cert_file);
+            options = options.ssl_client_key(tls.key_file.as_ref().unwrap_or(cert_file));
+        }
+        options
+    }
+
+    fn take_parameter(&mut self, key: &str, name: &str, value: &str) -> Result<(), Error> {
+        let file = || Some(value.into());
+        match (name, value) {
+            ("sslmode", "disable") if self.tls.is_some() => {
+                return Err(Error::config(key, "says sslmode=disable, but there are options for TLS"));
+            }
+            ("sslmode", "disable") => {}
+            ("sslmode", "require" | "verify-ca" | "verify-full") => drop(self.tls.get_or_insert_default()),
+            ("sslmode", _) => {
+                let problem = "has an sslmode under which TLS could fall away in silence; expected `disable`, or `require`, \
+                               `verify-ca` or `verify-full`, which all check the server's certificate and name";
+                return Err(Error::config(key, problem));
+            }
+            ("sslrootcert", _) => self.tls.get_or_insert_default().ca_file = file(),
+            ("sslcert", _) => self.tls.get_or_insert_default().cert_file = file(),
+            ("sslkey", _) => self.tls.get_or_insert_default().key_file = file(),
+            ("application_name", _) => value.clone_into(&mut self.application_name),
+            _ => {
+                let known = "sslmode, sslrootcert, sslcert, sslkey, application_name";
+                return Err(Error::config(key, format!("has the unknown parameter `{name}`; there are {known}")));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl KindConfig for PostgresConfig {
+    const KIND: &'static str = "postgres";
+    const IS_OURS: bool = true;
+    type Resource = PostgresResource;
+
+    const NAMES: Names = Names {
+        url: ("url", &["POSTGRES_URL", "DATABASE_URL"]),
+        parts: [
+            ("host", &["POSTGRES_HOST"]),
+            ("port", &["POSTGRES_PORT"]),
+            ("user", &["POSTGRES_USER"]),
+            ("password", &["POSTGRES_PASSWORD"]),
+            ("database", &["POSTGRES_DB", "POSTGRES_DATABASE"]),
+        ],
+        plain: &[],
+        tls: ["POSTGRES_TLS", "POSTGRES_TLS_CA_FILE", "POSTGRES_TLS_CERT_FILE", "POSTGRES_TLS_KEY_FILE", ""],
+    };
+
+    fn url_mut(&mut self) -> &mut Option<Secret> {
+        &mut self.url
+    }
+
+    fn tls_mut(&mut self) -> &mut Option<TlsOptions> {
+        &mut self.tls
+    }
+
+    fn has_login(&self) -> bool {
+        self.password.is_some()
+    }
+
+    fn forget_login(&mut self) {
+        (self.user, self.password) = (PostgresConfig::default().user, None);
+    }
+
+    fn set(&mut self, part: Part, key: &str, text: &str) -> Result<(), Error> {
+        match part {
+            Part::Host => host(key, text)?.clone_into(&mut self.host),
+            Part::Port => self.port = port(key, text)?,
+            Part::User => text.clone_into(&mut self.user),
+            Part::Password => self.password = Some(text.into()),
+            Part::Place => text.clone_into(&mut self.database),
+        }
+        Ok(())
+    }
+
+    fn take_apart(&mut self, key: &str) -> Result<(), Error> {
+        let Some(url) = self.url.take() else { return Ok(()) };
+        let url = ParsedUrl::new(key, &url, &SCHEMES)?;
+        self.host = url.host().to_owned();
+        self.port = url.url().port().unwrap_or(5432);
+        if let Some(user) = url.user(key)? {
+            self.user = user;
+        }
+        self.password = url.password(key)?.or(self.password.take());
+        let database = url.path(key)?;
+        if !database.is_empty() {
+            self.database = database;
+        }
+        for (name, value) in url.url().query_pairs() {
+            self.take_parameter(key, &name, &value)?;
+        }
+        Ok(())
+    }
+
+    fn check(&mut self, name: &str) -> Result<(), Error> {
+        let checks = Checks(name);
+        checks.place(&mut self.host, self.port)?;
+        checks.counts(&[("pool_size", self.pool_size as usize), ("max_overflow", self.max())])?;
+        let texts = [("user", &self.user), ("database", &self.database), ("application_name", &self.application_name)];
+        for (field, text) in texts {
+            if text.is_empty() || text.contains('\0') {
+                return checks.fail(field, "must have at least one character, none of them zero");
+            }
+        }
+        checks.limits(&[("pool_timeout_ms", self.pool_timeout)])?;
+        if self.tls.as_ref().is_some_and(|tls| tls.server_name.is_some()) {
+            return checks.fail("tls.server_name", "cannot be set: the driver checks the host's name");
+        }
+        // The driver reads the files by itself, and says less about them.
+        Tls::new(name, self.tls.as_ref(), &self.host).map(drop)
+    }
+
+    fn resource(&self, name: &str) -> Result<PostgresResource, Error> {
+        Ok(PostgresResource::new(self.settled(name)?))
+    }
+}

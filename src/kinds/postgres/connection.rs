@@ -1,0 +1,158 @@
+//! A connection that is open, the switch that it is under, and what its user has done with it.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use sqlx::{Connection as _, PgConnection};
+
+use crate::base::error::{Error, Source};
+use crate::kinds::postgres::effect::Effect;
+use crate::kinds::postgres::errors::{is_loss, ours};
+use crate::lifecycle::busy::Busy;
+use crate::lifecycle::link::Link;
+use crate::lifecycle::work::Work;
+use crate::net::kill_switch::KillSwitch;
+
+/// One connection of the driver's, as it is checked out.
+pub struct Connection {
+    pub(super) driver: PgConnection,
+    pub(super) line: Line,
+}
+
+/// What is known of a connection beside the driver.
+pub(super) struct Line {
+    pub(super) link: Link,
+    pub(super) switch: KillSwitch,
+    /// Something was begun and has not come to its end: the next user would wait for it.
+    pub(super) midway: bool,
+    /// The session is another than it was, or nobody can tell.
+    pub(super) altered: bool,
+}
+
+impl Connection {
+    pub(super) fn new(driver: PgConnection, link: Link, switch: KillSwitch) -> Self {
+        Connection { driver, line: Line { link, switch, midway: false, altered: false } }
+    }
+
+    /// Whether the next user would find it as this one did.
+    pub(super) fn is_fit(&self) -> bool {
+        let Line { switch, midway, altered, .. } = &self.line;
+        !midway && !altered && !switch.is_cut() && !self.driver.is_in_transaction()
+    }
+
+    pub(super) fn lent(&mut self) -> Lent<'_> {
+        Lent { driver: &mut self.driver, line: &mut self.line }
+    }
+}
+
+/// A connection while one of its user's guards has it.
+pub(super) struct Lent<'a> {
+    pub(super) driver: &'a mut PgConnection,
+    pub(super) line: &'a mut Line,
+}
+
+impl Lent<'_> {
+    /// Awaits what the driver does, until the switch is thrown.
+    pub(super) async fn ask<T>(
+        self,
+        effect: Effect,
+        ask: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
+    ) -> sqlx::Result<T> {
+        let call = self.line.begin(effect, self.driver.is_in_transaction())?;
+        tokio::select! {
+            biased; // An answer that is there counts.
+            answer = ask(self.driver) => call.ended(self.line, answer),
+            () = call.switch.wait() => Err(call.cut()),
+        }
+    }
+}
+
+impl Line {
+    /// Begins a call, unless there is no connection any more.
+    pub(super) fn begin(&mut self, effect: Effect, in_transaction: bool) -> sqlx::Result<Call> {
+        self.link.process.check().map_err(ours)?;
+        if self.switch.is_cut() {
+            return Err(ours(self.link.why_cut()));
+        }
+        self.altered |= effect == Effect::Alters;
+        self.midway = true;
+        // What a transaction has done is undone with its connection.
+        let is_undone = match effect {
+            Effect::Reads => true,
+            Effect::Commits => false,
+            Effect::Changes | Effect::Alters => in_transaction,
+        };
+        let busy = self.link.busy(Work::Operation);
+        Ok(Call { link: self.link.clone(), switch: self.switch.clone(), busy, is_undone })
+    }
+}
+
+/// A call that is under way.
+pub(super) struct Call {
+    link: Link,
+    pub(super) switch: KillSwitch,
+    busy: Busy,
+    /// Nothing of it stays where the connection goes: it only reads, or its transaction ends with that.
+    is_undone: bool,
+}
+
+impl Call {
+    /// The end of a call that was answered, be it by an error.
+    pub(super) fn ended<T>(self, line: &mut Line, answer: sqlx::Result<T>) -> sqlx::Result<T> {
+        match answer {
+            Err(error) if is_loss(&error) => Err(self.lost(error)),
+            answer => {
+                line.midway = false;
+                self.busy.done();
+                answer
+            }
+        }
+    }
+
+    /// The error of a call whose connection went.
+    pub(super) fn lost(&self, error: sqlx::Error) -> sqlx::Error {
+        let (resource, endpoint) = (Arc::clone(self.link.name()), Arc::clone(self.link.endpoint()));
+        self.told(Error::Lost { resource, endpoint, source: Arc::new(error) })
+    }
+
+    /// The error of a call that the switch cut.
+    pub(super) fn cut(&self) -> sqlx::Error {
+        self.told(self.switch.cause().cloned().unwrap_or_else(|| self.link.why_cut()))
+    }
+
+    fn told(&self, lost: Error) -> sqlx::Error {
+        ours(match self.is_undone {
+            true => lost,
+            false => self.link.outcome_unknown("a statement", Arc::new(lost) as Source),
+        })
+    }
+}
+
+/// A future of the switch's.
+pub(super) struct Cut(Pin<Box<dyn Future<Output = ()> + Send>>);
+
+impl Cut {
+    pub(super) fn of(switch: &KillSwitch) -> Self {
+        let switch = switch.clone();
+        Cut(Box::pin(async move { switch.wait().await }))
+    }
+
+    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.0.as_mut().poll(context)
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("resource", self.line.link.name()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Lent<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lent").field("resource", self.line.link.name()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,84 @@
+//! What opens, tests and closes connections.
+
+use std::fmt;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, Connection as _};
+
+use crate::base::error::Failure;
+use crate::kinds::postgres::config::PostgresConfig;
+use crate::kinds::postgres::connection::Connection;
+use crate::kinds::postgres::handle::RawPool;
+use crate::lifecycle::checkout::Manage;
+use crate::lifecycle::link::Link;
+use crate::net::kill_switch::KillSwitch;
+
+/// The driver, under the switch of the generation that there is.
+pub struct Driver {
+    pub(super) config: Arc<PostgresConfig>,
+    options: PgConnectOptions,
+    link: Link,
+    switch: Mutex<KillSwitch>,
+    pub(super) raw_pool: RawPool,
+}
+
+impl Driver {
+    pub(super) fn new(config: &Arc<PostgresConfig>, link: &Link) -> Self {
+        let (config, switch) = (Arc::clone(config), Mutex::new(KillSwitch::new()));
+        Driver { options: config.options(), raw_pool: RawPool::new(&config), config, link: link.clone(), switch }
+    }
+
+    /// What is opened from here on is of another generation.
+    pub(super) fn renew(&self) {
+        *self.switch.lock() = KillSwitch::new();
+    }
+
+    pub(super) fn cut(&self) {
+        let switch = self.switch.lock().clone();
+        switch.cut_because(self.link.why_cut());
+    }
+}
+
+impl Manage for Driver {
+    type Connection = Connection;
+
+    async fn connect(&self) -> Result<Connection, Failure> {
+        let switch = self.switch.lock().clone();
+        let opened = async {
+            let mut driver = self.options.connect().await?;
+            if let Some(hook) = &self.config.on_connect {
+                hook.run(&mut driver).await?;
+            }
+            Ok(driver)
+        };
+        let driver = opened.await.map_err(|error| self.config.failure(error))?;
+        Ok(Connection::new(driver, self.link.clone(), switch))
+    }
+
+    async fn is_valid(&self, connection: &mut Connection) -> Result<(), Failure> {
+        let Connection { driver, line } = connection;
+        tokio::select! {
+            biased;
+            answer = driver.ping() => answer.map_err(|error| self.config.failure(error)),
+            () = line.switch.wait() => Err(Failure::transient(self.link.why_cut())),
+        }
+    }
+
+    fn has_broken(&self, connection: &mut Connection) -> bool {
+        !connection.is_fit()
+    }
+
+    async fn close(&self, connection: Connection) {
+        if let Err(error) = connection.driver.close().await {
+            tracing::debug!(resource = %self.link.name(), %error, "saying goodbye");
+        }
+    }
+}
+
+impl fmt::Debug for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Driver").field("resource", self.link.name()).finish_non_exhaustive()
+    }
+}

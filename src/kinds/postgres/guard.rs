@@ -1,0 +1,103 @@
+//! A connection in the hands of its only user.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::sync::Arc;
+
+use sqlx::{PgConnection, PgPool};
+
+use crate::base::error::Error;
+use crate::kinds::postgres::connection::Lent;
+use crate::kinds::postgres::driver::Driver;
+use crate::kinds::postgres::executor::runs_on_its_connection;
+use crate::kinds::postgres::resource::PostgresResource;
+use crate::kinds::postgres::transaction::PostgresTransaction;
+use crate::lifecycle::acquire::{Acquire, Acquirer, TaskGuard};
+use crate::lifecycle::checkout::Checkout;
+use crate::lifecycle::lease::Claim;
+use crate::lifecycle::slot::Slot;
+
+/// A connection of one's own, until it drops. `&mut` of it is an [`Executor`](sqlx::Executor), so that [`query`](sqlx::query),
+/// [`query_as`](sqlx::query_as) and the macros work on it.
+///
+/// What is awaited on it ends within the probe's limits on a server that has stopped answering, with an error that
+/// [`Error::behind`] leads from to ours: [`Error::Lost`] where the statement only reads, or is undone with its transaction, and
+/// [`Error::OutcomeUnknown`] where it may have changed something.
+///
+/// A connection that is left in another state than it came in is closed instead of handed out again: in a transaction, amid an
+/// answer, after `SET` or another statement that changes the session, and after [`raw`](Postgres::raw).
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use resource_pool::{ResourcePool, sqlx};
+///
+/// let mut postgres = ResourcePool::global().postgres().await?;
+/// let close: f64 = sqlx::query_scalar("SELECT close FROM bars WHERE code = $1")
+///     .bind("000001")
+///     .fetch_one(&mut postgres)
+///     .await?;
+/// # Ok(()) }
+/// ```
+#[must_use = "the connection goes back when this drops"]
+pub struct Postgres {
+    checkout: Checkout<Driver>,
+}
+
+impl Postgres {
+    fn lent(&mut self) -> Lent<'_> {
+        self.checkout.lent()
+    }
+
+    /// Begins a transaction, which is rolled back unless it is [committed](PostgresTransaction::commit).
+    ///
+    /// # Errors
+    /// The server's, and those of any statement.
+    ///
+    /// # Cancel safety
+    /// What may have begun is rolled back before the next statement.
+    pub async fn begin(&mut self) -> sqlx::Result<PostgresTransaction<'_>> {
+        PostgresTransaction::begin(self.lent()).await
+    }
+
+    /// The driver's own connection, for what the guard has not. What is awaited on it has no limit but its own, and it is closed
+    /// instead of handed out again.
+    pub fn raw(&mut self) -> &mut PgConnection {
+        let Lent { driver, line } = self.lent();
+        line.altered = true;
+        driver
+    }
+
+    /// A pool of the driver's own to the same server, for libraries that want one. It is made with the first call, has as many
+    /// connections as there may be here, beside those, and closes with the resource. It has its own limits only: a server that
+    /// stops answering holds its queries for ever, and closing waits for them until its step's limit.
+    pub fn raw_pool(&self) -> PgPool {
+        self.checkout.checkouts().manager().raw_pool.get()
+    }
+}
+
+runs_on_its_connection!(Postgres);
+
+impl From<Checkout<Driver>> for Postgres {
+    fn from(checkout: Checkout<Driver>) -> Self {
+        Postgres { checkout }
+    }
+}
+
+impl TaskGuard<PostgresResource> for Postgres {
+    type Acquiring = Acquire<Postgres>;
+
+    fn acquiring(
+        pool: &Acquirer,
+        slot: Result<impl Borrow<Arc<Slot<PostgresResource>>>, Error>,
+        claim: Claim,
+    ) -> Acquire<Postgres> {
+        let limit = |resource: &PostgresResource| Some(resource.config.pool_timeout);
+        pool.check_out(slot, |resource| resource.quota, limit, claim)
+    }
+}
+
+impl fmt::Debug for Postgres {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Postgres").field(&self.checkout).finish()
+    }
+}

@@ -1,0 +1,66 @@
+//! The handle: what is checked out, and the driver's own pool, if somebody wants it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use once_cell::sync::OnceCell;
+use sqlx::PgPool;
+use sqlx::postgres::PgPoolOptions;
+use tokio::runtime::Handle;
+
+use crate::kinds::postgres::config::PostgresConfig;
+use crate::kinds::postgres::driver::Driver;
+use crate::lifecycle::checkout::Checkouts;
+use crate::lifecycle::lease::Provide;
+
+/// What there is of a PostgreSQL, to which [`ResourcePool::postgres`](crate::ResourcePool::postgres) checks connections out.
+#[derive(Clone)]
+pub struct PostgresHandle {
+    pub(super) checkouts: Arc<Checkouts<Driver>>,
+}
+
+/// The driver's own pool, made on demand.
+pub(super) struct RawPool {
+    config: Arc<PostgresConfig>,
+    runtime: Handle,
+    pool: OnceCell<PgPool>,
+}
+
+impl RawPool {
+    pub(super) fn new(config: &Arc<PostgresConfig>) -> Self {
+        RawPool { config: Arc::clone(config), runtime: Handle::current(), pool: OnceCell::new() }
+    }
+
+    pub(super) fn get(&self) -> PgPool {
+        let pool = self.pool.get_or_init(|| {
+            let _context = self.runtime.enter();
+            let PostgresConfig { pool_timeout, pool_recycle, pre_ping, .. } = &*self.config;
+            PgPoolOptions::new()
+                .max_connections(u32::try_from(self.config.max()).unwrap_or(u32::MAX))
+                .acquire_timeout(*pool_timeout)
+                .max_lifetime(Some(*pool_recycle).filter(|recycle| !recycle.is_zero()))
+                .test_before_acquire(*pre_ping)
+                .connect_lazy_with(self.config.options())
+        });
+        pool.clone()
+    }
+
+    /// Closes it, if it was ever made. Waits for what runs on it.
+    pub(super) async fn close(&self) {
+        if let Some(pool) = self.pool.get() {
+            pool.close().await;
+        }
+    }
+}
+
+impl Provide<Checkouts<Driver>> for PostgresHandle {
+    fn provide(&self) -> &Checkouts<Driver> {
+        &self.checkouts
+    }
+}
+
+impl fmt::Debug for PostgresHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("PostgresHandle").field(&self.checkouts).finish()
+    }
+}

@@ -1,0 +1,93 @@
+//! A transaction that is rolled back unless it is committed.
+
+use std::fmt;
+
+use sqlx::{Connection as _, Postgres, Transaction};
+
+use crate::kinds::postgres::connection::{Lent, Line};
+use crate::kinds::postgres::effect::Effect;
+use crate::kinds::postgres::executor::runs_on_its_connection;
+
+/// A transaction, or a savepoint within one. `&mut` of it is an [`Executor`](sqlx::Executor), as that of its
+/// [guard](crate::Postgres). Rolls back when it drops, before the next statement on the connection or as that goes back.
+#[must_use = "it rolls back when this drops"]
+pub struct PostgresTransaction<'a> {
+    /// Gone only while it ends.
+    transaction: Option<Transaction<'a, Postgres>>,
+    line: &'a mut Line,
+    is_nested: bool,
+}
+
+impl<'a> PostgresTransaction<'a> {
+    pub(super) async fn begin(Lent { driver, line }: Lent<'a>) -> sqlx::Result<Self> {
+        let is_nested = driver.is_in_transaction();
+        let call = line.begin(Effect::Reads, is_nested)?;
+        let begun = tokio::select! {
+            biased; // An answer that is there counts.
+            begun = driver.begin() => call.ended(line, begun)?,
+            () = call.switch.wait() => return Err(call.cut()),
+        };
+        Ok(PostgresTransaction { transaction: Some(begun), line, is_nested })
+    }
+
+    pub(super) fn lent(&mut self) -> Lent<'_> {
+        match &mut self.transaction {
+            Some(transaction) => Lent { driver: transaction, line: self.line },
+            None => unreachable!("only what consumes it takes it"),
+        }
+    }
+
+    /// Commits.
+    ///
+    /// # Errors
+    /// The server's. One that leads to [`Error::OutcomeUnknown`](crate::Error::OutcomeUnknown) says that it may be committed.
+    pub async fn commit(mut self) -> sqlx::Result<()> {
+        let Some(transaction) = self.transaction.take() else { return Ok(()) };
+        let effect = if self.is_nested { Effect::Changes } else { Effect::Commits };
+        let call = self.line.begin(effect, true)?;
+        tokio::select! {
+            biased; // An answer that is there counts.
+            answer = transaction.commit() => call.ended(self.line, answer),
+            () = call.switch.wait() => Err(call.cut()),
+        }
+    }
+
+    /// Rolls back, and waits until that is done.
+    ///
+    /// # Errors
+    /// The server's, and those of any statement. It is rolled back all the same.
+    pub async fn rollback(mut self) -> sqlx::Result<()> {
+        let Some(transaction) = self.transaction.take() else { return Ok(()) };
+        let call = self.line.begin(Effect::Reads, true)?;
+        tokio::select! {
+            biased; // An answer that is there counts.
+            answer = transaction.rollback() => call.ended(self.line, answer),
+            () = call.switch.wait() => Err(call.cut()),
+        }
+    }
+
+    /// Begins a savepoint.
+    ///
+    /// # Errors
+    /// The server's, and those of any statement.
+    pub async fn begin_nested(&mut self) -> sqlx::Result<PostgresTransaction<'_>> {
+        PostgresTransaction::begin(self.lent()).await
+    }
+}
+
+runs_on_its_connection!(PostgresTransaction<'_>);
+
+impl Drop for PostgresTransaction<'_> {
+    fn drop(&mut self) {
+        if self.transaction.is_some() {
+            // Its rollback is sent with the next statement; if there is none the connection closes, which rolls back as well.
+            self.line.midway = true;
+        }
+    }
+}
+
+impl fmt::Debug for PostgresTransaction<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresTransaction").field("is_nested", &self.is_nested).finish_non_exhaustive()
+    }
+}

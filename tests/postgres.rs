@@ -1,0 +1,414 @@
+//! PostgreSQL against the real server.
+
+#![cfg(feature = "postgres")]
+#![allow(missing_docs)]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Stopwatch, unhurried, until};
+use resource_pool::config::{Options, PostgresConfig};
+use resource_pool::sqlx::{self, Connection as _, Row};
+use resource_pool::{Error, Health, Postgres, ResourcePool, State, Usage, blocking};
+use services::{Kind, Service, shared};
+
+/// A guard against hanging.
+const SOON: Duration = Duration::from_secs(20);
+/// What is awaited on a server that stopped answering ends within this.
+const FROZEN: Duration = Duration::from_secs(5);
+
+fn pool_of(config: PostgresConfig, options: Options) -> ResourcePool {
+    ResourcePool::builder().environment([("", ""); 0]).options(options).resource(config).build().unwrap()
+}
+
+fn pool(server: &Service) -> ResourcePool {
+    pool_of(PostgresConfig::url(server.url()), unhurried())
+}
+
+fn sized(server: &Service, pool_size: u32, max_overflow: u32) -> ResourcePool {
+    pool_of(PostgresConfig::url(server.url()).pool_size(pool_size).max_overflow(max_overflow), unhurried())
+}
+
+async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(limit, future).await.expect("it hangs")
+}
+
+/// Waits for a condition beside tasks.
+async fn until_async(holds: impl FnMut() -> bool + Send + 'static) {
+    tokio::task::spawn_blocking(|| until(SOON, holds)).await.unwrap();
+}
+
+async fn pid(postgres: &mut Postgres) -> i32 {
+    sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(postgres).await.unwrap()
+}
+
+fn usage(pool: &ResourcePool) -> Usage {
+    pool.status().resource("postgres").unwrap().usage
+}
+
+/// Ours, behind the driver's.
+fn behind(error: &sqlx::Error) -> &Error {
+    Error::behind(error).unwrap_or_else(|| panic!("{error}"))
+}
+
+/// A table of this test's own.
+async fn table(pool: &ResourcePool, name: &str) {
+    let mut postgres = pool.postgres().await.unwrap();
+    let sql = format!("CREATE TABLE {name} (code text, close float8)");
+    sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut postgres).await.unwrap();
+}
+
+async fn count(pool: &ResourcePool, table: &str) -> i64 {
+    let sql = format!("SELECT count(*) FROM {table}");
+    sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_one(&mut pool.postgres().await.unwrap()).await.unwrap()
+}
+
+#[derive(Debug, PartialEq, sqlx::FromRow)]
+struct Bar {
+    code: String,
+    close: f64,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn queries_run_on_a_guard_and_its_connection_is_used_again() {
+    let pool = pool(shared(Kind::Postgres));
+    table(&pool, "bars_used").await;
+    let mut postgres = pool.postgres().await.unwrap();
+    let insert = sqlx::query("INSERT INTO bars_used VALUES ($1, $2), ($3, $4)");
+    let inserted = insert.bind("000001").bind(10.5).bind("000002").bind(20.25).execute(&mut postgres).await.unwrap();
+    assert_eq!(inserted.rows_affected(), 2);
+    let select = "SELECT code, close FROM bars_used ORDER BY code";
+    let bars: Vec<Bar> = sqlx::query_as(select).fetch_all(&mut postgres).await.unwrap();
+    assert_eq!(bars[1], Bar { code: "000002".to_owned(), close: 20.25 });
+    let one: f64 = sqlx::query_scalar("SELECT close FROM bars_used WHERE code = $1")
+        .bind("000001")
+        .fetch_one(&mut postgres)
+        .await
+        .unwrap();
+    assert_eq!(one, 10.5);
+    let none = sqlx::query("SELECT 1 FROM bars_used WHERE code = ''").fetch_optional(&mut postgres).await.unwrap();
+    assert!(none.is_none());
+    let wrong = sqlx::query("SELECT nonsense").fetch_one(&mut postgres).await.unwrap_err();
+    assert!(wrong.as_database_error().is_some_and(|said| said.code().as_deref() == Some("42703")), "{wrong}");
+    let first = pid(&mut postgres).await;
+    drop(postgres);
+    assert_eq!(pid(&mut pool.postgres().await.unwrap()).await, first);
+    assert_eq!(within(SOON, pool.health_check()).await.entry("postgres").unwrap().health, Health::Pass);
+    let report = within(SOON, pool.close_all()).await;
+    assert!(report.all_closed() && report.step("postgres").is_some(), "{report}");
+    assert!(matches!(pool.postgres().await, Err(Error::Closed { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_rolls_back_unless_it_is_committed() {
+    let pool = pool(shared(Kind::Postgres));
+    table(&pool, "bars_in_transactions").await;
+    let insert = "INSERT INTO bars_in_transactions VALUES ('a', 1)";
+    let mut postgres = pool.postgres().await.unwrap();
+    let mut kept = postgres.begin().await.unwrap();
+    sqlx::query(insert).execute(&mut kept).await.unwrap();
+    let mut undone = kept.begin_nested().await.unwrap();
+    sqlx::query(insert).execute(&mut undone).await.unwrap();
+    undone.rollback().await.unwrap();
+    kept.commit().await.unwrap();
+    let mut dropped = postgres.begin().await.unwrap();
+    sqlx::query(insert).execute(&mut dropped).await.unwrap();
+    drop(dropped);
+    // Rolled back before this.
+    let seen: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM bars_in_transactions").fetch_one(&mut postgres).await.unwrap();
+    assert_eq!(seen, 1);
+    let old = pid(&mut postgres).await;
+    let mut dropped = postgres.begin().await.unwrap();
+    sqlx::query(insert).execute(&mut dropped).await.unwrap();
+    drop(dropped);
+    drop(postgres);
+    // Another connection waits for no lock of it, and it is closed.
+    let mut other = within(SOON, pool.postgres()).await.unwrap();
+    within(SOON, sqlx::query("LOCK TABLE bars_in_transactions").execute(&mut other.begin().await.unwrap()))
+        .await
+        .unwrap();
+    assert_ne!(pid(&mut other).await, old);
+    assert_eq!(count(&pool, "bars_in_transactions").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_left_in_another_state_is_not_handed_out_again() {
+    let pool = sized(shared(Kind::Postgres), 1, 0);
+    for statement in ["SET application_name TO 'another'", "BEGIN", "LISTEN ticks", "CREATE TEMP TABLE t (a int)"] {
+        let mut postgres = within(SOON, pool.postgres()).await.unwrap();
+        let old = pid(&mut postgres).await;
+        sqlx::raw_sql(statement).execute(&mut postgres).await.unwrap();
+        drop(postgres);
+        assert_ne!(pid(&mut within(SOON, pool.postgres()).await.unwrap()).await, old, "{statement}");
+    }
+    // A cancelled call, whose answer may still come.
+    let mut postgres = within(SOON, pool.postgres()).await.unwrap();
+    let old = pid(&mut postgres).await;
+    let sleep = sqlx::query("SELECT pg_sleep(600)").execute(&mut postgres);
+    assert!(tokio::time::timeout(Duration::from_millis(50), sleep).await.is_err());
+    drop(postgres);
+    let mut postgres = within(SOON, pool.postgres()).await.unwrap();
+    assert_ne!(pid(&mut postgres).await, old);
+    // The raw connection, whose state nobody knows.
+    let old = pid(&mut postgres).await;
+    postgres.raw().ping().await.unwrap();
+    drop(postgres);
+    assert_ne!(pid(&mut within(SOON, pool.postgres()).await.unwrap()).await, old);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn status_tells_size_checked_out_overflow_idle_and_waiting() {
+    let server = Service::start(Kind::Postgres).unwrap();
+    let mut config = PostgresConfig::url(server.url()).pool_size(2).max_overflow(1);
+    config.overflow_timeout = Duration::from_millis(100);
+    let mut options = unhurried();
+    options.acquire_timeout = SOON;
+    let pool = pool_of(config, options);
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(pool.postgres().await.unwrap());
+    }
+    let waiting = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.postgres().await.map(drop) }
+    });
+    let full = pool.clone();
+    until_async(move || usage(&full).waiting == Some(1)).await;
+    let Usage { max, open, in_use, idle, overflow, .. } = usage(&pool);
+    assert_eq!([max, open, in_use, idle, overflow], [3, 3, 3, 0, 1].map(Some));
+    let timeout = pool.within(Duration::from_millis(50)).postgres().await.unwrap_err();
+    let Error::Timeout(error) = &timeout else { panic!("{timeout}") };
+    assert_eq!((error.holders.len(), error.holders[0].site.file()), (3, file!()), "{timeout}");
+    drop(held);
+    within(SOON, waiting).await.unwrap().unwrap();
+    // Down to those that are kept.
+    until_async(move || usage(&pool).open == Some(2)).await;
+    // And the prober's own.
+    until_async(move || server.postgres().unwrap().connections().unwrap().len() <= 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_freezes_ends_what_is_in_flight_and_blocks_nobody() {
+    let server = Service::start(Kind::Postgres).unwrap();
+    let config = PostgresConfig::url(server.url()).pool_size(4).max_overflow(0);
+    let pool = pool_of(config, Options::default());
+    table(&pool, "bars").await;
+    let insert = "INSERT INTO bars VALUES ('a', 1)";
+    let (mut reads, mut writes) = (pool.postgres().await.unwrap(), pool.postgres().await.unwrap());
+    let (mut undone, mut commits) = (pool.postgres().await.unwrap(), pool.postgres().await.unwrap());
+    let mut in_transaction = undone.begin().await.unwrap();
+    let mut commit = commits.begin().await.unwrap();
+    sqlx::query(insert).execute(&mut commit).await.unwrap();
+    server.freeze().unwrap();
+    let stopwatch = Stopwatch::start();
+    let (read, written, lost, unknown) = within(SOON, async {
+        tokio::join!(
+            async { sqlx::query("SELECT 1").fetch_all(&mut reads).await.unwrap_err() },
+            async { sqlx::query(insert).execute(&mut writes).await.unwrap_err() },
+            async { sqlx::query(insert).execute(&mut in_transaction).await.unwrap_err() },
+            async { commit.commit().await.unwrap_err() },
+        )
+    })
+    .await;
+    let took = stopwatch.took();
+    assert!(matches!(behind(&read), Error::Lost { .. }), "{read}");
+    assert!(matches!(behind(&written), Error::OutcomeUnknown { .. }), "{written}");
+    assert!(matches!(behind(&lost), Error::Lost { .. }), "{lost}");
+    assert!(matches!(behind(&unknown), Error::OutcomeUnknown { .. }), "{unknown}");
+    assert!(took < FROZEN, "{took:?}");
+    // None of these waits for the server.
+    let stopwatch = Stopwatch::start();
+    drop(in_transaction);
+    drop((reads, writes, undone, commits));
+    assert!(stopwatch.took() < Duration::from_millis(100), "{:?}", stopwatch.took());
+    server.thaw().unwrap();
+    let back = async {
+        loop {
+            if let Ok(mut postgres) = pool.postgres().await
+                && sqlx::query("SELECT 1").execute(&mut postgres).await.is_ok()
+            {
+                return;
+            }
+        }
+    };
+    within(SOON, back).await;
+    let stopwatch = Stopwatch::start();
+    server.freeze().unwrap();
+    let report = within(SOON, pool.close_all_within(Duration::from_secs(2))).await;
+    assert!(stopwatch.took() < FROZEN && report.step("postgres").is_some(), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_frozen_as_it_is_connected_to_fails_in_time() {
+    let server = Service::start(Kind::Postgres).unwrap();
+    let pool = pool_of(PostgresConfig::url(server.url()), Options::default());
+    server.freeze().unwrap();
+    let stopwatch = Stopwatch::start();
+    let error = within(SOON, pool.postgres()).await.unwrap_err();
+    assert!(error.to_string().contains("no answer within"), "{error}");
+    assert!(stopwatch.took() < 2 * FROZEN, "{:?}", stopwatch.took());
+    server.thaw().unwrap();
+    let back = async { while pool.postgres().await.is_err() {} };
+    within(SOON, back).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_killed_is_come_back_to() {
+    let server = Service::start(Kind::Postgres).unwrap();
+    let pool = pool(&server);
+    let mut held = pool.postgres().await.unwrap();
+    table(&pool, "bars").await;
+    server.kill().unwrap();
+    let error = within(SOON, sqlx::query("INSERT INTO bars VALUES ('a', 1)").execute(&mut held)).await.unwrap_err();
+    assert!(matches!(behind(&error), Error::OutcomeUnknown { .. }), "{error}");
+    drop(held);
+    server.restart().unwrap();
+    let back = async {
+        loop {
+            if let Ok(mut postgres) = pool.postgres().await
+                && sqlx::query("INSERT INTO bars VALUES ('b', 2)").execute(&mut postgres).await.is_ok()
+            {
+                return;
+            }
+        }
+    };
+    within(SOON, back).await;
+    assert!(count(&pool, "bars").await >= 1);
+    // One connection's end is nobody else's, and costs nobody an error where it lies idle for longer than the test is spared.
+    let generation = pool.status().resource("postgres").unwrap().generation;
+    server
+        .postgres()
+        .unwrap()
+        .query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename <> 'postgres'")
+        .unwrap();
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert_eq!(count(&pool, "bars").await, count(&pool, "bars").await);
+    assert_eq!(pool.status().resource("postgres").unwrap().generation, generation);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_without_room_is_waited_for_and_nobody_is_lost() {
+    let server = Service::start(Kind::Postgres).unwrap();
+    let limit = |count: usize| {
+        let user = server.user();
+        server.postgres().unwrap().query(&format!("ALTER ROLE \"{user}\" CONNECTION LIMIT {count}")).unwrap();
+    };
+    limit(0);
+    let mut options = unhurried();
+    (options.retry.budget, options.acquire_timeout) = (Duration::from_secs(1), Duration::from_secs(3));
+    let pool = pool_of(PostgresConfig::url(server.url()).pool_size(3).max_overflow(0), options);
+    let error = within(SOON, pool.postgres()).await.unwrap_err();
+    let Error::Connect(connect) = &error else { panic!("{error}") };
+    assert!(!connect.permanent && error.to_string().contains("too many connections"), "{error}");
+    limit(3);
+    let mut held = Vec::new();
+    let all = async {
+        while held.len() < 3 {
+            // The prober's own gives its place to a user.
+            held.extend(pool.postgres().await);
+        }
+    };
+    within(SOON, all).await;
+    for postgres in &mut held {
+        assert!(sqlx::query("SELECT 1").execute(postgres).await.is_ok());
+    }
+    let generation = pool.status().resource("postgres").unwrap().generation;
+    assert_eq!((generation, pool.status().resource("postgres").unwrap().state), (1, State::Ready));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_no_attempt_mends_is_told_at_once_and_no_secret_is_shown() {
+    let server = shared(Kind::Postgres);
+    let refused = async |url: &str| {
+        let pool = pool_of(PostgresConfig::url(url), unhurried());
+        let error = pool.postgres().await.unwrap_err();
+        let Error::Connect(connect) = &error else { panic!("{error}") };
+        assert!(connect.permanent && connect.attempts == 1, "{error}");
+        format!("{error} {error:?}")
+    };
+    let (start, end) = server.url().rsplit_once('@').unwrap();
+    let mistyped = format!("{}:mistyped@{end}", start.rsplit_once(':').unwrap().0);
+    let told = refused(&mistyped).await;
+    assert!(told.contains("password authentication failed") && !told.contains("mistyped"), "{told}");
+    let elsewhere = format!("{}/nowhere", server.url().rsplit_once('/').unwrap().0);
+    assert!(refused(&elsewhere).await.contains("nowhere"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_are_made_ready_by_a_hook_and_known_by_name() {
+    let server = shared(Kind::Postgres);
+    let config = PostgresConfig::url(server.url()).application_name("desk 7").on_connect(|connection| {
+        Box::pin(async move {
+            sqlx::query("SET TIME ZONE 'Asia/Shanghai'").execute(connection).await?;
+            Ok(())
+        })
+    });
+    let pool = pool_of(config, unhurried());
+    let mut postgres = pool.postgres().await.unwrap();
+    let row = sqlx::query("SELECT current_setting('TimeZone'), current_setting('application_name')")
+        .fetch_one(&mut postgres)
+        .await
+        .unwrap();
+    assert_eq!((row.get::<String, _>(0), row.get::<String, _>(1)), ("Asia/Shanghai".to_owned(), "desk 7".to_owned()));
+    let broken = PostgresConfig::url(server.url()).on_connect(|connection| {
+        Box::pin(async move {
+            sqlx::query("SELECT nonsense").execute(connection).await?;
+            Ok(())
+        })
+    });
+    let mut options = unhurried();
+    options.retry.budget = Duration::from_secs(1);
+    let error = pool_of(broken, options).postgres().await.unwrap_err();
+    assert!(error.to_string().contains("nonsense"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pool_of_the_drivers_own_is_closed_with_the_resource() {
+    let server = Service::start(Kind::Postgres).unwrap();
+    let pool = pool(&server);
+    let raw = pool.postgres().await.unwrap().raw_pool();
+    let one: i32 = sqlx::query_scalar("SELECT 1").fetch_one(&raw).await.unwrap();
+    assert_eq!(one, 1);
+    let report = within(SOON, pool.close_all()).await;
+    assert!(report.all_closed() && raw.is_closed(), "{report}");
+    assert_eq!(server.await_established(0, SOON).unwrap(), 0);
+}
+
+#[test]
+fn threads_wait_for_what_is_done_with_a_connection() {
+    let server = shared(Kind::Postgres);
+    let builder = blocking::ResourcePool::builder().environment([("", ""); 0]).options(unhurried());
+    let pool = builder.resource(PostgresConfig::url(server.url())).build().unwrap();
+    let mut postgres = pool.postgres().unwrap();
+    let sum: i32 = postgres
+        .wait(async |postgres| sqlx::query_scalar("SELECT 1 + $1").bind(41).fetch_one(postgres).await)
+        .unwrap()
+        .unwrap();
+    assert_eq!(sum, 42);
+    let holder = pool.holders().into_iter().find(|holder| holder.exclusive).unwrap();
+    assert_eq!((holder.site.file(), &*holder.resource), (file!(), "postgres"));
+    drop(postgres);
+    assert!(pool.close_all().unwrap().all_closed());
+}
+
+#[test]
+fn keys_variables_and_urls_are_read_and_named() {
+    let settled = |variables: &[(&str, &str)]| {
+        let builder = ResourcePool::builder().environment(variables.iter().copied());
+        let pool = builder.build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(pool.within(Duration::from_millis(1)).postgres()).unwrap_err()
+    };
+    let key = |variables: &[(&str, &str)]| match settled(variables) {
+        Error::Config { key, problem } => format!("{key}: {problem}"),
+        other => panic!("{other}"),
+    };
+    assert!(key(&[("DATABASE_URL", "mysql://localhost/x")]).starts_with("DATABASE_URL: has the scheme"));
+    assert!(key(&[("POSTGRES_URL", "postgres://localhost/x?sslmode=prefer")]).contains("fall away in silence"));
+    assert!(key(&[("POSTGRES_URL", "postgres://localhost/x?pool=1")]).contains("unknown parameter `pool`"));
+    assert!(key(&[("POSTGRES_PORT", "none")]).starts_with("POSTGRES_PORT"));
+    let told = settled(&[("DATABASE_URL", "postgres://desk:secret@localhost:1/quant?application_name=a")]).to_string();
+    assert!(told.contains("postgres://localhost:1/quant") && !told.contains("secret"), "{told}");
+}
