@@ -393,6 +393,49 @@ fn threads_wait_for_what_is_done_with_a_connection() {
     assert!(pool.close_all().unwrap().all_closed());
 }
 
+/// Whatever r2d2 has an adapter for is a kind as it is.
+#[cfg(feature = "r2d2")]
+#[test]
+fn threads_check_connections_out_of_an_adapter_for_r2d2() {
+    use r2d2_postgres::PostgresConnectionManager as Manager;
+    use r2d2_postgres::postgres::NoTls;
+
+    let server = shared(Kind::Postgres);
+    let builder = blocking::ResourcePool::builder().environment([("", ""); 0]).options(unhurried());
+    let pool = builder.build().unwrap();
+    let manager = Manager::new(server.url().parse().unwrap(), NoTls);
+    pool.register("orders", resource_pool::R2d2::new(manager).max_size(2)).unwrap();
+    let mut connection = pool.check_out::<Manager<NoTls>>("orders").unwrap();
+    let sum: i32 = connection.query_one("SELECT 1 + $1::int4", &[&41]).unwrap().get(0);
+    assert_eq!(sum, 42);
+    drop(connection);
+    assert!(pool.close_all().unwrap().all_closed());
+}
+
+/// The demo's bars.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bars_go_in_and_come_out_as_they_were() {
+    let bars = include_str!("../examples/data/stocks.csv").lines().skip(1).map(|line| {
+        let fields: Vec<_> = line.split(',').collect();
+        (fields[0].to_owned(), fields[1].to_owned(), fields[5].parse::<f64>().unwrap())
+    });
+    let mut bars: Vec<_> = bars.collect();
+    bars.sort_by(|one, other| (&one.0, &one.1).cmp(&(&other.0, &other.1)));
+    let pool = pool(shared(Kind::Postgres));
+    let mut postgres = pool.postgres().await.unwrap();
+    let create = "CREATE TABLE days (code text, day text, close float8, PRIMARY KEY (code, day))";
+    sqlx::query(create).execute(&mut postgres).await.unwrap();
+    let columns: (Vec<_>, (Vec<_>, Vec<_>)) =
+        bars.iter().cloned().map(|(code, day, close)| (code, (day, close))).unzip();
+    let insert = sqlx::query("INSERT INTO days SELECT * FROM UNNEST($1::text[], $2::text[], $3::float8[])");
+    let (codes, (days, closes)) = columns;
+    let inserted = insert.bind(codes).bind(days).bind(closes).execute(&mut postgres).await.unwrap();
+    assert_eq!(inserted.rows_affected(), bars.len() as u64);
+    let select = r#"SELECT code, day, close FROM days ORDER BY code COLLATE "C", day COLLATE "C""#;
+    let read: Vec<(String, String, f64)> = sqlx::query_as(select).fetch_all(&mut postgres).await.unwrap();
+    assert_eq!(read, bars);
+}
+
 #[test]
 fn keys_variables_and_urls_are_read_and_named() {
     let settled = |variables: &[(&str, &str)]| {

@@ -17,8 +17,8 @@ use crate::lifecycle::checkout::Checkout;
 use crate::lifecycle::lease::Claim;
 use crate::lifecycle::slot::Slot;
 
-/// A connection of one's own, until it drops. `&mut` of it is an [`Executor`](sqlx::Executor), so that [`query`](sqlx::query),
-/// [`query_as`](sqlx::query_as) and the macros work on it.
+/// A connection of one's own, until it drops. `&mut` of it is an [`Executor`](sqlx::Executor), so that [`query`](sqlx::query()),
+/// [`query_as`](sqlx::query_as()) and the macros work on it.
 ///
 /// What is awaited on it ends within the probe's limits on a server that has stopped answering, with an error that
 /// [`Error::behind`] leads from to ours: [`Error::Lost`] where the statement only reads, or is undone with its transaction, and
