@@ -19,6 +19,8 @@ pub(crate) fn run(session: &Session) {
     ready(session);
     waited_for(session);
     channel(session);
+    #[cfg(feature = "postgres")]
+    postgres(session);
 }
 
 fn pool(config: RedisConfig) -> ResourcePool {
@@ -256,4 +258,37 @@ fn channel(session: &Session) {
     runtime.block_on(bare.close(200, "done".into())).expect("a close");
     drop(rabbitmq);
     assert!(pool.close_all().expect("a plain thread").all_closed());
+}
+
+/// Connections to a real PostgreSQL, of the same driver, which nobody tests.
+#[cfg(feature = "postgres")]
+fn postgres(session: &Session) {
+    use resource_pool::ResourcePool;
+    use resource_pool::config::PostgresConfig;
+
+    let count = session.times(50_000);
+    let server = session.server(Kind::Postgres);
+    let runtime = Runtime::new().expect("a runtime");
+    let config = PostgresConfig::url(server.url()).pool_size(CONNECTIONS).max_overflow(0);
+    let pool = ResourcePool::builder().environment([("", ""); 0]).resource(config).build().expect("a pool");
+    let deadpool = peers::of_postgres::deadpool(CONNECTIONS, server.url());
+    let bb8 = peers::of_postgres::bb8(&runtime, CONNECTIONS, server.url());
+    runtime.block_on(async {
+        drop(pool.postgres().await.expect("postgres"));
+        drop(deadpool.get().await.expect("postgres"));
+        drop(bb8.get().await.expect("postgres"));
+    });
+    Duel::new("checkout_postgres", "a connection to PostgreSQL checked out and given back", Unit::CpuNanoseconds)
+        .contestant("resource_pool", || {
+            cpu_of_tasks(1, count, || async { drop(black_box(pool.postgres().await.expect("ready"))) })
+        })
+        .contestant("deadpool", || {
+            cpu_of_tasks(1, count, || async { drop(black_box(deadpool.get().await.expect("ready"))) })
+        })
+        .contestant("bb8", || cpu_of_tasks(1, count, || async { drop(black_box(bb8.get().await.expect("ready"))) }))
+        .times_faster_than("resource_pool", "deadpool", 1.0, None)
+        .times_faster_than("resource_pool", "bb8", 1.0, None)
+        .note("sqlx's connections for all three. None is tested: ours was checked out within the last 500 ms, theirs by choice.")
+        .run(session);
+    assert!(runtime.block_on(pool.close_all()).all_closed());
 }

@@ -206,3 +206,59 @@ pub(crate) fn bb8(runtime: &Runtime, max: u32, manager: Nothing) -> bb8::Pool<No
 pub(crate) fn mobc(max: u32, manager: Nothing) -> mobc::Pool<Nothing> {
     mobc::Pool::builder().max_open(max.into()).max_idle(max.into()).build(manager)
 }
+
+/// Opens connections of sqlx's.
+#[cfg(feature = "postgres")]
+#[derive(Debug, Clone)]
+pub(crate) struct OfPostgres(String);
+
+#[cfg(feature = "postgres")]
+pub(crate) mod of_postgres {
+    use resource_pool::sqlx::{self, Connection, PgConnection};
+
+    use super::{OfPostgres, Runtime};
+
+    impl deadpool::managed::Manager for OfPostgres {
+        type Type = PgConnection;
+        type Error = sqlx::Error;
+
+        async fn create(&self) -> sqlx::Result<PgConnection> {
+            PgConnection::connect(&self.0).await
+        }
+
+        async fn recycle(
+            &self,
+            _: &mut PgConnection,
+            _: &deadpool::managed::Metrics,
+        ) -> deadpool::managed::RecycleResult<sqlx::Error> {
+            Ok(())
+        }
+    }
+
+    impl bb8::ManageConnection for OfPostgres {
+        type Connection = PgConnection;
+        type Error = sqlx::Error;
+
+        async fn connect(&self) -> sqlx::Result<PgConnection> {
+            PgConnection::connect(&self.0).await
+        }
+
+        async fn is_valid(&self, connection: &mut PgConnection) -> sqlx::Result<()> {
+            connection.ping().await
+        }
+
+        fn has_broken(&self, _: &mut PgConnection) -> bool {
+            false
+        }
+    }
+
+    pub(crate) fn deadpool(max: u32, url: &str) -> deadpool::managed::Pool<OfPostgres> {
+        let manager = OfPostgres(url.to_owned());
+        deadpool::managed::Pool::builder(manager).max_size(max as usize).build().expect("no timeouts")
+    }
+
+    pub(crate) fn bb8(runtime: &Runtime, max: u32, url: &str) -> bb8::Pool<OfPostgres> {
+        let _entered = runtime.enter();
+        bb8::Pool::builder().max_size(max).test_on_check_out(false).build_unchecked(OfPostgres(url.to_owned()))
+    }
+}

@@ -8,8 +8,8 @@ use std::fs;
 use std::process::{Command, ExitCode};
 
 /// Ours, the drivers, and the peers.
-const CRATES: [&str; 10] =
-    ["resource-pool", "mongodb", "lapin", "clickhouse", "redis", "tokio", "r2d2", "deadpool", "bb8", "mobc"];
+const CRATES: [&str; 11] =
+    ["resource-pool", "mongodb", "lapin", "clickhouse", "redis", "sqlx", "tokio", "r2d2", "deadpool", "bb8", "mobc"];
 
 /// The parts whose names contain one of these words, or all but the sizes. What is not run keeps the figures that it had.
 pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
@@ -33,7 +33,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
         servers::set_up()?;
         let mut command = cargo();
         command
-            .args(["bench", "--bench", "duels", "--bench", "allocations", "--"])
+            .args(["bench", "--features", "postgres", "--bench", "duels", "--bench", "allocations", "--"])
             .args(parts)
             .env("RESOURCE_POOL_BENCH_FOLDER", &fresh);
         code = child.run(&mut command)?;
