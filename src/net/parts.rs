@@ -57,7 +57,7 @@ pub struct Names {
     pub url: Field,
     /// The fields of the [parts](Part), in their order, and their variables.
     pub parts: [Field; 5],
-    /// The schemes of a URL that say that there is to be no TLS.
+    /// The schemes of a URL, and its parameters with their values, that say that there is to be no TLS.
     pub plain: &'static [&'static str],
     /// The variables of the switch and of the fields of [`TlsOptions`](crate::config::TlsOptions), in their order. An empty
     /// name is none.
@@ -91,7 +91,6 @@ impl Names {
     pub(crate) fn is_plain(&self, url: &str) -> bool {
         let (scheme, rest) = url.trim().split_once("://").unwrap_or_default();
         let query = rest.rsplit_once('?').map_or("", |(_, query)| query);
-        let is_off = query.split('&').any(|option| ["tls=false", "ssl=false"].contains(&option));
-        self.plain.contains(&scheme) || is_off
+        query.split('&').chain([scheme]).any(|said| self.plain.contains(&said))
     }
 }

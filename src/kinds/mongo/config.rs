@@ -274,7 +274,7 @@ impl KindConfig for MongoConfig {
             ("password", &["MONGODB_PASSWORD"]),
             ("database", &["MONGODB_DATABASE"]),
         ],
-        plain: &[],
+        plain: &["tls=false", "ssl=false"],
         tls: [
             "MONGODB_TLS",
             "MONGODB_TLS_CA_FILE",
