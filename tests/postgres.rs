@@ -8,6 +8,7 @@ mod common;
 use std::time::Duration;
 
 use common::{Stopwatch, unhurried, until};
+use futures_util::FutureExt as _;
 use resource_pool::config::{Options, PostgresConfig};
 use resource_pool::sqlx::{self, Connection as _, Row};
 use resource_pool::{Error, Health, Postgres, ResourcePool, State, Usage, blocking};
@@ -133,10 +134,59 @@ async fn a_transaction_rolls_back_unless_it_is_committed() {
     assert_eq!(count(&pool, "bars_in_transactions").await, 1);
 }
 
+/// Where a `BEGIN` is given up, nobody can tell what has begun.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_done_in_a_transaction_that_nobody_knows_of() {
+    let pool = pool(shared(Kind::Postgres));
+    table(&pool, "bars_of_nobody").await;
+    let insert = "INSERT INTO bars_of_nobody VALUES ('a', 1)";
+    let mut postgres = pool.postgres().await.unwrap();
+    assert!(postgres.begin().now_or_never().is_none(), "it answers at once");
+    let refused = sqlx::query(insert).execute(&mut postgres).await.unwrap_err();
+    assert!(matches!(behind(&refused), Error::Operation { .. }), "{refused}");
+    drop(postgres);
+    let mut postgres = pool.postgres().await.unwrap();
+    let mut outer = postgres.begin().await.unwrap();
+    sqlx::query(insert).execute(&mut outer).await.unwrap();
+    assert!(outer.begin_nested().now_or_never().is_none(), "it answers at once");
+    assert!(sqlx::query(insert).execute(&mut outer).await.is_err());
+    assert!(outer.commit().await.is_err());
+    drop(postgres);
+    assert_eq!(count(&pool, "bars_of_nobody").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_that_was_aborted_is_not_told_to_be_committed() {
+    let pool = pool(shared(Kind::Postgres));
+    table(&pool, "bars_aborted").await;
+    let insert = "INSERT INTO bars_aborted VALUES ('a', 1)";
+    let mut postgres = pool.postgres().await.unwrap();
+    let mut aborted = postgres.begin().await.unwrap();
+    sqlx::query(insert).execute(&mut aborted).await.unwrap();
+    assert!(sqlx::query("SELECT nonsense").execute(&mut aborted).await.is_err());
+    let error = aborted.commit().await.unwrap_err();
+    assert!(behind(&error).to_string().contains("rolled back"), "{error}");
+    // One that went back to its savepoint is none.
+    let mut kept = postgres.begin().await.unwrap();
+    sqlx::query(insert).execute(&mut kept).await.unwrap();
+    let mut undone = kept.begin_nested().await.unwrap();
+    assert!(sqlx::query("SELECT nonsense").execute(&mut undone).await.is_err());
+    undone.rollback().await.unwrap();
+    kept.commit().await.unwrap();
+    assert_eq!(count(&pool, "bars_aborted").await, 1);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_left_in_another_state_is_not_handed_out_again() {
     let pool = sized(shared(Kind::Postgres), 1, 0);
-    for statement in ["SET application_name TO 'another'", "BEGIN", "LISTEN ticks", "CREATE TEMP TABLE t (a int)"] {
+    for statement in [
+        "SET application_name TO 'another'",
+        "BEGIN",
+        "LISTEN ticks",
+        "CREATE TEMP TABLE t (a int)",
+        "SELECT 1; BEGIN",
+        "SELECT pg_advisory_lock(7)",
+    ] {
         let mut postgres = within(SOON, pool.postgres()).await.unwrap();
         let old = pid(&mut postgres).await;
         sqlx::raw_sql(statement).execute(&mut postgres).await.unwrap();

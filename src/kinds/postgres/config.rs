@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
-use sqlx::PgConnection;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use sqlx::{ConnectOptions as _, PgConnection};
 
 use crate::base::error::Error;
 use crate::base::millis;
@@ -182,7 +182,7 @@ impl PostgresConfig {
         }
     }
 
-    /// What sqlx connects with. All that it would take from the environment is said.
+    /// What sqlx connects with. Of the environment it takes `PGOPTIONS` and, where no file is said, those of TLS.
     pub(super) fn options(&self) -> PgConnectOptions {
         let options = PgConnectOptions::new_without_pgpass()
             .host(&self.host)
@@ -190,7 +190,9 @@ impl PostgresConfig {
             .username(&self.user)
             .password(self.password.as_ref().map_or("", Secret::expose))
             .database(&self.database)
-            .application_name(&self.application_name);
+            .application_name(&self.application_name)
+            // Statements have secrets in them, as `ALTER ROLE … PASSWORD`.
+            .disable_statement_logging();
         let Some(tls) = &self.tls else { return options.ssl_mode(PgSslMode::Disable) };
         let mut options = options.ssl_mode(PgSslMode::VerifyFull);
         if let Some(ca_file) = &tls.ca_file {
@@ -206,9 +208,6 @@ impl PostgresConfig {
     fn take_parameter(&mut self, key: &str, name: &str, value: &str) -> Result<(), Error> {
         let file = || Some(value.into());
         match (name, value) {
-            ("sslmode", "disable") if self.tls.is_some() => {
-                return Err(Error::config(key, "says sslmode=disable, but there are options for TLS"));
-            }
             ("sslmode", "disable") => {}
             ("sslmode", "require" | "verify-ca" | "verify-full") => drop(self.tls.get_or_insert_default()),
             ("sslmode", _) => {
@@ -243,7 +242,7 @@ impl KindConfig for PostgresConfig {
             ("password", &["POSTGRES_PASSWORD"]),
             ("database", &["POSTGRES_DB", "POSTGRES_DATABASE"]),
         ],
-        plain: &[],
+        plain: &["sslmode=disable"],
         tls: ["POSTGRES_TLS", "POSTGRES_TLS_CA_FILE", "POSTGRES_TLS_CERT_FILE", "POSTGRES_TLS_KEY_FILE", ""],
     };
 
@@ -289,6 +288,9 @@ impl KindConfig for PostgresConfig {
         }
         for (name, value) in url.url().query_pairs() {
             self.take_parameter(key, &name, &value)?;
+        }
+        if self.tls.is_some() && url.url().query_pairs().any(|pair| pair == ("sslmode".into(), "disable".into())) {
+            return Err(Error::config(key, "says sslmode=disable, but there are options for TLS"));
         }
         Ok(())
     }

@@ -8,9 +8,9 @@ use std::task::{Context, Poll};
 
 use sqlx::{Connection as _, PgConnection};
 
-use crate::base::error::{Error, Source};
+use crate::base::error::{BoxError, Error, Source};
 use crate::kinds::postgres::effect::Effect;
-use crate::kinds::postgres::errors::{is_loss, ours};
+use crate::kinds::postgres::errors::{is_last, is_loss, ours};
 use crate::lifecycle::busy::Busy;
 use crate::lifecycle::link::Link;
 use crate::lifecycle::work::Work;
@@ -30,17 +30,23 @@ pub(super) struct Line {
     pub(super) midway: bool,
     /// The session is another than it was, or nobody can tell.
     pub(super) altered: bool,
+    /// Nobody can tell what is undone with the connection.
+    escaped: bool,
+    /// Its transaction was aborted by an error, which a commit does not tell.
+    pub(super) aborted: bool,
+    /// Nobody can tell where it is, so that nothing more is sent on it.
+    pub(super) lost_track: bool,
 }
 
 impl Connection {
     pub(super) fn new(driver: PgConnection, link: Link, switch: KillSwitch) -> Self {
-        Connection { driver, line: Line { link, switch, midway: false, altered: false } }
+        Connection { driver, line: Line::new(link, switch) }
     }
 
     /// Whether the next user would find it as this one did.
     pub(super) fn is_fit(&self) -> bool {
-        let Line { switch, midway, altered, .. } = &self.line;
-        !midway && !altered && !switch.is_cut() && !self.driver.is_in_transaction()
+        let Line { switch, midway, altered, lost_track, .. } = &self.line;
+        !midway && !altered && !lost_track && !switch.is_cut() && !self.driver.is_in_transaction()
     }
 
     pub(super) fn lent(&mut self) -> Lent<'_> {
@@ -71,22 +77,38 @@ impl Lent<'_> {
 }
 
 impl Line {
+    fn new(link: Link, switch: KillSwitch) -> Self {
+        let (midway, altered, escaped, aborted, lost_track) = (false, false, false, false, false);
+        Line { link, switch, midway, altered, escaped, aborted, lost_track }
+    }
+
+    /// The error of what cannot be done.
+    pub(super) fn refused(&self, action: &str, why: &str) -> sqlx::Error {
+        let (resource, source) = (Arc::clone(self.link.name()), Arc::from(BoxError::from(why)));
+        ours(Error::Operation { resource, action: action.to_owned(), source })
+    }
+
     /// Begins a call, unless there is no connection any more.
     pub(super) fn begin(&mut self, effect: Effect, in_transaction: bool) -> sqlx::Result<Call> {
         self.link.process.check().map_err(ours)?;
         if self.switch.is_cut() {
-            return Err(ours(self.link.why_cut()));
+            return Err(ours(self.switch.cause().cloned().unwrap_or_else(|| self.link.why_cut())));
         }
-        self.altered |= effect == Effect::Alters;
+        if self.lost_track {
+            let why = "an earlier call on this connection was given up or failed amid its answer: acquire another one";
+            return Err(self.refused("a statement", why));
+        }
+        self.altered |= matches!(effect, Effect::Alters | Effect::Escapes);
+        self.escaped |= effect == Effect::Escapes;
         self.midway = true;
         // What a transaction has done is undone with its connection.
         let is_undone = match effect {
             Effect::Reads => true,
-            Effect::Commits => false,
-            Effect::Changes | Effect::Alters => in_transaction,
+            Effect::Commits | Effect::Escapes => false,
+            Effect::Changes | Effect::Alters => in_transaction && !self.escaped,
         };
         let busy = self.link.busy(Work::Operation);
-        Ok(Call { link: self.link.clone(), switch: self.switch.clone(), busy, is_undone })
+        Ok(Call { link: self.link.clone(), switch: self.switch.clone(), busy, is_undone, in_transaction })
     }
 }
 
@@ -97,15 +119,23 @@ pub(super) struct Call {
     busy: Busy,
     /// Nothing of it stays where the connection goes: it only reads, or its transaction ends with that.
     is_undone: bool,
+    in_transaction: bool,
 }
 
 impl Call {
     /// The end of a call that was answered, be it by an error.
     pub(super) fn ended<T>(self, line: &mut Line, answer: sqlx::Result<T>) -> sqlx::Result<T> {
         match answer {
-            Err(error) if is_loss(&error) => Err(self.lost(error)),
+            Err(error) if is_loss(&error) => {
+                line.lost_track = true;
+                Err(self.lost(error))
+            }
             answer => {
                 line.midway = false;
+                if let Err(error) = &answer {
+                    line.lost_track = is_last(error);
+                    line.aborted |= self.in_transaction && error.as_database_error().is_some();
+                }
                 self.busy.done();
                 answer
             }

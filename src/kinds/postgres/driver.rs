@@ -62,7 +62,7 @@ impl Manage for Driver {
         tokio::select! {
             biased;
             answer = driver.ping() => answer.map_err(|error| self.config.failure(error)),
-            () = line.switch.wait() => Err(Failure::transient(self.link.why_cut())),
+            () = line.switch.wait() => Err(Failure::transient("it was cut meanwhile")),
         }
     }
 

@@ -1,6 +1,6 @@
 //! What a statement's text tells before it is sent.
 
-/// What a statement does, as far as its first word tells.
+/// What a statement does, as far as its text tells. Where that is not for sure, it is what costs most.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Effect {
     /// It only reads. A function that it calls may change something all the same.
@@ -10,30 +10,44 @@ pub(super) enum Effect {
     Commits,
     /// It changes the session, and so what the next user of the connection would find.
     Alters,
+    /// It begins or ends a transaction that the driver does not know of, or is several statements. From then on nobody can tell
+    /// what is undone with the connection.
+    Escapes,
 }
 
 impl Effect {
     pub(super) fn of(statement: &str) -> Self {
-        const READS: [&str; 5] = ["SELECT", "SHOW", "EXPLAIN", "TABLE", "VALUES"];
-        const CHANGES: [&str; 8] = ["INSERT", "UPDATE", "DELETE", "MERGE", "COPY", "CALL", "TRUNCATE", "REFRESH"];
-        let first = uncommented(statement).split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
-        let is_one = |words: &[&str]| words.iter().any(|word| word.eq_ignore_ascii_case(first));
+        const READS: [&str; 4] = ["SELECT", "SHOW", "TABLE", "VALUES"];
+        const CHANGES: [&str; 21] = [
+            "ALTER", "ANALYZE", "CALL", "COMMENT", "COPY", "CREATE", "DELETE", "DROP", "EXPLAIN", "GRANT", "INSERT",
+            "LOCK", "MERGE", "NOTIFY", "REFRESH", "REINDEX", "REVOKE", "TRUNCATE", "UPDATE", "VACUUM", "WITH",
+        ];
+        const ESCAPES: [&str; 9] =
+            ["ABORT", "BEGIN", "COMMIT", "END", "PREPARE", "RELEASE", "ROLLBACK", "SAVEPOINT", "START"];
+        // Of the session too, or in a schema that is.
+        const SESSION: [&str; 5] = ["INTO", "TEMP", "TEMPORARY", "pg_temp", "set_config"];
+        let text = uncommented(statement);
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| !word.is_empty());
+        let first = text.split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
+        let is_one = |known: &[&str], word: &str| known.iter().any(|known| known.eq_ignore_ascii_case(word));
+        let is_local = |word: &str| is_one(&["LOCAL", "TRANSACTION"], word);
+        if text.trim_end_matches(|c: char| c == ';' || c.is_whitespace()).contains(';') || is_one(&ESCAPES, first) {
+            return Effect::Escapes;
+        }
+        let is_bare = |word: &str| !is_one(&["ANALYZE", "ANALYSE"], word);
+        let is_insert = is_one(&["INSERT", "MERGE"], first);
+        let alters = |word: &str| {
+            let is_lock = word.to_ascii_lowercase().contains("advisory_lock");
+            is_lock || is_one(&SESSION, word) && !(is_insert && word.eq_ignore_ascii_case("INTO"))
+        };
         match () {
-            () if is_one(&READS) => Effect::Reads,
-            () if is_one(&["COMMIT", "END"]) => Effect::Commits,
-            () if is_one(&CHANGES) || is_one(&["ALTER", "COMMENT", "DROP", "GRANT", "REVOKE", "WITH"]) => {
-                Effect::Changes
-            }
-            () if is_one(&["CREATE"]) && !is_for_the_session(statement) => Effect::Changes,
+            () if is_one(&["SET"], first) && words.clone().nth(1).is_some_and(is_local) => Effect::Changes,
+            () if words.clone().any(alters) => Effect::Alters,
+            () if is_one(&READS, first) || is_one(&["EXPLAIN"], first) && words.clone().all(is_bare) => Effect::Reads,
+            () if is_one(&CHANGES, first) => Effect::Changes,
             () => Effect::Alters,
         }
     }
-}
-
-/// Whether it creates something that ends with the session.
-fn is_for_the_session(statement: &str) -> bool {
-    let mut words = uncommented(statement).split_whitespace().skip(1).take(3);
-    words.any(|word| word.eq_ignore_ascii_case("TEMP") || word.eq_ignore_ascii_case("TEMPORARY"))
 }
 
 /// Without the white space, comments and parentheses in front.
@@ -66,28 +80,40 @@ fn behind(mut text: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use super::Effect::{self, Alters, Changes, Commits, Reads};
+    use super::Effect::{self, Alters, Changes, Escapes, Reads};
 
     #[test]
-    fn the_first_word_tells_what_a_statement_does() {
+    fn what_a_statement_does_is_told_by_its_text() {
         for (statement, effect) in [
             ("SELECT 1", Reads),
-            ("select(1)", Reads),
+            ("select(1);", Reads),
             (" \n((SELECT 1))", Reads),
             ("-- INSERT\nSELECT 1", Reads),
             ("/* INSERT /* nested */ */ VALUES (1)", Reads),
-            ("/* SELECT", Alters),
+            ("EXPLAIN SELECT 1", Reads),
+            ("EXPLAIN (ANALYZE) DELETE FROM bars", Changes),
             ("INSERT INTO bars VALUES (1)", Changes),
             ("WITH gone AS (DELETE FROM bars RETURNING *) SELECT * FROM gone", Changes),
             ("CREATE TABLE bars (close float8)", Changes),
+            ("SET LOCAL lock_timeout TO 1", Changes),
+            ("LOCK TABLE bars", Changes),
+            ("SELECT pg_advisory_xact_lock(1)", Reads),
+            ("SELECT pg_try_advisory_lock(1)", Alters),
+            ("SELECT 1 INTO bars", Alters),
+            ("SELECT set_config('a.b', 'c', false)", Alters),
+            ("INSERT INTO pg_temp.t VALUES (1)", Alters),
             ("create  temp table t (a int)", Alters),
-            ("CREATE LOCAL TEMPORARY TABLE t (a int)", Alters),
+            ("CREATE /* x */ LOCAL TEMPORARY TABLE t (a int)", Alters),
             ("SET search_path TO desk", Alters),
-            ("BEGIN", Alters),
-            ("commit;", Commits),
             ("LISTEN ticks", Alters),
+            ("DO $$ begin end $$", Alters),
             ("", Alters),
             ("'SELECT'", Alters),
+            ("/* SELECT", Alters),
+            ("BEGIN", Escapes),
+            ("commit;", Escapes),
+            ("PREPARE TRANSACTION 'a'", Escapes),
+            ("SELECT 1; DELETE FROM bars", Escapes),
         ] {
             assert_eq!(Effect::of(statement), effect, "{statement:?}");
         }

@@ -3,6 +3,7 @@
 use std::io;
 
 use sqlx::Error as Driver;
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use crate::base::error::{Error, Failure, Worded, redacted};
 use crate::base::secret::Secret;
@@ -25,14 +26,17 @@ impl PostgresConfig {
             _ => String::new(),
         };
         let is_ours = matches!(&error, Driver::Configuration(_) | Driver::Tls(_));
-        let is_foreign = matches!(&error, Driver::Protocol(_));
+        // A server that cannot take one more client may hang up instead of answering whether it speaks TLS.
+        let is_foreign = matches!(&error, Driver::Protocol(why) if !why.contains("SSLRequest"));
         let told = matches!(&error, Driver::Database(_));
         let secrets: Vec<_> = self.password.iter().map(Secret::expose).collect();
         let words = match &error {
             Driver::Database(said) if said.message().contains("no encryption") && self.tls.is_none() => {
                 Some(format!("{error}; where the server wants TLS, set postgres.tls or sslmode=verify-full"))
             }
-            Driver::Protocol(_) => Some(format!("what answers there is no PostgreSQL ({error}): mend host and port")),
+            Driver::Protocol(_) if is_foreign => {
+                Some(format!("what answers there is no PostgreSQL that the driver knows ({error}): mend host and port"))
+            }
             _ => None,
         };
         let names = [&*self.user, &*self.database];
@@ -62,7 +66,14 @@ pub(super) fn ours(error: Error) -> Driver {
     Driver::Io(io::Error::new(kind, error))
 }
 
-/// Whether the connection has ended, or nothing is known of where it is.
+/// Whether the connection has ended.
 pub(super) fn is_loss(error: &Driver) -> bool {
-    matches!(error, Driver::Io(_) | Driver::Tls(_) | Driver::Protocol(_))
+    matches!(error, Driver::Io(_) | Driver::Tls(_))
+}
+
+/// Whether the connection ends with this answer, or nobody can tell where it is.
+pub(super) fn is_last(error: &Driver) -> bool {
+    let said = error.as_database_error().and_then(|said| said.try_downcast_ref::<PgDatabaseError>());
+    let is_fatal = said.is_some_and(|said| matches!(said.severity(), PgSeverity::Fatal | PgSeverity::Panic));
+    is_fatal || matches!(error, Driver::Protocol(_))
 }

@@ -45,11 +45,10 @@ impl RawPool {
         pool.clone()
     }
 
-    /// Closes it, if it was ever made. Waits for what runs on it.
+    /// Closes it. Waits for what runs on it.
     pub(super) async fn close(&self) {
-        if let Some(pool) = self.pool.get() {
-            pool.close().await;
-        }
+        // One that was never made is made, so that whoever asks from now on has one that is closed.
+        self.get().close().await;
     }
 }
 

@@ -22,11 +22,20 @@ impl<'a> PostgresTransaction<'a> {
     pub(super) async fn begin(Lent { driver, line }: Lent<'a>) -> sqlx::Result<Self> {
         let is_nested = driver.is_in_transaction();
         let call = line.begin(Effect::Reads, is_nested)?;
+        // Where this is given up or fails, the driver does not know what has begun, and rolls back what is around it.
+        line.lost_track = true;
         let begun = tokio::select! {
             biased; // An answer that is there counts.
-            begun = driver.begin() => call.ended(line, begun)?,
+            begun = driver.begin() => begun,
             () = call.switch.wait() => return Err(call.cut()),
         };
+        let is_begun = begun.is_ok();
+        let begun = call.ended(line, begun);
+        line.lost_track = !is_begun;
+        let begun = begun?;
+        if !is_nested {
+            line.aborted = false;
+        }
         Ok(PostgresTransaction { transaction: Some(begun), line, is_nested })
     }
 
@@ -41,8 +50,21 @@ impl<'a> PostgresTransaction<'a> {
     ///
     /// # Errors
     /// The server's. One that leads to [`Error::OutcomeUnknown`](crate::Error::OutcomeUnknown) says that it may be committed.
+    /// Where an earlier statement of it failed, it is rolled back, and that is the error.
     pub async fn commit(mut self) -> sqlx::Result<()> {
         let Some(transaction) = self.transaction.take() else { return Ok(()) };
+        if self.line.aborted && !self.line.lost_track {
+            let call = self.line.begin(Effect::Reads, true)?;
+            let answer = tokio::select! {
+                biased; // An answer that is there counts.
+                answer = transaction.rollback() => call.ended(self.line, answer),
+                () = call.switch.wait() => Err(call.cut()),
+            };
+            answer?;
+            self.line.aborted = false;
+            let why = "an earlier statement of it failed, which aborted it: it is rolled back";
+            return Err(self.line.refused("committing a transaction", why));
+        }
         let effect = if self.is_nested { Effect::Changes } else { Effect::Commits };
         let call = self.line.begin(effect, true)?;
         tokio::select! {
@@ -61,7 +83,10 @@ impl<'a> PostgresTransaction<'a> {
         let call = self.line.begin(Effect::Reads, true)?;
         tokio::select! {
             biased; // An answer that is there counts.
-            answer = transaction.rollback() => call.ended(self.line, answer),
+            answer = transaction.rollback() => {
+                self.line.aborted &= answer.is_err();
+                call.ended(self.line, answer)
+            }
             () = call.switch.wait() => Err(call.cut()),
         }
     }
@@ -82,6 +107,7 @@ impl Drop for PostgresTransaction<'_> {
         if self.transaction.is_some() {
             // Its rollback is sent with the next statement; if there is none the connection closes, which rolls back as well.
             self.line.midway = true;
+            self.line.aborted = false;
         }
     }
 }

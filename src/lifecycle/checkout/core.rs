@@ -315,8 +315,6 @@ impl<M: Manage> Core<M> {
             .collect();
         state.open -= gone.len();
         state.leaving.extend(gone);
-        let worn = state.spare.take_if(|entry| entry.is_worn(now));
-        state.leaving.extend(worn);
         self.settle(state);
     }
 

@@ -40,7 +40,7 @@ impl<M: Manage> Core<M> {
     pub(super) fn loan(self: &Arc<Self>, patience: Duration) -> Result<Loan<M>, Failure> {
         let now = Instant::now();
         let mut state = self.state.lock();
-        if let Some(entry) = state.spare.take_if(|entry| !entry.is_worn(Moment::coarse())) {
+        if let Some(entry) = state.spare.take() {
             return Ok(self.spare(&state, Some(entry)));
         }
         if !state.idle.is_empty() {
@@ -76,7 +76,7 @@ impl<M: Manage> Core<M> {
         Loan { core: Arc::clone(self), entry, ends: state.ends, is_spare: true, proves: true, is_open, is_fit: false }
     }
 
-    /// Opens the prober's own if there is none, and one may be opened now. That it is not to be had is nobody's business.
+    /// Opens the prober's own if there is none that may stay, and one may be opened now. That it is not to be had is nobody's business.
     pub(super) async fn open_spare(self: Arc<Self>) {
         let Some(ends) = self.begin_spare() else { return };
         let opened = limited::<M, _>(self.limit, async { self.manager.connect().await }).await;
@@ -96,7 +96,8 @@ impl<M: Manage> Core<M> {
             NextSpare::Never => false,
         };
         let is_there = !state.is_closed && !state.suspended && state.refused.is_none();
-        if !is_due || !is_there || state.is_silent || state.spare.is_some() {
+        let is_fresh = state.spare.as_ref().is_some_and(|entry| !entry.is_worn(Moment::coarse()));
+        if !is_due || !is_there || state.is_silent || is_fresh {
             return None;
         }
         let pause = self.limit.saturating_add(self.retry.cap).min(LONGEST);
@@ -105,14 +106,16 @@ impl<M: Manage> Core<M> {
     }
 
     /// Keeps the prober's own. One that is nobody's comes back.
-    fn take_spare(&self, connection: M::Connection, ends: u64) -> Result<(), M::Connection> {
+    fn take_spare(self: &Arc<Self>, connection: M::Connection, ends: u64) -> Result<(), M::Connection> {
         let mut state = self.state.lock();
-        if ends != state.ends || state.is_closed || state.spare.is_some() || state.next_spare == NextSpare::Never {
+        if ends != state.ends || state.is_closed || state.next_spare == NextSpare::Never {
             return Err(connection);
         }
         let entry = self.entry(&mut state, connection);
-        state.spare = Some(entry);
+        let replaced = state.spare.replace(entry);
         state.next_spare = NextSpare::Now;
+        state.leaving.extend(replaced);
+        self.settle(state);
         Ok(())
     }
 
@@ -199,6 +202,11 @@ impl<M: Manage> Loan<M> {
             Err(failure) => {
                 if !is_late && !self.is_spare {
                     self.core.set_back(&mut state);
+                }
+                if !is_late && failure.proof() != Proof::Silent {
+                    state.is_silent = false;
+                    // Users have theirs, and the server is there.
+                    self.proves &= !self.is_spare;
                 }
                 Err(self.told(failure))
             }
