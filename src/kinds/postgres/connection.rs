@@ -68,11 +68,7 @@ impl Lent<'_> {
         ask: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
     ) -> sqlx::Result<T> {
         let call = self.line.begin(effect, self.driver.is_in_transaction())?;
-        tokio::select! {
-            biased; // An answer that is there counts.
-            answer = ask(self.driver) => call.ended(self.line, answer),
-            () = call.switch.wait() => Err(call.cut()),
-        }
+        call.answered(self.line, ask(self.driver)).await
     }
 }
 
@@ -123,6 +119,19 @@ pub(super) struct Call {
 }
 
 impl Call {
+    /// Awaits the driver's answer, until the switch is thrown.
+    pub(super) async fn answered<T>(
+        self,
+        line: &mut Line,
+        answer: impl Future<Output = sqlx::Result<T>>,
+    ) -> sqlx::Result<T> {
+        tokio::select! {
+            biased; // An answer that is there counts.
+            answer = answer => self.ended(line, answer),
+            () = self.switch.wait() => Err(self.cut()),
+        }
+    }
+
     /// The end of a call that was answered, be it by an error.
     pub(super) fn ended<T>(self, line: &mut Line, answer: sqlx::Result<T>) -> sqlx::Result<T> {
         match answer {

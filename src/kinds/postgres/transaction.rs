@@ -24,18 +24,10 @@ impl<'a> PostgresTransaction<'a> {
         let call = line.begin(Effect::Reads, is_nested)?;
         // Where this is given up or fails, the driver does not know what has begun, and rolls back what is around it.
         line.lost_track = true;
-        let begun = tokio::select! {
-            biased; // An answer that is there counts.
-            begun = driver.begin() => begun,
-            () = call.switch.wait() => return Err(call.cut()),
-        };
-        let is_begun = begun.is_ok();
-        let begun = call.ended(line, begun);
-        line.lost_track = !is_begun;
+        let begun = call.answered(line, driver.begin()).await;
+        line.lost_track = begun.is_err();
+        line.aborted &= is_nested;
         let begun = begun?;
-        if !is_nested {
-            line.aborted = false;
-        }
         Ok(PostgresTransaction { transaction: Some(begun), line, is_nested })
     }
 
@@ -51,27 +43,19 @@ impl<'a> PostgresTransaction<'a> {
     /// # Errors
     /// The server's. One that leads to [`Error::OutcomeUnknown`](crate::Error::OutcomeUnknown) says that it may be committed.
     /// Where an earlier statement of it failed, it is rolled back, and that is the error.
+    ///
+    /// # Cancel safety
+    /// Whether it is committed is not known where the future is dropped.
     pub async fn commit(mut self) -> sqlx::Result<()> {
         let Some(transaction) = self.transaction.take() else { return Ok(()) };
         if self.line.aborted && !self.line.lost_track {
-            let call = self.line.begin(Effect::Reads, true)?;
-            let answer = tokio::select! {
-                biased; // An answer that is there counts.
-                answer = transaction.rollback() => call.ended(self.line, answer),
-                () = call.switch.wait() => Err(call.cut()),
-            };
-            answer?;
-            self.line.aborted = false;
+            undone(transaction, self.line).await?;
             let why = "an earlier statement of it failed, which aborted it: it is rolled back";
             return Err(self.line.refused("committing a transaction", why));
         }
         let effect = if self.is_nested { Effect::Changes } else { Effect::Commits };
         let call = self.line.begin(effect, true)?;
-        tokio::select! {
-            biased; // An answer that is there counts.
-            answer = transaction.commit() => call.ended(self.line, answer),
-            () = call.switch.wait() => Err(call.cut()),
-        }
+        call.answered(self.line, transaction.commit()).await
     }
 
     /// Rolls back, and waits until that is done.
@@ -80,15 +64,7 @@ impl<'a> PostgresTransaction<'a> {
     /// The server's, and those of any statement. It is rolled back all the same.
     pub async fn rollback(mut self) -> sqlx::Result<()> {
         let Some(transaction) = self.transaction.take() else { return Ok(()) };
-        let call = self.line.begin(Effect::Reads, true)?;
-        tokio::select! {
-            biased; // An answer that is there counts.
-            answer = transaction.rollback() => {
-                self.line.aborted &= answer.is_err();
-                call.ended(self.line, answer)
-            }
-            () = call.switch.wait() => Err(call.cut()),
-        }
+        undone(transaction, self.line).await
     }
 
     /// Begins a savepoint.
@@ -98,6 +74,14 @@ impl<'a> PostgresTransaction<'a> {
     pub async fn begin_nested(&mut self) -> sqlx::Result<PostgresTransaction<'_>> {
         PostgresTransaction::begin(self.lent()).await
     }
+}
+
+/// Rolls back, and waits until that is done.
+async fn undone(transaction: Transaction<'_, Postgres>, line: &mut Line) -> sqlx::Result<()> {
+    let call = line.begin(Effect::Reads, true)?;
+    let answer = call.answered(line, transaction.rollback()).await;
+    line.aborted &= answer.is_err();
+    answer
 }
 
 runs_on_its_connection!(PostgresTransaction<'_>);
