@@ -137,22 +137,27 @@ async fn a_transaction_rolls_back_unless_it_is_committed() {
 /// Where a `BEGIN` is given up, nobody can tell what has begun.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_done_in_a_transaction_that_nobody_knows_of() {
-    let pool = pool(shared(Kind::Postgres));
-    table(&pool, "bars_of_nobody").await;
-    let insert = "INSERT INTO bars_of_nobody VALUES ('a', 1)";
+    let server = Service::start(Kind::Postgres).unwrap();
+    let pool = pool(&server);
+    table(&pool, "bars").await;
+    let insert = "INSERT INTO bars VALUES ('a', 1)";
     let mut postgres = pool.postgres().await.unwrap();
-    assert!(postgres.begin().now_or_never().is_none(), "it answers at once");
+    server.freeze().unwrap();
+    assert!(postgres.begin().now_or_never().is_none());
+    server.thaw().unwrap();
     let refused = sqlx::query(insert).execute(&mut postgres).await.unwrap_err();
     assert!(matches!(behind(&refused), Error::Operation { .. }), "{refused}");
     drop(postgres);
     let mut postgres = pool.postgres().await.unwrap();
     let mut outer = postgres.begin().await.unwrap();
     sqlx::query(insert).execute(&mut outer).await.unwrap();
-    assert!(outer.begin_nested().now_or_never().is_none(), "it answers at once");
+    server.freeze().unwrap();
+    assert!(outer.begin_nested().now_or_never().is_none());
+    server.thaw().unwrap();
     assert!(sqlx::query(insert).execute(&mut outer).await.is_err());
     assert!(outer.commit().await.is_err());
     drop(postgres);
-    assert_eq!(count(&pool, "bars_of_nobody").await, 0);
+    assert_eq!(count(&pool, "bars").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
