@@ -1150,11 +1150,11 @@ async fn rabbitmq_refused_message_of_a_batch_is_told_apart() {
         }),
     ];
     // Also where the broker refuses it while others of its part are still being sent. The driver may then send the rest of
-    // them on a channel that has ended, and lose the connection by it: that one is not the others'.
+    // them on a channel that has ended, and lose the connection by it, which is therefore not the others'.
     for ((why, refused), sends_long) in refused.into_iter().flat_map(|refused| [(refused, false), (refused, true)]) {
         let mut config = RabbitMqConfig::url(server().url());
-        config.confirm_window = 60_000;
-        let publishing = if sends_long { pool_of(config) } else { pool.clone() };
+        config.confirm_window = if sends_long { 60_000 } else { config.confirm_window };
+        let publishing = pool_of(config);
         let queue = rabbit.declare_queue(Queue::new(unique("queue"))).await.unwrap().name().to_owned();
         let (before, count) = (500, 20_000);
         let messages = (0..count).map(|n| match n {
@@ -1193,7 +1193,8 @@ async fn rabbitmq_refused_message_of_a_batch_is_told_apart() {
     let queue = rabbit.declare_queue(Queue::temporary()).await.unwrap().name().to_owned();
     let missing = || Message::new("missing", "", "x");
     let two = [missing(), Message::new("", &queue, "x"), missing()];
-    assert_eq!(rabbit.publish_batch(two).await.unwrap().unknown(), 3);
+    let publishing = pool_of(RabbitMqConfig::url(server().url()));
+    assert_eq!(publishing.rabbitmq().await.unwrap().publish_batch(two).await.unwrap().unknown(), 3);
     assert_eq!(generation(&pool), 1);
     let report = pool.close_all().await;
     assert!(report.all_closed(), "{report}");
