@@ -10,9 +10,9 @@ use std::time::Duration;
 use common::{Stopwatch, unhurried, until};
 use futures_util::FutureExt as _;
 use resource_pool::config::{Options, PostgresConfig};
-use resource_pool::sqlx::{self, Connection as _, Row};
 use resource_pool::{Error, Health, Postgres, ResourcePool, State, Usage, blocking};
 use services::{Kind, Service, shared};
+use sqlx::{Connection as _, Row};
 
 /// A guard against hanging.
 const SOON: Duration = Duration::from_secs(20);
@@ -99,6 +99,36 @@ async fn queries_run_on_a_guard_and_its_connection_is_used_again() {
     let report = within(SOON, pool.close_all()).await;
     assert!(report.all_closed() && report.step("postgres").is_some(), "{report}");
     assert!(matches!(pool.postgres().await, Err(Error::Closed { .. })));
+}
+
+/// Checked at compile time by what `.sqlx` says of the table.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_macro_runs_on_a_guard_and_in_a_transaction() {
+    let pool = pool(shared(Kind::Postgres));
+    table(&pool, "bars_by_macro").await;
+    let mut postgres = pool.postgres().await.unwrap();
+    sqlx::query("INSERT INTO bars_by_macro VALUES ('a', 1), ('b', 2)").execute(&mut postgres).await.unwrap();
+    let above =
+        |limit: f64| sqlx::query!(r#"SELECT code AS "code!", close FROM bars_by_macro WHERE close > $1"#, limit);
+    let bar = above(1.0).fetch_one(&mut postgres).await.unwrap();
+    assert_eq!((bar.code.as_str(), bar.close), ("b", Some(2.0)));
+    let mut transaction = postgres.begin().await.unwrap();
+    assert_eq!(above(0.0).fetch_all(&mut transaction).await.unwrap().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkout_that_is_out_for_too_long_is_suspected() {
+    let mut options = unhurried();
+    options.leaks.age = Duration::from_millis(50);
+    let pool = pool_of(PostgresConfig::url(shared(Kind::Postgres).url()), options);
+    let held = pool.postgres().await.unwrap();
+    let line = line!() - 1;
+    let suspected = pool.clone();
+    until_async(move || suspected.status().resource("postgres").unwrap().leaks == 1).await;
+    let holder = pool.holders().into_iter().find(|holder| holder.suspected).unwrap();
+    assert_eq!((holder.site.file(), holder.site.line()), (file!(), line));
+    drop(held);
+    assert_eq!(pool.status().resource("postgres").unwrap().leaks, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
