@@ -416,6 +416,10 @@ impl<T: ?Sized, H: Provide<T> + Send + Sync + 'static> ErasedLease<T> for Card<H
 
 #[cfg(all(test, not(model)))]
 mod tests {
+    use std::pin::pin;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::{Context, Wake};
+
     use super::*;
 
     /// A type of the test's own, as ledgers of one type share what they leave.
@@ -458,6 +462,28 @@ mod tests {
             assert_eq!(ledger.suspect(&name, age).len(), 0, "said already");
             drop(lease);
         }
+    }
+
+    #[test]
+    fn a_suspected_lease_that_comes_back_wakes_the_drain() {
+        struct Woken(AtomicBool);
+        impl Wake for Woken {
+            fn wake(self: Arc<Self>) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+        let activity = Activity::new("name", None, String::new(), &Arc::default());
+        let ledger = Ledger::new(&LeakOptions { shared: true, ..LeakOptions::default() });
+        ledger.open(&7_i8, 3, &activity);
+        activity.set_draining(true);
+        let lease = lease(&ledger);
+        let woken = Arc::new(Woken(AtomicBool::new(false)));
+        let waker = Arc::clone(&woken).into();
+        let mut drained = pin!(activity.until(|| (!ledger.is_held(Held::Any)).then_some(())));
+        assert!(drained.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        while ledger.suspect(&activity.name, Duration::from_nanos(1)).is_empty() {}
+        drop(lease);
+        assert!(woken.0.load(Ordering::Relaxed) && drained.poll(&mut Context::from_waker(&waker)).is_ready());
     }
 
     fn since<H: Clone + Send + Sync + 'static>(ledger: &Ledger<H>, name: &Arc<str>) -> Duration {
