@@ -20,6 +20,8 @@ use crate::lifecycle::close::state::Part;
 use crate::lifecycle::context::Context;
 use crate::lifecycle::event::What;
 
+/// How long what was begun just before leasing ended has to end, where the drain's limit was reached. Part of the step's budget.
+const MOMENT: Duration = Duration::from_millis(100);
 /// How long a step that is given up, and then the drop of its last handle, may take to end at least, however little time is
 /// left. They may exceed the close budget by that.
 const LAST: Duration = Duration::from_millis(100);
@@ -83,9 +85,9 @@ pub(crate) async fn run_step(
     let slot = step.slot();
     if let Some(slot) = &slot {
         slot.shut();
-        if drains_again {
-            drain_again(pool.context(), slot, budget / 2).await;
-        }
+        // What was never idle until its limit has begun nothing since leasing ended, and ends now if it can at all.
+        let limit = if drains_again { budget / 2 } else { MOMENT.min(budget / 2) };
+        drain_again(pool.context(), slot, limit).await;
         slot.activity().tally.end_drain();
     }
     let held = slot.as_ref().map_or_else(Vec::new, |slot| slot.holders());
