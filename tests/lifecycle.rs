@@ -1914,6 +1914,7 @@ impl Resource for Busybody {
     async fn close(&self, (): ()) -> Result<(), Failure> {
         let _goodbye = Arc::clone(&self.0);
         loop {
+            // The work of the driver's own, and a timer of its: no condition is waited for.
             thread::sleep(Duration::from_millis(30));
             tokio::time::sleep(Duration::from_millis(1)).await;
         }

@@ -18,7 +18,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Those that the pool reaches by default, which are started for all tests and for the demo.
+    /// The kinds that the pool reaches by default, which are started for all tests and for the demo.
     pub const ALL: [Kind; 4] = [Kind::Mongo, Kind::RabbitMq, Kind::ClickHouse, Kind::Redis];
 
     /// The environment variable whose URL, if it is set, takes the place of a [`shared`](crate::shared) server.

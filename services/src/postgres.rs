@@ -77,7 +77,7 @@ impl Server for Postgres {
         };
         // Its path would be too long for a socket of the file system.
         set(&mut command, "unix_socket_directories=".into());
-        // What was committed survives a SIGKILL; fsync is for power cuts.
+        // A commit survives a SIGKILL all the same; fsync is for power cuts.
         set(&mut command, "fsync=off".into());
         if site.tls.is_some() {
             for (option, file) in
@@ -148,7 +148,7 @@ fn run(what: &str, command: &mut Command, words: &str) -> Result<String, Error> 
     }
 }
 
-/// What the server answers this user in this database; columns are separated by `|`.
+/// The server's answer to this user in this database; columns are separated by `|`.
 fn ask(site: &Site, (user, database): (&str, &str), sql: &str) -> Result<String, Error> {
     let mut psql = Command::new("timeout");
     psql.arg(PATIENCE).arg(install::PSQL.path()?).args([
@@ -168,7 +168,7 @@ fn ask(site: &Site, (user, database): (&str, &str), sql: &str) -> Result<String,
 }
 
 impl Service {
-    /// What a PostgreSQL shows on its server side.
+    /// A view of a PostgreSQL's server side.
     ///
     /// # Errors
     /// If this is not a PostgreSQL.

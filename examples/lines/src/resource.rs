@@ -106,7 +106,7 @@ impl Manage for Opener {
     }
 }
 
-/// What the server's answer proves, if it is an error.
+/// The failure that an answer of the server's is, if it is an error.
 fn accepted(answer: &str) -> Result<(), Failure> {
     match answer.strip_prefix('-') {
         None => Ok(()),

@@ -161,11 +161,10 @@ impl Generation {
         }
     }
 
-    /// A timer that any executor may poll, of the one runtime that never ends: polling one of a
-    /// runtime that has ended panics.
+    /// A [timer](runtime::timer), wherever this is called.
     pub(super) fn timer(&self, limit: Duration) -> Sleep {
-        let _context = runtime::prober().unwrap_or(&self.runtime).enter();
-        tokio::time::sleep(limit)
+        let _context = self.runtime.enter();
+        runtime::timer(limit)
     }
 
     fn timeout(&self, waiting_for: impl Into<String>, waited: Duration) -> Error {

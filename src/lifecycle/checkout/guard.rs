@@ -30,10 +30,8 @@ impl<M: Manage> Checkout<M> {
         let entry = lease.core.try_get()?;
         Some(Checkout { taken: Taken::new(&lease.core, entry, lease.link.process), lease })
     }
-}
 
-impl<M: Manage> Checkout<M> {
-    /// What it was checked out of.
+    /// The checkouts that it is one of.
     pub fn checkouts(&self) -> &Checkouts<M> {
         &self.lease
     }

@@ -8,7 +8,8 @@
 //! two, and one that keeps what it gets has all it needs in a logarithmic number of steps. After an opening that failed, or
 //! whose connection fails its first test, the next one follows after a pause.
 //!
-//! The prober borrows a connection that lies idle, so that it adds none. Nobody is to see that: whoever comes meanwhile is
+//! The prober has a connection of its own where the driver does not block. Else, or where the server has no room for that,
+//! it borrows one that lies idle, so that it adds none. Nobody is to see that: whoever comes meanwhile is
 //! given it once the ping is over, before another one is opened, and even where a wait is refused. No user pays for a
 //! driver's goodbye: it is said by tasks or threads of ours.
 

@@ -174,7 +174,7 @@ impl<M: Manage> Drop for Opening<M> {
     }
 }
 
-/// A thread that says goodbyes until there are none left to say.
+/// A thread or task that says goodbyes until there are none left to say.
 pub(crate) struct Goodbyes<M: Manage> {
     core: Arc<Core<M>>,
     is_over: bool,
