@@ -255,3 +255,6 @@ impl<M: Manage> Drop for Loan<M> {
         wake(let_down);
     }
 }
+
+#[cfg(all(test, not(model)))]
+mod tests;

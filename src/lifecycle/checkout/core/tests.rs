@@ -1,18 +1,21 @@
 //! What the core of the checkouts decides, one decision at a time, without threads.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::base::error::{BoxError, Failure};
 use crate::base::runtime::park_on;
 use crate::lifecycle::checkout::entry::YOUNG;
+use crate::lifecycle::checkout::opening::Job;
+use crate::lifecycle::checkout::waiting::Ended;
 
 use super::*;
 
-/// What it opens, and whether the drop of that panics.
+/// Whether the drop of what it opens panics, and how many it has opened.
 #[derive(Default)]
 struct Manager {
     goodbyes_panic: Arc<AtomicBool>,
+    opened: AtomicUsize,
 }
 
 struct Connection(Arc<AtomicBool>);
@@ -36,6 +39,7 @@ impl Manage for Manager {
     const BLOCKS: bool = true;
 
     async fn connect(&self) -> Result<Connection, Failure> {
+        self.opened.fetch_add(1, Ordering::Relaxed);
         Ok(self.open())
     }
 
@@ -207,4 +211,111 @@ fn a_driver_that_panics_at_its_goodbye_harms_nobody() {
     let entry = opened(&core);
     core.manager.goodbyes_panic.store(true, Ordering::Relaxed);
     park_on(core.say_goodbye(entry.connection));
+}
+
+/// One job that has begun, of the one sort or the other.
+fn job(core: &Arc<Core<Manager>>, openings: usize, goodbyes: usize) -> Job<Manager> {
+    let begun = {
+        let mut state = core.state.lock();
+        state.opening += openings;
+        state.parting += goodbyes;
+        Begun { openings, goodbyes, ends: state.ends, pause: Duration::ZERO }
+    };
+    let jobs = Mutex::new(Vec::new());
+    Job::start_all(core, begun, |job, _| jobs.lock().push(job));
+    jobs.into_inner().pop().expect("one")
+}
+
+#[test]
+fn what_nobody_wants_any_more_is_not_opened() {
+    for (min_idle, is_late, opens) in [(1, false, 1), (0, false, 0), (1, true, 0)] {
+        let (core, _) = core(Limits { min_idle, ..LIMITS });
+        let opening = job(&core, 1, 0);
+        if is_late {
+            core.retire();
+        }
+        core.state.lock().width = 3;
+        park_on(opening.run());
+        assert_eq!(core.manager.opened.load(Ordering::Relaxed), opens, "{min_idle} wanted, late: {is_late}");
+        assert_eq!(core.state.lock().opening, 0);
+        assert_eq!(core.state.lock().width, 1, "one at a time from then on");
+    }
+}
+
+#[test]
+fn more_are_opened_at_a_time_where_more_are_wanted_than_are_being_opened() {
+    // There are none but the one that is opened, so that one less is wanted then.
+    for (min_idle, others, width) in [(5, 0, 4), (5, 3, 4), (5, 4, 3), (5, 5, 3), (1, 0, 1)] {
+        let (core, _) = core(Limits { min_idle, ..LIMITS });
+        let opening = job(&core, 1, 0);
+        core.state.lock().opening += others;
+        core.state.lock().width = 3;
+        park_on(opening.run());
+        assert_eq!(core.state.lock().width, width, "{min_idle} wanted, {others} others being opened");
+    }
+}
+
+#[test]
+fn an_opening_after_setbacks_pauses_the_next_one() {
+    for setbacks in [0, 2] {
+        let (core, _) = core(Limits { min_idle: 5, ..LIMITS });
+        let opening = job(&core, 1, 0);
+        core.state.lock().setbacks = setbacks;
+        park_on(opening.run());
+        let state = core.state.lock();
+        assert_eq!((state.pausing.is_some(), state.width > 1), (setbacks > 0, setbacks == 0));
+    }
+}
+
+#[test]
+fn openings_are_unanswered_while_there_are_some_and_each_is_accounted_for() {
+    let (core, _) = core(Limits { min_idle: 5, ..LIMITS });
+    let openings = [job(&core, 1, 0), job(&core, 1, 0)];
+    core.state.lock().unanswered = Some(Instant::now());
+    for (opening, left) in openings.into_iter().zip([1, 0]) {
+        drop(opening);
+        let state = core.state.lock();
+        assert_eq!((state.opening, state.unanswered.is_some()), (left, left > 0));
+        assert!(state.failure.as_ref().is_some_and(|why| why.to_string().contains("runtime has ended")));
+    }
+}
+
+#[test]
+fn goodbyes_that_nobody_says_are_dropped_whatever_the_driver_does() {
+    let (core, _) = core(LIMITS);
+    let goodbyes = job(&core, 0, 1);
+    let gone = [opened(&core), opened(&core)];
+    core.state.lock().leaving.extend(gone);
+    core.manager.goodbyes_panic.store(true, Ordering::Relaxed);
+    drop(goodbyes);
+    let state = core.state.lock();
+    assert_eq!((state.leaving.len(), state.parting), (0, 0));
+}
+
+#[test]
+fn what_failed_before_anybody_waited_explains_nothing() {
+    for (opening, is_kept) in [(0, false), (1, true)] {
+        let (core, _) = core(LIMITS);
+        let mut state = core.state.lock();
+        state.opening = opening;
+        state.failure = Some(Source::from(BoxError::from("as scripted")));
+        drop(state);
+        let waiting = core.wait(None);
+        assert_eq!(core.state.lock().failure.is_some(), is_kept, "{opening} being opened");
+        drop(waiting);
+    }
+}
+
+#[test]
+fn goodbyes_that_hang_explain_a_wait_once_they_keep_others_from_being_opened() {
+    for (leaving, is_told) in [(1, false), (2, true)] {
+        let (core, _) = core(Limits { max: 1, ..LIMITS });
+        let gone: Vec<_> = (0..leaving).map(|_| opened(&core)).collect();
+        let mut state = core.state.lock();
+        state.leaving.extend(gone);
+        (state.open, state.parting) = (1, GOODBYES);
+        drop(state);
+        let Err(Ended::TimedOut(cause)) = park_on(core.get(Instant::now())) else { panic!("there is none") };
+        assert_eq!(cause.is_some_and(|why| why.to_string().contains("goodbyes hang")), is_told, "{leaving} leaving");
+    }
 }

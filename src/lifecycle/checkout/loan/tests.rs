@@ -1,0 +1,229 @@
+//! What the prober's loans do to the checkouts, one decision at a time, without threads.
+
+use crate::base::retry::Retry;
+use crate::base::runtime::park_on;
+use crate::lifecycle::checkout::core::Limits;
+use crate::lifecycle::checkout::waiter::{Refusal, Waiter};
+
+use super::*;
+
+/// What it opens has a number. `Err` is what the next connect answers.
+struct Manager(parking_lot::Mutex<Vec<Failure>>);
+
+impl Manage for Manager {
+    type Connection = ();
+
+    async fn connect(&self) -> Result<(), Failure> {
+        self.0.lock().pop().map_or(Ok(()), Err)
+    }
+
+    async fn is_valid(&self, (): &mut ()) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn core() -> Arc<Core<Manager>> {
+    let limits = Limits { max: 4, ..Limits::default() };
+    let core =
+        Core::new(Arc::from("fake"), Manager(Default::default()), limits, Retry::default(), SECOND, |_, begun| {
+            drop(begun);
+        });
+    // As once it is accepted, but for what that would begin.
+    core.state.lock().suspended = false;
+    core
+}
+
+/// A loan of the prober's own.
+fn own(core: &Arc<Core<Manager>>) -> Loan<Manager> {
+    let mut state = core.state.lock();
+    let entry = core.entry(&mut state, ());
+    core.spare(&state, Some(entry))
+}
+
+/// A loan of a connection of the users'.
+fn borrowed(core: &Arc<Core<Manager>>) -> Loan<Manager> {
+    let mut state = core.state.lock();
+    state.open += 1;
+    let entry = core.entry(&mut state, ());
+    core.lend(&mut state, Some(entry), true)
+}
+
+/// Somebody who waits for what the prober has.
+fn heir(core: &Core<Manager>) -> Arc<Waiter<Manager>> {
+    let waiter = Waiter::new();
+    core.state.lock().heir = Some(Arc::clone(&waiter));
+    waiter
+}
+
+fn silence() -> Failure {
+    Failure::transient("no answer")
+}
+
+#[test]
+fn the_prober_opens_one_of_its_own_where_there_is_none_and_one_may_be_opened() {
+    let core = core();
+    let ends = core.begin_spare().expect("there is none");
+    // One that is being opened, or could not be, is not opened again for as long as that takes, and the longest pause.
+    let pause = SECOND + core.retry.cap;
+    let NextSpare::From(from) = core.state.lock().next_spare else { panic!("one is being opened") };
+    let left = from.saturating_duration_since(Instant::now());
+    assert!(left <= pause && left > pause - SECOND, "{left:?}");
+    assert_eq!(core.begin_spare(), None);
+    core.state.lock().next_spare = NextSpare::From(Instant::now());
+    assert_eq!(core.begin_spare(), Some(ends));
+
+    type Change = fn(&mut State<Manager>);
+    let hindrances: [(&str, Change); 5] = [
+        ("closed", |state| state.is_closed = true),
+        ("suspended", |state| state.suspended = true),
+        ("refused", |state| state.refused = Some(Refusal::AskAnew)),
+        ("silent", |state| state.is_silent = true),
+        ("never", |state| state.next_spare = NextSpare::Never),
+    ];
+    for (what, hinder) in hindrances {
+        let core = self::core();
+        hinder(&mut core.state.lock());
+        assert_eq!(core.begin_spare(), None, "{what}");
+    }
+    for (lifetime, begins) in [(Duration::MAX, false), (Duration::ZERO, true)] {
+        let core = self::core();
+        let mut state = core.state.lock();
+        let mut entry = core.entry(&mut state, ());
+        entry.lifetime = lifetime;
+        state.spare = Some(entry);
+        drop(state);
+        assert_eq!(core.begin_spare().is_some(), begins, "one that may be used for {lifetime:?}");
+    }
+}
+
+#[test]
+fn the_prober_keeps_what_it_has_opened_unless_it_is_too_late() {
+    let core = core();
+    let ends = core.state.lock().ends;
+    for kept in 0..2 {
+        assert_eq!(core.take_spare((), ends), Ok(()));
+        let state = core.state.lock();
+        assert_eq!((state.spare.is_some(), state.leaving.len()), (true, kept), "the one before leaves");
+    }
+    type Change = fn(&mut State<Manager>);
+    let hindrances: [(&str, Change); 3] = [
+        ("ended", |state| state.ends += 1),
+        ("closed", |state| state.is_closed = true),
+        ("never", |state| state.next_spare = NextSpare::Never),
+    ];
+    for (what, hinder) in hindrances {
+        let core = self::core();
+        hinder(&mut core.state.lock());
+        assert_eq!(core.take_spare((), 0), Err(()), "{what}");
+    }
+}
+
+#[test]
+fn a_new_connection_proves_silence_where_users_have_none_or_an_open_one_was_silent() {
+    for (users, is_silent) in [(0, false), (0, true), (1, true)] {
+        let core = core();
+        core.manager.0.lock().push(silence());
+        let mut state = core.state.lock();
+        (state.open, state.is_silent) = (users, is_silent);
+        drop(state);
+        let failure = park_on(core.loan(SECOND).expect("it may be asked").ask()).unwrap_err();
+        assert_eq!(failure.proof(), Proof::Silent, "{users} users, silent: {is_silent}");
+    }
+    let core = core();
+    core.state.lock().open = 1;
+    assert!(core.loan(SECOND).is_err_and(|failure| failure.is_unasked()), "users are served");
+}
+
+#[test]
+fn what_could_not_be_asked_over_goes_back_to_the_users() {
+    let core = core();
+    borrowed(&core).give_back();
+    let state = core.state.lock();
+    assert_eq!((state.idle.len(), state.leaving.len(), state.lent), (1, 0, 0));
+}
+
+#[test]
+fn only_an_open_connections_own_silence_counts() {
+    for (failure, is_silent) in [(silence(), true), (Failure::refused("loading"), false)] {
+        let core = core();
+        let mut loan = borrowed(&core);
+        loan.part(&failure).expect("it is not late");
+        assert_eq!(core.state.lock().is_silent, is_silent, "{failure}");
+    }
+    let core = core();
+    let mut loan = borrowed(&core);
+    core.retire();
+    assert!(loan.part(&silence()).is_err_and(|late| late.is_unasked()));
+    assert!(!core.state.lock().is_silent, "the connections of now have not been asked");
+}
+
+#[test]
+fn who_waits_for_a_borrowed_connection_is_told_that_it_went_and_nobody_else_is() {
+    // Its ping failed, or was given up.
+    let ends: [fn(Loan<Manager>); 2] = [|mut loan| drop(loan.part(&silence())), drop];
+    for end in ends {
+        let core = core();
+        let loan = borrowed(&core);
+        let waiter = heir(&core);
+        end(loan);
+        assert!(matches!(waiter.0.lock().answer, Some(Err(Refusal::MayNotWait))));
+
+        let core = self::core();
+        let loan = own(&core);
+        let waiter = heir(&core);
+        end(loan);
+        assert!(waiter.0.lock().answer.is_none() && core.state.lock().heir.is_some(), "not for the prober's own");
+
+        let core = self::core();
+        let loan = borrowed(&core);
+        core.retire();
+        let waiter = heir(&core);
+        end(loan);
+        assert!(waiter.0.lock().answer.is_none() && core.state.lock().heir.is_some(), "not for one of long ago");
+    }
+}
+
+#[test]
+fn a_new_connection_that_cannot_be_had_pauses_the_users_openings_and_no_others() {
+    for (is_own, is_late, setbacks) in [(false, false, 1), (true, false, 0), (false, true, 0), (true, true, 0)] {
+        let core = core();
+        let mut loan = if is_own { own(&core) } else { borrowed(&core) };
+        if is_late {
+            core.retire();
+        }
+        assert!(loan.take(Err(silence())).is_err());
+        assert_eq!(core.state.lock().setbacks, setbacks, "its own: {is_own}, late: {is_late}");
+    }
+}
+
+#[test]
+fn a_refusal_shows_that_the_server_lives() {
+    // What a failure of a new connection tells, after an open one was silent.
+    for (is_own, is_late, refused, is_silent, proves) in [
+        (false, false, true, false, true),
+        (true, false, true, false, false),
+        (false, true, true, true, true),
+        (true, true, true, true, true),
+        (false, false, false, true, true),
+        (true, false, false, true, true),
+    ] {
+        let core = core();
+        let mut loan = if is_own { own(&core) } else { borrowed(&core) };
+        if is_late {
+            core.retire();
+        }
+        core.state.lock().is_silent = true;
+        let failure = if refused { Failure::refused("full") } else { silence() };
+        let Err(told) = loan.take(Err(failure)) else { panic!("it was refused") };
+        let case = format!("its own: {is_own}, late: {is_late}, refused: {refused}");
+        assert_eq!(
+            (core.state.lock().is_silent, loan.proves, told.is_unasked()),
+            (is_silent, proves, !proves),
+            "{case}"
+        );
+        // Else the drop tells that it was given up.
+        loan.is_open = false;
+    }
+}
