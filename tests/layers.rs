@@ -67,6 +67,42 @@ fn a_kind_is_named_outside_its_folder_by_the_table_alone() {
     }
 }
 
+/// What the built-in kinds are made of, a kind of a user's can be made of: `lib.rs`, `config` or `adapter` has it.
+#[test]
+fn what_the_kinds_are_made_of_is_open() {
+    /// Tools on the standard library and tokio alone, which know nothing of pools.
+    const PLAIN: [&str; 8] = ["BoxFuture", "Counted", "none", "deadline", "park_on", "thread", "until", "within"];
+    /// What the table of kinds makes its verbs of, in whose place `kind` and a trait of the kind's own are, as in `examples/lines`.
+    const TABLE: [&str; 6] = ["Acquire", "Acquirer", "AnySlot", "BlockingGuard", "Slot", "TaskGuard"];
+    /// What adapters for r2d2 are made of, and `R2d2` is in place of.
+    const R2D2: [&str; 2] = ["Adapted", "Loan"];
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let exported: BTreeSet<String> = ["lib.rs", "pool/config.rs", "pool/adapter.rs"]
+        .iter()
+        .flat_map(|file| {
+            let text = fs::read_to_string(src.join(file)).unwrap();
+            let uses: Vec<&str> = text.split("pub use ").skip(1).flat_map(|rest| rest.split(';').next()).collect();
+            let words = uses.join(" ");
+            words.split(|c: char| !c.is_alphanumeric() && c != '_').map(str::to_owned).collect::<Vec<_>>()
+        })
+        .collect();
+    let is_left = |name: &&str| PLAIN.contains(name) || TABLE.contains(name) || R2D2.contains(name);
+    let mut used = BTreeSet::new();
+    for file in sources(&src.join("kinds")) {
+        let named = named(&fs::read_to_string(&file).unwrap());
+        used.extend(named.into_iter().filter(|path| ["base", "net", "lifecycle"].contains(&&*path[0])));
+    }
+    let closed: Vec<_> = used
+        .iter()
+        .filter(|path| {
+            let name = path.iter().rfind(|name| *name != "self").unwrap();
+            // Its items stand in `PLAIN`, but for `block_on`.
+            !exported.contains(name) && !is_left(&&**name) && name != "runtime"
+        })
+        .collect();
+    assert!(used.len() > 40 && closed.is_empty(), "{closed:?}");
+}
+
 /// What a reader holds in mind at once.
 #[test]
 fn no_file_has_over_600_lines() {

@@ -42,6 +42,21 @@ pub struct Holder {
 }
 
 impl Holder {
+    /// Whoever has had one of the resource's exclusive things without a checkout, as a consumer its channel.
+    pub fn of(resource: &Arc<str>, site: &'static Location<'static>, held: Duration, generation: u64) -> Self {
+        Holder {
+            resource: Arc::clone(resource),
+            site,
+            held,
+            exclusive: true,
+            generation,
+            owner: None,
+            suspected: false,
+            backtrace: None,
+            quota: None,
+        }
+    }
+
     pub(crate) fn is_watched(&self) -> bool {
         self.owner.is_some()
     }
@@ -70,7 +85,7 @@ impl fmt::Display for Holder {
 
 /// Which exclusive checkouts are meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct QuotaId(pub(crate) NonZeroU64);
+pub struct QuotaId(pub(crate) NonZeroU64);
 
 impl QuotaId {
     /// Set in what the ledger has of a checkout that closing does not wait for. A field of its own would cost every lease.

@@ -9,13 +9,19 @@ use crate::base::error::Error;
 
 pub(crate) const MILLIS: &str = "a whole number of milliseconds, from 0 to 18446744073709551615";
 
-/// A number, or what it should have been.
-pub(crate) fn number<T: FromStr>(key: &str, text: &str, expected: &str) -> Result<T, Error> {
+/// A number, or the error that says what is expected.
+///
+/// # Errors
+/// [`Error::Config`] of this key.
+pub fn number<T: FromStr>(key: &str, text: &str, expected: &str) -> Result<T, Error> {
     text.trim().parse().map_err(|_| Error::config(key, format!("is not {expected}")))
 }
 
-/// For serde's `with`.
-pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+/// Deserializes a duration, as serde's `with` wants it.
+///
+/// # Errors
+/// The deserializer's, where it is none.
+pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let expected = |_may_quote_a_secret| de::Error::custom(format_args!("expected {MILLIS}"));
     u64::deserialize(deserializer).map(Duration::from_millis).map_err(expected)
 }

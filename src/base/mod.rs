@@ -7,7 +7,7 @@ pub(crate) mod future;
 pub(crate) mod holder;
 #[cfg(feature = "serde")]
 pub(crate) mod json;
-pub(crate) mod millis;
+pub mod millis;
 pub(crate) mod origins;
 pub(crate) mod owner;
 pub(crate) mod process;

@@ -2,6 +2,7 @@
 //! sockets are not its own.
 
 use std::any::Any;
+use std::fmt;
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
@@ -144,19 +145,32 @@ pub(crate) mod fork {
 /// A value that only drops in the process that made it. In a forked child it is left alone: its
 /// sockets and its event queue are the parent's, and a lock in it may be held by a thread that is
 /// not there.
-pub(crate) struct Ours<T> {
+///
+/// ```
+/// use resource_pool::adapter::Ours;
+///
+/// let socket = Ours::new(std::net::UdpSocket::bind("127.0.0.1:0")?);
+/// assert!(socket.local_addr()?.ip().is_loopback());
+/// # std::io::Result::Ok(())
+/// ```
+pub struct Ours<T> {
     value: ManuallyDrop<T>,
     process: &'static Process,
 }
 
 impl<T> Ours<T> {
-    pub(crate) fn new(value: T) -> Self {
+    /// Of this process from now on.
+    pub fn new(value: T) -> Self {
         Ours { value: ManuallyDrop::new(value), process: Process::current() }
     }
 
+    /// Whether this still is the process that made it.
+    ///
+    /// # Errors
+    /// [`Error::Forked`].
     #[inline]
-    pub(crate) fn process(this: &Self) -> &'static Process {
-        this.process
+    pub fn check(this: &Self) -> Result<(), Error> {
+        this.process.check()
     }
 }
 
@@ -180,5 +194,12 @@ impl<T> Drop for Ours<T> {
             // SAFETY: dropped here only, and not used after it.
             unsafe { ManuallyDrop::drop(&mut self.value) };
         }
+    }
+}
+
+// Not the value's: a lock in it may be held by a thread that is not there.
+impl<T> fmt::Debug for Ours<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ours").field("process", &self.process.id).finish_non_exhaustive()
     }
 }

@@ -83,11 +83,12 @@ fn has_ended(runtime: &Handle) -> bool {
 
 static PROBER: Singleton<OnceCell<Runtime>> = Singleton::new(Room::Prober);
 
-/// The prober's runtime, one per process: user code that hogs the workers does not delay probes.
+/// The prober's runtime, one per process. [`Resource::ping`](crate::Resource::ping) runs on it, so that user code that hogs the
+/// workers does not delay probes.
 ///
 /// # Errors
 /// When the process can have no more threads.
-pub(crate) fn prober() -> io::Result<&'static Handle> {
+pub fn prober() -> io::Result<&'static Handle> {
     // Two, so that a ping that blocks its thread does not stop the clock for the others.
     PROBER.of(Process::current()).get_or_try_init(|| build("resource-pool-probe", 2)).map(Runtime::handle)
 }
@@ -102,7 +103,7 @@ pub(crate) fn deadline(limit: Duration) -> Instant {
 
 /// A timer that any executor may poll, of the one runtime that never ends: polling one of a runtime that has ended panics.
 /// Without the prober's it is of the runtime whose context this is called in.
-pub(crate) fn timer(limit: Duration) -> Sleep {
+pub fn timer(limit: Duration) -> Sleep {
     let _context = prober().ok().map(Handle::enter);
     tokio::time::sleep(limit.min(LONGEST))
 }
@@ -231,11 +232,13 @@ fn unparker() -> Waker {
     Arc::new(Unpark(std::thread::current())).into()
 }
 
-/// Blocks this thread on a future that runs on the pool's runtime, from wherever that is legal.
+/// Blocks this thread on a future that runs on the pool's runtime, which [`Handle::current`] is in
+/// [`Resource::connect`](crate::Resource::connect). It may block plain threads, `spawn_blocking`, and workers of a multi-thread
+/// runtime.
 ///
 /// # Errors
-/// As [`block`].
-pub(crate) fn block_on<F: Future>(resource: &Arc<str>, runtime: &Handle, future: F) -> Result<F::Output, Error> {
+/// [`Error::InAsyncContext`] on a thread that polls a current-thread runtime.
+pub fn block_on<F: Future>(resource: &Arc<str>, runtime: &Handle, future: F) -> Result<F::Output, Error> {
     block(resource, || {
         let _context = runtime.enter();
         park_on(future)

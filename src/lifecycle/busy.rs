@@ -26,8 +26,8 @@ impl Busy {
         Busy { activity: Arc::clone(activity), work, count: 0 }
     }
 
-    /// So many more of it.
-    pub(crate) fn add(&mut self, count: usize) {
+    /// Counts so many more.
+    pub fn add(&mut self, count: usize) {
         self.activity.tally.begin(self.work, count);
         self.count += count;
     }
@@ -38,8 +38,8 @@ impl Busy {
         self.end(true);
     }
 
-    /// Whether it was counted for a report.
-    pub(crate) fn end(&mut self, is_done: bool) -> bool {
+    /// Ends what is counted as done, or as given up, and counts nothing from then on. Answers whether a report counts it.
+    pub fn end(&mut self, is_done: bool) -> bool {
         self.activity.end(self.work, std::mem::take(&mut self.count), is_done)
     }
 }

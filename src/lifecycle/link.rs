@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::base::error::{BoxError, Error, OneLine, Source};
 use crate::base::holder::Holder;
@@ -101,8 +101,38 @@ impl Link {
         self.slot.upgrade().map_or(0, |slot| slot.condition().generation)
     }
 
+    /// Whether this still is the process that the resource lives in. What it shares with the server is its parent's in a
+    /// forked child, and may not be touched there.
+    ///
+    /// # Errors
+    /// [`Error::Forked`].
+    #[inline]
+    pub fn check_process(&self) -> Result<(), Error> {
+        self.process.check()
+    }
+
+    /// How the resource is; `None` once its pool is gone.
+    pub fn state(&self) -> Option<State> {
+        self.slot.upgrade().map(|slot| slot.condition().state)
+    }
+
+    /// What is repeated where the connection is lost.
+    pub fn repeat(&self) -> Repeat {
+        self.repeat
+    }
+
+    /// How long [`ready`](Link::ready) waits.
+    pub fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    /// Tells observers of a wait that has ended well, which a [`Wait`](crate::adapter::Wait) does by itself.
+    pub fn waited(&self, waiting_for: impl FnOnce() -> String, since: Instant) {
+        self.note(|| What::Waited { waiting_for: waiting_for(), waited: since.elapsed() });
+    }
+
     /// An error that is about to be answered. If it is that of a wait that reached its limit, observers are told.
-    pub(crate) fn told(&self, error: Error) -> Error {
+    pub fn told(&self, error: Error) -> Error {
         if let Error::Timeout(timeout) = &error {
             self.note(|| What::TimedOut { error: Arc::clone(timeout) });
         }
@@ -110,20 +140,20 @@ impl Link {
     }
 
     /// Something is wrong, and goes on: for the log, and observers.
-    pub(crate) fn warn(&self, message: impl Into<String>, error: Option<&dyn fmt::Display>) {
+    pub fn warn(&self, message: impl Into<String>, error: Option<&dyn fmt::Display>) {
         let (message, error) = (message.into(), error.map(|error| OneLine(error).to_string()));
         self.tell(What::Warned { message, error });
     }
 
     /// The error of what was sent, changes something, and has no answer, told to observers.
-    pub(crate) fn outcome_unknown(&self, action: impl Into<String>, source: Source) -> Error {
+    pub fn outcome_unknown(&self, action: impl Into<String>, source: Source) -> Error {
         let error = Error::OutcomeUnknown { resource: Arc::clone(self.name()), action: action.into(), source };
         self.note(|| What::OutcomeUnknown { error: error.clone() });
         error
     }
 
     /// Tells observers that this is sent once more.
-    pub(crate) fn repeated(&self, action: &str) {
+    pub fn repeated(&self, action: &str) {
         self.note(|| What::Repeated { action: action.to_owned() });
     }
 
@@ -145,6 +175,16 @@ impl Link {
         Busy::new(&self.activity, work)
     }
 
+    /// The same, which counts nothing until something is [added](Busy::add).
+    pub fn not_yet_busy(&self, work: Work) -> Busy {
+        Busy::none(&self.activity, work)
+    }
+
+    /// Counts what closing cut off though it was [done](Busy::done) before.
+    pub fn was_cut_off(&self, work: Work) {
+        self.activity.tally.was_cut_off(work);
+    }
+
     /// Counts what closing ended in good order though nobody waited for it: transactions that it
     /// aborted, cursors that it closed.
     pub fn ended(&self, work: Work, count: usize) {
@@ -152,8 +192,7 @@ impl Link {
     }
 
     /// Why the connection is gone, while it is.
-    #[cfg(feature = "checkouts")]
-    pub(crate) fn trouble(&self) -> Option<Error> {
+    pub fn trouble(&self) -> Option<Error> {
         let condition = self.slot.upgrade()?.condition();
         condition.failure.filter(|_| matches!(condition.state, State::Broken | State::Connecting))
     }
@@ -172,7 +211,14 @@ impl Link {
         self.ready_within(self.patience).await
     }
 
-    pub(crate) async fn ready_within(&self, limit: Duration) -> Result<(), Error> {
+    /// The same, for so long.
+    ///
+    /// # Errors
+    /// As [`ready`](Link::ready).
+    ///
+    /// # Cancel safety
+    /// Cancelling it cancels nothing else.
+    pub async fn ready_within(&self, limit: Duration) -> Result<(), Error> {
         self.process.check()?;
         let Some(slot) = self.slot.upgrade() else {
             return Err(Error::closed(&self.activity.name));

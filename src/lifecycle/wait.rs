@@ -43,8 +43,8 @@ impl Quota {
         Quota::of(QuotaId::new(), link, count, what, option)
     }
 
-    /// The one that is known by this already.
-    pub(crate) fn of(id: QuotaId, link: &Link, count: usize, what: &'static str, option: &'static str) -> Arc<Self> {
+    /// The same, whose checkouts are known by this id, which a resource may have before it connects.
+    pub fn of(id: QuotaId, link: &Link, count: usize, what: &'static str, option: &'static str) -> Arc<Self> {
         Arc::new(Quota { id, link: link.clone(), count, what, option })
     }
 
@@ -59,8 +59,7 @@ impl Quota {
     }
 
     /// What its checkouts are known by.
-    #[cfg(feature = "checkouts")]
-    pub(crate) fn id(&self) -> QuotaId {
+    pub fn id(&self) -> QuotaId {
         self.id
     }
 
@@ -116,14 +115,16 @@ impl Quota {
 }
 
 impl QuotaId {
-    pub(crate) fn new() -> Self {
+    /// Another one.
+    #[allow(clippy::new_without_default, reason = "no two are equal")]
+    pub fn new() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         // Never zero: it would take centuries to come round.
         QuotaId(NonZeroU64::new(NEXT.fetch_add(1, Ordering::Relaxed)).unwrap_or(NonZeroU64::MIN))
     }
 
     /// The claim for one of its checkouts.
-    pub(crate) fn claim(self, claim: Claim) -> Claim {
+    pub fn claim(self, claim: Claim) -> Claim {
         Claim { quota: Some(self), ..claim }
     }
 }

@@ -1,5 +1,6 @@
 //! Where servers are: URLs, hosts and ports, each with one reading.
 
+use std::borrow::Cow;
 use std::net::Ipv6Addr;
 
 use crate::base::error::Error;
@@ -37,8 +38,9 @@ impl ParsedUrl {
         Ok(ParsedUrl { url, path })
     }
 
-    pub(crate) fn url(&self) -> &url::Url {
-        &self.url
+    /// The parameters behind the `?`, decoded, in their order.
+    pub fn parameters(&self) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
+        self.url.query_pairs()
     }
 
     /// The scheme.
@@ -82,12 +84,15 @@ impl ParsedUrl {
 }
 
 /// What follows a scheme, for errors.
-pub(crate) const LOGIN: &str = "user:password@host:port/…, with `@:/?#%` in user or password percent-encoded";
+pub const LOGIN: &str = "user:password@host:port/…, with `@:/?#%` in user or password percent-encoded";
 
 /// The URL without the white space around it, if it can be read in only one way: where a password that is
 /// not percent-encoded ends the host early, a parser would take its parts for host, port and path, and
 /// they would be shown as such.
-pub(crate) fn one_reading<'a>(key: &str, text: &'a str) -> Result<&'a str, Error> {
+///
+/// # Errors
+/// [`Error::Config`] of this key.
+pub fn one_reading<'a>(key: &str, text: &'a str) -> Result<&'a str, Error> {
     let text = text.trim();
     let is_scheme = |scheme: &str| scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
     let Some((_, rest)) = text.split_once("://").filter(|(scheme, _)| is_scheme(scheme)) else {

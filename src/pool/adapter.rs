@@ -17,15 +17,19 @@
 //!   that hold, leaks are found and deadlocks told.
 //! - **Work.** [`Link::busy`](crate::Link::busy) has closing wait for what is under way.
 //! - **Threads.** [`block_on`] waits on a thread, from wherever that is legal, for what runs on the pool's runtime.
+//!   [`Tls::dial_blocking`] opens streams for drivers that know threads alone.
+//! - **Errors.** [`redacted`] withholds what a server says with a secret in it, [`Worded`] gives a driver's error words that
+//!   say what to do, and [`Chain`] and [`OneLine`] print both. [`tls`] has what TLS adds, for drivers with a client of their own.
+//! - **Forked children.** [`Ours`] keeps what drops in the process alone that made it, and
+//!   [`Link::check_process`](crate::Link::check_process) refuses in others.
 //!
 //! `examples/lines` in the repository is a kind made of these alone.
 
-use std::sync::Arc;
-
-use tokio::runtime::Handle;
-
-use crate::base::error::Error;
-use crate::base::runtime;
+pub use crate::base::error::{Chain, OneLine, Worded, causes, is_own_trouble, redacted};
+pub use crate::base::holder::QuotaId;
+pub use crate::base::millis::{self, number};
+pub use crate::base::process::Ours;
+pub use crate::base::runtime::{block_on, prober, timer};
 #[cfg(feature = "checkouts")]
 pub use crate::lifecycle::checkout::{Checkout, Checkouts, Limits, Manage};
 pub use crate::lifecycle::kind::KindConfig;
@@ -33,30 +37,11 @@ pub use crate::lifecycle::lease::{Claim, Provide};
 pub use crate::lifecycle::wait::{Lending, Quota, Wait};
 pub use crate::net::checks::Checks;
 pub use crate::net::parts::{Field, Names, Part, Protection};
-use crate::net::tls::TlsOptions;
 #[cfg(feature = "streams")]
-pub use crate::net::tls::{Stream, Tls};
-pub use crate::net::url::{ParsedUrl, host, host_port, port};
+pub use crate::net::tls::{Blocking, Stream, Tls};
+pub use crate::net::url::{LOGIN, ParsedUrl, host, host_port, one_reading, port};
 
-/// Takes what a URL's scheme says of TLS, be it the plain one or the other, into the options.
-///
-/// # Errors
-/// [`Error::Config`] of this key, where the plain one stands beside options for TLS.
-pub fn tls_by_scheme(
-    tls: &mut Option<TlsOptions>,
-    key: &str,
-    scheme: &str,
-    plain_and_secure: [&str; 2],
-) -> Result<(), Error> {
-    TlsOptions::agree(tls, key, scheme, plain_and_secure)
-}
-
-/// Blocks this thread on a future that runs on the pool's runtime, which [`Handle::current`] is in
-/// [`Resource::connect`](crate::Resource::connect). It may block plain threads, `spawn_blocking`, and workers of a multi-thread
-/// runtime.
-///
-/// # Errors
-/// [`Error::InAsyncContext`] on a thread that polls a current-thread runtime.
-pub fn block_on<F: Future>(resource: &Arc<str>, runtime: &Handle, future: F) -> Result<F::Output, Error> {
-    runtime::block_on(resource, runtime, future)
+/// What a kind says of TLS, whose driver has a client of its own.
+pub mod tls {
+    pub use crate::net::tls::{check, failure, is_permanent, missing, or_wanted};
 }

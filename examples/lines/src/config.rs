@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use resource_pool::Error;
-use resource_pool::adapter::{Checks, KindConfig, Names, ParsedUrl, Part, Tls, host, port, tls_by_scheme};
+use resource_pool::adapter::{Checks, KindConfig, Names, ParsedUrl, Part, Tls, host, port};
 use resource_pool::config::{Secret, TlsOptions};
 use serde::Deserialize;
 
@@ -96,9 +96,9 @@ impl KindConfig for LinesConfig {
         let Some(text) = self.url.take() else { return Ok(()) };
         let url = ParsedUrl::new(key, &text, &["lines", "liness"])?;
         if !url.path(key)?.is_empty() {
-            return Err(Error::Config { key: key.to_owned(), problem: "has a path, which lines have not".to_owned() });
+            return Err(Error::config(key, "has a path, which lines have not"));
         }
-        tls_by_scheme(&mut self.tls, key, url.scheme(), ["lines", "liness"])?;
+        TlsOptions::agree(&mut self.tls, key, url.scheme(), ["lines", "liness"])?;
         self.host = url.host().to_owned();
         self.port = url.port().unwrap_or(self.port);
         if let Some(user) = url.user(key)? {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use resource_pool::adapter::{Checkouts, Claim, Limits, Manage, Provide, Quota, Tls, host_port};
+use resource_pool::adapter::{Checkouts, Claim, Limits, Manage, Provide, Quota, Tls, host_port, redacted};
 use resource_pool::{Error, Failure, KillSwitch, Link, Phase, Resource, Usage};
 use tokio::runtime::Handle;
 
@@ -32,7 +32,10 @@ impl Resource for LinesResource {
         let quota = Quota::new(link, max, "connections", "pool_size");
         let opener = Opener { resource: self.clone(), link: link.clone(), switch: Mutex::new(KillSwitch::new()) };
         let checkouts = Checkouts::new(link, opener, Limits { max, ..Limits::default() }, quota);
-        checkouts.open().await?;
+        if let Err(failure) = checkouts.open().await {
+            let LinesConfig { host, port, .. } = &*self.config;
+            return Err(self.tls.or_wanted(failure, host, *port, "use liness://").await);
+        }
         Ok(Lines { checkouts: Arc::new(checkouts), runtime: Handle::current() })
     }
 
@@ -92,13 +95,15 @@ impl Manage for Opener {
         let stream = self.resource.tls.dial(host, *port, LinesConfig::KEEPALIVE, &switch).await?;
         let mut open = Open::new(stream, switch, self.link.clone());
         if let Some((user, password)) = user.as_ref().zip(password.as_ref()) {
-            accepted(&open.ask(&format!("AUTH {user} {}", password.expose())).await?)?;
+            let password = password.expose();
+            let answer = open.ask(&format!("AUTH {user} {password}")).await?;
+            accepted(&answer, &[password])?;
         }
         Ok(open)
     }
 
     async fn is_valid(&self, open: &mut Open) -> Result<(), Failure> {
-        accepted(&open.ask("PING").await?)
+        accepted(&open.ask("PING").await?, &[])
     }
 
     fn has_broken(&self, open: &mut Open) -> bool {
@@ -106,15 +111,16 @@ impl Manage for Opener {
     }
 }
 
-/// The failure that an answer of the server's is, if it is an error.
-fn accepted(answer: &str) -> Result<(), Failure> {
-    match answer.strip_prefix('-') {
-        None => Ok(()),
-        Some(told) if told.starts_with("WRONGPASS") || told.starts_with("NOAUTH") => Err(Failure::permanent(told)),
-        Some(told) if told.starts_with("NOPERM") => Err(Failure::limited(told)),
+/// The failure that an answer of the server's is, if it is an error. Its words are withheld if a secret is among them.
+fn accepted(answer: &str, secrets: &[&str]) -> Result<(), Failure> {
+    let Some(told) = answer.strip_prefix('-') else { return Ok(()) };
+    let error = redacted(told, true, secrets, &[]);
+    Err(match told.split(' ').next() {
+        Some("WRONGPASS" | "NOAUTH") => Failure::permanent(error),
+        Some("NOPERM") => Failure::limited(error),
         // It lives, and cannot serve now.
-        Some(told) => Err(Failure::refused(told)),
-    }
+        _ => Failure::refused(error),
+    })
 }
 
 /// The handle, which a lease derefs to.

@@ -11,6 +11,8 @@ use lines::{Lines, LinesConfig};
 use resource_pool::config::Options;
 use resource_pool::{Error, Health, ResourcePool, What, blocking};
 use services::{Kind, Service};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 /// A frozen server must show as an error within this.
 const FROZEN: Duration = Duration::from_secs(5);
@@ -113,6 +115,27 @@ fn keys_variables_and_files_are_named_where_they_cannot_be_used() {
     // A pool whose builder was not told of the kind does not know it.
     let pool: blocking::ResourcePool = ResourcePool::builder().environment([("", ""); 0]).build().unwrap().into();
     assert!(matches!(pool.lines(), Err(Error::UnknownName { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_port_that_speaks_tls_is_told_apart() {
+    // It answers each client as servers of TLS do that take a line for a record: by an alert.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let serve = tokio::spawn(async move {
+        loop {
+            let mut client = listener.accept().await.unwrap().0;
+            let _gone_already = client.read(&mut [0; 256]).await;
+            let _gone_already = client.write_all(&[21, 3, 3, 0, 2, 2, 70]).await;
+        }
+    });
+    let builder = ResourcePool::builder().environment([("LINES_PORT", port.to_string())]).kind::<LinesConfig>();
+    let pool = builder.build().unwrap();
+    let error = pool.kind::<LinesConfig>().await.unwrap_err();
+    let Error::Connect(connect) = &error else { panic!("{error}") };
+    assert!(connect.permanent && error.to_string().contains("this port speaks TLS: use liness://"), "{error}");
+    assert!(pool.close_all().await.all_closed());
+    serve.abort();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -60,8 +60,28 @@ impl Failure {
     }
 
     /// The error itself.
+    pub fn source(&self) -> &(dyn StdError + Send + Sync + 'static) {
+        &*self.source
+    }
+
+    /// The error itself.
     pub fn into_source(self) -> BoxError {
         self.source
+    }
+
+    /// Whether no further attempt can mend it.
+    pub fn is_permanent(&self) -> bool {
+        self.permanent
+    }
+
+    /// The same failure, which no further attempt can mend, or which may pass.
+    pub fn with_permanent(self, permanent: bool) -> Self {
+        Failure { permanent, ..self }
+    }
+
+    /// Whether this failed ping proves nothing about its server, as it never reached it.
+    pub fn is_unasked(&self) -> bool {
+        self.proof() == Proof::Unasked
     }
 
     /// The proof that this failed ping is. Trouble of this process proves nothing about a server, whatever the resource says.
@@ -70,8 +90,8 @@ impl Failure {
     }
 }
 
-/// Whether this process lacked descriptors, memory, ports or room in its network stack.
-pub(crate) fn is_own_trouble(error: &(dyn StdError + 'static)) -> bool {
+/// Whether this process lacked descriptors, memory, ports or room in its network stack, which proves nothing about a server.
+pub fn is_own_trouble(error: &(dyn StdError + 'static)) -> bool {
     const LACKS: [i32; 5] = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS, libc::EADDRNOTAVAIL];
     causes(error).any(|cause| {
         let code = cause.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);

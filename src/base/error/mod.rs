@@ -16,10 +16,11 @@ use std::time::Duration;
 
 pub use self::failure::Failure;
 pub(crate) use self::failure::Proof;
-pub(crate) use self::failure::is_own_trouble;
-pub(crate) use self::redact::redacted;
+pub use self::failure::is_own_trouble;
+pub use self::redact::redacted;
 pub(crate) use self::remedies::Remedies;
-pub(crate) use self::text::{Chain, Few, OneLine, Worded, breaks, causes, panic_message};
+pub use self::text::{Chain, OneLine, Worded, causes};
+pub(crate) use self::text::{Few, breaks, panic_message};
 use crate::base::holder::Holder;
 #[cfg(feature = "serde")]
 use crate::base::json;
@@ -253,12 +254,7 @@ pub struct TimeoutError {
 
 impl TimeoutError {
     /// A timeout without known holders, cycle or cause.
-    pub(crate) fn new(
-        resource: &Arc<str>,
-        endpoint: &Arc<str>,
-        waiting_for: impl Into<String>,
-        waited: Duration,
-    ) -> Self {
+    pub fn new(resource: &Arc<str>, endpoint: &Arc<str>, waiting_for: impl Into<String>, waited: Duration) -> Self {
         TimeoutError {
             resource: Arc::clone(resource),
             endpoint: Arc::clone(endpoint),
@@ -402,11 +398,13 @@ impl Error {
         matches!(self, Error::Closing { .. } | Error::Closed { .. })
     }
 
-    pub(crate) fn closing(resource: &Arc<str>) -> Self {
+    /// [`Error::Closing`] of this resource.
+    pub fn closing(resource: &Arc<str>) -> Self {
         Error::Closing { resource: Arc::clone(resource) }
     }
 
-    pub(crate) fn closed(resource: &Arc<str>) -> Self {
+    /// [`Error::Closed`] of this resource.
+    pub fn closed(resource: &Arc<str>) -> Self {
         Error::Closed { resource: Arc::clone(resource) }
     }
 
@@ -427,7 +425,15 @@ impl Error {
         }))
     }
 
-    pub(crate) fn config(key: impl Into<String>, problem: impl fmt::Display) -> Self {
+    /// [`Error::Config`] of this key. The problem is what the key "has", "is" or "says".
+    ///
+    /// ```
+    /// use resource_pool::Error;
+    ///
+    /// let error = Error::config("lines.port", "is not a port, from 1 to 65535");
+    /// assert_eq!(error.to_string(), "configuration: lines.port: is not a port, from 1 to 65535");
+    /// ```
+    pub fn config(key: impl Into<String>, problem: impl fmt::Display) -> Self {
         Error::Config { key: OneLine(key.into()).to_string(), problem: OneLine(problem).to_string() }
     }
 }

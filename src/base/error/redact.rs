@@ -3,12 +3,12 @@
 use crate::base::error::BoxError;
 use crate::base::error::text::causes;
 
-/// The error itself; or a note in its place, if `told` it was by the server and the server told a secret.
+/// The error itself; or a note in its place, if the server `told` it, and told one of the secrets.
 ///
 /// What the driver says by itself is left alone: it has no secret in it, and to look for one would show which
 /// words of it are one. That it has none is what the fuzzer proves. Nor does a server tell a secret where it says one of
 /// these names, which are public, though the secret may be a part of it: `user 'guest'`.
-pub(crate) fn redacted(error: impl Into<BoxError>, told: bool, secrets: &[&str], names: &[&str]) -> BoxError {
+pub fn redacted(error: impl Into<BoxError>, told: bool, secrets: &[&str], names: &[&str]) -> BoxError {
     let error = error.into();
     if !told {
         return error;

@@ -7,7 +7,7 @@ use std::io;
 use crate::base::error::{BoxError, Source};
 
 /// The error and its causes, also those that shared errors and `io::Error` do not name as such.
-pub(crate) fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+pub fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
     std::iter::successors(Some(error), |error: &&'a (dyn StdError + 'static)| cause(*error))
 }
 
@@ -21,15 +21,24 @@ fn cause<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 
     }
 }
 
-/// A driver's error in words of ours, which stand for all that it and its causes say.
+/// A driver's error in words of the kind's, which stand for all that it and its causes say.
+///
+/// ```
+/// use resource_pool::{Failure, adapter::Worded};
+///
+/// let driver = std::io::Error::other("code 516");
+/// let failure = Failure::permanent(Worded::new("wrong user or password".to_owned(), driver));
+/// assert_eq!(failure.to_string(), "wrong user or password");
+/// ```
 #[derive(Debug)]
-pub(crate) struct Worded {
+pub struct Worded {
     text: String,
     source: BoxError,
 }
 
 impl Worded {
-    pub(crate) fn new(text: String, source: impl Into<BoxError>) -> Self {
+    /// These words, for this error, which stays its source.
+    pub fn new(text: String, source: impl Into<BoxError>) -> Self {
         Worded { text, source: source.into() }
     }
 }
@@ -46,8 +55,9 @@ impl StdError for Worded {
     }
 }
 
-/// An error's text with those of its causes, each once: a driver may leave the cause out of its text, or put it in.
-pub(crate) struct Chain<'a>(pub(crate) &'a (dyn StdError + 'static));
+/// An error's text with those of its causes, each once. A driver may leave the cause out of its text, or put it in.
+#[derive(Debug)]
+pub struct Chain<'a>(pub &'a (dyn StdError + 'static));
 
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -94,7 +104,8 @@ impl<T: fmt::Display> fmt::Display for Few<'_, T> {
 
 /// A text, or what a text is written to, without line breaks and other control characters, whoever made the text: a
 /// space is in their place. All that the pool says of servers, names and panics goes through this.
-pub(crate) struct OneLine<T>(pub(crate) T);
+#[derive(Debug)]
+pub struct OneLine<T>(pub T);
 
 impl<T: fmt::Display> fmt::Display for OneLine<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -92,7 +92,7 @@ impl fmt::Debug for ClickHouse {
 
 fn wait<T>(session: &Session, future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     let Session { link, runtime, .. } = session;
-    link.process.check()?;
+    link.check_process()?;
     runtime::block_on(link.name(), runtime, future)?
 }
 

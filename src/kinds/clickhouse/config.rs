@@ -256,7 +256,7 @@ impl KindConfig for ClickHouseConfig {
     fn take_apart(&mut self, key: &str) -> Result<(), Error> {
         let Some(text) = self.url.take() else { return Ok(()) };
         let url = ParsedUrl::new(key, &text, &["http", "https", "clickhouse", "tcp"])?;
-        let scheme = url.url().scheme();
+        let scheme = url.scheme();
         if !SCHEMES.contains(&scheme) {
             return Err(Error::config(key, format!("{scheme}:// {USE_HTTP}, as in http://host:8123/database")));
         }
@@ -264,7 +264,7 @@ impl KindConfig for ClickHouseConfig {
         self.host = url.host().to_owned();
         // The port that a URL's parser takes for the scheme's default, and ours.
         let (hidden, default) = if self.tls.is_some() { (443, HTTPS_PORT) } else { (80, HTTP_PORT) };
-        self.port = url.url().port().unwrap_or(if names_port(text.expose(), hidden) { hidden } else { default });
+        self.port = url.port().unwrap_or(if names_port(text.expose(), hidden) { hidden } else { default });
         if NATIVE_PORTS.contains(&self.port) {
             return Err(Error::config(key, format!("port {} {USE_HTTP}", self.port)));
         }
@@ -274,7 +274,7 @@ impl KindConfig for ClickHouseConfig {
         self.password = url.password(key)?.or(self.password.take());
         let path = url.path(key)?;
         let mut database = Some(path).filter(|path| !path.is_empty());
-        for (name, value) in url.url().query_pairs() {
+        for (name, value) in url.parameters() {
             match &*name {
                 "user" => self.user = value.into_owned(),
                 "password" => self.password = Some(value.into_owned().into()),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use ::clickhouse::error::Error as DriverError;
 
-use crate::base::error::{BoxError, Chain, Error, Failure, Proof, Worded, causes, redacted};
+use crate::base::error::{BoxError, Chain, Error, Failure, Worded, causes, redacted};
 use crate::kinds::clickhouse::config::{ClickHouseConfig, HTTP_PORT, USE_HTTP};
 use crate::kinds::clickhouse::statement::Effect;
 use crate::lifecycle::link::Link;
@@ -31,10 +31,10 @@ const PERMANENT: [&str; 4] = ["115", "195", "291", "497"];
 
 /// The failure of a connect or a ping that was sent with these settings.
 pub(super) fn failure(config: &ClickHouseConfig, error: DriverError, settings: &BTreeMap<String, String>) -> Failure {
-    let proof = match &error {
-        _ if has_code(&error, &LIMITED) => Proof::Limited,
-        DriverError::Network(_) | DriverError::TimedOut => Proof::Silent,
-        _ => Proof::Refused,
+    let failure: fn(BoxError) -> Failure = match &error {
+        _ if has_code(&error, &LIMITED) => Failure::limited,
+        DriverError::Network(_) | DriverError::TimedOut => Failure::transient,
+        _ => Failure::refused,
     };
     let (permanent, remedy) = judged(config, &error, settings);
     let source = withheld(error, config);
@@ -42,7 +42,7 @@ pub(super) fn failure(config: &ClickHouseConfig, error: DriverError, settings: &
         Some(remedy) => Worded::new(format!("{}; {remedy}", Chain(&*source)), source).into(),
         None => source,
     };
-    Failure { source, permanent, proof }
+    failure(source).with_permanent(permanent)
 }
 
 /// Tells whether trying again is of no use, and the remedy.

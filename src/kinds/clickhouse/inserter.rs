@@ -111,7 +111,7 @@ impl<T: Row + 'static> Inserter<T> {
         T: RowWrite,
     {
         let shared = &*self.shared;
-        shared.session.link.process.check()?;
+        shared.session.link.check_process()?;
         let writing = async {
             let mut place = shared.begun.lock().await;
             let mut begun = match place.take() {
@@ -172,11 +172,11 @@ impl<T: Row> Shared<T> {
         let inserter = self.session.client.inserter::<T>(&self.table).with_period(period);
         let inserter =
             inserter.with_max_rows(max_rows.unwrap_or(u64::MAX)).with_max_bytes(max_bytes.unwrap_or(u64::MAX));
-        Ok(Begun { inserter, rows: Busy::none(&self.session.link.activity, Work::Row) })
+        Ok(Begun { inserter, rows: self.session.link.not_yet_busy(Work::Row) })
     }
 
     async fn insert(&self, force: bool) -> Result<Quantities, Error> {
-        self.session.link.process.check()?;
+        self.session.link.check_process()?;
         let inserting = async {
             let mut place = self.begun.lock().await;
             self.commit(&mut place, force || self.session.inserters.is_closing()).await

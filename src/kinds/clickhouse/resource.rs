@@ -82,7 +82,8 @@ impl Resource for ClickHouseResource {
             // While a server restarts, something else may answer in its place.
             let is_foreign = is_foreign(&error);
             let failure = failure(&self.config, error, &lost.0.settings);
-            Failure { permanent: failure.permanent && !is_foreign, ..failure }
+            let permanent = failure.is_permanent() && !is_foreign;
+            failure.with_permanent(permanent)
         })?;
         lost.0.traffic.restore();
         Ok(true)

@@ -73,7 +73,7 @@ impl<T> Rows<T> {
     #[inline]
     pub(super) fn at_hand(&mut self) -> Option<T> {
         // The rows of a forked child are its parent's.
-        if self.session.link.process.is_current() { self.batch.next() } else { None }
+        if self.session.link.check_process().is_ok() { self.batch.next() } else { None }
     }
 
     pub(super) fn has_ended(&self) -> bool {
@@ -87,7 +87,7 @@ impl<T> Rows<T> {
     /// Waits until more are at hand, and tells whether that came.
     pub(super) async fn more(&mut self) -> Result<bool, Error> {
         let Some(rest) = &mut self.rest else { return Ok(false) };
-        if let Err(forked) = self.session.link.process.check() {
+        if let Err(forked) = self.session.link.check_process() {
             self.end();
             return Err(forked);
         }

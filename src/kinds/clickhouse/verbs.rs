@@ -96,7 +96,7 @@ impl Session {
 
     /// Whether a statement like this is sent once more after its answer was lost.
     fn repeats(&self, effect: Effect) -> bool {
-        effect == Effect::Reads && self.link.repeat == Repeat::Idempotent
+        effect == Effect::Reads && self.link.repeat() == Repeat::Idempotent
     }
 }
 

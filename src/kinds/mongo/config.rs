@@ -170,9 +170,6 @@ impl MongoConfig {
 
     fn secure(&self, key: &str, options: &mut ClientOptions) -> Result<(), Error> {
         if let Some(ours) = &self.tls {
-            if cfg!(not(feature = "tls")) {
-                return Err(tls::missing(key));
-            }
             let mut theirs = match options.tls.take() {
                 Some(Tls::Enabled(theirs)) => theirs,
                 Some(Tls::Disabled) => return Err(Error::config(key, "the URI says tls=false")),
@@ -191,10 +188,9 @@ impl MongoConfig {
             theirs.cert_key_file_path = theirs.cert_key_file_path.or_else(|| ours.cert_file.clone());
             options.tls = Some(Tls::Enabled(theirs));
         }
-        #[cfg(feature = "tls")]
         if let Some(Tls::Enabled(theirs)) = &options.tls {
             // The driver takes an authorities' file for good that holds none.
-            tls::client::check(key, theirs.ca_file_path.as_deref(), theirs.cert_key_file_path.as_deref())?;
+            tls::check(key, theirs.ca_file_path.as_deref(), theirs.cert_key_file_path.as_deref())?;
         }
         Ok(())
     }

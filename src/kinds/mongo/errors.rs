@@ -50,10 +50,9 @@ impl MongoResource {
         };
         let hung_up = matches!(io.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset);
         if matches!(options.tls, Some(Tls::Enabled(_))) {
-            #[cfg(feature = "tls")]
-            if let Some(trouble) = tls::client::trouble(io) {
-                let source = Worded::new(trouble.to_string(), error.clone());
-                return if trouble.permanent { Failure::permanent(source) } else { Failure::transient(source) };
+            if let Some(failure) = tls::failure(io) {
+                let words = Worded::new(failure.to_string(), error);
+                return Failure::transient(words).with_permanent(failure.is_permanent());
             }
         } else if let (true, [ServerAddress::Tcp { host, port }, ..]) =
             (hung_up || io.kind() == io::ErrorKind::TimedOut, &options.hosts[..])

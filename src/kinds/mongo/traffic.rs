@@ -160,7 +160,7 @@ impl Traffic {
                 let cut = matches!(event.reason, ConnectionClosedReason::Error | ConnectionClosedReason::Dropped);
                 // The driver hands back first, and then closes, a connection that was cut off.
                 if cut && matches!(closed, Some(Connection::Idle { finished: true })) {
-                    self.link.activity.tally.was_cut_off(Work::Operation);
+                    self.link.was_cut_off(Work::Operation);
                 }
                 closed
             }

@@ -277,7 +277,7 @@ impl KindConfig for PostgresConfig {
         let Some(url) = self.url.take() else { return Ok(()) };
         let url = ParsedUrl::new(key, &url, &SCHEMES)?;
         self.host = url.host().to_owned();
-        self.port = url.url().port().unwrap_or(5432);
+        self.port = url.port().unwrap_or(5432);
         if let Some(user) = url.user(key)? {
             self.user = user;
         }
@@ -286,10 +286,10 @@ impl KindConfig for PostgresConfig {
         if !database.is_empty() {
             self.database = database;
         }
-        for (name, value) in url.url().query_pairs() {
+        for (name, value) in url.parameters() {
             self.take_parameter(key, &name, &value)?;
         }
-        if self.tls.is_some() && url.url().query_pairs().any(|pair| pair == ("sslmode".into(), "disable".into())) {
+        if self.tls.is_some() && url.parameters().any(|pair| pair == ("sslmode".into(), "disable".into())) {
             return Err(Error::config(key, "says sslmode=disable, but there are options for TLS"));
         }
         Ok(())

@@ -86,7 +86,7 @@ impl Line {
 
     /// Begins a call, unless there is no connection any more.
     pub(super) fn begin(&mut self, effect: Effect, in_transaction: bool) -> sqlx::Result<Call> {
-        self.link.process.check().map_err(ours)?;
+        self.link.check_process().map_err(ours)?;
         if self.switch.is_cut() {
             return Err(ours(self.switch.cause().cloned().unwrap_or_else(|| self.link.why_cut())));
         }

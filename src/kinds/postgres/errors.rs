@@ -8,18 +8,16 @@ use sqlx::postgres::{PgDatabaseError, PgSeverity};
 use crate::base::error::{Error, Failure, Worded, redacted};
 use crate::base::secret::Secret;
 use crate::kinds::postgres::config::PostgresConfig;
-#[cfg(feature = "tls")]
 use crate::net::tls;
 
 impl PostgresConfig {
     /// What a failure to connect, or of a ping, proves.
     pub(super) fn failure(&self, error: Driver) -> Failure {
-        #[cfg(feature = "tls")]
         if let Driver::Io(io) = &error
             && self.tls.is_some()
-            && let Some(trouble) = tls::client::trouble(io)
+            && let Some(failure) = tls::failure(io)
         {
-            return if trouble.permanent { Failure::permanent(trouble) } else { Failure::transient(trouble) };
+            return failure;
         }
         let code = match &error {
             Driver::Database(said) => said.code().unwrap_or_default().into_owned(),

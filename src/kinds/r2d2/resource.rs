@@ -139,7 +139,7 @@ impl<M: ManageConnection<Error: Send + Sync>> Resource for R2d2<M> {
 
     async fn recover(&self, _: &Link, lost: &Connections<M>) -> Result<bool, Failure> {
         self.connect_first(lost).await.inspect_err(|failure| {
-            if failure.permanent {
+            if failure.is_permanent() {
                 lost.0.give_up();
             }
         })?;

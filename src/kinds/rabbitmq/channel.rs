@@ -43,7 +43,7 @@ impl Channel {
     /// That of the driver's calls.
     pub async fn run<T>(&self, calls: impl AsyncFnOnce(&lapin::Channel) -> lapin::Result<T>) -> Result<T, Error> {
         let generation = &self.pooled.guard.generation;
-        generation.link.process.check()?;
+        generation.link.check_process()?;
         let calls = calls(&self.pooled.guard.channel);
         let answer = tokio::select! {
             biased;
@@ -226,7 +226,7 @@ impl ChannelGuard {
 
 impl Drop for ChannelGuard {
     fn drop(&mut self) {
-        if !self.generation.link.process.is_current() {
+        if self.generation.link.check_process().is_err() {
             return;
         }
         let (channel, permit) = (self.channel.clone(), self.permit.take());

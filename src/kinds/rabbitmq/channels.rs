@@ -20,7 +20,6 @@ use crate::base::runtime;
 use crate::kinds::rabbitmq::channel::ChannelGuard;
 use crate::kinds::rabbitmq::errors::lost;
 use crate::kinds::rabbitmq::generation::{Generation, LINGER};
-use crate::lifecycle::event::What;
 use crate::net::count::{Counted, none};
 
 /// Every open channel of a connection, whoever has it.
@@ -160,7 +159,7 @@ impl Generation {
                 Err(self.link.told(self.timed_out(waiting_for(), started.elapsed(), self.channel_holders())))
             }
         };
-        self.link.note(|| What::Waited { waiting_for: waiting_for(), waited: started.elapsed() });
+        self.link.waited(waiting_for, started);
         place
     }
 
@@ -178,17 +177,8 @@ impl Generation {
     /// Who has a channel: by a checkout, or as a consumer.
     fn channel_holders(&self) -> Vec<Holder> {
         let consumed: Vec<_> = self.channels.open.lock().values().filter_map(|open| open.consumed).collect();
-        let consumers = consumed.into_iter().map(|(site, since)| Holder {
-            resource: Arc::clone(self.link.name()),
-            site,
-            held: since.elapsed(),
-            exclusive: true,
-            generation: self.number,
-            owner: None,
-            suspected: false,
-            backtrace: None,
-            quota: None,
-        });
+        let consumers =
+            consumed.into_iter().map(|(site, since)| Holder::of(self.link.name(), site, since.elapsed(), self.number));
         let mut holders: Vec<_> = self.checkouts().chain(consumers).collect();
         holders.sort_by_key(|holder| std::cmp::Reverse(holder.held));
         holders

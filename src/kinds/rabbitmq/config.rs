@@ -235,9 +235,9 @@ impl KindConfig for RabbitMqConfig {
     fn take_apart(&mut self, key: &str) -> Result<(), Error> {
         let Some(url) = self.url.take() else { return Ok(()) };
         let url = ParsedUrl::new(key, &url, &SCHEMES)?;
-        TlsOptions::agree(&mut self.tls, key, url.url().scheme(), SCHEMES)?;
+        TlsOptions::agree(&mut self.tls, key, url.scheme(), SCHEMES)?;
         self.host = url.host().to_owned();
-        self.port = url.url().port().unwrap_or(if self.tls.is_some() { 5671 } else { 5672 });
+        self.port = url.port().unwrap_or(if self.tls.is_some() { 5671 } else { 5672 });
         let (user, password) = (url.user(key)?, url.password(key)?);
         if user.as_ref().is_some_and(|user| user != GUEST) && password.is_none() && self.password == GUEST.into() {
             return Err(Error::config(key, format!("has a user without a password; expected amqp://{LOGIN}")));
@@ -249,7 +249,7 @@ impl KindConfig for RabbitMqConfig {
         if let Some(vhost) = Some(url.path(key)?).filter(|vhost| !vhost.is_empty()) {
             self.vhost = vhost;
         }
-        for (name, value) in url.url().query_pairs() {
+        for (name, value) in url.parameters() {
             let bad = || Error::config(key, format!("has a parameter `{name}` that is not a number in range"));
             match &*name {
                 "heartbeat" => self.heartbeat = Duration::from_secs(value.parse::<u16>().map_err(|_| bad())?.into()),

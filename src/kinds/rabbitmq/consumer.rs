@@ -97,7 +97,7 @@ impl Consumer {
     }
 
     pub(crate) fn poll_delivery(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Delivery, Error>>> {
-        if let Err(forked) = self.link.process.check() {
+        if let Err(forked) = self.link.check_process() {
             let told = std::mem::replace(&mut self.forked, true);
             return Poll::Ready((!told).then_some(Err(forked)));
         }

@@ -178,7 +178,7 @@ impl Delivery {
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        if !self.generation.link.process.is_current() {
+        if self.generation.link.check_process().is_err() {
             return std::mem::forget(self.keeps.take());
         }
         let acker = &self.message.acker;

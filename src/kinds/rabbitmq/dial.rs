@@ -141,7 +141,7 @@ fn is_permanent(error: &lapin::Error) -> bool {
 
 /// Whether the server speaks another protocol.
 pub(super) fn is_no_amqp(failure: &Failure) -> bool {
-    let driver = failure.source.downcast_ref::<lapin::Error>();
+    let driver = failure.source().downcast_ref::<lapin::Error>();
     driver.is_some_and(|error| matches!(error.kind(), ErrorKind::ParsingError(_)))
 }
 

@@ -135,7 +135,7 @@ impl Generation {
         action: &str,
         future: impl Future<Output = lapin::Result<T>>,
     ) -> Result<T, Trouble> {
-        self.link.process.check().map_err(Trouble::Ours)?;
+        self.link.check_process().map_err(Trouble::Ours)?;
         let timer = self.timer(limit);
         tokio::select! {
             biased;

@@ -12,7 +12,7 @@ use lapin::options::BasicQosOptions;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use crate::base::error::{Failure, Proof};
+use crate::base::error::Failure;
 use crate::base::runtime::within;
 use crate::kinds::rabbitmq::channel::ChannelGuard;
 use crate::kinds::rabbitmq::config::RabbitMqConfig;
@@ -65,7 +65,7 @@ impl Session {
             () = &mut own => Ok(()),
             answer = generation.round_trip() => match answer {
                 // The prober's own connection, which is never blocked, is silent.
-                Err(failure) if failure.proof() == Proof::Unasked => {
+                Err(failure) if failure.is_unasked() => {
                     own.await;
                     Ok(())
                 }

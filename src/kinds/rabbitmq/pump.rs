@@ -142,8 +142,8 @@ impl Pump {
     }
 
     async fn try_again(&self, from: Option<i64>) -> Result<Subscription, Error> {
-        let (_lease, generation) = self.session.lease(deadline(self.session.link.patience), self.claim).await?;
-        self.session.subscribe(&generation, &self.what, self.claim.site, from).await
+        let (_lease, generation) = self.session.lease(deadline(self.session.link.patience()), self.claim).await?;
+        self.session.subscribe(&generation, &self.what, self.claim.site(), from).await
     }
 
     fn fail(&self, error: Error) {

@@ -34,9 +34,11 @@ impl Resource for RabbitMqResource {
             let RabbitMqConfig { host, port, .. } = &*self.config;
             // No further attempt mends an answer that is no AMQP, but it may be TLS's.
             let is_no_amqp = dial::is_no_amqp(&failure);
-            let failure = Failure { permanent: failure.permanent && !is_no_amqp, ..failure };
+            let permanent = failure.is_permanent() && !is_no_amqp;
+            let failure = failure.with_permanent(permanent);
             let failure = self.tls.or_wanted(failure, host, *port, "use amqps://").await;
-            return Err(Failure { permanent: failure.permanent || is_no_amqp, ..failure });
+            let permanent = failure.is_permanent() || is_no_amqp;
+            return Err(failure.with_permanent(permanent));
         }
         Ok(RabbitMq::over(session))
     }

@@ -142,7 +142,7 @@ impl Session {
     pub(super) async fn declare(&self, claim: Claim, what: Declaration<'_>) -> Result<Option<lapin::Queue>, Error> {
         let answer = what.make(&mut self.check_out(claim, Use::Verb).await?.guard, &self.topology).await;
         match answer {
-            Err(Error::Lost { .. }) if self.link.repeat == Repeat::Idempotent && !self.intake.is_cancelled() => {
+            Err(Error::Lost { .. }) if self.link.repeat() == Repeat::Idempotent && !self.intake.is_cancelled() => {
                 self.link.repeated("declaring");
                 what.make(&mut self.check_out(claim, Use::Verb).await?.guard, &self.topology).await
             }
@@ -152,7 +152,7 @@ impl Session {
 
     /// Sends these on a channel that is answered too. An error means that none was.
     pub(super) async fn send(&self, claim: Claim, messages: &Arc<Vec<Message>>) -> Result<(Pooled, Sent), Error> {
-        let deadline = deadline(self.link.patience);
+        let deadline = deadline(self.link.patience());
         loop {
             let mut pooled = self.check_out_by(deadline, claim, Use::Verb).await?;
             match pooled.guard.send(&self.topology, messages).await {
@@ -165,12 +165,12 @@ impl Session {
 
     /// Whether what failed like this, and was not sent, waits for the connection.
     fn may_wait(&self, error: &Error, deadline: Instant) -> bool {
-        let waits = self.link.repeat != Repeat::Never && !self.intake.is_cancelled();
+        let waits = self.link.repeat() != Repeat::Never && !self.intake.is_cancelled();
         waits && matches!(error, Error::Lost { .. }) && Instant::now() < deadline
     }
 
     pub(super) async fn check_out(&self, claim: Claim, what: Use) -> Result<Pooled, Error> {
-        self.check_out_by(deadline(self.link.patience), claim, what).await
+        self.check_out_by(deadline(self.link.patience()), claim, what).await
     }
 
     async fn check_out_by(&self, deadline: Instant, claim: Claim, what: Use) -> Result<Pooled, Error> {

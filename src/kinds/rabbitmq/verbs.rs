@@ -345,13 +345,13 @@ impl RabbitMq {
         let mut what = what.into();
         async move {
             let session = &self.session;
-            session.link.process.check()?;
+            session.link.check_process()?;
             if session.intake.is_cancelled() && !session.closed.load(Ordering::SeqCst) {
                 return Err(Error::closing(session.link.name()));
             }
             what.prefetch.get_or_insert(session.config.prefetch);
-            let (lease, generation) = session.lease(deadline(session.link.patience), claim).await?;
-            let first = session.subscribe(&generation, &what, claim.site, None).await?;
+            let (lease, generation) = session.lease(deadline(session.link.patience()), claim).await?;
+            let first = session.subscribe(&generation, &what, claim.site(), None).await?;
             let cancel = session.intake.child_token();
             let (sender, deliveries) = mpsc::unbounded_channel();
             let queue = what.queue.clone();

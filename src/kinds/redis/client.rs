@@ -85,7 +85,7 @@ impl Redis {
 
     /// The shared connection, after waiting while it is being brought back.
     async fn shared(&self) -> RedisResult<Shared> {
-        self.session.link.process.check().map_err(refused)?;
+        self.session.link.check_process().map_err(refused)?;
         if let Some(shared) = self.session.live_shared() {
             return Ok(shared);
         }
@@ -101,7 +101,7 @@ impl Redis {
         send: impl Fn(MultiplexedConnection) -> F,
     ) -> RedisResult<T> {
         let link = &self.session.link;
-        let mut again = link.repeat == Repeat::Idempotent && commands().all(reads);
+        let mut again = link.repeat() == Repeat::Idempotent && commands().all(reads);
         loop {
             let generation = again.then(|| link.generation());
             let Shared { connection, retired, .. } = self.shared().await?;

@@ -166,13 +166,13 @@ impl KindConfig for RedisConfig {
     fn take_apart(&mut self, key: &str) -> Result<(), Error> {
         let Some(url) = self.url.take() else { return Ok(()) };
         let url = ParsedUrl::new(key, &url, &SCHEMES)?;
-        TlsOptions::agree(&mut self.tls, key, url.url().scheme(), SCHEMES)?;
+        TlsOptions::agree(&mut self.tls, key, url.scheme(), SCHEMES)?;
         self.host = url.host().to_owned();
-        self.port = url.url().port().unwrap_or(6379);
+        self.port = url.port().unwrap_or(6379);
         self.user = url.user(key)?.or(self.user.take());
         self.password = url.password(key)?.or(self.password.take());
         let db = url.path(key)?;
-        if let Some((name, _)) = url.url().query_pairs().next() {
+        if let Some((name, _)) = url.parameters().next() {
             return Err(Error::config(key, format!("has the unknown parameter `{name}`; there are none")));
         }
         if !db.is_empty() {

@@ -28,7 +28,7 @@ pub struct Exclusive {
 impl Exclusive {
     /// Whether these can be sent.
     fn check<'a>(&self, commands: impl IntoIterator<Item = &'a Cmd>) -> RedisResult<()> {
-        self.session.link.process.check().map_err(refused)?;
+        self.session.link.check_process().map_err(refused)?;
         if commands.into_iter().any(silences) {
             return Err(silenced());
         }
@@ -97,7 +97,7 @@ impl Session {
 impl Place {
     /// Waits for a place, and then until the server can be reached.
     async fn take(session: &Session, claim: Claim) -> RedisResult<Self> {
-        session.link.process.check().map_err(refused)?;
+        session.link.check_process().map_err(refused)?;
         let permit = Place::permit(session, claim).await?;
         session.link.ready().await.map_err(refused)?;
         let lease = session.link.lease::<RedisResource, Redis>(claim).ok_or_else(|| session.closed())?;

@@ -74,18 +74,18 @@ impl Resource for RedisResource {
             let RedisConfig { host, port, .. } = &*self.config;
             let failure = self.tls.or_wanted(failure, host, *port, "use rediss://").await;
             let is_foreign = |error: &RedisError| error.kind() == ErrorKind::Parse;
-            if !failure.source.downcast_ref().is_some_and(is_foreign) {
+            if !failure.source().downcast_ref().is_some_and(is_foreign) {
                 return Err(failure);
             }
             let text = format!("what answers there is no Redis ({failure}): mend host and port");
-            return Err(Failure::permanent(Worded::new(text, failure.source)));
+            return Err(Failure::permanent(Worded::new(text, failure.into_source())));
         }
         Ok(Redis { session })
     }
 
     async fn recover(&self, _: &Link, lost: &Redis) -> Result<bool, Failure> {
         lost.session.open_shared().await.inspect_err(|failure| {
-            if failure.permanent {
+            if failure.is_permanent() {
                 lost.session.threads.give_up();
             }
         })?;

@@ -26,7 +26,6 @@ use crate::kinds::redis::errors::{Answer, is_readonly, refused};
 use crate::kinds::redis::wire::Manager;
 use crate::lifecycle::busy::Busy;
 use crate::lifecycle::checkout::{Adapted, Checkouts};
-use crate::lifecycle::condition::Condition;
 use crate::lifecycle::link::Link;
 use crate::lifecycle::status::State;
 use crate::lifecycle::wait::Quota;
@@ -173,9 +172,9 @@ impl Session {
     /// The error of a call that found its connection gone, so that nothing was sent.
     pub(super) fn gone(&self, error: impl Into<BoxError>) -> Error {
         let name = self.link.name();
-        match self.link.slot.upgrade().map(|slot| slot.condition()) {
-            None | Some(Condition { state: State::Closed, .. }) => Error::closed(name),
-            Some(Condition { state: State::Draining, .. }) => Error::closing(name),
+        match self.link.state() {
+            None | Some(State::Closed) => Error::closed(name),
+            Some(State::Draining) => Error::closing(name),
             Some(_) => self.lost(error),
         }
     }

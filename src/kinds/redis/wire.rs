@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use redis::{Cmd, RedisError, RedisResult, ServerError, Value};
 
-use crate::base::process::Process;
+use crate::base::process::Ours;
 use crate::base::runtime::deadline;
 use crate::kinds::redis::commands::{is_harmless, is_silence, silenced, unsafe_twice_packed};
 use crate::kinds::redis::config::RedisConfig;
@@ -64,10 +64,9 @@ impl r2d2::ManageConnection for Manager {
 pub(crate) struct Wire {
     session: Weak<Session>,
     config: Arc<RedisConfig>,
-    stream: Blocking,
+    stream: Ours<Blocking>,
     parser: redis::Parser,
     switch: KillSwitch,
-    process: &'static Process,
     _guarded: Guarded,
     state: ConnectionState,
     /// A command was begun and has not been answered in full.
@@ -105,10 +104,9 @@ impl Wire {
         Wire {
             session,
             config,
-            stream,
+            stream: Ours::new(stream),
             parser: redis::Parser::new(),
             switch,
-            process: Process::current(),
             _guarded: guarded,
             state: ConnectionState::default(),
             midway: false,
@@ -134,7 +132,7 @@ impl Wire {
             (false, true) => "an earlier command on this connection was cut short".into(),
             (false, false) => return None,
         };
-        Some(match self.process.check() {
+        Some(match Ours::check(&self.stream) {
             Ok(()) => self.unsent(io::Error::new(io::ErrorKind::ConnectionAborted, cause).into()),
             Err(forked) => refused(forked),
         })
@@ -174,7 +172,7 @@ impl Wire {
     }
 
     fn send(&mut self, packed: &[u8]) -> RedisResult<()> {
-        self.process.check().map_err(refused)?;
+        Ours::check(&self.stream).map_err(refused)?;
         if let Some(gone) = self.gone() {
             return Err(gone);
         }
@@ -209,8 +207,8 @@ impl Wire {
     /// The next message, be it a reply or a push.
     pub(crate) fn receive(&mut self) -> RedisResult<Value> {
         // A forked child would read the parent's replies.
-        self.process.check().map_err(refused)?;
-        self.parser.parse_value(&mut self.stream)
+        Ours::check(&self.stream).map_err(refused)?;
+        self.parser.parse_value(&mut *self.stream)
     }
 
     /// Any answer will do: an error is no fault of the connection's.

@@ -73,7 +73,7 @@ impl<M: Manage> Checkouts<M> {
     /// What is being opened is closed.
     pub async fn open(&self) -> Result<(), Failure> {
         self.first().ask().await.inspect_err(|failure| {
-            if failure.permanent {
+            if failure.is_permanent() {
                 self.give_up();
             }
         })?;

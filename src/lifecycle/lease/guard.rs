@@ -38,8 +38,9 @@ impl<H: ?Sized> Lease<H> {
         this.held().activity()
     }
 
-    /// All of what the backend's slot holds, if it is this.
-    pub(crate) fn whole<W: 'static>(this: &Self) -> Option<&W> {
+    /// The handle of which this is leased, if it is a `W`: more than its users see of a kind whose leases are the driver's own
+    /// type. Exempt from semantic versioning, as [`adapter`](crate::adapter) is.
+    pub fn whole<W: 'static>(this: &Self) -> Option<&W> {
         this.held().whole().downcast_ref()
     }
 }
@@ -93,6 +94,11 @@ impl Claim {
     #[track_caller]
     pub fn shared() -> Self {
         Claim { site: Location::caller(), quota: None, blocks: false }
+    }
+
+    /// The line.
+    pub fn site(&self) -> &'static Location<'static> {
+        self.site
     }
 
     /// The same for a caller whose thread is blocked meanwhile.

@@ -384,7 +384,7 @@ impl<T: ?Sized, H: Provide<T> + Send + Sync + 'static> ErasedLease<T> for Card<H
     }
 
     fn release(self: Box<Self>) {
-        if !Ours::process(&self.opened.handle).is_current() {
+        if Ours::check(&self.opened.handle).is_err() {
             return;
         }
         let activity = &self.opened.activity;

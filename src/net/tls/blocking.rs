@@ -1,5 +1,6 @@
 //! What threads read from and write to, plain or under TLS, each call within one point in time.
 
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
@@ -11,31 +12,37 @@ use socket2::SockRef;
 use crate::net::kill_switch::{Guarded, KillSwitch};
 use crate::net::tls::stream::{Client, Tls, tune};
 
-/// What threads read from and write to.
-pub(crate) enum Blocking {
+/// What threads read from and write to, plain or secured, under a [`KillSwitch`].
+pub struct Blocking(Stream);
+
+enum Stream {
     Plain(Timed),
     #[cfg(feature = "tls")]
     Secured(Box<Secured>),
 }
 
 /// A socket with one point in time by which whatever is asked of it must have been done.
-pub(crate) struct Timed {
+struct Timed {
     socket: TcpStream,
     end: Option<Instant>,
 }
 
 /// As the async one.
 #[cfg(feature = "tls")]
-pub(crate) struct Secured {
+struct Secured {
     stream: StreamOwned<ClientConnection, Timed>,
     client: Client,
     heard: bool,
 }
 
 impl Tls {
-    /// As [`dial`](Tls::dial), by this time, which is the stream's until it gets another one. Only the DNS may
-    /// take longer.
-    pub(crate) fn dial_blocking(
+    /// As [`dial`](Tls::dial), for threads, by this time, which is the stream's until it gets
+    /// [another one](Blocking::end_by). Only the DNS may take longer. The stream is under the switch while the [`Guarded`]
+    /// lives.
+    ///
+    /// # Errors
+    /// As [`dial`](Tls::dial), and one of the kind [`TimedOut`](io::ErrorKind::TimedOut).
+    pub fn dial_blocking(
         &self,
         host: &str,
         port: u16,
@@ -54,7 +61,7 @@ impl Tls {
         let guarded = switch.guard_blocking(&socket)?;
         let timed = Timed { socket, end: Some(end) };
         let stream = match &self.0 {
-            None => Blocking::Plain(timed),
+            None => Blocking(Stream::Plain(timed)),
             Some(client) => client.secure_blocking(timed)?,
         };
         Ok((stream, guarded))
@@ -79,11 +86,14 @@ impl Client {
 
 impl Blocking {
     /// Sets the time by which what is read and written from now on must have been; without one it may take for ever.
-    pub(crate) fn end_by(&mut self, end: Option<Instant>) -> io::Result<()> {
-        match self {
-            Blocking::Plain(timed) => timed.end_by(end),
+    ///
+    /// # Errors
+    /// Those of the socket, which lets go of its limits where there is no such time.
+    pub fn end_by(&mut self, end: Option<Instant>) -> io::Result<()> {
+        match &mut self.0 {
+            Stream::Plain(timed) => timed.end_by(end),
             #[cfg(feature = "tls")]
-            Blocking::Secured(secured) => secured.stream.sock.end_by(end),
+            Stream::Secured(secured) => secured.stream.sock.end_by(end),
         }
     }
 }
@@ -126,30 +136,41 @@ fn late(error: io::Error) -> io::Error {
     if error.kind() == io::ErrorKind::WouldBlock { too_late() } else { error }
 }
 
+impl fmt::Debug for Blocking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let socket = match &self.0 {
+            Stream::Plain(timed) => timed,
+            #[cfg(feature = "tls")]
+            Stream::Secured(secured) => &secured.stream.sock,
+        };
+        f.debug_tuple("Blocking").field(&socket.socket).finish()
+    }
+}
+
 impl Read for Blocking {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Blocking::Plain(stream) => stream.read(buffer),
+        match &mut self.0 {
+            Stream::Plain(stream) => stream.read(buffer),
             #[cfg(feature = "tls")]
-            Blocking::Secured(secured) => secured.read(buffer),
+            Stream::Secured(secured) => secured.read(buffer),
         }
     }
 }
 
 impl Write for Blocking {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Blocking::Plain(stream) => stream.write(bytes),
+        match &mut self.0 {
+            Stream::Plain(stream) => stream.write(bytes),
             #[cfg(feature = "tls")]
-            Blocking::Secured(secured) => secured.stream.write(bytes),
+            Stream::Secured(secured) => secured.stream.write(bytes),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        match self {
-            Blocking::Plain(stream) => stream.flush(),
+        match &mut self.0 {
+            Stream::Plain(stream) => stream.flush(),
             #[cfg(feature = "tls")]
-            Blocking::Secured(secured) => secured.stream.flush(),
+            Stream::Secured(secured) => secured.stream.flush(),
         }
     }
 }
@@ -163,7 +184,7 @@ impl Client {
             session.complete_io(&mut stream).map_err(|error| self.explained(error, true))?;
         }
         let stream = StreamOwned::new(session, stream);
-        Ok(Blocking::Secured(Box::new(Secured { stream, client: self.clone(), heard: false })))
+        Ok(Blocking(Stream::Secured(Box::new(Secured { stream, client: self.clone(), heard: false }))))
     }
 }
 

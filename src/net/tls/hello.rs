@@ -24,8 +24,11 @@ const HELLO: [&[u8]; 4] = [
     &[0, 22, 0, 10, 0, 6, 0, 4, 0, 29, 0, 23, 0, 13, 0, 8, 0, 6, 4, 3, 8, 4, 4, 1],
 ];
 
-/// The failure of a client that speaks no TLS, or that this is what the port wants.
-pub(crate) async fn or_wanted(failure: Failure, host: &str, port: u16, remedy: &str) -> Failure {
+/// The failure of a client that speaks no TLS; or that this is what the port wants, with this remedy.
+///
+/// # Cancel safety
+/// Cancelling closes what is open.
+pub async fn or_wanted(failure: Failure, host: &str, port: u16, remedy: &str) -> Failure {
     match !failure.permanent && speaks_tls(host, port).await {
         true => {
             let text = format!("this port speaks TLS: {remedy} ({failure})");

@@ -3,7 +3,7 @@
 #[cfg(feature = "streams")]
 mod blocking;
 #[cfg(feature = "tls")]
-pub(crate) mod client;
+mod client;
 mod hello;
 mod options;
 #[cfg(all(feature = "tls", feature = "streams"))]
@@ -12,26 +12,59 @@ mod secured;
 mod stream;
 
 #[cfg(feature = "streams")]
-pub(crate) use crate::net::tls::blocking::Blocking;
-pub(crate) use crate::net::tls::hello::or_wanted;
+pub use crate::net::tls::blocking::Blocking;
+pub use crate::net::tls::hello::or_wanted;
 pub use crate::net::tls::options::TlsOptions;
 #[cfg(feature = "streams")]
 pub use crate::net::tls::stream::{Stream, Tls};
 
-use crate::base::error::Error;
+use std::error::Error as StdError;
+use std::io;
+use std::path::Path;
 
-/// What a build without TLS says to whoever asks for it.
-pub(crate) fn missing(key: &str) -> Error {
+use crate::base::error::{Error, Failure};
+
+/// The error of a build without TLS, which this key asks for.
+pub fn missing(key: &str) -> Error {
     Error::config(key, "needs TLS, which this build has not: build resource-pool with its feature `tls`")
 }
 
-/// Whether this is an error of TLS that no further attempt mends.
-pub(crate) fn is_permanent(error: &(dyn std::error::Error + 'static)) -> bool {
+/// Whether this is an error of TLS, from a stream that [`Tls`] opened, that no further attempt mends.
+pub fn is_permanent(error: &(dyn StdError + 'static)) -> bool {
     #[cfg(feature = "tls")]
     return client::is_permanent(error);
     #[cfg(not(feature = "tls"))]
     {
         let _nothing_in_it_is_of_tls = error;
         false
+    }
+}
+
+/// The failure that an error of a driver's own client is, with the remedy, if TLS is what failed. The driver's client has to be
+/// rustls.
+pub fn failure(error: &io::Error) -> Option<Failure> {
+    #[cfg(feature = "tls")]
+    return client::trouble(error).map(|trouble| {
+        let permanent = trouble.permanent;
+        Failure::transient(trouble).with_permanent(permanent)
+    });
+    #[cfg(not(feature = "tls"))]
+    {
+        let _nothing_in_it_is_of_tls = error;
+        None
+    }
+}
+
+/// Checks that files can be used which a driver reads by itself, and says less about them.
+///
+/// # Errors
+/// [`Error::Config`] of this key, and in a build without TLS.
+pub fn check(key: &str, ca_file: Option<&Path>, cert_file: Option<&Path>) -> Result<(), Error> {
+    #[cfg(feature = "tls")]
+    return client::check(key, ca_file, cert_file);
+    #[cfg(not(feature = "tls"))]
+    {
+        let _nothing_reads_them = (ca_file, cert_file);
+        Err(missing(key))
     }
 }

@@ -76,13 +76,12 @@ impl TlsOptions {
         Ok(())
     }
 
-    /// Takes in what a URL's scheme says, be it the plain one or the other.
-    pub(crate) fn agree(
-        tls: &mut Option<Self>,
-        key: &str,
-        scheme: &str,
-        [plain, secure]: [&str; 2],
-    ) -> Result<(), Error> {
+    /// Takes in what a URL's scheme says, be it the plain one or the other. Exempt from semantic versioning, as
+    /// [`adapter`](crate::adapter) is.
+    ///
+    /// # Errors
+    /// [`Error::Config`] of this key, where the plain one stands beside options for TLS.
+    pub fn agree(tls: &mut Option<Self>, key: &str, scheme: &str, [plain, secure]: [&str; 2]) -> Result<(), Error> {
         if scheme == secure {
             tls.get_or_insert_default();
         } else if tls.is_some() {

@@ -42,8 +42,11 @@ impl Tls {
         Client::new(&format!("{name}.tls"), options, host).map(|client| Tls(Some(client)))
     }
 
-    /// The failure to connect there, or that the port wants TLS, if we speak none.
-    pub(crate) async fn or_wanted(&self, failure: Failure, host: &str, port: u16, remedy: &str) -> Failure {
+    /// The failure to connect there; or that the port wants TLS, with this remedy, if these streams speak none.
+    ///
+    /// # Cancel safety
+    /// Cancelling closes what is open.
+    pub async fn or_wanted(&self, failure: Failure, host: &str, port: u16, remedy: &str) -> Failure {
         if self.0.is_none() { or_wanted(failure, host, port, remedy).await } else { failure }
     }
 }
