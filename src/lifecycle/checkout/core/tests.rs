@@ -232,7 +232,7 @@ fn what_nobody_wants_any_more_is_not_opened() {
         let (core, _) = core(Limits { min_idle, ..LIMITS });
         let opening = job(&core, 1, 0);
         if is_late {
-            core.retire();
+            let _nobody_waits = core.state.lock().end();
         }
         core.state.lock().width = 3;
         park_on(opening.run());
