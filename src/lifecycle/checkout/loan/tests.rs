@@ -7,7 +7,7 @@ use crate::lifecycle::checkout::waiter::{Refusal, Waiter};
 
 use super::*;
 
-/// What it opens has a number. `Err` is what the next connect answers.
+/// The failures of its next connects, the last one first.
 struct Manager(parking_lot::Mutex<Vec<Failure>>);
 
 impl Manage for Manager {
@@ -25,11 +25,8 @@ impl Manage for Manager {
 const SECOND: Duration = Duration::from_secs(1);
 
 fn core() -> Arc<Core<Manager>> {
-    let limits = Limits { max: 4, ..Limits::default() };
-    let core =
-        Core::new(Arc::from("fake"), Manager(Default::default()), limits, Retry::default(), SECOND, |_, begun| {
-            drop(begun);
-        });
+    let (manager, limits) = (Manager(Default::default()), Limits::default());
+    let core = Core::new(Arc::from("fake"), manager, limits, Retry::default(), SECOND, |_, _begun| {});
     // As once it is accepted, but for what that would begin.
     core.state.lock().suspended = false;
     core
