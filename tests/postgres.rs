@@ -156,17 +156,16 @@ async fn a_transaction_rolls_back_unless_it_is_committed() {
     let seen: i64 =
         sqlx::query_scalar("SELECT count(*) FROM bars_in_transactions").fetch_one(&mut postgres).await.unwrap();
     assert_eq!(seen, 1);
-    let old = pid(&mut postgres).await;
     let mut dropped = postgres.begin().await.unwrap();
     sqlx::query(insert).execute(&mut dropped).await.unwrap();
     drop(dropped);
     drop(postgres);
-    // Another connection waits for no lock of it, and it is closed.
+    // Another connection waits for no lock of it.
     let mut other = within(SOON, pool.postgres()).await.unwrap();
     within(SOON, sqlx::query("LOCK TABLE bars_in_transactions").execute(&mut other.begin().await.unwrap()))
         .await
         .unwrap();
-    assert_ne!(pid(&mut other).await, old);
+    drop(other);
     assert_eq!(count(&pool, "bars_in_transactions").await, 1);
 }
 
@@ -215,6 +214,35 @@ async fn a_transaction_that_was_aborted_is_not_told_to_be_committed() {
     undone.rollback().await.unwrap();
     kept.commit().await.unwrap();
     assert_eq!(count(&pool, "bars_aborted").await, 1);
+}
+
+/// As in a function that returns an error amid a transaction.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_that_drops_is_rolled_back_at_once_and_its_connection_is_used_again() {
+    let server = shared(Kind::Postgres);
+    let pool = sized(server, 1, 0);
+    table(&pool, "bars_dropped").await;
+    let insert = "INSERT INTO bars_dropped VALUES ('a', 1)";
+    let old = pid(&mut within(SOON, pool.postgres()).await.unwrap()).await;
+    for is_aborted in [false, true] {
+        let mut postgres = within(SOON, pool.postgres()).await.unwrap();
+        let mut transaction = postgres.begin().await.unwrap();
+        sqlx::query(insert).execute(&mut transaction).await.unwrap();
+        let mut nested = transaction.begin_nested().await.unwrap();
+        sqlx::query(insert).execute(&mut nested).await.unwrap();
+        if is_aborted {
+            assert!(sqlx::query("SELECT nonsense").execute(&mut nested).await.is_err());
+        }
+        drop(nested);
+        drop(transaction);
+        drop(postgres);
+        // Nobody else has to come for that.
+        let state = format!("SELECT state FROM pg_stat_activity WHERE pid = {old}");
+        until_async(move || server.postgres().unwrap().query(&state).unwrap() == "idle").await;
+        assert_eq!(pid(&mut within(SOON, pool.postgres()).await.unwrap()).await, old, "aborted: {is_aborted}");
+    }
+    assert_eq!(count(&pool, "bars_dropped").await, 0);
+    assert!(pool.holders().is_empty() && within(SOON, pool.close_all()).await.all_closed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -363,10 +391,7 @@ async fn a_server_that_is_killed_is_come_back_to() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_without_room_is_waited_for_and_nobody_is_lost() {
     let server = Service::start(Kind::Postgres).unwrap();
-    let limit = |count: usize| {
-        let user = server.user();
-        server.postgres().unwrap().query(&format!("ALTER ROLE \"{user}\" CONNECTION LIMIT {count}")).unwrap();
-    };
+    let limit = |count| server.postgres().unwrap().room_for(Some(count)).unwrap();
     limit(0);
     let mut options = unhurried();
     (options.retry.budget, options.acquire_timeout) = (Duration::from_secs(1), Duration::from_secs(3));

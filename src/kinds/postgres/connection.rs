@@ -28,6 +28,8 @@ pub(super) struct Line {
     pub(super) switch: KillSwitch,
     /// Something was begun and has not come to its end: the next user would wait for it.
     pub(super) midway: bool,
+    /// A transaction has dropped, whose rollback the driver sends with whatever comes next.
+    pub(super) rolls_back: bool,
     /// The session is another than it was, or nobody can tell.
     pub(super) altered: bool,
     /// Nobody can tell what is undone with the connection.
@@ -45,8 +47,22 @@ impl Connection {
 
     /// Whether the next user would find it as this one did.
     pub(super) fn is_fit(&self) -> bool {
+        !self.line.rolls_back && self.is_fit_otherwise()
+    }
+
+    fn is_fit_otherwise(&self) -> bool {
         let Line { switch, midway, altered, lost_track, .. } = &self.line;
         !midway && !altered && !lost_track && !switch.is_cut() && !self.driver.is_in_transaction()
+    }
+
+    /// Whether the next user would find it as this one did, but for a rollback that is still to be sent.
+    pub(super) fn lacks_rollback(&self) -> bool {
+        self.line.rolls_back && self.is_fit_otherwise()
+    }
+
+    /// Sends the rollback, and waits until it is done.
+    pub(super) async fn roll_back(&mut self) -> sqlx::Result<()> {
+        self.lent().ask(Effect::Reads, async |driver| driver.ping().await).await
     }
 
     pub(super) fn lent(&mut self) -> Lent<'_> {
@@ -74,8 +90,8 @@ impl Lent<'_> {
 
 impl Line {
     fn new(link: Link, switch: KillSwitch) -> Self {
-        let (midway, altered, escaped, aborted, lost_track) = (false, false, false, false, false);
-        Line { link, switch, midway, altered, escaped, aborted, lost_track }
+        let (midway, rolls_back, altered, escaped, aborted, lost_track) = (false, false, false, false, false, false);
+        Line { link, switch, midway, rolls_back, altered, escaped, aborted, lost_track }
     }
 
     /// The error of what cannot be done.
@@ -97,6 +113,7 @@ impl Line {
         self.altered |= matches!(effect, Effect::Alters | Effect::Escapes);
         self.escaped |= effect == Effect::Escapes;
         self.midway = true;
+        self.rolls_back = false;
         // What a transaction has done is undone with its connection.
         let is_undone = match effect {
             Effect::Reads => true,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection as _};
+use tokio::runtime::Handle;
 
 use crate::base::error::Failure;
 use crate::kinds::postgres::config::PostgresConfig;
@@ -22,12 +23,16 @@ pub struct Driver {
     link: Link,
     switch: Mutex<KillSwitch>,
     pub(super) raw_pool: RawPool,
+    /// The pool's.
+    pub(super) runtime: Handle,
 }
 
 impl Driver {
+    /// Of the runtime of this task.
     pub(super) fn new(config: &Arc<PostgresConfig>, link: &Link) -> Self {
-        let (config, switch) = (Arc::clone(config), Mutex::new(KillSwitch::new()));
-        Driver { options: config.options(), raw_pool: RawPool::new(&config), config, link: link.clone(), switch }
+        let (config, link, switch) = (Arc::clone(config), link.clone(), Mutex::new(KillSwitch::new()));
+        let (options, raw_pool, runtime) = (config.options(), RawPool::new(&config), Handle::current());
+        Driver { config, options, link, switch, raw_pool, runtime }
     }
 
     /// What is opened from here on is of another generation.

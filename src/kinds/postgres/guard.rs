@@ -24,8 +24,9 @@ use crate::lifecycle::slot::Slot;
 /// [`Error::behind`] leads from to ours: [`Error::Lost`] where the statement only reads, or is undone with its transaction, and
 /// [`Error::OutcomeUnknown`] where it may have changed something.
 ///
-/// A connection that is left in another state than it came in is closed instead of handed out again: in a transaction, amid an
-/// answer, after `SET` or another statement that changes the session, and after [`raw`](Postgres::raw).
+/// A transaction that has dropped is rolled back before its connection is handed out again. A connection that is left in another
+/// state than it came in is closed instead: amid an answer, after `SET`, `BEGIN` or another statement that changes the session,
+/// and after [`raw`](Postgres::raw).
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -40,12 +41,16 @@ use crate::lifecycle::slot::Slot;
 /// ```
 #[must_use = "the connection goes back when this drops"]
 pub struct Postgres {
-    checkout: Checkout<Driver>,
+    /// Gone only while it drops.
+    checkout: Option<Checkout<Driver>>,
 }
 
 impl Postgres {
     fn lent(&mut self) -> Lent<'_> {
-        self.checkout.lent()
+        match &mut self.checkout {
+            Some(checkout) => checkout.lent(),
+            None => unreachable!("only its drop takes it"),
+        }
     }
 
     /// Begins a transaction, which is rolled back unless it is [committed](PostgresTransaction::commit).
@@ -71,7 +76,10 @@ impl Postgres {
     /// connections as there may be here, beside those, and closes with the resource. It has its own limits only: a server that
     /// stops answering holds its queries for ever, and closing waits for them until its step's limit.
     pub fn raw_pool(&self) -> PgPool {
-        self.checkout.checkouts().manager().raw_pool.get()
+        match &self.checkout {
+            Some(checkout) => checkout.checkouts().manager().raw_pool.get(),
+            None => unreachable!("only its drop takes it"),
+        }
     }
 }
 
@@ -79,7 +87,7 @@ runs_on_its_connection!(Postgres);
 
 impl From<Checkout<Driver>> for Postgres {
     fn from(checkout: Checkout<Driver>) -> Self {
-        Postgres { checkout }
+        Postgres { checkout: Some(checkout) }
     }
 }
 
@@ -93,6 +101,21 @@ impl TaskGuard<PostgresResource> for Postgres {
     ) -> Acquire<Postgres> {
         let limit = |resource: &PostgresResource| Some(resource.config.pool_timeout);
         pool.check_out(slot, |resource| resource.quota, limit, claim)
+    }
+}
+
+impl Drop for Postgres {
+    /// A transaction that dropped before is rolled back now, since it may have locks. Until then the connection is out.
+    fn drop(&mut self) {
+        let Some(mut checkout) = self.checkout.take().filter(|checkout| checkout.lacks_rollback()) else { return };
+        // A forked child has no such runtime.
+        if checkout.line.link.check_process().is_ok() {
+            let runtime = checkout.checkouts().manager().runtime.clone();
+            runtime.spawn(async move {
+                // Where it fails the connection is unfit, and closes, which rolls back as well.
+                let _unfit = checkout.roll_back().await;
+            });
+        }
     }
 }
 

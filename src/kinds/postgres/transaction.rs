@@ -89,8 +89,7 @@ runs_on_its_connection!(PostgresTransaction<'_>);
 impl Drop for PostgresTransaction<'_> {
     fn drop(&mut self) {
         if self.transaction.is_some() {
-            // Its rollback is sent with the next statement; if there is none the connection closes, which rolls back as well.
-            self.line.midway = true;
+            self.line.rolls_back = true;
             self.line.aborted = false;
         }
     }
