@@ -42,6 +42,8 @@ const KINDS: &[Kind] = &[
     Kind::ClickHouse,
     #[cfg(feature = "redis")]
     Kind::Redis,
+    #[cfg(feature = "postgres")]
+    Kind::Postgres,
 ];
 
 const NAMES: &[&str] = &[
@@ -53,6 +55,8 @@ const NAMES: &[&str] = &[
     "clickhouse",
     #[cfg(feature = "redis")]
     "redis",
+    #[cfg(feature = "postgres")]
+    "postgres",
 ];
 
 fn main() {
@@ -288,7 +292,7 @@ impl Row {
 
 /// Checkouts that were closed under their holders are in the report, with their lines.
 fn assert_call_sites(ended: &Ended) {
-    for name in NAMES.iter().filter(|name| ["rabbitmq", "redis"].contains(name)) {
+    for name in NAMES.iter().filter(|name| ["rabbitmq", "redis", "postgres"].contains(name)) {
         let told = ended
             .stderr
             .lines()
@@ -326,6 +330,8 @@ const STORIES: &[(&str, Story)] = &[
     ("frozen_or_gone_clickhouse", |_| frozen_or_gone(Kind::ClickHouse)),
     #[cfg(feature = "redis")]
     ("frozen_or_gone_redis", |_| frozen_or_gone(Kind::Redis)),
+    #[cfg(feature = "postgres")]
+    ("frozen_or_gone_postgres", |_| frozen_or_gone(Kind::Postgres)),
 ];
 
 /// With nothing configured but where the servers are.

@@ -51,7 +51,9 @@ const FULL: [Fault; 18] = [
 const LONG: Duration = s(8);
 
 /// Most kinds of fault once, over all backends.
-const SHORT: [(Kind, &[Fault]); 4] = [
+const SHORT: &[(Kind, &[Fault])] = &[
+    #[cfg(feature = "postgres")]
+    (Kind::Postgres, &[Fault::Full(s(4)), Fault::RightGone(s(4)), Fault::Kill(Duration::ZERO), Fault::Freeze(s(5))]),
     (Kind::Mongo, &[Fault::Kill(Duration::ZERO), Fault::BlackHole(s(5))]),
     (Kind::RabbitMq, &[Fault::Alarm(s(2)), Fault::Reset(3), Fault::Freeze(s(5)), Fault::Full(s(4))]),
     (Kind::ClickHouse, &[Fault::Collapse(s(5)), Fault::Slow(s(5))]),
@@ -147,7 +149,7 @@ fn mongo_rabbitmq_clickhouse_redis_under_faults() {
     let runtime = load::users_runtime();
     let Ok(chosen) = env::var("FAULTS") else {
         thread::scope(|scope| {
-            for (kind, faults) in SHORT {
+            for (kind, faults) in SHORT.iter().copied() {
                 let runtime = &runtime;
                 scope.spawn(move || suffer(kind, faults, false, runtime));
             }
@@ -156,7 +158,8 @@ fn mongo_rabbitmq_clickhouse_redis_under_faults() {
         suffer(Kind::Redis, &[Fault::Descriptors(s(4))], false, &runtime);
         return;
     };
-    let kinds = Kind::ALL.into_iter().filter(|kind| chosen == "all" || chosen == kind.name());
+    let built = Kind::ALL.into_iter().chain(cfg!(feature = "postgres").then_some(Kind::Postgres));
+    let kinds = built.filter(|kind| chosen == "all" || chosen == kind.name());
     let mut outcomes: Vec<Outcome> = kinds.map(|kind| suffer(kind, &FULL, true, &runtime)).collect();
     // On a server of its own, so that nothing else could have lost what it loses.
     if outcomes.iter().any(|outcome| outcome.kind == Kind::Redis) {

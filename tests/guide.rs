@@ -150,7 +150,7 @@ fn guide_table_of_faults_is_full_and_clean() {
     let cut = column("cut by us").expect("its column");
     let (faults, servers) = (rows(faults), rows(servers));
     assert!(faults.len() >= 30, "{} faults", faults.len());
-    for kind in ["MongoDB", "RabbitMQ", "ClickHouse", "Redis"] {
+    for kind in ["MongoDB", "RabbitMQ", "ClickHouse", "Redis", "PostgreSQL"] {
         assert!(faults.iter().filter(|row| row[0] == kind).count() >= 7, "{kind}: {faults:?}");
         let server = servers.iter().find(|row| row[0].starts_with(kind)).unwrap_or_else(|| panic!("no {kind}"));
         let (acknowledged, lost, untold) = (server[1], server[3], server[4]);

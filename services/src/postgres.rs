@@ -192,6 +192,27 @@ impl View<'_> {
         ask(self.site, (SUPERUSER, &self.site.address.path), sql)
     }
 
+    /// Has no more connections of the URL's user than so many; as many as there may be without a limit.
+    ///
+    /// # Errors
+    /// As [`query`](View::query).
+    pub fn room_for(&self, connections: Option<u32>) -> Result<(), Error> {
+        let limit = connections.map_or_else(|| "-1".to_owned(), |connections| connections.to_string());
+        self.alter(&format!("CONNECTION LIMIT {limit}"))
+    }
+
+    /// Lets the URL's user connect, or not. What is connected stays.
+    ///
+    /// # Errors
+    /// As [`query`](View::query).
+    pub fn may_log_in(&self, may: bool) -> Result<(), Error> {
+        self.alter(if may { "LOGIN" } else { "NOLOGIN" })
+    }
+
+    fn alter(&self, how: &str) -> Result<(), Error> {
+        self.query(&format!("ALTER ROLE \"{}\" {how}", USER.replace('"', "\"\""))).map(drop)
+    }
+
     /// The process of each connection of the URL's user, and what it does: `idle`, `active`, `idle in transaction`.
     ///
     /// # Errors

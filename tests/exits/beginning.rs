@@ -30,6 +30,8 @@ fn connecting() {
     thread::spawn(|| drop(pool.clickhouse()));
     #[cfg(feature = "redis")]
     thread::spawn(|| drop(pool.redis()));
+    #[cfg(feature = "postgres")]
+    thread::spawn(|| drop(pool.postgres()));
     while pool.status().resources.iter().all(|resource| resource.state == State::Idle) {
         thread::yield_now();
     }
@@ -49,6 +51,8 @@ fn scoped() {
     });
     #[cfg(feature = "redis")]
     again_and_again(&made, || blocking::Redis::scoped(resource_pool::config::RedisConfig::from_env()?).map(drop));
+    #[cfg(feature = "postgres")]
+    again_and_again(&made, || blocking::Postgres::scoped(resource_pool::config::PostgresConfig::from_env()?).map(drop));
     drop(made);
     first.recv().expect("a guard");
     some_moment_later();

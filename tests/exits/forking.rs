@@ -1,5 +1,6 @@
 //! A program that forks in the middle of its work, and what its child may do.
 
+#[cfg(any(feature = "redis", feature = "postgres"))]
 use std::error::Error as StdError;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -80,6 +81,12 @@ fn own() {
     }
     #[cfg(feature = "clickhouse")]
     assert_eq!(pool.clickhouse().expect("clickhouse").query_rows::<u8>("SELECT 1").expect("an answer"), [1]);
+    #[cfg(feature = "postgres")]
+    pool.postgres()
+        .expect("postgres")
+        .wait(async |postgres| selects(postgres).await)
+        .expect("a thread")
+        .expect("an answer");
     #[cfg(feature = "mongodb")]
     runtime().block_on(async {
         let mongo = pool.as_async().mongo().await.expect("mongo");
@@ -102,11 +109,15 @@ fn refused<T>(what: &str, answer: Result<T, Error>) {
 }
 
 /// The same where a signature asks for the driver's error.
-#[cfg(feature = "redis")]
-fn refused_inside<T>(what: &str, answer: Result<T, redis::RedisError>) {
+#[cfg(any(feature = "redis", feature = "postgres"))]
+fn refused_inside<T>(what: &str, answer: Result<T, impl StdError + 'static>) {
     let error = answer.err().unwrap_or_else(|| panic!("{what} was not refused"));
-    let text = format!("{error} {:?}", error.source());
-    assert!(text.contains("forked"), "{what}: {text}");
+    assert!(matches!(Error::behind(&error), Some(Error::Forked)), "{what}: {error} {:?}", error.source());
+}
+
+#[cfg(feature = "postgres")]
+async fn selects(postgres: &mut resource_pool::Postgres) -> resource_pool::sqlx::Result<i32> {
+    resource_pool::sqlx::query_scalar("SELECT 1").fetch_one(postgres).await
 }
 
 /// Every verb of an inherited pool answers at once.
@@ -123,6 +134,8 @@ fn is_refused(pool: &blocking::ResourcePool) {
     refused("clickhouse", pool.clickhouse());
     #[cfg(feature = "redis")]
     refused("redis", pool.redis());
+    #[cfg(feature = "postgres")]
+    refused("postgres", pool.postgres());
     refused("close", pool.close("redis"));
     refused("close_all", pool.close_all());
     refused("reconnect", pool.reconnect("redis"));
@@ -142,6 +155,8 @@ fn is_refused(pool: &blocking::ResourcePool) {
         refused("mongo", pool.mongo().await);
         #[cfg(feature = "redis")]
         refused("redis", pool.redis().await);
+        #[cfg(feature = "postgres")]
+        refused("postgres", pool.postgres().await);
         refused("close", pool.close("redis").await);
         assert!(!pool.close_all().await.all_closed());
         assert!(!pool.health_check().await.is_healthy());
@@ -174,6 +189,10 @@ struct Guards {
     exclusive: resource_pool::Exclusive,
     #[cfg(feature = "redis")]
     pubsub: resource_pool::PubSub,
+    #[cfg(feature = "postgres")]
+    postgres: blocking::Postgres,
+    #[cfg(feature = "postgres")]
+    task: resource_pool::Postgres,
 }
 
 #[cfg(feature = "clickhouse")]
@@ -237,6 +256,10 @@ impl Guards {
             exclusive,
             #[cfg(feature = "redis")]
             pubsub,
+            #[cfg(feature = "postgres")]
+            postgres: pool.postgres().expect("postgres"),
+            #[cfg(feature = "postgres")]
+            task: self::runtime().block_on(pool.as_async().postgres()).expect("postgres"),
         };
         guards.use_all();
         guards
@@ -260,6 +283,11 @@ impl Guards {
                 redis::cmd("PING").exec_async(&mut self.exclusive).await.expect("redis");
                 self.pubsub.subscribe("forked").await.expect("redis");
             });
+        }
+        #[cfg(feature = "postgres")]
+        {
+            self.postgres.wait(async |postgres| selects(postgres).await).expect("a thread").expect("postgres");
+            runtime().block_on(selects(&mut self.task)).expect("postgres");
         }
     }
 
@@ -292,6 +320,12 @@ impl Guards {
                 refused_inside("PING", redis::cmd("PING").exec_async(&mut self.exclusive).await);
                 refused_inside("exclusive", self.shared.exclusive().await);
             });
+        }
+        #[cfg(feature = "postgres")]
+        {
+            let waited = self.postgres.wait(async |postgres| selects(postgres).await).expect("a thread");
+            refused_inside("SELECT", waited);
+            refused_inside("SELECT", runtime().block_on(selects(&mut self.task)));
         }
     }
 

@@ -10,6 +10,8 @@ use clickhouse::Row;
 use mongodb::bson::doc;
 #[cfg(feature = "rabbitmq")]
 use resource_pool::rabbitmq::{Consume, Message, Queue};
+#[cfg(feature = "postgres")]
+use resource_pool::sqlx;
 use resource_pool::{ResourcePool, blocking};
 #[cfg(feature = "clickhouse")]
 use serde::Serialize;
@@ -136,6 +138,27 @@ pub(crate) fn threads(load: &str) {
             });
         }
     }
+    #[cfg(feature = "postgres")]
+    if uses("postgres") {
+        let mut postgres = pool.postgres().expect("postgres");
+        postgres.wait(async |postgres| table(postgres).await).expect("a thread");
+        if is_held {
+            // A thread's guard lends what it has for the time of a wait.
+            keep(postgres);
+        } else {
+            // A checkout is work, which the drain would wait for.
+            drop(postgres);
+        }
+        if is_busy {
+            let sign = begun.sign();
+            std::thread::spawn(move || {
+                let once = |mut postgres: blocking::Postgres| postgres.wait(async |postgres| insert(postgres).await);
+                while pool.postgres().and_then(once).is_ok_and(|inserted| inserted.is_ok()) && !pool.is_closing() {
+                    sign.store(true, Ordering::SeqCst);
+                }
+            });
+        }
+    }
     let _ = (is_held, is_busy, pool);
     while !begun.are_all() {
         std::thread::sleep(Duration::from_millis(1));
@@ -245,10 +268,52 @@ pub(crate) async fn tasks(load: &str) {
         }
         keep(redis);
     }
+    #[cfg(feature = "postgres")]
+    if uses("postgres") {
+        let mut postgres = pool.postgres().await.expect("postgres");
+        table(&mut postgres).await;
+        if is_held {
+            // The transaction borrows its connection.
+            let postgres: &'static mut _ = Box::leak(Box::new(postgres));
+            let mut transaction = postgres.begin().await.expect("a transaction");
+            insert(&mut transaction).await.expect("a row");
+            keep(transaction);
+        } else {
+            drop(postgres);
+        }
+        if is_busy {
+            let sign = begun.sign();
+            tokio::spawn(async move {
+                while let Ok(mut postgres) = pool.postgres().await
+                    && insert(&mut postgres).await.is_ok()
+                    && !pool.is_closing()
+                {
+                    sign.store(true, Ordering::SeqCst);
+                }
+            });
+        }
+    }
     let _ = (is_held, is_busy, pool);
     while !begun.are_all() {
         tokio::task::yield_now().await;
     }
+}
+
+/// Where rows go. Whoever comes second finds it there.
+#[cfg(feature = "postgres")]
+async fn table(postgres: &mut resource_pool::Postgres) {
+    let created = sqlx::query("CREATE TABLE IF NOT EXISTS exits (number int)").execute(&mut *postgres).await;
+    // Two that make it at once are told apart by its unique name.
+    if let Err(error) = created
+        && !error.as_database_error().is_some_and(|said| said.is_unique_violation())
+    {
+        panic!("a table: {error}");
+    }
+}
+
+#[cfg(feature = "postgres")]
+async fn insert<'c>(postgres: impl sqlx::PgExecutor<'c>) -> sqlx::Result<()> {
+    sqlx::query("INSERT INTO exits VALUES (1)").execute(postgres).await.map(drop)
 }
 
 #[cfg(feature = "clickhouse")]

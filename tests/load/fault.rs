@@ -36,7 +36,8 @@ pub(crate) enum Fault {
     Alarm(Duration),
     /// The server takes no further connection, and the prober's is gone.
     Full(Duration),
-    /// The user may not do what the prober or the load does; RabbitMQ's may not even connect, and the prober's connection is gone.
+    /// The user may not do what the prober or the load does; RabbitMQ's and PostgreSQL's may not even connect, and the prober's
+    /// connection is gone.
     RightGone(Duration),
     /// Redis loads its data, and answers so.
     Loading(Duration),
@@ -56,7 +57,7 @@ impl Fault {
         match self {
             Fault::Alarm(_) => kind == Kind::RabbitMq,
             // MongoDB and ClickHouse read how many connections they take as they start.
-            Fault::Full(_) => matches!(kind, Kind::RabbitMq | Kind::Redis),
+            Fault::Full(_) => matches!(kind, Kind::RabbitMq | Kind::Redis | Kind::Postgres),
             // A user who lost a right at MongoDB may ping all the same.
             Fault::RightGone(_) => kind != Kind::Mongo,
             // The others would need a file system of their own.
@@ -169,7 +170,14 @@ impl Target {
                 }
                 Kind::ClickHouse => self.proxy.ports(|said| said.windows(10).any(|words| words == b"GET /ping ")),
                 Kind::Redis => self.proxy.ports(|said| said.ends_with(b"PING\r\n")),
-                Kind::Postgres => panic!("it has tests of its own"),
+                // It has asked nothing that has a text, and has been there for longer than a user's may have.
+                Kind::Postgres => {
+                    let rows = self.server.postgres()?.query(
+                        "SELECT client_port FROM pg_stat_activity WHERE application_name = 'resource-pool' AND query = '' \
+                         AND backend_start < clock_timestamp() - interval '1 s'",
+                    )?;
+                    rows.lines().filter_map(|port| port.parse().ok()).collect()
+                }
             };
             if !found.is_empty() {
                 return Ok(found);
@@ -232,6 +240,13 @@ impl Target {
                 meanwhile(down);
                 server.rabbitmq()?.full(false)?;
             }
+            Fault::Full(down) if server.kind() == Kind::Postgres => {
+                let prober = self.prober()?;
+                server.postgres()?.room_for(Some(0))?;
+                proxy.cut_from(&prober);
+                meanwhile(down);
+                server.postgres()?.room_for(None)?;
+            }
             Fault::Full(down) => {
                 let prober = self.prober()?;
                 // Then there is no room for another one.
@@ -249,6 +264,13 @@ impl Target {
                     proxy.cut_from(&prober);
                     meanwhile(down);
                     server.rabbitmq()?.rights(true)?;
+                }
+                Kind::Postgres => {
+                    let prober = self.prober()?;
+                    server.postgres()?.may_log_in(false)?;
+                    proxy.cut_from(&prober);
+                    meanwhile(down);
+                    server.postgres()?.may_log_in(true)?;
                 }
                 Kind::ClickHouse => {
                     server.clickhouse()?.quota(true)?;

@@ -9,6 +9,8 @@ pub(crate) mod fault;
 pub(crate) mod ledger;
 pub(crate) mod meter;
 pub(crate) mod mongo;
+#[cfg(feature = "postgres")]
+pub(crate) mod postgres;
 pub(crate) mod rabbitmq;
 pub(crate) mod redis;
 
@@ -90,7 +92,14 @@ fn is_refusal(error: &(dyn StdError + 'static)) -> bool {
         let by_rabbitmq = cause
             .downcast_ref()
             .is_some_and(|error: &lapin::Error| matches!(error.kind(), lapin::ErrorKind::ProtocolError(_)));
-        by_redis || by_clickhouse || by_rabbitmq
+        #[cfg(feature = "postgres")]
+        let by_postgres = cause.downcast_ref::<resource_pool::sqlx::Error>().is_some_and(|error| {
+            // Of class 57 is the last word of a server that ends a connection, whatever has become of the statement.
+            error.as_database_error().and_then(|said| said.code()).is_some_and(|code| !code.starts_with("57"))
+        });
+        #[cfg(not(feature = "postgres"))]
+        let by_postgres = false;
+        by_redis || by_clickhouse || by_rabbitmq || by_postgres
     })
 }
 
@@ -164,7 +173,10 @@ pub(crate) fn backend(kind: Kind) -> Arc<dyn Backend> {
         Kind::RabbitMq => Arc::new(rabbitmq::RabbitMq::default()),
         Kind::ClickHouse => Arc::new(clickhouse::ClickHouse::default()),
         Kind::Redis => Arc::new(redis::Redis::default()),
-        Kind::Postgres => panic!("it has tests of its own"),
+        #[cfg(feature = "postgres")]
+        Kind::Postgres => Arc::new(postgres::Postgres),
+        #[cfg(not(feature = "postgres"))]
+        Kind::Postgres => panic!("this build has no PostgreSQL"),
     }
 }
 

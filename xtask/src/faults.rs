@@ -11,7 +11,7 @@ const END: &str = "<!-- end -->\n";
 
 /// All backends, or the one that is named; only the whole goes into the guide.
 pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
-    let known = Kind::ALL.map(Kind::name);
+    let known: Vec<_> = Kind::ALL.into_iter().chain([Kind::Postgres]).map(Kind::name).collect();
     let chosen = match arguments {
         [] => "all",
         [name] if known.contains(&name.as_str()) => name,
@@ -21,7 +21,10 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     servers::set_up()?;
     let table = target().join("faults.md");
     let mut command = cargo();
-    command.args(["test", "--test", "faults", "--", "--nocapture"]).envs(ONE_ARENA).env("FAULTS", chosen);
+    command
+        .args(["test", "--features", "postgres", "--test", "faults", "--", "--nocapture"])
+        .envs(ONE_ARENA)
+        .env("FAULTS", chosen);
     if chosen != "all" {
         return Ok(child.run(&mut command)?);
     }

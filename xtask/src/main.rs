@@ -38,7 +38,7 @@ Usage: cargo xtask <verb> [arguments]
   hot [--keep]  count the instructions of the hot paths; fails where one has grown by more than 5 % over what --keep kept last;
                 needs valgrind and gungraun-runner
   features      lint each feature alone, with TLS and without, and look for drivers that it does not ask for
-  faults [name] every fault on every backend (or the one: mongo, rabbitmq, clickhouse, redis) under load; keeps the table in
+  faults [name] every fault on every kind (or the one: mongo, rabbitmq, clickhouse, redis, postgres) under load; keeps the table in
                 RESOURCE_MANAGER.md
   soak [--minutes N] [--seed N]
                 load on all four backends and a fault every few seconds; 20 minutes unless told otherwise
