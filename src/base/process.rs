@@ -25,7 +25,7 @@ pub(crate) struct Process {
 pub(crate) enum Room {
     Closer,
     Prober,
-    SpareSeats,
+    RecycledShards,
     Waiting,
     Ending,
     Count,

@@ -4,7 +4,7 @@
 //! Each transition is a method that does it under one lock and says what is to be done now; doing
 //! it is the [`Slot`](crate::lifecycle::slot::Slot)'s. Connecting is single-flight: whoever begins an attempt
 //! carries it out, and everybody who asks meanwhile waits for its result. An attempt that closing
-//! or another attempt overtook changes nothing any more. Invariant, under the lock: the ledger is
+//! or another attempt overtook changes nothing any more. Invariant, under the lock: the table is
 //! open exactly while the state is `Ready`, or `Draining` and not yet shut, and then with the
 //! present handle and generation. Once it is shut to the outside, only the pool's own closing code leases.
 
@@ -24,7 +24,7 @@ use crate::lifecycle::activity::Activity;
 use crate::lifecycle::condition::{Condition, Progress};
 use crate::lifecycle::event::What;
 use crate::lifecycle::leak::LeakOptions;
-use crate::lifecycle::lease::Ledger;
+use crate::lifecycle::lease::LeaseTable;
 use crate::lifecycle::probe::Watch;
 use crate::lifecycle::status::State;
 use crate::lifecycle::transition::{Caller, Connected, Lost, Next, Overtaken, Recovery};
@@ -35,7 +35,7 @@ pub(crate) struct Life<H: Send + Sync + 'static> {
     young: Duration,
     pub(crate) activity: Arc<Activity>,
     /// Opened and shut here alone.
-    pub(crate) ledger: Ledger<H>,
+    pub(crate) table: LeaseTable<H>,
     inner: Mutex<Inner<H>>,
 }
 
@@ -90,7 +90,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
     pub(crate) fn new(activity: Arc<Activity>, leaks: &LeakOptions, young: Duration) -> Self {
         Life {
             young,
-            ledger: Ledger::new(leaks),
+            table: LeaseTable::new(leaks),
             inner: Mutex::new(Inner {
                 activity: Arc::clone(&activity),
                 state: State::Idle,
@@ -220,7 +220,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
             (_, None, _) => return Connected::Overtaken,
         };
         let generation = inner.generation + 1;
-        self.ledger.open(&handle, generation, &self.activity);
+        self.table.open(&handle, generation, &self.activity);
         let earlier = (inner.handle.replace(handle), std::mem::replace(&mut inner.probing, watch(generation)));
         inner.generation = generation;
         inner.made_before = std::mem::replace(&mut inner.made, attempt);
@@ -323,7 +323,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         let error = self.lost_error(cause);
         inner.fail(attempt, error.clone(), Duration::ZERO);
         inner.recovering = true;
-        let shut = (self.ledger.shut(), inner.probing.take());
+        let shut = (self.table.shut(), inner.probing.take());
         let died_young = inner.died_young;
         let attempt = if died_young == 0 { inner.begin_attempt() } else { inner.next_attempt() };
         let _told = self.changed(inner, shut);
@@ -432,7 +432,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
     pub(crate) fn shut_to_outside(&self) {
         let mut inner = self.inner.lock();
         inner.shut_to_outside = true;
-        let shut = self.ledger.shut_to_outside();
+        let shut = self.table.shut_to_outside();
         let _told = self.changed(inner, shut);
     }
 
@@ -441,7 +441,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         let mut inner = self.inner.lock();
         inner.shut_to_outside = true;
         inner.shut = true;
-        let shut = self.ledger.shut();
+        let shut = self.table.shut();
         let _told = self.changed(inner, shut);
     }
 
@@ -503,9 +503,9 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         let inner = self.inner.lock();
         let leases = inner.state == State::Ready || inner.state == State::Draining && !inner.shut;
         let outside = leases && !inner.shut_to_outside;
-        assert_eq!(self.ledger.open_for(), outside.then_some(inner.generation), "in {:?}", inner.state);
+        assert_eq!(self.table.open_for(), outside.then_some(inner.generation), "in {:?}", inner.state);
         let inside = leases && inner.shut_to_outside;
-        assert_eq!(self.ledger.open_inside_for(), inside.then_some(inner.generation), "in {:?}", inner.state);
+        assert_eq!(self.table.open_inside_for(), inside.then_some(inner.generation), "in {:?}", inner.state);
         assert!(!leases || inner.handle.is_some());
         assert!(!inner.in_flight || inner.state != State::Ready);
         assert!(inner.handle.is_none() || !matches!(inner.state, State::Closed));

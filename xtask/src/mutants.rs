@@ -15,7 +15,7 @@ const FILES: [&str; 7] = ["life", "transition", "lease", "close", "probe", "chec
 /// None of these needs a server.
 const TESTS: [&str; 6] = ["cancellation", "checkout", "checkout_tasks", "events", "lifecycle", "state_machine"];
 /// Only the models have these, or the unit tests; `Debug` is for people, and `Serialize` is not built.
-const EXCLUDED: &str = r"open_for|open_inside_for|same_in_every_seat|check_idle|::spoil|Life<H>::check( with|$)|tests(::|\.rs)|fmt::Debug|serde::";
+const EXCLUDED: &str = r"open_for|open_inside_for|same_in_every_shard|check_idle|::spoil|Life<H>::check( with|$)|tests(::|\.rs)|fmt::Debug|serde::";
 const MINUTES: u64 = 60;
 const COPIES: &str = "copies";
 /// The tests of one mutant, in seconds: the unit tests, and all. A defect that has them wait for ever counts as found.

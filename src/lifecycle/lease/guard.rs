@@ -69,7 +69,7 @@ impl<H: ?Sized> fmt::Debug for Lease<H> {
     }
 }
 
-/// What a lease of `T` has of the ledger.
+/// What a lease of `T` has of the table.
 pub(super) trait ErasedLease<T: ?Sized>: Send + Sync {
     fn handle(&self) -> &T;
     /// All of what the backend's slot holds.

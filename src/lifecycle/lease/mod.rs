@@ -1,7 +1,7 @@
 //! Leases: what holds a resource, from which line, for how long.
 
 pub(crate) mod guard;
-pub(crate) mod ledger;
+pub(crate) mod table;
 
 pub use crate::lifecycle::lease::guard::{Claim, Lease, Provide};
-pub(crate) use crate::lifecycle::lease::ledger::{Held, Ledger};
+pub(crate) use crate::lifecycle::lease::table::{Held, LeaseTable};

@@ -63,7 +63,7 @@ impl World {
 
     fn acquire_with(&self, connect: impl Fn(u64)) -> Result<Lease<(u64, u64)>, Error> {
         loop {
-            if let Some(lease) = self.life.ledger.lease(Claim::shared()) {
+            if let Some(lease) = self.life.table.lease(Claim::shared()) {
                 let (_, generation) = *lease;
                 assert_eq!(generation, Lease::generation(&lease), "a handle of another generation");
                 return Ok(lease);
@@ -127,7 +127,7 @@ impl World {
             block_on(self.life.settled());
         }
         if self.life.begin_close() {
-            let holders = || self.life.ledger.holders(&self.life.activity.name);
+            let holders = || self.life.table.holders(&self.life.activity.name);
             let idle = || (self.life.activity.tally.now().is_empty() && holders().is_empty()).then_some(());
             block_on(self.life.activity.until(idle));
             self.life.shut_to_outside();
@@ -137,7 +137,7 @@ impl World {
             block_on(self.life.activity.until(idle));
             self.life.activity.tally.end_drain();
             self.life.check();
-            assert!(self.life.ledger.lease_inside::<(u64, u64)>(Claim::shared()).is_none(), "leased in its own phase");
+            assert!(self.life.table.lease_inside::<(u64, u64)>(Claim::shared()).is_none(), "leased in its own phase");
             self.goodbyes.lock().unwrap().extend(self.life.handle());
             self.life.finish_close().unwrap();
         }
@@ -151,7 +151,7 @@ impl World {
         if !self.acts_inside.load(Ordering::Relaxed) {
             return;
         }
-        let lease = self.life.ledger.lease_inside::<(u64, u64)>(Claim::shared());
+        let lease = self.life.table.lease_inside::<(u64, u64)>(Claim::shared());
         // There is none where the resource was broken as closing began.
         let Some(lease) = lease else { return };
         assert_eq!(lease.1, Lease::generation(&lease));
@@ -177,7 +177,7 @@ impl World {
         }
         self.life.check();
         assert_eq!(self.life.condition().waiting, 0);
-        assert!(self.life.ledger.holders(&self.life.activity.name).is_empty());
+        assert!(self.life.table.holders(&self.life.activity.name).is_empty());
         let mut ended = self.goodbyes.lock().unwrap().clone();
         ended.extend(self.life.handle());
         ended.sort_unstable();
@@ -206,7 +206,7 @@ pub fn acquire_against_close() {
         let acquiring = spawn(&world, |world| world.acquire().map(drop));
         world.close_all();
         assert_eq!(world.life.state(), State::Closed);
-        assert!(world.life.ledger.lease::<(u64, u64)>(Claim::shared()).is_none(), "leased what is closed");
+        assert!(world.life.table.lease::<(u64, u64)>(Claim::shared()).is_none(), "leased what is closed");
         if let Err(error) = acquiring.join().unwrap() {
             assert!(error.is_closed(), "{error}");
         }

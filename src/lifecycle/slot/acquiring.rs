@@ -31,7 +31,7 @@ impl<R: Resource> Slot<R> {
         R::Handle: Provide<T>,
     {
         self.context.check_process()?;
-        Ok(match self.life.ledger.lease(claim) {
+        Ok(match self.life.table.lease(claim) {
             Some(lease) => Some(lease),
             None => self.lease_inside(claim),
         })
@@ -43,7 +43,7 @@ impl<R: Resource> Slot<R> {
     where
         R::Handle: Provide<T>,
     {
-        self.context.close.is_inside().then(|| self.life.ledger.lease_inside(claim)).flatten()
+        self.context.close.is_inside().then(|| self.life.table.lease_inside(claim)).flatten()
     }
 
     /// A lease, connecting first if need be.

@@ -61,8 +61,8 @@ impl<R: Resource> AnySlot for Slot<R> {
             generation,
             leases: holders.iter().filter(|holder| !holder.exclusive).count(),
             checkouts: holders.iter().filter(|holder| holder.exclusive).count(),
-            leaks: holders.iter().filter(|holder| holder.suspected).count() + self.life.ledger.leaks.exceeded(),
-            leaks_total: self.life.ledger.leaks.total(),
+            leaks: holders.iter().filter(|holder| holder.suspected).count() + self.life.table.leaks.exceeded(),
+            leaks_total: self.life.table.leaks.total(),
             work: self.activity().tally.now(),
             connecting: waiting,
             usage,
@@ -72,19 +72,19 @@ impl<R: Resource> AnySlot for Slot<R> {
     }
 
     fn holders(&self) -> Vec<Holder> {
-        self.life.ledger.holders(self.name())
+        self.life.table.holders(self.name())
     }
 
     fn is_held(&self, counts: Held) -> bool {
-        self.life.ledger.is_held(counts)
+        self.life.table.is_held(counts)
     }
 
     fn leaks(&self) -> &Leaks {
-        &self.life.ledger.leaks
+        &self.life.table.leaks
     }
 
     fn suspect(&self, age: Duration) -> Vec<Holder> {
-        self.life.ledger.suspect(self.name(), age)
+        self.life.table.suspect(self.name(), age)
     }
 
     fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
