@@ -34,13 +34,13 @@ mod usual {
 
     /// For what is held for some nanoseconds, mostly by the same thread, and for longer only by whoever looks at all:
     /// letting go of it costs no locked instruction.
-    pub(crate) type Latch<T> = spin::mutex::SpinMutex<T, Patience>;
+    pub(crate) type SpinLock<T> = spin::mutex::SpinMutex<T, Backoff>;
 
-    /// How a latch is waited for.
+    /// How a spin lock is waited for.
     #[derive(Debug)]
-    pub(crate) struct Patience;
+    pub(crate) struct Backoff;
 
-    impl spin::RelaxStrategy for Patience {
+    impl spin::RelaxStrategy for Backoff {
         fn relax() {
             thread_local! {
                 static LOOKS: Cell<u8> = const { Cell::new(0) };
@@ -84,7 +84,7 @@ mod modelled {
     #[derive(Debug)]
     pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
 
-    pub(crate) type Latch<T> = Mutex<T>;
+    pub(crate) type SpinLock<T> = Mutex<T>;
 
     /// Empty only within a wait.
     pub(crate) struct MutexGuard<'a, T>(Option<loom::sync::MutexGuard<'a, T>>);

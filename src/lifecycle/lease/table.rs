@@ -23,7 +23,7 @@ use crate::base::clock::Moment;
 use crate::base::holder::{Holder, QuotaId};
 use crate::base::owner::Owner;
 use crate::base::process::{Ours, Process, Room, Singleton};
-use crate::base::sync::{Latch, thread_number};
+use crate::base::sync::{SpinLock, thread_number};
 use crate::lifecycle::activity::Activity;
 use crate::lifecycle::leak::{self, LeakOptions, Leaks};
 use crate::lifecycle::lease::guard::{Claim, ErasedLease, Lease, Provide};
@@ -71,7 +71,7 @@ impl<H: Clone + Send + Sync + 'static> LeaseTable<H> {
         let found = (0..spare.len()).find(|index| !cfg!(model) && shards(&spare[*index]).is_some_and(empty));
         match found.map(|index| spare.swap_remove(index)) {
             Some(found) => shards(&found).unwrap_or_else(|| unreachable!("it was just found to be one")),
-            None => Box::leak(Box::new(std::array::from_fn(|_| Shard(Latch::new(ShardState::default()))))),
+            None => Box::leak(Box::new(std::array::from_fn(|_| Shard(SpinLock::new(ShardState::default()))))),
         }
     }
 
@@ -202,7 +202,7 @@ impl<H: Send + Sync + 'static> LeaseTable<H> {
 }
 
 #[repr(align(128))]
-struct Shard<H: 'static>(Latch<ShardState<H>>);
+struct Shard<H: 'static>(SpinLock<ShardState<H>>);
 
 /// A lease takes its box along, so that none is allocated for it.
 type FreeCells<H> = Vec<Box<LeaseCell<H>>>;
