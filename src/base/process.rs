@@ -147,21 +147,21 @@ pub(crate) mod fork {
 /// not there.
 ///
 /// ```
-/// use resource_pool::adapter::Ours;
+/// use resource_pool::adapter::ForkGuarded;
 ///
-/// let socket = Ours::new(std::net::UdpSocket::bind("127.0.0.1:0")?);
+/// let socket = ForkGuarded::new(std::net::UdpSocket::bind("127.0.0.1:0")?);
 /// assert!(socket.local_addr()?.ip().is_loopback());
 /// # std::io::Result::Ok(())
 /// ```
-pub struct Ours<T> {
+pub struct ForkGuarded<T> {
     value: ManuallyDrop<T>,
     process: &'static Process,
 }
 
-impl<T> Ours<T> {
+impl<T> ForkGuarded<T> {
     /// Of this process from now on.
     pub fn new(value: T) -> Self {
-        Ours { value: ManuallyDrop::new(value), process: Process::current() }
+        ForkGuarded { value: ManuallyDrop::new(value), process: Process::current() }
     }
 
     /// Whether this still is the process that made it.
@@ -174,21 +174,21 @@ impl<T> Ours<T> {
     }
 }
 
-impl<T> Deref for Ours<T> {
+impl<T> Deref for ForkGuarded<T> {
     type Target = T;
     fn deref(&self) -> &T {
         &self.value
     }
 }
 
-impl<T> DerefMut for Ours<T> {
+impl<T> DerefMut for ForkGuarded<T> {
     fn deref_mut(&mut self) -> &mut T {
         &mut self.value
     }
 }
 
 #[allow(unsafe_code, reason = "dropping on a condition")]
-impl<T> Drop for Ours<T> {
+impl<T> Drop for ForkGuarded<T> {
     fn drop(&mut self) {
         if self.process.is_current() {
             // SAFETY: dropped here only, and not used after it.
@@ -198,8 +198,8 @@ impl<T> Drop for Ours<T> {
 }
 
 // Not the value's: a lock in it may be held by a thread that is not there.
-impl<T> fmt::Debug for Ours<T> {
+impl<T> fmt::Debug for ForkGuarded<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ours").field("process", &self.process.id).finish_non_exhaustive()
+        f.debug_struct("ForkGuarded").field("process", &self.process.id).finish_non_exhaustive()
     }
 }

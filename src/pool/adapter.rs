@@ -20,7 +20,7 @@
 //!   [`Tls::dial_blocking`] opens streams for drivers that know threads alone.
 //! - **Errors.** [`redacted`] withholds what a server says with a secret in it, [`Worded`] gives a driver's error words that
 //!   say what to do, and [`Chain`] and [`OneLine`] print both. [`tls`] has what TLS adds, for drivers with a client of their own.
-//! - **Forked children.** [`Ours`] keeps what drops in the process alone that made it, and
+//! - **Forked children.** [`ForkGuarded`] keeps what drops in the process alone that made it, and
 //!   [`Link::check_process`](crate::Link::check_process) refuses in others.
 //!
 //! `examples/lines` in the repository is a kind made of these alone.
@@ -28,7 +28,7 @@
 pub use crate::base::error::{Chain, OneLine, Worded, causes, is_own_trouble, redacted};
 pub use crate::base::holder::QuotaId;
 pub use crate::base::millis::{self, number};
-pub use crate::base::process::Ours;
+pub use crate::base::process::ForkGuarded;
 pub use crate::base::runtime::{block_on, prober, timer};
 #[cfg(feature = "checkouts")]
 pub use crate::lifecycle::checkout::{Checkout, Checkouts, Limits, Manage};

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::base::error::{Error, Failure};
 use crate::base::future::BoxFuture;
-use crate::base::process::Ours;
+use crate::base::process::ForkGuarded;
 use crate::base::runtime::within;
 use crate::kinds::clickhouse::errors::failed;
 use crate::kinds::clickhouse::statement::Effect;
@@ -37,7 +37,7 @@ use crate::lifecycle::work::Work;
 /// error it begins anew.
 #[must_use = "its rows are not inserted until a commit"]
 pub struct Inserter<T: Row> {
-    shared: Ours<Arc<Shared<T>>>,
+    shared: ForkGuarded<Arc<Shared<T>>>,
 }
 
 struct Shared<T: Row> {
@@ -72,7 +72,7 @@ impl<T: Row + 'static> Inserter<T> {
             begun: Mutex::new(None),
         });
         session.inserters.add(&shared);
-        Inserter { shared: Ours::new(shared) }
+        Inserter { shared: ForkGuarded::new(shared) }
     }
 
     pub(super) fn session(&self) -> Arc<Session> {

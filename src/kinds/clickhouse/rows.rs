@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::base::error::Error;
-use crate::base::process::Ours;
+use crate::base::process::ForkGuarded;
 use crate::kinds::clickhouse::errors::advised;
 use crate::kinds::clickhouse::statement::{Effect, names_format};
 use crate::kinds::clickhouse::verbs::Session;
@@ -36,7 +36,7 @@ const WAITING: usize = 3;
 pub struct Rows<T> {
     batch: vec::IntoIter<T>,
     /// None after its end.
-    rest: Option<Ours<Rest<T>>>,
+    rest: Option<ForkGuarded<Rest<T>>>,
     pub(super) session: Arc<Session>,
 }
 
@@ -144,7 +144,7 @@ impl Session {
             if names_format && is_garbled { advised(error, FORMAT) } else { error }
         };
         let reader = self.runtime.spawn(read(cursor, failed, sender));
-        let rest = Some(Ours::new(Rest { batches, reader, effect }));
+        let rest = Some(ForkGuarded::new(Rest { batches, reader, effect }));
         Ok(Rows { batch: Vec::new().into_iter(), rest, session: Arc::clone(self) })
     }
 }

@@ -33,7 +33,7 @@ use crate::net::tls::{Stream as OwnStream, Tls};
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Purpose {
     Traffic,
-    /// Ours, which no drain waits for.
+    /// ForkGuarded, which no drain waits for.
     Probe,
 }
 

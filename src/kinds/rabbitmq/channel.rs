@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::base::error::Error;
-use crate::base::process::Ours;
+use crate::base::process::ForkGuarded;
 use crate::kinds::rabbitmq::channels::Place;
 use crate::kinds::rabbitmq::declare::{Binding, Exchange, Queue};
 use crate::kinds::rabbitmq::errors::{Trouble, short};
@@ -28,7 +28,7 @@ use crate::lifecycle::wait::Lending;
 
 /// A raw channel of one's own; derefs to [`lapin::Channel`]. Closed in the background when it drops.
 pub struct Channel {
-    pub(super) pooled: Ours<Pooled>,
+    pub(super) pooled: ForkGuarded<Pooled>,
 }
 
 impl Channel {

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::base::error::Error;
-use crate::base::process::Ours;
+use crate::base::process::ForkGuarded;
 use crate::kinds::rabbitmq::delivery::Delivery;
 use crate::kinds::rabbitmq::errors::operation;
 use crate::kinds::rabbitmq::session::Session;
@@ -71,8 +71,8 @@ impl Consume {
 /// then goes back to its queue, and deliveries in hand can still be acknowledged.
 pub struct Consumer {
     /// Drops before the deliveries, so that a stream's are not read again first.
-    pub(super) _cancel: Ours<DropGuard>,
-    pub(super) deliveries: Ours<mpsc::UnboundedReceiver<Result<Delivery, Error>>>,
+    pub(super) _cancel: ForkGuarded<DropGuard>,
+    pub(super) deliveries: ForkGuarded<mpsc::UnboundedReceiver<Result<Delivery, Error>>>,
     pub(super) link: Link,
     pub(super) queue: String,
     pub(super) cancelled: CancellationToken,

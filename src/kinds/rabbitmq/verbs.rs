@@ -9,7 +9,7 @@ use lapin::types::FieldTable;
 use tokio::sync::mpsc;
 
 use crate::base::error::Error;
-use crate::base::process::Ours;
+use crate::base::process::ForkGuarded;
 use crate::base::runtime::deadline;
 use crate::kinds::rabbitmq::blocking;
 use crate::kinds::rabbitmq::channel::Channel;
@@ -80,7 +80,7 @@ impl RabbitMq {
     #[track_caller]
     pub fn channel(&self) -> impl Future<Output = Result<Channel, Error>> + Send {
         let claim = self.claim();
-        async move { Ok(Channel { pooled: Ours::new(self.session.check_out(claim, Use::Raw).await?) }) }
+        async move { Ok(Channel { pooled: ForkGuarded::new(self.session.check_out(claim, Use::Raw).await?) }) }
     }
 
     /// Declares an exchange, now and after every reconnect.
@@ -365,13 +365,13 @@ impl RabbitMq {
             };
             session.runtime.spawn(pump.run(first));
             Ok(Consumer {
-                deliveries: Ours::new(deliveries),
+                deliveries: ForkGuarded::new(deliveries),
                 link: session.link.clone(),
                 queue,
                 cancelled: cancel.clone(),
                 forked: false,
                 failed: None,
-                _cancel: Ours::new(cancel.drop_guard()),
+                _cancel: ForkGuarded::new(cancel.drop_guard()),
                 lease,
             })
         }

@@ -7,7 +7,7 @@ use redis::aio::ConnectionLike;
 use redis::{Cmd, Pipeline, RedisFuture, RedisResult, Value};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::base::process::Ours;
+use crate::base::process::ForkGuarded;
 use crate::kinds::redis::client::Redis;
 use crate::kinds::redis::commands::{silenced, silences, unsafe_twice};
 use crate::kinds::redis::connection::Connection;
@@ -20,9 +20,9 @@ use crate::net::kill_switch::KillSwitch;
 
 /// An async connection of one's own. Every command is allowed; it is closed when it drops.
 pub struct Exclusive {
-    pub(super) own: Ours<Connection>,
+    pub(super) own: ForkGuarded<Connection>,
     pub(super) session: Arc<Session>,
-    pub(super) _place: Ours<Place>,
+    pub(super) _place: ForkGuarded<Place>,
 }
 
 impl Exclusive {
@@ -83,14 +83,14 @@ impl Session {
         self: &Arc<Self>,
         claim: Claim,
         open: impl FnOnce(Arc<Session>, KillSwitch) -> F,
-    ) -> RedisResult<(Ours<T>, Ours<Place>)> {
+    ) -> RedisResult<(ForkGuarded<T>, ForkGuarded<Place>)> {
         let place = Place::take(self, claim).await?;
         let (session, switch) = (Arc::clone(self), self.switch.read().clone());
         let opening = open(Arc::clone(&session), switch);
         // The place goes along, so that it is not free while an opening that nobody waits for goes on.
         let opening = self.runtime.spawn(async move { (session.in_time(opening).await, place) });
         let Ok((own, place)) = opening.await else { return Err(self.closed()) };
-        Ok((Ours::new(own.map_err(|error| self.unsent(error))?), Ours::new(place)))
+        Ok((ForkGuarded::new(own.map_err(|error| self.unsent(error))?), ForkGuarded::new(place)))
     }
 }
 

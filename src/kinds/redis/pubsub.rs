@@ -6,15 +6,15 @@ use std::sync::Arc;
 
 use redis::{RedisResult, ToRedisArgs};
 
-use crate::base::process::Ours;
+use crate::base::process::ForkGuarded;
 use crate::kinds::redis::exclusive::Place;
 use crate::kinds::redis::session::Session;
 
 /// A connection that is subscribed; derefs to [`redis::aio::PubSub`]. Its messages end when the connection is lost.
 pub struct PubSub {
-    pub(super) pubsub: Ours<redis::aio::PubSub>,
+    pub(super) pubsub: ForkGuarded<redis::aio::PubSub>,
     pub(super) session: Arc<Session>,
-    pub(super) _place: Ours<Place>,
+    pub(super) _place: ForkGuarded<Place>,
 }
 
 /// The driver's own, but that [`Error::behind`](crate::Error::behind) an error is why the connection is gone.

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use redis::{Cmd, RedisError, RedisResult, ServerError, Value};
 
-use crate::base::process::Ours;
+use crate::base::process::ForkGuarded;
 use crate::base::runtime::deadline;
 use crate::kinds::redis::commands::{is_harmless, is_silence, silenced, unsafe_twice_packed};
 use crate::kinds::redis::config::RedisConfig;
@@ -64,7 +64,7 @@ impl r2d2::ManageConnection for Manager {
 pub(crate) struct Wire {
     session: Weak<Session>,
     config: Arc<RedisConfig>,
-    stream: Ours<Blocking>,
+    stream: ForkGuarded<Blocking>,
     parser: redis::Parser,
     switch: KillSwitch,
     _guarded: Guarded,
@@ -104,7 +104,7 @@ impl Wire {
         Wire {
             session,
             config,
-            stream: Ours::new(stream),
+            stream: ForkGuarded::new(stream),
             parser: redis::Parser::new(),
             switch,
             _guarded: guarded,
@@ -132,7 +132,7 @@ impl Wire {
             (false, true) => "an earlier command on this connection was cut short".into(),
             (false, false) => return None,
         };
-        Some(match Ours::check(&self.stream) {
+        Some(match ForkGuarded::check(&self.stream) {
             Ok(()) => self.unsent(io::Error::new(io::ErrorKind::ConnectionAborted, cause).into()),
             Err(forked) => refused(forked),
         })
@@ -172,7 +172,7 @@ impl Wire {
     }
 
     fn send(&mut self, packed: &[u8]) -> RedisResult<()> {
-        Ours::check(&self.stream).map_err(refused)?;
+        ForkGuarded::check(&self.stream).map_err(refused)?;
         if let Some(gone) = self.gone() {
             return Err(gone);
         }
@@ -207,7 +207,7 @@ impl Wire {
     /// The next message, be it a reply or a push.
     pub(crate) fn receive(&mut self) -> RedisResult<Value> {
         // A forked child would read the parent's replies.
-        Ours::check(&self.stream).map_err(refused)?;
+        ForkGuarded::check(&self.stream).map_err(refused)?;
         self.parser.parse_value(&mut *self.stream)
     }
 

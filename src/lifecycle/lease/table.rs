@@ -22,7 +22,7 @@ use std::time::Duration;
 use crate::base::clock::Moment;
 use crate::base::holder::{Holder, QuotaId};
 use crate::base::owner::Owner;
-use crate::base::process::{Ours, Process, Room, Singleton};
+use crate::base::process::{ForkGuarded, Process, Room, Singleton};
 use crate::base::sync::{SpinLock, thread_number};
 use crate::lifecycle::activity::Activity;
 use crate::lifecycle::leak::{self, LeakOptions, Leaks};
@@ -77,7 +77,7 @@ impl<H: Clone + Send + Sync + 'static> LeaseTable<H> {
 
     /// Opens for leasing with this handle.
     pub(crate) fn open(&self, handle: &H, generation: u64, activity: &Arc<Activity>) {
-        let (handle, activity) = (Ours::new(handle.clone()), Arc::clone(activity));
+        let (handle, activity) = (ForkGuarded::new(handle.clone()), Arc::clone(activity));
         let generation = Arc::new(Generation { handle, number: generation, activity });
         for shard in self.shards {
             shard.0.lock().open = Some(Arc::clone(&generation));
@@ -361,7 +361,7 @@ impl Origin {
 
 /// One generation.
 struct Generation<H> {
-    handle: Ours<H>,
+    handle: ForkGuarded<H>,
     number: u64,
     activity: Arc<Activity>,
 }
@@ -391,7 +391,7 @@ impl<T: ?Sized, H: Provide<T> + Send + Sync + 'static> ErasedLease<T> for LeaseC
     }
 
     fn release(self: Box<Self>) {
-        if Ours::check(&self.generation.handle).is_err() {
+        if ForkGuarded::check(&self.generation.handle).is_err() {
             return;
         }
         let activity = &self.generation.activity;
