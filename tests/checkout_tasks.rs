@@ -14,7 +14,7 @@ use std::thread::{self, Thread};
 use std::time::Duration;
 
 use common::{Stopwatch, until};
-use resource_pool::adapter::{Checkout, Checkouts, Claim, Limits, Manage, Provide, Quota};
+use resource_pool::adapter::{Checkout, Checkouts, Claim, LeaseAs, Limits, Manage, Quota};
 use resource_pool::config::Options;
 use resource_pool::{Error, Failure, Health, Link, Outcome, Phase, Resource, ResourcePool, Usage, What};
 use tokio::sync::watch;
@@ -149,8 +149,8 @@ struct Kind {
 #[derive(Clone)]
 struct Handle(Arc<Checkouts<Driver>>);
 
-impl Provide<Checkouts<Driver>> for Handle {
-    fn provide(&self) -> &Checkouts<Driver> {
+impl LeaseAs<Checkouts<Driver>> for Handle {
+    fn lease_as(&self) -> &Checkouts<Driver> {
         &self.0
     }
 }

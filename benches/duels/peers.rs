@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use resource_pool::adapter::{Checkouts, Claim, Limits, Manage, Provide, Quota};
+use resource_pool::adapter::{Checkouts, Claim, LeaseAs, Limits, Manage, Quota};
 use resource_pool::{Failure, Link, Resource, ResourcePool, Usage};
 use tokio::runtime::Runtime;
 
@@ -137,8 +137,8 @@ pub(crate) struct Ours {
 #[derive(Clone)]
 pub(crate) struct Tasks(Arc<Checkouts<Nothing>>);
 
-impl Provide<Checkouts<Nothing>> for Tasks {
-    fn provide(&self) -> &Checkouts<Nothing> {
+impl LeaseAs<Checkouts<Nothing>> for Tasks {
+    fn lease_as(&self) -> &Checkouts<Nothing> {
         &self.0
     }
 }

@@ -19,7 +19,7 @@ use crate::base::runtime::deadline;
 use crate::lifecycle::any_slot::AnySlot;
 #[cfg(feature = "checkouts")]
 use crate::lifecycle::checkout::{Checkout, Checkouts, Manage};
-use crate::lifecycle::lease::{Claim, Lease, Provide};
+use crate::lifecycle::lease::{Claim, Lease, LeaseAs};
 use crate::lifecycle::registry::PoolHandle;
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::slot::Slot;
@@ -49,7 +49,7 @@ impl Acquirer {
         claim: Claim,
     ) -> Acquire<Lease<T>>
     where
-        R::Handle: Provide<T>,
+        R::Handle: LeaseAs<T>,
     {
         let slot = match slot {
             Ok(slot) => slot,
@@ -65,7 +65,7 @@ impl Acquirer {
     #[cold]
     fn connect<R: Resource, T: ?Sized + 'static>(&self, slot: &Arc<Slot<R>>, claim: Claim) -> Acquire<Lease<T>>
     where
-        R::Handle: Provide<T>,
+        R::Handle: LeaseAs<T>,
     {
         let (pool, slot) = (self.clone(), Arc::clone(slot));
         Acquire::Waiting(Box::pin(async move {
@@ -77,7 +77,7 @@ impl Acquirer {
     #[cold]
     fn wait<R: Resource, T: ?Sized + 'static>(&self, slot: &Arc<Slot<R>>, claim: Claim) -> Result<Lease<T>, Error>
     where
-        R::Handle: Provide<T>,
+        R::Handle: LeaseAs<T>,
     {
         self.handle.0.before_connecting(&**slot)?;
         let runtime = self.handle.0.context.runtime.handle(slot.name())?;
@@ -93,7 +93,7 @@ impl Acquirer {
         claim: Claim,
     ) -> Result<Checkout<M>, Error>
     where
-        R::Handle: Provide<Checkouts<M>>,
+        R::Handle: LeaseAs<Checkouts<M>>,
     {
         let claim = claim.blocking();
         let held = quota.claim(claim);
@@ -125,7 +125,7 @@ impl Acquirer {
         claim: Claim,
     ) -> Acquire<G>
     where
-        R::Handle: Provide<Checkouts<M>>,
+        R::Handle: LeaseAs<Checkouts<M>>,
     {
         let slot = match slot {
             Ok(slot) => slot,
@@ -159,7 +159,7 @@ async fn wait_for_one<R: Resource, M: Manage>(
     limit: Duration,
 ) -> Result<Checkout<M>, Error>
 where
-    R::Handle: Provide<Checkouts<M>>,
+    R::Handle: LeaseAs<Checkouts<M>>,
 {
     let deadline = deadline(limit);
     let left = || deadline.saturating_duration_since(Instant::now());
@@ -181,7 +181,7 @@ impl<M: Manage> Checkouts<M> {
     /// # Errors
     /// [`Error::Timeout`], with the holders and why none could be opened, if none is free within the acquire timeout;
     /// [`Error::Lost`] while the connection is not back; [`Error::Connect`], [`Error::Closing`] and [`Error::Closed`], which is
-    /// also the answer where these are not what the handle of `R` [provides](Provide). A test that has begun at the timeout is
+    /// also the answer where these are not what the handle of `R` [provides](LeaseAs). A test that has begun at the timeout is
     /// waited for, for at most `connect_timeout`.
     ///
     /// # Cancel safety
@@ -191,7 +191,7 @@ impl<M: Manage> Checkouts<M> {
         claim: Claim,
     ) -> impl Future<Output = Result<Checkout<M>, Error>> + Send + use<R, M>
     where
-        R::Handle: Provide<Checkouts<M>>,
+        R::Handle: LeaseAs<Checkouts<M>>,
     {
         let (slot, quota, core) = (self.link.slot::<R>(), self.quota.id(), self.core());
         let (limit, closed) = (self.link.acquire_timeout(), Error::closed(self.link.name()));
@@ -238,7 +238,7 @@ pub(crate) trait TaskGuard<R: Resource>: Sized {
 
 impl<R: Resource, T: ?Sized + 'static> TaskGuard<R> for Lease<T>
 where
-    R::Handle: Provide<T>,
+    R::Handle: LeaseAs<T>,
 {
     type Acquiring = Acquire<Lease<T>>;
 
@@ -255,7 +255,7 @@ pub(crate) trait BlockingGuard<R: Resource>: Sized {
 
 impl<R: Resource, T: ?Sized + 'static> BlockingGuard<R> for Lease<T>
 where
-    R::Handle: Provide<T>,
+    R::Handle: LeaseAs<T>,
 {
     #[inline]
     fn acquire(pool: &Acquirer, slot: &Arc<Slot<R>>, claim: Claim) -> Result<Self, Error> {

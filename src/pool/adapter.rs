@@ -33,7 +33,7 @@ pub use crate::base::runtime::{block_on, prober, timer};
 #[cfg(feature = "checkouts")]
 pub use crate::lifecycle::checkout::{Checkout, Checkouts, Limits, Manage};
 pub use crate::lifecycle::kind::KindConfig;
-pub use crate::lifecycle::lease::{Claim, Provide};
+pub use crate::lifecycle::lease::{Claim, LeaseAs};
 pub use crate::lifecycle::wait::{Lending, Quota, Wait};
 pub use crate::net::checks::Checks;
 pub use crate::net::parts::{Field, Names, Part, Protection};

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use resource_pool::adapter::{Checkouts, Claim, Limits, Manage, Provide, Quota, Tls, host_port, redacted};
+use resource_pool::adapter::{Checkouts, Claim, LeaseAs, Limits, Manage, Quota, Tls, host_port, redacted};
 use resource_pool::{Error, Failure, KillSwitch, Link, Phase, Resource, Usage};
 use tokio::runtime::Handle;
 
@@ -130,8 +130,8 @@ pub struct Lines {
     runtime: Handle,
 }
 
-impl Provide<Checkouts<Opener>> for Lines {
-    fn provide(&self) -> &Checkouts<Opener> {
+impl LeaseAs<Checkouts<Opener>> for Lines {
+    fn lease_as(&self) -> &Checkouts<Opener> {
         &self.checkouts
     }
 }

@@ -10,7 +10,7 @@ use hyper::Uri;
 use crate::kinds::clickhouse::blocking;
 use crate::kinds::clickhouse::transport::{HttpClient, Transport};
 use crate::kinds::clickhouse::verbs::Session;
-use crate::lifecycle::lease::Provide;
+use crate::lifecycle::lease::LeaseAs;
 
 /// A ClickHouse of one's own: [`ClickHouse::scoped`]. The guards of a pool deref to
 /// [`clickhouse::Client`](Client), and have verbs that answer the pool's own errors, such as
@@ -52,14 +52,14 @@ impl Connected {
     }
 }
 
-impl Provide<Client> for Connected {
-    fn provide(&self) -> &Client {
+impl LeaseAs<Client> for Connected {
+    fn lease_as(&self) -> &Client {
         &self.0.client
     }
 }
 
-impl Provide<blocking::ClickHouse> for Connected {
-    fn provide(&self) -> &blocking::ClickHouse {
+impl LeaseAs<blocking::ClickHouse> for Connected {
+    fn lease_as(&self) -> &blocking::ClickHouse {
         &self.0.threads
     }
 }

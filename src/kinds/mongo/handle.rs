@@ -21,7 +21,7 @@ use crate::base::runtime;
 use crate::kinds::mongo::client::for_probing;
 use crate::kinds::mongo::pulse::Pulse;
 use crate::kinds::mongo::traffic::{CHECKED_OUT, Nudger, Traffic};
-use crate::lifecycle::lease::Provide;
+use crate::lifecycle::lease::LeaseAs;
 
 /// MongoDB for async code: a [`mongodb::Client`] under a lease, with all that the driver has,
 /// sessions and transactions too.
@@ -52,14 +52,14 @@ pub struct MongoHandle {
     pub(super) shared: Arc<Shared>,
 }
 
-impl Provide<Client> for MongoHandle {
-    fn provide(&self) -> &Client {
+impl LeaseAs<Client> for MongoHandle {
+    fn lease_as(&self) -> &Client {
         &self.client
     }
 }
 
-impl Provide<sync::Client> for MongoHandle {
-    fn provide(&self) -> &sync::Client {
+impl LeaseAs<sync::Client> for MongoHandle {
+    fn lease_as(&self) -> &sync::Client {
         &self.sync
     }
 }

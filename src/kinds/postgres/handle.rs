@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 use crate::kinds::postgres::config::PostgresConfig;
 use crate::kinds::postgres::driver::Driver;
 use crate::lifecycle::checkout::Checkouts;
-use crate::lifecycle::lease::Provide;
+use crate::lifecycle::lease::LeaseAs;
 
 /// What there is of a PostgreSQL, to which [`ResourcePool::postgres`](crate::ResourcePool::postgres) checks connections out.
 #[derive(Clone)]
@@ -52,8 +52,8 @@ impl RawPool {
     }
 }
 
-impl Provide<Checkouts<Driver>> for PostgresHandle {
-    fn provide(&self) -> &Checkouts<Driver> {
+impl LeaseAs<Checkouts<Driver>> for PostgresHandle {
+    fn lease_as(&self) -> &Checkouts<Driver> {
         &self.checkouts
     }
 }

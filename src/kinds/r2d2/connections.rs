@@ -6,14 +6,14 @@ use std::sync::Arc;
 use r2d2::ManageConnection;
 
 use crate::lifecycle::checkout::{Adapted, Checkouts};
-use crate::lifecycle::lease::Provide;
+use crate::lifecycle::lease::LeaseAs;
 
 /// The connections of an [`R2d2`](crate::R2d2), which [`check_out`](crate::pool::blocking::ResourcePool::check_out)
 /// hands out.
 pub struct Connections<M: ManageConnection>(pub(super) Arc<Checkouts<Adapted<M>>>);
 
-impl<M: ManageConnection> Provide<Checkouts<Adapted<M>>> for Connections<M> {
-    fn provide(&self) -> &Checkouts<Adapted<M>> {
+impl<M: ManageConnection> LeaseAs<Checkouts<Adapted<M>>> for Connections<M> {
+    fn lease_as(&self) -> &Checkouts<Adapted<M>> {
         &self.0
     }
 }

@@ -21,7 +21,7 @@ use crate::kinds::rabbitmq::message::{Batch, Message, Published};
 use crate::kinds::rabbitmq::parts::Parts;
 use crate::kinds::rabbitmq::pump::Pump;
 use crate::kinds::rabbitmq::session::{Session, Use};
-use crate::lifecycle::lease::{Claim, Provide};
+use crate::lifecycle::lease::{Claim, LeaseAs};
 use crate::net::count::Counted;
 
 /// A RabbitMQ for async code: one connection, shared. Cheap to clone.
@@ -40,14 +40,14 @@ pub struct RabbitMq {
     blocks: bool,
 }
 
-impl Provide<blocking::RabbitMq> for RabbitMq {
-    fn provide(&self) -> &blocking::RabbitMq {
+impl LeaseAs<blocking::RabbitMq> for RabbitMq {
+    fn lease_as(&self) -> &blocking::RabbitMq {
         &self.threads
     }
 }
 
-impl Provide<Session> for RabbitMq {
-    fn provide(&self) -> &Session {
+impl LeaseAs<Session> for RabbitMq {
+    fn lease_as(&self) -> &Session {
         &self.session
     }
 }

@@ -15,7 +15,7 @@ use crate::kinds::redis::pubsub::PubSub;
 use crate::kinds::redis::session::{Session, Shared};
 use crate::kinds::redis::wire::Manager;
 use crate::lifecycle::checkout::{Adapted, Checkouts};
-use crate::lifecycle::lease::{Claim, Lease, Provide};
+use crate::lifecycle::lease::{Claim, Lease, LeaseAs};
 use crate::lifecycle::work::Work;
 
 /// A Redis for async code. Cheap to clone; implements [`redis::aio::ConnectionLike`], so every
@@ -38,8 +38,8 @@ pub struct Redis {
     pub(super) session: Arc<Session>,
 }
 
-impl Provide<Checkouts<Adapted<Manager>>> for Redis {
-    fn provide(&self) -> &Checkouts<Adapted<Manager>> {
+impl LeaseAs<Checkouts<Adapted<Manager>>> for Redis {
+    fn lease_as(&self) -> &Checkouts<Adapted<Manager>> {
         &self.session.threads
     }
 }

@@ -108,13 +108,13 @@ impl Claim {
 }
 
 /// Turns a resource's handle into what is leased of it. Every handle provides itself.
-pub trait Provide<T: ?Sized> {
+pub trait LeaseAs<T: ?Sized> {
     /// The part that is leased.
-    fn provide(&self) -> &T;
+    fn lease_as(&self) -> &T;
 }
 
-impl<T> Provide<T> for T {
-    fn provide(&self) -> &T {
+impl<T> LeaseAs<T> for T {
+    fn lease_as(&self) -> &T {
         self
     }
 }

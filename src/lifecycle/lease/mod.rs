@@ -3,5 +3,5 @@
 pub(crate) mod guard;
 pub(crate) mod table;
 
-pub use crate::lifecycle::lease::guard::{Claim, Lease, Provide};
+pub use crate::lifecycle::lease::guard::{Claim, Lease, LeaseAs};
 pub(crate) use crate::lifecycle::lease::table::{Held, LeaseTable};

@@ -26,7 +26,7 @@ use crate::base::process::{ForkGuarded, Process, Room, Singleton};
 use crate::base::sync::{SpinLock, thread_number};
 use crate::lifecycle::activity::Activity;
 use crate::lifecycle::leak::{self, LeakOptions, Leaks};
-use crate::lifecycle::lease::guard::{Claim, ErasedLease, Lease, Provide};
+use crate::lifecycle::lease::guard::{Claim, ErasedLease, Lease, LeaseAs};
 
 /// Which leases and checkouts count as held.
 #[derive(Debug, Clone, Copy)]
@@ -88,7 +88,7 @@ impl<H: Clone + Send + Sync + 'static> LeaseTable<H> {
     #[inline]
     pub(crate) fn lease<T: ?Sized + 'static>(&self, claim: Claim) -> Option<Lease<T>>
     where
-        H: Provide<T>,
+        H: LeaseAs<T>,
     {
         let shard = &self.shards[thread_number() % SHARDS];
         // A watched lease is judged by its age, so it needs the exact clock.
@@ -107,7 +107,7 @@ impl<H: Clone + Send + Sync + 'static> LeaseTable<H> {
     #[cold]
     pub(crate) fn lease_inside<T: ?Sized + 'static>(&self, claim: Claim) -> Option<Lease<T>>
     where
-        H: Provide<T>,
+        H: LeaseAs<T>,
     {
         let origin = claim.quota.is_some().then(|| Box::new(Origin::here(self.options.backtrace)));
         let shard = &self.shards[thread_number() % SHARDS];
@@ -373,9 +373,9 @@ struct LeaseCell<H: 'static> {
     record: usize,
 }
 
-impl<T: ?Sized, H: Provide<T> + Send + Sync + 'static> ErasedLease<T> for LeaseCell<H> {
+impl<T: ?Sized, H: LeaseAs<T> + Send + Sync + 'static> ErasedLease<T> for LeaseCell<H> {
     fn handle(&self) -> &T {
-        (*self.generation.handle).provide()
+        (*self.generation.handle).lease_as()
     }
 
     fn whole(&self) -> &dyn std::any::Any {

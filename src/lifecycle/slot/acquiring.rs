@@ -15,7 +15,7 @@ use crate::lifecycle::activity::Activity;
 use crate::lifecycle::any_slot::AnySlot;
 use crate::lifecycle::condition::{Condition, Progress};
 use crate::lifecycle::event::What;
-use crate::lifecycle::lease::{Claim, Lease, Provide};
+use crate::lifecycle::lease::{Claim, Lease, LeaseAs};
 use crate::lifecycle::link::Link;
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::slot::Slot;
@@ -28,7 +28,7 @@ impl<R: Resource> Slot<R> {
     #[inline]
     pub(crate) fn lease<T: ?Sized + 'static>(&self, claim: Claim) -> Result<Option<Lease<T>>, Error>
     where
-        R::Handle: Provide<T>,
+        R::Handle: LeaseAs<T>,
     {
         self.context.check_process()?;
         Ok(match self.life.table.lease(claim) {
@@ -41,7 +41,7 @@ impl<R: Resource> Slot<R> {
     #[cold]
     fn lease_inside<T: ?Sized + 'static>(&self, claim: Claim) -> Option<Lease<T>>
     where
-        R::Handle: Provide<T>,
+        R::Handle: LeaseAs<T>,
     {
         self.context.close.is_inside().then(|| self.life.table.lease_inside(claim)).flatten()
     }
@@ -53,7 +53,7 @@ impl<R: Resource> Slot<R> {
         limit: Duration,
     ) -> Result<Lease<T>, Error>
     where
-        R::Handle: Provide<T>,
+        R::Handle: LeaseAs<T>,
     {
         let started = Instant::now();
         loop {
@@ -136,7 +136,7 @@ impl Link {
     /// of its [`Quota`](crate::adapter::Quota). `None` where it is not ready.
     pub fn lease<R: Resource, T: ?Sized + 'static>(&self, claim: Claim) -> Option<Lease<T>>
     where
-        R::Handle: Provide<T>,
+        R::Handle: LeaseAs<T>,
     {
         self.slot::<R>()?.lease(claim).ok()?
     }
