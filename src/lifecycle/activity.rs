@@ -17,7 +17,7 @@ pub(crate) struct Activity {
     pub(crate) endpoint: Arc<str>,
     /// The name of its kind, unless that is the user's own.
     kind: Option<&'static str>,
-    pub(crate) tally: Tally,
+    pub(crate) counters: WorkCounters,
     draining: AtomicBool,
     changed: Notify,
     observers: Arc<Observers>,
@@ -34,7 +34,7 @@ impl Activity {
             name: Arc::from(name),
             endpoint: Arc::from(endpoint),
             kind,
-            tally: Tally::default(),
+            counters: WorkCounters::default(),
             draining: AtomicBool::new(false),
             changed: Notify::new(),
             observers: Arc::clone(observers),
@@ -81,7 +81,7 @@ impl Activity {
 
     /// Work has ended. Whether it was counted for the close's report.
     pub(crate) fn end(&self, work: Work, count: usize, is_done: bool) -> bool {
-        let counted = self.tally.end(work, count, is_done);
+        let counted = self.counters.end(work, count, is_done);
         // Pairs with the fence in `set_draining`: either this sees that somebody drains and wakes the drain, or the drain
         // sees the count that this left.
         fence(Ordering::SeqCst);
@@ -92,7 +92,7 @@ impl Activity {
     /// From now on releases wake whoever waits in [`until`](Activity::until).
     pub(crate) fn set_draining(&self, draining: bool) {
         if draining {
-            self.tally.begin_drain();
+            self.counters.begin_drain();
         }
         self.draining.store(draining, Ordering::Relaxed);
         // Pairs with the fence in `end`.
@@ -129,7 +129,7 @@ impl Activity {
 /// operation writes would slow down every lease, which reads what is beside it.
 #[derive(Default)]
 #[repr(align(128))]
-pub(crate) struct Tally {
+pub(crate) struct WorkCounters {
     now: ByWork<AtomicUsize>,
     /// When work last ended, in [`millis`](Moment::millis).
     last_ended: AtomicU64,
@@ -145,7 +145,7 @@ struct Books {
     unfinished: ByWork<usize>,
 }
 
-impl Tally {
+impl WorkCounters {
     pub(crate) fn begin(&self, work: Work, count: usize) {
         self.now[work].fetch_add(count, Ordering::Relaxed);
     }

@@ -28,7 +28,7 @@ impl Busy {
 
     /// Counts so many more.
     pub fn add(&mut self, count: usize) {
-        self.activity.tally.begin(self.work, count);
+        self.activity.counters.begin(self.work, count);
         self.count += count;
     }
 

@@ -182,13 +182,13 @@ impl Link {
 
     /// Counts what closing cut off though it was [done](Busy::done) before.
     pub fn was_cut_off(&self, work: Work) {
-        self.activity.tally.was_cut_off(work);
+        self.activity.counters.was_cut_off(work);
     }
 
     /// Counts what closing ended in good order though nobody waited for it: transactions that it
     /// aborted, cursors that it closed.
     pub fn ended(&self, work: Work, count: usize) {
-        self.activity.tally.add_finished(work, count);
+        self.activity.counters.add_finished(work, count);
     }
 
     /// Why the connection is gone, while it is.

@@ -14,7 +14,7 @@ use crate::lifecycle::context::Context;
 use crate::lifecycle::lease::Held;
 
 pub(crate) fn is_idle(slot: &dyn AnySlot) -> bool {
-    slot.activity().tally.now().is_empty() && !slot.is_held(Held::Checkouts)
+    slot.activity().counters.now().is_empty() && !slot.is_held(Held::Checkouts)
 }
 
 /// Waits for work, not for idle handles: those only for a moment, and only if they were used lately.
@@ -29,7 +29,7 @@ pub(crate) async fn drain(
     let flushed = in_parallel(context, limit, slots.iter().cloned().map(AnySlot::flush));
     let idle = |activity: &Arc<Activity>| {
         let slot = slots.iter().find(|slot| Arc::ptr_eq(slot.activity(), activity));
-        slot.map_or_else(|| activity.tally.now().is_empty(), |slot| is_idle(&**slot))
+        slot.map_or_else(|| activity.counters.now().is_empty(), |slot| is_idle(&**slot))
     };
     let worked = async {
         // Until none is at work, since what ends at one may go on at another that was idle before.
@@ -39,7 +39,7 @@ pub(crate) async fn drain(
     };
     let released = async {
         for slot in slots {
-            let worked_lately = slot.activity().tally.ended_within(held, begun);
+            let worked_lately = slot.activity().counters.ended_within(held, begun);
             let lately = if worked_lately { Held::Any } else { Held::TakenWithin(held, begun) };
             slot.activity().until(|| (!slot.is_held(lately)).then_some(())).await;
         }

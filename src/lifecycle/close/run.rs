@@ -140,7 +140,7 @@ fn run_close(
 fn waited_for(close: &CloseCell, slots: &[Arc<dyn AnySlot>]) -> Option<String> {
     let mut waits: Vec<String> = close.running().iter().map(|name| name.to_string()).collect();
     for slot in slots.iter().filter(|slot| slot.state() == State::Draining) {
-        let (work, holders) = (slot.activity().tally.now(), slot.holders());
+        let (work, holders) = (slot.activity().counters.now(), slot.holders());
         let work: Vec<_> = work.iter().map(|(work, count)| work.counted(*count)).collect();
         if !work.is_empty() {
             waits.push(format!("{}: {} in progress", slot.name(), work.join(", ")));
@@ -187,7 +187,7 @@ async fn close_pool(pool: &Arc<dyn Pool>, reason: Reason, limit: Duration) -> Cl
     }
     report.took = started.elapsed();
     // What `run` was given goes on there after closing everything itself.
-    if pool.main().tally.now().is_empty() || pool.main().is_draining() {
+    if pool.main().counters.now().is_empty() || pool.main().is_draining() {
         pool.context().runtime.end();
     }
     report

@@ -88,7 +88,7 @@ pub(crate) async fn run_step(
         // What was never idle until its limit has begun nothing since leasing ended, and ends now if it can at all.
         let limit = if drains_again { budget / 2 } else { MOMENT.min(budget / 2) };
         drain_again(pool.context(), slot, limit).await;
-        slot.activity().tally.end_drain();
+        slot.activity().counters.end_drain();
     }
     let held = slot.as_ref().map_or_else(Vec::new, |slot| slot.holders());
     let cancel = CancellationToken::new();
@@ -138,8 +138,8 @@ async fn ended(running: &mut Option<oneshot::Receiver<Outcome>>, limit: Duration
 
 /// A step with what became of its resource's work.
 pub(crate) fn with_work(step: StepReport, slot: &dyn AnySlot) -> StepReport {
-    let tally = &slot.activity().tally;
-    let (finished, given_up, unfinished) = (tally.finished(), tally.given_up(), tally.unfinished());
+    let counters = &slot.activity().counters;
+    let (finished, given_up, unfinished) = (counters.finished(), counters.given_up(), counters.unfinished());
     StepReport { finished, given_up, unfinished, ..step }
 }
 

@@ -128,14 +128,14 @@ impl World {
         }
         if self.life.begin_close() {
             let holders = || self.life.table.holders(&self.life.activity.name);
-            let idle = || (self.life.activity.tally.now().is_empty() && holders().is_empty()).then_some(());
+            let idle = || (self.life.activity.counters.now().is_empty() && holders().is_empty()).then_some(());
             block_on(self.life.activity.until(idle));
             self.life.shut_to_outside();
             self.life.check();
             self.act_inside();
             self.life.shut();
             block_on(self.life.activity.until(idle));
-            self.life.activity.tally.end_drain();
+            self.life.activity.counters.end_drain();
             self.life.check();
             assert!(self.life.table.lease_inside::<(u64, u64)>(Claim::shared()).is_none(), "leased in its own phase");
             self.goodbyes.lock().unwrap().extend(self.life.handle());

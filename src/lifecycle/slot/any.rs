@@ -63,7 +63,7 @@ impl<R: Resource> AnySlot for Slot<R> {
             checkouts: holders.iter().filter(|holder| holder.exclusive).count(),
             leaks: holders.iter().filter(|holder| holder.suspected).count() + self.life.table.leaks.exceeded(),
             leaks_total: self.life.table.leaks.total(),
-            work: self.activity().tally.now(),
+            work: self.activity().counters.now(),
             connecting: waiting,
             usage,
             error: failure,
