@@ -8,7 +8,7 @@ use crate::base::error::Error;
 use crate::base::process::Process;
 use crate::base::runtime::DriverRuntime;
 use crate::lifecycle::close::report::CloseReport;
-use crate::lifecycle::close::state::CloseCell;
+use crate::lifecycle::close::state::CloseState;
 use crate::lifecycle::event::{Event, What};
 use crate::lifecycle::observers::Observers;
 use crate::lifecycle::options::Options;
@@ -17,7 +17,7 @@ use crate::lifecycle::options::Options;
 pub(crate) struct Context {
     pub(crate) options: Options,
     pub(crate) runtime: DriverRuntime,
-    pub(crate) close: CloseCell,
+    pub(crate) close: CloseState,
     pub(crate) listeners: Mutex<Vec<Listener>>,
     pub(crate) observers: Arc<Observers>,
     pub(crate) process: &'static Process,

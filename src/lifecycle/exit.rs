@@ -176,7 +176,7 @@ mod platform {
         let _status = catch_unwind(|| {
             let Some(ending) = here() else { return };
             for pool in ending.pools() {
-                pool.context().close.leave_part();
+                pool.context().close.leave_role();
                 // As in `close_pools`.
                 std::mem::forget(pool);
             }

@@ -27,8 +27,8 @@ use crate::lifecycle::close::report::Closing;
 use crate::lifecycle::close::report::Outcome;
 use crate::lifecycle::close::report::Reason;
 use crate::lifecycle::close::run;
-use crate::lifecycle::close::state::CloseCell;
-use crate::lifecycle::close::state::Course;
+use crate::lifecycle::close::state::CloseRun;
+use crate::lifecycle::close::state::CloseState;
 use crate::lifecycle::context::Context;
 use crate::lifecycle::exit;
 use crate::lifecycle::health::{Health, HealthReport};
@@ -93,7 +93,7 @@ impl Registry {
         let context = Arc::new(Context {
             options,
             runtime: DriverRuntime::new(runtime),
-            close: CloseCell::default(),
+            close: CloseState::default(),
             listeners: Mutex::default(),
             observers,
             process: Process::current(),
@@ -417,7 +417,7 @@ impl Registry {
         self: &Arc<Self>,
         reason: Reason,
         deadline: Option<Duration>,
-    ) -> Result<Arc<Course>, Error> {
+    ) -> Result<Arc<CloseRun>, Error> {
         self.context.check_process()?;
         run::start(&self.as_pool(), reason, deadline)
     }
@@ -425,7 +425,7 @@ impl Registry {
     /// The report, or one that says why there is none.
     pub(crate) async fn close_all(self: &Arc<Self>, reason: Reason, deadline: Option<Duration>) -> CloseReport {
         match self.start_closing(reason, deadline) {
-            Ok(course) => CloseReport::clone(&*course.wait().await),
+            Ok(run) => CloseReport::clone(&*run.wait().await),
             Err(error) => CloseReport::of(&**self, reason, Outcome::Failed(error.to_string())),
         }
     }

@@ -23,7 +23,7 @@ use crate::lifecycle::close::drain::{drain, in_parallel, is_idle};
 use crate::lifecycle::close::phase::Phase;
 use crate::lifecycle::close::pool::{Hook, Pool};
 use crate::lifecycle::close::report::{CloseReport, Outcome, Reason, StepReport};
-use crate::lifecycle::close::state::{CloseCell, Course, Part};
+use crate::lifecycle::close::state::{CloseRun, CloseState, Role};
 use crate::lifecycle::close::step::{order, run_step, tell_end, with_work};
 use crate::lifecycle::context::Context;
 use crate::lifecycle::event::What;
@@ -57,11 +57,11 @@ impl CloseReport {
 ///
 /// # Errors
 /// [`Error::Closing`] on a thread that this close itself runs on, which must not wait for it.
-pub(crate) fn start(pool: &Arc<dyn Pool>, reason: Reason, deadline: Option<Duration>) -> Result<Arc<Course>, Error> {
+pub(crate) fn start(pool: &Arc<dyn Pool>, reason: Reason, deadline: Option<Duration>) -> Result<Arc<CloseRun>, Error> {
     let limit = deadline.unwrap_or(pool.context().options.close.deadline);
-    let (course, first) = pool.context().close.begin(limit);
+    let (run, first) = pool.context().close.begin(limit);
     if first {
-        let (pool, course) = (Arc::clone(pool), Arc::clone(&course));
+        let (pool, run) = (Arc::clone(pool), Arc::clone(&run));
         hand_over(Box::new(move || {
             let close = async {
                 pool.context().tell(None, What::Closing { reason });
@@ -69,19 +69,19 @@ pub(crate) fn start(pool: &Arc<dyn Pool>, reason: Reason, deadline: Option<Durat
             };
             let report = Arc::new(run_close(&*pool, reason, &pool.slots(), close));
             pool.context().tell(None, What::Closed { report: Arc::clone(&report) });
-            course.end(CloseReport::clone(&report));
+            run.end(CloseReport::clone(&report));
             let running = pool.context().close.running_as("a listener");
             for listener in pool.context().on_report() {
-                if pool.context().close.run_part(Part::Listener, || listener(&report)).is_err() {
+                if pool.context().close.run_as(Role::Listener, || listener(&report)).is_err() {
                     tracing::error!("a listener for close reports panicked");
                 }
             }
             drop(running);
-            pool.context().close.announce(&course);
+            pool.context().close.announce(&run);
         }));
     }
-    pool.context().close.check_outside(&course, "the pool")?;
-    Ok(course)
+    pool.context().close.check_outside(&run, "the pool")?;
+    Ok(run)
 }
 
 /// Starts closing one resource, unless that is under way; the pool stays open. Where the whole
@@ -89,10 +89,10 @@ pub(crate) fn start(pool: &Arc<dyn Pool>, reason: Reason, deadline: Option<Durat
 ///
 /// # Errors
 /// As [`start`].
-pub(crate) fn start_one(pool: &Arc<dyn Pool>, slot: Arc<dyn AnySlot>, reason: Reason) -> Result<Arc<Course>, Error> {
-    let (course, first) = pool.context().close.begin_single(slot.name());
+pub(crate) fn start_one(pool: &Arc<dyn Pool>, slot: Arc<dyn AnySlot>, reason: Reason) -> Result<Arc<CloseRun>, Error> {
+    let (run, first) = pool.context().close.begin_single(slot.name());
     if !first {
-        pool.context().close.check_outside(&course, slot.name())?;
+        pool.context().close.check_outside(&run, slot.name())?;
     } else {
         let pool = Arc::clone(pool);
         hand_over(Box::new(move || {
@@ -103,7 +103,7 @@ pub(crate) fn start_one(pool: &Arc<dyn Pool>, slot: Arc<dyn AnySlot>, reason: Re
             pool.context().close.end_single(&name, report);
         }));
     }
-    Ok(course)
+    Ok(run)
 }
 
 fn run_close(
@@ -137,7 +137,7 @@ fn run_close(
 }
 
 /// One line on what a close waits for, and which lines of source hold it. `None` between two steps.
-fn waited_for(close: &CloseCell, slots: &[Arc<dyn AnySlot>]) -> Option<String> {
+fn waited_for(close: &CloseState, slots: &[Arc<dyn AnySlot>]) -> Option<String> {
     let mut waits: Vec<String> = close.running().iter().map(|name| name.to_string()).collect();
     for slot in slots.iter().filter(|slot| slot.state() == State::Draining) {
         let (work, holders) = (slot.activity().counters.now(), slot.holders());
@@ -156,13 +156,14 @@ fn waited_for(close: &CloseCell, slots: &[Arc<dyn AnySlot>]) -> Option<String> {
 async fn close_pool(pool: &Arc<dyn Pool>, reason: Reason, limit: Duration) -> CloseReport {
     let started = Instant::now();
     let deadline = runtime::deadline(limit);
-    let singles = pool.context().close.singles();
-    let (alone, slots): (Vec<_>, Vec<_>) = pool.slots().into_iter().partition(|slot| singles.contains_key(slot.name()));
+    let single_closes = pool.context().close.single_closes();
+    let (alone, slots): (Vec<_>, Vec<_>) =
+        pool.slots().into_iter().partition(|slot| single_closes.contains_key(slot.name()));
     let mut report = close_slots(pool, slots, pool.take_hooks(), reason, limit).await;
     // What was being closed by itself has the drivers' runtime until it is done.
     for slot in alone {
         let left = deadline.saturating_duration_since(Instant::now());
-        match within(left, singles[slot.name()].wait()).await {
+        match within(left, single_closes[slot.name()].wait()).await {
             Ok(single) => {
                 // It may have been connected anew after its step, before that close ended and all closed.
                 let left = deadline.saturating_duration_since(Instant::now());

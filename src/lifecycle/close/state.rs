@@ -18,15 +18,15 @@ use crate::lifecycle::close::report::{CloseReport, Closing, Outcome};
 /// The closes of one pool: of the whole at most one runs, and of each resource; all who ask for
 /// one get its report.
 ///
-/// The order of locks: `whole`, `single`, a course's report. The others are taken alone. No code of users runs under any of
+/// The order of locks: `whole`, `single`, a run's report. The others are taken alone. No code of users runs under any of
 /// them, and their wakers are such code.
 #[derive(Default)]
-pub(crate) struct CloseCell {
+pub(crate) struct CloseState {
     id: Id,
-    whole: Mutex<Whole>,
-    announced: Condvar,
+    whole: Mutex<PoolClose>,
+    listeners_done: Condvar,
     /// The closes of single resources that are under way. None begins once the whole has begun.
-    single: Mutex<BTreeMap<Arc<str>, Arc<Course>>>,
+    single: Mutex<BTreeMap<Arc<str>, Arc<CloseRun>>>,
     /// The names of what runs now, for the watchdog's message. A hook and a resource may share a name.
     running: Mutex<Vec<Arc<str>>>,
     /// Where the steps that run now tell their outcomes.
@@ -45,19 +45,19 @@ impl Default for Id {
 
 /// A part of a close that runs on a thread of the close's own.
 #[derive(Clone, Copy, PartialEq)]
-pub(crate) enum Part {
+pub(crate) enum Role {
     Step(u64),
     Listener,
 }
 
 thread_local! {
     /// The cell of which this thread runs a part. It has no destructor, so it can be read at exit.
-    static PART: Cell<Option<(u64, Part)>> = const { Cell::new(None) };
+    static ROLE: Cell<Option<(u64, Role)>> = const { Cell::new(None) };
 }
 
 /// A step, the drain or a listener that runs until this drops, for the watchdog's message.
 pub(crate) struct Running<'a> {
-    cell: &'a CloseCell,
+    cell: &'a CloseState,
     name: Arc<str>,
 }
 
@@ -72,27 +72,27 @@ impl Drop for Running<'_> {
 
 /// The close of the whole pool.
 #[derive(Default)]
-struct Whole {
+struct PoolClose {
     begun: bool,
     /// When it must have ended.
     deadline: Option<Instant>,
     /// The closes of single resources that were under way as it began.
-    singles: BTreeMap<Arc<str>, Arc<Course>>,
+    single_closes: BTreeMap<Arc<str>, Arc<CloseRun>>,
     /// Tells the users that it has begun.
     closing: CancellationToken,
-    course: Arc<Course>,
+    run: Arc<CloseRun>,
     /// Whether all listeners have had the report.
-    announced: bool,
+    listeners_done: bool,
 }
 
 /// One close. Whoever waits for it gets its report, even where the pool is open again by then.
 #[derive(Default)]
-pub(crate) struct Course {
+pub(crate) struct CloseRun {
     report: Mutex<Option<Arc<CloseReport>>>,
     ended: Notify,
 }
 
-impl Course {
+impl CloseRun {
     pub(crate) fn end(&self, report: CloseReport) {
         *self.report.lock() = Some(Arc::new(report));
         self.ended.notify_waiters();
@@ -107,7 +107,7 @@ impl Course {
     }
 }
 
-impl CloseCell {
+impl CloseState {
     /// Whether closing has begun, until `reopen`.
     pub(crate) fn is_closing(&self) -> bool {
         self.whole.lock().begun
@@ -125,60 +125,60 @@ impl CloseCell {
 
     /// The report, if closed.
     pub(crate) fn report(&self) -> Option<Arc<CloseReport>> {
-        self.whole.lock().course.report()
+        self.whole.lock().run.report()
     }
 
     /// The close of the whole pool, begun now unless it was before, and whether the caller is the
     /// one to run it.
-    pub(crate) fn begin(&self, limit: Duration) -> (Arc<Course>, bool) {
+    pub(crate) fn begin(&self, limit: Duration) -> (Arc<CloseRun>, bool) {
         let mut whole = self.whole.lock();
         let first = !std::mem::replace(&mut whole.begun, true);
         if first {
-            whole.singles.clone_from(&self.single.lock());
+            whole.single_closes.clone_from(&self.single.lock());
         }
         whole.deadline.get_or_insert_with(|| runtime::deadline(limit));
-        let (course, closing) = (Arc::clone(&whole.course), whole.closing.clone());
+        let (run, closing) = (Arc::clone(&whole.run), whole.closing.clone());
         drop(whole);
         closing.cancel();
-        (course, first)
+        (run, first)
     }
 
     /// All listeners have had the report of this close.
-    pub(crate) fn announce(&self, course: &Arc<Course>) {
+    pub(crate) fn announce(&self, run: &Arc<CloseRun>) {
         let mut whole = self.whole.lock();
         // Unless the pool is open again.
-        if Arc::ptr_eq(&whole.course, course) {
-            whole.announced = true;
+        if Arc::ptr_eq(&whole.run, run) {
+            whole.listeners_done = true;
         }
         drop(whole);
-        self.announced.notify_all();
+        self.listeners_done.notify_all();
     }
 
     /// The close of one resource, which is the whole's where that has begun, else begun now unless it
     /// is under way; and whether the caller is the one to run it.
-    pub(crate) fn begin_single(&self, name: &Arc<str>) -> (Arc<Course>, bool) {
+    pub(crate) fn begin_single(&self, name: &Arc<str>) -> (Arc<CloseRun>, bool) {
         let whole = self.whole.lock();
         if whole.begun {
-            return (Arc::clone(&whole.course), false);
+            return (Arc::clone(&whole.run), false);
         }
         let mut single = self.single.lock();
-        if let Some(course) = single.get(name) {
-            return (Arc::clone(course), false);
+        if let Some(run) = single.get(name) {
+            return (Arc::clone(run), false);
         }
-        let course = Arc::<Course>::default();
-        single.insert(Arc::clone(name), Arc::clone(&course));
-        (course, true)
+        let run = Arc::<CloseRun>::default();
+        single.insert(Arc::clone(name), Arc::clone(&run));
+        (run, true)
     }
 
     /// The closes of single resources that were under way as that of the whole began.
-    pub(crate) fn singles(&self) -> BTreeMap<Arc<str>, Arc<Course>> {
-        self.whole.lock().singles.clone()
+    pub(crate) fn single_closes(&self) -> BTreeMap<Arc<str>, Arc<CloseRun>> {
+        self.whole.lock().single_closes.clone()
     }
 
     pub(crate) fn end_single(&self, name: &Arc<str>, report: CloseReport) {
-        let course = self.single.lock().remove(name);
-        if let Some(course) = course {
-            course.end(report);
+        let run = self.single.lock().remove(name);
+        if let Some(run) = run {
+            run.end(report);
         }
     }
 
@@ -187,10 +187,10 @@ impl CloseCell {
     pub(crate) fn wait_blocking(&self, until: Instant) -> Option<Arc<CloseReport>> {
         let mut whole = self.whole.lock();
         loop {
-            if whole.announced {
-                return whole.course.report();
+            if whole.listeners_done {
+                return whole.run.report();
             }
-            if self.announced.wait_until(&mut whole, until).timed_out() {
+            if self.listeners_done.wait_until(&mut whole, until).timed_out() {
                 return None;
             }
         }
@@ -206,54 +206,54 @@ impl CloseCell {
         if is_ending() {
             return Err(Error::closing(&Arc::from("the process")));
         }
-        match (whole.begun, whole.course.report()) {
+        match (whole.begun, whole.run.report()) {
             (true, None) => return Err(Error::closing(&Arc::from("the pool"))),
-            (true, Some(_)) => *whole = Whole::default(),
+            (true, Some(_)) => *whole = PoolClose::default(),
             (false, _) => {}
         }
         Ok(())
     }
 
     /// The part of this close that this thread runs.
-    pub(crate) fn part(&self) -> Option<Part> {
-        PART.get().filter(|(cell, _)| *cell == self.id.0).map(|(_, part)| part)
+    pub(crate) fn role(&self) -> Option<Role> {
+        ROLE.get().filter(|(cell, _)| *cell == self.id.0).map(|(_, role)| role)
     }
 
     /// Refuses to wait for this close on a thread that it runs on itself.
-    pub(crate) fn check_outside(&self, course: &Course, resource: &str) -> Result<(), Error> {
-        if course.report().is_none() && self.part().is_some() {
+    pub(crate) fn check_outside(&self, run: &CloseRun, resource: &str) -> Result<(), Error> {
+        if run.report().is_none() && self.role().is_some() {
             return Err(Error::closing(&Arc::from(resource)));
         }
         Ok(())
     }
 
     /// Runs a part of this close, which may be the user's code, and panic.
-    pub(crate) fn run_part<T>(&self, part: Part, run: impl FnOnce() -> T) -> std::thread::Result<T> {
-        let outer = PART.replace(Some((self.id.0, part)));
+    pub(crate) fn run_as<T>(&self, role: Role, run: impl FnOnce() -> T) -> std::thread::Result<T> {
+        let outer = ROLE.replace(Some((self.id.0, role)));
         let ended = catch_unwind(AssertUnwindSafe(run));
-        PART.set(outer);
+        ROLE.set(outer);
         ended
     }
 
     /// Whether this thread runs a step, and so code that may use what closes later.
     #[inline]
     pub(crate) fn is_inside(&self) -> bool {
-        matches!(self.part(), Some(Part::Step(_)))
+        matches!(self.role(), Some(Role::Step(_)))
     }
 
     /// The process ends from this thread, so a step or listener that it runs does not come back.
-    pub(crate) fn leave_part(&self) {
-        match self.part() {
-            Some(Part::Step(step)) => self.end_step(step, Outcome::Failed("it ended the process".to_owned())),
-            Some(Part::Listener) => {
-                self.whole.lock().announced = true;
-                self.announced.notify_all();
+    pub(crate) fn leave_role(&self) {
+        match self.role() {
+            Some(Role::Step(step)) => self.end_step(step, Outcome::Failed("it ended the process".to_owned())),
+            Some(Role::Listener) => {
+                self.whole.lock().listeners_done = true;
+                self.listeners_done.notify_all();
             }
             None => {}
         }
     }
 
-    /// The number of a new step, and its outcome once that is [told](CloseCell::end_step).
+    /// The number of a new step, and its outcome once that is [told](CloseState::end_step).
     pub(crate) fn begin_step(&self) -> (u64, oneshot::Receiver<Outcome>) {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let (step, (sender, ended)) = (NEXT.fetch_add(1, Ordering::Relaxed), oneshot::channel());
@@ -301,35 +301,35 @@ mod tests {
 
     #[test]
     fn the_whole_is_closed_once_for_all_who_ask() {
-        let cell = CloseCell::default();
+        let cell = CloseState::default();
         assert!(!cell.is_closing() && !cell.closing().is_set());
         assert_eq!(cell.deadline(), None);
-        let (course, first) = cell.begin(LONG);
+        let (run, first) = cell.begin(LONG);
         let deadline = cell.deadline().unwrap();
         assert!(first && cell.is_closing() && cell.closing().is_set());
         let (same, second) = cell.begin(Duration::ZERO);
-        assert!(Arc::ptr_eq(&course, &same) && !second);
+        assert!(Arc::ptr_eq(&run, &same) && !second);
         assert_eq!(cell.deadline(), Some(deadline), "the first who asks says how long");
         assert!(cell.report().is_none() && cell.wait_blocking(soon()).is_none());
-        course.end(report(Reason::Requested));
+        run.end(report(Reason::Requested));
         assert!(cell.report().is_some());
         assert!(cell.wait_blocking(soon()).is_none(), "the listeners have not had it");
-        cell.announce(&course);
+        cell.announce(&run);
         assert_eq!(cell.wait_blocking(Instant::now() + LONG).unwrap().reason, Reason::Requested);
     }
 
     #[test]
     fn the_whole_takes_the_closes_of_single_resources_over() {
-        let (cell, name, other) = (CloseCell::default(), Arc::from("name"), Arc::from("other"));
+        let (cell, name, other) = (CloseState::default(), Arc::from("name"), Arc::from("other"));
         let (single, first) = cell.begin_single(&name);
         let (same, second) = cell.begin_single(&name);
         assert!(first && !second && Arc::ptr_eq(&single, &same));
-        assert!(!cell.is_closing() && cell.singles().is_empty());
+        assert!(!cell.is_closing() && cell.single_closes().is_empty());
         let (ended, _) = cell.begin_single(&other);
         cell.end_single(&other, report(Reason::Requested));
         assert!(ended.report().is_some());
         let (whole, _) = cell.begin(LONG);
-        assert!(cell.singles().keys().eq([&name]));
+        assert!(cell.single_closes().keys().eq([&name]));
         let (of_the_whole, third) = cell.begin_single(&other);
         assert!(!third && Arc::ptr_eq(&whole, &of_the_whole), "none begins any more");
         cell.end_single(&name, report(Reason::Dropped));
@@ -338,59 +338,59 @@ mod tests {
 
     #[test]
     fn what_is_closed_opens_again_unless_the_process_ends() {
-        let cell = CloseCell::default();
+        let cell = CloseState::default();
         assert!(cell.reopen(|| false).is_ok(), "it is open");
-        let (course, _) = cell.begin(LONG);
+        let (run, _) = cell.begin(LONG);
         assert!(matches!(cell.reopen(|| false), Err(Error::Closing { .. })), "it is being closed");
-        course.end(report(Reason::Requested));
+        run.end(report(Reason::Requested));
         assert!(matches!(cell.reopen(|| true), Err(Error::Closing { .. })));
         assert!(cell.is_closing());
         cell.reopen(|| false).unwrap();
         assert!(!cell.is_closing() && cell.report().is_none());
         // The listeners of the close before say nothing of the next one.
-        cell.announce(&course);
+        cell.announce(&run);
         let (next, first) = cell.begin(LONG);
-        assert!(first && !Arc::ptr_eq(&course, &next));
+        assert!(first && !Arc::ptr_eq(&run, &next));
         assert!(cell.wait_blocking(soon()).is_none());
     }
 
     #[test]
     fn a_thread_knows_the_part_that_it_runs() {
-        let (cell, other) = (CloseCell::default(), CloseCell::default());
-        let (course, _) = cell.begin(LONG);
-        assert!(!cell.is_inside() && cell.check_outside(&course, "name").is_ok());
-        let ran = cell.run_part(Part::Step(3), || {
-            assert!(cell.is_inside() && !other.is_inside() && cell.part() == Some(Part::Step(3)));
-            assert!(matches!(cell.check_outside(&course, "name"), Err(Error::Closing { .. })));
-            assert!(other.check_outside(&course, "name").is_ok());
-            let inner = cell.run_part(Part::Listener, || (cell.is_inside(), cell.part() == Some(Part::Listener)));
+        let (cell, other) = (CloseState::default(), CloseState::default());
+        let (run, _) = cell.begin(LONG);
+        assert!(!cell.is_inside() && cell.check_outside(&run, "name").is_ok());
+        let ran = cell.run_as(Role::Step(3), || {
+            assert!(cell.is_inside() && !other.is_inside() && cell.role() == Some(Role::Step(3)));
+            assert!(matches!(cell.check_outside(&run, "name"), Err(Error::Closing { .. })));
+            assert!(other.check_outside(&run, "name").is_ok());
+            let inner = cell.run_as(Role::Listener, || (cell.is_inside(), cell.role() == Some(Role::Listener)));
             assert_eq!(inner.unwrap(), (false, true));
-            course.end(report(Reason::Requested));
-            assert!(cell.check_outside(&course, "name").is_ok(), "there is nothing to wait for");
+            run.end(report(Reason::Requested));
+            assert!(cell.check_outside(&run, "name").is_ok(), "there is nothing to wait for");
             cell.is_inside()
         });
-        assert!(ran.unwrap() && cell.part().is_none());
-        assert!(cell.run_part(Part::Listener, || panic!("as the test asked")).is_err());
-        assert!(cell.part().is_none());
+        assert!(ran.unwrap() && cell.role().is_none());
+        assert!(cell.run_as(Role::Listener, || panic!("as the test asked")).is_err());
+        assert!(cell.role().is_none());
     }
 
     #[test]
     fn a_part_that_ends_the_process_is_over() {
-        let cell = CloseCell::default();
-        let (course, _) = cell.begin(LONG);
-        cell.leave_part();
+        let cell = CloseState::default();
+        let (run, _) = cell.begin(LONG);
+        cell.leave_role();
         let (step, mut outcome) = cell.begin_step();
-        cell.run_part(Part::Step(step), || cell.leave_part()).unwrap();
+        cell.run_as(Role::Step(step), || cell.leave_role()).unwrap();
         assert!(matches!(outcome.try_recv(), Ok(Outcome::Failed(why)) if why.contains("ended the process")));
-        course.end(report(Reason::ProcessExit));
+        run.end(report(Reason::ProcessExit));
         assert!(cell.wait_blocking(soon()).is_none());
-        cell.run_part(Part::Listener, || cell.leave_part()).unwrap();
+        cell.run_as(Role::Listener, || cell.leave_role()).unwrap();
         assert!(cell.wait_blocking(soon()).is_some());
     }
 
     #[test]
     fn each_step_tells_its_own_outcome_once() {
-        let cell = CloseCell::default();
+        let cell = CloseState::default();
         let ((first, mut one), (second, mut two)) = (cell.begin_step(), cell.begin_step());
         assert_ne!(first, second);
         cell.end_step(second, Outcome::Closed);
@@ -401,7 +401,7 @@ mod tests {
 
     #[test]
     fn what_runs_is_named_until_it_ends() {
-        let cell = CloseCell::default();
+        let cell = CloseState::default();
         let (drain, one) = (cell.running_as("the drain"), cell.running_as("store"));
         let two = cell.running_as("store");
         let names = || cell.running().iter().map(|name| name.to_string()).collect::<Vec<_>>();

@@ -16,7 +16,7 @@ use crate::lifecycle::close::edges::Edges;
 use crate::lifecycle::close::phase::Phase;
 use crate::lifecycle::close::pool::{Hook, Pool};
 use crate::lifecycle::close::report::{Outcome, StepReport};
-use crate::lifecycle::close::state::Part;
+use crate::lifecycle::close::state::Role;
 use crate::lifecycle::context::Context;
 use crate::lifecycle::event::What;
 
@@ -159,7 +159,7 @@ fn on_own_thread(pool: &Arc<dyn Pool>, step: Step, cancel: CancellationToken) ->
     let name = format!("resource-pool-close-{}", step.name());
     let pool = Arc::clone(pool);
     let run = move || {
-        let outcome = pool.context().close.run_part(Part::Step(number), || match step {
+        let outcome = pool.context().close.run_as(Role::Step(number), || match step {
             Step::Hook(hook) => (hook.run)().map_err(Failure::transient),
             Step::Resource(slot) => match runtime {
                 Some(runtime) => runtime.block_on(async {
