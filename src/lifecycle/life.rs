@@ -27,7 +27,7 @@ use crate::lifecycle::leak::LeakOptions;
 use crate::lifecycle::lease::LeaseTable;
 use crate::lifecycle::probe::Watch;
 use crate::lifecycle::status::State;
-use crate::lifecycle::transition::{Caller, Connected, Lost, Next, Overtaken, Recovery};
+use crate::lifecycle::transition::{AcquireStep, Caller, Connected, LossAction, Recovery, Superseded};
 
 /// The life of one resource and, while it is connected, its handle.
 pub(crate) struct Life<H: Send + Sync + 'static> {
@@ -53,8 +53,8 @@ struct Inner<H> {
     made: u64,
     made_before: u64,
     /// The last attempt that closing overtook. Its link's late reports count for nothing.
-    overtaken: Option<u64>,
-    failure: Option<Attempted>,
+    superseded: Option<u64>,
+    failure: Option<FailedAttempt>,
     /// An attempt is at work, rather than pausing before the next one.
     in_flight: bool,
     /// Closing waits for the attempt in flight. None follows it.
@@ -68,7 +68,7 @@ struct Inner<H> {
     /// Leasing has ended.
     shut: bool,
     /// The first error while closing, which its step fails with: a loss, or what could not be flushed.
-    trouble: Option<Source>,
+    close_error: Option<Source>,
     /// The connection that is being made has ended already.
     ended_early: Option<Source>,
     /// How far the present attempt has come.
@@ -80,7 +80,7 @@ struct Inner<H> {
 }
 
 /// How an attempt failed, and until when that answer stands for others.
-struct Attempted {
+struct FailedAttempt {
     attempt: u64,
     error: Error,
     retry_at: Instant,
@@ -100,7 +100,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
                 attempt: 0,
                 made: 0,
                 made_before: 0,
-                overtaken: None,
+                superseded: None,
                 failure: None,
                 in_flight: false,
                 settling: false,
@@ -108,7 +108,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
                 died_young: 0,
                 shut_to_outside: false,
                 shut: false,
-                trouble: None,
+                close_error: None,
                 ended_early: None,
                 progress: None,
                 waiting: 0,
@@ -130,11 +130,11 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         let mut joined = None;
         let ready = self.activity.until(|| {
             let next = self.advance(&mut joined, caller, &closing);
-            acquiring.waits |= matches!(next, Ok(Next::Wait | Next::Connect(_)));
+            acquiring.waits |= matches!(next, Ok(AcquireStep::Wait | AcquireStep::Connect(_)));
             match next {
-                Ok(Next::Lease) => Some(Ok(())),
-                Ok(Next::Wait) => None,
-                Ok(Next::Connect(attempt)) => {
+                Ok(AcquireStep::Lease) => Some(Ok(())),
+                Ok(AcquireStep::Wait) => None,
+                Ok(AcquireStep::Connect(attempt)) => {
                     connect(attempt);
                     None
                 }
@@ -146,7 +146,12 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
 
     /// What an acquire does next. Begins an attempt where nobody has, and answers the failure of
     /// the one that was joined.
-    fn advance(&self, joined: &mut Option<u64>, caller: Caller, closing: impl FnOnce() -> bool) -> Result<Next, Error> {
+    fn advance(
+        &self,
+        joined: &mut Option<u64>,
+        caller: Caller,
+        closing: impl FnOnce() -> bool,
+    ) -> Result<AcquireStep, Error> {
         let name = &self.activity.name;
         let mut inner = self.inner.lock();
         let failed = |inner: &Inner<H>, stands: bool| match (&inner.failure, *joined) {
@@ -156,15 +161,15 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
             _ => Ok(()),
         };
         match inner.state {
-            State::Connecting | State::Broken if caller.patient && inner.recovering => Ok(Next::Wait),
-            State::Ready => Ok(Next::Lease),
-            State::Draining if inner.leases_to(caller) => Ok(Next::Lease),
+            State::Connecting | State::Broken if caller.patient && inner.recovering => Ok(AcquireStep::Wait),
+            State::Ready => Ok(AcquireStep::Lease),
+            State::Draining if inner.leases_to(caller) => Ok(AcquireStep::Lease),
             State::Draining => Err(Error::closing(name)),
             State::Closed => Err(Error::closed(name)),
             State::Connecting => {
                 failed(&inner, false)?;
                 joined.get_or_insert(inner.attempt);
-                Ok(Next::Wait)
+                Ok(AcquireStep::Wait)
             }
             State::Broken | State::Idle => {
                 let circuit = inner.failure.as_ref().is_some_and(|failure| Instant::now() < failure.retry_at);
@@ -174,12 +179,12 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
                 }
                 let attempt = inner.begin_attempt();
                 *joined = Some(attempt);
-                Ok(Next::Connect(attempt))
+                Ok(AcquireStep::Connect(attempt))
             }
         }
     }
 
-    /// Begins the next attempt of whoever carried this one out, unless that was overtaken or closing has begun.
+    /// Begins the next attempt of whoever carried this one out, unless that was superseded or closing has begun.
     pub(crate) fn again(&self, attempt: u64) -> Option<u64> {
         let mut inner = self.inner.lock();
         let next = (inner.is_trying(attempt) && !inner.settling).then(|| inner.begin_attempt());
@@ -188,8 +193,8 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         next
     }
 
-    /// Resolves when this attempt is overtaken.
-    pub(crate) async fn overtaken(&self, attempt: u64) {
+    /// Resolves when this attempt is superseded.
+    pub(crate) async fn superseded(&self, attempt: u64) {
         self.activity.until(|| (!self.inner.lock().is_trying(attempt)).then_some(())).await;
     }
 
@@ -217,7 +222,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
             (false, Some(new), _) => return Connected::Late(new),
             (true, Some(new), _) => new,
             (true, None, Some(lost)) => lost.clone(),
-            (_, None, _) => return Connected::Overtaken,
+            (_, None, _) => return Connected::Superseded,
         };
         let generation = inner.generation + 1;
         self.table.open(&handle, generation, &self.activity);
@@ -234,10 +239,10 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
     }
 
     /// Gives out the handle that cannot be brought back, if there is one, for this attempt to say
-    /// goodbye to it and to connect anew. An error if the attempt was overtaken.
-    pub(crate) fn forget(&self, attempt: u64) -> Result<Option<H>, Overtaken> {
+    /// goodbye to it and to connect anew. An error if the attempt was superseded.
+    pub(crate) fn forget(&self, attempt: u64) -> Result<Option<H>, Superseded> {
         let mut inner = self.inner.lock();
-        if inner.is_connecting(attempt) { Ok(inner.handle.take()) } else { Err(Overtaken) }
+        if inner.is_connecting(attempt) { Ok(inner.handle.take()) } else { Err(Superseded) }
     }
 
     /// An attempt has failed, and will be followed by another one after this pause. While
@@ -266,33 +271,33 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
 
     /// The connection is lost. Says nothing about a generation that is not the present one, nor
     /// where the link of an attempt says so that closing overtook: the next one has the same number.
-    pub(crate) fn lost(&self, link: Option<u64>, generation: u64, cause: Source) -> Lost {
+    pub(crate) fn lost(&self, link: Option<u64>, generation: u64, cause: Source) -> LossAction {
         let mut inner = self.inner.lock();
         match inner.state {
-            _ if link.is_some() && link == inner.overtaken => Lost::Noted,
+            _ if link.is_some() && link == inner.superseded => LossAction::Noted,
             // It has the number of a generation that a later attempt made, or is about to make.
-            _ if link.is_some_and(|link| inner.has_failed(link)) => Lost::Noted,
+            _ if link.is_some_and(|link| inner.has_failed(link)) => LossAction::Noted,
             State::Ready if inner.generation == generation => {
                 let is_young = inner.since.elapsed() < self.young;
                 inner.died_young = if is_young { inner.died_young.saturating_add(1) } else { 0 };
-                Lost::Recover(self.begin_recovery(inner, cause))
+                LossAction::Recover(self.begin_recovery(inner, cause))
             }
             State::Connecting if inner.generation + 1 == generation => {
                 let earlier = inner.ended_early.replace(cause);
                 inner.replaced(earlier);
-                Lost::Noted
+                LossAction::Noted
             }
             State::Draining if inner.generation == generation => {
                 // Once the drain is over, what ends is ended by the closing itself.
-                if !inner.shut && inner.trouble.is_none() {
+                if !inner.shut && inner.close_error.is_none() {
                     let error = self.lost_error(cause);
-                    inner.trouble = Some(Arc::new(error.clone()));
+                    inner.close_error = Some(Arc::new(error.clone()));
                     drop(inner);
                     self.activity.tell(generation, What::Lost { error, died_young: 0 });
                 }
-                Lost::Cut
+                LossAction::Cut
             }
-            _ => Lost::Noted,
+            _ => LossAction::Noted,
         }
     }
 
@@ -387,13 +392,13 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         self.activity.until(|| (!self.inner.lock().is_in_flight()).then_some(())).await;
     }
 
-    /// Begins closing. `false` if there is nothing to close. An attempt in flight is overtaken.
+    /// Begins closing. `false` if there is nothing to close. An attempt in flight is superseded.
     pub(crate) fn begin_close(&self) -> bool {
         let mut inner = self.inner.lock();
         inner.recovering = false;
         inner.settling = false;
         if inner.state == State::Connecting {
-            inner.overtaken = Some(inner.attempt);
+            inner.superseded = Some(inner.attempt);
         }
         let begun = match inner.state {
             State::Closed | State::Draining => false,
@@ -405,7 +410,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
                 // A broken one is not leased any more.
                 inner.shut = state != State::Ready;
                 inner.shut_to_outside = inner.shut;
-                let earlier = inner.trouble.take();
+                let earlier = inner.close_error.take();
                 inner.replaced(earlier);
                 self.activity.set_draining(true);
                 inner.set(State::Draining);
@@ -417,15 +422,15 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
     }
 
     /// Notes an error that the step of closing is to fail with.
-    pub(crate) fn trouble(&self, what: Source) {
+    pub(crate) fn close_error(&self, what: Source) {
         let mut inner = self.inner.lock();
-        let spare = if inner.trouble.is_none() { inner.trouble.replace(what) } else { Some(what) };
+        let spare = if inner.close_error.is_none() { inner.close_error.replace(what) } else { Some(what) };
         drop(inner);
         drop(spare);
     }
 
-    pub(crate) fn take_trouble(&self) -> Option<Source> {
-        self.inner.lock().trouble.take()
+    pub(crate) fn take_close_error(&self) -> Option<Source> {
+        self.inner.lock().close_error.take()
     }
 
     /// Ends leasing for all but the pool's own closing code, which may use what closes later than itself.
@@ -540,7 +545,7 @@ impl<H> Inner<H> {
 
     fn fail(&mut self, attempt: u64, error: Error, stands: Duration) {
         self.in_flight = false;
-        let now = Attempted { attempt, error, retry_at: Instant::now() + stands.min(LONGEST) };
+        let now = FailedAttempt { attempt, error, retry_at: Instant::now() + stands.min(LONGEST) };
         let earlier = self.failure.replace(now);
         self.replaced(earlier);
         self.set(State::Broken);

@@ -13,7 +13,7 @@ pub(crate) struct Caller {
 
 /// What an acquire does next.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Next {
+pub(crate) enum AcquireStep {
     /// Lease.
     Lease,
     /// Wait for a change.
@@ -27,19 +27,19 @@ pub(crate) enum Next {
 pub(crate) enum Connected<H> {
     /// A new generation is ready; it may have been lost already.
     Ready { generation: u64, lost: Option<Source> },
-    /// The attempt was overtaken. This handle is nobody's: say goodbye.
+    /// The attempt was superseded. This handle is nobody's: say goodbye.
     Late(H),
-    /// The attempt was overtaken. Whoever did that has the handle.
-    Overtaken,
+    /// The attempt was superseded. Whoever did that has the handle.
+    Superseded,
 }
 
 /// Closing, or another attempt, came first.
 #[derive(Debug)]
-pub(crate) struct Overtaken;
+pub(crate) struct Superseded;
 
 /// What a loss has led to.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Lost {
+pub(crate) enum LossAction {
     /// Nothing now.
     Noted,
     /// It is being closed and not brought back, but nobody may wait for its answers: cut.

@@ -20,12 +20,12 @@ fn idle(young: Duration) -> Life<u8> {
 
 fn ready(young: Duration) -> Life<u8> {
     let life = idle(young);
-    assert_eq!(next(&life, ANYONE).unwrap(), Next::Connect(1));
+    assert_eq!(next(&life, ANYONE).unwrap(), AcquireStep::Connect(1));
     assert_eq!(made(life.connected(1, 7, |_| None)), (1, false));
     life
 }
 
-fn next(life: &Life<u8>, caller: Caller) -> Result<Next, Error> {
+fn next(life: &Life<u8>, caller: Caller) -> Result<AcquireStep, Error> {
     life.advance(&mut None, caller, || false)
 }
 
@@ -46,9 +46,9 @@ fn failure(life: &Life<u8>) -> Error {
 }
 
 /// The attempt that brings it back, and how many generations died young.
-fn recovery(lost: Lost) -> (u64, u32) {
+fn recovery(lost: LossAction) -> (u64, u32) {
     match lost {
-        Lost::Recover(Recovery { attempt, died_young }) => (attempt, died_young),
+        LossAction::Recover(Recovery { attempt, died_young }) => (attempt, died_young),
         other => panic!("{other:?}"),
     }
 }
@@ -58,11 +58,11 @@ fn whoever_asks_first_connects_and_the_others_wait_for_that() {
     let life = idle(LONG);
     assert!(matches!(life.advance(&mut None, ANYONE, || true), Err(Error::Closing { .. })), "nothing begins any more");
     let mut first = None;
-    assert_eq!(life.advance(&mut first, ANYONE, || false).unwrap(), Next::Connect(1));
+    assert_eq!(life.advance(&mut first, ANYONE, || false).unwrap(), AcquireStep::Connect(1));
     assert_eq!((first, life.state(), life.generation_or_next()), (Some(1), State::Connecting, 1));
-    assert_eq!(next(&life, ANYONE).unwrap(), Next::Wait);
+    assert_eq!(next(&life, ANYONE).unwrap(), AcquireStep::Wait);
     assert_eq!(made(life.connected(1, 7, |_| None)), (1, false));
-    assert_eq!(life.advance(&mut first, ANYONE, || false).unwrap(), Next::Lease);
+    assert_eq!(life.advance(&mut first, ANYONE, || false).unwrap(), AcquireStep::Lease);
     assert_eq!((life.state(), life.handle(), life.generation_or_next()), (State::Ready, Some(7), 1));
 }
 
@@ -88,7 +88,7 @@ fn a_failure_before_another_attempt_answers_nobody_who_waits() {
     let mut joined = None;
     life.advance(&mut joined, ANYONE, || false).unwrap();
     life.failed(1, failure(&life), LONG);
-    assert_eq!(life.advance(&mut joined, ANYONE, || false).unwrap(), Next::Wait);
+    assert_eq!(life.advance(&mut joined, ANYONE, || false).unwrap(), AcquireStep::Wait);
     assert!(!life.begin_settling(), "it pauses");
     assert_eq!(life.again(2), None, "that is another one");
     assert_eq!(life.again(1), Some(2));
@@ -107,11 +107,11 @@ fn the_patient_wait_while_it_is_brought_back_and_the_others_hear_of_the_loss() {
             assert_eq!(life.state(), State::Broken);
             assert!(matches!(next(&life, ANYONE), Err(Error::Lost { .. })));
         }
-        assert_eq!(next(&life, PATIENT).unwrap(), Next::Wait);
+        assert_eq!(next(&life, PATIENT).unwrap(), AcquireStep::Wait);
     }
     let attempt = life.again(attempt).unwrap();
     assert_eq!(made(life.recovered(attempt, |_| None)), (2, false));
-    assert_eq!((next(&life, ANYONE).unwrap(), life.handle()), (Next::Lease, Some(7)));
+    assert_eq!((next(&life, ANYONE).unwrap(), life.handle()), (AcquireStep::Lease, Some(7)));
     assert!(life.condition().failure.is_none());
     // Once nobody brings it back any more, patience ends.
     let (attempt, _) = recovery(life.lost(None, 2, cause()));
@@ -137,13 +137,13 @@ fn a_generation_that_dies_young_is_followed_by_a_pause() {
 #[test]
 fn a_loss_counts_for_the_present_generation_alone() {
     let life = ready(LONG);
-    assert_eq!(life.lost(None, 0, cause()), Lost::Noted);
-    assert_eq!(life.lost(None, 2, cause()), Lost::Noted);
+    assert_eq!(life.lost(None, 0, cause()), LossAction::Noted);
+    assert_eq!(life.lost(None, 2, cause()), LossAction::Noted);
     assert_eq!(life.state(), State::Ready);
     let (attempt, _) = recovery(life.lost(None, 1, cause()));
     let attempt = life.again(attempt).unwrap();
-    assert_eq!(life.lost(None, 1, cause()), Lost::Noted);
-    assert_eq!(life.lost(Some(attempt), 2, cause()), Lost::Noted, "it is noted for when the attempt succeeds");
+    assert_eq!(life.lost(None, 1, cause()), LossAction::Noted);
+    assert_eq!(life.lost(Some(attempt), 2, cause()), LossAction::Noted, "it is noted for when the attempt succeeds");
     assert_eq!(made(life.recovered(attempt, |_| None)), (2, true));
 }
 
@@ -154,20 +154,20 @@ fn a_loss_that_a_failed_attempt_tells_late_is_nobodys() {
     let second = life.again(first).unwrap();
     life.failed(second, failure(&life), LONG);
     let third = life.again(second).unwrap();
-    assert_eq!(life.lost(Some(second), 2, cause()), Lost::Noted);
+    assert_eq!(life.lost(Some(second), 2, cause()), LossAction::Noted);
     assert_eq!(made(life.recovered(third, |_| None)), (2, false));
-    assert_eq!(life.lost(Some(second), 2, cause()), Lost::Noted);
-    assert_eq!(life.lost(Some(third), 2, cause()), Lost::Recover(Recovery { attempt: third + 1, died_young: 2 }));
+    assert_eq!(life.lost(Some(second), 2, cause()), LossAction::Noted);
+    assert_eq!(life.lost(Some(third), 2, cause()), LossAction::Recover(Recovery { attempt: third + 1, died_young: 2 }));
 }
 
 #[test]
 fn closing_leases_to_its_own_code_until_the_phase_begins() {
     let life = ready(LONG);
     assert!(life.begin_close() && !life.begin_close());
-    assert_eq!((life.state(), next(&life, ANYONE).unwrap()), (State::Draining, Next::Lease));
+    assert_eq!((life.state(), next(&life, ANYONE).unwrap()), (State::Draining, AcquireStep::Lease));
     life.shut_to_outside();
     assert!(matches!(next(&life, ANYONE), Err(Error::Closing { .. })));
-    assert_eq!(next(&life, INSIDE).unwrap(), Next::Lease);
+    assert_eq!(next(&life, INSIDE).unwrap(), AcquireStep::Lease);
     life.shut();
     assert!(matches!(next(&life, INSIDE), Err(Error::Closing { .. })));
     assert_eq!(life.finish_close(), Ok(()));
@@ -175,7 +175,7 @@ fn closing_leases_to_its_own_code_until_the_phase_begins() {
     assert_eq!((life.state(), life.handle()), (State::Closed, None));
     assert!(!life.begin_close(), "there is nothing to close");
     life.reopen();
-    assert_eq!((life.state(), next(&life, ANYONE).unwrap()), (State::Idle, Next::Connect(2)));
+    assert_eq!((life.state(), next(&life, ANYONE).unwrap()), (State::Idle, AcquireStep::Connect(2)));
     life.reopen();
     assert_eq!(life.state(), State::Connecting, "it was not closed");
 }
@@ -188,9 +188,9 @@ fn a_loss_while_closing_is_the_steps_trouble_until_the_drain_is_over() {
         if drained {
             life.shut();
         }
-        assert_eq!(life.lost(None, 2, cause()), Lost::Noted);
-        assert_eq!(life.lost(None, 1, cause()), Lost::Cut);
-        assert_eq!((life.take_trouble().is_some(), life.take_trouble().is_some()), (told, false));
+        assert_eq!(life.lost(None, 2, cause()), LossAction::Noted);
+        assert_eq!(life.lost(None, 1, cause()), LossAction::Cut);
+        assert_eq!((life.take_close_error().is_some(), life.take_close_error().is_some()), (told, false));
     }
 }
 
@@ -200,25 +200,25 @@ fn what_is_broken_closes_without_leasing() {
     recovery(life.lost(None, 1, cause()));
     assert!(life.begin_close());
     assert!(matches!(next(&life, INSIDE), Err(Error::Closing { .. })));
-    assert_eq!(life.lost(None, 1, cause()), Lost::Cut);
-    assert!(life.take_trouble().is_none());
+    assert_eq!(life.lost(None, 1, cause()), LossAction::Cut);
+    assert!(life.take_close_error().is_none());
 }
 
 #[test]
 fn an_attempt_that_closing_overtook_changes_nothing() {
     let life = idle(LONG);
-    assert_eq!(next(&life, ANYONE).unwrap(), Next::Connect(1));
+    assert_eq!(next(&life, ANYONE).unwrap(), AcquireStep::Connect(1));
     assert!(!life.begin_close(), "nothing is connected");
     assert_eq!(life.state(), State::Closed);
     assert!(matches!(life.connected(1, 7, |_| None), Connected::Late(7)));
-    assert!(matches!(life.recovered(1, |_| None), Connected::Overtaken));
+    assert!(matches!(life.recovered(1, |_| None), Connected::Superseded));
     life.failed(1, failure(&life), LONG);
     life.gave_up(1, failure(&life), LONG);
     assert!(life.forget(1).is_err());
     assert_eq!((life.again(1), life.state()), (None, State::Closed));
     life.reopen();
-    assert_eq!(next(&life, ANYONE).unwrap(), Next::Connect(2));
-    assert_eq!(life.lost(Some(1), 1, cause()), Lost::Noted);
+    assert_eq!(next(&life, ANYONE).unwrap(), AcquireStep::Connect(2));
+    assert_eq!(life.lost(Some(1), 1, cause()), LossAction::Noted);
     assert_eq!(made(life.connected(2, 8, |_| None)), (1, false));
 }
 
@@ -227,16 +227,16 @@ fn an_attempt_that_closing_overtook_tells_no_loss_of_what_is_closed_then() {
     let life = ready(Duration::ZERO);
     let (attempt, _) = recovery(life.lost(None, 1, cause()));
     assert!(life.begin_close());
-    assert_eq!(life.lost(Some(attempt), 1, cause()), Lost::Noted);
-    assert_eq!(life.lost(Some(attempt - 1), 1, cause()), Lost::Cut, "the one before it made what is closed");
+    assert_eq!(life.lost(Some(attempt), 1, cause()), LossAction::Noted);
+    assert_eq!(life.lost(Some(attempt - 1), 1, cause()), LossAction::Cut, "the one before it made what is closed");
 }
 
 #[test]
 fn a_loss_of_another_generation_is_none_of_the_one_that_is_being_made() {
     let life = ready(Duration::ZERO);
     let (attempt, _) = recovery(life.lost(None, 1, cause()));
-    assert_eq!(life.lost(None, 1, cause()), Lost::Noted);
-    assert_eq!(life.lost(None, 3, cause()), Lost::Noted);
+    assert_eq!(life.lost(None, 1, cause()), LossAction::Noted);
+    assert_eq!(life.lost(None, 3, cause()), LossAction::Noted);
     assert_eq!(made(life.recovered(attempt, |_| None)), (2, false));
 }
 
@@ -244,9 +244,9 @@ fn a_loss_of_another_generation_is_none_of_the_one_that_is_being_made() {
 fn the_first_trouble_of_a_close_counts() {
     let life = ready(LONG);
     assert!(life.begin_close());
-    life.trouble(Arc::new(io::Error::other("the first")));
-    life.trouble(Arc::new(io::Error::other("the second")));
-    assert_eq!(life.take_trouble().unwrap().to_string(), "the first");
+    life.close_error(Arc::new(io::Error::other("the first")));
+    life.close_error(Arc::new(io::Error::other("the second")));
+    assert_eq!(life.take_close_error().unwrap().to_string(), "the first");
 }
 
 #[test]
@@ -277,7 +277,7 @@ fn reconnect_resets_what_is_closed_and_takes_over_what_pauses() {
     life.shut();
     life.finish_close().unwrap();
     assert_eq!((life.reconnect(cause()), life.state()), (None, State::Idle));
-    assert_eq!(next(&life, ANYONE).unwrap(), Next::Connect(second + 1));
+    assert_eq!(next(&life, ANYONE).unwrap(), AcquireStep::Connect(second + 1));
     life.gave_up(second + 1, failure(&life), LONG);
     assert_eq!((life.reconnect(cause()), life.state()), (None, State::Idle), "the circuit is closed again");
 }

@@ -17,7 +17,7 @@ use crate::lifecycle::lease::{Claim, Lease};
 use crate::lifecycle::life::Life;
 use crate::lifecycle::model::{block_on, explore};
 use crate::lifecycle::status::{PoolStatus, State};
-use crate::lifecycle::transition::{Caller, Connected, Lost, Recovery};
+use crate::lifecycle::transition::{Caller, Connected, LossAction, Recovery};
 use crate::lifecycle::work::Work;
 
 /// A pool of one resource. A handle is the attempt that made it, and the generation it was made for.
@@ -86,7 +86,7 @@ impl World {
         self.made.lock().unwrap().push(handle);
         if let Connected::Late(late) = self.life.connected(attempt, handle, |_| None) {
             self.goodbyes.lock().unwrap().push(late);
-            assert_eq!(self.life.lost(Some(attempt), late.1, cause()), Lost::Noted, "nobody had it");
+            assert_eq!(self.life.lost(Some(attempt), late.1, cause()), LossAction::Noted, "nobody had it");
         }
         self.life.check();
     }
@@ -96,14 +96,14 @@ impl World {
         self.life.gave_up(attempt, Error::closed(&self.life.activity.name), Duration::ZERO);
     }
 
-    fn lose(&self, generation: u64) -> Lost {
+    fn lose(&self, generation: u64) -> LossAction {
         self.life.lost(None, generation, cause())
     }
 
     /// Loses the first generation, and fails at first to bring it back. Then, after a pause, this
     /// attempt is to be carried out.
     fn lose_and_fail(&self) -> Option<u64> {
-        let Lost::Recover(Recovery { attempt, .. }) = self.lose(1) else { return None };
+        let LossAction::Recover(Recovery { attempt, .. }) = self.lose(1) else { return None };
         let failure = Error::closed(&self.life.activity.name);
         self.life.failed(attempt, failure, Duration::ZERO);
         self.life.again(attempt)
@@ -304,7 +304,7 @@ pub fn generation_changes_under_leases() {
     explore(3, || {
         let world = World::ready();
         let lose = |world: &Arc<World>| {
-            let Lost::Recover(Recovery { attempt, .. }) = world.lose(1) else { return 0 };
+            let LossAction::Recover(Recovery { attempt, .. }) = world.lose(1) else { return 0 };
             world.connect(attempt);
             1
         };
@@ -326,7 +326,7 @@ pub fn loss_against_close() {
     explore(3, || {
         let world = World::ready();
         let losing = spawn(&world, |world| {
-            if let Lost::Recover(Recovery { attempt, .. }) = world.lose(1) {
+            if let LossAction::Recover(Recovery { attempt, .. }) = world.lose(1) {
                 world.connect(attempt);
             }
         });

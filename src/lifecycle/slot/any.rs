@@ -18,7 +18,7 @@ use crate::lifecycle::lease::Held;
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::slot::Slot;
 use crate::lifecycle::status::{NodeStatus, ResourceStatus, State, Usage};
-use crate::lifecycle::transition::{Lost, Recovery};
+use crate::lifecycle::transition::{LossAction, Recovery};
 
 impl<R: Resource> AnySlot for Slot<R> {
     fn activity(&self) -> &Arc<Activity> {
@@ -113,11 +113,11 @@ impl<R: Resource> AnySlot for Slot<R> {
 
     fn lost(self: Arc<Self>, link: Option<u64>, generation: u64, cause: Source) {
         match self.life.lost(link, generation, cause) {
-            Lost::Recover(Recovery { attempt, died_young }) => {
+            LossAction::Recover(Recovery { attempt, died_young }) => {
                 let pause = self.context.options.retry.pause_after(died_young);
                 self.recover(attempt, pause);
             }
-            Lost::Cut => match self.pings {
+            LossAction::Cut => match self.pings {
                 None => self.force(),
                 Some(_) => {
                     if let Some(runtime) = self.context.runtime.current() {
@@ -125,7 +125,7 @@ impl<R: Resource> AnySlot for Slot<R> {
                     }
                 }
             },
-            Lost::Noted => {}
+            LossAction::Noted => {}
         }
     }
 
@@ -166,7 +166,7 @@ impl<R: Resource> AnySlot for Slot<R> {
             if let Err(failure) = self.resource.flush(&handle).await {
                 let error = Some(OneLine(&failure).to_string());
                 self.life.tell(What::Warned { message: "flushing failed".to_owned(), error });
-                self.life.trouble(failure.source.into());
+                self.life.close_error(failure.source.into());
             }
         })
     }
@@ -191,8 +191,8 @@ impl<R: Resource> AnySlot for Slot<R> {
             };
             // `closed` says that the server heard a goodbye and that nothing was cut short. A lost
             // connection can say neither, even where the driver has no goodbye to fail at.
-            match self.life.take_trouble() {
-                Some(trouble) => Err(Failure::transient(trouble)),
+            match self.life.take_close_error() {
+                Some(close_error) => Err(Failure::transient(close_error)),
                 None => closed,
             }
         })

@@ -21,7 +21,7 @@ use crate::lifecycle::link::Link;
 use crate::lifecycle::probe::{self, Watch};
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::slot::Slot;
-use crate::lifecycle::transition::{Connected, Overtaken};
+use crate::lifecycle::transition::{Connected, Superseded};
 
 /// How long a recovery says goodbye to what is lost: its server seldom answers. Closing waits for it, so it is part of
 /// the close budget.
@@ -54,7 +54,7 @@ pub(super) async fn connect<R: Resource>(mut trying: Trying<R>, recovery: Option
                 Ok(()) => return,
                 Err(failure) => failure,
             },
-            () = life.overtaken(attempt) => return,
+            () = life.superseded(attempt) => return,
         };
         let took = began.elapsed();
         // An attempt that cannot have its time is not begun: it would tell nothing.
@@ -140,7 +140,7 @@ impl<R: Resource> Slot<R> {
                 }
             }
             Ok(None) => {}
-            Err(Overtaken) => return Err(Failure::permanent("overtaken")),
+            Err(Superseded) => return Err(Failure::permanent("superseded")),
         }
         self.resource.connect(link).await.map(Some)
     }
@@ -171,7 +171,7 @@ impl<R: Resource> Slot<R> {
                 }
             }
             Connected::Late(handle) => drop(self.say_goodbye(handle, self.context.options.close.step)),
-            Connected::Overtaken => {}
+            Connected::Superseded => {}
         }
     }
 
@@ -254,7 +254,7 @@ impl<R: Resource> Trying<R> {
         let life = &self.slot.life;
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            () = life.overtaken(self.attempt) => return false,
+            () = life.superseded(self.attempt) => return false,
         }
         match life.again(self.attempt) {
             Some(next) => {
