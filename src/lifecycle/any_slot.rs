@@ -58,9 +58,9 @@ pub(crate) trait AnySlot: Any + Send + Sync {
     fn stop_intake(self: Arc<Self>) -> BoxFuture<()>;
     fn flush(self: Arc<Self>) -> BoxFuture<()>;
     /// Ends leasing for all but the pool's own closing code.
-    fn shut_to_outside(&self);
+    fn stop_leasing_outside(&self);
     /// Ends leasing.
-    fn shut(&self);
+    fn stop_leasing(&self);
     fn close(self: Arc<Self>) -> BoxFuture<Result<(), Failure>>;
     /// Cuts the streams under whatever still runs.
     fn force(&self);

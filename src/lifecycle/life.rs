@@ -64,9 +64,9 @@ struct Inner<H> {
     /// How many generations in a row were lost before they were as old as [`Life::young`].
     died_young: u32,
     /// Leasing has ended for all but the pool's own closing code.
-    shut_to_outside: bool,
+    leasing_ended_outside: bool,
     /// Leasing has ended.
-    shut: bool,
+    leasing_ended: bool,
     /// The first error while closing, which its step fails with: a loss, or what could not be flushed.
     close_error: Option<Source>,
     /// The connection that is being made has ended already.
@@ -106,8 +106,8 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
                 settling: false,
                 recovering: false,
                 died_young: 0,
-                shut_to_outside: false,
-                shut: false,
+                leasing_ended_outside: false,
+                leasing_ended: false,
                 close_error: None,
                 ended_early: None,
                 progress: None,
@@ -289,7 +289,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
             }
             State::Draining if inner.generation == generation => {
                 // Once the drain is over, what ends is ended by the closing itself.
-                if !inner.shut && inner.close_error.is_none() {
+                if !inner.leasing_ended && inner.close_error.is_none() {
                     let error = self.lost_error(cause);
                     inner.close_error = Some(Arc::new(error.clone()));
                     drop(inner);
@@ -328,10 +328,10 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         let error = self.lost_error(cause);
         inner.fail(attempt, error.clone(), Duration::ZERO);
         inner.recovering = true;
-        let shut = (self.table.shut(), inner.probing.take());
+        let gone = (self.table.stop_leasing(), inner.probing.take());
         let died_young = inner.died_young;
         let attempt = if died_young == 0 { inner.begin_attempt() } else { inner.next_attempt() };
-        let _told = self.changed(inner, shut);
+        let _told = self.changed(inner, gone);
         self.activity.tell(generation, What::Lost { error, died_young });
         Recovery { attempt, died_young }
     }
@@ -371,8 +371,8 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
     fn reset(&self, mut inner: MutexGuard<'_, Inner<H>>) {
         inner.recovering = false;
         inner.died_young = 0;
-        inner.shut_to_outside = false;
-        inner.shut = false;
+        inner.leasing_ended_outside = false;
+        inner.leasing_ended = false;
         inner.forget_failure();
         inner.set(State::Idle);
         self.activity.set_draining(false);
@@ -408,8 +408,8 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
             }
             state => {
                 // A broken one is not leased any more.
-                inner.shut = state != State::Ready;
-                inner.shut_to_outside = inner.shut;
+                inner.leasing_ended = state != State::Ready;
+                inner.leasing_ended_outside = inner.leasing_ended;
                 let earlier = inner.close_error.take();
                 inner.replaced(earlier);
                 self.activity.set_draining(true);
@@ -434,20 +434,20 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
     }
 
     /// Ends leasing for all but the pool's own closing code, which may use what closes later than itself.
-    pub(crate) fn shut_to_outside(&self) {
+    pub(crate) fn stop_leasing_outside(&self) {
         let mut inner = self.inner.lock();
-        inner.shut_to_outside = true;
-        let shut = self.table.shut_to_outside();
-        let _told = self.changed(inner, shut);
+        inner.leasing_ended_outside = true;
+        let gone = self.table.stop_leasing_outside();
+        let _told = self.changed(inner, gone);
     }
 
     /// Ends leasing, as the resource's own phase begins.
-    pub(crate) fn shut(&self) {
+    pub(crate) fn stop_leasing(&self) {
         let mut inner = self.inner.lock();
-        inner.shut_to_outside = true;
-        inner.shut = true;
-        let shut = self.table.shut();
-        let _told = self.changed(inner, shut);
+        inner.leasing_ended_outside = true;
+        inner.leasing_ended = true;
+        let gone = self.table.stop_leasing();
+        let _told = self.changed(inner, gone);
     }
 
     /// Gives out the prober, which has to run until the drain is over: it ends what is stuck on a silent server.
@@ -506,10 +506,10 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
     /// What holds whenever the lock is free.
     pub(crate) fn check(&self) {
         let inner = self.inner.lock();
-        let leases = inner.state == State::Ready || inner.state == State::Draining && !inner.shut;
-        let outside = leases && !inner.shut_to_outside;
+        let leases = inner.state == State::Ready || inner.state == State::Draining && !inner.leasing_ended;
+        let outside = leases && !inner.leasing_ended_outside;
         assert_eq!(self.table.open_for(), outside.then_some(inner.generation), "in {:?}", inner.state);
-        let inside = leases && inner.shut_to_outside;
+        let inside = leases && inner.leasing_ended_outside;
         assert_eq!(self.table.open_inside_for(), inside.then_some(inner.generation), "in {:?}", inner.state);
         assert!(!leases || inner.handle.is_some());
         assert!(!inner.in_flight || inner.state != State::Ready);
@@ -562,7 +562,7 @@ impl<H> Inner<H> {
     }
 
     fn leases_to(&self, caller: Caller) -> bool {
-        !self.shut && (!self.shut_to_outside || caller.inside)
+        !self.leasing_ended && (!self.leasing_ended_outside || caller.inside)
     }
 
     /// Whether this attempt failed since the generation before the present one was made.

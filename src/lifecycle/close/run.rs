@@ -240,7 +240,7 @@ async fn close_slots(
     let busy: BTreeSet<_> =
         slots.iter().filter(|slot| !is_idle(&***slot)).map(|slot| Arc::clone(slot.name())).collect();
     for slot in &slots {
-        slot.shut_to_outside();
+        slot.stop_leasing_outside();
     }
     drop(running);
 

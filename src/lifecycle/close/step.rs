@@ -84,7 +84,7 @@ pub(crate) async fn run_step(
     let named = pool.context().close.running_as(&name);
     let slot = step.slot();
     if let Some(slot) = &slot {
-        slot.shut();
+        slot.stop_leasing();
         // What was never idle until its limit has begun nothing since leasing ended, and ends now if it can at all.
         let limit = if drains_again { budget / 2 } else { MOMENT.min(budget / 2) };
         drain_again(pool.context(), slot, limit).await;

@@ -159,14 +159,14 @@ impl<H: Clone + Send + Sync + 'static> LeaseTable<H> {
 impl<H: Send + Sync + 'static> LeaseTable<H> {
     /// Leases only to the pool's own closing code from now on. What is leased stays so until it drops.
     #[must_use = "to be dropped outside of locks: a handle's drop may be anything"]
-    pub(crate) fn shut_to_outside(&self) -> impl Sized + use<H> {
-        self.shards.iter().map(|shard| shard.0.lock().shut_to_outside()).collect::<Vec<_>>()
+    pub(crate) fn stop_leasing_outside(&self) -> impl Sized + use<H> {
+        self.shards.iter().map(|shard| shard.0.lock().stop_leasing_outside()).collect::<Vec<_>>()
     }
 
     /// Leases nothing from now on. What is leased stays so until it drops.
     #[must_use = "to be dropped outside of locks: a handle's drop may be anything"]
-    pub(crate) fn shut(&self) -> impl Sized + use<H> {
-        self.shards.iter().map(|shard| shard.0.lock().shut()).collect::<Vec<_>>()
+    pub(crate) fn stop_leasing(&self) -> impl Sized + use<H> {
+        self.shards.iter().map(|shard| shard.0.lock().stop_leasing()).collect::<Vec<_>>()
     }
 }
 
@@ -174,7 +174,7 @@ impl<H: Send + Sync + 'static> Drop for LeaseTable<H> {
     fn drop(&mut self) {
         // In a forked child a thread that is not there may hold a shard for ever.
         if self.process.is_current() {
-            drop(self.shut());
+            drop(self.stop_leasing());
             RECYCLED_SHARDS.of(self.process).lock().push(self.shards);
         }
     }
@@ -230,11 +230,11 @@ impl<H: 'static> ShardState<H> {
         self.all.iter().filter(|record| record.is_out)
     }
 
-    fn shut(&mut self) -> impl Sized + use<H> {
+    fn stop_leasing(&mut self) -> impl Sized + use<H> {
         ([self.open.take(), self.inside.take()], self.take_free_cells())
     }
 
-    fn shut_to_outside(&mut self) -> FreeCells<H> {
+    fn stop_leasing_outside(&mut self) -> FreeCells<H> {
         self.inside = self.open.take();
         self.take_free_cells()
     }
@@ -512,10 +512,10 @@ mod tests {
     #[test]
     fn a_ledger_that_is_shut_leases_nothing() {
         let table = table(7_u64, false);
-        drop(table.shut_to_outside());
+        drop(table.stop_leasing_outside());
         assert!(table.lease::<u64>(Claim::shared()).is_none());
         assert_eq!(*table.lease_inside(Claim::shared()).expect("closing code may"), 7_u64);
-        drop(table.shut());
+        drop(table.stop_leasing());
         assert!(table.lease_inside::<u64>(Claim::shared()).is_none());
     }
 }

@@ -165,10 +165,10 @@ fn closing_leases_to_its_own_code_until_the_phase_begins() {
     let life = ready(LONG);
     assert!(life.begin_close() && !life.begin_close());
     assert_eq!((life.state(), next(&life, ANYONE).unwrap()), (State::Draining, AcquireStep::Lease));
-    life.shut_to_outside();
+    life.stop_leasing_outside();
     assert!(matches!(next(&life, ANYONE), Err(Error::Closing { .. })));
     assert_eq!(next(&life, INSIDE).unwrap(), AcquireStep::Lease);
-    life.shut();
+    life.stop_leasing();
     assert!(matches!(next(&life, INSIDE), Err(Error::Closing { .. })));
     assert_eq!(life.finish_close(), Ok(()));
     assert!(matches!(next(&life, INSIDE), Err(Error::Closed { .. })));
@@ -186,7 +186,7 @@ fn a_loss_while_closing_is_the_steps_trouble_until_the_drain_is_over() {
         let life = ready(LONG);
         assert!(life.begin_close());
         if drained {
-            life.shut();
+            life.stop_leasing();
         }
         assert_eq!(life.lost(None, 2, cause()), LossAction::Noted);
         assert_eq!(life.lost(None, 1, cause()), LossAction::Cut);
@@ -274,7 +274,7 @@ fn reconnect_resets_what_is_closed_and_takes_over_what_pauses() {
     assert_eq!(made(life.connected(second, 8, |_| None)), (2, false));
     assert!(life.begin_close());
     assert_eq!((life.reconnect(cause()), life.state()), (None, State::Draining));
-    life.shut();
+    life.stop_leasing();
     life.finish_close().unwrap();
     assert_eq!((life.reconnect(cause()), life.state()), (None, State::Idle));
     assert_eq!(next(&life, ANYONE).unwrap(), AcquireStep::Connect(second + 1));
@@ -309,7 +309,7 @@ fn a_handle_that_panics_as_it_drops_fails_the_close_alone() {
     life.advance(&mut None, ANYONE, || false).unwrap();
     assert!(matches!(life.connected(1, Panics, |_| None), Connected::Ready { .. }));
     assert!(life.begin_close());
-    life.shut();
+    life.stop_leasing();
     assert_eq!(life.finish_close().unwrap_err(), "as the test asked");
     assert_eq!(life.state(), State::Closed);
 }

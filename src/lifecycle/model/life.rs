@@ -130,10 +130,10 @@ impl World {
             let holders = || self.life.table.holders(&self.life.activity.name);
             let idle = || (self.life.activity.counters.now().is_empty() && holders().is_empty()).then_some(());
             block_on(self.life.activity.until(idle));
-            self.life.shut_to_outside();
+            self.life.stop_leasing_outside();
             self.life.check();
             self.act_inside();
-            self.life.shut();
+            self.life.stop_leasing();
             block_on(self.life.activity.until(idle));
             self.life.activity.counters.end_drain();
             self.life.check();

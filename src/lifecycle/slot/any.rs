@@ -171,12 +171,12 @@ impl<R: Resource> AnySlot for Slot<R> {
         })
     }
 
-    fn shut_to_outside(&self) {
-        self.life.shut_to_outside();
+    fn stop_leasing_outside(&self) {
+        self.life.stop_leasing_outside();
     }
 
-    fn shut(&self) {
-        self.life.shut();
+    fn stop_leasing(&self) {
+        self.life.stop_leasing();
     }
 
     fn close(self: Arc<Self>) -> BoxFuture<Result<(), Failure>> {
