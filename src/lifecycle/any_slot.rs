@@ -63,7 +63,7 @@ pub(crate) trait AnySlot: Any + Send + Sync {
     fn stop_leasing(&self);
     fn close(self: Arc<Self>) -> BoxFuture<Result<(), Failure>>;
     /// Cuts the streams under whatever still runs.
-    fn force(&self);
+    fn cut(&self);
     /// Closed, whether or not the goodbye was heard. Fails with the message of a panic in the handle's drop.
     fn finish_close(&self) -> Result<(), String>;
     /// Whether no goodbye is being said to what was lost or came too late.

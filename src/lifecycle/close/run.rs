@@ -173,7 +173,7 @@ async fn close_pool(pool: &Arc<dyn Pool>, reason: Reason, limit: Duration) -> Cl
             }
             Err(_goes_down_with_the_runtime) => {
                 let (name, held) = (Arc::clone(slot.name()), slot.holders());
-                slot.force();
+                slot.cut();
                 let step = StepReport::new(name, slot.phase(), Outcome::TimedOut, started.elapsed(), held);
                 let step = with_work(step, &*slot);
                 tell_end(pool.context(), Some(&*slot), &step);

@@ -103,7 +103,7 @@ pub(crate) async fn run_step(
     {
         // It may be the user's code, and block.
         let cut = Arc::clone(slot);
-        let _hangs_by_itself = aside(pool.context(), grace, move || cut.force()).await;
+        let _hangs_by_itself = aside(pool.context(), grace, move || cut.cut()).await;
         if matches!(outcome, Outcome::TimedOut) && ended(&mut running, grace).await.is_some() {
             outcome = Outcome::Forced;
         }

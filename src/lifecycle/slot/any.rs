@@ -118,7 +118,7 @@ impl<R: Resource> AnySlot for Slot<R> {
                 self.recover(attempt, pause);
             }
             LossAction::Cut => match self.pings {
-                None => self.force(),
+                None => self.cut(),
                 Some(_) => {
                     if let Some(runtime) = self.context.runtime.current() {
                         drop(runtime.spawn(self.cut_aside()));
@@ -198,7 +198,7 @@ impl<R: Resource> AnySlot for Slot<R> {
         })
     }
 
-    fn force(&self) {
+    fn cut(&self) {
         if let Some(handle) = self.life.handle() {
             self.guarded("cut", || self.resource.cut(&handle));
         }

@@ -182,14 +182,14 @@ impl<R: Resource> Slot<R> {
     /// Brings back what is lost.
     pub(super) fn recover(self: Arc<Self>, attempt: u64, pause: Duration) {
         let Some(runtime) = self.context.runtime.current() else {
-            self.force();
+            self.cut();
             return self.life.gave_up(attempt, self.closed(), Duration::ZERO);
         };
         let connect = connect(Trying::new(&self, attempt, None), Some(pause));
         // Cut before anything new is connected, which the switch would reach too.
         match self.pings {
             None => {
-                self.force();
+                self.cut();
                 drop(runtime.spawn(connect));
             }
             Some(_) => drop(runtime.spawn(async move {
@@ -204,13 +204,13 @@ impl<R: Resource> Slot<R> {
         let (runtime, (end, ended)) = (Handle::current(), oneshot::channel::<Infallible>());
         let cut = move |me: Arc<Self>| {
             let _context = runtime.enter();
-            me.force();
+            me.cut();
             drop(end);
         };
         match thread(cut) {
             Ok(thread) => drop(thread.send(self)),
             // Nobody may wait for what is lost, so it is cut all the same.
-            Err(_no_threads) => return self.force(),
+            Err(_no_threads) => return self.cut(),
         }
         if within(GOODBYE, ended).await.is_err() {
             tracing::warn!("a cut does not come back; it must not block its thread");
