@@ -67,7 +67,7 @@ pub(crate) trait AnySlot: Any + Send + Sync {
     /// Closed, whether or not the goodbye was heard. Fails with the message of a panic in the handle's drop.
     fn finish_close(&self) -> Result<(), String>;
     /// Whether no goodbye is being said to what was lost or came too late.
-    fn goodbyes_said(&self) -> bool;
+    fn has_disconnected(&self) -> bool;
     /// Back to `Idle`, if closed.
     fn reopen(&self);
 }

@@ -23,7 +23,7 @@ use crate::base::error::Failure;
 use crate::base::runtime::within;
 use crate::kinds::rabbitmq::config::RabbitMqConfig;
 use crate::kinds::rabbitmq::frame::{LARGEST, MORE_THAN_USUAL};
-use crate::kinds::rabbitmq::generation::{GOODBYE, LINGER};
+use crate::kinds::rabbitmq::generation::{DISCONNECT_LIMIT, LINGER};
 use crate::net::kill_switch::KillSwitch;
 use crate::net::tls::{self, Stream as OwnStream, Tls};
 
@@ -76,8 +76,8 @@ pub(super) async fn dial_for_all(config: &RabbitMqConfig, tls: &Tls) -> Result<D
     if dialled.connection.configuration().frame_max() < MORE_THAN_USUAL {
         return Ok(dialled);
     }
-    let goodbye = dialled.connection.close(200, "OK".into());
-    let said = within(GOODBYE, goodbye).await;
+    let disconnect = dialled.connection.close(200, "OK".into());
+    let said = within(DISCONNECT_LIMIT, disconnect).await;
     // The driver would call it an error, in the log too, if it were cut before.
     let _ = within(LINGER, dialled.gone.cancelled()).await;
     tracing::debug!(host = %config.host, ?said, "the broker allows larger frames than usual: connecting again for them");

@@ -199,7 +199,7 @@ impl Generation {
     pub(super) async fn close(&self) -> Result<(), Failure> {
         // Cuts where this is given up.
         let _cut = CutOnDrop::new(&self.switch);
-        let said = self.say_goodbye().await;
+        let said = self.disconnect().await;
         self.switch.cut_because(self.was_cut());
         said
     }
@@ -214,7 +214,7 @@ impl Generation {
         })
     }
 
-    async fn say_goodbye(&self) -> Result<(), Failure> {
+    async fn disconnect(&self) -> Result<(), Failure> {
         if !self.is_alive() {
             return Err(Failure::transient("the connection was lost before it could be closed"));
         }
@@ -225,15 +225,15 @@ impl Generation {
             Ok(())
         }));
         let limit = self.config.operation_timeout;
-        let goodbye = async {
+        let disconnect = async {
             self.within(limit, "closing every channel", every_channel).await?;
             self.channels.none_is_closing().await;
             self.within(limit, "closing the connection", self.connection.close(200, "OK".into())).await
         };
         tokio::select! {
-            said = goodbye => said.map_err(|trouble| self.unsaid(trouble))?,
-            () = self.timer(GOODBYE) => {
-                return Err(Failure::transient(format!("the broker did not answer the goodbye within {GOODBYE:?}")));
+            said = disconnect => said.map_err(|trouble| self.unsaid(trouble))?,
+            () = self.timer(DISCONNECT_LIMIT) => {
+                return Err(Failure::transient(format!("the broker did not answer the goodbye within {DISCONNECT_LIMIT:?}")));
             }
         };
         // The driver ends by itself then, and would call a cut an error, in the log too.
@@ -247,7 +247,7 @@ impl Generation {
 }
 
 /// How long the goodbye may take: milliseconds on a broker that answers.
-pub(super) const GOODBYE: Duration = Duration::from_secs(2);
+pub(super) const DISCONNECT_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long is waited for what the driver does by itself, as ending its thread and its socket, which takes microseconds.
 pub(super) const LINGER: Duration = Duration::from_millis(500);

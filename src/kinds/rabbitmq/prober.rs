@@ -18,7 +18,7 @@ use crate::kinds::rabbitmq::channel::ChannelGuard;
 use crate::kinds::rabbitmq::config::RabbitMqConfig;
 use crate::kinds::rabbitmq::dial::{CutOnDrop, dial};
 use crate::kinds::rabbitmq::errors::answered;
-use crate::kinds::rabbitmq::generation::{GOODBYE, Generation, LINGER};
+use crate::kinds::rabbitmq::generation::{DISCONNECT_LIMIT, Generation, LINGER};
 use crate::kinds::rabbitmq::session::Session;
 use crate::net::count::Counted;
 use crate::net::kill_switch::KillSwitch;
@@ -139,10 +139,10 @@ pub(super) struct Probe {
     config: Arc<RabbitMqConfig>,
     channel: lapin::Channel,
     runtime: Handle,
-    goodbye: Option<Goodbye>,
+    disconnect: Option<Disconnect>,
 }
 
-struct Goodbye {
+struct Disconnect {
     connection: lapin::Connection,
     switch: KillSwitch,
     gone: CancellationToken,
@@ -172,8 +172,8 @@ impl Probe {
             opened = within(config.operation_timeout, opening) => opened??,
             () = given_up.cancelled() => return Err(Failure::transient("the prober has ended")),
         };
-        let goodbye = Some(Goodbye { connection, switch, gone, given_up, _counted: counted });
-        Ok(Probe { config, channel, runtime: Handle::current(), goodbye })
+        let disconnect = Some(Disconnect { connection, switch, gone, given_up, _counted: counted });
+        Ok(Probe { config, channel, runtime: Handle::current(), disconnect })
     }
 
     /// Goes to the broker's channel process and back, and needs no permission.
@@ -184,27 +184,27 @@ impl Probe {
 
 impl Drop for Probe {
     fn drop(&mut self) {
-        let Some(goodbye) = self.goodbye.take() else { return };
+        let Some(disconnect) = self.disconnect.take() else { return };
         let (config, channel) = (Arc::clone(&self.config), self.channel.clone());
         self.runtime.spawn(async move {
             // As a whole: a field not named here would drop, and no longer count, before the task runs.
-            let goodbye = goodbye;
-            let cut = CutOnDrop::new(&goodbye.switch);
+            let disconnect = disconnect;
+            let cut = CutOnDrop::new(&disconnect.switch);
             let said = async {
                 channel.close(200, "OK".into()).await?;
-                goodbye.connection.close(200, "OK".into()).await
+                disconnect.connection.close(200, "OK".into()).await
             };
             let said = tokio::select! {
-                said = within(GOODBYE * 2, said) => Some(said),
-                () = goodbye.given_up.cancelled() => None,
+                said = within(DISCONNECT_LIMIT * 2, said) => Some(said),
+                () = disconnect.given_up.cancelled() => None,
             };
             tracing::trace!(host = %config.host, ?said, "the prober's connection is closed");
             // It is gone in microseconds, and would call a cut an error; if not, it is cut.
             if matches!(said, Some(Ok(Ok(())))) {
-                let _ = within(LINGER, goodbye.gone.cancelled()).await;
+                let _ = within(LINGER, disconnect.gone.cancelled()).await;
             }
             drop(cut);
-            let _ = within(LINGER, goodbye.gone.cancelled()).await;
+            let _ = within(LINGER, disconnect.gone.cancelled()).await;
         });
     }
 }

@@ -68,8 +68,8 @@ impl Pump {
                 }
                 () = generation.switch.wait() => return End::Lost,
                 () = reading.given_up.cancelled() => {
-                    let goodbye = channel.channel.close(200, "OK".into());
-                    let _ = generation.answer("closing a channel", goodbye).await;
+                    let disconnect = channel.channel.close(200, "OK".into());
+                    let _ = generation.answer("closing a channel", disconnect).await;
                     return End::Lost;
                 }
                 next = poll_fn(|cx| Pin::new(&mut consumer).poll_next(cx)) => next,

@@ -7,7 +7,7 @@ use crate::base::error::Failure;
 use crate::base::runtime::within;
 use crate::kinds::rabbitmq::config::{RabbitMqConfig, SCHEMES};
 use crate::kinds::rabbitmq::dial;
-use crate::kinds::rabbitmq::generation::{GOODBYE, LINGER};
+use crate::kinds::rabbitmq::generation::{DISCONNECT_LIMIT, LINGER};
 use crate::kinds::rabbitmq::session::Session;
 use crate::kinds::rabbitmq::verbs::RabbitMq;
 use crate::lifecycle::close::phase::Phase;
@@ -66,7 +66,7 @@ impl Resource for RabbitMqResource {
         if let Some(Ok(mut prober)) = generation.as_ref().map(|generation| generation.prober.try_lock()) {
             drop(prober.probe.take());
         }
-        let goodbye = match &generation {
+        let disconnect = match &generation {
             Some(generation) => generation.close().await,
             None => Ok(()),
         };
@@ -77,14 +77,14 @@ impl Resource for RabbitMqResource {
             none(&session.probes).await;
         };
         // Its goodbye takes a moment; where there was none for the other, not much longer.
-        let patience = if generation.is_some() && goodbye.is_ok() { GOODBYE * 2 + LINGER } else { LINGER };
+        let patience = if generation.is_some() && disconnect.is_ok() { DISCONNECT_LIMIT * 2 + LINGER } else { LINGER };
         if within(patience, no_probe()).await.is_err() {
             session.probes_given_up.cancel();
             // Cut, they are gone in microseconds.
             let _ = within(LINGER, no_probe()).await;
         }
         session.current.write().take();
-        goodbye
+        disconnect
     }
 
     fn cut(&self, rabbit: &RabbitMq) {

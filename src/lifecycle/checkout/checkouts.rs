@@ -162,7 +162,7 @@ impl<M: Manage> Checkouts<M> {
     /// They are said all the same.
     pub async fn close(&self) {
         self.core.refuse(self.core.closed(), true);
-        self.link.activity.until(|| self.core.has_said_goodbyes().then_some(())).await;
+        self.link.activity.until(|| self.core.has_disconnected().then_some(())).await;
     }
 
     /// How many there are, and who wants them.

@@ -78,12 +78,12 @@ pub(crate) struct Begun {
     pub(super) ends: u64,
     /// Before the openings.
     pub(super) pause: Duration,
-    pub(super) goodbyes: usize,
+    pub(super) disconnects: usize,
 }
 
 /// How many goodbyes may be said, or hang, at a time. As many connections as there may be wait for that; beyond those none
 /// are opened.
-const GOODBYES: usize = 8;
+const MAX_DISCONNECTS: usize = 8;
 
 impl<M: Manage> Core<M> {
     pub(crate) fn new(
@@ -217,9 +217,9 @@ impl<M: Manage> Core<M> {
             Some(until) if openings > 0 => until.saturating_duration_since(Instant::now()),
             _ => Duration::ZERO,
         };
-        let goodbyes = state.leaving.len().min(GOODBYES.saturating_sub(state.parting));
-        state.parting += goodbyes;
-        Begun { openings, ends: state.ends, pause, goodbyes }
+        let disconnects = state.leaving.len().min(MAX_DISCONNECTS.saturating_sub(state.parting));
+        state.parting += disconnects;
+        Begun { openings, ends: state.ends, pause, disconnects }
     }
 
     /// Answers whoever waits with this, and everybody from now on.
@@ -293,7 +293,7 @@ impl<M: Manage> Core<M> {
         drop(replaced);
     }
 
-    pub(super) fn has_said_goodbyes(&self) -> bool {
+    pub(super) fn has_disconnected(&self) -> bool {
         let state = self.state.lock();
         state.leaving.len() + state.parting == 0
     }
@@ -329,7 +329,7 @@ impl<M: Manage> Core<M> {
     }
 
     /// Closes one, as the driver does. A panic there is nobody's.
-    pub(super) async fn say_goodbye(&self, connection: M::Connection) {
+    pub(super) async fn disconnect(&self, connection: M::Connection) {
         let closing = async {
             self.manager.close(connection).await;
             Ok(())
@@ -347,7 +347,7 @@ impl<M: Manage> Core<M> {
         let state = self.state.lock();
         assert_eq!((state.waiters.len(), state.opening), (0, 0), "waiting, being opened");
         assert_eq!(state.open, state.idle.len(), "open and lost");
-        assert_eq!((state.leaving.len(), state.parting), (0, 0), "not said goodbye to");
+        assert_eq!((state.leaving.len(), state.parting), (0, 0), "not disconnected");
         assert!(state.open <= self.limits.max);
     }
 }

@@ -83,7 +83,7 @@ impl<M: Manage> Core<M> {
         if let Ok(connection) = opened
             && let Err(late) = self.take_spare(connection, ends)
         {
-            self.say_goodbye(late).await;
+            self.disconnect(late).await;
         }
     }
 
@@ -165,7 +165,7 @@ impl<M: Manage> Loan<M> {
         }
         let opened = caught(async { core.manager.connect().await }).await;
         if let Err(late) = self.take(opened)? {
-            core.say_goodbye(late).await;
+            core.disconnect(late).await;
             return Err(too_late());
         }
         let Some(entry) = &mut self.entry else { return Err(too_late()) };

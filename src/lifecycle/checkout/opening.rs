@@ -19,7 +19,7 @@ pub(crate) enum Job<M: Manage> {
     /// May connect, and so block.
     Open(Opening<M>),
     /// May block as long.
-    Part(Goodbyes<M>),
+    Part(Disconnects<M>),
 }
 
 impl<M: Manage> Job<M> {
@@ -29,15 +29,15 @@ impl<M: Manage> Job<M> {
         for _ in 0..begun.openings {
             start(Job::Open(Opening { core: Arc::clone(core), ends: begun.ends, is_over: false }), begun.pause);
         }
-        for _ in 0..begun.goodbyes {
-            start(Job::Part(Goodbyes { core: Arc::clone(core), is_over: false }), Duration::ZERO);
+        for _ in 0..begun.disconnects {
+            start(Job::Part(Disconnects { core: Arc::clone(core), is_over: false }), Duration::ZERO);
         }
     }
 
     pub(crate) async fn run(self) {
         match self {
             Job::Open(opening) => opening.run().await,
-            Job::Part(goodbyes) => goodbyes.run().await,
+            Job::Part(disconnects) => disconnects.run().await,
         }
     }
 
@@ -49,9 +49,9 @@ impl<M: Manage> Job<M> {
                 opening.failed(Arc::new(cause), false);
                 None
             }
-            Job::Part(goodbyes) => {
-                let pause = goodbyes.core.retry.cap.min(AGAIN);
-                Some((Job::Part(goodbyes), pause))
+            Job::Part(disconnects) => {
+                let pause = disconnects.core.retry.cap.min(AGAIN);
+                Some((Job::Part(disconnects), pause))
             }
         }
     }
@@ -76,7 +76,7 @@ impl<M: Manage> Opening<M> {
         match limited::<M, _>(core.limit, async { core.manager.connect().await }).await {
             Ok(connection) => {
                 if let Some(late) = self.opened(connection) {
-                    core.say_goodbye(late).await;
+                    core.disconnect(late).await;
                 }
             }
             Err(failure) => {
@@ -175,15 +175,15 @@ impl<M: Manage> Drop for Opening<M> {
 }
 
 /// A thread or task that says goodbyes until there are none left to say.
-pub(crate) struct Goodbyes<M: Manage> {
+pub(crate) struct Disconnects<M: Manage> {
     core: Arc<Core<M>>,
     is_over: bool,
 }
 
-impl<M: Manage> Goodbyes<M> {
+impl<M: Manage> Disconnects<M> {
     async fn run(mut self) {
         while let Some(entry) = self.next() {
-            self.core.say_goodbye(entry.connection).await;
+            self.core.disconnect(entry.connection).await;
         }
     }
 
@@ -202,7 +202,7 @@ impl<M: Manage> Goodbyes<M> {
     }
 }
 
-impl<M: Manage> Drop for Goodbyes<M> {
+impl<M: Manage> Drop for Disconnects<M> {
     fn drop(&mut self) {
         if !self.is_over {
             let core = Arc::clone(&self.core);

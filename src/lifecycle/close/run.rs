@@ -183,7 +183,7 @@ async fn close_pool(pool: &Arc<dyn Pool>, reason: Reason, limit: Duration) -> Cl
     }
     // Goodbyes to lost and late handles need the runtime as well.
     for slot in pool.slots() {
-        let said = slot.activity().until(|| slot.goodbyes_said().then_some(()));
+        let said = slot.activity().until(|| slot.has_disconnected().then_some(()));
         let _goes_down_with_the_runtime = within(deadline.saturating_duration_since(Instant::now()), said).await;
     }
     report.took = started.elapsed();

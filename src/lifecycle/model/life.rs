@@ -26,7 +26,7 @@ struct World {
     close: CloseCell,
     // Not loom's, as they only look on.
     made: std::sync::Mutex<Vec<(u64, u64)>>,
-    goodbyes: std::sync::Mutex<Vec<(u64, u64)>>,
+    disconnects: std::sync::Mutex<Vec<(u64, u64)>>,
     attempts: std::sync::Mutex<Vec<JoinHandle<()>>>,
     closes: AtomicUsize,
     acts_inside: AtomicBool,
@@ -42,7 +42,7 @@ impl World {
             ),
             close: CloseCell::default(),
             made: std::sync::Mutex::default(),
-            goodbyes: std::sync::Mutex::default(),
+            disconnects: std::sync::Mutex::default(),
             attempts: std::sync::Mutex::default(),
             closes: AtomicUsize::new(0),
             acts_inside: AtomicBool::new(false),
@@ -81,11 +81,11 @@ impl World {
     /// One attempt that connects anew, as `Slot::bring` of what cannot be recovered.
     fn connect(&self, attempt: u64) {
         let Ok(lost) = self.life.forget(attempt) else { return };
-        self.goodbyes.lock().unwrap().extend(lost);
+        self.disconnects.lock().unwrap().extend(lost);
         let handle = (attempt, self.life.generation_or_next());
         self.made.lock().unwrap().push(handle);
         if let Connected::Late(late) = self.life.connected(attempt, handle, |_| None) {
-            self.goodbyes.lock().unwrap().push(late);
+            self.disconnects.lock().unwrap().push(late);
             assert_eq!(self.life.lost(Some(attempt), late.1, cause()), LossAction::Noted, "nobody had it");
         }
         self.life.check();
@@ -138,7 +138,7 @@ impl World {
             self.life.activity.counters.end_drain();
             self.life.check();
             assert!(self.life.table.lease_inside::<(u64, u64)>(Claim::shared()).is_none(), "leased in its own phase");
-            self.goodbyes.lock().unwrap().extend(self.life.handle());
+            self.disconnects.lock().unwrap().extend(self.life.handle());
             self.life.finish_close().unwrap();
         }
         let status = PoolStatus { closing: true, resources: Vec::new() };
@@ -178,12 +178,12 @@ impl World {
         self.life.check();
         assert_eq!(self.life.condition().waiting, 0);
         assert!(self.life.table.holders(&self.life.activity.name).is_empty());
-        let mut ended = self.goodbyes.lock().unwrap().clone();
+        let mut ended = self.disconnects.lock().unwrap().clone();
         ended.extend(self.life.handle());
         ended.sort_unstable();
         let mut made = self.made.lock().unwrap().clone();
         made.sort_unstable();
-        assert_eq!(ended, made, "each handle in use or said goodbye to, once");
+        assert_eq!(ended, made, "each handle in use or disconnected, once");
     }
 }
 

@@ -208,8 +208,8 @@ impl<R: Resource> AnySlot for Slot<R> {
         self.life.finish_close()
     }
 
-    fn goodbyes_said(&self) -> bool {
-        self.goodbyes.load(Ordering::Acquire) == 0
+    fn has_disconnected(&self) -> bool {
+        self.disconnects.load(Ordering::Acquire) == 0
     }
 
     fn reopen(&self) {

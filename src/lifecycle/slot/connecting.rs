@@ -25,7 +25,7 @@ use crate::lifecycle::transition::{Connected, Superseded};
 
 /// How long a recovery says goodbye to what is lost: its server seldom answers. Closing waits for it, so it is part of
 /// the close budget.
-const GOODBYE: Duration = Duration::from_millis(500);
+const DISCONNECT_LIMIT: Duration = Duration::from_millis(500);
 
 /// Tries until it is connected, the retry's budget is used up, or closing or another attempt
 /// overtakes it. A recovery tells the pause that comes first.
@@ -135,7 +135,7 @@ impl<R: Resource> Slot<R> {
         }
         match self.life.forget(attempt) {
             Ok(Some(lost)) => {
-                if let Err(error) = self.say_goodbye(lost, GOODBYE).await {
+                if let Err(error) = self.disconnect(lost, DISCONNECT_LIMIT).await {
                     tracing::debug!(resource = %self.name(), %error, "saying goodbye");
                 }
             }
@@ -147,10 +147,10 @@ impl<R: Resource> Slot<R> {
 
     /// Says goodbye to a lost or late handle; a failure is only logged. In a task of its own, which
     /// nothing but the limit cuts short: closing the pool waits for it.
-    fn say_goodbye(self: &Arc<Self>, handle: R::Handle, limit: Duration) -> JoinHandle<()> {
-        let goodbye = Goodbye::new(self);
+    fn disconnect(self: &Arc<Self>, handle: R::Handle, limit: Duration) -> JoinHandle<()> {
+        let disconnect = Disconnect::new(self);
         tokio::spawn(async move {
-            let slot = &goodbye.0;
+            let slot = &disconnect.0;
             match within(limit, slot.resource.close(handle)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::debug!(resource = %slot.name(), %error, "saying goodbye"),
@@ -170,7 +170,7 @@ impl<R: Resource> Slot<R> {
                     AnySlot::lost(Arc::clone(self), None, generation, cause);
                 }
             }
-            Connected::Late(handle) => drop(self.say_goodbye(handle, self.context.options.close.step)),
+            Connected::Late(handle) => drop(self.disconnect(handle, self.context.options.close.step)),
             Connected::Superseded => {}
         }
     }
@@ -212,25 +212,25 @@ impl<R: Resource> Slot<R> {
             // Nobody may wait for what is lost, so it is cut all the same.
             Err(_no_threads) => return self.cut(),
         }
-        if within(GOODBYE, ended).await.is_err() {
+        if within(DISCONNECT_LIMIT, ended).await.is_err() {
             tracing::warn!("a cut does not come back; it must not block its thread");
         }
     }
 }
 
 /// A goodbye that is being said, until this drops.
-struct Goodbye<R: Resource>(Arc<Slot<R>>);
+struct Disconnect<R: Resource>(Arc<Slot<R>>);
 
-impl<R: Resource> Goodbye<R> {
+impl<R: Resource> Disconnect<R> {
     fn new(slot: &Arc<Slot<R>>) -> Self {
-        slot.goodbyes.fetch_add(1, Ordering::Relaxed);
-        Goodbye(Arc::clone(slot))
+        slot.disconnects.fetch_add(1, Ordering::Relaxed);
+        Disconnect(Arc::clone(slot))
     }
 }
 
-impl<R: Resource> Drop for Goodbye<R> {
+impl<R: Resource> Drop for Disconnect<R> {
     fn drop(&mut self) {
-        self.0.goodbyes.fetch_sub(1, Ordering::Release);
+        self.0.disconnects.fetch_sub(1, Ordering::Release);
         self.0.activity().changed();
     }
 }

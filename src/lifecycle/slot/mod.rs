@@ -31,7 +31,7 @@ pub(crate) struct Slot<R: Resource> {
     phase: Phase,
     life: Life<R::Handle>,
     /// The number of goodbyes that are being said to lost or late handles.
-    goodbyes: AtomicUsize,
+    disconnects: AtomicUsize,
     /// What helps where it cannot be connected, if the pool knows how it is configured.
     remedies: Option<Remedies>,
     /// It is a user's own code, whose pings may block.
@@ -69,8 +69,8 @@ impl<R: Resource> Slot<R> {
         let endpoint = OneLine(resource.endpoint()).to_string();
         let activity = Activity::new(name, kind, endpoint, &context.observers);
         let life = Life::new(activity, &context.options.leaks, context.options.retry.cap);
-        let (phase, goodbyes) = (resource.phase(), AtomicUsize::new(0));
-        Arc::new(Slot { phase, resource, life, goodbyes, remedies, pings, context })
+        let (phase, disconnects) = (resource.phase(), AtomicUsize::new(0));
+        Arc::new(Slot { phase, resource, life, disconnects, remedies, pings, context })
     }
 
     #[cfg(feature = "checkouts")]

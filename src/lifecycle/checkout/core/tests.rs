@@ -14,7 +14,7 @@ use super::*;
 /// Whether the drop of what it opens panics, and how many it has opened.
 #[derive(Default)]
 struct Manager {
-    goodbyes_panic: Arc<AtomicBool>,
+    disconnects_panic: Arc<AtomicBool>,
     opened: AtomicUsize,
 }
 
@@ -30,7 +30,7 @@ impl Drop for Connection {
 
 impl Manager {
     fn open(&self) -> Connection {
-        Connection(Arc::clone(&self.goodbyes_panic))
+        Connection(Arc::clone(&self.disconnects_panic))
     }
 }
 
@@ -64,8 +64,8 @@ const LIMITS: Limits = Limits {
 fn core(limits: Limits) -> (Arc<Core<Manager>>, Jobs) {
     let jobs = Jobs::default();
     let told = Arc::clone(&jobs);
-    let start = move |_: &Arc<_>, Begun { openings, goodbyes, pause, .. }: Begun| {
-        told.lock().push((openings, goodbyes, pause));
+    let start = move |_: &Arc<_>, Begun { openings, disconnects, pause, .. }: Begun| {
+        told.lock().push((openings, disconnects, pause));
     };
     let core = Core::new(Arc::from("fake"), Manager::default(), limits, Retry::default(), SECOND, start);
     // As once it is accepted, but for what that would begin.
@@ -163,7 +163,7 @@ fn goodbyes_are_said_once_none_is_waiting_and_none_is_under_way() {
         state.leaving.extend(gone);
         state.parting = parting;
         drop(state);
-        assert_eq!(core.has_said_goodbyes(), leaving + parting == 0, "{leaving} and {parting}");
+        assert_eq!(core.has_disconnected(), leaving + parting == 0, "{leaving} and {parting}");
     }
 }
 
@@ -209,17 +209,17 @@ fn looks_for_what_is_idle_are_an_eighth_of_the_shortest_limit_apart() {
 fn a_driver_that_panics_at_its_goodbye_harms_nobody() {
     let (core, _) = core(LIMITS);
     let entry = opened(&core);
-    core.manager.goodbyes_panic.store(true, Ordering::Relaxed);
-    park_on(core.say_goodbye(entry.connection));
+    core.manager.disconnects_panic.store(true, Ordering::Relaxed);
+    park_on(core.disconnect(entry.connection));
 }
 
 /// One job that has begun, of the one sort or the other.
-fn job(core: &Arc<Core<Manager>>, openings: usize, goodbyes: usize) -> Job<Manager> {
+fn job(core: &Arc<Core<Manager>>, openings: usize, disconnects: usize) -> Job<Manager> {
     let begun = {
         let mut state = core.state.lock();
         state.opening += openings;
-        state.parting += goodbyes;
-        Begun { openings, goodbyes, ends: state.ends, pause: Duration::ZERO }
+        state.parting += disconnects;
+        Begun { openings, disconnects, ends: state.ends, pause: Duration::ZERO }
     };
     let jobs = Mutex::new(Vec::new());
     Job::start_all(core, begun, |job, _| jobs.lock().push(job));
@@ -283,11 +283,11 @@ fn openings_are_unanswered_while_there_are_some_and_each_is_accounted_for() {
 #[test]
 fn goodbyes_that_nobody_says_are_dropped_whatever_the_driver_does() {
     let (core, _) = core(LIMITS);
-    let goodbyes = job(&core, 0, 1);
+    let disconnects = job(&core, 0, 1);
     let gone = [opened(&core), opened(&core)];
     core.state.lock().leaving.extend(gone);
-    core.manager.goodbyes_panic.store(true, Ordering::Relaxed);
-    drop(goodbyes);
+    core.manager.disconnects_panic.store(true, Ordering::Relaxed);
+    drop(disconnects);
     let state = core.state.lock();
     assert_eq!((state.leaving.len(), state.parting), (0, 0));
 }
@@ -313,7 +313,7 @@ fn goodbyes_that_hang_explain_a_wait_once_they_keep_others_from_being_opened() {
         let gone: Vec<_> = (0..leaving).map(|_| opened(&core)).collect();
         let mut state = core.state.lock();
         state.leaving.extend(gone);
-        (state.open, state.parting) = (1, GOODBYES);
+        (state.open, state.parting) = (1, MAX_DISCONNECTS);
         drop(state);
         let Err(Ended::TimedOut(cause)) = park_on(core.get(Instant::now())) else { panic!("there is none") };
         assert_eq!(cause.is_some_and(|why| why.to_string().contains("goodbyes hang")), is_told, "{leaving} leaving");
