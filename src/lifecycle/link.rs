@@ -192,7 +192,7 @@ impl Link {
     }
 
     /// Why the connection is gone, while it is.
-    pub fn trouble(&self) -> Option<Error> {
+    pub fn failure(&self) -> Option<Error> {
         let condition = self.slot.upgrade()?.condition();
         condition.failure.filter(|_| matches!(condition.state, State::Broken | State::Connecting))
     }

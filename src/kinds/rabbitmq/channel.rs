@@ -20,7 +20,7 @@ use crate::base::error::Error;
 use crate::base::process::ForkGuarded;
 use crate::kinds::rabbitmq::channels::Place;
 use crate::kinds::rabbitmq::declare::{Binding, Exchange, Queue};
-use crate::kinds::rabbitmq::errors::{Trouble, short};
+use crate::kinds::rabbitmq::errors::{CallError, short};
 use crate::kinds::rabbitmq::generation::Generation;
 use crate::kinds::rabbitmq::session::Session;
 use crate::lifecycle::lease::Lease;
@@ -47,10 +47,10 @@ impl Channel {
         let calls = calls(&self.pooled.guard.channel);
         let answer = tokio::select! {
             biased;
-            answer = calls => answer.map_err(Trouble::Driver),
-            () = generation.switch.wait() => Err(Trouble::Cut),
+            answer = calls => answer.map_err(CallError::Driver),
+            () = generation.switch.wait() => Err(CallError::Cut),
         };
-        answer.map_err(|trouble| trouble.into_error(generation, "on a raw channel"))
+        answer.map_err(|error| error.into_error(generation, "on a raw channel"))
     }
 
     pub(crate) fn lend(&self) -> Lending {

@@ -13,18 +13,18 @@ use crate::kinds::rabbitmq::generation::Generation;
 use crate::lifecycle::link::Link;
 
 /// Why the driver's answer did not come.
-pub(super) enum Trouble {
+pub(super) enum CallError {
     Driver(lapin::Error),
     Cut,
     Ours(Error),
 }
 
-impl Trouble {
+impl CallError {
     pub(super) fn into_error(self, generation: &Generation, action: &str) -> Error {
         match self {
-            Trouble::Cut => generation.was_cut(),
-            Trouble::Ours(error) => error,
-            Trouble::Driver(error) => {
+            CallError::Cut => generation.was_cut(),
+            CallError::Ours(error) => error,
+            CallError::Driver(error) => {
                 let gone = !generation.is_alive() || is_loss(&error);
                 if gone && (generation.closed.load(Ordering::SeqCst) || Error::behind(&error).is_some()) {
                     return generation.was_cut();

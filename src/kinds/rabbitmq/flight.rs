@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 
 use crate::base::error::{Error, Source};
 use crate::kinds::rabbitmq::channel::ChannelGuard;
-use crate::kinds::rabbitmq::errors::{Trouble, operation};
+use crate::kinds::rabbitmq::errors::{CallError, operation};
 use crate::kinds::rabbitmq::generation::Generation;
 use crate::kinds::rabbitmq::message::{Message, Published};
 use crate::kinds::rabbitmq::topology::Topology;
@@ -76,9 +76,9 @@ impl ChannelGuard {
     pub(super) async fn settle(&mut self, flight: &mut Flight) -> Vec<Result<Published, Error>> {
         let Some(mut oldest) = flight.sent.pop_front() else { return Vec::new() };
         if flight.why.is_none()
-            && let Err(trouble) = oldest.answered().await
+            && let Err(error) = oldest.answered().await
         {
-            flight.why = Some(flight.why_unanswered(&mut oldest, trouble));
+            flight.why = Some(flight.why_unanswered(&mut oldest, error));
         }
         oldest.look();
         flight.returned.append(&mut oldest.returned);
@@ -116,11 +116,11 @@ impl Flight {
     }
 
     /// Tells why there is no answer, and where the broker refused a message, which one that was.
-    fn why_unanswered(&mut self, oldest: &mut Sent, trouble: Trouble) -> Source {
+    fn why_unanswered(&mut self, oldest: &mut Sent, error: CallError) -> Source {
         let generation = Arc::clone(&oldest.generation);
-        let refusal = match trouble {
-            Trouble::Driver(error) if error.is_amqp_soft_error() => error,
-            trouble => return Arc::new(trouble.into_error(&generation, "awaiting the confirm")),
+        let refusal = match error {
+            CallError::Driver(error) if error.is_amqp_soft_error() => error,
+            error => return Arc::new(error.into_error(&generation, "awaiting the confirm")),
         };
         let said = refusal.to_string();
         let source = Source::from(generation.config.redacted(refusal));
@@ -172,7 +172,7 @@ impl Sent {
     }
 
     /// Waits until all are answered. The last one first: by then most others are.
-    async fn answered(&mut self) -> Result<(), Trouble> {
+    async fn answered(&mut self) -> Result<(), CallError> {
         let mut unsent = None;
         for index in (0..self.confirms.len()).rev() {
             while let Confirm::Pending { .. } = self.confirms[index] {
@@ -187,19 +187,19 @@ impl Sent {
                     && self.pending() == pending
                 {
                     return Err(match late {
-                        Trouble::Ours(error) => Trouble::Ours(self.generation.link.told(error)),
+                        CallError::Ours(error) => CallError::Ours(self.generation.link.told(error)),
                         late => late,
                     });
                 }
             }
             match &self.confirms[index] {
-                Confirm::Failed(error) if error.is_amqp_soft_error() => return Err(Trouble::Driver(error.clone())),
+                Confirm::Failed(error) if error.is_amqp_soft_error() => return Err(CallError::Driver(error.clone())),
                 // The broker may have refused one before it, as they were being sent.
                 Confirm::Failed(error) => unsent = Some(error.clone()),
                 _ => {}
             }
         }
-        unsent.map_or(Ok(()), |error| Err(Trouble::Driver(error)))
+        unsent.map_or(Ok(()), |error| Err(CallError::Driver(error)))
     }
 
     fn pending(&self) -> usize {

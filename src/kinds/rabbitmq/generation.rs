@@ -21,7 +21,7 @@ use crate::base::runtime;
 use crate::kinds::rabbitmq::channels::{Channels, Waiting};
 use crate::kinds::rabbitmq::config::RabbitMqConfig;
 use crate::kinds::rabbitmq::dial::CutOnDrop;
-use crate::kinds::rabbitmq::errors::{Trouble, lost};
+use crate::kinds::rabbitmq::errors::{CallError, lost};
 use crate::kinds::rabbitmq::prober::Prober;
 use crate::kinds::rabbitmq::together::together;
 use crate::lifecycle::lease::Claim;
@@ -126,7 +126,7 @@ impl Generation {
     ) -> Result<T, Error> {
         self.within(self.config.operation_timeout, action, future)
             .await
-            .map_err(|trouble| self.link.told(trouble.into_error(self, action)))
+            .map_err(|error| self.link.told(error.into_error(self, action)))
     }
 
     pub(super) async fn within<T>(
@@ -134,14 +134,14 @@ impl Generation {
         limit: Duration,
         action: &str,
         future: impl Future<Output = lapin::Result<T>>,
-    ) -> Result<T, Trouble> {
-        self.link.check_process().map_err(Trouble::Ours)?;
+    ) -> Result<T, CallError> {
+        self.link.check_process().map_err(CallError::Ours)?;
         let timer = self.timer(limit);
         tokio::select! {
             biased;
-            answer = future => answer.map_err(Trouble::Driver),
-            () = self.switch.wait() => Err(Trouble::Cut),
-            () = timer => Err(Trouble::Ours(self.timeout(format!("the broker's answer to {action}"), limit))),
+            answer = future => answer.map_err(CallError::Driver),
+            () = self.switch.wait() => Err(CallError::Cut),
+            () = timer => Err(CallError::Ours(self.timeout(format!("the broker's answer to {action}"), limit))),
         }
     }
 
@@ -205,12 +205,12 @@ impl Generation {
     }
 
     /// Why the goodbye was cut short. That the resource is closed explains nothing here.
-    fn unsaid(&self, trouble: Trouble) -> Failure {
-        Failure::transient(match (trouble, self.switch.cause()) {
-            (Trouble::Cut, Some(cause)) => cause.clone().into(),
-            (Trouble::Cut, None) => "the connection went meanwhile".into(),
-            (Trouble::Ours(error), _) => self.link.told(error).into(),
-            (Trouble::Driver(error), _) => self.config.redacted(error),
+    fn unsaid(&self, error: CallError) -> Failure {
+        Failure::transient(match (error, self.switch.cause()) {
+            (CallError::Cut, Some(cause)) => cause.clone().into(),
+            (CallError::Cut, None) => "the connection went meanwhile".into(),
+            (CallError::Ours(error), _) => self.link.told(error).into(),
+            (CallError::Driver(error), _) => self.config.redacted(error),
         })
     }
 
@@ -231,7 +231,7 @@ impl Generation {
             self.within(limit, "closing the connection", self.connection.close(200, "OK".into())).await
         };
         tokio::select! {
-            said = disconnect => said.map_err(|trouble| self.unsaid(trouble))?,
+            said = disconnect => said.map_err(|error| self.unsaid(error))?,
             () = self.timer(DISCONNECT_LIMIT) => {
                 return Err(Failure::transient(format!("the broker did not answer the goodbye within {DISCONNECT_LIMIT:?}")));
             }

@@ -17,7 +17,7 @@ use crate::base::runtime::deadline;
 use crate::kinds::rabbitmq::channel::ChannelGuard;
 use crate::kinds::rabbitmq::consumer::{Consume, consuming};
 use crate::kinds::rabbitmq::delivery::{Delivery, Keeps};
-use crate::kinds::rabbitmq::errors::{LOCKED_PAUSE, LOCKED_TRIES, Trouble, is_locked, short};
+use crate::kinds::rabbitmq::errors::{CallError, LOCKED_PAUSE, LOCKED_TRIES, is_locked, short};
 use crate::kinds::rabbitmq::generation::Generation;
 use crate::kinds::rabbitmq::session::Session;
 use crate::kinds::rabbitmq::stream::{Reading, reading_from};
@@ -83,7 +83,7 @@ impl Pump {
                 }
                 _ if !generation.is_alive() => return End::Lost,
                 Some(Err(error)) => {
-                    return End::Failed(Trouble::Driver(error).into_error(&generation, &consuming(&self.what.queue)));
+                    return End::Failed(CallError::Driver(error).into_error(&generation, &consuming(&self.what.queue)));
                 }
                 None => {
                     let source =

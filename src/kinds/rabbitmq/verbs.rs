@@ -266,9 +266,9 @@ impl RabbitMq {
         async move {
             let (mut pooled, sent) = self.session.send(claim, &parts.next()).await?;
             let mut flight = Flight::from(sent);
-            let (mut results, mut trouble, mut unsent) = (Vec::new(), None, 0);
+            let (mut results, mut failure, mut unsent) = (Vec::new(), None, 0);
             loop {
-                while trouble.is_none() && !flight.is_lost() {
+                while failure.is_none() && !flight.is_lost() {
                     let part = parts.next();
                     if part.is_empty() {
                         break;
@@ -276,7 +276,7 @@ impl RabbitMq {
                     match pooled.guard.send(&self.session.topology, &part).await {
                         Ok(sent) => flight.push(sent),
                         // None of it was sent, nor will be.
-                        Err(error) => (trouble, unsent) = (Some(error), part.len()),
+                        Err(error) => (failure, unsent) = (Some(error), part.len()),
                     }
                 }
                 let settled = pooled.guard.settle(&mut flight).await;
@@ -285,13 +285,13 @@ impl RabbitMq {
                 }
                 parts.settled();
                 results.extend(settled);
-                if trouble.is_none() && flight.is_lost() {
+                if failure.is_none() && flight.is_lost() {
                     let unanswered = results.iter().rev().find_map(|result: &Result<_, Error>| result.as_ref().err());
                     // The last answer may just have come all the same.
-                    trouble = Some(unanswered.cloned().unwrap_or_else(|| pooled.guard.generation.was_cut()));
+                    failure = Some(unanswered.cloned().unwrap_or_else(|| pooled.guard.generation.was_cut()));
                 }
             }
-            if let Some(why) = trouble {
+            if let Some(why) = failure {
                 let unsent = unsent + parts.left();
                 let error = || self.session.operation("publishing (it was not sent)", why.clone());
                 results.extend((0..unsent).map(|_| Err(error())));

@@ -160,7 +160,7 @@ impl Session {
     fn lost(&self, error: impl Into<BoxError>) -> Error {
         let error = error.into();
         // The first is what the kill switch was thrown for.
-        let source = match Error::behind(&*error).cloned().or_else(|| self.link.trouble()) {
+        let source = match Error::behind(&*error).cloned().or_else(|| self.link.failure()) {
             Some(known @ (Error::Lost { .. } | Error::Closing { .. } | Error::Closed { .. })) => return known,
             Some(known) => Arc::new(known) as Source,
             None => error.into(),

@@ -136,7 +136,7 @@ impl<M: Manage> Checkouts<M> {
     /// come back. Whoever waits is told why, and everybody until they are [open](Self::open) again; unless a reconnect was
     /// asked for, which they wait out.
     pub fn cut(&self) {
-        match self.link.trouble() {
+        match self.link.failure() {
             Some(Error::Lost { source, .. }) if source.is::<ReconnectAsked>() => self.core.suspend(),
             Some(_) if self.core.is_suspended() => {}
             trouble => {

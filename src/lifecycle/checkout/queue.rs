@@ -86,7 +86,7 @@ impl<M: Manage> Queue<M> {
                 Err(Error::InAsyncContext { resource: Arc::clone(&self.core.resource) })
             }
             Err(Ended::TimedOut(cause)) => {
-                let trouble = || self.link.trouble().map(|error| Arc::new(error) as Source);
+                let trouble = || self.link.failure().map(|error| Arc::new(error) as Source);
                 Err(wait.timed_out("", cause.or_else(trouble)))
             }
         }

@@ -50,8 +50,8 @@ impl Client {
         let kind = error.kind();
         let asked = self.identity.asked.load(Ordering::Relaxed);
         let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
-        let trouble = match (cause, kind) {
-            (Some(cause), _) => Trouble::of(cause, asked && self.identity.own.is_none()),
+        let error = match (cause, kind) {
+            (Some(cause), _) => TlsError::of(cause, asked && self.identity.own.is_none()),
             // The kill switch, which says so itself.
             (None, _) if error.get_ref().is_some() && kind == io::ErrorKind::ConnectionAborted => return error,
             (
@@ -61,14 +61,14 @@ impl Client {
                 | io::ErrorKind::ConnectionAborted
                 | io::ErrorKind::BrokenPipe,
             ) => match (in_handshake, asked, &self.identity.own) {
-                (_, true, None) => Trouble::new(&error, NEEDS_CERTIFICATE, true),
-                (_, true, Some(_)) => Trouble::new(&error, "the server may have refused our certificate", false),
-                (true, false, _) => Trouble::new(&error, "a port that speaks no TLS answers like this", false),
+                (_, true, None) => TlsError::new(&error, NEEDS_CERTIFICATE, true),
+                (_, true, Some(_)) => TlsError::new(&error, "the server may have refused our certificate", false),
+                (true, false, _) => TlsError::new(&error, "a port that speaks no TLS answers like this", false),
                 (false, false, _) => return error,
             },
             _ => return error,
         };
-        io::Error::new(kind, trouble)
+        io::Error::new(kind, error)
     }
 }
 
@@ -115,14 +115,14 @@ const OLD: &str = "the server's certificate is of version 1, as `openssl x509 -r
 
 /// Why TLS failed, with the remedy.
 #[derive(Debug)]
-pub(crate) struct Trouble {
+pub(crate) struct TlsError {
     text: String,
     pub(crate) permanent: bool,
 }
 
-impl Trouble {
+impl TlsError {
     fn new(error: &dyn fmt::Display, remedy: &str, permanent: bool) -> Self {
-        Trouble { text: format!("TLS: {error}; {remedy}"), permanent }
+        TlsError { text: format!("TLS: {error}; {remedy}"), permanent }
     }
 
     /// Permanent is what is configured wrong, here or there; what a server says while it restarts, or has a
@@ -169,39 +169,39 @@ impl Trouble {
             ),
             _ => ("the handshake failed", false),
         };
-        Trouble::new(error, remedy, permanent)
+        TlsError::new(error, remedy, permanent)
     }
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for TlsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
 }
 
-impl std::error::Error for Trouble {}
+impl std::error::Error for TlsError {}
 
 /// Whether this error, or one that it was caused by, is one of TLS that no further attempt mends.
 pub(crate) fn is_permanent(error: &(dyn std::error::Error + 'static)) -> bool {
-    causes(error).filter_map(|cause| cause.downcast_ref::<Trouble>()).any(|trouble| trouble.permanent)
+    causes(error).filter_map(|cause| cause.downcast_ref::<TlsError>()).any(|error| error.permanent)
 }
 
 /// The same of an error that a driver with a client of its own had.
-pub(crate) fn trouble(error: &io::Error) -> Option<Trouble> {
+pub(crate) fn explained(error: &io::Error) -> Option<TlsError> {
     use rustls::Error::InvalidCertificate;
     Some(match error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>()) {
         Some(cause @ InvalidCertificate(CertificateError::NotValidForNameContext { presented, .. }))
             if !presented.is_empty() =>
         {
-            Trouble::new(
+            TlsError::new(
                 cause,
                 "connect by one of the certificate's names; a replica set's members are reached by the names that its \
                  configuration has",
                 true,
             )
         }
-        Some(cause) => Trouble::of(cause, false),
-        None if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => Trouble::new(
+        Some(cause) => TlsError::of(cause, false),
+        None if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => TlsError::new(
             error,
             "a server answers like this that asks for a client certificate and gets none (set tls.cert_file), as does \
              a port that speaks no TLS",

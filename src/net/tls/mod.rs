@@ -44,9 +44,9 @@ pub fn is_permanent(error: &(dyn StdError + 'static)) -> bool {
 /// rustls.
 pub fn failure(error: &io::Error) -> Option<Failure> {
     #[cfg(feature = "tls")]
-    return client::trouble(error).map(|trouble| {
-        let permanent = trouble.permanent;
-        Failure::transient(trouble).with_permanent(permanent)
+    return client::explained(error).map(|error| {
+        let permanent = error.permanent;
+        Failure::transient(error).with_permanent(permanent)
     });
     #[cfg(not(feature = "tls"))]
     {
