@@ -3,14 +3,14 @@
 use crate::base::error::BoxError;
 use crate::base::error::text::causes;
 
-/// The error itself; or a note in its place, if the server `told` it, and told one of the secrets.
+/// The error itself; or a note in its place, if it is `from_server` and has one of the secrets in it.
 ///
 /// What the driver says by itself is left alone: it has no secret in it, and to look for one would show which
 /// words of it are one. That it has none is what the fuzzer proves. Nor does a server tell a secret where it says one of
 /// these names, which are public, though the secret may be a part of it: `user 'guest'`.
-pub fn redacted(error: impl Into<BoxError>, told: bool, secrets: &[&str], names: &[&str]) -> BoxError {
+pub fn redacted(error: impl Into<BoxError>, from_server: bool, secrets: &[&str], names: &[&str]) -> BoxError {
     let error = error.into();
-    if !told {
+    if !from_server {
         return error;
     }
     let said: Vec<_> = std::iter::once(format!("{error:?}")).chain(causes(&*error).map(ToString::to_string)).collect();
