@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::base::error::{DeadlockError, Error, Few, TimeoutError, Waiter};
+use crate::base::error::{DeadlockError, Error, FirstFew, TimeoutError, Waiter};
 use crate::base::holder::Holder;
 #[cfg(feature = "serde")]
 use crate::base::json;
@@ -208,7 +208,7 @@ impl Event {
                 tracing::warn!(target: TARGET, resource, %endpoint, error, "{message}");
             }
             What::Cycle { waiters } => {
-                let waiters = Few(waiters, "; ");
+                let waiters = FirstFew(waiters, "; ");
                 tracing::warn!(target: TARGET, resource, %waiters, "a deadlock, unless somebody else frees one of these");
             }
             What::Leak { holder: Holder { site, held, owner, backtrace, .. } } => {
@@ -220,7 +220,7 @@ impl Event {
                 tracing::info!(target: TARGET, resource, %site, ?held, "came back after all");
             }
             What::Crowded { held, allowed, holders } => {
-                let holders = Few(holders, ", ");
+                let holders = FirstFew(holders, ", ");
                 tracing::warn!(target: TARGET, resource, held, allowed, %holders, "more held than expected: a leak?");
             }
             What::Uncrowded { held, allowed } => {

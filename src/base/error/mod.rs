@@ -20,7 +20,7 @@ pub use self::failure::is_own_trouble;
 pub use self::redact::redacted;
 pub(crate) use self::remedies::Remedies;
 pub use self::text::{Chain, OneLine, Worded, causes};
-pub(crate) use self::text::{Few, breaks, panic_message};
+pub(crate) use self::text::{FirstFew, breaks, panic_message};
 use crate::base::holder::Holder;
 #[cfg(feature = "serde")]
 use crate::base::json;
@@ -273,14 +273,14 @@ impl fmt::Display for TimeoutError {
         let Self { resource, endpoint, waiting_for, waited, holders, cycle, source } = self;
         write!(f, "{}: waited {waited:.1?} for {waiting_for}", At(resource, endpoint))?;
         if !holders.is_empty() {
-            write!(f, "; held by {}", Few(holders, ", "))?;
+            write!(f, "; held by {}", FirstFew(holders, ", "))?;
         }
         match &cycle[..] {
             [] => {}
             [me, others @ ..] if others.iter().all(|other| other.owner == me.owner) => {
                 write!(f, "; {} itself holds them all", me.owner)?;
             }
-            cycle => write!(f, "; deadlock: {}", Few(cycle, "; "))?,
+            cycle => write!(f, "; deadlock: {}", FirstFew(cycle, "; "))?,
         }
         match source {
             Some(source) => write!(f, "; last error: {}", Chain(&**source)),
@@ -369,7 +369,7 @@ impl fmt::Display for DeadlockError {
             f,
             "{resource}: {site} would wait for ever for {waiting_for}, which this thread itself has all lent to closures: \
              {}; use what was lent, or raise `{option}`",
-            Few(holders, ", ")
+            FirstFew(holders, ", ")
         )
     }
 }

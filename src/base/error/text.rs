@@ -86,12 +86,12 @@ pub(crate) fn panic_message(payload: &(dyn std::any::Any + Send)) -> String {
 }
 
 /// The first few on one line, with this between them.
-pub(crate) struct Few<'a, T>(pub(crate) &'a [T], pub(crate) &'static str);
+pub(crate) struct FirstFew<'a, T>(pub(crate) &'a [T], pub(crate) &'static str);
 
-impl<T: fmt::Display> fmt::Display for Few<'_, T> {
+impl<T: fmt::Display> fmt::Display for FirstFew<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const FEW: usize = 5;
-        let Few(all, between) = self;
+        let FirstFew(all, between) = self;
         for (n, one) in all.iter().take(FEW).enumerate() {
             write!(f, "{}{one}", if n == 0 { "" } else { between })?;
         }

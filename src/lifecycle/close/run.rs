@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 use crate::base::clock::Moment;
-use crate::base::error::{Error, Few, panic_message};
+use crate::base::error::{Error, FirstFew, panic_message};
 use crate::base::runtime::{self, within};
 use crate::base::stderr;
 use crate::base::sync::Mutex;
@@ -146,7 +146,7 @@ fn waited_for(close: &CloseState, slots: &[Arc<dyn AnySlot>]) -> Option<String> 
             waits.push(format!("{}: {} in progress", slot.name(), work.join(", ")));
         }
         if !holders.is_empty() {
-            waits.push(format!("{}: held by {}", slot.name(), Few(&holders, ", ")));
+            waits.push(format!("{}: held by {}", slot.name(), FirstFew(&holders, ", ")));
         }
     }
     let told = || format!("resource-pool: closing has taken {SILENCE:?}; it waits for {}\n", waits.join("; "));
