@@ -85,7 +85,7 @@ impl Quota {
             self.link.note(|| What::Deadlocked { error: Arc::clone(&error) });
             return Err(Error::Deadlock(error));
         }
-        let waiting = Arc::new(Waiting {
+        let waiting = Arc::new(PendingWait {
             owner: Owner::current(),
             quota: Arc::clone(self),
             site: claim.site,
@@ -129,12 +129,12 @@ impl QuotaId {
     }
 }
 
-static WAITING: Singleton<Everyone> = Singleton::new(Room::Waiting);
+static WAITING: Singleton<WaitGraph> = Singleton::new(Room::Waiting);
 
-/// Everyone who waits, in all pools of a process: a thread that waits for one may hold what is of
+/// WaitGraph who waits, in all pools of a process: a thread that waits for one may hold what is of
 /// another.
 #[derive(Default)]
-struct Everyone(Mutex<HashMap<Owner, Vec<Arc<Waiting>>>>);
+struct WaitGraph(Mutex<HashMap<Owner, Vec<Arc<PendingWait>>>>);
 
 thread_local! {
     /// Of which quota closures that run on this thread have been lent a checkout.
@@ -168,14 +168,14 @@ impl Drop for Lending {
 }
 
 /// A wait for one of a quota.
-struct Waiting {
+struct PendingWait {
     owner: Owner,
     quota: Arc<Quota>,
     site: &'static Location<'static>,
     since: Instant,
 }
 
-impl Waiting {
+impl PendingWait {
     fn is_still(&self) -> bool {
         WAITING
             .of(Process::current())
@@ -219,7 +219,7 @@ impl Waiting {
         if !waiting.iter().all(|one| one.is_still()) {
             return Vec::new();
         }
-        let waiter = |one: &Arc<Waiting>| Waiter {
+        let waiter = |one: &Arc<PendingWait>| Waiter {
             owner: one.owner.clone(),
             holds: held.iter().filter(|holder| holder.owner.as_ref() == Some(&one.owner)).cloned().collect(),
             resource: Arc::clone(one.quota.link.name()),
@@ -239,13 +239,13 @@ impl fmt::Debug for Quota {
 
 /// Somebody waits, until this drops.
 #[must_use = "the wait is known until this drops"]
-pub struct Wait(Arc<Waiting>);
+pub struct Wait(Arc<PendingWait>);
 
 impl Wait {
     /// The error of a wait that reached its limit, with the holders. `further` is the end of a sentence on what was waited
     /// for, and `source` the last error seen meanwhile.
     pub fn timed_out(self, further: &str, source: Option<Source>) -> Error {
-        let Waiting { quota, since, .. } = &*self.0;
+        let PendingWait { quota, since, .. } = &*self.0;
         let waited_for = quota.waited_for() + further;
         let timeout = TimeoutError::new(quota.link.name(), quota.link.endpoint(), waited_for, since.elapsed());
         let (holders, cycle) = (quota.holders(), self.0.cycle());
@@ -269,7 +269,7 @@ impl Drop for Wait {
             }
         }
         drop(waiting);
-        let Waiting { quota, since, .. } = &*self.0;
+        let PendingWait { quota, since, .. } = &*self.0;
         quota.link.note(|| What::Waited { waiting_for: quota.waited_for(), waited: since.elapsed() });
     }
 }
