@@ -24,7 +24,7 @@ pub(crate) struct Process {
 #[derive(Clone, Copy)]
 pub(crate) enum Room {
     Closer,
-    Prober,
+    Background,
     RecycledShards,
     Waiting,
     Ending,

@@ -81,16 +81,16 @@ fn has_ended(runtime: &Handle) -> bool {
     refused
 }
 
-static PROBER: Singleton<OnceCell<Runtime>> = Singleton::new(Room::Prober);
+static BACKGROUND: Singleton<OnceCell<Runtime>> = Singleton::new(Room::Background);
 
 /// The prober's runtime, one per process. [`Resource::ping`](crate::Resource::ping) runs on it, so that user code that hogs the
 /// workers does not delay probes.
 ///
 /// # Errors
 /// When the process can have no more threads.
-pub fn prober() -> io::Result<&'static Handle> {
+pub fn background() -> io::Result<&'static Handle> {
     // Two, so that a ping that blocks its thread does not stop the clock for the others.
-    PROBER.of(Process::current()).get_or_try_init(|| build("resource-pool-probe", 2)).map(Runtime::handle)
+    BACKGROUND.of(Process::current()).get_or_try_init(|| build("resource-pool-probe", 2)).map(Runtime::handle)
 }
 
 /// A limit beyond this, which could not be added to a point in time, is as good as this.
@@ -104,7 +104,7 @@ pub(crate) fn deadline(limit: Duration) -> Instant {
 /// A timer that any executor may poll, of the one runtime that never ends: polling one of a runtime that has ended panics.
 /// Without the prober's it is of the runtime whose context this is called in.
 pub fn timer(limit: Duration) -> Sleep {
-    let _context = prober().ok().map(Handle::enter);
+    let _context = background().ok().map(Handle::enter);
     tokio::time::sleep(limit.min(LONGEST))
 }
 

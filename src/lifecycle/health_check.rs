@@ -75,7 +75,7 @@ impl HealthCheck {
             Some(running) if running.has_changed().is_ok() => Ok(Err(running.clone())),
             _ => {
                 let no_threads = |error| Error::no_threads(&Arc::from("health check"), error);
-                let prober = runtime::prober().map_err(no_threads)?;
+                let prober = runtime::background().map_err(no_threads)?;
                 let (sender, running) = watch::channel(None);
                 cache.running = Some(running.clone());
                 let (me, context) = (Arc::clone(self), Arc::clone(context));

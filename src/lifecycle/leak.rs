@@ -98,7 +98,7 @@ impl Leaks {
 
 /// A suspect came back. Noted by the prober, since a drop may happen where nothing can be logged.
 pub(crate) fn came_back(activity: Arc<Activity>, holder: Holder) {
-    if let Ok(prober) = runtime::prober() {
+    if let Ok(prober) = runtime::background() {
         prober.spawn(async move { activity.tell(holder.generation, What::LeakReturned { holder }) });
     }
 }

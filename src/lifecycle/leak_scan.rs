@@ -20,7 +20,7 @@ pub(crate) fn more_than(threshold: usize, slot: &dyn AnySlot) -> Vec<Holder> {
 /// Looks for leaks until the pool is gone.
 pub(crate) fn watch(options: LeakOptions, slots: impl Fn() -> Option<Vec<Arc<dyn AnySlot>>> + Send + 'static) {
     let Some(interval) = options.interval() else { return };
-    match runtime::prober() {
+    match runtime::background() {
         Ok(prober) => drop(prober.spawn(async move {
             loop {
                 tokio::time::sleep(interval).await;

@@ -44,7 +44,7 @@ pub(crate) fn watch(slot: Weak<dyn AnySlot>, generation: u64, options: ProbeOpti
     if !options.enabled {
         return None;
     }
-    match runtime::prober() {
+    match runtime::background() {
         Ok(prober) => {
             let (end, ended) = oneshot::channel();
             Some(Watch { task: prober.spawn(probe(slot, generation, options, ended)), end: Some(end) })

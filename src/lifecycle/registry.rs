@@ -141,7 +141,7 @@ impl Registry {
             return Ok(());
         }
         self.armed.get_or_try_init(|| {
-            let threads = closer::arm().and_then(|()| runtime::prober().map(drop));
+            let threads = closer::arm().and_then(|()| runtime::background().map(drop));
             threads.map_err(|error| Error::no_threads(name, error))?;
             if let Some(me) = self.me.upgrade() {
                 exit::arm(&me.as_pool(), self.is_global.get().is_some() && self.context.options.signals)?;

@@ -29,7 +29,7 @@ pub use crate::base::error::{Chain, OneLine, Worded, causes, is_own_trouble, red
 pub use crate::base::holder::QuotaId;
 pub use crate::base::millis::{self, number};
 pub use crate::base::process::ForkGuarded;
-pub use crate::base::runtime::{block_on, prober, timer};
+pub use crate::base::runtime::{background, block_on, timer};
 #[cfg(feature = "checkouts")]
 pub use crate::lifecycle::checkout::{Checkout, Checkouts, Limits, Manage};
 pub use crate::lifecycle::kind::KindConfig;

@@ -48,7 +48,7 @@ impl Resource for ClickHouseResource {
             }
         };
         let validation = self.config.validation.unwrap_or(version >= KNOWS_NAMES_AND_TYPES);
-        let prober = runtime::prober()?;
+        let prober = runtime::background()?;
         let probe = self.transport(link, prober.clone(), Purpose::Probe, None);
         let pings = probe.client(&BTreeMap::new());
         let cancel = self.config.cancel_dropped.then(|| Cancel::start(pings.clone(), prober));

@@ -102,7 +102,7 @@ impl Shared {
             Probing::Closed => Err(Failure::unasked("the client is closed")),
             Probing::NotYet => {
                 // Its tasks stay on the runtime that it is made in.
-                let _prober = runtime::prober().map_err(Failure::unasked)?.enter();
+                let _prober = runtime::background().map_err(Failure::unasked)?.enter();
                 let mut options = for_probing(&self.options);
                 let pulse = Arc::new(Pulse::new(None, options.repl_set_name.clone()));
                 let seeing = Arc::clone(&pulse);

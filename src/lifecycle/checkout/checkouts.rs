@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 
 use crate::base::clock::Moment;
 use crate::base::error::{Error, Failure, ReconnectAsked};
-use crate::base::runtime::{inside, park_on, prober, thread, within};
+use crate::base::runtime::{background, inside, park_on, thread, within};
 use crate::lifecycle::activity::Activity;
 use crate::lifecycle::checkout::core::{Core, Limits};
 use crate::lifecycle::checkout::loan::Loan;
@@ -193,7 +193,7 @@ impl<M: Manage> Drop for Checkouts<M> {
 /// Carries a job out after a pause: as a task, or where it may block on a thread that is no user's.
 fn start<M: Manage>(runtime: &Handle, activity: &Arc<Activity>, job: Job<M>, pause: Duration) {
     let (runtime, activity) = (runtime.clone(), Arc::clone(activity));
-    let waits = if M::BLOCKS { prober().unwrap_or(&runtime) } else { &runtime };
+    let waits = if M::BLOCKS { background().unwrap_or(&runtime) } else { &runtime };
     waits.clone().spawn(async move {
         if !pause.is_zero() {
             tokio::time::sleep(pause).await;
