@@ -11,7 +11,7 @@ use crate::base::error::{Error, Source, panic_message};
 use crate::base::retry::Retry;
 use crate::base::runtime::LONGEST;
 use crate::base::sync::{Mutex, MutexGuard};
-use crate::lifecycle::checkout::entry::{Entry, Unfit};
+use crate::lifecycle::checkout::entry::{PooledConnection, Rejected};
 use crate::lifecycle::checkout::manage::{Manage, limited};
 use crate::lifecycle::checkout::state::State;
 use crate::lifecycle::checkout::waiter::{Refusal, wake};
@@ -75,7 +75,7 @@ impl Limits {
 #[must_use = "they are waited for"]
 pub(crate) struct Begun {
     pub(super) openings: usize,
-    pub(super) ends: u64,
+    pub(super) epoch: u64,
     /// Before the openings.
     pub(super) pause: Duration,
     pub(super) disconnects: usize,
@@ -102,7 +102,7 @@ impl<M: Manage> Core<M> {
 
     /// One that lies idle and needs no test.
     #[inline]
-    pub(super) fn try_get(self: &Arc<Self>) -> Option<Box<Entry<M>>> {
+    pub(super) fn try_get(self: &Arc<Self>) -> Option<Box<PooledConnection<M>>> {
         let now = Moment::coarse();
         let mut state = self.state.lock();
         let mut entry = state.idle.pop_if(|entry| self.is_free(entry, now))?;
@@ -115,7 +115,7 @@ impl<M: Manage> Core<M> {
     }
 
     /// One that has just been opened.
-    pub(super) fn entry(&self, state: &mut State<M>, connection: M::Connection) -> Box<Entry<M>> {
+    pub(super) fn entry(&self, state: &mut State<M>, connection: M::Connection) -> Box<PooledConnection<M>> {
         state.opened += 1;
         // Not all of them at once; 61 has no divisor in common with 100, so that neighbours are far apart.
         let spread = (state.opened % 100 * 61 % 100) as f64 / 1000.0;
@@ -123,16 +123,16 @@ impl<M: Manage> Core<M> {
             Duration::ZERO => Duration::MAX,
             longest => longest.min(LONGEST).mul_f64(1.0 - spread),
         };
-        let (opened, ends) = (Moment::coarse(), state.ends);
-        Box::new(Entry { connection, checked_out: None, opened, lifetime, idle: None, ends })
+        let (opened, epoch) = (Moment::coarse(), state.epoch);
+        Box::new(PooledConnection { connection, checked_out: None, opened, lifetime, idle: None, epoch })
     }
 
     /// Takes one back.
     #[inline]
-    pub(crate) fn put(self: &Arc<Self>, mut entry: Box<Entry<M>>) {
+    pub(crate) fn put(self: &Arc<Self>, mut entry: Box<PooledConnection<M>>) {
         let is_broken = self.is_broken(&mut entry);
         let mut state = self.state.lock();
-        if is_broken || entry.ends != state.ends {
+        if is_broken || entry.epoch != state.epoch {
             state.open -= 1;
             state.leaving.push_back(entry);
             return self.settle(state);
@@ -151,7 +151,7 @@ impl<M: Manage> Core<M> {
 
     /// Has an unfit connection closed.
     #[must_use = "it is to be dropped outside of the lock"]
-    pub(super) fn discard(&self, state: &mut State<M>, Unfit { entry, cause }: Unfit<M>) -> Option<Source> {
+    pub(super) fn discard(&self, state: &mut State<M>, Rejected { entry, cause }: Rejected<M>) -> Option<Source> {
         if cause.is_some() && entry.is_fresh(Moment::coarse()) {
             self.set_back(state);
         }
@@ -160,7 +160,7 @@ impl<M: Manage> Core<M> {
         cause.and_then(|cause| state.failure.replace(cause))
     }
 
-    pub(super) fn close_unfit(self: &Arc<Self>, unfit: Unfit<M>) {
+    pub(super) fn close_unfit(self: &Arc<Self>, unfit: Rejected<M>) {
         let mut state = self.state.lock();
         let replaced = self.discard(&mut state, unfit);
         self.settle(state);
@@ -175,19 +175,19 @@ impl<M: Manage> Core<M> {
 
     /// The next opening follows after a pause.
     pub(super) fn pause(&self, state: &mut State<M>) {
-        state.width = 1;
+        state.open_concurrency = 1;
         state.pausing = Some(Instant::now() + self.retry.pause(state.setbacks).min(LONGEST));
     }
 
-    pub(super) fn is_free(&self, entry: &Entry<M>, now: Moment) -> bool {
+    pub(super) fn is_free(&self, entry: &PooledConnection<M>, now: Moment) -> bool {
         !entry.is_worn(now) && !self.needs_test(entry, now)
     }
 
-    pub(super) fn needs_test(&self, entry: &Entry<M>, now: Moment) -> bool {
+    pub(super) fn needs_test(&self, entry: &PooledConnection<M>, now: Moment) -> bool {
         now.since(entry.checked_out.unwrap_or(entry.opened)) >= self.limits.test_after
     }
 
-    pub(super) fn is_broken(&self, entry: &mut Entry<M>) -> bool {
+    pub(super) fn is_broken(&self, entry: &mut PooledConnection<M>) -> bool {
         catch_unwind(AssertUnwindSafe(|| self.manager.has_broken(&mut entry.connection))).unwrap_or(true)
     }
 
@@ -211,7 +211,8 @@ impl<M: Manage> Core<M> {
 
     /// The jobs to be begun now, which count as begun from here on.
     pub(super) fn demand(&self, state: &mut State<M>) -> Begun {
-        let openings = self.wanted(state).min(state.width).saturating_sub(state.opening).min(self.room(state));
+        let openings =
+            self.wanted(state).min(state.open_concurrency).saturating_sub(state.opening).min(self.room(state));
         state.opening += openings;
         let pause = match state.pausing {
             Some(until) if openings > 0 => until.saturating_duration_since(Instant::now()),
@@ -219,7 +220,7 @@ impl<M: Manage> Core<M> {
         };
         let disconnects = state.leaving.len().min(MAX_DISCONNECTS.saturating_sub(state.parting));
         state.parting += disconnects;
-        Begun { openings, ends: state.ends, pause, disconnects }
+        Begun { openings, epoch: state.epoch, pause, disconnects }
     }
 
     /// Answers whoever waits with this, and everybody from now on.
@@ -286,7 +287,7 @@ impl<M: Manage> Core<M> {
         if !state.is_closed {
             replaced = state.refused.take();
             state.suspended = false;
-            state.width = 1;
+            state.open_concurrency = 1;
             state.succeed();
         }
         self.settle(state);
@@ -319,7 +320,7 @@ impl<M: Manage> Core<M> {
     }
 
     /// Drops these. A panic there is nobody's.
-    pub(super) fn let_go(&self, gone: VecDeque<Box<Entry<M>>>) {
+    pub(super) fn let_go(&self, gone: VecDeque<Box<PooledConnection<M>>>) {
         for entry in gone {
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(entry))) {
                 let message = panic_message(&*panic);

@@ -11,7 +11,7 @@ use crate::lifecycle::checkout::manage::Manage;
 pub(super) const YOUNG: Duration = Duration::from_secs(1);
 
 /// A connection that is open, with what is known of it.
-pub(crate) struct Entry<M: Manage> {
+pub(crate) struct PooledConnection<M: Manage> {
     pub(super) connection: M::Connection,
     /// When it was last.
     pub(super) checked_out: Option<Moment>,
@@ -20,11 +20,11 @@ pub(crate) struct Entry<M: Manage> {
     pub(super) lifetime: Duration,
     /// When it was first seen lying idle.
     pub(super) idle: Option<Moment>,
-    /// How many ends there were as it was opened.
-    pub(super) ends: u64,
+    /// The epoch in which it was opened.
+    pub(super) epoch: u64,
 }
 
-impl<M: Manage> Entry<M> {
+impl<M: Manage> PooledConnection<M> {
     #[inline]
     pub(super) fn is_worn(&self, now: Moment) -> bool {
         now.since(self.opened) >= self.lifetime
@@ -37,13 +37,13 @@ impl<M: Manage> Entry<M> {
 }
 
 /// One that is not to be used, and what its test said.
-pub(crate) struct Unfit<M: Manage> {
-    pub(super) entry: Box<Entry<M>>,
+pub(crate) struct Rejected<M: Manage> {
+    pub(super) entry: Box<PooledConnection<M>>,
     pub(super) cause: Option<Source>,
 }
 
 #[cfg(model)]
-impl<M: Manage> Entry<M> {
+impl<M: Manage> PooledConnection<M> {
     pub(crate) fn spoil(&mut self, spoil: impl FnOnce(&mut M::Connection)) {
         spoil(&mut self.connection);
     }

@@ -75,8 +75,8 @@ impl<M: Manage> DerefMut for Checkout<M> {
 impl<M: Manage> Taken<M> {
     /// Has it held by this lease; none, where the resource was lost, or closed and connected anew, since it was taken.
     pub(crate) fn under(self, lease: Lease<Checkouts<M>>) -> Option<Checkout<M>> {
-        let ends = self.entry.as_ref().map(|entry| entry.ends);
-        let is_present = Arc::ptr_eq(&self.core, &lease.core) && ends == Some(self.core.state.lock().ends);
+        let epoch = self.entry.as_ref().map(|entry| entry.epoch);
+        let is_present = Arc::ptr_eq(&self.core, &lease.core) && epoch == Some(self.core.state.lock().epoch);
         is_present.then_some(Checkout { taken: self, lease })
     }
 }

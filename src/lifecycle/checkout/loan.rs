@@ -11,7 +11,7 @@ use crate::base::clock::Moment;
 use crate::base::error::{Failure, Proof};
 use crate::base::runtime::LONGEST;
 use crate::lifecycle::checkout::core::Core;
-use crate::lifecycle::checkout::entry::Entry;
+use crate::lifecycle::checkout::entry::PooledConnection;
 use crate::lifecycle::checkout::manage::{Manage, caught, limited};
 use crate::lifecycle::checkout::state::{Borrowed, NextSpare, State};
 use crate::lifecycle::checkout::waiter::wake;
@@ -23,9 +23,9 @@ const PING: Duration = Duration::from_millis(250);
 /// A connection that the prober has, or room for one.
 pub(crate) struct Loan<M: Manage> {
     core: Arc<Core<M>>,
-    entry: Option<Box<Entry<M>>>,
-    /// How many there were as it was lent.
-    ends: u64,
+    entry: Option<Box<PooledConnection<M>>>,
+    /// The epoch in which it was lent.
+    epoch: u64,
     /// Whether it is the prober's own, and so not counted.
     is_spare: bool,
     /// Whether a failure of a new one proves the server's silence: what is borrowed has failed as well, or users have none.
@@ -71,17 +71,17 @@ impl<M: Manage> Core<M> {
     }
 
     /// The prober's own, or room for it.
-    fn spare(self: &Arc<Self>, state: &State<M>, entry: Option<Box<Entry<M>>>) -> Loan<M> {
+    fn spare(self: &Arc<Self>, state: &State<M>, entry: Option<Box<PooledConnection<M>>>) -> Loan<M> {
         let is_open = entry.is_some();
-        Loan { core: Arc::clone(self), entry, ends: state.ends, is_spare: true, proves: true, is_open, is_fit: false }
+        Loan { core: Arc::clone(self), entry, epoch: state.epoch, is_spare: true, proves: true, is_open, is_fit: false }
     }
 
     /// Opens the prober's own if there is none that may stay, and one may be opened now. That it is not to be had is nobody's business.
     pub(super) async fn open_spare(self: Arc<Self>) {
-        let Some(ends) = self.begin_spare() else { return };
+        let Some(epoch) = self.begin_spare() else { return };
         let opened = limited::<M, _>(self.limit, async { self.manager.connect().await }).await;
         if let Ok(connection) = opened
-            && let Err(late) = self.take_spare(connection, ends)
+            && let Err(late) = self.take_spare(connection, epoch)
         {
             self.disconnect(late).await;
         }
@@ -102,13 +102,13 @@ impl<M: Manage> Core<M> {
         }
         let pause = self.limit.saturating_add(self.retry.cap).min(LONGEST);
         state.next_spare = NextSpare::From(now + pause);
-        Some(state.ends)
+        Some(state.epoch)
     }
 
     /// Keeps the prober's own. One that is nobody's comes back.
-    fn take_spare(self: &Arc<Self>, connection: M::Connection, ends: u64) -> Result<(), M::Connection> {
+    fn take_spare(self: &Arc<Self>, connection: M::Connection, epoch: u64) -> Result<(), M::Connection> {
         let mut state = self.state.lock();
-        if ends != state.ends || state.is_closed || state.next_spare == NextSpare::Never {
+        if epoch != state.epoch || state.is_closed || state.next_spare == NextSpare::Never {
             return Err(connection);
         }
         let entry = self.entry(&mut state, connection);
@@ -130,11 +130,16 @@ impl<M: Manage> Core<M> {
         loan
     }
 
-    pub(super) fn lend(self: &Arc<Self>, state: &mut State<M>, entry: Option<Box<Entry<M>>>, proves: bool) -> Loan<M> {
+    pub(super) fn lend(
+        self: &Arc<Self>,
+        state: &mut State<M>,
+        entry: Option<Box<PooledConnection<M>>>,
+        proves: bool,
+    ) -> Loan<M> {
         state.lent += 1;
         state.open += usize::from(entry.is_none());
         let is_open = entry.is_some();
-        Loan { core: Arc::clone(self), entry, ends: state.ends, is_spare: false, proves, is_open, is_fit: false }
+        Loan { core: Arc::clone(self), entry, epoch: state.epoch, is_spare: false, proves, is_open, is_fit: false }
     }
 }
 
@@ -178,7 +183,7 @@ impl<M: Manage> Loan<M> {
     fn part(&mut self, failure: &Failure) -> Result<(), Failure> {
         let mut state = self.core.state.lock();
         self.is_open = false;
-        let is_late = self.ends != state.ends;
+        let is_late = self.epoch != state.epoch;
         let woken = if is_late || self.is_spare { None } else { state.let_down() };
         if !is_late {
             state.is_silent = failure.proof() == Proof::Silent;
@@ -192,7 +197,7 @@ impl<M: Manage> Loan<M> {
     /// Takes the new one. One that is nobody's comes back.
     fn take(&mut self, opened: Result<M::Connection, Failure>) -> Result<Result<(), M::Connection>, Failure> {
         let mut state = self.core.state.lock();
-        let is_late = self.ends != state.ends;
+        let is_late = self.epoch != state.epoch;
         match opened {
             Ok(late) if is_late => Ok(Err(late)),
             Ok(connection) => {
@@ -227,7 +232,7 @@ impl<M: Manage> Drop for Loan<M> {
     fn drop(&mut self) {
         let core = Arc::clone(&self.core);
         let mut state = core.state.lock();
-        let is_present = self.ends == state.ends;
+        let is_present = self.epoch == state.epoch;
         let is_useful = is_present && self.is_fit && !state.is_closed;
         let counts = is_present && !self.is_spare;
         state.lent -= usize::from(counts);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::base::error::{BoxError, Error, Failure, Proof, Source};
 use crate::lifecycle::checkout::core::{Begun, Core};
-use crate::lifecycle::checkout::entry::Entry;
+use crate::lifecycle::checkout::entry::PooledConnection;
 use crate::lifecycle::checkout::manage::{Manage, limited};
 use crate::lifecycle::checkout::state::State;
 use crate::lifecycle::checkout::waiter::wake;
@@ -27,7 +27,7 @@ impl<M: Manage> Job<M> {
     /// it drops.
     pub(crate) fn start_all(core: &Arc<Core<M>>, begun: Begun, start: impl Fn(Self, Duration)) {
         for _ in 0..begun.openings {
-            start(Job::Open(Opening { core: Arc::clone(core), ends: begun.ends, is_over: false }), begun.pause);
+            start(Job::Open(Opening { core: Arc::clone(core), epoch: begun.epoch, is_over: false }), begun.pause);
         }
         for _ in 0..begun.disconnects {
             start(Job::Part(Disconnects { core: Arc::clone(core), is_over: false }), Duration::ZERO);
@@ -61,8 +61,8 @@ impl<M: Manage> Job<M> {
 /// accounted for as well.
 pub(crate) struct Opening<M: Manage> {
     core: Arc<Core<M>>,
-    /// How many there were as it was begun.
-    ends: u64,
+    /// The epoch in which it was begun.
+    epoch: u64,
     is_over: bool,
 }
 
@@ -92,11 +92,11 @@ impl<M: Manage> Opening<M> {
     fn is_wanted(&mut self) -> bool {
         let core = Arc::clone(&self.core);
         let mut state = core.state.lock();
-        let is_wanted = self.ends == state.ends && core.wanted(&state) > 0;
+        let is_wanted = self.epoch == state.epoch && core.wanted(&state) > 0;
         if is_wanted {
             state.unanswered.get_or_insert_with(Instant::now);
         } else {
-            state.width = 1;
+            state.open_concurrency = 1;
             self.end(&mut state);
         }
         is_wanted
@@ -116,8 +116,10 @@ impl<M: Manage> Opening<M> {
         match core.wanted(&state) {
             // It may fail its first test, as the one before did.
             _ if state.setbacks > 0 => core.pause(&mut state),
-            0 => state.width = 1,
-            wanted if wanted > state.opening => state.width = (state.width + 1).min(core.limits.max),
+            0 => state.open_concurrency = 1,
+            wanted if wanted > state.opening => {
+                state.open_concurrency = (state.open_concurrency + 1).min(core.limits.max)
+            }
             _ => {}
         }
         let replaced = state.failure.take();
@@ -145,7 +147,7 @@ impl<M: Manage> Opening<M> {
     /// No longer counted. Whether what it has opened is wanted.
     fn end(&mut self, state: &mut State<M>) -> bool {
         self.is_over = true;
-        let is_present = self.ends == state.ends;
+        let is_present = self.epoch == state.epoch;
         if is_present {
             state.opening -= 1;
             state.unanswered = state.unanswered.filter(|_| state.opening > 0);
@@ -188,7 +190,7 @@ impl<M: Manage> Disconnects<M> {
     }
 
     /// The next one to be closed. It is over where there is none.
-    fn next(&mut self) -> Option<Box<Entry<M>>> {
+    fn next(&mut self) -> Option<Box<PooledConnection<M>>> {
         let mut state = self.core.state.lock();
         let next = state.leaving.pop_front();
         if next.is_some() {

@@ -9,7 +9,7 @@ use crate::base::error::{Error, Source};
 use crate::base::process::Process;
 use crate::base::runtime::{block, inside, park_on};
 use crate::lifecycle::checkout::core::Core;
-use crate::lifecycle::checkout::entry::Entry;
+use crate::lifecycle::checkout::entry::PooledConnection;
 use crate::lifecycle::checkout::manage::Manage;
 use crate::lifecycle::checkout::waiter::Refusal;
 use crate::lifecycle::checkout::waiting::Ended;
@@ -20,13 +20,13 @@ use crate::lifecycle::wait::{Quota, Wait};
 /// A connection that was taken out, and goes back when this drops.
 pub(crate) struct Taken<M: Manage> {
     pub(super) core: Arc<Core<M>>,
-    pub(super) entry: Option<Box<Entry<M>>>,
+    pub(super) entry: Option<Box<PooledConnection<M>>>,
     pub(super) process: &'static Process,
 }
 
 impl<M: Manage> Taken<M> {
     #[inline]
-    pub(super) fn new(core: &Arc<Core<M>>, entry: Box<Entry<M>>, process: &'static Process) -> Self {
+    pub(super) fn new(core: &Arc<Core<M>>, entry: Box<PooledConnection<M>>, process: &'static Process) -> Self {
         Taken { core: Arc::clone(core), entry: Some(entry), process }
     }
 }
@@ -77,7 +77,7 @@ impl<M: Manage> Queue<M> {
         self.taken(got, wait)
     }
 
-    fn taken(&self, got: Result<Box<Entry<M>>, Ended>, wait: Wait) -> Result<Option<Taken<M>>, Error> {
+    fn taken(&self, got: Result<Box<PooledConnection<M>>, Ended>, wait: Wait) -> Result<Option<Taken<M>>, Error> {
         match got {
             Ok(entry) => Ok(Some(Taken::new(&self.core, entry, self.link.process))),
             Err(Ended::Refused(Refusal::AskAnew)) => Ok(None),

@@ -7,13 +7,13 @@ use std::task::Waker;
 use std::time::Instant;
 
 use crate::base::error::Source;
-use crate::lifecycle::checkout::entry::Entry;
+use crate::lifecycle::checkout::entry::PooledConnection;
 use crate::lifecycle::checkout::manage::Manage;
 use crate::lifecycle::checkout::waiter::{Refusal, Waiter};
 
 pub(super) struct State<M: Manage> {
     /// The one used last on top.
-    pub(super) idle: Vec<Box<Entry<M>>>,
+    pub(super) idle: Vec<Box<PooledConnection<M>>>,
     /// The first has waited longest. None while there is something idle.
     pub(super) waiters: VecDeque<Arc<Waiter<M>>>,
     /// How many are idle, checked out or lent.
@@ -23,7 +23,7 @@ pub(super) struct State<M: Manage> {
     /// The one that it took from the idle ones, while it asks over that.
     pub(super) borrowed: Option<Borrowed>,
     /// The prober's own, beyond those that there may be, between its pings.
-    pub(super) spare: Option<Box<Entry<M>>>,
+    pub(super) spare: Option<Box<PooledConnection<M>>>,
     /// When the next one may be opened; never in this generation, where one took the place of a user's.
     pub(super) next_spare: NextSpare,
     /// A connection that was open has not answered a ping, and nothing has since.
@@ -33,11 +33,11 @@ pub(super) struct State<M: Manage> {
     pub(super) opening: usize,
     /// Since when openings that are under way have had no answer.
     pub(super) unanswered: Option<Instant>,
-    /// Goes up when all connections end: one that was out then is closed as it comes back, and one that was being opened
-    /// then is nobody's, even if that hangs for ever.
-    pub(super) ends: u64,
+    /// Goes up when all connections end. A connection of an older epoch is closed as it comes back, and an opening of one
+    /// leads to nothing, even if it hangs for ever.
+    pub(super) epoch: u64,
     /// How many may be opened at a time.
-    pub(super) width: usize,
+    pub(super) open_concurrency: usize,
     /// How many ever were opened.
     pub(super) opened: usize,
     /// How many openings in a row led to nothing, and until when the next one pauses.
@@ -51,7 +51,7 @@ pub(super) struct State<M: Manage> {
     pub(super) suspended: bool,
     pub(super) is_closed: bool,
     /// Connections to be dropped, by threads of ours.
-    pub(super) leaving: VecDeque<Box<Entry<M>>>,
+    pub(super) leaving: VecDeque<Box<PooledConnection<M>>>,
     /// The number of those threads, each with one connection at a time.
     pub(super) parting: usize,
 }
@@ -89,8 +89,8 @@ impl<M: Manage> State<M> {
             heir: None,
             opening: 0,
             unanswered: None,
-            ends: 0,
-            width: 1,
+            epoch: 0,
+            open_concurrency: 1,
             opened: 0,
             setbacks: 0,
             pausing: None,
@@ -131,7 +131,7 @@ impl<M: Manage> State<M> {
     /// What is being opened is nobody's from here on, and what is idle is closed.
     #[must_use = "they are to be woken outside of the lock"]
     pub(super) fn end(&mut self) -> Option<Waker> {
-        self.ends += 1;
+        self.epoch += 1;
         self.opening = 0;
         self.unanswered = None;
         self.open -= self.idle.len() + std::mem::take(&mut self.lent);
@@ -143,7 +143,7 @@ impl<M: Manage> State<M> {
     /// To whoever has waited longest; else to lie idle, on top if it is warm.
     #[must_use = "they are to be woken outside of the lock"]
     #[inline]
-    pub(super) fn hand_over(&mut self, mut entry: Box<Entry<M>>, is_warm: bool) -> Option<Waker> {
+    pub(super) fn hand_over(&mut self, mut entry: Box<PooledConnection<M>>, is_warm: bool) -> Option<Waker> {
         match self.heir.take().or_else(|| self.waiters.pop_front()) {
             Some(waiter) => waiter.answer(Ok(entry)),
             None => {

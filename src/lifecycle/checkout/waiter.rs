@@ -5,7 +5,7 @@ use std::task::Waker;
 
 use crate::base::error::Error;
 use crate::base::sync::Mutex;
-use crate::lifecycle::checkout::entry::Entry;
+use crate::lifecycle::checkout::entry::PooledConnection;
 use crate::lifecycle::checkout::manage::Manage;
 
 /// Where somebody waits for a connection.
@@ -16,7 +16,7 @@ pub(super) struct Cell<M: Manage> {
     pub(super) waker: Option<Waker>,
 }
 
-pub(crate) type Answer<M> = Result<Box<Entry<M>>, Refusal>;
+pub(crate) type Answer<M> = Result<Box<PooledConnection<M>>, Refusal>;
 
 /// Why whoever waits is given none.
 #[derive(Debug, Clone)]

@@ -9,7 +9,7 @@ use std::time::Instant;
 use crate::base::clock::Moment;
 use crate::base::error::{BoxError, Failure, Source};
 use crate::lifecycle::checkout::core::Core;
-use crate::lifecycle::checkout::entry::{Entry, Unfit};
+use crate::lifecycle::checkout::entry::{PooledConnection, Rejected};
 use crate::lifecycle::checkout::manage::{Manage, limited, until};
 use crate::lifecycle::checkout::state::Borrowed;
 use crate::lifecycle::checkout::waiter::{Answer, Refusal, Waiter};
@@ -39,7 +39,7 @@ pub(super) enum Ended {
 impl<M: Manage> Core<M> {
     /// One that is free, for a user who may not wait. If it was free until the prober borrowed it, that ping is waited for.
     /// None where it was not.
-    pub(super) async fn regain(self: &Arc<Self>, deadline: Instant) -> Option<Result<Box<Entry<M>>, Ended>> {
+    pub(super) async fn regain(self: &Arc<Self>, deadline: Instant) -> Option<Result<Box<PooledConnection<M>>, Ended>> {
         let (mut waiting, end) = self.inherit(deadline)?;
         let answer = match until::<M, _>(&mut waiting, end).await {
             Some(answer) => Ok(answer),
@@ -75,7 +75,7 @@ impl<M: Manage> Core<M> {
     }
 
     /// Waits until one is free, the time is up, or there is none to wait for. A test that has begun is waited for.
-    pub(super) async fn get(self: &Arc<Self>, deadline: Instant) -> Result<Box<Entry<M>>, Ended> {
+    pub(super) async fn get(self: &Arc<Self>, deadline: Instant) -> Result<Box<PooledConnection<M>>, Ended> {
         let mut unfit = None;
         loop {
             let mut waiting = self.wait(unfit.take());
@@ -112,10 +112,10 @@ impl<M: Manage> Core<M> {
     }
 
     /// Whether it can be used. One whose test nobody awaits any more is closed.
-    async fn fit(self: &Arc<Self>, entry: Box<Entry<M>>) -> Result<Box<Entry<M>>, Unfit<M>> {
+    async fn fit(self: &Arc<Self>, entry: Box<PooledConnection<M>>) -> Result<Box<PooledConnection<M>>, Rejected<M>> {
         let now = Moment::coarse();
         if entry.checked_out.is_some() && entry.is_worn(now) {
-            return Err(Unfit { entry, cause: None });
+            return Err(Rejected { entry, cause: None });
         }
         let mut entry = match self.needs_test(&entry, now) {
             true => self.tested(entry).await?,
@@ -127,18 +127,21 @@ impl<M: Manage> Core<M> {
         Ok(entry)
     }
 
-    async fn tested(self: &Arc<Self>, entry: Box<Entry<M>>) -> Result<Box<Entry<M>>, Unfit<M>> {
+    async fn tested(
+        self: &Arc<Self>,
+        entry: Box<PooledConnection<M>>,
+    ) -> Result<Box<PooledConnection<M>>, Rejected<M>> {
         let mut testing = Testing { core: self, entry: Some(entry) };
         let answer = limited::<M, _>(self.limit, testing.ask()).await;
         let Some(entry) = testing.entry.take() else { unreachable!("only its drop takes it") };
         match answer {
             Ok(()) => Ok(entry),
-            Err(Failure { source, .. }) => Err(Unfit { entry, cause: Some(source.into()) }),
+            Err(Failure { source, .. }) => Err(Rejected { entry, cause: Some(source.into()) }),
         }
     }
 
     /// Waits for one, untested. Whoever was given one that is unfit goes first.
-    pub(crate) fn wait(self: &Arc<Self>, unfit: Option<Unfit<M>>) -> Waiting<'_, M> {
+    pub(crate) fn wait(self: &Arc<Self>, unfit: Option<Rejected<M>>) -> Waiting<'_, M> {
         let waiter = Waiter::new();
         let mut state = self.state.lock();
         let ping = state.borrowed.map(|Borrowed { until, .. }| Ping { until, is_ours: state.has_no_queue() });
@@ -166,7 +169,7 @@ impl<M: Manage> Core<M> {
 /// A connection that is being tested, and is closed where that is given up.
 struct Testing<'a, M: Manage> {
     core: &'a Arc<Core<M>>,
-    entry: Option<Box<Entry<M>>>,
+    entry: Option<Box<PooledConnection<M>>>,
 }
 
 impl<M: Manage> Testing<'_, M> {
@@ -181,7 +184,7 @@ impl<M: Manage> Testing<'_, M> {
 impl<M: Manage> Drop for Testing<'_, M> {
     fn drop(&mut self) {
         if let Some(entry) = self.entry.take() {
-            self.core.close_unfit(Unfit { entry, cause: None });
+            self.core.close_unfit(Rejected { entry, cause: None });
         }
     }
 }

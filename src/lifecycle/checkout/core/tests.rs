@@ -74,7 +74,7 @@ fn core(limits: Limits) -> (Arc<Core<Manager>>, Jobs) {
 }
 
 /// One more that is open.
-fn opened(core: &Core<Manager>) -> Box<Entry<Manager>> {
+fn opened(core: &Core<Manager>) -> Box<PooledConnection<Manager>> {
     let mut state = core.state.lock();
     state.open += 1;
     core.entry(&mut state, core.manager.open())
@@ -124,7 +124,7 @@ fn what_fails_its_first_test_soon_was_opened_in_vain() {
         let (core, _) = self::core(LIMITS);
         let mut entry = opened(&core);
         entry.checked_out = was_out.then(Moment::now);
-        core.close_unfit(Unfit { entry, cause });
+        core.close_unfit(Rejected { entry, cause });
         let state = core.state.lock();
         assert_eq!((state.setbacks, state.open, state.leaving.len()), (setbacks, 0, 1));
     }
@@ -219,7 +219,7 @@ fn job(core: &Arc<Core<Manager>>, openings: usize, disconnects: usize) -> Job<Ma
         let mut state = core.state.lock();
         state.opening += openings;
         state.parting += disconnects;
-        Begun { openings, disconnects, ends: state.ends, pause: Duration::ZERO }
+        Begun { openings, disconnects, epoch: state.epoch, pause: Duration::ZERO }
     };
     let jobs = Mutex::new(Vec::new());
     Job::start_all(core, begun, |job, _| jobs.lock().push(job));
@@ -234,11 +234,11 @@ fn what_nobody_wants_any_more_is_not_opened() {
         if is_late {
             let _nobody_waits = core.state.lock().end();
         }
-        core.state.lock().width = 3;
+        core.state.lock().open_concurrency = 3;
         park_on(opening.run());
         assert_eq!(core.manager.opened.load(Ordering::Relaxed), opens, "{min_idle} wanted, late: {is_late}");
         assert_eq!(core.state.lock().opening, 0);
-        assert_eq!(core.state.lock().width, 1, "one at a time from then on");
+        assert_eq!(core.state.lock().open_concurrency, 1, "one at a time from then on");
     }
 }
 
@@ -249,9 +249,9 @@ fn more_are_opened_at_a_time_where_more_are_wanted_than_are_being_opened() {
         let (core, _) = core(Limits { min_idle, ..LIMITS });
         let opening = job(&core, 1, 0);
         core.state.lock().opening += others;
-        core.state.lock().width = 3;
+        core.state.lock().open_concurrency = 3;
         park_on(opening.run());
-        assert_eq!(core.state.lock().width, width, "{min_idle} wanted, {others} others being opened");
+        assert_eq!(core.state.lock().open_concurrency, width, "{min_idle} wanted, {others} others being opened");
     }
 }
 
@@ -263,7 +263,7 @@ fn an_opening_after_setbacks_pauses_the_next_one() {
         core.state.lock().setbacks = setbacks;
         park_on(opening.run());
         let state = core.state.lock();
-        assert_eq!((state.pausing.is_some(), state.width > 1), (setbacks > 0, setbacks == 0));
+        assert_eq!((state.pausing.is_some(), state.open_concurrency > 1), (setbacks > 0, setbacks == 0));
     }
 }
 

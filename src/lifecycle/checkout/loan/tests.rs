@@ -61,7 +61,7 @@ fn silence() -> Failure {
 #[test]
 fn the_prober_opens_one_of_its_own_where_there_is_none_and_one_may_be_opened() {
     let core = core();
-    let ends = core.begin_spare().expect("there is none");
+    let epoch = core.begin_spare().expect("there is none");
     // One that is being opened, or could not be, is not opened again for as long as that takes, and the longest pause.
     let pause = SECOND + core.retry.cap;
     let NextSpare::From(from) = core.state.lock().next_spare else { panic!("one is being opened") };
@@ -69,7 +69,7 @@ fn the_prober_opens_one_of_its_own_where_there_is_none_and_one_may_be_opened() {
     assert!(left <= pause && left > pause - SECOND, "{left:?}");
     assert_eq!(core.begin_spare(), None);
     core.state.lock().next_spare = NextSpare::From(Instant::now());
-    assert_eq!(core.begin_spare(), Some(ends));
+    assert_eq!(core.begin_spare(), Some(epoch));
 
     type Change = fn(&mut State<Manager>);
     let hindrances: [(&str, Change); 5] = [
@@ -98,15 +98,15 @@ fn the_prober_opens_one_of_its_own_where_there_is_none_and_one_may_be_opened() {
 #[test]
 fn the_prober_keeps_what_it_has_opened_unless_it_is_too_late() {
     let core = core();
-    let ends = core.state.lock().ends;
+    let epoch = core.state.lock().epoch;
     for kept in 0..2 {
-        assert_eq!(core.take_spare((), ends), Ok(()));
+        assert_eq!(core.take_spare((), epoch), Ok(()));
         let state = core.state.lock();
         assert_eq!((state.spare.is_some(), state.leaving.len()), (true, kept), "the one before leaves");
     }
     type Change = fn(&mut State<Manager>);
     let hindrances: [(&str, Change); 3] = [
-        ("ended", |state| state.ends += 1),
+        ("ended", |state| state.epoch += 1),
         ("closed", |state| state.is_closed = true),
         ("never", |state| state.next_spare = NextSpare::Never),
     ];
