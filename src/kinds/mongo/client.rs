@@ -9,19 +9,19 @@ use mongodb::event::EventHandler;
 use mongodb::options::{ClientOptions, DriverInfo, ServerMonitoringMode};
 use tokio::runtime::Handle;
 
-use crate::kinds::mongo::pulse::Pulse;
-use crate::kinds::mongo::traffic::Traffic;
+use crate::kinds::mongo::monitor::ServerMonitor;
+use crate::kinds::mongo::tracker::ConnectionTracker;
 
 /// A client that has not answered yet. Unless it does it is shut down, not merely dropped: that
 /// would keep a socket open until the next heartbeat.
-pub(super) struct Unproven {
+pub(super) struct UnverifiedClient {
     pub(super) client: Client,
     proven: bool,
 }
 
-impl Unproven {
+impl UnverifiedClient {
     pub(super) fn open(options: ClientOptions) -> Result<Self, DriverError> {
-        Ok(Unproven { client: Client::with_options(options)?, proven: false })
+        Ok(UnverifiedClient { client: Client::with_options(options)?, proven: false })
     }
 
     pub(super) fn proven(mut self) -> Client {
@@ -30,7 +30,7 @@ impl Unproven {
     }
 }
 
-impl Drop for Unproven {
+impl Drop for UnverifiedClient {
     fn drop(&mut self) {
         if let (false, Ok(runtime)) = (self.proven, Handle::try_current()) {
             let client = self.client.clone();
@@ -51,15 +51,15 @@ pub(super) async fn ping(client: &Client) -> Result<(), DriverError> {
 /// The options of a client whose events we see.
 pub(super) fn watched(
     options: &ClientOptions,
-    traffic: &Arc<Traffic>,
-    pulse: &Arc<Pulse>,
+    tracker: &Arc<ConnectionTracker>,
+    monitor: &Arc<ServerMonitor>,
     mark: &str,
 ) -> ClientOptions {
     let mut options = options.clone();
-    let traffic = Arc::clone(traffic);
-    options.cmap_event_handler = Some(also(options.cmap_event_handler, move |event| traffic.see(event)));
-    let pulse = Arc::clone(pulse);
-    options.sdam_event_handler = Some(also(options.sdam_event_handler, move |event| pulse.see(event)));
+    let tracker = Arc::clone(tracker);
+    options.cmap_event_handler = Some(also(options.cmap_event_handler, move |event| tracker.see(event)));
+    let monitor = Arc::clone(monitor);
+    options.sdam_event_handler = Some(also(options.sdam_event_handler, move |event| monitor.see(event)));
     let mut driver = options.driver_info.unwrap_or_else(library);
     // The server shows it beside each session, which is how ours are known.
     driver.version = Some(driver.version.map_or_else(|| mark.to_owned(), |version| format!("{version} {mark}")));

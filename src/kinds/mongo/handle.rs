@@ -19,8 +19,8 @@ use parking_lot::Mutex;
 use crate::base::error::Failure;
 use crate::base::runtime;
 use crate::kinds::mongo::client::for_probing;
-use crate::kinds::mongo::pulse::Pulse;
-use crate::kinds::mongo::traffic::{CHECKED_OUT, Nudger, Traffic};
+use crate::kinds::mongo::monitor::ServerMonitor;
+use crate::kinds::mongo::tracker::{CHECKED_OUT, ConnectionTracker, Nudger};
 use crate::lifecycle::lease::LeaseAs;
 
 /// MongoDB for async code: a [`mongodb::Client`] under a lease, with all that the driver has,
@@ -66,15 +66,15 @@ impl LeaseAs<sync::Client> for MongoHandle {
 
 impl fmt::Debug for MongoHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MongoHandle").field("usage", &self.shared.traffic.usage()).finish_non_exhaustive()
+        f.debug_struct("MongoHandle").field("usage", &self.shared.tracker.usage()).finish_non_exhaustive()
     }
 }
 
 /// What all clones of a handle share.
 pub(super) struct Shared {
     pub(super) options: ClientOptions,
-    pub(super) traffic: Arc<Traffic>,
-    pub(super) pulse: Arc<Pulse>,
+    pub(super) tracker: Arc<ConnectionTracker>,
+    pub(super) monitor: Arc<ServerMonitor>,
     pub(super) nudger: Nudger,
     /// The server shows it beside each session of this client.
     pub(super) mark: String,
@@ -86,13 +86,13 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn new(
         options: ClientOptions,
-        traffic: Arc<Traffic>,
-        pulse: Arc<Pulse>,
+        tracker: Arc<ConnectionTracker>,
+        monitor: Arc<ServerMonitor>,
         nudger: Nudger,
         mark: String,
     ) -> Self {
         let (probing, nothing_open) = (Mutex::new(Probing::NotYet), Mutex::new(None));
-        Shared { options, traffic, pulse, nudger, mark, probing, nothing_open }
+        Shared { options, tracker, monitor, nudger, mark, probing, nothing_open }
     }
 
     pub(super) fn probe(&self) -> Result<Probe, Failure> {
@@ -104,10 +104,10 @@ impl Shared {
                 // Its tasks stay on the runtime that it is made in.
                 let _prober = runtime::background().map_err(Failure::unasked)?.enter();
                 let mut options = for_probing(&self.options);
-                let pulse = Arc::new(Pulse::new(None, options.repl_set_name.clone()));
-                let seeing = Arc::clone(&pulse);
+                let monitor = Arc::new(ServerMonitor::new(None, options.repl_set_name.clone()));
+                let seeing = Arc::clone(&monitor);
                 options.sdam_event_handler = Some(EventHandler::callback(move |event| seeing.see(&event)));
-                let probe = Probe { client: Client::with_options(options).map_err(Failure::unasked)?, pulse };
+                let probe = Probe { client: Client::with_options(options).map_err(Failure::unasked)?, monitor };
                 *probing = Probing::Open(probe.clone());
                 Ok(probe)
             }
@@ -123,7 +123,7 @@ impl Shared {
     pub(super) fn has_nothing_open(&self, a_moment: Duration) -> bool {
         let said = *self.nothing_open.lock();
         said.is_some_and(|(when, operations)| {
-            when.elapsed() < a_moment && self.traffic.operations_if_quiet() == Some(operations)
+            when.elapsed() < a_moment && self.tracker.operations_if_quiet() == Some(operations)
         })
     }
 
@@ -139,8 +139,8 @@ impl Shared {
         }
         tokio::select! {
             biased;
-            () = self.traffic.quiet() => return,
-            _ = self.pulse.all_down() => {}
+            () = self.tracker.quiet() => return,
+            _ = self.monitor.all_down() => {}
             () = async {
                 loop {
                     give_up_a_connection(client).await;
@@ -149,7 +149,7 @@ impl Shared {
                 }
             } => {}
         }
-        self.traffic.quiet().await;
+        self.tracker.quiet().await;
     }
 
     pub(super) fn close_probe(&self) -> Option<Client> {
@@ -177,7 +177,7 @@ async fn give_up_a_connection(client: &Client) {
 #[derive(Clone)]
 pub(super) struct Probe {
     pub(super) client: Client,
-    pub(super) pulse: Arc<Pulse>,
+    pub(super) monitor: Arc<ServerMonitor>,
 }
 
 enum Probing {

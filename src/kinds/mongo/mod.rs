@@ -11,10 +11,10 @@ mod errors;
 pub(crate) mod exports;
 mod handle;
 mod hosts;
-mod pulse;
+mod monitor;
 mod resource;
 mod sessions;
-mod traffic;
+mod tracker;
 mod uri;
 
 pub use self::config::MongoConfig;

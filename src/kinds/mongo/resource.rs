@@ -14,14 +14,14 @@ use mongodb::sync;
 use crate::base::error::Failure;
 use crate::base::runtime::within;
 use crate::base::secret::Secret;
-use crate::kinds::mongo::client::{Unproven, for_probing, ping, watched};
+use crate::kinds::mongo::client::{UnverifiedClient, for_probing, ping, watched};
 use crate::kinds::mongo::config::MongoConfig;
 use crate::kinds::mongo::errors::is_silence;
 use crate::kinds::mongo::handle::{MongoHandle, Shared};
 use crate::kinds::mongo::hosts::{Hosts, resolve, shown};
-use crate::kinds::mongo::pulse::{Gone, Pulse};
-use crate::kinds::mongo::sessions::{Found, Which, end_sessions};
-use crate::kinds::mongo::traffic::{Nudger, OURS, Traffic};
+use crate::kinds::mongo::monitor::{Gone, ServerMonitor};
+use crate::kinds::mongo::sessions::{OpenSessions, SessionFilter, end_sessions};
+use crate::kinds::mongo::tracker::{ConnectionTracker, Nudger, OURS};
 use crate::lifecycle::close::phase::Phase;
 use crate::lifecycle::link::Link;
 use crate::lifecycle::resource::Resource;
@@ -52,62 +52,62 @@ impl Resource for MongoResource {
     type Handle = MongoHandle;
 
     async fn connect(&self, link: &Link) -> Result<MongoHandle, Failure> {
-        let traffic = Arc::new(Traffic::new(link.clone()));
+        let tracker = Arc::new(ConnectionTracker::new(link.clone()));
         let mark = ObjectId::new().to_hex();
         let options = self.options().await?;
-        let pulse = Arc::new(Pulse::new(Some(link.clone()), options.repl_set_name.clone()));
-        let watched = watched(&options, &traffic, &pulse, &mark);
-        let client = Unproven::open(watched).map_err(|error| self.failure(error))?;
+        let monitor = Arc::new(ServerMonitor::new(Some(link.clone()), options.repl_set_name.clone()));
+        let watched = watched(&options, &tracker, &monitor, &mark);
+        let client = UnverifiedClient::open(watched).map_err(|error| self.failure(error))?;
         let limit = time_to_tell(link);
         tokio::select! {
             pinged = ping(&client.client) => match pinged {
                 Ok(()) => {}
-                Err(error) if pulse.is_incompatible() => return Err(Failure::permanent(self.told(error))),
+                Err(error) if monitor.is_incompatible() => return Err(Failure::permanent(self.told(error))),
                 Err(error) if matches!(*error.kind, ErrorKind::ConnectionPoolCleared { .. }) => {
                     // By the first connections of the pool, whose error is not told. A client without a pool tells it.
-                    let alone = Unproven::open(for_probing(&options)).map_err(|error| self.failure(error))?;
+                    let alone = UnverifiedClient::open(for_probing(&options)).map_err(|error| self.failure(error))?;
                     return Err(self.failure(ping(&alone.client).await.err().unwrap_or(error)));
                 }
                 Err(error) => return Err(self.unreachable(&options, error).await),
             },
             // The driver would go on trying; whether to do so is for the pool to say.
-            gone = pulse.gone() => return Err(match gone {
+            gone = monitor.gone() => return Err(match gone {
                 Gone::Down(error) => self.unreachable(&options, error).await,
                 Gone::Strangers(text, true) => Failure::permanent(text),
                 Gone::Strangers(text, false) => Failure::transient(text),
             }),
             () = tokio::time::sleep(limit) => {
-                let unfit = pulse.unfit(client.client.selection_criteria());
+                let unfit = monitor.unfit(client.client.selection_criteria());
                 return Err(unfit.unwrap_or_else(|| format!("no answer to a ping within {limit:.1?}")).into());
             }
         }
-        pulse.follow(link.generation());
+        monitor.follow(link.generation());
         let client = client.proven();
-        let nudger = Nudger::start(&traffic, &client);
-        let shared = Shared::new(options, traffic, pulse, nudger, mark);
+        let nudger = Nudger::start(&tracker, &client);
+        let shared = Shared::new(options, tracker, monitor, nudger, mark);
         Ok(MongoHandle { sync: sync::Client::from(client.clone()), client, shared: Arc::new(shared) })
     }
 
     /// The same client goes on: users have clones of it, and its monitor brings it back.
     async fn recover(&self, link: &Link, lost: &MongoHandle) -> Result<bool, Failure> {
-        let pulse = &lost.shared.pulse;
-        if within(time_to_tell(link), pulse.any_up()).await.is_err() {
-            return Err(match pulse.why_gone() {
+        let monitor = &lost.shared.monitor;
+        if within(time_to_tell(link), monitor.any_up()).await.is_err() {
+            return Err(match monitor.why_gone() {
                 Some(Gone::Down(error)) => Failure::transient(self.told(error)),
                 Some(Gone::Strangers(text, _)) => Failure::transient(text),
                 None => Failure::transient("no server has answered yet"),
             });
         }
         // The probe's own monitor may know a moment later.
-        self.asked(lost, pulse).await?;
-        pulse.follow(link.generation());
+        self.asked(lost, monitor).await?;
+        monitor.follow(link.generation());
         Ok(true)
     }
 
     async fn ping(&self, mongo: &MongoHandle) -> Result<(), Failure> {
         let probe = mongo.shared.probe()?;
-        self.asked(mongo, &probe.pulse).await?;
-        match mongo.shared.traffic.stalled() {
+        self.asked(mongo, &probe.monitor).await?;
+        match mongo.shared.tracker.stalled() {
             0 => Ok(()),
             stalled => Err(Failure::limited(format!(
                 "{stalled} operations that were given up, or wait behind such, stand in the driver's queue although \
@@ -118,8 +118,8 @@ impl Resource for MongoResource {
 
     /// Ends change streams and other cursors that wait for what may never come.
     async fn stop_intake(&self, mongo: &MongoHandle) {
-        let operations = mongo.shared.traffic.operations_if_quiet();
-        if self.end_sessions(mongo, Which::Waiting).await == Some(Found::Nothing) {
+        let operations = mongo.shared.tracker.operations_if_quiet();
+        if self.end_sessions(mongo, SessionFilter::Waiting).await == Some(OpenSessions::Nothing) {
             mongo.shared.note_nothing_open(operations);
         }
     }
@@ -127,13 +127,13 @@ impl Resource for MongoResource {
     async fn close(&self, mongo: MongoHandle) -> Result<(), Failure> {
         let shared = &mongo.shared;
         // Transactions, cursors that users still hold, and operations that outlived the drain.
-        if !shared.has_nothing_open(SOON) && self.end_sessions(&mongo, Which::All).await.is_none() {
+        if !shared.has_nothing_open(SOON) && self.end_sessions(&mongo, SessionFilter::All).await.is_none() {
             // The driver would say goodbye, and wait, unless it takes the server for gone.
-            let _says_goodbye_then = within(NOTICE, shared.pulse.all_down()).await;
+            let _says_goodbye_then = within(NOTICE, shared.monitor.all_down()).await;
         }
         // With an operation in flight on a frozen server `shutdown` would never return, as it ends
         // the monitor that would have ended the operation; nor while users keep on asking.
-        if within(SOON, shared.traffic.quiet()).await.is_err() {
+        if within(SOON, shared.tracker.quiet()).await.is_err() {
             let _goes_on_with_what_is_left = within(CHECK_IN, shared.refuse_operations(&mongo.client)).await;
         }
         // In tasks of their own, so that they go on where this gives up waiting.
@@ -142,7 +142,7 @@ impl Resource for MongoResource {
         let probe =
             shared.close_probe().map(|probe| tokio::spawn(async move { probe.shutdown().immediate(true).await }));
         if within(SHUTDOWN, shutdown).await.is_err() {
-            let left = shared.traffic.in_use();
+            let left = shared.tracker.in_use();
             return Err(Failure::transient(format!(
                 "the driver did not shut down within {SHUTDOWN:?}, with {left} operations under way"
             )));
@@ -168,17 +168,17 @@ impl Resource for MongoResource {
 
     fn usage(&self, mongo: &MongoHandle) -> Usage {
         let max = mongo.shared.options.max_pool_size.map(|max| max as usize);
-        Usage { max, ..mongo.shared.traffic.usage() }
+        Usage { max, ..mongo.shared.tracker.usage() }
     }
 }
 
 impl MongoResource {
     /// A ping over the probe's client; or over the users', where a server that lives has no room for the probe.
-    async fn asked(&self, mongo: &MongoHandle, pulse: &Pulse) -> Result<(), Failure> {
+    async fn asked(&self, mongo: &MongoHandle, monitor: &ServerMonitor) -> Result<(), Failure> {
         let shared = &mongo.shared;
         let probe = shared.probe()?.client;
         // The driver would wait for one that fits, and the ping with it.
-        if let (true, Some(unfit)) = (shared.pulse.is_up(), shared.pulse.unfit(probe.selection_criteria())) {
+        if let (true, Some(unfit)) = (shared.monitor.is_up(), shared.monitor.unfit(probe.selection_criteria())) {
             return Err(Failure::refused(unfit));
         }
         let error = tokio::select! {
@@ -186,12 +186,12 @@ impl MongoResource {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             },
-            error = pulse.all_down() => error,
+            error = monitor.all_down() => error,
         };
-        if !is_silence(&error) || !shared.pulse.is_up() {
+        if !is_silence(&error) || !shared.monitor.is_up() {
             return Err(self.verdict(error));
         }
-        if within(SOON, shared.traffic.has_idle()).await.is_err() {
+        if within(SOON, shared.tracker.has_idle()).await.is_err() {
             // To open one more there would fail as it does here, and end what waits for it.
             return Err(Failure::unasked(self.told(error)));
         }
@@ -209,17 +209,17 @@ impl MongoResource {
     }
 
     /// Ends sessions on the server, and tells whether there were any; `None` if it did not answer in time.
-    async fn end_sessions(&self, mongo: &MongoHandle, which: Which) -> Option<Found> {
+    async fn end_sessions(&self, mongo: &MongoHandle, which: SessionFilter) -> Option<OpenSessions> {
         let shared = &mongo.shared;
         // Over the probe, as users may have all other connections in use.
         let ended = async {
             let probe = shared.probe()?;
             let has_no_room = async {
-                let error = probe.pulse.all_down().await;
-                if shared.pulse.is_up() { error } else { pending().await }
+                let error = probe.monitor.all_down().await;
+                if shared.monitor.is_up() { error } else { pending().await }
             };
             let ended = tokio::select! {
-                ended = end_sessions(&probe.client, &shared.traffic.link, &shared.mark, which) => ended,
+                ended = end_sessions(&probe.client, &shared.tracker.link, &shared.mark, which) => ended,
                 error = has_no_room => Err(error),
             };
             ended.map_err(|error| self.failure(error))
@@ -228,7 +228,7 @@ impl MongoResource {
             Ok(Ok(found)) => Some(found),
             Ok(Err(error)) => {
                 tracing::debug!(%error, "the server goes on with what was begun there");
-                Some(Found::Something)
+                Some(OpenSessions::Something)
             }
             Err(_elapsed) => None,
         }

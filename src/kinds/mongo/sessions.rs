@@ -7,9 +7,9 @@ use mongodb::error::Error as DriverError;
 use crate::lifecycle::link::Link;
 use crate::lifecycle::work::Work;
 
-/// Which sessions are to end.
+/// SessionFilter sessions are to end.
 #[derive(Clone, Copy, PartialEq)]
-pub(super) enum Which {
+pub(super) enum SessionFilter {
     All,
     /// Only those with a cursor that waits for more, which may never come.
     Waiting,
@@ -17,14 +17,19 @@ pub(super) enum Which {
 
 /// Whether the server has anything open for a client.
 #[derive(Clone, Copy, PartialEq)]
-pub(super) enum Found {
+pub(super) enum OpenSessions {
     Nothing,
     Something,
 }
 
 /// Ends on the server those of the marked client's sessions that are at work there, or have a
 /// transaction or a cursor open.
-pub(super) async fn end_sessions(probe: &Client, link: &Link, mark: &str, which: Which) -> Result<Found, DriverError> {
+pub(super) async fn end_sessions(
+    probe: &Client,
+    link: &Link,
+    mark: &str,
+    which: SessionFilter,
+) -> Result<OpenSessions, DriverError> {
     let admin = probe.database("admin");
     let open = [
         doc! { "$currentOp": { "allUsers": false, "idleSessions": true, "idleCursors": true } },
@@ -38,14 +43,14 @@ pub(super) async fn end_sessions(probe: &Client, link: &Link, mark: &str, which:
         doc! { "$set": { "cursors": { "$size": "$cursors" } } },
     ];
     let mut open = admin.aggregate(open).await?;
-    let mut found = Found::Nothing;
+    let mut found = OpenSessions::Nothing;
     let mut sessions = Vec::new();
     let (mut transactions, mut cursors) = (0, 0);
     while open.advance().await? {
         let session = open.current();
         let Ok(Some(RawBsonRef::Binary(id))) = session.get("_id") else { continue };
-        found = Found::Something;
-        if which == Which::All || count(session, "waiting") > 0 {
+        found = OpenSessions::Something;
+        if which == SessionFilter::All || count(session, "waiting") > 0 {
             sessions.push(doc! { "id": id.to_binary() });
             transactions += count(session, "transactions");
             cursors += count(session, "cursors");

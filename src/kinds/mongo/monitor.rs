@@ -1,4 +1,4 @@
-//! Which servers answered the driver's last check, and as what, by its monitors' events.
+//! SessionFilter servers answered the driver's last check, and as what, by its monitors' events.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +14,7 @@ use crate::base::sync::until;
 use crate::kinds::mongo::errors::{is_alien, is_own, words};
 use crate::lifecycle::link::Link;
 
-pub(super) struct Pulse {
+pub(super) struct ServerMonitor {
     /// Who is told of a loss, if anybody.
     link: Option<Link>,
     /// The generation that a loss is of.
@@ -47,9 +47,9 @@ pub(super) enum Gone {
     Strangers(String, bool),
 }
 
-impl Pulse {
+impl ServerMonitor {
     pub(super) fn new(link: Option<Link>, set: Option<String>) -> Self {
-        Pulse { link, generation: AtomicU64::new(0), set, seen: Mutex::default(), changed: Notify::new() }
+        ServerMonitor { link, generation: AtomicU64::new(0), set, seen: Mutex::default(), changed: Notify::new() }
     }
 
     pub(super) fn see(&self, event: &SdamEvent) {

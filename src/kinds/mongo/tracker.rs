@@ -1,4 +1,4 @@
-//! Traffic in the driver's connection pools, by their events: what is in use, who waits, and who waits in vain.
+//! ConnectionTracker in the driver's connection pools, by their events: what is in use, who waits, and who waits in vain.
 //!
 //! The driver keeps operations that were dropped in its queue, and a `Nudger` clears them away. All events of a client
 //! are seen under the one lock of `seen`, and what an event frees is dropped after it.
@@ -28,8 +28,8 @@ tokio::task_local! {
     pub(super) static OURS: ();
 }
 
-/// Traffic in the driver's pools. Counts each operation as work of the resource.
-pub(super) struct Traffic {
+/// ConnectionTracker in the driver's pools. Counts each operation as work of the resource.
+pub(super) struct ConnectionTracker {
     pub(super) link: Link,
     seen: Mutex<Seen>,
     /// Somebody waits, and the nudger does not know yet.
@@ -133,9 +133,9 @@ impl Pool {
     }
 }
 
-impl Traffic {
+impl ConnectionTracker {
     pub(super) fn new(link: Link) -> Self {
-        Traffic { link, seen: Mutex::default(), begun: Notify::new() }
+        ConnectionTracker { link, seen: Mutex::default(), begun: Notify::new() }
     }
 
     pub(super) fn see(&self, event: &CmapEvent) {
@@ -270,8 +270,8 @@ impl Traffic {
 pub(super) struct Nudger(AbortHandle);
 
 impl Nudger {
-    pub(super) fn start(traffic: &Arc<Traffic>, client: &Client) -> Self {
-        Nudger(tokio::spawn(nudge(Arc::clone(traffic), client.clone())).abort_handle())
+    pub(super) fn start(tracker: &Arc<ConnectionTracker>, client: &Client) -> Self {
+        Nudger(tokio::spawn(nudge(Arc::clone(tracker), client.clone())).abort_handle())
     }
 
     pub(super) fn end(&self) {
@@ -285,19 +285,19 @@ impl Drop for Nudger {
     }
 }
 
-async fn nudge(traffic: Arc<Traffic>, client: Client) {
+async fn nudge(tracker: Arc<ConnectionTracker>, client: Client) {
     // A ping is never given up, as that would leave one more in the queue.
     let mut pings = JoinSet::new();
     loop {
-        traffic.begun.notified().await;
+        tracker.begun.notified().await;
         let mut pause = STALLED;
         loop {
             tokio::time::sleep(pause).await;
             while pings.try_join_next().is_some() {}
-            let Some(stalled) = traffic.watch() else { break };
+            let Some(stalled) = tracker.watch() else { break };
             pause = if stalled.is_empty() { STALLED } else { ROUND };
             for (address, stalled) in stalled {
-                tracing::debug!(resource = %traffic.link.name(), %address, stalled, "clearing the driver's queue");
+                tracing::debug!(resource = %tracker.link.name(), %address, stalled, "clearing the driver's queue");
                 // One more than those who wait, for the first to be served begins to serve the rest.
                 let count = (stalled + 1).min(PINGS).min(ALL_PINGS.saturating_sub(pings.len()));
                 for _ in 0..count {
