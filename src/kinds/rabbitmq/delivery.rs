@@ -19,15 +19,15 @@ use crate::lifecycle::link::Link;
 use crate::lifecycle::work::Work;
 
 /// The channel that a delivery keeps open until it is settled.
-pub(super) enum Keeps {
+pub(super) enum KeepAlive {
     Consumer(#[allow(dead_code, reason = "held for its drop")] Arc<ChannelGuard>),
     Checkout(Pooled),
 }
 
-impl Keeps {
+impl KeepAlive {
     /// A channel of the pool may be used again.
     fn settled(&mut self) {
-        if let Keeps::Checkout(pooled) = self {
+        if let KeepAlive::Checkout(pooled) = self {
             pooled.guard.done();
         }
     }
@@ -44,13 +44,13 @@ impl Keeps {
 pub struct Delivery {
     message: lapin::message::Delivery,
     pub(super) generation: Arc<Generation>,
-    keeps: Option<(Keeps, Option<Busy>)>,
+    keeps: Option<(KeepAlive, Option<Busy>)>,
     /// If it is of a stream.
     offset: Option<Offset>,
 }
 
 impl Delivery {
-    pub(super) fn new(message: lapin::message::Delivery, generation: Arc<Generation>, keeps: Keeps) -> Self {
+    pub(super) fn new(message: lapin::message::Delivery, generation: Arc<Generation>, keeps: KeepAlive) -> Self {
         Delivery { message, generation, keeps: Some((keeps, None)), offset: None }
     }
 

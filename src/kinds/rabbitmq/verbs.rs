@@ -14,12 +14,12 @@ use crate::base::runtime::deadline;
 use crate::kinds::rabbitmq::blocking;
 use crate::kinds::rabbitmq::channel::Channel;
 use crate::kinds::rabbitmq::consumer::{Consume, Consumer};
+use crate::kinds::rabbitmq::consumer_task::ConsumerTask;
 use crate::kinds::rabbitmq::declare::{Binding, Declaration, DeclaredQueue, Exchange, Queue};
-use crate::kinds::rabbitmq::delivery::{Delivery, Keeps};
-use crate::kinds::rabbitmq::flight::Flight;
+use crate::kinds::rabbitmq::delivery::{Delivery, KeepAlive};
+use crate::kinds::rabbitmq::in_flight::InFlight;
 use crate::kinds::rabbitmq::message::{Batch, Message, Published};
 use crate::kinds::rabbitmq::parts::Parts;
-use crate::kinds::rabbitmq::pump::Pump;
 use crate::kinds::rabbitmq::session::{Session, Use};
 use crate::lifecycle::lease::{Claim, LeaseAs};
 use crate::net::count::Counted;
@@ -235,7 +235,7 @@ impl RabbitMq {
         let claim = self.claim();
         async move {
             let (mut pooled, sent) = self.session.send(claim, &Arc::new(vec![message])).await?;
-            let mut results = pooled.guard.settle(&mut Flight::from(sent)).await;
+            let mut results = pooled.guard.settle(&mut InFlight::from(sent)).await;
             // One message, one result.
             results.pop().unwrap_or_else(|| Err(self.session.closed_error()))
         }
@@ -265,7 +265,7 @@ impl RabbitMq {
         let mut parts = Parts::new(messages.into_iter(), &self.session.config);
         async move {
             let (mut pooled, sent) = self.session.send(claim, &parts.next()).await?;
-            let mut flight = Flight::from(sent);
+            let mut flight = InFlight::from(sent);
             let (mut results, mut failure, mut unsent) = (Vec::new(), None, 0);
             loop {
                 while failure.is_none() && !flight.is_lost() {
@@ -323,7 +323,7 @@ impl RabbitMq {
             // Until the message is settled.
             pooled.guard.begin();
             let generation = Arc::clone(&pooled.guard.generation);
-            let mut delivery = Delivery::new(message.delivery, generation, Keeps::Checkout(pooled));
+            let mut delivery = Delivery::new(message.delivery, generation, KeepAlive::Checkout(pooled));
             delivery.hand_out(&self.session.link);
             Ok(Some(delivery))
         }
@@ -355,7 +355,7 @@ impl RabbitMq {
             let cancel = session.intake.child_token();
             let (sender, deliveries) = mpsc::unbounded_channel();
             let queue = what.queue.clone();
-            let pump = Pump {
+            let pump = ConsumerTask {
                 session: Arc::clone(session),
                 what,
                 claim,

@@ -16,7 +16,7 @@ use crate::base::error::Error;
 use crate::base::runtime::deadline;
 use crate::kinds::rabbitmq::channel::ChannelGuard;
 use crate::kinds::rabbitmq::consumer::{Consume, consuming};
-use crate::kinds::rabbitmq::delivery::{Delivery, Keeps};
+use crate::kinds::rabbitmq::delivery::{Delivery, KeepAlive};
 use crate::kinds::rabbitmq::errors::{CallError, LOCKED_PAUSE, LOCKED_TRIES, is_locked, short};
 use crate::kinds::rabbitmq::generation::Generation;
 use crate::kinds::rabbitmq::session::Session;
@@ -25,7 +25,7 @@ use crate::lifecycle::lease::Claim;
 use crate::net::count::Counted;
 
 /// Hands a consumer's deliveries on, over all generations.
-pub(super) struct Pump {
+pub(super) struct ConsumerTask {
     pub(super) session: Arc<Session>,
     pub(super) what: Consume,
     /// The line that consumes.
@@ -35,7 +35,7 @@ pub(super) struct Pump {
     pub(super) _counted: Counted,
 }
 
-impl Pump {
+impl ConsumerTask {
     pub(super) async fn run(self, first: Subscription) {
         self.session.topology.lock().consumer_came(&self.what.queue);
         let (mut subscription, mut from) = (Some(first), None);
@@ -76,7 +76,7 @@ impl Pump {
             };
             match next {
                 Some(Ok(message)) => {
-                    let keeps = Keeps::Consumer(Arc::clone(&channel));
+                    let keeps = KeepAlive::Consumer(Arc::clone(&channel));
                     let delivery = Delivery::new(message, Arc::clone(&generation), keeps).noted(&reading);
                     // Refused only when the consumer is gone, and then it goes back.
                     drop(self.sender.send(Ok(delivery)));
@@ -104,7 +104,7 @@ impl Pump {
         }
         let mut nobody = Context::from_waker(Waker::noop());
         while let Poll::Ready(Some(Ok(message))) = Pin::new(&mut consumer).poll_next(&mut nobody) {
-            let keeps = Keeps::Consumer(Arc::clone(channel));
+            let keeps = KeepAlive::Consumer(Arc::clone(channel));
             drop(Delivery::new(message, Arc::clone(generation), keeps).noted(reading));
         }
     }

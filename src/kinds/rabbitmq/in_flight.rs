@@ -73,7 +73,7 @@ impl ChannelGuard {
 
     /// Waits for what becomes of the messages sent, without those sent after them. Once one has no answer the channel
     /// is unfit, and none of either is waited for any longer.
-    pub(super) async fn settle(&mut self, flight: &mut Flight) -> Vec<Result<Published, Error>> {
+    pub(super) async fn settle(&mut self, flight: &mut InFlight) -> Vec<Result<Published, Error>> {
         let Some(mut oldest) = flight.sent.pop_front() else { return Vec::new() };
         if flight.why.is_none()
             && let Err(error) = oldest.answered().await
@@ -95,7 +95,7 @@ impl ChannelGuard {
 }
 
 /// The messages that were sent on one channel and are not settled, the oldest first.
-pub(super) struct Flight {
+pub(super) struct InFlight {
     sent: VecDeque<Sent>,
     /// The driver attaches returns to confirms in the order in which both happen to come, so that those of any may
     /// come with those of others. None comes after its own.
@@ -104,13 +104,13 @@ pub(super) struct Flight {
     why: Option<Source>,
 }
 
-impl From<Sent> for Flight {
+impl From<Sent> for InFlight {
     fn from(sent: Sent) -> Self {
-        Flight { sent: [sent].into(), returned: Vec::new(), why: None }
+        InFlight { sent: [sent].into(), returned: Vec::new(), why: None }
     }
 }
 
-impl Flight {
+impl InFlight {
     pub(super) fn push(&mut self, sent: Sent) {
         self.sent.push_back(sent);
     }
