@@ -27,7 +27,7 @@ pub(super) struct Line {
     pub(super) link: Link,
     pub(super) switch: KillSwitch,
     /// Something was begun and has not come to its end: the next user would wait for it.
-    pub(super) midway: bool,
+    pub(super) reply_pending: bool,
     /// A transaction has dropped, whose rollback the driver sends with whatever comes next.
     pub(super) rolls_back: bool,
     /// The session is another than it was, or nobody can tell.
@@ -51,8 +51,8 @@ impl Connection {
     }
 
     fn is_fit_otherwise(&self) -> bool {
-        let Line { switch, midway, altered, lost_track, .. } = &self.line;
-        !midway && !altered && !lost_track && !switch.is_cut() && !self.driver.is_in_transaction()
+        let Line { switch, reply_pending, altered, lost_track, .. } = &self.line;
+        !reply_pending && !altered && !lost_track && !switch.is_cut() && !self.driver.is_in_transaction()
     }
 
     /// Whether the next user would find it as this one did, but for a rollback that is still to be sent.
@@ -90,8 +90,9 @@ impl Lent<'_> {
 
 impl Line {
     fn new(link: Link, switch: KillSwitch) -> Self {
-        let (midway, rolls_back, altered, escaped, aborted, lost_track) = (false, false, false, false, false, false);
-        Line { link, switch, midway, rolls_back, altered, escaped, aborted, lost_track }
+        let (reply_pending, rolls_back, altered, escaped, aborted, lost_track) =
+            (false, false, false, false, false, false);
+        Line { link, switch, reply_pending, rolls_back, altered, escaped, aborted, lost_track }
     }
 
     /// The error of what cannot be done.
@@ -112,7 +113,7 @@ impl Line {
         }
         self.altered |= matches!(effect, Effect::Alters | Effect::Escapes);
         self.escaped |= effect == Effect::Escapes;
-        self.midway = true;
+        self.reply_pending = true;
         self.rolls_back = false;
         // What a transaction has done is undone with its connection.
         let is_undone = match effect {
@@ -157,7 +158,7 @@ impl Call {
                 Err(self.lost(error))
             }
             answer => {
-                line.midway = false;
+                line.reply_pending = false;
                 if let Err(error) = &answer {
                     line.lost_track = is_last(error);
                     line.aborted |= self.in_transaction && error.as_database_error().is_some();

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use redis::{ConnectionLike, Msg, RedisResult, ToRedisArgs, Value};
 
 use crate::base::error::Error;
+use crate::kinds::redis::blocking_connection::{BlockingConnection, Manager};
 use crate::kinds::redis::errors::Answer;
 use crate::kinds::redis::resource::RedisResource;
-use crate::kinds::redis::wire::{Manager, Wire};
 use crate::lifecycle::acquire::{Acquirer, BlockingGuard};
 use crate::lifecycle::busy::Busy;
 use crate::lifecycle::checkout::{Adapted, Checkout};
@@ -54,7 +54,11 @@ impl Redis {
         self.listen(redis::cmd("PSUBSCRIBE").arg(patterns))
     }
 
-    fn run<T: Answer>(&mut self, packed: &[u8], call: impl FnOnce(&mut Wire) -> RedisResult<T>) -> RedisResult<T> {
+    fn run<T: Answer>(
+        &mut self,
+        packed: &[u8],
+        call: impl FnOnce(&mut BlockingConnection) -> RedisResult<T>,
+    ) -> RedisResult<T> {
         if let Some(gone) = self.connection.gone() {
             return Err(gone);
         }
@@ -106,11 +110,11 @@ impl Lent<'_> {
 
 impl ConnectionLike for Redis {
     fn req_packed_command(&mut self, cmd: &[u8]) -> RedisResult<Value> {
-        self.run(cmd, |wire| wire.req_packed_command(cmd))
+        self.run(cmd, |connection| connection.req_packed_command(cmd))
     }
 
     fn req_packed_commands(&mut self, cmd: &[u8], offset: usize, count: usize) -> RedisResult<Vec<Value>> {
-        self.run(cmd, |wire| wire.req_packed_commands(cmd, offset, count))
+        self.run(cmd, |connection| connection.req_packed_commands(cmd, offset, count))
     }
 
     fn get_db(&self) -> i64 {

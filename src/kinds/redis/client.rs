@@ -7,13 +7,13 @@ use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{Cmd, Pipeline, RedisFuture, RedisResult, Value};
 
 use crate::base::repeat::Repeat;
+use crate::kinds::redis::blocking_connection::Manager;
 use crate::kinds::redis::commands::{Effect, not_shared, reads, silenced, unsafe_twice};
 use crate::kinds::redis::connection::{Connection, open_stream, taken_in};
 use crate::kinds::redis::errors::{Answer, refused};
 use crate::kinds::redis::exclusive::Exclusive;
 use crate::kinds::redis::pubsub::PubSub;
 use crate::kinds::redis::session::{Session, Shared};
-use crate::kinds::redis::wire::Manager;
 use crate::lifecycle::checkout::{Adapted, Checkouts};
 use crate::lifecycle::lease::{Claim, Lease, LeaseAs};
 use crate::lifecycle::work::Work;

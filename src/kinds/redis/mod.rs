@@ -4,6 +4,7 @@
 //! ends every call in flight, blocking ones too, without any limit on slow commands.
 
 pub(crate) mod blocking;
+mod blocking_connection;
 mod client;
 mod commands;
 mod config;
@@ -18,7 +19,6 @@ mod prober;
 mod pubsub;
 mod resource;
 mod session;
-mod wire;
 
 pub use self::client::Redis;
 pub use self::config::RedisConfig;

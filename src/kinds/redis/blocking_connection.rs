@@ -37,31 +37,31 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 pub(crate) struct Manager(pub(super) Weak<Session>);
 
 impl r2d2::ManageConnection for Manager {
-    type Connection = Wire;
+    type Connection = BlockingConnection;
     type Error = RedisError;
 
-    fn connect(&self) -> RedisResult<Wire> {
+    fn connect(&self) -> RedisResult<BlockingConnection> {
         match self.0.upgrade() {
             Some(session) => {
                 let switch = session.switch.read().clone();
-                Wire::connect(&session, switch)
+                BlockingConnection::connect(&session, switch)
             }
             None => Err(io::Error::new(io::ErrorKind::NotConnected, "closed").into()),
         }
     }
 
-    fn is_valid(&self, wire: &mut Wire) -> RedisResult<()> {
-        let end = deadline(wire.config.test_limit);
-        wire.limited(end, |wire| wire.ping())
+    fn is_valid(&self, connection: &mut BlockingConnection) -> RedisResult<()> {
+        let end = deadline(connection.config.test_limit);
+        connection.limited(end, |connection| connection.ping())
     }
 
-    fn has_broken(&self, wire: &mut Wire) -> bool {
-        wire.is_spent()
+    fn has_broken(&self, connection: &mut BlockingConnection) -> bool {
+        connection.is_spent()
     }
 }
 
 /// A blocking connection that the kill switch can cut while a thread waits on it.
-pub(crate) struct Wire {
+pub(crate) struct BlockingConnection {
     session: Weak<Session>,
     config: Arc<RedisConfig>,
     stream: ForkGuarded<Blocking>,
@@ -70,7 +70,7 @@ pub(crate) struct Wire {
     _guarded: Guarded,
     state: ConnectionState,
     /// A command was begun and has not been answered in full.
-    midway: bool,
+    reply_pending: bool,
 }
 
 /// Changes that commands have made to the connection. Only one without any is handed out again.
@@ -83,15 +83,15 @@ struct ConnectionState {
     altered: bool,
 }
 
-impl Wire {
+impl BlockingConnection {
     fn connect(session: &Arc<Session>, switch: KillSwitch) -> RedisResult<Self> {
         let RedisConfig { host, port, keepalive, connect_timeout, .. } = &*session.config;
         let end = deadline(*connect_timeout);
         let (stream, guarded) = session.tls.dial_blocking(host, *port, *keepalive, &switch, end)?;
         let config = Arc::clone(&session.config);
-        let mut wire = Wire::over(Arc::downgrade(session), config, stream, guarded, switch);
-        wire.limited(end, |wire| wire.greet(session))?;
-        Ok(wire)
+        let mut connection = BlockingConnection::over(Arc::downgrade(session), config, stream, guarded, switch);
+        connection.limited(end, |connection| connection.greet(session))?;
+        Ok(connection)
     }
 
     fn over(
@@ -101,7 +101,7 @@ impl Wire {
         guarded: Guarded,
         switch: KillSwitch,
     ) -> Self {
-        Wire {
+        BlockingConnection {
             session,
             config,
             stream: ForkGuarded::new(stream),
@@ -109,7 +109,7 @@ impl Wire {
             switch,
             _guarded: guarded,
             state: ConnectionState::default(),
-            midway: false,
+            reply_pending: false,
         }
     }
 
@@ -127,7 +127,7 @@ impl Wire {
 
     /// Why nothing can be sent any more, if so.
     pub(crate) fn gone(&self) -> Option<RedisError> {
-        let cause = match (self.switch.is_cut(), self.midway) {
+        let cause = match (self.switch.is_cut(), self.reply_pending) {
             (true, _) => ended(&self.switch),
             (false, true) => "an earlier command on this connection was cut short".into(),
             (false, false) => return None,
@@ -162,7 +162,7 @@ impl Wire {
 
     /// Whether the connection must not be handed out again.
     fn is_spent(&self) -> bool {
-        self.midway || self.switch.is_cut() || self.state != ConnectionState::default()
+        self.reply_pending || self.switch.is_cut() || self.state != ConnectionState::default()
     }
 
     fn limited(&mut self, end: Instant, run: impl FnOnce(&mut Self) -> RedisResult<()>) -> RedisResult<()> {
@@ -186,7 +186,7 @@ impl Wire {
         }
         // Redis also takes a command as a bare line, which may do anything.
         self.state.altered |= !is_whole;
-        self.midway = true;
+        self.reply_pending = true;
         let sent = self.stream.write_all(packed).and_then(|()| self.stream.flush());
         sent.map_err(|error| self.last_words().map_or(error.into(), RedisError::from))
     }
@@ -233,11 +233,11 @@ impl Wire {
     }
 }
 
-impl redis::ConnectionLike for Wire {
+impl redis::ConnectionLike for BlockingConnection {
     fn req_packed_command(&mut self, packed: &[u8]) -> RedisResult<Value> {
         self.send(packed)?;
         let value = self.reply()?;
-        self.midway = false;
+        self.reply_pending = false;
         Ok(value)
     }
 
@@ -252,7 +252,7 @@ impl redis::ConnectionLike for Wire {
                 value => refused = refused.or(value.extract_error().err()),
             }
         }
-        self.midway = false;
+        self.reply_pending = false;
         refused.map_or(Ok(values), Err)
     }
 
@@ -265,13 +265,13 @@ impl redis::ConnectionLike for Wire {
     }
 
     fn is_open(&self) -> bool {
-        !self.midway && !self.switch.is_cut()
+        !self.reply_pending && !self.switch.is_cut()
     }
 }
 
-impl fmt::Debug for Wire {
+impl fmt::Debug for BlockingConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Wire").field("state", &self.state).finish_non_exhaustive()
+        f.debug_struct("BlockingConnection").field("state", &self.state).finish_non_exhaustive()
     }
 }
 
@@ -301,14 +301,14 @@ mod tests {
 
     use redis::{ConnectionLike, ErrorKind, PushKind, Value, VerbatimFormat};
 
-    use super::Wire;
+    use super::BlockingConnection;
     use crate::base::runtime::deadline;
     use crate::kinds::redis::config::RedisConfig;
     use crate::net::kill_switch::KillSwitch;
     use crate::net::tls::Tls;
 
     /// A wire to a server that says all of this, in pieces of so many bytes, and hangs up once nobody listens.
-    fn wire_in_pieces(says: &[u8], size: usize) -> Wire {
+    fn wire_in_pieces(says: &[u8], size: usize) -> BlockingConnection {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let says = says.to_vec();
@@ -324,7 +324,7 @@ mod tests {
         let tls = Tls::new("redis", None, "127.0.0.1").unwrap();
         let end = deadline(Duration::from_secs(20));
         let (stream, guarded) = tls.dial_blocking("127.0.0.1", port, config.keepalive, &switch, end).unwrap();
-        Wire::over(Weak::new(), config, stream, guarded, switch)
+        BlockingConnection::over(Weak::new(), config, stream, guarded, switch)
     }
 
     /// Ends what the server says, and reads what it is told, so that closing resets nothing.
@@ -333,7 +333,7 @@ mod tests {
         let _ = stream.read_to_end(&mut Vec::new());
     }
 
-    fn wire(says: &[u8]) -> Wire {
+    fn connection(says: &[u8]) -> BlockingConnection {
         wire_in_pieces(says, says.len().max(1))
     }
 
@@ -372,40 +372,41 @@ mod tests {
     fn replies_of_every_type_are_read_however_they_arrive() {
         let all: Vec<u8> = replies().iter().flat_map(|(bytes, _)| bytes.to_vec()).collect();
         for size in [all.len(), 7, 1] {
-            let mut wire = wire_in_pieces(&all, size);
+            let mut connection = wire_in_pieces(&all, size);
             for (bytes, expected) in replies() {
-                let reply = wire.reply().unwrap();
+                let reply = connection.reply().unwrap();
                 assert_eq!(reply, expected, "{:?} in pieces of {size}", bytes.escape_ascii().to_string());
             }
-            assert!(wire.reply().unwrap_err().is_io_error(), "there is no more");
+            assert!(connection.reply().unwrap_err().is_io_error(), "there is no more");
         }
     }
 
     /// Its type depends on the driver's features.
     #[test]
     fn big_numbers_are_read() {
-        let mut wire = wire_in_pieces(b"(-12345678901234567890\r\n:1\r\n", 1);
-        assert!(matches!(wire.reply().unwrap(), Value::BigNumber(_)));
-        assert_eq!(wire.reply().unwrap(), Value::Int(1));
+        let mut connection = wire_in_pieces(b"(-12345678901234567890\r\n:1\r\n", 1);
+        assert!(matches!(connection.reply().unwrap(), Value::BigNumber(_)));
+        assert_eq!(connection.reply().unwrap(), Value::Int(1));
     }
 
     #[test]
     fn errors_of_the_server_are_replies() {
         for says in [&b"-WRONGTYPE of key\r\n:1\r\n"[..], b"!16\r\nWRONGTYPE of key\r\n:1\r\n"] {
-            let mut wire = wire(says);
-            let Value::ServerError(error) = wire.req_packed_command(&ping()).unwrap() else { panic!("no error") };
+            let mut connection = connection(says);
+            let Value::ServerError(error) = connection.req_packed_command(&ping()).unwrap() else { panic!("no error") };
             assert_eq!((error.code(), error.details()), ("WRONGTYPE", Some("of key")));
-            assert_eq!(wire.req_packed_command(&ping()).unwrap(), Value::Int(1));
-            assert!(!wire.is_spent());
+            assert_eq!(connection.req_packed_command(&ping()).unwrap(), Value::Int(1));
+            assert!(!connection.is_spent());
         }
     }
 
     #[test]
     fn pushes_are_no_replies() {
-        let mut wire = wire(b">2\r\n+invalidate\r\n*0\r\n>2\r\n+invalidate\r\n*0\r\n:1\r\n>2\r\n$3\r\nnew\r\n:2\r\n");
-        assert_eq!(wire.reply().unwrap(), Value::Int(1));
+        let mut connection =
+            connection(b">2\r\n+invalidate\r\n*0\r\n>2\r\n+invalidate\r\n*0\r\n:1\r\n>2\r\n$3\r\nnew\r\n:2\r\n");
+        assert_eq!(connection.reply().unwrap(), Value::Int(1));
         let push = Value::Push { kind: PushKind::Other("new".to_owned()), data: vec![Value::Int(2)] };
-        assert_eq!(wire.receive().unwrap(), push);
+        assert_eq!(connection.receive().unwrap(), push);
     }
 
     fn ping() -> Vec<u8> {
@@ -414,12 +415,12 @@ mod tests {
 
     #[test]
     fn every_reply_of_a_pipeline_is_read_whatever_one_of_them_says() {
-        let mut wire = wire(b"+OK\r\n-ERR one\r\n-ERR two\r\n:3\r\n:4\r\n-ERR five\r\n:6\r\n");
-        let refused = wire.req_packed_commands(&ping(), 3, 1).unwrap_err();
+        let mut connection = connection(b"+OK\r\n-ERR one\r\n-ERR two\r\n:3\r\n:4\r\n-ERR five\r\n:6\r\n");
+        let refused = connection.req_packed_commands(&ping(), 3, 1).unwrap_err();
         assert_eq!(refused.detail(), Some("one"));
-        let values = wire.req_packed_commands(&ping(), 1, 2).unwrap();
+        let values = connection.req_packed_commands(&ping(), 1, 2).unwrap();
         assert!(matches!(&values[..], [Value::ServerError(five), Value::Int(6)] if five.details() == Some("five")));
-        assert!(!wire.is_spent());
+        assert!(!connection.is_spent());
     }
 
     /// Nothing that comes after it can be trusted.
@@ -444,11 +445,11 @@ mod tests {
             b"+\xff\r\n",
             &nested,
         ] {
-            let mut wire = wire(says);
-            let error = wire.req_packed_command(&ping()).unwrap_err();
+            let mut connection = connection(says);
+            let error = connection.req_packed_command(&ping()).unwrap_err();
             let says = says.escape_ascii().to_string();
             assert_eq!(error.kind(), ErrorKind::Parse, "{says}: {error}");
-            assert!(wire.is_spent() && wire.gone().is_some(), "{says}");
+            assert!(connection.is_spent() && connection.gone().is_some(), "{says}");
         }
     }
 
@@ -466,26 +467,26 @@ mod tests {
             b"~9223372036854775807\r\n:1\r\n",
             b"=-1\r\ntxt:a\r\n",
         ] {
-            let mut wire = wire(says);
-            let error = wire.req_packed_command(&ping()).unwrap_err();
+            let mut connection = connection(says);
+            let error = connection.req_packed_command(&ping()).unwrap_err();
             let says = says.escape_ascii().to_string();
             assert!(error.is_io_error(), "{says}: {error}");
-            assert!(wire.is_spent() && wire.gone().is_some(), "{says}");
+            assert!(connection.is_spent() && connection.gone().is_some(), "{says}");
         }
     }
 
     #[test]
     fn negative_lengths_are_nil() {
-        let mut wire = wire(b"$-9223372036854775808\r\n*-2\r\n~-2\r\n");
+        let mut connection = connection(b"$-9223372036854775808\r\n*-2\r\n~-2\r\n");
         for _ in 0..3 {
-            assert_eq!(wire.reply().unwrap(), Value::Nil);
+            assert_eq!(connection.reply().unwrap(), Value::Nil);
         }
     }
 
     #[test]
     fn a_command_that_cannot_be_read_keeps_the_connection_from_others() {
-        let mut wire = wire(b"+OK\r\n");
-        assert_eq!(wire.req_packed_command(b"SELECT 3\r\n").unwrap(), Value::Okay);
-        assert!(wire.is_spent());
+        let mut connection = connection(b"+OK\r\n");
+        assert_eq!(connection.req_packed_command(b"SELECT 3\r\n").unwrap(), Value::Okay);
+        assert!(connection.is_spent());
     }
 }
