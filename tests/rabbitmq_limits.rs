@@ -283,6 +283,15 @@ async fn rabbitmq_one_channel_too_many_waits_and_names_all_who_have_one() {
     here(consumer.map(drop).unwrap_err());
     here(declared.unwrap_err());
     here(in_thread.join().unwrap());
+    // More wait than there are places for. None waits longer than the others, or learns less.
+    let all = join_all((0..12).map(|_| async {
+        let waited = Stopwatch::start();
+        (rabbit.channel().within(SOON).await.map(drop).unwrap_err(), waited.took())
+    }));
+    let (errors, waited): (Vec<_>, Vec<_>) = all.await.into_iter().unzip();
+    errors.into_iter().for_each(here);
+    let (shortest, longest) = (waited.iter().min().unwrap(), waited.iter().max().unwrap());
+    assert!(*longest < shortest.mul_f64(1.5), "{waited:?}");
 
     // Whoever waits gets the first that ends, whoever had it.
     let waiting = RabbitMq::clone(&rabbit);

@@ -242,13 +242,13 @@ impl fmt::Debug for Quota {
 pub struct Wait(Arc<PendingWait>);
 
 impl Wait {
-    /// The error of a wait that reached its limit, with the holders. `further` is the end of a sentence on what was waited
-    /// for, and `source` the last error seen meanwhile.
-    pub fn timed_out(self, further: &str, source: Option<Source>) -> Error {
+    /// The error of a wait that reached its limit. `further` ends the sentence on what was waited for. `holders` are those of
+    /// the quota unless others are named. `source` is the last error seen meanwhile.
+    pub fn timed_out(self, further: &str, holders: Option<Vec<Holder>>, source: Option<Source>) -> Error {
         let PendingWait { quota, since, .. } = &*self.0;
         let waited_for = quota.waited_for() + further;
         let timeout = TimeoutError::new(quota.link.name(), quota.link.endpoint(), waited_for, since.elapsed());
-        let (holders, cycle) = (quota.holders(), self.0.cycle());
+        let (holders, cycle) = (holders.unwrap_or_else(|| quota.holders()), self.0.cycle());
         quota.link.told(Error::Timeout(Arc::new(TimeoutError { holders, cycle, source, ..timeout })))
     }
 }

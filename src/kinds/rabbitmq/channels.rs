@@ -90,6 +90,11 @@ impl Channels {
         self.places.wear(self.max);
     }
 
+    /// Whether the connection has all channels that it may have.
+    pub(super) fn are_all_open(&self) -> bool {
+        self.places.free.available_permits() == 0
+    }
+
     pub(super) fn try_place(&self) -> Option<Place> {
         self.places.try_take()
     }
@@ -133,8 +138,8 @@ impl Generation {
         })
     }
 
-    /// A place for one more channel, waiting until there is one.
-    pub(super) async fn place(self: &Arc<Self>) -> Result<Place, Error> {
+    /// A place for one more channel, waiting for it until then.
+    pub(super) async fn place(self: &Arc<Self>, deadline: Instant) -> Result<Place, Error> {
         let Channels { places, max, wanted, .. } = &self.channels;
         if let Some(place) = places.try_take() {
             return Ok(place);
@@ -145,8 +150,7 @@ impl Generation {
         let _wanted = Waiting::new(wanted);
         self.spare();
         let started = Instant::now();
-        let limit = self.link.acquire_timeout();
-        let timer = self.timer(limit);
+        let timer = self.timer(deadline.saturating_duration_since(started));
         let waiting_for = || format!("one of the {max} channels of the connection");
         let place = tokio::select! {
             biased;
@@ -175,7 +179,7 @@ impl Generation {
     }
 
     /// Who has a channel: by a checkout, or as a consumer.
-    fn channel_holders(&self) -> Vec<Holder> {
+    pub(super) fn channel_holders(&self) -> Vec<Holder> {
         let consumed: Vec<_> = self.channels.open.lock().values().filter_map(|open| open.consumed).collect();
         let consumers =
             consumed.into_iter().map(|(site, since)| Holder::of(self.link.name(), site, since.elapsed(), self.number));

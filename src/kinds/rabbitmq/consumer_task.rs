@@ -168,7 +168,13 @@ impl Session {
         let name = short(&self.link, &action, &queue)?;
         let tag = short(&self.link, &action, &what.tag)?;
         generation.fits_method(&action, &[&queue, &what.tag], &arguments)?;
-        let mut guard = ChannelGuard::open(generation, generation.place().await?, None, Some(site)).await?;
+        let mut guard = ChannelGuard::open(
+            generation,
+            generation.place(deadline(generation.link.acquire_timeout())).await?,
+            None,
+            Some(site),
+        )
+        .await?;
         let channel = guard.channel.clone();
         let prefetch = what.prefetch.unwrap_or(self.config.prefetch);
         guard.ask(&action, channel.basic_qos(prefetch, BasicQosOptions::default())).await?;

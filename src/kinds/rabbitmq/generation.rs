@@ -6,7 +6,7 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_core::Stream;
 use lapin::Event;
@@ -98,19 +98,23 @@ impl Generation {
         true
     }
 
-    pub(super) async fn permit(&self, claim: Claim) -> Result<OwnedSemaphorePermit, Error> {
+    /// A permit for a checkout, waiting for it until then.
+    pub(super) async fn permit(&self, claim: Claim, deadline: Instant) -> Result<OwnedSemaphorePermit, Error> {
         if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
             return Ok(permit);
         }
         let wait = self.quota.wait(claim)?;
-        let limit = self.link.acquire_timeout();
-        let timer = self.timer(limit);
+        let timer = self.timer(deadline.saturating_duration_since(Instant::now()));
         let _waiting = Waiting::new(&self.waiting);
         tokio::select! {
             biased;
             () = self.switch.wait() => Err(self.was_cut()),
             permit = Arc::clone(&self.permits).acquire_owned() => permit.map_err(|_| self.was_cut()),
-            () = timer => Err(wait.timed_out(&self.why_blocked(), None)),
+            () = timer => {
+                // Then others with a permit wait for a channel, and everybody for the holders of channels.
+                let holders = self.channels.are_all_open().then(|| self.channel_holders());
+                Err(wait.timed_out(&self.why_blocked(), holders, None))
+            }
         }
     }
 

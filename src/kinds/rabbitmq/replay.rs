@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::base::error::{Error, Failure};
+use crate::base::runtime::deadline;
 use crate::kinds::rabbitmq::channel::ChannelGuard;
 use crate::kinds::rabbitmq::declare::Declaration;
 use crate::kinds::rabbitmq::errors::{LOCKED_PAUSE, LOCKED_TRIES, is_locked};
@@ -68,7 +69,15 @@ impl Session {
         loop {
             let mut guard = match channel.take() {
                 Some(guard) => guard,
-                None => ChannelGuard::open(generation, generation.place().await?, None, None).await?,
+                None => {
+                    ChannelGuard::open(
+                        generation,
+                        generation.place(deadline(generation.link.acquire_timeout())).await?,
+                        None,
+                        None,
+                    )
+                    .await?
+                }
             };
             let error = match what.make(&mut guard, &self.topology).await {
                 Ok(declared) => {

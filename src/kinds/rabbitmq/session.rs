@@ -184,11 +184,12 @@ impl Session {
 
     async fn try_check_out(&self, deadline: Instant, claim: Claim, what: Use) -> Result<Pooled, Error> {
         let (lease, generation) = self.lease(deadline, claim).await?;
-        let permit = generation.permit(claim).await?;
+        let acquired_by = self::deadline(self.link.acquire_timeout());
+        let permit = generation.permit(claim, acquired_by).await?;
         let idle = if what == Use::Verb { generation.idle_channel() } else { None };
         let found = match idle {
             Some(idle) => Ok(idle),
-            None => Err(generation.place().await?),
+            None => Err(generation.place(acquired_by).await?),
         };
         drop(lease);
         // Only now is it held, and by whom.

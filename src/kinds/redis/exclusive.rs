@@ -114,7 +114,7 @@ impl Place {
         let timed = session.runtime.spawn(async move { tokio::time::timeout(limit, waiting).await });
         match timed.await {
             Ok(Ok(Ok(permit))) => Ok(permit),
-            Ok(Err(_elapsed)) => Err(refused(wait.timed_out("", None))),
+            Ok(Err(_elapsed)) => Err(refused(wait.timed_out("", None, None))),
             _ => Err(session.closed()),
         }
     }

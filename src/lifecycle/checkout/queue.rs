@@ -87,7 +87,7 @@ impl<M: Manage> Queue<M> {
             }
             Err(Ended::TimedOut(cause)) => {
                 let trouble = || self.link.failure().map(|error| Arc::new(error) as Source);
-                Err(wait.timed_out("", cause.or_else(trouble)))
+                Err(wait.timed_out("", None, cause.or_else(trouble)))
             }
         }
     }
