@@ -19,16 +19,16 @@ use crate::net::url::{host, port};
 
 /// How to reach a MongoDB; `[mongo]` or `[named.mongo.NAME]` in TOML.
 ///
-/// An option that the URI or [`options`](Self::options) sets wins over the field of the same
-/// meaning here. With the default limits a frozen server surfaces within 4 s, as an error of the
-/// driver, also in operations that are under way; an operation that is merely slow is never cut.
+/// An option that the URI or [`options`](Self::options) sets wins over the field of the same meaning here. With the
+/// default limits a frozen server surfaces within 4 s as an error of the driver, also in operations that are in flight.
+/// An operation that is merely slow is never cut.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct MongoConfig {
-    /// `mongodb://user:password@host:port,host:port/database?replicaSet=…`, instead of the parts; what it does
-    /// not name stays as the parts say. `mongodb+srv://` asks the DNS for the hosts, over TLS, whenever it connects, and needs the feature `tls`.
-    /// Environment: `MONGODB_URI`, and `MONGODB` if it holds a URI.
+    /// `mongodb://user:password@host:port,host:port/database?replicaSet=…`, instead of the parts. A part that the URI
+    /// does not name keeps the value of its field. `mongodb+srv://` asks the DNS for the hosts whenever it connects,
+    /// uses TLS, and needs the feature `tls`. Environment: `MONGODB_URI`, and `MONGODB` if it holds a URI.
     pub uri: Option<Secret>,
     /// Defaults to `localhost`. Environment: `MONGODB_HOST`, `MONGODB`.
     pub host: String,
@@ -38,38 +38,38 @@ pub struct MongoConfig {
     pub user: Option<String>,
     /// Defaults to none. Environment: `MONGODB_PASSWORD`.
     pub password: Option<Secret>,
-    /// What `Client::default_database` answers. Defaults to `quantaxis`, as in QUANTAXIS.
-    /// Environment: `MONGODB_DATABASE`.
+    /// The database that `Client::default_database` answers. Defaults to `quantaxis`, as in QUANTAXIS. Environment:
+    /// `MONGODB_DATABASE`.
     pub database: String,
     /// The database that knows the user. Defaults to `admin`.
     pub auth_source: Option<String>,
     /// The name of the replica set that the host belongs to. Defaults to none.
     pub replica_set: Option<String>,
-    /// What the server's log and `$currentOp` show. Defaults to `resource-pool`.
+    /// The name that the server's log and `$currentOp` show. Defaults to `resource-pool`.
     pub app_name: String,
     /// The most connections to each server. Defaults to 100, as in QUANTAXIS.
     pub max_pool_size: u32,
-    /// How many connections to each server are kept open. Defaults to 10, as in QUANTAXIS, or to
-    /// the most connections if those are fewer.
+    /// How many connections to each server are kept open. Defaults to 10, as in QUANTAXIS, or to the most connections
+    /// if that is less.
     pub min_pool_size: u32,
-    /// After how long an idle connection is closed. Defaults to 60 s, as in QUANTAXIS.
+    /// The time after which an idle connection is closed. Defaults to 60 s, as in QUANTAXIS.
     #[serde(rename = "max_idle_time_ms", with = "millis")]
     pub max_idle_time: Duration,
-    /// How often each server is checked; at least 500 ms. Defaults to 1 s.
+    /// The interval at which each server is checked; at least 500 ms. Defaults to 1 s.
     #[serde(rename = "heartbeat_ms", with = "millis")]
     pub heartbeat: Duration,
-    /// How long opening a connection, and a server's answer to a check, may take. Defaults to 1 s.
+    /// The limit for opening a connection, and for a server's answer to a check. Defaults to 1 s.
     #[serde(rename = "connect_timeout_ms", with = "millis")]
     pub connect_timeout: Duration,
-    /// How long an operation waits for a server that can take it. Defaults to 2 s.
+    /// The limit for an operation to find a server that can take it. Defaults to 2 s.
     #[serde(rename = "server_selection_timeout_ms", with = "millis")]
     pub server_selection_timeout: Duration,
-    /// How to speak TLS. Defaults to none: plain, unless the URI says `tls=true` or is a `mongodb+srv://`.
+    /// The options of TLS. Defaults to none: plain, unless the URI says `tls=true` or is a `mongodb+srv://`.
     /// Environment: `MONGODB_TLS`, `MONGODB_TLS_CA_FILE`, `MONGODB_TLS_CERT_FILE`, `MONGODB_TLS_KEY_FILE`,
     /// `MONGODB_TLS_SERVER_NAME`.
     pub tls: Option<TlsOptions>,
-    /// Any options of the driver, instead of the URI and the parts; what they leave out comes
-    /// from the fields above. Only in code. Defaults to none.
+    /// Options of the driver, instead of the URI and the parts. An option that they leave out comes from the fields
+    /// above. Can be set only in code. Defaults to none.
     ///
     /// Event handlers set here are called too, after the pool's own.
     #[serde(skip)]
@@ -106,7 +106,7 @@ impl MongoConfig {
         MongoConfig { uri: Some(uri.into()), ..MongoConfig::default() }
     }
 
-    /// The defaults, for what these options of the driver leave out.
+    /// These options of the driver. The defaults complete them.
     pub fn options(options: ClientOptions) -> Self {
         MongoConfig { options: Some(options), ..MongoConfig::default() }
     }
@@ -129,13 +129,13 @@ impl MongoConfig {
         self
     }
 
-    /// Sets what the server's log and `$currentOp` show.
+    /// Sets the name that the server's log and `$currentOp` show.
     pub fn app_name(mut self, name: impl Into<String>) -> Self {
         self.app_name = name.into();
         self
     }
 
-    /// The options for the driver, or the name to ask the DNS for.
+    /// The options for the driver, or the name in the DNS under which the hosts are found.
     fn client_options(&self, name: &str) -> Result<Hosts, Error> {
         let options = match (&self.options, &self.uri) {
             (Some(options), _) => options.clone(),
@@ -152,7 +152,7 @@ impl MongoConfig {
         Ok(Hosts::Known(self.completed(name, options)?.into()))
     }
 
-    /// Fills in the fields of this configuration where the options say nothing.
+    /// Fills in the fields of this configuration where the options are not set.
     pub(super) fn completed(&self, name: &str, mut options: ClientOptions) -> Result<ClientOptions, Error> {
         let max = *options.max_pool_size.get_or_insert(self.max_pool_size);
         options.min_pool_size.get_or_insert(self.min_pool_size.min(max));
@@ -170,6 +170,9 @@ impl MongoConfig {
 
     fn secure(&self, key: &str, options: &mut ClientOptions) -> Result<(), Error> {
         if let Some(ours) = &self.tls {
+            if cfg!(not(feature = "tls")) {
+                return Err(tls::missing(key));
+            }
             let mut theirs = match options.tls.take() {
                 Some(Tls::Enabled(theirs)) => theirs,
                 Some(Tls::Disabled) => return Err(Error::config(key, "the URI says tls=false")),
@@ -189,7 +192,7 @@ impl MongoConfig {
             options.tls = Some(Tls::Enabled(theirs));
         }
         if let Some(Tls::Enabled(theirs)) = &options.tls {
-            // The driver takes an authorities' file for good that holds none.
+            // The driver accepts an authorities' file that holds no authority, so the file is checked here.
             tls::check(key, theirs.ca_file_path.as_deref(), theirs.cert_key_file_path.as_deref())?;
         }
         Ok(())
@@ -200,7 +203,7 @@ impl MongoConfig {
     }
 
     fn parts(&self) -> ClientOptions {
-        // The driver puts a colon behind whatever host it is given.
+        // The driver appends a colon and the port to any host, so an IPv6 address needs its brackets here.
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         let mut options =
             ClientOptions::builder().hosts(vec![ServerAddress::Tcp { host, port: Some(self.port) }]).build();
@@ -208,7 +211,7 @@ impl MongoConfig {
         options
     }
 
-    /// User and password, as far as the URI leaves them out. Half a login is an error.
+    /// Completes user and password where the URI leaves them out. Half a login is an error.
     fn log_in(&self, name: &str, options: &mut ClientOptions) -> Result<(), Error> {
         if options.credential.is_none() && (self.user.is_some() || self.password.is_some()) {
             let source = self.auth_source.clone().unwrap_or_else(|| "admin".to_owned());
@@ -231,7 +234,7 @@ impl MongoConfig {
         }
     }
 
-    /// Takes over what these options say, for the log.
+    /// Copies the values of these options into the fields, for the log.
     fn take_over(&mut self, options: ClientOptions) {
         let credential = options.credential.unwrap_or_default();
         (self.user, self.password) = (credential.username, credential.password.map(Secret::from));
@@ -360,7 +363,7 @@ impl KindConfig for MongoConfig {
         match &hosts {
             Hosts::Known(options) => secrets.extend(passwords(options)),
             Hosts::Srv { host, uri, .. } => {
-                // All that can be checked before the DNS is asked.
+                // These checks need no answer of the DNS.
                 let mut stand_in = self.parts();
                 stand_in.hosts = vec![ServerAddress::Tcp { host: host.clone(), port: None }];
                 stand_in.credential = ConnectionString::parse(uri.expose()).ok().and_then(|said| said.credential);
@@ -371,12 +374,12 @@ impl KindConfig for MongoConfig {
     }
 }
 
-/// Checks that the driver makes only with a client, or not at all.
+/// Checks that the driver makes only when a client is made, or not at all.
 fn check(name: &str, options: &ClientOptions) -> Result<(), Error> {
     let max = options.max_pool_size.unwrap_or_default();
     let checks = Checks(name);
+    // The driver reads a limit of zero as no limit.
     checks.counts(&[("max_pool_size", max as usize)])?;
-    // The driver takes a limit of zero for none.
     if options.app_name.as_ref().is_some_and(|app_name| app_name.len() > 128) {
         return checks.fail("app_name", "is longer than 128 bytes");
     }
