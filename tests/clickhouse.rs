@@ -1196,8 +1196,8 @@ async fn clickhouse_trap_nagle_delays_one_row_inserts() {
     };
     let bare = bare(&server);
     let (mut ours_stalled, mut bare_stalled) = (0, 0);
-    // How many of the driver's do depends on how busy the machine is.
-    for _ in 0..10 {
+    // On a busy machine few of the driver's do, and some of anybody's.
+    for _ in 0..60 {
         ours_stalled += stalled(&ours).await;
         bare_stalled += stalled(&bare).await;
         if bare_stalled >= 10 {
