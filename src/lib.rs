@@ -55,11 +55,21 @@ macro_rules! exports {
 }
 kinds::for_each_kind!(exports);
 
-/// The Rust in the guide and in the README compiles.
+/// The Rust in the guide, its reference and the README compiles.
 #[cfg(all(doctest, feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
 mod documents {
     #[doc = include_str!("../RESOURCE_MANAGER.md")]
     mod guide {}
     #[doc = include_str!("../README.md")]
     mod readme {}
+    #[doc = include_str!("../docs/reference/closing.md")]
+    mod closing {}
+    #[doc = include_str!("../docs/reference/events.md")]
+    mod events {}
+    #[doc = include_str!("../docs/reference/kinds.md")]
+    mod kinds {}
+    #[doc = include_str!("../docs/reference/own-resources.md")]
+    mod own_resources {}
+    #[doc = include_str!("../docs/reference/quantaxis.md")]
+    mod quantaxis {}
 }

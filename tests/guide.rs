@@ -1,10 +1,12 @@
-//! What RESOURCE_MANAGER.md says of options and names is what the code does.
+//! The guide and its reference tell the options, names and defaults that the code has, and their links lead somewhere.
 
 #![cfg(all(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
 #![allow(missing_docs)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use resource_pool::config::{
     ClickHouseConfig, CloseOptions, HealthOptions, LeakOptions, MongoConfig, Options, ProbeOptions, RabbitMqConfig,
@@ -12,6 +14,13 @@ use resource_pool::config::{
 };
 
 const GUIDE: &str = include_str!("../RESOURCE_MANAGER.md");
+const OPTIONS: &str = include_str!("../docs/reference/options.md");
+const REPEATS: &str = include_str!("../docs/reference/repeats.md");
+const EVENTS: &str = include_str!("../docs/reference/events.md");
+const FAULTS: &str = include_str!("../docs/reference/faults.md");
+
+/// A guide that is longer is read by nobody.
+const MOST_WORDS: usize = 4_600;
 
 /// The fields of a value and what `Debug` says of each, on one line.
 fn fields(value: &dyn Debug) -> BTreeMap<String, String> {
@@ -44,7 +53,7 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
 
 /// The rows of the table under this heading: field and default.
 fn table(name: &str) -> BTreeMap<String, String> {
-    let (_, section) = GUIDE.split_once(&format!("#### `{name}`")).unwrap_or_else(|| panic!("no section on {name}"));
+    let (_, section) = OPTIONS.split_once(&format!("#### `{name}`")).unwrap_or_else(|| panic!("no section on {name}"));
     let cell = |text: &str| text.trim_matches('`').to_owned();
     rows(section).iter().map(|row| (cell(row[0]), cell(row[2]))).collect()
 }
@@ -104,7 +113,7 @@ fn guide_has_every_environment_name() {
     for names in of_kinds.into_iter().chain(of_pool.split("Ok(())").next()) {
         read.extend(names.split('"').skip(1).step_by(2).filter(is_name));
     }
-    let (_, section) = GUIDE.split_once("## Environment").unwrap();
+    let (_, section) = OPTIONS.split_once("## Environment").unwrap();
     let section = section.split("\n## ").next().unwrap();
     let told: BTreeSet<_> = quoted(section).filter(is_name).collect();
     assert_eq!(read, told);
@@ -114,8 +123,7 @@ fn guide_has_every_environment_name() {
 /// Every line on repeats names tests that are there, and every test on repeats has its line.
 #[test]
 fn guide_table_of_repeats_is_proved() {
-    let (_, section) = GUIDE.split_once("## Repeats").unwrap();
-    let table = rows(section);
+    let table = rows(REPEATS);
     let named: BTreeSet<_> = table.iter().flat_map(|row| quoted(row[row.len() - 1])).collect();
     let tests = include_str!("repeats.rs").lines().filter_map(|line| line.strip_prefix("async fn "));
     let tests = tests.filter(|test| test.starts_with("repeats_")).filter_map(|test| test.split_once("()"));
@@ -131,7 +139,7 @@ fn guide_has_every_event() {
     let is_variant = |line: &&str| line.starts_with("    ") && line.as_bytes()[4].is_ascii_uppercase();
     let known: BTreeSet<&str> =
         code.lines().filter(is_variant).filter_map(|line| line.trim().split([' ', ',']).next()).collect();
-    let (_, section) = GUIDE.split_once("## Events").unwrap();
+    let (_, section) = EVENTS.split_once("## Events").unwrap();
     let told: BTreeSet<&str> = rows(section).iter().map(|row| row[0].trim_matches('`')).collect();
     assert!(known.len() > 10, "{known:?}");
     assert_eq!(told, known);
@@ -141,7 +149,7 @@ fn guide_has_every_event() {
 /// answers was cut.
 #[test]
 fn guide_table_of_faults_is_full_and_clean() {
-    let (_, written) = GUIDE.split_once("<!-- written by `cargo xtask faults` -->").unwrap();
+    let (_, written) = FAULTS.split_once("<!-- written by `cargo xtask faults` -->").unwrap();
     let (written, _) = written.split_once("<!-- end -->").unwrap();
     let (faults, servers) = written.trim().split_once("\n\n").expect("two tables");
     let column = |name: &str| {
@@ -162,4 +170,75 @@ fn guide_table_of_faults_is_full_and_clean() {
         let mut uncut = faults.iter().filter(|row| row[1].starts_with(fault)).map(|row| row[cut] == "0").peekable();
         assert!(uncut.peek().is_some() && uncut.all(|uncut| uncut), "{fault}: {faults:?}");
     }
+}
+
+#[test]
+fn guide_is_short_enough_to_be_read() {
+    let words = GUIDE.split_whitespace().count();
+    assert!(words <= MOST_WORDS, "{words} words");
+}
+
+/// The table of the options that programs change most.
+#[test]
+fn guide_has_the_present_defaults_of_the_options_that_are_changed_most() {
+    let (_, section) = GUIDE.split_once("The options that programs change most:").unwrap();
+    let told: BTreeMap<&str, &str> = rows(section).into_iter().map(|row| (row[0], row[1])).collect();
+    let options = Options::default();
+    let seconds = |duration: std::time::Duration| format!("{} s", duration.as_secs_f64());
+    let repeat = format!("`{}`", format!("{:?}", options.repeat).to_lowercase());
+    #[cfg(feature = "postgres")]
+    let postgres = resource_pool::config::PostgresConfig::default().pool_size;
+    // A build without it cannot tell.
+    #[cfg(not(feature = "postgres"))]
+    let postgres = 5;
+    let has = [
+        ("`acquire_timeout`", seconds(options.acquire_timeout)),
+        ("`close.deadline`", seconds(options.close.deadline)),
+        ("`close.drain`", seconds(options.close.drain)),
+        ("`probe.strikes`, `probe.limit`", format!("{}, {}", options.probe.strikes, seconds(options.probe.limit))),
+        ("`repeat`", repeat),
+        ("`pool_size` of Redis and PostgreSQL", format!("{} and {postgres}", RedisConfig::default().pool_size)),
+        ("`leaks.age`", seconds(options.leaks.age)),
+    ];
+    assert_eq!(told, has.iter().map(|(name, default)| (*name, default.as_str())).collect());
+}
+
+/// Every page that is not made by a tool, with its text.
+fn pages() -> Vec<(PathBuf, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folders = ["", "docs", "docs/reference", "benches", "tests"].map(|folder| root.join(folder));
+    let files = folders.iter().flat_map(|folder| fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()));
+    let pages: Vec<_> = files
+        .filter(|file| file.extension().is_some_and(|extension| extension == "md"))
+        .map(|file| (file.clone(), fs::read_to_string(file).unwrap()))
+        .collect();
+    assert!(pages.len() > 15, "{}", pages.len());
+    pages
+}
+
+/// The anchors that a page's headings make.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let headings = text.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
+    let kept = |c: char| c.is_alphanumeric() || "-_ ".contains(c);
+    headings.map(|heading| heading.to_lowercase().replace(|c| !kept(c), "").replace(' ', "-")).collect()
+}
+
+#[test]
+fn links_lead_somewhere() {
+    let mut dead = Vec::new();
+    for (page, text) in pages() {
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if link.contains("://") || link.contains(' ') {
+                continue;
+            }
+            let (file, anchor) = link.split_once('#').map_or((link, None), |(file, anchor)| (file, Some(anchor)));
+            let target = if file.is_empty() { page.clone() } else { page.parent().unwrap().join(file) };
+            let leads = target.exists()
+                && anchor.is_none_or(|anchor| anchors(&fs::read_to_string(&target).unwrap()).contains(anchor));
+            if !leads {
+                dead.push(format!("{}: {link}", page.display()));
+            }
+        }
+    }
+    assert!(dead.is_empty(), "{dead:#?}");
 }

@@ -11,7 +11,7 @@ use common::{Plain, Within, unhurried, until_async};
 use resource_pool::{Error, Failure, Link, Phase, Resource, ResourcePool, What};
 use serde_json::{Value, json};
 
-const GUIDE: &str = include_str!("../RESOURCE_MANAGER.md");
+const EVENTS: &str = include_str!("../docs/reference/events.md");
 const SOON: Duration = Duration::from_secs(20);
 
 /// A resource that nobody can connect.
@@ -57,7 +57,7 @@ fn named(list: &Value, name: &str) -> Value {
 
 /// The example in the guide's section on data that has this in the line before it.
 fn example(title: &str) -> Value {
-    let (_, section) = GUIDE.split_once("## As data").unwrap();
+    let (_, section) = EVENTS.split_once("## As data").unwrap();
     let (_, text) = section.split_once(title).unwrap_or_else(|| panic!("no example of {title}"));
     let (_, text) = text.split_once("```json\n").unwrap();
     let (text, _) = text.split_once("```").unwrap();

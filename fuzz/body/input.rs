@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use arbitrary::Arbitrary;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-const GUIDE: &str = include_str!("../../RESOURCE_MANAGER.md");
+const OPTIONS: &str = include_str!("../../docs/reference/options.md");
 
 pub const KINDS: [&str; 4] = ["mongo", "rabbitmq", "clickhouse", "redis"];
 
@@ -297,7 +297,7 @@ impl Name {
 
 /// Every section of the guide's tables with its keys.
 static SECTIONS: LazyLock<Vec<(String, Vec<String>)>> = LazyLock::new(|| {
-    let tables = GUIDE.split("\n#### `").skip(1);
+    let tables = OPTIONS.split("\n#### `").skip(1);
     let table = |table: &str| {
         let section = table.split("`[").nth(1)?.split(']').next()?.to_owned();
         let rows = table.lines().skip_while(|line| !line.starts_with("|---")).skip(1);
@@ -310,7 +310,7 @@ static SECTIONS: LazyLock<Vec<(String, Vec<String>)>> = LazyLock::new(|| {
 
 /// Every name of the environment in the guide.
 pub static VARIABLES: LazyLock<Vec<String>> = LazyLock::new(|| {
-    let section = GUIDE.split("## Environment").nth(1).unwrap_or_default().split("\n## ").next().unwrap_or_default();
+    let section = OPTIONS.split("## Environment").nth(1).unwrap_or_default().split("\n## ").next().unwrap_or_default();
     let names = section.split('`').skip(1).step_by(2);
     let is_name = |name: &&str| name.len() > 5 && name.chars().all(|c| c.is_ascii_uppercase() || c == '_');
     names.filter(is_name).map(str::to_owned).collect()

@@ -1,4 +1,4 @@
-//! `cargo xtask faults`: the fault suite in full, and its table in the guide.
+//! `cargo xtask faults`: the fault suite in full, and its tables in the reference.
 
 use crate::{ONE_ARENA, cargo, child::Child, root, servers, target};
 use services::Kind;
@@ -9,7 +9,7 @@ use std::process::ExitCode;
 const BEGIN: &str = "<!-- written by `cargo xtask faults` -->\n";
 const END: &str = "<!-- end -->\n";
 
-/// All backends, or the one that is named; only the whole goes into the guide.
+/// All backends, or the one that is named; only the whole goes into the reference.
 pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     let known: Vec<_> = Kind::ALL.into_iter().chain([Kind::Postgres]).map(Kind::name).collect();
     let chosen = match arguments {
@@ -30,9 +30,9 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     }
     let code = child.run(command.env("FAULTS_TABLE", &table))?;
     if code == ExitCode::SUCCESS {
-        let guide = root().join("RESOURCE_MANAGER.md");
-        fs::write(&guide, replaced(&fs::read_to_string(&guide)?, &fs::read_to_string(&table)?)?)?;
-        println!("the table in {} is this run's", guide.display());
+        let page = root().join("docs/reference/faults.md");
+        fs::write(&page, replaced(&fs::read_to_string(&page)?, &fs::read_to_string(&table)?)?)?;
+        println!("the table in {} is this run's", page.display());
     }
     Ok(code)
 }
@@ -40,7 +40,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
 /// The text, with this between the marks.
 fn replaced(text: &str, table: &str) -> Result<String, String> {
     let parts = text.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
-    let (before, after) = parts.ok_or(format!("the guide has no {BEGIN}… {END}"))?;
+    let (before, after) = parts.ok_or(format!("the page has no {BEGIN}… {END}"))?;
     Ok(format!("{before}{BEGIN}\n{table}\n{END}{after}"))
 }
 

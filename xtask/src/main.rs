@@ -38,8 +38,8 @@ Usage: cargo xtask <verb> [arguments]
   hot [--keep]  count the instructions of the hot paths; fails where one has grown by more than 5 % over what --keep kept last;
                 needs valgrind and gungraun-runner
   features      lint each feature alone, with TLS and without, and look for drivers that it does not ask for
-  faults [name] every fault on every kind (or the one: mongo, rabbitmq, clickhouse, redis, postgres) under load; keeps the table in
-                RESOURCE_MANAGER.md
+  faults [name] every fault on every kind (or the one: mongo, rabbitmq, clickhouse, redis, postgres) under load; keeps the tables in
+                docs/reference/faults.md
   soak [--minutes N] [--seed N]
                 load on all four backends and a fault every few seconds; 20 minutes unless told otherwise
   models [args] try every interleaving in the models of the core: no servers; LOOM_MAX_PREEMPTIONS bounds them
