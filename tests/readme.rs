@@ -7,16 +7,15 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+const README: &str = include_str!("../README.md");
+
 /// The control is an import that README must not need: a driver by its own name.
 #[test]
 fn readme_programs_need_this_crate_alone() {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let fresh = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fresh");
-    let programs: Vec<&str> = include_str!("../README.md")
-        .split("```rust,no_run\n")
-        .skip(1)
-        .filter_map(|text| text.split("```").next())
-        .collect();
+    let programs: Vec<&str> =
+        README.split("```rust,no_run\n").skip(1).filter_map(|text| text.split("```").next()).collect();
     assert_eq!(programs.len(), 2);
     fs::create_dir_all(fresh.join("src/bin")).unwrap();
     for (name, program) in ["threads", "tasks"].into_iter().zip(&programs) {
@@ -47,4 +46,60 @@ fn readme_programs_need_this_crate_alone() {
     }
     let (compiles, errors) = check("control");
     assert!(!compiles && errors.contains("redis"), "{errors}");
+}
+
+/// The levels of the headings, and the code blocks, in their order.
+fn shape(page: &str) -> (Vec<usize>, Vec<String>) {
+    let (mut levels, mut blocks) = (Vec::new(), Vec::new());
+    let mut block: Option<String> = None;
+    for line in page.lines() {
+        match (&mut block, line.starts_with("```")) {
+            (Some(_), true) => blocks.extend(block.take()),
+            (Some(block), false) => *block += &format!("{line}\n"),
+            (None, true) => block = Some(format!("{line}\n")),
+            (None, false) if line.starts_with('#') => levels.push(line.chars().take_while(|c| *c == '#').count()),
+            (None, false) => {}
+        }
+    }
+    (levels, blocks)
+}
+
+/// The pages in Chinese have the headings and the code of the English ones.
+#[test]
+fn chinese_pages_follow_the_english_ones() {
+    let guide = include_str!("../RESOURCE_MANAGER.md");
+    let (first_page, _) = guide.split_once("\n## Managers").unwrap();
+    for (english, chinese) in
+        [(README, include_str!("../README.zh-CN.md")), (first_page, include_str!("../docs/first-page.zh-CN.md"))]
+    {
+        let (english, chinese) = (shape(english), shape(chinese));
+        assert!(english.0.len() > 1 && english.1.len() > 2, "{english:?}");
+        assert_eq!(english, chinese);
+    }
+}
+
+/// The versions in the table are those of the manifest.
+#[test]
+fn readme_has_the_present_versions_of_the_drivers() {
+    let manifest = include_str!("../Cargo.toml");
+    for driver in ["mongodb", "lapin", "clickhouse", "redis", "sqlx"] {
+        let row = README.lines().find(|line| line.starts_with(&format!("| `{driver}` |"))).unwrap();
+        let told = row.split('|').nth(2).unwrap().trim();
+        let start = format!("{driver} = {{ version = \"");
+        let present = manifest.lines().find_map(|line| line.strip_prefix(&start)).unwrap();
+        assert!(present.starts_with(told), "{driver}: {told}, {present}");
+    }
+    let rust = manifest.lines().find_map(|line| line.strip_prefix("rust-version = \"")).unwrap().trim_end_matches('"');
+    assert!(README.contains(&format!("Rust {rust} or later")), "{rust}");
+}
+
+/// The report in README has the columns of a real one.
+#[test]
+fn readme_shows_a_report_as_it_is_printed() {
+    let pool = resource_pool::blocking::ResourcePool::builder().environment([("", ""); 0]).build().unwrap();
+    let pool = resource_pool::blocking::ResourcePool::from(pool);
+    pool.on_close("hook", resource_pool::Phase::Files, || Ok(())).unwrap();
+    let report = pool.close_all().unwrap().to_string();
+    let head = report.lines().nth(1).unwrap();
+    assert!(head.contains("outcome") && README.contains(head), "{report}");
 }
