@@ -1,5 +1,5 @@
-//! ClickHouse for threads: each verb polls the one of the same name on its own thread. Connections, and the reading of rows,
-//! are tasks of the pool's runtime.
+//! ClickHouse for threads: each verb polls the async verb of the same name on its own thread. Connections, and the
+//! reading of rows, are tasks of the pool's runtime.
 
 use std::fmt;
 use std::sync::Arc;
@@ -33,27 +33,28 @@ impl ClickHouse {
     /// All rows of a result.
     ///
     /// # Errors
-    /// [`Error::Operation`] with what the server answered; [`Error::Lost`] if the connection broke
+    /// [`Error::Operation`] with the server's answer; [`Error::Lost`] if the connection broke
     /// or could not be made, [`Error::OutcomeUnknown`] if it broke and this may change something;
     /// [`Error::Timeout`]; [`Error::Closed`]; [`Error::InAsyncContext`] on a current-thread runtime.
     pub fn query_rows<T: RowOwned + RowRead + Send>(&self, statement: impl Statement) -> Result<Vec<T>, Error> {
         wait(&self.session, self.session.query_rows(statement.query(self.client())))
     }
 
-    /// The rows of a result as they arrive, so that a large one need not fit into memory. They are read, and
-    /// deserialized, on the pool's runtime from now on, ahead of whoever asks by at most five batches: of 1,024 rows
-    /// each, or of fewer once those took 256 KiB of the answer. Dropping the iterator gives up the rest; closing ends
-    /// it with an error where the thread is slower than the drain.
+    /// The rows of a result as they arrive, so that a large one need not fit into memory. From now on they are read,
+    /// and deserialized, on the pool's runtime, at most five batches ahead of the caller. A batch has 1,024 rows, or
+    /// fewer once they took 256 KiB of the answer. Dropping the iterator gives up the rest. Closing ends it with an
+    /// error where the thread is slower than the drain.
     ///
     /// # Errors
-    /// [`Error::Operation`] for a statement that cannot be sent; what goes wrong later comes as an
-    /// item, as in [`query_rows`](Self::query_rows), and ends the iterator.
+    /// [`Error::Operation`] for a statement that cannot be sent. A later error comes as an item, as in
+    /// [`query_rows`](Self::query_rows), and ends the iterator.
     pub fn query_iter<T: RowOwned + RowRead + Send>(&self, statement: impl Statement) -> Result<Rows<T>, Error> {
         Ok(Rows { rows: wait(&self.session, self.session.rows(statement.query(self.client())))? })
     }
 
-    /// Inserts rows in one `INSERT` and tells how many. Rows are sent as they come, 64 and more at a time; if it fails, each block of
-    /// [`insert_block_size`](crate::config::ClickHouseConfig::insert_block_size) of them is in the table as a whole, or not at all.
+    /// Inserts rows in one `INSERT` and tells how many. Rows are sent as they come, 64 and more at a time. If it fails,
+    /// each block of [`insert_block_size`](crate::config::ClickHouseConfig::insert_block_size) of them is in the table
+    /// as a whole, or not at all.
     ///
     /// # Errors
     /// As [`query_rows`](Self::query_rows).
@@ -73,7 +74,7 @@ impl ClickHouse {
         wait(&self.session, self.session.execute(statement.query(self.client())))
     }
 
-    /// An inserter into this table whose rows closing flushes.
+    /// An inserter into this table. Closing flushes its rows.
     pub fn inserter<T: Row + 'static>(&self, table: &str) -> Inserter<T> {
         Inserter { inserter: AsyncInserter::new(&self.session, table) }
     }
@@ -107,7 +108,7 @@ impl<T> Iterator for Rows<T> {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            // Waiting has its price, which is paid once for a batch of them.
+            // Waiting is expensive, so it is done once for a batch of rows.
             if let Some(row) = self.rows.at_hand() {
                 return Some(Ok(row));
             }
@@ -132,9 +133,9 @@ impl<T> fmt::Debug for Rows<T> {
     }
 }
 
-/// Collects rows and inserts many at a time; closing flushes what it has. What is said of the
-/// [async one](crate::Inserter) holds here as well; on a current-thread runtime each
-/// call answers [`Error::InAsyncContext`].
+/// Collects rows and inserts many at a time; closing flushes the rows that it has. Everything that is said of the
+/// [async one](crate::Inserter) holds here as well. On a current-thread runtime each call answers
+/// [`Error::InAsyncContext`].
 #[must_use = "its rows are not inserted until a commit"]
 pub struct Inserter<T: Row> {
     inserter: AsyncInserter<T>,
@@ -167,7 +168,7 @@ impl<T: Row + 'static> Inserter<T> {
         self.wait(async |inserter| inserter.write(row).await)
     }
 
-    /// Inserts what there is if a limit is reached, and tells what was inserted.
+    /// Inserts the rows that there are if a limit is reached, and tells how much was inserted.
     ///
     /// # Errors
     /// Those of the [async one](crate::Inserter::commit).
@@ -175,7 +176,7 @@ impl<T: Row + 'static> Inserter<T> {
         self.wait(async |inserter| inserter.commit().await)
     }
 
-    /// Inserts what there is, and tells how much that was.
+    /// Inserts the rows that there are, and tells how much was inserted.
     ///
     /// # Errors
     /// As [`commit`](Inserter::commit).

@@ -1,4 +1,11 @@
-//! Ends at the server what was given up here: a server reads on until it has something to write.
+//! Cancels at the server the queries that were given up here. A server reads on until it has something to write, so it
+//! does not notice by itself.
+//!
+//! A `Stream` of a `Transport` names each query that only reads. It hands the name over if the query is given up before
+//! the answer begins. A task sends the names on, many in one `KILL QUERY`.
+//!
+//! The task runs on the prober's runtime. It ends when the `Cancel` and all of its `Named` have dropped. There is no
+//! lock here.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -18,12 +25,12 @@ const WAITING: usize = 1024;
 /// The most queries that one `KILL QUERY` cancels.
 const AT_ONCE: usize = 100;
 
-/// The limit of one `KILL QUERY`.
+/// The limit of one `KILL QUERY`, so that a server that does not answer delays the next one by no more.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// Names queries, and has those that were given up cancelled by their names.
+/// Names queries, and cancels those that were given up by their names.
 pub(super) struct Cancel {
-    /// In front of every name. Nobody else has it, in whichever process.
+    /// The beginning of every name. No other client has the same one, in whichever process.
     prefix: String,
     count: AtomicU64,
     given_up: mpsc::Sender<String>,
@@ -42,8 +49,9 @@ impl Cancel {
         }
     }
 
-    /// A new query.
+    /// A name for a new query.
     pub(super) fn name(&self) -> Named {
+        // Relaxed, because only the uniqueness of a name matters.
         let id = format!("{}-{}", self.prefix, self.count.fetch_add(1, Ordering::Relaxed));
         Named { id, given_up: self.given_up.clone() }
     }
@@ -57,7 +65,7 @@ pub(super) struct Named {
 
 impl Named {
     pub(super) fn cancel(self) {
-        // Fails only where more wait than may, or nobody listens any more.
+        // Sending fails only when too many queries wait, or the task is gone. The query then runs to its end.
         let _ = self.given_up.try_send(self.id);
     }
 }

@@ -15,7 +15,7 @@ use crate::net::parts::{Names, Part};
 use crate::net::tls::{Tls, TlsOptions};
 use crate::net::url::{ParsedUrl, host, host_port, port};
 
-/// Plain, and over TLS.
+/// The schemes of a URL: plain, and over TLS.
 const SCHEMES: [&str; 2] = ["http", "https"];
 pub(super) const HTTP_PORT: u16 = 8123;
 const HTTPS_PORT: u16 = 8443;
@@ -25,30 +25,27 @@ pub(super) const USE_HTTP: &str = "speaks ClickHouse's native protocol; use the 
 
 /// How to reach a ClickHouse over HTTP; `[clickhouse]` or `[named.clickhouse.NAME]` in TOML.
 ///
-/// The settings go along with every query and insert. Where a user may not change them (`readonly = 1`, constraints), the
-/// three sizes below are left to the server, unless one was set to another value than its default: then connecting fails and
-/// names what to leave out.
+/// The settings go along with every query and insert. Some users may not change them (`readonly = 1`, constraints). The
+/// three sizes below are then left to the server, unless one was set to another value than its default. In that case
+/// connecting fails, and the error names the settings to leave out.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ClickHouseConfig {
-    /// `http://user:password@host:port/database?setting=value`, instead of the parts; what it does
-    /// not name stays as the parts say. `?user=`, `?password=` and `?database=` are understood too. `https://` over
-    /// TLS, at port 8443 unless it names one.
-    /// Environment: `CLICKHOUSE_URL`.
+    /// `http://user:password@host:port/database?setting=value`, instead of the parts. A part that the URL does not name
+    /// keeps the value of its field. `?user=`, `?password=` and `?database=` are understood too. `https://` uses TLS,
+    /// at port 8443 unless the URL names one. Environment: `CLICKHOUSE_URL`.
     pub url: Option<Secret>,
     /// Defaults to `localhost`. Environment: `CLICKHOUSE_HOST`, `CLICKHOUSE_IP`.
     pub host: String,
-    /// The HTTP port. Defaults to 8123; the native protocol's 9000 is refused.
-    /// Environment: `CLICKHOUSE_PORT`.
+    /// The HTTP port. Defaults to 8123. The native protocol's 9000 is refused. Environment: `CLICKHOUSE_PORT`.
     pub port: u16,
     /// Defaults to `default`. Environment: `CLICKHOUSE_USER`.
     pub user: String,
     /// Defaults to none. Environment: `CLICKHOUSE_PASSWORD`.
     pub password: Option<Secret>,
-    /// Defaults to `default`, which every server has; QUANTAXIS's `quantaxis` has to be created
-    /// first, and a server answers nothing in a database that it lacks.
-    /// Environment: `CLICKHOUSE_DATABASE`.
+    /// Defaults to `default`, which every server has. QUANTAXIS's `quantaxis` has to be created first, because a server
+    /// answers nothing in a database that it lacks. Environment: `CLICKHOUSE_DATABASE`.
     pub database: String,
     /// The server's threads for one query. Defaults to 4, as in QUANTAXIS; 0 leaves it to the server.
     pub max_threads: u32,
@@ -57,36 +54,36 @@ pub struct ClickHouseConfig {
     /// Rows in a block of an insert, sent as `max_insert_block_size`. Defaults to 1,048,576, the
     /// server's own default; 0 leaves it to the server.
     pub insert_block_size: u64,
-    /// Whether a query that only reads is cancelled at the server, by `KILL QUERY`, if its future or iterator is dropped
-    /// before the answer begins; once that has begun the server notices by itself. Each query then has a `query_id`,
-    /// unless it brings one along, with which it is not cancelled. Defaults to `true`.
+    /// Whether a query that only reads is cancelled at the server, by `KILL QUERY`, if its future or iterator is
+    /// dropped before the answer begins. Once the answer has begun the server notices by itself. Each query then has a
+    /// `query_id`. A query that brings its own `query_id` along is not cancelled. Defaults to `true`.
     pub cancel_dropped: bool,
     /// Any further settings, such as `max_execution_time`. Defaults to none.
     pub settings: BTreeMap<String, String>,
     /// Whether results and inserts travel in LZ4. Defaults to `true`.
     pub compression: bool,
-    /// Whether rows are checked against the table's types, which needs a server of 21.11 or later.
-    /// Defaults to none: on where the server can.
+    /// Whether rows are checked against the table's types, which needs a server of 21.11 or later. Defaults to none:
+    /// they are checked where the server can.
     pub validation: Option<bool>,
-    /// The most connections; a query beyond that waits for one, at most the acquire timeout.
-    /// Defaults to 100, the number of queries that a server runs at once by its own default.
+    /// The most connections. A query beyond that waits for one, at most the acquire timeout. Defaults to 100, the
+    /// number of queries that a server runs at once by its own default.
     pub max_connections: usize,
     /// The most idle connections that are kept. Defaults to 16.
     pub max_idle: usize,
-    /// After how long an idle connection is closed; below the server's `keep_alive_timeout` (3 s on
-    /// old servers), so that no query meets a connection that is just being closed. Defaults to 2 s.
+    /// The time after which an idle connection is closed. It is below the server's `keep_alive_timeout` (3 s on old
+    /// servers), so that no query meets a connection that is just being closed. Defaults to 2 s.
     #[serde(rename = "idle_timeout_ms", with = "millis")]
     pub idle_timeout: Duration,
-    /// How long opening one connection may take. Defaults to 2 s.
+    /// The limit for opening one connection. Defaults to 2 s.
     #[serde(rename = "connect_timeout_ms", with = "millis")]
     pub connect_timeout: Duration,
-    /// After how long without traffic TCP keepalive begins, in whole seconds from 1 to 32,767. Defaults to 60 s.
+    /// The time without traffic after which TCP keepalive begins, in whole seconds from 1 to 32,767. Defaults to 60 s.
     #[serde(rename = "keepalive_ms", with = "millis")]
     pub keepalive: Duration,
-    /// How to speak TLS. Defaults to none: plain, unless the URL is an `https://`. Environment: `CLICKHOUSE_TLS`,
+    /// The options of TLS. Defaults to none: plain, unless the URL is an `https://`. Environment: `CLICKHOUSE_TLS`,
     /// `CLICKHOUSE_TLS_CA_FILE`, `CLICKHOUSE_TLS_CERT_FILE`, `CLICKHOUSE_TLS_KEY_FILE`, `CLICKHOUSE_TLS_SERVER_NAME`.
     pub tls: Option<TlsOptions>,
-    /// How long closing may take to flush one [`Inserter`](crate::Inserter). Defaults to 5 s.
+    /// The limit for closing to flush one [`Inserter`](crate::Inserter). Defaults to 5 s.
     #[serde(rename = "flush_timeout_ms", with = "millis")]
     pub flush_timeout: Duration,
 }
@@ -158,12 +155,12 @@ impl ClickHouseConfig {
         self.password.iter().map(Secret::expose).collect()
     }
 
-    /// The settings that go along with every query; a setting by name wins over a field.
+    /// The settings that go along with every query. An entry of `settings` wins over a field.
     pub(super) fn effective_settings(&self) -> BTreeMap<String, String> {
         self.settings_where(|value, _| value > 0)
     }
 
-    /// Of these, what was asked for; the rest are only defaults.
+    /// The settings that the configuration asks for, without those that are only defaults.
     pub(super) fn chosen_settings(&self) -> BTreeMap<String, String> {
         self.settings_where(|value, default| value > 0 && value != default)
     }
@@ -178,7 +175,7 @@ impl ClickHouseConfig {
         settings
     }
 
-    /// Tells the user where these settings come from, and how each is left out.
+    /// Tells the user where each of these settings comes from, and how it is left out.
     pub(super) fn without(&self, settings: &BTreeMap<String, String>) -> String {
         let field = |name: &str| FIELD_SETTINGS.iter().find(|(_, setting)| *setting == name);
         let of = |name: &String| match field(name) {
@@ -189,14 +186,14 @@ impl ClickHouseConfig {
     }
 }
 
-/// The fields that are settings, and those.
+/// The fields that are sent as settings, each with the name of its setting.
 const FIELD_SETTINGS: [(&str, &str); 3] = [
     ("max_threads", "max_threads"),
     ("max_block_size", "max_block_size"),
     ("insert_block_size", "max_insert_block_size"),
 ];
 
-/// A URL's parser forgets a port that is its scheme's default.
+/// Whether the URL names this port. A URL's parser forgets a port that is its scheme's default.
 fn names_port(url: &str, port: u16) -> bool {
     let authority = url.split("://").nth(1).unwrap_or_default();
     authority.split(['/', '?', '#']).next().is_some_and(|authority| authority.ends_with(&format!(":{port}")))
@@ -262,7 +259,7 @@ impl KindConfig for ClickHouseConfig {
         }
         TlsOptions::agree(&mut self.tls, key, scheme, SCHEMES)?;
         self.host = url.host().to_owned();
-        // The port that a URL's parser takes for the scheme's default, and ours.
+        // The port that the URL's parser hides as the scheme's default, and the default port of this crate.
         let (hidden, default) = if self.tls.is_some() { (443, HTTPS_PORT) } else { (80, HTTP_PORT) };
         self.port = url.port().unwrap_or(if names_port(text.expose(), hidden) { hidden } else { default });
         if NATIVE_PORTS.contains(&self.port) {

@@ -13,20 +13,20 @@ use crate::kinds::clickhouse::statement::Effect;
 use crate::lifecycle::link::Link;
 use crate::net::tls;
 
-/// The server's codes for what it keeps from this user at the moment, though it serves others: a quota that is used up, too
-/// many queries or sessions at once, too much memory, no access.
+/// The server's codes for something that it withholds from this user at the moment, though it serves others: a quota
+/// that is used up, too many queries or sessions at once, too much memory, no access.
 const LIMITED: [&str; 6] = ["201", "202", "241", "291", "497", "700"];
 
 /// The server's codes for a setting that this user may not change, or not to this value.
 pub(super) const UNCHANGEABLE: [&str; 2] = ["164", "452"];
 
-/// The server's codes for a login that it does not know.
+/// The server's codes for a login that the server does not know.
 const UNKNOWN_LOGIN: [&str; 4] = ["192", "193", "194", "516"];
 
 const UNKNOWN_DATABASE: &str = "81";
 
-/// The server's other codes for what trying again cannot mend: an address from which this user may not come, no access,
-/// an unknown setting.
+/// The server's other codes for an error that trying again cannot mend: an address from which this user may not come,
+/// no access, an unknown setting.
 const PERMANENT: [&str; 4] = ["115", "195", "291", "497"];
 
 /// The failure of a connect or a ping that was sent with these settings.
@@ -45,7 +45,7 @@ pub(super) fn failure(config: &ClickHouseConfig, error: DriverError, settings: &
     failure(source).with_permanent(permanent)
 }
 
-/// Tells whether trying again is of no use, and the remedy.
+/// Tells whether trying again is useless, and the remedy.
 fn judged(
     config: &ClickHouseConfig,
     error: &DriverError,
@@ -73,12 +73,12 @@ fn judged(
     }
 }
 
-/// Tells whether the answer was no HTTP.
+/// Whether the answer was not HTTP.
 pub(super) fn is_foreign(error: &DriverError) -> bool {
     causes(error).any(|cause| cause.downcast_ref().is_some_and(hyper::Error::is_parse))
 }
 
-/// Tells whether nobody listens there, or there is no route.
+/// Whether nobody listens there, or no route leads there.
 pub(super) fn is_unreachable(error: &(dyn StdError + 'static)) -> bool {
     causes(error).filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|error| {
         use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
@@ -86,21 +86,20 @@ pub(super) fn is_unreachable(error: &(dyn StdError + 'static)) -> bool {
     })
 }
 
-/// Whether the server answered one of these codes, as in `Code: 62. DB::Exception: …`; old ones
-/// write a comma.
+/// Whether the server answered one of these codes, as in `Code: 62. DB::Exception: …`. Old servers write a comma.
 pub(super) fn has_code(error: &DriverError, codes: &[&str]) -> bool {
     let DriverError::BadResponse(text) = error else { return false };
     let code = text.split("Code: ").nth(1).and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next());
     code.is_some_and(|code| codes.contains(&code))
 }
 
-/// The driver's error, or a note in its place if the server's words in it have a password.
+/// The driver's error, or a note in its place if the server's words in it contain a password.
 fn withheld(error: DriverError, config: &ClickHouseConfig) -> BoxError {
     let told = matches!(error, DriverError::BadResponse(_) | DriverError::Custom(_) | DriverError::Other(_));
     redacted(error, told, &config.secrets(), &[&config.user, &config.database])
 }
 
-/// The driver's error as ours.
+/// The pool's error for an error of the driver.
 pub(super) fn failed(
     link: &Link,
     config: &ClickHouseConfig,
@@ -139,7 +138,7 @@ fn is_connect(mut cause: &(dyn StdError + 'static)) -> bool {
     }
 }
 
-/// The error with what to do about it.
+/// The error with a remedy in its text.
 pub(super) fn advised(error: Error, remedy: &str) -> Error {
     match error {
         Error::Operation { resource, action, source } => {

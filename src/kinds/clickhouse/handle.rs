@@ -12,20 +12,19 @@ use crate::kinds::clickhouse::transport::{HttpClient, Transport};
 use crate::kinds::clickhouse::verbs::Session;
 use crate::lifecycle::lease::LeaseAs;
 
-/// A ClickHouse of one's own: [`ClickHouse::scoped`]. The guards of a pool deref to
+/// A ClickHouse of the caller's own: [`ClickHouse::scoped`]. The guards of a pool deref to
 /// [`clickhouse::Client`](Client), and have verbs that answer the pool's own errors, such as
 /// [`query_rows`](crate::Lease::query_rows).
 ///
-/// A query or insert in progress counts as work, through whichever clone of the client: from its
-/// first byte until the answer is complete or given up. Closing waits for it, within the drain; so
-/// whoever fills an `Insert`, or an inserter of the driver's own, ends it when
-/// [`closing`](crate::ResourcePool::closing) tells. One that is not ended is aborted, by the
-/// driver as well as by closing, and its rows are not stored, but for the blocks that the server has
-/// written by then. An [`Inserter`](crate::Inserter) closing flushes.
+/// A query or insert in flight counts as work, through whichever clone of the client, from its first byte until the
+/// answer is complete or given up. Closing waits for it, within the drain. So code that fills an `Insert`, or an
+/// inserter of the driver's own, has to end it when [`closing`](crate::ResourcePool::closing) tells. An insert that is
+/// not ended is aborted, by the driver as well as by closing. Its rows are not stored then, except for the blocks that
+/// the server has written by that time. Closing flushes an [`Inserter`](crate::Inserter).
 #[derive(Debug)]
 pub enum ClickHouse {}
 
-/// A ClickHouse as its slot holds it; leased as a client of either facade.
+/// A ClickHouse as its slot holds it. It is leased as a client of either facade.
 #[derive(Clone)]
 pub struct Connected(pub(super) Arc<Inner>);
 
@@ -39,7 +38,7 @@ pub(super) struct Inner {
     /// For pings that need no query.
     pub(super) raw_pings: HttpClient<String>,
     pub(super) ping_uri: Uri,
-    /// For pings over the users' connections. The server need not like what it is asked there.
+    /// For pings over the users' connections. Any answer counts there, also an error.
     pub(super) shared_pings: Client,
     pub(super) traffic: Arc<Transport>,
     pub(super) probe: Arc<Transport>,

@@ -1,9 +1,10 @@
-//! Follows an HTTP/1.1 answer through the bytes of its connection, as far as it takes to tell whether it has begun, and
-//! whether it is there in full.
+//! Follows an HTTP/1.1 answer through the bytes of its connection, as far as it takes to tell whether the answer has
+//! begun, and whether it is complete.
 //!
-//! It is by hand since hyper tells neither: its client chooses the connection of a request by itself, and the end of an
-//! answer is known only to its body, which the driver may drop before that. hyper reads the same bytes, and
-//! refuses those that are no HTTP. To this parser, such an answer lasts until the connection closes, as one without a length does.
+//! This is done by hand because hyper tells neither. Its client chooses the connection of a request by itself. The end
+//! of an answer is known only to its body, which the driver may drop before that. hyper reads the same bytes, and
+//! refuses those that are not HTTP. To this parser, such an answer lasts until the connection closes, as one without a
+//! length does.
 
 /// How far an HTTP/1.1 answer has come.
 #[derive(Default)]
@@ -14,12 +15,15 @@ pub(super) struct Answer {
 }
 
 enum Part {
-    /// The head, or a line of a chunked body, as far as it is there.
+    /// The bytes of the head that have come.
     Head(Vec<u8>),
+    /// How many bytes of a body with a length are still to come.
     Body(u64),
+    /// The bytes that have come of the line with a chunk's size.
     ChunkSize(Vec<u8>),
-    /// A chunk with its line end.
+    /// How many bytes of a chunk, with its line end, are still to come.
     Chunk(u64),
+    /// The bytes that have come of a line behind the last chunk.
     Trailer(Vec<u8>),
     UntilClosed,
 }
@@ -31,7 +35,7 @@ impl Default for Part {
 }
 
 impl Answer {
-    /// Whether its head is there.
+    /// Whether its head is complete.
     pub(super) fn is_begun(&self) -> bool {
         !matches!(self.part, Part::Head(_))
     }
@@ -41,7 +45,7 @@ impl Answer {
         matches!(self.part, Part::UntilClosed)
     }
 
-    /// Whether it ends in these bytes.
+    /// Follows these bytes, and answers whether the answer ends in them.
     pub(super) fn ends_in(&mut self, mut bytes: &[u8]) -> bool {
         while !bytes.is_empty() {
             match &mut self.part {
@@ -84,7 +88,7 @@ impl Answer {
         false
     }
 
-    /// The answer after this head: the next head after an interim one, else its body.
+    /// The state after this head. After an interim head the next head follows, and otherwise the body.
     fn after(head: &str) -> Self {
         let status = head.split(' ').nth(1).unwrap_or_default();
         if status.starts_with('1') {
@@ -106,10 +110,11 @@ impl Answer {
     }
 }
 
-/// More than any server sends in front of an answer. Of a longer head or line no more is kept, and its end is not found.
+/// The most bytes that are kept of a head or line, more than any server sends in front of an answer. The end of a
+/// longer one is not found.
 const LONGEST: usize = 1 << 20;
 
-/// Moves bytes over until the mark is complete, and then hands out what came before it and it.
+/// Moves bytes over until the mark is complete. Then answers the bytes before the mark, and the mark.
 fn taken_until(taken: &mut Vec<u8>, bytes: &mut &[u8], mark: &[u8]) -> Option<Vec<u8>> {
     while let Some((first, rest)) = bytes.split_first() {
         if taken.len() < LONGEST {
@@ -127,7 +132,8 @@ fn taken_until(taken: &mut Vec<u8>, bytes: &mut &[u8], mark: &[u8]) -> Option<Ve
 mod tests {
     use super::{Answer, LONGEST, Part};
 
-    /// Where it ends: after how many bytes, one at a time. In one piece it must end in the same way.
+    /// The number of bytes after which the answer ends, if they come one at a time. In larger pieces it must end in the
+    /// same way.
     fn end_of(text: &str) -> Option<usize> {
         let mut answer = Answer::default();
         let end = text.as_bytes().chunks(1).position(|byte| answer.ends_in(byte)).map(|last| last + 1);
@@ -198,7 +204,7 @@ mod tests {
         for head in [
             "HTTP/1.1 200 OK\r\n\r\n",
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\nContent-Length: 0\r\n\r\n",
-            // What hyper refuses.
+            // hyper refuses these.
             "HTTP/1.1 200 OK\r\nContent-Length: some\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n",

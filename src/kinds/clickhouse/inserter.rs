@@ -1,4 +1,14 @@
 //! Inserters whose rows closing flushes.
+//!
+//! A user writes rows to an `Inserter`. When the drain begins, `Inserters::flush` inserts the rows of all inserters of
+//! a client.
+//!
+//! `begun` is an async lock, which is held while the driver is awaited. So a user's call and a flush take turns. The
+//! user's own code that serializes a row runs under it. `limits` may be locked under `begun`, for a copy. `open` is
+//! locked alone. Nothing is awaited under `limits` and `open`.
+//!
+//! A flush sets `is_closing` before it lists the inserters and takes their `begun`. So the flush inserts a row that was
+//! written before that, and `write` inserts each later row at once. No row is left in between.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,18 +33,16 @@ use crate::lifecycle::busy::Busy;
 use crate::lifecycle::link::Link;
 use crate::lifecycle::work::Work;
 
-/// Collects rows and inserts many at a time: the driver's own inserter, except that closing
-/// flushes what it has when the drain begins, even if its owner is idle.
+/// Collects rows and inserts many at a time. It is the driver's own inserter, except that closing flushes its rows when
+/// the drain begins, even if its owner is idle.
 ///
-/// Like the driver's it does nothing by itself: [`commit`](Inserter::commit) ends the current
-/// `INSERT` once a limit is reached, and there is none by default. While closing drains, every
-/// row written is inserted at once. Rows count as [`Work::Row`] until the server has them, and the
-/// report of a close tells how many were flushed and how many were not.
+/// Like the driver's it does nothing by itself: [`commit`](Inserter::commit) ends the current `INSERT` once a limit is
+/// reached, and there is none by default. While closing drains, every row written is inserted at once. Rows count as
+/// [`Work::Row`] until the server has them. The report of a close tells how many were flushed and how many were not.
 ///
-/// Dropping it aborts the current `INSERT`, whose rows are not stored, but for the blocks that the server has written by
-/// then; so does a future of its
-/// methods that is dropped while the server is awaited, and an error of any of them. After an
-/// error it begins anew.
+/// Dropping it aborts the current `INSERT`. Its rows are not stored then, except for the blocks that the server has
+/// written by that time. The same happens if a future of its methods is dropped while the server is awaited, and after
+/// an error of any of them. After an error it begins anew.
 #[must_use = "its rows are not inserted until a commit"]
 pub struct Inserter<T: Row> {
     shared: ForkGuarded<Arc<Shared<T>>>,
@@ -44,15 +52,15 @@ struct Shared<T: Row> {
     session: Arc<Session>,
     table: String,
     limits: SyncMutex<Limits>,
-    /// None before the first row of an `INSERT`.
+    /// The current `INSERT`. `None` before its first row.
     begun: Mutex<Option<Begun<T>>>,
 }
 
-/// An `INSERT`. It is out of its place while the driver has it, so that one that fails or is given
-/// up half-way leaves nothing.
+/// An `INSERT`. It is taken out of `begun` while the driver has it, so that one that fails or is given up half-way
+/// leaves nothing.
 struct Begun<T> {
     inserter: DriverInserter<T>,
-    /// The rows that it has.
+    /// Counts its rows as work.
     rows: Busy,
 }
 
@@ -97,8 +105,8 @@ impl<T: Row + 'static> Inserter<T> {
         self
     }
 
-    /// Takes a row. It is inserted by a commit that reaches a limit, by closing, or, if closing
-    /// drains already, now.
+    /// Takes a row. A commit that reaches a limit inserts it, or closing does. If closing drains already, it is
+    /// inserted at once.
     ///
     /// # Errors
     /// [`Error::Operation`] for a row that does not fit; [`Error::Lost`], [`Error::Timeout`],
@@ -129,10 +137,10 @@ impl<T: Row + 'static> Inserter<T> {
         inside(&shared.session.runtime, writing).await
     }
 
-    /// Inserts what there is if a limit is reached, and tells what was inserted.
+    /// Inserts the rows that there are if a limit is reached, and tells how much was inserted.
     ///
     /// # Errors
-    /// [`Error::Operation`] with what the server answered; [`Error::OutcomeUnknown`] if the
+    /// [`Error::Operation`] with the server's answer; [`Error::OutcomeUnknown`] if the
     /// connection is lost before it did. The rows are gone then; they are not sent again.
     ///
     /// # Cancel safety
@@ -141,7 +149,7 @@ impl<T: Row + 'static> Inserter<T> {
         self.shared.insert(false).await
     }
 
-    /// Inserts what there is, and tells how much that was.
+    /// Inserts the rows that there are, and tells how much was inserted.
     ///
     /// # Errors
     /// As [`commit`](Inserter::commit).
@@ -165,7 +173,8 @@ impl<T: Row + 'static> Inserter<T> {
 }
 
 impl<T: Row> Shared<T> {
-    /// Once there is a connection: what could not be sent is not known to the driver's inserter.
+    /// Begins an `INSERT` once there is a connection. Without one the row could not be sent, and the driver's inserter
+    /// would not know that.
     async fn begin(&self) -> Result<Begun<T>, Error> {
         self.session.link.ready().await?;
         let Limits { max_rows, max_bytes, period } = *self.limits.lock();
@@ -212,7 +221,7 @@ impl<T: Row> fmt::Debug for Inserter<T> {
 #[derive(Default)]
 pub(super) struct Inserters {
     open: SyncMutex<Vec<Weak<dyn Flush>>>,
-    /// From now on every row is inserted at once.
+    /// Set when the drain begins. From then on every row is inserted at once.
     is_closing: AtomicBool,
 }
 
@@ -228,9 +237,9 @@ impl Inserters {
         open.push(inserter);
     }
 
-    /// Inserts what each of them has, all at once and each within its limit.
+    /// Inserts the rows of each inserter, all at once and each within its limit.
     pub(super) async fn flush(&self, link: &Link, limit: Duration) -> Result<(), Failure> {
-        // Before what is there is inserted, so that no row comes between.
+        // This comes before the inserters are listed, so that no row is missed in between.
         self.is_closing.store(true, Ordering::SeqCst);
         let open: Vec<_> = self.open.lock().iter().filter_map(Weak::upgrade).collect();
         let mut flushing = JoinSet::new();

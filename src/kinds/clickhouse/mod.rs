@@ -1,4 +1,4 @@
-//! ClickHouse: the driver's own client over connections of ours.
+//! ClickHouse: the driver's own client over connections of this crate's own.
 
 pub(crate) mod blocking;
 mod cancel;

@@ -1,4 +1,13 @@
 //! A ClickHouse in the pool: connecting, asking whether it lives, bringing it back, and closing.
+//!
+//! The pool calls these functions on its runtime, and `ping` and `probe` on the prober's. There are two transports. The
+//! users' traffic runs on the pool's runtime, and pings and cancelling run on the prober's.
+//!
+//! `recover` keeps the client. It waits until the server has proved itself, and then lets the traffic's transport open
+//! connections again.
+//!
+//! There is no lock here; that of `Transport` is never held over an await. The one task that begins here pings over a
+//! connection of the users', which has to be read to its end.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -77,7 +86,7 @@ impl Resource for ClickHouseResource {
     }
 
     async fn recover(&self, link: &Link, lost: &Connected) -> Result<bool, Failure> {
-        // Users wait until the server has proved itself: what they sent before could hang.
+        // Users wait until the server has proved itself, because a query that is sent before that could hang.
         self.prove(link, &lost.0.settings).await.map_err(|error| {
             // While a server restarts, something else may answer in its place.
             let is_foreign = is_foreign(&error);
@@ -91,15 +100,17 @@ impl Resource for ClickHouseResource {
 
     async fn ping(&self, connected: &Connected) -> Result<(), Failure> {
         let Inner { pings, .. } = &*connected.0;
-        // A server with more work than it can take is slow to take a query.
+        // A server with more work than it can take is slow to take a query. So after a while an easier question counts
+        // too.
         let life = async {
             tokio::time::sleep(PATIENCE).await;
             self.probe(connected).await
         };
         tokio::select! {
+            // The query's answer comes first, because it tells more than a sign of life does.
             biased;
             answer = pings.query("SELECT 1").execute() => match answer {
-                // It may be that there was only no room for one more connection.
+                // Perhaps there was only no room for one more connection.
                 Err(DriverError::Network(_)) => self.probe(connected).await,
                 answer => answer.map_err(|error| failure(&self.config, error, &BTreeMap::new())),
             },
@@ -107,10 +118,10 @@ impl Resource for ClickHouseResource {
         }
     }
 
-    /// Costs nothing of the user's quota.
+    /// Asks whether the server lives, at no cost to the user's quota.
     async fn probe(&self, connected: &Connected) -> Result<(), Failure> {
         let Inner { raw_pings, ping_uri, shared_pings, traffic, .. } = &*connected.0;
-        // An answer to somebody else proves as well that the server lives.
+        // An answer to another caller proves as well that the server lives.
         let answered = traffic.answered.notified();
         tokio::pin!(answered);
         answered.as_mut().enable();
@@ -119,8 +130,8 @@ impl Resource for ClickHouseResource {
             let error = DriverError::from(error);
             let count = |count: &watch::Sender<usize>| *count.borrow();
             if count(&traffic.open) > count(&traffic.busy) {
-                // Without room for one more connection, an idle one of the users' will do. In a task of its own it is
-                // read to its end, and can be used again.
+                // Without room for one more connection, an idle connection of the users' is enough. The ping is a task
+                // of its own, so that it is read to its end and the connection can be used again.
                 let _answered_or_not = tokio::spawn(within(PATIENCE, shared_pings.query("SELECT 1").execute())).await;
             }
             match (count(&traffic.busy) > 0, is_unreachable(&error)) {
@@ -132,8 +143,9 @@ impl Resource for ClickHouseResource {
             Err(Failure::transient(error))
         };
         tokio::select! {
+            // `answered` comes first, because the question's own answer may be an error although the server has
+            // answered another one.
             biased;
-            // First, since the question's own answer may be an error although this one has come.
             () = answered => Ok(()),
             answer = asked => answer,
         }
@@ -146,7 +158,7 @@ impl Resource for ClickHouseResource {
 
     async fn close(&self, connected: Connected) -> Result<(), Failure> {
         let Inner { traffic, probe, .. } = &*connected.0;
-        // What is still out ends here; the drain has waited for it.
+        // Calls in flight end here. The drain has waited for them.
         traffic.end();
         probe.end();
         let gone = async { tokio::join!(none(&traffic.open), none(&probe.open)) };
@@ -189,10 +201,11 @@ impl Resource for ClickHouseResource {
 /// driver asks for a table's columns.
 const KNOWS_NAMES_AND_TYPES: (u32, u32) = (21, 11);
 
-/// The time that connections get to end once they are cut. They take microseconds.
+/// The time that connections get to end once they are cut, which takes them microseconds.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// The time that a ping gives the server to answer somebody else.
+/// The time that a ping gives the server to answer another caller. It is below the 500 ms that a health check may
+/// take by default.
 const PATIENCE: Duration = Duration::from_millis(300);
 
 impl ClickHouseResource {
@@ -219,8 +232,8 @@ impl ClickHouseResource {
         }
     }
 
-    /// Asks the server for its version, with all that queries will carry, over a connection that
-    /// ends with this.
+    /// Asks the server for its version, with all the settings that queries will carry, over a connection that ends with
+    /// this.
     async fn prove(&self, link: &Link, settings: &BTreeMap<String, String>) -> Result<(u32, u32), DriverError> {
         let transport = self.transport(link, Handle::current(), Purpose::Probe, None);
         let client = transport.client(settings).with_validation(false);
@@ -230,7 +243,7 @@ impl ClickHouseResource {
     }
 }
 
-/// Asks whether the server lives, which any answer to this proves. It is read to its end, so that the connection can be
+/// Asks whether the server lives, which any answer proves. The answer is read to its end, so that the connection can be
 /// used again.
 async fn ask(client: &HttpClient<String>, uri: &Uri) -> Result<(), hyper_util::client::legacy::Error> {
     let mut body = client.get(uri.clone()).await?.into_body();

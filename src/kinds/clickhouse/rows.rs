@@ -1,5 +1,11 @@
-//! The rows of a result as they arrive. A task on the pool's runtime reads them and hands them over in batches: a thread
-//! that reads by itself is woken for each piece that arrives, which costs more than the rows.
+//! The rows of a result as they arrive.
+//!
+//! The verbs `query_rows` and `query_iter` begin a result by `Session::rows`. A task on the pool's runtime reads the
+//! rows and hands them over in batches. A thread that reads by itself is woken for each piece that arrives, which costs
+//! more than the rows.
+//!
+//! The task ends with the answer, or when its `Rows` drop. There is no lock here. The user's own code that deserializes
+//! a row runs in the task. In a forked child the rows are the parent's, and none is handed out.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -28,14 +34,15 @@ const BATCH: usize = 1024;
 /// A batch ends early once it took this many bytes of the answer, uncompressed.
 const BATCH_BYTES: u64 = 256 * 1024;
 
-/// The most batches that wait for whoever asked, beside the one in their hands and the one that is made.
+/// The most batches that wait for the caller, beside the one in the caller's hands and the one that is being made.
 const WAITING: usize = 3;
 
-/// The rows of a result, as they arrive; of [`query_iter`](crate::Lease::query_iter). Dropping it gives up the rest.
+/// The rows of a result, as they arrive, from [`query_iter`](crate::Lease::query_iter). Dropping them gives up the
+/// rest.
 #[must_use = "the rest of the answer is given up once this drops"]
 pub struct Rows<T> {
     batch: vec::IntoIter<T>,
-    /// None after its end.
+    /// The part that is still to come. `None` after the end.
     rest: Option<ForkGuarded<Rest<T>>>,
     pub(super) session: Arc<Session>,
 }
@@ -43,7 +50,7 @@ pub struct Rows<T> {
 /// The part of a result that is still to come.
 struct Rest<T> {
     batches: mpsc::Receiver<Vec<T>>,
-    /// How the reading ended.
+    /// The task that reads, which answers how the reading ended.
     reader: JoinHandle<Result<(), Error>>,
     effect: Effect,
 }
@@ -52,8 +59,8 @@ impl<T> Rows<T> {
     /// The next row; `None` after the last one, and after an error.
     ///
     /// # Errors
-    /// Those of [`query_rows`](crate::Lease::query_rows). [`Error::Closed`] or [`Error::OutcomeUnknown`] also if closing did not
-    /// wait any longer for whoever reads.
+    /// Those of [`query_rows`](crate::Lease::query_rows). [`Error::Closed`] or [`Error::OutcomeUnknown`] also if
+    /// closing did not wait any longer for the reader.
     ///
     /// # Cancel safety
     /// Cancel-safe: no row is lost.
@@ -69,7 +76,7 @@ impl<T> Rows<T> {
         }
     }
 
-    /// A row that is here already.
+    /// A row that has arrived already.
     #[inline]
     pub(super) fn at_hand(&mut self) -> Option<T> {
         // The rows of a forked child are its parent's.
@@ -84,7 +91,7 @@ impl<T> Rows<T> {
         self.rest = None;
     }
 
-    /// Waits until more are at hand, and tells whether that came.
+    /// Waits until more rows are at hand. Answers `false` at the end.
     pub(super) async fn more(&mut self) -> Result<bool, Error> {
         let Some(rest) = &mut self.rest else { return Ok(false) };
         if let Err(forked) = self.session.link.check_process() {
@@ -110,7 +117,7 @@ impl<T> Rows<T> {
         }
     }
 
-    /// All that are still to come.
+    /// All rows that are still to come.
     pub(super) async fn all(mut self) -> Result<Vec<T>, Error> {
         let mut all = Vec::new();
         while self.more().await? {
@@ -127,7 +134,7 @@ impl<T> fmt::Debug for Rows<T> {
 }
 
 impl Session {
-    /// Begins to read the rows of this query. To be polled in the context of a runtime.
+    /// Begins to read the rows of this query. Must be polled in the context of a runtime.
     pub(super) async fn rows<T: RowOwned + RowRead + Send>(self: &Arc<Self>, query: Query) -> Result<Rows<T>, Error> {
         let text = query.sql_display().to_string();
         let (effect, names_format) = (Effect::of(&text), names_format(&text));

@@ -1,7 +1,7 @@
-//! A statement, and what its text tells before it is sent.
+//! A statement, and the properties that its text shows before it is sent.
 //!
-//! The text is read by hand, for no more than its first word and its last two, and so is the request that carries it: what a
-//! statement does decides what the loss of its answer means.
+//! The text is read by hand, for no more than its first word and its last two, and so is the request that carries it.
+//! The effect of a statement decides which error the loss of its answer is.
 
 use ::clickhouse::Client;
 use ::clickhouse::query::Query;
@@ -39,7 +39,7 @@ mod sealed {
     impl Sealed for Query {}
 }
 
-/// Whether a statement may change something, which tells what a lost connection means for it.
+/// Whether a statement may change something. That decides which error a lost connection is for it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Effect {
     Reads,
@@ -47,7 +47,7 @@ pub(super) enum Effect {
 }
 
 impl Effect {
-    /// A statement that only reads does no harm twice. Any other may change something.
+    /// The effect of a statement. A statement that only reads does no harm twice. Any other may change something.
     pub(super) fn of(statement: &str) -> Self {
         const READS: [&str; 5] = ["SELECT", "SHOW", "DESCRIBE", "DESC", "EXPLAIN"];
         let first = uncommented(statement).split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
@@ -55,8 +55,8 @@ impl Effect {
     }
 }
 
-/// The effect of a request's statement, and whether the query has a name already. The driver has an `INSERT` in the URL, anything
-/// else in the body, or in the first field of a form where there are parameters.
+/// The effect of a request's statement, and whether the query has a name already. The driver puts an `INSERT` into the
+/// URL. It puts any other statement into the body, or into the first field of a form where there are parameters.
 pub(super) fn looked_at(request: &[u8]) -> (Effect, bool) {
     let text = String::from_utf8_lossy(request);
     let line = text.lines().next().unwrap_or_default();
@@ -71,14 +71,15 @@ pub(super) fn looked_at(request: &[u8]) -> (Effect, bool) {
     (effect, is_named)
 }
 
-/// Without the white space, comments and parentheses in front.
+/// The text without the white space, comments and parentheses in front.
 fn uncommented(mut text: &str) -> &str {
     loop {
         text = text.trim_start_matches(|c: char| c.is_whitespace() || c == '(');
         let comment = if text.starts_with("--") || text.starts_with('#') {
             text.split_once('\n')
         } else {
-            // Servers differ in what ends one within another: such a text is left as it is, and begins with no word.
+            // Servers differ in where a comment within a comment ends. Such a text is left as it is, and begins with no
+            // word.
             text.strip_prefix("/*")
                 .and_then(|rest| rest.split_once("*/"))
                 .filter(|(comment, _)| !comment.contains("/*"))
@@ -100,7 +101,7 @@ pub(super) fn names_format(text: &str) -> bool {
 mod tests {
     use super::{Effect, looked_at, names_format};
 
-    /// Each ends with a word that reads.
+    /// The first word behind all comments reads.
     #[test]
     fn what_only_reads_is_found_behind_comments() {
         let reads = [
@@ -150,7 +151,7 @@ mod tests {
             "/*/ SELECT 1",
             "/* SELECT */ INSERT INTO days SELECT 1",
             "-- SELECT\nDROP TABLE days",
-            // Where comments nest the first is still open before the last word, and elsewhere it is not.
+            // Where comments nest, the first one is still open before the last word. Elsewhere it has ended.
             "/* /* */ SELECT 1",
             "/* /* */ */ SELECT 1",
         ];

@@ -1,5 +1,6 @@
-//! A connection to ClickHouse. It follows what goes over it as far as it takes to tell whether an answer is outstanding,
-//! what its loss means for who waits, and what the server would do for nobody.
+//! A connection to ClickHouse. It follows the bytes that go over it, as far as it takes to tell three things: whether
+//! an answer is outstanding, which error its loss is for the caller, and whether the server goes on with a query that
+//! was given up.
 
 use std::io;
 use std::pin::Pin;
@@ -19,10 +20,11 @@ use crate::lifecycle::work::Work;
 use crate::net::count::Counted;
 use crate::net::tls::Stream as OwnStream;
 
-/// The most of an error that is read, in bytes. The driver keeps all of it in memory, and takes it apart where it is compressed.
+/// The most bytes of an error that are read. The driver keeps all of them in memory, and takes an error apart where it
+/// is compressed.
 const LONGEST_ERROR: usize = 256 * 1024;
 
-/// The first bytes of a request, in which its statement is looked for.
+/// The number of bytes at the beginning of a request in which its statement is looked for.
 const LOOKED_AT: usize = 8 * 1024;
 
 /// The beginning of the driver's requests, all of which have parameters.
@@ -45,21 +47,21 @@ impl Stream {
         Stream { stream, transport, exchange: None, is_used: false, _open: open, _permit: permit }
     }
 
-    /// The HTTP client has handed on all it had, and only then asks for more.
+    /// Ends an exchange that is over. The HTTP client asks for more only after it has handed on all that it had.
     fn asked_for_more(&mut self) {
         if self.exchange.as_ref().is_some_and(|exchange| exchange.is_over) {
             self.exchange = None;
         }
     }
 
-    /// These are the next bytes of a request.
+    /// Notes the next bytes of a request. They may begin an exchange.
     fn sends(&mut self, slices: &[io::IoSlice<'_>]) {
         self.asked_for_more();
         if self.exchange.is_some() {
             return;
         }
         let request = first(slices, LOOKED_AT);
-        // The rest of a request whose answer came early begins nothing.
+        // The rest of a request whose answer came early does not begin another exchange.
         if request.starts_with(b"POST ") || request.starts_with(b"GET ") {
             self.exchange = Some(Exchange::begin(&self.transport, &request));
             self.is_used = true;
@@ -68,7 +70,8 @@ impl Stream {
 
     fn received(&mut self, bytes: &[u8]) -> io::Result<()> {
         let Some(exchange) = &mut self.exchange else {
-            // Where a request waits to be the first, the HTTP client would say no more than that it ended.
+            // To a request that waits to be the first, the HTTP client would say no more than that the connection
+            // ended.
             return if bytes.is_empty() && !self.is_used { Err(closed("before it was used")) } else { Ok(()) };
         };
         let was_begun = exchange.answer.is_begun();
@@ -79,7 +82,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Why this call fails, for whoever waits for an answer or is about to ask.
+    /// The error of this call, for a caller that waits for an answer or is about to ask.
     fn explained(&self, error: io::Error) -> io::Error {
         match &self.exchange {
             Some(exchange) if !exchange.is_over => self.transport.broken(exchange.effect, exchange.is_sent, error),
@@ -137,21 +140,21 @@ impl Connection for Stream {
     }
 }
 
-/// A request that is being sent, or was, and is not yet answered in full.
+/// A request that is being sent or was sent, and is not yet answered in full.
 struct Exchange {
     effect: Effect,
-    /// Whether the server may have any of it.
+    /// Whether the server may have received any part of it.
     is_sent: bool,
     /// The bytes in place of its [`BEGINNING`] that are not yet written.
     beginning: Vec<u8>,
     answer: Answer,
-    /// The length of the answer so far, if that is an error.
+    /// The length of the answer so far, in bytes, if that is an error.
     error: usize,
-    /// The answer is there in full, though perhaps not yet with whoever waits for it.
+    /// Whether the answer is complete, though perhaps not yet read by its caller.
     is_over: bool,
-    /// The name by which its statement is cancelled.
+    /// The name by which its statement is cancelled. `None` if it is not cancelled.
     name: Option<Named>,
-    /// The users' own are counted.
+    /// The work that it counts as. `None` if it is not of a user's.
     work: Option<(Busy, Counted)>,
 }
 
@@ -222,7 +225,7 @@ impl Drop for Exchange {
         if let Some((busy, _)) = &mut self.work {
             busy.end(self.is_over);
         }
-        // A server that has begun to answer notices by itself, as it goes on.
+        // A server that has begun to answer notices by itself as it goes on.
         if self.is_sent
             && !self.answer.is_begun()
             && let Some(name) = self.name.take()
@@ -236,12 +239,12 @@ fn closed(when: &str) -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, format!("the server closed the connection {when}"))
 }
 
-/// The first bytes of these.
+/// The first bytes of these slices, `most` of them at the most.
 fn first(slices: &[io::IoSlice<'_>], most: usize) -> Vec<u8> {
     slices.iter().flat_map(|slice| slice.iter().copied()).take(most).collect()
 }
 
-/// These with something else instead of the [`BEGINNING`].
+/// These slices, with other bytes in place of the [`BEGINNING`].
 fn instead<'a>(beginning: &'a [u8], slices: &'a [io::IoSlice<'_>]) -> Vec<io::IoSlice<'a>> {
     let mut skip = BEGINNING.len();
     let rest = slices.iter().map(|slice| {

@@ -1,8 +1,11 @@
 //! The connections of one client: where they are opened, counted and cut.
 //!
-//! The connector opens every socket on the pool's runtime, without Nagle's delay, and puts it under a kill switch that is
-//! replaced when the connection comes back, so one client goes on through losses. The lock of the switch is held for
-//! no more than a look at it, and for the cut.
+//! hyper's client asks the `Connector` for each new connection. A task on the transport's runtime opens the socket,
+//! without Nagle's delay, under a kill switch. The switch is replaced when the connection comes back, so one client
+//! goes on through losses. `ClickHouseResource` cuts, restores and ends a transport.
+//!
+//! The lock of `switch` is the only one here. It is held for no more than a look at the switch, and for the cut, and
+//! nothing is awaited under it. A cut asks the pool for its cause under the lock, by `Link::why_cut`.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -29,11 +32,12 @@ use crate::net::count::Counted;
 use crate::net::kill_switch::KillSwitch;
 use crate::net::tls::{Stream as OwnStream, Tls};
 
-/// Whose queries a transport carries.
+/// The queries that a transport carries.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Purpose {
+    /// The users' queries.
     Traffic,
-    /// ForkGuarded, which no drain waits for.
+    /// The pool's own queries, which no drain waits for.
     Probe,
 }
 
@@ -45,13 +49,13 @@ pub(super) struct Transport {
     runtime: Handle,
     pub(super) purpose: Purpose,
     pub(super) cancel: Option<Cancel>,
-    /// Cuts every stream of the current generation; none once closed.
+    /// Cuts every stream of the current generation. `None` once closed.
     switch: RwLock<Option<KillSwitch>>,
     permits: Arc<Semaphore>,
     pub(super) waiting: watch::Sender<usize>,
     pub(super) open: watch::Sender<usize>,
     pub(super) busy: watch::Sender<usize>,
-    /// Told whenever the server has begun to answer.
+    /// Notified whenever the server has begun to answer.
     pub(super) answered: Notify,
 }
 
@@ -107,14 +111,14 @@ impl Transport {
         }
     }
 
-    /// Opens connections again after a cut.
+    /// Lets connections be opened again after a cut.
     pub(super) fn restore(&self) {
         if let Some(switch) = &mut *self.switch.write() {
             *switch = KillSwitch::new();
         }
     }
 
-    /// Cuts for good.
+    /// Cuts all connections, and lets none be opened again.
     pub(super) fn end(&self) {
         if let Some(switch) = self.switch.write().take() {
             switch.cut_because(self.link.why_cut());
@@ -131,8 +135,8 @@ impl Transport {
         Ok(TokioIo::new(Stream::new(stream, self, permit)))
     }
 
-    /// Waits until there may be one more connection. Meanwhile the HTTP client takes one that
-    /// becomes free, if that comes first.
+    /// Waits until there may be one more connection. Meanwhile the HTTP client takes a connection that becomes free, if
+    /// that comes first.
     async fn permit(&self) -> io::Result<OwnedSemaphorePermit> {
         let waiting = Counted::new(&self.waiting);
         let limit = self.link.acquire_timeout();
@@ -162,7 +166,7 @@ impl Transport {
         opened.map_err(|error| self.broken(Effect::Reads, false, error))
     }
 
-    /// The switch of the current generation, after waiting while it is being brought back.
+    /// The switch of the current generation. Waits while the connection is being brought back.
     async fn live_switch(&self) -> io::Result<KillSwitch> {
         if let Some(switch) = self.live() {
             return Ok(switch);
@@ -185,7 +189,7 @@ impl Transport {
         self.broken(Effect::Reads, false, io::Error::new(io::ErrorKind::ConnectionAborted, "lost while connecting"))
     }
 
-    /// The error of a broken connection for the user whose statement it carried, or was to carry.
+    /// The error of a broken connection, for the user whose statement it carried or was to carry.
     pub(super) fn broken(&self, effect: Effect, is_sent: bool, cause: io::Error) -> io::Error {
         let (kind, resource) = (cause.kind(), Arc::clone(self.link.name()));
         let error = match (self.purpose, effect) {
@@ -198,7 +202,7 @@ impl Transport {
     }
 }
 
-/// Runs what the HTTP client needs where the pool says, whichever runtime calls.
+/// Runs the HTTP client's tasks on the transport's runtime, whichever runtime calls.
 #[derive(Clone)]
 struct OnRuntime(Handle);
 
@@ -224,7 +228,7 @@ impl tower_service::Service<Uri> for Connector {
     }
 
     fn call(&mut self, _: Uri) -> Self::Future {
-        // A set, because dropping it aborts what is in it.
+        // A `JoinSet`, because dropping it aborts the task in it.
         let mut opening = JoinSet::new();
         opening.spawn_on(Arc::clone(&self.0).open(), &self.0.runtime);
         let transport = Arc::clone(&self.0);

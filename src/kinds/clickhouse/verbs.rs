@@ -22,8 +22,8 @@ use crate::kinds::clickhouse::statement::{Effect, Statement};
 use crate::lifecycle::lease::Lease;
 use crate::lifecycle::link::Link;
 
-/// A connected ClickHouse as its verbs need it. The driver spawns tasks where it is called, so callers poll these futures in the
-/// context of a runtime: by [`inside`], or in `block_on`.
+/// A connected ClickHouse as its verbs need it. The driver spawns tasks where it is called. So callers poll these
+/// futures in the context of a runtime: by [`inside`], or in `block_on`.
 pub(crate) struct Session {
     pub(super) client: Client,
     pub(super) link: Link,
@@ -60,7 +60,7 @@ impl Session {
         let mut insert = inside(&self.runtime, begin).await?;
         let (mut rows, mut written) = (rows.into_iter(), 0);
         loop {
-            // The iterator is code of the user's, which is to find the runtime of its own.
+            // The iterator is the user's code, and has to find the user's own runtime.
             let some: Vec<T> = rows.by_ref().take(AT_ONCE).collect();
             let write = async {
                 for row in &some {
@@ -69,7 +69,7 @@ impl Session {
                 Ok(())
             };
             if let Err(error) = inside(&self.runtime, write).await {
-                // Where the server has answered already, the driver tells why at the end only.
+                // Where the server has answered already, the driver tells the reason only at the end.
                 let is_told_at_the_end = matches!(error, DriverError::Network(_));
                 let why = if is_told_at_the_end { inside(&self.runtime, insert.end()).await.err() } else { None };
                 return Err(failed(why.unwrap_or(error)));
@@ -94,22 +94,23 @@ impl Session {
         if is_unbound { advised(error, BIND) } else { error }
     }
 
-    /// Whether a statement like this is sent once more after its answer was lost.
+    /// Whether a statement with this effect is sent once more after its answer was lost.
     fn repeats(&self, effect: Effect) -> bool {
         effect == Effect::Reads && self.link.repeat() == Repeat::Idempotent
     }
 }
 
-/// The rows that an insert takes off its iterator before it enters the runtime, which costs as much as a few rows do.
+/// The number of rows that an insert takes off its iterator before it enters the runtime, which costs as much as a few
+/// rows.
 const AT_ONCE: usize = 64;
 
 const BIND: &str = "bind a value for each `?`; `??` stands for the character, in a string literal too";
 
-/// ClickHouse's verbs, besides those of the client that the lease derefs to. They answer the pool's errors instead of the
-/// driver's, and repeat what [`Repeat`](crate::config::Repeat) says. They work on any runtime.
+/// ClickHouse's verbs, besides those of the client that the lease derefs to. They answer the pool's errors instead of
+/// the driver's, and repeat requests as [`Repeat`](crate::config::Repeat) says. They work on any runtime.
 ///
-/// A statement is SQL text, in which `?` stands for a bound value (`??` for the character) and `?fields` for the row's columns,
-/// or a query with its values bound:
+/// A statement is SQL text, or a query with its values bound. In SQL text `?` stands for a bound value (`??` for the
+/// character) and `?fields` for the row's columns.
 ///
 /// ```no_run
 /// use resource_pool::clickhouse::{self, Row};
@@ -132,30 +133,30 @@ const BIND: &str = "bind a value for each `?`; `??` stands for the character, in
 /// }
 /// ```
 ///
-/// Each answers [`Error::Operation`] if this client is not of the pool's own kind.
+/// Each verb answers [`Error::Operation`] if this client is not of the pool's own kind.
 impl Lease<Client> {
     /// All rows of a result.
     ///
     /// # Errors
-    /// [`Error::Operation`] with what the server answered; [`Error::Lost`] if the connection broke or could not be made,
+    /// [`Error::Operation`] with the server's answer; [`Error::Lost`] if the connection broke or could not be made,
     /// [`Error::OutcomeUnknown`] if it broke and this may change something; [`Error::Timeout`]; [`Error::Closed`].
     ///
     /// # Cancel safety
-    /// Cancelling gives the query up, and the rows that have come. One that only reads is cancelled at the server too
-    /// ([`cancel_dropped`](crate::config::ClickHouseConfig::cancel_dropped)); any other may go on there.
+    /// Cancelling gives up the query, and the rows that have come. A query that only reads is cancelled at the server
+    /// too ([`cancel_dropped`](crate::config::ClickHouseConfig::cancel_dropped)). Any other may go on there.
     pub async fn query_rows<T: RowOwned + RowRead + Send>(&self, statement: impl Statement) -> Result<Vec<T>, Error> {
         let (session, query) = (self.session("query")?, statement.query(self));
         inside(&session.runtime, session.query_rows(query)).await
     }
 
-    /// The rows of a result as they arrive, so that a large one need not fit into memory. They are read, and
-    /// deserialized, on the pool's runtime from now on, ahead of whoever asks by at most five batches: of 1,024 rows
-    /// each, or of fewer once those took 256 KiB of the answer. Dropping them gives up the rest; closing ends
-    /// them with an error where their reader is slower than the drain.
+    /// The rows of a result as they arrive, so that a large one need not fit into memory. From now on they are read,
+    /// and deserialized, on the pool's runtime, at most five batches ahead of the caller. A batch has 1,024 rows, or
+    /// fewer once they took 256 KiB of the answer. Dropping them gives up the rest. Closing ends them with an error
+    /// where their reader is slower than the drain.
     ///
     /// # Errors
     /// [`Error::Operation`] for a statement that cannot be sent, [`Error::Lost`] while a lost connection is not back,
-    /// [`Error::Closing`] and [`Error::Closed`]. What goes wrong later comes instead of a row, as in
+    /// [`Error::Closing`] and [`Error::Closed`]. A later error comes instead of a row, as in
     /// [`query_rows`](Lease::query_rows), and ends them.
     ///
     /// # Cancel safety
@@ -165,8 +166,9 @@ impl Lease<Client> {
         inside(&session.runtime, session.rows(query)).await
     }
 
-    /// Inserts rows in one `INSERT` and tells how many. Rows are sent as they come, 64 and more at a time; if it fails, each block of
-    /// [`insert_block_size`](crate::config::ClickHouseConfig::insert_block_size) of them is in the table as a whole, or not at all.
+    /// Inserts rows in one `INSERT` and tells how many. Rows are sent as they come, 64 and more at a time. If it fails,
+    /// each block of [`insert_block_size`](crate::config::ClickHouseConfig::insert_block_size) of them is in the table
+    /// as a whole, or not at all.
     ///
     /// # Errors
     /// As [`query_rows`](Lease::query_rows).
@@ -193,8 +195,8 @@ impl Lease<Client> {
         inside(&session.runtime, session.execute(query)).await
     }
 
-    /// An inserter into this table whose rows closing flushes. The client itself has the driver's
-    /// own under the same name, which closing aborts unless it was ended.
+    /// An inserter into this table. Closing flushes its rows. The client itself has the driver's own under the same
+    /// name, which closing aborts unless it was ended.
     ///
     /// # Errors
     /// [`Error::Operation`] if this client is not of the pool's own kind.
@@ -214,7 +216,7 @@ impl Lease<Client> {
     }
 }
 
-/// Polls this future in the context of a runtime, whatever polls it.
+/// Polls this future in the context of this runtime, on whichever executor.
 pub(super) async fn inside<F: Future>(runtime: &Handle, future: F) -> F::Output {
     let mut future = pin!(future);
     poll_fn(|cx| {

@@ -1,4 +1,12 @@
-//! The driver's clients: with which options one is made, and how it proves that a server answers.
+//! The driver's clients: the options that one is made with, and the ping that proves that a server answers.
+//!
+//! `MongoResource` makes and pings the users' client with this, and `Shared::probe` makes the small client for pings.
+//!
+//! There is no lock here. For each event of the driver, the handler of this crate runs first and releases its locks.
+//! Then the user's handler is called, so it runs under no lock of this crate.
+//!
+//! Two sorts of tasks begin here: the shutdown of a client whose server has never answered, and the calls of the user's
+//! asynchronous handlers. Nothing waits for either.
 
 use std::sync::Arc;
 
@@ -12,8 +20,8 @@ use tokio::runtime::Handle;
 use crate::kinds::mongo::monitor::ServerMonitor;
 use crate::kinds::mongo::tracker::ConnectionTracker;
 
-/// A client that has not answered yet. Unless it does it is shut down, not merely dropped: that
-/// would keep a socket open until the next heartbeat.
+/// A client whose server has not answered yet. When it drops unproven, the client is shut down. A client that is merely
+/// dropped would keep a socket open until its next heartbeat.
 pub(super) struct UnverifiedClient {
     pub(super) client: Client,
     proven: bool,
@@ -48,7 +56,7 @@ pub(super) async fn ping(client: &Client) -> Result<(), DriverError> {
     ping.await.map(drop)
 }
 
-/// The options of a client whose events we see.
+/// The options of a client whose events the tracker and the monitor see.
 pub(super) fn watched(
     options: &ClientOptions,
     tracker: &Arc<ConnectionTracker>,
@@ -61,7 +69,7 @@ pub(super) fn watched(
     let monitor = Arc::clone(monitor);
     options.sdam_event_handler = Some(also(options.sdam_event_handler, move |event| monitor.see(event)));
     let mut driver = options.driver_info.unwrap_or_else(library);
-    // The server shows it beside each session, which is how ours are known.
+    // The server shows the driver's version beside each session, so the mark in it finds the sessions of this client.
     driver.version = Some(driver.version.map_or_else(|| mark.to_owned(), |version| format!("{version} {mark}")));
     options.driver_info = Some(driver);
     options
@@ -69,11 +77,11 @@ pub(super) fn watched(
 
 pub(super) fn for_probing(options: &ClientOptions) -> ClientOptions {
     let mut options = options.clone();
-    // A prober and a health check may ping at once.
+    // A prober and a health check may ping at the same time.
     options.max_pool_size = Some(2);
     options.min_pool_size = Some(0);
     options.server_monitoring_mode = Some(ServerMonitoringMode::Poll);
-    // A server without room is to be known at once: the driver would ask again, with pauses.
+    // By default the driver asks a server without room again, with pauses. The probe has to know of it at once.
     options.max_adaptive_retries = Some(0);
     options.app_name = options.app_name.map(|name| format!("{name} probe"));
     options.cmap_event_handler = None;
@@ -82,7 +90,7 @@ pub(super) fn for_probing(options: &ClientOptions) -> ClientOptions {
     options
 }
 
-/// Calls ours, then theirs.
+/// Calls this crate's handler, then the user's.
 fn also<T: Send + Sync + 'static>(
     theirs: Option<EventHandler<T>>,
     ours: impl Fn(&T) + Send + Sync + 'static,
@@ -95,7 +103,7 @@ fn also<T: Send + Sync + 'static>(
             Some(EventHandler::AsyncCallback(call)) => drop(runtime.spawn(call(event))),
             Some(EventHandler::TokioMpsc(sender)) => {
                 let sender = sender.clone();
-                // Fails only where nobody listens any more.
+                // Sending fails only when the receiver is gone.
                 runtime.spawn(async move { drop(sender.send(event).await) });
             }
             _ => {}

@@ -1,4 +1,5 @@
-//! The driver's errors: what they prove, how they are told without a password, and why no server can be reached.
+//! The driver's errors: the failure that each one is, its text without passwords, and the reason why no server can be
+//! reached.
 
 use std::error::Error as StdError;
 use std::io;
@@ -31,7 +32,8 @@ impl MongoResource {
         if permanent { Failure::permanent(source) } else { Failure::transient(source) }
     }
 
-    /// The failure of a ping, by what its error proves about the server.
+    /// The failure of a ping, by the proof of its error: the server is silent, it refuses, it limits this user, or it
+    /// was not asked.
     pub(super) fn verdict(&self, error: DriverError) -> Failure {
         let limits = matches!(*error.kind, ErrorKind::Authentication { .. })
             || code(&error).is_some_and(|code| REFUSED_FOR_GOOD.contains(&code));
@@ -43,7 +45,7 @@ impl MongoResource {
         }
     }
 
-    /// Why no server can be reached, with the remedy where TLS is the reason.
+    /// The reason why no server can be reached, with the remedy where TLS is the reason.
     pub(super) async fn unreachable(&self, options: &ClientOptions, error: DriverError) -> Failure {
         let ErrorKind::Io(io) = &*error.kind else {
             return if is_alien(&error) { not_mongodb("something else", error) } else { self.failure(error) };
@@ -68,9 +70,9 @@ impl MongoResource {
         self.failure(error)
     }
 
-    /// The driver's error, or a note in its place if the server's words in it have a password.
+    /// The driver's error, or a note in its place if the server's words in it contain a password.
     pub(super) fn told(&self, error: DriverError) -> BoxError {
-        // The text of these is the driver's own; that of all others comes from the server.
+        // The driver itself writes the text of these kinds. The text of all other kinds comes from the server.
         let told = !matches!(
             *error.kind,
             ErrorKind::Io(_)
@@ -94,7 +96,7 @@ impl MongoResource {
     }
 }
 
-/// The texts of the driver's error and its causes, without the labels and the replies that the driver puts around it.
+/// The texts of the driver's error and its causes, without the labels and the replies that the driver puts around them.
 pub(super) fn words(error: &DriverError) -> String {
     let kind = error.kind.to_string();
     match cause(error) {
@@ -103,13 +105,13 @@ pub(super) fn words(error: &DriverError) -> String {
     }
 }
 
-/// Whether the server said nothing.
+/// Whether the error means that no server answered.
 pub(super) fn is_silence(error: &DriverError) -> bool {
     use ErrorKind::{ConnectionPoolCleared, DnsResolve, Io, ServerSelection};
     matches!(*error.kind, Io(_) | ServerSelection { .. } | ConnectionPoolCleared { .. } | DnsResolve { .. })
 }
 
-/// Whether it is this process that lacks something.
+/// Whether this process lacks something, such as a descriptor.
 pub(super) fn is_own(error: &DriverError) -> bool {
     matches!(&*error.kind, ErrorKind::Io(io) if is_own_trouble(&**io))
 }
@@ -118,7 +120,7 @@ fn cause(error: &DriverError) -> Option<&DriverError> {
     error.source()?.downcast_ref::<Box<DriverError>>().map(|cause| &**cause)
 }
 
-/// Whether what answered is no MongoDB.
+/// Whether the answer came from something else than a MongoDB.
 pub(super) fn is_alien(error: &DriverError) -> bool {
     matches!(*error.kind, ErrorKind::InvalidResponse { .. })
 }
@@ -127,7 +129,7 @@ pub(super) fn is_alien(error: &DriverError) -> bool {
 /// `APIVersionError`, `APIStrictError`, `MechanismUnavailable`, `AtlasError` for a wrong login.
 const REFUSED_FOR_GOOD: [i32; 7] = [11, 13, 18, 322, 323, 334, 8000];
 
-/// The code that the server answered.
+/// The code in the server's answer. `None` if the server answered none.
 fn code(error: &DriverError) -> Option<i32> {
     match &*error.kind {
         ErrorKind::Command(answer) => Some(answer.code),
@@ -140,9 +142,10 @@ fn not_mongodb(what: &str, error: DriverError) -> Failure {
     Failure::permanent(Worded::new(text, error))
 }
 
-/// The protocol of a server that is no MongoDB. Many servers wait for the end of a line, which a client of MongoDB
-/// never sends.
+/// The protocol of a server that is not a MongoDB. The request ends with a line end, because many servers wait for one,
+/// and a client of MongoDB never sends it.
 async fn speaks(host: &str, port: u16) -> Option<&'static str> {
+    // This only explains a failure that has happened already, so it may not delay that failure for longer.
     const LIMIT: Duration = Duration::from_millis(200);
     let answer = async {
         let mut stream = TcpStream::connect((host, port)).await?;
@@ -153,7 +156,7 @@ async fn speaks(host: &str, port: u16) -> Option<&'static str> {
             b"HTTP" => {
                 let mut page = String::new();
                 stream.take(1024).read_to_string(&mut page).await?;
-                // A MongoDB answers this request with a page that names it.
+                // A MongoDB answers this request with a page that contains its name.
                 (!page.contains("MongoDB")).then_some("HTTP")
             }
             b"AMQP" => Some("AMQP"),

@@ -1,13 +1,13 @@
 //! The names of MongoDB that users see.
 
-/// Those at the crate's root.
+/// The names at the crate's root.
 pub(crate) mod root {
     pub use ::mongodb;
 
     pub use crate::kinds::mongo::{Mongo, MongoResource};
 }
 
-/// Those in `resource_pool::blocking`.
+/// The names in `resource_pool::blocking`.
 pub(crate) mod threads {
     pub use crate::kinds::mongo::blocking::Mongo;
 }

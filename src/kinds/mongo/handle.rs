@@ -1,6 +1,13 @@
-//! The handle of a MongoDB: one client under both facades, what is known of it, and a small client for pings.
+//! The handle of a MongoDB: one client under both facades, the state that its clones share, and a small client for
+//! pings.
 //!
-//! Its two locks, `probing` and `nothing_open`, are never held together, nor while something is awaited.
+//! The slot of the resource holds a `MongoHandle`. `MongoResource` uses its `Shared` to ping, to recover and to close.
+//!
+//! `probing` holds the small client: it is made on first use, and never again once it is closed. `nothing_open` holds
+//! the last moment at which the server had nothing open for the client.
+//!
+//! The two locks are never held together, nor while something is awaited, and no user code runs under them. The driver
+//! makes the small client under `probing`, without any handler of the user's.
 
 use std::cell::Cell;
 use std::fmt;
@@ -23,23 +30,24 @@ use crate::kinds::mongo::monitor::ServerMonitor;
 use crate::kinds::mongo::tracker::{CHECKED_OUT, ConnectionTracker, Nudger};
 use crate::lifecycle::lease::LeaseAs;
 
-/// MongoDB for async code: a [`mongodb::Client`] under a lease, with all that the driver has,
-/// sessions and transactions too.
+/// MongoDB for async code: a [`mongodb::Client`] under a lease, with all that the driver has, sessions and transactions
+/// too.
 ///
-/// The client pools its connections and heals itself after a loss, and so do clones of it. When
-/// it closes, change streams end first, operations under way are waited for, and open transactions
-/// are aborted; a clone then answers the driver's own error.
+/// The client pools its connections and heals itself after a loss, and so do clones of it. When it closes, change
+/// streams end first, operations in flight are waited for, and open transactions are aborted. A clone then answers the
+/// driver's own error.
 ///
 /// # Limits
-/// - The driver waits for a free connection without limit, so put a timeout around the operation. One that is
-///   dropped stays in the driver's queue and holds up the operations behind it. The pool sees that by connections that
-///   are idle while operations wait, and clears the queue by pings, within about 100 ms; health warns meanwhile.
-///   [`Usage::waiting`](crate::Usage::waiting) counts the dropped ones only as long as no connection is idle.
-/// - An operation that waits for a new connection to a server that freezes while this one
-///   authenticates ends only when the server goes on, or closes the connection; if the pool ends
-///   before that, the driver panics in the waiting thread or task.
-/// - A server that freezes in the moment in which the client closes can hold up, beyond the close,
-///   an operation that began in the same moment.
+/// - The driver waits for a free connection without limit, so put a timeout around the operation. An operation that is
+///   dropped while it waits stays in the driver's queue and delays the operations behind it. The pool notices this when
+///   connections are idle while operations wait. It then clears the queue by pings, within about 100 ms, and health
+///   warns meanwhile. [`Usage::waiting`](crate::Usage::waiting) counts the dropped operations only as long as no
+///   connection is idle.
+/// - An operation may wait for a new connection to a server that freezes while this connection authenticates. The wait
+///   ends only when the server goes on or closes the connection. If the pool ends before that, the driver panics in the
+///   waiting thread or task.
+/// - A server that freezes at the moment at which the client closes can delay an operation that began at the same
+///   moment, beyond the close.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Mongo;
@@ -70,16 +78,17 @@ impl fmt::Debug for MongoHandle {
     }
 }
 
-/// What all clones of a handle share.
+/// The state that all clones of a handle share.
 pub(super) struct Shared {
     pub(super) options: ClientOptions,
     pub(super) tracker: Arc<ConnectionTracker>,
     pub(super) monitor: Arc<ServerMonitor>,
     pub(super) nudger: Nudger,
-    /// The server shows it beside each session of this client.
+    /// The text that the server shows beside each session of this client.
     pub(super) mark: String,
     probing: Mutex<Probing>,
-    /// When the server had nothing open for the client, and how many operations there had been by then.
+    /// The last moment at which the server had nothing open for the client, and the number of operations until then.
+    /// `None` if an operation was in flight, or the server was not asked.
     nothing_open: Mutex<Option<(Instant, u64)>>,
 }
 
@@ -101,7 +110,7 @@ impl Shared {
             Probing::Open(probe) => Ok(probe.clone()),
             Probing::Closed => Err(Failure::unasked("the client is closed")),
             Probing::NotYet => {
-                // Its tasks stay on the runtime that it is made in.
+                // The tasks of a client stay on the runtime that it is made in, which is the prober's here.
                 let _prober = runtime::background().map_err(Failure::unasked)?.enter();
                 let mut options = for_probing(&self.options);
                 let monitor = Arc::new(ServerMonitor::new(None, options.repl_set_name.clone()));
@@ -114,12 +123,13 @@ impl Shared {
         }
     }
 
-    /// Notes that the server has nothing open for the client after so many operations; forgets it where one was under way.
+    /// Notes that the server has nothing open for the client after this number of operations. `None` forgets the note,
+    /// because an operation was in flight.
     pub(super) fn note_nothing_open(&self, operations: Option<u64>) {
         *self.nothing_open.lock() = operations.map(|operations| (Instant::now(), operations));
     }
 
-    /// Whether the server said so a moment ago, and nothing has gone on since.
+    /// Whether the server had nothing open less than `a_moment` ago, and no operation has begun since.
     pub(super) fn has_nothing_open(&self, a_moment: Duration) -> bool {
         let said = *self.nothing_open.lock();
         said.is_some_and(|(when, operations)| {
@@ -127,24 +137,26 @@ impl Shared {
         })
     }
 
-    /// Lets no operation begin any more, and waits for the end of those that have.
+    /// Lets no further operation begin, and waits for the end of those in flight.
     ///
-    /// The driver has no verb for this, but it takes a server that refuses a handshake for gone.
-    /// So the client introduces itself at a length that no server accepts from now on, and gives
-    /// up connections in use until a new one has to be opened.
+    /// The driver has no call for this, but it takes a server that refuses a handshake for gone. So from now on the
+    /// client introduces itself with more text than any server accepts, and gives up connections until a new one has to
+    /// be opened.
     pub(super) async fn refuse_operations(&self, client: &Client) {
         let refused = DriverInfo::builder().name("closing ".repeat(256)).build();
         if let Err(error) = client.append_metadata(refused) {
             tracing::debug!(%error, "operations go on");
         }
         tokio::select! {
+            // `quiet` comes first, so that no connection is given up once nothing is in flight.
             biased;
             () = self.tracker.quiet() => return,
             _ = self.monitor.all_down() => {}
             () = async {
                 loop {
                     give_up_a_connection(client).await;
-                    // A ping that is answered at its first poll would keep the other branches from theirs for ever.
+                    // A ping that is answered at its first poll would keep this select from polling its other branches
+                    // for ever.
                     tokio::task::yield_now().await;
                 }
             } => {}
@@ -160,7 +172,7 @@ impl Shared {
     }
 }
 
-/// Begins an operation and drops it in the middle, at which the driver closes its connection.
+/// Begins an operation and drops it in flight. The driver then closes its connection.
 async fn give_up_a_connection(client: &Client) {
     let criteria = SelectionCriteria::ReadPreference(ReadPreference::Nearest { options: None });
     let admin = client.database("admin");
@@ -172,8 +184,8 @@ async fn give_up_a_connection(client: &Client) {
     CHECKED_OUT.scope(Cell::new(false), begun).await;
 }
 
-/// A small client, mainly for pings, so that they neither wait for users' operations nor depend on
-/// the pool's workers.
+/// A small client, mainly for pings. Its pings wait neither for users' operations nor for the workers of the pool's
+/// runtime.
 #[derive(Clone)]
 pub(super) struct Probe {
     pub(super) client: Client,

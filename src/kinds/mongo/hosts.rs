@@ -1,4 +1,4 @@
-//! Where the servers of a MongoDB are: in the URI, or in the DNS under the name that the URI has.
+//! The servers of a MongoDB: named in the URI, or found in the DNS under the name in the URI.
 
 use std::future::IntoFuture;
 
@@ -12,11 +12,11 @@ use crate::kinds::mongo::uri::{Uri, is_encoded, without_password};
 use crate::net::tls;
 use crate::net::url::{LOGIN, host_port, one_reading};
 
-/// The servers: known by their addresses, or by a name in the DNS.
+/// The servers, known by their addresses or by a name in the DNS.
 #[derive(Debug)]
 pub(super) enum Hosts {
     Known(Box<ClientOptions>),
-    /// The DNS knows, under this name.
+    /// The DNS knows the servers under the name `host`.
     Srv {
         uri: Secret,
         host: String,
@@ -24,7 +24,7 @@ pub(super) enum Hosts {
     },
 }
 
-/// The driver's own reading of a URI, which knows several hosts; no I/O.
+/// Parses a URI as the driver reads it, with several hosts. Does no I/O.
 pub(super) fn parse(key: &str, uri: &Secret) -> Result<Hosts, Error> {
     let text = one_reading(key, uri.expose())?;
     if !text.rsplit_once('@').is_none_or(|(login, _)| is_encoded(login)) {
@@ -55,8 +55,8 @@ pub(super) fn parse(key: &str, uri: &Secret) -> Result<Hosts, Error> {
     })
 }
 
-/// Asks the DNS, and answers the options of a URI that names the hosts itself. With options that name the DNS the driver
-/// would go on asking, in a task that sleeps for a minute and that its `shutdown` waits for.
+/// Asks the DNS for the hosts, and answers the options of a URI that names the hosts itself. With options that name the
+/// DNS the driver would go on asking, in a task that sleeps for a minute and that its `shutdown` waits for.
 pub(super) async fn resolve(uri: &str) -> Result<ClientOptions, DriverError> {
     let found = ClientOptions::parse(uri).await?;
     let known: Vec<_> = found.hosts.iter().map(ServerAddress::to_string).collect();
@@ -65,7 +65,7 @@ pub(super) async fn resolve(uri: &str) -> Result<ClientOptions, DriverError> {
         uri.show()
     });
     let mut options = ClientOptions::parse(with_hosts.as_deref().unwrap_or(uri)).await?;
-    // The DNS or the scheme may have said these.
+    // The DNS or the scheme may have set these options.
     options.tls = found.tls;
     options.credential = found.credential;
     options.repl_set_name = found.repl_set_name;
@@ -73,7 +73,7 @@ pub(super) async fn resolve(uri: &str) -> Result<ClientOptions, DriverError> {
     Ok(options)
 }
 
-/// The addresses as an endpoint has them.
+/// The addresses as an endpoint shows them.
 pub(super) fn shown(hosts: &[ServerAddress]) -> String {
     let hosts = hosts.iter().map(|address| match address {
         ServerAddress::Tcp { host, port } => host_port(host.trim_matches(['[', ']']), port.unwrap_or(27017)),

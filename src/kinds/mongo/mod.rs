@@ -1,8 +1,9 @@
 //! MongoDB: one driver client for both facades, which pools, monitors and heals itself.
 //!
-//! The driver lets nobody bring streams of their own, so there is no kill switch here: its monitor
-//! notices a frozen server by short limits and ends what is in flight. What the driver keeps to
-//! itself (what is in use, who waits, which server answers) is read from its events.
+//! The driver accepts no streams of its caller's own, so there is no kill switch here. Short limits let the driver's
+//! monitor notice a frozen server, and the monitor then ends the operations in flight. The driver keeps to itself which
+//! connections are in use, which operations wait and which servers answer. So this module reads all that from its
+//! events.
 
 pub(crate) mod blocking;
 mod client;

@@ -1,4 +1,12 @@
-//! SessionFilter servers answered the driver's last check, and as what, by its monitors' events.
+//! The state of the driver's servers: which of them answered their last check, and whether they can be used.
+//!
+//! The driver calls `ServerMonitor::see` for each of its monitoring events. `MongoResource` waits here until a server
+//! answers, or until none does. The users' client has a monitor with a `Link`, which reports a loss to the pool. The
+//! monitor of the probe has no `Link`.
+//!
+//! The lock of `seen` is the only one. It is released before waiters are notified and before the pool is told of a
+//! loss, and nothing is awaited under it. Only `unfit` may run user code under it, namely the predicate of the user's
+//! selection criteria. `generation` is a number of its own: its order guards no other memory.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,11 +23,11 @@ use crate::kinds::mongo::errors::{is_alien, is_own, words};
 use crate::lifecycle::link::Link;
 
 pub(super) struct ServerMonitor {
-    /// Who is told of a loss, if anybody.
+    /// The pool that is told of a loss. `None` if nobody is told.
     link: Option<Link>,
-    /// The generation that a loss is of.
+    /// The generation that a loss is reported for.
     generation: AtomicU64,
-    /// The replica set that the servers are to belong to, if it was named.
+    /// The replica set that the servers must belong to. `None` if the configuration names none.
     set: Option<String>,
     seen: Mutex<Seen>,
     changed: Notify,
@@ -28,7 +36,7 @@ pub(super) struct ServerMonitor {
 #[derive(Default)]
 struct Seen {
     servers: BTreeMap<String, Beat>,
-    /// The replica sets of those that the driver dropped for belonging to another one, or to none.
+    /// The servers that the driver dropped because they belong to another replica set or to none, each with its set.
     strangers: BTreeMap<String, Option<String>>,
     topology: Option<TopologyDescription>,
 }
@@ -39,11 +47,12 @@ enum Beat {
     Down(DriverError),
 }
 
-/// Why no server can be used.
+/// The reason why no server can be used.
 pub(super) enum Gone {
-    /// None answers, and this is the error of one.
+    /// No server answers. This is the error of one of them.
     Down(DriverError),
-    /// Those that answer are of another replica set, as the text says; all of them, and for good, or not.
+    /// The servers that answer do not belong to the replica set, as the text says. `true` if no server is down and each
+    /// one names another set, so that no retry mends it.
     Strangers(String, bool),
 }
 
@@ -87,22 +96,22 @@ impl ServerMonitor {
         }
     }
 
-    /// From now on a loss is one of this generation.
+    /// Reports each loss from now on as one of this generation.
     pub(super) fn follow(&self, generation: u64) {
         self.generation.store(generation, Ordering::SeqCst);
     }
 
-    /// Waits until no server answers, with the error of one of them.
+    /// Waits until no server answers. Returns the error of one of them.
     pub(super) async fn all_down(&self) -> DriverError {
         self.until(down).await
     }
 
-    /// Waits until every server has been asked, and none can be used.
+    /// Waits until every server was asked and none can be used. Returns the reason.
     pub(super) async fn gone(&self) -> Gone {
         self.until(|seen| self.why(seen)).await
     }
 
-    /// Why none can be used, if every server has been asked.
+    /// The reason why no server can be used, if every server was asked.
     pub(super) fn why_gone(&self) -> Option<Gone> {
         self.why(&self.seen.lock())
     }
@@ -137,7 +146,7 @@ impl ServerMonitor {
         is_up(&self.seen.lock())
     }
 
-    /// Why the driver goes on looking for a server that fits; `None` if there is one.
+    /// The reason why the driver goes on looking for a server that fits the criteria. `None` if one fits.
     pub(super) fn unfit(&self, criteria: Option<&SelectionCriteria>) -> Option<String> {
         let seen = self.seen.lock();
         let topology = seen.topology.as_ref()?;
@@ -164,7 +173,8 @@ fn is_up(seen: &Seen) -> bool {
     seen.servers.values().any(|beat| matches!(beat, Beat::Up))
 }
 
-/// The error of one of the servers, if none answers; rather one that may pass.
+/// The error of one of the servers, if none answers. The answer of something else than a MongoDB is the last choice,
+/// because other errors may pass.
 fn down(seen: &Seen) -> Option<DriverError> {
     let mut found: Option<&DriverError> = None;
     for beat in seen.servers.values() {

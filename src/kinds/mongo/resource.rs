@@ -1,6 +1,13 @@
 //! A MongoDB as a resource: how its client connects, proves that a server answers, and closes.
 //!
-//! The driver may wait for ever, so each of its answers is awaited within a limit.
+//! The pool calls these functions on its runtime, and `ping` on the prober's. The driver may wait for ever, so each of
+//! its answers is awaited within a limit.
+//!
+//! `close` ends the sessions on the server, lets operations in flight end or refuses further ones, and shuts the
+//! clients down. The shutdowns of the users' client and of the probe's are tasks of their own. They go on where `close`
+//! stops waiting for them.
+//!
+//! There is no lock here. The locks of `Shared`, `ServerMonitor` and `ConnectionTracker` are never held over an await.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -33,19 +40,22 @@ pub struct MongoResource {
     pub(super) name: String,
     pub(super) config: MongoConfig,
     pub(super) hosts: Hosts,
-    /// The password, as it is and as the URI has it.
+    /// The passwords, in plain text and as the URI encodes them.
     pub(super) secrets: Vec<Secret>,
 }
 
-/// How long the server has to end what was begun there.
+/// How long the server has to end the sessions of a client. Part of the close step's budget, as are the other limits
+/// here.
 const ABORT: Duration = Duration::from_secs(1);
-/// How long operations have to end by themselves, before further ones are refused.
+/// How long operations have to end by themselves, before further ones are refused. Short, because the drain has waited
+/// for them already.
 const SOON: Duration = Duration::from_millis(100);
-/// How long the driver has to notice that the server is frozen.
+/// How long the driver has to notice that the server is frozen. The default heartbeat and connect timeout, of 1 s each,
+/// fit into it.
 const NOTICE: Duration = Duration::from_secs(2);
 /// How long operations have to give their connections back, before the client is shut down.
 const CHECK_IN: Duration = Duration::from_secs(3);
-/// How long the driver has to shut down.
+/// How long the driver has to shut down, before the close gives it up.
 const SHUTDOWN: Duration = Duration::from_secs(3);
 
 impl Resource for MongoResource {
@@ -64,13 +74,14 @@ impl Resource for MongoResource {
                 Ok(()) => {}
                 Err(error) if monitor.is_incompatible() => return Err(Failure::permanent(self.told(error))),
                 Err(error) if matches!(*error.kind, ErrorKind::ConnectionPoolCleared { .. }) => {
-                    // By the first connections of the pool, whose error is not told. A client without a pool tells it.
+                    // The first connections of the pool have failed and cleared it, and this error does not say why. A
+                    // client that opens no connections in advance does.
                     let alone = UnverifiedClient::open(for_probing(&options)).map_err(|error| self.failure(error))?;
                     return Err(self.failure(ping(&alone.client).await.err().unwrap_or(error)));
                 }
                 Err(error) => return Err(self.unreachable(&options, error).await),
             },
-            // The driver would go on trying; whether to do so is for the pool to say.
+            // The driver would go on trying. The pool decides whether to try again.
             gone = monitor.gone() => return Err(match gone {
                 Gone::Down(error) => self.unreachable(&options, error).await,
                 Gone::Strangers(text, true) => Failure::permanent(text),
@@ -88,7 +99,7 @@ impl Resource for MongoResource {
         Ok(MongoHandle { sync: sync::Client::from(client.clone()), client, shared: Arc::new(shared) })
     }
 
-    /// The same client goes on: users have clones of it, and its monitor brings it back.
+    /// Keeps the same client: users have clones of it, and its monitor brings it back.
     async fn recover(&self, link: &Link, lost: &MongoHandle) -> Result<bool, Failure> {
         let monitor = &lost.shared.monitor;
         if within(time_to_tell(link), monitor.any_up()).await.is_err() {
@@ -98,7 +109,7 @@ impl Resource for MongoResource {
                 None => Failure::transient("no server has answered yet"),
             });
         }
-        // The probe's own monitor may know a moment later.
+        // The users' monitor is asked, because the probe's own may learn of the server a moment later.
         self.asked(lost, monitor).await?;
         monitor.follow(link.generation());
         Ok(true)
@@ -116,7 +127,7 @@ impl Resource for MongoResource {
         }
     }
 
-    /// Ends change streams and other cursors that wait for what may never come.
+    /// Ends change streams and other cursors that wait for data, which may never come.
     async fn stop_intake(&self, mongo: &MongoHandle) {
         let operations = mongo.shared.tracker.operations_if_quiet();
         if self.end_sessions(mongo, SessionFilter::Waiting).await == Some(OpenSessions::Nothing) {
@@ -126,17 +137,18 @@ impl Resource for MongoResource {
 
     async fn close(&self, mongo: MongoHandle) -> Result<(), Failure> {
         let shared = &mongo.shared;
-        // Transactions, cursors that users still hold, and operations that outlived the drain.
+        // These sessions have transactions, cursors that users still hold, and operations that outlived the drain.
         if !shared.has_nothing_open(SOON) && self.end_sessions(&mongo, SessionFilter::All).await.is_none() {
-            // The driver would say goodbye, and wait, unless it takes the server for gone.
+            // The server did not answer. A disconnect would make the driver wait for it, unless the driver takes it for
+            // gone.
             let _says_goodbye_then = within(NOTICE, shared.monitor.all_down()).await;
         }
-        // With an operation in flight on a frozen server `shutdown` would never return, as it ends
-        // the monitor that would have ended the operation; nor while users keep on asking.
+        // `shutdown` ends the monitor, and only the monitor ends an operation in flight on a frozen server. So with
+        // such an operation `shutdown` would never return. Nor would it return while users go on starting operations.
         if within(SOON, shared.tracker.quiet()).await.is_err() {
             let _goes_on_with_what_is_left = within(CHECK_IN, shared.refuse_operations(&mongo.client)).await;
         }
-        // In tasks of their own, so that they go on where this gives up waiting.
+        // Each shutdown is a task of its own, so that it goes on where this stops waiting.
         let client = mongo.client.clone();
         let shutdown = tokio::spawn(async move { client.shutdown().immediate(true).await });
         let probe =
@@ -173,11 +185,12 @@ impl Resource for MongoResource {
 }
 
 impl MongoResource {
-    /// A ping over the probe's client; or over the users', where a server that lives has no room for the probe.
+    /// Pings over the probe's client. Pings over the users' client instead where a server that answers has no room for
+    /// the probe.
     async fn asked(&self, mongo: &MongoHandle, monitor: &ServerMonitor) -> Result<(), Failure> {
         let shared = &mongo.shared;
         let probe = shared.probe()?.client;
-        // The driver would wait for one that fits, and the ping with it.
+        // Without a server that fits, the driver would go on looking for one, and the ping would wait with it.
         if let (true, Some(unfit)) = (shared.monitor.is_up(), shared.monitor.unfit(probe.selection_criteria())) {
             return Err(Failure::refused(unfit));
         }
@@ -192,7 +205,8 @@ impl MongoResource {
             return Err(self.verdict(error));
         }
         if within(SOON, shared.tracker.has_idle()).await.is_err() {
-            // To open one more there would fail as it does here, and end what waits for it.
+            // The users' client would have to open a connection, which would fail as it did here. That would end the
+            // operations that wait for one.
             return Err(Failure::unasked(self.told(error)));
         }
         OURS.scope((), ping(&mongo.client)).await.map_err(|error| self.verdict(error))
@@ -208,10 +222,10 @@ impl MongoResource {
         }
     }
 
-    /// Ends sessions on the server, and tells whether there were any; `None` if it did not answer in time.
+    /// Ends sessions on the server, and answers whether there were any. `None` if the server did not answer in time.
     async fn end_sessions(&self, mongo: &MongoHandle, which: SessionFilter) -> Option<OpenSessions> {
         let shared = &mongo.shared;
-        // Over the probe, as users may have all other connections in use.
+        // The probe's client asks, because users may have all other connections in use.
         let ended = async {
             let probe = shared.probe()?;
             let has_no_room = async {
@@ -235,7 +249,7 @@ impl MongoResource {
     }
 }
 
-/// How long an attempt goes on before it tells what it has found.
+/// The time after which an attempt to connect tells its findings, shortly before its own limit.
 fn time_to_tell(link: &Link) -> Duration {
     link.limit().mul_f32(0.9)
 }

@@ -1,4 +1,4 @@
-//! The sessions of a client on the server, which is told to end them before the client closes.
+//! The sessions of a client on the server. The server is told to end them before the client closes.
 
 use mongodb::Client;
 use mongodb::bson::{RawBsonRef, RawDocument, doc};
@@ -7,11 +7,11 @@ use mongodb::error::Error as DriverError;
 use crate::lifecycle::link::Link;
 use crate::lifecycle::work::Work;
 
-/// SessionFilter sessions are to end.
+/// The sessions to end.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum SessionFilter {
     All,
-    /// Only those with a cursor that waits for more, which may never come.
+    /// Only the sessions with a cursor that waits for more data, which may never come.
     Waiting,
 }
 
@@ -22,8 +22,7 @@ pub(super) enum OpenSessions {
     Something,
 }
 
-/// Ends on the server those of the marked client's sessions that are at work there, or have a
-/// transaction or a cursor open.
+/// Ends on the server the sessions of the marked client that are at work there, or have a transaction or a cursor open.
 pub(super) async fn end_sessions(
     probe: &Client,
     link: &Link,

@@ -1,7 +1,15 @@
-//! ConnectionTracker in the driver's connection pools, by their events: what is in use, who waits, and who waits in vain.
+//! The connections in the driver's pools, by the driver's events: those in use, the operations that wait for one, and
+//! the operations that wait in vain.
 //!
-//! The driver keeps operations that were dropped in its queue, and a `Nudger` clears them away. All events of a client
-//! are seen under the one lock of `seen`, and what an event frees is dropped after it.
+//! The driver calls `ConnectionTracker::see` for each event. For a checkout it does so within the task that polls the
+//! operation, so `OURS` and `CHECKED_OUT` belong to that operation. `MongoResource` reads the counts for usage, pings
+//! and closing.
+//!
+//! Every operation with a connection counts as work of the resource, unless it is the pool's own. The driver keeps
+//! operations that were dropped in its queue, and the task of a `Nudger` clears them away until the handle closes.
+//!
+//! The lock of `seen` is the only one here, and nothing is awaited under it. The connection that an event replaces is
+//! dropped after it. Ending an operation locks the counters of `Activity` under it, and wakes a drain that waits.
 
 use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
@@ -22,26 +30,26 @@ use crate::lifecycle::status::Usage;
 use crate::lifecycle::work::Work;
 
 tokio::task_local! {
-    /// Set when the operation that this task polls has got its connection.
+    /// Set once the operation that this task polls has got its connection.
     pub(super) static CHECKED_OUT: Cell<bool>;
-    /// The operation that this task polls is the pool's own, which is nobody's work.
+    /// Marks the operation that this task polls as the pool's own, which counts as no work.
     pub(super) static OURS: ();
 }
 
-/// ConnectionTracker in the driver's pools. Counts each operation as work of the resource.
+/// Follows the driver's pools, and counts each operation as work of the resource.
 pub(super) struct ConnectionTracker {
     pub(super) link: Link,
     seen: Mutex<Seen>,
-    /// Somebody waits, and the nudger does not know yet.
+    /// Notified when an operation begins to wait that the nudger does not know of yet.
     begun: Notify,
 }
 
 #[derive(Default)]
 struct Seen {
     pools: HashMap<ServerAddress, Pool>,
-    /// How many there ever were.
+    /// How many operations have ever got a connection, without the pool's own.
     operations: u64,
-    /// The nudger knows that somebody waits.
+    /// Whether the nudger knows that an operation waits.
     is_watched: bool,
 }
 
@@ -50,35 +58,36 @@ struct Seen {
 struct Pool {
     connections: HashMap<u32, Connection>,
     idle: usize,
-    /// Since when some connection has been idle, if one is.
+    /// The moment since which some connection has been idle. `None` if none is idle.
     idle_since: Option<Instant>,
-    /// When those began to wait that wait for a connection, in this order, which is the order of the driver's queue.
+    /// The moments at which the waiting operations began to wait, in the order of the driver's queue.
     waiting: VecDeque<Instant>,
 }
 
 enum Connection {
     Opening,
     Idle {
-        /// Its last operation is in the books of a drain as finished.
+        /// Whether a drain has counted its last operation as finished.
         finished: bool,
     },
     InUse {
-        /// None if it is the pool's own.
+        /// `None` if the operation is the pool's own.
         operation: Option<Busy>,
     },
 }
 
-/// The driver does not say that a waiter was dropped. It serves the queue at once when a connection is idle, so that
-/// one that still waits after this has been dropped, or stands behind such. Part of the promise that the queue is clear
-/// within a second.
+/// The time after which an operation that waits beside an idle connection counts as stalled. The driver does not say
+/// that a waiting operation was dropped, but it serves its queue at once when a connection is idle. So an operation
+/// that still waits after this time was dropped, or stands behind one that was. Part of the promise that the queue is
+/// clear within a second.
 const STALLED: Duration = Duration::from_millis(50);
-/// How far apart the driver's clock and ours may be as an operation begins to wait.
+/// The tolerance between the driver's clock and this one, for the moment at which an operation begins to wait.
 const SKEW: Duration = Duration::from_millis(10);
-/// The pause between two rounds of pings, which is part of the same promise.
+/// The pause between two rounds of pings. Part of the same promise.
 const ROUND: Duration = Duration::from_millis(100);
-/// The most pings of one round.
+/// The most pings in one round.
 const PINGS: usize = 100;
-/// The most pings that are under way at once. Behind longer queues than this the driver is left to itself.
+/// The most pings in flight at once. With a longer queue than this the driver is left to itself.
 const ALL_PINGS: usize = 2000;
 
 impl Pool {
@@ -99,11 +108,12 @@ impl Pool {
     }
 
     fn opening(&self) -> usize {
-        // Only a pool with an idle connection is asked, and that is small.
+        // This looks at every connection. It is asked only while a connection is idle, and when an operation overtakes
+        // others.
         self.connections.values().filter(|one| matches!(one, Connection::Opening)).count()
     }
 
-    /// Removes the waiter that has waited for so long. Answers how many began to wait before it.
+    /// Removes the operation that has waited for this time. Answers how many began to wait before it.
     fn leave(&mut self, waited: Duration) -> usize {
         let now = Instant::now();
         let began = now.checked_sub(waited).unwrap_or(now);
@@ -114,8 +124,8 @@ impl Pool {
         before
     }
 
-    /// The waiter that has waited for so long has been served, so all before it have left the queue: they were dropped,
-    /// or wait for a connection that is being opened for them.
+    /// Notes that the operation that has waited for this time was served. So all operations before it have left the
+    /// queue: they were dropped, or wait for a connection that is being opened for them.
     fn served(&mut self, waited: Duration) {
         let before = self.leave(waited);
         if before > 0 {
@@ -123,7 +133,7 @@ impl Pool {
         }
     }
 
-    /// How many wait although a connection is idle.
+    /// How many operations wait although a connection is idle.
     fn stalled(&self) -> usize {
         if self.waiting.is_empty() || self.idle_since.is_none_or(|since| since.elapsed() < STALLED) {
             return 0;
@@ -158,7 +168,7 @@ impl ConnectionTracker {
             CmapEvent::ConnectionClosed(event) => {
                 let closed = pools.get_mut(&event.address).and_then(|pool| pool.put(event.connection_id, None));
                 let cut = matches!(event.reason, ConnectionClosedReason::Error | ConnectionClosedReason::Dropped);
-                // The driver hands back first, and then closes, a connection that was cut off.
+                // The driver checks a connection in before it closes it, also one that was cut off.
                 if cut && matches!(closed, Some(Connection::Idle { finished: true })) {
                     self.link.was_cut_off(Work::Operation);
                 }
@@ -197,7 +207,7 @@ impl ConnectionTracker {
             }),
             CmapEvent::PoolCleared(PoolClearedEvent { address, .. })
             | CmapEvent::PoolClosed(PoolClosedEvent { address, .. }) => {
-                // All who waited were answered, and those who were dropped are forgotten.
+                // The driver has answered all waiting operations, and has forgotten the dropped ones.
                 if let Some(pool) = pools.get_mut(address) {
                     pool.waiting.clear();
                 }
@@ -225,7 +235,7 @@ impl ConnectionTracker {
         self.usage().in_use.unwrap_or_default()
     }
 
-    /// How many operations there have been, if none is under way.
+    /// How many operations there have been. `None` if one is in flight.
     pub(super) fn operations_if_quiet(&self) -> Option<u64> {
         let seen = self.seen.lock();
         let mut connections = seen.pools.values().flat_map(|pool| pool.connections.values());
@@ -233,7 +243,7 @@ impl ConnectionTracker {
         (!busy).then_some(seen.operations)
     }
 
-    /// Waits until no connection is in use and nobody waits for one.
+    /// Waits until no connection is in use and no operation waits for one.
     pub(super) async fn quiet(&self) {
         while !matches!(self.usage(), Usage { in_use: Some(0), waiting: Some(0), .. }) {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -247,12 +257,13 @@ impl ConnectionTracker {
         }
     }
 
-    /// How many were dropped, or stand behind such, so that they wait although a connection is idle.
+    /// How many operations wait although a connection is idle, because they or others before them were dropped.
     pub(super) fn stalled(&self) -> usize {
         self.seen.lock().pools.values().map(Pool::stalled).sum()
     }
 
-    /// The servers with a queue that has stalled, and by how many; `None` if nobody waits any more.
+    /// The servers whose queue has stalled, each with the number of stalled operations. `None` if no operation waits
+    /// any more.
     fn watch(&self) -> Option<Vec<(ServerAddress, usize)>> {
         let mut seen = self.seen.lock();
         seen.is_watched = seen.pools.values().any(|pool| !pool.waiting.is_empty());
@@ -264,9 +275,10 @@ impl ConnectionTracker {
 
 /// Clears the driver's queue of operations that were dropped.
 ///
-/// The driver looks at the first in its queue each time somebody asks for a connection or hands one back, and else
-/// every 500 ms. Where the first one was dropped nothing comes of it, so that each dropped one costs those behind it
-/// such a time. A ping asks, and hands back.
+/// The driver looks at the first operation in its queue each time an operation asks for a connection or hands one back,
+/// and otherwise every 500 ms. If the first operation was dropped, that look serves nobody. So each dropped operation
+/// delays those behind it by up to 500 ms. A ping asks for a connection and hands it back, which makes the driver look
+/// twice.
 pub(super) struct Nudger(AbortHandle);
 
 impl Nudger {
@@ -286,7 +298,7 @@ impl Drop for Nudger {
 }
 
 async fn nudge(tracker: Arc<ConnectionTracker>, client: Client) {
-    // A ping is never given up, as that would leave one more in the queue.
+    // A ping is never given up, because it would stay in the queue as one more dropped operation.
     let mut pings = JoinSet::new();
     loop {
         tracker.begun.notified().await;
@@ -298,7 +310,8 @@ async fn nudge(tracker: Arc<ConnectionTracker>, client: Client) {
             pause = if stalled.is_empty() { STALLED } else { ROUND };
             for (address, stalled) in stalled {
                 tracing::debug!(resource = %tracker.link.name(), %address, stalled, "clearing the driver's queue");
-                // One more than those who wait, for the first to be served begins to serve the rest.
+                // One ping more than there are stalled operations, because the first ping to be served begins to serve
+                // the rest.
                 let count = (stalled + 1).min(PINGS).min(ALL_PINGS.saturating_sub(pings.len()));
                 for _ in 0..count {
                     let (admin, address) = (client.database("admin"), address.clone());

@@ -1,9 +1,9 @@
 //! MongoDB's URIs, taken apart by hand and put together again, so that the environment can set a part of one.
 //!
-//! The driver's `ConnectionString` reads a URI without asking the DNS, but what it writes back is not what it read: it
-//! leaves options out (`serverMonitoringMode` is one), the brackets around IPv6 addresses, and the encoding of values.
-//! In a build without `tls` it reads no `mongodb+srv://`. A URI is cut here where the driver cuts it, and its pieces
-//! stay as they were written: the driver still reads all of it, and says what is wrong with it.
+//! The driver's `ConnectionString` reads a URI without asking the DNS, but it does not write back all that it has read.
+//! It leaves out some options (`serverMonitoringMode` is one), the brackets around IPv6 addresses, and the encoding of
+//! values. In a build without `tls` it reads no `mongodb+srv://`. This module cuts a URI where the driver cuts it, and
+//! keeps its pieces as they were written. The driver still reads all of it, and reports its mistakes.
 
 use mongodb::options::ServerAddress;
 
@@ -57,13 +57,14 @@ impl Uri {
         self.scheme == "mongodb+srv"
     }
 
-    /// The value of an option, encoded; the last one if it is repeated, which the driver refuses.
+    /// The value of an option, still encoded. An option that is repeated has its last value, although the driver
+    /// refuses it.
     pub(super) fn option(&self, name: &str) -> Option<&str> {
         let options = self.query.iter().filter_map(|option| option.split_once('='));
         options.filter(|(option, _)| option.eq_ignore_ascii_case(name)).map(|(_, value)| value).next_back()
     }
 
-    /// Whether TLS is to be spoken, if the URI says anything of it.
+    /// Whether the URI switches TLS on. `None` if it says nothing about TLS.
     pub(super) fn tls(&self) -> Option<bool> {
         match self.option("tls").or(self.option("ssl")) {
             Some(said) => Some(said == "true"),
@@ -74,13 +75,13 @@ impl Uri {
     pub(super) fn switch_tls(&mut self, on: bool) {
         self.query.retain(|option| {
             let name = option.split('=').next().unwrap_or_default().to_ascii_lowercase();
-            // Options of a TLS that is off are an error of the driver's.
+            // The driver refuses options of TLS while TLS is off.
             name != "ssl" && if on { name != "tls" } else { !name.starts_with("tls") }
         });
         self.query.push(format!("tls={on}"));
     }
 
-    /// Names the hosts that the DNS knew, or that take their place.
+    /// Names these hosts in place of the present ones, or of a name in the DNS.
     pub(super) fn set_hosts(&mut self, hosts: String) {
         if self.is_srv() {
             let tls = self.tls();
@@ -93,7 +94,7 @@ impl Uri {
         self.hosts = hosts;
     }
 
-    /// To another host, at the port of the first one.
+    /// Moves the URI to another host, at the port of the first one.
     pub(super) fn move_to(&mut self, host: &str) {
         let first = self.hosts.split(',').next().and_then(|first| ServerAddress::parse(first).ok());
         let port = match first {
@@ -121,7 +122,7 @@ impl Uri {
         self.login = Some((user, Some(encoded(password))));
     }
 
-    /// The database that knows the user stays.
+    /// Sets the database. The database that knows the user stays the same.
     pub(super) fn set_database(&mut self, database: &str) {
         let old = std::mem::replace(&mut self.path, encoded(database));
         if self.login.is_some() && self.option("authSource").is_none() {
@@ -134,8 +135,8 @@ fn encoded(text: &str) -> String {
     percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
 }
 
-/// The URI with a password that is no secret, for an error of the driver to quote. Where login and host cannot be told
-/// apart, neither is left in it.
+/// The URI with a placeholder for its password, so that an error of the driver may quote it. Where login and host
+/// cannot be told apart, neither is left in it.
 pub(super) fn without_password(uri: &str) -> String {
     let (scheme, rest) = uri.split_once("://").unwrap_or(("mongodb", ""));
     let (authority, options) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
@@ -143,7 +144,7 @@ pub(super) fn without_password(uri: &str) -> String {
     format!("{scheme}://user:password@{hosts}{options}")
 }
 
-/// Whether the driver can decode it: it panics where a character of several bytes follows a `%`.
+/// Whether the driver can decode the login. It panics where a character of several bytes follows a `%`.
 pub(super) fn is_encoded(login: &str) -> bool {
     login
         .split('%')
@@ -151,7 +152,7 @@ pub(super) fn is_encoded(login: &str) -> bool {
         .all(|escape| escape.len() >= 2 && escape.bytes().take(2).all(|digit| digit.is_ascii_hexdigit()))
 }
 
-/// The password as the URI has it, or whatever stands in its place.
+/// The password as the URI has it, or the text that stands in its place.
 pub(super) fn password(uri: &Secret) -> &str {
     let login = uri.expose().rsplit_once('@').map_or("", |(login, _)| login);
     let login = login.split_once("://").map_or(login, |(_, login)| login);
@@ -177,7 +178,7 @@ mod tests {
         uri.show()
     }
 
-    /// The driver is who reads it in the end.
+    /// The URI as the driver reads it.
     fn read(text: &str) -> ConnectionString {
         ConnectionString::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"))
     }
@@ -233,7 +234,7 @@ mod tests {
         }
     }
 
-    /// The reason for all this: the day that it fails the driver's own words will do.
+    /// This is why the URI is written by hand. Once this test fails, the driver's own text will do.
     #[test]
     fn the_driver_writes_less_than_it_reads() {
         let mode = "mongodb://a/?serverMonitoringMode=poll";

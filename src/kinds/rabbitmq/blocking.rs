@@ -1,4 +1,4 @@
-//! RabbitMQ for threads: the same connection, the same verbs, no await.
+//! RabbitMQ for threads: the same connection and the same verbs, without await.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -15,8 +15,8 @@ use crate::kinds::rabbitmq::{self as tasks, Batch, Consume, DeclaredQueue, Excha
 
 /// A RabbitMQ for threads: one connection, shared with the async facade. Cheap to clone.
 ///
-/// What is said of [`resource_pool::RabbitMq`](crate::RabbitMq) and its verbs holds here as well;
-/// on a current-thread runtime each of them answers [`Error::InAsyncContext`].
+/// Everything that is said of [`resource_pool::RabbitMq`](crate::RabbitMq) and its verbs holds here as well. On a
+/// current-thread runtime each verb answers [`Error::InAsyncContext`].
 #[derive(Clone)]
 pub struct RabbitMq {
     session: Arc<Session>,
@@ -27,8 +27,8 @@ impl RabbitMq {
         RabbitMq { session }
     }
 
-    /// A channel of one's own, for whatever the other verbs do not do; closed when it drops.
-    /// Nothing done on it is replayed.
+    /// A channel of the caller's own, for all that the other verbs do not do. It is closed when it drops, and nothing
+    /// done on it is replayed.
     ///
     /// # Errors
     /// [`Error::Timeout`], with the holders, if all channels are out for longer than the acquire
@@ -139,8 +139,8 @@ impl RabbitMq {
         Ok(self.wait(self.tasks().get(queue))?.map(|delivery| Delivery { delivery }))
     }
 
-    /// Consumes a queue. The iterator goes on after a reconnect; it ends when closing begins,
-    /// after an error, and when the broker cancels it.
+    /// Consumes a queue. The iterator goes on after a reconnect. It ends when closing begins, after an error, and when
+    /// the broker cancels the consumer.
     ///
     /// # Errors
     /// [`Error::Operation`] if there is no such queue, or it is consumed exclusively;
@@ -166,17 +166,18 @@ impl fmt::Debug for RabbitMq {
     }
 }
 
-/// A raw channel of one's own. Closed in the background when it drops.
+/// A raw channel of the caller's own. It is closed in the background when it drops.
 #[derive(Debug)]
 pub struct Channel {
     channel: tasks::Channel,
 }
 
 impl Channel {
-    /// Lends it to a closure, and closes it after that. What a closure has, only its thread can
-    /// free, so that a wait for a channel on this thread is [`Error::Deadlock`] at once, instead of
-    /// a timeout later, if all of them are lent like this:
+    /// Lends the channel to a closure, and closes it after that. For example:
     /// `rabbitmq.channel()?.lend(|channel| channel.run(async |channel| channel.tx_select().await))`.
+    ///
+    /// Only this thread can free a channel that its closure has. So if all channels are lent like this, a wait for one
+    /// more on this thread answers [`Error::Deadlock`] at once, instead of a timeout later.
     pub fn lend<T>(self, run: impl FnOnce(&Channel) -> T) -> T {
         let _lending = self.channel.lend();
         run(&self)
@@ -197,8 +198,8 @@ impl Channel {
     }
 }
 
-/// A consumer: an iterator over deliveries that blocks for the next one. Cancelled when it drops;
-/// deliveries in hand can still be acknowledged.
+/// A consumer: an iterator over deliveries that blocks for the next one. It is cancelled when it drops. Deliveries in
+/// hand can still be acknowledged.
 #[derive(Debug)]
 pub struct Consumer {
     consumer: tasks::Consumer,
@@ -210,8 +211,9 @@ impl Consumer {
     /// The next delivery, if one comes within this time; `Ok(None)` if none does.
     ///
     /// # Errors
-    /// Why consuming has ended, as the iterator tells it. Once it has, [`Error::Closing`] or [`Error::Closed`] if the
-    /// resource is, and otherwise an [`Error::Operation`] that says how it ended.
+    /// The reason why consuming has ended, as the iterator tells it. After that, [`Error::Closing`] or
+    /// [`Error::Closed`] if the resource closes or is closed, and otherwise an [`Error::Operation`] that says how
+    /// consuming ended.
     pub fn next_within(&mut self, limit: Duration) -> Result<Option<Delivery>, Error> {
         if self.ended {
             return Err(self.consumer.has_ended());
@@ -280,7 +282,7 @@ impl Delivery {
         self.delivery.properties()
     }
 
-    /// Done with it.
+    /// Acknowledges it.
     ///
     /// # Errors
     /// [`Error::Lost`] if its connection is gone: it is delivered again. [`Error::Timeout`],
@@ -297,7 +299,7 @@ impl Delivery {
         self.settle(tasks::Delivery::requeue)
     }
 
-    /// Rejects it: it goes to the queue's dead-letter exchange, or away if there is none.
+    /// Rejects it. It goes to the queue's dead-letter exchange, or is discarded if there is none.
     ///
     /// # Errors
     /// As [`ack`](Delivery::ack). [`Error::Operation`] for one of a stream.

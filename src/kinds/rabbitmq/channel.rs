@@ -1,7 +1,14 @@
-//! One channel, as a checkout has it, as a verb asks on it, and as a user has it.
+//! One channel: as a checkout holds it, as a verb makes requests on it, and as a user has it.
 //!
-//! Between two verbs a channel is idle. It goes back there only if nothing on it is half done, for a request that was
-//! given up may still be under way.
+//! `Session` checks channels out for the verbs of `RabbitMq` and for users. Consumers, the replay and the prober open
+//! channels for themselves.
+//!
+//! Between two verbs a channel is idle. It becomes idle again only if nothing on it is half done, because a request
+//! that was given up may still be in flight. Any other channel is closed when its `ChannelGuard` drops.
+//!
+//! There is no lock here. A channel is opened in a task of its own, which answers its guard. So a channel always has a
+//! guard, even if the caller gives up. In a forked child a guard that drops closes nothing, because the channel is the
+//! parent's.
 
 use std::fmt;
 use std::future::Future;
@@ -26,14 +33,14 @@ use crate::kinds::rabbitmq::session::Session;
 use crate::lifecycle::lease::Lease;
 use crate::lifecycle::wait::Lending;
 
-/// A raw channel of one's own; derefs to [`lapin::Channel`]. Closed in the background when it drops.
+/// A raw channel of the caller's own; derefs to [`lapin::Channel`]. It is closed in the background when it drops.
 pub struct Channel {
     pub(super) pooled: ForkGuarded<Pooled>,
 }
 
 impl Channel {
-    /// Runs driver calls on the channel, ending them when the connection is cut or closed: by
-    /// itself the driver's future may never resolve then.
+    /// Runs driver calls on the channel, and ends them when the connection is cut or closed. By themselves the driver's
+    /// futures may never resolve then.
     ///
     /// # Errors
     /// [`Error::Operation`] with the driver's error; [`Error::Lost`], [`Error::Closed`]. Unlike
@@ -46,6 +53,7 @@ impl Channel {
         generation.link.check_process()?;
         let calls = calls(&self.pooled.guard.channel);
         let answer = tokio::select! {
+            // An answer that has come counts, even if the connection is cut at the same moment.
             biased;
             answer = calls => answer.map_err(CallError::Driver),
             () = generation.switch.wait() => Err(CallError::Cut),
@@ -85,23 +93,23 @@ pub(crate) struct Pooled {
     pub(super) _lease: Lease<Session>,
 }
 
-/// A channel that nobody else uses. Goes back to the idle ones or closes when it drops.
+/// A channel that nobody else uses. When it drops, the channel becomes idle or is closed.
 pub(super) struct ChannelGuard {
-    /// A clone of the driver's own is a dozen counts.
+    /// Behind an `Arc`, because a clone of the driver's channel changes a dozen reference counts.
     pub(super) channel: Arc<lapin::Channel>,
     key: u64,
     pub(super) generation: Arc<Generation>,
-    /// The permit of the checkout that it is for.
+    /// The permit of the checkout that the channel is for. `None` if it is for no checkout.
     permit: Option<OwnedSemaphorePermit>,
-    /// Nothing on it is half done.
+    /// Whether nothing on it is half done.
     fit: bool,
-    /// It is one of those that the verbs share.
+    /// Whether it is one of the channels that the verbs share.
     shared: bool,
 }
 
 impl ChannelGuard {
-    /// Opens one, with the permit of the checkout or the line of the consumer that it is for. In a task of its own, so
-    /// that a place is not free before its channel is, whoever gives up meanwhile.
+    /// Opens a channel, with the permit of the checkout or the line of the consumer that it is for. It does so in a
+    /// task of its own, so that a place becomes free only after its channel has ended, even if the caller gives up.
     pub(super) async fn open(
         generation: &Arc<Generation>,
         place: Place,
@@ -120,7 +128,7 @@ impl ChannelGuard {
         opened.await.unwrap_or_else(|_ended| Err(generation.was_cut()))
     }
 
-    /// A channel that was idle, as only those are that the verbs share.
+    /// A channel that was idle. Only the channels that the verbs share are ever idle.
     pub(super) fn idle(generation: Arc<Generation>, key: u64, channel: Arc<lapin::Channel>) -> Self {
         ChannelGuard { channel, key, generation, permit: None, fit: true, shared: true }
     }
@@ -131,7 +139,7 @@ impl ChannelGuard {
         self
     }
 
-    /// Makes it one that the verbs share, all of which have confirms on.
+    /// Makes it one of the channels that the verbs share, all of which have confirms on.
     pub(super) async fn confirming(mut self) -> Result<Self, Error> {
         let channel = self.channel.clone();
         self.ask("switching confirms on", channel.confirm_select(ConfirmSelectOptions::default())).await?;
@@ -139,17 +147,17 @@ impl ChannelGuard {
         Ok(self)
     }
 
-    /// Something begins on it: until that is [`done`](ChannelGuard::done) nobody else may have the channel.
+    /// Notes that something begins on it. Until that is [`done`](ChannelGuard::done) nobody else may have the channel.
     pub(super) fn begin(&mut self) {
         self.fit = false;
     }
 
-    /// All that was begun on it has ended well.
+    /// Notes that everything begun on it has ended well.
     pub(super) fn done(&mut self) {
         self.fit = true;
     }
 
-    /// Runs one request; a channel on which it fails or is given up is not used again.
+    /// Runs one request. A channel on which a request fails or is given up is not used again.
     pub(super) async fn ask<T>(
         &mut self,
         action: &str,
@@ -167,7 +175,7 @@ impl ChannelGuard {
         let name = short(&self.generation.link, &action, &exchange.name)?;
         let kind = match &exchange.kind {
             ExchangeKind::Custom(kind) => kind,
-            // The longest of the others.
+            // This is the longest name of the other kinds.
             _ => "headers",
         };
         short(&self.generation.link, &action, kind)?;

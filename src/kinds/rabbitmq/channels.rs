@@ -1,8 +1,15 @@
-//! The channels of a connection: how many it may have, and where each of them is.
+//! The channels of a connection: how many it may have, and the state of each.
 //!
-//! A channel has a place from before it is opened until the broker has closed it. It is in use by whoever has its
-//! `ChannelGuard`, or idle for the verbs, or left over since closing has begun, or being closed. The locks of `open`,
-//! `idle` and `left` are never held together.
+//! A channel has a `Place` from before it is opened until the broker has closed it. In between it is in use by the
+//! owner of its `ChannelGuard`, or idle for the verbs, or left over since closing has begun, or being closed. Guards
+//! move it from one state to the next, and `Generation::close` takes all channels in the end.
+//!
+//! The locks of `open`, `idle` and `left` are never held together, and nothing is awaited under them. A waiter counts
+//! itself in `wanted` before it looks into `left` and `idle`. A channel gets into one of these before `wanted` is
+//! looked at. The two locks order both, so either the waiter sees the channel, or the other side sees the waiter. The
+//! remaining counters guard no other memory.
+//!
+//! Channels that end one by one are closed in tasks, which `closing` counts and the close waits for.
 
 use std::collections::BTreeMap;
 use std::panic::Location;
@@ -22,20 +29,21 @@ use crate::kinds::rabbitmq::errors::lost;
 use crate::kinds::rabbitmq::generation::{Generation, LINGER};
 use crate::net::count::{Counted, none};
 
-/// Every open channel of a connection, whoever has it.
+/// Every open channel of a connection, in whichever state.
 pub(super) struct Channels {
-    /// How many the connection may have.
+    /// The most channels that the connection may have.
     pub(super) max: usize,
     places: Arc<Places>,
-    /// How many wait for a place, for which no channel may be idle.
+    /// How many callers wait for a place. While any does, no channel stays idle.
     wanted: AtomicUsize,
-    /// Closing closes them all. Keyed by a number of ours, as the driver uses a closed channel's again.
+    /// Every open channel, so that closing can close them all. The keys are this crate's own, because the driver uses
+    /// the number of a closed channel again.
     open: Mutex<BTreeMap<u64, Open>>,
     next_key: AtomicU64,
     idle: Mutex<Vec<(u64, Arc<lapin::Channel>)>>,
-    /// Channels that nobody has any more since closing has begun.
+    /// Channels that nobody uses any more since closing has begun. They are closed with all others.
     left: Mutex<Vec<(u64, Arc<lapin::Channel>)>>,
-    /// How many are being closed one by one.
+    /// How many channels are being closed one by one.
     closing: watch::Sender<usize>,
 }
 
@@ -54,25 +62,27 @@ impl Channels {
         }
     }
 
-    /// A channel that the broker has opened, with the line of its consumer, if it is for one. Answers its key.
+    /// Registers a channel that the broker has opened, with the line of its consumer, if it is for one. Answers its
+    /// key.
     pub(super) fn opened(
         &self,
         channel: &Arc<lapin::Channel>,
         consumer: Option<&'static Location<'static>>,
         place: Place,
     ) -> u64 {
+        // Relaxed, because only the uniqueness of a key matters.
         let key = self.next_key.fetch_add(1, Ordering::Relaxed);
         let consumed = consumer.map(|site| (site, Instant::now()));
         self.open.lock().insert(key, Open { channel: Arc::clone(channel), consumed, _place: place });
         key
     }
 
-    /// How many are idle.
+    /// How many channels are idle.
     pub(super) fn idle(&self) -> usize {
         self.idle.lock().len()
     }
 
-    /// Takes every open channel, to be closed. From now on there is room for none.
+    /// Takes every open channel, for the caller to close. From now on there is no place for another one.
     pub(super) fn take_all(&self) -> Vec<Arc<lapin::Channel>> {
         self.places.free.close();
         self.idle.lock().clear();
@@ -80,12 +90,12 @@ impl Channels {
         std::mem::take(&mut *self.open.lock()).into_values().map(|open| open.channel).collect()
     }
 
-    /// Waits for those that are being closed one by one.
+    /// Waits until no channel is being closed one by one.
     pub(super) async fn none_is_closing(&self) {
         none(&self.closing).await;
     }
 
-    /// The broker has ended one, whose number cannot be used again.
+    /// Notes that the broker has ended a channel, whose number cannot be used again.
     pub(super) fn wear(&self) {
         self.places.wear(self.max);
     }
@@ -113,7 +123,7 @@ impl Channels {
 }
 
 impl Generation {
-    /// A channel that the verbs share, if any is idle.
+    /// A channel that the verbs share, if one is idle.
     pub(super) fn idle_channel(self: &Arc<Self>) -> Option<ChannelGuard> {
         loop {
             let (key, channel) = self.channels.idle.lock().pop()?;
@@ -124,13 +134,14 @@ impl Generation {
         }
     }
 
-    /// A channel that is idle from now on.
+    /// Makes a channel idle, or closes one if a caller waits for its place.
     pub(super) fn make_idle(self: &Arc<Self>, key: u64, channel: Arc<lapin::Channel>) {
         self.channels.idle.lock().push((key, channel));
         self.spare();
     }
 
-    /// Why there will never be room for a channel again on this connection, which is then made anew.
+    /// The error of a connection on which no channel can be opened any more. It reports that connection as lost, so
+    /// that the pool connects anew.
     pub(super) fn used_up(&self) -> Option<Error> {
         self.channels.is_worn_out().then(|| {
             self.link.lost(self.number, self.channels.why_worn());
@@ -138,7 +149,7 @@ impl Generation {
         })
     }
 
-    /// A place for one more channel, waiting for it until then.
+    /// A place for one more channel. Waits for it until `deadline`.
     pub(super) async fn place(self: &Arc<Self>, deadline: Instant) -> Result<Place, Error> {
         let Channels { places, max, wanted, .. } = &self.channels;
         if let Some(place) = places.try_take() {
@@ -153,6 +164,8 @@ impl Generation {
         let timer = self.timer(deadline.saturating_duration_since(started));
         let waiting_for = || format!("one of the {max} channels of the connection");
         let place = tokio::select! {
+            // The cut comes first, because a place on a lost connection is of no use. A free place counts even if the
+            // limit has passed.
             biased;
             () = self.switch.wait() => Err(self.was_cut()),
             place = places.take() => place.ok_or_else(|| self.used_up().unwrap_or_else(|| self.was_cut())),
@@ -167,7 +180,7 @@ impl Generation {
         place
     }
 
-    /// Closes a channel that nobody uses, if somebody waits for its place.
+    /// Closes a channel that nobody uses, if a caller waits for its place.
     fn spare(self: &Arc<Self>) {
         let Channels { wanted, left, idle, .. } = &self.channels;
         if wanted.load(Ordering::SeqCst) > 0 {
@@ -178,7 +191,7 @@ impl Generation {
         }
     }
 
-    /// Who has a channel: by a checkout, or as a consumer.
+    /// The holders of the channels, checkouts and consumers, the oldest first.
     pub(super) fn channel_holders(&self) -> Vec<Holder> {
         let consumed: Vec<_> = self.channels.open.lock().values().filter_map(|open| open.consumed).collect();
         let consumers =
@@ -188,13 +201,13 @@ impl Generation {
         holders
     }
 
-    /// Opens a channel, as soon as the driver has forgotten those that have ended.
+    /// Opens a channel, as soon as the driver has forgotten the channels that have ended.
     pub(super) async fn create_channel(&self) -> lapin::Result<lapin::Channel> {
         const TRIES: usize = 1_000;
         let mut tries = 0;
         loop {
             match self.connection.create_channel().await {
-                // The driver forgets one that has ended a moment later than it says so.
+                // The driver forgets a channel a moment after it has said that the channel has ended.
                 Err(error)
                     if matches!(error.kind(), ErrorKind::ChannelsLimitReached)
                         && tries < TRIES
@@ -203,14 +216,14 @@ impl Generation {
                     tries += 1;
                     tokio::time::sleep(FORGETS).await;
                 }
-                // The error of an earlier one of this number, which is not tried twice.
+                // This is the error of an earlier channel with this number. The driver does not try the number twice.
                 Err(error) if error.is_amqp_soft_error() && self.is_alive() => {}
                 created => return created,
             }
         }
     }
 
-    /// Closes a channel. Once closing has begun it is closed with all others, unless somebody wants its place.
+    /// Closes a channel. Once closing has begun it is closed with all others, unless a caller waits for its place.
     pub(super) fn discard(
         self: &Arc<Self>,
         key: u64,
@@ -227,14 +240,14 @@ impl Generation {
         }
     }
 
-    /// Closes a channel in the background. Its place and its permit end when it has.
+    /// Closes a channel in the background. Its place and its permit are free once it has ended.
     fn end(self: &Arc<Self>, key: u64, channel: Arc<lapin::Channel>, permit: Option<OwnedSemaphorePermit>) {
         let (me, closing) = (Arc::clone(self), Counted::new(&self.channels.closing));
         self.runtime.spawn(async move {
             let _closing = closing;
-            // One that is closed already needs no goodbye.
+            // A channel that is closed already answers an error, which does not matter.
             let _ = me.answer("closing a channel", channel.close(200, "OK".into())).await;
-            // The broker's own goodbye to one that it has closed is still to be answered, by the driver.
+            // If the broker itself has closed the channel, the driver still has to answer the broker.
             let ended = async {
                 while channel.status().closing() {
                     tokio::time::sleep(FORGETS).await;
@@ -247,10 +260,10 @@ impl Generation {
     }
 }
 
-/// A channel that the broker has.
+/// A channel that is open at the broker.
 struct Open {
     channel: Arc<lapin::Channel>,
-    /// The line that consumes on it, and since when.
+    /// The line that consumes on it, and the moment since when. `None` if no consumer has it.
     consumed: Option<(&'static Location<'static>, Instant)>,
     _place: Place,
 }
@@ -258,10 +271,10 @@ struct Open {
 /// The places of channels, one for each that may be open.
 struct Places {
     free: Semaphore,
-    /// How many are used up. The driver keeps the error of a channel that the broker has ended, and refuses all that is
-    /// ever done under the same number again.
+    /// How many places are used up. The driver keeps the error of a channel that the broker has ended, and refuses
+    /// everything that is ever done under the same number again.
     worn: AtomicUsize,
-    /// How many of them are still taken, and are not free again when they come back.
+    /// How many of the used-up places are still taken. They do not become free when they are given back.
     owed: AtomicUsize,
 }
 
@@ -278,7 +291,7 @@ impl Places {
 
     fn wear(&self, max: usize) {
         if self.worn.fetch_add(1, Ordering::SeqCst) + 1 >= max {
-            // Nobody is to wait for what does not come.
+            // No caller may wait for a place that never comes.
             self.free.close();
         }
         if self.free.forget_permits(1) == 0 {
@@ -299,7 +312,7 @@ impl Drop for Place {
     }
 }
 
-/// How soon the driver is asked again whether it has forgotten a channel, which takes it microseconds.
+/// The pause before the driver is asked again whether it has forgotten a channel, which takes it microseconds.
 const FORGETS: Duration = Duration::from_millis(1);
 
 /// Counts a caller that waits for a channel.

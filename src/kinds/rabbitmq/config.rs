@@ -17,7 +17,7 @@ use crate::net::parts::{Names, Part};
 use crate::net::tls::{Tls, TlsOptions};
 use crate::net::url::{LOGIN, ParsedUrl, host, port};
 
-/// Plain, and over TLS.
+/// The schemes of a URL: plain, and over TLS.
 pub(super) const SCHEMES: [&str; 2] = ["amqp", "amqps"];
 /// The broker's own user, and that user's password.
 const GUEST: &str = "guest";
@@ -27,9 +27,9 @@ const GUEST: &str = "guest";
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct RabbitMqConfig {
-    /// `amqp://user:password@host:port/vhost`, instead of the parts; what it does not name stays as the parts say, and
-    /// `…/%2f` is the virtual host `/`. May end in `?heartbeat=10&frame_max=131072&channel_max=2047`. `amqps://` over TLS,
-    /// at port 5671 unless it names one.
+    /// `amqp://user:password@host:port/vhost`, instead of the parts. A part that the URL does not name keeps the value
+    /// of its field, and `…/%2f` is the virtual host `/`. The URL may end in
+    /// `?heartbeat=10&frame_max=131072&channel_max=2047`. `amqps://` uses TLS, at port 5671 unless the URL names one.
     /// Environment: `AMQP_URL`.
     pub url: Option<Secret>,
     /// Defaults to `localhost`. Environment: `RABBITMQ_HOST`, `QAPUBSUB_IP`.
@@ -42,33 +42,34 @@ pub struct RabbitMqConfig {
     pub password: Secret,
     /// The virtual host. Defaults to `/`. Environment: `RABBITMQ_VHOST`.
     pub vhost: String,
-    /// What RabbitMQ's management shows. Defaults to `resource-pool`; the prober's connection
-    /// has ` probe` added.
+    /// The name that RabbitMQ's management shows. Defaults to `resource-pool`. The prober's connection has ` probe`
+    /// added.
     pub connection_name: String,
-    /// The interval of heartbeats, in whole seconds, from 1 to 32,767. It is TCP's keepalive too. Defaults to 10 s; the
-    /// lower one of ours and the broker's counts.
+    /// The interval of heartbeats, in whole seconds, from 1 to 32,767. It is TCP's keepalive too. Defaults to 10 s. The
+    /// lower of this and the broker's value counts.
     #[serde(rename = "heartbeat_ms", with = "millis")]
     pub heartbeat: Duration,
     /// The largest frame in bytes, from 4096 to 1048576. Defaults to 0, the broker's own limit, which is 131072 unless
-    /// the broker is told otherwise. The driver's two buffers are 64 times as large, but take only what has been in use:
-    /// with all else a connection begins with 0.2 MiB, and takes 8 MiB once 4 MiB have passed each way. A lower limit
-    /// saves that memory at a price: a message whose headers do not fit into one frame ends the connection that all
-    /// share, whoever published it, each time that it is delivered.
+    /// the broker is told otherwise. The driver's two buffers are 64 times as large, but take only the memory that has
+    /// been in use. With all else a connection begins with 0.2 MiB, and takes 8 MiB once 4 MiB have passed each way. A
+    /// lower limit saves that memory at a price. A message whose headers do not fit into one frame ends the connection
+    /// that all share, each time that it is delivered, whoever published it.
     pub frame_max: u32,
-    /// The most channels on the connection, consumers' included. Defaults to 2047, the broker's own limit; the lower
-    /// one of ours and the broker's counts. Whoever wants one more waits at most the pool's acquire timeout.
+    /// The most channels on the connection, including those of consumers. Defaults to 2047, the broker's own limit. The
+    /// lower of this and the broker's value counts. A caller that wants one more waits at most the pool's acquire
+    /// timeout.
     pub channel_max: u16,
-    /// The most channels checked out at a time: by [`channel`](crate::RabbitMq::channel), and for as long
-    /// as they take by the other verbs but [`consume`](crate::RabbitMq::consume). Defaults to 64, or to
-    /// `channel_max` where that is less. A checkout waits at most the pool's acquire timeout.
+    /// The most channels checked out at a time. [`channel`](crate::RabbitMq::channel) checks one out until it drops.
+    /// Every other verb but [`consume`](crate::RabbitMq::consume) checks one out for as long as it takes. Defaults to
+    /// 64, or to `channel_max` where that is less. A checkout waits at most the pool's acquire timeout.
     pub max_channels: usize,
-    /// How many deliveries a consumer may have in hand, unless it says so itself. Defaults to 100.
+    /// How many deliveries a consumer may have in hand, unless it sets its own prefetch. Defaults to 100.
     pub prefetch: u16,
-    /// How many messages of a batch may be unconfirmed, and so in memory, at a time. Defaults to 4096: with fewer the
-    /// broker writes persistent ones more slowly (the bench `publish`).
+    /// How many messages of a batch may be unconfirmed, and so in memory, at a time. Defaults to 4096. With fewer the
+    /// broker writes persistent messages more slowly (the bench `publish`).
     pub confirm_window: usize,
-    /// How many bytes of them, headers included, may be so. Defaults to 16777216, 16 MiB, of which the driver has a copy
-    /// until they are written. A single message may be larger, and then is on its way alone.
+    /// How many bytes of them, headers included, may be unconfirmed at a time. Defaults to 16777216, 16 MiB. The driver
+    /// has a copy of them until they are written. A single message may be larger, and is then in flight alone.
     pub confirm_window_bytes: usize,
     /// How long the broker may take to confirm a message. Defaults to 10 s.
     #[serde(rename = "confirm_timeout_ms", with = "millis")]
@@ -76,7 +77,7 @@ pub struct RabbitMqConfig {
     /// How long the broker may take to answer anything else. Defaults to 10 s.
     #[serde(rename = "operation_timeout_ms", with = "millis")]
     pub operation_timeout: Duration,
-    /// How to speak TLS. Defaults to none: plain, unless the URL is an `amqps://`. Environment: `RABBITMQ_TLS`,
+    /// The options of TLS. Defaults to none: plain, unless the URL is an `amqps://`. Environment: `RABBITMQ_TLS`,
     /// `RABBITMQ_TLS_CA_FILE`, `RABBITMQ_TLS_CERT_FILE`, `RABBITMQ_TLS_KEY_FILE`, `RABBITMQ_TLS_SERVER_NAME`.
     pub tls: Option<TlsOptions>,
 }
@@ -117,7 +118,7 @@ impl RabbitMqConfig {
         self
     }
 
-    /// Sets what RabbitMQ's management shows.
+    /// Sets the name that RabbitMQ's management shows.
     pub fn connection_name(mut self, name: impl Into<String>) -> Self {
         self.connection_name = name.into();
         self
@@ -159,7 +160,8 @@ impl RabbitMqConfig {
         redacted(error, told, &[self.password.expose()], &[&self.user, &self.vhost])
     }
 
-    /// Built from parts, as the driver's parser loses IPv6 addresses and takes `/` for the vhost "".
+    /// The URI for the driver. It is built from parts, because the driver's parser loses IPv6 addresses and takes `/`
+    /// for the vhost "".
     pub(super) fn uri(&self, frame_max: u32) -> AMQPUri {
         let userinfo = AMQPUserInfo { username: self.user.clone(), password: self.password.expose().to_owned() };
         AMQPUri {

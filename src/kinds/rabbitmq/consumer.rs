@@ -1,4 +1,10 @@
 //! Consumers, which go on over all generations of the connection.
+//!
+//! A `Consumer` receives the deliveries that its `ConsumerTask` sends. Dropping the consumer cancels the task. The
+//! deliveries end when the task does, after an error if there was one.
+//!
+//! There is no lock here, and no task begins here. `closed` of the session is only read, to choose the error of a
+//! consumer that has ended.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -19,7 +25,7 @@ use crate::kinds::rabbitmq::session::Session;
 use crate::lifecycle::lease::Lease;
 use crate::lifecycle::link::Link;
 
-/// What to consume, and how. A queue's name alone will do.
+/// The queue to consume, and how. A queue's name alone is enough.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Consume {
     pub(super) queue: String,
@@ -42,7 +48,8 @@ impl<T: Into<String>> From<T> for Consume {
 }
 
 impl Consume {
-    /// Sets how many deliveries may be in hand, at least 1. Defaults to [`prefetch`](crate::pool::config::RabbitMqConfig::prefetch).
+    /// Sets how many deliveries may be in hand, at least 1. Defaults to
+    /// [`prefetch`](crate::pool::config::RabbitMqConfig::prefetch).
     pub fn prefetch(mut self, prefetch: u16) -> Self {
         self.prefetch = Some(prefetch.max(1));
         self
@@ -67,18 +74,18 @@ impl Consume {
     }
 }
 
-/// A consumer: a stream of deliveries. Cancelled when it drops; what it has not handed out by
-/// then goes back to its queue, and deliveries in hand can still be acknowledged.
+/// A consumer: a stream of deliveries. It is cancelled when it drops. Deliveries that it has not handed out by then go
+/// back to their queue, and deliveries in hand can still be acknowledged.
 pub struct Consumer {
-    /// Drops before the deliveries, so that a stream's are not read again first.
+    /// Drops before `deliveries`. Otherwise the task would read the dropped deliveries of a stream again.
     pub(super) _cancel: ForkGuarded<DropGuard>,
     pub(super) deliveries: ForkGuarded<mpsc::UnboundedReceiver<Result<Delivery, Error>>>,
     pub(super) link: Link,
     pub(super) queue: String,
     pub(super) cancelled: CancellationToken,
-    /// It has said that it is the parent's.
+    /// Whether it has answered that it is the parent's.
     pub(super) forked: bool,
-    /// The error that it ended with.
+    /// The error that it ended with. `None` if it goes on, or ended without one.
     pub(super) failed: Option<Error>,
     pub(super) lease: Lease<Session>,
 }
@@ -87,7 +94,7 @@ impl Consumer {
     /// The next delivery; `None` when consuming has ended.
     ///
     /// # Errors
-    /// Why it ended: [`Error::Operation`] if the queue is gone or the broker closed the channel,
+    /// The reason why it ended: [`Error::Operation`] if the queue is gone or the broker closed the channel,
     /// [`Error::Connect`] if reconnecting was refused.
     ///
     /// # Cancel safety
@@ -104,9 +111,9 @@ impl Consumer {
         loop {
             let next = ready!(self.deliveries.poll_recv(cx));
             match next {
-                // A delivery that was not handed out goes back.
+                // A delivery that was not handed out goes back to its queue when it drops here.
                 Some(Ok(_)) if self.cancelled.is_cancelled() => {}
-                // It cannot be acknowledged any more, and comes again.
+                // It cannot be acknowledged any more, and the broker delivers it again.
                 Some(Ok(delivery)) if !delivery.is_current() => {}
                 Some(Ok(mut delivery)) => {
                     delivery.hand_out(&self.link);
@@ -122,7 +129,7 @@ impl Consumer {
         }
     }
 
-    /// Why there are no more deliveries.
+    /// The error of a consumer that has no more deliveries.
     pub(crate) fn has_ended(&self) -> Error {
         let Session { closed, intake, .. } = &*self.lease;
         if closed.load(Ordering::SeqCst) {

@@ -1,4 +1,13 @@
-//! The pump of a consumer, which subscribes again after each reconnect and hands on what is delivered.
+//! The task of a consumer, which subscribes again after each reconnect and hands deliveries on.
+//!
+//! `RabbitMq::consume` makes the first subscription and spawns `ConsumerTask::run` on the pool's runtime. The task ends
+//! when its consumer drops, when closing begins, or with an error that it hands to its consumer. Closing waits for all
+//! of these tasks by `Session::consumers`.
+//!
+//! Each delivery holds the `ChannelGuard` of its subscription. So the channel stays open until the last delivery is
+//! settled, also after the task has ended.
+//!
+//! There is no lock here. That of the session's topology is taken for a moment only, and nothing is awaited under it.
 
 use std::future::poll_fn;
 use std::panic::Location;
@@ -24,11 +33,11 @@ use crate::kinds::rabbitmq::stream::{Reading, reading_from};
 use crate::lifecycle::lease::Claim;
 use crate::net::count::Counted;
 
-/// Hands a consumer's deliveries on, over all generations.
+/// Hands the deliveries of one consumer on, over all generations of the connection.
 pub(super) struct ConsumerTask {
     pub(super) session: Arc<Session>,
     pub(super) what: Consume,
-    /// The line that consumes.
+    /// The claim with the line that consumes.
     pub(super) claim: Claim,
     pub(super) sender: mpsc::UnboundedSender<Result<Delivery, Error>>,
     pub(super) cancel: CancellationToken,
@@ -50,7 +59,7 @@ impl ConsumerTask {
                 End::Failed(error) => self.fail(error),
             }
         }
-        // A connection that is lost while closing takes its queues along anyway.
+        // A session that is closed declares nothing again, so its topology need not be kept.
         if !self.session.closed.load(Ordering::SeqCst) {
             self.session.topology.lock().consumer_went(&self.what.queue);
         }
@@ -61,6 +70,7 @@ impl ConsumerTask {
         let generation = Arc::clone(&channel.generation);
         loop {
             let next = tokio::select! {
+                // Cancelling comes first, so that nothing is handed on after it, however many deliveries have come.
                 biased;
                 () = self.cancel.cancelled() => {
                     self.unsubscribe(consumer, &channel, &reading).await;
@@ -78,7 +88,7 @@ impl ConsumerTask {
                 Some(Ok(message)) => {
                     let keeps = KeepAlive::Consumer(Arc::clone(&channel));
                     let delivery = Delivery::new(message, Arc::clone(&generation), keeps).noted(&reading);
-                    // Refused only when the consumer is gone, and then it goes back.
+                    // Sending fails only when the consumer is gone. The delivery then drops and goes back.
                     drop(self.sender.send(Ok(delivery)));
                 }
                 _ if !generation.is_alive() => return End::Lost,
@@ -94,7 +104,7 @@ impl ConsumerTask {
         }
     }
 
-    /// Cancels, and gives back what has come but was not handed out.
+    /// Cancels the consumer, and gives back the deliveries that have come but were not handed out.
     async fn unsubscribe(&self, mut consumer: lapin::Consumer, channel: &Arc<ChannelGuard>, reading: &Arc<Reading>) {
         let generation = &channel.generation;
         let cancelling = channel.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
@@ -109,7 +119,7 @@ impl ConsumerTask {
         }
     }
 
-    /// A subscription on the next connection; `None` if there is none to come.
+    /// A subscription on the next connection. `None` if there will be none.
     async fn subscribe_again(&self, from: Option<i64>) -> Option<Subscription> {
         let again = async {
             let mut tries = 0;
@@ -135,6 +145,7 @@ impl ConsumerTask {
             }
         };
         tokio::select! {
+            // Cancelling comes first, so that a cancelled consumer is not subscribed again.
             biased;
             () = self.cancel.cancelled() => None,
             subscription = again => subscription,
@@ -148,13 +159,13 @@ impl ConsumerTask {
 
     fn fail(&self, error: Error) {
         self.session.link.warn("a consumer has ended", Some(&error));
-        // Refused only when the consumer is gone.
+        // Sending fails only when the consumer is gone.
         drop(self.sender.send(Err(error)));
     }
 }
 
 impl Session {
-    /// A channel of its own for a consumer, subscribed.
+    /// Subscribes a consumer, on a channel of its own.
     pub(super) async fn subscribe(
         &self,
         generation: &Arc<Generation>,
@@ -186,7 +197,7 @@ impl Session {
 
 pub(super) struct Subscription {
     pub(super) consumer: lapin::Consumer,
-    /// Open until the last delivery is settled.
+    /// The channel of the subscription, open until the last delivery is settled.
     pub(super) channel: Arc<ChannelGuard>,
     pub(super) reading: Arc<Reading>,
 }

@@ -30,29 +30,29 @@ impl Exchange {
         Exchange::new(name, ExchangeKind::Fanout)
     }
 
-    /// Queues get the messages whose key is theirs.
+    /// A queue gets the messages whose key is that of its binding.
     pub fn direct(name: impl Into<String>) -> Self {
         Exchange::new(name, ExchangeKind::Direct)
     }
 
-    /// Queues get the messages whose key matches their pattern, as in `stock.*.day` or `stock.#`.
+    /// A queue gets the messages whose key matches the pattern of its binding, as in `stock.*.day` or `stock.#`.
     pub fn topic(name: impl Into<String>) -> Self {
         Exchange::new(name, ExchangeKind::Topic)
     }
 
-    /// Gone after a restart of the broker.
+    /// The exchange is gone after a restart of the broker.
     pub fn transient(mut self) -> Self {
         self.options.durable = false;
         self
     }
 
-    /// Gone with its last binding.
+    /// The exchange is gone with its last binding.
     pub fn auto_delete(mut self) -> Self {
         self.options.auto_delete = true;
         self
     }
 
-    /// Only checks that it exists; not replayed.
+    /// The declaration only checks that the exchange exists, and is not replayed.
     pub fn passive(mut self) -> Self {
         self.options.passive = true;
         self
@@ -80,30 +80,30 @@ impl Queue {
         Queue { name: name.into(), options, arguments: FieldTable::default() }
     }
 
-    /// A queue that the broker names, for this connection alone, gone with its last consumer.
+    /// A queue that the broker names. It belongs to this connection alone, and is gone with its last consumer.
     pub fn temporary() -> Self {
         Queue::new("").transient().exclusive().auto_delete()
     }
 
-    /// Gone after a restart of the broker.
+    /// The queue is gone after a restart of the broker.
     pub fn transient(mut self) -> Self {
         self.options.durable = false;
         self
     }
 
-    /// For this connection alone, and gone with it.
+    /// The queue belongs to this connection alone, and is gone with it.
     pub fn exclusive(mut self) -> Self {
         self.options.exclusive = true;
         self
     }
 
-    /// Gone with its last consumer. Then it is not declared again either.
+    /// The queue is gone with its last consumer, and is not declared again after that.
     pub fn auto_delete(mut self) -> Self {
         self.options.auto_delete = true;
         self
     }
 
-    /// Only checks that it exists; not replayed.
+    /// The declaration only checks that the queue exists, and is not replayed.
     pub fn passive(mut self) -> Self {
         self.options.passive = true;
         self
@@ -149,7 +149,7 @@ pub(super) struct Binding {
     pub(super) arguments: FieldTable,
 }
 
-/// A declaration, which does no harm twice, and is made again after a reconnect.
+/// A declaration. It does no harm twice, and is made again after a reconnect.
 pub(super) enum Declaration<'a> {
     Exchange(&'a Exchange),
     Queue(&'a Queue),

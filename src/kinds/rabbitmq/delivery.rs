@@ -1,4 +1,13 @@
-//! Messages in hand.
+//! Messages in hand: how they are settled, and how they go back to their queue.
+//!
+//! Consumers and `RabbitMq::get` hand deliveries out. Each delivery keeps the channel open that it came on, because it
+//! can be settled on that channel only.
+//!
+//! A delivery that drops unsettled goes back to its queue. A drop cannot wait, so a task on the pool's runtime does
+//! that. A delivery of a stream makes its consumer read again instead. In a forked child nothing is sent, and the
+//! channel is leaked.
+//!
+//! There is no lock here. `closed` is only read, to choose an error.
 
 use std::fmt;
 use std::future::Future;
@@ -25,7 +34,7 @@ pub(super) enum KeepAlive {
 }
 
 impl KeepAlive {
-    /// A channel of the pool may be used again.
+    /// Makes the channel of a checkout fit to be used again.
     fn settled(&mut self) {
         if let KeepAlive::Checkout(pooled) = self {
             pooled.guard.done();
@@ -36,16 +45,16 @@ impl KeepAlive {
 /// A message in hand. Dropping it gives it back to its queue, as [`requeue`](Delivery::requeue)
 /// does. Closing waits for it.
 ///
-/// A stream takes acknowledgements alone. Dropping a delivery of one has the consumer read again from the first delivery
-/// that is not acknowledged, and so do a reconnect, and [`requeue`](Delivery::requeue) and [`nack`](Delivery::nack),
-/// which answer [`Error::Operation`]. A queue counts as a stream if it was declared so through the pool, or else by the
-/// header `x-stream-offset` of the delivery.
+/// A stream accepts acknowledgements alone. Dropping a delivery of a stream makes the consumer read again from the
+/// first delivery that is not acknowledged. So do a reconnect, and [`requeue`](Delivery::requeue) and
+/// [`nack`](Delivery::nack), which answer [`Error::Operation`]. A queue counts as a stream if it was declared so
+/// through the pool, or else by the header `x-stream-offset` of the delivery.
 #[must_use = "a delivery that drops goes back to its queue"]
 pub struct Delivery {
     message: lapin::message::Delivery,
     pub(super) generation: Arc<Generation>,
     keeps: Option<(KeepAlive, Option<Busy>)>,
-    /// If it is of a stream.
+    /// The offset in its stream. `None` if it is not of a stream.
     offset: Option<Offset>,
 }
 
@@ -60,13 +69,13 @@ impl Delivery {
         self
     }
 
-    /// Whether it can still be settled, and does not come again.
+    /// Whether it can still be settled, and will not be delivered again.
     pub(super) fn is_current(&self) -> bool {
         let is_read_again = self.offset.as_ref().is_some_and(Offset::is_read_again);
         self.generation.is_alive() && self.message.acker.usable() && !is_read_again
     }
 
-    /// From now on closing waits for it.
+    /// Makes closing wait for it from now on.
     pub(super) fn hand_out(&mut self, link: &Link) {
         if let Some((_, busy)) = &mut self.keeps {
             *busy = Some(link.busy(Work::Delivery));
@@ -98,11 +107,11 @@ impl Delivery {
         &self.message.properties
     }
 
-    /// Done with it. AMQP does not answer to this: it is done when it is written.
+    /// Acknowledges it. AMQP does not answer to this, so it is done once it is written.
     ///
     /// # Errors
-    /// [`Error::Lost`] if its connection is gone, with which it cannot be acknowledged any more:
-    /// it is delivered again. [`Error::Timeout`], [`Error::Closed`].
+    /// [`Error::Lost`] if its connection is gone. It cannot be acknowledged any more then, and is delivered again.
+    /// [`Error::Timeout`], [`Error::Closed`].
     ///
     /// # Cancel safety
     /// Once begun it is acknowledged all the same.
@@ -122,7 +131,7 @@ impl Delivery {
         self.nack_with("giving a delivery back", true).await
     }
 
-    /// Rejects it: it goes to the queue's dead-letter exchange, or away if there is none.
+    /// Rejects it. It goes to the queue's dead-letter exchange, or is discarded if there is none.
     ///
     /// # Errors
     /// As [`ack`](Delivery::ack). [`Error::Operation`] for one of a stream.
@@ -179,6 +188,7 @@ impl Delivery {
 impl Drop for Delivery {
     fn drop(&mut self) {
         if self.generation.link.check_process().is_err() {
+            // Leaked on purpose: channel and counters are the parent's, and this process has none of its threads.
             return std::mem::forget(self.keeps.take());
         }
         let acker = &self.message.acker;
@@ -192,7 +202,7 @@ impl Drop for Delivery {
         self.generation.runtime.spawn(async move {
             let back = acker.nack(BasicNackOptions { requeue: true, multiple: false });
             let back = generation.answer("giving a delivery back", back).await;
-            // If that fails, closing the channel gives it back.
+            // If that fails, the channel is closed, which gives the delivery back.
             if let (Ok(true), Some((keeps, _))) = (back, &mut keeps) {
                 keeps.settled();
             }

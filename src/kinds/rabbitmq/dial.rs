@@ -1,4 +1,11 @@
-//! Connecting, over streams of our own.
+//! Connecting to the broker, over streams of this crate's own.
+//!
+//! `Session::open_generation` dials the connection that all share, and the prober dials its own. The driver runs a
+//! thread for each connection, and that thread owns the socket. The socket is under a kill switch from the beginning.
+//! `CutOnDrop` throws the switch if a connect is given up, so that neither thread nor socket stays behind.
+//!
+//! `gone` is cancelled once the driver's thread has ended and its socket is gone. There is no lock here. The driver's
+//! thread and its tasks log nothing, because they would log the password.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -27,7 +34,7 @@ use crate::kinds::rabbitmq::generation::{DISCONNECT_LIMIT, LINGER};
 use crate::net::kill_switch::KillSwitch;
 use crate::net::tls::{self, Stream as OwnStream, Tls};
 
-/// A new connection, cut again unless it is taken.
+/// A new connection. It is cut when it drops, unless it is taken before.
 pub(super) struct Dialled {
     pub(super) connection: lapin::Connection,
     pub(super) switch: KillSwitch,
@@ -42,8 +49,8 @@ impl Dialled {
     }
 }
 
-/// Throws the switch when it drops, unless disarmed: a connect that is given up must not leave
-/// its thread and its socket.
+/// Throws the switch when it drops, unless it is disarmed. A connect that is given up must not leave its thread and its
+/// socket behind.
 pub(super) struct CutOnDrop(Option<KillSwitch>);
 
 impl CutOnDrop {
@@ -64,21 +71,22 @@ impl Drop for CutOnDrop {
     }
 }
 
-/// The connection that all share, with frames as large as was asked for, or else as the broker allows.
+/// The connection that all share. Its frames are as large as the configuration says, or else as the broker allows.
 pub(super) async fn dial_for_all(config: &RabbitMqConfig, tls: &Tls) -> Result<Dialled, Failure> {
     let dial = |frame_max| dial(config, tls, &config.connection_name, frame_max);
     if config.frame_max != 0 {
         return dial(config.frame_max).await;
     }
-    // The driver makes its buffers before it knows the broker's limit, and those made afterwards it fills with zeros,
-    // which takes all their memory at once.
+    // The driver makes its first buffers before it knows the broker's limit. Buffers that it makes afterwards it fills
+    // with zeros, which takes all their memory at once. So the first connect asks for a byte more than usual, and finds
+    // out the limit.
     let dialled = dial(MORE_THAN_USUAL).await?;
     if dialled.connection.configuration().frame_max() < MORE_THAN_USUAL {
         return Ok(dialled);
     }
     let disconnect = dialled.connection.close(200, "OK".into());
     let said = within(DISCONNECT_LIMIT, disconnect).await;
-    // The driver would call it an error, in the log too, if it were cut before.
+    // The driver would call a cut an error, in the log too, so it gets time to end by itself.
     let _ = within(LINGER, dialled.gone.cancelled()).await;
     tracing::debug!(host = %config.host, ?said, "the broker allows larger frames than usual: connecting again for them");
     drop(dialled);
@@ -92,7 +100,7 @@ pub(super) async fn dial(config: &RabbitMqConfig, tls: &Tls, name: &str, frame_m
     let gone = CancellationToken::new();
     let tokio = Tokio::default().with_handle(Handle::current());
     let kit = RuntimeParts::new(Quiet(tokio.clone()), OwnStreams(tokio));
-    // Owned by the driver's thread, whose end drops it after the socket.
+    // The driver's thread owns this guard, and drops it after the socket as it ends.
     let ended = gone.clone().drop_guard();
     let (under, tls, host, port) = (switch.clone(), tls.clone(), config.host.clone(), config.port);
     let keepalive = config.heartbeat;
@@ -100,7 +108,7 @@ pub(super) async fn dial(config: &RabbitMqConfig, tls: &Tls, name: &str, frame_m
         let _owned = &ended;
         quieten_this_thread();
         tokio::select! {
-            // lapin calls a stream plain that it leaves as it is.
+            // lapin calls a stream plain if it adds nothing to it, so one under TLS of our own is plain too.
             opened = tls.dial(&host, port, keepalive, &under) => Ok(AsyncTcpStream::Plain(opened?.compat())),
             () = under.wait() => Err(io::Error::from(io::ErrorKind::ConnectionAborted).into()),
         }
@@ -115,8 +123,8 @@ pub(super) async fn dial(config: &RabbitMqConfig, tls: &Tls, name: &str, frame_m
     Ok(Dialled { connection, switch, gone, cut })
 }
 
-/// The driver's thread would log the password, byte by byte, at TRACE. What matters of what it
-/// says we log ourselves.
+/// Silences the driver's thread, which would log the password, byte by byte, at TRACE. This crate logs the important
+/// events itself.
 fn quieten_this_thread() {
     thread_local! {
         static QUIET: RefCell<Option<DefaultGuard>> = const { RefCell::new(None) };
@@ -126,7 +134,8 @@ fn quieten_this_thread() {
     });
 }
 
-/// A wrong user, password or virtual host, or another protocol. What is full may have room later.
+/// Whether a failure to connect is permanent: a wrong user, password or virtual host, or another protocol. A broker
+/// that is full may have room later.
 fn is_permanent(error: &lapin::Error) -> bool {
     match error.kind() {
         ErrorKind::ProtocolError(error) => match error.kind() {
@@ -145,14 +154,16 @@ pub(super) fn is_no_amqp(failure: &Failure) -> bool {
     driver.is_some_and(|error| matches!(error.kind(), ErrorKind::ParsingError(_)))
 }
 
-/// Whether a user, a virtual host or a node has as many connections as it may. Names stand before that, in quotes.
+/// Whether a user, a virtual host or a node has as many connections as it may. The text has names only before its end,
+/// in quotes.
 fn is_full(refusal: &str) -> bool {
     refusal.ends_with("is reached")
 }
 
 type Kit = RuntimeParts<Quiet, OwnStreams>;
 
-/// Tokio's executor, except that the driver's tasks log nothing: one that cannot send the login logs it at TRACE.
+/// Tokio's executor, except that the driver's tasks log nothing. A task that cannot send the login would log it at
+/// TRACE.
 #[derive(Debug, Clone)]
 struct Quiet(Tokio);
 
@@ -172,7 +183,7 @@ impl Executor for Quiet {
     }
 }
 
-/// Tokio's reactor, except that streams stand under a kill switch.
+/// Tokio's reactor, except that streams are under a kill switch.
 #[derive(Debug, Clone)]
 struct OwnStreams(Tokio);
 

@@ -1,4 +1,4 @@
-//! Why the driver's answer did not come, and what that proves of the broker.
+//! The reasons why an answer of the driver did not come, and their proof about the broker.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,7 +12,7 @@ use crate::base::error::{BoxError, Error, Failure, Source};
 use crate::kinds::rabbitmq::generation::Generation;
 use crate::lifecycle::link::Link;
 
-/// Why the driver's answer did not come.
+/// The reason why the driver's answer did not come.
 pub(super) enum CallError {
     Driver(lapin::Error),
     Cut,
@@ -36,13 +36,13 @@ impl CallError {
     }
 }
 
-/// Whether this is about the connection. The driver tells it before it says that it is not connected.
+/// Whether this error is about the connection. The driver reports it before it says that it is not connected.
 fn is_loss(error: &lapin::Error) -> bool {
     let told = matches!(error.kind(), ErrorKind::InvalidConnectionState(_) | ErrorKind::MissingHeartbeatError);
     told || error.is_io_error() || error.is_amqp_hard_error()
 }
 
-/// The failure of a ping, by what its error says of the broker.
+/// The failure of a ping, by its error's proof about the broker.
 pub(super) fn answered(error: Error) -> Failure {
     let said = match &error {
         Error::Operation { source, .. } | Error::Lost { source, .. } => source.downcast_ref::<lapin::Error>(),
@@ -76,17 +76,18 @@ pub(super) fn operation(link: &Link, action: &str, source: impl Into<BoxError>) 
     }
 }
 
-/// A name as AMQP has it; the driver panics where it is too long.
+/// A text as a short string of AMQP. The driver itself would panic where it is too long.
 pub(super) fn short(link: &Link, action: &str, text: &str) -> Result<ShortString, Error> {
     ShortString::try_new(text).map_err(|error| operation(link, action, error))
 }
 
-/// How often, and after what pause, an exclusive queue or consumer is tried again: the broker may
-/// not have noticed yet that the connection which had it is gone.
+/// How often an exclusive queue or consumer is tried again. The broker may not have noticed yet that the connection
+/// which had it is gone.
 pub(super) const LOCKED_TRIES: usize = 15;
+/// The pause before each of these tries. All of them together give the broker 1.5 s to notice.
 pub(super) const LOCKED_PAUSE: Duration = Duration::from_millis(100);
 
-/// Whether somebody else has it for himself.
+/// Whether another connection has the queue or the consumer exclusively.
 pub(super) fn is_locked(error: &Error) -> bool {
     let Error::Operation { source, .. } = error else { return false };
     matches!(

@@ -1,6 +1,6 @@
 //! The names of RabbitMQ that users see.
 
-/// Those at the crate's root.
+/// The names at the crate's root.
 pub(crate) mod root {
     pub use ::lapin;
 
@@ -14,7 +14,7 @@ pub(crate) mod root {
     }
 }
 
-/// Those in `resource_pool::blocking`.
+/// The names in `resource_pool::blocking`.
 pub(crate) mod threads {
     pub use crate::kinds::rabbitmq::blocking as rabbitmq;
     pub use crate::kinds::rabbitmq::blocking::RabbitMq;

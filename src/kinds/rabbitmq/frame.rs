@@ -1,4 +1,4 @@
-//! Frames: how large they may be, and what must fit into one, since AMQP splits nothing but bodies.
+//! Frames: their largest size, and the parts that must fit into one, because AMQP splits only bodies.
 
 use lapin::BasicProperties;
 use lapin::protocol::basic::gen_properties;
@@ -9,34 +9,36 @@ use crate::base::error::Error;
 use crate::kinds::rabbitmq::errors::operation;
 use crate::kinds::rabbitmq::generation::Generation;
 
-/// A byte more than brokers allow unless they are told otherwise. One that agrees to it allows more.
+/// A byte more than brokers allow by default. A broker that agrees to it allows more than usual.
 pub(super) const MORE_THAN_USUAL: u32 = (128 << 10) + 1;
-/// The largest that can be had, as the driver's buffers take 64 times as much.
+/// The largest frame that can be configured. The driver's buffers take 64 times as much.
 pub(super) const LARGEST: u32 = 1 << 20;
 
-/// Type, channel, size and end of a frame.
+/// The bytes around a frame's payload: type, channel, size and end.
 const ENVELOPE: usize = 8;
-/// Class, weight and size of the body, which stand before the properties.
+/// The bytes before the properties: class, weight and size of the body.
 const HEADER: usize = 12;
-/// Class, method, a ticket that nobody uses any more, and flags.
+/// The bytes before a method's names: class, method, a ticket that nobody uses any more, and flags.
 const METHOD: usize = 7;
 
-/// How many bytes properties take, headers among them.
+/// How many bytes the properties take, including the headers.
 pub(super) fn header_bytes(properties: &BasicProperties) -> usize {
     gen_properties(properties)(Vec::new().into()).map_or(usize::MAX, |written| written.write.len())
 }
 
 impl Generation {
-    /// # Errors
-    /// [`Error::Operation`] if the broker would end the connection over the header of such a message. Without a table of
-    /// headers, properties fit into the smallest frame.
+    /// Checks that the header of a message fits into one frame. Without a table of headers, properties fit into the
+    /// smallest frame.
+    ///
+    /// # Errors [`Error::Operation`] if the broker would end the connection over the header of such a message.
     pub(super) fn fits_header(&self, action: &str, properties: &BasicProperties) -> Result<(), Error> {
         let bytes = HEADER.saturating_add(header_bytes(properties));
         self.fits(action, "headers", "put what is large into the body", bytes)
     }
 
-    /// # Errors
-    /// [`Error::Operation`] if the broker would end the connection over a method with these names and arguments.
+    /// Checks that a method with these names and arguments fits into one frame.
+    ///
+    /// # Errors [`Error::Operation`] if the broker would end the connection over such a method.
     pub(super) fn fits_method(&self, action: &str, names: &[&str], arguments: &FieldTable) -> Result<(), Error> {
         if arguments.inner().is_empty() {
             return Ok(());

@@ -1,6 +1,14 @@
-//! One connection, from its opening to its goodbye: a generation of the resource.
+//! One connection, from its opening to its disconnect: a generation of the resource.
 //!
-//! The driver's futures may never resolve, so each of them is raced with the connection's kill switch and a limit.
+//! `Session` opens a generation, and another one after each loss. Verbs, consumers and the prober make their requests
+//! on it. The driver's futures may never resolve, so each of them is raced with the connection's kill switch and a
+//! limit.
+//!
+//! A task watches the driver's events until the connection is gone. It refers to the generation weakly, so a generation
+//! that was replaced can drop.
+//!
+//! There is no lock here besides the prober's, which its own file explains. `closed` is set once, and decides here only
+//! which error a caller gets. Neither it nor `waiting` guards other memory.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -35,19 +43,19 @@ pub(super) struct Generation {
     pub(super) config: Arc<RabbitMqConfig>,
     pub(super) link: Link,
     pub(super) runtime: Handle,
-    /// Cancelled when consuming ends, since closing has begun.
+    /// Cancelled when consuming ends, because closing has begun.
     pub(super) intake: CancellationToken,
     pub(super) closed: Arc<AtomicBool>,
     pub(super) connection: lapin::Connection,
     pub(super) switch: KillSwitch,
     /// Cancelled when the driver's thread and socket are gone.
     pub(super) gone: CancellationToken,
-    /// For checkouts. One ends when its channel has ended at the broker, or is idle.
+    /// The permits for checkouts. A permit is free again once its channel has ended at the broker, or is idle.
     pub(super) permits: Arc<Semaphore>,
     pub(super) quota: Arc<Quota>,
     pub(super) waiting: AtomicUsize,
     pub(super) channels: Channels,
-    /// Why the broker takes no messages, while it does not.
+    /// The broker's reason for taking no messages. `None` while it takes them.
     pub(super) blocked: watch::Sender<Option<String>>,
     /// The prober's own connection.
     pub(super) prober: Arc<tokio::sync::Mutex<Prober>>,
@@ -58,7 +66,7 @@ impl Generation {
         !self.switch.is_cut() && self.connection.status().connected()
     }
 
-    /// Sees what happens to the connection, until it is gone.
+    /// Watches the events of the connection, until it is gone.
     pub(super) fn watch(self: &Arc<Self>, events: impl Stream<Item = Event> + Send + 'static) {
         let (watched, switch) = (Arc::downgrade(self), self.switch.clone());
         tokio::spawn(async move {
@@ -76,7 +84,7 @@ impl Generation {
         });
     }
 
-    /// Whether to go on watching.
+    /// Handles one event, and answers whether to go on watching.
     fn see(&self, event: Event) -> bool {
         match event {
             Event::ConnectionBlocked(reason) => {
@@ -98,7 +106,7 @@ impl Generation {
         true
     }
 
-    /// A permit for a checkout, waiting for it until then.
+    /// A permit for a checkout. Waits for it until `deadline`.
     pub(super) async fn permit(&self, claim: Claim, deadline: Instant) -> Result<OwnedSemaphorePermit, Error> {
         if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
             return Ok(permit);
@@ -107,11 +115,13 @@ impl Generation {
         let timer = self.timer(deadline.saturating_duration_since(Instant::now()));
         let _waiting = Waiting::new(&self.waiting);
         tokio::select! {
+            // The cut comes first, because a permit on a lost connection is of no use. A free permit counts even if the
+            // limit has passed.
             biased;
             () = self.switch.wait() => Err(self.was_cut()),
             permit = Arc::clone(&self.permits).acquire_owned() => permit.map_err(|_| self.was_cut()),
             () = timer => {
-                // Then others with a permit wait for a channel, and everybody for the holders of channels.
+                // With all channels open, callers with a permit wait too. All wait for the holders of channels.
                 let holders = self.channels.are_all_open().then(|| self.channel_holders());
                 Err(wait.timed_out(&self.why_blocked(), holders, None))
             }
@@ -122,7 +132,8 @@ impl Generation {
         self.link.holders().into_iter().filter(|holder| holder.exclusive)
     }
 
-    /// The driver's answer, or why there is none: its futures may never resolve.
+    /// Waits for the driver's answer, within the operation timeout. Answers an error if the connection is cut
+    /// meanwhile, because the driver's futures may never resolve.
     pub(super) async fn answer<T>(
         &self,
         action: &str,
@@ -142,6 +153,7 @@ impl Generation {
         self.link.check_process().map_err(CallError::Ours)?;
         let timer = self.timer(limit);
         tokio::select! {
+            // An answer that has come counts, even if the connection is cut or the limit passes at the same moment.
             biased;
             answer = future => answer.map_err(CallError::Driver),
             () = self.switch.wait() => Err(CallError::Cut),
@@ -149,7 +161,7 @@ impl Generation {
         }
     }
 
-    /// Waits while the broker blocks us; what would be sent then is written who knows when.
+    /// Waits while the broker blocks this connection. A request that is sent meanwhile may be written much later.
     pub(super) async fn unblocked(&self) -> Result<(), Error> {
         if self.blocked.borrow().is_none() {
             return Ok(());
@@ -158,6 +170,7 @@ impl Generation {
         let timer = self.timer(limit);
         let mut blocked = self.blocked.subscribe();
         tokio::select! {
+            // The cut comes first, because a lost connection takes no requests again.
             biased;
             () = self.switch.wait() => Err(self.was_cut()),
             _ = blocked.wait_for(Option::is_none) => Ok(()),
@@ -165,7 +178,7 @@ impl Generation {
         }
     }
 
-    /// A [timer](runtime::timer), wherever this is called.
+    /// A [timer](runtime::timer) that can be made wherever this is called.
     pub(super) fn timer(&self, limit: Duration) -> Sleep {
         let _context = self.runtime.enter();
         runtime::timer(limit)
@@ -181,13 +194,13 @@ impl Generation {
         Error::Timeout(Arc::new(TimeoutError { holders, ..timeout }))
     }
 
-    /// The end of a sentence on what was waited for: whether the broker blocks the connection.
+    /// The end of a sentence on a wait, which says that the broker blocks the connection. Empty if it does not.
     pub(super) fn why_blocked(&self) -> String {
         let reason = self.blocked.borrow();
         reason.as_ref().map_or_else(String::new, |why| format!("; the connection is blocked by the broker ({why})"))
     }
 
-    /// Why there is no answer: the connection is gone.
+    /// The error of a request that has no answer because the connection is gone.
     pub(super) fn was_cut(&self) -> Error {
         if self.closed.load(Ordering::SeqCst) {
             return Error::closed(self.link.name());
@@ -199,16 +212,16 @@ impl Generation {
         }
     }
 
-    /// Every channel, then the connection; then nothing of it is left.
+    /// Closes every channel, then the connection. Nothing of it is left after that.
     pub(super) async fn close(&self) -> Result<(), Failure> {
-        // Cuts where this is given up.
+        // Cuts the connection if this is given up.
         let _cut = CutOnDrop::new(&self.switch);
         let said = self.disconnect().await;
         self.switch.cut_because(self.was_cut());
         said
     }
 
-    /// Why the goodbye was cut short. That the resource is closed explains nothing here.
+    /// The reason why the disconnect was cut short. It is not that the resource is closed, which explains nothing here.
     fn unsaid(&self, error: CallError) -> Failure {
         Failure::transient(match (error, self.switch.cause()) {
             (CallError::Cut, Some(cause)) => cause.clone().into(),
@@ -224,7 +237,7 @@ impl Generation {
         }
         let channels = self.channels.take_all();
         let every_channel = together(channels.into_iter().map(|channel| async move {
-            // A channel that is closed already answers an error, and needs no goodbye.
+            // A channel that is closed already answers an error, and needs nothing more.
             let _ = channel.close(200, "OK".into()).await;
             Ok(())
         }));
@@ -240,7 +253,7 @@ impl Generation {
                 return Err(Failure::transient(format!("the broker did not answer the goodbye within {DISCONNECT_LIMIT:?}")));
             }
         };
-        // The driver ends by itself then, and would call a cut an error, in the log too.
+        // The driver ends by itself now. It would call a cut an error, in the log too.
         let timer = self.timer(LINGER);
         tokio::select! {
             () = self.gone.cancelled() => {}
@@ -250,8 +263,8 @@ impl Generation {
     }
 }
 
-/// How long the goodbye may take: milliseconds on a broker that answers.
+/// How long the disconnect may take. A broker that answers takes milliseconds.
 pub(super) const DISCONNECT_LIMIT: Duration = Duration::from_secs(2);
 
-/// How long is waited for what the driver does by itself, as ending its thread and its socket, which takes microseconds.
+/// How long to wait for the driver to end its thread and its socket by itself, which takes microseconds.
 pub(super) const LINGER: Duration = Duration::from_millis(500);

@@ -1,7 +1,7 @@
-//! Messages on their way: each has a confirm that is awaited, and may come back.
+//! Messages in flight: each has a confirm that is awaited, and may be returned.
 //!
-//! The driver attaches a return to whichever confirm comes at the time. So a flight collects the returns of all its
-//! confirms, and tells by their contents which message has come back.
+//! The driver attaches a return to whichever confirm comes at the time. So an `InFlight` collects the returns of all
+//! its confirms, and compares contents to tell which message was returned.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -27,7 +27,7 @@ use crate::lifecycle::busy::Busy;
 use crate::lifecycle::work::Work;
 
 impl ChannelGuard {
-    /// Sends these, all at once, but for those that cannot be. An error means that none was.
+    /// Sends these messages, all at once, except for those that cannot be sent. An error means that none was sent.
     pub(super) async fn send(
         &mut self,
         topology: &Mutex<Topology>,
@@ -66,13 +66,14 @@ impl ChannelGuard {
                 Err(error) => Confirm::Untaken(error.clone()),
             });
         }
-        // Being polled for the first time queues a message's frames, so they leave in this order without waiting.
+        // The first poll of a publish queues its frames. So the messages leave in this order, and none waits for
+        // another.
         sent.look();
         Ok(sent)
     }
 
-    /// Waits for what becomes of the messages sent, without those sent after them. Once one has no answer the channel
-    /// is unfit, and none of either is waited for any longer.
+    /// Waits for the results of the oldest part, and not for those sent after it. Once a message has no answer, the
+    /// channel is unfit, and this waits for no message in flight any longer.
     pub(super) async fn settle(&mut self, flight: &mut InFlight) -> Vec<Result<Published, Error>> {
         let Some(mut oldest) = flight.sent.pop_front() else { return Vec::new() };
         if flight.why.is_none()
@@ -82,7 +83,7 @@ impl ChannelGuard {
         }
         oldest.look();
         flight.returned.append(&mut oldest.returned);
-        // A return may have come with the confirm of a later one.
+        // A return may have come with the confirm of a later message.
         for later in &mut flight.sent {
             later.look();
             flight.returned.append(&mut later.returned);
@@ -97,10 +98,11 @@ impl ChannelGuard {
 /// The messages that were sent on one channel and are not settled, the oldest first.
 pub(super) struct InFlight {
     sent: VecDeque<Sent>,
-    /// The driver attaches returns to confirms in the order in which both happen to come, so that those of any may
-    /// come with those of others. None comes after its own.
+    /// The returns whose messages are not settled. The driver attaches returns to confirms in the order in which both
+    /// happen to come, so the return of one message may come with the confirm of another. No return comes after its own
+    /// confirm.
     returned: Vec<BasicReturnMessage>,
-    /// Why the rest has no answer.
+    /// The reason why the remaining messages have no answer. `None` as long as all have one.
     why: Option<Source>,
 }
 
@@ -115,7 +117,7 @@ impl InFlight {
         self.sent.push_back(sent);
     }
 
-    /// Tells why there is no answer, and where the broker refused a message, which one that was.
+    /// The reason why there is no answer. If the broker refused a message, this also finds out which one it refused.
     fn why_unanswered(&mut self, oldest: &mut Sent, error: CallError) -> Source {
         let generation = Arc::clone(&oldest.generation);
         let refusal = match error {
@@ -130,14 +132,15 @@ impl InFlight {
             let pairs = sent.confirms.iter_mut().zip(sent.part.messages.iter());
             unanswered.extend(pairs.filter(|(confirm, _)| confirm.is_unanswered()));
         }
-        // More than one may be meant, and then it is not known which of them the broker took before it refused one.
+        // The refusal may fit several messages. Then it is not known which of them the broker took before it refused
+        // one.
         let mut meant = (0..unanswered.len()).filter(|index| unanswered[*index].1.is_meant_by(&said));
         let refused = match (meant.next(), meant.next(), unanswered.len()) {
             (Some(index), None, _) => index,
             (_, _, 1) => 0,
             _ => return source,
         };
-        // The broker takes a channel's messages in their order, and none after one that it refuses.
+        // The broker takes the messages of a channel in their order, and none after one that it refuses.
         for (index, (confirm, message)) in unanswered.into_iter().enumerate().skip(refused) {
             let not_taken = if index == refused { "" } else { " (it was not taken)" };
             let (resource, action) = (Arc::clone(generation.link.name()), message.action() + not_taken);
@@ -146,32 +149,32 @@ impl InFlight {
         source
     }
 
-    /// Whether there were messages without an answer.
+    /// Whether a message has no answer, and never will.
     pub(super) fn is_lost(&self) -> bool {
         self.why.is_some()
     }
 }
 
-/// Messages that were sent together, and what of their answers is there.
+/// Messages that were sent together, and the answers that have come.
 pub(super) struct Sent {
     generation: Arc<Generation>,
     part: Arc<Part>,
     confirms: Vec<Confirm>,
-    /// The returns that came with these confirms, of whichever messages.
+    /// The returns that came with these confirms, of whichever message.
     returned: Vec<BasicReturnMessage>,
 }
 
 impl Sent {
-    /// Takes what answers there are.
+    /// Takes the answers that have come.
     fn look(&mut self) {
         let mut context = Context::from_waker(Waker::noop());
         for confirm in &mut self.confirms {
-            // Nobody is woken by it: a task that waits for one of them is not to run for each of the others.
+            // The waker wakes nobody: a task that waits for one confirm must not run for each of the others.
             let _ = confirm.poll(&mut context, &mut self.returned);
         }
     }
 
-    /// Waits until all are answered. The last one first: by then most others are.
+    /// Waits until all are answered. The last one is awaited first, because most others are answered by then.
     async fn answered(&mut self) -> Result<(), CallError> {
         let mut unsent = None;
         for index in (0..self.confirms.len()).rev() {
@@ -194,7 +197,7 @@ impl Sent {
             }
             match &self.confirms[index] {
                 Confirm::Failed(error) if error.is_amqp_soft_error() => return Err(CallError::Driver(error.clone())),
-                // The broker may have refused one before it, as they were being sent.
+                // The broker may have refused an earlier message while these were being sent.
                 Confirm::Failed(error) => unsent = Some(error.clone()),
                 _ => {}
             }
@@ -206,7 +209,7 @@ impl Sent {
         self.confirms.iter().filter(|confirm| matches!(confirm, Confirm::Pending { .. })).count()
     }
 
-    /// The result of each message. Takes the returns of these out of those that have come.
+    /// The result of each message. Takes the returns of these messages out of `returned`.
     fn results(self, returned: &mut Vec<BasicReturnMessage>, why: Option<&Source>) -> Vec<Result<Published, Error>> {
         let Part { messages, addressed, .. } = &*self.part;
         let answers = messages.iter().zip(self.confirms);
@@ -241,7 +244,7 @@ impl Sent {
 struct Part {
     channel: Arc<lapin::Channel>,
     messages: Arc<Vec<Message>>,
-    /// To which exchange with which key, or why it cannot be sent.
+    /// The exchange and the key of each message, or the error of one that cannot be sent.
     addressed: Vec<Result<(ShortString, ShortString), Error>>,
 }
 
@@ -258,7 +261,7 @@ impl Part {
     }
 }
 
-/// A publish whose answer is awaited, or there.
+/// A publish whose answer is awaited, or has come.
 enum Confirm {
     Pending {
         answer: Pin<Box<dyn Future<Output = lapin::Result<Confirmation>> + Send>>,
@@ -266,7 +269,7 @@ enum Confirm {
     },
     Acked,
     Nacked,
-    /// It cannot be sent, or the broker did not take it.
+    /// The message cannot be sent, or the broker did not take it.
     Untaken(Error),
     Failed(lapin::Error),
 }
@@ -289,7 +292,7 @@ impl Confirm {
                     returned.extend(back);
                     Confirm::Acked
                 }
-                // Confirms are always on.
+                // The channels of the verbs always have confirms on.
                 Ok(Confirmation::NotRequested) => Confirm::Failed(io::Error::from(io::ErrorKind::Unsupported).into()),
                 Err(error) => Confirm::Failed(error),
             };

@@ -1,4 +1,4 @@
-//! Messages, and what becomes of them.
+//! Messages, and their outcomes.
 
 use std::fmt;
 
@@ -30,25 +30,25 @@ impl Message {
         }
     }
 
-    /// Replaces the properties: persistence, too, is one of them (`with_delivery_mode(2)`).
+    /// Replaces the properties. Persistence is one of them too (`with_delivery_mode(2)`).
     pub fn properties(mut self, properties: BasicProperties) -> Self {
         self.properties = properties;
         self
     }
 
-    /// Does not outlive a restart of the broker; several times faster on durable queues.
+    /// The message does not outlive a restart of the broker. It is several times faster on durable queues.
     pub fn transient(mut self) -> Self {
         self.properties = self.properties.with_delivery_mode(TRANSIENT);
         self
     }
 
-    /// May reach no queue at all without that being told.
+    /// The message may reach no queue at all, and is not returned then.
     pub fn optional(mut self) -> Self {
         self.mandatory = false;
         self
     }
 
-    /// Whether the broker's refusal names what this message has: its exchange, user, expiration or size.
+    /// Whether the broker's refusal names a value of this message: its exchange, user, expiration or size.
     pub(super) fn is_meant_by(&self, refusal: &str) -> bool {
         let names = |what: &str, value: &str| !value.is_empty() && refusal.contains(&format!("{what} '{value}'"));
         let property =
@@ -59,7 +59,7 @@ impl Message {
             || refusal.contains(&format!("message size {} is", self.payload.len()))
     }
 
-    /// How many bytes it takes in all.
+    /// How many bytes the message takes in all.
     pub(super) fn bytes(&self) -> usize {
         let headers = self.properties.headers().as_ref().map_or(0, |_| header_bytes(&self.properties));
         headers.saturating_add(self.exchange.len() + self.routing_key.len() + self.payload.len())
@@ -73,7 +73,7 @@ impl Message {
 const TRANSIENT: u8 = 1;
 const PERSISTENT: u8 = 2;
 
-/// What became of a published message.
+/// The outcome of a published message.
 #[must_use = "a message that was returned or refused has reached nobody"]
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -98,7 +98,7 @@ impl Published {
     }
 }
 
-/// What became of each message of a batch, in their order.
+/// The outcome of each message of a batch, in their order.
 #[must_use = "messages that were returned or refused have reached nobody"]
 #[derive(Debug, Clone)]
 pub struct Batch {
@@ -106,7 +106,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// How many the broker has.
+    /// How many messages the broker has.
     pub fn confirmed(&self) -> usize {
         self.results.iter().flatten().filter(|published| published.is_confirmed()).count()
     }
@@ -116,7 +116,7 @@ impl Batch {
         self.confirmed() == self.results.len()
     }
 
-    /// How many have an unknown outcome.
+    /// How many messages have an unknown outcome.
     pub fn unknown(&self) -> usize {
         self.results.iter().filter(|result| matches!(result, Err(Error::OutcomeUnknown { .. }))).count()
     }

@@ -1,6 +1,6 @@
-//! RabbitMQ: one connection, channels pooled on it, confirms awaited, topology that comes back.
+//! RabbitMQ: one connection with pooled channels, awaited confirms, and a topology that is declared again after a loss.
 //!
-//! How it is used (the blocking facade has the same verbs, without `await`, and `consume` is an iterator):
+//! An example follows. The blocking facade has the same verbs, without `await`, and its `consume` is an iterator.
 //!
 //! ```no_run
 //! use resource_pool::ResourcePool;
@@ -25,9 +25,9 @@
 //! # Ok(()) }
 //! ```
 //!
-//! The connection's stream is our own and stands under a kill switch; every await of the driver
-//! is raced with that switch and a limit, since the driver's futures may never resolve. Recovery
-//! is ours too: a new connection, the recorded topology replayed, the consumers subscribed again.
+//! The connection's stream is this crate's own and is under a kill switch. Every await of the driver is raced with that
+//! switch and a limit, because the driver's futures may never resolve. This crate also recovers by itself: it makes a
+//! new connection, replays the recorded topology, and subscribes the consumers again.
 
 pub mod blocking;
 mod channel;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use crate::kinds::rabbitmq::config::RabbitMqConfig;
 use crate::kinds::rabbitmq::message::Message;
 
-/// A batch in parts, so that the broker is at work on the others while one is settled. None is taken out of the iterator
-/// before there is room for it in the window, but for one that is looked at.
+/// A batch in parts, so that the broker works on other parts while one is settled. A message is taken out of the
+/// iterator only when the window has room for it, except for one that is looked at ahead.
 pub(super) struct Parts<I: Iterator<Item = Message>> {
     messages: Peekable<I>,
     window: Load,
@@ -22,7 +22,7 @@ impl<I: Iterator<Item = Message>> Parts<I> {
         Parts { messages: messages.peekable(), window, unsettled: VecDeque::new() }
     }
 
-    /// The next one; empty if there is none, or no room for it.
+    /// The next part. It is empty if there is no message left, or no room for one.
     pub(super) fn next(&mut self) -> Arc<Vec<Message>> {
         let Parts { messages, window, unsettled } = self;
         let room = unsettled.iter().fold(*window, |room, part| Load {
@@ -35,7 +35,7 @@ impl<I: Iterator<Item = Message>> Parts<I> {
             && let Some(message) = messages.peek()
         {
             let all = bytes.saturating_add(message.bytes());
-            // A message larger than the whole window is on its way alone.
+            // A message larger than the whole window is in flight alone.
             let fits = all <= room.bytes && (part.is_empty() || all <= share);
             let is_alone = part.is_empty() && unsettled.is_empty();
             if !(fits || is_alone) {
@@ -50,25 +50,25 @@ impl<I: Iterator<Item = Message>> Parts<I> {
         Arc::new(part)
     }
 
-    /// The oldest part is settled.
+    /// Notes that the oldest part is settled.
     pub(super) fn settled(&mut self) {
         self.unsettled.pop_front();
     }
 
-    /// Counts what was not taken, and drops it.
+    /// Counts the messages that were not taken, and drops them.
     pub(super) fn left(self) -> usize {
         self.messages.count()
     }
 }
 
-/// So many messages, and so many bytes of them.
+/// A number of messages, and the number of their bytes.
 #[derive(Clone, Copy)]
 struct Load {
     messages: usize,
     bytes: usize,
 }
 
-/// Into how many parts the window of a batch is divided.
+/// The number of parts into which the window of a batch is divided.
 const PARTS: usize = 8;
 
 #[cfg(test)]
@@ -83,7 +83,7 @@ mod tests {
         Parts::new((0..count).map(move |_| Message::new("", "", vec![0; bytes])), &config)
     }
 
-    /// How many messages each part has, until there is no room, or no message, for another one.
+    /// How many messages each part has, until there is no room or no message for another part.
     fn filled(parts: &mut Parts<impl Iterator<Item = Message>>) -> Vec<usize> {
         std::iter::from_fn(|| Some(parts.next().len()).filter(|length| *length > 0)).collect()
     }

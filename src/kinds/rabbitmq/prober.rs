@@ -1,6 +1,15 @@
-//! How the prober asks: on a connection of its own, and on the resource's where that has no answer.
+//! The prober's questions to the broker: on a connection of its own, and on the shared one where its own has no answer.
 //!
-//! The lock of a `Prober` is held while its connection is being opened, so closing it waits for that.
+//! `RabbitMqResource::ping` calls `Session::ask` on the prober's runtime, where the prober's connection and its tasks
+//! live.
+//!
+//! The async lock of a `Prober` is held while its connection is being opened, so `RabbitMqResource::close` waits for
+//! that. No other lock is held with it. The opening is a task, so it goes on if the ping is given up. `closed` is set
+//! before `close` takes this lock, and is looked at under it. So no connection is opened after `close` has taken the
+//! last one.
+//!
+//! Each connection disconnects in a task of its own. `Session::probes` counts the connections, and `probes_given_up`
+//! cuts them short.
 
 use std::future::pending;
 use std::pin::pin;
@@ -24,23 +33,24 @@ use crate::net::count::Counted;
 use crate::net::kill_switch::KillSwitch;
 use crate::net::tls::Tls;
 
-/// The prober's own connection beside that of a generation.
+/// The prober's own connection, beside that of a generation.
 #[derive(Default)]
 pub(super) struct Prober {
     pub(super) probe: Option<Arc<Probe>>,
-    /// When it tries again to have one.
+    /// The moment from which it may try again to open one. `None` if it may try at once.
     again: Option<Instant>,
 }
 
-/// How long its own connection has to itself, to be opened and to answer. Twice that is within what a health check may
-/// take, 500 ms.
+/// How long the prober's own connection has to be opened, and then to answer, before the shared one is asked. Twice
+/// that is within the limit of a health check, 500 ms.
 const HEAD_START: Duration = Duration::from_millis(200);
 
-/// How long the prober goes without a connection of its own after it got none: each attempt is a line in the broker's log.
+/// How long the prober goes without a connection of its own after opening one failed. Each attempt is a line in the
+/// broker's log.
 const PAUSE: Duration = Duration::from_secs(10);
 
 impl Session {
-    /// Asks the broker for a sign of life.
+    /// Asks the broker whether it lives.
     pub(super) async fn ask(&self, generation: &Arc<Generation>) -> Result<(), Failure> {
         let Ok(Ok(probe)) = within(HEAD_START, self.probe(generation)).await else {
             return generation.round_trip().await;
@@ -61,10 +71,11 @@ impl Session {
             }
         });
         tokio::select! {
+            // The prober's own answer comes first, because it is enough whatever the shared connection says.
             biased;
             () = &mut own => Ok(()),
             answer = generation.round_trip() => match answer {
-                // The prober's own connection, which is never blocked, is silent.
+                // The shared connection could not be asked. The prober's own, which is never blocked, is silent so far.
                 Err(failure) if failure.is_unasked() => {
                     own.await;
                     Ok(())
@@ -86,7 +97,8 @@ impl Session {
         let (counted, given_up) = (Counted::new(&self.probes), self.probes_given_up.clone());
         let opening = Probe::open(Arc::clone(&self.config), self.tls.clone(), counted, given_up);
         let resource = Arc::clone(self.link.name());
-        // Goes on if the ping is given up: the broker's log would have a connection cut off in the middle.
+        // The task goes on if the ping is given up. Otherwise the broker's log would have a connection cut off in the
+        // middle.
         let opened = tokio::spawn(async move {
             let probe = opening.await.map(Arc::new).inspect_err(|error| {
                 tracing::info!(%resource, %error, "the prober has no connection of its own and asks on the resource's");
@@ -100,8 +112,8 @@ impl Session {
 }
 
 impl Generation {
-    /// Asks the broker over this connection, on a channel of the verbs if one is idle: a broker that has no room for
-    /// another one may end the connection.
+    /// Asks the broker over this connection, on a channel of the verbs if one is idle. A broker that has no room for
+    /// another channel may end the connection.
     async fn round_trip(self: &Arc<Self>) -> Result<(), Failure> {
         let mut blocked = self.blocked.subscribe();
         let is_blocked = || Failure::unasked(format!("it could not be asked{}", self.why_blocked()));
@@ -120,21 +132,22 @@ impl Generation {
                 }
             };
             let channel = Arc::clone(&guard.channel);
-            // The verbs that share it consume nothing, so that it says nothing to them.
+            // The verbs that share the channel consume nothing, so this prefetch means nothing to them.
             let asked = guard.ask("a ping", channel.basic_qos(1, BasicQosOptions::default())).await;
             asked.map_err(answered)
         };
         tokio::select! {
+            // An answer that has come counts, even if the broker blocks the connection at the same moment.
             biased;
             answer = ask => answer,
-            // Silence is what a block is.
+            // A broker that blocks the connection does not answer on it.
             _ = blocked.wait_for(Option::is_some) => Err(is_blocked()),
         }
     }
 }
 
-/// The prober's own connection, on its own runtime, with a channel kept open. Says goodbye in the
-/// background when it drops: a ping may be given up at any time.
+/// The prober's own connection, on its own runtime, with a channel kept open. It disconnects in the background when it
+/// drops, because a ping may be given up at any time.
 pub(super) struct Probe {
     config: Arc<RabbitMqConfig>,
     channel: lapin::Channel,
@@ -151,7 +164,7 @@ struct Disconnect {
 }
 
 impl Probe {
-    /// Opening it, within the operation timeout, and its goodbye are cut short when it is given up.
+    /// Opens the connection within the operation timeout. `given_up` cuts short both this and the later disconnect.
     async fn open(
         config: Arc<RabbitMqConfig>,
         tls: Tls,
@@ -176,7 +189,7 @@ impl Probe {
         Ok(Probe { config, channel, runtime: Handle::current(), disconnect })
     }
 
-    /// Goes to the broker's channel process and back, and needs no permission.
+    /// Goes to the broker's channel process and back, which needs no permission.
     async fn round_trip(&self) -> lapin::Result<()> {
         self.channel.basic_qos(1, BasicQosOptions::default()).await
     }
@@ -187,7 +200,8 @@ impl Drop for Probe {
         let Some(disconnect) = self.disconnect.take() else { return };
         let (config, channel) = (Arc::clone(&self.config), self.channel.clone());
         self.runtime.spawn(async move {
-            // As a whole: a field not named here would drop, and no longer count, before the task runs.
+            // The task takes it as a whole. A field not named here would drop, and no longer count, before the task
+            // runs.
             let disconnect = disconnect;
             let cut = CutOnDrop::new(&disconnect.switch);
             let said = async {
@@ -199,7 +213,8 @@ impl Drop for Probe {
                 () = disconnect.given_up.cancelled() => None,
             };
             tracing::trace!(host = %config.host, ?said, "the prober's connection is closed");
-            // It is gone in microseconds, and would call a cut an error; if not, it is cut.
+            // After the disconnect the driver ends in microseconds, and would call a cut an error. If it does not end,
+            // it is cut.
             if matches!(said, Some(Ok(Ok(())))) {
                 let _ = within(LINGER, disconnect.gone.cancelled()).await;
             }
@@ -209,5 +224,5 @@ impl Drop for Probe {
     }
 }
 
-/// The least that AMQP allows: probes are small.
+/// The smallest frame that AMQP allows, because probes are small.
 const PROBE_FRAME_MAX: u32 = 4096;

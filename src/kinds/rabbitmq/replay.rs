@@ -1,4 +1,11 @@
 //! The replay: after a reconnect everything that was declared is declared again.
+//!
+//! `Session::open_generation` calls this before the connection is put in place. It works on a copy of the topology, so
+//! that the lock of the topology is not held while the broker is asked.
+//!
+//! The declarations run side by side within one task. `all` hands them out, and `logged` limits the lines in the log.
+//! The two locks are never held together, and nothing is awaited under them. The log and the pool are told under
+//! `logged`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,8 +24,8 @@ use crate::kinds::rabbitmq::together::together;
 use crate::lifecycle::link::Link;
 
 impl Session {
-    /// Declares everything again, side by side, and tells how far it has come. What the broker refuses is left out and
-    /// logged: it must not keep the rest from working.
+    /// Declares everything again, side by side, and reports its progress. A declaration that the broker refuses is left
+    /// out and logged, because it must not keep the rest from working.
     pub(super) async fn replay(&self, generation: &Arc<Generation>, link: &Link) -> Result<(), Failure> {
         let topology = self.topology.lock().clone();
         let replay = Replay::new(link, topology.len());
@@ -30,7 +37,7 @@ impl Session {
         self.declare_all(generation, &replay, bindings.collect()).await
     }
 
-    /// Declares these on up to [`DECLARING`] channels. Beside a queue stands the name by which the caller knows it.
+    /// Declares these on up to [`DECLARING`] channels. A queue comes with the name by which the caller knows it.
     async fn declare_all(
         &self,
         generation: &Arc<Generation>,
@@ -49,7 +56,7 @@ impl Session {
                 }
                 replay.one_more();
             }
-            // Its number is free again before anybody else wants one.
+            // Closing the channel here frees its number before anybody else wants one.
             if let Some(guard) = guard {
                 let _ = generation.answer("closing a channel", guard.channel.close(200, "OK".into())).await;
             }
@@ -58,7 +65,7 @@ impl Session {
         together((0..channels).map(|_| declare())).await
     }
 
-    /// Declares this on the channel, or on a new one where the broker has closed that.
+    /// Declares this on the channel, or on a new one if the broker has closed that channel.
     async fn again(
         &self,
         generation: &Arc<Generation>,
@@ -101,7 +108,7 @@ impl Session {
     }
 }
 
-/// How far declaring everything again has come.
+/// The progress of a replay.
 struct Replay<'a> {
     link: &'a Link,
     all: usize,
@@ -126,6 +133,7 @@ impl<'a> Replay<'a> {
         }
         let far = format!("{done} of {} declared", self.all);
         let mut logged = self.logged.lock();
+        // Relaxed, because the count is only told.
         if logged.elapsed() >= LOG_EVERY {
             *logged = Instant::now();
             tracing::info!(resource = %self.link.name(), "{far}");
@@ -134,7 +142,7 @@ impl<'a> Replay<'a> {
     }
 }
 
-/// On how many channels things are declared again side by side.
+/// The number of channels on which declarations run side by side.
 const DECLARING: usize = 32;
-/// How often the log says how far it has come.
+/// The least time between two lines in the log, so that a long replay does not fill it.
 const LOG_EVERY: Duration = Duration::from_secs(1);

@@ -1,4 +1,12 @@
 //! A RabbitMQ as a resource: how its session connects, answers to pings, and closes.
+//!
+//! The pool calls these functions on its runtime, and `ping` on the prober's.
+//!
+//! `close` sets `closed` before it cancels `intake`, so that a closed session is never taken for one that is closing.
+//! Then it disconnects the shared connection, and the prober's beside it.
+//!
+//! There is no lock here. That of `current` is never held over an await. `cut` and `usage` hold it while they throw the
+//! switch and read the counts.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -32,7 +40,8 @@ impl Resource for RabbitMqResource {
         let session = Arc::new(Session::new(&self.config, &self.tls, link));
         if let Err(failure) = session.open_generation(link).await {
             let RabbitMqConfig { host, port, .. } = &*self.config;
-            // No further attempt mends an answer that is no AMQP, but it may be TLS's.
+            // An answer that is not AMQP may come from a port of TLS, which is found out first. Otherwise no further
+            // attempt mends it.
             let is_no_amqp = dial::is_no_amqp(&failure);
             let permanent = failure.is_permanent() && !is_no_amqp;
             let failure = failure.with_permanent(permanent);
@@ -62,7 +71,7 @@ impl Resource for RabbitMqResource {
         session.closed.store(true, Ordering::SeqCst);
         session.intake.cancel();
         let generation = session.current.read().clone();
-        // Its goodbye is said beside the other one, unless a ping has it.
+        // The prober's connection disconnects at the same time as the shared one, unless a ping has it.
         if let Some(Ok(mut prober)) = generation.as_ref().map(|generation| generation.prober.try_lock()) {
             drop(prober.probe.take());
         }
@@ -76,11 +85,12 @@ impl Resource for RabbitMqResource {
             }
             none(&session.probes).await;
         };
-        // Its goodbye takes a moment; where there was none for the other, not much longer.
+        // The prober's disconnect takes a moment. If the shared connection did not disconnect, this waits hardly longer
+        // than that.
         let patience = if generation.is_some() && disconnect.is_ok() { DISCONNECT_LIMIT * 2 + LINGER } else { LINGER };
         if within(patience, no_probe()).await.is_err() {
             session.probes_given_up.cancel();
-            // Cut, they are gone in microseconds.
+            // Connections that are cut are gone in microseconds.
             let _ = within(LINGER, no_probe()).await;
         }
         session.current.write().take();

@@ -1,7 +1,11 @@
-//! The session of a RabbitMQ in the pool: the present connection, and what was declared.
+//! The session of a RabbitMQ in the pool: the present connection, and the declarations.
 //!
-//! It outlives its connections. A verb that finds none waits, within its deadline, for the next. The locks of `current`
-//! and `topology` are never held together, nor while anything is awaited.
+//! The session outlives its connections. Verbs, consumers and `RabbitMqResource` use it. A verb that finds no
+//! connection waits, within its deadline, for the next.
+//!
+//! `current` holds the present generation, which is put there after its replay. The locks of `current` and `topology`
+//! are never held together, nor while anything is awaited. `closed` is set once, as the resource closes, and guards no
+//! other memory.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -31,7 +35,7 @@ use crate::lifecycle::link::Link;
 use crate::lifecycle::wait::Quota;
 use crate::net::tls::Tls;
 
-/// What all clones of a [`RabbitMq`](crate::RabbitMq) share.
+/// The state that all clones of a [`RabbitMq`](crate::RabbitMq) share.
 pub(crate) struct Session {
     pub(super) config: Arc<RabbitMqConfig>,
     pub(super) tls: Tls,
@@ -43,7 +47,7 @@ pub(crate) struct Session {
     pub(super) intake: CancellationToken,
     pub(super) consumers: watch::Sender<usize>,
     pub(super) probes: watch::Sender<usize>,
-    /// Closing waits for their goodbyes no longer.
+    /// Cancelled when closing waits no longer for the probes to disconnect.
     pub(super) probes_given_up: CancellationToken,
     pub(super) closed: Arc<AtomicBool>,
 }
@@ -65,12 +69,12 @@ impl Session {
         }
     }
 
-    /// Connects, declares again what was declared before, and puts the new connection in place.
+    /// Connects, declares again everything that was declared before, and makes the new connection the current one.
     pub(super) async fn open_generation(self: &Arc<Self>, link: &Link) -> Result<(), Failure> {
         let config = &self.config;
         let dialled = dial_for_all(config, &self.tls).await?;
         let events = dialled.connection.events_listener();
-        // As the broker and we have agreed.
+        // The broker and the driver have agreed on this number.
         let channels = Channels::new(usize::from(dialled.connection.configuration().channel_max()));
         let checkouts = config.max_channels.min(channels.max);
         let generation = Arc::new(Generation {
@@ -102,12 +106,12 @@ impl Session {
         self.topology.lock().current_name(queue)
     }
 
-    /// Whether a queue is a stream, if it was declared here and that says so.
+    /// Whether a queue is a stream. `None` if it was not declared here, or its declaration does not say.
     pub(super) fn is_stream(&self, queue: &str) -> Option<bool> {
         self.topology.lock().is_stream(queue)
     }
 
-    /// A lease with the connection behind it, waiting while that is being brought back.
+    /// A lease with the connection behind it. Waits while the connection is being brought back.
     pub(super) async fn lease(
         &self,
         deadline: Instant,
@@ -124,7 +128,7 @@ impl Session {
             };
             match self.alive() {
                 Some(generation) => return Ok((lease, generation)),
-                // A resource that is being closed is not brought back.
+                // The loss was reported before. A resource that is being closed is not brought back.
                 None if reported => return Err(self.lost("the connection is gone")),
                 None => {
                     reported = true;
@@ -138,7 +142,7 @@ impl Session {
         self.current.read().clone().filter(|generation| generation.is_alive())
     }
 
-    /// Declares, and once more if the answer is lost and the policy says so.
+    /// Declares this, and once more if the answer is lost and the policy says so.
     pub(super) async fn declare(&self, claim: Claim, what: Declaration<'_>) -> Result<Option<lapin::Queue>, Error> {
         let answer = what.make(&mut self.check_out(claim, Use::Verb).await?.guard, &self.topology).await;
         match answer {
@@ -150,7 +154,7 @@ impl Session {
         }
     }
 
-    /// Sends these on a channel that is answered too. An error means that none was.
+    /// Sends these messages, and answers the channel too. An error means that none was sent.
     pub(super) async fn send(&self, claim: Claim, messages: &Arc<Vec<Message>>) -> Result<(Pooled, Sent), Error> {
         let deadline = deadline(self.link.patience());
         loop {
@@ -163,7 +167,7 @@ impl Session {
         }
     }
 
-    /// Whether what failed like this, and was not sent, waits for the connection.
+    /// Whether a request that failed with this error, and was not sent, waits for the connection.
     fn may_wait(&self, error: &Error, deadline: Instant) -> bool {
         let waits = self.link.repeat() != Repeat::Never && !self.intake.is_cancelled();
         waits && matches!(error, Error::Lost { .. }) && Instant::now() < deadline
@@ -192,7 +196,7 @@ impl Session {
             None => Err(generation.place(acquired_by).await?),
         };
         drop(lease);
-        // Only now is it held, and by whom.
+        // The channel is held only from here on, so only now does the claim make a holder of the caller.
         let (lease, _) = self.lease(deadline, generation.quota.claim(claim)).await?;
         let guard = match found {
             Ok(idle) => idle.checked_out(permit),
@@ -217,11 +221,11 @@ impl Session {
     }
 }
 
-/// Who checks a channel out.
+/// The purpose of a checkout.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Use {
-    /// By the caller, who may do anything to it.
+    /// The caller may do anything to the channel.
     Raw,
-    /// By one of our verbs; it has confirms on.
+    /// One of this crate's verbs uses the channel, which has confirms on.
     Verb,
 }

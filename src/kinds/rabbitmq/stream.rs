@@ -1,5 +1,5 @@
-//! Streams: queues that are read and not emptied. They take acknowledgements alone, and anything else ends the
-//! connection.
+//! Streams: queues that are read and not emptied. They accept acknowledgements alone. Any other answer to a delivery
+//! ends the connection.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use lapin::types::{AMQPValue, FieldTable};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-/// From where a consumer reads, and where in the stream a delivery stands.
+/// The argument from where a consumer reads, and the header with the position of a delivery in its stream.
 const OFFSET: &str = "x-stream-offset";
 
-/// Whether a queue that is declared with these arguments is a stream, if they say so.
+/// Whether a queue that is declared with these arguments is a stream. `None` if they do not say.
 pub(super) fn is_stream(arguments: &FieldTable) -> Option<bool> {
     match arguments.inner().get("x-queue-type")? {
         AMQPValue::LongString(kind) => Some(kind.as_bytes() == b"stream"),
@@ -21,7 +21,7 @@ pub(super) fn is_stream(arguments: &FieldTable) -> Option<bool> {
     }
 }
 
-/// A consumer's arguments, to go on from there.
+/// The arguments of a consumer that goes on from this offset.
 pub(super) fn reading_from(offset: Option<i64>, arguments: &FieldTable) -> FieldTable {
     let mut arguments = arguments.clone();
     if let Some(offset) = offset {
@@ -32,17 +32,17 @@ pub(super) fn reading_from(offset: Option<i64>, arguments: &FieldTable) -> Field
 
 /// How far a subscription has read, if it is one to a stream.
 pub(super) struct Reading {
-    /// As far as the queue's declaration says; else its deliveries do.
+    /// Whether the queue is a stream, by its declaration. `None` if that does not say, and the deliveries have to.
     is_stream: Option<bool>,
     seen: Mutex<Seen>,
-    /// Cancelled once a delivery is given up: then it is read again from there.
+    /// Cancelled once a delivery is given up. The consumer then reads again from there.
     pub(super) given_up: CancellationToken,
 }
 
 #[derive(Default)]
 struct Seen {
     unacked: BTreeSet<i64>,
-    /// Behind the last delivery.
+    /// The offset after the last delivery.
     end: Option<i64>,
 }
 
@@ -53,7 +53,7 @@ impl Reading {
 
     /// Notes a delivery, and answers its offset if this is a stream.
     pub(super) fn delivered(self: &Arc<Self>, properties: &BasicProperties) -> Option<Offset> {
-        // A message that was moved from a stream into another queue has kept the header.
+        // A message that was moved from a stream into another queue keeps the header, so the declaration comes first.
         if self.is_stream == Some(false) {
             return None;
         }
@@ -66,7 +66,7 @@ impl Reading {
         Some(Offset { reading: Arc::clone(self), number: *offset })
     }
 
-    /// The first delivery that is not acknowledged, or what comes behind all of them.
+    /// The offset to go on from: that of the first delivery that is not acknowledged, or the one after all of them.
     pub(super) fn next(&self) -> Option<i64> {
         let seen = self.seen.lock();
         seen.unacked.first().copied().or(seen.end)
@@ -88,7 +88,7 @@ impl Offset {
         self.reading.given_up.cancel();
     }
 
-    /// Whether one was given up, so that those after it come again too.
+    /// Whether a delivery was given up, so that those after it come again too.
     pub(super) fn is_read_again(&self) -> bool {
         self.reading.given_up.is_cancelled()
     }

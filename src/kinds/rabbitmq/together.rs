@@ -1,4 +1,4 @@
-//! Requests that are under way side by side, in one task.
+//! Requests in flight side by side, in one task.
 
 use std::future::{Future, poll_fn};
 use std::task::Poll;

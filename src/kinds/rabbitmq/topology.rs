@@ -1,15 +1,15 @@
-//! The memory of what was declared, which a reconnect declares again.
+//! The record of all declarations, which a reconnect makes again.
 
 use std::collections::BTreeMap;
 
 use crate::kinds::rabbitmq::declare::{Binding, Exchange, Queue};
 use crate::kinds::rabbitmq::stream::is_stream;
 
-/// All that is declared again after a reconnect.
+/// Everything that is declared again after a reconnect.
 #[derive(Clone, Default)]
 pub(super) struct Topology {
     pub(super) exchanges: BTreeMap<String, Exchange>,
-    /// By the name that the caller knows.
+    /// The queues, by the name that the caller knows.
     pub(super) queues: BTreeMap<String, KnownQueue>,
     pub(super) bindings: Vec<Binding>,
 }
@@ -17,7 +17,7 @@ pub(super) struct Topology {
 #[derive(Clone)]
 pub(super) struct KnownQueue {
     pub(super) spec: Queue,
-    /// Its present name.
+    /// The present name, which differs from the caller's if the broker has named the queue again.
     pub(super) name: String,
     consumers: usize,
 }
@@ -28,7 +28,7 @@ impl Topology {
         self.queues.get(queue).map_or_else(|| queue.to_owned(), |queue| queue.name.clone())
     }
 
-    /// Whether a queue is a stream, if it was declared here and that says so.
+    /// Whether a queue is a stream. `None` if it was not declared here, or its declaration does not say.
     pub(super) fn is_stream(&self, queue: &str) -> Option<bool> {
         is_stream(&self.queues.get(queue)?.spec.arguments)
     }
@@ -70,7 +70,7 @@ impl Topology {
         self.forget_bindings(|binding| binding.exchange == exchange);
     }
 
-    /// With its last binding an auto-delete exchange is gone too.
+    /// Forgets these bindings. An auto-delete exchange is forgotten with its last binding.
     fn forget_bindings(&mut self, gone: impl Fn(&Binding) -> bool) {
         let (gone, left): (Vec<_>, Vec<_>) = std::mem::take(&mut self.bindings).into_iter().partition(gone);
         self.bindings = left;
@@ -88,7 +88,7 @@ impl Topology {
         }
     }
 
-    /// With its last consumer an auto-delete queue is gone.
+    /// Counts a consumer that has ended. An auto-delete queue is forgotten with its last consumer.
     pub(super) fn consumer_went(&mut self, queue: &str) {
         let Some(known) = self.queues.get_mut(queue) else { return };
         known.consumers = known.consumers.saturating_sub(1);

@@ -1,4 +1,10 @@
-//! The verbs of RabbitMQ for async code; those for threads wait for these.
+//! The verbs of RabbitMQ for async code; the verbs for threads wait for these.
+//!
+//! A verb checks a channel out of its `Session`, makes its request and gives the channel back. `consume` spawns the
+//! task of its consumer on the pool's runtime, and hands the user the other end.
+//!
+//! There is no lock here. That of the session's topology is taken for a moment only, and nothing is awaited under it.
+//! `closed` is only read, to choose an error.
 
 use std::fmt;
 use std::future::Future;
@@ -26,17 +32,17 @@ use crate::net::count::Counted;
 
 /// A RabbitMQ for async code: one connection, shared. Cheap to clone.
 ///
-/// The verbs take a channel of the pool for as long as they run, so no two share one. Exchanges,
-/// queues and bindings declared through them are declared again after a loss, and consumers go
-/// on; what is done on a raw [`channel`](RabbitMq::channel) is not remembered.
+/// The verbs take a channel of the pool for as long as they run, so no two verbs share one. Exchanges, queues and
+/// bindings declared through them are declared again after a loss, and consumers go on. Anything done on a raw
+/// [`channel`](RabbitMq::channel) is not remembered.
 ///
-/// While the broker is short of memory or disk it blocks connections that publish. All verbs
-/// then wait, and time out with an error that says so; acknowledgements wait too.
+/// While the broker is short of memory or disk it blocks connections that publish. All verbs then wait, and time out
+/// with an error that says so. Acknowledgements wait too.
 #[derive(Clone)]
 pub struct RabbitMq {
     pub(super) session: Arc<Session>,
     threads: blocking::RabbitMq,
-    /// The caller's thread is blocked while a verb runs.
+    /// Whether the caller's thread is blocked while a verb runs.
     blocks: bool,
 }
 
@@ -67,9 +73,9 @@ impl RabbitMq {
         if self.blocks { Claim::shared().blocking() } else { Claim::shared() }
     }
 
-    /// A channel of one's own, for whatever the other verbs do not do; derefs to
-    /// [`lapin::Channel`]. It is opened for the caller and closed when it drops, since nobody can
-    /// tell what was done to it. It dies with its connection, and nothing done on it is replayed.
+    /// A channel of the caller's own, for all that the other verbs do not do; derefs to [`lapin::Channel`]. It is
+    /// opened for the caller and closed when it drops, because nobody can tell what was done to it. It dies with its
+    /// connection, and nothing done on it is replayed.
     ///
     /// # Errors
     /// [`Error::Timeout`], with the holders, if all [`max_channels`](crate::config::RabbitMqConfig::max_channels)
@@ -90,7 +96,7 @@ impl RabbitMq {
     /// [`Error::Lost`], [`Error::Timeout`], [`Error::Closed`].
     ///
     /// # Cancel safety
-    /// Once begun it may happen all the same, but is not replayed then.
+    /// Once begun it may happen even if it is cancelled, but is not replayed then.
     #[track_caller]
     pub fn declare_exchange(&self, exchange: Exchange) -> impl Future<Output = Result<(), Error>> + Send {
         let claim = self.claim();
@@ -103,20 +109,20 @@ impl RabbitMq {
         }
     }
 
-    /// Declares a queue, now and after every reconnect. If the broker names it, it has another
-    /// name after each, but the verbs go on knowing it by the first.
+    /// Declares a queue, now and after every reconnect. If the broker names it, it has another name after each
+    /// reconnect, but the verbs go on knowing it by the first.
     ///
     /// # Errors
     /// As [`declare_exchange`](RabbitMq::declare_exchange).
     ///
     /// # Cancel safety
-    /// Once begun it may happen all the same, but is not replayed then.
+    /// Once begun it may happen even if it is cancelled, but is not replayed then.
     #[track_caller]
     pub fn declare_queue(&self, queue: Queue) -> impl Future<Output = Result<DeclaredQueue, Error>> + Send {
         let claim = self.claim();
         async move {
             let declared = self.session.declare(claim, Declaration::Queue(&queue)).await?;
-            // A queue's declaration answers it.
+            // The declaration of a queue always answers one.
             let declared = declared.ok_or_else(|| self.session.closed_error())?;
             let name = declared.name().to_string();
             if !queue.options.passive {
@@ -133,7 +139,7 @@ impl RabbitMq {
     /// [`Error::Closed`].
     ///
     /// # Cancel safety
-    /// Once begun it may happen all the same, but is not replayed then.
+    /// Once begun it may happen even if it is cancelled, but is not replayed then.
     #[track_caller]
     pub fn bind(
         &self,
@@ -179,7 +185,7 @@ impl RabbitMq {
     /// [`Error::Operation`] if it may not be deleted; [`Error::Lost`], [`Error::Timeout`], [`Error::Closed`].
     ///
     /// # Cancel safety
-    /// Once begun it may happen all the same, but it is declared again after a reconnect then.
+    /// Once begun it may happen even if it is cancelled, but the queue is declared again after a reconnect then.
     #[track_caller]
     pub fn delete_queue(&self, queue: &str) -> impl Future<Output = Result<(), Error>> + Send {
         let claim = self.claim();
@@ -199,7 +205,7 @@ impl RabbitMq {
     /// [`Error::Operation`] if it may not be deleted; [`Error::Lost`], [`Error::Timeout`], [`Error::Closed`].
     ///
     /// # Cancel safety
-    /// Once begun it may happen all the same, but it is declared again after a reconnect then.
+    /// Once begun it may happen even if it is cancelled, but the exchange is declared again after a reconnect then.
     #[track_caller]
     pub fn delete_exchange(&self, exchange: &str) -> impl Future<Output = Result<(), Error>> + Send {
         let claim = self.claim();
@@ -229,14 +235,14 @@ impl RabbitMq {
     /// [`Error::Closed`]: not sent either.
     ///
     /// # Cancel safety
-    /// Once begun it may be published all the same.
+    /// Once begun it may be published even if it is cancelled.
     #[track_caller]
     pub fn publish(&self, message: Message) -> impl Future<Output = Result<Published, Error>> + Send {
         let claim = self.claim();
         async move {
             let (mut pooled, sent) = self.session.send(claim, &Arc::new(vec![message])).await?;
             let mut results = pooled.guard.settle(&mut InFlight::from(sent)).await;
-            // One message, one result.
+            // There is one result, as there is one message.
             results.pop().unwrap_or_else(|| Err(self.session.closed_error()))
         }
     }
@@ -245,16 +251,17 @@ impl RabbitMq {
     /// ([`confirm_window`](crate::config::RabbitMqConfig::confirm_window),
     /// [`confirm_window_bytes`](crate::config::RabbitMqConfig::confirm_window_bytes)), and tells the outcome of each.
     ///
-    /// It stops at the first loss, timeout or refusal of the broker's; what was not sent by then has an error that says so,
-    /// for which the rest of the messages is taken out of the iterator and dropped. A message that the broker refused has
-    /// [`Error::Operation`] with its reason, and those after it, which it did not take, have one that says so. Those before
-    /// it without an answer have [`Error::OutcomeUnknown`], and so do all where it cannot be told which was refused.
+    /// It stops at the first loss, timeout or refusal of the broker's. Each message that was not sent by then has an
+    /// error that says so; for that, the rest of the messages is taken out of the iterator and dropped. A message that
+    /// the broker refused has [`Error::Operation`] with its reason. The messages after it, which the broker did not
+    /// take, have one that says so. The messages before it without an answer have [`Error::OutcomeUnknown`], and so do
+    /// all where it cannot be told which one was refused.
     ///
     /// # Errors
     /// Those of [`publish`](RabbitMq::publish) if nothing could be sent.
     ///
     /// # Cancel safety
-    /// Those begun may be published all the same.
+    /// Messages begun by then may be published even if it is cancelled.
     #[track_caller]
     pub fn publish_batch<I>(&self, messages: I) -> impl Future<Output = Result<Batch, Error>> + Send
     where
@@ -275,7 +282,7 @@ impl RabbitMq {
                     }
                     match pooled.guard.send(&self.session.topology, &part).await {
                         Ok(sent) => flight.push(sent),
-                        // None of it was sent, nor will be.
+                        // Nothing of this part was sent, nor will be.
                         Err(error) => (failure, unsent) = (Some(error), part.len()),
                     }
                 }
@@ -287,7 +294,7 @@ impl RabbitMq {
                 results.extend(settled);
                 if failure.is_none() && flight.is_lost() {
                     let unanswered = results.iter().rev().find_map(|result: &Result<_, Error>| result.as_ref().err());
-                    // The last answer may just have come all the same.
+                    // No error is left if the last answer came just now.
                     failure = Some(unanswered.cloned().unwrap_or_else(|| pooled.guard.generation.was_cut()));
                 }
             }
@@ -307,7 +314,7 @@ impl RabbitMq {
     /// [`Error::Timeout`], [`Error::Closed`].
     ///
     /// # Cancel safety
-    /// A message that was under way goes back to its queue.
+    /// A message in flight goes back to its queue.
     #[track_caller]
     pub fn get(&self, queue: &str) -> impl Future<Output = Result<Option<Delivery>, Error>> + Send {
         let claim = self.claim();
@@ -320,7 +327,7 @@ impl RabbitMq {
             let mut pooled = self.session.check_out(claim, Use::Verb).await?;
             let queue = self.session.current_name(&queue);
             let Some(message) = pooled.guard.get(&queue).await? else { return Ok(None) };
-            // Until the message is settled.
+            // The channel is not free until the message is settled.
             pooled.guard.begin();
             let generation = Arc::clone(&pooled.guard.generation);
             let mut delivery = Delivery::new(message.delivery, generation, KeepAlive::Checkout(pooled));
@@ -329,9 +336,8 @@ impl RabbitMq {
         }
     }
 
-    /// Consumes a queue. The stream goes on after a reconnect, without a sign; messages that were
-    /// in hand then are delivered again. It ends when closing begins, after an error, and when
-    /// the broker cancels it.
+    /// Consumes a queue. The stream goes on after a reconnect, without a sign. Messages that were in hand then are
+    /// delivered again. It ends when closing begins, after an error, and when the broker cancels the consumer.
     ///
     /// # Errors
     /// [`Error::Operation`] if there is no such queue, or it is consumed exclusively;
