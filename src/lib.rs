@@ -1,4 +1,72 @@
-//! One process-wide pool through which a program reaches MongoDB, RabbitMQ, ClickHouse and Redis.
+//! One process-wide pool through which a program reaches MongoDB, RabbitMQ, ClickHouse, Redis and PostgreSQL, from plain threads and
+//! from tokio.
+//!
+//! The pool connects on first use, leases in nanoseconds, checks health by real round trips, brings lost connections back, and
+//! closes everything in order when the process ends, however it ends.
+//!
+//! # A program with threads
+//!
+//! ```no_run
+//! # #[cfg(feature = "redis")]
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     use resource_pool::blocking::ResourcePool;
+//!     use resource_pool::redis::Commands;
+//!
+//!     let pool = ResourcePool::global();
+//!     let () = pool.redis()?.set("signal:AAPL", "long")?; // connects on first use: REDIS_URL, or localhost
+//!     println!("{}", pool.health_check()?);
+//!     Ok(()) // the exit hook closes everything
+//! }
+//! # #[cfg(not(feature = "redis"))]
+//! # fn main() {}
+//! ```
+//!
+//! # The same with tokio
+//!
+//! ```no_run
+//! # #[cfg(feature = "redis")]
+//! fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+//!     use resource_pool::ResourcePool;
+//!     use resource_pool::redis::AsyncCommands;
+//!
+//!     // The pool's own runtime, with signals handled. `#[tokio::main]` works, too.
+//!     resource_pool::run(async {
+//!         let pool = ResourcePool::global();
+//!         let () = pool.redis().await?.set("signal:AAPL", "long").await?;
+//!         println!("{}", pool.health_check().await);
+//!         Ok(())
+//!     })?
+//! }
+//! # #[cfg(not(feature = "redis"))]
+//! # fn main() {}
+//! ```
+//!
+//! # Where to look
+//!
+//! | to | see |
+//! |---|---|
+//! | acquire, from tasks or from threads | [`ResourcePool`], [`blocking::ResourcePool`] |
+//! | configure | [`config`], [`Builder`] |
+//! | handle errors | [`Error`], [`Error::behind`] |
+//! | ask how things are | [`PoolStatus`], [`HealthReport`], [`Holder`], [`Event`] |
+//! | end in order | [`Closing`], [`CloseReport`], [`run`] |
+//! | add resources of your own | [`Resource`], [`adapter`] |
+//!
+//! [`blocking`] has the types for threads under the same names. The drivers are re-exported, so that a program needs no
+//! dependency on them: `resource_pool::mongodb`, `::lapin`, `::clickhouse`, `::redis`, `::sqlx` and `::r2d2`.
+//!
+//! # Features
+//!
+//! | feature | on by default | |
+//! |---|---|---|
+//! | `mongodb`, `rabbitmq`, `clickhouse`, `redis` | yes | a kind of resource each |
+//! | `postgres` | no | PostgreSQL, by sqlx |
+//! | `r2d2` | with `redis` | a resource of any adapter for r2d2 |
+//! | `tls` | no | TLS for all kinds |
+//! | `serde` | no | reports, errors and events as data |
+//! | `checkouts`, `streams` | with the kinds that need them | parts for kinds of your own |
+//!
+//! `RESOURCE_MANAGER.md` in the repository is the guide, and `docs/reference` has every option, variable, error and limit.
 
 #![cfg_attr(
     not(feature = "_all"),

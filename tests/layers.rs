@@ -103,6 +103,30 @@ fn what_the_kinds_are_made_of_is_open() {
     assert!(used.len() > 40 && closed.is_empty(), "{closed:?}");
 }
 
+/// A comment names its subject.
+#[test]
+fn no_comment_begins_with_a_riddle() {
+    const RIDDLES: [&str; 4] = ["What ", "Whoever ", "Of which ", "That which "];
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folders = ["src", "services/src", "xtask/src", "tests", "benches", "examples", "models", "fuzz/body"];
+    let mut read = 0;
+    let mut found = Vec::new();
+    for file in folders.iter().flat_map(|folder| sources(&root.join(folder))) {
+        if file.extension() != Some("rs".as_ref()) {
+            continue;
+        }
+        for (number, line) in fs::read_to_string(&file).unwrap().lines().enumerate() {
+            let Some(comment) = line.trim_start().strip_prefix("//") else { continue };
+            read += 1;
+            let comment = comment.trim_start_matches(['/', '!']).trim_start();
+            if RIDDLES.iter().any(|riddle| comment.starts_with(riddle)) {
+                found.push(format!("{}:{}: {comment}", file.strip_prefix(root).unwrap().display(), number + 1));
+            }
+        }
+    }
+    assert!(read > 3_000 && found.is_empty(), "{}", found.join("\n"));
+}
+
 /// What a reader holds in mind at once.
 #[test]
 fn no_file_has_over_600_lines() {
