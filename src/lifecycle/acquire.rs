@@ -1,4 +1,5 @@
-//! Acquiring, for both facades: a lease of a ready resource at once, or the wait for one.
+//! Acquiring a lease or a checkout, for both facades. A ready resource gives its lease at once. Otherwise the acquire
+//! waits until the resource is connected.
 
 use std::borrow::Borrow;
 use std::future::{Future, Ready, ready};
@@ -24,7 +25,7 @@ use crate::lifecycle::registry::PoolHandle;
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::slot::Slot;
 
-/// A pool, and how long those wait who acquire from it.
+/// A pool, and how long an acquire from it waits.
 #[derive(Clone)]
 pub(crate) struct Acquirer {
     pub(crate) handle: Arc<PoolHandle>,
@@ -41,7 +42,7 @@ impl Acquirer {
         Acquirer { handle: Arc::clone(&self.handle), timeout }
     }
 
-    /// A lease at once, if the resource is ready; else when the future is polled.
+    /// Leases at once if the resource is ready. Otherwise connecting begins when the future is polled.
     #[inline]
     pub(crate) fn acquire<R: Resource, T: ?Sized + 'static>(
         &self,
@@ -84,7 +85,7 @@ impl Acquirer {
         block_on(slot.name(), &runtime, slot.acquire(claim, self.timeout))?
     }
 
-    /// Checks a connection out, for threads.
+    /// Checks out a connection, and blocks the thread until it has one.
     #[cfg(feature = "checkouts")]
     pub(crate) fn check_out_blocking<R: Resource, M: Manage>(
         &self,
@@ -105,7 +106,7 @@ impl Acquirer {
         let deadline = deadline(self.timeout);
         let in_time = || self.within(deadline.saturating_duration_since(Instant::now()));
         loop {
-            // Whoever waits holds nothing.
+            // The lease ends with this statement, so a caller that waits holds nothing.
             let queue = Lease::<Checkouts<M>>::acquire(&in_time(), slot, claim)?.queue();
             if let Some(taken) = queue.take_blocking(claim, deadline)?
                 && let Some(checkout) = taken.under(Lease::acquire(&in_time(), slot, held)?)
@@ -115,7 +116,7 @@ impl Acquirer {
         }
     }
 
-    /// Checks a connection out, for tasks, who wait for it no longer than the limit, if there is one.
+    /// Checks out a connection for a task. The wait takes at most the acquire timeout, or `limit` if that is less.
     #[cfg(feature = "checkouts")]
     pub(crate) fn check_out<R: Resource, M: Manage, G: From<Checkout<M>> + Send + 'static>(
         &self,
@@ -150,7 +151,7 @@ impl Acquirer {
     }
 }
 
-/// Checks a connection out for a task once one is free, connecting first if need be.
+/// Checks out a connection for a task once one is free. Connects the resource first if necessary.
 #[cfg(feature = "checkouts")]
 async fn wait_for_one<R: Resource, M: Manage>(
     slot: Arc<Slot<R>>,
@@ -164,7 +165,7 @@ where
     let deadline = deadline(limit);
     let left = || deadline.saturating_duration_since(Instant::now());
     loop {
-        // Whoever waits holds nothing.
+        // The lease ends with this statement, so a caller that waits holds nothing.
         let queue = slot.acquire::<Checkouts<M>>(claim, left()).await?.queue();
         if let Some(taken) = queue.take(claim, deadline).await?
             && let Some(checkout) = taken.under(slot.acquire(quota.claim(claim), left()).await?)
@@ -176,13 +177,13 @@ where
 
 #[cfg(feature = "checkouts")]
 impl<M: Manage> Checkouts<M> {
-    /// Checks a connection out for a task, as the verb of a kind of one's own whose resource is `R`.
+    /// Checks out a connection for a task. A user's own kind, whose resource is `R`, makes a verb of it.
     ///
     /// # Errors
-    /// [`Error::Timeout`], with the holders and why none could be opened, if none is free within the acquire timeout;
-    /// [`Error::Lost`] while the connection is not back; [`Error::Connect`], [`Error::Closing`] and [`Error::Closed`], which is
-    /// also the answer where these are not what the handle of `R` [provides](LeaseAs). A test that has begun at the timeout is
-    /// waited for, for at most `connect_timeout`.
+    /// [`Error::Timeout`] if no connection is free within the acquire timeout. It names the holders, and why none could
+    /// be opened. [`Error::Lost`] while a lost connection is not back. [`Error::Connect`], [`Error::Closing`] and
+    /// [`Error::Closed`]. The last is also the error if the handle of `R` [is not leased as](LeaseAs) these checkouts.
+    /// If a connection is being tested at the timeout, the call waits for the test for at most `connect_timeout`.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the queue. A connection that is being tested for it is closed.
@@ -207,9 +208,9 @@ impl<M: Manage> Checkouts<M> {
     }
 }
 
-/// A guard of what is ready, at once; or the wait for it, boxed so that the former stays small.
+/// The future of an acquire. It has the guard at once, or waits for it. The wait is boxed to keep this small.
 pub(crate) enum Acquire<G> {
-    /// Apart from the errors, which are larger: a result of both would be copied as a whole.
+    /// The guard has a variant of its own, since a `Result` would be copied with the size of the larger error.
     Leased(Ready<G>),
     Failed(Ready<Error>),
     Waiting(BoxFuture<Result<G, Error>>),
@@ -232,7 +233,7 @@ impl<G> Future for Acquire<G> {
 pub(crate) trait TaskGuard<R: Resource>: Sized {
     type Acquiring: Future<Output = Result<Self, Error>> + Send;
 
-    /// What is ready is acquired by the call; connecting begins when the future is polled.
+    /// Acquires a ready resource within this call. Otherwise connecting begins when the future is polled.
     fn acquiring(pool: &Acquirer, slot: Result<impl Borrow<Arc<Slot<R>>>, Error>, claim: Claim) -> Self::Acquiring;
 }
 
@@ -248,7 +249,7 @@ where
     }
 }
 
-/// A guard for threads, which wait for it where they stand.
+/// A guard for threads. An acquire blocks its thread.
 pub(crate) trait BlockingGuard<R: Resource>: Sized {
     fn acquire(pool: &Acquirer, slot: &Arc<Slot<R>>, claim: Claim) -> Result<Self, Error>;
 }

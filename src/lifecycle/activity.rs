@@ -1,4 +1,14 @@
-//! What goes on at a resource: the work that closing waits for, and who is told when it ends.
+//! The activity of a resource: its work in flight, its events, and the notices that wake its waiters.
+//!
+//! Leases, links and `Busy` guards report here. A life tells its changes here. The drain waits in [`Activity::until`]
+//! until the work has ended.
+//!
+//! Invariant: either a release sees `draining` and wakes the drain, or the drain sees the release. For work, the fences
+//! in `end` and `set_draining` give this. For leases, the lock of a shard does.
+//!
+//! Order of locks: the lock of a life may be held in `keep` and `set_draining`. The observers' ring and `books` are
+//! taken under it, and nothing is locked under these two. `tell`, `note`, `kept` and `changed` run wakers or loggers,
+//! which are user code, so their callers hold no lock.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -11,14 +21,16 @@ use crate::lifecycle::event::{Event, What};
 use crate::lifecycle::observers::Observers;
 use crate::lifecycle::work::{ByWork, Work};
 
-/// What leases, links and pieces of work know of their resource, whatever its type.
+/// The part of a resource that its leases, links and pieces of work share. It does not depend on the resource's type.
 pub(crate) struct Activity {
     pub(crate) name: Arc<str>,
     pub(crate) endpoint: Arc<str>,
-    /// The name of its kind, unless that is the user's own.
+    /// The name of its kind. `None` for a registered resource and for the work of `run`.
     kind: Option<&'static str>,
     pub(crate) counters: WorkCounters,
+    /// Whether a release has to wake the drain.
     draining: AtomicBool,
+    /// Notified on each change of state and, while draining, on each release.
     changed: Notify,
     observers: Arc<Observers>,
 }
@@ -41,12 +53,12 @@ impl Activity {
         })
     }
 
-    /// Something has happened that is in the log too. No lock may be held.
+    /// Tells the log and the observers of an event. A logger is user code, so the caller holds no lock.
     pub(crate) fn tell(&self, generation: u64, what: What) {
         self.observers.tell(self.event(generation, what));
     }
 
-    /// Something has happened that is for observers alone, and made only if there are any.
+    /// Tells the observers alone of an event, which is made only if there are any. The caller holds no lock.
     pub(crate) fn note(&self, generation: impl FnOnce() -> u64, what: impl FnOnce() -> What) {
         if self.observers.are_there() {
             self.observers.keep(self.event(generation(), what()));
@@ -54,15 +66,15 @@ impl Activity {
         }
     }
 
-    /// The state has changed, under a lock. Observers learn of it by [`changed`](Activity::changed), or
-    /// [`kept`](Activity::kept).
+    /// Keeps an event for the observers, under the lock of a life. [`changed`](Activity::changed) or
+    /// [`kept`](Activity::kept) wakes them once the lock is free.
     pub(crate) fn keep(&self, generation: u64, what: impl FnOnce() -> What) {
         if self.observers.are_there() {
             self.observers.keep(self.event(generation, what()));
         }
     }
 
-    /// What was [kept](Activity::keep) is told now, as no lock is held.
+    /// Wakes the observers to read a [kept](Activity::keep) event. The caller holds no lock.
     pub(crate) fn kept(&self) {
         self.observers.wake();
     }
@@ -79,23 +91,24 @@ impl Activity {
         }
     }
 
-    /// Work has ended. Whether it was counted for the close's report.
+    /// Counts work as ended, and wakes the drain. Returns whether the report of a close counts it.
     pub(crate) fn end(&self, work: Work, count: usize, is_done: bool) -> bool {
         let counted = self.counters.end(work, count, is_done);
-        // Pairs with the fence in `set_draining`: either this sees that somebody drains and wakes the drain, or the drain
-        // sees the count that this left.
+        // Pairs with the fence in `set_draining`. Either this thread sees `draining` and wakes the drain, or the drain
+        // sees the count that `counters.end` has left.
         fence(Ordering::SeqCst);
         self.released();
         counted
     }
 
-    /// From now on releases wake whoever waits in [`until`](Activity::until).
+    /// Sets whether releases wake the tasks that wait in [`until`](Activity::until).
     pub(crate) fn set_draining(&self, draining: bool) {
         if draining {
             self.counters.begin_drain();
         }
         self.draining.store(draining, Ordering::Relaxed);
-        // Pairs with the fence in `end`.
+        // Pairs with the fence in `end`. The fence orders the relaxed store before the drain's first look at the
+        // counts.
         fence(Ordering::SeqCst);
     }
 
@@ -104,40 +117,42 @@ impl Activity {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// A lease or a piece of work has ended; whoever drains wants to know. What was released is
-    /// released by a lock that whoever drains takes too, or before a fence.
+    /// Wakes the drain after the end of a lease or a piece of work. The caller has ended it under a lock that the drain
+    /// takes too, or before a fence, so the drain misses none.
     pub(crate) fn released(&self) {
         if self.is_draining() {
             self.changed();
         }
     }
 
-    /// The state has changed.
+    /// Wakes the waiting tasks and the observers after a change of state. The caller holds no lock.
     pub(crate) fn changed(&self) {
         self.changed.notify_waiters();
         self.observers.wake();
     }
 
-    /// Waits until there is an answer, asking anew after each change of state and, while
-    /// draining, after each release.
+    /// Waits until `answer` is `Some`. It is asked anew after each change of state and, while draining, after each
+    /// release.
     pub(crate) async fn until<T>(&self, answer: impl FnMut() -> Option<T>) -> T {
         until(&self.changed, answer).await
     }
 }
 
-/// The work of one resource: what goes on, and how that of the last drain ended. On cache lines of its own: what every
-/// operation writes would slow down every lease, which reads what is beside it.
+/// The counts of a resource's work: of the work in flight, and of the last drain's by how it ended. Every operation
+/// writes here, and every lease reads the fields beside this. So it has cache lines of its own, or the writes would
+/// slow down the leases.
 #[derive(Default)]
 #[repr(align(128))]
 pub(crate) struct WorkCounters {
+    /// The work in flight.
     now: ByWork<AtomicUsize>,
-    /// When work last ended, in [`millis`](Moment::millis).
+    /// When work last ended, in [`millis`](Moment::millis). Zero if none has.
     last_ended: AtomicU64,
     is_draining: AtomicBool,
     books: Mutex<Books>,
 }
 
-/// How the work of a drain ended, by kind.
+/// The counts of a drain's work, by how it ended.
 #[derive(Default)]
 struct Books {
     finished: ByWork<usize>,
@@ -152,13 +167,14 @@ impl WorkCounters {
 
     fn end(&self, work: Work, count: usize, is_done: bool) -> bool {
         self.last_ended.store(Moment::coarse().millis(), Ordering::Relaxed);
+        // `Release` pairs with the `Acquire` in `now`, so that the drain sees all that the ended work did.
         let end = || self.now[work].fetch_sub(count, Ordering::Release);
         if !self.is_draining.load(Ordering::Relaxed) {
             end();
             return false;
         }
         let mut books = self.books.lock();
-        // Under the lock, so that it is either unfinished or has ended, and not both.
+        // Under the lock, so that `end_drain` counts this either as unfinished or as ended, and not as both.
         end();
         let counts = self.is_draining.load(Ordering::Relaxed);
         if counts {
@@ -168,7 +184,7 @@ impl WorkCounters {
         counts
     }
 
-    /// Whether work ended within this time before this moment, or since.
+    /// Whether work ended at most `time` before the moment `before`, or after that moment.
     pub(crate) fn ended_within(&self, time: Duration, before: Moment) -> bool {
         let last = self.last_ended.load(Ordering::Relaxed);
         last > 0 && u128::from(before.millis().saturating_sub(last)) <= time.as_millis()
@@ -178,7 +194,7 @@ impl WorkCounters {
         self.books.lock().finished[work] += count;
     }
 
-    /// Moves one from finished to given up: it was cut off after all.
+    /// Moves one count from finished to given up, since that work was cut off after all.
     pub(crate) fn was_cut_off(&self, work: Work) {
         let mut books = self.books.lock();
         if let Some(others) = books.finished[work].checked_sub(1) {
@@ -192,14 +208,14 @@ impl WorkCounters {
         self.is_draining.store(true, Ordering::Relaxed);
     }
 
-    /// What still goes on is unfinished, however it will end.
+    /// Ends the counts of the drain. Work that is still in flight counts as unfinished, however it ends later.
     pub(crate) fn end_drain(&self) {
         let mut books = self.books.lock();
         self.is_draining.store(false, Ordering::Relaxed);
         books.unfinished = self.now.map(|now| now.load(Ordering::Acquire));
     }
 
-    /// What is going on now, by kind, without what is not.
+    /// The counts of the work in flight, by kind. A kind with none is left out.
     pub(crate) fn now(&self) -> Vec<(Work, usize)> {
         self.now.counts(|now| now.load(Ordering::Acquire))
     }

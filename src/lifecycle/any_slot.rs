@@ -1,4 +1,4 @@
-//! What a pool asks of a resource whose kind it does not know.
+//! [`AnySlot`], by which a pool asks and directs a resource without knowing its type.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::lifecycle::leak::Leaks;
 use crate::lifecycle::lease::Held;
 use crate::lifecycle::status::{ResourceStatus, State, Usage};
 
-/// A [`Slot`](crate::lifecycle::slot::Slot) whose type the pool need not know.
+/// A [`Slot`](crate::lifecycle::slot::Slot) without its type.
 pub(crate) trait AnySlot: Any + Send + Sync {
     fn activity(&self) -> &Arc<Activity>;
     fn name(&self) -> &Arc<str> {
@@ -24,50 +24,52 @@ pub(crate) trait AnySlot: Any + Send + Sync {
     fn state(&self) -> State;
     fn condition(&self) -> Condition;
     fn generation_or_next(&self) -> u64;
-    /// Whether its code is a user's own, which may block.
+    /// Whether its code is a user's own, which may block the thread.
     fn is_users(&self) -> bool;
-    /// How full it is; nothing is known of what never was connected.
+    /// How full the resource is. Nothing is known while it has no handle.
     fn usage(&self) -> Usage;
     fn status(&self, usage: Usage) -> ResourceStatus;
     fn holders(&self) -> Vec<Holder>;
-    /// Whether anything is leased or checked out that counts.
+    /// Whether any lease or checkout that counts is out.
     fn is_held(&self, counts: Held) -> bool;
     fn leaks(&self) -> &Leaks;
-    /// Marks checkouts that have been out for this long, and tells the newly marked ones.
+    /// Marks watched leases and checkouts that have been out for `age`, and returns the newly marked ones.
     fn suspect(&self, age: Duration) -> Vec<Holder>;
     fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
-    /// Waits for the attempt to connect that is under way.
+    /// Waits until the resource is ready or an attempt to connect fails. Begins an attempt if none is under way.
     fn wait_ready(self: Arc<Self>) -> BoxFuture<Result<(), Error>>;
-    /// Waits until the connection is back, over any number of attempts.
+    /// Waits until a lost connection is back, over any number of attempts.
     fn wait_back(self: Arc<Self>, limit: Duration) -> BoxFuture<Result<(), Error>>;
-    /// A ping over whatever the resource pings with. `None` if it never was connected.
+    /// The ping of a health check. `None` while the resource has no handle.
     fn ping(self: Arc<Self>) -> Option<BoxFuture<Result<(), Failure>>>;
-    /// The prober's question, over the same. `None` if it never was connected.
+    /// The ping of the prober. `None` while the resource has no handle.
     fn probe(self: Arc<Self>) -> Option<BoxFuture<Result<(), Failure>>>;
-    /// The connection is lost, says the link of an attempt, or the pool itself.
+    /// The connection is lost. `link` is the attempt whose link reports this. It is `None` if the pool itself does.
     fn lost(self: Arc<Self>, link: Option<u64>, generation: u64, cause: Source);
-    /// An attempt tells how far it has come.
+    /// Notes how far an attempt has come.
     fn progress(&self, attempt: u64, told: Arc<str>);
+    /// Connects anew, unless the resource is closing, and waits until it is ready.
     fn reconnect(self: Arc<Self>) -> BoxFuture<Result<(), Error>>;
-    /// Has no attempt begun any more. Answers whether one is in flight.
+    /// Stops further attempts if one is in flight, and returns whether one is.
     fn begin_settling(&self) -> bool;
     /// Waits until no attempt is in flight.
     fn settled(self: Arc<Self>) -> BoxFuture<()>;
-    /// Begins closing. `false` if there is nothing to close.
+    /// Begins closing. Returns `false` if there is nothing to close.
     fn begin_close(&self) -> bool;
     fn stop_intake(self: Arc<Self>) -> BoxFuture<()>;
     fn flush(self: Arc<Self>) -> BoxFuture<()>;
-    /// Ends leasing for all but the pool's own closing code.
+    /// Stops leasing to all but the pool's own closing code.
     fn stop_leasing_outside(&self);
-    /// Ends leasing.
+    /// Stops leasing.
     fn stop_leasing(&self);
     fn close(self: Arc<Self>) -> BoxFuture<Result<(), Failure>>;
-    /// Cuts the streams under whatever still runs.
+    /// Cuts the streams of the connection at once.
     fn cut(&self);
-    /// Closed, whether or not the goodbye was heard. Fails with the message of a panic in the handle's drop.
+    /// Ends as `Closed`, whether or not the server answered the disconnect. Fails with the message of a panic in the
+    /// handle's drop.
     fn finish_close(&self) -> Result<(), String>;
-    /// Whether no goodbye is being said to what was lost or came too late.
+    /// Whether no disconnect of a lost or late handle is in flight.
     fn has_disconnected(&self) -> bool;
-    /// Back to `Idle`, if closed.
+    /// Returns to `Idle`, if closed.
     fn reopen(&self);
 }

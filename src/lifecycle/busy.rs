@@ -1,4 +1,4 @@
-//! A guard that counts work.
+//! [`Busy`], a guard that counts work in flight.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::lifecycle::activity::Activity;
 use crate::lifecycle::work::Work;
 
-/// Counts pieces of [`Work`] while they go on.
+/// A guard that counts pieces of [`Work`] while they are in flight.
 #[must_use = "the work counts as given up when this drops"]
 pub struct Busy {
     activity: Arc<Activity>,
@@ -21,24 +21,25 @@ impl Busy {
         busy
     }
 
-    /// One that counts nothing yet.
+    /// A guard that counts nothing yet.
     pub(crate) fn none(activity: &Arc<Activity>, work: Work) -> Self {
         Busy { activity: Arc::clone(activity), work, count: 0 }
     }
 
-    /// Counts so many more.
+    /// Counts `count` more pieces.
     pub fn add(&mut self, count: usize) {
         self.activity.counters.begin(self.work, count);
         self.count += count;
     }
 
-    /// It came to its end, which the report of a close counts apart from what is given up: cut
-    /// off, cancelled, or dropped without this.
+    /// Counts the work as done. Dropped without this call, it counts as given up, as work does that was cut off or
+    /// cancelled. The report of a close counts the two apart.
     pub fn done(mut self) {
         self.end(true);
     }
 
-    /// Ends what is counted as done, or as given up, and counts nothing from then on. Answers whether a report counts it.
+    /// Counts the work as done or as given up, and counts nothing from then on. Returns whether the report of a close
+    /// counts it.
     pub fn end(&mut self, is_done: bool) -> bool {
         self.activity.end(self.work, std::mem::take(&mut self.count), is_done)
     }

@@ -1,4 +1,4 @@
-//! What the resources of a pool have in common.
+//! The parts of a pool that all its resources share.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::lifecycle::event::{Event, What};
 use crate::lifecycle::observers::Observers;
 use crate::lifecycle::options::Options;
 
-/// Each resource of a pool has it.
+/// The options, the runtime and the state of a pool. Each of its resources has a reference.
 pub(crate) struct Context {
     pub(crate) options: Options,
     pub(crate) runtime: DriverRuntime,
@@ -32,7 +32,7 @@ impl Context {
         self.process.check()
     }
 
-    /// An error once closing the whole has begun.
+    /// Refuses once the close of the whole pool has begun. The error names `what`.
     pub(crate) fn check_open(&self, what: &Arc<str>) -> Result<(), Error> {
         self.check_process()?;
         match (self.close.report(), self.close.is_closing()) {
@@ -42,18 +42,19 @@ impl Context {
         }
     }
 
-    /// Something has happened to the pool as a whole, or to what has this name.
+    /// Tells the log and the observers of an event of the pool as a whole, or of the resource or hook with this name.
     pub(crate) fn tell(&self, name: Option<&Arc<str>>, what: What) {
         self.observers.tell(Event::of_pool(name.cloned(), what));
     }
 
-    /// The same for observers alone, and made only if there are any.
+    /// Tells the observers alone of an event, which is made only if there are any.
     pub(crate) fn note(&self, name: &Arc<str>, what: impl FnOnce() -> What) {
         if self.observers.are_there() {
             self.tell(Some(name), what());
         }
     }
 
+    /// The listeners. They are cloned, so that none of them runs under the lock.
     pub(crate) fn on_report(&self) -> Vec<Listener> {
         self.listeners.lock().clone()
     }

@@ -1,4 +1,4 @@
-//! What happens to the resources of a pool, as values.
+//! The events of a pool's resources, as values.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -16,25 +16,25 @@ use crate::lifecycle::status::State;
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Event {
-    /// When.
+    /// When it happened.
     #[cfg_attr(feature = "serde", serde(rename = "at_ms", serialize_with = "json::time"))]
     pub at: SystemTime,
-    /// The resource's name; `None` of the pool as a whole.
+    /// The name of the resource or hook. `None` for the pool as a whole.
     pub resource: Option<Arc<str>>,
-    /// The resource's kind, as in `redis`; `None` where it is of a kind of the user's own.
+    /// The name of the resource's kind, as in `redis`. `None` for a registered resource, and if only the name is known.
     pub kind: Option<&'static str>,
-    /// Where the resource is, without credentials; empty where that is not known.
+    /// Where the resource is, without credentials. Empty if that is not known.
     pub endpoint: Arc<str>,
-    /// Which of several servers it happened at; `None` where there is one, or the driver does not tell.
+    /// The server that it happened at, if there are several. `None` if there is one, or the driver does not tell.
     pub node: Option<Arc<str>>,
     /// How often the resource had been connected by then.
     pub generation: u64,
-    /// What happened.
+    /// The kind of event, with its details.
     #[cfg_attr(feature = "serde", serde(flatten))]
     pub what: What,
 }
 
-/// What happened. A warm lease is no event.
+/// The kind of an event, with its details. A lease of a ready resource is no event.
 #[derive(Debug, Clone)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(tag = "what", rename_all = "snake_case"))]
 #[non_exhaustive]
@@ -45,26 +45,26 @@ pub enum What {
         from: State,
         /// The state now.
         to: State,
-        /// How long it was in the state before.
+        /// How long the resource was in the state before.
         #[cfg_attr(feature = "serde", serde(rename = "after_ms", serialize_with = "json::millis"))]
         after: Duration,
     },
-    /// Connecting begins, of the first attempt or of one to bring back what was lost.
+    /// Connecting begins, for the first time or to bring back a lost connection.
     Connecting,
     /// An attempt to connect failed, and another follows.
     AttemptFailed {
-        /// Why.
+        /// Why the attempt failed.
         error: Error,
         /// The pause before the next attempt.
         #[cfg_attr(feature = "serde", serde(rename = "pause_ms", serialize_with = "json::millis"))]
         pause: Duration,
     },
-    /// Connecting is given up. The next acquire tries again.
+    /// The pool gives up connecting. The next acquire tries again.
     ConnectFailed {
-        /// Why.
+        /// Why the last attempt failed.
         error: Error,
     },
-    /// It is connected, as a new generation.
+    /// The resource is connected, as a new generation.
     Connected {
         /// How long the attempt took.
         #[cfg_attr(feature = "serde", serde(rename = "took_ms", serialize_with = "json::millis"))]
@@ -72,80 +72,80 @@ pub enum What {
     },
     /// The connection was lost, or a reconnect was asked for. The pool brings it back, unless it is closing.
     Lost {
-        /// Why.
+        /// The reason.
         error: Error,
-        /// How many generations in a row were lost young; a pause follows where there were any.
+        /// How many generations in a row were lost soon after they were made. If there are any, a pause comes first.
         died_young: u32,
     },
-    /// A probe was not answered, or not as it should.
+    /// A probe got no answer, or not the answer that it should.
     ProbeFailed {
-        /// How many in a row were not answered at all.
+        /// How many probes in a row got no answer at all.
         strikes: u32,
-        /// Why.
+        /// Why it failed.
         message: String,
     },
-    /// Somebody no longer waits: it came, the limit did, or they gave up.
+    /// A wait ended: it succeeded, it reached its limit, or it was given up.
     Waited {
-        /// For what.
+        /// The object of the wait, as in `connecting`.
         waiting_for: String,
-        /// How long.
+        /// How long the wait took.
         #[cfg_attr(feature = "serde", serde(rename = "waited_ms", serialize_with = "json::millis"))]
         waited: Duration,
     },
-    /// A wait reached its limit, and its error was answered.
+    /// A wait reached its limit, and the caller got its error.
     TimedOut {
-        /// Which, and who held what it waited for.
+        /// The error, with the wait and the holders.
         error: Arc<TimeoutError>,
     },
-    /// A wait was refused that could never end.
+    /// A wait was refused, since it could never end.
     Deadlocked {
-        /// Which.
+        /// The error, with the wait and the holders.
         error: Arc<DeadlockError>,
     },
-    /// Some who wait hold what the others wait for. They go on only if somebody else frees one of these.
+    /// Some waiting callers hold the checkouts that the others wait for. They go on only if another caller frees one.
     Cycle {
-        /// All of them.
+        /// All callers of the cycle.
         waiters: Vec<Waiter>,
     },
-    /// The pool tries once more what was lost on its way and does no harm twice.
+    /// The pool repeats an operation that was lost with its connection and does no harm twice.
     Repeated {
-        /// What.
+        /// The operation.
         action: String,
     },
-    /// Something was sent that changes something, and no answer tells whether the server took it.
+    /// An operation that changes something was sent, and no answer tells whether the server carried it out.
     OutcomeUnknown {
-        /// Which.
+        /// The error, which names the operation.
         error: Error,
     },
-    /// Something is wrong, and the resource goes on: a broker blocks it, a consumer ended, rows were not flushed.
+    /// Something is wrong, but the resource goes on: a broker blocks it, a consumer ended, or rows were not flushed.
     Warned {
-        /// What.
+        /// The problem.
         message: String,
-        /// Why, if that is known.
+        /// The cause, if that is known.
         error: Option<String>,
     },
-    /// A checkout, or a lease that is watched, is held for longer than expected.
+    /// A checkout or a watched lease is held for longer than expected.
     Leak {
-        /// Who holds it.
+        /// Its holder.
         holder: Holder,
     },
-    /// What was suspected to leak came back after all.
+    /// A checkout or lease that was suspected to leak came back after all.
     LeakReturned {
-        /// Who held it.
+        /// Its last holder.
         holder: Holder,
     },
-    /// More are held than expected.
+    /// More leases or checkouts are held than expected.
     Crowded {
-        /// How many.
+        /// How many are held.
         held: usize,
         /// How many were expected at most.
         allowed: usize,
-        /// Who holds them.
+        /// The holders.
         holders: Vec<Holder>,
     },
-    /// No more are held than expected again.
+    /// No more leases or checkouts are held than expected any longer.
     Uncrowded {
-        /// How many.
+        /// How many are held.
         held: usize,
         /// How many were expected at most.
         allowed: usize,
@@ -157,33 +157,33 @@ pub enum What {
     },
     /// Closing begins.
     Closing {
-        /// Why.
+        /// The reason.
         #[cfg_attr(feature = "serde", serde(flatten))]
         reason: Reason,
     },
     /// A step of closing ended. The event names the resource or hook.
     StepEnded {
-        /// How.
+        /// The step, and how it ended.
         step: StepReport,
     },
     /// Closing ended.
     Closed {
-        /// How each step ended.
+        /// The report, with how each step ended.
         report: Arc<CloseReport>,
     },
 }
 
-/// What logs are filtered by: the crate, however its modules are called.
+/// The target that logs are filtered by: the crate, so that a filter does not depend on the names of modules.
 const TARGET: &str = "resource_pool";
 
 impl Event {
-    /// One of the pool as a whole, or of a resource or hook of which no more than the name is known.
+    /// An event of the pool as a whole, or of a resource or hook of which only the name is known.
     pub(crate) fn of_pool(resource: Option<Arc<str>>, what: What) -> Self {
         let (at, endpoint) = (SystemTime::now(), Arc::from(""));
         Event { at, resource, kind: None, endpoint, node: None, generation: 0, what }
     }
 
-    /// The line in the log, if there is one for it.
+    /// Writes the event's line to the log, if it has one.
     pub(crate) fn log(&self) {
         let resource = self.resource.as_deref().map(tracing::field::display);
         let Event { endpoint, generation, .. } = self;

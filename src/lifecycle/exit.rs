@@ -1,7 +1,15 @@
-//! The end of the process, however it comes: exit hook, signals, watchdog, and what a fork changes.
+//! The end of the process: the exit hook, the signal handlers, the watchdog, and the effects of a fork.
 //!
-//! The one place with differences between platforms. The exit hook runs on a thread whose thread-locals may be gone, so
-//! it only hands over to the closer's thread and waits on a condition variable; the waiting itself is the watchdog.
+//! A registry arms this before its first connection. An `atexit` hook or the first signal then closes all pools. The
+//! module `platform` has the differences between platforms.
+//!
+//! The exit hook runs on a thread whose thread-locals may be gone. So it only hands over to the closer's thread and
+//! waits on a condition variable with a limit, which is the watchdog. A signal handler makes only async-signal-safe
+//! calls. It writes to a pipe, and a thread of its own closes the pools.
+//!
+//! Invariant: `arm` either adds a pool before `close_pools` reads the list, or refuses it. `Ending::pools` is the only
+//! lock. No user code runs under it, and a signal handler never takes it. The atomics are `SeqCst`, since they are
+//! rarely used and their cost does not matter.
 
 use std::panic::catch_unwind;
 #[cfg(unix)]
@@ -23,17 +31,18 @@ use crate::lifecycle::close::report::Reason;
 use crate::lifecycle::close::run;
 use crate::lifecycle::options::ExitStatus;
 
-/// The status of a process that had to be ended because closing did not end in time.
+/// The exit status of a process whose closing did not end in time.
 const FORCED: i32 = 70;
 
 static ENDING: Singleton<Ending> = Singleton::new(Room::Ending);
 
-/// How this process ends.
+/// The state of the end of this process.
 #[derive(Default)]
 struct Ending {
-    /// The pools that close as it does.
+    /// The pools that close when the process ends.
     pools: Mutex<Vec<Weak<dyn Pool>>>,
     has_begun: AtomicBool,
+    /// Set once this process catches signals.
     catching: OnceCell<()>,
     signals: platform::Signals,
 }
@@ -44,14 +53,15 @@ impl Ending {
     }
 }
 
-/// Has the pool closed when the process ends; the global one also on signals.
+/// Registers a pool to be closed when the process ends. For the global pool `signals` may be set, which catches signals
+/// too.
 ///
 /// # Errors
-/// [`Error::Closing`] once the process is ending. A pool that came later would not be closed any more.
+/// [`Error::Closing`] once the process is ending. A pool that is added later would not be closed any more.
 pub(crate) fn arm(pool: &Arc<dyn Pool>, signals: bool) -> Result<(), Error> {
     let ending = ENDING.of(pool.context().process);
     let mut pools = ending.pools.lock();
-    // Under the lock, which the end of the process takes once it has said that it is ending.
+    // Read under the lock. `close_pools` sets this before it takes the lock, so it finds every pool that is added here.
     if ending.has_begun.load(Ordering::SeqCst) {
         return Err(Error::closing(&Arc::from("the process")));
     }
@@ -65,19 +75,19 @@ pub(crate) fn arm(pool: &Arc<dyn Pool>, signals: bool) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether the process is ending, so that nothing may open again.
+/// Whether the process is ending. No pool may open again then.
 pub(crate) fn is_ending() -> bool {
     Process::existing()
         .and_then(|process| ENDING.existing(process))
         .is_some_and(|ending| ending.has_begun.load(Ordering::SeqCst))
 }
 
-/// Closes every pool and waits, within their deadlines. Whether that was in vain for one of them.
+/// Closes every pool and waits for each within its deadline. Returns whether one of them did not end in time.
 fn close_pools(ending: &Ending, reason: Reason) -> bool {
     ending.has_begun.store(true, Ordering::SeqCst);
     let pools = ending.pools();
     for pool in &pools {
-        // Waited for below, whoever started it.
+        // The result is not needed: the loop below waits for the close, no matter which thread started it.
         let _ = run::start(pool, reason, None);
     }
     let started = Instant::now();
@@ -94,7 +104,7 @@ fn close_pools(ending: &Ending, reason: Reason) -> bool {
                 pool_tells(&*pool, &text);
             }
         }
-        // Leaked, for if it is the last one its drop runs drivers' code on this thread, whose thread-locals may be gone.
+        // Leaked: the drop of the last reference runs drivers' code on this thread, whose thread-locals may be gone.
         std::mem::forget(pool);
     }
     forced
@@ -106,20 +116,20 @@ fn pool_tells(pool: &dyn Pool, text: &str) {
     }
 }
 
-/// When this pool must have closed: as its limits say from now on, or later where a close that is
-/// under way was given longer.
+/// The time by which this pool must have closed. Its limits count from `now`. A close under way may have a later
+/// deadline.
 fn latest(pool: &dyn Pool, now: Instant) -> Instant {
     let configured = now + pool.context().options.close.worst_case().min(LONGEST);
     pool.context().close.deadline().map_or(configured, |given| configured.max(given + WATCHDOG))
 }
 
-/// The longest that any pool may take to close.
+/// The longest time that any pool may still take to close.
 #[cfg(unix)]
 fn longest(ending: &Ending) -> Duration {
     let now = Instant::now();
     let pools = ending.pools();
     let last = pools.iter().map(|pool| latest(&**pool, now)).max();
-    // As in `close_pools`.
+    // Leaked, as in `close_pools`: a drop may run drivers' code.
     std::mem::forget(pools);
     last.map_or(WATCHDOG, |last| last - now)
 }
@@ -135,22 +145,22 @@ mod platform {
     use super::*;
     use crate::base::process::fork;
 
-    /// How signals are caught.
+    /// The state of signal handling. It has only atomics, since the handler reads and writes it.
     #[derive(Default)]
     pub(super) struct Signals {
-        /// The first one that arrived.
+        /// The number of the first signal that arrived. Zero until then.
         arrived: AtomicI32,
-        /// When it did, by [`millis`], or 0 until that is written.
+        /// When it arrived, by [`millis`]. Zero until that is written.
         since: AtomicI64,
         /// The write end of the pipe to the thread that ends the process.
         doorbell: AtomicI32,
-        /// The handler that `ctrlc` installed.
+        /// The address of the handler that `ctrlc` installed. Zero if there is none.
         ctrlc: AtomicUsize,
     }
 
     const SIGNALS: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
-    /// One wish to end may come as several signals: `timeout` ends the process and then its group, a
-    /// terminal hangs up on both, systemd sends SIGHUP after SIGTERM.
+    /// Signals within this many milliseconds of the first are part of one request to end. `timeout` ends the process
+    /// and then its group, a terminal hangs up on both, and systemd sends SIGHUP after SIGTERM.
     const AT_ONCE: i64 = 250;
 
     pub(super) fn hook_exit() {
@@ -161,7 +171,8 @@ mod platform {
         }
     }
 
-    /// A forked child ends by the signals that its parent catches. Only async-signal-safe calls.
+    /// Restores the default actions in a forked child, so that the signals that its parent catches end it. Makes only
+    /// async-signal-safe calls.
     fn release_signals() {
         for number in SIGNALS {
             if is_caught(number) {
@@ -172,17 +183,17 @@ mod platform {
     }
 
     extern "C" fn on_exit() {
-        // A panic that leaves an exit handler would abort.
+        // A panic that leaves an exit handler would abort the process.
         let _status = catch_unwind(|| {
             let Some(ending) = here() else { return };
             for pool in ending.pools() {
                 pool.context().close.leave_role();
-                // As in `close_pools`.
+                // Leaked, as in `close_pools`: a drop may run drivers' code.
                 std::mem::forget(pool);
             }
             let number = ending.signals.arrived.load(Ordering::SeqCst);
             if number != 0 {
-                // A signal's thread is closing and will end the process its way.
+                // The signal's thread is closing the pools, and ends the process itself.
                 std::thread::sleep(longest(ending) + WATCHDOG);
                 exit_now(128 + number);
             }
@@ -209,18 +220,18 @@ mod platform {
             tracing::error!(%error, "signals will not close the pool");
             return;
         }
-        // A full pipe must not block the handler; one byte is all that is ever needed.
+        // A full pipe must not block the handler. One byte is enough.
         let _ = sender.set_nonblocking(true);
         ending.signals.doorbell.store(sender.as_raw_fd(), Ordering::SeqCst);
-        // The handler writes to its descriptor for as long as the process lives.
+        // Leaked: the handler writes to the descriptor for as long as the process lives.
         std::mem::forget(sender);
 
-        // Each is decided by itself: one that is ignored or handled already is left alone.
+        // Each signal is decided by itself. One that is ignored or handled already is left alone.
         let free: Vec<_> = SIGNALS.into_iter().filter(|number| handler_of(*number) == libc::SIG_DFL).collect();
         if free.contains(&libc::SIGINT) {
             let caught = ctrlc::try_set_handler(move || {
                 let ctrlc = ending.signals.ctrlc.load(Ordering::SeqCst);
-                // It is 0 until it is stored below; until then a SIGINT can only have come by ctrlc's handler.
+                // Zero until it is stored below. Until then, a SIGINT can only have come through ctrlc's handler.
                 if ctrlc == 0 || handler_of(libc::SIGINT) == ctrlc {
                     arrived(ending, libc::SIGINT);
                 }
@@ -232,7 +243,7 @@ mod platform {
         }
         let ctrlc = ending.signals.ctrlc.load(Ordering::SeqCst);
         for number in SIGNALS {
-            // With its feature `termination` ctrlc takes all three, or none, and does not tell which came.
+            // With its feature `termination`, ctrlc takes all three signals or none, and does not tell which one came.
             if !free.contains(&number) {
                 tracing::debug!(number, "signal is left to its present handler");
             } else if number != libc::SIGINT || ctrlc == 0 {
@@ -242,8 +253,7 @@ mod platform {
     }
 
     fn install(number: i32) {
-        // SAFETY: zeroed is a valid sigaction, and `on_signal` only does what is
-        // async-signal-safe.
+        // SAFETY: zeroed is a valid sigaction, and `on_signal` makes only async-signal-safe calls.
         unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
             action.sa_sigaction = on_signal as *const () as usize;
@@ -262,7 +272,7 @@ mod platform {
         }
     }
 
-    /// Whether the present handler is ours, be it by way of `ctrlc`.
+    /// Whether the present handler is `on_signal`, or the one of `ctrlc` that calls `arrived`.
     fn is_caught(number: i32) -> bool {
         let handler = handler_of(number);
         let by_ctrlc = |ending: &Ending| handler == ending.signals.ctrlc.load(Ordering::SeqCst);
@@ -272,7 +282,7 @@ mod platform {
     }
 
     extern "C" fn on_signal(number: i32) {
-        // Otherwise the app has put its own handler over ours, and owns the ending.
+        // If the app has installed its own handler over this one, it decides how the process ends.
         if handler_of(number) == on_signal as *const () as usize {
             match here() {
                 Some(ending) => arrived(ending, number),
@@ -281,8 +291,8 @@ mod platform {
         }
     }
 
-    /// The first signal rings the doorbell; a second one, of whatever kind, ends the process at
-    /// once by the first, unless they came together. Only async-signal-safe calls.
+    /// The first signal rings the doorbell. A second one, of any number, ends the process at once by the first, unless
+    /// both are part of one request ([`AT_ONCE`]). Makes only async-signal-safe calls.
     fn arrived(ending: &Ending, number: i32) {
         let signals = &ending.signals;
         match signals.arrived.compare_exchange(0, number, Ordering::SeqCst, Ordering::SeqCst) {
@@ -300,7 +310,7 @@ mod platform {
         }
     }
 
-    /// The time since some moment in the past. Async-signal-safe.
+    /// The milliseconds since some moment in the past. Async-signal-safe.
     #[allow(clippy::useless_conversion, reason = "platforms differ in their types")]
     fn millis() -> i64 {
         let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
@@ -318,7 +328,7 @@ mod platform {
         }
     }
 
-    /// Ends as if the signal had never been caught. Only async-signal-safe calls.
+    /// Ends the process as if the signal had never been caught. Makes only async-signal-safe calls.
     fn restore_and_raise(number: i32) {
         // SAFETY: plain system calls on a valid signal number and an initialised set.
         unsafe {
@@ -333,7 +343,8 @@ mod platform {
         exit_now(128 + number);
     }
 
-    /// How the current process ends, unless it was forked in a way that runs no hooks. Async-signal-safe.
+    /// The ending of the current process. `None` in a child that was forked in a way that runs no hooks.
+    /// Async-signal-safe.
     fn here() -> Option<&'static Ending> {
         // SAFETY: getpid has no preconditions.
         let id = unsafe { libc::getpid() };
@@ -356,7 +367,7 @@ mod platform {
         arrived: AtomicBool,
     }
 
-    // Threads cannot be relied on in a library's exit handler here: `run` and `close_all` close.
+    // A library's exit handler cannot rely on threads here, so only `run` and `close_all` close the pools.
     pub(super) fn hook_exit() {}
 
     pub(super) fn catch_signals(ending: &'static Ending, status: ExitStatus) {

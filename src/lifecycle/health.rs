@@ -1,4 +1,4 @@
-//! What a health check tells.
+//! The options and the reports of health checks.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::base::json;
 use crate::base::millis;
 use crate::lifecycle::status::State;
 
-/// How health is checked.
+/// The options of health checks.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
@@ -23,7 +23,7 @@ pub struct HealthOptions {
     /// How long the whole check may take. Defaults to 800 ms, below the 1 s of a kubelet's probe.
     #[serde(rename = "all_ms", with = "millis")]
     pub all: Duration,
-    /// How long a report is answered again. Defaults to 1 s.
+    /// How long a report is returned again without a new check. Defaults to 1 s.
     #[serde(rename = "cache_ms", with = "millis")]
     pub cache: Duration,
     /// A round trip longer than this is [`Health::Warn`]. Defaults to 250 ms.
@@ -45,16 +45,18 @@ impl Default for HealthOptions {
     }
 }
 
-/// A verdict, from best to worst.
+/// The verdicts, from best to worst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Health {
-    /// It answered.
+    /// The resource answered.
     Pass,
-    /// Nothing is known: it was never used, or it could not be asked. This does not make the whole unhealthy.
+    /// Nothing is known of the resource: it was never used, or could not be asked. This does not make the pool
+    /// unhealthy.
     Unknown,
-    /// It answered slowly, or that this user may not ask; or it failed and is optional.
+    /// It answered slowly, it answered that this user may not ask, or it is closing. The pool warns if an optional
+    /// resource failed.
     Warn,
     /// It did not answer, or it answered that it cannot serve.
     Fail,
@@ -71,12 +73,12 @@ impl fmt::Display for Health {
     }
 }
 
-/// Whether the whole depends on a resource.
+/// Whether the health of the pool depends on a resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Criticality {
-    /// Its failure fails the whole.
+    /// Its failure fails the pool.
     Required,
     /// Its failure only warns.
     Optional,
@@ -99,14 +101,14 @@ pub struct HealthEntry {
     /// How long it has been in that state.
     #[cfg_attr(feature = "serde", serde(rename = "since_ms", serialize_with = "json::millis"))]
     pub since: Duration,
-    /// The generation of its connection, which goes up each time it is made; zero before the first.
+    /// The generation of its connection. It goes up with each new connection, and is zero before the first.
     pub generation: u64,
     /// Why it is not [`Health::Pass`], without credentials.
     #[cfg_attr(feature = "serde", serde(rename = "message", serialize_with = "json::some_line"))]
     pub error: Option<String>,
-    /// Whether the whole depends on it.
+    /// Whether the health of the pool depends on it.
     pub criticality: Criticality,
-    /// The servers that it is made of: one, where there is one.
+    /// The servers of the resource. Empty if the resource could not be made.
     pub nodes: Vec<NodeHealth>,
 }
 
@@ -115,14 +117,14 @@ pub struct HealthEntry {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct NodeHealth {
-    /// Where it is, without credentials.
+    /// Where the server is, without credentials.
     pub endpoint: Arc<str>,
     /// The verdict.
     pub health: Health,
 }
 
 impl HealthEntry {
-    /// A resource that could not even be asked.
+    /// The entry of a resource that could not be made, so there is nothing to ask.
     pub(crate) fn failed(name: Arc<str>, error: &Error) -> Self {
         HealthEntry {
             name,
@@ -143,8 +145,8 @@ impl HealthEntry {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct HealthReport {
-    /// The verdict on the whole: the worst of the entries, where [`Health::Unknown`] counts as
-    /// pass and what is optional only warns.
+    /// The verdict on the pool: the worst of the entries. Here [`Health::Unknown`] counts as pass, and an optional
+    /// resource only warns.
     pub health: Health,
     /// Every resource, by name.
     pub entries: Vec<HealthEntry>,
@@ -165,24 +167,24 @@ impl HealthReport {
         HealthReport { health: Health::Fail, entries: vec![entry], at, took, closing: false }
     }
 
-    /// Whether the whole passes or only warns.
+    /// Whether the pool passes or only warns.
     pub fn is_healthy(&self) -> bool {
         self.health != Health::Fail
     }
 
-    /// Liveness: whether this process should go on. Never includes a dependency, so a database
-    /// that is down restarts nobody.
+    /// Liveness: whether this process should go on. It never depends on a resource, so a database that is down does not
+    /// restart the process.
     pub fn liveness(&self) -> Health {
         Health::Pass
     }
 
-    /// Readiness: whether work should be sent here. Fails as soon as closing starts.
+    /// Readiness: whether work should be sent to this process. It fails as soon as closing starts.
     pub fn readiness(&self) -> Health {
         if self.closing { Health::Fail } else { self.health }
     }
 
-    /// Start-up: passes once every required resource that was asked for has been connected. What is
-    /// lost after that is for [`readiness`](Self::readiness) to tell.
+    /// Start-up: passes once every required resource that was asked for has been connected. A later loss shows only in
+    /// [`readiness`](Self::readiness).
     pub fn startup(&self) -> Health {
         let pending = |entry: &HealthEntry| {
             entry.criticality == Criticality::Required
@@ -192,7 +194,7 @@ impl HealthReport {
         if self.entries.iter().any(pending) { Health::Fail } else { Health::Pass }
     }
 
-    /// The entry of this name.
+    /// The entry of the resource with this name.
     pub fn entry(&self, name: &str) -> Option<&HealthEntry> {
         self.entries.iter().find(|entry| &*entry.name == name)
     }

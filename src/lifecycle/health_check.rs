@@ -1,4 +1,11 @@
-//! A health check: a true round trip on each resource, in parallel, bounded and cached.
+//! Health checks: a true round trip to each resource, in parallel, bounded and cached.
+//!
+//! A registry calls [`HealthCheck::report`]. At most one check of a pool is under way. It runs in a task on the
+//! prober's runtime, so it goes on when a caller gives up. Callers that come meanwhile wait for its report. Each round
+//! trip has a task of its own, so a slow one delays no other.
+//!
+//! `cache` is the only lock of this file, and it is never held across an await. The lock of the close state may be
+//! taken under it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,6 +31,7 @@ struct Cache {
     running: Option<Running>,
 }
 
+/// Receives the report of the check that is under way.
 type Running = watch::Receiver<Option<Arc<HealthReport>>>;
 
 /// The health checks of a pool, of which at most one is under way.
@@ -32,18 +40,18 @@ pub(crate) struct HealthCheck {
     cache: Mutex<Cache>,
 }
 
-/// A resource as the check finds it.
+/// A resource that the check finds in the pool.
 pub(crate) struct Found {
     pub(crate) name: Arc<str>,
-    /// The resource, or why there is none.
+    /// The resource, or why it could not be made.
     pub(crate) slot: Result<Arc<dyn AnySlot>, Error>,
-    /// Somebody has asked for what is not there.
+    /// Whether a caller has asked for a resource that could not be made.
     pub(crate) was_asked_for: bool,
 }
 
 impl HealthCheck {
-    /// A report not older than the cache allows. The check runs on the prober's runtime, whoever asks
-    /// and however long they wait; all who ask meanwhile get its report.
+    /// A report that is not older than the cache allows. The check goes on if the caller gives up, and all callers that
+    /// ask meanwhile get its report.
     pub(crate) async fn report(
         self: Arc<Self>,
         context: &Arc<Context>,
@@ -57,7 +65,7 @@ impl HealthCheck {
         report.ok_or_else(|| Error::Panicked { what: "the health check".to_owned(), message: "see the log".to_owned() })
     }
 
-    /// The last report, if it is fresh, or the check that is under way by now.
+    /// The last report if it is fresh, or else the check that is under way. Begins a check if there is none.
     fn running(
         self: &Arc<Self>,
         context: &Arc<Context>,
@@ -71,7 +79,7 @@ impl HealthCheck {
             return Ok(Ok(Arc::clone(report)));
         }
         match &cache.running {
-            // One whose task has ended without a report counts as none.
+            // A check whose task has ended without a report counts as none. Its sender is gone.
             Some(running) if running.has_changed().is_ok() => Ok(Err(running.clone())),
             _ => {
                 let no_threads = |error| Error::no_threads(&Arc::from("health check"), error);
@@ -84,6 +92,8 @@ impl HealthCheck {
                     let mut cache = me.cache.lock();
                     cache.last = Some(Arc::clone(&report));
                     cache.running = None;
+                    // The wakers of those who wait are code of users.
+                    drop(cache);
                     sender.send_replace(Some(report));
                 });
                 Ok(Err(running))
@@ -92,6 +102,7 @@ impl HealthCheck {
     }
 }
 
+/// Checks every resource that `find` finds, within the limit of the whole check.
 async fn check(find: impl FnOnce() -> Vec<Found>, context: &Context) -> HealthReport {
     let (at, options) = (Instant::now(), &context.options.health);
     let (mut entries, mut slots) = (Vec::new(), Vec::new());
@@ -116,7 +127,7 @@ async fn check(find: impl FnOnce() -> Vec<Found>, context: &Context) -> HealthRe
                 slots.push(None);
                 entries.push(match was_asked_for {
                     true => failed,
-                    // What nobody has asked for is as unused as what nobody has connected.
+                    // Nobody has asked for this resource, so it counts as unused, like one that was never connected.
                     false => HealthEntry { health: Health::Unknown, state: State::Idle, ..failed },
                 });
             }
@@ -149,7 +160,7 @@ async fn check(find: impl FnOnce() -> Vec<Found>, context: &Context) -> HealthRe
     HealthReport { health, entries, at, took: at.elapsed(), closing: context.close.is_closing() }
 }
 
-/// What is known without a round trip; for a ready one, what it is unless its check comes back.
+/// The entry of a resource without a round trip. A ready resource keeps it if its round trip does not end in time.
 fn before(slot: &Arc<dyn AnySlot>, criticality: Criticality, limit: Duration) -> HealthEntry {
     let Condition { state, since, generation, failure, progress, .. } = slot.condition();
     let (health, error) = match state {
@@ -159,7 +170,8 @@ fn before(slot: &Arc<dyn AnySlot>, criticality: Criticality, limit: Duration) ->
         State::Draining => (Health::Warn, Some("closing".to_owned())),
         State::Closed => (Health::Fail, Some("closed".to_owned())),
         State::Connecting | State::Broken => {
-            // Nobody may be acquiring what is reported as failed: then this is who has it tried again.
+            // Maybe no caller acquires this resource, so the health check has it tried again. The attempt goes on
+            // without the future.
             drop(Arc::clone(slot).wait_ready());
             let far = progress.map_or_else(String::new, |Progress { told, .. }| format!("; connecting: {told}"));
             (Health::Fail, failure.map(|failure| format!("{failure}{far}")))
@@ -170,6 +182,7 @@ fn before(slot: &Arc<dyn AnySlot>, criticality: Criticality, limit: Duration) ->
     HealthEntry { name, health, latency, state, since, generation, error, criticality, nodes }
 }
 
+/// The round trip to a ready resource, which completes its entry. `None` if the resource is not ready.
 fn round_trip(
     slot: Arc<dyn AnySlot>,
     mut entry: HealthEntry,
@@ -181,7 +194,7 @@ fn round_trip(
     }
     Some(async move {
         let started = Instant::now();
-        // None where it was closed since it was looked at.
+        // `None` if the resource was closed in the meantime.
         let Some(ping) = slot.ping() else { return entry };
         let answer = answer(ping, each).await;
         let latency = started.elapsed();

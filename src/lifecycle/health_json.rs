@@ -1,4 +1,4 @@
-//! A health report in the words of `application/health+json`
+//! A health report in the format `application/health+json`
 //! ([draft-inadarei-api-health-check](https://datatracker.ietf.org/doc/html/draft-inadarei-api-health-check-06)).
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
@@ -6,8 +6,8 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use crate::base::json::Millis;
 use crate::lifecycle::health::{Health, HealthEntry, HealthReport};
 
-/// A [`HealthReport`] as `application/health+json`, for whichever serializer. `Health::Unknown` has no word there, so that
-/// such a check has no status.
+/// A [`HealthReport`] as `application/health+json`, for any serializer. The format has no word for `Health::Unknown`,
+/// so a check with this verdict has no status.
 #[derive(Debug, Clone, Copy)]
 pub struct HealthJson<'a> {
     report: &'a HealthReport,
@@ -15,7 +15,7 @@ pub struct HealthJson<'a> {
 }
 
 impl HealthReport {
-    /// For everybody: the status alone, which is [`readiness`](HealthReport::readiness).
+    /// The report for everybody. It has only the status, which is [`readiness`](HealthReport::readiness).
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -29,7 +29,8 @@ impl HealthReport {
         HealthJson { report: self, is_full: false }
     }
 
-    /// For those who may see endpoints and errors: each resource's check with the time that its answer took.
+    /// The report for readers who may see endpoints and errors. It has each resource's check, with the time that its
+    /// answer took.
     pub fn full_json(&self) -> HealthJson<'_> {
         HealthJson { report: self, is_full: true }
     }
@@ -50,7 +51,7 @@ impl Serialize for HealthJson<'_> {
     }
 }
 
-/// By `resource:responseTime`, each a list of one for each server.
+/// The checks by `resource:responseTime`. Each is a list, as the format wants it, with one check in it.
 struct Checks<'a>(&'a [HealthEntry]);
 
 impl Serialize for Checks<'_> {

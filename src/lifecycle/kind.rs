@@ -1,4 +1,5 @@
-//! A kind of resource as the core knows it: a configuration that can be compared, told and made a resource of.
+//! A kind of resource as the core knows it: a configuration that can be compared and printed, and that makes a
+//! resource.
 
 use std::any::Any;
 use std::fmt;
@@ -17,45 +18,46 @@ use crate::lifecycle::slot::Slot;
 use crate::net::parts::{Names, Part, Protection};
 use crate::net::tls::TlsOptions;
 
-/// The configuration of a kind: what a pool has to know of it to read it from TOML, from the environment and from code,
-/// and to make a resource of it.
+/// The configuration of a kind of resource. A pool reads it from TOML, from the environment and from code, and makes a
+/// resource of it.
 ///
-/// Its fields are those of its TOML section, whose name is [`KIND`](KindConfig::KIND). A section may have some of them, so that
-/// it wants `#[serde(default, deny_unknown_fields)]`. `Debug` is in the log of `warm_up`, so that what is secret is a
-/// [`Secret`].
+/// Its fields are those of its TOML section, whose name is [`KIND`](KindConfig::KIND). A section may have only some of
+/// them, so the type needs `#[serde(default, deny_unknown_fields)]`. `warm_up` writes its `Debug` to the log, so a
+/// secret field is a [`Secret`].
 pub trait KindConfig: Default + Clone + PartialEq + fmt::Debug + DeserializeOwned + Send + Sync + 'static {
     /// The name of the default resource, of its TOML section, and of the kind.
     const KIND: &'static str;
-    /// What the environment calls the fields.
+    /// The names of the fields in the environment.
     const NAMES: Names;
-    /// Whether its code is the crate's own, which never blocks a thread of the pool's.
+    /// Whether its code is the crate's own, which never blocks a thread of the pool.
     #[doc(hidden)]
     const IS_OURS: bool = false;
-    /// What it makes.
+    /// The resource that it makes.
     type Resource: Resource;
 
-    /// The field that a URL is in.
+    /// The field for a URL.
     fn url_mut(&mut self) -> &mut Option<Secret>;
-    /// The options of TLS, if it is on.
+    /// The options of TLS. `None` if it is off.
     fn tls_mut(&mut self) -> &mut Option<TlsOptions>;
-    /// Whether the fields have another login than the defaults.
+    /// Whether the fields have a login that differs from the defaults.
     fn has_login(&self) -> bool;
-    /// Takes user and password back to their defaults.
+    /// Resets user and password to their defaults.
     fn forget_login(&mut self);
-    /// Sets one part, in the URL if that cannot be taken apart. `key` is the variable that says it.
+    /// Sets one part. If the URL cannot be taken apart, the part is set in the URL. `key` is the variable that has the
+    /// part.
     ///
     /// # Errors
     /// [`Error::Config`] of this key.
     fn set(&mut self, part: Part, key: &str, text: &str) -> Result<(), Error>;
-    /// Moves what the URL says into the other fields, as far as they can say it, or only checks it. What the URL does
-    /// not name stays as the fields have it. `key` is what says the URL.
+    /// Moves the parts of the URL into the other fields, as far as these can hold them, or only checks the URL. Parts
+    /// that the URL does not name stay as they are in the fields. `key` is the key or variable that has the URL.
     ///
     /// # Errors
     /// [`Error::Config`] of this key.
     fn take_apart(&mut self, key: &str) -> Result<(), Error>;
-    /// A URL that is not taken apart is told whether TLS is on.
+    /// Switches TLS on or off in a URL that is not taken apart.
     fn switch_tls(&mut self, _on: bool) {}
-    /// Checks the fields, and brings them into shape. A kind whose URL is not taken apart checks it with them, in
+    /// Checks the fields and normalizes them. A kind whose URL is not taken apart checks the URL with them, in
     /// [`settled`](KindConfig::settled).
     ///
     /// # Errors
@@ -63,19 +65,20 @@ pub trait KindConfig: Default + Clone + PartialEq + fmt::Debug + DeserializeOwne
     fn check(&mut self, _name: &str) -> Result<(), Error> {
         Ok(())
     }
-    /// The field that is missing beside the others, and what is wrong with that, before a URL is taken apart. `is_said` tells
-    /// which fields were said. What code brings along is for [`check`](KindConfig::check) to look at.
+    /// The field that is missing beside the others, and the problem with that. This is asked before a URL is taken
+    /// apart. `is_said` tells which fields TOML or the environment sets. Fields that code sets are left to
+    /// [`check`](KindConfig::check).
     fn is_half(&self, _is_said: &dyn Fn(&str) -> bool) -> Option<(&'static str, &'static str)> {
         None
     }
-    /// The resource of this name that it describes, once it is [`settled`](KindConfig::settled), which is for this to call.
-    /// Connects nothing yet.
+    /// Makes the resource of this name, and connects nothing yet. The implementation calls
+    /// [`settled`](KindConfig::settled) first.
     ///
     /// # Errors
-    /// [`Error::Config`], as [`settled`](KindConfig::settled) answers it.
+    /// [`Error::Config`], as from [`settled`](KindConfig::settled).
     fn resource(&self, name: &str) -> Result<Self::Resource, Error>;
 
-    /// What protects it, whether a URL or a part says so; nothing if the URL cannot be used.
+    /// The protection that a URL or the parts ask for. None of it if the URL cannot be used.
     fn protection(&self) -> Protection {
         let mut config = self.clone();
         match config.take_apart("") {
@@ -84,7 +87,8 @@ pub trait KindConfig: Default + Clone + PartialEq + fmt::Debug + DeserializeOwne
         }
     }
 
-    /// The configuration as it counts, taken apart and checked. Reads TLS's files, and does no other I/O.
+    /// The configuration as it takes effect, taken apart and checked. This reads the files of TLS, and does no other
+    /// I/O.
     ///
     /// # Errors
     /// Those of [`take_apart`](KindConfig::take_apart) and [`check`](KindConfig::check).
@@ -95,7 +99,7 @@ pub trait KindConfig: Default + Clone + PartialEq + fmt::Debug + DeserializeOwne
         Ok(config)
     }
 
-    /// What a pool would take without any code: the defaults, and over them what this process's environment says.
+    /// The configuration that a pool uses without any code: the defaults, overridden by this process's environment.
     ///
     /// # Errors
     /// [`Error::Config`] for a variable that cannot be used.
@@ -107,12 +111,12 @@ pub trait KindConfig: Default + Clone + PartialEq + fmt::Debug + DeserializeOwne
     }
 }
 
-/// How the environment comes over a configuration, the same for every kind.
+/// Applies the environment to a configuration, in the same way for every kind.
 pub(crate) trait FromEnvironment: KindConfig {
-    /// Lets the environment override what TOML or the defaults said.
+    /// Lets the environment override TOML and the defaults.
     ///
-    /// A URL replaces place, login and TLS, and the parts beside it only complete it. Without a URL each part replaces
-    /// that part alone, so that the login and TLS of a URL in TOML stay.
+    /// A URL replaces address, login and TLS, and the parts beside it only complete it. Without a URL, each part
+    /// replaces only itself, so the login and TLS of a URL in TOML stay.
     fn apply(&mut self, environment: &Environment, origins: &mut Origins) -> Result<(), Error> {
         let Names { url: (url_field, _), parts, tls: [switch, files @ ..], .. } = Self::NAMES;
         let key = |field: &str| format!("{}.{field}", Self::KIND);
@@ -175,7 +179,7 @@ pub(crate) trait FromEnvironment: KindConfig {
 
 impl<C: KindConfig> FromEnvironment for C {}
 
-/// The configuration of one resource, whatever its kind. Every `…Config` turns into one.
+/// The configuration of one resource of any kind. Every `…Config` converts into it.
 #[derive(Clone)]
 pub struct ResourceConfig(Arc<dyn AnyConfig>);
 
@@ -190,17 +194,17 @@ impl ResourceConfig {
         self.0.kind()
     }
 
-    /// The configuration as it counts, for the log.
+    /// The configuration as it takes effect, for the log.
     pub(crate) fn effective(&self, name: &str) -> Result<String, Error> {
         self.0.effective(name)
     }
 
-    /// What URLs, parts and the environment call its fields.
+    /// The names of its fields, for URLs, parts and the environment.
     pub(crate) fn names(&self) -> &'static Names {
         self.0.names()
     }
 
-    /// A resource of this configuration.
+    /// Makes a resource of this configuration.
     pub(crate) fn slot(
         &self,
         name: &str,
@@ -210,7 +214,7 @@ impl ResourceConfig {
         self.0.slot(name, remedies, context)
     }
 
-    /// [`KindConfig::is_half`].
+    /// Calls [`KindConfig::is_half`].
     pub(crate) fn is_half(&self, is_said: &dyn Fn(&str) -> bool) -> Option<(&'static str, &'static str)> {
         self.0.is_half(is_said)
     }
@@ -234,7 +238,7 @@ impl fmt::Debug for ResourceConfig {
     }
 }
 
-/// [`KindConfig`] without its types.
+/// [`KindConfig`] without its type, so that one map can hold all kinds.
 trait AnyConfig: fmt::Debug + Send + Sync {
     fn as_any(&self) -> &dyn Any;
     fn kind(&self) -> &'static str;

@@ -1,4 +1,9 @@
-//! Leaks: what is held for longer, or by more, than was expected.
+//! Leaks: leases and checkouts that are held for longer, or in larger numbers, than expected.
+//!
+//! `leak_scan` looks for them, and a suspected lease that drops calls [`came_back`].
+//!
+//! `Leaks::exceeded` is the only lock. It is free again before an event is told, since a logger is user code.
+//! `Leaks::total` only counts, so its ordering is relaxed.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,21 +19,21 @@ use crate::base::runtime;
 use crate::lifecycle::activity::Activity;
 use crate::lifecycle::event::What;
 
-/// What is suspected to leak; `[pool.leaks]` in TOML. Each suspect is warned of once, and noted
-/// when it comes back.
+/// When a lease or checkout is suspected to leak. `[pool.leaks]` in TOML. The pool warns of each suspect once, and
+/// notes when it comes back.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct LeakOptions {
-    /// How long a checkout may be out. Defaults to 60 s; zero is without limit.
+    /// How long a checkout may be out. Defaults to 60 s. Zero means no limit.
     #[serde(rename = "age_ms", with = "millis")]
     pub age: Duration,
     /// How many checkouts of one resource may be out. Defaults to no limit.
     pub count: Option<usize>,
-    /// Whether shared leases are watched like checkouts. Defaults to `false`, as they may be held
-    /// for life.
+    /// Whether shared leases are watched like checkouts. Defaults to `false`, since they may be held as long as the
+    /// program runs.
     pub shared: bool,
-    /// Whether what is watched is acquired with a backtrace. Defaults to `false`, as each takes
+    /// Whether each acquire of a watched lease or checkout captures a backtrace. Defaults to `false`, since each takes
     /// microseconds.
     pub backtrace: bool,
 }
@@ -40,7 +45,7 @@ impl Default for LeakOptions {
 }
 
 impl LeakOptions {
-    /// The pause between two scans, if there is anything to look for.
+    /// The pause between two scans. `None` if there is nothing to look for.
     pub(crate) fn interval(&self) -> Option<Duration> {
         let by_age = (!self.age.is_zero()).then(|| self.age / 8);
         let by_count = self.count.map(|_| Duration::from_secs(1));
@@ -56,12 +61,12 @@ pub(crate) struct Leaks {
     pub(crate) total: AtomicUsize,
 }
 
-/// More than this many of these.
+/// A number of leases and checkouts. It is exceeded if more of them are out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Threshold {
-    /// Leases and checkouts.
+    /// All leases and checkouts.
     Held(usize),
-    /// What is watched.
+    /// Those that are watched.
     Watched(usize),
 }
 
@@ -71,12 +76,12 @@ impl Leaks {
         self.exceeded.lock().len()
     }
 
-    /// How many suspicions there ever were.
+    /// How many suspicions there have been.
     pub(crate) fn total(&self) -> usize {
         self.total.load(Ordering::Relaxed)
     }
 
-    /// Whether it is exceeded; told when that begins and when it ends.
+    /// Whether `threshold` is exceeded. Tells an event when that begins and when it ends.
     pub(crate) fn check(&self, activity: &Activity, generation: u64, threshold: Threshold, holders: &[Holder]) -> bool {
         let (Threshold::Held(allowed) | Threshold::Watched(allowed)) = threshold;
         let held = holders.iter().filter(|one| matches!(threshold, Threshold::Held(_)) || one.is_watched()).count();
@@ -96,7 +101,8 @@ impl Leaks {
     }
 }
 
-/// A suspect came back. Noted by the prober, since a drop may happen where nothing can be logged.
+/// Notes that a suspect came back. A task on the prober's runtime does this, since a drop may happen where nothing can
+/// be logged.
 pub(crate) fn came_back(activity: Arc<Activity>, holder: Holder) {
     if let Ok(prober) = runtime::background() {
         prober.spawn(async move { activity.tell(holder.generation, What::LeakReturned { holder }) });

@@ -1,5 +1,8 @@
-//! The search for leaks. One scan per pool on the prober's runtime looks for them, so that a checkout costs no timer, and
-//! what is not watched costs nothing.
+//! The search for leaks. One task per pool on the prober's runtime scans the resources, so a checkout needs no timer,
+//! and an unwatched lease costs nothing.
+//!
+//! A registry starts the task before its first connection. The task ends once the pool is gone.
+//! A scan copies the holders under the lock of one shard after another, and holds no lock while it tells events.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,7 +13,7 @@ use crate::lifecycle::any_slot::AnySlot;
 use crate::lifecycle::event::What;
 use crate::lifecycle::leak::{LeakOptions, Threshold};
 
-/// Every holder of a resource of which more than this many leases and checkouts are out.
+/// All holders of a resource if more than `threshold` leases and checkouts are out. Otherwise none.
 pub(crate) fn more_than(threshold: usize, slot: &dyn AnySlot) -> Vec<Holder> {
     let holders = slot.holders();
     let is_exceeded = check(slot, Threshold::Held(threshold), &holders);
@@ -34,6 +37,7 @@ pub(crate) fn watch(options: LeakOptions, slots: impl Fn() -> Option<Vec<Arc<dyn
     }
 }
 
+/// Tells new suspects, and checks the configured threshold and all thresholds that were exceeded before.
 fn scan(slot: &dyn AnySlot, options: &LeakOptions) {
     let leaks = slot.leaks();
     for holder in slot.suspect(options.age) {

@@ -1,12 +1,16 @@
-//! Life of one resource: `Idle → Connecting → Ready → Draining → Closed`, and `Ready → Broken →
-//! Connecting` on loss. One state machine for every kind.
+//! The life of one resource: `Idle → Connecting → Ready → Draining → Closed`, and `Ready → Broken → Connecting` on a
+//! loss. One state machine serves every kind.
 //!
-//! Each transition is a method that does it under one lock and says what is to be done now; doing
-//! it is the [`Slot`](crate::lifecycle::slot::Slot)'s. Connecting is single-flight: whoever begins an attempt
-//! carries it out, and everybody who asks meanwhile waits for its result. An attempt that closing
-//! or another attempt overtook changes nothing any more. Invariant, under the lock: the table is
-//! open exactly while the state is `Ready`, or `Draining` and not yet shut, and then with the
-//! present handle and generation. Once it is shut to the outside, only the pool's own closing code leases.
+//! Each transition is a method. It changes the state under one lock, and returns what the
+//! [`Slot`](crate::lifecycle::slot::Slot) does next. Connecting is single-flight: the caller that begins an attempt
+//! carries it out, and all others wait for its result. An attempt that closing or another attempt superseded changes
+//! nothing any more.
+//!
+//! Invariant, under the lock: the table leases exactly while the state is `Ready`, or `Draining` before leasing ends,
+//! and then with the present handle and generation. Once leasing has ended outside, only closing code leases.
+//!
+//! Order of locks: `inner`, then the close state, a shard, the observers' ring or the work's books. The clone of a
+//! handle is the only user code under `inner`. Wakers, loggers and drops of handles and errors run once it is free.
 
 mod acquiring;
 
@@ -29,12 +33,12 @@ use crate::lifecycle::probe::Watch;
 use crate::lifecycle::status::State;
 use crate::lifecycle::transition::{AcquireStep, Caller, Connected, LossAction, Recovery, Superseded};
 
-/// The life of one resource and, while it is connected, its handle.
+/// The life of one resource, with its handle while it is connected.
 pub(crate) struct Life<H: Send + Sync + 'static> {
     /// A generation that is lost before this age counts as a failed attempt, after which there is a pause.
     young: Duration,
     pub(crate) activity: Arc<Activity>,
-    /// Opened and shut here alone.
+    /// Only transitions open it and end its leasing, under `inner`.
     pub(crate) table: LeaseTable<H>,
     inner: Mutex<Inner<H>>,
 }
@@ -44,42 +48,41 @@ struct Inner<H> {
     state: State,
     since: Instant,
     generation: u64,
-    /// Set from the first success to the goodbye, so in a recovery too.
+    /// Set from the first success to the disconnect, so in a recovery too.
     handle: Option<H>,
-    /// How often connecting was begun; a waiter remembers which one it joined.
+    /// The number of the last attempt. A waiter remembers which one it joined.
     attempt: u64,
-    /// The attempt that made the present generation, and the one that made the generation before it. Those between
-    /// them have failed.
+    /// The attempts that made the present generation and the one before it. Those between the two have failed.
     made: u64,
     made_before: u64,
-    /// The last attempt that closing overtook. Its link's late reports count for nothing.
+    /// The last attempt that closing superseded. Late reports of its link are ignored.
     superseded: Option<u64>,
     failure: Option<FailedAttempt>,
-    /// An attempt is at work, rather than pausing before the next one.
+    /// Whether an attempt is at work, and not pausing before the next one.
     in_flight: bool,
-    /// Closing waits for the attempt in flight. None follows it.
+    /// Whether closing waits for the attempt in flight. No attempt follows it.
     settling: bool,
-    /// Somebody is bringing the connection back, so an acquire need not begin an attempt.
+    /// Whether a task brings the connection back, so that an acquire need not begin an attempt.
     recovering: bool,
     /// How many generations in a row were lost before they were as old as [`Life::young`].
     died_young: u32,
-    /// Leasing has ended for all but the pool's own closing code.
+    /// Whether leasing has ended for all but the pool's own closing code.
     leasing_ended_outside: bool,
-    /// Leasing has ended.
+    /// Whether leasing has ended for all.
     leasing_ended: bool,
-    /// The first error while closing, which its step fails with: a loss, or what could not be flushed.
+    /// The first error while closing, with which its step fails: a loss, or a flush that failed.
     close_error: Option<Source>,
-    /// The connection that is being made has ended already.
+    /// The loss of a connection that is still being made. `None` if there is none.
     ended_early: Option<Source>,
     /// How far the present attempt has come.
     progress: Option<Progress>,
     waiting: usize,
     probing: Option<Watch>,
-    /// What is to be dropped once the lock is free.
+    /// Values to drop once the lock is free.
     replaced: Vec<Box<dyn Send>>,
 }
 
-/// How an attempt failed, and until when that answer stands for others.
+/// The failure of an attempt. Other callers get it too until `retry_at`.
 struct FailedAttempt {
     attempt: u64,
     error: Error,
@@ -119,7 +122,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         }
     }
 
-    /// Waits until it can be leased. `connect` carries out an attempt, without waiting for it.
+    /// Waits until the resource can be leased. `connect` starts an attempt, and does not wait for it.
     pub(crate) async fn ready(
         &self,
         caller: Caller,
@@ -144,8 +147,8 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         ready.await
     }
 
-    /// What an acquire does next. Begins an attempt where nobody has, and answers the failure of
-    /// the one that was joined.
+    /// Decides the next step of an acquire. Begins an attempt if there is none, and fails as the attempt that was
+    /// joined did.
     fn advance(
         &self,
         joined: &mut Option<u64>,
@@ -184,7 +187,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         }
     }
 
-    /// Begins the next attempt of whoever carried this one out, unless that was superseded or closing has begun.
+    /// Begins the attempt that follows this one in the same task, unless this one was superseded or closing has begun.
     pub(crate) fn again(&self, attempt: u64) -> Option<u64> {
         let mut inner = self.inner.lock();
         let next = (inner.is_trying(attempt) && !inner.settling).then(|| inner.begin_attempt());
@@ -198,7 +201,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         self.activity.until(|| (!self.inner.lock().is_trying(attempt)).then_some(())).await;
     }
 
-    /// An attempt has come this far.
+    /// Notes how far an attempt has come.
     pub(crate) fn progress(&self, attempt: u64, told: Arc<str>) {
         let mut inner = self.inner.lock();
         if inner.is_connecting(attempt) {
@@ -211,7 +214,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         self.open(attempt, Some(handle), watch)
     }
 
-    /// An attempt has brought the handle that was lost back.
+    /// An attempt has brought the lost handle back.
     pub(crate) fn recovered(&self, attempt: u64, watch: impl FnOnce(u64) -> Option<Watch>) -> Connected<H> {
         self.open(attempt, None, watch)
     }
@@ -238,15 +241,15 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         Connected::Ready { generation, lost }
     }
 
-    /// Gives out the handle that cannot be brought back, if there is one, for this attempt to say
-    /// goodbye to it and to connect anew. An error if the attempt was superseded.
+    /// Takes out the lost handle, if there is one. It cannot be brought back, so this attempt disconnects it and
+    /// connects anew. Fails if the attempt was superseded.
     pub(crate) fn forget(&self, attempt: u64) -> Result<Option<H>, Superseded> {
         let mut inner = self.inner.lock();
         if inner.is_connecting(attempt) { Ok(inner.handle.take()) } else { Err(Superseded) }
     }
 
-    /// An attempt has failed, and will be followed by another one after this pause. While
-    /// recovering the failure is answered meanwhile; else whoever waits goes on waiting.
+    /// An attempt has failed, and another one follows after this pause. During a recovery, callers get the failure
+    /// meanwhile. Otherwise they go on waiting.
     pub(crate) fn failed(&self, attempt: u64, error: Error, pause: Duration) {
         let mut inner = self.inner.lock();
         if !inner.is_connecting(attempt) {
@@ -259,7 +262,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         let _told = self.changed(inner, ());
     }
 
-    /// An attempt has failed for good: this is the answer for as long as the circuit is open.
+    /// An attempt has failed for good. Callers get this error for as long as the circuit is open.
     pub(crate) fn gave_up(&self, attempt: u64, error: Error, circuit: Duration) {
         let mut inner = self.inner.lock();
         if inner.is_trying(attempt) {
@@ -269,13 +272,13 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         }
     }
 
-    /// The connection is lost. Says nothing about a generation that is not the present one, nor
-    /// where the link of an attempt says so that closing overtook: the next one has the same number.
+    /// The connection is lost. A loss of another generation than the present one is ignored. So is one that the link of
+    /// an attempt that closing superseded reports, since the next attempt makes a generation of the same number.
     pub(crate) fn lost(&self, link: Option<u64>, generation: u64, cause: Source) -> LossAction {
         let mut inner = self.inner.lock();
         match inner.state {
             _ if link.is_some() && link == inner.superseded => LossAction::Noted,
-            // It has the number of a generation that a later attempt made, or is about to make.
+            // The failed attempt names the generation that a later attempt made, or is about to make.
             _ if link.is_some_and(|link| inner.has_failed(link)) => LossAction::Noted,
             State::Ready if inner.generation == generation => {
                 let is_young = inner.since.elapsed() < self.young;
@@ -288,7 +291,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
                 LossAction::Noted
             }
             State::Draining if inner.generation == generation => {
-                // Once the drain is over, what ends is ended by the closing itself.
+                // Once the drain is over, it is the closing itself that ends connections.
                 if !inner.leasing_ended && inner.close_error.is_none() {
                     let error = self.lost_error(cause);
                     inner.close_error = Some(Arc::new(error.clone()));
@@ -301,9 +304,9 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         }
     }
 
-    /// Has what is broken or closed connected by the next acquire, whatever stands as an answer;
-    /// where it is ready, and so is lost, or is being brought back, this attempt is to be carried
-    /// out, which goes on until it is back.
+    /// Makes a broken or closed resource `Idle`, so that the next acquire connects it even while the circuit is open. A
+    /// ready resource counts as lost. If it was ready, or pauses in a recovery, the caller carries out the returned
+    /// attempt, which goes on until the connection is back.
     pub(crate) fn reconnect(&self, cause: Source) -> Option<u64> {
         let mut inner = self.inner.lock();
         match inner.state {
@@ -311,7 +314,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
                 inner.died_young = 0;
                 return Some(self.begin_recovery(inner, cause).attempt);
             }
-            // Whoever brings it back pauses; somebody else goes on at once, in their place.
+            // The task that brings it back pauses. The caller goes on at once in its place.
             State::Broken if inner.recovering => {
                 let attempt = inner.begin_attempt();
                 let _told = self.changed(inner, ());
@@ -336,8 +339,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         Recovery { attempt, died_young }
     }
 
-    /// Lets go of the lock, tells whoever waits, and drops what was replaced under it, with this. Answers the message of
-    /// a panic.
+    /// Unlocks, wakes the waiters, then drops `last` and all replaced values. Returns the message of a panic.
     fn changed(&self, mut inner: MutexGuard<'_, Inner<H>>, last: impl Sized) -> Result<(), String> {
         let replaced = std::mem::take(&mut inner.replaced);
         drop(inner);
@@ -345,8 +347,8 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         self.let_go((last, replaced))
     }
 
-    /// Drops what may have the last handle in it, or a user's error, whose drop is anybody's code. Answers the message of a
-    /// panic.
+    /// Drops a value that may have the last handle or a user's error in it, whose drop is user code. Returns the
+    /// message of a panic.
     fn let_go(&self, last: impl Sized) -> Result<(), String> {
         catch_unwind(AssertUnwindSafe(|| drop(last))).map_err(|payload| {
             let message = panic_message(&*payload);
@@ -360,7 +362,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         Error::Lost { resource: Arc::clone(name), endpoint: Arc::clone(endpoint), source }
     }
 
-    /// Back to `Idle`, if closed.
+    /// Returns to `Idle`, if closed.
     pub(crate) fn reopen(&self) {
         let inner = self.inner.lock();
         if inner.state == State::Closed {
@@ -379,8 +381,8 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         let _told = self.changed(inner, ());
     }
 
-    /// Has no attempt begun any more. Answers whether one is in flight, which should come to its end before
-    /// [`begin_close`](Life::begin_close): a handshake that is cut off is no clean end.
+    /// Stops further attempts if one is in flight, and returns whether one is. It should end before
+    /// [`begin_close`](Life::begin_close), since a handshake that is cut off is no clean end.
     pub(crate) fn begin_settling(&self) -> bool {
         let mut inner = self.inner.lock();
         inner.settling = inner.is_in_flight();
@@ -392,7 +394,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         self.activity.until(|| (!self.inner.lock().is_in_flight()).then_some(())).await;
     }
 
-    /// Begins closing. `false` if there is nothing to close. An attempt in flight is superseded.
+    /// Begins closing. Returns `false` if there is nothing to close. An attempt in flight is superseded.
     pub(crate) fn begin_close(&self) -> bool {
         let mut inner = self.inner.lock();
         inner.recovering = false;
@@ -407,7 +409,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
                 false
             }
             state => {
-                // A broken one is not leased any more.
+                // A broken resource is not leased any more.
                 inner.leasing_ended = state != State::Ready;
                 inner.leasing_ended_outside = inner.leasing_ended;
                 let earlier = inner.close_error.take();
@@ -421,7 +423,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         begun
     }
 
-    /// Notes an error that the step of closing is to fail with.
+    /// Notes an error for the step of closing to fail with. The first one counts.
     pub(crate) fn close_error(&self, what: Source) {
         let mut inner = self.inner.lock();
         let spare = if inner.close_error.is_none() { inner.close_error.replace(what) } else { Some(what) };
@@ -433,7 +435,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         self.inner.lock().close_error.take()
     }
 
-    /// Ends leasing for all but the pool's own closing code, which may use what closes later than itself.
+    /// Ends leasing for all but the pool's own closing code, which may use resources that close later than itself.
     pub(crate) fn stop_leasing_outside(&self) {
         let mut inner = self.inner.lock();
         inner.leasing_ended_outside = true;
@@ -450,12 +452,13 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         let _told = self.changed(inner, gone);
     }
 
-    /// Gives out the prober, which has to run until the drain is over: it ends what is stuck on a silent server.
+    /// Takes out the prober. It has to run until the drain is over, since it ends work that is stuck on a silent
+    /// server.
     pub(crate) fn take_watch(&self) -> Option<Watch> {
         self.inner.lock().probing.take()
     }
 
-    /// Closed, whether or not the goodbye was heard. Fails with the message of a panic in the handle's drop.
+    /// Ends as `Closed`, whether or not the server answered. Fails with the message of a panic in the handle's drop.
     pub(crate) fn finish_close(&self) -> Result<(), String> {
         let mut inner = self.inner.lock();
         inner.set(State::Closed);
@@ -464,12 +467,12 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         self.changed(inner, last)
     }
 
-    /// [`Activity::tell`] of the present generation.
+    /// Calls [`Activity::tell`] for the present generation.
     pub(crate) fn tell(&self, what: What) {
         self.activity.tell(self.condition().generation, what);
     }
 
-    /// [`Activity::note`] of the present generation.
+    /// Calls [`Activity::note`] for the present generation.
     pub(crate) fn note(&self, what: impl FnOnce() -> What) {
         self.activity.note(|| self.condition().generation, what);
     }
@@ -494,7 +497,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         }
     }
 
-    /// The generation now in use; the one being connected, while that goes on.
+    /// The present generation, or the next one while that is being connected.
     pub(crate) fn generation_or_next(&self) -> u64 {
         let inner = self.inner.lock();
         if inner.state == State::Connecting { inner.generation + 1 } else { inner.generation }
@@ -503,7 +506,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
 
 #[cfg(model)]
 impl<H: Clone + Send + Sync + 'static> Life<H> {
-    /// What holds whenever the lock is free.
+    /// Checks the invariants that hold whenever the lock is free.
     pub(crate) fn check(&self) {
         let inner = self.inner.lock();
         let leases = inner.state == State::Ready || inner.state == State::Draining && !inner.leasing_ended;
@@ -535,7 +538,7 @@ impl<H> Inner<H> {
         self.next_attempt()
     }
 
-    /// A number of its own, so that the end of an earlier attempt says nothing of this one.
+    /// The number of a new attempt, of its own, so that a late end of an earlier attempt does not count for it.
     fn next_attempt(&mut self) -> u64 {
         let earlier = self.ended_early.take();
         self.replaced(earlier);
@@ -556,7 +559,7 @@ impl<H> Inner<H> {
         self.replaced(earlier);
     }
 
-    /// An error of a user's is in it, which is dropped once the lock is free.
+    /// Keeps a replaced value until the lock is free, since its drop may be that of a user's error.
     fn replaced(&mut self, earlier: Option<impl Send + 'static>) {
         self.replaced.extend(earlier.map(|earlier| Box::new(earlier) as Box<dyn Send>));
     }
@@ -579,7 +582,7 @@ impl<H> Inner<H> {
         self.state == State::Connecting && self.attempt == attempt
     }
 
-    /// Connecting, or between two attempts.
+    /// Whether this attempt is connecting, or pausing in a recovery.
     fn is_trying(&self, attempt: u64) -> bool {
         self.is_connecting(attempt) || self.state == State::Broken && self.recovering && self.attempt == attempt
     }

@@ -1,4 +1,4 @@
-//! The life of resources: how they connect, are leased, probed, recovered and closed. No kind is named here.
+//! The life of a resource: it connects, is leased, probed, recovered and closed. No code here names a kind of resource.
 
 pub(crate) mod acquire;
 pub(crate) mod activity;

@@ -1,7 +1,12 @@
-//! Who watches what happens to the resources of a pool, and what they have not been told yet.
+//! The subscriptions to a pool's events, and the events that they have not read yet.
 //!
-//! A ring of our own rather than a broadcast channel: events are put into it under the lock of a resource's life, whose order
-//! they keep, and there neither a waker may run nor the drop of an event, in which there are users' errors.
+//! Activities and lives keep events here, and [`Events`] reads them. The ring is not a broadcast channel, because
+//! events are put into it under the lock of a life, whose order they keep. Under that lock neither a waker may run nor
+//! an event drop, since an event may hold a user's error.
+//!
+//! `Shared::ring` is the only lock. It may be taken under the lock of a life, and nothing is locked under it. Wakers
+//! run, and events drop, once it is free. In a forked child nobody takes it, since it may be held for ever. The count
+//! of subscriptions only tells whether to make an event, so its ordering is relaxed.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -15,18 +20,18 @@ use crate::base::process::Process;
 use crate::base::sync::{Notify, until};
 use crate::lifecycle::event::Event;
 
-/// How many events are held back unless the options say otherwise.
+/// How many unread events are kept by default.
 pub(crate) const KEPT: usize = 1024;
 
 /// The subscriptions to a pool's events. Telling them never waits.
 pub(crate) struct Observers(Arc<Shared>);
 
-/// What subscriptions share with their pool. In a forked child nobody takes its lock, which may be held for ever.
+/// The state that subscriptions share with their pool.
 struct Shared {
     kept: usize,
     process: &'static Process,
     subscriptions: AtomicUsize,
-    /// Taken under the lock of a life, so that nothing else is locked under it.
+    /// Taken under the lock of a life, so nothing else is locked under it.
     ring: Mutex<Ring>,
     happened: Notify,
 }
@@ -36,9 +41,9 @@ struct Ring {
     /// The number of the first event in it.
     first: u64,
     events: VecDeque<Event>,
-    /// What had no place any more, and is to be dropped once no lock is held.
+    /// Events that had no room any more. They drop once no lock is held.
     evicted: Vec<Event>,
-    /// Nothing more will happen.
+    /// Whether the pool is gone, so that no more events come.
     is_over: bool,
 }
 
@@ -49,7 +54,7 @@ impl Default for Observers {
 }
 
 impl Observers {
-    /// So many events are held back; whoever is slower misses the oldest.
+    /// Keeps up to `kept` unread events. A slower subscription misses the oldest.
     pub(crate) fn new(kept: usize) -> Self {
         Observers(Arc::new(Shared {
             kept,
@@ -70,19 +75,20 @@ impl Observers {
         Events { shared, next, missed: 0 }
     }
 
-    /// Whether anybody is to be told.
+    /// Whether there are subscriptions to tell.
     pub(crate) fn are_there(&self) -> bool {
         self.0.subscriptions.load(Ordering::Relaxed) > 0 && self.0.process.is_current()
     }
 
-    /// Tells the log too. A logger is anybody's code, so no lock may be held.
+    /// Tells the log and the subscriptions. A logger is user code, so the caller holds no lock.
     pub(crate) fn tell(&self, event: Event) {
         event.log();
         self.keep(event);
         self.wake();
     }
 
-    /// Keeps it for each subscription. Whoever waits for one is to be [woken](Observers::wake) once no lock is held.
+    /// Keeps an event for each subscription. The caller [wakes](Observers::wake) the readers later, once no lock is
+    /// held.
     pub(crate) fn keep(&self, event: Event) {
         if self.are_there() {
             let mut ring = self.0.ring.lock();
@@ -95,7 +101,7 @@ impl Observers {
         }
     }
 
-    /// Wakes those who wait for what was kept. A waker that panics harms nobody but its own.
+    /// Wakes the readers that wait for events, and drops evicted events. A panic of either ends here.
     pub(crate) fn wake(&self) {
         if self.are_there() {
             let evicted = std::mem::take(&mut self.0.ring.lock().evicted);
@@ -127,12 +133,12 @@ impl Ring {
     }
 }
 
-/// A subscription to what happens to the resources of a pool: everything from
-/// [`events()`](crate::ResourcePool::events) on. It needs no runtime of the pool's.
+/// A subscription to the events of a pool's resources, from the call of [`events()`](crate::ResourcePool::events) on.
+/// It needs no runtime of the pool.
 ///
-/// Nothing waits for whoever reads it. As many events are held back as the option
-/// [`events`](crate::config::Options::events) says, 1,024 by default; whoever is slower misses the oldest and is told how
-/// many. In a forked child there are none.
+/// The pool never waits for a reader. It keeps as many unread events as the option
+/// [`events`](crate::config::Options::events) says, 1,024 by default. A slower reader misses the oldest, and is told
+/// how many. In a forked child there are no events.
 ///
 /// ```no_run
 /// use resource_pool::{ResourcePool, What};
@@ -153,7 +159,7 @@ pub struct Events {
 }
 
 impl Events {
-    /// The next event; `None` once the pool, its leases and its links are gone.
+    /// The next event. `None` once the pool, its leases and its links are gone.
     ///
     /// # Cancel safety
     /// Cancel-safe: no event is lost.
@@ -167,7 +173,7 @@ impl Events {
         self.take().flatten()
     }
 
-    /// How many events this subscription has missed so far, since it was read too slowly.
+    /// How many events this subscription has missed so far, because it was read too slowly.
     pub fn missed(&self) -> u64 {
         self.missed
     }
@@ -191,7 +197,7 @@ impl Events {
 
 impl Drop for Events {
     fn drop(&mut self) {
-        // Nobody is left who would read what is held back.
+        // This was the last subscription, so no reader is left for the kept events. They drop once the lock is free.
         if self.shared.subscriptions.fetch_sub(1, Ordering::Relaxed) == 1
             && let Some(ring) = self.shared.ring()
         {

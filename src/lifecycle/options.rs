@@ -1,4 +1,4 @@
-//! How a pool as a whole behaves.
+//! The options of a pool as a whole.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::lifecycle::leak::LeakOptions;
 use crate::lifecycle::observers::KEPT;
 use crate::lifecycle::probe::ProbeOptions;
 
-/// What holds for the pool as a whole; `[pool]` in TOML.
+/// The options of the pool as a whole. `[pool]` in TOML.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
@@ -24,33 +24,32 @@ pub struct Options {
     /// Environment: `RESOURCE_POOL_ACQUIRE_TIMEOUT_MS`.
     #[serde(rename = "acquire_timeout_ms", with = "millis")]
     pub acquire_timeout: Duration,
-    /// How long one attempt to connect may take; each step of it, where it tells how far it has come
-    /// ([`Link::progress`](crate::Link::progress)). Defaults to 2 s.
+    /// How long one attempt to connect may take. An attempt that tells how far it has come
+    /// ([`Link::progress`](crate::Link::progress)) has this time for each step. Defaults to 2 s.
     #[serde(rename = "connect_timeout_ms", with = "millis")]
     pub connect_timeout: Duration,
-    /// How long a failed connect is answered again before another is tried. Defaults to 500 ms.
+    /// How long acquires get the error of a failed connect before another is tried. Defaults to 500 ms.
     #[serde(rename = "circuit_ms", with = "millis")]
     pub circuit: Duration,
     /// How connecting is retried.
     pub retry: Retry,
-    /// What the pool itself repeats of its operations when a connection is lost. Defaults to
-    /// [`Repeat::Unsent`].
+    /// Which of its operations the pool itself repeats when a connection is lost. Defaults to [`Repeat::Unsent`].
     pub repeat: Repeat,
     /// How ready resources are watched.
     pub probe: ProbeOptions,
     /// How health is checked.
     pub health: HealthOptions,
-    /// What is suspected to leak.
+    /// When a lease or checkout is suspected to leak.
     pub leaks: LeakOptions,
     /// The limits of closing. Environment: `RESOURCE_POOL_CLOSE_DEADLINE_MS`.
     pub close: CloseOptions,
-    /// How many [events](crate::Events) a subscription holds back before it misses the oldest, from 1 to 1,048,576, rounded
-    /// up to a power of two. Defaults to 1,024.
+    /// How many unread [events](crate::Events) are kept before a subscription misses the oldest, from 1 to 1,048,576.
+    /// Defaults to 1,024.
     pub events: usize,
     /// Whether SIGINT, SIGTERM and SIGHUP close the global pool before they end the process.
     /// Defaults to `true`.
     pub signals: bool,
-    /// How a process ended by a signal exits. Defaults to [`ExitStatus::Signal`].
+    /// How a process that a signal ended exits. Defaults to [`ExitStatus::Signal`].
     pub exit_status: ExitStatus,
 }
 
@@ -74,13 +73,13 @@ impl Default for Options {
 }
 
 impl Options {
-    /// What the environment says of them.
+    /// Applies the variables of the environment.
     pub(crate) fn apply(&mut self, environment: &Environment) -> Result<(), Error> {
         environment.millis("RESOURCE_POOL_ACQUIRE_TIMEOUT_MS", &mut self.acquire_timeout)?;
         environment.millis("RESOURCE_POOL_CLOSE_DEADLINE_MS", &mut self.close.deadline)
     }
 
-    /// What is done is tried at all, has the time to succeed, and does not follow at once if it is done again.
+    /// Checks that attempts and probes are made at all, have the time to succeed, and pause before the next one.
     pub(crate) fn check(&self) -> Result<(), Error> {
         let Options { retry, probe, health, .. } = self;
         let probes = probe.enabled;
@@ -107,7 +106,7 @@ impl Options {
     }
 }
 
-/// The places of a subscription are made with the first one, and each takes some hundred bytes.
+/// The most unread events that may be kept. Each takes some hundred bytes.
 const MOST_EVENTS: usize = 1 << 20;
 
 /// How a process that a signal ended exits, after closing.
@@ -115,8 +114,8 @@ const MOST_EVENTS: usize = 1 << 20;
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ExitStatus {
-    /// By the same signal, as if it had not been caught: a shell sees 130, 143 or 129. As process
-    /// 1 of a namespace, which signals cannot end, with 128 plus the signal's number.
+    /// By the same signal, as if it had not been caught. A shell sees 130, 143 or 129. Process 1 of a namespace, which
+    /// signals cannot end, exits with 128 plus the signal's number.
     #[default]
     Signal,
     /// With 0.

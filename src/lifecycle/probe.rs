@@ -1,4 +1,9 @@
 //! The prober, which notices a server that stopped answering.
+//!
+//! A slot starts a [`Watch`] with each generation. Its task on the prober's runtime pings after each pause, and reports
+//! the connection as lost after too many pings without an answer. Each ping runs in a task of its own, so that its
+//! panic does not end the prober. During a pause the task holds its slot weakly, so it does not keep a dropped pool
+//! alive. This file has no lock.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -14,13 +19,13 @@ use crate::base::runtime::{self, within};
 use crate::lifecycle::any_slot::AnySlot;
 use crate::lifecycle::event::What;
 
-/// How a ready resource is watched. With the defaults a frozen server is noticed within 4 s.
+/// How a ready resource is probed. With the defaults, a frozen server is noticed within 4 s.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ProbeOptions {
-    /// Whether to probe at all. Defaults to `true`; without it a frozen server is only noticed
-    /// by the driver's own means, which for most operations is never.
+    /// Whether to probe at all. Defaults to `true`. Without probes only the driver can notice a frozen server, and for
+    /// most operations it never does.
     pub enabled: bool,
     /// The pause between two probes, at least 1 ms. Defaults to 500 ms.
     #[serde(rename = "interval_ms", with = "millis")]
@@ -28,8 +33,7 @@ pub struct ProbeOptions {
     /// How long one probe may take, at least 1 ms. Defaults to 1 s.
     #[serde(rename = "limit_ms", with = "millis")]
     pub limit: Duration,
-    /// How many probes in a row must fail before the connection counts as lost, at least 1. Defaults
-    /// to 3.
+    /// How many probes in a row must get no answer before the connection counts as lost, at least 1. Defaults to 3.
     pub strikes: u32,
 }
 
@@ -39,7 +43,8 @@ impl Default for ProbeOptions {
     }
 }
 
-/// Probes one generation until it is lost, or this is dropped or ended.
+/// Starts to probe one generation, until it is lost or the [`Watch`] is ended or dropped. `None` if probing is off, or
+/// the process can have no more threads.
 pub(crate) fn watch(slot: Weak<dyn AnySlot>, generation: u64, options: ProbeOptions) -> Option<Watch> {
     if !options.enabled {
         return None;
@@ -56,16 +61,16 @@ pub(crate) fn watch(slot: Weak<dyn AnySlot>, generation: u64, options: ProbeOpti
     }
 }
 
-/// A generation being probed.
+/// The task that probes a generation. Dropping this aborts it.
 pub(crate) struct Watch {
     task: JoinHandle<()>,
     end: Option<oneshot::Sender<()>>,
 }
 
 impl Watch {
-    /// Ends probing after the ping that is under way, so that none is cut off half-way.
+    /// Ends probing after the ping in flight, so that no ping is cut off half-way.
     pub(crate) async fn end(mut self) {
-        // Dropping it is the signal.
+        // The drop of the sender is the signal.
         drop(self.end.take());
         if let Err(error) = (&mut self.task).await {
             tracing::debug!(%error, "the prober's task");
@@ -82,7 +87,7 @@ impl Drop for Watch {
 async fn probe(slot: Weak<dyn AnySlot>, generation: u64, options: ProbeOptions, mut ended: oneshot::Receiver<()>) {
     let mut strikes = 0;
     loop {
-        // After a strike the next probe follows sooner: a limit that passed is pause enough.
+        // After a strike the next probe follows sooner, since the limit that has passed was a pause too.
         let pause = if strikes == 0 { options.interval } else { options.interval / 5 };
         if within(pause, &mut ended).await.is_ok() {
             return;
@@ -96,7 +101,7 @@ async fn probe(slot: Weak<dyn AnySlot>, generation: u64, options: ProbeOptions, 
             continue;
         };
         let Some(slot) = slot.upgrade() else { return };
-        // Only silence is a strike. A server that answers lives, and one that was not asked may.
+        // Only silence is a strike. A server that answers is alive, and one that was not asked may be alive.
         strikes = match failure.proof() {
             Proof::Silent => strikes + 1,
             Proof::Refused | Proof::Limited => 0,
@@ -109,7 +114,7 @@ async fn probe(slot: Weak<dyn AnySlot>, generation: u64, options: ProbeOptions, 
     }
 }
 
-/// What a ping answers within a limit. It runs in a task of its own, so that a panic is an answer too.
+/// The answer to a ping within a limit. The ping runs in a task of its own, so that its panic is an answer too.
 pub(crate) async fn answer(ping: BoxFuture<Result<(), Failure>>, limit: Duration) -> Result<(), Failure> {
     let mut task = JoinSet::new();
     task.spawn(ping);

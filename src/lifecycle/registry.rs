@@ -1,4 +1,8 @@
 //! The core of a pool, which both facades are views of: its resources by name.
+//!
+//! No two of the locks `in_vain`, `entries`, `hooks` and `edges` are held at once. The close state may be locked under
+//! `hooks`. No user code runs under them: a resource is made before `entries` is locked for it, and the closures of
+//! gone clients drop once `hooks` is free.
 
 use std::any::Any;
 use std::borrow::Cow;
@@ -48,23 +52,23 @@ pub(crate) struct Registry {
     health: Arc<HealthCheck>,
     /// The futures and closures given to `run`, for the drain.
     pub(crate) main: Arc<Activity>,
-    /// What was configured, or why that cannot be used.
+    /// The configuration, or why it cannot be used.
     settings: Result<Settings, Error>,
-    /// The names of what was asked for and cannot be made.
+    /// The names of resources that were asked for and cannot be made.
     in_vain: Mutex<BTreeSet<Arc<str>>>,
     entries: RwLock<BTreeMap<Arc<str>, Entry>>,
     hooks: Mutex<Hooks>,
     edges: Mutex<Edges>,
     armed: OnceCell<()>,
     is_global: OnceCell<()>,
-    /// What the facades keep of their own, such as the default resource of each kind.
+    /// The state that the facades keep here, such as the default resource of each kind.
     defaults: Box<dyn Any + Send + Sync>,
 }
 
-/// The name of a resource, and the resource or why it cannot be.
+/// The name of a resource, and the resource or why it cannot be made.
 type Configured = (Arc<str>, Result<Arc<dyn AnySlot>, Error>);
 
-/// A resource, and the configuration it was made from if it is a built-in one.
+/// A resource, and the configuration that it was made from. A registered resource has none.
 struct Entry {
     slot: Arc<dyn AnySlot>,
     config: Option<ResourceConfig>,
@@ -74,7 +78,7 @@ struct Entry {
 struct Hooks {
     by_name: BTreeMap<Arc<str>, Vec<(Hook, Alive)>>,
     count: usize,
-    /// How many there were when those of clients that are gone were last forgotten.
+    /// How many were left when those of gone clients were last removed.
     kept: usize,
 }
 
@@ -114,10 +118,10 @@ impl Registry {
         })
     }
 
-    /// What the facades keep, which they know the type of.
+    /// The state that the facades keep here. They know its type.
     #[inline]
     pub(crate) fn defaults<T: 'static>(&self) -> Result<&T, Error> {
-        // First: in a forked child a cell in it may be as another thread left it, half-way.
+        // Checked first: in a forked child a cell in it may be half-made by a thread of the parent.
         self.context.check_process()?;
         Ok(self.defaults.downcast_ref().unwrap_or_else(|| unreachable!("the facades made it")))
     }
@@ -126,12 +130,12 @@ impl Registry {
         Arc::clone(self) as Arc<dyn Pool>
     }
 
-    /// This pool is the process's own, whose first use installs the signal handlers.
+    /// Makes this the process's own pool, whose first use installs the signal handlers.
     pub(crate) fn set_global(&self) {
         self.is_global.get_or_init(|| ());
     }
 
-    /// Before the first connection: all that closing needs, so that whatever is connected can be closed.
+    /// Prepares all that closing needs, before the first connection, so that every connection can be closed.
     ///
     /// # Errors
     /// [`Error::Connect`] if the process can have no more threads, [`Error::Closing`] once it is ending. The next call
@@ -153,7 +157,7 @@ impl Registry {
         Ok(())
     }
 
-    /// What must be so before a resource that is not ready may be acquired.
+    /// Checks and prepares the pool before an acquire of a resource that is not ready.
     pub(crate) fn before_connecting(&self, slot: &dyn AnySlot) -> Result<(), Error> {
         if self.context.close.report().is_some() {
             return Err(Error::closed(slot.name()));
@@ -176,7 +180,7 @@ impl Registry {
         })
     }
 
-    /// Makes a resource that somebody asks for. What cannot be made is remembered for the health check.
+    /// Makes a resource that a caller asks for. The health check remembers the name of one that cannot be made.
     fn asked<T>(&self, name: &str, make: impl FnOnce(&Settings) -> Result<T, Error>) -> Result<T, Error> {
         let settings = self.settings()?;
         let made = settings.usable(name).and_then(|()| make(settings));
@@ -186,7 +190,7 @@ impl Registry {
         made
     }
 
-    /// The resource of this name, made from this configuration unless it exists with the same.
+    /// The resource of this name, made from this configuration unless it already exists with the same one.
     pub(crate) fn with<C: KindConfig>(&self, name: &str, config: C) -> Result<Arc<Slot<C::Resource>>, Error> {
         let slot = self.open(name, &config.into())?;
         downcast(&slot).ok_or_else(|| taken(name, "it is of another type"))
@@ -199,7 +203,7 @@ impl Registry {
         if known.get(name).is_some_and(|other| other != config) {
             return Err(taken(name, "it is configured differently"));
         }
-        // The configuration may be of a user's kind, whose code runs here, so no lock is held.
+        // The code of a user's kind may run here, so no lock is held.
         let taken_by = |(slot, other): (Arc<dyn AnySlot>, Option<ResourceConfig>)| match other.as_ref() == Some(config)
         {
             true => Ok(slot),
@@ -211,7 +215,7 @@ impl Registry {
         let slot =
             config.slot(name, known.remedies(name, config), &self.context).map_err(|error| known.blame(error))?;
         let mut entries = self.entries.write();
-        // Somebody else may have been faster.
+        // Another thread may have been faster.
         if entries.contains_key(name) {
             drop(entries);
             return self.entry(name).map_or(Ok(slot), taken_by);
@@ -230,7 +234,7 @@ impl Registry {
         self.check_open()?;
         check_name(name)?;
         let is_configured = self.settings.as_ref().is_ok_and(|settings| settings.get(name).is_some());
-        // Before the lock, as it asks the resource for its endpoint and phase, which may use the pool.
+        // Made before the lock, since this asks the resource for its endpoint and phase, which may use the pool.
         let slot = Slot::of_user(name, resource, Arc::clone(&self.context));
         let mut entries = self.entries.write();
         if entries.contains_key(name) || is_configured {
@@ -258,7 +262,7 @@ impl Registry {
         }
     }
 
-    /// The resource of this name, whatever its kind, made from its configuration on first use.
+    /// The resource of this name, of any kind, made from its configuration on first use.
     pub(crate) fn slot(&self, name: &str) -> Result<Arc<dyn AnySlot>, Error> {
         self.context.check_process()?;
         match self.made(name) {
@@ -282,7 +286,7 @@ impl Registry {
         }
     }
 
-    /// Every resource that exists; none in a forked child, where a lock may be held for ever.
+    /// Every resource that exists. None in a forked child, where a lock may be held for ever.
     pub(crate) fn slots(&self) -> Vec<Arc<dyn AnySlot>> {
         if !self.context.process.is_current() {
             return Vec::new();
@@ -290,7 +294,7 @@ impl Registry {
         self.entries.read().values().map(|entry| Arc::clone(&entry.slot)).collect()
     }
 
-    /// Every resource that is configured or registered, and why one cannot be.
+    /// Every resource that is configured or registered, or why it cannot be made.
     fn configured(&self) -> Vec<Configured> {
         if let Err(forked) = self.context.check_process() {
             return vec![(Arc::from("the pool"), Err(forked))];
@@ -310,7 +314,7 @@ impl Registry {
         self.status_with(AnySlot::usage)
     }
 
-    /// The status, with how full each is as this tells it.
+    /// The status of the pool. `usage` tells how full each resource is.
     pub(crate) fn status_with(&self, usage: impl Fn(&dyn AnySlot) -> Usage) -> PoolStatus {
         let slots = self.configured().into_iter().filter_map(|(_, slot)| slot.ok());
         let resources = slots.map(|slot| slot.status(usage(&*slot))).collect();
@@ -323,7 +327,7 @@ impl Registry {
         holders
     }
 
-    /// The resources of which more than this many leases and checkouts are out.
+    /// The holders of each resource that has more than this many leases and checkouts out.
     pub(crate) fn leaks(&self, threshold: usize) -> Vec<Holder> {
         self.slots().iter().flat_map(|slot| leak_scan::more_than(threshold, &**slot)).collect()
     }
@@ -341,9 +345,9 @@ impl Registry {
         self.arm(&Arc::from(name))?;
         let hook = Hook { name: Arc::from(name), phase, run: Box::new(run) };
         let mut hooks = self.hooks.lock();
-        // Under the lock, for the hooks are taken once closing has begun.
+        // Checked again under the lock, since a close takes the hooks once it has begun.
         self.check_open()?;
-        // Clients that come and go do not pile up, and each time that they are looked through there are twice as many.
+        // Hooks of gone clients must not pile up. They are looked for each time that the number of hooks has doubled.
         let mut gone = Vec::new();
         if hooks.count >= 2 * hooks.kept {
             for same in hooks.by_name.values_mut() {
@@ -367,7 +371,7 @@ impl Registry {
         self.context.listeners.lock().push(Arc::new(listener));
     }
 
-    /// `dependant` closes before `dependency`.
+    /// Has `dependant` close before `dependency`.
     pub(crate) fn depends_on(&self, dependant: &str, dependency: &str) -> Result<(), Error> {
         self.context.check_process()?;
         let (first, second) = (self.phase(dependant)?, self.phase(dependency)?);
@@ -376,7 +380,7 @@ impl Registry {
                 "{dependant:?} closes in phase {first}, after {dependency:?} in phase {second}, so it cannot depend on it"
             )));
         }
-        // The phases order these already, and let what shares one close side by side.
+        // Their phases order these two already. Resources that share a phase close side by side.
         if first < second {
             return Ok(());
         }
@@ -394,7 +398,7 @@ impl Registry {
         }
     }
 
-    /// Set from the start in a forked child.
+    /// The flag that closing sets. In a forked child it is set from the start.
     pub(crate) fn closing(&self) -> Closing {
         if self.context.process.is_current() {
             return self.context.close.closing();
@@ -411,8 +415,8 @@ impl Registry {
     /// Starts closing the whole pool, unless that was started before.
     ///
     /// # Errors
-    /// Where there is no waiting for the report: [`Error::Forked`], and [`Error::Closing`] on a
-    /// thread that the close itself runs on.
+    /// If the caller cannot wait for the report: [`Error::Forked`], and [`Error::Closing`] on a thread that the close
+    /// itself runs on.
     pub(crate) fn start_closing(
         self: &Arc<Self>,
         reason: Reason,
@@ -422,7 +426,7 @@ impl Registry {
         run::start(&self.as_pool(), reason, deadline)
     }
 
-    /// The report, or one that says why there is none.
+    /// Closes the pool. Returns its report, or one that says why there is none.
     pub(crate) async fn close_all(self: &Arc<Self>, reason: Reason, deadline: Option<Duration>) -> CloseReport {
         match self.start_closing(reason, deadline) {
             Ok(run) => CloseReport::clone(&*run.wait().await),
@@ -441,7 +445,7 @@ impl Registry {
         slot.reconnect().await
     }
 
-    /// Opens again what `close_all` closed.
+    /// Opens the pool again after `close_all`.
     pub(crate) fn reopen(&self) -> Result<(), Error> {
         self.context.check_process()?;
         if self.context.close.report().is_some() {
@@ -452,7 +456,8 @@ impl Registry {
         self.context.close.reopen(exit::is_ending)
     }
 
-    /// Checks what code and TOML say of every resource. A bad variable is told to whoever asks for its resource.
+    /// Checks every resource as code and TOML configure it. A bad variable fails only the callers that ask for its
+    /// resource.
     pub(crate) fn check_config(&self) -> Result<(), Error> {
         let settings = self.settings()?;
         for name in settings.names() {
@@ -464,12 +469,12 @@ impl Registry {
         Ok(())
     }
 
-    /// An error once closing has begun.
+    /// Refuses once closing has begun.
     pub(crate) fn check_open(&self) -> Result<(), Error> {
         self.context.check_open(&Arc::from("the pool"))
     }
 
-    /// Whether this resource answers a round trip now. One never used does not.
+    /// Whether this resource answers a round trip now. One that was never used does not.
     pub(crate) async fn is_healthy(&self, name: &str) -> bool {
         let Ok(report) = self.check_health().await else { return false };
         report
@@ -477,7 +482,7 @@ impl Registry {
             .is_some_and(|entry| matches!(entry.health, Health::Pass | Health::Warn) && entry.state == State::Ready)
     }
 
-    /// A report that says so where there could be none.
+    /// The health report. If there could be no check, it says so.
     pub(crate) async fn health_report(&self) -> HealthReport {
         let checked = self.check_health().await;
         checked.map_or_else(|error| HealthReport::failed(&error), |report| HealthReport::clone(&report))
@@ -510,7 +515,7 @@ impl Registry {
     }
 }
 
-/// As closing and the end of the process know it.
+/// The pool as closing and the end of the process use it.
 impl Pool for Registry {
     fn context(&self) -> &Arc<Context> {
         &self.context
@@ -532,7 +537,7 @@ impl Pool for Registry {
         Registry::status_with(self, usage)
     }
 
-    /// The hooks, but for adopted clients that are gone. Each runs once.
+    /// Takes the hooks, except those of adopted clients that are gone. Each runs once.
     fn take_hooks(&self) -> Vec<Hook> {
         let hooks = std::mem::take(&mut *self.hooks.lock());
         let (alive, gone): (Vec<_>, Vec<_>) = hooks.by_name.into_values().flatten().partition(|(_, alive)| alive());
@@ -552,22 +557,22 @@ impl fmt::Debug for Registry {
     }
 }
 
-/// What a user's handles to a pool share: when the last one drops, the pool closes.
+/// The part that a user's handles to a pool share. When the last handle drops, the pool closes.
 pub(crate) struct PoolHandle(pub(crate) Arc<Registry>);
 
 impl Drop for PoolHandle {
     fn drop(&mut self) {
         if !self.0.context.process.is_current() {
-            // Leaked, for the connections in it are the parent's: a driver's drop would say goodbye for it.
+            // Leaked: the connections in it are the parent's, and a driver's drop would disconnect them.
             std::mem::forget(Arc::clone(&self.0));
         } else if self.0.armed.get().is_some() {
-            // Nothing that never connected has anything to close.
+            // A pool that is not armed never connected, so it has nothing to close.
             let _nobody_waits = run::start(&self.0.as_pool(), Reason::Dropped, None);
         }
     }
 }
 
-/// Drops closures of clients that are gone. Each may panic as it does, which is nobody else's business.
+/// Drops the closures of gone clients. A panic of one does not stop the others.
 fn let_go(gone: Vec<(Hook, Alive)>) {
     for hook in gone {
         if catch_unwind(AssertUnwindSafe(|| drop(hook))).is_err() {
@@ -580,7 +585,7 @@ fn downcast<R: Resource>(slot: &Arc<dyn AnySlot>) -> Option<Arc<Slot<R>>> {
     Arc::clone(slot).as_any().downcast().ok()
 }
 
-/// Names are printed in tables, line by line.
+/// Refuses control characters, since names are printed in tables, line by line.
 fn check_name(name: &str) -> Result<(), Error> {
     match name.contains(breaks) {
         true => Err(Error::config(name, "is no name: it has a control character in it")),

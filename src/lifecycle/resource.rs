@@ -1,4 +1,4 @@
-//! The one extension point: what a backend must be able to do.
+//! [`Resource`], the one extension point: the verbs that a backend has to implement.
 
 use std::future::{Future, ready};
 
@@ -7,13 +7,13 @@ use crate::lifecycle::close::phase::Phase;
 use crate::lifecycle::link::Link;
 use crate::lifecycle::status::Usage;
 
-/// A kind of resource: three verbs, and what else a backend may say about itself.
+/// A kind of resource: three verbs, and further facts that a backend may give.
 ///
-/// The built-in backends implement it too, so a registered resource gets the same life: connected
-/// once for all who ask, retried, probed, reconnected, drained and closed in its phase.
+/// The built-in backends implement it too, so a registered resource gets the same life. It is connected once for all
+/// callers, retried, probed, reconnected, drained and closed in its phase.
 ///
-/// All futures are awaited on the pool's runtime, and those of `ping` and `probe` on the prober's, with a limit of their own. They
-/// may be dropped when that passes, so they must be cancel-safe, and they must not block the thread.
+/// The pool awaits all futures on its runtime, and those of `ping` and `probe` on the prober's, each with a limit of
+/// its own. A future may be dropped when its limit passes, so it must be cancel-safe. It must not block the thread.
 ///
 /// ```
 /// use resource_pool::{Failure, Link, Resource, ResourcePool};
@@ -39,70 +39,69 @@ use crate::lifecycle::status::Usage;
 /// # Ok(()) }
 /// ```
 pub trait Resource: Send + Sync + Sized + 'static {
-    /// What a lease derefs to. A clone refers to the same connection; it is made under a lock, so that it must neither
-    /// block nor use the pool.
+    /// The type that a lease derefs to. A clone refers to the same connection. It is made under a lock, so the clone
+    /// must neither block nor use the pool.
     type Handle: Clone + Send + Sync + 'static;
 
     /// Makes the connection and proves that it works.
     fn connect(&self, link: &Link) -> impl Future<Output = Result<Self::Handle, Failure>> + Send;
 
-    /// A cheap round trip that proves the server answers and serves this user. Health is made of it.
+    /// A cheap round trip that proves that the server answers and serves this user. Health checks use it.
     fn ping(&self, handle: &Self::Handle) -> impl Future<Output = Result<(), Failure>> + Send;
 
-    /// How the prober asks whether the server lives, twice a second by default. Defaults to [`ping`](Self::ping); a
-    /// backend overrides it where a ping costs what users pay for, such as their quota.
+    /// The prober's question whether the server is alive, twice a second by default. Defaults to [`ping`](Self::ping).
+    /// A backend overrides it if a ping costs something that users pay for, such as their quota.
     fn probe(&self, handle: &Self::Handle) -> impl Future<Output = Result<(), Failure>> + Send {
         self.ping(handle)
     }
 
-    /// Says goodbye. Clones that users kept must answer errors afterwards.
+    /// Disconnects in good order. Clones that users kept must return errors afterwards.
     fn close(&self, handle: Self::Handle) -> impl Future<Output = Result<(), Failure>> + Send;
 
-    /// Brings a lost connection back in place, so that leases taken before go on; tried again until
-    /// it succeeds. Answers whether it can: unless this is overridden it cannot, and the pool says
-    /// goodbye to what is lost (within 500 ms) and connects anew, so that leases taken from then on
-    /// have the new handle.
+    /// Brings a lost connection back in place, so that leases taken before go on. The pool tries again until it
+    /// succeeds. Returns whether the backend can do this. By default it cannot. The pool then disconnects the lost
+    /// handle (within 500 ms) and connects anew, so that leases taken from then on have the new handle.
     fn recover(&self, link: &Link, lost: &Self::Handle) -> impl Future<Output = Result<bool, Failure>> + Send {
         let _ = (link, lost);
         ready(Ok(false))
     }
 
-    /// Cuts the streams at once, as `close` would not come back. By default there are none to cut.
+    /// Cuts the streams at once, when `close` would not come back. By default there are none to cut.
     fn cut(&self, handle: &Self::Handle) {
         let _ = handle;
     }
 
-    /// Stops taking work in, as closing begins: consumers are cancelled here.
+    /// Stops the intake of work, as closing begins. Consumers are cancelled here.
     fn stop_intake(&self, handle: &Self::Handle) -> impl Future<Output = ()> + Send {
         let _ = handle;
         ready(())
     }
 
-    /// Finishes what is buffered, in the drain: inserters are flushed here.
+    /// Finishes buffered work, in the drain. Inserters are flushed here.
     fn flush(&self, handle: &Self::Handle) -> impl Future<Output = Result<(), Failure>> + Send {
         let _ = handle;
         ready(Ok(()))
     }
 
-    /// Whether a connect that is given up goes on all the same, as calls do that block. An attempt at it then lasts as long
+    /// Whether a connect that is given up goes on all the same, as a blocking call does. An attempt then lasts as long
     /// as the acquire that asked for it waits, if that is longer than
     /// [`connect_timeout`](crate::lifecycle::options::Options::connect_timeout). Defaults to `false`.
     fn connects_uncut(&self) -> bool {
         false
     }
 
-    /// Where it is, without credentials, for errors and reports. Defaults to nothing.
+    /// The endpoint, without credentials, for errors and reports. Defaults to an empty one.
     fn endpoint(&self) -> String {
         String::new()
     }
 
-    /// When it closes. Defaults to [`Phase::Models`].
+    /// The phase in which it closes. Defaults to [`Phase::Models`].
     fn phase(&self) -> Phase {
         Phase::Models
     }
 
-    /// How full it is, as far as the driver lets us measure. By default nothing is known. Asked on the thread that asks for
-    /// the pool's status, so it must not block; closing waits half a second for it.
+    /// How full it is, as far as the driver can tell. By default nothing is known. This runs on the thread that asks
+    /// for the pool's status, so it must not block. Closing waits half a second for it.
     fn usage(&self, handle: &Self::Handle) -> Usage {
         let _ = handle;
         Usage::default()

@@ -1,4 +1,4 @@
-//! What a pool was told: its options, and the configuration of each resource by name.
+//! The settings of a pool: its options, and the configuration of each resource by name.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,17 +8,17 @@ use crate::lifecycle::kind::ResourceConfig;
 use crate::lifecycle::options::Options;
 use crate::net::parts::{Names, Part};
 
-/// Everything that was configured.
+/// The whole configuration of a pool.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Settings {
     pub(crate) options: Options,
     resources: BTreeMap<String, ResourceConfig>,
     pub(crate) origins: Origins,
-    /// Why a resource cannot be had, by its name: what the environment says of it.
+    /// The errors of the environment, by the name of the resource that each makes unusable.
     unusable: BTreeMap<String, Error>,
-    /// The variables that some resource would use.
+    /// The names of all variables that a default resource reads.
     variables: BTreeSet<&'static str>,
-    /// The name that two kinds have, and these.
+    /// The first name that two kinds have, and these kinds. `None` if there is none.
     twice: Option<(String, [&'static str; 2])>,
 }
 
@@ -37,7 +37,7 @@ impl Settings {
         self.resources.get(name)
     }
 
-    /// Adds a resource. No two may have one name, since a resource is asked for by its name alone.
+    /// Adds a resource. Two resources may not have the same name, since a resource is asked for by its name alone.
     pub(crate) fn add(&mut self, name: &str, config: ResourceConfig) {
         match self.resources.get(name) {
             Some(other) => drop(self.twice.get_or_insert((name.to_owned(), [config.kind(), other.kind()]))),
@@ -45,7 +45,7 @@ impl Settings {
         }
     }
 
-    /// Sets a resource from code, over what else is said of this name for the same kind.
+    /// Sets a resource from code. It replaces any other configuration of this name for the same kind.
     pub(crate) fn set(&mut self, name: &str, config: ResourceConfig) {
         self.origins.code(name);
         self.unusable.remove(name);
@@ -55,7 +55,7 @@ impl Settings {
         self.add(name, config);
     }
 
-    /// What the environment says of a default resource, if that could be used.
+    /// Notes whether the variables of a default resource could be applied.
     pub(crate) fn applied(&mut self, name: &str, names: &Names, applied: Result<(), Error>) {
         self.variables.extend(names.all());
         if let Err(error) = applied {
@@ -63,12 +63,12 @@ impl Settings {
         }
     }
 
-    /// Whether this is the name of a variable that a resource would use.
+    /// Whether `key` is the name of a variable that a default resource reads.
     pub(crate) fn is_variable(&self, key: &str) -> bool {
         self.variables.contains(key)
     }
 
-    /// An error if what is said of this resource cannot be used, as far as that is known already.
+    /// Refuses a resource whose configuration cannot be used, as far as that is known already.
     pub(crate) fn usable(&self, name: &str) -> Result<(), Error> {
         if let Some(error) = self.unusable.get(name) {
             return Err(error.clone());
@@ -79,12 +79,12 @@ impl Settings {
         }
     }
 
-    /// A resource's error, by the key under which the value was said.
+    /// The error of a resource, with the key or variable that has the wrong value.
     pub(crate) fn blame(&self, error: Error) -> Error {
         self.origins.blame(error)
     }
 
-    /// What helps where this resource is not there, or refuses the login.
+    /// The advice for an error: if there is no server at the endpoint, and if it refuses the login.
     pub(crate) fn remedies(&self, name: &str, config: &ResourceConfig) -> Remedies {
         let (Names { url: (url, variables), parts, .. }, kind) = (*config.names(), config.kind());
         let Origins { by_key, file } = &self.origins;
@@ -124,13 +124,13 @@ impl Settings {
         Remedies { nobody: nobody.into(), login: login.into() }
     }
 
-    /// The configuration of this resource as it counts, without secrets.
+    /// The configuration of this resource as it takes effect, without secrets.
     pub(crate) fn effective(&self, name: &str) -> Option<String> {
         self.usable(name).ok()?;
         self.get(name)?.effective(name).ok()
     }
 
-    /// Checks what the whole may not be, each resource apart.
+    /// Checks the options, and that no name is used twice. Each resource is checked by itself.
     pub(crate) fn check(&self) -> Result<(), Error> {
         self.options.check()?;
         match &self.twice {

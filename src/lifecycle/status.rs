@@ -1,4 +1,4 @@
-//! What each resource is doing now.
+//! The status of each resource of a pool.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::base::json;
 use crate::lifecycle::work;
 use crate::lifecycle::work::Work;
 
-/// Where a resource is in its life.
+/// The state of a resource in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
@@ -24,7 +24,7 @@ pub enum State {
     Ready,
     /// The connection is lost, or could not be made.
     Broken,
-    /// Closing has begun: work goes on, nothing new is connected.
+    /// Closing has begun. Work goes on, and nothing new is connected.
     Draining,
     /// Closed.
     Closed,
@@ -43,12 +43,12 @@ impl fmt::Display for State {
     }
 }
 
-/// How full a resource is, as far as its driver lets us measure. `None` is unknown, never a guess.
+/// How full a resource is, as far as its driver can tell. `None` means that this is unknown. No value is a guess.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Usage {
-    /// The most connections, or channels, it may have.
+    /// The most connections or channels that it may have.
     pub max: Option<usize>,
     /// How many are open.
     pub open: Option<usize>,
@@ -69,7 +69,7 @@ pub struct Usage {
 pub struct ResourceStatus {
     /// The resource's name.
     pub name: Arc<str>,
-    /// Where it is, without credentials.
+    /// Where the resource is, without credentials.
     pub endpoint: Arc<str>,
     /// Its state.
     pub state: State,
@@ -82,20 +82,20 @@ pub struct ResourceStatus {
     pub leases: usize,
     /// Exclusive checkouts held.
     pub checkouts: usize,
-    /// Leaks suspected now: each checkout that is out for too long, and each threshold exceeded.
+    /// How many leaks are suspected now: each checkout that is out for too long, and each threshold that is exceeded.
     pub leaks: usize,
-    /// How many leaks were ever suspected, those that came back among them.
+    /// How many leaks were ever suspected, including those that came back.
     pub leaks_total: usize,
-    /// Work going on, by kind; what is not going on is left out.
+    /// Work in flight, by kind. A kind with none is left out.
     #[cfg_attr(feature = "serde", serde(serialize_with = "work::serialize"))]
     pub work: Vec<(Work, usize)>,
-    /// Acquires that wait for the connection.
+    /// How many acquires wait for the connection.
     pub connecting: usize,
     /// How full it is.
     pub usage: Usage,
     /// The last failure, until it is ready again.
     pub error: Option<Error>,
-    /// The servers that it is made of: one, where there is one.
+    /// The servers of the resource, at least one.
     pub nodes: Vec<NodeStatus>,
 }
 
@@ -104,9 +104,9 @@ pub struct ResourceStatus {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct NodeStatus {
-    /// Where it is, without credentials.
+    /// Where the server is, without credentials.
     pub endpoint: Arc<str>,
-    /// Whether there is a connection to it.
+    /// The state of the connection to it.
     pub state: State,
 }
 

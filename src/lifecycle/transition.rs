@@ -1,17 +1,17 @@
-//! The answers of a [`Life`](crate::lifecycle::life::Life) to what happens: each says what is to be done now.
+//! The answers of a [`Life`](crate::lifecycle::life::Life) to events. Each tells the caller what to do next.
 
 use crate::base::error::Source;
 
-/// Who waits for a resource, and how.
+/// The caller that waits for a resource, and how it waits.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Caller {
-    /// It goes on waiting while the connection is brought back, however often that fails.
+    /// Whether it goes on waiting while the connection is brought back, however often that fails.
     pub(crate) patient: bool,
-    /// It is the pool's own closing code, which may lease whatever closes later.
+    /// Whether it is the pool's own closing code, which may lease resources that close later.
     pub(crate) inside: bool,
 }
 
-/// What an acquire does next.
+/// The next step of an acquire.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum AcquireStep {
     /// Lease.
@@ -22,37 +22,37 @@ pub(crate) enum AcquireStep {
     Connect(u64),
 }
 
-/// What an attempt's success has led to.
+/// The result of an attempt that succeeded.
 #[derive(Debug)]
 pub(crate) enum Connected<H> {
-    /// A new generation is ready; it may have been lost already.
+    /// A new generation is ready. `lost` is its loss, if it was lost already.
     Ready { generation: u64, lost: Option<Source> },
-    /// The attempt was superseded. This handle is nobody's: say goodbye.
+    /// The attempt was superseded. Nobody else has this handle, so the caller disconnects it.
     Late(H),
-    /// The attempt was superseded. Whoever did that has the handle.
+    /// The attempt was superseded. The closing or the attempt that did so has the handle.
     Superseded,
 }
 
-/// Closing, or another attempt, came first.
+/// The error of an attempt that closing or another attempt superseded.
 #[derive(Debug)]
 pub(crate) struct Superseded;
 
-/// What a loss has led to.
+/// The result of a loss.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum LossAction {
-    /// Nothing now.
+    /// Do nothing now.
     Noted,
-    /// It is being closed and not brought back, but nobody may wait for its answers: cut.
+    /// Cut the connection, so that no caller waits for its answers. It is being closed and not brought back.
     Cut,
-    /// Cut, then bring it back.
+    /// Cut the connection, then bring it back.
     Recover(Recovery),
 }
 
 /// How a lost connection is to be brought back.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Recovery {
-    /// The attempt to carry out. After a pause it is to be begun [again](crate::lifecycle::life::Life::again).
+    /// The attempt to carry out. If a pause comes first, it begins with [`again`](crate::lifecycle::life::Life::again).
     pub(crate) attempt: u64,
-    /// How many generations in a row died young. Where there were any, a pause comes first.
+    /// How many generations in a row died young. If there were any, a pause comes first.
     pub(crate) died_young: u32,
 }

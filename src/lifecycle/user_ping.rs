@@ -1,5 +1,11 @@
-//! Pings of users' own kinds. Their code may block, so each ping has a thread of its own, and the prober's threads are
-//! left to the clock and to the built-in kinds.
+//! Pings of users' own kinds. Their code may block, so each ping has a thread of its own. The prober's threads are left
+//! to the clock and to the built-in kinds.
+//!
+//! A slot calls [`UserPings::on_own_thread`] for each ping. A ping that blocks for ever keeps its thread, so the pings
+//! in flight are limited: those of a generation, and those of all generations.
+//!
+//! `present` is the only lock, and no user code runs under it. The atomics only count pings, so their ordering is
+//! relaxed.
 
 use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -14,27 +20,28 @@ use crate::base::error::{Error, Failure};
 use crate::base::future::BoxFuture;
 use crate::base::runtime::thread;
 
-/// The pings of one resource that run now.
+/// The numbers of pings of one resource in flight.
 #[derive(Default)]
 pub(crate) struct UserPings {
-    /// Those of the present generation.
+    /// The pings of the present generation.
     present: Mutex<Arc<AtomicUsize>>,
-    /// All, those that hang on what is lost included.
+    /// All pings, including those that hang on a lost generation.
     all: Arc<AtomicUsize>,
 }
 
-/// One for the prober and one for the health check. A ping that never comes back keeps its thread, so there are no more.
+/// The most pings of one generation: one for the prober and one for the health check. A ping that never comes back
+/// keeps its thread, so there are no more.
 const MOST: usize = 2;
-/// So many threads may hang on generations that are lost, as [`MOST`] on each.
+/// The most pings of all generations. Up to [`MOST`] threads may hang on each generation that is lost.
 const MOST_OF_ALL: usize = 4 * MOST;
 
 impl UserPings {
-    /// Pings that hang on what was lost prove nothing about what has come in its place.
+    /// Begins to count anew. Pings that hang on a lost generation prove nothing about the one in its place.
     pub(crate) fn begin_generation(&self) {
         *self.present.lock() = Arc::default();
     }
 
-    /// The same ping on a thread of its own. Dropping it ends a ping that waits, but not one that blocks.
+    /// Runs a ping on a thread of its own. Dropping the future ends a ping that waits, but not one that blocks.
     pub(crate) fn on_own_thread(
         &self,
         resource: &Arc<str>,
@@ -62,9 +69,9 @@ impl UserPings {
                     }
                 };
                 let asked = catch_unwind(AssertUnwindSafe(|| runtime.block_on(asked)));
-                // Before the answer, which may have the next ping begin.
+                // Dropped before the answer is sent, since the answer may begin the next ping.
                 drop((turn, of_all));
-                // Nobody may wait for it any more.
+                // The send fails if the caller no longer waits.
                 let _ = answer.send(asked);
             };
             match thread(call) {
@@ -80,7 +87,7 @@ impl UserPings {
     }
 }
 
-/// Counts as running until it drops.
+/// Counts a ping as in flight until it drops.
 struct Turn(Arc<AtomicUsize>);
 
 impl Turn {

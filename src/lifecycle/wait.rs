@@ -1,8 +1,12 @@
-//! Waits for exclusive checkouts: who waits for what, and whether that can ever end.
+//! Waits for exclusive checkouts: which caller waits for which quota, and whether the wait can ever end.
 //!
-//! Guards can be sent to other threads, so that nobody can tell for sure who will free what is
-//! waited for. Only what a thread has lent to a closure is freed by that thread alone: waiting for
-//! it there is refused at once. Of all else the timeout tells who waits for whom.
+//! Checkouts and the kinds with quotas of their own register each wait by [`Quota::wait`]. A guard can be sent to
+//! another thread, so nobody can tell for sure which thread frees it. Only a checkout that a thread has lent to a
+//! closure is freed by that thread alone, so a wait for it there is refused at once. For all other waits, the timeout
+//! tells who waits for whom.
+//!
+//! The lock of `WAITING` is the only one. It is held for single look-ups. No user code runs and nothing is locked under
+//! it.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -24,55 +28,56 @@ use crate::lifecycle::event::What;
 use crate::lifecycle::lease::Claim;
 use crate::lifecycle::link::Link;
 
-/// Exclusive checkouts of one sort, of which there are only so many: connections, channels. It knows who waits, so that
-/// timeouts name the holders, and a wait that can never end is told.
+/// A limited number of exclusive checkouts of one sort, such as connections or channels. It knows who waits, so that a
+/// timeout names the holders, and a wait that can never end is reported.
 pub struct Quota {
     id: QuotaId,
     link: Link,
     count: usize,
-    /// What they are, in the plural.
+    /// The word for the checkouts in messages, in the plural.
     what: &'static str,
-    /// The option that sets how many there are.
+    /// The option that sets `count`, for messages.
     option: &'static str,
 }
 
 impl Quota {
-    /// `count` of the resource that this link is of. `what` they are, in the plural, and the `option` that sets how many
-    /// there are, are words in messages.
+    /// A quota of `count` checkouts of the link's resource. Two words are for messages: `what` is the plural of the
+    /// checkouts' name, and `option` is the option that sets `count`.
     pub fn new(link: &Link, count: usize, what: &'static str, option: &'static str) -> Arc<Self> {
         Quota::of(QuotaId::new(), link, count, what, option)
     }
 
-    /// The same, whose checkouts are known by this id, which a resource may have before it connects.
+    /// A quota like that of [`new`](Quota::new), whose checkouts are known by this id. A resource may have the id
+    /// before it connects.
     pub fn of(id: QuotaId, link: &Link, count: usize, what: &'static str, option: &'static str) -> Arc<Self> {
         Arc::new(Quota { id, link: link.clone(), count, what, option })
     }
 
-    /// The claim for one of them, by which [`Link::lease`] lists it among the holders.
+    /// The claim for one checkout. It makes [`Link::lease`] list the checkout among the holders.
     pub fn claim(&self, claim: Claim) -> Claim {
         self.id.claim(claim)
     }
 
-    /// The claim for one that closing does not wait for.
+    /// The claim for a checkout that closing does not wait for.
     pub fn idle_claim(&self, claim: Claim) -> Claim {
         self.id.idle().claim(claim)
     }
 
-    /// What its checkouts are known by.
+    /// The id by which its checkouts are known.
     pub fn id(&self) -> QuotaId {
         self.id
     }
 
-    /// Whoever holds one, the oldest first.
+    /// The holders of its checkouts, the oldest first.
     fn holders(&self) -> Vec<Holder> {
         self.link.holders().into_iter().filter(|holder| holder.quota == Some(self.id)).collect()
     }
 
-    /// Has the wait that now begins known until the guard drops, which is before what was waited
-    /// for is held.
+    /// Registers a wait that now begins, until the guard drops. The caller drops the guard before it holds the
+    /// checkout.
     ///
     /// # Errors
-    /// [`Error::Deadlock`] where this thread would block for what it alone can free.
+    /// [`Error::Deadlock`] if this thread would block for a checkout that it alone can free.
     pub fn wait(self: &Arc<Self>, claim: Claim) -> Result<Wait, Error> {
         if claim.blocks && lent_here(self.id) >= self.count {
             let error = Arc::new(DeadlockError {
@@ -94,17 +99,18 @@ impl Quota {
         WAITING.of(Process::current()).0.lock().entry(waiting.owner.clone()).or_default().push(Arc::clone(&waiting));
         let wait = Wait(waiting);
         let cycle = wait.0.cycle();
-        // What one task awaits side by side may look like a cycle of its own.
+        // A task that awaits several checkouts side by side may look like a cycle of its own.
         if cycle.first().is_some_and(|me| !me.holds.is_empty()) && (cycle.len() > 1 || claim.blocks) {
             self.link.tell(What::Cycle { waiters: cycle });
         }
         Ok(wait)
     }
 
-    /// While the guard lives, only this thread can free the place that it holds.
+    /// Marks a checkout of this thread as lent to a closure. While the guard lives, only this thread can free the
+    /// checkout.
     pub fn lend(&self) -> Lending {
         let id = self.id;
-        // Thread-locals are gone while a thread ends; then it is not known to be lent.
+        // Thread-locals are gone while a thread ends. The checkout is then not known to be lent.
         let is_known = LENT.try_with(|lent| lent.borrow_mut().push(id)).is_ok();
         Lending { lent: is_known.then_some(id), here: PhantomData }
     }
@@ -115,11 +121,11 @@ impl Quota {
 }
 
 impl QuotaId {
-    /// Another one.
+    /// An id that differs from all others.
     #[allow(clippy::new_without_default, reason = "no two are equal")]
     pub fn new() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        // Never zero: it would take centuries to come round.
+        // Never zero: the counter would take centuries to wrap around.
         QuotaId(NonZeroU64::new(NEXT.fetch_add(1, Ordering::Relaxed)).unwrap_or(NonZeroU64::MIN))
     }
 
@@ -131,13 +137,13 @@ impl QuotaId {
 
 static WAITING: Singleton<WaitGraph> = Singleton::new(Room::Waiting);
 
-/// WaitGraph who waits, in all pools of a process: a thread that waits for one may hold what is of
-/// another.
+/// The waits in all pools of a process, by owner. It spans the pools, since a thread that waits in one pool may hold a
+/// checkout of another.
 #[derive(Default)]
 struct WaitGraph(Mutex<HashMap<Owner, Vec<Arc<PendingWait>>>>);
 
 thread_local! {
-    /// Of which quota closures that run on this thread have been lent a checkout.
+    /// The quotas of the checkouts that are lent to closures on this thread.
     static LENT: RefCell<Vec<QuotaId>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -145,12 +151,12 @@ fn lent_here(quota: QuotaId) -> usize {
     LENT.try_with(|lent| lent.borrow().iter().filter(|one| **one == quota).count()).unwrap_or(0)
 }
 
-/// A place lent to a closure, until this drops. Never leaves its thread.
+/// A checkout lent to a closure, until this drops. It never leaves its thread.
 #[must_use = "the place is lent until this drops"]
 #[derive(Debug)]
 pub struct Lending {
     lent: Option<QuotaId>,
-    /// It is known to the thread that it was made on, and to no other.
+    /// Keeps this on its thread, which alone knows that the checkout is lent.
     here: PhantomData<*const ()>,
 }
 
@@ -167,7 +173,7 @@ impl Drop for Lending {
     }
 }
 
-/// A wait for one of a quota.
+/// A wait for one checkout of a quota.
 struct PendingWait {
     owner: Owner,
     quota: Arc<Quota>,
@@ -176,6 +182,7 @@ struct PendingWait {
 }
 
 impl PendingWait {
+    /// Whether this wait still goes on.
     fn is_still(&self) -> bool {
         WAITING
             .of(Process::current())
@@ -185,8 +192,8 @@ impl PendingWait {
             .is_some_and(|theirs| theirs.iter().any(|one| std::ptr::eq(&**one, self)))
     }
 
-    /// All who wait for one another from here on, this one first; empty as soon as any of them
-    /// holds something and does not wait, so may go on and free it.
+    /// All callers that wait for one another, beginning with this one. Empty if any holder among them does not wait,
+    /// since it may go on and free its checkout.
     fn cycle(self: &Arc<Self>) -> Vec<Waiter> {
         let mut waiting = vec![Arc::clone(self)];
         let mut seen: Vec<QuotaId> = Vec::new();
@@ -199,7 +206,7 @@ impl PendingWait {
             }
             seen.push(quota.id);
             let holders = quota.holders();
-            // One may be about to be held, or could not be connected.
+            // A checkout may be about to be held, or could not be connected.
             if holders.len() < quota.count {
                 return Vec::new();
             }
@@ -215,7 +222,7 @@ impl PendingWait {
                 held.push(holder);
             }
         }
-        // Whoever waits all the time held all the time what was found with it meanwhile.
+        // A caller that still waits has waited all the time, so it still holds the checkouts that were found with it.
         if !waiting.iter().all(|one| one.is_still()) {
             return Vec::new();
         }
@@ -237,13 +244,13 @@ impl fmt::Debug for Quota {
     }
 }
 
-/// Somebody waits, until this drops.
+/// A registered wait, until this drops.
 #[must_use = "the wait is known until this drops"]
 pub struct Wait(Arc<PendingWait>);
 
 impl Wait {
-    /// The error of a wait that reached its limit. `further` ends the sentence on what was waited for. `holders` are those of
-    /// the quota unless others are named. `source` is the last error seen meanwhile.
+    /// The error of a wait that reached its limit. `further` ends the sentence on the object of the wait. `holders` are
+    /// those of the quota unless others are named. `source` is the last error seen meanwhile.
     pub fn timed_out(self, further: &str, holders: Option<Vec<Holder>>, source: Option<Source>) -> Error {
         let PendingWait { quota, since, .. } = &*self.0;
         let waited_for = quota.waited_for() + further;

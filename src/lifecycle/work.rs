@@ -1,8 +1,9 @@
-//! What goes on at a resource.
+//! The kinds of work that can be in flight at a resource.
 
 use std::ops::{Index, IndexMut};
 
-/// Each kind of work with what reports call it: one, several, those that are finished, those that ended otherwise.
+/// Defines the kinds of work. Each has its words in reports: for one, for several, for finished ones, and for those
+/// that ended otherwise.
 macro_rules! kinds_of_work {
     ($($(#[$about:meta])* $work:ident: $one:literal, $many:literal, $finished:literal, $given_up:literal;)*) => {
         /// Work that closing waits for or ends, as opposed to a handle that is merely held.
@@ -26,44 +27,44 @@ macro_rules! kinds_of_work {
 }
 
 kinds_of_work! {
-    /// A command or query that has been sent and not answered. Finished once it is answered, be it
-    /// with an error of the server's.
+    /// A command or query that has been sent and not answered. Finished once it is answered, even with an error of the
+    /// server.
     Operation: "operation", "operations", "answered", "cut off";
     /// A message delivered and not yet settled. Finished once it is acknowledged or rejected.
     Delivery: "delivery", "deliveries", "settled", "given back";
     /// A message published and not yet confirmed. Finished once the broker has answered to it.
     Confirm: "confirm", "confirms", "received", "not received";
-    /// A row that an inserter has and that is not yet inserted. Finished once the server has it.
+    /// A row that an inserter has and that is not yet inserted. Finished once the server has the row.
     Row: "row", "rows", "inserted", "not known to be inserted";
-    /// A transaction that is open on the server. Not waited for: closing aborts it.
+    /// A transaction that is open on the server. Closing does not wait for it, but aborts it.
     Transaction: "transaction", "transactions", "aborted", "given up";
-    /// A cursor that is open on the server. Not waited for: closing closes it.
+    /// A cursor that is open on the server. Closing does not wait for it, but closes it.
     Cursor: "cursor", "cursors", "closed", "given up";
     /// A future or closure given to `run`.
     Main: "main", "mains", "ended", "given up";
 }
 
 impl Work {
-    /// So many of it, for reports.
+    /// A number of it, for reports.
     pub(crate) fn counted(self, count: usize) -> String {
         let [one, many, ..] = self.words();
         format!("{count} {}", if count == 1 { one } else { many })
     }
 
-    /// What has become of it once it is finished.
+    /// The word in reports for finished work.
     pub(crate) fn finished(self) -> &'static str {
         let [.., finished, _] = self.words();
         finished
     }
 
-    /// What has become of it if it ended otherwise.
+    /// The word in reports for work that ended otherwise.
     pub(crate) fn given_up(self) -> &'static str {
         let [.., given_up] = self.words();
         given_up
     }
 }
 
-/// As an object: how many of each kind; what there is none of is left out.
+/// Serializes the counts as an object, by kind.
 #[cfg(feature = "serde")]
 pub(crate) fn serialize<S: serde::Serializer>(work: &[(Work, usize)], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_map(work.iter().map(|(work, count)| (work, count)))

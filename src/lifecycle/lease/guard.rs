@@ -1,4 +1,4 @@
-//! Guards: what holds a resource, and how an acquire asks for one.
+//! [`Lease`], the guard that holds a resource, and [`Claim`], by which an acquire asks for one.
 
 use std::fmt;
 use std::ops::Deref;
@@ -8,14 +8,14 @@ use std::sync::Arc;
 use crate::base::holder::QuotaId;
 use crate::lifecycle::activity::Activity;
 
-/// A resource in use. Derefs to the handle; dropping it does no I/O and needs no runtime.
+/// A resource in use. It derefs to the handle. Dropping it does no I/O and needs no runtime.
 ///
-/// It may be held for the life of a strategy: one that is merely held delays closing by at most
-/// [`held`](crate::pool::config::CloseOptions::held). A lease is tied to the generation that it was
-/// taken from; the built-in backends come back under it after a loss.
+/// It may be held as long as the program runs. A lease that is merely held delays closing by at most
+/// [`held`](crate::pool::config::CloseOptions::held). A lease is tied to the generation that it was taken from. After a
+/// loss, the built-in backends bring the connection back under it.
 #[must_use = "the lease ends when this drops"]
 pub struct Lease<H: ?Sized> {
-    /// Gone only while it drops.
+    /// `None` only while the lease drops.
     pub(super) held: Option<Box<dyn ErasedLease<H>>>,
 }
 
@@ -38,8 +38,8 @@ impl<H: ?Sized> Lease<H> {
         this.held().activity()
     }
 
-    /// The handle of which this is leased, if it is a `W`: more than its users see of a kind whose leases are the driver's own
-    /// type. Exempt from semantic versioning, as [`adapter`](crate::adapter) is.
+    /// The whole handle behind this lease, if it is a `W`. It has more than users see of a kind whose leases are the
+    /// driver's own type. Exempt from semantic versioning, as [`adapter`](crate::adapter) is.
     pub fn whole<W: 'static>(this: &Self) -> Option<&W> {
         this.held().whole().downcast_ref()
     }
@@ -69,47 +69,47 @@ impl<H: ?Sized> fmt::Debug for Lease<H> {
     }
 }
 
-/// What a lease of `T` has of the table.
+/// A lease of `T`, without the type of the handle that it comes from.
 pub(super) trait ErasedLease<T: ?Sized>: Send + Sync {
     fn handle(&self) -> &T;
-    /// All of what the backend's slot holds.
+    /// The whole handle.
     fn whole(&self) -> &dyn std::any::Any;
     fn generation(&self) -> u64;
     fn activity(&self) -> &Arc<Activity>;
     fn release(self: Box<Self>);
 }
 
-/// How an acquire wants its guard to be known: by which line, as what, and whether its thread blocks.
+/// The description of a guard that an acquire asks for: the line of code, the quota, and whether the thread blocks.
 #[derive(Debug, Clone, Copy)]
 pub struct Claim {
     pub(crate) site: &'static Location<'static>,
-    /// What an exclusive one is a checkout of.
+    /// The quota of an exclusive checkout. `None` for a shared lease.
     pub(crate) quota: Option<QuotaId>,
-    /// The thread that claims is blocked until it gets its answer.
+    /// Whether the claiming thread is blocked until it gets its answer.
     pub(crate) blocks: bool,
 }
 
 impl Claim {
-    /// A shared lease, known by the line that calls this.
+    /// The claim for a shared lease, with the line that calls this.
     #[track_caller]
     pub fn shared() -> Self {
         Claim { site: Location::caller(), quota: None, blocks: false }
     }
 
-    /// The line.
+    /// The line of code that acquires.
     pub fn site(&self) -> &'static Location<'static> {
         self.site
     }
 
-    /// The same for a caller whose thread is blocked meanwhile.
+    /// The same claim for a caller whose thread is blocked meanwhile.
     pub fn blocking(self) -> Self {
         Claim { blocks: true, ..self }
     }
 }
 
-/// Turns a resource's handle into what is leased of it. Every handle provides itself.
+/// A handle that can be leased as a `T`. Every handle can be leased as itself.
 pub trait LeaseAs<T: ?Sized> {
-    /// The part that is leased.
+    /// The part of the handle that is leased.
     fn lease_as(&self) -> &T;
 }
 

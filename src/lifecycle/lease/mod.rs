@@ -1,4 +1,4 @@
-//! Leases: what holds a resource, from which line, for how long.
+//! Leases: the guards that hold a resource, and the table that has the line and the age of each.
 
 pub(crate) mod guard;
 pub(crate) mod table;

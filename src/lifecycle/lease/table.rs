@@ -1,17 +1,20 @@
-//! The lease table of a resource: every lease and checkout that is out, from which line, since when.
+//! The lease table of a resource: every lease and checkout that is out, with its line of code and its age.
 //!
 //! ```text
-//! LeaseTable ── shards, one for some of the threads each, under a spin lock of its own
+//! LeaseTable ── shards, each for some of the threads, under a spin lock of its own
 //!                 open ──────── the generation that is leased
-//!                 free_cells ── cells of that generation that nobody has
-//!                 all ───────── records, one for each cell: who has it
+//!                 free_cells ── cells of that generation that no lease has
+//!                 all ───────── records, one for each cell: the holder of it
 //! Lease ─────── one cell: its generation, its shard, the index of its record
 //! ```
 //!
-//! A lease takes a cell off the shard of its thread and fills in the cell's record. Its drop puts the cell back. Neither touches
-//! another shard or clones a handle; only a shard's first cell and the origin of a watched lease are allocated. A look at all
-//! leases goes from shard to shard, so no two of these locks are held at once. No code of users runs under one: a handle's drop
-//! may be such code.
+//! A lease takes a cell off the free list of its thread's shard and fills in the cell's record. Its drop puts the cell
+//! back. Neither touches another shard or clones a handle. A lease allocates only if the shard has no free cell, or if
+//! it is watched.
+//!
+//! Order of locks: the lock of a life or of `RECYCLED_SHARDS`, then that of a shard. A look at all leases goes from
+//! shard to shard, so no two shards are locked at once. No user code runs under these locks. A handle's drop may be
+//! user code, so it comes after them.
 
 use std::any::Any;
 use std::backtrace::Backtrace;
@@ -28,16 +31,16 @@ use crate::lifecycle::activity::Activity;
 use crate::lifecycle::leak::{self, LeakOptions, Leaks};
 use crate::lifecycle::lease::guard::{Claim, ErasedLease, Lease, LeaseAs};
 
-/// Which leases and checkouts count as held.
+/// The leases and checkouts that count as held.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Held {
     Any,
     Checkouts,
-    /// Those that were taken within this time before this moment, or since.
+    /// Those that were taken at most this time before this moment, or after it.
     TakenWithin(Duration, Moment),
 }
 
-/// All leases of one resource, spread over shards so that threads do not write the same line.
+/// All leases of one resource, spread over shards so that threads do not write the same cache line.
 pub(crate) struct LeaseTable<H: Send + Sync + 'static> {
     shards: Shards<H>,
     process: &'static Process,
@@ -45,15 +48,16 @@ pub(crate) struct LeaseTable<H: Send + Sync + 'static> {
     pub(crate) leaks: Leaks,
 }
 
-/// Shards are leaked on purpose, so that a lease can point at its shard without a count. The next table of this type reuses the
-/// shards of a dropped one.
+/// The shards are leaked on purpose, so that a lease points at its shard without a reference count. The next table of
+/// the same type reuses the shards of a dropped one.
 type Shards<H> = &'static [Shard<H>; SHARDS];
 
-/// The shards that dropped tables have left, for the next table of their type.
+/// The shards of dropped tables, for the next table of the same type.
 static RECYCLED_SHARDS: Singleton<RecycledShards> = Singleton::new(Room::RecycledShards);
 type RecycledShards = parking_lot::Mutex<Vec<&'static (dyn Any + Send + Sync)>>;
 
-/// As many shards as threads can usefully lease at once.
+/// The number of shards: as many as there are threads that can usefully lease at once. A model has fewer interleavings
+/// with 2.
 const SHARDS: usize = if cfg!(model) { 2 } else { 16 };
 
 impl<H: Clone + Send + Sync + 'static> LeaseTable<H> {
@@ -62,7 +66,7 @@ impl<H: Clone + Send + Sync + 'static> LeaseTable<H> {
         LeaseTable { shards: LeaseTable::shards(process), process, options: options.clone(), leaks: Leaks::default() }
     }
 
-    /// The shards that a dropped table of this type has left, if none of its leases is out any more; or new ones.
+    /// The shards of a dropped table of this type if none of its leases is out any more, or else new ones.
     fn shards(process: &Process) -> Shards<H> {
         let mut spare = RECYCLED_SHARDS.of(process).lock();
         let shards = |spare: &&'static (dyn Any + Send + Sync)| spare.downcast_ref::<[Shard<H>; SHARDS]>();
@@ -71,11 +75,12 @@ impl<H: Clone + Send + Sync + 'static> LeaseTable<H> {
         let found = (0..spare.len()).find(|index| !cfg!(model) && shards(&spare[*index]).is_some_and(empty));
         match found.map(|index| spare.swap_remove(index)) {
             Some(found) => shards(&found).unwrap_or_else(|| unreachable!("it was just found to be one")),
+            // Leaked on purpose, see `Shards`.
             None => Box::leak(Box::new(std::array::from_fn(|_| Shard(SpinLock::new(ShardState::default()))))),
         }
     }
 
-    /// Opens for leasing with this handle.
+    /// Opens the table for leases of this handle.
     pub(crate) fn open(&self, handle: &H, generation: u64, activity: &Arc<Activity>) {
         let (handle, activity) = (ForkGuarded::new(handle.clone()), Arc::clone(activity));
         let generation = Arc::new(Generation { handle, number: generation, activity });
@@ -84,7 +89,7 @@ impl<H: Clone + Send + Sync + 'static> LeaseTable<H> {
         }
     }
 
-    /// A lease, if open.
+    /// A lease. `None` if the table is not open.
     #[inline]
     pub(crate) fn lease<T: ?Sized + 'static>(&self, claim: Claim) -> Option<Lease<T>>
     where
@@ -117,7 +122,7 @@ impl<H: Clone + Send + Sync + 'static> LeaseTable<H> {
         Some(Lease { held: Some(cell) })
     }
 
-    /// Whether anything is out that counts.
+    /// Whether any lease or checkout that counts is out. One with an idle claim never counts.
     pub(crate) fn is_held(&self, counts: Held) -> bool {
         let counts = |record: &LeaseRecord| match counts {
             _ if record.quota.is_some_and(QuotaId::is_idle) => false,
@@ -138,7 +143,8 @@ impl<H: Clone + Send + Sync + 'static> LeaseTable<H> {
         holders
     }
 
-    /// Marks what is watched and has been out for this long, and tells what is newly marked.
+    /// Marks watched leases and checkouts that have been out for `age`, and returns the newly marked ones. Zero marks
+    /// none.
     pub(crate) fn suspect(&self, resource: &Arc<str>, age: Duration) -> Vec<Holder> {
         let mut suspects = Vec::new();
         if age.is_zero() {
@@ -157,13 +163,13 @@ impl<H: Clone + Send + Sync + 'static> LeaseTable<H> {
 }
 
 impl<H: Send + Sync + 'static> LeaseTable<H> {
-    /// Leases only to the pool's own closing code from now on. What is leased stays so until it drops.
+    /// Leases only to the pool's own closing code from now on. Leases that are out stay valid until they drop.
     #[must_use = "to be dropped outside of locks: a handle's drop may be anything"]
     pub(crate) fn stop_leasing_outside(&self) -> impl Sized + use<H> {
         self.shards.iter().map(|shard| shard.0.lock().stop_leasing_outside()).collect::<Vec<_>>()
     }
 
-    /// Leases nothing from now on. What is leased stays so until it drops.
+    /// Leases nothing from now on. Leases that are out stay valid until they drop.
     #[must_use = "to be dropped outside of locks: a handle's drop may be anything"]
     pub(crate) fn stop_leasing(&self) -> impl Sized + use<H> {
         self.shards.iter().map(|shard| shard.0.lock().stop_leasing()).collect::<Vec<_>>()
@@ -172,7 +178,7 @@ impl<H: Send + Sync + 'static> LeaseTable<H> {
 
 impl<H: Send + Sync + 'static> Drop for LeaseTable<H> {
     fn drop(&mut self) {
-        // In a forked child a thread that is not there may hold a shard for ever.
+        // In a forked child, a thread of the parent may hold the lock of a shard for ever.
         if self.process.is_current() {
             drop(self.stop_leasing());
             RECYCLED_SHARDS.of(self.process).lock().push(self.shards);
@@ -201,21 +207,23 @@ impl<H: Send + Sync + 'static> LeaseTable<H> {
     }
 }
 
+/// A part of the table, on cache lines of its own.
 #[repr(align(128))]
 struct Shard<H: 'static>(SpinLock<ShardState<H>>);
 
-/// A lease takes its box along, so that none is allocated for it.
+/// A free list of boxed cells. A lease takes the box along, so it allocates none.
 type FreeCells<H> = Vec<Box<LeaseCell<H>>>;
 
 struct ShardState<H: 'static> {
-    /// The generation that new cells are of. None while leasing has ended.
+    /// The generation that new leases refer to. `None` while leasing is stopped.
     open: Option<Arc<Generation<H>>>,
-    /// The generation that only the pool's own closing code may lease.
+    /// The generation that only the pool's own closing code may lease. `None` if there is none.
     inside: Option<Arc<Generation<H>>>,
-    /// The cells of this generation that nobody has; moving one is all that a lease costs.
+    /// The cells of the open generation that no lease has. To move one is all that a lease costs.
     free_cells: FreeCells<H>,
+    /// The records, by the index that their cells have.
     all: Vec<LeaseRecord>,
-    /// The indices in `all` that no cell has.
+    /// The indices in `all` that belong to no cell.
     free_records: Vec<usize>,
 }
 
@@ -246,7 +254,7 @@ impl<H: 'static> ShardState<H> {
 }
 
 impl<H: 'static> ShardState<H> {
-    // A lease is little more than this, and it has several callers, each of which would else call it.
+    // A lease is little more than this function. It has several callers, so the compiler would not inline it by itself.
     #[inline(always)]
     fn take(
         &mut self,
@@ -262,7 +270,7 @@ impl<H: 'static> ShardState<H> {
         Some(self.note(cell, claim, since, origin))
     }
 
-    /// Writes down who has the cell.
+    /// Fills in the record of a cell that is leased now.
     #[inline]
     fn note(
         &mut self,
@@ -271,7 +279,8 @@ impl<H: 'static> ShardState<H> {
         since: Moment,
         origin: Option<Box<Origin>>,
     ) -> Box<LeaseCell<H>> {
-        // Field by field: as a whole it would be put together elsewhere and copied, which waits for what was just written.
+        // Field by field: a whole record would be built elsewhere and copied, and the copy waits for the writes just
+        // before it.
         let record = &mut self.all[cell.record];
         record.site = claim.site;
         record.quota = claim.quota;
@@ -284,7 +293,7 @@ impl<H: 'static> ShardState<H> {
         cell
     }
 
-    /// One more of this generation.
+    /// A new cell of the open generation. `None` while leasing is stopped.
     #[cold]
     fn cell(&mut self, shard: &'static Shard<H>) -> Option<Box<LeaseCell<H>>> {
         let generation = Arc::clone(self.open.as_ref()?);
@@ -299,7 +308,7 @@ impl<H: 'static> ShardState<H> {
         Box::new(LeaseCell { generation, shard, record })
     }
 
-    /// Takes a cell back, unless its generation is over.
+    /// Puts a cell back on the free list. If its generation is over, returns it for a drop outside of the lock.
     fn put(&mut self, cell: Box<LeaseCell<H>>) -> Option<Box<LeaseCell<H>>> {
         if self.open.as_ref().is_some_and(|generation| Arc::ptr_eq(generation, &cell.generation)) {
             self.free_cells.push(cell);
@@ -311,14 +320,14 @@ impl<H: 'static> ShardState<H> {
     }
 }
 
-/// What is known of a lease or checkout, while it is out.
+/// The facts on a lease or checkout while it is out.
 struct LeaseRecord {
     is_out: bool,
     site: &'static Location<'static>,
     quota: Option<QuotaId>,
     since: Moment,
     generation: u64,
-    /// Only of what is watched.
+    /// Set only for a watched lease or checkout.
     origin: Option<Box<Origin>>,
     suspected: bool,
 }
@@ -347,7 +356,7 @@ impl LeaseRecord {
     }
 }
 
-/// Who took it, and from where in full.
+/// The task or thread that took a watched lease, and its backtrace if that is on.
 struct Origin {
     owner: Owner,
     backtrace: Option<Arc<Backtrace>>,
@@ -359,7 +368,7 @@ impl Origin {
     }
 }
 
-/// One generation.
+/// A generation, with its handle. Each of its cells has a reference to it.
 struct Generation<H> {
     handle: ForkGuarded<H>,
     number: u64,
@@ -399,13 +408,14 @@ impl<T: ?Sized, H: LeaseAs<T> + Send + Sync + 'static> ErasedLease<T> for LeaseC
         let record = &mut state.all[self.record];
         record.is_out = false;
         let is_suspected = std::mem::take(&mut record.suspected);
-        // Under the lock, which whoever drains takes after saying so.
+        // Read under the lock. The drain sets it before it takes the lock, so the drain sees the release, or is woken
+        // by it.
         let told = (is_suspected | activity.is_draining())
             .then(|| (Arc::clone(activity), is_suspected.then(|| record.holder(&activity.name))));
         let origin = record.origin.take();
         let over = state.put(self);
         drop(state);
-        // Looked at here, as most leases have neither, and the compiler makes a call of an empty one's drop.
+        // Most leases have neither. The checks save the call that the compiler makes to drop an empty one.
         if let Some(over) = over {
             drop(over);
         }
@@ -429,7 +439,7 @@ mod tests {
 
     use super::*;
 
-    /// A type of the test's own, as tables of one type share what they leave.
+    /// A table of a type that only its test uses, since tables of one type share their shards.
     fn table<H: Clone + Send + Sync + 'static>(handle: H, shared: bool) -> LeaseTable<H> {
         let table = LeaseTable::new(&LeakOptions { shared, ..LeakOptions::default() });
         table.open(&handle, 3, &Activity::new("name", None, String::new(), &Arc::default()));

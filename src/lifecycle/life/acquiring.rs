@@ -1,15 +1,15 @@
-//! An acquire that waits until it can have its lease.
+//! [`Acquiring`], which counts an acquire that waits until it can have its lease.
 
 use tokio::time::Instant;
 
 use super::Life;
 use crate::lifecycle::event::What;
 
-/// Counts an acquire that waits, and tells how long it did, however that ends.
+/// Counts an acquire that waits, and tells how long it waited, however the wait ends.
 pub(super) struct Acquiring<'a, H: Clone + Send + Sync + 'static> {
     life: &'a Life<H>,
     since: Instant,
-    /// It could not have it at once.
+    /// Whether the acquire could not have its lease at once.
     pub(super) waits: bool,
 }
 

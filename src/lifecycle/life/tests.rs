@@ -1,4 +1,4 @@
-//! Each change of a life's state, and the answers that follow from it, without tasks.
+//! Tests of each change of a life's state, and of the answers that follow from it, without tasks.
 
 use std::io;
 
@@ -29,7 +29,7 @@ fn next(life: &Life<u8>, caller: Caller) -> Result<AcquireStep, Error> {
     life.advance(&mut None, caller, || false)
 }
 
-/// The generation that a success made, and whether that is lost already.
+/// The generation that a success made, and whether it is lost already.
 fn made(connected: Connected<u8>) -> (u64, bool) {
     match connected {
         Connected::Ready { generation, lost } => (generation, lost.is_some()),
@@ -45,7 +45,7 @@ fn failure(life: &Life<u8>) -> Error {
     life.lost_error(cause())
 }
 
-/// The attempt that brings it back, and how many generations died young.
+/// The attempt that brings the connection back, and how many generations died young.
 fn recovery(lost: LossAction) -> (u64, u32) {
     match lost {
         LossAction::Recover(Recovery { attempt, died_young }) => (attempt, died_young),
@@ -113,7 +113,7 @@ fn the_patient_wait_while_it_is_brought_back_and_the_others_hear_of_the_loss() {
     assert_eq!(made(life.recovered(attempt, |_| None)), (2, false));
     assert_eq!((next(&life, ANYONE).unwrap(), life.handle()), (AcquireStep::Lease, Some(7)));
     assert!(life.condition().failure.is_none());
-    // Once nobody brings it back any more, patience ends.
+    // Once no task brings the connection back any more, a patient caller gets the error.
     let (attempt, _) = recovery(life.lost(None, 2, cause()));
     life.gave_up(attempt, failure(&life), LONG);
     assert!(matches!(next(&life, PATIENT), Err(Error::Lost { .. })));
@@ -128,7 +128,7 @@ fn a_generation_that_dies_young_is_followed_by_a_pause() {
         let attempt = life.again(attempt).unwrap();
         assert_eq!(made(life.recovered(attempt, |_| None)), (generation + 1, false));
     }
-    // What was asked for is no death.
+    // A loss that was asked for is no early death.
     let attempt = life.reconnect(cause()).unwrap();
     assert_eq!((life.state(), made(life.recovered(attempt, |_| None))), (State::Connecting, (5, false)));
     assert_eq!(recovery(life.lost(None, 5, cause())).1, 1);

@@ -17,7 +17,7 @@ use crate::lifecycle::checkout::opening::Job;
 use crate::lifecycle::checkout::waiter::Refusal;
 use crate::lifecycle::model::{block_on, explore};
 
-/// An adapter whose connections are whether they are still good.
+/// An adapter. Its connection is a flag, which tells whether the connection is still good.
 struct Adapter;
 
 impl Manage for Adapter {
@@ -39,7 +39,7 @@ impl Manage for Adapter {
 
 type Openings = Arc<std::sync::Mutex<Vec<JoinHandle<()>>>>;
 
-/// At most so many connections, opened on threads of their own.
+/// A core with at most `max` connections. Each is opened on a thread of its own.
 fn checkouts(max: usize) -> (Arc<Core<Adapter>>, Openings) {
     let openings = Openings::default();
     let threads = Arc::clone(&openings);
@@ -60,12 +60,12 @@ fn core(max: usize, start: impl Fn(Job<Adapter>, Duration) + Send + Sync + 'stat
     core
 }
 
-/// Waits for one and gives it back.
+/// Waits for a connection and gives it back.
 fn check_out(core: &Arc<Core<Adapter>>) {
     core.put(block_on(core.wait(None)).unwrap());
 }
 
-/// Is given one, or gives up before.
+/// Gets a connection at once and gives it back, or gives up.
 fn give_up(core: &Arc<Core<Adapter>>) {
     let mut waiting = pin!(core.wait(None));
     if let Poll::Ready(answer) = waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
@@ -73,7 +73,7 @@ fn give_up(core: &Arc<Core<Adapter>>) {
     }
 }
 
-/// What must hold in the end: nobody waits, nothing is out, and what is open can be had.
+/// Checks the end: nobody waits, nothing is out, and an open connection can be had.
 fn check_idle(core: &Arc<Core<Adapter>>, openings: &Openings) {
     loop {
         let next = openings.lock().unwrap().pop();
@@ -160,7 +160,7 @@ pub fn loss_against_openings() {
     explore(3, || {
         let (core, openings) = checkouts(1);
         let waiting = spawn_on(&core, |core| {
-            // Before it is lost, or after it has come back.
+            // The entry comes before the loss, or after the return.
             if let Ok(entry) = block_on(core.wait(None)) {
                 core.put(entry);
             }
@@ -177,7 +177,7 @@ pub fn cancelled_opening() {
         let first = AtomicBool::new(true);
         let openings = Openings::default();
         let threads = Arc::clone(&openings);
-        // The first is dropped, as by a runtime that ends, some time after it was begun.
+        // The first job is dropped some time after it was begun, as by a runtime that ends.
         let start = move |job: Job<Adapter>, _: Duration| {
             let drops = first.swap(false, Ordering::Relaxed);
             threads.lock().unwrap().push(thread::spawn(move || {

@@ -11,7 +11,7 @@ use crate::base::sync::set_thread_number;
 use crate::lifecycle::activity::Activity;
 use crate::lifecycle::busy::Busy;
 use crate::lifecycle::close::report::{CloseReport, Reason};
-use crate::lifecycle::close::state::CloseCell;
+use crate::lifecycle::close::state::CloseState;
 use crate::lifecycle::leak::LeakOptions;
 use crate::lifecycle::lease::{Claim, Lease};
 use crate::lifecycle::life::Life;
@@ -20,11 +20,11 @@ use crate::lifecycle::status::{PoolStatus, State};
 use crate::lifecycle::transition::{Caller, Connected, LossAction, Recovery};
 use crate::lifecycle::work::Work;
 
-/// A pool of one resource. A handle is the attempt that made it, and the generation it was made for.
+/// A pool of one resource. A handle is a pair: the attempt that made it, and the generation that it was made for.
 struct World {
     life: Life<(u64, u64)>,
-    close: CloseCell,
-    // Not loom's, as they only look on.
+    close: CloseState,
+    // These types are not loom's, since they only observe.
     made: std::sync::Mutex<Vec<(u64, u64)>>,
     disconnects: std::sync::Mutex<Vec<(u64, u64)>>,
     attempts: std::sync::Mutex<Vec<JoinHandle<()>>>,
@@ -40,7 +40,7 @@ impl World {
                 &LeakOptions::default(),
                 Duration::ZERO,
             ),
-            close: CloseCell::default(),
+            close: CloseState::default(),
             made: std::sync::Mutex::default(),
             disconnects: std::sync::Mutex::default(),
             attempts: std::sync::Mutex::default(),
@@ -49,14 +49,14 @@ impl World {
         })
     }
 
-    /// One that is connected.
+    /// A pool whose resource is connected.
     fn ready() -> Arc<Self> {
         let world = World::new();
         drop(world.acquire_with(|attempt| world.connect(attempt)).unwrap());
         world
     }
 
-    /// A lease, connecting first if need be, as `Slot::acquire`.
+    /// A lease, as by `Slot::acquire`. Connects first if necessary.
     fn acquire(self: &Arc<Self>) -> Result<Lease<(u64, u64)>, Error> {
         self.acquire_with(|attempt| self.spawn(attempt, World::connect))
     }
@@ -72,13 +72,13 @@ impl World {
         }
     }
 
-    /// Carries an attempt out on a thread of its own, as the slot in a task.
+    /// Carries out an attempt on a thread of its own, as the slot does in a task.
     fn spawn(self: &Arc<Self>, attempt: u64, run: impl FnOnce(&World, u64) + 'static) {
         let world = Arc::clone(self);
         self.attempts.lock().unwrap().push(thread::spawn(move || run(&world, attempt)));
     }
 
-    /// One attempt that connects anew, as `Slot::bring` of what cannot be recovered.
+    /// Carries out an attempt that connects anew, as `Slot::bring` does if the lost handle cannot be recovered.
     fn connect(&self, attempt: u64) {
         let Ok(lost) = self.life.forget(attempt) else { return };
         self.disconnects.lock().unwrap().extend(lost);
@@ -91,7 +91,7 @@ impl World {
         self.life.check();
     }
 
-    /// One attempt that is dropped half-way, as `Trying` is.
+    /// Gives up an attempt, as the drop of a `Trying` does.
     fn give_up(&self, attempt: u64) {
         self.life.gave_up(attempt, Error::closed(&self.life.activity.name), Duration::ZERO);
     }
@@ -100,8 +100,7 @@ impl World {
         self.life.lost(None, generation, cause())
     }
 
-    /// Loses the first generation, and fails at first to bring it back. Then, after a pause, this
-    /// attempt is to be carried out.
+    /// Loses the first generation, and fails at first to bring it back. Returns the attempt to carry out after a pause.
     fn lose_and_fail(&self) -> Option<u64> {
         let LossAction::Recover(Recovery { attempt, .. }) = self.lose(1) else { return None };
         let failure = Error::closed(&self.life.activity.name);
@@ -109,7 +108,7 @@ impl World {
         self.life.again(attempt)
     }
 
-    /// Closes everything, as `close::start`.
+    /// Closes everything, as `close::run::start` does.
     fn close_all(&self) -> Arc<CloseReport> {
         let (course, first) = self.close.begin(Duration::MAX);
         if first {
@@ -119,8 +118,7 @@ impl World {
         block_on(course.wait())
     }
 
-    /// What runs once per close. The drain has no limit here, so that a wake-up which is lost
-    /// shows as a deadlock.
+    /// Runs a close, once for all callers. The drain has no limit here, so that a lost wake-up shows as a deadlock.
     fn run_close(&self) -> CloseReport {
         self.closes.fetch_add(1, Ordering::Relaxed);
         if self.life.begin_settling() {
@@ -146,20 +144,20 @@ impl World {
         CloseReport { reason: Reason::Requested, status, drained, steps: Vec::new(), took }
     }
 
-    /// An earlier phase's closing code leases, and gives the lease back on another thread.
+    /// Leases as the closing code of an earlier phase does, and gives the lease back on another thread.
     fn act_inside(&self) {
         if !self.acts_inside.load(Ordering::Relaxed) {
             return;
         }
         let lease = self.life.table.lease_inside::<(u64, u64)>(Claim::shared());
-        // There is none where the resource was broken as closing began.
+        // There is none if the resource was broken when closing began.
         let Some(lease) = lease else { return };
         assert_eq!(lease.1, Lease::generation(&lease));
         let busy = Busy::new(&self.life.activity, Work::Operation);
         self.attempts.lock().unwrap().push(thread::spawn(move || drop((busy, lease))));
     }
 
-    /// As `Registry::reopen`.
+    /// Opens the pool again, as `Registry::reopen` does.
     fn reopen(&self) {
         if self.close.report().is_some() {
             self.life.reopen();
@@ -167,8 +165,7 @@ impl World {
         }
     }
 
-    /// What must hold in the end, whatever happened: nobody waits, nothing is leased, and of the
-    /// handles each but the one in use was said goodbye to, once.
+    /// Checks the end: nobody waits, nothing is leased, and each handle except the one in use was disconnected once.
     fn check(&self) {
         loop {
             let next = self.attempts.lock().unwrap().pop();
@@ -191,7 +188,7 @@ fn cause() -> Source {
     BoxError::from("lost").into()
 }
 
-/// Runs this in a thread of its own, which leases from another seat.
+/// Runs this on a thread of its own, which leases from another shard.
 fn spawn<T: 'static>(world: &Arc<World>, run: impl FnOnce(&Arc<World>) -> T + 'static) -> JoinHandle<T> {
     let world = Arc::clone(world);
     thread::spawn(move || {
@@ -277,7 +274,7 @@ pub fn two_closers_of_one_resource_share_one_report() {
         let other = spawn(&world, close);
         let (first, report) = close(&world);
         let (other_first, other_report) = other.join().unwrap();
-        // Only one who comes after the end begins another one.
+        // Only a caller that comes after the end begins another close.
         assert_eq!(Arc::ptr_eq(&report, &other_report), first != other_first);
         assert_eq!(world.life.state(), State::Closed);
         world.check();
@@ -374,7 +371,7 @@ pub fn reconnect_against_a_late_connect() {
     explore(3, || {
         let world = World::new();
         let acquiring = spawn(&world, |world| world.acquire().map(drop));
-        // Closed alone, the pool stays open; and then opened again.
+        // Only the resource is closed, and the pool stays open. Then the resource is opened again.
         world.run_close();
         assert_eq!(world.life.reconnect(cause()), None);
         drop(world.acquire_with(|attempt| world.connect(attempt)).expect("open"));

@@ -1,6 +1,8 @@
-//! Every interleaving of a few threads over the life of a resource, the close of a pool and its checkouts:
-//! `cargo xtask models`, which runs them by the crate in `models/`. Threads stand for the tasks that the slot and the closer
-//! spawn, and do what those do, by the same transitions.
+//! Models that try every interleaving of a few threads, over the life of a resource, the close of a pool and its
+//! checkouts.
+//!
+//! `cargo xtask models` runs them through the crate in `models/`. A thread stands for a task that the slot or the
+//! closer spawns, and does the same by the same transitions.
 
 #![allow(missing_docs, reason = "their names say it")]
 
@@ -19,8 +21,7 @@ use crate::base::sync::{Condvar, Mutex};
 pub use self::checkouts::*;
 pub use self::life::*;
 
-/// Tries all interleavings with at most so many preemptions, unless `LOOM_MAX_PREEMPTIONS` says
-/// how many.
+/// Tries all interleavings with at most this many preemptions, or with as many as `LOOM_MAX_PREEMPTIONS` says.
 fn explore(preemptions: usize, run: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound.get_or_insert(preemptions);

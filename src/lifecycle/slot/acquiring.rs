@@ -1,4 +1,8 @@
-//! Leases of a resource, and waiting until it can be leased.
+//! Leases of a slot, and the wait until it can be leased.
+//!
+//! A lease of a ready slot is taken on the caller's thread. A wait is a task on the pool's runtime, so that any
+//! executor may poll the answer. Dropping the answer ends the wait. An attempt that the wait has begun is another task,
+//! so it goes on for the other callers. Nothing here is locked across an await.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -24,7 +28,7 @@ use crate::lifecycle::status::State;
 use crate::lifecycle::transition::Caller;
 
 impl<R: Resource> Slot<R> {
-    /// A lease at once, if the resource is ready.
+    /// A lease at once. `None` if the resource is not ready.
     #[inline]
     pub(crate) fn lease<T: ?Sized + 'static>(&self, claim: Claim) -> Result<Option<Lease<T>>, Error>
     where
@@ -37,7 +41,7 @@ impl<R: Resource> Slot<R> {
         })
     }
 
-    /// A lease for the pool's own closing code, where only that gets one.
+    /// A lease for the pool's own closing code, while only that gets one.
     #[cold]
     fn lease_inside<T: ?Sized + 'static>(&self, claim: Claim) -> Option<Lease<T>>
     where
@@ -46,7 +50,7 @@ impl<R: Resource> Slot<R> {
         self.context.close.is_inside().then(|| self.life.table.lease_inside(claim)).flatten()
     }
 
-    /// A lease, connecting first if need be.
+    /// A lease. Connects first if necessary.
     pub(crate) async fn acquire<T: ?Sized + 'static>(
         self: &Arc<Self>,
         claim: Claim,
@@ -68,14 +72,14 @@ impl<R: Resource> Slot<R> {
         Caller { patient, inside: self.context.close.is_inside() }
     }
 
-    /// Begins to wait, on the pool's runtime, so that any executor may poll the answer. Dropping it
-    /// only stops the waiting, and what was asked for is begun all the same.
+    /// Begins to wait on the pool's runtime, so that any executor may poll the answer. Dropping the future only stops
+    /// the waiting. The attempt that it asked for begins all the same.
     pub(super) fn begin_waiting(
         self: &Arc<Self>,
         limit: Duration,
         caller: Caller,
     ) -> impl Future<Output = Result<(), Error>> + Send + use<R> {
-        // Not even a runtime is started for what is closed.
+        // A closed resource does not even start a runtime.
         let runtime = self.context.check_process().and_then(|()| match self.life.state() {
             State::Closed => Err(self.closed()),
             _ => self.runtime(),
@@ -85,7 +89,7 @@ impl<R: Resource> Slot<R> {
             let me = Arc::clone(self);
             runtime.spawn(async move {
                 tokio::select! {
-                    biased; // An answer that is there counts, though its caller gave up in the same moment.
+                    biased; // An answer that is there counts, even if its caller gave up in the same moment.
                     ready = me.wait(limit, caller) => Some(ready),
                     _ = given_up => None,
                 }
@@ -98,7 +102,7 @@ impl<R: Resource> Slot<R> {
         }
     }
 
-    /// Where to wait. None is started once closing has begun.
+    /// The runtime to wait on. None is started once closing has begun.
     fn runtime(&self) -> Result<Handle, Error> {
         match self.context.check_open(self.name()) {
             Ok(()) => self.context.runtime.handle(self.name()),
@@ -132,8 +136,8 @@ impl<R: Resource> Slot<R> {
 }
 
 impl Link {
-    /// A lease of this resource, of type `R`, for what the resource itself hands out: a connection of one's own, by the claim
-    /// of its [`Quota`](crate::adapter::Quota). `None` where it is not ready.
+    /// A lease of this resource, of type `R`, for a guard that the resource itself hands out, such as a connection by
+    /// the claim of its [`Quota`](crate::adapter::Quota). `None` if the resource is not ready.
     pub fn lease<R: Resource, T: ?Sized + 'static>(&self, claim: Claim) -> Option<Lease<T>>
     where
         R::Handle: LeaseAs<T>,

@@ -1,4 +1,4 @@
-//! A slot as its pool and its links know it, whatever its type.
+//! A slot without its type, as its pool and its links use it.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -118,6 +118,7 @@ impl<R: Resource> AnySlot for Slot<R> {
                 self.recover(attempt, pause);
             }
             LossAction::Cut => match self.pings {
+                // A user's code may block, so it is cut on a thread of its own.
                 None => self.cut(),
                 Some(_) => {
                     if let Some(runtime) = self.context.runtime.current() {
@@ -181,7 +182,7 @@ impl<R: Resource> AnySlot for Slot<R> {
 
     fn close(self: Arc<Self>) -> BoxFuture<Result<(), Failure>> {
         Box::pin(async move {
-            // Until here the prober ended what was stuck in the drain.
+            // The prober ran until here, since it ends work that is stuck in the drain.
             if let Some(probing) = self.life.take_watch() {
                 probing.end().await;
             }
@@ -189,8 +190,8 @@ impl<R: Resource> AnySlot for Slot<R> {
                 Some(handle) => self.resource.close(handle).await,
                 None => Ok(()),
             };
-            // `closed` says that the server heard a goodbye and that nothing was cut short. A lost
-            // connection can say neither, even where the driver has no goodbye to fail at.
+            // `closed` says that the server heard the disconnect and that nothing was cut short. A lost connection can
+            // say neither, even if its driver has no disconnect that could fail.
             match self.life.take_close_error() {
                 Some(close_error) => Err(Failure::transient(close_error)),
                 None => closed,
@@ -209,6 +210,7 @@ impl<R: Resource> AnySlot for Slot<R> {
     }
 
     fn has_disconnected(&self) -> bool {
+        // Pairs with the `Release` in `Disconnect::drop`, so that closing sees all that the disconnects did.
         self.disconnects.load(Ordering::Acquire) == 0
     }
 

@@ -1,4 +1,12 @@
 //! The tasks that connect a resource, and bring it back once it is lost.
+//!
+//! A wait spawns [`connect`] for an acquire, and [`Slot::recover`] spawns it for a loss. Its task makes one attempt
+//! after another until the resource is ready, the budget is used up, or the attempt is superseded. Each attempt has a
+//! task of its own below that one, so that its panic is an error. If the task is dropped, [`Trying`] gives the attempt
+//! up, so no caller waits for it in vain.
+//!
+//! Each disconnect of a lost or late handle is a task too. `Slot::disconnects` counts them, and closing waits until it
+//! is zero. Nothing here is locked across an await, and the verbs of a resource run under no lock.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -23,12 +31,12 @@ use crate::lifecycle::resource::Resource;
 use crate::lifecycle::slot::Slot;
 use crate::lifecycle::transition::{Connected, Superseded};
 
-/// How long a recovery says goodbye to what is lost: its server seldom answers. Closing waits for it, so it is part of
-/// the close budget.
+/// How long a recovery may take to disconnect a lost handle, whose server seldom answers. Closing waits for it, so it
+/// is part of the close budget.
 const DISCONNECT_LIMIT: Duration = Duration::from_millis(500);
 
-/// Tries until it is connected, the retry's budget is used up, or closing or another attempt
-/// overtakes it. A recovery tells the pause that comes first.
+/// Tries until the resource is connected, the retry's budget is used up, or closing or another attempt supersedes it.
+/// `recovery` is the pause before the first attempt of a recovery. It is `None` if an acquire asked.
 pub(super) async fn connect<R: Resource>(mut trying: Trying<R>, recovery: Option<Duration>) {
     let slot = Arc::clone(&trying.slot);
     let Slot { life, context, .. } = &*slot;
@@ -57,13 +65,14 @@ pub(super) async fn connect<R: Resource>(mut trying: Trying<R>, recovery: Option
             () = life.superseded(attempt) => return,
         };
         let took = began.elapsed();
-        // An attempt that cannot have its time is not begun: it would tell nothing.
+        // An attempt that cannot have enough time is not begun, since its failure would explain nothing.
         let least = took.max(full / 4);
         let fits = |pause: &Duration| started.elapsed().saturating_add(*pause).saturating_add(least) < budget;
-        // A server that answers that it cannot serve yet is asked until the budget ends, whatever attempts that takes.
+        // A server that answers that it cannot serve yet is asked until the budget ends, however many attempts that
+        // takes.
         let patient = (failure.proof() == Proof::Refused).then_some(context.options.retry.cap);
         let pause = pauses.next().or(patient).filter(|pause| !failure.permanent && fits(pause));
-        // One that the budget cut short tells less than the one before it.
+        // An attempt that the budget cut short explains less than the one before it.
         let source = match told {
             Some(before) if limit < full && took >= limit => before,
             _ => Source::from(failure.source),
@@ -83,15 +92,15 @@ pub(super) async fn connect<R: Resource>(mut trying: Trying<R>, recovery: Option
 }
 
 impl<R: Resource> Slot<R> {
-    /// One attempt within its limit, in a task of its own so that a panic is an error.
+    /// Makes one attempt within its limit, in a task of its own so that a panic is an error.
     async fn attempt(self: &Arc<Self>, attempt: u64, limit: Duration) -> Result<(), Failure> {
         let (me, began) = (Arc::clone(self), Instant::now());
-        // A set, because dropping it aborts what is in it.
+        // A set, because dropping it aborts its task.
         let mut task = JoinSet::new();
         task.spawn(async move {
             let link = me.link(attempt, limit);
             let brought = me.in_time(limit, me.bring(attempt, &link)).await;
-            // From here on nothing awaits, so what was brought cannot go missing.
+            // From here on nothing awaits, so the new handle cannot get lost.
             let watch = |generation| me.watch(generation);
             match brought {
                 Ok(Ok(Some(handle))) => me.ready(began, me.life.connected(attempt, handle, watch)),
@@ -110,7 +119,7 @@ impl<R: Resource> Slot<R> {
         }
     }
 
-    /// Within the limit, which begins anew each time that the attempt tells how far it has come.
+    /// Awaits within the limit, which begins anew each time that the attempt tells how far it has come.
     async fn in_time<T>(&self, limit: Duration, brought: impl Future<Output = T>) -> Result<T, Failure> {
         let limit = limit.min(LONGEST);
         let mut brought = pin!(brought);
@@ -126,7 +135,7 @@ impl<R: Resource> Slot<R> {
         }
     }
 
-    /// A new handle, or none where the lost one has come back.
+    /// Brings the lost handle back, or makes a new one. `None` if the lost one is back.
     async fn bring(self: &Arc<Self>, attempt: u64, link: &Link) -> Result<Option<R::Handle>, Failure> {
         if let Some(lost) = self.life.handle()
             && self.resource.recover(link, &lost).await?
@@ -145,8 +154,8 @@ impl<R: Resource> Slot<R> {
         self.resource.connect(link).await.map(Some)
     }
 
-    /// Says goodbye to a lost or late handle; a failure is only logged. In a task of its own, which
-    /// nothing but the limit cuts short: closing the pool waits for it.
+    /// Disconnects a lost or late handle. A failure is only logged. This is a task of its own, which only the limit
+    /// cuts short, since closing the pool waits for it.
     fn disconnect(self: &Arc<Self>, handle: R::Handle, limit: Duration) -> JoinHandle<()> {
         let disconnect = Disconnect::new(self);
         tokio::spawn(async move {
@@ -159,6 +168,7 @@ impl<R: Resource> Slot<R> {
         })
     }
 
+    /// Follows up on an attempt that succeeded.
     fn ready(self: &Arc<Self>, began: Instant, connected: Connected<R::Handle>) {
         match connected {
             Connected::Ready { generation, lost } => {
@@ -179,14 +189,14 @@ impl<R: Resource> Slot<R> {
         probe::watch(self.as_weak(), generation, self.context.options.probe.clone())
     }
 
-    /// Brings back what is lost.
+    /// Cuts the lost connection, and starts the task that brings it back.
     pub(super) fn recover(self: Arc<Self>, attempt: u64, pause: Duration) {
         let Some(runtime) = self.context.runtime.current() else {
             self.cut();
             return self.life.gave_up(attempt, self.closed(), Duration::ZERO);
         };
         let connect = connect(Trying::new(&self, attempt, None), Some(pause));
-        // Cut before anything new is connected, which the switch would reach too.
+        // Cut before a new connection is made, since the kill switch would reach that too.
         match self.pings {
             None => {
                 self.cut();
@@ -199,7 +209,7 @@ impl<R: Resource> Slot<R> {
         }
     }
 
-    /// Cuts on a thread of its own, since a user's code may block, and waits for that as long as for a goodbye.
+    /// Cuts on a thread of its own, since a user's code may block. Waits for it as long as for a disconnect.
     pub(super) async fn cut_aside(self: Arc<Self>) {
         let (runtime, (end, ended)) = (Handle::current(), oneshot::channel::<Infallible>());
         let cut = move |me: Arc<Self>| {
@@ -209,7 +219,7 @@ impl<R: Resource> Slot<R> {
         };
         match thread(cut) {
             Ok(thread) => drop(thread.send(self)),
-            // Nobody may wait for what is lost, so it is cut all the same.
+            // No caller may wait on a lost connection, so it is cut on this thread.
             Err(_no_threads) => return self.cut(),
         }
         if within(DISCONNECT_LIMIT, ended).await.is_err() {
@@ -218,7 +228,7 @@ impl<R: Resource> Slot<R> {
     }
 }
 
-/// A goodbye that is being said, until this drops.
+/// Counts a disconnect as in flight until it drops.
 struct Disconnect<R: Resource>(Arc<Slot<R>>);
 
 impl<R: Resource> Disconnect<R> {
@@ -230,17 +240,17 @@ impl<R: Resource> Disconnect<R> {
 
 impl<R: Resource> Drop for Disconnect<R> {
     fn drop(&mut self) {
+        // Pairs with the `Acquire` in `has_disconnected`.
         self.0.disconnects.fetch_sub(1, Ordering::Release);
         self.0.activity().changed();
     }
 }
 
-/// An attempt that is given up if its task is dropped, even before it ran, so that nobody waits
-/// for it.
+/// An attempt that is given up if its task is dropped, even before it ran, so that no caller waits for it in vain.
 pub(super) struct Trying<R: Resource> {
     slot: Arc<Slot<R>>,
     attempt: u64,
-    /// How long the acquire waits that asked for it; nobody asks for a recovery.
+    /// The time until which the acquire that asked for it waits. `None` for a recovery.
     asked_until: Option<Instant>,
 }
 
@@ -249,7 +259,7 @@ impl<R: Resource> Trying<R> {
         Trying { slot: Arc::clone(slot), attempt, asked_until }
     }
 
-    /// Begins the next attempt after this pause. `false` if something overtook it, or closing has begun.
+    /// Begins the next attempt after this pause. Returns `false` if this one was superseded, or closing has begun.
     async fn again_after(&mut self, pause: Duration) -> bool {
         let life = &self.slot.life;
         tokio::select! {

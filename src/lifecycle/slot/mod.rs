@@ -1,5 +1,6 @@
-//! One named resource of a pool: its [`Life`], driven. Here is what a slot is made of, and the resource's own code; its
-//! files have the tasks that connect it, the leases, and what the pool asks of any resource.
+//! [`Slot`], which is one named resource of a pool and drives its [`Life`]. This file has its parts and runs the
+//! resource's own code. `acquiring` has the leases, `any` the view of the pool, and `connecting` the tasks that
+//! connect.
 
 mod acquiring;
 mod any;
@@ -30,17 +31,17 @@ pub(crate) struct Slot<R: Resource> {
     resource: R,
     phase: Phase,
     life: Life<R::Handle>,
-    /// The number of goodbyes that are being said to lost or late handles.
+    /// The number of disconnects of lost or late handles that are in flight.
     disconnects: AtomicUsize,
-    /// What helps where it cannot be connected, if the pool knows how it is configured.
+    /// The advice for a failed connect. `None` if the pool does not know how the resource is configured.
     remedies: Option<Remedies>,
-    /// It is a user's own code, whose pings may block.
+    /// The pings of a user's own code, which may block. `None` for a built-in kind.
     pings: Option<UserPings>,
     context: Arc<Context>,
 }
 
 impl<R: Resource> Slot<R> {
-    /// A slot for a kind that is configured. Where it is not one of ours, the user's code runs here, so no lock may be held.
+    /// A slot for a configured kind. The code of a user's own kind runs here, so the caller holds no lock.
     pub(crate) fn configured(
         name: &str,
         kind: &'static str,
@@ -53,7 +54,7 @@ impl<R: Resource> Slot<R> {
         Slot::new(name, Some(kind), resource, Some(remedies), pings, context)
     }
 
-    /// A slot for a user's own resource. The user's code runs here, so no lock may be held.
+    /// A slot for a user's own resource. The user's code runs here, so the caller holds no lock.
     pub(crate) fn of_user(name: &str, resource: R, context: Arc<Context>) -> Arc<Self> {
         Slot::new(name, None, resource, None, Some(UserPings::default()), context)
     }
@@ -115,6 +116,7 @@ impl<R: Resource> Slot<R> {
         }
     }
 
+    /// The ping as the pool awaits it. A user's own code pings on a thread of its own.
     fn asked(
         &self,
         ping: impl Future<Output = Result<(), Failure>> + Send + 'static,
@@ -130,7 +132,7 @@ impl<R: Resource> Slot<R> {
         Arc::downgrade(&slot)
     }
 
-    /// Runs a resource's own code where a panic would take others along.
+    /// Runs a resource's own code where a panic would harm others. `None` if it panicked.
     fn guarded<T>(&self, verb: &str, run: impl FnOnce() -> T) -> Option<T> {
         catch_unwind(AssertUnwindSafe(run))
             .inspect_err(|payload| {
