@@ -1,4 +1,4 @@
-//! When something was leased or checked out: to the nanosecond, or for the price of a few.
+//! Points in time: exact to the nanosecond, or coarse for the price of a few nanoseconds.
 
 #[cfg(not(target_os = "linux"))]
 use std::sync::OnceLock;
@@ -21,7 +21,7 @@ impl Moment {
         Moment::by(ClockId::CLOCK_MONOTONIC)
     }
 
-    /// The same as of the kernel timer's last tick, 1 to 10 ms ago, at a third of the cost.
+    /// The time of the kernel timer's last tick, which was 1 to 10 ms ago, at a third of the cost.
     #[inline]
     pub(crate) fn coarse() -> Self {
         Moment::by(ClockId::CLOCK_MONOTONIC_COARSE)
@@ -29,11 +29,11 @@ impl Moment {
 
     #[inline]
     fn by(clock: ClockId) -> Self {
-        // Every Linux since 2.6.32 has both.
+        // Every Linux since 2.6.32 has both clocks.
         Moment(clock_gettime(clock).unwrap_or(Time::new(0, 0)))
     }
 
-    /// So much later.
+    /// This moment, so much later.
     #[cfg(all(test, feature = "checkouts"))]
     pub(crate) fn later(self, by: Duration) -> Self {
         Moment(Time::from(Duration::from(self.0) + by))
@@ -64,7 +64,7 @@ impl Moment {
         Moment::now()
     }
 
-    /// So much later.
+    /// This moment, so much later.
     #[cfg(all(test, feature = "checkouts"))]
     pub(crate) fn later(self, by: Duration) -> Self {
         Moment(self.0 + by)

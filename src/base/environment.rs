@@ -1,4 +1,4 @@
-//! Environment variables, or what stands for them.
+//! Environment variables, or fixed values that stand for them.
 
 use std::collections::BTreeMap;
 use std::env::{self, VarError};
@@ -11,12 +11,12 @@ use crate::base::millis::{MILLIS, number};
 pub(crate) struct Environment(Option<BTreeMap<String, String>>);
 
 impl Environment {
-    /// The process's own.
+    /// The variables of the process.
     pub(crate) fn process() -> Self {
         Environment(None)
     }
 
-    /// These instead.
+    /// These variables instead.
     pub(crate) fn fixed(variables: impl IntoIterator<Item = (String, String)>) -> Self {
         Environment(Some(variables.into_iter().collect()))
     }
@@ -38,7 +38,7 @@ impl Environment {
         self.first_that(names, |_, _| true)
     }
 
-    /// The first of these that is set and meant, with its name.
+    /// The first of these that is set and that `is_meant` accepts, with its name.
     pub(crate) fn first_that<'a>(
         &self,
         names: &[&'a str],
@@ -60,7 +60,7 @@ impl Environment {
         Ok(())
     }
 
-    /// Whether this is switched on or off.
+    /// Whether this switch is on or off. `None` if it is not set.
     pub(crate) fn switch(&self, name: &str) -> Result<Option<bool>, Error> {
         match self.get(name)?.as_deref().map(str::trim) {
             None => Ok(None),

@@ -1,4 +1,4 @@
-//! Who holds what.
+//! [`Holder`]: who holds a lease or a checkout, and since when.
 
 use std::backtrace::Backtrace;
 use std::fmt;
@@ -21,20 +21,19 @@ pub struct Holder {
     /// The line that acquired it.
     #[cfg_attr(feature = "serde", serde(serialize_with = "json::text"))]
     pub site: &'static Location<'static>,
-    /// For how long.
+    /// How long it has been held.
     #[cfg_attr(feature = "serde", serde(rename = "held_ms", serialize_with = "json::millis"))]
     pub held: Duration,
     /// Whether it is an exclusive checkout, which others may be waiting for.
     pub exclusive: bool,
     /// The generation it was taken from.
     pub generation: u64,
-    /// The task or thread that acquired it: known of checkouts, and of leases
-    /// that are watched for leaks.
+    /// The task or thread that acquired it. Known of checkouts, and of leases that are watched for leaks.
     #[cfg_attr(feature = "serde", serde(serialize_with = "json::some_text"))]
     pub owner: Option<Owner>,
-    /// Whether it was held for longer than [`age`](crate::config::LeakOptions::age) when last looked at.
+    /// Whether it had been held for longer than [`age`](crate::config::LeakOptions::age) when it was last looked at.
     pub suspected: bool,
-    /// From where it was acquired, if [`backtrace`](crate::config::LeakOptions::backtrace) is on.
+    /// The backtrace of its acquiring, if [`backtrace`](crate::config::LeakOptions::backtrace) is on.
     #[cfg_attr(feature = "serde", serde(serialize_with = "json::some_text"))]
     pub backtrace: Option<Arc<Backtrace>>,
     #[cfg_attr(feature = "serde", serde(skip))]
@@ -42,7 +41,7 @@ pub struct Holder {
 }
 
 impl Holder {
-    /// Whoever has had one of the resource's exclusive things without a checkout, as a consumer its channel.
+    /// A holder that has had one of the resource's exclusive things without a checkout, as a consumer has its channel.
     pub fn of(resource: &Arc<str>, site: &'static Location<'static>, held: Duration, generation: u64) -> Self {
         Holder {
             resource: Arc::clone(resource),
@@ -62,7 +61,7 @@ impl Holder {
     }
 }
 
-/// One line; with `{:#}` the backtrace follows, if there is one.
+/// One line. With `{:#}` the backtrace follows, if there is one.
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({:.1?}", self.site, self.held)?;
@@ -83,12 +82,13 @@ impl fmt::Display for Holder {
     }
 }
 
-/// Which exclusive checkouts are meant.
+/// The id of a quota, which tells one sort of exclusive checkouts from all others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QuotaId(pub(crate) NonZeroU64);
 
 impl QuotaId {
-    /// Set in what the ledger has of a checkout that closing does not wait for. A field of its own would cost every lease.
+    /// The bit that marks a checkout that closing does not wait for, in its record of the lease table. A field of its
+    /// own would cost every lease.
     const IDLE: u64 = 1 << 63;
 
     pub(crate) fn is_idle(self) -> bool {
@@ -99,7 +99,7 @@ impl QuotaId {
         QuotaId(NonZeroU64::new(self.0.get() & !Self::IDLE).unwrap_or(self.0))
     }
 
-    /// For a checkout that closing does not wait for, as a subscription, which has no work to end.
+    /// The id for a checkout that closing does not wait for, such as a subscription, which has no work to end.
     pub(crate) fn idle(self) -> Self {
         QuotaId(self.0 | Self::IDLE)
     }

@@ -1,4 +1,4 @@
-//! How what serde has no words for is told as data: durations as milliseconds, the rest as text.
+//! Serializers for types that serde has no words for: durations as milliseconds, the rest as text.
 
 use std::fmt::Display;
 use std::time::{Duration, Instant, SystemTime};
@@ -33,7 +33,7 @@ pub(crate) fn time<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S:
     millis(&time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(), serializer)
 }
 
-/// The same, as near as the present time of day tells.
+/// Milliseconds since the beginning of 1970, as near as the present time of day tells.
 pub(crate) fn instant<S: Serializer>(instant: &Instant, serializer: S) -> Result<S::Ok, S::Error> {
     let now = SystemTime::now();
     time(&now.checked_sub(instant.elapsed()).unwrap_or(now), serializer)
@@ -43,7 +43,7 @@ pub(crate) fn text<S: Serializer>(value: impl Display, serializer: S) -> Result<
     serializer.collect_str(&value)
 }
 
-/// Without line breaks and control characters, as in logs.
+/// A text without line breaks and control characters, as in logs.
 pub(crate) fn line<S: Serializer>(value: impl Display, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&OneLine(value))
 }

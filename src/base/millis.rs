@@ -1,4 +1,4 @@
-//! Numbers out of texts, and durations as whole milliseconds.
+//! Numbers read from texts, and durations as whole milliseconds.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::base::error::Error;
 
 pub(crate) const MILLIS: &str = "a whole number of milliseconds, from 0 to 18446744073709551615";
 
-/// A number, or the error that says what is expected.
+/// Parses a number. `expected` names the right form in the error.
 ///
 /// # Errors
 /// [`Error::Config`] of this key.
@@ -20,7 +20,7 @@ pub fn number<T: FromStr>(key: &str, text: &str, expected: &str) -> Result<T, Er
 /// Deserializes a duration, as serde's `with` wants it.
 ///
 /// # Errors
-/// The deserializer's, where it is none.
+/// The deserializer's own, if the value is no duration.
 pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let expected = |_may_quote_a_secret| de::Error::custom(format_args!("expected {MILLIS}"));
     u64::deserialize(deserializer).map(Duration::from_millis).map_err(expected)

@@ -1,4 +1,4 @@
-//! Words and tools of the whole crate, which know no pool and no resource.
+//! Types and tools of the whole crate. They know no pool and no resource.
 
 pub(crate) mod clock;
 pub(crate) mod environment;

@@ -1,11 +1,11 @@
-//! Who said what of a configuration, so that an error names the variable or the key that a user can change.
+//! The origins of configuration values, so that an error names the variable or the key that a user can change.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::base::error::Error;
 
-/// Where each value was said, by the key under which its resource knows it.
+/// Where each value was set, by the key under which its resource knows it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Origins {
     pub(crate) by_key: BTreeMap<String, Origin>,
@@ -25,7 +25,7 @@ impl Origins {
         self.by_key.insert(key, Origin::Variable(variable));
     }
 
-    /// All keys of the file. A named resource knows its own only by its name.
+    /// The origins of all keys of the file. A named resource knows its own only by its name.
     pub(crate) fn file(path: &Path, text: &str) -> Self {
         let mut origins = Origins { file: path.to_owned(), ..Origins::default() };
         if let Ok(table) = text.parse() {
@@ -48,7 +48,7 @@ impl Origins {
         }
     }
 
-    /// A value that code sets has no other origin.
+    /// Notes that code sets a resource. Its values have no other origin from here on.
     pub(crate) fn code(&mut self, name: &str) {
         self.by_key.retain(|key, _| !key.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')));
         self.by_key.insert(name.to_owned(), Origin::Code);
@@ -58,7 +58,7 @@ impl Origins {
         self.by_key.contains_key(&format!("{name}.{field}"))
     }
 
-    /// The error with the key under which the value was said.
+    /// The error, with the key or variable by which the value was set.
     pub(crate) fn blame(&self, error: Error) -> Error {
         let Error::Config { key, problem } = &error else { return error };
         match self.by_key.get(key) {
@@ -69,7 +69,7 @@ impl Origins {
     }
 }
 
-/// The error, with the file it is in.
+/// The error, with the file that it is in.
 pub(crate) fn in_file(error: Error, path: &Path) -> Error {
     match error {
         Error::Config { key, problem } => Error::config(key, format!("{problem} (in {})", path.display())),

@@ -1,4 +1,4 @@
-//! Who holds, or waits: a task, or else a thread.
+//! [`Owner`]: the task, or else the thread, that holds something or waits for it.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};

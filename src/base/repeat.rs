@@ -1,23 +1,21 @@
-//! What is repeated by the pool itself when a connection is lost, and what never is.
+//! Which operations the pool itself repeats when a connection is lost, and which it never does.
 
 use serde::Deserialize;
 
-/// What the pool itself repeats of its own operations when their connection is lost: RabbitMQ's
-/// verbs, ClickHouse's, async Redis commands. The guide has a table of them. What
-/// may do harm twice and may have been sent is never repeated: its error is
-/// [`Error::OutcomeUnknown`](crate::Error::OutcomeUnknown). After
-/// [`Error::Lost`](crate::Error::Lost) trying again does no harm.
+/// Which of its own operations the pool itself repeats when their connection is lost: RabbitMQ's verbs, ClickHouse's,
+/// async Redis commands. The page `docs/reference/repeats.md` has a table of them. An operation that may do harm twice,
+/// and may have been sent, is never repeated. Its error is [`Error::OutcomeUnknown`](crate::Error::OutcomeUnknown).
+/// After [`Error::Lost`](crate::Error::Lost) trying again does no harm.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Repeat {
-    /// Nothing: an operation that finds the connection lost fails at once.
+    /// No operation. One that finds the connection lost fails at once.
     Never,
-    /// One that was never sent: it waits until the connection is back, as long as one connect may
-    /// take ([`Retry::budget`](crate::pool::config::Retry::budget)), and is sent once.
+    /// An operation that was never sent. It waits until the connection is back, as long as one connect may take
+    /// ([`Retry::budget`](crate::pool::config::Retry::budget)), and is sent once.
     #[default]
     Unsent,
-    /// Besides, one that was sent and does no harm twice: it is sent once more as soon as the
-    /// connection is back.
+    /// Also an operation that was sent and does no harm twice. It is sent once more as soon as the connection is back.
     Idempotent,
 }

@@ -7,27 +7,27 @@ use serde::Deserialize;
 
 use crate::base::millis;
 
-/// Jittered exponential back-off inside a budget.
+/// Jittered exponential backoff inside a budget.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Retry {
     /// How many attempts one connect makes. Defaults to 3. A server that answers that it cannot serve yet, as while it
-    /// loads its data, is asked until the budget ends.
+    /// loads its data, is asked again until the budget ends.
     pub attempts: usize,
-    /// The pause after the first failed attempt, at least 1 ms. Defaults to 100 ms; doubles each
-    /// time. Of each pause between half and all is taken, at random.
+    /// The pause after the first failed attempt, at least 1 ms. Defaults to 100 ms, and doubles each time. Each pause
+    /// is shortened at random, to between half of it and all of it.
     #[serde(rename = "base_ms", with = "millis")]
     pub base: Duration,
     /// The longest pause, at least 1 ms. Defaults to 1 s.
     #[serde(rename = "cap_ms", with = "millis")]
     pub cap: Duration,
-    /// The longest that one connect may take with all its attempts. One that it leaves too little time for is not
-    /// begun. Defaults to 4.5 s.
+    /// The longest that one connect may take with all its attempts. An attempt is not begun if too little of that time
+    /// is left for it. Defaults to 4.5 s.
     #[serde(rename = "budget_ms", with = "millis")]
     pub budget: Duration,
-    /// How long a lost resource is reconnected in the background before it is left to the next
-    /// acquire. Defaults to one hour.
+    /// How long a lost resource is reconnected in the background. After that it is left to the next acquire. Defaults
+    /// to one hour.
     #[serde(rename = "recovery_ms", with = "millis")]
     pub recovery: Duration,
 }
@@ -54,10 +54,10 @@ impl Retry {
         }
     }
 
-    /// The pauses between the attempts, and how long they may take in all: of one connect, or of
-    /// a recovery, which makes as many attempts as its budget holds.
+    /// The pauses between the attempts, and how long the attempts may take in all. A recovery makes as many attempts as
+    /// its budget holds.
     pub(crate) fn effort(&self, recovering: bool) -> (ExponentialBackoff, Duration) {
-        // The jitter comes on top of a pause: up to as much again.
+        // The jitter adds up to as much again to a pause, so that each is halved here.
         let (base, cap) = (self.base.min(self.cap) / 2, self.cap / 2);
         let backoff = ExponentialBuilder::new().with_min_delay(base).with_max_delay(cap).with_jitter();
         match recovering {
@@ -69,7 +69,7 @@ impl Retry {
     /// The pause after this many failures in a row.
     #[cfg(feature = "checkouts")]
     pub(crate) fn pause(&self, failures: u32) -> Duration {
-        // By then it has reached its cap, whatever that is.
+        // The pause has reached its cap by then, however long that is.
         let before = failures.saturating_sub(1).min(64) as usize;
         self.effort(true).0.nth(before).unwrap_or(self.cap)
     }

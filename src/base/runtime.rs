@@ -1,4 +1,13 @@
-//! The runtimes: one for the drivers, owned by the pool, and one for the prober.
+//! The runtimes: one for the drivers, owned by the pool, and one for the prober. Also the ways to block a thread on a
+//! future.
+//!
+//! Slots, kinds, checkouts and closing call it.
+//! Threads: each runtime has its workers, and [`thread`] starts one for code that blocks. If threads run out, tokio
+//! panics or waits for ever, so that [`build`] tries for threads first and fails with an error.
+//! Invariant: a runtime is handed out only once all its workers run. The prober's runtime never ends, so that its
+//! timers can be polled anywhere.
+//! Order of locks: `owned`, then `started`, which belongs to one build. `held` is taken by the threads of one build
+//! alone.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -20,10 +29,12 @@ use tokio::time::error::Elapsed;
 use crate::base::error::{Error, panic_message};
 use crate::base::process::{Process, Room, Singleton};
 
-/// Where all driver tasks of a pool live, so that a client outlives the runtime of its caller.
+/// The runtime on which all driver tasks of a pool live, so that a client outlives the runtime of its caller.
 #[derive(Debug)]
 pub(crate) struct DriverRuntime {
+    /// The runtime that the pool was given. `None` if it has one of its own.
     adopted: Option<Handle>,
+    /// The pool's own runtime. `None` until it is first needed, and after the end.
     owned: Mutex<Option<Runtime>>,
 }
 
@@ -32,7 +43,7 @@ impl DriverRuntime {
         DriverRuntime { adopted, owned: Mutex::new(None) }
     }
 
-    /// The handle, starting the runtime on first use: max(2, cores) workers.
+    /// The handle of the runtime, which starts on first use with max(2, cores) workers.
     ///
     /// # Errors
     /// [`Error::Connect`] of the resource that needs it, if the process can have no more threads.
@@ -49,7 +60,7 @@ impl DriverRuntime {
         Ok(owned.insert(runtime).handle().clone())
     }
 
-    /// The handle if there is a runtime already, and still.
+    /// The handle, if the runtime has started and has not ended.
     pub(crate) fn current(&self) -> Option<Handle> {
         match &self.adopted {
             Some(adopted) => Some(adopted.clone()).filter(|adopted| !has_ended(adopted)),
@@ -57,9 +68,10 @@ impl DriverRuntime {
         }
     }
 
-    /// Ends whatever still runs on it, without waiting. An adopted runtime is not ours to end.
+    /// Ends the runtime with all that still runs on it, without waiting. An adopted runtime is not the pool's to end.
     pub(crate) fn end(&self) {
-        if let Some(runtime) = self.owned.lock().take() {
+        let owned = self.owned.lock().take();
+        if let Some(runtime) = owned {
             runtime.shutdown_background();
         }
     }
@@ -72,9 +84,9 @@ impl Drop for DriverRuntime {
     }
 }
 
-/// Whether this runtime is shut down, on which waiting would panic.
+/// Whether this runtime is shut down. Waiting on such a runtime would panic.
 fn has_ended(runtime: &Handle) -> bool {
-    // One that runs has no time to finish this; one that has ended refuses it at once.
+    // A running runtime has no time to finish this task. One that has ended refuses the task at once.
     let task = runtime.spawn(std::future::pending::<()>());
     let refused = task.is_finished();
     task.abort();
@@ -83,26 +95,27 @@ fn has_ended(runtime: &Handle) -> bool {
 
 static BACKGROUND: Singleton<OnceCell<Runtime>> = Singleton::new(Room::Background);
 
-/// The prober's runtime, one per process. [`Resource::ping`](crate::Resource::ping) runs on it, so that user code that hogs the
-/// workers does not delay probes.
+/// The prober's runtime, one per process. [`Resource::ping`](crate::Resource::ping) runs on it, so that user code that
+/// hogs the workers does not delay probes.
 ///
 /// # Errors
 /// When the process can have no more threads.
 pub fn background() -> io::Result<&'static Handle> {
-    // Two, so that a ping that blocks its thread does not stop the clock for the others.
+    // Two workers, so that a ping that blocks its thread does not stop the clock for the others.
     BACKGROUND.of(Process::current()).get_or_try_init(|| build("resource-pool-probe", 2)).map(Runtime::handle)
 }
 
-/// A limit beyond this, which could not be added to a point in time, is as good as this.
+/// The longest limit. A longer one could not be added to a point in time, and this one is as good.
 pub(crate) const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// When this limit has passed.
+/// The point in time at which this limit has passed.
 pub(crate) fn deadline(limit: Duration) -> Instant {
     Instant::now() + limit.min(LONGEST)
 }
 
-/// A timer that any executor may poll, of the one runtime that never ends: polling one of a runtime that has ended panics.
-/// Without the prober's it is of the runtime whose context this is called in.
+/// A timer that any executor may poll. It belongs to the one runtime that never ends, because polling a timer of a
+/// runtime that has ended panics. If the prober's runtime cannot be had, it belongs to the runtime whose context this
+/// is called in.
 pub fn timer(limit: Duration) -> Sleep {
     let _context = background().ok().map(Handle::enter);
     tokio::time::sleep(limit.min(LONGEST))
@@ -115,9 +128,9 @@ pub(crate) async fn within<F: Future>(limit: Duration, future: F) -> Result<F::O
 
 /// Whether this thread is polling a task or `block_on` future, where blocking would stall others.
 ///
-/// `Handle::try_current` also answers inside `spawn_blocking`, where blocking is legal; what tells
-/// the two apart is that only a polled future has a cooperation budget that runs out. One within
-/// `tokio::task::unconstrained` has none, so there it is not known.
+/// `Handle::try_current` also answers inside `spawn_blocking`, where blocking is legal. Only a polled future has a
+/// cooperation budget that runs out, and that tells the two apart. A future within `tokio::task::unconstrained` has no
+/// budget, so there it is not known.
 pub(crate) fn is_polling() -> bool {
     if Handle::try_current().is_err() {
         return false;
@@ -126,8 +139,8 @@ pub(crate) fn is_polling() -> bool {
     (0..1024).any(|_| pin!(tokio::task::coop::consume_budget()).poll(&mut context).is_pending())
 }
 
-/// A runtime all of whose workers run. Where threads run out, tokio panics, or goes on with fewer workers than it
-/// counts on, whose tasks then wait for ever.
+/// Builds a runtime all of whose workers run. If threads run out, tokio panics, or goes on with fewer workers than it
+/// counts on, and the tasks of the missing ones wait for ever.
 fn build(name: &str, workers: usize) -> io::Result<Runtime> {
     let started = Arc::new((parking_lot::Mutex::new(0), parking_lot::Condvar::new()));
     spare_threads(workers)?;
@@ -151,10 +164,10 @@ fn build(name: &str, workers: usize) -> io::Result<Runtime> {
     Ok(runtime)
 }
 
-/// How long the workers of a runtime may take to start. An acquire that gets no threads fails within this second.
+/// How long the workers of a runtime may take to start. It lets an acquire that gets no threads fail within a second.
 const STARTED: Duration = Duration::from_millis(900);
 
-/// Whether so many threads can be had now. Asked before tokio is, which would panic.
+/// Checks that so many threads can be had now, before tokio is asked, which would panic.
 fn spare_threads(count: usize) -> io::Result<()> {
     let (hold, held) = mpsc::channel::<Infallible>();
     let held = Arc::new(Mutex::new(held));
@@ -169,20 +182,21 @@ fn spare_threads(count: usize) -> io::Result<()> {
         })
         .collect();
     drop(ran);
-    // All run side by side, as tokio's will: the allocator keeps address space for each thread that does, and takes it now.
+    // All threads run side by side, as tokio's will. The allocator keeps address space for each thread that runs, and
+    // takes it now.
     if spare.is_ok() {
         running.iter().take(count).for_each(drop);
     }
     drop(hold);
-    // Gone for sure, or tokio's own might be one too many.
+    // The threads must be gone, or one of tokio's own might be one too many.
     for thread in spare? {
         let _ = thread.join();
     }
     Ok(())
 }
 
-/// A thread that calls this with what it is sent. For what blocks: where threads run out, tokio panics, or leaves it to a
-/// thread that may never be free.
+/// Starts a thread that calls `call` with the value that it is sent. It is for code that blocks. If threads run out,
+/// tokio panics, or leaves such code to a thread that may never be free.
 ///
 /// # Errors
 /// When the process can have no more threads.
@@ -209,7 +223,7 @@ pub(crate) fn park_on<F: Future>(future: F) -> F::Output {
     }
 }
 
-/// The same, until then at the latest.
+/// Blocks this thread until the future is done. `None` once the deadline has passed.
 pub(crate) fn park_until<F: Future + Unpin>(mut future: F, deadline: Instant) -> Option<F::Output> {
     let waker = unparker();
     let mut context = Context::from_waker(&waker);
@@ -232,8 +246,8 @@ fn unparker() -> Waker {
     Arc::new(Unpark(std::thread::current())).into()
 }
 
-/// Blocks this thread on a future that runs on the pool's runtime, which [`Handle::current`] is in
-/// [`Resource::connect`](crate::Resource::connect). It may block plain threads, `spawn_blocking`, and workers of a multi-thread
+/// Blocks this thread on a future that runs on the pool's runtime. In [`Resource::connect`](crate::Resource::connect)
+/// that runtime is [`Handle::current`]. It may block plain threads, `spawn_blocking`, and workers of a multi-thread
 /// runtime.
 ///
 /// # Errors
@@ -245,7 +259,7 @@ pub fn block_on<F: Future>(resource: &Arc<str>, runtime: &Handle, future: F) -> 
     })
 }
 
-/// Polls the future within this runtime's context, on whichever executor.
+/// Polls the future within this runtime's context, on any executor.
 #[cfg(feature = "checkouts")]
 pub(crate) async fn inside<F: Future>(runtime: &Handle, future: F) -> F::Output {
     let mut future = pin!(future);
@@ -277,7 +291,7 @@ mod tests {
 
     use super::is_polling;
 
-    /// It relies on tokio's budget: a tokio that changes that fails here.
+    /// `is_polling` relies on tokio's budget. A tokio that changes the budget fails here.
     #[test]
     fn only_a_thread_that_polls_a_future_is_polling() {
         assert!(!is_polling(), "a plain thread");

@@ -1,16 +1,17 @@
-//! The standard error, from wherever something must be said: a closer's thread, or the end of the process.
+//! Writing to the standard error, from wherever something must be said: a closer's thread, or the end of the process.
 
 use std::time::{Duration, Instant};
 
-/// A pipe that is writable takes this many bytes at once.
+/// How many bytes are written at once. A writable pipe takes this many.
 #[cfg(unix)]
 const WORD: usize = 512;
-/// How long a text may take on its way: a pipe that nobody reads never takes it. Comes on top of the close budget.
+/// How long a text may take on its way. A pipe that nobody reads never takes it. Comes on top of the close budget.
 #[cfg(unix)]
 const TELLING: Duration = Duration::from_millis(500);
 
-/// Without the standard library's handle, whose thread-locals may be gone, and whose lock may be
-/// held by a thread that waits for a reader. What nobody takes in time is left unsaid.
+/// Writes a text to the standard error. It does without the standard library's handle, whose thread-locals may be gone,
+/// and whose lock may be held by a thread that waits for a reader. The rest of a text that nobody reads in time is left
+/// unsaid.
 #[cfg(unix)]
 #[allow(unsafe_code, reason = "write has no safe form that needs no thread-local")]
 pub(crate) fn tell(text: &str) {
@@ -23,7 +24,7 @@ pub(crate) fn tell(text: &str) {
         let written = unsafe {
             match libc::poll(&mut stderr, 1, i32::try_from(limit).unwrap_or(i32::MAX)) {
                 1 => libc::write(2, word.as_ptr().cast(), word.len()),
-                // Interrupted, or nobody has read.
+                // The poll was interrupted, or nobody has read.
                 taken => taken as isize,
             }
         };

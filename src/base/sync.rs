@@ -1,5 +1,11 @@
-//! The locks, atomics and notices under lives, leases, checkouts, activities and closes: the usual ones, or loom's under
-//! `--cfg model`, where `lifecycle/model` tries every interleaving.
+//! The locks, atomics and notifications of lives, leases, checkouts, activities and closes. They are the usual ones, or
+//! loom's under `--cfg model`, where `lifecycle/model` tries every interleaving.
+//!
+//! The code under a model takes its types from here, so that it is the same in both builds. The modules `usual` and
+//! `modelled` therefore offer the same names.
+//! Invariant: [`until`] misses no change. A change is made before `notify_waiters`, and a wait is enabled before it
+//! looks.
+//! Order of locks: none is taken here. The code that uses these types documents its own.
 
 #[cfg(not(model))]
 pub(crate) use self::usual::*;
@@ -7,12 +13,12 @@ pub(crate) use self::usual::*;
 #[cfg(model)]
 pub(crate) use self::modelled::*;
 
-/// Waits until there is an answer, and asks anew after each `notify_waiters`.
+/// Waits until `answer` gives one, and asks anew after each `notify_waiters`.
 pub(crate) async fn until<T>(changed: &Notify, mut answer: impl FnMut() -> Option<T>) -> T {
     loop {
         let notice = changed.notified();
         tokio::pin!(notice);
-        // Before it asks, so that a change while it does is not missed.
+        // Enabled before the question, so that a change during it is not missed.
         notice.as_mut().enable();
         if let Some(answer) = answer() {
             return answer;
@@ -32,11 +38,11 @@ mod usual {
     pub(crate) use std::sync::atomic;
     pub(crate) use tokio::sync::Notify;
 
-    /// For what is held for some nanoseconds, mostly by the same thread, and for longer only by whoever looks at all:
-    /// letting go of it costs no locked instruction.
+    /// A lock that is held for some nanoseconds, mostly by the same thread. Only a scan of all of them holds one for
+    /// longer. Letting go of it costs no locked instruction.
     pub(crate) type SpinLock<T> = spin::mutex::SpinMutex<T, Backoff>;
 
-    /// How a spin lock is waited for.
+    /// The way in which a thread waits for a spin lock.
     #[derive(Debug)]
     pub(crate) struct Backoff;
 
@@ -48,7 +54,8 @@ mod usual {
             let looks = LOOKS.get().wrapping_add(1);
             LOOKS.set(looks);
             match looks {
-                // Whoever has it was put off the processor, maybe by us, and maybe for as long as we have a higher priority.
+                // The holder was put off the processor, maybe by this thread, and maybe for as long as this one has a
+                // higher priority.
                 0 => thread::sleep(Duration::from_micros(50)),
                 _ if looks.is_multiple_of(32) => thread::yield_now(),
                 _ => hint::spin_loop(),
@@ -56,19 +63,20 @@ mod usual {
         }
     }
 
-    /// A number of this thread's own, as long as it lives.
+    /// The number of this thread, which is its own as long as it lives.
     #[inline]
     pub(crate) fn thread_number() -> usize {
         static NEXT: atomic::AtomicUsize = atomic::AtomicUsize::new(0);
         thread_local! {
+            // Relaxed, because only the uniqueness of the number counts.
             static NUMBER: usize = NEXT.fetch_add(1, atomic::Ordering::Relaxed);
         }
-        // Thread-locals are gone while a thread ends; any will do then.
+        // Thread-locals are gone while a thread ends. Any number will do then.
         NUMBER.try_with(|number| *number).unwrap_or(0)
     }
 }
 
-/// loom's, with the interface of the usual ones.
+/// The types of loom, with the interface of the usual ones.
 #[cfg(model)]
 mod modelled {
     use std::cell::Cell;
@@ -86,7 +94,7 @@ mod modelled {
 
     pub(crate) type SpinLock<T> = Mutex<T>;
 
-    /// Empty only within a wait.
+    /// `None` only within a wait for a condition variable.
     pub(crate) struct MutexGuard<'a, T>(Option<loom::sync::MutexGuard<'a, T>>);
 
     impl<T> Mutex<T> {
@@ -152,7 +160,7 @@ mod modelled {
         }
     }
 
-    /// tokio's, each of whose operations is one step that loom sees.
+    /// The type of tokio. Each of its operations is also one step on an atomic, so that loom sees it.
     pub(crate) struct Notify {
         notify: tokio::sync::Notify,
         steps: atomic::AtomicUsize,
@@ -185,6 +193,7 @@ mod modelled {
         }
 
         fn step(&self) {
+            // The order within tokio's own type, which loom does not see.
             self.steps.fetch_add(1, atomic::Ordering::AcqRel);
         }
     }
@@ -212,7 +221,7 @@ mod modelled {
         NUMBER.with(Cell::get)
     }
 
-    /// Puts this thread where it leases from another seat than the others.
+    /// Gives this thread a number, so that it leases from another shard than the others.
     pub(crate) fn set_thread_number(number: usize) {
         NUMBER.with(|own| own.set(number));
     }

@@ -1,4 +1,4 @@
-//! What no server's configuration may say, whatever its kind.
+//! The checks that every server's configuration has to pass, whatever its kind.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,8 +8,8 @@ use tokio::sync::Semaphore;
 use crate::base::error::Error;
 use crate::net::url::host;
 
-/// What no resource can work with, whatever its kind: a host that is none, port 0, a limit of zero, more of something
-/// than can be counted, and a keepalive that TCP does not take.
+/// Checks for values that no resource can work with, whatever its kind. These are a host that is none, port 0, a limit
+/// of zero, more of something than can be counted, and a keepalive that TCP does not take.
 #[derive(Debug)]
 pub struct Checks<'a>(
     /// The resource's name, with which the keys in errors begin.
@@ -17,7 +17,7 @@ pub struct Checks<'a>(
 );
 
 impl Checks<'_> {
-    /// The error of a field.
+    /// Answers with the error of a field.
     ///
     /// # Errors
     /// Always.
@@ -25,7 +25,7 @@ impl Checks<'_> {
         Err(Error::config(format!("{}.{field}", self.0), problem))
     }
 
-    /// Trims the host.
+    /// Checks host and port, and trims the host.
     ///
     /// # Errors
     /// [`Error::Config`] of `host` or `port`.
@@ -34,7 +34,7 @@ impl Checks<'_> {
         if port == 0 { self.fail("port", "must be from 1 to 65535") } else { Ok(()) }
     }
 
-    /// How many there may be at a time.
+    /// Checks how many of something there may be at a time.
     ///
     /// # Errors
     /// [`Error::Config`] of the first field that is zero, or more than can be counted.
@@ -47,7 +47,7 @@ impl Checks<'_> {
         Ok(())
     }
 
-    /// Limits within which something has to succeed.
+    /// Checks limits within which something has to succeed.
     ///
     /// # Errors
     /// [`Error::Config`] of the first field that is zero.
@@ -58,7 +58,7 @@ impl Checks<'_> {
         }
     }
 
-    /// Linux takes whole seconds, and no more of them than this.
+    /// Checks a keepalive. Linux takes whole seconds, and no more of them than this.
     ///
     /// # Errors
     /// [`Error::Config`] of `keepalive_ms`.

@@ -1,8 +1,8 @@
-//! How many there are of something, and when there is none any more.
+//! A count of live things, and the wait until there is none.
 
 use tokio::sync::watch;
 
-/// One of them, until it drops.
+/// Counts as one of them until it drops.
 pub(crate) struct Counted(watch::Sender<usize>);
 
 impl Counted {
@@ -20,6 +20,6 @@ impl Drop for Counted {
 
 /// Waits until there is none.
 pub(crate) async fn none(count: &watch::Sender<usize>) {
-    // Fails only without a sender, and that is here.
+    // The wait fails only without a sender, and `count` is one.
     let _ = count.subscribe().wait_for(|count| *count == 0).await;
 }

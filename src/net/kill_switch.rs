@@ -1,4 +1,11 @@
 //! The kill switch, which makes calls in flight notice that their server has stopped answering.
+//!
+//! Kinds put the streams of a connection under a switch. They throw it when the pool cuts the resource.
+//! Invariant: no stream works after the cut. [`KillSwitch::cut`] sets `is_cut` before it goes through `streams`, and a
+//! stream is added only if `is_cut` is not set, under the same lock. So each stream is either shut down or refused.
+//! Orderings: `is_cut` is stored with release and loaded with acquire, so that a thread that sees the cut sees its
+//! cause.
+//! Locks: only `streams`. Wakers are woken before it is taken, and no user code runs under it.
 
 use std::fmt;
 use std::io;
@@ -14,7 +21,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::base::error::Error;
 
-/// Cuts all streams that were put under it, so that whoever awaits an answer gets an error.
+/// Cuts all streams that were put under it, so that a task or thread that awaits an answer gets an error.
 #[derive(Clone, Default)]
 pub struct KillSwitch {
     token: CancellationToken,
@@ -22,11 +29,12 @@ pub struct KillSwitch {
     threads: Arc<Threads>,
 }
 
-/// What threads do under a switch.
+/// The side of a switch for streams that threads block on.
 #[derive(Default)]
 struct Threads {
-    /// What the token says as well, but under a lock.
+    /// Whether the switch was thrown, as the token says too. It is checked under the lock of `streams`.
     is_cut: AtomicBool,
+    /// The streams under the switch, by the key of their [`Guarded`].
     streams: Mutex<Vec<(u64, TcpStream)>>,
 }
 
@@ -36,31 +44,33 @@ impl KillSwitch {
         Self::default()
     }
 
-    /// [`cut`](KillSwitch::cut), with what each call that it cuts fails with. The first cause counts.
+    /// [`cut`](KillSwitch::cut), with the error that each call that it cuts fails with. The first cause counts.
     ///
-    /// [`Link::why_cut`](crate::Link::why_cut) is what a resource that is told to cut has for a cause.
+    /// A resource that is told to cut finds the cause in [`Link::why_cut`](crate::Link::why_cut).
     pub fn cut_because(&self, cause: Error) {
-        // There is one already where somebody else was faster.
+        // Another caller may have set a cause already.
         let _ = self.cause.set(cause);
         self.cut();
     }
 
     /// Cuts everything under the switch, now and from now on.
     pub fn cut(&self) {
+        // Release, so that a thread that sees the cut sees its cause.
         self.threads.is_cut.store(true, Ordering::Release);
         self.token.cancel();
         for (_, stream) in self.threads.streams.lock().iter() {
-            // Fails only where the peer was faster.
+            // The shutdown fails only if the peer was faster.
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
 
     /// Whether it has been thrown.
     pub fn is_cut(&self) -> bool {
+        // Acquire, as the counterpart of the release in `cut`.
         self.threads.is_cut.load(Ordering::Acquire)
     }
 
-    /// Why it was thrown, if that was told.
+    /// Why it was thrown, if the cause was told.
     pub fn cause(&self) -> Option<&Error> {
         self.cause.get()
     }
@@ -82,6 +92,7 @@ impl KillSwitch {
     /// When the socket cannot be duplicated, or the switch has been thrown.
     pub fn guard_blocking(&self, stream: &TcpStream) -> io::Result<Guarded> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
+        // Relaxed, because only the uniqueness of the key counts.
         let key = NEXT.fetch_add(1, Ordering::Relaxed);
         let mut streams = self.threads.streams.lock();
         if self.is_cut() {
@@ -115,7 +126,7 @@ impl Drop for Guarded {
 /// A stream that fails as soon as its [`KillSwitch`] is thrown.
 pub struct Killable<S> {
     stream: S,
-    // Two, as reader and writer may be different tasks, and each has to be woken.
+    // Two futures, as reader and writer may be different tasks, and each has to be woken.
     reading: Cut,
     writing: Cut,
 }
@@ -184,7 +195,7 @@ impl<S: fmt::Debug> fmt::Debug for Killable<S> {
 
 fn was_cut(cause: &OnceLock<Error>) -> io::Error {
     match cause.get() {
-        // Found by `Error::behind`.
+        // `Error::behind` finds the cause in it.
         Some(cause) => io::Error::new(io::ErrorKind::ConnectionAborted, cause.clone()),
         None => io::Error::new(io::ErrorKind::ConnectionAborted, "cut by the pool"),
     }

@@ -1,4 +1,4 @@
-//! The tools that adapters of servers share. They know no pool.
+//! Tools that the adapters of servers share. They know no pool.
 
 pub(crate) mod checks;
 pub(crate) mod count;

@@ -1,4 +1,4 @@
-//! The parts that a URL can be taken apart into, and what the environment calls them.
+//! The parts of a URL, and the names that the environment has for them.
 
 use crate::base::environment::Environment;
 use crate::base::error::Error;
@@ -6,13 +6,13 @@ use crate::base::error::Error;
 /// Whether a connection is secured, and whether it logs in.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Protection {
-    /// It is under TLS.
+    /// Whether it is under TLS.
     pub tls: bool,
-    /// It has a user or a password.
+    /// Whether it has a user or a password.
     pub login: bool,
 }
 
-/// What a URL can be taken apart into, in the order of [`Names::parts`].
+/// A part of a URL. The variants are in the order of [`Names::parts`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Part {
@@ -31,7 +31,7 @@ pub enum Part {
 impl Part {
     pub(crate) const ALL: [Part; 5] = [Part::Host, Part::Port, Part::User, Part::Password, Part::Place];
 
-    /// Whether the URL says it. Host and port are said by every URL.
+    /// Whether the URL has this part. Every URL has a host and a port.
     pub(crate) fn is_named_by(self, url: &str) -> bool {
         let (_, rest) = url.split_once("://").unwrap_or_default();
         let (authority, rest) = rest.split_at(rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len()));
@@ -47,7 +47,7 @@ impl Part {
     }
 }
 
-/// A field, and what the environment calls it. Where several of its variables are set the first wins.
+/// A field, and the names of its variables in the environment. If several of them are set, the first wins.
 pub type Field = (&'static str, &'static [&'static str]);
 
 /// The environment's names for one kind of resource.
@@ -57,10 +57,10 @@ pub struct Names {
     pub url: Field,
     /// The fields of the [parts](Part), in their order, and their variables.
     pub parts: [Field; 5],
-    /// The schemes of a URL, and its parameters with their values, that say that there is to be no TLS.
+    /// The schemes of a URL that ask for no TLS, and its parameters with their values that do.
     pub plain: &'static [&'static str],
-    /// The variables of the switch and of the fields of [`TlsOptions`](crate::config::TlsOptions), in their order. An empty
-    /// name is none.
+    /// The variables of the switch, and of the fields of [`TlsOptions`](crate::config::TlsOptions) in their order. An
+    /// empty name stands for no variable.
     pub tls: [&'static str; 5],
 }
 
@@ -70,7 +70,8 @@ impl Names {
         self.url.1.iter().chain(parts).copied().chain(self.tls)
     }
 
-    /// A variable that may hold either holds a URL if it looks like one.
+    /// The variable with the URL, and its value. A variable that may hold a URL or a host holds a URL if it looks like
+    /// one.
     pub(crate) fn url(&self, environment: &Environment) -> Result<Option<(&'static str, String)>, Error> {
         let hosts = self.parts[Part::Host as usize].1;
         environment.first_that(self.url.1, |name, value| value.contains("://") || !hosts.contains(&name))
@@ -87,7 +88,7 @@ impl Names {
         })
     }
 
-    /// Whether the URL says that there is to be no TLS.
+    /// Whether the URL asks for no TLS.
     pub(crate) fn is_plain(&self, url: &str) -> bool {
         let (scheme, rest) = url.trim().split_once("://").unwrap_or_default();
         let query = rest.rsplit_once('?').map_or("", |(_, query)| query);

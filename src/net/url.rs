@@ -1,4 +1,4 @@
-//! Where servers are: URLs, hosts and ports, each with one reading.
+//! The addresses of servers: URLs, hosts and ports, each of which can be read in only one way.
 
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
@@ -7,19 +7,19 @@ use crate::base::error::Error;
 use crate::base::millis::number;
 use crate::base::secret::Secret;
 
-/// A URL whose user, password and host are usable; never shown with its password.
+/// A URL whose user, password and host are usable. It is never shown with its password.
 #[derive(Debug)]
 pub struct ParsedUrl {
     url: url::Url,
-    /// As it was written, for the parser takes `%2e` for a step in a tree of folders.
+    /// The path as it was written. The parser's own is not used, for it takes `%2e` for a step in a tree of folders.
     path: String,
 }
 
 impl ParsedUrl {
-    /// Parses, accepting only these schemes. `key` is what says it.
+    /// Parses a URL that has one of these schemes. `key` is the key or variable that has the URL.
     ///
     /// # Errors
-    /// [`Error::Config`] of this key for what is no URL, names no host, or can be read in two ways.
+    /// [`Error::Config`] of this key if the text is no URL, names no host, or can be read in two ways.
     pub fn new(key: &str, text: &Secret, schemes: &[&str]) -> Result<Self, Error> {
         let expected = || schemes.iter().map(|scheme| format!("{scheme}://")).collect::<Vec<_>>().join(" or ");
         let text = one_reading(key, text.expose())?;
@@ -30,7 +30,7 @@ impl ParsedUrl {
         }
         let (_, rest) = text.split_once("://").unwrap_or_default();
         let rest = rest.split(['?', '#']).next().unwrap_or_default();
-        // The parser takes what follows further slashes for the host.
+        // The parser takes a name after further slashes for the host.
         if url.host_str().is_none_or(str::is_empty) || rest.starts_with(['/', '\\']) {
             return Err(Error::config(key, "names no host"));
         }
@@ -83,12 +83,12 @@ impl ParsedUrl {
     }
 }
 
-/// What follows a scheme, for errors.
+/// The form of a URL after its scheme, for errors.
 pub const LOGIN: &str = "user:password@host:port/…, with `@:/?#%` in user or password percent-encoded";
 
-/// The URL without the white space around it, if it can be read in only one way: where a password that is
-/// not percent-encoded ends the host early, a parser would take its parts for host, port and path, and
-/// they would be shown as such.
+/// The URL without the white space around it, if it can be read in only one way. A password that is not percent-encoded
+/// may end the host early. A parser would then take parts of the password for host, port and path, and they would be
+/// shown as such.
 ///
 /// # Errors
 /// [`Error::Config`] of this key.
@@ -139,7 +139,7 @@ pub fn host<'a>(key: &str, text: &'a str) -> Result<&'a str, Error> {
     Err(Error::config(key, problem))
 }
 
-/// A port, of which 0 is none.
+/// Parses a port. The port 0 is none.
 ///
 /// # Errors
 /// [`Error::Config`] of this key.

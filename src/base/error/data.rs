@@ -1,12 +1,12 @@
-//! Errors as data: a code for their sort, the message, and what the variant has beside it.
+//! Errors as serialized data: a code for their sort, the message, and the further fields of the variant.
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::base::error::{ConnectError, DeadlockError, Error, OneLine, TimeoutError};
 use crate::base::json::Millis;
 
-/// What every error has: a code for its sort, its message, whether the same call may succeed later, and where it is known, of which
-/// resource it is and where that is.
+/// Begins the map of an error with the entries that every error has. These are a code for its sort, its message,
+/// whether the same call may succeed later and, if known, the resource and where that is.
 fn begin<S: Serializer>(
     serializer: S,
     error: &dyn std::error::Error,

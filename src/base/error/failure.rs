@@ -1,4 +1,4 @@
-//! How a resource's own code fails, and what that proves about its server.
+//! The failures of a resource's own code, and the proof that they give about its server.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -69,28 +69,30 @@ impl Failure {
         self.source
     }
 
-    /// Whether no further attempt can mend it.
+    /// Whether no further attempt can mend this failure.
     pub fn is_permanent(&self) -> bool {
         self.permanent
     }
 
-    /// The same failure, which no further attempt can mend, or which may pass.
+    /// The same failure, marked as one that no further attempt can mend, or as one that may pass.
     pub fn with_permanent(self, permanent: bool) -> Self {
         Failure { permanent, ..self }
     }
 
-    /// Whether this failed ping proves nothing about its server, as it never reached it.
+    /// Whether this failed ping proves nothing about its server, because it never reached the server.
     pub fn is_unasked(&self) -> bool {
         self.proof() == Proof::Unasked
     }
 
-    /// The proof that this failed ping is. Trouble of this process proves nothing about a server, whatever the resource says.
+    /// The proof that this failed ping is. A failure of this process itself proves nothing about a server, whatever the
+    /// resource says.
     pub(crate) fn proof(&self) -> Proof {
         if is_own_trouble(&*self.source) { Proof::Unasked } else { self.proof }
     }
 }
 
-/// Whether this process lacked descriptors, memory, ports or room in its network stack, which proves nothing about a server.
+/// Whether this process lacked descriptors, memory, ports or room in its network stack. Such a lack proves nothing
+/// about a server.
 pub fn is_own_trouble(error: &(dyn StdError + 'static)) -> bool {
     const LACKS: [i32; 5] = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS, libc::EADDRNOTAVAIL];
     causes(error).any(|cause| {

@@ -26,7 +26,7 @@ use crate::base::holder::Holder;
 use crate::base::json;
 use crate::base::owner::Owner;
 
-/// Any error, boxed: what a [`Resource`](crate::Resource) may fail with.
+/// Any error, boxed. A [`Resource`](crate::Resource) may fail with any such error.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// A driver's error, shared by all who waited for the same attempt.
@@ -37,8 +37,8 @@ pub type Source = Arc<dyn StdError + Send + Sync>;
 /// Errors name the resource and its endpoint, never a password. Cloning is cheap: single-flight
 /// connecting hands one failure to every waiter.
 ///
-/// A message has the driver's in it, and those of its causes, each once, so that one line tells all. The driver's error
-/// itself is the [`source`](StdError::source), to be downcast to the driver's type.
+/// A message contains the driver's message and those of its causes, each once, so that one line tells all. The driver's
+/// error itself is the [`source`](StdError::source), which can be downcast to the driver's type.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Error {
@@ -46,7 +46,7 @@ pub enum Error {
     Config {
         /// The path of the key, as in `redis.pool_size`, or the environment variable's name.
         key: String,
-        /// What is wrong and what would be right.
+        /// The problem, and the right form of the value.
         problem: String,
     },
     /// No resource has this name.
@@ -60,7 +60,7 @@ pub enum Error {
     NameTaken {
         /// The name that was asked for.
         name: String,
-        /// What it is taken by.
+        /// Why the name cannot be had.
         problem: String,
     },
     /// `install()` was called after the global pool had come to life.
@@ -69,36 +69,36 @@ pub enum Error {
     Connect(Arc<ConnectError>),
     /// A wait reached its limit.
     Timeout(Arc<TimeoutError>),
-    /// A blocking wait that could never end: this thread alone can free what it waits for.
+    /// A blocking wait that could never end, because only this thread can free the thing that it waits for.
     Deadlock(Arc<DeadlockError>),
-    /// The connection was lost and is not back yet. What was to be done has not been sent; or it may
-    /// have been, and does no harm twice: what only reads, declares, deletes, or is taken back with the
-    /// connection, as a fetched message and an ack. Of what was sent through a raw channel nothing is known.
+    /// The connection was lost and is not back yet. Either the operation has not been sent, or it may have been sent
+    /// and does no harm twice. The latter only reads, declares or deletes, or it is taken back with the connection, as
+    /// a fetched message and an ack are. Of an operation that was sent through a raw channel nothing is known.
     Lost {
         /// The resource's name.
         resource: Arc<str>,
         /// Where it is.
         endpoint: Arc<str>,
-        /// What showed the loss.
+        /// The error that showed the loss.
         source: Source,
     },
-    /// The server answered, with an error, or the driver refused.
+    /// The server answered with an error, or the driver refused.
     Operation {
         /// The resource's name.
         resource: Arc<str>,
-        /// What was tried.
+        /// The operation that was tried.
         action: String,
         /// The driver's error.
         source: Source,
     },
-    /// It was sent, changes something, and no answer tells whether the server took it. Trying again may
+    /// The operation was sent and changes something, and no answer tells whether the server took it. Trying again may
     /// do it twice.
     OutcomeUnknown {
         /// The resource's name.
         resource: Arc<str>,
-        /// What was tried.
+        /// The operation that was tried.
         action: String,
-        /// Why no answer came.
+        /// The error that kept the answer from coming.
         source: Source,
     },
     /// The pool or resource is closing; nothing new is leased or connected.
@@ -187,23 +187,23 @@ impl StdError for Error {
     }
 }
 
-/// No connection could be made: what was tried, how often, how long, and what the driver said.
+/// The details of a connect that failed: the endpoint, the attempts, their time, and the driver's error.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct ConnectError {
     /// The resource's name.
     pub resource: Arc<str>,
-    /// Where it was looked for, without credentials.
+    /// The place where it was looked for, without credentials.
     pub endpoint: Arc<str>,
-    /// How many attempts were made. None is where the process lacks the threads to make one.
+    /// How many attempts were made. Zero if the process lacks the threads to make one.
     pub attempts: usize,
-    /// From the first attempt to giving up.
+    /// The time from the first attempt to giving up.
     pub elapsed: Duration,
-    /// Whether trying again cannot help: a wrong password or address.
+    /// Whether trying again cannot help, as with a wrong password or address.
     pub permanent: bool,
-    /// What may help, where that is known: by which key of the configuration, or which variable.
+    /// The remedy, if one is known: the key of the configuration, or the variable, that may help.
     pub remedy: Option<Arc<str>>,
-    /// The error of the last attempt that had its time.
+    /// The error of the last attempt that had its full time.
     pub source: Source,
 }
 
@@ -231,7 +231,7 @@ impl StdError for ConnectError {
     }
 }
 
-/// A wait reached its limit: what it was waiting for, and who had it.
+/// The details of a wait that reached its limit: the thing waited for, and its holders.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct TimeoutError {
@@ -239,16 +239,16 @@ pub struct TimeoutError {
     pub resource: Arc<str>,
     /// Where it is.
     pub endpoint: Arc<str>,
-    /// What was waited for: "connecting", "a free connection", "a confirm".
+    /// The thing that was waited for: "connecting", "a free connection", "a confirm".
     pub waiting_for: String,
-    /// How long.
+    /// How long the wait took.
     pub waited: Duration,
-    /// Who held it at that moment.
+    /// The holders of it at that moment.
     pub holders: Vec<Holder>,
-    /// All who waited for one another at that moment, whoever got this error first: each of them
-    /// holds what another one waits for. Empty if anybody could go on.
+    /// All who waited for one another at that moment, beginning with the one who got this error. Each of them holds a
+    /// thing that another one waits for. Empty if anybody could go on.
     pub cycle: Vec<Waiter>,
-    /// The last error seen meanwhile.
+    /// The last error seen during the wait.
     pub source: Option<Source>,
 }
 
@@ -305,25 +305,25 @@ impl fmt::Display for At<'_> {
     }
 }
 
-/// Somebody who waits, and what of that which others wait for they hold.
+/// A task or thread that waits, and the things it holds that others wait for.
 #[derive(Debug, Clone)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Waiter {
-    /// The task or thread.
+    /// The task or thread that waits.
     #[cfg_attr(feature = "serde", serde(serialize_with = "json::text"))]
     pub owner: Owner,
-    /// What it holds and somebody waits for.
+    /// The things that it holds and somebody waits for.
     pub holds: Vec<Holder>,
     /// The resource that it waits for.
     pub resource: Arc<str>,
-    /// What of it.
+    /// The thing of that resource that it waits for.
     #[cfg_attr(feature = "serde", serde(serialize_with = "json::line"))]
     pub waiting_for: String,
-    /// The line that waits.
+    /// The line of source that waits.
     #[cfg_attr(feature = "serde", serde(serialize_with = "json::text"))]
     pub site: &'static Location<'static>,
-    /// For how long.
+    /// How long it has waited.
     #[cfg_attr(feature = "serde", serde(rename = "waited_ms", serialize_with = "json::millis"))]
     pub waited: Duration,
 }
@@ -344,16 +344,16 @@ impl fmt::Display for Waiter {
     }
 }
 
-/// A blocking wait that could never end: what was waited for, and by which lines this thread has
-/// lent it to closures that cannot end before the wait does.
+/// The details of a blocking wait that could never end: the thing waited for, and the lines by which this thread has
+/// lent all of it to closures. Those closures cannot end before the wait does.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct DeadlockError {
     /// The resource's name.
     pub resource: Arc<str>,
-    /// What was waited for.
+    /// The thing that was waited for.
     pub waiting_for: String,
-    /// The line that would have waited.
+    /// The line of source that would have waited.
     pub site: &'static Location<'static>,
     /// The checkouts that were lent.
     pub holders: Vec<Holder>,
@@ -377,8 +377,8 @@ impl fmt::Display for DeadlockError {
 impl StdError for DeadlockError {}
 
 impl Error {
-    /// Whether the same call may succeed later: losses, timeouts and failed connects, unless the
-    /// failure was permanent (a wrong password, a bad address).
+    /// Whether the same call may succeed later. It may after losses, timeouts and failed connects, unless the failure
+    /// was permanent (a wrong password, a bad address).
     pub fn is_transient(&self) -> bool {
         match self {
             Error::Connect(error) => !error.permanent,
@@ -387,8 +387,8 @@ impl Error {
         }
     }
 
-    /// The pool's own error behind a driver's, where the driver's was the only one that could be
-    /// answered: through the client that a ClickHouse lease derefs to, and through Redis commands.
+    /// The pool's own error behind a driver's. Some calls can only answer a driver's error: those through the client
+    /// that a ClickHouse lease derefs to, and through Redis commands.
     pub fn behind<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Error> {
         causes(error).find_map(|cause| cause.downcast_ref())
     }
@@ -408,7 +408,7 @@ impl Error {
         Error::Closed { resource: Arc::clone(resource) }
     }
 
-    /// The process can have no more threads, and the pool needs some before it connects anything.
+    /// The error of a process that can have no more threads. The pool needs some before it connects anything.
     pub(crate) fn no_threads(resource: &Arc<str>, error: io::Error) -> Self {
         let problem = format!(
             "this process cannot start the threads that the pool needs ({error}); raise its limit, which is `ulimit -u`, \
@@ -438,7 +438,7 @@ impl Error {
     }
 }
 
-/// The cause of a loss that is a user's wish.
+/// The cause of a loss that a user asked for.
 #[derive(Debug)]
 pub(crate) struct ReconnectAsked;
 
@@ -450,8 +450,8 @@ impl fmt::Display for ReconnectAsked {
 
 impl StdError for ReconnectAsked {}
 
-/// The driver's error in an error of ours. What ours say themselves is passed over: the message that is asked for its
-/// source has it already.
+/// The driver's error within an error of the pool's. The pool's own errors are passed over, because the message of the
+/// error that is asked for its source contains theirs already.
 fn drivers(source: &Source) -> Option<&(dyn StdError + 'static)> {
     causes(&**source).find(|cause| !cause.is::<Error>() && !cause.is::<Worded>())
 }

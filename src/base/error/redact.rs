@@ -1,13 +1,13 @@
-//! Withholds what a server says with a secret in it.
+//! Withholds the text of a server's error that has a secret in it.
 
 use crate::base::error::BoxError;
 use crate::base::error::text::causes;
 
 /// The error itself; or a note in its place, if it is `from_server` and has one of the secrets in it.
 ///
-/// What the driver says by itself is left alone: it has no secret in it, and to look for one would show which
-/// words of it are one. That it has none is what the fuzzer proves. Nor does a server tell a secret where it says one of
-/// these names, which are public, though the secret may be a part of it: `user 'guest'`.
+/// The driver's own errors are left alone. They have no secret in them, as the fuzzer proves, and a search for one
+/// would show which of their words are a secret. A server does not tell a secret where it says one of these names
+/// either. The names are public, though the secret may be a part of one: `user 'guest'`.
 pub fn redacted(error: impl Into<BoxError>, from_server: bool, secrets: &[&str], names: &[&str]) -> BoxError {
     let error = error.into();
     if !from_server {
@@ -15,7 +15,7 @@ pub fn redacted(error: impl Into<BoxError>, from_server: bool, secrets: &[&str],
     }
     let said: Vec<_> = std::iter::once(format!("{error:?}")).chain(causes(&*error).map(ToString::to_string)).collect();
     let has = |secret: &str| match &*plain(secret) {
-        // Nothing but quotes.
+        // The secret is nothing but quotes.
         "" => said.iter().skip(1).any(|text| text.contains(secret)),
         bare => {
             let names: Vec<_> = names.iter().filter(|name| name.contains(secret)).map(|name| plain(name)).collect();
@@ -36,16 +36,16 @@ fn is_told(text: &str, secret: &str, names: &[String]) -> bool {
     places(text, secret).any(|at| !is_named(at))
 }
 
-/// Where a part is in a text.
+/// The positions of a part in a text.
 fn places(text: &str, part: &str) -> impl Iterator<Item = usize> {
     text.char_indices().map(|(at, _)| at).filter(move |at| text[*at..].starts_with(part))
 }
 
-/// Instead of what a server said with a password in it. To blank out only the password would tell it, where it is a
-/// word of a well-known message.
+/// Stands for a server's text with a password in it. A text with only the password blanked out would tell the password,
+/// if it is a word of a well-known message.
 const WITHHELD: &str = "an error whose text is withheld, for it has the password in it; the server's log may tell more";
 
-/// Without what quoting, escaping and percent-encoding add to a text, and servers take from it.
+/// The text without the characters that quoting, escaping and percent-encoding add, and that servers take away.
 fn plain(text: &str) -> String {
     let text = percent_encoding::percent_decode_str(text).decode_utf8_lossy();
     text.replace(['\\', '"', '\''], "").replace(char::is_control, " ")

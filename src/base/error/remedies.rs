@@ -1,11 +1,11 @@
-//! What may help against a connect error, where that is known.
+//! The remedies for connect errors, where one is known.
 
 use std::sync::Arc;
 
 use crate::base::error::Source;
 use crate::base::error::text::Chain;
 
-/// What may help where nobody listens, and where the server knows no such user and password.
+/// The remedies where nobody listens, and where the server knows no such user and password.
 #[derive(Debug, Clone)]
 pub(crate) struct Remedies {
     pub(crate) nobody: Arc<str>,
@@ -13,7 +13,7 @@ pub(crate) struct Remedies {
 }
 
 impl Remedies {
-    /// The one for this error, if there is one. The drivers have no type in common, but their words.
+    /// The remedy for this error, if there is one. The drivers' errors have no type in common, so their words decide.
     pub(crate) fn of(&self, source: &Source, permanent: bool) -> Option<Arc<str>> {
         const LOGIN: [&str; 10] = [
             "WRONGPASS",

@@ -21,7 +21,7 @@ fn cause<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 
     }
 }
 
-/// A driver's error in words of the kind's, which stand for all that it and its causes say.
+/// A driver's error in words of the kind's. These stand for the texts of the error and of all its causes.
 ///
 /// ```
 /// use resource_pool::{Failure, adapter::Worded};
@@ -37,7 +37,7 @@ pub struct Worded {
 }
 
 impl Worded {
-    /// These words, for this error, which stays its source.
+    /// Gives this error these words. The error stays the source.
     pub fn new(text: String, source: impl Into<BoxError>) -> Self {
         Worded { text, source: source.into() }
     }
@@ -55,7 +55,7 @@ impl StdError for Worded {
     }
 }
 
-/// An error's text with those of its causes, each once. A driver may leave the cause out of its text, or put it in.
+/// An error's text with those of its causes, each once. A driver's text may contain that of the cause, or leave it out.
 #[derive(Debug)]
 pub struct Chain<'a>(pub &'a (dyn StdError + 'static));
 
@@ -85,7 +85,7 @@ pub(crate) fn panic_message(payload: &(dyn std::any::Any + Send)) -> String {
         .map_or_else(|| "(no message)".to_owned(), |message| OneLine(message).to_string())
 }
 
-/// The first few on one line, with this between them.
+/// The first few on one line, with this text between them.
 pub(crate) struct FirstFew<'a, T>(pub(crate) &'a [T], pub(crate) &'static str);
 
 impl<T: fmt::Display> fmt::Display for FirstFew<'_, T> {
@@ -102,8 +102,8 @@ impl<T: fmt::Display> fmt::Display for FirstFew<'_, T> {
     }
 }
 
-/// A text, or what a text is written to, without line breaks and other control characters, whoever made the text: a
-/// space is in their place. All that the pool says of servers, names and panics goes through this.
+/// A text, or a writer of texts, without line breaks and other control characters. A space is in the place of each.
+/// All that the pool says of servers, names and panics goes through this.
 #[derive(Debug)]
 pub struct OneLine<T>(pub T);
 
@@ -125,7 +125,7 @@ impl<W: fmt::Write> fmt::Write for OneLine<W> {
     }
 }
 
-/// Whether a terminal or a log would do something else than show it.
+/// Whether a terminal or a log would do something else with this character than show it.
 pub(crate) fn breaks(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
 }

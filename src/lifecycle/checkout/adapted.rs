@@ -1,4 +1,4 @@
-//! An adapter for r2d2 as the checkouts see it.
+//! An adapter for r2d2, as a driver for the checkouts.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,10 +8,10 @@ use r2d2::ManageConnection;
 use crate::base::error::Failure;
 use crate::lifecycle::checkout::manage::Manage;
 
-/// A driver out of an adapter for r2d2, whose calls block.
+/// A driver made of an adapter for r2d2. Its calls block.
 pub struct Adapted<M: ManageConnection> {
     manager: Arc<M>,
-    /// Its errors, as users may see them.
+    /// Turns the adapter's errors into failures that users may see.
     tell: Box<dyn Fn(M::Error) -> Failure + Send + Sync>,
 }
 

@@ -1,5 +1,11 @@
-//! The connections of one resource that are checked out one by one, as its kind handles them: with the pool's runtime,
-//! threads and books.
+//! [`Checkouts`]: the exclusive connections of one resource, with the pool's runtime, threads and lease table.
+//!
+//! The kinds of resources hold it and pass the pool's questions on to it. Users check out through its queue.
+//! Tasks: one `reap` task for each resource, which ends with the core; one task that opens the prober's own connection;
+//! and one task for each job. If the driver blocks, the job's task only pauses, and then gives the job a thread.
+//! Invariant: at most one [`ping`](Checkouts::ping) asks the server at a time.
+//! Order of locks: `asking`, which is async and held for a whole ping, then the lock of the core. Drivers' code runs
+//! under `asking`, and never under the lock of the core.
 
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -22,27 +28,29 @@ use crate::lifecycle::link::Link;
 use crate::lifecycle::status::Usage;
 use crate::lifecycle::wait::Quota;
 
-/// How long connecting waits for the prober's own connection, so that it is there before the first server that freezes.
+/// How long `open` waits for the prober's own connection, so that it is there before the server freezes for the first
+/// time.
 const SPARE: Duration = Duration::from_millis(250);
 
-/// The connections of one resource that are checked out one by one: by tasks with [`check_out`](Checkouts::check_out). They
-/// are opened on demand, tested, replaced as they wear, and closed, all within [`Limits`].
+/// The connections of one resource, each of which has one user at a time. Tasks take one with
+/// [`check_out`](Checkouts::check_out). Connections are opened on demand, tested, replaced as they wear, and closed,
+/// all within [`Limits`].
 ///
-/// What a resource answers to the pool is answered here: its [`connect`](crate::Resource::connect) and
-/// [`recover`](crate::Resource::recover) call [`open`](Checkouts::open), and its `ping`, `cut`, `close` and `usage` the methods
-/// of these names.
+/// A resource passes the pool's questions on to its checkouts. Its [`connect`](crate::Resource::connect) and
+/// [`recover`](crate::Resource::recover) call [`open`](Checkouts::open), and its `ping`, `cut`, `close` and `usage`
+/// call the methods of these names.
 pub struct Checkouts<M: Manage> {
     pub(super) core: Arc<Core<M>>,
     pub(crate) quota: Arc<Quota>,
     pub(crate) link: Link,
     runtime: Handle,
-    /// Pings come one after another, so that none finds the connection for it with another one.
+    /// Held by a ping, so that no ping finds its connection taken by another ping.
     asking: tokio::sync::Mutex<()>,
 }
 
 impl<M: Manage> Checkouts<M> {
-    /// None is open yet. They live on this task's runtime, which is the pool's where a resource connects. `quota` is what
-    /// their holders and waits are known by.
+    /// Makes checkouts of which no connection is open yet. The connections live on this task's runtime, which is the
+    /// pool's where a resource connects. Their holders and waits are listed under `quota`.
     ///
     /// # Panics
     /// Outside of tokio.
@@ -59,18 +67,18 @@ impl<M: Manage> Checkouts<M> {
         Checkouts { core, quota, link: link.clone(), runtime: Handle::current(), asking }
     }
 
-    /// What opens them.
+    /// The driver that opens the connections.
     pub fn manager(&self) -> &M {
         &self.core.manager
     }
 
-    /// Opens and tests the first one, from when on there are some, or some again.
+    /// Opens and tests the first connection. From then on users are served, for the first time or again.
     ///
     /// # Errors
-    /// What the driver answers. Where it is permanent, whoever waited for the connections to come back is told.
+    /// The driver's failure. A permanent one is also told to the users who wait for the connections to come back.
     ///
     /// # Cancel safety
-    /// What is being opened is closed.
+    /// The connection that is being opened is closed.
     pub async fn open(&self) -> Result<(), Failure> {
         self.first().ask().await.inspect_err(|failure| {
             if failure.is_permanent() {
@@ -78,19 +86,20 @@ impl<M: Manage> Checkouts<M> {
             }
         })?;
         self.accept();
-        // It goes on where it takes longer.
+        // The opening goes on in the background if it takes longer.
         let _ = within(SPARE, self.keep_spare()).await;
         Ok(())
     }
 
-    /// Asks the server over the connection that these have for that, one beyond those of users. Where the server had no room for
-    /// it, one that lies idle is borrowed. Whoever checks out meanwhile is given that one, before another one is opened.
+    /// Asks the server over the prober's own connection, which is one beyond those of users. If the server has no room
+    /// for it, an idle one is borrowed. A user who checks out meanwhile is given that one, before another one is
+    /// opened.
     ///
     /// # Errors
-    /// What the driver answers; [`Failure::unasked`] where there is no connection to ask over.
+    /// The driver's failure. [`Failure::unasked`] if there is no connection to ask over.
     ///
     /// # Cancel safety
-    /// The connection that is being asked is closed, and has not answered.
+    /// The connection that is being asked is closed, and counts as one that has not answered.
     pub async fn ping(&self) -> Result<(), Failure> {
         let _one_at_a_time = self.asking.lock().await;
         let answer = inside(&self.runtime, async { self.loan()?.ask().await }).await;
@@ -98,7 +107,7 @@ impl<M: Manage> Checkouts<M> {
         answer
     }
 
-    /// Has the prober's own connection opened, if there is none.
+    /// Opens the prober's own connection in the background, if there is none.
     fn keep_spare(&self) -> JoinHandle<()> {
         self.runtime.spawn(Arc::clone(&self.core).open_spare())
     }
@@ -107,34 +116,34 @@ impl<M: Manage> Checkouts<M> {
         Arc::clone(&self.core)
     }
 
-    /// Where to wait for one.
+    /// The queue in which to wait for a connection.
     pub(crate) fn queue(&self) -> Queue<M> {
         let (core, quota) = (Arc::clone(&self.core), Arc::clone(&self.quota));
         Queue { core, quota, link: self.link.clone(), runtime: self.runtime.clone() }
     }
 
-    /// To ask the server over a connection of these.
+    /// Lends a connection over which to ask the server.
     ///
     /// # Errors
-    /// What the openings that are under way prove, where users have all others.
+    /// The failure that the openings in flight prove, if users have all connections.
     pub(crate) fn loan(&self) -> Result<Loan<M>, Failure> {
         self.core.loan(self.link.patience)
     }
 
-    /// None of those that there are is handed out again; whoever waits is given a new one.
+    /// Ends all present connections. None is handed out again, and waiters are given new ones.
     pub(crate) fn retire(&self) {
         self.core.retire();
     }
 
-    /// To ask over a new connection, which is the first of all once these are [accepted](Self::accept). What asks for an
-    /// earlier one is nobody's.
+    /// Lends the room for a new connection, which is the first once these are [accepted](Self::accept). A loan of
+    /// before comes too late from here on.
     pub(crate) fn first(&self) -> Loan<M> {
         self.core.first()
     }
 
-    /// The connections are cut, as far as this knows them: those that lie idle are closed, and those that are out as they
-    /// come back. Whoever waits is told why, and everybody until they are [open](Self::open) again; unless a reconnect was
-    /// asked for, which they wait out.
+    /// Cuts the connections, as far as the checkouts know them. Idle ones are closed now, and those that are out as
+    /// they come back. Waiters are told why, and so is everybody until the checkouts are [open](Self::open) again. If a
+    /// reconnect was asked for, users wait for it instead.
     pub fn cut(&self) {
         match self.link.failure() {
             Some(Error::Lost { source, .. }) if source.is::<ReconnectAsked>() => self.core.suspend(),
@@ -146,29 +155,29 @@ impl<M: Manage> Checkouts<M> {
         }
     }
 
-    /// The reconnect that was asked for has failed for good: nobody waits it out any longer.
+    /// Ends the waits for a reconnect that was asked for, and has failed for good.
     pub(crate) fn give_up(&self) {
         self.core.give_up();
     }
 
-    /// The connection is there, or back.
+    /// Serves users from here on, because the connection is there, or back.
     pub(crate) fn accept(&self) {
         self.core.accept();
     }
 
-    /// Refuses for good, as closed, and waits until the goodbyes are said.
+    /// Refuses users for good, as closed, and waits until all connections are disconnected.
     ///
     /// # Cancel safety
-    /// They are said all the same.
+    /// The connections are disconnected all the same.
     pub async fn close(&self) {
         self.core.refuse(self.core.closed(), true);
         self.link.activity.until(|| self.core.has_disconnected().then_some(())).await;
     }
 
-    /// How many there are, and who wants them.
+    /// Counts the connections, and the users who wait for one.
     pub fn usage(&self) -> Usage {
         let state = self.core.state.lock();
-        // What the prober has is not in use.
+        // The connections that the prober has are not in use.
         let (open, idle) = (state.open, state.idle.len() + state.lent);
         Usage {
             max: Some(self.core.limits.max),
@@ -183,14 +192,14 @@ impl<M: Manage> Checkouts<M> {
 
 impl<M: Manage> Drop for Checkouts<M> {
     fn drop(&mut self) {
-        // What is still being opened is nobody's.
+        // Openings in flight come too late from here on. A forked child leaves the core of its parent alone.
         if self.link.process.is_current() {
             self.core.refuse(self.core.closed(), true);
         }
     }
 }
 
-/// Carries a job out after a pause: as a task, or where it may block on a thread that is no user's.
+/// Runs a job after a pause: as a task or, if it may block, on a thread that is no user's.
 fn start<M: Manage>(runtime: &Handle, activity: &Arc<Activity>, job: Job<M>, pause: Duration) {
     let (runtime, activity) = (runtime.clone(), Arc::clone(activity));
     let waits = if M::BLOCKS { background().unwrap_or(&runtime) } else { &runtime };
@@ -221,7 +230,7 @@ fn start<M: Manage>(runtime: &Handle, activity: &Arc<Activity>, job: Job<M>, pau
     });
 }
 
-/// Closes what is idle for too long, or worn, until the pool of it is gone.
+/// Closes connections that are idle for too long, or worn, until the core is gone.
 async fn reap<M: Manage>(core: Weak<Core<M>>, interval: Duration) {
     loop {
         tokio::time::sleep(interval).await;

@@ -1,5 +1,11 @@
-//! The core of the checkouts: what is free, who waits, and what is begun next, without runtime and books, so that loom
-//! can model it. One lock guards all of it; drivers, wakers and threads run outside of it.
+//! The core of the checkouts: the free connections, the waiters, and the jobs to begin next. It has no runtime and no
+//! lease table, so that loom can model it.
+//!
+//! [`Checkouts`](crate::lifecycle::checkout::Checkouts), the queue, the loans of the prober and the jobs call it.
+//! Invariant: no waiter is queued while a connection lies idle, and each job counts from the decision to begin it until
+//! it is over, or its epoch is.
+//! Order of locks: `state`, then the cell of a waiter. No call of [`Manage`] runs under them. Wakers are woken, jobs
+//! started, and connections and old failures dropped outside of them as well.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,40 +22,41 @@ use crate::lifecycle::checkout::manage::{Manage, limited};
 use crate::lifecycle::checkout::state::State;
 use crate::lifecycle::checkout::waiter::{Refusal, wake};
 
-/// The connections of one resource, and who waits for them.
+/// The connections of one resource, and the waiters for them.
 pub(crate) struct Core<M: Manage> {
     pub(super) resource: Arc<str>,
     pub(super) manager: M,
     pub(super) limits: Limits,
     pub(super) retry: Retry,
-    /// How long an opening, a test or a goodbye may take, where the driver does not block.
+    /// The longest time that an opening, a test or a disconnect may take, unless the driver blocks.
     pub(super) limit: Duration,
-    /// Has the jobs carried out, without waiting for them, and not under the lock.
+    /// Starts the jobs without waiting for them. It is not called under the lock.
     start: Box<Start<M>>,
     pub(super) state: Mutex<State<M>>,
 }
 
 type Start<M> = dyn Fn(&Arc<Core<M>>, Begun) + Send + Sync;
 
-/// How many connections there may be, and for how long.
+/// The limits of the checkouts: how many connections there may be, and for how long.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Limits {
-    /// The most, at least 1, beside the prober's own.
+    /// The most connections, at least 1. The prober's own is not counted.
     pub max: usize,
-    /// How many idle ones are kept, from the start and after a loss; at most `max`.
+    /// How many idle connections are kept, from the start and after a loss. At most `max`.
     pub min_idle: usize,
-    /// How many idle ones stay, however long they are idle, once they are open.
+    /// How many idle connections stay open once they are open, however long they are idle.
     pub kept: usize,
-    /// After how long an idle one beyond those is closed; zero is never.
+    /// The time after which an idle connection beyond those is closed. Zero means never.
     pub idle_timeout: Duration,
-    /// The longest that one is used, less up to a tenth; zero is for ever.
+    /// The longest time that a connection is used, less up to a tenth of it. Zero means for ever.
     pub max_lifetime: Duration,
-    /// Within which time one that was checked out is checked out again without a test; zero tests it each time.
+    /// A connection that was checked out within this time is checked out again without a test. Zero tests it each time.
     pub test_after: Duration,
 }
 
 impl Default for Limits {
-    /// At most 10, closed after 60 s of idleness, replaced after 30 min, tested unless checked out within the last 500 ms.
+    /// At most 10 connections. They are closed after 60 s of idleness, replaced after 30 min, and tested unless they
+    /// were checked out within the last 500 ms.
     fn default() -> Self {
         Limits {
             max: 10,
@@ -63,7 +70,8 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The pause between two looks for what is idle for too long, or worn.
+    /// The pause between two searches for connections that are idle for too long, or worn. `None` if there is no such
+    /// limit.
     pub(super) fn interval(&self) -> Option<Duration> {
         let limits = [self.idle_timeout, self.max_lifetime];
         let shortest = limits.into_iter().filter(|limit| !limit.is_zero()).min()?;
@@ -71,17 +79,17 @@ impl Limits {
     }
 }
 
-/// So many jobs, which count as begun. They are to be carried out outside of the lock.
+/// The numbers of jobs that count as begun. The jobs are to be started outside of the lock.
 #[must_use = "they are waited for"]
 pub(crate) struct Begun {
     pub(super) openings: usize,
     pub(super) epoch: u64,
-    /// Before the openings.
+    /// The pause before the openings.
     pub(super) pause: Duration,
     pub(super) disconnects: usize,
 }
 
-/// How many goodbyes may be said, or hang, at a time. As many connections as there may be wait for that; beyond those none
+/// How many disconnects may run, or hang, at a time. As many connections as `max` may queue for one. Beyond that none
 /// are opened.
 const MAX_DISCONNECTS: usize = 8;
 
@@ -100,7 +108,7 @@ impl<M: Manage> Core<M> {
         Arc::new(Core { resource, manager, limits, retry, limit, start, state })
     }
 
-    /// One that lies idle and needs no test.
+    /// Takes an idle connection that needs no test. `None` if there is none on top.
     #[inline]
     pub(super) fn try_get(self: &Arc<Self>) -> Option<Box<PooledConnection<M>>> {
         let now = Moment::coarse();
@@ -114,10 +122,11 @@ impl<M: Manage> Core<M> {
         Some(entry)
     }
 
-    /// One that has just been opened.
+    /// Wraps a connection that has just been opened, and sets its lifetime.
     pub(super) fn entry(&self, state: &mut State<M>, connection: M::Connection) -> Box<PooledConnection<M>> {
         state.opened += 1;
-        // Not all of them at once; 61 has no divisor in common with 100, so that neighbours are far apart.
+        // Lifetimes are spread, so that connections do not all end at once. 61 has no divisor in common with 100, so
+        // that neighbours are far apart.
         let spread = (state.opened % 100 * 61 % 100) as f64 / 1000.0;
         let lifetime = match self.limits.max_lifetime {
             Duration::ZERO => Duration::MAX,
@@ -127,7 +136,7 @@ impl<M: Manage> Core<M> {
         Box::new(PooledConnection { connection, checked_out: None, opened, lifetime, idle: None, epoch })
     }
 
-    /// Takes one back.
+    /// Takes a connection back. It is closed if it is broken, or of an older epoch.
     #[inline]
     pub(crate) fn put(self: &Arc<Self>, mut entry: Box<PooledConnection<M>>) {
         let is_broken = self.is_broken(&mut entry);
@@ -142,14 +151,14 @@ impl<M: Manage> Core<M> {
         wake(woken);
     }
 
-    /// Begins what is to be begun now.
+    /// Lets go of the lock, and starts the jobs that are due.
     pub(super) fn settle(self: &Arc<Self>, mut state: MutexGuard<'_, State<M>>) {
         let begun = self.demand(&mut state);
         drop(state);
         (self.start)(self, begun);
     }
 
-    /// Has an unfit connection closed.
+    /// Has an unfit connection closed. Returns the failure that the new one replaces.
     #[must_use = "it is to be dropped outside of the lock"]
     pub(super) fn discard(&self, state: &mut State<M>, Rejected { entry, cause }: Rejected<M>) -> Option<Source> {
         if cause.is_some() && entry.is_fresh(Moment::coarse()) {
@@ -167,13 +176,13 @@ impl<M: Manage> Core<M> {
         drop(replaced);
     }
 
-    /// An opening led to nothing.
+    /// Counts an opening that led to nothing, and pauses the next one.
     pub(super) fn set_back(&self, state: &mut State<M>) {
         state.setbacks = state.setbacks.saturating_add(1);
         self.pause(state);
     }
 
-    /// The next opening follows after a pause.
+    /// Has the next opening follow after a pause, with no other beside it.
     pub(super) fn pause(&self, state: &mut State<M>) {
         state.open_concurrency = 1;
         state.pausing = Some(Instant::now() + self.retry.pause(state.setbacks).min(LONGEST));
@@ -191,7 +200,7 @@ impl<M: Manage> Core<M> {
         catch_unwind(AssertUnwindSafe(|| self.manager.has_broken(&mut entry.connection))).unwrap_or(true)
     }
 
-    /// The number of connections that somebody would have use for.
+    /// The number of connections that waiters or `min_idle` have use for.
     pub(super) fn wanted(&self, state: &State<M>) -> usize {
         if state.refused.is_some() || state.suspended {
             return 0;
@@ -201,7 +210,7 @@ impl<M: Manage> Core<M> {
         waiting.max(self.limits.min_idle.saturating_sub(state.idle.len() + state.lent))
     }
 
-    /// How many more may be opened.
+    /// How many more connections may be opened.
     pub(super) fn room(&self, state: &State<M>) -> usize {
         if state.leaving.len() > self.limits.max {
             return 0;
@@ -209,7 +218,7 @@ impl<M: Manage> Core<M> {
         self.limits.max.saturating_sub(state.open + state.opening)
     }
 
-    /// The jobs to be begun now, which count as begun from here on.
+    /// The jobs to be begun now. They count as begun from here on.
     pub(super) fn demand(&self, state: &mut State<M>) -> Begun {
         let openings =
             self.wanted(state).min(state.open_concurrency).saturating_sub(state.opening).min(self.room(state));
@@ -223,7 +232,7 @@ impl<M: Manage> Core<M> {
         Begun { openings, epoch: state.epoch, pause, disconnects }
     }
 
-    /// Answers whoever waits with this, and everybody from now on.
+    /// Answers all waiters with this refusal, and all users from now on.
     pub(crate) fn refuse(self: &Arc<Self>, refusal: Refusal, for_good: bool) {
         let mut state = self.state.lock();
         let mut replaced = None;
@@ -235,7 +244,8 @@ impl<M: Manage> Core<M> {
         drop(replaced);
     }
 
-    /// Whoever waits for the resource to come back asks it from here on. Nobody may where it has come back meanwhile.
+    /// Has the users who wait for the resource to come back acquire it anew. Does nothing if it has come back
+    /// meanwhile.
     pub(super) fn give_up(self: &Arc<Self>) {
         let mut state = self.state.lock();
         if state.suspended {
@@ -249,7 +259,7 @@ impl<M: Manage> Core<M> {
         state.suspended = false;
         let waiters = state.heir.take().into_iter().chain(std::mem::take(&mut state.waiters));
         let woken: Vec<_> = waiters.map(|waiter| waiter.answer(Err(refusal.clone()))).collect();
-        // Nobody waits for what is borrowed any more.
+        // The heir has its answer, so that this wakes nobody.
         let _none = state.end();
         self.settle(state);
         woken.into_iter().for_each(wake);
@@ -259,7 +269,7 @@ impl<M: Manage> Core<M> {
         Refusal::Because(Error::closed(&self.resource))
     }
 
-    /// Replaces those that there are, on demand.
+    /// Replaces all present connections, on demand.
     pub(super) fn retire(self: &Arc<Self>) {
         let mut state = self.state.lock();
         let woken = state.end();
@@ -267,7 +277,7 @@ impl<M: Manage> Core<M> {
         wake(woken);
     }
 
-    /// There are none until these are accepted again. Whoever waits goes on waiting.
+    /// Ends all connections, and opens none until `accept`. Waiters go on waiting.
     pub(super) fn suspend(self: &Arc<Self>) {
         let mut state = self.state.lock();
         state.suspended = !state.is_closed;
@@ -280,7 +290,7 @@ impl<M: Manage> Core<M> {
         self.state.lock().suspended
     }
 
-    /// There are some, or some again.
+    /// Serves users from here on, for the first time or again.
     pub(crate) fn accept(self: &Arc<Self>) {
         let mut state = self.state.lock();
         let mut replaced = None;
@@ -299,7 +309,7 @@ impl<M: Manage> Core<M> {
         state.leaving.len() + state.parting == 0
     }
 
-    /// Closes what is idle for too long, or worn.
+    /// Closes connections that have been idle for too long, or are worn.
     pub(super) fn reap(self: &Arc<Self>, now: Moment) {
         let Limits { idle_timeout, min_idle, kept, .. } = self.limits;
         let mut state = self.state.lock();
@@ -319,7 +329,7 @@ impl<M: Manage> Core<M> {
         self.settle(state);
     }
 
-    /// Drops these. A panic there is nobody's.
+    /// Drops these connections. A panic of the driver is logged, and goes no further.
     pub(super) fn let_go(&self, gone: VecDeque<Box<PooledConnection<M>>>) {
         for entry in gone {
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(entry))) {
@@ -329,7 +339,7 @@ impl<M: Manage> Core<M> {
         }
     }
 
-    /// Closes one, as the driver does. A panic there is nobody's.
+    /// Closes a connection with the driver's code. A panic of the driver is logged, and goes no further.
     pub(super) async fn disconnect(&self, connection: M::Connection) {
         let closing = async {
             self.manager.close(connection).await;
@@ -343,7 +353,7 @@ impl<M: Manage> Core<M> {
 
 #[cfg(model)]
 impl<M: Manage> Core<M> {
-    /// What holds once nobody waits and nothing is out.
+    /// Asserts the state that holds once nobody waits and no connection is out.
     pub(crate) fn check_idle(&self) {
         let state = self.state.lock();
         assert_eq!((state.waiters.len(), state.opening), (0, 0), "waiting, being opened");

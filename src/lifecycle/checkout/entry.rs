@@ -6,19 +6,19 @@ use crate::base::clock::Moment;
 use crate::base::error::Source;
 use crate::lifecycle::checkout::manage::Manage;
 
-/// What fails its first test this soon counts as not opened: a server that takes connections and then drops them is not
-/// to be asked without a pause. What is older has ended for a reason of its own.
+/// A connection that fails its first test this soon counts as not opened. A server that takes connections and then
+/// drops them must not be asked without a pause. An older connection has ended for a reason of its own.
 pub(super) const YOUNG: Duration = Duration::from_secs(1);
 
-/// A connection that is open, with what is known of it.
+/// An open connection, with the times that its fitness depends on.
 pub(crate) struct PooledConnection<M: Manage> {
     pub(super) connection: M::Connection,
-    /// When it was last.
+    /// When it was last checked out. `None` if it never was.
     pub(super) checked_out: Option<Moment>,
     pub(super) opened: Moment,
     /// How long it may be used.
     pub(super) lifetime: Duration,
-    /// When it was first seen lying idle.
+    /// When it was first seen lying idle. `None` if it was not seen so since it came back.
     pub(super) idle: Option<Moment>,
     /// The epoch in which it was opened.
     pub(super) epoch: u64,
@@ -30,13 +30,13 @@ impl<M: Manage> PooledConnection<M> {
         now.since(self.opened) >= self.lifetime
     }
 
-    /// Whether it was opened in vain, if it is unfit.
+    /// Whether it was opened in vain, in case it is unfit.
     pub(super) fn is_fresh(&self, now: Moment) -> bool {
         self.checked_out.is_none() && now.since(self.opened) < YOUNG
     }
 }
 
-/// One that is not to be used, and what its test said.
+/// A connection that is not to be used. The cause is the failure of its test, and `None` if that has not failed.
 pub(crate) struct Rejected<M: Manage> {
     pub(super) entry: Box<PooledConnection<M>>,
     pub(super) cause: Option<Source>,

@@ -14,8 +14,8 @@ use crate::lifecycle::checkout::manage::Manage;
 use crate::lifecycle::checkout::queue::Taken;
 use crate::lifecycle::lease::Lease;
 
-/// A connection in the hands of its only user; derefs to it. Goes back when it drops, or is closed, on a thread of the
-/// pool's, where the adapter says that it is broken.
+/// A connection in the hands of its only user. It derefs to the connection. The connection goes back when this drops.
+/// If the adapter says that it is broken, it is closed instead, on a thread of the pool's.
 #[must_use = "the connection goes back when this drops"]
 pub struct Checkout<M: Manage> {
     taken: Taken<M>,
@@ -24,14 +24,14 @@ pub struct Checkout<M: Manage> {
 }
 
 impl<M: Manage> Checkout<M> {
-    /// One that is free now, and needs no test.
+    /// Takes a connection that is free now and needs no test. `None` if there is none.
     #[inline]
     pub(crate) fn now(lease: Lease<Checkouts<M>>) -> Option<Self> {
         let entry = lease.core.try_get()?;
         Some(Checkout { taken: Taken::new(&lease.core, entry, lease.link.process), lease })
     }
 
-    /// The checkouts that it is one of.
+    /// The checkouts that this one belongs to.
     pub fn checkouts(&self) -> &Checkouts<M> {
         &self.lease
     }
@@ -39,8 +39,9 @@ impl<M: Manage> Checkout<M> {
 
 #[cfg(feature = "r2d2")]
 impl<M: ManageConnection> Checkout<Adapted<M>> {
-    /// Lends it to a closure, and gives it back after that. What a closure has, only its thread can free, so that a wait
-    /// for it on this thread is [`Error::Deadlock`](crate::Error::Deadlock) at once instead of a timeout later.
+    /// Lends the connection to a closure, and gives it back after that. Only this thread can free a connection that it
+    /// has lent to a closure. A wait for it on this thread is therefore [`Error::Deadlock`](crate::Error::Deadlock) at
+    /// once, instead of a timeout later.
     pub fn lend<T>(mut self, run: impl FnOnce(&mut M::Connection) -> T) -> T {
         let _lending = self.lease.quota.lend();
         run(&mut self)
@@ -73,7 +74,8 @@ impl<M: Manage> DerefMut for Checkout<M> {
 }
 
 impl<M: Manage> Taken<M> {
-    /// Has it held by this lease; none, where the resource was lost, or closed and connected anew, since it was taken.
+    /// Puts the connection under this lease. `None` if the resource was lost, or closed and connected anew, since it
+    /// was taken.
     pub(crate) fn under(self, lease: Lease<Checkouts<M>>) -> Option<Checkout<M>> {
         let epoch = self.entry.as_ref().map(|entry| entry.epoch);
         let is_present = Arc::ptr_eq(&self.core, &lease.core) && epoch == Some(self.core.state.lock().epoch);

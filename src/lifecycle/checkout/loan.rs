@@ -1,8 +1,9 @@
-//! The prober's own way to a connection: it borrows one that lies idle, or has room for a new one.
+//! Loans: the prober's way to a connection. It uses its own, borrows an idle one, or has room for a new one.
 //!
-//! Of a driver that does not block the prober has one of its own, its spare, which is opened with the first. That it cannot
-//! be had proves nothing, for the server may have no room for it, or let it wait. A connection that was open and does not answer
-//! is proof, and so is a new one after that. Nobody is asked for want of room alone, since users would be cut for it.
+//! If the driver does not block, the prober has a connection of its own, the spare, which is opened with the first one.
+//! A spare that cannot be had proves nothing, because the server may have no room for it, or let it wait. An open
+//! connection that does not answer is proof, and so is a new one after that. If there is only no room, the server is
+//! not asked, because users would be cut for it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,27 +17,30 @@ use crate::lifecycle::checkout::manage::{Manage, caught, limited};
 use crate::lifecycle::checkout::state::{Borrowed, NextSpare, State};
 use crate::lifecycle::checkout::waiter::wake;
 
-/// For so long a ping of the prober's keeps another connection from being opened. Where the server does not answer, nobody
-/// who waits loses more than that.
+/// How long a ping over a borrowed connection keeps another one from being opened. If the server does not answer, no
+/// waiter loses more than this.
 const PING: Duration = Duration::from_millis(250);
 
-/// A connection that the prober has, or room for one.
+/// A connection that the prober has, or the room for one.
 pub(crate) struct Loan<M: Manage> {
     core: Arc<Core<M>>,
     entry: Option<Box<PooledConnection<M>>>,
-    /// The epoch in which it was lent.
+    /// The epoch in which it was lent. In a later epoch the loan comes too late.
     epoch: u64,
     /// Whether it is the prober's own, and so not counted.
     is_spare: bool,
-    /// Whether a failure of a new one proves the server's silence: what is borrowed has failed as well, or users have none.
+    /// Whether the failure of a new connection proves the server's silence. It does if the borrowed one has failed as
+    /// well, or users have none.
     proves: bool,
-    /// Whether it was open before, so that its silence is the server's.
+    /// Whether the connection was open before, so that its silence is the server's.
     is_open: bool,
+    /// Whether the connection may be used again after the loan.
     is_fit: bool,
 }
 
 impl<M: Manage> Core<M> {
-    /// The prober's own connection, the one that was idle for longest, or room for a new one.
+    /// Lends the prober's own connection, the one that was idle for longest, or the room for a new one. An opening of a
+    /// driver that blocks proves the server's silence if it has had no answer for `patience`.
     pub(super) fn loan(self: &Arc<Self>, patience: Duration) -> Result<Loan<M>, Failure> {
         let now = Instant::now();
         let mut state = self.state.lock();
@@ -52,7 +56,7 @@ impl<M: Manage> Core<M> {
         let has_room = self.room(&state) > 0;
         let may_ask = if M::BLOCKS { has_room } else { users_have_none || state.is_silent };
         if !may_ask {
-            // Openings ask the server, too.
+            // Openings in flight ask the server too, so that their silence counts.
             return Err(match state.unanswered.map(|since| now.saturating_duration_since(since)) {
                 Some(silent) if M::BLOCKS && silent >= patience => {
                     Failure::transient(format!("a connection that is being opened has had no answer for {silent:.1?}"))
@@ -70,13 +74,14 @@ impl<M: Manage> Core<M> {
         }
     }
 
-    /// The prober's own, or room for it.
+    /// A loan of the prober's own connection, or of the room for it.
     fn spare(self: &Arc<Self>, state: &State<M>, entry: Option<Box<PooledConnection<M>>>) -> Loan<M> {
         let is_open = entry.is_some();
         Loan { core: Arc::clone(self), entry, epoch: state.epoch, is_spare: true, proves: true, is_open, is_fit: false }
     }
 
-    /// Opens the prober's own if there is none that may stay, and one may be opened now. That it is not to be had is nobody's business.
+    /// Opens the prober's own connection, unless there is one that may stay, or none may be opened now. A failure is
+    /// ignored, because it proves nothing.
     pub(super) async fn open_spare(self: Arc<Self>) {
         let Some(epoch) = self.begin_spare() else { return };
         let opened = limited::<M, _>(self.limit, async { self.manager.connect().await }).await;
@@ -105,7 +110,7 @@ impl<M: Manage> Core<M> {
         Some(state.epoch)
     }
 
-    /// Keeps the prober's own. One that is nobody's comes back.
+    /// Keeps the prober's own connection. Returns it if it came too late.
     fn take_spare(self: &Arc<Self>, connection: M::Connection, epoch: u64) -> Result<(), M::Connection> {
         let mut state = self.state.lock();
         if epoch != state.epoch || state.is_closed || state.next_spare == NextSpare::Never {
@@ -119,10 +124,10 @@ impl<M: Manage> Core<M> {
         Ok(())
     }
 
-    /// Room for the first of all.
+    /// Lends the room for the first connection of a new epoch.
     pub(super) fn first(self: &Arc<Self>) -> Loan<M> {
         let mut state = self.state.lock();
-        // What an earlier attempt brings is too late.
+        // A connection of an earlier attempt comes too late from here on.
         let woken = state.end();
         let loan = self.lend(&mut state, None, true);
         self.settle(state);
@@ -148,13 +153,13 @@ impl<M: Manage> Loan<M> {
         &self.core.resource
     }
 
-    /// Nobody could ask over it.
+    /// Gives the connection back without having asked over it.
     pub(crate) fn give_back(mut self) {
         (self.is_fit, self.is_open) = (self.entry.is_some(), false);
     }
 
-    /// Whether the server answers. A connection that is borrowed may have ended for a reason of its own, so where it does not
-    /// answer a new one is asked, which takes its place.
+    /// Asks whether the server answers. A borrowed connection may have ended for a reason of its own. If it does not
+    /// answer, a new one is asked, which takes its place.
     pub(crate) async fn ask(mut self) -> Result<(), Failure> {
         let core = Arc::clone(&self.core);
         if let Some(entry) = &mut self.entry {
@@ -179,14 +184,17 @@ impl<M: Manage> Loan<M> {
         answer.map_err(|failure| self.told(failure))
     }
 
-    /// Has what is borrowed closed. There is room for a new one, unless another connection has come since.
+    /// Has the connection that failed closed, which makes room for a new one. Fails if another connection has come
+    /// since.
     fn part(&mut self, failure: &Failure) -> Result<(), Failure> {
+        // Outside of the lock: to judge a failure runs code of the driver's errors.
+        let is_silent = failure.proof() == Proof::Silent;
         let mut state = self.core.state.lock();
         self.is_open = false;
         let is_late = self.epoch != state.epoch;
         let woken = if is_late || self.is_spare { None } else { state.let_down() };
         if !is_late {
-            state.is_silent = failure.proof() == Proof::Silent;
+            state.is_silent = is_silent;
         }
         state.leaving.extend(self.entry.take());
         self.core.settle(state);
@@ -194,8 +202,10 @@ impl<M: Manage> Loan<M> {
         if is_late { Err(too_late()) } else { Ok(()) }
     }
 
-    /// Takes the new one. One that is nobody's comes back.
+    /// Takes the new connection. Returns it if it came too late.
     fn take(&mut self, opened: Result<M::Connection, Failure>) -> Result<Result<(), M::Connection>, Failure> {
+        // Outside of the lock, as above.
+        let is_answer = opened.as_ref().is_err_and(|failure| failure.proof() != Proof::Silent);
         let mut state = self.core.state.lock();
         let is_late = self.epoch != state.epoch;
         match opened {
@@ -208,9 +218,9 @@ impl<M: Manage> Loan<M> {
                 if !is_late && !self.is_spare {
                     self.core.set_back(&mut state);
                 }
-                if !is_late && failure.proof() != Proof::Silent {
+                if !is_late && is_answer {
                     state.is_silent = false;
-                    // Users have theirs, and the server is there.
+                    // Users have their connections, and the server answers.
                     self.proves &= !self.is_spare;
                 }
                 Err(self.told(failure))
@@ -218,7 +228,7 @@ impl<M: Manage> Loan<M> {
         }
     }
 
-    /// What it proves that a new connection cannot be had.
+    /// The failure of a new connection, reduced to [`Failure::unasked`] unless it proves something about the server.
     fn told(&self, failure: Failure) -> Failure {
         if self.proves { failure } else { Failure::unasked(failure.source) }
     }
@@ -237,7 +247,7 @@ impl<M: Manage> Drop for Loan<M> {
         let counts = is_present && !self.is_spare;
         state.lent -= usize::from(counts);
         if is_present && (self.is_fit || self.is_open) {
-            // One that was given up has not answered.
+            // A connection whose ping was given up has not answered.
             state.is_silent = !self.is_fit;
         }
         let woken = match self.entry.take() {
@@ -246,7 +256,7 @@ impl<M: Manage> Drop for Loan<M> {
                 state.leaving.extend(replaced);
                 None
             }
-            // After a loss users may have all that there may be still.
+            // After a loss, users may still have as many connections as there may be.
             Some(entry) if is_useful && state.open <= core.limits.max => state.hand_over(entry, false),
             entry => {
                 state.open -= usize::from(counts);

@@ -1,17 +1,18 @@
-//! Exclusive checkouts: connections each of which has one user at a time. A user is a thread or a task.
+//! Exclusive checkouts: each connection has one user at a time. A user is a thread or a task.
 //!
-//! All is decided under one lock, by one rule: nobody waits while a connection lies idle. What is given back goes
-//! straight to whoever has waited longest, so that nobody starves, and is had at once where nobody waits.
+//! One lock guards all decisions, and one rule governs them: nobody waits while a connection lies idle. A connection
+//! that comes back goes straight to the user who has waited longest, so that nobody starves. If nobody waits, a user
+//! gets an idle connection at once.
 //!
-//! Connections are opened only while somebody waits, by tasks or threads that are no user's: one at first, and one more at
-//! a time for each that was opened while others still wait, as TCP starts. So a burst that is soon over opens one or
-//! two, and one that keeps what it gets has all it needs in a logarithmic number of steps. After an opening that failed, or
-//! whose connection fails its first test, the next one follows after a pause.
+//! Connections are opened only on demand, and by the pool's own tasks or threads. They open one at first, and one more
+//! at a time for each that was opened while more are still wanted, as in TCP's slow start. A burst that is soon over
+//! therefore opens one or two. A lasting load has all it needs after a logarithmic number of steps. After an opening
+//! that failed, or a connection that failed its first test, the next opening follows after a pause.
 //!
-//! The prober has a connection of its own where the driver does not block. Else, or where the server has no room for that,
-//! it borrows one that lies idle, so that it adds none. Nobody is to see that: whoever comes meanwhile is
-//! given it once the ping is over, before another one is opened, and even where a wait is refused. No user pays for a
-//! driver's goodbye: it is said by tasks or threads of ours.
+//! The prober has a connection of its own if the driver does not block. Otherwise, or if the server has no room for
+//! that, the prober borrows an idle one, so that it adds none. Users do not notice the loan. A user who comes meanwhile
+//! is given that connection after the ping, before another one is opened, and even if this user may not wait. No user
+//! pays for a driver's disconnect, because the pool's own tasks or threads do it.
 
 #[cfg(feature = "r2d2")]
 pub(crate) mod adapted;

@@ -1,4 +1,5 @@
-//! The jobs that threads of the pool do for the checkouts: opening connections, and closing them.
+//! The jobs of the checkouts: opening connections, and disconnecting them. Tasks or threads of the pool's own run them,
+//! so that no user does. Each job that has begun is accounted for, even if it drops without having run.
 
 use std::io;
 use std::sync::Arc;
@@ -11,20 +12,21 @@ use crate::lifecycle::checkout::manage::{Manage, limited};
 use crate::lifecycle::checkout::state::State;
 use crate::lifecycle::checkout::waiter::wake;
 
-/// After this, a goodbye that found no thread looks for one again. Closing waits for it until its step's limit.
+/// How long a disconnect that found no thread pauses before it looks for one again. Closing waits for it until its
+/// step's limit.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// What a thread that is no user's has to do.
+/// A job for a task or thread that is no user's.
 pub(crate) enum Job<M: Manage> {
-    /// May connect, and so block.
+    /// Connects, and so may block.
     Open(Opening<M>),
-    /// May block as long.
+    /// Disconnects, and so may block as long.
     Part(Disconnects<M>),
 }
 
 impl<M: Manage> Job<M> {
-    /// Has each job that has begun started after a pause. Not under the lock, which a job that cannot be started takes as
-    /// it drops.
+    /// Starts each job that has begun, the openings after a pause. It must not be called under the lock, which a job
+    /// that cannot be started takes as it drops.
     pub(crate) fn start_all(core: &Arc<Core<M>>, begun: Begun, start: impl Fn(Self, Duration)) {
         for _ in 0..begun.openings {
             start(Job::Open(Opening { core: Arc::clone(core), epoch: begun.epoch, is_over: false }), begun.pause);
@@ -41,7 +43,8 @@ impl<M: Manage> Job<M> {
         }
     }
 
-    /// The process can have no more threads. Some may end, so that goodbyes are to be started again after a pause.
+    /// Handles a process that can have no more threads. An opening fails. A disconnect is returned, with the pause
+    /// after which to start it again, because some threads may have ended by then.
     pub(super) fn find_no_thread(self, error: io::Error) -> Option<(Self, Duration)> {
         match self {
             Job::Open(opening) => {
@@ -57,17 +60,17 @@ impl<M: Manage> Job<M> {
     }
 }
 
-/// A connection that is being opened, until this is carried out; one that never is, for its runtime has ended, is
-/// accounted for as well.
+/// A connection that is being opened. If it never is, because its runtime has ended, the drop accounts for that.
 pub(crate) struct Opening<M: Manage> {
     core: Arc<Core<M>>,
-    /// The epoch in which it was begun.
+    /// The epoch in which the opening was begun.
     epoch: u64,
+    /// Whether the opening is accounted for.
     is_over: bool,
 }
 
 impl<M: Manage> Opening<M> {
-    /// Opens it, if it is still wanted.
+    /// Opens the connection, if it is still wanted.
     async fn run(mut self) {
         if !self.is_wanted() {
             return;
@@ -88,7 +91,7 @@ impl<M: Manage> Opening<M> {
         }
     }
 
-    /// Whether the server is to be asked for it. It is over where it is not.
+    /// Whether the server is to be asked for the connection. If not, the opening is over.
     fn is_wanted(&mut self) -> bool {
         let core = Arc::clone(&self.core);
         let mut state = core.state.lock();
@@ -102,7 +105,7 @@ impl<M: Manage> Opening<M> {
         is_wanted
     }
 
-    /// Hands it over. One that is nobody's comes back.
+    /// Hands the connection over. Returns it if it came too late.
     #[must_use = "it is to be closed"]
     fn opened(mut self, connection: M::Connection) -> Option<M::Connection> {
         let core = Arc::clone(&self.core);
@@ -114,7 +117,7 @@ impl<M: Manage> Opening<M> {
         let entry = core.entry(&mut state, connection);
         let woken = state.hand_over(entry, true);
         match core.wanted(&state) {
-            // It may fail its first test, as the one before did.
+            // The new connection may fail its first test, as the one before did.
             _ if state.setbacks > 0 => core.pause(&mut state),
             0 => state.open_concurrency = 1,
             wanted if wanted > state.opening => {
@@ -129,7 +132,8 @@ impl<M: Manage> Opening<M> {
         None
     }
 
-    /// Another one follows for as long as somebody waits. Where the server refuses it, the prober's own may be in its place.
+    /// Accounts for the failure. Another opening follows for as long as somebody waits. If the server refuses, the
+    /// prober's own connection may have taken the room, so that one is closed.
     fn failed(mut self, cause: Source, is_refused: bool) {
         let core = Arc::clone(&self.core);
         let mut state = core.state.lock();
@@ -144,7 +148,7 @@ impl<M: Manage> Opening<M> {
         }
     }
 
-    /// No longer counted. Whether what it has opened is wanted.
+    /// Ends the count of this opening. Returns whether its epoch is the present one, so that its connection is wanted.
     fn end(&mut self, state: &mut State<M>) -> bool {
         self.is_over = true;
         let is_present = self.epoch == state.epoch;
@@ -155,7 +159,7 @@ impl<M: Manage> Opening<M> {
         is_present
     }
 
-    /// The same where there is an answer, from which on the others have had none.
+    /// Does the same when the server has answered. The other openings count as unanswered from here on.
     fn answered(&mut self, state: &mut State<M>) -> bool {
         let is_present = self.end(state);
         if is_present {
@@ -176,7 +180,7 @@ impl<M: Manage> Drop for Opening<M> {
     }
 }
 
-/// A thread or task that says goodbyes until there are none left to say.
+/// A thread or task that disconnects connections until none are left.
 pub(crate) struct Disconnects<M: Manage> {
     core: Arc<Core<M>>,
     is_over: bool,
@@ -189,12 +193,12 @@ impl<M: Manage> Disconnects<M> {
         }
     }
 
-    /// The next one to be closed. It is over where there is none.
+    /// The next connection to disconnect. The job is over if there is none.
     fn next(&mut self) -> Option<Box<PooledConnection<M>>> {
         let mut state = self.core.state.lock();
         let next = state.leaving.pop_front();
         if next.is_some() {
-            // There may be room again.
+            // One connection less waits for its disconnect, so there may be room for an opening.
             self.core.settle(state);
         } else {
             self.is_over = true;
@@ -210,7 +214,7 @@ impl<M: Manage> Drop for Disconnects<M> {
             let core = Arc::clone(&self.core);
             let mut state = core.state.lock();
             state.parting -= 1;
-            // The runtime has ended, so that nobody takes leave for them.
+            // The runtime has ended, so nobody disconnects these, and they are only dropped.
             let gone = std::mem::take(&mut state.leaving);
             drop(state);
             core.let_go(gone);

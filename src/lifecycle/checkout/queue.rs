@@ -1,4 +1,4 @@
-//! Where users wait for a connection, and the connection that one of them got.
+//! The queue in which users wait for a connection, and the connection that one of them got.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,7 +17,7 @@ use crate::lifecycle::lease::Claim;
 use crate::lifecycle::link::Link;
 use crate::lifecycle::wait::{Quota, Wait};
 
-/// A connection that was taken out, and goes back when this drops.
+/// A connection that was taken out. It goes back when this drops.
 pub(crate) struct Taken<M: Manage> {
     pub(super) core: Arc<Core<M>>,
     pub(super) entry: Option<Box<PooledConnection<M>>>,
@@ -37,13 +37,13 @@ impl<M: Manage> Drop for Taken<M> {
         if self.process.is_current() {
             self.core.put(entry);
         } else {
-            // Leaked, for the connection is the parent's: the driver's drop would end it.
+            // A deliberate leak: in a forked child the connection is the parent's, and the driver's drop would end it.
             std::mem::forget(entry);
         }
     }
 }
 
-/// Where to wait for a connection. Whoever waits here holds nothing.
+/// The place to wait for a connection. A user who waits in it holds no lease.
 pub(crate) struct Queue<M: Manage> {
     pub(super) core: Arc<Core<M>>,
     pub(super) quota: Arc<Quota>,
@@ -52,12 +52,12 @@ pub(crate) struct Queue<M: Manage> {
 }
 
 impl<M: Manage> Queue<M> {
-    /// Waits for one, where this thread may block. The claim is the one of whoever waits. None where it is for the
-    /// resource to tell why there is none, so that it has to be acquired anew.
+    /// Waits for a connection, if this thread may block. The claim is that of the waiting user. `None` means that the
+    /// resource can tell why there is none, so that it has to be acquired anew.
     ///
     /// # Errors
-    /// [`Error::Timeout`] with the holders, and what kept connections from being opened; why there are none at all;
-    /// [`Error::Deadlock`]; [`Error::InAsyncContext`].
+    /// [`Error::Timeout`] with the holders, and the reason why none could be opened; the reason why there are none at
+    /// all; [`Error::Deadlock`]; [`Error::InAsyncContext`].
     pub(crate) fn take_blocking(self, claim: Claim, deadline: Instant) -> Result<Option<Taken<M>>, Error> {
         let wait = self.quota.wait(claim)?;
         let got = match block(&self.core.resource, || park_on(self.core.get(deadline))) {
@@ -67,10 +67,10 @@ impl<M: Manage> Queue<M> {
         self.taken(got, wait)
     }
 
-    /// The same for a task.
+    /// Waits for a connection in a task, and otherwise does the same.
     ///
     /// # Cancel safety
-    /// Whoever stops waiting leaves the queue, and what it was given meanwhile goes back.
+    /// A user who stops waiting leaves the queue. A connection that it was given meanwhile goes back.
     pub(crate) async fn take(self, claim: Claim, deadline: Instant) -> Result<Option<Taken<M>>, Error> {
         let wait = self.quota.wait(claim)?;
         let got = inside(&self.runtime, self.core.get(deadline)).await;

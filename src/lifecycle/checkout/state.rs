@@ -1,5 +1,5 @@
-//! The state of the checkouts, all of it under the one lock of [`Core`](crate::lifecycle::checkout::core::Core). Who is
-//! to be woken is woken outside of that lock.
+//! The state of the checkouts, all of it under the one lock of [`Core`](crate::lifecycle::checkout::core::Core). Its
+//! methods return the wakers, which are to be woken outside of that lock.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,47 +12,50 @@ use crate::lifecycle::checkout::manage::Manage;
 use crate::lifecycle::checkout::waiter::{Refusal, Waiter};
 
 pub(super) struct State<M: Manage> {
-    /// The one used last on top.
+    /// The idle connections. The one used last is on top, at the end.
     pub(super) idle: Vec<Box<PooledConnection<M>>>,
-    /// The first has waited longest. None while there is something idle.
+    /// The waiters. The first one has waited longest. Empty while a connection lies idle.
     pub(super) waiters: VecDeque<Arc<Waiter<M>>>,
-    /// How many are idle, checked out or lent.
+    /// How many connections are idle, checked out or lent.
     pub(super) open: usize,
     /// How many of them the prober has.
     pub(super) lent: usize,
-    /// The one that it took from the idle ones, while it asks over that.
+    /// The idle connection that the prober took, while it asks over that.
     pub(super) borrowed: Option<Borrowed>,
-    /// The prober's own, beyond those that there may be, between its pings.
+    /// The prober's own connection between its pings. It comes on top of `max`.
     pub(super) spare: Option<Box<PooledConnection<M>>>,
-    /// When the next one may be opened; never in this generation, where one took the place of a user's.
+    /// When the prober may open its next own one. `Never` in this epoch after a user's connection took its room.
     pub(super) next_spare: NextSpare,
-    /// A connection that was open has not answered a ping, and nothing has since.
+    /// Whether an open connection has not answered a ping, and none has answered since.
     pub(super) is_silent: bool,
-    /// The waiter who is given that one after the ping, and waits for none that is yet to be opened.
+    /// The waiter who is given the borrowed connection after the ping. It waits for none that is yet to be opened.
     pub(super) heir: Option<Arc<Waiter<M>>>,
+    /// How many openings are in flight.
     pub(super) opening: usize,
-    /// Since when openings that are under way have had no answer.
+    /// Since when the openings in flight have had no answer. `None` while none asks the server.
     pub(super) unanswered: Option<Instant>,
-    /// Goes up when all connections end. A connection of an older epoch is closed as it comes back, and an opening of one
-    /// leads to nothing, even if it hangs for ever.
+    /// Goes up when all connections end. A connection of an older epoch is closed as it comes back. An opening of an
+    /// older epoch leads to nothing, even if it hangs for ever.
     pub(super) epoch: u64,
-    /// How many may be opened at a time.
+    /// How many openings may be in flight at a time.
     pub(super) open_concurrency: usize,
-    /// How many ever were opened.
+    /// How many connections ever were opened.
     pub(super) opened: usize,
-    /// How many openings in a row led to nothing, and until when the next one pauses.
+    /// How many openings in a row led to nothing.
     pub(super) setbacks: u32,
+    /// Until when the next opening pauses.
     pub(super) pausing: Option<Instant>,
-    /// Why the last one could not be opened, or had to be given up, as far as that explains a wait of now.
+    /// Why the last opening failed, or the last unfit connection was given up, as far as that explains the present
+    /// waits.
     pub(super) failure: Option<Source>,
-    /// Why there are no connections.
+    /// The refusal that all users get. `None` while they are served.
     pub(super) refused: Option<Refusal>,
-    /// There are none yet, or none just now, and whoever waits goes on waiting.
+    /// Whether there are no connections yet, or none just now, and waiters go on waiting.
     pub(super) suspended: bool,
     pub(super) is_closed: bool,
-    /// Connections to be dropped, by threads of ours.
+    /// Connections to be disconnected, by the pool's own tasks or threads.
     pub(super) leaving: VecDeque<Box<PooledConnection<M>>>,
-    /// The number of those threads, each with one connection at a time.
+    /// The number of those tasks or threads. Each has one connection at a time.
     pub(super) parting: usize,
 }
 
@@ -60,22 +63,22 @@ pub(super) struct State<M: Manage> {
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum NextSpare {
     Now,
-    /// One is being opened, or could not be.
+    /// One is being opened, or could not be. The next attempt may begin from this time on.
     From(Instant),
     Never,
 }
 
-/// A connection that was free until the prober took it.
+/// An idle connection that the prober has taken.
 #[derive(Clone, Copy)]
 pub(super) struct Borrowed {
-    /// Until when those who wait reckon with it.
+    /// Until when waiters reckon with it, and none is opened in its place.
     pub(super) until: Instant,
-    /// Whether it could have been had without a test.
+    /// Whether a user could have had it without a test.
     pub(super) is_free: bool,
 }
 
 impl<M: Manage> State<M> {
-    /// There is nothing yet, and whoever waits goes on waiting.
+    /// The state before the first connection. Waiters go on waiting.
     pub(super) fn new() -> Self {
         State {
             idle: Vec::new(),
@@ -103,7 +106,7 @@ impl<M: Manage> State<M> {
         }
     }
 
-    /// The server may have no room for the prober's own beside those that users want.
+    /// Closes the prober's own connection, because the server may have no room for it beside those that users want.
     pub(super) fn forgo_spare(&mut self) {
         if let Some(spare) = self.spare.take() {
             self.leaving.push_back(spare);
@@ -111,7 +114,7 @@ impl<M: Manage> State<M> {
         }
     }
 
-    /// Connections can be opened, and used.
+    /// Ends the pauses between openings, because connections can be opened and used.
     #[inline]
     pub(super) fn succeed(&mut self) {
         (self.setbacks, self.pausing) = (0, None);
@@ -121,14 +124,14 @@ impl<M: Manage> State<M> {
         self.waiters.is_empty() && self.heir.is_none()
     }
 
-    /// What was borrowed is not given to whoever waits for it.
+    /// Ends the loan of the borrowed connection. Its heir is told that it does not come.
     #[must_use = "they are to be woken outside of the lock"]
     pub(super) fn let_down(&mut self) -> Option<Waker> {
         self.borrowed = None;
         self.heir.take()?.answer(Err(Refusal::MayNotWait))
     }
 
-    /// What is being opened is nobody's from here on, and what is idle is closed.
+    /// Ends the epoch. Openings in flight come too late from here on, and idle connections are closed.
     #[must_use = "they are to be woken outside of the lock"]
     pub(super) fn end(&mut self) -> Option<Waker> {
         self.epoch += 1;
@@ -140,7 +143,7 @@ impl<M: Manage> State<M> {
         self.let_down()
     }
 
-    /// To whoever has waited longest; else to lie idle, on top if it is warm.
+    /// Hands a connection to the waiter who has waited longest. Without one it lies idle, on top if it is warm.
     #[must_use = "they are to be woken outside of the lock"]
     #[inline]
     pub(super) fn hand_over(&mut self, mut entry: Box<PooledConnection<M>>, is_warm: bool) -> Option<Waker> {

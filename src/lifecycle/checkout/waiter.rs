@@ -1,4 +1,4 @@
-//! One user's place among those who wait, and the answer that is given there.
+//! The entry of one user among the waiters, and the answer that this user is given.
 
 use std::sync::Arc;
 use std::task::Waker;
@@ -8,7 +8,7 @@ use crate::base::sync::Mutex;
 use crate::lifecycle::checkout::entry::PooledConnection;
 use crate::lifecycle::checkout::manage::Manage;
 
-/// Where somebody waits for a connection.
+/// The entry of one user who waits for a connection.
 pub(super) struct Waiter<M: Manage>(pub(super) Mutex<Cell<M>>);
 
 pub(super) struct Cell<M: Manage> {
@@ -18,13 +18,13 @@ pub(super) struct Cell<M: Manage> {
 
 pub(crate) type Answer<M> = Result<Box<PooledConnection<M>>, Refusal>;
 
-/// Why whoever waits is given none.
+/// The reason why a waiter is given no connection.
 #[derive(Debug, Clone)]
 pub(crate) enum Refusal {
     Because(Error),
-    /// The resource knows.
+    /// The resource knows the reason, so the user has to acquire it anew.
     AskAnew,
-    /// It is not free after all, and there is no waiting here until one is.
+    /// The borrowed connection does not come, and this user may not wait for another one.
     MayNotWait,
 }
 

@@ -1,4 +1,10 @@
-//! Waiting for a connection: until one is given, the time is up, or there is none to wait for.
+//! Waiting for a connection, until one is handed over, the deadline passes, or the checkouts refuse.
+//!
+//! The queue calls `get` and `regain`, on threads and in tasks. A [`Waiting`] is the wait of one user.
+//! Invariant: a waiter is listed in the core until it has its answer. Answers are given under the lock of the core, so
+//! a waiter that is not listed has one. A connection that was given to a wait that drops goes back.
+//! Order of locks: the lock of the core, then the waiter's cell. No call of a driver runs under them, and wakers are
+//! woken and dropped outside of them.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,19 +20,20 @@ use crate::lifecycle::checkout::manage::{Manage, limited, until};
 use crate::lifecycle::checkout::state::Borrowed;
 use crate::lifecycle::checkout::waiter::{Answer, Refusal, Waiter};
 
-/// A user's wait, by thread or by task. A connection that was given to one that drops goes back.
+/// The wait of one user, by thread or by task. If it drops, a connection that was given to it goes back.
 pub(crate) struct Waiting<'a, M: Manage> {
     core: &'a Arc<Core<M>>,
     waiter: Arc<Waiter<M>>,
     is_over: bool,
-    /// The prober's, if there was one as this began.
+    /// The prober's ping that was in flight as this began. `None` if there was none.
     ping: Option<Ping>,
 }
 
-/// A ping over the connection that whoever has waited longest is given after it.
+/// A ping over a borrowed connection. The user who has waited longest is given the connection after it.
 struct Ping {
     until: Instant,
-    /// Whether whoever waits would have had that connection at once. A test that has begun is waited for.
+    /// Whether this user would have had that connection at once. If so, the ping is waited for like a test that has
+    /// begun, even past the deadline.
     is_ours: bool,
 }
 
@@ -37,8 +44,8 @@ pub(super) enum Ended {
 }
 
 impl<M: Manage> Core<M> {
-    /// One that is free, for a user who may not wait. If it was free until the prober borrowed it, that ping is waited for.
-    /// None where it was not.
+    /// Takes a free connection for a user who may not wait. If the prober has borrowed one that was free, this waits
+    /// for the ping. `None` if none was free.
     pub(super) async fn regain(self: &Arc<Self>, deadline: Instant) -> Option<Result<Box<PooledConnection<M>>, Ended>> {
         let (mut waiting, end) = self.inherit(deadline)?;
         let answer = match until::<M, _>(&mut waiting, end).await {
@@ -58,7 +65,8 @@ impl<M: Manage> Core<M> {
         }
     }
 
-    /// The wait for what the prober has borrowed, and until when that is; what has come back meanwhile is there at once.
+    /// Begins the wait for the borrowed connection, and tells until when to wait. A free connection that has come back
+    /// meanwhile is the answer at once.
     fn inherit(self: &Arc<Self>, deadline: Instant) -> Option<(Waiting<'_, M>, Instant)> {
         let waiter = Waiter::new();
         let mut state = self.state.lock();
@@ -74,7 +82,8 @@ impl<M: Manage> Core<M> {
         Some((Waiting { core: self, waiter, is_over: false, ping: None }, end))
     }
 
-    /// Waits until one is free, the time is up, or there is none to wait for. A test that has begun is waited for.
+    /// Waits until a connection is free, the deadline passes, or the checkouts refuse. A test that has begun is waited
+    /// for.
     pub(super) async fn get(self: &Arc<Self>, deadline: Instant) -> Result<Box<PooledConnection<M>>, Ended> {
         let mut unfit = None;
         loop {
@@ -84,7 +93,7 @@ impl<M: Manage> Core<M> {
                     let end = if is_ours { end } else { end.min(deadline) };
                     let answer = until::<M, _>(&mut waiting, end).await;
                     if answer.is_none() {
-                        // It takes too long to be reckoned with.
+                        // The ping takes too long, so another connection may be opened from here on.
                         self.settle(self.state.lock());
                     }
                     answer
@@ -111,7 +120,8 @@ impl<M: Manage> Core<M> {
         }
     }
 
-    /// Whether it can be used. One whose test nobody awaits any more is closed.
+    /// Tests a connection if it needs that, and marks it as checked out. A connection is closed if nobody awaits its
+    /// test any more.
     async fn fit(self: &Arc<Self>, entry: Box<PooledConnection<M>>) -> Result<Box<PooledConnection<M>>, Rejected<M>> {
         let now = Moment::coarse();
         if entry.checked_out.is_some() && entry.is_worn(now) {
@@ -140,7 +150,7 @@ impl<M: Manage> Core<M> {
         }
     }
 
-    /// Waits for one, untested. Whoever was given one that is unfit goes first.
+    /// Begins to wait for a connection, which comes untested. A user who was given an unfit one goes first.
     pub(crate) fn wait(self: &Arc<Self>, unfit: Option<Rejected<M>>) -> Waiting<'_, M> {
         let waiter = Waiter::new();
         let mut state = self.state.lock();
@@ -155,7 +165,7 @@ impl<M: Manage> Core<M> {
             state.waiters.push_front(Arc::clone(&waiter));
         } else {
             if state.opening == 0 {
-                // What failed before anybody waited explains nothing.
+                // An earlier failure does not explain this wait.
                 replaced = replaced.or(state.failure.take());
             }
             state.waiters.push_back(Arc::clone(&waiter));
@@ -166,7 +176,7 @@ impl<M: Manage> Core<M> {
     }
 }
 
-/// A connection that is being tested, and is closed where that is given up.
+/// A connection that is being tested. It is closed if this drops.
 struct Testing<'a, M: Manage> {
     core: &'a Arc<Core<M>>,
     entry: Option<Box<PooledConnection<M>>>,
@@ -190,7 +200,7 @@ impl<M: Manage> Drop for Testing<'_, M> {
 }
 
 impl<M: Manage> Waiting<'_, M> {
-    /// Stops waiting: what was given meanwhile, or else why there was none.
+    /// Stops waiting. Returns the answer that came meanwhile, or else the reason why none came.
     fn give_up(&mut self) -> Result<Answer<M>, Option<Source>> {
         self.is_over = true;
         let mut state = self.core.state.lock();
@@ -204,7 +214,7 @@ impl<M: Manage> Waiting<'_, M> {
             return Err(state.failure.clone().or_else(|| (leaving > max).then(|| hang().into())));
         }
         drop(state);
-        // Answers are given under the lock, as one leaves the queue.
+        // Answers are given under the lock, as a waiter leaves the queue, so the answer is there by now.
         self.waiter.0.lock().answer.take().ok_or(None)
     }
 }

@@ -1,4 +1,11 @@
 //! The threads that closing is sure to have.
+//!
+//! [`arm`] starts two threads before the first connection, because no thread can be relied on to start while a process
+//! exits. [`hand_over`] gives closes to the one, and [`on_some_thread`] gives steps to the other.
+//! Threads: each job gets a thread of its own if one can be had. Otherwise it runs on the closer's thread and, where
+//! there is none, on the caller's.
+//! Invariant: no job is lost, and each runs once.
+//! Locks: only the one in [`on_thread`], which is held to take the job out. The job runs outside of it.
 
 use std::io;
 use std::sync::Arc;
@@ -13,7 +20,7 @@ use crate::base::runtime::within;
 use crate::base::sync::Mutex;
 use crate::lifecycle::context::Context;
 
-/// Runs a job on a thread of its own, or on the closer's where none can be had.
+/// Runs a job on a thread of its own, or on the closer's if none can be had.
 pub(crate) fn hand_over(job: Job) {
     match Closer::of_process() {
         Ok(closer) => Closer::give(&closer.jobs, job),
@@ -28,12 +35,11 @@ pub(crate) type Job = Box<dyn FnOnce() + Send>;
 
 static CLOSER: Singleton<OnceCell<Closer>> = Singleton::new(Room::Closer);
 
-/// The threads that closing is sure to have. They are started before the first connection, since no thread can be
-/// relied on to start while a process exits.
+/// The threads that closing is sure to have, as the senders to them.
 pub(crate) struct Closer {
-    /// The closes; each has a thread of its own if one can be had.
+    /// Takes closes. Each of them gets a thread of its own if one can be had.
     jobs: Sender<Job>,
-    /// The steps that got no thread of their own. They run here one after the other.
+    /// Takes the steps that got no thread of their own. They run one after the other.
     pub(crate) steps: Sender<Job>,
 }
 
@@ -45,7 +51,7 @@ impl Closer {
         })
     }
 
-    /// A thread that gives each job a thread of its own, or else runs it itself.
+    /// Starts a thread that gives each job a thread of its own, or else runs the job itself.
     fn start(name: &str) -> io::Result<Sender<Job>> {
         let (sender, jobs) = std::sync::mpsc::channel::<Job>();
         let serve = move || {
@@ -60,14 +66,14 @@ impl Closer {
     }
 
     pub(crate) fn give(to: &Sender<Job>, job: Job) {
-        // Its thread lives as long as the process.
+        // The receiving thread is to live as long as the process. The job runs here if it does not.
         if let Err(unsent) = to.send(job) {
             (unsent.0)();
         }
     }
 }
 
-/// Runs a job on a thread of its own. Gives the job back where none can be had.
+/// Runs a job on a thread of its own. Returns the job if none can be had.
 pub(crate) fn on_thread(name: String, job: Job) -> Result<(), Job> {
     let kept = Arc::new(Mutex::new(Some(job)));
     let own = Arc::clone(&kept);
@@ -91,8 +97,8 @@ pub(crate) fn arm() -> io::Result<()> {
     Closer::of_process().map(drop)
 }
 
-/// Runs code that may block or drop what it likes aside, in the context of the pool's runtime, and waits for it at most
-/// this long.
+/// Runs code that may block, or drop anything, on another thread in the context of the pool's runtime. Waits for it at
+/// most this long.
 pub(crate) async fn aside<T: Send + 'static>(
     context: &Context,
     limit: Duration,
@@ -102,14 +108,14 @@ pub(crate) async fn aside<T: Send + 'static>(
     let runtime = context.runtime.current();
     let run = move || {
         let _context = runtime.as_ref().map(tokio::runtime::Handle::enter);
-        // Nobody waits any more once it is late.
+        // Nobody waits any more once the limit has passed.
         let _ = sender.send(run());
     };
     on_some_thread("resource-pool-close".to_owned(), Box::new(run));
     within(limit, ended).await.ok()?.ok()
 }
 
-/// Runs a job on a thread of its own or, where none can be had, on the one that was kept for that.
+/// Runs a job on a thread of its own, or on the closer's thread for steps if none can be had.
 pub(crate) fn on_some_thread(name: String, job: Job) {
     if let Err(job) = on_thread(name, job) {
         match Closer::of_process() {

@@ -1,4 +1,9 @@
-//! The drain: what is at work comes to its end.
+//! The drain: work in progress comes to its end.
+//!
+//! A close calls [`drain`] once for all its resources, and each step calls [`drain_again`] for its own.
+//! Tasks: flushes run on the pool's runtime, beside each other. Those that reach the limit are aborted.
+//! Invariant: no wait here is longer than its limit.
+//! Locks: none is held here. An [`Activity`] wakes the waits, which then look at its counters anew.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -13,11 +18,13 @@ use crate::lifecycle::any_slot::AnySlot;
 use crate::lifecycle::context::Context;
 use crate::lifecycle::lease::Held;
 
+/// Whether a resource has no work in progress and no checkouts.
 pub(crate) fn is_idle(slot: &dyn AnySlot) -> bool {
     slot.activity().counters.now().is_empty() && !slot.is_held(Held::Checkouts)
 }
 
-/// Waits for work, not for idle handles: those only for a moment, and only if they were used lately.
+/// Waits for work in progress. Handles that are merely held are waited for only for a moment, and only if they were
+/// used lately.
 pub(crate) async fn drain(
     context: &Arc<Context>,
     slots: &[Arc<dyn AnySlot>],
@@ -32,7 +39,7 @@ pub(crate) async fn drain(
         slot.map_or_else(|| activity.counters.now().is_empty(), |slot| is_idle(&**slot))
     };
     let worked = async {
-        // Until none is at work, since what ends at one may go on at another that was idle before.
+        // Work that ends at one resource may go on at another that was idle before, so all are looked at again.
         while let Some(activity) = active.iter().find(|activity| !idle(activity)) {
             activity.until(|| idle(activity).then_some(())).await;
         }
@@ -48,7 +55,7 @@ pub(crate) async fn drain(
     let _what_is_left_is_reported_per_step = within(limit, all).await;
 }
 
-/// Waits for what the closing code of earlier phases has begun at this resource.
+/// Waits for work that the closing code of earlier phases has begun at this resource.
 pub(crate) async fn drain_again(context: &Arc<Context>, slot: &Arc<dyn AnySlot>, limit: Duration) {
     if is_idle(&**slot) {
         return;
@@ -58,7 +65,7 @@ pub(crate) async fn drain_again(context: &Arc<Context>, slot: &Arc<dyn AnySlot>,
     let _what_is_left_is_reported = within(limit, async { tokio::join!(flushed, idle) }).await;
 }
 
-/// Runs these on the pool's runtime, all at once, for at most this long.
+/// Runs these futures on the pool's runtime, all at once, for at most this long.
 pub(crate) async fn in_parallel<F>(context: &Context, limit: Duration, futures: impl Iterator<Item = F>)
 where
     F: Future<Output = ()> + Send + 'static,

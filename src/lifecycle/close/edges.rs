@@ -1,12 +1,12 @@
-//! Who depends on whom, for closing dependants first.
+//! The dependencies between resources, so that dependants close first.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, btree_set};
 use std::sync::Arc;
 
 use crate::base::error::Error;
 
-/// The edges from dependants to their dependencies. No walk over them recurses or visits a name twice, so that neither
-/// a long chain nor many diamonds cost more than they have edges.
+/// The edges from dependants to their dependencies. No walk over them recurses or visits a name twice. A long chain or
+/// many diamonds therefore cost no more than they have edges.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Edges {
     dependants: Neighbours,
@@ -30,7 +30,7 @@ impl Edges {
         Ok(())
     }
 
-    /// Whether `from` depends, over any number of edges, on `to`. Two walks, one from each end, take turns: a chain that
+    /// Whether `from` depends, over any number of edges, on `to`. Two walks take turns, one from each end. A chain that
     /// grows at its end has nothing on one side, so that its next edge costs nothing.
     fn reaches(&self, from: &str, to: &str) -> bool {
         let (mut up, mut down) = (Walk::new(&self.dependants, to), Walk::new(&self.dependencies, from));
@@ -42,7 +42,7 @@ impl Edges {
         }
     }
 
-    /// How many levels of dependants close before each. A name that is not here has none.
+    /// How many levels of dependants close before each name. A name without an entry has none.
     pub(crate) fn depths(&self) -> HashMap<&str, usize> {
         let mut depths: HashMap<&str, usize> = HashMap::new();
         let mut pending: HashMap<&str, usize> =
@@ -66,7 +66,7 @@ impl Edges {
     }
 }
 
-/// Visits all that can be reached from one name, each once.
+/// Visits all names that can be reached from one, each once.
 struct Walk<'a> {
     neighbours: &'a Neighbours,
     path: Vec<btree_set::Iter<'a, Arc<str>>>,
@@ -112,7 +112,7 @@ mod tests {
         edges.depths().into_iter().collect()
     }
 
-    /// Whatever the order in which the edges came.
+    /// The order in which the edges came makes no difference.
     #[test]
     fn a_dependency_is_below_the_deepest_of_its_dependants() {
         let pairs = [("app", "cache"), ("cache", "store"), ("app", "store"), ("store", "disk"), ("log", "disk")];

@@ -1,4 +1,4 @@
-//! Closing: intake stops, work drains, then every step in its phase, each within a budget.
+//! Closing: intake stops, work drains, then every step runs in its phase, each within a budget.
 
 pub(crate) mod closer;
 mod drain;

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use crate::base::millis;
 use crate::lifecycle::close::phase::Phase;
 
-/// How long after the deadline the watchdog waits, for a close that is about to tell its report. Comes on top of the
+/// How long after the deadline the watchdog waits for a close that is about to tell its report. Comes on top of the
 /// close budget, as [`worst_case`](CloseOptions::worst_case) tells.
 pub(crate) const WATCHDOG: Duration = Duration::from_secs(1);
 
@@ -16,28 +16,28 @@ pub(crate) const WATCHDOG: Duration = Duration::from_secs(1);
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct CloseOptions {
-    /// The whole close. Defaults to 25 s, below the 30 s that orchestrators grant.
+    /// The limit of the whole close. Defaults to 25 s, below the 30 s that orchestrators grant.
     #[serde(rename = "deadline_ms", with = "millis")]
     pub deadline: Duration,
     /// How long work in progress is waited for. Defaults to 10 s.
     #[serde(rename = "drain_ms", with = "millis")]
     pub drain: Duration,
-    /// How long a lease that is merely held is waited for. Only one is that was taken, or used by an operation that
-    /// ended, within this time before closing began. Defaults to 1 s.
+    /// How long a lease that is merely held is waited for. The lease must have been taken, or used by an operation that
+    /// ended, within this time before closing began. Otherwise it is not waited for. Defaults to 1 s.
     #[serde(rename = "held_ms", with = "millis")]
     pub held: Duration,
-    /// One step. Defaults to 5 s.
+    /// The limit of one step. Defaults to 5 s.
     #[serde(rename = "step_ms", with = "millis")]
     pub step: Duration,
-    /// One step of the phases tasks and databases. Defaults to 10 s.
+    /// The limit of one step of the phases tasks and databases. Defaults to 10 s.
     #[serde(rename = "long_step_ms", with = "millis")]
     pub long_step: Duration,
-    /// What each later phase is sure to get, whatever an earlier one takes, the cutting of what
-    /// hangs included. Defaults to 500 ms.
+    /// The time that each later phase is sure to get, however long an earlier one takes, including the cutting of
+    /// streams that hang. Defaults to 500 ms.
     #[serde(rename = "floor_ms", with = "millis")]
     pub floor: Duration,
-    /// Whether closing may write to the standard error: one line after 1 s, which tells what is waited for, and at the
-    /// end of the process the report, unless all is closed. Defaults to `true`.
+    /// Whether closing may write to the standard error. After 1 s it writes one line that tells what it waits for. At
+    /// the end of the process it writes the report, unless all is closed. Defaults to `true`.
     pub stderr: bool,
 }
 
@@ -56,8 +56,8 @@ impl Default for CloseOptions {
 }
 
 impl CloseOptions {
-    /// The longest that closing can take, to size a grace period by: the deadline, and the second
-    /// after which the watchdog ends a process.
+    /// The longest that closing can take, by which to size a grace period. It is the deadline, and the second after
+    /// which the watchdog ends a process.
     pub fn worst_case(&self) -> Duration {
         self.deadline.saturating_add(WATCHDOG)
     }
@@ -69,10 +69,10 @@ impl CloseOptions {
         }
     }
 
-    /// What is kept, of the time that is left, for this many later levels.
+    /// The part of the time left that is kept for this many later levels.
     pub(crate) fn reserve(&self, left: Duration, levels: usize) -> Duration {
         let levels = u32::try_from(levels).unwrap_or(u32::MAX);
-        // Where there is too little for all, each gets the same.
+        // If there is too little for all, each level gets the same.
         let fair = left.checked_div(levels.saturating_add(1)).unwrap_or_default();
         self.floor.min(fair).saturating_mul(levels)
     }

@@ -1,8 +1,9 @@
-//! In which order resources close.
+//! The order in which resources close.
 
 use std::fmt;
 
-/// When something closes. Phases close in this order; what shares one closes in parallel.
+/// When something closes. Phases close in this order. Resources of one phase close in parallel, unless one depends on
+/// another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
@@ -29,7 +30,7 @@ pub enum Phase {
     Files,
     /// Temporary files.
     TempFiles,
-    /// Telemetry, last, so that all before can be told.
+    /// Telemetry. It closes last, so that it can report on everything before it.
     Telemetry,
 }
 

@@ -1,4 +1,4 @@
-//! A pool as closing knows it.
+//! The interface through which closing knows a pool.
 
 use std::sync::Arc;
 
@@ -11,20 +11,20 @@ use crate::lifecycle::close::phase::Phase;
 use crate::lifecycle::context::Context;
 use crate::lifecycle::status::{PoolStatus, Usage};
 
-/// What is closed as a whole.
+/// A pool that can be closed as a whole.
 pub(crate) trait Pool: Send + Sync + 'static {
     fn context(&self) -> &Arc<Context>;
-    /// The futures and closures given to `run`.
+    /// The activity of the futures and closures given to `run`.
     fn main(&self) -> &Arc<Activity>;
     /// Every resource that exists.
     fn slots(&self) -> Vec<Arc<dyn AnySlot>>;
     /// The hooks, each of which runs once.
     fn take_hooks(&self) -> Vec<Hook>;
-    /// Who closes before whom.
+    /// The dependencies, which decide who closes before whom.
     fn edges(&self) -> Edges;
-    /// Who holds what.
+    /// The holders of all leases and checkouts.
     fn holders(&self) -> Vec<Holder>;
-    /// The status, with what this tells of each resource's usage.
+    /// The status, in which `usage` tells each resource's usage.
     fn status_with(&self, usage: fn(&dyn AnySlot) -> Usage) -> PoolStatus;
 }
 

@@ -1,4 +1,4 @@
-//! What became of a close.
+//! The report of a close: why it closed, and how each step ended.
 
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
@@ -67,11 +67,11 @@ impl serde::Serialize for Reason {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// As it should.
+    /// It closed as it should.
     Closed,
-    /// Its streams had to be cut; then it ended.
+    /// It ended after its streams had to be cut.
     Forced,
-    /// It answered an error.
+    /// Its code returned an error.
     Failed(String),
     /// It did not end, not even after its streams were cut.
     TimedOut,
@@ -128,15 +128,15 @@ pub struct StepReport {
     /// How long it took.
     #[cfg_attr(feature = "serde", serde(rename = "took_ms", serialize_with = "json::millis"))]
     pub took: Duration,
-    /// The leases and checkouts still held when it was closed under them.
+    /// The leases and checkouts still held when the resource was closed under them.
     pub held: Vec<Holder>,
-    /// The work that came to its end in the drain, or was ended in good order by the step itself.
+    /// The work that came to its end in the drain, or that the step itself ended in good order.
     #[cfg_attr(feature = "serde", serde(serialize_with = "work::serialize"))]
     pub finished: Vec<(Work, usize)>,
     /// The work that ended in the drain without being finished: cut off, cancelled, given back.
     #[cfg_attr(feature = "serde", serde(serialize_with = "work::serialize"))]
     pub given_up: Vec<(Work, usize)>,
-    /// The work still going on when its drain ended.
+    /// The work still in progress when its drain ended.
     #[cfg_attr(feature = "serde", serde(serialize_with = "work::serialize"))]
     pub unfinished: Vec<(Work, usize)>,
 }
@@ -148,7 +148,7 @@ impl StepReport {
     }
 }
 
-/// What a close did.
+/// The report of a close.
 #[derive(Debug, Clone)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -163,7 +163,7 @@ pub struct CloseReport {
     pub drained: Duration,
     /// The steps, in the order in which they ended.
     pub steps: Vec<StepReport>,
-    /// The whole.
+    /// How long the whole close took.
     #[cfg_attr(feature = "serde", serde(rename = "took_ms", serialize_with = "json::millis"))]
     pub took: Duration,
 }

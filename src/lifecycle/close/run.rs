@@ -1,8 +1,11 @@
-//! Closing: intake stops, work drains, then every step in its phase, each within a budget.
+//! Closing a pool, or one resource: intake stops, work drains, then every step runs in its phase, each within a budget.
 //!
-//! A close runs on a thread of its own with a timer of its own, and each step on another, so
-//! neither busy workers nor a step that blocks can delay it. Callers only wait for the shared
-//! result: cancelling one cancels nothing.
+//! [`start`] and [`start_one`] begin a close for the first who asks: a user, a dropped handle, a signal, or the
+//! process's exit. All callers wait for the shared result, and cancelling one cancels nothing.
+//! Threads: a close runs on a thread of its own with a timer of its own, and each step on another one. So neither busy
+//! workers nor a step that blocks can delay it.
+//! Invariant: each step that began is in the report, however it ended.
+//! Locks: only the one in [`ask_usage`] is taken here, and no user code runs under it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
@@ -29,17 +32,19 @@ use crate::lifecycle::context::Context;
 use crate::lifecycle::event::What;
 use crate::lifecycle::status::{PoolStatus, State, Usage};
 
-/// How long a step that was cut has to end: this, or half of what its level has. Part of the close budget.
+/// How long a step that was cut has to end: this, or half of its level's time if that is less. Part of the close
+/// budget.
 const GRACE: Duration = Duration::from_millis(500);
-/// How long a consumer's cancelling may take. Part of the close budget.
+/// How long the cancelling of a consumer may take. Part of the close budget.
 const INTAKE: Duration = Duration::from_secs(1);
 /// How long users' code may take to tell how full its resource is. Part of the close budget, beside [`INTAKE`].
 const TELLING: Duration = Duration::from_millis(500);
-/// How long closing is silent about what it waits for. It takes no time: closing goes on meanwhile.
+/// How long a close runs before it names the work and holders that it waits for. It takes no time, because closing
+/// goes on meanwhile.
 const SILENCE: Duration = Duration::from_secs(1);
 
 impl CloseReport {
-    /// One that has no steps, since the whole ended like this.
+    /// A report without the steps of resources, because the close as a whole ended like this.
     pub(crate) fn of(pool: &dyn Pool, reason: Reason, outcome: Outcome) -> Self {
         let held = pool.holders();
         let step = StepReport::new(Arc::from("closing"), Phase::Tasks, outcome, Duration::ZERO, held);
@@ -56,7 +61,7 @@ impl CloseReport {
 /// Starts closing the whole pool, unless that was started before. Does not wait.
 ///
 /// # Errors
-/// [`Error::Closing`] on a thread that this close itself runs on, which must not wait for it.
+/// [`Error::Closing`] on a thread that this close itself runs on, because such a thread must not wait for it.
 pub(crate) fn start(pool: &Arc<dyn Pool>, reason: Reason, deadline: Option<Duration>) -> Result<Arc<CloseRun>, Error> {
     let limit = deadline.unwrap_or(pool.context().options.close.deadline);
     let (run, first) = pool.context().close.begin(limit);
@@ -84,8 +89,8 @@ pub(crate) fn start(pool: &Arc<dyn Pool>, reason: Reason, deadline: Option<Durat
     Ok(run)
 }
 
-/// Starts closing one resource, unless that is under way; the pool stays open. Where the whole
-/// pool is closing, that is the close. Does not wait.
+/// Starts closing one resource, unless that is under way. The pool stays open. If the whole pool is closing, its close
+/// is the answer. Does not wait.
 ///
 /// # Errors
 /// As [`start`].
@@ -136,7 +141,7 @@ fn run_close(
     CloseReport::of(pool, reason, outcome)
 }
 
-/// One line on what a close waits for, and which lines of source hold it. `None` between two steps.
+/// One line with the work and the holders that a close waits for. `None` between two steps.
 fn waited_for(close: &CloseState, slots: &[Arc<dyn AnySlot>]) -> Option<String> {
     let mut waits: Vec<String> = close.running().iter().map(|name| name.to_string()).collect();
     for slot in slots.iter().filter(|slot| slot.state() == State::Draining) {
@@ -160,12 +165,12 @@ async fn close_pool(pool: &Arc<dyn Pool>, reason: Reason, limit: Duration) -> Cl
     let (alone, slots): (Vec<_>, Vec<_>) =
         pool.slots().into_iter().partition(|slot| single_closes.contains_key(slot.name()));
     let mut report = close_slots(pool, slots, pool.take_hooks(), reason, limit).await;
-    // What was being closed by itself has the drivers' runtime until it is done.
+    // A resource that was being closed by itself has the drivers' runtime until that close is done.
     for slot in alone {
         let left = deadline.saturating_duration_since(Instant::now());
         match within(left, single_closes[slot.name()].wait()).await {
             Ok(single) => {
-                // It may have been connected anew after its step, before that close ended and all closed.
+                // The resource may have been connected anew after its step, and before that close had ended.
                 let left = deadline.saturating_duration_since(Instant::now());
                 let again = close_slots(pool, vec![slot], Vec::new(), reason, left).await;
                 let steps = if again.steps.is_empty() { &single.steps } else { &again.steps };
@@ -181,13 +186,13 @@ async fn close_pool(pool: &Arc<dyn Pool>, reason: Reason, limit: Duration) -> Cl
             }
         }
     }
-    // Goodbyes to lost and late handles need the runtime as well.
+    // The disconnects of lost and late handles need the runtime as well.
     for slot in pool.slots() {
         let said = slot.activity().until(|| slot.has_disconnected().then_some(()));
         let _goes_down_with_the_runtime = within(deadline.saturating_duration_since(Instant::now()), said).await;
     }
     report.took = started.elapsed();
-    // What `run` was given goes on there after closing everything itself.
+    // A future given to `run` still needs the runtime if it has closed everything itself.
     if pool.main().counters.now().is_empty() || pool.main().is_draining() {
         pool.context().runtime.end();
     }
@@ -269,7 +274,7 @@ async fn close_slots(
         while let Some(ended) = running.join_next_with_id().await {
             match ended {
                 Ok((_, step)) => steps.push(step),
-                // However it ended, it is in the report.
+                // Each step is in the report, however it ended.
                 Err(error) => {
                     if let Some((name, phase, slot, began)) = begun.remove(&error.id()) {
                         let outcome = error
@@ -295,13 +300,13 @@ fn begin(slot: &dyn AnySlot, reason: Reason) -> bool {
     begun
 }
 
-/// How full a resource is, unless users' code would have to tell it, which may hang.
+/// How full a resource is. Unknown if users' code would have to tell, because that code may hang.
 fn built_in_usage(slot: &dyn AnySlot) -> Usage {
     if slot.is_users() { Usage::default() } else { slot.usage() }
 }
 
-/// Puts into the status how full users' own kinds are. They are asked aside, and nothing is known of one that hangs, nor
-/// of those behind it.
+/// Puts into the status how full the resources of users' own kinds are. They are asked on another thread. If one of
+/// them hangs, nothing is known of it, nor of those behind it.
 async fn ask_usage(pool: &dyn Pool, status: &mut PoolStatus, limit: Duration) {
     let slots: Vec<_> = pool.slots().into_iter().filter(|slot| slot.is_users()).collect();
     if slots.is_empty() {
@@ -326,10 +331,10 @@ async fn ask_usage(pool: &dyn Pool, status: &mut PoolStatus, limit: Duration) {
     }
 }
 
-/// How an attempt that has connected nothing ended, and how long that took.
+/// The outcome of an attempt that has connected nothing, and how long that took.
 type Unconnected = (Outcome, Duration);
 
-/// Waits until the attempts in flight at these have come to their ends, and begins to close what they have connected.
+/// Waits until the attempts in flight at these resources have ended, and begins to close those that have connected.
 async fn settle(
     context: &Arc<Context>,
     connecting: Vec<Arc<dyn AnySlot>>,

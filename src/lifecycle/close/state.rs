@@ -1,4 +1,11 @@
-//! The closes of a pool that are under way, each run once for all who ask.
+//! The closes of a pool that are under way. Each runs once, for all who ask for it.
+//!
+//! [`run`](crate::lifecycle::close::run) begins and ends the closes, facades wait for their reports, and the watchdog
+//! waits for the whole and names the parts that still run.
+//! Invariant: of the whole at most one close runs, and of each resource. No close of a single resource begins once that
+//! of the whole has begun, so the whole knows all of them.
+//! Order of locks: `whole`, then `single`, then a run's report. The others are taken alone. No code of users runs under
+//! any of them. Wakers are users' code too, so that waiters are woken outside of the locks.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -15,30 +22,29 @@ use crate::base::runtime;
 use crate::base::sync::{Condvar, Mutex, Notify, until};
 use crate::lifecycle::close::report::{CloseReport, Closing, Outcome};
 
-/// The closes of one pool: of the whole at most one runs, and of each resource; all who ask for
-/// one get its report.
-///
-/// The order of locks: `whole`, `single`, a run's report. The others are taken alone. No code of users runs under any of
-/// them, and their wakers are such code.
+/// The closes of one pool. All who ask for one get its report.
 #[derive(Default)]
 pub(crate) struct CloseState {
     id: Id,
+    /// The close of the whole pool.
     whole: Mutex<PoolClose>,
+    /// Waited on with `whole`, until all listeners have had the report.
     listeners_done: Condvar,
-    /// The closes of single resources that are under way. None begins once the whole has begun.
+    /// The closes of single resources that are under way. None begins once that of the whole has begun.
     single: Mutex<BTreeMap<Arc<str>, Arc<CloseRun>>>,
-    /// The names of what runs now, for the watchdog's message. A hook and a resource may share a name.
+    /// The names of the parts that run now, for the watchdog's message. A hook and a resource may share a name.
     running: Mutex<Vec<Arc<str>>>,
-    /// Where the steps that run now tell their outcomes.
+    /// The senders by which the steps that run now tell their outcomes, by the step's number.
     steps: Mutex<BTreeMap<u64, oneshot::Sender<Outcome>>>,
 }
 
-/// Tells one cell from all others of the process, by its own number.
+/// A number that tells one [`CloseState`] from all others of the process.
 struct Id(u64);
 
 impl Default for Id {
     fn default() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
+        // Relaxed, because only the uniqueness of the number counts.
         Id(NEXT.fetch_add(1, Ordering::Relaxed))
     }
 }
@@ -51,11 +57,12 @@ pub(crate) enum Role {
 }
 
 thread_local! {
-    /// The cell of which this thread runs a part. It has no destructor, so it can be read at exit.
+    /// The [`CloseState`] of which this thread runs a part, and the part. It has no destructor, so it can be read at
+    /// exit.
     static ROLE: Cell<Option<(u64, Role)>> = const { Cell::new(None) };
 }
 
-/// A step, the drain or a listener that runs until this drops, for the watchdog's message.
+/// A step, the drain or a listener, which counts as running until this drops, for the watchdog's message.
 pub(crate) struct Running<'a> {
     cell: &'a CloseState,
     name: Arc<str>,
@@ -74,18 +81,18 @@ impl Drop for Running<'_> {
 #[derive(Default)]
 struct PoolClose {
     begun: bool,
-    /// When it must have ended.
+    /// When it must have ended. `None` before it has begun.
     deadline: Option<Instant>,
-    /// The closes of single resources that were under way as it began.
+    /// The closes of single resources that were under way as this one began.
     single_closes: BTreeMap<Arc<str>, Arc<CloseRun>>,
-    /// Tells the users that it has begun.
+    /// Tells users that closing has begun.
     closing: CancellationToken,
     run: Arc<CloseRun>,
     /// Whether all listeners have had the report.
     listeners_done: bool,
 }
 
-/// One close. Whoever waits for it gets its report, even where the pool is open again by then.
+/// One close. All who wait for it get its report, even if the pool is open again by then.
 #[derive(Default)]
 pub(crate) struct CloseRun {
     report: Mutex<Option<Arc<CloseReport>>>,
@@ -113,7 +120,7 @@ impl CloseState {
         self.whole.lock().begun
     }
 
-    /// A flag and a future for users.
+    /// A flag and a future that tell users of closing.
     pub(crate) fn closing(&self) -> Closing {
         Closing(self.whole.lock().closing.clone())
     }
@@ -128,8 +135,8 @@ impl CloseState {
         self.whole.lock().run.report()
     }
 
-    /// The close of the whole pool, begun now unless it was before, and whether the caller is the
-    /// one to run it.
+    /// Begins the close of the whole pool, unless it has begun before. Returns it, and whether the caller is the one to
+    /// run it.
     pub(crate) fn begin(&self, limit: Duration) -> (Arc<CloseRun>, bool) {
         let mut whole = self.whole.lock();
         let first = !std::mem::replace(&mut whole.begun, true);
@@ -143,10 +150,10 @@ impl CloseState {
         (run, first)
     }
 
-    /// All listeners have had the report of this close.
+    /// Notes that all listeners have had the report of this close.
     pub(crate) fn announce(&self, run: &Arc<CloseRun>) {
         let mut whole = self.whole.lock();
-        // Unless the pool is open again.
+        // A pool that is open again has another run.
         if Arc::ptr_eq(&whole.run, run) {
             whole.listeners_done = true;
         }
@@ -154,8 +161,8 @@ impl CloseState {
         self.listeners_done.notify_all();
     }
 
-    /// The close of one resource, which is the whole's where that has begun, else begun now unless it
-    /// is under way; and whether the caller is the one to run it.
+    /// Begins the close of one resource, unless it is under way. Returns it, and whether the caller is the one to run
+    /// it. If the close of the whole pool has begun, that one is returned.
     pub(crate) fn begin_single(&self, name: &Arc<str>) -> (Arc<CloseRun>, bool) {
         let whole = self.whole.lock();
         if whole.begun {
@@ -170,7 +177,7 @@ impl CloseState {
         (run, true)
     }
 
-    /// The closes of single resources that were under way as that of the whole began.
+    /// The closes of single resources that were under way as that of the whole pool began.
     pub(crate) fn single_closes(&self) -> BTreeMap<Arc<str>, Arc<CloseRun>> {
         self.whole.lock().single_closes.clone()
     }
@@ -182,8 +189,8 @@ impl CloseState {
         }
     }
 
-    /// Waits for the close that was begun on a thread that must not touch tokio, and until every
-    /// listener has had the report; `None` once this time has come.
+    /// Waits for the close that was begun, and until every listener has had the report, on a thread that must not touch
+    /// tokio. `None` once `until` has come.
     pub(crate) fn wait_blocking(&self, until: Instant) -> Option<Arc<CloseReport>> {
         let mut whole = self.whole.lock();
         loop {
@@ -196,13 +203,13 @@ impl CloseState {
         }
     }
 
-    /// Open again, if closed.
+    /// Opens the pool again, if it is closed.
     ///
     /// # Errors
     /// [`Error::Closing`] while it is being closed, and once the process is ending.
     pub(crate) fn reopen(&self, is_ending: impl Fn() -> bool) -> Result<(), Error> {
         let mut whole = self.whole.lock();
-        // Looked at under the lock, as the process's end waits for what it finds closing.
+        // Looked at under the lock, because the end of the process waits for the closes that it finds under way.
         if is_ending() {
             return Err(Error::closing(&Arc::from("the process")));
         }
@@ -214,12 +221,12 @@ impl CloseState {
         Ok(())
     }
 
-    /// The part of this close that this thread runs.
+    /// The part of this close that this thread runs. `None` if it runs none.
     pub(crate) fn role(&self) -> Option<Role> {
         ROLE.get().filter(|(cell, _)| *cell == self.id.0).map(|(_, role)| role)
     }
 
-    /// Refuses to wait for this close on a thread that it runs on itself.
+    /// Refuses a wait for this close on a thread that the close itself runs on.
     pub(crate) fn check_outside(&self, run: &CloseRun, resource: &str) -> Result<(), Error> {
         if run.report().is_none() && self.role().is_some() {
             return Err(Error::closing(&Arc::from(resource)));
@@ -227,7 +234,7 @@ impl CloseState {
         Ok(())
     }
 
-    /// Runs a part of this close, which may be the user's code, and panic.
+    /// Runs a part of this close. The part may be users' code, so its panic is caught.
     pub(crate) fn run_as<T>(&self, role: Role, run: impl FnOnce() -> T) -> std::thread::Result<T> {
         let outer = ROLE.replace(Some((self.id.0, role)));
         let ended = catch_unwind(AssertUnwindSafe(run));
@@ -235,13 +242,14 @@ impl CloseState {
         ended
     }
 
-    /// Whether this thread runs a step, and so code that may use what closes later.
+    /// Whether this thread runs a step, whose code may use resources that close later.
     #[inline]
     pub(crate) fn is_inside(&self) -> bool {
         matches!(self.role(), Some(Role::Step(_)))
     }
 
-    /// The process ends from this thread, so a step or listener that it runs does not come back.
+    /// Ends the step or listener that this thread runs. It does not come back, because the process ends from this
+    /// thread.
     pub(crate) fn leave_role(&self) {
         match self.role() {
             Some(Role::Step(step)) => self.end_step(step, Outcome::Failed("it ended the process".to_owned())),
@@ -253,9 +261,11 @@ impl CloseState {
         }
     }
 
-    /// The number of a new step, and its outcome once that is [told](CloseState::end_step).
+    /// Numbers a new step. Returns the number, and the receiver of the outcome that is [told](CloseState::end_step) for
+    /// it.
     pub(crate) fn begin_step(&self) -> (u64, oneshot::Receiver<Outcome>) {
         static NEXT: AtomicU64 = AtomicU64::new(0);
+        // Relaxed, because only the uniqueness of the number counts.
         let (step, (sender, ended)) = (NEXT.fetch_add(1, Ordering::Relaxed), oneshot::channel());
         self.steps.lock().insert(step, sender);
         (step, ended)
@@ -264,19 +274,19 @@ impl CloseState {
     pub(crate) fn end_step(&self, step: u64, outcome: Outcome) {
         let sender = self.steps.lock().remove(&step);
         if let Some(sender) = sender {
-            // Nobody waits any more once it has timed out.
+            // Nobody waits any more once the step has timed out.
             let _ = sender.send(outcome);
         }
     }
 
-    /// Counts as running, under this name, until that drops.
+    /// Counts a part as running, under this name, until the answer drops.
     pub(crate) fn running_as(&self, name: &str) -> Running<'_> {
         let name = Arc::from(name);
         self.running.lock().push(Arc::clone(&name));
         Running { cell: self, name }
     }
 
-    /// The names of what is running now: steps, the drain, a listener.
+    /// The names of the steps, drains and listeners that run now.
     pub(crate) fn running(&self) -> Vec<Arc<str>> {
         self.running.lock().clone()
     }
@@ -288,6 +298,7 @@ mod tests {
     use crate::lifecycle::close::report::Reason;
     use crate::lifecycle::status::PoolStatus;
 
+    /// A limit that no test reaches.
     const LONG: Duration = Duration::from_secs(3600);
 
     fn report(reason: Reason) -> CloseReport {
@@ -347,7 +358,7 @@ mod tests {
         assert!(cell.is_closing());
         cell.reopen(|| false).unwrap();
         assert!(!cell.is_closing() && cell.report().is_none());
-        // The listeners of the close before say nothing of the next one.
+        // The listeners of the earlier close say nothing about the next one.
         cell.announce(&run);
         let (next, first) = cell.begin(LONG);
         assert!(first && !Arc::ptr_eq(&run, &next));

@@ -1,4 +1,11 @@
-//! A step of a close: a resource or a hook, within its budget.
+//! One step of a close: a resource or a hook, within its budget.
+//!
+//! [`run`](crate::lifecycle::close::run) sorts the steps into levels with [`order`], and runs those of a level side by
+//! side with [`run_step`].
+//! Threads: the closing code of a step runs on a thread of its own. Cutting streams and dropping the last handle may be
+//! users' code as well, so they run on further threads.
+//! Invariant: each wait for such a thread has a limit, and a step that has begun always ends with a report.
+//! Locks: none is held here, so code of users may take as long as it likes without blocking another step.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -20,10 +27,11 @@ use crate::lifecycle::close::state::Role;
 use crate::lifecycle::context::Context;
 use crate::lifecycle::event::What;
 
-/// How long what was begun just before leasing ended has to end, where the drain's limit was reached. Part of the step's budget.
+/// How long work that was begun just before leasing ended has to end, if the drain reached its limit. Part of the
+/// step's budget.
 const MOMENT: Duration = Duration::from_millis(100);
-/// How long a step that is given up, and then the drop of its last handle, may take to end at least, however little time is
-/// left. They may exceed the close budget by that.
+/// The least time that a step that is given up has to end in, and then the drop of its last handle, however little time
+/// is left. They may exceed the close budget by that.
 const LAST: Duration = Duration::from_millis(100);
 
 pub(crate) enum Step {
@@ -39,7 +47,7 @@ impl Step {
         }
     }
 
-    /// None of a hook.
+    /// The resource's slot. `None` for a hook.
     pub(crate) fn slot(&self) -> Option<Arc<dyn AnySlot>> {
         match self {
             Step::Resource(slot) => Some(Arc::clone(slot)),
@@ -55,7 +63,7 @@ impl Step {
     }
 }
 
-/// What closes together, in order: by phase, and within a phase dependants before what they use.
+/// Sorts steps into the levels that close together: by phase, and within a phase dependants before their dependencies.
 pub(crate) fn order<'a>(
     slots: impl Iterator<Item = &'a Arc<dyn AnySlot>>,
     hooks: Vec<Hook>,
@@ -70,7 +78,7 @@ pub(crate) fn order<'a>(
     levels.into_values().collect()
 }
 
-/// A step within its budget; once cut it has the grace to end in. Without a budget it is skipped.
+/// Runs a step within its budget. A step that is cut has the grace to end in. Without a budget it is skipped.
 pub(crate) async fn run_step(
     pool: Arc<dyn Pool>,
     step: Step,
@@ -85,7 +93,8 @@ pub(crate) async fn run_step(
     let slot = step.slot();
     if let Some(slot) = &slot {
         slot.stop_leasing();
-        // What was never idle until its limit has begun nothing since leasing ended, and ends now if it can at all.
+        // A resource that was never idle in the drain has begun nothing since leasing ended. Its work ends now if it
+        // can at all.
         let limit = if drains_again { budget / 2 } else { MOMENT.min(budget / 2) };
         drain_again(pool.context(), slot, limit).await;
         slot.activity().counters.end_drain();
@@ -101,7 +110,7 @@ pub(crate) async fn run_step(
     if outcome != Outcome::Closed
         && let Some(slot) = &slot
     {
-        // It may be the user's code, and block.
+        // Cutting may be users' code, and block.
         let cut = Arc::clone(slot);
         let _hangs_by_itself = aside(pool.context(), grace, move || cut.cut()).await;
         if matches!(outcome, Outcome::TimedOut) && ended(&mut running, grace).await.is_some() {
@@ -110,7 +119,7 @@ pub(crate) async fn run_step(
     }
     cancel.cancel();
     if let Some(slot) = &slot {
-        // The runtime may end after this, and where it has ended its timers panic.
+        // The step must be over before the runtime ends, because timers of an ended runtime panic.
         let _hangs_by_itself = ended(&mut running, LAST).await;
         let last = Arc::clone(slot);
         match aside(pool.context(), grace.max(LAST), move || last.finish_close()).await {
@@ -129,14 +138,14 @@ pub(crate) async fn run_step(
     step
 }
 
-/// How the step that runs has ended, if it does within the limit; it is asked once.
+/// Takes the outcome of the running step, if it ends within the limit. An outcome can be taken only once.
 async fn ended(running: &mut Option<oneshot::Receiver<Outcome>>, limit: Duration) -> Option<Outcome> {
     let ended = within(limit, running.as_mut()?).await.ok()?;
     *running = None;
     ended.ok()
 }
 
-/// A step with what became of its resource's work.
+/// Adds to a step how its resource's work ended.
 pub(crate) fn with_work(step: StepReport, slot: &dyn AnySlot) -> StepReport {
     let counters = &slot.activity().counters;
     let (finished, given_up, unfinished) = (counters.finished(), counters.given_up(), counters.unfinished());
@@ -151,8 +160,8 @@ pub(crate) fn tell_end(context: &Context, slot: Option<&dyn AnySlot>, step: &Ste
     }
 }
 
-/// Runs a step on its own thread, in the context of the pool's runtime, so that one which blocks
-/// or panics is only itself.
+/// Runs a step on a thread of its own, in the context of the pool's runtime. A step that blocks or panics harms only
+/// itself.
 fn on_own_thread(pool: &Arc<dyn Pool>, step: Step, cancel: CancellationToken) -> oneshot::Receiver<Outcome> {
     let (number, ended) = pool.context().close.begin_step();
     let runtime = pool.context().runtime.current();

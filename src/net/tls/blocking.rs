@@ -1,4 +1,5 @@
-//! What threads read from and write to, plain or under TLS, each call within one point in time.
+//! Streams that threads read from and write to, plain or under TLS, with one deadline for all calls until the next one
+//! is set.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -12,7 +13,7 @@ use socket2::SockRef;
 use crate::net::kill_switch::{Guarded, KillSwitch};
 use crate::net::tls::stream::{Client, Tls, tune};
 
-/// What threads read from and write to, plain or secured, under a [`KillSwitch`].
+/// A stream that threads read from and write to, plain or secured, under a [`KillSwitch`].
 pub struct Blocking(Stream);
 
 enum Stream {
@@ -21,13 +22,13 @@ enum Stream {
     Secured(Box<Secured>),
 }
 
-/// A socket with one point in time by which whatever is asked of it must have been done.
+/// A socket with a deadline for all that is asked of it.
 struct Timed {
     socket: TcpStream,
     end: Option<Instant>,
 }
 
-/// As the async one.
+/// A stream under TLS. It explains errors before the first answer, as the async one does.
 #[cfg(feature = "tls")]
 struct Secured {
     stream: StreamOwned<ClientConnection, Timed>,
@@ -36,12 +37,12 @@ struct Secured {
 }
 
 impl Tls {
-    /// As [`dial`](Tls::dial), for threads, by this time, which is the stream's until it gets
-    /// [another one](Blocking::end_by). Only the DNS may take longer. The stream is under the switch while the [`Guarded`]
-    /// lives.
+    /// Opens a connection as [`dial`](Tls::dial) does, but for threads. `end` is the deadline of that and of the
+    /// stream, until the stream gets [another one](Blocking::end_by). Only the DNS may take longer. The stream is under
+    /// the switch while the [`Guarded`] lives.
     ///
     /// # Errors
-    /// As [`dial`](Tls::dial), and one of the kind [`TimedOut`](io::ErrorKind::TimedOut).
+    /// Those of [`dial`](Tls::dial), and one of the kind [`TimedOut`](io::ErrorKind::TimedOut).
     pub fn dial_blocking(
         &self,
         host: &str,
@@ -85,10 +86,10 @@ impl Client {
 }
 
 impl Blocking {
-    /// Sets the time by which what is read and written from now on must have been; without one it may take for ever.
+    /// Sets the deadline for all reads and writes from now on. Without one they may take for ever.
     ///
     /// # Errors
-    /// Those of the socket, which lets go of its limits where there is no such time.
+    /// Those of the socket. Its limits are taken off if there is no deadline.
     pub fn end_by(&mut self, end: Option<Instant>) -> io::Result<()> {
         match &mut self.0 {
             Stream::Plain(timed) => timed.end_by(end),
@@ -131,7 +132,7 @@ impl Write for Timed {
     }
 }
 
-/// On Unix a timeout of the socket's reads as if nobody had wanted to wait.
+/// Turns a socket's timeout into [`too_late`]. On Unix it reads as if nobody had wanted to wait.
 fn late(error: io::Error) -> io::Error {
     if error.kind() == io::ErrorKind::WouldBlock { too_late() } else { error }
 }
@@ -214,7 +215,7 @@ impl Drop for Secured {
         let StreamOwned { conn, sock } = &mut self.stream;
         conn.send_close_notify();
         if sock.socket.set_nonblocking(true).is_ok() {
-            // Fails where nobody listens any more, or the socket is full.
+            // The write fails if nobody listens any more, or the socket is full.
             let _ = conn.write_tls(&mut sock.socket);
         }
     }

@@ -1,4 +1,10 @@
-//! The client: rustls on ring, given explicitly, whatever else the process has for a default.
+//! The TLS client: rustls on ring, given explicitly, whatever else the process has for a default.
+//!
+//! Each resource has one, and all its connections share it. It also puts errors of TLS into words, with the remedy.
+//! Invariant: no message has a part of a private key in it.
+//! Orderings: [`Identity`] has the only shared state, a flag that goes up once. It is relaxed, because a reader that
+//! misses it only finds fewer words.
+//! Locks: there is none.
 
 use std::fmt;
 use std::io;
@@ -16,7 +22,7 @@ use rustls::{AlertDescription, CertificateError, ClientConfig, RootCertStore, Si
 use crate::base::error::{Error, causes};
 use crate::net::tls::options::TlsOptions;
 
-/// What connections of one resource are secured with.
+/// The client with which the connections of one resource are secured.
 #[derive(Clone)]
 pub(crate) struct Client {
     pub(super) config: Arc<ClientConfig>,
@@ -45,14 +51,15 @@ impl Client {
         Ok(Client { config: Arc::new(config), name, identity })
     }
 
-    /// What went wrong before the server's first answer, with the remedy.
+    /// Puts an error before the server's first answer into words, with the remedy.
     pub(super) fn explained(&self, error: io::Error, in_handshake: bool) -> io::Error {
         let kind = error.kind();
+        // Relaxed, because the flag only adds words to an error.
         let asked = self.identity.asked.load(Ordering::Relaxed);
         let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
         let error = match (cause, kind) {
             (Some(cause), _) => TlsError::of(cause, asked && self.identity.own.is_none()),
-            // The kill switch, which says so itself.
+            // The kill switch explains itself.
             (None, _) if error.get_ref().is_some() && kind == io::ErrorKind::ConnectionAborted => return error,
             (
                 None,
@@ -78,8 +85,8 @@ impl fmt::Debug for Client {
     }
 }
 
-/// Our certificate and its key, if any, and whether a server ever asked for one: those that require it may hang up
-/// without saying so.
+/// The pool's certificate and its key, if any, and whether a server ever asked for one. A server that requires one may
+/// hang up without saying so.
 pub(super) struct Identity {
     own: Option<Arc<CertifiedKey>>,
     asked: AtomicBool,
@@ -87,6 +94,7 @@ pub(super) struct Identity {
 
 impl ResolvesClientCert for Identity {
     fn resolve(&self, _authorities: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        // Relaxed, because no other memory depends on the flag.
         self.asked.store(true, Ordering::Relaxed);
         self.own.clone()
     }
@@ -125,8 +133,8 @@ impl TlsError {
         TlsError { text: format!("TLS: {error}; {remedy}"), permanent }
     }
 
-    /// Permanent is what is configured wrong, here or there; what a server says while it restarts, or has a
-    /// certificate renewed, may pass.
+    /// The error in words, and whether it is permanent. A mistake in the configuration is permanent, on either side. An
+    /// answer of a server that restarts, or has a certificate renewed, may pass.
     fn of(error: &rustls::Error, lacks_certificate: bool) -> Self {
         use CertificateError as Bad;
         use rustls::Error::{AlertReceived, InvalidCertificate, InvalidMessage, PeerIncompatible};
@@ -144,7 +152,7 @@ impl TlsError {
             InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => {
                 ("connect by one of the certificate's names, or set tls.server_name to it", true)
             }
-            // Whose type no crate of ours has.
+            // No dependency of this crate exports the type of these errors, so their text decides.
             InvalidCertificate(Bad::Other(why)) if why.to_string().contains("CaUsedAsEndEntity") => (AUTHORITY, true),
             InvalidCertificate(Bad::Other(why)) if why.to_string().contains("UnsupportedCertVersion") => (OLD, true),
             InvalidCertificate(_) => ("the server's certificate cannot be used", true),
@@ -186,7 +194,7 @@ pub(crate) fn is_permanent(error: &(dyn std::error::Error + 'static)) -> bool {
     causes(error).filter_map(|cause| cause.downcast_ref::<TlsError>()).any(|error| error.permanent)
 }
 
-/// The same of an error that a driver with a client of its own had.
+/// Puts an error of a driver that has a client of its own into words. `None` if it is none of TLS.
 pub(crate) fn explained(error: &io::Error) -> Option<TlsError> {
     use rustls::Error::InvalidCertificate;
     Some(match error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>()) {
@@ -211,7 +219,7 @@ pub(crate) fn explained(error: &io::Error) -> Option<TlsError> {
     })
 }
 
-/// Whether files can be read that a driver will read by itself.
+/// Checks that the files can be read which a driver will read by itself.
 pub(crate) fn check(key: &str, ca_file: Option<&Path>, cert_file: Option<&Path>) -> Result<(), Error> {
     if ca_file.is_some() {
         roots(key, ca_file)?;
@@ -239,7 +247,7 @@ fn roots(key: &str, ca_file: Option<&Path>) -> Result<RootCertStore, Error> {
     Ok(roots)
 }
 
-/// Our certificate with its key, which may be in the same file.
+/// The pool's certificate with its key, which may be in the same file.
 fn own(
     key: &str,
     cert_file: Option<&Path>,
@@ -257,7 +265,7 @@ fn own(
         .map_err(|error| unreadable(&key_field, key_file, error, "private key that is not encrypted"))?;
     let own = CertifiedKey::from_der(chain, private, provider).map_err(|error| match error {
         rustls::Error::InconsistentKeys(_) => unusable(&key_field, key_file, "holds the key of another certificate"),
-        // What it says of a key could tell the key.
+        // The error's text about a key could tell the key, so it is left out.
         _ => unusable(&key_field, key_file, "holds a certificate or a private key that cannot be used"),
     })?;
     Ok(Some(Arc::new(own)))
@@ -269,7 +277,8 @@ fn certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, 
     if all.is_empty() { Err(read(pem::Error::NoItemsFound)) } else { Ok(all) }
 }
 
-/// Without what a syntax error quotes, which may be a part of a key.
+/// The error of a file that cannot be used. It leaves out the text that a syntax error quotes, which may be a part of a
+/// key.
 fn unreadable(key: &str, path: &Path, error: pem::Error, wanted: &str) -> Error {
     match error {
         pem::Error::Io(error) => unusable(key, path, format_args!("cannot be read: {error}")),

@@ -1,7 +1,8 @@
 //! Whether a port speaks TLS, asked without a TLS client by one `ClientHello` and the first bytes of the answer.
 //!
-//! By hand, as builds without TLS have no client to ask with, and as a client would go on: it would check a certificate
-//! that nobody has told it the authority of. Nothing is done with the answer but to tell a user what to configure.
+//! The question is asked by hand, because builds without TLS have no client for it. A client would also go on, and
+//! check a certificate whose authority nobody has told it. The answer serves only to tell a user the right
+//! configuration.
 
 use std::io;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use tokio::net::TcpStream;
 use crate::base::error::{Failure, Worded};
 use crate::base::runtime::within;
 
-/// How long a port may take to answer. Whoever connects waits that much longer for the failure.
+/// How long a port may take to answer. A connect waits that much longer for its failure.
 const LIMIT: Duration = Duration::from_millis(500);
 
 /// A `ClientHello` in its record: TLS 1.2, a random, no session, two ciphers, no compression, and as extensions
@@ -24,10 +25,10 @@ const HELLO: [&[u8]; 4] = [
     &[0, 22, 0, 10, 0, 6, 0, 4, 0, 29, 0, 23, 0, 13, 0, 8, 0, 6, 4, 3, 8, 4, 4, 1],
 ];
 
-/// The failure of a client that speaks no TLS; or that this is what the port wants, with this remedy.
+/// The failure of a client that speaks no TLS. If the port wants TLS, the failure says so, with this remedy.
 ///
 /// # Cancel safety
-/// Cancelling closes what is open.
+/// Cancelling closes the connection.
 pub async fn or_wanted(failure: Failure, host: &str, port: u16, remedy: &str) -> Failure {
     match !failure.permanent && speaks_tls(host, port).await {
         true => {
@@ -44,7 +45,7 @@ async fn speaks_tls(host: &str, port: u16) -> bool {
     matches!(within(LIMIT, asked).await, Ok(Ok(true)))
 }
 
-/// Whether the answer begins as a record does that has an alert or a handshake message, of any version of TLS.
+/// Whether the answer begins as a TLS record with an alert or a handshake message, of any version.
 async fn answers_in_tls(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<bool> {
     stream.write_all(&HELLO.concat()).await?;
     let mut record = [0; 2];
@@ -57,16 +58,16 @@ mod tests {
     use super::{HELLO, answers_in_tls};
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
-    /// What is made of a server that reads the hello and answers with these pieces, and then hangs up.
+    /// The verdict on a server that reads the hello, answers with these pieces, and then hangs up.
     fn answer(pieces: &[&[u8]]) -> Option<bool> {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
-            // So narrow that each piece arrives by itself.
+            // The pipe is so narrow that each piece arrives by itself.
             let (ours, mut server) = duplex(1);
             let serve = async {
                 server.read_exact(&mut vec![0; HELLO.concat().len()]).await.unwrap();
                 for piece in pieces {
-                    // Nobody reads more than the first bytes.
+                    // The client reads only the first bytes.
                     let _ = server.write_all(piece).await;
                     tokio::task::yield_now().await;
                 }
@@ -106,7 +107,7 @@ mod tests {
         assert_eq!(answer(&[&[22]]), None);
     }
 
-    /// A record whose length is wrong has begun as TLS all the same: the length is not looked at.
+    /// A record whose length is wrong has begun as TLS all the same, because the length is not looked at.
     #[test]
     fn lengths_of_the_answer_do_not_matter() {
         assert_eq!(answer(&[&[22, 3, 3, 0xFF, 0xFF]]), Some(true));

@@ -1,4 +1,5 @@
-//! TLS: its options, the same for every kind, and what kinds do with them. The client made of them is rustls on ring.
+//! TLS: its options, which are the same for every kind, and the streams and checks that kinds use. The client is rustls
+//! on ring.
 
 #[cfg(feature = "streams")]
 mod blocking;
@@ -24,12 +25,12 @@ use std::path::Path;
 
 use crate::base::error::{Error, Failure};
 
-/// The error of a build without TLS, which this key asks for.
+/// The error of a build without TLS, for a key that asks for TLS.
 pub fn missing(key: &str) -> Error {
     Error::config(key, "needs TLS, which this build has not: build resource-pool with its feature `tls`")
 }
 
-/// Whether this is an error of TLS, from a stream that [`Tls`] opened, that no further attempt mends.
+/// Whether this error of a stream that [`Tls`] opened is one of TLS that no further attempt mends.
 pub fn is_permanent(error: &(dyn StdError + 'static)) -> bool {
     #[cfg(feature = "tls")]
     return client::is_permanent(error);
@@ -40,8 +41,8 @@ pub fn is_permanent(error: &(dyn StdError + 'static)) -> bool {
     }
 }
 
-/// The failure that an error of a driver's own client is, with the remedy, if TLS is what failed. The driver's client has to be
-/// rustls.
+/// The failure, with the remedy, for an error of a driver's own client. `None` if TLS is not what failed. The driver's
+/// client has to be rustls.
 pub fn failure(error: &io::Error) -> Option<Failure> {
     #[cfg(feature = "tls")]
     return client::explained(error).map(|error| {
@@ -55,8 +56,8 @@ pub fn failure(error: &io::Error) -> Option<Failure> {
     }
 }
 
-/// Checks that files can be used which a driver reads by itself, and says less about them. Without the feature `tls` nothing is
-/// checked.
+/// Checks that files can be used which a driver reads by itself. The driver's own errors say less about them. Without
+/// the feature `tls` nothing is checked.
 ///
 /// # Errors
 /// [`Error::Config`] of this key.

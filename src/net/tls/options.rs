@@ -7,11 +7,11 @@ use serde::Deserialize;
 use crate::base::environment::Environment;
 use crate::base::error::Error;
 
-/// How to speak TLS; the table `tls` of a backend in TOML, as `[redis.tls]`, or `[named.redis.NAME.tls]`.
+/// How to speak TLS. In TOML it is the table `tls` of a backend, as `[redis.tls]`, or `[named.redis.NAME.tls]`.
 ///
 /// A backend speaks TLS if its URL's scheme says so (`rediss`, `amqps`, `https`, `mongodb+srv`, `mongodb` with
-/// `?tls=true`) or if it has these options, be they all left at their defaults. The server's certificate and the name
-/// in it are always checked. All files are PEM, and are read once, when the pool is built.
+/// `?tls=true`) or if it has these options, even if all are left at their defaults. The server's certificate and the
+/// name in it are always checked. All files are PEM, and are read once, when the pool is built.
 ///
 /// ```
 /// use resource_pool::config::TlsOptions;
@@ -25,14 +25,14 @@ pub struct TlsOptions {
     /// The certificates of the authorities that may have signed the server's. Defaults to none: those that the
     /// machine trusts or, for MongoDB, Mozilla's list.
     pub ca_file: Option<PathBuf>,
-    /// The certificate that is shown to a server that asks for one, with what lies between it and its authority.
+    /// The certificate that is shown to a server that asks for one, with the certificates between it and its authority.
     /// Defaults to none.
     pub cert_file: Option<PathBuf>,
-    /// The certificate's private key, not encrypted. Defaults to none: it is in `cert_file` too, where MongoDB's
-    /// driver wants it always.
+    /// The certificate's private key, not encrypted. Defaults to none, and then is in `cert_file` too. MongoDB's driver
+    /// always wants it there.
     pub key_file: Option<PathBuf>,
-    /// The name that the server's certificate is to have. Defaults to none: the host. Not for MongoDB, whose driver
-    /// checks the host's.
+    /// The name that the server's certificate is to have. Defaults to none, and then is the host. Not for MongoDB,
+    /// whose driver checks the host's name.
     pub server_name: Option<String>,
 }
 
@@ -61,7 +61,8 @@ impl TlsOptions {
         self
     }
 
-    /// The environment's variables for the switch and the fields, in their order. Any of the fields' switches TLS on.
+    /// Applies the environment's variables for the switch and the fields, in their order. A variable of any field
+    /// switches TLS on.
     pub(crate) fn apply(tls: &mut Option<Self>, environment: &Environment, names: [&str; 5]) -> Result<(), Error> {
         let [switch, fields @ ..] = names;
         let said = environment.switch(switch)?;
@@ -76,11 +77,11 @@ impl TlsOptions {
         Ok(())
     }
 
-    /// Takes in what a URL's scheme says, be it the plain one or the other. Exempt from semantic versioning, as
+    /// Takes over whether a URL's scheme is the plain or the secure one. Exempt from semantic versioning, as
     /// [`adapter`](crate::adapter) is.
     ///
     /// # Errors
-    /// [`Error::Config`] of this key, where the plain one stands beside options for TLS.
+    /// [`Error::Config`] of this key, if the scheme is the plain one and there are options for TLS.
     pub fn agree(tls: &mut Option<Self>, key: &str, scheme: &str, [plain, secure]: [&str; 2]) -> Result<(), Error> {
         if scheme == secure {
             tls.get_or_insert_default();

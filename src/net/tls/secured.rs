@@ -13,11 +13,11 @@ use tokio_rustls::client::TlsStream;
 use crate::net::kill_switch::Killable;
 use crate::net::tls::client::Client;
 
-/// A stream under TLS. Says goodbye when it drops, as far as that takes no waiting.
+/// A stream under TLS. It sends TLS's closing alert when it drops, as far as that takes no waiting.
 pub struct Secured {
     stream: TlsStream<Killable<TcpStream>>,
     client: Client,
-    /// The server has answered, so it has taken us in.
+    /// Whether the server has answered, and so has accepted the client.
     heard: bool,
 }
 
@@ -51,7 +51,7 @@ impl AsyncRead for Secured {
             self.heard = true;
         } else if read.is_ok() && !self.heard {
             let ended = self.explained(io::ErrorKind::UnexpectedEof.into());
-            // An end that TLS has no part in is for the driver to tell.
+            // TLS has no part in this end, so the driver is the one to report it.
             return Poll::Ready(if ended.get_ref().is_some() { Err(ended) } else { Ok(()) });
         }
         Poll::Ready(read.map_err(|error| self.explained(error)))
@@ -88,13 +88,13 @@ impl AsyncWrite for Secured {
 }
 
 impl Drop for Secured {
-    // Drivers that merely drop their stream would leave the server with an end that could be a forged one.
+    // A driver that merely drops its stream would leave the server with an end that could be a forged one.
     fn drop(&mut self) {
         let (stream, session) = self.stream.get_mut();
         session.send_close_notify();
         let mut goodbye = Vec::new();
         if session.write_tls(&mut goodbye).is_ok() {
-            // Fails where nobody listens any more, or the socket is full.
+            // The write fails if nobody listens any more, or the socket is full.
             let _ = stream.get_ref().try_write(&goodbye);
         }
     }

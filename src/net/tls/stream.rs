@@ -19,7 +19,7 @@ use crate::net::tls::secured::Secured;
 #[derive(Debug, Clone)]
 pub struct Tls(pub(super) Option<Client>);
 
-/// There is none in a build without TLS.
+/// A build without TLS has no client.
 #[cfg(not(feature = "tls"))]
 #[derive(Debug, Clone)]
 pub(super) enum Client {}
@@ -32,8 +32,8 @@ impl Client {
 }
 
 impl Tls {
-    /// Reads the files of these options; without options nothing is secured. `name` is the resource's, for messages, and
-    /// `host` the name that the server's certificate is to have, unless the options name one.
+    /// Reads the files of these options. Without options nothing is secured. `name` is the resource's, for messages.
+    /// `host` is the name that the server's certificate is to have, unless the options name one.
     ///
     /// # Errors
     /// [`Error::Config`] for a file that cannot be used, and in a build without the feature `tls`.
@@ -42,34 +42,35 @@ impl Tls {
         Client::new(&format!("{name}.tls"), options, host).map(|client| Tls(Some(client)))
     }
 
-    /// The failure to connect there; or that the port wants TLS, with this remedy, if these streams speak none.
+    /// The failure to connect there. If these streams speak no TLS and the port wants it, the failure says so, with
+    /// this remedy.
     ///
     /// # Cancel safety
-    /// Cancelling closes what is open.
+    /// Cancelling closes the connection.
     pub async fn or_wanted(&self, failure: Failure, host: &str, port: u16, remedy: &str) -> Failure {
         if self.0.is_none() { or_wanted(failure, host, port, remedy).await } else { failure }
     }
 }
 
-/// A connection, secured or plain, under a [`KillSwitch`]. Rely on no more than that it can be read and written: with the
-/// feature `tls` it is of another type.
+/// A connection, secured or plain, under a [`KillSwitch`]. Rely on no more than that it can be read and written,
+/// because with the feature `tls` it is of another type.
 #[cfg(not(feature = "tls"))]
 pub type Stream = Killable<TcpStream>;
 
-/// A connection, secured or plain, under a [`KillSwitch`]. Rely on no more than that it can be read and written: without the
-/// feature `tls` it is of another type.
+/// A connection, secured or plain, under a [`KillSwitch`]. Rely on no more than that it can be read and written,
+/// because without the feature `tls` it is of another type.
 #[cfg(feature = "tls")]
 pub type Stream = tokio_util::either::Either<Killable<TcpStream>, Box<Secured>>;
 
 impl Tls {
-    /// Opens a connection, which is under the switch from then on, and lives on the runtime of this task. Takes as long as
-    /// the DNS and the server do, so that it needs a limit.
+    /// Opens a connection, which is under the switch from then on, and lives on the runtime of this task. It needs a
+    /// limit, because it takes as long as the DNS and the server do.
     ///
     /// # Errors
-    /// Why there is none, with the remedy where TLS is what fails.
+    /// The reason why there is none, with the remedy if TLS failed.
     ///
     /// # Cancel safety
-    /// Cancelling closes what is open.
+    /// Cancelling closes the connection.
     pub async fn dial(&self, host: &str, port: u16, keepalive: Duration, switch: &KillSwitch) -> io::Result<Stream> {
         let stream = TcpStream::connect((host, port)).await?;
         tune(SockRef::from(&stream), keepalive)?;
@@ -87,7 +88,7 @@ impl Tls {
     }
 }
 
-/// Without Nagle's delay, and noticing a peer that is gone even if nothing is asked of it.
+/// Switches Nagle's delay off, and the keepalive on, which notices a peer that is gone even if nothing is asked of it.
 pub(super) fn tune(socket: SockRef<'_>, keepalive: Duration) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(keepalive))

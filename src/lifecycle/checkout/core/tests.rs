@@ -1,4 +1,4 @@
-//! What the core of the checkouts decides, one decision at a time, without threads.
+//! The decisions of the core of the checkouts, one at a time, without threads.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,7 +11,7 @@ use crate::lifecycle::checkout::waiting::Ended;
 
 use super::*;
 
-/// Whether the drop of what it opens panics, and how many it has opened.
+/// A driver that counts the connections it opens. Their drop can be made to panic.
 #[derive(Default)]
 struct Manager {
     disconnects_panic: Arc<AtomicBool>,
@@ -48,9 +48,10 @@ impl Manage for Manager {
     }
 }
 
-/// The jobs of each time that there may have been some: openings, goodbyes, and the pause before the openings.
+/// The jobs of each start, of which there may be none: openings, disconnects, and the pause before the openings.
 type Jobs = Arc<Mutex<Vec<(usize, usize, Duration)>>>;
 
+/// The unit of the limits in these tests.
 const SECOND: Duration = Duration::from_secs(1);
 const LIMITS: Limits = Limits {
     max: 10,
@@ -68,19 +69,19 @@ fn core(limits: Limits) -> (Arc<Core<Manager>>, Jobs) {
         told.lock().push((openings, disconnects, pause));
     };
     let core = Core::new(Arc::from("fake"), Manager::default(), limits, Retry::default(), SECOND, start);
-    // As once it is accepted, but for what that would begin.
+    // `accept` would also begin jobs.
     core.state.lock().suspended = false;
     (core, jobs)
 }
 
-/// One more that is open.
+/// One more connection that is open.
 fn opened(core: &Core<Manager>) -> Box<PooledConnection<Manager>> {
     let mut state = core.state.lock();
     state.open += 1;
     core.entry(&mut state, core.manager.open())
 }
 
-/// So many that lie idle.
+/// Adds so many idle connections.
 fn idle(core: &Arc<Core<Manager>>, count: usize) {
     for _ in 0..count {
         core.put(opened(core));
@@ -213,7 +214,7 @@ fn a_driver_that_panics_at_its_goodbye_harms_nobody() {
     park_on(core.disconnect(entry.connection));
 }
 
-/// One job that has begun, of the one sort or the other.
+/// One job that has begun: an opening or a disconnect.
 fn job(core: &Arc<Core<Manager>>, openings: usize, disconnects: usize) -> Job<Manager> {
     let begun = {
         let mut state = core.state.lock();
@@ -244,7 +245,7 @@ fn what_nobody_wants_any_more_is_not_opened() {
 
 #[test]
 fn more_are_opened_at_a_time_where_more_are_wanted_than_are_being_opened() {
-    // There are none but the one that is opened, so that one less is wanted then.
+    // Only the connection that is opened lies idle, so that one less is wanted then.
     for (min_idle, others, width) in [(5, 0, 4), (5, 3, 4), (5, 4, 3), (5, 5, 3), (1, 0, 1)] {
         let (core, _) = core(Limits { min_idle, ..LIMITS });
         let opening = job(&core, 1, 0);

@@ -1,4 +1,4 @@
-//! What the prober's loans do to the checkouts, one decision at a time, without threads.
+//! The effects of the prober's loans on the checkouts, one decision at a time, without threads.
 
 use crate::base::retry::Retry;
 use crate::base::runtime::park_on;
@@ -7,7 +7,7 @@ use crate::lifecycle::checkout::waiter::{Refusal, Waiter};
 
 use super::*;
 
-/// The failures of its next connects, the last one first.
+/// A driver with the failures of its next connects. They are taken from the end.
 struct Manager(parking_lot::Mutex<Vec<Failure>>);
 
 impl Manage for Manager {
@@ -22,24 +22,25 @@ impl Manage for Manager {
     }
 }
 
+/// The unit of the limits in these tests.
 const SECOND: Duration = Duration::from_secs(1);
 
 fn core() -> Arc<Core<Manager>> {
     let (manager, limits) = (Manager(Default::default()), Limits::default());
     let core = Core::new(Arc::from("fake"), manager, limits, Retry::default(), SECOND, |_, _begun| {});
-    // As once it is accepted, but for what that would begin.
+    // `accept` would also begin jobs.
     core.state.lock().suspended = false;
     core
 }
 
-/// A loan of the prober's own.
+/// A loan of the prober's own connection.
 fn own(core: &Arc<Core<Manager>>) -> Loan<Manager> {
     let mut state = core.state.lock();
     let entry = core.entry(&mut state, ());
     core.spare(&state, Some(entry))
 }
 
-/// A loan of a connection of the users'.
+/// A loan of a connection that is counted among the users'.
 fn borrowed(core: &Arc<Core<Manager>>) -> Loan<Manager> {
     let mut state = core.state.lock();
     state.open += 1;
@@ -47,7 +48,7 @@ fn borrowed(core: &Arc<Core<Manager>>) -> Loan<Manager> {
     core.lend(&mut state, Some(entry), true)
 }
 
-/// Somebody who waits for what the prober has.
+/// A waiter for the borrowed connection.
 fn heir(core: &Core<Manager>) -> Arc<Waiter<Manager>> {
     let waiter = Waiter::new();
     core.state.lock().heir = Some(Arc::clone(&waiter));
@@ -62,7 +63,7 @@ fn silence() -> Failure {
 fn the_prober_opens_one_of_its_own_where_there_is_none_and_one_may_be_opened() {
     let core = core();
     let epoch = core.begin_spare().expect("there is none");
-    // One that is being opened, or could not be, is not opened again for as long as that takes, and the longest pause.
+    // The next attempt follows only after the limit of an opening and the longest pause.
     let pause = SECOND + core.retry.cap;
     let NextSpare::From(from) = core.state.lock().next_spare else { panic!("one is being opened") };
     let left = from.saturating_duration_since(Instant::now());
@@ -158,7 +159,7 @@ fn only_an_open_connections_own_silence_counts() {
 
 #[test]
 fn who_waits_for_a_borrowed_connection_is_told_that_it_went_and_nobody_else_is() {
-    // Its ping failed, or was given up.
+    // The ping failed, or was given up.
     let ends: [fn(Loan<Manager>); 2] = [|mut loan| drop(loan.part(&silence())), drop];
     for end in ends {
         let core = core();
@@ -197,7 +198,7 @@ fn a_new_connection_that_cannot_be_had_pauses_the_users_openings_and_no_others()
 
 #[test]
 fn a_refusal_shows_that_the_server_lives() {
-    // What a failure of a new connection tells, after an open one was silent.
+    // The effects of a new connection's failure, after an open one was silent.
     for (is_own, is_late, refused, is_silent, proves) in [
         (false, false, true, false, true),
         (true, false, true, false, false),
@@ -220,7 +221,7 @@ fn a_refusal_shows_that_the_server_lives() {
             (is_silent, proves, !proves),
             "{case}"
         );
-        // Else the drop tells that it was given up.
+        // Otherwise the drop would record that the ping was given up.
         loan.is_open = false;
     }
 }
