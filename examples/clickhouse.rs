@@ -1,4 +1,4 @@
-//! ClickHouse on threads: bulk insert, values bound instead of pasted into the statement, rows as structs.
+//! ClickHouse on threads: a bulk insert, values bound instead of pasted into the statement, and rows as structs.
 
 use anyhow::Result;
 use clickhouse::Row;

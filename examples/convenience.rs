@@ -1,4 +1,5 @@
-//! The crate's own functions, short for those of the global pool: the same resources from everywhere.
+//! The crate's own functions, which are short for those of the global pool. They reach the same resources from
+//! everywhere.
 
 use anyhow::Result;
 use mongodb::bson::doc;
@@ -18,7 +19,7 @@ fn on_this_thread() -> Result<()> {
     Ok(())
 }
 
-/// Nothing is connected again: both see one pool.
+/// Nothing is connected again, because both use one pool.
 async fn in_tasks() -> Result<()> {
     let ok = resource_pool::mongo().await?.database("admin").run_command(doc! { "ping": 1 }).await?;
     println!("MongoDB    {ok}");

@@ -1,4 +1,4 @@
-//! MongoDB by hand: connected, asked for its health, closed, and brought back when the program says so.
+//! MongoDB by hand: connected, asked for its health, closed, and connected again when the program says so.
 
 use anyhow::{Result, ensure};
 use mongodb::bson::{Document, doc};

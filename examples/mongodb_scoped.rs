@@ -1,4 +1,4 @@
-//! A MongoDB for as long as a scope lasts: closed at its end, by `?` and by panic too.
+//! A MongoDB for as long as a scope lasts. It is closed at the scope's end, also after `?` and a panic.
 
 use anyhow::Result;
 use mongodb::bson::{Document, doc};
@@ -13,7 +13,7 @@ fn main() -> Result<()> {
         let done = first_bar(&database);
         database.drop().run()?;
         done?;
-        // Dropping it would do, in the background; closing it tells how that went.
+        // Dropping it would close it in the background. An explicit close also returns a report.
         mongo.close()?
     };
     print!("{report}");

@@ -1,4 +1,5 @@
-//! RabbitMQ in async code: a queue that goes with its connection, confirms, one message fetched, the rest consumed.
+//! RabbitMQ in async code: a queue that is deleted with its connection, confirms, one message fetched, the rest
+//! consumed.
 
 use anyhow::{Context, Result, ensure};
 use resource_pool::ResourcePool;

@@ -1,4 +1,4 @@
-//! Redis on threads: a connection of one's own per guard, and a pipeline, which is one round trip.
+//! Redis on threads: a connection of one's own per guard, and a pipeline, which takes one round trip.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ fn main() -> Result<()> {
     println!("{}", redis.ping::<String>()?);
 
     let key = |name: &str| format!("resource_pool_example:{}:{name}", std::process::id());
-    // Whatever happens below, they are gone in a minute.
+    // The keys expire in a minute, whatever happens below.
     let minute = Duration::from_secs(60).as_secs();
     let () = redis.set_ex(key("price"), 9.21, minute)?;
     println!("price: {}", redis.get::<_, f64>(key("price"))?);

@@ -1,4 +1,4 @@
-//! All four in one pool: connected side by side, checked, used, closed in order.
+//! All four resources in one pool: connected in parallel, checked, used, and closed in order.
 
 use anyhow::{Result, ensure};
 use mongodb::bson::doc;

@@ -1,5 +1,5 @@
-//! A strategy that keeps its guard for life, as QUANTAXIS's `QuantStrategy`. It closes nothing: the
-//! pool belongs to the process, which closes it however it ends.
+//! A strategy that keeps its guard for life, like QUANTAXIS's `QuantStrategy`. It closes nothing, because the pool
+//! belongs to the process, which closes it however it ends.
 
 use anyhow::{Context, Result};
 use mongodb::bson::{Document, doc};
@@ -9,7 +9,7 @@ use resource_pool::Lease;
 use resource_pool::blocking::ResourcePool;
 use serde::{Deserialize, Serialize};
 
-/// When 2024-01-02 began in Asia/Shanghai; QUANTAXIS's index is on such stamps, not on the text.
+/// The time when 2024-01-02 began in Asia/Shanghai. QUANTAXIS's index is on such stamps, not on the text.
 const FIRST_DAY: f64 = 1_704_124_800.0;
 const DAY: f64 = 86_400.0;
 
@@ -38,7 +38,7 @@ impl QuantStrategy {
         Ok(bars.find(days).sort(doc! { "date_stamp": 1 }).run()?.collect::<Result<_, _>>()?)
     }
 
-    /// A guard of Redis is a connection: had for the moment, not for life.
+    /// Stores a signal. A guard of Redis is a connection, so it is held for one call, not for life.
     fn cache_signal(&self, signal: &Signal) -> Result<()> {
         let json = serde_json::to_string(signal)?;
         Ok(ResourcePool::global().redis()?.set_ex(self.key(&signal.code), json, 300)?)

@@ -15,19 +15,20 @@ pub(crate) struct Bar {
     pub(crate) high: f64,
     pub(crate) low: f64,
     pub(crate) close: f64,
-    /// The close with later splits and dividends taken out, which QUANTAXIS derives from `stock_adj`.
+    /// The close with later splits and dividends removed. QUANTAXIS derives it from `stock_adj`.
     pub(crate) adj_close: f64,
     pub(crate) vol: f64,
-    /// The money that changed hands; the source has none, so it is close times volume.
+    /// The money that changed hands. The source does not have it, so it is close times volume.
     pub(crate) amount: f64,
-    /// `YYYY-MM-DD`.
+    /// The day, as `YYYY-MM-DD`.
     pub(crate) date: String,
-    /// When that day began in [`ZONE`], in seconds since 1970 began in UTC.
+    /// The time when that day began in [`ZONE`], in seconds since 1970 began in UTC.
     pub(crate) date_stamp: f64,
 }
 
-/// QUANTAXIS's own zone, UTC+8 all year, so that its tools find these bars where they look.
+/// QUANTAXIS's own time zone, UTC+8 all year, so that its tools find these bars.
 pub(crate) const ZONE: &str = "Asia/Shanghai";
+/// The offset of [`ZONE`] in seconds.
 const EAST_OF_UTC: i64 = 8 * 3600;
 
 /// The bars of each ticker, the oldest first.
@@ -63,13 +64,13 @@ fn parse(line: &str) -> Result<Bar> {
     })
 }
 
-/// The number of a day, `YYYY-MM-DD`; ClickHouse's `Date` is the same number.
+/// The number of a day, given as `YYYY-MM-DD`. ClickHouse's `Date` is the same number.
 pub(crate) fn days_since_1970(date: &str) -> Result<i64> {
     let mut parts = date.splitn(3, '-').map(str::parse::<i64>);
     let (Some(Ok(year)), Some(Ok(month)), Some(Ok(day))) = (parts.next(), parts.next(), parts.next()) else {
         anyhow::bail!("{date:?} is no date");
     };
-    // Years that begin in March end with the leap day.
+    // In years that begin in March, the leap day is the last day.
     let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let days_before_month = (153 * month + 2) / 5;
     Ok(year * 365 + year / 4 - year / 100 + year / 400 + days_before_month + day - 1 - 719_468)

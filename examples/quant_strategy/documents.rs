@@ -9,20 +9,20 @@ use serde::Deserialize;
 use crate::bars::Bar;
 
 pub(crate) const COLLECTION: &str = "stock_day";
-/// How many bars go in one command.
+/// The number of bars in one command.
 pub(crate) const BATCH: usize = 1000;
 
-/// The oldest first, ticker by ticker, along the index.
+/// The order of the index: ticker by ticker, the oldest bar first.
 pub(crate) fn in_order() -> Document {
     doc! { "code": 1, "date_stamp": 1 }
 }
 
-/// QUANTAXIS's index; unique, so that two runs side by side upsert one document.
+/// QUANTAXIS's index. It is unique, so that two parallel runs upsert one document.
 pub(crate) fn index() -> IndexModel {
     IndexModel::builder().keys(in_order()).options(IndexOptions::builder().unique(true).build()).build()
 }
 
-/// A command that writes these bars, over those that are there.
+/// A command that writes these bars, and replaces those that exist.
 pub(crate) fn upsert(bars: &[&Bar]) -> Result<Document> {
     let mut updates = Vec::with_capacity(bars.len());
     for bar in bars {
@@ -32,7 +32,7 @@ pub(crate) fn upsert(bars: &[&Bar]) -> Result<Document> {
     Ok(doc! { "update": COLLECTION, "updates": updates, "ordered": false })
 }
 
-/// Checks what the server says to such a command: some may have failed in one that succeeded.
+/// Checks the server's reply to such a command. A command may succeed although some of its updates failed.
 pub(crate) fn check(reply: &Document, bars: usize) -> Result<()> {
     if let Ok(errors) = reply.get_array("writeErrors") {
         bail!("MongoDB refused {} bars: {}", errors.len(), errors[0]);
@@ -43,7 +43,7 @@ pub(crate) fn check(reply: &Document, bars: usize) -> Result<()> {
     }
 }
 
-/// Has the server find the first and the last price of each ticker.
+/// The pipeline that finds the first and the last price of each ticker.
 pub(crate) fn ends() -> [Document; 2] {
     let group = doc! { "_id": "$code", "first": { "$first": "$adj_close" }, "last": { "$last": "$adj_close" } };
     [doc! { "$sort": in_order() }, doc! { "$group": group }]

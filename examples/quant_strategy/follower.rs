@@ -1,4 +1,4 @@
-//! One ticker as its messages come in.
+//! The strategy of one ticker, fed by its messages.
 
 use std::time::Duration;
 
@@ -7,9 +7,9 @@ use anyhow::{Context, Result};
 use crate::bars::Bar;
 use crate::strategy::{Performance, Signal, Strategy};
 
-/// How many messages go out between two looks at the clock, and stay unacknowledged at most.
+/// The number of messages that are published between two checks of the clock, and the most that stay unacknowledged.
 pub(crate) const BATCH: usize = 500;
-/// How long a ticker waits for its next message.
+/// How long a ticker waits for its next message. It only bounds the wait on a stream that is lost.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub(crate) struct Follower {
 }
 
 impl Follower {
-    /// Of so many bars.
+    /// A follower that expects so many bars.
     pub(crate) fn of(expected: usize) -> Self {
         Follower { strategy: Strategy::default(), expected, consumed: 0, last_stamp: f64::NEG_INFINITY }
     }
@@ -31,10 +31,10 @@ impl Follower {
         self.consumed < self.expected
     }
 
-    /// Takes a message, and tells if its bar made a signal.
+    /// Takes a message. Returns a signal if its bar made one.
     pub(crate) fn take(&mut self, message: &[u8]) -> Result<Option<Signal>> {
         let bar: Bar = serde_json::from_slice(message).context("a message that is no bar")?;
-        // After a reconnect the broker may deliver again what it has no acknowledgement for.
+        // After a reconnect the broker may deliver unacknowledged messages again.
         if bar.date_stamp <= self.last_stamp {
             return Ok(None);
         }

@@ -1,7 +1,7 @@
 //! A moving-average strategy on 12,154 real daily bars, through all four servers and back.
 //!
-//! MongoDB keeps the bars and gives them out again; each goes through RabbitMQ, and the strategy
-//! follows what is consumed; its signals are cached in Redis; ClickHouse computes volatilities.
+//! MongoDB stores the bars. Each bar goes through RabbitMQ, and the strategy follows the consumed bars. Redis caches
+//! the strategy's signals, and ClickHouse computes volatilities.
 
 mod bars;
 mod documents;
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
 
 fn demo(plan: Plan) -> Result<()> {
     let progress = Progress::default();
-    // However it ends, by Ctrl-C too.
+    // The report is printed however the program ends, also after Ctrl-C.
     let (json, shown) = (plan.json, progress.clone());
     ResourcePool::global().on_report(move |report| {
         shown.clear();

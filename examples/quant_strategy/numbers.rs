@@ -1,4 +1,4 @@
-//! What a run finds out, and how it is printed.
+//! The results of a run, and their printed form.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,33 +15,33 @@ pub(crate) struct Numbers {
     pub(crate) tickers: BTreeMap<String, Ticker>,
 }
 
-/// As each server counts them.
+/// The rows, as each server counts them.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Rows {
     pub(crate) mongodb: u64,
     pub(crate) clickhouse: u64,
-    /// Signals, one per ticker.
+    /// The signals, one per ticker.
     pub(crate) redis: u64,
 }
 
 #[derive(Debug, Default, Clone, Copy, Serialize)]
 pub(crate) struct Messages {
     pub(crate) published: u64,
-    /// The broker said that it has them.
+    /// The messages that the broker confirmed.
     pub(crate) confirmed: u64,
     pub(crate) consumed: u64,
 }
 
 #[derive(Debug, Serialize)]
 pub(crate) struct Ticker {
-    /// From the bars that RabbitMQ delivered.
+    /// Computed from the bars that RabbitMQ delivered.
     #[serde(flatten)]
     pub(crate) performance: Performance,
-    /// From the first and the last bar that MongoDB holds.
+    /// Computed from the first and the last bar that MongoDB holds.
     pub(crate) buy_and_hold: f64,
-    /// By year, from the bars that ClickHouse holds.
+    /// By year, computed from the bars that ClickHouse holds.
     pub(crate) volatility: BTreeMap<u16, f64>,
-    /// As Redis holds it.
+    /// The last signal, as Redis holds it.
     pub(crate) signal: Signal,
 }
 

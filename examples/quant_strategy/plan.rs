@@ -1,4 +1,4 @@
-//! What to do, and how things are called on the servers.
+//! The options of a run, and the names that it uses on the servers.
 
 use std::env;
 use std::num::NonZeroUsize;
@@ -46,7 +46,7 @@ impl Plan {
             }
         }
         if let Some(prefix) = prefix.filter(|prefix| !prefix.is_empty()) {
-            // It becomes part of statements.
+            // The prefix becomes part of statements.
             if prefix.len() > 32 || !prefix.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
                 bail!("the prefix may have at most 32 letters, digits and underscores");
             }
@@ -55,27 +55,27 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Whether what was made is removed at the end: only what is sure to be this run's own.
+    /// Whether the run removes its data at the end. It does so only if the data is sure to be its own.
     pub(crate) fn removes(&self) -> bool {
         !self.prefix.is_empty() && !self.keep
     }
 
-    /// In MongoDB; not QUANTAXIS's own, which may hold real bars.
+    /// The database in MongoDB. It is not QUANTAXIS's own, which may hold real bars.
     pub(crate) fn database(&self) -> String {
         format!("{}quant_strategy", self.prefix)
     }
 
-    /// In the ClickHouse database of the configuration.
+    /// The table, in the ClickHouse database of the configuration.
     pub(crate) fn table(&self) -> String {
         format!("{}stock_day", self.prefix)
     }
 
-    /// In RabbitMQ.
+    /// The exchange in RabbitMQ.
     pub(crate) fn exchange(&self, code: &str) -> String {
         format!("{}realtime_day_{code}", self.prefix)
     }
 
-    /// In Redis.
+    /// The key in Redis.
     pub(crate) fn signal(&self, code: &str) -> String {
         format!("{}signal:{code}", self.prefix)
     }

@@ -1,4 +1,4 @@
-//! Progress bars on a terminal, a line per stage elsewhere.
+//! Progress bars on a terminal, or a line for each stage elsewhere.
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
@@ -18,7 +18,7 @@ impl Progress {
 
     /// Takes the bars off the screen.
     pub(crate) fn clear(&self) {
-        // They are only decoration.
+        // An error is ignored, because the bars are only decoration.
         let _ = self.0.clear();
     }
 }

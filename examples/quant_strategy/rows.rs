@@ -41,7 +41,8 @@ impl TryFrom<&Bar> for DayRow {
     }
 }
 
-/// Of two rows with one key the later one stays, so writing all again changes nothing.
+/// The statement that creates the table. Of two rows with one key the later one stays, so writing all rows again
+/// changes nothing.
 pub(crate) fn create(table: &str) -> String {
     format!(
         "CREATE TABLE IF NOT EXISTS {table} (code String, date Date, open Float64, high Float64, low Float64, \
@@ -54,13 +55,14 @@ pub(crate) fn remove(table: &str) -> String {
     format!("DROP TABLE IF EXISTS {table}")
 }
 
-/// `FINAL`, since the earlier row of a key goes only when parts are merged.
+/// The statement that counts the rows. It has `FINAL`, since the earlier row of a key disappears only when parts are
+/// merged.
 pub(crate) fn count(table: &str) -> String {
     format!("SELECT count() FROM {table} FINAL")
 }
 
-/// Without window functions, which old servers lack: each ticker's bars in one sorted array, and
-/// that array beside itself, one bar apart.
+/// The statement that computes volatilities. Old servers lack window functions, so it puts each ticker's bars in a
+/// sorted array, and compares that array with itself, one bar apart.
 pub(crate) fn volatility(table: &str) -> String {
     format!(
         "SELECT code, toYear(change.1) AS year, stddevSamp(change.2) * sqrt(252) AS volatility
@@ -81,7 +83,7 @@ pub(crate) struct Volatility {
     volatility: f64,
 }
 
-/// By ticker and year.
+/// The volatilities, by ticker and year.
 pub(crate) type Volatilities = BTreeMap<String, BTreeMap<u16, f64>>;
 
 pub(crate) fn by_ticker(found: Vec<Volatility>) -> Volatilities {

@@ -10,10 +10,10 @@ use crate::bars::Bar;
 
 const FAST: usize = 20;
 const SLOW: usize = 60;
-/// Of the money that an order moves.
+/// The cost of an order, as a share of the money that it moves.
 pub(crate) const COST: f64 = 0.001;
 
-/// What the numbers mean, for the reader of them.
+/// The meaning of the numbers, printed with them.
 pub(crate) const TERMS: &str = "\
 Price: adjusted close. When the 20-bar average crosses the 60-bar one at a bar's close, the NEXT bar buys with all money,
 or sells all, at its adjusted close, for 0.1 % of the money moved. A position still open is valued at the last adjusted
@@ -33,7 +33,7 @@ pub(crate) struct Strategy {
     max_drawdown: f64,
 }
 
-/// Begins with money for exactly one unit of account.
+/// A strategy begins with exactly one unit of account.
 impl Default for Strategy {
     fn default() -> Self {
         Strategy {
@@ -51,7 +51,7 @@ impl Default for Strategy {
 }
 
 impl Strategy {
-    /// Takes the next bar, and tells if the averages crossed at its close.
+    /// Takes the next bar. Returns a signal if the averages crossed at its close.
     pub(crate) fn on_bar(&mut self, bar: &Bar) -> Option<Signal> {
         let price = bar.adj_close;
         self.execute(price);
@@ -62,7 +62,7 @@ impl Strategy {
         Some(Signal { code: bar.code.clone(), action, price, volume: bar.vol, date: bar.date.clone() })
     }
 
-    /// How it went up to the last bar.
+    /// The performance up to the last bar.
     pub(crate) fn result(&self) -> Performance {
         Performance {
             trades: self.trades,
@@ -114,7 +114,7 @@ impl Strategy {
     }
 }
 
-/// Bought at the first of these prices and held up to the last, at the same cost.
+/// The return of buying at the first price and holding up to the last, at the same cost.
 pub(crate) fn buy_and_hold(first: f64, last: f64) -> f64 {
     last * (1.0 - COST) / first - 1.0
 }
@@ -135,7 +135,7 @@ impl fmt::Display for Action {
     }
 }
 
-/// The last crossing of a ticker: what Redis holds under `signal:{code}`.
+/// The last crossing of a ticker. Redis holds it under `signal:{code}`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Signal {
     pub(crate) code: String,
@@ -146,10 +146,10 @@ pub(crate) struct Signal {
 }
 
 impl Signal {
-    /// How long Redis keeps one.
+    /// How long Redis keeps a signal, so that signals of earlier runs do not stay.
     pub(crate) const KEPT: Duration = Duration::from_secs(300);
 
-    /// From what Redis holds.
+    /// Parses the values that Redis holds.
     pub(crate) fn by_ticker(cached: Vec<Option<String>>) -> serde_json::Result<BTreeMap<String, Signal>> {
         let signal = |json: &String| serde_json::from_str(json).map(|signal: Signal| (signal.code.clone(), signal));
         cached.iter().flatten().map(signal).collect()
@@ -158,9 +158,9 @@ impl Signal {
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Performance {
-    /// Bought and sold again.
+    /// The number of positions that were bought and sold again.
     pub(crate) trades: usize,
-    /// Whether a further one was bought and not sold yet.
+    /// Whether a further position was bought and not sold yet.
     pub(crate) open: bool,
     pub(crate) total_return: f64,
     pub(crate) max_drawdown: f64,

@@ -1,4 +1,5 @@
-//! The demo in async code: the tickers are tasks.
+//! The demo in async code. Each ticker has a task that publishes its bars, and one that follows them. The tasks share
+//! only the global pool, and `stream` joins all of them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -34,7 +35,7 @@ pub(crate) async fn run(plan: Plan, progress: Progress) -> Result<Numbers> {
     };
     progress.clear();
     if plan.removes() {
-        // What is ready may still be used while the pool drains.
+        // Ready resources may still be used while the pool drains.
         let removed = remove(&plan).await;
         return done.and_then(|numbers| removed.map(|()| numbers));
     }
@@ -101,13 +102,13 @@ async fn read_mongodb(plan: &Plan) -> Result<Bars> {
     Ok(bars)
 }
 
-/// Sends every bar through the broker, and follows the strategy on what comes out of it.
+/// Sends every bar through the broker, and runs the strategy on the bars that come out of it.
 async fn stream(plan: &Plan, bars: Bars, progress: &Progress) -> Result<(Messages, BTreeMap<String, Performance>)> {
     let rabbitmq = ResourcePool::global().rabbitmq().await?;
     let all = bars.values().map(Vec::len).sum();
     let (sent, came) = (progress.stage("published", all), progress.stage("consumed", all));
     let mut followers = JoinSet::new();
-    // A fanout exchange keeps nothing, so all listen before the first bar is sent.
+    // A fanout exchange keeps nothing, so all consumers listen before the first bar is sent.
     for (code, bars) in &bars {
         let exchange = plan.exchange(code);
         rabbitmq.declare_exchange(Exchange::fanout(&exchange).transient().auto_delete()).await?;
@@ -210,7 +211,7 @@ async fn ask_redis(plan: &Plan, codes: &[String]) -> Result<(u64, BTreeMap<Strin
     Ok((count, Signal::by_ticker(cached)?))
 }
 
-/// The exchanges and queues have gone with their consumers.
+/// Removes everything from the stores. The exchanges and queues have gone with their consumers.
 async fn remove(plan: &Plan) -> Result<()> {
     let pool = ResourcePool::global();
     let redis = async {

@@ -1,4 +1,5 @@
-//! The demo without async: the tickers are threads.
+//! The demo without async. Each ticker has a thread that publishes its bars, and one that follows them. The threads
+//! share only the global pool, and a scope joins all of them.
 
 use std::collections::BTreeMap;
 use std::thread;
@@ -28,14 +29,14 @@ pub(crate) fn run(plan: &Plan, progress: &Progress) -> Result<Numbers> {
     let done = work(plan, progress).or_else(|error| go_on().and(Err(error)));
     progress.clear();
     if plan.removes() {
-        // What is ready may still be used while the pool drains.
+        // Ready resources may still be used while the pool drains.
         let removed = remove(plan);
         return done.and_then(|numbers| removed.map(|()| numbers));
     }
     done
 }
 
-/// Threads have to look for themselves whether the program is to end.
+/// Checks that the program goes on. Nothing cancels a thread, so threads call this between steps.
 fn go_on() -> Result<()> {
     ensure!(!ResourcePool::global().is_closing(), "interrupted");
     Ok(())
@@ -101,14 +102,14 @@ fn read_mongodb(plan: &Plan) -> Result<Bars> {
     Ok(bars)
 }
 
-/// Sends every bar through the broker, and follows the strategy on what comes out of it.
+/// Sends every bar through the broker, and runs the strategy on the bars that come out of it.
 fn stream(plan: &Plan, bars: &Bars, progress: &Progress) -> Result<(Messages, BTreeMap<String, Performance>)> {
     let rabbitmq = ResourcePool::global().rabbitmq()?;
     let all = bars.values().map(Vec::len).sum();
     let (sent, came) = (&progress.stage("published", all), &progress.stage("consumed", all));
     thread::scope(|scope| {
         let mut followers = Vec::new();
-        // A fanout exchange keeps nothing, so all listen before the first bar is sent.
+        // A fanout exchange keeps nothing, so all consumers listen before the first bar is sent.
         for (code, bars) in bars {
             let exchange = plan.exchange(code);
             rabbitmq.declare_exchange(Exchange::fanout(&exchange).transient().auto_delete())?;
@@ -209,7 +210,7 @@ fn ask_redis<'a>(plan: &Plan, codes: impl Iterator<Item = &'a String>) -> Result
     Ok((count, Signal::by_ticker(cached)?))
 }
 
-/// The exchanges and queues have gone with their consumers.
+/// Removes everything from the stores. The exchanges and queues have gone with their consumers.
 fn remove(plan: &Plan) -> Result<()> {
     let pool = ResourcePool::global();
     let redis = || {

@@ -40,7 +40,7 @@ impl Address {
     }
 }
 
-/// Everything but unreserved characters becomes `%XX`.
+/// Percent-encodes everything but unreserved characters.
 pub(crate) fn encode(text: &str) -> String {
     let mut encoded = String::new();
     for byte in text.bytes() {
@@ -52,7 +52,7 @@ pub(crate) fn encode(text: &str) -> String {
     encoded
 }
 
-/// The way back; a `%` that no two hex digits follow stays one.
+/// Decodes percent-encoding. A `%` that is not followed by two hex digits stays as it is.
 pub(crate) fn decode(text: &str) -> String {
     let mut bytes = Vec::new();
     let mut rest = text.as_bytes();

@@ -1,16 +1,16 @@
-//! The methods of AMQP 0-9-1, read from the wire as a [`Proxy`](crate::Proxy) forwards it.
+//! The methods of AMQP 0-9-1, parsed from the bytes that a [`Proxy`](crate::Proxy) forwards.
 //!
-//! By hand, since `amq-protocol` reads whole frames into types of its own: a proxy skips what it has no interest in, such as
-//! the bodies of messages, and a test asks for methods by name, which those types do not tell.
+//! The parser is written by hand. `amq-protocol` reads whole frames into types of its own, but a proxy skips parts such
+//! as the bodies of messages, and tests ask for methods by name, which those types do not offer.
 
 use std::time::Instant;
 
-/// One method frame that came by a [`Proxy`](crate::Proxy).
+/// One method frame that passed through a [`Proxy`](crate::Proxy).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AmqpFrame {
     /// The proxy's number for the connection.
     pub connection: usize,
-    /// From the client to the broker.
+    /// Whether the frame goes from the client to the broker.
     pub from_client: bool,
     /// The channel; 0 is the connection itself.
     pub channel: u16,
@@ -20,23 +20,24 @@ pub struct AmqpFrame {
     pub method: u16,
     /// Class and method by name, such as `Channel.Close`.
     pub name: String,
-    /// Of `Basic.Deliver`, `GetOk`, `Ack`, `Nack` and `Reject`. In an `Ack` or `Nack` from the broker it is the number of a publish.
+    /// The delivery tag of `Basic.Deliver`, `GetOk`, `Ack`, `Nack` and `Reject`. In an `Ack` or `Nack` from the broker
+    /// it is the number of a publish.
     pub delivery_tag: Option<u64>,
-    /// Of `Basic.Ack` and `Nack`: all up to the tag.
+    /// Whether a `Basic.Ack` or `Nack` covers all messages up to the tag.
     pub multiple: bool,
-    /// Of `Basic.Deliver` and `GetOk`.
+    /// Whether a `Basic.Deliver` or `GetOk` is marked as redelivered.
     pub redelivered: bool,
-    /// When it came by.
+    /// The time when the frame passed.
     pub at: Instant,
 }
 
-/// Cuts one direction of one connection into frames.
+/// Splits one direction of one connection into frames.
 #[derive(Debug)]
 pub(crate) struct Parser {
     connection: usize,
     from_client: bool,
     pending: Vec<u8>,
-    /// Bytes of a frame that does not interest us which are still to come.
+    /// The number of bytes still to come of a frame that is skipped.
     skip: usize,
 }
 
@@ -49,6 +50,7 @@ impl Parser {
         Parser { connection, from_client, pending: Vec::new(), skip: 0 }
     }
 
+    /// Takes the next bytes, and returns the method frames that they complete.
     pub(crate) fn feed(&mut self, bytes: &[u8]) -> Vec<AmqpFrame> {
         let skipped = self.skip.min(bytes.len());
         self.skip -= skipped;
@@ -67,7 +69,7 @@ impl Parser {
         frames
     }
 
-    /// The size of the frame that `pending` begins with, if enough of it is there to tell.
+    /// The size of the frame at the front of `pending`. `None` if too few bytes are there to tell.
     fn next_size(&self) -> Option<usize> {
         if self.pending.starts_with(b"AMQP") {
             return Some(PROTOCOL_HEADER);

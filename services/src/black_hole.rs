@@ -1,23 +1,25 @@
+//! A port whose connects get no answer, as behind a dead router.
+
 use crate::Error;
 use nix::sys::socket::{Backlog, listen};
 use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
-/// A port that neither accepts nor refuses: its queue is full, so the kernel drops every further connect.
+/// A port that neither accepts nor refuses. Its queue is full, so the kernel drops every further connect.
 #[derive(Debug)]
 pub struct BlackHole {
     port: u16,
     _listener: TcpListener,
-    /// What fills the queue.
+    /// The connections that fill the queue.
     _waiting: Vec<TcpStream>,
 }
 
 impl BlackHole {
-    /// Opens one on a free port.
+    /// Opens a black hole on a free port.
     ///
     /// # Errors
-    /// If no port can be had or its queue does not fill.
+    /// If no port is free, or the queue does not fill.
     pub fn start() -> Result<BlackHole, Error> {
         let start = || {
             let listener = TcpListener::bind(("127.0.0.1", 0))?;
@@ -34,7 +36,7 @@ impl BlackHole {
     }
 }
 
-/// Fills the queue of a listener that accepts nobody, until it answers nobody any more.
+/// Fills the queue of a listener that never accepts, until a connect gets no answer. Returns the connections.
 pub(crate) fn fill(listener: &TcpListener) -> io::Result<Vec<TcpStream>> {
     const ENOUGH: usize = 16;
     let address = listener.local_addr()?;

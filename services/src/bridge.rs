@@ -1,3 +1,5 @@
+//! A current ClickHouse, for tests of features that the distribution's old server lacks.
+
 use crate::address::Address;
 use crate::clickhouse::{ClickHouse, query};
 use crate::process;
@@ -13,24 +15,24 @@ const USER: &str = "quant@desk:a/b%c";
 const PASSWORD: &str = "p@ss:w/rd%2F";
 const VARIABLE: &str = "RESOURCE_POOL_TEST_CLICKHOUSE_BRIDGE_URL";
 
-/// Today's ClickHouse engine behind an HTTP interface of our own, for what the distribution's old server lacks.
-/// `services/bridge.py` says what it cannot serve. It is a [`Service`] in all else.
+/// The current ClickHouse engine behind an HTTP interface of our own, for features that the distribution's old server
+/// lacks. `services/bridge.py` lists what it cannot serve. In all else it is a [`Service`].
 #[derive(Debug)]
 pub struct ClickHouseBridge(Service);
 
 impl ClickHouseBridge {
-    /// The environment variable whose URL, if it is set, takes the place of the [`shared`](ClickHouseBridge::shared) one.
+    /// The environment variable for a URL that replaces the [`shared`](ClickHouseBridge::shared) server.
     pub const VARIABLE: &str = VARIABLE;
 
-    /// Starts one, installing the engine first if it is missing (180 MB).
+    /// Starts a bridge. Installs the engine first if it is missing (180 MB).
     ///
     /// # Errors
-    /// If the engine cannot be had or the bridge does not get ready.
+    /// If the engine cannot be installed, or the bridge does not get ready.
     pub fn start() -> Result<ClickHouseBridge, Error> {
         Service::start_as(Kind::ClickHouse, None, || Box::new(Bridge)).map(ClickHouseBridge)
     }
 
-    /// The one that all tests of this process share.
+    /// The bridge that all tests of this process share.
     ///
     /// # Panics
     /// If it cannot be started.
@@ -46,7 +48,7 @@ impl ClickHouseBridge {
     /// Installs the engine if it is missing.
     ///
     /// # Errors
-    /// If it cannot be had; the error says what to do about it.
+    /// If it cannot be installed; the error says what to do about it.
     pub fn install() -> Result<(), Error> {
         install::ENGINE.dir().map(drop)
     }
@@ -85,7 +87,7 @@ impl Server for Bridge {
         query(&site.address, &format!("CREATE DATABASE IF NOT EXISTS {}", site.address.path)).map(drop)
     }
 
-    /// It says everything on its output.
+    /// The bridge logs to its output.
     fn log(&self, dir: &Path) -> PathBuf {
         dir.join("server.out")
     }

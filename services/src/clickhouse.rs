@@ -1,4 +1,4 @@
-//! ClickHouse: its configuration and what its server side shows.
+//! ClickHouse: its configuration, and the view of its server side.
 
 use crate::address::{Address, encode};
 use crate::process;
@@ -10,7 +10,8 @@ use std::net::TcpStream;
 use std::process::Command;
 use std::time::Duration;
 
-/// In the server's configuration a user's name is the name of an XML element, so a colon is the only trap that it can hold.
+/// In the server's configuration a user's name is the name of an XML element, so a colon is the only special character
+/// that it can hold.
 const USER: &str = "quant:desk";
 const PASSWORD: &str = "p@ss:w/rd%2F";
 const DATABASE: &str = "desk";
@@ -97,7 +98,7 @@ impl Server for ClickHouse {
     }
 }
 
-/// The users, with a quota of so many queries an hour; none with 0.
+/// The file of users, with a quota of so many queries per hour; 0 is no quota.
 fn users(queries: u32) -> String {
     let prefix = USER.split_once(':').map_or(USER, |(prefix, _)| prefix);
     format!(
@@ -119,7 +120,7 @@ fn users(queries: u32) -> String {
 }
 
 impl Service {
-    /// What a ClickHouse shows on its server side.
+    /// The view of a ClickHouse's server side.
     ///
     /// # Errors
     /// If this is not a ClickHouse.
@@ -152,14 +153,14 @@ impl View<'_> {
         Ok(list.lines().filter(|query| !query.contains("system.processes")).map(String::from).collect())
     }
 
-    /// Has the user's quota be used up, or takes it off again, which the server sees within two seconds.
+    /// Uses up the user's quota, or takes the quota off again. The server sees it within two seconds.
     ///
     /// # Errors
-    /// If the server is not ours.
+    /// If only the server's URL is known.
     pub fn quota(&self, is_used_up: bool) -> Result<(), Error> {
         self.service.need_dir("set a quota of")?;
         let (path, new) = (self.service.dir().join("users.xml"), self.service.dir().join("users.new"));
-        // As a whole, for the server may read it at any time.
+        // The rename replaces the file as a whole, because the server may read it at any time.
         let write = || fs::write(&new, users(u32::from(is_used_up))).and_then(|()| fs::rename(&new, &path));
         write().map_err(Error::io(path.to_string_lossy()))
     }
@@ -176,7 +177,7 @@ impl View<'_> {
     }
 }
 
-/// One statement over a connection of its own.
+/// Runs one statement over a connection of its own.
 pub(crate) fn query(address: &Address, sql: &str) -> Result<String, Error> {
     let what = "asking ClickHouse";
     let (status, body) = post(address, sql).map_err(Error::io(what))?;
@@ -187,12 +188,13 @@ pub(crate) fn query(address: &Address, sql: &str) -> Result<String, Error> {
 }
 
 fn post(address: &Address, sql: &str) -> io::Result<(String, String)> {
+    // The documented limit of `View::query`.
     const PATIENCE: Duration = Duration::from_secs(30);
     let mut stream = TcpStream::connect((address.host.as_str(), address.port))?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    // The database may be the one that this statement creates.
+    // The database may not exist yet if this statement creates it.
     let database = if sql.starts_with("CREATE DATABASE") { "default" } else { &address.path };
-    // HTTP 1.0: the answer ends with the connection.
+    // HTTP 1.0 ends the answer with the connection, so its length needs no parsing.
     let head = format!(
         "POST /?database={} HTTP/1.0\r\nX-ClickHouse-User: {}\r\nX-ClickHouse-Key: {}\r\nContent-Length: {}\r\n\r\n",
         encode(database),

@@ -1,8 +1,11 @@
+//! A process without free descriptors, for tests of that shortage.
+
 use crate::Error;
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use std::io;
 
-/// While this lives, its process can open no further descriptor, be it for a file, a socket or a child. Those that are open stay so.
+/// While this lives, its process can open no further descriptor, neither for a file, a socket nor a child. Open
+/// descriptors stay open.
 #[derive(Debug)]
 #[must_use = "the limit goes back to what it was when this drops"]
 pub struct NoDescriptors {
@@ -16,7 +19,8 @@ impl NoDescriptors {
     /// # Errors
     /// If the system refuses that.
     pub fn begin() -> Result<NoDescriptors, Error> {
-        // The three standard ones. With none `poll` would refuse to look at those that are open.
+        // The limit leaves the three standard descriptors. With a limit of zero, `poll` would refuse to look at open
+        // ones.
         const STANDARD: rlim_t = 3;
         let begin = || {
             let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;

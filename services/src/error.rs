@@ -1,9 +1,11 @@
+//! The error of this crate.
+
 use crate::Kind;
 use std::path::Path;
 use std::time::Duration;
 use std::{fmt, fs, io};
 
-/// Why a server could not be had, or not be told what to do.
+/// The reason why a server could not be started or controlled.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
@@ -13,44 +15,45 @@ pub enum Error {
         program: String,
         /// Why it could not be installed.
         why: String,
-        /// What the reader can do about it.
+        /// A remedy for the reader.
         remedy: String,
     },
     /// A server ended or did not answer after it was started.
     Start {
-        /// Which server.
+        /// The server.
         kind: Kind,
-        /// What happened.
+        /// The reason.
         why: String,
         /// The end of the server's log.
         log: String,
     },
-    /// The server was given by an URL in the environment; it is not ours to kill, freeze, restart or look into.
+    /// The server was given by an URL in the environment. This process did not start it, and may not kill, freeze,
+    /// restart or look into it.
     Foreign {
-        /// Which server.
+        /// The server.
         kind: Kind,
-        /// What was asked of it.
+        /// The refused action.
         action: &'static str,
     },
-    /// A view that another kind of server has.
+    /// The view belongs to another kind of server.
     WrongKind {
-        /// Which server this is.
+        /// The kind of this server.
         kind: Kind,
-        /// Which one the view belongs to.
+        /// The kind that the view belongs to.
         wanted: Kind,
     },
     /// An exchange with a running server failed.
     Exchange {
-        /// What was asked.
+        /// The request.
         what: String,
-        /// What came back.
+        /// The answer, or the error instead of one.
         why: String,
     },
     /// The server's process is not running.
     NotRunning(Kind),
-    /// A file, a process or a socket.
+    /// An operation on a file, a process or a socket failed.
     Io {
-        /// What was tried.
+        /// The operation.
         what: String,
         /// The system's answer.
         source: io::Error,
@@ -78,7 +81,7 @@ impl Error {
     }
 }
 
-/// The last lines of the log, and of what the process printed.
+/// The last lines of the log, and of the process's output.
 fn tail(log: &Path) -> String {
     const LINES: usize = 12;
     let last_lines = |path: &Path| {

@@ -1,4 +1,4 @@
-//! `target/services/`: a folder per server, named for the process that owns it.
+//! `target/services/`, with a folder for each server. The folder's name begins with the process that owns it.
 
 use crate::{Error, Kind};
 use std::env;
@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The workspace's folder for all that this crate writes.
+/// The workspace's folder for all files that this crate writes.
 pub(crate) fn root() -> PathBuf {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
     let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
-    // `join` leaves an absolute path alone.
+    // `join` keeps an absolute path as it is.
     workspace.join(target).join("services")
 }
 
@@ -20,13 +20,15 @@ pub(crate) fn create(kind: Kind) -> Result<PathBuf, Error> {
     static SWEPT: Once = Once::new();
     static NEXT: AtomicU32 = AtomicU32::new(0);
     SWEPT.call_once(|| sweep(&root()));
+    // Relaxed suffices, since the numbers only have to differ.
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let dir = root().join(format!("{}-{number}-{}", std::process::id(), kind.name()));
     fs::create_dir_all(&dir).map_err(Error::io(dir.to_string_lossy()))?;
     Ok(dir)
 }
 
-/// Removes the folders of processes that are gone. Runs before this process has made any, so those under its own number are old too.
+/// Removes the folders of processes that are gone. It runs before this process has made any, so folders under its own
+/// number are old too.
 fn sweep(root: &Path) {
     for entry in fs::read_dir(root).into_iter().flatten().flatten() {
         let name = entry.file_name();

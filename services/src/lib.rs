@@ -1,7 +1,9 @@
-//! Real private servers for tests, benches and the demo: started in parallel, killed, frozen, restarted on the same port, stopped.
+//! Real private servers for tests, benches and the demo. A test can start them in parallel, kill, freeze, and stop
+//! them, and restart them on the same port.
 //!
-//! A [`Service`] is one server in a folder of its own below `target/services/`. It is protected by a user name and a password full
-//! of characters that an URL must escape, it dies with the process that started it, and its folder goes with it.
+//! A [`Service`] is one server in a folder of its own below `target/services/`. It is protected by a user name and a
+//! password full of characters that an URL must escape. It dies with the process that started it, and its folder is
+//! removed with it.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), services::Error> {
@@ -15,7 +17,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Tests that do not hurt the server use [`shared`] instead.
+//! Tests that do not harm the server use [`shared`] instead.
 
 mod address;
 mod amqp;

@@ -1,4 +1,4 @@
-//! MongoDB: its configuration and what its server side shows.
+//! MongoDB: its configuration, and the view of its server side.
 
 use crate::address::{Address, encode};
 use crate::process;
@@ -41,7 +41,7 @@ impl Server for Mongo {
         let key = site.dir.join("key");
         let write = || {
             fs::create_dir_all(site.dir.join("data"))?;
-            // What the members of a replica set know each other by; there is only one.
+            // The members of a replica set share this key. This set has only one member.
             fs::write(&key, "resourcepool")?;
             fs::set_permissions(&key, fs::Permissions::from_mode(0o600))
         };
@@ -62,7 +62,7 @@ impl Server for Mongo {
             "0.25",
         ]);
         if let Some(tls) = &site.tls {
-            // Until it is ready, since we ourselves speak none.
+            // Plain connections stay allowed until the server is ready, since this crate speaks no TLS.
             command.args(["--tlsMode", "allowTLS", "--tlsCAFile"]).arg(tls.authority());
             command.arg("--tlsCertificateKeyFile").arg(tls.certificate());
             if !tls.tls.asks_for_certificate {
@@ -70,14 +70,16 @@ impl Server for Mongo {
             }
         }
         command.args(["--setParameter", "diagnosticDataCollectionEnabled=false"]);
-        // Its refresh makes the server a client of itself some time after the start, and connections would be hard to count.
+        // This refresh would make the server a client of itself some time after the start, and its connections would be
+        // hard to count.
         command.args(["--setParameter", "disableLogicalSessionCacheRefresh=true"]);
-        // Allows `configureFailPoint`, by which a test has the server answer errors.
+        // This allows `configureFailPoint`, by which a test makes the server answer errors.
         command.args(["--setParameter", "enableTestCommands=1"]);
         Ok(command)
     }
 
-    /// The first user is made while nobody is logged in, which the server allows to a local caller once.
+    /// Sets up the replica set and the first user, and logs in. The server lets a local caller create the first user
+    /// without a login.
     fn ready(&self, site: &Site) -> Result<(), Error> {
         let mut connection = Connection::open(&site.address)?;
         let hello = connection.run("admin", doc! { "hello": 1 })?;
@@ -104,7 +106,7 @@ impl Server for Mongo {
 }
 
 impl Service {
-    /// What a MongoDB shows on its server side.
+    /// The view of a MongoDB's server side.
     ///
     /// # Errors
     /// If this is not a MongoDB.
@@ -119,7 +121,7 @@ pub struct View<'a> {
     service: &'a Service,
 }
 
-/// A connection that told who it belongs to.
+/// A connection, with the names that its client gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Client {
     /// The client's host and port.
@@ -131,7 +133,8 @@ pub struct Client {
 }
 
 impl View<'_> {
-    /// The connections that are open by the server's log, which also knows those of the driver's monitors. Idle ones count.
+    /// The connections that are open according to the server's log. The log also lists those of the driver's monitors.
+    /// Idle ones count.
     ///
     /// # Errors
     /// If the log cannot be read.
@@ -184,7 +187,7 @@ impl View<'_> {
     }
 }
 
-/// Just enough of MongoDB's protocol.
+/// A connection with the part of MongoDB's protocol that this file needs.
 struct Connection {
     stream: TcpStream,
 }
@@ -209,7 +212,7 @@ impl Connection {
         }
     }
 
-    /// One OP_MSG each way.
+    /// Sends one `OP_MSG`, and receives one.
     fn exchange(&mut self, command: &Document) -> io::Result<Document> {
         const OP_MSG: u32 = 2013;
         const HEAD: usize = 16;
@@ -225,11 +228,11 @@ impl Connection {
         let mut rest = vec![0; (u32::from_le_bytes(size) as usize).saturating_sub(size.len())];
         self.stream.read_exact(&mut rest)?;
         let body = rest.get(HEAD - size.len() + FLAGS_AND_KIND..).ok_or(io::ErrorKind::InvalidData)?;
-        // The server cuts long texts between the bytes of a character.
+        // The server may cut a long text within a character, so the decoder must be lossy.
         bson::from_slice_utf8_lossy(body).map_err(io::Error::other)
     }
 
-    /// SCRAM-SHA-256.
+    /// Logs in by SCRAM-SHA-256.
     fn log_in(&mut self, user: &str, password: &str) -> Result<(), Error> {
         let broken = || Error::exchange("MongoDB log-in", "the server's answer makes no sense");
         let nonce = BASE64.encode(std::process::id().to_be_bytes());
@@ -265,7 +268,7 @@ impl Connection {
 }
 
 fn sign(key: &[u8], text: &[u8]) -> Vec<u8> {
-    // A key of any length will do.
+    // HMAC accepts a key of any length, so this cannot fail.
     Hmac::<Sha256>::new_from_slice(key)
         .map(|mac| mac.chain_update(text).finalize().into_bytes().to_vec())
         .unwrap_or_default()

@@ -1,4 +1,4 @@
-//! PostgreSQL: its configuration and what its server side shows.
+//! PostgreSQL: its configuration, and the view of its server side.
 
 use crate::address::{Address, encode};
 use crate::process;
@@ -13,13 +13,13 @@ use std::process::{Command, Stdio};
 const USER: &str = "quant@desk:a/b%c";
 const PASSWORD: &str = "p@ss:w/rd%2F'\"";
 const DATABASE: &str = "desk/quant%41";
-/// It may connect where there is no room for others.
+/// The superuser may connect even if the server has no room for other users.
 const SUPERUSER: &str = "postgres";
 
 /// How long the server may take to answer, in seconds.
 const PATIENCE: &str = "5";
 
-/// PostgreSQL does not run as root, so that root becomes this one.
+/// The user that runs the server if this process is root, since PostgreSQL refuses to run as root.
 const NOBODY: u32 = 65534;
 
 #[derive(Debug)]
@@ -60,7 +60,7 @@ impl Server for Postgres {
             let authority = fs::read_to_string(tls.authority()).map_err(Error::io("the authority"))?;
             write(&dir.join("ca.pem"), &authority, 0o600)?;
             let asks = if tls.tls.asks_for_certificate { " clientcert=verify-ca" } else { "" };
-            // The superuser, who looks at the server's side, needs no certificate.
+            // The superuser, whom the view uses, needs no certificate.
             let rule = format!(
                 "hostnossl all {SUPERUSER} 127.0.0.1/32 scram-sha-256\nhostssl all all 127.0.0.1/32 scram-sha-256{asks}\n"
             );
@@ -75,9 +75,9 @@ impl Server for Postgres {
         let set = |command: &mut Command, option: String| {
             command.arg("-c").arg(option);
         };
-        // Its path would be too long for a socket of the file system.
+        // The path of a socket in this folder would be too long, so there is none.
         set(&mut command, "unix_socket_directories=".into());
-        // A commit survives a SIGKILL all the same; fsync is for power cuts.
+        // A commit survives a SIGKILL all the same. fsync would help only against power cuts.
         set(&mut command, "fsync=off".into());
         if site.tls.is_some() {
             for (option, file) in
@@ -104,14 +104,15 @@ fn data(dir: &Path) -> PathBuf {
     dir.join("data")
 }
 
-/// A command that dies with this process, and that is not root's.
+/// A command that dies with this process, and does not run as root.
 fn command(program: PathBuf, dir: &Path) -> Command {
     if !is_root() {
         return process::command(program, dir);
     }
     let mut command = process::command("setpriv", dir);
     command.args([&format!("--reuid={NOBODY}"), &format!("--regid={NOBODY}"), "--clear-groups"]);
-    // The folders above its own may be closed to others. A change of user forgets what it is to die with.
+    // The folders above the server's own may be closed to other users. A change of user clears the death signal, so it
+    // is set again.
     command.args(["--inh-caps=+dac_override", "--ambient-caps=+dac_override", "--pdeathsig=KILL"]).arg(program);
     command
 }
@@ -127,14 +128,14 @@ fn own(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// Writes a file of the server's own.
+/// Writes a file that belongs to the server's user.
 fn write(path: &Path, text: &str, mode: u32) -> Result<(), Error> {
     fs::write(path, text).map_err(Error::io(path.to_string_lossy()))?;
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(Error::io(path.to_string_lossy()))?;
     own(path)
 }
 
-/// Runs a command to its end, with this for it to read; what it printed.
+/// Runs a command to its end, with `words` as its input, and returns its output.
 fn run(what: &str, command: &mut Command, words: &str) -> Result<String, Error> {
     let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut child = child.map_err(Error::io(what))?;
@@ -148,7 +149,7 @@ fn run(what: &str, command: &mut Command, words: &str) -> Result<String, Error> 
     }
 }
 
-/// The server's answer to this user in this database; columns are separated by `|`.
+/// Runs a statement as this user in this database, and returns the answer. `|` separates the columns.
 fn ask(site: &Site, (user, database): (&str, &str), sql: &str) -> Result<String, Error> {
     let mut psql = Command::new("timeout");
     psql.arg(PATIENCE).arg(install::PSQL.path()?).args([
@@ -177,14 +178,15 @@ impl Service {
     }
 }
 
-/// The server side of a PostgreSQL, seen by its superuser, who gets in where the server has no room for others.
+/// The server side of a PostgreSQL, seen by its superuser, who may connect even if the server has no room for others.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
     site: &'a Site,
 }
 
 impl View<'_> {
-    /// What the server answers, in the database that its URL names; columns are separated by `|`, rows by line feeds.
+    /// Runs a statement in the database that the URL names, and returns the answer. `|` separates columns, and line
+    /// feeds separate rows.
     ///
     /// # Errors
     /// If the server does not answer within five seconds or answers an error.
@@ -192,7 +194,7 @@ impl View<'_> {
         ask(self.site, (SUPERUSER, &self.site.address.path), sql)
     }
 
-    /// Has no more connections of the URL's user than so many; as many as there may be without a limit.
+    /// Limits the connections of the URL's user to so many; `None` takes the limit off.
     ///
     /// # Errors
     /// As [`query`](View::query).
@@ -201,7 +203,7 @@ impl View<'_> {
         self.alter(&format!("CONNECTION LIMIT {limit}"))
     }
 
-    /// Lets the URL's user connect, or not. What is connected stays.
+    /// Lets the URL's user connect, or forbids it. Open connections stay.
     ///
     /// # Errors
     /// As [`query`](View::query).
@@ -213,7 +215,7 @@ impl View<'_> {
         self.query(&format!("ALTER ROLE \"{}\" {how}", USER.replace('"', "\"\""))).map(drop)
     }
 
-    /// The process of each connection of the URL's user, and what it does: `idle`, `active`, `idle in transaction`.
+    /// The process of each connection of the URL's user, and its state: `idle`, `active`, `idle in transaction`.
     ///
     /// # Errors
     /// As [`query`](View::query).

@@ -1,4 +1,10 @@
-//! Child processes that cannot outlive this one.
+//! Child processes that cannot outlive this process.
+//!
+//! `Service` and `RabbitMq` run their servers as a [`Process`]. One thread of this process starts all of them, because
+//! the kernel sends a child's death signal when the thread that started it ends, and the threads of tests end early. A
+//! channel carries the commands to that thread, so there is no lock.
+//!
+//! Invariant: a [`Process`] that drops is dead before its drop returns, with its group and its children.
 
 use crate::Error;
 use nix::sys::signal::{Signal, kill, killpg};
@@ -12,16 +18,17 @@ use std::sync::{OnceLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// One server process and its process group.
+/// One server process and its process group. Dropping it kills both.
 #[derive(Debug)]
 pub(crate) struct Process {
     child: Child,
 }
 
-/// A command that dies with this process, in a process group of its own (Ctrl-C in the terminal does not reach it), whose home and
-/// temporary folder is `dir` and which sees nothing else of our environment.
+/// A command that dies with this process. It runs in a process group of its own, so Ctrl-C in the terminal does not
+/// reach it. Its home and temporary folder is `dir`, and it sees no other part of our environment than `PATH`.
 pub(crate) fn command(program: impl AsRef<Path>, dir: &Path) -> Command {
-    // The kernel sends the death signal only if the parent was alive when it was asked for, hence the look at $PPID after it.
+    // The kernel sends the death signal only if the parent was alive when the signal was requested. The shell therefore
+    // checks $PPID afterwards.
     let guard = r#"[ "$PPID" = "$0" ] && exec "$@""#;
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "sh", "-c", guard]).arg(std::process::id().to_string()).arg(program.as_ref());
@@ -32,7 +39,7 @@ pub(crate) fn command(program: impl AsRef<Path>, dir: &Path) -> Command {
 }
 
 impl Process {
-    /// Starts `command`, its output going to `output`.
+    /// Starts `command`, and appends its output to the file `output`.
     pub(crate) fn spawn(mut command: Command, output: &Path) -> Result<Process, Error> {
         let file =
             File::options().create(true).append(true).open(output).map_err(Error::io(output.to_string_lossy()))?;
@@ -51,10 +58,10 @@ impl Process {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// SIGKILL to the whole group and to all that came of the process; returns when they are gone, so that port and memory are
+    /// Sends SIGKILL to the whole group and to all descendants. Returns when they are gone, so that port and memory are
     /// free again.
     pub(crate) fn kill(&mut self) {
-        // It starts nobody once it has stopped.
+        // A stopped process starts no further children, so the list is complete.
         let children = if self.freeze().is_ok() { children(self.pid()) } else { Vec::new() };
         self.signal(Signal::SIGKILL);
         send(&children, Signal::SIGKILL);
@@ -65,7 +72,7 @@ impl Process {
         }
     }
 
-    /// SIGSTOP to the whole group and to all that came of the process; returns when all have stopped.
+    /// Sends SIGSTOP to the whole group and to all descendants. Returns when all have stopped.
     pub(crate) fn freeze(&mut self) -> io::Result<()> {
         self.signal(Signal::SIGSTOP);
         self.until("stop", |pid| state(pid) == Some('T'))?;
@@ -74,14 +81,14 @@ impl Process {
         self.until("stop", |_| children.iter().all(|pid| matches!(state(*pid), None | Some('T' | 'Z'))))
     }
 
-    /// SIGCONT to all of them.
+    /// Sends SIGCONT to the group and to all descendants.
     pub(crate) fn thaw(&mut self) -> io::Result<()> {
         send(&children(self.pid()), Signal::SIGCONT);
         self.signal(Signal::SIGCONT);
         self.until("go on", |pid| state(pid) != Some('T'))
     }
 
-    /// SIGTERM, and SIGKILL if it has not ended after `patience`.
+    /// Sends SIGTERM, and SIGKILL if the process has not ended after `patience`.
     pub(crate) fn stop(&mut self, patience: Duration) {
         self.signal(Signal::SIGCONT);
         self.signal(Signal::SIGTERM);
@@ -93,12 +100,13 @@ impl Process {
     }
 
     fn signal(&mut self, signal: Signal) {
-        // A child that was waited for has given its number back; it may be another's by now.
+        // A child that was waited for has released its process number, which may belong to another process by now.
         if self.is_running() {
             let _ = killpg(Pid::from_raw(self.pid().cast_signed()), signal);
         }
     }
 
+    /// Polls until the process has reached a state.
     fn until(&mut self, what: &str, reached: impl Fn(u32) -> bool) -> io::Result<()> {
         let end = Instant::now() + SOON;
         while Instant::now() < end {
@@ -120,10 +128,11 @@ impl Drop for Process {
     }
 }
 
-/// How long the system may take to stop a process, or to end one.
+/// How long the system may take to stop a process or to end one. It takes milliseconds, so this only bounds a process
+/// that hangs in the kernel.
 const SOON: Duration = Duration::from_secs(5);
 
-/// All that came of a process, and is in process groups of its own, as PostgreSQL's are.
+/// All descendants of a process, including those in process groups of their own, such as PostgreSQL's.
 fn children(pid: u32) -> Vec<u32> {
     let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     let children: Vec<u32> = text.split_whitespace().filter_map(|child| child.parse().ok()).collect();
@@ -131,7 +140,7 @@ fn children(pid: u32) -> Vec<u32> {
     children.into_iter().chain(theirs).collect()
 }
 
-/// To each of them that there is still.
+/// Sends a signal to each of these processes that still exists.
 fn send(children: &[u32], signal: Signal) {
     for pid in children {
         let _ = kill(Pid::from_raw(pid.cast_signed()), signal);
@@ -144,10 +153,10 @@ fn state(pid: u32) -> Option<char> {
     stat.rsplit(')').next()?.trim_start().chars().next()
 }
 
+/// A command to start, and the channel for its child.
 type Order = (Command, mpsc::Sender<io::Result<Child>>);
 
-/// The death signal comes when the *thread* that started the child ends, and test threads end early: so one thread starts them all
-/// and lives as long as the process.
+/// Starts a command on the thread that lives as long as the process.
 fn spawn_for_life(command: Command) -> io::Result<Child> {
     static SPAWNER: OnceLock<mpsc::Sender<Order>> = OnceLock::new();
     let spawner = SPAWNER.get_or_init(|| {

@@ -1,4 +1,13 @@
-//! A TCP proxy on the loopback that can be cut, frozen, closed and slowed down, and that writes down what AMQP says through it.
+//! A TCP proxy on the loopback that can be cut, frozen, closed and slowed down. It also records the AMQP methods that
+//! pass through it.
+//!
+//! Tests put a [`Proxy`] between the pool and a server. One thread accepts. Each connection gets a thread that connects
+//! to the server, and then two pumps, one for each direction. All share the [`State`], and every wait of theirs ends
+//! when the proxy drops or its connection is cut.
+//!
+//! Invariant: a connection to the server is in `links` until both pumps have ended, so a cut reaches all of them. Only
+//! `links` and a link's `said` are ever held together, in this order. The predicates of tests run under `links` and
+//! `said` or under `frames`, so they must not call the proxy. All atomics are SeqCst, since a test tool needs no speed.
 
 use crate::amqp::{AmqpFrame, Parser};
 use crate::black_hole::fill;
@@ -12,12 +21,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long a blocked write may keep a pump from seeing that its connection was cut.
+/// The limit of one write. It bounds how long a blocked write keeps a pump from seeing that its connection was cut.
 const GLANCE: Duration = Duration::from_millis(20);
 const BUFFER: usize = 64 * 1024;
-/// How many of a client's last bytes are kept.
+/// The number of a client's last bytes that are kept.
 const LAST_WORDS: usize = 512;
-/// The frame with which AMQP's goodbye ends.
+/// The last frame of an AMQP disconnect, `Connection.CloseOk`.
 const CLOSE_OK: [u8; 12] = [1, 0, 0, 0, 0, 0, 4, 0, 10, 0, 51, 0xCE];
 
 /// A proxy in front of one port. Dropping it cuts all its connections.
@@ -29,20 +38,23 @@ pub struct Proxy {
 
 #[derive(Debug)]
 struct State {
+    /// The port that new connections are led to.
     target: AtomicU16,
     listener: TcpListener,
+    /// Whether the proxy has dropped.
     over: AtomicBool,
     door: Mutex<Door>,
     /// Whether the acceptor has seen that the door is closed, and waits.
     acceptor_waits: AtomicBool,
-    /// Told whenever one of these two has changed.
+    /// Notified when `door` or `acceptor_waits` has changed.
     door_moved: Condvar,
     frozen: Mutex<bool>,
     thawed: Condvar,
+    /// The limit for each connection and direction; 0 is none.
     bytes_per_second: AtomicU64,
     delay_ms: AtomicU64,
     accepted: AtomicUsize,
-    /// Connections that a client ended while it was owed an answer and the server lived.
+    /// The connections that a client ended while the server lived and owed it an answer.
     broken_off: Mutex<Vec<usize>>,
     links: Mutex<Vec<Arc<Link>>>,
     records: AtomicBool,
@@ -50,38 +62,38 @@ struct State {
     clients: Mutex<Vec<Client>>,
 }
 
-/// What a client has done on one connection.
+/// The actions of a client on one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Client {
     /// The proxy's number for the connection.
     pub connection: usize,
-    /// How many bytes it has sent.
+    /// The number of bytes that it has sent.
     pub bytes: usize,
-    /// How it ended the connection, if it did before the proxy.
+    /// How the client ended the connection. `None` if it did not end it before the proxy.
     pub end: Option<End>,
 }
 
 /// How a client ends a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// In order: all that was sent arrives.
+    /// In order. All bytes that were sent arrive.
     Fin,
     /// By a reset.
     Reset,
 }
 
-/// What becomes of a new connection.
+/// The treatment of new connections.
 #[derive(Debug)]
 enum Door {
-    /// It is accepted, except these, which have filled the queue.
+    /// They are accepted, except these fillers of the queue.
     Open { fillers: Vec<SocketAddr> },
-    /// It is refused, as where nobody listens.
+    /// They are refused, as if nobody listened.
     Shut,
-    /// Nothing answers it, as the queue is full of these.
+    /// They get no answer, because the queue is full of these.
     Silent { fillers: Vec<TcpStream> },
 }
 
-/// One connection, both sides of it.
+/// One connection, with both its sides.
 #[derive(Debug)]
 struct Link {
     number: usize,
@@ -89,12 +101,13 @@ struct Link {
     server: TcpStream,
     is_amqp: AtomicBool,
     is_cut: AtomicBool,
-    /// Whether the server has ended its direction, or the client has said its goodbye.
+    /// Whether the server has ended its direction, or the client has disconnected in order.
     is_ended: AtomicBool,
-    /// Whether the client has spoken since the server last did.
+    /// Whether the client has sent bytes since the server last did.
     is_owed: AtomicBool,
-    /// The last words of the client.
+    /// The last bytes of the client.
     said: Mutex<Vec<u8>>,
+    /// The number of pumps that run.
     pumps: AtomicUsize,
 }
 
@@ -102,10 +115,10 @@ impl Proxy {
     /// Listens on a free port and forwards to `target_port` on this machine.
     ///
     /// # Errors
-    /// If no port or thread can be had.
+    /// If no port is free, or no thread can be started.
     pub fn start(target_port: u16) -> Result<Proxy, Error> {
         let start = || {
-            // A port of our own choice stays bound while nobody listens.
+            // A port that was bound by its number stays bound while nobody listens.
             let port = port::free().map_err(io::Error::other)?;
             let state = Arc::new(State {
                 target: AtomicU16::new(target_port),
@@ -132,40 +145,40 @@ impl Proxy {
         start().map_err(Error::io("starting a proxy"))
     }
 
-    /// Writes nothing down, for a long life.
+    /// Records no AMQP methods, for a proxy that lives long.
     pub fn unrecorded(self) -> Proxy {
         self.state.records.store(false, Ordering::SeqCst);
         self
     }
 
-    /// The port it listens on, on 127.0.0.1.
+    /// The port that the proxy listens on, on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// The service's URL, leading through this proxy. (A MongoDB client that takes part in the replica set finds its way round it;
-    /// that needs `directConnection=true` instead of `replicaSet`.)
+    /// The service's URL, led through this proxy. (A MongoDB client that uses the replica set would bypass it; use
+    /// `directConnection=true` instead of `replicaSet`.)
     pub fn url(&self, service: &Service) -> String {
         let (from, to) = (format!("@{}:{}", service.host(), service.port()), format!("@127.0.0.1:{}", self.port));
         service.url().replacen(&from, &to, 1)
     }
 
-    /// How many connections were ever accepted. Each [`AmqpFrame::connection`] is one of these, from 0.
+    /// The number of connections that were ever accepted. An [`AmqpFrame::connection`] is one of these, from 0.
     pub fn accepted(&self) -> usize {
         self.state.accepted.load(Ordering::SeqCst)
     }
 
-    /// How many connections are open.
+    /// The number of open connections.
     pub fn open(&self) -> usize {
         lock(&self.state.links).len()
     }
 
-    /// The numbers of those connections that their client ended while the server lived and owed it an answer.
+    /// The numbers of the connections that their client ended while the server lived and owed it an answer.
     pub fn broken_off(&self) -> Vec<usize> {
         lock(&self.state.broken_off).clone()
     }
 
-    /// The ports from which the server sees those connections come on which the last bytes that the client sent are like this.
+    /// The ports from which the server sees some connections come: those whose client's last bytes satisfy `is_it`.
     pub fn ports(&self, is_it: impl Fn(&[u8]) -> bool) -> Vec<u16> {
         let links = lock(&self.state.links);
         links.iter().filter(|link| is_it(&lock(&link.said))).filter_map(|link| link.port()).collect()
@@ -176,7 +189,7 @@ impl Proxy {
         self.cut_those(|_| true);
     }
 
-    /// Resets those open connections that the server sees coming from these ports.
+    /// Resets the open connections that the server sees coming from these ports.
     pub fn cut_from(&self, ports: &[u16]) {
         self.cut_those(|link| link.port().is_some_and(|port| ports.contains(&port)));
     }
@@ -185,23 +198,24 @@ impl Proxy {
         for link in lock(&self.state.links).iter().filter(|link| those(link)) {
             link.cut();
         }
-        // Under the lock, lest a pump that has just found itself frozen misses it.
+        // The lock is taken, so that a pump that is about to wait cannot miss this notification.
         let _frozen = lock(&self.state.frozen);
         self.state.thawed.notify_all();
     }
 
-    /// Leads new connections to another port, as an address that moves in a failover. Open ones stay where they are.
+    /// Leads new connections to another port, like an address that moves in a failover. Open connections stay where
+    /// they are.
     pub fn lead_to(&self, target_port: u16) {
         self.state.target.store(target_port, Ordering::SeqCst);
     }
 
-    /// Stops forwarding: connections stay open, connects succeed, nothing comes through.
+    /// Stops forwarding. Connections stay open and connects succeed, but no byte passes.
     pub fn freeze(&self) {
         *lock(&self.state.frozen) = true;
     }
 
-    /// A black hole, as behind a dead router: nothing comes through either way, connects get no answer. [`open_up`](Proxy::open_up)
-    /// ends it, and then what was held up arrives, as by retransmission.
+    /// Becomes a black hole, as behind a dead router. No byte passes either way, and connects get no answer.
+    /// [`open_up`](Proxy::open_up) ends it, and the held bytes then arrive, as by retransmission.
     ///
     /// # Errors
     /// If the queue of new connections does not fill.
@@ -217,7 +231,7 @@ impl Proxy {
         Ok(())
     }
 
-    /// Refuses new connections, as where no process listens.
+    /// Refuses new connections, as if no process listened.
     ///
     /// # Errors
     /// If the system refuses that.
@@ -245,7 +259,7 @@ impl Proxy {
         Ok(())
     }
 
-    /// Goes on forwarding, what was held up included.
+    /// Goes on forwarding, including the held bytes.
     pub fn thaw(&self) {
         *lock(&self.state.frozen) = false;
         self.state.thawed.notify_all();
@@ -256,22 +270,22 @@ impl Proxy {
         self.state.bytes_per_second.store(bytes_per_second, Ordering::SeqCst);
     }
 
-    /// Forwards so many milliseconds later, in each direction: a round trip takes at least twice as long.
+    /// Forwards so many milliseconds later, in each direction. A round trip takes at least twice as long.
     pub fn delay(&self, milliseconds: u64) {
         self.state.delay_ms.store(milliseconds, Ordering::SeqCst);
     }
 
-    /// What each client has done so far, in the order in which they came.
+    /// The actions of each client so far, in the order in which they came.
     pub fn clients(&self) -> Vec<Client> {
         lock(&self.state.clients).clone()
     }
 
-    /// The AMQP methods that came by, in the order in which they did.
+    /// The AMQP methods that passed, in their order.
     pub fn frames(&self) -> Vec<AmqpFrame> {
         lock(&self.state.frames).clone()
     }
 
-    /// Waits until a frame like this has come by; none if it does not within `patience`.
+    /// Waits until a frame satisfies `is_it`. Returns `None` if none does within `patience`.
     pub fn await_frame(&self, patience: Duration, is_it: impl Fn(&AmqpFrame) -> bool) -> Option<AmqpFrame> {
         let end = Instant::now() + patience;
         loop {
@@ -289,7 +303,7 @@ impl Drop for Proxy {
         self.state.over.store(true, Ordering::SeqCst);
         self.thaw();
         self.cut();
-        // Wakes the acceptor, which then sees that it is over.
+        // This wakes the acceptor, which then sees that the proxy has dropped.
         let _ = self.state.close_door();
         self.state.door_moved.notify_all();
     }
@@ -320,13 +334,13 @@ impl State {
         }
     }
 
-    /// Nobody listens any more, and whoever accepts finds that out.
+    /// Stops listening, and waits until the acceptor has seen it.
     fn close_door(&self) -> io::Result<()> {
         let mut door = lock(&self.door);
         if matches!(*door, Door::Open { .. }) {
             *door = Door::Shut;
             socket::shutdown(self.listener.as_raw_fd(), socket::Shutdown::Read)?;
-            // It would not notice if somebody listened again before it has looked.
+            // If somebody listened again before the acceptor had looked, the acceptor would not notice the pause.
             let accepts = |_: &mut Door| !self.acceptor_waits.load(Ordering::SeqCst) && !self.is_over();
             drop(self.door_moved.wait_while(door, accepts));
         }
@@ -373,7 +387,7 @@ impl State {
         }
     }
 
-    /// Forwards one direction until it ends, and closes the link when the other one has ended too.
+    /// Forwards one direction until it ends, and forgets the link if the other direction has ended too.
     fn pump(&self, link: &Link, from_client: bool) {
         let (from, to) = if from_client { (&link.client, &link.server) } else { (&link.server, &link.client) };
         match self.forward(link, from_client, from, to) {
@@ -406,7 +420,7 @@ impl State {
             link.heard(from_client, &buffer[..count]);
             thread::sleep(Duration::from_millis(self.delay_ms.load(Ordering::SeqCst)));
             self.wait_while_frozen(&link.is_cut);
-            // The server would answer bytes that the freeze held back before the other direction ends.
+            // After a cut, bytes that the freeze held back must not reach the server, which would answer them.
             if link.is_cut.load(Ordering::SeqCst) {
                 return Ok(());
             }
@@ -415,7 +429,7 @@ impl State {
                 link.is_amqp.store(true, Ordering::SeqCst);
             }
             if link.is_amqp.load(Ordering::SeqCst) {
-                // Before they go on, so that whoever sees their effect finds them written down.
+                // The frames are recorded before they are forwarded, so a test that sees their effect finds them.
                 lock(&self.frames).extend(parser.feed(bytes));
             }
             if count == 0 {
@@ -423,7 +437,8 @@ impl State {
             }
             link.write_all(to, bytes)?;
             if rate > 0 {
-                // Once the limit is off, what came meanwhile is seen at once, be it the client's end.
+                // The wait ends as soon as the limit is off, so that later bytes, or the client's end, are seen at
+                // once.
                 let end = Instant::now() + Duration::from_secs_f64(count as f64 / rate as f64);
                 while Instant::now() < end && self.bytes_per_second.load(Ordering::SeqCst) == rate {
                     thread::sleep(GLANCE.min(end.saturating_duration_since(Instant::now())));
@@ -450,12 +465,12 @@ impl State {
 }
 
 impl Link {
-    /// The port from which the server sees it come.
+    /// The port from which the server sees the connection come.
     fn port(&self) -> Option<u16> {
         self.server.local_addr().ok().map(|address| address.port())
     }
 
-    /// One side has said this; nothing, if it has ended its direction.
+    /// Records bytes from one side. No bytes means that the side has ended its direction.
     fn heard(&self, from_client: bool, bytes: &[u8]) {
         if from_client {
             let mut said = lock(&self.said);
@@ -469,7 +484,7 @@ impl Link {
         }
     }
 
-    /// Whether an end that comes now is that of a client which gives up a server that lives.
+    /// Whether a client that ends the connection now gives up a server that lives.
     fn is_broken_off(&self) -> bool {
         self.is_owed.load(Ordering::SeqCst) && !self.is_ended.load(Ordering::SeqCst)
     }
@@ -478,7 +493,7 @@ impl Link {
         self.is_cut.store(true, Ordering::SeqCst);
         for stream in [&self.client, &self.server] {
             reset_on_close(stream);
-            // Wakes the pump that reads here, without a word to the peer; the last pump to go closes.
+            // This wakes the pump that reads here, and sends nothing to the peer. The last pump closes the socket.
             let _ = stream.shutdown(Shutdown::Read);
         }
     }
@@ -496,7 +511,7 @@ impl Link {
     }
 }
 
-/// Closing this socket sends a reset and drops what was not sent yet.
+/// Makes the close of this socket send a reset and drop unsent bytes.
 fn reset_on_close(stream: &TcpStream) {
     let at_once = nix::libc::linger { l_onoff: 1, l_linger: 0 };
     let _ = setsockopt(stream, sockopt::Linger, &at_once);

@@ -1,4 +1,4 @@
-//! RabbitMQ: its configuration and what its server side shows.
+//! RabbitMQ: its configuration, and the view of its server side.
 
 use crate::address::{Address, encode};
 use crate::process::{self, Process};
@@ -17,7 +17,7 @@ use std::time::Duration;
 
 const USER: &str = "quant@desk:a/b%c";
 const PASSWORD: &str = "p@ss:w/rd%2F";
-/// The virtual host in the URL; `/` is there too, for the same user.
+/// The virtual host in the URL. The virtual host `/` exists too, for the same user.
 const VHOST: &str = "desk@a:b/c%2F";
 
 const NODE: &str = "pool@localhost";
@@ -26,7 +26,8 @@ const EPMD_PORT_FILE: &str = "epmd.port";
 
 #[derive(Debug, Default)]
 pub(crate) struct RabbitMq {
-    /// Erlang's name server. Erlang would start one as a daemon that outlives us, so each broker has one of its own.
+    /// Erlang's name server. Erlang would start one as a daemon that outlives this process, so each broker gets its
+    /// own.
     epmd: Option<Process>,
     distribution_port: u16,
 }
@@ -92,14 +93,15 @@ impl Server for RabbitMq {
     }
 
     fn command(&self, site: &Site) -> Result<Command, Error> {
-        // Erlang hands every file operation to another thread. On a virtual machine waking that on another processor costs more than
-        // the operation, of which a start has a hundred thousand: on one processor the broker is there in a third of the time.
+        // Erlang hands every file operation to another thread. On a virtual machine, waking that thread on another
+        // processor costs more than the operation, and a start has a hundred thousand of them. On one processor the
+        // broker starts in a third of the time.
         let mut command = process::command("taskset", &site.dir);
         command.arg("--cpu-list").arg(processor(site.address.port)).arg(install::RABBITMQ.path()?);
         command.envs(environment(&site.dir)).env("RABBITMQ_DIST_PORT", self.distribution_port.to_string());
         let erlang = "+S 1:1 +SDcpu 1:1 +SDio 1 +A 1 -start_epmd false -kernel inet_dist_use_interface {127,0,0,1}";
         command.env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", erlang);
-        // So that the script becomes the broker instead of staying as its parent.
+        // With this variable the script becomes the broker, instead of staying as its parent.
         command.env("RUNNING_UNDER_SYSTEMD", "true");
         Ok(command)
     }
@@ -109,7 +111,7 @@ impl Server for RabbitMq {
     }
 }
 
-/// The settings that the broker and its tools share; nothing of this is looked for in `/etc/rabbitmq`.
+/// The settings that the broker and its tools share. They keep both from reading `/etc/rabbitmq`.
 fn environment(dir: &Path) -> Vec<(&'static str, OsString)> {
     let epmd_port = fs::read_to_string(dir.join(EPMD_PORT_FILE)).unwrap_or_default();
     vec![
@@ -128,7 +130,7 @@ fn environment(dir: &Path) -> Vec<(&'static str, OsString)> {
     ]
 }
 
-/// One of the processors we may use, another one for the next broker.
+/// One of the processors that this process may use. The next broker gets another one.
 fn processor(seed: u16) -> String {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap_or("0").trim();
@@ -175,7 +177,7 @@ fn handshake(address: &Address) -> io::Result<()> {
 
     send(&mut stream, &[0, 10, 0, 50, 0, 200, 0, 0, 0, 0, 0])?;
     expect(&mut stream, CLOSE_OK)?;
-    // Until the broker has closed too, be it by a reset, so that the caller finds no connection.
+    // This waits until the broker has closed too, even by a reset, so that the caller finds no connection.
     stream.shutdown(Shutdown::Write)?;
     let _ = stream.read(&mut [0]);
     Ok(())
@@ -204,10 +206,10 @@ fn expect(stream: &mut TcpStream, method: [u8; 4]) -> io::Result<Vec<u8>> {
 }
 
 impl Service {
-    /// What a RabbitMQ shows on its server side.
+    /// The view of a RabbitMQ's server side.
     ///
     /// # Errors
-    /// If this is not a RabbitMQ, or one of which only the URL is known.
+    /// If this is not a RabbitMQ, or only its URL is known.
     pub fn rabbitmq(&self) -> Result<View<'_>, Error> {
         let site = self.site(Kind::RabbitMq)?;
         self.need_dir("look into")?;
@@ -227,7 +229,7 @@ pub struct View<'a> {
 pub struct Connection {
     /// Both ends: `127.0.0.1:40000 -> 127.0.0.1:5672`.
     pub name: String,
-    /// `running`, `blocked`, `blocking`, `closing`, …
+    /// The state: `running`, `blocked`, `blocking`, `closing`, …
     pub state: String,
     /// The virtual host.
     pub vhost: String,
@@ -242,11 +244,11 @@ pub struct Connection {
 pub struct Queue {
     /// Its name.
     pub name: String,
-    /// Messages that wait for a consumer.
+    /// The number of messages that wait for a consumer.
     pub ready: usize,
-    /// Messages delivered and not acknowledged.
+    /// The number of messages delivered and not acknowledged.
     pub unacked: usize,
-    /// Consumers.
+    /// The number of consumers.
     pub consumers: usize,
 }
 
@@ -258,7 +260,8 @@ impl View<'_> {
     pub fn eval(&self, expression: &str) -> Result<String, Error> {
         static CALLS: AtomicU32 = AtomicU32::new(0);
         let what = "asking RabbitMQ";
-        // The broker refuses a second caller of the same name, be the first one dead.
+        // The broker refuses a second caller of the same name, even if the first is dead. Relaxed suffices, since the
+        // numbers only have to differ.
         let caller = format!("call{}x{}", std::process::id(), CALLS.fetch_add(1, Ordering::Relaxed));
         let mut call = process::command(install::ERL_CALL.path()?, self.dir);
         call.args(["-h", &caller, "-c", COOKIE, "-n", NODE, "-timeout", "5", "-fetch_stdout", "-no_result_term", "-e"]);
@@ -343,17 +346,19 @@ impl View<'_> {
         Ok(self.connections()?.iter().map(|connection| connection.channels).sum())
     }
 
-    /// Raises the memory alarm, which stops the broker from reading from publishers, or clears it. Returns when it is so.
+    /// Raises the memory alarm, which stops the broker from reading from publishers, or clears it. Returns when the
+    /// alarm has changed.
     ///
     /// # Errors
-    /// As [`eval`](View::eval), and if the alarm does not come within five seconds.
+    /// As [`eval`](View::eval), and if the alarm does not change within five seconds.
     pub fn memory_alarm(&self, raised: bool) -> Result<(), Error> {
         let mark = if raised { "0.000001" } else { "0.4" };
         self.eval(&format!("vm_memory_monitor:set_vm_memory_high_watermark({mark})"))?;
         self.await_alarm("memory", raised)
     }
 
-    /// Has the broker take its disk for full, at which it stops reading from publishers, or for free again. Returns when it is so.
+    /// Raises the disk alarm, which stops the broker from reading from publishers, or clears it. Returns when the alarm
+    /// has changed.
     ///
     /// # Errors
     /// As [`memory_alarm`](View::memory_alarm).
@@ -374,7 +379,8 @@ impl View<'_> {
         Err(Error::exchange(format!("RabbitMQ's {what} alarm"), "it did not change"))
     }
 
-    /// Has the virtual host that the URL names take no further connection, or take them again. Those that are open stay so.
+    /// Makes the virtual host that the URL names refuse further connections, or accept them again. Open connections
+    /// stay.
     ///
     /// # Errors
     /// As [`eval`](View::eval).
@@ -387,7 +393,7 @@ impl View<'_> {
         self.eval(&order).map(drop)
     }
 
-    /// Takes from the broker's user all rights in the virtual host that the URL names, or gives them back.
+    /// Takes all rights in the virtual host that the URL names from the broker's user, or gives them back.
     ///
     /// # Errors
     /// As [`eval`](View::eval).
@@ -401,7 +407,7 @@ impl View<'_> {
         self.eval(&order).map(drop)
     }
 
-    /// The broker's complaints about connections that did not end with a `Connection.Close`, whole log entries.
+    /// The broker's complaints about connections that did not end with a `Connection.Close`, as whole log entries.
     ///
     /// # Errors
     /// If the log cannot be read.
@@ -415,7 +421,7 @@ impl View<'_> {
     }
 }
 
-/// Joins the lines of one log entry: each repeats the entry's time, level and process.
+/// Joins the lines of each log entry. Every line repeats the entry's time, level and process.
 fn entries(log: &str) -> Vec<String> {
     let mut entries: Vec<(&str, String)> = Vec::new();
     for line in log.lines() {

@@ -1,4 +1,4 @@
-//! Redis: its configuration and what its server side shows.
+//! Redis: its configuration, and the view of its server side.
 
 use crate::address::{Address, encode};
 use crate::process;
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 const USER: &str = "quant@desk:a/b%c";
 const PASSWORD: &str = "p@ss:w/rd%2F";
 
-/// How long the server may take to answer, where nobody says otherwise.
+/// How long the server may take to answer if the caller sets no limit. It is the documented limit of `View::command`.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
@@ -34,7 +34,8 @@ impl Server for Redis {
     }
 
     fn prepare(&mut self, site: &Site) -> Result<(), Error> {
-        // The append-only file is written before a command is answered, so a SIGKILL loses nothing; fsync is for power cuts.
+        // The append-only file is written before a command is answered, so a SIGKILL loses nothing. fsync would help
+        // only against power cuts.
         let mut config = format!(
             "port {port}\nbind 127.0.0.1\ndir {dir:?}\nlogfile server.log\nsave \"\"\n\
              appendonly yes\nappendfsync no\nenable-debug-command yes\n\
@@ -71,7 +72,7 @@ fn config_path(site: &Site) -> PathBuf {
 }
 
 impl Service {
-    /// What a Redis shows on its server side.
+    /// The view of a Redis's server side.
     ///
     /// # Errors
     /// If this is not a Redis.
@@ -104,7 +105,7 @@ pub struct Client {
 }
 
 impl View<'_> {
-    /// Runs one command as the server's user; the elements of an array reply are separated by line feeds.
+    /// Runs one command as the server's user. Line feeds separate the elements of an array reply.
     ///
     /// # Errors
     /// If the server does not answer within five seconds or answers an error.
@@ -112,7 +113,7 @@ impl View<'_> {
         Connection::open(self.address, PATIENCE)?.command(words)
     }
 
-    /// A connection that stays, as where the server will take no other one; each command may take so long.
+    /// Opens a connection that stays, for a server that will accept no further one. Each command may take so long.
     ///
     /// # Errors
     /// If the server cannot be reached.
@@ -120,7 +121,7 @@ impl View<'_> {
         Connection::open(self.address, patience)
     }
 
-    /// Everybody who is connected, except this view.
+    /// The clients that are connected, except this view.
     ///
     /// # Errors
     /// As [`command`](View::command).
@@ -140,19 +141,20 @@ impl View<'_> {
         self.command(&["ACL", "SETUSER", USER, if may { "+ping" } else { "-ping" }]).map(drop)
     }
 
-    /// Has the server load its data anew for about so long, in which it answers `LOADING`. Returns when it has.
+    /// Makes the server load its data anew for about so long. It answers `LOADING` meanwhile. Returns when it has.
     ///
     /// # Errors
-    /// If the server is not through long after that, or answers an error.
+    /// If the server takes much longer, or answers an error.
     pub fn reload(&self, lasts: Duration) -> Result<(), Error> {
         const KEYS: u32 = 100;
+        // A slow machine may take this much longer than planned.
         const SLOW: Duration = Duration::from_secs(60);
         let mut connection = self.connect(lasts + SLOW)?;
         let filler: Vec<String> = (0..KEYS).map(|key| format!("filler:{key}")).collect();
         for key in &filler {
             connection.command(&["SET", key, &"x".repeat(2000)])?;
         }
-        // It answers between two keys, if they are large enough.
+        // The server answers other clients between two keys, if the keys are large enough.
         let delay = (lasts / KEYS).as_micros().to_string();
         connection.command(&[
             "CONFIG",
@@ -172,13 +174,13 @@ impl View<'_> {
         Ok(())
     }
 
-    /// Has the server fail to save a snapshot, as on a full disk, at which it answers `MISCONF` to writes and to PING; or takes that
-    /// back. Returns when it is so.
+    /// Makes the server fail to save a snapshot, as on a full disk, or takes that back. After a failure it answers
+    /// `MISCONF` to writes and to PING. Returns when the server is in that state.
     ///
     /// # Errors
-    /// If the server's folder is not ours, or the server does not come to it.
+    /// If the server's folder cannot be written, or the server does not reach that state.
     pub fn disk_full(&self, is_full: bool) -> Result<(), Error> {
-        // A folder stands where the snapshot would be.
+        // A folder takes the path of the snapshot, so the server cannot write it.
         let snapshot = self.dir.join("dump.rdb");
         let io = || Error::io(snapshot.to_string_lossy());
         if !is_full {
@@ -192,10 +194,10 @@ impl View<'_> {
         self.await_info("persistence", &["rdb_last_bgsave_status:err"])
     }
 
-    /// Makes this server a replica of that one. Returns when it has all of its data.
+    /// Makes this server a replica of the other. Returns when it has all data of its master.
     ///
     /// # Errors
-    /// If it does not come to that.
+    /// If the server does not reach that state.
     pub fn follow(&self, master: &Service) -> Result<(), Error> {
         let master = master.redis()?;
         for server in [self, &master] {
@@ -206,21 +208,22 @@ impl View<'_> {
         self.await_info("replication", &["role:slave", "master_link_status:up"])
     }
 
-    /// Hands over to a replica of this server once it has everything, and becomes its replica (`FAILOVER`). Returns when it is so.
+    /// Hands over to a replica of this server once the replica has all data, and becomes its replica (`FAILOVER`).
+    /// Returns when both have changed roles.
     ///
     /// # Errors
-    /// If it does not come to that.
+    /// If the server does not reach that state.
     pub fn fail_over_to(&self, replica: &Service) -> Result<(), Error> {
         let replica = replica.redis()?;
         let port = replica.address.port.to_string();
-        // The replica knows that it has everything a moment before its master does.
+        // The replica knows a moment before its master that it has all data.
         self.await_info("replication", &[&format!(",port={port},state=online,")])?;
         self.command(&["FAILOVER", "TO", "127.0.0.1", &port])?;
         replica.await_info("replication", &["role:master"])?;
         self.await_info("replication", &["role:slave", "master_link_status:up"])
     }
 
-    /// Makes a replica a server of its own.
+    /// Makes a replica an independent server.
     ///
     /// # Errors
     /// As [`command`](View::command).
@@ -228,8 +231,9 @@ impl View<'_> {
         self.command(&["REPLICAOF", "NO", "ONE"]).map(drop)
     }
 
-    /// Waits until each of these is part of what the server tells in this section.
+    /// Waits until this section of INFO contains each of these parts.
     fn await_info(&self, section: &str, parts: &[&str]) -> Result<(), Error> {
+        // A replica copies all data first, so this only bounds one that never gets there.
         const LONG: Duration = Duration::from_secs(30);
         let end = Instant::now() + LONG;
         loop {
@@ -285,12 +289,12 @@ impl Connection {
         Ok(connection)
     }
 
-    /// Runs one command; the elements of an array reply are separated by line feeds.
+    /// Runs one command. Line feeds separate the elements of an array reply.
     ///
     /// # Errors
     /// If the server does not answer in time or answers an error.
     pub fn command(&mut self, words: &[&str]) -> Result<String, Error> {
-        // AUTH carries the password, so only the first word is told.
+        // Only the first word goes into errors, because AUTH carries the password.
         let what = format!("Redis {}", words.first().unwrap_or(&""));
         let mut request = format!("*{}\r\n", words.len());
         for word in words {

@@ -1,3 +1,5 @@
+//! The trait that each kind of server implements, for [`Service`](crate::Service).
+
 use crate::Error;
 use crate::address::Address;
 use crate::tls::TlsPort;
@@ -5,7 +7,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Where one server lives and how it is reached.
+/// The folder and the addresses of one server.
 #[derive(Debug, Clone)]
 pub(crate) struct Site {
     pub(crate) dir: PathBuf,
@@ -15,16 +17,16 @@ pub(crate) struct Site {
 
 /// How one kind of server is configured, started and asked whether it is ready.
 pub(crate) trait Server: Send + fmt::Debug {
-    /// The address with credentials, once the port is known.
+    /// The address with credentials, for this port.
     fn address(&self, port: u16) -> Address;
 
-    /// Writes the configuration into the folder and starts what must run beside the server.
+    /// Writes the configuration into the folder, and starts the processes that must run beside the server.
     fn prepare(&mut self, site: &Site) -> Result<(), Error>;
 
-    /// The server in the foreground.
+    /// The command that runs the server in the foreground.
     fn command(&self, site: &Site) -> Result<Command, Error>;
 
-    /// One try of an exchange as the server's user; called until it succeeds.
+    /// Tries one exchange as the server's user. It is called until it succeeds.
     fn ready(&self, site: &Site) -> Result<(), Error>;
 
     /// The server's log.

@@ -1,3 +1,10 @@
+//! One running server, and the verbs that tests use on it.
+//!
+//! Tests share a [`Service`] between threads. One mutex guards the server's process and its recipe, and each verb that
+//! acts on the process holds it meanwhile. A `kill` or `freeze` therefore waits for a start on another thread.
+//! `start_all` starts each server on a thread of its own, and those threads share nothing. No callback of a test runs
+//! under the lock.
+
 use crate::address::Address;
 use crate::process::Process;
 use crate::server::{Server, Site};
@@ -9,35 +16,42 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// How long a server may take to start. A slow machine may need long, so this only bounds a start that hangs.
 const READY_WITHIN: Duration = Duration::from_secs(90);
+/// How long `stop` waits for a server to end by itself, before it kills it.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
+/// How many starts are tried, since another process may take a free port first.
 const PORTS_TRIED: usize = 3;
 
-/// One server, ours unless its URL came from the environment. Dropping it kills the server and removes its folder.
+/// One server. This process started it, unless its URL came from the environment. Dropping it kills a server of its own
+/// and removes its folder.
 #[derive(Debug)]
 pub struct Service {
     kind: Kind,
     site: Site,
+    /// The process and its recipe. `None` for a server that this process did not start.
     own: Option<Mutex<Own>>,
 }
 
-/// What we have of a server that we started ourselves.
+/// The parts of a server that this process started.
 #[derive(Debug)]
 struct Own {
     server: Box<dyn Server>,
+    /// `None` after a kill or a stop.
     process: Option<Process>,
 }
 
 impl Service {
-    /// Starts one, installing its program first if this machine lacks it. Returns when it answers its user.
+    /// Starts a server. Installs its program first if this machine lacks it. Returns when the server answers its user.
     ///
     /// # Errors
-    /// If the program cannot be had, or the server does not get ready; the error quotes the end of its log.
+    /// If the program cannot be installed, or the server does not get ready. The error quotes the end of its log.
     pub fn start(kind: Kind) -> Result<Service, Error> {
         Service::start_as(kind, None, || kind.server())
     }
 
-    /// Starts one that speaks TLS: MongoDB and PostgreSQL only that, the others at a [port](Service::tls_port) beside the plain one.
+    /// Starts a server that speaks TLS. MongoDB and PostgreSQL speak only TLS, and the others do so at a second
+    /// [port](Service::tls_port).
     ///
     /// # Errors
     /// As [`start`](Service::start).
@@ -45,10 +59,10 @@ impl Service {
         Service::start_as(kind, Some(tls), || kind.server())
     }
 
-    /// Starts several in parallel, in the order given.
+    /// Starts several servers in parallel, and returns them in the order given.
     ///
     /// # Errors
-    /// The first failure; the others are stopped.
+    /// The first failure. The other servers are stopped.
     pub fn start_all(kinds: &[Kind]) -> Result<Vec<Service>, Error> {
         thread::scope(|scope| {
             let starting: Vec<_> = kinds.iter().map(|kind| scope.spawn(|| Service::start(*kind))).collect();
@@ -57,7 +71,7 @@ impl Service {
         })
     }
 
-    /// A server that is not ours: only its URL is known, and its folder if `cargo xtask` owns it.
+    /// A server that this process did not start. Only its URL is known, and its folder if `cargo xtask` owns it.
     pub(crate) fn foreign(kind: Kind, url: &str, dir: Option<PathBuf>) -> Result<Service, Error> {
         let site = Site { dir: dir.unwrap_or_default(), address: Address::parse(kind, url)?, tls: None };
         Ok(Service { kind, site, own: None })
@@ -82,7 +96,7 @@ impl Service {
             let own = Mutex::new(Own { server, process: None });
             let service = Service { kind, site, own: Some(own) };
             match service.launch() {
-                // Somebody else may have taken one of its ports in the meantime.
+                // Another process may have taken one of the ports meanwhile.
                 Err(Error::Start { .. }) if tried < PORTS_TRIED && !service.is_running() => tried += 1,
                 result => return result.map(|()| service),
             }
@@ -94,7 +108,7 @@ impl Service {
         self.kind
     }
 
-    /// The URL, user and password included and percent-encoded.
+    /// The URL with user and password, percent-encoded.
     pub fn url(&self) -> &str {
         &self.site.address.url
     }
@@ -109,7 +123,7 @@ impl Service {
         self.site.address.port
     }
 
-    /// The port that speaks TLS, if one does.
+    /// The port that speaks TLS. `None` if the server does not speak TLS.
     pub fn tls_port(&self) -> Option<u16> {
         self.site.tls.as_ref().map(|tls| tls.port)
     }
@@ -129,7 +143,7 @@ impl Service {
         &self.site.address.path
     }
 
-    /// The folder that holds configuration, data and log; empty if the server is not ours.
+    /// The folder that holds configuration, data and log. Empty if this process did not start the server.
     pub fn dir(&self) -> &Path {
         &self.site.dir
     }
@@ -142,7 +156,7 @@ impl Service {
         }
     }
 
-    /// What the log says by now.
+    /// The current text of the log.
     ///
     /// # Errors
     /// If the folder of a foreign server is not known.
@@ -153,7 +167,7 @@ impl Service {
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
-    /// The version that the server says it has.
+    /// The version that the server reports.
     ///
     /// # Errors
     /// If it does not answer.
@@ -172,24 +186,24 @@ impl Service {
         Ok(told.trim().to_owned())
     }
 
-    /// Whether the server was started, and can be killed and frozen, by this process.
+    /// Whether this process started the server, and can kill and freeze it.
     pub fn is_own(&self) -> bool {
         self.own.is_some()
     }
 
-    /// Whether its process lives. A frozen one does.
+    /// Whether its process is alive. A frozen process is.
     pub fn is_running(&self) -> bool {
         self.own("look at").is_ok_and(|mut own| own.process.as_mut().is_some_and(Process::is_running))
     }
 
-    /// The number of the server's process; none when it is not running, or not ours.
+    /// The number of the server's process. `None` if it is not running, or another process started it.
     pub fn pid(&self) -> Option<u32> {
         let mut own = self.own("look at").ok()?;
         let process = own.process.as_mut()?;
         process.is_running().then(|| process.pid())
     }
 
-    /// Established connections to the server's port, counted on its side of each.
+    /// The number of established connections to the server's port, counted on its side.
     ///
     /// # Errors
     /// If the server runs on another machine.
@@ -200,7 +214,8 @@ impl Service {
         port::established(self.port())
     }
 
-    /// Polls [`established`](Service::established) until it is `count`; the last number seen if that does not come within `patience`.
+    /// Polls [`established`](Service::established) until it is `count`. Returns the last number seen, also if
+    /// `patience` ends first.
     ///
     /// # Errors
     /// As `established`.
@@ -215,10 +230,10 @@ impl Service {
         }
     }
 
-    /// SIGKILL, as by the kernel when memory is short. Returns when the process is gone.
+    /// Sends SIGKILL, as the kernel does when memory is short. Returns when the process is gone.
     ///
     /// # Errors
-    /// If the server is not ours.
+    /// If this process did not start the server.
     pub fn kill(&self) -> Result<(), Error> {
         if let Some(mut process) = self.own("kill")?.process.take() {
             process.kill();
@@ -226,39 +241,41 @@ impl Service {
         Ok(())
     }
 
-    /// SIGSTOP: the kernel goes on accepting connections and data, nobody answers. Returns when the process has stopped.
+    /// Sends SIGSTOP. The kernel still accepts connections and data, but nobody answers. Returns when the process has
+    /// stopped.
     ///
     /// # Errors
-    /// If the server is not ours or not running.
+    /// If this process did not start the server, or it is not running.
     pub fn freeze(&self) -> Result<(), Error> {
         let mut own = self.own("freeze")?;
         let process = own.process.as_mut().ok_or(Error::NotRunning(self.kind))?;
         process.freeze().map_err(Error::io(format!("freezing {}", self.kind)))
     }
 
-    /// SIGCONT.
+    /// Sends SIGCONT.
     ///
     /// # Errors
-    /// If the server is not ours or not running.
+    /// If this process did not start the server, or it is not running.
     pub fn thaw(&self) -> Result<(), Error> {
         let mut own = self.own("thaw")?;
         let process = own.process.as_mut().ok_or(Error::NotRunning(self.kind))?;
         process.thaw().map_err(Error::io(format!("thawing {}", self.kind)))
     }
 
-    /// Kills the server if it runs and starts it on the same port with the same data. Returns when it answers its user.
+    /// Kills the server if it runs, and starts it on the same port with the same data. Returns when it answers its
+    /// user.
     ///
     /// # Errors
-    /// If the server is not ours or does not get ready.
+    /// If this process did not start the server, or it does not get ready.
     pub fn restart(&self) -> Result<(), Error> {
         self.kill()?;
         self.launch()
     }
 
-    /// Returns when the server answers its user, as after [`thaw`](Service::thaw).
+    /// Waits until the server answers its user, for example after [`thaw`](Service::thaw).
     ///
     /// # Errors
-    /// If the server is not ours, or does not answer within `patience`.
+    /// If this process did not start the server, or it does not answer within `patience`.
     pub fn await_ready(&self, patience: Duration) -> Result<(), Error> {
         let own = self.own("wait for")?;
         let end = Instant::now() + patience;
@@ -271,10 +288,11 @@ impl Service {
         }
     }
 
-    /// Asks the server to end, as its administrator would, and kills it if it takes longer than ten seconds. Data stays.
+    /// Asks the server to end, as its administrator would, and kills it if it takes longer than ten seconds. Its data
+    /// stays.
     ///
     /// # Errors
-    /// If the server is not ours.
+    /// If this process did not start the server.
     pub fn stop(&self) -> Result<(), Error> {
         if let Some(mut process) = self.own("stop")?.process.take() {
             process.stop(STOP_WITHIN);
@@ -282,6 +300,7 @@ impl Service {
         Ok(())
     }
 
+    /// Starts the process, and waits until the server answers its user.
     fn launch(&self) -> Result<(), Error> {
         let mut own = self.own("start")?;
         let log = own.server.log(&self.site.dir);
@@ -328,7 +347,7 @@ impl Service {
 impl Drop for Service {
     fn drop(&mut self) {
         if let Some(own) = self.own.take() {
-            // The server and what runs beside it must be gone before their folder can go.
+            // The server and its helper processes must be gone before their folder can be removed.
             drop(own);
             let _ = fs::remove_dir_all(&self.site.dir);
         }

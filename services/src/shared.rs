@@ -1,3 +1,5 @@
+//! One server of each kind for all tests of a process.
+
 use crate::{Error, Kind, Service};
 use std::env;
 use std::path::PathBuf;
@@ -5,10 +7,11 @@ use std::sync::OnceLock;
 
 /// The server of this kind that all tests of this process share, started on first use.
 ///
-/// If the environment has an URL for it ([`Kind::variable`]), that one is used, and it refuses to be killed, frozen or restarted.
+/// If the environment has an URL for it ([`Kind::variable`]), the server there is used. It refuses to be killed, frozen
+/// or restarted.
 ///
 /// # Panics
-/// If the server cannot be started: a missing server fails the run, it never skips a test.
+/// If the server cannot be started. A missing server fails the run, and never skips a test.
 pub fn shared(kind: Kind) -> &'static Service {
     static SERVERS: [OnceLock<Service>; Kind::Postgres as usize + 1] =
         [const { OnceLock::new() }; Kind::Postgres as usize + 1];

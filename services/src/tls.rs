@@ -1,17 +1,18 @@
-//! What a server speaks TLS with.
+//! The certificates that a server speaks TLS with.
 
 use std::path::{Path, PathBuf};
 
-/// A folder with `ca.pem`, which clients' certificates are checked against, and `server.pem`, the server's certificate and its key.
+/// A folder with two files. `ca.pem` checks the clients' certificates, and `server.pem` is the server's certificate
+/// with its key.
 #[derive(Clone, Debug)]
 pub struct Tls {
     /// The folder.
     pub folder: PathBuf,
-    /// Whether a client without a certificate is turned away.
+    /// Whether the server rejects a client without a certificate.
     pub asks_for_certificate: bool,
 }
 
-/// The same, once the port is known. For MongoDB it is the only one.
+/// The certificates and the port that speaks TLS. MongoDB has no other port.
 #[derive(Clone, Debug)]
 pub(crate) struct TlsPort {
     pub(crate) tls: Tls,

@@ -1,4 +1,4 @@
-//! The kinds of resources that come with the crate: a folder for each, which implements [`Resource`](crate::Resource).
+//! The kinds of resources that come with the crate. Each has a folder, which implements [`Resource`](crate::Resource).
 
 #[cfg(feature = "clickhouse")]
 pub(crate) mod clickhouse;
@@ -13,11 +13,12 @@ pub(crate) mod rabbitmq;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
 
-/// The kinds that can be configured, a line for each. From a line `pool` makes the TOML section, the environment, the
-/// default resource, the verbs of both facades, their shortcuts, `scoped`, `from_env` and the exports.
+/// The table of the kinds that can be configured, one line for each. From a line `pool` makes the TOML section, the
+/// environment variables, the default resource, the verbs of both facades, their shortcuts, `scoped`, `from_env` and
+/// the exports.
 ///
-/// The folder's name is that of the section, the default resource and the verb. The guard for tasks stands before that
-/// for threads, which is told in words too.
+/// The folder's name is also the name of the section, the default resource and the verb. The guard for tasks comes
+/// before the guard for threads. A phrase for the latter follows, for the docs.
 macro_rules! for_each_kind {
     ($then:ident) => {
         $then! {

@@ -1,29 +1,31 @@
-//! What a kind of one's own is made of, when [`Resource`](crate::Resource) alone is not enough: what the built-in kinds are
-//! made of. **This module is exempt from semantic versioning until 1.0**, and
-//! with it [`Builder::kind`](crate::Builder::kind), [`ResourcePool::kind`](crate::ResourcePool::kind) with its siblings, and
-//! [`Link::lease`](crate::Link::lease); the rest of the crate is not.
+//! The parts for a kind of one's own, when [`Resource`](crate::Resource) alone is not enough. The built-in kinds are
+//! made of the same parts. **This module is exempt from semantic versioning until 1.0**, and so are
+//! [`Builder::kind`](crate::Builder::kind), [`ResourcePool::kind`](crate::ResourcePool::kind) with its siblings, and
+//! [`Link::lease`](crate::Link::lease). The rest of the crate is not exempt.
 //!
-//! - **Configuration.** [`KindConfig`] is a struct whose fields are the keys of a TOML section. A
-//!   [`Builder`](crate::Builder) that is told of it by [`kind`](crate::Builder::kind) reads `[KIND]`, `[named.KIND.NAME]` and the
-//!   variables of its [`Names`], checks all of it before anything is connected, and names key, variable and file in errors.
-//!   [`ResourcePool::kind`](crate::ResourcePool::kind) then leases the default resource, on both facades.
-//! - **Streams.** [`Tls::dial`] opens connections under a [`KillSwitch`](crate::KillSwitch), which
-//!   [`Resource::cut`](crate::Resource::cut) throws, so that no call waits for a server that has stopped answering. It needs the
-//!   feature `streams`.
-//! - **Checkouts.** [`Checkouts`] hand connections out one by one, in the order of asking, and open them on demand. What a
-//!   driver does is [`Manage`]. It needs the feature `checkouts`.
-//! - **Quotas.** A [`Quota`] counts what else there are only so many of. Whoever finds none free registers a
-//!   [`wait`](Quota::wait), and whoever gets one has [`Link::lease`](crate::Link::lease) list it, so that timeouts name the lines
-//!   that hold, leaks are found and deadlocks told.
-//! - **Work.** [`Link::busy`](crate::Link::busy) has closing wait for what is under way.
-//! - **Threads.** [`block_on`] waits on a thread, from wherever that is legal, for what runs on the pool's runtime.
-//!   [`Tls::dial_blocking`] opens streams for drivers that know threads alone.
-//! - **Errors.** [`redacted`] withholds what a server says with a secret in it, [`Worded`] gives a driver's error words that
-//!   say what to do, and [`Chain`] and [`OneLine`] print both. [`tls`] has what TLS adds, for drivers with a client of their own.
-//! - **Forked children.** [`ForkGuarded`] keeps what drops in the process alone that made it, and
-//!   [`Link::check_process`](crate::Link::check_process) refuses in others.
+//! - **Configuration.** [`KindConfig`] is a struct whose fields are the keys of a TOML section.
+//!   [`kind`](crate::Builder::kind) makes it known to a [`Builder`](crate::Builder). The builder then reads `[KIND]`,
+//!   `[named.KIND.NAME]` and the variables of its [`Names`], checks all of it before anything is connected, and names
+//!   key, variable and file in errors. [`ResourcePool::kind`](crate::ResourcePool::kind) then leases the default
+//!   resource, on both facades.
+//! - **Streams.** [`Tls::dial`] opens connections under a [`KillSwitch`](crate::KillSwitch).
+//!   [`Resource::cut`](crate::Resource::cut) throws that switch, so that no call waits for a server that has stopped
+//!   answering. They need the feature `streams`.
+//! - **Checkouts.** [`Checkouts`] hand connections out one by one, in the order of asking, and open them on demand.
+//!   [`Manage`] is the driver's part. They need the feature `checkouts`.
+//! - **Quotas.** A [`Quota`] counts any other limited supply. A caller that finds none free registers a
+//!   [`wait`](Quota::wait), and a caller that gets one has [`Link::lease`](crate::Link::lease) list it. Timeouts then
+//!   name the lines that hold, and leaks and deadlocks are found.
+//! - **Work.** [`Link::busy`](crate::Link::busy) counts an operation in flight, which closing waits for.
+//! - **Threads.** [`block_on`] blocks a thread on a future that runs on the pool's runtime, wherever blocking is legal.
+//!   [`Tls::dial_blocking`] opens streams for drivers that support only threads.
+//! - **Errors.** [`redacted`] withholds a server's message that contains a secret. [`Worded`] gives a driver's error a
+//!   text that says what to do. [`Chain`] and [`OneLine`] print both. [`tls`] has the parts of TLS for drivers with a
+//!   client of their own.
+//! - **Forked children.** [`ForkGuarded`] drops a value only in the process that made it, and
+//!   [`Link::check_process`](crate::Link::check_process) refuses use in other processes.
 //!
-//! `examples/lines` in the repository is a kind made of these alone.
+//! `examples/lines` in the repository is a kind made of these parts alone.
 
 pub use crate::base::error::{Chain, OneLine, Worded, causes, is_own_trouble, redacted};
 pub use crate::base::holder::QuotaId;
@@ -41,7 +43,7 @@ pub use crate::net::parts::{Field, Names, Part, Protection};
 pub use crate::net::tls::{Blocking, Stream, Tls};
 pub use crate::net::url::{LOGIN, ParsedUrl, host, host_port, one_reading, port};
 
-/// What a kind says of TLS, whose driver has a client of its own.
+/// The parts of TLS for kinds whose driver has a TLS client of its own.
 pub mod tls {
     pub use crate::net::tls::{check, failure, is_permanent, missing, or_wanted};
 }

@@ -1,4 +1,4 @@
-//! How a pool is configured from code.
+//! The builder, which configures a pool from code.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -18,9 +18,9 @@ use crate::pool::config::{self, ExitStatus, ResourceConfig, Section};
 use crate::pool::defaults::Defaults;
 use crate::pool::global;
 
-/// Builds a pool; what is set here is over the environment, which is over TOML.
+/// Builds a pool. A setting made here takes precedence over the environment, which takes precedence over TOML.
 ///
-/// A resource set here is taken as it is: neither the environment nor TOML changes a part of it.
+/// A resource set here is used as it is: neither the environment nor TOML changes a part of it.
 #[must_use = "a builder does nothing until `build` or `install`"]
 pub struct Builder<P> {
     options: Option<Options>,
@@ -74,7 +74,8 @@ impl<P> Builder<P> {
 
     /// Makes a kind of one's own known: its section in TOML, its variables, and the default resource of its name, for
     /// [`ResourcePool::kind`](crate::ResourcePool::kind). Exempt from semantic versioning, as all of
-    /// [`adapter`](crate::adapter). [`build`](Self::build) answers [`Error::Config`] for a name that another section has.
+    /// [`adapter`](crate::adapter). [`build`](Self::build) answers [`Error::Config`] if another section has the same
+    /// name.
     pub fn kind<C: KindConfig>(mut self) -> Self {
         let section = Section::of::<C>();
         if !self.sections.iter().any(|other| other.is_same(&section)) {
@@ -89,14 +90,14 @@ impl<P> Builder<P> {
         self
     }
 
-    /// Whether SIGINT, SIGTERM and SIGHUP close the pool, if it is installed as the global one.
-    /// Defaults to `true`.
+    /// Sets whether SIGINT, SIGTERM and SIGHUP close the pool, if it is installed as the global one. Defaults to
+    /// `true`.
     pub fn signals(mut self, signals: bool) -> Self {
         self.signals = Some(signals);
         self
     }
 
-    /// How a process that a signal ended exits. Defaults to [`ExitStatus::Signal`].
+    /// Sets how a process exits after a signal ended it. Defaults to [`ExitStatus::Signal`].
     pub fn exit_status(mut self, status: ExitStatus) -> Self {
         self.exit_status = Some(status);
         self
@@ -117,14 +118,14 @@ impl<P> Builder<P> {
         self
     }
 
-    /// Runs the drivers on this runtime instead of the pool's own, which saves a wake-up per
-    /// operation. Then `close_all().await` before that runtime ends is the application's duty.
+    /// Runs the drivers on this runtime instead of the pool's own, which saves a wake-up per operation. The application
+    /// must then call `close_all().await` before that runtime ends.
     pub fn runtime(mut self, handle: Handle) -> Self {
         self.runtime = Some(handle);
         self
     }
 
-    /// Calls this with every report of closing the whole pool, on the closer's thread.
+    /// Calls this listener with every report of closing the whole pool, on the closer's thread.
     pub fn on_report(mut self, listener: impl Fn(&CloseReport) + Send + Sync + 'static) -> Self {
         self.listeners.push(Box::new(listener));
         self
@@ -150,7 +151,7 @@ impl<P> Builder<P> {
         registry
     }
 
-    /// The pool whose configuration may be unusable: acquiring answers the error.
+    /// Builds a pool whose configuration may be unusable. Acquiring then answers the error.
     pub(crate) fn build_unchecked(self) -> Arc<PoolHandle> {
         Arc::new(PoolHandle(self.registry()))
     }
@@ -158,20 +159,20 @@ impl<P> Builder<P> {
 
 #[allow(private_bounds, reason = "the two facades are all there are")]
 impl<P: Facade> Builder<P> {
-    /// A pool of one's own, which closes when its last handle drops.
+    /// Builds a pool of one's own, which closes when its last handle drops.
     ///
     /// # Errors
-    /// [`Error::Config`] if something in it cannot be used. Nothing is connected yet.
+    /// [`Error::Config`] if a part of the configuration cannot be used. Nothing is connected yet.
     pub fn build(self) -> Result<P, Error> {
         let handle = self.build_unchecked();
         handle.0.check_config()?;
         Ok(P::over(Acquirer::new(handle)))
     }
 
-    /// Makes it the global pool.
+    /// Builds the pool and makes it the global one.
     ///
     /// # Errors
-    /// [`Error::AlreadyInstalled`] if there is one, [`Error::Config`] as [`build`](Self::build).
+    /// [`Error::AlreadyInstalled`] if there is a global pool already, [`Error::Config`] as [`build`](Self::build).
     pub fn install(self) -> Result<&'static P, Error> {
         let handle = self.build_unchecked();
         handle.0.check_config()?;

@@ -1,4 +1,5 @@
-//! Configuration: code, over environment, over TOML, over defaults for localhost.
+//! The configuration of a pool. Code takes precedence over the environment, the environment over TOML, and TOML over
+//! the defaults for localhost.
 
 use std::any::{Any, TypeId};
 use std::collections::BTreeMap;
@@ -36,7 +37,7 @@ macro_rules! kinds {
             pub use crate::kinds::$kind::$config;
         )*
 
-        /// The shape of the TOML file: everything that can be configured.
+        /// The shape of the TOML file, with everything that can be configured.
         #[derive(Debug, Default, Deserialize)]
         #[serde(default, deny_unknown_fields)]
         struct File {
@@ -45,7 +46,7 @@ macro_rules! kinds {
             named: Named,
         }
 
-        /// The sections of the kinds in the table.
+        /// The sections of the built-in kinds.
         const BUILT_IN: &[&str] = &[$(stringify!($kind)),*];
 
         /// The further resources of each kind, by name: `[named.KIND.NAME]` in TOML.
@@ -56,7 +57,7 @@ macro_rules! kinds {
         }
 
         impl File {
-            /// The settings that it makes, with the environment over it.
+            /// Turns the file into settings, and applies the environment to them.
             #[allow(unused_mut, reason = "without a kind there is nothing to apply to")]
             fn settle(mut self, origins: Origins, environment: &Environment) -> Result<Settings, Error> {
                 let mut settings = Settings::new(self.pool, origins);
@@ -64,7 +65,7 @@ macro_rules! kinds {
                 $(#[cfg(feature = $feature)] {
                     let applied = self.$kind.apply(environment, &mut settings.origins);
                     settings.add($config::KIND, self.$kind.into());
-                    // A bad variable is for that resource to tell.
+                    // A bad variable is an error of that resource alone.
                     settings.applied($config::KIND, &$config::NAMES, applied);
                 })*
                 $(#[cfg(feature = $feature)]
@@ -76,8 +77,8 @@ macro_rules! kinds {
         }
 
         $(#[cfg(feature = $feature)] impl $config {
-            /// What a pool would take without any code: the defaults, and over them what this
-            /// process's environment says. For `scoped`.
+            /// The configuration that a pool would use without any code: the defaults, and over them this process's
+            /// environment. For `scoped`.
             ///
             /// # Errors
             /// [`Error::Config`] for a variable that cannot be used.
@@ -90,7 +91,8 @@ macro_rules! kinds {
 
 for_each_kind!(kinds);
 
-/// Defaults, then the TOML file, then the environment. These sections are of kinds that are not in the table.
+/// Loads the settings: the defaults, then the TOML file, then the environment. `sections` are of kinds that are not in
+/// the table.
 pub(crate) fn load(file: Option<&Path>, environment: &Environment, sections: &[Section]) -> Result<Settings, Error> {
     check(sections)?;
     let named = environment.get(CONFIG_FILE)?;
@@ -106,7 +108,7 @@ pub(crate) fn load(file: Option<&Path>, environment: &Environment, sections: &[S
     Ok(settings)
 }
 
-/// No two kinds have one section, nor is one that of something else.
+/// Checks that no two kinds share a section, and that none has the section of something else.
 fn check(sections: &[Section]) -> Result<(), Error> {
     for (index, section) in sections.iter().enumerate() {
         let others = sections[..index].iter().map(|other| other.kind);
@@ -138,7 +140,7 @@ fn parse(text: &str, sections: &[Section]) -> Result<(File, Vec<Taken>), Error> 
     Ok((deserialize("", document)?, taken))
 }
 
-/// What stands under this path of the file.
+/// Deserializes the part of the file under this path. The path goes into errors.
 fn deserialize<'de, T: DeserializeOwned>(
     above: &str,
     document: impl Deserializer<'de, Error = toml::de::Error>,
@@ -163,7 +165,7 @@ pub(crate) struct Section {
     settle: fn(Taken, &mut Settings, &Environment) -> Result<(), Error>,
 }
 
-/// What a file says of one kind: of the default resource, and of the further ones, in a [`Said`].
+/// The part of a file for one kind: its default resource and its further ones, in a [`Said`].
 type Taken = Option<Box<dyn Any>>;
 
 /// [`Taken`] with its type.
@@ -178,11 +180,12 @@ impl Section {
         Section { kind: C::KIND, of: TypeId::of::<C>(), take: take::<C>, settle: settle::<C> }
     }
 
-    /// Whether it is that of the same configuration.
+    /// Whether both sections belong to the same configuration type.
     pub(crate) fn is_same(&self, other: &Section) -> bool {
         self.of == other.of
     }
 
+    /// Removes the kind's parts from the document, and deserializes them.
     fn take_out(&self, document: &mut toml::Table) -> Result<Taken, Error> {
         let default = document.remove(self.kind);
         let named = document.get_mut("named").and_then(toml::Value::as_table_mut);
@@ -208,7 +211,7 @@ fn settle<C: KindConfig>(taken: Taken, settings: &mut Settings, environment: &En
     Ok(())
 }
 
-/// serde quotes the value that did not fit, which may be a password.
+/// A message of serde without the value that did not fit, which may be a password.
 fn without_value(message: &str) -> String {
     match (message.split_once(": "), message.rfind(", expected")) {
         (Some((what @ ("invalid type" | "invalid value"), _)), Some(expected)) => {

@@ -12,9 +12,9 @@ use crate::lifecycle::slot::Slot;
 
 macro_rules! defaults {
     ($($feature:literal $what:literal $kind:ident $named:ident $with:ident $type:ident $config:ident $resource:ident $task:ty, $thread:ty, $guard:literal;)*) => {
-        /// The default resource of each kind, made on first use. A registry keeps it without its type, since a compiler
-        /// that asks whether a pool may cross threads would have to look through all drivers' types each time, and
-        /// gives up at 128 levels.
+        /// The default resource of each kind, made on first use. A registry keeps it without its type. Otherwise a
+        /// compiler that checks whether a pool may cross threads would look through the types of all drivers each time,
+        /// and would give up at 128 levels.
         #[derive(Default)]
         pub(crate) struct Defaults {
             $(#[cfg(feature = $feature)] $kind: OnceCell<Arc<Slot<crate::kinds::$kind::$resource>>>,)*

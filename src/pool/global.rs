@@ -1,4 +1,12 @@
-//! The process-wide instance, and `run`, which gives it `main`.
+//! The process-wide pool, and `run`, which runs a program's `main` on it.
+//!
+//! Two cells hold the pool's two views. Each is filled at most once, by the first call or by `install`. `BLOCKING` is
+//! filled from `GLOBAL`, never the other way, so the two initializers cannot wait for each other. No callback of the
+//! user runs in them.
+//!
+//! `run` spawns `main` as a task of the pool's runtime, and counts it as work, which the drain waits for.
+//! `run_blocking` counts it in the same way, but keeps it on its thread. Both close the pool afterwards, also after a
+//! panic.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
@@ -32,18 +40,19 @@ pub(crate) fn install(handle: Arc<PoolHandle>) -> Result<(), Error> {
     GLOBAL.set(global(handle)).map_err(|_| Error::AlreadyInstalled)
 }
 
+/// Makes the handle's pool the global one, which closes when the process ends.
 fn global(handle: Arc<PoolHandle>) -> ResourcePool {
     handle.0.set_global();
     ResourcePool::over(Acquirer::new(handle))
 }
 
-/// Runs `main` on the global pool's runtime, handles signals, and closes at the end.
+/// Runs `main` on the global pool's runtime, handles signals, and closes the pool at the end.
 ///
-/// The future is spawned there, so operations that it awaits cost no extra wake-up. When a signal
-/// arrives, [`closing`](ResourcePool::closing) fires and the future is polled on until it ends or
-/// the drain does. A panic in it is resumed after closing.
+/// The future is spawned on that runtime, so operations that it awaits cost no extra wake-up. When a signal arrives,
+/// [`closing`](ResourcePool::closing) fires, and the future is polled on until it ends or the drain does. A panic in
+/// the future is resumed after closing.
 ///
-/// Call it from a plain thread, `fn main` above all.
+/// Call it from a plain thread, such as that of `fn main`.
 ///
 /// # Errors
 /// [`Error::Closed`] if closing ended before the future did, [`Error::InAsyncContext`] on a
@@ -66,7 +75,7 @@ where
     let registry = pool().registry();
     registry.context.check_process()?;
     let name = Arc::clone(&registry.main.name);
-    // Refused before anything of `main` has run.
+    // This refuses a current-thread runtime before any of `main` has run.
     block(&name, || ())?;
     registry.arm(&name)?;
     let runtime = registry.context.runtime.handle(&name)?;
@@ -88,7 +97,7 @@ where
 /// [`run`] for a closure, which stays on this thread.
 ///
 /// # Errors
-/// [`Error::InAsyncContext`] on a current-thread runtime, which it would block; [`Error::Forked`].
+/// [`Error::InAsyncContext`] on a current-thread runtime, which the call would block; [`Error::Forked`].
 pub fn run_blocking<T>(main: impl FnOnce() -> T) -> Result<T, Error> {
     let registry = pool().registry();
     registry.context.check_process()?;
@@ -112,7 +121,7 @@ macro_rules! shortcuts {
             #[doc = concat!("Short for `ResourcePool::global().", stringify!($kind), "()`.")]
             ///
             /// # Errors
-            /// Those of [`ResourcePool`]'s verb of this name.
+            /// Those of the method of [`ResourcePool`] with this name.
             ///
             /// # Cancel safety
             /// Dropping the future stops only the waiting.

@@ -1,4 +1,4 @@
-//! The two facades, and what makes them.
+//! The two facades, async and blocking, and the configuration that makes them.
 
 pub mod adapter;
 pub mod blocking;

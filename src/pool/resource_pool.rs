@@ -25,11 +25,11 @@ use crate::pool::builder::{Builder, Facade};
 use crate::pool::global;
 use crate::pool::verbs::synchronous_verbs;
 
-/// All resources of a program, by name: created on first use, leased, checked, closed in order.
+/// All resources of a program, by name. They are created on first use, leased, checked, and closed in order.
 ///
-/// A clone is another handle to the same pool, and [`blocking::ResourcePool`](crate::pool::blocking)
-/// another view of it. A pool of one's own closes when its last handle drops; the
-/// [global](ResourcePool::global) one when the process ends.
+/// A clone is another handle to the same pool, and [`blocking::ResourcePool`](crate::pool::blocking) another view of
+/// it. A pool of one's own closes when its last handle drops. The [global](ResourcePool::global) one closes when the
+/// process ends.
 #[derive(Clone)]
 pub struct ResourcePool {
     acquirer: Acquirer,
@@ -39,8 +39,8 @@ pub struct ResourcePool {
 pub type WarmUp = Vec<(String, Result<(), Error>)>;
 
 impl ResourcePool {
-    /// The process-wide pool, configured from environment and TOML unless one was
-    /// [installed](Builder::install). Never panics: a bad configuration is what acquiring answers.
+    /// The process-wide pool, configured from environment and TOML unless one was [installed](Builder::install). It
+    /// never panics: if the configuration is unusable, acquiring answers the error.
     pub fn global() -> &'static ResourcePool {
         global::pool()
     }
@@ -53,8 +53,8 @@ impl ResourcePool {
     /// A lease of a registered resource.
     ///
     /// # Errors
-    /// [`Error::UnknownName`], [`Error::NameTaken`] if the name is of another type, and those of
-    /// [`register`](Self::register)ed resources' connecting.
+    /// [`Error::UnknownName`], [`Error::NameTaken`] if the name belongs to another type, and those of connecting a
+    /// [`register`](Self::register)ed resource.
     ///
     /// # Cancel safety
     /// Dropping the future stops only the waiting.
@@ -66,12 +66,12 @@ impl ResourcePool {
         self.acquirer.acquire(self.registry().get::<R>(name), Claim::shared())
     }
 
-    /// A lease of the default resource of a kind of one's own, which the [`Builder`] was told of by
-    /// [`kind`](Builder::kind).
+    /// A lease of the default resource of a kind of one's own, which [`kind`](Builder::kind) made known to the
+    /// [`Builder`].
     ///
     /// # Errors
-    /// [`Error::UnknownName`] if it was not told, [`Error::Config`], [`Error::Connect`], [`Error::Timeout`], [`Error::Lost`],
-    /// [`Error::Closing`] and [`Error::Closed`].
+    /// [`Error::UnknownName`] if the builder does not know the kind, [`Error::Config`], [`Error::Connect`],
+    /// [`Error::Timeout`], [`Error::Lost`], [`Error::Closing`] and [`Error::Closed`].
     ///
     /// # Cancel safety
     /// Dropping the future stops only the waiting.
@@ -97,8 +97,8 @@ impl ResourcePool {
     /// A lease of an instance that brings its configuration along. The builder need not know its kind.
     ///
     /// # Errors
-    /// [`Error::NameTaken`] if the name is known with another configuration, [`Error::Config`], and those of connecting.
-    /// Cancel-safe in the same way.
+    /// [`Error::NameTaken`] if the name is known with another configuration, [`Error::Config`], and those of
+    /// connecting. Cancel-safe in the same way.
     #[track_caller]
     pub fn kind_with<'a, C: KindConfig>(
         &'a self,
@@ -108,7 +108,7 @@ impl ResourcePool {
         self.acquirer.acquire(self.registry().with(name, config), Claim::shared())
     }
 
-    /// Connects these in parallel and logs the effective configuration, redacted. A result for each.
+    /// Connects these resources in parallel, and logs the effective configuration, redacted. Returns a result for each.
     ///
     /// # Cancel safety
     /// Dropping the future stops only the waiting.
@@ -118,7 +118,7 @@ impl ResourcePool {
             .map(|name| {
                 let config = self.registry().effective_config(name).unwrap_or_default();
                 tracing::info!(resource = %name, %config, "warming up");
-                // Made before any is awaited, so they connect side by side.
+                // All futures are made before the first is awaited, so the resources connect in parallel.
                 let slot = self.registry().slot(name);
                 let armed = slot.and_then(|slot| self.registry().before_connecting(&*slot).map(|()| slot));
                 (name.to_owned(), armed.map(AnySlot::wait_ready))
@@ -135,11 +135,11 @@ impl ResourcePool {
         results
     }
 
-    /// A true round trip on every resource, in parallel: at most 500 ms each and 800 ms in all,
-    /// answered again for 1 s. Takes no exclusive slot.
+    /// Makes a true round trip on every resource, in parallel. It takes at most 500 ms for each and 800 ms in all. The
+    /// result is answered again for 1 s. It takes no exclusive slot.
     ///
     /// # Cancel safety
-    /// Cancel-safe: the check goes on for whoever asks next.
+    /// Cancel-safe: the check goes on, and the next caller gets its result.
     pub async fn health_check(&self) -> HealthReport {
         self.registry().health_report().await
     }
@@ -152,7 +152,7 @@ impl ResourcePool {
         self.registry().is_healthy(name).await
     }
 
-    /// Closes one resource: intake, drain, goodbye. The others go on.
+    /// Closes one resource: stops leasing, drains, and disconnects. The others go on.
     ///
     /// # Errors
     /// [`Error::UnknownName`].
@@ -175,7 +175,7 @@ impl ResourcePool {
         self.registry().reconnect(name).await
     }
 
-    /// Closes everything, within the configured deadline. All who call get the same report.
+    /// Closes everything, within the configured deadline. All callers get the same report.
     ///
     /// # Cancel safety
     /// A cancelled caller does not cancel the close.
@@ -210,7 +210,8 @@ macro_rules! verbs {
             $(
                 #[doc = concat!("A lease of ", $what, ". The first call connects and pings; later ones cost nanoseconds.")]
                 ///
-                /// What is ready is leased by the call, and held from then on; connecting begins when the future is polled.
+                /// A ready resource is leased by the call, and held from then on. Connecting begins when the future is
+                /// polled.
                 ///
                 /// # Errors
                 /// [`Error::Connect`] if no connection could be made, [`Error::Timeout`] after the acquire

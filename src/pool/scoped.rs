@@ -1,4 +1,4 @@
-//! A private instance that closes when its guard drops.
+//! A private instance of a resource, which closes when its guard drops.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -11,13 +11,13 @@ use crate::lifecycle::lease::Claim;
 use crate::pool::config::ResourceConfig;
 use crate::pool::resource_pool::ResourcePool;
 
-/// A resource of one's own, which derefs to its lease. Dropping it closes the instance in the
-/// background, without blocking and without a runtime; the process's exit waits for that.
+/// A resource of one's own, which derefs to its lease. Dropping it closes the instance in the background, without
+/// blocking and without a runtime. The process's exit waits for that.
 ///
-/// Made by `Mongo::scoped`, `RabbitMq::scoped`, `ClickHouse::scoped` and `Redis::scoped`.
+/// Made by `Mongo::scoped`, `RabbitMq::scoped`, `ClickHouse::scoped`, `Redis::scoped` and `Postgres::scoped`.
 #[must_use = "the instance closes when this drops"]
 pub struct Scoped<G> {
-    // Dropped before the pool, so that the drain has nothing to wait for.
+    // This field comes first, so it drops before the pool, and the drain has nothing to wait for.
     lease: G,
     pub(crate) pool: ResourcePool,
 }
@@ -27,7 +27,7 @@ impl<G> Scoped<G> {
         Scoped { lease, pool }
     }
 
-    /// Closes now and tells how that went.
+    /// Closes now, and returns the report.
     ///
     /// # Cancel safety
     /// Dropping the future stops only the waiting: closing goes on.
@@ -38,7 +38,7 @@ impl<G> Scoped<G> {
     }
 }
 
-/// The pool behind a scoped instance: one resource, no signals.
+/// The pool behind a scoped instance. It has one resource, and handles no signals.
 pub(crate) fn pool(config: ResourceConfig) -> Result<ResourcePool, Error> {
     ResourcePool::builder().environment([("", ""); 0]).resource(config).build()
 }
@@ -73,7 +73,7 @@ macro_rules! scoped {
                 #[doc = concat!("Those of [`ResourcePool::", stringify!($kind), "`].")]
                 ///
                 /// # Cancel safety
-                /// Dropping the future closes what was begun.
+                /// Dropping the future closes the instance that was begun.
                 #[track_caller]
                 pub fn scoped(
                     config: crate::kinds::$kind::$config,

@@ -1,4 +1,4 @@
-//! The verbs that neither wait nor await, which are the same on both facades.
+//! The methods that neither block nor await. Both facades have them.
 
 macro_rules! synchronous_verbs {
     () => {
@@ -7,23 +7,23 @@ macro_rules! synchronous_verbs {
             Self::over(self.acquirer().within(acquire_timeout))
         }
 
-        /// What every resource is doing now.
+        /// The current status of every resource.
         pub fn status(&self) -> PoolStatus {
             self.registry().status()
         }
 
-        /// Who holds what, from which line, for how long; the oldest first.
+        /// The holders of all leases and checkouts, with the line and the time of each; the oldest first.
         pub fn holders(&self) -> Vec<Holder> {
             self.registry().holders()
         }
 
-        /// The holders of every resource of which more than `threshold` leases and checkouts are
-        /// out. Logged once, and once more when no more than that are out again.
+        /// The holders of every resource that has more than `threshold` leases and checkouts out. The pool logs this
+        /// once, and once more when no more than that are out again.
         pub fn check_leak(&self, threshold: usize) -> Vec<Holder> {
             self.registry().leaks(threshold)
         }
 
-        /// Tells when closing starts: a future, and a flag for loops.
+        /// A signal that closing has started: a future, and a flag for loops.
         pub fn closing(&self) -> Closing {
             self.registry().closing()
         }
@@ -33,7 +33,7 @@ macro_rules! synchronous_verbs {
             self.registry().is_closing()
         }
 
-        /// Opens again after `close_all`; resources connect on their next use.
+        /// Opens the pool again after `close_all`. Resources connect on their next use.
         ///
         /// # Errors
         /// [`Error::Closing`] once the process is ending.
@@ -41,7 +41,7 @@ macro_rules! synchronous_verbs {
             self.registry().reopen()
         }
 
-        /// Adds a resource of a kind of one's own, connected on first use.
+        /// Adds a resource of a kind of one's own. It connects on first use.
         ///
         /// # Errors
         /// [`Error::NameTaken`], [`Error::Closing`], [`Error::Closed`].
@@ -49,7 +49,7 @@ macro_rules! synchronous_verbs {
             self.registry().register(name, resource)
         }
 
-        /// Has `dependant` close before `dependency`, within their phases.
+        /// Makes `dependant` close before `dependency`, within their phases.
         ///
         /// # Errors
         /// [`Error::UnknownName`]; [`Error::Order`] for a cycle or an edge against the phases.
@@ -70,8 +70,8 @@ macro_rules! synchronous_verbs {
             self.registry().on_close(name, phase, run, || true)
         }
 
-        /// Holds a client of the user's weakly: closed in this phase if it is still alive then,
-        /// forgotten if it was dropped.
+        /// Holds a weak reference to a client of the user. The client is closed in this phase if it is still alive
+        /// then, and forgotten if it was dropped.
         ///
         /// # Errors
         /// [`Error::Closing`], [`Error::Closed`].
@@ -87,18 +87,18 @@ macro_rules! synchronous_verbs {
             self.registry().on_close(name, phase, run, move || alive.strong_count() > 0)
         }
 
-        /// Calls this with every report of closing the whole pool, on the closer's thread.
+        /// Calls this listener with every report of closing the whole pool, on the closer's thread.
         pub fn on_report(&self, listener: impl Fn(&CloseReport) + Send + Sync + 'static) {
             self.registry().on_report(listener);
         }
 
-        /// Everything that happens to the resources from now on: changes of state, losses, waits, timeouts, leaks, health
-        /// and the steps of closing. Each call is a subscription of its own.
+        /// The events of all resources from now on: changes of state, losses, waits, timeouts, leaks, health and the
+        /// steps of closing. Each call is a subscription of its own.
         pub fn events(&self) -> Events {
             self.registry().context.observers.subscribe().into()
         }
 
-        /// The longest that closing can take, to size a grace period by.
+        /// The longest time that closing can take, to size a grace period by.
         pub fn worst_case(&self) -> Duration {
             self.registry().context.options.close.worst_case()
         }

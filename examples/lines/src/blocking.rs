@@ -1,4 +1,4 @@
-//! The face for threads.
+//! The facade for threads.
 
 use resource_pool::adapter::{Claim, block_on};
 use resource_pool::{Error, blocking};
@@ -6,13 +6,13 @@ use tokio::runtime::Handle;
 
 use crate::LinesConfig;
 
-/// The verb of this kind, on pools for threads.
+/// The method of this kind, on pools for threads.
 pub trait LinesPool {
     /// Checks a connection out of the default resource.
     ///
     /// # Errors
-    /// Those of [`Lines::connection`](crate::Lines::connection) and of connecting, and [`Error::InAsyncContext`] if it would
-    /// have to wait on a current-thread runtime.
+    /// Those of [`Lines::connection`](crate::Lines::connection) and of connecting, and [`Error::InAsyncContext`] if it
+    /// would have to wait on a current-thread runtime.
     #[track_caller]
     fn lines(&self) -> Result<Connection, Error>;
 }
@@ -36,7 +36,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// The line that answers this one.
+    /// Sends a line, and returns the line that answers it.
     ///
     /// # Errors
     /// Those of [the async one](crate::Connection::ask), and [`Error::InAsyncContext`] on a current-thread runtime.

@@ -1,4 +1,4 @@
-//! [`LinesConfig`] is what `[lines]` in TOML, the variables and code say.
+//! The configuration, which `[lines]` in TOML, the environment variables and code set.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use crate::LinesResource;
 
-/// Where a server of lines is, and how many connections there may be.
+/// The address of a server of lines, and the number of connections to it.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
@@ -20,13 +20,13 @@ pub struct LinesConfig {
     pub host: String,
     /// The port. Defaults to 6379.
     pub port: u16,
-    /// The user, if one is to be logged in.
+    /// The user to log in as. Defaults to none.
     pub user: Option<String>,
-    /// Its password.
+    /// The user's password.
     pub password: Option<Secret>,
-    /// How many connections there may be. Defaults to 8.
+    /// The most connections at a time. Defaults to 8.
     pub pool_size: usize,
-    /// TLS, if it is on.
+    /// The TLS options. Defaults to none, which is plain.
     pub tls: Option<TlsOptions>,
 }
 
@@ -45,7 +45,7 @@ impl Default for LinesConfig {
 }
 
 impl LinesConfig {
-    /// TCP's keepalive, for a peer that is gone while nothing is asked of it.
+    /// The time before TCP keepalive begins, which finds a peer that is gone while nothing is asked of it.
     pub(crate) const KEEPALIVE: Duration = Duration::from_secs(30);
 }
 
@@ -114,7 +114,7 @@ impl KindConfig for LinesConfig {
         let checks = Checks(name);
         checks.place(&mut self.host, self.port)?;
         checks.counts(&[("pool_size", self.pool_size)])?;
-        // They stand in a line, between blanks.
+        // User and password are sent in one line, separated by blanks.
         let password = self.password.as_ref().map(Secret::expose);
         let is_word = |text: &str| !text.contains(|c: char| c.is_whitespace() || c.is_control() || "\"'".contains(c));
         match (self.user.as_deref(), password) {

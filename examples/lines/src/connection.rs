@@ -1,4 +1,4 @@
-//! A connection that one user at a time has.
+//! A connection, which has one user at a time.
 
 use std::fmt;
 use std::io;
@@ -14,9 +14,10 @@ use crate::resource::Opener;
 #[must_use = "the connection goes back when this drops"]
 pub struct Connection(pub(crate) Checkout<Opener>);
 
-/// A stream, the switch that it is under, and whether it may be asked.
+/// A stream, the kill switch that it is under, and whether it may be asked.
 pub struct Open {
-    /// Gone from a question on until it is answered, so that one whose answer nobody read is not asked again.
+    /// `None` from a question until its answer has been read. A connection whose answer nobody read is therefore not
+    /// asked again.
     stream: Option<BufReader<Stream>>,
     switch: KillSwitch,
     pub(crate) link: Link,
@@ -27,12 +28,12 @@ impl Open {
         Open { stream: Some(BufReader::new(stream)), switch, link }
     }
 
-    /// Nothing is left of an answer that had several lines, none is to come, and nobody has cut it.
+    /// Whether the next user can have it: no rest of an answer is left, none is to come, and the switch is not cut.
     pub(crate) fn is_fit(&self) -> bool {
         self.stream.as_ref().is_some_and(|stream| stream.buffer().is_empty()) && !self.switch.is_cut()
     }
 
-    /// The line that answers this one.
+    /// Sends a line, and returns the line that answers it.
     pub(crate) async fn ask(&mut self, line: &str) -> io::Result<String> {
         let mut stream = self.stream.take().ok_or(io::ErrorKind::NotConnected)?;
         stream.write_all(format!("{line}\r\n").as_bytes()).await?;
@@ -46,14 +47,15 @@ impl Open {
 }
 
 impl Connection {
-    /// The line that answers this one.
+    /// Sends a line, and returns the line that answers it.
     ///
     /// # Errors
-    /// [`Error::Operation`] for a line that is several, [`Error::Lost`] if the connection ends before the answer, and
+    /// [`Error::Operation`] for a text with a line break, [`Error::Lost`] if the connection ends before the answer, and
     /// [`Error::Closed`] after that, or after an answer that was not awaited.
     ///
     /// # Cancel safety
-    /// The server may have been sent a line whose `ask` is cancelled. The connection closes then, as an answer may still come.
+    /// The line may have been sent to the server if `ask` is cancelled. The connection then closes, as an answer may
+    /// still come.
     pub async fn ask(&mut self, line: &str) -> Result<String, Error> {
         let link = self.0.link.clone();
         let resource = Arc::clone(link.name());

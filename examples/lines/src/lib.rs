@@ -1,8 +1,8 @@
 //! A kind of one's own: servers that answer each line with a line, such as Redis with its inline commands.
 //!
-//! It is made of [`resource_pool::adapter`] alone, and has what the built-in kinds have: a section in TOML and variables,
-//! connections that one user at a time checks out, streams that the prober cuts where the server stops answering, waits that
-//! name the holders, and a face for threads.
+//! It is made of [`resource_pool::adapter`] alone, and has the same parts as the built-in kinds: a section in TOML and
+//! environment variables, connections that one user at a time checks out, streams that the prober cuts if the server
+//! stops answering, waits that name the holders, and a facade for threads.
 
 pub mod blocking;
 mod config;

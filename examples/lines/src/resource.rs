@@ -1,4 +1,4 @@
-//! The resource, its handle, and what opens connections.
+//! The resource, its handle, and the opener of connections.
 
 use std::fmt;
 use std::sync::Arc;
@@ -50,14 +50,14 @@ impl Resource for LinesResource {
     }
 
     async fn close(&self, lines: Lines) -> Result<(), Failure> {
-        // From here on whoever still has a connection is told that the resource is closed.
+        // From here on, users who still have a connection are told that the resource is closed.
         self.cut(&lines);
         lines.checkouts.close().await;
         Ok(())
     }
 
     fn cut(&self, lines: &Lines) {
-        // In this order, so that nobody is given a connection that is cut.
+        // The checkouts are cut first, so that nobody is given a cut connection.
         lines.checkouts.cut();
         let Opener { link, switch, .. } = lines.checkouts.manager();
         let switch = switch.lock().clone();
@@ -78,7 +78,7 @@ impl Resource for LinesResource {
     }
 }
 
-/// Opens connections under the switch of the generation that there is.
+/// Opens connections, under the kill switch of the current generation.
 #[derive(Debug)]
 pub struct Opener {
     resource: LinesResource,
@@ -111,14 +111,14 @@ impl Manage for Opener {
     }
 }
 
-/// The failure that an answer of the server's is, if it is an error. Its words are withheld if a secret is among them.
+/// Turns an error reply into a failure. Its words are withheld if they contain a secret.
 fn accepted(answer: &str, secrets: &[&str]) -> Result<(), Failure> {
     let Some(told) = answer.strip_prefix('-') else { return Ok(()) };
     let error = redacted(told, true, secrets, &[]);
     Err(match told.split(' ').next() {
         Some("WRONGPASS" | "NOAUTH") => Failure::permanent(error),
         Some("NOPERM") => Failure::limited(error),
-        // It lives, and cannot serve now.
+        // The server is alive, and cannot serve now.
         _ => Failure::refused(error),
     })
 }
@@ -140,8 +140,8 @@ impl Lines {
     /// Checks a connection out.
     ///
     /// # Errors
-    /// [`Error::Timeout`], with the holders, if none is free within the acquire timeout; [`Error::Lost`] while the connection
-    /// is not back; [`Error::Closing`] and [`Error::Closed`].
+    /// [`Error::Timeout`], with the holders, if none is free within the acquire timeout; [`Error::Lost`] while the
+    /// connection is not back; [`Error::Closing`] and [`Error::Closed`].
     ///
     /// # Cancel safety
     /// Dropping the future leaves the queue.

@@ -1,4 +1,4 @@
-//! The kind against a real server, by way of everything that `adapter` gives it.
+//! Tests of the kind against a real server, with all that `adapter` gives it.
 
 #![allow(missing_docs)]
 
@@ -14,16 +14,16 @@ use services::{Kind, Service};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-/// A frozen server must show as an error within this.
+/// The limit within which a frozen server must show as an error.
 const FROZEN: Duration = Duration::from_secs(5);
-/// A guard against hanging.
+/// A limit against hanging. It is longer than any wait that ends well.
 const SOON: Duration = Duration::from_secs(20);
 
 fn server() -> Service {
     Service::start(Kind::Redis).unwrap()
 }
 
-/// The server's URL, as this kind has it.
+/// The server's URL, in the form of this kind.
 fn url(server: &Service) -> String {
     let url = server.url().replacen("redis://", "lines://", 1);
     url.rsplit_once('/').unwrap().0.to_owned()
@@ -108,18 +108,18 @@ fn keys_variables_and_files_are_named_where_they_cannot_be_used() {
     let (key, problem) = wrong("[lines]\nurl = \"http://secret@host\"\n");
     assert!(key == "lines.url" && !problem.contains("secret"), "{key}: {problem}");
 
-    // A bad variable is for this resource to tell.
+    // A bad variable is an error of this resource alone.
     let pool: blocking::ResourcePool = builder("", &[("LINES_PORT", "none")]).build().unwrap().into();
     let error = pool.lines().unwrap_err();
     assert!(matches!(&error, Error::Config { key, .. } if key == "LINES_PORT"), "{error}");
-    // A pool whose builder was not told of the kind does not know it.
+    // A pool whose builder does not know the kind refuses it.
     let pool: blocking::ResourcePool = ResourcePool::builder().environment([("", ""); 0]).build().unwrap().into();
     assert!(matches!(pool.lines(), Err(Error::UnknownName { .. })));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_port_that_speaks_tls_is_told_apart() {
-    // It answers each client as servers of TLS do that take a line for a record: by an alert.
+    // It answers each client with an alert, as a TLS server does that takes a line for a record.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let serve = tokio::spawn(async move {
@@ -237,7 +237,7 @@ async fn an_answer_that_nobody_awaited_is_nobodys() {
     drop(connection);
     let mut connection = within(SOON, lines.connection()).await.unwrap();
     assert_eq!(connection.ask("PING").await.unwrap(), "+PONG");
-    // An answer of two lines is not taken apart by two users.
+    // An answer of two lines is not split between two users.
     assert_eq!(connection.ask("GET nobody").await.unwrap(), "$-1");
     assert_eq!(connection.ask("SET two lines").await.unwrap(), "+OK");
     assert_eq!(connection.ask("GET two").await.unwrap(), "$5");
@@ -256,7 +256,7 @@ async fn a_close_tells_who_still_has_a_connection_and_ends_it() {
     assert_eq!(server.await_established(0, SOON).unwrap(), 0);
 }
 
-/// A kind may be told twice, as by two libraries of one program.
+/// A kind may be made known twice, for example by two libraries of one program.
 #[test]
 fn a_kind_that_is_told_twice_is_one() {
     let builder = ResourcePool::builder().environment([("", ""); 0]).kind::<LinesConfig>().kind::<LinesConfig>();

@@ -1,4 +1,4 @@
-//! PostgreSQL for threads, which wait for the driver's futures.
+//! PostgreSQL for threads, which block on the driver's futures.
 
 use std::fmt;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// Blocks this thread until what is done with the connection is done.
+    /// Runs an async closure on the connection, and blocks this thread until it ends.
     ///
     /// # Errors
     /// [`Error::InAsyncContext`] on a thread that polls a current-thread runtime.

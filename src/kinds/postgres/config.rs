@@ -1,4 +1,4 @@
-//! How to reach a PostgreSQL: the fields, their defaults, the environment's names for them, and what is checked.
+//! The configuration of a PostgreSQL: its fields, their defaults, their environment variables, and the checks.
 
 use std::fmt;
 use std::pin::Pin;
@@ -22,16 +22,16 @@ use crate::net::url::{ParsedUrl, host, port};
 
 const SCHEMES: [&str; 2] = ["postgres", "postgresql"];
 
-/// How to reach a PostgreSQL; `[postgres]` or `[named.postgres.NAME]` in TOML. The options of its connections have SQLAlchemy's
-/// names.
+/// How to reach a PostgreSQL; `[postgres]` or `[named.postgres.NAME]` in TOML. The options of its connections have
+/// SQLAlchemy's names.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct PostgresConfig {
-    /// `postgres://user:password@host:port/database`, instead of the parts; what it does not name stays as the parts say.
-    /// Of parameters it may have `sslmode`, where `require`, `verify-ca` and `verify-full` all check the server's certificate
-    /// and name, and `disable` is plain; `sslrootcert`, `sslcert`, `sslkey`; and `application_name`. Environment:
-    /// `POSTGRES_URL`, `DATABASE_URL`.
+    /// `postgres://user:password@host:port/database`, instead of the parts. A part that the URL does not name keeps its
+    /// own field. The URL may have these parameters: `sslmode`, where `require`, `verify-ca` and `verify-full` all
+    /// check the server's certificate and name, and `disable` is plain; `sslrootcert`, `sslcert`, `sslkey`; and
+    /// `application_name`. Environment: `POSTGRES_URL`, `DATABASE_URL`.
     pub url: Option<Secret>,
     /// Defaults to `localhost`. Environment: `POSTGRES_HOST`.
     pub host: String,
@@ -43,27 +43,29 @@ pub struct PostgresConfig {
     pub password: Option<Secret>,
     /// Defaults to `postgres`. Environment: `POSTGRES_DB`, `POSTGRES_DATABASE`.
     pub database: String,
-    /// What `pg_stat_activity` shows. Defaults to `resource-pool`.
+    /// The name that `pg_stat_activity` shows. Defaults to `resource-pool`.
     pub application_name: String,
-    /// How many connections are kept once they are open. Defaults to 5, as in SQLAlchemy.
+    /// The number of connections that are kept once they are open. Defaults to 5, as in SQLAlchemy.
     pub pool_size: u32,
-    /// How many more there may be while they are wanted. Defaults to 10, as in SQLAlchemy.
+    /// The number of further connections that may be open while they are wanted. Defaults to 10, as in SQLAlchemy.
     pub max_overflow: u32,
-    /// How long a checkout waits for a connection, at most the pool's acquire timeout. Defaults to 30 s, as in SQLAlchemy.
+    /// How long a checkout waits for a connection, at most the pool's acquire timeout. Defaults to 30 s, as in
+    /// SQLAlchemy.
     #[serde(rename = "pool_timeout_ms", with = "millis")]
     pub pool_timeout: Duration,
-    /// The longest that a connection is used, less up to a tenth; zero is for ever. Defaults to 30 min.
+    /// The longest time that a connection is used, less up to a tenth; zero is for ever. Defaults to 30 min.
     #[serde(rename = "pool_recycle_ms", with = "millis")]
     pub pool_recycle: Duration,
-    /// Whether a connection is tested as it is checked out, unless it was within the last 500 ms. Defaults to `true`.
+    /// Whether a connection is tested as it is checked out, unless it was checked out within the last 500 ms. Defaults
+    /// to `true`.
     pub pre_ping: bool,
-    /// After how long an idle connection beyond `pool_size` is closed. Defaults to 10 s.
+    /// An idle connection beyond `pool_size` is closed after this time. Defaults to 10 s.
     #[serde(rename = "overflow_timeout_ms", with = "millis")]
     pub overflow_timeout: Duration,
-    /// How to speak TLS. Defaults to none: plain, unless the URL's `sslmode` asks for it. Environment: `POSTGRES_TLS`,
+    /// The TLS options. Defaults to none: plain, unless the URL's `sslmode` asks for TLS. Environment: `POSTGRES_TLS`,
     /// `POSTGRES_TLS_CA_FILE`, `POSTGRES_TLS_CERT_FILE`, `POSTGRES_TLS_KEY_FILE`.
     pub tls: Option<TlsOptions>,
-    /// What is done on each connection once it is open. Only in code. Defaults to nothing.
+    /// A hook that runs on each connection once it is open. It can be set only in code. Defaults to nothing.
     #[serde(skip)]
     pub on_connect: Option<OnConnect>,
 }
@@ -72,7 +74,7 @@ type Hook = dyn for<'a> Fn(&'a mut PgConnection) -> Hooked<'a> + Send + Sync;
 /// The future of a hook, boxed.
 type Hooked<'a> = Pin<Box<dyn Future<Output = sqlx::Result<()>> + Send + 'a>>;
 
-/// What is done on each new connection. Two are equal if they are clones of one.
+/// A hook that runs on each new connection. Two hooks are equal if they are clones of one.
 #[derive(Clone)]
 pub struct OnConnect(Arc<Hook>);
 
@@ -122,13 +124,13 @@ impl PostgresConfig {
         PostgresConfig { url: Some(url.into()), ..PostgresConfig::default() }
     }
 
-    /// Sets how many connections are kept once they are open.
+    /// Sets the number of connections that are kept once they are open.
     pub fn pool_size(mut self, pool_size: u32) -> Self {
         self.pool_size = pool_size;
         self
     }
 
-    /// Sets how many more there may be while they are wanted.
+    /// Sets the number of further connections that may be open while they are wanted.
     pub fn max_overflow(mut self, max_overflow: u32) -> Self {
         self.max_overflow = max_overflow;
         self
@@ -140,14 +142,14 @@ impl PostgresConfig {
         self
     }
 
-    /// Sets what `pg_stat_activity` shows.
+    /// Sets the name that `pg_stat_activity` shows.
     pub fn application_name(mut self, name: impl Into<String>) -> Self {
         self.application_name = name.into();
         self
     }
 
-    /// Sets what is done on each connection once it is open, as setting its time zone. It has `connect_timeout`, and the
-    /// connection is closed where it fails.
+    /// Sets a hook that runs on each connection once it is open, such as one that sets its time zone. It must end
+    /// within `connect_timeout`. If it fails, the connection is closed.
     ///
     /// ```
     /// use resource_pool::config::PostgresConfig;
@@ -182,7 +184,8 @@ impl PostgresConfig {
         }
     }
 
-    /// What sqlx connects with. Of the environment it takes `PGOPTIONS` and, where no file is said, those of TLS.
+    /// The options that sqlx connects with. From the environment sqlx takes `PGOPTIONS` and, where no file is given,
+    /// the files of TLS.
     pub(super) fn options(&self) -> PgConnectOptions {
         let options = PgConnectOptions::new_without_pgpass()
             .host(&self.host)
@@ -191,7 +194,7 @@ impl PostgresConfig {
             .password(self.password.as_ref().map_or("", Secret::expose))
             .database(&self.database)
             .application_name(&self.application_name)
-            // Statements have secrets in them, as `ALTER ROLE … PASSWORD`.
+            // Statements may contain secrets, such as `ALTER ROLE … PASSWORD`.
             .disable_statement_logging();
         let Some(tls) = &self.tls else { return options.ssl_mode(PgSslMode::Disable) };
         let mut options = options.ssl_mode(PgSslMode::VerifyFull);
@@ -309,7 +312,7 @@ impl KindConfig for PostgresConfig {
         if self.tls.as_ref().is_some_and(|tls| tls.server_name.is_some()) {
             return checks.fail("tls.server_name", "cannot be set: the driver checks the host's name");
         }
-        // The driver reads the files by itself, and says less about them.
+        // This check reports more about a bad file than the driver, which reads the files itself.
         Tls::new(name, self.tls.as_ref(), &self.host).map(drop)
     }
 

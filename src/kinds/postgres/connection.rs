@@ -1,4 +1,11 @@
-//! A connection that is open, the switch that it is under, and what its user has done with it.
+//! An open connection, the kill switch that it is under, and the state that its user has left it in.
+//!
+//! A guard sends each statement through [`Lent::ask`] or a stream of `executor`. Both begin with [`Line::begin`] and,
+//! once answered, end with [`Call::ended`]. These record the state in [`Line`], and `Connection::is_fit` reads it when
+//! the connection comes back.
+//!
+//! Invariant: `reply_pending` is true from the begin of a call until its end, so a connection whose call was dropped or
+//! cut is not handed out again. A connection has one user at a time, so this file has no locks.
 
 use std::fmt;
 use std::future::Future;
@@ -16,27 +23,27 @@ use crate::lifecycle::link::Link;
 use crate::lifecycle::work::Work;
 use crate::net::kill_switch::KillSwitch;
 
-/// One connection of the driver's, as it is checked out.
+/// One connection of the driver, as it is checked out.
 pub struct Connection {
     pub(super) driver: PgConnection,
     pub(super) line: Line,
 }
 
-/// What is known of a connection beside the driver.
+/// The state of a connection beside the driver.
 pub(super) struct Line {
     pub(super) link: Link,
     pub(super) switch: KillSwitch,
-    /// Something was begun and has not come to its end: the next user would wait for it.
+    /// Whether a call was begun and has not ended. The next user would have to wait for its reply.
     pub(super) reply_pending: bool,
-    /// A transaction has dropped, whose rollback the driver sends with whatever comes next.
+    /// Whether a transaction was dropped. The driver sends its rollback with the next call.
     pub(super) rolls_back: bool,
-    /// The session is another than it was, or nobody can tell.
+    /// Whether the session is, or may be, in another state than a new one.
     pub(super) altered: bool,
-    /// Nobody can tell what is undone with the connection.
+    /// Whether it is unknown which changes are undone when the connection ends.
     escaped: bool,
-    /// Its transaction was aborted by an error, which a commit does not tell.
+    /// Whether an error has aborted the transaction. A commit would not report that.
     pub(super) aborted: bool,
-    /// Nobody can tell where it is, so that nothing more is sent on it.
+    /// Whether the state of the protocol is unknown. Nothing more is sent on such a connection.
     pub(super) lost_track: bool,
 }
 
@@ -45,39 +52,41 @@ impl Connection {
         Connection { driver, line: Line::new(link, switch) }
     }
 
-    /// Whether the next user would find it as this one did.
+    /// Whether the next user would find the connection as this one did.
     pub(super) fn is_fit(&self) -> bool {
         !self.line.rolls_back && self.is_fit_otherwise()
     }
 
+    /// Like `is_fit`, but ignores a rollback that is still to be sent.
     fn is_fit_otherwise(&self) -> bool {
         let Line { switch, reply_pending, altered, lost_track, .. } = &self.line;
         !reply_pending && !altered && !lost_track && !switch.is_cut() && !self.driver.is_in_transaction()
     }
 
-    /// Whether the next user would find it as this one did, but for a rollback that is still to be sent.
+    /// Whether only a rollback that is still to be sent separates the connection from being fit.
     pub(super) fn lacks_rollback(&self) -> bool {
         self.line.rolls_back && self.is_fit_otherwise()
     }
 
-    /// Sends the rollback, and waits until it is done.
+    /// Sends the rollback, and waits until it is done. The driver sends it before the ping.
     pub(super) async fn roll_back(&mut self) -> sqlx::Result<()> {
         self.lent().ask(Effect::Reads, async |driver| driver.ping().await).await
     }
 
+    /// The connection, for one call.
     pub(super) fn lent(&mut self) -> Lent<'_> {
         Lent { driver: &mut self.driver, line: &mut self.line }
     }
 }
 
-/// A connection while one of its user's guards has it.
+/// A connection, borrowed by one of its user's guards.
 pub(super) struct Lent<'a> {
     pub(super) driver: &'a mut PgConnection,
     pub(super) line: &'a mut Line,
 }
 
 impl Lent<'_> {
-    /// Awaits what the driver does, until the switch is thrown.
+    /// Runs one call of the driver. The call ends early when the switch is thrown.
     pub(super) async fn ask<T>(
         self,
         effect: Effect,
@@ -95,13 +104,13 @@ impl Line {
         Line { link, switch, reply_pending, rolls_back, altered, escaped, aborted, lost_track }
     }
 
-    /// The error of what cannot be done.
+    /// The error for a call that cannot be made.
     pub(super) fn refused(&self, action: &str, why: &str) -> sqlx::Error {
         let (resource, source) = (Arc::clone(self.link.name()), Arc::from(BoxError::from(why)));
         ours(Error::Operation { resource, action: action.to_owned(), source })
     }
 
-    /// Begins a call, unless there is no connection any more.
+    /// Begins a call, and records its effect on the connection.
     pub(super) fn begin(&mut self, effect: Effect, in_transaction: bool) -> sqlx::Result<Call> {
         self.link.check_process().map_err(ours)?;
         if self.switch.is_cut() {
@@ -115,7 +124,7 @@ impl Line {
         self.escaped |= effect == Effect::Escapes;
         self.reply_pending = true;
         self.rolls_back = false;
-        // What a transaction has done is undone with its connection.
+        // The changes of a transaction are undone when its connection ends.
         let is_undone = match effect {
             Effect::Reads => true,
             Effect::Commits | Effect::Escapes => false,
@@ -126,31 +135,31 @@ impl Line {
     }
 }
 
-/// A call that is under way.
+/// A call in flight.
 pub(super) struct Call {
     link: Link,
     pub(super) switch: KillSwitch,
     busy: Busy,
-    /// Nothing of it stays where the connection goes: it only reads, or its transaction ends with that.
+    /// Whether nothing of the call stays if the connection ends: it only reads, or its transaction is undone.
     is_undone: bool,
     in_transaction: bool,
 }
 
 impl Call {
-    /// Awaits the driver's answer, until the switch is thrown.
+    /// Awaits the driver's answer. The wait ends early when the switch is thrown.
     pub(super) async fn answered<T>(
         self,
         line: &mut Line,
         answer: impl Future<Output = sqlx::Result<T>>,
     ) -> sqlx::Result<T> {
         tokio::select! {
-            biased; // An answer that is there counts.
+            biased; // A reply that has arrived counts, even if the switch is thrown too.
             answer = answer => self.ended(line, answer),
             () = self.switch.wait() => Err(self.cut()),
         }
     }
 
-    /// The end of a call that was answered, be it by an error.
+    /// Records the end of a call, and returns its answer. An error counts as an answer unless the connection was lost.
     pub(super) fn ended<T>(self, line: &mut Line, answer: sqlx::Result<T>) -> sqlx::Result<T> {
         match answer {
             Err(error) if is_loss(&error) => {
@@ -169,7 +178,7 @@ impl Call {
         }
     }
 
-    /// The error of a call whose connection went.
+    /// The error of a call whose connection was lost.
     pub(super) fn lost(&self, error: sqlx::Error) -> sqlx::Error {
         let (resource, endpoint) = (Arc::clone(self.link.name()), Arc::clone(self.link.endpoint()));
         self.told(Error::Lost { resource, endpoint, source: Arc::new(error) })
@@ -180,6 +189,7 @@ impl Call {
         self.told(self.switch.cause().cloned().unwrap_or_else(|| self.link.why_cut()))
     }
 
+    /// The error itself if the call left nothing behind, else [`Error::OutcomeUnknown`] with it as the source.
     fn told(&self, lost: Error) -> sqlx::Error {
         ours(match self.is_undone {
             true => lost,
@@ -188,7 +198,7 @@ impl Call {
     }
 }
 
-/// A future of the switch's.
+/// A future that ends when the switch is thrown, boxed for streams that poll it.
 pub(super) struct Cut(Pin<Box<dyn Future<Output = ()> + Send>>);
 
 impl Cut {

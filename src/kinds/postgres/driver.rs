@@ -1,4 +1,7 @@
-//! What opens, tests and closes connections.
+//! The [`Driver`] opens, tests and closes connections for the checkouts.
+//!
+//! It keeps the kill switch of the current generation under one lock, which is held only to clone or replace the
+//! switch. `recover` renews the switch, and `cut` throws it. A connection keeps the switch that it was opened under.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,30 +19,32 @@ use crate::lifecycle::checkout::Manage;
 use crate::lifecycle::link::Link;
 use crate::net::kill_switch::KillSwitch;
 
-/// The driver, under the switch of the generation that there is.
+/// Opens, tests and closes connections, under the kill switch of the current generation.
 pub struct Driver {
     pub(super) config: Arc<PostgresConfig>,
     options: PgConnectOptions,
     link: Link,
+    /// The switch of the current generation.
     switch: Mutex<KillSwitch>,
     pub(super) raw_pool: RawPool,
-    /// The pool's.
+    /// The pool's runtime, which a guard's last rollback runs on.
     pub(super) runtime: Handle,
 }
 
 impl Driver {
-    /// Of the runtime of this task.
+    /// A driver that uses the runtime of the calling task.
     pub(super) fn new(config: &Arc<PostgresConfig>, link: &Link) -> Self {
         let (config, link, switch) = (Arc::clone(config), link.clone(), Mutex::new(KillSwitch::new()));
         let (options, raw_pool, runtime) = (config.options(), RawPool::new(&config), Handle::current());
         Driver { config, options, link, switch, raw_pool, runtime }
     }
 
-    /// What is opened from here on is of another generation.
+    /// Begins a new generation. Connections that are opened from now on get a new switch.
     pub(super) fn renew(&self) {
         *self.switch.lock() = KillSwitch::new();
     }
 
+    /// Throws the switch of the current generation.
     pub(super) fn cut(&self) {
         let switch = self.switch.lock().clone();
         switch.cut_because(self.link.why_cut());
@@ -65,7 +70,7 @@ impl Manage for Driver {
     async fn is_valid(&self, connection: &mut Connection) -> Result<(), Failure> {
         let Connection { driver, line } = connection;
         tokio::select! {
-            biased;
+            biased; // A reply that has arrived counts, even if the switch is thrown too.
             answer = driver.ping() => answer.map_err(|error| self.config.failure(error)),
             () = line.switch.wait() => Err(Failure::transient("it was cut meanwhile")),
         }

@@ -1,21 +1,24 @@
-//! What a statement's text tells before it is sent.
+//! The effect of a statement, read from its text before it is sent.
 
-/// What a statement does, as far as its text tells. Where that is not for sure, it is what costs most.
+/// The effect of a statement, as far as its text shows it. If the text leaves it open, the most costly effect is
+/// assumed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Effect {
-    /// It only reads. A function that it calls may change something all the same.
+    /// The statement only reads. A function that it calls may still change something.
     Reads,
+    /// The statement changes data.
     Changes,
-    /// It makes lasting what its transaction has done.
+    /// The statement makes the changes of its transaction permanent.
     Commits,
-    /// It changes the session, and so what the next user of the connection would find.
+    /// The statement changes the session, which the next user of the connection would notice.
     Alters,
-    /// It begins or ends a transaction that the driver does not know of, or is several statements. From then on nobody can tell
-    /// what is undone with the connection.
+    /// The statement begins or ends a transaction unknown to the driver, or is several statements. From then on it is
+    /// unknown which changes are undone when the connection ends.
     Escapes,
 }
 
 impl Effect {
+    /// Reads the effect from the statement's text.
     pub(super) fn of(statement: &str) -> Self {
         const READS: [&str; 4] = ["SELECT", "SHOW", "TABLE", "VALUES"];
         const CHANGES: [&str; 21] = [
@@ -24,7 +27,7 @@ impl Effect {
         ];
         const ESCAPES: [&str; 9] =
             ["ABORT", "BEGIN", "COMMIT", "END", "PREPARE", "RELEASE", "ROLLBACK", "SAVEPOINT", "START"];
-        // Of the session too, or in a schema that is.
+        // Words by which a statement may change the session: temporary tables, the schema of those, and settings.
         const SESSION: [&str; 5] = ["INTO", "TEMP", "TEMPORARY", "pg_temp", "set_config"];
         let text = uncommented(statement);
         let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| !word.is_empty());
@@ -50,7 +53,7 @@ impl Effect {
     }
 }
 
-/// Without the white space, comments and parentheses in front.
+/// The text without the white space, comments and parentheses in front.
 fn uncommented(mut text: &str) -> &str {
     loop {
         text = text.trim_start_matches(|c: char| c.is_whitespace() || c == '(');
@@ -62,7 +65,7 @@ fn uncommented(mut text: &str) -> &str {
     }
 }
 
-/// What comes behind a comment, which may have others in it.
+/// The text behind a comment, which may contain nested comments.
 fn behind(mut text: &str) -> &str {
     let mut depth = 1;
     while depth > 0 {

@@ -1,4 +1,4 @@
-//! What the driver's errors are to connecting, to a ping, and to whoever's call was cut.
+//! The driver's errors, judged for connecting, for a ping, and for a call that was cut.
 
 use std::io;
 
@@ -11,7 +11,7 @@ use crate::kinds::postgres::config::PostgresConfig;
 use crate::net::tls;
 
 impl PostgresConfig {
-    /// What a failure to connect, or of a ping, proves.
+    /// Judges an error of connecting or of a ping: whether it is permanent, transient, or a refusal by the server.
     pub(super) fn failure(&self, error: Driver) -> Failure {
         if let Driver::Io(io) = &error
             && self.tls.is_some()
@@ -24,7 +24,8 @@ impl PostgresConfig {
             _ => String::new(),
         };
         let is_ours = matches!(&error, Driver::Configuration(_) | Driver::Tls(_));
-        // A server that cannot take one more client may hang up instead of answering whether it speaks TLS.
+        // A server that cannot take one more client may close the connection instead of answering whether it speaks
+        // TLS.
         let is_foreign = matches!(&error, Driver::Protocol(why) if !why.contains("SSLRequest"));
         let told = matches!(&error, Driver::Database(_));
         let secrets: Vec<_> = self.password.iter().map(Secret::expose).collect();
@@ -43,9 +44,9 @@ impl PostgresConfig {
             None => redacted(error, told, &secrets, &names),
         };
         match &*code {
-            // A wrong login, a missing right, a database that is not there.
+            // The login is wrong, a right is missing, or there is no such database.
             "28000" | "28P01" | "3D000" | "42501" => Failure::permanent(source),
-            // It is starting, shutting down, recovering, or has no room.
+            // The server is starting, shutting down or recovering, or has no room.
             "57P01" | "57P02" | "57P03" | "53300" => Failure::refused(source),
             "" if is_ours || is_foreign => Failure::permanent(source),
             "" => Failure::transient(source),
@@ -54,7 +55,7 @@ impl PostgresConfig {
     }
 }
 
-/// Our error, where a signature asks for the driver's. [`Error::behind`] finds it there.
+/// Wraps a crate error as a driver error, for signatures that require one. [`Error::behind`] finds it there.
 pub(super) fn ours(error: Error) -> Driver {
     let kind = match &error {
         Error::Timeout(_) => io::ErrorKind::TimedOut,
@@ -69,7 +70,7 @@ pub(super) fn is_loss(error: &Driver) -> bool {
     matches!(error, Driver::Io(_) | Driver::Tls(_))
 }
 
-/// Whether the connection ends with this answer, or nobody can tell where it is.
+/// Whether the connection ends with this answer, or is in an unknown state after it.
 pub(super) fn is_last(error: &Driver) -> bool {
     let said = error.as_database_error().and_then(|said| said.try_downcast_ref::<PgDatabaseError>());
     let is_fatal = said.is_some_and(|said| matches!(said.severity(), PgSeverity::Fatal | PgSeverity::Panic));

@@ -1,4 +1,4 @@
-//! The driver's trait by which queries are run, on a connection that the kill switch is over.
+//! The driver's trait [`Executor`] for the guards. Every call through it ends when the kill switch is thrown.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -15,7 +15,7 @@ use crate::kinds::postgres::effect::Effect;
 
 type Step = Either<PgQueryResult, PgRow>;
 
-/// A query whose text has been looked at.
+/// A query, taken apart so that its text can be read before it is sent.
 struct Query {
     sql: SqlStr,
     statement: Option<PgStatement>,
@@ -53,11 +53,11 @@ impl Execute<'_, Postgres> for Query {
     }
 }
 
-/// The answer's steps, which end as the switch is thrown.
+/// The rows and results of an answer. The stream ends with an error when the switch is thrown.
 struct Steps<'a> {
     steps: BoxStream<'a, sqlx::Result<Step>>,
     cut: Cut,
-    /// Gone once it is over.
+    /// `None` once the stream has ended.
     call: Option<Call>,
     line: &'a mut Line,
 }
@@ -85,7 +85,7 @@ impl Stream for Steps<'_> {
     }
 }
 
-/// A stream of one error.
+/// A stream of one error, for a call that was refused.
 struct Refused(Option<sqlx::Error>);
 
 impl Stream for Refused {
@@ -140,7 +140,7 @@ impl<'c> Executor<'c> for Lent<'c> {
     }
 }
 
-/// The same for a guard that has a connection.
+/// Implements [`sqlx::Executor`] for `&mut` of a guard that has a connection.
 macro_rules! runs_on_its_connection {
     ($guard:ty) => {
         impl<'c> sqlx::Executor<'c> for &'c mut $guard {

@@ -1,4 +1,7 @@
-//! A connection in the hands of its only user.
+//! The guard of one connection, which has one user at a time.
+//!
+//! If the guard drops after a transaction was dropped, it spawns a task on the pool's runtime that sends the rollback.
+//! That task owns the checkout, so the connection is not handed out before. This file has no locks.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -17,16 +20,16 @@ use crate::lifecycle::checkout::Checkout;
 use crate::lifecycle::lease::Claim;
 use crate::lifecycle::slot::Slot;
 
-/// A connection of one's own, until it drops. `&mut` of it is an [`Executor`](sqlx::Executor), so that [`query`](sqlx::query()),
-/// [`query_as`](sqlx::query_as()) and the macros work on it.
+/// A connection of one's own, until it drops. `&mut` of it is an [`Executor`](sqlx::Executor), so that
+/// [`query`](sqlx::query()), [`query_as`](sqlx::query_as()) and the macros work on it.
 ///
-/// What is awaited on it ends within the probe's limits on a server that has stopped answering, with an error that
-/// [`Error::behind`] leads from to ours: [`Error::Lost`] where the statement only reads, or is undone with its transaction, and
-/// [`Error::OutcomeUnknown`] where it may have changed something.
+/// Every call ends within the probe's limits if the server has stopped answering. The error then leads to the crate's
+/// own by [`Error::behind`]. It is [`Error::Lost`] if the statement only reads or is undone with its transaction, and
+/// [`Error::OutcomeUnknown`] if it may have changed something.
 ///
-/// A transaction that has dropped is rolled back before its connection is handed out again. A connection that is left in another
-/// state than it came in is closed instead: amid an answer, after `SET`, `BEGIN` or another statement that changes the session,
-/// and after [`raw`](Postgres::raw).
+/// A transaction that was dropped is rolled back before its connection is handed out again. A connection that is left
+/// in another state than it came in is closed instead: amid an answer, after `SET`, `BEGIN` or another statement that
+/// changes the session, and after [`raw`](Postgres::raw).
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -41,11 +44,12 @@ use crate::lifecycle::slot::Slot;
 /// ```
 #[must_use = "the connection goes back when this drops"]
 pub struct Postgres {
-    /// Gone only while it drops.
+    /// `None` only while the guard drops.
     checkout: Option<Checkout<Driver>>,
 }
 
 impl Postgres {
+    /// The connection, for one call.
     fn lent(&mut self) -> Lent<'_> {
         match &mut self.checkout {
             Some(checkout) => checkout.lent(),
@@ -56,25 +60,26 @@ impl Postgres {
     /// Begins a transaction, which is rolled back unless it is [committed](PostgresTransaction::commit).
     ///
     /// # Errors
-    /// The server's, and those of any statement.
+    /// The errors of the server and of any statement.
     ///
     /// # Cancel safety
-    /// What may have begun is rolled back before the next statement.
+    /// A transaction that may have begun is rolled back before the next statement.
     pub async fn begin(&mut self) -> sqlx::Result<PostgresTransaction<'_>> {
         PostgresTransaction::begin(self.lent()).await
     }
 
-    /// The driver's own connection, for what the guard has not. What is awaited on it has no limit but its own, and it is closed
-    /// instead of handed out again.
+    /// The driver's own connection, for uses that the guard does not offer. Calls on it have only the driver's limits,
+    /// and the connection is closed instead of handed out again.
     pub fn raw(&mut self) -> &mut PgConnection {
         let Lent { driver, line } = self.lent();
         line.altered = true;
         driver
     }
 
-    /// A pool of the driver's own to the same server, for libraries that want one. It is made with the first call, has as many
-    /// connections as there may be here, beside those, and closes with the resource. It has its own limits only: a server that
-    /// stops answering holds its queries for ever, and closing waits for them until its step's limit.
+    /// A pool of the driver's own to the same server, for libraries that require one. The first call makes it. It has
+    /// as many connections as there may be here, in addition to those, and it closes with the resource. It has only its
+    /// own limits. If the server stops answering, its queries hang for ever, and closing waits for them until its
+    /// step's limit.
     pub fn raw_pool(&self) -> PgPool {
         match &self.checkout {
             Some(checkout) => checkout.checkouts().manager().raw_pool.get(),
@@ -105,14 +110,15 @@ impl TaskGuard<PostgresResource> for Postgres {
 }
 
 impl Drop for Postgres {
-    /// A transaction that dropped before is rolled back now, since it may have locks. Until then the connection is out.
+    /// Rolls back a transaction that was dropped before, since it may hold locks. The connection stays checked out
+    /// until that is done.
     fn drop(&mut self) {
         let Some(mut checkout) = self.checkout.take().filter(|checkout| checkout.lacks_rollback()) else { return };
-        // A forked child has no such runtime.
+        // In a forked child the pool's runtime does not run.
         if checkout.line.link.check_process().is_ok() {
             let runtime = checkout.checkouts().manager().runtime.clone();
             runtime.spawn(async move {
-                // Where it fails the connection is unfit, and closes, which rolls back as well.
+                // If the rollback fails, the connection is unfit and closes, which rolls back as well.
                 let _unfit = checkout.roll_back().await;
             });
         }

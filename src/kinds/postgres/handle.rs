@@ -1,4 +1,4 @@
-//! The handle: what is checked out, and the driver's own pool, if somebody wants it.
+//! The handle: the checkouts, and the driver's own pool for users who want one.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::kinds::postgres::driver::Driver;
 use crate::lifecycle::checkout::Checkouts;
 use crate::lifecycle::lease::LeaseAs;
 
-/// What there is of a PostgreSQL, to which [`ResourcePool::postgres`](crate::ResourcePool::postgres) checks connections out.
+/// The handle of a PostgreSQL. [`ResourcePool::postgres`](crate::ResourcePool::postgres) checks connections out of it.
 #[derive(Clone)]
 pub struct PostgresHandle {
     pub(super) checkouts: Arc<Checkouts<Driver>>,
@@ -22,6 +22,7 @@ pub struct PostgresHandle {
 /// The driver's own pool, made on demand.
 pub(super) struct RawPool {
     config: Arc<PostgresConfig>,
+    /// The pool's runtime, since the driver's pool spawns tasks.
     runtime: Handle,
     pool: OnceCell<PgPool>,
 }
@@ -45,9 +46,9 @@ impl RawPool {
         pool.clone()
     }
 
-    /// Closes it. Waits for what runs on it.
+    /// Closes the pool, and waits for the queries that run on it.
     pub(super) async fn close(&self) {
-        // One that was never made is made, so that whoever asks from now on has one that is closed.
+        // A pool that was never made is made and closed, so that later callers get a closed one.
         self.get().close().await;
     }
 }

@@ -1,7 +1,7 @@
 //! PostgreSQL: sqlx's connections, each checked out to one user at a time.
 //!
-//! The driver lets nobody bring streams of their own, so that what a guard awaits ends as the kill switch is thrown, and its
-//! connection closes as that drops.
+//! The driver opens its streams itself, so a kill switch cannot cut them. Instead every call of a guard ends when the
+//! switch is thrown, and the connection closes when the guard drops.
 
 pub(crate) mod blocking;
 mod config;

@@ -1,4 +1,4 @@
-//! The resource: connecting, recovering, probing and closing.
+//! The resource of a PostgreSQL: connecting, recovering, probing and closing it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::net::url::host_port;
 /// A PostgreSQL, whose connections are checked out one by one.
 pub struct PostgresResource {
     pub(super) config: Arc<PostgresConfig>,
-    /// Under which checkouts are counted.
+    /// The quota that counts the checkouts.
     pub(super) quota: QuotaId,
 }
 
@@ -54,13 +54,13 @@ impl Resource for PostgresResource {
         let driver = handle.checkouts.manager();
         driver.raw_pool.close().await;
         handle.checkouts.close().await;
-        // The drain has waited for connections that are still out; what is awaited on them ends.
+        // The drain has waited for checked-out connections. The cut ends the calls on those that are still out.
         driver.cut();
         Ok(())
     }
 
     fn cut(&self, handle: &PostgresHandle) {
-        // In this order, so that nobody is given a connection that is cut.
+        // The checkouts are cut first, so that nobody is given a cut connection.
         handle.checkouts.cut();
         handle.checkouts.manager().cut();
     }

@@ -8,21 +8,26 @@ use crate::kinds::postgres::connection::{Lent, Line};
 use crate::kinds::postgres::effect::Effect;
 use crate::kinds::postgres::executor::runs_on_its_connection;
 
-/// A transaction, or a savepoint within one. `&mut` of it is an [`Executor`](sqlx::Executor), as that of its
-/// [guard](crate::Postgres). Rolls back when it drops, before the next statement on the connection or as that goes back.
+/// A transaction, or a savepoint within one. `&mut` of it is an [`Executor`](sqlx::Executor), like `&mut` of its
+/// [guard](crate::Postgres). A transaction that drops is rolled back before the next statement on the connection, or
+/// when the connection goes back.
 #[must_use = "it rolls back when this drops"]
 pub struct PostgresTransaction<'a> {
-    /// Gone only while it ends.
+    /// `None` only while the transaction ends.
     transaction: Option<Transaction<'a, Postgres>>,
+    /// The state of the connection beside the driver.
     line: &'a mut Line,
+    /// Whether this is a savepoint.
     is_nested: bool,
 }
 
 impl<'a> PostgresTransaction<'a> {
+    /// Begins a transaction, or a savepoint if one is open.
     pub(super) async fn begin(Lent { driver, line }: Lent<'a>) -> sqlx::Result<Self> {
         let is_nested = driver.is_in_transaction();
         let call = line.begin(Effect::Reads, is_nested)?;
-        // Where this is given up or fails, the driver does not know what has begun, and rolls back what is around it.
+        // If this future is dropped or fails, the driver does not know whether the transaction has begun, and would
+        // roll back the one around it.
         line.lost_track = true;
         let begun = call.answered(line, driver.begin()).await;
         line.lost_track = begun.is_err();
@@ -31,6 +36,7 @@ impl<'a> PostgresTransaction<'a> {
         Ok(PostgresTransaction { transaction: Some(begun), line, is_nested })
     }
 
+    /// The connection, for one call.
     pub(super) fn lent(&mut self) -> Lent<'_> {
         match &mut self.transaction {
             Some(transaction) => Lent { driver: transaction, line: self.line },
@@ -41,11 +47,12 @@ impl<'a> PostgresTransaction<'a> {
     /// Commits.
     ///
     /// # Errors
-    /// The server's. One that leads to [`Error::OutcomeUnknown`](crate::Error::OutcomeUnknown) says that it may be committed.
-    /// Where an earlier statement of it failed, it is rolled back, and that is the error.
+    /// The errors of the server. One that leads to [`Error::OutcomeUnknown`](crate::Error::OutcomeUnknown) says that
+    /// the transaction may be committed. If an earlier statement of it failed, it is rolled back, and that is the
+    /// error.
     ///
     /// # Cancel safety
-    /// Whether it is committed is not known where the future is dropped.
+    /// If the future is dropped, it is not known whether the transaction is committed.
     pub async fn commit(mut self) -> sqlx::Result<()> {
         let Some(transaction) = self.transaction.take() else { return Ok(()) };
         if self.line.aborted && !self.line.lost_track {
@@ -61,7 +68,7 @@ impl<'a> PostgresTransaction<'a> {
     /// Rolls back, and waits until that is done.
     ///
     /// # Errors
-    /// The server's, and those of any statement. It is rolled back all the same.
+    /// The errors of the server and of any statement. The transaction is rolled back all the same.
     pub async fn rollback(mut self) -> sqlx::Result<()> {
         let Some(transaction) = self.transaction.take() else { return Ok(()) };
         undone(transaction, self.line).await
@@ -70,13 +77,13 @@ impl<'a> PostgresTransaction<'a> {
     /// Begins a savepoint.
     ///
     /// # Errors
-    /// The server's, and those of any statement.
+    /// The errors of the server and of any statement.
     pub async fn begin_nested(&mut self) -> sqlx::Result<PostgresTransaction<'_>> {
         PostgresTransaction::begin(self.lent()).await
     }
 }
 
-/// Rolls back, and waits until that is done.
+/// Sends the rollback, and waits until it is done.
 async fn undone(transaction: Transaction<'_, Postgres>, line: &mut Line) -> sqlx::Result<()> {
     let call = line.begin(Effect::Reads, true)?;
     let answer = call.answered(line, transaction.rollback()).await;

@@ -1,4 +1,4 @@
-//! The handle of an adapter: what it has open.
+//! The handle of an adapter: its open connections.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Any adapter for r2d2 as a kind of resource: exclusive connections, for threads.
+//! A kind of resource out of any adapter for r2d2. Its connections are exclusive, and for threads.
 
 mod connections;
 mod probe;

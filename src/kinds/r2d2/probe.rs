@@ -1,4 +1,5 @@
-//! The probe of an adapter. Its calls cannot be cut short, so it bounds how many may hang.
+//! The state of the pings of an adapter. A call to an adapter cannot be cut short, so the number that may hang is
+//! bounded.
 
 use std::sync::Arc;
 
@@ -6,16 +7,17 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::base::error::Failure;
 
-/// How many calls may hang.
+/// The number of calls that may hang.
 pub(super) const HANGING: usize = 4;
 
+/// The answer of a call, once it comes.
 pub(super) type Call = oneshot::Receiver<Result<(), Failure>>;
 
-/// The calls to the adapter that ask whether the server is there. Each is on a thread that may hang.
+/// The calls that ask the adapter whether the server answers. Each runs on a thread that may hang.
 pub(super) struct Probe {
-    /// The call that is under way, on whose answer all pings wait.
+    /// The call in flight. All pings wait for its answer. `None` if no call was begun, or it has answered.
     pub(super) call: Option<Call>,
-    /// Permits for as many more calls as may hang.
+    /// The permits for further calls. A call returns its permit when it ends.
     pub(super) hanging: Arc<Semaphore>,
 }
 

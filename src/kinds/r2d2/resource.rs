@@ -1,4 +1,11 @@
 //! The resource out of an adapter, which is its configuration too.
+//!
+//! A call to an adapter cannot be cut short, so each runs on a thread of its own that may hang. The lifecycle calls
+//! `connect`, `recover` and `ping`, and those start such threads by `R2d2::ask`.
+//!
+//! Invariant: between two closes at most `HANGING` of these threads exist at a time, since each holds a permit until
+//! its call ends. The async mutex `probe` is the only lock here. A ping holds it while it waits for the call in flight,
+//! so that pings share one call. The adapter's own code runs on the thread, never on the task that holds the lock.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,16 +26,16 @@ use crate::lifecycle::resource::Resource;
 use crate::lifecycle::status::Usage;
 use crate::lifecycle::wait::Quota;
 
-/// A kind of resource out of any adapter for `r2d2`: PostgreSQL, SQLite, MySQL, whatever there is one for. Threads
-/// [check its connections out](crate::pool::blocking::ResourcePool::check_out), each to one user at a time and in the order
-/// of asking; they are opened on demand, probed, counted, drained and closed like those of the built-in kinds.
+/// A kind of resource out of any adapter for `r2d2`: PostgreSQL, SQLite, MySQL, and others. Threads [check its
+/// connections out](crate::pool::blocking::ResourcePool::check_out), each to one user at a time and in the order of
+/// asking. The connections are opened on demand, probed, counted, drained and closed like those of the built-in kinds.
 ///
-/// An adapter's calls cannot be cut short: one that hangs holds its thread, and a connection that is out when the
-/// resource is lost or closed is closed when it comes back. To come back after a loss, up to four probes that hang are
-/// left to themselves; then one of them has to end first, or the resource to be closed and connected anew.
+/// A call to an adapter cannot be cut short. One that hangs keeps its thread, and a connection that is checked out when
+/// the resource is lost or closed is closed when it comes back. To recover after a loss, up to four probes that hang
+/// are abandoned. After that one of them has to end first, or the resource has to be closed and connected anew.
 ///
-/// Probes ask over a connection that lies idle, or open one within `max_size`. While users have all of them, nobody asks
-/// whether the server is there, and health is unknown.
+/// Probes use an idle connection, or open one within `max_size`. While users have all of them, no probe can ask the
+/// server, and health is unknown.
 ///
 /// ```
 /// # #[derive(Debug)] struct Manager;
@@ -54,15 +61,18 @@ pub struct R2d2<M: ManageConnection> {
     phase: Phase,
     endpoint: String,
     is_permanent: Arc<Classifier<M::Error>>,
+    /// The quota that counts the checkouts.
     pub(crate) quota: QuotaId,
+    /// The pings' calls to the adapter.
     probe: Mutex<Probe>,
 }
 
 type Classifier<E> = dyn Fn(&E) -> bool + Send + Sync;
 
 impl<M: ManageConnection> R2d2<M> {
-    /// At most 10 connections, closed after 60 s of idleness and replaced after 30 min; tested before they are checked
-    /// out, unless they were within the last 500 ms; closed with the databases.
+    /// Makes a resource of an adapter. It has at most 10 connections, which are closed after 60 s of idleness and
+    /// replaced after 30 min. A connection is tested before it is checked out, unless it was checked out within the
+    /// last 500 ms. The resource closes with the databases.
     pub fn new(manager: M) -> Self {
         let limits = Limits::default();
         let (phase, endpoint) = (Phase::Databases, String::new());
@@ -76,45 +86,46 @@ impl<M: ManageConnection> R2d2<M> {
         self
     }
 
-    /// Sets how many idle connections are kept, from the start and after a loss; at most `max_size`. Defaults to 0.
+    /// Sets the number of idle connections that are kept, from the start and after a loss; at most `max_size`. Defaults
+    /// to 0.
     pub fn min_idle(mut self, min_idle: usize) -> Self {
         self.limits.min_idle = min_idle;
         self
     }
 
-    /// Sets after how long an idle connection is closed. Defaults to 60 s; zero is never.
+    /// Sets the time after which an idle connection is closed. Defaults to 60 s; zero is never.
     pub fn idle_timeout(mut self, idle_timeout: Duration) -> Self {
         self.limits.idle_timeout = idle_timeout;
         self
     }
 
-    /// Sets the longest that a connection is used, less up to a tenth. Defaults to 30 min; zero is for ever.
+    /// Sets the longest time that a connection is used, less up to a tenth. Defaults to 30 min; zero is for ever.
     pub fn max_lifetime(mut self, max_lifetime: Duration) -> Self {
         self.limits.max_lifetime = max_lifetime;
         self
     }
 
-    /// Sets within which time a connection that was checked out is checked out again without a test. Defaults to
+    /// Sets the time within which a connection that was checked out is checked out again without a test. Defaults to
     /// 500 ms; zero tests it each time.
     pub fn test_after(mut self, test_after: Duration) -> Self {
         self.limits.test_after = test_after;
         self
     }
 
-    /// Sets which of the adapter's errors no further attempt can mend, as a wrong password: connecting then gives up at
-    /// once, with [`ConnectError::permanent`](crate::ConnectError::permanent). By default none is.
+    /// Sets which errors of the adapter no further attempt can mend, such as a wrong password. Connecting then gives up
+    /// at once, with [`ConnectError::permanent`](crate::ConnectError::permanent). By default no error is permanent.
     pub fn permanent(mut self, is_permanent: impl Fn(&M::Error) -> bool + Send + Sync + 'static) -> Self {
         self.is_permanent = Arc::new(is_permanent);
         self
     }
 
-    /// Sets when it closes. Defaults to [`Phase::Databases`].
+    /// Sets the phase in which the resource closes. Defaults to [`Phase::Databases`].
     pub fn phase(mut self, phase: Phase) -> Self {
         self.phase = phase;
         self
     }
 
-    /// Sets what errors and reports say of where it is; without credentials.
+    /// Sets the address that errors and reports show, without credentials.
     pub fn endpoint(mut self, endpoint: impl Into<String>) -> Self {
         self.endpoint = endpoint.into();
         self
@@ -150,7 +161,7 @@ impl<M: ManageConnection<Error: Send + Sync>> Resource for R2d2<M> {
         let mut probe = self.probe.lock().await;
         let Probe { call, hanging } = &mut *probe;
         let under_way = match &mut *call {
-            // Every ping waits for the call that is under way, so that calls that hang do not pile up.
+            // Every ping waits for the call in flight, so that hanging calls do not pile up.
             Some(under_way) => under_way,
             none => {
                 let permit = Arc::clone(hanging).try_acquire_owned();
@@ -192,7 +203,8 @@ impl<M: ManageConnection<Error: Send + Sync>> Resource for R2d2<M> {
 }
 
 impl<M: ManageConnection<Error: Send + Sync>> R2d2<M> {
-    /// Opens the first connection, whatever hangs of earlier attempts. What ends after this was dropped is closed then.
+    /// Opens the first connection, even if calls of earlier attempts hang. If this future is dropped, a connection that
+    /// opens later is closed.
     async fn connect_first(&self, connections: &Connections<M>) -> Result<(), Failure> {
         let mut probe = self.probe.lock().await;
         probe.call = None;
@@ -204,13 +216,13 @@ impl<M: ManageConnection<Error: Send + Sync>> R2d2<M> {
         Ok(())
     }
 
-    /// Asks on a thread that may hang.
+    /// Asks the server over a connection, on a thread that may hang. The thread returns the permit when the call ends.
     fn ask(&self, loan: Loan<Adapted<M>>, permit: OwnedSemaphorePermit) -> Result<Call, Failure> {
         let (answer, answered) = oneshot::channel();
         let call = move |loan: Loan<Adapted<M>>| {
             let asked = park_on(loan.ask());
             drop(permit);
-            // Nobody may wait for it any more.
+            // The receiver may be gone.
             let _ = answer.send(asked);
         };
         match thread(call) {

@@ -1,4 +1,4 @@
-//! Redis for threads: a connection of one's own.
+//! Redis for threads. Each user has a connection of its own.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,27 +16,26 @@ use crate::lifecycle::lease::{Claim, Lease};
 use crate::lifecycle::slot::Slot;
 use crate::lifecycle::work::Work;
 
-/// A connection of one's own, until it drops. Implements [`redis::ConnectionLike`], so every
-/// command and pipeline of the `redis` crate works on it, blocking ones and `WATCH`/`MULTI` too.
+/// A connection of one's own, until it drops. Implements [`redis::ConnectionLike`], so every command and pipeline of
+/// the `redis` crate works on it, blocking ones and `WATCH`/`MULTI` too.
 ///
-/// A connection that is left in another state than it came in (in `MULTI` or `WATCH`, in another
-/// database, subscribed, or with a command cut short) is closed instead of handed out again.
+/// A connection that is left in another state than it came in (in `MULTI` or `WATCH`, in another database, subscribed,
+/// or with a command cut short) is closed instead of handed out again.
 pub struct Redis {
     connection: Checkout<Adapted<Manager>>,
 }
 
 impl Redis {
-    /// Lends it to a closure, and gives it back after that. What a closure has, only its thread
-    /// can free, so that a wait for it on this thread is [`Error::Deadlock`] at once instead of a
-    /// timeout later:
+    /// Lends the connection to a closure, and takes it back afterwards. Only this thread can free a lent connection. A
+    /// wait for it on this thread is therefore [`Error::Deadlock`] at once, instead of a timeout later:
     /// `pool.redis()?.lend(|redis| redis.incr("trades", 1))`.
     pub fn lend<T>(mut self, run: impl FnOnce(&mut Lent<'_>) -> T) -> T {
         let _lending = self.connection.lease.quota.lend();
         run(&mut Lent(&mut self))
     }
 
-    /// Subscribes to a channel, or to several. The messages come from the iterator, which ends
-    /// with an error when the connection is lost or closed. To listen is no work: closing does not wait for it.
+    /// Subscribes to a channel, or to several. The messages come from the iterator, which ends with an error when the
+    /// connection is lost or closed. Listening is no work, so closing does not wait for it.
     ///
     /// # Errors
     /// When the command cannot be sent.
@@ -54,6 +53,7 @@ impl Redis {
         self.listen(redis::cmd("PSUBSCRIBE").arg(patterns))
     }
 
+    /// Runs a call, and counts it as an operation that closing waits for.
     fn run<T: Answer>(
         &mut self,
         packed: &[u8],
@@ -67,6 +67,7 @@ impl Redis {
         self.connection.answered(busy, answer, packed)
     }
 
+    /// Subscribes, and exchanges the lease for one that closing does not wait for.
     #[track_caller]
     fn listen(&mut self, command: &redis::Cmd) -> RedisResult<Subscription<'_>> {
         self.connection.subscribe(command).map_err(|error| self.connection.unsent(error))?;
@@ -83,8 +84,7 @@ impl BlockingGuard<RedisResource> for Redis {
     }
 }
 
-/// A connection [lent](Redis::lend) to a closure, which can do with it whatever it could do with
-/// its own, but give it away.
+/// A connection [lent](Redis::lend) to a closure. The closure can use it like its own, but cannot give it away.
 #[derive(Debug)]
 pub struct Lent<'a>(&'a mut Redis);
 

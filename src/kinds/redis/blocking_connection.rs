@@ -1,11 +1,12 @@
-//! The connection of threads: one command or pipeline at a time, over a socket of the pool's own.
+//! The connection for threads. It runs one command or pipeline at a time, over a socket that the pool opens.
 //!
-//! It is by hand because a `redis::Connection` shows nobody its socket, which the kill switch must shut down while a
-//! thread waits on it. A timeout would end slow commands instead. Replies are read by `redis::Parser`, which keeps no
-//! more than has arrived, whatever length a reply announces; commands go through `packed.rs`.
+//! It is written by hand because a `redis::Connection` does not give access to its socket. The kill switch must shut
+//! that socket down while a thread waits on it, since a timeout would end slow commands instead. `redis::Parser` reads
+//! the replies and keeps no more than has arrived, whatever length a reply announces. `packed.rs` reads the commands.
 //!
-//! Invariant: `midway` is true from the first byte of a command until its last reply, so a call that fails in between
-//! leaves a connection that is never used again.
+//! Invariant: `reply_pending` is true from the first byte of a command until its last reply. A call that fails in
+//! between leaves a connection that is never used again. Each connection has one user at a time, so this file has no
+//! locks.
 
 use std::fmt;
 use std::io;
@@ -30,7 +31,8 @@ use crate::lifecycle::lease::{Claim, Lease};
 use crate::net::kill_switch::{Guarded, KillSwitch};
 use crate::net::tls::Blocking;
 
-/// How long a thread waits for the server's words on what it did not take, which have been sent by then.
+/// How long a thread waits for the server's reason after a write failed. It is short, because the server sent that
+/// reason before it closed the connection.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// Opens and tests the connections for threads.
@@ -69,17 +71,17 @@ pub(crate) struct BlockingConnection {
     switch: KillSwitch,
     _guarded: Guarded,
     state: ConnectionState,
-    /// A command was begun and has not been answered in full.
+    /// Whether a command was begun and is not answered in full.
     reply_pending: bool,
 }
 
-/// Changes that commands have made to the connection. Only one without any is handed out again.
+/// The changes that commands have made to the connection. Only a connection without changes is handed out again.
 #[derive(Debug, Default, PartialEq)]
 struct ConnectionState {
     in_multi: bool,
     watching: bool,
     other_db: bool,
-    /// In a mode that nothing but a new connection leaves for sure.
+    /// Whether the connection may be in a mode that only a new connection leaves for sure.
     altered: bool,
 }
 
@@ -116,7 +118,8 @@ impl BlockingConnection {
     fn greet(&mut self, session: &Session) -> RedisResult<()> {
         let mut greeting = Greeting::new(session);
         while let Some((steps, packed)) = greeting.words() {
-            // Where writing fails, so does reading, but first it brings the words of a server that refuses the connection.
+            // If the write fails, the read fails too, but it first returns the reply of a server that refuses the
+            // connection.
             let _ = self.stream.write_all(&packed).and_then(|()| self.stream.flush());
             for step in steps {
                 greeting.heard(step, self.reply())?;
@@ -125,7 +128,7 @@ impl BlockingConnection {
         Ok(())
     }
 
-    /// Why nothing can be sent any more, if so.
+    /// The reason why nothing can be sent any more. `None` if something can.
     pub(crate) fn gone(&self) -> Option<RedisError> {
         let cause = match (self.switch.is_cut(), self.reply_pending) {
             (true, _) => ended(&self.switch),
@@ -138,7 +141,7 @@ impl BlockingConnection {
         })
     }
 
-    /// The error of a call before which the connection went.
+    /// The error of a call whose connection was gone before anything was sent.
     pub(crate) fn unsent(&self, error: RedisError) -> RedisError {
         match self.session.upgrade() {
             Some(session) => session.unsent(error),
@@ -146,13 +149,14 @@ impl BlockingConnection {
         }
     }
 
-    /// A lease that lists the connection as a checkout that closing does not wait for.
+    /// A lease that lists the connection as a checkout that closing does not wait for. `None` once the resource is
+    /// gone.
     pub(crate) fn idle_lease(&self, claim: Claim) -> Option<Lease<Checkouts<Adapted<Manager>>>> {
         let session = self.session.upgrade()?;
         session.link.lease::<RedisResource, _>(session.threads.quota.idle_claim(claim))
     }
 
-    /// Ends the operation. Where its answer is lost, the error says whether the command may have run.
+    /// Ends the operation. If its reply is lost, the error says whether the command may have run.
     pub(crate) fn answered<T: Answer>(&self, busy: Busy, answer: RedisResult<T>, packed: &[u8]) -> RedisResult<T> {
         match self.session.upgrade() {
             Some(session) => session.answered(busy, answer, || unsafe_twice_packed(packed)),
@@ -165,12 +169,14 @@ impl BlockingConnection {
         self.reply_pending || self.switch.is_cut() || self.state != ConnectionState::default()
     }
 
+    /// Runs something on the connection that must end by this deadline.
     fn limited(&mut self, end: Instant, run: impl FnOnce(&mut Self) -> RedisResult<()>) -> RedisResult<()> {
         self.stream.end_by(Some(end))?;
         run(self)?;
         Ok(self.stream.end_by(None)?)
     }
 
+    /// Sends packed commands, and records their changes to the connection.
     fn send(&mut self, packed: &[u8]) -> RedisResult<()> {
         ForkGuarded::check(&self.stream).map_err(refused)?;
         if let Some(gone) = self.gone() {
@@ -184,14 +190,14 @@ impl BlockingConnection {
         if silences {
             return Err(silenced());
         }
-        // Redis also takes a command as a bare line, which may do anything.
+        // Redis also accepts a command as a bare line, which may do anything.
         self.state.altered |= !is_whole;
         self.reply_pending = true;
         let sent = self.stream.write_all(packed).and_then(|()| self.stream.flush());
         sent.map_err(|error| self.last_words().map_or(error.into(), RedisError::from))
     }
 
-    /// The error that a server sends before it hangs up on a command that is too large.
+    /// The error that a server sends before it closes the connection on a command that is too large.
     fn last_words(&mut self) -> Option<ServerError> {
         self.stream.end_by(Some(deadline(LAST_WORDS))).ok()?;
         loop {
@@ -204,18 +210,19 @@ impl BlockingConnection {
         }
     }
 
-    /// The next message, be it a reply or a push.
+    /// The next message, a reply or a push.
     pub(crate) fn receive(&mut self) -> RedisResult<Value> {
         // A forked child would read the parent's replies.
         ForkGuarded::check(&self.stream).map_err(refused)?;
         self.parser.parse_value(&mut *self.stream)
     }
 
-    /// Any answer will do: an error is no fault of the connection's.
+    /// Sends a `PING`. Any reply will do, since an error reply also proves that the connection works.
     fn ping(&mut self) -> RedisResult<()> {
         redis::ConnectionLike::req_packed_command(self, &redis::cmd("PING").get_packed_command()).map(drop)
     }
 
+    /// The next reply. Pushes before it are skipped.
     fn reply(&mut self) -> RedisResult<Value> {
         loop {
             match self.receive()? {
@@ -225,7 +232,7 @@ impl BlockingConnection {
         }
     }
 
-    /// Sends a command whose replies are read one by one; the connection is not handed out again.
+    /// Sends a command whose replies are read one by one. The connection is not handed out again.
     pub(crate) fn subscribe(&mut self, command: &Cmd) -> RedisResult<()> {
         self.send(&command.get_packed_command())?;
         self.state.altered = true;
@@ -245,7 +252,7 @@ impl redis::ConnectionLike for BlockingConnection {
         self.send(packed)?;
         let mut refused = None;
         let mut values = Vec::with_capacity(count);
-        // Every reply is read, whatever one of them says, so that none is left for the next command.
+        // Every reply is read, even after an error, so that none is left for the next command.
         for index in 0..offset + count {
             match self.reply()? {
                 value if index >= offset => values.push(value),
@@ -307,7 +314,7 @@ mod tests {
     use crate::net::kill_switch::KillSwitch;
     use crate::net::tls::Tls;
 
-    /// A wire to a server that says all of this, in pieces of so many bytes, and hangs up once nobody listens.
+    /// A connection to a server that sends these bytes in pieces of this size, and then ends its direction.
     fn wire_in_pieces(says: &[u8], size: usize) -> BlockingConnection {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -327,7 +334,7 @@ mod tests {
         BlockingConnection::over(Weak::new(), config, stream, guarded, switch)
     }
 
-    /// Ends what the server says, and reads what it is told, so that closing resets nothing.
+    /// Ends the server's direction, and reads to the end of the client's, so that closing sends no reset.
     fn end(mut stream: TcpStream) {
         stream.shutdown(std::net::Shutdown::Write).unwrap();
         let _ = stream.read_to_end(&mut Vec::new());
@@ -357,7 +364,7 @@ mod tests {
             (b"*2\r\n$-1\r\n*2\r\n:1\r\n*0\r\n", {
                 Value::Array(vec![Value::Nil, Value::Array(vec![one.clone(), Value::Array(vec![])])])
             }),
-            // Of RESP3, which `HELLO 3` on a connection of one's own switches on.
+            // RESP3 replies, which `HELLO 3` on a connection of one's own switches on.
             (b"_\r\n", Value::Nil),
             (b"#t\r\n", Value::Boolean(true)),
             (b",-1.5e3\r\n", Value::Double(-1500.0)),
@@ -381,7 +388,7 @@ mod tests {
         }
     }
 
-    /// Its type depends on the driver's features.
+    /// The type of the value depends on the driver's features.
     #[test]
     fn big_numbers_are_read() {
         let mut connection = wire_in_pieces(b"(-12345678901234567890\r\n:1\r\n", 1);
@@ -423,7 +430,7 @@ mod tests {
         assert!(!connection.is_spent());
     }
 
-    /// Nothing that comes after it can be trusted.
+    /// After a broken reply no later byte can be trusted.
     #[test]
     fn a_reply_that_is_broken_spends_the_connection() {
         let nested = b"*1\r\n".repeat(200);
@@ -453,7 +460,8 @@ mod tests {
         }
     }
 
-    /// A length is only a promise: nothing is reserved for it, and the connection's end ends the wait for the rest.
+    /// An announced length is not trusted. Nothing is reserved for it, and the end of the connection ends the wait for
+    /// the rest.
     #[test]
     fn a_reply_that_is_longer_than_what_comes_spends_the_connection() {
         for says in [

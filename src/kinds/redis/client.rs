@@ -1,4 +1,4 @@
-//! A Redis for async code, whose commands share one connection.
+//! The handle of a Redis for async code. Its commands share one connection.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,21 +18,20 @@ use crate::lifecycle::checkout::{Adapted, Checkouts};
 use crate::lifecycle::lease::{Claim, Lease, LeaseAs};
 use crate::lifecycle::work::Work;
 
-/// A Redis for async code. Cheap to clone; implements [`redis::aio::ConnectionLike`], so every
-/// command and pipeline of the `redis` crate works on it.
+/// A Redis for async code. Cheap to clone; implements [`redis::aio::ConnectionLike`], so every command and pipeline of
+/// the `redis` crate works on it.
 ///
-/// Commands share one connection, which comes back by itself after a loss, as
-/// [`Repeat`] says. One that was under way then fails: [`Error::behind`](crate::Error::behind) the driver's error is
-/// [`Error::OutcomeUnknown`](crate::Error::OutcomeUnknown) if it may have changed something, else
-/// [`Error::Lost`](crate::Error::Lost). Commands that would block the others (`BLPOP`,
-/// `XREAD BLOCK`, …) run on a connection of their own. Commands that would change the connection
-/// for the others (`SELECT`, a bare `MULTI`, `WATCH`, `SUBSCRIBE`, …), and `WAIT`, which is about
-/// the writes of its own connection, are refused: use
-/// [`exclusive`](Redis::exclusive) or [`pubsub`](Redis::pubsub).
+/// Commands share one connection. After a loss the pool brings it back, and [`Repeat`] says which commands then wait or
+/// are sent again. A command that was in flight fails. [`Error::behind`](crate::Error::behind) the driver's error is
+/// [`Error::OutcomeUnknown`](crate::Error::OutcomeUnknown) if the command may have changed something, else
+/// [`Error::Lost`](crate::Error::Lost). Commands that would block the others (`BLPOP`, `XREAD BLOCK`, …) run on a
+/// connection of their own. Two groups are refused: commands that would change the connection for the others (`SELECT`,
+/// a bare `MULTI`, `WATCH`, `SUBSCRIBE`, …), and `WAIT`, which is about the writes of its own connection. Use
+/// [`exclusive`](Redis::exclusive) or [`pubsub`](Redis::pubsub) for them.
 ///
 /// # Cancel safety
-/// Dropping a command's future leaves the connection in order; the command may still run. A blocking one that is dropped, as
-/// `BLPOP`, may take its item with it.
+/// Dropping a command's future leaves the connection in order; the command may still run. A blocking command that is
+/// dropped, such as `BLPOP`, may take its item with it.
 #[derive(Clone)]
 pub struct Redis {
     pub(super) session: Arc<Session>,
@@ -46,7 +45,7 @@ impl LeaseAs<Checkouts<Adapted<Manager>>> for Redis {
 
 impl Redis {
     /// A connection of one's own, for `WATCH`/`MULTI`, `SELECT` and blocking commands. At most
-    /// [`exclusive_size`](crate::config::RedisConfig::exclusive_size) at a time; closed when it drops.
+    /// [`exclusive_size`](crate::config::RedisConfig::exclusive_size) are open at a time. Each closes when it drops.
     ///
     /// # Errors
     /// When no connection can be made, or none is free within the acquire timeout.
@@ -63,8 +62,8 @@ impl Redis {
         }
     }
 
-    /// A connection for subscribing to channels and patterns; counted as an exclusive one. To listen is no work: closing
-    /// does not wait for it, and ends its messages.
+    /// A connection for subscribing to channels and patterns. It counts as an exclusive one. Listening is no work, so
+    /// closing does not wait for it and ends its messages.
     ///
     /// # Errors
     /// As [`exclusive`](Redis::exclusive).
@@ -83,7 +82,7 @@ impl Redis {
         }
     }
 
-    /// The shared connection, after waiting while it is being brought back.
+    /// The shared connection. Waits while it is being brought back.
     async fn shared(&self) -> RedisResult<Shared> {
         self.session.link.check_process().map_err(refused)?;
         if let Some(shared) = self.session.live_shared() {
@@ -93,8 +92,8 @@ impl Redis {
         self.session.live_shared().ok_or_else(|| self.session.closed())
     }
 
-    /// Sends over the shared connection; once more where the answer is lost, all of this only reads, and the policy
-    /// says so.
+    /// Sends over the shared connection. Sends once more if the reply is lost, all commands only read, and the policy
+    /// allows it.
     async fn send<'a, T: Answer, C: Iterator<Item = &'a Cmd>, F: Future<Output = RedisResult<T>>>(
         &self,
         commands: impl Fn() -> C,
@@ -108,7 +107,7 @@ impl Redis {
             let busy = link.busy(Work::Operation);
             match (send(connection).await, generation) {
                 (Err(error), Some(generation)) if error.is_io_error() => {
-                    // The end of one that is retired says nothing about the one in its place.
+                    // The end of a retired connection says nothing about the connection that replaced it.
                     if !retired.is_cancelled() {
                         link.lost(generation, error);
                     }
@@ -117,7 +116,7 @@ impl Redis {
             }
             drop(busy);
             again = false;
-            // Without this wait the connection that is just being cut would be asked again.
+            // Without this wait the second attempt would use the connection that is just being cut.
             link.ready().await.map_err(refused)?;
             link.repeated("reading");
         }

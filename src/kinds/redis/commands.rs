@@ -1,4 +1,5 @@
-//! Commands: which only read, so that they may be sent twice; which block; which are refused on the shared connection.
+//! Classes of commands. Commands that only read may be sent twice, blocking commands need a connection of their own,
+//! and some commands are refused on the shared connection.
 
 use std::io;
 
@@ -6,11 +7,15 @@ use redis::{Cmd, ErrorKind, RedisError};
 
 use crate::kinds::redis::packed::each_command;
 
-/// The effect of a command on a connection that others share.
+/// The effect of a command on the shared connection.
 pub(super) enum Effect {
+    /// The connection stays as it is.
     None,
+    /// The command waits, and would hold up the commands of the others.
     Blocks,
+    /// The command changes the connection for the others. Holds the command's name for the error.
     Changes(String),
+    /// The command turns replies off, so later commands would wait for ever.
     Silences,
 }
 
@@ -39,13 +44,13 @@ impl Effect {
     }
 }
 
-/// Whether CLIENT with this subcommand leaves the connection as it is.
+/// Whether `CLIENT` with this subcommand leaves the connection as it is.
 pub(super) fn is_harmless(subcommand: &[u8]) -> bool {
     const HARMLESS: [&[u8]; 6] = [b"LIST", b"ID", b"INFO", b"SETNAME", b"GETNAME", b"KILL"];
     HARMLESS.iter().any(|known| subcommand.eq_ignore_ascii_case(known))
 }
 
-/// Whether commands get no answers after this one.
+/// Whether commands get no reply after this one.
 pub(super) fn silences(cmd: &Cmd) -> bool {
     let mut words = cmd.args_iter();
     let mut next = || match words.next() {
@@ -53,21 +58,23 @@ pub(super) fn silences(cmd: &Cmd) -> bool {
         _ => b"",
     };
     let name = next();
-    // The others are not looked at, as this is asked of every command.
+    // This runs for every command, so the arguments are read only for CLIENT.
     name.eq_ignore_ascii_case(b"CLIENT") && is_silence(next(), next())
 }
 
+/// Whether `CLIENT` with these two arguments turns replies off.
 pub(super) fn is_silence(subcommand: &[u8], mode: &[u8]) -> bool {
     subcommand.eq_ignore_ascii_case(b"REPLY") && !mode.eq_ignore_ascii_case(b"ON")
 }
 
+/// The error for a command that turns replies off.
 pub(super) fn silenced() -> RedisError {
     let problem = "CLIENT REPLY takes away the answers that every command waits for";
     let remedy = "send a pipeline whose answers you `ignore()`".to_owned();
     (ErrorKind::Client, problem, remedy).into()
 }
 
-/// The commands that only read, which do no harm twice.
+/// The commands that only read. Sending one of them twice does no harm.
 const READS: &str = "\
     BITCOUNT BITFIELD_RO BITPOS DBSIZE DUMP ECHO EVALSHA_RO EVAL_RO EXISTS EXPIRETIME FCALL_RO GEODIST GEOHASH \
     GEOPOS GEORADIUSBYMEMBER_RO GEORADIUS_RO GEOSEARCH GET GETBIT GETRANGE HEXISTS HGET HGETALL HKEYS HLEN \
@@ -92,13 +99,13 @@ pub(super) fn reads(cmd: &Cmd) -> bool {
     is_read(name(cmd))
 }
 
-/// The name of the first command that changes something.
+/// The name of the first command that may change something. `None` if all of them only read.
 pub(super) fn unsafe_twice<'a>(commands: impl IntoIterator<Item = &'a Cmd>) -> Option<String> {
     let mut names = commands.into_iter().map(name);
     names.find(|name| !is_read(name)).map(|name| String::from_utf8_lossy(name).into_owned())
 }
 
-/// Like [`unsafe_twice`], of packed commands. One that cannot be read may change something.
+/// Like [`unsafe_twice`], for packed commands. A command that cannot be read counts as one that may change something.
 pub(super) fn unsafe_twice_packed(packed: &[u8]) -> Option<String> {
     let mut found = None;
     let is_whole = each_command(packed, |[name, ..]| {
@@ -109,6 +116,7 @@ pub(super) fn unsafe_twice_packed(packed: &[u8]) -> Option<String> {
     found.or_else(|| (!is_whole).then(|| "a command".to_owned()))
 }
 
+/// The error for a command that is refused on the shared connection.
 pub(super) fn not_shared(name: &str) -> RedisError {
     let problem = format!(
         "{name} would change the connection that others share; use `exclusive()`, or `pubsub()` for subscriptions"
@@ -154,7 +162,7 @@ mod tests {
         assert!(matches!(Effect::of(&redis::Cmd::new()), Effect::None));
     }
 
-    /// A command is as safe in a pipeline that is packed as in one that is not.
+    /// Packed pipelines are judged like unpacked ones.
     #[test]
     fn a_command_that_changes_something_is_named() {
         let pipelines: [(&[&str], Option<&str>); 5] = [

@@ -1,4 +1,4 @@
-//! How to reach a Redis: the fields, their defaults, the environment's names for them, and what is checked.
+//! The configuration of a Redis: its fields, their defaults, their environment variables, and the checks.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::net::parts::{Names, Part};
 use crate::net::tls::{Tls, TlsOptions};
 use crate::net::url::{ParsedUrl, host, port};
 
-/// Plain, and over TLS.
+/// The URL schemes: plain, and over TLS.
 pub(super) const SCHEMES: [&str; 2] = ["redis", "rediss"];
 
 /// How to reach a Redis; `[redis]` or `[named.redis.NAME]` in TOML.
@@ -25,8 +25,8 @@ pub(super) const SCHEMES: [&str; 2] = ["redis", "rediss"];
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct RedisConfig {
-    /// `redis://user:password@host:port/db`, instead of the parts; what it does not name stays as the parts say.
-    /// `rediss://` over TLS. Environment: `REDIS_URL`.
+    /// `redis://user:password@host:port/db`, instead of the parts. A part that the URL does not name keeps its own
+    /// field. `rediss://` over TLS. Environment: `REDIS_URL`.
     pub url: Option<Secret>,
     /// Defaults to `localhost`. Environment: `REDIS_HOST`, `REDIS_IP`.
     pub host: String,
@@ -38,7 +38,7 @@ pub struct RedisConfig {
     pub password: Option<Secret>,
     /// The database's number. Defaults to 0. Environment: `REDIS_DB`.
     pub db: i64,
-    /// What `CLIENT LIST` shows. Defaults to `resource-pool`.
+    /// The name that `CLIENT LIST` shows. Defaults to `resource-pool`.
     pub client_name: String,
     /// The most connections for threads. Defaults to 50, as in QUANTAXIS.
     pub pool_size: u32,
@@ -46,10 +46,10 @@ pub struct RedisConfig {
     pub min_idle: u32,
     /// The most exclusive connections for async code. Defaults to 50.
     pub exclusive_size: usize,
-    /// After how long an idle connection for threads is closed. Defaults to 60 s.
+    /// An idle connection for threads is closed after this time. Defaults to 60 s.
     #[serde(rename = "idle_timeout_ms", with = "millis")]
     pub idle_timeout: Duration,
-    /// The longest that a connection for threads is used, less up to a tenth. Defaults to 30 min.
+    /// The longest time that a connection for threads is used, less up to a tenth. Defaults to 30 min.
     #[serde(rename = "max_lifetime_ms", with = "millis")]
     pub max_lifetime: Duration,
     /// A connection that was checked out within this time is checked out again without a test. Defaults to 500 ms.
@@ -61,10 +61,10 @@ pub struct RedisConfig {
     /// How long opening one connection may take, all steps together. Defaults to 2 s.
     #[serde(rename = "connect_timeout_ms", with = "millis")]
     pub connect_timeout: Duration,
-    /// After how long without traffic TCP keepalive begins, in whole seconds from 1 to 32,767. Defaults to 60 s.
+    /// TCP keepalive begins after this time without traffic, in whole seconds from 1 to 32,767. Defaults to 60 s.
     #[serde(rename = "keepalive_ms", with = "millis")]
     pub keepalive: Duration,
-    /// How to speak TLS. Defaults to none: plain, unless the URL is a `rediss://`. Environment: `REDIS_TLS`,
+    /// The TLS options. Defaults to none: plain, unless the URL is a `rediss://`. Environment: `REDIS_TLS`,
     /// `REDIS_TLS_CA_FILE`, `REDIS_TLS_CERT_FILE`, `REDIS_TLS_KEY_FILE`, `REDIS_TLS_SERVER_NAME`.
     pub tls: Option<TlsOptions>,
 }
@@ -111,7 +111,7 @@ impl RedisConfig {
         self
     }
 
-    /// Sets what `CLIENT LIST` shows.
+    /// Sets the name that `CLIENT LIST` shows.
     pub fn client_name(mut self, name: impl Into<String>) -> Self {
         self.client_name = name.into();
         self

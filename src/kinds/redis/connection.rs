@@ -1,4 +1,9 @@
 //! One async connection: its stream, and the driver's task that ends with it.
+//!
+//! Each connection has a driver task, which reads replies and writes commands. `Connection` aborts that task when it
+//! drops, and `Session::drive` runs the task of the shared connection. `drivers` counts every task until its socket is
+//! gone, so that closing can wait for that. Streams are opened under a kill switch, so a cut ends reads and writes that
+//! hang. This file has no locks.
 
 use std::io;
 use std::pin::Pin;
@@ -17,7 +22,7 @@ use crate::net::count::Counted;
 use crate::net::kill_switch::KillSwitch;
 use crate::net::tls::Stream;
 
-/// A connection with a driver task that ends with it.
+/// A connection whose driver task ends with it.
 pub(super) struct Connection {
     pub(super) connection: MultiplexedConnection,
     driver: AbortHandle,
@@ -25,11 +30,13 @@ pub(super) struct Connection {
 }
 
 impl Connection {
+    /// Opens a connection, and spawns its driver.
     pub(super) async fn open(session: &Session, switch: &KillSwitch) -> RedisResult<Self> {
         let (connection, driver) = open(session, switch).await?;
         Ok(Connection { connection, driver: tokio::spawn(driver).abort_handle(), switch: switch.clone() })
     }
 
+    /// Whether the switch has cut the connection, or its driver has ended.
     pub(super) fn is_gone(&self) -> bool {
         self.switch.is_cut() || self.driver.is_finished()
     }
@@ -37,19 +44,20 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        // Without this the driver of an unanswered blocking command would live on.
+        // Otherwise the driver of an unanswered blocking command would live on.
         self.driver.abort();
     }
 }
 
-/// Opens a connection whose driver is still to be spawned. `drivers` counts it until that has ended.
+/// Opens a connection, and returns its driver, which the caller spawns. `drivers` counts the connection until the
+/// driver has ended.
 pub(super) async fn open(
     session: &Session,
     switch: &KillSwitch,
 ) -> RedisResult<(MultiplexedConnection, BoxFuture<()>)> {
     let counted = Counted::new(&session.drivers);
     let stream = open_stream(session, switch).await?;
-    // Slow commands are no reason to give up; frozen servers are what the kill switch is for.
+    // No timeout: a slow command is no error, and the kill switch ends calls to a frozen server.
     let settings = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
     let (connection, driver) = MultiplexedConnection::new_with_config(&taken_in(), stream, settings).await?;
     let driver: BoxFuture<()> = Box::pin(async move {
@@ -59,12 +67,12 @@ pub(super) async fn open(
     Ok((connection, driver))
 }
 
-/// Tells the driver to send nothing of its own on a connection that was greeted.
+/// Settings by which the driver sends nothing of its own, since the connection has been greeted.
 pub(super) fn taken_in() -> RedisConnectionInfo {
     RedisConnectionInfo::default().set_skip_set_lib_name()
 }
 
-/// Connects, and greets the server.
+/// Connects and greets the server.
 pub(super) async fn open_stream(session: &Session, switch: &KillSwitch) -> RedisResult<Listening> {
     let RedisConfig { host, port, keepalive, .. } = &*session.config;
     let mut stream = Listening(session.tls.dial(host, *port, *keepalive, switch).await?);
@@ -79,8 +87,8 @@ pub(super) async fn open_stream(session: &Session, switch: &KillSwitch) -> Redis
     Ok(stream)
 }
 
-/// A stream whose end its reader tells, not its writer: what the server said before it hung up on what it was being
-/// sent, as that it is too large, is heard then.
+/// A stream whose end is reported by reads, never by writes. A server may send an error, such as "too large", and close
+/// the connection while it is still being written to. The reader then still receives that error.
 pub(super) struct Listening(Stream);
 
 impl AsyncRead for Listening {
@@ -103,7 +111,7 @@ impl AsyncWrite for Listening {
     }
 }
 
-/// Leaves these errors to the reader, who gets them after all that has arrived.
+/// Hides the errors of a broken connection from the writer. The reader gets them after all bytes that have arrived.
 fn unless_ended<T>(result: io::Result<T>, ended: T) -> io::Result<T> {
     use io::ErrorKind::{BrokenPipe, ConnectionReset};
     result.or_else(|error| if matches!(error.kind(), BrokenPipe | ConnectionReset) { Ok(ended) } else { Err(error) })

@@ -1,7 +1,13 @@
-//! A server that answered `READONLY`, and the search for the master behind its address.
+//! The search for the master behind the address, after a server answered `READONLY`.
 //!
-//! The task that searches ends with the generation, or once a master has taken over. The old connection is retired then,
-//! and a second task keeps it until the last answers on it have come.
+//! A failover behind one address leaves the pool connected to a replica. `Session::answered` calls `look_for_master`
+//! for each `READONLY`. One task at a time then opens new connections until one leads to a master. That connection
+//! replaces the shared one, and a second task keeps the old connection until its last replies have come. Both tasks
+//! also end when the kill switch of their generation is thrown.
+//!
+//! Invariant: a connection of the search never replaces one of a recovery. `replace_shared` checks the switch under the
+//! write lock of `shared`, and a recovery writes `shared` only after the switch is cut. The lock of `probe` is taken
+//! after the lock of `shared` is released.
 
 use std::collections::HashMap;
 use std::io;
@@ -18,30 +24,36 @@ use crate::kinds::redis::connection::{Connection, open};
 use crate::kinds::redis::session::{Session, Shared};
 use crate::net::kill_switch::KillSwitch;
 
-/// The suspicion that the server is a replica. A failover behind one address leaves one there; another is one on purpose.
+/// The suspicion that the server is a replica. A failover behind one address leaves a replica there. The address may
+/// also lead to a replica on purpose.
 #[derive(Default)]
 pub(super) struct Demotion {
-    /// The server answered `READONLY`, and has not been seen to be a master since.
+    /// Whether the server answered `READONLY` and has not been seen to be a master since. Relaxed suffices, because the
+    /// flag publishes no other data.
     pub(super) is_suspected: AtomicBool,
-    /// A task looks for the master. There is at most one.
+    /// Whether a task is looking for the master. The swap with `AcqRel` lets at most one task start, and pairs with the
+    /// `Release` at that task's end.
     is_looking: AtomicBool,
 }
 
-/// How long the server of a retired connection may be silent. Part of the 5 s within which a frozen server is an error.
+/// How long the server of a retired connection may be silent before that connection is aborted. It is part of the 5 s
+/// within which a frozen server is an error.
 const LAST_ANSWERS: Duration = Duration::from_millis(4500);
 
-/// The pause between two questions to it.
+/// The pause between two questions to the server of a retired connection. One question and its pause fit into
+/// [`LAST_ANSWERS`].
 const LAST_PAUSE: Duration = Duration::from_millis(500);
 
-/// How many times in a row the master is looked for. With the pause it is found within 5 s of the first `READONLY`,
-/// unless the address leads to it only later.
+/// The number of attempts to find the master. With [`LOOK_PAUSE`] they find it within 5 s of the first `READONLY`,
+/// unless the address leads to the master only later.
 const LOOKS: usize = 5;
 
-/// At most one connection a second is opened against a replica on purpose.
+/// The pause after each attempt. It limits the attempts to one connection per second, since the address may lead to a
+/// replica on purpose.
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
 
 impl Session {
-    /// Looks for the master behind the address of a server that answered `READONLY`, unless somebody does.
+    /// Starts a task that looks for the master behind the address, unless one is running.
     pub(super) fn look_for_master(&self) {
         self.demotion.is_suspected.store(true, Ordering::Relaxed);
         if self.demotion.is_looking.swap(true, Ordering::AcqRel) {
@@ -72,7 +84,8 @@ impl Session {
         });
     }
 
-    /// Whether the address leads to a master, by a new connection, which then takes the place of those that there are.
+    /// Opens a new connection, and returns whether it leads to a master and has replaced the shared one. After that no
+    /// older connection of threads is handed out again.
     async fn look(&self, switch: &KillSwitch) -> RedisResult<bool> {
         let (mut connection, mut driver) = open(self, switch).await?;
         let is_replica = tokio::select! {
@@ -97,7 +110,8 @@ impl Session {
         Ok(true)
     }
 
-    /// Retires the shared connection, on which what is in flight is still answered. `None` if that is cut meanwhile.
+    /// Replaces the shared connection, and returns the old one. Commands in flight on the old one are still answered.
+    /// Returns `None` if the kill switch is cut meanwhile.
     fn replace_shared(
         &self,
         connection: MultiplexedConnection,
@@ -105,7 +119,8 @@ impl Session {
         switch: &KillSwitch,
     ) -> Option<Shared> {
         let mut shared = self.shared.write();
-        // Under the lock: a recovery writes after the cut, so its connection takes the place of this one, never this one of it.
+        // The check is made under the write lock. A recovery writes `shared` after the cut, so its connection replaces
+        // this one, and this one never replaces the connection of a recovery.
         if switch.is_cut() {
             return None;
         }
@@ -115,8 +130,9 @@ impl Session {
     }
 }
 
-/// Waits until what is in flight on a retired connection is answered, or its server is silent. The prober's connection
-/// asks, as long as it leads to that server: to a replica, as the master that was found is none.
+/// Waits until the commands in flight on a retired connection are answered, or its server is silent. The prober's old
+/// connection asks for a sign of life while it still leads to that server, which is a replica since the new connection
+/// leads to the master.
 async fn outlast(retired: AbortHandle, probe: Option<Connection>, mut heard: Instant) {
     if let Some(mut probe) = probe {
         while !retired.is_finished()
@@ -130,8 +146,8 @@ async fn outlast(retired: AbortHandle, probe: Option<Connection>, mut heard: Ins
     retired.abort();
 }
 
-/// Whether the server is a replica, for all that it says. HELLO needs no right; a Redis before 6 knows ROLE alone. One
-/// that says neither has answered `READONLY`, so that it counts as a replica until it takes a write.
+/// Asks the server whether it is a replica. `HELLO` needs no right, and a Redis before 6 knows only `ROLE`. A server
+/// that answers neither counts as a replica until it accepts a write, because it has answered `READONLY`.
 pub(super) async fn is_replica(connection: &mut MultiplexedConnection) -> RedisResult<bool> {
     match redis::cmd("HELLO").arg(2).query_async::<HashMap<String, Value>>(connection).await {
         Ok(about) => Ok(matches!(about.get("role"), Some(Value::BulkString(role)) if role == b"replica")),

@@ -1,4 +1,5 @@
-//! Errors: the driver's as users may see them, and ours where a signature asks for the driver's.
+//! Errors. The driver's errors are made safe to show, and the crate's own errors are wrapped for signatures of the
+//! driver.
 
 use std::io;
 
@@ -14,8 +15,8 @@ impl RedisConfig {
         self.password.iter().map(Secret::expose).collect()
     }
 
-    /// An error as users may see it, in the server's words if they are its own. What the driver says of a refused login,
-    /// and of a stream, are the driver's.
+    /// Makes a driver's error safe to show. An error that the server sent keeps the server's words. The words for a
+    /// refused login and for a stream error are the driver's own.
     pub(super) fn told(&self, error: RedisError) -> BoxError {
         let told = !matches!(error.kind(), ErrorKind::AuthenticationFailed | ErrorKind::Io);
         let user = [self.user.as_deref().unwrap_or_default()];
@@ -27,7 +28,7 @@ impl RedisConfig {
     }
 }
 
-/// Our error, where a signature asks for the driver's.
+/// Wraps a crate error as a driver error, for signatures that require one.
 pub(super) fn refused(error: Error) -> RedisError {
     let kind = match &error {
         Error::Timeout(_) => io::ErrorKind::TimedOut,
@@ -37,13 +38,14 @@ pub(super) fn refused(error: Error) -> RedisError {
     io::Error::new(kind, error).into()
 }
 
-/// Why a connection has ended on which nothing was under way.
+/// The reason why an idle connection has ended.
 pub(super) fn ended(switch: &KillSwitch) -> BoxError {
     switch.cause().map_or_else(|| "the connection has ended".into(), |cause| cause.clone().into())
 }
 
-/// One reply or several, which may be errors of the server's.
+/// One reply or several. Each may be an error of the server.
 pub(crate) trait Answer {
+    /// The replies as a slice.
     fn values(&self) -> &[Value];
 }
 

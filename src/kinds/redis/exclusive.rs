@@ -1,4 +1,11 @@
-//! Exclusive connections of async code, and the places that there are for them.
+//! Exclusive connections for async code, and the permits that limit their number.
+//!
+//! `Redis::exclusive` and `Redis::pubsub` call `Session::open_own`. It first takes a permit of the semaphore
+//! `exclusives`, then waits for readiness, then opens the connection. The wait for a permit and the opening run as
+//! tasks on the pool's runtime, so the caller may be polled elsewhere.
+//!
+//! Invariant: a permit is released only after its connection drops or its opening has ended. The opening task therefore
+//! owns the `Place` until it returns both. No lock is held across these steps.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,7 +25,7 @@ use crate::lifecycle::lease::{Claim, Lease};
 use crate::lifecycle::work::Work;
 use crate::net::kill_switch::KillSwitch;
 
-/// An async connection of one's own. Every command is allowed; it is closed when it drops.
+/// An async connection of one's own. Every command is allowed. The connection closes when this drops.
 pub struct Exclusive {
     pub(super) own: ForkGuarded<Connection>,
     pub(super) session: Arc<Session>,
@@ -26,7 +33,7 @@ pub struct Exclusive {
 }
 
 impl Exclusive {
-    /// Whether these can be sent.
+    /// Checks whether these commands can be sent.
     fn check<'a>(&self, commands: impl IntoIterator<Item = &'a Cmd>) -> RedisResult<()> {
         self.session.link.check_process().map_err(refused)?;
         if commands.into_iter().any(silences) {
@@ -71,14 +78,14 @@ impl fmt::Debug for Exclusive {
     }
 }
 
-/// A place among the exclusive connections, and the lease that lists its holder.
+/// One permit for an exclusive connection, and the lease that lists its holder.
 pub(super) struct Place {
     _permit: OwnedSemaphorePermit,
     _lease: Lease<Redis>,
 }
 
 impl Session {
-    /// Opens an exclusive connection once there is a place for it, and gives out both.
+    /// Waits for a permit, opens an exclusive connection, and returns both.
     pub(super) async fn open_own<T: Send + 'static, F: Future<Output = RedisResult<T>> + Send + 'static>(
         self: &Arc<Self>,
         claim: Claim,
@@ -87,7 +94,7 @@ impl Session {
         let place = Place::take(self, claim).await?;
         let (session, switch) = (Arc::clone(self), self.switch.read().clone());
         let opening = open(Arc::clone(&session), switch);
-        // The place goes along, so that it is not free while an opening that nobody waits for goes on.
+        // The task owns the place. If the caller stops waiting, the permit stays taken until the opening has ended.
         let opening = self.runtime.spawn(async move { (session.in_time(opening).await, place) });
         let Ok((own, place)) = opening.await else { return Err(self.closed()) };
         Ok((ForkGuarded::new(own.map_err(|error| self.unsent(error))?), ForkGuarded::new(place)))
@@ -95,7 +102,7 @@ impl Session {
 }
 
 impl Place {
-    /// Waits for a place, and then until the server can be reached.
+    /// Waits for a permit, and then until the server can be reached.
     async fn take(session: &Session, claim: Claim) -> RedisResult<Self> {
         session.link.check_process().map_err(refused)?;
         let permit = Place::permit(session, claim).await?;
@@ -104,6 +111,7 @@ impl Place {
         Ok(Place { _permit: permit, _lease: lease })
     }
 
+    /// Takes a permit. Waits up to the acquire timeout if none is free.
     async fn permit(session: &Session, claim: Claim) -> RedisResult<OwnedSemaphorePermit> {
         if let Ok(permit) = Arc::clone(&session.exclusives).try_acquire_owned() {
             return Ok(permit);

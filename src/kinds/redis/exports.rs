@@ -1,13 +1,13 @@
-//! The names of Redis that users see.
+//! The public names of the Redis kind.
 
-/// Those at the crate's root.
+/// The names at the crate's root.
 pub(crate) mod root {
     pub use ::redis;
 
     pub use crate::kinds::redis::{Exclusive, PubSub, Redis, RedisResource};
 }
 
-/// Those in `resource_pool::blocking`.
+/// The names in `resource_pool::blocking`.
 pub(crate) mod threads {
     pub use crate::kinds::redis::blocking::{Lent, Redis, Subscription};
 }

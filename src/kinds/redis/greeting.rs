@@ -1,18 +1,20 @@
-//! The greeting on every new connection, of async code as of threads: login, database, name and a PING.
+//! The greeting on every new connection, async and blocking: login, database, client name and a `PING`.
 //!
-//! It is by hand because the driver's own hides the server's words.
+//! The crate sends the greeting itself, because the driver's greeting hides the server's words.
 
 use redis::{Cmd, ErrorKind, RedisError, RedisResult, ServerError, Value};
 
 use crate::kinds::redis::config::RedisConfig;
 use crate::kinds::redis::session::Session;
 
-/// The commands that greet a server, all sent at once.
+/// The commands that greet a server. All are sent at once.
 pub(super) struct Greeting<'a> {
     session: &'a Session,
+    /// The user to log in as. `None` also after a Redis before 6 refused a login with a user.
     user: Option<&'a str>,
+    /// Whether the commands are still to be sent, or to be sent again.
     is_due: bool,
-    /// An error that does no harm. If the server hangs up after it, it says why.
+    /// A harmless error reply. If the server then closes the connection, this error is the reason.
     waived: Option<ServerError>,
 }
 
@@ -30,7 +32,8 @@ impl<'a> Greeting<'a> {
         Greeting { session, user: session.config.user.as_deref(), is_due: true, waived: None }
     }
 
-    /// The commands to send next, packed, and the steps that their replies answer in turn.
+    /// The packed commands to send next, and the steps that their replies belong to, in order. `None` once all are
+    /// sent.
     pub(super) fn words(&mut self) -> Option<(Vec<Step>, Vec<u8>)> {
         if !std::mem::take(&mut self.is_due) {
             return None;
@@ -49,12 +52,12 @@ impl<'a> Greeting<'a> {
             say(Step::Select, redis::cmd("SELECT").arg(*db));
         }
         say(Step::Name, redis::cmd("CLIENT").arg("SETNAME").arg(client_name));
-        // It alone tells whether the server serves: the others are answered while it loads.
+        // Only PING shows whether the server is ready. It answers the other commands while it loads its data.
         say(Step::Ping, &redis::cmd("PING"));
         Some((steps, packed))
     }
 
-    /// Judges the reply to a step.
+    /// Judges the reply to a step. An error means that the connection cannot be used.
     pub(super) fn heard(&mut self, step: Step, answer: RedisResult<Value>) -> RedisResult<()> {
         let error = match answer {
             Ok(Value::ServerError(error)) => error,
@@ -64,7 +67,7 @@ impl<'a> Greeting<'a> {
             }
         };
         if self.is_due {
-            // The whole greeting is sent again.
+            // All commands are sent again, so the other replies of this round do not count.
             return Ok(());
         }
         let says = |words: &str| error.details().is_some_and(|details| details.starts_with(words));
@@ -83,7 +86,8 @@ impl<'a> Greeting<'a> {
                 Err((ErrorKind::InvalidClientConfig, "the server refuses this database", says).into())
             }
             (Step::Select, _) => Err(error.into()),
-            // A user may lack the right to either. A server that cannot save its data refuses a PING, and still serves reads.
+            // A user may lack the right to either command. A server that cannot save its data refuses a PING, and still
+            // serves reads.
             (Step::Name | Step::Ping, _) => {
                 let what = if matches!(step, Step::Name) { "CLIENT SETNAME" } else { "PING" };
                 let told = self.session.config.told(error.clone().into());

@@ -1,7 +1,7 @@
 //! Redis: one multiplexed connection for async code, connections checked out one by one for threads.
 //!
-//! All streams are our own and stand under one kill switch per generation, so a frozen server
-//! ends every call in flight, blocking ones too, without any limit on slow commands.
+//! The crate opens all streams itself, and puts them under one kill switch per generation. A frozen server therefore
+//! ends every call in flight, blocking calls included, without any limit on slow commands.
 
 pub(crate) mod blocking;
 mod blocking_connection;

@@ -1,10 +1,10 @@
-//! Reads the driver's packed commands where they lie, before they are sent.
+//! Reads the driver's packed commands in place, before they are sent.
 //!
-//! A command is an array of bulk strings. `redis::Parser` reads those too, but copies every argument, as the megabytes of
-//! a `SET`. Here three words of each command are borrowed, and the rest is skipped.
+//! A command is an array of bulk strings. `redis::Parser` also reads those, but it copies every argument, and a `SET`
+//! may carry megabytes. This reader borrows three words of each command and skips the rest.
 
-/// Shows each command of a packed pipeline: its name and its first two arguments, where it has them. Returns whether all
-/// of `packed` was read. Nobody knows what the rest does.
+/// Calls `see` with each command of a packed pipeline: the name and the first two arguments, empty where they are
+/// missing. Returns whether all of `packed` was read. An unread rest may contain any command.
 pub(super) fn each_command<'a>(mut packed: &'a [u8], mut see: impl FnMut([&'a [u8]; 3])) -> bool {
     while !packed.is_empty() {
         let Some(arguments) = header(&mut packed, b'*') else { return false };
@@ -22,7 +22,7 @@ pub(super) fn each_command<'a>(mut packed: &'a [u8], mut see: impl FnMut([&'a [u
     true
 }
 
-/// Takes a bulk string off the front.
+/// Removes a bulk string from the front, and returns its bytes.
 fn word<'a>(packed: &mut &'a [u8]) -> Option<&'a [u8]> {
     let length = header(packed, b'$')?;
     let word = packed.get(..length)?;
@@ -30,7 +30,7 @@ fn word<'a>(packed: &mut &'a [u8]) -> Option<&'a [u8]> {
     Some(word)
 }
 
-/// Takes a line such as `*3` or `$5` off the front.
+/// Removes a line such as `*3` or `$5` from the front, and returns its number.
 fn header(packed: &mut &[u8], mark: u8) -> Option<usize> {
     let end = packed.windows(2).position(|two| two == b"\r\n")?;
     let number = std::str::from_utf8(packed[..end].strip_prefix(&[mark])?).ok()?.parse().ok()?;
@@ -42,7 +42,7 @@ fn header(packed: &mut &[u8], mark: u8) -> Option<usize> {
 mod tests {
     use super::each_command;
 
-    /// The words of each command, and whether all was read.
+    /// The words of each command, and whether all bytes were read.
     fn read(packed: &[u8]) -> (Vec<[&[u8]; 3]>, bool) {
         let mut seen = Vec::new();
         let is_whole = each_command(packed, |words| seen.push(words));
@@ -80,7 +80,7 @@ mod tests {
         assert_eq!(read(&packed), (vec![[b"SET" as &[u8], b"*1\r\n$4\r\nQUIT\r\n", b"\r\n"]], true));
     }
 
-    /// Cut anywhere, a pipeline shows the commands before the cut, and says that it was not whole.
+    /// A pipeline that is cut anywhere shows the commands before the cut, and reports that it was not read to its end.
     #[test]
     fn what_is_cut_short_is_not_whole() {
         let (first, second) = (packed(&[b"GET", b"a"]), packed(&[b"DEL", b"b", b"c"]));

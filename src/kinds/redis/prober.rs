@@ -1,4 +1,10 @@
-//! How the prober asks: on a connection of its own, and on the shared one where it has none.
+//! The prober's questions. They use a connection of their own, or the shared one if no further connection can be
+//! opened.
+//!
+//! The prober and the health checks call `ping`. The lock of `probe` lets one ping at a time use the connection, and it
+//! is held while that connection is asked. A ping takes the connection out of `probe`, so a ping that is cancelled
+//! drops its connection. Closing stores `is_closed` before it takes this lock, so no ping opens a connection
+//! afterwards.
 
 use std::sync::atomic::Ordering;
 
@@ -11,7 +17,8 @@ use crate::kinds::redis::demotion::is_replica;
 use crate::kinds::redis::session::Session;
 use crate::net::kill_switch::KillSwitch;
 
-/// Sends a PING. After a `READONLY` it also asks whether the server is a replica.
+/// Sends a `PING`. After a `READONLY` it also asks whether the server is a replica. Relaxed suffices for that flag,
+/// because it publishes no other data.
 async fn ask(session: &Session, connection: &mut MultiplexedConnection) -> RedisResult<()> {
     let answer = redis::cmd("PING").query_async::<()>(connection).await;
     if answer.is_ok() && session.demotion.is_suspected.load(Ordering::Relaxed) {
@@ -22,13 +29,13 @@ async fn ask(session: &Session, connection: &mut MultiplexedConnection) -> Redis
 }
 
 impl Session {
-    /// Asks the server for a sign of life. The lock lets one ping at a time have the connection for it.
+    /// Asks the server for a sign of life. The lock lets one ping at a time use the prober's connection.
     pub(super) async fn ping(&self) -> Result<(), Failure> {
         let mut probe = self.probe.lock().await;
         if self.is_closed.load(Ordering::Acquire) {
             return Err(Failure::unasked("it is closed"));
         }
-        // Taken out while in use, so that a ping given up takes its connection with it.
+        // The connection is taken out while in use, so a cancelled ping drops it.
         if let Some(mut own) = probe.take() {
             let answer = ask(self, &mut own.connection).await;
             // The end of this connection says nothing about the others.
@@ -43,7 +50,7 @@ impl Session {
                 *probe = Some(own);
                 self.judged(answer)
             }
-            // That the server has no room for one more connection says nothing about the others either.
+            // A server without room for one more connection says nothing about the other connections either.
             Err(error) => {
                 drop(probe);
                 match self.live_shared() {
@@ -54,7 +61,7 @@ impl Session {
         }
     }
 
-    /// Judges the answer to a PING, or that there was none.
+    /// Turns the reply to a `PING`, or its absence, into the result of the ping.
     fn judged(&self, answer: RedisResult<()>) -> Result<(), Failure> {
         let Err(error) = answer else {
             return match self.demotion.is_suspected.load(Ordering::Relaxed) {

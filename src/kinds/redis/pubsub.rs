@@ -1,4 +1,4 @@
-//! A connection that is subscribed.
+//! A subscribed connection for async code.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -10,14 +10,15 @@ use crate::base::process::ForkGuarded;
 use crate::kinds::redis::exclusive::Place;
 use crate::kinds::redis::session::Session;
 
-/// A connection that is subscribed; derefs to [`redis::aio::PubSub`]. Its messages end when the connection is lost.
+/// A subscribed connection; derefs to [`redis::aio::PubSub`]. Its messages end when the connection is lost.
 pub struct PubSub {
     pub(super) pubsub: ForkGuarded<redis::aio::PubSub>,
     pub(super) session: Arc<Session>,
     pub(super) _place: ForkGuarded<Place>,
 }
 
-/// The driver's own, but that [`Error::behind`](crate::Error::behind) an error is why the connection is gone.
+/// The driver's methods, with one difference: [`Error::behind`](crate::Error::behind) an error is the reason why the
+/// connection is gone.
 impl PubSub {
     /// Subscribes to a channel, or to several.
     ///
@@ -25,7 +26,7 @@ impl PubSub {
     /// When the server refuses it, or the connection is lost.
     ///
     /// # Cancel safety
-    /// It may be subscribed all the same.
+    /// The subscription may still begin.
     pub async fn subscribe(&mut self, channels: impl ToRedisArgs) -> RedisResult<()> {
         self.pubsub.subscribe(channels).await.map_err(|error| self.session.unsent(error))
     }
@@ -36,7 +37,7 @@ impl PubSub {
     /// When the server refuses it, or the connection is lost.
     ///
     /// # Cancel safety
-    /// It may be ended all the same.
+    /// The subscription may still end.
     pub async fn unsubscribe(&mut self, channels: impl ToRedisArgs) -> RedisResult<()> {
         self.pubsub.unsubscribe(channels).await.map_err(|error| self.session.unsent(error))
     }
@@ -47,7 +48,7 @@ impl PubSub {
     /// When the server refuses it, or the connection is lost.
     ///
     /// # Cancel safety
-    /// It may be subscribed all the same.
+    /// The subscription may still begin.
     pub async fn psubscribe(&mut self, patterns: impl ToRedisArgs) -> RedisResult<()> {
         self.pubsub.psubscribe(patterns).await.map_err(|error| self.session.unsent(error))
     }
@@ -58,7 +59,7 @@ impl PubSub {
     /// When the server refuses it, or the connection is lost.
     ///
     /// # Cancel safety
-    /// It may be ended all the same.
+    /// The subscription may still end.
     pub async fn punsubscribe(&mut self, patterns: impl ToRedisArgs) -> RedisResult<()> {
         self.pubsub.punsubscribe(patterns).await.map_err(|error| self.session.unsent(error))
     }

@@ -1,4 +1,6 @@
-//! A Redis in the pool: how it connects, recovers, is pinged and closes.
+//! The resource of a Redis: connecting, recovering, pinging and closing it.
+//!
+//! `close` releases each lock before it takes the next.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -27,7 +29,8 @@ use crate::net::count::none;
 use crate::net::tls::Tls;
 use crate::net::url::host_port;
 
-/// How long closing waits for the drivers' tasks and sockets to go, which takes microseconds.
+/// How long closing waits for the drivers' tasks and sockets to go. They take microseconds, unless their runtime no
+/// longer runs, so a long wait would be in vain.
 const LINGER: Duration = Duration::from_millis(500);
 
 /// A Redis in the pool.
@@ -35,7 +38,7 @@ const LINGER: Duration = Duration::from_millis(500);
 pub struct RedisResource {
     pub(super) config: Arc<RedisConfig>,
     pub(super) tls: Tls,
-    /// The quota under which checkouts of threads are counted.
+    /// The quota that counts the checkouts of threads.
     pub(crate) quota: QuotaId,
 }
 
@@ -99,18 +102,19 @@ impl Resource for RedisResource {
     async fn close(&self, redis: Redis) -> Result<(), Failure> {
         redis.session.threads.close().await;
         redis.session.shared.write().take();
-        // Before the lock, so that a ping which comes after it opens nothing any more.
+        // The store comes before the lock, so a ping that takes the lock later opens no connection.
         redis.session.is_closed.store(true, Ordering::Release);
         redis.session.probe.lock().await.take();
-        // The drain has waited for connections that are still out; this ends them.
+        // The drain has waited for checked-out connections. The cut ends those that are still out.
         redis.session.switch.read().cut_because(redis.session.link.why_cut());
-        // Their tasks drop what was cut, a moment later; what a forgotten runtime keeps from that is not waited for.
+        // The drivers' tasks drop their sockets a moment after the cut. A runtime that no longer runs would never drop
+        // them, so the wait has a limit.
         let _ = within(LINGER, none(&redis.session.drivers)).await;
         Ok(())
     }
 
     fn cut(&self, redis: &Redis) {
-        // In this order, so that no thread is given a connection that is cut.
+        // The checkouts are cut first, so that no thread is given a cut connection.
         redis.session.threads.cut();
         redis.session.switch.read().cut_because(redis.session.link.why_cut());
     }

@@ -1,8 +1,11 @@
-//! The session of a Redis in the pool: the shared connection, the kill switch of its generation, and what became of a
-//! call when they went.
+//! The state of a Redis in the pool: the shared connection, the kill switch of its generation, and the errors of calls
+//! that lost their connection. The handle, the exclusive connections and the prober share one [`Session`].
 //!
-//! Invariant: a new generation writes `shared` before `switch`, so a switch that is not cut has its own connection in
-//! `shared`, or a later one. The two locks are never held together, nor while anything is awaited.
+//! Invariant: a new generation writes `shared` before `switch`. A switch that is not cut therefore has its own
+//! connection in `shared`, or a later one.
+//!
+//! Locks: the `RwLock`s `switch` and `shared` are never held together, nor across an await. The async mutex `probe` is
+//! held while the prober asks, and is never taken under the other two. No callback of the user runs under a lock.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,8 +35,9 @@ use crate::lifecycle::wait::Quota;
 use crate::net::kill_switch::KillSwitch;
 use crate::net::tls::{self, Tls};
 
-/// The handle of a Redis, shared by all its clones and connections.
+/// The state of a Redis. All its clones and connections share it.
 pub(super) struct Session {
+    /// The session itself, for tasks that outlive a borrow.
     pub(super) this: Weak<Session>,
     pub(super) config: Arc<RedisConfig>,
     pub(super) tls: Tls,
@@ -41,14 +45,17 @@ pub(super) struct Session {
     pub(super) runtime: Handle,
     /// Cuts every stream of the current generation.
     pub(super) switch: RwLock<KillSwitch>,
+    /// The connection that commands share. `None` until the first one is open, and once closing has taken it.
     pub(super) shared: RwLock<Option<Shared>>,
     pub(super) demotion: Demotion,
-    /// The prober's connection, while no ping uses it.
+    /// The prober's connection. `None` while a ping uses it.
     pub(super) probe: tokio::sync::Mutex<Option<Connection>>,
-    /// Set before closing takes `probe`, so that no ping opens a connection after that.
+    /// Whether closing has begun to take `probe`. It is stored with Release before that and loaded with Acquire under
+    /// the lock, so that no ping opens a connection after closing took the last one.
     pub(super) is_closed: AtomicBool,
-    /// Counts async connections until their sockets are gone.
+    /// The number of async connections whose sockets are still open.
     pub(super) drivers: watch::Sender<usize>,
+    /// The permits for exclusive connections.
     pub(super) exclusives: Arc<Semaphore>,
     pub(super) exclusive_quota: Arc<Quota>,
     pub(super) threads: Checkouts<Adapted<Manager>>,
@@ -58,13 +65,14 @@ pub(super) struct Session {
 #[derive(Clone)]
 pub(super) struct Shared {
     pub(super) connection: MultiplexedConnection,
-    /// Cancelled once another connection has its place. The end of this one is no loss then.
+    /// Cancelled once another connection has replaced this one. The end of this one is then no loss.
     pub(super) retired: CancellationToken,
+    /// Aborts the task that runs the connection.
     pub(super) driver: AbortHandle,
 }
 
 impl Session {
-    /// Opens one connection, whatever steps that takes, within the limit.
+    /// Runs the opening of one connection, all steps together, within `connect_timeout`.
     pub(super) async fn in_time<T>(&self, opening: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
         let limit = self.config.connect_timeout;
         let late = || io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit:?}"));
@@ -73,7 +81,7 @@ impl Session {
 
     /// Opens the shared connection of a new generation.
     pub(super) async fn open_shared(&self) -> Result<(), Failure> {
-        // The cut one stays in place until there is a connection to put under the new one.
+        // The cut switch and its connection stay until a new connection is open.
         let switch = KillSwitch::new();
         let (connection, driver) = self.in_time(open(self, &switch)).await.map_err(|error| {
             let permanent = matches!(error.kind(), ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig)
@@ -94,7 +102,8 @@ impl Session {
         Ok(())
     }
 
-    /// Spawns the connection's driver. Its end is a loss of the generation, unless the connection is retired by then.
+    /// Spawns the connection's driver. The driver's end is a loss of the generation, unless the connection is retired
+    /// by then.
     pub(super) fn drive(
         &self,
         connection: MultiplexedConnection,
@@ -108,7 +117,8 @@ impl Session {
             tokio::select! {
                 () = driver => {
                     if !is_retired.is_cancelled() {
-                        // Before the loss is told, so that no command goes to a connection that counts as lost.
+                        // The cut comes before the loss is reported, so that no command goes to a connection that
+                        // counts as lost.
                         switch.cut();
                         link.lost(generation, "the server closed the connection");
                     }
@@ -119,7 +129,7 @@ impl Session {
         Shared { connection, retired, driver: driver.abort_handle() }
     }
 
-    /// The shared connection, unless it is cut.
+    /// The shared connection. `None` if it is cut.
     pub(super) fn live_shared(&self) -> Option<Shared> {
         if self.switch.read().is_cut() {
             return None;
@@ -127,8 +137,8 @@ impl Session {
         self.shared.read().clone()
     }
 
-    /// An answer ends the operation, be it an error of the server's. Without one it is given up: it is lost, or, where it
-    /// changes something, nobody knows whether it ran.
+    /// Ends an operation. A reply ends it well, even if the reply is an error of the server. Without a reply the
+    /// operation is lost. If it may have changed something, nobody knows whether it ran.
     pub(super) fn answered<T: Answer>(
         &self,
         busy: Busy,
@@ -145,7 +155,7 @@ impl Session {
                 return answer;
             }
         };
-        // Before anything was sent.
+        // A forked child has sent nothing.
         if let Some(Error::Forked) = Error::behind(&error) {
             return Err(error);
         }
@@ -156,10 +166,10 @@ impl Session {
         }))
     }
 
-    /// The error of a call that no harm comes of, as the connection went under it.
+    /// The error of a call that lost its connection and can do no harm.
     fn lost(&self, error: impl Into<BoxError>) -> Error {
         let error = error.into();
-        // The first is what the kill switch was thrown for.
+        // The error behind the driver's error is the cause that the kill switch was thrown with.
         let source = match Error::behind(&*error).cloned().or_else(|| self.link.failure()) {
             Some(known @ (Error::Lost { .. } | Error::Closing { .. } | Error::Closed { .. })) => return known,
             Some(known) => Arc::new(known) as Source,
@@ -169,7 +179,7 @@ impl Session {
         Error::Lost { resource, endpoint, source }
     }
 
-    /// The error of a call that found its connection gone, so that nothing was sent.
+    /// The error of a call whose connection was gone before anything was sent.
     pub(super) fn gone(&self, error: impl Into<BoxError>) -> Error {
         let name = self.link.name();
         match self.link.state() {
@@ -179,7 +189,7 @@ impl Session {
         }
     }
 
-    /// The driver's error of a call before which the connection went.
+    /// The driver's error of a call whose connection was gone before anything was sent.
     pub(super) fn unsent(&self, error: RedisError) -> RedisError {
         if error.is_io_error() && Error::behind(&error).is_none() { refused(self.gone(error)) } else { error }
     }

@@ -22,16 +22,16 @@ use crate::lifecycle::observers;
 #[derive(Debug)]
 pub struct Events {
     events: observers::Events,
-    /// The iterator has ended.
+    /// Whether the iterator has ended.
     is_over: bool,
 }
 
 impl Events {
-    /// The next event, if it happens within this time; `Ok(None)` if none does.
+    /// Waits for the next event. Returns `Ok(None)` if none happens within this time.
     ///
     /// # Errors
-    /// [`Error::Closed`] once the pool, its leases and its links are gone; [`Error::InAsyncContext`] on a current-thread
-    /// runtime.
+    /// [`Error::Closed`] once the pool, its leases and its links are gone; [`Error::InAsyncContext`] on a
+    /// current-thread runtime.
     pub fn next_within(&mut self, limit: Duration) -> Result<Option<Event>, Error> {
         let until = deadline(limit);
         match wait(|| park_until(Box::pin(self.events.next()), until))? {
@@ -45,13 +45,14 @@ impl Events {
         self.events.try_next()
     }
 
-    /// How many events this subscription has missed so far, since it was read too slowly.
+    /// The number of events that this subscription has missed so far, because it was read too slowly.
     pub fn missed(&self) -> u64 {
         self.events.missed()
     }
 }
 
-/// Ends once the pool, its leases and its links are gone, and after an [`Error::InAsyncContext`] on a current-thread runtime.
+/// The iterator ends once the pool, its leases and its links are gone, and after an [`Error::InAsyncContext`] on a
+/// current-thread runtime.
 impl Iterator for Events {
     type Item = Result<Event, Error>;
 

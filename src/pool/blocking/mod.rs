@@ -1,9 +1,8 @@
 //! The facade for plain threads: the same pool, the same names, no await.
 //!
-//! A lease of a ready resource never waits, so it never fails for want of a place to block. One
-//! that has to wait does so on plain threads, in `spawn_blocking`, and on a multi-thread runtime's
-//! workers (by `block_in_place`); on a current-thread runtime it answers
-//! [`Error::InAsyncContext`](crate::Error::InAsyncContext).
+//! A lease of a ready resource never waits, so it never fails for want of a place to block. A lease that has to wait
+//! blocks on plain threads, in `spawn_blocking`, and on a multi-thread runtime's workers (by `block_in_place`). On a
+//! current-thread runtime it answers [`Error::InAsyncContext`](crate::Error::InAsyncContext).
 
 mod events;
 mod resource_pool;
@@ -19,7 +18,7 @@ use crate::kinds::for_each_kind;
 #[cfg(feature = "r2d2")]
 use crate::lifecycle::checkout::{self, Adapted};
 
-/// A connection out of an adapter for r2d2, in the hands of its only user.
+/// A connection out of an adapter for r2d2. It has one user at a time.
 #[cfg(feature = "r2d2")]
 pub type Checkout<M> = checkout::Checkout<Adapted<M>>;
 
@@ -32,7 +31,7 @@ macro_rules! shortcuts {
             #[doc = concat!("Short for `ResourcePool::global().", stringify!($kind), "()`.")]
             ///
             /// # Errors
-            /// Those of [`ResourcePool`]'s verb of this name.
+            /// Those of the method of [`ResourcePool`] with this name.
             #[cfg(feature = $feature)]
             #[track_caller]
             pub fn $kind() -> Result<$thread, Error> {

@@ -46,12 +46,13 @@ impl ResourcePool {
         Builder::new()
     }
 
-    /// Checks a connection out of a registered [`R2d2`](crate::R2d2). Where it has to be tested, this thread waits for that.
+    /// Checks a connection out of a registered [`R2d2`](crate::R2d2). If the connection has to be tested, this thread
+    /// waits for that.
     ///
     /// # Errors
     /// Those of [`get`](Self::get); [`Error::Timeout`], with the holders and why none could be opened, if none is free
-    /// within the acquire timeout; [`Error::Deadlock`] at once, if this thread has [lent](super::Checkout::lend) them all
-    /// to closures that it runs; [`Error::InAsyncContext`] if it would have to wait on a current-thread runtime.
+    /// within the acquire timeout; [`Error::Deadlock`] at once, if this thread has [lent](super::Checkout::lend) them
+    /// all to closures that it runs; [`Error::InAsyncContext`] if it would have to wait on a current-thread runtime.
     #[cfg(feature = "r2d2")]
     #[track_caller]
     pub fn check_out<M>(&self, name: &str) -> Result<Checkout<M>, Error>
@@ -65,19 +66,18 @@ impl ResourcePool {
     /// A lease of a registered resource.
     ///
     /// # Errors
-    /// [`Error::UnknownName`], [`Error::NameTaken`] if the name is of another type, and those of
-    /// connecting.
+    /// [`Error::UnknownName`], [`Error::NameTaken`] if the name belongs to another type, and those of connecting.
     #[track_caller]
     pub fn get<R: Resource>(&self, name: &str) -> Result<Lease<R::Handle>, Error> {
         Lease::acquire(self.acquirer(), &self.registry().get::<R>(name)?, Claim::shared())
     }
 
-    /// A lease of the default resource of a kind of one's own, which the [`Builder`] was told of by
-    /// [`kind`](Builder::kind).
+    /// A lease of the default resource of a kind of one's own, which [`kind`](Builder::kind) made known to the
+    /// [`Builder`].
     ///
     /// # Errors
-    /// Those of [the verb for tasks](crate::ResourcePool::kind), and [`Error::InAsyncContext`] if it would have to wait on a
-    /// current-thread runtime.
+    /// Those of [the async method](crate::ResourcePool::kind), and [`Error::InAsyncContext`] if it would have to wait
+    /// on a current-thread runtime.
     #[track_caller]
     pub fn kind<C: KindConfig>(&self) -> Result<Lease<<C::Resource as Resource>::Handle>, Error> {
         self.kind_named::<C>(C::KIND)
@@ -105,7 +105,7 @@ impl ResourcePool {
         Lease::acquire(self.acquirer(), &self.registry().with(name, config)?, Claim::shared())
     }
 
-    /// Connects these in parallel and logs the effective configuration, redacted. A result for each.
+    /// Connects these resources in parallel, and logs the effective configuration, redacted. Returns a result for each.
     ///
     /// # Errors
     /// [`Error::InAsyncContext`] on a current-thread runtime.
@@ -113,8 +113,8 @@ impl ResourcePool {
         self.wait(self.0.warm_up(names))
     }
 
-    /// A true round trip on every resource, in parallel: at most 500 ms each and 800 ms in all,
-    /// answered again for 1 s. Takes no exclusive slot.
+    /// Makes a true round trip on every resource, in parallel. It takes at most 500 ms for each and 800 ms in all. The
+    /// result is answered again for 1 s. It takes no exclusive slot.
     ///
     /// # Errors
     /// [`Error::InAsyncContext`] on a current-thread runtime.
@@ -130,7 +130,7 @@ impl ResourcePool {
         self.wait(self.0.is_healthy(name))
     }
 
-    /// Closes one resource: intake, drain, goodbye. The others go on.
+    /// Closes one resource: stops leasing, drains, and disconnects. The others go on.
     ///
     /// # Errors
     /// [`Error::UnknownName`]; [`Error::InAsyncContext`] on a current-thread runtime.
@@ -147,12 +147,11 @@ impl ResourcePool {
         self.wait(self.0.reconnect(name))?
     }
 
-    /// Closes everything, within the configured deadline. All who call get the same report.
+    /// Closes everything, within the configured deadline. All callers get the same report.
     ///
     /// # Errors
-    /// [`Error::InAsyncContext`] on a current-thread runtime, and [`Error::Closing`] in a step or
-    /// listener of this same close, which would wait for itself; closing goes on all the same.
-    /// [`Error::Forked`].
+    /// [`Error::InAsyncContext`] on a current-thread runtime, and [`Error::Closing`] in a step or listener of this same
+    /// close, which would wait for itself. Closing goes on all the same. [`Error::Forked`].
     pub fn close_all(&self) -> Result<CloseReport, Error> {
         self.close_within(None)
     }
@@ -187,7 +186,7 @@ impl ResourcePool {
         self.0.acquirer()
     }
 
-    /// Waits for what needs no runtime of the caller's.
+    /// Blocks on a future that needs no runtime of the caller.
     fn wait<F: Future>(&self, future: F) -> Result<F::Output, Error> {
         block(&Arc::from("the pool"), || park_on(future))
     }
@@ -198,13 +197,14 @@ macro_rules! verbs {
         impl ResourcePool {
             $(
                 #[doc = concat!($guard, ". The first call connects and pings.")]
-                /// From then on a lease is there within nanoseconds, and a connection of one's own as soon as one is free.
+                /// From then on a lease takes nanoseconds, and a connection of one's own is handed out as soon as one
+                /// is free.
                 ///
                 /// # Errors
-                /// Those of [the verb for tasks](crate::ResourcePool), and [`Error::InAsyncContext`] if it would have to
-                /// wait on a current-thread runtime. For a connection of one's own also [`Error::Timeout`], with the holders,
-                /// if none is free within the acquire timeout, and [`Error::Deadlock`] at once, if this thread has lent
-                /// them all to closures that it runs.
+                /// Those of [the async method](crate::ResourcePool), and [`Error::InAsyncContext`] if it would have to
+                /// wait on a current-thread runtime. For a connection of one's own also [`Error::Timeout`], with the
+                /// holders, if none is free within the acquire timeout, and [`Error::Deadlock`] at once, if this thread
+                /// has lent them all to closures that it runs.
                 #[cfg(feature = $feature)]
                 #[track_caller]
                 #[inline]
@@ -215,7 +215,8 @@ macro_rules! verbs {
                 #[doc = concat!($guard, ", of a further configured instance.")]
                 ///
                 /// # Errors
-                /// [`Error::UnknownName`], [`Error::NameTaken`] for a name of another kind, and those of the default one.
+                /// [`Error::UnknownName`], [`Error::NameTaken`] for a name of another kind, and those of the default
+                /// one.
                 #[cfg(feature = $feature)]
                 #[track_caller]
                 pub fn $named(&self, name: &str) -> Result<$thread, Error> {

@@ -1,4 +1,4 @@
-//! A private instance for threads, which closes when its guard drops.
+//! A private instance of a resource for threads, which closes when its guard drops.
 
 use std::ops::{Deref, DerefMut};
 
@@ -7,12 +7,12 @@ use crate::kinds::for_each_kind;
 use crate::lifecycle::close::report::CloseReport;
 use crate::pool::blocking::ResourcePool;
 
-/// A resource of one's own, which derefs to its guard. Dropping it closes the instance in the
-/// background, without blocking; the process's exit waits for that.
+/// A resource of one's own, which derefs to its guard. Dropping it closes the instance in the background, without
+/// blocking. The process's exit waits for that.
 #[must_use = "the instance closes when this drops"]
 #[derive(Debug)]
 pub struct Scoped<G> {
-    // Dropped before the pool, so that the drain has nothing to wait for.
+    // This field comes first, so it drops before the pool, and the drain has nothing to wait for.
     guard: G,
     pool: ResourcePool,
 }
@@ -22,10 +22,10 @@ impl<G> Scoped<G> {
         Scoped { guard, pool }
     }
 
-    /// Closes now and tells how that went.
+    /// Closes now, and returns the report.
     ///
     /// # Errors
-    /// [`Error::InAsyncContext`] on a current-thread runtime; closing goes on all the same.
+    /// [`Error::InAsyncContext`] on a current-thread runtime. Closing goes on all the same.
     pub fn close(self) -> Result<CloseReport, Error> {
         let Scoped { guard, pool } = self;
         drop(guard);
