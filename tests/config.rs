@@ -542,7 +542,7 @@ fn config_part_takes_neither_tls_nor_login_away() {
             let file = toml(&format!("moved-{kind}"), &format!("[{kind}.tls]\n"));
             let pool = builder([(host, "moved")]).config_file(file).build();
             let refused = pool.and_then(|pool| blocking::ResourcePool::from(pool).reconnect(kind)).unwrap_err();
-            assert!(refused.to_string().contains("needs TLS, which this build has not"), "{refused}");
+            assert!(refused.to_string().contains("needs TLS: enable the feature"), "{refused}");
         }
         return;
     }

@@ -156,7 +156,7 @@ async fn leaks_by_count_are_told_once_until_they_come_back() {
     let crowds = |level, allowed: usize, line| logged(level, &format!("allowed={allowed} holders="), line);
     until(SOON, || crowds("WARN", 1, two.1) == 1);
     assert_eq!((status(&pool, "redis").leaks, suspects(&pool).len()), (1, 0));
-    let back = || LOG.text().matches("no more held than expected again resource=redis held=1 allowed=1").count();
+    let back = || LOG.text().matches("back under the limit resource=redis held=1 allowed=1").count();
     assert_eq!(back(), 0);
     drop(two.0);
     until(SOON, || back() == 1);
@@ -177,7 +177,7 @@ async fn leaks_by_count_are_told_once_until_they_come_back() {
     }
     assert_eq!((crowds("WARN", 5, line), status(&pool, "few").leaks), (1, 1));
     leases.pop();
-    until(SOON, || LOG.text().contains("no more held than expected again resource=few held=5 allowed=5"));
+    until(SOON, || LOG.text().contains("back under the limit resource=few held=5 allowed=5"));
     assert_eq!(status(&pool, "few").leaks, 0);
     leases.push(pool.get::<Plain>("few").await.unwrap());
     assert_eq!(pool.check_leak(5).len(), 6);

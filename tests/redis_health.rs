@@ -590,7 +590,7 @@ async fn what_no_attempt_mends_is_permanent_at_the_first() {
         (RedisConfig::url(format!("redis://127.0.0.1:{port}/0")), "NOAUTH"),
         (RedisConfig::url(format!("{login}/99")), "DB index is out of range"),
         (other_db(no_select), "no permissions"),
-        (RedisConfig::url(format!("redis://127.0.0.1:{web}/0")), "no Redis"),
+        (RedisConfig::url(format!("redis://127.0.0.1:{web}/0")), "that is not Redis"),
     ] {
         let error = pool_of(config.clone()).redis().await.map(drop).unwrap_err();
         let on_thread = move || blocking::ResourcePool::from(pool_of(config)).redis().map(drop).unwrap_err();

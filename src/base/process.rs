@@ -140,7 +140,9 @@ pub(crate) mod fork {
         // The swap lets only one thread register. It is no hot path, so the strongest ordering costs nothing.
         // SAFETY: `in_child` is an `extern "C" fn` that lives as long as the program.
         if !HOOKED.swap(true, Ordering::SeqCst) && unsafe { libc::pthread_atfork(None, None, Some(in_child)) } != 0 {
-            tracing::error!("forked children will not be told from this process");
+            tracing::error!(
+                "the fork hook could not be installed: a forked child may touch this process's connections"
+            );
         }
     }
 

@@ -214,17 +214,17 @@ impl Event {
             What::Leak { holder: Holder { site, held, owner, backtrace, .. } } => {
                 let owner = owner.as_ref().map(tracing::field::display);
                 let backtrace = backtrace.as_ref().map(tracing::field::display);
-                tracing::warn!(target: TARGET, resource, %site, ?held, owner, backtrace, "held for longer than expected: a leak?");
+                tracing::warn!(target: TARGET, resource, %site, ?held, owner, backtrace, "held for longer than expected, possibly a leak");
             }
             What::LeakReturned { holder: Holder { site, held, .. } } => {
                 tracing::info!(target: TARGET, resource, %site, ?held, "came back after all");
             }
             What::Crowded { held, allowed, holders } => {
                 let holders = FirstFew(holders, ", ");
-                tracing::warn!(target: TARGET, resource, held, allowed, %holders, "more held than expected: a leak?");
+                tracing::warn!(target: TARGET, resource, held, allowed, %holders, "more is held than allowed, possibly a leak");
             }
             What::Uncrowded { held, allowed } => {
-                tracing::info!(target: TARGET, resource, held, allowed, "no more held than expected again");
+                tracing::info!(target: TARGET, resource, held, allowed, "back under the limit");
             }
             What::StepEnded { step: StepReport { outcome, .. } } => {
                 tracing::info!(target: TARGET, resource, %outcome, "closed")
@@ -233,7 +233,7 @@ impl Event {
                 let (reason, took) = (report.reason, report.took);
                 match report.all_closed() {
                     true => tracing::info!(target: TARGET, %reason, ?took, "closed"),
-                    false => tracing::warn!(target: TARGET, %reason, %report, "closed with trouble"),
+                    false => tracing::warn!(target: TARGET, %reason, %report, "closed, with errors"),
                 }
             }
             What::Closing { reason } => tracing::info!(target: TARGET, resource, %reason, "closing"),

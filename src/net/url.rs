@@ -102,7 +102,7 @@ pub fn one_reading<'a>(key: &str, text: &'a str) -> Result<&'a str, Error> {
     if behind.contains('@') {
         return Err(Error::config(
             key,
-            format!("has an `@` behind its host, where it is `%40`; expected scheme://{LOGIN}"),
+            format!("contains `@` after the host, where it must be `%40`; expected scheme://{LOGIN}"),
         ));
     }
     if text.contains(char::is_control) {

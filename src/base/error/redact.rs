@@ -43,7 +43,8 @@ fn places(text: &str, part: &str) -> impl Iterator<Item = usize> {
 
 /// Stands for a server's text with a password in it. A text with only the password blanked out would tell the password,
 /// if it is a word of a well-known message.
-const WITHHELD: &str = "an error whose text is withheld, for it has the password in it; the server's log may tell more";
+const WITHHELD: &str =
+    "an error whose text is withheld because it contains the password; the server's log may say more";
 
 /// The text without the characters that quoting, escaping and percent-encoding add, and that servers take away.
 fn plain(text: &str) -> String {

@@ -76,9 +76,9 @@ async fn cancel(client: Client, mut queries: mpsc::Receiver<String>) {
         let list: Vec<_> = ids.drain(..).map(|id| format!("'{id}'")).collect();
         let kill = format!("KILL QUERY WHERE query_id IN ({}) ASYNC", list.join(", "));
         match within(LIMIT, client.query(&kill).execute()).await {
-            Ok(Ok(())) => tracing::debug!(queries = list.len(), "cancelled what was given up"),
-            Ok(Err(error)) => tracing::debug!(%error, "what was given up runs on at the server"),
-            Err(_elapsed) => tracing::debug!("what was given up may run on at the server, which did not answer"),
+            Ok(Ok(())) => tracing::debug!(queries = list.len(), "cancelled queries that were given up"),
+            Ok(Err(error)) => tracing::debug!(%error, "queries that were given up run on at the server"),
+            Err(_elapsed) => tracing::debug!("queries that were given up may run on: the server did not answer"),
         }
     }
 }

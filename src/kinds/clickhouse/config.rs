@@ -300,8 +300,7 @@ impl KindConfig for ClickHouseConfig {
         let password = self.password.as_ref().map_or("", Secret::expose);
         for (field, text) in [("user", &*self.user), ("password", password)] {
             if text.trim() != text || !text.chars().all(|c| (' '..='~').contains(&c)) {
-                let problem =
-                    "is sent in an HTTP header, so it must be of ASCII letters, digits, signs and inner spaces";
+                let problem = "is sent in an HTTP header, so it must be printable ASCII without spaces at either end";
                 return checks.fail(field, problem);
             }
         }

@@ -179,12 +179,12 @@ impl MongoConfig {
                 None => mongodb::options::TlsOptions::default(),
             };
             if ours.server_name.is_some() {
-                let problem =
-                    "is not for MongoDB, whose driver checks the host's; connect by a name of the certificate";
+                let problem = "is not supported for MongoDB: its driver always checks the host's name, so connect by a name of the certificate";
                 return Err(Error::config(format!("{key}.server_name"), problem));
             }
             if ours.key_file.is_some() && ours.key_file != ours.cert_file {
-                let problem = "is not for MongoDB, whose driver wants certificate and key in one file: cert_file";
+                let problem =
+                    "is not supported for MongoDB: its driver wants certificate and key in one file, cert_file";
                 return Err(Error::config(format!("{key}.key_file"), problem));
             }
             theirs.ca_file_path = theirs.ca_file_path.or_else(|| ours.ca_file.clone());
@@ -226,9 +226,10 @@ impl MongoConfig {
         });
         match credential {
             _ if takes_no_password => Ok(()),
-            Credential { username: None, .. } => {
-                Err(Error::config(format!("{name}.password"), "is without a user, so MongoDB would not be told of it"))
-            }
+            Credential { username: None, .. } => Err(Error::config(
+                format!("{name}.password"),
+                "is without a user, so the driver would not send it: set the user, too",
+            )),
             Credential { password: None, .. } => Err(Error::config(format!("{name}.user"), "is without a password")),
             _ => Ok(()),
         }
@@ -312,7 +313,7 @@ impl KindConfig for MongoConfig {
             (Part::Port, Some(uri)) if uri.is_srv() => {
                 return Err(Error::config(
                     key,
-                    "is not for a mongodb+srv://, whose hosts the DNS knows with their ports",
+                    "cannot be set with mongodb+srv://: the DNS knows the hosts and their ports",
                 ));
             }
             (Part::Port, Some(uri)) => uri.set_port(port(key, text)?),

@@ -138,7 +138,7 @@ fn code(error: &DriverError) -> Option<i32> {
 }
 
 fn not_mongodb(what: &str, error: DriverError) -> Failure {
-    let text = format!("{what} answers there, and no MongoDB: correct host and port ({})", words(&error));
+    let text = format!("{what} answers there instead of MongoDB: correct host and port ({})", words(&error));
     Failure::permanent(Worded::new(text, error))
 }
 

@@ -33,9 +33,9 @@ impl PostgresConfig {
             Driver::Database(said) if said.message().contains("no encryption") && self.tls.is_none() => {
                 Some(format!("{error}; where the server wants TLS, set postgres.tls or sslmode=verify-full"))
             }
-            Driver::Protocol(_) if is_foreign => {
-                Some(format!("what answers there is no PostgreSQL that the driver knows ({error}): mend host and port"))
-            }
+            Driver::Protocol(_) if is_foreign => Some(format!(
+                "a server answers there that is no PostgreSQL that the driver knows ({error}): correct host and port"
+            )),
             _ => None,
         };
         let names = [&*self.user, &*self.database];

@@ -287,7 +287,9 @@ impl KindConfig for RabbitMqConfig {
                 "must be from 4096 to 1048576, as the driver's buffers take 64 times as much, or 0 for the broker's own",
             ),
             Self { channel_max: 0, .. } => fail("channel_max", "must be at least 1"),
-            Self { prefetch: 0, .. } => fail("prefetch", "must be at least 1, or the broker would send without bound"),
+            Self { prefetch: 0, .. } => {
+                fail("prefetch", "must be at least 1: with 0 the broker would send without a bound")
+            }
             Self { max_channels: 0, .. } => fail("max_channels", "must be at least 1"),
             Self { user, .. } if user.contains('\0') => fail("user", "has a NUL in it, which would end it"),
             Self { password, .. } if password.expose().contains('\0') => {

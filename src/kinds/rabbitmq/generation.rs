@@ -225,7 +225,7 @@ impl Generation {
     fn unsaid(&self, error: CallError) -> Failure {
         Failure::transient(match (error, self.switch.cause()) {
             (CallError::Cut, Some(cause)) => cause.clone().into(),
-            (CallError::Cut, None) => "the connection went meanwhile".into(),
+            (CallError::Cut, None) => "the connection was lost meanwhile".into(),
             (CallError::Ours(error), _) => self.link.told(error).into(),
             (CallError::Driver(error), _) => self.config.redacted(error),
         })

@@ -199,10 +199,10 @@ impl KindConfig for RedisConfig {
             return checks.fail("db", "must be at least 0");
         }
         if !client_name.chars().all(|c| c.is_ascii_graphic()) {
-            return checks.fail("client_name", "must be of ASCII letters, digits and signs, without spaces");
+            return checks.fail("client_name", "must be printable ASCII without spaces");
         }
         if self.user.is_some() && self.password.is_none() {
-            let problem = "is without a password, so Redis would not be told of it; a user `nopass` takes any";
+            let problem = "is without a password, so the driver would not send it: set a password; a user with `nopass` takes any";
             return checks.fail("user", problem);
         }
         Ok(())

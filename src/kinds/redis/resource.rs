@@ -80,7 +80,7 @@ impl Resource for RedisResource {
             if !failure.source().downcast_ref().is_some_and(is_foreign) {
                 return Err(failure);
             }
-            let text = format!("what answers there is no Redis ({failure}): mend host and port");
+            let text = format!("a server answers there that is not Redis ({failure}): correct host and port");
             return Err(Failure::permanent(Worded::new(text, failure.into_source())));
         }
         Ok(Redis { session })

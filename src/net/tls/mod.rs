@@ -27,7 +27,7 @@ use crate::base::error::{Error, Failure};
 
 /// The error of a build without TLS, for a key that asks for TLS.
 pub fn missing(key: &str) -> Error {
-    Error::config(key, "needs TLS, which this build has not: build resource-pool with its feature `tls`")
+    Error::config(key, "needs TLS: enable the feature `tls` of resource-pool")
 }
 
 /// Whether this error of a stream that [`Tls`] opened is one of TLS that no further attempt mends.

@@ -165,8 +165,8 @@ impl ResourcePool {
     }
 
     fn close_within(&self, deadline: Option<Duration>) -> Result<CloseReport, Error> {
-        let course = self.registry().start_closing(Reason::Requested, deadline)?;
-        Ok(CloseReport::clone(&*self.wait(course.wait())?))
+        let run = self.registry().start_closing(Reason::Requested, deadline)?;
+        Ok(CloseReport::clone(&*self.wait(run.wait())?))
     }
 
     /// The async view of the same pool.
