@@ -606,9 +606,9 @@ async fn mongo_connecting_gives_up_at_once_on_what_no_attempt_mends() {
         ("direct", format!("{wrong}&directConnection=true"), "belongs to the replica set \"rs0\""),
         ("source", server.url().replacen("authSource=admin", "authSource=quantaxis", 1), "Authentication failed"),
         ("user", server.url().replacen("mongodb://", "mongodb://no", 1), "Authentication failed"),
-        ("redis", at(redis), "a Redis answers there, and no MongoDB"),
-        ("http", at(http), "HTTP answers there, and no MongoDB"),
-        ("amqp", at(amqp), "AMQP answers there, and no MongoDB"),
+        ("redis", at(redis), "a Redis answers there instead of MongoDB"),
+        ("http", at(http), "HTTP answers there instead of MongoDB"),
+        ("amqp", at(amqp), "AMQP answers there instead of MongoDB"),
     ] {
         let pool = pool(MongoConfig::uri(uri));
         let started = Instant::now();

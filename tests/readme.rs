@@ -97,7 +97,6 @@ fn readme_has_the_present_versions_of_the_drivers() {
 #[test]
 fn readme_shows_a_report_as_it_is_printed() {
     let pool = resource_pool::blocking::ResourcePool::builder().environment([("", ""); 0]).build().unwrap();
-    let pool = resource_pool::blocking::ResourcePool::from(pool);
     pool.on_close("hook", resource_pool::Phase::Files, || Ok(())).unwrap();
     let report = pool.close_all().unwrap().to_string();
     let head = report.lines().nth(1).unwrap();
