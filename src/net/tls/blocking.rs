@@ -139,12 +139,13 @@ fn late(error: io::Error) -> io::Error {
 
 impl fmt::Debug for Blocking {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let socket = match &self.0 {
-            Stream::Plain(timed) => timed,
+        let mut tuple = f.debug_tuple("Blocking");
+        match &self.0 {
+            Stream::Plain(timed) => tuple.field(&timed.socket),
             #[cfg(feature = "tls")]
-            Stream::Secured(secured) => &secured.stream.sock,
+            Stream::Secured(secured) => tuple.field(&secured.stream.sock.socket),
         };
-        f.debug_tuple("Blocking").field(&socket.socket).finish()
+        tuple.finish()
     }
 }
 
