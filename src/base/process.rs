@@ -179,6 +179,12 @@ impl<T> ForkGuarded<T> {
     }
 
     /// Whether this still is the process that made it.
+    #[inline]
+    pub(crate) fn is_current(this: &Self) -> bool {
+        this.process.is_current()
+    }
+
+    /// Refuses in a child that was forked since.
     ///
     /// # Errors
     /// [`Error::Forked`].

@@ -400,7 +400,7 @@ impl<T: ?Sized, H: LeaseAs<T> + Send + Sync + 'static> ErasedLease<T> for LeaseC
     }
 
     fn release(self: Box<Self>) {
-        if ForkGuarded::check(&self.generation.handle).is_err() {
+        if !ForkGuarded::is_current(&self.generation.handle) {
             return;
         }
         let activity = &self.generation.activity;
