@@ -1,4 +1,4 @@
-//! How often memory is allocated for a lease. A bench of its own, as counting would slow down the others.
+//! Counts how often a lease allocates memory. This is a bench of its own, because counting would slow down the others.
 
 #[allow(dead_code, reason = "the duels use all of it")]
 #[path = "duels/duel.rs"]
@@ -23,7 +23,7 @@ use session::Session;
 use tokio::runtime::{Builder, Runtime};
 
 fn main() {
-    // Behind all of the duels.
+    // Its place in the table is behind all duels.
     Session::from_args(std::env::args().skip(1)).part(1000, "allocations", "Allocations", run);
 }
 
@@ -80,7 +80,7 @@ fn for_tasks<T, E: std::fmt::Debug, F: Future<Output = Result<T, E>>>(
         drop(get().await.expect("connected"));
         let mut allocated = 0;
         for _ in 0..count {
-            // Those that give back in a task of its own do it here.
+            // Some pools take a connection back in a task of their own. The yield lets that task run.
             tokio::task::yield_now().await;
             let run = || drop(black_box(get().now_or_never().expect("ready").expect("ready")));
             allocated += measure(run).count_total;

@@ -1,4 +1,4 @@
-//! What is ready is leased without an allocation.
+//! Leasing a ready resource allocates nothing.
 
 #![cfg(all(feature = "mongodb", feature = "clickhouse", feature = "redis"))]
 #![allow(missing_docs)]
@@ -36,7 +36,7 @@ async fn a_lease_of_what_is_ready_allocates_nothing() {
     assert_eq!(allocated(|| pool.clickhouse().now_or_never().expect("ready")), 0);
     assert_eq!(allocated(|| pool.redis().now_or_never().expect("ready")), 0);
     assert_eq!(allocated(|| threads.mongo()), 0);
-    // What is counted is counted.
+    // The control: this allocation is counted.
     assert_eq!(allocated(|| Ok::<_, ()>(Box::new(1))), TIMES as u64);
     assert!(pool.close_all().await.all_closed());
 }

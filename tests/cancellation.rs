@@ -154,7 +154,7 @@ async fn run(combination: Combination) -> bool {
         if pool.get::<Scripted>(NAME).within(SOON).await.is_ok() {
             return true;
         }
-        // What was closed is opened again, where the close has come to its end.
+        // A pool whose close has come to its end is opened again.
         let reopened = pool.reopen();
         assert!(matches!(reopened, Ok(()) | Err(Error::Closing { .. })), "{combination:?}: {reopened:?}");
         drop(pool.reconnect(NAME).within(SOON).await);

@@ -380,7 +380,7 @@ fn checkout_tells_why_none_can_be_opened_and_goes_on_trying() {
             *fake.connect.lock() = Does::Work;
             patient.join().unwrap().unwrap();
         });
-        // What failed before explains nothing now.
+        // An earlier failure does not explain this wait.
         let _held: Vec<_> = (0..3).map(|_| check_out(&pool)).collect();
         let error = pool.within(Duration::from_millis(50)).check_out::<Fake>("fake").map(drop).unwrap_err();
         assert!(std::error::Error::source(&error).is_none(), "{error}");
@@ -404,7 +404,7 @@ fn checkouts_are_tested_and_closed_where_the_adapter_says_so() {
         let second = check_out(&pool).number;
         assert_ne!(second, first);
     }
-    // Whoever was given a bad one is not sent to the end of the queue.
+    // A waiter that was given a bad connection keeps its place in the queue.
     let fake = Fake::default();
     let pool = fake.pool(|kind| kind.max_size(1).test_after(Duration::ZERO));
     let held = check_out(&pool);
@@ -625,7 +625,7 @@ fn connect_that_ends_after_its_attempt_is_nobodys() {
     let fake = Fake::default();
     let pool = fake.unused(|kind| kind, change);
     hangs(&fake, &pool);
-    // Whoever asks before the attempt is over has its answer.
+    // Callers that ask before the attempt is over get its answer.
     until(SOON, || pool.status().resource("fake").unwrap().state == State::Broken);
     // The next attempt does not wait for it, nor get what it brings.
     *fake.connect.lock() = Does::Work;
@@ -820,7 +820,7 @@ fn messages_without_an_endpoint_read_well() {
     thread::scope(|scope| {
         let waiting = scope.spawn(|| pool.within(Duration::from_secs(1)).check_out::<Fake>("fake").map(drop));
         until(SOON, || usage(&pool).waiting == Some(1));
-        // Whoever waits holds nothing.
+        // A waiting thread holds nothing.
         assert_eq!((pool.holders().len(), pool.status().resource("fake").unwrap().leases), (1, 0));
         let text = waiting.join().unwrap().unwrap_err().to_string();
         assert!(text.starts_with("fake: waited "), "{text}");
@@ -878,7 +878,7 @@ fn cycle_of_threads_that_check_out_is_told() {
     let error = timed_out(&pool.within(Duration::from_millis(300)));
     assert_eq!((error.holders.len(), error.cycle.len()), (2, 0), "{error}");
     drop((mine, elsewhere));
-    // What this thread itself holds is told, and what it has lent to a closure alone is refused.
+    // The error names checkouts that this thread holds. Only a wait for lent ones is refused.
     let mine = [check_out(&pool), check_out(&pool)];
     let error = timed_out(&pool.within(Duration::from_millis(300)));
     assert_eq!((error.cycle.len(), error.cycle[0].holds.len(), warned()), (1, 2, 2), "{error}");
@@ -890,7 +890,7 @@ fn cycle_of_threads_that_check_out_is_told() {
         drop(mine);
     });
     assert_eq!(usage(&pool).waiting, Some(0));
-    // What was lent has come back, so that others may free it.
+    // The lent connection has come back, so others may free it.
     pool.check_out::<Fake>("fake").unwrap().lend(|_| check_out(&pool).lend(|_| ()));
     let elsewhere = thread::scope(|scope| scope.spawn(|| [check_out(&pool), check_out(&pool)]).join().unwrap());
     let error = timed_out(&pool.within(Duration::from_millis(50)));
@@ -1066,7 +1066,7 @@ fn ping_that_fails_after_a_reconnect_opens_nothing() {
     (*fake.spoilt.lock(), *fake.test.lock()) = (Some(1), Does::Work);
     pool.reconnect("fake").unwrap();
     assert_eq!(fake.begun.load(Ordering::SeqCst), 2);
-    // What it opened would stay.
+    // A connection that it opened would stay.
     *fake.connect.lock() = Does::Hang;
     fake.thawed.store(true, Ordering::SeqCst);
     until(SOON, || fake.closed.load(Ordering::SeqCst) == 1);

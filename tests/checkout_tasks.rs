@@ -31,7 +31,7 @@ enum Does {
     Hang,
 }
 
-/// What one of the driver's calls does, and how often it was begun and given up or ended.
+/// One of the driver's calls: its script, and how often it was begun, given up and ended.
 struct Call {
     does: watch::Sender<Does>,
     begun: AtomicUsize,
@@ -452,7 +452,7 @@ async fn the_prober_asks_though_users_have_all_and_a_silent_server_is_lost() {
     until_async(move || usage(&asked).waiting == Some(1)).await;
     server.test.set(Does::Hang);
     server.connect.set(Does::Hang);
-    // Whoever waits learns of the loss.
+    // A waiting task learns of the loss.
     let lost = within(waiting).await.unwrap();
     assert!(matches!(lost, Err(Error::Lost { .. })), "{:?}", lost.err());
     server.test.set(Does::Work);
@@ -563,7 +563,7 @@ async fn a_cycle_of_tasks_that_check_out_is_told() {
     assert!(std::iter::from_fn(|| events.try_next()).any(|event| matches!(event.what, What::Cycle { .. })));
 }
 
-/// What polls need not be tokio.
+/// The executor need not be tokio's.
 #[test]
 fn any_executor_may_poll_a_checkout() {
     struct Unpark(Thread);

@@ -37,7 +37,7 @@ const ENDLESS: &str = "SELECT sleep(1) FROM numbers(60) SETTINGS max_block_size 
 const TABLE: &str =
     "CREATE TABLE bars (code String, day UInt32, close Float64) ENGINE = MergeTree ORDER BY (code, day)";
 
-/// What today's engine cannot be asked through the bridge, by the names of the tests that are for
+/// Tests that today's engine cannot be put to through the bridge, by name: those that are for
 /// the old server alone, and why. All others run against both.
 const NOT_THROUGH_THE_BRIDGE: &[(&str, &str)] = &[
     ("clickhouse_native_port_is_refused_with_the_remedy", "it has no native port"),
@@ -424,7 +424,7 @@ async fn reads_ahead(server: &Server) {
         assert_eq!(message(panicked.unwrap_err()).unwrap(), "no third row");
         assert!(rows.next().is_none(), "it ends after a panic");
 
-        // What came before an error comes before it here too. The driver takes this error of an old server's for the end.
+        // Rows that came before an error come before it here, too. The driver takes this error of an old server's for the end.
         let failing = "SELECT throwIf(number = 5000000) FROM numbers(6000000) SETTINGS max_threads = 1";
         let mut last = None;
         let mut rows = clickhouse.query_iter::<u8>(failing).unwrap();
@@ -723,7 +723,7 @@ async fn cold_rush(server: &Server) {
 async fn closes_under_load(server: &Server) {
     let before = server.established().unwrap();
     let mut options = unhurried();
-    // What is ready is leased until the drain is over, so it takes as long as it may.
+    // A ready resource is leased until the drain is over, so the drain takes as long as it may.
     options.close.drain = Duration::from_secs(2);
     let pool =
         ResourcePool::builder().environment([("", ""); 0]).options(options).resource(config(server)).build().unwrap();
@@ -890,7 +890,7 @@ async fn fails<T, E>(call: impl Future<Output = Result<T, E>>) -> bool {
     call.await.is_err()
 }
 
-/// What is cut under the pool's verbs answers its errors, by which one can tell whether it may be done again.
+/// Cut verbs of the pool answer its errors, which tell whether the call may be repeated.
 async fn cut_verbs(server: &Server) {
     server.sql(TABLE);
     let pool = hurried(server);
@@ -1086,7 +1086,7 @@ async fn errors(server: &Server) {
         #[allow(dead_code)]
         n: String,
     }
-    // What validation is for: a wrong type is told by name.
+    // Validation names a wrong type.
     if matches!(server, Server::Today(_)) {
         let clickhouse = pool.clickhouse().await.unwrap();
         let error = clickhouse.query("SELECT toUInt8(1) AS n").fetch_one::<Wrong>().await.unwrap_err();

@@ -1,4 +1,4 @@
-//! What a ClickHouse answers, or does not, and what the pool makes of it: quotas, rights, full servers, calls that are cut,
+//! ClickHouse's answers, or their absence, and what the pool makes of them: quotas, rights, full servers, calls that are cut,
 //! queries that are given up.
 
 #![cfg(feature = "clickhouse")]
@@ -275,7 +275,7 @@ async fn a_user_who_may_not_change_settings_is_served() {
     pool.reconnect("clickhouse").await.unwrap();
     assert_eq!(pool.clickhouse().await.unwrap().query("SELECT 3").fetch_one::<u8>().await.unwrap(), 3);
 
-    // What was asked for cannot be had.
+    // The requested setting cannot be had.
     let mut config = at(server.port(), "viewer").setting("max_execution_time", "7");
     config.max_threads = 3;
     let error = refused(config).await;
@@ -345,7 +345,7 @@ async fn every_call_that_is_cut_leads_to_the_pools_error() {
         };
         let (reading_thread, changing_thread) = (blocking(read), blocking(change));
         until_async(SOON, async || pool.status().resource("clickhouse").unwrap().usage.in_use == Some(5)).await;
-        // What is in use may not have left this process.
+        // A request in use may not have left this process.
         let begun = || server.clickhouse().unwrap().running().unwrap();
         until_async(SOON, async || begun().iter().filter(|sql| sql.contains(cut)).count() == 4).await;
         match cut {
@@ -445,7 +445,7 @@ fn serve(mut client: TcpStream, written: &AtomicUsize, answers_first: bool) -> i
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_error_without_an_end_is_not_read_to_its_end() {
-    /// What lies in the sockets' buffers, and what is read.
+    /// The bytes in the sockets' buffers, and those that are read.
     const MOST: usize = 64 << 20;
     let server = Endless::start(true);
     let control = tokio::spawn(bare(server.port, "small").query("SELECT 1").execute());
@@ -502,7 +502,7 @@ async fn a_query_that_is_dropped_ends_at_the_server() {
     let viewer = pool_of(at(server.port(), "viewer")).clickhouse().await.unwrap();
     drops(&viewer, "viewer", plain("viewer")).await;
     until_async(SOON, async || !running("viewer")).await;
-    // What changes something goes on, as does what has a name of its own.
+    // A query that changes something goes on, and so does one with an id of its own.
     server.clickhouse().unwrap().query(TABLE).unwrap();
     let insert = "INSERT INTO bars SELECT toString(sleep(1)), 77 FROM numbers(60) SETTINGS max_block_size = 1";
     drops(&clickhouse, "77", insert.to_owned()).await;

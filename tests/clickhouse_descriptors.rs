@@ -1,4 +1,4 @@
-//! A process without descriptors, in a process of its own.
+//! ClickHouse in a process without free descriptors. The test has a process of its own for that.
 
 #![cfg(feature = "clickhouse")]
 #![allow(missing_docs)]
@@ -14,7 +14,7 @@ use resource_pool::config::ClickHouseConfig;
 use resource_pool::{ResourcePool, State};
 use services::{Kind, Service};
 
-/// The prober asks anew over a connection that it cannot open, and users' calls go on.
+/// The prober needs a new connection and cannot open one. The users' calls go on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_without_descriptors_loses_no_clickhouse() {
     let server = Service::start(Kind::ClickHouse).expect("a ClickHouse");

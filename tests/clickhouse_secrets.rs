@@ -1,5 +1,5 @@
-//! The password of a ClickHouse, entered by each way, shows nowhere. A binary of its own, for the
-//! log of a whole process is looked at.
+//! Checks that a ClickHouse password shows nowhere, for each way to enter it. The test has a binary of its own, because
+//! it reads the log of the whole process.
 
 #![cfg(feature = "clickhouse")]
 #![allow(missing_docs)]

@@ -43,7 +43,7 @@ fn wrong_of(result: Result<(), Error>) -> (String, String) {
     }
 }
 
-/// What whoever asks for this resource is told of its configuration, though the pool could be built.
+/// The configuration error that asking for this resource answers, though the pool could be built.
 fn asked(builder: Builder<ResourcePool>, name: &str) -> (String, String) {
     let pool = builder.build().expect("the others can be had");
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -274,7 +274,7 @@ async fn config_name_with_a_control_character_is_refused() {
     }
 }
 
-/// Whoever made the text: a server, a hook, a panic, a database's name.
+/// It does not matter who made the text: a server, a hook, a panic, a database's name.
 #[tokio::test]
 async fn config_what_a_pool_says_is_on_lines_of_its_own() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -340,7 +340,7 @@ fn config_mongo_uri_with_half_an_escape_is_an_error() {
     assert!(problem.contains("`%` that encodes nothing"), "{problem}");
 }
 
-/// What the driver says of a URI tells nothing of its password, though it quotes what it cannot use.
+/// The driver's message about a URI has nothing of its password, though it quotes the part that it cannot use.
 #[test]
 fn config_mongo_uri_is_told_without_its_password() {
     let problem = |uri: &str| wrong(builder([]).resource(MongoConfig::uri(uri))).1;
@@ -563,7 +563,7 @@ fn config_part_takes_neither_tls_nor_login_away() {
     }
 }
 
-/// What does take them away says so once, by both keys.
+/// A value that does take them away is warned of once, by both keys.
 #[test]
 fn config_whole_url_and_a_switch_take_tls_away_and_warn() {
     for Moved { kind, secure, tls, url: (variable, url), .. } in MOVED {
@@ -588,7 +588,7 @@ fn config_whole_url_and_a_switch_take_tls_away_and_warn() {
     assert!(key == "REDIS_TLS" && problem.contains("REDIS_URL"), "{key}: {problem}");
 }
 
-/// What a URL does not name is said beside it.
+/// Parts beside a URL complete it.
 #[test]
 fn config_parts_complete_a_url() {
     for (kind, url, parts) in [
@@ -784,7 +784,7 @@ fn config_error_names_the_key_and_the_file_it_was_said_in() {
     );
 }
 
-/// What could never work is refused before anything is dialled.
+/// A configuration that could never work is refused before anything is dialled.
 #[test]
 fn config_that_can_never_work_is_refused() {
     let too_many = u64::try_from(tokio::sync::Semaphore::MAX_PERMITS).unwrap() + 1;

@@ -142,7 +142,7 @@ async fn connections_and_descriptors_are_as_many_as_the_guide_says() {
     redis().await;
 }
 
-/// What a pool has open besides connections.
+/// The descriptors of a pool besides its connections.
 async fn pool_of_its_own(most: usize) {
     struct Nothing;
     impl resource_pool::Resource for Nothing {

@@ -1,4 +1,4 @@
-//! The demo, run as a user runs it, against real servers and a reference in another language.
+//! Runs the demo as a user does, against real servers, and compares it with a reference in another language.
 
 #![cfg(all(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
 #![allow(missing_docs)]
@@ -32,7 +32,7 @@ fn demo_async_matches_the_reference_and_a_second_run_changes_nothing() {
 
     let (mongo, mut redis) = (desk.mongo(), desk.redis());
     let bar = mongo.find_one(doc! { "code": "AAPL", "date": "2000-03-01" }).run().unwrap().unwrap();
-    // Midnight in Asia/Shanghai, 16:00 of the day before in UTC.
+    // Midnight in Asia/Shanghai is 16:00 of the day before in UTC.
     assert_eq!(bar.get_f64("date_stamp").unwrap(), 951_840_000.0);
     assert_eq!(bar.get_f64("vol").unwrap(), 9_616_100.0);
     for code in ["AAPL", "FB", "GOOG", "IBM", "MSFT"] {
@@ -82,7 +82,7 @@ fn demo_a_bar_changed_in_mongodb_changes_trades_and_returns() {
         }
         assert_ne!(after["tickers"]["IBM"]["buy_and_hold"], before["tickers"]["IBM"]["buy_and_hold"]);
         assert_ne!(after["tickers"]["IBM"]["total_return"], before["tickers"]["IBM"]["total_return"]);
-        // Volatility is ClickHouse's, where nothing has changed.
+        // ClickHouse computes the volatility, and its data has not changed.
         assert_eq!(after["tickers"]["IBM"]["volatility"], before["tickers"]["IBM"]["volatility"]);
         assert_eq!(after["tickers"]["MSFT"], before["tickers"]["MSFT"]);
         assert_eq!(after["rows"], before["rows"]);
@@ -169,7 +169,7 @@ fn demo_ctrl_c_in_the_middle_closes_and_leaves_nothing() {
     let before: Vec<_> = servers.iter().map(|server| server.established().unwrap()).collect();
     for facade in [&[][..], &["--blocking"]] {
         let desk = Desk { servers: servers.iter().collect(), prefix: format!("stopped{}", facade.len()) };
-        // Takes half a minute if nobody ends it.
+        // The demo takes half a minute if nobody ends it.
         let mut child = desk.command(&[&["--pace", "100"], facade].concat()).spawn().unwrap();
         let mut redis = desk.redis();
         wait_for("the first signal", || {
@@ -181,9 +181,9 @@ fn demo_ctrl_c_in_the_middle_closes_and_leaves_nothing() {
         let started = Instant::now();
         interrupt(&child);
         let ended = Ended::of(child);
-        // What a shell shows as 130.
+        // A shell shows this as 130.
         assert_eq!(ended.status.signal(), Some(2), "{ended:?}");
-        // Long before it would have ended by itself.
+        // That is long before the demo would end by itself.
         assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
         assert!(ended.stdout.contains("closed in") && ended.stdout.contains("signal 2"), "{ended:?}");
         for name in ["mongo", "rabbitmq", "clickhouse", "redis"] {
@@ -211,9 +211,9 @@ fn demo_without_a_server_fails_and_says_why() {
     }
 }
 
-// What the tests have in common.
+// Helpers of the tests.
 
-/// The servers, and a prefix of one's own on them.
+/// The servers, and a prefix for one test's names on them.
 struct Desk<'a> {
     servers: Vec<&'a Service>,
     prefix: String,
@@ -235,7 +235,7 @@ impl Desk<'_> {
     }
 
     fn end(&self, arguments: &[&str]) -> Ended {
-        // Each keeps a machine busy; more at a time would only be slower.
+        // Each demo keeps a machine busy, so several at once would only be slower.
         static ONE: Mutex<()> = Mutex::new(());
         let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         Ended::of(self.command(arguments).spawn().unwrap())
@@ -267,20 +267,20 @@ impl Desk<'_> {
         redis::Client::open(self.servers[3].url()).unwrap().get_connection().unwrap()
     }
 
-    /// They go with their queues, and those with the connection, a moment after it.
+    /// The exchanges go with their queues, and the queues go a moment after the connection.
     fn assert_no_exchange(&self) {
         let broker = self.servers[1];
         let left = || broker.rabbitmq().unwrap().ctl(&["-p", broker.database(), "list_exchanges", "name"]).unwrap();
         wait_for("the exchanges to go", || !left().contains(&self.prefix));
     }
 
-    /// What of this prefix is in the stores now.
+    /// The data with this prefix that is in the stores now.
     fn left(&self) -> Left {
         let table = self.clickhouse(&format!("EXISTS TABLE {}", self.name("stock_day")));
         let signals: Vec<String> = self.redis().keys(self.name("signal:*")).unwrap();
         let mongo = Client::with_uri_str(self.servers[0].url()).unwrap();
         let documents = self.bars(&mongo).count_documents(doc! {}).run().unwrap();
-        // One of its sockets would outlive it by ten seconds.
+        // Without the shutdown, one of the client's sockets would outlive it by ten seconds.
         mongo.shutdown().run();
         Left { documents, has_table: table.trim() == "1", signals: signals.len() }
     }
@@ -316,7 +316,7 @@ impl Ended {
     }
 }
 
-/// Cargo builds the examples with the tests, beside them.
+/// The path of an example. Cargo builds the examples with the tests, beside them.
 fn example(name: &str) -> PathBuf {
     let tests = env::current_exe().unwrap();
     let example = tests.parent().and_then(Path::parent).unwrap().join("examples").join(name);
@@ -336,7 +336,7 @@ fn wait_for(what: &str, mut come: impl FnMut() -> bool) {
     }
 }
 
-/// What the script makes of these bars.
+/// The output of the reference script for these bars.
 fn reference(csv: impl AsRef<Path>) -> Value {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/reference/moving_average.py");
     let output = Command::new("python3").arg(script).arg(csv.as_ref()).output().unwrap();
@@ -344,7 +344,7 @@ fn reference(csv: impl AsRef<Path>) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// The bars with some adjusted closes doubled.
+/// A copy of the bars in which some adjusted closes are doubled.
 fn changed(code: &str, dates: &[&str]) -> PathBuf {
     let double = |line: &str| {
         let (rest, adj_close) = line.rsplit_once(',').unwrap();
@@ -371,7 +371,7 @@ fn assert_matches(numbers: &Value, reference: &Value) {
     }
 }
 
-/// The same, but for the last digits of what was computed in another order.
+/// Compares the values. Numbers that were computed in another order may differ in their last digits.
 fn assert_close(found: &Value, expected: &Value, what: &str) {
     match expected {
         Value::Object(parts) => {

@@ -1,4 +1,5 @@
-//! What closing finishes, gives up and leaves unfinished, on real servers, and until when it leases.
+//! The drain on real servers: the work that closing finishes, gives up and leaves unfinished, and the time until which
+//! the pool still leases.
 
 #![cfg(all(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
 #![allow(missing_docs)]
@@ -24,10 +25,11 @@ use scripted::Scripted;
 use serde::{Deserialize, Serialize};
 use services::{Kind, Proxy, Service, shared};
 
+/// The limit for an expected change, also on a busy machine.
 const SOON: Duration = Duration::from_secs(10);
 const ALL: [&str; 4] = ["clickhouse", "mongo", "rabbitmq", "redis"];
 
-/// A pool over these servers, proxied or not, that connects to none yet.
+/// A pool over these servers or proxies. It connects to none of them yet.
 fn pool_of(urls: &[(Kind, &str)], change: impl FnOnce(&mut Options)) -> ResourcePool {
     let mut options = Options::default();
     change(&mut options);
@@ -52,7 +54,7 @@ fn all_shared() -> ResourcePool {
     pool_of(&urls, |_| {})
 }
 
-/// Begins to close, and returns once everything drains.
+/// Begins to close, and returns once every resource drains.
 async fn closing(pool: &ResourcePool) -> tokio::task::JoinHandle<CloseReport> {
     let closing = pool.clone();
     let closed = tokio::spawn(async move { closing.close_all().await });
@@ -91,7 +93,7 @@ async fn drain_counts_deliveries_settled_given_back_and_left() {
     rabbit.declare_queue(Queue::new(&queue)).await.unwrap();
     assert!(rabbit.publish_batch((0..20).map(|n| Message::new("", &queue, vec![n]))).await.unwrap().all_confirmed());
 
-    // Ten come to the client, five of them to us; the others are nobody's and go back.
+    // The client receives ten deliveries and the test takes five of them. The other five go back.
     let mut consumer = rabbit.consume(Consume::from(queue.as_str()).prefetch(5)).await.unwrap();
     let blocking = blocking::ResourcePool::from(pool.clone()).rabbitmq().unwrap();
     let mut for_threads = blocking.consume(Consume::from(queue.as_str()).prefetch(5)).unwrap();
@@ -111,7 +113,7 @@ async fn drain_counts_deliveries_settled_given_back_and_left() {
     let closed = closing(&pool).await;
     until(SOON, || of(&queue).2 == 0);
     assert!(consumer.next().within(SOON).await.is_none() && on_thread(move || for_threads.next().is_none()).await);
-    // What was prefetched and never handed out goes back, and is in no book.
+    // A delivery that was prefetched and never handed out goes back. The report does not count it.
     until(SOON, || of(&queue) == (15, 5, 0));
     in_hand.pop().unwrap().ack().await.unwrap();
     in_hand.pop().unwrap().nack().await.unwrap();
@@ -261,7 +263,7 @@ async fn inserter_commits_at_its_limits_and_begins_anew_after_an_error() {
     server.clickhouse().unwrap().query(&format!("DROP TABLE {table}")).unwrap();
 }
 
-/// The second one does not fit.
+/// The row of day 2 does not serialize.
 #[derive(Row)]
 struct Picky {
     code: String,
@@ -314,7 +316,8 @@ async fn inserter_made_in_the_drain_inserts_at_once() {
         let pool = pool.clone();
         async move { pool.close_all().await }
     });
-    // The state is told as closing begins, and the drain comes after that. It begins by flushing what is there.
+    // The pool reports that it is closing before the drain begins. The drain begins by flushing the rows that are
+    // there.
     until_async(SOON, async || count(server, &table) == 1).await;
     let mut bars = clickhouse.inserter::<Bar>(&table).unwrap();
     bars.write(&bar(1)).await.unwrap();
@@ -325,7 +328,7 @@ async fn inserter_made_in_the_drain_inserts_at_once() {
     server.clickhouse().unwrap().query(&format!("DROP TABLE {table}")).unwrap();
 }
 
-/// Their owners sit idle, or go on writing.
+/// The owners of some inserters are idle, and others go on writing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn drain_flushes_inserters() {
     let server = shared(Kind::ClickHouse);
@@ -373,7 +376,7 @@ async fn drain_flushes_inserters() {
     let ended = on_thread(move || writer.join().unwrap()).await;
     let (there, written) = (count(server, &busy), written.load(Ordering::Relaxed));
     match ended {
-        // Its last row was under way as the drain ended.
+        // The writer's last row was in flight when the drain ended.
         Error::OutcomeUnknown { .. } => assert!((written..=written + 1).contains(&there), "{there} of {written}"),
         error => assert!(error.is_closed() && there == written, "{there} of {written}: {error}"),
     }
@@ -388,7 +391,7 @@ async fn drain_flushes_inserters() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn drain_tells_of_rows_that_it_could_not_flush() {
     let server = Service::start(Kind::ClickHouse).unwrap();
-    // Refused by the server.
+    // The server refuses the rows.
     let gone = table(&server);
     let pool = pool(&server);
     let mut bars = pool.clickhouse().await.unwrap().inserter::<Bar>(&gone).unwrap();
@@ -403,7 +406,7 @@ async fn drain_tells_of_rows_that_it_could_not_flush() {
     assert_eq!(step.given_up, [(Work::Row, 3)]);
     assert!(report.to_string().contains("given up: 3 rows not known to be inserted"), "{report}");
 
-    // Never answered.
+    // The server never answers.
     let table = table(&server);
     let proxy = Proxy::start(server.port()).unwrap();
     let mut config = ClickHouseConfig::url(proxy.url(&server));
@@ -468,7 +471,8 @@ async fn drain_counts_operations_and_what_it_aborts_on_the_server() {
     println!("{report}");
     let step = report.step("mongo").unwrap();
     assert_eq!(step.outcome, Outcome::Closed, "{report}");
-    // The change stream's end is answered as well, and so is whatever the driver tries then.
+    // The server also answers the command that ends the change stream, and any command that the driver tries
+    // afterwards.
     assert!(matches!(step.finished[0], (Work::Operation, 2..)), "{report}");
     assert_eq!(step.finished[1..], [(Work::Transaction, 2), (Work::Cursor, 1)], "{report}");
     assert_eq!(books(step)[1..], [&[(Work::Operation, 1)][..], &[]], "{report}");
@@ -533,14 +537,14 @@ fn key_of(name: &str) -> String {
 
 // All four
 
-/// A connection that is lost in the drain is told in one way, whatever the driver has to say.
+/// A connection that is lost in the drain is reported in the same way for every driver.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lost_in_the_drain_is_failed_on_every_backend() {
     let kinds = [Kind::Mongo, Kind::RabbitMq, Kind::ClickHouse, Kind::Redis];
     let servers = Service::start_all(&kinds).unwrap();
     let urls: Vec<_> = servers.iter().map(|server| (server.kind(), server.url())).collect();
     let pool = pool_of(&urls, |options| options.close.held = Duration::from_secs(8));
-    // Held, so that the drain lasts until every loss was noticed.
+    // The held leases make the drain last until every loss is noticed.
     let held = (
         pool.mongo().await.unwrap(),
         pool.rabbitmq().await.unwrap(),
@@ -574,13 +578,14 @@ async fn held_leases_delay_closing_by_a_second() {
     println!("{report}");
     assert!(report.all_closed(), "{report}");
     assert!(report.drained >= Duration::from_millis(900), "{report}");
-    // A second, and what the goodbyes take.
+    // The drain waits a second for the leases. The disconnects take the rest.
     assert!(watch.took() < Duration::from_secs(2), "{:?}: {report}", watch.took());
     assert_eq!(report.steps.iter().map(|step| step.held.len()).sum::<usize>(), 4);
     drop(held);
 }
 
-/// Loops that stop at `closing()` see no error; whoever goes on leases until the drain ends, and then is told so.
+/// Loops that stop at `closing()` see no error. Other loops can lease until the drain ends, and then get an error that
+/// says so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn loops_end_without_an_error_and_leasing_goes_on_until_the_drain_ends() {
     let pool = all_shared();
@@ -614,7 +619,7 @@ async fn loops_end_without_an_error_and_leasing_goes_on_until_the_drain_ends() {
         .collect();
     until(Duration::from_secs(30), || begun.load(Ordering::Relaxed) > 20);
 
-    // Work that lasts for a while, and a step before those of the backends.
+    // Work that keeps the drain going, and a step that runs before those of the backends.
     let key = unique("gate");
     let mut redis = pool.redis().await.unwrap();
     let gate = key.clone();
@@ -672,7 +677,7 @@ async fn loops_end_without_an_error_and_leasing_goes_on_until_the_drain_ends() {
     assert!(report.steps.iter().all(|step| step.given_up.is_empty() && step.unfinished.is_empty()), "{report}");
 }
 
-/// A task's last writes, on both facades, once leasing has ended for everybody else.
+/// Closing code makes a task's last writes, on both facades, after leasing has stopped for all others.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn closing_code_uses_every_backend_until_its_own_phase() {
     let pool = all_shared();
@@ -705,7 +710,7 @@ async fn closing_code_uses_every_backend_until_its_own_phase() {
         inside.mongo()?.database("admin").run_command(doc! { "ping": 1 }).run()?;
         Ok(())
     };
-    // MongoDB alone closes after ClickHouse.
+    // With this dependency, ClickHouse closes before MongoDB, and only MongoDB is left for the step "too late".
     pool.depends_on("clickhouse", "mongo").unwrap();
     pool.on_close("too late", Phase::Databases, too_late).unwrap();
     pool.depends_on("too late", "mongo").unwrap();

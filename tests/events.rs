@@ -1,4 +1,4 @@
-//! What observers are told, in which order, and what becomes of those who are slow.
+//! The events that observers get, their order, and slow observers.
 
 #![allow(missing_docs)]
 
@@ -147,7 +147,7 @@ async fn a_wait_is_told_as_it_ends_in_time_or_not() {
     assert!(events.try_next().is_none());
 }
 
-/// Whoever reads too slowly misses the oldest, and nothing waits for them.
+/// A slow reader misses the oldest events, and nothing waits for it.
 #[tokio::test]
 async fn a_slow_observer_misses_events_and_delays_nothing() {
     let mut options = unhurried();
@@ -224,7 +224,7 @@ fn an_observer_whose_waker_panics_breaks_nothing() {
     assert!(sound.by_ref().flatten().any(|event| matches!(event.what, What::Closed { .. })));
 }
 
-/// What a user's error does as it drops, it does not do under a lock of the pool's.
+/// A user's error does not drop under a lock of the pool's.
 #[test]
 fn an_event_that_is_missed_drops_where_the_pool_can_be_used() {
     #[derive(Debug)]
@@ -340,7 +340,7 @@ mod of_a_server {
 
     use super::*;
 
-    /// What a server that is killed does to those who use it, and a connection that is not free.
+    /// A killed server, and a connection that is not free, as events.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn losses_repeats_unknown_outcomes_and_waits_are_told() {
         let server = Service::start(Kind::Redis).unwrap();

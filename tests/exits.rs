@@ -1,9 +1,12 @@
-//! However a process ends, it ends as it would have without us, only cleanly.
+//! Ends processes in many ways, and checks that the pool changes nothing about the end except that it closes cleanly.
 //!
-//! A table: how a process ends, by how it is run, by what it is doing then. For each cell this
-//! program runs itself as a child, whose `main` really is `main`, so it has no harness of libtest's.
-//! What a line of the table cannot tell is a story below it.
-//! `EXIT_ROUNDS` says how often each is run, and that the filters must fit some; `cargo xtask exits` runs each twenty times.
+//! `TABLE` lists how a process ends, how it is run, and what it does then. For each cell this program starts itself as
+//! a child. It has no harness of libtest, so the child's `main` really is `main`. Tests that do not fit the table are
+//! stories below it. `EXIT_ROUNDS` says how often each case runs; with it, filters that match nothing are an error.
+//! `cargo xtask exits` runs each case twenty times.
+//!
+//! `suite` runs the cases on a few threads, which share the servers. Each child is a process, so no pool state is
+//! shared.
 
 #![allow(missing_docs)]
 
@@ -68,32 +71,32 @@ fn main() {
 
 // The table.
 
-/// One ending, and what must be seen of it.
+/// One way to end, and the results that the test must see.
 struct Row {
     name: &'static str,
-    /// How the program is run.
+    /// The ways to run the program.
     ways: &'static [&'static str],
-    /// What it is doing.
+    /// The loads that the program has when it ends.
     loads: &'static [&'static str],
-    /// What it does then, and which signals come when it waits.
+    /// The action that ends the program, and the signals that it gets if it waits.
     ending: &'static str,
     signals: &'static [&'static str],
-    /// What the application has set up of its own.
+    /// The set-up that the application has of its own.
     app: &'static str,
     by: By,
     seen: Seen,
     within: Duration,
 }
 
-/// What stderr has of the close.
+/// The expected text about the close on stderr.
 enum Seen {
-    /// A report in which all is `closed`.
+    /// A report in which every step is `closed`.
     AllClosed,
-    /// No trouble, whatever had begun, and no unclean end at the servers.
+    /// No complaint, although not everything had begun, and no unclean end at the servers.
     Clean,
-    /// Nothing, as it was not waited for.
+    /// No report, because the process did not wait for the close.
     Nothing,
-    /// This, and what is not named by it may not have been closed.
+    /// This text. Resources that it does not name may not have been closed.
     Trouble(&'static str),
 }
 
@@ -104,9 +107,9 @@ const THREADS: &[&str] = &["blocking"];
 const TASKS: &[&str] = &["tokio-main"];
 
 const IDLE: &[&str] = &["idle"];
-/// Working until it is told to stop.
+/// The child works until it is told to stop.
 const BUSY: &[&str] = &["busy"];
-/// Holding checkouts, channels, deliveries and transactions, and never letting go.
+/// The child holds checkouts, channels, deliveries and transactions, and never gives them back.
 const HELD: &[&str] = &["held"];
 
 const fn row(name: &'static str, ending: &'static str, by: By) -> Row {
@@ -159,7 +162,7 @@ const TABLE: &[Row] = &[
     row("return_from_main", "return", Exit(0)).loads(HELD).ways(BOTH),
     row("exit", "exit", Exit(3)),
     row("exit", "exit", Exit(3)).loads(BUSY).ways(&["blocking", "blocking-run", "tokio-main", "tokio-worker", "run"]),
-    // Its one thread is in `exit`, and polls nothing any more.
+    // The only thread of the runtime is in `exit` and no longer polls anything.
     row("exit", "exit", Exit(3)).loads(BUSY).ways(&["current-thread"]).seen(Trouble("redis=closed")).within(FORCED),
     row("exit", "exit", Exit(3)).loads(HELD).ways(BOTH),
     row("exit_from_a_thread", "exit-thread", Exit(3)),
@@ -222,8 +225,8 @@ const TABLE: &[Row] = &[
     row("hanging_hook_is_left_behind", "wait", Signal(15)).sent(&["TERM"]).app("hook-hangs").ways(THREADS).seen(Trouble("hook=timed out")),
 ];
 
-/// The limits of the table's children: closing has less time than by default, which still is far
-/// from what it needs, and getting there has all that a loaded machine may take.
+/// The limits of the table's children. Closing has less time than by default, which is still far more than it needs.
+/// Connecting has all the time that a loaded machine may need.
 const LIMITS: &str = "
 [pool]
 acquire_timeout_ms = 30000
@@ -245,9 +248,10 @@ server_selection_timeout_ms = 10000
 ";
 #[cfg(not(feature = "mongodb"))]
 const MONGO_LIMITS: &str = "";
-/// Signals that come closer to each other than this count as one.
+/// Two signals within less time than this count as one, so the test waits this long before the second.
 const APART: Duration = Duration::from_millis(300);
-/// Their deadline, the watchdog's second, and what a loaded machine takes to notice.
+/// The limit for a forced end, in milliseconds: the children's deadline, the watchdog's second, and the time that a
+/// loaded machine takes to notice.
 const FORCED: u64 = 6000 + 1000 + 3000;
 
 impl Row {
@@ -290,7 +294,7 @@ impl Row {
     }
 }
 
-/// Checkouts that were closed under their holders are in the report, with their lines.
+/// Checks that the report lists the checkouts that were closed under their holders, with their lines.
 fn assert_call_sites(ended: &Ended) {
     for name in NAMES.iter().filter(|name| ["rabbitmq", "redis", "postgres"].contains(name)) {
         let told = ended
@@ -303,7 +307,7 @@ fn assert_call_sites(ended: &Ended) {
 
 // The stories.
 
-/// What is not in the table.
+/// A test that does not fit the table.
 type Story = fn(&Suite);
 
 const STORIES: &[(&str, Story)] = &[
@@ -334,7 +338,7 @@ const STORIES: &[(&str, Story)] = &[
     ("frozen_or_gone_postgres", |_| frozen_or_gone(Kind::Postgres)),
 ];
 
-/// With nothing configured but where the servers are.
+/// Only the servers' addresses are configured.
 fn default_limits(Suite { servers, limits, .. }: &Suite) {
     for way in BOTH {
         let mut command = servers.child(&format!("{way} idle wait -"), limits);
@@ -345,20 +349,20 @@ fn default_limits(Suite { servers, limits, .. }: &Suite) {
         ended.assert_by(Signal(15));
         ended.assert_all_closed(NAMES);
         ended.assert_calm();
-        // Ctrl-C on an idle strategy ends in about a second.
+        // Ctrl-C on an idle strategy ends it in about a second.
         ended.assert_within(Duration::from_secs(4));
     }
 }
 
-/// A wish to end that comes as two signals is no second one.
+/// Two signals that come together count as one wish to end.
 fn signals_together(Suite { servers, limits, .. }: &Suite) {
     for way in BOTH {
         let child = servers.child(&format!("{way} idle wait -"), limits);
-        // It ends its child, and then its group, which the child is in.
+        // `timeout` signals its child, and then its process group, which has the child in it too.
         let mut timeout = Running::start(by("timeout", &["100"], &child)).ready();
         timeout.send("TERM");
         let by_timeout = timeout.end();
-        // As systemd's `SendSIGHUP`; which of the two is handled first is the kernel's choice.
+        // systemd's `SendSIGHUP` sends both. The kernel chooses which of the two is handled first.
         let child = Running::start(child).ready();
         let both = format!("kill -HUP {0} && kill -TERM {0}", child.id());
         assert!(Command::new("sh").args(["-c", &both]).status().expect("a shell").success());
@@ -373,7 +377,7 @@ fn signals_together(Suite { servers, limits, .. }: &Suite) {
     }
 }
 
-/// There is trouble to report, and nowhere to report it to.
+/// The close has a complaint to write, and nobody reads stderr.
 fn unread_stderr(Suite { servers, limits, .. }: &Suite) {
     for (ending, signal, ended_by) in [("wait", Some("TERM"), Signal(15)), ("return", None, Exit(0))] {
         let (_unread, mut stderr) = UnixStream::pair().expect("a pair");
@@ -392,7 +396,7 @@ fn unread_stderr(Suite { servers, limits, .. }: &Suite) {
     }
 }
 
-/// A program that owns the screen has it to itself. The control is the same program that does not.
+/// A program that owns the screen can switch the pool's output off. The control is the same program with it on.
 fn silent(Suite { servers, limits, .. }: &Suite) {
     let off = Limits::new("silent", &format!("{LIMITS}stderr = false\n"));
     for (limits, speaks) in [(limits, true), (&off, false)] {
@@ -408,7 +412,8 @@ fn silent(Suite { servers, limits, .. }: &Suite) {
     }
 }
 
-/// Threads run out at any point on the way to a connection. Each has a stack of 1 GiB, and the process may have so many.
+/// Threads run out at any point on the way to a connection. Each thread has a stack of 1 GiB, and the process has room
+/// for `threads` of them.
 #[cfg(feature = "redis")]
 fn few_threads(Suite { servers, limits, .. }: &Suite) {
     if std::env::var_os("ASAN_OPTIONS").is_some() {
@@ -435,7 +440,7 @@ fn few_threads(Suite { servers, limits, .. }: &Suite) {
             Some((millis, error)) => {
                 assert!(error.contains("cannot start the threads that the pool needs"), "{error}");
                 let millis: u64 = millis.parse().expect("a number");
-                // A second, and what a loaded machine takes to notice.
+                // The limit is one second, and the time that a loaded machine takes to notice.
                 assert!(millis < 2000, "refused after {millis} ms");
                 refused += 1;
             }
@@ -444,7 +449,7 @@ fn few_threads(Suite { servers, limits, .. }: &Suite) {
     assert!(leased > 0 && refused > 3, "{leased} leased, {refused} refused: not between the two");
 }
 
-/// A child that is started by another program.
+/// The command of a child that another program starts.
 fn by(starter: &str, arguments: &[&str], child: &Command) -> Command {
     let mut command = Command::new(starter);
     command.args(arguments).arg(child.get_program());
@@ -458,7 +463,7 @@ fn under_nohup(Suite { servers, limits, .. }: &Suite) {
     child.send("HUP");
     child.send("TERM");
     let ended = child.end();
-    // nohup's SIGHUP stays ignored, so it was the other one that ended it.
+    // SIGHUP stays ignored, as nohup set it. So SIGTERM ended the child.
     ended.assert_by(Signal(15));
     ended.assert_all_closed(NAMES);
 }
@@ -468,16 +473,16 @@ fn in_the_background(Suite { servers, limits, .. }: &Suite) {
     let mut shell = Running::start(by("sh", &["-c", r#""$0" & echo PID $!; wait $!"#], &child));
     let job = shell.hear("PID").parse().expect("a number");
     shell = shell.ready();
-    // A script's background jobs ignore SIGINT, and go on doing so.
+    // The background jobs of a script ignore SIGINT, and the pool must leave that so.
     send("INT", job);
     send("TERM", job);
     let ended = shell.end();
-    // As a shell sees a process that a signal ended.
+    // The status that a shell gives a process which a signal ended.
     ended.assert_by(Exit(143));
     ended.assert_all_closed(NAMES);
 }
 
-/// In a container a program is often process 1, which no signal ends that it does not handle.
+/// In a container a program is often process 1. A signal that process 1 does not handle does not end it.
 fn as_process_1(Suite { servers, rough, limits }: &Suite) {
     let may = Command::new("unshare").args(["--pid", "--fork", "true"]).output().expect("unshare");
     if !may.status.success() {
@@ -511,7 +516,7 @@ fn only_child(process: u32) -> u32 {
     children.trim().parse().expect("one child")
 }
 
-/// Every channel is closed before its connection, and every stream by a FIN.
+/// Every channel is closed before its connection, and every stream ends by a FIN.
 fn on_the_wire(Suite { servers, limits, .. }: &Suite) {
     for (ending, signal) in [("return", None), ("exit", None), ("panic", None), ("wait", Some("TERM"))] {
         for way in BOTH {
@@ -530,8 +535,8 @@ fn on_the_wire(Suite { servers, limits, .. }: &Suite) {
                     until(|| proxy.open() == 0, || what.clone());
                     let clients = proxy.clients();
                     assert!(!clients.is_empty(), "{what}");
-                    // In the middle of an answer there is no other way than a reset, and MongoDB
-                    // sends its monitor word at any time.
+                    // A connection in the middle of an answer can only end by a reset, and MongoDB sends its monitor
+                    // messages at any time.
                     if *kind == Kind::RabbitMq || (load == "idle" && *kind != Kind::Mongo) {
                         assert!(clients.iter().all(|client| client.end == Some(End::Fin)), "{what}: {clients:?}");
                     }
@@ -563,10 +568,9 @@ fn names<'a>(frames: &[&'a services::AmqpFrame]) -> Vec<&'a str> {
     frames.iter().map(|frame| frame.name.as_str()).collect()
 }
 
-/// A forked child refuses what it inherited, and neither its life nor its end puts a byte on the
-/// parent's wires.
+/// A forked child refuses its inherited pool. Neither its life nor its end sends a byte on the parent's connections.
 fn fork_once(Suite { servers, .. }: &Suite, ending: &str, status: &str) {
-    // Nothing of the parent's own accord comes in between.
+    // The parent sends nothing by itself meanwhile.
     let mut toml = LIMITS.replace("[pool.probe]\n", "[pool.probe]\nenabled = false\n") + MONGO_LIMITS;
     if cfg!(feature = "mongodb") {
         toml += "heartbeat_ms = 60000\nmin_pool_size = 1\n";
@@ -594,10 +598,10 @@ fn fork_once(Suite { servers, .. }: &Suite, ending: &str, status: &str) {
         panic!("the child ended with {told}, not with {status}: {}", parent.end());
     }
     for (kind, before) in &before {
-        // What the child's own pool has opened came later, and was closed.
+        // Later connections belong to the child's own pool, which was closed.
         let proxy = &proxies.0[kind];
         let is_closed = |client: &services::Client| match kind {
-            // What the driver's monitors have not read when the child ends, the kernel answers with a reset.
+            // MongoDB's monitors may leave unread data at the child's end. The kernel then sends a reset.
             Kind::Mongo => client.end.is_some(),
             _ => client.end == Some(End::Fin),
         };
@@ -625,7 +629,7 @@ fn fork_once(Suite { servers, .. }: &Suite, ending: &str, status: &str) {
 
 type Clients = BTreeMap<Kind, Vec<services::Client>>;
 
-/// What has been sent, once nothing more is.
+/// The clients of each proxy, once no more bytes arrive.
 fn quiet(proxies: &Proxies) -> Clients {
     let now = || proxies.0.iter().map(|(kind, proxy)| (*kind, proxy.clients())).collect::<Clients>();
     let mut last = (now(), Instant::now());
@@ -639,14 +643,14 @@ fn quiet(proxies: &Proxies) -> Clients {
     last.0
 }
 
-/// A server that answers nothing, or is not there: the process ends all the same, and says so.
+/// The server does not answer or is gone. The process ends nevertheless, and reports that.
 fn frozen_or_gone(kind: Kind) {
     let servers = Servers::of(&[kind]);
     let server = &servers.0[&kind];
     let toml = "[pool]\nacquire_timeout_ms = 30000\n[pool.retry]\nattempts = 20\nbudget_ms = 30000\n\
                 [pool.close]\ndeadline_ms = 4000\ndrain_ms = 1000\nheld_ms = 200\n";
     let limits = Limits::new(&format!("frozen-{}-{:?}", name(kind), std::thread::current().id()), toml);
-    // The deadline, the watchdog's second, and what a loaded machine takes to notice.
+    // The deadline, the watchdog's second, and the time that a loaded machine takes to notice.
     let most = Duration::from_millis(4000 + 1000 + 1000);
     for (what, signal, by) in
         [("frozen", Some("TERM"), Signal(15)), ("frozen", None, Exit(3)), ("gone", Some("TERM"), Signal(15))]
@@ -695,11 +699,11 @@ fn until(holds: impl Fn() -> bool, what: impl Fn() -> String) {
 
 // The suite.
 
-/// How many children run at once, most of which wait.
+/// The number of children that run at once. Most of them wait.
 const AT_ONCE: usize = 4;
 
 struct Case {
-    /// Cases of one name are one line of the summary.
+    /// Cases of one row are one line of the summary.
     row: &'static str,
     name: String,
     run: Box<dyn Fn(&Suite) + Sync + Send>,
@@ -707,12 +711,12 @@ struct Case {
 
 struct Suite {
     servers: Servers,
-    /// For endings that leave connections as they are.
+    /// Servers for endings that leave connections open, so that they do not disturb `servers`.
     rough: Servers,
     limits: Limits,
 }
 
-/// What is known of a row's children.
+/// The summary of a row's children.
 #[derive(Default)]
 struct Sum {
     children: usize,
@@ -725,7 +729,7 @@ fn suite() {
     let rounds = env::var("EXIT_ROUNDS").map_or(2, |rounds| rounds.parse().expect("EXIT_ROUNDS is a number"));
     let is_wanted = |case: &Case| filters.is_empty() || filters.iter().any(|filter| case.name.contains(filter));
     let cases: Vec<_> = cases().into_iter().filter(is_wanted).collect();
-    // Whoever says how often wants something to run; `cargo test` has its filter for other tests.
+    // Someone who sets EXIT_ROUNDS wants cases to run. `cargo test` passes filters that are meant for other tests.
     if cases.is_empty() && env::var_os("EXIT_ROUNDS").is_some() {
         eprintln!("error: no way to end matches {}", filters.join(" or "));
         std::process::exit(1);
@@ -777,7 +781,7 @@ fn suite() {
 
 fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    // The slow ones first.
+    // The slow cases begin first.
     for (row, story) in STORIES.iter().rev() {
         cases.push(Case { row, name: format!("exit_{row}"), run: Box::new(story) });
     }

@@ -1,8 +1,8 @@
-//! Every backend under load, while its server is killed, frozen, cut off, slowed down and short of memory, and while it answers
-//! that it is full, loading, out of disk or not to be asked.
+//! Every backend under load while its server has a fault: killed, frozen, cut off, slowed down, short of memory, full,
+//! loading, out of disk, or without the right.
 //!
-//! In the short form all four at a time, a few faults each, and then one without descriptors; `cargo xtask faults` runs all
-//! faults, backend by backend, and keeps the table in the guide.
+//! The short form has all backends at once, a few faults each, and then one without descriptors. `cargo xtask faults`
+//! runs all faults, backend by backend, and keeps the tables in `docs/reference/faults.md`.
 
 #![allow(missing_docs)]
 
@@ -25,7 +25,7 @@ const fn s(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// All of them.
+/// All faults.
 const FULL: [Fault; 18] = [
     Fault::Kill(Duration::ZERO),
     Fault::Kill(s(20)),
@@ -47,10 +47,10 @@ const FULL: [Fault; 18] = [
     Fault::Failover(LONG),
 ];
 
-/// A server that does not answer is cut in half of that.
+/// The duration of most long faults. The pool cuts a server that does not answer after half of that.
 const LONG: Duration = s(8);
 
-/// Most kinds of fault once, over all backends.
+/// Most kinds of fault once, spread over the backends.
 const SHORT: &[(Kind, &[Fault])] = &[
     #[cfg(feature = "postgres")]
     (Kind::Postgres, &[Fault::Full(s(4)), Fault::RightGone(s(4)), Fault::Kill(Duration::ZERO), Fault::Freeze(s(5))]),
@@ -60,22 +60,22 @@ const SHORT: &[(Kind, &[Fault])] = &[
     (Kind::Redis, &[Fault::Kill(s(3)), Fault::Reset(2), Fault::BlackHole(s(5)), Fault::Full(s(4))]),
 ];
 
-/// What the load of one backend came to.
+/// The results of one backend's load.
 struct Outcome {
     kind: Kind,
     version: String,
     rows: Vec<Row>,
     audit: Audit,
-    /// What was held before the faults, after them, and closed.
+    /// The readings before the faults, after them, and after closing.
     held: Option<[Reading; 3]>,
 }
 
-/// Between a worker's calls.
+/// The pause between a worker's calls.
 const PACE: Duration = Duration::from_millis(50);
 /// How long the load runs before its descriptors, threads and memory are read.
 const CALM: Duration = s(3);
 
-/// One backend's load, and these faults. What the process holds can be told only where it does nothing else.
+/// Runs one backend's load through these faults. The process's readings mean something only if nothing else runs in it.
 fn suffer(kind: Kind, faults: &[Fault], alone: bool, runtime: &Runtime) -> Outcome {
     let target = Target::start(kind);
     let backend = load::backend(kind);
@@ -91,7 +91,7 @@ fn suffer(kind: Kind, faults: &[Fault], alone: bool, runtime: &Runtime) -> Outco
         println!("{row}");
         rows.push(row);
     }
-    // From then on no error is forgiven, and there is none.
+    // From now on the load forgives no error, and none may come.
     thread::sleep(RESUME + s(1));
     let after = alone.then(|| settled("under load", &before, &ports));
     let audit = load.end(target.now(), runtime);
@@ -108,7 +108,7 @@ fn suffer(kind: Kind, faults: &[Fault], alone: bool, runtime: &Runtime) -> Outco
     Outcome { kind, version, rows, audit, held }
 }
 
-/// For the guide.
+/// The tables for the reference.
 fn table(outcomes: &[Outcome]) -> String {
     let mut lines = vec![Row::HEAD.to_owned()];
     lines.extend(outcomes.iter().flat_map(|outcome| &outcome.rows).map(Row::to_string));
@@ -126,7 +126,7 @@ fn table(outcomes: &[Outcome]) -> String {
     lines.join("\n") + "\n"
 }
 
-/// A server that says no has not done it; one that says nothing may have.
+/// A server that refuses has not run the call. A server that does not answer may have.
 #[test]
 fn refusals_are_no_unknown_outcomes() {
     let redis = |kind, words| Trouble::of(RedisError::from((kind, words)));
@@ -154,14 +154,14 @@ fn mongo_rabbitmq_clickhouse_redis_under_faults() {
                 scope.spawn(move || suffer(kind, faults, false, runtime));
             }
         });
-        // The others of this process would have none either.
+        // The other loads of this process would have no descriptors either.
         suffer(Kind::Redis, &[Fault::Descriptors(s(4))], false, &runtime);
         return;
     };
     let built = Kind::ALL.into_iter().chain(cfg!(feature = "postgres").then_some(Kind::Postgres));
     let kinds = built.filter(|kind| chosen == "all" || chosen == kind.name());
     let mut outcomes: Vec<Outcome> = kinds.map(|kind| suffer(kind, &FULL, true, &runtime)).collect();
-    // On a server of its own, so that nothing else could have lost what it loses.
+    // The promotion loses writes. It runs on a server of its own, so that they cannot be confused with other losses.
     if outcomes.iter().any(|outcome| outcome.kind == Kind::Redis) {
         outcomes.push(suffer(Kind::Redis, &[Fault::Promotion], true, &runtime));
     }

@@ -1,4 +1,4 @@
-//! What the fuzzer found worth keeping, again: `fuzz/corpus` through the code that the fuzzer runs.
+//! Runs `fuzz/corpus`, the fuzzer's kept inputs, through the code that the fuzzer runs.
 
 #![cfg(all(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
 #![allow(missing_docs)]

@@ -137,7 +137,7 @@ async fn health_is_data_for_everybody_and_in_full() {
     assert!(unreachable["output"].as_str().unwrap().contains("nobody is there"), "{full}");
     let written = json!({ "status": full["status"], "checks": { "redis:responseTime": [unreachable] } });
     assert_told("`full_json()` has", &written);
-    // What nobody has asked for has no status.
+    // A resource that nobody has asked for has no status.
     let unasked = full["checks"].as_object().unwrap().values().find(|check| check[0].get("status").is_none());
     assert!(unasked.is_some() || cfg!(not(feature = "redis")), "{full}");
 }

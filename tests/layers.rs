@@ -67,14 +67,14 @@ fn a_kind_is_named_outside_its_folder_by_the_table_alone() {
     }
 }
 
-/// What the built-in kinds are made of, a kind of a user's can be made of: `lib.rs`, `config` or `adapter` has it.
+/// A user's kind can be made of all that the built-in ones are made of: `lib.rs`, `config` or `adapter` exports it.
 #[test]
 fn what_the_kinds_are_made_of_is_open() {
     /// Tools on the standard library and tokio alone, which know nothing of pools.
     const PLAIN: [&str; 8] = ["BoxFuture", "Counted", "none", "deadline", "park_on", "thread", "until", "within"];
-    /// What the table of kinds makes its verbs of, in whose place `kind` and a trait of the kind's own are, as in `examples/lines`.
+    /// The table of kinds makes its verbs of these. A user's kind has `kind` and a trait of its own instead, as in `examples/lines`.
     const TABLE: [&str; 6] = ["Acquire", "Acquirer", "AnySlot", "BlockingGuard", "Slot", "TaskGuard"];
-    /// What adapters for r2d2 are made of, and `R2d2` is in place of.
+    /// Adapters for r2d2 are made of these, and users have `R2d2` instead.
     const R2D2: [&str; 2] = ["Adapted", "Loan"];
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let exported: BTreeSet<String> = ["lib.rs", "pool/config.rs", "pool/adapter.rs"]
@@ -127,7 +127,7 @@ fn no_comment_begins_with_a_riddle() {
     assert!(read > 3_000 && found.is_empty(), "{}", found.join("\n"));
 }
 
-/// What a reader holds in mind at once.
+/// A reader holds about so much in mind at once.
 #[test]
 fn no_file_has_over_600_lines() {
     for file in sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")) {
@@ -162,7 +162,7 @@ fn the_core_has_no_circle() {
     let mut left: BTreeMap<String, BTreeSet<String>> =
         files.iter().map(|(module, file)| (module.clone(), names(file))).collect();
     assert!(left.len() > 25 && left.values().any(|names| names.len() > 5), "{left:?}");
-    // What names nothing that is left cannot be in a circle.
+    // A file that names no file that is left cannot be in a circle.
     while let Some(free) =
         left.iter().find(|(module, names)| names.iter().all(|name| name == *module)).map(|(free, _)| free.clone())
     {

@@ -1,4 +1,4 @@
-//! Leaks: who holds what for longer, or more of it, than expected.
+//! Leaks: holders that keep something for longer than expected, or more of it.
 
 #![cfg(all(feature = "mongodb", feature = "rabbitmq", feature = "redis"))]
 #![allow(missing_docs)]
@@ -15,12 +15,14 @@ use resource_pool::config::{LeakOptions, MongoConfig, Options, RabbitMqConfig, R
 use resource_pool::{Holder, Phase, ResourcePool, ResourceStatus, blocking};
 use services::{Kind, Service, shared};
 
+/// The limit for an expected change, also on a busy machine.
 const SOON: Duration = Duration::from_secs(10);
+/// The age from which a holder counts as a suspect.
 const AGE: Duration = Duration::from_millis(100);
 
 static LOG: LazyLock<Log> = LazyLock::new(Log::start);
 
-/// How often this was logged, at this level, of this line of this file.
+/// How often this was logged, at this level, about this line of this file.
 fn logged(level: &str, what: &str, line: u32) -> usize {
     let site = format!("tests/leaks.rs:{line}:");
     let is_it = |text: &&str| text.contains(level) && text.contains(what) && text.contains(&site);
@@ -90,7 +92,8 @@ async fn leaked_checkouts_are_told_once_each_with_their_lines_and_when_they_come
     assert_eq!(holder.owner.as_ref().unwrap().to_string(), "thread \"leaker\"");
     assert!(LOG.text().lines().any(|text| text.contains("WARN") && text.contains("owner=thread \"leaker\"")));
 
-    // What is shared is not watched by default, and one warning is enough: all have been looked at again.
+    // Shared leases are not watched by default. The checkout below becomes a suspect after all others have been looked
+    // at again, so each of them has had one warning at most.
     let later = redis.exclusive().await.unwrap();
     until(SOON, || suspects(&pool).len() == 6);
     assert!(lines.iter().all(|line| warned(*line) == 1), "{}", LOG.text());
@@ -149,7 +152,7 @@ async fn leaks_by_count_are_told_once_until_they_come_back() {
         leaks.count = Some(1);
     });
     pool.register("few", Plain).unwrap();
-    // One threshold by option, for checkouts.
+    // The option sets one threshold for checkouts.
     let redis = pool.redis().await.unwrap();
     let one = redis.exclusive().await.unwrap();
     let two = (redis.exclusive().await.unwrap(), line!());
@@ -163,7 +166,7 @@ async fn leaks_by_count_are_told_once_until_they_come_back() {
     assert_eq!((status(&pool, "redis").leaks, status(&pool, "redis").leaks_total), (0, 1));
     assert_eq!(crowds("WARN", 1, two.1), 1);
 
-    // Others by call, for everything that is out.
+    // A call has a threshold of its own, for everything that is out.
     let mut leases = Vec::new();
     for _ in 0..6 {
         leases.push(pool.get::<Plain>("few").await.unwrap());
@@ -219,7 +222,7 @@ async fn adopted_clients_of_the_drivers_are_closed_if_alive_and_forgotten_if_dro
     let runtime = tokio::runtime::Handle::current();
     let adopt_mongo = async |name| {
         let mut options = mongodb::options::ClientOptions::parse(mongo.url()).await.unwrap();
-        // Its monitor's last connection goes after that.
+        // With this heartbeat the monitor's last connection ends a second after the client.
         options.heartbeat_freq = Some(Duration::from_secs(1));
         let client = Arc::new(mongodb::Client::with_options(options).unwrap());
         client.list_database_names().await.unwrap();

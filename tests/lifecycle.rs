@@ -25,7 +25,7 @@ use tokio::task::JoinHandle;
 const SOON: Duration = Duration::from_secs(15);
 /// How long what blocks its thread does so: far longer than a test may take that does not wait for it.
 const BLOCKED: Duration = Duration::from_secs(60);
-/// What waits for this long has not come at once.
+/// A result that takes this long has not come at once.
 const LONG: Duration = Duration::from_secs(600);
 
 /// How full it always is.
@@ -35,7 +35,7 @@ fn full() -> Usage {
     usage
 }
 
-/// What a verb does.
+/// The behaviour of a verb.
 #[derive(Clone, Copy, Default, PartialEq, Debug)]
 enum Does {
     #[default]
@@ -421,7 +421,7 @@ async fn an_answer_between_strikes_begins_anew() {
         until_async(SOON, async || fake.script.pings_in_turn.lock().is_empty()).await;
         assert_eq!((state(&pool, "fake"), fake.script.cuts.load(Ordering::SeqCst)), (State::Ready, 0), "{answer:?}");
     }
-    // What could not be asked proves nothing either way.
+    // A probe that could not be sent proves nothing either way.
     fake.script.pings_in_turn.lock().extend([Does::Fail, Does::Fail, Does::Unask, Does::Fail]);
     until_async(SOON, async || pool.status().resource("fake").unwrap().generation == 2).await;
 }
@@ -731,7 +731,7 @@ fn closing_code_may_use_what_closes_later() {
     assert_eq!((&database.finished[..], &database.unfinished[..]), (&[(Work::Row, 2)][..], &[][..]), "{report}");
 }
 
-/// What is merely held, and was neither taken nor used lately, costs closing no time.
+/// A lease that is merely held, and was neither taken nor used lately, costs closing no time.
 #[tokio::test]
 async fn closing_waits_only_for_leases_that_were_used_lately() {
     let held = Duration::from_secs(1);
@@ -814,7 +814,7 @@ async fn generations_that_die_young_are_followed_by_pauses() {
     until_async(SOON, async || pool.status().resource("fake").unwrap().generation > before).await;
 }
 
-/// What an attempt that failed had opened may end later, when another attempt has made the generation of that number.
+/// A connection of a failed attempt may end later, when another attempt has made the generation of that number.
 #[tokio::test]
 async fn loss_told_by_an_attempt_that_failed_is_not_the_next_ones() {
     let fake = Fake::new("fake");
@@ -982,7 +982,7 @@ async fn acquire_that_is_dropped_waits_no_more() {
     gate.notify_one();
     until_async(SOON, async || state(&pool, "fake") == State::Ready).await;
 
-    // What was begun goes on, however soon it is given up.
+    // A close that has begun goes on, however soon its caller gives up.
     assert!(pool.close("fake").await.unwrap().all_closed());
     let mut reconnecting = Box::pin(pool.reconnect("fake"));
     assert!(futures_util::poll!(reconnecting.as_mut()).is_pending());
@@ -1198,7 +1198,7 @@ async fn error_tells_the_causes_that_a_driver_leaves_out_and_each_once() {
     assert_eq!(told, "db error: password authentication failed");
 }
 
-/// What the budget leaves for the last attempt may be too little to learn anything.
+/// The budget may leave the last attempt too little time to learn anything.
 #[tokio::test(start_paused = true)]
 async fn error_of_connecting_is_that_of_an_attempt_that_had_its_time() {
     let (now, hangs) = (Duration::ZERO, None);
@@ -1873,7 +1873,7 @@ async fn a_step_with_hardly_any_time_is_cut_and_in_the_report() {
     assert!(step.took > Duration::ZERO && fake.script.cuts.load(Ordering::SeqCst) > 0, "{report}");
 }
 
-/// What the closing code of an earlier phase leaves undone at it has half of its time, and the goodbye the other half.
+/// Work that the closing code of an earlier phase leaves at a resource has half of its time, and the goodbye the other half.
 #[tokio::test]
 async fn what_is_left_undone_by_closing_code_leaves_time_for_the_goodbye() {
     let fake = Fake::new("fake");
@@ -2051,7 +2051,7 @@ fn loss_on_a_runtime_that_has_ended_leaves_nobody_waiting() {
     assert!(blocking::ResourcePool::from(pool).get::<Fake>("fake").is_err());
 }
 
-/// What became of pings and goodbyes, in order.
+/// The ends of pings and goodbyes, in order.
 #[derive(Clone, Default)]
 struct Told {
     log: Arc<Mutex<Vec<&'static str>>>,

@@ -517,7 +517,7 @@ async fn mongo_close_ends_an_idle_change_stream() {
     closed(app);
 }
 
-/// What outlives the drain is ended on the server, so that closing need not wait for it.
+/// Operations that outlive the drain are ended on the server, so that closing need not wait for them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mongo_close_ends_an_operation_that_outlives_the_drain() {
     let app = "undrained";

@@ -1,4 +1,4 @@
-//! MongoDB killed, frozen, and the traps of its driver: each with the bare driver as control.
+//! MongoDB killed or frozen, and the traps of its driver. Each test has the bare driver as its control.
 
 #![cfg(feature = "mongodb")]
 #![allow(missing_docs)]
@@ -22,12 +22,13 @@ use resource_pool::config::{MongoConfig, Options};
 use resource_pool::{Error, Health, Lease, Outcome, ResourcePool, State, Work, blocking};
 use services::{Kind, Proxy, Service};
 
-/// A frozen server must show as an error within this.
+/// The limit for a frozen server to show as an error.
 const FROZEN: Duration = Duration::from_secs(5);
+/// The limit for a health check. The guide promises it.
 const HEALTH: Duration = Duration::from_millis(850);
-/// Longer than a busy machine takes for anything here.
+/// The limit for any expected change. A busy machine needs less.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Less than a drain waits, by default.
+/// The limit for a close without a failure. It is less than the default limit of the drain.
 const DRAIN: Duration = Duration::from_secs(8);
 
 fn start() -> Service {
@@ -72,12 +73,12 @@ fn sync_bars(client: &mongodb::sync::Client) -> mongodb::sync::Collection<Docume
     client.database("quantaxis").collection("stock_day")
 }
 
-/// A query that the server works on for so long.
+/// A query on which the server works for so long.
 fn slow(millis: u32) -> Document {
     doc! { "$where": format!("sleep({millis}) || true") }
 }
 
-/// The driver as it comes, with its own defaults.
+/// The driver with its own defaults.
 async fn bare(server: &Service) -> Client {
     let client = Client::with_uri_str(server.url()).await.unwrap();
     client.list_database_names().await.unwrap();
@@ -107,7 +108,7 @@ async fn mongo_killed_and_restarted_works_again_under_the_same_guard() {
     let (failed, took) = stopped(bars(&mongo).find_one(doc! {}).into_future()).await;
     println!("while it is down, after {took:?}: {}", failed.unwrap_err());
     assert!(took < FROZEN);
-    // Once an attempt to bring it back has failed, its own cause is told.
+    // Once an attempt to recover has failed, the error tells that attempt's cause.
     until_async(PATIENCE, async || {
         let error = pool.status().resource("mongo").unwrap().error.as_ref().map(ToString::to_string);
         error.is_some_and(|error| error.contains("after 1 attempt") && error.contains("Connection refused"))
@@ -141,7 +142,7 @@ fn mongo_blocking_killed_and_restarted_works_again_under_the_same_guard() {
     let back = Instant::now();
     until(PATIENCE, || sync_bars(&mongo).count_documents(doc! {}).run().is_ok_and(|count| count == 1));
     println!("the same guard works {:?} after the server is up", back.elapsed());
-    // The driver may be faster than the pool, and what is not ready counts as lost.
+    // The driver may recover before the pool. Until the resource is ready, its close would report a loss.
     until(PATIENCE, || pool.status().resource("mongo").unwrap().state == State::Ready);
     assert!(pool.close_all().unwrap().all_closed());
     assert_eq!(server.await_established(0, PATIENCE).unwrap(), 0);
@@ -173,7 +174,7 @@ async fn mongo_frozen_at_connect() {
     assert_eq!(server.await_established(0, PATIENCE).unwrap(), 0);
 }
 
-/// Reads, which the driver tries again, and writes that it does not; in flight and new ones.
+/// In-flight and new operations: reads, which the driver tries again, and writes, which it does not.
 #[tokio::test(flavor = "multi_thread")]
 async fn mongo_frozen_during_an_operation() {
     let server = start();
@@ -229,7 +230,7 @@ async fn mongo_frozen_at_health() {
     drop(pool.mongo().await.unwrap());
     until_async(PATIENCE, async || pool.health_check().await.entry("mongo").unwrap().health == Health::Pass).await;
     server.freeze().unwrap();
-    // At first it is the report before that is answered again.
+    // The first answers may be the cached report of before.
     until_async(PATIENCE, async || {
         let (report, took) = stopped(pool.health_check()).await;
         assert!(took < HEALTH, "{took:?}");
@@ -256,7 +257,7 @@ async fn mongo_frozen_at_close_while_idle() {
     let (report, took) = timed_async(pool.close_all()).await;
     println!("{report}");
     assert!(took < PATIENCE, "{took:?}");
-    // The drain may have ended before the loss was noticed.
+    // The drain may have ended before the pool noticed the loss.
     let outcome = &report.step("mongo").unwrap().outcome;
     assert!(matches!(outcome, Outcome::Closed | Outcome::Failed(_)), "{report}");
     assert!(!control.is_finished(), "the control: the bare driver waits for its session's end");
@@ -266,7 +267,7 @@ async fn mongo_frozen_at_close_while_idle() {
     drop(mongo);
 }
 
-/// `shutdown` ends the monitor that would have ended the operation, so neither ever ends.
+/// The driver's `shutdown` ends the monitor that would have ended the operation. So neither of them ever ends.
 #[tokio::test(flavor = "multi_thread")]
 async fn mongo_trap_shutdown_hangs_with_an_operation_in_flight_on_a_frozen_server() {
     let server = start();
@@ -294,7 +295,7 @@ async fn mongo_trap_shutdown_hangs_with_an_operation_in_flight_on_a_frozen_serve
     assert!(mongo.list_database_names().await.is_err());
 }
 
-/// Each operation under way lets the next one begin, so there is always one to wait for.
+/// Each operation that ends lets the next one begin, so `shutdown` always finds one to wait for.
 #[tokio::test(flavor = "multi_thread")]
 async fn mongo_trap_shutdown_never_returns_while_operations_keep_coming() {
     fn load(client: &mongodb::sync::Client, threads: usize) -> Vec<JoinHandle<()>> {
@@ -311,7 +312,7 @@ async fn mongo_trap_shutdown_never_returns_while_operations_keep_coming() {
     assert!(control.is_err(), "the control: the bare driver waits on");
     assert!(asking.iter().any(|thread| !thread.is_finished()), "and serves on");
 
-    // All connections in use, and most of them idle.
+    // Once all connections are in use, and once most of them are idle.
     for (max, threads) in [(4, 16), (100, 3)] {
         let brief = |options: &mut Options| options.close.drain = Duration::from_millis(200);
         let pool = pool_with(MongoConfig::uri(server.url()).max_pool_size(max), brief);
@@ -336,7 +337,7 @@ fn mongo_frozen_at_close_under_blocking_load() {
     let pool = blocking::ResourcePool::from(pool_of(config(&server).min_pool_size(8).max_pool_size(8)));
     let usage = |pool: &blocking::ResourcePool| pool.status().resource("mongo").unwrap().usage;
     drop(pool.mongo().unwrap());
-    // Not while a connection is being opened: see the limits in the documentation of `Mongo`.
+    // Waits until no connection is opening. The documentation of `Mongo` has the limits of that case.
     until(PATIENCE, || usage(&pool).idle == Some(8));
     let over = Arc::new(AtomicBool::new(false));
     let load: Vec<JoinHandle<()>> = (0..8)
@@ -361,7 +362,7 @@ fn mongo_frozen_at_close_under_blocking_load() {
     }
 }
 
-/// Dropping the bare client leaves the socket of its round-trip monitor until the next heartbeat.
+/// Dropping the bare client leaves the socket of its round-trip monitor open until the next heartbeat.
 #[tokio::test(flavor = "multi_thread")]
 async fn mongo_trap_a_monitors_socket_outlives_the_client() {
     let server = start();
@@ -380,14 +381,14 @@ async fn mongo_trap_a_monitors_socket_outlives_the_client() {
     let left = server.await_established(0, Duration::from_secs(2)).unwrap();
     assert_eq!(left, 0, "although {clone:?} and {mongo:?} live");
 
-    // Nor does an attempt to connect that failed leave any.
+    // An attempt to connect that fails leaves no socket either.
     let wrong = server.url().replacen(":p%40", ":wrong%40", 1);
     let failing = ResourcePool::builder().environment([("", ""); 0]).resource(MongoConfig::uri(wrong)).build().unwrap();
     assert!(failing.mongo().await.is_err());
     assert_eq!(server.await_established(0, PATIENCE).unwrap(), 0);
 }
 
-/// The driver reads the option, and forgets it.
+/// The driver parses the option, and then ignores it.
 #[tokio::test(flavor = "multi_thread")]
 async fn mongo_trap_wait_queue_timeout_is_ignored() {
     let server = start();
@@ -410,11 +411,11 @@ async fn mongo_trap_wait_queue_timeout_is_ignored() {
     hog.await.unwrap().unwrap();
     bare.shutdown().await;
 
-    // So the pool refuses the promise, and says what to do instead,
+    // So the pool refuses the option, and its error says what to do instead.
     let refused = ResourcePool::builder().environment([("", ""); 0]).resource(MongoConfig::uri(url)).build();
     let error = refused.unwrap_err();
     assert!(error.to_string().contains("waitQueueTimeoutMS"), "{error}");
-    // which works: whoever gives up is gone, and so is their place in the queue.
+    // That works: a caller that gives up is gone, and its place in the queue too.
     let one = config(&server).min_pool_size(0).max_pool_size(1);
     let pool = pool_of(one);
     let mongo = pool.mongo().await.unwrap();
@@ -430,7 +431,7 @@ async fn mongo_trap_wait_queue_timeout_is_ignored() {
     assert!(pool.close_all().await.all_closed());
 }
 
-/// All of the client's connections at work, and so many operations that were given up meanwhile.
+/// Puts all connections of the client to work. Then begins so many operations and gives them up.
 async fn overload(
     server: &Service,
     client: &Client,
@@ -443,7 +444,7 @@ async fn overload(
         let all = watching.aggregate([doc! { "$currentOp": {} }, doc! { "$match": queries }]).await.unwrap();
         all.try_collect::<Vec<_>>().await.unwrap().len()
     };
-    // Time to open them one after the other.
+    // The connections open one after the other, and this gives them time for it.
     let busy = 1000 + 100 * connections as u32;
     let ask = |query: Document| {
         let bars = bars(client);
@@ -459,8 +460,8 @@ async fn overload(
     working
 }
 
-/// The driver keeps what was dropped in its queue, and looks at one of it each time somebody asks or hands back, and
-/// else every 500 ms.
+/// The driver keeps dropped operations in its queue. It removes one each time somebody asks for a connection or hands
+/// one back, and otherwise every 500 ms.
 #[tokio::test(flavor = "multi_thread")]
 async fn mongo_trap_operations_that_were_given_up_hold_up_later_ones() {
     let server = start();
@@ -478,7 +479,7 @@ async fn mongo_trap_operations_that_were_given_up_hold_up_later_ones() {
         let mongo = pool.mongo().await.unwrap();
         let threads = blocking::ResourcePool::from(pool.clone());
         let usage = || pool.status().resource("mongo").unwrap().usage;
-        // The same without an overload.
+        // The control is the same without an overload.
         let all_at_once = async || {
             let asking: Vec<_> = (0..15).map(|_| bars(&mongo)).collect();
             let asking = asking.iter().map(|bars| timed_async(bars.find_one(doc! {})));
@@ -507,7 +508,7 @@ async fn mongo_trap_operations_that_were_given_up_hold_up_later_ones() {
     }
 }
 
-/// Closing says goodbye over the same queue.
+/// Closing sends its last commands over the same queue.
 #[tokio::test(flavor = "multi_thread")]
 async fn mongo_closes_while_operations_that_were_given_up_are_in_the_queue() {
     let server = start();
@@ -526,7 +527,7 @@ async fn mongo_closes_while_operations_that_were_given_up_are_in_the_queue() {
     assert_eq!(server.await_established(0, PATIENCE).unwrap(), 0);
 }
 
-/// A queue so long that it takes the pool a while.
+/// The queue is so long that clearing it takes the pool a while.
 #[tokio::test(flavor = "multi_thread")]
 async fn mongo_health_warns_while_operations_that_were_given_up_are_cleared() {
     let server = start();
@@ -550,7 +551,7 @@ async fn mongo_health_warns_while_operations_that_were_given_up_are_cleared() {
     assert!(pool.close_all().await.all_closed());
 }
 
-/// An operation that waits for a connection being opened panics when the driver's runtime ends.
+/// The driver panics in an operation that waits for an opening connection when the driver's runtime ends.
 #[test]
 fn mongo_trap_a_hung_establishing_panics_when_its_runtime_dies() {
     let server = start();
@@ -575,7 +576,7 @@ fn mongo_trap_a_hung_establishing_panics_when_its_runtime_dies() {
     ready(&mongo);
 
     server.freeze().unwrap();
-    // The first takes the one connection there is, the others have to open theirs.
+    // The first operation takes the one open connection. The others have to open theirs.
     let ask = |client: &mongodb::sync::Client| -> Vec<JoinHandle<bool>> {
         (0..4)
             .map(|_| {
@@ -588,7 +589,7 @@ fn mongo_trap_a_hung_establishing_panics_when_its_runtime_dies() {
     };
     let before = created.load(Ordering::SeqCst);
     let (controls, ours) = (ask(&bare), ask(&mongo));
-    // The bare driver opens two at a time.
+    // The bare driver opens two connections at a time.
     until(PATIENCE, || created.load(Ordering::SeqCst) >= before + 2);
     runtime.shutdown_background();
     let panicked = controls.into_iter().map(|thread| thread.join().unwrap()).filter(|it| *it).count();
@@ -602,7 +603,7 @@ fn mongo_trap_a_hung_establishing_panics_when_its_runtime_dies() {
     }
 }
 
-/// Slow is not frozen.
+/// A slow server is not taken for a frozen one.
 #[tokio::test(flavor = "multi_thread")]
 async fn mongo_slow_operations_survive_on_both_facades() {
     let server = start();
@@ -620,7 +621,7 @@ async fn mongo_slow_operations_survive_on_both_facades() {
     assert!(pool.close_all().await.all_closed());
 }
 
-/// A change stream that nothing comes from is not cut.
+/// A change stream without events is not cut.
 #[tokio::test(flavor = "multi_thread")]
 async fn mongo_an_idle_change_stream_survives() {
     let server = start();
@@ -639,7 +640,7 @@ async fn mongo_an_idle_change_stream_survives() {
     assert!(pool.close_all().await.all_closed());
 }
 
-/// A path that swallows everything, without an end of the connection.
+/// A network path drops everything without ending the connection.
 #[tokio::test(flavor = "multi_thread")]
 async fn mongo_a_path_gone_dark_surfaces_and_heals() {
     let server = start();

@@ -1,4 +1,4 @@
-//! The four together, and the global pool.
+//! The four backends together in one pool, and the global pool.
 
 #![cfg(all(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
 #![allow(missing_docs)]
@@ -16,6 +16,7 @@ use services::{Kind, Proxy, Service};
 
 const KINDS: [Kind; 4] = [Kind::Mongo, Kind::RabbitMq, Kind::ClickHouse, Kind::Redis];
 const NAMES: [&str; 4] = ["mongo", "rabbitmq", "clickhouse", "redis"];
+/// The limit for an expected change, also on a busy machine.
 const SOON: Duration = Duration::from_secs(10);
 
 fn pool(servers: &[Service]) -> ResourcePool {
@@ -86,7 +87,6 @@ async fn pool_all_four_frozen_health_answers_in_time_and_closing_is_bounded() {
     until_async(SOON, left).await;
 }
 
-/// Each backend through the blocking facade; calls in flight are in the backends' own tests.
 /// A connection that was lost before closing began has nothing more to end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pool_all_four_lost_before_closing() {
@@ -102,7 +102,7 @@ async fn pool_all_four_lost_before_closing() {
     assert!(report.all_closed(), "{report}");
 }
 
-/// A server that takes every connection and ends it as soon as it is ready. Without pauses between the generations Redis
+/// Each server takes every connection and ends it as soon as it is ready. Without pauses between the generations, Redis
 /// alone would see more than thirty a second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pool_server_that_hangs_up_is_not_stormed() {
@@ -132,12 +132,12 @@ async fn pool_server_that_hangs_up_is_not_stormed() {
         began.elapsed() >= lasts
     })
     .await;
-    // After 100, 200, 400 and 800 ms one in each second.
+    // The pauses are 100, 200, 400 and 800 ms, and then one second each.
     let most = 6 + began.elapsed().as_secs();
     for name in NAMES {
         assert!(generation(name) <= most, "{name}: {} generations in {:?}", generation(name), began.elapsed());
     }
-    // These notice an end at once.
+    // These two notice the end of a connection at once.
     for name in ["rabbitmq", "redis"] {
         assert!(generation(name) >= 4, "{name}: {}", generation(name));
         let known = async || {
@@ -197,7 +197,8 @@ fn pool_close_all_under_load_leaves_nothing() {
         .into_iter()
         .for_each(|(name, result)| result.unwrap_or_else(|e| panic!("{name}: {e}")));
     let closing = threads.closing();
-    // Between two of these nothing of the thread is in progress, so that leasing may have ended.
+    // Between two of these operations the thread has nothing in progress. The drain may end there, so the next acquire
+    // may be refused.
     let work = || -> Result<(), Error> {
         let ping = mongodb::bson::doc! { "ping": 1 };
         threads.mongo()?.database("admin").run_command(ping).run().unwrap();
@@ -227,7 +228,7 @@ fn pool_close_all_under_load_leaves_nothing() {
     });
 }
 
-/// Many tests of one process share the global pool, each with a runtime of its own that ends.
+/// Many tests of one process share the global pool. Each has a runtime of its own that ends with it.
 mod global {
     use super::*;
 

@@ -16,7 +16,7 @@ use sqlx::{Connection as _, Row};
 
 /// A guard against hanging.
 const SOON: Duration = Duration::from_secs(20);
-/// What is awaited on a server that stopped answering ends within this.
+/// A call to a server that stopped answering ends within this.
 const FROZEN: Duration = Duration::from_secs(5);
 
 fn pool_of(config: PostgresConfig, options: Options) -> ResourcePool {

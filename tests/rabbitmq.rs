@@ -187,7 +187,7 @@ async fn consume_one(consumer: &mut Consumer, wanted: &str) {
     loop {
         let delivery = consumer.next().within(SOON).await.unwrap().unwrap();
         let found = delivery.data() == wanted.as_bytes();
-        // What was in hand when the broker was killed may be gone before its time.
+        // A delivery in hand when the broker was killed may be gone.
         let _ = delivery.ack().await;
         if found {
             return;
@@ -320,7 +320,7 @@ async fn rabbitmq_stream_deliveries_end_no_connection() {
     drop(tenth);
     let (found, tenth) = next_number(&mut consumer).await;
     assert_eq!(found, 10);
-    // What is in hand when the consumer goes can be acknowledged.
+    // Deliveries in hand when the consumer goes can be acknowledged.
     drop(consumer);
     tenth.ack().await.unwrap();
 
@@ -336,7 +336,7 @@ async fn rabbitmq_stream_deliveries_end_no_connection() {
     rabbit.declare_queue(Queue::new(&stream).arguments(argument("x-queue-type", "stream"))).await.unwrap();
     assert!(matches!(rabbit.get(&stream).await, Err(Error::Operation { .. })));
     assert!(matches!(threads.get(&stream), Err(Error::Operation { .. })));
-    // What was moved out of a stream has its header still, and goes back like any other.
+    // A message that was moved out of a stream still has its header, and goes back like any other.
     let classic = unique("classic");
     rabbit.declare_queue(Queue::new(&classic).arguments(argument("x-queue-type", "classic"))).await.unwrap();
     let mut moved = FieldTable::default();
@@ -396,7 +396,7 @@ async fn declare_many(rabbit: &RabbitMq, count: usize, queue: impl Fn(String) ->
     names
 }
 
-/// What is declared again has a limit for each answer, not for all of them.
+/// Repeated declarations have a limit for each answer, not for all of them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rabbitmq_topology_of_any_size_comes_back() {
     let server = Service::start(Kind::RabbitMq).unwrap();
@@ -952,7 +952,7 @@ async fn rabbitmq_a_batch_tells_which_of_its_messages_came_back() {
                 work.iter().filter(|(work, _)| *work == Work::Confirm).map(|(_, count)| count).sum();
             assert!(unconfirmed < window, "{unconfirmed} of a window of {window} as {n} is taken");
             let message = Message::new("", if is_routable(n) { &queue } else { "nobody" }, (n % 10).to_string());
-            // What is persistent is confirmed later than what is not.
+            // The broker confirms persistent messages later than transient ones.
             if n % 3 == 0 { message } else { message.transient() }
         });
         let batch = rabbit.publish_batch(batch).await.unwrap();
@@ -1104,7 +1104,7 @@ async fn rabbitmq_error_that_names_the_user_is_told() {
     }
 }
 
-/// What the broker does not delete is there, and is declared again after a loss.
+/// A queue that the broker does not delete is there, and is declared again after a loss.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rabbitmq_forgets_only_what_was_deleted() {
     let server = Service::start(Kind::RabbitMq).unwrap();

@@ -46,7 +46,7 @@ fn sockets() -> usize {
     targets.filter_map(|to| socket(&to)).filter(|inode| inodes.contains(&inode.as_str())).count()
 }
 
-/// What there is without any connection.
+/// The descriptors and threads without any connection.
 async fn settled() -> (usize, usize) {
     until_async(SOON, async || loops() == 0).await;
     (loops(), sockets())
@@ -127,7 +127,7 @@ async fn frames_of_every_size(server: &Service) {
     }
 }
 
-/// Whoever reads the log of a service that ends every night is not to find an error in it.
+/// The log of a service that ends every night has no error in it.
 async fn closes_quietly(server: &Service, log: &Log) {
     const CLOSES: usize = 60;
     let before = log.text().len();
@@ -177,7 +177,7 @@ fn limit_descriptors(soft: &str) {
     assert!(limit.expect("prlimit").success());
 }
 
-/// What this process lacks is no evidence about the broker.
+/// A lack of this process is no evidence about the broker.
 async fn without_descriptors(server: &Service) {
     let before = settled().await;
     limit_descriptors("200");

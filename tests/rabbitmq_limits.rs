@@ -49,7 +49,7 @@ fn user(server: &Service, name: &str) -> String {
     format!("amqp://{name}:secret@{}:{}/{name}", server.host(), server.port())
 }
 
-/// What is there of the pool's connection while nothing of it may be cut.
+/// Checks that nothing of the pool's connection is cut meanwhile.
 async fn lives(pool: &ResourcePool, how_long: Duration, health: Health) {
     let rabbit = pool.rabbitmq().await.unwrap();
     let queue = rabbit.declare_queue(Queue::temporary()).await.unwrap();
@@ -120,7 +120,7 @@ async fn rabbitmq_prober_without_room_asks_on_the_users_connection() {
     until_async(SOON, async || rabbit.publish(Message::new("", "nobody", "x").optional()).await.is_ok()).await;
     assert_eq!(one.status().resource("rabbitmq").unwrap().generation, 1);
 
-    // What does not answer is lost all the same, whoever asks.
+    // A broker that does not answer is lost all the same, whichever connection asks.
     let queue = rabbit.declare_queue(Queue::temporary()).await.unwrap();
     let channels = [rabbit.channel().await.unwrap(), silent.rabbitmq().await.unwrap().channel().await.unwrap()];
     server.freeze().unwrap();
@@ -293,7 +293,7 @@ async fn rabbitmq_one_channel_too_many_waits_and_names_all_who_have_one() {
     let (shortest, longest) = (waited.iter().min().unwrap(), waited.iter().max().unwrap());
     assert!(*longest < shortest.mul_f64(1.5), "{waited:?}");
 
-    // Whoever waits gets the first that ends, whoever had it.
+    // A waiter gets the first channel that ends, whoever had it.
     let waiting = RabbitMq::clone(&rabbit);
     let waiting = tokio::spawn(async move { waiting.channel().await.map(drop) });
     drop(consumers.pop());
@@ -377,7 +377,7 @@ async fn rabbitmq_closing_while_it_connects_leaves_nothing() {
         assert!(report.all_closed(), "{round}: {report}");
         let acquired = acquiring.within(SOON).await.unwrap();
         assert!(acquired.as_ref().err().is_none_or(Error::is_closed), "{round}: {acquired:?}");
-        // What reached the broker was there, and is in the report.
+        // A queue whose declaration reached the broker was there, and is in the report.
         let was_there =
             proxy.frames().iter().any(|frame| frame.connection >= before && frame.name == "Connection.OpenOk");
         let step = report.step("rabbitmq").is_some();
@@ -405,7 +405,7 @@ fn says(what: &'static [u8]) -> u16 {
     port
 }
 
-/// What cannot be mended by trying again is told by the first attempt, and only that.
+/// The first attempt, and only that, tells what no further attempt mends.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rabbitmq_refusals_of_the_handshake_are_permanent_and_no_room_is_not() {
     let server = Service::start(Kind::RabbitMq).unwrap();

@@ -1,4 +1,5 @@
-//! No password of RabbitMQ's in what anybody logs, at any level. A process of its own, for the log is.
+//! Checks that no log line of any crate has RabbitMQ's password, at any level. The test has a process of its own,
+//! because it reads the log of the whole process.
 
 #![cfg(feature = "rabbitmq")]
 #![allow(missing_docs)]
@@ -17,7 +18,7 @@ use resource_pool::{ResourcePool, blocking};
 const PASSWORD: &str = "s3cr3tp4ss";
 const ROUNDS: usize = 40;
 
-/// `connection.start`, which the driver answers with the login.
+/// The frame `connection.start`, which the driver answers with the login.
 fn start() -> Vec<u8> {
     let mut method = vec![0, 10, 0, 10, 0, 9, 0, 0, 0, 0];
     for text in ["PLAIN", "en_US"] {
@@ -31,7 +32,7 @@ fn start() -> Vec<u8> {
     frame
 }
 
-/// A broker, or something before it, that asks for the login and hangs up.
+/// A fake broker asks for the login and hangs up.
 #[test]
 fn rabbitmq_login_that_nobody_takes_is_in_no_log() {
     let log = Log::start();
@@ -42,7 +43,7 @@ fn rabbitmq_login_that_nobody_takes_is_in_no_log() {
             let mut client = client.unwrap();
             let mut protocol = [0; 8];
             if client.read_exact(&mut protocol).is_ok() && client.write_all(&start()).is_ok() {
-                // Only where the client was faster does it fail.
+                // The shutdown fails only if the client was faster.
                 let _ = client.shutdown(Shutdown::Both);
             }
         }

@@ -1,4 +1,4 @@
-//! What RabbitMQ's connection looks like on the wire, seen by a recording proxy.
+//! The frames of RabbitMQ's connection, seen by a recording proxy.
 
 #![cfg(feature = "rabbitmq")]
 #![allow(missing_docs)]
@@ -15,9 +15,10 @@ use resource_pool::rabbitmq::{Consume, Exchange, Message, Queue};
 use resource_pool::{Outcome, ResourcePool, Work};
 use services::{AmqpFrame, Kind, Proxy, Service};
 
+/// The limit for an expected change, also on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
 
-/// A check that is given up while the prober still connects leaves no trace in the broker's log.
+/// A health check that ends while the prober still connects leaves no trace in the broker's log.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rabbitmq_probe_that_is_given_up_ends_in_order() {
     let server = Service::start(Kind::RabbitMq).unwrap();
@@ -40,7 +41,7 @@ async fn rabbitmq_probe_that_is_given_up_ends_in_order() {
     assert_eq!(server.rabbitmq().unwrap().unclean_closes().unwrap(), [""; 0]);
 }
 
-/// Five deliveries unacknowledged, a thousand confirms outstanding, channels held by the user.
+/// Closes with five unacknowledged deliveries, a thousand outstanding confirms, and channels that the user holds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rabbitmq_closes_on_the_wire_in_order() {
     let server = Service::start(Kind::RabbitMq).unwrap();

@@ -31,12 +31,12 @@ fn readme_programs_need_this_crate_alone() {
     let check = |name: &str| {
         let mut cargo = Command::new(env!("CARGO"));
         cargo.args(["check", "--offline", "--quiet", "--bin", name]).current_dir(&fresh);
-        // What is compiled already serves again, where the features are the same.
+        // Compiled dependencies serve again where the features are the same.
         cargo.arg("--target-dir").arg(Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target folder"));
         let output = cargo.output().unwrap();
         (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
-    // What README says of a derive.
+    // README's sentence on a derive.
     let row =
         "use resource_pool::clickhouse;\n#[derive(clickhouse::Row)]\nstruct Bar {\n    _close: f64,\n}\nfn main() {}\n";
     fs::write(fresh.join("src/bin/row.rs"), row).unwrap();

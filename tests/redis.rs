@@ -163,7 +163,7 @@ async fn redis_exclusive_runs_watch_and_multi() {
     let _: String = redis::cmd("INCR").arg("stock").query_async(&mut own).await.unwrap();
     let done: (i64,) = redis::cmd("EXEC").query_async(&mut own).await.unwrap();
     assert_eq!(done, (1,));
-    // What would change the connection for all others is refused, with the remedy.
+    // A command that would change the connection for all others is refused, with the remedy.
     let mut shared = shared;
     for command in ["MULTI", "SELECT", "WATCH", "SUBSCRIBE"] {
         let refused = redis::cmd(command).arg("1").query_async::<()>(&mut shared).await.unwrap_err();

@@ -1,4 +1,4 @@
-//! Redis where the process must be alone: its threads are counted, and it has no descriptor left.
+//! Tests of Redis that need the process for themselves. They count its threads, or leave it no descriptor.
 
 #![cfg(all(feature = "redis", target_os = "linux"))]
 #![allow(missing_docs)]
@@ -20,21 +20,21 @@ use tokio::sync::Mutex;
 /// A guard against hanging.
 const SOON: Duration = Duration::from_secs(20);
 
-/// By then a server that does not answer would have been cut, for it takes 3.7 s.
+/// The pool cuts a server that does not answer after 3.7 s, so by then it would have.
 const LONG: Duration = Duration::from_millis(4500);
 
-/// Held by the test that has the process.
+/// Held by the test that runs, because each needs the whole process.
 static ALONE: Mutex<()> = Mutex::const_new(());
 
 fn pool(server: &Service) -> ResourcePool {
     let mut options = Options::default();
-    // How fast a server answers is not what health is asked for here.
+    // A slow answer of a busy server must not count as bad health here.
     (options.health.each, options.health.all, options.health.slow) = (SOON, SOON, SOON);
     let builder = ResourcePool::builder().environment([("", ""); 0]).options(options);
     builder.resource(RedisConfig::url(server.url())).build().unwrap()
 }
 
-/// Each of the bare driver's has three.
+/// The control is r2d2 on the bare driver, where each pool has three threads.
 #[test]
 fn no_pool_has_threads_of_its_own_for_connections() {
     let _alone = ALONE.blocking_lock();
@@ -43,7 +43,7 @@ fn no_pool_has_threads_of_its_own_for_connections() {
     let bare: Vec<_> = (0..4)
         .map(|_| r2d2::Pool::builder().max_size(1).build(redis::Client::open(server.url()).unwrap()).unwrap())
         .collect();
-    // Each has its name once it runs.
+    // A thread has its name once it runs.
     until(SOON, || workers() == 12);
     let pools: Vec<_> = (0..4).map(|_| blocking::ResourcePool::from(pool(&server))).collect();
     pools.iter().for_each(|pool| drop(pool.redis().unwrap()));
@@ -62,7 +62,7 @@ async fn a_process_without_descriptors_cuts_nothing() {
     let shared: i64 = redis.client_id().await.unwrap();
     let threads = blocking::ResourcePool::from(pool.clone());
     let popping = thread::spawn(move || threads.redis().unwrap().blpop::<_, Option<(String, String)>>("never", 7.0));
-    // Until then that one's last command is a ping, too.
+    // Until then the last command of that connection is a ping, too.
     until(SOON, || server.redis().unwrap().clients().unwrap().iter().any(|client| client.command == "blpop"));
     let mut admin = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
     let prober = |admin: &mut redis::Connection| {
@@ -84,7 +84,7 @@ async fn a_process_without_descriptors_cuts_nothing() {
     };
     assert!(fill() > 0);
     let passes = async || pool.health_check().await.entry("redis").unwrap().health == Health::Pass;
-    // What the prober's connection had is to be taken before the prober asks for it.
+    // The test has to take the freed descriptor before the prober opens a connection with it.
     let mut is_taken = false;
     while !is_taken {
         let killed = prober(&mut admin).unwrap();

@@ -1,4 +1,4 @@
-//! What a Redis that answers with errors, has no room, or becomes a replica does to its users: nothing is cut.
+//! A Redis that answers with errors, has no room, or becomes a replica. The pool cuts no connection of its users.
 
 #![cfg(feature = "redis")]
 #![allow(missing_docs)]
@@ -21,17 +21,17 @@ use services::{Kind, Proxy, Service};
 /// A guard against hanging.
 const SOON: Duration = Duration::from_secs(20);
 
-/// A frozen server must show as an error within this, and a failover must be over.
+/// The limit for a frozen server to show as an error, and for a failover to be over.
 const NOTICED: Duration = Duration::from_secs(5);
 
-/// By then a server that does not answer would have been cut, for it takes 3.7 s.
+/// The pool cuts a server that does not answer after 3.7 s, so by then it would have.
 const LONG: Duration = Duration::from_millis(4500);
 
 fn start() -> Service {
     Service::start(Kind::Redis).expect("a Redis")
 }
 
-/// How fast a server answers is not what health is asked for here.
+/// A slow answer of a busy server must not count as bad health here.
 fn patient() -> Options {
     let mut options = Options::default();
     (options.health.each, options.health.all, options.health.slow) = (SOON, SOON, SOON);
@@ -46,14 +46,14 @@ fn pool(server: &Service) -> ResourcePool {
     pool_of(RedisConfig::url(server.url()).pool_size(4))
 }
 
-/// With a user of these rights.
+/// A configuration with a user that has these rights.
 fn as_user(server: &Service, rights: &[&str]) -> RedisConfig {
     let words = [&["ACL", "SETUSER", "watcher", "on", ">pw", "~*", "&*"][..], rights].concat();
     server.redis().unwrap().command(&words).unwrap();
     RedisConfig::url(format!("redis://watcher:pw@127.0.0.1:{}/0", server.port())).pool_size(4)
 }
 
-/// A connection that is there before the trouble.
+/// A connection that is open before the fault.
 fn admin(server: &Service) -> redis::Connection {
     redis::Client::open(server.url()).unwrap().get_connection().unwrap()
 }
@@ -66,14 +66,14 @@ fn generation(pool: &ResourcePool) -> u64 {
     pool.status().resource("redis").unwrap().generation
 }
 
-/// How many clients wait for the answer to this command, or had it last.
+/// The number of clients that wait for the answer to this command, or had it last.
 fn running(server: &Service, command: &str) -> usize {
     server.redis().unwrap().clients().unwrap().iter().filter(|client| client.command == command).count()
 }
 
 type Popped = RedisResult<Option<(String, String)>>;
 
-/// Waits for work on both facades for longer than what is frozen is left alone.
+/// Blocks in BLPOP on both facades, for longer than the pool would leave a frozen server uncut.
 struct Workers {
     task: tokio::task::JoinHandle<Popped>,
     thread: JoinHandle<Popped>,
@@ -98,7 +98,8 @@ impl Workers {
     }
 }
 
-/// Health says this, and goes on saying so for longer than a silent server would be left alone.
+/// Waits until the health report says this. Then checks that it stays so for longer than the pool would leave a silent
+/// server uncut.
 async fn stays(pool: &ResourcePool, health: Health, words: &str) {
     let as_told = async || {
         let report = pool.health_check().await;
@@ -152,7 +153,7 @@ async fn a_busy_script_is_told_and_nothing_is_cut() {
     assert_eq!(generation(&pool), 1);
 }
 
-/// Has the server load its data for so long, while it answers.
+/// Makes the server load its data for so long. It answers meanwhile.
 fn load(server: &Service, seconds: u64) -> JoinHandle<RedisResult<()>> {
     const KEYS: u64 = 100;
     let mut admin = admin(server);
@@ -188,7 +189,7 @@ async fn a_loading_server_is_told_and_nothing_is_cut() {
     assert_eq!(generation(&pool), 1);
 }
 
-/// It is asked until the budget ends, so that one which is through by then is had.
+/// The pool tries again until the budget ends, so it gets a server that has loaded its data by then.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_loading_server_is_waited_for_while_connecting() {
     let server = start();
@@ -205,7 +206,7 @@ async fn a_loading_server_is_waited_for_while_connecting() {
     until(SOON, || loading.is_finished());
     let again = load(&server, 2);
     until(SOON, || is_loading(&server));
-    // How long a busy server takes is not the question.
+    // The time that a busy server takes does not matter here.
     let mut options = patient();
     (options.retry.budget, options.acquire_timeout) = (SOON, SOON);
     let builder = ResourcePool::builder().environment([("", ""); 0]).options(options);
@@ -237,7 +238,7 @@ async fn a_replica_without_its_master_is_told_and_nothing_is_cut() {
     assert_eq!(generation(&pool), 1);
 }
 
-/// The prober's connection is gone and no other one is to be had.
+/// The prober's connection is gone, and the server accepts no other one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_server_is_asked_over_the_shared_connection() {
     let server = start();
@@ -245,7 +246,7 @@ async fn a_full_server_is_asked_over_the_shared_connection() {
     let workers = Workers::begin(&server, &pool).await;
     let mut admin = admin(&server);
     let mine = id(&mut admin).to_string();
-    // The one whose last command is a ping, and which has nothing else to do.
+    // The prober's connection: its last command is a ping, and nothing else uses it.
     let probers = |admin: &mut redis::Connection| -> Vec<String> {
         let list: String = redis::cmd("CLIENT").arg("LIST").query(admin).unwrap();
         let ours = list.lines().filter(|line| line.contains("name=resource-pool") && line.contains("cmd=ping"));
@@ -264,7 +265,7 @@ async fn a_full_server_is_asked_over_the_shared_connection() {
     assert!(full.is_err(), "the server is full");
     stays(&pool, Health::Pass, "").await;
     let () = pool.redis().await.unwrap().set("key", 1).await.unwrap();
-    // Who asks for a connection of one's own is told the server's words, and that they pass.
+    // A caller that asks for an exclusive connection gets the server's own error, which is transient.
     let refused = pool.redis().await.unwrap().exclusive().await.map(drop).unwrap_err();
     assert!(refused.to_string().contains("max number of clients"), "{refused}");
     let other = pool_of(RedisConfig::url(server.url()));
@@ -277,7 +278,7 @@ async fn a_full_server_is_asked_over_the_shared_connection() {
     assert_eq!(generation(&pool), 1);
 }
 
-/// No strike is given, but a server that is silent on the shared connection too is lost in time.
+/// The full server counts as no failure. But a server that is silent on the shared connection too is lost in time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_server_is_noticed_though_no_connection_can_be_opened() {
     let server = start();
@@ -345,7 +346,7 @@ async fn a_demoted_server_is_left_for_its_successor() {
     assert!(is_readonly(&one.set::<_, _, ()>("key", 1).await.unwrap_err()));
     until_async(SOON, async || pool.health_check().await.entry("redis").unwrap().health == Health::Warn).await;
     address.fail_over();
-    // What is in flight as the connection is retired is answered; by the old one or the new.
+    // Either server answers the commands in flight while the connection is retired.
     let mut reads = 0;
     until_async(SOON, async || {
         let many = (0..50).map(|_| redis.clone()).map(async |mut redis| redis.get::<_, Option<String>>("key").await);
@@ -363,7 +364,7 @@ async fn a_demoted_server_is_left_for_its_successor() {
     assert_eq!(address.new.redis().unwrap().command(&["GET", "mark"]).unwrap(), "new");
     until_async(SOON, async || pool.health_check().await.entry("redis").unwrap().health == Health::Pass).await;
     assert_eq!(generation(&pool), 1, "nothing was lost");
-    // The old server may go now: nobody is there.
+    // Nobody uses the old server any more, so it may end.
     until(SOON, || address.old.established().unwrap() == 0);
     address.old.kill().unwrap();
     let () = one.set("mark", "newer").await.unwrap();
@@ -371,7 +372,7 @@ async fn a_demoted_server_is_left_for_its_successor() {
     assert!(pool.close_all().await.all_closed());
 }
 
-/// Nobody asks the old server any more, so what it owes is bounded by itself.
+/// The pool no longer probes the old server. So the retired connection itself limits the wait for its answers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_retired_connection_owes_is_an_error_in_time() {
     let address = Address::start();
@@ -379,7 +380,7 @@ async fn what_a_retired_connection_owes_is_an_error_in_time() {
     let mut redis = Redis::clone(&*pool.redis().await.unwrap());
     let () = redis.set("key", "old").await.unwrap();
     address.demote();
-    // The successor is found only once the old one owes an answer.
+    // The frozen successor answers only once the old server owes an answer.
     address.new.freeze().unwrap();
     address.fail_over();
     assert!(is_readonly(&redis.set::<_, _, ()>("key", 1).await.unwrap_err()));
@@ -396,7 +397,7 @@ async fn what_a_retired_connection_owes_is_an_error_in_time() {
     assert_eq!(generation(&pool), 1);
 }
 
-/// Waits until what is asked over the shared connection is no longer asked of the old server, which answers nothing there.
+/// Waits until the shared connection no longer leads to the old server, which answers nothing there.
 async fn is_retired(redis: &Redis) {
     until_async(SOON, async || {
         let mut redis = redis.clone();
@@ -406,7 +407,7 @@ async fn is_retired(redis: &Redis) {
     .await;
 }
 
-/// As on a connection that is not retired, what is slow is waited for as long as the server answers others.
+/// A slow command is waited for as long as the server answers others, as on a connection that is not retired.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_held_on_a_retired_connection_is_waited_for() {
     for freezes in [false, true] {
@@ -443,7 +444,8 @@ async fn what_is_held_on_a_retired_connection_is_waited_for() {
     }
 }
 
-/// Where reads are repeated, one whose retired connection ends is asked of the successor, which is not cut for it.
+/// With `Repeat::Idempotent`, a read whose retired connection ends is sent again to the successor. The successor is not
+/// cut for that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_read_on_a_retired_connection_is_repeated_on_its_successor() {
     let address = Address::start();
@@ -475,7 +477,7 @@ async fn a_read_on_a_retired_connection_is_repeated_on_its_successor() {
 fn a_demoted_server_is_left_for_its_successor_by_threads() {
     let address = Address::start();
     let pool = blocking::ResourcePool::from(address.pool());
-    // Several idle ones, each of which leads to the old server.
+    // Several idle connections, each to the old server.
     let idle: Vec<_> = (0..6).map(|_| pool.redis().unwrap()).collect();
     drop(idle);
     let mut held = pool.redis().unwrap();
@@ -495,7 +497,7 @@ fn a_demoted_server_is_left_for_its_successor_by_threads() {
     assert!(first.took() < NOTICED, "{:?}", first.took());
     println!("{refused} refused, {:?}", first.took());
     assert_eq!(address.new.redis().unwrap().command(&["GET", "mark"]).unwrap(), "new");
-    // None of the old ones is left.
+    // None of the old connections is left.
     let mut all: Vec<_> = (0..8).map(|_| pool.redis().unwrap()).collect();
     for redis in &mut all {
         let () = redis.set("mark", 2).unwrap();
@@ -506,7 +508,7 @@ fn a_demoted_server_is_left_for_its_successor_by_threads() {
     assert!(pool.close_all().unwrap().all_closed());
 }
 
-/// It is what the application wants, perhaps: it reads there, and is told why it cannot write.
+/// The application may want a replica. It can read there, and the error of a write says why it fails.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_on_purpose_is_redialled_at_most_once_a_second() {
     let address = Address::start();
@@ -540,7 +542,7 @@ async fn a_replica_on_purpose_is_redialled_at_most_once_a_second() {
 
 // Connecting.
 
-/// One that nobody waits for any more has its place until it has ended, so that there never are more than there may be.
+/// An opening without a waiter keeps its slot until it ends. So there are never more connections than allowed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_opening_keeps_its_place() {
     let server = start();
@@ -617,7 +619,7 @@ async fn niceties_are_not_musts() {
     assert_eq!(tokio::task::spawn_blocking(got).await.unwrap(), 2);
 }
 
-// What a cut leads to.
+// The errors after a cut.
 
 fn lost(error: &redis::RedisError) -> &Error {
     Error::behind(error).unwrap_or_else(|| panic!("nothing of ours is behind {error}"))
@@ -668,7 +670,7 @@ async fn every_cut_call_leads_to_why() {
         assert!(matches!(lost(&error), Error::OutcomeUnknown { .. }), "{error}");
         told(&error);
     }
-    // Nothing is sent over what was cut while it was idle, whatever was to be done.
+    // Nothing is sent over a connection that was cut while idle, whatever the command is.
     let idle = exclusive.incr::<_, _, i64>("key", 1).await.unwrap_err();
     assert!(matches!(lost(&idle), Error::Lost { .. }), "{idle}");
     let unsubscribed = pubsub.subscribe("bars").await.unwrap_err();
@@ -682,7 +684,7 @@ async fn every_cut_call_leads_to_why() {
     assert!(matches!(lost(&popped), Error::OutcomeUnknown { .. }), "{popped}");
     assert!(matches!(lost(&after), Error::Lost { .. }), "{after}");
     server.thaw().unwrap();
-    // Once it is closed, that is what the held ones say.
+    // After the close, the held connections report that.
     let mut own = eventually(SOON, async || redis.exclusive().await.ok()).await;
     pool.close_all().await;
     let closed = own.get::<_, i64>("key").await.unwrap_err();
@@ -721,7 +723,7 @@ async fn what_closing_cuts_is_of_unknown_outcome_unless_it_reads() {
     }
 }
 
-// Small ones.
+// Further tests.
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn client_reply_off_is_refused_instead_of_waited_for() {
@@ -745,7 +747,7 @@ async fn client_reply_off_is_refused_instead_of_waited_for() {
         let on_thread = move || {
             let mut redis = threads.redis().unwrap();
             let errors = [silence.exec(&mut redis).unwrap_err(), pipeline.exec(&mut redis).unwrap_err()];
-            // Nothing was sent, so that it works.
+            // The pool sent nothing, so the connection still works.
             let () = redis.set("key", 1).unwrap();
             errors
         };
@@ -767,7 +769,7 @@ async fn a_value_that_is_too_large_is_refused_in_the_servers_words() {
     let value = vec![b'x'; 64 << 20];
     let error = redis.set::<_, _, ()>("key", &value).within(SOON).await.unwrap_err();
     assert!(error.to_string().contains("Protocol error: invalid bulk length"), "{error}");
-    // It was everybody's connection.
+    // That was the shared connection, so all its users lost it.
     until_async(SOON, async || generation(&pool) == 2 && pool.redis().await.is_ok()).await;
     let mut own = redis.exclusive().await.unwrap();
     let error = own.set::<_, _, ()>("key", &value).within(SOON).await.unwrap_err();
@@ -778,7 +780,7 @@ async fn a_value_that_is_too_large_is_refused_in_the_servers_words() {
     assert!(error.to_string().contains("Protocol error: invalid bulk length"), "{error}");
 }
 
-/// To listen is no work. The control beside it is a checkout, which is waited for.
+/// A subscription is no work, so the drain does not wait for it. The control is a checkout, which the drain waits for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_held_subscription_does_not_delay_closing() {
     let server = start();
@@ -805,7 +807,7 @@ async fn a_held_subscription_does_not_delay_closing() {
     assert_eq!(pool.holders().iter().filter(|holder| holder.exclusive).count(), 2, "it counts as one all the same");
     let closing = Stopwatch::start();
     let report = pool.close_all().await;
-    // Not even for as long as for a lease that was used lately.
+    // The drain does not even wait as long as for a lease that was used lately.
     assert!(closing.took() < Duration::from_secs(1), "{report}");
     assert!(matches!(report.step("redis").unwrap().outcome, Outcome::Closed), "{report}");
     assert!(listener.within(SOON).await.unwrap());

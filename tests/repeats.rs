@@ -1,4 +1,4 @@
-//! What is sent again after a loss, and what never is, counted on the wire.
+//! Operations that are sent again after a loss, and those that never are, counted on the wire.
 
 #![cfg(all(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
 #![allow(missing_docs)]
@@ -46,7 +46,7 @@ impl Tap {
         let accepting = Arc::clone(&wire);
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                // Whoever cuts meanwhile cuts this one, too.
+                // A cut meanwhile cuts this one, too.
                 let mut open = accepting.open.lock().unwrap();
                 if accepting.refuses.load(Ordering::SeqCst) {
                     continue;
@@ -150,7 +150,7 @@ fn pool(server: &Service, tap: &Tap, repeat: Repeat) -> ResourcePool {
     let builder = ResourcePool::builder().environment([("", ""); 0]).options(options);
     let url = tap.url(server);
     match server.kind() {
-        // What is retried by the driver is retried where the connection leads, not round the tap.
+        // The driver retries where the connection leads, not round the tap.
         Kind::Mongo => {
             let url = url.split("replicaSet").next().unwrap().to_owned();
             let direct = format!("{url}{}directConnection=true", if url.contains('?') { "" } else { "?" });
@@ -363,7 +363,7 @@ async fn repeats_rabbitmq_exchanges_and_bindings() {
             async move { rabbit.declare_exchange(Exchange::fanout(&exchange)).await }
         };
         let declared = unanswered(&tap, &pool, &exchange, declare).await;
-        // What was recorded is declared again with the connection.
+        // Recorded declarations come back with the connection.
         rabbit.declare_exchange(Exchange::fanout(&exchange)).await.unwrap();
         has_a_channel(&rabbit).await;
         let bind = {
@@ -480,7 +480,7 @@ async fn repeats_clickhouse_of(clickhouse: ClickHouse, tap: &Tap, pool: &Resourc
     assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error}");
     assert_eq!(tap.asked(&into), 1);
 
-    // What only reads.
+    // A statement that only reads.
     let select = format!("-- no INSERT\n/* nor DROP */ (SELECT day FROM {table} WHERE day < 100)");
     let query = clickhouse.clone().query::<u32>(select.clone());
     let answer = unanswered(tap, pool, &select, query).await;
@@ -604,7 +604,7 @@ async fn repeats_redis() {
             until(SOON, || view.command(&["GET", key]).unwrap() == "1");
         }
 
-        // What only reads.
+        // A statement that only reads.
         let read = unique("read");
         view.command(&["SET", &read, "7"]).unwrap();
         let get = {
@@ -635,7 +635,7 @@ async fn repeats_redis() {
     }
 }
 
-/// What counts as only reading, by the server's own word: each command that it knows, with the answer lost.
+/// The server's own word on which commands only read: each command that it knows, with the answer lost.
 #[test]
 fn commands_that_only_read_do_not_write() {
     let server = shared(Kind::Redis);

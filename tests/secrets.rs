@@ -14,7 +14,7 @@ use resource_pool::config::{ClickHouseConfig, MongoConfig, Options, RabbitMqConf
 use resource_pool::{Builder, ResourcePool};
 use services::{Kind, Service};
 
-/// What is looked for: as it is, and as a URL has it.
+/// The secret that is looked for: as it is, and as a URL has it.
 const SECRETS: [&str; 2] = ["p4ss@:/%word", "p4ss%40%3A%2F%25word"];
 
 /// All that a pool can be made to say.
@@ -115,7 +115,7 @@ async fn secrets_appear_nowhere() {
         fs::remove_file(path).unwrap();
     }
     assert_none(&format!("{:?}", Secret::from(SECRETS[0])));
-    // What is malformed is not repeated either.
+    // Malformed input is not repeated in messages either.
     for url in [
         format!("mongodb//user:{encoded}@h"),
         format!("amqp://user:{encoded}@"),

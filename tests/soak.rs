@@ -1,4 +1,7 @@
 //! Mixed load on all four backends at once, a fault every few seconds, for as many minutes as `SOAK_MINUTES` says.
+//!
+//! One thread per backend strikes faults. The threads share [`Tally`], whose two locks are never held at once, and the
+//! atomic `over`, which ends them all.
 
 #![allow(missing_docs)]
 
@@ -16,9 +19,9 @@ use load::meter::{Reading, settled};
 use load::{Load, lock};
 use services::Kind;
 
-/// Between a worker's calls.
+/// The pause between a worker's calls.
 const PACE: Duration = Duration::from_millis(100);
-/// How long a fault lasts, and how long until the next one on the same backend, in milliseconds.
+/// How long a fault lasts, and the pause before the next one on the same backend, in milliseconds.
 const LASTS: Range<u64> = 100..7000;
 const PAUSE: Range<u64> = 500..8000;
 /// How long the load runs before its descriptors, threads and memory are read.
@@ -59,18 +62,18 @@ impl Dice {
     }
 }
 
-/// What has happened so far.
+/// The counts since the last line, except `faults`, which is the count of the whole run.
 #[derive(Default)]
 struct Tally {
     faults: AtomicUsize,
     calls: AtomicUsize,
     errors: AtomicUsize,
-    /// Since the last line.
+    /// The longest call since the last line.
     longest: Mutex<Duration>,
     slowest_return: Mutex<Duration>,
 }
 
-/// Ends everybody's work, also by a panic.
+/// Ends all threads when the first one ends, also by a panic.
 struct EndsAll<'a>(&'a AtomicBool);
 
 impl Drop for EndsAll<'_> {
@@ -132,7 +135,7 @@ fn mongo_rabbitmq_clickhouse_redis_soak() {
             println!("minute {minute}: {}; {}", tally.line(), Reading::take(&ports));
         }
     });
-    // From then on no error is forgiven, and there is none.
+    // From now on the load forgives no error, and none may come.
     thread::sleep(RESUME + Duration::from_secs(1));
     let after = settled("under load", &before, &ports);
     println!("after: {after}");
@@ -151,7 +154,7 @@ fn mongo_rabbitmq_clickhouse_redis_soak() {
 }
 
 impl Tally {
-    /// Counts those calls that were made around faults.
+    /// The line for one minute. It counts the calls that were made around faults.
     fn line(&self) -> String {
         let Tally { faults, calls, errors, longest, slowest_return } = self;
         let (calls, errors) = (calls.swap(0, Ordering::SeqCst), errors.swap(0, Ordering::SeqCst));

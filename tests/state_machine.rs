@@ -1,5 +1,5 @@
-//! Random histories of a pool of two resources, compared after each step with a model of a few
-//! lines. Time is paused where connecting, retries and circuits are, and passes at once.
+//! Runs random histories of a pool with two resources, and compares it after each step with a small model. Time is
+//! paused for connecting, retries and circuits, so it passes at once there.
 
 #![allow(missing_docs)]
 
@@ -17,43 +17,43 @@ use resource_pool::{Error, Health, Lease, Outcome, ResourcePool, State};
 use scripted::{Does, Scripted, Verb};
 
 const NAMES: [&str; 2] = ["view", "store"];
-/// Attempts of one connect.
+/// The number of attempts of one connect.
 const ATTEMPTS: usize = 2;
-/// Longer than all that passes between two steps, unless real threads are waited for.
+/// The duration of a circuit. It is longer than the time between two steps, unless a step waits for real threads.
 const CIRCUIT: Duration = Duration::from_secs(60);
 
-/// One step. `at` is 0 for "view", which depends on "store" and is connected anew after a loss,
-/// and 1 for "store", which comes back in place.
+/// One step. `at` is 0 for "view", which depends on "store" and connects anew after a loss. It is 1 for "store", which
+/// recovers in place.
 #[derive(Debug, Clone, Copy)]
 enum Step {
-    /// Acquires and drops.
+    /// Acquires a lease and drops it.
     Acquire {
         at: usize,
     },
-    /// Acquires and keeps.
+    /// Acquires a lease and keeps it.
     Hold {
         at: usize,
     },
-    /// Drops what has been kept longest.
+    /// Drops the lease that has been kept longest.
     Drop,
     /// Begins to acquire and gives up.
     GiveUp {
         at: usize,
     },
-    /// The present generation is lost.
+    /// Reports the loss of the present generation.
     Lose {
         at: usize,
     },
-    /// Another generation is said to be lost.
+    /// Reports the loss of another generation.
     LoseOther {
         at: usize,
     },
-    /// From now on connecting works, or fails.
+    /// From now on connecting works, or it fails.
     Connecting {
         at: usize,
         works: bool,
     },
-    /// From now on pings are answered, or fail; then health is checked.
+    /// From now on pings are answered, or they fail. Then checks the health.
     Health {
         at: usize,
         works: bool,
@@ -66,7 +66,7 @@ enum Step {
     },
     CloseAll,
     Reopen,
-    /// More time than any circuit takes.
+    /// Passes more time than any circuit lasts.
     Pass,
 }
 
@@ -89,21 +89,21 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What is known of a resource once all has settled.
+/// The state of a resource once everything has settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Is {
     Idle,
     Ready,
-    /// Being brought back, in vain.
+    /// The pool tries to recover it, without success.
     Recovering,
-    /// Given up; for a while the failure is answered again.
+    /// The pool has given up. With a circuit it answers the same failure again for a while.
     Broken {
         circuit: bool,
     },
     Closed,
 }
 
-/// What an acquire answers.
+/// The answer of an acquire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Answer {
     Lease { generation: u64, handle: usize },
@@ -116,7 +116,7 @@ struct Model {
     in_place: bool,
     is: Is,
     generation: u64,
-    /// The handle that will have to be said goodbye to.
+    /// The open handle, which the pool will have to close.
     handle: Option<usize>,
     made: usize,
     works: bool,
@@ -138,7 +138,7 @@ impl Model {
         }
     }
 
-    /// Somebody connects, or brings back.
+    /// A caller or the recovery connects the resource.
     fn connect(&mut self, otherwise: Is) {
         if !self.in_place {
             self.handle = None;
@@ -181,12 +181,13 @@ impl Model {
         self.acquire()
     }
 
-    /// Whether an attempt may be in flight as closing begins, which then has a step though it had nothing to close.
+    /// Whether an attempt may be in flight as closing begins. Closing then has a step although there was nothing to
+    /// close.
     fn may_be_in_flight(&self) -> bool {
         self.is == Is::Recovering
     }
 
-    /// Whether there was something to close.
+    /// Closes the model. Returns whether there was something to close.
     fn close(&mut self) -> bool {
         self.is = Is::Closed;
         self.handle.take().is_some()
@@ -202,7 +203,7 @@ impl Model {
         }
     }
 
-    /// By handle, how often it was said goodbye to.
+    /// By handle, how often the pool closed it.
     fn goodbyes(&self) -> Vec<usize> {
         (0..self.made).map(|handle| usize::from(self.handle != Some(handle))).collect()
     }
@@ -216,7 +217,7 @@ impl Model {
     }
 }
 
-/// The pool, its model, and what is held.
+/// The pool, its model, and the leases held.
 struct Both {
     pool: ResourcePool,
     resources: [Scripted; 2],
@@ -237,7 +238,7 @@ impl Both {
         options.retry.attempts = ATTEMPTS;
         options.retry.base = Duration::from_millis(10);
         options.retry.cap = Duration::from_secs(1);
-        // While another resource is closed, which takes real time, it may fail very often.
+        // Closing another resource takes real time, in which this one may fail very often.
         options.retry.recovery = Duration::MAX;
         options.close.held = Duration::from_millis(1);
         let pool = ResourcePool::builder()
@@ -307,12 +308,12 @@ impl Both {
             Step::Health { at, works } => {
                 self.resources[at].script.set(Verb::Ping, if works { Does::Work } else { Does::Fail });
                 self.models[at].answers_pings = works;
-                // Paused time may pass while real threads are waited for, so it has passed.
+                // Paused time may pass while the test waits for real threads. So the model lets it pass too.
                 self.pass().await;
                 let report = self.pool.health_check().await;
                 for (name, model) in NAMES.into_iter().zip(&mut self.models) {
                     assert_eq!(report.entry(name).unwrap().health, model.health(), "{report}");
-                    // What is broken is tried again.
+                    // The health check connects a broken resource again.
                     if matches!(model.is, Is::Broken { .. }) {
                         model.acquire();
                     }
@@ -325,7 +326,7 @@ impl Both {
                 let expected = if self.closed { Answer::Closed } else { self.models[at].reconnect() };
                 match self.pool.reconnect(NAMES[at]).await {
                     Ok(()) => assert!(matches!(expected, Answer::Lease { .. }), "{expected:?}"),
-                    // The waiter may have been answered the loss that it asked for.
+                    // The waiter may get the loss that it asked for as its answer.
                     Err(Error::Lost { .. }) => assert_ne!(expected, Answer::Closed),
                     Err(error) => assert_eq!(answer(&Err(error)), expected),
                 }
@@ -344,7 +345,7 @@ impl Both {
                 let report = self.pool.close_all().await;
                 if !std::mem::replace(&mut self.closed, true) {
                     let steps: Vec<_> = report.steps.iter().map(|step| &*step.name).collect();
-                    // Dependants first.
+                    // Dependants close first.
                     let closes = NAMES.into_iter().zip(&mut self.models).filter_map(|(name, model)| {
                         let was_in_flight = model.may_be_in_flight() && steps.contains(&name);
                         (model.close() || was_in_flight).then_some(name)
@@ -385,10 +386,10 @@ impl Both {
         }
     }
 
-    /// Waits until the pool is as the model is, and compares all of it.
+    /// Waits until the pool has the model's state, and compares all of it.
     async fn settle(&self) {
         for _ in 0..2000 {
-            // Passes once nothing goes on without it.
+            // Paused time advances only once no task can go on without it.
             tokio::time::sleep(Duration::from_millis(1)).await;
             let status = self.pool.status();
             let settled = NAMES.iter().zip(&self.models).zip(&self.resources).all(|((name, model), resource)| {

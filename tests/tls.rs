@@ -6,7 +6,7 @@
 use resource_pool::config::{ClickHouseConfig, MongoConfig, RabbitMqConfig, RedisConfig, ResourceConfig, TlsOptions};
 use resource_pool::{Error, ResourcePool};
 
-/// What one kind is configured by, at this URL.
+/// The configuration of one kind, at this URL.
 fn config(kind: &str, url: &str, tls: Option<TlsOptions>) -> ResourceConfig {
     macro_rules! with_tls {
         ($config:expr) => {{
@@ -88,7 +88,7 @@ mod with_the_feature {
 
     /// A frozen server must show as an error within this.
     const FROZEN: Duration = Duration::from_secs(5);
-    /// What is a matter of seconds, on a machine that has much else to do.
+    /// Enough for a matter of seconds, on a machine that has much else to do.
     const LONG: Duration = Duration::from_secs(20);
     const ALMOST_NEVER: i32 = 3000;
 
@@ -444,7 +444,7 @@ mod with_the_feature {
         assert!(!error.permanent && text.contains("expired") && text.contains("renewed"), "{text}");
     }
 
-    /// What a server answers while it is restarted it need not answer for ever.
+    /// A server that is being restarted may answer otherwise soon.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_restart_with_a_bad_certificate_is_got_over() {
         let files = Files::new(&["localhost"]);
@@ -495,7 +495,7 @@ mod with_the_feature {
         fs::read_to_string(certificate).unwrap() + &fs::read_to_string(key).unwrap()
     }
 
-    /// What people make by themselves, and what to do about it. Where the right one is a small step away, it is the control.
+    /// Certificates that people make by themselves, with the remedy. Where the right one is a small step away, it is the control.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn usual_mistakes_with_certificates_have_a_remedy() {
         for kind in [Kind::Redis, Kind::Mongo] {
@@ -541,7 +541,7 @@ mod with_the_feature {
         }
     }
 
-    /// What may come instead of a handshake, and whether trying again is of use.
+    /// Answers that may come instead of a handshake, and whether trying again is of use.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn what_ends_a_handshake_is_told_apart() {
         let (internal_error, decode_error, user_canceled) = (80, 50, 90);
@@ -668,7 +668,7 @@ mod with_the_feature {
         ask(Kind::Redis, &pool).await.unwrap();
         let threads: blocking::ResourcePool = pool.clone().into();
         let spend = move || {
-            // What is watched is not handed out again.
+            // A connection that watches is not handed out again.
             let () = redis::cmd("WATCH").arg("key").query(&mut threads.redis().unwrap()).unwrap();
             ask_blocking(Kind::Redis, &threads).unwrap();
         };
@@ -768,7 +768,7 @@ mod with_the_feature {
         }
         let by_uri = format!("mongodb://h/?tls=true&tlsCAFile={}", files.path("empty.pem").display());
         assert!(wrong("mongo", &by_uri, None).1.contains("no certificate"));
-        // What a pool with a key shows of it.
+        // A pool with a key shows nothing of it.
         for (kind, url) in urls {
             let tls = files.trusting().cert_file(files.path("client.pem"));
             let builder = ResourcePool::builder().environment([("", ""); 0]).resource(config(kind, url, Some(tls)));

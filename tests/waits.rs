@@ -1,4 +1,5 @@
-//! Who waits for whom: what can never end is refused at once, what may end says who holds it.
+//! Waits on checkouts: a wait that can never end is refused at once, and the others report the holders that they wait
+//! for.
 
 #![cfg(all(feature = "rabbitmq", feature = "redis"))]
 #![allow(missing_docs)]
@@ -21,13 +22,14 @@ use resource_pool::{DeadlockError, Error, ResourcePool, TimeoutError};
 use services::{Kind, shared};
 use tokio::sync::oneshot;
 
+/// The limit for an expected change, also on a busy machine.
 const SOON: Duration = Duration::from_secs(10);
-/// What waits for this long has not been told at once.
+/// The acquire timeout where an error has to come at once. A test that waits this long fails.
 const LONG: Duration = Duration::from_secs(60);
 
 static LOG: LazyLock<Log> = LazyLock::new(Log::start);
 
-/// A pool with this many of everything exclusive, which is connected, however long that takes.
+/// A connected pool with this many exclusive connections and channels, however long connecting takes.
 fn pool(places: u32, acquire_timeout: Duration) -> ResourcePool {
     LazyLock::force(&LOG);
     let mut options = Options::default();
@@ -129,7 +131,7 @@ fn wait_is_not_refused_where_another_thread_may_free_it() {
         })
     };
 
-    // A guard that travels, beside one that is lent.
+    // One guard moves to another thread, beside one that is lent.
     let travels = pool.redis().unwrap();
     pool.redis().unwrap().lend(|_| {
         let other = once_waited_for("redis", Box::new(move || drop(travels)));
@@ -144,7 +146,7 @@ fn wait_is_not_refused_where_another_thread_may_free_it() {
         other.join().unwrap();
     });
 
-    // Lent, but on another thread.
+    // Both are lent, but on another thread.
     let (go, going) = mpsc::channel();
     let (lent, lending) = mpsc::channel();
     let other = thread::spawn({
@@ -161,7 +163,7 @@ fn wait_is_not_refused_where_another_thread_may_free_it() {
     other.join().unwrap();
     freer.join().unwrap();
 
-    // Lent on this one, but nothing blocks: the future goes on after the closures.
+    // Both are lent on this thread, but nothing blocks it. The future goes on after the closures.
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let shared = runtime.block_on(core.rabbitmq()).unwrap();
     let mut future = Box::pin(async { shared.channel().await });
@@ -208,7 +210,7 @@ async fn timeout_tells_that_this_task_itself_holds_them_all() {
     task.within(SOON).await.unwrap();
 }
 
-/// Over two pools and two backends, and told as soon as it is there.
+/// A cycle over two pools and two backends is reported as soon as it exists.
 #[test]
 fn cycle_of_threads_is_told() {
     let (redis, rabbit) = (threads(1, LONG), threads(1, LONG));
@@ -234,7 +236,7 @@ fn cycle_of_threads_is_told() {
         told.lines().filter(is_it).filter(|line| line.contains("\"cycle_of_threads_is_told\"")).count()
     };
     let soon = redis.within(Duration::from_secs(2));
-    // It waits for a, and a for a channel that this thread holds, which does not wait.
+    // The new wait waits for a, and a waits for a channel that this thread holds. This thread itself does not wait.
     let error = thread::scope(|scope| scope.spawn(|| timeout(soon.redis())).join().unwrap());
     assert!(error.cycle.is_empty() && error.to_string().contains("thread \"a\""), "{error}");
     assert_eq!(warned(), 0);
@@ -256,7 +258,7 @@ fn cycle_of_threads_is_told() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cycle_of_tasks_is_told() {
-    // The second waits for longer, so that it still does when the first gives up.
+    // The second waits longer, so that it still waits when the first gives up.
     let (short, long) = (pool(1, Duration::from_secs(2)), pool(1, SOON));
     let (redis, rabbit) = (long.redis().await.unwrap(), short.rabbitmq().await.unwrap());
     let (shared, core) = (rabbit.clone(), short.clone());
@@ -301,7 +303,7 @@ async fn wait_given_up_is_part_of_no_cycle() {
 fn cycle_is_none_while_one_place_is_elsewhere() {
     let pool = threads(2, Duration::from_secs(1));
     let rabbit = pool.rabbitmq().unwrap();
-    // Mine are both channels; of the connections one is mine, and one is of a thread that works.
+    // This thread holds both channels and one of the connections. A working thread holds the other connection.
     let _channels = [rabbit.channel().unwrap(), rabbit.channel().unwrap()];
     let _mine: blocking::Redis = pool.redis().unwrap();
     let works = pool.clone();

@@ -1,4 +1,4 @@
-//! What has one user at a time: a connection that is ready, and one that has to be waited for.
+//! Checkouts of connections that have one user at a time. The connection is either ready or has to be waited for.
 
 use std::hint::black_box;
 use std::sync::{Arc, Barrier};
@@ -29,7 +29,7 @@ fn pool(config: RedisConfig) -> ResourcePool {
     pool
 }
 
-/// What the peers have: connections that do nothing.
+/// A pool of the peers' connections, which do nothing.
 fn pool_of_nothing(max: u32) -> ResourcePool {
     let pool = ResourcePool::builder().environment([("", ""); 0]).build().expect("a pool");
     pool.register("nothing", R2d2::new(Nothing::default()).max_size(max as usize)).expect("a new name");
@@ -82,7 +82,7 @@ fn ready(session: &Session) {
     assert!(pool.close_all().expect("a plain thread").all_closed());
 }
 
-/// How many want how few, and how long each keeps what it has.
+/// The number of users, the number of connections, and the time that each user keeps one.
 const CROWD: usize = 16;
 const FEW: u32 = 4;
 const HELD: Duration = Duration::from_millis(1);
@@ -90,9 +90,9 @@ const HELD: Duration = Duration::from_millis(1);
 /// How one contestant's crowd fared in one round.
 #[derive(Debug)]
 struct Crowd {
-    /// In order.
+    /// The time that each checkout waited, least first.
     waits: Vec<Duration>,
-    /// Of each of them.
+    /// The number of checkouts of each user.
     served: Vec<usize>,
 }
 
@@ -160,12 +160,12 @@ impl Crowd {
         self.waits[index.min(self.waits.len() - 1)].as_secs_f64() * 1000.0
     }
 
-    /// Of those who waited longest over those in the middle.
+    /// The wait of the slowest hundredth over the median wait.
     fn tail(&self) -> f64 {
         self.wait(0.99) / self.wait(0.5)
     }
 
-    /// What who was served most got over who was served least.
+    /// The number of checkouts of the user that got most over that of the user that got least.
     fn unfairness(&self) -> f64 {
         let (most, least) = (self.served.iter().max(), self.served.iter().min());
         *most.unwrap_or(&0) as f64 / *least.unwrap_or(&0).max(&1) as f64
@@ -260,7 +260,7 @@ fn channel(session: &Session) {
     assert!(pool.close_all().expect("a plain thread").all_closed());
 }
 
-/// Connections to a real PostgreSQL, of the same driver, which nobody tests.
+/// Checkouts of real PostgreSQL connections of the same driver. None of the pools tests a connection.
 #[cfg(feature = "postgres")]
 fn postgres(session: &Session) {
     use resource_pool::ResourcePool;

@@ -1,4 +1,4 @@
-//! What is measured in a process of its own: this program again, in another role.
+//! Runs a measurement in a process of its own: this program again, in another role.
 
 use std::env;
 use std::process::Command;
@@ -26,7 +26,7 @@ const ROLES: [Role; 13] = [
     ("frames of 65536", frame::connections::<65536, true>),
 ];
 
-/// Plays the role that this process was started for, if it was started for one.
+/// Plays the role that this process was started for. Returns whether there was one.
 pub(crate) fn play() -> bool {
     let Ok(role) = env::var(ROLE) else { return false };
     let (_, play) = ROLES.into_iter().find(|(name, _)| *name == role).expect("a role");
@@ -35,7 +35,7 @@ pub(crate) fn play() -> bool {
     true
 }
 
-/// The figures that a fresh process comes to in this role.
+/// The figures that a fresh process prints in this role.
 pub(crate) fn run(role: &str, urls: &Urls) -> Vec<f64> {
     let mut child = Command::new(env::current_exe().expect("this program"));
     child.env_clear().env(ROLE, role).envs(urls.variables());

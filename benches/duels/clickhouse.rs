@@ -1,8 +1,8 @@
 //! ClickHouse: many rows in and out, and one row at a time, beside the `clickhouse` crate by itself.
 //!
-//! Both speak LZ4, allow the server as many threads, and write the same rows into tables that only keep them in memory,
-//! so that the clients' work shows and not the server's. The crate by itself does not check the rows' types, as the
-//! server that these run on knows no formats with types; nor does the pool there.
+//! Both clients speak LZ4, allow the server as many threads, and write the same rows into tables that only keep them in
+//! memory. So the clients' work shows and not the server's. The crate by itself does not check the rows' types, because
+//! the server of this duel knows no formats with types. The pool does not check them there either.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -51,7 +51,7 @@ fn bar(number: usize) -> Bar {
     }
 }
 
-/// As one would with the crate alone who knows of the delay.
+/// A client with TCP_NODELAY, as a user of the crate sets it up who knows about the delay.
 fn undelayed() -> Client {
     let mut connector = HttpConnector::new();
     connector.set_nodelay(true);
@@ -76,7 +76,7 @@ async fn select(client: Client, bars: usize) {
     assert_eq!(count, bars);
 }
 
-/// The table anew, with so many bars in it.
+/// Recreates the table with so many bars in it.
 async fn fill(client: Client, bars: usize) {
     for statement in ["DROP TABLE IF EXISTS bars", TABLE] {
         client.query(statement).execute().await.expect("a table");
@@ -90,7 +90,8 @@ fn in_task(runtime: &Runtime, work: impl Future<Output = ()> + Send + 'static) -
     milliseconds(|| runtime.block_on(runtime.spawn(work)).expect("no panic"))
 }
 
-/// How long each of so many inserts of one row takes, in milliseconds, least first; in `main`, as most programs do.
+/// The time that each of so many inserts of one row takes, in milliseconds, least first. The inserts run in `block_on`,
+/// as `main` of most programs does.
 fn one_by_one(runtime: &Runtime, client: &Client, count: usize) -> Vec<f64> {
     runtime.block_on(fill(client.clone(), 0));
     runtime.block_on(async {
@@ -167,7 +168,7 @@ pub(crate) fn run(session: &Session) {
         .times_faster_than("resource_pool, a thread", "clickhouse, block_on", 0.95, 1.0)
         .run(session);
 
-    // Enough for a hundredth to be more than one.
+    // With 200 samples, the slowest hundredth is more than one sample.
     let count = if session.is_smoke() { 20 } else { 200 };
     let undelayed = drivers::clickhouse(server.url(), undelayed());
     // Both rows tell of the same inserts.
@@ -188,7 +189,7 @@ pub(crate) fn run(session: &Session) {
         let mut tails = tails.borrow_mut().remove(name).expect("measured above").into_iter();
         tail = tail.contestant(name, move || tails.next().expect("as many rounds"));
     }
-    // A stall is of 40 ms: it waits for an acknowledgement that the system delays by as much.
+    // A stall takes 40 ms. It waits for an acknowledgement that the system delays by that time.
     tail.at_most("resource_pool", 20.0, 5.0).run(session);
 
     drop(threads);

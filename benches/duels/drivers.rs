@@ -1,4 +1,4 @@
-//! The four drivers by themselves, as everyone uses them, and where the servers are.
+//! The four drivers by themselves, as their users use them, and the URLs of the servers.
 
 use std::env;
 
@@ -14,7 +14,7 @@ use url::Url;
 
 use crate::session::Session;
 
-/// Where the four servers are.
+/// The URLs of the four servers.
 #[derive(Clone)]
 pub(crate) struct Urls {
     pub(crate) mongo: String,
@@ -37,22 +37,22 @@ impl Urls {
         Urls::new(|kind| session.server(kind).url().to_owned())
     }
 
-    /// The same through a proxy each, which counts the connections.
+    /// The URLs of proxies in front of the servers. The proxies count the connections.
     pub(crate) fn counted(session: &Session) -> (Self, Vec<Proxy>) {
         let proxies = Kind::ALL.map(|kind| Proxy::start(session.server(kind).port()).expect("a proxy").unrecorded());
-        // A member of a replica set is asked by its own address.
+        // A client that knows the replica set would connect to its members' own addresses, and so past the proxy.
         let url = |kind: Kind| {
             proxies[kind as usize].url(&session.server(kind)).replacen("replicaSet=rs0", "directConnection=true", 1)
         };
         (Urls::new(url), proxies.into())
     }
 
-    /// As the variables of this process say.
+    /// The URLs from the variables of this process.
     pub(crate) fn from_environment() -> Self {
         Urls::new(|kind| env::var(kind.url_variable()).expect("a URL"))
     }
 
-    /// The variables, and what they say.
+    /// The variables and their values.
     pub(crate) fn variables(&self) -> [(&'static str, &str); 4] {
         [
             (Kind::Mongo, &self.mongo),
@@ -64,7 +64,7 @@ impl Urls {
     }
 }
 
-/// Connected, as the server's answer shows.
+/// A connected client. The server's answer shows that it is.
 pub(crate) async fn mongo(url: &str) -> Mongo {
     let client = Mongo::with_uri_str(url).await.expect("a client");
     client.database("admin").run_command(doc! { "ping": 1 }).await.expect("an answer");
@@ -75,14 +75,14 @@ pub(crate) async fn rabbitmq(url: &str) -> Connection {
     Connection::connect(url, ConnectionProperties::default()).await.expect("a connection")
 }
 
-/// A channel that confirms.
+/// A channel in confirm mode.
 pub(crate) async fn channel(connection: &Connection) -> Channel {
     let channel = connection.create_channel().await.expect("a channel");
     channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
     channel
 }
 
-/// A message to this queue, confirmed.
+/// Publishes a message to this queue and awaits its confirm.
 pub(crate) async fn publish(channel: &Channel, queue: &str, message: &[u8]) {
     let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
     let published = channel.basic_publish("".into(), queue.into(), options, message, properties);
@@ -94,7 +94,8 @@ pub(crate) async fn close(channel: Channel, connection: Connection) {
     connection.close(200, "OK".into()).await.expect("a goodbye");
 }
 
-/// The crate by itself does not read a login from the URL; nor does it ask the server anything before the first query.
+/// Configures the client from the URL. The crate by itself does not read a login from the URL, and asks the server
+/// nothing before the first query.
 pub(crate) fn clickhouse(url: &str, client: ClickHouse) -> ClickHouse {
     let url = Url::parse(url).expect("a URL");
     let decoded = |text: &str| percent_decode_str(text).decode_utf8().expect("UTF-8").into_owned();
@@ -103,7 +104,7 @@ pub(crate) fn clickhouse(url: &str, client: ClickHouse) -> ClickHouse {
         .with_user(decoded(url.username()))
         .with_password(decoded(url.password().unwrap_or_default()))
         .with_database(decoded(url.path().trim_start_matches('/')))
-        // For the formats with types it takes a newer server than these run on; the pool finds out by itself.
+        // The formats with types need a newer server than the one here. The pool finds that out by itself.
         .with_validation(false)
 }
 
@@ -113,7 +114,7 @@ pub(crate) async fn clickhouse_connected(url: &str) -> ClickHouse {
     client
 }
 
-/// Without a limit on each command, which the pool does not have either.
+/// A connection without a response timeout, because the pool has none either.
 pub(crate) async fn redis(url: &str) -> MultiplexedConnection {
     let client = redis::Client::open(url).expect("a client");
     let config = redis::AsyncConnectionConfig::new().set_response_timeout(None);

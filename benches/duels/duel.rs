@@ -1,7 +1,8 @@
 //! One row of the table: the same work by several contestants, side by side in one run.
 //!
-//! Every round measures each contestant once, in an order of its own, so that whatever else the machine does, and what a
-//! contestant leaves to the next one, meets all alike. A claim is the median over the rounds of what it compares within a round.
+//! Every round measures each contestant once, and each round has its own order. So the machine's other work, and the
+//! state that one contestant leaves to the next, meet all alike. A claim compares figures within a round. Its value is
+//! the median over the rounds.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -11,18 +12,18 @@ use serde::Serialize;
 use crate::peers::CROWDS;
 use crate::session::Session;
 
-/// What is measured; less of it is better.
+/// The unit of the figures. A lower figure is better in each.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(crate) enum Unit {
-    /// Of the processor's time, for one operation.
+    /// The processor's time for one operation.
     CpuNanoseconds,
-    /// On the clock, for one operation.
+    /// The time on the clock for one operation.
     Nanoseconds,
-    /// On the clock.
+    /// The time on the clock for the whole work.
     Milliseconds,
     Mebibytes,
     Count,
-    /// Of one thing over another.
+    /// One figure over another.
     Ratio,
 }
 
@@ -39,13 +40,13 @@ impl fmt::Display for Unit {
     }
 }
 
-/// Even, so that of two each begins as often.
+/// An even number, so that each of two contestants begins as often as the other.
 const ROUNDS: usize = 16;
 
-/// What the names of our own contestants begin with.
+/// The prefix of our own contestants' names.
 const OURS: &str = "resource_pool";
 
-/// The contestants, and what is claimed of them.
+/// The contestants, and the claims about them.
 pub(crate) struct Duel<'a> {
     id: &'static str,
     what: String,
@@ -55,7 +56,7 @@ pub(crate) struct Duel<'a> {
     note: Option<String>,
 }
 
-/// A limit that a figure is held against. The aim is what the must is to become.
+/// A limit for a figure. `must` is the limit that holds now, and `aim` the one that it is to become.
 struct Claim {
     subject: String,
     kind: Kind,
@@ -67,7 +68,7 @@ struct Claim {
 enum Kind {
     /// The subject's own figure.
     AtMost,
-    /// The other's figure over the subject's; without a name the best of those that are not ours.
+    /// The other's figure over the subject's. `None` means the best contestant that is not ours.
     TimesFaster(Option<String>),
     /// The subject's figure over the other's.
     Grows(String),
@@ -75,7 +76,7 @@ enum Kind {
     Adds(String),
 }
 
-/// As it is written down, for `cargo xtask bench` to make the table and the plot from.
+/// The row as the bench writes it down. `cargo xtask bench` makes the table and the plot of it.
 #[derive(Serialize)]
 struct Row<'a> {
     id: &'a str,
@@ -99,27 +100,27 @@ struct Judged {
     claim: String,
     aim: Option<f64>,
     value: f64,
-    /// Of the value and the aim.
+    /// The unit of the value and the aim.
     unit: String,
-    /// Whose figure must be below what, for the plot.
+    /// The contestant whose figure must be below this limit, for the plot.
     limit: Option<(String, f64)>,
     verdict: &'static str,
     reason: Option<&'static str>,
 }
 
 impl<'a> Duel<'a> {
-    /// `id` names its files, `what` stands in the table.
+    /// `id` names the duel's files, and `what` stands in the table.
     pub(crate) fn new(id: &'static str, what: impl Into<String>, unit: Unit) -> Self {
         Duel { id, what: what.into(), unit, contestants: Vec::new(), claims: Vec::new(), note: None }
     }
 
-    /// One who does the work. The closure does it once and tells what it cost, in the duel's unit.
+    /// Adds a contestant. The closure does the work once and returns its cost in the duel's unit.
     pub(crate) fn contestant(mut self, name: impl Into<String>, measure: impl FnMut() -> f64 + 'a) -> Self {
         self.contestants.push((name.into(), Box::new(measure)));
         self
     }
 
-    /// One who does it in crowds of several sizes, each of which is a contestant.
+    /// Adds a contestant for each size of crowd.
     pub(crate) fn crowds(self, name: &str, measure: impl Fn(usize) -> f64 + Copy + 'a) -> Self {
         let one = |duel: Self, crowd| duel.contestant(format!("{name}, {crowd}"), move || measure(crowd));
         CROWDS.into_iter().fold(self, one)
@@ -133,7 +134,7 @@ impl<'a> Duel<'a> {
         self.claim(subject, Kind::TimesFaster(Some(other.to_owned())), must, aim)
     }
 
-    /// Than the fastest of those that are not ours.
+    /// Claims to be faster than the fastest contestant that is not ours.
     pub(crate) fn times_faster_than_all(self, subject: &str, must: f64, aim: impl Into<Option<f64>>) -> Self {
         self.claim(subject, Kind::TimesFaster(None), must, aim)
     }
@@ -146,13 +147,13 @@ impl<'a> Duel<'a> {
         self.claim(subject, Kind::Adds(other.to_owned()), must, aim)
     }
 
-    /// Why the last claim is missed, if it is.
+    /// The reason why the last claim is missed, if it is.
     pub(crate) fn because(mut self, reason: &'static str) -> Self {
         self.claims.last_mut().expect("a claim").reason = Some(reason);
         self
     }
 
-    /// What a reader of the table must know.
+    /// A note for the reader of the table.
     pub(crate) fn note(mut self, note: impl Into<String>) -> Self {
         self.note = Some(note.into());
         self
@@ -163,7 +164,7 @@ impl<'a> Duel<'a> {
         self
     }
 
-    /// Runs the rounds, shows what came of them and writes it down.
+    /// Runs the rounds, prints the row and keeps it for the session's file.
     pub(crate) fn run(mut self, session: &Session) {
         let rounds = if session.is_smoke() { 1 } else { ROUNDS };
         let count = self.contestants.len();
@@ -198,9 +199,9 @@ impl<'a> Duel<'a> {
     }
 }
 
-/// The order of this round: another one begins, and another one follows on each.
+/// The order of this round. The first contestant changes with the round, and so does the one that follows on each.
 fn order(round: usize, count: usize) -> impl Iterator<Item = usize> {
-    // Steps that come by all.
+    // A step with no common divisor visits all contestants.
     let steps: Vec<_> = (1..=count).filter(|step| gcd(*step, count) == 1).collect();
     let step = steps[round % steps.len()];
     (0..count).map(move |turn| (round + turn * step) % count)
@@ -210,7 +211,7 @@ fn gcd(one: usize, other: usize) -> usize {
     if other == 0 { one } else { gcd(other, one % other) }
 }
 
-/// What the rounds of one contestant left, for further rows that tell more of the same rounds.
+/// The results of one contestant's rounds, kept so that further rows can tell more of the same rounds.
 #[derive(Debug)]
 pub(crate) struct Rounds<T>(RefCell<Vec<T>>);
 
@@ -219,14 +220,14 @@ impl<T> Rounds<T> {
         Rounds(RefCell::default())
     }
 
-    /// Of the round that just ended.
+    /// Keeps the result of the round that just ended, and returns its figure.
     pub(crate) fn keep(&self, left: T, figure: impl Fn(&T) -> f64) -> f64 {
         let figured = figure(&left);
         self.0.borrow_mut().push(left);
         figured
     }
 
-    /// One round after the other.
+    /// Returns another figure of the kept rounds, one round with each call.
     pub(crate) fn again(&self, figure: impl Fn(&T) -> f64) -> impl FnMut() -> f64 {
         let mut rounds = 0..;
         move || rounds.next().and_then(|round| self.0.borrow().get(round).map(&figure)).expect("as many rounds")

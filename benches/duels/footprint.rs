@@ -1,4 +1,4 @@
-//! What an idle pool takes of the machine: memory, threads, file descriptors.
+//! Measures the memory, threads and file descriptors of an idle pool.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -15,10 +15,10 @@ use crate::drivers::{self, Urls};
 use crate::duel::{Duel, Unit};
 use crate::session::Session;
 
-/// By then all is there that an idle one has: the probes' connections come half a second after the others.
+/// The wait until an idle pool has everything open. The probes' connections come half a second after the others.
 const SETTLED: Duration = Duration::from_secs(2);
 
-/// The global pool with its four backends ready, in a program without a runtime of its own.
+/// The figures of a program without a runtime of its own, where the global pool has its four backends ready.
 pub(crate) fn idle_pool(_: Urls) -> Vec<f64> {
     let pool = ResourcePool::global();
     for (name, ready) in pool.warm_up(["mongo", "rabbitmq", "clickhouse", "redis"]).expect("not in a task") {
@@ -30,7 +30,7 @@ pub(crate) fn idle_pool(_: Urls) -> Vec<f64> {
     figures
 }
 
-/// The four drivers on one runtime, configured like the pool where that is about sizes.
+/// The figures of a program with the four drivers on one runtime. Their sizes are configured like the pool's.
 pub(crate) fn idle_drivers(urls: Urls) -> Vec<f64> {
     let runtime = Runtime::new().expect("a runtime");
     let connected = runtime.block_on(async {
@@ -47,14 +47,15 @@ pub(crate) fn idle_drivers(urls: Urls) -> Vec<f64> {
     figures
 }
 
-/// Memory of its own in MiB, pages of the program's file in MiB, threads, file descriptors: of this process, now.
+/// The figures of this process now: its own memory in MiB, the pages of the program's file in MiB, threads, and file
+/// descriptors.
 fn figures() -> Vec<f64> {
     let status = fs::read_to_string("/proc/self/status").expect("Linux");
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a field");
         line.split_whitespace().next().and_then(|number| number.parse::<f64>().ok()).expect("a number")
     };
-    // Less the one that the reading takes.
+    // The reading itself takes one descriptor.
     let descriptors = fs::read_dir("/proc/self/fd").expect("Linux").count() - 1;
     vec![field("RssAnon:") / 1024.0, field("RssFile:") / 1024.0, field("Threads:"), descriptors as f64]
 }
@@ -64,7 +65,7 @@ pub(crate) fn run(session: &Session) {
     let mongo = MongoConfig::default();
     let alike = Urls {
         mongo: format!("{}&minPoolSize={}", urls.mongo, mongo.min_pool_size),
-        // The broker's own, and its buffers are of zeros that nobody has touched.
+        // The broker's own frame size. Its buffers are zeroed memory that nothing has touched.
         rabbitmq: format!("{}?frame_max=131072", urls.rabbitmq),
         clickhouse: urls.clickhouse.clone(),
         redis: urls.redis.clone(),
@@ -101,7 +102,7 @@ pub(crate) fn run(session: &Session) {
             .contestant("resource_pool", || ours.pop_front().expect("as many rounds"))
             .contestant("the four drivers", || theirs.pop_front().expect("as many rounds"))
             .note(&note);
-        // Pages of code are the page cache's, and as many as the linker has put between what is used.
+        // Pages of code belong to the page cache. Their number also depends on where the linker put the used code.
         let duel = match must {
             Some(must) => duel.adds_at_most("resource_pool", "the four drivers", must, 0.0),
             None => duel,

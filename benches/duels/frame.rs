@@ -1,4 +1,4 @@
-//! What a RabbitMQ connection takes of memory, and what its frames' size costs: the driver has two buffers of 32 frames.
+//! Measures a RabbitMQ connection's memory, and the cost of its frame size. The driver has two buffers of 32 frames.
 
 use std::fs;
 use std::time::Instant;
@@ -17,7 +17,7 @@ use crate::drivers::{self, Urls};
 use crate::duel::{Duel, Unit};
 use crate::session::Session;
 
-/// The default, which is what the broker allows, and smaller ones down to the least of AMQP.
+/// The default, which is the broker's limit, and smaller sizes down to the least that AMQP allows.
 const SIZES: [u32; 6] = [0, 4096, 8192, 16384, 32768, 65536];
 
 const LARGE: usize = 64 << 10;
@@ -43,7 +43,7 @@ fn config(url: &str, frame_max: u32) -> RabbitMqConfig {
     config
 }
 
-/// In a process of its own each, since what one gives back the next would use again.
+/// Measures each in a process of its own. Otherwise the next would use again the memory that one gives back.
 fn memory(session: &Session) {
     let urls = Urls::of(session);
     let child = |role: String| {
@@ -103,19 +103,20 @@ async fn emptied(rabbit: &Lease<RabbitMq>, queue: &str) {
     channel.queue_purge(queue.into(), QueuePurgeOptions::default()).await.expect("purged");
 }
 
-/// So many at a time.
+/// The number of connections that share one measurement.
 const CONNECTIONS: usize = 10;
 
-/// Stands for the bare driver as it comes.
+/// Stands for the bare driver with its defaults.
 pub(crate) const DRIVER: u32 = u32::MAX;
 
-/// What each of many connections takes, in mebibytes, with traffic on it or without.
+/// The memory of each of many connections, in mebibytes, with traffic on it or without.
 pub(crate) fn connections<const FRAME_MAX: u32, const BUSY: bool>(urls: Urls) -> Vec<f64> {
     Runtime::new().expect("a runtime").block_on(async {
         let builder = ResourcePool::builder().environment([("", ""); 0]);
         let pool = builder.resource(RabbitMqConfig::url(&*urls.rabbitmq)).build().expect("a pool");
         let (mut bare, mut leases, mut before) = (Vec::new(), Vec::new(), 0.0);
-        // What the first one brings about is there once, whatever the number of them.
+        // Some memory is needed once, for any number of connections. The first connection brings it about, so it does
+        // not count.
         for index in 0..=CONNECTIONS {
             if FRAME_MAX == DRIVER {
                 bare.push(bare_traffic(&urls.rabbitmq, BUSY).await);
@@ -141,7 +142,7 @@ pub(crate) fn connections<const FRAME_MAX: u32, const BUSY: bool>(urls: Urls) ->
     })
 }
 
-/// More than fits into the buffers of the largest frames, so that all of them have been in use.
+/// The messages are more than the buffers of the largest frames can hold, so the traffic uses all of them.
 const ROUNDS: usize = 96;
 
 async fn traffic(rabbit: &RabbitMq) {
@@ -169,7 +170,7 @@ async fn bare_traffic(url: &str, busy: bool) -> Connection {
     connection
 }
 
-/// Of this process, in mebibytes.
+/// The resident memory of this process, in mebibytes.
 fn resident() -> f64 {
     let status = fs::read_to_string("/proc/self/status").expect("a process knows its status");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("resident memory");

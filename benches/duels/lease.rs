@@ -1,7 +1,7 @@
-//! Acquire and drop of what is ready: a shared lease, beside the pools that everyone uses.
+//! Acquire and drop of a shared lease that is ready, beside the pools that users know.
 //!
-//! The peers hand out a connection that does nothing; the lease is of a real server, with its call site, time and
-//! count, since without them it would be no lease.
+//! The peers hand out a connection that does nothing. Our lease is of a real server and records its call site, time and
+//! count, because a lease always does.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -84,7 +84,7 @@ fn ready(session: &Session, pool: &ResourcePool, runtime: &Runtime) {
         .run(session);
 }
 
-/// What it costs a lease that it is looked after.
+/// Compares leases with and without the probe and the leak detection.
 fn watched(session: &Session, runtime: &Runtime, url: &str) {
     let count = session.times(100_000);
     let options = |probed: bool, tracked: bool, leases_too: bool| {

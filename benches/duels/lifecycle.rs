@@ -1,4 +1,4 @@
-//! Connecting, starting cold and closing, beside the drivers by themselves.
+//! Times connecting, starting cold and closing, beside the drivers by themselves.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -47,7 +47,7 @@ async fn all_four(pool: &ResourcePool) -> Result<(), Error> {
     tokio::try_join!(pool.mongo(), pool.rabbitmq(), pool.clickhouse(), pool.redis()).map(drop)
 }
 
-/// A client for each operation, as they say one should not, beside one of the pool; for threads.
+/// A new client for each operation, against the drivers' advice, beside one client of the pool. For threads.
 fn each_time(session: &Session) {
     const QUEUE: &str = "each time";
     let urls = Urls::of(session);
@@ -149,14 +149,14 @@ fn each_time(session: &Session) {
     assert!(pool.close_all().expect("a report").all_closed());
 }
 
-/// How many times faster its documentation says that pooling is.
+/// The speed-up that QUANTAXIS's documentation claims for pooling.
 const QUANTAXIS: f64 = 6.0;
 
 fn versus<'a>(id: &'static str, what: &'static str) -> Duel<'a> {
     Duel::new(id, what, Unit::Nanoseconds)
 }
 
-/// How long the global pool's four take from its first use, in a fresh process.
+/// The time that the four kinds of the global pool take from its first use, in a fresh process.
 pub(crate) fn cold_pool(_: Urls) -> Vec<f64> {
     let runtime = Runtime::new().expect("a runtime");
     let ready = milliseconds(|| runtime.block_on(all_four(ResourcePool::global())).expect("all four"));
@@ -164,7 +164,7 @@ pub(crate) fn cold_pool(_: Urls) -> Vec<f64> {
     vec![ready]
 }
 
-/// How long each of the drivers takes, one after another, and all at once.
+/// The time of each driver in milliseconds, one after another in one process.
 pub(crate) fn cold_drivers(urls: Urls) -> Vec<f64> {
     let runtime = Runtime::new().expect("a runtime");
     vec![
@@ -194,7 +194,8 @@ fn at_once(session: &Session) {
     let ask = |contestant: usize, tasks: usize| {
         let before = accepted(&proxies);
         let mut options = Options::default();
-        // Its connections are nothing that a task asks for; nor are those that MongoDB's driver keeps.
+        // The duel counts only the connections that tasks ask for. The probes' connections and those that MongoDB's
+        // driver keeps are others.
         options.probe.enabled = false;
         let pool = builder(&urls).resource(MongoConfig::uri(&*urls.mongo).min_pool_size(0)).options(options);
         let pool = pool.build().expect("a pool");
@@ -226,12 +227,12 @@ fn at_once(session: &Session) {
         .run(session);
 }
 
-/// How many connections the servers have seen so far.
+/// The number of connections that the servers have accepted so far.
 fn accepted(proxies: &[Proxy]) -> usize {
     proxies.iter().map(Proxy::accepted).sum()
 }
 
-/// The count when it has not changed for a while.
+/// The count, once it has not changed for a while.
 fn settled(count: impl Fn() -> usize) -> usize {
     loop {
         let now = count();
@@ -242,9 +243,9 @@ fn settled(count: impl Fn() -> usize) -> usize {
     }
 }
 
-/// By then the probes' connections are open, which come half a second after the others.
+/// The probes' connections come half a second after the others. They are open by then.
 const PROBED: Duration = Duration::from_secs(1);
-/// How long what is under way takes, and when closing begins.
+/// The time that the work under way takes, and the time after which closing begins.
 const BUSY: Duration = Duration::from_millis(100);
 const BEGUN: Duration = Duration::from_millis(40);
 
@@ -299,7 +300,7 @@ fn close(session: &Session) {
 const EXTRA: &str = "three steps more than the drivers' own: MongoDB is asked what it has open, the probes' connections are \
                      said goodbye to, and each of the four closes runs on a thread that is started for it";
 
-/// Something at each of the four that goes on for [`BUSY`], most of which is left when this returns.
+/// Starts work at each of the four that goes on for [`BUSY`]. Most of that time is left when this returns.
 async fn at_work(pool: &ResourcePool) -> JoinSet<()> {
     let mut work = JoinSet::new();
     let mongo = pool.mongo().await.expect("ready");
@@ -332,14 +333,14 @@ fn slow_command() -> redis::Cmd {
     command
 }
 
-/// The monitors' command, which the server answers when something has changed, or after this long.
+/// The monitors' command. The server answers it when something changes, or after this long.
 async fn slow(client: &mongodb::Client) -> Document {
     let hello = client.database("admin").run_command(doc! { "hello": 1 }).await.expect("an answer");
     let version = hello.get_document("topologyVersion").expect("a version").clone();
     doc! { "hello": 1, "topologyVersion": version, "maxAwaitTimeMS": BUSY.as_millis() as i64 }
 }
 
-/// The four by themselves.
+/// The four drivers by themselves.
 struct Drivers {
     mongo: mongodb::Client,
     rabbitmq: lapin::Connection,
@@ -358,7 +359,7 @@ impl Drivers {
         Drivers { mongo, rabbitmq, clickhouse, redis }
     }
 
-    /// As [`at_work`].
+    /// Like the function [`at_work`].
     async fn at_work(&self, urls: &Urls) -> JoinSet<()> {
         let mut work = JoinSet::new();
         let (mongo, clickhouse) = (self.mongo.clone(), self.clickhouse.clone());
@@ -388,7 +389,7 @@ impl Drivers {
         work
     }
 
-    /// In the order of the pool's phases.
+    /// Closes in the order of the pool's phases.
     async fn close(self) {
         self.rabbitmq.close(200, "OK".into()).await.expect("a goodbye");
         drop(self.redis);

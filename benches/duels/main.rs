@@ -23,7 +23,7 @@ use session::Session;
 
 type Part = (&'static str, &'static str, fn(&Session));
 
-/// In the order of the table: the name to ask for it by, the heading, and what runs it.
+/// The parts in the order of the table: the argument that selects a part, its heading, and the function that runs it.
 const PARTS: &[Part] = &[
     ("lease", "Shared leases", lease::run),
     ("checkout", "Checkouts", checkout::run),

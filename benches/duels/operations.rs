@@ -1,7 +1,7 @@
-//! One operation after the other over each backend, where the driver's tasks are and where they are not.
+//! Times one operation after the other over each backend, in the place where the driver's tasks run and elsewhere.
 //!
-//! Every contestant awaits the same operation: through the pool, and of the bare driver that was connected in the very
-//! place where it is awaited.
+//! Every contestant awaits the same operation, once through the pool and once through the bare driver. The driver was
+//! connected on the runtime that awaits it.
 
 use std::fs;
 use std::future::Future;
@@ -24,7 +24,7 @@ use crate::drivers;
 use crate::duel::{Duel, Rounds, Unit};
 use crate::session::{Session, clock};
 
-/// One of it each time that it is called.
+/// Starts the operation once with each call.
 type Operation = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
 fn operation<F: Future<Output = ()> + Send + 'static>(run: impl Fn() -> F + Send + Sync + 'static) -> Operation {
@@ -78,7 +78,7 @@ pub(crate) fn run(session: &Session) {
     assert!(home.block_on(own.close_all()).all_closed());
 }
 
-/// What the operations ask for.
+/// Creates the data that the operations ask for.
 async fn prepare(mongo: &Service, rabbitmq: &Service, redis: &Service) {
     let client = drivers::mongo(mongo.url()).await;
     let bars = client.database("operations").collection::<Document>("bars");
@@ -97,7 +97,7 @@ async fn prepare(mongo: &Service, rabbitmq: &Service, redis: &Service) {
 struct Pools {
     own: ResourcePool,
     adopted: ResourcePool,
-    /// Of the bare drivers, and of the pool that adopted it.
+    /// The runtime of the bare drivers and of the pool that adopted it.
     home: Runtime,
 }
 
@@ -165,7 +165,7 @@ impl Pools {
     }
 }
 
-/// How often the threads of this process have gone to sleep.
+/// How often the threads of this process have gone to sleep so far.
 fn pauses() -> f64 {
     let threads = fs::read_dir("/proc/self/task").expect("a process knows its threads");
     let status = threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("status")).ok());
@@ -176,11 +176,11 @@ fn pauses() -> f64 {
     pauses.sum()
 }
 
-/// What there is beyond the driver, where nothing is woken that the driver would not wake.
+/// The work of the pool beyond the driver's, where it wakes no thread that the driver would not wake.
 const IN_PLACE: &str =
     "a lease for each operation, its count for closing, and what the kill switch and the limits need";
 
-/// Why it is slower there.
+/// The reason why a pool is slower outside of its own threads.
 const ELSEWHERE: &str = "the driver's tasks are on the pool's threads: a command wakes one of them, and its answer one of the \
                          caller's (the next row counts that). Adopted (`builder().runtime`), they are on the caller's own";
 
@@ -193,7 +193,7 @@ async fn repeated(operation: Operation, count: usize) -> f64 {
     before.elapsed().as_nanos() as f64 / count as f64
 }
 
-/// Connects to the runtime that it is connected on: the pool's.
+/// A kind whose handle is the runtime that it connects on, which is the pool's.
 struct Whereabouts;
 
 impl Resource for Whereabouts {
@@ -212,7 +212,7 @@ impl Resource for Whereabouts {
     }
 }
 
-/// A lease each time, and the operation on it.
+/// Operations that take a lease each time and use it once.
 mod ours {
     use super::*;
 
@@ -253,7 +253,7 @@ mod ours {
     }
 }
 
-/// Each driver as its documentation shows.
+/// Operations on each driver as its documentation shows.
 mod bare {
     use super::*;
 

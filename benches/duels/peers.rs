@@ -1,4 +1,4 @@
-//! The pools that everyone uses, of connections that do nothing.
+//! The pools that this one is compared with. Their connections do nothing.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use resource_pool::adapter::{Checkouts, Claim, LeaseAs, Limits, Manage, Quota};
 use resource_pool::{Failure, Link, Resource, ResourcePool, Usage};
 use tokio::runtime::Runtime;
 
-/// As many as a busy service has.
+/// The pool size of a busy service.
 pub(crate) const CONNECTIONS: u32 = 16;
 
-/// How many ask at once.
+/// The numbers of users that ask at once.
 pub(crate) const CROWDS: [usize; 4] = [1, 2, 4, 16];
 
 /// Opens connections that do nothing, and counts them.
@@ -23,12 +23,12 @@ pub(crate) struct Nothing {
 }
 
 impl Nothing {
-    /// Opening one takes so long.
+    /// Opening a connection takes so long.
     pub(crate) fn slow(takes: Duration) -> Self {
         Nothing { takes, ..Nothing::default() }
     }
 
-    /// How many were opened.
+    /// The number of connections opened so far.
     pub(crate) fn opened(&self) -> usize {
         self.opened.load(Ordering::Relaxed)
     }
@@ -128,7 +128,7 @@ impl mobc::Manager for Nothing {
     }
 }
 
-/// Our own, for tasks.
+/// Our own kind, for tasks.
 pub(crate) struct Ours {
     manager: Nothing,
     max: usize,
@@ -173,13 +173,13 @@ impl Resource for Ours {
 }
 
 impl Tasks {
-    /// Connected, in a pool that is to be kept.
+    /// A connected kind in this pool, which the caller has to keep.
     pub(crate) async fn new(pool: &ResourcePool, max: u32, manager: Nothing) -> Self {
         pool.register("tasks", Ours { manager, max: max as usize }).expect("a new name");
         pool.get::<Ours>("tasks").await.expect("a connection").clone()
     }
 
-    /// Checks one out.
+    /// Checks out one connection.
     pub(crate) async fn get(&self) -> resource_pool::adapter::Checkout<Nothing> {
         self.0.check_out::<Ours>(Claim::shared()).await.expect("a connection")
     }
@@ -187,7 +187,7 @@ impl Tasks {
 
 pub(crate) type Deadpool = deadpool::managed::Pool<Nothing>;
 
-/// One of each, with so many connections at most and all their own defaults else.
+/// A pool of r2d2 with so many connections at most. Like the others here, it has its own defaults otherwise.
 pub(crate) fn r2d2(max: u32, min_idle: u32, manager: Nothing) -> r2d2::Pool<Nothing> {
     r2d2::Pool::builder().max_size(max).min_idle(Some(min_idle)).build(manager).expect("connections that do nothing")
 }
@@ -196,18 +196,18 @@ pub(crate) fn deadpool(max: u32, manager: Nothing) -> Deadpool {
     Deadpool::builder(manager).max_size(max as usize).build().expect("no timeouts, so no runtime either")
 }
 
-/// The runtime is for what closes idle ones.
+/// bb8 closes idle connections on this runtime.
 pub(crate) fn bb8(runtime: &Runtime, max: u32, manager: Nothing) -> bb8::Pool<Nothing> {
     let _entered = runtime.enter();
     bb8::Pool::builder().max_size(max).build_unchecked(manager)
 }
 
-/// It closes what it gets back beyond two idle ones unless told otherwise.
+/// mobc closes all but two idle connections unless told otherwise.
 pub(crate) fn mobc(max: u32, manager: Nothing) -> mobc::Pool<Nothing> {
     mobc::Pool::builder().max_open(max.into()).max_idle(max.into()).build(manager)
 }
 
-/// Opens connections of sqlx's.
+/// Opens connections of sqlx.
 #[cfg(feature = "postgres")]
 #[derive(Debug, Clone)]
 pub(crate) struct OfPostgres(String);

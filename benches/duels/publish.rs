@@ -41,7 +41,7 @@ pub(crate) fn run(session: &Session) {
         ("publish_transient", "100,000 transient AMQP messages of 200 B, confirmed", false),
         ("publish_persistent", "100,000 persistent AMQP messages of 200 B, confirmed", true),
     ] {
-        // Each leaves the queue empty for the next.
+        // Each contestant leaves the queue empty for the next.
         let emptied = |run: &mut dyn FnMut() -> f64| {
             let per_message = run();
             let purge = channel.queue_purge(QUEUE.into(), QueuePurgeOptions::default());

@@ -1,4 +1,4 @@
-//! A blocking GET of Redis: checked out, asked, given back, each time.
+//! Times a blocking GET of Redis with its checkout and return.
 
 use redis::Commands;
 use resource_pool::config::RedisConfig;
@@ -18,7 +18,7 @@ pub(crate) fn run(session: &Session) {
     let client = redis::Client::open(server.url()).expect("a URL of Redis");
     let bare = || client.get_connection().expect("a connection");
     bare().set::<_, _, ()>("price", "101.25").expect("set");
-    // As the crate's documentation has it; as many as the pool may have.
+    // The set-up of the crate's documentation, with as many connections as the pool may have.
     let r2d2 = r2d2::Pool::builder().max_size(50).build(client.clone()).expect("r2d2");
     for (threads, id, what) in [
         (1, "redis_get_1", "a blocking Redis GET, checkout included"),

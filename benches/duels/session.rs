@@ -1,4 +1,4 @@
-//! What all duels of one run share: the servers, the clocks, and how much is to be done.
+//! The servers, the clocks and the amount of work, which all duels of one run share.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -15,14 +15,14 @@ use services::{Kind, Service};
 pub(crate) struct Session {
     smoke: bool,
     filter: Vec<String>,
-    /// Where the rows go, if they are to be kept.
+    /// The folder for the rows, if they are to be kept.
     folder: Option<PathBuf>,
     rows: RefCell<Vec<String>>,
     servers: RefCell<BTreeMap<Kind, Rc<Service>>>,
 }
 
 impl Session {
-    /// `cargo bench` says so; else each duel has one short round, which shows that it runs.
+    /// `cargo bench` passes `--bench`. Without it each duel has one short round, which shows that it runs.
     pub(crate) fn from_args(arguments: impl Iterator<Item = String>) -> Self {
         let arguments: Vec<_> = arguments.collect();
         let smoke = !arguments.iter().any(|argument| argument == "--bench");
@@ -35,17 +35,18 @@ impl Session {
         self.smoke
     }
 
-    /// This many times, or a few to show that it runs.
+    /// This many times in a bench, or a few to show that the duel runs.
     pub(crate) fn times(&self, count: usize) -> usize {
         if self.smoke { (count / 1000).clamp(1, 20) } else { count }
     }
 
-    /// The row of one duel, until its part is done.
+    /// Keeps the row of one duel until its part is done.
     pub(crate) fn keep(&self, row: String) {
         self.rows.borrow_mut().push(row);
     }
 
-    /// Runs one part, if it is asked for, and writes its rows down, so that there are all of a part's or none.
+    /// Runs one part, if the user asks for it. Writes its rows at the end, so the folder has all rows of a part or
+    /// none.
     pub(crate) fn part(&self, place: usize, name: &str, title: &str, run: impl FnOnce(&Session)) {
         if !self.filter.is_empty() && !self.filter.iter().any(|part| name.contains(part.as_str())) {
             return;
@@ -67,7 +68,7 @@ impl Session {
         }
     }
 
-    /// The server of this kind, which all duels share; started when first asked for.
+    /// The server of this kind, which all duels share. It starts when a duel first asks for it.
     pub(crate) fn server(&self, kind: Kind) -> Rc<Service> {
         let mut servers = self.servers.borrow_mut();
         Rc::clone(servers.entry(kind).or_insert_with(|| Rc::new(Service::start(kind).expect("a server"))))
@@ -78,7 +79,7 @@ fn reading(clock: ClockId) -> Duration {
     clock_gettime(clock).expect("a clock that Linux has").into()
 }
 
-/// What one run costs this thread of the processor's time, in nanoseconds, by so many of them.
+/// The processor time of this thread per run, in nanoseconds, over so many runs.
 pub(crate) fn cpu(count: usize, mut run: impl FnMut()) -> f64 {
     let before = reading(ClockId::CLOCK_THREAD_CPUTIME_ID);
     for _ in 0..count {
@@ -87,7 +88,7 @@ pub(crate) fn cpu(count: usize, mut run: impl FnMut()) -> f64 {
     nanoseconds(reading(ClockId::CLOCK_THREAD_CPUTIME_ID) - before, count)
 }
 
-/// What one run takes on the clock, in nanoseconds, by so many of them.
+/// The time on the clock per run, in nanoseconds, over so many runs.
 pub(crate) fn clock(count: usize, mut run: impl FnMut()) -> f64 {
     let before = Instant::now();
     for _ in 0..count {
@@ -96,20 +97,19 @@ pub(crate) fn clock(count: usize, mut run: impl FnMut()) -> f64 {
     nanoseconds(before.elapsed(), count)
 }
 
-/// What it takes on the clock, in milliseconds.
+/// The time on the clock of one run, in milliseconds.
 pub(crate) fn milliseconds(run: impl FnOnce()) -> f64 {
     let before = Instant::now();
     run();
     before.elapsed().as_secs_f64() * 1e3
 }
 
-/// What one run costs in nanoseconds of the processor's time, where so many threads at once do it
-/// so many times each.
+/// The processor time per run in nanoseconds, where so many threads at once run it so many times each.
 pub(crate) fn cpu_of_threads(threads: usize, count: usize, run: impl Fn() + Sync) -> f64 {
     let start = std::sync::Barrier::new(threads);
     let all: f64 = std::thread::scope(|scope| {
         let one = || {
-            // What a thread does first only is not what is measured.
+            // The first run of a thread also sets things up, so it does not count.
             run();
             start.wait();
             cpu(count, &run)
@@ -120,7 +120,8 @@ pub(crate) fn cpu_of_threads(threads: usize, count: usize, run: impl Fn() + Sync
     all / threads as f64
 }
 
-/// The same of tasks, each on a runtime and a thread of its own, which does all that becomes of its task.
+/// Like [`cpu_of_threads`] for tasks. Each runs on a runtime and a thread of its own, so the thread's time covers all
+/// of its task's work.
 pub(crate) fn cpu_of_tasks<F: Future>(threads: usize, count: usize, run: impl Fn() -> F + Sync) -> f64 {
     let start = std::sync::Barrier::new(threads);
     let one = async || {
@@ -131,7 +132,7 @@ pub(crate) fn cpu_of_tasks<F: Future>(threads: usize, count: usize, run: impl Fn
             run().await;
         }
         let took = nanoseconds(reading(ClockId::CLOCK_THREAD_CPUTIME_ID) - before, count);
-        // Some give back in a task of its own, which is not to end with its runtime.
+        // Some pools take a connection back in a task of their own. That task must run before its runtime ends.
         for _ in 0..100 {
             tokio::task::yield_now().await;
         }
@@ -145,8 +146,8 @@ pub(crate) fn cpu_of_tasks<F: Future>(threads: usize, count: usize, run: impl Fn
     all / threads as f64
 }
 
-/// Of threads on the clock, each with something of its own to do it with: how long until all are done, by all that they
-/// did.
+/// The time on the clock until all threads are done, divided by the number of their runs. Each thread begins with
+/// something of its own.
 pub(crate) fn clock_of_each<R: FnMut()>(threads: usize, count: usize, begin: impl Fn() -> R + Sync) -> f64 {
     let start = std::sync::Barrier::new(threads + 1);
     std::thread::scope(|scope| {

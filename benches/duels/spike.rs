@@ -1,5 +1,5 @@
-//! Fifty requests at once on five idle connections, where connecting takes much longer than the work: after the test of
-//! HikariCP, which ends with five or six connections.
+//! Fifty requests arrive at once on five idle connections, where connecting takes much longer than the work. HikariCP
+//! has this test; it ends with five or six connections.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,15 +16,16 @@ use crate::session::Session;
 const REQUESTS: usize = 50;
 const MAX: u32 = 50;
 const IDLE: u32 = 5;
+/// Opening a connection takes much longer than `WORK`, so a pool should wait for a return rather than open many.
 const CONNECT: Duration = Duration::from_millis(150);
 const WORK: Duration = Duration::from_millis(2);
 
-/// What came of one spike.
+/// The result of one spike.
 #[derive(Debug)]
 struct Spike {
-    /// Connections, those five included.
+    /// The number of connections, the five idle ones included.
     opened: usize,
-    /// Until the last request was served, in milliseconds.
+    /// The time until the last request was served, in milliseconds.
     took: f64,
 }
 
@@ -117,7 +118,7 @@ where
 {
     runtime.block_on(async {
         drop(join_all((0..IDLE).map(|_| get())).await);
-        // Some give back in a task of its own.
+        // Some pools take a connection back in a task of their own.
         tokio::time::sleep(WORK).await;
     });
     let before = idle(manager);
@@ -139,14 +140,15 @@ where
     Spike::new(settled(manager) - before, took)
 }
 
-/// That there are those five, and maybe one to probe over.
+/// The number of connections before the spike. It is the five, and maybe one for the probe.
 fn idle(manager: &Nothing) -> usize {
     let opened = settled(manager);
     assert!((IDLE as usize..=IDLE as usize + 1).contains(&opened), "{opened} idle");
     opened
 }
 
-/// What is still being opened when the last is served counts too.
+/// The number of connections once no further one opens. It includes those that are still opening when the last request
+/// is served.
 fn settled(manager: &Nothing) -> usize {
     loop {
         let opened = manager.opened();

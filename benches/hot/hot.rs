@@ -1,5 +1,5 @@
-//! The paths that every use of a pool goes through, warm, counted in instructions by Callgrind, which the machine's other
-//! work does not change.
+//! Counts the instructions of the paths that every use of a pool goes through, warm. Callgrind counts them, so the
+//! machine's other work does not change the result.
 //!
 //! `cargo xtask hot` compares the counts with `instructions.json` beside this file.
 
@@ -13,7 +13,7 @@ use resource_pool::config::RedisConfig;
 use resource_pool::{RedisResource, ResourcePool, blocking};
 use services::{Kind, Service};
 
-/// A pool of a ready Redis, from which each of these was taken once.
+/// A pool with a ready Redis. Each path below has run on it once.
 struct Warm {
     threads: blocking::ResourcePool,
     tasks: ResourcePool,
@@ -47,7 +47,7 @@ impl Warm {
     }
 }
 
-// What they return is dropped outside of what is counted.
+// A benchmark returns its argument, so that the drop is outside of the count.
 
 #[library_benchmark]
 #[bench::warm(args = (1000), setup = Warm::new)]
@@ -72,7 +72,7 @@ fn checkout(warm: Warm) -> Warm {
 
 library_benchmark_group!(name = hot, benchmarks = [lease_for_a_task, lease_by_name, checkout]);
 main!(
-    // The harness clears it, and the server is looked for there.
+    // The harness clears the environment, and the test server is found by `PATH`.
     config = LibraryBenchmarkConfig::default().pass_through_env("PATH"),
     library_benchmark_groups = hot
 );

@@ -1,5 +1,5 @@
-//! Configuration from code, environment, TOML and URLs: whatever is said there, nothing panics or
-//! hangs, an error names its key, and a login that is accepted arrives unchanged.
+//! Fuzzes the configuration from code, environment, TOML and URLs. Whatever it says, nothing panics or hangs, an error
+//! names its key, and a login that is accepted arrives unchanged.
 
 use std::error::Error as _;
 use std::path::PathBuf;
@@ -15,9 +15,9 @@ use super::recorder::{Login, RECORDER};
 
 #[derive(Arbitrary, Debug)]
 pub enum Case {
-    /// Anything at all, on all layers.
+    /// Any configuration at all, on all layers.
     Layers(Layers),
-    /// A login that is said properly, and has to reach the server as it was meant.
+    /// A login that is written correctly. It has to reach the server unchanged.
     Login(Meant),
 }
 
@@ -61,7 +61,7 @@ pub enum Way {
     TomlParts,
 }
 
-/// What one connect may take, which is a few milliseconds unless the machine is busy.
+/// The limit for one connect. It takes a few milliseconds unless the machine is busy.
 const LIMIT: Duration = Duration::from_secs(10);
 
 pub fn check(case: &Case) {
@@ -99,7 +99,7 @@ impl Layers {
         for kind in KINDS {
             match status.resource(kind) {
                 Some(resource) => assert!(!resource.endpoint.is_empty()),
-                // A bad variable is told to whoever asks.
+                // A resource with a bad variable fails when it is asked for.
                 None => {
                     let (_, asked) = RUNTIME.block_on(pool.warm_up([kind])).remove(0);
                     let error = asked.expect_err("what cannot be made cannot be had");
@@ -108,7 +108,7 @@ impl Layers {
             }
         }
         let _ = format!("{pool:?} {status} {status:?} {:?} {:?}", pool.worst_case(), pool.holders());
-        // Nothing is connected yet, so nothing can be unhealthy, nor take long to say so.
+        // Nothing is connected yet. So nothing can be unhealthy, and the check cannot take long.
         let health = RUNTIME.block_on(pool.health_check());
         assert!(health.is_healthy(), "{health}");
         if self.acquire {
@@ -121,18 +121,18 @@ impl Layers {
     }
 }
 
-/// What is shown as a space.
+/// Whether the character would break a line. Errors show such a character as a space.
 fn breaks(c: char) -> bool {
     c.is_control() || ['\u{2028}', '\u{2029}'].contains(&c)
 }
 
-/// Whether this is where surely no server is: others' are not to be bothered.
+/// Whether no server can be at this endpoint. The fuzzer must not connect to other people's servers.
 fn is_nobody(endpoint: &str) -> bool {
     ["127.0.0.1:1/", "localhost:1/", "[::1]:1/"].iter().any(|nobody| endpoint.contains(nobody))
         && !endpoint.contains(',')
 }
 
-/// An unusable configuration is told on one line, by a key that whoever wrote it can find.
+/// An error of the configuration fits on one line and names a key that its author can find.
 pub fn names_its_key(error: &Error, names: &[String]) {
     let Error::Config { key, problem } = error else { panic!("not an error of the configuration: {error:?}") };
     let known = |key: &str| {
@@ -207,18 +207,18 @@ impl Code {
 
 impl Meant {
     fn check(&self) {
-        // MongoDB's driver keeps the password to itself: it only proves that it knows it.
+        // MongoDB's driver never sends the password. It only proves that it knows it.
         let kind = *self.kind.of(&KINDS[1..]);
         let database = match kind {
             "redis" => (self.database.show().len() % 16).to_string(),
             _ => self.database.show(),
         };
         let meant = Login { user: self.user.show(), password: self.password.show(), database };
-        // What is empty is not said in a URL or a variable; then a default takes its place.
+        // A URL or a variable cannot say an empty value. A default takes its place.
         if meant.user.is_empty() || meant.password.is_empty() || meant.database.is_empty() {
             return;
         }
-        // A busy machine may be too slow for the drivers' limits.
+        // A busy machine may be too slow for the limits of the drivers.
         for _ in 0..3 {
             let (builder, _file) = self.way.builder(kind, "127.0.0.1", RECORDER.port, &meant);
             let pool = match builder.build() {
@@ -234,7 +234,7 @@ impl Meant {
             for came in &logins {
                 assert_eq!(*came, meant, "{error}");
             }
-            // What cannot be said in the protocol, or not in its place, has to be refused.
+            // The pool has to refuse a login that the protocol cannot say, or not in its place.
             if !logins.is_empty() || matches!(&error, Error::Connect(error) if error.permanent) {
                 return;
             }
@@ -244,7 +244,7 @@ impl Meant {
 }
 
 impl Way {
-    /// A builder for a pool whose resource of this kind is reached by this login, and nothing tried twice.
+    /// A builder for a pool whose resource of this kind has this login and tries nothing twice.
     pub fn builder(
         self,
         kind: &str,
@@ -345,7 +345,7 @@ impl Way {
     }
 }
 
-/// A file that goes when this does.
+/// A file that is deleted when this value is dropped.
 pub struct TomlFile(pub PathBuf);
 
 impl TomlFile {

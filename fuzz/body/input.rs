@@ -1,4 +1,4 @@
-//! The pieces that the fuzzer puts together: texts, URLs, TOML documents, environments.
+//! The pieces that the fuzzer puts together: texts, URLs, TOML documents and environments.
 
 use std::fmt::Write;
 use std::sync::LazyLock;
@@ -10,7 +10,7 @@ const OPTIONS: &str = include_str!("../../docs/reference/options.md");
 
 pub const KINDS: [&str; 4] = ["mongo", "rabbitmq", "clickhouse", "redis"];
 
-/// One of a list, of whatever length.
+/// Picks an item from a list of any length.
 #[derive(Arbitrary, Debug, Clone, Copy)]
 pub struct Pick(u8);
 
@@ -98,7 +98,7 @@ impl Text {
     }
 }
 
-/// Percent-encoded as a whole.
+/// The text with every non-alphanumeric byte percent-encoded.
 pub fn encoded(text: &str) -> String {
     utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
 }
@@ -295,7 +295,7 @@ impl Name {
     }
 }
 
-/// Every section of the guide's tables with its keys.
+/// Every section in the tables of the guide, with its keys.
 static SECTIONS: LazyLock<Vec<(String, Vec<String>)>> = LazyLock::new(|| {
     let tables = OPTIONS.split("\n#### `").skip(1);
     let table = |table: &str| {
@@ -308,7 +308,7 @@ static SECTIONS: LazyLock<Vec<(String, Vec<String>)>> = LazyLock::new(|| {
     tables.filter_map(table).collect()
 });
 
-/// Every name of the environment in the guide.
+/// Every environment variable that the guide names.
 pub static VARIABLES: LazyLock<Vec<String>> = LazyLock::new(|| {
     let section = OPTIONS.split("## Environment").nth(1).unwrap_or_default().split("\n## ").next().unwrap_or_default();
     let names = section.split('`').skip(1).step_by(2);
@@ -317,7 +317,7 @@ pub static VARIABLES: LazyLock<Vec<String>> = LazyLock::new(|| {
 });
 
 impl Document {
-    /// The names of the further resources in it.
+    /// The names of the further resources in the document.
     pub fn names(&self) -> Vec<String> {
         let entries = match self {
             Document::Text(_) => &[][..],
@@ -359,7 +359,7 @@ impl Document {
                 }
                 Key::Any(text) => quoted(&text.show()),
             };
-            // Dotted keys, so that a section may be come back to.
+            // Dotted keys let a section appear more than once.
             let _ = writeln!(text, "{section}.{key} = {}", value.show(kind));
         }
         text
@@ -384,7 +384,7 @@ impl Value {
     }
 }
 
-/// As a TOML string.
+/// The text as a TOML string.
 pub fn quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
     for c in text.chars() {

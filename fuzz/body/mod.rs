@@ -1,4 +1,4 @@
-//! What the fuzzer runs, and `tests/fuzz_replay.rs` over the corpus: the same code for both.
+//! The code that the fuzzer runs. `tests/fuzz_replay.rs` runs the same code over the corpus.
 
 #![allow(dead_code, unreachable_pub, missing_docs, missing_debug_implementations, clippy::large_enum_variant)]
 
@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 
 use tokio::runtime::Runtime;
 
-/// Where all pools run their drivers: a runtime for each would take longer than what is tested.
+/// The runtime of all pools. A runtime for each case would take longer than the case itself.
 pub static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
 });

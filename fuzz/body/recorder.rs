@@ -1,5 +1,8 @@
-//! A server of all protocols in one, on loopback: it listens to what a driver logs in with, and
-//! then hangs up, or answers what it is told to.
+//! Fake servers for all protocols, on loopback. One records the login that a driver sends and hangs up. One answers
+//! with an error that repeats the login. One hangs up on the first word.
+//!
+//! The fuzz bodies connect pools to them. Each server runs on one thread, which serves one connection at a time until
+//! the process ends. The only lock is `Recorder::heard`. It is held only to push one login or to take them all.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -7,7 +10,7 @@ use std::sync::{LazyLock, Mutex};
 use std::thread;
 use std::time::Duration;
 
-/// What a driver says of who it is and where it wants to go.
+/// The login that a driver sends, and the database it asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Login {
     pub user: String,
@@ -20,16 +23,16 @@ pub struct Recorder {
     heard: Mutex<Vec<Login>>,
 }
 
-/// How a handshake begins: of a client of TLS, or of a plain one that looks whether this port speaks it.
+/// The first byte of a TLS handshake. A plain client that probes the port for TLS sends it too.
 const TLS: u8 = 22;
 
-/// Hangs up when it has heard the login.
+/// Records the login, then hangs up.
 pub static RECORDER: LazyLock<Recorder> = LazyLock::new(|| Recorder { port: serve(record), heard: Mutex::default() });
 
-/// Says back what it heard, as an error.
+/// Answers with an error that repeats the login.
 pub static ECHO: LazyLock<u16> = LazyLock::new(|| serve(echo));
 
-/// Hangs up on the first word: before it, whose turn it was would be a matter of chance.
+/// Hangs up on the first word. Hanging up before that would make it a matter of chance which side acts first.
 pub static RUDE: LazyLock<u16> = LazyLock::new(|| {
     serve(|mut stream| {
         let _ = stream.read(&mut [0; 4096]);
@@ -60,7 +63,7 @@ fn record(mut stream: TcpStream) {
     }
 }
 
-/// Reads on until this can be made of what came.
+/// Reads until `made` returns a value for the bytes so far.
 fn until<T>(stream: &mut TcpStream, heard: &mut Vec<u8>, made: impl Fn(&[u8]) -> Option<T>) -> Option<T> {
     let mut buffer = [0; 4096];
     loop {
@@ -84,7 +87,7 @@ fn listen(stream: &mut TcpStream) -> Option<Login> {
     }
 }
 
-/// All commands up to the last line's end.
+/// Reads the login from the commands so far. `None` until they are complete.
 fn redis(heard: &[u8]) -> Option<Login> {
     let mut words = Vec::new();
     let mut rest = heard;
@@ -128,7 +131,7 @@ fn http(heard: &[u8]) -> Option<Login> {
 
 const FRAME_END: u8 = 0xce;
 
-/// A method frame on channel 0.
+/// An AMQP method frame on channel 0.
 fn frame(class: u16, method: u16, arguments: &[u8]) -> Vec<u8> {
     let size = u32::try_from(arguments.len() + 4).expect("small");
     let mut frame = vec![1, 0, 0];
@@ -146,7 +149,7 @@ fn long(text: &str) -> Vec<u8> {
     long
 }
 
-/// The arguments of this method, once it has come.
+/// The arguments of this method, once its frame has arrived.
 fn method(heard: &[u8], class: u16, method: u16) -> Option<Vec<u8>> {
     let mut rest = heard.get(8..)?;
     loop {
@@ -159,7 +162,7 @@ fn method(heard: &[u8], class: u16, method: u16) -> Option<Vec<u8>> {
     }
 }
 
-/// The broker's part up to where the client logs in.
+/// Plays the broker up to the point where the client logs in. Returns the user and the password.
 fn start(stream: &mut TcpStream, heard: &mut Vec<u8>) -> Option<(String, String)> {
     let mut arguments = vec![0, 9, 0, 0, 0, 0];
     arguments.extend(long("PLAIN"));
@@ -205,7 +208,7 @@ fn echo(mut stream: TcpStream) {
         [b'*', ..] => {
             let Some(login) = until(&mut stream, &mut heard, redis) else { return };
             let text = plain(&format!("-ERR unknown command 'AUTH', with args: '{}' '{}'", login.user, login.password));
-            // An answer to each command that comes with it.
+            // The client sends several commands at once, and each needs an answer.
             format!("{text}\r\n").repeat(8).into_bytes()
         }
         _ => {
@@ -216,6 +219,6 @@ fn echo(mut stream: TcpStream) {
         }
     };
     let _ = stream.write_all(&answer);
-    // What is said is only sure to arrive if the other side hangs up first.
+    // The answer is only sure to arrive if the other side hangs up first.
     let _ = until(&mut stream, &mut heard, |_| None::<()>);
 }

@@ -1,5 +1,8 @@
-//! No secret survives into any output. What a pool says must not depend on the password at all:
-//! with any two it says the same, but for times. So even a password like `a` cannot hide.
+//! Checks that no output has a secret in it. The output of a pool must not depend on the password at all. With any two
+//! passwords it is the same, except for times. So the check finds even a password like `a`.
+//!
+//! The log is behind one lock, `LOG`. The subscriber takes it for each write, from any thread, and the check takes it
+//! to clear or read the log. It is held only for that.
 
 use std::collections::BTreeSet;
 use std::error::Error;
@@ -22,7 +25,7 @@ pub struct Case {
     way: Way,
     user: Text,
     secret: Secret,
-    /// Whether the URL has it as it is, not percent-encoded as it should.
+    /// Whether the URL has the password as it is, instead of percent-encoded.
     raw: bool,
     database: Text,
     server: Server,
@@ -31,7 +34,7 @@ pub struct Case {
 #[derive(Arbitrary, Debug)]
 enum Secret {
     Text(Text),
-    /// A word of what is public anyway.
+    /// A word that public output has anyway.
     Public(Pick),
     /// A part of such a word.
     Within(Pick, u8, u8),
@@ -66,24 +69,24 @@ const PUBLIC: [&str; 24] = [
 
 #[derive(Arbitrary, Debug, Clone, Copy, PartialEq)]
 enum Server {
-    /// Nothing is tried.
+    /// The pool connects to nothing.
     Untried,
-    /// The port refuses.
+    /// The port refuses connections.
     Nobody,
-    /// Hangs up on the first word.
+    /// The server hangs up on the first word.
     Rude,
-    /// Answers with an error that has the password in it.
+    /// The server answers with an error that has the password in it.
     Echo,
 }
 
 /// The password that all others are compared with.
 const REFERENCE: &str = "Zq7xKw3v";
-/// What breaks a URL when it is not percent-encoded, each in its own way.
+/// Passwords that break a URL unless they are percent-encoded, each in its own way.
 const BREAKING: [&str; 16] =
     [REFERENCE, "\u{1}", "\0", "%00", "%ff", "%", "/", "?", "#", "@", ":", "\\", "[", "]", " ", "\u{e9}"];
-/// What not every protocol can say.
+/// Passwords that not every protocol can send.
 const UNSPEAKABLE: [&str; 3] = [REFERENCE, "\u{1}", "\0"];
-/// Times and threads make what is said differ now and then.
+/// Times and threads make the output differ now and then, so the check repeats.
 const ROUNDS: usize = 8;
 
 struct Said {
@@ -107,12 +110,12 @@ pub fn check(case: &Case) {
             let theirs = case.said(other);
             logged.extend(theirs.log);
             known.push(theirs.texts);
-            // The others are for what the first cannot explain.
+            // The further passwords are only for differences that the first does not explain.
             if known.contains(&said.texts) && said.log.is_subset(&logged) {
                 break;
             }
         }
-        // What is left from another case is not said twice.
+        // A late line of another case does not appear twice.
         let new: BTreeSet<_> = said.log.difference(&logged).cloned().collect();
         let left = match unexplained.take() {
             Some(before) => &before & &new,
@@ -147,8 +150,8 @@ impl Case {
         }
     }
 
-    /// Where a password is a name that is public anyway, nobody knows which of the two a server says back. An empty path
-    /// of RabbitMQ's is the virtual host `/`, and ClickHouse has names where none is given.
+    /// Whether the server answers with a name that equals the password. Then nobody knows which of the two it repeats.
+    /// An empty path of RabbitMQ is the virtual host `/`, and ClickHouse has default names.
     fn says_back_a_name(&self, secret: &str) -> bool {
         self.server == Server::Echo && [&*self.user.show(), &*self.database.show(), "/", "default"].contains(&secret)
     }
@@ -163,7 +166,7 @@ impl Case {
         let port = match self.server {
             Server::Untried | Server::Nobody => 1,
             Server::Rude => *RUDE,
-            // MongoDB's driver sends no password, so there is none to say back.
+            // MongoDB's driver sends no password, so a server cannot repeat it.
             Server::Echo if kind == "mongo" => *RUDE,
             Server::Echo => *ECHO,
         };
@@ -179,7 +182,8 @@ impl Case {
         }
         let mut log = log.lines();
         if self.server == Server::Echo {
-            // What a driver itself logs of a server's words is not ours to change. First the level, then whose line it is.
+            // The pool cannot change the lines that a driver itself logs about a server's answer. The second word of a
+            // line is its target.
             log.retain(|line| {
                 line.split_whitespace().nth(1).is_some_and(|target| target.starts_with("resource_pool::"))
             });
@@ -191,7 +195,7 @@ impl Case {
 fn all_that_it_says(pool: &ResourcePool, kind: &str, connect: bool, texts: &mut Vec<String>) {
     texts.push(format!("{pool:?} {pool:#?}"));
     if connect {
-        // Only this one: the others' servers are somebody's.
+        // Only this resource connects. The other resources may name other people's servers.
         let (_, result) = RUNTIME.block_on(pool.within(Duration::from_secs(20)).warm_up([kind])).remove(0);
         match result {
             Ok(()) => texts.push("connected".to_owned()),
@@ -220,7 +224,7 @@ fn tell(error: &resource_pool::Error, texts: &mut Vec<String>) {
     }
 }
 
-/// Without what differs each time: durations, points in time, and how wide they are.
+/// The text without the parts that differ each time: durations, points in time, and the width of their columns.
 fn masked(text: &str) -> String {
     let mut masked = String::with_capacity(text.len());
     let mut rest = text;
@@ -251,7 +255,7 @@ fn masked(text: &str) -> String {
     masked
 }
 
-/// What is logged at TRACE, by whomever.
+/// Everything that any crate logs at TRACE.
 struct Log;
 
 static LOG: LazyLock<Mutex<Vec<u8>>> = LazyLock::new(|| {
@@ -261,7 +265,7 @@ static LOG: LazyLock<Mutex<Vec<u8>>> = LazyLock::new(|| {
         .without_time()
         .with_writer(Writer)
         .finish();
-    // Another subscriber would hide what this is about.
+    // Another subscriber would hide the lines that this checks.
     tracing::subscriber::set_global_default(subscriber).expect("the only subscriber");
     Mutex::default()
 });

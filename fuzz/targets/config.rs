@@ -1,3 +1,5 @@
+//! Fuzzes the configuration: `body/config.rs`.
+
 #![no_main]
 
 #[path = "../body/mod.rs"]

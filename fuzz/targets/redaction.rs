@@ -1,3 +1,5 @@
+//! Fuzzes the redaction of secrets: `body/redaction.rs`.
+
 #![no_main]
 
 #[path = "../body/mod.rs"]

@@ -1,4 +1,4 @@
-//! Runs the models of `src/lifecycle/model/`: `cargo xtask models`. Without `--cfg model` there are none.
+//! Runs the models of `src/lifecycle/model/`: `cargo xtask models`. Without `--cfg model` this crate has no tests.
 #![cfg(all(test, model))]
 
 macro_rules! models {

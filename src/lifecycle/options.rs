@@ -121,3 +121,26 @@ pub enum ExitStatus {
     /// With 0.
     Zero,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::Options;
+    use crate::lifecycle::probe::ProbeOptions;
+
+    /// A frozen server is an error within 5 s, for calls in flight and for those that wait to connect. These are the limits that
+    /// add up to that.
+    #[test]
+    fn the_defaults_keep_the_promise_of_five_seconds() {
+        const PROMISE: Duration = Duration::from_secs(5);
+        let ProbeOptions { interval, limit, strikes, .. } = ProbeOptions::default();
+        // The server freezes right after an answer.
+        let noticed = strikes * (interval + limit);
+        assert_eq!(noticed, Duration::from_millis(4500));
+        let options = Options::default();
+        assert!(noticed < PROMISE && options.retry.budget < PROMISE && options.acquire_timeout <= PROMISE);
+        // One attempt to connect, and the pause after it, leave time for another.
+        assert!(options.connect_timeout * 2 + options.retry.base < PROMISE);
+    }
+}

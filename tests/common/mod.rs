@@ -1,4 +1,8 @@
-//! Waiting for conditions, with a limit; what takes how long; what is logged.
+//! Helpers for the test files: waiting for conditions with a limit, measuring durations, running out of threads,
+//! logging.
+//!
+//! A [`Stopwatch`] has a thread of its own, which ends once the stopwatch and its clones are gone. [`Log`] has one
+//! lock, held only to append to the text or to copy it. `HOGS` holds the threads that [`spare_threads`] blocks.
 
 #![allow(dead_code, missing_docs, reason = "each test file uses some of it")]
 
@@ -16,9 +20,10 @@ use resource_pool::config::Options;
 use resource_pool::{Failure, Link, Resource};
 use tracing_subscriber::filter::LevelFilter;
 
+/// Between two looks at a condition: short for a limit of seconds, and cheap.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Waits until this holds.
+/// Waits until the condition holds.
 #[track_caller]
 pub(crate) fn until(limit: Duration, mut holds: impl FnMut() -> bool) {
     let started = Instant::now();
@@ -28,7 +33,7 @@ pub(crate) fn until(limit: Duration, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Waits until this holds.
+/// Waits until the condition holds.
 pub(crate) async fn until_async(limit: Duration, mut holds: impl AsyncFnMut() -> bool) {
     let started = Instant::now();
     while !holds().await {
@@ -37,7 +42,7 @@ pub(crate) async fn until_async(limit: Duration, mut holds: impl AsyncFnMut() ->
     }
 }
 
-/// Waits until there is one.
+/// Waits until there is a value.
 pub(crate) async fn eventually<T>(limit: Duration, mut get: impl AsyncFnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
@@ -49,7 +54,7 @@ pub(crate) async fn eventually<T>(limit: Duration, mut get: impl AsyncFnMut() ->
     }
 }
 
-/// A limit on whatever may hang, with the output or a panic.
+/// Limits the time of any future that may hang. It returns the output or panics.
 pub(crate) trait Within: Future + Sized {
     fn within(self, limit: Duration) -> impl Future<Output = Self::Output> {
         async move {
@@ -63,8 +68,8 @@ pub(crate) trait Within: Future + Sized {
 
 impl<F: Future> Within for F {}
 
-/// Measures what the guide promises a limit for, as a thread counts time that only sleeps: on a busy machine that one is late
-/// too.
+/// Measures durations for which the guide promises a limit. It counts the sleeps of a thread that only sleeps, because
+/// on a busy machine that thread is late too.
 #[derive(Clone)]
 pub(crate) struct Stopwatch {
     pauses: Arc<AtomicU32>,
@@ -107,7 +112,7 @@ impl Resource for Plain {
     }
 }
 
-/// By which a busy machine has all the time it needs to connect, for tests of what comes after that.
+/// Options that give a busy machine all the time it needs to connect. They are for tests of what happens after that.
 pub(crate) fn unhurried() -> Options {
     let mut options = Options::default();
     options.acquire_timeout = Duration::from_secs(30);
@@ -116,7 +121,7 @@ pub(crate) fn unhurried() -> Options {
     options
 }
 
-/// Its output, and how long it took by a [`Stopwatch`].
+/// The future's output, and how long it took by a [`Stopwatch`].
 pub(crate) async fn stopped<T>(run: impl Future<Output = T>) -> (T, Duration) {
     let stopwatch = Stopwatch::start();
     let output = run.await;
@@ -129,8 +134,8 @@ pub(crate) fn threads() -> Vec<String> {
     tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok()).collect()
 }
 
-/// A process of its own, which runs the test of this name alone, and where threads can run out: each is to have a stack of
-/// [`STACK`]. None in that process itself.
+/// Runs the test of this name alone, in a process of its own, and returns its exit status. Threads can run out there,
+/// because each has a stack of [`STACK`]. Returns `None` in that process itself.
 pub(crate) fn alone(test: &str) -> Option<ExitStatus> {
     const ALONE: &str = "RESOURCE_POOL_TEST_ALONE";
     if std::env::var_os(ALONE).is_some() {
@@ -141,9 +146,10 @@ pub(crate) fn alone(test: &str) -> Option<ExitStatus> {
     Some(child.status().expect("a child"))
 }
 
+/// The stack of a thread in a process of [`alone`], in bytes. It is so large that a limit on memory limits threads.
 const STACK: u64 = 1 << 30;
 
-/// From now on, this process can have no more threads, or can again.
+/// Takes away this process's room for further threads, or gives it back.
 #[cfg(target_os = "linux")]
 pub(crate) fn spare_threads(spares: bool) {
     let size = || -> u64 {
@@ -157,7 +163,8 @@ pub(crate) fn spare_threads(spares: bool) {
         let limited = Command::new("prlimit").args(["--pid", &me, &format!("--as={room}:")]).status();
         assert!(limited.expect("prlimit").success());
     };
-    // Threads that wait. Each has a stack that a thread before it has left and the next one would be given.
+    // Threads that wait. Each keeps a stack that an earlier thread left, so that the next thread is not given that
+    // stack.
     static HOGS: Mutex<Vec<mpsc::Sender<()>>> = Mutex::new(Vec::new());
     let hog = || {
         let (sender, waits) = mpsc::channel::<()>();
@@ -173,20 +180,21 @@ pub(crate) fn spare_threads(spares: bool) {
         until(Duration::from_secs(30), || {
             let room = size() + STACK / 2;
             limit(&room.to_string());
-            // A thread that ends leaves its room to another one. One that has not run yet has the name of the worker that
-            // began it, of which the prober has two.
+            // A thread that ends leaves its room to another one. A thread that has not run yet still has the name of
+            // the worker that began it, and the prober has two workers.
             let none_runs = || {
                 let threads = threads();
                 let named = |name: &str| threads.iter().filter(|thread| thread.starts_with(name)).count();
                 named("resource-pool-b") == 0 && named("resource-pool-p") <= 2
             };
-            // Before that, one may run that has ended by then; behind it, the room that it left is taken.
+            // Before the first `hog`, a thread may run that has ended by now. The second `hog` takes the room that it
+            // left.
             !hog() && none_runs() && !hog() && size() + STACK > room
         });
     }
 }
 
-/// What this process logs from now on, at every level.
+/// The text that this process logs from now on, at every level.
 #[derive(Clone, Default)]
 pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -202,7 +210,7 @@ impl Log {
         log
     }
 
-    /// What this thread logs meanwhile.
+    /// Runs the closure. Returns its output and the text that this thread logs meanwhile.
     pub(crate) fn during<T>(run: impl FnOnce() -> T) -> (T, String) {
         let log = Log::default();
         let writer = log.clone();

@@ -1,4 +1,6 @@
-//! A resource that does what a test tells it, and remembers what became of each handle.
+//! A resource that does what a test tells it, and records how often each handle was closed.
+//!
+//! Every field of [`Script`] has a lock of its own. No lock is held while another is taken, or across an `await`.
 
 #![allow(dead_code, missing_docs, reason = "each test file uses some of it")]
 
@@ -9,7 +11,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use resource_pool::{Failure, Link, Phase, Resource};
 
-/// What a verb does.
+/// The behaviour of a verb.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Does {
     #[default]
@@ -24,7 +26,7 @@ impl Does {
     pub(crate) const ALL: [Does; 5] = [Does::Work, Does::Fail, Does::Slow, Does::Never, Does::Panic];
 }
 
-/// What the pool may ask of it.
+/// The calls that the pool makes on the resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Verb {
     Connect,
@@ -40,7 +42,7 @@ impl Verb {
         [Verb::Connect, Verb::Recover, Verb::Ping, Verb::StopIntake, Verb::Flush, Verb::Close];
 }
 
-/// How long what is slow takes.
+/// The duration of a slow verb. It is short beside the tests' limits.
 pub(crate) const SLOW: Duration = Duration::from_millis(10);
 
 #[derive(Default)]
@@ -48,7 +50,7 @@ pub(crate) struct Script {
     does: Mutex<BTreeMap<Verb, Does>>,
     began: Mutex<BTreeMap<Verb, usize>>,
     link: Mutex<Option<Link>>,
-    /// By handle, how often it was said goodbye to.
+    /// By handle, how often the pool closed it.
     goodbyes: Mutex<Vec<usize>>,
 }
 
@@ -57,22 +59,22 @@ impl Script {
         self.does.lock().insert(verb, does);
     }
 
-    /// Everything works from now on.
+    /// Makes every verb work from now on.
     pub(crate) fn clear(&self) {
         self.does.lock().clear();
     }
 
-    /// How often this was begun.
+    /// How often the pool began this verb.
     pub(crate) fn began(&self, verb: Verb) -> usize {
         self.began.lock().get(&verb).copied().unwrap_or(0)
     }
 
-    /// What the last connect was given.
+    /// The link that the last connect was given.
     pub(crate) fn link(&self) -> Option<Link> {
         self.link.lock().clone()
     }
 
-    /// By handle, how often it was said goodbye to.
+    /// By handle, how often the pool closed it.
     pub(crate) fn goodbyes(&self) -> Vec<usize> {
         self.goodbyes.lock().clone()
     }
@@ -88,17 +90,17 @@ impl Script {
                 Ok(())
             }
             Does::Never => std::future::pending().await,
-            // Without the panic hook, which prints a backtrace and so may take longer than the limits of a test.
+            // This skips the panic hook. The hook prints a backtrace and so may take longer than a test's limits.
             Does::Panic => std::panic::resume_unwind(Box::new("as scripted")),
         }
     }
 }
 
-/// A resource by script; its handles are numbers, counted from 0.
+/// A resource that follows its script. Its handles are numbers, counted from 0.
 #[derive(Clone, Default)]
 pub(crate) struct Scripted {
     pub(crate) script: Arc<Script>,
-    /// Whether it comes back under the same handle.
+    /// Whether the resource recovers under the same handle.
     pub(crate) in_place: bool,
 }
 
@@ -125,7 +127,7 @@ impl Resource for Scripted {
     }
 
     async fn stop_intake(&self, _: &usize) {
-        // What it answers is nobody's business; that it panics is.
+        // `stop_intake` has no result, so a scripted failure means nothing here. A scripted panic does.
         let _ = self.script.act(Verb::StopIntake).await;
     }
 

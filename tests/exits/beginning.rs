@@ -1,5 +1,5 @@
-//! Children that end while something is beginning: connections that are being made, guards that come and go, threads
-//! that cannot be had.
+//! Children that end while something begins: connections that are being made, guards that come and go, threads that
+//! cannot start.
 
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
@@ -19,7 +19,7 @@ pub(crate) fn main(way: &str, ending: &str) {
     super::child::end(ending);
 }
 
-/// Returns while every kind is being connected, each time at another moment.
+/// Returns while every kind is connecting, each time at another moment.
 fn connecting() {
     let pool = blocking::ResourcePool::global();
     #[cfg(feature = "mongodb")]
@@ -38,7 +38,7 @@ fn connecting() {
     some_moment_later();
 }
 
-/// Returns while scoped guards are made and dropped without end.
+/// Returns while other threads make and drop scoped guards without end.
 fn scoped() {
     let (made, first) = channel();
     #[cfg(feature = "mongodb")]
@@ -58,13 +58,13 @@ fn scoped() {
     some_moment_later();
 }
 
-/// Until it is refused, which only the end of the process may do.
+/// Makes guards on a thread until one is refused. Only the end of the process may cause that.
 fn again_and_again(made: &Sender<()>, make: impl Fn() -> Result<(), Error> + Send + 'static) {
     let made = made.clone();
     thread::spawn(move || {
         loop {
             match make() {
-                // Nobody listens after the first one.
+                // The receiver only waits for the first guard.
                 Ok(()) => drop(made.send(())),
                 Err(error) if error.is_closed() => return,
                 Err(error) => eprintln!("TROUBLE {error}"),
@@ -89,7 +89,7 @@ fn few_threads() {
     }
 }
 
-/// Each process at another of 16 moments within 8 ms.
+/// Waits until one of 16 moments within 8 ms. The process id chooses it.
 fn some_moment_later() {
     let moment = Instant::now() + Duration::from_micros(500) * (std::process::id() % 16);
     while Instant::now() < moment {

@@ -1,5 +1,7 @@
-//! The program whose ending is tested. What it does is told by the variable `CHILD`: a way of
-//! running, a load, an ending, and what the application has done of its own.
+//! The program whose end is tested. The variable `CHILD` has four words: a way of running, a load, an ending, and the
+//! application's own set-up.
+//!
+//! The only locks are `KEPT` and the one in [`Begun`]. Each is held for one look at its list.
 
 use std::any::Any;
 use std::env;
@@ -15,7 +17,7 @@ use resource_pool::{CloseReport, Failure, Link, Phase, Resource, ResourcePool, b
 #[path = "load.rs"]
 mod load;
 
-/// A child's `CHILD` as its words.
+/// The words of `CHILD`.
 pub(crate) struct Part<'a> {
     pub(crate) way: &'a str,
     pub(crate) load: &'a str,
@@ -29,7 +31,8 @@ pub(crate) fn main(part: &str) {
     if part.way == "forking" {
         return super::forking::main(part.ending);
     }
-    // What anybody complains of, the drivers included; but not where nobody reads it.
+    // Shows every warning, those of the drivers included. With `hook-fails` a test leaves stderr unread, so no
+    // subscriber writes to it.
     if part.app != "hook-fails" {
         tracing_subscriber::fmt()
             .with_ansi(false)
@@ -60,7 +63,7 @@ pub(crate) fn main(part: &str) {
                 load::tasks(&part[1]).await;
                 end_async(&part[2]).await;
             });
-            // What waits for ever is ended by closing.
+            // Closing ends an operation that would wait for ever.
             assert!(ended.is_ok() || ended.is_err_and(|error| error.is_closed()));
         }
         "tokio-main" => runtime.unwrap_or_else(self::runtime).block_on(async {
@@ -97,14 +100,14 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Runtime::new().expect("a runtime")
 }
 
-/// The global pool, as the application has it.
+/// Installs or configures the global pool as the application does.
 fn install(app: &str, runtime: Option<&tokio::runtime::Runtime>) {
     let mut builder = ResourcePool::builder();
     match app {
         "signals-off" => builder = builder.signals(false),
         "zero" => builder = builder.exit_status(ExitStatus::Zero),
         "adopted" | "adopted-ended" => builder = builder.runtime(runtime.expect("a runtime").handle().clone()),
-        // The pool's own words are all that it says.
+        // Only the pool itself writes to stderr here.
         "hook-fails" => return,
         "hook-takes-long" => {
             let mut options = Options::default();
@@ -113,7 +116,7 @@ fn install(app: &str, runtime: Option<&tokio::runtime::Runtime>) {
             options.close.deadline = Duration::from_secs(1);
             builder = builder.options(options);
         }
-        // Configured by its environment alone, as most programs are.
+        // The environment alone configures the pool, as in most programs.
         _ => return ResourcePool::global().on_report(told),
     }
     builder.on_report(told).install().expect("the only pool");
@@ -129,7 +132,7 @@ pub(crate) fn told(report: &CloseReport) {
     eprintln!("REPORT {}; {}; in {:?}", report.reason, steps.join("; "), report.took);
 }
 
-/// What the application does before the pool's first use.
+/// The application's actions before the pool's first use.
 fn before_blocking(app: &str) {
     match app {
         "ctrlc-before" => ctrlc::set_handler(|| std::process::exit(7)).expect("the application is first"),
@@ -159,7 +162,7 @@ fn before_blocking(app: &str) {
             let pool = blocking::ResourcePool::global();
             pool.register("stubborn", Stubborn(app == "cut-hangs")).expect("the name is free");
             drop(pool.get::<Stubborn>("stubborn").expect("it connects"));
-            // Of the same name and phase, and soon over.
+            // A step of the same name and phase that ends soon.
             pool.on_close("stubborn", Phase::Models, || Ok(())).expect("it is open");
         }
         _ => {}
@@ -198,10 +201,10 @@ fn after(app: &str) {
     }
 }
 
-/// The application ends by SIGINT and SIGTERM in its own way.
+/// The application itself handles SIGINT and SIGTERM.
 fn own_handlers() {
     let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).expect("a handler");
-    // Installed by its first poll, which must be before the test sends anything.
+    // The first poll installs the handler. It must come before the test sends a signal.
     let mut int = Box::pin(tokio::signal::ctrl_c());
     let waker = std::task::Waker::noop();
     assert!(int.as_mut().poll(&mut std::task::Context::from_waker(waker)).is_pending());
@@ -214,7 +217,8 @@ fn own_handlers() {
     });
 }
 
-/// What ends neither by itself nor by force.
+/// A resource whose close never ends. With `true` its `cut` hangs too, and with `false` its `usage` hangs while
+/// closing.
 struct Stubborn(bool);
 
 impl Resource for Stubborn {
@@ -276,7 +280,7 @@ pub(crate) fn end(ending: &str) {
             println!("CLOSING");
             wait_for_ever();
         }
-        // A main that ends when it is told to.
+        // This `main` returns when closing begins.
         "closing" => load::until_closing(),
         _ => panic!("no such ending"),
     }
@@ -303,13 +307,13 @@ async fn end_async(ending: &str) {
     }
 }
 
-/// Keeps it for the life of the process, as a strategy does in a struct.
+/// Keeps the value for the life of the process, as a strategy does in a struct.
 pub(crate) fn keep(value: impl Any + Send) {
     static KEPT: Mutex<Vec<Box<dyn Any + Send>>> = Mutex::new(Vec::new());
     KEPT.lock().expect("nobody panics with it").push(Box::new(value));
 }
 
-/// Says how far it has come, and waits until the test has seen it.
+/// Prints the line and waits until the test has answered.
 pub(crate) fn tell(line: &str) {
     println!("{line}");
     heard();
@@ -320,12 +324,12 @@ fn heard() {
     std::io::stdin().lock().read_line(&mut answer).expect("an answer");
 }
 
-/// Who is to begin, and who has.
+/// One sign for each worker. A worker sets its sign once it has begun.
 #[derive(Default)]
 pub(crate) struct Begun(Mutex<Vec<Arc<AtomicBool>>>);
 
 impl Begun {
-    /// To be set by one who has.
+    /// Adds a sign for a worker to set.
     pub(crate) fn sign(&self) -> Arc<AtomicBool> {
         let sign = Arc::new(AtomicBool::new(false));
         self.0.lock().expect("nobody panics with it").push(Arc::clone(&sign));
@@ -337,7 +341,7 @@ impl Begun {
     }
 }
 
-/// Whether this process is a child of the suite's.
+/// The words for this process, if it is a child of the suite.
 pub(crate) fn part() -> Option<String> {
     env::var("CHILD").ok()
 }

@@ -1,4 +1,6 @@
-//! A program that forks in the middle of its work, and what its child may do.
+//! A program that forks in the middle of its work, and the calls that its child may make.
+//!
+//! Two more threads call the pool until the atomic `DONE` is set, so that the fork may happen while they hold locks.
 
 #[cfg(any(feature = "redis", feature = "postgres"))]
 use std::error::Error as StdError;
@@ -19,7 +21,8 @@ pub(crate) fn main(ending: &str) {
     pool.on_report(super::child::told);
     let mut guards = Guards::new(pool);
     static DONE: AtomicBool = AtomicBool::new(false);
-    // So that a fork comes while locks are held: none that a child needs, unless it makes a pool of its own.
+    // These threads make the fork likely to come while locks are held. The child needs none of those locks unless it
+    // makes a pool of its own.
     let others: Vec<_> = (0..if ending == "own" { 0 } else { 2 })
         .map(|_| {
             std::thread::spawn(move || {
@@ -39,7 +42,7 @@ pub(crate) fn main(ending: &str) {
             guards.are_refused();
             is_refused(pool);
             drop(guards);
-            // Each would else wait for as long as an acquire may.
+            // A call that is not refused would wait as long as an acquire may.
             assert!(forked_at.elapsed() < Duration::from_secs(10), "{:?}", forked_at.elapsed());
             println!("REFUSED");
             match ending {
@@ -56,7 +59,7 @@ pub(crate) fn main(ending: &str) {
         }
         Fork::Parent(child) => {
             let status = ExitStatus::from_raw(fork::waitpid(child).expect("the child's status"));
-            // It would not have come to where the test waits for it.
+            // A panic would end the child before the point that the test waits for.
             assert!(status.code() != Some(101) || ending == "panic", "the child ended by {status}");
             println!("CHILD {:?} {:?}", status.code(), status.signal());
             tell("AFTER");
@@ -69,7 +72,7 @@ pub(crate) fn main(ending: &str) {
     }
 }
 
-/// A pool of the child's own, which is closed when it returns from `main`.
+/// Uses a pool of the child's own. It is closed when the child returns from `main`.
 fn own() {
     let pool = blocking::ResourcePool::builder().on_report(super::child::told).build().expect("a pool");
     #[cfg(feature = "redis")]
@@ -92,7 +95,7 @@ fn own() {
         let mongo = pool.as_async().mongo().await.expect("mongo");
         mongo.list_database_names().await.expect("an answer");
     });
-    // Closed by the exit hook: no handle of it drops.
+    // The exit hook closes the pool, because no handle of it drops.
     super::child::keep(pool);
 }
 
@@ -108,7 +111,7 @@ fn refused<T>(what: &str, answer: Result<T, Error>) {
     }
 }
 
-/// The same where a signature asks for the driver's error.
+/// Like `refused`, where a signature asks for the driver's error.
 #[cfg(any(feature = "redis", feature = "postgres"))]
 fn refused_inside<T>(what: &str, answer: Result<T, impl StdError + 'static>) {
     let error = answer.err().unwrap_or_else(|| panic!("{what} was not refused"));
@@ -163,7 +166,7 @@ fn is_refused(pool: &blocking::ResourcePool) {
     });
 }
 
-/// One of everything that can be held.
+/// One of each thing that a program can hold.
 struct Guards {
     #[cfg(feature = "mongodb")]
     mongo: resource_pool::Lease<mongodb::sync::Client>,
@@ -291,7 +294,7 @@ impl Guards {
         }
     }
 
-    /// In the child.
+    /// Checks each in the child.
     fn are_refused(&mut self) {
         #[cfg(feature = "rabbitmq")]
         {
@@ -329,7 +332,7 @@ impl Guards {
         }
     }
 
-    /// In the parent, after the child's end.
+    /// Uses each in the parent, after the child's end.
     fn work(mut self) {
         self.use_all();
         #[cfg(feature = "clickhouse")]

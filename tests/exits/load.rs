@@ -1,5 +1,7 @@
-//! What the child is doing when it ends: nothing but holding leases (`idle`), working until it is
-//! told to stop (`busy`), or holding everything and never letting go (`held`).
+//! The child's load when it ends: it only holds leases (`idle`), it works until it is told to stop (`busy`), or it
+//! holds everything and never gives it back (`held`).
+//!
+//! Each worker has a sign, an atomic that it sets after its first success. The child ends only once all signs are set.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -24,7 +26,7 @@ struct Tick {
     number: u64,
 }
 
-/// The backends that the test is about; all that are built unless it says otherwise.
+/// Whether the test uses this backend. It uses all that are built unless `ONLY` names one.
 fn uses(name: &str) -> bool {
     std::env::var("ONLY").map_or(true, |only| only == name)
 }
@@ -124,7 +126,7 @@ pub(crate) fn threads(load: &str) {
         if is_held {
             keep(redis);
         } else {
-            // A checkout is work, which the drain would wait for.
+            // The drain would wait for a checkout, because a checkout is work.
             drop(redis);
         }
         if is_busy {
@@ -143,10 +145,10 @@ pub(crate) fn threads(load: &str) {
         let mut postgres = pool.postgres().expect("postgres");
         postgres.wait(async |postgres| table(postgres).await).expect("a thread");
         if is_held {
-            // A thread's guard lends what it has for the time of a wait.
+            // A thread's guard lends its connection only for the time of a wait.
             keep(postgres);
         } else {
-            // A checkout is work, which the drain would wait for.
+            // The drain would wait for a checkout, because a checkout is work.
             drop(postgres);
         }
         if is_busy {
@@ -273,7 +275,8 @@ pub(crate) async fn tasks(load: &str) {
         let mut postgres = pool.postgres().await.expect("postgres");
         table(&mut postgres).await;
         if is_held {
-            // The transaction borrows its connection.
+            // The transaction borrows its connection, and both are kept until the process ends. So the connection is
+            // leaked.
             let postgres: &'static mut _ = Box::leak(Box::new(postgres));
             let mut transaction = postgres.begin().await.expect("a transaction");
             insert(&mut transaction).await.expect("a row");
@@ -299,11 +302,11 @@ pub(crate) async fn tasks(load: &str) {
     }
 }
 
-/// Where rows go. Whoever comes second finds it there.
+/// Creates the table for the rows, unless another task has.
 #[cfg(feature = "postgres")]
 async fn table(postgres: &mut resource_pool::Postgres) {
     let created = sqlx::query("CREATE TABLE IF NOT EXISTS exits (number int)").execute(&mut *postgres).await;
-    // Two that make it at once are told apart by its unique name.
+    // Two tasks may create it at once. PostgreSQL reports that as a violation of its unique name.
     if let Err(error) = created
         && !error.as_database_error().is_some_and(|said| said.is_unique_violation())
     {
@@ -319,7 +322,7 @@ async fn insert<'c>(postgres: impl sqlx::PgExecutor<'c>) -> sqlx::Result<()> {
 #[cfg(feature = "clickhouse")]
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS exits (number UInt64) ENGINE = MergeTree ORDER BY number";
 
-/// What was begun before closing must come to its end in the drain.
+/// Work that began before closing must end well in the drain.
 #[cfg(any(feature = "rabbitmq", feature = "clickhouse"))]
 fn settled<T, E: std::fmt::Debug>(ended: Result<T, E>) {
     if let Err(error) = ended {

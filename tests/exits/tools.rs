@@ -1,4 +1,7 @@
-//! Servers, children, and how they ended.
+//! Starts servers and children, and checks how the children ended.
+//!
+//! Each running child has two threads here: one reads its stderr, and one kills it after [`FAR_TOO_LONG`]. The only
+//! shared state is an atomic in [`Servers`].
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -17,10 +20,10 @@ use services::{Kind, Proxy, Service};
 use super::common::Stopwatch;
 use super::{KINDS, NAMES};
 
-/// Beyond all deadlines that the tests set.
+/// The limit for a child to run. It lies beyond all deadlines that the tests set.
 const FAR_TOO_LONG: Duration = Duration::from_secs(120);
 
-/// The servers of some children.
+/// The servers of some children, and the number of RabbitMQ's unclean closes that a test has reported.
 pub(crate) struct Servers(pub(crate) BTreeMap<Kind, Service>, AtomicUsize);
 
 impl Servers {
@@ -29,7 +32,7 @@ impl Servers {
         Servers(kinds.iter().copied().zip(started).collect(), AtomicUsize::new(0))
     }
 
-    /// This program as a child on these servers, with close limits of its own.
+    /// This program as a child that uses these servers and these close limits.
     pub(crate) fn child(&self, part: &str, limits: &Limits) -> Command {
         let mut command = Command::new(std::env::current_exe().expect("this program"));
         command.env("CHILD", part).env("RUST_BACKTRACE", "0").env("RESOURCE_POOL_CONFIG", &limits.0);
@@ -39,7 +42,7 @@ impl Servers {
         command
     }
 
-    /// RabbitMQ's log tells an unclean end apart. Whoever looks first is told.
+    /// Checks RabbitMQ's log for unclean ends. The first test that looks reports each of them.
     #[track_caller]
     pub(crate) fn assert_clean(&self) {
         if let Some(rabbitmq) = self.0.get(&Kind::RabbitMq) {
@@ -64,17 +67,17 @@ impl Proxies {
         Proxies(servers.0.iter().map(|(kind, server)| (*kind, proxy(server))).collect())
     }
 
-    /// Leads the child through the proxies.
+    /// Points the child's URLs to the proxies.
     pub(crate) fn lead(&self, command: &mut Command, servers: &Servers) {
         for (kind, proxy) in &self.0 {
-            // A member of the replica set would find its way round.
+            // A client that knows the replica set would connect past the proxy.
             let url = proxy.url(&servers.0[kind]).replacen("replicaSet=rs0", "directConnection=true", 1);
             command.env(kind.url_variable(), url);
         }
     }
 }
 
-/// A configuration file with limits that suit a test.
+/// A configuration file with limits that suit a test. It is deleted when this value drops.
 pub(crate) struct Limits(PathBuf);
 
 impl Limits {
@@ -87,19 +90,19 @@ impl Limits {
 
 impl Drop for Limits {
     fn drop(&mut self) {
-        // Nothing depends on it.
+        // A file that stays behind does no harm.
         let _ = std::fs::remove_file(&self.0);
     }
 }
 
-/// A child that runs.
+/// A running child.
 pub(crate) struct Running {
     child: Child,
     stdout: BufReader<ChildStdout>,
     stderr: Option<JoinHandle<String>>,
-    /// When it was told to end, or began to.
+    /// When the child was told to end, or began to.
     ending: Option<Stopwatch>,
-    /// Hung up when it is waited for no more; until then it has a limit.
+    /// Dropping this ends the thread that would kill the child.
     _limit: Sender<()>,
 }
 
@@ -129,7 +132,7 @@ impl Running {
         Running { child, stdout, stderr, ending: None, _limit: limit }
     }
 
-    /// Reads on to the line that begins so, and answers its rest.
+    /// Reads up to the line that begins with `start`, and returns its rest.
     pub(crate) fn hear(&mut self, start: &str) -> String {
         let mut line = String::new();
         loop {
@@ -150,7 +153,7 @@ impl Running {
         self
     }
 
-    /// Lets a child go on that told something.
+    /// Lets a child go on that called `tell`.
     pub(crate) fn answer(&mut self) {
         self.child.stdin.as_mut().expect("piped").write_all(b"\n").expect("it listens");
     }
@@ -164,7 +167,7 @@ impl Running {
         send(signal, self.id());
     }
 
-    /// Ends a child that waits for being told to.
+    /// Ends a child that waits to be told.
     pub(crate) fn tell(&mut self) {
         self.ending = Some(Stopwatch::start());
         self.answer();
@@ -184,7 +187,7 @@ thread_local! {
     static TIMES: RefCell<Vec<Duration>> = const { RefCell::new(Vec::new()) };
 }
 
-/// How long the children of this thread took to end, since the last look.
+/// The time that each child of this thread took to end, since the last call.
 pub(crate) fn take_times() -> Vec<Duration> {
     TIMES.take()
 }
@@ -202,7 +205,7 @@ pub(crate) struct Ended {
     pub(crate) took: Duration,
 }
 
-/// How a process ends, as its parent sees it.
+/// How a process ended, as its parent sees it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum By {
     Exit(i32),
@@ -225,7 +228,7 @@ impl Ended {
         report.unwrap_or_else(|| panic!("no report: {self}"))
     }
 
-    /// All that these have was closed, and nothing else went wrong.
+    /// Checks that everything with these names was closed, and that nothing else went wrong.
     #[track_caller]
     pub(crate) fn assert_all_closed(&self, names: &[&str]) {
         for name in names {
@@ -236,7 +239,7 @@ impl Ended {
         assert_eq!(self.stderr.lines().find(is_loud), None, "{self}");
     }
 
-    /// Whatever had begun was closed, and nothing else went wrong.
+    /// Checks that everything which had begun was closed, and that nothing else went wrong.
     #[track_caller]
     pub(crate) fn assert_clean(&self) {
         for trouble in
@@ -246,7 +249,7 @@ impl Ended {
         }
     }
 
-    /// Nothing panicked but what the test asked to.
+    /// Checks that nothing panicked except on the test's request.
     #[track_caller]
     pub(crate) fn assert_calm(&self) {
         let panics = self.stderr.matches("panicked at").count();

@@ -1,4 +1,4 @@
-//! Unique rows, inserted one by one and read back; queries that take their time.
+//! The load on ClickHouse: unique rows, inserted one by one and read back, and queries that take their time.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -22,7 +22,7 @@ struct One {
     id: u64,
 }
 
-/// Each insert makes a part: a table may by default have few, and keeps merged ones for minutes.
+/// Each insert makes a part. By default a table may have few of them, and it keeps merged parts for minutes.
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS load_rows (id UInt64) ENGINE = MergeTree ORDER BY id SETTINGS \
                      parts_to_delay_insert = 10000, parts_to_throw_insert = 10000, old_parts_lifetime = 5";
 const READ: &str = "SELECT count() FROM load_rows WHERE id = ?";

@@ -1,4 +1,7 @@
-//! Faults, and what a load makes of them.
+//! Faults of a server or of the way to it, and the load's behaviour under each. `tests/faults.rs` and `tests/soak.rs`
+//! call [`strike`].
+//!
+//! `is_succeeded` is the only atomic. A fault that needs another thread for its work joins it before it returns.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -11,13 +14,15 @@ use services::{Kind, NoDescriptors, Proxy, Service};
 
 use super::{Load, NOTICE};
 
-/// Work goes on within this, once the server is back.
+/// The limit for the load to succeed again, once the server is back.
 pub(crate) const RESUME: Duration = Duration::from_secs(5);
-/// A server that was frozen, or whose wire was, answers within this, and so does every worker before the fault.
+/// The limit for a server to answer again after a freeze or a black hole. Also the limit for every worker to succeed
+/// before the fault.
 const READY: Duration = Duration::from_secs(30);
+/// Between two looks at the load. It bounds the error of the measured times.
 const GLANCE: Duration = Duration::from_millis(5);
 
-/// What is done to a server or to the way there.
+/// An action on a server, or on the connections to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// SIGKILL, and a restart after so long.
@@ -26,29 +31,29 @@ pub(crate) enum Fault {
     Freeze(Duration),
     /// Every connection is reset so many times, a moment apart.
     Reset(u32),
-    /// Every connection is reset, and while they come back SIGSTOP for so long.
+    /// Every connection is reset, and the server is stopped by SIGSTOP for so long while they come back.
     Collapse(Duration),
-    /// Nothing comes through either way, and connects get no answer.
+    /// Nothing comes through in either direction, and connects get no answer.
     BlackHole(Duration),
-    /// One byte per second, either way, on each connection.
+    /// Each connection passes one byte per second in each direction.
     Slow(Duration),
-    /// RabbitMQ is short of memory, and takes no messages.
+    /// RabbitMQ is short of memory and takes no messages.
     Alarm(Duration),
-    /// The server takes no further connection, and the prober's is gone.
+    /// The server takes no further connection, and the prober's connection is cut.
     Full(Duration),
-    /// The user may not do what the prober or the load does; RabbitMQ's and PostgreSQL's may not even connect, and the prober's
-    /// connection is gone.
+    /// The user loses a right that the prober or the load needs. At RabbitMQ and PostgreSQL the user may not even
+    /// connect, and the prober's connection is cut.
     RightGone(Duration),
-    /// Redis loads its data, and answers so.
+    /// Redis loads its data, and answers every command so.
     Loading(Duration),
     /// The server takes no writes.
     DiskFull(Duration),
-    /// This process can open no descriptor, and the prober's connection is gone.
+    /// This process can open no descriptor, and the prober's connection is cut.
     Descriptors(Duration),
-    /// Redis hands over to its replica, the address follows, and after so long all goes back.
+    /// Redis hands over to its replica and the address follows. After so long both go back.
     Failover(Duration),
-    /// Redis is killed after its replica has lost it for a moment, the replica is promoted, and the address follows. Writes that the
-    /// replica has not got are lost.
+    /// The replica of Redis loses its connection for a moment. Then Redis is killed, the replica is promoted, and the
+    /// address follows. Writes that the replica had not received are lost.
     Promotion,
 }
 
@@ -56,25 +61,25 @@ impl Fault {
     pub(crate) fn fits(self, kind: Kind) -> bool {
         match self {
             Fault::Alarm(_) => kind == Kind::RabbitMq,
-            // MongoDB and ClickHouse read how many connections they take as they start.
+            // MongoDB and ClickHouse read their limit on connections only at the start.
             Fault::Full(_) => matches!(kind, Kind::RabbitMq | Kind::Redis | Kind::Postgres),
-            // A user who lost a right at MongoDB may ping all the same.
+            // A MongoDB user who lost a right may still ping.
             Fault::RightGone(_) => kind != Kind::Mongo,
-            // The others would need a file system of their own.
+            // The other servers would need a file system of their own.
             Fault::DiskFull(_) => matches!(kind, Kind::RabbitMq | Kind::Redis),
-            // MongoDB's driver follows a failover from address to address.
+            // MongoDB's driver follows a failover from address to address, so no address has to follow here.
             Fault::Loading(_) | Fault::Failover(_) | Fault::Promotion => kind == Kind::Redis,
             _ => true,
         }
     }
 
-    /// Whether the server answers all the while, so that no connection is to be cut.
+    /// Whether the server answers throughout, so that the pool must cut no connection.
     fn is_answered(self) -> bool {
         match self {
             Fault::Kill(_) | Fault::Freeze(_) | Fault::Reset(_) | Fault::Collapse(_) => false,
             Fault::BlackHole(_) | Fault::Slow(_) => false,
             Fault::Alarm(_) | Fault::Full(_) | Fault::RightGone(_) | Fault::Loading(_) | Fault::DiskFull(_) => true,
-            // Of the one that was killed there is no connection left to cut.
+            // The killed Redis leaves no connection to cut.
             Fault::Descriptors(_) | Fault::Failover(_) | Fault::Promotion => true,
         }
     }
@@ -103,13 +108,13 @@ impl fmt::Display for Fault {
     }
 }
 
-/// A server, and the proxy through which it is reached.
+/// A server, and the proxy in front of it.
 pub(crate) struct Target {
     pub(crate) server: Service,
     pub(crate) proxy: Proxy,
     /// The server's replica, from the first failover on.
     standby: OnceLock<Service>,
-    /// Whether it has taken the server's place.
+    /// Whether the standby has taken the server's place.
     is_succeeded: AtomicBool,
 }
 
@@ -130,7 +135,7 @@ impl Target {
         self.proxy.url(&self.server)
     }
 
-    /// Readies what takes its time.
+    /// Starts the replica, if the fault needs one. That takes time, so it happens before the fault.
     fn prepare(&self, fault: Fault) -> Result<(), services::Error> {
         if matches!(fault, Fault::Failover(_) | Fault::Promotion) {
             let standby = match self.standby.get() {
@@ -145,15 +150,14 @@ impl Target {
         Ok(())
     }
 
-    /// The replica that was readied.
+    /// The replica that `prepare` started.
     fn standby(&self) -> &Service {
         self.standby.get().expect("a replica")
     }
 
-    /// The ports from which the server sees the prober come.
+    /// The ports of the prober's connections, as the server sees them.
     ///
-    /// # Panics
-    /// If it does not come.
+    /// # Panics If the prober has no connection within `READY`.
     fn prober(&self) -> Result<Vec<u16>, services::Error> {
         let port = |address: &str| address.rsplit(':').next()?.parse::<u16>().ok();
         let began = Instant::now();
@@ -170,7 +174,7 @@ impl Target {
                 }
                 Kind::ClickHouse => self.proxy.ports(|said| said.windows(10).any(|words| words == b"GET /ping ")),
                 Kind::Redis => self.proxy.ports(|said| said.ends_with(b"PING\r\n")),
-                // It has asked nothing that has a text, and has been there for longer than a user's may have.
+                // The prober sends no SQL. A user's idle connection ends sooner than this.
                 Kind::Postgres => {
                     let rows = self.server.postgres()?.query(
                         "SELECT client_port FROM pg_stat_activity WHERE application_name = 'resource-pool' AND query = '' \
@@ -187,12 +191,13 @@ impl Target {
         }
     }
 
-    /// Does it, looking after the load for as long as it lasts. Returns when the server answers again.
+    /// Applies the fault, and calls `meanwhile` to look after the load as long as it lasts. Returns when the server
+    /// answers again.
     fn suffer(&self, fault: Fault, load: &Load, mut meanwhile: impl FnMut(Duration)) -> Result<(), services::Error> {
         let Target { server, proxy, .. } = self;
         match fault {
             Fault::Kill(down) => {
-                // Connects are refused, as they would be without the proxy.
+                // The proxy refuses connects, as the server's own port would.
                 proxy.refuse()?;
                 server.kill()?;
                 load.shared.deaths.fetch_add(1, Ordering::SeqCst);
@@ -249,7 +254,7 @@ impl Target {
             }
             Fault::Full(down) => {
                 let prober = self.prober()?;
-                // Then there is no room for another one.
+                // This connection is the only one that still has room.
                 let mut admin = server.redis()?.connect(READY)?;
                 let before = admin.command(&["CONFIG", "GET", "maxclients"])?;
                 admin.command(&["CONFIG", "SET", "maxclients", "1"])?;
@@ -311,7 +316,7 @@ impl Target {
                         meanwhile(down);
                     }
                 }
-                // It stays a replica: a master again, it would take what comes on connections that still lead to it.
+                // It stays a replica. As a master it would take writes on connections that still lead to it.
             }
             Fault::Promotion => {
                 load.shared.losses_begin();
@@ -326,7 +331,7 @@ impl Target {
     }
 }
 
-/// Does it on another thread, looking after the load as long as it takes.
+/// Does the work on another thread, and looks after the load meanwhile.
 fn beside(
     work: impl FnOnce() -> Result<(), services::Error> + Send,
     mut meanwhile: impl FnMut(Duration),
@@ -340,23 +345,23 @@ fn beside(
     })
 }
 
-/// One fault, and what the load made of it.
+/// One fault, and the load's behaviour under it.
 #[derive(Debug)]
 pub(crate) struct Row {
     pub(crate) kind: Kind,
     pub(crate) fault: Fault,
     pub(crate) calls: usize,
     pub(crate) errors: usize,
-    /// Of these, those with which the server itself said no.
+    /// The errors by which the server itself refused.
     pub(crate) refused: usize,
-    /// Of these, those after which nobody knows whether it was done.
+    /// The errors after which the outcome is unknown.
     pub(crate) unknown: usize,
     pub(crate) longest: Duration,
-    /// Connections from before the fault that the pool ended though the server lived and owed it an answer.
+    /// Connections from before the fault that the pool ended, although the server lived and owed it an answer.
     pub(crate) cut: usize,
-    /// Until the first call failed or the resource was known to be lost; none if nobody noticed.
+    /// The time until the first call failed or the resource was known to be lost. `None` if nobody noticed.
     pub(crate) noticed: Option<Duration>,
-    /// From the moment in which the server answered again until every worker had succeeded.
+    /// The time from the server's first answer until every worker had succeeded.
     pub(crate) resumed: Duration,
 }
 
@@ -381,14 +386,13 @@ fn seconds(duration: Duration) -> String {
     format!("{:.2} s", duration.as_secs_f64())
 }
 
-/// Does this to the server under load, and waits until every worker has succeeded again.
+/// Applies the fault to the server under load, and waits until every worker has succeeded again.
 ///
-/// # Panics
-/// If that takes too long, or anything else is wrong.
+/// # Panics If that takes too long, or anything else is wrong.
 pub(crate) fn strike(load: &Load, target: &Target, fault: Fault) -> Row {
     let shared = &load.shared;
     let began = Instant::now();
-    // Every worker is at work.
+    // First every worker has to succeed once.
     while !shared.idle_since(began).is_empty() {
         load.check();
         assert!(began.elapsed() < READY, "{}: not at work: {}", shared.kind, shared.idle_since(began).join("\n"));

@@ -1,4 +1,6 @@
-//! What was written, as the callers were told, against what is there.
+//! Records the results that callers were told for each write, and compares them with the server's data.
+//!
+//! Each worker has its entries behind a lock of its own. No two of these locks are held at once.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,7 +8,7 @@ use std::sync::Mutex;
 
 use super::lock;
 
-/// One row or message: whose, and the how-manieth of theirs.
+/// One row or message: its worker, and its number among that worker's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Id {
     pub(crate) worker: usize,
@@ -14,7 +16,7 @@ pub(crate) struct Id {
 }
 
 impl Id {
-    /// Half of the workers keep one lease for life, as a strategy does; the others acquire one for each call.
+    /// Half of the workers keep one lease for life, as a strategy does. The others acquire a lease for each call.
     pub(crate) fn keeps_its_lease(self) -> bool {
         self.worker.is_multiple_of(2)
     }
@@ -28,12 +30,12 @@ impl Id {
     }
 }
 
-/// Two bytes for each id: exact, and small.
+/// Two bytes for each id keep exact counts in little memory.
 #[derive(Clone, Copy, Default)]
 struct Entry {
-    /// How often the caller was told that it is done.
+    /// How often the caller was told that the write is done.
     acknowledged: u8,
-    /// How often the caller was told that nobody knows.
+    /// How often the caller was told that the outcome is unknown.
     unknown: u8,
 }
 
@@ -62,7 +64,8 @@ impl Ledger {
         change(&mut entries[index]);
     }
 
-    /// Every acknowledged id once at least, and none more often than its caller has to expect.
+    /// Checks the data that was found. Every acknowledged id has to be there at least once, and none more often than
+    /// its caller has to expect.
     pub(crate) fn audit(&self, found: &BTreeMap<Id, u32>) -> Audit {
         let mut audit = Audit::default();
         for (worker, entries) in self.0.iter().enumerate() {
@@ -79,7 +82,7 @@ impl Ledger {
                 }
             }
         }
-        // What nobody was told a word of, not even that it is unknown.
+        // These ids are there although no caller was told anything about them.
         audit.untold.extend(found.keys().filter(|id| !self.knows(**id)));
         audit
     }
@@ -89,14 +92,14 @@ impl Ledger {
     }
 }
 
-/// What the comparison says.
+/// The result of the comparison.
 #[derive(Debug, Default)]
 pub(crate) struct Audit {
     pub(crate) acknowledged: usize,
     pub(crate) unknown: usize,
-    /// Acknowledged, and not there.
+    /// The ids that were acknowledged and are missing.
     pub(crate) lost: Vec<Id>,
-    /// There more often than the caller was told.
+    /// The ids that are there more often than the caller was told.
     pub(crate) untold: Vec<Id>,
 }
 

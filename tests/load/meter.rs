@@ -1,26 +1,26 @@
-//! What of the system this process holds.
+//! Measures the descriptors, threads and memory that this process holds.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use std::{fmt, fs, thread};
 
-/// Descriptors by kind, threads by name, and memory, without those of the harness.
+/// Descriptors by kind, threads by name, and memory, without those of the test harness.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Reading {
-    /// Sockets that lead to one of the servers, by the port asked for.
+    /// The sockets that lead to one of the given ports.
     pub(crate) sockets: usize,
-    /// Pipes, event and epoll descriptors, files.
+    /// Pipes, files, and event and epoll descriptors.
     pub(crate) others: usize,
     pub(crate) threads: BTreeMap<String, usize>,
     /// Resident memory in MiB.
     pub(crate) memory: usize,
 }
 
-/// Threads of the proxies, of the load and of whoever starts the servers.
+/// Name prefixes of the threads that belong to the proxies, the load and the start of the servers.
 const HARNESS: [&str; 4] = ["proxy-", "load-", "services-", "faults"];
 
 impl Reading {
-    /// Now; sockets to these ports.
+    /// Measures now. It counts sockets to these ports.
     pub(crate) fn take(ports: &[u16]) -> Reading {
         let local = sockets_to(ports);
         let mut reading = Reading { memory: resident(), ..Reading::default() };
@@ -29,7 +29,7 @@ impl Reading {
             let target = target.to_string_lossy().into_owned();
             match target.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']')) {
                 Some(inode) => reading.sockets += usize::from(local.iter().any(|socket| socket == inode)),
-                // The directory that is being read.
+                // The directory that this loop reads.
                 None if target.starts_with("/proc/") => {}
                 None => reading.others += 1,
             }
@@ -44,12 +44,12 @@ impl Reading {
         reading
     }
 
-    /// What is left of this when the pool is closed: no socket.
+    /// The reading to expect once the pool is closed: the same without sockets.
     pub(crate) fn closed(&self) -> Reading {
         Reading { sockets: 0, ..self.clone() }
     }
 
-    /// Whether this is no more than that was.
+    /// Whether this reading is no higher than the earlier one, apart from the slack.
     fn is_within(&self, before: &Reading) -> bool {
         let sockets = if before.sockets == 0 { 0 } else { before.sockets + SLACK_SOCKETS };
         self.sockets <= sockets
@@ -70,17 +70,17 @@ impl fmt::Display for Reading {
     }
 }
 
-/// How long what a fault has left behind may stay: as long as a pool keeps an idle connection, and a round of whoever closes those.
+/// How long the remains of a fault may stay: as long as a pool keeps an idle connection, and one round of the task that
+/// closes those.
 const SETTLE: Duration = Duration::from_secs(90);
-/// By how many connections the drivers' pools may be larger, as concurrency has it.
+/// How many more connections the drivers' pools may have, depending on concurrency.
 const SLACK_SOCKETS: usize = 8;
-/// Memory that an allocator keeps, and that is no leak.
+/// Memory that an allocator keeps. It is no leak.
 const SLACK_MIB: usize = 32;
 
-/// Waits until no more is held than before.
+/// Waits until the process holds no more than before.
 ///
-/// # Panics
-/// If that does not come.
+/// # Panics If that takes longer than `SETTLE`.
 pub(crate) fn settled(what: &str, before: &Reading, ports: &[u16]) -> Reading {
     let began = Instant::now();
     loop {
@@ -94,7 +94,8 @@ pub(crate) fn settled(what: &str, before: &Reading, ports: &[u16]) -> Reading {
     }
 }
 
-/// The inodes of this network namespace's sockets whose peer has one of these ports, ours or not.
+/// The inodes of this network namespace's sockets whose peer has one of these ports. They may belong to other
+/// processes.
 fn sockets_to(ports: &[u16]) -> Vec<String> {
     let mut inodes = Vec::new();
     for table in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {

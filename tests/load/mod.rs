@@ -1,6 +1,11 @@
-//! Mixed load on one backend, from threads and from tasks, with a ledger of what its callers were told.
+//! Mixed load on one backend, from threads and from tasks, with a ledger of the results that its callers were told.
 //!
-//! A call is timed here, not by what is tested: one that outlives its deadline fails the run at once, by name.
+//! `tests/faults.rs` and `tests/soak.rs` start a [`Load`]. A watchdog thread times each call, independently of the code
+//! under test. A call that outlives its deadline fails the run at once, by name.
+//!
+//! The workers, the companions and the watchdog share one [`Shared`]. Lock order: `desks`, then a desk's `now` or
+//! `failures`. No other two locks are held at once, and no call on a backend runs under a lock. `stop` ends the
+//! workers, and `settled` ends the companions and the watchdog.
 
 #![allow(dead_code, missing_docs, reason = "each of the two test files uses some of it")]
 
@@ -33,35 +38,35 @@ use tokio::runtime::Runtime;
 
 use ledger::{Audit, Id, Ledger};
 
-/// Of each kind, threads and tasks.
+/// The number of threads, and also of tasks.
 pub(crate) const WORKERS: usize = 8;
-/// How long a call waits for a connection: the default.
+/// The limit for a call to get a connection. It is the pool's default.
 pub(crate) const ACQUIRE: Duration = Duration::from_secs(5);
-/// How long an idle connection is kept, so that what is not needed is soon gone.
+/// How long an idle connection is kept. It is short, so that unused connections are soon gone.
 pub(crate) const IDLE: Duration = Duration::from_secs(5);
-/// How long a server that stopped answering may go unnoticed.
+/// The limit for noticing that a server no longer answers.
 pub(crate) const NOTICE: Duration = Duration::from_secs(5);
 
 pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// What the caller of a call was told.
+/// The result that a call's caller was told.
 pub(crate) type Told = Result<(), Trouble>;
 
 #[derive(Debug)]
 pub(crate) enum Trouble {
-    /// It was not done.
+    /// The call was not done.
     NotDone(String),
-    /// It was not done, as the server itself said.
+    /// The call was not done, as the server itself said.
     Refused(String),
-    /// It may have been done.
+    /// The call may have been done.
     Unknown(String),
-    /// It was done wrong.
+    /// The call was done wrong.
     Wrong(String),
 }
 
 impl Trouble {
-    /// The pool's own error says whether it may have been done. After a driver's it may have been, unless that found no
-    /// server to send it to.
+    /// Classifies an error. The pool's own error says whether the call may have been done. After a driver's error it
+    /// may have been, unless the driver found no server to send it to.
     pub(crate) fn of(error: impl StdError + 'static) -> Self {
         let driver = (&error as &dyn StdError).downcast_ref::<mongodb::error::Error>();
         let found_none = driver.is_some_and(|error| matches!(*error.kind, ErrorKind::ServerSelection { .. }));
@@ -80,7 +85,7 @@ impl Trouble {
     }
 }
 
-/// Whether the server itself says no. No fault has MongoDB do that.
+/// Whether the server itself refused. No fault makes MongoDB do that.
 fn is_refusal(error: &(dyn StdError + 'static)) -> bool {
     std::iter::successors(Some(error), |&error| error.source()).any(|cause| {
         let by_redis = cause.downcast_ref().is_some_and(|error: &RedisError| {
@@ -94,7 +99,7 @@ fn is_refusal(error: &(dyn StdError + 'static)) -> bool {
             .is_some_and(|error: &lapin::Error| matches!(error.kind(), lapin::ErrorKind::ProtocolError(_)));
         #[cfg(feature = "postgres")]
         let by_postgres = cause.downcast_ref::<resource_pool::sqlx::Error>().is_some_and(|error| {
-            // Of class 57 is the last word of a server that ends a connection, whatever has become of the statement.
+            // Class 57 is the last message of a server that ends a connection. It leaves the statement's outcome open.
             error.as_database_error().and_then(|said| said.code()).is_some_and(|code| !code.starts_with("57"))
         });
         #[cfg(not(feature = "postgres"))]
@@ -103,24 +108,24 @@ fn is_refusal(error: &(dyn StdError + 'static)) -> bool {
     })
 }
 
-/// After a call that answers nothing of interest.
+/// The result of a call whose answer does not matter.
 pub(crate) fn done<T>(result: Result<T, impl StdError + 'static>) -> Told {
     result.map(drop).map_err(Trouble::of)
 }
 
-/// After a read of what was acknowledged.
+/// The result of reading an id that was acknowledged.
 pub(crate) fn there(is_there: bool, id: Id) -> Told {
     if is_there { Ok(()) } else { Err(Trouble::Wrong(format!("{id:?} was acknowledged and is not there"))) }
 }
 
-/// What a worker does in turn.
+/// The calls that a worker makes in turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Call {
-    /// Writes this, once.
+    /// Writes this id once.
     Write(Id),
-    /// Reads this, which was acknowledged.
+    /// Reads this id, which was acknowledged.
     Read(Id),
-    /// Something that takes its time, or takes a connection of its own.
+    /// A call that takes its time, or a connection of its own.
     Slow(Id),
 }
 
@@ -139,27 +144,27 @@ impl Call {
     }
 }
 
-/// One backend's calls.
+/// The calls on one backend.
 pub(crate) trait Backend: Send + Sync + 'static {
     fn kind(&self) -> Kind;
     /// The resource at this URL, with pools just large enough for the load.
     fn config(&self, url: &str) -> ResourceConfig;
-    /// Tables and queues.
+    /// Creates the tables and queues.
     fn begin<'a>(&'a self, load: &'a Shared) -> BoxFuture<'a, Result<(), Error>>;
-    /// What runs beside the workers, until all is settled.
+    /// Starts the threads that run beside the workers until everything is settled.
     fn companions(&self, load: &Arc<Shared>) -> Vec<JoinHandle<()>> {
         let _ = load;
         Vec::new()
     }
     fn on_thread(&self, pool: &blocking::ResourcePool, call: Call) -> Told;
     fn on_task<'a>(&'a self, pool: &'a ResourcePool, call: Call) -> BoxFuture<'a, Told>;
-    /// How often each id is there by the server's own word, once all `acknowledged` have had time to arrive.
+    /// How often the server has each id, once all `acknowledged` writes have had time to arrive.
     fn found(&self, server: &Service, load: &Shared) -> BTreeMap<Id, u32>;
-    /// What an operation of its own accord may take, on a busy machine.
+    /// The time that an operation may take without a fault, on a busy machine.
     fn operation(&self) -> Duration {
         Duration::from_secs(3)
     }
-    /// What went wrong besides.
+    /// Further problems that the backend noticed.
     fn complaints(&self) -> Vec<String> {
         Vec::new()
     }
@@ -188,7 +193,7 @@ pub(crate) fn pool(resources: impl IntoIterator<Item = ResourceConfig>) -> Resou
     resources.into_iter().fold(builder, |builder, resource| builder.resource(resource)).build().expect("a pool")
 }
 
-/// What happened at one worker.
+/// The record of one worker's calls.
 pub(crate) struct Desk {
     pub(crate) name: String,
     now: Mutex<Now>,
@@ -199,7 +204,7 @@ struct Now {
     under_way: Option<(&'static str, Instant)>,
     succeeded: Option<Instant>,
     failed: Option<(Instant, String)>,
-    /// The first failure since somebody asked.
+    /// The first failure since the last `take_sum`.
     first_failure: Option<Instant>,
     calls: usize,
     errors: usize,
@@ -208,7 +213,7 @@ struct Now {
     longest: Duration,
 }
 
-/// What all workers of a load together did.
+/// The sum over all workers of a load.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Sum {
     pub(crate) calls: usize,
@@ -244,28 +249,28 @@ impl Desk {
     }
 }
 
-/// What the workers of a load share with whoever watches them.
+/// The state that a load's workers share with its watchdog and its tests.
 pub(crate) struct Shared {
     pub(crate) kind: Kind,
     pub(crate) pool: ResourcePool,
     pub(crate) ledger: Ledger,
-    /// Every call returns or errors within this.
+    /// The limit for every call to return.
     deadline: Duration,
     stop: AtomicBool,
-    /// What was written has arrived.
+    /// Whether the written data has arrived, so that the companions may end.
     settled: AtomicBool,
     desks: Mutex<Vec<Arc<Desk>>>,
-    /// From then on an error is a failure of the run; none while a fault lasts.
+    /// The moment from which an error fails the run. `None` while a fault lasts.
     quiet_from: Mutex<Option<Instant>>,
     failures: Mutex<Vec<String>>,
-    /// What was acknowledged may be gone, by the server's own doing.
+    /// Whether acknowledged writes may be gone by the server's own doing.
     may_have_lost: AtomicBool,
     /// How often the server has died.
     pub(crate) deaths: std::sync::atomic::AtomicU32,
 }
 
 impl Shared {
-    /// A place for somebody whose success counts, and whose calls are timed.
+    /// Adds a desk. The load waits for its successes, and its calls are timed.
     pub(crate) fn desk(&self, name: impl Into<String>) -> Arc<Desk> {
         let desk = Arc::new(Desk { name: format!("{} {}", self.kind, name.into()), now: Mutex::default() });
         lock(&self.desks).push(Arc::clone(&desk));
@@ -280,7 +285,7 @@ impl Shared {
         self.settled.load(Ordering::SeqCst)
     }
 
-    /// Times one call and books what its caller was told.
+    /// Times one call and books its result in the ledger.
     pub(crate) fn booked(&self, desk: &Desk, call: Call, run: impl FnOnce() -> Told) -> Told {
         desk.begin(call.name());
         let told = run();
@@ -308,7 +313,7 @@ impl Shared {
         self.judge(desk, call.name(), if is_forgiven { &Ok(()) } else { told });
     }
 
-    /// Books what needs no ledger.
+    /// Books the result of a call without an id in the ledger.
     pub(crate) fn judge(&self, desk: &Desk, what: &str, told: &Told) {
         desk.end(told);
         let calm = lock(&self.quiet_from).is_some_and(|from| Instant::now() >= from);
@@ -323,31 +328,32 @@ impl Shared {
 
     pub(crate) fn fail(&self, why: String) {
         let mut failures = lock(&self.failures);
-        // What follows from the first ones says no more.
+        // Later failures follow from the first ones and say nothing new.
         if failures.len() < 10 {
             eprintln!("FAILED: {why}");
             failures.push(why);
         }
     }
 
-    /// A fault begins: errors are to be expected.
+    /// A fault begins, so errors are expected.
     pub(crate) fn expect_errors(&self) {
         *lock(&self.quiet_from) = None;
     }
 
-    /// None from this moment on.
+    /// No error is expected from this moment on.
     pub(crate) fn expect_quiet(&self, from: Instant) {
         *lock(&self.quiet_from) = Some(from);
     }
 
-    /// # Panics
-    /// If anything has gone wrong.
+    /// Checks that nothing has gone wrong.
+    ///
+    /// # Panics If anything has.
     pub(crate) fn check(&self) {
         let failures = lock(&self.failures);
         assert!(failures.is_empty(), "{}:\n{}", self.kind, failures.join("\n"));
     }
 
-    /// Those that have not succeeded since, and what they say.
+    /// The desks without a success since then, each with its current call and its last error.
     pub(crate) fn idle_since(&self, since: Instant) -> Vec<String> {
         let desks = lock(&self.desks).clone();
         let waiting = desks.iter().filter_map(|desk| {
@@ -362,7 +368,7 @@ impl Shared {
         waiting.collect()
     }
 
-    /// The sum since the last one.
+    /// The sum since the last call of this function.
     pub(crate) fn take_sum(&self) -> Sum {
         let mut sum = Sum::default();
         for desk in lock(&self.desks).iter() {
@@ -388,12 +394,12 @@ impl Shared {
         status.resource(self.kind.name()).expect("configured").generation
     }
 
-    /// From now on no reader misses what was acknowledged; the audit counts it.
+    /// From now on a reader that misses an acknowledged id reports nothing. The audit still counts it as lost.
     pub(crate) fn losses_begin(&self) {
         self.may_have_lost.store(true, Ordering::SeqCst);
     }
 
-    /// Names every call that is out for longer than its deadline.
+    /// Fails the run for each call that takes longer than the deadline.
     fn watch(&self) {
         let mut named = Vec::new();
         while !self.is_settled() {
@@ -413,7 +419,7 @@ impl Shared {
     }
 }
 
-/// A load that runs.
+/// A running load.
 pub(crate) struct Load {
     pub(crate) shared: Arc<Shared>,
     pub(crate) backend: Arc<dyn Backend>,
@@ -423,7 +429,7 @@ pub(crate) struct Load {
     _stops: Stops,
 }
 
-/// Ends the work of a load that is given up, too.
+/// Also ends the workers of a load that is dropped without `end`.
 struct Stops(Arc<Shared>);
 
 impl Drop for Stops {
@@ -434,7 +440,8 @@ impl Drop for Stops {
 }
 
 impl Load {
-    /// Begins it, `pace` between the calls of a worker; tasks run on this runtime, which is not the pool's.
+    /// Begins the load, with `pace` between the calls of a worker. The tasks run on this runtime, which is not the
+    /// pool's.
     pub(crate) fn begin(backend: Arc<dyn Backend>, pool: &ResourcePool, runtime: &Runtime, pace: Duration) -> Load {
         let shared = Arc::new(Shared {
             kind: backend.kind(),
@@ -486,7 +493,7 @@ impl Load {
         Load { _stops: Stops(Arc::clone(&shared)), shared, backend, threads, tasks, companions }
     }
 
-    /// Whether all workers are still there, and nothing has gone wrong.
+    /// Checks that all workers are still there and that nothing has gone wrong.
     pub(crate) fn check(&self) {
         self.shared.check();
         let gone = self.threads.iter().filter(|thread| thread.is_finished()).count()
@@ -494,7 +501,7 @@ impl Load {
         assert!(gone == 0, "{}: {gone} workers have panicked", self.shared.kind);
     }
 
-    /// Ends it, and compares what was told with what is there.
+    /// Ends the load, and compares the results told with the server's data.
     pub(crate) fn end(self, server: &Service, runtime: &Runtime) -> Audit {
         self.check();
         self.shared.stop.store(true, Ordering::SeqCst);
@@ -517,7 +524,7 @@ impl Load {
     }
 }
 
-/// What one worker does next. What was not acknowledged it does again, as an application would.
+/// The next call of one worker. A write that was not acknowledged is repeated, as an application would do.
 struct Turn {
     id: Id,
     acknowledged: Option<Id>,
@@ -550,7 +557,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Where the tasks run: a runtime of the application, not the pool's.
+/// The runtime of the tasks. It belongs to the application and not to the pool.
 pub(crate) fn users_runtime() -> Runtime {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.worker_threads(2).thread_name("load-tasks").enable_all().build().expect("a runtime")

@@ -1,4 +1,4 @@
-//! Unique rows, written with `w: majority` and read back; cursors of several batches.
+//! The load on MongoDB: unique rows, written with `w: majority` and read back, and cursors of several batches.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -27,7 +27,7 @@ fn rows_sync(client: &sync::Client) -> sync::Collection<Document> {
 }
 
 fn row(id: Id) -> Document {
-    // Not the key, or the server itself would keep duplicates out.
+    // The id is not the key, because the server itself would keep duplicate keys out.
     doc! { "row": id.as_u64() as i64 }
 }
 
@@ -37,7 +37,7 @@ impl Backend for Mongo {
     }
 
     fn config(&self, url: &str) -> ResourceConfig {
-        // A member of a replica set is asked by its own address, and the way here leads through a proxy.
+        // A client that knows the replica set would connect to the member's own address, and so past the proxy.
         let url = url.replace("replicaSet=rs0", "directConnection=true&w=majority");
         let mut config = MongoConfig::uri(url).max_pool_size(16);
         config.max_idle_time = IDLE;

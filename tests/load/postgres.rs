@@ -1,4 +1,5 @@
-//! Unique rows, written one by one and read back; queries that take their time, and transactions.
+//! The load on PostgreSQL: unique rows, written one by one and read back, queries that take their time, and
+//! transactions.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +12,7 @@ use super::{ACQUIRE, Backend, BoxFuture, Call, IDLE, Shared, Told, Trouble, WORK
 
 pub(crate) struct Postgres;
 
-// No key, or the server itself would keep duplicates out.
+// The table has no key, because the server itself would keep duplicates out.
 const TABLE: &str = "CREATE TABLE load_rows (id bigint NOT NULL)";
 const INSERT: &str = "INSERT INTO load_rows VALUES ($1)";
 
@@ -25,7 +26,7 @@ async fn call(postgres: &mut Connection, call: Call) -> Told {
             there(times > 0, read)
         }
         Call::Slow(slow) if slow.number.is_multiple_of(2) => {
-            // Undone as it drops, so that the row of it is nobody's.
+            // The transaction is rolled back as it drops, so its row belongs to no id.
             let mut transaction = postgres.begin().await.map_err(Trouble::of)?;
             done(sqlx::query(INSERT).bind(-1_i64).execute(&mut transaction).await)
         }

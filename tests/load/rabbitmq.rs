@@ -1,4 +1,6 @@
-//! Persistent messages, confirmed, to a durable queue; two consumers that record what they get.
+//! The load on RabbitMQ: persistent messages, confirmed, to a durable queue, and two consumers that record them.
+//!
+//! Each consumer runs on a thread. The two locks of [`Consumed`] are never held at once.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -24,16 +26,17 @@ pub(crate) struct RabbitMq {
     consumed: Arc<Consumed>,
 }
 
-/// What the consumers got: each publish, which has a number of its own.
+/// The messages that the consumers received. Each publish has a number of its own.
 #[derive(Default)]
 struct Consumed {
-    /// And how often the broker had died when it came.
+    /// For each publish, the number of the broker's deaths when it arrived.
     seen: Mutex<HashMap<(u64, u32), u32>>,
     complaints: Mutex<Vec<String>>,
 }
 
 impl Consumed {
-    /// The same publish comes twice if its ack was lost; then the broker says so, unless it has died since and forgot.
+    /// Records a message. The same publish arrives twice if its ack was lost. Then the broker marks it as redelivered,
+    /// unless the broker has died since and forgot.
     fn record(&self, payload: &[u8], redelivered: bool, load: &Shared) {
         let text = String::from_utf8_lossy(payload);
         let numbers = text.split_once(' ').and_then(|(id, attempt)| Some((id.parse().ok()?, attempt.parse().ok()?)));
@@ -126,13 +129,14 @@ impl Backend for RabbitMq {
         })
     }
 
-    /// Its own limits, both by default.
+    /// The resource's own limits, `confirm_timeout` and `operation_timeout`, both at their defaults.
     fn operation(&self) -> Duration {
         Duration::from_secs(10)
     }
 
-    /// By publish: what was published twice is there twice.
+    /// Counts publishes, so an id that was published twice counts twice.
     fn found(&self, _: &Service, load: &Shared) -> BTreeMap<Id, u32> {
+        // A consumer that lost its connection needs time to come back before it can receive the rest.
         const PATIENCE: Duration = Duration::from_secs(30);
         let end = Instant::now() + PATIENCE;
         loop {
@@ -157,6 +161,7 @@ impl Backend for RabbitMq {
     }
 }
 
+/// How often a consumer looks whether the load is settled.
 const GLANCE: Duration = Duration::from_millis(200);
 
 fn consume(load: &Shared, consumed: &Consumed, desk: &Desk) {

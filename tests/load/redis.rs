@@ -1,4 +1,4 @@
-//! Counters that show a command which ran twice, read back; blocking commands; connections of one's own.
+//! The load on Redis: counters that show a command which ran twice, blocking commands, and exclusive connections.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -21,7 +21,7 @@ fn key(worker: usize) -> String {
     format!("load:{worker}")
 }
 
-/// Twice done would be 2.
+/// Increments the counter of this id. A write that runs twice leaves a 2.
 fn write(id: Id) -> Cmd {
     redis::Cmd::new().arg("HINCRBY").arg(key(id.worker)).arg(id.number).arg(1).to_owned()
 }
@@ -30,7 +30,7 @@ fn read(id: Id) -> Cmd {
     redis::Cmd::new().arg("HGET").arg(key(id.worker)).arg(id.number).to_owned()
 }
 
-/// A list that stays empty.
+/// Waits on a list that stays empty.
 fn wait(id: Id) -> Cmd {
     redis::Cmd::new().arg("BLPOP").arg(format!("empty:{}", id.worker)).arg(0.2).to_owned()
 }
@@ -47,7 +47,7 @@ impl Backend for Redis {
     fn config(&self, url: &str) -> ResourceConfig {
         let mut config = RedisConfig::url(url).pool_size(WORKERS as u32);
         config.idle_timeout = IDLE;
-        // On a busy machine the default may be over without a fault.
+        // On a busy machine the default may run out without a fault.
         config.connect_timeout = NOTICE;
         config.into()
     }

@@ -7,11 +7,12 @@ use std::error::Error;
 use std::fs;
 use std::process::{Command, ExitCode};
 
-/// Ours, the drivers, and the peers.
+/// The crates whose versions each run records: this one, the drivers and the pools it is compared with.
 const CRATES: [&str; 11] =
     ["resource-pool", "mongodb", "lapin", "clickhouse", "redis", "sqlx", "tokio", "r2d2", "deadpool", "bb8", "mobc"];
 
-/// The parts whose names contain one of these words, or all but the sizes. What is not run keeps the figures that it had.
+/// Runs the parts whose names contain one of these words. Without words it runs all parts except the sizes. A part that
+/// does not run keeps its earlier figures.
 pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     let folder = root().join("benches");
     if arguments == ["--render"] {
@@ -41,7 +42,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     if !sizes.is_empty() {
         size::run(&child, &fresh)?;
     }
-    // A part is written down once it is done, so what came before one that failed is kept.
+    // The bench writes a part down as soon as the part is done. So a failure does not lose the parts before it.
     let mut measured = Vec::new();
     if fresh.exists() {
         for mut part in results::read(&fresh)? {
@@ -55,7 +56,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
         return Ok(code);
     }
     if arguments.is_empty() && code == ExitCode::SUCCESS {
-        // The one that has to be asked for stays.
+        // The sizes run only by request, so their figures stay.
         let kept: Vec<_> = measured.iter().map(String::as_str).chain([size::NAME]).collect();
         results::forget_all_but(&kept, &folder)?;
     }
@@ -73,7 +74,7 @@ impl Run {
             cpu: field("/proc/cpuinfo", "model name")?,
             cores: std::thread::available_parallelism()?.get(),
             memory: memory(&field("/proc/meminfo", "MemTotal")?)?,
-            // What comes behind them is the builder's own name for it.
+            // The numbers behind the second dot belong to the distribution's build.
             kernel: said("uname", &["-r"])?.split('.').take(2).collect::<Vec<_>>().join("."),
             rustc: said("rustc", &["--version"])?.split(' ').take(2).collect::<Vec<_>>().join(" "),
         };
@@ -87,7 +88,7 @@ impl Run {
     }
 }
 
-/// What a command prints.
+/// The standard output of a command, trimmed.
 fn said(program: &str, arguments: &[&str]) -> Result<String, Box<dyn Error>> {
     let output = Command::new(program).args(arguments).current_dir(root()).output()?;
     if !output.status.success() {
@@ -130,7 +131,7 @@ mod tests {
         assert!(run.crates.contains_key("resource-pool") && run.crates.contains_key("lapin"), "{run:?}");
     }
 
-    /// Nobody writes a figure by hand: where there are no rows, there is no table either.
+    /// Nobody writes a figure by hand, so without rows there is no table either.
     #[test]
     fn the_table_and_the_plots_are_what_the_rows_say() {
         let folder = root().join("benches");

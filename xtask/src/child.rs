@@ -1,4 +1,8 @@
-//! The one child that a verb runs, and the signals that are meant for it.
+//! The one child process that a verb runs, and the signals that are meant for it.
+//!
+//! A verb that runs a child calls `Child::catching_signals` first, which spawns the thread `signals`. That thread lives
+//! until the process ends and passes SIGINT, SIGTERM and SIGHUP to the child's process group. The group is one atomic
+//! number, `NOBODY` while no child runs. There is no lock.
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -14,15 +18,17 @@ use std::thread;
 const NOBODY: i32 = 0;
 const SIGNALLED: u8 = 128;
 
-/// Passes signals on, so that the child closes in its own way and we are still there to stop the servers after it.
+/// Passes signals on to the child. So the child closes in its own way, and this process still stops the servers
+/// afterwards.
 #[derive(Debug)]
 pub(crate) struct Child {
-    /// The child's process group; it is not ours, so a Ctrl-C reaches it once, through us.
+    /// The child's process group. It differs from the group of this process, so a Ctrl-C reaches the child once,
+    /// through the thread `signals`.
     group: Arc<AtomicI32>,
 }
 
 impl Child {
-    /// From here on a signal no longer ends us while a child runs.
+    /// From this call on, a signal no longer ends this process while a child runs.
     pub(crate) fn catching_signals() -> io::Result<Child> {
         let group = Arc::new(AtomicI32::new(NOBODY));
         let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
@@ -30,7 +36,7 @@ impl Child {
         let pass_on = move || {
             for signal in signals.forever() {
                 match (target.load(Ordering::SeqCst), Signal::try_from(signal)) {
-                    // The servers die with us.
+                    // The servers end with this process.
                     (NOBODY, _) | (_, Err(_)) => std::process::exit(i32::from(SIGNALLED) + signal),
                     (group, Ok(signal)) => drop(killpg(Pid::from_raw(group), signal)),
                 }
@@ -40,7 +46,7 @@ impl Child {
         Ok(Child { group })
     }
 
-    /// Runs it to its end and returns its exit status as ours.
+    /// Runs the child to its end. Its exit status becomes the exit code of this process.
     pub(crate) fn run(&self, command: &mut Command) -> io::Result<ExitCode> {
         let mut child = command.process_group(0).spawn()?;
         self.group.store(child.id().cast_signed(), Ordering::SeqCst);
@@ -49,14 +55,14 @@ impl Child {
         status.map(code)
     }
 
-    /// As `run`; what it prints is printed, and shown to `watch` line by line.
+    /// Like `run`. It also prints the child's output and shows each line to `watch`.
     pub(crate) fn run_watched(&self, mut command: Command, mut watch: impl FnMut(&str)) -> io::Result<ExitCode> {
-        // One pipe for both, to keep cargo's words and the tests' in their order.
+        // Both streams share one pipe, so that the lines of cargo and of the tests keep their order.
         let (reader, writer) = io::pipe()?;
         command.stdout(writer.try_clone()?).stderr(writer).process_group(0);
         let mut child = command.spawn()?;
         self.group.store(child.id().cast_signed(), Ordering::SeqCst);
-        // The command still holds the writing end, and the reader would never come to its end.
+        // The command still holds the writing end. The reader would never come to its end otherwise.
         drop(command);
         let mut lines = BufReader::new(reader);
         let mut line = Vec::new();

@@ -7,7 +7,7 @@ use std::error::Error;
 use std::process::ExitCode;
 
 const ROUNDS: &str = "20";
-/// Its own folder, as nothing that is built for it fits anything else.
+/// A target folder of its own, because no other build can use what the sanitizer's flags build.
 const TARGET_DIR: &str = "target/sanitize";
 
 /// Runs the table of `tests/exits.rs`, which prints its progress and what it has seen.
@@ -25,18 +25,18 @@ pub(crate) fn exits(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     Ok(child.run(&mut command)?)
 }
 
-/// The same on Redis alone, under AddressSanitizer, which sees what is unsafe of ours, the standard
-/// library's and the drivers' code as far as it is compiled here.
+/// Runs the same table on Redis alone, under AddressSanitizer. The sanitizer sees the unsafe code of this crate, of the
+/// standard library and of the drivers, as far as it is compiled here.
 pub(crate) fn sanitize(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     let child = Child::catching_signals()?;
     services::install(&[services::Kind::Redis])?;
     let mut command = cargo();
-    // Naming the target keeps build scripts and macros free of it.
+    // Naming the target keeps build scripts and macros free of the sanitizer.
     let target = format!("{}-unknown-linux-gnu", env::consts::ARCH);
     command.args(["test", "--test", "exits", "--target", &target, "--target-dir", TARGET_DIR]);
     command.args(["--no-default-features", "--features", "redis", "--"]).args(arguments);
     command.env("RUSTC_BOOTSTRAP", "1").env("RUSTFLAGS", "-Zsanitizer=address");
-    // What a process holds when it ends by `exit` is no leak of interest, and is not all reachable.
+    // A process that ends by `exit` still holds memory, some of which is unreachable. That is no leak of interest.
     command.env("ASAN_OPTIONS", "detect_leaks=0:detect_stack_use_after_return=1:exitcode=99");
     if env::var_os("EXIT_ROUNDS").is_none() {
         command.env("EXIT_ROUNDS", "1");

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 const BEGIN: &str = "<!-- written by `cargo xtask faults` -->\n";
 const END: &str = "<!-- end -->\n";
 
-/// All backends, or the one that is named; only the whole goes into the reference.
+/// Runs all backends, or the one that is named. Only a run of all backends replaces the tables in the page.
 pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     let known: Vec<_> = Kind::ALL.into_iter().chain([Kind::Postgres]).map(Kind::name).collect();
     let chosen = match arguments {
@@ -37,7 +37,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     Ok(code)
 }
 
-/// The text, with this between the marks.
+/// The text of the page, with this table between the marks.
 fn replaced(text: &str, table: &str) -> Result<String, String> {
     let parts = text.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
     let (before, after) = parts.ok_or(format!("the page has no {BEGIN}… {END}"))?;

@@ -1,4 +1,5 @@
-//! Each feature alone, with TLS and without, and whose drivers it brings along. The list is Cargo's own.
+//! `cargo xtask features`: lints each feature alone, with TLS and without, and checks whose drivers it brings along.
+//! Cargo itself lists the features.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -11,12 +12,13 @@ use crate::child::Child;
 
 const PACKAGE: &str = "resource-pool";
 const TLS: &str = "tls";
-/// What these bring along, drivers may have of their own.
+/// Features that name no driver first. A driver may depend on the crates that these bring along.
 const NO_DRIVERS: [&str; 2] = [TLS, "streams"];
 
-/// Lints every feature alone and none, each with TLS and without; together with all of them these are any two features
-/// in each of their four combinations. Dead code counts where all kinds are, which `_all` says; `.ci/run` lints that with
-/// TLS. Then looks for drivers in the dependencies of features that do not ask for them.
+/// Lints every feature alone, and no feature at all, each with TLS and without. The last run has all features but TLS.
+/// That covers any two features in each of their four combinations. Only the run with `_all` counts dead code;
+/// `.ci/run` lints that with TLS too. Then this looks for drivers in the dependencies of features that do not ask for
+/// them.
 pub(crate) fn run() -> Result<ExitCode, Box<dyn Error>> {
     let child = Child::catching_signals()?;
     let metadata = answer(cargo().args(["metadata", "--no-deps", "--format-version", "1"]))?;
@@ -51,7 +53,7 @@ fn answer(command: &mut Command) -> Result<String, Box<dyn Error>> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// The features of the package, but for the default; each with what it turns on.
+/// The features of the package except `default` and the internal ones (`_…`), each with the items that it turns on.
 type Features = BTreeMap<String, Vec<String>>;
 
 fn features(metadata: &Value) -> Result<Features, Box<dyn Error>> {
@@ -63,12 +65,12 @@ fn features(metadata: &Value) -> Result<Features, Box<dyn Error>> {
     Ok(features)
 }
 
-/// The driver of a feature is the dependency that it names first.
+/// The driver of a feature is the first dependency in its list.
 fn driver<'a>(features: &'a Features, feature: &str) -> Option<&'a str> {
     features.get(feature)?.iter().find_map(|item| item.strip_prefix("dep:"))
 }
 
-/// A driver in this tree which neither the feature nor one that it turns on asks for.
+/// A driver in this dependency tree that neither the feature nor a feature turned on by it asks for.
 fn uninvited<'a>(features: &'a Features, feature: &str, tree: &str) -> Option<&'a str> {
     let is_on = |other: &str| other == feature || features[feature].iter().any(|item| item == other);
     let others = features.keys().filter(|other| !is_on(other) && !NO_DRIVERS.contains(&other.as_str()));

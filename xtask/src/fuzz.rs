@@ -1,4 +1,4 @@
-//! The fuzzer: each target for a time of its own, from the committed corpus.
+//! `cargo xtask fuzz`: runs each fuzz target for some minutes, from the committed corpus.
 
 use std::env;
 use std::error::Error;
@@ -11,7 +11,7 @@ use crate::child::Child;
 
 const TARGETS: [&str; 2] = ["config", "redaction"];
 const MINUTES: u64 = 10;
-/// What one input may take in seconds and MiB, and how many bytes it may have.
+/// The limits for one input: its time in seconds, the memory in MiB, and its length in bytes.
 const LIMITS: [&str; 3] = ["-timeout=60", "-rss_limit_mb=2048", "-max_len=1024"];
 const MISSING: &str = "cargo-fuzz is missing: `cargo install --locked cargo-fuzz` installs it; libFuzzer needs a C++ \
                        compiler (`apt-get install g++`)";
@@ -36,7 +36,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     let mut found = Vec::new();
     for (number, target) in (1..).zip(TARGETS) {
         println!("== target {number} of {}: {target}, for {minutes} minutes", TARGETS.len());
-        // What is new goes there; the committed corpus is only read.
+        // New inputs go there. The fuzzer only reads the committed corpus.
         let new = folder.join("target/corpus").join(target);
         fs::create_dir_all(&new)?;
         let mut command = fuzz("run", &folder);
@@ -57,12 +57,12 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     Ok(ExitCode::FAILURE)
 }
 
-/// All of ours is safe Rust, so no sanitizer; libFuzzer's own instruments are the compiler's, which the stable one has
-/// but does not offer.
+/// This crate is all safe Rust, so no sanitizer is needed. The coverage instruments of libFuzzer are part of the
+/// compiler. The stable compiler has them too, but `RUSTC_BOOTSTRAP` is needed to use them.
 fn fuzz(verb: &str, folder: &Path) -> Command {
     let mut command = cargo();
     command.env("RUSTC_BOOTSTRAP", "1").current_dir(folder);
-    // What cargo tells us of xtask is no reason to build the dependencies anew.
+    // Cargo sets these variables for xtask. With them, it would build the dependencies anew.
     for (name, _) in env::vars_os() {
         if name.to_string_lossy().starts_with("CARGO_PKG_") || name.to_string_lossy().starts_with("CARGO_MANIFEST_") {
             command.env_remove(name);

@@ -1,4 +1,4 @@
-//! `cargo xtask hot`: the instructions of the hot paths, held against those that are kept in the repository.
+//! `cargo xtask hot`: counts the instructions of the hot paths and compares them with the counts in the repository.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -16,7 +16,7 @@ const RUNNER: &str = "0.20.0";
 /// A path that has grown by more than this many per cent fails.
 const GROWTH: f64 = 5.0;
 
-/// Counts, and compares; with `--keep` what was counted is kept instead.
+/// Counts and compares. With `--keep` it keeps the counts instead of comparing them.
 pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     let keep = match arguments {
         [] => false,

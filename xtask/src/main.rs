@@ -102,7 +102,7 @@ fn demo(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     Ok(code)
 }
 
-/// In a folder of its own, as the flag has everything built anew.
+/// Builds into a folder of its own, because the flag makes cargo build everything anew.
 fn models(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     let child = Child::catching_signals()?;
     let mut command = cargo();
@@ -111,12 +111,12 @@ fn models(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     Ok(child.run(&mut command)?)
 }
 
-/// glibc's allocator keeps what each of its arenas ever needed, some tens of MiB under load, which looks like a leak. With one
-/// arena that gives back what is free, memory that grows is memory that is held.
+/// glibc's allocator keeps the most that each of its arenas ever needed. Under load that is some tens of MiB, which
+/// looks like a leak. With one arena that gives free memory back, a process that grows really holds more memory.
 const ONE_ARENA: [(&str, &str); 3] =
     [("MALLOC_ARENA_MAX", "1"), ("MALLOC_TRIM_THRESHOLD_", "131072"), ("MALLOC_TOP_PAD_", "131072")];
 
-/// The cargo that runs us, so that the toolchain stays the same. It dies with us.
+/// The cargo that runs this program, so that the toolchain stays the same. It gets SIGTERM when this process dies.
 fn cargo() -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "TERM"]).arg(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

@@ -1,4 +1,4 @@
-//! Mutants: the core with one defect at a time put in, and whether a test of the core's own finds it.
+//! `cargo xtask mutants`: puts one defect at a time into the core, and checks whether a test of the core finds it.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -10,24 +10,26 @@ use std::time::{Duration, Instant};
 use crate::child::Child;
 use crate::{cargo, root, target};
 
-/// Some are folders.
+/// The files and folders of `src/lifecycle` that get defects.
 const FILES: [&str; 7] = ["life", "transition", "lease", "close", "probe", "checkout", "wait"];
-/// None of these needs a server.
+/// The integration tests of the core. None of them needs a server.
 const TESTS: [&str; 6] = ["cancellation", "checkout", "checkout_tasks", "events", "lifecycle", "state_machine"];
-/// Only the models have these, or the unit tests; `Debug` is for people, and `Serialize` is not built.
+/// Excluded items: those that only the models or the unit tests use, `Debug`, which is for people, and `Serialize`,
+/// which is not built here.
 const EXCLUDED: &str = r"open_for|open_inside_for|same_in_every_shard|check_idle|::spoil|Life<H>::check( with|$)|tests(::|\.rs)|fmt::Debug|serde::";
 const MINUTES: u64 = 60;
 const COPIES: &str = "copies";
-/// The tests of one mutant, in seconds: the unit tests, and all. A defect that has them wait for ever counts as found.
+/// The time limits for the tests of one mutant, in seconds: for the unit tests alone, and for all tests. A defect that
+/// makes them wait for ever counts as found.
 const TIMEOUTS: [&str; 2] = ["10", "90"];
-/// The tests wait more than they compute, so that two cores are enough for so many mutants with so many tests at once.
+/// The tests wait more than they compute. So two cores are enough for this many jobs with this many test threads each.
 const JOBS: &str = "5";
 const THREADS: &str = "16";
-/// It has tried them all, of which some may have survived, and some may have hung.
+/// The exit codes of a run that tried all mutants. Some mutants may have survived or hung.
 const WHOLE: [u8; 3] = [0, 2, 3];
 const MISSING: &str = "cargo-mutants is missing: `cargo install --locked cargo-mutants` installs it";
 
-/// Goes on where the last run of the same folder ended, for so many minutes, and prints what there is until then.
+/// Continues where the last run of the same folder ended, for so many minutes. Then it prints the results so far.
 pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     let (minutes, files): (u64, _) = match arguments {
         [flag, minutes, files @ ..] if flag == "--minutes" => (minutes.parse()?, files),
@@ -49,7 +51,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     }
     fs::create_dir_all(&copies)?;
     let end = Instant::now() + Duration::from_secs(60 * minutes);
-    // Most defects are found by the unit tests alone, which are built and run in a second.
+    // The unit tests alone find most defects, and they build and run within a second.
     for (tests, timeout) in [&[][..], &TESTS].into_iter().zip(TIMEOUTS) {
         let left = end.saturating_duration_since(Instant::now());
         let code = child.run(&mut pass(tests, timeout, files, &output, left))?;
@@ -62,10 +64,10 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Tries those that are not known to be found, with the unit tests and these, for so long.
+/// Tries the mutants that are not known to be found, with the unit tests and these tests, for so long.
 fn pass(tests: &[&str], timeout: &str, files: &[String], output: &Path, limit: Duration) -> Command {
     let plain = cargo();
-    // It ends by itself once interrupted, and keeps what it knows.
+    // SIGINT makes cargo-mutants end in an orderly way and keep its results.
     let mut command = Command::new("timeout");
     command.args(["--signal=INT", "--kill-after=60s", &format!("{}s", limit.as_secs().max(1))]);
     command.arg(plain.get_program()).args(plain.get_args()).current_dir(root());
@@ -79,7 +81,7 @@ fn pass(tests: &[&str], timeout: &str, files: &[String], output: &Path, limit: D
     for file in FILES.iter().filter(|file| files.is_empty() || files.iter().any(|one| one == *file)) {
         command.args(["--file", &format!("src/lifecycle/{file}.rs"), "--file", &format!("src/lifecycle/{file}/**")]);
     }
-    // For building too, or it would build every test there is.
+    // The tests are named for the build too. Otherwise cargo would build every test there is.
     command.arg("--cargo-arg=--lib").args(tests.iter().map(|test| format!("--cargo-arg=--test={test}")));
     command
 }
@@ -87,7 +89,7 @@ fn pass(tests: &[&str], timeout: &str, files: &[String], output: &Path, limit: D
 const OUTCOMES: [(&str, &str); 4] =
     [("found", "caught.txt"), ("survived", "missed.txt"), ("hung", "timeout.txt"), ("no program", "unviable.txt")];
 
-/// What became of each mutant when it was last tried, this run and all before it.
+/// The outcome of each mutant's last trial, from this run and all runs before it.
 fn known(output: &Path) -> Result<BTreeMap<String, String>, Box<dyn Error>> {
     let ledger = output.join("ledger.txt");
     let lines = fs::read_to_string(&ledger).unwrap_or_default();
@@ -101,7 +103,7 @@ fn known(output: &Path) -> Result<BTreeMap<String, String>, Box<dyn Error>> {
     Ok(known)
 }
 
-/// How many of each file came to which end; and the survivors.
+/// A table of the outcomes per file, and the list of the survivors.
 fn table(known: &BTreeMap<String, String>) -> String {
     let mut counts: BTreeMap<&str, [usize; OUTCOMES.len()]> = BTreeMap::new();
     for (mutant, outcome) in known {

@@ -1,7 +1,7 @@
-//! One duel as an SVG that reads well on light and dark.
+//! Draws one duel as an SVG that reads well on light and dark.
 //!
-//! By hand, since the file is text and rules of style: the crates that plot draw with fixed colours, which follow no dark mode,
-//! and bring along fonts to measure the text with.
+//! The SVG is written by hand, because it is text with style rules. The plotting crates draw with fixed colours that
+//! follow no dark mode, and they bring along fonts to measure text with.
 
 use crate::results::{Row, figure, in_unit, scale};
 use std::fmt::Write;
@@ -9,9 +9,9 @@ use std::fmt::Write;
 const WIDTH: f64 = 800.0;
 const MARGIN: f64 = 16.0;
 const LINE: f64 = 28.0;
-/// Of a letter, about, at the size of the text.
+/// The approximate width of a letter at the text's size.
 const LETTER: f64 = 7.6;
-/// From which span on an axis of powers of ten tells more.
+/// The span, as most over least, from which a logarithmic axis tells more.
 const WIDE: f64 = 15.0;
 const TITLE_LETTERS: usize = 88;
 
@@ -23,7 +23,7 @@ text{font:13px system-ui,-apple-system,'Segoe UI',sans-serif;fill:#1f2328}\
 @media(prefers-color-scheme:dark){text{fill:#f0f6fc}.small{fill:#9198a1}.paper{fill:#0d1117;stroke:#3d444d}\
 .grid{stroke:#3d444d}.ours{fill:#4493f8;stroke:#4493f8}.peer{fill:#9198a1;stroke:#9198a1}.must{stroke:#f0883e}}";
 
-/// Medians as dots, least to most as whiskers, what is claimed at most as a mark.
+/// Draws medians as dots, the range of the samples as whiskers, and the limits of the claims as marks.
 pub(crate) fn svg(row: &Row) -> String {
     let (factor, unit) = scale(&row.unit, row.contestants.iter().map(|one| one.median));
     let limits: Vec<_> = row.claims.iter().filter_map(|judged| judged.limit.as_ref()).collect();
@@ -116,7 +116,7 @@ fn and_then(unit: &str) -> String {
     if unit.is_empty() { String::new() } else { format!("{unit}, ") }
 }
 
-/// From left to right.
+/// The axis from left to right.
 #[derive(Debug, PartialEq)]
 struct Axis {
     logarithmic: bool,
@@ -134,7 +134,7 @@ impl Axis {
         Axis { logarithmic: false, from: 0.0, to: if most > 0.0 { most * 1.05 } else { 1.0 } }
     }
 
-    /// How far from the left, of 1.
+    /// The position of a value from the left, as a share of 1.
     fn share(&self, value: f64) -> f64 {
         match self.logarithmic {
             true => (value / self.from).ln() / (self.to / self.from).ln(),
@@ -144,7 +144,7 @@ impl Axis {
 
     fn ticks(&self) -> Vec<f64> {
         if !self.logarithmic {
-            // Four to nine of them.
+            // Four to nine ticks.
             let power = 10f64.powf((self.to / 4.0).log10().floor());
             let step = [5.0, 2.0, 1.0].map(|digit| digit * power).into_iter().find(|step| step * 4.0 <= self.to);
             let step = step.unwrap_or(power);
@@ -161,7 +161,7 @@ impl Axis {
     }
 }
 
-/// In lines of so many letters, broken between words.
+/// Breaks the text between words into lines of so many letters.
 fn wrapped(text: &str, letters: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split_whitespace() {

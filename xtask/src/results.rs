@@ -1,7 +1,7 @@
-//! What the duels wrote down, and the table of it.
+//! Reads the rows that the duels wrote, and makes the table and the plots of them.
 //!
-//! `benches/results/` has a file for each part of the bench, a line for each duel. All else in `benches/` that
-//! tells figures is made of that.
+//! `benches/results/` has a file for each part of the bench and a line for each duel. Every other figure in `benches/`
+//! is made of these files.
 
 use crate::plot;
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-/// In the folder of the benches.
+/// The names of the table, of the folder of rows and of the folder of plots, in `benches/`.
 pub(crate) const TABLE: &str = "RESULTS.md";
 pub(crate) const KEPT: &str = "results";
 pub(crate) const PLOTS: &str = "plots";
@@ -23,18 +23,18 @@ pub(crate) struct Part {
     rows: Vec<Row>,
 }
 
-/// The first line of its file.
+/// The first line of a part's file.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Head {
     pub(crate) name: String,
     title: String,
     place: usize,
-    /// The versions of those that it used.
+    /// The versions of the servers that the part used.
     servers: BTreeMap<String, String>,
     pub(crate) run: Option<Run>,
 }
 
-/// When and on what it was measured.
+/// The date, commit, machine and crates of a measurement.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Run {
     pub(crate) date: String,
@@ -107,7 +107,7 @@ pub(crate) fn write(folder: &Path) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Parts that are no more.
+/// Deletes the files of parts that no longer exist.
 pub(crate) fn forget_all_but(names: &[&str], folder: &Path) -> Result<(), Box<dyn Error>> {
     for part in read(&folder.join(KEPT))? {
         if !names.contains(&&*part.head.name) {
@@ -179,7 +179,7 @@ claimed, for the reason given; what `meets the aim` is as good as it is to becom
 ";
 
 impl Run {
-    /// What does not change from run to run.
+    /// The facts that do not change from run to run.
     fn place(&self) -> (&Machine, &BTreeMap<String, String>) {
         (&self.machine, &self.crates)
     }
@@ -207,13 +207,13 @@ impl Part {
 }
 
 impl Row {
-    /// What was done, as a sentence begins.
+    /// The description of the duel, with a capital first letter.
     pub(crate) fn title(&self) -> String {
         let mut rest = self.what.chars();
         rest.next().map_or(String::new(), |first| first.to_uppercase().chain(rest).collect())
     }
 
-    /// Of the table.
+    /// The row's line in the table.
     fn line(&self) -> String {
         let (factor, unit) = scale(&self.unit, self.contestants.iter().map(|one| one.median));
         let contestants = self.contestants.iter().map(|one| {
@@ -239,7 +239,7 @@ impl Measured {
         self.name.starts_with("resource_pool")
     }
 
-    /// Least and most.
+    /// The least and the most of the samples.
     pub(crate) fn span(&self) -> (f64, f64) {
         let all = self.samples.iter().copied();
         (all.clone().fold(f64::INFINITY, f64::min), all.fold(f64::NEG_INFINITY, f64::max))
@@ -260,7 +260,7 @@ impl Judged {
     }
 }
 
-/// What to divide by, and the unit then, so that the least of these is a handy number.
+/// The divisor and its unit, chosen so that the least of these values is a handy number.
 pub(crate) fn scale(unit: &str, values: impl IntoIterator<Item = f64>) -> (f64, String) {
     let least = values.into_iter().map(f64::abs).fold(f64::INFINITY, f64::min);
     let (factor, prefix) = match unit.strip_prefix("ns") {
@@ -275,7 +275,7 @@ pub(crate) fn in_unit(value: f64, unit: &str) -> String {
     format!("{} {unit}", figure(value)).trim_end().to_owned()
 }
 
-/// With as many digits as say something.
+/// The value with as many digits as say something.
 pub(crate) fn figure(value: f64) -> String {
     let decimals = match value.abs() {
         _ if value.fract() == 0.0 => 0,

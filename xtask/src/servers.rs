@@ -1,10 +1,10 @@
-//! The servers of one run.
+//! Starts the servers of one run, and tells the child where they are.
 
 use services::{ClickHouseBridge, Error, Kind, Service};
 use std::env;
 use std::time::Instant;
 
-/// What was started, and what its users must know of it.
+/// The servers of one run, and the environment variables with their URLs.
 #[derive(Debug)]
 pub(crate) struct Servers {
     services: Vec<Service>,
@@ -12,7 +12,7 @@ pub(crate) struct Servers {
     environment: Vec<(String, String)>,
 }
 
-/// Installs what is missing.
+/// Installs the servers that this machine lacks.
 pub(crate) fn set_up() -> Result<(), Box<dyn std::error::Error>> {
     services::install(&Kind::ALL)?;
     ClickHouseBridge::install()?;
@@ -20,7 +20,7 @@ pub(crate) fn set_up() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 impl Servers {
-    /// One of each, unless the user has given the URL of another one.
+    /// Starts one of each kind, unless the user has given the URL of another one.
     pub(crate) fn for_demo() -> Result<Servers, Error> {
         let mut servers = Servers::start(Kind::url_variable)?;
         let url = |service: &Service| (service.kind().url_variable().to_string(), service.url().to_string());
@@ -28,7 +28,7 @@ impl Servers {
         Ok(servers)
     }
 
-    /// One of each and today's ClickHouse engine, for all test binaries together.
+    /// Starts one of each kind and today's ClickHouse engine, for all test binaries together.
     pub(crate) fn for_tests() -> Result<Servers, Error> {
         let mut servers = Servers::start(Kind::variable)?;
         if !is_given(ClickHouseBridge::VARIABLE) {
@@ -44,12 +44,12 @@ impl Servers {
         Ok(servers)
     }
 
-    /// Variables for the child.
+    /// The variables that the child gets.
     pub(crate) fn environment(&self) -> impl Iterator<Item = (&str, &str)> {
         self.environment.iter().map(|(name, url)| (name.as_str(), url.as_str()))
     }
 
-    /// In an orderly way, as their users' data is of no more use.
+    /// Stops the servers. Their data is of no more use.
     pub(crate) fn stop(self) {
         drop(self);
     }

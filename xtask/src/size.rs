@@ -1,7 +1,8 @@
-//! `cargo xtask bench size`: how large a program becomes by the pool, and how long it takes to compile.
+//! `cargo xtask bench size`: how much larger the pool makes a program, and how long it takes to compile.
 //!
-//! Each feature has two small programs, one with the pool and one with the bare driver, compiled for release with the
-//! versions of our `Cargo.lock` in folders of their own, so that each compiles all that it needs. Takes a quarter of an hour.
+//! Each feature has two small programs, one with the pool and one with the bare driver. Both are compiled for release
+//! with the versions of our `Cargo.lock`. Each has a target folder of its own, so it compiles all that it needs. That
+//! takes a quarter of an hour.
 
 use crate::child::Child;
 use crate::{cargo, root, target};
@@ -12,17 +13,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-/// The part's name, which has to be asked for.
+/// The part's name. The part runs only if the user asks for it.
 pub(crate) const NAME: &str = "size";
 const TITLE: &str = "Size and compile time";
-/// Behind all others.
+/// The part's place in the table, behind all others.
 const PLACE: usize = 1000;
 
-/// A feature, and what a program does with the pool and with the driver.
+/// A feature, and the statements of a program that uses the pool, or the driver.
 struct Feature {
     name: &'static str,
     ours: &'static str,
-    /// The driver's statements, and what stands outside `main`.
+    /// The statements of the program that uses the driver.
     theirs: &'static str,
 }
 
@@ -81,13 +82,13 @@ struct Program {
     main: String,
 }
 
-/// What came of one.
+/// The measurements of one compiled program.
 struct Compiled {
     name: String,
-    /// In MiB, as cargo leaves it and stripped.
+    /// The size in MiB, as cargo leaves it, and stripped.
     size: f64,
     stripped: f64,
-    /// In seconds: with all that it needs, and our crate alone.
+    /// The time in seconds: with all dependencies, and for our crate alone. `None` for a program without our crate.
     tree: f64,
     own: Option<f64>,
 }
@@ -111,7 +112,7 @@ pub(crate) fn run(child: &Child, folder: &Path) -> Result<(), Box<dyn Error>> {
     Ok(fs::write(folder.join(format!("{NAME}.jsonl")), lines)?)
 }
 
-/// As the duels write theirs.
+/// A row in the format of the duels.
 fn row(id: &str, what: String, unit: &str, figures: Vec<(&str, f64)>) -> Value {
     let measured = |(name, figure): &(&str, f64)| json!({ "name": name, "samples": [figure], "median": figure });
     let contestants: Vec<_> = figures.iter().map(measured).collect();
@@ -121,7 +122,7 @@ fn row(id: &str, what: String, unit: &str, figures: Vec<(&str, f64)>) -> Value {
 fn programs() -> Result<Vec<Program>, Box<dyn Error>> {
     let manifest = fs::read_to_string(root().join("Cargo.toml"))?;
     let (_, ours) = manifest.split_once("\n[dependencies]\n").ok_or("no dependencies")?;
-    // The same versions and features as ours.
+    // The versions and features of our own manifest.
     let dependency = |name: &str| -> Result<String, Box<dyn Error>> {
         let line = ours.lines().find(|line| line.starts_with(&format!("{name} = ")));
         Ok(line.ok_or_else(|| format!("no dependency {name}"))?.replace(", optional = true", ""))
@@ -176,7 +177,7 @@ impl Program {
             fs::remove_dir_all(&folder)?;
         }
         fs::create_dir_all(folder.join("src"))?;
-        // A workspace of its own, though it lies in ours.
+        // An empty `[workspace]` makes the program a workspace of its own, though its folder lies in ours.
         let head = "[package]\nname = \"program\"\nedition = \"2024\"\n\n[workspace]\n\n[dependencies]\n";
         fs::write(folder.join("Cargo.toml"), format!("{head}{}\n", self.dependencies.join("\n")))?;
         fs::copy(root().join("Cargo.lock"), folder.join("Cargo.lock"))?;

@@ -1,4 +1,4 @@
-//! `cargo xtask soak`: mixed load and faults, for as long as one likes.
+//! `cargo xtask soak`: mixed load and faults, for as long as you like.
 
 use crate::{ONE_ARENA, cargo, child::Child, servers};
 use std::error::Error;
@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 const MINUTES: &str = "20";
 
-/// `--minutes N`, and `--seed N` to have a run's faults again.
+/// Takes `--minutes N`, and `--seed N` to repeat the faults of an earlier run.
 pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     let child = Child::catching_signals()?;
     let mut command = cargo();

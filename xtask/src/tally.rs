@@ -1,8 +1,8 @@
-//! How many tests ran, per backend, and which of them failed.
+//! Counts the tests that ran, per backend, and lists those that failed.
 
 use std::fmt;
 
-/// Words in the name of a test, or of the binary that it is in, and the backend that they stand for.
+/// A backend, and the words that stand for it in the name of a test or of its binary.
 const BACKENDS: [(&str, &[&str]); 4] = [
     ("MongoDB", &["mongo"]),
     ("RabbitMQ", &["rabbit", "amqp", "lapin"]),
@@ -10,7 +10,7 @@ const BACKENDS: [(&str, &[&str]); 4] = [
     ("Redis", &["redis"]),
 ];
 
-/// Counts as the lines come by.
+/// The counts so far. `count` updates them with each line of output.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     binary: String,
@@ -19,14 +19,14 @@ pub(crate) struct Tally {
     executed: usize,
     failed: Vec<String>,
     binaries: usize,
-    /// Passed, failed, ignored, measured, filtered out: the sums of what each binary says at its end.
+    /// The sums of each binary's result line: passed, failed, ignored, measured, filtered out.
     totals: [usize; TOTALS.len()],
 }
 
 const TOTALS: [&str; 5] = ["passed", "failed", "ignored", "measured", "filtered out"];
 
 impl Tally {
-    /// Whether a test has run by now.
+    /// Counts one line of output. The result says whether the tests have begun.
     pub(crate) fn count(&mut self, line: &str) -> bool {
         let line = line.trim();
         if let Some(binary) = line.strip_prefix("Running ").or_else(|| line.strip_prefix("Doc-tests ")) {
@@ -36,7 +36,7 @@ impl Tally {
             self.binaries += 1;
             self.add_totals(result);
         } else if let Some((name, outcome)) = line.strip_prefix("test ").and_then(|test| test.split_once(" ... ")) {
-            // Output of the test may stand where the outcome belongs.
+            // A test's own output may stand where its outcome belongs.
             if !outcome.starts_with("ignored") {
                 self.add_test(name);
             }

@@ -1,4 +1,6 @@
-//! Every test against real servers, as often as asked for and beside as much other work as asked for.
+//! `cargo xtask test`: runs every test against real servers, once or several times, alone or beside busy loops.
+//!
+//! The busy loops are threads that share one flag. `Loops` sets it when it drops, and then they end. There is no lock.
 
 use std::env;
 use std::error::Error;
@@ -15,7 +17,7 @@ use crate::tally::Tally;
 
 const EXPECTED: &str = "expected `--busy N`, `--times N`, and then what `cargo test` takes";
 
-/// Runs the tests once, or `--times N`, each round with servers of its own, beside no busy loop or `--busy N`.
+/// Runs the tests once, or `--times N`, each round with servers of its own. `--busy N` adds so many busy loops.
 pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     let (mut busy, mut times, mut rest) = (0, 1, arguments);
     while let [flag, number, others @ ..] = rest {
@@ -51,7 +53,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
         }
         let mut loops = None;
         let code = child.run_watched(command, |line| {
-            // What builds the tests is no test.
+            // The loops start with the first test, so that they do not slow down the build.
             if tally.count(line) && loops.is_none() {
                 loops = Some(Loops::spin(busy));
             }
@@ -66,7 +68,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     Ok(outcome)
 }
 
-/// Threads that do nothing but compute, until they are dropped.
+/// Threads that only compute, until this value is dropped.
 struct Loops(Arc<AtomicBool>);
 
 impl Loops {
