@@ -114,7 +114,7 @@ pub use lifecycle::model;
 pub use ::r2d2;
 
 macro_rules! exports {
-    ($($feature:literal $what:literal $kind:ident $named:ident $with:ident $type:ident $config:ident $resource:ident $task:ty, $thread:ty, $guard:literal;)*) => {
+    ($($feature:literal $what:literal $kind:ident $named:ident $with:ident $type:ident $config:ident $resource:ident $task:ty, $thread:ty, $task_guard:literal $guard:literal;)*) => {
         $(
             #[cfg(feature = $feature)]
             pub use crate::{kinds::$kind::exports::root::*, pool::global::$kind};

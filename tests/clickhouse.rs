@@ -1,5 +1,5 @@
-//! ClickHouse on both facades, against a real old server and, where the driver can show more
-//! there, against today's engine behind its bridge.
+//! ClickHouse on both facades. Most tests run against a real old server and, through a bridge, against today's engine,
+//! which can show more of the driver.
 
 #![cfg(feature = "clickhouse")]
 #![allow(missing_docs)]
@@ -26,19 +26,19 @@ use resource_pool::{
 use serde::{Deserialize, Deserializer, Serialize};
 use services::{BlackHole, ClickHouseBridge, Kind, Service};
 
-/// A frozen server must show as an error within this.
+/// The limit for a frozen server to show as an error.
 const FROZEN: Duration = Duration::from_secs(5);
-/// Longer than a busy machine takes for anything here.
+/// The limit for any expected change. A busy machine needs less.
 const SOON: Duration = Duration::from_secs(20);
-/// Eight seconds, a second for each row.
+/// A query of eight seconds, one second for each row.
 const SLOW: &str = "SELECT sleep(1) FROM numbers(8) SETTINGS max_block_size = 1";
-/// Longer than any test looks.
+/// A query that outlasts every test.
 const ENDLESS: &str = "SELECT sleep(1) FROM numbers(60) SETTINGS max_block_size = 1";
 const TABLE: &str =
     "CREATE TABLE bars (code String, day UInt32, close Float64) ENGINE = MergeTree ORDER BY (code, day)";
 
-/// Tests that today's engine cannot be put to through the bridge, by name: those that are for
-/// the old server alone, and why. All others run against both.
+/// The tests that do not run on today's engine through the bridge, by name, and why. They run against the old server
+/// alone. All others run against both.
 const NOT_THROUGH_THE_BRIDGE: &[(&str, &str)] = &[
     ("clickhouse_native_port_is_refused_with_the_remedy", "it has no native port"),
     ("clickhouse_old_server_needs_validation_off", "it is not old"),
@@ -78,7 +78,7 @@ fn today() -> Server {
     Server::Today(ClickHouseBridge::start().expect("today's ClickHouse"))
 }
 
-/// The same test against both.
+/// The same test against both servers.
 macro_rules! both {
     ($($case:ident: $old:ident, $today:ident;)*) => { $(
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -153,7 +153,7 @@ fn pool_of(config: ClickHouseConfig) -> ResourcePool {
     builder.resource(config).build().expect("a pool")
 }
 
-/// With the limits that are promised.
+/// A pool with the limits that the guide promises.
 fn hurried(server: &Service) -> ResourcePool {
     ResourcePool::builder().environment([("", ""); 0]).resource(config(server)).build().expect("a pool")
 }
@@ -179,7 +179,7 @@ struct Bar {
     close: f64,
 }
 
-/// A bar whose close fits into the table only where this says so.
+/// A bar whose `close` fits into the table only if it is true.
 #[derive(Row, Serialize)]
 struct Misfit {
     code: String,
@@ -204,7 +204,7 @@ async fn insert(client: &Client, days: impl IntoIterator<Item = u32>) -> clickho
     insert.end().await
 }
 
-/// A blocking call, off the test's runtime.
+/// Runs a blocking call on a thread outside of the test's runtime.
 async fn on_thread<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> T {
     let (sender, receiver) = tokio::sync::oneshot::channel();
     thread::spawn(move || drop(sender.send(call())));
@@ -255,7 +255,7 @@ async fn works_for_threads(server: &Server) {
         assert_eq!(clickhouse.query_rows::<Bar>(bound).unwrap(), [bar(8), bar(9)]);
         let days = clickhouse.query_iter::<u32>("SELECT day FROM bars ORDER BY day").unwrap();
         assert_eq!(days.collect::<Result<Vec<_>, _>>().unwrap(), (0..10).collect::<Vec<_>>());
-        // A row that does not fit is told as such, and those before it are not stored either.
+        // The error names the row that does not fit. The rows before it are not stored either.
         let misfits = [true, false].map(|close| Misfit { code: "AAPL".to_owned(), day: 1, close });
         let misfit = clickhouse.insert_rows("bars", misfits).unwrap_err();
         assert!(misfit.to_string().contains("it does not fit"), "{misfit}");
@@ -275,7 +275,7 @@ async fn works_for_tasks(server: &Server) {
     let before = server.established().unwrap();
     let pool = pool(server);
     let clickhouse = pool.clickhouse().await.unwrap();
-    // In a task, as each of them is `Send`.
+    // All of these futures are `Send`, so they run in a spawned task.
     let task = tokio::spawn(async move {
         clickhouse.execute(TABLE).await.unwrap();
         assert_eq!(clickhouse.insert_rows("bars", (0..10).map(bar)).await.unwrap(), 10);
@@ -287,11 +287,11 @@ async fn works_for_tasks(server: &Server) {
             assert_eq!(days.next().await.unwrap().unwrap(), day);
         }
         assert!(days.next().await.is_none() && days.next().await.is_none());
-        // A row that does not fit is told as such, and those before it are not stored either.
+        // The error names the row that does not fit. The rows before it are not stored either.
         let misfits = [true, false].map(|close| Misfit { code: "AAPL".to_owned(), day: 1, close });
         let misfit = clickhouse.insert_rows("bars", misfits).await.unwrap_err();
         assert!(misfit.to_string().contains("it does not fit"), "{misfit}");
-        // Errors are the pool's, with the driver's as the source and what to do about them.
+        // Errors are the pool's. They have the driver's error as their source and say what to do about it.
         let unknown = clickhouse.execute("SELECT nothing").await.unwrap_err();
         let cause = std::error::Error::source(&unknown).unwrap();
         assert!(matches!(cause.downcast_ref(), Some(clickhouse::error::Error::BadResponse(_))), "{cause:?}");
@@ -301,7 +301,7 @@ async fn works_for_tasks(server: &Server) {
         clickhouse
     });
     let clickhouse = task.await.unwrap();
-    // The iterator of rows is code of the user's, and finds the user's runtime.
+    // The rows' iterator is user code, and it runs on the user's runtime.
     server.sql("TRUNCATE TABLE bars");
     let here = tokio::runtime::Handle::current().id();
     let rows = (0..130).map(|day| {
@@ -369,7 +369,7 @@ async fn inserts_in_bulk_and_streams(server: &Server) {
             2 * ROWS,
             started.elapsed()
         );
-        // One given up half-way leaves nothing behind.
+        // Dropping an iterator half-way leaves nothing behind.
         let mut rows = clickhouse.query_iter::<u64>("SELECT number FROM system.numbers").unwrap();
         assert_eq!(rows.nth(1000).unwrap().unwrap(), 1000);
         drop(rows);
@@ -379,9 +379,9 @@ async fn inserts_in_bulk_and_streams(server: &Server) {
     .await;
 }
 
-/// Rows for threads are read on the pool's runtime; what goes wrong there comes where they are asked for.
+/// Rows for threads are read on the pool's runtime. An error or a panic there reaches the thread that asks for the row.
 async fn reads_ahead(server: &Server) {
-    /// Of each server.
+    /// The number of rows read from each server.
     static READ: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
     const BATCH: usize = 1024;
 
@@ -407,7 +407,7 @@ async fn reads_ahead(server: &Server) {
         let mut rows = clickhouse.query_iter::<Counted>(&endless).unwrap();
         let first = rows.next().unwrap().unwrap();
         assert_eq!((usize::from(first.server), first.number), (number, 0));
-        // More than can be in hand.
+        // The limit is more than the pool can hold in hand.
         until(SOON, || READ[number].load(Ordering::SeqCst) > BATCH);
         for _ in 0..20 {
             assert_eq!(clickhouse.query_rows::<u8>("SELECT 1").unwrap(), [1]);
@@ -424,7 +424,8 @@ async fn reads_ahead(server: &Server) {
         assert_eq!(message(panicked.unwrap_err()).unwrap(), "no third row");
         assert!(rows.next().is_none(), "it ends after a panic");
 
-        // Rows that came before an error come before it here, too. The driver takes this error of an old server's for the end.
+        // Rows that came before an error come before it here, too. With an old server, the driver takes this error for
+        // the end.
         let failing = "SELECT throwIf(number = 5000000) FROM numbers(6000000) SETTINGS max_threads = 1";
         let mut last = None;
         let mut rows = clickhouse.query_iter::<u8>(failing).unwrap();
@@ -437,7 +438,7 @@ async fn reads_ahead(server: &Server) {
     .await;
 }
 
-/// A row whose reading panics at the third.
+/// A row whose deserializer panics at the third row.
 #[derive(Debug, Row, Deserialize)]
 struct Broken {
     #[serde(deserialize_with = "panics")]
@@ -451,7 +452,7 @@ fn panics<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     }
 }
 
-/// Rows for tasks are read in the same way, and waiting for one can be given up.
+/// Rows for tasks are read in the same way. A wait for one can be dropped.
 async fn reads_ahead_of_a_task(server: &Server) {
     let pool = pool(server);
     let clickhouse = pool.clickhouse().await.unwrap();
@@ -470,7 +471,7 @@ async fn reads_ahead_of_a_task(server: &Server) {
     assert!(end.is_none() && given_up > 0, "{end:?} after {given_up}");
     assert!((0..300_000).eq(came), "a row is lost, or came twice");
 
-    // One given up half-way leaves nothing behind, nor does one that nobody has begun to wait for.
+    // An iterator that is dropped half-way leaves nothing behind, and neither does one that nobody has polled.
     let mut rows = clickhouse.query_iter::<u64>("SELECT number FROM system.numbers").await.unwrap();
     assert_eq!(rows.next().await.unwrap().unwrap(), 0);
     drop(rows);
@@ -498,7 +499,7 @@ async fn reads_ahead_of_a_task(server: &Server) {
         came += usize::from(row.is_ok());
         last = row.err();
     }
-    // The driver takes this error of an old server's for the end.
+    // With an old server, the driver takes this error for the end.
     let is_told = matches!(server, Server::Today(_));
     assert!((1..5_000_000).contains(&came) && last.is_some() == is_told, "{came}, then {last:?}");
     assert!(rows.next().await.is_none(), "it ends after an error");
@@ -531,7 +532,7 @@ async fn settings_arrive(server: &Server) {
             on_thread(move || blocking.clickhouse().unwrap().query_rows(ASK)).await.unwrap();
         assert_eq!(settings, expected(block));
     }
-    // One that the server does not know is told when connecting, at once.
+    // A setting that the server does not know fails the connect at once.
     let error = pool_of(self::config(server).setting("no_such_setting", "1")).clickhouse().await.unwrap_err();
     assert!(matches!(&error, Error::Connect(connect) if connect.permanent), "{error}");
     assert!(error.to_string().contains("no_such_setting"), "{error}");
@@ -565,7 +566,7 @@ async fn compresses(server: &Server) {
     assert_eq!(server.count(), 2 * u64::from(ROWS));
 }
 
-/// Counts what passes.
+/// A proxy that counts bytes.
 struct Meter {
     port: u16,
     up: Arc<AtomicU64>,
@@ -666,7 +667,7 @@ async fn scoped(server: &Server) {
     assert!(panicked.join().is_err());
     back();
 
-    // Outside any runtime.
+    // The guard drops outside of any runtime.
     let guard = ClickHouse::scoped(config(server)).await.unwrap();
     guard.query("SELECT 1").execute().await.unwrap();
     thread::spawn(move || drop(guard)).join().unwrap();
@@ -676,7 +677,7 @@ async fn scoped(server: &Server) {
 async fn cold_rush(server: &Server) {
     let before = server.established().unwrap();
     let mut options = Options::default();
-    // Two callers for each connection, on a machine that does other things too.
+    // Two callers share each connection, on a machine that does other work too.
     options.acquire_timeout = Duration::from_secs(60);
     let pool =
         ResourcePool::builder().environment([("", ""); 0]).options(options).resource(config(server)).build().unwrap();
@@ -713,7 +714,7 @@ async fn cold_rush(server: &Server) {
     threads.into_iter().for_each(|thread| thread.join().unwrap());
     assert_eq!(done.load(Ordering::Relaxed), 2000);
     assert_eq!(pool.status().resource("clickhouse").unwrap().generation, 1);
-    // Once all is done, at most the idle ones, and the prober's.
+    // At the end at most the idle connections and the prober's are left.
     until_async(SOON, async || server.established().unwrap() - before <= 16 + 1).await;
     let report = pool.close_all().await;
     assert!(report.all_closed(), "{report}");
@@ -764,7 +765,7 @@ async fn drain_waits(server: &Server) {
         clickhouse.work.iter().find(|(work, _)| *work == Work::Operation).map_or(0, |(_, count)| *count)
     };
     assert_eq!(busy(), 0);
-    // A query and an insert begun through the native client, which nobody leases any more.
+    // A query and an insert through the native client. Its lease has been dropped.
     let asked = Instant::now();
     let query = tokio::spawn({
         let query = clickhouse.query("SELECT sleep(1) FROM numbers(3) SETTINGS max_block_size = 1");
@@ -800,11 +801,11 @@ async fn closed_for_clones(server: &Server) {
     let mut rows = clickhouse.insert::<Bar>("bars").await.unwrap();
     rows.write(&bar(1)).await.unwrap();
     let in_flight = tokio::spawn(clickhouse.query(ENDLESS).execute());
-    // A result that nobody reads on, so that nobody looks at its socket either.
+    // A result that is not read further, so that nothing polls its socket.
     let mut unread = clickhouse.query("SELECT number FROM system.numbers").fetch::<u64>().unwrap();
     assert_eq!(unread.next().await.unwrap(), Some(0));
     until_async(SOON, async || pool.status().resource("clickhouse").unwrap().usage.in_use == Some(3)).await;
-    // None ends by itself: the drain waits as long as it may, and then they are cut.
+    // None of the three ends by itself. The drain waits as long as it may, and then the pool cuts them.
     let limit = Duration::from_secs(4);
     let (report, took) = stopped(pool.close_all_within(limit)).await;
     assert!(took < limit + Duration::from_secs(1), "{report}");
@@ -870,7 +871,7 @@ async fn frozen_during_calls(server: &Server) {
     println!("clickhouse: a frozen server ended every call after {took:?}");
     assert!(calls.into_iter().all(|failed| failed.unwrap()));
     assert!(took < FROZEN, "{took:?}");
-    // New calls fail as well, on both facades.
+    // New calls on both facades fail as well.
     let lost = pool.clickhouse().await.unwrap_err();
     assert!(lost.is_transient(), "{lost}");
     let (again, took) = stopped(clickhouse.query("SELECT 1").execute()).await;
@@ -890,7 +891,7 @@ async fn fails<T, E>(call: impl Future<Output = Result<T, E>>) -> bool {
     call.await.is_err()
 }
 
-/// Cut verbs of the pool answer its errors, which tell whether the call may be repeated.
+/// A verb that is cut returns the pool's error, which says whether the call may be repeated.
 async fn cut_verbs(server: &Server) {
     server.sql(TABLE);
     let pool = hurried(server);
@@ -900,7 +901,8 @@ async fn cut_verbs(server: &Server) {
     let (query, execute, insert) = (Arc::clone(&clickhouse), Arc::clone(&clickhouse), Arc::clone(&clickhouse));
     let query = tokio::spawn(async move { query.query_rows::<u8>(ENDLESS).await.map(drop) });
     let execute = tokio::spawn(async move { execute.execute(ENDLESS).await });
-    // Its rows never end. Before the first of them the driver may ask for the table's types, which only reads.
+    // The insert's rows never end. Before the first row, the driver may ask for the table's types, which is only a
+    // read.
     let written = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&written);
     let bars = (0..).map(bar).inspect(move |_| {
@@ -936,7 +938,7 @@ async fn cut_verbs(server: &Server) {
         };
         assert!(is_as_told, "{index}: {error}");
     }
-    // New ones fail too, and work again under the same lease.
+    // New calls fail too, and work again under the same lease after the thaw.
     let (lost, took) = stopped(clickhouse.execute("SELECT 1")).await;
     let lost = lost.unwrap_err();
     assert!(lost.is_transient() && took < FROZEN, "{lost}, {took:?}");
@@ -989,7 +991,7 @@ async fn frozen_at_close(server: &Server) {
     assert!(in_flight.within(SOON).await.unwrap().is_err());
     println!("clickhouse: closed a frozen server after {took:?}");
 
-    // An idle one is closed at once, from threads too.
+    // A pool without work closes at once, from threads too.
     server.thaw().unwrap();
     let idle = blocking::ResourcePool::from(pool_of(config(server)));
     let pool = idle.clone();
@@ -998,7 +1000,7 @@ async fn frozen_at_close(server: &Server) {
     let started = Instant::now();
     let report = on_thread(move || idle.close_all().unwrap()).await;
     assert!(report.all_closed(), "{report}");
-    // Less than any goodbye is waited for that a frozen server leaves unanswered.
+    // A disconnect that a frozen server leaves unanswered would take longer.
     assert!(started.elapsed() < FROZEN, "{:?}", started.elapsed());
     server.thaw().unwrap();
     assert_eq!(server.await_established(before, SOON).unwrap(), before);
@@ -1077,7 +1079,7 @@ async fn errors(server: &Server) {
     assert!(matches!(unknown, Error::Operation { .. }), "{unknown}");
     assert!(unknown.to_string().contains("Code: 47"), "{unknown}");
     assert!(matches!(halfway, Error::Operation { .. } | Error::Lost { .. }), "{halfway}");
-    // The driver's error is there to be looked at.
+    // The driver's error is the source.
     let cause = std::error::Error::source(&unknown).unwrap();
     assert!(matches!(cause.downcast_ref(), Some(clickhouse::error::Error::BadResponse(_))), "{cause:?}");
 
@@ -1086,7 +1088,7 @@ async fn errors(server: &Server) {
         #[allow(dead_code)]
         n: String,
     }
-    // Validation names a wrong type.
+    // With validation, the error names the wrong type.
     if matches!(server, Server::Today(_)) {
         let clickhouse = pool.clickhouse().await.unwrap();
         let error = clickhouse.query("SELECT toUInt8(1) AS n").fetch_one::<Wrong>().await.unwrap_err();
@@ -1100,13 +1102,13 @@ async fn errors(server: &Server) {
 }
 
 async fn guard_outlives(server: &Server) {
-    // Away from this test's runtime.
+    // The thread is outside of this test's runtime.
     thread::scope(|scope| scope.spawn(|| guard_outlives_on_a_thread(server)).join()).unwrap();
 }
 
 fn guard_outlives_on_a_thread(server: &Server) {
     let pool = pool(server);
-    // A runtime that nobody drives keeps what was opened on it from moving.
+    // The connection would not make progress if it lived on this runtime, because nothing drives it.
     let first = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let control = bare(server);
     let clickhouse = first.block_on(async {
@@ -1125,7 +1127,7 @@ fn guard_outlives_on_a_thread(server: &Server) {
 }
 
 async fn waits_where_it_may(server: &Server) {
-    // Away from this test's runtime.
+    // The thread is outside of this test's runtime.
     thread::scope(|scope| scope.spawn(|| waits_where_it_may_on_a_thread(server)).join()).unwrap();
 }
 
@@ -1133,7 +1135,7 @@ fn waits_where_it_may_on_a_thread(server: &Server) {
     let several = tokio::runtime::Runtime::new().unwrap();
     let single = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let fresh = || blocking::ResourcePool::from(pool(server));
-    // On a worker, by block_in_place; in spawn_blocking of either kind.
+    // On a worker it waits by `block_in_place`, and in `spawn_blocking` of either runtime it just waits.
     let pool = fresh();
     let on_worker = several.spawn(async move { pool.clickhouse().unwrap().query_rows::<u8>("SELECT 1").unwrap() });
     assert_eq!(several.block_on(on_worker).unwrap(), [1]);
@@ -1142,7 +1144,7 @@ fn waits_where_it_may_on_a_thread(server: &Server) {
         let used = runtime.spawn_blocking(move || pool.clickhouse().unwrap().query_rows::<u8>("SELECT 1").unwrap());
         assert_eq!(runtime.block_on(used).unwrap(), [1]);
     }
-    // On a current-thread runtime it cannot wait, but what is ready it gets; a query has to wait.
+    // On a current-thread runtime it cannot wait. It gets a ready lease, but a query would have to wait.
     let pool = fresh();
     let refused = single.block_on(async { pool.clickhouse().map(drop) });
     assert!(matches!(refused, Err(Error::InAsyncContext { .. })), "{refused:?}");
@@ -1164,7 +1166,7 @@ async fn clickhouse_native_port_is_refused_with_the_remedy() {
     assert!(error.to_string().contains("use the HTTP port, 8123 by default"), "{error}");
 }
 
-/// The driver's default fails on a server of before 2019; ours asks for the version.
+/// The driver's validation fails on a server of before 2019. The pool asks for the server's version.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clickhouse_old_server_needs_validation_off() {
     let server = old();
@@ -1183,7 +1185,7 @@ async fn clickhouse_trap_nagle_delays_one_row_inserts() {
     server.sql("CREATE TABLE bars (code String, day UInt32, close Float64) ENGINE = Memory");
     let pool = pool(&server);
     let ours = Client::clone(&*pool.clickhouse().await.unwrap());
-    // Of the inserts that wait for the other side's delayed acknowledgement, 40 ms.
+    // The number of inserts that waited for the other side's delayed acknowledgement of 40 ms.
     let stalled = async |client: &Client| {
         insert(client, 0..1).await.unwrap();
         let mut stalled = 0;
@@ -1196,7 +1198,7 @@ async fn clickhouse_trap_nagle_delays_one_row_inserts() {
     };
     let bare = bare(&server);
     let (mut ours_stalled, mut bare_stalled) = (0, 0);
-    // On a busy machine few of the driver's do, and some of anybody's.
+    // On a busy machine few of the driver's inserts stall, and any client may have some that do.
     for _ in 0..60 {
         ours_stalled += stalled(&ours).await;
         bare_stalled += stalled(&bare).await;
@@ -1211,7 +1213,7 @@ async fn clickhouse_trap_nagle_delays_one_row_inserts() {
 async fn trap_credentials(server: &Server) {
     let control = Client::default().with_url(server.url()).with_validation(false);
     let refused = control.query("SELECT currentDatabase()").fetch_one::<String>().await;
-    // A server that has no user of the driver's default refuses, the other serves its default database.
+    // A server without the driver's default user refuses. Another one uses its own default database.
     assert_ne!(refused.ok(), Some(server.database().to_owned()));
     let by_path = config(server);
     let base = format!("http://127.0.0.1:{}/", server.port());
@@ -1257,8 +1259,8 @@ async fn trap_credentials(server: &Server) {
 
 async fn trap_unended_insert(server: &Server) {
     server.sql(TABLE);
-    // The driver aborts an insert that is not ended, ours as well; but it counts until it is gone,
-    // so that a drain waits for whoever means to end it, and `insert_rows` always ends its own.
+    // The driver aborts an insert that is not ended, through the pool too. But the pool counts it as work until it is
+    // gone. So a drain waits for a caller that means to end it. `insert_rows` always ends its own insert.
     let control = bare(server);
     let mut rows = control.insert::<Bar>("bars").await.unwrap();
     rows.write(&bar(1)).await.unwrap();
@@ -1281,7 +1283,7 @@ async fn trap_unbounded(server: &Server) {
     let all_at_once = |client: &Client, sql: &str| -> Vec<_> {
         (0..CALLS).map(|_| tokio::spawn(client.query(sql).execute())).collect()
     };
-    // The control: the bare driver opens one for each. A longer sleep the server refuses.
+    // The control: the bare driver opens a connection for each. The server refuses a longer sleep.
     let calls = all_at_once(&bare(server), "SELECT sleep(3)");
     until_async(SOON, async || server.established().unwrap() >= CALLS).await;
     for call in calls {
@@ -1293,7 +1295,7 @@ async fn trap_unbounded(server: &Server) {
     let usage = || pool.status().resource("clickhouse").unwrap().usage;
     let calls = all_at_once(&clickhouse, "SELECT sleep(0.2)");
     while !calls.iter().all(tokio::task::JoinHandle::is_finished) {
-        // Those of the prober are not the users'.
+        // The prober's connection does not count as the users'.
         assert!(usage().open <= Some(4), "{:?}", usage());
         assert!(server.established().unwrap() < CALLS / 2);
         tokio::time::sleep(Duration::from_millis(2)).await;
@@ -1303,7 +1305,7 @@ async fn trap_unbounded(server: &Server) {
     }
     assert_eq!(usage().max, Some(4));
 
-    // Who finds none free within the acquire timeout is told what it waited for.
+    // A caller that gets no connection within the acquire timeout learns the reason of its wait.
     let mut options = Options::default();
     options.acquire_timeout = Duration::from_millis(500);
     let one = config(server).max_connections(1);
@@ -1328,7 +1330,7 @@ async fn trap_unbounded(server: &Server) {
 
 async fn trap_idle_sockets(server: &Server) {
     let before = server.established().unwrap();
-    // Through a server that closes nothing itself, the driver's own timeout of 2 s does nothing.
+    // The server closes nothing itself, so the driver's own timeout of 2 s has no effect.
     let meter = Meter::start(server.port());
     let never_closes = NeverCloses::start();
     let control = Client::default().with_url(format!("http://127.0.0.1:{}", never_closes.port)).with_validation(false);
@@ -1347,7 +1349,7 @@ async fn trap_idle_sockets(server: &Server) {
     let used = Instant::now();
     until_async(SOON, async || pool.status().resource("clickhouse").unwrap().usage.open == Some(0)).await;
     println!("clickhouse: idle connections were closed after {:?}", used.elapsed());
-    // Only the prober's are left.
+    // Only the prober's connection is left.
     until_async(SOON, async || server.established().unwrap() - before <= 1).await;
     let waited = Instant::now();
     until_async(SOON, async || waited.elapsed() > Duration::from_secs(3)).await;
@@ -1355,7 +1357,7 @@ async fn trap_idle_sockets(server: &Server) {
     drop(meter);
 }
 
-/// Answers every request with nothing, and never closes.
+/// A server that answers every request with an empty body, and never closes a connection.
 struct NeverCloses {
     port: u16,
     open: Arc<AtomicUsize>,
@@ -1403,7 +1405,7 @@ async fn clickhouse_trap_no_connect_timeout() {
 }
 
 async fn trap_panics(server: &Server) {
-    // Away from this test's runtime.
+    // The thread is outside of this test's runtime.
     thread::scope(|scope| scope.spawn(|| trap_panics_on_a_thread(server)).join()).unwrap();
 }
 
@@ -1419,7 +1421,7 @@ fn trap_panics_on_a_thread(server: &Server) {
     clickhouse.execute(TABLE).unwrap();
     assert_eq!(clickhouse.insert_rows("bars", (0..3).map(bar)).unwrap(), 3);
     assert_eq!(clickhouse.query_rows::<u32>("SELECT day FROM bars ORDER BY day").unwrap(), [0, 1, 2]);
-    // A runtime that has nothing but its tasks.
+    // A runtime without a timer or I/O.
     let plain = tokio::runtime::Builder::new_current_thread().build().unwrap();
     plain.block_on(async {
         let clickhouse = tasks.clickhouse().await.unwrap();

@@ -1,5 +1,5 @@
-//! ClickHouse's answers, or their absence, and what the pool makes of them: quotas, rights, full servers, calls that are cut,
-//! queries that are given up.
+//! ClickHouse's answers, or their absence, and the pool's reaction: quotas, rights, full servers, calls that are cut,
+//! and queries that are dropped.
 
 #![cfg(feature = "clickhouse")]
 #![allow(missing_docs)]
@@ -21,7 +21,7 @@ use resource_pool::{ConnectError, Error, Health, ResourcePool, State, blocking};
 use serde::{Deserialize, Serialize};
 use services::{Kind, Proxy, Service};
 
-/// Longer than a busy machine takes for anything here.
+/// The limit for any expected change. A busy machine needs less.
 const SOON: Duration = Duration::from_secs(20);
 const TABLE: &str = "CREATE TABLE bars (code String, day UInt32) ENGINE = MergeTree ORDER BY (code, day)";
 
@@ -39,7 +39,7 @@ fn server() -> Service {
     Service::start(Kind::ClickHouse).expect("a ClickHouse")
 }
 
-/// One with these users, profiles and quotas as well, which leaves it to the pool to close what is idle.
+/// A server that also has these users, profiles and quotas. It leaves closing idle connections to the pool.
 fn server_with(users: &str, profiles: &str, quotas: &str) -> Service {
     let server = server();
     let path = server.dir().join("users.xml");
@@ -81,15 +81,15 @@ fn generation(pool: &ResourcePool) -> (State, u64) {
     (clickhouse.state, clickhouse.generation)
 }
 
-/// A blocking call, off the test's runtime.
+/// Runs a blocking call on a thread outside of the test's runtime.
 async fn on_thread<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> T {
     let (sender, receiver) = tokio::sync::oneshot::channel();
     thread::spawn(move || drop(sender.send(call())));
     receiver.within(SOON).await.expect("the thread panicked")
 }
 
-/// Has more connections opened than are needed: an HTTP client may ask for one while another is on its way back, and ends
-/// one over which an answer is waited for no more.
+/// Opens more connections than the test needs. An HTTP client may open one while another is on its way back, and it
+/// closes a connection whose answer nobody awaits any more.
 async fn open_some(clickhouse: &Client) {
     let slow: Vec<_> = (0..8).map(|_| tokio::spawn(clickhouse.query("SELECT sleep(0.5)").execute())).collect();
     for query in slow {
@@ -104,14 +104,14 @@ async fn refused(config: ClickHouseConfig) -> Arc<ConnectError> {
     }
 }
 
-/// In front of a server: counts what is asked, and answers by itself if it is told to.
+/// A proxy in front of a server. It counts requests, and answers some itself if a test tells it to.
 struct Front {
     port: u16,
     pings: Arc<AtomicUsize>,
     queries: Arc<AtomicUsize>,
-    /// `/ping` is not known here.
+    /// Whether `/ping` is an unknown path here.
     knows_no_ping: Arc<AtomicBool>,
-    /// Hangs up on whoever comes.
+    /// Whether it hangs up on every new client.
     is_full: Arc<AtomicBool>,
 }
 
@@ -154,7 +154,7 @@ impl Front {
     }
 }
 
-/// Passes on what is not answered here.
+/// Forwards the requests that `answer` does not answer.
 fn forward(mut from: TcpStream, mut to: TcpStream, answer: impl Fn(&[u8]) -> Option<Vec<u8>>) {
     let mut buffer = [0; 65_536];
     while let Ok(size @ 1..) = from.read(&mut buffer) {
@@ -197,7 +197,7 @@ async fn a_quota_is_the_users_own_and_its_refusal_warns() {
     let pings = front.pings.load(Ordering::SeqCst);
     until_async(SOON, async || front.pings.load(Ordering::SeqCst) > pings + 4).await;
     assert_eq!(generation(&pool), (State::Ready, 1));
-    // To connect is refused as well, though not for ever.
+    // Connecting is refused as well, but not permanently.
     let error = refused(at(server.port(), "small")).await;
     assert!(!error.permanent && error.to_string().contains("Code: 201"), "{error}");
 }
@@ -215,7 +215,7 @@ async fn any_answer_to_a_ping_proves_life() {
     assert_eq!(pool.health_check().await.entry("clickhouse").unwrap().health, Health::Pass);
 }
 
-/// Neither what waits for its answer nor what is idle is cut, because the prober finds no room.
+/// The prober finds no room. The pool cuts neither calls in flight nor idle connections for that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_server_is_not_lost() {
     let server = server_with(&user("small", "default", "default"), "", "");
@@ -235,15 +235,15 @@ async fn a_full_server_is_not_lost() {
     assert!(control.is_err());
     assert_eq!(slow.within(SOON).await.unwrap().unwrap().len(), 5);
     assert_eq!(generation(&pool), (State::Ready, 1));
-    // Now all connections are idle, and the prober's question goes over one of them.
+    // Now all connections are idle, and the probe uses one of them.
     let begun = Instant::now();
     until_async(SOON, async || begun.elapsed() > Duration::from_secs(3)).await;
-    // Unless it is just being used for that.
+    // The check may miss while the probe uses that connection.
     until_async(SOON, async || pool.health_check().await.entry("clickhouse").unwrap().health == Health::Pass).await;
     assert_eq!(generation(&pool), (State::Ready, 1));
 }
 
-/// Nobody can connect any more, but users are answered.
+/// The server accepts no new connection, but answers its users.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refused_probe_is_no_strike_while_users_are_answered() {
     let server = server_with(&user("small", "default", "default"), "", "");
@@ -275,7 +275,7 @@ async fn a_user_who_may_not_change_settings_is_served() {
     pool.reconnect("clickhouse").await.unwrap();
     assert_eq!(pool.clickhouse().await.unwrap().query("SELECT 3").fetch_one::<u8>().await.unwrap(), 3);
 
-    // The requested setting cannot be had.
+    // The user may not set this setting.
     let mut config = at(server.port(), "viewer").setting("max_execution_time", "7");
     config.max_threads = 3;
     let error = refused(config).await;
@@ -290,7 +290,7 @@ async fn what_no_attempt_mends_is_told_at_the_first_with_the_remedy() {
     let server = server_with(&user("small", "default", "default"), "", "");
     let port = server.port();
     let wrong = |url: &str| ClickHouseConfig::url(url.replace("PORT", &port.to_string()));
-    // A server that speaks something else.
+    // A server of another protocol.
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
     let other_port = other.local_addr().unwrap().port();
     thread::spawn(move || {
@@ -321,7 +321,7 @@ async fn what_no_attempt_mends_is_told_at_the_first_with_the_remedy() {
     );
 }
 
-/// Through the driver's own client, and for threads.
+/// The calls use the driver's own client, and the thread's verbs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_call_that_is_cut_leads_to_the_pools_error() {
     let server = server_with(&user("small", "default", "default"), "", "");
@@ -345,7 +345,7 @@ async fn every_call_that_is_cut_leads_to_the_pools_error() {
         };
         let (reading_thread, changing_thread) = (blocking(read), blocking(change));
         until_async(SOON, async || pool.status().resource("clickhouse").unwrap().usage.in_use == Some(5)).await;
-        // A request in use may not have left this process.
+        // A request that is in use may not have left this process yet.
         let begun = || server.clickhouse().unwrap().running().unwrap();
         until_async(SOON, async || begun().iter().filter(|sql| sql.contains(cut)).count() == 4).await;
         match cut {
@@ -362,7 +362,7 @@ async fn every_call_that_is_cut_leads_to_the_pools_error() {
         assert!(matches!(&error, Error::Lost { resource, .. } if &**resource == "clickhouse"), "{cut}: {error}");
         let error = behind(changing.within(SOON).await.unwrap().unwrap_err());
         assert!(matches!(&error, Error::OutcomeUnknown { .. }), "{cut}: {error}");
-        // One that still writes as it is cut learns nothing from its driver.
+        // An insert that still writes when it is cut gets no cause from its driver.
         match ending.within(SOON).await.unwrap().unwrap_err() {
             error if cut != "frozen" && error.to_string().contains("channel closed") => {}
             error => assert!(matches!(behind(error), Error::OutcomeUnknown { .. }), "{cut}"),
@@ -371,12 +371,12 @@ async fn every_call_that_is_cut_leads_to_the_pools_error() {
         assert!(matches!(&error, Error::Lost { .. }), "{cut}: {error}");
         let error = changing_thread.within(SOON).await.unwrap().unwrap_err();
         assert!(matches!(&error, Error::OutcomeUnknown { .. }), "{cut}: {error}");
-        // As does what comes next.
+        // The next call fails with the pool's error too.
         if cut != "reset" {
             let error = native("INSERT INTO bars VALUES ('x', 1)").within(SOON).await.unwrap().unwrap_err();
             match Error::behind(&error) {
                 Some(ours) => assert!(ours.is_transient() || cut == "killed", "{cut}: {ours}"),
-                // Before it sends, the HTTP client may find by itself that the server has closed the connection.
+                // Before it sends, the HTTP client may find that the server has closed the connection.
                 None => assert!(cut == "killed" && format!("{error:?}").contains("Canceled"), "{cut}: {error:?}"),
             }
         }
@@ -389,7 +389,7 @@ async fn every_call_that_is_cut_leads_to_the_pools_error() {
     }
 }
 
-/// A query with parameters travels as a form.
+/// A query with parameters is sent as a form.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_query_with_parameters_only_reads_as_well() {
     let bridge = services::ClickHouseBridge::start().expect("today's ClickHouse");
@@ -403,7 +403,7 @@ async fn a_query_with_parameters_only_reads_as_well() {
     assert!(matches!(Error::behind(&error), Some(Error::Lost { .. })), "{error:?}");
 }
 
-/// Answers the first query, which connects, and every other one with an error without an end.
+/// A server that answers the first query, and any other with an error that never ends. The first query connects.
 struct Endless {
     port: u16,
     written: Arc<AtomicUsize>,
@@ -445,7 +445,7 @@ fn serve(mut client: TcpStream, written: &AtomicUsize, answers_first: bool) -> i
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_error_without_an_end_is_not_read_to_its_end() {
-    /// The bytes in the sockets' buffers, and those that are read.
+    /// The bytes in the sockets' buffers, and the bytes that the client reads.
     const MOST: usize = 64 << 20;
     let server = Endless::start(true);
     let control = tokio::spawn(bare(server.port, "small").query("SELECT 1").execute());
@@ -482,7 +482,7 @@ async fn a_query_that_is_dropped_ends_at_the_server() {
         until_async(SOON, async || running(mark)).await;
         query.abort();
     };
-    // The bare driver, and the option switched off, leave it to itself.
+    // With the bare driver, or with the option off, the query goes on.
     drops(&bare(server.port(), "small"), "bare", marked("bare")).await;
     let mut config = at(server.port(), "small");
     config.cancel_dropped = false;

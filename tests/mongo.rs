@@ -19,14 +19,14 @@ use resource_pool::config::{MongoConfig, Options};
 use resource_pool::{Error, Health, HealthEntry, Lease, Mongo, Phase, ResourcePool, State, Usage, Work, blocking};
 use services::{BlackHole, Kind, Proxy, Service, shared};
 
-/// Longer than a busy machine takes for anything here.
+/// The limit for any expected change. A busy machine needs less.
 const SOON: Duration = Duration::from_secs(20);
-/// The longest that an acquire waits, by default.
+/// The longest wait of an acquire, by default.
 const ACQUIRE: Duration = Duration::from_secs(5);
-/// Less than a drain waits, by default.
+/// The limit for a close without a failure. It is less than the default limit of the drain.
 const DRAIN: Duration = Duration::from_secs(8);
 
-/// A configuration that the server's log shows under this name.
+/// A configuration with this application name, which the server lists for each connection.
 fn config(app: &str) -> MongoConfig {
     MongoConfig::uri(shared(Kind::Mongo).url()).app_name(app).min_pool_size(2)
 }
@@ -35,7 +35,7 @@ fn pool(config: MongoConfig) -> ResourcePool {
     ResourcePool::builder().environment([("", ""); 0]).resource(config).options(unhurried()).build().expect("a pool")
 }
 
-/// With the limits that are promised.
+/// A pool with the limits that the guide promises.
 fn hurried(config: MongoConfig) -> ResourcePool {
     ResourcePool::builder().environment([("", ""); 0]).resource(config).build().expect("a pool")
 }
@@ -44,7 +44,7 @@ fn blocking_pool(config: MongoConfig) -> blocking::ResourcePool {
     pool(config).into()
 }
 
-/// How many connections the server has from the client of this name, probes included.
+/// The number of the server's connections from the client of this name, probes included.
 fn connections(app: &str) -> usize {
     let clients = shared(Kind::Mongo).mongo().unwrap().clients().unwrap();
     clients.iter().filter(|client| client.app_name.split(' ').next() == Some(app)).count()
@@ -179,7 +179,7 @@ async fn mongo_named_instances_have_clients_of_their_own() {
     assert!(research.list_database_names().await.is_err());
     default.list_database_names().await.unwrap();
 
-    // A closed one comes back with a client of its own when asked to.
+    // A closed resource comes back with a client of its own when it is reconnected.
     pool.reconnect("research").await.unwrap();
     pool.mongo_named("research").await.unwrap().list_database_names().await.unwrap();
     assert!(pool.close_all().await.all_closed());
@@ -241,7 +241,7 @@ fn mongo_blocking_scoped_closes_however_it_ends() {
     closed("blocking-scoped-panic");
 }
 
-/// The threads and tasks work on while the pool closes under them.
+/// The threads and tasks go on working while the pool closes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mongo_100_threads_and_100_tasks_share_one_client_and_a_close() {
     let app = "crowd";
@@ -281,7 +281,7 @@ async fn mongo_100_threads_and_100_tasks_share_one_client_and_a_close() {
     let status = pool.status().resource("mongo").unwrap().clone();
     assert_eq!(status.generation, 1);
     assert_eq!(status.usage.open, Some(10));
-    // The pool, two monitors, and the probe's pool and monitor.
+    // The client's pool, two monitors, and the probe's pool and monitor.
     let sockets = connections(app);
     assert!((12..=15).contains(&sockets), "{sockets}");
 
@@ -337,7 +337,7 @@ fn mongo_blocking_transactions_commit_and_abort() {
     assert!(pool.close_all().unwrap().all_closed());
 }
 
-/// The bare driver leaves it open on the server for a minute, with its locks.
+/// With the bare driver, the transaction stays open on the server for a minute, with its locks.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mongo_close_aborts_an_open_transaction() {
     let app = "open-transaction";
@@ -389,7 +389,7 @@ async fn mongo_close_aborts_an_open_transaction() {
     closed(app);
 }
 
-/// The bare driver's `shutdown` waits for it without limit.
+/// The bare driver's `shutdown` waits for a cursor without limit.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mongo_close_does_not_wait_for_a_cursor() {
     let app = "held-cursor";
@@ -418,7 +418,8 @@ async fn mongo_close_does_not_wait_for_a_cursor() {
     closed(app);
 }
 
-/// The intake finds nothing open; what is begun after that, by a step of an earlier phase, is ended all the same.
+/// When closing stops the intake, nothing is open. A later step of an earlier phase begins a transaction, and closing
+/// ends it nevertheless.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mongo_close_finds_what_was_begun_while_closing() {
     let app = "late-transaction";
@@ -498,7 +499,7 @@ async fn mongo_close_waits_for_an_operation_under_way() {
     assert!(operation.await.unwrap().unwrap().is_some(), "it got its answer");
 }
 
-/// Which would otherwise be at work for ever.
+/// The change stream would wait for ever otherwise.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mongo_close_ends_an_idle_change_stream() {
     let app = "change-stream";
@@ -517,13 +518,13 @@ async fn mongo_close_ends_an_idle_change_stream() {
     closed(app);
 }
 
-/// Operations that outlive the drain are ended on the server, so that closing need not wait for them.
+/// Operations that outlast the drain are ended on the server, so that closing need not wait for them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mongo_close_ends_an_operation_that_outlives_the_drain() {
     let app = "undrained";
     let mut options = unhurried();
     options.close.drain = Duration::from_millis(300);
-    // Nothing is left to say it over.
+    // The only connection is in use, so the driver has none for that command.
     let config = config(app).min_pool_size(0).max_pool_size(1);
     let pool = ResourcePool::builder().environment([("", ""); 0]).resource(config).options(options).build().unwrap();
     let mongo = pool.mongo().await.unwrap();
@@ -580,7 +581,8 @@ async fn mongo_bad_input_is_the_right_error_in_time() {
     assert!(matches!(pool.mongo().await, Err(Error::Closed { .. })));
 }
 
-/// Has the server answer these commands, from clients of this name, with an error: so often, `"alwaysOn"` or `"off"`.
+/// Makes the server fail these commands from clients of this name with an error. `mode` is a number of times,
+/// `"alwaysOn"` or `"off"`.
 async fn answer(server: &Service, app: &str, command: &str, code: i32, mode: impl Into<Bson>) {
     let mode = mode.into();
     let which = doc! { "failCommands": [command], "errorCode": code, "appName": app };
@@ -624,13 +626,13 @@ async fn mongo_connecting_gives_up_at_once_on_what_no_attempt_mends() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mongo_connecting_goes_on_while_the_server_is_not_ready() {
     let server = Service::start(Kind::Mongo).unwrap();
-    // InterruptedAtShutdown, to the login.
+    // The login fails with the error InterruptedAtShutdown.
     answer(&server, "resource-pool", "saslContinue", 11600, doc! { "times": 2 }).await;
     let pool = pool(MongoConfig::uri(server.url()));
     drop(pool.mongo().await.unwrap());
     assert!(pool.close_all().await.all_closed());
 
-    // No primary for a while.
+    // There is no primary for a while.
     let admin = mongodb::Client::with_uri_str(server.url()).await.unwrap().database("admin");
     admin.run_command(doc! { "replSetStepDown": 9, "force": true }).await.unwrap();
     let pool = hurried(MongoConfig::uri(server.url()));
@@ -643,7 +645,7 @@ async fn mongo_connecting_goes_on_while_the_server_is_not_ready() {
     assert!(pool.close_all().await.all_closed());
 }
 
-/// An operation on each facade that goes on for longer than it takes to count as lost.
+/// An operation on each facade that takes longer than the time after which a silent server is lost.
 fn at_work(pool: &ResourcePool, mongo: &mongodb::Client) -> [tokio::task::JoinHandle<bool>; 2] {
     let query = doc! { "$where": "sleep(6000) || true" };
     let (bars, asking) = (bars(mongo, "at_work"), query.clone());
@@ -662,7 +664,7 @@ async fn health(pool: &ResourcePool) -> HealthEntry {
     pool.health_check().await.entry("mongo").unwrap().clone()
 }
 
-/// While what was begun goes on, health is this and says so; nothing is taken for lost.
+/// Checks that the health report says this while the work goes on, and that nothing is lost.
 async fn nothing_is_cut(pool: &ResourcePool, work: [tokio::task::JoinHandle<bool>; 2], expected: Health, told: &str) {
     let started = Instant::now();
     loop {
@@ -703,7 +705,7 @@ async fn mongo_pings_that_are_answered_with_an_error_cut_nothing() {
     answer(&server, "resource-pool probe", "ping", 1, "off").await;
     until_async(SOON, async || health(&pool).await.health == Health::Pass).await;
 
-    // A set without a primary, which the pings are for.
+    // The set has no primary, and the pings ask for one.
     let admin = mongodb::Client::with_uri_str(server.url()).await.unwrap().database("admin");
     let work = at_work(&pool, &mongo);
     eventually("both are at work", || usage(&pool).in_use == Some(2));
@@ -717,7 +719,7 @@ async fn mongo_pings_that_are_answered_with_an_error_cut_nothing() {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     for work in work {
-        // The server may end what runs as it steps down.
+        // The server may end running operations as it steps down.
         drop(work.await);
     }
     assert_eq!(pool.status().resource("mongo").unwrap().generation, 1);
@@ -725,7 +727,7 @@ async fn mongo_pings_that_are_answered_with_an_error_cut_nothing() {
     assert!(pool.close_all().await.all_closed());
 }
 
-/// The probe's client, which opens its connections when the first ping is due, is turned away.
+/// The probe's client opens its connections with the first ping. The server has no room for them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mongo_pings_for_which_the_server_has_no_room_cut_nothing() {
     let server = Service::start(Kind::Mongo).unwrap();
@@ -739,7 +741,7 @@ async fn mongo_pings_for_which_the_server_has_no_room_cut_nothing() {
             ResourcePool::builder().environment([("", ""); 0]).resource(config).options(options).build().unwrap();
         let mongo = pool.mongo().await.unwrap();
         bars(&mongo, "at_work").insert_one(doc! { "n": 1 }).await.unwrap();
-        // Each of the three opens one, the third to be idle.
+        // Each of the three operations opens a connection. The third connection is then idle.
         let both = at_work(&pool, &mongo);
         if !busy {
             let brief = bars(&mongo, "at_work");
@@ -764,7 +766,7 @@ async fn mongo_pings_for_which_the_server_has_no_room_cut_nothing() {
     }
 }
 
-/// In a process of its own, for it is a process that has the limit.
+/// The test runs in a process of its own, because the limit is the process's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mongo_pings_without_a_descriptor_cut_nothing() {
     const URL: &str = "RESOURCE_POOL_TEST_MONGO_WITHOUT_DESCRIPTORS";
@@ -791,6 +793,7 @@ async fn mongo_pings_without_a_descriptor_cut_nothing() {
     let limit = format!("--nofile={highest}");
     let limited = Command::new("prlimit").args(["--pid", &std::process::id().to_string(), &limit]).status();
     assert!(limited.unwrap().success());
+    // The files are leaked so that they keep all descriptors of this process, which ends with the test.
     while std::fs::File::open("/dev/null").map(std::mem::forget).is_ok() {}
     nothing_is_cut(&pool, work, Health::Pass, "").await;
     assert!(pool.close_all().await.all_closed());
@@ -897,7 +900,7 @@ async fn mongo_password_is_shown_nowhere() {
     }
 }
 
-/// The driver's own reading of the URI; a seed that is down does not matter.
+/// The driver itself reads the URI. A seed that is down does not matter.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mongo_replica_set_uri_with_several_hosts() {
     let server = shared(Kind::Mongo);
@@ -937,13 +940,13 @@ fn mongo_configuration_comes_from_each_of_its_sources() {
     };
     assert!(refused("mongodb://h/?maxPoolSize=many").contains("maxpoolsize"), "the driver's words are kept");
     assert!(refused("mongodb://u:p@ss@h/").contains("user, password, host or port that cannot be used"));
-    // Several hosts, which no URL parser takes.
+    // A URI with several hosts, which no URL parser accepts.
     assert_eq!(
         endpoint(&pool(MongoConfig::uri("mongodb://u:p@a:1,b:2,[::1]:3/bars?replicaSet=rs0"))),
         "mongodb://a:1,b:2,[::1]:3/bars"
     );
     for (variables, wrong) in [([("MONGODB_PORT", "x")], "MONGODB_PORT"), ([("MONGODBPORT", "99999")], "MONGODBPORT")] {
-        // It is told to whoever asks for the resource that would use it.
+        // The resource that would use the variable fails when it is asked for.
         let pool = ResourcePool::builder().environment(variables).build().unwrap();
         let error = blocking::ResourcePool::from(pool).mongo().unwrap_err();
         assert!(matches!(&error, Error::Config { key, .. } if key == wrong), "{error}");

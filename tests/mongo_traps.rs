@@ -24,7 +24,7 @@ use services::{Kind, Proxy, Service};
 
 /// The limit for a frozen server to show as an error.
 const FROZEN: Duration = Duration::from_secs(5);
-/// The limit for a health check. The guide promises it.
+/// The limit for a health check: the 800 ms that it has by default, and some time for a busy machine.
 const HEALTH: Duration = Duration::from_millis(850);
 /// The limit for any expected change. A busy machine needs less.
 const PATIENCE: Duration = Duration::from_secs(20);

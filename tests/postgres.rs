@@ -16,7 +16,7 @@ use sqlx::{Connection as _, Row};
 
 /// A guard against hanging.
 const SOON: Duration = Duration::from_secs(20);
-/// A call to a server that stopped answering ends within this.
+/// The limit for a call to a server that stopped answering.
 const FROZEN: Duration = Duration::from_secs(5);
 
 fn pool_of(config: PostgresConfig, options: Options) -> ResourcePool {
@@ -35,7 +35,7 @@ async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(limit, future).await.expect("it hangs")
 }
 
-/// Waits for a condition beside tasks.
+/// Waits for a condition without blocking the other tasks.
 async fn until_async(holds: impl FnMut() -> bool + Send + 'static) {
     tokio::task::spawn_blocking(|| until(SOON, holds)).await.unwrap();
 }
@@ -48,7 +48,7 @@ fn usage(pool: &ResourcePool) -> Usage {
     pool.status().resource("postgres").unwrap().usage
 }
 
-/// Ours, behind the driver's.
+/// The pool's error behind the driver's.
 fn behind(error: &sqlx::Error) -> &Error {
     Error::behind(error).unwrap_or_else(|| panic!("{error}"))
 }
@@ -59,7 +59,7 @@ async fn until_it_runs(pool: &ResourcePool, statement: &'static str) {
     within(SOON, async { while runs().await.is_none() {} }).await;
 }
 
-/// A table of this test's own.
+/// Creates a table for this test alone.
 async fn table(pool: &ResourcePool, name: &str) {
     let mut postgres = pool.postgres().await.unwrap();
     let sql = format!("CREATE TABLE {name} (code text, close float8)");
@@ -107,7 +107,7 @@ async fn queries_run_on_a_guard_and_its_connection_is_used_again() {
     assert!(matches!(pool.postgres().await, Err(Error::Closed { .. })));
 }
 
-/// Checked at compile time by what `.sqlx` says of the table.
+/// `.sqlx` has the table's types, so the macro is checked at compile time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_macro_runs_on_a_guard_and_in_a_transaction() {
     let pool = pool(shared(Kind::Postgres));
@@ -152,7 +152,7 @@ async fn a_transaction_rolls_back_unless_it_is_committed() {
     let mut dropped = postgres.begin().await.unwrap();
     sqlx::query(insert).execute(&mut dropped).await.unwrap();
     drop(dropped);
-    // Rolled back before this.
+    // The transaction is rolled back before this query runs.
     let seen: i64 =
         sqlx::query_scalar("SELECT count(*) FROM bars_in_transactions").fetch_one(&mut postgres).await.unwrap();
     assert_eq!(seen, 1);
@@ -160,7 +160,7 @@ async fn a_transaction_rolls_back_unless_it_is_committed() {
     sqlx::query(insert).execute(&mut dropped).await.unwrap();
     drop(dropped);
     drop(postgres);
-    // Another connection waits for no lock of it.
+    // No lock of the dropped transaction is left for another connection to wait for.
     let mut other = within(SOON, pool.postgres()).await.unwrap();
     within(SOON, sqlx::query("LOCK TABLE bars_in_transactions").execute(&mut other.begin().await.unwrap()))
         .await
@@ -169,7 +169,7 @@ async fn a_transaction_rolls_back_unless_it_is_committed() {
     assert_eq!(count(&pool, "bars_in_transactions").await, 1);
 }
 
-/// Where a `BEGIN` is given up, nobody can tell what has begun.
+/// After a dropped `BEGIN` it is unknown whether the transaction has begun.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_done_in_a_transaction_that_nobody_knows_of() {
     let server = Service::start(Kind::Postgres).unwrap();
@@ -206,7 +206,7 @@ async fn a_transaction_that_was_aborted_is_not_told_to_be_committed() {
     assert!(sqlx::query("SELECT nonsense").execute(&mut aborted).await.is_err());
     let error = aborted.commit().await.unwrap_err();
     assert!(behind(&error).to_string().contains("rolled back"), "{error}");
-    // One that went back to its savepoint is none.
+    // A transaction that went back to its savepoint is not aborted.
     let mut kept = postgres.begin().await.unwrap();
     sqlx::query(insert).execute(&mut kept).await.unwrap();
     let mut undone = kept.begin_nested().await.unwrap();
@@ -216,7 +216,7 @@ async fn a_transaction_that_was_aborted_is_not_told_to_be_committed() {
     assert_eq!(count(&pool, "bars_aborted").await, 1);
 }
 
-/// As in a function that returns an error amid a transaction.
+/// The transaction drops as in a function that returns an error in its middle.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transaction_that_drops_is_rolled_back_at_once_and_its_connection_is_used_again() {
     let server = shared(Kind::Postgres);
@@ -236,7 +236,7 @@ async fn a_transaction_that_drops_is_rolled_back_at_once_and_its_connection_is_u
         drop(nested);
         drop(transaction);
         drop(postgres);
-        // Nobody else has to come for that.
+        // The rollback does not wait for the next caller.
         let state = format!("SELECT state FROM pg_stat_activity WHERE pid = {old}");
         until_async(move || server.postgres().unwrap().query(&state).unwrap() == "idle").await;
         assert_eq!(pid(&mut within(SOON, pool.postgres()).await.unwrap()).await, old, "aborted: {is_aborted}");
@@ -262,7 +262,7 @@ async fn what_is_left_in_another_state_is_not_handed_out_again() {
         drop(postgres);
         assert_ne!(pid(&mut within(SOON, pool.postgres()).await.unwrap()).await, old, "{statement}");
     }
-    // A cancelled call, whose answer may still come.
+    // A call that is dropped. Its answer may still come.
     let mut postgres = within(SOON, pool.postgres()).await.unwrap();
     let old = pid(&mut postgres).await;
     let sleep = sqlx::query("SELECT pg_sleep(600)").execute(&mut postgres);
@@ -270,7 +270,7 @@ async fn what_is_left_in_another_state_is_not_handed_out_again() {
     drop(postgres);
     let mut postgres = within(SOON, pool.postgres()).await.unwrap();
     assert_ne!(pid(&mut postgres).await, old);
-    // The raw connection, whose state nobody knows.
+    // The raw connection. The pool does not know its state.
     let old = pid(&mut postgres).await;
     postgres.raw().ping().await.unwrap();
     drop(postgres);
@@ -302,9 +302,9 @@ async fn status_tells_size_checked_out_overflow_idle_and_waiting() {
     assert_eq!((error.holders.len(), error.holders[0].site.file()), (3, file!()), "{timeout}");
     drop(held);
     within(SOON, waiting).await.unwrap().unwrap();
-    // Down to those that are kept.
+    // The open connections go down to the size that is kept.
     until_async(move || usage(&pool).open == Some(2)).await;
-    // And the prober's own.
+    // The server also has the prober's own.
     until_async(move || server.postgres().unwrap().connections().unwrap().len() <= 3).await;
 }
 
@@ -337,7 +337,7 @@ async fn a_server_that_freezes_ends_what_is_in_flight_and_blocks_nobody() {
     assert!(matches!(behind(&lost), Error::Lost { .. }), "{lost}");
     assert!(matches!(behind(&unknown), Error::OutcomeUnknown { .. }), "{unknown}");
     assert!(took < FROZEN, "{took:?}");
-    // None of these waits for the server.
+    // None of these drops waits for the server.
     let stopwatch = Stopwatch::start();
     drop(in_transaction);
     drop((reads, writes, undone, commits));
@@ -377,7 +377,7 @@ async fn a_server_that_is_killed_is_come_back_to() {
     server.restart().unwrap();
     until_it_runs(&pool, "INSERT INTO bars VALUES ('b', 2)").await;
     assert!(count(&pool, "bars").await >= 1);
-    // Connections that end by themselves are replaced, and nothing else is lost.
+    // A connection that ends by itself is replaced, and nothing else is lost.
     let generation = pool.status().resource("postgres").unwrap().generation;
     server
         .postgres()
@@ -403,7 +403,7 @@ async fn a_server_without_room_is_waited_for_and_nobody_is_lost() {
     let mut held = Vec::new();
     let all = async {
         while held.len() < 3 {
-            // The prober's own gives its place to a user.
+            // The prober's connection gives its slot to a user.
             held.extend(pool.postgres().await);
         }
     };
@@ -490,7 +490,7 @@ fn threads_wait_for_what_is_done_with_a_connection() {
     assert!(pool.close_all().unwrap().all_closed());
 }
 
-/// Whatever r2d2 has an adapter for is a kind as it is.
+/// Any kind with an adapter for r2d2 can be used as it is.
 #[cfg(feature = "r2d2")]
 #[test]
 fn threads_check_connections_out_of_an_adapter_for_r2d2() {
@@ -509,7 +509,7 @@ fn threads_check_connections_out_of_an_adapter_for_r2d2() {
     assert!(pool.close_all().unwrap().all_closed());
 }
 
-/// The demo's bars.
+/// Inserts the demo's bars and reads them back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bars_go_in_and_come_out_as_they_were() {
     let bars = include_str!("../examples/data/stocks.csv").lines().skip(1).map(|line| {

@@ -1,4 +1,6 @@
 //! RabbitMQ on both facades, against real servers.
+//!
+//! `rough` has the only lock. A test holds it for as long as it kills or freezes that broker.
 
 #![cfg(feature = "rabbitmq")]
 #![allow(missing_docs)]
@@ -29,9 +31,9 @@ use resource_pool::rabbitmq::{Consume, Consumer, Exchange, Message, Published, Q
 use resource_pool::{Error, Health, Outcome, RabbitMq, ResourcePool, State, Work, blocking};
 use services::{BlackHole, Kind, Proxy, Service, shared};
 
-/// A frozen broker must show as an error within this.
+/// The limit for a frozen broker to show as an error.
 const FROZEN: Duration = Duration::from_secs(5);
-/// A limit for what is done in a moment, on a busy machine.
+/// The limit for an expected change, also on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
 
 /// The broker of all tests that do it no harm.
@@ -47,7 +49,7 @@ fn pool(server: &Service) -> ResourcePool {
     pool_of(RabbitMqConfig::url(server.url()))
 }
 
-/// One whose health is not about how fast a broker answers.
+/// A pool whose health does not depend on how fast a broker answers.
 fn patient_pool(config: RabbitMqConfig, mut options: Options) -> ResourcePool {
     (options.health.each, options.health.all, options.health.slow) = (SOON, SOON, SOON);
     ResourcePool::builder().environment([("", ""); 0]).options(options).resource(config).build().expect("a pool")
@@ -148,7 +150,7 @@ fn rabbitmq_blocking_publishes_gets_consumes_and_closes() {
     assert!(rabbit.publish(Message::new(&exchange, "", "late")).unwrap_err().is_closed());
 }
 
-/// A broker to kill and freeze, one test at a time; in order again when the next one gets it.
+/// A broker that one test at a time may kill and freeze. The next test gets it in order again.
 fn rough() -> Rough {
     static BROKER: OnceLock<(Mutex<()>, Service)> = OnceLock::new();
     let (turn, server) = BROKER.get_or_init(|| (Mutex::new(()), Service::start(Kind::RabbitMq).expect("a RabbitMQ")));
@@ -178,7 +180,7 @@ impl Drop for Rough {
     }
 }
 
-/// The driver as it comes.
+/// A connection of the driver with its own defaults.
 async fn bare(server: &Service) -> lapin::Connection {
     lapin::Connection::connect(server.url(), ConnectionProperties::default()).await.unwrap()
 }
@@ -187,7 +189,7 @@ async fn consume_one(consumer: &mut Consumer, wanted: &str) {
     loop {
         let delivery = consumer.next().within(SOON).await.unwrap().unwrap();
         let found = delivery.data() == wanted.as_bytes();
-        // A delivery in hand when the broker was killed may be gone.
+        // A delivery that was in hand when the broker was killed may have been cut, so its ack may fail.
         let _ = delivery.ack().await;
         if found {
             return;
@@ -203,7 +205,7 @@ async fn rabbitmq_killed_and_restarted_under_the_same_guard_and_consumer() {
     let blocking = blocking::ResourcePool::from(pool.clone());
     let guard = blocking.rabbitmq().unwrap();
     let (exchange, durable) = (unique("bars"), unique("durable"));
-    // All of this is gone after the restart, but for the durable queue.
+    // Except for the durable queue, none of this survives the restart.
     rabbit.declare_exchange(Exchange::fanout(&exchange).transient()).await.unwrap();
     let temporary = rabbit.declare_queue(Queue::temporary()).await.unwrap();
     rabbit.bind(temporary.name(), &exchange, "").await.unwrap();
@@ -254,12 +256,12 @@ fn argument(name: &str, value: &str) -> FieldTable {
     arguments
 }
 
-/// Consumes a stream from its beginning.
+/// A consumer that reads a stream from its beginning.
 fn from_the_first(stream: &str) -> Consume {
     Consume::from(stream).arguments(argument("x-stream-offset", "first")).prefetch(10)
 }
 
-/// A stream that nobody of a pool has declared, filled with numbers.
+/// A stream filled with numbers. The pool under test has not declared it.
 async fn filled_stream(server: &Service, count: usize) -> String {
     let stream = unique("stream");
     let pool = pool(server);
@@ -275,7 +277,7 @@ async fn next_number(consumer: &mut Consumer) -> (usize, resource_pool::rabbitmq
     (String::from_utf8_lossy(delivery.data()).parse().unwrap(), delivery)
 }
 
-/// A stream takes acknowledgements alone.
+/// A stream only accepts acknowledgements. Anything else ends the connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rabbitmq_stream_deliveries_end_no_connection() {
     let server = server();
@@ -297,7 +299,7 @@ async fn rabbitmq_stream_deliveries_end_no_connection() {
         assert!(matches!(&error, Error::Operation { .. }), "{error}");
         assert!(error.source().unwrap().to_string().contains("acknowledgements alone"), "{error:?}");
     };
-    // Each way of not acknowledging one has it read again.
+    // Each way of not acknowledging a delivery has the consumer read it again.
     let mut consumer = rabbit.consume(from_the_first(&stream)).await.unwrap();
     for number in 0..10 {
         let (found, delivery) = next_number(&mut consumer).await;
@@ -313,14 +315,14 @@ async fn rabbitmq_stream_deliveries_end_no_connection() {
         assert_eq!(found, number);
         delivery.ack().await.unwrap();
     }
-    // In another order: what comes before is not forgotten.
+    // Acknowledged in another order, an earlier delivery is not forgotten.
     let (_, tenth) = next_number(&mut consumer).await;
     let (_, eleventh) = next_number(&mut consumer).await;
     eleventh.ack().await.unwrap();
     drop(tenth);
     let (found, tenth) = next_number(&mut consumer).await;
     assert_eq!(found, 10);
-    // Deliveries in hand when the consumer goes can be acknowledged.
+    // A delivery in hand can still be acknowledged after its consumer is dropped.
     drop(consumer);
     tenth.ack().await.unwrap();
 
@@ -332,11 +334,11 @@ async fn rabbitmq_stream_deliveries_end_no_connection() {
     drop(consumer.next_within(SOON).unwrap().unwrap());
     drop(consumer);
 
-    // Where it is declared here, fetching from it ends nothing either.
+    // A `get` from a stream that this pool declared fails. That ends no connection either.
     rabbit.declare_queue(Queue::new(&stream).arguments(argument("x-queue-type", "stream"))).await.unwrap();
     assert!(matches!(rabbit.get(&stream).await, Err(Error::Operation { .. })));
     assert!(matches!(threads.get(&stream), Err(Error::Operation { .. })));
-    // A message that was moved out of a stream still has its header, and goes back like any other.
+    // A message that was moved out of a stream still has its header. It goes back like any other.
     let classic = unique("classic");
     rabbit.declare_queue(Queue::new(&classic).arguments(argument("x-queue-type", "classic"))).await.unwrap();
     let mut moved = FieldTable::default();
@@ -369,7 +371,7 @@ async fn rabbitmq_stream_is_read_on_after_what_was_acknowledged() {
             delivery.ack().await.unwrap();
             acked += 1;
         }
-        // Those in hand come again.
+        // The deliveries in hand come again.
         let in_hand = [next_number(&mut consumer).await, next_number(&mut consumer).await];
         assert_eq!(in_hand.each_ref().map(|(found, _)| *found), [acked, acked + 1]);
         assert_eq!(generation(&pool), generation_wanted);
@@ -380,7 +382,7 @@ async fn rabbitmq_stream_is_read_on_after_what_was_acknowledged() {
     assert!(report.all_closed(), "{report}");
 }
 
-/// Declares so many queues, and tells their names.
+/// Declares so many queues, and returns their names.
 async fn declare_many(rabbit: &RabbitMq, count: usize, queue: impl Fn(String) -> Queue) -> Vec<String> {
     let names: Vec<_> = (0..count).map(|_| unique("many")).collect();
     let mut declaring = tokio::task::JoinSet::new();
@@ -396,7 +398,7 @@ async fn declare_many(rabbit: &RabbitMq, count: usize, queue: impl Fn(String) ->
     names
 }
 
-/// Repeated declarations have a limit for each answer, not for all of them.
+/// The replay of declarations has a limit for each answer, and none for all of them together.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rabbitmq_topology_of_any_size_comes_back() {
     let server = Service::start(Kind::RabbitMq).unwrap();
@@ -425,7 +427,7 @@ async fn rabbitmq_topology_of_any_size_comes_back() {
     println!("rabbitmq: 1,000 durable queues are back after {took:?}");
     assert!(took <= Duration::from_secs(2), "{took:?}");
 
-    // Told by whoever waits, and by health, while it goes on.
+    // A waiting caller's error and the health report tell the progress meanwhile.
     proxy.delay(50);
     let telling = async || {
         let health = pool.health_check().await;
@@ -459,7 +461,7 @@ async fn rabbitmq_topology_of_any_size_comes_back() {
     assert!(pool.close_all().await.all_closed());
 }
 
-/// A table that takes so many bytes and a few more.
+/// A table of so many bytes and a few more.
 fn table(bytes: usize) -> FieldTable {
     let mut table = FieldTable::default();
     table.insert("x-filled".into(), AMQPValue::LongString("x".repeat(bytes).into()));
@@ -474,9 +476,9 @@ fn generation(pool: &ResourcePool) -> u64 {
     pool.status().resource("rabbitmq").unwrap().generation
 }
 
-/// Publishes headers as a stranger does, with what the broker allows.
+/// Publishes headers as large as the broker allows, from another client.
 async fn publish_as_a_stranger(server: &Service, queue: &str, bytes: usize) {
-    // Where the broker has no limit, the driver by itself has none either, and takes 256 GiB.
+    // With a broker without a limit, the driver's default is 256 GiB. So the URL sets one.
     let url = format!("{}?frame_max=1048576", server.url());
     let bare = lapin::Connection::connect(&url, ConnectionProperties::default()).await.unwrap();
     let channel = bare.create_channel().await.unwrap();
@@ -487,7 +489,7 @@ async fn publish_as_a_stranger(server: &Service, queue: &str, bytes: usize) {
     bare.close(200, "OK".into()).await.unwrap();
 }
 
-/// AMQP splits nothing but bodies into frames.
+/// AMQP splits only bodies into frames, so headers have to fit into one frame.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rabbitmq_headers_as_large_as_the_broker_allows_pass_both_ways() {
     let server = server();
@@ -522,7 +524,7 @@ async fn rabbitmq_headers_as_large_as_the_broker_allows_pass_both_ways() {
     assert_eq!(generation(&pool), 1);
     assert!(pool.close_all().await.all_closed());
 
-    // With the frames that one chooses smaller, the driver ends the connection over the very same message.
+    // If the user chooses smaller frames, the driver ends the connection over the same message.
     let mut config = RabbitMqConfig::url(server.url());
     config.frame_max = 8192;
     let pool = pool_of(config);
@@ -534,7 +536,7 @@ async fn rabbitmq_headers_as_large_as_the_broker_allows_pass_both_ways() {
     rabbit.delete_queue(&queue).await.unwrap();
 }
 
-/// The bare driver's connection ends over each of them.
+/// The bare driver's connection ends over each of these messages.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rabbitmq_what_does_not_fit_into_a_frame_is_not_sent() {
     let server = server();
@@ -570,17 +572,17 @@ async fn rabbitmq_what_does_not_fit_into_a_frame_is_not_sent() {
         refused(rabbit.declare_exchange(Exchange::fanout("x").arguments(table(limit))).await.unwrap_err());
         refused(rabbit.bind_with(queue, exchange, "", table(limit)).await.unwrap_err());
         refused(rabbit.consume(Consume::from(queue).arguments(table(limit))).await.unwrap_err());
-        // Of a batch the others are sent.
+        // The other messages of the batch are sent.
         let batch = [with_headers(queue, 10), with_headers(queue, limit), with_headers(queue, 10)];
         let results = rabbit.publish_batch(batch).await.unwrap().into_results();
         let [first, second, third] = results.try_into().unwrap();
         assert!(first.unwrap().is_confirmed() && third.unwrap().is_confirmed());
         refused(second.unwrap_err());
-        // The driver panics over a name that is too long.
+        // The driver would panic over a name that is too long.
         let long = Exchange::new("x", ExchangeKind::Custom("x".repeat(256)));
         assert!(matches!(rabbit.declare_exchange(long).await, Err(Error::Operation { .. })));
 
-        // To the byte: one more, and it would not have been sent.
+        // The limit is exact. With one byte more the message is not sent.
         let envelope = (1..).find(|less| rabbit_fits(&rabbit, queue, limit - less)).unwrap();
         assert!(!rabbit_fits(&rabbit, queue, limit - envelope + 1));
         assert_eq!(generation(&pool), 1);
@@ -598,7 +600,7 @@ fn rabbit_fits(rabbit: &RabbitMq, queue: &str, bytes: usize) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rabbitmq_frames_of_a_broker_that_allows_larger_ones_are_as_large() {
-    // Of its own, as its limit and its log are looked at.
+    // The test changes this broker's limit and reads its log, so the broker is its own.
     let server = Service::start(Kind::RabbitMq).unwrap();
     let allow = |frame_max: usize| {
         server.rabbitmq().unwrap().eval(&format!("application:set_env(rabbit, frame_max, {frame_max})")).unwrap()
@@ -623,7 +625,7 @@ async fn rabbitmq_frames_of_a_broker_that_allows_larger_ones_are_as_large() {
     assert!(unclean.is_empty(), "{unclean:?}");
 }
 
-/// The bare driver's publishes wait for a confirm, or for its auto-recovery, as long as it takes.
+/// A publish of the bare driver waits for its confirm, or for the driver's recovery, as long as that takes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rabbitmq_publish_cut_off_says_that_its_outcome_is_unknown() {
     let server = rough();
@@ -635,7 +637,7 @@ async fn rabbitmq_publish_cut_off_says_that_its_outcome_is_unknown() {
     let rabbit = pool.rabbitmq().await.unwrap();
     rabbit.declare_queue(Queue::new(&queue)).await.unwrap();
     assert!(rabbit.publish(Message::new("", &queue, "one")).await.unwrap().is_confirmed());
-    // In flight when its connection goes.
+    // The publish is in flight when its connection is cut.
     proxy.freeze();
     let publishing = RabbitMq::clone(&rabbit);
     let in_flight = Message::new("", &queue, "two");
@@ -651,7 +653,7 @@ async fn rabbitmq_publish_cut_off_says_that_its_outcome_is_unknown() {
     until_async(SOON, async || rabbit.publish(Message::new("", &queue, "three")).await.is_ok()).await;
     assert!(published(proxy.frames()) <= 3, "what was cut off is not sent again");
 
-    // A batch stops there, and tells of each message.
+    // A batch stops there, and reports the outcome of each message.
     proxy.freeze();
     let publishing = RabbitMq::clone(&rabbit);
     let (name, count) = (queue.clone(), 3000);
@@ -668,7 +670,8 @@ async fn rabbitmq_publish_cut_off_says_that_its_outcome_is_unknown() {
     assert!(matches!(&batch.results()[2999], Err(Error::Operation { action, .. }) if action.contains("not sent")));
 }
 
-/// The bare driver's own recovery keeps a publish waiting for as long as the outage lasts, and goes on after all is dropped.
+/// The bare driver's recovery keeps a publish waiting as long as the outage lasts, and goes on after everything is
+/// dropped.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rabbitmq_recovery_keeps_nobody_waiting_and_leaves_no_zombie() {
     let server = rough();
@@ -728,7 +731,7 @@ async fn rabbitmq_frozen_during_operations() {
     let guard = blocking.rabbitmq().unwrap();
     server.freeze().unwrap();
     let started = Stopwatch::start();
-    // The bare driver: a publish without confirms is fine, it says, and a request waits.
+    // The control is the bare driver. It calls a publish without confirms a success, and its request waits.
     let options = BasicPublishOptions::default();
     let said = bare_channel
         .basic_publish("".into(), queue.as_str().into(), options, b"lost", BasicProperties::default())
@@ -753,7 +756,7 @@ async fn rabbitmq_frozen_during_operations() {
     assert!(native.is_err(), "also through the driver's own handle");
     let (got, after) = in_thread.join().unwrap();
     assert!(got.is_err() && after < FROZEN, "{got:?} {after:?}");
-    // New calls fail as well, with the cause, on both facades.
+    // New calls on both facades fail as well, with the cause.
     let fresh = Stopwatch::start();
     let error = rabbit.publish(Message::new("", &queue, "two")).await.unwrap_err();
     assert!(matches!(error, Error::Lost { .. } | Error::Connect(_)), "{error}");
@@ -779,7 +782,7 @@ async fn rabbitmq_frozen_at_health() {
     assert_eq!(pool.health_check().await.entry("rabbitmq").unwrap().health, Health::Pass);
     server.freeze().unwrap();
     let froze = Instant::now();
-    // The last report holds for a second.
+    // The last report is valid for a second.
     let report = common::eventually(SOON, async || {
         let started = Stopwatch::start();
         let report = pool.health_check().await;
@@ -815,7 +818,7 @@ async fn rabbitmq_frozen_at_close() {
     bare_close.abort();
 }
 
-/// While the broker is short of memory, the driver writes nothing at all on a connection that has published.
+/// While the broker is short of memory, the driver writes nothing on a connection that has published.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rabbitmq_blocked_by_a_memory_alarm() {
     let server = rough();
@@ -841,7 +844,7 @@ async fn rabbitmq_blocked_by_a_memory_alarm() {
     until_async(SOON, async || control.status().blocked()).await;
     let bare_close = tokio::spawn(async move { control.close(200, "OK".into()).await });
 
-    // The first one that is not taken may be taken later; what comes after it is not sent.
+    // The broker may take the first unconfirmed message later. The pool does not send the messages after it.
     let first = rabbit.publish(Message::new("", &queue, "two")).await.unwrap_err();
     assert!(matches!(first, Error::OutcomeUnknown { .. }), "{first}");
     assert!(first.to_string().contains("blocked by the broker"), "{first}");
@@ -890,7 +893,7 @@ async fn rabbitmq_idle_consumer_survives() {
     assert_eq!(pool.status().resource("rabbitmq").unwrap().generation, 1);
 }
 
-/// Which one of two messages on a shared channel came back is told wrongly by the bare driver.
+/// On a shared channel, the bare driver may report the wrong one of two messages as returned.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rabbitmq_returned_messages_go_to_their_own_publisher() {
     const EACH: usize = 500;
@@ -935,7 +938,7 @@ async fn rabbitmq_returned_messages_go_to_their_own_publisher() {
     println!("control: the bare driver told {wrong} publishers wrongly");
 }
 
-/// The parts of a batch overlap, and the driver may tell of a return with the confirm of a later part.
+/// The parts of a batch overlap. The driver may report a return with the confirm of a later part.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rabbitmq_a_batch_tells_which_of_its_messages_came_back() {
     for window in [1, 2, 3, 8, 20, 64] {
@@ -946,13 +949,13 @@ async fn rabbitmq_a_batch_tells_which_of_its_messages_came_back() {
         let queue = rabbit.declare_queue(Queue::temporary()).await.unwrap().name().to_owned();
         let is_routable = |n: usize| !(n % 7 == 3 || n % 100 > 60);
         let batch = (0..1000).map(|n| {
-            // As many as are asked for, and no more, are in memory.
+            // The pool keeps as many messages in memory as the window allows, and no more.
             let work = pool.status().resource("rabbitmq").unwrap().work.clone();
             let unconfirmed: usize =
                 work.iter().filter(|(work, _)| *work == Work::Confirm).map(|(_, count)| count).sum();
             assert!(unconfirmed < window, "{unconfirmed} of a window of {window} as {n} is taken");
             let message = Message::new("", if is_routable(n) { &queue } else { "nobody" }, (n % 10).to_string());
-            // The broker confirms persistent messages later than transient ones.
+            // A persistent message is confirmed later than a transient one.
             if n % 3 == 0 { message } else { message.transient() }
         });
         let batch = rabbit.publish_batch(batch).await.unwrap();
@@ -971,7 +974,7 @@ async fn rabbitmq_a_batch_tells_which_of_its_messages_came_back() {
 #[test]
 fn rabbitmq_cold_rush_connects_once() {
     let proxy = Proxy::start(server().port()).unwrap();
-    // The prober has a connection and channels of its own, as many as the broker is slow.
+    // The probe would open a connection and channels of its own, more of them the slower the broker is.
     let mut options = Options::default();
     options.probe.enabled = false;
     let config = RabbitMqConfig::url(proxy.url(server())).max_channels(32);
@@ -1011,7 +1014,7 @@ fn rabbitmq_cold_rush_connects_once() {
     assert_eq!(proxy.accepted(), 1, "one connection for all");
     let opened = frames.iter().filter(|frame| frame.name == "Channel.Open").count();
     assert!(opened <= 32, "{opened} channels");
-    // Again, and closed under it.
+    // The same again, closed under load.
     let done = thread::scope(|scope| {
         for _ in 0..20 {
             let (pool, queue) = (blocking::ResourcePool::from(pool.clone()), &queue);
@@ -1045,7 +1048,7 @@ async fn rabbitmq_exhausted_channels_name_the_holder() {
     assert!(error.to_string().contains(&format!("tests/rabbitmq.rs:{line}")), "{error}");
     assert_eq!(pool.health_check().await.entry("rabbitmq").unwrap().health, Health::Pass, "health takes no channel");
     drop(held);
-    // Its place is free once the broker has ended it.
+    // The slot is free once the broker has closed the channel.
     until_async(SOON, async || rabbit.publish(Message::new("", "nobody", "x").optional()).await.is_ok()).await;
     assert_eq!(pool.status().resource("rabbitmq").unwrap().usage.max, Some(1));
 }
@@ -1066,7 +1069,7 @@ async fn rabbitmq_errors_of_the_broker_spoil_only_their_channel() {
     assert!(rabbit.bind(&queue, "no such exchange", "").await.is_err());
     let long = rabbit.publish(Message::new("", "k".repeat(256), "x")).await.unwrap_err();
     assert!(matches!(long, Error::Operation { .. }), "{long}");
-    // A consumer is told when its queue is deleted.
+    // A consumer gets an error when its queue is deleted.
     let mut consumer = rabbit.consume(queue.as_str()).await.unwrap();
     rabbit.delete_queue(&queue).await.unwrap();
     let end = consumer.next().within(SOON).await.unwrap().unwrap_err();
@@ -1077,7 +1080,8 @@ async fn rabbitmq_errors_of_the_broker_spoil_only_their_channel() {
     assert!(pool.close_all().await.all_closed());
 }
 
-/// A server that names a user tells no password, though the password may be the same word, or a part of it.
+/// The error of a server may name the user, but never the password, even if the password is the same word or a part of
+/// it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rabbitmq_error_that_names_the_user_is_told() {
     let server = server();
@@ -1104,20 +1108,20 @@ async fn rabbitmq_error_that_names_the_user_is_told() {
     }
 }
 
-/// A queue that the broker does not delete is there, and is declared again after a loss.
+/// A delete that the broker refuses changes nothing. The exchange and the queue are declared again after a loss.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rabbitmq_forgets_only_what_was_deleted() {
     let server = Service::start(Kind::RabbitMq).unwrap();
     let view = server.rabbitmq().unwrap();
     let pool = pool(&server);
     let rabbit = pool.rabbitmq().await.unwrap();
-    // Either is gone with the connection, unless it is declared again.
+    // The connection's end removes both, unless the pool declares them again.
     rabbit.declare_exchange(Exchange::fanout("kept").transient().auto_delete()).await.unwrap();
     rabbit.declare_queue(Queue::new("kept").transient().exclusive()).await.unwrap();
     rabbit.bind("kept", "kept", "").await.unwrap();
     rabbit.declare_queue(Queue::new("deleted").transient().exclusive()).await.unwrap();
     view.rights(false).unwrap();
-    // A channel remembers rights that it has looked up; this error ends it.
+    // A channel caches the rights that it has looked up. This error ends the channel.
     rabbit.get("no such queue").await.map(drop).unwrap_err();
     let is_refused = |answer: Result<(), Error>| {
         let error = answer.unwrap_err();
@@ -1134,7 +1138,8 @@ async fn rabbitmq_forgets_only_what_was_deleted() {
     assert!(pool.close_all().await.all_closed());
 }
 
-/// Of a batch, what was refused is told apart from what may have been taken, and from what cannot have been.
+/// The report of a batch tells a refused message from those that may have been taken and from those that cannot have
+/// been.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rabbitmq_refused_message_of_a_batch_is_told_apart() {
     let pool = pool(server());
@@ -1149,8 +1154,9 @@ async fn rabbitmq_refused_message_of_a_batch_is_told_apart() {
             Message::new("", queue, "x").properties(BasicProperties::default().with_expiration("someday".into()))
         }),
     ];
-    // Also where the broker refuses it while others of its part are still being sent. The driver may then send the rest of
-    // them on a channel that has ended, and lose the connection by it, which is therefore not the others'.
+    // The broker may refuse a message while other messages of its part are still being sent. The driver may then send
+    // the rest on a channel that has ended, and lose the connection by that. So other publishers use another
+    // connection.
     for ((why, refused), sends_long) in refused.into_iter().flat_map(|refused| [(refused, false), (refused, true)]) {
         let mut config = RabbitMqConfig::url(server().url());
         config.confirm_window = if sends_long { 60_000 } else { config.confirm_window };
@@ -1178,7 +1184,7 @@ async fn rabbitmq_refused_message_of_a_batch_is_told_apart() {
             let (action, error) = said(result);
             assert!(action.contains("(it was not taken)") || action.contains("(it was not sent)"), "{error}");
         }
-        // Those in the queue are of the first part, and all that were confirmed are there.
+        // The messages in the queue are of the first part, and all confirmed ones are there.
         let mut found = 0;
         while let Some(delivery) = rabbit.get(&queue).await.unwrap() {
             let number: usize = String::from_utf8_lossy(delivery.data()).parse().unwrap();
@@ -1189,7 +1195,7 @@ async fn rabbitmq_refused_message_of_a_batch_is_told_apart() {
         assert!((batch.confirmed()..=batch.confirmed() + batch.unknown()).contains(&found), "{found}: {batch}");
         rabbit.delete_queue(&queue).await.unwrap();
     }
-    // Which of two was refused is not known.
+    // With two messages that the broker cannot take, the driver does not know which one was refused.
     let queue = rabbit.declare_queue(Queue::temporary()).await.unwrap().name().to_owned();
     let missing = || Message::new("missing", "", "x");
     let two = [missing(), Message::new("", &queue, "x"), missing()];
@@ -1200,7 +1206,7 @@ async fn rabbitmq_refused_message_of_a_batch_is_told_apart() {
     assert!(report.all_closed(), "{report}");
 }
 
-/// A batch has no more messages in memory than its window, nor more bytes of them.
+/// The window limits a batch's messages in memory by number and by bytes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rabbitmq_window_of_a_batch_is_bounded_in_bytes() {
     let server = server();
@@ -1253,7 +1259,7 @@ async fn rabbitmq_dropped_deliveries_and_consumers_give_back() {
     let dropped = consumer.next().within(SOON).await.unwrap().unwrap();
     assert_eq!((kept.data(), dropped.data()), (&b"0"[..], &b"1"[..]));
     drop((dropped, consumer));
-    // Still acknowledged though its consumer is gone.
+    // A delivery can be acknowledged after its consumer is gone.
     kept.ack().await.unwrap();
     let mut seen = HashSet::new();
     while seen.len() < 19 {
@@ -1283,7 +1289,7 @@ async fn rabbitmq_publish_given_up_leaves_the_pool_in_order() {
     assert!(pool.close_all().await.all_closed());
 }
 
-/// The driver's parser makes localhost of it, and vhost "" of a trailing slash.
+/// The driver's parser turns an IPv6 address into localhost, and a trailing slash into the virtual host "".
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rabbitmq_urls_mean_what_they_say() {
     let parsed: lapin::uri::AMQPUri = "amqp://[::1]:5672".parse().unwrap();
@@ -1356,7 +1362,7 @@ async fn rabbitmq_refusals_are_told_apart() {
     assert!(error.is_transient() && error.to_string().contains("refused"), "{error}");
 }
 
-/// An executor that knows nothing of tokio.
+/// A minimal executor without tokio.
 fn park_on<F: Future>(future: F) -> F::Output {
     struct Unpark(thread::Thread);
     impl Wake for Unpark {
@@ -1374,7 +1380,7 @@ fn park_on<F: Future>(future: F) -> F::Output {
     }
 }
 
-/// The bare driver's futures do not resolve once the runtime that it was made on is gone.
+/// The bare driver's futures never resolve once the runtime that it was made on is gone.
 #[test]
 fn rabbitmq_works_from_a_second_runtime_after_the_first_is_gone() {
     let new = || tokio::runtime::Runtime::new().unwrap();
@@ -1389,7 +1395,7 @@ fn rabbitmq_works_from_a_second_runtime_after_the_first_is_gone() {
         assert!(waited.is_err(), "the bare driver answered: {waited:?}");
         assert!(control.status().connected(), "and says that it is connected");
     });
-    // On no runtime at all, and where a thread may not block.
+    // On no runtime at all, and on a thread of a runtime that may not block.
     let published = park_on(rabbit.publish(Message::new("", "nobody", "x").optional()));
     assert!(published.unwrap().is_confirmed());
     let guard = blocking::ResourcePool::from(pool.clone()).rabbitmq().unwrap();
@@ -1432,7 +1438,7 @@ async fn rabbitmq_scoped_closes_by_drop_by_question_mark_and_by_panic() {
     assert!(panicked.join().is_err());
     until_async(SOON, async || proxy.open() == 0).await;
 
-    // Outside any runtime.
+    // The guards drop outside of any runtime.
     let scoped = RabbitMq::scoped(config()).await.unwrap();
     thread::spawn(move || drop(scoped)).join().unwrap();
     until_async(SOON, async || proxy.open() == 0).await;

@@ -1,4 +1,4 @@
-//! RabbitMQ where the process must be alone: its threads and sockets are counted.
+//! Tests of RabbitMQ that need the process for themselves, because they count its threads and sockets.
 
 #![cfg(feature = "rabbitmq")]
 #![allow(missing_docs)]
@@ -14,18 +14,18 @@ use resource_pool::rabbitmq::Message;
 use resource_pool::{ResourcePool, blocking};
 use services::{Kind, Service};
 
-/// A frozen broker must show as an error within this.
+/// The limit for a frozen broker to show as an error.
 const FROZEN: Duration = Duration::from_secs(5);
 
 /// A guard against hanging.
 const SOON: Duration = Duration::from_secs(20);
 
-/// Closing leaves a thread no longer than it takes to end.
+/// The limit for a thread to remain after closing. It only needs the time to end.
 const LEFT: Duration = Duration::from_millis(500);
 
 fn pool(server: &Service) -> ResourcePool {
     let mut options = Options::default();
-    // How fast a broker answers is not what health is asked for here, and closing need not wait long for a lease.
+    // A slow answer of a busy broker must not count as bad health, and closing need not wait long for a lease.
     (options.health.each, options.health.all, options.health.slow) = (SOON, SOON, SOON);
     options.close.held = Duration::from_millis(20);
     let builder = ResourcePool::builder().environment([("", ""); 0]).options(options);
@@ -36,7 +36,7 @@ fn loops() -> usize {
     threads().iter().filter(|name| name.starts_with("lapin-io-loop")).count()
 }
 
-/// TCP sockets; a runtime has a pair of its own for signals.
+/// The TCP sockets of this process. A runtime also has a pair of other sockets for signals.
 fn sockets() -> usize {
     let tcp = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
     let inodes: Vec<_> = tcp.lines().filter_map(|line| line.split_whitespace().nth(9)).collect();
@@ -46,20 +46,20 @@ fn sockets() -> usize {
     targets.filter_map(|to| socket(&to)).filter(|inode| inodes.contains(&inode.as_str())).count()
 }
 
-/// The descriptors and threads without any connection.
+/// The counts without any connection.
 async fn settled() -> (usize, usize) {
     until_async(SOON, async || loops() == 0).await;
     (loops(), sockets())
 }
 
-/// Waits until there is no more than that, which is soon.
+/// Waits until the counts are those of before, within the limit.
 async fn is_left(before: (usize, usize), limit: Duration) {
     let closed = Stopwatch::start();
     until_async(SOON, async || (loops(), sockets()) == before).await;
     assert!(closed.took() < limit, "{:?}", closed.took());
 }
 
-/// The bare driver has no limit on connecting, and one that is given up leaves a thread and a socket behind.
+/// The bare driver has no limit on connecting. An attempt that is dropped leaves a thread and a socket behind.
 async fn frozen_at_connect(server: &Service) {
     let before = settled().await;
     server.freeze().unwrap();
@@ -89,7 +89,7 @@ async fn frozen_and_closed(server: &Service) {
     let before = settled().await;
     let pool = pool(server);
     let rabbit = pool.rabbitmq().await.unwrap();
-    // The connection's and the prober's.
+    // Two loops: one of the connection, one of the prober's.
     until_async(SOON, async || loops() == before.0 + 2).await;
     assert!(pool.is_healthy("rabbitmq").await);
     server.freeze().unwrap();
@@ -101,7 +101,7 @@ async fn frozen_and_closed(server: &Service) {
     server.thaw().unwrap();
 }
 
-/// Frames are as large as the broker allows, or as was asked for; larger messages than a frame pass all the same.
+/// Frames are as large as the broker allows, or as large as the user asked for. Messages may be larger than a frame.
 async fn frames_of_every_size(server: &Service) {
     let view = server.rabbitmq().unwrap();
     let frame_max = |wanted: &str| {
@@ -117,7 +117,7 @@ async fn frames_of_every_size(server: &Service) {
         config.frame_max = asked;
         let pool = ResourcePool::builder().environment([("", ""); 0]).resource(config).build().unwrap();
         let rabbit = pool.rabbitmq().await.unwrap();
-        // The broker forgets the one before a moment after that has ended.
+        // The broker still lists the previous connection for a moment after its end.
         until_async(SOON, async || (frame_max("8192"), frame_max("131072")) == (asked != 0, asked == 0)).await;
         let large = vec![7; 1 << 20];
         let queue = rabbit.declare_queue(resource_pool::rabbitmq::Queue::temporary()).await.unwrap();
@@ -127,7 +127,7 @@ async fn frames_of_every_size(server: &Service) {
     }
 }
 
-/// The log of a service that ends every night has no error in it.
+/// The log of a service that ends every night must have no error in it.
 async fn closes_quietly(server: &Service, log: &Log) {
     const CLOSES: usize = 60;
     let before = log.text().len();
@@ -141,7 +141,7 @@ async fn closes_quietly(server: &Service, log: &Log) {
         assert!(rabbit.publish(Message::new("", queue.name(), "x")).await.unwrap().is_confirmed());
         let delivery = consumer.next().await.unwrap().unwrap();
         if n % 2 == 0 {
-            // With the prober's connection, or without.
+            // Half of the rounds have the prober's connection, and half do not.
             assert_eq!(pool.health_check().await.health, resource_pool::Health::Pass);
         }
         delivery.ack().await.unwrap();
@@ -177,13 +177,13 @@ fn limit_descriptors(soft: &str) {
     assert!(limit.expect("prlimit").success());
 }
 
-/// A lack of this process is no evidence about the broker.
+/// A lack of descriptors in this process says nothing about the broker.
 async fn without_descriptors(server: &Service) {
     let before = settled().await;
     limit_descriptors("200");
     let pool = pool(server);
     let rabbit = pool.rabbitmq().await.unwrap();
-    // Before the prober has a connection of its own.
+    // The prober has no connection of its own yet.
     let mut taken: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
     let started = Instant::now();
     while started.elapsed() < Duration::from_secs(6) {
@@ -197,7 +197,7 @@ async fn without_descriptors(server: &Service) {
     limit_descriptors("1024");
     assert_eq!((generation, healthy), (1, true));
     assert_eq!(loops(), before.0 + 1, "the prober has a connection");
-    // It has one as soon as there is room again.
+    // The prober connects as soon as there is room again.
     until_async(SOON, async || loops() == before.0 + 2).await;
     assert!(pool.close_all().await.all_closed());
     settled().await;
@@ -210,7 +210,7 @@ async fn rabbitmq_gives_back_threads_sockets_memory_and_no_password() {
     frames_of_every_size(&server).await;
     let said = log.text();
     assert!(said.contains("connected"), "nothing was logged");
-    // The bare driver has it in its TRACE log, as a list of bytes.
+    // The bare driver writes the password to its TRACE log, as a list of bytes.
     let bytes = format!("{:?}", server.password().as_bytes());
     let secrets = [server.password(), bytes.trim_matches(['[', ']'])];
     let bare_said = said.lines().filter(|line| secrets.iter().any(|secret| line.contains(secret))).count();

@@ -1,4 +1,4 @@
-//! RabbitMQ where there is no room: for the prober's connection, for one more channel, for one more login.
+//! RabbitMQ at its limits: no room for the prober's connection, for one more channel, or for one more login.
 
 #![cfg(feature = "rabbitmq")]
 #![allow(missing_docs)]
@@ -21,13 +21,13 @@ use resource_pool::rabbitmq::{Consume, Exchange, Message, Queue};
 use resource_pool::{Error, Health, RabbitMq, ResourcePool, State, blocking};
 use services::{Kind, Proxy, Service, shared};
 
-/// A frozen broker must show as an error within this.
+/// The limit for a frozen broker to show as an error.
 const FROZEN: Duration = Duration::from_secs(5);
-/// A limit for what is done in a moment, on a busy machine.
+/// The limit for an expected change, also on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
 
 fn pool_with(config: RabbitMqConfig, mut options: Options) -> ResourcePool {
-    // How fast a broker answers is not what health is asked for here.
+    // A slow answer of a busy broker must not count as bad health here.
     (options.health.each, options.health.all, options.health.slow) = (SOON, SOON, SOON);
     ResourcePool::builder().environment([("", ""); 0]).options(options).resource(config).build().expect("a pool")
 }
@@ -36,7 +36,7 @@ fn pool_of(config: RabbitMqConfig) -> ResourcePool {
     pool_with(config, Options::default())
 }
 
-/// A user of this name, with rights to a virtual host of its own.
+/// The URL of a new user with this name, who has rights to a virtual host of the same name.
 fn user(server: &Service, name: &str) -> String {
     let view = server.rabbitmq().unwrap();
     for words in [
@@ -49,7 +49,7 @@ fn user(server: &Service, name: &str) -> String {
     format!("amqp://{name}:secret@{}:{}/{name}", server.host(), server.port())
 }
 
-/// Checks that nothing of the pool's connection is cut meanwhile.
+/// Uses the pool's connection for so long. Nothing of it may be cut meanwhile.
 async fn lives(pool: &ResourcePool, how_long: Duration, health: Health) {
     let rabbit = pool.rabbitmq().await.unwrap();
     let queue = rabbit.declare_queue(Queue::temporary()).await.unwrap();
@@ -67,7 +67,7 @@ async fn lives(pool: &ResourcePool, how_long: Duration, health: Health) {
     assert_eq!(report.entry("rabbitmq").unwrap().health, health, "{report}");
 }
 
-/// Longer than it takes to cut what does not answer.
+/// The duration after which the pool would have cut a connection that does not answer.
 const LONG: Duration = Duration::from_secs(6);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -82,7 +82,7 @@ async fn rabbitmq_prober_without_room_asks_on_the_users_connection() {
     let one = pool_of(RabbitMqConfig::url(one).confirm_timeout(limit).operation_timeout(limit));
     let full = pool_of(RabbitMqConfig::url(full));
     let refused = pool_of(RabbitMqConfig::url(refusing.url(&server)));
-    // The broker accepts one more connection, and serves it no more.
+    // The broker accepts one more connection and never serves it.
     let silent = pool_of(RabbitMqConfig::url(server.url()));
     for pool in [&one, &full, &refused, &silent] {
         drop(pool.rabbitmq().await.unwrap());
@@ -104,7 +104,7 @@ async fn rabbitmq_prober_without_room_asks_on_the_users_connection() {
     );
     println!("{:?}", view.connections().unwrap());
 
-    // While the broker blocks it, nothing can be asked of it either.
+    // While the broker blocks the connection, the prober cannot use it either.
     view.memory_alarm(true).unwrap();
     let rabbit = one.rabbitmq().await.unwrap();
     assert!(rabbit.publish(Message::new("", "nobody", "x").optional()).await.is_err());
@@ -120,7 +120,7 @@ async fn rabbitmq_prober_without_room_asks_on_the_users_connection() {
     until_async(SOON, async || rabbit.publish(Message::new("", "nobody", "x").optional()).await.is_ok()).await;
     assert_eq!(one.status().resource("rabbitmq").unwrap().generation, 1);
 
-    // A broker that does not answer is lost all the same, whichever connection asks.
+    // A broker that does not answer is lost nevertheless, on the prober's connection or the user's.
     let queue = rabbit.declare_queue(Queue::temporary()).await.unwrap();
     let channels = [rabbit.channel().await.unwrap(), silent.rabbitmq().await.unwrap().channel().await.unwrap()];
     server.freeze().unwrap();
@@ -139,11 +139,11 @@ fn with(server: &Service, parameters: &str) -> RabbitMqConfig {
     RabbitMqConfig::url(format!("{}?{parameters}", server.url()))
 }
 
-/// The driver counts a channel until it has forgotten it, and the broker until it has said so.
+/// The driver counts a channel until it has forgotten it, and the broker counts it until it has confirmed its close.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rabbitmq_channels_taken_and_dropped_in_turn_never_exceed_the_maximum() {
     let server = Service::start(Kind::RabbitMq).unwrap();
-    // The lower one counts, whosever it is.
+    // The lower of the client's and the broker's limit counts.
     let brokers = || server.rabbitmq().unwrap().eval("application:set_env(rabbit, channel_max, 8)").map(drop);
     for parameters in ["channel_max=8", "heartbeat=10"] {
         if parameters == "heartbeat=10" {
@@ -170,7 +170,7 @@ async fn rabbitmq_channels_taken_and_dropped_in_turn_never_exceed_the_maximum() 
                     _ => {
                         let channel = rabbit.channel();
                         let micros = u64::try_from(n * 13 % 700).unwrap();
-                        // Given up at any moment.
+                        // The acquire is dropped at any moment.
                         drop(tokio::time::timeout(Duration::from_micros(micros), channel).await);
                     }
                 }
@@ -182,7 +182,7 @@ async fn rabbitmq_channels_taken_and_dropped_in_turn_never_exceed_the_maximum() 
         join_all((0..16).map(one)).within(Duration::from_secs(60)).await;
         assert_eq!(pool.status().resource("rabbitmq").unwrap().generation, 1, "{keeping:?}");
         assert_eq!(pool.status().resource("rabbitmq").unwrap().usage.max, Some(8));
-        // All of it is free again.
+        // All channels are free again.
         drop(_keeps_the_queue);
         let all = join_all((0..8).map(|_| rabbit.channel())).within(SOON).await;
         assert!(all.iter().all(Result::is_ok), "{all:?}");
@@ -193,7 +193,7 @@ async fn rabbitmq_channels_taken_and_dropped_in_turn_never_exceed_the_maximum() 
     assert_eq!(server.rabbitmq().unwrap().unclean_closes().unwrap(), [""; 0]);
 }
 
-/// The driver refuses for ever what is done under the number of a channel that the broker has ended with an error.
+/// The driver never again opens a channel under a number whose channel the broker ended with an error.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rabbitmq_a_connection_whose_channels_the_broker_has_ended_is_made_anew() {
     let server = shared(Kind::RabbitMq);
@@ -213,7 +213,7 @@ async fn rabbitmq_a_connection_whose_channels_the_broker_has_ended_is_made_anew(
     drop(bare);
 
     let mut options = Options::default();
-    // Where its own connection is slow, the prober takes a channel, too.
+    // The prober takes a channel of this connection too, if its own connection is slow to open.
     options.probe.enabled = false;
     let pool = pool_with(with(server, "channel_max=8"), options);
     let rabbit = pool.rabbitmq().await.unwrap();
@@ -241,7 +241,7 @@ async fn rabbitmq_one_channel_too_many_waits_and_names_all_who_have_one() {
     let pool = pool_with(with(shared(Kind::RabbitMq), "channel_max=8"), options);
     let rabbit = pool.within(SOON).rabbitmq().await.unwrap();
     let queue = rabbit.declare_queue(Queue::temporary()).await.unwrap();
-    // Idle ones give way.
+    // Idle channels are closed to make room.
     join_all((0..8).map(|_| rabbit.publish(Message::new("", queue.name(), "x")))).await;
     let mut lines = Vec::new();
     let (mut channels, mut consumers, mut deliveries) = (Vec::new(), Vec::new(), Vec::new());
@@ -283,7 +283,7 @@ async fn rabbitmq_one_channel_too_many_waits_and_names_all_who_have_one() {
     here(consumer.map(drop).unwrap_err());
     here(declared.unwrap_err());
     here(in_thread.join().unwrap());
-    // More wait than there are places for. None waits longer than the others, or learns less.
+    // More callers wait than there are channels. None waits longer than the others, or learns less.
     let all = join_all((0..12).map(|_| async {
         let waited = Stopwatch::start();
         (rabbit.channel().within(SOON).await.map(drop).unwrap_err(), waited.took())
@@ -333,7 +333,7 @@ async fn rabbitmq_asking_on_after_a_consumers_end_says_how_it_ended() {
     assert_eq!((&**resource, action), ("rabbitmq", &format!("consuming {queue:?}")));
     assert!(source.to_string().starts_with("the consumer has ended: the broker cancelled"), "{on}");
     assert!(ended.next().is_none(), "an iterator ends");
-    // It was told of the consumer alone: the resource works.
+    // The error was about the consumer alone. The resource works.
     assert!(rabbit.publish(Message::new("", &other, "x")).await.unwrap().is_confirmed());
     assert_eq!(pool.status().resource("rabbitmq").unwrap().generation, 1);
 
@@ -355,7 +355,7 @@ async fn rabbitmq_asking_on_after_a_consumers_end_says_how_it_ended() {
     assert!(matches!(closed, Error::Closed { .. }), "now the resource is: {closed}");
 }
 
-/// Whatever moment of connecting it is at, nothing is left at the broker, and the report tells of what was there.
+/// Closing at any moment of a connect leaves nothing at the broker. The report has a step if there was a connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rabbitmq_closing_while_it_connects_leaves_nothing() {
     const ROUNDS: u32 = 20;
@@ -368,7 +368,7 @@ async fn rabbitmq_closing_while_it_connects_leaves_nothing() {
         let acquiring = pool.clone();
         let acquiring = tokio::spawn(async move { acquiring.rabbitmq().await.map(drop) });
         until_async(SOON, async || pool.status().resource("rabbitmq").unwrap().state != State::Idle).await;
-        // From before the first byte until after the last: a handshake takes about 10 ms.
+        // The rounds close from before the first byte until after the last. A handshake takes about 10 ms.
         let moment = Instant::now() + Duration::from_micros(700) * round;
         while Instant::now() < moment {
             tokio::task::yield_now().await;
@@ -377,7 +377,7 @@ async fn rabbitmq_closing_while_it_connects_leaves_nothing() {
         assert!(report.all_closed(), "{round}: {report}");
         let acquired = acquiring.within(SOON).await.unwrap();
         assert!(acquired.as_ref().err().is_none_or(Error::is_closed), "{round}: {acquired:?}");
-        // A queue whose declaration reached the broker was there, and is in the report.
+        // A connection that reached the broker has a step in the report.
         let was_there =
             proxy.frames().iter().any(|frame| frame.connection >= before && frame.name == "Connection.OpenOk");
         let step = report.step("rabbitmq").is_some();
@@ -391,7 +391,7 @@ async fn rabbitmq_closing_while_it_connects_leaves_nothing() {
     assert_eq!(server.rabbitmq().unwrap().unclean_closes().unwrap(), [""; 0]);
 }
 
-/// A port that says this to whoever connects, and reads what it is told.
+/// A port that sends these bytes to each client, and reads its answer.
 fn says(what: &'static [u8]) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -405,7 +405,8 @@ fn says(what: &'static [u8]) -> u16 {
     port
 }
 
-/// The first attempt, and only that, tells what no further attempt mends.
+/// An error that no further attempt can mend is permanent, and the first attempt reports it. Other errors are not
+/// permanent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rabbitmq_refusals_of_the_handshake_are_permanent_and_no_room_is_not() {
     let server = Service::start(Kind::RabbitMq).unwrap();
@@ -444,7 +445,7 @@ async fn rabbitmq_refusals_of_the_handshake_are_permanent_and_no_room_is_not() {
         assert_eq!((connect.permanent, connect.attempts == 1), (permanent, permanent), "{what}: {error}");
     };
     join_all(cases.map(connect)).await;
-    // Neither is a broker that goes, or comes.
+    // A broker that stops or starts is not a permanent error.
     let pool = pool_of(RabbitMqConfig::url(&mine));
     let mut seen = HashSet::new();
     let stopping = server.rabbitmq().unwrap().eval("spawn(fun() -> rabbit:stop() end)").map(drop);
@@ -462,7 +463,8 @@ async fn rabbitmq_refusals_of_the_handshake_are_permanent_and_no_room_is_not() {
     println!("while it stops: {seen:#?}");
 }
 
-/// Whatever the kill switch cuts says what of, and why: to a service that is the difference between a 500 and a 503.
+/// An error of a cut call names the resource and the cause. For a service that is the difference between a 500 and a
+/// 503.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rabbitmq_calls_that_are_cut_name_the_resource_and_the_cause() {
     let server = shared(Kind::RabbitMq);
@@ -471,9 +473,9 @@ async fn rabbitmq_calls_that_are_cut_name_the_resource_and_the_cause() {
     let rabbit = pool.rabbitmq().await.unwrap();
     let threads = blocking::ResourcePool::from(pool.clone()).rabbitmq().unwrap();
     let queue = rabbit.declare_queue(Queue::temporary()).await.unwrap().name().to_owned();
-    // As many channels are idle then.
+    // That leaves as many idle channels.
     join_all((0..20).map(|_| rabbit.publish(Message::new("", &queue, "x")))).await;
-    // One in the driver's own words, one by our verb.
+    // One channel is used by the driver's own methods, one by `run`.
     let raw = rabbit.channel().await.unwrap();
     let (ran, ours) = (rabbit.channel().await.unwrap(), threads.channel().unwrap());
     raw.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
@@ -538,7 +540,7 @@ async fn rabbitmq_calls_that_are_cut_name_the_resource_and_the_cause() {
         assert!(error.to_string().contains("rabbitmq") && error.to_string().contains("no answer"), "{what}: {error}");
         assert!(!error.to_string().contains("closed"), "{what}: {error}");
     }
-    // The driver has words of its own, with ours behind them where a call was under way.
+    // The driver's own error has ours behind it where a call was in flight.
     let native_error = calls.10.unwrap_err();
     println!("native: {native_error}");
     assert!(matches!(Error::behind(&native_error), Some(Error::Lost { .. })), "{native_error:?}");
@@ -550,7 +552,7 @@ async fn rabbitmq_calls_that_are_cut_name_the_resource_and_the_cause() {
     assert!(!matches!(native_end.kind(), ErrorKind::ProtocolError(_)));
     proxy.thaw();
     proxy.cut();
-    // Its consumers go on all the same.
+    // Its consumers go on nevertheless.
     until_async(SOON, async || rabbit.publish(Message::new("", &queue, "x")).await.is_ok()).await;
     drop(consumer.next().within(SOON).await.unwrap().unwrap().ack().await);
 }

@@ -18,7 +18,7 @@ use resource_pool::config::{Options, RedisConfig};
 use resource_pool::{Error, Health, Outcome, Redis, ResourcePool, State, blocking};
 use services::{BlackHole, Kind, Proxy, Service};
 
-/// A frozen server must show as an error within this.
+/// The limit for a frozen server to show as an error.
 const FROZEN: Duration = Duration::from_secs(5);
 
 /// A guard against hanging.
@@ -36,14 +36,14 @@ fn pool_of(config: RedisConfig) -> ResourcePool {
     ResourcePool::builder().environment([("", ""); 0]).resource(config).build().expect("a pool")
 }
 
-/// One whose health is not about how fast a server answers.
+/// A pool whose health does not depend on how fast a server answers.
 fn patient_pool(config: RedisConfig) -> ResourcePool {
     let mut options = Options::default();
     (options.health.each, options.health.all, options.health.slow) = (SOON, SOON, SOON);
     ResourcePool::builder().environment([("", ""); 0]).options(options).resource(config).build().expect("a pool")
 }
 
-/// Waits until nobody is connected. The kernel ends the server's side a moment after ours.
+/// Waits until no client is connected. The kernel ends the server's side a moment after ours.
 fn is_left(server: &Service) {
     until(SOON, || server.established().unwrap() == 0);
 }
@@ -118,7 +118,7 @@ async fn redis_sets_with_every_option_and_pipelines() {
     };
     assert_eq!(many.last(), Some(&499_500));
 
-    // A transaction refused half-way leaves the connection in order, on both facades.
+    // A transaction that is refused half-way leaves the connection usable, on both facades.
     let refused: redis::RedisResult<()> =
         redis::pipe().atomic().set("a", 1).cmd("NOSUCHCOMMAND").query_async(&mut redis).await;
     assert!(refused.is_err());
@@ -163,7 +163,7 @@ async fn redis_exclusive_runs_watch_and_multi() {
     let _: String = redis::cmd("INCR").arg("stock").query_async(&mut own).await.unwrap();
     let done: (i64,) = redis::cmd("EXEC").query_async(&mut own).await.unwrap();
     assert_eq!(done, (1,));
-    // A command that would change the connection for all others is refused, with the remedy.
+    // A command that would change the connection for all others is refused, and the error names the remedy.
     let mut shared = shared;
     for command in ["MULTI", "SELECT", "WATCH", "SUBSCRIBE"] {
         let refused = redis::cmd(command).arg("1").query_async::<()>(&mut shared).await.unwrap_err();
@@ -171,7 +171,7 @@ async fn redis_exclusive_runs_watch_and_multi() {
     }
 }
 
-/// A connection that comes back in another state than it left is not handed out again.
+/// A connection that comes back in a changed state is not handed out again.
 #[test]
 fn redis_returned_in_another_state_is_closed() {
     let server = start();
@@ -230,7 +230,7 @@ fn redis_exhausted_pool_names_the_holder() {
     assert!(started.took() < Duration::from_millis(900), "{:?}", started.took());
     assert!(matches!(error, Error::Timeout(_)), "{error}");
     assert!(error.to_string().contains(&format!("tests/redis.rs:{line}")), "{error}");
-    // Health takes no slot.
+    // Health takes no connection of the users.
     assert_eq!(pool.health_check().unwrap().entry("redis").unwrap().health, Health::Pass);
 }
 
@@ -257,7 +257,7 @@ async fn redis_frozen_during_a_command() {
     assert!(started.took() < FROZEN, "{:?}", started.took());
     let (answer, after) = thread.join().unwrap();
     assert!(answer.is_err() && after < FROZEN, "{after:?}");
-    // New calls fail as well, on both facades, with the cause.
+    // New calls on both facades fail as well, with the cause.
     let lost = pool.redis().await.unwrap_err();
     assert!(matches!(lost, Error::Lost { .. } | Error::Connect(_)), "{lost}");
     assert!(blocking.redis().is_err());
@@ -304,7 +304,7 @@ fn redis_blocking_frozen_at_connect_health_and_close() {
     let started = Stopwatch::start();
     let report = pool.close_all_within(Duration::from_secs(8)).unwrap();
     assert!(started.took() < Duration::from_secs(9), "{:?}", started.took());
-    // Lost in the drain, if there was a checkout to drain: its test may have failed as well.
+    // The step fails if the checkout was lost in the drain. If its test had failed before, there was nothing to drain.
     assert!(matches!(report.step("redis").unwrap().outcome, Outcome::Closed | Outcome::Failed(_)), "{report}");
     assert!(in_flight.join().unwrap());
 }
@@ -424,7 +424,7 @@ async fn redis_scoped_closes_by_drop_by_question_mark_and_by_panic() {
     assert!(panicked.join().is_err());
     is_left(&server);
 
-    // Outside any runtime.
+    // The guard drops outside of any runtime.
     let scoped = Redis::scoped(config(&server)).await.unwrap();
     thread::spawn(move || drop(scoped)).join().unwrap();
     is_left(&server);
@@ -467,7 +467,7 @@ fn redis_cold_rush_connects_once() {
     });
     assert_eq!((done.load(Ordering::Relaxed), refused.load(Ordering::Relaxed)), (2000, 0));
     assert_eq!(pool.status().resource("redis").unwrap().generation, 1);
-    // The shared one, the prober's, and at most as many as threads may have.
+    // The shared connection, the prober's, and at most as many as threads may have.
     assert!(server.established().unwrap() <= 2 + 4, "{}", server.established().unwrap());
     let report = runtime.block_on(pool.close_all());
     assert!(report.all_closed(), "{report}");
@@ -527,7 +527,7 @@ fn redis_blocking_acquire_waits_only_where_it_may() {
     let server = start();
     let several = tokio::runtime::Runtime::new().unwrap();
     let single = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    // On a worker, by block_in_place; in spawn_blocking of either kind.
+    // On a worker it waits by `block_in_place`, and in `spawn_blocking` of either runtime it just waits.
     several.block_on(async {
         let pool = blocking_pool(&server);
         tokio::spawn(async move { pool.redis().unwrap().set::<_, _, ()>("key", 1).unwrap() }).await.unwrap();
@@ -537,7 +537,7 @@ fn redis_blocking_acquire_waits_only_where_it_may() {
         let used = runtime.spawn_blocking(move || pool.redis().unwrap().get::<_, i64>("key").unwrap());
         assert_eq!(runtime.block_on(used).unwrap(), 1);
     }
-    // On a current-thread runtime it cannot wait, but what is ready it gets.
+    // On a current-thread runtime it cannot wait, but it gets a ready connection.
     let pool = blocking_pool(&server);
     let refused = single.block_on(async { pool.redis().map(drop) });
     assert!(matches!(refused, Err(Error::InAsyncContext { .. })), "{refused:?}");
@@ -587,7 +587,7 @@ fn config_of(server: &Service) -> RedisConfig {
     config(server)
 }
 
-/// One limit for all steps together: TCP, the login, the connection's name.
+/// One limit applies to all steps together: TCP, the login and the connection's name.
 #[test]
 fn redis_connect_timeout_is_one_for_all_steps() {
     let server = start();
@@ -596,7 +596,7 @@ fn redis_connect_timeout_is_one_for_all_steps() {
     options.probe.enabled = false;
     let mut config = RedisConfig::url(proxy.url(&server));
     config.connect_timeout = Duration::from_millis(800);
-    // The one that is idle is to be had without a test, however long that takes.
+    // An idle connection is handed out without a test, however long it has been idle.
     config.test_after = Duration::MAX;
     let build = || {
         let builder = blocking::ResourcePool::builder().environment([("", ""); 0]).options(options.clone());
@@ -604,7 +604,7 @@ fn redis_connect_timeout_is_one_for_all_steps() {
     };
     let pool = build();
     drop(pool.redis().unwrap());
-    // Each answer comes within the limit, all of them do not.
+    // Each answer comes within the limit, but all of them together do not.
     proxy.throttle(100);
     let first = pool.redis().unwrap();
     let error = pool.within(Duration::from_secs(3)).redis().map(drop).unwrap_err();
@@ -628,7 +628,7 @@ fn redis_trap_stock_manager_has_no_read_timeout() {
         .unwrap();
     let pool: blocking::ResourcePool = pool_of(config(&server).pool_size(1)).into();
     drop(pool.redis().unwrap());
-    // Past the time within which ours skips its test.
+    // After this idle time the pool no longer skips its test.
     let idle = Instant::now();
     until(SOON, || idle.elapsed() > Duration::from_millis(600));
     server.freeze().unwrap();
@@ -651,7 +651,7 @@ fn redis_trap_min_idle_defaults_to_max() {
     is_left(&server);
     let pool: blocking::ResourcePool = pool_of(config(&server).pool_size(20)).into();
     drop(pool.redis().unwrap());
-    // The shared one, the prober's, and the one that was asked for.
+    // The shared connection, the prober's, and the one that was asked for.
     assert!(server.established().unwrap() <= 3, "{}", server.established().unwrap());
 }
 
@@ -687,7 +687,7 @@ async fn redis_trap_manager_fails_the_first_call_after_a_loss() {
     let () = redis.set("key", 1).await.unwrap();
     server.kill().unwrap();
     server.restart().unwrap();
-    // While idle, ours came back by itself.
+    // The pool reconnected by itself while the connection was idle.
     until_async(SOON, async || pool.status().resource("redis").unwrap().generation == 2).await;
     assert!(bare.set::<_, _, ()>("key", 2).await.is_err());
     redis.set::<_, _, ()>("key", 2).await.unwrap();
@@ -803,19 +803,19 @@ fn redis_blocking_checkouts_are_served_in_order() {
             .collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
     });
-    // Without those from before all had come, and after some had gone.
+    // Leaves out the rounds before all threads had begun, and those after some had ended.
     let mut waits: Vec<_> = waits.iter().flat_map(|waits| &waits[ROUNDS / 10..ROUNDS * 9 / 10]).copied().collect();
     waits.sort_unstable();
     let at = |percent: usize| waits[waits.len() * percent / 100];
     let (median, late, last) = (at(50), at(99), waits[waits.len() - 1]);
     println!("waits, in others served before and in time: p50 {median:?}, p99 {late:?}, p100 {last:?}");
-    // In others, since other programs take their time too.
+    // Waits are counted in checkouts of others, because other programs take time too.
     assert!(late.0 <= median.0 * 3, "p50 {median:?}, p99 {late:?}");
     assert!(last.0 < THREADS * ROUNDS / 4, "starved: {last:?}");
     assert_eq!(pool.status().resource("redis").unwrap().usage.open, Some(2));
 }
 
-/// It was given out with the first look at it, and whoever came later knew nothing.
+/// The cause was lost after the first caller had seen it, and later callers got an error without one.
 #[test]
 fn redis_blocking_timeout_always_has_its_cause() {
     let server = start();
@@ -875,7 +875,8 @@ fn redis_blocking_waits_end_as_the_connection_is_lost_or_closed() {
     drop(held);
 }
 
-/// The connections that could not be opened meanwhile are tried again soon, not when a back-off that doubles says so.
+/// After an outage, connections that could not be opened are tried again soon, and not after a backoff that has
+/// doubled.
 #[test]
 fn redis_blocking_connections_are_back_soon_after_a_long_outage() {
     let server = start();
@@ -900,7 +901,7 @@ fn redis_blocking_connections_are_back_soon_after_a_long_outage() {
         assert!(matches!(error, Error::Lost { .. } | Error::Connect(_)), "whoever waits gets the cause: {error}");
     }
     assert!(frozen.took() < FROZEN, "{:?}", frozen.took());
-    // Six attempts with doubling pauses come to this.
+    // That time is as long as six attempts with doubling pauses.
     thread::sleep(Duration::from_secs(3));
     server.thaw().unwrap();
     until(SOON, || pool.status().resource("redis").unwrap().state == State::Ready);

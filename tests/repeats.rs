@@ -1,4 +1,7 @@
 //! Operations that are sent again after a loss, and those that never are, counted on the wire.
+//!
+//! A [`Tap`] has a thread that accepts, and threads that forward. Its clients' bytes are in `asked` and its sockets in
+//! `open`. Lock order: `open`, then `asked`.
 
 #![cfg(all(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
 #![allow(missing_docs)]
@@ -20,10 +23,12 @@ use resource_pool::rabbitmq::{Exchange, Message, Queue};
 use resource_pool::{Error, Lease, ResourcePool, ResourceStatus, State, blocking};
 use services::{Kind, Service, shared};
 
+/// The limit for an expected change, also on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
+/// How long a forwarding thread sleeps while answers are held up.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// Forwards to a server, keeps what clients say, and can hold up the answers alone.
+/// Forwards to a server, records the clients' bytes, and can hold up the answers alone.
 struct Tap {
     port: u16,
     wire: Arc<Wire>,
@@ -31,7 +36,7 @@ struct Tap {
 
 #[derive(Default)]
 struct Wire {
-    /// By connection.
+    /// The bytes of each client, by connection.
     asked: Mutex<Vec<Vec<u8>>>,
     is_mute: AtomicBool,
     is_deaf: AtomicBool,
@@ -46,7 +51,7 @@ impl Tap {
         let accepting = Arc::clone(&wire);
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                // A cut meanwhile cuts this one, too.
+                // The lock is held until the new connection is in the list, so that a cut includes it.
                 let mut open = accepting.open.lock().unwrap();
                 if accepting.refuses.load(Ordering::SeqCst) {
                     continue;
@@ -73,18 +78,18 @@ impl Tap {
         server.url().replacen(&from, &to, 1)
     }
 
-    /// How often clients have said this.
+    /// How often clients have sent this text.
     fn asked(&self, what: &str) -> usize {
         let asked = self.wire.asked.lock().unwrap();
         asked.iter().flat_map(|asked| asked.windows(what.len())).filter(|said| *said == what.as_bytes()).count()
     }
 
-    /// From now on, or no longer, answers do not come through.
+    /// Holds up the answers from now on, or lets them through again.
     fn mute(&self, is_mute: bool) {
         self.wire.is_mute.store(is_mute, Ordering::SeqCst);
     }
 
-    /// From now on, what clients say is kept and goes no further.
+    /// From now on the clients' bytes are recorded and not forwarded.
     fn deafen(&self) {
         self.wire.is_deaf.store(true, Ordering::SeqCst);
     }
@@ -96,7 +101,7 @@ impl Tap {
         }
     }
 
-    /// Ends every connection, and lets none come up until `open_up`.
+    /// Ends every connection, and refuses new ones until `open_up`.
     fn close_down(&self) {
         self.wire.refuses.store(true, Ordering::SeqCst);
         self.cut();
@@ -106,7 +111,7 @@ impl Tap {
         self.wire.refuses.store(false, Ordering::SeqCst);
     }
 
-    /// Ends the connections under a request whose answer is held up.
+    /// Ends the connections while the answer to a request is held up.
     fn cut_answers(&self) {
         self.cut();
         self.mute(false);
@@ -123,8 +128,8 @@ impl Wire {
     fn forward(&self, mut from: TcpStream, mut to: TcpStream, asker: Option<usize>) {
         let mut buffer = [0; 16 * 1024];
         while let Ok(count @ 1..) = from.read(&mut buffer) {
-            // Locked until it has gone on: whoever sees its effect finds it there, and whoever finds it there may cut what
-            // it went over.
+            // The lock is held until the bytes are forwarded. So a test that sees their effect finds them recorded. A
+            // test that finds them recorded may cut the connection that forwarded them.
             let asked = asker.map(|asker| {
                 let mut asked = self.asked.lock().unwrap();
                 asked[asker].extend(&buffer[..count]);
@@ -150,7 +155,7 @@ fn pool(server: &Service, tap: &Tap, repeat: Repeat) -> ResourcePool {
     let builder = ResourcePool::builder().environment([("", ""); 0]).options(options);
     let url = tap.url(server);
     match server.kind() {
-        // The driver retries where the connection leads, not round the tap.
+        // With `directConnection`, the driver's own retries go through the tap too.
         Kind::Mongo => {
             let url = url.split("replicaSet").next().unwrap().to_owned();
             let direct = format!("{url}{}directConnection=true", if url.contains('?') { "" } else { "?" });
@@ -182,12 +187,12 @@ async fn on_thread<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static)
     tokio::task::spawn_blocking(call).await.unwrap()
 }
 
-/// The one resource that is used.
+/// The one resource that is in use.
 fn used(pool: &ResourcePool) -> ResourceStatus {
     pool.status().resources.into_iter().find(|one| one.generation > 0).unwrap()
 }
 
-/// Runs an operation while there is no connection, with the tap opened once it waits, if it does.
+/// Runs an operation while there is no connection. The tap opens again once the operation waits, if it does.
 async fn while_down<T: Send + 'static>(
     tap: &Tap,
     pool: &ResourcePool,
@@ -216,7 +221,7 @@ async fn unanswered<T: Send + 'static>(
     until_async(SOON, async || tap.asked(said) > before).await;
     tap.cut_answers();
     let outcome = running.within(SOON).await.unwrap();
-    // The others have no connection that could be lost, but many.
+    // MongoDB and ClickHouse have many connections, so the end of one is no loss of the generation.
     let has_one = ["rabbitmq", "redis"].contains(&&*used(pool).name);
     until_async(SOON, async || {
         let now = used(pool);
@@ -238,7 +243,7 @@ async fn repeats_rabbitmq() {
         let queue = unique("queue");
         rabbit.declare_queue(Queue::new(&queue)).await.unwrap();
 
-        // Never sent.
+        // The publish was never sent.
         let unsent = unique("unsent");
         let publish = {
             let (rabbit, message) = (rabbit.clone(), Message::new("", &queue, unsent.as_str()));
@@ -257,7 +262,7 @@ async fn repeats_rabbitmq() {
             }
         }
 
-        // Sent, and the confirm is lost.
+        // The publish is sent, and the confirm is lost.
         has_a_channel(&rabbit).await;
         let sent = unique("sent");
         let publish = {
@@ -268,7 +273,7 @@ async fn repeats_rabbitmq() {
         assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error}");
         assert_eq!(tap.asked(&sent), 1, "never again by itself");
 
-        // A declaration does no harm twice.
+        // A declaration does no harm if it runs twice.
         has_a_channel(&rabbit).await;
         let declared = unique("declared");
         let declare = {
@@ -296,7 +301,7 @@ async fn repeats_rabbitmq() {
     }
 }
 
-/// Leaves an idle channel, as opening one needs an answer before anything is sent on it.
+/// Leaves an idle channel. Opening one needs an answer before anything is sent on it.
 async fn has_a_channel(rabbit: &resource_pool::RabbitMq) {
     until_async(SOON, async || rabbit.publish(Message::new("", "nobody", "x").optional()).await.is_ok()).await;
 }
@@ -310,7 +315,7 @@ async fn bodies_in(rabbit: &resource_pool::RabbitMq, queue: &str) -> Vec<String>
     bodies
 }
 
-/// Which messages of a batch are confirmed, which unknown, which were never sent.
+/// The results of a batch tell for each message whether it was confirmed, is unknown, or was never sent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn repeats_of_a_batch_are_told_by_message() {
     let server = shared(Kind::RabbitMq);
@@ -319,7 +324,7 @@ async fn repeats_of_a_batch_are_told_by_message() {
     let rabbit = pool.rabbitmq().await.unwrap();
     let (queue, body) = (unique("queue"), unique("batch"));
     rabbit.declare_queue(Queue::new(&queue)).await.unwrap();
-    // One at a time: the answer to the sixth does not come through.
+    // With a window of one, exactly the answer to the sixth message is held up.
     let (watched, said) = (Arc::clone(&tap), body.clone());
     let cutting = thread::spawn(move || {
         until(SOON, || watched.asked(&said) == 6);
@@ -347,7 +352,7 @@ async fn repeats_of_a_batch_are_told_by_message() {
     assert!(pool.close_all().await.all_closed());
 }
 
-/// Of the other declarations the answer to the first sending is lost.
+/// The other declarations, whose first answer is lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn repeats_rabbitmq_exchanges_and_bindings() {
     let server = shared(Kind::RabbitMq);
@@ -363,7 +368,7 @@ async fn repeats_rabbitmq_exchanges_and_bindings() {
             async move { rabbit.declare_exchange(Exchange::fanout(&exchange)).await }
         };
         let declared = unanswered(&tap, &pool, &exchange, declare).await;
-        // Recorded declarations come back with the connection.
+        // This records the exchange, so that it is declared again with the connection.
         rabbit.declare_exchange(Exchange::fanout(&exchange)).await.unwrap();
         has_a_channel(&rabbit).await;
         let bind = {
@@ -448,7 +453,7 @@ async fn repeats_clickhouse_of(clickhouse: ClickHouse, tap: &Tap, pool: &Resourc
     let table = unique("days");
     server.query(&format!("CREATE TABLE {table} (day UInt32) ENGINE = MergeTree ORDER BY day")).unwrap();
 
-    // Never sent.
+    // The insert was never sent.
     let insert = format!("INSERT INTO {table} SELECT 1");
     let executed = while_down(tap, pool, clickhouse.clone().execute(insert.clone())).await;
     let expected = if repeat == Repeat::Never {
@@ -461,13 +466,13 @@ async fn repeats_clickhouse_of(clickhouse: ClickHouse, tap: &Tap, pool: &Resourc
     };
     assert_eq!((tap.asked(&insert), rows(&table)), (expected, expected));
 
-    // Sent, and the answer is lost: what changes something.
+    // A statement that changes something is sent, and the answer is lost.
     let insert = format!("INSERT INTO {table} SELECT 2");
     let execute = clickhouse.clone().execute(insert.clone());
     let error = unanswered(tap, pool, &insert, execute).await.unwrap_err();
     assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error}");
     assert_eq!(tap.asked(&insert), 1);
-    // Whatever a comment in front of it speaks of.
+    // Comments before the statement do not hide that.
     let insert = format!("/* SELECT */ -- SELECT\n# SELECT\nINSERT INTO {table} SELECT 3");
     let query = clickhouse.clone().query::<u32>(insert.clone());
     let error = unanswered(tap, pool, &insert, query).await.unwrap_err();
@@ -500,7 +505,7 @@ async fn repeats_clickhouse_of(clickhouse: ClickHouse, tap: &Tap, pool: &Resourc
     }
 }
 
-/// The server need not understand them: what counts is how often they come there.
+/// The server need not understand the statements. The test counts how often each is sent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn repeats_clickhouse_statements_and_inserters() {
     let server = shared(Kind::ClickHouse);
@@ -556,7 +561,7 @@ async fn repeats_redis() {
         let pool = pool(server, &tap, repeat);
         let redis = resource_pool::Redis::clone(&*pool.redis().await.unwrap());
 
-        // Never sent.
+        // The command was never sent.
         let unsent = unique("unsent");
         let incr = {
             let (mut redis, key) = (redis.clone(), unsent.clone());
@@ -576,7 +581,8 @@ async fn repeats_redis() {
             }
         }
 
-        // Sent, and the answer is lost: what changes something, one by one, piped, and on a thread.
+        // Commands that change something are sent and the answer is lost: a single one, a pipeline, and one of a
+        // thread.
         let sent = unique("sent");
         let incr = {
             let (mut redis, key) = (redis.clone(), sent.clone());
@@ -604,7 +610,7 @@ async fn repeats_redis() {
             until(SOON, || view.command(&["GET", key]).unwrap() == "1");
         }
 
-        // A statement that only reads.
+        // A command that only reads.
         let read = unique("read");
         view.command(&["SET", &read, "7"]).unwrap();
         let get = {
@@ -635,7 +641,8 @@ async fn repeats_redis() {
     }
 }
 
-/// The server's own word on which commands only read: each command that it knows, with the answer lost.
+/// Checks the commands that the pool takes for reads. Each command that the server knows is sent and its answer is
+/// lost. The server's own list says which of them write.
 #[test]
 fn commands_that_only_read_do_not_write() {
     let server = shared(Kind::Redis);
@@ -659,7 +666,7 @@ fn commands_that_only_read_do_not_write() {
         })
     };
     let asking: Vec<_> = known.iter().cloned().zip(checkouts).map(ask).collect();
-    // A command that has not left its thread yet would be told as unsent, whatever it does.
+    // A command that has not left its thread yet would be reported as unsent, whatever it does.
     until(SOON, || known.iter().all(|name| tap.asked(&format!("*1\r\n${}\r\n{name}\r\n", name.len())) > 0));
     tap.cut();
     let reads = asking.into_iter().map(|asking| asking.join().unwrap()).filter(|(_, reads)| *reads);
@@ -671,7 +678,7 @@ fn commands_that_only_read_do_not_write() {
 
 // MongoDB
 
-/// The driver's own retries, which the server tells from a second write by their number.
+/// The driver repeats by itself. The server tells such a retry from a second write by its number.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn repeats_mongodb_are_the_drivers_and_write_once() {
     let server = shared(Kind::Mongo);

@@ -18,25 +18,35 @@ pub(crate) mod redis;
 /// the exports.
 ///
 /// The folder's name is also the name of the section, the default resource and the verb. The guard for tasks comes
-/// before the guard for threads. A phrase for the latter follows, for the docs.
+/// before the guard for threads. A phrase for each follows, for the docs.
 macro_rules! for_each_kind {
     ($then:ident) => {
         $then! {
             "mongodb" "MongoDB" mongo mongo_named mongo_with Mongo MongoConfig MongoResource
                 $crate::lifecycle::lease::Lease<mongodb::Client>,
-                $crate::lifecycle::lease::Lease<mongodb::sync::Client>, "A lease of MongoDB";
+                $crate::lifecycle::lease::Lease<mongodb::sync::Client>,
+                "A lease of MongoDB, which derefs to `mongodb::Client`"
+                "A lease of MongoDB, which derefs to `mongodb::sync::Client`";
             "rabbitmq" "RabbitMQ" rabbitmq rabbitmq_named rabbitmq_with RabbitMq RabbitMqConfig RabbitMqResource
                 $crate::lifecycle::lease::Lease<$crate::kinds::rabbitmq::RabbitMq>,
-                $crate::lifecycle::lease::Lease<$crate::kinds::rabbitmq::blocking::RabbitMq>, "A lease of RabbitMQ";
+                $crate::lifecycle::lease::Lease<$crate::kinds::rabbitmq::blocking::RabbitMq>,
+                "A lease of RabbitMQ, which derefs to [`RabbitMq`](crate::RabbitMq)"
+                "A lease of RabbitMQ, which derefs to [`blocking::RabbitMq`](crate::blocking::RabbitMq)";
             "clickhouse" "ClickHouse" clickhouse clickhouse_named clickhouse_with ClickHouse ClickHouseConfig ClickHouseResource
                 $crate::lifecycle::lease::Lease<clickhouse::Client>,
-                $crate::lifecycle::lease::Lease<$crate::kinds::clickhouse::blocking::ClickHouse>, "A lease of ClickHouse";
+                $crate::lifecycle::lease::Lease<$crate::kinds::clickhouse::blocking::ClickHouse>,
+                "A lease of ClickHouse, which derefs to `clickhouse::Client`"
+                "A lease of ClickHouse, which derefs to [`blocking::ClickHouse`](crate::blocking::ClickHouse)";
             "redis" "Redis" redis redis_named redis_with Redis RedisConfig RedisResource
                 $crate::lifecycle::lease::Lease<$crate::kinds::redis::Redis>,
-                $crate::kinds::redis::blocking::Redis, "A Redis connection of one's own";
+                $crate::kinds::redis::blocking::Redis,
+                "A lease of Redis, which derefs to [`Redis`](crate::Redis), a `redis::aio::ConnectionLike`"
+                "A Redis connection of one's own, a `redis::ConnectionLike`";
             "postgres" "PostgreSQL" postgres postgres_named postgres_with Postgres PostgresConfig PostgresResource
                 $crate::kinds::postgres::Postgres,
-                $crate::kinds::postgres::blocking::Postgres, "A PostgreSQL connection of one's own";
+                $crate::kinds::postgres::blocking::Postgres,
+                "A PostgreSQL connection of one's own, whose `&mut` is a `sqlx::Executor`"
+                "A PostgreSQL connection of one's own, which is lent by [`wait`](crate::blocking::Postgres::wait)";
         }
     };
 }

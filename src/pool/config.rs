@@ -31,7 +31,7 @@ pub use crate::net::tls::TlsOptions;
 pub const CONFIG_FILE: &str = "RESOURCE_POOL_CONFIG";
 
 macro_rules! kinds {
-    ($($feature:literal $what:literal $kind:ident $named:ident $with:ident $type:ident $config:ident $resource:ident $task:ty, $thread:ty, $guard:literal;)*) => {
+    ($($feature:literal $what:literal $kind:ident $named:ident $with:ident $type:ident $config:ident $resource:ident $task:ty, $thread:ty, $task_guard:literal $guard:literal;)*) => {
         $(
             #[cfg(feature = $feature)]
             pub use crate::kinds::$kind::$config;

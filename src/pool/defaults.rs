@@ -11,7 +11,7 @@ use crate::lifecycle::registry::Registry;
 use crate::lifecycle::slot::Slot;
 
 macro_rules! defaults {
-    ($($feature:literal $what:literal $kind:ident $named:ident $with:ident $type:ident $config:ident $resource:ident $task:ty, $thread:ty, $guard:literal;)*) => {
+    ($($feature:literal $what:literal $kind:ident $named:ident $with:ident $type:ident $config:ident $resource:ident $task:ty, $thread:ty, $task_guard:literal $guard:literal;)*) => {
         /// The default resource of each kind, made on first use. A registry keeps it without its type. Otherwise a
         /// compiler that checks whether a pool may cross threads would look through the types of all drivers each time,
         /// and would give up at 128 levels.

@@ -116,7 +116,7 @@ pub fn run_blocking<T>(main: impl FnOnce() -> T) -> Result<T, Error> {
 }
 
 macro_rules! shortcuts {
-    ($($feature:literal $what:literal $kind:ident $named:ident $with:ident $type:ident $config:ident $resource:ident $task:ty, $thread:ty, $guard:literal;)*) => {
+    ($($feature:literal $what:literal $kind:ident $named:ident $with:ident $type:ident $config:ident $resource:ident $task:ty, $thread:ty, $task_guard:literal $guard:literal;)*) => {
         $(
             #[doc = concat!("Short for `ResourcePool::global().", stringify!($kind), "()`.")]
             ///

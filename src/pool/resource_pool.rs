@@ -205,10 +205,10 @@ impl ResourcePool {
 }
 
 macro_rules! verbs {
-    ($($feature:literal $what:literal $kind:ident $named:ident $with:ident $type:ident $config:ident $resource:ident $task:ty, $thread:ty, $guard:literal;)*) => {
+    ($($feature:literal $what:literal $kind:ident $named:ident $with:ident $type:ident $config:ident $resource:ident $task:ty, $thread:ty, $task_guard:literal $guard:literal;)*) => {
         impl ResourcePool {
             $(
-                #[doc = concat!("A lease of ", $what, ". The first call connects and pings; later ones cost nanoseconds.")]
+                #[doc = concat!($task_guard, ". The first call connects and pings; later ones cost nanoseconds.")]
                 ///
                 /// A ready resource is leased by the call, and held from then on. Connecting begins when the future is
                 /// polled.
@@ -227,7 +227,7 @@ macro_rules! verbs {
                     <$task as TaskGuard<crate::kinds::$kind::$resource>>::acquiring(&self.acquirer, self.registry().$kind(), Claim::shared())
                 }
 
-                #[doc = concat!("A lease of a further configured instance of ", $what, ".")]
+                #[doc = concat!($task_guard, ", of a further configured instance.")]
                 ///
                 /// # Errors
                 /// [`Error::UnknownName`], [`Error::NameTaken`] for a name of another kind, and those of the
@@ -242,7 +242,7 @@ macro_rules! verbs {
                     <$task as TaskGuard<crate::kinds::$kind::$resource>>::acquiring(&self.acquirer, slot, Claim::shared())
                 }
 
-                #[doc = concat!("A lease of an instance of ", $what, " that brings its configuration along.")]
+                #[doc = concat!($task_guard, ", of an instance that brings its configuration along.")]
                 ///
                 /// # Errors
                 /// [`Error::NameTaken`] if the name is known with another configuration, and those of the

@@ -23,7 +23,7 @@ use crate::lifecycle::checkout::{self, Adapted};
 pub type Checkout<M> = checkout::Checkout<Adapted<M>>;
 
 macro_rules! shortcuts {
-    ($($feature:literal $what:literal $kind:ident $named:ident $with:ident $type:ident $config:ident $resource:ident $task:ty, $thread:ty, $guard:literal;)*) => {
+    ($($feature:literal $what:literal $kind:ident $named:ident $with:ident $type:ident $config:ident $resource:ident $task:ty, $thread:ty, $task_guard:literal $guard:literal;)*) => {
         $(
             #[cfg(feature = $feature)]
             pub use crate::kinds::$kind::exports::threads::*;

@@ -193,7 +193,7 @@ impl ResourcePool {
 }
 
 macro_rules! verbs {
-    ($($feature:literal $what:literal $kind:ident $named:ident $with:ident $type:ident $config:ident $resource:ident $task:ty, $thread:ty, $guard:literal;)*) => {
+    ($($feature:literal $what:literal $kind:ident $named:ident $with:ident $type:ident $config:ident $resource:ident $task:ty, $thread:ty, $task_guard:literal $guard:literal;)*) => {
         impl ResourcePool {
             $(
                 #[doc = concat!($guard, ". The first call connects and pings.")]

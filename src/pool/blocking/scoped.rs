@@ -47,7 +47,7 @@ impl<G> DerefMut for Scoped<G> {
 }
 
 macro_rules! scoped {
-    ($($feature:literal $what:literal $kind:ident $named:ident $with:ident $type:ident $config:ident $resource:ident $task:ty, $thread:ty, $guard:literal;)*) => {
+    ($($feature:literal $what:literal $kind:ident $named:ident $with:ident $type:ident $config:ident $resource:ident $task:ty, $thread:ty, $task_guard:literal $guard:literal;)*) => {
         $(
             #[cfg(feature = $feature)]
             impl crate::kinds::$kind::blocking::$type {
