@@ -103,6 +103,35 @@ fn what_the_kinds_are_made_of_is_open() {
     assert!(used.len() > 40 && closed.is_empty(), "{closed:?}");
 }
 
+/// One type for one name. The types for threads are twins of those for tasks, and a type that stands in for another one without a
+/// feature is no second one.
+#[test]
+fn no_two_types_share_a_name() {
+    let mut types: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for file in sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")) {
+        let name = file.to_str().unwrap();
+        if name.contains("blocking") || name.contains("/model/") || name.ends_with("tests.rs") {
+            continue;
+        }
+        let text = fs::read_to_string(&file).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        for (number, line) in lines.iter().enumerate() {
+            let line = line.strip_prefix("pub(crate) ").or(line.strip_prefix("pub(super) ")).unwrap_or(line);
+            let line = line.strip_prefix("pub ").unwrap_or(line);
+            let sorts = ["struct ", "enum ", "trait ", "type "];
+            let Some(rest) = sorts.iter().find_map(|sort| line.strip_prefix(sort)) else { continue };
+            if lines[number.saturating_sub(3)..number].iter().any(|line| line.starts_with("#[cfg(not(")) {
+                continue;
+            }
+            let word: String = rest.chars().take_while(|c| c.is_alphanumeric()).collect();
+            types.entry(word).or_default().insert(name.to_owned());
+        }
+    }
+    assert!(types.len() > 150, "{}", types.len());
+    types.retain(|_, files| files.len() > 1);
+    assert!(types.is_empty(), "{types:#?}");
+}
+
 /// A comment names its subject.
 #[test]
 fn no_comment_begins_with_a_riddle() {

@@ -28,11 +28,11 @@ use crate::lifecycle::status::State;
 #[derive(Default)]
 struct Cache {
     last: Option<Arc<HealthReport>>,
-    running: Option<Running>,
+    running: Option<RunningCheck>,
 }
 
 /// Receives the report of the check that is under way.
-type Running = watch::Receiver<Option<Arc<HealthReport>>>;
+type RunningCheck = watch::Receiver<Option<Arc<HealthReport>>>;
 
 /// The health checks of a pool, of which at most one is under way.
 #[derive(Default)]
@@ -70,7 +70,7 @@ impl HealthCheck {
         self: &Arc<Self>,
         context: &Arc<Context>,
         find: impl FnOnce() -> Vec<Found> + Send + 'static,
-    ) -> Result<Result<Arc<HealthReport>, Running>, Error> {
+    ) -> Result<Result<Arc<HealthReport>, RunningCheck>, Error> {
         let mut cache = self.cache.lock();
         let is_fresh = |report: &&Arc<HealthReport>| {
             report.at.elapsed() < context.options.health.cache && report.closing == context.close.is_closing()

@@ -45,16 +45,16 @@ impl Serialize for HealthJson<'_> {
             if report.closing {
                 map.serialize_entry("notes", &["closing"])?;
             }
-            map.serialize_entry("checks", &Checks(&report.entries))?;
+            map.serialize_entry("checks", &JsonChecks(&report.entries))?;
         }
         map.end()
     }
 }
 
 /// The checks by `resource:responseTime`. Each is a list, as the format wants it, with one check in it.
-struct Checks<'a>(&'a [HealthEntry]);
+struct JsonChecks<'a>(&'a [HealthEntry]);
 
-impl Serialize for Checks<'_> {
+impl Serialize for JsonChecks<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.0.iter().map(|entry| (format!("{}:responseTime", entry.name), [Check(entry)])))
     }

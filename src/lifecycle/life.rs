@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use self::acquiring::Acquiring;
+use self::acquiring::AcquireWait;
 use crate::base::error::{Error, Source, panic_message};
 use crate::base::runtime::LONGEST;
 use crate::base::sync::{Mutex, MutexGuard};
@@ -31,7 +31,7 @@ use crate::lifecycle::leak::LeakOptions;
 use crate::lifecycle::lease::LeaseTable;
 use crate::lifecycle::probe::Watch;
 use crate::lifecycle::status::State;
-use crate::lifecycle::transition::{AcquireStep, Caller, Connected, LossAction, Recovery, Superseded};
+use crate::lifecycle::transition::{AcquireStep, Caller, ConnectOutcome, LossAction, Recovery, Superseded};
 
 /// The life of one resource, with its handle while it is connected.
 pub(crate) struct Life<H: Send + Sync + 'static> {
@@ -40,10 +40,10 @@ pub(crate) struct Life<H: Send + Sync + 'static> {
     pub(crate) activity: Arc<Activity>,
     /// Only transitions open it and end its leasing, under `inner`.
     pub(crate) table: LeaseTable<H>,
-    inner: Mutex<Inner<H>>,
+    inner: Mutex<LifeState<H>>,
 }
 
-struct Inner<H> {
+struct LifeState<H> {
     activity: Arc<Activity>,
     state: State,
     since: Instant,
@@ -94,7 +94,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         Life {
             young,
             table: LeaseTable::new(leaks),
-            inner: Mutex::new(Inner {
+            inner: Mutex::new(LifeState {
                 activity: Arc::clone(&activity),
                 state: State::Idle,
                 since: Instant::now(),
@@ -129,7 +129,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         closing: impl Fn() -> bool,
         connect: impl Fn(u64),
     ) -> Result<(), Error> {
-        let mut acquiring = Acquiring::new(self);
+        let mut acquiring = AcquireWait::new(self);
         let mut joined = None;
         let ready = self.activity.until(|| {
             let next = self.advance(&mut joined, caller, &closing);
@@ -157,7 +157,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
     ) -> Result<AcquireStep, Error> {
         let name = &self.activity.name;
         let mut inner = self.inner.lock();
-        let failed = |inner: &Inner<H>, stands: bool| match (&inner.failure, *joined) {
+        let failed = |inner: &LifeState<H>, stands: bool| match (&inner.failure, *joined) {
             (Some(failure), joined) if stands || joined.is_some_and(|attempt| failure.attempt >= attempt) => {
                 Err(failure.error.clone())
             }
@@ -210,22 +210,27 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
     }
 
     /// An attempt has made a new connection. `watch` begins to probe it.
-    pub(crate) fn connected(&self, attempt: u64, handle: H, watch: impl FnOnce(u64) -> Option<Watch>) -> Connected<H> {
+    pub(crate) fn connected(
+        &self,
+        attempt: u64,
+        handle: H,
+        watch: impl FnOnce(u64) -> Option<Watch>,
+    ) -> ConnectOutcome<H> {
         self.open(attempt, Some(handle), watch)
     }
 
     /// An attempt has brought the lost handle back.
-    pub(crate) fn recovered(&self, attempt: u64, watch: impl FnOnce(u64) -> Option<Watch>) -> Connected<H> {
+    pub(crate) fn recovered(&self, attempt: u64, watch: impl FnOnce(u64) -> Option<Watch>) -> ConnectOutcome<H> {
         self.open(attempt, None, watch)
     }
 
-    fn open(&self, attempt: u64, new: Option<H>, watch: impl FnOnce(u64) -> Option<Watch>) -> Connected<H> {
+    fn open(&self, attempt: u64, new: Option<H>, watch: impl FnOnce(u64) -> Option<Watch>) -> ConnectOutcome<H> {
         let mut inner = self.inner.lock();
         let handle = match (inner.is_connecting(attempt), new, &inner.handle) {
-            (false, Some(new), _) => return Connected::Late(new),
+            (false, Some(new), _) => return ConnectOutcome::Late(new),
             (true, Some(new), _) => new,
             (true, None, Some(lost)) => lost.clone(),
-            (_, None, _) => return Connected::Superseded,
+            (_, None, _) => return ConnectOutcome::Superseded,
         };
         let generation = inner.generation + 1;
         self.table.open(&handle, generation, &self.activity);
@@ -238,7 +243,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         inner.set(State::Ready);
         let lost = inner.ended_early.take();
         let _told = self.changed(inner, earlier);
-        Connected::Ready { generation, lost }
+        ConnectOutcome::Ready { generation, lost }
     }
 
     /// Takes out the lost handle, if there is one. It cannot be brought back, so this attempt disconnects it and
@@ -326,7 +331,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         None
     }
 
-    fn begin_recovery(&self, mut inner: MutexGuard<'_, Inner<H>>, cause: Source) -> Recovery {
+    fn begin_recovery(&self, mut inner: MutexGuard<'_, LifeState<H>>, cause: Source) -> Recovery {
         let (generation, attempt) = (inner.generation, inner.attempt);
         let error = self.lost_error(cause);
         inner.fail(attempt, error.clone(), Duration::ZERO);
@@ -340,7 +345,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
     }
 
     /// Unlocks, wakes the waiters, then drops `last` and all replaced values. Returns the message of a panic.
-    fn changed(&self, mut inner: MutexGuard<'_, Inner<H>>, last: impl Sized) -> Result<(), String> {
+    fn changed(&self, mut inner: MutexGuard<'_, LifeState<H>>, last: impl Sized) -> Result<(), String> {
         let replaced = std::mem::take(&mut inner.replaced);
         drop(inner);
         self.activity.changed();
@@ -370,7 +375,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         }
     }
 
-    fn reset(&self, mut inner: MutexGuard<'_, Inner<H>>) {
+    fn reset(&self, mut inner: MutexGuard<'_, LifeState<H>>) {
         inner.recovering = false;
         inner.died_young = 0;
         inner.leasing_ended_outside = false;
@@ -522,7 +527,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
     }
 }
 
-impl<H> Inner<H> {
+impl<H> LifeState<H> {
     fn set(&mut self, state: State) {
         self.progress = None;
         if self.state != state {

@@ -4,7 +4,7 @@
 //! events are put into it under the lock of a life, whose order they keep. Under that lock neither a waker may run nor
 //! an event drop, since an event may hold a user's error.
 //!
-//! `Shared::ring` is the only lock. It may be taken under the lock of a life, and nothing is locked under it. Wakers
+//! `SharedRing::ring` is the only lock. It may be taken under the lock of a life, and nothing is locked under it. Wakers
 //! run, and events drop, once it is free. In a forked child nobody takes it, since it may be held for ever. The count
 //! of subscriptions only tells whether to make an event, so its ordering is relaxed.
 
@@ -24,10 +24,10 @@ use crate::lifecycle::event::Event;
 pub(crate) const KEPT: usize = 1024;
 
 /// The subscriptions to a pool's events. Telling them never waits.
-pub(crate) struct Observers(Arc<Shared>);
+pub(crate) struct Observers(Arc<SharedRing>);
 
 /// The state that subscriptions share with their pool.
-struct Shared {
+struct SharedRing {
     kept: usize,
     process: &'static Process,
     subscriptions: AtomicUsize,
@@ -56,7 +56,7 @@ impl Default for Observers {
 impl Observers {
     /// Keeps up to `kept` unread events. A slower subscription misses the oldest.
     pub(crate) fn new(kept: usize) -> Self {
-        Observers(Arc::new(Shared {
+        Observers(Arc::new(SharedRing {
             kept,
             process: Process::current(),
             subscriptions: AtomicUsize::new(0),
@@ -120,7 +120,7 @@ impl Drop for Observers {
     }
 }
 
-impl Shared {
+impl SharedRing {
     fn ring(&self) -> Option<&Mutex<Ring>> {
         self.process.is_current().then_some(&self.ring)
     }
@@ -153,7 +153,7 @@ impl Ring {
 /// # }
 /// ```
 pub struct Events {
-    shared: Arc<Shared>,
+    shared: Arc<SharedRing>,
     next: u64,
     missed: u64,
 }

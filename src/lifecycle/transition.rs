@@ -24,7 +24,7 @@ pub(crate) enum AcquireStep {
 
 /// The result of an attempt that succeeded.
 #[derive(Debug)]
-pub(crate) enum Connected<H> {
+pub(crate) enum ConnectOutcome<H> {
     /// A new generation is ready. `lost` is its loss, if it was lost already.
     Ready { generation: u64, lost: Option<Source> },
     /// The attempt was superseded. Nobody else has this handle, so the caller disconnects it.

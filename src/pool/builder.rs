@@ -30,12 +30,12 @@ pub struct Builder<P> {
     file: Option<PathBuf>,
     environment: Environment,
     runtime: Option<Handle>,
-    listeners: Vec<Listener>,
+    listeners: Vec<ReportListener>,
     sections: Vec<Section>,
     facade: PhantomData<fn() -> P>,
 }
 
-type Listener = Box<dyn Fn(&CloseReport) + Send + Sync>;
+type ReportListener = Box<dyn Fn(&CloseReport) + Send + Sync>;
 
 /// One of the two facades.
 pub(crate) trait Facade: Sized + 'static {

@@ -101,7 +101,7 @@ pub(crate) fn load(file: Option<&Path>, environment: &Environment, sections: &[S
         None => Default::default(),
     };
     let mut settings = file.settle(origins, environment)?;
-    let taken = taken.into_iter().chain(std::iter::repeat_with(Taken::default));
+    let taken = taken.into_iter().chain(std::iter::repeat_with(TakenKeys::default));
     for (section, taken) in sections.iter().zip(taken) {
         (section.settle)(taken, &mut settings, environment)?;
     }
@@ -119,14 +119,14 @@ fn check(sections: &[Section]) -> Result<(), Error> {
     Ok(())
 }
 
-fn read(path: &Path, sections: &[Section]) -> Result<(File, Origins, Vec<Taken>), Error> {
+fn read(path: &Path, sections: &[Section]) -> Result<(File, Origins, Vec<TakenKeys>), Error> {
     let text = fs::read_to_string(path)
         .map_err(|error| Error::config(CONFIG_FILE, format!("{} cannot be read: {error}", path.display())))?;
     let (file, taken) = parse(&text, sections).map_err(|error| in_file(error, path))?;
     Ok((file, Origins::file(path, &text), taken))
 }
 
-fn parse(text: &str, sections: &[Section]) -> Result<(File, Vec<Taken>), Error> {
+fn parse(text: &str, sections: &[Section]) -> Result<(File, Vec<TakenKeys>), Error> {
     let syntax = |error: toml::de::Error| {
         let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].lines().count().max(1));
         Error::config(format!("TOML, line {line}"), without_value(error.message()))
@@ -161,14 +161,14 @@ fn deserialize<'de, T: DeserializeOwned>(
 pub(crate) struct Section {
     kind: &'static str,
     of: TypeId,
-    take: fn(Option<toml::Value>, Option<toml::Value>) -> Result<Taken, Error>,
-    settle: fn(Taken, &mut Settings, &Environment) -> Result<(), Error>,
+    take: fn(Option<toml::Value>, Option<toml::Value>) -> Result<TakenKeys, Error>,
+    settle: fn(TakenKeys, &mut Settings, &Environment) -> Result<(), Error>,
 }
 
 /// The part of a file for one kind: its default resource and its further ones, in a [`Said`].
-type Taken = Option<Box<dyn Any>>;
+type TakenKeys = Option<Box<dyn Any>>;
 
-/// [`Taken`] with its type.
+/// [`TakenKeys`] with its type.
 #[derive(Default)]
 struct Said<C> {
     default: C,
@@ -186,20 +186,20 @@ impl Section {
     }
 
     /// Removes the kind's parts from the document, and deserializes them.
-    fn take_out(&self, document: &mut toml::Table) -> Result<Taken, Error> {
+    fn take_out(&self, document: &mut toml::Table) -> Result<TakenKeys, Error> {
         let default = document.remove(self.kind);
         let named = document.get_mut("named").and_then(toml::Value::as_table_mut);
         (self.take)(default, named.and_then(|named| named.remove(self.kind)))
     }
 }
 
-fn take<C: KindConfig>(default: Option<toml::Value>, named: Option<toml::Value>) -> Result<Taken, Error> {
+fn take<C: KindConfig>(default: Option<toml::Value>, named: Option<toml::Value>) -> Result<TakenKeys, Error> {
     let default = default.map_or_else(|| Ok(C::default()), |section| deserialize(C::KIND, section))?;
     let named = named.map_or_else(|| Ok(BTreeMap::new()), |all| deserialize(&format!("named.{}", C::KIND), all))?;
     Ok(Some(Box::new(Said { default, named })))
 }
 
-fn settle<C: KindConfig>(taken: Taken, settings: &mut Settings, environment: &Environment) -> Result<(), Error> {
+fn settle<C: KindConfig>(taken: TakenKeys, settings: &mut Settings, environment: &Environment) -> Result<(), Error> {
     let said = taken.and_then(|taken| taken.downcast::<Said<C>>().ok());
     let Said { mut default, named } = said.map_or_else(Said::default, |said| *said);
     let applied = default.apply(environment, &mut settings.origins);

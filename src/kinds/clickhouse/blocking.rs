@@ -13,7 +13,7 @@ use crate::base::runtime;
 use crate::kinds::clickhouse::inserter::Inserter as AsyncInserter;
 use crate::kinds::clickhouse::rows::Rows as AsyncRows;
 pub use crate::kinds::clickhouse::statement::Statement;
-use crate::kinds::clickhouse::verbs::Session;
+use crate::kinds::clickhouse::verbs::ClickHouseSession;
 
 /// A ClickHouse for threads. Cheap to clone; every call waits for its answer.
 ///
@@ -22,11 +22,11 @@ use crate::kinds::clickhouse::verbs::Session;
 /// `clickhouse.client().query("SELECT ?fields FROM stock_day WHERE code = ?").bind("AAPL")`.
 #[derive(Clone)]
 pub struct ClickHouse {
-    session: Arc<Session>,
+    session: Arc<ClickHouseSession>,
 }
 
 impl ClickHouse {
-    pub(super) fn new(session: Arc<Session>) -> Self {
+    pub(super) fn new(session: Arc<ClickHouseSession>) -> Self {
         ClickHouse { session }
     }
 
@@ -91,8 +91,8 @@ impl fmt::Debug for ClickHouse {
     }
 }
 
-fn wait<T>(session: &Session, future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    let Session { link, runtime, .. } = session;
+fn wait<T>(session: &ClickHouseSession, future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    let ClickHouseSession { link, runtime, .. } = session;
     link.check_process()?;
     runtime::block_on(link.name(), runtime, future)?
 }

@@ -1,10 +1,10 @@
 //! Cancels at the server the queries that were given up here. A server reads on until it has something to write, so it
 //! does not notice by itself.
 //!
-//! A `Stream` of a `Transport` names each query that only reads. It hands the name over if the query is given up before
+//! A `TrafficStream` of a `Transport` names each query that only reads. It hands the name over if the query is given up before
 //! the answer begins. A task sends the names on, many in one `KILL QUERY`.
 //!
-//! The task runs on the prober's runtime. It ends when the `Cancel` and all of its `Named` have dropped. There is no
+//! The task runs on the prober's runtime. It ends when the `Cancel` and all of its `NamedQuery` have dropped. There is no
 //! lock here.
 
 use std::collections::hash_map::RandomState;
@@ -50,20 +50,20 @@ impl Cancel {
     }
 
     /// A name for a new query.
-    pub(super) fn name(&self) -> Named {
+    pub(super) fn name(&self) -> NamedQuery {
         // Relaxed, because only the uniqueness of a name matters.
         let id = format!("{}-{}", self.prefix, self.count.fetch_add(1, Ordering::Relaxed));
-        Named { id, given_up: self.given_up.clone() }
+        NamedQuery { id, given_up: self.given_up.clone() }
     }
 }
 
 /// A query that can be cancelled.
-pub(super) struct Named {
+pub(super) struct NamedQuery {
     pub(super) id: String,
     given_up: mpsc::Sender<String>,
 }
 
-impl Named {
+impl NamedQuery {
     pub(super) fn cancel(self) {
         // Sending fails only when too many queries wait, or the task is gone. The query then runs to its end.
         let _ = self.given_up.try_send(self.id);

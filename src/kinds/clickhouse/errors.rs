@@ -9,7 +9,7 @@ use ::clickhouse::error::Error as DriverError;
 
 use crate::base::error::{BoxError, Chain, Error, Failure, Worded, causes, redacted};
 use crate::kinds::clickhouse::config::{ClickHouseConfig, HTTP_PORT, USE_HTTP};
-use crate::kinds::clickhouse::statement::Effect;
+use crate::kinds::clickhouse::statement::StatementEffect;
 use crate::lifecycle::link::Link;
 use crate::net::tls;
 
@@ -104,7 +104,7 @@ pub(super) fn failed(
     link: &Link,
     config: &ClickHouseConfig,
     action: &str,
-    effect: Effect,
+    effect: StatementEffect,
     error: DriverError,
 ) -> Error {
     if let Some(ours) = Error::behind(&error) {
@@ -120,7 +120,7 @@ pub(super) fn failed(
     let action = action.to_owned();
     match (is_lost, was_sent, effect) {
         (false, ..) => Error::Operation { resource, action, source },
-        (true, true, Effect::Changes) => link.outcome_unknown(action, source),
+        (true, true, StatementEffect::Changes) => link.outcome_unknown(action, source),
         (true, ..) => Error::Lost { resource, endpoint: Arc::clone(link.endpoint()), source },
     }
 }

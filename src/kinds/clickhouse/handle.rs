@@ -9,7 +9,7 @@ use hyper::Uri;
 
 use crate::kinds::clickhouse::blocking;
 use crate::kinds::clickhouse::transport::{HttpClient, Transport};
-use crate::kinds::clickhouse::verbs::Session;
+use crate::kinds::clickhouse::verbs::ClickHouseSession;
 use crate::lifecycle::lease::LeaseAs;
 
 /// A ClickHouse of the caller's own: [`ClickHouse::scoped`]. The guards of a pool deref to
@@ -31,7 +31,7 @@ pub struct Connected(pub(super) Arc<Inner>);
 pub(super) struct Inner {
     pub(super) client: Client,
     pub(super) threads: blocking::ClickHouse,
-    pub(super) session: Arc<Session>,
+    pub(super) session: Arc<ClickHouseSession>,
     /// The settings that go along with every query.
     pub(super) settings: BTreeMap<String, String>,
     pub(super) pings: Client,

@@ -8,13 +8,13 @@
 
 /// How far an HTTP/1.1 answer has come.
 #[derive(Default)]
-pub(super) struct Answer {
+pub(super) struct ResponseParser {
     /// Whether the server says that the statement failed.
     pub(super) is_error: bool,
-    part: Part,
+    part: AnswerPart,
 }
 
-enum Part {
+enum AnswerPart {
     /// The bytes of the head that have come.
     Head(Vec<u8>),
     /// How many bytes of a body with a length are still to come.
@@ -28,61 +28,61 @@ enum Part {
     UntilClosed,
 }
 
-impl Default for Part {
+impl Default for AnswerPart {
     fn default() -> Self {
-        Part::Head(Vec::new())
+        AnswerPart::Head(Vec::new())
     }
 }
 
-impl Answer {
+impl ResponseParser {
     /// Whether its head is complete.
     pub(super) fn is_begun(&self) -> bool {
-        !matches!(self.part, Part::Head(_))
+        !matches!(self.part, AnswerPart::Head(_))
     }
 
     /// Whether only the end of the connection can end it.
     pub(super) fn is_until_closed(&self) -> bool {
-        matches!(self.part, Part::UntilClosed)
+        matches!(self.part, AnswerPart::UntilClosed)
     }
 
     /// Follows these bytes, and answers whether the answer ends in them.
     pub(super) fn ends_in(&mut self, mut bytes: &[u8]) -> bool {
         while !bytes.is_empty() {
             match &mut self.part {
-                Part::Head(head) => {
+                AnswerPart::Head(head) => {
                     let Some(head) = taken_until(head, &mut bytes, b"\r\n\r\n") else { return false };
-                    *self = Answer::after(&String::from_utf8_lossy(&head));
-                    if matches!(self.part, Part::Body(0)) {
+                    *self = ResponseParser::after(&String::from_utf8_lossy(&head));
+                    if matches!(self.part, AnswerPart::Body(0)) {
                         return true;
                     }
                 }
-                Part::ChunkSize(line) => {
+                AnswerPart::ChunkSize(line) => {
                     let Some(line) = taken_until(line, &mut bytes, b"\r\n") else { return false };
                     let line = String::from_utf8_lossy(&line);
                     let digits = line.split([';', '\r']).next().unwrap_or_default().trim();
                     self.part = match u64::from_str_radix(digits, 16) {
-                        Ok(0) => Part::Trailer(Vec::new()),
-                        Ok(size) => Part::Chunk(size.saturating_add(2)),
-                        Err(_) => Part::UntilClosed,
+                        Ok(0) => AnswerPart::Trailer(Vec::new()),
+                        Ok(size) => AnswerPart::Chunk(size.saturating_add(2)),
+                        Err(_) => AnswerPart::UntilClosed,
                     };
                 }
-                Part::Trailer(line) => {
+                AnswerPart::Trailer(line) => {
                     let Some(line) = taken_until(line, &mut bytes, b"\r\n") else { return false };
                     if line == b"\r\n" {
                         return true;
                     }
                 }
-                Part::Body(left) | Part::Chunk(left) => {
+                AnswerPart::Body(left) | AnswerPart::Chunk(left) => {
                     let step = (*left).min(bytes.len() as u64);
                     *left -= step;
                     bytes = &bytes[usize::try_from(step).unwrap_or(bytes.len())..];
                     match self.part {
-                        Part::Body(0) => return true,
-                        Part::Chunk(0) => self.part = Part::ChunkSize(Vec::new()),
+                        AnswerPart::Body(0) => return true,
+                        AnswerPart::Chunk(0) => self.part = AnswerPart::ChunkSize(Vec::new()),
                         _ => {}
                     }
                 }
-                Part::UntilClosed => return false,
+                AnswerPart::UntilClosed => return false,
             }
         }
         false
@@ -92,7 +92,7 @@ impl Answer {
     fn after(head: &str) -> Self {
         let status = head.split(' ').nth(1).unwrap_or_default();
         if status.starts_with('1') {
-            return Answer::default();
+            return ResponseParser::default();
         }
         let field = |name: &str| {
             let mut fields = head.lines().filter_map(|line| line.split_once(':'));
@@ -101,12 +101,12 @@ impl Answer {
             })
         };
         let part = match (field("transfer-encoding"), field("content-length").map(|length| length.parse())) {
-            _ if status == "204" || status == "304" => Part::Body(0),
-            (Some(coding), _) if coding.ends_with("chunked") => Part::ChunkSize(Vec::new()),
-            (None, Some(Ok(length))) => Part::Body(length),
-            _ => Part::UntilClosed,
+            _ if status == "204" || status == "304" => AnswerPart::Body(0),
+            (Some(coding), _) if coding.ends_with("chunked") => AnswerPart::ChunkSize(Vec::new()),
+            (None, Some(Ok(length))) => AnswerPart::Body(length),
+            _ => AnswerPart::UntilClosed,
         };
-        Answer { is_error: status != "200" || field("x-clickhouse-exception-code").is_some(), part }
+        ResponseParser { is_error: status != "200" || field("x-clickhouse-exception-code").is_some(), part }
     }
 }
 
@@ -130,16 +130,16 @@ fn taken_until(taken: &mut Vec<u8>, bytes: &mut &[u8], mark: &[u8]) -> Option<Ve
 
 #[cfg(test)]
 mod tests {
-    use super::{Answer, LONGEST, Part};
+    use super::{AnswerPart, LONGEST, ResponseParser};
 
     /// The number of bytes after which the answer ends, if they come one at a time. In larger pieces it must end in the
     /// same way.
     fn end_of(text: &str) -> Option<usize> {
-        let mut answer = Answer::default();
+        let mut answer = ResponseParser::default();
         let end = text.as_bytes().chunks(1).position(|byte| answer.ends_in(byte)).map(|last| last + 1);
-        assert_eq!(Answer::default().ends_in(text.as_bytes()), end.is_some(), "{text:?}");
+        assert_eq!(ResponseParser::default().ends_in(text.as_bytes()), end.is_some(), "{text:?}");
         for size in 2..text.len().min(40) {
-            let mut answer = Answer::default();
+            let mut answer = ResponseParser::default();
             let piece = text.as_bytes().chunks(size).position(|piece| answer.ends_in(piece));
             assert_eq!(piece, end.map(|end| (end - 1) / size), "{text:?} in pieces of {size}");
         }
@@ -151,9 +151,9 @@ mod tests {
         assert_eq!(end_of(&format!("{text}HTTP/1.1 200 OK\r\n\r\n")), Some(text.len()), "{text:?} and the next");
     }
 
-    fn never_ends(text: &str) -> Answer {
+    fn never_ends(text: &str) -> ResponseParser {
         assert_eq!(end_of(text), None, "{text:?}");
-        let mut answer = Answer::default();
+        let mut answer = ResponseParser::default();
         answer.ends_in(text.as_bytes());
         answer
     }
@@ -220,14 +220,14 @@ mod tests {
                 never_ends(&format!("{head}0\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")).is_until_closed()
             );
         }
-        let mut answer = Answer::default();
+        let mut answer = ResponseParser::default();
         assert!(!answer.ends_in(b"\xff\xfe\r\n\r\n\xff") && answer.is_until_closed() && answer.is_error);
     }
 
     #[test]
     fn an_error_is_told_by_status_or_header() {
         let is_error = |head: &str| {
-            let mut answer = Answer::default();
+            let mut answer = ResponseParser::default();
             answer.ends_in(format!("{head}\r\nContent-Length: 9\r\n\r\n").as_bytes());
             assert!(answer.is_begun(), "{head:?}");
             answer.is_error
@@ -240,13 +240,15 @@ mod tests {
     #[test]
     fn of_an_endless_head_or_line_little_is_kept() {
         for begin in ["", "HTTP/1.1 200 OK\r\n", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1"] {
-            let mut answer = Answer::default();
+            let mut answer = ResponseParser::default();
             answer.ends_in(begin.as_bytes());
             for _ in 0..LONGEST / 1024 + 2 {
                 assert!(!answer.ends_in(&[b'a'; 1024]));
             }
             assert!(!answer.ends_in(b"\r\n\r\n0\r\n\r\n"), "its end is not looked for");
-            let (Part::Head(kept) | Part::ChunkSize(kept)) = &answer.part else { panic!("{begin:?} has ended") };
+            let (AnswerPart::Head(kept) | AnswerPart::ChunkSize(kept)) = &answer.part else {
+                panic!("{begin:?} has ended")
+            };
             assert_eq!(kept.len(), LONGEST);
         }
     }

@@ -27,8 +27,8 @@ use crate::base::future::BoxFuture;
 use crate::base::process::ForkGuarded;
 use crate::base::runtime::within;
 use crate::kinds::clickhouse::errors::failed;
-use crate::kinds::clickhouse::statement::Effect;
-use crate::kinds::clickhouse::verbs::{Session, inside};
+use crate::kinds::clickhouse::statement::StatementEffect;
+use crate::kinds::clickhouse::verbs::{ClickHouseSession, inside};
 use crate::lifecycle::busy::Busy;
 use crate::lifecycle::link::Link;
 use crate::lifecycle::work::Work;
@@ -45,35 +45,35 @@ use crate::lifecycle::work::Work;
 /// an error of any of them. After an error it begins anew.
 #[must_use = "its rows are not inserted until a commit"]
 pub struct Inserter<T: Row> {
-    shared: ForkGuarded<Arc<Shared<T>>>,
+    shared: ForkGuarded<Arc<InserterState<T>>>,
 }
 
-struct Shared<T: Row> {
-    session: Arc<Session>,
+struct InserterState<T: Row> {
+    session: Arc<ClickHouseSession>,
     table: String,
-    limits: SyncMutex<Limits>,
+    limits: SyncMutex<FlushLimits>,
     /// The current `INSERT`. `None` before its first row.
-    begun: Mutex<Option<Begun<T>>>,
+    begun: Mutex<Option<OpenInsert<T>>>,
 }
 
 /// An `INSERT`. It is taken out of `begun` while the driver has it, so that one that fails or is given up half-way
 /// leaves nothing.
-struct Begun<T> {
+struct OpenInsert<T> {
     inserter: DriverInserter<T>,
     /// Counts its rows as work.
     rows: Busy,
 }
 
 #[derive(Clone, Copy, Default)]
-struct Limits {
+struct FlushLimits {
     max_rows: Option<u64>,
     max_bytes: Option<u64>,
     period: Option<Duration>,
 }
 
 impl<T: Row + 'static> Inserter<T> {
-    pub(super) fn new(session: &Arc<Session>, table: &str) -> Self {
-        let shared = Arc::new(Shared {
+    pub(super) fn new(session: &Arc<ClickHouseSession>, table: &str) -> Self {
+        let shared = Arc::new(InserterState {
             session: Arc::clone(session),
             table: table.to_owned(),
             limits: SyncMutex::default(),
@@ -83,7 +83,7 @@ impl<T: Row + 'static> Inserter<T> {
         Inserter { shared: ForkGuarded::new(shared) }
     }
 
-    pub(super) fn session(&self) -> Arc<Session> {
+    pub(super) fn session(&self) -> Arc<ClickHouseSession> {
         Arc::clone(&self.shared.session)
     }
 
@@ -172,16 +172,16 @@ impl<T: Row + 'static> Inserter<T> {
     }
 }
 
-impl<T: Row> Shared<T> {
+impl<T: Row> InserterState<T> {
     /// Begins an `INSERT` once there is a connection. Without one the row could not be sent, and the driver's inserter
     /// would not know that.
-    async fn begin(&self) -> Result<Begun<T>, Error> {
+    async fn begin(&self) -> Result<OpenInsert<T>, Error> {
         self.session.link.ready().await?;
-        let Limits { max_rows, max_bytes, period } = *self.limits.lock();
+        let FlushLimits { max_rows, max_bytes, period } = *self.limits.lock();
         let inserter = self.session.client.inserter::<T>(&self.table).with_period(period);
         let inserter =
             inserter.with_max_rows(max_rows.unwrap_or(u64::MAX)).with_max_bytes(max_bytes.unwrap_or(u64::MAX));
-        Ok(Begun { inserter, rows: self.session.link.not_yet_busy(Work::Row) })
+        Ok(OpenInsert { inserter, rows: self.session.link.not_yet_busy(Work::Row) })
     }
 
     async fn insert(&self, force: bool) -> Result<Quantities, Error> {
@@ -193,7 +193,7 @@ impl<T: Row> Shared<T> {
         inside(&self.session.runtime, inserting).await
     }
 
-    async fn commit(&self, place: &mut Option<Begun<T>>, force: bool) -> Result<Quantities, Error> {
+    async fn commit(&self, place: &mut Option<OpenInsert<T>>, force: bool) -> Result<Quantities, Error> {
         let Some(mut begun) = place.take() else { return Ok(Quantities::ZERO) };
         let inserted = if force { begun.inserter.force_commit().await } else { begun.inserter.commit().await };
         let inserted = inserted.map_err(|error| self.failed(error))?;
@@ -207,7 +207,7 @@ impl<T: Row> Shared<T> {
 
     fn failed(&self, error: DriverError) -> Error {
         let action = format!("inserting into {:?}", self.table);
-        failed(&self.session.link, &self.session.config, &action, Effect::Changes, error)
+        failed(&self.session.link, &self.session.config, &action, StatementEffect::Changes, error)
     }
 }
 
@@ -230,10 +230,10 @@ impl Inserters {
         self.is_closing.load(Ordering::SeqCst)
     }
 
-    fn add<T: Row + 'static>(&self, inserter: &Arc<Shared<T>>) {
+    fn add<T: Row + 'static>(&self, inserter: &Arc<InserterState<T>>) {
         let mut open = self.open.lock();
         open.retain(|inserter| inserter.strong_count() > 0);
-        let inserter: Weak<Shared<T>> = Arc::downgrade(inserter);
+        let inserter: Weak<InserterState<T>> = Arc::downgrade(inserter);
         open.push(inserter);
     }
 
@@ -272,7 +272,7 @@ trait Flush: Send + Sync {
     fn flush(self: Arc<Self>) -> BoxFuture<Result<(), Error>>;
 }
 
-impl<T: Row + 'static> Flush for Shared<T> {
+impl<T: Row + 'static> Flush for InserterState<T> {
     fn table(&self) -> &str {
         &self.table
     }

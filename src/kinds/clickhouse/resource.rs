@@ -30,7 +30,7 @@ use crate::kinds::clickhouse::errors::{UNCHANGEABLE, failure, has_code, is_forei
 use crate::kinds::clickhouse::handle::{Connected, Inner};
 use crate::kinds::clickhouse::inserter::Inserters;
 use crate::kinds::clickhouse::transport::{HttpClient, Purpose, Transport};
-use crate::kinds::clickhouse::verbs::Session;
+use crate::kinds::clickhouse::verbs::ClickHouseSession;
 use crate::lifecycle::close::phase::Phase;
 use crate::lifecycle::link::Link;
 use crate::lifecycle::resource::Resource;
@@ -63,7 +63,7 @@ impl Resource for ClickHouseResource {
         let cancel = self.config.cancel_dropped.then(|| Cancel::start(pings.clone(), prober));
         let traffic = self.transport(link, Handle::current(), Purpose::Traffic, cancel);
         let client = traffic.client(&settings).with_validation(validation);
-        let session = Arc::new(Session {
+        let session = Arc::new(ClickHouseSession {
             client: client.clone(),
             link: link.clone(),
             runtime: Handle::current(),
@@ -152,7 +152,7 @@ impl Resource for ClickHouseResource {
     }
 
     async fn flush(&self, connected: &Connected) -> Result<(), Failure> {
-        let Session { link, inserters, config, .. } = &*connected.0.session;
+        let ClickHouseSession { link, inserters, config, .. } = &*connected.0.session;
         inserters.flush(link, config.flush_timeout).await
     }
 

@@ -1,6 +1,6 @@
 //! The rows of a result as they arrive.
 //!
-//! The verbs `query_rows` and `query_iter` begin a result by `Session::rows`. A task on the pool's runtime reads the
+//! The verbs `query_rows` and `query_iter` begin a result by `ClickHouseSession::rows`. A task on the pool's runtime reads the
 //! rows and hands them over in batches. A thread that reads by itself is woken for each piece that arrives, which costs
 //! more than the rows.
 //!
@@ -25,8 +25,8 @@ use tokio::task::JoinHandle;
 use crate::base::error::Error;
 use crate::base::process::ForkGuarded;
 use crate::kinds::clickhouse::errors::advised;
-use crate::kinds::clickhouse::statement::{Effect, names_format};
-use crate::kinds::clickhouse::verbs::Session;
+use crate::kinds::clickhouse::statement::{StatementEffect, names_format};
+use crate::kinds::clickhouse::verbs::ClickHouseSession;
 
 /// The most rows of a batch.
 const BATCH: usize = 1024;
@@ -44,7 +44,7 @@ pub struct Rows<T> {
     batch: vec::IntoIter<T>,
     /// The part that is still to come. `None` after the end.
     rest: Option<ForkGuarded<Rest<T>>>,
-    pub(super) session: Arc<Session>,
+    pub(super) session: Arc<ClickHouseSession>,
 }
 
 /// The part of a result that is still to come.
@@ -52,7 +52,7 @@ struct Rest<T> {
     batches: mpsc::Receiver<Vec<T>>,
     /// The task that reads, which answers how the reading ended.
     reader: JoinHandle<Result<(), Error>>,
-    effect: Effect,
+    effect: StatementEffect,
 }
 
 impl<T> Rows<T> {
@@ -110,8 +110,8 @@ impl<T> Rows<T> {
             Err(runtime_ended) => {
                 let link = &self.session.link;
                 Err(match effect {
-                    Effect::Reads => Error::closed(link.name()),
-                    Effect::Changes => link.outcome_unknown("query", Arc::new(runtime_ended)),
+                    StatementEffect::Reads => Error::closed(link.name()),
+                    StatementEffect::Changes => link.outcome_unknown("query", Arc::new(runtime_ended)),
                 })
             }
         }
@@ -133,11 +133,11 @@ impl<T> fmt::Debug for Rows<T> {
     }
 }
 
-impl Session {
+impl ClickHouseSession {
     /// Begins to read the rows of this query. Must be polled in the context of a runtime.
     pub(super) async fn rows<T: RowOwned + RowRead + Send>(self: &Arc<Self>, query: Query) -> Result<Rows<T>, Error> {
         let text = query.sql_display().to_string();
-        let (effect, names_format) = (Effect::of(&text), names_format(&text));
+        let (effect, names_format) = (StatementEffect::of(&text), names_format(&text));
         self.link.ready().await?;
         let cursor = query.fetch().map_err(|error| self.failed("query", effect, error))?;
         let (sender, batches) = mpsc::channel(WAITING);

@@ -41,33 +41,40 @@ mod sealed {
 
 /// Whether a statement may change something. That decides which error a lost connection is for it.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Effect {
+pub(super) enum StatementEffect {
     Reads,
     Changes,
 }
 
-impl Effect {
+impl StatementEffect {
     /// The effect of a statement. A statement that only reads does no harm twice. Any other may change something.
     pub(super) fn of(statement: &str) -> Self {
         const READS: [&str; 5] = ["SELECT", "SHOW", "DESCRIBE", "DESC", "EXPLAIN"];
         let first = uncommented(statement).split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
-        if READS.iter().any(|read| read.eq_ignore_ascii_case(first)) { Effect::Reads } else { Effect::Changes }
+        if READS.iter().any(|read| read.eq_ignore_ascii_case(first)) {
+            StatementEffect::Reads
+        } else {
+            StatementEffect::Changes
+        }
     }
 }
 
 /// The effect of a request's statement, and whether the query has a name already. The driver puts an `INSERT` into the
 /// URL. It puts any other statement into the body, or into the first field of a form where there are parameters.
-pub(super) fn looked_at(request: &[u8]) -> (Effect, bool) {
+pub(super) fn looked_at(request: &[u8]) -> (StatementEffect, bool) {
     let text = String::from_utf8_lossy(request);
     let line = text.lines().next().unwrap_or_default();
     let has = |parameter: &str| line.split(['?', '&']).any(|pair| pair.starts_with(parameter));
     let is_named = has("query_id=");
     let Some((_, body)) = text.split_once("\r\n\r\n").filter(|_| !has("query=")) else {
-        return (Effect::Changes, is_named);
+        return (StatementEffect::Changes, is_named);
     };
     let field = body.starts_with("--").then(|| body.split_once("name=\"query\"\r\n\r\n")).flatten();
-    let effect =
-        if line.starts_with("GET ") { Effect::Reads } else { Effect::of(field.map_or(body, |(_, field)| field)) };
+    let effect = if line.starts_with("GET ") {
+        StatementEffect::Reads
+    } else {
+        StatementEffect::of(field.map_or(body, |(_, field)| field))
+    };
     (effect, is_named)
 }
 
@@ -99,7 +106,7 @@ pub(super) fn names_format(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Effect, looked_at, names_format};
+    use super::{StatementEffect, looked_at, names_format};
 
     /// The first word behind all comments reads.
     #[test]
@@ -125,7 +132,7 @@ mod tests {
             "SELECT 1 /* unterminated",
         ];
         for statement in reads {
-            assert_eq!(Effect::of(statement), Effect::Reads, "{statement:?}");
+            assert_eq!(StatementEffect::of(statement), StatementEffect::Reads, "{statement:?}");
         }
     }
 
@@ -156,35 +163,35 @@ mod tests {
             "/* /* */ */ SELECT 1",
         ];
         for statement in changes {
-            assert_eq!(Effect::of(statement), Effect::Changes, "{statement:?}");
+            assert_eq!(StatementEffect::of(statement), StatementEffect::Changes, "{statement:?}");
         }
     }
 
     #[test]
     fn a_request_is_looked_at() {
         let at = |line: &str, body: &str| looked_at(format!("{line} HTTP/1.1\r\nhost: x\r\n\r\n{body}").as_bytes());
-        assert_eq!(at("POST /?database=a", "SELECT 1"), (Effect::Reads, false));
-        assert_eq!(at("POST /?database=a&query_id=b", "SELECT 1"), (Effect::Reads, true));
-        assert_eq!(at("POST /?query_id=b", "DROP TABLE days"), (Effect::Changes, true));
-        assert_eq!(at("POST /?my_query_id=b", "-- one\nSELECT 1"), (Effect::Reads, false));
-        assert_eq!(at("GET /ping", ""), (Effect::Reads, false));
-        assert_eq!(at("POST /?query=INSERT+INTO+days&database=a", "SELECT 1"), (Effect::Changes, false));
+        assert_eq!(at("POST /?database=a", "SELECT 1"), (StatementEffect::Reads, false));
+        assert_eq!(at("POST /?database=a&query_id=b", "SELECT 1"), (StatementEffect::Reads, true));
+        assert_eq!(at("POST /?query_id=b", "DROP TABLE days"), (StatementEffect::Changes, true));
+        assert_eq!(at("POST /?my_query_id=b", "-- one\nSELECT 1"), (StatementEffect::Reads, false));
+        assert_eq!(at("GET /ping", ""), (StatementEffect::Reads, false));
+        assert_eq!(at("POST /?query=INSERT+INTO+days&database=a", "SELECT 1"), (StatementEffect::Changes, false));
         let form = |sql: &str| {
             let field = "content-disposition: form-data; name=\"query\"";
             at("POST /?param_a=1", &format!("--b\r\n{field}\r\n\r\n{sql}\r\n--b--\r\n"))
         };
-        assert_eq!(form("SELECT {a:UInt8}"), (Effect::Reads, false));
-        assert_eq!(form("INSERT INTO days SELECT {a:UInt8}"), (Effect::Changes, false));
+        assert_eq!(form("SELECT {a:UInt8}"), (StatementEffect::Reads, false));
+        assert_eq!(form("INSERT INTO days SELECT {a:UInt8}"), (StatementEffect::Changes, false));
         for cut in ["", "POST /?database=a HTTP/1.1\r\n", "POST /? HTTP/1.1\r\n\r\n", "\u{fffd}\r\n\r\n"] {
-            assert_eq!(looked_at(cut.as_bytes()), (Effect::Changes, false), "{cut:?}");
+            assert_eq!(looked_at(cut.as_bytes()), (StatementEffect::Changes, false), "{cut:?}");
         }
     }
 
     #[test]
     fn any_number_of_comments_is_read() {
         let comments = "--\n/**/#\n".repeat(200_000);
-        assert_eq!(Effect::of(&format!("{comments}SELECT 1")), Effect::Reads);
-        assert_eq!(Effect::of(&comments), Effect::Changes);
+        assert_eq!(StatementEffect::of(&format!("{comments}SELECT 1")), StatementEffect::Reads);
+        assert_eq!(StatementEffect::of(&comments), StatementEffect::Changes);
     }
 
     #[test]

@@ -11,14 +11,14 @@ use hyper_util::client::legacy::connect::{Connected as Metadata, Connection};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::kinds::clickhouse::cancel::Named;
-use crate::kinds::clickhouse::http::Answer;
-use crate::kinds::clickhouse::statement::{self, Effect};
+use crate::kinds::clickhouse::cancel::NamedQuery;
+use crate::kinds::clickhouse::http::ResponseParser;
+use crate::kinds::clickhouse::statement::{self, StatementEffect};
 use crate::kinds::clickhouse::transport::{Purpose, Transport};
 use crate::lifecycle::busy::Busy;
 use crate::lifecycle::work::Work;
 use crate::net::count::Counted;
-use crate::net::tls::Stream as OwnStream;
+use crate::net::tls::Stream;
 
 /// The most bytes of an error that are read. The driver keeps all of them in memory, and takes an error apart where it
 /// is compressed.
@@ -31,20 +31,20 @@ const LOOKED_AT: usize = 8 * 1024;
 const BEGINNING: &[u8] = b"POST /?";
 
 /// A connection, which knows whether an answer is outstanding.
-pub(super) struct Stream {
-    stream: OwnStream,
+pub(super) struct TrafficStream {
+    stream: Stream,
     transport: Arc<Transport>,
-    exchange: Option<Exchange>,
+    exchange: Option<RequestInFlight>,
     /// Whether it ever carried a request.
     is_used: bool,
     _open: Counted,
     _permit: OwnedSemaphorePermit,
 }
 
-impl Stream {
-    pub(super) fn new(stream: OwnStream, transport: Arc<Transport>, permit: OwnedSemaphorePermit) -> Self {
+impl TrafficStream {
+    pub(super) fn new(stream: Stream, transport: Arc<Transport>, permit: OwnedSemaphorePermit) -> Self {
         let open = Counted::new(&transport.open);
-        Stream { stream, transport, exchange: None, is_used: false, _open: open, _permit: permit }
+        TrafficStream { stream, transport, exchange: None, is_used: false, _open: open, _permit: permit }
     }
 
     /// Ends an exchange that is over. The HTTP client asks for more only after it has handed on all that it had.
@@ -63,7 +63,7 @@ impl Stream {
         let request = first(slices, LOOKED_AT);
         // The rest of a request whose answer came early does not begin another exchange.
         if request.starts_with(b"POST ") || request.starts_with(b"GET ") {
-            self.exchange = Some(Exchange::begin(&self.transport, &request));
+            self.exchange = Some(RequestInFlight::begin(&self.transport, &request));
             self.is_used = true;
         }
     }
@@ -86,12 +86,12 @@ impl Stream {
     fn explained(&self, error: io::Error) -> io::Error {
         match &self.exchange {
             Some(exchange) if !exchange.is_over => self.transport.broken(exchange.effect, exchange.is_sent, error),
-            _ => self.transport.broken(Effect::Reads, false, error),
+            _ => self.transport.broken(StatementEffect::Reads, false, error),
         }
     }
 }
 
-impl AsyncRead for Stream {
+impl AsyncRead for TrafficStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.asked_for_more();
         let before = buffer.filled().len();
@@ -101,7 +101,7 @@ impl AsyncRead for Stream {
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for TrafficStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_write_vectored(cx, &[io::IoSlice::new(bytes)])
     }
@@ -112,7 +112,7 @@ impl AsyncWrite for Stream {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.sends(slices);
-        let Stream { stream, exchange, .. } = &mut *self;
+        let TrafficStream { stream, exchange, .. } = &mut *self;
         let written = match exchange {
             Some(exchange) => exchange.poll_write(Pin::new(stream), cx, slices),
             None => Pin::new(stream).poll_write_vectored(cx, slices),
@@ -134,43 +134,43 @@ impl AsyncWrite for Stream {
     }
 }
 
-impl Connection for Stream {
+impl Connection for TrafficStream {
     fn connected(&self) -> Metadata {
         Metadata::new()
     }
 }
 
 /// A request that is being sent or was sent, and is not yet answered in full.
-struct Exchange {
-    effect: Effect,
+struct RequestInFlight {
+    effect: StatementEffect,
     /// Whether the server may have received any part of it.
     is_sent: bool,
     /// The bytes in place of its [`BEGINNING`] that are not yet written.
     beginning: Vec<u8>,
-    answer: Answer,
+    answer: ResponseParser,
     /// The length of the answer so far, in bytes, if that is an error.
     error: usize,
     /// Whether the answer is complete, though perhaps not yet read by its caller.
     is_over: bool,
     /// The name by which its statement is cancelled. `None` if it is not cancelled.
-    name: Option<Named>,
+    name: Option<NamedQuery>,
     /// The work that it counts as. `None` if it is not of a user's.
     work: Option<(Busy, Counted)>,
 }
 
-impl Exchange {
+impl RequestInFlight {
     fn begin(transport: &Transport, request: &[u8]) -> Self {
         let (effect, is_named) = statement::looked_at(request);
-        let may_name = effect == Effect::Reads && !is_named && request.starts_with(BEGINNING);
+        let may_name = effect == StatementEffect::Reads && !is_named && request.starts_with(BEGINNING);
         let name = transport.cancel.as_ref().filter(|_| may_name).map(|cancel| cancel.name());
         let beginning = name.as_ref().map(|name| [BEGINNING, b"query_id=", name.id.as_bytes(), b"&"].concat());
         let work = (transport.purpose == Purpose::Traffic)
             .then(|| (transport.link.busy(Work::Operation), Counted::new(&transport.busy)));
-        Exchange {
+        RequestInFlight {
             effect,
             is_sent: false,
             beginning: beginning.unwrap_or_default(),
-            answer: Answer::default(),
+            answer: ResponseParser::default(),
             error: 0,
             is_over: false,
             name,
@@ -180,7 +180,7 @@ impl Exchange {
 
     fn poll_write(
         &mut self,
-        mut stream: Pin<&mut OwnStream>,
+        mut stream: Pin<&mut Stream>,
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
@@ -220,7 +220,7 @@ impl Exchange {
     }
 }
 
-impl Drop for Exchange {
+impl Drop for RequestInFlight {
     fn drop(&mut self) {
         if let Some((busy, _)) = &mut self.work {
             busy.end(self.is_over);

@@ -25,12 +25,12 @@ use crate::base::error::{BoxError, Error, TimeoutError};
 use crate::base::future::BoxFuture;
 use crate::kinds::clickhouse::cancel::Cancel;
 use crate::kinds::clickhouse::config::ClickHouseConfig;
-use crate::kinds::clickhouse::statement::Effect;
-use crate::kinds::clickhouse::stream::Stream;
+use crate::kinds::clickhouse::statement::StatementEffect;
+use crate::kinds::clickhouse::stream::TrafficStream;
 use crate::lifecycle::link::Link;
 use crate::net::count::Counted;
 use crate::net::kill_switch::KillSwitch;
-use crate::net::tls::{Stream as OwnStream, Tls};
+use crate::net::tls::{Stream, Tls};
 
 /// The queries that a transport carries.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -125,14 +125,14 @@ impl Transport {
         }
     }
 
-    async fn open(self: Arc<Self>) -> io::Result<TokioIo<Stream>> {
+    async fn open(self: Arc<Self>) -> io::Result<TokioIo<TrafficStream>> {
         let switch = self.live_switch().await?;
         let opening = async { Ok::<_, io::Error>((self.permit().await?, self.dial(&switch).await?)) };
         let (permit, stream) = tokio::select! {
             opened = opening => opened?,
             () = switch.wait() => return Err(self.unavailable()),
         };
-        Ok(TokioIo::new(Stream::new(stream, self, permit)))
+        Ok(TokioIo::new(TrafficStream::new(stream, self, permit)))
     }
 
     /// Waits until there may be one more connection. Meanwhile the HTTP client takes a connection that becomes free, if
@@ -154,7 +154,7 @@ impl Transport {
         }
     }
 
-    async fn dial(&self, switch: &KillSwitch) -> io::Result<OwnStream> {
+    async fn dial(&self, switch: &KillSwitch) -> io::Result<Stream> {
         let ClickHouseConfig { host, port, connect_timeout, keepalive, .. } = &*self.config;
         let connecting = self.tls.dial(host, *port, *keepalive, switch);
         let opened = match tokio::time::timeout(*connect_timeout, connecting).await {
@@ -163,7 +163,7 @@ impl Transport {
                 Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {connect_timeout:?}")))
             }
         };
-        opened.map_err(|error| self.broken(Effect::Reads, false, error))
+        opened.map_err(|error| self.broken(StatementEffect::Reads, false, error))
     }
 
     /// The switch of the current generation. Waits while the connection is being brought back.
@@ -186,15 +186,21 @@ impl Transport {
     }
 
     fn unavailable(&self) -> io::Error {
-        self.broken(Effect::Reads, false, io::Error::new(io::ErrorKind::ConnectionAborted, "lost while connecting"))
+        self.broken(
+            StatementEffect::Reads,
+            false,
+            io::Error::new(io::ErrorKind::ConnectionAborted, "lost while connecting"),
+        )
     }
 
     /// The error of a broken connection, for the user whose statement it carried or was to carry.
-    pub(super) fn broken(&self, effect: Effect, is_sent: bool, cause: io::Error) -> io::Error {
+    pub(super) fn broken(&self, effect: StatementEffect, is_sent: bool, cause: io::Error) -> io::Error {
         let (kind, resource) = (cause.kind(), Arc::clone(self.link.name()));
         let error = match (self.purpose, effect) {
             (Purpose::Probe, _) => return cause,
-            (Purpose::Traffic, Effect::Changes) if is_sent => self.link.outcome_unknown("a statement", Arc::new(cause)),
+            (Purpose::Traffic, StatementEffect::Changes) if is_sent => {
+                self.link.outcome_unknown("a statement", Arc::new(cause))
+            }
             _ if !self.is_open() => Error::Closed { resource },
             _ => Error::Lost { resource, endpoint: Arc::clone(self.link.endpoint()), source: Arc::new(cause) },
         };
@@ -219,7 +225,7 @@ pub(super) type HttpClient<B> = hyper_util::client::legacy::Client<Connector, B>
 pub(super) struct Connector(Arc<Transport>);
 
 impl tower_service::Service<Uri> for Connector {
-    type Response = TokioIo<Stream>;
+    type Response = TokioIo<TrafficStream>;
     type Error = BoxError;
     type Future = BoxFuture<Result<Self::Response, BoxError>>;
 

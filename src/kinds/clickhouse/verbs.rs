@@ -18,13 +18,13 @@ use crate::kinds::clickhouse::errors::{advised, failed};
 use crate::kinds::clickhouse::handle::Connected;
 use crate::kinds::clickhouse::inserter::{Inserter, Inserters};
 use crate::kinds::clickhouse::rows::Rows;
-use crate::kinds::clickhouse::statement::{Effect, Statement};
+use crate::kinds::clickhouse::statement::{Statement, StatementEffect};
 use crate::lifecycle::lease::Lease;
 use crate::lifecycle::link::Link;
 
 /// A connected ClickHouse as its verbs need it. The driver spawns tasks where it is called. So callers poll these
 /// futures in the context of a runtime: by [`inside`], or in `block_on`.
-pub(crate) struct Session {
+pub(crate) struct ClickHouseSession {
     pub(super) client: Client,
     pub(super) link: Link,
     pub(super) runtime: Handle,
@@ -32,14 +32,14 @@ pub(crate) struct Session {
     pub(super) inserters: Inserters,
 }
 
-impl Session {
+impl ClickHouseSession {
     pub(super) async fn query_rows<T: RowOwned + RowRead + Send>(
         self: &Arc<Self>,
         query: Query,
     ) -> Result<Vec<T>, Error> {
         let rows = async || self.rows(query.clone()).await?.all().await;
         match rows().await {
-            Err(Error::Lost { .. }) if self.repeats(Effect::of(&query.sql_display().to_string())) => {
+            Err(Error::Lost { .. }) if self.repeats(StatementEffect::of(&query.sql_display().to_string())) => {
                 self.link.repeated("a query");
                 rows().await
             }
@@ -52,7 +52,7 @@ impl Session {
         table: &str,
         rows: impl IntoIterator<Item = T>,
     ) -> Result<u64, Error> {
-        let failed = |error| self.failed("insert", Effect::Changes, error);
+        let failed = |error| self.failed("insert", StatementEffect::Changes, error);
         let begin = async {
             self.link.ready().await?;
             self.client.insert::<T>(table).await.map_err(failed)
@@ -85,18 +85,18 @@ impl Session {
 
     pub(super) async fn execute(&self, query: Query) -> Result<(), Error> {
         self.link.ready().await?;
-        query.execute().await.map_err(|error| self.failed("execute", Effect::Changes, error))
+        query.execute().await.map_err(|error| self.failed("execute", StatementEffect::Changes, error))
     }
 
-    pub(super) fn failed(&self, action: &str, effect: Effect, error: DriverError) -> Error {
+    pub(super) fn failed(&self, action: &str, effect: StatementEffect, error: DriverError) -> Error {
         let is_unbound = matches!(&error, DriverError::InvalidParams(cause) if cause.to_string().contains("unbound"));
         let error = failed(&self.link, &self.config, action, effect, error);
         if is_unbound { advised(error, BIND) } else { error }
     }
 
     /// Whether a statement with this effect is sent once more after its answer was lost.
-    fn repeats(&self, effect: Effect) -> bool {
-        effect == Effect::Reads && self.link.repeat() == Repeat::Idempotent
+    fn repeats(&self, effect: StatementEffect) -> bool {
+        effect == StatementEffect::Reads && self.link.repeat() == Repeat::Idempotent
     }
 }
 
@@ -204,7 +204,7 @@ impl Lease<Client> {
         Ok(Inserter::new(self.session(format_args!("an inserter into {table:?}"))?, table))
     }
 
-    fn session(&self, action: impl fmt::Display) -> Result<&Arc<Session>, Error> {
+    fn session(&self, action: impl fmt::Display) -> Result<&Arc<ClickHouseSession>, Error> {
         match Lease::whole::<Connected>(self) {
             Some(connected) => Ok(&connected.0.session),
             None => Err(Error::Operation {

@@ -1,6 +1,6 @@
 //! The driver's clients: the options that one is made with, and the ping that proves that a server answers.
 //!
-//! `MongoResource` makes and pings the users' client with this, and `Shared::probe` makes the small client for pings.
+//! `MongoResource` makes and pings the users' client with this, and `MongoShared::probe` makes the small client for pings.
 //!
 //! There is no lock here. For each event of the driver, the handler of this crate runs first and releases its locks.
 //! Then the user's handler is called, so it runs under no lock of this crate.

@@ -1,7 +1,7 @@
 //! The handle of a MongoDB: one client under both facades, the state that its clones share, and a small client for
 //! pings.
 //!
-//! The slot of the resource holds a `MongoHandle`. `MongoResource` uses its `Shared` to ping, to recover and to close.
+//! The slot of the resource holds a `MongoHandle`. `MongoResource` uses its `MongoShared` to ping, to recover and to close.
 //!
 //! `probing` holds the small client: it is made on first use, and never again once it is closed. `nothing_open` holds
 //! the last moment at which the server had nothing open for the client.
@@ -57,7 +57,7 @@ pub struct Mongo;
 pub struct MongoHandle {
     pub(super) client: Client,
     pub(super) sync: sync::Client,
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<MongoShared>,
 }
 
 impl LeaseAs<Client> for MongoHandle {
@@ -79,7 +79,7 @@ impl fmt::Debug for MongoHandle {
 }
 
 /// The state that all clones of a handle share.
-pub(super) struct Shared {
+pub(super) struct MongoShared {
     pub(super) options: ClientOptions,
     pub(super) tracker: Arc<ConnectionTracker>,
     pub(super) monitor: Arc<ServerMonitor>,
@@ -92,7 +92,7 @@ pub(super) struct Shared {
     nothing_open: Mutex<Option<(Instant, u64)>>,
 }
 
-impl Shared {
+impl MongoShared {
     pub(super) fn new(
         options: ClientOptions,
         tracker: Arc<ConnectionTracker>,
@@ -101,10 +101,10 @@ impl Shared {
         mark: String,
     ) -> Self {
         let (probing, nothing_open) = (Mutex::new(Probing::NotYet), Mutex::new(None));
-        Shared { options, tracker, monitor, nudger, mark, probing, nothing_open }
+        MongoShared { options, tracker, monitor, nudger, mark, probing, nothing_open }
     }
 
-    pub(super) fn probe(&self) -> Result<Probe, Failure> {
+    pub(super) fn probe(&self) -> Result<ProbeClient, Failure> {
         let mut probing = self.probing.lock();
         match &*probing {
             Probing::Open(probe) => Ok(probe.clone()),
@@ -116,7 +116,7 @@ impl Shared {
                 let monitor = Arc::new(ServerMonitor::new(None, options.repl_set_name.clone()));
                 let seeing = Arc::clone(&monitor);
                 options.sdam_event_handler = Some(EventHandler::callback(move |event| seeing.see(&event)));
-                let probe = Probe { client: Client::with_options(options).map_err(Failure::unasked)?, monitor };
+                let probe = ProbeClient { client: Client::with_options(options).map_err(Failure::unasked)?, monitor };
                 *probing = Probing::Open(probe.clone());
                 Ok(probe)
             }
@@ -187,13 +187,13 @@ async fn give_up_a_connection(client: &Client) {
 /// A small client, mainly for pings. Its pings wait neither for users' operations nor for the workers of the pool's
 /// runtime.
 #[derive(Clone)]
-pub(super) struct Probe {
+pub(super) struct ProbeClient {
     pub(super) client: Client,
     pub(super) monitor: Arc<ServerMonitor>,
 }
 
 enum Probing {
     NotYet,
-    Open(Probe),
+    Open(ProbeClient),
     Closed,
 }

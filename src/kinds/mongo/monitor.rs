@@ -29,12 +29,12 @@ pub(super) struct ServerMonitor {
     generation: AtomicU64,
     /// The replica set that the servers must belong to. `None` if the configuration names none.
     set: Option<String>,
-    seen: Mutex<Seen>,
+    seen: Mutex<ServersSeen>,
     changed: Notify,
 }
 
 #[derive(Default)]
-struct Seen {
+struct ServersSeen {
     servers: BTreeMap<String, Beat>,
     /// The servers that the driver dropped because they belong to another replica set or to none, each with its set.
     strangers: BTreeMap<String, Option<String>>,
@@ -116,7 +116,7 @@ impl ServerMonitor {
         self.why(&self.seen.lock())
     }
 
-    fn why(&self, seen: &Seen) -> Option<Gone> {
+    fn why(&self, seen: &ServersSeen) -> Option<Gone> {
         match down(seen) {
             Some(error) if seen.strangers.is_empty() => Some(Gone::Down(error)),
             down if seen.servers.is_empty() || down.is_some() => self.strangers(seen, down),
@@ -124,7 +124,7 @@ impl ServerMonitor {
         }
     }
 
-    fn strangers(&self, seen: &Seen, down: Option<DriverError>) -> Option<Gone> {
+    fn strangers(&self, seen: &ServersSeen, down: Option<DriverError>) -> Option<Gone> {
         let wanted = self.set.as_deref()?;
         let for_good = down.is_none() && seen.strangers.values().all(Option::is_some);
         let strangers = seen.strangers.iter().map(|(address, set)| match set {
@@ -164,18 +164,18 @@ impl ServerMonitor {
         self.seen.lock().topology.as_ref().is_some_and(|topology| topology.compatibility_error().is_some())
     }
 
-    async fn until<T>(&self, holds: impl Fn(&Seen) -> Option<T>) -> T {
+    async fn until<T>(&self, holds: impl Fn(&ServersSeen) -> Option<T>) -> T {
         until(&self.changed, || holds(&self.seen.lock())).await
     }
 }
 
-fn is_up(seen: &Seen) -> bool {
+fn is_up(seen: &ServersSeen) -> bool {
     seen.servers.values().any(|beat| matches!(beat, Beat::Up))
 }
 
 /// The error of one of the servers, if none answers. The answer of something else than a MongoDB is the last choice,
 /// because other errors may pass.
-fn down(seen: &Seen) -> Option<DriverError> {
+fn down(seen: &ServersSeen) -> Option<DriverError> {
     let mut found: Option<&DriverError> = None;
     for beat in seen.servers.values() {
         match beat {

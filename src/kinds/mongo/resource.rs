@@ -7,7 +7,7 @@
 //! clients down. The shutdowns of the users' client and of the probe's are tasks of their own. They go on where `close`
 //! stops waiting for them.
 //!
-//! There is no lock here. The locks of `Shared`, `ServerMonitor` and `ConnectionTracker` are never held over an await.
+//! There is no lock here. The locks of `MongoShared`, `ServerMonitor` and `ConnectionTracker` are never held over an await.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use crate::base::secret::Secret;
 use crate::kinds::mongo::client::{UnverifiedClient, for_probing, ping, watched};
 use crate::kinds::mongo::config::MongoConfig;
 use crate::kinds::mongo::errors::is_silence;
-use crate::kinds::mongo::handle::{MongoHandle, Shared};
+use crate::kinds::mongo::handle::{MongoHandle, MongoShared};
 use crate::kinds::mongo::hosts::{Hosts, resolve, shown};
 use crate::kinds::mongo::monitor::{Gone, ServerMonitor};
 use crate::kinds::mongo::sessions::{OpenSessions, SessionFilter, end_sessions};
@@ -95,7 +95,7 @@ impl Resource for MongoResource {
         monitor.follow(link.generation());
         let client = client.proven();
         let nudger = Nudger::start(&tracker, &client);
-        let shared = Shared::new(options, tracker, monitor, nudger, mark);
+        let shared = MongoShared::new(options, tracker, monitor, nudger, mark);
         Ok(MongoHandle { sync: sync::Client::from(client.clone()), client, shared: Arc::new(shared) })
     }
 

@@ -39,14 +39,14 @@ tokio::task_local! {
 /// Follows the driver's pools, and counts each operation as work of the resource.
 pub(super) struct ConnectionTracker {
     pub(super) link: Link,
-    seen: Mutex<Seen>,
+    seen: Mutex<PoolsSeen>,
     /// Notified when an operation begins to wait that the nudger does not know of yet.
     begun: Notify,
 }
 
 #[derive(Default)]
-struct Seen {
-    pools: HashMap<ServerAddress, Pool>,
+struct PoolsSeen {
+    pools: HashMap<ServerAddress, ServerPool>,
     /// How many operations have ever got a connection, without the pool's own.
     operations: u64,
     /// Whether the nudger knows that an operation waits.
@@ -55,8 +55,8 @@ struct Seen {
 
 /// The driver's pool of connections to one server.
 #[derive(Default)]
-struct Pool {
-    connections: HashMap<u32, Connection>,
+struct ServerPool {
+    connections: HashMap<u32, ConnectionState>,
     idle: usize,
     /// The moment since which some connection has been idle. `None` if none is idle.
     idle_since: Option<Instant>,
@@ -64,7 +64,7 @@ struct Pool {
     waiting: VecDeque<Instant>,
 }
 
-enum Connection {
+enum ConnectionState {
     Opening,
     Idle {
         /// Whether a drain has counted its last operation as finished.
@@ -90,9 +90,9 @@ const PINGS: usize = 100;
 /// The most pings in flight at once. With a longer queue than this the driver is left to itself.
 const ALL_PINGS: usize = 2000;
 
-impl Pool {
-    fn put(&mut self, id: u32, connection: Option<Connection>) -> Option<Connection> {
-        let is_idle = |connection: &Option<Connection>| matches!(connection, Some(Connection::Idle { .. }));
+impl ServerPool {
+    fn put(&mut self, id: u32, connection: Option<ConnectionState>) -> Option<ConnectionState> {
+        let is_idle = |connection: &Option<ConnectionState>| matches!(connection, Some(ConnectionState::Idle { .. }));
         self.idle += usize::from(is_idle(&connection));
         let before = match connection {
             Some(connection) => self.connections.insert(id, connection),
@@ -110,7 +110,7 @@ impl Pool {
     fn opening(&self) -> usize {
         // This looks at every connection. It is asked only while a connection is idle, and when an operation overtakes
         // others.
-        self.connections.values().filter(|one| matches!(one, Connection::Opening)).count()
+        self.connections.values().filter(|one| matches!(one, ConnectionState::Opening)).count()
     }
 
     /// Removes the operation that has waited for this time. Answers how many began to wait before it.
@@ -150,7 +150,7 @@ impl ConnectionTracker {
 
     pub(super) fn see(&self, event: &CmapEvent) {
         let mut seen = self.seen.lock();
-        let Seen { pools, operations, is_watched } = &mut *seen;
+        let PoolsSeen { pools, operations, is_watched } = &mut *seen;
         let is_ours = || OURS.try_with(|()| ()).is_ok();
         let before = match event {
             CmapEvent::PoolCreated(event) => {
@@ -159,17 +159,17 @@ impl ConnectionTracker {
             }
             CmapEvent::ConnectionCreated(event) => {
                 let pool = pools.get_mut(&event.address);
-                pool.and_then(|pool| pool.put(event.connection_id, Some(Connection::Opening)))
+                pool.and_then(|pool| pool.put(event.connection_id, Some(ConnectionState::Opening)))
             }
             CmapEvent::ConnectionReady(event) => {
-                let idle = Connection::Idle { finished: false };
+                let idle = ConnectionState::Idle { finished: false };
                 pools.get_mut(&event.address).and_then(|pool| pool.put(event.connection_id, Some(idle)))
             }
             CmapEvent::ConnectionClosed(event) => {
                 let closed = pools.get_mut(&event.address).and_then(|pool| pool.put(event.connection_id, None));
                 let cut = matches!(event.reason, ConnectionClosedReason::Error | ConnectionClosedReason::Dropped);
                 // The driver checks a connection in before it closes it, also one that was cut off.
-                if cut && matches!(closed, Some(Connection::Idle { finished: true })) {
+                if cut && matches!(closed, Some(ConnectionState::Idle { finished: true })) {
                     self.link.was_cut_off(Work::Operation);
                 }
                 closed
@@ -195,15 +195,15 @@ impl ConnectionTracker {
                 *operations += u64::from(operation.is_some());
                 pools.get_mut(&event.address).and_then(|pool| {
                     pool.served(event.duration);
-                    pool.put(event.connection_id, Some(Connection::InUse { operation }))
+                    pool.put(event.connection_id, Some(ConnectionState::InUse { operation }))
                 })
             }
             CmapEvent::ConnectionCheckedIn(event) => pools.get_mut(&event.address).and_then(|pool| {
                 let finished = match pool.connections.get_mut(&event.connection_id)? {
-                    Connection::InUse { operation: Some(operation) } => operation.end(true),
+                    ConnectionState::InUse { operation: Some(operation) } => operation.end(true),
                     _ => false,
                 };
-                pool.put(event.connection_id, Some(Connection::Idle { finished }))
+                pool.put(event.connection_id, Some(ConnectionState::Idle { finished }))
             }),
             CmapEvent::PoolCleared(PoolClearedEvent { address, .. })
             | CmapEvent::PoolClosed(PoolClosedEvent { address, .. }) => {
@@ -225,7 +225,7 @@ impl ConnectionTracker {
         for pool in seen.pools.values() {
             open += pool.connections.len();
             idle += pool.idle;
-            in_use += pool.connections.values().filter(|one| matches!(one, Connection::InUse { .. })).count();
+            in_use += pool.connections.values().filter(|one| matches!(one, ConnectionState::InUse { .. })).count();
             waiting += pool.waiting.len() - pool.stalled();
         }
         Usage { open: Some(open), in_use: Some(in_use), idle: Some(idle), waiting: Some(waiting), ..Usage::default() }
@@ -239,7 +239,7 @@ impl ConnectionTracker {
     pub(super) fn operations_if_quiet(&self) -> Option<u64> {
         let seen = self.seen.lock();
         let mut connections = seen.pools.values().flat_map(|pool| pool.connections.values());
-        let busy = connections.any(|connection| matches!(connection, Connection::InUse { .. }));
+        let busy = connections.any(|connection| matches!(connection, ConnectionState::InUse { .. }));
         (!busy).then_some(seen.operations)
     }
 
@@ -259,7 +259,7 @@ impl ConnectionTracker {
 
     /// How many operations wait although a connection is idle, because they or others before them were dropped.
     pub(super) fn stalled(&self) -> usize {
-        self.seen.lock().pools.values().map(Pool::stalled).sum()
+        self.seen.lock().pools.values().map(ServerPool::stalled).sum()
     }
 
     /// The servers whose queue has stalled, each with the number of stalled operations. `None` if no operation waits

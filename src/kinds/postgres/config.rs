@@ -70,13 +70,13 @@ pub struct PostgresConfig {
     pub on_connect: Option<OnConnect>,
 }
 
-type Hook = dyn for<'a> Fn(&'a mut PgConnection) -> Hooked<'a> + Send + Sync;
+type ConnectHook = dyn for<'a> Fn(&'a mut PgConnection) -> Hooked<'a> + Send + Sync;
 /// The future of a hook, boxed.
 type Hooked<'a> = Pin<Box<dyn Future<Output = sqlx::Result<()>> + Send + 'a>>;
 
 /// A hook that runs on each new connection. Two hooks are equal if they are clones of one.
 #[derive(Clone)]
-pub struct OnConnect(Arc<Hook>);
+pub struct OnConnect(Arc<ConnectHook>);
 
 impl OnConnect {
     pub(super) async fn run(&self, connection: &mut PgConnection) -> sqlx::Result<()> {

@@ -1,7 +1,7 @@
 //! An open connection, the kill switch that it is under, and the state that its user has left it in.
 //!
-//! A guard sends each statement through [`Lent::ask`] or a stream of `executor`. Both begin with [`Line::begin`] and,
-//! once answered, end with [`Call::ended`]. These record the state in [`Line`], and `Connection::is_fit` reads it when
+//! A guard sends each statement through [`LentConnection::ask`] or a stream of `executor`. Both begin with [`Line::begin`] and,
+//! once answered, end with [`PendingCall::ended`]. These record the state in [`Line`], and `PostgresConnection::is_fit` reads it when
 //! the connection comes back.
 //!
 //! Invariant: `reply_pending` is true from the begin of a call until its end, so a connection whose call was dropped or
@@ -16,7 +16,7 @@ use std::task::{Context, Poll};
 use sqlx::{Connection as _, PgConnection};
 
 use crate::base::error::{BoxError, Error, Source};
-use crate::kinds::postgres::effect::Effect;
+use crate::kinds::postgres::effect::SqlEffect;
 use crate::kinds::postgres::errors::{is_last, is_loss, ours};
 use crate::lifecycle::busy::Busy;
 use crate::lifecycle::link::Link;
@@ -24,7 +24,7 @@ use crate::lifecycle::work::Work;
 use crate::net::kill_switch::KillSwitch;
 
 /// One connection of the driver, as it is checked out.
-pub struct Connection {
+pub struct PostgresConnection {
     pub(super) driver: PgConnection,
     pub(super) line: Line,
 }
@@ -47,9 +47,9 @@ pub(super) struct Line {
     pub(super) lost_track: bool,
 }
 
-impl Connection {
+impl PostgresConnection {
     pub(super) fn new(driver: PgConnection, link: Link, switch: KillSwitch) -> Self {
-        Connection { driver, line: Line::new(link, switch) }
+        PostgresConnection { driver, line: Line::new(link, switch) }
     }
 
     /// Whether the next user would find the connection as this one did.
@@ -70,26 +70,26 @@ impl Connection {
 
     /// Sends the rollback, and waits until it is done. The driver sends it before the ping.
     pub(super) async fn roll_back(&mut self) -> sqlx::Result<()> {
-        self.lent().ask(Effect::Reads, async |driver| driver.ping().await).await
+        self.lent().ask(SqlEffect::Reads, async |driver| driver.ping().await).await
     }
 
     /// The connection, for one call.
-    pub(super) fn lent(&mut self) -> Lent<'_> {
-        Lent { driver: &mut self.driver, line: &mut self.line }
+    pub(super) fn lent(&mut self) -> LentConnection<'_> {
+        LentConnection { driver: &mut self.driver, line: &mut self.line }
     }
 }
 
 /// A connection, borrowed by one of its user's guards.
-pub(super) struct Lent<'a> {
+pub(super) struct LentConnection<'a> {
     pub(super) driver: &'a mut PgConnection,
     pub(super) line: &'a mut Line,
 }
 
-impl Lent<'_> {
+impl LentConnection<'_> {
     /// Runs one call of the driver. The call ends early when the switch is thrown.
     pub(super) async fn ask<T>(
         self,
-        effect: Effect,
+        effect: SqlEffect,
         ask: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
     ) -> sqlx::Result<T> {
         let call = self.line.begin(effect, self.driver.is_in_transaction())?;
@@ -111,7 +111,7 @@ impl Line {
     }
 
     /// Begins a call, and records its effect on the connection.
-    pub(super) fn begin(&mut self, effect: Effect, in_transaction: bool) -> sqlx::Result<Call> {
+    pub(super) fn begin(&mut self, effect: SqlEffect, in_transaction: bool) -> sqlx::Result<PendingCall> {
         self.link.check_process().map_err(ours)?;
         if self.switch.is_cut() {
             return Err(ours(self.switch.cause().cloned().unwrap_or_else(|| self.link.why_cut())));
@@ -120,23 +120,23 @@ impl Line {
             let why = "an earlier call on this connection was given up or failed amid its answer: acquire another one";
             return Err(self.refused("a statement", why));
         }
-        self.altered |= matches!(effect, Effect::Alters | Effect::Escapes);
-        self.escaped |= effect == Effect::Escapes;
+        self.altered |= matches!(effect, SqlEffect::Alters | SqlEffect::Escapes);
+        self.escaped |= effect == SqlEffect::Escapes;
         self.reply_pending = true;
         self.rolls_back = false;
         // The changes of a transaction are undone when its connection ends.
         let is_undone = match effect {
-            Effect::Reads => true,
-            Effect::Commits | Effect::Escapes => false,
-            Effect::Changes | Effect::Alters => in_transaction && !self.escaped,
+            SqlEffect::Reads => true,
+            SqlEffect::Commits | SqlEffect::Escapes => false,
+            SqlEffect::Changes | SqlEffect::Alters => in_transaction && !self.escaped,
         };
         let busy = self.link.busy(Work::Operation);
-        Ok(Call { link: self.link.clone(), switch: self.switch.clone(), busy, is_undone, in_transaction })
+        Ok(PendingCall { link: self.link.clone(), switch: self.switch.clone(), busy, is_undone, in_transaction })
     }
 }
 
 /// A call in flight.
-pub(super) struct Call {
+pub(super) struct PendingCall {
     link: Link,
     pub(super) switch: KillSwitch,
     busy: Busy,
@@ -145,7 +145,7 @@ pub(super) struct Call {
     in_transaction: bool,
 }
 
-impl Call {
+impl PendingCall {
     /// Awaits the driver's answer. The wait ends early when the switch is thrown.
     pub(super) async fn answered<T>(
         self,
@@ -199,12 +199,12 @@ impl Call {
 }
 
 /// A future that ends when the switch is thrown, boxed for streams that poll it.
-pub(super) struct Cut(Pin<Box<dyn Future<Output = ()> + Send>>);
+pub(super) struct CutFuture(Pin<Box<dyn Future<Output = ()> + Send>>);
 
-impl Cut {
+impl CutFuture {
     pub(super) fn of(switch: &KillSwitch) -> Self {
         let switch = switch.clone();
-        Cut(Box::pin(async move { switch.wait().await }))
+        CutFuture(Box::pin(async move { switch.wait().await }))
     }
 
     pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
@@ -212,14 +212,14 @@ impl Cut {
     }
 }
 
-impl fmt::Debug for Connection {
+impl fmt::Debug for PostgresConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("resource", self.line.link.name()).finish_non_exhaustive()
+        f.debug_struct("PostgresConnection").field("resource", self.line.link.name()).finish_non_exhaustive()
     }
 }
 
-impl fmt::Debug for Lent<'_> {
+impl fmt::Debug for LentConnection<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lent").field("resource", self.line.link.name()).finish_non_exhaustive()
+        f.debug_struct("LentConnection").field("resource", self.line.link.name()).finish_non_exhaustive()
     }
 }

@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 
 use crate::base::error::Failure;
 use crate::kinds::postgres::config::PostgresConfig;
-use crate::kinds::postgres::connection::Connection;
+use crate::kinds::postgres::connection::PostgresConnection;
 use crate::kinds::postgres::handle::RawPool;
 use crate::lifecycle::checkout::Manage;
 use crate::lifecycle::link::Link;
@@ -52,9 +52,9 @@ impl Driver {
 }
 
 impl Manage for Driver {
-    type Connection = Connection;
+    type Connection = PostgresConnection;
 
-    async fn connect(&self) -> Result<Connection, Failure> {
+    async fn connect(&self) -> Result<PostgresConnection, Failure> {
         let switch = self.switch.lock().clone();
         let opened = async {
             let mut driver = self.options.connect().await?;
@@ -64,11 +64,11 @@ impl Manage for Driver {
             Ok(driver)
         };
         let driver = opened.await.map_err(|error| self.config.failure(error))?;
-        Ok(Connection::new(driver, self.link.clone(), switch))
+        Ok(PostgresConnection::new(driver, self.link.clone(), switch))
     }
 
-    async fn is_valid(&self, connection: &mut Connection) -> Result<(), Failure> {
-        let Connection { driver, line } = connection;
+    async fn is_valid(&self, connection: &mut PostgresConnection) -> Result<(), Failure> {
+        let PostgresConnection { driver, line } = connection;
         tokio::select! {
             biased; // A reply that has arrived counts, even if the switch is thrown too.
             answer = driver.ping() => answer.map_err(|error| self.config.failure(error)),
@@ -76,11 +76,11 @@ impl Manage for Driver {
         }
     }
 
-    fn has_broken(&self, connection: &mut Connection) -> bool {
+    fn has_broken(&self, connection: &mut PostgresConnection) -> bool {
         !connection.is_fit()
     }
 
-    async fn close(&self, connection: Connection) {
+    async fn close(&self, connection: PostgresConnection) {
         if let Err(error) = connection.driver.close().await {
             tracing::debug!(resource = %self.link.name(), %error, "saying goodbye");
         }

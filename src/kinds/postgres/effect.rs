@@ -3,7 +3,7 @@
 /// The effect of a statement, as far as its text shows it. If the text leaves it open, the most costly effect is
 /// assumed.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Effect {
+pub(super) enum SqlEffect {
     /// The statement only reads. A function that it calls may still change something.
     Reads,
     /// The statement changes data.
@@ -17,7 +17,7 @@ pub(super) enum Effect {
     Escapes,
 }
 
-impl Effect {
+impl SqlEffect {
     /// Reads the effect from the statement's text.
     pub(super) fn of(statement: &str) -> Self {
         const READS: [&str; 4] = ["SELECT", "SHOW", "TABLE", "VALUES"];
@@ -35,7 +35,7 @@ impl Effect {
         let is_one = |known: &[&str], word: &str| known.iter().any(|known| known.eq_ignore_ascii_case(word));
         let is_local = |word: &str| is_one(&["LOCAL", "TRANSACTION"], word);
         if text.trim_end_matches(|c: char| c == ';' || c.is_whitespace()).contains(';') || is_one(&ESCAPES, first) {
-            return Effect::Escapes;
+            return SqlEffect::Escapes;
         }
         let is_bare = |word: &str| !is_one(&["ANALYZE", "ANALYSE"], word);
         let is_insert = is_one(&["INSERT", "MERGE"], first);
@@ -44,11 +44,13 @@ impl Effect {
             is_lock || is_one(&SESSION, word) && !(is_insert && word.eq_ignore_ascii_case("INTO"))
         };
         match () {
-            () if is_one(&["SET"], first) && words.clone().nth(1).is_some_and(is_local) => Effect::Changes,
-            () if words.clone().any(alters) => Effect::Alters,
-            () if is_one(&READS, first) || is_one(&["EXPLAIN"], first) && words.clone().all(is_bare) => Effect::Reads,
-            () if is_one(&CHANGES, first) => Effect::Changes,
-            () => Effect::Alters,
+            () if is_one(&["SET"], first) && words.clone().nth(1).is_some_and(is_local) => SqlEffect::Changes,
+            () if words.clone().any(alters) => SqlEffect::Alters,
+            () if is_one(&READS, first) || is_one(&["EXPLAIN"], first) && words.clone().all(is_bare) => {
+                SqlEffect::Reads
+            }
+            () if is_one(&CHANGES, first) => SqlEffect::Changes,
+            () => SqlEffect::Alters,
         }
     }
 }
@@ -83,7 +85,7 @@ fn behind(mut text: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use super::Effect::{self, Alters, Changes, Escapes, Reads};
+    use super::SqlEffect::{self, Alters, Changes, Escapes, Reads};
 
     #[test]
     fn what_a_statement_does_is_told_by_its_text() {
@@ -118,7 +120,7 @@ mod tests {
             ("PREPARE TRANSACTION 'a'", Escapes),
             ("SELECT 1; DELETE FROM bars", Escapes),
         ] {
-            assert_eq!(Effect::of(statement), effect, "{statement:?}");
+            assert_eq!(SqlEffect::of(statement), effect, "{statement:?}");
         }
     }
 }

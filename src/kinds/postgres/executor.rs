@@ -10,10 +10,10 @@ use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgArguments, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
 use sqlx::{Connection as _, Describe, Either, Execute, Executor, PgConnection, Postgres, SqlStr};
 
-use crate::kinds::postgres::connection::{Call, Cut, Lent, Line};
-use crate::kinds::postgres::effect::Effect;
+use crate::kinds::postgres::connection::{CutFuture, LentConnection, Line, PendingCall};
+use crate::kinds::postgres::effect::SqlEffect;
 
-type Step = Either<PgQueryResult, PgRow>;
+type QueryStep = Either<PgQueryResult, PgRow>;
 
 /// A query, taken apart so that its text can be read before it is sent.
 struct Query {
@@ -30,8 +30,8 @@ impl Query {
         Query { statement, arguments, persistent, sql: query.sql() }
     }
 
-    fn effect(&self) -> Effect {
-        Effect::of(self.sql.as_str())
+    fn effect(&self) -> SqlEffect {
+        SqlEffect::of(self.sql.as_str())
     }
 }
 
@@ -55,15 +55,15 @@ impl Execute<'_, Postgres> for Query {
 
 /// The rows and results of an answer. The stream ends with an error when the switch is thrown.
 struct Steps<'a> {
-    steps: BoxStream<'a, sqlx::Result<Step>>,
-    cut: Cut,
+    steps: BoxStream<'a, sqlx::Result<QueryStep>>,
+    cut: CutFuture,
     /// `None` once the stream has ended.
-    call: Option<Call>,
+    call: Option<PendingCall>,
     line: &'a mut Line,
 }
 
 impl Stream for Steps<'_> {
-    type Item = sqlx::Result<Step>;
+    type Item = sqlx::Result<QueryStep>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let me = &mut *self;
@@ -89,26 +89,26 @@ impl Stream for Steps<'_> {
 struct Refused(Option<sqlx::Error>);
 
 impl Stream for Refused {
-    type Item = sqlx::Result<Step>;
+    type Item = sqlx::Result<QueryStep>;
 
     fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         Poll::Ready(self.0.take().map(Err))
     }
 }
 
-impl<'c> Executor<'c> for Lent<'c> {
+impl<'c> Executor<'c> for LentConnection<'c> {
     type Database = Postgres;
 
-    fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, sqlx::Result<Step>>
+    fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, sqlx::Result<QueryStep>>
     where
         'c: 'e,
         E: 'q + Execute<'q, Postgres>,
     {
         let query = Query::new(query);
-        let Lent { driver, line } = self;
+        let LentConnection { driver, line } = self;
         match line.begin(query.effect(), driver.is_in_transaction()) {
             Ok(call) => {
-                let cut = Cut::of(&call.switch);
+                let cut = CutFuture::of(&call.switch);
                 Box::pin(Steps { steps: driver.fetch_many(query), cut, call: Some(call), line })
             }
             Err(refused) => Box::pin(Refused(Some(refused))),
@@ -129,14 +129,14 @@ impl<'c> Executor<'c> for Lent<'c> {
         'c: 'e,
     {
         let ask = async |driver: &mut PgConnection| driver.prepare_with(sql, parameters).await;
-        Box::pin(self.ask(Effect::Reads, ask))
+        Box::pin(self.ask(SqlEffect::Reads, ask))
     }
 
     fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, sqlx::Result<Describe<Postgres>>>
     where
         'c: 'e,
     {
-        Box::pin(self.ask(Effect::Reads, async |driver: &mut PgConnection| driver.describe(sql).await))
+        Box::pin(self.ask(SqlEffect::Reads, async |driver: &mut PgConnection| driver.describe(sql).await))
     }
 }
 

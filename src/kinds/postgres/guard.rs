@@ -10,7 +10,7 @@ use std::sync::Arc;
 use sqlx::{PgConnection, PgPool};
 
 use crate::base::error::Error;
-use crate::kinds::postgres::connection::Lent;
+use crate::kinds::postgres::connection::LentConnection;
 use crate::kinds::postgres::driver::Driver;
 use crate::kinds::postgres::executor::runs_on_its_connection;
 use crate::kinds::postgres::resource::PostgresResource;
@@ -50,7 +50,7 @@ pub struct Postgres {
 
 impl Postgres {
     /// The connection, for one call.
-    fn lent(&mut self) -> Lent<'_> {
+    fn lent(&mut self) -> LentConnection<'_> {
         match &mut self.checkout {
             Some(checkout) => checkout.lent(),
             None => unreachable!("only its drop takes it"),
@@ -71,7 +71,7 @@ impl Postgres {
     /// The driver's own connection, for uses that the guard does not offer. Calls on it have only the driver's limits,
     /// and the connection is closed instead of handed out again.
     pub fn raw(&mut self) -> &mut PgConnection {
-        let Lent { driver, line } = self.lent();
+        let LentConnection { driver, line } = self.lent();
         line.altered = true;
         driver
     }

@@ -4,8 +4,8 @@ use std::fmt;
 
 use sqlx::{Connection as _, Postgres, Transaction};
 
-use crate::kinds::postgres::connection::{Lent, Line};
-use crate::kinds::postgres::effect::Effect;
+use crate::kinds::postgres::connection::{LentConnection, Line};
+use crate::kinds::postgres::effect::SqlEffect;
 use crate::kinds::postgres::executor::runs_on_its_connection;
 
 /// A transaction, or a savepoint within one. `&mut` of it is an [`Executor`](sqlx::Executor), like `&mut` of its
@@ -23,9 +23,9 @@ pub struct PostgresTransaction<'a> {
 
 impl<'a> PostgresTransaction<'a> {
     /// Begins a transaction, or a savepoint if one is open.
-    pub(super) async fn begin(Lent { driver, line }: Lent<'a>) -> sqlx::Result<Self> {
+    pub(super) async fn begin(LentConnection { driver, line }: LentConnection<'a>) -> sqlx::Result<Self> {
         let is_nested = driver.is_in_transaction();
-        let call = line.begin(Effect::Reads, is_nested)?;
+        let call = line.begin(SqlEffect::Reads, is_nested)?;
         // If this future is dropped or fails, the driver does not know whether the transaction has begun, and would
         // roll back the one around it.
         line.lost_track = true;
@@ -37,9 +37,9 @@ impl<'a> PostgresTransaction<'a> {
     }
 
     /// The connection, for one call.
-    pub(super) fn lent(&mut self) -> Lent<'_> {
+    pub(super) fn lent(&mut self) -> LentConnection<'_> {
         match &mut self.transaction {
-            Some(transaction) => Lent { driver: transaction, line: self.line },
+            Some(transaction) => LentConnection { driver: transaction, line: self.line },
             None => unreachable!("only what consumes it takes it"),
         }
     }
@@ -60,7 +60,7 @@ impl<'a> PostgresTransaction<'a> {
             let why = "an earlier statement of it failed, which aborted it: it is rolled back";
             return Err(self.line.refused("committing a transaction", why));
         }
-        let effect = if self.is_nested { Effect::Changes } else { Effect::Commits };
+        let effect = if self.is_nested { SqlEffect::Changes } else { SqlEffect::Commits };
         let call = self.line.begin(effect, true)?;
         call.answered(self.line, transaction.commit()).await
     }
@@ -85,7 +85,7 @@ impl<'a> PostgresTransaction<'a> {
 
 /// Sends the rollback, and waits until it is done.
 async fn undone(transaction: Transaction<'_, Postgres>, line: &mut Line) -> sqlx::Result<()> {
-    let call = line.begin(Effect::Reads, true)?;
+    let call = line.begin(SqlEffect::Reads, true)?;
     let answer = call.answered(line, transaction.rollback()).await;
     line.aborted &= answer.is_err();
     answer

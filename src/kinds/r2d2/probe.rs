@@ -14,15 +14,15 @@ pub(super) const HANGING: usize = 4;
 pub(super) type Call = oneshot::Receiver<Result<(), Failure>>;
 
 /// The calls that ask the adapter whether the server answers. Each runs on a thread that may hang.
-pub(super) struct Probe {
+pub(super) struct PingProbe {
     /// The call in flight. All pings wait for its answer. `None` if no call was begun, or it has answered.
     pub(super) call: Option<Call>,
     /// The permits for further calls. A call returns its permit when it ends.
     pub(super) hanging: Arc<Semaphore>,
 }
 
-impl Probe {
+impl PingProbe {
     pub(super) fn new() -> Self {
-        Probe { call: None, hanging: Arc::new(Semaphore::new(HANGING)) }
+        PingProbe { call: None, hanging: Arc::new(Semaphore::new(HANGING)) }
     }
 }

@@ -18,7 +18,7 @@ use crate::base::error::{Error, Failure};
 use crate::base::holder::QuotaId;
 use crate::base::runtime::{park_on, thread};
 use crate::kinds::r2d2::connections::Connections;
-use crate::kinds::r2d2::probe::{Call, HANGING, Probe};
+use crate::kinds::r2d2::probe::{Call, HANGING, PingProbe};
 use crate::lifecycle::checkout::{Adapted, Checkouts, Limits, Loan};
 use crate::lifecycle::close::phase::Phase;
 use crate::lifecycle::link::Link;
@@ -64,7 +64,7 @@ pub struct R2d2<M: ManageConnection> {
     /// The quota that counts the checkouts.
     pub(crate) quota: QuotaId,
     /// The pings' calls to the adapter.
-    probe: Mutex<Probe>,
+    probe: Mutex<PingProbe>,
 }
 
 type Classifier<E> = dyn Fn(&E) -> bool + Send + Sync;
@@ -76,7 +76,7 @@ impl<M: ManageConnection> R2d2<M> {
     pub fn new(manager: M) -> Self {
         let limits = Limits::default();
         let (phase, endpoint) = (Phase::Databases, String::new());
-        let (is_permanent, probe) = (Arc::new(|_: &M::Error| false), Mutex::new(Probe::new()));
+        let (is_permanent, probe) = (Arc::new(|_: &M::Error| false), Mutex::new(PingProbe::new()));
         R2d2 { manager: Arc::new(manager), limits, phase, endpoint, is_permanent, quota: QuotaId::new(), probe }
     }
 
@@ -159,7 +159,7 @@ impl<M: ManageConnection<Error: Send + Sync>> Resource for R2d2<M> {
 
     async fn ping(&self, connections: &Connections<M>) -> Result<(), Failure> {
         let mut probe = self.probe.lock().await;
-        let Probe { call, hanging } = &mut *probe;
+        let PingProbe { call, hanging } = &mut *probe;
         let under_way = match &mut *call {
             // Every ping waits for the call in flight, so that hanging calls do not pile up.
             Some(under_way) => under_way,
@@ -176,7 +176,7 @@ impl<M: ManageConnection<Error: Send + Sync>> Resource for R2d2<M> {
     }
 
     async fn close(&self, connections: Connections<M>) -> Result<(), Failure> {
-        *self.probe.lock().await = Probe::new();
+        *self.probe.lock().await = PingProbe::new();
         connections.0.close().await;
         Ok(())
     }

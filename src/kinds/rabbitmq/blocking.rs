@@ -10,7 +10,7 @@ use lapin::types::FieldTable;
 
 use crate::base::error::Error;
 use crate::base::runtime::block_on;
-use crate::kinds::rabbitmq::session::Session;
+use crate::kinds::rabbitmq::session::RabbitMqSession;
 use crate::kinds::rabbitmq::{self as tasks, Batch, Consume, DeclaredQueue, Exchange, Message, Published, Queue};
 
 /// A RabbitMQ for threads: one connection, shared with the async facade. Cheap to clone.
@@ -19,11 +19,11 @@ use crate::kinds::rabbitmq::{self as tasks, Batch, Consume, DeclaredQueue, Excha
 /// current-thread runtime each verb answers [`Error::InAsyncContext`].
 #[derive(Clone)]
 pub struct RabbitMq {
-    session: Arc<Session>,
+    session: Arc<RabbitMqSession>,
 }
 
 impl RabbitMq {
-    pub(crate) fn new(session: Arc<Session>) -> Self {
+    pub(crate) fn new(session: Arc<RabbitMqSession>) -> Self {
         RabbitMq { session }
     }
 

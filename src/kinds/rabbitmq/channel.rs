@@ -1,6 +1,6 @@
 //! One channel: as a checkout holds it, as a verb makes requests on it, and as a user has it.
 //!
-//! `Session` checks channels out for the verbs of `RabbitMq` and for users. Consumers, the replay and the prober open
+//! `RabbitMqSession` checks channels out for the verbs of `RabbitMq` and for users. Consumers, the replay and the prober open
 //! channels for themselves.
 //!
 //! Between two verbs a channel is idle. It becomes idle again only if nothing on it is half done, because a request
@@ -29,7 +29,7 @@ use crate::kinds::rabbitmq::channels::Place;
 use crate::kinds::rabbitmq::declare::{Binding, Exchange, Queue};
 use crate::kinds::rabbitmq::errors::{CallError, short};
 use crate::kinds::rabbitmq::generation::Generation;
-use crate::kinds::rabbitmq::session::Session;
+use crate::kinds::rabbitmq::session::RabbitMqSession;
 use crate::lifecycle::lease::Lease;
 use crate::lifecycle::wait::Lending;
 
@@ -90,7 +90,7 @@ impl fmt::Debug for Channel {
 /// A checked-out channel.
 pub(crate) struct Pooled {
     pub(super) guard: ChannelGuard,
-    pub(super) _lease: Lease<Session>,
+    pub(super) _lease: Lease<RabbitMqSession>,
 }
 
 /// A channel that nobody else uses. When it drops, the channel becomes idle or is closed.

@@ -158,7 +158,7 @@ impl Generation {
         if let Some(used_up) = self.used_up() {
             return Err(used_up);
         }
-        let _wanted = Waiting::new(wanted);
+        let _wanted = PlaceWanted::new(wanted);
         self.spare();
         let started = Instant::now();
         let timer = self.timer(deadline.saturating_duration_since(started));
@@ -316,16 +316,16 @@ impl Drop for Place {
 const FORGETS: Duration = Duration::from_millis(1);
 
 /// Counts a caller that waits for a channel.
-pub(super) struct Waiting<'a>(&'a AtomicUsize);
+pub(super) struct PlaceWanted<'a>(&'a AtomicUsize);
 
-impl<'a> Waiting<'a> {
+impl<'a> PlaceWanted<'a> {
     pub(super) fn new(count: &'a AtomicUsize) -> Self {
         count.fetch_add(1, Ordering::SeqCst);
-        Waiting(count)
+        PlaceWanted(count)
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for PlaceWanted<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }

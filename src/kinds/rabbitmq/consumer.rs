@@ -21,7 +21,7 @@ use crate::base::error::Error;
 use crate::base::process::ForkGuarded;
 use crate::kinds::rabbitmq::delivery::Delivery;
 use crate::kinds::rabbitmq::errors::operation;
-use crate::kinds::rabbitmq::session::Session;
+use crate::kinds::rabbitmq::session::RabbitMqSession;
 use crate::lifecycle::lease::Lease;
 use crate::lifecycle::link::Link;
 
@@ -87,7 +87,7 @@ pub struct Consumer {
     pub(super) forked: bool,
     /// The error that it ended with. `None` if it goes on, or ended without one.
     pub(super) failed: Option<Error>,
-    pub(super) lease: Lease<Session>,
+    pub(super) lease: Lease<RabbitMqSession>,
 }
 
 impl Consumer {
@@ -131,7 +131,7 @@ impl Consumer {
 
     /// The error of a consumer that has no more deliveries.
     pub(crate) fn has_ended(&self) -> Error {
-        let Session { closed, intake, .. } = &*self.lease;
+        let RabbitMqSession { closed, intake, .. } = &*self.lease;
         if closed.load(Ordering::SeqCst) {
             return Error::closed(self.link.name());
         }

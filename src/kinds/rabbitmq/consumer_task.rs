@@ -2,7 +2,7 @@
 //!
 //! `RabbitMq::consume` makes the first subscription and spawns `ConsumerTask::run` on the pool's runtime. The task ends
 //! when its consumer drops, when closing begins, or with an error that it hands to its consumer. Closing waits for all
-//! of these tasks by `Session::consumers`.
+//! of these tasks by `RabbitMqSession::consumers`.
 //!
 //! Each delivery holds the `ChannelGuard` of its subscription. So the channel stays open until the last delivery is
 //! settled, also after the task has ended.
@@ -28,14 +28,14 @@ use crate::kinds::rabbitmq::consumer::{Consume, consuming};
 use crate::kinds::rabbitmq::delivery::{Delivery, KeepAlive};
 use crate::kinds::rabbitmq::errors::{CallError, LOCKED_PAUSE, LOCKED_TRIES, is_locked, short};
 use crate::kinds::rabbitmq::generation::Generation;
-use crate::kinds::rabbitmq::session::Session;
+use crate::kinds::rabbitmq::session::RabbitMqSession;
 use crate::kinds::rabbitmq::stream::{Reading, reading_from};
 use crate::lifecycle::lease::Claim;
 use crate::net::count::Counted;
 
 /// Hands the deliveries of one consumer on, over all generations of the connection.
 pub(super) struct ConsumerTask {
-    pub(super) session: Arc<Session>,
+    pub(super) session: Arc<RabbitMqSession>,
     pub(super) what: Consume,
     /// The claim with the line that consumes.
     pub(super) claim: Claim,
@@ -45,7 +45,7 @@ pub(super) struct ConsumerTask {
 }
 
 impl ConsumerTask {
-    pub(super) async fn run(self, first: Subscription) {
+    pub(super) async fn run(self, first: ConsumerSubscription) {
         self.session.topology.lock().consumer_came(&self.what.queue);
         let (mut subscription, mut from) = (Some(first), None);
         while let Some(current) = subscription.take() {
@@ -65,8 +65,8 @@ impl ConsumerTask {
         }
     }
 
-    async fn forward(&self, subscription: Subscription) -> End {
-        let Subscription { mut consumer, channel, reading } = subscription;
+    async fn forward(&self, subscription: ConsumerSubscription) -> End {
+        let ConsumerSubscription { mut consumer, channel, reading } = subscription;
         let generation = Arc::clone(&channel.generation);
         loop {
             let next = tokio::select! {
@@ -120,7 +120,7 @@ impl ConsumerTask {
     }
 
     /// A subscription on the next connection. `None` if there will be none.
-    async fn subscribe_again(&self, from: Option<i64>) -> Option<Subscription> {
+    async fn subscribe_again(&self, from: Option<i64>) -> Option<ConsumerSubscription> {
         let again = async {
             let mut tries = 0;
             loop {
@@ -152,7 +152,7 @@ impl ConsumerTask {
         }
     }
 
-    async fn try_again(&self, from: Option<i64>) -> Result<Subscription, Error> {
+    async fn try_again(&self, from: Option<i64>) -> Result<ConsumerSubscription, Error> {
         let (_lease, generation) = self.session.lease(deadline(self.session.link.patience()), self.claim).await?;
         self.session.subscribe(&generation, &self.what, self.claim.site(), from).await
     }
@@ -164,7 +164,7 @@ impl ConsumerTask {
     }
 }
 
-impl Session {
+impl RabbitMqSession {
     /// Subscribes a consumer, on a channel of its own.
     pub(super) async fn subscribe(
         &self,
@@ -172,7 +172,7 @@ impl Session {
         what: &Consume,
         site: &'static Location<'static>,
         from: Option<i64>,
-    ) -> Result<Subscription, Error> {
+    ) -> Result<ConsumerSubscription, Error> {
         let arguments = reading_from(from, &what.arguments);
         let queue = self.current_name(&what.queue);
         let action = format!("consuming {queue:?}");
@@ -191,11 +191,15 @@ impl Session {
         guard.ask(&action, channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
         let options = BasicConsumeOptions { exclusive: what.exclusive, ..BasicConsumeOptions::default() };
         let consumer = guard.ask(&action, channel.basic_consume(name, tag, options, arguments)).await?;
-        Ok(Subscription { consumer, channel: Arc::new(guard), reading: Reading::new(self.is_stream(&what.queue)) })
+        Ok(ConsumerSubscription {
+            consumer,
+            channel: Arc::new(guard),
+            reading: Reading::new(self.is_stream(&what.queue)),
+        })
     }
 }
 
-pub(super) struct Subscription {
+pub(super) struct ConsumerSubscription {
     pub(super) consumer: lapin::Consumer,
     /// The channel of the subscription, open until the last delivery is settled.
     pub(super) channel: Arc<ChannelGuard>,

@@ -1,6 +1,6 @@
 //! Connecting to the broker, over streams of this crate's own.
 //!
-//! `Session::open_generation` dials the connection that all share, and the prober dials its own. The driver runs a
+//! `RabbitMqSession::open_generation` dials the connection that all share, and the prober dials its own. The driver runs a
 //! thread for each connection, and that thread owns the socket. The socket is under a kill switch from the beginning.
 //! `CutOnDrop` throws the switch if a connect is given up, so that neither thread nor socket stays behind.
 //!

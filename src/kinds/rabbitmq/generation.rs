@@ -1,6 +1,6 @@
 //! One connection, from its opening to its disconnect: a generation of the resource.
 //!
-//! `Session` opens a generation, and another one after each loss. Verbs, consumers and the prober make their requests
+//! `RabbitMqSession` opens a generation, and another one after each loss. Verbs, consumers and the prober make their requests
 //! on it. The driver's futures may never resolve, so each of them is raced with the connection's kill switch and a
 //! limit.
 //!
@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::base::error::{Error, Failure, OneLine, TimeoutError};
 use crate::base::holder::Holder;
 use crate::base::runtime;
-use crate::kinds::rabbitmq::channels::{Channels, Waiting};
+use crate::kinds::rabbitmq::channels::{Channels, PlaceWanted};
 use crate::kinds::rabbitmq::config::RabbitMqConfig;
 use crate::kinds::rabbitmq::dial::CutOnDrop;
 use crate::kinds::rabbitmq::errors::{CallError, lost};
@@ -113,7 +113,7 @@ impl Generation {
         }
         let wait = self.quota.wait(claim)?;
         let timer = self.timer(deadline.saturating_duration_since(Instant::now()));
-        let _waiting = Waiting::new(&self.waiting);
+        let _waiting = PlaceWanted::new(&self.waiting);
         tokio::select! {
             // The cut comes first, because a permit on a lost connection is of no use. A free permit counts even if the
             // limit has passed.

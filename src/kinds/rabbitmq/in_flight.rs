@@ -54,7 +54,8 @@ impl ChannelGuard {
         }
         self.begin();
         let generation = Arc::clone(&self.generation);
-        let part = Arc::new(Part { channel: Arc::clone(&self.channel), messages: Arc::clone(messages), addressed });
+        let part =
+            Arc::new(BatchPart { channel: Arc::clone(&self.channel), messages: Arc::clone(messages), addressed });
         let mut sent = Sent { confirms: Vec::with_capacity(messages.len()), returned: Vec::new(), part, generation };
         for index in 0..messages.len() {
             sent.confirms.push(match &sent.part.addressed[index] {
@@ -158,7 +159,7 @@ impl InFlight {
 /// Messages that were sent together, and the answers that have come.
 pub(super) struct Sent {
     generation: Arc<Generation>,
-    part: Arc<Part>,
+    part: Arc<BatchPart>,
     confirms: Vec<Confirm>,
     /// The returns that came with these confirms, of whichever message.
     returned: Vec<BasicReturnMessage>,
@@ -211,7 +212,7 @@ impl Sent {
 
     /// The result of each message. Takes the returns of these messages out of `returned`.
     fn results(self, returned: &mut Vec<BasicReturnMessage>, why: Option<&Source>) -> Vec<Result<Published, Error>> {
-        let Part { messages, addressed, .. } = &*self.part;
+        let BatchPart { messages, addressed, .. } = &*self.part;
         let answers = messages.iter().zip(self.confirms);
         let results = answers.map(|(message, confirm)| match (confirm, why) {
             (Confirm::Acked, _) => Ok(Published::Confirmed),
@@ -241,14 +242,14 @@ impl Sent {
     }
 }
 
-struct Part {
+struct BatchPart {
     channel: Arc<lapin::Channel>,
     messages: Arc<Vec<Message>>,
     /// The exchange and the key of each message, or the error of one that cannot be sent.
     addressed: Vec<Result<(ShortString, ShortString), Error>>,
 }
 
-impl Part {
+impl BatchPart {
     async fn publish(
         self: Arc<Self>,
         index: usize,

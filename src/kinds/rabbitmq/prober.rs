@@ -1,6 +1,6 @@
 //! The prober's questions to the broker: on a connection of its own, and on the shared one where its own has no answer.
 //!
-//! `RabbitMqResource::ping` calls `Session::ask` on the prober's runtime, where the prober's connection and its tasks
+//! `RabbitMqResource::ping` calls `RabbitMqSession::ask` on the prober's runtime, where the prober's connection and its tasks
 //! live.
 //!
 //! The async lock of a `Prober` is held while its connection is being opened, so `RabbitMqResource::close` waits for
@@ -8,7 +8,7 @@
 //! before `close` takes this lock, and is looked at under it. So no connection is opened after `close` has taken the
 //! last one.
 //!
-//! Each connection disconnects in a task of its own. `Session::probes` counts the connections, and `probes_given_up`
+//! Each connection disconnects in a task of its own. `RabbitMqSession::probes` counts the connections, and `probes_given_up`
 //! cuts them short.
 
 use std::future::pending;
@@ -28,7 +28,7 @@ use crate::kinds::rabbitmq::config::RabbitMqConfig;
 use crate::kinds::rabbitmq::dial::{CutOnDrop, dial};
 use crate::kinds::rabbitmq::errors::answered;
 use crate::kinds::rabbitmq::generation::{DISCONNECT_LIMIT, Generation, LINGER};
-use crate::kinds::rabbitmq::session::Session;
+use crate::kinds::rabbitmq::session::RabbitMqSession;
 use crate::net::count::Counted;
 use crate::net::kill_switch::KillSwitch;
 use crate::net::tls::Tls;
@@ -36,7 +36,7 @@ use crate::net::tls::Tls;
 /// The prober's own connection, beside that of a generation.
 #[derive(Default)]
 pub(super) struct Prober {
-    pub(super) probe: Option<Arc<Probe>>,
+    pub(super) probe: Option<Arc<ProbeConnection>>,
     /// The moment from which it may try again to open one. `None` if it may try at once.
     again: Option<Instant>,
 }
@@ -49,7 +49,7 @@ const HEAD_START: Duration = Duration::from_millis(200);
 /// broker's log.
 const PAUSE: Duration = Duration::from_secs(10);
 
-impl Session {
+impl RabbitMqSession {
     /// Asks the broker whether it lives.
     pub(super) async fn ask(&self, generation: &Arc<Generation>) -> Result<(), Failure> {
         let Ok(Ok(probe)) = within(HEAD_START, self.probe(generation)).await else {
@@ -86,7 +86,7 @@ impl Session {
     }
 
     /// The prober's own connection, opened if there is none.
-    async fn probe(&self, generation: &Arc<Generation>) -> Result<Arc<Probe>, Failure> {
+    async fn probe(&self, generation: &Arc<Generation>) -> Result<Arc<ProbeConnection>, Failure> {
         let mut prober = Arc::clone(&generation.prober).lock_owned().await;
         if let Some(probe) = &prober.probe {
             return Ok(Arc::clone(probe));
@@ -95,7 +95,7 @@ impl Session {
             return Err(Failure::unasked("the prober has no connection of its own"));
         }
         let (counted, given_up) = (Counted::new(&self.probes), self.probes_given_up.clone());
-        let opening = Probe::open(Arc::clone(&self.config), self.tls.clone(), counted, given_up);
+        let opening = ProbeConnection::open(Arc::clone(&self.config), self.tls.clone(), counted, given_up);
         let resource = Arc::clone(self.link.name());
         // The task goes on if the ping is given up. Otherwise the broker's log would have a connection cut off in the
         // middle.
@@ -148,14 +148,14 @@ impl Generation {
 
 /// The prober's own connection, on its own runtime, with a channel kept open. It disconnects in the background when it
 /// drops, because a ping may be given up at any time.
-pub(super) struct Probe {
+pub(super) struct ProbeConnection {
     config: Arc<RabbitMqConfig>,
     channel: lapin::Channel,
     runtime: Handle,
-    disconnect: Option<Disconnect>,
+    disconnect: Option<ProbeDisconnect>,
 }
 
-struct Disconnect {
+struct ProbeDisconnect {
     connection: lapin::Connection,
     switch: KillSwitch,
     gone: CancellationToken,
@@ -163,7 +163,7 @@ struct Disconnect {
     _counted: Counted,
 }
 
-impl Probe {
+impl ProbeConnection {
     /// Opens the connection within the operation timeout. `given_up` cuts short both this and the later disconnect.
     async fn open(
         config: Arc<RabbitMqConfig>,
@@ -185,8 +185,8 @@ impl Probe {
             opened = within(config.operation_timeout, opening) => opened??,
             () = given_up.cancelled() => return Err(Failure::transient("the prober has ended")),
         };
-        let disconnect = Some(Disconnect { connection, switch, gone, given_up, _counted: counted });
-        Ok(Probe { config, channel, runtime: Handle::current(), disconnect })
+        let disconnect = Some(ProbeDisconnect { connection, switch, gone, given_up, _counted: counted });
+        Ok(ProbeConnection { config, channel, runtime: Handle::current(), disconnect })
     }
 
     /// Goes to the broker's channel process and back, which needs no permission.
@@ -195,7 +195,7 @@ impl Probe {
     }
 }
 
-impl Drop for Probe {
+impl Drop for ProbeConnection {
     fn drop(&mut self) {
         let Some(disconnect) = self.disconnect.take() else { return };
         let (config, channel) = (Arc::clone(&self.config), self.channel.clone());

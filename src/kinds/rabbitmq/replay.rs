@@ -1,6 +1,6 @@
 //! The replay: after a reconnect everything that was declared is declared again.
 //!
-//! `Session::open_generation` calls this before the connection is put in place. It works on a copy of the topology, so
+//! `RabbitMqSession::open_generation` calls this before the connection is put in place. It works on a copy of the topology, so
 //! that the lock of the topology is not held while the broker is asked.
 //!
 //! The declarations run side by side within one task. `all` hands them out, and `logged` limits the lines in the log.
@@ -19,11 +19,11 @@ use crate::kinds::rabbitmq::channel::ChannelGuard;
 use crate::kinds::rabbitmq::declare::Declaration;
 use crate::kinds::rabbitmq::errors::{LOCKED_PAUSE, LOCKED_TRIES, is_locked};
 use crate::kinds::rabbitmq::generation::Generation;
-use crate::kinds::rabbitmq::session::Session;
+use crate::kinds::rabbitmq::session::RabbitMqSession;
 use crate::kinds::rabbitmq::together::together;
 use crate::lifecycle::link::Link;
 
-impl Session {
+impl RabbitMqSession {
     /// Declares everything again, side by side, and reports its progress. A declaration that the broker refuses is left
     /// out and logged, because it must not keep the rest from working.
     pub(super) async fn replay(&self, generation: &Arc<Generation>, link: &Link) -> Result<(), Failure> {

@@ -16,7 +16,7 @@ use crate::base::runtime::within;
 use crate::kinds::rabbitmq::config::{RabbitMqConfig, SCHEMES};
 use crate::kinds::rabbitmq::dial;
 use crate::kinds::rabbitmq::generation::{DISCONNECT_LIMIT, LINGER};
-use crate::kinds::rabbitmq::session::Session;
+use crate::kinds::rabbitmq::session::RabbitMqSession;
 use crate::kinds::rabbitmq::verbs::RabbitMq;
 use crate::lifecycle::close::phase::Phase;
 use crate::lifecycle::link::Link;
@@ -37,7 +37,7 @@ impl Resource for RabbitMqResource {
     type Handle = RabbitMq;
 
     async fn connect(&self, link: &Link) -> Result<RabbitMq, Failure> {
-        let session = Arc::new(Session::new(&self.config, &self.tls, link));
+        let session = Arc::new(RabbitMqSession::new(&self.config, &self.tls, link));
         if let Err(failure) = session.open_generation(link).await {
             let RabbitMqConfig { host, port, .. } = &*self.config;
             // An answer that is not AMQP may come from a port of TLS, which is found out first. Otherwise no further

@@ -36,7 +36,7 @@ use crate::lifecycle::wait::Quota;
 use crate::net::tls::Tls;
 
 /// The state that all clones of a [`RabbitMq`](crate::RabbitMq) share.
-pub(crate) struct Session {
+pub(crate) struct RabbitMqSession {
     pub(super) config: Arc<RabbitMqConfig>,
     pub(super) tls: Tls,
     pub(super) link: Link,
@@ -52,9 +52,9 @@ pub(crate) struct Session {
     pub(super) closed: Arc<AtomicBool>,
 }
 
-impl Session {
+impl RabbitMqSession {
     pub(super) fn new(config: &Arc<RabbitMqConfig>, tls: &Tls, link: &Link) -> Self {
-        Session {
+        RabbitMqSession {
             config: Arc::clone(config),
             tls: tls.clone(),
             link: link.clone(),
@@ -116,13 +116,13 @@ impl Session {
         &self,
         deadline: Instant,
         claim: Claim,
-    ) -> Result<(Lease<Session>, Arc<Generation>), Error> {
+    ) -> Result<(Lease<RabbitMqSession>, Arc<Generation>), Error> {
         let mut reported = false;
         loop {
             if self.closed.load(Ordering::SeqCst) {
                 return Err(self.closed_error());
             }
-            let Some(lease) = self.link.lease::<RabbitMqResource, Session>(claim) else {
+            let Some(lease) = self.link.lease::<RabbitMqResource, RabbitMqSession>(claim) else {
                 self.link.ready_within(deadline.saturating_duration_since(Instant::now())).await?;
                 continue;
             };

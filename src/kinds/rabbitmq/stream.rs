@@ -34,13 +34,13 @@ pub(super) fn reading_from(offset: Option<i64>, arguments: &FieldTable) -> Field
 pub(super) struct Reading {
     /// Whether the queue is a stream, by its declaration. `None` if that does not say, and the deliveries have to.
     is_stream: Option<bool>,
-    seen: Mutex<Seen>,
+    seen: Mutex<SeenOffset>,
     /// Cancelled once a delivery is given up. The consumer then reads again from there.
     pub(super) given_up: CancellationToken,
 }
 
 #[derive(Default)]
-struct Seen {
+struct SeenOffset {
     unacked: BTreeSet<i64>,
     /// The offset after the last delivery.
     end: Option<i64>,

@@ -1,6 +1,6 @@
 //! The verbs of RabbitMQ for async code; the verbs for threads wait for these.
 //!
-//! A verb checks a channel out of its `Session`, makes its request and gives the channel back. `consume` spawns the
+//! A verb checks a channel out of its `RabbitMqSession`, makes its request and gives the channel back. `consume` spawns the
 //! task of its consumer on the pool's runtime, and hands the user the other end.
 //!
 //! There is no lock here. That of the session's topology is taken for a moment only, and nothing is awaited under it.
@@ -26,7 +26,7 @@ use crate::kinds::rabbitmq::delivery::{Delivery, KeepAlive};
 use crate::kinds::rabbitmq::in_flight::InFlight;
 use crate::kinds::rabbitmq::message::{Batch, Message, Published};
 use crate::kinds::rabbitmq::parts::Parts;
-use crate::kinds::rabbitmq::session::{Session, Use};
+use crate::kinds::rabbitmq::session::{RabbitMqSession, Use};
 use crate::lifecycle::lease::{Claim, LeaseAs};
 use crate::net::count::Counted;
 
@@ -40,7 +40,7 @@ use crate::net::count::Counted;
 /// with an error that says so. Acknowledgements wait too.
 #[derive(Clone)]
 pub struct RabbitMq {
-    pub(super) session: Arc<Session>,
+    pub(super) session: Arc<RabbitMqSession>,
     threads: blocking::RabbitMq,
     /// Whether the caller's thread is blocked while a verb runs.
     blocks: bool,
@@ -52,14 +52,14 @@ impl LeaseAs<blocking::RabbitMq> for RabbitMq {
     }
 }
 
-impl LeaseAs<Session> for RabbitMq {
-    fn lease_as(&self) -> &Session {
+impl LeaseAs<RabbitMqSession> for RabbitMq {
+    fn lease_as(&self) -> &RabbitMqSession {
         &self.session
     }
 }
 
 impl RabbitMq {
-    pub(crate) fn over(session: Arc<Session>) -> Self {
+    pub(crate) fn over(session: Arc<RabbitMqSession>) -> Self {
         RabbitMq { threads: blocking::RabbitMq::new(Arc::clone(&session)), session, blocks: false }
     }
 

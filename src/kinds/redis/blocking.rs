@@ -7,7 +7,7 @@ use redis::{ConnectionLike, Msg, RedisResult, ToRedisArgs, Value};
 
 use crate::base::error::Error;
 use crate::kinds::redis::blocking_connection::{BlockingConnection, Manager};
-use crate::kinds::redis::errors::Answer;
+use crate::kinds::redis::errors::Reply;
 use crate::kinds::redis::resource::RedisResource;
 use crate::lifecycle::acquire::{Acquirer, BlockingGuard};
 use crate::lifecycle::busy::Busy;
@@ -54,7 +54,7 @@ impl Redis {
     }
 
     /// Runs a call, and counts it as an operation that closing waits for.
-    fn run<T: Answer>(
+    fn run<T: Reply>(
         &mut self,
         packed: &[u8],
         call: impl FnOnce(&mut BlockingConnection) -> RedisResult<T>,

@@ -20,11 +20,11 @@ use crate::base::process::ForkGuarded;
 use crate::base::runtime::deadline;
 use crate::kinds::redis::commands::{is_harmless, is_silence, silenced, unsafe_twice_packed};
 use crate::kinds::redis::config::RedisConfig;
-use crate::kinds::redis::errors::{Answer, ended, refused};
+use crate::kinds::redis::errors::{Reply, ended, refused};
 use crate::kinds::redis::greeting::Greeting;
 use crate::kinds::redis::packed::each_command;
 use crate::kinds::redis::resource::RedisResource;
-use crate::kinds::redis::session::Session;
+use crate::kinds::redis::session::RedisSession;
 use crate::lifecycle::busy::Busy;
 use crate::lifecycle::checkout::{Adapted, Checkouts};
 use crate::lifecycle::lease::{Claim, Lease};
@@ -36,7 +36,7 @@ use crate::net::tls::Blocking;
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// Opens and tests the connections for threads.
-pub(crate) struct Manager(pub(super) Weak<Session>);
+pub(crate) struct Manager(pub(super) Weak<RedisSession>);
 
 impl r2d2::ManageConnection for Manager {
     type Connection = BlockingConnection;
@@ -64,7 +64,7 @@ impl r2d2::ManageConnection for Manager {
 
 /// A blocking connection that the kill switch can cut while a thread waits on it.
 pub(crate) struct BlockingConnection {
-    session: Weak<Session>,
+    session: Weak<RedisSession>,
     config: Arc<RedisConfig>,
     stream: ForkGuarded<Blocking>,
     parser: redis::Parser,
@@ -86,7 +86,7 @@ struct ConnectionState {
 }
 
 impl BlockingConnection {
-    fn connect(session: &Arc<Session>, switch: KillSwitch) -> RedisResult<Self> {
+    fn connect(session: &Arc<RedisSession>, switch: KillSwitch) -> RedisResult<Self> {
         let RedisConfig { host, port, keepalive, connect_timeout, .. } = &*session.config;
         let end = deadline(*connect_timeout);
         let (stream, guarded) = session.tls.dial_blocking(host, *port, *keepalive, &switch, end)?;
@@ -97,7 +97,7 @@ impl BlockingConnection {
     }
 
     fn over(
-        session: Weak<Session>,
+        session: Weak<RedisSession>,
         config: Arc<RedisConfig>,
         stream: Blocking,
         guarded: Guarded,
@@ -115,7 +115,7 @@ impl BlockingConnection {
         }
     }
 
-    fn greet(&mut self, session: &Session) -> RedisResult<()> {
+    fn greet(&mut self, session: &RedisSession) -> RedisResult<()> {
         let mut greeting = Greeting::new(session);
         while let Some((steps, packed)) = greeting.words() {
             // If the write fails, the read fails too, but it first returns the reply of a server that refuses the
@@ -157,7 +157,7 @@ impl BlockingConnection {
     }
 
     /// Ends the operation. If its reply is lost, the error says whether the command may have run.
-    pub(crate) fn answered<T: Answer>(&self, busy: Busy, answer: RedisResult<T>, packed: &[u8]) -> RedisResult<T> {
+    pub(crate) fn answered<T: Reply>(&self, busy: Busy, answer: RedisResult<T>, packed: &[u8]) -> RedisResult<T> {
         match self.session.upgrade() {
             Some(session) => session.answered(busy, answer, || unsafe_twice_packed(packed)),
             None => answer,

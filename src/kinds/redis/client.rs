@@ -8,12 +8,12 @@ use redis::{Cmd, Pipeline, RedisFuture, RedisResult, Value};
 
 use crate::base::repeat::Repeat;
 use crate::kinds::redis::blocking_connection::Manager;
-use crate::kinds::redis::commands::{Effect, not_shared, reads, silenced, unsafe_twice};
-use crate::kinds::redis::connection::{Connection, open_stream, taken_in};
-use crate::kinds::redis::errors::{Answer, refused};
+use crate::kinds::redis::commands::{CommandEffect, not_shared, reads, silenced, unsafe_twice};
+use crate::kinds::redis::connection::{RedisConnection, open_stream, taken_in};
+use crate::kinds::redis::errors::{Reply, refused};
 use crate::kinds::redis::exclusive::Exclusive;
 use crate::kinds::redis::pubsub::PubSub;
-use crate::kinds::redis::session::{Session, Shared};
+use crate::kinds::redis::session::{RedisSession, SharedConnection};
 use crate::lifecycle::checkout::{Adapted, Checkouts};
 use crate::lifecycle::lease::{Claim, Lease, LeaseAs};
 use crate::lifecycle::work::Work;
@@ -34,7 +34,7 @@ use crate::lifecycle::work::Work;
 /// dropped, such as `BLPOP`, may take its item with it.
 #[derive(Clone)]
 pub struct Redis {
-    pub(super) session: Arc<Session>,
+    pub(super) session: Arc<RedisSession>,
 }
 
 impl LeaseAs<Checkouts<Adapted<Manager>>> for Redis {
@@ -56,7 +56,8 @@ impl Redis {
     pub fn exclusive(&self) -> impl Future<Output = RedisResult<Exclusive>> + Send + use<> {
         let (session, claim) = (Arc::clone(&self.session), Claim::shared());
         async move {
-            let open = |session: Arc<Session>, switch| async move { Connection::open(&session, &switch).await };
+            let open =
+                |session: Arc<RedisSession>, switch| async move { RedisConnection::open(&session, &switch).await };
             let (own, place) = session.open_own(session.exclusive_quota.claim(claim), open).await?;
             Ok(Exclusive { own, session, _place: place })
         }
@@ -74,7 +75,7 @@ impl Redis {
     pub fn pubsub(&self) -> impl Future<Output = RedisResult<PubSub>> + Send + use<> {
         let (session, claim) = (Arc::clone(&self.session), Claim::shared());
         async move {
-            let open = |session: Arc<Session>, switch| async move {
+            let open = |session: Arc<RedisSession>, switch| async move {
                 redis::aio::PubSub::new(&taken_in(), open_stream(&session, &switch).await?).await
             };
             let (pubsub, place) = session.open_own(session.exclusive_quota.idle_claim(claim), open).await?;
@@ -83,7 +84,7 @@ impl Redis {
     }
 
     /// The shared connection. Waits while it is being brought back.
-    async fn shared(&self) -> RedisResult<Shared> {
+    async fn shared(&self) -> RedisResult<SharedConnection> {
         self.session.link.check_process().map_err(refused)?;
         if let Some(shared) = self.session.live_shared() {
             return Ok(shared);
@@ -94,7 +95,7 @@ impl Redis {
 
     /// Sends over the shared connection. Sends once more if the reply is lost, all commands only read, and the policy
     /// allows it.
-    async fn send<'a, T: Answer, C: Iterator<Item = &'a Cmd>, F: Future<Output = RedisResult<T>>>(
+    async fn send<'a, T: Reply, C: Iterator<Item = &'a Cmd>, F: Future<Output = RedisResult<T>>>(
         &self,
         commands: impl Fn() -> C,
         send: impl Fn(MultiplexedConnection) -> F,
@@ -103,7 +104,7 @@ impl Redis {
         let mut again = link.repeat() == Repeat::Idempotent && commands().all(reads);
         loop {
             let generation = again.then(|| link.generation());
-            let Shared { connection, retired, .. } = self.shared().await?;
+            let SharedConnection { connection, retired, .. } = self.shared().await?;
             let busy = link.busy(Work::Operation);
             match (send(connection).await, generation) {
                 (Err(error), Some(generation)) if error.is_io_error() => {
@@ -132,14 +133,14 @@ impl fmt::Debug for Redis {
 impl ConnectionLike for Redis {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         Box::pin(async move {
-            match Effect::of(cmd) {
-                Effect::None => {
+            match CommandEffect::of(cmd) {
+                CommandEffect::None => {
                     let send = |mut shared: MultiplexedConnection| async move { shared.send_packed_command(cmd).await };
                     self.send(|| [cmd].into_iter(), send).await
                 }
-                Effect::Blocks => self.exclusive().await?.req_packed_command(cmd).await,
-                Effect::Changes(name) => Err(not_shared(&name)),
-                Effect::Silences => Err(silenced()),
+                CommandEffect::Blocks => self.exclusive().await?.req_packed_command(cmd).await,
+                CommandEffect::Changes(name) => Err(not_shared(&name)),
+                CommandEffect::Silences => Err(silenced()),
             }
         })
     }
@@ -153,11 +154,11 @@ impl ConnectionLike for Redis {
         Box::pin(async move {
             let mut blocks = false;
             for cmd in pipeline.cmd_iter() {
-                match Effect::of(cmd) {
-                    Effect::None => {}
-                    Effect::Blocks => blocks = true,
-                    Effect::Changes(name) => return Err(not_shared(&name)),
-                    Effect::Silences => return Err(silenced()),
+                match CommandEffect::of(cmd) {
+                    CommandEffect::None => {}
+                    CommandEffect::Blocks => blocks = true,
+                    CommandEffect::Changes(name) => return Err(not_shared(&name)),
+                    CommandEffect::Silences => return Err(silenced()),
                 }
             }
             if blocks {

@@ -8,7 +8,7 @@ use redis::{Cmd, ErrorKind, RedisError};
 use crate::kinds::redis::packed::each_command;
 
 /// The effect of a command on the shared connection.
-pub(super) enum Effect {
+pub(super) enum CommandEffect {
     /// The connection stays as it is.
     None,
     /// The command waits, and would hold up the commands of the others.
@@ -19,27 +19,29 @@ pub(super) enum Effect {
     Silences,
 }
 
-impl Effect {
+impl CommandEffect {
     pub(super) fn of(cmd: &Cmd) -> Self {
         let mut args = cmd.args_iter().filter_map(|arg| match arg {
             redis::Arg::Simple(bytes) => Some(bytes),
             _ => None,
         });
-        let Some(name) = args.next() else { return Effect::None };
+        let Some(name) = args.next() else { return CommandEffect::None };
         let name = name.to_ascii_uppercase();
         match name.as_slice() {
             b"BLPOP" | b"BRPOP" | b"BRPOPLPUSH" | b"BLMOVE" | b"BLMPOP" | b"BZPOPMIN" | b"BZPOPMAX" | b"BZMPOP" => {
-                Effect::Blocks
+                CommandEffect::Blocks
             }
-            b"XREAD" | b"XREADGROUP" if args.any(|arg| arg.eq_ignore_ascii_case(b"BLOCK")) => Effect::Blocks,
+            b"XREAD" | b"XREADGROUP" if args.any(|arg| arg.eq_ignore_ascii_case(b"BLOCK")) => CommandEffect::Blocks,
             b"MULTI" | b"EXEC" | b"DISCARD" | b"WATCH" | b"UNWATCH" | b"SELECT" | b"AUTH" | b"HELLO" | b"RESET"
             | b"QUIT" | b"MONITOR" | b"SUBSCRIBE" | b"PSUBSCRIBE" | b"SSUBSCRIBE" | b"UNSUBSCRIBE"
             | b"PUNSUBSCRIBE" | b"SUNSUBSCRIBE" | b"READONLY" | b"READWRITE" | b"ASKING" | b"WAIT" | b"WAITAOF" => {
-                Effect::Changes(String::from_utf8_lossy(&name).into_owned())
+                CommandEffect::Changes(String::from_utf8_lossy(&name).into_owned())
             }
-            b"CLIENT" if silences(cmd) => Effect::Silences,
-            b"CLIENT" if !args.next().is_some_and(is_harmless) => Effect::Changes("this CLIENT command".to_owned()),
-            _ => Effect::None,
+            b"CLIENT" if silences(cmd) => CommandEffect::Silences,
+            b"CLIENT" if !args.next().is_some_and(is_harmless) => {
+                CommandEffect::Changes("this CLIENT command".to_owned())
+            }
+            _ => CommandEffect::None,
         }
     }
 }
@@ -126,16 +128,16 @@ pub(super) fn not_shared(name: &str) -> RedisError {
 
 #[cfg(test)]
 mod tests {
-    use super::{Effect, unsafe_twice, unsafe_twice_packed};
+    use super::{CommandEffect, unsafe_twice, unsafe_twice_packed};
 
     fn of(words: &str) -> &'static str {
         let mut command = redis::Cmd::new();
         command.arg(words.split(' ').collect::<Vec<_>>());
-        match Effect::of(&command) {
-            Effect::None => "none",
-            Effect::Blocks => "blocks",
-            Effect::Changes(_) => "changes",
-            Effect::Silences => "silences",
+        match CommandEffect::of(&command) {
+            CommandEffect::None => "none",
+            CommandEffect::Blocks => "blocks",
+            CommandEffect::Changes(_) => "changes",
+            CommandEffect::Silences => "silences",
         }
     }
 
@@ -159,7 +161,7 @@ mod tests {
         ] {
             assert_eq!(of(words), effect, "{words}");
         }
-        assert!(matches!(Effect::of(&redis::Cmd::new()), Effect::None));
+        assert!(matches!(CommandEffect::of(&redis::Cmd::new()), CommandEffect::None));
     }
 
     /// Packed pipelines are judged like unpacked ones.

@@ -1,7 +1,7 @@
 //! One async connection: its stream, and the driver's task that ends with it.
 //!
-//! Each connection has a driver task, which reads replies and writes commands. `Connection` aborts that task when it
-//! drops, and `Session::drive` runs the task of the shared connection. `drivers` counts every task until its socket is
+//! Each connection has a driver task, which reads replies and writes commands. `RedisConnection` aborts that task when it
+//! drops, and `RedisSession::drive` runs the task of the shared connection. `drivers` counts every task until its socket is
 //! gone, so that closing can wait for that. Streams are opened under a kill switch, so a cut ends reads and writes that
 //! hang. This file has no locks.
 
@@ -17,23 +17,23 @@ use tokio::task::AbortHandle;
 use crate::base::future::BoxFuture;
 use crate::kinds::redis::config::RedisConfig;
 use crate::kinds::redis::greeting::Greeting;
-use crate::kinds::redis::session::Session;
+use crate::kinds::redis::session::RedisSession;
 use crate::net::count::Counted;
 use crate::net::kill_switch::KillSwitch;
 use crate::net::tls::Stream;
 
 /// A connection whose driver task ends with it.
-pub(super) struct Connection {
+pub(super) struct RedisConnection {
     pub(super) connection: MultiplexedConnection,
     driver: AbortHandle,
     pub(super) switch: KillSwitch,
 }
 
-impl Connection {
+impl RedisConnection {
     /// Opens a connection, and spawns its driver.
-    pub(super) async fn open(session: &Session, switch: &KillSwitch) -> RedisResult<Self> {
+    pub(super) async fn open(session: &RedisSession, switch: &KillSwitch) -> RedisResult<Self> {
         let (connection, driver) = open(session, switch).await?;
-        Ok(Connection { connection, driver: tokio::spawn(driver).abort_handle(), switch: switch.clone() })
+        Ok(RedisConnection { connection, driver: tokio::spawn(driver).abort_handle(), switch: switch.clone() })
     }
 
     /// Whether the switch has cut the connection, or its driver has ended.
@@ -42,7 +42,7 @@ impl Connection {
     }
 }
 
-impl Drop for Connection {
+impl Drop for RedisConnection {
     fn drop(&mut self) {
         // Otherwise the driver of an unanswered blocking command would live on.
         self.driver.abort();
@@ -52,7 +52,7 @@ impl Drop for Connection {
 /// Opens a connection, and returns its driver, which the caller spawns. `drivers` counts the connection until the
 /// driver has ended.
 pub(super) async fn open(
-    session: &Session,
+    session: &RedisSession,
     switch: &KillSwitch,
 ) -> RedisResult<(MultiplexedConnection, BoxFuture<()>)> {
     let counted = Counted::new(&session.drivers);
@@ -73,7 +73,7 @@ pub(super) fn taken_in() -> RedisConnectionInfo {
 }
 
 /// Connects and greets the server.
-pub(super) async fn open_stream(session: &Session, switch: &KillSwitch) -> RedisResult<Listening> {
+pub(super) async fn open_stream(session: &RedisSession, switch: &KillSwitch) -> RedisResult<Listening> {
     let RedisConfig { host, port, keepalive, .. } = &*session.config;
     let mut stream = Listening(session.tls.dial(host, *port, *keepalive, switch).await?);
     let (mut greeting, mut decoder) = (Greeting::new(session), Default::default());

@@ -1,6 +1,6 @@
 //! The search for the master behind the address, after a server answered `READONLY`.
 //!
-//! A failover behind one address leaves the pool connected to a replica. `Session::answered` calls `look_for_master`
+//! A failover behind one address leaves the pool connected to a replica. `RedisSession::answered` calls `look_for_master`
 //! for each `READONLY`. One task at a time then opens new connections until one leads to a master. That connection
 //! replaces the shared one, and a second task keeps the old connection until its last replies have come. Both tasks
 //! also end when the kill switch of their generation is thrown.
@@ -20,8 +20,8 @@ use tokio::task::AbortHandle;
 
 use crate::base::future::BoxFuture;
 use crate::base::runtime::within;
-use crate::kinds::redis::connection::{Connection, open};
-use crate::kinds::redis::session::{Session, Shared};
+use crate::kinds::redis::connection::{RedisConnection, open};
+use crate::kinds::redis::session::{RedisSession, SharedConnection};
 use crate::net::kill_switch::KillSwitch;
 
 /// The suspicion that the server is a replica. A failover behind one address leaves a replica there. The address may
@@ -52,7 +52,7 @@ const LOOKS: usize = 5;
 /// replica on purpose.
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
 
-impl Session {
+impl RedisSession {
     /// Starts a task that looks for the master behind the address, unless one is running.
     pub(super) fn look_for_master(&self) {
         self.demotion.is_suspected.store(true, Ordering::Relaxed);
@@ -117,7 +117,7 @@ impl Session {
         connection: MultiplexedConnection,
         driver: BoxFuture<()>,
         switch: &KillSwitch,
-    ) -> Option<Shared> {
+    ) -> Option<SharedConnection> {
         let mut shared = self.shared.write();
         // The check is made under the write lock. A recovery writes `shared` after the cut, so its connection replaces
         // this one, and this one never replaces the connection of a recovery.
@@ -133,7 +133,7 @@ impl Session {
 /// Waits until the commands in flight on a retired connection are answered, or its server is silent. The prober's old
 /// connection asks for a sign of life while it still leads to that server, which is a replica since the new connection
 /// leads to the master.
-async fn outlast(retired: AbortHandle, probe: Option<Connection>, mut heard: Instant) {
+async fn outlast(retired: AbortHandle, probe: Option<RedisConnection>, mut heard: Instant) {
     if let Some(mut probe) = probe {
         while !retired.is_finished()
             && matches!(within(LAST_ANSWERS - LAST_PAUSE, is_replica(&mut probe.connection)).await, Ok(Ok(true)))

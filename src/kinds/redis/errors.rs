@@ -44,25 +44,25 @@ pub(super) fn ended(switch: &KillSwitch) -> BoxError {
 }
 
 /// One reply or several. Each may be an error of the server.
-pub(crate) trait Answer {
+pub(crate) trait Reply {
     /// The replies as a slice.
     fn values(&self) -> &[Value];
 }
 
-impl Answer for Value {
+impl Reply for Value {
     fn values(&self) -> &[Value] {
         std::slice::from_ref(self)
     }
 }
 
-impl Answer for Vec<Value> {
+impl Reply for Vec<Value> {
     fn values(&self) -> &[Value] {
         self
     }
 }
 
 /// Whether a replica refused to change something.
-pub(super) fn is_readonly<T: Answer>(answer: &RedisResult<T>) -> bool {
+pub(super) fn is_readonly<T: Reply>(answer: &RedisResult<T>) -> bool {
     let is_so = |error: &ServerError| error.kind() == Some(ServerErrorKind::ReadOnly);
     match answer {
         Ok(answer) => answer.values().iter().any(|value| matches!(value, Value::ServerError(error) if is_so(error))),

@@ -1,11 +1,11 @@
 //! Exclusive connections for async code, and the permits that limit their number.
 //!
-//! `Redis::exclusive` and `Redis::pubsub` call `Session::open_own`. It first takes a permit of the semaphore
+//! `Redis::exclusive` and `Redis::pubsub` call `RedisSession::open_own`. It first takes a permit of the semaphore
 //! `exclusives`, then waits for readiness, then opens the connection. The wait for a permit and the opening run as
 //! tasks on the pool's runtime, so the caller may be polled elsewhere.
 //!
 //! Invariant: a permit is released only after its connection drops or its opening has ended. The opening task therefore
-//! owns the `Place` until it returns both. No lock is held across these steps.
+//! owns the `ExclusivePlace` until it returns both. No lock is held across these steps.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,19 +17,19 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::base::process::ForkGuarded;
 use crate::kinds::redis::client::Redis;
 use crate::kinds::redis::commands::{silenced, silences, unsafe_twice};
-use crate::kinds::redis::connection::Connection;
+use crate::kinds::redis::connection::RedisConnection;
 use crate::kinds::redis::errors::{ended, refused};
 use crate::kinds::redis::resource::RedisResource;
-use crate::kinds::redis::session::Session;
+use crate::kinds::redis::session::RedisSession;
 use crate::lifecycle::lease::{Claim, Lease};
 use crate::lifecycle::work::Work;
 use crate::net::kill_switch::KillSwitch;
 
 /// An async connection of one's own. Every command is allowed. The connection closes when this drops.
 pub struct Exclusive {
-    pub(super) own: ForkGuarded<Connection>,
-    pub(super) session: Arc<Session>,
-    pub(super) _place: ForkGuarded<Place>,
+    pub(super) own: ForkGuarded<RedisConnection>,
+    pub(super) session: Arc<RedisSession>,
+    pub(super) _place: ForkGuarded<ExclusivePlace>,
 }
 
 impl Exclusive {
@@ -79,19 +79,19 @@ impl fmt::Debug for Exclusive {
 }
 
 /// One permit for an exclusive connection, and the lease that lists its holder.
-pub(super) struct Place {
+pub(super) struct ExclusivePlace {
     _permit: OwnedSemaphorePermit,
     _lease: Lease<Redis>,
 }
 
-impl Session {
+impl RedisSession {
     /// Waits for a permit, opens an exclusive connection, and returns both.
     pub(super) async fn open_own<T: Send + 'static, F: Future<Output = RedisResult<T>> + Send + 'static>(
         self: &Arc<Self>,
         claim: Claim,
-        open: impl FnOnce(Arc<Session>, KillSwitch) -> F,
-    ) -> RedisResult<(ForkGuarded<T>, ForkGuarded<Place>)> {
-        let place = Place::take(self, claim).await?;
+        open: impl FnOnce(Arc<RedisSession>, KillSwitch) -> F,
+    ) -> RedisResult<(ForkGuarded<T>, ForkGuarded<ExclusivePlace>)> {
+        let place = ExclusivePlace::take(self, claim).await?;
         let (session, switch) = (Arc::clone(self), self.switch.read().clone());
         let opening = open(Arc::clone(&session), switch);
         // The task owns the place. If the caller stops waiting, the permit stays taken until the opening has ended.
@@ -101,18 +101,18 @@ impl Session {
     }
 }
 
-impl Place {
+impl ExclusivePlace {
     /// Waits for a permit, and then until the server can be reached.
-    async fn take(session: &Session, claim: Claim) -> RedisResult<Self> {
+    async fn take(session: &RedisSession, claim: Claim) -> RedisResult<Self> {
         session.link.check_process().map_err(refused)?;
-        let permit = Place::permit(session, claim).await?;
+        let permit = ExclusivePlace::permit(session, claim).await?;
         session.link.ready().await.map_err(refused)?;
         let lease = session.link.lease::<RedisResource, Redis>(claim).ok_or_else(|| session.closed())?;
-        Ok(Place { _permit: permit, _lease: lease })
+        Ok(ExclusivePlace { _permit: permit, _lease: lease })
     }
 
     /// Takes a permit. Waits up to the acquire timeout if none is free.
-    async fn permit(session: &Session, claim: Claim) -> RedisResult<OwnedSemaphorePermit> {
+    async fn permit(session: &RedisSession, claim: Claim) -> RedisResult<OwnedSemaphorePermit> {
         if let Ok(permit) = Arc::clone(&session.exclusives).try_acquire_owned() {
             return Ok(permit);
         }

@@ -5,11 +5,11 @@
 use redis::{Cmd, ErrorKind, RedisError, RedisResult, ServerError, Value};
 
 use crate::kinds::redis::config::RedisConfig;
-use crate::kinds::redis::session::Session;
+use crate::kinds::redis::session::RedisSession;
 
 /// The commands that greet a server. All are sent at once.
 pub(super) struct Greeting<'a> {
-    session: &'a Session,
+    session: &'a RedisSession,
     /// The user to log in as. `None` also after a Redis before 6 refused a login with a user.
     user: Option<&'a str>,
     /// Whether the commands are still to be sent, or to be sent again.
@@ -20,7 +20,7 @@ pub(super) struct Greeting<'a> {
 
 /// One of the commands of a greeting.
 #[derive(Clone, Copy)]
-pub(super) enum Step {
+pub(super) enum GreetingStep {
     Auth,
     Select,
     Name,
@@ -28,13 +28,13 @@ pub(super) enum Step {
 }
 
 impl<'a> Greeting<'a> {
-    pub(super) fn new(session: &'a Session) -> Self {
+    pub(super) fn new(session: &'a RedisSession) -> Self {
         Greeting { session, user: session.config.user.as_deref(), is_due: true, waived: None }
     }
 
     /// The packed commands to send next, and the steps that their replies belong to, in order. `None` once all are
     /// sent.
-    pub(super) fn words(&mut self) -> Option<(Vec<Step>, Vec<u8>)> {
+    pub(super) fn words(&mut self) -> Option<(Vec<GreetingStep>, Vec<u8>)> {
         if !std::mem::take(&mut self.is_due) {
             return None;
         }
@@ -46,19 +46,19 @@ impl<'a> Greeting<'a> {
         };
         if let Some(password) = password {
             let login: Vec<_> = self.user.into_iter().chain([password.expose()]).collect();
-            say(Step::Auth, redis::cmd("AUTH").arg(login));
+            say(GreetingStep::Auth, redis::cmd("AUTH").arg(login));
         }
         if *db != 0 {
-            say(Step::Select, redis::cmd("SELECT").arg(*db));
+            say(GreetingStep::Select, redis::cmd("SELECT").arg(*db));
         }
-        say(Step::Name, redis::cmd("CLIENT").arg("SETNAME").arg(client_name));
+        say(GreetingStep::Name, redis::cmd("CLIENT").arg("SETNAME").arg(client_name));
         // Only PING shows whether the server is ready. It answers the other commands while it loads its data.
-        say(Step::Ping, &redis::cmd("PING"));
+        say(GreetingStep::Ping, &redis::cmd("PING"));
         Some((steps, packed))
     }
 
     /// Judges the reply to a step. An error means that the connection cannot be used.
-    pub(super) fn heard(&mut self, step: Step, answer: RedisResult<Value>) -> RedisResult<()> {
+    pub(super) fn heard(&mut self, step: GreetingStep, answer: RedisResult<Value>) -> RedisResult<()> {
         let error = match answer {
             Ok(Value::ServerError(error)) => error,
             Ok(_) => return Ok(()),
@@ -75,21 +75,21 @@ impl<'a> Greeting<'a> {
             (_, "NOAUTH" | "DENIED" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "BUSY") => Err(error.into()),
             (_, "ERR") if says("max number of clients") => Err(error.into()),
             // A Redis before 6 has no users.
-            (Step::Auth, "ERR") if self.user.is_some() && says("wrong number of arguments for 'auth'") => {
+            (GreetingStep::Auth, "ERR") if self.user.is_some() && says("wrong number of arguments for 'auth'") => {
                 self.user = None;
                 self.is_due = true;
                 Ok(())
             }
-            (Step::Auth, _) => Err((ErrorKind::AuthenticationFailed, "Password authentication failed").into()),
-            (Step::Select, "ERR" | "NOPERM") => {
+            (GreetingStep::Auth, _) => Err((ErrorKind::AuthenticationFailed, "Password authentication failed").into()),
+            (GreetingStep::Select, "ERR" | "NOPERM") => {
                 let says = error.details().unwrap_or_default().to_owned();
                 Err((ErrorKind::InvalidClientConfig, "the server refuses this database", says).into())
             }
-            (Step::Select, _) => Err(error.into()),
+            (GreetingStep::Select, _) => Err(error.into()),
             // A user may lack the right to either command. A server that cannot save its data refuses a PING, and still
             // serves reads.
-            (Step::Name | Step::Ping, _) => {
-                let what = if matches!(step, Step::Name) { "CLIENT SETNAME" } else { "PING" };
+            (GreetingStep::Name | GreetingStep::Ping, _) => {
+                let what = if matches!(step, GreetingStep::Name) { "CLIENT SETNAME" } else { "PING" };
                 let told = self.session.config.told(error.clone().into());
                 tracing::debug!(resource = %self.session.link.name(), error = %told, "the server refuses {what}, which a connection can do without");
                 self.waived = Some(error);

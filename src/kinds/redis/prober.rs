@@ -12,14 +12,14 @@ use redis::aio::MultiplexedConnection;
 use redis::{RedisError, RedisResult};
 
 use crate::base::error::Failure;
-use crate::kinds::redis::connection::Connection;
+use crate::kinds::redis::connection::RedisConnection;
 use crate::kinds::redis::demotion::is_replica;
-use crate::kinds::redis::session::Session;
+use crate::kinds::redis::session::RedisSession;
 use crate::net::kill_switch::KillSwitch;
 
 /// Sends a `PING`. After a `READONLY` it also asks whether the server is a replica. Relaxed suffices for that flag,
 /// because it publishes no other data.
-async fn ask(session: &Session, connection: &mut MultiplexedConnection) -> RedisResult<()> {
+async fn ask(session: &RedisSession, connection: &mut MultiplexedConnection) -> RedisResult<()> {
     let answer = redis::cmd("PING").query_async::<()>(connection).await;
     if answer.is_ok() && session.demotion.is_suspected.load(Ordering::Relaxed) {
         let is_replica = is_replica(connection).await?;
@@ -28,7 +28,7 @@ async fn ask(session: &Session, connection: &mut MultiplexedConnection) -> Redis
     answer
 }
 
-impl Session {
+impl RedisSession {
     /// Asks the server for a sign of life. The lock lets one ping at a time use the prober's connection.
     pub(super) async fn ping(&self) -> Result<(), Failure> {
         let mut probe = self.probe.lock().await;
@@ -44,7 +44,7 @@ impl Session {
                 return self.judged(answer);
             }
         }
-        match self.in_time(Connection::open(self, &KillSwitch::new())).await {
+        match self.in_time(RedisConnection::open(self, &KillSwitch::new())).await {
             Ok(mut own) => {
                 let answer = ask(self, &mut own.connection).await;
                 *probe = Some(own);

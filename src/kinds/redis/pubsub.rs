@@ -7,14 +7,14 @@ use std::sync::Arc;
 use redis::{RedisResult, ToRedisArgs};
 
 use crate::base::process::ForkGuarded;
-use crate::kinds::redis::exclusive::Place;
-use crate::kinds::redis::session::Session;
+use crate::kinds::redis::exclusive::ExclusivePlace;
+use crate::kinds::redis::session::RedisSession;
 
 /// A subscribed connection; derefs to [`redis::aio::PubSub`]. Its messages end when the connection is lost.
 pub struct PubSub {
     pub(super) pubsub: ForkGuarded<redis::aio::PubSub>,
-    pub(super) session: Arc<Session>,
-    pub(super) _place: ForkGuarded<Place>,
+    pub(super) session: Arc<RedisSession>,
+    pub(super) _place: ForkGuarded<ExclusivePlace>,
 }
 
 /// The driver's methods, with one difference: [`Error::behind`](crate::Error::behind) an error is the reason why the

@@ -18,7 +18,7 @@ use crate::kinds::redis::blocking_connection::Manager;
 use crate::kinds::redis::client::Redis;
 use crate::kinds::redis::config::{RedisConfig, SCHEMES};
 use crate::kinds::redis::demotion::Demotion;
-use crate::kinds::redis::session::Session;
+use crate::kinds::redis::session::RedisSession;
 use crate::lifecycle::checkout::{Adapted, Checkouts, Limits};
 use crate::lifecycle::close::phase::Phase;
 use crate::lifecycle::link::Link;
@@ -57,7 +57,7 @@ impl Resource for RedisResource {
         let quota = Quota::of(self.quota, link, limits.max, "connections", "pool_size");
         let config = Arc::clone(&self.config);
         let tell = move |error| Failure::transient(config.told(error));
-        let session = Arc::new_cyclic(|session| Session {
+        let session = Arc::new_cyclic(|session| RedisSession {
             this: Weak::clone(session),
             config: Arc::clone(&self.config),
             tls: self.tls.clone(),

@@ -1,5 +1,5 @@
 //! The state of a Redis in the pool: the shared connection, the kill switch of its generation, and the errors of calls
-//! that lost their connection. The handle, the exclusive connections and the prober share one [`Session`].
+//! that lost their connection. The handle, the exclusive connections and the prober share one [`RedisSession`].
 //!
 //! Invariant: a new generation writes `shared` before `switch`. A switch that is not cut therefore has its own
 //! connection in `shared`, or a later one.
@@ -24,9 +24,9 @@ use crate::base::future::BoxFuture;
 use crate::base::runtime::within;
 use crate::kinds::redis::blocking_connection::Manager;
 use crate::kinds::redis::config::RedisConfig;
-use crate::kinds::redis::connection::{Connection, open};
+use crate::kinds::redis::connection::{RedisConnection, open};
 use crate::kinds::redis::demotion::Demotion;
-use crate::kinds::redis::errors::{Answer, is_readonly, refused};
+use crate::kinds::redis::errors::{Reply, is_readonly, refused};
 use crate::lifecycle::busy::Busy;
 use crate::lifecycle::checkout::{Adapted, Checkouts};
 use crate::lifecycle::link::Link;
@@ -36,9 +36,9 @@ use crate::net::kill_switch::KillSwitch;
 use crate::net::tls::{self, Tls};
 
 /// The state of a Redis. All its clones and connections share it.
-pub(super) struct Session {
+pub(super) struct RedisSession {
     /// The session itself, for tasks that outlive a borrow.
-    pub(super) this: Weak<Session>,
+    pub(super) this: Weak<RedisSession>,
     pub(super) config: Arc<RedisConfig>,
     pub(super) tls: Tls,
     pub(super) link: Link,
@@ -46,10 +46,10 @@ pub(super) struct Session {
     /// Cuts every stream of the current generation.
     pub(super) switch: RwLock<KillSwitch>,
     /// The connection that commands share. `None` until the first one is open, and once closing has taken it.
-    pub(super) shared: RwLock<Option<Shared>>,
+    pub(super) shared: RwLock<Option<SharedConnection>>,
     pub(super) demotion: Demotion,
     /// The prober's connection. `None` while a ping uses it.
-    pub(super) probe: tokio::sync::Mutex<Option<Connection>>,
+    pub(super) probe: tokio::sync::Mutex<Option<RedisConnection>>,
     /// Whether closing has begun to take `probe`. It is stored with Release before that and loaded with Acquire under
     /// the lock, so that no ping opens a connection after closing took the last one.
     pub(super) is_closed: AtomicBool,
@@ -63,7 +63,7 @@ pub(super) struct Session {
 
 /// The connection that commands share.
 #[derive(Clone)]
-pub(super) struct Shared {
+pub(super) struct SharedConnection {
     pub(super) connection: MultiplexedConnection,
     /// Cancelled once another connection has replaced this one. The end of this one is then no loss.
     pub(super) retired: CancellationToken,
@@ -71,7 +71,7 @@ pub(super) struct Shared {
     pub(super) driver: AbortHandle,
 }
 
-impl Session {
+impl RedisSession {
     /// Runs the opening of one connection, all steps together, within `connect_timeout`.
     pub(super) async fn in_time<T>(&self, opening: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
         let limit = self.config.connect_timeout;
@@ -109,7 +109,7 @@ impl Session {
         connection: MultiplexedConnection,
         driver: BoxFuture<()>,
         switch: &KillSwitch,
-    ) -> Shared {
+    ) -> SharedConnection {
         let retired = CancellationToken::new();
         let (link, switch, is_retired) = (self.link.clone(), switch.clone(), retired.clone());
         let generation = link.generation();
@@ -126,11 +126,11 @@ impl Session {
                 () = switch.wait() => {}
             }
         });
-        Shared { connection, retired, driver: driver.abort_handle() }
+        SharedConnection { connection, retired, driver: driver.abort_handle() }
     }
 
     /// The shared connection. `None` if it is cut.
-    pub(super) fn live_shared(&self) -> Option<Shared> {
+    pub(super) fn live_shared(&self) -> Option<SharedConnection> {
         if self.switch.read().is_cut() {
             return None;
         }
@@ -139,7 +139,7 @@ impl Session {
 
     /// Ends an operation. A reply ends it well, even if the reply is an error of the server. Without a reply the
     /// operation is lost. If it may have changed something, nobody knows whether it ran.
-    pub(super) fn answered<T: Answer>(
+    pub(super) fn answered<T: Reply>(
         &self,
         busy: Busy,
         answer: RedisResult<T>,

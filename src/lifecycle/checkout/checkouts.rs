@@ -22,7 +22,7 @@ use crate::lifecycle::checkout::core::{Core, Limits};
 use crate::lifecycle::checkout::loan::Loan;
 use crate::lifecycle::checkout::manage::Manage;
 use crate::lifecycle::checkout::opening::Job;
-use crate::lifecycle::checkout::queue::Queue;
+use crate::lifecycle::checkout::queue::CheckoutQueue;
 use crate::lifecycle::checkout::waiter::Refusal;
 use crate::lifecycle::link::Link;
 use crate::lifecycle::status::Usage;
@@ -117,9 +117,9 @@ impl<M: Manage> Checkouts<M> {
     }
 
     /// The queue in which to wait for a connection.
-    pub(crate) fn queue(&self) -> Queue<M> {
+    pub(crate) fn queue(&self) -> CheckoutQueue<M> {
         let (core, quota) = (Arc::clone(&self.core), Arc::clone(&self.quota));
-        Queue { core, quota, link: self.link.clone(), runtime: self.runtime.clone() }
+        CheckoutQueue { core, quota, link: self.link.clone(), runtime: self.runtime.clone() }
     }
 
     /// Lends a connection over which to ask the server.

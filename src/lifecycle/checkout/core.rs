@@ -19,7 +19,7 @@ use crate::base::runtime::LONGEST;
 use crate::base::sync::{Mutex, MutexGuard};
 use crate::lifecycle::checkout::entry::{PooledConnection, Rejected};
 use crate::lifecycle::checkout::manage::{Manage, limited};
-use crate::lifecycle::checkout::state::State;
+use crate::lifecycle::checkout::state::QueueState;
 use crate::lifecycle::checkout::waiter::{Refusal, wake};
 
 /// The connections of one resource, and the waiters for them.
@@ -32,7 +32,7 @@ pub(crate) struct Core<M: Manage> {
     pub(super) limit: Duration,
     /// Starts the jobs without waiting for them. It is not called under the lock.
     start: Box<Start<M>>,
-    pub(super) state: Mutex<State<M>>,
+    pub(super) state: Mutex<QueueState<M>>,
 }
 
 type Start<M> = dyn Fn(&Arc<Core<M>>, Begun) + Send + Sync;
@@ -104,7 +104,7 @@ impl<M: Manage> Core<M> {
     ) -> Arc<Self> {
         let max = limits.max.max(1);
         let limits = Limits { max, min_idle: limits.min_idle.min(max), ..limits };
-        let (start, state) = (Box::new(start), Mutex::new(State::new()));
+        let (start, state) = (Box::new(start), Mutex::new(QueueState::new()));
         Arc::new(Core { resource, manager, limits, retry, limit, start, state })
     }
 
@@ -123,7 +123,7 @@ impl<M: Manage> Core<M> {
     }
 
     /// Wraps a connection that has just been opened, and sets its lifetime.
-    pub(super) fn entry(&self, state: &mut State<M>, connection: M::Connection) -> Box<PooledConnection<M>> {
+    pub(super) fn entry(&self, state: &mut QueueState<M>, connection: M::Connection) -> Box<PooledConnection<M>> {
         state.opened += 1;
         // Lifetimes are spread, so that connections do not all end at once. 61 has no divisor in common with 100, so
         // that neighbours are far apart.
@@ -152,7 +152,7 @@ impl<M: Manage> Core<M> {
     }
 
     /// Lets go of the lock, and starts the jobs that are due.
-    pub(super) fn settle(self: &Arc<Self>, mut state: MutexGuard<'_, State<M>>) {
+    pub(super) fn settle(self: &Arc<Self>, mut state: MutexGuard<'_, QueueState<M>>) {
         let begun = self.demand(&mut state);
         drop(state);
         (self.start)(self, begun);
@@ -160,7 +160,7 @@ impl<M: Manage> Core<M> {
 
     /// Has an unfit connection closed. Returns the failure that the new one replaces.
     #[must_use = "it is to be dropped outside of the lock"]
-    pub(super) fn discard(&self, state: &mut State<M>, Rejected { entry, cause }: Rejected<M>) -> Option<Source> {
+    pub(super) fn discard(&self, state: &mut QueueState<M>, Rejected { entry, cause }: Rejected<M>) -> Option<Source> {
         if cause.is_some() && entry.is_fresh(Moment::coarse()) {
             self.set_back(state);
         }
@@ -177,13 +177,13 @@ impl<M: Manage> Core<M> {
     }
 
     /// Counts an opening that led to nothing, and pauses the next one.
-    pub(super) fn set_back(&self, state: &mut State<M>) {
+    pub(super) fn set_back(&self, state: &mut QueueState<M>) {
         state.setbacks = state.setbacks.saturating_add(1);
         self.pause(state);
     }
 
     /// Has the next opening follow after a pause, with no other beside it.
-    pub(super) fn pause(&self, state: &mut State<M>) {
+    pub(super) fn pause(&self, state: &mut QueueState<M>) {
         state.open_concurrency = 1;
         state.pausing = Some(Instant::now() + self.retry.pause(state.setbacks).min(LONGEST));
     }
@@ -201,7 +201,7 @@ impl<M: Manage> Core<M> {
     }
 
     /// The number of connections that waiters or `min_idle` have use for.
-    pub(super) fn wanted(&self, state: &State<M>) -> usize {
+    pub(super) fn wanted(&self, state: &QueueState<M>) -> usize {
         if state.refused.is_some() || state.suspended {
             return 0;
         }
@@ -211,7 +211,7 @@ impl<M: Manage> Core<M> {
     }
 
     /// How many more connections may be opened.
-    pub(super) fn room(&self, state: &State<M>) -> usize {
+    pub(super) fn room(&self, state: &QueueState<M>) -> usize {
         if state.leaving.len() > self.limits.max {
             return 0;
         }
@@ -219,7 +219,7 @@ impl<M: Manage> Core<M> {
     }
 
     /// The jobs to be begun now. They count as begun from here on.
-    pub(super) fn demand(&self, state: &mut State<M>) -> Begun {
+    pub(super) fn demand(&self, state: &mut QueueState<M>) -> Begun {
         let openings =
             self.wanted(state).min(state.open_concurrency).saturating_sub(state.opening).min(self.room(state));
         state.opening += openings;
@@ -255,7 +255,7 @@ impl<M: Manage> Core<M> {
         }
     }
 
-    pub(super) fn answer_all(self: &Arc<Self>, mut state: MutexGuard<'_, State<M>>, refusal: &Refusal) {
+    pub(super) fn answer_all(self: &Arc<Self>, mut state: MutexGuard<'_, QueueState<M>>, refusal: &Refusal) {
         state.suspended = false;
         let waiters = state.heir.take().into_iter().chain(std::mem::take(&mut state.waiters));
         let woken: Vec<_> = waiters.map(|waiter| waiter.answer(Err(refusal.clone()))).collect();

@@ -14,7 +14,7 @@ use crate::base::runtime::LONGEST;
 use crate::lifecycle::checkout::core::Core;
 use crate::lifecycle::checkout::entry::PooledConnection;
 use crate::lifecycle::checkout::manage::{Manage, caught, limited};
-use crate::lifecycle::checkout::state::{Borrowed, NextSpare, State};
+use crate::lifecycle::checkout::state::{Borrowed, NextSpare, QueueState};
 use crate::lifecycle::checkout::waiter::wake;
 
 /// How long a ping over a borrowed connection keeps another one from being opened. If the server does not answer, no
@@ -75,7 +75,7 @@ impl<M: Manage> Core<M> {
     }
 
     /// A loan of the prober's own connection, or of the room for it.
-    fn spare(self: &Arc<Self>, state: &State<M>, entry: Option<Box<PooledConnection<M>>>) -> Loan<M> {
+    fn spare(self: &Arc<Self>, state: &QueueState<M>, entry: Option<Box<PooledConnection<M>>>) -> Loan<M> {
         let is_open = entry.is_some();
         Loan { core: Arc::clone(self), entry, epoch: state.epoch, is_spare: true, proves: true, is_open, is_fit: false }
     }
@@ -137,7 +137,7 @@ impl<M: Manage> Core<M> {
 
     pub(super) fn lend(
         self: &Arc<Self>,
-        state: &mut State<M>,
+        state: &mut QueueState<M>,
         entry: Option<Box<PooledConnection<M>>>,
         proves: bool,
     ) -> Loan<M> {

@@ -9,7 +9,7 @@ use crate::base::error::{BoxError, Error, Failure, Proof, Source};
 use crate::lifecycle::checkout::core::{Begun, Core};
 use crate::lifecycle::checkout::entry::PooledConnection;
 use crate::lifecycle::checkout::manage::{Manage, limited};
-use crate::lifecycle::checkout::state::State;
+use crate::lifecycle::checkout::state::QueueState;
 use crate::lifecycle::checkout::waiter::wake;
 
 /// How long a disconnect that found no thread pauses before it looks for one again. Closing waits for it until its
@@ -149,7 +149,7 @@ impl<M: Manage> Opening<M> {
     }
 
     /// Ends the count of this opening. Returns whether its epoch is the present one, so that its connection is wanted.
-    fn end(&mut self, state: &mut State<M>) -> bool {
+    fn end(&mut self, state: &mut QueueState<M>) -> bool {
         self.is_over = true;
         let is_present = self.epoch == state.epoch;
         if is_present {
@@ -160,7 +160,7 @@ impl<M: Manage> Opening<M> {
     }
 
     /// Does the same when the server has answered. The other openings count as unanswered from here on.
-    fn answered(&mut self, state: &mut State<M>) -> bool {
+    fn answered(&mut self, state: &mut QueueState<M>) -> bool {
         let is_present = self.end(state);
         if is_present {
             state.unanswered = state.unanswered.map(|_| Instant::now());

@@ -44,14 +44,14 @@ impl<M: Manage> Drop for Taken<M> {
 }
 
 /// The place to wait for a connection. A user who waits in it holds no lease.
-pub(crate) struct Queue<M: Manage> {
+pub(crate) struct CheckoutQueue<M: Manage> {
     pub(super) core: Arc<Core<M>>,
     pub(super) quota: Arc<Quota>,
     pub(super) link: Link,
     pub(super) runtime: Handle,
 }
 
-impl<M: Manage> Queue<M> {
+impl<M: Manage> CheckoutQueue<M> {
     /// Waits for a connection, if this thread may block. The claim is that of the waiting user. `None` means that the
     /// resource can tell why there is none, so that it has to be acquired anew.
     ///

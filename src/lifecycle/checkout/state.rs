@@ -9,13 +9,13 @@ use std::time::Instant;
 use crate::base::error::Source;
 use crate::lifecycle::checkout::entry::PooledConnection;
 use crate::lifecycle::checkout::manage::Manage;
-use crate::lifecycle::checkout::waiter::{Refusal, Waiter};
+use crate::lifecycle::checkout::waiter::{QueuedWaiter, Refusal};
 
-pub(super) struct State<M: Manage> {
+pub(super) struct QueueState<M: Manage> {
     /// The idle connections. The one used last is on top, at the end.
     pub(super) idle: Vec<Box<PooledConnection<M>>>,
     /// The waiters. The first one has waited longest. Empty while a connection lies idle.
-    pub(super) waiters: VecDeque<Arc<Waiter<M>>>,
+    pub(super) waiters: VecDeque<Arc<QueuedWaiter<M>>>,
     /// How many connections are idle, checked out or lent.
     pub(super) open: usize,
     /// How many of them the prober has.
@@ -29,7 +29,7 @@ pub(super) struct State<M: Manage> {
     /// Whether an open connection has not answered a ping, and none has answered since.
     pub(super) is_silent: bool,
     /// The waiter who is given the borrowed connection after the ping. It waits for none that is yet to be opened.
-    pub(super) heir: Option<Arc<Waiter<M>>>,
+    pub(super) heir: Option<Arc<QueuedWaiter<M>>>,
     /// How many openings are in flight.
     pub(super) opening: usize,
     /// Since when the openings in flight have had no answer. `None` while none asks the server.
@@ -77,10 +77,10 @@ pub(super) struct Borrowed {
     pub(super) is_free: bool,
 }
 
-impl<M: Manage> State<M> {
+impl<M: Manage> QueueState<M> {
     /// The state before the first connection. Waiters go on waiting.
     pub(super) fn new() -> Self {
-        State {
+        QueueState {
             idle: Vec::new(),
             waiters: VecDeque::new(),
             open: 0,

@@ -9,14 +9,14 @@ use crate::lifecycle::checkout::entry::PooledConnection;
 use crate::lifecycle::checkout::manage::Manage;
 
 /// The entry of one user who waits for a connection.
-pub(super) struct Waiter<M: Manage>(pub(super) Mutex<Cell<M>>);
+pub(super) struct QueuedWaiter<M: Manage>(pub(super) Mutex<Cell<M>>);
 
 pub(super) struct Cell<M: Manage> {
-    pub(super) answer: Option<Answer<M>>,
+    pub(super) answer: Option<WaitAnswer<M>>,
     pub(super) waker: Option<Waker>,
 }
 
-pub(crate) type Answer<M> = Result<Box<PooledConnection<M>>, Refusal>;
+pub(crate) type WaitAnswer<M> = Result<Box<PooledConnection<M>>, Refusal>;
 
 /// The reason why a waiter is given no connection.
 #[derive(Debug, Clone)]
@@ -28,13 +28,13 @@ pub(crate) enum Refusal {
     MayNotWait,
 }
 
-impl<M: Manage> Waiter<M> {
+impl<M: Manage> QueuedWaiter<M> {
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Waiter(Mutex::new(Cell { answer: None, waker: None })))
+        Arc::new(QueuedWaiter(Mutex::new(Cell { answer: None, waker: None })))
     }
 
     #[must_use = "it is to be woken outside of locks"]
-    pub(super) fn answer(&self, answer: Answer<M>) -> Option<Waker> {
+    pub(super) fn answer(&self, answer: WaitAnswer<M>) -> Option<Waker> {
         let mut cell = self.0.lock();
         cell.answer = Some(answer);
         cell.waker.take()

@@ -18,12 +18,12 @@ use crate::lifecycle::checkout::core::Core;
 use crate::lifecycle::checkout::entry::{PooledConnection, Rejected};
 use crate::lifecycle::checkout::manage::{Manage, limited, until};
 use crate::lifecycle::checkout::state::Borrowed;
-use crate::lifecycle::checkout::waiter::{Answer, Refusal, Waiter};
+use crate::lifecycle::checkout::waiter::{QueuedWaiter, Refusal, WaitAnswer};
 
 /// The wait of one user, by thread or by task. If it drops, a connection that was given to it goes back.
 pub(crate) struct Waiting<'a, M: Manage> {
     core: &'a Arc<Core<M>>,
-    waiter: Arc<Waiter<M>>,
+    waiter: Arc<QueuedWaiter<M>>,
     is_over: bool,
     /// The prober's ping that was in flight as this began. `None` if there was none.
     ping: Option<Ping>,
@@ -68,7 +68,7 @@ impl<M: Manage> Core<M> {
     /// Begins the wait for the borrowed connection, and tells until when to wait. A free connection that has come back
     /// meanwhile is the answer at once.
     fn inherit(self: &Arc<Self>, deadline: Instant) -> Option<(Waiting<'_, M>, Instant)> {
-        let waiter = Waiter::new();
+        let waiter = QueuedWaiter::new();
         let mut state = self.state.lock();
         let end = if let Some(entry) = state.idle.pop_if(|entry| self.is_free(entry, Moment::coarse())) {
             waiter.0.lock().answer = Some(Ok(entry));
@@ -152,7 +152,7 @@ impl<M: Manage> Core<M> {
 
     /// Begins to wait for a connection, which comes untested. A user who was given an unfit one goes first.
     pub(crate) fn wait(self: &Arc<Self>, unfit: Option<Rejected<M>>) -> Waiting<'_, M> {
-        let waiter = Waiter::new();
+        let waiter = QueuedWaiter::new();
         let mut state = self.state.lock();
         let ping = state.borrowed.map(|Borrowed { until, .. }| Ping { until, is_ours: state.has_no_queue() });
         let again = unfit.is_some();
@@ -201,10 +201,10 @@ impl<M: Manage> Drop for Testing<'_, M> {
 
 impl<M: Manage> Waiting<'_, M> {
     /// Stops waiting. Returns the answer that came meanwhile, or else the reason why none came.
-    fn give_up(&mut self) -> Result<Answer<M>, Option<Source>> {
+    fn give_up(&mut self) -> Result<WaitAnswer<M>, Option<Source>> {
         self.is_over = true;
         let mut state = self.core.state.lock();
-        let is_me = |one: &Arc<Waiter<M>>| Arc::ptr_eq(one, &self.waiter);
+        let is_me = |one: &Arc<QueuedWaiter<M>>| Arc::ptr_eq(one, &self.waiter);
         let place = state.waiters.iter().position(is_me);
         let left = place.and_then(|place| state.waiters.remove(place)).or_else(|| state.heir.take_if(|one| is_me(one)));
         if left.is_some() {
@@ -220,9 +220,9 @@ impl<M: Manage> Waiting<'_, M> {
 }
 
 impl<M: Manage> Future for Waiting<'_, M> {
-    type Output = Answer<M>;
+    type Output = WaitAnswer<M>;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Answer<M>> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<WaitAnswer<M>> {
         let mut cell = self.waiter.0.lock();
         let Some(answer) = cell.answer.take() else {
             let is_same = cell.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker()));

@@ -21,7 +21,7 @@ use crate::base::sync::Mutex;
 use crate::lifecycle::context::Context;
 
 /// Runs a job on a thread of its own, or on the closer's if none can be had.
-pub(crate) fn hand_over(job: Job) {
+pub(crate) fn hand_over(job: ClosingJob) {
     match Closer::of_process() {
         Ok(closer) => Closer::give(&closer.jobs, job),
         Err(error) => {
@@ -31,16 +31,16 @@ pub(crate) fn hand_over(job: Job) {
     }
 }
 
-pub(crate) type Job = Box<dyn FnOnce() + Send>;
+pub(crate) type ClosingJob = Box<dyn FnOnce() + Send>;
 
 static CLOSER: Singleton<OnceCell<Closer>> = Singleton::new(Room::Closer);
 
 /// The threads that closing is sure to have, as the senders to them.
 pub(crate) struct Closer {
     /// Takes closes. Each of them gets a thread of its own if one can be had.
-    jobs: Sender<Job>,
+    jobs: Sender<ClosingJob>,
     /// Takes the steps that got no thread of their own. They run one after the other.
-    pub(crate) steps: Sender<Job>,
+    pub(crate) steps: Sender<ClosingJob>,
 }
 
 impl Closer {
@@ -52,8 +52,8 @@ impl Closer {
     }
 
     /// Starts a thread that gives each job a thread of its own, or else runs the job itself.
-    fn start(name: &str) -> io::Result<Sender<Job>> {
-        let (sender, jobs) = std::sync::mpsc::channel::<Job>();
+    fn start(name: &str) -> io::Result<Sender<ClosingJob>> {
+        let (sender, jobs) = std::sync::mpsc::channel::<ClosingJob>();
         let serve = move || {
             for job in jobs {
                 if let Err(job) = on_thread("resource-pool-close".to_owned(), job) {
@@ -65,7 +65,7 @@ impl Closer {
         Ok(sender)
     }
 
-    pub(crate) fn give(to: &Sender<Job>, job: Job) {
+    pub(crate) fn give(to: &Sender<ClosingJob>, job: ClosingJob) {
         // The receiving thread is to live as long as the process. The job runs here if it does not.
         if let Err(unsent) = to.send(job) {
             (unsent.0)();
@@ -74,7 +74,7 @@ impl Closer {
 }
 
 /// Runs a job on a thread of its own. Returns the job if none can be had.
-pub(crate) fn on_thread(name: String, job: Job) -> Result<(), Job> {
+pub(crate) fn on_thread(name: String, job: ClosingJob) -> Result<(), ClosingJob> {
     let kept = Arc::new(Mutex::new(Some(job)));
     let own = Arc::clone(&kept);
     let run = move || {
@@ -116,7 +116,7 @@ pub(crate) async fn aside<T: Send + 'static>(
 }
 
 /// Runs a job on a thread of its own, or on the closer's thread for steps if none can be had.
-pub(crate) fn on_some_thread(name: String, job: Job) {
+pub(crate) fn on_some_thread(name: String, job: ClosingJob) {
     if let Err(job) = on_thread(name, job) {
         match Closer::of_process() {
             Ok(closer) => Closer::give(&closer.steps, job),

@@ -83,7 +83,7 @@ impl<H: Clone + Send + Sync + 'static> LeaseTable<H> {
     /// Opens the table for leases of this handle.
     pub(crate) fn open(&self, handle: &H, generation: u64, activity: &Arc<Activity>) {
         let (handle, activity) = (ForkGuarded::new(handle.clone()), Arc::clone(activity));
-        let generation = Arc::new(Generation { handle, number: generation, activity });
+        let generation = Arc::new(LeasedGeneration { handle, number: generation, activity });
         for shard in self.shards {
             shard.0.lock().open = Some(Arc::clone(&generation));
         }
@@ -98,7 +98,7 @@ impl<H: Clone + Send + Sync + 'static> LeaseTable<H> {
         let shard = &self.shards[thread_number() % SHARDS];
         // A watched lease is judged by its age, so it needs the exact clock.
         let cell = if claim.quota.is_some() || self.options.shared {
-            let origin = Box::new(Origin::here(self.options.backtrace));
+            let origin = Box::new(AcquiredBy::here(self.options.backtrace));
             let now = Moment::now();
             shard.0.lock().take(shard, claim, now, Some(origin))
         } else {
@@ -114,7 +114,7 @@ impl<H: Clone + Send + Sync + 'static> LeaseTable<H> {
     where
         H: LeaseAs<T>,
     {
-        let origin = claim.quota.is_some().then(|| Box::new(Origin::here(self.options.backtrace)));
+        let origin = claim.quota.is_some().then(|| Box::new(AcquiredBy::here(self.options.backtrace)));
         let shard = &self.shards[thread_number() % SHARDS];
         let mut state = shard.0.lock();
         let cell = state.inside.clone().map(|generation| state.cell_of(generation, shard))?;
@@ -198,7 +198,7 @@ impl<H: Send + Sync + 'static> LeaseTable<H> {
         self.same_in_every_shard(|state| state.inside.as_ref())
     }
 
-    fn same_in_every_shard(&self, of: impl Fn(&ShardState<H>) -> Option<&Arc<Generation<H>>>) -> Option<u64> {
+    fn same_in_every_shard(&self, of: impl Fn(&ShardState<H>) -> Option<&Arc<LeasedGeneration<H>>>) -> Option<u64> {
         let shards = self.shards.iter().map(|shard| of(&shard.0.lock()).map(|generation| generation.number));
         let mut shards: Vec<_> = shards.collect();
         shards.dedup();
@@ -216,9 +216,9 @@ type FreeCells<H> = Vec<Box<LeaseCell<H>>>;
 
 struct ShardState<H: 'static> {
     /// The generation that new leases refer to. `None` while leasing is stopped.
-    open: Option<Arc<Generation<H>>>,
+    open: Option<Arc<LeasedGeneration<H>>>,
     /// The generation that only the pool's own closing code may lease. `None` if there is none.
-    inside: Option<Arc<Generation<H>>>,
+    inside: Option<Arc<LeasedGeneration<H>>>,
     /// The cells of the open generation that no lease has. To move one is all that a lease costs.
     free_cells: FreeCells<H>,
     /// The records, by the index that their cells have.
@@ -261,7 +261,7 @@ impl<H: 'static> ShardState<H> {
         shard: &'static Shard<H>,
         claim: Claim,
         since: Moment,
-        origin: Option<Box<Origin>>,
+        origin: Option<Box<AcquiredBy>>,
     ) -> Option<Box<LeaseCell<H>>> {
         let cell = match self.free_cells.pop() {
             Some(cell) => cell,
@@ -277,7 +277,7 @@ impl<H: 'static> ShardState<H> {
         cell: Box<LeaseCell<H>>,
         claim: Claim,
         since: Moment,
-        origin: Option<Box<Origin>>,
+        origin: Option<Box<AcquiredBy>>,
     ) -> Box<LeaseCell<H>> {
         // Field by field: a whole record would be built elsewhere and copied, and the copy waits for the writes just
         // before it.
@@ -300,7 +300,7 @@ impl<H: 'static> ShardState<H> {
         Some(self.cell_of(generation, shard))
     }
 
-    fn cell_of(&mut self, generation: Arc<Generation<H>>, shard: &'static Shard<H>) -> Box<LeaseCell<H>> {
+    fn cell_of(&mut self, generation: Arc<LeasedGeneration<H>>, shard: &'static Shard<H>) -> Box<LeaseCell<H>> {
         let record = self.free_records.pop().unwrap_or_else(|| {
             self.all.push(LeaseRecord::default());
             self.all.len() - 1
@@ -328,7 +328,7 @@ struct LeaseRecord {
     since: Moment,
     generation: u64,
     /// Set only for a watched lease or checkout.
-    origin: Option<Box<Origin>>,
+    origin: Option<Box<AcquiredBy>>,
     suspected: bool,
 }
 
@@ -357,19 +357,19 @@ impl LeaseRecord {
 }
 
 /// The task or thread that took a watched lease, and its backtrace if that is on.
-struct Origin {
+struct AcquiredBy {
     owner: Owner,
     backtrace: Option<Arc<Backtrace>>,
 }
 
-impl Origin {
+impl AcquiredBy {
     fn here(backtrace: bool) -> Self {
-        Origin { owner: Owner::current(), backtrace: backtrace.then(|| Arc::new(Backtrace::force_capture())) }
+        AcquiredBy { owner: Owner::current(), backtrace: backtrace.then(|| Arc::new(Backtrace::force_capture())) }
     }
 }
 
 /// A generation, with its handle. Each of its cells has a reference to it.
-struct Generation<H> {
+struct LeasedGeneration<H> {
     handle: ForkGuarded<H>,
     number: u64,
     activity: Arc<Activity>,
@@ -377,7 +377,7 @@ struct Generation<H> {
 
 /// The part of a lease that is on the heap: the generation that it keeps, and the index of its record.
 struct LeaseCell<H: 'static> {
-    generation: Arc<Generation<H>>,
+    generation: Arc<LeasedGeneration<H>>,
     shard: &'static Shard<H>,
     record: usize,
 }

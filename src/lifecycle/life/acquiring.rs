@@ -1,4 +1,4 @@
-//! [`Acquiring`], which counts an acquire that waits until it can have its lease.
+//! [`AcquireWait`], which counts an acquire that waits until it can have its lease.
 
 use tokio::time::Instant;
 
@@ -6,21 +6,21 @@ use super::Life;
 use crate::lifecycle::event::What;
 
 /// Counts an acquire that waits, and tells how long it waited, however the wait ends.
-pub(super) struct Acquiring<'a, H: Clone + Send + Sync + 'static> {
+pub(super) struct AcquireWait<'a, H: Clone + Send + Sync + 'static> {
     life: &'a Life<H>,
     since: Instant,
     /// Whether the acquire could not have its lease at once.
     pub(super) waits: bool,
 }
 
-impl<'a, H: Clone + Send + Sync + 'static> Acquiring<'a, H> {
+impl<'a, H: Clone + Send + Sync + 'static> AcquireWait<'a, H> {
     pub(super) fn new(life: &'a Life<H>) -> Self {
         life.inner.lock().waiting += 1;
-        Acquiring { life, since: Instant::now(), waits: false }
+        AcquireWait { life, since: Instant::now(), waits: false }
     }
 }
 
-impl<H: Clone + Send + Sync + 'static> Drop for Acquiring<'_, H> {
+impl<H: Clone + Send + Sync + 'static> Drop for AcquireWait<'_, H> {
     fn drop(&mut self) {
         self.life.inner.lock().waiting -= 1;
         if self.waits {

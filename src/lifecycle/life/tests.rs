@@ -30,9 +30,9 @@ fn next(life: &Life<u8>, caller: Caller) -> Result<AcquireStep, Error> {
 }
 
 /// The generation that a success made, and whether it is lost already.
-fn made(connected: Connected<u8>) -> (u64, bool) {
+fn made(connected: ConnectOutcome<u8>) -> (u64, bool) {
     match connected {
-        Connected::Ready { generation, lost } => (generation, lost.is_some()),
+        ConnectOutcome::Ready { generation, lost } => (generation, lost.is_some()),
         other => panic!("{other:?}"),
     }
 }
@@ -210,8 +210,8 @@ fn an_attempt_that_closing_overtook_changes_nothing() {
     assert_eq!(next(&life, ANYONE).unwrap(), AcquireStep::Connect(1));
     assert!(!life.begin_close(), "nothing is connected");
     assert_eq!(life.state(), State::Closed);
-    assert!(matches!(life.connected(1, 7, |_| None), Connected::Late(7)));
-    assert!(matches!(life.recovered(1, |_| None), Connected::Superseded));
+    assert!(matches!(life.connected(1, 7, |_| None), ConnectOutcome::Late(7)));
+    assert!(matches!(life.recovered(1, |_| None), ConnectOutcome::Superseded));
     life.failed(1, failure(&life), LONG);
     life.gave_up(1, failure(&life), LONG);
     assert!(life.forget(1).is_err());
@@ -307,7 +307,7 @@ fn a_handle_that_panics_as_it_drops_fails_the_close_alone() {
     }
     let life = Life::new(activity(""), &LeakOptions::default(), LONG);
     life.advance(&mut None, ANYONE, || false).unwrap();
-    assert!(matches!(life.connected(1, Panics, |_| None), Connected::Ready { .. }));
+    assert!(matches!(life.connected(1, Panics, |_| None), ConnectOutcome::Ready { .. }));
     assert!(life.begin_close());
     life.stop_leasing();
     assert_eq!(life.finish_close().unwrap_err(), "as the test asked");

@@ -17,7 +17,7 @@ use crate::lifecycle::lease::{Claim, Lease};
 use crate::lifecycle::life::Life;
 use crate::lifecycle::model::{block_on, explore};
 use crate::lifecycle::status::{PoolStatus, State};
-use crate::lifecycle::transition::{Caller, Connected, LossAction, Recovery};
+use crate::lifecycle::transition::{Caller, ConnectOutcome, LossAction, Recovery};
 use crate::lifecycle::work::Work;
 
 /// A pool of one resource. A handle is a pair: the attempt that made it, and the generation that it was made for.
@@ -84,7 +84,7 @@ impl World {
         self.disconnects.lock().unwrap().extend(lost);
         let handle = (attempt, self.life.generation_or_next());
         self.made.lock().unwrap().push(handle);
-        if let Connected::Late(late) = self.life.connected(attempt, handle, |_| None) {
+        if let ConnectOutcome::Late(late) = self.life.connected(attempt, handle, |_| None) {
             self.disconnects.lock().unwrap().push(late);
             assert_eq!(self.life.lost(Some(attempt), late.1, cause()), LossAction::Noted, "nobody had it");
         }

@@ -29,7 +29,7 @@ use crate::lifecycle::link::Link;
 use crate::lifecycle::probe::{self, Watch};
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::slot::Slot;
-use crate::lifecycle::transition::{Connected, Superseded};
+use crate::lifecycle::transition::{ConnectOutcome, Superseded};
 
 /// How long a recovery may take to disconnect a lost handle, whose server seldom answers. Closing waits for it, so it
 /// is part of the close budget.
@@ -169,9 +169,9 @@ impl<R: Resource> Slot<R> {
     }
 
     /// Follows up on an attempt that succeeded.
-    fn ready(self: &Arc<Self>, began: Instant, connected: Connected<R::Handle>) {
+    fn ready(self: &Arc<Self>, began: Instant, connected: ConnectOutcome<R::Handle>) {
         match connected {
-            Connected::Ready { generation, lost } => {
+            ConnectOutcome::Ready { generation, lost } => {
                 self.activity().tell(generation, What::Connected { took: began.elapsed() });
                 if let Some(pings) = &self.pings {
                     pings.begin_generation();
@@ -180,8 +180,8 @@ impl<R: Resource> Slot<R> {
                     AnySlot::lost(Arc::clone(self), None, generation, cause);
                 }
             }
-            Connected::Late(handle) => drop(self.disconnect(handle, self.context.options.close.step)),
-            Connected::Superseded => {}
+            ConnectOutcome::Late(handle) => drop(self.disconnect(handle, self.context.options.close.step)),
+            ConnectOutcome::Superseded => {}
         }
     }
 

@@ -14,9 +14,9 @@ use crate::net::kill_switch::{Guarded, KillSwitch};
 use crate::net::tls::stream::{Client, Tls, tune};
 
 /// A stream that threads read from and write to, plain or secured, under a [`KillSwitch`].
-pub struct Blocking(Stream);
+pub struct Blocking(Streams);
 
-enum Stream {
+enum Streams {
     Plain(Timed),
     #[cfg(feature = "tls")]
     Secured(Box<Secured>),
@@ -62,7 +62,7 @@ impl Tls {
         let guarded = switch.guard_blocking(&socket)?;
         let timed = Timed { socket, end: Some(end) };
         let stream = match &self.0 {
-            None => Blocking(Stream::Plain(timed)),
+            None => Blocking(Streams::Plain(timed)),
             Some(client) => client.secure_blocking(timed)?,
         };
         Ok((stream, guarded))
@@ -92,9 +92,9 @@ impl Blocking {
     /// Those of the socket. Its limits are taken off if there is no deadline.
     pub fn end_by(&mut self, end: Option<Instant>) -> io::Result<()> {
         match &mut self.0 {
-            Stream::Plain(timed) => timed.end_by(end),
+            Streams::Plain(timed) => timed.end_by(end),
             #[cfg(feature = "tls")]
-            Stream::Secured(secured) => secured.stream.sock.end_by(end),
+            Streams::Secured(secured) => secured.stream.sock.end_by(end),
         }
     }
 }
@@ -141,9 +141,9 @@ impl fmt::Debug for Blocking {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut tuple = f.debug_tuple("Blocking");
         match &self.0 {
-            Stream::Plain(timed) => tuple.field(&timed.socket),
+            Streams::Plain(timed) => tuple.field(&timed.socket),
             #[cfg(feature = "tls")]
-            Stream::Secured(secured) => tuple.field(&secured.stream.sock.socket),
+            Streams::Secured(secured) => tuple.field(&secured.stream.sock.socket),
         };
         tuple.finish()
     }
@@ -152,9 +152,9 @@ impl fmt::Debug for Blocking {
 impl Read for Blocking {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match &mut self.0 {
-            Stream::Plain(stream) => stream.read(buffer),
+            Streams::Plain(stream) => stream.read(buffer),
             #[cfg(feature = "tls")]
-            Stream::Secured(secured) => secured.read(buffer),
+            Streams::Secured(secured) => secured.read(buffer),
         }
     }
 }
@@ -162,17 +162,17 @@ impl Read for Blocking {
 impl Write for Blocking {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &mut self.0 {
-            Stream::Plain(stream) => stream.write(bytes),
+            Streams::Plain(stream) => stream.write(bytes),
             #[cfg(feature = "tls")]
-            Stream::Secured(secured) => secured.stream.write(bytes),
+            Streams::Secured(secured) => secured.stream.write(bytes),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         match &mut self.0 {
-            Stream::Plain(stream) => stream.flush(),
+            Streams::Plain(stream) => stream.flush(),
             #[cfg(feature = "tls")]
-            Stream::Secured(secured) => secured.stream.flush(),
+            Streams::Secured(secured) => secured.stream.flush(),
         }
     }
 }
@@ -186,7 +186,7 @@ impl Client {
             session.complete_io(&mut stream).map_err(|error| self.explained(error, true))?;
         }
         let stream = StreamOwned::new(session, stream);
-        Ok(Blocking(Stream::Secured(Box::new(Secured { stream, client: self.clone(), heard: false }))))
+        Ok(Blocking(Streams::Secured(Box::new(Secured { stream, client: self.clone(), heard: false }))))
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::base::retry::Retry;
 use crate::base::runtime::park_on;
 use crate::lifecycle::checkout::core::Limits;
-use crate::lifecycle::checkout::waiter::{Refusal, Waiter};
+use crate::lifecycle::checkout::waiter::{QueuedWaiter, Refusal};
 
 use super::*;
 
@@ -49,8 +49,8 @@ fn borrowed(core: &Arc<Core<Manager>>) -> Loan<Manager> {
 }
 
 /// A waiter for the borrowed connection.
-fn heir(core: &Core<Manager>) -> Arc<Waiter<Manager>> {
-    let waiter = Waiter::new();
+fn heir(core: &Core<Manager>) -> Arc<QueuedWaiter<Manager>> {
+    let waiter = QueuedWaiter::new();
     core.state.lock().heir = Some(Arc::clone(&waiter));
     waiter
 }
@@ -72,7 +72,7 @@ fn the_prober_opens_one_of_its_own_where_there_is_none_and_one_may_be_opened() {
     core.state.lock().next_spare = NextSpare::From(Instant::now());
     assert_eq!(core.begin_spare(), Some(epoch));
 
-    type Change = fn(&mut State<Manager>);
+    type Change = fn(&mut QueueState<Manager>);
     let hindrances: [(&str, Change); 5] = [
         ("closed", |state| state.is_closed = true),
         ("suspended", |state| state.suspended = true),
@@ -105,7 +105,7 @@ fn the_prober_keeps_what_it_has_opened_unless_it_is_too_late() {
         let state = core.state.lock();
         assert_eq!((state.spare.is_some(), state.leaving.len()), (true, kept), "the one before leaves");
     }
-    type Change = fn(&mut State<Manager>);
+    type Change = fn(&mut QueueState<Manager>);
     let hindrances: [(&str, Change); 3] = [
         ("ended", |state| state.epoch += 1),
         ("closed", |state| state.is_closed = true),
