@@ -1,4 +1,4 @@
-//! The kinds of resources that come with the crate. Each has a folder, which implements [`Resource`](crate::Resource).
+//! The kinds of resources that come with the crate. Each has a folder, which implements `Resource`.
 
 #[cfg(feature = "clickhouse")]
 pub(crate) mod clickhouse;
@@ -30,23 +30,23 @@ macro_rules! for_each_kind {
             "rabbitmq" "RabbitMQ" rabbitmq rabbitmq_named rabbitmq_with RabbitMq RabbitMqConfig RabbitMqResource
                 $crate::lifecycle::lease::Lease<$crate::kinds::rabbitmq::RabbitMq>,
                 $crate::lifecycle::lease::Lease<$crate::kinds::rabbitmq::blocking::RabbitMq>,
-                "A lease of RabbitMQ, which derefs to [`RabbitMq`](crate::RabbitMq)"
-                "A lease of RabbitMQ, which derefs to [`blocking::RabbitMq`](crate::blocking::RabbitMq)";
+                "A lease of RabbitMQ, which derefs to `RabbitMq`"
+                "A lease of RabbitMQ, which derefs to `blocking::RabbitMq`";
             "clickhouse" "ClickHouse" clickhouse clickhouse_named clickhouse_with ClickHouse ClickHouseConfig ClickHouseResource
                 $crate::lifecycle::lease::Lease<clickhouse::Client>,
                 $crate::lifecycle::lease::Lease<$crate::kinds::clickhouse::blocking::ClickHouse>,
                 "A lease of ClickHouse, which derefs to `clickhouse::Client`"
-                "A lease of ClickHouse, which derefs to [`blocking::ClickHouse`](crate::blocking::ClickHouse)";
+                "A lease of ClickHouse, which derefs to `blocking::ClickHouse`";
             "redis" "Redis" redis redis_named redis_with Redis RedisConfig RedisResource
                 $crate::lifecycle::lease::Lease<$crate::kinds::redis::Redis>,
                 $crate::kinds::redis::blocking::Redis,
-                "A lease of Redis, which derefs to [`Redis`](crate::Redis), a `redis::aio::ConnectionLike`"
+                "A lease of Redis, which derefs to `Redis`, a `redis::aio::ConnectionLike`"
                 "A Redis connection of one's own, a `redis::ConnectionLike`";
             "postgres" "PostgreSQL" postgres postgres_named postgres_with Postgres PostgresConfig PostgresResource
                 $crate::kinds::postgres::Postgres,
                 $crate::kinds::postgres::blocking::Postgres,
                 "A PostgreSQL connection of one's own, whose `&mut` is a `sqlx::Executor`"
-                "A PostgreSQL connection of one's own, which is lent by [`wait`](crate::blocking::Postgres::wait)";
+                "A PostgreSQL connection of one's own, which is lent by `wait`";
         }
     };
 }
