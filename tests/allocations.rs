@@ -14,7 +14,7 @@ use services::{Kind, shared};
 
 const TIMES: usize = 1000;
 
-/// On this thread.
+/// The number of allocations of this thread for so many leases.
 fn allocated<T, E: Debug>(lease: impl Fn() -> Result<T, E>) -> u64 {
     measure(|| (0..TIMES).for_each(|_| drop(black_box(lease().expect("ready"))))).count_total
 }
@@ -29,14 +29,14 @@ async fn a_lease_of_what_is_ready_allocates_nothing() {
         .build()
         .unwrap();
     let threads = blocking::ResourcePool::from(pool.clone());
-    // The first of a thread makes room for all that come.
+    // The first lease of a thread makes room for all that follow.
     drop((pool.mongo().await.unwrap(), pool.clickhouse().await.unwrap(), pool.redis().await.unwrap()));
     drop(threads.mongo().unwrap());
     assert_eq!(allocated(|| pool.mongo().now_or_never().expect("ready")), 0);
     assert_eq!(allocated(|| pool.clickhouse().now_or_never().expect("ready")), 0);
     assert_eq!(allocated(|| pool.redis().now_or_never().expect("ready")), 0);
     assert_eq!(allocated(|| threads.mongo()), 0);
-    // The control: this allocation is counted.
+    // The control allocates, and the allocations are counted.
     assert_eq!(allocated(|| Ok::<_, ()>(Box::new(1))), TIMES as u64);
     assert!(pool.close_all().await.all_closed());
 }

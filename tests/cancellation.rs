@@ -1,5 +1,5 @@
-//! Every place that awaits, doing each thing it may do, under every caller, cancelled at several
-//! points or not: nobody hangs, nothing is leaked, and the pool works afterwards.
+//! Combines each await of the core with each scripted behaviour, each caller, and cancellation at several points. In
+//! every case nobody hangs, nothing is leaked, and the pool works afterwards.
 
 #![allow(missing_docs)]
 
@@ -19,12 +19,13 @@ use resource_pool::config::Options;
 use resource_pool::{Error, ResourcePool, State};
 use scripted::{Does, Scripted, Verb};
 
-/// Far beyond all limits that are set here.
+/// The limit for any call. It lies far beyond the limits that the tests set.
 const SOON: Duration = Duration::from_secs(60);
+/// The unit of the limits of these pools. It is short, because many combinations wait until a limit ends them.
 const LIMIT: Duration = Duration::from_millis(40);
 const NAME: &str = "scripted";
 
-/// Who awaits.
+/// The call that awaits.
 #[derive(Debug, Clone, Copy)]
 enum Caller {
     Acquire,
@@ -38,7 +39,7 @@ enum Caller {
 const CALLERS: [Caller; 6] =
     [Caller::Acquire, Caller::WarmUp, Caller::HealthCheck, Caller::Reconnect, Caller::Close, Caller::CloseAll];
 
-/// When the caller gives up.
+/// The moment at which the caller gives up.
 #[derive(Debug, Clone, Copy)]
 enum Cancelled {
     Not,
@@ -111,7 +112,7 @@ async fn call(pool: ResourcePool, caller: Caller) {
     }
 }
 
-/// Polls the future until it gives up. One that does not is to end by itself.
+/// Polls the future until the caller gives up. A future that is not given up has to end by itself.
 async fn give_up<F: Future<Output: Debug>>(future: F, cancelled: Cancelled) {
     let mut future: Pin<Box<F>> = Box::pin(future);
     match cancelled {
@@ -129,7 +130,7 @@ async fn give_up<F: Future<Output: Debug>>(future: F, cancelled: Cancelled) {
     }
 }
 
-/// Runs one, and checks that all is well in the end. Whether what was scripted came to be awaited.
+/// Runs one combination, and checks that all is well at the end. Returns whether the scripted verb was awaited.
 async fn run(combination: Combination) -> bool {
     let Combination { verb, does, caller, cancelled } = combination;
     let pool = pool();
@@ -146,7 +147,7 @@ async fn run(combination: Combination) -> bool {
     }
     give_up(call(pool.clone(), caller), cancelled).await;
 
-    // Whatever came of it, and while it may still go on: nobody else waits for long.
+    // The outcome does not matter, and the work may go on. But another caller must not wait for long.
     drop(pool.get::<Scripted>(NAME).within(SOON).await);
     let reached = script.began(verb) > before;
     script.clear();
@@ -154,7 +155,7 @@ async fn run(combination: Combination) -> bool {
         if pool.get::<Scripted>(NAME).within(SOON).await.is_ok() {
             return true;
         }
-        // A pool whose close has come to its end is opened again.
+        // A pool whose close has ended is opened again.
         let reopened = pool.reopen();
         assert!(matches!(reopened, Ok(()) | Err(Error::Closing { .. })), "{combination:?}: {reopened:?}");
         drop(pool.reconnect(NAME).within(SOON).await);
@@ -166,7 +167,7 @@ async fn run(combination: Combination) -> bool {
     let report = pool.close_all().within(SOON).await;
     assert!(report.steps.len() <= 1, "{combination:?}: {report}");
     assert_eq!(pool.status().resource(NAME).unwrap().state, State::Closed, "{combination:?}: {report}");
-    // A connection that came too late is said goodbye to on the side.
+    // A connection that came too late is closed in the background.
     let all = |said: fn(&usize) -> bool| script.goodbyes().iter().all(said);
     if report.all_closed() {
         until_async(SOON, async || all(|times| *times > 0)).await;

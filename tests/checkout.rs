@@ -1,4 +1,6 @@
-//! Exclusive checkouts out of adapters for r2d2: one that does what a test says, and the `redis` crate's own.
+//! Exclusive checkouts from adapters for r2d2: a fake one that does what a test says, and the one of the `redis` crate.
+//!
+//! The fake server's state is atomics, which are all SeqCst, and mutexes that are held for one look only.
 
 #![cfg(feature = "r2d2")]
 #![allow(missing_docs)]
@@ -18,45 +20,47 @@ use resource_pool::blocking::ResourcePool;
 use resource_pool::config::Options;
 use resource_pool::{Error, Health, Outcome, R2d2, State, Usage};
 
+/// The limit for an expected change, also on a busy machine.
 const SOON: Duration = Duration::from_secs(10);
+/// The acquire timeout where a wait has to succeed or fail by something else. A test that waits this long fails.
 const LONG: Duration = Duration::from_secs(60);
 
 static LOG: LazyLock<Log> = LazyLock::new(Log::start);
 
-/// Connections that are numbers, and what is to become of them.
+/// An adapter whose connections are numbers. Its server has a script for each call.
 #[derive(Clone, Default)]
 struct Fake(Arc<Server>);
 
 #[derive(Default)]
 struct Server {
-    /// How long it takes to connect.
+    /// The duration of a connect.
     takes: Duration,
     connect: Mutex<Does>,
     test: Mutex<Does>,
-    /// How long a test takes.
+    /// The duration of a test.
     test_takes: Mutex<Duration>,
-    /// How long a test takes that then fails.
+    /// The duration of a test that then fails. `None` if no such test is scripted.
     slow_test: Mutex<Option<Duration>>,
-    /// The one that fails its tests, whatever the others do.
+    /// The number of the connection that fails its tests, whatever the others do.
     spoilt: Mutex<Option<usize>>,
-    /// How connections that come back are.
+    /// The answer of `has_broken` for connections that come back.
     broken: Mutex<Does>,
     begun: AtomicUsize,
     opened: AtomicUsize,
     ended: AtomicUsize,
     hung: AtomicUsize,
-    /// The first that hung, which goes on hanging when the others do not.
+    /// The first connect that hung. It goes on hanging when the others no longer do.
     stuck: AtomicUsize,
-    /// Tests that hang come to an end.
+    /// Whether tests that hang may end.
     thawed: AtomicBool,
     closed: AtomicUsize,
-    /// The most that were open at a time.
+    /// The most connections that were open at a time.
     most: AtomicUsize,
-    /// How long a goodbye takes, and whether it panics after that.
+    /// The duration of a disconnect, and whether it panics at its end.
     goodbye: Mutex<(Duration, bool)>,
-    /// Openings that were more at a time than the pace allows.
+    /// The number of openings that exceeded the allowed pace.
     hasty: AtomicUsize,
-    /// The most that were being opened at a time.
+    /// The most connections that were being opened at a time.
     crowd: AtomicUsize,
     tested: AtomicUsize,
 }
@@ -81,7 +85,7 @@ impl fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
-/// A connection; closed when it drops.
+/// A connection. It closes when it drops.
 struct Numbered {
     number: usize,
     server: Arc<Server>,
@@ -111,7 +115,7 @@ impl Does {
     }
 }
 
-/// Without the panic hook, which prints a backtrace and so may take longer than the limits of a test.
+/// Panics without the panic hook. The hook prints a backtrace and so may take longer than a test's limits.
 fn panic_quietly(what: &'static str) -> ! {
     std::panic::resume_unwind(Box::new(format!("as the test asked, in {what}")))
 }
@@ -124,7 +128,7 @@ impl r2d2::ManageConnection for Fake {
         let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
         let under_way = number - self.ended.load(Ordering::SeqCst);
         self.crowd.fetch_max(under_way, Ordering::SeqCst);
-        // As many as were opened before, and one that the prober may open.
+        // At most as many as were opened before, and one more that the prober may open.
         if under_way > self.opened.load(Ordering::SeqCst).max(1) + 1 {
             self.hasty.fetch_add(1, Ordering::SeqCst);
         }
@@ -183,19 +187,19 @@ impl Fake {
         Fake(Arc::new(Server { takes, ..Server::default() }))
     }
 
-    /// A pool of it that is connected, and being probed.
+    /// A connected pool of the fake, with the probe on.
     fn pool(&self, with: impl FnOnce(R2d2<Fake>) -> R2d2<Fake>) -> ResourcePool {
         let pool = self.unused(with, |_| {});
         pool.warm_up(["fake"]).unwrap().remove(0).1.unwrap();
         pool
     }
 
-    /// One that is yet to be connected.
+    /// A pool of the fake that is not connected yet.
     fn unused(&self, with: impl FnOnce(R2d2<Fake>) -> R2d2<Fake>, change: impl FnOnce(&mut Options)) -> ResourcePool {
         let mut options = Options::default();
         (options.probe.interval, options.probe.strikes) = (Duration::from_millis(50), 1);
         options.close.drain = Duration::from_secs(1);
-        // However long an answer takes on a busy machine.
+        // An answer may take long on a busy machine.
         (options.health.each, options.health.all, options.health.slow) = (SOON, SOON, SOON);
         change(&mut options);
         let pool = ResourcePool::builder().environment([("", ""); 0]).options(options).build().unwrap();
@@ -203,7 +207,7 @@ impl Fake {
         pool
     }
 
-    /// How many are open at the server.
+    /// The number of connections that are open at the server.
     fn open(&self) -> usize {
         self.opened.load(Ordering::SeqCst) - self.closed.load(Ordering::SeqCst)
     }
@@ -245,7 +249,7 @@ fn checkout_is_exclusive_counted_and_given_back() {
     assert!(matches!(pool.check_out::<Fake>("none"), Err(Error::UnknownName { .. })));
     assert!(matches!(pool.check_out::<Other>("fake"), Err(Error::NameTaken { .. })));
 
-    // Work is waited for, and what is held after all is closed as it comes back.
+    // The drain waits for work. A checkout that is still held afterwards closes its connection when it drops.
     let (works, held) = (check_out(&pool), check_out(&pool));
     let working = thread::spawn({
         let pool = pool.clone();
@@ -290,7 +294,7 @@ fn checkouts_are_given_out_in_the_order_of_asking() {
     thread::scope(|scope| {
         for number in 0..20 {
             let (pool, served) = (&pool, served.clone());
-            // Somebody in the middle gives up.
+            // One waiter in the middle gives up.
             if number == 4 {
                 pool.within(Duration::from_millis(1)).check_out::<Fake>("fake").unwrap_err();
             }
@@ -311,7 +315,7 @@ fn checkouts_are_given_out_in_the_order_of_asking() {
 #[test]
 fn checkouts_in_a_spike_open_little() {
     let fake = Fake::default();
-    // A prober might open one as well.
+    // The probe might open a connection as well.
     let pool = fake.unused(|kind| kind.max_size(50).min_idle(5), |options| options.probe.enabled = false);
     pool.warm_up(["fake"]).unwrap().remove(0).1.unwrap();
     until(SOON, || usage(&pool).idle == Some(5));
@@ -346,7 +350,7 @@ fn checkouts_that_are_kept_are_opened_at_a_growing_pace() {
     });
     assert_eq!((all.len(), usage(&pool).open, usage(&pool).waiting), (ALL, Some(ALL), Some(0)));
     assert_eq!(fake.hasty.load(Ordering::SeqCst), 0, "more at a time than were opened before");
-    // Doubling comes to 16.
+    // The openings double up to 16 at a time.
     let crowd = fake.crowd.load(Ordering::SeqCst);
     assert!(crowd >= ALL / 4, "at most {crowd} at a time");
 }
@@ -375,7 +379,7 @@ fn checkout_tells_why_none_can_be_opened_and_goes_on_trying() {
                 assert_eq!(source.is::<Refused>(), does == Does::Fail, "{error}");
             }
             let tried = fake.begun.load(Ordering::SeqCst) - before;
-            // After pauses of 50 to 100 ms, which double.
+            // The pauses are from 50 to 100 ms at first, and then double.
             assert!((2..=16).contains(&tried), "{tried} times");
             *fake.connect.lock() = Does::Work;
             patient.join().unwrap().unwrap();
@@ -391,7 +395,7 @@ fn checkout_tells_why_none_can_be_opened_and_goes_on_trying() {
 fn checkouts_are_tested_and_closed_where_the_adapter_says_so() {
     for does in [Does::Fail, Does::Panic] {
         let fake = Fake::default();
-        // A prober might have opened another one meanwhile.
+        // The probe might have opened another connection meanwhile.
         let unprobed = |options: &mut Options| options.probe.enabled = false;
         let pool = fake.unused(|kind| kind.max_size(2).test_after(Duration::ZERO), unprobed);
         let first = check_out(&pool).number;
@@ -404,7 +408,7 @@ fn checkouts_are_tested_and_closed_where_the_adapter_says_so() {
         let second = check_out(&pool).number;
         assert_ne!(second, first);
     }
-    // A waiter that was given a bad connection keeps its place in the queue.
+    // A waiter that was given a bad connection keeps its position in the queue.
     let fake = Fake::default();
     let pool = fake.pool(|kind| kind.max_size(1).test_after(Duration::ZERO));
     let held = check_out(&pool);
@@ -441,7 +445,7 @@ fn checkouts_are_closed_when_idle_or_worn() {
     until(SOON, || usage(&pool).open != Some(4));
     assert!(idle.elapsed() >= Duration::from_millis(200), "nor was it before: {:?}", idle.elapsed());
     until(SOON, || usage(&pool).open == Some(1) && fake.closed.load(Ordering::SeqCst) == 3);
-    // Unless the prober has it at the moment.
+    // The prober may have it at the moment.
     until(SOON, || usage(&pool).idle == Some(1));
 
     let fake = Fake::default();
@@ -451,7 +455,7 @@ fn checkouts_are_closed_when_idle_or_worn() {
     until(SOON, || usage(&pool).open == Some(0));
 }
 
-/// An opening that hangs, as adapters without limits let it, holds up nobody once the server is back.
+/// Adapters without limits may leave an opening hanging. It delays nobody once the server is back.
 #[test]
 fn checkouts_are_opened_again_after_a_loss_whatever_hangs() {
     let fake = Fake::default();
@@ -463,13 +467,13 @@ fn checkouts_are_opened_again_after_a_loss_whatever_hangs() {
         until(SOON, || fake.hung.load(Ordering::SeqCst) == 1);
         *fake.test.lock() = Does::Fail;
         assert!(matches!(waiting.join().unwrap(), Err(Error::Lost { .. })));
-        // Probes hang too now, but one at a time.
+        // Probes hang now too, but only one at a time.
         let state = || pool.status().resource("fake").unwrap().state;
         let broken = Instant::now();
         until(SOON, || broken.elapsed() > Duration::from_millis(500));
         assert!(state() != State::Ready && fake.hung.load(Ordering::SeqCst) <= 5);
         (*fake.test.lock(), *fake.connect.lock()) = (Does::Work, Does::Work);
-        // All but the first go on.
+        // All openings but the first go on.
         until(SOON, || state() == State::Ready && fake.hung.load(Ordering::SeqCst) == 1);
         drop(check_out(&pool));
         fake.stuck.store(0, Ordering::SeqCst);
@@ -478,7 +482,7 @@ fn checkouts_are_opened_again_after_a_loss_whatever_hangs() {
     assert_eq!(usage(&pool).open, Some(2), "what came too late is nobody's");
 }
 
-/// As does a probe that hangs, for ever, on a connection of before.
+/// A probe that hangs for ever, on a connection from before the loss, does not delay the recovery either.
 #[test]
 fn checkouts_come_back_after_a_loss_though_a_probe_hangs() {
     let fake = Fake::default();
@@ -496,7 +500,7 @@ fn checkouts_come_back_after_a_loss_though_a_probe_hangs() {
     until(SOON, || fake.opened.load(Ordering::SeqCst) == fake.closed.load(Ordering::SeqCst));
 }
 
-/// Those who wait on a runtime's threads for blocking code leave none for an opening.
+/// Waiters occupy all of a runtime's blocking threads, and an opening still gets a thread.
 #[test]
 fn checkouts_are_opened_on_threads_that_no_user_occupies() {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
@@ -521,11 +525,11 @@ fn checkouts_are_opened_on_threads_that_no_user_occupies() {
     assert!(pool.close_all().unwrap().all_closed());
 }
 
-/// However many that lie idle fail their tests, one after another.
+/// Many idle connections fail their tests one after another, and the acquire timeout still holds.
 #[test]
 fn checkouts_take_no_longer_than_they_may_for_all_that_are_unfit() {
     let fake = Fake::default();
-    // A prober would test them too.
+    // The prober would test them too.
     let unprobed = |options: &mut Options| options.probe.enabled = false;
     let pool = fake.unused(|kind| kind.max_size(8).test_after(Duration::ZERO), unprobed);
     let all: Vec<_> = (0..8).map(|_| check_out(&pool)).collect();
@@ -534,7 +538,7 @@ fn checkouts_take_no_longer_than_they_may_for_all_that_are_unfit() {
     let before = fake.tested.load(Ordering::SeqCst);
     let error = pool.within(Duration::from_millis(300)).check_out::<Fake>("fake").unwrap_err();
     assert!(matches!(&error, Error::Timeout(_)), "{error}");
-    // The last one that begins in time is waited for.
+    // The last test that begins in time is waited for.
     let tested = fake.tested.load(Ordering::SeqCst) - before;
     assert!(tested <= 2, "{tested} tests of 200 ms");
 }
@@ -544,7 +548,7 @@ fn checkouts_that_wait_learn_of_a_loss_at_once() {
     let fake = Fake::default();
     let pool = fake.pool(|kind| kind.max_size(2));
     let held = check_out(&pool);
-    // The prober has the other one, and no answer.
+    // The prober has the other connection, and gets no answer.
     *fake.test.lock() = Does::Hang;
     until(SOON, || fake.hung.load(Ordering::SeqCst) == 1);
     let started = Instant::now();
@@ -561,7 +565,7 @@ fn checkouts_that_wait_learn_of_a_loss_at_once() {
     fake.thawed.store(true, Ordering::SeqCst);
 }
 
-/// By r2d2's rules `has_broken` is asked as a connection comes back. diesel's adapter says so of each while its thread panics.
+/// r2d2 calls `has_broken` when a connection comes back. The adapter of diesel returns true while its thread panics.
 #[test]
 fn checkouts_succeed_whatever_has_broken_says() {
     struct Checks<'a>(&'a ResourcePool, &'a mut usize);
@@ -585,7 +589,8 @@ fn checkouts_succeed_whatever_has_broken_says() {
     assert_eq!(numbers.len(), 20, "each is closed as it comes back");
 }
 
-/// Where none is ever fit, connections are opened after pauses, and the wait tells why.
+/// If every new connection fails its first test, the pool opens more of them only after pauses. The wait's error says
+/// why.
 #[test]
 fn checkouts_pause_between_connections_that_fail_their_first_test() {
     let fake = Fake::default();
@@ -603,7 +608,7 @@ fn checkouts_pause_between_connections_that_fail_their_first_test() {
     assert!((2..=16).contains(&begun), "{begun} connections in 2 s");
     *fake.test.lock() = Does::Work;
     drop(check_out(&pool));
-    // Nor does a lifetime that is over at once make any that nobody gets.
+    // Connections whose lifetime is over at once are not opened without a user either.
     let fake = Fake::default();
     let pool = fake.pool(|kind| kind.max_lifetime(Duration::from_nanos(1)));
     drop((check_out(&pool), check_out(&pool)));
@@ -627,7 +632,7 @@ fn connect_that_ends_after_its_attempt_is_nobodys() {
     hangs(&fake, &pool);
     // Callers that ask before the attempt is over get its answer.
     until(SOON, || pool.status().resource("fake").unwrap().state == State::Broken);
-    // The next attempt does not wait for it, nor get what it brings.
+    // The next attempt does not wait for the earlier connect, and does not get its connection.
     *fake.connect.lock() = Does::Work;
     let second = pool.within(SOON).check_out::<Fake>("fake").unwrap();
     assert_eq!(second.number, 2);
@@ -663,6 +668,7 @@ fn min_idle_is_kept_from_the_start_and_after_a_loss() {
 
 #[test]
 fn goodbyes_of_a_driver_are_paid_for_by_no_user() {
+    // The time of a disconnect, so long that a caller that waits for one is far too late.
     const SLOW: Duration = Duration::from_secs(60);
     let quickly = |what: &str, run: &mut dyn FnMut()| {
         let started = Instant::now();
@@ -683,7 +689,7 @@ fn goodbyes_of_a_driver_are_paid_for_by_no_user() {
         quickly("a drop", &mut || held = None);
     }
     quickly("a reconnect", &mut || pool.reconnect("fake").unwrap());
-    // They are bounded all the same, and that is told.
+    // There is a limit on hanging disconnects, and the error says so.
     let pool = pool.within(Duration::from_millis(500));
     let told = |error: &Error| error.to_string().contains("the driver's goodbyes hang");
     (0..50).find_map(|_| pool.check_out::<Fake>("fake").err().filter(told)).unwrap();
@@ -715,7 +721,7 @@ fn max_size_of_one_means_one_though_it_is_probed() {
     assert_eq!((fake.begun.load(Ordering::SeqCst), fake.most.load(Ordering::SeqCst)), (1, 1));
 }
 
-/// A server that is full refuses the prober's connection too, and lives.
+/// A full server also refuses the prober's connection. It is not lost for that.
 #[test]
 fn checkouts_are_not_lost_as_no_more_can_be_opened() {
     let fake = Fake::default();
@@ -729,12 +735,12 @@ fn checkouts_are_not_lost_as_no_more_can_be_opened() {
     let number = held.number;
     drop(held);
     assert_eq!(check_out(&pool).number, number);
-    // Once what lies idle does not answer either, it is gone.
+    // Once the idle connections do not answer either, the server is lost.
     *fake.test.lock() = Does::Fail;
     until(SOON, || now().0 != State::Ready);
 }
 
-/// Holds the only connection while another thread waits for one, and gets one that was opened later.
+/// Holds the only connection while another thread waits. That thread gets a connection that was opened later.
 fn while_somebody_waits(pool: &ResourcePool, meanwhile: impl FnOnce()) {
     let held = check_out(pool);
     thread::scope(|scope| {
@@ -756,7 +762,7 @@ fn checkouts_that_wait_through_a_reconnect_get_one_of_the_new_generation() {
         assert_eq!(usage(&pool).waiting, Some(1), "it goes on waiting");
         assert_eq!(pool.status().resource("fake").unwrap().generation, 2);
     });
-    // If it does not come back, the wait tells why.
+    // If the server does not come back, the wait's error says why.
     let held = check_out(&pool);
     thread::scope(|scope| {
         let waiting = scope.spawn(|| pool.within(Duration::from_secs(3)).check_out::<Fake>("fake").map(drop));
@@ -775,7 +781,7 @@ fn checkouts_that_wait_through_a_reconnect_wait_through_another_one() {
     let pool = fake.pool(|kind| kind.max_size(1));
     while_somebody_waits(&pool, || {
         *fake.connect.lock() = Does::Fail;
-        // Once an attempt has failed, its error is not what whoever waits asked for.
+        // Once an attempt has failed, its error is not the answer that the waiter asked for.
         assert!(pool.reconnect("fake").is_err());
         assert!(pool.reconnect("fake").is_err());
         *fake.connect.lock() = Does::Work;
@@ -827,7 +833,7 @@ fn messages_without_an_endpoint_read_well() {
     });
 }
 
-/// The same with servers, and with tasks, is in `tests/waits.rs`.
+/// `tests/waits.rs` has the same with servers, and with tasks.
 #[test]
 fn cycle_of_threads_that_check_out_is_told() {
     LazyLock::force(&LOG);
@@ -843,7 +849,7 @@ fn cycle_of_threads_that_check_out_is_told() {
     };
     let mine = check_out(&one);
     thread::scope(|scope| {
-        // Here, so that the other thread ends if this one fails.
+        // The channel lives in this scope, so that the other thread ends if this one fails.
         let (take, taking) = mpsc::channel();
         let (one, two) = (&one, &two);
         let other = scope.spawn(move || {
@@ -852,12 +858,12 @@ fn cycle_of_threads_that_check_out_is_told() {
             one.within(LONG).check_out::<Fake>("fake").map(drop)
         });
         until(SOON, || usage(two).in_use == Some(1));
-        // They have it and do not wait, so nobody is to be told of a deadlock.
+        // The other thread has its checkout and does not wait, so there is no deadlock to report.
         let error = timed_out(&soon);
         assert_eq!((error.holders.len(), error.cycle.len(), warned()), (1, 0, 0), "{error}");
         take.send(()).unwrap();
         until(SOON, || usage(one).waiting == Some(1));
-        // A third one, who holds nothing, is in no deadlock of its own.
+        // A third thread that holds nothing is in no deadlock.
         let error = scope.spawn(|| timed_out(&soon)).join().unwrap();
         assert_eq!(warned(), 0, "{error}");
         let error = timed_out(&soon);
@@ -871,7 +877,7 @@ fn cycle_of_threads_that_check_out_is_told() {
         drop(mine);
         other.join().unwrap().unwrap();
     });
-    // With one of two elsewhere there is none, though this thread holds the other.
+    // If another thread holds one of two, there is no deadlock, though this thread holds the other.
     let pool = Fake::default().pool(|kind| kind.max_size(2));
     let mine = check_out(&pool);
     let elsewhere = thread::scope(|scope| scope.spawn(|| check_out(&pool)).join().unwrap());
@@ -896,7 +902,7 @@ fn cycle_of_threads_that_check_out_is_told() {
     let error = timed_out(&pool.within(Duration::from_millis(50)));
     assert_eq!((error.holders.len(), error.cycle.len()), (2, 0), "{error}");
     drop(elsewhere);
-    // One that is being opened may come yet, so that whoever holds the other is in no deadlock.
+    // A connection that is being opened may still arrive, so the holder of the other one is in no deadlock.
     let fake = Fake::default();
     let pool = fake.pool(|kind| kind.max_size(2));
     let mine = check_out(&pool);
@@ -908,7 +914,7 @@ fn cycle_of_threads_that_check_out_is_told() {
     drop(mine);
 }
 
-/// The prober has the only connection, and has had no answer yet.
+/// A pool whose prober has the only connection, and has had no answer yet.
 fn probed_at_the_moment(fake: &Fake, with: impl FnOnce(R2d2<Fake>) -> R2d2<Fake>) -> ResourcePool {
     let patient = |options: &mut Options| options.probe.limit = LONG;
     let pool = fake.unused(|kind| with(kind.test_after(LONG)), patient);
@@ -918,7 +924,7 @@ fn probed_at_the_moment(fake: &Fake, with: impl FnOnce(R2d2<Fake>) -> R2d2<Fake>
     pool
 }
 
-/// Checks out where nobody may wait, and answers with the number.
+/// Checks out in a task, where a thread may not wait. Returns the connection's number.
 fn check_out_in_a_task(pool: &ResourcePool) -> Result<usize, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async { pool.check_out::<Fake>("fake").map(|checkout| checkout.number) })
@@ -931,7 +937,7 @@ fn checkout_in_a_task_does_not_see_that_the_prober_has_the_connection() {
     thread::scope(|scope| {
         let first = scope.spawn(|| check_out_in_a_task(&pool.within(LONG)));
         until(SOON, || usage(&pool).waiting == Some(1));
-        // There would have been nothing left for a second one.
+        // A second task would find nothing left.
         assert!(matches!(check_out_in_a_task(&pool), Err(Error::InAsyncContext { .. })));
         *fake.test.lock() = Does::Work;
         fake.thawed.store(true, Ordering::SeqCst);
@@ -941,7 +947,7 @@ fn checkout_in_a_task_does_not_see_that_the_prober_has_the_connection() {
     assert_eq!((usage(&pool).waiting, usage(&pool).in_use), (Some(0), Some(0)));
 }
 
-/// Nor does it wait for anything but that ping.
+/// A checkout in a task waits for that ping only.
 #[test]
 fn checkout_in_a_task_waits_for_no_more_than_the_ping() {
     let fake = Fake::default();
@@ -957,7 +963,7 @@ fn checkout_in_a_task_waits_for_no_more_than_the_ping() {
         *fake.connect.lock() = Does::Work;
         fake.stuck.store(0, Ordering::SeqCst);
     });
-    // Nor for a reconnect; and a limit holds.
+    // It does not wait for a reconnect either, and its limit holds.
     for reconnects in [true, false] {
         let fake = Fake::default();
         let pool = probed_at_the_moment(&fake, |kind| kind.max_size(1));
@@ -982,10 +988,11 @@ fn checkout_in_a_task_waits_for_no_more_than_the_ping() {
 fn checkouts_one_after_another_open_no_second_connection_while_the_first_is_probed() {
     let fake = Fake::default();
     *fake.test_takes.lock() = Duration::from_millis(5);
+    // The pause between two pings, short so that many happen in the test.
     const PAUSE: Duration = Duration::from_millis(20);
     let pool = fake.unused(|kind| kind.test_after(LONG), |options| options.probe.interval = PAUSE);
-    // From where one was given back until the next one was had, or not; and how long it was out, which is when the prober
-    // opens another one, if it comes then.
+    // `longest` is the time from one return until the next checkout ends. `out` is the time that a connection was out,
+    // in which the prober opens another one if it comes then.
     let (mut longest, mut out) = (Duration::ZERO, Duration::ZERO);
     for limit in [LONG, Duration::ZERO] {
         drop(pool.within(LONG).check_out::<Fake>("fake").unwrap());
@@ -1009,7 +1016,7 @@ fn checkouts_one_after_another_open_no_second_connection_while_the_first_is_prob
     assert!(begun == 1 || longest >= Duration::from_millis(250) || out >= PAUSE, "{begun} opened within {longest:?}");
 }
 
-/// A ping that hangs, for nobody ends it, keeps threads waiting for a moment only.
+/// A ping hangs because the adapter has no limit. Threads then wait for a moment only.
 #[test]
 fn checkouts_have_others_opened_where_a_ping_hangs() {
     let fake = Fake::default();
@@ -1066,14 +1073,14 @@ fn ping_that_fails_after_a_reconnect_opens_nothing() {
     (*fake.spoilt.lock(), *fake.test.lock()) = (Some(1), Does::Work);
     pool.reconnect("fake").unwrap();
     assert_eq!(fake.begun.load(Ordering::SeqCst), 2);
-    // A connection that it opened would stay.
+    // A connection that the prober opened would stay.
     *fake.connect.lock() = Does::Hang;
     fake.thawed.store(true, Ordering::SeqCst);
     until(SOON, || fake.closed.load(Ordering::SeqCst) == 1);
     assert_eq!((fake.begun.load(Ordering::SeqCst), fake.hung.load(Ordering::SeqCst)), (2, 0));
 }
 
-/// Some adapters connect as they are first used, and so does a server that is full refuse.
+/// Some adapters connect only at the first use. A full server then refuses in the test.
 #[test]
 fn checkouts_are_not_lost_as_no_more_pass_their_tests() {
     let fake = Fake::default();
@@ -1084,12 +1091,13 @@ fn checkouts_are_not_lost_as_no_more_pass_their_tests() {
     until(SOON, || fake.begun.load(Ordering::SeqCst) >= begun + 3);
     let now = || pool.status().resource("fake").map(|now| (now.state, now.generation)).unwrap();
     assert_eq!(now(), (State::Ready, 1));
-    // Once users have none, it is gone.
+    // Once users have no connection, the server is lost.
     drop(held);
     until(SOON, || now().0 != State::Ready);
 }
 
-/// That is told, and ends with it; and it is no evidence about the server.
+/// The health report tells that the process lacks threads. That is no evidence about the server, and ends with the
+/// lack.
 #[cfg(target_os = "linux")]
 #[test]
 fn checkouts_are_opened_and_closed_once_there_are_threads_again() {
@@ -1102,10 +1110,10 @@ fn checkouts_are_opened_and_closed_once_there_are_threads_again() {
     drop(second);
     let health = || pool.health_check().unwrap().entry("fake").unwrap().clone();
     until(SOON, || health().health == Health::Pass);
-    // It is probed as well, for as long as it would take to be lost.
+    // The prober pings as well, for as long as a loss would take.
     let (begin, begun) = mpsc::channel();
     thread::scope(|scope| {
-        // Here, so that the thread ends if this one fails.
+        // The channel moves into this scope, so that the thread ends if this one fails.
         let begin = begin;
         let pool = &pool;
         let again = scope.spawn(move || {
@@ -1141,7 +1149,7 @@ fn checkouts_are_opened_and_closed_once_there_are_threads_again() {
     assert!(pool.close_all().unwrap().all_closed());
 }
 
-/// Real connections, by the adapter that everybody has.
+/// Real connections, with the adapter of the `redis` crate.
 #[cfg(feature = "redis")]
 mod real {
     use redis::Commands;
@@ -1149,7 +1157,7 @@ mod real {
 
     use super::*;
 
-    /// Redis's connections for threads are checked out of the same.
+    /// Redis's connections for threads come from the same checkouts.
     #[test]
     fn redis_checkout_that_waits_through_a_reconnect_gets_one_of_the_new_generation() {
         let server = Service::start(Kind::Redis).unwrap();
@@ -1191,7 +1199,7 @@ mod real {
             }
         });
         assert_eq!(check_out().unwrap().get::<_, i64>("n").unwrap(), 401);
-        // By the server's own word: a table of the kernel's can have a connection twice while others come and go.
+        // The server itself counts. The kernel's table can list a connection twice while others come and go.
         let clients: String = redis::cmd("CLIENT").arg("LIST").query(&mut *check_out().unwrap()).unwrap();
         assert!(clients.lines().count() <= 2, "{clients}");
         server.kill().unwrap();

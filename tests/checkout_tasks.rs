@@ -1,4 +1,6 @@
-//! Exclusive checkouts by tasks, of a driver that does what a test says.
+//! Exclusive checkouts by tasks, from a fake driver that does what a test says.
+//!
+//! The fake server's counters are atomics, which are all SeqCst.
 
 #![cfg(feature = "checkouts")]
 #![allow(missing_docs)]
@@ -31,7 +33,7 @@ enum Does {
     Hang,
 }
 
-/// One of the driver's calls: its script, and how often it was begun, given up and ended.
+/// The script of one of the driver's calls, and how often it was begun, given up and ended.
 struct Call {
     does: watch::Sender<Does>,
     begun: AtomicUsize,
@@ -83,7 +85,8 @@ struct Server {
     goodbye: Call,
     opened: AtomicUsize,
     ended: AtomicUsize,
-    /// How many may be open at a time, if that is not zero, and whether another one waits instead of being refused.
+    /// How many connections may be open at a time. 0 means no limit. `waits_for_room` says whether a further connect waits
+    /// for room instead of being refused.
     room: AtomicUsize,
     waits_for_room: AtomicBool,
 }
@@ -135,7 +138,7 @@ impl Manage for Driver {
     }
 
     async fn close(&self, connection: Numbered) {
-        // Fails where the test asks for it, and has then taken leave all the same.
+        // A disconnect fails if the test asks for it. The connection ends nevertheless.
         let _ = self.0.goodbye.run().await;
         drop(connection);
     }
@@ -196,18 +199,18 @@ impl Resource for Kind {
     }
 }
 
-/// Untested unless a test asks for it, and for ever.
+/// Limits without an idle timeout or a lifetime, and with tests only after `SOON`.
 fn limits(max: usize) -> Limits {
     let never = Duration::ZERO;
     Limits { max, idle_timeout: never, max_lifetime: never, test_after: SOON, ..Limits::default() }
 }
 
-/// A pool of the driver that is not probed.
+/// A pool of the fake driver, with the probe off.
 fn pool_with(limits: Limits, change: impl FnOnce(&mut Options)) -> (ResourcePool, Arc<Server>) {
     let mut options = Options::default();
     options.probe.enabled = false;
     options.acquire_timeout = SOON;
-    // However long an answer takes on a busy machine.
+    // An answer may take long on a busy machine.
     (options.health.each, options.health.all, options.health.slow) = (SOON, SOON, SOON);
     change(&mut options);
     let driver = Driver::default();
@@ -237,7 +240,7 @@ async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(SOON, future).await.expect("it hangs")
 }
 
-/// Waits for a condition beside tasks.
+/// Waits for a condition without blocking the other tasks.
 async fn until_async(holds: impl FnMut() -> bool + Send + 'static) {
     tokio::task::spawn_blocking(|| until(SOON, holds)).await.unwrap();
 }
@@ -259,14 +262,14 @@ async fn a_checkout_is_exclusive_counted_and_given_back() {
     let number = broken.number;
     drop(broken);
     assert_ne!(check_out(&pool).await.unwrap().number, number);
-    // And the prober's own.
+    // The other connection is the prober's own.
     until_async({
         let server = Arc::clone(&server);
         move || server.open() == 2
     })
     .await;
 
-    // Work is waited for, and what is held after all is closed as it comes back.
+    // The drain waits for work. A checkout that is still held afterwards closes its connection when it drops.
     let held = check_out(&pool).await.unwrap();
     let report = within(pool.close_all_within(Duration::from_secs(1))).await;
     let step = report.step("fake").unwrap();
@@ -283,7 +286,7 @@ async fn checkouts_are_given_out_in_the_order_of_asking() {
     let (served, mut order) = tokio::sync::mpsc::unbounded_channel();
     for number in 0..20 {
         if number == 4 {
-            // Somebody in the middle gives up.
+            // One waiter in the middle gives up.
             let gave_up = tokio::time::timeout(Duration::from_millis(1), check_out(&pool)).await;
             assert!(gave_up.is_err() && usage(&pool).waiting == Some(number));
         }
@@ -317,7 +320,7 @@ async fn checkouts_are_opened_at_a_growing_pace_and_never_more_than_there_may_be
     }
     let waiting = pool.clone();
     until_async(move || usage(&waiting).waiting == Some(2 * MAX - 1)).await;
-    // One at first, however many wait.
+    // Only one connection opens at first, however many tasks wait.
     let opening = Arc::clone(&server);
     until_async(move || opening.connect.under_way() == 1).await;
     server.connect.set(Does::Work);
@@ -338,7 +341,7 @@ async fn checkouts_are_opened_at_a_growing_pace_and_never_more_than_there_may_be
 async fn a_wait_that_ends_tells_who_holds_and_what_hinders() {
     let (pool, server) = pool_with(limits(2), |options| options.acquire_timeout = Duration::from_millis(50));
     let mut events = pool.events();
-    // However busy the machine is.
+    // The limit of 50 ms may pass on a busy machine, so this tries again.
     let mut first = check_out(&pool).await;
     while first.is_err() {
         first = check_out(&pool).await;
@@ -366,7 +369,7 @@ async fn an_opening_and_a_goodbye_that_hang_are_bounded() {
     server.connect.set(Does::Hang);
     let waiting = tokio::spawn(check_out(&pool));
     let begun = Arc::clone(&server);
-    // It is given up, and begun again.
+    // The opening is given up at its limit, and begun again.
     until_async(move || begun.connect.begun() >= 4).await;
     server.connect.set(Does::Work);
     drop(within(waiting).await.unwrap().unwrap());
@@ -466,7 +469,7 @@ async fn the_prober_asks_though_users_have_all_and_a_silent_server_is_lost() {
     until_async(move || server.open() == 0).await;
 }
 
-/// Want of room is no silence, whether the server refuses one more connection or lets it wait.
+/// A lack of room does not count as silence, whether the server refuses one more connection or lets it wait.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn users_are_not_lost_as_there_is_no_room_for_the_prober() {
     for waits in [false, true] {
@@ -485,7 +488,7 @@ async fn users_are_not_lost_as_there_is_no_room_for_the_prober() {
         within(told).await;
         assert_eq!((pool.status().resource("fake").unwrap().generation, server.open()), (1, 1), "{waits}");
         drop(held);
-        // It borrows what lies idle.
+        // The probe borrows an idle connection.
         let is_fine = async || pool.health_check().await.entry("fake").unwrap().health == Health::Pass;
         let told = async { while !is_fine().await {} };
         within(told).await;
@@ -505,7 +508,7 @@ async fn the_prober_leaves_its_place_to_a_user() {
     assert_eq!(pool.status().resource("fake").unwrap().generation, 1);
 }
 
-/// A connection that comes back to a runtime that has ended is dropped by whoever has it.
+/// A connection that comes back after its runtime has ended is dropped where its guard drops.
 #[test]
 fn what_comes_back_after_the_end_of_its_runtime_is_closed() {
     let (pool, server) = pool(limits(2));
@@ -526,7 +529,7 @@ async fn whoever_waits_through_a_reconnect_gets_one_of_the_new_generation() {
     let asked = pool.clone();
     until_async(move || usage(&asked).waiting == Some(1)).await;
     within(pool.reconnect("fake")).await.unwrap();
-    // It counts for as long as it is out, as it is open for that long.
+    // The old connection counts until it comes back, because it is open until then.
     drop(held);
     let new = within(waiting).await.unwrap().unwrap();
     assert_ne!(new.number, old);
@@ -563,7 +566,7 @@ async fn a_cycle_of_tasks_that_check_out_is_told() {
     assert!(std::iter::from_fn(|| events.try_next()).any(|event| matches!(event.what, What::Cycle { .. })));
 }
 
-/// The executor need not be tokio's.
+/// A checkout works on an executor without tokio.
 #[test]
 fn any_executor_may_poll_a_checkout() {
     struct Unpark(Thread);

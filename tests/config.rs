@@ -1,4 +1,4 @@
-//! Configuration: code over environment over TOML over defaults, and what is wrong with it.
+//! Configuration: code over environment over TOML over defaults, and the errors of a bad one.
 
 #![cfg(all(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
 #![allow(missing_docs)]
@@ -31,7 +31,7 @@ fn endpoint(pool: &ResourcePool, name: &str) -> String {
     pool.status().resource(name).unwrap().endpoint.to_string()
 }
 
-/// The key that an unusable configuration is told by.
+/// The key and the problem of a configuration that the builder refuses.
 fn wrong(builder: Builder<ResourcePool>) -> (String, String) {
     wrong_of(builder.build().map(drop))
 }
@@ -43,14 +43,14 @@ fn wrong_of(result: Result<(), Error>) -> (String, String) {
     }
 }
 
-/// The configuration error that asking for this resource answers, though the pool could be built.
+/// The configuration error that this resource answers when it is asked for. The pool itself can be built.
 fn asked(builder: Builder<ResourcePool>, name: &str) -> (String, String) {
     let pool = builder.build().expect("the others can be had");
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     wrong_of(runtime.block_on(pool.warm_up([name])).remove(0).1)
 }
 
-/// A variable that counts as not set is nobody's trouble.
+/// Checks that the pool has the resource. A variable that counts as not set causes no error.
 fn asked_in_vain_for_nothing(builder: Builder<ResourcePool>, name: &str) {
     assert!(builder.build().unwrap().status().resource(name).is_some());
 }
@@ -224,7 +224,7 @@ fn config_without_pauses_is_refused() {
     builder([]).options(options).build().expect("nothing is probed");
 }
 
-/// Runs once more as a process of its own, which has a variable that is no text.
+/// Runs again as a process of its own, which has a variable that is no text.
 #[cfg(unix)]
 #[test]
 fn config_variable_that_is_no_text_is_refused() {
@@ -253,7 +253,7 @@ fn config_error_is_on_one_line() {
     assert!(!problem.contains(char::is_control), "{problem}");
 }
 
-/// Names are printed in tables and logs.
+/// Names are printed in tables and logs, so they must not have control characters.
 #[tokio::test]
 async fn config_name_with_a_control_character_is_refused() {
     let pool = builder([]).build().unwrap();
@@ -274,7 +274,7 @@ async fn config_name_with_a_control_character_is_refused() {
     }
 }
 
-/// It does not matter who made the text: a server, a hook, a panic, a database's name.
+/// Each text of a pool stays on one line, whether it comes from a server, a hook, a panic or a database's name.
 #[tokio::test]
 async fn config_what_a_pool_says_is_on_lines_of_its_own() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -310,8 +310,8 @@ async fn config_what_a_pool_says_is_on_lines_of_its_own() {
     }
 }
 
-/// A password that is not percent-encoded may end the host early. Then a part of it would be taken for a port, a
-/// path or an option, and shown.
+/// A password that is not percent-encoded may end the host early. Then a part of it could be read as a port, a path or
+/// an option, and shown.
 #[test]
 fn config_url_that_can_be_read_in_two_ways_is_refused() {
     for password in ["1/2", "1?a=b", "1#2", "1\\2", "1/2@3", "a\tb", "a\u{1}b"] {
@@ -350,7 +350,7 @@ fn config_mongo_uri_is_told_without_its_password() {
     assert!(problem("mongodb://u:p@h/?maxPoolSize=many").contains("maxpoolsize"));
 }
 
-/// A URL's parser takes them for steps in a tree of folders.
+/// A URL parser takes dots for steps in a tree of folders. Here they are a name.
 #[test]
 fn config_path_of_dots_is_a_name() {
     for (path, name) in [("%2e", "%2E"), (".", "%2E"), ("..", "%2E%2E"), ("a%2f..%2fb", "a%2F%2E%2E%2Fb")] {
@@ -363,14 +363,14 @@ fn config_path_of_dots_is_a_name() {
     assert_eq!(wrong(builder([]).resource(ClickHouseConfig::url("http:///h/db"))).1, "names no host");
 }
 
-/// A NUL in user or password moves the border between them in AMQP.
+/// A NUL in the user or the password moves the border between them in AMQP.
 #[test]
 fn config_rabbitmq_login_has_no_nul() {
     assert_eq!(wrong(builder([]).resource(RabbitMqConfig::url("amqp://u%00x:p@h"))).0, "rabbitmq.user");
     assert_eq!(wrong(builder([]).resource(RabbitMqConfig::url("amqp://u:%00p@h"))).0, "rabbitmq.password");
 }
 
-/// The driver's buffers are 64 times as large as a frame; what cannot be had of memory ends a process.
+/// The driver's buffers are 64 times as large as a frame. A process that cannot allocate them is aborted.
 #[test]
 fn config_rabbitmq_frames_are_of_a_size_to_be_had() {
     for frame_max in [1, 4095, 1_048_577, u32::MAX] {
@@ -384,7 +384,7 @@ fn config_rabbitmq_frames_are_of_a_size_to_be_had() {
     }
 }
 
-/// A header can carry nothing else, and loses white space around it.
+/// A header has no other characters, and it loses white space around its value.
 #[test]
 fn config_clickhouse_login_fits_a_header() {
     for text in ["%c3%a9", "%01", "%20a", "a%20", "%0a"] {
@@ -398,7 +398,7 @@ fn config_clickhouse_login_fits_a_header() {
     builder([]).resource(ClickHouseConfig::url("http://u%20v:~%20%21%3a@h")).build().unwrap();
 }
 
-/// To blank out a password where it is a word of a public text would tell it.
+/// A placeholder in the place of a public word would reveal that the password is that word.
 #[tokio::test]
 async fn config_password_is_no_part_of_what_a_driver_says() {
     for password in ["refused", "o", "Connection"] {
@@ -408,7 +408,7 @@ async fn config_password_is_no_part_of_what_a_driver_says() {
     }
 }
 
-/// A server that says the password back, quoted.
+/// The server's error has the password in it, quoted.
 #[tokio::test]
 async fn config_password_that_a_server_says_back_is_withheld() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -432,7 +432,7 @@ async fn config_password_that_a_server_says_back_is_withheld() {
     }
 }
 
-/// One line tells all, and what the line tells can be matched on.
+/// The message has the cause on one line, and the source can be matched on.
 #[tokio::test]
 async fn config_cause_is_told_and_is_the_source() {
     let pool = builder([]).resource(RedisConfig::url("redis://127.0.0.1:1")).build().unwrap();
@@ -442,7 +442,7 @@ async fn config_cause_is_told_and_is_the_source() {
     assert!(source.is_some_and(redis::RedisError::is_connection_refusal), "{error:?}");
 }
 
-/// Where nobody listens the error says what to do, by the names of whoever configured it.
+/// If nobody listens, the error says what to do. It uses the names of the layer that configured the resource.
 #[tokio::test]
 async fn config_nobody_there_has_a_remedy() {
     let variables = ["MONGODB_URI", "AMQP_URL", "CLICKHOUSE_URL", "REDIS_URL"];
@@ -472,13 +472,13 @@ async fn refused<F: Future<Output = Result<(), Error>>>(
     format!("{error} {error:?}")
 }
 
-/// The layers below the environment, and what the environment says: one kind each.
+/// A kind's configuration in TOML, and a part of it that the environment changes.
 struct Moved {
     kind: &'static str,
     /// A URL with TLS and a login, for TOML.
     secure: &'static str,
     host: &'static str,
-    /// Where it is then, and by which login.
+    /// The endpoint and the login after the change.
     endpoint: &'static str,
     tls: &'static str,
     url: (&'static str, &'static str),
@@ -519,7 +519,7 @@ const MOVED: [Moved; 4] = [
     },
 ];
 
-/// Where this kind is reached, what counts for it, and what was warned of as the pool was built.
+/// The endpoint of this kind, the effective configuration, and the warnings of the build.
 fn effective(kind: &str, file: &str, environment: &[(&str, &str)]) -> (String, String, String) {
     let file = toml(&format!("effective-{kind}"), file);
     let environment = environment.iter().map(|(name, value)| (name.to_string(), value.to_string()));
@@ -533,11 +533,11 @@ fn effective(kind: &str, file: &str, environment: &[(&str, &str)]) -> (String, S
     (endpoint(&pool, kind), said, warnings.join("\n"))
 }
 
-/// A part moves only itself.
+/// A part of a higher layer changes only itself.
 #[test]
 fn config_part_takes_neither_tls_nor_login_away() {
     if cfg!(not(feature = "tls")) {
-        // A build without TLS refuses each of them instead of going on without it.
+        // A build without TLS refuses each of these instead of going on without TLS.
         for Moved { kind, host, .. } in MOVED {
             let file = toml(&format!("moved-{kind}"), &format!("[{kind}.tls]\n"));
             let pool = builder([(host, "moved")]).config_file(file).build();
@@ -555,7 +555,7 @@ fn config_part_takes_neither_tls_nor_login_away() {
             assert!(said.contains(&part), "{part} in {said}");
         }
         assert_eq!(warnings, "");
-        // The same without a URL below.
+        // The same without a URL in the lower layer.
         let file = format!("[{kind}]\nhost = 'a'\nuser = 'me'\npassword = 'p4ss'\n[{kind}.tls]\n");
         let (_, said, warnings) = effective(kind, &file, &[(host, "moved")]);
         assert!(said.contains("\"moved\"") && said.contains("tls: Some(TlsOptions"), "{said}");
@@ -623,7 +623,7 @@ fn config_parts_complete_a_url() {
     }
 }
 
-/// A URI with several hosts, or none, keeps what it says beside them.
+/// A URI with several hosts, or none, keeps the rest of its text.
 #[test]
 fn config_parts_change_a_mongo_uri() {
     let at = |uri: &str, environment: &[(&str, &str)]| {
@@ -685,7 +685,7 @@ fn config_half_a_login_is_refused() {
     ] {
         builder([]).config_file(toml("half", &format!("[{kind}]\n{text}\n"))).build().expect("a whole login");
     }
-    // With the DNS's hosts too, where the driver can ask it.
+    // The same with hosts from the DNS, if the driver can ask it.
     if cfg!(feature = "tls") {
         let mongo = |uri: &str, password: &str| {
             let text = format!("[mongo]\nuri = 'mongodb+srv://{uri}c.x.y'\n{password}\n");
@@ -697,7 +697,7 @@ fn config_half_a_login_is_refused() {
     }
 }
 
-/// Kubernetes sets the first of these in every pod beside a Service of that name.
+/// Kubernetes sets the first of these variables in every pod beside a Service of that name.
 #[test]
 fn config_stray_variable_is_trouble_of_its_resource_alone() {
     let all = builder([("", ""); 0]).build().unwrap().status().resources.len();
@@ -711,7 +711,7 @@ fn config_stray_variable_is_trouble_of_its_resource_alone() {
     let pool = builder([("MONGODB_PORT", "tcp://h:1"), ("MONGODBPORT", "7")]).build().unwrap();
     assert_eq!(endpoint(&pool, "mongo"), "mongodb://localhost:7/quantaxis");
 
-    // Left unread beside a URL, and where code says it all.
+    // The variable is not read if there is a URL, or if the code configures everything.
     let bad = [("REDIS_PORT", "six"), ("REDIS_URL", "redis://h"), ("REDIS_HOST", " ? ")];
     assert_eq!(endpoint(&builder(bad).build().unwrap(), "redis"), "redis://h:6379/0");
     let by_code = builder([("REDIS_PORT", "six")]).resource(RedisConfig::url("redis://h")).build().unwrap();
@@ -784,7 +784,7 @@ fn config_error_names_the_key_and_the_file_it_was_said_in() {
     );
 }
 
-/// A configuration that could never work is refused before anything is dialled.
+/// A configuration that could never work is refused before anything connects.
 #[test]
 fn config_that_can_never_work_is_refused() {
     let too_many = u64::try_from(tokio::sync::Semaphore::MAX_PERMITS).unwrap() + 1;

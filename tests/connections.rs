@@ -1,4 +1,4 @@
-//! How many connections and descriptors each kind needs, as the guide's table says.
+//! Checks the number of connections and descriptors that each kind needs against the guide's table.
 
 #![cfg(any(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
 #![allow(missing_docs)]
@@ -12,14 +12,14 @@ use resource_pool::ResourcePool;
 use resource_pool::config::ResourceConfig;
 use services::{Kind, Service};
 
-/// A limit for what is done in a moment, on a busy machine.
+/// The limit for an expected change, also on a busy machine.
 const SOON: Duration = Duration::from_secs(15);
 
 fn pool(config: impl Into<ResourceConfig>) -> ResourcePool {
     ResourcePool::builder().environment([("", ""); 0]).resource(config).build().expect("a pool")
 }
 
-/// How many of this process's descriptors are TCP sockets, and how many are anything else.
+/// The number of this process's descriptors that are TCP sockets, and the number of the others.
 fn descriptors() -> (usize, usize) {
     let tcp = std::fs::read_to_string("/proc/self/net/tcp").expect("/proc");
     let inodes: Vec<_> = tcp.lines().filter_map(|line| line.split_whitespace().nth(9)).collect();
@@ -32,7 +32,7 @@ fn descriptors() -> (usize, usize) {
     (sockets.len(), others.len())
 }
 
-/// Waits until the server has so many connections, in so many of our descriptors.
+/// Waits until the server has so many connections, in so many descriptors of this process.
 async fn has(server: &Service, what: &str, connections: usize, sockets: usize) {
     let now = || (server.established().expect("its connections"), descriptors().0);
     let mut seen = now();
@@ -125,10 +125,10 @@ async fn redis() {
     ends(&server, &pool).await;
 }
 
-/// One after the other, as the descriptors are the whole process's.
+/// The kinds run one after the other, because the descriptors belong to the whole process.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_and_descriptors_are_as_many_as_the_guide_says() {
-    // Brings the prober's runtime along, which the process keeps.
+    // The first pool starts the prober's runtime, which the process keeps.
     let bare = descriptors().1;
     pool_of_its_own(bare + 8).await;
     pool_of_its_own(bare + 8).await;
@@ -142,7 +142,7 @@ async fn connections_and_descriptors_are_as_many_as_the_guide_says() {
     redis().await;
 }
 
-/// The descriptors of a pool besides its connections.
+/// The number of a pool's descriptors besides its connections.
 async fn pool_of_its_own(most: usize) {
     struct Nothing;
     impl resource_pool::Resource for Nothing {

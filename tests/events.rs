@@ -1,4 +1,4 @@
-//! The events that observers get, their order, and slow observers.
+//! The events that observers get, their order, and observers that are slow.
 
 #![allow(missing_docs)]
 
@@ -17,6 +17,7 @@ use resource_pool::config::Options;
 use resource_pool::{Error, Event, Events, Health, Phase, Reason, ResourcePool, State, What, blocking};
 use scripted::{Does, Scripted, Verb};
 
+/// The limit for an expected change, also on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
 
 fn pool_of(options: Options) -> ResourcePool {
@@ -29,7 +30,7 @@ fn pool(scripted: &Scripted) -> ResourcePool {
     pool
 }
 
-/// All events until one is of this sort, that one included.
+/// Collects all events up to the first one for which `is_it` holds, that one included.
 async fn until_one(events: &mut Events, is_it: impl Fn(&What) -> bool) -> Vec<Event> {
     let mut seen = Vec::new();
     let mut look = async || {
@@ -46,7 +47,7 @@ async fn until_one(events: &mut Events, is_it: impl Fn(&What) -> bool) -> Vec<Ev
     seen
 }
 
-/// The changes of the model's state among these.
+/// The changes of the model's state in these events.
 fn changes(events: &[Event]) -> impl Iterator<Item = (State, State)> {
     events.iter().filter(|event| event.resource.as_deref() == Some("model")).filter_map(|event| match event.what {
         What::StateChanged { from, to, .. } => Some((from, to)),
@@ -97,7 +98,7 @@ async fn a_life_is_told_from_the_first_connect_to_the_last_step() {
     let What::Closed { report: told } = &closed.last().unwrap().what else { unreachable!("it was looked for") };
     assert_eq!(told.to_string(), report.to_string());
 
-    // The script has a link.
+    // The script has a link, which would keep the pool's observers.
     drop((pool, scripted));
     while events.next().within(SOON).await.is_some() {}
     assert_eq!(events.missed(), 0);
@@ -141,7 +142,7 @@ async fn a_wait_is_told_as_it_ends_in_time_or_not() {
         waited |= is_plain && matches!(event.what, What::Waited { .. });
         connected |= is_plain && matches!(event.what, What::Connected { .. });
     }
-    // From now on it is warm.
+    // From now on the resource is warm.
     while events.try_next().is_some() {}
     drop(pool.get::<Plain>("plain").await.unwrap());
     assert!(events.try_next().is_none());
@@ -164,7 +165,7 @@ async fn a_slow_observer_misses_events_and_delays_nothing() {
     assert!(pool.close_all().within(SOON).await.all_closed());
 }
 
-/// A state follows from the one before it for every observer, whoever changes it at the same time.
+/// Each observer sees states that follow from one another, even if several tasks change them at the same time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn changes_of_state_come_in_order() {
     let scripted = Scripted { in_place: true, ..Scripted::default() };
@@ -180,7 +181,7 @@ async fn changes_of_state_come_in_order() {
         tokio::spawn(async move {
             for _ in 0..50 {
                 link.lost(link.generation(), "lost on purpose");
-                // A loss by another one of these may be the answer.
+                // The answer may be the loss that another of these tasks reported.
                 drop(pool.reconnect("model").await);
             }
         })
@@ -199,7 +200,7 @@ async fn changes_of_state_come_in_order() {
     assert!(state == State::Closed && count > 100, "{count} changes, the last to {state}");
 }
 
-/// Wakes by a panic, as an executor with a fault may.
+/// A waker that panics, as one of a faulty executor may.
 struct Panics;
 
 impl Wake for Panics {
@@ -224,7 +225,7 @@ fn an_observer_whose_waker_panics_breaks_nothing() {
     assert!(sound.by_ref().flatten().any(|event| matches!(event.what, What::Closed { .. })));
 }
 
-/// A user's error does not drop under a lock of the pool's.
+/// A user's error does not drop under a lock of the pool.
 #[test]
 fn an_event_that_is_missed_drops_where_the_pool_can_be_used() {
     #[derive(Debug)]
@@ -340,7 +341,7 @@ mod of_a_server {
 
     use super::*;
 
-    /// A killed server, and a connection that is not free, as events.
+    /// A killed server and a busy connection, as events.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn losses_repeats_unknown_outcomes_and_waits_are_told() {
         let server = Service::start(Kind::Redis).unwrap();

@@ -1,4 +1,4 @@
-//! Each example, run as a user runs it: with its servers, and without.
+//! Runs each example as a user does, with its servers and without.
 
 #![cfg(all(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
 #![allow(missing_docs)]
@@ -95,7 +95,7 @@ fn assert_works(name: &str, prints: &[&str]) {
     assert_nothing_is_left();
 }
 
-/// Other examples may be running now, but only for a moment.
+/// Waits until nothing is left. Other examples may run at the moment, but not for long.
 fn assert_nothing_is_left() {
     let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
     while let Some(left) = left() {

@@ -1,6 +1,6 @@
 //! Ends processes in many ways, and checks that the pool changes nothing about the end except that it closes cleanly.
 //!
-//! `TABLE` lists how a process ends, how it is run, and what it does then. For each cell this program starts itself as
+//! `TABLE` lists how a process ends, how it is run, and its load then. For each cell this program starts itself as
 //! a child. It has no harness of libtest, so the child's `main` really is `main`. Tests that do not fit the table are
 //! stories below it. `EXIT_ROUNDS` says how often each case runs; with it, filters that match nothing are an error.
 //! `cargo xtask exits` runs each case twenty times.

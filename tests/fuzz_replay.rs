@@ -1,4 +1,4 @@
-//! Runs `fuzz/corpus`, the fuzzer's kept inputs, through the code that the fuzzer runs.
+//! Runs `fuzz/corpus`, the inputs that the fuzzer kept, through the code that the fuzzer runs.
 
 #![cfg(all(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
 #![allow(missing_docs)]
@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use arbitrary::{Arbitrary, Unstructured};
 
-/// Each file of a target's corpus, decoded as the fuzzer does it.
+/// Runs each file of a target's corpus, decoded as the fuzzer does it.
 fn replay<C: for<'a> Arbitrary<'a> + std::fmt::Debug>(target: &str, check: fn(&C)) {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
     let mut files: Vec<_> = fs::read_dir(&folder).unwrap().map(|file| file.unwrap().path()).collect();

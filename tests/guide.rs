@@ -1,4 +1,5 @@
-//! The guide and its reference tell the options, names and defaults that the code has, and their links lead somewhere.
+//! Checks that the guide and its reference tell the options, names and defaults of the code, and that their links lead
+//! somewhere.
 
 #![cfg(all(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
 #![allow(missing_docs)]
@@ -19,10 +20,10 @@ const REPEATS: &str = include_str!("../docs/reference/repeats.md");
 const EVENTS: &str = include_str!("../docs/reference/events.md");
 const FAULTS: &str = include_str!("../docs/reference/faults.md");
 
-/// A guide that is longer is read by nobody.
+/// The guide's limit. Nobody reads a longer guide.
 const MOST_WORDS: usize = 4_600;
 
-/// The fields of a value and what `Debug` says of each, on one line.
+/// The fields of a value, and each field's `Debug` text on one line.
 fn fields(value: &dyn Debug) -> BTreeMap<String, String> {
     let text = format!("{value:#?}");
     let mut fields = BTreeMap::new();
@@ -39,7 +40,7 @@ fn fields(value: &dyn Debug) -> BTreeMap<String, String> {
     fields
 }
 
-/// The rows of the first table from here on, cell by cell.
+/// The cells of the rows of the first table in this text.
 fn rows(text: &str) -> Vec<Vec<&str>> {
     let rows =
         text.lines().skip_while(|line| !line.starts_with("|---")).skip(1).take_while(|line| line.starts_with('|'));
@@ -51,7 +52,7 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
 
-/// The rows of the table under this heading: field and default.
+/// The rows of the table under this heading: each field with its default.
 fn table(name: &str) -> BTreeMap<String, String> {
     let (_, section) = OPTIONS.split_once(&format!("#### `{name}`")).unwrap_or_else(|| panic!("no section on {name}"));
     let cell = |text: &str| text.trim_matches('`').to_owned();
@@ -120,7 +121,7 @@ fn guide_has_every_environment_name() {
     assert!(read.len() > 25, "{read:?}");
 }
 
-/// Every line on repeats names tests that are there, and every test on repeats has its line.
+/// Every row on repeats names existing tests, and every test on repeats is in a row.
 #[test]
 fn guide_table_of_repeats_is_proved() {
     let table = rows(REPEATS);
@@ -145,8 +146,8 @@ fn guide_has_every_event() {
     assert_eq!(told, known);
 }
 
-/// The table of the last full run of `cargo xtask faults` is there, with every server in it, nothing was lost, and no server that
-/// answers was cut.
+/// The page has the tables of the last full run of `cargo xtask faults`. They have every server, and show no loss and
+/// no cut of a server that answers.
 #[test]
 fn guide_table_of_faults_is_full_and_clean() {
     let (_, written) = FAULTS.split_once("<!-- written by `cargo xtask faults` -->").unwrap();
@@ -178,7 +179,7 @@ fn guide_is_short_enough_to_be_read() {
     assert!(words <= MOST_WORDS, "{words} words");
 }
 
-/// The table of the options that programs change most.
+/// The guide's table of the options that programs change most has the present defaults.
 #[test]
 fn guide_has_the_present_defaults_of_the_options_that_are_changed_most() {
     let (_, section) = GUIDE.split_once("The options that programs change most:").unwrap();
@@ -188,7 +189,7 @@ fn guide_has_the_present_defaults_of_the_options_that_are_changed_most() {
     let repeat = format!("`{}`", format!("{:?}", options.repeat).to_lowercase());
     #[cfg(feature = "postgres")]
     let postgres = resource_pool::config::PostgresConfig::default().pool_size;
-    // A build without it cannot tell.
+    // A build without PostgreSQL cannot read its default.
     #[cfg(not(feature = "postgres"))]
     let postgres = 5;
     let has = [
@@ -203,7 +204,7 @@ fn guide_has_the_present_defaults_of_the_options_that_are_changed_most() {
     assert_eq!(told, has.iter().map(|(name, default)| (*name, default.as_str())).collect());
 }
 
-/// Every page that is not made by a tool, with its text.
+/// Every page that no tool writes, with its text.
 fn pages() -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folders = ["", "docs", "docs/reference", "benches", "tests"].map(|folder| root.join(folder));
@@ -216,7 +217,7 @@ fn pages() -> Vec<(PathBuf, String)> {
     pages
 }
 
-/// The anchors that a page's headings make.
+/// The anchors of a page's headings.
 fn anchors(text: &str) -> BTreeSet<String> {
     let headings = text.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
     let kept = |c: char| c.is_alphanumeric() || "-_ ".contains(c);

@@ -1,4 +1,4 @@
-//! Reports, errors and events as data. The examples in the guide have the shape of what is really written.
+//! Reports, errors and events as data. The examples in the reference have the shape of the real output.
 
 #![cfg(feature = "serde")]
 #![allow(missing_docs)]
@@ -12,9 +12,10 @@ use resource_pool::{Error, Failure, Link, Phase, Resource, ResourcePool, What};
 use serde_json::{Value, json};
 
 const EVENTS: &str = include_str!("../docs/reference/events.md");
+/// The limit for an expected change, also on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
 
-/// A resource that nobody can connect.
+/// A resource whose connect always fails.
 struct Unreachable;
 
 impl Resource for Unreachable {
@@ -50,12 +51,12 @@ fn json(value: &impl serde::Serialize) -> Value {
     serde_json::to_value(value).unwrap()
 }
 
-/// The one of this name in a list of resources.
+/// The entry of this name in a list of resources.
 fn named(list: &Value, name: &str) -> Value {
     list.as_array().unwrap().iter().find(|one| one["name"] == name).unwrap().clone()
 }
 
-/// The example in the guide's section on data that has this in the line before it.
+/// The example after this title, in the section of the page that shows data.
 fn example(title: &str) -> Value {
     let (_, section) = EVENTS.split_once("## As data").unwrap();
     let (_, text) = section.split_once(title).unwrap_or_else(|| panic!("no example of {title}"));
@@ -64,10 +65,10 @@ fn example(title: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{title}: {error}"))
 }
 
-/// Objects that have a field for each kind of work that there is.
+/// Objects with one field for each kind of work in them. Their fields differ from run to run.
 const COUNTS: [&str; 4] = ["work", "finished", "given_up", "unfinished"];
 
-/// Whether both have the same fields all the way down, of the same types where neither is null.
+/// Checks that both have the same fields at every level, and the same types unless one is null.
 #[track_caller]
 fn assert_same_shape(title: &str, told: &Value, real: &Value) {
     match (told, real) {
@@ -211,7 +212,7 @@ mod of_a_server {
 
     use super::*;
 
-    /// The holders of a timeout are in it.
+    /// The data of a timeout has its holders.
     #[test]
     fn a_timeout_is_data() {
         let server = Service::start(Kind::Redis).unwrap();

@@ -1,4 +1,6 @@
-//! The state machine and closing, on a resource that does what a test tells it.
+//! The state machine and closing, on a fake resource that does what a test tells it.
+//!
+//! The script of the fake has counters, which are all SeqCst, and mutexes that are held for one look only.
 
 #![allow(missing_docs)]
 
@@ -22,13 +24,14 @@ use resource_pool::{
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+/// The limit for an expected change, also on a busy machine.
 const SOON: Duration = Duration::from_secs(15);
-/// How long what blocks its thread does so: far longer than a test may take that does not wait for it.
+/// How long a verb blocks its thread. That is far longer than a test may take that does not wait for it.
 const BLOCKED: Duration = Duration::from_secs(60);
-/// A result that takes this long has not come at once.
+/// A limit that is never reached. A test that waits this long fails.
 const LONG: Duration = Duration::from_secs(600);
 
-/// How full it always is.
+/// A constant usage.
 fn full() -> Usage {
     let mut usage = Usage::default();
     usage.max = Some(7);
@@ -61,10 +64,10 @@ struct Script {
     stop_intake: Mutex<Does>,
     connects: AtomicUsize,
     pings: AtomicUsize,
-    /// The next pings; when there are none, all do as `ping` says.
+    /// The behaviour of the next pings. If there are none, all pings follow `ping`.
     pings_in_turn: Mutex<VecDeque<Does>>,
     closes: AtomicUsize,
-    /// Those that came to their end.
+    /// The number of closes that came to their end.
     closed: AtomicUsize,
     cuts: AtomicUsize,
     gate: Mutex<Option<Arc<Notify>>>,
@@ -73,7 +76,7 @@ struct Script {
     log: Mutex<Vec<String>>,
 }
 
-/// A resource by script: for the state machine only.
+/// A scripted resource, for the tests of the state machine only.
 #[derive(Clone)]
 struct Fake {
     name: &'static str,
@@ -87,7 +90,7 @@ impl Fake {
     }
 }
 
-/// Without the panic hook, which prints a backtrace and so may take longer than a step has.
+/// Panics without the panic hook. The hook prints a backtrace and so may take longer than a step's budget.
 fn panic_quietly(message: &'static str) -> ! {
     std::panic::resume_unwind(Box::new(message))
 }
@@ -189,7 +192,7 @@ fn pool_with(change: impl FnOnce(&mut Options)) -> ResourcePool {
     ResourcePool::builder().environment([("", ""); 0]).options(options).build().expect("a pool")
 }
 
-/// One whose connects take the time of this task's runtime, which may be paused.
+/// A pool whose connects use the clock of this task's runtime, which may be paused.
 fn pool_here(change: impl FnOnce(&mut Options)) -> ResourcePool {
     let mut options = Options::default();
     change(&mut options);
@@ -197,7 +200,7 @@ fn pool_here(change: impl FnOnce(&mut Options)) -> ResourcePool {
     ResourcePool::builder().environment([("", ""); 0]).options(options).runtime(runtime).build().unwrap()
 }
 
-/// Health is checked anew each time, and an answer may take as long as it does on a busy machine.
+/// Options that check the health anew each time. An answer may take as long as a busy machine needs.
 fn patient_health(options: &mut Options) {
     options.health.cache = Duration::ZERO;
     (options.health.each, options.health.all, options.health.slow) = (SOON, SOON, SOON);
@@ -256,7 +259,7 @@ async fn caller_that_gives_up_cancels_nothing() {
     let timed_out = pool.within(Duration::from_millis(20)).get::<Fake>("fake").await.unwrap_err();
     assert!(timed_out.to_string().contains("fake at fake://fake: waited"), "{timed_out}");
     assert!(timed_out.to_string().contains("for connecting"), "{timed_out}");
-    // The view for threads has the same patience.
+    // The view for threads has the same acquire timeout.
     let impatient = blocking::ResourcePool::from(pool.within(Duration::from_millis(20)));
     let timed_out = tokio::task::spawn_blocking(move || impatient.get::<Fake>("fake").unwrap_err()).await.unwrap();
     assert!(timed_out.to_string().contains("for connecting"), "{timed_out}");
@@ -348,7 +351,7 @@ async fn lost_resource_comes_back_in_a_new_generation() {
     link.lost(1, "the wire broke");
     until_async(SOON, async || fake.script.cuts.load(Ordering::SeqCst) == 1).await;
     until_async(SOON, async || fake.script.connects.load(Ordering::SeqCst) >= 3).await;
-    // Between two attempts the cause is answered at once.
+    // Between two attempts, an acquire gets the cause at once.
     let error = pool.get::<Fake>("fake").await.unwrap_err();
     assert!(error.is_transient() && !matches!(error, Error::Timeout(_)), "{error}");
     assert_eq!(pool.health_check().await.entry("fake").unwrap().health, Health::Fail);
@@ -373,7 +376,7 @@ async fn prober_notices_what_stops_answering() {
     }
 }
 
-/// The control is above: the same prober cuts a server that is silent.
+/// The test above is the control: there, the same prober cuts a server that is silent.
 #[tokio::test]
 async fn only_silence_is_a_strike() {
     let answers = [
@@ -406,7 +409,7 @@ async fn only_silence_is_a_strike() {
     }
 }
 
-/// A server that is silent between answers is not lost; two strikes of three are none.
+/// Strikes count only in a row. A server that answers in between is not lost.
 #[tokio::test]
 async fn an_answer_between_strikes_begins_anew() {
     let fake = Fake::new("fake");
@@ -426,13 +429,13 @@ async fn an_answer_between_strikes_begins_anew() {
     until_async(SOON, async || pool.status().resource("fake").unwrap().generation == 2).await;
 }
 
-/// As many as the prober has threads, and one more.
+/// As many pings as the prober has threads, and one more.
 #[tokio::test]
 async fn pings_that_block_their_threads_delay_no_other() {
     let pool = pool_with(|options| {
         patient_health(options);
         (options.health.each, options.health.all) = (Duration::from_secs(2), Duration::from_secs(3));
-        // None is lost before the end of the test.
+        // No resource is lost before the end of the test.
         options.probe.strikes = 1000;
     });
     let (good, stuck) = (Fake::new("good"), ["a", "b", "c"].map(Fake::new));
@@ -461,7 +464,7 @@ async fn pings_that_block_their_threads_delay_no_other() {
     assert_eq!(state(&pool, "good"), State::Ready);
 }
 
-/// Two may hang on each generation, and eight on all.
+/// Two pings may hang on each generation, and eight on all generations together.
 #[tokio::test]
 async fn pings_that_hang_on_what_is_lost_hold_back_none_of_the_next_generation() {
     let fake = Fake::new("fake");
@@ -481,7 +484,7 @@ async fn pings_that_hang_on_what_is_lost_hold_back_none_of_the_next_generation()
             fake.script.pings_in_turn.lock().is_empty()
         })
         .await;
-        // The control: a third one is not sent.
+        // The control: a third ping is not sent.
         let sent = fake.script.pings.load(Ordering::SeqCst);
         let entry = health().await;
         let error = entry.error.unwrap();
@@ -496,14 +499,14 @@ async fn pings_that_hang_on_what_is_lost_hold_back_none_of_the_next_generation()
     assert_eq!(health().await.health, Health::Unknown, "as many hang as may");
 }
 
-/// A process that can have no more threads is no evidence about a server.
+/// A lack of threads in this process is no evidence about a server.
 #[cfg(target_os = "linux")]
 #[test]
 fn ping_that_can_have_no_thread_is_unknown_and_no_strike() {
     if let Some(ended) = common::alone("ping_that_can_have_no_thread_is_unknown_and_no_strike") {
         return assert!(ended.success(), "{ended}");
     }
-    // A thread of an earlier ping's may be there still.
+    // A thread of an earlier ping may still be there.
     for probes in [false, true] {
         let fake = Fake::new("fake");
         let pool = pool_with(|options| {
@@ -519,7 +522,7 @@ fn ping_that_can_have_no_thread_is_unknown_and_no_strike() {
         until(SOON, || {
             let entry = health();
             if entry.health == Health::Pass {
-                // A thread that has ended has left it room.
+                // A thread that ended has left its room to the ping.
                 common::spare_threads(false);
                 began = Instant::now();
                 return false;
@@ -591,7 +594,7 @@ impl Resource for MakesBrittle {
         Ok(())
     }
     async fn close(&self, handle: Arc<Brittle>) -> Result<(), Failure> {
-        // Kept, so that the pool's own is the last one.
+        // The script keeps a handle, so that the pool drops the last one.
         drop(handle);
         Ok(())
     }
@@ -628,7 +631,7 @@ async fn connect_in_flight_comes_to_its_end_before_it_is_closed() {
         let gate = Arc::new(Notify::new());
         *fake.script.gate.lock() = Some(Arc::clone(&gate));
         *fake.script.connect.lock() = does;
-        // The attempt may fail before closing looks at it; the next one would be late enough.
+        // The attempt may fail before closing looks at it. The next attempt is far enough away.
         let pool = pool_with(|options| {
             (options.retry.base, options.retry.cap, options.retry.budget) = (LONG, LONG, Duration::MAX);
             (options.acquire_timeout, options.connect_timeout) = (LONG, LONG);
@@ -641,7 +644,7 @@ async fn connect_in_flight_comes_to_its_end_before_it_is_closed() {
         pool.closing().wait().within(SOON).await;
         gate.notify_one();
         let report = closing.within(SOON).await.unwrap();
-        // An attempt that fails before closing looks at it has no step, as it left nothing to close.
+        // An attempt that fails before closing looks at it leaves nothing to close, so it has no step.
         assert!(report.all_closed(), "{report}");
         let acquired = acquiring.await.unwrap();
         assert!(does == Does::Fail || acquired.is_ok() || acquired.is_err_and(|error| error.is_closed()));
@@ -662,7 +665,7 @@ async fn connect_that_hangs_is_cut_off_as_closing_begins_and_the_report_says_so(
         options.close.step = Duration::from_millis(50);
     });
     let acquiring = in_flight(&pool, &fake).await;
-    // It closes later, but its step is over before that begins.
+    // The resource closes in a later phase, but its step is over before that phase begins.
     let early = || {
         thread::sleep(Duration::from_millis(100));
         Ok(())
@@ -675,7 +678,8 @@ async fn connect_that_hangs_is_cut_off_as_closing_begins_and_the_report_says_so(
     assert!(acquiring.await.unwrap().is_err_and(|error| error.is_closed()));
 }
 
-/// A step leases whatever closes after it, and nothing that closes with it or before; what it begins there is waited for.
+/// A step can lease every resource that closes later, and none that closes with it or before. Closing waits for work
+/// that the step begins there.
 #[test]
 fn closing_code_may_use_what_closes_later() {
     let (queue, cache, database) = (Fake::new("queue"), Fake::new("cache"), Fake::new("database"));
@@ -698,7 +702,7 @@ fn closing_code_may_use_what_closes_later() {
             let from_async = inside.as_async();
             let leased = futures_util::FutureExt::now_or_never(async move { from_async.get::<Fake>("database").await });
             assert!(leased.is_none_or(|leased| leased.is_ok()));
-            // Nothing outside is let in meanwhile.
+            // Code outside of the step gets no lease meanwhile.
             let outside = inside.clone();
             let leased = thread::spawn(move || outside.get::<Fake>("database").map(drop)).join().unwrap();
             assert!(leased.is_err_and(|error| error.is_closed()), "{when}");
@@ -731,7 +735,7 @@ fn closing_code_may_use_what_closes_later() {
     assert_eq!((&database.finished[..], &database.unfinished[..]), (&[(Work::Row, 2)][..], &[][..]), "{report}");
 }
 
-/// A lease that is merely held, and was neither taken nor used lately, costs closing no time.
+/// A lease that is merely held, and was neither taken nor used lately, does not delay closing.
 #[tokio::test]
 async fn closing_waits_only_for_leases_that_were_used_lately() {
     let held = Duration::from_secs(1);
@@ -772,7 +776,7 @@ async fn reopen_is_refused_while_closing() {
     drop(pool.get::<Fake>("fake").await.unwrap());
 }
 
-/// A server that takes every connection and ends it at once.
+/// The server takes every connection and ends it at once.
 #[tokio::test]
 async fn generations_that_die_young_are_followed_by_pauses() {
     let fake = Fake::new("fake");
@@ -792,18 +796,18 @@ async fn generations_that_die_young_are_followed_by_pauses() {
             }
         }
     });
-    // 100, 200, 400, 400 … ms: six connects take 1.5 s, where one after the other takes none.
+    // With pauses of 100, 200, 400, 400 … ms, six connects take 1.5 s. Without pauses they take no time.
     let started = Instant::now();
     until_async(SOON, async || fake.script.connects.load(Ordering::SeqCst) >= 6).await;
     assert!(started.elapsed() > Duration::from_millis(1300), "{:?}", started.elapsed());
-    // In a pause; between two of them it is ready for a moment.
+    // These see a pause. Between two pauses the resource is ready for a moment.
     let error = eventually(SOON, async || pool.get::<Fake>("fake").await.err()).await;
     assert!(error.to_string().contains("it hung up"), "{error}");
     let told = eventually(SOON, async || pool.health_check().await.entry("fake").unwrap().error.clone()).await;
     assert!(told.contains("it hung up"), "{told}");
     hangs_up.store(false, Ordering::SeqCst);
     server.join().unwrap();
-    // One that lives for longer than the cap is brought back at once.
+    // A generation that lived longer than the cap is followed by no pause.
     until_async(SOON, async || state(&pool, "fake") == State::Ready).await;
     let ready = Instant::now();
     until_async(SOON, async || ready.elapsed() > Duration::from_millis(500)).await;
@@ -826,7 +830,7 @@ async fn loss_told_by_an_attempt_that_failed_is_not_the_next_ones() {
     until_async(SOON, async || pool.get::<Fake>("fake").await.is_ok()).await;
     failed.lost(1, "the socket of the attempt that failed");
     assert_eq!((state(&pool, "fake"), fake.script.cuts.load(Ordering::SeqCst)), (State::Ready, 0));
-    // The one that made it is believed.
+    // A report of the attempt that made the generation counts.
     let made = fake.script.link.lock().clone().unwrap();
     made.lost(1, "its own socket");
     until_async(SOON, async || pool.status().resource("fake").unwrap().generation == 2).await;
@@ -850,7 +854,7 @@ async fn closed_stays_closed_until_reconnect_or_reopen() {
     pool.reopen().unwrap();
     assert!(!pool.is_closing());
     assert_eq!(*pool.get::<Fake>("fake").await.unwrap(), 3);
-    // Working ones can be reconnected too.
+    // A resource that works can be reconnected too.
     pool.reconnect("fake").await.unwrap();
     assert_eq!(*pool.get::<Fake>("fake").await.unwrap(), 4);
 }
@@ -869,7 +873,7 @@ async fn reconnect_overtakes_a_recovery_that_pauses() {
     link.lost(1, "the wire broke");
     until_async(SOON, async || state(&pool, "fake") == State::Broken).await;
     *fake.script.connect.lock() = Does::Work;
-    // The next attempt is a minute away, and nobody waits for it.
+    // The next attempt is a minute away, and an acquire does not wait for it.
     let error = pool.get::<Fake>("fake").await.unwrap_err();
     assert!(matches!(error, Error::Lost { .. } | Error::Connect(_)), "{error}");
     pool.reconnect("fake").within(SOON).await.unwrap();
@@ -899,7 +903,7 @@ async fn attempt_that_tells_how_far_it_has_come_has_its_limit_for_each_step() {
     until_async(SOON, async || state(&pool, "fake") == State::Ready).await;
     assert_eq!(fake.script.connects.load(Ordering::SeqCst), 2, "one attempt for each generation");
 
-    // An attempt that stands still has its limit once more, and then says where it stood.
+    // A step without progress gets the limit once more. Its error then names the last progress.
     link.progress("nothing: that attempt is over");
     link.lost(2, "the wire broke");
     until_async(SOON, async || fake.script.connects.load(Ordering::SeqCst) == 3).await;
@@ -926,7 +930,7 @@ async fn reconnect_in_an_outage_leaves_somebody_to_bring_it_back() {
 async fn loss_of_an_overtaken_connection_is_not_the_next_ones() {
     let fake = Fake::new("fake");
     *fake.script.gate.lock() = Some(Arc::default());
-    // The attempt lasts until the close cuts it off.
+    // The attempt lasts until the close cuts it.
     let pool = pool_with(|options| {
         (options.acquire_timeout, options.connect_timeout, options.retry.budget) = (LONG, LONG, LONG);
         options.close.step = Duration::from_millis(50);
@@ -1021,7 +1025,7 @@ async fn hook_that_is_accepted_runs() {
 #[cfg(feature = "redis")]
 #[tokio::test]
 async fn nothing_begins_in_a_closed_pool() {
-    // Of this one nothing is made before it is asked for.
+    // The global pool makes nothing before it is asked for.
     let pool = ResourcePool::global();
     pool.close_all().await;
     for (name, warmed) in pool.warm_up(["redis"]).await {
@@ -1094,7 +1098,7 @@ fn error_tells_the_drivers_and_has_it_as_its_source() {
     }
 }
 
-/// As some drivers' errors: the text leaves the cause out.
+/// An error whose text leaves the cause out, as some drivers' errors do.
 #[derive(Debug)]
 struct DbError(io::Error);
 
@@ -1118,10 +1122,10 @@ impl std::error::Error for DbError {
     }
 }
 
-/// How long an attempt to connect takes, and what it then fails with; without a text it never ends.
+/// The duration of an attempt to connect, and its error. Without an error the attempt never ends.
 type Try = (Duration, Option<&'static str>);
 
-/// Connected after all its attempts; then it cannot be pinged.
+/// A resource that connects after all its attempts. Its pings fail.
 #[derive(Clone)]
 struct Tries(Arc<Mutex<Vec<Try>>>);
 
@@ -1171,7 +1175,7 @@ async fn error_tells_the_causes_that_a_driver_leaves_out_and_each_once() {
     pool.register("slow", Tries::new(vec![(Duration::ZERO, Some("")), never])).unwrap();
     let connect = pool.get::<Tries>("refused").await.unwrap_err();
     drop(pool.get::<Tries>("slow").await.unwrap_err());
-    // After the circuit's pause an attempt begins that tells nothing more.
+    // After the circuit's pause a new attempt begins that reports nothing more.
     let timeout = eventually(SOON, async || {
         let waited = pool.within(Duration::from_millis(100)).get::<Tries>("slow").await;
         waited.err().filter(|error| matches!(error, Error::Timeout(_)))
@@ -1205,9 +1209,9 @@ async fn error_of_connecting_is_that_of_an_attempt_that_had_its_time() {
     let millis = Duration::from_millis;
     for (tries, attempts, told) in [
         (vec![(now, Some("no such set")), (now, hangs)], 2, "no such set"),
-        // The most recent one, if it had its time.
+        // The most recent error of an attempt that had its time.
         (vec![(now, Some("no such set")), (now, Some("no such user")), (now, hangs)], 3, "no such user"),
-        // A second one would need as long.
+        // A second attempt would need as long.
         (vec![(millis(600), Some("no such set")), (now, hangs)], 1, "no such set"),
         (vec![(now, hangs)], 1, "no answer within"),
     ] {
@@ -1240,7 +1244,7 @@ async fn closing_follows_phases_and_edges() {
         pool.register(name, fake.clone()).unwrap();
         drop(pool.get::<Fake>(name).await.unwrap());
         let log = Arc::clone(&log);
-        // Each close is seen through its own log, in real time.
+        // A step of a later phase logs each close, in real time.
         pool.on_close(&format!("after-{name}"), Phase::Telemetry, move || {
             log.lock().push((name, fake.script.closes.load(Ordering::SeqCst)));
             Ok(())
@@ -1261,7 +1265,7 @@ async fn closing_follows_phases_and_edges() {
     assert!(report.all_closed(), "{report}");
 }
 
-/// The phases order these already, so that what shares one still closes side by side.
+/// The phases already order these. So resources of the same phase still close side by side.
 #[test]
 fn edges_between_phases_delay_nothing() {
     let pool = blocking::ResourcePool::from(pool());
@@ -1280,8 +1284,9 @@ fn edges_between_phases_delay_nothing() {
     assert!(report.all_closed(), "{report}");
 }
 
-/// Neither many ways between the same two nor a long chain cost more than there are edges. Either takes a fraction of a
-/// second; the limit is for a busy machine, and a hundredth of what walking all ways anew would take.
+/// Neither many ways between the same two nor a long chain cost more than their number of edges. Either takes a
+/// fraction of a second. The limit is for a busy machine, and a hundredth of the time that walking all ways anew would
+/// take.
 #[test]
 fn edges_in_diamonds_and_in_long_chains_are_added_and_closed_at_once() {
     const LAYERS: usize = 20;
@@ -1311,7 +1316,7 @@ fn edges_in_diamonds_and_in_long_chains_are_added_and_closed_at_once() {
         pool.register(&link(number), Fake::new("link")).unwrap();
     }
     let started = Instant::now();
-    // One half grows at its end, the other at its beginning.
+    // One half of the chain grows at its end, and the other half at its beginning.
     for number in (0..LINKS / 2).chain((LINKS / 2..LINKS).rev()) {
         pool.depends_on(&link(number), &link(number + 1)).unwrap();
     }
@@ -1331,7 +1336,7 @@ fn edges_in_diamonds_and_in_long_chains_are_added_and_closed_at_once() {
 #[test]
 fn edges_between_many_closures_are_added_at_once() {
     const LINKS: usize = 20_000;
-    // So many in a row have too little time to close.
+    // So many steps in a row have too little time to close. stderr need not report them all.
     let pool = blocking::ResourcePool::from(pool_with(|options| options.close.stderr = false));
     let hook = |number: usize| format!("hook {number}");
     for number in 0..=LINKS {
@@ -1425,7 +1430,7 @@ async fn last_phase_gets_its_floor_though_all_before_it_hang() {
         }
         assert_eq!(report.step("of telemetry").unwrap().outcome, Outcome::Closed, "{report}");
     };
-    // With time for every floor, and with less.
+    // Once with time for every floor, and once with less.
     tokio::join!(close(600, 8000), close(4000, 8000));
 }
 
@@ -1485,7 +1490,7 @@ async fn drain_waits_for_work_and_hardly_for_held_leases() {
     closing.wait().within(SOON).await;
     assert!(pool.is_closing() && closing.is_set());
     assert_eq!(pool.health_check().await.readiness(), Health::Fail);
-    // Work already begun may need what is ready; nothing new is connected.
+    // Work that has begun may need a ready resource. Nothing new connects.
     assert!(pool.get::<Fake>("fake").await.is_ok());
     until_async(SOON, async || state(&pool, "fake") == State::Draining).await;
     let started = Instant::now();
@@ -1500,7 +1505,7 @@ async fn drain_waits_for_work_and_hardly_for_held_leases() {
     assert_eq!(report.reason, Reason::Requested);
     drop(held);
 
-    // Held only: about a second.
+    // A lease that is only held costs about a second.
     pool.reopen().unwrap();
     let held = pool.get::<Fake>("fake").await.unwrap();
     let watch = Stopwatch::start();
@@ -1509,7 +1514,7 @@ async fn drain_waits_for_work_and_hardly_for_held_leases() {
     assert!(watch.took() < Duration::from_secs(2), "{report}");
     drop(held);
 
-    // Nothing held: at once.
+    // Without leases there is no wait.
     pool.reopen().unwrap();
     drop(pool.get::<Fake>("fake").await.unwrap());
     let watch = Stopwatch::start();
@@ -1517,7 +1522,7 @@ async fn drain_waits_for_work_and_hardly_for_held_leases() {
     assert!(watch.took() < Duration::from_millis(500), "{report}");
 }
 
-/// Long before the limit for what is merely held.
+/// The drain ends long before the limit for leases that are merely held.
 #[tokio::test]
 async fn lease_that_comes_back_ends_the_drain() {
     let fake = Fake::new("fake");
@@ -1532,7 +1537,7 @@ async fn lease_that_comes_back_ends_the_drain() {
         async move { pool.close_all().await }
     });
     until_async(SOON, async || state(&pool, "fake") == State::Draining).await;
-    // By then the drain waits, and nothing else happens.
+    // By now the drain waits, and nothing else happens.
     let started = Instant::now();
     until_async(SOON, async || started.elapsed() > Duration::from_millis(200)).await;
     assert!(!closed.is_finished(), "a lease is held");
@@ -1541,7 +1546,7 @@ async fn lease_that_comes_back_ends_the_drain() {
     assert!(report.all_closed() && report.step("fake").unwrap().held.is_empty(), "{report}");
 }
 
-/// So that nobody waits for answers of what is closed.
+/// The cut ends calls that would wait for an answer of the closed resource.
 #[tokio::test]
 async fn step_that_does_not_close_is_cut() {
     for (does, cuts) in [(Does::Work, 0), (Does::Fail, 1), (Does::Panic, 1), (Does::Hang, 1), (Does::BlockThread, 1)] {
@@ -1571,7 +1576,7 @@ async fn all_who_close_share_one_report() {
         assert_eq!(report.steps.len(), 1);
         counter.fetch_add(1, Ordering::SeqCst);
     });
-    // One that gives up at once cancels nothing.
+    // A caller that gives up at once cancels nothing.
     drop(tokio::time::timeout(Duration::ZERO, pool.close_all()).await);
     let closers: Vec<_> = (0..20)
         .map(|_| {
@@ -1594,7 +1599,7 @@ fn own_pool_closes_with_its_last_handle() {
     drop(pool.get::<Fake>("fake").unwrap());
     drop(pool);
     assert_eq!(fake.script.closes.load(Ordering::SeqCst), 0);
-    // In async code, where a drop may neither block nor need a runtime of its own.
+    // In async code a drop may neither block nor need a runtime of its own.
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async move { drop(other) });
     until(SOON, || fake.script.closes.load(Ordering::SeqCst) == 1);
 }
@@ -1618,7 +1623,7 @@ async fn adopted_clients_are_held_weakly() {
     assert_eq!(report.steps.len(), 1, "{report}");
 }
 
-/// That it panics is nobody else's business.
+/// The panic reaches no other user.
 #[test]
 fn closure_of_a_client_that_is_gone_may_panic_as_it_drops() {
     struct Brittle;
@@ -1631,13 +1636,14 @@ fn closure_of_a_client_that_is_gone_may_panic_as_it_drops() {
     let adopt = |client: &Arc<()>| {
         let held = Brittle;
         let close = move |_| {
+            // The value is forgotten so that only the closures that never run panic as they drop.
             std::mem::forget(held);
             Ok(())
         };
         pool.adopt("client", client, Phase::Databases, close).unwrap();
     };
     let alive = Arc::new(());
-    // Of those that are gone some are let go by who adopts the next, the others by closing.
+    // The next `adopt` drops some closures of clients that are gone. Closing drops the others.
     for _ in 0..4 {
         adopt(&Arc::new(()));
     }
@@ -1647,7 +1653,7 @@ fn closure_of_a_client_that_is_gone_may_panic_as_it_drops() {
     assert_eq!(report.steps.len(), 1, "{report}");
 }
 
-/// Each adopts in as much time as the first.
+/// Each `adopt` takes as long as the first.
 #[test]
 fn adopted_clients_are_no_dearer_the_more_there_are() {
     let pool = blocking::ResourcePool::from(pool());
@@ -1661,7 +1667,7 @@ fn adopted_clients_are_no_dearer_the_more_there_are() {
         .collect();
     let took = started.elapsed();
     assert!(took < SOON, "{took:?} for {}", clients.len());
-    // Those that are gone do not pile up.
+    // Closures of clients that are gone do not pile up.
     let closure = Arc::new(());
     for _ in 0..100_000 {
         let held = Arc::clone(&closure);
@@ -1791,11 +1797,11 @@ async fn close_of_one_that_outlasts_the_close_of_all_is_told_as_such() {
     until_async(SOON, async || fake.script.closes.load(Ordering::SeqCst) == 1).await;
     let all = pool.close_all_within(Duration::from_millis(500)).within(SOON).await;
     assert_eq!(all.step("fake").unwrap().outcome, Outcome::TimedOut, "{all}");
-    // A step's budget, and the grace after it.
+    // The limit covers a step's budget and the grace after it.
     assert!(!one.within(SOON * 2).await.unwrap().all_closed());
 }
 
-/// Its handles drop once they may, when the resource is known to be closed.
+/// A resource whose handles drop only once they may, when the resource is known to be closed.
 #[derive(Clone, Default)]
 struct Lingering {
     may_drop: Arc<AtomicBool>,
@@ -1860,7 +1866,7 @@ async fn a_report_has_how_full_a_resource_was_and_what_it_left_undone() {
     assert_eq!(report.step("fake").unwrap().unfinished, [(Work::Operation, 1)], "{report}");
 }
 
-/// The grace after a cut is taken from what time there is.
+/// The grace after a cut comes out of the time that is left.
 #[tokio::test]
 async fn a_step_with_hardly_any_time_is_cut_and_in_the_report() {
     let fake = Fake::new("fake");
@@ -1873,7 +1879,8 @@ async fn a_step_with_hardly_any_time_is_cut_and_in_the_report() {
     assert!(step.took > Duration::ZERO && fake.script.cuts.load(Ordering::SeqCst) > 0, "{report}");
 }
 
-/// Work that the closing code of an earlier phase leaves at a resource has half of its time, and the goodbye the other half.
+/// Work that the closing code of an earlier phase leaves at a resource gets half of the step's time. The disconnect
+/// gets the other half.
 #[tokio::test]
 async fn what_is_left_undone_by_closing_code_leaves_time_for_the_goodbye() {
     let fake = Fake::new("fake");
@@ -1896,7 +1903,7 @@ async fn what_is_left_undone_by_closing_code_leaves_time_for_the_goodbye() {
     drop(undone);
 }
 
-/// Its goodbye never comes, and each time that it is polled its thread has something else to do first.
+/// A resource whose disconnect never ends, and which blocks its thread for a while at each poll.
 #[derive(Clone, Default)]
 struct Busybody(Arc<()>);
 
@@ -1914,7 +1921,7 @@ impl Resource for Busybody {
     async fn close(&self, (): ()) -> Result<(), Failure> {
         let _goodbye = Arc::clone(&self.0);
         loop {
-            // The work of the driver's own, and a timer of its: no condition is waited for.
+            // That is the driver's own work and its own timer. It waits for no condition.
             thread::sleep(Duration::from_millis(30));
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -1923,7 +1930,7 @@ impl Resource for Busybody {
     fn cut(&self, (): &()) {}
 }
 
-/// The timers of a runtime that has ended panic.
+/// A timer panics if its runtime has ended.
 #[test]
 fn a_goodbye_that_is_given_up_never_finds_its_runtime_gone() {
     if let Some(ended) = common::alone("a_goodbye_that_is_given_up_never_finds_its_runtime_gone") {
@@ -2020,7 +2027,7 @@ async fn health_has_a_failed_resource_tried_again() {
     assert!(pool.get::<Fake>("fake").await.is_err());
     assert_eq!(pool.health_check().await.readiness(), Health::Fail);
     *fake.script.connect.lock() = Does::Work;
-    // Nobody acquires it any more, and yet it comes back.
+    // Nobody acquires it any more, and it comes back nevertheless.
     until_async(SOON, async || pool.health_check().await.readiness() == Health::Pass).await;
 }
 
@@ -2032,7 +2039,7 @@ async fn health_checks_of_one_task_do_not_wait_for_each_other() {
     *fake.script.ping.lock() = Does::Hang;
     let mut first = std::pin::pin!(pool.health_check());
     assert!(futures_util::poll!(first.as_mut()).is_pending());
-    // The first one is not polled while the second one is awaited.
+    // The first check is not polled while the second is awaited.
     assert!(!pool.is_healthy("fake").within(SOON).await);
     assert!(!first.await.is_healthy());
 }
@@ -2051,7 +2058,7 @@ fn loss_on_a_runtime_that_has_ended_leaves_nobody_waiting() {
     assert!(blocking::ResourcePool::from(pool).get::<Fake>("fake").is_err());
 }
 
-/// The ends of pings and goodbyes, in order.
+/// A resource that logs the ends of its pings and disconnects, in order.
 #[derive(Clone, Default)]
 struct Told {
     log: Arc<Mutex<Vec<&'static str>>>,
@@ -2086,7 +2093,7 @@ fn goodbye_waits_for_the_ping_that_is_under_way() {
         (options.probe.interval, options.probe.limit) = (Duration::from_millis(1), LONG);
     })
     .into();
-    // Both close side by side, and the neighbour's goodbye takes its time.
+    // Both close side by side, and the neighbour's disconnect takes longer.
     let neighbour = Fake::new("neighbour");
     *neighbour.script.close.lock() = Does::Slow;
     pool.register("told", told.clone()).unwrap();

@@ -1,4 +1,4 @@
-//! README's programs compile in a crate that has this one alone.
+//! Checks README: its programs compile in a crate that depends on this one alone, and its facts are the present ones.
 
 #![cfg(all(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
 #![allow(missing_docs)]
@@ -31,12 +31,12 @@ fn readme_programs_need_this_crate_alone() {
     let check = |name: &str| {
         let mut cargo = Command::new(env!("CARGO"));
         cargo.args(["check", "--offline", "--quiet", "--bin", name]).current_dir(&fresh);
-        // Compiled dependencies serve again where the features are the same.
+        // The dependencies that are already compiled are used again if their features are the same.
         cargo.arg("--target-dir").arg(Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target folder"));
         let output = cargo.output().unwrap();
         (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
-    // README's sentence on a derive.
+    // README says that a derive compiles.
     let row =
         "use resource_pool::clickhouse;\n#[derive(clickhouse::Row)]\nstruct Bar {\n    _close: f64,\n}\nfn main() {}\n";
     fs::write(fresh.join("src/bin/row.rs"), row).unwrap();
@@ -48,7 +48,7 @@ fn readme_programs_need_this_crate_alone() {
     assert!(!compiles && errors.contains("redis"), "{errors}");
 }
 
-/// The levels of the headings, and the code blocks, in their order.
+/// The levels of a page's headings, and its code blocks, in their order.
 fn shape(page: &str) -> (Vec<usize>, Vec<String>) {
     let (mut levels, mut blocks) = (Vec::new(), Vec::new());
     let mut block: Option<String> = None;

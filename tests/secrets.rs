@@ -1,4 +1,4 @@
-//! The password, however it came in, comes out nowhere.
+//! No output has the password in it, however it was configured.
 
 #![cfg(all(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
 #![allow(missing_docs)]
@@ -14,10 +14,10 @@ use resource_pool::config::{ClickHouseConfig, MongoConfig, Options, RabbitMqConf
 use resource_pool::{Builder, ResourcePool};
 use services::{Kind, Service};
 
-/// The secret that is looked for: as it is, and as a URL has it.
+/// The secret as it is, and as a URL has it.
 const SECRETS: [&str; 2] = ["p4ss@:/%word", "p4ss%40%3A%2F%25word"];
 
-/// All that a pool can be made to say.
+/// Every text that a pool can be made to say.
 async fn all_that_it_says(pool: &ResourcePool) -> String {
     let mut said = format!("{pool:?}");
     let mut say = |text: String| said.push_str(&text);
@@ -64,7 +64,7 @@ async fn secrets_appear_nowhere() {
     let encoded = SECRETS[1];
     let servers = Service::start_all(&[Kind::Mongo, Kind::RabbitMq, Kind::ClickHouse, Kind::Redis]).unwrap();
     let ports: Vec<u16> = servers.iter().map(Service::port).collect();
-    // Refused by servers that are there, and by ports where nobody is.
+    // Servers that refuse the login, and ports where nobody listens.
     for ports in [ports, vec![1, 1, 1, 1]] {
         let [mongo, rabbitmq, clickhouse, redis] = ports[..] else { panic!() };
         let urls = [
@@ -115,7 +115,7 @@ async fn secrets_appear_nowhere() {
         fs::remove_file(path).unwrap();
     }
     assert_none(&format!("{:?}", Secret::from(SECRETS[0])));
-    // Malformed input is not repeated in messages either.
+    // An error does not repeat malformed input either.
     for url in [
         format!("mongodb//user:{encoded}@h"),
         format!("amqp://user:{encoded}@"),

@@ -1,4 +1,4 @@
-//! Every name that users see, on both facades, against the real servers.
+//! Uses every name that users see, on both facades, against the real servers.
 
 #![cfg(all(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
 #![allow(missing_docs)]
@@ -42,7 +42,9 @@ struct Number {
 }
 
 const NAMES: [&str; 4] = ["mongo", "rabbitmq", "clickhouse", "redis"];
+/// The limit for a health check or an acquire of something ready, also on a busy machine.
 const SOON: Duration = Duration::from_secs(8);
+/// The limit for connecting, also on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn mongo() -> MongoConfig {
@@ -60,7 +62,7 @@ fn redis() -> RedisConfig {
 
 fn configured<P>(builder: Builder<P>) -> Builder<P> {
     let mut options = Options::default();
-    // However long a server takes on a busy machine.
+    // A server may take long on a busy machine.
     (options.acquire_timeout, options.connect_timeout, options.retry.budget) = (PATIENCE, PATIENCE / 3, PATIENCE);
     (options.health.each, options.health.all, options.health.slow) = (SOON, SOON, SOON);
     builder
@@ -94,7 +96,7 @@ async fn surface_async() {
         result.unwrap_or_else(|error| panic!("{name}: {error}"));
     }
 
-    // Acquire, use, and see who holds.
+    // Acquires, uses, and lists the holders.
     let mongo_lease: Lease<mongodb::Client> = pool.mongo().await.unwrap();
     let line = line!() - 1;
     assert!(on_line(&pool.holders(), "mongo", line), "{:?}", pool.holders());
@@ -143,7 +145,7 @@ async fn surface_async() {
     let () = redis_lease.set_ex(&key, 7, 60).await.unwrap();
     assert_eq!(redis_lease.exclusive().await.unwrap().get_del::<_, i64>(&key).await.unwrap(), 7);
 
-    // Named, brought along, with another timeout.
+    // Named resources, resources configured by the caller, and another timeout.
     drop(pool.mongo_named("research").await.unwrap());
     drop(pool.rabbitmq_named("orders").await.unwrap());
     drop(pool.clickhouse_named("factors").await.unwrap());
@@ -164,13 +166,13 @@ async fn surface_async() {
         assert!(report.all_closed(), "{report}");
     }
 
-    // Health and looks.
+    // Health and status.
     assert_eq!(pool.health_check().await.readiness(), Health::Pass);
     assert!(pool.is_healthy("mongo").await);
     assert_eq!(pool.status().resource("mongo").unwrap().state, State::Ready);
     assert!(pool.check_leak(5).is_empty());
 
-    // Extend.
+    // Kinds, hooks and clients of the user's own.
     pool.register("feed", Feed).unwrap();
     assert_eq!(*pool.get::<Feed>("feed").await.unwrap(), "feed");
     pool.depends_on("feed", "redis").unwrap();
@@ -189,7 +191,7 @@ async fn surface_async() {
     };
     pool.adopt("own", &client, Phase::Databases, close).unwrap();
 
-    // End, one and all.
+    // Closes one resource, and then all.
     assert!(pool.close("locks").await.unwrap().all_closed());
     assert!(matches!(pool.redis_named("locks").await, Err(Error::Closed { .. })));
     pool.reconnect("locks").await.unwrap();
@@ -331,7 +333,7 @@ fn surface_global() {
     let after = resource_pool::run(async {
         drop(resource_pool::redis().await.unwrap());
         let report = ResourcePool::global().close_all().await;
-        // Closing everything does not take the ground from under whoever asked for it.
+        // Closing everything does not end the runtime of the task that asked for it.
         tokio::time::sleep(Duration::from_millis(10)).await;
         report.all_closed()
     });

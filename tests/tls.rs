@@ -1,4 +1,4 @@
-//! TLS to real servers of all four, with certificates made here.
+//! TLS to real servers of all kinds, with certificates that the tests make.
 
 #![cfg(all(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
 #![allow(missing_docs)]
@@ -6,7 +6,7 @@
 use resource_pool::config::{ClickHouseConfig, MongoConfig, RabbitMqConfig, RedisConfig, ResourceConfig, TlsOptions};
 use resource_pool::{Error, ResourcePool};
 
-/// The configuration of one kind, at this URL.
+/// The configuration of one kind at this URL.
 fn config(kind: &str, url: &str, tls: Option<TlsOptions>) -> ResourceConfig {
     macro_rules! with_tls {
         ($config:expr) => {{
@@ -86,13 +86,13 @@ mod with_the_feature {
     use super::common::{Within, until_async};
     use super::*;
 
-    /// A frozen server must show as an error within this.
+    /// The limit for a frozen server to show as an error.
     const FROZEN: Duration = Duration::from_secs(5);
-    /// Enough for a matter of seconds, on a machine that has much else to do.
+    /// The limit for steps of some seconds, on a busy machine.
     const LONG: Duration = Duration::from_secs(20);
     const ALMOST_NEVER: i32 = 3000;
 
-    /// Who signs certificates here.
+    /// An authority that signs certificates.
     struct Authority(Issuer<'static, KeyPair>);
 
     fn params(name: &str, hosts: &[&str]) -> CertificateParams {
@@ -103,7 +103,7 @@ mod with_the_feature {
     }
 
     impl Authority {
-        /// A new one, with its certificate.
+        /// A new authority, and its certificate.
         fn new(name: &str) -> (Self, String) {
             let mut params = params(name, &[]);
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -113,7 +113,7 @@ mod with_the_feature {
             (Authority(Issuer::new(params, key)), pem)
         }
 
-        /// One that this one has signed, with its certificate.
+        /// A new authority that this one has signed, and its certificate.
         fn authorize(&self, name: &str) -> (Self, String) {
             let mut params = params(name, &[]);
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -123,7 +123,7 @@ mod with_the_feature {
             (Authority(Issuer::new(params, key)), pem)
         }
 
-        /// A certificate and its key. Valid until `expiry`, if there is to be one.
+        /// A certificate and its key. It is valid until `expiry`, or almost for ever.
         fn sign(&self, name: &str, hosts: &[&str], expiry: Option<SystemTime>) -> [String; 2] {
             let mut params = params(name, hosts);
             params.not_before = date_time_ymd(2000, 1, 1);
@@ -136,7 +136,7 @@ mod with_the_feature {
         }
     }
 
-    /// A folder with all the files.
+    /// A folder with all files of a test.
     struct Files {
         folder: PathBuf,
         authority: Authority,
@@ -170,7 +170,7 @@ mod with_the_feature {
             self.path(name)
         }
 
-        /// Our authority is trusted.
+        /// Options that trust this authority.
         fn trusting(&self) -> TlsOptions {
             TlsOptions::default().ca_file(self.path("ca.pem"))
         }
@@ -190,7 +190,7 @@ mod with_the_feature {
         }
     }
 
-    /// The URL over TLS.
+    /// The server's URL over TLS.
     fn secure(server: &Service, host: &str) -> String {
         url(server, true, host, server.tls_port().unwrap())
     }
@@ -211,7 +211,7 @@ mod with_the_feature {
         format!("{scheme}://{login}@{host}:{port}/{path}")
     }
 
-    /// One attempt at a time, so that what is permanent and what is not takes as long.
+    /// A pool without a circuit, so that permanent and transient errors take the same time.
     fn pool_of(kind: Kind, url: &str, tls: Option<TlsOptions>) -> ResourcePool {
         let mut options = Options::default();
         options.circuit = Duration::ZERO;
@@ -276,7 +276,7 @@ mod with_the_feature {
         }
     }
 
-    /// Why there is no connection, told the same by both facades.
+    /// The error of a connect, which both facades report alike.
     async fn refused(kind: Kind, url: &str, tls: Option<TlsOptions>) -> Arc<ConnectError> {
         let refusal = |asked: Result<(), Error>| match asked {
             Err(Error::Connect(error)) => error,
@@ -291,7 +291,7 @@ mod with_the_feature {
         error
     }
 
-    /// A permanent refusal, whose text has these words.
+    /// Checks for a permanent refusal whose text has these words.
     async fn refused_for_good(kind: Kind, url: &str, tls: Option<TlsOptions>, words: &[&str]) {
         let error = refused(kind, url, tls).await;
         let text = error.to_string();
@@ -309,7 +309,7 @@ mod with_the_feature {
         let report = pool.close_all().await;
         assert!(report.all_closed(), "{report}");
 
-        // A part of a higher layer moves the host, and takes neither TLS nor the login away.
+        // The environment changes the host alone. TLS and the login stay as the file has them.
         let below = secure(open, "localhost.invalid");
         let key = if kind == Kind::Mongo { "uri" } else { "url" };
         let ca = files.path("ca.pem");
@@ -320,7 +320,7 @@ mod with_the_feature {
         ask(kind, &moved).await.unwrap();
         assert!(moved.close_all().await.all_closed());
 
-        // A server that is not the right one.
+        // The certificate does not match.
         let other = TlsOptions::default().ca_file(files.path("other.pem"));
         refused_for_good(kind, &local, Some(other), &["UnknownIssuer", "ca_file"]).await;
         refused_for_good(kind, &local, None, &["UnknownIssuer", "ca_file"]).await;
@@ -334,7 +334,7 @@ mod with_the_feature {
             ask(kind, &pool_of(kind, &numeric, Some(named))).await.unwrap();
         }
 
-        // A wrong password.
+        // The password is wrong.
         let mistyped = local.replacen(":p%40ss", ":mistyped", 1);
         assert_ne!(mistyped, local);
         let error = refused(kind, &mistyped, trusting.clone()).await;
@@ -355,7 +355,7 @@ mod with_the_feature {
         let apart = files.trusting().cert_file(files.path("client.crt")).key_file(files.path("client.key"));
         if kind == Kind::Mongo {
             assert_eq!(wrong(kind.name(), &strict_url, Some(apart)).0, "mongo.tls.key_file");
-            // Neither the server nor the driver says why.
+            // Neither the server nor the driver gives a reason.
             let error = refused(kind, &strict_url, trusting.clone()).await;
             assert!(!error.permanent && error.to_string().contains("cert_file"), "{error}");
         } else {
@@ -363,14 +363,15 @@ mod with_the_feature {
             refused_for_good(kind, &strict_url, trusting.clone(), &["client certificate", "cert_file"]).await;
         }
 
-        // The other kind of port.
+        // The URL's scheme and the port do not match.
         let plain_to_tls = url(open, false, "localhost", open.tls_port().unwrap());
         refused_for_good(kind, &plain_to_tls, None, &["this port speaks TLS"]).await;
         if kind != Kind::Mongo {
             let tls_to_plain = url(open, true, "localhost", open.port());
             let error = refused(kind, &tls_to_plain, trusting).await;
             let text = error.to_string();
-            // A Redis waits for the end of the line, as a ClickHouse may, by what the random bytes mean to it.
+            // A Redis waits for the end of a line, and a ClickHouse may too, because it takes the random bytes for a
+            // command.
             let waits = kind != Kind::RabbitMq && text.contains("no answer within");
             assert!(!error.permanent && (waits || text.contains("speaks no TLS")), "{text}");
         }
@@ -384,7 +385,7 @@ mod with_the_feature {
         let fresh = pool_of(kind, &local, Some(files.trusting()));
         let threads: blocking::ResourcePool = used.clone().into();
         let in_thread = tokio::task::spawn_blocking(move || ask_blocking(kind, &threads));
-        // The exact limits are for each backend's own tests to keep: three at once on few cores take their time.
+        // Each backend's own tests check the exact limits. Here three calls at once on few cores take longer.
         let (in_thread, in_flight, in_handshake) = tokio::join!(
             in_thread.within(FROZEN * 2),
             ask_async(kind, &used).within(FROZEN * 2),
@@ -405,7 +406,7 @@ mod with_the_feature {
         }
     }
 
-    /// Gives the server a certificate whose time is over.
+    /// Gives the server a certificate that has expired.
     async fn expire(kind: Kind, files: &Files, server: &Service) {
         let soon = SystemTime::now() + Duration::from_secs(2);
         let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
@@ -414,7 +415,7 @@ mod with_the_feature {
         let local = secure(server, "localhost");
         match kind {
             Kind::Mongo => {
-                // It takes none that is over already.
+                // MongoDB refuses a certificate that has already expired.
                 let pool = pool_of(kind, &local, Some(files.trusting()));
                 let mongo = pool.mongo().await.unwrap();
                 files.write("server.pem", &expired);
@@ -444,7 +445,7 @@ mod with_the_feature {
         assert!(!error.permanent && text.contains("expired") && text.contains("renewed"), "{text}");
     }
 
-    /// A server that is being restarted may answer otherwise soon.
+    /// A server that restarts may soon have another certificate, so the error is not permanent.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_restart_with_a_bad_certificate_is_got_over() {
         let files = Files::new(&["localhost"]);
@@ -461,13 +462,13 @@ mod with_the_feature {
         until_async(LONG, async || told().contains("expired")).await;
         files.write("server.pem", &good);
         server.restart().unwrap();
-        // By itself: nobody asks for it.
+        // The pool recovers by itself, without a caller.
         until_async(LONG, async || status().state == State::Ready).await;
         ask(Kind::Redis, &pool).await.unwrap();
         assert!(pool.close_all().await.all_closed());
     }
 
-    /// Signed by its own key, for localhost.
+    /// A certificate for localhost that its own key has signed, with that key.
     fn self_signed(is_ca: IsCa) -> String {
         let mut params = params("server", &["localhost"]);
         params.is_ca = is_ca;
@@ -475,7 +476,7 @@ mod with_the_feature {
         params.self_signed(&key).unwrap().pem() + &key.serialize_pem()
     }
 
-    /// As `openssl` makes it where nobody asks for extensions.
+    /// A certificate as `openssl` makes it without extensions.
     fn of_version_1(files: &Files) -> String {
         let [key, request, certificate] = ["v1.key", "v1.csr", "v1.pem"].map(|name| files.path(name));
         let openssl = |arguments: &[&str], paths: &[(&str, &PathBuf)]| {
@@ -495,7 +496,8 @@ mod with_the_feature {
         fs::read_to_string(certificate).unwrap() + &fs::read_to_string(key).unwrap()
     }
 
-    /// Certificates that people make by themselves, with the remedy. Where the right one is a small step away, it is the control.
+    /// Mistakes in certificates that users make by themselves, and the remedy in the error. If the right certificate is
+    /// a small step away, it is the control.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn usual_mistakes_with_certificates_have_a_remedy() {
         for kind in [Kind::Redis, Kind::Mongo] {
@@ -541,7 +543,7 @@ mod with_the_feature {
         }
     }
 
-    /// Answers that may come instead of a handshake, and whether trying again is of use.
+    /// Answers instead of a handshake, and whether each is permanent.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn what_ends_a_handshake_is_told_apart() {
         let (internal_error, decode_error, user_canceled) = (80, 50, 90);
@@ -569,7 +571,8 @@ mod with_the_feature {
         }
     }
 
-    /// As a Redis or a ClickHouse does that takes the handshake's first bytes for the beginning of a command.
+    /// A Redis or a ClickHouse answers nothing if it takes the first bytes of a handshake for the beginning of a
+    /// command.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_port_that_says_nothing_gives_no_answer() {
         let files = Files::new(&["localhost"]);
@@ -615,7 +618,7 @@ mod with_the_feature {
         story(Kind::Redis).await;
     }
 
-    /// Its driver has a client of its own, over the same port.
+    /// PostgreSQL's driver has a TLS client of its own, over the same port.
     #[cfg(feature = "postgres")]
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn postgres_over_tls() {
@@ -668,7 +671,7 @@ mod with_the_feature {
         ask(Kind::Redis, &pool).await.unwrap();
         let threads: blocking::ResourcePool = pool.clone().into();
         let spend = move || {
-            // A connection that watches is not handed out again.
+            // A connection that watches a key is not handed out again.
             let () = redis::cmd("WATCH").arg("key").query(&mut threads.redis().unwrap()).unwrap();
             ask_blocking(Kind::Redis, &threads).unwrap();
         };
@@ -678,7 +681,7 @@ mod with_the_feature {
         assert_eq!(ends, ["goodbye"; 4]);
     }
 
-    /// TLS in front of a server, which tells how clients end.
+    /// A TLS proxy in front of a server. It reports how each client's connection ended.
     struct Front {
         port: u16,
         ends: mpsc::Receiver<&'static str>,
@@ -708,7 +711,7 @@ mod with_the_feature {
         }
     }
 
-    /// To and fro, until the client ends, and how it did.
+    /// Forwards in both directions until the client ends. Returns how it ended.
     fn forward(mut client: TcpStream, config: Arc<rustls::ServerConfig>, behind: u16) -> &'static str {
         let mut server = TcpStream::connect(("127.0.0.1", behind)).unwrap();
         let mut session = rustls::ServerConnection::new(config).unwrap();
@@ -758,7 +761,7 @@ mod with_the_feature {
         let urls =
             [("mongo", "mongodb://h"), ("rabbitmq", "amqps://h"), ("clickhouse", "https://h"), ("redis", "rediss://h")];
         for (kind, url) in urls {
-            // MongoDB has no key by itself.
+            // MongoDB has no separate option for the key.
             for (field, file, words, tls) in cases.iter().chain(keys.iter().filter(|_| kind != "mongo")) {
                 let (key, problem) = wrong(kind, url, Some(tls.clone()));
                 assert_eq!(key, format!("{kind}.tls.{field}"), "{problem}");
@@ -768,7 +771,7 @@ mod with_the_feature {
         }
         let by_uri = format!("mongodb://h/?tls=true&tlsCAFile={}", files.path("empty.pem").display());
         assert!(wrong("mongo", &by_uri, None).1.contains("no certificate"));
-        // A pool with a key shows nothing of it.
+        // The output of a pool with a key shows nothing of the key.
         for (kind, url) in urls {
             let tls = files.trusting().cert_file(files.path("client.pem"));
             let builder = ResourcePool::builder().environment([("", ""); 0]).resource(config(kind, url, Some(tls)));
@@ -826,7 +829,7 @@ mod with_the_feature {
 
     const ASKED_IN_PRIVATE: &str = "RESOURCE_POOL_TEST_SRV_CA";
 
-    /// In a mount namespace of its own, where `/etc/resolv.conf` names a DNS server of the test's own.
+    /// Runs in a mount namespace of its own, where `/etc/resolv.conf` names the test's DNS server.
     #[test]
     fn mongo_srv_asks_the_dns() {
         if let Ok(ca) = std::env::var(ASKED_IN_PRIVATE) {
@@ -870,7 +873,7 @@ mod with_the_feature {
 
     fn skipped(why: &str) {
         assert_ne!(std::env::var("RESOURCE_POOL_TEST_NAMESPACES").as_deref(), Ok("required"), "{why}");
-        // Past the capturing of what tests print.
+        // This writes past the harness, which captures the output of tests.
         let said = format!("mongo_srv_asks_the_dns: skipped, as this machine forbids it: {why}\n");
         io::stderr().write_all(said.as_bytes()).unwrap();
     }
@@ -890,9 +893,9 @@ mod with_the_feature {
         let mongo = pool.mongo().unwrap();
         let client = mongo.default_database().unwrap();
         client.run_command(doc! { "ping": 1 }).run().unwrap();
-        // From the TXT record: without it nobody would know the user.
+        // The TXT record has the authentication database. Without it the user would be unknown.
         client.collection("bars").insert_one(doc! { "close": 1.0 }).run().unwrap();
-        // The same client goes on, at the hosts that it knows; only a new one asks again.
+        // The same client goes on with the hosts that it knows. Only a new one asks the DNS again.
         pool.reconnect("mongo").unwrap();
         pool.close("mongo").unwrap();
         pool.reconnect("mongo").unwrap();
@@ -902,7 +905,7 @@ mod with_the_feature {
         println!("asked over SRV");
     }
 
-    /// Answers what a client of `mongodb+srv://db.pool.test` asks; what else it asks does not exist.
+    /// Answers the queries of a client of `mongodb+srv://db.pool.test`. Any other name does not exist.
     fn serve_dns(socket: &UdpSocket, port: u16, asked_for_hosts: &AtomicU32) {
         const A: u16 = 1;
         const TXT: u16 = 16;

@@ -82,9 +82,11 @@ fn ready(session: &Session) {
     assert!(pool.close_all().expect("a plain thread").all_closed());
 }
 
-/// The number of users, the number of connections, and the time that each user keeps one.
+/// The number of users.
 const CROWD: usize = 16;
+/// The number of connections that they share.
 const FEW: u32 = 4;
+/// The time that each user keeps a connection, like a short query.
 const HELD: Duration = Duration::from_millis(1);
 
 /// How one contestant's crowd fared in one round.

@@ -245,8 +245,9 @@ fn settled(count: impl Fn() -> usize) -> usize {
 
 /// The probes' connections come half a second after the others. They are open by then.
 const PROBED: Duration = Duration::from_secs(1);
-/// The time that the work under way takes, and the time after which closing begins.
+/// The time that the work in flight takes.
 const BUSY: Duration = Duration::from_millis(100);
+/// Closing begins in the middle of that work.
 const BEGUN: Duration = Duration::from_millis(40);
 
 fn close(session: &Session) {

@@ -18,6 +18,7 @@ const MAX: u32 = 50;
 const IDLE: u32 = 5;
 /// Opening a connection takes much longer than `WORK`, so a pool should wait for a return rather than open many.
 const CONNECT: Duration = Duration::from_millis(150);
+/// The time for which each request uses its connection.
 const WORK: Duration = Duration::from_millis(2);
 
 /// The result of one spike.

@@ -313,7 +313,7 @@ impl Shared {
         self.judge(desk, call.name(), if is_forgiven { &Ok(()) } else { told });
     }
 
-    /// Books the result of a call without an id in the ledger.
+    /// Books the result of a call that needs no entry in the ledger.
     pub(crate) fn judge(&self, desk: &Desk, what: &str, told: &Told) {
         desk.end(told);
         let calm = lock(&self.quiet_from).is_some_and(|from| Instant::now() >= from);

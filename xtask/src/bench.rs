@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: the duels, and the table and plots that are made of what they wrote down.
+//! `cargo xtask bench`: runs the duels, and makes the table and the plots of the rows that they write.
 
 use crate::results::{self, Machine, Run};
 use crate::{cargo, child::Child, root, servers, size, target};

@@ -7,10 +7,10 @@ use std::error::Error;
 use std::process::ExitCode;
 
 const ROUNDS: &str = "20";
-/// A target folder of its own, because no other build can use what the sanitizer's flags build.
+/// A target folder of its own, because no other build can use code built with the sanitizer's flags.
 const TARGET_DIR: &str = "target/sanitize";
 
-/// Runs the table of `tests/exits.rs`, which prints its progress and what it has seen.
+/// Runs the table of `tests/exits.rs`, which prints its progress and a summary.
 pub(crate) fn exits(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     let child = Child::catching_signals()?;
     services::install(&services::Kind::ALL)?;
