@@ -245,6 +245,35 @@ async fn a_transaction_that_drops_is_rolled_back_at_once_and_its_connection_is_u
     assert!(pool.holders().is_empty() && within(SOON, pool.close_all()).await.all_closed());
 }
 
+/// The server's last words may come after the commit of what was sent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_is_ended_by_the_server_leaves_the_outcome_unknown() {
+    let server = Service::start(Kind::Postgres).unwrap();
+    let pool = pool(&server);
+    table(&pool, "bars_ended").await;
+    for (statement, is_unknown) in
+        [("SELECT pg_sleep(600)", false), ("INSERT INTO bars_ended SELECT 'a', 1 FROM pg_sleep(600)", true)]
+    {
+        let running = tokio::spawn({
+            let pool = pool.clone();
+            async move { sqlx::query(statement).execute(&mut pool.postgres().await.unwrap()).await }
+        });
+        let view = server.postgres().unwrap();
+        let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%' \
+                   AND pid <> pg_backend_pid()";
+        within(SOON, async {
+            while view.query(end).unwrap() == "0" {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        let error = within(SOON, running).await.unwrap().unwrap_err();
+        assert_eq!(matches!(behind(&error), Error::OutcomeUnknown { .. }), is_unknown, "{error}");
+        assert_eq!(matches!(behind(&error), Error::Lost { .. }), !is_unknown, "{error}");
+        assert!(behind(&error).to_string().contains("terminating connection"), "{error}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_left_in_another_state_is_not_handed_out_again() {
     let pool = sized(shared(Kind::Postgres), 1, 0);

@@ -19,8 +19,7 @@ use crate::base::runtime::{self, within};
 use crate::lifecycle::any_slot::AnySlot;
 use crate::lifecycle::event::What;
 
-/// How a ready resource is probed. With the defaults, a frozen server is noticed within 4.5 s, which is
-/// `strikes` times `interval` and `limit` together.
+/// How a ready resource is probed. With the defaults, a frozen server is noticed within 3.7 s.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
@@ -41,6 +40,19 @@ pub struct ProbeOptions {
 impl Default for ProbeOptions {
     fn default() -> Self {
         ProbeOptions { enabled: true, interval: Duration::from_millis(500), limit: Duration::from_secs(1), strikes: 3 }
+    }
+}
+
+impl ProbeOptions {
+    /// The pause before the next probe. After a strike it is short, since the limit that has passed was a pause too.
+    fn pause(&self, strikes: u32) -> Duration {
+        if strikes == 0 { self.interval } else { self.interval / 5 }
+    }
+
+    /// The longest that a server may be silent before its connection is cut. It froze right after an answer.
+    #[cfg(test)]
+    pub(crate) fn silence(&self) -> Duration {
+        (0..self.strikes).map(|strikes| self.pause(strikes) + self.limit).sum()
     }
 }
 
@@ -88,9 +100,7 @@ impl Drop for Watch {
 async fn probe(slot: Weak<dyn AnySlot>, generation: u64, options: ProbeOptions, mut ended: oneshot::Receiver<()>) {
     let mut strikes = 0;
     loop {
-        // After a strike the next probe follows sooner, since the limit that has passed was a pause too.
-        let pause = if strikes == 0 { options.interval } else { options.interval / 5 };
-        if within(pause, &mut ended).await.is_ok() {
+        if within(options.pause(strikes), &mut ended).await.is_ok() {
             return;
         }
         let Some(alive) = slot.upgrade() else { return };

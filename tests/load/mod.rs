@@ -99,7 +99,7 @@ fn is_refusal(error: &(dyn StdError + 'static)) -> bool {
             .is_some_and(|error: &lapin::Error| matches!(error.kind(), lapin::ErrorKind::ProtocolError(_)));
         #[cfg(feature = "postgres")]
         let by_postgres = cause.downcast_ref::<resource_pool::sqlx::Error>().is_some_and(|error| {
-            // Class 57 is the last message of a server that ends a connection. It leaves the statement's outcome open.
+            // Class 57 is the last message of a server that ends a connection, behind a loss.
             error.as_database_error().and_then(|said| said.code()).is_some_and(|code| !code.starts_with("57"))
         });
         #[cfg(not(feature = "postgres"))]

@@ -17,7 +17,7 @@ use sqlx::{Connection as _, PgConnection};
 
 use crate::base::error::{BoxError, Error, Source};
 use crate::kinds::postgres::effect::SqlEffect;
-use crate::kinds::postgres::errors::{is_last, is_loss, ours};
+use crate::kinds::postgres::errors::{is_farewell, is_last, is_loss, ours};
 use crate::lifecycle::busy::Busy;
 use crate::lifecycle::link::Link;
 use crate::lifecycle::work::Work;
@@ -162,7 +162,7 @@ impl PendingCall {
     /// Records the end of a call, and returns its answer. An error counts as an answer unless the connection was lost.
     pub(super) fn ended<T>(self, line: &mut Line, answer: sqlx::Result<T>) -> sqlx::Result<T> {
         match answer {
-            Err(error) if is_loss(&error) => {
+            Err(error) if is_loss(&error) || is_farewell(&error) => {
                 line.lost_track = true;
                 Err(self.lost(error))
             }

@@ -63,7 +63,7 @@ impl Manage for Driver {
             }
             Ok(driver)
         };
-        let driver = opened.await.map_err(|error| self.config.failure(error))?;
+        let driver = opened.await.map_err(|error| self.config.connect_failure(error))?;
         Ok(PostgresConnection::new(driver, self.link.clone(), switch))
     }
 

@@ -11,14 +11,19 @@ use crate::kinds::postgres::config::PostgresConfig;
 use crate::net::tls;
 
 impl PostgresConfig {
-    /// Judges an error of connecting or of a ping: whether it is permanent, transient, or a refusal by the server.
-    pub(super) fn failure(&self, error: Driver) -> Failure {
+    /// The failure to connect that this error is, with the remedy where TLS fails.
+    pub(super) fn connect_failure(&self, error: Driver) -> Failure {
         if let Driver::Io(io) = &error
             && self.tls.is_some()
             && let Some(failure) = tls::failure(io)
         {
             return failure;
         }
+        self.failure(error)
+    }
+
+    /// Judges an error of connecting or of a ping: whether it is permanent, transient, or a refusal by the server.
+    pub(super) fn failure(&self, error: Driver) -> Failure {
         let code = match &error {
             Driver::Database(said) => said.code().unwrap_or_default().into_owned(),
             _ => String::new(),
@@ -68,6 +73,12 @@ pub(super) fn ours(error: Error) -> Driver {
 /// Whether the connection has ended.
 pub(super) fn is_loss(error: &Driver) -> bool {
     matches!(error, Driver::Io(_) | Driver::Tls(_))
+}
+
+/// Whether the server ends the connection with these words (class 57: it is shut down, has crashed, or an administrator ends
+/// the session). They may come after a commit, so they tell nothing about the statement.
+pub(super) fn is_farewell(error: &Driver) -> bool {
+    is_last(error) && error.as_database_error().and_then(|said| said.code()).is_some_and(|code| code.starts_with("57"))
 }
 
 /// Whether the connection ends with this answer, or is in an unknown state after it.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use sqlx::{PgConnection, PgPool};
 
 use crate::base::error::Error;
+use crate::base::runtime::within;
 use crate::kinds::postgres::connection::LentConnection;
 use crate::kinds::postgres::driver::Driver;
 use crate::kinds::postgres::executor::runs_on_its_connection;
@@ -63,7 +64,7 @@ impl Postgres {
     /// The errors of the server and of any statement.
     ///
     /// # Cancel safety
-    /// A transaction that may have begun is rolled back before the next statement.
+    /// Nobody knows then whether a transaction has begun, so the next statement is refused and the connection closes.
     pub async fn begin(&mut self) -> sqlx::Result<PostgresTransaction<'_>> {
         PostgresTransaction::begin(self.lent()).await
     }
@@ -119,7 +120,8 @@ impl Drop for Postgres {
             let runtime = checkout.checkouts().manager().runtime.clone();
             runtime.spawn(async move {
                 // If the rollback fails, the connection is unfit and closes, which rolls back as well.
-                let _unfit = checkout.roll_back().await;
+                let limit = checkout.line.link.connect_timeout;
+                let _unfit = within(limit, checkout.roll_back()).await;
             });
         }
     }

@@ -170,10 +170,13 @@ impl Generation {
             () = self.switch.wait() => Err(self.was_cut()),
             place = places.take() => place.ok_or_else(|| self.used_up().unwrap_or_else(|| self.was_cut())),
             () = timer => {
+                // The caller may have waited for a permit before.
+                let late = Instant::now().saturating_duration_since(deadline);
+                let waited = self.link.acquire_timeout() + late;
                 if self.channels.worn() * 2 >= *max {
                     self.link.lost(self.number, self.channels.why_worn());
                 }
-                Err(self.link.told(self.timed_out(waiting_for(), started.elapsed(), self.channel_holders())))
+                Err(self.link.told(self.timed_out(waiting_for(), waited, self.channel_holders())))
             }
         };
         self.link.waited(waiting_for, started);

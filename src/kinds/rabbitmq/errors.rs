@@ -89,10 +89,22 @@ pub(super) const LOCKED_PAUSE: Duration = Duration::from_millis(100);
 
 /// Whether another connection has the queue or the consumer exclusively.
 pub(super) fn is_locked(error: &Error) -> bool {
-    let Error::Operation { source, .. } = error else { return false };
-    matches!(
-        source.downcast_ref::<lapin::Error>().map(lapin::Error::kind),
-        Some(ErrorKind::ProtocolError(error))
-            if matches!(error.kind(), AMQPErrorKind::Soft(AMQPSoftError::RESOURCELOCKED | AMQPSoftError::ACCESSREFUSED))
-    )
+    matches!(soft(error), Some(AMQPSoftError::RESOURCELOCKED | AMQPSoftError::ACCESSREFUSED))
+}
+
+/// Whether the broker has no queue or exchange of that name.
+pub(super) fn is_missing(error: &Error) -> bool {
+    matches!(soft(error), Some(AMQPSoftError::NOTFOUND))
+}
+
+/// The broker's error that ended a channel, if this is one.
+fn soft(error: &Error) -> Option<&AMQPSoftError> {
+    let Error::Operation { source, .. } = error else { return None };
+    match source.downcast_ref::<lapin::Error>()?.kind() {
+        ErrorKind::ProtocolError(error) => match error.kind() {
+            AMQPErrorKind::Soft(soft) => Some(soft),
+            AMQPErrorKind::Hard(_) => None,
+        },
+        _ => None,
+    }
 }

@@ -17,7 +17,7 @@ use crate::base::error::{Error, Failure};
 use crate::base::runtime::deadline;
 use crate::kinds::rabbitmq::channel::ChannelGuard;
 use crate::kinds::rabbitmq::declare::Declaration;
-use crate::kinds::rabbitmq::errors::{LOCKED_PAUSE, LOCKED_TRIES, is_locked};
+use crate::kinds::rabbitmq::errors::{LOCKED_PAUSE, LOCKED_TRIES, is_locked, is_missing};
 use crate::kinds::rabbitmq::generation::Generation;
 use crate::kinds::rabbitmq::session::RabbitMqSession;
 use crate::kinds::rabbitmq::together::together;
@@ -98,12 +98,36 @@ impl RabbitMqSession {
             match error {
                 error if !generation.is_alive() => return Err(Failure::transient(error)),
                 error if is_locked(&error) && tries < LOCKED_TRIES => tokio::time::sleep(LOCKED_PAUSE).await,
+                // An exchange that deletes itself may have gone with the queues of the lost connection, after it was
+                // declared again.
+                error if is_missing(&error) && tries < LOCKED_TRIES && self.is_declared(what) => {
+                    let place = generation.place(deadline(generation.link.acquire_timeout())).await?;
+                    let mut guard = ChannelGuard::open(generation, place, None, None).await?;
+                    self.declare_its_exchange(what, &mut guard).await.map_err(Failure::transient)?;
+                    *channel = Some(guard);
+                }
                 Error::Operation { .. } => {
                     self.link.warn("not declared again", Some(&error));
                     return Ok(None);
                 }
                 error => return Err(Failure::transient(error)),
             }
+        }
+    }
+}
+
+impl RabbitMqSession {
+    /// Whether this is a binding whose exchange was declared here.
+    fn is_declared(&self, what: &Declaration<'_>) -> bool {
+        matches!(what, Declaration::Binding(binding) if self.topology.lock().exchanges.contains_key(&binding.exchange))
+    }
+
+    async fn declare_its_exchange(&self, what: &Declaration<'_>, guard: &mut ChannelGuard) -> Result<(), Error> {
+        let Declaration::Binding(binding) = what else { return Ok(()) };
+        let exchange = self.topology.lock().exchanges.get(&binding.exchange).cloned();
+        match exchange {
+            Some(exchange) => guard.declare_exchange(&exchange).await,
+            None => Ok(()),
         }
     }
 }

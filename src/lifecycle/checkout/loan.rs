@@ -36,6 +36,8 @@ pub(crate) struct Loan<M: Manage> {
     is_open: bool,
     /// Whether the connection may be used again after the loan.
     is_fit: bool,
+    /// Nobody has asked over it, so that it tells nothing.
+    is_unasked: bool,
 }
 
 impl<M: Manage> Core<M> {
@@ -77,7 +79,16 @@ impl<M: Manage> Core<M> {
     /// A loan of the prober's own connection, or of the room for it.
     fn spare(self: &Arc<Self>, state: &QueueState<M>, entry: Option<Box<PooledConnection<M>>>) -> Loan<M> {
         let is_open = entry.is_some();
-        Loan { core: Arc::clone(self), entry, epoch: state.epoch, is_spare: true, proves: true, is_open, is_fit: false }
+        Loan {
+            core: Arc::clone(self),
+            entry,
+            epoch: state.epoch,
+            is_spare: true,
+            proves: true,
+            is_open,
+            is_fit: false,
+            is_unasked: false,
+        }
     }
 
     /// Opens the prober's own connection, unless there is one that may stay, or none may be opened now. A failure is
@@ -144,7 +155,16 @@ impl<M: Manage> Core<M> {
         state.lent += 1;
         state.open += usize::from(entry.is_none());
         let is_open = entry.is_some();
-        Loan { core: Arc::clone(self), entry, epoch: state.epoch, is_spare: false, proves, is_open, is_fit: false }
+        Loan {
+            core: Arc::clone(self),
+            entry,
+            epoch: state.epoch,
+            is_spare: false,
+            proves,
+            is_open,
+            is_fit: false,
+            is_unasked: false,
+        }
     }
 }
 
@@ -155,7 +175,7 @@ impl<M: Manage> Loan<M> {
 
     /// Gives the connection back without having asked over it.
     pub(crate) fn give_back(mut self) {
-        (self.is_fit, self.is_open) = (self.entry.is_some(), false);
+        (self.is_fit, self.is_unasked) = (self.entry.is_some(), true);
     }
 
     /// Asks whether the server answers. A borrowed connection may have ended for a reason of its own. If it does not
@@ -168,6 +188,11 @@ impl<M: Manage> Loan<M> {
                 self.is_fit = true;
                 return Ok(());
             };
+            if self.is_spare && is_answer(failure.proof()) {
+                // The server answers on it that it cannot serve, or that this user may not ask.
+                self.is_fit = true;
+                return Err(failure);
+            }
             self.part(&failure)?;
             if self.is_spare {
                 return Err(Failure::unasked(failure.source));
@@ -188,13 +213,14 @@ impl<M: Manage> Loan<M> {
     /// since.
     fn part(&mut self, failure: &Failure) -> Result<(), Failure> {
         // Outside of the lock: to judge a failure runs code of the driver's errors.
-        let is_silent = failure.proof() == Proof::Silent;
+        let proof = failure.proof();
         let mut state = self.core.state.lock();
         self.is_open = false;
         let is_late = self.epoch != state.epoch;
         let woken = if is_late || self.is_spare { None } else { state.let_down() };
-        if !is_late {
-            state.is_silent = is_silent;
+        // The end of the prober's own connection alone may be its own.
+        if !is_late && !self.is_spare && proof != Proof::Unasked {
+            state.is_silent = proof == Proof::Silent;
         }
         state.leaving.extend(self.entry.take());
         self.core.settle(state);
@@ -205,7 +231,7 @@ impl<M: Manage> Loan<M> {
     /// Takes the new connection. Returns it if it came too late.
     fn take(&mut self, opened: Result<M::Connection, Failure>) -> Result<Result<(), M::Connection>, Failure> {
         // Outside of the lock, as above.
-        let is_answer = opened.as_ref().is_err_and(|failure| failure.proof() != Proof::Silent);
+        let is_answer = opened.as_ref().is_err_and(|failure| is_answer(failure.proof()));
         let mut state = self.core.state.lock();
         let is_late = self.epoch != state.epoch;
         match opened {
@@ -234,6 +260,11 @@ impl<M: Manage> Loan<M> {
     }
 }
 
+/// Whether a failure is an answer of the server's.
+fn is_answer(proof: Proof) -> bool {
+    matches!(proof, Proof::Refused | Proof::Limited)
+}
+
 fn too_late() -> Failure {
     Failure::unasked("there is another connection by now, or none any more")
 }
@@ -246,7 +277,7 @@ impl<M: Manage> Drop for Loan<M> {
         let is_useful = is_present && self.is_fit && !state.is_closed;
         let counts = is_present && !self.is_spare;
         state.lent -= usize::from(counts);
-        if is_present && (self.is_fit || self.is_open) {
+        if is_present && !self.is_unasked && (self.is_fit || self.is_open) {
             // A connection whose ping was given up has not answered.
             state.is_silent = !self.is_fit;
         }

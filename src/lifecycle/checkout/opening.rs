@@ -98,9 +98,8 @@ impl<M: Manage> Opening<M> {
         let is_wanted = self.epoch == state.epoch && core.wanted(&state) > 0;
         if is_wanted {
             state.unanswered.get_or_insert_with(Instant::now);
-        } else {
+        } else if self.end(&mut state) {
             state.open_concurrency = 1;
-            self.end(&mut state);
         }
         is_wanted
     }
@@ -174,8 +173,9 @@ impl<M: Manage> Drop for Opening<M> {
         if !self.is_over {
             let core = Arc::clone(&self.core);
             let mut state = core.state.lock();
-            self.end(&mut state);
-            state.failure.get_or_insert_with(|| BoxError::from("the pool's runtime has ended").into());
+            if self.end(&mut state) {
+                state.failure.get_or_insert_with(|| BoxError::from("the pool's runtime has ended").into());
+            }
         }
     }
 }

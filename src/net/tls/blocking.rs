@@ -164,7 +164,7 @@ impl Write for Blocking {
         match &mut self.0 {
             Streams::Plain(stream) => stream.write(bytes),
             #[cfg(feature = "tls")]
-            Streams::Secured(secured) => secured.stream.write(bytes),
+            Streams::Secured(secured) => secured.stream.write(bytes).map_err(|error| secured.explained(error)),
         }
     }
 
@@ -172,7 +172,7 @@ impl Write for Blocking {
         match &mut self.0 {
             Streams::Plain(stream) => stream.flush(),
             #[cfg(feature = "tls")]
-            Streams::Secured(secured) => secured.stream.flush(),
+            Streams::Secured(secured) => secured.stream.flush().map_err(|error| secured.explained(error)),
         }
     }
 }
@@ -193,7 +193,7 @@ impl Client {
 #[cfg(feature = "tls")]
 impl Secured {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.heard {
+        if self.heard || buffer.is_empty() {
             return self.stream.read(buffer);
         }
         match self.stream.read(buffer) {
@@ -205,8 +205,13 @@ impl Secured {
                 self.heard = true;
                 Ok(count)
             }
-            Err(error) => Err(self.client.explained(error, false)),
+            Err(error) => Err(self.explained(error)),
         }
+    }
+
+    /// The error, with the remedy as long as the server has sent nothing.
+    fn explained(&self, error: io::Error) -> io::Error {
+        if self.heard { error } else { self.client.explained(error, false) }
     }
 }
 

@@ -8,17 +8,22 @@ use crate::lifecycle::checkout::waiter::{QueuedWaiter, Refusal};
 use super::*;
 
 /// A driver with the failures of its next connects. They are taken from the end.
-struct Manager(parking_lot::Mutex<Vec<Failure>>);
+#[derive(Default)]
+struct Manager {
+    connects: parking_lot::Mutex<Vec<Failure>>,
+    /// Those of its next pings.
+    pings: parking_lot::Mutex<Vec<Failure>>,
+}
 
 impl Manage for Manager {
     type Connection = ();
 
     async fn connect(&self) -> Result<(), Failure> {
-        self.0.lock().pop().map_or(Ok(()), Err)
+        self.connects.lock().pop().map_or(Ok(()), Err)
     }
 
     async fn is_valid(&self, (): &mut ()) -> Result<(), Failure> {
-        Ok(())
+        self.pings.lock().pop().map_or(Ok(()), Err)
     }
 }
 
@@ -26,7 +31,7 @@ impl Manage for Manager {
 const SECOND: Duration = Duration::from_secs(1);
 
 fn core() -> Arc<Core<Manager>> {
-    let (manager, limits) = (Manager(Default::default()), Limits::default());
+    let (manager, limits) = (Manager::default(), Limits::default());
     let core = Core::new(Arc::from("fake"), manager, limits, Retry::default(), SECOND, |_, _begun| {});
     // `accept` would also begin jobs.
     core.state.lock().suspended = false;
@@ -122,7 +127,7 @@ fn the_prober_keeps_what_it_has_opened_unless_it_is_too_late() {
 fn a_new_connection_proves_silence_where_users_have_none_or_an_open_one_was_silent() {
     for (users, is_silent) in [(0, false), (0, true), (1, true)] {
         let core = core();
-        core.manager.0.lock().push(silence());
+        core.manager.connects.lock().push(silence());
         let mut state = core.state.lock();
         (state.open, state.is_silent) = (users, is_silent);
         drop(state);
@@ -136,21 +141,54 @@ fn a_new_connection_proves_silence_where_users_have_none_or_an_open_one_was_sile
 
 #[test]
 fn what_could_not_be_asked_over_goes_back_to_the_users() {
+    for is_silent in [false, true] {
+        let core = core();
+        let loan = borrowed(&core);
+        core.state.lock().is_silent = is_silent;
+        loan.give_back();
+        let state = core.state.lock();
+        assert_eq!((state.idle.len(), state.leaving.len(), state.lent), (1, 0, 0));
+        assert_eq!(state.is_silent, is_silent, "nobody was asked");
+    }
+}
+
+#[test]
+fn an_answer_on_the_probers_own_connection_is_told_and_keeps_it() {
+    for failure in [Failure::refused("loading"), Failure::limited("a quota")] {
+        let core = core();
+        let proof = failure.proof();
+        core.manager.pings.lock().push(failure);
+        let told = park_on(own(&core).ask()).unwrap_err();
+        assert_eq!(told.proof(), proof);
+        let state = core.state.lock();
+        assert!(state.spare.is_some() && state.leaving.is_empty() && !state.is_silent);
+    }
     let core = core();
-    borrowed(&core).give_back();
-    let state = core.state.lock();
-    assert_eq!((state.idle.len(), state.leaving.len(), state.lent), (1, 0, 0));
+    core.manager.pings.lock().push(silence());
+    let told = park_on(own(&core).ask()).unwrap_err();
+    assert!(told.is_unasked() && core.state.lock().spare.is_none(), "{told}");
 }
 
 #[test]
 fn only_an_open_connections_own_silence_counts() {
-    for (failure, is_silent) in [(silence(), true), (Failure::refused("loading"), false)] {
+    for (failure, before, is_silent) in [
+        (silence(), false, true),
+        (Failure::refused("loading"), true, false),
+        (Failure::limited("a quota"), true, false),
+        (Failure::unasked("no descriptors"), true, true),
+        (Failure::unasked("no descriptors"), false, false),
+    ] {
         let core = core();
         let mut loan = borrowed(&core);
+        core.state.lock().is_silent = before;
         loan.part(&failure).expect("it is not late");
-        assert_eq!(core.state.lock().is_silent, is_silent, "{failure}");
+        assert_eq!(core.state.lock().is_silent, is_silent, "{failure}, {before}");
     }
+    // The prober's own may have ended for a reason of its own.
     let core = core();
+    own(&core).part(&silence()).expect("it is not late");
+    assert!(!core.state.lock().is_silent);
+    let core = self::core();
     let mut loan = borrowed(&core);
     core.retire();
     assert!(loan.part(&silence()).is_err_and(|late| late.is_unasked()));
