@@ -2,7 +2,7 @@
 //! from tokio.
 //!
 //! The pool connects on first use, leases in nanoseconds, checks health by real round trips, brings lost connections back, and
-//! closes everything in order when the process ends, however it ends.
+//! closes everything in order when the process ends. Only SIGKILL, `abort` and the like prevent that.
 //!
 //! # A program with threads
 //!
@@ -63,7 +63,7 @@
 //! | `postgres` | no | PostgreSQL, by sqlx |
 //! | `r2d2` | with `redis` | a resource of any adapter for r2d2 |
 //! | `tls` | no | TLS for all kinds |
-//! | `serde` | no | reports, errors and events as data |
+//! | `serde` | no | reports, errors and events implement `serde::Serialize` |
 //! | `checkouts`, `streams` | with the kinds that need them | parts for kinds of your own |
 //!
 //! `RESOURCE_MANAGER.md` in the repository is the guide, and `docs/reference` has every option, variable, error and limit.

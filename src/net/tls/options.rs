@@ -31,8 +31,8 @@ pub struct TlsOptions {
     /// The certificate's private key, not encrypted. Defaults to none, and then is in `cert_file` too. MongoDB's driver
     /// always wants it there.
     pub key_file: Option<PathBuf>,
-    /// The name that the server's certificate is to have. Defaults to none, and then is the host. Not for MongoDB,
-    /// whose driver checks the host's name.
+    /// The name that the server's certificate is to have. Defaults to none, and then is the host. Not for MongoDB and
+    /// PostgreSQL, whose drivers check the host's name.
     pub server_name: Option<String>,
 }
 
