@@ -12,6 +12,14 @@ use crate::base::json;
 use crate::base::owner::Owner;
 
 /// Who holds a lease or a checkout.
+///
+/// ```no_run
+/// use resource_pool::blocking::ResourcePool;
+///
+/// for holder in ResourcePool::global().holders() {
+///     println!("{} is held since {} by {}", holder.resource, holder.site, holder.held.as_secs());
+/// }
+/// ```
 #[derive(Debug, Clone)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]

@@ -141,6 +141,20 @@ impl HealthEntry {
 }
 
 /// The health of a whole pool.
+///
+/// ```no_run
+/// # async fn example() {
+/// use resource_pool::{Health, ResourcePool};
+///
+/// let report = ResourcePool::global().health_check().await;
+/// for entry in &report.entries {
+///     if entry.health == Health::Fail {
+///         println!("{} is {}", entry.name, entry.state);
+///     }
+/// }
+/// println!("ready: {}", report.readiness());
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]

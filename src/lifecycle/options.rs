@@ -16,6 +16,16 @@ use crate::lifecycle::observers::KEPT;
 use crate::lifecycle::probe::ProbeOptions;
 
 /// The options of the pool as a whole. `[pool]` in TOML.
+///
+/// ```
+/// use std::time::Duration;
+/// use resource_pool::config::Options;
+///
+/// let mut options = Options::default();
+/// options.acquire_timeout = Duration::from_secs(3);
+/// options.close.deadline = Duration::from_secs(9);
+/// options.health.optional = vec!["clickhouse".into()];
+/// ```
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]

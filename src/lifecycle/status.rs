@@ -111,6 +111,15 @@ pub struct NodeStatus {
 }
 
 /// The status of a whole pool.
+///
+/// ```no_run
+/// use resource_pool::blocking::ResourcePool;
+///
+/// let status = ResourcePool::global().status();
+/// for resource in &status.resources {
+///     println!("{} is {}, {:?} connections in use", resource.name, resource.state, resource.usage.in_use);
+/// }
+/// ```
 #[derive(Debug, Clone)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]

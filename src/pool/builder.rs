@@ -21,6 +21,25 @@ use crate::pool::global;
 /// Builds a pool. A setting made here takes precedence over the environment, which takes precedence over TOML.
 ///
 /// A resource set here is used as it is: neither the environment nor TOML changes a part of it.
+///
+/// ```no_run
+/// # #[cfg(feature = "redis")]
+/// # fn main() -> Result<(), resource_pool::Error> {
+/// use std::time::Duration;
+/// use resource_pool::{ResourcePool, config::{Options, RedisConfig}};
+///
+/// let mut options = Options::default();
+/// options.acquire_timeout = Duration::from_secs(3);
+/// let pool = ResourcePool::builder()
+///     .options(options)
+///     .resource(RedisConfig::url("redis://cache:6379/0").pool_size(20))
+///     .on_report(|report| println!("{report}"))
+///     .build()?;
+/// # drop(pool);
+/// # Ok(()) }
+/// # #[cfg(not(feature = "redis"))]
+/// # fn main() {}
+/// ```
 #[must_use = "a builder does nothing until `build` or `install`"]
 pub struct Builder<P> {
     options: Option<Options>,

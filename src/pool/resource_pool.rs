@@ -30,6 +30,19 @@ use crate::pool::verbs::synchronous_verbs;
 /// A clone is another handle to the same pool, and [`blocking::ResourcePool`](crate::pool::blocking) another view of
 /// it. A pool of one's own closes when its last handle drops. The [global](ResourcePool::global) one closes when the
 /// process ends.
+///
+/// ```no_run
+/// # #[cfg(feature = "redis")]
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use resource_pool::{ResourcePool, redis::AsyncCommands};
+///
+/// let pool = ResourcePool::global();
+/// let mut redis = pool.redis().await?.clone();
+/// let () = redis.set("signal:AAPL", "long").await?;
+/// println!("{}", pool.health_check().await);
+/// println!("{}", pool.close_all().await);
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct ResourcePool {
     acquirer: Acquirer,

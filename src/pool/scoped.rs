@@ -15,6 +15,18 @@ use crate::pool::resource_pool::ResourcePool;
 /// blocking and without a runtime. The process's exit waits for that.
 ///
 /// Made by `Mongo::scoped`, `RabbitMq::scoped`, `ClickHouse::scoped`, `Redis::scoped` and `Postgres::scoped`.
+///
+/// ```no_run
+/// # #[cfg(feature = "redis")]
+/// # async fn example() -> Result<(), resource_pool::Error> {
+/// use resource_pool::{Redis, config::RedisConfig};
+///
+/// let scratch = Redis::scoped(RedisConfig::url("redis://localhost/3")).await?;
+/// let mut redis = scratch.clone();
+/// # let _ = &mut redis;
+/// println!("{}", scratch.close().await);
+/// # Ok(()) }
+/// ```
 #[must_use = "the instance closes when this drops"]
 pub struct Scoped<G> {
     // This field comes first, so it drops before the pool, and the drain has nothing to wait for.

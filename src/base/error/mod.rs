@@ -39,6 +39,19 @@ pub type Source = Arc<dyn StdError + Send + Sync>;
 ///
 /// A message contains the driver's message and those of its causes, each once, so that one line tells all. The driver's
 /// error itself is the [`source`](StdError::source), which can be downcast to the driver's type.
+///
+/// ```
+/// use resource_pool::Error;
+///
+/// fn advice(error: &Error) -> String {
+///     match error {
+///         Error::Timeout(timeout) => format!("held by {:?}", timeout.holders),
+///         Error::OutcomeUnknown { action, .. } => format!("look whether this was done: {action}"),
+///         error if error.is_transient() => format!("try again: {error}"),
+///         error => error.to_string(),
+///     }
+/// }
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Error {

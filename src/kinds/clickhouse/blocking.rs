@@ -20,6 +20,16 @@ use crate::kinds::clickhouse::verbs::ClickHouseSession;
 /// A statement is SQL text, in which `?` stands for a bound value (`??` for the character) and
 /// `?fields` for the row's columns, or a query with its values bound:
 /// `clickhouse.client().query("SELECT ?fields FROM stock_day WHERE code = ?").bind("AAPL")`.
+///
+/// ```no_run
+/// # fn main() -> Result<(), resource_pool::Error> {
+/// use resource_pool::blocking::ResourcePool;
+///
+/// let clickhouse = ResourcePool::global().clickhouse()?;
+/// let closes: Vec<f32> = clickhouse.query_rows("SELECT close FROM stock_day LIMIT 10")?;
+/// # let _ = closes;
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct ClickHouse {
     session: Arc<ClickHouseSession>,

@@ -48,6 +48,17 @@ use crate::lifecycle::lease::LeaseAs;
 ///   waiting thread or task.
 /// - A server that freezes at the moment at which the client closes can delay an operation that began at the same
 ///   moment, beyond the close.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use resource_pool::{ResourcePool, mongodb::bson::{Document, doc}};
+///
+/// let mongo = ResourcePool::global().mongo().await?;
+/// let bars = mongo.database("quantaxis").collection::<Document>("stock_day");
+/// let bar = bars.find_one(doc! { "code": "000001" }).await?;
+/// # let _ = bar;
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Mongo;

@@ -17,6 +17,16 @@ use crate::kinds::rabbitmq::{self as tasks, Batch, Consume, DeclaredQueue, Excha
 ///
 /// Everything that is said of [`resource_pool::RabbitMq`](crate::RabbitMq) and its verbs holds here as well. On a
 /// current-thread runtime each verb answers [`Error::InAsyncContext`].
+///
+/// ```no_run
+/// # fn main() -> Result<(), resource_pool::Error> {
+/// use resource_pool::{blocking::ResourcePool, rabbitmq::{Message, Queue}};
+///
+/// let rabbit = ResourcePool::global().rabbitmq()?;
+/// rabbit.declare_queue(Queue::new("orders"))?;
+/// assert!(rabbit.publish(Message::new("", "orders", "buy 100"))?.is_confirmed());
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct RabbitMq {
     session: Arc<RabbitMqSession>,

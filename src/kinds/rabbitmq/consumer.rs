@@ -26,6 +26,18 @@ use crate::lifecycle::lease::Lease;
 use crate::lifecycle::link::Link;
 
 /// The queue to consume, and how. A queue's name alone is enough.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use resource_pool::{ResourcePool, rabbitmq::Consume};
+///
+/// let rabbit = ResourcePool::global().rabbitmq().await?;
+/// let mut orders = rabbit.consume(Consume::from("orders").prefetch(16)).await?;
+/// while let Some(order) = orders.next().await {
+///     order?.ack().await?;
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Consume {
     pub(super) queue: String,

@@ -38,6 +38,16 @@ use crate::net::count::Counted;
 ///
 /// While the broker is short of memory or disk it blocks connections that publish. All verbs then wait, and time out
 /// with an error that says so. Acknowledgements wait too.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), resource_pool::Error> {
+/// use resource_pool::{ResourcePool, rabbitmq::{Message, Queue}};
+///
+/// let rabbit = ResourcePool::global().rabbitmq().await?;
+/// rabbit.declare_queue(Queue::new("orders")).await?;
+/// assert!(rabbit.publish(Message::new("", "orders", "buy 100")).await?.is_confirmed());
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct RabbitMq {
     pub(super) session: Arc<RabbitMqSession>,

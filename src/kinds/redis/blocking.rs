@@ -21,6 +21,16 @@ use crate::lifecycle::work::Work;
 ///
 /// A connection that is left in another state than it came in (in `MULTI` or `WATCH`, in another database, subscribed,
 /// or with a command cut short) is closed instead of handed out again.
+///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use resource_pool::{blocking::ResourcePool, redis::Commands};
+///
+/// let mut redis = ResourcePool::global().redis()?;
+/// let () = redis.set_ex("signal:AAPL", "long", 300)?;
+/// drop(redis); // the connection goes back
+/// # Ok(()) }
+/// ```
 pub struct Redis {
     connection: Checkout<Adapted<Manager>>,
 }

@@ -32,6 +32,17 @@ use crate::lifecycle::work::Work;
 /// # Cancel safety
 /// Dropping a command's future leaves the connection in order; the command may still run. A blocking command that is
 /// dropped, such as `BLPOP`, may take its item with it.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use resource_pool::{ResourcePool, redis::AsyncCommands};
+///
+/// let mut redis = ResourcePool::global().redis().await?.clone();
+/// let () = redis.set_ex("signal:AAPL", "long", 300).await?;
+/// let order: Option<(String, String)> = redis.blpop("orders", 1.0).await?; // on a connection of its own
+/// # let _ = order;
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct Redis {
     pub(super) session: Arc<RedisSession>,

@@ -149,6 +149,20 @@ impl StepReport {
 }
 
 /// The report of a close.
+///
+/// ```
+/// # fn main() -> Result<(), resource_pool::Error> {
+/// use resource_pool::{Outcome, Phase, blocking::ResourcePool};
+///
+/// let pool = ResourcePool::builder().build()?;
+/// pool.on_close("flush", Phase::Files, || Ok(()))?;
+/// let report = pool.close_all()?;
+/// assert!(report.all_closed());
+/// for step in &report.steps {
+///     println!("{}: {} after {:?}", step.name, step.outcome, step.took);
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]

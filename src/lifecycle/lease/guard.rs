@@ -13,6 +13,21 @@ use crate::lifecycle::activity::Activity;
 /// It may be held as long as the program runs. A lease that is merely held delays closing by at most
 /// [`held`](crate::pool::config::CloseOptions::held). A lease is tied to the generation that it was taken from. After a
 /// loss, the built-in backends bring the connection back under it.
+///
+/// ```no_run
+/// # #[cfg(feature = "mongodb")]
+/// # async fn example() -> Result<(), resource_pool::Error> {
+/// use resource_pool::{Lease, ResourcePool, mongodb::Client};
+///
+/// struct Strategy {
+///     // A lease may be kept. It costs nothing while it is idle.
+///     mongo: Lease<Client>,
+/// }
+///
+/// let strategy = Strategy { mongo: ResourcePool::global().mongo().await? };
+/// println!("{} in generation {}", Lease::resource(&strategy.mongo), Lease::generation(&strategy.mongo));
+/// # Ok(()) }
+/// ```
 #[must_use = "the lease ends when this drops"]
 pub struct Lease<H: ?Sized> {
     /// `None` only while the lease drops.

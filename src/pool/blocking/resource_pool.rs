@@ -32,6 +32,20 @@ use crate::pool::verbs::synchronous_verbs;
 
 /// [`resource_pool::ResourcePool`](crate::ResourcePool) for threads: another view of the same
 /// core, so both see the same resources.
+///
+/// ```no_run
+/// # #[cfg(feature = "redis")]
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use resource_pool::{blocking::ResourcePool, redis::Commands};
+///
+/// let pool = ResourcePool::global();
+/// let () = pool.redis()?.set("signal:AAPL", "long")?;
+/// println!("{}", pool.health_check()?);
+/// println!("{}", pool.close_all()?);
+/// # Ok(()) }
+/// # #[cfg(not(feature = "redis"))]
+/// # fn main() {}
+/// ```
 #[derive(Clone)]
 pub struct ResourcePool(AsyncPool);
 
