@@ -21,6 +21,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// The goodbye of a PostgreSQL client, to which the server answers by closing.
+const TERMINATE: [u8; 5] = *b"X\0\0\0\x04";
+
 /// The limit of one write. It bounds how long a blocked write keeps a pump from seeing that its connection was cut.
 const GLANCE: Duration = Duration::from_millis(20);
 const BUFFER: usize = 64 * 1024;
@@ -479,7 +482,7 @@ impl Link {
             said.drain(..old);
         }
         self.is_owed.store(from_client, Ordering::SeqCst);
-        if bytes.is_empty() || bytes.ends_with(&CLOSE_OK) {
+        if bytes.is_empty() || bytes.ends_with(&CLOSE_OK) || from_client && bytes.ends_with(&TERMINATE) {
             self.is_ended.store(true, Ordering::SeqCst);
         }
     }
