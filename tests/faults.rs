@@ -53,7 +53,7 @@ const LONG: Duration = s(8);
 /// Most kinds of fault once, spread over the backends.
 const SHORT: &[(Kind, &[Fault])] = &[
     #[cfg(feature = "postgres")]
-    (Kind::Postgres, &[Fault::Full(s(4)), Fault::RightGone(s(4)), Fault::Kill(Duration::ZERO), Fault::Freeze(s(5))]),
+    (Kind::Postgres, &[Fault::Freeze(s(5)), Fault::Kill(Duration::ZERO), Fault::Full(s(4)), Fault::RightGone(s(4))]),
     (Kind::Mongo, &[Fault::Kill(Duration::ZERO), Fault::BlackHole(s(5))]),
     (Kind::RabbitMq, &[Fault::Alarm(s(2)), Fault::Reset(3), Fault::Freeze(s(5)), Fault::Full(s(4))]),
     (Kind::ClickHouse, &[Fault::Collapse(s(5)), Fault::Slow(s(5))]),

@@ -218,8 +218,7 @@ impl<M: Manage> Loan<M> {
         self.is_open = false;
         let is_late = self.epoch != state.epoch;
         let woken = if is_late || self.is_spare { None } else { state.let_down() };
-        // The end of the prober's own connection alone may be its own.
-        if !is_late && !self.is_spare && proof != Proof::Unasked {
+        if !is_late && proof != Proof::Unasked {
             state.is_silent = proof == Proof::Silent;
         }
         state.leaving.extend(self.entry.take());

@@ -184,10 +184,6 @@ fn only_an_open_connections_own_silence_counts() {
         loan.part(&failure).expect("it is not late");
         assert_eq!(core.state.lock().is_silent, is_silent, "{failure}, {before}");
     }
-    // The prober's own may have ended for a reason of its own.
-    let core = core();
-    own(&core).part(&silence()).expect("it is not late");
-    assert!(!core.state.lock().is_silent);
     let core = self::core();
     let mut loan = borrowed(&core);
     core.retire();
