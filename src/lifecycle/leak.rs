@@ -66,7 +66,7 @@ pub(crate) struct Leaks {
 pub(crate) enum Threshold {
     /// All leases and checkouts.
     Held(usize),
-    /// Those that are watched.
+    /// The holders of checkouts, and of leases if [`shared`](LeakOptions::shared) is on.
     Watched(usize),
 }
 

@@ -191,6 +191,19 @@ impl Target {
         }
     }
 
+    /// Has the server refuse new connections, resets the prober's, and lets them be made again after that.
+    fn without_prober(
+        &self,
+        refuse: impl Fn(bool) -> Result<(), services::Error>,
+        meanwhile: impl FnOnce(),
+    ) -> Result<(), services::Error> {
+        let prober = self.prober()?;
+        refuse(true)?;
+        self.proxy.cut_from(&prober);
+        meanwhile();
+        refuse(false)
+    }
+
     /// Applies the fault, and calls `meanwhile` to look after the load as long as it lasts. Returns when the server
     /// answers again.
     fn suffer(&self, fault: Fault, load: &Load, mut meanwhile: impl FnMut(Duration)) -> Result<(), services::Error> {
@@ -239,18 +252,11 @@ impl Target {
                 server.rabbitmq()?.memory_alarm(false)?;
             }
             Fault::Full(down) if server.kind() == Kind::RabbitMq => {
-                let prober = self.prober()?;
-                server.rabbitmq()?.full(true)?;
-                proxy.cut_from(&prober);
-                meanwhile(down);
-                server.rabbitmq()?.full(false)?;
+                self.without_prober(|is_full| server.rabbitmq()?.full(is_full), || meanwhile(down))?;
             }
             Fault::Full(down) if server.kind() == Kind::Postgres => {
-                let prober = self.prober()?;
-                server.postgres()?.room_for(Some(0))?;
-                proxy.cut_from(&prober);
-                meanwhile(down);
-                server.postgres()?.room_for(None)?;
+                let full = |is_full: bool| server.postgres()?.room_for(is_full.then_some(0));
+                self.without_prober(full, || meanwhile(down))?;
             }
             Fault::Full(down) => {
                 let prober = self.prober()?;
@@ -264,18 +270,10 @@ impl Target {
             }
             Fault::RightGone(down) => match server.kind() {
                 Kind::RabbitMq => {
-                    let prober = self.prober()?;
-                    server.rabbitmq()?.rights(false)?;
-                    proxy.cut_from(&prober);
-                    meanwhile(down);
-                    server.rabbitmq()?.rights(true)?;
+                    self.without_prober(|is_gone| server.rabbitmq()?.rights(!is_gone), || meanwhile(down))?
                 }
                 Kind::Postgres => {
-                    let prober = self.prober()?;
-                    server.postgres()?.may_log_in(false)?;
-                    proxy.cut_from(&prober);
-                    meanwhile(down);
-                    server.postgres()?.may_log_in(true)?;
+                    self.without_prober(|is_gone| server.postgres()?.may_log_in(!is_gone), || meanwhile(down))?;
                 }
                 Kind::ClickHouse => {
                     server.clickhouse()?.quota(true)?;

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use crate::base::error::{Error, Failure};
 use crate::base::runtime::deadline;
 use crate::kinds::rabbitmq::channel::ChannelGuard;
-use crate::kinds::rabbitmq::declare::Declaration;
+use crate::kinds::rabbitmq::declare::{Declaration, Exchange};
 use crate::kinds::rabbitmq::errors::{LOCKED_PAUSE, LOCKED_TRIES, is_locked, is_missing};
 use crate::kinds::rabbitmq::generation::Generation;
 use crate::kinds::rabbitmq::session::RabbitMqSession;
@@ -76,15 +76,7 @@ impl RabbitMqSession {
         loop {
             let mut guard = match channel.take() {
                 Some(guard) => guard,
-                None => {
-                    ChannelGuard::open(
-                        generation,
-                        generation.place(deadline(generation.link.acquire_timeout())).await?,
-                        None,
-                        None,
-                    )
-                    .await?
-                }
+                None => open(generation).await?,
             };
             let error = match what.make(&mut guard, &self.topology).await {
                 Ok(declared) => {
@@ -95,17 +87,21 @@ impl RabbitMqSession {
             };
             drop(guard);
             tries += 1;
+            // An exchange that deletes itself may have gone with the queues of the lost connection, after it was declared
+            // again.
+            if is_missing(&error)
+                && tries < LOCKED_TRIES
+                && let Some(exchange) = self.exchange_of(what)
+            {
+                let mut guard = open(generation).await?;
+                if guard.declare_exchange(&exchange).await.is_ok() {
+                    *channel = Some(guard);
+                    continue;
+                }
+            }
             match error {
                 error if !generation.is_alive() => return Err(Failure::transient(error)),
                 error if is_locked(&error) && tries < LOCKED_TRIES => tokio::time::sleep(LOCKED_PAUSE).await,
-                // An exchange that deletes itself may have gone with the queues of the lost connection, after it was
-                // declared again.
-                error if is_missing(&error) && tries < LOCKED_TRIES && self.is_declared(what) => {
-                    let place = generation.place(deadline(generation.link.acquire_timeout())).await?;
-                    let mut guard = ChannelGuard::open(generation, place, None, None).await?;
-                    self.declare_its_exchange(what, &mut guard).await.map_err(Failure::transient)?;
-                    *channel = Some(guard);
-                }
                 Error::Operation { .. } => {
                     self.link.warn("not declared again", Some(&error));
                     return Ok(None);
@@ -114,22 +110,18 @@ impl RabbitMqSession {
             }
         }
     }
+
+    /// The exchange of a binding, if it was declared here.
+    fn exchange_of(&self, what: &Declaration<'_>) -> Option<Exchange> {
+        let Declaration::Binding(binding) = what else { return None };
+        self.topology.lock().exchanges.get(&binding.exchange).cloned()
+    }
 }
 
-impl RabbitMqSession {
-    /// Whether this is a binding whose exchange was declared here.
-    fn is_declared(&self, what: &Declaration<'_>) -> bool {
-        matches!(what, Declaration::Binding(binding) if self.topology.lock().exchanges.contains_key(&binding.exchange))
-    }
-
-    async fn declare_its_exchange(&self, what: &Declaration<'_>, guard: &mut ChannelGuard) -> Result<(), Error> {
-        let Declaration::Binding(binding) = what else { return Ok(()) };
-        let exchange = self.topology.lock().exchanges.get(&binding.exchange).cloned();
-        match exchange {
-            Some(exchange) => guard.declare_exchange(&exchange).await,
-            None => Ok(()),
-        }
-    }
+/// A channel for declarations.
+async fn open(generation: &Arc<Generation>) -> Result<ChannelGuard, Error> {
+    let place = generation.place(deadline(generation.link.acquire_timeout())).await?;
+    ChannelGuard::open(generation, place, None, None).await
 }
 
 /// The progress of a replay.

@@ -36,7 +36,7 @@ use crate::lifecycle::lease::guard::{Claim, ErasedLease, Lease, LeaseAs};
 pub(crate) enum Held {
     Any,
     Checkouts,
-    /// Those that were taken at most this time before this moment, or after it.
+    /// Leases and checkouts that were taken at most this time before this moment, or after it.
     TakenWithin(Duration, Moment),
 }
 
