@@ -35,12 +35,12 @@ impl Busy {
     /// Counts the work as done. Dropped without this call, it counts as given up, as work does that was cut off or
     /// cancelled. The report of a close counts the two apart.
     pub fn done(mut self) {
-        self.end(true);
+        self.finish(true);
     }
 
     /// Counts the work as done or as given up, and counts nothing from then on. Returns whether the report of a close
     /// counts it.
-    pub fn end(&mut self, is_done: bool) -> bool {
+    pub fn finish(&mut self, is_done: bool) -> bool {
         self.activity.end(self.work, std::mem::take(&mut self.count), is_done)
     }
 }
@@ -48,7 +48,7 @@ impl Busy {
 impl Drop for Busy {
     fn drop(&mut self) {
         if self.count > 0 {
-            self.end(false);
+            self.finish(false);
         }
     }
 }

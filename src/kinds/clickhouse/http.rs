@@ -50,14 +50,14 @@ impl ResponseParser {
         while !bytes.is_empty() {
             match &mut self.part {
                 AnswerPart::Head(head) => {
-                    let Some(head) = taken_until(head, &mut bytes, b"\r\n\r\n") else { return false };
+                    let Some(head) = read_until(head, &mut bytes, b"\r\n\r\n") else { return false };
                     *self = ResponseParser::after(&String::from_utf8_lossy(&head));
                     if matches!(self.part, AnswerPart::Body(0)) {
                         return true;
                     }
                 }
                 AnswerPart::ChunkSize(line) => {
-                    let Some(line) = taken_until(line, &mut bytes, b"\r\n") else { return false };
+                    let Some(line) = read_until(line, &mut bytes, b"\r\n") else { return false };
                     let line = String::from_utf8_lossy(&line);
                     let digits = line.split([';', '\r']).next().unwrap_or_default().trim();
                     self.part = match u64::from_str_radix(digits, 16) {
@@ -67,7 +67,7 @@ impl ResponseParser {
                     };
                 }
                 AnswerPart::Trailer(line) => {
-                    let Some(line) = taken_until(line, &mut bytes, b"\r\n") else { return false };
+                    let Some(line) = read_until(line, &mut bytes, b"\r\n") else { return false };
                     if line == b"\r\n" {
                         return true;
                     }
@@ -115,7 +115,7 @@ impl ResponseParser {
 const LONGEST: usize = 1 << 20;
 
 /// Moves bytes over until the mark is complete. Then answers the bytes before the mark, and the mark.
-fn taken_until(taken: &mut Vec<u8>, bytes: &mut &[u8], mark: &[u8]) -> Option<Vec<u8>> {
+fn read_until(taken: &mut Vec<u8>, bytes: &mut &[u8], mark: &[u8]) -> Option<Vec<u8>> {
     while let Some((first, rest)) = bytes.split_first() {
         if taken.len() < LONGEST {
             taken.push(*first);

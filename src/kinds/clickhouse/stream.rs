@@ -223,7 +223,7 @@ impl RequestInFlight {
 impl Drop for RequestInFlight {
     fn drop(&mut self) {
         if let Some((busy, _)) = &mut self.work {
-            busy.end(self.is_over);
+            busy.finish(self.is_over);
         }
         // A server that has begun to answer notices by itself as it goes on.
         if self.is_sent

@@ -205,7 +205,7 @@ impl Lease<Client> {
     }
 
     fn session(&self, action: impl fmt::Display) -> Result<&Arc<ClickHouseSession>, Error> {
-        match Lease::whole::<Connected>(self) {
+        match Lease::handle_as::<Connected>(self) {
             Some(connected) => Ok(&connected.0.session),
             None => Err(Error::Operation {
                 resource: Lease::resource(self).into(),

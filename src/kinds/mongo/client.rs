@@ -61,7 +61,7 @@ pub(super) fn watched(
     options: &ClientOptions,
     tracker: &Arc<ConnectionTracker>,
     monitor: &Arc<ServerMonitor>,
-    mark: &str,
+    session_tag: &str,
 ) -> ClientOptions {
     let mut options = options.clone();
     let tracker = Arc::clone(tracker);
@@ -70,7 +70,8 @@ pub(super) fn watched(
     options.sdam_event_handler = Some(also(options.sdam_event_handler, move |event| monitor.see(event)));
     let mut driver = options.driver_info.unwrap_or_else(library);
     // The server shows the driver's version beside each session, so the mark in it finds the sessions of this client.
-    driver.version = Some(driver.version.map_or_else(|| mark.to_owned(), |version| format!("{version} {mark}")));
+    driver.version =
+        Some(driver.version.map_or_else(|| session_tag.to_owned(), |version| format!("{version} {session_tag}")));
     options.driver_info = Some(driver);
     options
 }

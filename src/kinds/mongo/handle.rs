@@ -96,7 +96,7 @@ pub(super) struct MongoShared {
     pub(super) monitor: Arc<ServerMonitor>,
     pub(super) nudger: Nudger,
     /// The text that the server shows beside each session of this client.
-    pub(super) mark: String,
+    pub(super) session_tag: String,
     probing: Mutex<Probing>,
     /// The last moment at which the server had nothing open for the client, and the number of operations until then.
     /// `None` if an operation was in flight, or the server was not asked.
@@ -109,10 +109,10 @@ impl MongoShared {
         tracker: Arc<ConnectionTracker>,
         monitor: Arc<ServerMonitor>,
         nudger: Nudger,
-        mark: String,
+        session_tag: String,
     ) -> Self {
         let (probing, nothing_open) = (Mutex::new(Probing::NotYet), Mutex::new(None));
-        MongoShared { options, tracker, monitor, nudger, mark, probing, nothing_open }
+        MongoShared { options, tracker, monitor, nudger, session_tag, probing, nothing_open }
     }
 
     pub(super) fn probe(&self) -> Result<ProbeClient, Failure> {

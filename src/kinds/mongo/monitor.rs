@@ -35,13 +35,13 @@ pub(super) struct ServerMonitor {
 
 #[derive(Default)]
 struct ServersSeen {
-    servers: BTreeMap<String, Beat>,
+    servers: BTreeMap<String, Heartbeat>,
     /// The servers that the driver dropped because they belong to another replica set or to none, each with its set.
     strangers: BTreeMap<String, Option<String>>,
     topology: Option<TopologyDescription>,
 }
 
-enum Beat {
+enum Heartbeat {
     Unknown,
     Up,
     Down(DriverError),
@@ -65,7 +65,7 @@ impl ServerMonitor {
         let mut seen = self.seen.lock();
         match event {
             SdamEvent::ServerOpening(event) => {
-                seen.servers.entry(event.address.to_string()).or_insert(Beat::Unknown);
+                seen.servers.entry(event.address.to_string()).or_insert(Heartbeat::Unknown);
             }
             SdamEvent::ServerClosed(event) => {
                 seen.servers.remove(&event.address.to_string());
@@ -76,14 +76,14 @@ impl ServerMonitor {
                 let waits_for_its_set = event.reply.get_bool("isreplicaset").unwrap_or(false);
                 if self.set.is_none() || self.set.as_deref() == set || waits_for_its_set {
                     seen.strangers.remove(&address);
-                    seen.servers.insert(address, Beat::Up);
+                    seen.servers.insert(address, Heartbeat::Up);
                 } else {
                     seen.servers.remove(&address);
                     seen.strangers.insert(address, set.map(str::to_owned));
                 }
             }
             SdamEvent::ServerHeartbeatFailed(event) => {
-                seen.servers.insert(event.server_address.to_string(), Beat::Down(event.failure.clone()));
+                seen.servers.insert(event.server_address.to_string(), Heartbeat::Down(event.failure.clone()));
             }
             SdamEvent::TopologyDescriptionChanged(event) => seen.topology = Some(event.new_description.clone()),
             _ => return,
@@ -170,7 +170,7 @@ impl ServerMonitor {
 }
 
 fn is_up(seen: &ServersSeen) -> bool {
-    seen.servers.values().any(|beat| matches!(beat, Beat::Up))
+    seen.servers.values().any(|beat| matches!(beat, Heartbeat::Up))
 }
 
 /// The error of one of the servers, if none answers. The answer of something else than a MongoDB is the last choice,
@@ -179,9 +179,9 @@ fn down(seen: &ServersSeen) -> Option<DriverError> {
     let mut found: Option<&DriverError> = None;
     for beat in seen.servers.values() {
         match beat {
-            Beat::Down(error) if found.is_none_or(is_alien) => found = Some(error),
-            Beat::Down(_) => {}
-            Beat::Unknown | Beat::Up => return None,
+            Heartbeat::Down(error) if found.is_none_or(is_alien) => found = Some(error),
+            Heartbeat::Down(_) => {}
+            Heartbeat::Unknown | Heartbeat::Up => return None,
         }
     }
     found.cloned()

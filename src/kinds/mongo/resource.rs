@@ -63,10 +63,10 @@ impl Resource for MongoResource {
 
     async fn connect(&self, link: &Link) -> Result<MongoHandle, Failure> {
         let tracker = Arc::new(ConnectionTracker::new(link.clone()));
-        let mark = ObjectId::new().to_hex();
+        let session_tag = ObjectId::new().to_hex();
         let options = self.options().await?;
         let monitor = Arc::new(ServerMonitor::new(Some(link.clone()), options.repl_set_name.clone()));
-        let watched = watched(&options, &tracker, &monitor, &mark);
+        let watched = watched(&options, &tracker, &monitor, &session_tag);
         let client = UnverifiedClient::open(watched).map_err(|error| self.failure(error))?;
         let limit = time_to_tell(link);
         tokio::select! {
@@ -95,7 +95,7 @@ impl Resource for MongoResource {
         monitor.follow(link.generation());
         let client = client.proven();
         let nudger = Nudger::start(&tracker, &client);
-        let shared = MongoShared::new(options, tracker, monitor, nudger, mark);
+        let shared = MongoShared::new(options, tracker, monitor, nudger, session_tag);
         Ok(MongoHandle { sync: sync::Client::from(client.clone()), client, shared: Arc::new(shared) })
     }
 
@@ -233,7 +233,7 @@ impl MongoResource {
                 if shared.monitor.is_up() { error } else { pending().await }
             };
             let ended = tokio::select! {
-                ended = end_sessions(&probe.client, &shared.tracker.link, &shared.mark, which) => ended,
+                ended = end_sessions(&probe.client, &shared.tracker.link, &shared.session_tag, which) => ended,
                 error = has_no_room => Err(error),
             };
             ended.map_err(|error| self.failure(error))

@@ -26,13 +26,13 @@ pub(super) enum OpenSessions {
 pub(super) async fn end_sessions(
     probe: &Client,
     link: &Link,
-    mark: &str,
+    session_tag: &str,
     which: SessionFilter,
 ) -> Result<OpenSessions, DriverError> {
     let admin = probe.database("admin");
     let open = [
         doc! { "$currentOp": { "allUsers": false, "idleSessions": true, "idleCursors": true } },
-        doc! { "$match": { "clientMetadata.driver.version": { "$regex": mark } } },
+        doc! { "$match": { "clientMetadata.driver.version": { "$regex": session_tag } } },
         doc! { "$group": {
             "_id": "$lsid.id",
             "waiting": { "$max": { "$cond": [{ "$eq": ["$cursor.awaitData", true] }, 1, 0] } },

@@ -200,7 +200,7 @@ impl ConnectionTracker {
             }
             CmapEvent::ConnectionCheckedIn(event) => pools.get_mut(&event.address).and_then(|pool| {
                 let finished = match pool.connections.get_mut(&event.connection_id)? {
-                    ConnectionState::InUse { operation: Some(operation) } => operation.end(true),
+                    ConnectionState::InUse { operation: Some(operation) } => operation.finish(true),
                     _ => false,
                 };
                 pool.put(event.connection_id, Some(ConnectionState::Idle { finished }))

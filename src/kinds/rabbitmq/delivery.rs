@@ -166,7 +166,7 @@ impl Delivery {
                 if let Some((keeps, busy)) = &mut self.keeps {
                     keeps.settled();
                     if let Some(busy) = busy {
-                        busy.end(is_done);
+                        busy.finish(is_done);
                     }
                 }
                 Ok(())

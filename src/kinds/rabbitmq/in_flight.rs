@@ -283,7 +283,7 @@ impl Confirm {
     fn poll(&mut self, cx: &mut Context<'_>, returned: &mut Vec<BasicReturnMessage>) -> Poll<()> {
         if let Confirm::Pending { answer, busy } = self {
             let answer = ready!(answer.as_mut().poll(cx));
-            busy.end(answer.is_ok());
+            busy.finish(answer.is_ok());
             *self = match answer {
                 Ok(Confirmation::Nack(back)) => {
                     returned.extend(back);

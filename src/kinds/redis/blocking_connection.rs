@@ -54,7 +54,7 @@ impl r2d2::ManageConnection for Manager {
 
     fn is_valid(&self, connection: &mut BlockingConnection) -> RedisResult<()> {
         let end = deadline(connection.config.test_limit);
-        connection.limited(end, |connection| connection.ping())
+        connection.with_deadline(end, |connection| connection.ping())
     }
 
     fn has_broken(&self, connection: &mut BlockingConnection) -> bool {
@@ -92,7 +92,7 @@ impl BlockingConnection {
         let (stream, guarded) = session.tls.dial_blocking(host, *port, *keepalive, &switch, end)?;
         let config = Arc::clone(&session.config);
         let mut connection = BlockingConnection::over(Arc::downgrade(session), config, stream, guarded, switch);
-        connection.limited(end, |connection| connection.greet(session))?;
+        connection.with_deadline(end, |connection| connection.greet(session))?;
         Ok(connection)
     }
 
@@ -170,7 +170,7 @@ impl BlockingConnection {
     }
 
     /// Runs something on the connection that must end by this deadline.
-    fn limited(&mut self, end: Instant, run: impl FnOnce(&mut Self) -> RedisResult<()>) -> RedisResult<()> {
+    fn with_deadline(&mut self, end: Instant, run: impl FnOnce(&mut Self) -> RedisResult<()>) -> RedisResult<()> {
         self.stream.end_by(Some(end))?;
         run(self)?;
         Ok(self.stream.end_by(None)?)

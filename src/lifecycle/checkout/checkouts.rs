@@ -131,7 +131,7 @@ impl<M: Manage> Checkouts<M> {
     }
 
     /// Ends all present connections. None is handed out again, and waiters are given new ones.
-    pub(crate) fn retire(&self) {
+    pub fn retire(&self) {
         self.core.retire();
     }
 
@@ -156,7 +156,7 @@ impl<M: Manage> Checkouts<M> {
     }
 
     /// Ends the waits for a reconnect that was asked for, and has failed for good.
-    pub(crate) fn give_up(&self) {
+    pub fn give_up(&self) {
         self.core.give_up();
     }
 

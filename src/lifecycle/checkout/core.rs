@@ -35,7 +35,7 @@ pub(crate) struct Core<M: Manage> {
     pub(super) state: Mutex<QueueState<M>>,
 }
 
-type Start<M> = dyn Fn(&Arc<Core<M>>, Begun) + Send + Sync;
+type Start<M> = dyn Fn(&Arc<Core<M>>, JobsBegun) + Send + Sync;
 
 /// The limits of the checkouts: how many connections there may be, and for how long.
 #[derive(Debug, Clone, PartialEq)]
@@ -81,7 +81,7 @@ impl Limits {
 
 /// The numbers of jobs that count as begun. The jobs are to be started outside of the lock.
 #[must_use = "they are waited for"]
-pub(crate) struct Begun {
+pub(crate) struct JobsBegun {
     pub(super) openings: usize,
     pub(super) epoch: u64,
     /// The pause before the openings.
@@ -100,7 +100,7 @@ impl<M: Manage> Core<M> {
         limits: Limits,
         retry: Retry,
         limit: Duration,
-        start: impl Fn(&Arc<Self>, Begun) + Send + Sync + 'static,
+        start: impl Fn(&Arc<Self>, JobsBegun) + Send + Sync + 'static,
     ) -> Arc<Self> {
         let max = limits.max.max(1);
         let limits = Limits { max, min_idle: limits.min_idle.min(max), ..limits };
@@ -219,7 +219,7 @@ impl<M: Manage> Core<M> {
     }
 
     /// The jobs to be begun now. They count as begun from here on.
-    pub(super) fn demand(&self, state: &mut QueueState<M>) -> Begun {
+    pub(super) fn demand(&self, state: &mut QueueState<M>) -> JobsBegun {
         let openings =
             self.wanted(state).min(state.open_concurrency).saturating_sub(state.opening).min(self.room(state));
         state.opening += openings;
@@ -229,7 +229,7 @@ impl<M: Manage> Core<M> {
         };
         let disconnects = state.leaving.len().min(MAX_DISCONNECTS.saturating_sub(state.parting));
         state.parting += disconnects;
-        Begun { openings, epoch: state.epoch, pause, disconnects }
+        JobsBegun { openings, epoch: state.epoch, pause, disconnects }
     }
 
     /// Answers all waiters with this refusal, and all users from now on.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::base::error::{BoxError, Error, Failure, Proof, Source};
-use crate::lifecycle::checkout::core::{Begun, Core};
+use crate::lifecycle::checkout::core::{Core, JobsBegun};
 use crate::lifecycle::checkout::entry::PooledConnection;
 use crate::lifecycle::checkout::manage::{Manage, limited};
 use crate::lifecycle::checkout::state::QueueState;
@@ -19,7 +19,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// A job for a task or thread that is no user's.
 pub(crate) enum Job<M: Manage> {
     /// Connects, and so may block.
-    Open(Opening<M>),
+    Open(PendingOpen<M>),
     /// Disconnects, and so may block as long.
     Part(Disconnects<M>),
 }
@@ -27,9 +27,9 @@ pub(crate) enum Job<M: Manage> {
 impl<M: Manage> Job<M> {
     /// Starts each job that has begun, the openings after a pause. It must not be called under the lock, which a job
     /// that cannot be started takes as it drops.
-    pub(crate) fn start_all(core: &Arc<Core<M>>, begun: Begun, start: impl Fn(Self, Duration)) {
+    pub(crate) fn start_all(core: &Arc<Core<M>>, begun: JobsBegun, start: impl Fn(Self, Duration)) {
         for _ in 0..begun.openings {
-            start(Job::Open(Opening { core: Arc::clone(core), epoch: begun.epoch, is_over: false }), begun.pause);
+            start(Job::Open(PendingOpen { core: Arc::clone(core), epoch: begun.epoch, is_over: false }), begun.pause);
         }
         for _ in 0..begun.disconnects {
             start(Job::Part(Disconnects { core: Arc::clone(core), is_over: false }), Duration::ZERO);
@@ -61,7 +61,7 @@ impl<M: Manage> Job<M> {
 }
 
 /// A connection that is being opened. If it never is, because its runtime has ended, the drop accounts for that.
-pub(crate) struct Opening<M: Manage> {
+pub(crate) struct PendingOpen<M: Manage> {
     core: Arc<Core<M>>,
     /// The epoch in which the opening was begun.
     epoch: u64,
@@ -69,7 +69,7 @@ pub(crate) struct Opening<M: Manage> {
     is_over: bool,
 }
 
-impl<M: Manage> Opening<M> {
+impl<M: Manage> PendingOpen<M> {
     /// Opens the connection, if it is still wanted.
     async fn run(mut self) {
         if !self.is_wanted() {
@@ -168,7 +168,7 @@ impl<M: Manage> Opening<M> {
     }
 }
 
-impl<M: Manage> Drop for Opening<M> {
+impl<M: Manage> Drop for PendingOpen<M> {
     fn drop(&mut self) {
         if !self.is_over {
             let core = Arc::clone(&self.core);

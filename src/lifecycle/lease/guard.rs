@@ -55,7 +55,7 @@ impl<H: ?Sized> Lease<H> {
 
     /// The whole handle behind this lease, if it is a `W`. It has more than users see of a kind whose leases are the
     /// driver's own type. Exempt from semantic versioning, as [`adapter`](crate::adapter) is.
-    pub fn whole<W: 'static>(this: &Self) -> Option<&W> {
+    pub fn handle_as<W: 'static>(this: &Self) -> Option<&W> {
         this.held().whole().downcast_ref()
     }
 }

@@ -65,7 +65,7 @@ const LIMITS: Limits = Limits {
 fn core(limits: Limits) -> (Arc<Core<Manager>>, Jobs) {
     let jobs = Jobs::default();
     let told = Arc::clone(&jobs);
-    let start = move |_: &Arc<_>, Begun { openings, disconnects, pause, .. }: Begun| {
+    let start = move |_: &Arc<_>, JobsBegun { openings, disconnects, pause, .. }: JobsBegun| {
         told.lock().push((openings, disconnects, pause));
     };
     let core = Core::new(Arc::from("fake"), Manager::default(), limits, Retry::default(), SECOND, start);
@@ -220,7 +220,7 @@ fn job(core: &Arc<Core<Manager>>, openings: usize, disconnects: usize) -> Job<Ma
         let mut state = core.state.lock();
         state.opening += openings;
         state.parting += disconnects;
-        Begun { openings, disconnects, epoch: state.epoch, pause: Duration::ZERO }
+        JobsBegun { openings, disconnects, epoch: state.epoch, pause: Duration::ZERO }
     };
     let jobs = Mutex::new(Vec::new());
     Job::start_all(core, begun, |job, _| jobs.lock().push(job));
