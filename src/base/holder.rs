@@ -17,7 +17,7 @@ use crate::base::owner::Owner;
 /// use resource_pool::blocking::ResourcePool;
 ///
 /// for holder in ResourcePool::global().holders() {
-///     println!("{} is held since {} by {}", holder.resource, holder.site, holder.held.as_secs());
+///     println!("{} is held for {:?} by {}", holder.resource, holder.held, holder.site);
 /// }
 /// ```
 #[derive(Debug, Clone)]
@@ -49,7 +49,7 @@ pub struct Holder {
 }
 
 impl Holder {
-    /// A holder that has had one of the resource's exclusive things without a checkout, as a consumer has its channel.
+    /// A holder of an exclusive thing that it did not check out. For example, a consumer holds its channel.
     pub fn of(resource: &Arc<str>, site: &'static Location<'static>, held: Duration, generation: u64) -> Self {
         Holder {
             resource: Arc::clone(resource),

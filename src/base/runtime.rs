@@ -247,7 +247,7 @@ fn unparker() -> Waker {
 }
 
 /// Blocks this thread on a future that runs on the pool's runtime. In [`Resource::connect`](crate::Resource::connect)
-/// that runtime is [`Handle::current`]. It may block plain threads, `spawn_blocking`, and workers of a multi-thread
+/// that runtime is [`Handle::current`]. Call it on plain threads, in `spawn_blocking`, or on workers of a multi-thread
 /// runtime.
 ///
 /// # Errors

@@ -32,8 +32,8 @@ impl Busy {
         self.count += count;
     }
 
-    /// Counts the work as done. Dropped without this call, it counts as given up, as work does that was cut off or
-    /// cancelled. The report of a close counts the two apart.
+    /// Counts the work as done. If the guard drops without this call, the work counts as given up: it was cut off or
+    /// cancelled. The report of a close counts done work and given-up work apart.
     pub fn done(mut self) {
         self.finish(true);
     }

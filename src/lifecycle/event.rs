@@ -74,7 +74,7 @@ pub enum What {
     Lost {
         /// The reason.
         error: Error,
-        /// How many generations in a row were lost soon after they were made. If there are any, a pause comes first.
+        /// How many generations in a row were lost soon after they were made. If it is not 0, the pool pauses first.
         died_young: u32,
     },
     /// A probe got no answer, or not the answer that it should.
@@ -143,7 +143,7 @@ pub enum What {
         /// The holders.
         holders: Vec<Holder>,
     },
-    /// No more leases or checkouts are held than expected any longer.
+    /// The number of held leases or checkouts is back within the expected limit.
     Uncrowded {
         /// How many are held.
         held: usize,

@@ -58,7 +58,7 @@ pub enum Health {
     /// It answered slowly, it answered that this user may not ask, or it is closing. The pool warns if an optional
     /// resource failed.
     Warn,
-    /// It did not answer, or it answered that it cannot serve.
+    /// It did not answer, it answered that it cannot serve, its connection failed, or it is closed.
     Fail,
 }
 
@@ -93,7 +93,7 @@ pub struct HealthEntry {
     pub name: Arc<str>,
     /// The verdict.
     pub health: Health,
-    /// How long the round trip took, if it was answered.
+    /// How long the round trip took. `None` unless it succeeded.
     #[cfg_attr(feature = "serde", serde(rename = "latency_ms", serialize_with = "json::some_millis"))]
     pub latency: Option<Duration>,
     /// The state of its life.

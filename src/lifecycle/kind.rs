@@ -65,7 +65,7 @@ pub trait KindConfig: Default + Clone + PartialEq + fmt::Debug + DeserializeOwne
     fn check(&mut self, _name: &str) -> Result<(), Error> {
         Ok(())
     }
-    /// The field that is missing beside the others, and the problem with that. This is asked before a URL is taken
+    /// The field that lacks its other half, and the problem with that. The pool asks this before a URL is taken
     /// apart. `is_said` tells which fields TOML or the environment sets. Fields that code sets are left to
     /// [`check`](KindConfig::check).
     fn is_half(&self, _is_said: &dyn Fn(&str) -> bool) -> Option<(&'static str, &'static str)> {

@@ -68,7 +68,7 @@ impl Link {
     }
 
     /// Tells that the connection is lost. Readiness falls, and the pool brings the connection back by
-    /// [`recover`](crate::Resource::recover). A generation that is not current is ignored. So is a connection that
+    /// [`recover`](crate::Resource::recover). The pool ignores an outdated generation, and a connection that
     /// closing superseded while it was made.
     pub fn lost(&self, generation: u64, cause: impl Into<BoxError>) {
         if let Some(slot) = self.slot.upgrade() {

@@ -59,7 +59,7 @@ pub struct Options {
     /// Whether SIGINT, SIGTERM and SIGHUP close the global pool before they end the process.
     /// Defaults to `true`.
     pub signals: bool,
-    /// How a process that a signal ended exits. Defaults to [`ExitStatus::Signal`].
+    /// How the process exits after a signal. Defaults to [`ExitStatus::Signal`].
     pub exit_status: ExitStatus,
 }
 

@@ -66,7 +66,7 @@ pub trait Resource: Send + Sync + Sized + 'static {
         ready(Ok(false))
     }
 
-    /// Cuts the streams at once, when `close` would not come back. By default there are none to cut.
+    /// Cuts the streams at once, after a loss, or when `close` would not come back. By default there are none to cut.
     fn cut(&self, handle: &Self::Handle) {
         let _ = handle;
     }

@@ -249,7 +249,7 @@ impl fmt::Debug for Quota {
 pub struct Wait(Arc<PendingWait>);
 
 impl Wait {
-    /// The error of a wait that reached its limit. `further` ends the sentence on the object of the wait. `holders` are
+    /// The error of a wait that reached its limit. The message adds `further` to the object of the wait. `holders` are
     /// those of the quota unless others are named. `source` is the last error seen meanwhile.
     pub fn timed_out(self, further: &str, holders: Option<Vec<Holder>>, source: Option<Source>) -> Error {
         let PendingWait { quota, since, .. } = &*self.0;

@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 use crate::base::error::Error;
 use crate::net::url::host;
 
-/// Checks for values that no resource can work with, whatever its kind. These are a host that is none, port 0, a limit
+/// Checks for values that no resource can work with, whatever its kind. These are a bad host, port 0, a limit
 /// of zero, more of something than can be counted, and a keepalive that TCP does not take.
 #[derive(Debug)]
 pub struct Checks<'a>(

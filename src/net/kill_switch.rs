@@ -44,7 +44,7 @@ impl KillSwitch {
         Self::default()
     }
 
-    /// [`cut`](KillSwitch::cut), with the error that each call that it cuts fails with. The first cause counts.
+    /// Does the same as [`cut`](KillSwitch::cut), and each cut call fails with `cause`. Only the first cause counts.
     ///
     /// A resource that is told to cut finds the cause in [`Link::why_cut`](crate::Link::why_cut).
     pub fn cut_because(&self, cause: Error) {

@@ -57,7 +57,7 @@ pub struct Names {
     pub url: Field,
     /// The fields of the [parts](Part), in their order, and their variables.
     pub parts: [Field; 5],
-    /// The schemes of a URL that ask for no TLS, and its parameters with their values that do.
+    /// The schemes of a URL that ask for no TLS, and the parameters that ask for none, with their values: `tls=false`.
     pub plain: &'static [&'static str],
     /// The variables of the switch, and of the fields of [`TlsOptions`](crate::config::TlsOptions) in their order. An
     /// empty name stands for no variable.

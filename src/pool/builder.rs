@@ -178,10 +178,10 @@ impl<P> Builder<P> {
 
 #[allow(private_bounds, reason = "the two facades are all there are")]
 impl<P: Facade> Builder<P> {
-    /// Builds a pool of one's own, which closes when its last handle drops.
+    /// Builds a pool of one's own, and connects nothing yet. The pool closes when its last handle drops.
     ///
     /// # Errors
-    /// [`Error::Config`] if a part of the configuration cannot be used. Nothing is connected yet.
+    /// [`Error::Config`] if the configuration cannot be used. A bad variable of a resource fails only its callers.
     pub fn build(self) -> Result<P, Error> {
         let handle = self.build_unchecked();
         handle.0.check_config()?;

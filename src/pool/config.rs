@@ -77,8 +77,8 @@ macro_rules! kinds {
         }
 
         $(#[cfg(feature = $feature)] impl $config {
-            /// The configuration that a pool would use without any code: the defaults, and over them this process's
-            /// environment. For `scoped`.
+            /// The configuration for `scoped` without code: the defaults, overridden by this process's
+            /// environment. This reads no TOML file.
             ///
             /// # Errors
             /// [`Error::Config`] for a variable that cannot be used.

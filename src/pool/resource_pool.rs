@@ -148,8 +148,8 @@ impl ResourcePool {
         results
     }
 
-    /// Makes a true round trip on every resource, in parallel. It takes at most 500 ms for each and 800 ms in all. The
-    /// result is answered again for 1 s. It takes no exclusive slot.
+    /// Makes a true round trip to each ready resource, in parallel. By default, it takes at most 500 ms for each and
+    /// 800 ms in all, and returns its result again for 1 s. It takes no exclusive slot, except one of an `R2d2`.
     ///
     /// # Cancel safety
     /// Cancel-safe: the check goes on, and the next caller gets its result.
@@ -221,7 +221,7 @@ macro_rules! verbs {
     ($($feature:literal $what:literal $kind:ident $named:ident $with:ident $type:ident $config:ident $resource:ident $task:ty, $thread:ty, $task_guard:literal $guard:literal;)*) => {
         impl ResourcePool {
             $(
-                #[doc = concat!($task_guard, ". The first call connects and pings; later ones cost nanoseconds.")]
+                #[doc = concat!($task_guard, ". The first call connects and pings; a later lease costs nanoseconds.")]
                 ///
                 /// A ready resource is leased by the call, and held from then on. Connecting begins when the future is
                 /// polled.

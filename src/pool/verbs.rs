@@ -36,7 +36,7 @@ macro_rules! synchronous_verbs {
         /// Opens the pool again after `close_all`. Resources connect on their next use.
         ///
         /// # Errors
-        /// [`Error::Closing`] once the process is ending.
+        /// [`Error::Closing`] while the pool is being closed, and once the process is ending.
         pub fn reopen(&self) -> Result<(), Error> {
             self.registry().reopen()
         }

@@ -85,8 +85,8 @@ pub enum Error {
     /// A blocking wait that could never end, because only this thread can free the thing that it waits for.
     Deadlock(Arc<DeadlockError>),
     /// The connection was lost and is not back yet. Either the operation has not been sent, or it may have been sent
-    /// and does no harm twice. The latter only reads, declares or deletes, or it is taken back with the connection, as
-    /// a fetched message and an ack are. Of an operation that was sent through a raw channel nothing is known.
+    /// and does no harm twice. The latter is true of reads, declarations, deletions, and things that go back with the
+    /// connection: fetched messages and acks. For a raw channel, the pool does not know whether it does harm.
     Lost {
         /// The resource's name.
         resource: Arc<str>,
@@ -124,7 +124,7 @@ pub enum Error {
         /// The resource's name.
         resource: Arc<str>,
     },
-    /// A blocking acquire would have had to wait on a thread that drives async tasks.
+    /// A blocking call would have had to wait on a thread that runs a current-thread runtime.
     InAsyncContext {
         /// The resource's name.
         resource: Arc<str>,
@@ -216,7 +216,7 @@ pub struct ConnectError {
     pub permanent: bool,
     /// The remedy, if one is known: the key of the configuration, or the variable, that may help.
     pub remedy: Option<Arc<str>>,
-    /// The error of the last attempt that had its full time.
+    /// The error of the last attempt that the budget did not cut short.
     pub source: Source,
 }
 
@@ -259,7 +259,7 @@ pub struct TimeoutError {
     /// The holders of it at that moment.
     pub holders: Vec<Holder>,
     /// All who waited for one another at that moment, beginning with the one who got this error. Each of them holds a
-    /// thing that another one waits for. Empty if anybody could go on.
+    /// thing that another one waits for. Empty if one of the holders does not wait, because that one can go on.
     pub cycle: Vec<Waiter>,
     /// The last error seen during the wait.
     pub source: Option<Source>,
@@ -401,7 +401,7 @@ impl Error {
     }
 
     /// The pool's own error behind a driver's. Some calls can only answer a driver's error: those through the client
-    /// that a ClickHouse lease derefs to, and through Redis commands.
+    /// that a ClickHouse lease derefs to, Redis commands, PostgreSQL's statements, and calls on a raw RabbitMQ channel.
     pub fn behind<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Error> {
         causes(error).find_map(|cause| cause.downcast_ref())
     }

@@ -6,8 +6,8 @@ use crate::base::error::text::causes;
 /// The error itself; or a note in its place, if it is `from_server` and has one of the secrets in it.
 ///
 /// The driver's own errors are left alone. They have no secret in them, as the fuzzer proves, and a search for one
-/// would show which of their words are a secret. A server does not tell a secret where it says one of these names
-/// either. The names are public, though the secret may be a part of one: `user 'guest'`.
+/// would show which of their words are a secret. A match within one of the `names` does not count, because the
+/// names are public: in `user 'guest'`, `guest` may be the password, too.
 pub fn redacted(error: impl Into<BoxError>, from_server: bool, secrets: &[&str], names: &[&str]) -> BoxError {
     let error = error.into();
     if !from_server {

@@ -194,7 +194,7 @@ impl<T: Row + 'static> Inserter<T> {
         self.wait(async |inserter| inserter.force_commit().await)
     }
 
-    /// The same, and ends the inserter.
+    /// Inserts the rows that there are, tells how much was inserted, and ends the inserter.
     ///
     /// # Errors
     /// As [`commit`](Inserter::commit).

@@ -26,7 +26,7 @@ pub(super) const USE_HTTP: &str = "speaks ClickHouse's native protocol; use the 
 /// How to reach a ClickHouse over HTTP; `[clickhouse]` or `[named.clickhouse.NAME]` in TOML.
 ///
 /// The settings go along with every query and insert. Some users may not change them (`readonly = 1`, constraints). The
-/// three sizes below are then left to the server, unless one was set to another value than its default. In that case
+/// three fields from `max_threads` on are then left to the server, unless one differs from its default. In that case
 /// connecting fails, and the error names the settings to leave out.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -34,11 +34,11 @@ pub(super) const USE_HTTP: &str = "speaks ClickHouse's native protocol; use the 
 pub struct ClickHouseConfig {
     /// `http://user:password@host:port/database?setting=value`, instead of the parts. A part that the URL does not name
     /// keeps the value of its field. `?user=`, `?password=` and `?database=` are understood too. `https://` uses TLS,
-    /// at port 8443 unless the URL names one. Environment: `CLICKHOUSE_URL`.
+    /// at port 8443 unless the URL names one. `http://` without a port uses 8123. Environment: `CLICKHOUSE_URL`.
     pub url: Option<Secret>,
     /// Defaults to `localhost`. Environment: `CLICKHOUSE_HOST`, `CLICKHOUSE_IP`.
     pub host: String,
-    /// The HTTP port. Defaults to 8123. The native protocol's 9000 is refused. Environment: `CLICKHOUSE_PORT`.
+    /// The HTTP port. Defaults to 8123. The native ports 9000 and 9440 are refused. Environment: `CLICKHOUSE_PORT`.
     pub port: u16,
     /// Defaults to `default`. Environment: `CLICKHOUSE_USER`.
     pub user: String,
@@ -55,7 +55,7 @@ pub struct ClickHouseConfig {
     /// server's own default; 0 leaves it to the server.
     pub insert_block_size: u64,
     /// Whether a query that only reads is cancelled at the server, by `KILL QUERY`, if its future or iterator is
-    /// dropped before the answer begins. Once the answer has begun the server notices by itself. Each query then has a
+    /// dropped before the answer begins. Once the answer has begun the server notices by itself. Each such query has a
     /// `query_id`. A query that brings its own `query_id` along is not cancelled. Defaults to `true`.
     pub cancel_dropped: bool,
     /// Any further settings, such as `max_execution_time`. Defaults to none.

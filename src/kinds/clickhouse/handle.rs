@@ -18,7 +18,7 @@ use crate::lifecycle::lease::LeaseAs;
 ///
 /// A query or insert in flight counts as work, through whichever clone of the client, from its first byte until the
 /// answer is complete or given up. Closing waits for it, within the drain. So code that fills an `Insert`, or an
-/// inserter of the driver's own, has to end it when [`closing`](crate::ResourcePool::closing) tells. An insert that is
+/// inserter of the driver's own, has to end it when [`closing`](crate::ResourcePool::closing) fires. An insert that is
 /// not ended is aborted, by the driver as well as by closing. Its rows are not stored then, except for the blocks that
 /// the server has written by that time. Closing flushes an [`Inserter`](crate::Inserter).
 #[derive(Debug)]

@@ -141,7 +141,7 @@ impl<T: Row + 'static> Inserter<T> {
     ///
     /// # Errors
     /// [`Error::Operation`] with the server's answer; [`Error::OutcomeUnknown`] if the
-    /// connection is lost before it did. The rows are gone then; they are not sent again.
+    /// connection is lost before the server has answered. The rows are gone then; they are not sent again.
     ///
     /// # Cancel safety
     /// Not cancel-safe: see [`Inserter`].
@@ -160,7 +160,7 @@ impl<T: Row + 'static> Inserter<T> {
         self.shared.insert(true).await
     }
 
-    /// The same, and ends the inserter.
+    /// Inserts the rows that there are, tells how much was inserted, and ends the inserter.
     ///
     /// # Errors
     /// As [`commit`](Inserter::commit).

@@ -195,8 +195,8 @@ impl Lease<Client> {
         inside(&session.runtime, session.execute(query)).await
     }
 
-    /// An inserter into this table. Closing flushes its rows. The client itself has the driver's own under the same
-    /// name, which closing aborts unless it was ended.
+    /// An inserter into this table. Closing flushes its rows. The driver's own `Client::inserter` has the same
+    /// name. Closing aborts that inserter unless the caller has ended it.
     ///
     /// # Errors
     /// [`Error::Operation`] if this client is not of the pool's own kind.

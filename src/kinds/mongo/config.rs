@@ -43,7 +43,7 @@ pub struct MongoConfig {
     pub database: String,
     /// The database that knows the user. Defaults to `admin`.
     pub auth_source: Option<String>,
-    /// The name of the replica set that the host belongs to. Defaults to none.
+    /// The name of the replica set of the host. A URI or `options` makes the pool ignore it. Defaults to none.
     pub replica_set: Option<String>,
     /// The name that the server's log and `$currentOp` show. Defaults to `resource-pool`.
     pub app_name: String,
@@ -66,7 +66,7 @@ pub struct MongoConfig {
     pub server_selection_timeout: Duration,
     /// The options of TLS. Defaults to none: plain, unless the URI says `tls=true` or is a `mongodb+srv://`.
     /// Environment: `MONGODB_TLS`, `MONGODB_TLS_CA_FILE`, `MONGODB_TLS_CERT_FILE`, `MONGODB_TLS_KEY_FILE`,
-    /// `MONGODB_TLS_SERVER_NAME`.
+    /// `MONGODB_TLS_SERVER_NAME`. The driver takes no server name, and the key only from the certificate's file.
     pub tls: Option<TlsOptions>,
     /// Options of the driver, instead of the URI and the parts. An option that they leave out comes from the fields
     /// above. Can be set only in code. Defaults to none.

@@ -29,7 +29,7 @@ const SCHEMES: [&str; 2] = ["postgres", "postgresql"];
 #[non_exhaustive]
 pub struct PostgresConfig {
     /// `postgres://user:password@host:port/database`, instead of the parts. A part that the URL does not name keeps its
-    /// own field. The URL may have these parameters: `sslmode`, where `require`, `verify-ca` and `verify-full` all
+    /// own field, but the port is 5432. Parameters: `sslmode`, where `require`, `verify-ca` and `verify-full` all
     /// check the server's certificate and name, and `disable` is plain; `sslrootcert`, `sslcert`, `sslkey`; and
     /// `application_name`. Environment: `POSTGRES_URL`, `DATABASE_URL`.
     pub url: Option<Secret>,

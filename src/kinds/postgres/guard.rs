@@ -64,7 +64,7 @@ impl Postgres {
     /// The errors of the server and of any statement.
     ///
     /// # Cancel safety
-    /// Nobody knows then whether a transaction has begun, so the next statement is refused and the connection closes.
+    /// A dropped future may have begun a transaction, so the next statement is refused and the connection closes.
     pub async fn begin(&mut self) -> sqlx::Result<PostgresTransaction<'_>> {
         PostgresTransaction::begin(self.lent()).await
     }

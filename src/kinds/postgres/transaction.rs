@@ -48,7 +48,7 @@ impl<'a> PostgresTransaction<'a> {
     ///
     /// # Errors
     /// The errors of the server. One that leads to [`Error::OutcomeUnknown`](crate::Error::OutcomeUnknown) says that
-    /// the transaction may be committed. If an earlier statement of it failed, it is rolled back, and that is the
+    /// the transaction may be committed. If an earlier statement failed, this call rolls back and says so in the
     /// error.
     ///
     /// # Cancel safety

@@ -70,7 +70,7 @@ pub struct R2d2<M: ManageConnection> {
 type Classifier<E> = dyn Fn(&E) -> bool + Send + Sync;
 
 impl<M: ManageConnection> R2d2<M> {
-    /// Makes a resource of an adapter. It has at most 10 connections, which are closed after 60 s of idleness and
+    /// Makes a resource out of an adapter. It has at most 10 connections, which are closed after 60 s of idleness and
     /// replaced after 30 min. A connection is tested before it is checked out, unless it was checked out within the
     /// last 500 ms. The resource closes with the databases.
     pub fn new(manager: M) -> Self {

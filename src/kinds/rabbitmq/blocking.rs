@@ -140,7 +140,7 @@ impl RabbitMq {
         self.wait(self.tasks().publish_batch(messages))
     }
 
-    /// Fetches one message, if there is one. It keeps a channel until it is acknowledged.
+    /// Fetches one message, if there is one. The message keeps a channel until it is settled or dropped.
     ///
     /// # Errors
     /// [`Error::Operation`] if there is no such queue; [`Error::Lost`], [`Error::Timeout`], [`Error::Closed`].

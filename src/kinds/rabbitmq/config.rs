@@ -30,7 +30,7 @@ pub struct RabbitMqConfig {
     /// `amqp://user:password@host:port/vhost`, instead of the parts. A part that the URL does not name keeps the value
     /// of its field, and `…/%2f` is the virtual host `/`. The URL may end in
     /// `?heartbeat=10&frame_max=131072&channel_max=2047`. `amqps://` uses TLS, at port 5671 unless the URL names one.
-    /// Environment: `AMQP_URL`.
+    /// `amqp://` without a port uses 5672. Environment: `AMQP_URL`.
     pub url: Option<Secret>,
     /// Defaults to `localhost`. Environment: `RABBITMQ_HOST`, `QAPUBSUB_IP`.
     pub host: String,
@@ -49,7 +49,7 @@ pub struct RabbitMqConfig {
     /// lower of this and the broker's value counts.
     #[serde(rename = "heartbeat_ms", with = "millis")]
     pub heartbeat: Duration,
-    /// The largest frame in bytes, from 4096 to 1048576. Defaults to 0, the broker's own limit, which is 131072 unless
+    /// The largest frame in bytes, 4096 to 1048576, or 0 (default) for the broker's own limit. That is 131072 unless
     /// the broker is told otherwise. The driver's two buffers are 64 times as large, but take only the memory that has
     /// been in use. With all else a connection begins with 0.2 MiB, and takes 8 MiB once 4 MiB have passed each way. A
     /// lower limit saves that memory at a price. A message whose headers do not fit into one frame ends the connection
@@ -68,7 +68,7 @@ pub struct RabbitMqConfig {
     /// How many messages of a batch may be unconfirmed, and so in memory, at a time. Defaults to 4096. With fewer the
     /// broker writes persistent messages more slowly (the bench `publish`).
     pub confirm_window: usize,
-    /// How many bytes of them, headers included, may be unconfirmed at a time. Defaults to 16777216, 16 MiB. The driver
+    /// How many bytes of a batch may be unconfirmed at a time, with headers. Defaults to 16777216, 16 MiB. The driver
     /// has a copy of them until they are written. A single message may be larger, and is then in flight alone.
     pub confirm_window_bytes: usize,
     /// How long the broker may take to confirm a message. Defaults to 10 s.

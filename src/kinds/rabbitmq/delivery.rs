@@ -107,7 +107,7 @@ impl Delivery {
         &self.message.properties
     }
 
-    /// Acknowledges it. AMQP does not answer to this, so it is done once it is written.
+    /// Acknowledges it. AMQP has no answer to this. The call ends once the acknowledgement is written.
     ///
     /// # Errors
     /// [`Error::Lost`] if its connection is gone. It cannot be acknowledged any more then, and is delivered again.

@@ -78,7 +78,7 @@ const PERSISTENT: u8 = 2;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Published {
-    /// The broker has it: in every queue it was routed to, and on disk where both are durable.
+    /// The broker has it: in every queue it was routed to, and on disk if queue and message are durable.
     Confirmed,
     /// It reached no queue: nothing is bound for it.
     Returned {
@@ -132,7 +132,7 @@ impl Batch {
     }
 }
 
-/// How many were confirmed, and the first error if not all were.
+/// The number of confirmed messages, and the first error if there is one.
 impl fmt::Display for Batch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} of {} confirmed", self.confirmed(), self.results.len())?;

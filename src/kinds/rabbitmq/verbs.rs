@@ -317,7 +317,7 @@ impl RabbitMq {
         }
     }
 
-    /// Fetches one message, if there is one. It keeps a channel until it is acknowledged.
+    /// Fetches one message, if there is one. The message keeps a channel until it is settled or dropped.
     ///
     /// # Errors
     /// [`Error::Operation`] if there is no such queue, or it was declared here as a stream; [`Error::Lost`],

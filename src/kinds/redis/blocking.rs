@@ -17,7 +17,7 @@ use crate::lifecycle::slot::Slot;
 use crate::lifecycle::work::Work;
 
 /// A connection of one's own, until it drops. Implements [`redis::ConnectionLike`], so every command and pipeline of
-/// the `redis` crate works on it, blocking ones and `WATCH`/`MULTI` too.
+/// the `redis` crate works on it, blocking ones and `WATCH`/`MULTI` too, but not `CLIENT REPLY OFF` or `SKIP`.
 ///
 /// A connection that is left in another state than it came in (in `MULTI` or `WATCH`, in another database, subscribed,
 /// or with a command cut short) is closed instead of handed out again.
@@ -37,7 +37,7 @@ pub struct Redis {
 
 impl Redis {
     /// Lends the connection to a closure, and takes it back afterwards. Only this thread can free a lent connection. A
-    /// wait for it on this thread is therefore [`Error::Deadlock`] at once, instead of a timeout later:
+    /// wait for it on this thread therefore fails at once with [`Error::Deadlock`], not later by timeout. Example:
     /// `pool.redis()?.lend(|redis| redis.incr("trades", 1))`.
     pub fn lend<T>(mut self, run: impl FnOnce(&mut Lent<'_>) -> T) -> T {
         let _lending = self.connection.lease.quota.lend();

@@ -27,7 +27,7 @@ use crate::lifecycle::work::Work;
 /// [`Error::Lost`](crate::Error::Lost). Commands that would block the others (`BLPOP`, `XREAD BLOCK`, …) run on a
 /// connection of their own. Two groups are refused: commands that would change the connection for the others (`SELECT`,
 /// a bare `MULTI`, `WATCH`, `SUBSCRIBE`, …), and `WAIT`, which is about the writes of its own connection. Use
-/// [`exclusive`](Redis::exclusive) or [`pubsub`](Redis::pubsub) for them.
+/// [`exclusive`](Redis::exclusive) or [`pubsub`](Redis::pubsub) for them. Neither takes `CLIENT REPLY OFF` or `SKIP`.
 ///
 /// # Cancel safety
 /// Dropping a command's future leaves the connection in order; the command may still run. A blocking command that is

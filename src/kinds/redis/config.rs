@@ -26,7 +26,7 @@ pub(super) const SCHEMES: [&str; 2] = ["redis", "rediss"];
 #[non_exhaustive]
 pub struct RedisConfig {
     /// `redis://user:password@host:port/db`, instead of the parts. A part that the URL does not name keeps its own
-    /// field. `rediss://` over TLS. Environment: `REDIS_URL`.
+    /// field, except the port, which is 6379 then. `rediss://` uses TLS. Environment: `REDIS_URL`.
     pub url: Option<Secret>,
     /// Defaults to `localhost`. Environment: `REDIS_HOST`, `REDIS_IP`.
     pub host: String,

@@ -25,7 +25,7 @@ use crate::lifecycle::lease::{Claim, Lease};
 use crate::lifecycle::work::Work;
 use crate::net::kill_switch::KillSwitch;
 
-/// An async connection of one's own. Every command is allowed. The connection closes when this drops.
+/// An async connection of one's own. It takes all commands but `CLIENT REPLY OFF` and `SKIP`, and closes when it drops.
 pub struct Exclusive {
     pub(super) own: ForkGuarded<RedisConnection>,
     pub(super) session: Arc<RedisSession>,

@@ -15,7 +15,7 @@ use crate::lifecycle::checkout::queue::Taken;
 use crate::lifecycle::lease::Lease;
 
 /// A connection in the hands of its only user. It derefs to the connection. The connection goes back when this drops.
-/// If the adapter says that it is broken, it is closed instead, on a thread of the pool's.
+/// If the driver says that it is broken, a task or a thread of the pool closes it instead.
 #[must_use = "the connection goes back when this drops"]
 pub struct Checkout<M: Manage> {
     taken: Taken<M>,

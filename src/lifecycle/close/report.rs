@@ -183,7 +183,7 @@ pub struct CloseReport {
 }
 
 impl CloseReport {
-    /// Whether every step ended as it should, which includes that there was none.
+    /// Whether every step ended as it should. Also `true` if there was no step.
     pub fn all_closed(&self) -> bool {
         self.steps.iter().all(|step| step.outcome == Outcome::Closed)
     }
@@ -226,7 +226,7 @@ impl fmt::Display for CloseReport {
     }
 }
 
-/// A future that resolves when closing starts, and a flag for loops.
+/// Tells when closing starts: by a flag for loops, and by a future for tasks.
 ///
 /// ```no_run
 /// # async fn next_tick() {}

@@ -53,8 +53,8 @@ impl<H: ?Sized> Lease<H> {
         this.held().activity()
     }
 
-    /// The whole handle behind this lease, if it is a `W`. It has more than users see of a kind whose leases are the
-    /// driver's own type. Exempt from semantic versioning, as [`adapter`](crate::adapter) is.
+    /// The whole handle behind this lease, if its type is `W`. Some kinds lease only a part of a handle, such as the
+    /// driver's client. Exempt from semantic versioning, as [`adapter`](crate::adapter) is.
     pub fn handle_as<W: 'static>(this: &Self) -> Option<&W> {
         this.held().whole().downcast_ref()
     }

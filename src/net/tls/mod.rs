@@ -56,7 +56,7 @@ pub fn failure(error: &io::Error) -> Option<Failure> {
     }
 }
 
-/// Checks that files can be used which a driver reads by itself. The driver's own errors say less about them. Without
+/// Checks that a driver can use the files that it reads by itself. The driver's own errors say less about them. Without
 /// the feature `tls` nothing is checked.
 ///
 /// # Errors

@@ -11,7 +11,7 @@ use crate::base::error::Error;
 ///
 /// A backend speaks TLS if its URL's scheme says so (`rediss`, `amqps`, `https`, `mongodb+srv`, `mongodb` with
 /// `?tls=true`) or if it has these options, even if all are left at their defaults. The server's certificate and the
-/// name in it are always checked. All files are PEM, and are read once, when the pool is built.
+/// name in it are always checked. All files are PEM. The pool reads them as it is built; some drivers read them again.
 ///
 /// ```
 /// use resource_pool::config::TlsOptions;
@@ -28,10 +28,10 @@ pub struct TlsOptions {
     /// The certificate that is shown to a server that asks for one, with the certificates between it and its authority.
     /// Defaults to none.
     pub cert_file: Option<PathBuf>,
-    /// The certificate's private key, not encrypted. Defaults to none, and then is in `cert_file` too. MongoDB's driver
+    /// The certificate's private key, not encrypted. Without it the key is in `cert_file`, too. MongoDB's driver
     /// always wants it there.
     pub key_file: Option<PathBuf>,
-    /// The name that the server's certificate is to have. Defaults to none, and then is the host. Not for MongoDB and
+    /// The name that the server's certificate is to have. Without it that is the host. Not for MongoDB and
     /// PostgreSQL, whose drivers check the host's name.
     pub server_name: Option<String>,
 }

@@ -2,7 +2,7 @@
 //!
 //! A lease of a ready resource never waits, so it never fails for want of a place to block. A lease that has to wait
 //! blocks on plain threads, in `spawn_blocking`, and on a multi-thread runtime's workers (by `block_in_place`). On a
-//! current-thread runtime it answers [`Error::InAsyncContext`](crate::Error::InAsyncContext).
+//! current-thread runtime it answers [`Error::InAsyncContext`](crate::Error::InAsyncContext). PostgreSQL always waits.
 
 mod events;
 mod resource_pool;

@@ -127,8 +127,8 @@ impl ResourcePool {
         self.wait(self.0.warm_up(names))
     }
 
-    /// Makes a true round trip on every resource, in parallel. It takes at most 500 ms for each and 800 ms in all. The
-    /// result is answered again for 1 s. It takes no exclusive slot.
+    /// Makes a true round trip to each ready resource, in parallel. By default, it takes at most 500 ms for each and
+    /// 800 ms in all, and returns its result again for 1 s. It takes no exclusive slot, except one of an `R2d2`.
     ///
     /// # Errors
     /// [`Error::InAsyncContext`] on a current-thread runtime.
