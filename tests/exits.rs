@@ -15,6 +15,7 @@ use std::env;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
 use std::sync::Mutex;
@@ -65,8 +66,19 @@ const NAMES: &[&str] = &[
 fn main() {
     match child::part() {
         Some(part) => child::main(&part),
+        None if env::var_os(HAS_DEFAULT_SIGNALS).is_none() => panic!("{}", with_default_signals()),
         None => suite(),
     }
+}
+
+const HAS_DEFAULT_SIGNALS: &str = "EXITS_HAS_DEFAULT_SIGNALS";
+
+/// The suite starts once more, as it and its children inherit signals that are ignored. A script ignores SIGINT in its
+/// background jobs, and `nohup` ignores SIGHUP.
+fn with_default_signals() -> std::io::Error {
+    let mut suite = Command::new("env");
+    suite.arg("--default-signal=INT,HUP").arg(env::current_exe().expect("a program")).args(env::args_os().skip(1));
+    suite.env(HAS_DEFAULT_SIGNALS, "yes").exec()
 }
 
 // The table.
