@@ -61,9 +61,11 @@
 //! |---|---|---|
 //! | `mongodb`, `rabbitmq`, `clickhouse`, `redis` | yes | a kind of resource each |
 //! | `postgres` | no | PostgreSQL, by sqlx |
+//! | `macros` | yes | [`#[resource_pool::main]`](macro@main) and [`#[resource_pool::test]`](macro@test) |
 //! | `r2d2` | with `redis` | a resource of any adapter for r2d2 |
 //! | `tls` | no | TLS for all kinds |
 //! | `serde` | no | reports, errors and events implement `serde::Serialize` |
+//! | `tower` | no | the probes and the holds of a web service, as [`tower`] services |
 //! | `checkouts`, `streams` | with the kinds that need them | parts for kinds of your own |
 //!
 //! `RESOURCE_MANAGER.md` in the repository is the guide, and `docs/reference` has every option, variable, error and limit.
@@ -86,6 +88,7 @@ pub use base::holder::Holder;
 pub use base::owner::Owner;
 #[cfg(feature = "r2d2")]
 pub use kinds::r2d2::{Connections, R2d2};
+pub use lifecycle::application::Hold;
 pub use lifecycle::busy::Busy;
 pub use lifecycle::close::phase::Phase;
 pub use lifecycle::close::report::{CloseReport, Closing, Outcome, Reason, StepReport};
@@ -112,6 +115,69 @@ pub use lifecycle::model;
 
 #[cfg(feature = "r2d2")]
 pub use ::r2d2;
+
+/// Runs an `async fn main` on the [global](ResourcePool::global) pool, in the place of `#[tokio::main]`.
+///
+/// The body runs on the main thread, so it need not be `Send`. Its `tokio::spawn` lands on the pool's own runtime, where
+/// the drivers live. A signal sets off [`closing`](ResourcePool::closing), and the body goes on until it ends or the
+/// drain does. When the body has ended, or has panicked, the pool closes. `main` then returns the body's value.
+///
+/// Arguments: `worker_threads = N` is the number of threads of the runtime, as [`Builder::worker_threads`]. `builder =
+/// EXPRESSION` is the [`Builder`] of the global pool. If that cannot be built, the process prints the error and exits
+/// with status 1.
+///
+/// ```no_run
+/// # #[cfg(feature = "redis")]
+/// use resource_pool::{ResourcePool, redis::AsyncCommands};
+///
+/// # #[cfg(feature = "redis")]
+/// #[resource_pool::main]
+/// async fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     let pool = ResourcePool::global();
+///     let () = pool.redis().await?.set("signal:AAPL", "long").await?;
+///     Ok(())
+/// }
+/// # #[cfg(not(feature = "redis"))]
+/// # fn main() {}
+/// ```
+///
+/// The pool's runtime has worker threads only:
+///
+/// ```compile_fail
+/// #[resource_pool::main(flavor = "current_thread")]
+/// async fn main() {}
+/// ```
+#[cfg(feature = "macros")]
+pub use resource_pool_macros::main;
+
+/// Gives an `async` test a pool of its own, which closes at the end. The test fails unless everything closed.
+///
+/// The function takes the [`ResourcePool`], or nothing. The pool is configured from environment and TOML, or by the
+/// argument `builder = EXPRESSION`. The global pool is not touched. `worker_threads = N` is as in [`main`](macro@main).
+///
+/// ```
+/// # #[cfg(feature = "redis")]
+/// use resource_pool::{ResourcePool, redis::AsyncCommands};
+///
+/// # #[cfg(feature = "redis")]
+/// #[resource_pool::test]
+/// async fn a_signal_is_kept(pool: ResourcePool) -> Result<(), Box<dyn std::error::Error>> {
+///     let mut redis = pool.redis().await?.clone();
+///     let () = redis.set("signal:AAPL", "long").await?;
+///     let signal: String = redis.get("signal:AAPL").await?;
+///     assert_eq!(signal, "long");
+///     Ok(())
+/// }
+/// ```
+#[cfg(feature = "macros")]
+pub use resource_pool_macros::test;
+
+#[cfg(feature = "tower")]
+pub use pool::tower;
+
+#[cfg(feature = "macros")]
+#[doc(hidden)]
+pub use pool::attributes;
 
 macro_rules! exports {
     ($($feature:literal $what:literal $kind:ident $named:ident $with:ident $type:ident $config:ident $resource:ident $task:ty, $thread:ty, $task_guard:literal $guard:literal;)*) => {

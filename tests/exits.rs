@@ -113,7 +113,16 @@ enum Seen {
 }
 
 /// Both facades, on threads and tasks of all kinds.
-const EVERY_WAY: &[&str] = &["blocking", "blocking-run", "tokio-main", "tokio-worker", "current-thread", "run"];
+const EVERY_WAY: &[&str] = &[
+    "blocking",
+    "blocking-run",
+    "tokio-main",
+    "tokio-worker",
+    "current-thread",
+    "run",
+    #[cfg(feature = "macros")]
+    "attribute",
+];
 const BOTH: &[&str] = &["blocking", "tokio-main"];
 const THREADS: &[&str] = &["blocking"];
 const TASKS: &[&str] = &["tokio-main"];
@@ -179,6 +188,7 @@ const TABLE: &[Row] = &[
     row("exit", "exit", Exit(3)).loads(HELD).ways(BOTH),
     row("exit_from_a_thread", "exit-thread", Exit(3)),
     row("exit_from_a_thread", "exit-thread", Exit(3)).loads(BUSY).ways(BOTH),
+    row("exit_from_a_background_task", "exit-task", Exit(3)).ways(BOTH).within(4000),
     row("panic_in_main", "panic", Exit(101)),
     row("panic_in_main", "panic", Exit(101)).loads(BUSY).ways(BOTH),
     row("sigint", "wait", Signal(2)).sent(&["INT"]),
@@ -324,6 +334,7 @@ type Story = fn(&Suite);
 
 const STORIES: &[(&str, Story)] = &[
     ("default_limits", default_limits),
+    ("delay_before_closing", delayed),
     ("signals_that_come_together", signals_together),
     ("stderr_that_nobody_reads", unread_stderr),
     ("stderr_switched_off", silent),
@@ -421,6 +432,27 @@ fn silent(Suite { servers, limits, .. }: &Suite) {
             assert_eq!(ended.stderr.contains(words), speaks, "{ended}");
         }
         assert!(speaks || ended.stderr.is_empty(), "{ended}");
+    }
+}
+
+/// Readiness falls with the signal, and closing begins after the delay. A second signal ends the delay.
+fn delayed(Suite { servers, .. }: &Suite) {
+    for (delay, second) in [(1000, false), (5000, true)] {
+        let limits = Limits::new(&format!("delayed-{delay}"), &format!("{LIMITS}delay_ms = {delay}\n"));
+        let mut child = Running::start(servers.child("blocking idle wait tells-readiness", &limits)).ready();
+        child.send("TERM");
+        let since = Instant::now();
+        assert_eq!(child.hear("LOWERED"), "false", "the pool is open for the delay");
+        if second {
+            std::thread::sleep(APART);
+            child.send("TERM");
+        }
+        child.hear("CLOSING");
+        let took = since.elapsed();
+        assert_eq!(took < Duration::from_millis(delay), second, "closing began after {took:?} of {delay} ms");
+        let ended = child.end();
+        ended.assert_by(Signal(15));
+        ended.assert_all_closed(NAMES);
     }
 }
 

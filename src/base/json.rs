@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::time::{Duration, Instant, SystemTime};
 
-use serde::Serializer;
+use serde::{Serialize, Serializer};
 
 use crate::base::error::OneLine;
 
@@ -57,4 +57,9 @@ pub(crate) fn some_text<T: Display, S: Serializer>(value: &Option<T>, serializer
         Some(value) => serializer.collect_str(value),
         None => serializer.serialize_none(),
     }
+}
+
+/// Serializes counts as an object.
+pub(crate) fn counts<K: Serialize, S: Serializer>(counts: &[(K, usize)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(counts.iter().map(|(what, count)| (what, count)))
 }

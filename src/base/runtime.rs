@@ -36,14 +36,16 @@ pub(crate) struct DriverRuntime {
     adopted: Option<Handle>,
     /// The pool's own runtime. `None` until it is first needed, and after the end.
     owned: Mutex<Option<Runtime>>,
+    /// The number of threads of the pool's own runtime. `None` for as many as there are cores, but at least two.
+    workers: Option<usize>,
 }
 
 impl DriverRuntime {
-    pub(crate) fn new(adopted: Option<Handle>) -> Self {
-        DriverRuntime { adopted, owned: Mutex::new(None) }
+    pub(crate) fn new(adopted: Option<Handle>, workers: Option<usize>) -> Self {
+        DriverRuntime { adopted, owned: Mutex::new(None), workers }
     }
 
-    /// The handle of the runtime, which starts on first use with max(2, cores) workers.
+    /// The handle of the runtime, which starts on first use.
     ///
     /// # Errors
     /// [`Error::Connect`] of the resource that needs it, if the process can have no more threads.
@@ -55,7 +57,8 @@ impl DriverRuntime {
         if let Some(runtime) = &*owned {
             return Ok(runtime.handle().clone());
         }
-        let workers = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
+        let of_machine = || std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
+        let workers = self.workers.unwrap_or_else(of_machine);
         let runtime = build("resource-pool-io", workers).map_err(|error| Error::no_threads(resource, error))?;
         Ok(owned.insert(runtime).handle().clone())
     }

@@ -29,6 +29,7 @@ use crate::lifecycle::close::options::WATCHDOG;
 use crate::lifecycle::close::pool::Pool;
 use crate::lifecycle::close::report::Reason;
 use crate::lifecycle::close::run;
+use crate::lifecycle::close::state::Role;
 use crate::lifecycle::options::ExitStatus;
 
 /// The exit status of a process whose closing did not end in time.
@@ -82,15 +83,29 @@ pub(crate) fn is_ending() -> bool {
         .is_some_and(|ending| ending.has_begun.load(Ordering::SeqCst))
 }
 
-/// Closes every pool and waits for each within its deadline. Returns whether one of them did not end in time.
-fn close_pools(ending: &Ending, reason: Reason) -> bool {
-    ending.has_begun.store(true, Ordering::SeqCst);
+/// Lets the readiness of every pool fail. Returns the longest delay before closing, if there is any.
+fn lower_readiness(ending: &Ending) -> Option<Duration> {
     let pools = ending.pools();
     for pool in &pools {
-        // The result is not needed: the loop below waits for the close, no matter which thread started it.
-        let _ = run::start(pool, reason, None);
+        pool.context().close.lower_readiness();
     }
+    let longest = pools.iter().map(|pool| pool.context().options.close.delay).max();
+    // Leaked, as in `close_pools`: a drop may run drivers' code.
+    std::mem::forget(pools);
+    longest.filter(|longest| !longest.is_zero())
+}
+
+/// Closes every pool and waits for each within its deadline, of which `delayed` is over already. Returns whether one of
+/// them did not end in time.
+fn close_pools(ending: &Ending, reason: Reason, delayed: Duration) -> bool {
+    ending.has_begun.store(true, Ordering::SeqCst);
+    let pools = ending.pools();
     let started = Instant::now();
+    for pool in &pools {
+        let deadline = pool.context().options.close.deadline.saturating_sub(delayed);
+        // The result is not needed: the loop below waits for the close, no matter which thread started it.
+        let _ = run::start(pool, reason, Some(deadline));
+    }
     let mut forced = false;
     for pool in pools {
         match pool.context().close.wait_blocking(latest(&*pool, started)) {
@@ -154,8 +169,27 @@ mod platform {
         since: AtomicI64,
         /// The write end of the pipe to the thread that ends the process.
         doorbell: AtomicI32,
+        /// Whether closing has yet to begin, because the delay is not over.
+        is_delayed: AtomicBool,
         /// The address of the handler that `ctrlc` installed. Zero if there is none.
         ctrlc: AtomicUsize,
+    }
+
+    impl Signals {
+        /// Ends the delay before closing. Returns whether there was one. Makes only async-signal-safe calls.
+        pub(super) fn skip_delay(&self) -> bool {
+            let skipped = self.is_delayed.swap(false, Ordering::SeqCst);
+            if skipped {
+                self.ring();
+            }
+            skipped
+        }
+
+        /// Wakes the thread that ends the process. Makes only async-signal-safe calls.
+        fn ring(&self) {
+            // SAFETY: writes one byte to a descriptor that is never closed.
+            let _ = unsafe { libc::write(self.doorbell.load(Ordering::SeqCst), [1u8].as_ptr().cast(), 1) };
+        }
     }
 
     const SIGNALS: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
@@ -186,7 +220,11 @@ mod platform {
         // A panic that leaves an exit handler would abort the process.
         let _status = catch_unwind(|| {
             let Some(ending) = here() else { return };
+            ending.signals.skip_delay();
             for pool in ending.pools() {
+                if let Some(Role::Task(number)) = pool.context().close.role() {
+                    pool.application().leave(number);
+                }
                 pool.context().close.leave_role();
                 // Leaked, as in `close_pools`: a drop may run drivers' code.
                 std::mem::forget(pool);
@@ -197,7 +235,7 @@ mod platform {
                 std::thread::sleep(longest(ending) + WATCHDOG);
                 exit_now(128 + number);
             }
-            if close_pools(ending, Reason::ProcessExit) {
+            if close_pools(ending, Reason::ProcessExit, Duration::ZERO) {
                 exit_now(FORCED);
             }
         });
@@ -213,7 +251,9 @@ mod platform {
         let wait = move || {
             let mut byte = [0];
             if receiver.read_exact(&mut byte).is_ok() {
-                end_by_signal(ending, status);
+                let since = Instant::now();
+                delay(ending, &mut receiver);
+                end_by_signal(ending, status, since.elapsed());
             }
         };
         if let Err(error) = std::thread::Builder::new().name("resource-pool-signal".to_owned()).spawn(wait) {
@@ -291,20 +331,23 @@ mod platform {
         }
     }
 
-    /// The first signal rings the doorbell. A second one, of any number, ends the process at once by the first, unless
-    /// both are part of one request ([`AT_ONCE`]). Makes only async-signal-safe calls.
+    /// The first signal rings the doorbell. A second one, of any number, ends the delay before closing. After that delay
+    /// it ends the process at once by the first, unless both are part of one request ([`AT_ONCE`]). Makes only async-signal-safe calls.
     fn arrived(ending: &Ending, number: i32) {
         let signals = &ending.signals;
         match signals.arrived.compare_exchange(0, number, Ordering::SeqCst, Ordering::SeqCst) {
             Ok(_) => {
                 signals.since.store(millis(), Ordering::SeqCst);
-                // SAFETY: writes one byte to a descriptor that is never closed.
-                let _ = unsafe { libc::write(signals.doorbell.load(Ordering::SeqCst), [1u8].as_ptr().cast(), 1) };
+                signals.ring();
             }
             Err(first) => {
                 let since = signals.since.load(Ordering::SeqCst);
-                if since != 0 && millis() - since >= AT_ONCE {
-                    restore_and_raise(first);
+                if since == 0 || millis() - since < AT_ONCE {
+                    return;
+                }
+                match signals.skip_delay() {
+                    true => signals.since.store(millis(), Ordering::SeqCst),
+                    false => restore_and_raise(first),
                 }
             }
         }
@@ -319,9 +362,20 @@ mod platform {
         i64::from(now.tv_sec) * 1000 + i64::from(now.tv_nsec) / 1_000_000
     }
 
-    fn end_by_signal(ending: &Ending, status: ExitStatus) {
+    /// Lowers readiness, and waits until the longest delay of any pool is over or skipped.
+    fn delay(ending: &Ending, receiver: &mut UnixStream) {
+        let Some(delay) = lower_readiness(ending) else { return };
+        ending.signals.is_delayed.store(true, Ordering::SeqCst);
+        // A stream whose limit cannot be set would wait for ever.
+        if receiver.set_read_timeout(Some(delay)).is_ok() {
+            let _over_or_skipped = receiver.read(&mut [0]);
+        }
+        ending.signals.is_delayed.store(false, Ordering::SeqCst);
+    }
+
+    fn end_by_signal(ending: &Ending, status: ExitStatus, delayed: Duration) {
         let number = ending.signals.arrived.load(Ordering::SeqCst);
-        let forced = close_pools(ending, Reason::Signal(number));
+        let forced = close_pools(ending, Reason::Signal(number), delayed);
         match status {
             ExitStatus::Zero if !forced => exit_now(0),
             _ => restore_and_raise(number),
@@ -376,7 +430,9 @@ mod platform {
                 std::process::exit(130);
             }
             let end = move || {
-                let forced = close_pools(ending, Reason::Signal(2));
+                let delay = lower_readiness(ending).unwrap_or_default();
+                std::thread::sleep(delay);
+                let forced = close_pools(ending, Reason::Signal(2), delay);
                 std::process::exit(match status {
                     ExitStatus::Zero if !forced => 0,
                     _ if forced => FORCED,

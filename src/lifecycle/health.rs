@@ -172,13 +172,15 @@ pub struct HealthReport {
     pub took: Duration,
     /// Whether the pool is closing, which fails readiness but not liveness.
     pub closing: bool,
+    /// Whether readiness was [lowered](crate::ResourcePool::lower_readiness), by the application or by a signal.
+    pub lowered: bool,
 }
 
 impl HealthReport {
     pub(crate) fn failed(error: &Error) -> Self {
         let entry = HealthEntry::failed(Arc::from("health check"), error);
         let (at, took) = (Instant::now(), Duration::ZERO);
-        HealthReport { health: Health::Fail, entries: vec![entry], at, took, closing: false }
+        HealthReport { health: Health::Fail, entries: vec![entry], at, took, closing: false, lowered: false }
     }
 
     /// Whether the pool passes or only warns.
@@ -192,9 +194,10 @@ impl HealthReport {
         Health::Pass
     }
 
-    /// Readiness: whether work should be sent to this process. It fails as soon as closing starts.
+    /// Readiness: whether work should be sent to this process. It fails as soon as closing starts, or as readiness is
+    /// lowered.
     pub fn readiness(&self) -> Health {
-        if self.closing { Health::Fail } else { self.health }
+        if self.closing || self.lowered { Health::Fail } else { self.health }
     }
 
     /// Start-up: passes once every required resource that was asked for has been connected. A later loss shows only in

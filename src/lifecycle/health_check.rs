@@ -73,7 +73,9 @@ impl HealthCheck {
     ) -> Result<Result<Arc<HealthReport>, RunningCheck>, Error> {
         let mut cache = self.cache.lock();
         let is_fresh = |report: &&Arc<HealthReport>| {
-            report.at.elapsed() < context.options.health.cache && report.closing == context.close.is_closing()
+            report.at.elapsed() < context.options.health.cache
+                && report.closing == context.close.is_closing()
+                && report.lowered == context.close.is_lowered()
         };
         if let Some(report) = cache.last.as_ref().filter(is_fresh) {
             return Ok(Ok(Arc::clone(report)));
@@ -157,7 +159,8 @@ async fn check(find: impl FnOnce() -> Vec<Found>, context: &Context) -> HealthRe
         })
         .max()
         .unwrap_or(Health::Pass);
-    HealthReport { health, entries, at, took: at.elapsed(), closing: context.close.is_closing() }
+    let (closing, lowered) = (context.close.is_closing(), context.close.is_lowered());
+    HealthReport { health, entries, at, took: at.elapsed(), closing, lowered }
 }
 
 /// The entry of a resource without a round trip. A ready resource keeps it if its round trip does not end in time.

@@ -42,8 +42,10 @@ impl Serialize for HealthJson<'_> {
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("status", &report.readiness())?;
         if *is_full {
-            if report.closing {
-                map.serialize_entry("notes", &["closing"])?;
+            let notes = [("closing", report.closing), ("readiness was lowered", report.lowered)];
+            let notes: Vec<_> = notes.into_iter().filter(|(_, holds)| *holds).map(|(note, _)| note).collect();
+            if !notes.is_empty() {
+                map.serialize_entry("notes", &notes)?;
             }
             map.serialize_entry("checks", &JsonChecks(&report.entries))?;
         }

@@ -3,6 +3,7 @@
 pub(crate) mod acquire;
 pub(crate) mod activity;
 pub(crate) mod any_slot;
+pub(crate) mod application;
 pub(crate) mod busy;
 #[cfg(feature = "checkouts")]
 pub(crate) mod checkout;
@@ -15,6 +16,7 @@ pub(crate) mod health;
 pub(crate) mod health_check;
 #[cfg(feature = "serde")]
 pub(crate) mod health_json;
+pub(crate) mod hooks;
 pub(crate) mod kind;
 pub(crate) mod leak;
 pub(crate) mod leak_scan;
@@ -35,4 +37,5 @@ pub(crate) mod status;
 pub(crate) mod transition;
 pub(crate) mod user_ping;
 pub(crate) mod wait;
+pub(crate) mod wait_group;
 pub(crate) mod work;

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::base::environment::Environment;
 use crate::base::error::Error;
-use crate::base::millis;
+use crate::base::millis::{self, number};
 use crate::base::repeat::Repeat;
 use crate::base::retry::Retry;
 use crate::lifecycle::close::options::CloseOptions;
@@ -56,6 +56,9 @@ pub struct Options {
     /// How many unread [events](crate::Events) are kept before a subscription misses the oldest, from 1 to 1,048,576.
     /// Defaults to 1,024.
     pub events: usize,
+    /// The number of threads of the pool's own runtime, from 1 to 1,024. Defaults to the number of cores, and to 2 on a
+    /// single core. Environment: `RESOURCE_POOL_WORKER_THREADS`.
+    pub worker_threads: Option<usize>,
     /// Whether SIGINT, SIGTERM and SIGHUP close the global pool before they end the process.
     /// Defaults to `true`.
     pub signals: bool,
@@ -76,6 +79,7 @@ impl Default for Options {
             leaks: LeakOptions::default(),
             close: CloseOptions::default(),
             events: KEPT,
+            worker_threads: None,
             signals: true,
             exit_status: ExitStatus::default(),
         }
@@ -86,6 +90,10 @@ impl Options {
     /// Applies the variables of the environment.
     pub(crate) fn apply(&mut self, environment: &Environment) -> Result<(), Error> {
         environment.millis("RESOURCE_POOL_ACQUIRE_TIMEOUT_MS", &mut self.acquire_timeout)?;
+        let workers = "RESOURCE_POOL_WORKER_THREADS";
+        if let Some(text) = environment.get(workers)? {
+            self.worker_threads = Some(number(workers, &text, "a number of threads")?);
+        }
         environment.millis("RESOURCE_POOL_CLOSE_DEADLINE_MS", &mut self.close.deadline)
     }
 
@@ -109,12 +117,21 @@ impl Options {
                 return Err(Error::config(key, "must be at least 1"));
             }
         }
+        if !self.close.delay.is_zero() && self.close.delay >= self.close.deadline {
+            return Err(Error::config("pool.close.delay_ms", "must be less than `deadline_ms`, which it is part of"));
+        }
         if !(1..=MOST_EVENTS).contains(&self.events) {
             return Err(Error::config("pool.events", format!("must be from 1 to {MOST_EVENTS}")));
+        }
+        if self.worker_threads.is_some_and(|number| !(1..=MOST_THREADS).contains(&number)) {
+            return Err(Error::config("pool.worker_threads", format!("must be from 1 to {MOST_THREADS}")));
         }
         Ok(())
     }
 }
+
+/// The most threads of a runtime. More than that is a mistake, such as a number of milliseconds.
+const MOST_THREADS: usize = 1024;
 
 /// The most unread events that may be kept. Each takes some hundred bytes.
 const MOST_EVENTS: usize = 1 << 20;

@@ -8,35 +8,34 @@ use std::any::Any;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::Location;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use once_cell::sync::OnceCell;
 use parking_lot::{Mutex, RwLock};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::base::error::{BoxError, Error, breaks};
+use crate::base::error::{Error, breaks};
 use crate::base::holder::Holder;
 use crate::base::process::Process;
 use crate::base::runtime::{self, DriverRuntime};
 use crate::lifecycle::activity::Activity;
 use crate::lifecycle::any_slot::AnySlot;
+use crate::lifecycle::application::Application;
 use crate::lifecycle::close::closer;
 use crate::lifecycle::close::edges::Edges;
 use crate::lifecycle::close::phase::Phase;
-use crate::lifecycle::close::pool::{Hook, Pool};
-use crate::lifecycle::close::report::CloseReport;
-use crate::lifecycle::close::report::Closing;
-use crate::lifecycle::close::report::Outcome;
-use crate::lifecycle::close::report::Reason;
+use crate::lifecycle::close::pool::{Hook, HookRun, Pool};
+use crate::lifecycle::close::report::{CloseReport, Closing, Reason};
 use crate::lifecycle::close::run;
-use crate::lifecycle::close::state::CloseRun;
 use crate::lifecycle::close::state::CloseState;
 use crate::lifecycle::context::Context;
 use crate::lifecycle::exit;
 use crate::lifecycle::health::{Health, HealthReport};
 use crate::lifecycle::health_check::{Found, HealthCheck};
+use crate::lifecycle::hooks::{Hooks, let_go};
 use crate::lifecycle::kind::{KindConfig, ResourceConfig};
 use crate::lifecycle::leak_scan;
 use crate::lifecycle::observers::Observers;
@@ -44,6 +43,8 @@ use crate::lifecycle::resource::Resource;
 use crate::lifecycle::settings::Settings;
 use crate::lifecycle::slot::Slot;
 use crate::lifecycle::status::{PoolStatus, State, Usage};
+
+mod closing;
 
 /// All resources of a pool, by name.
 pub(crate) struct Registry {
@@ -56,6 +57,7 @@ pub(crate) struct Registry {
     settings: Result<Settings, Error>,
     /// The names of resources that were asked for and cannot be made.
     in_vain: Mutex<BTreeSet<Arc<str>>>,
+    pub(crate) application: Application,
     entries: RwLock<BTreeMap<Arc<str>, Entry>>,
     hooks: Mutex<Hooks>,
     edges: Mutex<Edges>,
@@ -74,17 +76,6 @@ struct Entry {
     config: Option<ResourceConfig>,
 }
 
-#[derive(Default)]
-struct Hooks {
-    by_name: BTreeMap<Arc<str>, Vec<(Hook, Alive)>>,
-    count: usize,
-    /// How many were left when those of gone clients were last removed.
-    kept: usize,
-}
-
-/// Whether an adopted client still lives.
-type Alive = Box<dyn Fn() -> bool + Send>;
-
 impl Registry {
     pub(crate) fn new(
         settings: Result<Settings, Error>,
@@ -93,10 +84,12 @@ impl Registry {
     ) -> Arc<Self> {
         let options = settings.as_ref().map(|settings| settings.options.clone()).unwrap_or_default();
         let observers = Arc::new(Observers::new(options.events));
+        let runtime = DriverRuntime::new(runtime, options.worker_threads);
         let main = Activity::new("main", None, String::new(), &observers);
+        let application = Application::new(&observers);
         let context = Arc::new(Context {
             options,
-            runtime: DriverRuntime::new(runtime),
+            runtime,
             close: CloseState::default(),
             listeners: Mutex::default(),
             observers,
@@ -109,6 +102,7 @@ impl Registry {
             main,
             settings,
             in_vain: Mutex::default(),
+            application,
             entries: RwLock::default(),
             hooks: Mutex::default(),
             edges: Mutex::default(),
@@ -318,7 +312,8 @@ impl Registry {
     pub(crate) fn status_with(&self, usage: impl Fn(&dyn AnySlot) -> Usage) -> PoolStatus {
         let slots = self.configured().into_iter().filter_map(|(_, slot)| slot.ok());
         let resources = slots.map(|slot| slot.status(usage(&*slot))).collect();
-        PoolStatus { closing: self.is_closing(), resources }
+        let (holds, tasks) = self.application.counts(&self.context);
+        PoolStatus { closing: self.is_closing(), resources, holds, tasks }
     }
 
     pub(crate) fn holders(&self) -> Vec<Holder> {
@@ -336,32 +331,57 @@ impl Registry {
         &self,
         name: &str,
         phase: Phase,
-        run: impl FnOnce() -> Result<(), BoxError> + Send + 'static,
+        run: HookRun,
         alive: impl Fn() -> bool + Send + 'static,
     ) -> Result<(), Error> {
         self.context.check_process()?;
         check_name(name)?;
         self.check_open()?;
         self.arm(&Arc::from(name))?;
-        let hook = Hook { name: Arc::from(name), phase, run: Box::new(run) };
+        let hook = Hook { name: Arc::from(name), phase, run };
         let mut hooks = self.hooks.lock();
         // Checked again under the lock, since a close takes the hooks once it has begun.
         self.check_open()?;
-        // Hooks of gone clients must not pile up. They are looked for each time that the number of hooks has doubled.
-        let mut gone = Vec::new();
-        if hooks.count >= 2 * hooks.kept {
-            for same in hooks.by_name.values_mut() {
-                gone.extend(same.extract_if(.., |(_, alive)| !alive()));
-            }
-            hooks.by_name.retain(|_, same| !same.is_empty());
-            hooks.count -= gone.len();
-            hooks.kept = hooks.count;
-        }
-        hooks.count += 1;
-        hooks.by_name.entry(Arc::clone(&hook.name)).or_default().push((hook, Box::new(alive)));
+        let gone = hooks.add(hook, Box::new(alive));
         drop(hooks);
         let_go(gone);
         Ok(())
+    }
+
+    /// Runs a task of the application on the pool's runtime.
+    pub(crate) fn spawn<F>(
+        &self,
+        name: &str,
+        site: &'static Location<'static>,
+        task: impl FnOnce(Closing) -> F,
+    ) -> Result<JoinHandle<F::Output>, Error>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        let named = self.before_task(name)?;
+        let runtime = self.context.runtime.handle(&named)?;
+        self.application.spawn(&self.context, &runtime, name, site, || task(self.closing()))
+    }
+
+    /// Runs a thread of the application.
+    pub(crate) fn spawn_thread<T: Send + 'static>(
+        &self,
+        name: &str,
+        site: &'static Location<'static>,
+        run: impl FnOnce(Closing) -> T + Send + 'static,
+    ) -> Result<std::thread::JoinHandle<T>, Error> {
+        self.before_task(name)?;
+        let closing = self.closing();
+        self.application.spawn_thread(&self.context, name, site, move || run(closing))
+    }
+
+    /// Checks and prepares the pool, so that closing can wait for a task of this name.
+    fn before_task(&self, name: &str) -> Result<Arc<str>, Error> {
+        let named = Arc::from(name);
+        self.context.check_open(&named)?;
+        check_name(name)?;
+        self.arm(&named)?;
+        Ok(named)
     }
 
     pub(crate) fn on_report(&self, listener: impl Fn(&CloseReport) + Send + Sync + 'static) {
@@ -388,54 +408,11 @@ impl Registry {
     }
 
     fn phase(&self, name: &str) -> Result<Phase, Error> {
-        let hooks = self.hooks.lock();
-        let alive = hooks.by_name.get(name).and_then(|same| same.iter().find(|(_, alive)| alive()));
-        let hooked = alive.map(|(hook, _)| hook.phase);
-        drop(hooks);
+        let hooked = self.hooks.lock().phase(name);
         match hooked {
             Some(phase) => Ok(phase),
             None => Ok(self.slot(name)?.phase()),
         }
-    }
-
-    /// The flag that closing sets. In a forked child it is set from the start.
-    pub(crate) fn closing(&self) -> Closing {
-        if self.context.process.is_current() {
-            return self.context.close.closing();
-        }
-        let closing = CancellationToken::new();
-        closing.cancel();
-        Closing(closing)
-    }
-
-    pub(crate) fn is_closing(&self) -> bool {
-        !self.context.process.is_current() || self.context.close.is_closing()
-    }
-
-    /// Starts closing the whole pool, unless that was started before.
-    ///
-    /// # Errors
-    /// If the caller cannot wait for the report: [`Error::Forked`], and [`Error::Closing`] on a thread that the close
-    /// itself runs on.
-    pub(crate) fn start_closing(
-        self: &Arc<Self>,
-        reason: Reason,
-        deadline: Option<Duration>,
-    ) -> Result<Arc<CloseRun>, Error> {
-        self.context.check_process()?;
-        run::start(&self.as_pool(), reason, deadline)
-    }
-
-    /// Closes the pool. Returns its report, or one that says why there is none.
-    pub(crate) async fn close_all(self: &Arc<Self>, reason: Reason, deadline: Option<Duration>) -> CloseReport {
-        match self.start_closing(reason, deadline) {
-            Ok(run) => CloseReport::clone(&*run.wait().await),
-            Err(error) => CloseReport::of(&**self, reason, Outcome::Failed(error.to_string())),
-        }
-    }
-
-    pub(crate) async fn close_one(self: &Arc<Self>, name: &str) -> Result<Arc<CloseReport>, Error> {
-        Ok(run::start_one(&self.as_pool(), self.slot(name)?, Reason::Requested)?.wait().await)
     }
 
     pub(crate) async fn reconnect(&self, name: &str) -> Result<(), Error> {
@@ -443,17 +420,6 @@ impl Registry {
         let slot = self.slot(name)?;
         self.arm(slot.name())?;
         slot.reconnect().await
-    }
-
-    /// Opens the pool again after `close_all`.
-    pub(crate) fn reopen(&self) -> Result<(), Error> {
-        self.context.check_process()?;
-        if self.context.close.report().is_some() {
-            for slot in self.slots() {
-                slot.reopen();
-            }
-        }
-        self.context.close.reopen(exit::is_ending)
     }
 
     /// Checks every resource as code and TOML configure it. A bad variable fails only the callers that ask for its
@@ -515,41 +481,6 @@ impl Registry {
     }
 }
 
-/// The pool as closing and the end of the process use it.
-impl Pool for Registry {
-    fn context(&self) -> &Arc<Context> {
-        &self.context
-    }
-
-    fn main(&self) -> &Arc<Activity> {
-        &self.main
-    }
-
-    fn slots(&self) -> Vec<Arc<dyn AnySlot>> {
-        Registry::slots(self)
-    }
-
-    fn holders(&self) -> Vec<Holder> {
-        Registry::holders(self)
-    }
-
-    fn status_with(&self, usage: fn(&dyn AnySlot) -> Usage) -> PoolStatus {
-        Registry::status_with(self, usage)
-    }
-
-    /// Takes the hooks, except those of adopted clients that are gone. Each runs once.
-    fn take_hooks(&self) -> Vec<Hook> {
-        let hooks = std::mem::take(&mut *self.hooks.lock());
-        let (alive, gone): (Vec<_>, Vec<_>) = hooks.by_name.into_values().flatten().partition(|(_, alive)| alive());
-        let_go(gone);
-        alive.into_iter().map(|(hook, _)| hook).collect()
-    }
-
-    fn edges(&self) -> Edges {
-        self.edges.lock().clone()
-    }
-}
-
 impl fmt::Debug for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let states: BTreeMap<_, _> = self.slots().iter().map(|slot| (Arc::clone(slot.name()), slot.state())).collect();
@@ -568,15 +499,6 @@ impl Drop for PoolHandle {
         } else if self.0.armed.get().is_some() {
             // A pool that is not armed never connected, so it has nothing to close.
             let _nobody_waits = run::start(&self.0.as_pool(), Reason::Dropped, None);
-        }
-    }
-}
-
-/// Drops the closures of gone clients. A panic of one does not stop the others.
-fn let_go(gone: Vec<(Hook, Alive)>) {
-    for hook in gone {
-        if catch_unwind(AssertUnwindSafe(|| drop(hook))).is_err() {
-            tracing::error!("the closure of an adopted client panicked as it dropped");
         }
     }
 }

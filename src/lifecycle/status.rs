@@ -7,8 +7,6 @@ use std::time::Duration;
 use crate::base::error::Error;
 #[cfg(feature = "serde")]
 use crate::base::json;
-#[cfg(feature = "serde")]
-use crate::lifecycle::work;
 use crate::lifecycle::work::Work;
 
 /// The state of a resource in its life.
@@ -87,7 +85,7 @@ pub struct ResourceStatus {
     /// How many leaks were ever suspected, including those that came back.
     pub leaks_total: usize,
     /// Work in flight, by kind. A kind with none is left out.
-    #[cfg_attr(feature = "serde", serde(serialize_with = "work::serialize"))]
+    #[cfg_attr(feature = "serde", serde(serialize_with = "json::counts"))]
     pub work: Vec<(Work, usize)>,
     /// How many acquires wait for the connection.
     pub connecting: usize,
@@ -120,7 +118,7 @@ pub struct NodeStatus {
 ///     println!("{} is {}, {:?} connections in use", resource.name, resource.state, resource.usage.in_use);
 /// }
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct PoolStatus {
@@ -128,6 +126,11 @@ pub struct PoolStatus {
     pub closing: bool,
     /// Every configured or registered resource, by name.
     pub resources: Vec<ResourceStatus>,
+    /// How many [holds](crate::Hold) of the application there are.
+    pub holds: usize,
+    /// The background tasks and threads of the application that run: each name, and how many have it.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "json::counts"))]
+    pub tasks: Vec<(Arc<str>, usize)>,
 }
 
 impl PoolStatus {
@@ -162,6 +165,13 @@ impl fmt::Display for PoolStatus {
                 show(idle),
                 show(waiting)
             )?;
+        }
+        if self.holds > 0 {
+            writeln!(f, "holds: {}", self.holds)?;
+        }
+        if !self.tasks.is_empty() {
+            let tasks: Vec<_> = self.tasks.iter().map(|(name, count)| format!("{name} {count}")).collect();
+            writeln!(f, "tasks: {}", tasks.join(", "))?;
         }
         Ok(())
     }

@@ -42,6 +42,10 @@ kinds_of_work! {
     Cursor: "cursor", "cursors", "closed", "given up";
     /// A future or closure given to `run`.
     Main: "main", "mains", "ended", "given up";
+    /// Work of the application's own, which a [`Hold`](crate::Hold) stands for.
+    Application: "hold", "holds", "released", "broken off by a panic";
+    /// A task or thread that the pool's `spawn` or `spawn_thread` began.
+    Task: "task", "tasks", "ended", "aborted or panicked";
 }
 
 impl Work {
@@ -62,12 +66,6 @@ impl Work {
         let [.., given_up] = self.words();
         given_up
     }
-}
-
-/// Serializes the counts as an object, by kind.
-#[cfg(feature = "serde")]
-pub(crate) fn serialize<S: serde::Serializer>(work: &[(Work, usize)], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(work.iter().map(|(work, count)| (work, count)))
 }
 
 /// One `T` for each kind of work.

@@ -49,6 +49,7 @@ pub struct Builder<P> {
     file: Option<PathBuf>,
     environment: Environment,
     runtime: Option<Handle>,
+    worker_threads: Option<usize>,
     listeners: Vec<ReportListener>,
     sections: Vec<Section>,
     facade: PhantomData<fn() -> P>,
@@ -72,6 +73,7 @@ impl<P> Builder<P> {
             file: None,
             environment: Environment::process(),
             runtime: None,
+            worker_threads: None,
             listeners: Vec::new(),
             sections: Vec::new(),
             facade: PhantomData,
@@ -144,6 +146,13 @@ impl<P> Builder<P> {
         self
     }
 
+    /// Sets the number of threads of the pool's own runtime, from 1 to 1,024. Defaults to the number of cores, and to 2
+    /// on a single core. [`runtime`](Self::runtime) leaves it without effect.
+    pub fn worker_threads(mut self, number: usize) -> Self {
+        self.worker_threads = Some(number);
+        self
+    }
+
     /// Calls this listener with every report of closing the whole pool, on the closer's thread.
     pub fn on_report(mut self, listener: impl Fn(&CloseReport) + Send + Sync + 'static) -> Self {
         self.listeners.push(Box::new(listener));
@@ -157,6 +166,7 @@ impl<P> Builder<P> {
                 *options = self.options.unwrap_or(std::mem::take(options));
                 options.signals = self.signals.unwrap_or(options.signals);
                 options.exit_status = self.exit_status.unwrap_or(options.exit_status);
+                options.worker_threads = self.worker_threads.or(options.worker_threads);
                 for (name, resource) in self.resources {
                     settings.set(&name, resource);
                 }

@@ -1,6 +1,8 @@
 //! The two facades, async and blocking, and the configuration that makes them.
 
 pub mod adapter;
+#[cfg(feature = "macros")]
+pub mod attributes;
 pub mod blocking;
 pub(crate) mod builder;
 pub mod config;
@@ -8,4 +10,6 @@ pub(crate) mod defaults;
 pub(crate) mod global;
 pub(crate) mod resource_pool;
 pub(crate) mod scoped;
+#[cfg(feature = "tower")]
+pub mod tower;
 pub(crate) mod verbs;

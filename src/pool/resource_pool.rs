@@ -1,7 +1,9 @@
 //! The async facade.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
+use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +12,9 @@ use crate::base::holder::Holder;
 use crate::kinds::for_each_kind;
 use crate::lifecycle::acquire::{Acquirer, TaskGuard};
 use crate::lifecycle::any_slot::AnySlot;
+use crate::lifecycle::application::Hold;
 use crate::lifecycle::close::phase::Phase;
+use crate::lifecycle::close::pool::HookRun;
 use crate::lifecycle::close::report::CloseReport;
 use crate::lifecycle::close::report::Closing;
 use crate::lifecycle::close::report::Reason;

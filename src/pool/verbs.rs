@@ -67,7 +67,97 @@ macro_rules! synchronous_verbs {
             phase: Phase,
             run: impl FnOnce() -> Result<(), BoxError> + Send + 'static,
         ) -> Result<(), Error> {
+            self.registry().on_close(name, phase, HookRun::Blocking(Box::new(run)), || true)
+        }
+
+        /// Runs an async closure once, in this phase of closing, in the context of the pool's runtime.
+        ///
+        /// # Errors
+        /// [`Error::Closing`], [`Error::Closed`], and [`Error::Connect`] if the process can have no more threads.
+        pub fn on_close_async<F>(
+            &self,
+            name: &str,
+            phase: Phase,
+            run: impl FnOnce() -> F + Send + 'static,
+        ) -> Result<(), Error>
+        where
+            F: Future<Output = Result<(), BoxError>> + Send + 'static,
+        {
+            // The runtime must be there for the hook, even if nothing was ever connected.
+            self.registry().context.runtime.handle(&Arc::from(name))?;
+            let run = HookRun::Async(Box::new(|| Box::pin(run())));
             self.registry().on_close(name, phase, run, || true)
+        }
+
+        /// Holds closing up until the guard drops: the drain of `close_all`, of a signal and of the process's end waits
+        /// for it, up to `close.drain`. `name` stands in the report, with the line of this call. Takes some hundred
+        /// nanoseconds.
+        ///
+        /// ```no_run
+        /// # async fn answer() {}
+        /// # async fn doc(pool: resource_pool::ResourcePool) {
+        /// let _hold = pool.hold("request");
+        /// answer().await;
+        /// # }
+        /// ```
+        #[track_caller]
+        pub fn hold(&self, name: impl Into<Cow<'static, str>>) -> Hold {
+            self.registry().application.hold(&self.registry().context, name, Location::caller())
+        }
+
+        /// Lets [`readiness`](HealthReport::readiness) fail from now on, so that no more work is sent to this process.
+        /// Nothing else changes. [`reopen`](Self::reopen) after closing undoes it.
+        pub fn lower_readiness(&self) {
+            self.registry().lower_readiness();
+        }
+
+        /// Runs a background task on the pool's runtime. The closure gets a [`Closing`], which tells the task when to
+        /// end. `close_all`, a signal and the end of the process wait for it in the phase tasks, up to
+        /// `close.long_step`, and then abort it. Until then it may use every resource, while others may not any more.
+        /// A panic is logged. Tasks of one name are one step of the report.
+        ///
+        /// # Errors
+        /// [`Error::Closing`], [`Error::Closed`], and [`Error::Connect`] if the process can have no more threads.
+        ///
+        /// ```no_run
+        /// # fn doc(pool: resource_pool::ResourcePool) -> Result<(), resource_pool::Error> {
+        /// use std::time::Duration;
+        ///
+        /// pool.spawn("ticker", |closing| async move {
+        ///     while !closing.is_set() {
+        ///         // work
+        ///         tokio::select! {
+        ///             () = closing.wait() => {}
+        ///             () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        ///         }
+        ///     }
+        /// })?;
+        /// # Ok(()) }
+        /// ```
+        #[track_caller]
+        pub fn spawn<F>(
+            &self,
+            name: &str,
+            task: impl FnOnce(Closing) -> F,
+        ) -> Result<tokio::task::JoinHandle<F::Output>, Error>
+        where
+            F: Future<Output: Send> + Send + 'static,
+        {
+            self.registry().spawn(name, Location::caller(), task)
+        }
+
+        /// Runs a background thread, which is awaited as a task of [`spawn`](Self::spawn) is. A thread cannot be
+        /// aborted, so one that does not end in time is reported as timed out.
+        ///
+        /// # Errors
+        /// Those of [`spawn`](Self::spawn).
+        #[track_caller]
+        pub fn spawn_thread<T: Send + 'static>(
+            &self,
+            name: &str,
+            run: impl FnOnce(Closing) -> T + Send + 'static,
+        ) -> Result<std::thread::JoinHandle<T>, Error> {
+            self.registry().spawn_thread(name, Location::caller(), run)
         }
 
         /// Holds a weak reference to a client of the user. The client is closed in this phase if it is still alive
@@ -84,7 +174,7 @@ macro_rules! synchronous_verbs {
         ) -> Result<(), Error> {
             let (client, alive) = (Arc::downgrade(client), Arc::downgrade(client));
             let run = move || client.upgrade().map_or(Ok(()), close);
-            self.registry().on_close(name, phase, run, move || alive.strong_count() > 0)
+            self.registry().on_close(name, phase, HookRun::Blocking(Box::new(run)), move || alive.strong_count() > 0)
         }
 
         /// Calls this listener with every report of closing the whole pool, on the closer's thread.

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use resource_pool::config::{ExitStatus, Options};
-use resource_pool::{CloseReport, Failure, Link, Phase, Resource, ResourcePool, blocking};
+use resource_pool::{CloseReport, Failure, Health, Link, Phase, Resource, ResourcePool, blocking};
 
 #[path = "load.rs"]
 mod load;
@@ -42,6 +42,10 @@ pub(crate) fn main(part: &str) {
     }
     if ["connecting", "scoped", "few-threads"].contains(&part.way) {
         return super::beginning::main(part.way, part.ending);
+    }
+    #[cfg(feature = "macros")]
+    if part.way == "attribute" {
+        return attributed();
     }
     let runtime = part.app.starts_with("adopted").then(runtime);
     install(part.app, runtime.as_ref());
@@ -96,6 +100,15 @@ pub(crate) fn main(part: &str) {
     }
 }
 
+#[cfg(feature = "macros")]
+#[resource_pool::main(builder = ResourcePool::builder().on_report(told), worker_threads = 2)]
+async fn attributed() {
+    let part = super::child::part().expect("this is a child");
+    let words: Vec<_> = part.split(' ').collect();
+    load::tasks(words[1]).await;
+    end_async(words[2]).await;
+}
+
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Runtime::new().expect("a runtime")
 }
@@ -148,6 +161,13 @@ fn before_blocking(app: &str) {
         "hook-fails" => blocking::ResourcePool::global()
             .on_close("hook", Phase::Tasks, || Err("as the test asked".into()))
             .expect("it is open"),
+        "tells-readiness" => drop(std::thread::spawn(|| {
+            let pool = blocking::ResourcePool::global();
+            while pool.health_check().expect("a report").readiness() != Health::Fail {
+                std::thread::yield_now();
+            }
+            println!("LOWERED {}", pool.is_closing());
+        })),
         "listener-closes" => ResourcePool::global().on_report(|_| {
             let again = blocking::ResourcePool::global().close_all().expect("the report that is there");
             eprintln!("AGAIN {}", again.all_closed());
@@ -278,6 +298,11 @@ pub(crate) fn end(ending: &str) {
         "wait" => {
             load::until_closing();
             println!("CLOSING");
+            wait_for_ever();
+        }
+        "exit-task" => {
+            let exits = |_| async { std::process::exit(3) };
+            let _never = blocking::ResourcePool::global().spawn("last", exits).expect("it is open");
             wait_for_ever();
         }
         // This `main` returns when closing begins.

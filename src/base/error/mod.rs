@@ -154,9 +154,10 @@ impl fmt::Display for Error {
                  and a kind of your own with `builder().kind::<…>()`"
             ),
             Error::NameTaken { name, problem } => write!(f, "{name:?} is taken: {problem}"),
-            Error::AlreadyInstalled => {
-                f.write_str("a global pool exists already; call `install()` before the first `global()`")
-            }
+            Error::AlreadyInstalled => f.write_str(
+                "a global pool exists already; call `install()` before the first `global()`, or write \
+                     `#[resource_pool::main(builder = …)]`",
+            ),
             Error::Connect(error) => write!(f, "{error}"),
             Error::Timeout(error) => write!(f, "{error}"),
             Error::Deadlock(error) => write!(f, "{error}"),

@@ -19,6 +19,10 @@ pub struct CloseOptions {
     /// The limit of the whole close. Defaults to 25 s, below the 30 s that orchestrators grant.
     #[serde(rename = "deadline_ms", with = "millis")]
     pub deadline: Duration,
+    /// How long after a signal closing begins. Readiness fails at once, so that a load balancer has this time to stop
+    /// sending requests. A second signal ends it early. It is part of the deadline. Defaults to none.
+    #[serde(rename = "delay_ms", with = "millis")]
+    pub delay: Duration,
     /// How long work in progress is waited for. Defaults to 10 s.
     #[serde(rename = "drain_ms", with = "millis")]
     pub drain: Duration,
@@ -45,6 +49,7 @@ impl Default for CloseOptions {
     fn default() -> Self {
         CloseOptions {
             deadline: Duration::from_secs(25),
+            delay: Duration::ZERO,
             drain: Duration::from_secs(10),
             held: Duration::from_secs(1),
             step: Duration::from_secs(5),

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use crate::base::error::BoxError;
+use crate::base::future::BoxFuture;
 use crate::base::holder::Holder;
 use crate::lifecycle::activity::Activity;
 use crate::lifecycle::any_slot::AnySlot;
+use crate::lifecycle::application::Application;
 use crate::lifecycle::close::edges::Edges;
 use crate::lifecycle::close::phase::Phase;
 use crate::lifecycle::context::Context;
@@ -16,6 +18,8 @@ pub(crate) trait Pool: Send + Sync + 'static {
     fn context(&self) -> &Arc<Context>;
     /// The activity of the futures and closures given to `run`.
     fn main(&self) -> &Arc<Activity>;
+    /// The application's own work.
+    fn application(&self) -> &Application;
     /// Every resource that exists.
     fn slots(&self) -> Vec<Arc<dyn AnySlot>>;
     /// The hooks, each of which runs once.
@@ -32,5 +36,11 @@ pub(crate) trait Pool: Send + Sync + 'static {
 pub(crate) struct Hook {
     pub(crate) name: Arc<str>,
     pub(crate) phase: Phase,
-    pub(crate) run: Box<dyn FnOnce() -> Result<(), BoxError> + Send>,
+    pub(crate) run: HookRun,
+}
+
+/// The code of a hook.
+pub(crate) enum HookRun {
+    Blocking(Box<dyn FnOnce() -> Result<(), BoxError> + Send>),
+    Async(Box<dyn FnOnce() -> BoxFuture<Result<(), BoxError>> + Send>),
 }

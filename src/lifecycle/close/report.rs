@@ -14,8 +14,6 @@ use crate::base::holder::Holder;
 use crate::base::json;
 use crate::lifecycle::close::phase::Phase;
 use crate::lifecycle::status::PoolStatus;
-#[cfg(feature = "serde")]
-use crate::lifecycle::work;
 use crate::lifecycle::work::Work;
 
 /// Why something was closed.
@@ -131,13 +129,13 @@ pub struct StepReport {
     /// The leases and checkouts still held when the resource was closed under them.
     pub held: Vec<Holder>,
     /// The work that came to its end in the drain, or that the step itself ended in good order.
-    #[cfg_attr(feature = "serde", serde(serialize_with = "work::serialize"))]
+    #[cfg_attr(feature = "serde", serde(serialize_with = "json::counts"))]
     pub finished: Vec<(Work, usize)>,
     /// The work that ended in the drain without being finished: cut off, cancelled, given back.
-    #[cfg_attr(feature = "serde", serde(serialize_with = "work::serialize"))]
+    #[cfg_attr(feature = "serde", serde(serialize_with = "json::counts"))]
     pub given_up: Vec<(Work, usize)>,
     /// The work still in progress when its drain ended.
-    #[cfg_attr(feature = "serde", serde(serialize_with = "work::serialize"))]
+    #[cfg_attr(feature = "serde", serde(serialize_with = "json::counts"))]
     pub unfinished: Vec<(Work, usize)>,
 }
 
@@ -277,7 +275,7 @@ mod tests {
             let all_closed = outcome == Outcome::Closed;
             let mut report = CloseReport {
                 reason: Reason::Signal(15),
-                status: PoolStatus { closing: true, resources: Vec::new() },
+                status: PoolStatus { closing: true, ..PoolStatus::default() },
                 drained: Duration::from_millis(1),
                 steps: vec![step("mongo", Outcome::Closed), step("store", outcome)],
                 took: Duration::from_millis(5),

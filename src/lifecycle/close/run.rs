@@ -20,14 +20,15 @@ use crate::base::error::{Error, FirstFew, panic_message};
 use crate::base::runtime::{self, within};
 use crate::base::stderr;
 use crate::base::sync::Mutex;
+use crate::lifecycle::activity::Activity;
 use crate::lifecycle::any_slot::AnySlot;
 use crate::lifecycle::close::closer::{aside, hand_over};
 use crate::lifecycle::close::drain::{drain, in_parallel, is_idle};
 use crate::lifecycle::close::phase::Phase;
-use crate::lifecycle::close::pool::{Hook, Pool};
+use crate::lifecycle::close::pool::Pool;
 use crate::lifecycle::close::report::{CloseReport, Outcome, Reason, StepReport};
-use crate::lifecycle::close::state::{CloseRun, CloseState, Role};
-use crate::lifecycle::close::step::{order, run_step, tell_end, with_work};
+use crate::lifecycle::close::state::{CloseRun, Role};
+use crate::lifecycle::close::step::{Step, order, run_step, tell_end, with_work};
 use crate::lifecycle::context::Context;
 use crate::lifecycle::event::What;
 use crate::lifecycle::status::{PoolStatus, State, Usage};
@@ -103,7 +104,7 @@ pub(crate) fn start_one(pool: &Arc<dyn Pool>, slot: Arc<dyn AnySlot>, reason: Re
         hand_over(Box::new(move || {
             let name = Arc::clone(slot.name());
             let limit = pool.context().options.close.deadline;
-            let close = close_slots(&pool, vec![Arc::clone(&slot)], Vec::new(), reason, limit);
+            let close = close_slots(&pool, vec![Arc::clone(&slot)], Others::default(), reason, limit);
             let report = run_close(&*pool, reason, &[slot], close);
             pool.context().close.end_single(&name, report);
         }));
@@ -123,7 +124,7 @@ fn run_close(
             Ok(report) => report,
             Err(_elapsed) => {
                 if pool.context().options.close.stderr
-                    && let Some(line) = waited_for(&pool.context().close, slots)
+                    && let Some(line) = waited_for(pool, slots)
                 {
                     stderr::tell(&line);
                 }
@@ -142,8 +143,15 @@ fn run_close(
 }
 
 /// One line with the work and the holders that a close waits for. `None` between two steps.
-fn waited_for(close: &CloseState, slots: &[Arc<dyn AnySlot>]) -> Option<String> {
-    let mut waits: Vec<String> = close.running().iter().map(|name| name.to_string()).collect();
+fn waited_for(pool: &dyn Pool, slots: &[Arc<dyn AnySlot>]) -> Option<String> {
+    let mut waits: Vec<String> = pool.context().close.running().iter().map(|name| name.to_string()).collect();
+    let application = pool.application();
+    for group in application.groups().iter().chain([&application.holds]) {
+        let members = group.holders();
+        if group.activity.is_draining() && !members.is_empty() {
+            waits.push(format!("{}: begun at {}", group.activity.name, FirstFew(&members, ", ")));
+        }
+    }
     for slot in slots.iter().filter(|slot| slot.state() == State::Draining) {
         let (work, holders) = (slot.activity().counters.now(), slot.holders());
         let work: Vec<_> = work.iter().map(|(work, count)| work.counted(*count)).collect();
@@ -164,7 +172,7 @@ async fn close_pool(pool: &Arc<dyn Pool>, reason: Reason, limit: Duration) -> Cl
     let single_closes = pool.context().close.single_closes();
     let (alone, slots): (Vec<_>, Vec<_>) =
         pool.slots().into_iter().partition(|slot| single_closes.contains_key(slot.name()));
-    let mut report = close_slots(pool, slots, pool.take_hooks(), reason, limit).await;
+    let mut report = close_slots(pool, slots, Others::of(&**pool, reason), reason, limit).await;
     // A resource that was being closed by itself has the drivers' runtime until that close is done.
     for slot in alone {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -172,7 +180,7 @@ async fn close_pool(pool: &Arc<dyn Pool>, reason: Reason, limit: Duration) -> Cl
             Ok(single) => {
                 // The resource may have been connected anew after its step, and before that close had ended.
                 let left = deadline.saturating_duration_since(Instant::now());
-                let again = close_slots(pool, vec![slot], Vec::new(), reason, left).await;
+                let again = close_slots(pool, vec![slot], Others::default(), reason, left).await;
                 let steps = if again.steps.is_empty() { &single.steps } else { &again.steps };
                 report.steps.extend_from_slice(steps);
             }
@@ -199,10 +207,41 @@ async fn close_pool(pool: &Arc<dyn Pool>, reason: Reason, limit: Duration) -> Cl
     report
 }
 
+/// The parts of a close that are not resources. The close of a single resource has none.
+#[derive(Default)]
+struct Others {
+    steps: Vec<Step>,
+    /// The work that the drain waits for.
+    active: Vec<Arc<Activity>>,
+}
+
+impl Others {
+    fn of(pool: &dyn Pool, reason: Reason) -> Self {
+        let holds = &pool.application().holds;
+        let tasks = pool.application().groups();
+        for group in tasks.iter().chain([holds]) {
+            group.activity.set_draining(true);
+        }
+        let mut active = vec![Arc::clone(&holds.activity)];
+        // Without a signal it is the end of this work that closes the pool, or this work itself.
+        if matches!(reason, Reason::Signal(_)) {
+            pool.main().set_draining(true);
+            active.push(Arc::clone(pool.main()));
+        }
+        let mut steps: Vec<_> = pool.take_hooks().into_iter().map(Step::Hook).collect();
+        steps.extend(tasks.into_iter().map(Step::Tasks));
+        // A hold may begin during the drain.
+        if holds.is_used() {
+            steps.push(Step::Holds(Arc::clone(holds)));
+        }
+        Others { steps, active }
+    }
+}
+
 async fn close_slots(
     pool: &Arc<dyn Pool>,
     slots: Vec<Arc<dyn AnySlot>>,
-    hooks: Vec<Hook>,
+    others: Others,
     reason: Reason,
     limit: Duration,
 ) -> CloseReport {
@@ -215,7 +254,7 @@ async fn close_slots(
 
     let (connecting, settled): (Vec<_>, Vec<_>) = slots.into_iter().partition(|slot| slot.begin_settling());
     let mut slots: Vec<_> = settled.into_iter().filter(|slot| begin(&**slot, reason)).collect();
-    let mut levels = order(slots.iter().chain(&connecting), hooks, &pool.edges());
+    let mut levels = order(slots.iter().chain(&connecting), others.steps, &pool.edges());
     let reserved = options.reserve(limit, levels.len());
     let spare = limit.saturating_sub(reserved);
     let stop_intake = |slots: Vec<Arc<dyn AnySlot>>| {
@@ -233,11 +272,8 @@ async fn close_slots(
             Some(ended) => drop(unconnected.insert(Arc::clone(slot.name()), ended)),
         }
     }
-    let mut active: Vec<_> = slots.iter().map(|slot| Arc::clone(slot.activity())).collect();
-    if matches!(reason, Reason::Signal(_)) {
-        pool.main().set_draining(true);
-        active.push(Arc::clone(pool.main()));
-    }
+    let mut active = others.active;
+    active.extend(slots.iter().map(|slot| Arc::clone(slot.activity())));
     let left = deadline.saturating_duration_since(Instant::now());
     let drain_limit = options.drain.min(left.saturating_sub(reserved));
     drain(pool.context(), &slots, &active, begun, drain_limit).await;

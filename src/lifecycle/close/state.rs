@@ -54,6 +54,8 @@ impl Default for Id {
 pub(crate) enum Role {
     Step(u64),
     Listener,
+    /// A background task or thread of the application, which its step waits for.
+    Task(u64),
 }
 
 thread_local! {
@@ -85,6 +87,8 @@ struct PoolClose {
     deadline: Option<Instant>,
     /// The closes of single resources that were under way as this one began.
     single_closes: BTreeMap<Arc<str>, Arc<CloseRun>>,
+    /// Whether readiness fails, although closing may not have begun.
+    is_lowered: bool,
     /// Tells users that closing has begun.
     closing: CancellationToken,
     run: Arc<CloseRun>,
@@ -118,6 +122,15 @@ impl CloseState {
     /// Whether closing has begun, until `reopen`.
     pub(crate) fn is_closing(&self) -> bool {
         self.whole.lock().begun
+    }
+
+    /// Lets readiness fail from now on, until `reopen`.
+    pub(crate) fn lower_readiness(&self) {
+        self.whole.lock().is_lowered = true;
+    }
+
+    pub(crate) fn is_lowered(&self) -> bool {
+        self.whole.lock().is_lowered
     }
 
     /// A flag and a future that tell users of closing.
@@ -242,10 +255,10 @@ impl CloseState {
         ended
     }
 
-    /// Whether this thread runs a step, whose code may use resources that close later.
+    /// Whether this thread runs a step or a background task, whose code may use resources that close later.
     #[inline]
     pub(crate) fn is_inside(&self) -> bool {
-        matches!(self.role(), Some(Role::Step(_)))
+        matches!(self.role(), Some(Role::Step(_) | Role::Task(_)))
     }
 
     /// Ends the step or listener that this thread runs. It does not come back, because the process ends from this
@@ -257,7 +270,7 @@ impl CloseState {
                 self.whole.lock().listeners_done = true;
                 self.listeners_done.notify_all();
             }
-            None => {}
+            Some(Role::Task(_)) | None => {}
         }
     }
 
@@ -302,7 +315,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(3600);
 
     fn report(reason: Reason) -> CloseReport {
-        let status = PoolStatus { closing: true, resources: Vec::new() };
+        let status = PoolStatus { closing: true, ..PoolStatus::default() };
         CloseReport { reason, status, drained: Duration::ZERO, steps: Vec::new(), took: Duration::ZERO }
     }
 

@@ -11,21 +11,24 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::base::error::{Failure, panic_message};
 use crate::base::runtime::within;
+use crate::lifecycle::activity::Activity;
 use crate::lifecycle::any_slot::AnySlot;
 use crate::lifecycle::close::closer::{aside, on_some_thread};
 use crate::lifecycle::close::drain::drain_again;
 use crate::lifecycle::close::edges::Edges;
 use crate::lifecycle::close::phase::Phase;
-use crate::lifecycle::close::pool::{Hook, Pool};
+use crate::lifecycle::close::pool::{Hook, HookRun, Pool};
 use crate::lifecycle::close::report::{Outcome, StepReport};
 use crate::lifecycle::close::state::Role;
 use crate::lifecycle::context::Context;
 use crate::lifecycle::event::What;
+use crate::lifecycle::wait_group::WaitGroup;
 
 /// How long work that was begun just before leasing ended has to end, if the drain reached its limit. Part of the
 /// step's budget.
@@ -37,6 +40,10 @@ const LAST: Duration = Duration::from_millis(100);
 pub(crate) enum Step {
     Resource(Arc<dyn AnySlot>),
     Hook(Hook),
+    /// The background tasks and threads of one name, which the step waits for.
+    Tasks(Arc<WaitGroup>),
+    /// The holds of the application, which the drain has waited for.
+    Holds(Arc<WaitGroup>),
 }
 
 impl Step {
@@ -44,14 +51,15 @@ impl Step {
         match self {
             Step::Resource(slot) => Arc::clone(slot.name()),
             Step::Hook(hook) => Arc::clone(&hook.name),
+            Step::Tasks(group) | Step::Holds(group) => Arc::clone(&group.activity.name),
         }
     }
 
-    /// The resource's slot. `None` for a hook.
+    /// The slot of a resource.
     pub(crate) fn slot(&self) -> Option<Arc<dyn AnySlot>> {
         match self {
             Step::Resource(slot) => Some(Arc::clone(slot)),
-            Step::Hook(_) => None,
+            _ => None,
         }
     }
 
@@ -59,6 +67,7 @@ impl Step {
         match self {
             Step::Resource(slot) => slot.phase(),
             Step::Hook(hook) => hook.phase,
+            Step::Tasks(_) | Step::Holds(_) => Phase::Tasks,
         }
     }
 }
@@ -66,12 +75,12 @@ impl Step {
 /// Sorts steps into the levels that close together: by phase, and within a phase dependants before their dependencies.
 pub(crate) fn order<'a>(
     slots: impl Iterator<Item = &'a Arc<dyn AnySlot>>,
-    hooks: Vec<Hook>,
+    others: Vec<Step>,
     edges: &Edges,
 ) -> VecDeque<Vec<Step>> {
     let depths = edges.depths();
     let mut levels: BTreeMap<(Phase, usize), Vec<Step>> = BTreeMap::new();
-    for step in slots.cloned().map(Step::Resource).chain(hooks.into_iter().map(Step::Hook)) {
+    for step in slots.cloned().map(Step::Resource).chain(others) {
         let depth = depths.get(&*step.name()).copied().unwrap_or(0);
         levels.entry((step.phase(), depth)).or_default().push(step);
     }
@@ -86,6 +95,11 @@ pub(crate) async fn run_step(
     grace: Duration,
     drains_again: bool,
 ) -> StepReport {
+    match step {
+        Step::Holds(holds) => return end_group(&*pool, &holds, Duration::ZERO, Duration::ZERO).await,
+        Step::Tasks(tasks) => return end_group(&*pool, &tasks, budget, grace).await,
+        Step::Resource(_) | Step::Hook(_) => {}
+    }
     let started = Instant::now();
     let name = step.name();
     let phase = step.phase();
@@ -138,6 +152,30 @@ pub(crate) async fn run_step(
     step
 }
 
+/// Waits for a group of the application's work. Tasks that are left after the budget are aborted.
+async fn end_group(pool: &dyn Pool, group: &WaitGroup, budget: Duration, grace: Duration) -> StepReport {
+    let started = Instant::now();
+    let name = Arc::clone(&group.activity.name);
+    let named = pool.context().close.running_as(&name);
+    let mut outcome = Outcome::Closed;
+    if within(budget, group.ended()).await.is_err() && group.len() > 0 {
+        outcome = Outcome::TimedOut;
+    }
+    let held = group.holders();
+    if outcome == Outcome::TimedOut {
+        group.abort();
+        if within(grace, group.ended()).await.is_ok() {
+            outcome = Outcome::Forced;
+        }
+    }
+    group.activity.counters.end_drain();
+    group.activity.set_draining(false);
+    drop(named);
+    let step = with_counts(StepReport::new(name, Phase::Tasks, outcome, started.elapsed(), held), &group.activity);
+    tell_end(pool.context(), None, &step);
+    step
+}
+
 /// Takes the outcome of the running step, if it ends within the limit. An outcome can be taken only once.
 async fn ended(running: &mut Option<oneshot::Receiver<Outcome>>, limit: Duration) -> Option<Outcome> {
     let ended = within(limit, running.as_mut()?).await.ok()?;
@@ -147,7 +185,11 @@ async fn ended(running: &mut Option<oneshot::Receiver<Outcome>>, limit: Duration
 
 /// Adds to a step how its resource's work ended.
 pub(crate) fn with_work(step: StepReport, slot: &dyn AnySlot) -> StepReport {
-    let counters = &slot.activity().counters;
+    with_counts(step, slot.activity())
+}
+
+fn with_counts(step: StepReport, activity: &Activity) -> StepReport {
+    let counters = &activity.counters;
     let (finished, given_up, unfinished) = (counters.finished(), counters.given_up(), counters.unfinished());
     StepReport { finished, given_up, unfinished, ..step }
 }
@@ -169,17 +211,13 @@ fn on_own_thread(pool: &Arc<dyn Pool>, step: Step, cancel: CancellationToken) ->
     let pool = Arc::clone(pool);
     let run = move || {
         let outcome = pool.context().close.run_as(Role::Step(number), || match step {
-            Step::Hook(hook) => (hook.run)().map_err(Failure::transient),
-            Step::Resource(slot) => match runtime {
-                Some(runtime) => runtime.block_on(async {
-                    tokio::select! {
-                        biased; // Cancelling comes first, as timers of a runtime that has ended panic.
-                        () = cancel.cancelled() => Err(Failure::transient("given up")),
-                        closed = slot.close() => closed,
-                    }
-                }),
-                None => Err(Failure::transient("the runtime that it lives on has ended")),
-            },
+            Step::Hook(Hook { run: HookRun::Blocking(run), .. }) => run().map_err(Failure::transient),
+            Step::Hook(Hook { run: HookRun::Async(run), .. }) => {
+                let run = async { run().await.map_err(Failure::transient) };
+                on_runtime(runtime, cancel, run)
+            }
+            Step::Resource(slot) => on_runtime(runtime, cancel, slot.close()),
+            Step::Tasks(_) | Step::Holds(_) => Ok(()),
         });
         let outcome = match outcome {
             Ok(Ok(())) => Outcome::Closed,
@@ -190,4 +228,22 @@ fn on_own_thread(pool: &Arc<dyn Pool>, step: Step, cancel: CancellationToken) ->
     };
     on_some_thread(name, Box::new(run));
     ended
+}
+
+/// Runs closing code in the context of the pool's runtime, until it is given up.
+fn on_runtime(
+    runtime: Option<Handle>,
+    cancel: CancellationToken,
+    run: impl Future<Output = Result<(), Failure>>,
+) -> Result<(), Failure> {
+    let Some(runtime) = runtime else {
+        return Err(Failure::transient("the runtime that it lives on has ended"));
+    };
+    runtime.block_on(async {
+        tokio::select! {
+            biased; // Cancelling comes first, as timers of a runtime that has ended panic.
+            () = cancel.cancelled() => Err(Failure::transient("given up")),
+            closed = run => closed,
+        }
+    })
 }

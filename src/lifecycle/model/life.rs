@@ -139,7 +139,7 @@ impl World {
             self.disconnects.lock().unwrap().extend(self.life.handle());
             self.life.finish_close().unwrap();
         }
-        let status = PoolStatus { closing: true, resources: Vec::new() };
+        let status = PoolStatus { closing: true, ..PoolStatus::default() };
         let (drained, took) = (Duration::ZERO, Duration::ZERO);
         CloseReport { reason: Reason::Requested, status, drained, steps: Vec::new(), took }
     }

@@ -1,6 +1,8 @@
 //! The blocking view of a pool.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +16,9 @@ use crate::kinds::for_each_kind;
 #[cfg(feature = "r2d2")]
 use crate::kinds::r2d2::R2d2;
 use crate::lifecycle::acquire::{Acquirer, BlockingGuard};
+use crate::lifecycle::application::Hold;
 use crate::lifecycle::close::phase::Phase;
+use crate::lifecycle::close::pool::HookRun;
 use crate::lifecycle::close::report::{CloseReport, Closing, Reason};
 use crate::lifecycle::health::HealthReport;
 use crate::lifecycle::kind::KindConfig;

@@ -1,0 +1,66 @@
+//! [`Hooks`]: the closures that run once as the pool closes, by name.
+//!
+//! Locks: the registry holds its own around every call. No closure of a user runs here. Those of gone clients are given
+//! back, so that [`let_go`] drops them outside of the lock.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use crate::lifecycle::close::phase::Phase;
+use crate::lifecycle::close::pool::Hook;
+
+/// The hooks of a pool.
+#[derive(Default)]
+pub(crate) struct Hooks {
+    by_name: BTreeMap<Arc<str>, Vec<Adopted>>,
+    count: usize,
+    /// How many were left when those of gone clients were last removed.
+    kept: usize,
+}
+
+/// Whether an adopted client still lives.
+pub(crate) type Alive = Box<dyn Fn() -> bool + Send>;
+
+/// A hook, and whether its client lives.
+type Adopted = (Hook, Alive);
+
+impl Hooks {
+    /// Adds a hook. Returns those of gone clients, which must not pile up. They are looked for each time that the number
+    /// of hooks has doubled.
+    pub(crate) fn add(&mut self, hook: Hook, alive: Alive) -> Vec<Adopted> {
+        let mut gone = Vec::new();
+        if self.count >= 2 * self.kept {
+            for same in self.by_name.values_mut() {
+                gone.extend(same.extract_if(.., |(_, alive)| !alive()));
+            }
+            self.by_name.retain(|_, same| !same.is_empty());
+            self.count -= gone.len();
+            self.kept = self.count;
+        }
+        self.count += 1;
+        self.by_name.entry(Arc::clone(&hook.name)).or_default().push((hook, alive));
+        gone
+    }
+
+    /// The phase of the hook with this name, unless its client is gone.
+    pub(crate) fn phase(&self, name: &str) -> Option<Phase> {
+        let alive = self.by_name.get(name)?.iter().find(|(_, alive)| alive());
+        alive.map(|(hook, _)| hook.phase)
+    }
+
+    /// All hooks, apart from those of gone clients.
+    pub(crate) fn split(self) -> (Vec<Hook>, Vec<Adopted>) {
+        let (alive, gone): (Vec<_>, Vec<_>) = self.by_name.into_values().flatten().partition(|(_, alive)| alive());
+        (alive.into_iter().map(|(hook, _)| hook).collect(), gone)
+    }
+}
+
+/// Drops the closures of gone clients. A panic of one does not stop the others.
+pub(crate) fn let_go(gone: Vec<Adopted>) {
+    for hook in gone {
+        if catch_unwind(AssertUnwindSafe(|| drop(hook))).is_err() {
+            tracing::error!("the closure of an adopted client panicked as it dropped");
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! The registry's part in closing: the verbs that begin it, and the pool as closing sees it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::Registry;
+use crate::base::error::Error;
+use crate::base::holder::Holder;
+use crate::lifecycle::activity::Activity;
+use crate::lifecycle::any_slot::AnySlot;
+use crate::lifecycle::application::Application;
+use crate::lifecycle::close::edges::Edges;
+use crate::lifecycle::close::pool::{Hook, Pool};
+use crate::lifecycle::close::report::{CloseReport, Closing, Outcome, Reason};
+use crate::lifecycle::close::run;
+use crate::lifecycle::close::state::CloseRun;
+use crate::lifecycle::context::Context;
+use crate::lifecycle::exit;
+use crate::lifecycle::hooks::let_go;
+use crate::lifecycle::status::{PoolStatus, Usage};
+
+impl Registry {
+    /// The flag that closing sets. In a forked child it is set from the start.
+    pub(crate) fn closing(&self) -> Closing {
+        if self.context.process.is_current() {
+            return self.context.close.closing();
+        }
+        let closing = CancellationToken::new();
+        closing.cancel();
+        Closing(closing)
+    }
+
+    pub(crate) fn lower_readiness(&self) {
+        // In a forked child the lock may be held for ever, and there readiness fails anyway.
+        if self.context.process.is_current() {
+            self.context.close.lower_readiness();
+        }
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        !self.context.process.is_current() || self.context.close.is_closing()
+    }
+
+    /// Starts closing the whole pool, unless that was started before.
+    ///
+    /// # Errors
+    /// If the caller cannot wait for the report: [`Error::Forked`], and [`Error::Closing`] on a thread that the close
+    /// itself runs on.
+    pub(crate) fn start_closing(
+        self: &Arc<Self>,
+        reason: Reason,
+        deadline: Option<Duration>,
+    ) -> Result<Arc<CloseRun>, Error> {
+        self.context.check_process()?;
+        run::start(&self.as_pool(), reason, deadline)
+    }
+
+    /// Closes the pool. Returns its report, or one that says why there is none.
+    pub(crate) async fn close_all(self: &Arc<Self>, reason: Reason, deadline: Option<Duration>) -> CloseReport {
+        match self.start_closing(reason, deadline) {
+            Ok(run) => CloseReport::clone(&*run.wait().await),
+            Err(error) => CloseReport::of(&**self, reason, Outcome::Failed(error.to_string())),
+        }
+    }
+
+    pub(crate) async fn close_one(self: &Arc<Self>, name: &str) -> Result<Arc<CloseReport>, Error> {
+        Ok(run::start_one(&self.as_pool(), self.slot(name)?, Reason::Requested)?.wait().await)
+    }
+
+    /// Opens the pool again after `close_all`.
+    pub(crate) fn reopen(&self) -> Result<(), Error> {
+        self.context.check_process()?;
+        if self.context.close.report().is_some() {
+            for slot in self.slots() {
+                slot.reopen();
+            }
+        }
+        self.context.close.reopen(exit::is_ending)
+    }
+}
+
+/// The pool as closing and the end of the process use it.
+impl Pool for Registry {
+    fn context(&self) -> &Arc<Context> {
+        &self.context
+    }
+
+    fn main(&self) -> &Arc<Activity> {
+        &self.main
+    }
+
+    fn application(&self) -> &Application {
+        &self.application
+    }
+
+    fn slots(&self) -> Vec<Arc<dyn AnySlot>> {
+        Registry::slots(self)
+    }
+
+    fn holders(&self) -> Vec<Holder> {
+        Registry::holders(self)
+    }
+
+    fn status_with(&self, usage: fn(&dyn AnySlot) -> Usage) -> PoolStatus {
+        Registry::status_with(self, usage)
+    }
+
+    /// Takes the hooks, except those of adopted clients that are gone. Each runs once.
+    fn take_hooks(&self) -> Vec<Hook> {
+        let hooks = std::mem::take(&mut *self.hooks.lock());
+        let (hooks, gone) = hooks.split();
+        let_go(gone);
+        hooks
+    }
+
+    fn edges(&self) -> Edges {
+        self.edges.lock().clone()
+    }
+}
