@@ -94,6 +94,7 @@ impl Options {
         if let Some(text) = environment.get(workers)? {
             self.worker_threads = Some(number(workers, &text, "a number of threads")?);
         }
+        environment.millis("RESOURCE_POOL_CLOSE_DELAY_MS", &mut self.close.delay)?;
         environment.millis("RESOURCE_POOL_CLOSE_DEADLINE_MS", &mut self.close.deadline)
     }
 

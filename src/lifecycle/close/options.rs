@@ -21,6 +21,7 @@ pub struct CloseOptions {
     pub deadline: Duration,
     /// How long after a signal closing begins. Readiness fails at once, so that a load balancer has this time to stop
     /// sending requests. A second signal ends it early. It is part of the deadline. Defaults to none.
+    /// Environment: `RESOURCE_POOL_CLOSE_DELAY_MS`.
     #[serde(rename = "delay_ms", with = "millis")]
     pub delay: Duration,
     /// How long work in progress is waited for. Defaults to 10 s.
