@@ -97,7 +97,7 @@ pub use lifecycle::lease::Lease;
 pub use lifecycle::link::Link;
 pub use lifecycle::observers::Events;
 pub use lifecycle::resource::Resource;
-pub use lifecycle::status::{NodeStatus, PoolStatus, ResourceStatus, State, Usage};
+pub use lifecycle::status::{ClosedCounts, Counters, NodeStatus, PoolStatus, ResourceStatus, State, Usage};
 pub use lifecycle::work::Work;
 pub use net::kill_switch::{Guarded, KillSwitch, Killable};
 pub use pool::builder::Builder;

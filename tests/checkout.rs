@@ -18,7 +18,7 @@ use common::{Log, until};
 use parking_lot::Mutex;
 use resource_pool::blocking::ResourcePool;
 use resource_pool::config::Options;
-use resource_pool::{Error, Health, Outcome, R2d2, State, Usage};
+use resource_pool::{Counters, Error, Health, Outcome, R2d2, State, Usage};
 
 /// The limit for an expected change, also on a busy machine.
 const SOON: Duration = Duration::from_secs(10);
@@ -265,6 +265,33 @@ fn checkout_is_exclusive_counted_and_given_back() {
     assert!(pool.check_out::<Fake>("fake").is_err_and(|error| error.is_closed()));
     drop(held);
     until(SOON, || fake.open() == 0);
+}
+
+#[test]
+fn status_counts_what_happened_to_the_connections() {
+    let fake = Fake::default();
+    let pool = fake.unused(|kind| kind.max_size(1), |options| options.probe.enabled = false);
+    assert_eq!(usage(&pool).counters, Counters::default(), "nothing is known before the first connect");
+    pool.warm_up(["fake"]).unwrap().remove(0).1.unwrap();
+    let wait = Duration::from_millis(100);
+    let held = check_out(&pool);
+    pool.within(wait).check_out::<Fake>("fake").unwrap_err();
+    let Counters { opened, acquires, waits, wait_time, timeouts, .. } = usage(&pool).counters;
+    assert_eq!([opened, acquires, waits, timeouts], [1, 1, 1, 1].map(Some));
+    assert!(wait_time >= Some(wait), "{wait_time:?}");
+
+    *fake.broken.lock() = Does::Fail;
+    drop(held);
+    *fake.broken.lock() = Does::Work;
+    drop(check_out(&pool));
+    pool.reconnect("fake").unwrap();
+    let Counters { opened, acquires, waits, timeouts, closed, .. } = usage(&pool).counters;
+    assert_eq!([opened, acquires, waits, timeouts], [3, 2, 2, 1].map(Some));
+    let closed = closed.unwrap();
+    assert_eq!((closed.broken, closed.lost, closed.total()), (1, 1, 2));
+
+    pool.close("fake").unwrap();
+    assert_eq!(usage(&pool).counters, Counters::default(), "a resource that is closed has no connections");
 }
 
 struct Other;

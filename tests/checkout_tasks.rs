@@ -18,7 +18,7 @@ use std::time::Duration;
 use common::{Stopwatch, until};
 use resource_pool::adapter::{Checkout, Checkouts, Claim, LeaseAs, Limits, Manage, Quota};
 use resource_pool::config::Options;
-use resource_pool::{Error, Failure, Health, Link, Outcome, Phase, Resource, ResourcePool, Usage, What};
+use resource_pool::{Counters, Error, Failure, Health, Link, Outcome, Phase, Resource, ResourcePool, Usage, What};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -305,7 +305,11 @@ async fn checkouts_are_given_out_in_the_order_of_asking() {
         served.push(number);
     }
     assert_eq!(served, (0..20).collect::<Vec<_>>());
-    assert_eq!(usage(&pool).open, Some(1));
+    let Usage { open, counters, .. } = usage(&pool);
+    assert_eq!(open, Some(1));
+    // The wait that was given up counts too.
+    let Counters { acquires, waits, timeouts, .. } = counters;
+    assert_eq!([acquires, waits, timeouts], [21, 21, 0].map(Some));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -25,7 +25,7 @@ use crate::lifecycle::checkout::opening::Job;
 use crate::lifecycle::checkout::queue::CheckoutQueue;
 use crate::lifecycle::checkout::waiter::Refusal;
 use crate::lifecycle::link::Link;
-use crate::lifecycle::status::Usage;
+use crate::lifecycle::status::{Counters, Usage};
 use crate::lifecycle::wait::Quota;
 
 /// How long `open` waits for the prober's own connection, so that it is there before the server freezes for the first
@@ -174,7 +174,7 @@ impl<M: Manage> Checkouts<M> {
         self.link.activity.until(|| self.core.has_disconnected().then_some(())).await;
     }
 
-    /// Counts the connections, and the users who wait for one.
+    /// Counts the connections, the users who wait for one, and all that happened so far.
     pub fn usage(&self) -> Usage {
         let state = self.core.state.lock();
         // The connections that the prober has are not in use.
@@ -185,6 +185,15 @@ impl<M: Manage> Checkouts<M> {
             idle: Some(idle),
             in_use: Some(open - idle),
             waiting: Some(state.waiters.len() + usize::from(state.heir.is_some())),
+            opening: Some(state.opening),
+            counters: Counters {
+                opened: Some(state.opened as u64),
+                closed: Some(state.closed),
+                acquires: Some(state.acquires),
+                waits: Some(state.waits.count),
+                wait_time: Some(state.waits.time),
+                timeouts: Some(state.waits.timeouts),
+            },
             ..Usage::default()
         }
     }

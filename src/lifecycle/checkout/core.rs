@@ -19,7 +19,7 @@ use crate::base::runtime::LONGEST;
 use crate::base::sync::{Mutex, MutexGuard};
 use crate::lifecycle::checkout::entry::{PooledConnection, Rejected};
 use crate::lifecycle::checkout::manage::{Manage, limited};
-use crate::lifecycle::checkout::state::QueueState;
+use crate::lifecycle::checkout::state::{CloseCause, QueueState};
 use crate::lifecycle::checkout::waiter::{Refusal, wake};
 
 /// The connections of one resource, and the waiters for them.
@@ -115,6 +115,7 @@ impl<M: Manage> Core<M> {
         let mut state = self.state.lock();
         let mut entry = state.idle.pop_if(|entry| self.is_free(entry, now))?;
         state.succeed();
+        state.acquires += 1;
         if state.idle.len() < self.limits.min_idle {
             self.settle(state);
         }
@@ -143,7 +144,7 @@ impl<M: Manage> Core<M> {
         let mut state = self.state.lock();
         if is_broken || entry.epoch != state.epoch {
             state.open -= 1;
-            state.leaving.push_back(entry);
+            state.part_with(entry, CloseCause::Broken);
             return self.settle(state);
         }
         let woken = state.hand_over(entry, true);
@@ -165,7 +166,8 @@ impl<M: Manage> Core<M> {
             self.set_back(state);
         }
         state.open -= 1;
-        state.leaving.push_back(entry);
+        let is_worn = cause.is_none() && entry.is_worn(Moment::coarse());
+        state.part_with(entry, if is_worn { CloseCause::Lifetime } else { CloseCause::Broken });
         cause.and_then(|cause| state.failure.replace(cause))
     }
 
@@ -259,8 +261,12 @@ impl<M: Manage> Core<M> {
         state.suspended = false;
         let waiters = state.heir.take().into_iter().chain(std::mem::take(&mut state.waiters));
         let woken: Vec<_> = waiters.map(|waiter| waiter.answer(Err(refusal.clone()))).collect();
+        let cause = match refusal {
+            Refusal::Because(Error::Closing { .. } | Error::Closed { .. }) => CloseCause::Closing,
+            _ => CloseCause::Lost,
+        };
         // The heir has its answer, so that this wakes nobody.
-        let _none = state.end();
+        let _none = state.end(cause);
         self.settle(state);
         woken.into_iter().for_each(wake);
     }
@@ -272,7 +278,7 @@ impl<M: Manage> Core<M> {
     /// Replaces all present connections, on demand.
     pub(super) fn retire(self: &Arc<Self>) {
         let mut state = self.state.lock();
-        let woken = state.end();
+        let woken = state.end(CloseCause::Refreshed);
         self.settle(state);
         wake(woken);
     }
@@ -281,7 +287,7 @@ impl<M: Manage> Core<M> {
     pub(super) fn suspend(self: &Arc<Self>) {
         let mut state = self.state.lock();
         state.suspended = !state.is_closed;
-        let woken = state.end();
+        let woken = state.end(CloseCause::Lost);
         self.settle(state);
         wake(woken);
     }
@@ -325,7 +331,10 @@ impl<M: Manage> Core<M> {
             })
             .collect();
         state.open -= gone.len();
-        state.leaving.extend(gone);
+        for entry in gone {
+            let cause = if entry.is_worn(now) { CloseCause::Lifetime } else { CloseCause::Idle };
+            state.part_with(entry, cause);
+        }
         self.settle(state);
     }
 

@@ -78,7 +78,10 @@ impl<M: Manage> Taken<M> {
     /// was taken.
     pub(crate) fn under(self, lease: Lease<Checkouts<M>>) -> Option<Checkout<M>> {
         let epoch = self.entry.as_ref().map(|entry| entry.epoch);
-        let is_present = Arc::ptr_eq(&self.core, &lease.core) && epoch == Some(self.core.state.lock().epoch);
+        let mut state = self.core.state.lock();
+        let is_present = Arc::ptr_eq(&self.core, &lease.core) && epoch == Some(state.epoch);
+        state.acquires += u64::from(is_present);
+        drop(state);
         is_present.then_some(Checkout { taken: self, lease })
     }
 }

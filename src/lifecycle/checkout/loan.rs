@@ -14,7 +14,7 @@ use crate::base::runtime::LONGEST;
 use crate::lifecycle::checkout::core::Core;
 use crate::lifecycle::checkout::entry::PooledConnection;
 use crate::lifecycle::checkout::manage::{Manage, caught, limited};
-use crate::lifecycle::checkout::state::{Borrowed, NextSpare, QueueState};
+use crate::lifecycle::checkout::state::{Borrowed, CloseCause, NextSpare, QueueState};
 use crate::lifecycle::checkout::waiter::wake;
 
 /// How long a ping over a borrowed connection keeps another one from being opened. If the server does not answer, no
@@ -128,9 +128,10 @@ impl<M: Manage> Core<M> {
             return Err(connection);
         }
         let entry = self.entry(&mut state, connection);
-        let replaced = state.spare.replace(entry);
+        if let Some(worn) = state.spare.replace(entry) {
+            state.part_with(worn, CloseCause::Lifetime);
+        }
         state.next_spare = NextSpare::Now;
-        state.leaving.extend(replaced);
         self.settle(state);
         Ok(())
     }
@@ -139,7 +140,7 @@ impl<M: Manage> Core<M> {
     pub(super) fn first(self: &Arc<Self>) -> Loan<M> {
         let mut state = self.state.lock();
         // A connection of an earlier attempt comes too late from here on.
-        let woken = state.end();
+        let woken = state.end(CloseCause::Lost);
         let loan = self.lend(&mut state, None, true);
         self.settle(state);
         wake(woken);
@@ -221,7 +222,9 @@ impl<M: Manage> Loan<M> {
         if !is_late && proof != Proof::Unasked {
             state.is_silent = proof == Proof::Silent;
         }
-        state.leaving.extend(self.entry.take());
+        if let Some(failed) = self.entry.take() {
+            state.part_with(failed, CloseCause::Broken);
+        }
         self.core.settle(state);
         wake(woken);
         if is_late { Err(too_late()) } else { Ok(()) }
@@ -282,15 +285,18 @@ impl<M: Manage> Drop for Loan<M> {
         }
         let woken = match self.entry.take() {
             Some(entry) if is_useful && self.is_spare => {
-                let replaced = state.spare.replace(entry);
-                state.leaving.extend(replaced);
+                if let Some(other) = state.spare.replace(entry) {
+                    state.part_with(other, CloseCause::Surplus);
+                }
                 None
             }
             // After a loss, users may still have as many connections as there may be.
             Some(entry) if is_useful && state.open <= core.limits.max => state.hand_over(entry, false),
             entry => {
                 state.open -= usize::from(counts);
-                state.leaving.extend(entry);
+                if let Some(entry) = entry {
+                    state.part_with(entry, if is_useful { CloseCause::Surplus } else { CloseCause::Broken });
+                }
                 None
             }
         };

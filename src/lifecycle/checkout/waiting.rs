@@ -48,21 +48,23 @@ impl<M: Manage> Core<M> {
     /// for the ping. `None` if none was free.
     pub(super) async fn regain(self: &Arc<Self>, deadline: Instant) -> Option<Result<Box<PooledConnection<M>>, Ended>> {
         let (mut waiting, end) = self.inherit(deadline)?;
+        let counted = CountedWait::begin(self);
         let answer = match until::<M, _>(&mut waiting, end).await {
             Some(answer) => Ok(answer),
             None => waiting.give_up(),
         };
-        match answer {
+        let got = match answer {
             Ok(Ok(entry)) => match self.fit(entry).await {
-                Ok(fit) => Some(Ok(fit)),
+                Ok(fit) => Ok(fit),
                 Err(unfit) => {
                     self.close_unfit(unfit);
-                    None
+                    return None;
                 }
             },
-            Ok(Err(refusal)) => Some(Err(Ended::Refused(refusal))),
-            Err(cause) => Some(Err(Ended::TimedOut(cause))),
-        }
+            Ok(Err(refusal)) => Err(Ended::Refused(refusal)),
+            Err(cause) => Err(Ended::TimedOut(cause)),
+        };
+        Some(counted.end(got))
     }
 
     /// Begins the wait for the borrowed connection, and tells until when to wait. A free connection that has come back
@@ -85,6 +87,11 @@ impl<M: Manage> Core<M> {
     /// Waits until a connection is free, the deadline passes, or the checkouts refuse. A test that has begun is waited
     /// for.
     pub(super) async fn get(self: &Arc<Self>, deadline: Instant) -> Result<Box<PooledConnection<M>>, Ended> {
+        let counted = CountedWait::begin(self);
+        counted.end(self.get_fit(deadline).await)
+    }
+
+    async fn get_fit(self: &Arc<Self>, deadline: Instant) -> Result<Box<PooledConnection<M>>, Ended> {
         let mut unfit = None;
         loop {
             let mut waiting = self.wait(unfit.take());
@@ -173,6 +180,34 @@ impl<M: Manage> Core<M> {
         self.settle(state);
         drop(replaced);
         Waiting { core: self, waiter, is_over: false, ping }
+    }
+}
+
+/// A wait of a user. It counts when this drops, because a user may also stop waiting.
+struct CountedWait<'a, M: Manage> {
+    core: &'a Core<M>,
+    began: Instant,
+    is_timeout: bool,
+}
+
+impl<'a, M: Manage> CountedWait<'a, M> {
+    fn begin(core: &'a Core<M>) -> Self {
+        CountedWait { core, began: Instant::now(), is_timeout: false }
+    }
+
+    fn end<T>(mut self, got: Result<T, Ended>) -> Result<T, Ended> {
+        self.is_timeout = matches!(got, Err(Ended::TimedOut(_)));
+        got
+    }
+}
+
+impl<M: Manage> Drop for CountedWait<'_, M> {
+    fn drop(&mut self) {
+        let took = self.began.elapsed();
+        let waits = &mut self.core.state.lock().waits;
+        waits.count += 1;
+        waits.time += took;
+        waits.timeouts += u64::from(self.is_timeout);
     }
 }
 
