@@ -294,6 +294,47 @@ fn status_counts_what_happened_to_the_connections() {
     assert_eq!(usage(&pool).counters, Counters::default(), "a resource that is closed has no connections");
 }
 
+#[test]
+fn checkout_that_is_discarded_is_closed_and_its_place_is_free() {
+    let fake = Fake::default();
+    let pool = fake.unused(|kind| kind.max_size(1), |options| options.probe.enabled = false);
+    let held = check_out(&pool);
+    let number = held.number;
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| check_out(&pool).number);
+        until(SOON, || usage(&pool).waiting == Some(1));
+        held.discard();
+        assert_ne!(waiting.join().unwrap(), number);
+    });
+    until(SOON, || fake.open() == 1);
+    let Usage { open, counters, .. } = usage(&pool);
+    assert_eq!((open, pool.holders().len()), (Some(1), 0));
+    assert_eq!(counters.closed.map(|closed| (closed.discarded, closed.total())), Some((1, 1)));
+}
+
+#[test]
+fn checkout_that_is_detached_is_its_users_and_its_place_is_free() {
+    let fake = Fake::default();
+    let pool = fake.unused(|kind| kind.max_size(1), |options| options.probe.enabled = false);
+    let held = check_out(&pool);
+    let detached = thread::scope(|scope| {
+        let waiting = scope.spawn(|| check_out(&pool).number);
+        until(SOON, || usage(&pool).waiting == Some(1));
+        let detached = held.detach().unwrap();
+        assert_ne!(waiting.join().unwrap(), detached.number);
+        detached
+    });
+    let Usage { open, counters, .. } = usage(&pool);
+    assert_eq!((open, counters.opened, counters.detached), (Some(1), Some(2), Some(1)));
+    assert_eq!((pool.holders().len(), fake.open()), (0, 2));
+    // Neither a loss nor closing ends it, and closing does not wait for it.
+    pool.reconnect("fake").unwrap();
+    assert!(pool.close_all().unwrap().all_closed());
+    until(SOON, || fake.open() == 1);
+    drop(detached);
+    assert_eq!(fake.open(), 0);
+}
+
 struct Other;
 
 impl r2d2::ManageConnection for Other {
@@ -1208,6 +1249,28 @@ mod real {
             assert_eq!(waiting.join().unwrap().unwrap(), 1);
         });
         assert_eq!(pool.status().resource("redis").unwrap().generation, 2);
+        assert!(pool.close_all().unwrap().all_closed());
+    }
+
+    #[test]
+    fn redis_checkout_that_is_discarded_is_closed() {
+        let server = Service::start(Kind::Redis).unwrap();
+        let config = resource_pool::config::RedisConfig::url(server.url()).pool_size(1);
+        let pool = ResourcePool::builder().environment([("", ""); 0]).resource(config).build().unwrap();
+        let id = |redis: &mut resource_pool::blocking::Redis| -> i64 {
+            redis::cmd("CLIENT").arg("ID").query(redis).unwrap()
+        };
+        let mut redis = pool.redis().unwrap();
+        let first = id(&mut redis);
+        redis.discard();
+        let mut redis = pool.redis().unwrap();
+        assert_ne!(id(&mut redis), first);
+        let has_first = |redis: &mut resource_pool::blocking::Redis| {
+            let clients: String = redis::cmd("CLIENT").arg("LIST").query(redis).unwrap();
+            clients.contains(&format!("id={first} "))
+        };
+        until(SOON, || !has_first(&mut redis));
+        drop(redis);
         assert!(pool.close_all().unwrap().all_closed());
     }
 

@@ -77,6 +77,8 @@ pub struct Counters {
     pub opened: Option<u64>,
     /// How many of them were closed, by the reason.
     pub closed: Option<ClosedCounts>,
+    /// How many of them were detached, and so are open or closed without the resource.
+    pub detached: Option<u64>,
     /// How often a caller was given a connection.
     pub acquires: Option<u64>,
     /// How many callers waited until a connection was free, open or tested, with or without success.
@@ -99,6 +101,8 @@ pub struct ClosedCounts {
     pub lifetime: u64,
     /// They failed a test, or came back in a state that the next user must not find.
     pub broken: u64,
+    /// Their users discarded them.
+    pub discarded: u64,
     /// The resource was lost, or reconnected.
     pub lost: u64,
     /// They were replaced by new ones while the resource went on.
@@ -112,8 +116,8 @@ pub struct ClosedCounts {
 impl ClosedCounts {
     /// How many connections were closed, for whatever reason.
     pub fn total(&self) -> u64 {
-        let ClosedCounts { idle, lifetime, broken, lost, refreshed, surplus, closing } = self;
-        idle + lifetime + broken + lost + refreshed + surplus + closing
+        let ClosedCounts { idle, lifetime, broken, discarded, lost, refreshed, surplus, closing } = self;
+        idle + lifetime + broken + discarded + lost + refreshed + surplus + closing
     }
 }
 

@@ -189,6 +189,7 @@ impl<M: Manage> Checkouts<M> {
             counters: Counters {
                 opened: Some(state.opened as u64),
                 closed: Some(state.closed),
+                detached: Some(state.detached),
                 acquires: Some(state.acquires),
                 waits: Some(state.waits.count),
                 wait_time: Some(state.waits.time),

@@ -152,6 +152,23 @@ impl<M: Manage> Core<M> {
         wake(woken);
     }
 
+    /// Closes a connection instead of taking it back.
+    pub(super) fn close_discarded(self: &Arc<Self>, entry: Box<PooledConnection<M>>) {
+        let mut state = self.state.lock();
+        state.open -= 1;
+        state.part_with(entry, CloseCause::Discarded);
+        self.settle(state);
+    }
+
+    /// Takes the connection out of its entry, which frees its place.
+    pub(super) fn detach(self: &Arc<Self>, entry: Box<PooledConnection<M>>) -> M::Connection {
+        let mut state = self.state.lock();
+        state.open -= 1;
+        state.detached += 1;
+        self.settle(state);
+        entry.connection
+    }
+
     /// Lets go of the lock, and starts the jobs that are due.
     pub(super) fn settle(self: &Arc<Self>, mut state: MutexGuard<'_, QueueState<M>>) {
         let begun = self.demand(&mut state);

@@ -29,6 +29,22 @@ impl<M: Manage> Taken<M> {
     pub(super) fn new(core: &Arc<Core<M>>, entry: Box<PooledConnection<M>>, process: &'static Process) -> Self {
         Taken { core: Arc::clone(core), entry: Some(entry), process }
     }
+
+    /// Has the connection closed. In a forked child the drop leaves it alone.
+    pub(super) fn discard(&mut self) {
+        if let Some(entry) = self.entry.take_if(|_| self.process.is_current()) {
+            self.core.close_discarded(entry);
+        }
+    }
+
+    /// The connection, which no longer belongs to the core.
+    pub(super) fn detach(&mut self) -> Result<M::Connection, Error> {
+        self.process.check()?;
+        match self.entry.take() {
+            Some(entry) => Ok(self.core.detach(entry)),
+            None => unreachable!("only its drop takes it"),
+        }
+    }
 }
 
 impl<M: Manage> Drop for Taken<M> {

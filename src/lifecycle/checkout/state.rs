@@ -46,6 +46,8 @@ pub(super) struct QueueState<M: Manage> {
     pub(super) opened: usize,
     /// How many of them were closed, by the reason.
     pub(super) closed: ClosedCounts,
+    /// How many of them users have detached.
+    pub(super) detached: u64,
     /// How many connections users were given.
     pub(super) acquires: u64,
     pub(super) waits: WaitCounts,
@@ -73,6 +75,7 @@ pub(super) enum CloseCause {
     Idle,
     Lifetime,
     Broken,
+    Discarded,
     Lost,
     Refreshed,
     Surplus,
@@ -125,6 +128,7 @@ impl<M: Manage> QueueState<M> {
             ended_by: CloseCause::Lost,
             opened: 0,
             closed: ClosedCounts::default(),
+            detached: 0,
             acquires: 0,
             waits: WaitCounts::default(),
             setbacks: 0,
@@ -153,6 +157,7 @@ impl<M: Manage> QueueState<M> {
             CloseCause::Idle => &mut self.closed.idle,
             CloseCause::Lifetime => &mut self.closed.lifetime,
             CloseCause::Broken => &mut self.closed.broken,
+            CloseCause::Discarded => &mut self.closed.discarded,
             CloseCause::Lost => &mut self.closed.lost,
             CloseCause::Refreshed => &mut self.closed.refreshed,
             CloseCause::Surplus => &mut self.closed.surplus,
