@@ -335,6 +335,44 @@ fn checkout_that_is_detached_is_its_users_and_its_place_is_free() {
     assert_eq!(fake.open(), 0);
 }
 
+#[test]
+fn checkout_that_is_only_tried_for_takes_an_idle_one_and_opens_none() {
+    let fake = Fake::default();
+    let pool = fake.unused(|kind| kind.max_size(2), |options| options.probe.enabled = false);
+    let try_check_out = || pool.try_check_out::<Fake>("fake").unwrap();
+    assert!(try_check_out().is_none() && pool.status().resource("fake").unwrap().state == State::Idle);
+    pool.warm_up(["fake"]).unwrap().remove(0).1.unwrap();
+    let first = try_check_out().expect("it is idle");
+    assert!(try_check_out().is_none());
+    assert_eq!((usage(&pool).open, usage(&pool).opening, pool.holders().len()), (Some(1), Some(0), 1));
+    // Those who wait go first.
+    thread::scope(|scope| {
+        *fake.connect.lock() = Does::Fail;
+        let waiting = scope.spawn(|| check_out(&pool).number);
+        until(SOON, || usage(&pool).waiting == Some(1));
+        assert!(try_check_out().is_none());
+        let number = first.number;
+        drop(first);
+        assert_eq!(waiting.join().unwrap(), number);
+    });
+    pool.close("fake").unwrap();
+    assert!(pool.try_check_out::<Fake>("fake").is_err_and(|error| error.is_closed()));
+
+    // An idle connection that was not used lately is tested, and closed if it is unfit.
+    let fake = Fake::default();
+    let pool = fake.unused(|kind| kind.test_after(Duration::ZERO), |options| options.probe.enabled = false);
+    let number = check_out(&pool).number;
+    let tested = fake.tested.load(Ordering::SeqCst);
+    assert_eq!(pool.try_check_out::<Fake>("fake").unwrap().expect("it is idle").number, number);
+    assert_eq!(fake.tested.load(Ordering::SeqCst), tested + 1);
+    let current_thread = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let in_a_task = current_thread.block_on(async { pool.try_check_out::<Fake>("fake").unwrap() });
+    assert!(in_a_task.is_none(), "a task must not wait for the test");
+    *fake.test.lock() = Does::Fail;
+    assert!(pool.try_check_out::<Fake>("fake").unwrap().is_none());
+    until(SOON, || fake.open() == 0);
+}
+
 struct Other;
 
 impl r2d2::ManageConnection for Other {

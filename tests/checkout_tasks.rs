@@ -313,6 +313,29 @@ async fn checkouts_are_given_out_in_the_order_of_asking() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkout_that_is_only_tried_for_takes_an_idle_one_and_opens_none() {
+    let (pool, server) = pool(Limits { test_after: Duration::ZERO, ..limits(2) });
+    let checkouts = pool.get::<Kind>("fake").await.unwrap().0.clone();
+    let try_check_out = || within(checkouts.try_check_out::<Kind>(Claim::shared()));
+    let first = try_check_out().await.unwrap().expect("it is idle");
+    assert!(try_check_out().await.unwrap().is_none());
+    assert_eq!((usage(&pool).open, usage(&pool).opening), (Some(1), Some(0)));
+    let number = first.number;
+    drop(first);
+    assert_eq!(try_check_out().await.unwrap().expect("it passes its test").number, number);
+    server.test.set(Does::Fail);
+    assert!(try_check_out().await.unwrap().is_none());
+    server.test.set(Does::Work);
+    let counters = usage(&pool).counters;
+    assert_eq!(
+        (counters.acquires, counters.waits, counters.closed.map(|closed| closed.broken)),
+        (Some(2), Some(0), Some(1))
+    );
+    pool.close("fake").await.unwrap();
+    assert!(try_check_out().await.is_err_and(|error| error.is_closed()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn checkouts_are_opened_at_a_growing_pace_and_never_more_than_there_may_be() {
     const MAX: usize = 8;
     let (pool, server) = pool(limits(MAX));

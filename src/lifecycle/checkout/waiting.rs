@@ -67,6 +67,37 @@ impl<M: Manage> Core<M> {
         Some(counted.end(got))
     }
 
+    /// Takes an idle connection, and tests it if it needs that. If the prober has borrowed one that was free, this waits
+    /// for the ping. `None` if none is idle, or none has passed its test by the deadline.
+    pub(super) async fn try_take(
+        self: &Arc<Self>,
+        deadline: Instant,
+    ) -> Option<Result<Box<PooledConnection<M>>, Ended>> {
+        loop {
+            match self.pop_idle() {
+                Ok(Some(entry)) => match self.fit(entry).await {
+                    Ok(fit) => return Some(Ok(fit)),
+                    Err(unfit) => self.close_unfit(unfit),
+                },
+                Ok(None) => return self.regain(Instant::now()).await,
+                Err(refusal) => return Some(Err(Ended::Refused(refusal))),
+            }
+            if Instant::now() >= deadline {
+                return None;
+            }
+        }
+    }
+
+    fn pop_idle(self: &Arc<Self>) -> Result<Option<Box<PooledConnection<M>>>, Refusal> {
+        let mut state = self.state.lock();
+        if let Some(refusal) = &state.refused {
+            return Err(refusal.clone());
+        }
+        let entry = state.idle.pop();
+        self.settle(state);
+        Ok(entry)
+    }
+
     /// Begins the wait for the borrowed connection, and tells until when to wait. A free connection that has come back
     /// meanwhile is the answer at once.
     fn inherit(self: &Arc<Self>, deadline: Instant) -> Option<(Waiting<'_, M>, Instant)> {

@@ -77,6 +77,25 @@ impl ResourcePool {
         self.acquirer().check_out_blocking(&slot, slot.resource().quota, Claim::shared())
     }
 
+    /// Checks out a connection of a registered [`R2d2`](crate::R2d2) if one is idle, and answers `None` otherwise. It
+    /// neither connects the resource, opens a connection nor waits for another user, so it suits work that can be left
+    /// out. [`min_idle`](crate::R2d2::min_idle) and [`check_out`](Self::check_out) have connections opened. A
+    /// connection that was not checked out lately is tested, and this thread waits for that; on a current-thread
+    /// runtime it gets none that has to be tested.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`], [`Error::NameTaken`], [`Error::Lost`] while a lost connection is not back,
+    /// [`Error::Connect`] after a connect that failed, [`Error::Closing`] and [`Error::Closed`].
+    #[cfg(feature = "r2d2")]
+    #[track_caller]
+    pub fn try_check_out<M>(&self, name: &str) -> Result<Option<Checkout<M>>, Error>
+    where
+        M: ManageConnection<Error: Send + Sync>,
+    {
+        let slot = self.registry().get::<R2d2<M>>(name)?;
+        self.acquirer().try_check_out_blocking(&slot, slot.resource().quota, Claim::shared())
+    }
+
     /// A lease of a registered resource.
     ///
     /// # Errors
