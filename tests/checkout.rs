@@ -373,6 +373,36 @@ fn checkout_that_is_only_tried_for_takes_an_idle_one_and_opens_none() {
     until(SOON, || fake.open() == 0);
 }
 
+#[test]
+fn checkouts_are_replaced_by_a_refresh_and_nobody_fails() {
+    let fake = Fake::default();
+    let pool = fake.unused(|kind| kind.max_size(2), |options| options.probe.enabled = false);
+    pool.refresh("fake").unwrap();
+    assert_eq!(pool.status().resource("fake").unwrap().state, State::Idle, "there was nothing to replace");
+    let (held, idle) = (check_out(&pool), check_out(&pool));
+    drop(idle);
+    pool.refresh("fake").unwrap();
+    until(SOON, || fake.open() == 1);
+    assert_eq!(held.number + check_out(&pool).number, 4, "the third one is new");
+    thread::scope(|scope| {
+        let new = check_out(&pool);
+        let waiting = scope.spawn(|| check_out(&pool).number);
+        until(SOON, || usage(&pool).waiting == Some(1));
+        pool.refresh("fake").unwrap();
+        drop(held);
+        assert_eq!(waiting.join().unwrap(), 4, "the one that came back is closed");
+        drop(new);
+    });
+    until(SOON, || fake.open() == 1);
+    assert_eq!(usage(&pool).counters.closed.map(|closed| (closed.refreshed, closed.total())), Some((3, 3)));
+    let status = pool.status();
+    let status = status.resource("fake").unwrap();
+    assert_eq!((status.state, status.generation, status.usage.in_use), (State::Ready, 1, Some(0)));
+    pool.close("fake").unwrap();
+    assert!(pool.refresh("fake").is_err_and(|error| error.is_closed()));
+    assert!(matches!(pool.refresh("none"), Err(Error::UnknownName { .. })));
+}
+
 struct Other;
 
 impl r2d2::ManageConnection for Other {
@@ -1288,6 +1318,50 @@ mod real {
         });
         assert_eq!(pool.status().resource("redis").unwrap().generation, 2);
         assert!(pool.close_all().unwrap().all_closed());
+    }
+
+    /// A command in flight is still answered on the old connection.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn redis_is_refreshed_and_no_command_fails() {
+        use redis::{AsyncCommands, cmd};
+        let server = Service::start(Kind::Redis).unwrap();
+        let config = resource_pool::config::RedisConfig::url(server.url());
+        let pool = resource_pool::ResourcePool::builder().environment([("", ""); 0]).resource(config).build().unwrap();
+        let mut shared = pool.redis().await.unwrap().clone();
+        let mut exclusive = shared.exclusive().await.unwrap();
+        let id = cmd("CLIENT").arg("ID").clone();
+        let (old, own): (i64, i64) =
+            (id.query_async(&mut shared).await.unwrap(), id.query_async(&mut exclusive).await.unwrap());
+        let threads = ResourcePool::from(pool.clone());
+        let mut held = tokio::task::spawn_blocking(move || threads.redis().unwrap()).await.unwrap();
+        let of_thread: i64 = id.query(&mut held).unwrap();
+
+        // The server answers no write for now.
+        let () = cmd("CLIENT").arg("PAUSE").arg(60_000).arg("WRITE").query_async(&mut exclusive).await.unwrap();
+        let mut writes = shared.clone();
+        let writing = tokio::spawn(async move { writes.incr::<_, _, i64>("n", 1).await });
+        let blocked = async |exclusive: &mut resource_pool::Exclusive| -> bool {
+            let info: String = cmd("INFO").arg("clients").query_async(exclusive).await.unwrap();
+            info.contains("blocked_clients:1")
+        };
+        while !blocked(&mut exclusive).await {}
+        pool.refresh("redis").await.unwrap();
+        let new: i64 = id.query_async(&mut shared).await.unwrap();
+        assert_ne!(new, old);
+        assert!(!writing.is_finished());
+        let () = cmd("CLIENT").arg("UNPAUSE").query_async(&mut exclusive).await.unwrap();
+        assert_eq!(writing.await.unwrap().unwrap(), 1);
+        assert_eq!(id.query_async::<i64>(&mut exclusive).await.unwrap(), own, "an exclusive connection stays");
+        assert_eq!(id.query::<i64>(&mut held).unwrap(), of_thread);
+        drop(held);
+        let is_there = async |clients: &mut resource_pool::Exclusive, one: i64| {
+            let clients: String = cmd("CLIENT").arg("LIST").query_async(clients).await.unwrap();
+            clients.contains(&format!("id={one} "))
+        };
+        while is_there(&mut exclusive, old).await || is_there(&mut exclusive, of_thread).await {}
+        assert_eq!(pool.status().resource("redis").unwrap().generation, 1);
+        drop(exclusive);
+        assert!(pool.close_all().await.all_closed());
     }
 
     #[test]

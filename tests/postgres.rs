@@ -519,6 +519,26 @@ async fn a_connection_that_is_detached_outlives_the_resource_but_not_the_pool() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refresh_replaces_connections_while_a_transaction_goes_on() {
+    let server = Service::start(Kind::Postgres).unwrap();
+    let pool = sized(&server, 2, 0);
+    table(&pool, "refreshed").await;
+    let mut held = pool.postgres().await.unwrap();
+    let first = pid(&mut held).await;
+    let mut transaction = held.begin().await.unwrap();
+    pool.refresh("postgres").await.unwrap();
+    sqlx::query("INSERT INTO refreshed VALUES ('000001', 1.0)").execute(&mut transaction).await.unwrap();
+    transaction.commit().await.unwrap();
+    drop(held);
+    for _ in 0..2 {
+        assert_ne!(pid(&mut pool.postgres().await.unwrap()).await, first);
+    }
+    assert_eq!(count(&pool, "refreshed").await, 1);
+    assert_eq!(usage(&pool).counters.closed.map(|closed| closed.lost), Some(0));
+    assert!(within(SOON, pool.close_all()).await.all_closed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_is_discarded_ends_with_its_transaction() {
     let server = Service::start(Kind::Postgres).unwrap();
     let pool = sized(&server, 1, 0);

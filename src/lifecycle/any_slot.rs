@@ -50,6 +50,8 @@ pub(crate) trait AnySlot: Any + Send + Sync {
     fn progress(&self, attempt: u64, told: Arc<str>);
     /// Connects anew, unless the resource is closing, and waits until it is ready.
     fn reconnect(self: Arc<Self>) -> BoxFuture<Result<(), Error>>;
+    /// Replaces the connections while the resource goes on. One that is not connected has none to replace.
+    fn refresh(self: Arc<Self>) -> BoxFuture<Result<(), Error>>;
     /// Stops further attempts if one is in flight, and returns whether one is.
     fn begin_settling(&self) -> bool;
     /// Waits until no attempt is in flight.

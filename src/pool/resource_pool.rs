@@ -188,6 +188,27 @@ impl ResourcePool {
         self.registry().reconnect(name).await
     }
 
+    /// Replaces the connections of a resource while it goes on, such as after a change of its address or of a password.
+    /// Idle connections are closed, those in use are closed as they come back, and from now on callers get new ones. No
+    /// call in flight fails.
+    ///
+    /// Redis, PostgreSQL, an [`R2d2`](crate::R2d2) and kinds of one's own with
+    /// [`refresh`](Resource::refresh) can do this. Async Redis sends calls from now on over a new connection, and the
+    /// old one closes after its last answer; its exclusive connections stay until they drop. A resource that is not
+    /// connected has nothing to replace. MongoDB, RabbitMQ and ClickHouse cannot do it: a
+    /// [`reconnect`](Self::reconnect) replaces their connections, and ends the calls in flight.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`]; [`Error::Operation`] if the kind cannot do this, or no new connection could be made;
+    /// [`Error::Timeout`] after `connect_timeout`; [`Error::Closing`] and [`Error::Closed`]. The old connections then
+    /// go on.
+    ///
+    /// # Cancel safety
+    /// A cancelled caller does not cancel the refresh.
+    pub async fn refresh(&self, name: &str) -> Result<(), Error> {
+        self.registry().slot(name)?.refresh().await
+    }
+
     /// Closes everything, within the configured deadline. All callers get the same report.
     ///
     /// # Cancel safety

@@ -181,6 +181,11 @@ impl<M: ManageConnection<Error: Send + Sync>> Resource for R2d2<M> {
         Ok(())
     }
 
+    async fn refresh(&self, connections: &Connections<M>) -> Result<bool, Failure> {
+        connections.0.retire();
+        Ok(true)
+    }
+
     fn cut(&self, connections: &Connections<M>) {
         connections.0.cut();
     }

@@ -113,6 +113,11 @@ impl Resource for RedisResource {
         Ok(())
     }
 
+    async fn refresh(&self, redis: &Redis) -> Result<bool, Failure> {
+        redis.session.refresh().await?;
+        Ok(true)
+    }
+
     fn cut(&self, redis: &Redis) {
         // The checkouts are cut first, so that no thread is given a cut connection.
         redis.session.threads.cut();

@@ -141,6 +141,10 @@ impl<R: Resource> AnySlot for Slot<R> {
         self.wait_ready()
     }
 
+    fn refresh(self: Arc<Self>) -> BoxFuture<Result<(), Error>> {
+        Box::pin(self.begin_refreshing())
+    }
+
     fn begin_settling(&self) -> bool {
         self.life.begin_settling()
     }

@@ -180,6 +180,17 @@ impl ResourcePool {
         self.wait(self.0.reconnect(name))?
     }
 
+    /// Replaces the connections of a resource while it goes on. Idle connections are closed, those in use are closed as
+    /// they come back, and from now on callers get new ones. No call in flight fails. [The async
+    /// method](crate::ResourcePool::refresh) says which kinds can do this.
+    ///
+    /// # Errors
+    /// Those of [the async method](crate::ResourcePool::refresh), and [`Error::InAsyncContext`] on a current-thread
+    /// runtime.
+    pub fn refresh(&self, name: &str) -> Result<(), Error> {
+        self.wait(self.0.refresh(name))?
+    }
+
     /// Closes everything, within the configured deadline. All callers get the same report.
     ///
     /// # Errors
