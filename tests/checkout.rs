@@ -403,6 +403,51 @@ fn checkouts_are_replaced_by_a_refresh_and_nobody_fails() {
     assert!(matches!(pool.refresh("none"), Err(Error::UnknownName { .. })));
 }
 
+#[test]
+fn checkouts_become_more_and_fewer_at_run_time() {
+    let fake = Fake::default();
+    let pool = fake.unused(|kind| kind.max_size(1), |options| options.probe.enabled = false);
+    let text = |error: Error| error.to_string();
+    assert!(text(pool.resize("fake", 2).unwrap_err()).contains("not connected yet"));
+    let first = check_out(&pool);
+    let others = thread::scope(|scope| {
+        let waiting: Vec<_> = (0..2).map(|_| scope.spawn(|| check_out(&pool))).collect();
+        until(SOON, || usage(&pool).waiting == Some(2));
+        pool.resize("fake", 3).unwrap();
+        waiting.into_iter().map(|waiting| waiting.join().unwrap()).collect::<Vec<_>>()
+    });
+    assert_eq!((usage(&pool).max, usage(&pool).open), (Some(3), Some(3)));
+    let error = pool.within(Duration::from_millis(1)).check_out::<Fake>("fake").unwrap_err();
+    assert!(text(error).contains("one of 3 connections"));
+    // An idle one is closed at once, and one in use as it comes back.
+    drop(first);
+    pool.resize("fake", 1).unwrap();
+    until(SOON, || fake.open() == 2);
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| check_out(&pool).number);
+        until(SOON, || usage(&pool).waiting == Some(1));
+        let mut others = others.into_iter();
+        drop(others.next());
+        until(SOON, || fake.open() == 1);
+        let number = others.as_slice()[0].number;
+        drop(others);
+        assert_eq!(waiting.join().unwrap(), number);
+    });
+    let Usage { max, open, idle, counters, .. } = usage(&pool);
+    assert_eq!((max, open, idle), (Some(1), Some(1), Some(1)));
+    assert_eq!(counters.closed.map(|closed| (closed.surplus, closed.total())), Some((2, 2)));
+    // A reconnect keeps the size, and a close forgets it.
+    pool.resize("fake", 5).unwrap();
+    pool.reconnect("fake").unwrap();
+    assert_eq!(usage(&pool).max, Some(5));
+    assert!(text(pool.resize("fake", 0).unwrap_err()).contains("at least 1"));
+    pool.close("fake").unwrap();
+    assert!(pool.resize("fake", 2).is_err_and(|error| error.is_closed()));
+    pool.reconnect("fake").unwrap();
+    drop(check_out(&pool));
+    assert_eq!(usage(&pool).max, Some(1));
+}
+
 struct Other;
 
 impl r2d2::ManageConnection for Other {

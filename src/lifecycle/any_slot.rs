@@ -52,6 +52,8 @@ pub(crate) trait AnySlot: Any + Send + Sync {
     fn reconnect(self: Arc<Self>) -> BoxFuture<Result<(), Error>>;
     /// Replaces the connections while the resource goes on. One that is not connected has none to replace.
     fn refresh(self: Arc<Self>) -> BoxFuture<Result<(), Error>>;
+    /// Sets the most connections, until the resource is closed.
+    fn resize(&self, max: usize) -> Result<(), Error>;
     /// Stops further attempts if one is in flight, and returns whether one is.
     fn begin_settling(&self) -> bool;
     /// Waits until no attempt is in flight.

@@ -75,6 +75,14 @@ pub trait Resource: Send + Sync + Sized + 'static {
         ready(Ok(false))
     }
 
+    /// Sets the most connections from now on, at least 1, and returns whether the backend can do this. By default it
+    /// cannot. Surplus connections are closed once they are idle, and callers who wait get the new ones. This runs on
+    /// the thread that asks for it, so it must not block.
+    fn resize(&self, handle: &Self::Handle, max: usize) -> bool {
+        let _ = (handle, max);
+        false
+    }
+
     /// Cuts the streams at once, after a loss, or when `close` would not come back. By default there are none to cut.
     fn cut(&self, handle: &Self::Handle) {
         let _ = handle;

@@ -186,6 +186,11 @@ impl<M: ManageConnection<Error: Send + Sync>> Resource for R2d2<M> {
         Ok(true)
     }
 
+    fn resize(&self, connections: &Connections<M>, max: usize) -> bool {
+        connections.0.resize(max);
+        true
+    }
+
     fn cut(&self, connections: &Connections<M>) {
         connections.0.cut();
     }

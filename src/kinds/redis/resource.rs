@@ -118,6 +118,11 @@ impl Resource for RedisResource {
         Ok(true)
     }
 
+    fn resize(&self, redis: &Redis, max: usize) -> bool {
+        redis.session.threads.resize(max);
+        true
+    }
+
     fn cut(&self, redis: &Redis) {
         // The checkouts are cut first, so that no thread is given a cut connection.
         redis.session.threads.cut();

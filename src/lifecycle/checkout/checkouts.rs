@@ -135,6 +135,13 @@ impl<M: Manage> Checkouts<M> {
         self.core.retire();
     }
 
+    /// Sets the most connections from now on, at least 1. If there are more, idle ones are closed now, and others as
+    /// they come back. If there may be more, waiters have them opened.
+    pub fn resize(&self, max: usize) {
+        self.quota.resize(max.max(1));
+        self.core.resize(max);
+    }
+
     /// Lends the room for a new connection, which is the first once these are [accepted](Self::accept). A loan of
     /// before comes too late from here on.
     pub(crate) fn first(&self) -> Loan<M> {
@@ -180,7 +187,7 @@ impl<M: Manage> Checkouts<M> {
         // The connections that the prober has are not in use.
         let (open, idle) = (state.open, state.idle.len() + state.lent);
         Usage {
-            max: Some(self.core.limits.max),
+            max: Some(state.max),
             open: Some(open),
             idle: Some(idle),
             in_use: Some(open - idle),

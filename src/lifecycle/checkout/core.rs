@@ -40,7 +40,8 @@ type Start<M> = dyn Fn(&Arc<Core<M>>, JobsBegun) + Send + Sync;
 /// The limits of the checkouts: how many connections there may be, and for how long.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Limits {
-    /// The most connections, at least 1. The prober's own is not counted.
+    /// The most connections, at least 1. The prober's own is not counted. [`Checkouts::resize`](crate::adapter::Checkouts::resize)
+    /// changes it later.
     pub max: usize,
     /// How many idle connections are kept, from the start and after a loss. At most `max`.
     pub min_idle: usize,
@@ -104,7 +105,7 @@ impl<M: Manage> Core<M> {
     ) -> Arc<Self> {
         let max = limits.max.max(1);
         let limits = Limits { max, min_idle: limits.min_idle.min(max), ..limits };
-        let (start, state) = (Box::new(start), Mutex::new(QueueState::new()));
+        let (start, state) = (Box::new(start), Mutex::new(QueueState::new(max)));
         Arc::new(Core { resource, manager, limits, retry, limit, start, state })
     }
 
@@ -137,14 +138,14 @@ impl<M: Manage> Core<M> {
         Box::new(PooledConnection { connection, checked_out: None, opened, lifetime, idle: None, epoch })
     }
 
-    /// Takes a connection back. It is closed if it is broken, or of an older epoch.
+    /// Takes a connection back. It is closed if it is broken, of an older epoch, or one more than there may be.
     #[inline]
     pub(crate) fn put(self: &Arc<Self>, mut entry: Box<PooledConnection<M>>) {
         let is_broken = self.is_broken(&mut entry);
         let mut state = self.state.lock();
-        if is_broken || entry.epoch != state.epoch {
+        if is_broken || entry.epoch != state.epoch || state.open > state.max {
             state.open -= 1;
-            state.part_with(entry, CloseCause::Broken);
+            state.part_with(entry, if is_broken { CloseCause::Broken } else { CloseCause::Surplus });
             return self.settle(state);
         }
         let woken = state.hand_over(entry, true);
@@ -231,10 +232,10 @@ impl<M: Manage> Core<M> {
 
     /// How many more connections may be opened.
     pub(super) fn room(&self, state: &QueueState<M>) -> usize {
-        if state.leaving.len() > self.limits.max {
+        if state.leaving.len() > state.max {
             return 0;
         }
-        self.limits.max.saturating_sub(state.open + state.opening)
+        state.max.saturating_sub(state.open + state.opening)
     }
 
     /// The jobs to be begun now. They count as begun from here on.
@@ -290,6 +291,20 @@ impl<M: Manage> Core<M> {
 
     pub(crate) fn closed(&self) -> Refusal {
         Refusal::Because(Error::closed(&self.resource))
+    }
+
+    /// Sets the most connections from now on. Of those that are too many, idle ones are closed now, the longest idle
+    /// first, and the others as they come back.
+    pub(super) fn resize(self: &Arc<Self>, max: usize) {
+        let mut state = self.state.lock();
+        state.max = max.max(1);
+        let surplus = state.open.saturating_sub(state.max).min(state.idle.len());
+        let gone: Vec<_> = state.idle.drain(..surplus).collect();
+        state.open -= surplus;
+        for entry in gone {
+            state.part_with(entry, CloseCause::Surplus);
+        }
+        self.settle(state);
     }
 
     /// Replaces all present connections, on demand.
@@ -385,7 +400,7 @@ impl<M: Manage> Core<M> {
         assert_eq!((state.waiters.len(), state.opening), (0, 0), "waiting, being opened");
         assert_eq!(state.open, state.idle.len(), "open and lost");
         assert_eq!((state.leaving.len(), state.parting), (0, 0), "not disconnected");
-        assert!(state.open <= self.limits.max);
+        assert!(state.open <= state.max);
     }
 }
 

@@ -291,7 +291,7 @@ impl<M: Manage> Drop for Loan<M> {
                 None
             }
             // After a loss, users may still have as many connections as there may be.
-            Some(entry) if is_useful && state.open <= core.limits.max => state.hand_over(entry, false),
+            Some(entry) if is_useful && state.open <= state.max => state.hand_over(entry, false),
             entry => {
                 state.open -= usize::from(counts);
                 if let Some(entry) = entry {

@@ -17,6 +17,8 @@ pub(super) struct QueueState<M: Manage> {
     pub(super) idle: Vec<Box<PooledConnection<M>>>,
     /// The waiters. The first one has waited longest. Empty while a connection lies idle.
     pub(super) waiters: VecDeque<Arc<QueuedWaiter<M>>>,
+    /// The most connections that there may be, at least 1.
+    pub(super) max: usize,
     /// How many connections are idle, checked out or lent.
     pub(super) open: usize,
     /// How many of them the prober has.
@@ -110,8 +112,9 @@ pub(super) struct Borrowed {
 
 impl<M: Manage> QueueState<M> {
     /// The state before the first connection. Waiters go on waiting.
-    pub(super) fn new() -> Self {
+    pub(super) fn new(max: usize) -> Self {
         QueueState {
+            max,
             idle: Vec::new(),
             waiters: VecDeque::new(),
             open: 0,

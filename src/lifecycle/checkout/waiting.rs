@@ -274,7 +274,7 @@ impl<M: Manage> Waiting<'_, M> {
         let place = state.waiters.iter().position(is_me);
         let left = place.and_then(|place| state.waiters.remove(place)).or_else(|| state.heir.take_if(|one| is_me(one)));
         if left.is_some() {
-            let (leaving, max) = (state.leaving.len(), self.core.limits.max);
+            let (leaving, max) = (state.leaving.len(), state.max);
             let hang =
                 || BoxError::from(format!("{leaving} connections wait to be closed, for the driver's goodbyes hang"));
             return Err(state.failure.clone().or_else(|| (leaving > max).then(|| hang().into())));

@@ -145,6 +145,10 @@ impl<R: Resource> AnySlot for Slot<R> {
         Box::pin(self.begin_refreshing())
     }
 
+    fn resize(&self, max: usize) -> Result<(), Error> {
+        self.set_size(max)
+    }
+
     fn begin_settling(&self) -> bool {
         self.life.begin_settling()
     }

@@ -49,6 +49,28 @@ impl<R: Resource> Slot<R> {
         }
     }
 
+    /// Sets the most connections of the present handle.
+    pub(super) fn set_size(&self, max: usize) -> Result<(), Error> {
+        match self.life.state() {
+            State::Draining => return Err(Error::closing(self.name())),
+            State::Closed => return Err(self.closed()),
+            State::Idle | State::Connecting | State::Ready | State::Broken => {}
+        }
+        let action = format!("resize to {max}");
+        if max == 0 {
+            return Err(self.unchanged(&action, "a resource has at least 1 connection; `close` ends them all"));
+        }
+        let Some(handle) = self.life.handle() else {
+            let why = "it is not connected yet; connect it first, or set the size in its configuration";
+            return Err(self.unchanged(&action, why));
+        };
+        match self.guarded("resize", || self.resource.resize(&handle, max)) {
+            Some(true) => Ok(()),
+            Some(false) => Err(self.unchanged(&action, "this kind cannot change its size while it is connected")),
+            None => Err(self.unchanged(&action, "it panicked")),
+        }
+    }
+
     /// The error of a change that was not made.
     fn unchanged(&self, action: &str, why: impl Into<BoxError>) -> Error {
         Error::Operation {

@@ -155,6 +155,34 @@ fn none_that_is_retired_is_handed_out_again() {
     assert_eq!((state.leaving.len(), state.open), (2, 0));
 }
 
+/// An opening that was begun when there might be more leads to nothing.
+#[test]
+fn what_is_opened_too_late_for_the_size_is_closed() {
+    let (core, _) = core(Limits { min_idle: 2, ..LIMITS });
+    let opening = job(&core, 1, 0);
+    core.put(opened(&core));
+    core.resize(1);
+    park_on(opening.run());
+    let state = core.state.lock();
+    assert_eq!((state.open, state.opening, state.opened), (1, 0, 1));
+}
+
+#[test]
+fn as_many_are_closed_as_are_too_many_and_the_longest_idle_first() {
+    for (idle_ones, out, max, left) in [(3, 0, 2, 2), (1, 2, 1, 0), (0, 3, 1, 0), (2, 1, 5, 2)] {
+        let (core, _) = core(LIMITS);
+        let all = idle_ones + out;
+        idle(&core, all);
+        let out: Vec<_> = (0..out).map(|_| core.try_get().unwrap()).collect();
+        core.resize(max);
+        assert_eq!(core.state.lock().idle.len(), left, "{idle_ones} idle, {} out, {max}", out.len());
+        out.into_iter().for_each(|entry| core.put(entry));
+        let state = core.state.lock();
+        assert_eq!((state.open, state.idle.len()), (all.min(max), all.min(max)));
+        assert_eq!(state.closed.surplus, all.saturating_sub(max) as u64);
+    }
+}
+
 /// The reason counts that ended the epoch, also for a connection that comes back later.
 #[test]
 fn connections_count_as_closed_for_the_reason_that_ended_them() {
