@@ -448,6 +448,50 @@ fn checkouts_become_more_and_fewer_at_run_time() {
     assert_eq!(usage(&pool).max, Some(1));
 }
 
+#[test]
+fn idle_connections_are_tested_in_the_background_and_replaced() {
+    let fake = Fake::default();
+    let often = Duration::from_millis(40);
+    let pool = fake.unused(
+        |kind| kind.max_size(3).min_idle(2).test_after(LONG).test_idle_after(often),
+        |options| options.probe.enabled = false,
+    );
+    pool.warm_up(["fake"]).unwrap().remove(0).1.unwrap();
+    until(SOON, || usage(&pool).idle == Some(2));
+    let tested = fake.tested.load(Ordering::SeqCst);
+    until(SOON, || fake.tested.load(Ordering::SeqCst) >= tested + 4);
+    *fake.spoilt.lock() = Some(1);
+    until(SOON, || usage(&pool).counters.closed.is_some_and(|closed| closed.broken == 1));
+    until(SOON, || usage(&pool).idle == Some(2) && usage(&pool).open == Some(2));
+    let numbers = [check_out(&pool), check_out(&pool)].map(|held| held.number);
+    assert!(!numbers.contains(&1), "{numbers:?}");
+    let status = pool.status();
+    let status = status.resource("fake").unwrap();
+    assert_eq!((status.state, status.generation), (State::Ready, 1));
+
+    // A test that hangs keeps one thread, and no user waits for it.
+    *fake.test.lock() = Does::Hang;
+    until(SOON, || fake.hung.load(Ordering::SeqCst) == 1);
+    let began = Instant::now();
+    drop(check_out(&pool));
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    until(SOON, || began.elapsed() > 10 * often);
+    assert_eq!(fake.hung.load(Ordering::SeqCst), 1);
+    *fake.test.lock() = Does::Work;
+    fake.thawed.store(true, Ordering::SeqCst);
+    let tested = fake.tested.load(Ordering::SeqCst);
+    until(SOON, || fake.tested.load(Ordering::SeqCst) >= tested + 2);
+    assert!(pool.close_all().unwrap().all_closed());
+
+    // A test is no use, so the connection is closed when it is idle for too long.
+    let fake = Fake::default();
+    let times = |kind: R2d2<Fake>| kind.test_idle_after(often).idle_timeout(10 * often);
+    let pool = fake.unused(times, |options| options.probe.enabled = false);
+    drop(check_out(&pool));
+    until(SOON, || fake.open() == 0);
+    assert!(fake.tested.load(Ordering::SeqCst) > 2);
+}
+
 struct Other;
 
 impl r2d2::ManageConnection for Other {

@@ -336,6 +336,25 @@ async fn a_checkout_that_is_only_tried_for_takes_an_idle_one_and_opens_none() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_ones_are_tested_in_the_background_and_replaced_also_as_a_test_hangs() {
+    let often = Duration::from_millis(40);
+    let (pool, server) = pool_with(Limits { test_idle_after: often, ..limits(1) }, |options| {
+        options.connect_timeout = Duration::from_millis(400);
+    });
+    let number = check_out(&pool).await.unwrap().number;
+    let tested = server.test.begun();
+    let testing = Arc::clone(&server);
+    until_async(move || testing.test.begun() >= tested + 3).await;
+    // The test is given up after `connect_timeout`.
+    server.test.set(Does::Hang);
+    let closing = pool.clone();
+    until_async(move || usage(&closing).counters.closed.is_some_and(|closed| closed.broken >= 1)).await;
+    server.test.set(Does::Work);
+    assert_ne!(within(check_out(&pool)).await.unwrap().number, number);
+    assert!(within(pool.close_all()).await.all_closed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn checkouts_are_opened_at_a_growing_pace_and_never_more_than_there_may_be() {
     const MAX: usize = 8;
     let (pool, server) = pool(limits(MAX));

@@ -52,6 +52,7 @@ impl Resource for RedisResource {
             idle_timeout: self.config.idle_timeout,
             max_lifetime: self.config.max_lifetime,
             test_after: self.config.test_after,
+            test_idle_after: self.config.test_idle_after,
             ..Limits::default()
         };
         let quota = Quota::of(self.quota, link, limits.max, "connections", "pool_size");

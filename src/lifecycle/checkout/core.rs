@@ -53,11 +53,14 @@ pub struct Limits {
     pub max_lifetime: Duration,
     /// A connection that was checked out within this time is checked out again without a test. Zero tests it each time.
     pub test_after: Duration,
+    /// An idle connection that was neither checked out nor tested within this time is tested in the background, one
+    /// connection at a time, and replaced if it is broken. Zero means never.
+    pub test_idle_after: Duration,
 }
 
 impl Default for Limits {
     /// At most 10 connections. They are closed after 60 s of idleness, replaced after 30 min, and tested unless they
-    /// were checked out within the last 500 ms.
+    /// were checked out within the last 500 ms. Idle ones are not tested in the background.
     fn default() -> Self {
         Limits {
             max: 10,
@@ -66,15 +69,16 @@ impl Default for Limits {
             idle_timeout: Duration::from_secs(60),
             max_lifetime: Duration::from_secs(1800),
             test_after: Duration::from_millis(500),
+            test_idle_after: Duration::ZERO,
         }
     }
 }
 
 impl Limits {
-    /// The pause between two searches for connections that are idle for too long, or worn. `None` if there is no such
-    /// limit.
+    /// The pause between two searches for connections that are idle for too long, worn, or to be tested. `None` if
+    /// there is no such limit.
     pub(super) fn interval(&self) -> Option<Duration> {
-        let limits = [self.idle_timeout, self.max_lifetime];
+        let limits = [self.idle_timeout, self.max_lifetime, self.test_idle_after];
         let shortest = limits.into_iter().filter(|limit| !limit.is_zero()).min()?;
         Some((shortest / 8).clamp(Duration::from_millis(10), Duration::from_secs(10)))
     }
@@ -135,7 +139,7 @@ impl<M: Manage> Core<M> {
             longest => longest.min(LONGEST).mul_f64(1.0 - spread),
         };
         let (opened, epoch) = (Moment::coarse(), state.epoch);
-        Box::new(PooledConnection { connection, checked_out: None, opened, lifetime, idle: None, epoch })
+        Box::new(PooledConnection { connection, checked_out: None, opened, lifetime, idle: None, tested: None, epoch })
     }
 
     /// Takes a connection back. It is closed if it is broken, of an older epoch, or one more than there may be.
@@ -148,6 +152,7 @@ impl<M: Manage> Core<M> {
             state.part_with(entry, if is_broken { CloseCause::Broken } else { CloseCause::Surplus });
             return self.settle(state);
         }
+        entry.idle = None;
         let woken = state.hand_over(entry, true);
         drop(state);
         wake(woken);

@@ -204,11 +204,10 @@ impl<M: Manage> QueueState<M> {
     /// Hands a connection to the waiter who has waited longest. Without one it lies idle, on top if it is warm.
     #[must_use = "they are to be woken outside of the lock"]
     #[inline]
-    pub(super) fn hand_over(&mut self, mut entry: Box<PooledConnection<M>>, is_warm: bool) -> Option<Waker> {
+    pub(super) fn hand_over(&mut self, entry: Box<PooledConnection<M>>, is_warm: bool) -> Option<Waker> {
         match self.heir.take().or_else(|| self.waiters.pop_front()) {
             Some(waiter) => waiter.answer(Ok(entry)),
             None => {
-                entry.idle = None;
                 self.idle.insert(if is_warm { self.idle.len() } else { 0 }, entry);
                 None
             }

@@ -60,6 +60,7 @@ const LIMITS: Limits = Limits {
     idle_timeout: Duration::ZERO,
     max_lifetime: Duration::ZERO,
     test_after: Duration::from_secs(3600),
+    test_idle_after: Duration::ZERO,
 };
 
 fn core(limits: Limits) -> (Arc<Core<Manager>>, Jobs) {
