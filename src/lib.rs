@@ -81,7 +81,9 @@ mod lifecycle;
 mod net;
 mod pool;
 
-pub use base::error::{BoxError, ConnectError, DeadlockError, Error, Failure, Source, TimeoutError, Waiter};
+pub use base::error::{
+    BoxError, ConnectError, DeadlockError, Error, Failure, Source, TimeoutError, Waiter, WarmUpError,
+};
 pub use base::holder::Holder;
 pub use base::owner::Owner;
 #[cfg(feature = "r2d2")]

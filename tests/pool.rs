@@ -8,7 +8,7 @@ mod common;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Stopwatch, until_async};
+use common::{Plain, Stopwatch, unhurried, until_async};
 use redis::AsyncCommands;
 use resource_pool::config::{ClickHouseConfig, MongoConfig, RabbitMqConfig, RedisConfig};
 use resource_pool::{Error, Health, Lease, ResourcePool, State, blocking};
@@ -88,6 +88,37 @@ async fn pool_all_four_frozen_health_answers_in_time_and_closing_is_bounded() {
 }
 
 /// A connection that was lost before closing began has nothing more to end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pool_warm_up_of_all_connects_what_is_set_and_names_what_is_not_ready() {
+    let server = Service::start(Kind::Redis).unwrap();
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let gone = |db: u8| RedisConfig::url(format!("redis://127.0.0.1:{nobody}/{db}"));
+    let builder = || {
+        let mut options = unhurried();
+        options.retry.attempts = 1;
+        let builder = ResourcePool::builder().environment([("REDIS_URL", server.url())]);
+        builder.options(options)
+    };
+    let pool = builder().build().unwrap();
+    pool.register("plain", Plain).unwrap();
+    pool.warm_up_all().await.unwrap();
+    let state = |name: &str| pool.status().resource(name).unwrap().state;
+    assert_eq!(["redis", "plain", "mongo"].map(state), [State::Ready, State::Ready, State::Idle]);
+    assert!(pool.close_all().await.all_closed());
+
+    let pool = builder().named("quotes", gone(0)).named("orders", gone(1)).build().unwrap();
+    let error = pool.warm_up_all().await.unwrap_err();
+    let Error::WarmUp(failed) = &error else { panic!("{error}") };
+    let names: Vec<_> = failed.failed.iter().map(|(name, error)| (name.as_str(), error.is_transient())).collect();
+    assert_eq!((names, failed.of), (vec![("orders", true), ("quotes", true)], 3));
+    let text = error.to_string();
+    assert!(text.starts_with("2 of 3 resources are not ready, orders, quotes; orders: no connection to"), "{text}");
+    assert_eq!(pool.status().resource("redis").unwrap().state, State::Ready, "the others are ready all the same");
+    let threads = blocking::ResourcePool::from(pool.clone());
+    let same = tokio::task::spawn_blocking(move || threads.warm_up_all().unwrap_err()).await.unwrap();
+    assert!(matches!(same, Error::WarmUp(_)) && error.is_transient());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pool_all_four_lost_before_closing() {
     let servers = Service::start_all(&KINDS).unwrap();

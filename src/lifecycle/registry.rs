@@ -4,6 +4,8 @@
 //! `hooks`. No user code runs under them: a resource is made before `entries` is locked for it, and the closures of
 //! gone clients drop once `hooks` is free.
 
+mod changing;
+
 use std::any::Any;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,13 +28,9 @@ use crate::lifecycle::close::closer;
 use crate::lifecycle::close::edges::Edges;
 use crate::lifecycle::close::phase::Phase;
 use crate::lifecycle::close::pool::{Hook, Pool};
-use crate::lifecycle::close::report::CloseReport;
-use crate::lifecycle::close::report::Closing;
-use crate::lifecycle::close::report::Outcome;
-use crate::lifecycle::close::report::Reason;
+use crate::lifecycle::close::report::{CloseReport, Closing, Outcome, Reason};
 use crate::lifecycle::close::run;
-use crate::lifecycle::close::state::CloseRun;
-use crate::lifecycle::close::state::CloseState;
+use crate::lifecycle::close::state::{CloseRun, CloseState};
 use crate::lifecycle::context::Context;
 use crate::lifecycle::exit;
 use crate::lifecycle::health::{Health, HealthReport};

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::error::{BoxError, Error};
+use crate::base::error::{BoxError, Error, WarmUpError};
 use crate::base::holder::Holder;
 use crate::kinds::for_each_kind;
 use crate::lifecycle::acquire::{Acquirer, TaskGuard};
@@ -146,6 +146,32 @@ impl ResourcePool {
             results.push((name, result));
         }
         results
+    }
+
+    /// Connects all resources of the program in parallel, as [`warm_up`](Self::warm_up) does. These are the ones that
+    /// code, TOML or the environment sets, those that were registered, and those that were used before. A kind of which
+    /// nothing is set is left out, because the program may not use it.
+    ///
+    /// # Errors
+    /// [`Error::WarmUp`], which names every resource that is not ready, with its error. The others are ready all the
+    /// same. [`Error::Config`] if the configuration as a whole cannot be used, and [`Error::Forked`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops only the waiting.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), resource_pool::Error> {
+    /// resource_pool::ResourcePool::global().warm_up_all().await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn warm_up_all(&self) -> Result<(), Error> {
+        let names = self.registry().names_in_use()?;
+        let results = self.warm_up(names.iter().map(String::as_str)).await;
+        let failed: Vec<_> = results.into_iter().filter_map(|(name, ready)| Some((name, ready.err()?))).collect();
+        match failed.is_empty() {
+            true => Ok(()),
+            false => Err(Error::WarmUp(Arc::new(WarmUpError::new(failed, names.len())))),
+        }
     }
 
     /// Makes a true round trip to each ready resource, in parallel. By default, it takes at most 500 ms for each and

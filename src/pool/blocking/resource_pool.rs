@@ -146,6 +146,16 @@ impl ResourcePool {
         self.wait(self.0.warm_up(names))
     }
 
+    /// Connects all resources of the program in parallel. [The async method](crate::ResourcePool::warm_up_all) says which
+    /// ones these are.
+    ///
+    /// # Errors
+    /// Those of [the async method](crate::ResourcePool::warm_up_all), and [`Error::InAsyncContext`] on a current-thread
+    /// runtime.
+    pub fn warm_up_all(&self) -> Result<(), Error> {
+        self.wait(self.0.warm_up_all())?
+    }
+
     /// Makes a true round trip to each ready resource, in parallel. By default, it takes at most 500 ms for each and
     /// 800 ms in all, and returns its result again for 1 s. It takes no exclusive slot, except one of an `R2d2`.
     ///
