@@ -74,6 +74,8 @@ pub(crate) trait AnySlot: Any + Send + Sync {
     fn finish_close(&self) -> Result<(), String>;
     /// Whether no disconnect of a lost or late handle is in flight.
     fn has_disconnected(&self) -> bool;
+    /// Stays closed from now on. Returns `false` if it is connected, or about to be.
+    fn retire(&self) -> bool;
     /// Returns to `Idle`, if closed.
     fn reopen(&self);
 }

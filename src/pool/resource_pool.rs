@@ -202,6 +202,24 @@ impl ResourcePool {
         Ok(CloseReport::clone(&*self.registry().close_one(name).await?))
     }
 
+    /// Closes one resource as [`close`](Self::close) does, and forgets it. Its name is free from then on, for
+    /// [`register`](Self::register) or a `*_with` call, and `depends_on` no longer knows it. Leases that are still out
+    /// answer as after a close, and go on to do so when the name has another resource.
+    ///
+    /// This is for resources that were added at run time, by [`register`](Self::register), a `*_with` call or
+    /// [`kind_with`](Self::kind_with). A resource that code, TOML or the environment configures belongs to the
+    /// configuration, which does not change. So it stays, and so do the default resources.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`]; [`Error::Operation`] for a configured resource; [`Error::Closing`] in a step or listener
+    /// of this same close, which would wait for itself.
+    ///
+    /// # Cancel safety
+    /// A cancelled caller cancels neither the close nor the forgetting.
+    pub async fn unregister(&self, name: &str) -> Result<CloseReport, Error> {
+        Ok(CloseReport::clone(&*self.registry().unregister(name).await?))
+    }
+
     /// Begins a new generation of a closed or broken resource, or of one that works.
     ///
     /// # Errors

@@ -222,6 +222,10 @@ impl<R: Resource> AnySlot for Slot<R> {
         self.disconnects.load(Ordering::Acquire) == 0
     }
 
+    fn retire(&self) -> bool {
+        self.life.retire()
+    }
+
     fn reopen(&self) {
         self.life.reopen();
     }

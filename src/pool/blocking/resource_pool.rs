@@ -181,6 +181,16 @@ impl ResourcePool {
         self.wait(self.0.close(name))?
     }
 
+    /// Closes one resource that was added at run time, and forgets it. Its name is free from then on. Leases that are
+    /// still out answer as after a close. [The async method](crate::ResourcePool::unregister) tells the details.
+    ///
+    /// # Errors
+    /// Those of [the async method](crate::ResourcePool::unregister), and [`Error::InAsyncContext`] on a current-thread
+    /// runtime.
+    pub fn unregister(&self, name: &str) -> Result<CloseReport, Error> {
+        self.wait(self.0.unregister(name))?
+    }
+
     /// Begins a new generation of a closed or broken resource, or of one that works.
     ///
     /// # Errors
