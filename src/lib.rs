@@ -83,7 +83,9 @@ mod lifecycle;
 mod net;
 mod pool;
 
-pub use base::error::{BoxError, ConnectError, DeadlockError, Error, Failure, Source, TimeoutError, Waiter};
+pub use base::error::{
+    BoxError, ConnectError, DeadlockError, Error, Failure, Source, TimeoutError, Waiter, WarmUpError,
+};
 pub use base::holder::Holder;
 pub use base::owner::Owner;
 #[cfg(feature = "r2d2")]
@@ -100,7 +102,7 @@ pub use lifecycle::lease::Lease;
 pub use lifecycle::link::Link;
 pub use lifecycle::observers::Events;
 pub use lifecycle::resource::Resource;
-pub use lifecycle::status::{NodeStatus, PoolStatus, ResourceStatus, State, Usage};
+pub use lifecycle::status::{ClosedCounts, Counters, NodeStatus, PoolStatus, ResourceStatus, State, Usage};
 pub use lifecycle::work::Work;
 pub use net::kill_switch::{Guarded, KillSwitch, Killable};
 pub use pool::builder::Builder;

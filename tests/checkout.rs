@@ -18,7 +18,7 @@ use common::{Log, until};
 use parking_lot::Mutex;
 use resource_pool::blocking::ResourcePool;
 use resource_pool::config::Options;
-use resource_pool::{Error, Health, Outcome, R2d2, State, Usage};
+use resource_pool::{Counters, Error, Health, Outcome, R2d2, State, Usage};
 
 /// The limit for an expected change, also on a busy machine.
 const SOON: Duration = Duration::from_secs(10);
@@ -265,6 +265,231 @@ fn checkout_is_exclusive_counted_and_given_back() {
     assert!(pool.check_out::<Fake>("fake").is_err_and(|error| error.is_closed()));
     drop(held);
     until(SOON, || fake.open() == 0);
+}
+
+#[test]
+fn status_counts_what_happened_to_the_connections() {
+    let fake = Fake::default();
+    let pool = fake.unused(|kind| kind.max_size(1), |options| options.probe.enabled = false);
+    assert_eq!(usage(&pool).counters, Counters::default(), "nothing is known before the first connect");
+    pool.warm_up(["fake"]).unwrap().remove(0).1.unwrap();
+    let wait = Duration::from_millis(100);
+    let held = check_out(&pool);
+    pool.within(wait).check_out::<Fake>("fake").unwrap_err();
+    let Counters { opened, acquires, waits, wait_time, timeouts, .. } = usage(&pool).counters;
+    assert_eq!([opened, acquires, waits, timeouts], [1, 1, 1, 1].map(Some));
+    assert!(wait_time >= Some(wait), "{wait_time:?}");
+
+    *fake.broken.lock() = Does::Fail;
+    drop(held);
+    *fake.broken.lock() = Does::Work;
+    drop(check_out(&pool));
+    pool.reconnect("fake").unwrap();
+    let Counters { opened, acquires, waits, timeouts, closed, .. } = usage(&pool).counters;
+    assert_eq!([opened, acquires, waits, timeouts], [3, 2, 2, 1].map(Some));
+    let closed = closed.unwrap();
+    assert_eq!((closed.broken, closed.lost, closed.total()), (1, 1, 2));
+
+    pool.close("fake").unwrap();
+    assert_eq!(usage(&pool).counters, Counters::default(), "a resource that is closed has no connections");
+}
+
+#[test]
+fn checkout_that_is_discarded_is_closed_and_its_place_is_free() {
+    let fake = Fake::default();
+    let pool = fake.unused(|kind| kind.max_size(1), |options| options.probe.enabled = false);
+    let held = check_out(&pool);
+    let number = held.number;
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| check_out(&pool).number);
+        until(SOON, || usage(&pool).waiting == Some(1));
+        held.discard();
+        assert_ne!(waiting.join().unwrap(), number);
+    });
+    until(SOON, || fake.open() == 1);
+    let Usage { open, counters, .. } = usage(&pool);
+    assert_eq!((open, pool.holders().len()), (Some(1), 0));
+    assert_eq!(counters.closed.map(|closed| (closed.discarded, closed.total())), Some((1, 1)));
+}
+
+#[test]
+fn checkout_that_is_detached_is_its_users_and_its_place_is_free() {
+    let fake = Fake::default();
+    let pool = fake.unused(|kind| kind.max_size(1), |options| options.probe.enabled = false);
+    let held = check_out(&pool);
+    let detached = thread::scope(|scope| {
+        let waiting = scope.spawn(|| check_out(&pool).number);
+        until(SOON, || usage(&pool).waiting == Some(1));
+        let detached = held.detach().unwrap();
+        assert_ne!(waiting.join().unwrap(), detached.number);
+        detached
+    });
+    let Usage { open, counters, .. } = usage(&pool);
+    assert_eq!((open, counters.opened, counters.detached), (Some(1), Some(2), Some(1)));
+    assert_eq!((pool.holders().len(), fake.open()), (0, 2));
+    // Neither a loss nor closing ends it, and closing does not wait for it.
+    pool.reconnect("fake").unwrap();
+    assert!(pool.close_all().unwrap().all_closed());
+    until(SOON, || fake.open() == 1);
+    drop(detached);
+    assert_eq!(fake.open(), 0);
+}
+
+#[test]
+fn checkout_that_is_only_tried_for_takes_an_idle_one_and_opens_none() {
+    let fake = Fake::default();
+    let pool = fake.unused(|kind| kind.max_size(2), |options| options.probe.enabled = false);
+    let try_check_out = || pool.try_check_out::<Fake>("fake").unwrap();
+    assert!(try_check_out().is_none() && pool.status().resource("fake").unwrap().state == State::Idle);
+    pool.warm_up(["fake"]).unwrap().remove(0).1.unwrap();
+    let first = try_check_out().expect("it is idle");
+    assert!(try_check_out().is_none());
+    assert_eq!((usage(&pool).open, usage(&pool).opening, pool.holders().len()), (Some(1), Some(0), 1));
+    // Those who wait go first.
+    thread::scope(|scope| {
+        *fake.connect.lock() = Does::Fail;
+        let waiting = scope.spawn(|| check_out(&pool).number);
+        until(SOON, || usage(&pool).waiting == Some(1));
+        assert!(try_check_out().is_none());
+        let number = first.number;
+        drop(first);
+        assert_eq!(waiting.join().unwrap(), number);
+    });
+    pool.close("fake").unwrap();
+    assert!(pool.try_check_out::<Fake>("fake").is_err_and(|error| error.is_closed()));
+
+    // An idle connection that was not used lately is tested, and closed if it is unfit.
+    let fake = Fake::default();
+    let pool = fake.unused(|kind| kind.test_after(Duration::ZERO), |options| options.probe.enabled = false);
+    let number = check_out(&pool).number;
+    let tested = fake.tested.load(Ordering::SeqCst);
+    assert_eq!(pool.try_check_out::<Fake>("fake").unwrap().expect("it is idle").number, number);
+    assert_eq!(fake.tested.load(Ordering::SeqCst), tested + 1);
+    let current_thread = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let in_a_task = current_thread.block_on(async { pool.try_check_out::<Fake>("fake").unwrap() });
+    assert!(in_a_task.is_none(), "a task must not wait for the test");
+    *fake.test.lock() = Does::Fail;
+    assert!(pool.try_check_out::<Fake>("fake").unwrap().is_none());
+    until(SOON, || fake.open() == 0);
+}
+
+#[test]
+fn checkouts_are_replaced_by_a_refresh_and_nobody_fails() {
+    let fake = Fake::default();
+    let pool = fake.unused(|kind| kind.max_size(2), |options| options.probe.enabled = false);
+    pool.refresh("fake").unwrap();
+    assert_eq!(pool.status().resource("fake").unwrap().state, State::Idle, "there was nothing to replace");
+    let (held, idle) = (check_out(&pool), check_out(&pool));
+    drop(idle);
+    pool.refresh("fake").unwrap();
+    until(SOON, || fake.open() == 1);
+    assert_eq!(held.number + check_out(&pool).number, 4, "the third one is new");
+    thread::scope(|scope| {
+        let new = check_out(&pool);
+        let waiting = scope.spawn(|| check_out(&pool).number);
+        until(SOON, || usage(&pool).waiting == Some(1));
+        pool.refresh("fake").unwrap();
+        drop(held);
+        assert_eq!(waiting.join().unwrap(), 4, "the one that came back is closed");
+        drop(new);
+    });
+    until(SOON, || fake.open() == 1);
+    assert_eq!(usage(&pool).counters.closed.map(|closed| (closed.refreshed, closed.total())), Some((3, 3)));
+    let status = pool.status();
+    let status = status.resource("fake").unwrap();
+    assert_eq!((status.state, status.generation, status.usage.in_use), (State::Ready, 1, Some(0)));
+    pool.close("fake").unwrap();
+    assert!(pool.refresh("fake").is_err_and(|error| error.is_closed()));
+    assert!(matches!(pool.refresh("none"), Err(Error::UnknownName { .. })));
+}
+
+#[test]
+fn checkouts_become_more_and_fewer_at_run_time() {
+    let fake = Fake::default();
+    let pool = fake.unused(|kind| kind.max_size(1), |options| options.probe.enabled = false);
+    let text = |error: Error| error.to_string();
+    assert!(text(pool.resize("fake", 2).unwrap_err()).contains("not connected yet"));
+    let first = check_out(&pool);
+    let others = thread::scope(|scope| {
+        let waiting: Vec<_> = (0..2).map(|_| scope.spawn(|| check_out(&pool))).collect();
+        until(SOON, || usage(&pool).waiting == Some(2));
+        pool.resize("fake", 3).unwrap();
+        waiting.into_iter().map(|waiting| waiting.join().unwrap()).collect::<Vec<_>>()
+    });
+    assert_eq!((usage(&pool).max, usage(&pool).open), (Some(3), Some(3)));
+    let error = pool.within(Duration::from_millis(1)).check_out::<Fake>("fake").unwrap_err();
+    assert!(text(error).contains("one of 3 connections"));
+    // An idle one is closed at once, and one in use as it comes back.
+    drop(first);
+    pool.resize("fake", 1).unwrap();
+    until(SOON, || fake.open() == 2);
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| check_out(&pool).number);
+        until(SOON, || usage(&pool).waiting == Some(1));
+        let mut others = others.into_iter();
+        drop(others.next());
+        until(SOON, || fake.open() == 1);
+        let number = others.as_slice()[0].number;
+        drop(others);
+        assert_eq!(waiting.join().unwrap(), number);
+    });
+    let Usage { max, open, idle, counters, .. } = usage(&pool);
+    assert_eq!((max, open, idle), (Some(1), Some(1), Some(1)));
+    assert_eq!(counters.closed.map(|closed| (closed.surplus, closed.total())), Some((2, 2)));
+    // A reconnect keeps the size, and a close forgets it.
+    pool.resize("fake", 5).unwrap();
+    pool.reconnect("fake").unwrap();
+    assert_eq!(usage(&pool).max, Some(5));
+    assert!(text(pool.resize("fake", 0).unwrap_err()).contains("at least 1"));
+    pool.close("fake").unwrap();
+    assert!(pool.resize("fake", 2).is_err_and(|error| error.is_closed()));
+    pool.reconnect("fake").unwrap();
+    drop(check_out(&pool));
+    assert_eq!(usage(&pool).max, Some(1));
+}
+
+#[test]
+fn idle_connections_are_tested_in_the_background_and_replaced() {
+    let fake = Fake::default();
+    let often = Duration::from_millis(40);
+    let pool = fake.unused(
+        |kind| kind.max_size(3).min_idle(2).test_after(LONG).test_idle_after(often),
+        |options| options.probe.enabled = false,
+    );
+    pool.warm_up(["fake"]).unwrap().remove(0).1.unwrap();
+    until(SOON, || usage(&pool).idle == Some(2));
+    let tested = fake.tested.load(Ordering::SeqCst);
+    until(SOON, || fake.tested.load(Ordering::SeqCst) >= tested + 4);
+    *fake.spoilt.lock() = Some(1);
+    until(SOON, || usage(&pool).counters.closed.is_some_and(|closed| closed.broken == 1));
+    until(SOON, || usage(&pool).idle == Some(2) && usage(&pool).open == Some(2));
+    let numbers = [check_out(&pool), check_out(&pool)].map(|held| held.number);
+    assert!(!numbers.contains(&1), "{numbers:?}");
+    let status = pool.status();
+    let status = status.resource("fake").unwrap();
+    assert_eq!((status.state, status.generation), (State::Ready, 1));
+
+    // A test that hangs keeps one thread, and no user waits for it.
+    *fake.test.lock() = Does::Hang;
+    until(SOON, || fake.hung.load(Ordering::SeqCst) == 1);
+    let began = Instant::now();
+    drop(check_out(&pool));
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    until(SOON, || began.elapsed() > 10 * often);
+    assert_eq!(fake.hung.load(Ordering::SeqCst), 1);
+    *fake.test.lock() = Does::Work;
+    fake.thawed.store(true, Ordering::SeqCst);
+    let tested = fake.tested.load(Ordering::SeqCst);
+    until(SOON, || fake.tested.load(Ordering::SeqCst) >= tested + 2);
+    assert!(pool.close_all().unwrap().all_closed());
+
+    // A test is no use, so the connection is closed when it is idle for too long.
+    let fake = Fake::default();
+    let times = |kind: R2d2<Fake>| kind.test_idle_after(often).idle_timeout(10 * often);
+    let pool = fake.unused(times, |options| options.probe.enabled = false);
+    drop(check_out(&pool));
+    until(SOON, || fake.open() == 0);
+    assert!(fake.tested.load(Ordering::SeqCst) > 2);
 }
 
 struct Other;
@@ -1181,6 +1406,72 @@ mod real {
             assert_eq!(waiting.join().unwrap().unwrap(), 1);
         });
         assert_eq!(pool.status().resource("redis").unwrap().generation, 2);
+        assert!(pool.close_all().unwrap().all_closed());
+    }
+
+    /// A command in flight is still answered on the old connection.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn redis_is_refreshed_and_no_command_fails() {
+        use redis::{AsyncCommands, cmd};
+        let server = Service::start(Kind::Redis).unwrap();
+        let config = resource_pool::config::RedisConfig::url(server.url());
+        let pool = resource_pool::ResourcePool::builder().environment([("", ""); 0]).resource(config).build().unwrap();
+        let mut shared = pool.redis().await.unwrap().clone();
+        let mut exclusive = shared.exclusive().await.unwrap();
+        let id = cmd("CLIENT").arg("ID").clone();
+        let (old, own): (i64, i64) =
+            (id.query_async(&mut shared).await.unwrap(), id.query_async(&mut exclusive).await.unwrap());
+        let threads = ResourcePool::from(pool.clone());
+        let mut held = tokio::task::spawn_blocking(move || threads.redis().unwrap()).await.unwrap();
+        let of_thread: i64 = id.query(&mut held).unwrap();
+
+        // The server answers no write for now.
+        let () = cmd("CLIENT").arg("PAUSE").arg(60_000).arg("WRITE").query_async(&mut exclusive).await.unwrap();
+        let mut writes = shared.clone();
+        let writing = tokio::spawn(async move { writes.incr::<_, _, i64>("n", 1).await });
+        let blocked = async |exclusive: &mut resource_pool::Exclusive| -> bool {
+            let info: String = cmd("INFO").arg("clients").query_async(exclusive).await.unwrap();
+            info.contains("blocked_clients:1")
+        };
+        while !blocked(&mut exclusive).await {}
+        pool.refresh("redis").await.unwrap();
+        let new: i64 = id.query_async(&mut shared).await.unwrap();
+        assert_ne!(new, old);
+        assert!(!writing.is_finished());
+        let () = cmd("CLIENT").arg("UNPAUSE").query_async(&mut exclusive).await.unwrap();
+        assert_eq!(writing.await.unwrap().unwrap(), 1);
+        assert_eq!(id.query_async::<i64>(&mut exclusive).await.unwrap(), own, "an exclusive connection stays");
+        assert_eq!(id.query::<i64>(&mut held).unwrap(), of_thread);
+        drop(held);
+        let is_there = async |clients: &mut resource_pool::Exclusive, one: i64| {
+            let clients: String = cmd("CLIENT").arg("LIST").query_async(clients).await.unwrap();
+            clients.contains(&format!("id={one} "))
+        };
+        while is_there(&mut exclusive, old).await || is_there(&mut exclusive, of_thread).await {}
+        assert_eq!(pool.status().resource("redis").unwrap().generation, 1);
+        drop(exclusive);
+        assert!(pool.close_all().await.all_closed());
+    }
+
+    #[test]
+    fn redis_checkout_that_is_discarded_is_closed() {
+        let server = Service::start(Kind::Redis).unwrap();
+        let config = resource_pool::config::RedisConfig::url(server.url()).pool_size(1);
+        let pool = ResourcePool::builder().environment([("", ""); 0]).resource(config).build().unwrap();
+        let id = |redis: &mut resource_pool::blocking::Redis| -> i64 {
+            redis::cmd("CLIENT").arg("ID").query(redis).unwrap()
+        };
+        let mut redis = pool.redis().unwrap();
+        let first = id(&mut redis);
+        redis.discard();
+        let mut redis = pool.redis().unwrap();
+        assert_ne!(id(&mut redis), first);
+        let has_first = |redis: &mut resource_pool::blocking::Redis| {
+            let clients: String = redis::cmd("CLIENT").arg("LIST").query(redis).unwrap();
+            clients.contains(&format!("id={first} "))
+        };
+        until(SOON, || !has_first(&mut redis));
+        drop(redis);
         assert!(pool.close_all().unwrap().all_closed());
     }
 

@@ -18,7 +18,7 @@ use std::time::Duration;
 use common::{Stopwatch, until};
 use resource_pool::adapter::{Checkout, Checkouts, Claim, LeaseAs, Limits, Manage, Quota};
 use resource_pool::config::Options;
-use resource_pool::{Error, Failure, Health, Link, Outcome, Phase, Resource, ResourcePool, Usage, What};
+use resource_pool::{Counters, Error, Failure, Health, Link, Outcome, Phase, Resource, ResourcePool, Usage, What};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -305,7 +305,53 @@ async fn checkouts_are_given_out_in_the_order_of_asking() {
         served.push(number);
     }
     assert_eq!(served, (0..20).collect::<Vec<_>>());
-    assert_eq!(usage(&pool).open, Some(1));
+    let Usage { open, counters, .. } = usage(&pool);
+    assert_eq!(open, Some(1));
+    // The wait that was given up counts too.
+    let Counters { acquires, waits, timeouts, .. } = counters;
+    assert_eq!([acquires, waits, timeouts], [21, 21, 0].map(Some));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkout_that_is_only_tried_for_takes_an_idle_one_and_opens_none() {
+    let (pool, server) = pool(Limits { test_after: Duration::ZERO, ..limits(2) });
+    let checkouts = pool.get::<Kind>("fake").await.unwrap().0.clone();
+    let try_check_out = || within(checkouts.try_check_out::<Kind>(Claim::shared()));
+    let first = try_check_out().await.unwrap().expect("it is idle");
+    assert!(try_check_out().await.unwrap().is_none());
+    assert_eq!((usage(&pool).open, usage(&pool).opening), (Some(1), Some(0)));
+    let number = first.number;
+    drop(first);
+    assert_eq!(try_check_out().await.unwrap().expect("it passes its test").number, number);
+    server.test.set(Does::Fail);
+    assert!(try_check_out().await.unwrap().is_none());
+    server.test.set(Does::Work);
+    let counters = usage(&pool).counters;
+    assert_eq!(
+        (counters.acquires, counters.waits, counters.closed.map(|closed| closed.broken)),
+        (Some(2), Some(0), Some(1))
+    );
+    pool.close("fake").await.unwrap();
+    assert!(try_check_out().await.is_err_and(|error| error.is_closed()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_ones_are_tested_in_the_background_and_replaced_also_as_a_test_hangs() {
+    let often = Duration::from_millis(40);
+    let (pool, server) = pool_with(Limits { test_idle_after: often, ..limits(1) }, |options| {
+        options.connect_timeout = Duration::from_millis(400);
+    });
+    let number = check_out(&pool).await.unwrap().number;
+    let tested = server.test.begun();
+    let testing = Arc::clone(&server);
+    until_async(move || testing.test.begun() >= tested + 3).await;
+    // The test is given up after `connect_timeout`.
+    server.test.set(Does::Hang);
+    let closing = pool.clone();
+    until_async(move || usage(&closing).counters.closed.is_some_and(|closed| closed.broken >= 1)).await;
+    server.test.set(Does::Work);
+    assert_ne!(within(check_out(&pool)).await.unwrap().number, number);
+    assert!(within(pool.close_all()).await.all_closed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -171,6 +171,11 @@ async fn errors_are_data() {
     let connect = of(pool.get::<Unreachable>("unreachable").await.unwrap_err());
     assert_eq!((&connect["code"], &connect["transient"]), (&"connect".into(), &false.into()));
     assert_told("`Error::Connect`", &connect);
+    let warm_up = of(pool.warm_up_all().await.unwrap_err());
+    assert_eq!(warm_up["failed"]["unreachable"]["code"], "connect");
+    let mut without = warm_up.clone();
+    without["failed"] = json!({});
+    assert_told("`Error::WarmUp`", &without);
     let unknown = of(pool.get::<Plain>("nobody").await.unwrap_err());
     assert_eq!((&unknown["code"], &unknown["name"]), (&"unknown_name".into(), &"nobody".into()));
     let config = ResourcePool::builder().config_file("/nowhere/pool.toml").build().map(drop).unwrap_err();

@@ -16,7 +16,9 @@ use futures_util::StreamExt;
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::error::ErrorKind;
 use resource_pool::config::{MongoConfig, Options};
-use resource_pool::{Error, Health, HealthEntry, Lease, Mongo, Phase, ResourcePool, State, Usage, Work, blocking};
+use resource_pool::{
+    Counters, Error, Health, HealthEntry, Lease, Mongo, Phase, ResourcePool, State, Usage, Work, blocking,
+};
 use services::{BlackHole, Kind, Proxy, Service, shared};
 
 /// The limit for any expected change. A busy machine needs less.
@@ -473,6 +475,9 @@ async fn mongo_usage_tells_open_in_use_idle_and_waiting() {
         assert!(operation.await.unwrap().unwrap().is_some());
     }
     eventually("all idle, and the abandoned one forgotten", || is(0, 2, 0));
+    let Counters { opened, closed, acquires, waits, .. } = usage(&pool).counters;
+    assert_eq!((opened, closed.map(|closed| closed.total())), (Some(2), Some(0)));
+    assert!(acquires >= Some(6) && waits.is_none(), "the driver does not tell which of {acquires:?} waited");
     bars.drop().await.unwrap();
     assert!(pool.close_all().await.all_closed());
 }

@@ -5,13 +5,14 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Stopwatch, until_async};
+use common::{Plain, Stopwatch, unhurried, until_async};
 use redis::AsyncCommands;
 use resource_pool::config::{ClickHouseConfig, MongoConfig, RabbitMqConfig, RedisConfig};
-use resource_pool::{Error, Health, Lease, ResourcePool, State, blocking};
+use resource_pool::{Error, Failure, Health, Lease, Link, Resource, ResourcePool, State, blocking};
 use services::{Kind, Proxy, Service};
 
 const KINDS: [Kind; 4] = [Kind::Mongo, Kind::RabbitMq, Kind::ClickHouse, Kind::Redis];
@@ -88,6 +89,122 @@ async fn pool_all_four_frozen_health_answers_in_time_and_closing_is_bounded() {
 }
 
 /// A connection that was lost before closing began has nothing more to end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pool_warm_up_of_all_connects_what_is_set_and_names_what_is_not_ready() {
+    let server = Service::start(Kind::Redis).unwrap();
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let gone = |db: u8| RedisConfig::url(format!("redis://127.0.0.1:{nobody}/{db}"));
+    let builder = || {
+        let mut options = unhurried();
+        options.retry.attempts = 1;
+        let builder = ResourcePool::builder().environment([("REDIS_URL", server.url())]);
+        builder.options(options)
+    };
+    let pool = builder().build().unwrap();
+    pool.register("plain", Plain).unwrap();
+    pool.warm_up_all().await.unwrap();
+    let state = |name: &str| pool.status().resource(name).unwrap().state;
+    assert_eq!(["redis", "plain", "mongo"].map(state), [State::Ready, State::Ready, State::Idle]);
+    assert!(pool.close_all().await.all_closed());
+
+    let pool = builder().named("quotes", gone(0)).named("orders", gone(1)).build().unwrap();
+    let error = pool.warm_up_all().await.unwrap_err();
+    let Error::WarmUp(failed) = &error else { panic!("{error}") };
+    let names: Vec<_> = failed.failed.iter().map(|(name, error)| (name.as_str(), error.is_transient())).collect();
+    assert_eq!((names, failed.of), (vec![("orders", true), ("quotes", true)], 3));
+    let text = error.to_string();
+    assert!(text.starts_with("2 of 3 resources are not ready, orders, quotes; orders: no connection to"), "{text}");
+    assert_eq!(pool.status().resource("redis").unwrap().state, State::Ready, "the others are ready all the same");
+    let threads = blocking::ResourcePool::from(pool.clone());
+    let same = tokio::task::spawn_blocking(move || threads.warm_up_all().unwrap_err()).await.unwrap();
+    assert!(matches!(same, Error::WarmUp(_)) && error.is_transient());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pool_name_that_is_unregistered_is_free_and_its_leases_are_closed() {
+    let server = Service::start(Kind::Redis).unwrap();
+    let before = server.established().unwrap();
+    let builder = ResourcePool::builder().environment([("REDIS_URL", server.url())]);
+    let pool = builder.options(unhurried()).build().unwrap();
+    let config = || RedisConfig::url(server.url());
+    let lease = pool.redis_with("cache", config()).await.unwrap();
+    let mut kept = lease.clone();
+    let other = pool.redis_with("cache", config().pool_size(1)).await;
+    assert!(matches!(other, Err(Error::NameTaken { .. })));
+    let report = pool.unregister("cache").await.unwrap();
+    assert!(report.all_closed() && report.step("cache").is_some(), "{report}");
+    assert_eq!(server.await_established(before, SOON).unwrap(), before);
+    assert!(matches!(pool.reconnect("cache").await, Err(Error::UnknownName { .. })));
+    assert!(matches!(pool.unregister("cache").await, Err(Error::UnknownName { .. })));
+    assert!(pool.status().resource("cache").is_none());
+
+    let mut new = pool.redis_with("cache", config().pool_size(1)).await.unwrap().clone();
+    let () = new.set("unregistered", 1).await.unwrap();
+    let error = kept.get::<_, i64>("unregistered").await.unwrap_err();
+    assert!(Error::behind(&error).is_some_and(Error::is_closed), "{error}");
+    drop(lease);
+
+    // A configured resource stays.
+    let mut redis = pool.redis().await.unwrap().clone();
+    let error = pool.unregister("redis").await.unwrap_err();
+    assert!(error.to_string().contains("it is in the configuration"), "{error}");
+    assert_eq!(redis.get::<_, i64>("unregistered").await.unwrap(), 1);
+
+    // What was never connected goes too, with its order of closing.
+    for name in ["first", "second"] {
+        pool.register(name, Plain).unwrap();
+    }
+    pool.depends_on("first", "second").unwrap();
+    assert!(matches!(pool.depends_on("second", "first"), Err(Error::Order(_))));
+    let threads = blocking::ResourcePool::from(pool.clone());
+    tokio::task::spawn_blocking(move || threads.unregister("second").unwrap()).await.unwrap();
+    pool.register("second", Plain).unwrap();
+    pool.depends_on("second", "first").unwrap();
+    assert!(pool.close_all().await.all_closed());
+    pool.unregister("second").await.unwrap();
+    assert!(pool.status().resource("second").is_none());
+}
+
+/// Nothing is connected that the pool no longer knows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pool_resource_that_is_reconnected_as_it_is_unregistered_is_closed() {
+    struct Counted(Arc<AtomicUsize>);
+    impl Resource for Counted {
+        type Handle = ();
+        async fn connect(&self, _: &Link) -> Result<(), Failure> {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        }
+        async fn ping(&self, (): &()) -> Result<(), Failure> {
+            Ok(())
+        }
+        async fn close(&self, (): ()) -> Result<(), Failure> {
+            self.0.fetch_sub(1, Ordering::SeqCst);
+            Ok(())
+        }
+    }
+    let mut options = unhurried();
+    options.close.held = Duration::ZERO;
+    let pool = ResourcePool::builder().environment([("", ""); 0]).options(options).build().unwrap();
+    let open = Arc::new(AtomicUsize::new(0));
+    for _ in 0..20 {
+        pool.register("counted", Counted(Arc::clone(&open))).unwrap();
+        drop(pool.get::<Counted>("counted").await.unwrap());
+        let again = pool.clone();
+        let reconnecting = tokio::spawn(async move {
+            loop {
+                if let Err(Error::UnknownName { .. }) = again.reconnect("counted").await {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        });
+        pool.unregister("counted").await.unwrap();
+        reconnecting.await.unwrap();
+        until_async(SOON, async || open.load(Ordering::SeqCst) == 0).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pool_all_four_lost_before_closing() {
     let servers = Service::start_all(&KINDS).unwrap();

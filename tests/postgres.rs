@@ -502,6 +502,57 @@ async fn a_pool_of_the_drivers_own_is_closed_with_the_resource() {
     assert_eq!(server.await_established(0, SOON).unwrap(), 0);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_is_detached_outlives_the_resource_but_not_the_pool() {
+    let server = Service::start(Kind::Postgres).unwrap();
+    let pool = sized(&server, 1, 0);
+    let mut postgres = pool.postgres().await.unwrap();
+    let first = pid(&mut postgres).await;
+    let mut detached = postgres.detach().unwrap();
+    let second = pid(&mut pool.postgres().await.unwrap()).await;
+    assert_ne!(first, second, "its place is free");
+    assert!(within(SOON, pool.close("postgres")).await.unwrap().all_closed());
+    let still: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut detached).await.unwrap();
+    assert_eq!(still, first);
+    assert!(within(SOON, pool.close_all()).await.all_closed());
+    within(SOON, sqlx::query("SELECT 1").execute(&mut detached)).await.unwrap_err();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refresh_replaces_connections_while_a_transaction_goes_on() {
+    let server = Service::start(Kind::Postgres).unwrap();
+    let pool = sized(&server, 2, 0);
+    table(&pool, "refreshed").await;
+    let mut held = pool.postgres().await.unwrap();
+    let first = pid(&mut held).await;
+    let mut transaction = held.begin().await.unwrap();
+    pool.refresh("postgres").await.unwrap();
+    sqlx::query("INSERT INTO refreshed VALUES ('000001', 1.0)").execute(&mut transaction).await.unwrap();
+    transaction.commit().await.unwrap();
+    drop(held);
+    for _ in 0..2 {
+        assert_ne!(pid(&mut pool.postgres().await.unwrap()).await, first);
+    }
+    assert_eq!(count(&pool, "refreshed").await, 1);
+    assert_eq!(usage(&pool).counters.closed.map(|closed| closed.lost), Some(0));
+    assert!(within(SOON, pool.close_all()).await.all_closed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_is_discarded_ends_with_its_transaction() {
+    let server = Service::start(Kind::Postgres).unwrap();
+    let pool = sized(&server, 1, 0);
+    table(&pool, "discarded").await;
+    let mut postgres = pool.postgres().await.unwrap();
+    let first = pid(&mut postgres).await;
+    sqlx::query("BEGIN").execute(&mut postgres).await.unwrap();
+    sqlx::query("INSERT INTO discarded VALUES ('000001', 1.0)").execute(&mut postgres).await.unwrap();
+    postgres.discard();
+    assert_ne!(pid(&mut pool.postgres().await.unwrap()).await, first);
+    assert_eq!(count(&pool, "discarded").await, 0);
+    assert_eq!(usage(&pool).counters.closed.map(|closed| closed.discarded), Some(1));
+}
+
 #[test]
 fn threads_wait_for_what_is_done_with_a_connection() {
     let server = shared(Kind::Postgres);

@@ -58,6 +58,13 @@ impl Origins {
         self.by_key.contains_key(&format!("{name}.{field}"))
     }
 
+    /// Whether the resource, or any of its values, has an origin.
+    pub(crate) fn tell_of(&self, name: &str) -> bool {
+        self.by_key
+            .keys()
+            .any(|key| key.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
+    }
+
     /// The error, with the key or variable by which the value was set.
     pub(crate) fn blame(&self, error: Error) -> Error {
         let Error::Config { key, problem } = &error else { return error };

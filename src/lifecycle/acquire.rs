@@ -20,10 +20,14 @@ use crate::base::runtime::deadline;
 use crate::lifecycle::any_slot::AnySlot;
 #[cfg(feature = "checkouts")]
 use crate::lifecycle::checkout::{Checkout, Checkouts, Manage};
+#[cfg(feature = "checkouts")]
+use crate::lifecycle::condition::Condition;
 use crate::lifecycle::lease::{Claim, Lease, LeaseAs};
 use crate::lifecycle::registry::PoolHandle;
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::slot::Slot;
+#[cfg(feature = "checkouts")]
+use crate::lifecycle::status::State;
 
 /// A pool, and how long an acquire from it waits.
 #[derive(Clone)]
@@ -116,6 +120,22 @@ impl Acquirer {
         }
     }
 
+    /// Checks out a connection that is idle. Neither connects, opens nor waits for another user.
+    #[cfg(feature = "checkouts")]
+    pub(crate) fn try_check_out_blocking<R: Resource, M: Manage>(
+        &self,
+        slot: &Arc<Slot<R>>,
+        quota: QuotaId,
+        claim: Claim,
+    ) -> Result<Option<Checkout<M>>, Error>
+    where
+        R::Handle: LeaseAs<Checkouts<M>>,
+    {
+        let Some(lease) = slot.lease(quota.claim(claim.blocking()))? else { return not_ready(&**slot) };
+        let taken = Checkouts::queue(&lease).try_take_blocking()?;
+        Ok(taken.and_then(|taken| taken.under(lease)))
+    }
+
     /// Checks out a connection for a task. The wait takes at most the acquire timeout, or `limit` if that is less.
     #[cfg(feature = "checkouts")]
     pub(crate) fn check_out<R: Resource, M: Manage, G: From<Checkout<M>> + Send + 'static>(
@@ -148,6 +168,18 @@ impl Acquirer {
             }
             Err(error) => Acquire::Failed(ready(error)),
         }
+    }
+}
+
+/// Why a resource that is not ready gives no checkout at once. `None` if it was not connected yet, or is just being
+/// connected.
+#[cfg(feature = "checkouts")]
+fn not_ready<T>(slot: &dyn AnySlot) -> Result<Option<T>, Error> {
+    let Condition { state, failure, .. } = slot.condition();
+    match state {
+        State::Draining => Err(Error::closing(slot.name())),
+        State::Closed => Err(Error::closed(slot.name())),
+        State::Idle | State::Connecting | State::Ready | State::Broken => failure.map_or(Ok(None), Err),
     }
 }
 
@@ -204,6 +236,38 @@ impl<M: Manage> Checkouts<M> {
                 None => wait_for_one(slot, quota, claim, limit).await?,
             };
             if Arc::ptr_eq(&checkout.checkouts().core(), &core) { Ok(checkout) } else { Err(closed) }
+        }
+    }
+}
+
+#[cfg(feature = "checkouts")]
+impl<M: Manage> Checkouts<M> {
+    /// Checks out a connection for a task if one is idle, and answers `None` otherwise. It neither opens a connection
+    /// nor waits for another user. It waits only for the test of a connection that was not checked out lately, and for
+    /// a ping that the prober sends over the connection; both end within `connect_timeout`.
+    ///
+    /// # Errors
+    /// Those of [`check_out`](Self::check_out), without [`Error::Timeout`].
+    ///
+    /// # Cancel safety
+    /// A connection that is being tested is closed.
+    pub fn try_check_out<R: Resource>(
+        &self,
+        claim: Claim,
+    ) -> impl Future<Output = Result<Option<Checkout<M>>, Error>> + Send + use<R, M>
+    where
+        R::Handle: LeaseAs<Checkouts<M>>,
+    {
+        let (slot, quota, core) = (self.link.slot::<R>(), self.quota.id(), self.core());
+        let closed = Error::closed(self.link.name());
+        async move {
+            let Some(slot) = slot else { return Err(closed) };
+            let Some(lease) = slot.lease(quota.claim(claim))? else { return not_ready(&*slot) };
+            let taken = Checkouts::queue(&lease).try_take().await?;
+            match taken.and_then(|taken| taken.under(lease)) {
+                Some(checkout) if !Arc::ptr_eq(&checkout.checkouts().core(), &core) => Err(closed),
+                checkout => Ok(checkout),
+            }
         }
     }
 }

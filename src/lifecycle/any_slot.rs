@@ -50,6 +50,10 @@ pub(crate) trait AnySlot: Any + Send + Sync {
     fn progress(&self, attempt: u64, told: Arc<str>);
     /// Connects anew, unless the resource is closing, and waits until it is ready.
     fn reconnect(self: Arc<Self>) -> BoxFuture<Result<(), Error>>;
+    /// Replaces the connections while the resource goes on. One that is not connected has none to replace.
+    fn refresh(self: Arc<Self>) -> BoxFuture<Result<(), Error>>;
+    /// Sets the most connections, until the resource is closed.
+    fn resize(&self, max: usize) -> Result<(), Error>;
     /// Stops further attempts if one is in flight, and returns whether one is.
     fn begin_settling(&self) -> bool;
     /// Waits until no attempt is in flight.
@@ -70,6 +74,8 @@ pub(crate) trait AnySlot: Any + Send + Sync {
     fn finish_close(&self) -> Result<(), String>;
     /// Whether no disconnect of a lost or late handle is in flight.
     fn has_disconnected(&self) -> bool;
+    /// Stays closed from now on. Returns `false` if it is connected, or about to be.
+    fn retire(&self) -> bool;
     /// Returns to `Idle`, if closed.
     fn reopen(&self);
 }

@@ -13,6 +13,7 @@
 //! handle is the only user code under `inner`. Wakers, loggers and drops of handles and errors run once it is free.
 
 mod acquiring;
+mod reopening;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -70,6 +71,8 @@ struct LifeState<H> {
     leasing_ended_outside: bool,
     /// Whether leasing has ended for all.
     leasing_ended: bool,
+    /// Whether it stays closed, because its name is free for another resource.
+    is_retired: bool,
     /// The first error while closing, with which its step fails: a loss, or a flush that failed.
     close_error: Option<Source>,
     /// The loss of a connection that is still being made. `None` if there is none.
@@ -111,6 +114,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
                 died_young: 0,
                 leasing_ended_outside: false,
                 leasing_ended: false,
+                is_retired: false,
                 close_error: None,
                 ended_early: None,
                 progress: None,
@@ -365,25 +369,6 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
     fn lost_error(&self, source: Source) -> Error {
         let Activity { name, endpoint, .. } = &*self.activity;
         Error::Lost { resource: Arc::clone(name), endpoint: Arc::clone(endpoint), source }
-    }
-
-    /// Returns to `Idle`, if closed.
-    pub(crate) fn reopen(&self) {
-        let inner = self.inner.lock();
-        if inner.state == State::Closed {
-            self.reset(inner);
-        }
-    }
-
-    fn reset(&self, mut inner: MutexGuard<'_, LifeState<H>>) {
-        inner.recovering = false;
-        inner.died_young = 0;
-        inner.leasing_ended_outside = false;
-        inner.leasing_ended = false;
-        inner.forget_failure();
-        inner.set(State::Idle);
-        self.activity.set_draining(false);
-        let _told = self.changed(inner, ());
     }
 
     /// Stops further attempts if one is in flight, and returns whether one is. It should end before

@@ -4,6 +4,8 @@
 //! `hooks`. No user code runs under them: a resource is made before `entries` is locked for it, and the closures of
 //! gone clients drop once `hooks` is free.
 
+mod changing;
+
 use std::any::Any;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -227,7 +229,7 @@ impl Registry {
     pub(crate) fn register<R: Resource>(&self, name: &str, resource: R) -> Result<(), Error> {
         self.check_open()?;
         check_name(name)?;
-        let is_configured = self.settings.as_ref().is_ok_and(|settings| settings.get(name).is_some());
+        let is_configured = self.is_configured(name);
         // Made before the lock, since this asks the resource for its endpoint and phase, which may use the pool.
         let slot = Slot::of_user(name, resource, Arc::clone(&self.context));
         let mut entries = self.entries.write();

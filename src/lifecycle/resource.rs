@@ -66,6 +66,23 @@ pub trait Resource: Send + Sync + Sized + 'static {
         ready(Ok(false))
     }
 
+    /// Replaces the connections while the resource goes on. Idle ones are closed, those in use are closed as they come
+    /// back, and users get new ones. No user's call may fail by it. Returns whether the backend can do this. By default
+    /// it cannot, and [`ResourcePool::refresh`](crate::ResourcePool::refresh) answers an error. It may take
+    /// [`connect_timeout`](crate::lifecycle::options::Options::connect_timeout).
+    fn refresh(&self, handle: &Self::Handle) -> impl Future<Output = Result<bool, Failure>> + Send {
+        let _ = handle;
+        ready(Ok(false))
+    }
+
+    /// Sets the most connections from now on, at least 1, and returns whether the backend can do this. By default it
+    /// cannot. Surplus connections are closed once they are idle, and callers who wait get the new ones. This runs on
+    /// the thread that asks for it, so it must not block.
+    fn resize(&self, handle: &Self::Handle, max: usize) -> bool {
+        let _ = (handle, max);
+        false
+    }
+
     /// Cuts the streams at once, after a loss, or when `close` would not come back. By default there are none to cut.
     fn cut(&self, handle: &Self::Handle) {
         let _ = handle;

@@ -37,6 +37,11 @@ impl Settings {
         self.resources.get(name)
     }
 
+    /// The names of the resources of which code, the file or the environment sets anything.
+    pub(crate) fn told_names(&self) -> impl Iterator<Item = &str> {
+        self.names().filter(|name| self.origins.tell_of(name))
+    }
+
     /// Adds a resource. Two resources may not have the same name, since a resource is asked for by its name alone.
     pub(crate) fn add(&mut self, name: &str, config: ResourceConfig) {
         match self.resources.get(name) {

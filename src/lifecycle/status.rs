@@ -58,6 +58,65 @@ pub struct Usage {
     pub overflow: Option<usize>,
     /// How many callers wait for one.
     pub waiting: Option<usize>,
+    /// How many are being opened for callers.
+    pub opening: Option<usize>,
+    /// The counts of all that happened to them so far.
+    pub counters: Counters,
+}
+
+/// The counts of what happened to the connections that [`Usage`] is about, since the resource was first connected or,
+/// if it was closed, since it was connected anew. They only grow until then, and a loss does not reset them. `None`
+/// means that the driver does not tell, as by default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Counters {
+    /// How many connections were opened, including those that the prober opened for itself.
+    pub opened: Option<u64>,
+    /// How many of them were closed, by the reason.
+    pub closed: Option<ClosedCounts>,
+    /// How many of them were detached, and so are open or closed without the resource.
+    pub detached: Option<u64>,
+    /// How often a caller was given a connection.
+    pub acquires: Option<u64>,
+    /// How many callers waited until a connection was free, open or tested, with or without success.
+    pub waits: Option<u64>,
+    /// The time of all these waits together. A wait counts once it has ended.
+    #[cfg_attr(feature = "serde", serde(rename = "wait_time_ms", serialize_with = "json::some_millis"))]
+    pub wait_time: Option<Duration>,
+    /// How many of these waits reached their limit.
+    pub timeouts: Option<u64>,
+}
+
+/// The counts of closed connections, by the reason. Each reason counts from 0.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct ClosedCounts {
+    /// They were idle for too long, or nobody needed them any more.
+    pub idle: u64,
+    /// They had reached the end of their lifetime.
+    pub lifetime: u64,
+    /// They failed a test, or came back in a state that the next user must not find.
+    pub broken: u64,
+    /// Their users discarded them.
+    pub discarded: u64,
+    /// The resource was lost, or reconnected.
+    pub lost: u64,
+    /// They were replaced by new ones while the resource went on.
+    pub refreshed: u64,
+    /// There were more of them than there may be.
+    pub surplus: u64,
+    /// The resource was closed.
+    pub closing: u64,
+}
+
+impl ClosedCounts {
+    /// How many connections were closed, for whatever reason.
+    pub fn total(&self) -> u64 {
+        let ClosedCounts { idle, lifetime, broken, discarded, lost, refreshed, surplus, closing } = self;
+        idle + lifetime + broken + discarded + lost + refreshed + surplus + closing
+    }
 }
 
 /// One resource's status.

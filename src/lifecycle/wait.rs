@@ -15,7 +15,7 @@ use std::marker::PhantomData;
 use std::num::NonZeroU64;
 use std::panic::Location;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -33,7 +33,8 @@ use crate::lifecycle::link::Link;
 pub struct Quota {
     id: QuotaId,
     link: Link,
-    count: usize,
+    /// Relaxed suffices, because the number publishes no other data.
+    count: AtomicUsize,
     /// The word for the checkouts in messages, in the plural.
     what: &'static str,
     /// The option that sets `count`, for messages.
@@ -50,7 +51,16 @@ impl Quota {
     /// A quota like that of [`new`](Quota::new), whose checkouts are known by this id. A resource may have the id
     /// before it connects.
     pub fn of(id: QuotaId, link: &Link, count: usize, what: &'static str, option: &'static str) -> Arc<Self> {
-        Arc::new(Quota { id, link: link.clone(), count, what, option })
+        Arc::new(Quota { id, link: link.clone(), count: AtomicUsize::new(count), what, option })
+    }
+
+    /// Sets the number of checkouts from now on.
+    pub fn resize(&self, count: usize) {
+        self.count.store(count, Ordering::Relaxed);
+    }
+
+    fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
     }
 
     /// The claim for one checkout. It makes [`Link::lease`] list the checkout among the holders.
@@ -79,7 +89,7 @@ impl Quota {
     /// # Errors
     /// [`Error::Deadlock`] if this thread would block for a checkout that it alone can free.
     pub fn wait(self: &Arc<Self>, claim: Claim) -> Result<Wait, Error> {
-        if claim.blocks && lent_here(self.id) >= self.count {
+        if claim.blocks && lent_here(self.id) >= self.count() {
             let error = Arc::new(DeadlockError {
                 resource: Arc::clone(self.link.name()),
                 waiting_for: self.waited_for(),
@@ -116,7 +126,7 @@ impl Quota {
     }
 
     fn waited_for(&self) -> String {
-        format!("one of {} {}", self.count, self.what)
+        format!("one of {} {}", self.count(), self.what)
     }
 }
 
@@ -207,7 +217,7 @@ impl PendingWait {
             seen.push(quota.id);
             let holders = quota.holders();
             // A checkout may be about to be held, or could not be connected.
-            if holders.len() < quota.count {
+            if holders.len() < quota.count() {
                 return Vec::new();
             }
             for holder in holders {

@@ -7,7 +7,7 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::error::{BoxError, Error};
+use crate::base::error::{BoxError, Error, WarmUpError};
 use crate::base::holder::Holder;
 use crate::kinds::for_each_kind;
 use crate::lifecycle::acquire::{Acquirer, TaskGuard};
@@ -152,6 +152,32 @@ impl ResourcePool {
         results
     }
 
+    /// Connects all resources of the program in parallel, as [`warm_up`](Self::warm_up) does. These are the ones that
+    /// code, TOML or the environment sets, those that were registered, and those that were used before. A kind of which
+    /// nothing is set is left out, because the program may not use it.
+    ///
+    /// # Errors
+    /// [`Error::WarmUp`], which names every resource that is not ready, with its error. The others are ready all the
+    /// same. [`Error::Config`] if the configuration as a whole cannot be used, and [`Error::Forked`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops only the waiting.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), resource_pool::Error> {
+    /// resource_pool::ResourcePool::global().warm_up_all().await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn warm_up_all(&self) -> Result<(), Error> {
+        let names = self.registry().names_in_use()?;
+        let results = self.warm_up(names.iter().map(String::as_str)).await;
+        let failed: Vec<_> = results.into_iter().filter_map(|(name, ready)| Some((name, ready.err()?))).collect();
+        match failed.is_empty() {
+            true => Ok(()),
+            false => Err(Error::WarmUp(Arc::new(WarmUpError::new(failed, names.len())))),
+        }
+    }
+
     /// Makes a true round trip to each ready resource, in parallel. By default, it takes at most 500 ms for each and
     /// 800 ms in all, and returns its result again for 1 s. It takes no exclusive slot, except one of an `R2d2`.
     ///
@@ -180,6 +206,24 @@ impl ResourcePool {
         Ok(CloseReport::clone(&*self.registry().close_one(name).await?))
     }
 
+    /// Closes one resource as [`close`](Self::close) does, and forgets it. Its name is free from then on, for
+    /// [`register`](Self::register) or a `*_with` call, and `depends_on` no longer knows it. Leases that are still out
+    /// answer as after a close, and go on to do so when the name has another resource.
+    ///
+    /// This is for resources that were added at run time, by [`register`](Self::register), a `*_with` call or
+    /// [`kind_with`](Self::kind_with). A resource that code, TOML or the environment configures belongs to the
+    /// configuration, which does not change. So it stays, and so do the default resources.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`]; [`Error::Operation`] for a configured resource; [`Error::Closing`] in a step or listener
+    /// of this same close, which would wait for itself.
+    ///
+    /// # Cancel safety
+    /// A cancelled caller cancels neither the close nor the forgetting.
+    pub async fn unregister(&self, name: &str) -> Result<CloseReport, Error> {
+        Ok(CloseReport::clone(&*self.registry().unregister(name).await?))
+    }
+
     /// Begins a new generation of a closed or broken resource, or of one that works.
     ///
     /// # Errors
@@ -190,6 +234,27 @@ impl ResourcePool {
     /// A cancelled caller does not cancel the reconnect.
     pub async fn reconnect(&self, name: &str) -> Result<(), Error> {
         self.registry().reconnect(name).await
+    }
+
+    /// Replaces the connections of a resource while it goes on, such as after a change of its address or of a password.
+    /// Idle connections are closed, those in use are closed as they come back, and from now on callers get new ones. No
+    /// call in flight fails.
+    ///
+    /// Redis, PostgreSQL, an [`R2d2`](crate::R2d2) and kinds of one's own with
+    /// [`refresh`](Resource::refresh) can do this. Async Redis sends calls from now on over a new connection, and the
+    /// old one closes after its last answer; its exclusive connections stay until they drop. A resource that is not
+    /// connected has nothing to replace. MongoDB, RabbitMQ and ClickHouse cannot do it: a
+    /// [`reconnect`](Self::reconnect) replaces their connections, and ends the calls in flight.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`]; [`Error::Operation`] if the kind cannot do this, or no new connection could be made;
+    /// [`Error::Timeout`] after `connect_timeout`; [`Error::Closing`] and [`Error::Closed`]. The old connections then
+    /// go on.
+    ///
+    /// # Cancel safety
+    /// A cancelled caller does not cancel the refresh.
+    pub async fn refresh(&self, name: &str) -> Result<(), Error> {
+        self.registry().slot(name)?.refresh().await
     }
 
     /// Closes everything, within the configured deadline. All callers get the same report.

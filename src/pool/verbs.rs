@@ -49,6 +49,21 @@ macro_rules! synchronous_verbs {
             self.registry().register(name, resource)
         }
 
+        /// Sets the most connections that a resource may have from now on, at least 1. If it has more, idle ones are closed
+        /// now, and others as they come back. If it may have more, callers who wait get them. `status` shows the new
+        /// number. It lasts until the resource is closed; after that the configuration holds again.
+        ///
+        /// This is the number that `max_size` sets for an [`R2d2`](crate::R2d2), `pool_size` for the connections of
+        /// Redis for threads, and `pool_size` and `max_overflow` together for PostgreSQL. Kinds of one's own can have
+        /// it by [`Resource::resize`].
+        ///
+        /// # Errors
+        /// [`Error::UnknownName`]; [`Error::Operation`] for 0, for a kind that cannot do this, and before the first
+        /// connect; [`Error::Closing`] and [`Error::Closed`].
+        pub fn resize(&self, name: &str, max: usize) -> Result<(), Error> {
+            self.registry().slot(name)?.resize(max)
+        }
+
         /// Makes `dependant` close before `dependency`, within their phases.
         ///
         /// # Errors

@@ -29,6 +29,12 @@ impl Serialize for Error {
             Error::Connect(error) => return error.serialize(serializer),
             Error::Timeout(error) => return error.serialize(serializer),
             Error::Deadlock(error) => return error.serialize(serializer),
+            Error::WarmUp(error) => {
+                let mut map = begin(serializer, self, "warm_up", self.is_transient(), [None; 2])?;
+                map.serialize_entry("failed", &Failed(&error.failed))?;
+                map.serialize_entry("of", &error.of)?;
+                return map.end();
+            }
             Error::Config { key, problem } => ("config", [None; 2], &[("key", key), ("problem", problem)]),
             Error::UnknownName { name, known } => ("unknown_name", [None; 2], &[("name", name), ("known", known)]),
             Error::NameTaken { name, problem } => ("name_taken", [None; 2], &[("name", name), ("problem", problem)]),
@@ -50,6 +56,15 @@ impl Serialize for Error {
             map.serialize_entry(key, &OneLine(text).to_string())?;
         }
         map.end()
+    }
+}
+
+/// The errors by the names of their resources.
+struct Failed<'a>(&'a [(String, Error)]);
+
+impl Serialize for Failed<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, error)| (name, error)))
     }
 }
 

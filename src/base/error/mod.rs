@@ -6,6 +6,7 @@ mod failure;
 mod redact;
 mod remedies;
 mod text;
+mod warm_up;
 
 use std::error::Error as StdError;
 use std::fmt::{self, Write as _};
@@ -21,6 +22,7 @@ pub use self::redact::redacted;
 pub(crate) use self::remedies::Remedies;
 pub use self::text::{Chain, OneLine, Worded, causes};
 pub(crate) use self::text::{FirstFew, breaks, panic_message};
+pub use self::warm_up::WarmUpError;
 use crate::base::holder::Holder;
 #[cfg(feature = "serde")]
 use crate::base::json;
@@ -84,6 +86,8 @@ pub enum Error {
     Timeout(Arc<TimeoutError>),
     /// A blocking wait that could never end, because only this thread can free the thing that it waits for.
     Deadlock(Arc<DeadlockError>),
+    /// Some of the resources that were to be warmed up are not ready.
+    WarmUp(Arc<WarmUpError>),
     /// The connection was lost and is not back yet. Either the operation has not been sent, or it may have been sent
     /// and does no harm twice. The latter is true of reads, declarations, deletions, and things that go back with the
     /// connection: fetched messages and acks. For a raw channel, the pool does not know whether it does harm.
@@ -161,6 +165,7 @@ impl fmt::Display for Error {
             Error::Connect(error) => write!(f, "{error}"),
             Error::Timeout(error) => write!(f, "{error}"),
             Error::Deadlock(error) => write!(f, "{error}"),
+            Error::WarmUp(error) => write!(f, "{error}"),
             Error::Lost { resource, endpoint, source } => {
                 write!(f, "{}: connection lost: {}", At(resource, endpoint), Chain(&**source))
             }
@@ -193,6 +198,7 @@ impl StdError for Error {
         match self {
             Error::Connect(error) => error.source(),
             Error::Timeout(error) => error.source(),
+            Error::WarmUp(error) => error.source(),
             Error::Lost { source, .. } | Error::Operation { source, .. } | Error::OutcomeUnknown { source, .. } => {
                 drivers(source)
             }
@@ -396,6 +402,7 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Error::Connect(error) => !error.permanent,
+            Error::WarmUp(error) => error.failed.iter().all(|(_, error)| error.is_transient()),
             Error::Timeout(_) | Error::Lost { .. } => true,
             _ => false,
         }

@@ -26,7 +26,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use crate::lifecycle::busy::Busy;
 use crate::lifecycle::link::Link;
-use crate::lifecycle::status::Usage;
+use crate::lifecycle::status::{ClosedCounts, Counters, Usage};
 use crate::lifecycle::work::Work;
 
 tokio::task_local! {
@@ -51,6 +51,9 @@ struct PoolsSeen {
     operations: u64,
     /// Whether the nudger knows that an operation waits.
     is_watched: bool,
+    /// How many connections have ever been opened, and closed again.
+    opened: u64,
+    closed: ClosedCounts,
 }
 
 /// The driver's pool of connections to one server.
@@ -108,8 +111,8 @@ impl ServerPool {
     }
 
     fn opening(&self) -> usize {
-        // This looks at every connection. It is asked only while a connection is idle, and when an operation overtakes
-        // others.
+        // This looks at every connection. It is asked only for the usage, while a connection is idle, and when an
+        // operation overtakes others.
         self.connections.values().filter(|one| matches!(one, ConnectionState::Opening)).count()
     }
 
@@ -150,7 +153,7 @@ impl ConnectionTracker {
 
     pub(super) fn see(&self, event: &CmapEvent) {
         let mut seen = self.seen.lock();
-        let PoolsSeen { pools, operations, is_watched } = &mut *seen;
+        let PoolsSeen { pools, operations, is_watched, opened, closed: counts } = &mut *seen;
         let is_ours = || OURS.try_with(|()| ()).is_ok();
         let before = match event {
             CmapEvent::PoolCreated(event) => {
@@ -162,11 +165,21 @@ impl ConnectionTracker {
                 pool.and_then(|pool| pool.put(event.connection_id, Some(ConnectionState::Opening)))
             }
             CmapEvent::ConnectionReady(event) => {
+                *opened += 1;
                 let idle = ConnectionState::Idle { finished: false };
                 pools.get_mut(&event.address).and_then(|pool| pool.put(event.connection_id, Some(idle)))
             }
             CmapEvent::ConnectionClosed(event) => {
                 let closed = pools.get_mut(&event.address).and_then(|pool| pool.put(event.connection_id, None));
+                // A connection that was still being opened does not count as opened either.
+                if closed.as_ref().is_some_and(|state| !matches!(state, ConnectionState::Opening)) {
+                    *match event.reason {
+                        ConnectionClosedReason::Idle => &mut counts.idle,
+                        ConnectionClosedReason::Stale => &mut counts.lost,
+                        ConnectionClosedReason::PoolClosed => &mut counts.closing,
+                        _ => &mut counts.broken,
+                    } += 1;
+                }
                 let cut = matches!(event.reason, ConnectionClosedReason::Error | ConnectionClosedReason::Dropped);
                 // The driver checks a connection in before it closes it, also one that was cut off.
                 if cut && matches!(closed, Some(ConnectionState::Idle { finished: true })) {
@@ -221,14 +234,24 @@ impl ConnectionTracker {
 
     pub(super) fn usage(&self) -> Usage {
         let seen = self.seen.lock();
-        let (mut open, mut idle, mut in_use, mut waiting) = (0, 0, 0, 0);
+        let (mut open, mut idle, mut in_use, mut waiting, mut opening) = (0, 0, 0, 0, 0);
         for pool in seen.pools.values() {
             open += pool.connections.len();
             idle += pool.idle;
             in_use += pool.connections.values().filter(|one| matches!(one, ConnectionState::InUse { .. })).count();
             waiting += pool.waiting.len() - pool.stalled();
+            opening += pool.opening();
         }
-        Usage { open: Some(open), in_use: Some(in_use), idle: Some(idle), waiting: Some(waiting), ..Usage::default() }
+        let (opened, closed, acquires) = (Some(seen.opened), Some(seen.closed), Some(seen.operations));
+        Usage {
+            open: Some(open),
+            in_use: Some(in_use),
+            idle: Some(idle),
+            waiting: Some(waiting),
+            opening: Some(opening),
+            counters: Counters { opened, closed, acquires, ..Counters::default() },
+            ..Usage::default()
+        }
     }
 
     pub(super) fn in_use(&self) -> usize {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use sqlx::PgConnection;
 use tokio::runtime::Handle;
 
 use crate::base::error::Error;
@@ -39,6 +40,19 @@ impl Postgres {
     /// [`Error::InAsyncContext`] on a thread that polls a current-thread runtime.
     pub fn wait<T>(&mut self, run: impl AsyncFnOnce(&mut Guard) -> T) -> Result<T, Error> {
         block_on(&self.name, &self.runtime, run(&mut self.guard))
+    }
+
+    /// Closes the connection instead of giving it back, as [the one for tasks](crate::Postgres::discard).
+    pub fn discard(self) {
+        self.guard.discard();
+    }
+
+    /// Takes the connection out of the pool, as [the one for tasks](crate::Postgres::detach).
+    ///
+    /// # Errors
+    /// [`Error::Forked`] in a forked child, whose parent has the connection.
+    pub fn detach(self) -> Result<PgConnection, Error> {
+        self.guard.detach()
     }
 }
 

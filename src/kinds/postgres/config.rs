@@ -62,6 +62,10 @@ pub struct PostgresConfig {
     /// An idle connection beyond `pool_size` is closed after this time. Defaults to 10 s.
     #[serde(rename = "overflow_timeout_ms", with = "millis")]
     pub overflow_timeout: Duration,
+    /// An idle connection that was neither checked out nor tested within this time is tested in the background, and
+    /// replaced if it is broken. Defaults to zero, which is never.
+    #[serde(rename = "test_idle_after_ms", with = "millis")]
+    pub test_idle_after: Duration,
     /// The TLS options. Defaults to none: plain, unless the URL's `sslmode` asks for TLS. Environment: `POSTGRES_TLS`,
     /// `POSTGRES_TLS_CA_FILE`, `POSTGRES_TLS_CERT_FILE`, `POSTGRES_TLS_KEY_FILE`.
     pub tls: Option<TlsOptions>,
@@ -112,6 +116,7 @@ impl Default for PostgresConfig {
             pool_recycle: Duration::from_secs(1800),
             pre_ping: true,
             overflow_timeout: Duration::from_secs(10),
+            test_idle_after: Duration::ZERO,
             tls: None,
             on_connect: None,
         }
@@ -179,6 +184,7 @@ impl PostgresConfig {
             kept: self.pool_size as usize,
             idle_timeout: self.overflow_timeout,
             max_lifetime: self.pool_recycle,
+            test_idle_after: self.test_idle_after,
             test_after: if self.pre_ping { Limits::default().test_after } else { Duration::MAX },
             ..Limits::default()
         }

@@ -77,6 +77,30 @@ impl Postgres {
         driver
     }
 
+    /// Closes the connection instead of giving it back, because its user knows that it is of no more use. Its place is
+    /// free at once. The server rolls back a transaction that is open.
+    pub fn discard(mut self) {
+        if let Some(checkout) = self.checkout.take() {
+            checkout.discard();
+        }
+    }
+
+    /// Takes the connection out of the pool, in the state that it is in. Its place is free at once, so the server may
+    /// have one connection more than there may be here.
+    ///
+    /// The caller owns the connection from then on. It has only the driver's limits, and neither a loss nor
+    /// [`close`](crate::ResourcePool::close) ends it. Its socket stays on the pool's runtime. So its calls fail once
+    /// the whole pool is closed, unless the pool runs on a runtime of the program's.
+    ///
+    /// # Errors
+    /// [`Error::Forked`] in a forked child, whose parent has the connection.
+    pub fn detach(mut self) -> Result<PgConnection, Error> {
+        match self.checkout.take() {
+            Some(checkout) => checkout.detach().map(|connection| connection.driver),
+            None => unreachable!("only its drop takes it"),
+        }
+    }
+
     /// A pool of the driver's own to the same server, for libraries that require one. The first call makes it. It has
     /// as many connections as there may be here, in addition to those, and it closes with the resource. It has only its
     /// own limits. If the server stops answering, its queries hang for ever, and closing waits for them until its

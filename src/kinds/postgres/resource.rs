@@ -59,6 +59,16 @@ impl Resource for PostgresResource {
         Ok(())
     }
 
+    async fn refresh(&self, handle: &PostgresHandle) -> Result<bool, Failure> {
+        handle.checkouts.retire();
+        Ok(true)
+    }
+
+    fn resize(&self, handle: &PostgresHandle, max: usize) -> bool {
+        handle.checkouts.resize(max);
+        true
+    }
+
     fn cut(&self, handle: &PostgresHandle) {
         // The checkouts are cut first, so that nobody is given a cut connection.
         handle.checkouts.cut();

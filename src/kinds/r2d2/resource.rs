@@ -112,6 +112,14 @@ impl<M: ManageConnection> R2d2<M> {
         self
     }
 
+    /// Sets the time after which an idle connection that was neither checked out nor tested is tested in the background,
+    /// and replaced if it is broken. It keeps firewalls and servers from ending idle connections unnoticed. One
+    /// connection is tested at a time, and users do not wait for it. Defaults to zero, which is never.
+    pub fn test_idle_after(mut self, test_idle_after: Duration) -> Self {
+        self.limits.test_idle_after = test_idle_after;
+        self
+    }
+
     /// Sets which errors of the adapter no further attempt can mend, such as a wrong password. Connecting then gives up
     /// at once, with [`ConnectError::permanent`](crate::ConnectError::permanent). By default no error is permanent.
     pub fn permanent(mut self, is_permanent: impl Fn(&M::Error) -> bool + Send + Sync + 'static) -> Self {
@@ -179,6 +187,16 @@ impl<M: ManageConnection<Error: Send + Sync>> Resource for R2d2<M> {
         *self.probe.lock().await = PingProbe::new();
         connections.0.close().await;
         Ok(())
+    }
+
+    async fn refresh(&self, connections: &Connections<M>) -> Result<bool, Failure> {
+        connections.0.retire();
+        Ok(true)
+    }
+
+    fn resize(&self, connections: &Connections<M>, max: usize) -> bool {
+        connections.0.resize(max);
+        true
     }
 
     fn cut(&self, connections: &Connections<M>) {

@@ -44,6 +44,12 @@ impl Redis {
         run(&mut Lent(&mut self))
     }
 
+    /// Closes the connection instead of giving it back, because its user knows that it is of no more use. Its place is
+    /// free at once.
+    pub fn discard(self) {
+        self.connection.discard();
+    }
+
     /// Subscribes to a channel, or to several. The messages come from the iterator, which ends with an error when the
     /// connection is lost or closed. Listening is no work, so closing does not wait for it.
     ///

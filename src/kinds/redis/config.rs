@@ -55,6 +55,10 @@ pub struct RedisConfig {
     /// A connection that was checked out within this time is checked out again without a test. Defaults to 500 ms.
     #[serde(rename = "test_after_ms", with = "millis")]
     pub test_after: Duration,
+    /// An idle connection for threads that was neither checked out nor tested within this time is tested in the
+    /// background, and replaced if it is broken. Defaults to zero, which is never.
+    #[serde(rename = "test_idle_after_ms", with = "millis")]
+    pub test_idle_after: Duration,
     /// How long the test may take. Defaults to 500 ms.
     #[serde(rename = "test_limit_ms", with = "millis")]
     pub test_limit: Duration,
@@ -85,6 +89,7 @@ impl Default for RedisConfig {
             idle_timeout: Duration::from_secs(60),
             max_lifetime: Duration::from_secs(1800),
             test_after: Duration::from_millis(500),
+            test_idle_after: Duration::ZERO,
             test_limit: Duration::from_millis(500),
             connect_timeout: Duration::from_secs(2),
             keepalive: Duration::from_secs(60),

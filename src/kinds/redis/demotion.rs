@@ -112,7 +112,7 @@ impl RedisSession {
 
     /// Replaces the shared connection, and returns the old one. Commands in flight on the old one are still answered.
     /// Returns `None` if the kill switch is cut meanwhile.
-    fn replace_shared(
+    pub(super) fn replace_shared(
         &self,
         connection: MultiplexedConnection,
         driver: BoxFuture<()>,

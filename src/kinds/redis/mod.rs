@@ -17,6 +17,7 @@ mod greeting;
 mod packed;
 mod prober;
 mod pubsub;
+mod refresh;
 mod resource;
 mod session;
 

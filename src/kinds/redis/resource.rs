@@ -52,6 +52,7 @@ impl Resource for RedisResource {
             idle_timeout: self.config.idle_timeout,
             max_lifetime: self.config.max_lifetime,
             test_after: self.config.test_after,
+            test_idle_after: self.config.test_idle_after,
             ..Limits::default()
         };
         let quota = Quota::of(self.quota, link, limits.max, "connections", "pool_size");
@@ -111,6 +112,16 @@ impl Resource for RedisResource {
         // them, so the wait has a limit.
         let _ = within(LINGER, none(&redis.session.drivers)).await;
         Ok(())
+    }
+
+    async fn refresh(&self, redis: &Redis) -> Result<bool, Failure> {
+        redis.session.refresh().await?;
+        Ok(true)
+    }
+
+    fn resize(&self, redis: &Redis, max: usize) -> bool {
+        redis.session.threads.resize(max);
+        true
     }
 
     fn cut(&self, redis: &Redis) {

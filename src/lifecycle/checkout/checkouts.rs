@@ -1,8 +1,9 @@
 //! [`Checkouts`]: the exclusive connections of one resource, with the pool's runtime, threads and lease table.
 //!
 //! The kinds of resources hold it and pass the pool's questions on to it. Users check out through its queue.
-//! Tasks: one `reap` task for each resource, which ends with the core; one task that opens the prober's own connection;
-//! and one task for each job. If the driver blocks, the job's task only pauses, and then gives the job a thread.
+//! Tasks: one `reap` task for each resource, which ends with the core, and at most one `test_idle` task that it starts;
+//! one task that opens the prober's own connection; and one task for each job. If the driver blocks, the job's task only
+//! pauses, and then gives the job a thread, and each test of `test_idle` has a thread too.
 //! Invariant: at most one [`ping`](Checkouts::ping) asks the server at a time.
 //! Order of locks: `asking`, which is async and held for a whole ping, then the lock of the core. Drivers' code runs
 //! under `asking`, and never under the lock of the core.
@@ -12,6 +13,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::base::clock::Moment;
@@ -25,7 +27,7 @@ use crate::lifecycle::checkout::opening::Job;
 use crate::lifecycle::checkout::queue::CheckoutQueue;
 use crate::lifecycle::checkout::waiter::Refusal;
 use crate::lifecycle::link::Link;
-use crate::lifecycle::status::Usage;
+use crate::lifecycle::status::{Counters, Usage};
 use crate::lifecycle::wait::Quota;
 
 /// How long `open` waits for the prober's own connection, so that it is there before the server freezes for the first
@@ -135,6 +137,13 @@ impl<M: Manage> Checkouts<M> {
         self.core.retire();
     }
 
+    /// Sets the most connections from now on, at least 1. If there are more, idle ones are closed now, and others as
+    /// they come back. If there may be more, waiters have them opened.
+    pub fn resize(&self, max: usize) {
+        self.quota.resize(max.max(1));
+        self.core.resize(max);
+    }
+
     /// Lends the room for a new connection, which is the first once these are [accepted](Self::accept). A loan of
     /// before comes too late from here on.
     pub(crate) fn first(&self) -> Loan<M> {
@@ -174,17 +183,27 @@ impl<M: Manage> Checkouts<M> {
         self.link.activity.until(|| self.core.has_disconnected().then_some(())).await;
     }
 
-    /// Counts the connections, and the users who wait for one.
+    /// Counts the connections, the users who wait for one, and all that happened so far.
     pub fn usage(&self) -> Usage {
         let state = self.core.state.lock();
         // The connections that the prober has are not in use.
         let (open, idle) = (state.open, state.idle.len() + state.lent);
         Usage {
-            max: Some(self.core.limits.max),
+            max: Some(state.max),
             open: Some(open),
             idle: Some(idle),
             in_use: Some(open - idle),
             waiting: Some(state.waiters.len() + usize::from(state.heir.is_some())),
+            opening: Some(state.opening),
+            counters: Counters {
+                opened: Some(state.opened as u64),
+                closed: Some(state.closed),
+                detached: Some(state.detached),
+                acquires: Some(state.acquires),
+                waits: Some(state.waits.count),
+                wait_time: Some(state.waits.time),
+                timeouts: Some(state.waits.timeouts),
+            },
             ..Usage::default()
         }
     }
@@ -230,13 +249,57 @@ fn start<M: Manage>(runtime: &Handle, activity: &Arc<Activity>, job: Job<M>, pau
     });
 }
 
-/// Closes connections that are idle for too long, or worn, until the core is gone.
+/// Closes connections that are idle for too long, or worn, and has idle ones tested, until the core is gone.
 async fn reap<M: Manage>(core: Weak<Core<M>>, interval: Duration) {
+    let mut testing: Option<JoinHandle<()>> = None;
     loop {
         tokio::time::sleep(interval).await;
         let Some(core) = core.upgrade() else { return };
         core.reap(Moment::coarse());
+        // A test may hang on a driver that blocks. No further one is begun then.
+        if testing.as_ref().is_none_or(JoinHandle::is_finished)
+            && let Some(first) = core.lend_untested(Moment::coarse())
+        {
+            testing = Some(tokio::spawn(test_idle(core, first)));
+        }
     }
+}
+
+/// Tests the idle connections that are to be tested by now, one after another. A broken one is replaced.
+async fn test_idle<M: Manage>(core: Arc<Core<M>>, first: Loan<M>) {
+    let begun = Moment::coarse();
+    let mut next = Some(first);
+    while let Some(loan) = next {
+        let tested = match M::BLOCKS {
+            true => ask_on_thread(loan).await,
+            // A connection whose test is given up is closed.
+            false => within(core.limit, loan.ask()).await.unwrap_or_else(|elapsed| Err(elapsed.into())),
+        };
+        if let Err(failure) = tested {
+            tracing::debug!(resource = %core.resource, error = %failure, "an idle connection could not be tested");
+        }
+        // What is tested once is not tested again in this round.
+        next = core.lend_untested(begun);
+    }
+}
+
+/// Asks over a loan on a thread that may hang.
+async fn ask_on_thread<M: Manage>(loan: Loan<M>) -> Result<(), Failure> {
+    let (runtime, (answer, answered)) = (Handle::current(), oneshot::channel());
+    let call = move |loan: Loan<M>| {
+        let _context = runtime.enter();
+        // The receiver may be gone.
+        let _ = answer.send(park_on(loan.ask()));
+    };
+    match thread(call) {
+        Ok(thread) => drop(thread.send(loan)),
+        Err(error) => {
+            let error = Error::no_threads(loan.resource(), error);
+            loan.give_back();
+            return Err(Failure::unasked(error));
+        }
+    }
+    answered.await?
 }
 
 impl<M: Manage> fmt::Debug for Checkouts<M> {

@@ -19,7 +19,7 @@ use crate::base::runtime::LONGEST;
 use crate::base::sync::{Mutex, MutexGuard};
 use crate::lifecycle::checkout::entry::{PooledConnection, Rejected};
 use crate::lifecycle::checkout::manage::{Manage, limited};
-use crate::lifecycle::checkout::state::QueueState;
+use crate::lifecycle::checkout::state::{CloseCause, QueueState};
 use crate::lifecycle::checkout::waiter::{Refusal, wake};
 
 /// The connections of one resource, and the waiters for them.
@@ -40,7 +40,8 @@ type Start<M> = dyn Fn(&Arc<Core<M>>, JobsBegun) + Send + Sync;
 /// The limits of the checkouts: how many connections there may be, and for how long.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Limits {
-    /// The most connections, at least 1. The prober's own is not counted.
+    /// The most connections, at least 1. The prober's own is not counted. [`Checkouts::resize`](crate::adapter::Checkouts::resize)
+    /// changes it later.
     pub max: usize,
     /// How many idle connections are kept, from the start and after a loss. At most `max`.
     pub min_idle: usize,
@@ -52,11 +53,14 @@ pub struct Limits {
     pub max_lifetime: Duration,
     /// A connection that was checked out within this time is checked out again without a test. Zero tests it each time.
     pub test_after: Duration,
+    /// An idle connection that was neither checked out nor tested within this time is tested in the background, one
+    /// connection at a time, and replaced if it is broken. Zero means never.
+    pub test_idle_after: Duration,
 }
 
 impl Default for Limits {
     /// At most 10 connections. They are closed after 60 s of idleness, replaced after 30 min, and tested unless they
-    /// were checked out within the last 500 ms.
+    /// were checked out within the last 500 ms. Idle ones are not tested in the background.
     fn default() -> Self {
         Limits {
             max: 10,
@@ -65,15 +69,16 @@ impl Default for Limits {
             idle_timeout: Duration::from_secs(60),
             max_lifetime: Duration::from_secs(1800),
             test_after: Duration::from_millis(500),
+            test_idle_after: Duration::ZERO,
         }
     }
 }
 
 impl Limits {
-    /// The pause between two searches for connections that are idle for too long, or worn. `None` if there is no such
-    /// limit.
+    /// The pause between two searches for connections that are idle for too long, worn, or to be tested. `None` if
+    /// there is no such limit.
     pub(super) fn interval(&self) -> Option<Duration> {
-        let limits = [self.idle_timeout, self.max_lifetime];
+        let limits = [self.idle_timeout, self.max_lifetime, self.test_idle_after];
         let shortest = limits.into_iter().filter(|limit| !limit.is_zero()).min()?;
         Some((shortest / 8).clamp(Duration::from_millis(10), Duration::from_secs(10)))
     }
@@ -104,7 +109,7 @@ impl<M: Manage> Core<M> {
     ) -> Arc<Self> {
         let max = limits.max.max(1);
         let limits = Limits { max, min_idle: limits.min_idle.min(max), ..limits };
-        let (start, state) = (Box::new(start), Mutex::new(QueueState::new()));
+        let (start, state) = (Box::new(start), Mutex::new(QueueState::new(max)));
         Arc::new(Core { resource, manager, limits, retry, limit, start, state })
     }
 
@@ -115,6 +120,7 @@ impl<M: Manage> Core<M> {
         let mut state = self.state.lock();
         let mut entry = state.idle.pop_if(|entry| self.is_free(entry, now))?;
         state.succeed();
+        state.acquires += 1;
         if state.idle.len() < self.limits.min_idle {
             self.settle(state);
         }
@@ -133,22 +139,40 @@ impl<M: Manage> Core<M> {
             longest => longest.min(LONGEST).mul_f64(1.0 - spread),
         };
         let (opened, epoch) = (Moment::coarse(), state.epoch);
-        Box::new(PooledConnection { connection, checked_out: None, opened, lifetime, idle: None, epoch })
+        Box::new(PooledConnection { connection, checked_out: None, opened, lifetime, idle: None, tested: None, epoch })
     }
 
-    /// Takes a connection back. It is closed if it is broken, or of an older epoch.
+    /// Takes a connection back. It is closed if it is broken, of an older epoch, or one more than there may be.
     #[inline]
     pub(crate) fn put(self: &Arc<Self>, mut entry: Box<PooledConnection<M>>) {
         let is_broken = self.is_broken(&mut entry);
         let mut state = self.state.lock();
-        if is_broken || entry.epoch != state.epoch {
+        if is_broken || entry.epoch != state.epoch || state.open > state.max {
             state.open -= 1;
-            state.leaving.push_back(entry);
+            state.part_with(entry, if is_broken { CloseCause::Broken } else { CloseCause::Surplus });
             return self.settle(state);
         }
+        entry.idle = None;
         let woken = state.hand_over(entry, true);
         drop(state);
         wake(woken);
+    }
+
+    /// Closes a connection instead of taking it back.
+    pub(super) fn close_discarded(self: &Arc<Self>, entry: Box<PooledConnection<M>>) {
+        let mut state = self.state.lock();
+        state.open -= 1;
+        state.part_with(entry, CloseCause::Discarded);
+        self.settle(state);
+    }
+
+    /// Takes the connection out of its entry, which frees its place.
+    pub(super) fn detach(self: &Arc<Self>, entry: Box<PooledConnection<M>>) -> M::Connection {
+        let mut state = self.state.lock();
+        state.open -= 1;
+        state.detached += 1;
+        self.settle(state);
+        entry.connection
     }
 
     /// Lets go of the lock, and starts the jobs that are due.
@@ -165,7 +189,8 @@ impl<M: Manage> Core<M> {
             self.set_back(state);
         }
         state.open -= 1;
-        state.leaving.push_back(entry);
+        let is_worn = cause.is_none() && entry.is_worn(Moment::coarse());
+        state.part_with(entry, if is_worn { CloseCause::Lifetime } else { CloseCause::Broken });
         cause.and_then(|cause| state.failure.replace(cause))
     }
 
@@ -212,10 +237,10 @@ impl<M: Manage> Core<M> {
 
     /// How many more connections may be opened.
     pub(super) fn room(&self, state: &QueueState<M>) -> usize {
-        if state.leaving.len() > self.limits.max {
+        if state.leaving.len() > state.max {
             return 0;
         }
-        self.limits.max.saturating_sub(state.open + state.opening)
+        state.max.saturating_sub(state.open + state.opening)
     }
 
     /// The jobs to be begun now. They count as begun from here on.
@@ -259,8 +284,12 @@ impl<M: Manage> Core<M> {
         state.suspended = false;
         let waiters = state.heir.take().into_iter().chain(std::mem::take(&mut state.waiters));
         let woken: Vec<_> = waiters.map(|waiter| waiter.answer(Err(refusal.clone()))).collect();
+        let cause = match refusal {
+            Refusal::Because(Error::Closing { .. } | Error::Closed { .. }) => CloseCause::Closing,
+            _ => CloseCause::Lost,
+        };
         // The heir has its answer, so that this wakes nobody.
-        let _none = state.end();
+        let _none = state.end(cause);
         self.settle(state);
         woken.into_iter().for_each(wake);
     }
@@ -269,10 +298,24 @@ impl<M: Manage> Core<M> {
         Refusal::Because(Error::closed(&self.resource))
     }
 
+    /// Sets the most connections from now on. Of those that are too many, idle ones are closed now, the longest idle
+    /// first, and the others as they come back.
+    pub(super) fn resize(self: &Arc<Self>, max: usize) {
+        let mut state = self.state.lock();
+        state.max = max.max(1);
+        let surplus = state.open.saturating_sub(state.max).min(state.idle.len());
+        let gone: Vec<_> = state.idle.drain(..surplus).collect();
+        state.open -= surplus;
+        for entry in gone {
+            state.part_with(entry, CloseCause::Surplus);
+        }
+        self.settle(state);
+    }
+
     /// Replaces all present connections, on demand.
     pub(super) fn retire(self: &Arc<Self>) {
         let mut state = self.state.lock();
-        let woken = state.end();
+        let woken = state.end(CloseCause::Refreshed);
         self.settle(state);
         wake(woken);
     }
@@ -281,7 +324,7 @@ impl<M: Manage> Core<M> {
     pub(super) fn suspend(self: &Arc<Self>) {
         let mut state = self.state.lock();
         state.suspended = !state.is_closed;
-        let woken = state.end();
+        let woken = state.end(CloseCause::Lost);
         self.settle(state);
         wake(woken);
     }
@@ -325,7 +368,10 @@ impl<M: Manage> Core<M> {
             })
             .collect();
         state.open -= gone.len();
-        state.leaving.extend(gone);
+        for entry in gone {
+            let cause = if entry.is_worn(now) { CloseCause::Lifetime } else { CloseCause::Idle };
+            state.part_with(entry, cause);
+        }
         self.settle(state);
     }
 
@@ -359,7 +405,7 @@ impl<M: Manage> Core<M> {
         assert_eq!((state.waiters.len(), state.opening), (0, 0), "waiting, being opened");
         assert_eq!(state.open, state.idle.len(), "open and lost");
         assert_eq!((state.leaving.len(), state.parting), (0, 0), "not disconnected");
-        assert!(state.open <= self.limits.max);
+        assert!(state.open <= state.max);
     }
 }
 

@@ -20,6 +20,8 @@ pub(crate) struct PooledConnection<M: Manage> {
     pub(super) lifetime: Duration,
     /// When it was first seen lying idle. `None` if it was not seen so since it came back.
     pub(super) idle: Option<Moment>,
+    /// When it last passed a test while nobody used it. `None` if it has passed none.
+    pub(super) tested: Option<Moment>,
     /// The epoch in which it was opened.
     pub(super) epoch: u64,
 }
@@ -28,6 +30,12 @@ impl<M: Manage> PooledConnection<M> {
     #[inline]
     pub(super) fn is_worn(&self, now: Moment) -> bool {
         now.since(self.opened) >= self.lifetime
+    }
+
+    /// How long it has been neither opened, checked out nor tested.
+    pub(super) fn unproven_for(&self, now: Moment) -> Duration {
+        let proofs = [Some(self.opened), self.checked_out, self.tested];
+        proofs.into_iter().flatten().map(|proof| now.since(proof)).min().unwrap_or_default()
     }
 
     /// Whether it was opened in vain, in case it is unfit.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 #[cfg(feature = "r2d2")]
 use r2d2::ManageConnection;
 
+use crate::base::error::Error;
 #[cfg(feature = "r2d2")]
 use crate::lifecycle::checkout::adapted::Adapted;
 use crate::lifecycle::checkout::checkouts::Checkouts;
@@ -29,6 +30,26 @@ impl<M: Manage> Checkout<M> {
     pub(crate) fn now(lease: Lease<Checkouts<M>>) -> Option<Self> {
         let entry = lease.core.try_get()?;
         Some(Checkout { taken: Taken::new(&lease.core, entry, lease.link.process), lease })
+    }
+
+    /// Closes the connection instead of giving it back, because its user knows that it is of no more use. Its place is
+    /// free at once. A task or a thread of the pool disconnects it. In a forked child the connection is left alone.
+    pub fn discard(mut self) {
+        self.taken.discard();
+    }
+
+    /// Takes the connection out of the pool. Its place is free at once, so the server may have one connection more than
+    /// there may be here.
+    ///
+    /// The caller owns the connection from then on. The pool neither counts, tests nor closes it, and closing does not
+    /// wait for it: to end a connection that somebody has taken over on purpose would surprise more than to leave it
+    /// open. It ends when it drops. Parts of the pool that the driver itself has put into it stay there. So a kill
+    /// switch still cuts it, and a socket on the pool's runtime ends with that.
+    ///
+    /// # Errors
+    /// [`Error::Forked`] in a forked child, whose parent has the connection.
+    pub fn detach(mut self) -> Result<M::Connection, Error> {
+        self.taken.detach()
     }
 
     /// The checkouts that this one belongs to.
@@ -78,7 +99,10 @@ impl<M: Manage> Taken<M> {
     /// was taken.
     pub(crate) fn under(self, lease: Lease<Checkouts<M>>) -> Option<Checkout<M>> {
         let epoch = self.entry.as_ref().map(|entry| entry.epoch);
-        let is_present = Arc::ptr_eq(&self.core, &lease.core) && epoch == Some(self.core.state.lock().epoch);
+        let mut state = self.core.state.lock();
+        let is_present = Arc::ptr_eq(&self.core, &lease.core) && epoch == Some(state.epoch);
+        state.acquires += u64::from(is_present);
+        drop(state);
         is_present.then_some(Checkout { taken: self, lease })
     }
 }

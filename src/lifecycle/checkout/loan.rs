@@ -14,7 +14,7 @@ use crate::base::runtime::LONGEST;
 use crate::lifecycle::checkout::core::Core;
 use crate::lifecycle::checkout::entry::PooledConnection;
 use crate::lifecycle::checkout::manage::{Manage, caught, limited};
-use crate::lifecycle::checkout::state::{Borrowed, NextSpare, QueueState};
+use crate::lifecycle::checkout::state::{Borrowed, CloseCause, NextSpare, QueueState};
 use crate::lifecycle::checkout::waiter::wake;
 
 /// How long a ping over a borrowed connection keeps another one from being opened. If the server does not answer, no
@@ -38,6 +38,10 @@ pub(crate) struct Loan<M: Manage> {
     is_fit: bool,
     /// Nobody has asked over it, so that it tells nothing.
     is_unasked: bool,
+    /// Whether it is the one that users reckon with.
+    is_expected: bool,
+    /// Whether the connection goes on being idle, however often it is lent like this.
+    stays_idle: bool,
 }
 
 impl<M: Manage> Core<M> {
@@ -51,8 +55,7 @@ impl<M: Manage> Core<M> {
         }
         if !state.idle.is_empty() {
             let entry = state.idle.remove(0);
-            state.borrowed = Some(Borrowed { until: now + PING, is_free: self.is_free(&entry, Moment::coarse()) });
-            return Ok(self.lend(&mut state, Some(entry), true));
+            return Ok(self.lend_idle(&mut state, entry));
         }
         let users_have_none = state.open == state.lent;
         let has_room = self.room(&state) > 0;
@@ -76,6 +79,32 @@ impl<M: Manage> Core<M> {
         }
     }
 
+    /// Lends an idle connection that is to be tested in the background by now. `None` if there is none.
+    pub(super) fn lend_untested(self: &Arc<Self>, now: Moment) -> Option<Loan<M>> {
+        let after = self.limits.test_idle_after;
+        if after.is_zero() {
+            return None;
+        }
+        let mut state = self.state.lock();
+        let place = state.idle.iter().position(|entry| entry.unproven_for(now) >= after)?;
+        let entry = state.idle.remove(place);
+        let mut loan = self.lend_idle(&mut state, entry);
+        loan.stays_idle = true;
+        Some(loan)
+    }
+
+    /// Lends an idle connection. Users reckon with it, unless they reckon with another one that is lent.
+    fn lend_idle(self: &Arc<Self>, state: &mut QueueState<M>, entry: Box<PooledConnection<M>>) -> Loan<M> {
+        let is_expected = state.borrowed.is_none();
+        if is_expected {
+            let is_free = self.is_free(&entry, Moment::coarse());
+            state.borrowed = Some(Borrowed { until: Instant::now() + PING, is_free });
+        }
+        let mut loan = self.lend(state, Some(entry), true);
+        loan.is_expected = is_expected;
+        loan
+    }
+
     /// A loan of the prober's own connection, or of the room for it.
     fn spare(self: &Arc<Self>, state: &QueueState<M>, entry: Option<Box<PooledConnection<M>>>) -> Loan<M> {
         let is_open = entry.is_some();
@@ -88,6 +117,8 @@ impl<M: Manage> Core<M> {
             is_open,
             is_fit: false,
             is_unasked: false,
+            is_expected: false,
+            stays_idle: false,
         }
     }
 
@@ -128,9 +159,10 @@ impl<M: Manage> Core<M> {
             return Err(connection);
         }
         let entry = self.entry(&mut state, connection);
-        let replaced = state.spare.replace(entry);
+        if let Some(worn) = state.spare.replace(entry) {
+            state.part_with(worn, CloseCause::Lifetime);
+        }
         state.next_spare = NextSpare::Now;
-        state.leaving.extend(replaced);
         self.settle(state);
         Ok(())
     }
@@ -139,7 +171,7 @@ impl<M: Manage> Core<M> {
     pub(super) fn first(self: &Arc<Self>) -> Loan<M> {
         let mut state = self.state.lock();
         // A connection of an earlier attempt comes too late from here on.
-        let woken = state.end();
+        let woken = state.end(CloseCause::Lost);
         let loan = self.lend(&mut state, None, true);
         self.settle(state);
         wake(woken);
@@ -164,6 +196,8 @@ impl<M: Manage> Core<M> {
             is_open,
             is_fit: false,
             is_unasked: false,
+            is_expected: false,
+            stays_idle: false,
         }
     }
 }
@@ -217,11 +251,14 @@ impl<M: Manage> Loan<M> {
         let mut state = self.core.state.lock();
         self.is_open = false;
         let is_late = self.epoch != state.epoch;
-        let woken = if is_late || self.is_spare { None } else { state.let_down() };
+        let is_expected = std::mem::take(&mut self.is_expected);
+        let woken = if is_expected && !is_late { state.let_down() } else { None };
         if !is_late && proof != Proof::Unasked {
             state.is_silent = proof == Proof::Silent;
         }
-        state.leaving.extend(self.entry.take());
+        if let Some(failed) = self.entry.take() {
+            state.part_with(failed, CloseCause::Broken);
+        }
         self.core.settle(state);
         wake(woken);
         if is_late { Err(too_late()) } else { Ok(()) }
@@ -280,21 +317,30 @@ impl<M: Manage> Drop for Loan<M> {
             // A connection whose ping was given up has not answered.
             state.is_silent = !self.is_fit;
         }
+        if let Some(entry) = &mut self.entry
+            && self.is_fit
+        {
+            entry.tested = Some(Moment::coarse());
+            entry.idle = entry.idle.filter(|_| self.stays_idle);
+        }
         let woken = match self.entry.take() {
             Some(entry) if is_useful && self.is_spare => {
-                let replaced = state.spare.replace(entry);
-                state.leaving.extend(replaced);
+                if let Some(other) = state.spare.replace(entry) {
+                    state.part_with(other, CloseCause::Surplus);
+                }
                 None
             }
             // After a loss, users may still have as many connections as there may be.
-            Some(entry) if is_useful && state.open <= core.limits.max => state.hand_over(entry, false),
+            Some(entry) if is_useful && state.open <= state.max => state.hand_over(entry, false),
             entry => {
                 state.open -= usize::from(counts);
-                state.leaving.extend(entry);
+                if let Some(entry) = entry {
+                    state.part_with(entry, if is_useful { CloseCause::Surplus } else { CloseCause::Broken });
+                }
                 None
             }
         };
-        let let_down = if is_present && !self.is_spare { state.let_down() } else { None };
+        let let_down = if is_present && self.is_expected { state.let_down() } else { None };
         core.settle(state);
         wake(woken);
         wake(let_down);

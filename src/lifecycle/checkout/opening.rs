@@ -109,7 +109,8 @@ impl<M: Manage> PendingOpen<M> {
     fn opened(mut self, connection: M::Connection) -> Option<M::Connection> {
         let core = Arc::clone(&self.core);
         let mut state = core.state.lock();
-        if !self.answered(&mut state) {
+        // There may be fewer by now than when the opening was begun.
+        if !self.answered(&mut state) || state.open >= state.max {
             return Some(connection);
         }
         state.open += 1;
@@ -119,9 +120,7 @@ impl<M: Manage> PendingOpen<M> {
             // The new connection may fail its first test, as the one before did.
             _ if state.setbacks > 0 => core.pause(&mut state),
             0 => state.open_concurrency = 1,
-            wanted if wanted > state.opening => {
-                state.open_concurrency = (state.open_concurrency + 1).min(core.limits.max)
-            }
+            wanted if wanted > state.opening => state.open_concurrency = (state.open_concurrency + 1).min(state.max),
             _ => {}
         }
         let replaced = state.failure.take();

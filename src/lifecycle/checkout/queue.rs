@@ -7,7 +7,7 @@ use tokio::runtime::Handle;
 
 use crate::base::error::{Error, Source};
 use crate::base::process::Process;
-use crate::base::runtime::{block, inside, park_on};
+use crate::base::runtime::{block, deadline, inside, park_on};
 use crate::lifecycle::checkout::core::Core;
 use crate::lifecycle::checkout::entry::PooledConnection;
 use crate::lifecycle::checkout::manage::Manage;
@@ -28,6 +28,22 @@ impl<M: Manage> Taken<M> {
     #[inline]
     pub(super) fn new(core: &Arc<Core<M>>, entry: Box<PooledConnection<M>>, process: &'static Process) -> Self {
         Taken { core: Arc::clone(core), entry: Some(entry), process }
+    }
+
+    /// Has the connection closed. In a forked child the drop leaves it alone.
+    pub(super) fn discard(&mut self) {
+        if let Some(entry) = self.entry.take_if(|_| self.process.is_current()) {
+            self.core.close_discarded(entry);
+        }
+    }
+
+    /// The connection, which no longer belongs to the core.
+    pub(super) fn detach(&mut self) -> Result<M::Connection, Error> {
+        self.process.check()?;
+        match self.entry.take() {
+            Some(entry) => Ok(self.core.detach(entry)),
+            None => unreachable!("only its drop takes it"),
+        }
     }
 }
 
@@ -75,6 +91,36 @@ impl<M: Manage> CheckoutQueue<M> {
         let wait = self.quota.wait(claim)?;
         let got = inside(&self.runtime, self.core.get(deadline)).await;
         self.taken(got, wait)
+    }
+
+    /// Takes an idle connection on a thread, without a wait for other users. A thread that may not block gets only one
+    /// that needs no test. `None` if there is none.
+    ///
+    /// # Errors
+    /// The reason why there are none at all.
+    pub(crate) fn try_take_blocking(self) -> Result<Option<Taken<M>>, Error> {
+        let end = deadline(self.link.connect_timeout);
+        let got = block(&self.core.resource, || park_on(self.core.try_take(end)))
+            .unwrap_or_else(|_may_not_block| park_on(self.core.regain(Instant::now())));
+        self.tried(got)
+    }
+
+    /// Takes an idle connection in a task, and otherwise does the same.
+    ///
+    /// # Cancel safety
+    /// A connection that is being tested is closed.
+    pub(crate) async fn try_take(self) -> Result<Option<Taken<M>>, Error> {
+        let end = deadline(self.link.connect_timeout);
+        let got = inside(&self.runtime, self.core.try_take(end)).await;
+        self.tried(got)
+    }
+
+    fn tried(&self, got: Option<Result<Box<PooledConnection<M>>, Ended>>) -> Result<Option<Taken<M>>, Error> {
+        match got {
+            Some(Ok(entry)) => Ok(Some(Taken::new(&self.core, entry, self.link.process))),
+            Some(Err(Ended::Refused(Refusal::Because(error)))) => Err(error),
+            Some(Err(_)) | None => Ok(None),
+        }
     }
 
     fn taken(&self, got: Result<Box<PooledConnection<M>>, Ended>, wait: Wait) -> Result<Option<Taken<M>>, Error> {

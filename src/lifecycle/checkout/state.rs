@@ -4,18 +4,21 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::base::error::Source;
 use crate::lifecycle::checkout::entry::PooledConnection;
 use crate::lifecycle::checkout::manage::Manage;
 use crate::lifecycle::checkout::waiter::{QueuedWaiter, Refusal};
+use crate::lifecycle::status::ClosedCounts;
 
 pub(super) struct QueueState<M: Manage> {
     /// The idle connections. The one used last is on top, at the end.
     pub(super) idle: Vec<Box<PooledConnection<M>>>,
     /// The waiters. The first one has waited longest. Empty while a connection lies idle.
     pub(super) waiters: VecDeque<Arc<QueuedWaiter<M>>>,
+    /// The most connections that there may be, at least 1.
+    pub(super) max: usize,
     /// How many connections are idle, checked out or lent.
     pub(super) open: usize,
     /// How many of them the prober has.
@@ -39,8 +42,17 @@ pub(super) struct QueueState<M: Manage> {
     pub(super) epoch: u64,
     /// How many openings may be in flight at a time.
     pub(super) open_concurrency: usize,
+    /// Why the last epoch ended.
+    ended_by: CloseCause,
     /// How many connections ever were opened.
     pub(super) opened: usize,
+    /// How many of them were closed, by the reason.
+    pub(super) closed: ClosedCounts,
+    /// How many of them users have detached.
+    pub(super) detached: u64,
+    /// How many connections users were given.
+    pub(super) acquires: u64,
+    pub(super) waits: WaitCounts,
     /// How many openings in a row led to nothing.
     pub(super) setbacks: u32,
     /// Until when the next opening pauses.
@@ -57,6 +69,27 @@ pub(super) struct QueueState<M: Manage> {
     pub(super) leaving: VecDeque<Box<PooledConnection<M>>>,
     /// The number of those tasks or threads. Each has one connection at a time.
     pub(super) parting: usize,
+}
+
+/// The reason for which a connection is closed.
+#[derive(Clone, Copy)]
+pub(super) enum CloseCause {
+    Idle,
+    Lifetime,
+    Broken,
+    Discarded,
+    Lost,
+    Refreshed,
+    Surplus,
+    Closing,
+}
+
+/// The waits of users that have ended.
+#[derive(Default)]
+pub(super) struct WaitCounts {
+    pub(super) count: u64,
+    pub(super) time: Duration,
+    pub(super) timeouts: u64,
 }
 
 /// When the prober may open a connection of its own.
@@ -79,8 +112,9 @@ pub(super) struct Borrowed {
 
 impl<M: Manage> QueueState<M> {
     /// The state before the first connection. Waiters go on waiting.
-    pub(super) fn new() -> Self {
+    pub(super) fn new(max: usize) -> Self {
         QueueState {
+            max,
             idle: Vec::new(),
             waiters: VecDeque::new(),
             open: 0,
@@ -94,7 +128,12 @@ impl<M: Manage> QueueState<M> {
             unanswered: None,
             epoch: 0,
             open_concurrency: 1,
+            ended_by: CloseCause::Lost,
             opened: 0,
+            closed: ClosedCounts::default(),
+            detached: 0,
+            acquires: 0,
+            waits: WaitCounts::default(),
             setbacks: 0,
             pausing: None,
             failure: None,
@@ -109,9 +148,25 @@ impl<M: Manage> QueueState<M> {
     /// Closes the prober's own connection, because the server may have no room for it beside those that users want.
     pub(super) fn forgo_spare(&mut self) {
         if let Some(spare) = self.spare.take() {
-            self.leaving.push_back(spare);
+            self.part_with(spare, CloseCause::Surplus);
             self.next_spare = NextSpare::Never;
         }
+    }
+
+    /// Has a connection closed, and counts that. One of an older epoch counts for the reason that ended an epoch last.
+    pub(super) fn part_with(&mut self, entry: Box<PooledConnection<M>>, cause: CloseCause) {
+        let cause = if entry.epoch == self.epoch { cause } else { self.ended_by };
+        *match cause {
+            CloseCause::Idle => &mut self.closed.idle,
+            CloseCause::Lifetime => &mut self.closed.lifetime,
+            CloseCause::Broken => &mut self.closed.broken,
+            CloseCause::Discarded => &mut self.closed.discarded,
+            CloseCause::Lost => &mut self.closed.lost,
+            CloseCause::Refreshed => &mut self.closed.refreshed,
+            CloseCause::Surplus => &mut self.closed.surplus,
+            CloseCause::Closing => &mut self.closed.closing,
+        } += 1;
+        self.leaving.push_back(entry);
     }
 
     /// Ends the pauses between openings, because connections can be opened and used.
@@ -133,12 +188,15 @@ impl<M: Manage> QueueState<M> {
 
     /// Ends the epoch. Openings in flight come too late from here on, and idle connections are closed.
     #[must_use = "they are to be woken outside of the lock"]
-    pub(super) fn end(&mut self) -> Option<Waker> {
+    pub(super) fn end(&mut self, cause: CloseCause) -> Option<Waker> {
         self.epoch += 1;
+        self.ended_by = cause;
         self.opening = 0;
         self.unanswered = None;
         self.open -= self.idle.len() + std::mem::take(&mut self.lent);
-        self.leaving.extend(self.idle.drain(..).chain(self.spare.take()));
+        for entry in std::mem::take(&mut self.idle).into_iter().chain(self.spare.take()) {
+            self.part_with(entry, cause);
+        }
         (self.next_spare, self.is_silent) = (NextSpare::Now, false);
         self.let_down()
     }
@@ -146,11 +204,10 @@ impl<M: Manage> QueueState<M> {
     /// Hands a connection to the waiter who has waited longest. Without one it lies idle, on top if it is warm.
     #[must_use = "they are to be woken outside of the lock"]
     #[inline]
-    pub(super) fn hand_over(&mut self, mut entry: Box<PooledConnection<M>>, is_warm: bool) -> Option<Waker> {
+    pub(super) fn hand_over(&mut self, entry: Box<PooledConnection<M>>, is_warm: bool) -> Option<Waker> {
         match self.heir.take().or_else(|| self.waiters.pop_front()) {
             Some(waiter) => waiter.answer(Ok(entry)),
             None => {
-                entry.idle = None;
                 self.idle.insert(if is_warm { self.idle.len() } else { 0 }, entry);
                 None
             }

@@ -48,21 +48,54 @@ impl<M: Manage> Core<M> {
     /// for the ping. `None` if none was free.
     pub(super) async fn regain(self: &Arc<Self>, deadline: Instant) -> Option<Result<Box<PooledConnection<M>>, Ended>> {
         let (mut waiting, end) = self.inherit(deadline)?;
+        let counted = CountedWait::begin(self);
         let answer = match until::<M, _>(&mut waiting, end).await {
             Some(answer) => Ok(answer),
             None => waiting.give_up(),
         };
-        match answer {
+        let got = match answer {
             Ok(Ok(entry)) => match self.fit(entry).await {
-                Ok(fit) => Some(Ok(fit)),
+                Ok(fit) => Ok(fit),
                 Err(unfit) => {
                     self.close_unfit(unfit);
-                    None
+                    return None;
                 }
             },
-            Ok(Err(refusal)) => Some(Err(Ended::Refused(refusal))),
-            Err(cause) => Some(Err(Ended::TimedOut(cause))),
+            Ok(Err(refusal)) => Err(Ended::Refused(refusal)),
+            Err(cause) => Err(Ended::TimedOut(cause)),
+        };
+        Some(counted.end(got))
+    }
+
+    /// Takes an idle connection, and tests it if it needs that. If the prober has borrowed one that was free, this waits
+    /// for the ping. `None` if none is idle, or none has passed its test by the deadline.
+    pub(super) async fn try_take(
+        self: &Arc<Self>,
+        deadline: Instant,
+    ) -> Option<Result<Box<PooledConnection<M>>, Ended>> {
+        loop {
+            match self.pop_idle() {
+                Ok(Some(entry)) => match self.fit(entry).await {
+                    Ok(fit) => return Some(Ok(fit)),
+                    Err(unfit) => self.close_unfit(unfit),
+                },
+                Ok(None) => return self.regain(Instant::now()).await,
+                Err(refusal) => return Some(Err(Ended::Refused(refusal))),
+            }
+            if Instant::now() >= deadline {
+                return None;
+            }
         }
+    }
+
+    fn pop_idle(self: &Arc<Self>) -> Result<Option<Box<PooledConnection<M>>>, Refusal> {
+        let mut state = self.state.lock();
+        if let Some(refusal) = &state.refused {
+            return Err(refusal.clone());
+        }
+        let entry = state.idle.pop();
+        self.settle(state);
+        Ok(entry)
     }
 
     /// Begins the wait for the borrowed connection, and tells until when to wait. A free connection that has come back
@@ -85,6 +118,11 @@ impl<M: Manage> Core<M> {
     /// Waits until a connection is free, the deadline passes, or the checkouts refuse. A test that has begun is waited
     /// for.
     pub(super) async fn get(self: &Arc<Self>, deadline: Instant) -> Result<Box<PooledConnection<M>>, Ended> {
+        let counted = CountedWait::begin(self);
+        counted.end(self.get_fit(deadline).await)
+    }
+
+    async fn get_fit(self: &Arc<Self>, deadline: Instant) -> Result<Box<PooledConnection<M>>, Ended> {
         let mut unfit = None;
         loop {
             let mut waiting = self.wait(unfit.take());
@@ -176,6 +214,34 @@ impl<M: Manage> Core<M> {
     }
 }
 
+/// A wait of a user. It counts when this drops, because a user may also stop waiting.
+struct CountedWait<'a, M: Manage> {
+    core: &'a Core<M>,
+    began: Instant,
+    is_timeout: bool,
+}
+
+impl<'a, M: Manage> CountedWait<'a, M> {
+    fn begin(core: &'a Core<M>) -> Self {
+        CountedWait { core, began: Instant::now(), is_timeout: false }
+    }
+
+    fn end<T>(mut self, got: Result<T, Ended>) -> Result<T, Ended> {
+        self.is_timeout = matches!(got, Err(Ended::TimedOut(_)));
+        got
+    }
+}
+
+impl<M: Manage> Drop for CountedWait<'_, M> {
+    fn drop(&mut self) {
+        let took = self.began.elapsed();
+        let waits = &mut self.core.state.lock().waits;
+        waits.count += 1;
+        waits.time += took;
+        waits.timeouts += u64::from(self.is_timeout);
+    }
+}
+
 /// A connection that is being tested. It is closed if this drops.
 struct Testing<'a, M: Manage> {
     core: &'a Arc<Core<M>>,
@@ -208,7 +274,7 @@ impl<M: Manage> Waiting<'_, M> {
         let place = state.waiters.iter().position(is_me);
         let left = place.and_then(|place| state.waiters.remove(place)).or_else(|| state.heir.take_if(|one| is_me(one)));
         if left.is_some() {
-            let (leaving, max) = (state.leaving.len(), self.core.limits.max);
+            let (leaving, max) = (state.leaving.len(), state.max);
             let hang =
                 || BoxError::from(format!("{leaving} connections wait to be closed, for the driver's goodbyes hang"));
             return Err(state.failure.clone().or_else(|| (leaving > max).then(|| hang().into())));

@@ -30,6 +30,17 @@ impl Edges {
         Ok(())
     }
 
+    /// Forgets the edges of a name, because it is free for another resource.
+    pub(crate) fn forget(&mut self, name: &str) {
+        for neighbours in [&mut self.dependants, &mut self.dependencies] {
+            neighbours.remove(name);
+            neighbours.retain(|_, others| {
+                others.remove(name);
+                !others.is_empty()
+            });
+        }
+    }
+
     /// Whether `from` depends, over any number of edges, on `to`. Two walks take turns, one from each end. A chain that
     /// grows at its end has nothing on one side, so that its next edge costs nothing.
     fn reaches(&self, from: &str, to: &str) -> bool {

@@ -53,7 +53,7 @@ fn checkouts(max: usize) -> (Arc<Core<Adapter>>, Openings) {
 fn core(max: usize, start: impl Fn(Job<Adapter>, Duration) + Send + Sync + 'static) -> Arc<Core<Adapter>> {
     let never = Duration::ZERO;
     let limits =
-        Limits { max, min_idle: 0, kept: 0, idle_timeout: never, max_lifetime: never, test_after: Duration::MAX };
+        Limits { max, idle_timeout: never, max_lifetime: never, test_after: Duration::MAX, ..Limits::default() };
     let start = move |core: &_, begun| Job::start_all(core, begun, &start);
     let core = Core::new(Arc::from("model"), Adapter, limits, Retry::default(), never, start);
     core.accept();

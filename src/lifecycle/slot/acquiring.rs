@@ -103,7 +103,7 @@ impl<R: Resource> Slot<R> {
     }
 
     /// The runtime to wait on. None is started once closing has begun.
-    fn runtime(&self) -> Result<Handle, Error> {
+    pub(super) fn runtime(&self) -> Result<Handle, Error> {
         match self.context.check_open(self.name()) {
             Ok(()) => self.context.runtime.handle(self.name()),
             Err(closed) => self.context.runtime.current().ok_or(closed),

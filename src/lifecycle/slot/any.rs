@@ -141,6 +141,14 @@ impl<R: Resource> AnySlot for Slot<R> {
         self.wait_ready()
     }
 
+    fn refresh(self: Arc<Self>) -> BoxFuture<Result<(), Error>> {
+        Box::pin(self.begin_refreshing())
+    }
+
+    fn resize(&self, max: usize) -> Result<(), Error> {
+        self.set_size(max)
+    }
+
     fn begin_settling(&self) -> bool {
         self.life.begin_settling()
     }
@@ -212,6 +220,10 @@ impl<R: Resource> AnySlot for Slot<R> {
     fn has_disconnected(&self) -> bool {
         // Pairs with the `Release` in `Disconnect::drop`, so that closing sees all that the disconnects did.
         self.disconnects.load(Ordering::Acquire) == 0
+    }
+
+    fn retire(&self) -> bool {
+        self.life.retire()
     }
 
     fn reopen(&self) {

@@ -1,9 +1,10 @@
 //! [`Slot`], which is one named resource of a pool and drives its [`Life`]. This file has its parts and runs the
-//! resource's own code. `acquiring` has the leases, `any` the view of the pool, and `connecting` the tasks that
-//! connect.
+//! resource's own code. `acquiring` has the leases, `any` the view of the pool, `changing` what users change at run
+//! time, and `connecting` the tasks that connect.
 
 mod acquiring;
 mod any;
+mod changing;
 mod connecting;
 
 use std::future::Future;

@@ -81,6 +81,25 @@ impl ResourcePool {
         self.acquirer().check_out_blocking(&slot, slot.resource().quota, Claim::shared())
     }
 
+    /// Checks out a connection of a registered [`R2d2`](crate::R2d2) if one is idle, and answers `None` otherwise. It
+    /// neither connects the resource, opens a connection nor waits for another user, so it suits work that can be left
+    /// out. [`min_idle`](crate::R2d2::min_idle) and [`check_out`](Self::check_out) have connections opened. A
+    /// connection that was not checked out lately is tested, and this thread waits for that; on a current-thread
+    /// runtime it gets none that has to be tested.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`], [`Error::NameTaken`], [`Error::Lost`] while a lost connection is not back,
+    /// [`Error::Connect`] after a connect that failed, [`Error::Closing`] and [`Error::Closed`].
+    #[cfg(feature = "r2d2")]
+    #[track_caller]
+    pub fn try_check_out<M>(&self, name: &str) -> Result<Option<Checkout<M>>, Error>
+    where
+        M: ManageConnection<Error: Send + Sync>,
+    {
+        let slot = self.registry().get::<R2d2<M>>(name)?;
+        self.acquirer().try_check_out_blocking(&slot, slot.resource().quota, Claim::shared())
+    }
+
     /// A lease of a registered resource.
     ///
     /// # Errors
@@ -131,6 +150,16 @@ impl ResourcePool {
         self.wait(self.0.warm_up(names))
     }
 
+    /// Connects all resources of the program in parallel. [The async method](crate::ResourcePool::warm_up_all) says which
+    /// ones these are.
+    ///
+    /// # Errors
+    /// Those of [the async method](crate::ResourcePool::warm_up_all), and [`Error::InAsyncContext`] on a current-thread
+    /// runtime.
+    pub fn warm_up_all(&self) -> Result<(), Error> {
+        self.wait(self.0.warm_up_all())?
+    }
+
     /// Makes a true round trip to each ready resource, in parallel. By default, it takes at most 500 ms for each and
     /// 800 ms in all, and returns its result again for 1 s. It takes no exclusive slot, except one of an `R2d2`.
     ///
@@ -156,6 +185,16 @@ impl ResourcePool {
         self.wait(self.0.close(name))?
     }
 
+    /// Closes one resource that was added at run time, and forgets it. Its name is free from then on. Leases that are
+    /// still out answer as after a close. [The async method](crate::ResourcePool::unregister) tells the details.
+    ///
+    /// # Errors
+    /// Those of [the async method](crate::ResourcePool::unregister), and [`Error::InAsyncContext`] on a current-thread
+    /// runtime.
+    pub fn unregister(&self, name: &str) -> Result<CloseReport, Error> {
+        self.wait(self.0.unregister(name))?
+    }
+
     /// Begins a new generation of a closed or broken resource, or of one that works.
     ///
     /// # Errors
@@ -163,6 +202,17 @@ impl ResourcePool {
     /// [`reopen`](Self::reopen) undoes.
     pub fn reconnect(&self, name: &str) -> Result<(), Error> {
         self.wait(self.0.reconnect(name))?
+    }
+
+    /// Replaces the connections of a resource while it goes on. Idle connections are closed, those in use are closed as
+    /// they come back, and from now on callers get new ones. No call in flight fails. [The async
+    /// method](crate::ResourcePool::refresh) says which kinds can do this.
+    ///
+    /// # Errors
+    /// Those of [the async method](crate::ResourcePool::refresh), and [`Error::InAsyncContext`] on a current-thread
+    /// runtime.
+    pub fn refresh(&self, name: &str) -> Result<(), Error> {
+        self.wait(self.0.refresh(name))?
     }
 
     /// Closes everything, within the configured deadline. All callers get the same report.

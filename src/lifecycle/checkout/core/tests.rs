@@ -60,6 +60,7 @@ const LIMITS: Limits = Limits {
     idle_timeout: Duration::ZERO,
     max_lifetime: Duration::ZERO,
     test_after: Duration::from_secs(3600),
+    test_idle_after: Duration::ZERO,
 };
 
 fn core(limits: Limits) -> (Arc<Core<Manager>>, Jobs) {
@@ -155,6 +156,73 @@ fn none_that_is_retired_is_handed_out_again() {
     assert_eq!((state.leaving.len(), state.open), (2, 0));
 }
 
+/// An opening that was begun when there might be more leads to nothing.
+#[test]
+fn what_is_opened_too_late_for_the_size_is_closed() {
+    let (core, _) = core(Limits { min_idle: 2, ..LIMITS });
+    let opening = job(&core, 1, 0);
+    core.put(opened(&core));
+    core.resize(1);
+    park_on(opening.run());
+    let state = core.state.lock();
+    assert_eq!((state.open, state.opening, state.opened), (1, 0, 1));
+}
+
+#[test]
+fn as_many_are_closed_as_are_too_many_and_the_longest_idle_first() {
+    for (idle_ones, out, max, left) in [(3, 0, 2, 2), (1, 2, 1, 0), (0, 3, 1, 0), (2, 1, 5, 2)] {
+        let (core, _) = core(LIMITS);
+        let all = idle_ones + out;
+        idle(&core, all);
+        let out: Vec<_> = (0..out).map(|_| core.try_get().unwrap()).collect();
+        core.resize(max);
+        assert_eq!(core.state.lock().idle.len(), left, "{idle_ones} idle, {} out, {max}", out.len());
+        out.into_iter().for_each(|entry| core.put(entry));
+        let state = core.state.lock();
+        assert_eq!((state.open, state.idle.len()), (all.min(max), all.min(max)));
+        assert_eq!(state.closed.surplus, all.saturating_sub(max) as u64);
+    }
+}
+
+/// The reason counts that ended the epoch, also for a connection that comes back later.
+#[test]
+fn connections_count_as_closed_for_the_reason_that_ended_them() {
+    let closed = |end: &dyn Fn(&Arc<Core<Manager>>)| {
+        let (core, _) = core(LIMITS);
+        idle(&core, 2);
+        let out = core.try_get().unwrap();
+        end(&core);
+        core.put(out);
+        let state = core.state.lock();
+        assert_eq!((state.open, state.closed.total(), state.leaving.len()), (0, 2, 2));
+        state.closed
+    };
+    let error = |error| Refusal::Because(error);
+    let name = Arc::from("fake");
+    let gone = || Source::from(BoxError::from("as scripted"));
+    let lost = || error(Error::Lost { resource: Arc::clone(&name), endpoint: Arc::clone(&name), source: gone() });
+    assert_eq!(closed(&|core| core.retire()).refreshed, 2);
+    assert_eq!(closed(&|core| core.refuse(core.closed(), true)).closing, 2);
+    assert_eq!(closed(&|core| core.refuse(error(Error::closing(&name)), false)).closing, 2);
+    assert_eq!(closed(&|core| core.refuse(lost(), false)).lost, 2);
+    assert_eq!(closed(&|core| core.suspend()).lost, 2);
+    let (core, _) = core(LIMITS);
+    for cause in [Some(gone()), None] {
+        core.close_unfit(Rejected { entry: opened(&core), cause });
+    }
+    assert_eq!(core.state.lock().closed.broken, 2);
+}
+
+#[test]
+fn waits_count_whether_they_are_served_or_not() {
+    let (core, _) = core(Limits { max: 1, ..LIMITS });
+    core.put(opened(&core));
+    assert!(park_on(core.get(Instant::now() + SECOND)).is_ok());
+    assert!(park_on(core.get(Instant::now())).is_err());
+    let waits = &core.state.lock().waits;
+    assert_eq!((waits.count, waits.timeouts), (2, 1));
+}
+
 #[test]
 fn goodbyes_are_said_once_none_is_waiting_and_none_is_under_way() {
     for (leaving, parting) in [(0, 0), (1, 0), (0, 1)] {
@@ -182,6 +250,7 @@ fn idle_ones_are_closed_after_their_time_down_to_min_idle() {
         core.reap(now.later(idle_timeout));
         let state = core.state.lock();
         assert_eq!((state.idle.len(), state.open), (left, left), "{idle_timeout:?} and {min_idle}");
+        assert_eq!((state.closed.idle, state.closed.total()), (3 - left as u64, 3 - left as u64));
     }
 }
 
@@ -193,7 +262,8 @@ fn worn_ones_are_closed_however_few_there_are() {
     core.reap(now);
     assert_eq!(core.state.lock().idle.len(), 2);
     core.reap(now.later(1000 * SECOND));
-    assert_eq!(core.state.lock().idle.len(), 0);
+    let state = core.state.lock();
+    assert_eq!((state.idle.len(), state.closed.lifetime, state.closed.total()), (0, 2, 2));
 }
 
 #[test]
@@ -233,7 +303,7 @@ fn what_nobody_wants_any_more_is_not_opened() {
         let (core, _) = core(Limits { min_idle, ..LIMITS });
         let opening = job(&core, 1, 0);
         if is_late {
-            let _nobody_waits = core.state.lock().end();
+            let _nobody_waits = core.state.lock().end(CloseCause::Lost);
         }
         core.state.lock().open_concurrency = 3;
         park_on(opening.run());

@@ -50,7 +50,47 @@ fn borrowed(core: &Arc<Core<Manager>>) -> Loan<Manager> {
     let mut state = core.state.lock();
     state.open += 1;
     let entry = core.entry(&mut state, ());
-    core.lend(&mut state, Some(entry), true)
+    core.lend_idle(&mut state, entry)
+}
+
+/// The connection that was unproven for longest goes first, and lies idle for as long as if it had not been lent.
+#[test]
+fn an_idle_connection_is_tested_after_its_time_and_stays_idle() {
+    let limits = Limits { test_idle_after: 10 * SECOND, ..Limits::default() };
+    let core = Core::new(Arc::from("fake"), Manager::default(), limits, Retry::default(), SECOND, |_, _begun| {});
+    core.state.lock().suspended = false;
+    let now = Moment::now();
+    for _ in 0..2 {
+        let mut state = core.state.lock();
+        state.open += 1;
+        let mut entry = core.entry(&mut state, ());
+        (entry.opened, entry.idle) = (now, Some(now));
+        state.idle.push(entry);
+    }
+    core.state.lock().idle[0].checked_out = Some(now.later(5 * SECOND));
+    assert!(core.lend_untested(now.later(9 * SECOND)).is_none());
+    let loan = core.lend_untested(now.later(10 * SECOND)).expect("the one that was not checked out");
+    assert!(core.lend_untested(now.later(10 * SECOND)).is_none());
+    assert!(core.state.lock().borrowed.is_some(), "users reckon with it");
+    park_on(loan.ask()).unwrap();
+    let state = core.state.lock();
+    assert_eq!((state.idle.len(), state.lent, state.open), (2, 0, 2));
+    assert!(state.idle.iter().all(|entry| entry.idle.is_some()) && state.borrowed.is_none());
+    assert!(state.idle[0].tested.is_some() && state.idle[1].tested.is_none());
+}
+
+/// The end of one loan is not the end of the other, which a user waits for.
+#[test]
+fn a_second_loan_disappoints_nobody_who_waits_for_the_first() {
+    let core = core();
+    let (first, second) = (borrowed(&core), borrowed(&core));
+    let waiter = heir(&core);
+    core.manager.pings.lock().push(silence());
+    core.manager.connects.lock().push(silence());
+    park_on(second.ask()).unwrap_err();
+    assert!(waiter.0.lock().answer.is_none() && core.state.lock().borrowed.is_some());
+    park_on(first.ask()).unwrap();
+    assert!(matches!(waiter.0.lock().answer.take(), Some(Ok(_))));
 }
 
 /// A waiter for the borrowed connection.

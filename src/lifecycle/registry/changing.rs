@@ -1,0 +1,73 @@
+//! The resources of a pool that a program means to use, and how one of them goes.
+//!
+//! A resource that goes is closed before it is forgotten, so that closing the whole pool finds it until then. It is
+//! retired in between, so that a late reconnect connects nothing that the pool no longer knows. The locks `entries` and
+//! `edges` are not held at once.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::base::error::{BoxError, Error};
+use crate::base::runtime;
+use crate::lifecycle::any_slot::AnySlot;
+use crate::lifecycle::close::report::{CloseReport, Reason};
+use crate::lifecycle::close::run;
+use crate::lifecycle::registry::Registry;
+
+impl Registry {
+    /// The names of the resources that code, the file or the environment configures, and of those that exist.
+    pub(crate) fn names_in_use(&self) -> Result<Vec<String>, Error> {
+        self.context.check_process()?;
+        let told = self.settings()?;
+        let made = self.entries.read().keys().map(|name| name.to_string()).collect::<Vec<_>>();
+        let names: BTreeSet<String> = told.told_names().map(str::to_owned).chain(made).collect();
+        Ok(names.into_iter().collect())
+    }
+
+    /// Closes a resource that the configuration does not have, and forgets it. This goes on if the caller stops
+    /// waiting.
+    pub(crate) async fn unregister(self: &Arc<Self>, name: &str) -> Result<Arc<CloseReport>, Error> {
+        self.context.check_process()?;
+        let slot = match self.made(name) {
+            Some(slot) if !self.is_configured(name) => slot,
+            None if !self.is_configured(name) => return Err(self.unknown(name)),
+            _ => {
+                let why = "it is in the configuration, so its name stays its own; `close` closes it";
+                let (resource, action) = (Arc::from(name), "unregister".to_owned());
+                return Err(Error::Operation { resource, action, source: BoxError::from(why).into() });
+            }
+        };
+        let background = runtime::background().map_err(|error| Error::no_threads(slot.name(), error))?;
+        let mut run = run::start_one(&self.as_pool(), Arc::clone(&slot), Reason::Requested)?;
+        let me = Arc::clone(self);
+        let closing = background.spawn(async move {
+            loop {
+                let report = run.wait().await;
+                if slot.retire() {
+                    me.forget(&slot);
+                    return Ok(report);
+                }
+                // It was connected anew meanwhile.
+                run = run::start_one(&me.as_pool(), Arc::clone(&slot), Reason::Requested)?;
+            }
+        });
+        closing.await.unwrap_or_else(|_join| Err(Error::closed(&Arc::from(name))))
+    }
+
+    pub(super) fn is_configured(&self, name: &str) -> bool {
+        self.settings.as_ref().is_ok_and(|settings| settings.get(name).is_some())
+    }
+
+    /// Forgets a retired resource, so that its name is free.
+    fn forget(&self, slot: &Arc<dyn AnySlot>) {
+        let mut entries = self.entries.write();
+        let forgotten = match entries.get(slot.name()) {
+            Some(entry) if Arc::ptr_eq(&entry.slot, slot) => entries.remove(slot.name()),
+            _ => None,
+        };
+        drop(entries);
+        if forgotten.is_some() {
+            self.edges.lock().forget(slot.name());
+        }
+    }
+}
