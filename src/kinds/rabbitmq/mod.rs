@@ -59,6 +59,6 @@ pub use self::config::RabbitMqConfig;
 pub use self::consumer::{Consume, Consumer};
 pub use self::declare::{DeclaredQueue, Exchange, Queue};
 pub use self::delivery::Delivery;
-pub use self::message::{Batch, Message, Published};
+pub use self::message::{Batch, HeaderValue, Message, Published};
 pub use self::resource::RabbitMqResource;
 pub use self::verbs::RabbitMq;
