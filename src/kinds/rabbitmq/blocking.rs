@@ -292,6 +292,12 @@ impl Delivery {
         self.delivery.properties()
     }
 
+    /// How often it was delivered to anybody, this time included. `None` if the broker
+    /// [does not tell](crate::rabbitmq::Delivery::attempts).
+    pub fn attempts(&self) -> Option<u32> {
+        self.delivery.attempts()
+    }
+
     /// Acknowledges it.
     ///
     /// # Errors
@@ -301,10 +307,20 @@ impl Delivery {
         self.settle(tasks::Delivery::ack)
     }
 
+    /// Acknowledges it, and [all deliveries](crate::rabbitmq::Delivery::ack_all_before) that its consumer handed out
+    /// before it.
+    ///
+    /// # Errors
+    /// As [`ack`](Delivery::ack), about all of them.
+    pub fn ack_all_before(self) -> Result<(), Error> {
+        self.settle(tasks::Delivery::ack_all_before)
+    }
+
     /// Gives it back to its queue, to be delivered again to anybody.
     ///
     /// # Errors
-    /// As [`ack`](Delivery::ack). [`Error::Operation`] for one of a stream.
+    /// As [`ack`](Delivery::ack). [`Error::Operation`] for one of a stream, or one that was acknowledged
+    /// [with a later one](Delivery::ack_all_before).
     pub fn requeue(self) -> Result<(), Error> {
         self.settle(tasks::Delivery::requeue)
     }
@@ -312,7 +328,7 @@ impl Delivery {
     /// Rejects it. It goes to the queue's dead-letter exchange, or is discarded if there is none.
     ///
     /// # Errors
-    /// As [`ack`](Delivery::ack). [`Error::Operation`] for one of a stream.
+    /// As [`requeue`](Delivery::requeue).
     pub fn nack(self) -> Result<(), Error> {
         self.settle(tasks::Delivery::nack)
     }

@@ -43,6 +43,7 @@ pub(crate) mod exports;
 mod frame;
 mod generation;
 mod in_flight;
+mod in_hand;
 mod message;
 mod parts;
 mod prober;
