@@ -87,7 +87,7 @@ impl ConsumerTask {
             match next {
                 Some(Ok(message)) => {
                     let keeps = KeepAlive::Consumer(Arc::clone(&channel));
-                    let delivery = Delivery::new(message, Arc::clone(&generation), keeps).noted(&reading);
+                    let delivery = Delivery::new(message, Arc::clone(&generation), keeps).of(&reading);
                     // Sending fails only when the consumer is gone. The delivery then drops and goes back.
                     drop(self.sender.send(Ok(delivery)));
                 }
@@ -115,7 +115,7 @@ impl ConsumerTask {
         let mut nobody = Context::from_waker(Waker::noop());
         while let Poll::Ready(Some(Ok(message))) = Pin::new(&mut consumer).poll_next(&mut nobody) {
             let keeps = KeepAlive::Consumer(Arc::clone(channel));
-            drop(Delivery::new(message, Arc::clone(generation), keeps).noted(reading));
+            drop(Delivery::new(message, Arc::clone(generation), keeps).of(reading));
         }
     }
 

@@ -1,12 +1,16 @@
 //! Exchanges, queues and bindings, as they are declared.
 
+use std::time::Duration;
+
 use lapin::ExchangeKind;
 use lapin::options::{ExchangeDeclareOptions, QueueDeclareOptions};
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 use parking_lot::Mutex;
 
 use crate::base::error::Error;
 use crate::kinds::rabbitmq::channel::ChannelGuard;
+use crate::kinds::rabbitmq::delivery::RETRY_SUFFIX;
+use crate::kinds::rabbitmq::errors::with_remedy;
 use crate::kinds::rabbitmq::topology::Topology;
 
 /// An exchange to declare. Durable unless made [transient](Exchange::transient).
@@ -66,6 +70,16 @@ impl Exchange {
 }
 
 /// A queue to declare. Durable unless made [transient](Queue::transient).
+///
+/// A queue that exists keeps its properties. Declaring it with others is an error that names the first difference.
+///
+/// ```
+/// use std::time::Duration;
+/// use resource_pool::rabbitmq::Queue;
+///
+/// let dead = Queue::new("orders.dead");
+/// let orders = Queue::new("orders").quorum().dead_letter("", Some("orders.dead")).ttl(Duration::from_secs(3600));
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Queue {
     pub(super) name: String,
@@ -109,11 +123,93 @@ impl Queue {
         self
     }
 
-    /// Sets further arguments, such as `x-max-length`.
-    pub fn arguments(mut self, arguments: FieldTable) -> Self {
-        self.arguments = arguments;
+    /// Sends the messages that are rejected, expire or are too many to this exchange. The exchange `""` routes to the
+    /// queue named by the key. The messages keep their own key if there is none here. By default they are discarded.
+    ///
+    /// The broker also discards the messages that reach no queue there.
+    pub fn dead_letter(self, exchange: impl Into<String>, routing_key: Option<&str>) -> Self {
+        let queue = self.argument(DEAD_LETTER_EXCHANGE, text(exchange));
+        match routing_key {
+            Some(key) => queue.argument(DEAD_LETTER_KEY, text(key)),
+            None => queue,
+        }
+    }
+
+    /// Sets how long a message may wait in the queue, in whole milliseconds. It expires after that. By default it waits
+    /// for ever.
+    pub fn ttl(self, ttl: Duration) -> Self {
+        self.argument("x-message-ttl", number(ttl.as_millis()))
+    }
+
+    /// Sets how many messages may wait in the queue. The oldest ones make room for the new ones. By default there is no
+    /// limit.
+    pub fn max_length(self, messages: u64) -> Self {
+        self.argument("x-max-length", number(messages))
+    }
+
+    /// Replicates the queue on several nodes. It then counts how often it has delivered each message. A quorum queue is
+    /// neither transient nor exclusive, and has no priorities.
+    pub fn quorum(self) -> Self {
+        self.argument(QUEUE_TYPE, text("quorum"))
+    }
+
+    /// Sets the highest [priority](crate::rabbitmq::Message::priority) of messages, at least 1. Messages with a higher
+    /// priority are delivered first. Each level costs the broker memory, so a few are enough. By default there are no
+    /// priorities.
+    pub fn priority(self, highest: u8) -> Self {
+        self.argument("x-max-priority", number(highest))
+    }
+
+    /// Sets further arguments, such as `x-single-active-consumer`, and leaves the others as they are.
+    pub fn arguments(self, arguments: FieldTable) -> Self {
+        let further = arguments.inner().iter();
+        further.fold(self, |queue, (name, value)| queue.argument(name.as_str(), value.clone()))
+    }
+
+    /// The queue in which the failed jobs of this queue wait for so long before they go back to it. A quorum queue hands
+    /// them back with confirms, and so loses none.
+    pub(super) fn retry(queue: &str, pause: Duration, is_quorum: bool) -> Self {
+        let retry = Queue::new(queue.to_owned() + RETRY_SUFFIX).ttl(pause).dead_letter("", Some(queue));
+        if !is_quorum {
+            return retry;
+        }
+        retry
+            .quorum()
+            .argument("x-overflow", text("reject-publish"))
+            .argument(DEAD_LETTER_STRATEGY, text("at-least-once"))
+    }
+
+    pub(super) fn is_quorum(&self) -> bool {
+        self.arguments.inner().get(QUEUE_TYPE) == Some(&text("quorum"))
+    }
+
+    fn argument(mut self, name: &str, value: AMQPValue) -> Self {
+        self.arguments.insert(name.into(), value);
         self
     }
+
+    /// The exchange and the key to which its rejected messages go. `None` if its arguments name none.
+    pub(super) fn dead_letters(&self) -> Option<(String, Option<String>)> {
+        let text = |name| match self.arguments.inner().get(name)? {
+            AMQPValue::LongString(text) => Some(text.to_string()),
+            _ => None,
+        };
+        Some((text(DEAD_LETTER_EXCHANGE)?, text(DEAD_LETTER_KEY)))
+    }
+}
+
+const DEAD_LETTER_EXCHANGE: &str = "x-dead-letter-exchange";
+const DEAD_LETTER_KEY: &str = "x-dead-letter-routing-key";
+const DEAD_LETTER_STRATEGY: &str = "x-dead-letter-strategy";
+const QUEUE_TYPE: &str = "x-queue-type";
+
+fn text(text: impl Into<String>) -> AMQPValue {
+    AMQPValue::LongString(text.into().into())
+}
+
+/// A number as an argument. The broker refuses one that is too large.
+fn number(number: impl TryInto<i64>) -> AMQPValue {
+    AMQPValue::LongLongInt(number.try_into().unwrap_or(i64::MAX))
 }
 
 /// A queue as the broker declared it.
@@ -164,8 +260,10 @@ impl Declaration<'_> {
         topology: &Mutex<Topology>,
     ) -> Result<Option<lapin::Queue>, Error> {
         match self {
-            Declaration::Exchange(exchange) => guard.declare_exchange(exchange).await.map(|()| None),
-            Declaration::Queue(queue) => guard.declare_queue(queue).await.map(Some),
+            Declaration::Exchange(exchange) => {
+                guard.declare_exchange(exchange).await.map(|()| None).map_err(with_remedy)
+            }
+            Declaration::Queue(queue) => guard.declare_queue(queue).await.map(Some).map_err(with_remedy),
             Declaration::Binding(binding) => {
                 let queue = topology.lock().current_name(&binding.queue);
                 guard.bind(binding, &queue).await.map(|()| None)

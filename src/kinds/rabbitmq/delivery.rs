@@ -7,23 +7,24 @@
 //! that. A delivery of a stream makes its consumer read again instead. In a forked child nothing is sent, and the
 //! channel is leaked.
 //!
-//! There is no lock here. `closed` is only read, to choose an error.
+//! `InHand` knows which deliveries of a subscription are not settled. Its lock is the only one, and is taken for a
+//! moment. `closed` is only read, to choose an error.
 
 use std::fmt;
-use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use lapin::BasicProperties;
 use lapin::options::{BasicAckOptions, BasicNackOptions};
+use lapin::types::AMQPValue;
 use tokio::runtime::Handle;
 
 use crate::base::error::Error;
 use crate::kinds::rabbitmq::channel::{ChannelGuard, Pooled};
 use crate::kinds::rabbitmq::errors::{lost, operation};
 use crate::kinds::rabbitmq::generation::Generation;
+use crate::kinds::rabbitmq::in_hand::{HeldDelivery, InHand};
 use crate::kinds::rabbitmq::stream::{Offset, Reading};
-use crate::lifecycle::busy::Busy;
 use crate::lifecycle::link::Link;
 use crate::lifecycle::work::Work;
 
@@ -53,19 +54,24 @@ impl KeepAlive {
 pub struct Delivery {
     message: lapin::message::Delivery,
     pub(super) generation: Arc<Generation>,
-    keeps: Option<(KeepAlive, Option<Busy>)>,
+    keeps: Option<KeepAlive>,
     /// The offset in its stream. `None` if it is not of a stream.
     offset: Option<Offset>,
+    /// The deliveries of its subscription that are handed out.
+    in_hand: Arc<InHand>,
+    is_handed_out: bool,
 }
 
 impl Delivery {
     pub(super) fn new(message: lapin::message::Delivery, generation: Arc<Generation>, keeps: KeepAlive) -> Self {
-        Delivery { message, generation, keeps: Some((keeps, None)), offset: None }
+        let in_hand = Arc::default();
+        Delivery { message, generation, keeps: Some(keeps), offset: None, in_hand, is_handed_out: false }
     }
 
-    /// Notes its offset, if it is of a stream.
-    pub(super) fn noted(mut self, reading: &Arc<Reading>) -> Self {
+    /// Makes it one of the deliveries of a consumer, and notes its offset, if it is of a stream.
+    pub(super) fn of(mut self, reading: &Arc<Reading>) -> Self {
         self.offset = reading.delivered(&self.message.properties);
+        self.in_hand = Arc::clone(&reading.in_hand);
         self
     }
 
@@ -77,9 +83,13 @@ impl Delivery {
 
     /// Makes closing wait for it from now on.
     pub(super) fn hand_out(&mut self, link: &Link) {
-        if let Some((_, busy)) = &mut self.keeps {
-            *busy = Some(link.busy(Work::Delivery));
-        }
+        let acker = self.message.acker.clone();
+        self.in_hand.hand_out(self.tag(), acker, self.offset.clone(), link.busy(Work::Delivery));
+        self.is_handed_out = true;
+    }
+
+    fn tag(&self) -> u64 {
+        self.message.delivery_tag
     }
 
     /// The payload.
@@ -87,14 +97,40 @@ impl Delivery {
         &self.message.data
     }
 
-    /// The exchange it was published to.
+    /// The exchange it was published to, first of all if it comes back from a
+    /// [retry queue](crate::rabbitmq::Consume::attempts).
     pub fn exchange(&self) -> &str {
-        self.message.exchange.as_str()
+        self.first(FIRST_EXCHANGE).unwrap_or(self.message.exchange.as_str())
     }
 
-    /// The key it was published with.
+    /// The key it was published with, first of all if it comes back from a
+    /// [retry queue](crate::rabbitmq::Consume::attempts).
     pub fn routing_key(&self) -> &str {
-        self.message.routing_key.as_str()
+        self.first(FIRST_KEY).unwrap_or(self.message.routing_key.as_str())
+    }
+
+    /// The header with where it was published first. `None` if it does not come from the retry queue.
+    fn first(&self, name: &str) -> Option<&str> {
+        let Some(AMQPValue::LongString(first)) = self.header(name) else { return None };
+        // The broker notes the last death first. A message that was dead-lettered from elsewhere has the header too.
+        let Some(AMQPValue::FieldTable(death)) = self.deaths().first() else { return None };
+        let Some(AMQPValue::LongString(died_in)) = death.inner().get("queue") else { return None };
+        let queue = died_in.as_bytes().strip_suffix(RETRY_SUFFIX.as_bytes())?;
+        let is_back =
+            self.message.exchange.as_str().is_empty() && queue == self.message.routing_key.as_str().as_bytes();
+        std::str::from_utf8(first.as_bytes()).ok().filter(|_| is_back)
+    }
+
+    fn deaths(&self) -> &[AMQPValue] {
+        match self.header("x-death") {
+            Some(AMQPValue::FieldArray(deaths)) => deaths.as_slice(),
+            _ => &[],
+        }
+    }
+
+    /// How often it was put into a retry queue.
+    pub(super) fn retries(&self) -> u32 {
+        self.header(RETRIES).and_then(count).unwrap_or(0)
     }
 
     /// Whether it was delivered before, to anybody.
@@ -107,6 +143,30 @@ impl Delivery {
         &self.message.properties
     }
 
+    /// How often it was delivered to anybody, this time included. `None` if the broker does not tell.
+    ///
+    /// The broker tells that it was not delivered before. It counts the deliveries of a quorum queue
+    /// (`x-delivery-count`), and the rejections that dead-lettered the message (`x-death`). The
+    /// [retry queue](crate::rabbitmq::Consume::attempts) counts too. Of a message that went back to another queue, it tells only [that](Delivery::redelivered) it was delivered before, and not how often.
+    pub fn attempts(&self) -> Option<u32> {
+        let counted = match self.header(DELIVERY_COUNT) {
+            // The header stays on a message that is published anew.
+            _ if !self.redelivered() => 0,
+            count => self::count(count?)?,
+        };
+        let rejections = self.deaths().iter().map(|death| {
+            let AMQPValue::FieldTable(death) = death else { return 0 };
+            let is_rejection = death.inner().get("reason") == Some(&AMQPValue::LongString("rejected".into()));
+            death.inner().get("count").filter(|_| is_rejection).and_then(count).unwrap_or(0)
+        });
+        let counted = counted.saturating_add(self.retries());
+        Some(rejections.fold(counted, u32::saturating_add).saturating_add(1))
+    }
+
+    fn header(&self, name: &str) -> Option<&AMQPValue> {
+        self.message.properties.headers().as_ref()?.inner().get(name)
+    }
+
     /// Acknowledges it. AMQP has no answer to this. The call ends once the acknowledgement is written.
     ///
     /// # Errors
@@ -116,63 +176,108 @@ impl Delivery {
     /// # Cancel safety
     /// Once begun it is acknowledged all the same.
     pub async fn ack(self) -> Result<(), Error> {
-        let acker = self.message.acker.clone();
-        self.settle("acknowledging a delivery", acker.ack(BasicAckOptions::default()), true).await
+        self.settle("acknowledging a delivery", Verdict::Ack).await
+    }
+
+    /// Acknowledges it, and all deliveries that its consumer handed out before it. Those that are settled or given back
+    /// by then stay so. The others count as acknowledged, and acknowledging one of them later does nothing.
+    ///
+    /// It covers only the deliveries that came over the same connection. It is one message to the broker, unless
+    /// another one of these deliveries is being settled at the moment.
+    ///
+    /// # Errors
+    /// As [`ack`](Delivery::ack), about all of them.
+    ///
+    /// # Cancel safety
+    /// Once begun they may be acknowledged even if it is cancelled.
+    pub async fn ack_all_before(mut self) -> Result<(), Error> {
+        self.generation.link.check_process()?;
+        let mut all = self.in_hand.take_all_before(self.tag());
+        let last = all.held.last_key_value().filter(|_| all.at_once).map(|(_, last)| last.acker.clone());
+        if let Some(last) = last {
+            let options = BasicAckOptions { multiple: true };
+            let answer = self.generation.answer("acknowledging deliveries", last.ack(options)).await?;
+            self.is_settled(answer)?;
+        }
+        while let Some((tag, held)) = all.held.pop_first() {
+            if !all.at_once {
+                self.answer("acknowledging a delivery", &held, Verdict::Ack).await?;
+            }
+            self.in_hand.answered(tag, held, true);
+        }
+        self.settled();
+        Ok(())
     }
 
     /// Gives it back to its queue, to be delivered again to anybody.
     ///
     /// # Errors
-    /// As [`ack`](Delivery::ack). [`Error::Operation`] for one of a stream.
+    /// As [`ack`](Delivery::ack). [`Error::Operation`] for one of a stream, or one that was acknowledged
+    /// [with a later one](Delivery::ack_all_before).
     ///
     /// # Cancel safety
     /// Once begun it is given back all the same.
     pub async fn requeue(self) -> Result<(), Error> {
-        self.nack_with("giving a delivery back", true).await
+        self.settle("giving a delivery back", Verdict::Requeue).await
     }
 
     /// Rejects it. It goes to the queue's dead-letter exchange, or is discarded if there is none.
     ///
     /// # Errors
-    /// As [`ack`](Delivery::ack). [`Error::Operation`] for one of a stream.
+    /// As [`requeue`](Delivery::requeue).
     ///
     /// # Cancel safety
     /// Once begun it is rejected all the same.
     pub async fn nack(self) -> Result<(), Error> {
-        self.nack_with("rejecting a delivery", false).await
+        self.settle("rejecting a delivery", Verdict::Reject).await
     }
 
-    async fn nack_with(self, action: &str, requeue: bool) -> Result<(), Error> {
-        if self.offset.is_some() {
-            let problem =
-                "a stream takes acknowledgements alone; acknowledge it, or drop it to have it delivered again";
-            return Err(operation(&self.generation.link, action, problem));
+    async fn settle(mut self, action: &str, verdict: Verdict) -> Result<(), Error> {
+        // A forked child takes no lock of its parent's.
+        self.generation.link.check_process()?;
+        let refused = |problem: &str| Err(operation(&self.generation.link, action, problem));
+        if self.offset.is_some() && verdict != Verdict::Ack {
+            return refused(
+                "a stream takes acknowledgements alone; acknowledge it, or drop it to have it delivered again",
+            );
         }
-        let acker = self.message.acker.clone();
-        self.settle(action, acker.nack(BasicNackOptions { requeue, multiple: false }), !requeue).await
+        let Some(held) = self.in_hand.take(self.tag()) else {
+            return match verdict {
+                Verdict::Ack => Ok(()),
+                _ => refused("it was acknowledged with a later delivery"),
+            };
+        };
+        self.answer(action, &held, verdict).await?;
+        self.in_hand.answered(self.tag(), held, verdict != Verdict::Requeue);
+        self.settled();
+        Ok(())
     }
 
-    async fn settle(
-        mut self,
-        action: &str,
-        answer: impl Future<Output = lapin::Result<bool>>,
-        is_done: bool,
-    ) -> Result<(), Error> {
-        match self.generation.answer(action, answer).await? {
-            true => {
-                if let Some(offset) = &self.offset {
-                    offset.acked();
-                }
-                if let Some((keeps, busy)) = &mut self.keeps {
-                    keeps.settled();
-                    if let Some(busy) = busy {
-                        busy.finish(is_done);
-                    }
-                }
-                Ok(())
+    /// Writes the answer to a delivery.
+    async fn answer(&self, action: &str, held: &HeldDelivery, verdict: Verdict) -> Result<(), Error> {
+        let answer = async {
+            let requeue = verdict == Verdict::Requeue;
+            match verdict {
+                Verdict::Ack => held.acker.ack(BasicAckOptions::default()).await,
+                _ => held.acker.nack(BasicNackOptions { requeue, multiple: false }).await,
             }
+        };
+        let answer = self.generation.answer(action, answer).await?;
+        self.is_settled(answer)
+    }
+
+    /// The driver's answer, `false` of which means that the channel is gone.
+    fn is_settled(&self, answer: bool) -> Result<(), Error> {
+        match answer {
+            true => Ok(()),
             false if self.generation.closed.load(Ordering::SeqCst) => Err(self.generation.was_cut()),
             false => Err(lost(&self.generation.link, "its connection or channel is gone, so it is delivered again")),
+        }
+    }
+
+    fn settled(&mut self) {
+        if let Some(keeps) = &mut self.keeps {
+            keeps.settled();
         }
     }
 
@@ -189,24 +294,62 @@ impl Drop for Delivery {
     fn drop(&mut self) {
         if self.generation.link.check_process().is_err() {
             // Leaked on purpose: channel and counters are the parent's, and this process has none of its threads.
-            return std::mem::forget(self.keeps.take());
+            return std::mem::forget((self.keeps.take(), Arc::clone(&self.in_hand)));
         }
+        let tag = self.tag();
+        let held = if self.is_handed_out { self.in_hand.take(tag) } else { None };
+        let is_settled = self.is_handed_out && held.is_none();
         let acker = &self.message.acker;
-        if !acker.usable() || !self.generation.is_alive() {
+        if is_settled || !acker.usable() || !self.generation.is_alive() {
             return;
         }
         if let Some(offset) = &self.offset {
             return offset.given_up();
         }
         let (acker, mut keeps, generation) = (acker.clone(), self.keeps.take(), Arc::clone(&self.generation));
+        let in_hand = Arc::clone(&self.in_hand);
         self.generation.runtime.spawn(async move {
             let back = acker.nack(BasicNackOptions { requeue: true, multiple: false });
             let back = generation.answer("giving a delivery back", back).await;
             // If that fails, the channel is closed, which gives the delivery back.
-            if let (Ok(true), Some((keeps, _))) = (back, &mut keeps) {
-                keeps.settled();
+            if let Ok(true) = back {
+                if let Some(held) = held {
+                    in_hand.answered(tag, held, false);
+                }
+                if let Some(keeps) = &mut keeps {
+                    keeps.settled();
+                }
             }
         });
+    }
+}
+
+/// The ways to settle a delivery.
+#[derive(Clone, Copy, PartialEq)]
+enum Verdict {
+    Ack,
+    Requeue,
+    Reject,
+}
+
+/// The header in which a quorum queue counts the deliveries of a message before this one.
+pub(super) const DELIVERY_COUNT: &str = "x-delivery-count";
+
+/// The header in which the copies of a message in a retry queue are counted.
+pub(super) const RETRIES: &str = "x-retries";
+/// The headers with the exchange and the key to which a message in a retry queue was published first.
+pub(super) const FIRST_EXCHANGE: &str = "x-retry-exchange";
+pub(super) const FIRST_KEY: &str = "x-retry-routing-key";
+/// The end of a retry queue's name. The queue's own name comes before it.
+pub(super) const RETRY_SUFFIX: &str = ".retry";
+
+/// A header that counts. `None` if it is no number.
+fn count(value: &AMQPValue) -> Option<u32> {
+    match value {
+        AMQPValue::LongLongInt(count) => u32::try_from(*count).ok(),
+        AMQPValue::LongInt(count) => u32::try_from(*count).ok(),
+        AMQPValue::LongUInt(count) => Some(*count),
+        _ => None,
     }
 }
 

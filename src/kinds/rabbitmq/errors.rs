@@ -97,6 +97,19 @@ pub(super) fn is_missing(error: &Error) -> bool {
     matches!(soft(error), Some(AMQPSoftError::NOTFOUND))
 }
 
+/// The error of a declaration, with the remedy where the queue or the exchange exists with other properties.
+pub(super) fn with_remedy(error: Error) -> Error {
+    let is_other = matches!(soft(&error), Some(AMQPSoftError::PRECONDITIONFAILED))
+        && error.to_string().contains("inequivalent arg");
+    match error {
+        Error::Operation { resource, action, source } if is_other => {
+            let action = action + " (it exists with other properties: declare it with those, or delete it first)";
+            Error::Operation { resource, action, source }
+        }
+        error => error,
+    }
+}
+
 /// The broker's error that ended a channel, if this is one.
 fn soft(error: &Error) -> Option<&AMQPSoftError> {
     let Error::Operation { source, .. } = error else { return None };

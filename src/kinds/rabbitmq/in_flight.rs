@@ -36,6 +36,9 @@ impl ChannelGuard {
         let generation = &self.generation;
         let address = |message: &Message| {
             let action = || message.action();
+            if let Some(problem) = &message.unfit {
+                return Err(operation(&generation.link, &action(), problem.as_str()));
+            }
             if message.properties.headers().is_some() {
                 generation.fits_header(&action(), &message.properties)?;
             }

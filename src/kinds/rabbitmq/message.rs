@@ -1,14 +1,25 @@
 //! Messages, and their outcomes.
 
 use std::fmt;
+use std::time::Duration;
 
 use lapin::BasicProperties;
-use lapin::types::ShortString;
+use lapin::types::{AMQPValue, ShortString};
 
 use crate::base::error::Error;
 use crate::kinds::rabbitmq::frame::header_bytes;
 
 /// A message to publish.
+///
+/// ```
+/// use std::time::Duration;
+/// use resource_pool::rabbitmq::Message;
+///
+/// let order = Message::new("", "orders", r#"{"buy":100}"#)
+///     .content_type("application/json")
+///     .header("strategy", "momentum")
+///     .expiration(Duration::from_secs(60));
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Message {
     pub(super) exchange: String,
@@ -16,6 +27,8 @@ pub struct Message {
     pub(super) payload: Vec<u8>,
     pub(super) properties: BasicProperties,
     pub(super) mandatory: bool,
+    /// The reason why it cannot be sent. `None` if it can.
+    pub(super) unfit: Option<String>,
 }
 
 impl Message {
@@ -27,12 +40,60 @@ impl Message {
             payload: payload.into(),
             properties: BasicProperties::default().with_delivery_mode(PERSISTENT),
             mandatory: true,
+            unfit: None,
         }
     }
 
-    /// Replaces the properties. Persistence is one of them too (`with_delivery_mode(2)`).
+    /// Replaces the properties, and so everything that other setters have set. Persistence is one of them too
+    /// (`with_delivery_mode(2)`).
     pub fn properties(mut self, properties: BasicProperties) -> Self {
         self.properties = properties;
+        self.unfit = None;
+        self
+    }
+
+    /// Sets a header. A name longer than 255 bytes is an error when the message is published.
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<HeaderValue>) -> Self {
+        let Some(name) = self.short("the name of a header", name.into()) else { return self };
+        let mut headers = self.properties.headers().clone().unwrap_or_default();
+        headers.insert(name, value.into().0);
+        self.properties = self.properties.with_headers(headers);
+        self
+    }
+
+    /// Sets the media type of the payload, such as `application/json`. By default there is none. More than 255 bytes
+    /// are an error when the message is published.
+    pub fn content_type(self, media_type: impl Into<String>) -> Self {
+        self.with("the content type", media_type.into(), BasicProperties::with_content_type)
+    }
+
+    /// Sets how long the message may wait in a queue, in whole milliseconds. It expires after that. By default the queue
+    /// decides.
+    pub fn expiration(self, expiration: Duration) -> Self {
+        self.with("the expiration", expiration.as_millis().to_string(), BasicProperties::with_expiration)
+    }
+
+    /// Sets the identifier by which an answer is known to belong to this message. By default there is none. More than
+    /// 255 bytes are an error when the message is published.
+    pub fn correlation(self, id: impl Into<String>) -> Self {
+        self.with("the correlation", id.into(), BasicProperties::with_correlation_id)
+    }
+
+    /// Sets the queue to which an answer goes. By default there is none. More than 255 bytes are an error when the
+    /// message is published.
+    pub fn reply_to(self, queue: impl Into<String>) -> Self {
+        self.with("the queue for an answer", queue.into(), BasicProperties::with_reply_to)
+    }
+
+    /// Sets the message's own identifier, by which a consumer knows a duplicate. By default there is none. More than 255
+    /// bytes are an error when the message is published.
+    pub fn id(self, id: impl Into<String>) -> Self {
+        self.with("the identifier", id.into(), BasicProperties::with_message_id)
+    }
+
+    /// Sets the priority in a queue with [priorities](crate::rabbitmq::Queue::priority). Defaults to 0, the lowest.
+    pub fn priority(mut self, priority: u8) -> Self {
+        self.properties = self.properties.with_priority(priority);
         self
     }
 
@@ -46,6 +107,23 @@ impl Message {
     pub fn optional(mut self) -> Self {
         self.mandatory = false;
         self
+    }
+
+    fn with(mut self, what: &str, text: String, set: fn(BasicProperties, ShortString) -> BasicProperties) -> Self {
+        if let Some(text) = self.short(what, text) {
+            self.properties = set(self.properties, text);
+        }
+        self
+    }
+
+    /// A short string of AMQP. A text that is too long makes the message unfit.
+    fn short(&mut self, what: &str, text: String) -> Option<ShortString> {
+        let bytes = text.len();
+        let short = ShortString::try_new(text).ok();
+        if short.is_none() {
+            self.unfit = Some(format!("{what} has {bytes} bytes, and may have 255"));
+        }
+        short
     }
 
     /// Whether the broker's refusal names a value of this message: its exchange, user, expiration or size.
@@ -72,6 +150,59 @@ impl Message {
 
 const TRANSIENT: u8 = 1;
 const PERSISTENT: u8 = 2;
+
+/// The value of a header: a text, a number, or whether something is so.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HeaderValue(AMQPValue);
+
+impl From<&str> for HeaderValue {
+    fn from(text: &str) -> Self {
+        HeaderValue(AMQPValue::LongString(text.into()))
+    }
+}
+
+impl From<String> for HeaderValue {
+    fn from(text: String) -> Self {
+        HeaderValue(AMQPValue::LongString(text.into()))
+    }
+}
+
+impl From<bool> for HeaderValue {
+    fn from(is_so: bool) -> Self {
+        HeaderValue(AMQPValue::Boolean(is_so))
+    }
+}
+
+impl From<i32> for HeaderValue {
+    fn from(number: i32) -> Self {
+        HeaderValue(AMQPValue::LongInt(number))
+    }
+}
+
+impl From<i64> for HeaderValue {
+    fn from(number: i64) -> Self {
+        HeaderValue(AMQPValue::LongLongInt(number))
+    }
+}
+
+impl From<u32> for HeaderValue {
+    fn from(number: u32) -> Self {
+        HeaderValue(AMQPValue::LongLongInt(number.into()))
+    }
+}
+
+impl From<f64> for HeaderValue {
+    fn from(number: f64) -> Self {
+        HeaderValue(AMQPValue::Double(number))
+    }
+}
+
+/// Any other value of AMQP.
+impl From<AMQPValue> for HeaderValue {
+    fn from(value: AMQPValue) -> Self {
+        HeaderValue(value)
+    }
+}
 
 /// The outcome of a published message.
 #[must_use = "a message that was returned or refused has reached nobody"]

@@ -9,6 +9,8 @@ use lapin::types::{AMQPValue, FieldTable};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use crate::kinds::rabbitmq::in_hand::InHand;
+
 /// The argument from where a consumer reads, and the header with the position of a delivery in its stream.
 const OFFSET: &str = "x-stream-offset";
 
@@ -30,8 +32,9 @@ pub(super) fn reading_from(offset: Option<i64>, arguments: &FieldTable) -> Field
     arguments
 }
 
-/// How far a subscription has read, if it is one to a stream.
+/// The deliveries of a subscription, and how far it has read, if it is one to a stream.
 pub(super) struct Reading {
+    pub(super) in_hand: Arc<InHand>,
     /// Whether the queue is a stream, by its declaration. `None` if that does not say, and the deliveries have to.
     is_stream: Option<bool>,
     seen: Mutex<SeenOffset>,
@@ -48,7 +51,12 @@ struct SeenOffset {
 
 impl Reading {
     pub(super) fn new(is_stream: Option<bool>) -> Arc<Self> {
-        Arc::new(Reading { is_stream, seen: Mutex::default(), given_up: CancellationToken::new() })
+        Arc::new(Reading {
+            in_hand: Arc::default(),
+            is_stream,
+            seen: Mutex::default(),
+            given_up: CancellationToken::new(),
+        })
     }
 
     /// Notes a delivery, and answers its offset if this is a stream.
@@ -74,6 +82,7 @@ impl Reading {
 }
 
 /// The offset of a delivery in its stream.
+#[derive(Clone)]
 pub(super) struct Offset {
     reading: Arc<Reading>,
     number: i64,
