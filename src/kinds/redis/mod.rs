@@ -19,6 +19,7 @@ mod prober;
 mod pubsub;
 mod resource;
 mod session;
+mod socket_url;
 
 pub use self::client::Redis;
 pub use self::config::RedisConfig;
