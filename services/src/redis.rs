@@ -18,6 +18,9 @@ const PASSWORD: &str = "p@ss:w/rd%2F";
 /// How long the server may take to answer if the caller sets no limit. It is the documented limit of `View::command`.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// The Unix socket in the server's folder, which is the server's working folder.
+const SOCKET: &str = "redis.sock";
+
 #[derive(Debug)]
 pub(crate) struct Redis;
 
@@ -37,7 +40,7 @@ impl Server for Redis {
         // The append-only file is written before a command is answered, so a SIGKILL loses nothing. fsync would help
         // only against power cuts.
         let mut config = format!(
-            "port {port}\nbind 127.0.0.1\ndir {dir:?}\nlogfile server.log\nsave \"\"\n\
+            "port {port}\nbind 127.0.0.1\ndir {dir:?}\nunixsocket {SOCKET}\nlogfile server.log\nsave \"\"\n\
              appendonly yes\nappendfsync no\nenable-debug-command yes\n\
              requirepass \"{PASSWORD}\"\nuser \"{USER}\" on \">{PASSWORD}\" ~* &* +@all\n",
             port = site.address.port,
@@ -111,6 +114,11 @@ impl View<'_> {
     /// If the server does not answer within five seconds or answers an error.
     pub fn command(&self, words: &[&str]) -> Result<String, Error> {
         Connection::open(self.address, PATIENCE)?.command(words)
+    }
+
+    /// The path of the Unix socket on which the server listens too.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join(SOCKET)
     }
 
     /// Opens a connection that stays, for a server that will accept no further one. Each command may take so long.

@@ -5,4 +5,6 @@ pub(crate) mod count;
 pub(crate) mod kill_switch;
 pub(crate) mod parts;
 pub(crate) mod tls;
+#[cfg(feature = "streams")]
+pub(crate) mod unix_socket;
 pub(crate) mod url;

@@ -37,11 +37,14 @@ impl Part {
         let (authority, rest) = rest.split_at(rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len()));
         let login = authority.rsplit_once('@').map_or("", |(login, _)| login);
         let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+        // A URL without a host has the path of a socket.
+        let is_socket = authority.is_empty();
         let asks = |name| query.split('&').any(|option| option.split('=').next() == Some(name));
         match self {
             Part::Host | Part::Port => true,
             Part::User => login.split(':').next().is_some_and(|user| !user.is_empty()) || asks("user"),
-            Part::Password => login.contains(':') || asks("password"),
+            Part::Password => login.contains(':') || asks("password") || (is_socket && asks("pass")),
+            Part::Place if is_socket => asks("db"),
             Part::Place => path.len() > 1 || asks("database"),
         }
     }

@@ -87,9 +87,12 @@ struct ConnectionState {
 
 impl BlockingConnection {
     fn connect(session: &Arc<RedisSession>, switch: KillSwitch) -> RedisResult<Self> {
-        let RedisConfig { host, port, keepalive, connect_timeout, .. } = &*session.config;
+        let RedisConfig { host, port, keepalive, connect_timeout, socket, .. } = &*session.config;
         let end = deadline(*connect_timeout);
-        let (stream, guarded) = session.tls.dial_blocking(host, *port, *keepalive, &switch, end)?;
+        let (stream, guarded) = match socket {
+            Some(path) => session.tls.dial_socket_blocking(path, &switch, end)?,
+            None => session.tls.dial_blocking(host, *port, *keepalive, &switch, end)?,
+        };
         let config = Arc::clone(&session.config);
         let mut connection = BlockingConnection::over(Arc::downgrade(session), config, stream, guarded, switch);
         connection.with_deadline(end, |connection| connection.greet(session))?;

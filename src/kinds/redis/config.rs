@@ -1,9 +1,11 @@
 //! The configuration of a Redis: its fields, their defaults, their environment variables, and the checks.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
+use socket2::SockAddr;
 
 use crate::base::error::Error;
 use crate::base::holder::QuotaId;
@@ -11,14 +13,17 @@ use crate::base::millis;
 use crate::base::millis::number;
 use crate::base::secret::Secret;
 use crate::kinds::redis::resource::RedisResource;
+use crate::kinds::redis::socket_url::SocketUrl;
 use crate::lifecycle::kind::KindConfig;
 use crate::net::checks::Checks;
 use crate::net::parts::{Names, Part};
 use crate::net::tls::{Tls, TlsOptions};
-use crate::net::url::{ParsedUrl, host, port};
+use crate::net::url::{ParsedUrl, host, host_port, port};
 
 /// The URL schemes: plain, and over TLS.
-pub(super) const SCHEMES: [&str; 2] = ["redis", "rediss"];
+const SCHEMES: [&str; 2] = ["redis", "rediss"];
+
+const NO_TLS: &str = "a socket does not leave the machine and has no TLS: take the options out, or use rediss://";
 
 /// How to reach a Redis; `[redis]` or `[named.redis.NAME]` in TOML.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -26,7 +31,8 @@ pub(super) const SCHEMES: [&str; 2] = ["redis", "rediss"];
 #[non_exhaustive]
 pub struct RedisConfig {
     /// `redis://user:password@host:port/db`, instead of the parts. A part that the URL does not name keeps its own
-    /// field, except the port, which is 6379 then. `rediss://` uses TLS. Environment: `REDIS_URL`.
+    /// field, except the port, which is 6379 then. `rediss://` uses TLS. For a Unix socket it is
+    /// `unix:///run/redis.sock?db=0&user=…&pass=…`, or the same with `redis+unix://`. Environment: `REDIS_URL`.
     pub url: Option<Secret>,
     /// Defaults to `localhost`. Environment: `REDIS_HOST`, `REDIS_IP`.
     pub host: String,
@@ -71,6 +77,9 @@ pub struct RedisConfig {
     /// The TLS options. Defaults to none: plain, unless the URL is a `rediss://`. Environment: `REDIS_TLS`,
     /// `REDIS_TLS_CA_FILE`, `REDIS_TLS_CERT_FILE`, `REDIS_TLS_KEY_FILE`, `REDIS_TLS_SERVER_NAME`.
     pub tls: Option<TlsOptions>,
+    /// The path of the Unix socket that the server listens on. Host, port and keepalive do not count then, and there is
+    /// no TLS. Defaults to none. A host in the environment, or one in a URL, takes it away.
+    pub socket: Option<PathBuf>,
 }
 
 impl Default for RedisConfig {
@@ -94,6 +103,7 @@ impl Default for RedisConfig {
             connect_timeout: Duration::from_secs(2),
             keepalive: Duration::from_secs(60),
             tls: None,
+            socket: None,
         }
     }
 }
@@ -121,6 +131,30 @@ impl RedisConfig {
         self.client_name = name.into();
         self
     }
+
+    /// Connects to the Unix socket of this path instead of a host.
+    ///
+    /// ```
+    /// use resource_pool::config::RedisConfig;
+    ///
+    /// let config = RedisConfig::default().socket("/run/redis/redis.sock");
+    /// ```
+    pub fn socket(mut self, path: impl Into<PathBuf>) -> Self {
+        self.socket = Some(path.into());
+        self
+    }
+
+    /// Where the server is, for errors and reports. Without credentials.
+    pub(super) fn endpoint(&self) -> String {
+        match &self.socket {
+            Some(path) if self.db == 0 => format!("unix://{}", path.display()),
+            Some(path) => format!("unix://{}?db={}", path.display(), self.db),
+            None => {
+                let scheme = SCHEMES[usize::from(self.tls.is_some())];
+                format!("{scheme}://{}/{}", host_port(&self.host, self.port), self.db)
+            }
+        }
+    }
 }
 
 impl KindConfig for RedisConfig {
@@ -137,7 +171,7 @@ impl KindConfig for RedisConfig {
             ("password", &["REDIS_PASSWORD"]),
             ("db", &["REDIS_DB"]),
         ],
-        plain: &["redis"],
+        plain: &["redis", "unix", "redis+unix"],
         tls: ["REDIS_TLS", "REDIS_TLS_CA_FILE", "REDIS_TLS_CERT_FILE", "REDIS_TLS_KEY_FILE", "REDIS_TLS_SERVER_NAME"],
     };
 
@@ -159,7 +193,10 @@ impl KindConfig for RedisConfig {
 
     fn set(&mut self, part: Part, key: &str, text: &str) -> Result<(), Error> {
         match part {
-            Part::Host => host(key, text)?.clone_into(&mut self.host),
+            Part::Host => {
+                host(key, text)?.clone_into(&mut self.host);
+                self.socket = None;
+            }
             Part::Port => self.port = port(key, text)?,
             Part::User => self.user = Some(text.to_owned()),
             Part::Password => self.password = Some(text.into()),
@@ -170,6 +207,17 @@ impl KindConfig for RedisConfig {
 
     fn take_apart(&mut self, key: &str) -> Result<(), Error> {
         let Some(url) = self.url.take() else { return Ok(()) };
+        if let Some(SocketUrl { path, db, user, password }) = SocketUrl::parse(key, &url)? {
+            if self.tls.is_some() {
+                return Err(Error::config(key, format!("is a Unix socket, but there are options for TLS; {NO_TLS}")));
+            }
+            self.socket = Some(path);
+            self.db = db.unwrap_or(self.db);
+            self.user = user.or(self.user.take());
+            self.password = password.or(self.password.take());
+            return Ok(());
+        }
+        self.socket = None;
         let url = ParsedUrl::new(key, &url, &SCHEMES)?;
         TlsOptions::agree(&mut self.tls, key, url.scheme(), SCHEMES)?;
         self.host = url.host().to_owned();
@@ -197,6 +245,16 @@ impl KindConfig for RedisConfig {
             ("connect_timeout_ms", self.connect_timeout),
         ])?;
         checks.keepalive(self.keepalive)?;
+        if let Some(path) = &self.socket {
+            if self.tls.is_some() {
+                return checks.fail("socket", format_args!("is set, but there are options for TLS; {NO_TLS}"));
+            }
+            let path = path.as_os_str();
+            if path.is_empty() || path.as_encoded_bytes().contains(&0) || SockAddr::unix(path).is_err() {
+                return checks
+                    .fail("socket", "must be a path of 1 to about 100 bytes: the system takes no longer ones");
+            }
+        }
         if min_idle > pool_size {
             return checks.fail("min_idle", "is more than pool_size");
         }

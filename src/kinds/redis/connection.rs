@@ -74,8 +74,11 @@ pub(super) fn taken_in() -> RedisConnectionInfo {
 
 /// Connects and greets the server.
 pub(super) async fn open_stream(session: &RedisSession, switch: &KillSwitch) -> RedisResult<Listening> {
-    let RedisConfig { host, port, keepalive, .. } = &*session.config;
-    let mut stream = Listening(session.tls.dial(host, *port, *keepalive, switch).await?);
+    let RedisConfig { host, port, keepalive, socket, .. } = &*session.config;
+    let mut stream = Listening(match socket {
+        Some(path) => session.tls.dial_socket(path, switch).await?,
+        None => session.tls.dial(host, *port, *keepalive, switch).await?,
+    });
     let (mut greeting, mut decoder) = (Greeting::new(session), Default::default());
     while let Some((steps, packed)) = greeting.words() {
         stream.write_all(&packed).await?;

@@ -20,6 +20,7 @@ mod pubsub;
 mod refresh;
 mod resource;
 mod session;
+mod socket_url;
 
 pub use self::client::Redis;
 pub use self::config::RedisConfig;

@@ -16,7 +16,7 @@ use crate::base::holder::QuotaId;
 use crate::base::runtime::within;
 use crate::kinds::redis::blocking_connection::Manager;
 use crate::kinds::redis::client::Redis;
-use crate::kinds::redis::config::{RedisConfig, SCHEMES};
+use crate::kinds::redis::config::RedisConfig;
 use crate::kinds::redis::demotion::Demotion;
 use crate::kinds::redis::session::RedisSession;
 use crate::lifecycle::checkout::{Adapted, Checkouts, Limits};
@@ -27,7 +27,6 @@ use crate::lifecycle::status::Usage;
 use crate::lifecycle::wait::Quota;
 use crate::net::count::none;
 use crate::net::tls::Tls;
-use crate::net::url::host_port;
 
 /// How long closing waits for the drivers' tasks and sockets to go. They take microseconds, unless their runtime no
 /// longer runs, so a long wait would be in vain.
@@ -75,13 +74,17 @@ impl Resource for RedisResource {
             threads: Checkouts::new(link, Adapted::new(Arc::new(Manager(Weak::clone(session))), tell), limits, quota),
         });
         if let Err(failure) = session.open_shared().await {
-            let RedisConfig { host, port, .. } = &*self.config;
-            let failure = self.tls.or_wanted(failure, host, *port, "use rediss://").await;
+            let RedisConfig { host, port, socket, .. } = &*self.config;
+            let failure = match socket {
+                Some(_) => failure,
+                None => self.tls.or_wanted(failure, host, *port, "use rediss://").await,
+            };
             let is_foreign = |error: &RedisError| error.kind() == ErrorKind::Parse;
             if !failure.source().downcast_ref().is_some_and(is_foreign) {
                 return Err(failure);
             }
-            let text = format!("a server answers there that is not Redis ({failure}): correct host and port");
+            let remedy = if socket.is_some() { "correct the path of the socket" } else { "correct host and port" };
+            let text = format!("a server answers there that is not Redis ({failure}): {remedy}");
             return Err(Failure::permanent(Worded::new(text, failure.into_source())));
         }
         Ok(Redis { session })
@@ -131,8 +134,7 @@ impl Resource for RedisResource {
     }
 
     fn endpoint(&self) -> String {
-        let scheme = SCHEMES[usize::from(self.config.tls.is_some())];
-        format!("{scheme}://{}/{}", host_port(&self.config.host, self.config.port), self.config.db)
+        self.config.endpoint()
     }
 
     fn phase(&self) -> Phase {

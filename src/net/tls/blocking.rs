@@ -4,6 +4,7 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 #[cfg(feature = "tls")]
@@ -12,6 +13,7 @@ use socket2::SockRef;
 
 use crate::net::kill_switch::{Guarded, KillSwitch};
 use crate::net::tls::stream::{Client, Tls, tune};
+use crate::net::unix_socket;
 
 /// A stream that threads read from and write to, plain or secured, under a [`KillSwitch`].
 pub struct Blocking(Streams);
@@ -59,6 +61,28 @@ impl Tls {
         });
         let socket = opened.ok_or(failed)?;
         tune(SockRef::from(&socket), keepalive)?;
+        self.guarded(socket, switch, end)
+    }
+
+    /// Opens a connection as [`dial_socket`](Tls::dial_socket) does, but for threads. `end` is the deadline of the
+    /// stream, until the stream gets [another one](Blocking::end_by). The stream is under the switch while the
+    /// [`Guarded`] lives.
+    ///
+    /// # Errors
+    /// Those of [`dial_socket`](Tls::dial_socket), and one of the kind [`TimedOut`](io::ErrorKind::TimedOut).
+    pub fn dial_socket_blocking(
+        &self,
+        path: &Path,
+        switch: &KillSwitch,
+        end: Instant,
+    ) -> io::Result<(Blocking, Guarded)> {
+        let socket = unix_socket::connect(path)?;
+        socket.set_nonblocking(false)?;
+        self.guarded(socket, switch, end)
+    }
+
+    /// Puts an open socket under the switch, and secures it.
+    fn guarded(&self, socket: TcpStream, switch: &KillSwitch, end: Instant) -> io::Result<(Blocking, Guarded)> {
         let guarded = switch.guard_blocking(&socket)?;
         let timed = Timed { socket, end: Some(end) };
         let stream = match &self.0 {

@@ -1,6 +1,7 @@
 //! Streams that are secured or plain, over sockets that the kill switch cuts.
 
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
@@ -14,6 +15,7 @@ use crate::net::tls::hello::or_wanted;
 use crate::net::tls::options::TlsOptions;
 #[cfg(feature = "tls")]
 use crate::net::tls::secured::Secured;
+use crate::net::unix_socket;
 
 /// How a resource's streams are secured, if at all.
 #[derive(Debug, Clone)]
@@ -74,6 +76,19 @@ impl Tls {
     pub async fn dial(&self, host: &str, port: u16, keepalive: Duration, switch: &KillSwitch) -> io::Result<Stream> {
         let stream = TcpStream::connect((host, port)).await?;
         tune(SockRef::from(&stream), keepalive)?;
+        self.secure(switch.guard(stream)).await
+    }
+
+    /// Opens a connection to the Unix socket of this path, which is under the switch from then on, and lives on the
+    /// runtime of this task.
+    ///
+    /// # Errors
+    /// The reason why there is none, with the remedy.
+    ///
+    /// # Cancel safety
+    /// Cancelling closes the connection.
+    pub async fn dial_socket(&self, path: &Path, switch: &KillSwitch) -> io::Result<Stream> {
+        let stream = TcpStream::from_std(unix_socket::connect(path)?)?;
         self.secure(switch.guard(stream)).await
     }
 
