@@ -829,3 +829,143 @@ fn config_that_can_never_work_is_refused() {
         built(good).build().unwrap_or_else(|error| panic!("{kind}.{field} = {good}: {error}"));
     }
 }
+
+/// Every kind reads the variables of its further resources, with the endings that its own variables have.
+#[test]
+fn config_environment_sets_named_resources() {
+    let pool = builder([
+        ("RESOURCE_POOL_MONGO_RESEARCH_URL", "mongodb://research:1/db"),
+        ("RESOURCE_POOL_MONGO_OTHER_URI", "mongodb://other:2/db"),
+        ("RESOURCE_POOL_RABBITMQ_FAR_IP", "far-rabbit"),
+        ("RESOURCE_POOL_RABBITMQ_FAR_VHOST", "desk"),
+        ("RESOURCE_POOL_CLICKHOUSE_TICKS_HOST", "ticks"),
+        ("RESOURCE_POOL_CLICKHOUSE_TICKS_DATABASE", "tick"),
+        ("RESOURCE_POOL_REDIS_CACHE_HOST", "cache"),
+        ("RESOURCE_POOL_REDIS_CACHE_DB", "3"),
+        ("REDIS_HOST", "default"),
+    ])
+    .build()
+    .unwrap();
+    for (name, at) in [
+        ("research", "mongodb://research:1/db"),
+        ("other", "mongodb://other:2/db"),
+        ("far", "amqp://far-rabbit:5672/desk"),
+        ("ticks", "http://ticks:8123/tick"),
+        ("cache", "redis://cache:6379/3"),
+        ("redis", "redis://default:6379/0"),
+        ("mongo", "mongodb://localhost:27017/quantaxis"),
+    ] {
+        assert_eq!(endpoint(&pool, name), at);
+    }
+    #[cfg(feature = "postgres")]
+    {
+        let named = [("RESOURCE_POOL_POSTGRES_BOOK_HOST", "book"), ("RESOURCE_POOL_POSTGRES_BOOK_DB", "orders")];
+        assert_eq!(endpoint(&builder(named).build().unwrap(), "book"), "postgres://book:5432/orders");
+    }
+}
+
+/// Code overrides the environment, and the environment overrides TOML, part by part.
+#[test]
+fn config_environment_of_a_named_resource_is_between_code_and_toml() {
+    let file = toml("named-layers", "[named.redis.research-eu]\nhost = 'from-toml'\nport = 7001\n");
+    let by_variable = ("RESOURCE_POOL_REDIS_RESEARCH_EU_HOST", "from-env");
+    let pool = builder([by_variable]).config_file(&file).build().unwrap();
+    assert_eq!(endpoint(&pool, "research-eu"), "redis://from-env:7001/0");
+    assert!(pool.status().resource("research_eu").is_none(), "the configured name is the one that is meant");
+    let by_code = builder([by_variable]).named("research-eu", RedisConfig::url("redis://from-code")).config_file(&file);
+    assert_eq!(endpoint(&by_code.build().unwrap(), "research-eu"), "redis://from-code:6379/0");
+    let alone = builder([by_variable]).build().unwrap();
+    assert_eq!(endpoint(&alone, "research_eu"), "redis://from-env:6379/0");
+}
+
+/// A name may contain a word that is also a suffix. The longest suffix counts, and a configured name before that.
+#[test]
+fn config_name_in_a_variable_may_contain_the_words_of_suffixes() {
+    let pool = builder([
+        ("RESOURCE_POOL_REDIS_URL_HOST", "a"),
+        ("RESOURCE_POOL_REDIS_HOST_URL", "redis://b"),
+        ("RESOURCE_POOL_REDIS_URL_URL_URL", "redis://c"),
+        ("RESOURCE_POOL_REDIS_MY_HOST_PORT", "7"),
+    ])
+    .build()
+    .unwrap();
+    for (name, at) in [("url", "a:6379"), ("host", "b:6379"), ("url_url", "c:6379"), ("my_host", "localhost:7")] {
+        assert_eq!(endpoint(&pool, name), format!("redis://{at}/0"));
+    }
+    if cfg!(feature = "tls") {
+        let of_tls = [("RESOURCE_POOL_REDIS_A_TLS_TLS", "true"), ("RESOURCE_POOL_REDIS_A_TLS", "true")];
+        let pool = builder(of_tls).build().unwrap();
+        for name in ["a_tls", "a"] {
+            assert_eq!(endpoint(&pool, name), "rediss://localhost:6379/0");
+        }
+    }
+}
+
+/// A bad variable is an error for those who ask for its resource. It names the variable.
+#[test]
+fn config_bad_variable_of_a_named_resource_fails_only_its_callers() {
+    for (variable, value, expected) in [
+        ("RESOURCE_POOL_REDIS_FAR_PORT", "six", "from 1 to 65535"),
+        ("RESOURCE_POOL_REDIS_FAR_URL", "foo", "not a URL"),
+        ("RESOURCE_POOL_REDIS_FAR_USER", "me", "without a password"),
+        ("RESOURCE_POOL_REDIS_FAR_HOSTS", "h", "HOST, IP"),
+    ] {
+        let set = || builder([(variable, value), ("RESOURCE_POOL_REDIS_FAR_DB", "1")]);
+        let (key, problem) = asked(set(), "far");
+        assert_eq!(key, variable, "{problem}");
+        assert!(problem.contains(expected), "{problem}");
+        let file = toml("named-bad", "[named.redis.far]\n");
+        assert_eq!(asked(set().config_file(file), "far").0, variable);
+        let by_code = set().named("far", RedisConfig::url("redis://h")).build().unwrap();
+        assert_eq!(endpoint(&by_code, "far"), "redis://h:6379/0");
+    }
+    let file = toml("named-twice", "[named.redis.a-b]\n[named.redis.a_b]\n");
+    for name in ["a-b", "a_b"] {
+        let (key, problem) = asked(builder([("RESOURCE_POOL_REDIS_A_B_HOST", "h")]).config_file(&file), name);
+        assert_eq!(key, "RESOURCE_POOL_REDIS_A_B_HOST");
+        assert!(problem.contains("`a-b`") && problem.contains("`a_b`"), "{problem}");
+    }
+}
+
+/// Two kinds cannot have one name, whoever says it.
+#[test]
+fn config_name_in_a_variable_is_of_one_resource() {
+    let (key, problem) = wrong(builder([("RESOURCE_POOL_REDIS_MONGO_HOST", "h")]));
+    assert_eq!(key, "RESOURCE_POOL_REDIS_MONGO_HOST", "{problem}");
+    assert!(problem.contains("has this name already"), "{problem}");
+    let by_code = builder([("RESOURCE_POOL_REDIS_FAR_HOST", "h")]).named("far", MongoConfig::default());
+    assert_eq!(wrong(by_code).0, "RESOURCE_POOL_REDIS_FAR_HOST");
+}
+
+/// The variables of the pool, of its tests and of others begin in the same way.
+#[test]
+fn config_other_variables_are_no_named_resources() {
+    let names =
+        |pool: &ResourcePool| pool.status().resources.iter().map(|one| one.name.to_string()).collect::<Vec<_>>();
+    let usual = names(&builder([]).build().unwrap());
+    let (pool, log) = Log::during(|| {
+        builder([
+            ("RESOURCE_POOL_ACQUIRE_TIMEOUT_MS", "700"),
+            ("RESOURCE_POOL_TEST_REDIS_URL", "redis://h"),
+            ("RESOURCE_POOL_KAFKA_FAR_URL", "h"),
+            ("RESOURCE_POOL_REDIS_URL", "redis://h"),
+            ("RESOURCE_POOL_REDIS_EMPTY_URL", ""),
+            ("RESOURCE_POOL_R2D2_FAR_URL", "h"),
+        ])
+        .build()
+        .unwrap()
+    });
+    assert_eq!(names(&pool), usual);
+    let warnings: Vec<_> = log.lines().filter(|line| line.contains("WARN")).collect();
+    assert!(warnings.len() == 1 && warnings[0].contains("RESOURCE_POOL_REDIS_URL is ignored"), "{warnings:?}");
+}
+
+/// If nobody listens, the error names the variables of the named resource.
+#[tokio::test]
+async fn config_named_resource_that_nobody_serves_has_a_remedy() {
+    let mut options = Options::default();
+    options.retry.attempts = 1;
+    let pool = builder([("RESOURCE_POOL_REDIS_FAR_URL", "redis://127.0.0.1:1")]).options(options).build().unwrap();
+    let error = pool.redis_named("far").await.map(drop).unwrap_err().to_string();
+    assert!(error.ends_with("Else set RESOURCE_POOL_REDIS_FAR_URL, or [named.redis.far] in TOML"), "{error}");
+}

@@ -14,15 +14,15 @@ pub(crate) struct Origins {
 
 #[derive(Debug, Clone)]
 pub(crate) enum Origin {
-    Variable(&'static str),
+    Variable(String),
     /// Under this key of the file.
     File(String),
     Code,
 }
 
 impl Origins {
-    pub(crate) fn variable(&mut self, key: String, variable: &'static str) {
-        self.by_key.insert(key, Origin::Variable(variable));
+    pub(crate) fn variable(&mut self, key: String, variable: &str) {
+        self.by_key.insert(key, Origin::Variable(variable.to_owned()));
     }
 
     /// The origins of all keys of the file. A named resource knows its own only by its name.
@@ -62,7 +62,7 @@ impl Origins {
     pub(crate) fn blame(&self, error: Error) -> Error {
         let Error::Config { key, problem } = &error else { return error };
         match self.by_key.get(key) {
-            Some(Origin::Variable(variable)) => Error::config(*variable, problem),
+            Some(Origin::Variable(variable)) => Error::config(variable, problem),
             Some(Origin::File(key)) => in_file(Error::config(key, problem), &self.file),
             Some(Origin::Code) | None => error,
         }

@@ -17,6 +17,7 @@ use crate::lifecycle::resource::Resource;
 use crate::lifecycle::slot::Slot;
 use crate::net::parts::{Names, Part, Protection};
 use crate::net::tls::TlsOptions;
+use crate::net::variables::Variables;
 
 /// The configuration of a kind of resource. A pool reads it from TOML, from the environment and from code, and makes a
 /// resource of it.
@@ -105,7 +106,7 @@ pub trait KindConfig: Default + Clone + PartialEq + fmt::Debug + DeserializeOwne
     /// [`Error::Config`] for a variable that cannot be used.
     fn from_env() -> Result<Self, Error> {
         let (mut config, mut origins) = (Self::default(), Origins::default());
-        config.apply(&Environment::process(), &mut origins)?;
+        config.apply(Self::KIND, &Variables::of_kind(&Self::NAMES), &Environment::process(), &mut origins)?;
         config.settled(Self::KIND).map_err(|error| origins.blame(error))?;
         Ok(config)
     }
@@ -113,22 +114,29 @@ pub trait KindConfig: Default + Clone + PartialEq + fmt::Debug + DeserializeOwne
 
 /// Applies the environment to a configuration, in the same way for every kind.
 pub(crate) trait FromEnvironment: KindConfig {
-    /// Lets the environment override TOML and the defaults.
+    /// Lets these variables of the environment override TOML and the defaults, for the resource of this name.
     ///
     /// A URL replaces address, login and TLS, and the parts beside it only complete it. Without a URL, each part
     /// replaces only itself, so the login and TLS of a URL in TOML stay.
-    fn apply(&mut self, environment: &Environment, origins: &mut Origins) -> Result<(), Error> {
-        let Names { url: (url_field, _), parts, tls: [switch, files @ ..], .. } = Self::NAMES;
-        let key = |field: &str| format!("{}.{field}", Self::KIND);
+    fn apply(
+        &mut self,
+        name: &str,
+        variables: &Variables,
+        environment: &Environment,
+        origins: &mut Origins,
+    ) -> Result<(), Error> {
+        let Names { url: (url_field, _), parts, .. } = Self::NAMES;
+        let [switch, files @ ..] = &variables.tls;
+        let key = |field: &str| format!("{name}.{field}");
         let below = self.clone();
-        let url = Self::NAMES.url(environment)?;
+        let url = variables.url(environment)?;
         let is_named = |part: Part| url.as_ref().is_some_and(|(_, url)| part.is_named_by(url));
         let mut said = Vec::new();
         for part in Part::ALL.into_iter().filter(|part| !is_named(*part)) {
-            said.extend(Self::NAMES.part(environment, part)?.map(|(variable, text)| (part, variable, text)));
+            said.extend(variables.part(environment, part)?.map(|(variable, text)| (part, variable, text)));
         }
         let on = environment.switch(switch)?;
-        let by_file = environment.first(&files)?.is_some();
+        let by_file = environment.first(files)?.is_some();
         match &url {
             Some((variable, url)) => {
                 self.forget_login();
@@ -147,9 +155,9 @@ pub(crate) trait FromEnvironment: KindConfig {
             self.set(part, variable, &text)?;
             origins.variable(key(parts[part as usize].0), variable);
         }
-        TlsOptions::apply(self.tls_mut(), environment, Self::NAMES.tls)?;
+        TlsOptions::apply(self.tls_mut(), environment, &variables.tls)?;
         for (field, variable) in
-            ["tls", "tls.ca_file", "tls.cert_file", "tls.key_file", "tls.server_name"].iter().zip(Self::NAMES.tls)
+            ["tls", "tls.ca_file", "tls.cert_file", "tls.key_file", "tls.server_name"].iter().zip(&variables.tls)
         {
             if environment.get(variable)?.is_some() {
                 origins.variable(key(field), variable);
@@ -166,7 +174,7 @@ pub(crate) trait FromEnvironment: KindConfig {
         }
         let (before, after) = (below.protection(), self.protection());
         let from = |field| if below.clone().url_mut().is_some() { key(url_field) } else { key(field) };
-        let by = |variable| url.as_ref().map_or(variable, |(variable, _)| *variable);
+        let by = |variable: &str| url.as_ref().map_or(variable, |(variable, _)| variable).to_owned();
         if before.tls && !after.tls {
             tracing::warn!("{} takes away the TLS that {} asks for", by(switch), from("tls"));
         }

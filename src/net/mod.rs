@@ -2,7 +2,9 @@
 
 pub(crate) mod checks;
 pub(crate) mod count;
+pub(crate) mod instances;
 pub(crate) mod kill_switch;
 pub(crate) mod parts;
 pub(crate) mod tls;
 pub(crate) mod url;
+pub(crate) mod variables;

@@ -151,8 +151,8 @@ impl<P> Builder<P> {
     }
 
     fn registry(self) -> Arc<Registry> {
-        let settings =
-            config::load(self.file.as_deref(), &self.environment, &self.sections).and_then(|mut settings| {
+        let settings = config::load(self.file.as_deref(), &self.environment, &self.sections, &self.resources).and_then(
+            |mut settings| {
                 let options = &mut settings.options;
                 *options = self.options.unwrap_or(std::mem::take(options));
                 options.signals = self.signals.unwrap_or(options.signals);
@@ -162,7 +162,8 @@ impl<P> Builder<P> {
                 }
                 settings.check()?;
                 Ok(settings)
-            });
+            },
+        );
         let registry = Registry::new(settings, Box::new(Defaults::default()), self.runtime);
         for listener in self.listeners {
             registry.on_report(listener);
