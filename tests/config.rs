@@ -969,3 +969,70 @@ async fn config_named_resource_that_nobody_serves_has_a_remedy() {
     let error = pool.redis_named("far").await.map(drop).unwrap_err().to_string();
     assert!(error.ends_with("Else set RESOURCE_POOL_REDIS_FAR_URL, or [named.redis.far] in TOML"), "{error}");
 }
+
+/// A password and a file for it may be said in two layers, where the higher one counts, but not in one.
+#[test]
+fn config_password_and_its_file_are_not_said_together() {
+    let secret = toml("password-file", "s3cret\n");
+    let path = secret.to_str().unwrap();
+    for (kind, variables, by_code) in [
+        ("mongo", ["MONGODB_USER", "MONGODB_PASSWORD", "MONGODB_PASSWORD_FILE"], {
+            let mut config = MongoConfig::uri("mongodb://me:p4ss@h");
+            config.password_file = Some(path.into());
+            ResourceConfig::from(config)
+        }),
+        ("rabbitmq", ["QAPUBSUB_USER", "QAPUBSUB_PWD", "QAPUBSUB_PWD_FILE"], {
+            RabbitMqConfig::url("amqp://me:p4ss@h").password_file(path).into()
+        }),
+        ("clickhouse", ["CLICKHOUSE_USER", "CLICKHOUSE_PASSWORD", "CLICKHOUSE_PASSWORD_FILE"], {
+            ClickHouseConfig::url("http://me:p4ss@h").password_file(path).into()
+        }),
+        ("redis", ["REDIS_USER", "REDIS_PASSWORD", "REDIS_PASSWORD_FILE"], {
+            RedisConfig::url("redis://me:p4ss@h").password_file(path).into()
+        }),
+    ] {
+        let key = format!("{kind}.password_file");
+        assert_eq!(wrong(builder([]).resource(by_code)).0, key);
+        let both = format!("[{kind}]\nuser = 'me'\npassword = 'p4ss'\npassword_file = '{path}'\n");
+        let (found, problem) = wrong(builder([]).config_file(toml("both", &both)));
+        assert!(found == key && problem.contains("beside a password") && !problem.contains("p4ss"), "{problem}");
+        let [user, password, file] = variables;
+        let (found, problem) = asked(builder([(user, "me"), (password, "p4ss"), (file, path)]), kind);
+        assert!(found == file && problem.contains(password) && !problem.contains("p4ss"), "{found}: {problem}");
+        let named = format!("RESOURCE_POOL_{}_FAR_", kind.to_uppercase());
+        let [named_user, named_file] = [format!("{named}USER"), format!("{named}PASSWORD_FILE")];
+        builder([(user, "me"), (file, path), (&*named_user, "me"), (&*named_file, path)]).build().unwrap();
+        // The higher layer has the other one of the two.
+        for (below, above, value) in
+            [(format!("password = 'p4ss'"), file, path), (format!("password_file = '{path}'"), password, "p4ss")]
+        {
+            let text = format!("[{kind}]\nuser = 'me'\n{below}\n");
+            let (_, said, warnings) = effective(kind, &text, &[(above, value)]);
+            assert_eq!(said.contains(path), above == file, "{said}");
+            assert!(!said.contains("s3cret") && warnings.is_empty(), "{said} {warnings}");
+        }
+    }
+}
+
+/// A file that has no password in it is an error with its key and its path, and without its text.
+#[test]
+fn config_password_file_that_cannot_be_read_is_refused() {
+    for (path, expected) in [
+        (PathBuf::from("/nonexistent/password"), "No such file"),
+        (toml("password-empty", "\n"), "it is empty"),
+        (toml("password-long", &"s3cret".repeat(20_000)), "over 65536 bytes"),
+        (PathBuf::from(env!("CARGO_TARGET_TMPDIR")), "no regular file"),
+    ] {
+        let text = format!("[redis]\npassword_file = {path:?}\n");
+        let (key, problem) = wrong(builder([]).config_file(toml("password-toml", &text)));
+        assert_eq!(key, "redis.password_file");
+        let path = path.display().to_string();
+        assert!(problem.contains(&path) && problem.contains(expected) && !problem.contains("s3cret"), "{problem}");
+        let (key, problem) = asked(builder([("REDIS_PASSWORD_FILE", &*path)]), "redis");
+        assert!(key == "REDIS_PASSWORD_FILE" && problem.contains(expected), "{key}: {problem}");
+        assert_eq!(
+            asked(builder([("RESOURCE_POOL_REDIS_A_PASSWORD_FILE", &*path)]), "a").0,
+            "RESOURCE_POOL_REDIS_A_PASSWORD_FILE"
+        );
+    }
+}

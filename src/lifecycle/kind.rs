@@ -2,7 +2,9 @@
 //! resource.
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
@@ -10,7 +12,7 @@ use serde::de::DeserializeOwned;
 use crate::base::environment::Environment;
 use crate::base::error::{Error, Remedies};
 use crate::base::origins::Origins;
-use crate::base::secret::Secret;
+use crate::base::secret::{Secret, SecretFile};
 use crate::lifecycle::any_slot::AnySlot;
 use crate::lifecycle::context::Context;
 use crate::lifecycle::resource::Resource;
@@ -44,6 +46,17 @@ pub trait KindConfig: Default + Clone + PartialEq + fmt::Debug + DeserializeOwne
     fn has_login(&self) -> bool;
     /// Resets user and password to their defaults.
     fn forget_login(&mut self);
+    /// Resets the password alone to its default. Answers whether it differed from that. A kind that reads no file may
+    /// leave this out.
+    fn forget_password(&mut self) -> bool {
+        false
+    }
+    /// The field for the file that has the password. `None` also for a kind that reads no file.
+    fn password_file(&self) -> Option<&SecretFile> {
+        None
+    }
+    /// Sets the field for the file that has the password. A kind that reads no file leaves this out.
+    fn set_password_file(&mut self, _file: Option<SecretFile>) {}
     /// Sets one part. If the URL cannot be taken apart, the part is set in the URL. `key` is the variable that has the
     /// part.
     ///
@@ -88,16 +101,51 @@ pub trait KindConfig: Default + Clone + PartialEq + fmt::Debug + DeserializeOwne
         }
     }
 
-    /// The configuration as it takes effect, taken apart and checked. This reads the files of TLS, and does no other
-    /// I/O.
+    /// The configuration as it takes effect, taken apart and checked. This reads the files of TLS and of the password,
+    /// and does no other I/O.
     ///
     /// # Errors
-    /// Those of [`take_apart`](KindConfig::take_apart) and [`check`](KindConfig::check).
+    /// Those of [`take_apart`](KindConfig::take_apart) and [`check`](KindConfig::check), and [`Error::Config`] of
+    /// `password_file` if it cannot be read or stands beside a password.
     fn settled(&self, name: &str) -> Result<Self, Error> {
         let mut config = self.clone();
         config.take_apart(&format!("{name}.{}", Self::NAMES.url.0))?;
+        config.read_password(name)?;
         config.check(name)?;
         Ok(config)
+    }
+
+    /// Reads the password's file, if there is one, and sets the password.
+    ///
+    /// # Errors
+    /// [`Error::Config`] of `password_file` if it cannot be read or stands beside a password.
+    fn read_password(&mut self, name: &str) -> Result<(), Error> {
+        let Some(file) = self.password_file().cloned() else { return Ok(()) };
+        let key = format!("{name}.password_file");
+        if self.forget_password() {
+            return Err(Error::config(key, "is set beside a password: leave out one of them"));
+        }
+        let password = file.read().map_err(|error| Error::config(&key, error))?;
+        self.set(Part::Password, &key, password.expose())
+    }
+
+    /// The configuration with the password that its file has now, for a new connection. It is this configuration
+    /// itself if there is no such file. The file is read on a thread of the runtime that may block.
+    ///
+    /// # Errors
+    /// The file cannot be read. The error says what to do.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    fn current(&self) -> impl Future<Output = io::Result<Cow<'_, Self>>> + Send {
+        async move {
+            let Some(file) = self.password_file().cloned() else { return Ok(Cow::Borrowed(self)) };
+            let read = tokio::task::spawn_blocking(move || file.read_again());
+            let password = read.await.map_err(io::Error::other)??;
+            let mut config = self.clone();
+            config.set(Part::Password, "password_file", password.expose()).map_err(io::Error::other)?;
+            Ok(Cow::Owned(config))
+        }
     }
 
     /// The configuration that a pool uses without any code: the defaults, overridden by this process's environment.
@@ -135,11 +183,17 @@ pub(crate) trait FromEnvironment: KindConfig {
         for part in Part::ALL.into_iter().filter(|part| !is_named(*part)) {
             said.extend(variables.part(environment, part)?.map(|(variable, text)| (part, variable, text)));
         }
+        let password_file = variables.password_file(environment)?.filter(|_| !is_named(Part::Password));
+        let has_password = said.iter().find(|(part, ..)| *part == Part::Password);
+        if let (Some((file, _)), Some((_, password, _))) = (&password_file, has_password) {
+            return Err(Error::config(*file, format!("is set beside {password}: leave out one of them")));
+        }
         let on = environment.switch(switch)?;
         let by_file = environment.first(files)?.is_some();
         match &url {
             Some((variable, url)) => {
                 self.forget_login();
+                self.set_password_file(None);
                 *self.url_mut() = None;
                 if Self::NAMES.is_plain(url) {
                     *self.tls_mut() = None;
@@ -148,12 +202,20 @@ pub(crate) trait FromEnvironment: KindConfig {
                     origins.variable(key(field), variable);
                 }
             }
-            None if said.is_empty() && on.is_none() && !by_file => return Ok(()),
+            None if said.is_empty() && password_file.is_none() && on.is_none() && !by_file => return Ok(()),
             None => self.take_apart(&key(url_field))?,
         }
         for (part, variable, text) in said {
+            if part == Part::Password {
+                self.set_password_file(None);
+            }
             self.set(part, variable, &text)?;
             origins.variable(key(parts[part as usize].0), variable);
+        }
+        if let Some((variable, path)) = password_file {
+            self.forget_password();
+            self.set_password_file(Some(path.into()));
+            origins.variable(key("password_file"), variable);
         }
         TlsOptions::apply(self.tls_mut(), environment, &variables.tls)?;
         for (field, variable) in

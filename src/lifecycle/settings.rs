@@ -118,7 +118,7 @@ impl Settings {
         };
         let [user, password] = [Part::User, Part::Password].map(|part| parts[part as usize]);
         let mut said: Vec<String> = Vec::new();
-        for field in [url, user.0, password.0] {
+        for field in [url, user.0, password.0, "password_file"] {
             let by = match by_key.get(&format!("{name}.{field}")) {
                 Some(Origin::Variable(variable)) => variable.clone(),
                 Some(Origin::File(key)) => format!("{key} in {}", file.display()),

@@ -12,6 +12,8 @@ pub(crate) const PREFIX: &str = "RESOURCE_POOL_";
 pub(crate) struct Variables {
     url: Vec<String>,
     parts: [Vec<String>; 5],
+    /// The variables of the password's file.
+    password_file: Vec<String>,
     /// The switch, and the fields of `TlsOptions` in their order. An empty name stands for no variable.
     pub(crate) tls: [String; 5],
 }
@@ -20,7 +22,9 @@ impl Variables {
     /// The variables of the default resource of a kind.
     pub(crate) fn of_kind(names: &Names) -> Self {
         let owned = |(_, variables): Field| variables.iter().map(|name| (*name).to_owned()).collect();
-        Variables { url: owned(names.url), parts: names.parts.map(owned), tls: names.tls.map(str::to_owned) }
+        let parts = names.parts.map(owned);
+        let password_file = files(&parts);
+        Variables { url: owned(names.url), parts, password_file, tls: names.tls.map(str::to_owned) }
     }
 
     /// The variables of a further resource: `RESOURCE_POOL_<KIND>_<NAME>_<SUFFIX>`.
@@ -29,7 +33,12 @@ impl Variables {
         let start = format!("{PREFIX}{}_{}_", in_capitals(kind), in_capitals(name));
         let full = |suffix: String| if suffix.is_empty() { suffix } else { format!("{start}{suffix}") };
         let all = |suffixes: Vec<String>| suffixes.into_iter().map(full).collect();
-        Variables { url: all(suffixes.url), parts: suffixes.parts.map(all), tls: suffixes.tls.map(full) }
+        Variables {
+            url: all(suffixes.url),
+            parts: suffixes.parts.map(all),
+            password_file: all(suffixes.password_file),
+            tls: suffixes.tls.map(full),
+        }
     }
 
     /// The endings of the variables of further resources. Each ending is that of a variable of the kind, as `PWD` of
@@ -61,12 +70,14 @@ impl Variables {
                 suffix.clear();
             }
         }
-        Variables { url: of_field(names.url, &["URL"]), parts: names.parts.map(|part| of_field(part, &[])), tls }
+        let parts = names.parts.map(|part| of_field(part, &[]));
+        let password_file = files(&parts);
+        Variables { url: of_field(names.url, &["URL"]), parts, password_file, tls }
     }
 
     /// All names.
     pub(crate) fn all(&self) -> impl Iterator<Item = &str> {
-        let all = self.url.iter().chain(self.parts.iter().flatten()).chain(&self.tls);
+        let all = self.url.iter().chain(self.parts.iter().flatten()).chain(&self.password_file).chain(&self.tls);
         all.map(String::as_str).filter(|name| !name.is_empty())
     }
 
@@ -88,6 +99,11 @@ impl Variables {
         environment.first_that(&self.url, |name, value| value.contains("://") || !hosts.iter().any(|host| host == name))
     }
 
+    /// The variable with the path of the password's file, and that path.
+    pub(crate) fn password_file(&self, environment: &Environment) -> Result<Option<(&str, String)>, Error> {
+        environment.first(&self.password_file)
+    }
+
     /// The variable with this part, and its value.
     pub(crate) fn part(&self, environment: &Environment, part: Part) -> Result<Option<(&str, String)>, Error> {
         environment.first_that(&self.parts[part as usize], |name, value| match part {
@@ -99,6 +115,11 @@ impl Variables {
             _ => true,
         })
     }
+}
+
+/// The names of the variables for the file of a password, from those of the password.
+fn files(parts: &[Vec<String>; 5]) -> Vec<String> {
+    parts[Part::Password as usize].iter().map(|name| format!("{name}_FILE")).collect()
 }
 
 /// A name as it stands in the name of a variable: in capitals, with `_` for `-`.

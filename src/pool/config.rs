@@ -15,7 +15,7 @@ use crate::base::error::Error;
 use crate::base::origins::{Origins, in_file};
 pub use crate::base::repeat::Repeat;
 pub use crate::base::retry::Retry;
-pub use crate::base::secret::Secret;
+pub use crate::base::secret::{Secret, SecretFile};
 use crate::kinds::for_each_kind;
 pub use crate::lifecycle::close::options::CloseOptions;
 pub use crate::lifecycle::health::HealthOptions;

@@ -11,7 +11,7 @@ use crate::base::error::Error;
 ///
 /// A backend speaks TLS if its URL's scheme says so (`rediss`, `amqps`, `https`, `mongodb+srv`, `mongodb` with
 /// `?tls=true`) or if it has these options, even if all are left at their defaults. The server's certificate and the
-/// name in it are always checked. All files are PEM. The pool reads them as it is built; some drivers read them again.
+/// name in it are always checked. All files are PEM. The pool reads them as it is built, and again at every connect.
 ///
 /// ```
 /// use resource_pool::config::TlsOptions;
