@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use common::{Log, until_async};
 use resource_pool::config::{
-    CONFIG_FILE, ClickHouseConfig, ExitStatus, MongoConfig, Options, RabbitMqConfig, RedisConfig, ResourceConfig,
+    CONFIG_FILE, ClickHouseConfig, Config, ExitStatus, MongoConfig, Options, RabbitMqConfig, RedisConfig,
+    ResourceConfig,
 };
 use resource_pool::{Builder, Error, Health, Phase, ResourcePool, blocking, mongodb};
 
@@ -827,5 +828,354 @@ fn config_that_can_never_work_is_refused() {
         assert_eq!(key, format!("{kind}.{field}"), "{problem}");
         assert!(problem.contains("must") || problem.contains("longer"), "{problem}");
         built(good).build().unwrap_or_else(|error| panic!("{kind}.{field} = {good}: {error}"));
+    }
+}
+
+/// Every kind reads the variables of its further resources, with the endings that its own variables have.
+#[test]
+fn config_environment_sets_named_resources() {
+    let pool = builder([
+        ("RESOURCE_POOL_MONGO_RESEARCH_URL", "mongodb://research:1/db"),
+        ("RESOURCE_POOL_MONGO_OTHER_URI", "mongodb://other:2/db"),
+        ("RESOURCE_POOL_RABBITMQ_FAR_IP", "far-rabbit"),
+        ("RESOURCE_POOL_RABBITMQ_FAR_VHOST", "desk"),
+        ("RESOURCE_POOL_CLICKHOUSE_TICKS_HOST", "ticks"),
+        ("RESOURCE_POOL_CLICKHOUSE_TICKS_DATABASE", "tick"),
+        ("RESOURCE_POOL_REDIS_CACHE_HOST", "cache"),
+        ("RESOURCE_POOL_REDIS_CACHE_DB", "3"),
+        ("REDIS_HOST", "default"),
+    ])
+    .build()
+    .unwrap();
+    for (name, at) in [
+        ("research", "mongodb://research:1/db"),
+        ("other", "mongodb://other:2/db"),
+        ("far", "amqp://far-rabbit:5672/desk"),
+        ("ticks", "http://ticks:8123/tick"),
+        ("cache", "redis://cache:6379/3"),
+        ("redis", "redis://default:6379/0"),
+        ("mongo", "mongodb://localhost:27017/quantaxis"),
+    ] {
+        assert_eq!(endpoint(&pool, name), at);
+    }
+    #[cfg(feature = "postgres")]
+    {
+        let named = [("RESOURCE_POOL_POSTGRES_BOOK_HOST", "book"), ("RESOURCE_POOL_POSTGRES_BOOK_DB", "orders")];
+        assert_eq!(endpoint(&builder(named).build().unwrap(), "book"), "postgres://book:5432/orders");
+    }
+}
+
+/// Code overrides the environment, and the environment overrides TOML, part by part.
+#[test]
+fn config_environment_of_a_named_resource_is_between_code_and_toml() {
+    let file = toml("named-layers", "[named.redis.research-eu]\nhost = 'from-toml'\nport = 7001\n");
+    let by_variable = ("RESOURCE_POOL_REDIS_RESEARCH_EU_HOST", "from-env");
+    let pool = builder([by_variable]).config_file(&file).build().unwrap();
+    assert_eq!(endpoint(&pool, "research-eu"), "redis://from-env:7001/0");
+    assert!(pool.status().resource("research_eu").is_none(), "the configured name is the one that is meant");
+    let by_code = builder([by_variable]).named("research-eu", RedisConfig::url("redis://from-code")).config_file(&file);
+    assert_eq!(endpoint(&by_code.build().unwrap(), "research-eu"), "redis://from-code:6379/0");
+    let alone = builder([by_variable]).build().unwrap();
+    assert_eq!(endpoint(&alone, "research_eu"), "redis://from-env:6379/0");
+}
+
+/// A name may contain a word that is also a suffix. The longest suffix counts, and a configured name before that.
+#[test]
+fn config_name_in_a_variable_may_contain_the_words_of_suffixes() {
+    let pool = builder([
+        ("RESOURCE_POOL_REDIS_URL_HOST", "a"),
+        ("RESOURCE_POOL_REDIS_HOST_URL", "redis://b"),
+        ("RESOURCE_POOL_REDIS_URL_URL_URL", "redis://c"),
+        ("RESOURCE_POOL_REDIS_MY_HOST_PORT", "7"),
+    ])
+    .build()
+    .unwrap();
+    for (name, at) in [("url", "a:6379"), ("host", "b:6379"), ("url_url", "c:6379"), ("my_host", "localhost:7")] {
+        assert_eq!(endpoint(&pool, name), format!("redis://{at}/0"));
+    }
+    if cfg!(feature = "tls") {
+        let of_tls = [("RESOURCE_POOL_REDIS_A_TLS_TLS", "true"), ("RESOURCE_POOL_REDIS_A_TLS", "true")];
+        let pool = builder(of_tls).build().unwrap();
+        for name in ["a_tls", "a"] {
+            assert_eq!(endpoint(&pool, name), "rediss://localhost:6379/0");
+        }
+    }
+}
+
+/// A bad variable is an error for those who ask for its resource. It names the variable.
+#[test]
+fn config_bad_variable_of_a_named_resource_fails_only_its_callers() {
+    for (variable, value, expected) in [
+        ("RESOURCE_POOL_REDIS_FAR_PORT", "six", "from 1 to 65535"),
+        ("RESOURCE_POOL_REDIS_FAR_URL", "foo", "not a URL"),
+        ("RESOURCE_POOL_REDIS_FAR_USER", "me", "without a password"),
+        ("RESOURCE_POOL_REDIS_FAR_HOSTS", "h", "HOST, IP"),
+    ] {
+        let set = || builder([(variable, value), ("RESOURCE_POOL_REDIS_FAR_DB", "1")]);
+        let (key, problem) = asked(set(), "far");
+        assert_eq!(key, variable, "{problem}");
+        assert!(problem.contains(expected), "{problem}");
+        let file = toml("named-bad", "[named.redis.far]\n");
+        assert_eq!(asked(set().config_file(file), "far").0, variable);
+        let by_code = set().named("far", RedisConfig::url("redis://h")).build().unwrap();
+        assert_eq!(endpoint(&by_code, "far"), "redis://h:6379/0");
+    }
+    let file = toml("named-twice", "[named.redis.a-b]\n[named.redis.a_b]\n");
+    for name in ["a-b", "a_b"] {
+        let (key, problem) = asked(builder([("RESOURCE_POOL_REDIS_A_B_HOST", "h")]).config_file(&file), name);
+        assert_eq!(key, "RESOURCE_POOL_REDIS_A_B_HOST");
+        assert!(problem.contains("`a-b`") && problem.contains("`a_b`"), "{problem}");
+    }
+}
+
+/// Two kinds cannot have one name, whoever says it.
+#[test]
+fn config_name_in_a_variable_is_of_one_resource() {
+    let (key, problem) = wrong(builder([("RESOURCE_POOL_REDIS_MONGO_HOST", "h")]));
+    assert_eq!(key, "RESOURCE_POOL_REDIS_MONGO_HOST", "{problem}");
+    assert!(problem.contains("has this name already"), "{problem}");
+    let by_code = builder([("RESOURCE_POOL_REDIS_FAR_HOST", "h")]).named("far", MongoConfig::default());
+    assert_eq!(wrong(by_code).0, "RESOURCE_POOL_REDIS_FAR_HOST");
+}
+
+/// The variables of the pool, of its tests and of others begin in the same way.
+#[test]
+fn config_other_variables_are_no_named_resources() {
+    let names =
+        |pool: &ResourcePool| pool.status().resources.iter().map(|one| one.name.to_string()).collect::<Vec<_>>();
+    let usual = names(&builder([]).build().unwrap());
+    let (pool, log) = Log::during(|| {
+        builder([
+            ("RESOURCE_POOL_ACQUIRE_TIMEOUT_MS", "700"),
+            ("RESOURCE_POOL_TEST_REDIS_URL", "redis://h"),
+            ("RESOURCE_POOL_KAFKA_FAR_URL", "h"),
+            ("RESOURCE_POOL_REDIS_URL", "redis://h"),
+            ("RESOURCE_POOL_REDIS_EMPTY_URL", ""),
+            ("RESOURCE_POOL_R2D2_FAR_URL", "h"),
+        ])
+        .build()
+        .unwrap()
+    });
+    assert_eq!(names(&pool), usual);
+    let warnings: Vec<_> = log.lines().filter(|line| line.contains("WARN")).collect();
+    assert!(warnings.len() == 1 && warnings[0].contains("RESOURCE_POOL_REDIS_URL is ignored"), "{warnings:?}");
+}
+
+/// If nobody listens, the error names the variables of the named resource.
+#[tokio::test]
+async fn config_named_resource_that_nobody_serves_has_a_remedy() {
+    let mut options = Options::default();
+    options.retry.attempts = 1;
+    let pool = builder([("RESOURCE_POOL_REDIS_FAR_URL", "redis://127.0.0.1:1")]).options(options).build().unwrap();
+    let error = pool.redis_named("far").await.map(drop).unwrap_err().to_string();
+    assert!(error.ends_with("Else set RESOURCE_POOL_REDIS_FAR_URL, or [named.redis.far] in TOML"), "{error}");
+}
+
+/// A password and a file for it may be said in two layers, where the higher one counts, but not in one.
+#[test]
+fn config_password_and_its_file_are_not_said_together() {
+    let secret = toml("password-file", "s3cret\n");
+    let path = secret.to_str().unwrap();
+    for (kind, variables, by_code) in [
+        ("mongo", ["MONGODB_USER", "MONGODB_PASSWORD", "MONGODB_PASSWORD_FILE"], {
+            let mut config = MongoConfig::uri("mongodb://me:p4ss@h");
+            config.password_file = Some(path.into());
+            ResourceConfig::from(config)
+        }),
+        ("rabbitmq", ["QAPUBSUB_USER", "QAPUBSUB_PWD", "QAPUBSUB_PWD_FILE"], {
+            RabbitMqConfig::url("amqp://me:p4ss@h").password_file(path).into()
+        }),
+        ("clickhouse", ["CLICKHOUSE_USER", "CLICKHOUSE_PASSWORD", "CLICKHOUSE_PASSWORD_FILE"], {
+            ClickHouseConfig::url("http://me:p4ss@h").password_file(path).into()
+        }),
+        ("redis", ["REDIS_USER", "REDIS_PASSWORD", "REDIS_PASSWORD_FILE"], {
+            RedisConfig::url("redis://me:p4ss@h").password_file(path).into()
+        }),
+    ] {
+        let key = format!("{kind}.password_file");
+        assert_eq!(wrong(builder([]).resource(by_code)).0, key);
+        let both = format!("[{kind}]\nuser = 'me'\npassword = 'p4ss'\npassword_file = '{path}'\n");
+        let (found, problem) = wrong(builder([]).config_file(toml("both", &both)));
+        assert!(found == key && problem.contains("beside a password") && !problem.contains("p4ss"), "{problem}");
+        let [user, password, file] = variables;
+        let (found, problem) = asked(builder([(user, "me"), (password, "p4ss"), (file, path)]), kind);
+        assert!(found == file && problem.contains(password) && !problem.contains("p4ss"), "{found}: {problem}");
+        let named = format!("RESOURCE_POOL_{}_FAR_", kind.to_uppercase());
+        let [named_user, named_file] = [format!("{named}USER"), format!("{named}PASSWORD_FILE")];
+        builder([(user, "me"), (file, path), (&*named_user, "me"), (&*named_file, path)]).build().unwrap();
+        // The higher layer has the other one of the two.
+        for (below, above, value) in
+            [(format!("password = 'p4ss'"), file, path), (format!("password_file = '{path}'"), password, "p4ss")]
+        {
+            let text = format!("[{kind}]\nuser = 'me'\n{below}\n");
+            let (_, said, warnings) = effective(kind, &text, &[(above, value)]);
+            assert_eq!(said.contains(path), above == file, "{said}");
+            assert!(!said.contains("s3cret") && warnings.is_empty(), "{said} {warnings}");
+        }
+    }
+}
+
+/// A file that has no password in it is an error with its key and its path, and without its text.
+#[test]
+fn config_password_file_that_cannot_be_read_is_refused() {
+    for (path, expected) in [
+        (PathBuf::from("/nonexistent/password"), "No such file"),
+        (toml("password-empty", "\n"), "it is empty"),
+        (toml("password-long", &"s3cret".repeat(20_000)), "over 65536 bytes"),
+        (PathBuf::from(env!("CARGO_TARGET_TMPDIR")), "no regular file"),
+    ] {
+        let text = format!("[redis]\npassword_file = {path:?}\n");
+        let (key, problem) = wrong(builder([]).config_file(toml("password-toml", &text)));
+        assert_eq!(key, "redis.password_file");
+        let path = path.display().to_string();
+        assert!(problem.contains(&path) && problem.contains(expected) && !problem.contains("s3cret"), "{problem}");
+        let (key, problem) = asked(builder([("REDIS_PASSWORD_FILE", &*path)]), "redis");
+        assert!(key == "REDIS_PASSWORD_FILE" && problem.contains(expected), "{key}: {problem}");
+        assert_eq!(
+            asked(builder([("RESOURCE_POOL_REDIS_A_PASSWORD_FILE", &*path)]), "a").0,
+            "RESOURCE_POOL_REDIS_A_PASSWORD_FILE"
+        );
+    }
+}
+
+/// A text in TOML may have variables in it.
+#[test]
+fn config_toml_takes_variables() {
+    let text = "[redis]\nhost = '${HOST}.${_ZONE9}'\n[named.redis.far]\nurl = 'redis://${WHOLE}/1'\n\
+                [pool.health]\noptional = ['${OPTIONAL}']\n[clickhouse]\ndatabase = 'a$$b$c${HOST}$'\n\
+                [rabbitmq]\nvhost = '$${HOST}'\n[mongo]\ndatabase = '${DOLLARS}'\n";
+    let file = toml("variables", text);
+    let variables =
+        [("HOST", "cache"), ("_ZONE9", "desk"), ("WHOLE", "h:7"), ("OPTIONAL", "redis"), ("DOLLARS", "${HOST}$$")];
+    let pool = builder(variables).config_file(&file).build().unwrap();
+    for (name, at) in [
+        ("redis", "redis://cache.desk:6379/0"),
+        ("far", "redis://h:7/1"),
+        ("clickhouse", "http://localhost:8123/a$b$ccache$"),
+        ("rabbitmq", "amqp://localhost:5672/%24%7BHOST%7D"),
+        ("mongo", "mongodb://localhost:27017/${HOST}$$"),
+    ] {
+        assert_eq!(endpoint(&pool, name), at);
+    }
+    for (text, key, expected) in [
+        ("[redis]\npassword = 'a${UNSET}'", "redis.password", "needs the variable UNSET, which is not set"),
+        ("[redis]\npassword = '${EMPTY}'", "redis.password", "needs the variable EMPTY"),
+        ("[pool.health]\noptional = ['${UNSET}']", "pool.health.optional", "needs the variable UNSET"),
+        ("[named.redis.far]\nhost = '${UNSET}'", "named.redis.far.host", "needs the variable UNSET"),
+        ("[redis]\nhost = '${'", "redis.host", "`${` without the name"),
+        ("[redis]\nhost = '${9}'", "redis.host", "`${` without the name"),
+        ("[redis]\nhost = '${A B}'", "redis.host", "`${` without the name"),
+    ] {
+        let (found, problem) = wrong(builder([("EMPTY", "")]).config_file(toml("variables-wrong", text)));
+        assert!(found == key && problem.contains(expected) && problem.contains("(in /"), "{found}: {problem}");
+    }
+}
+
+/// The value of a variable in TOML may be a password, so no error shows it.
+#[test]
+fn config_values_of_variables_in_toml_are_not_shown() {
+    for (text, key) in [
+        ("[pool]\nexit_status = '${S}'", "pool.exit_status"),
+        ("[pool]\nacquire_timeout_ms = '${S}'", "pool.acquire_timeout_ms"),
+        ("[redis]\nport = '${S}'", "redis.port"),
+        ("[redis]\nurl = '${S}://h'", "redis.url"),
+        ("[redis]\nurl = 'redis://h/?${S}=1'", "redis.url"),
+        ("[redis]\nhost = '${S} '\nclient_name = '${S} b'", "redis.client_name"),
+        ("[redis]\npassword_file = '/nonexistent/${S}'", "redis.password_file"),
+        ("[named.redis.far]\npassword_file = '/nonexistent/${S}'", "named.redis.far.password_file"),
+        ("[mongo]\nuri = 'mongodb://h:${S}'", "mongo.uri"),
+        ("[postgres]\nurl = 'postgres://h/?${S}=1'", "postgres.url"),
+    ] {
+        if key.starts_with("postgres") && cfg!(not(feature = "postgres")) {
+            continue;
+        }
+        let (found, problem) = wrong(builder([("S", "s3cret")]).config_file(toml("variables-hidden", text)));
+        assert!(found == key && !problem.contains("s3cret"), "{found}: {problem}");
+        assert!(!key.ends_with("_file") || problem.contains("/nonexistent/${S}"), "{problem}");
+    }
+}
+
+/// TOML may be a text. The last one that is given counts.
+#[test]
+fn config_toml_may_be_a_text() {
+    let pool =
+        builder([("REDIS_PORT", "7")]).config_str("[redis]\nhost = 'a'\n[named.redis.far]\nhost = 'b'\n").build();
+    let pool = pool.unwrap();
+    assert_eq!((endpoint(&pool, "redis"), endpoint(&pool, "far")), ("redis://a:7/0".into(), "redis://b:6379/0".into()));
+    let file = toml("text-or-file", "[redis]\nhost = 'from-file'\n");
+    let pool = builder([]).config_str("[redis]\nhost = 'a'\n").config_file(file).build().unwrap();
+    assert_eq!(endpoint(&pool, "redis"), "redis://from-file:6379/0");
+    for (text, key) in
+        [("[redis]\nurl = 'foo'", "redis.url"), ("[redis]\nurls = 1", "redis.urls"), ("[", "TOML, line 1")]
+    {
+        let (found, problem) = wrong(builder([]).config_str(text));
+        assert!(found == key && problem.ends_with("(in the TOML given in code)"), "{found}: {problem}");
+    }
+}
+
+/// A whole configuration can be read and changed, and a pool is built of it.
+#[test]
+fn config_is_a_value_of_its_own() {
+    let text = "[pool.close]\ndeadline_ms = 9000\n[redis]\nurl = 'redis://me:s3cret@a'\n\
+                [named.mongo.far]\nuri = 'mongodb://b:1/db'\n";
+    let mut config = Config::parse(text).unwrap();
+    assert!(
+        ["clickhouse", "far", "mongo", "rabbitmq", "redis"]
+            .iter()
+            .all(|name| config.names().any(|known| known == *name))
+    );
+    assert_eq!(config.get::<MongoConfig>("far").unwrap().uri.as_ref().unwrap().expose(), "mongodb://b:1/db");
+    assert!(config.get::<RedisConfig>("far").is_none() && config.get::<RedisConfig>("nobody").is_none());
+    let shown = format!("{config:?} {config:#?}");
+    assert!(!shown.contains("s3cret") && shown.contains("9s"), "{shown}");
+    config.pool.close.deadline = Duration::from_secs(3);
+    config.set("clickhouse", ClickHouseConfig::url("http://c"));
+    config.set("near", RedisConfig::url("redis://d"));
+    let environment = [("REDIS_URL", "redis://from-env"), ("RESOURCE_POOL_CLOSE_DEADLINE_MS", "1")];
+    let pool = builder(environment).config(config.clone()).build().unwrap();
+    for (name, at) in [
+        ("redis", "redis://a:6379/0"),
+        ("far", "mongodb://b:1/db"),
+        ("clickhouse", "http://c:8123/default"),
+        ("near", "redis://d:6379/0"),
+    ] {
+        assert_eq!(endpoint(&pool, name), at);
+    }
+    assert_eq!(pool.worst_case(), Duration::from_secs(4));
+    let pool = builder([]).config(config.clone()).resource(RedisConfig::url("redis://e")).build().unwrap();
+    assert_eq!(endpoint(&pool, "redis"), "redis://e:6379/0");
+    config.set("far", RedisConfig::default());
+    assert_eq!(wrong(builder([]).config(config)).0, "named.redis.far");
+    for (text, key) in
+        [("[redis]\nurl = 'foo'", "redis.url"), ("[pool]\nevents = 0", "pool.events"), ("[lines]", "lines")]
+    {
+        assert_eq!(wrong_of(Config::parse(text).map(drop)).0, key);
+    }
+}
+
+/// Runs again as a process of its own, with variables.
+#[test]
+fn config_of_the_process_is_loaded_as_a_value() {
+    use std::process::Command;
+
+    if std::env::var_os("RESOURCE_POOL_REDIS_FAR_URL").is_some() {
+        let loaded = Config::load();
+        if std::env::var("REDIS_PORT").as_deref() == Ok("six") {
+            assert_eq!(wrong_of(loaded.map(drop)).0, "REDIS_PORT");
+        } else {
+            let pool = builder([]).config(loaded.unwrap()).build().unwrap();
+            assert_eq!(endpoint(&pool, "redis"), "redis://from-toml:7/0");
+            assert_eq!(endpoint(&pool, "far"), "redis://far:6379/0");
+        }
+        return;
+    }
+    let file = toml("loaded", "[redis]\nhost = 'from-toml'\n");
+    for port in ["7", "six"] {
+        let mut again = Command::new(std::env::current_exe().unwrap());
+        again.args(["--exact", "config_of_the_process_is_loaded_as_a_value"]).env("REDIS_PORT", port);
+        again.env(CONFIG_FILE, &file).env("RESOURCE_POOL_REDIS_FAR_URL", "redis://far");
+        let output = again.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("1 passed"), "{text}");
     }
 }

@@ -111,9 +111,14 @@ fn guide_has_every_environment_name() {
     let (_, of_pool) = include_str!("../src/lifecycle/options.rs")
         .split_once("fn apply(&mut self, environment: &Environment) ")
         .unwrap();
+    // The password's file has a variable for each one of the password.
+    let of_passwords = of_kinds.iter().flat_map(|names| names.lines().filter(|line| line.contains("(\"password\", ")));
+    let files: Vec<_> =
+        of_passwords.flat_map(|line| line.split('"').filter(is_name).map(|name| format!("{name}_FILE"))).collect();
     for names in of_kinds.into_iter().chain(of_pool.split("Ok(())").next()) {
         read.extend(names.split('"').skip(1).step_by(2).filter(is_name));
     }
+    read.extend(files.iter().map(String::as_str));
     let (_, section) = OPTIONS.split_once("## Environment").unwrap();
     let section = section.split("\n## ").next().unwrap();
     let told: BTreeSet<_> = quoted(section).filter(is_name).collect();

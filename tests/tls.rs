@@ -299,6 +299,40 @@ mod with_the_feature {
         assert!(words.iter().all(|word| text.contains(word)), "{kind}: {words:?} in {text}");
     }
 
+    /// The files are replaced while the pool runs, and each connect reads them as they are then.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn tls_files_are_read_at_every_connect() {
+        let files = Files::new(&["localhost"]);
+        let tls = Tls { folder: files.folder.clone(), asks_for_certificate: true };
+        let server = Service::start_with_tls(Kind::Redis, &tls).unwrap();
+        let right = ["ca.pem", "client.pem"].map(|name| fs::read_to_string(files.path(name)).unwrap());
+        let ca = files.write("now-ca.pem", &fs::read_to_string(files.path("other.pem")).unwrap());
+        let own = files.write("now-client.pem", &right[1]);
+        let tls = TlsOptions::default().ca_file(&ca).cert_file(&own);
+        let pool = pool_of(Kind::Redis, &secure(&server, "localhost"), Some(tls));
+        let error = pool.redis().await.map(drop).unwrap_err().to_string();
+        assert!(error.contains("UnknownIssuer"), "{error}");
+        fs::write(&ca, &right[0]).unwrap();
+        ask(Kind::Redis, &pool).await.unwrap();
+
+        // A file is gone when a further connection is opened, or is of no use.
+        let redis = pool.redis().await.unwrap();
+        for broken in [None, Some("no certificate")] {
+            match broken {
+                None => fs::remove_file(&own).unwrap(),
+                Some(text) => fs::write(&own, text).unwrap(),
+            }
+            let error = redis.exclusive().await.map(drop).unwrap_err().to_string();
+            let path = own.display().to_string();
+            assert!(error.contains(&path) && error.contains("every connect reads it again"), "{error}");
+        }
+        let [certificate, key] = files.authority.sign("client", &[], None);
+        fs::write(&own, certificate + &key).unwrap();
+        drop(redis.exclusive().await.expect("a new certificate"));
+        ask(Kind::Redis, &pool).await.unwrap();
+        assert!(pool.close_all().await.all_closed());
+    }
+
     async fn handshakes(kind: Kind, files: &Files, open: &Service, strict: &Service) {
         let local = secure(open, "localhost");
         let pool = pool_of(kind, &local, Some(files.trusting()));

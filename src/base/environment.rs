@@ -33,28 +33,42 @@ impl Environment {
         Ok(value.filter(|value| !value.is_empty()))
     }
 
+    /// The names of all that are set and begin so, in their order.
+    pub(crate) fn beginning_with(&self, prefix: &str) -> Vec<String> {
+        let mut names: Vec<String> = match &self.0 {
+            Some(fixed) => fixed.iter().filter(|(_, value)| !value.is_empty()).map(|(name, _)| name.clone()).collect(),
+            None => env::vars_os()
+                .filter(|(_, value)| !value.is_empty())
+                .filter_map(|(name, _)| name.into_string().ok())
+                .collect(),
+        };
+        names.retain(|name| name.starts_with(prefix));
+        names.sort();
+        names
+    }
+
     /// The first of these that is set, with its name.
-    pub(crate) fn first<'a>(&self, names: &[&'a str]) -> Result<Option<(&'a str, String)>, Error> {
+    pub(crate) fn first<'a>(&self, names: &'a [String]) -> Result<Option<(&'a str, String)>, Error> {
         self.first_that(names, |_, _| true)
     }
 
     /// The first of these that is set and that `is_meant` accepts, with its name.
     pub(crate) fn first_that<'a>(
         &self,
-        names: &[&'a str],
-        is_meant: impl Fn(&'a str, &str) -> bool,
+        names: &'a [String],
+        is_meant: impl Fn(&str, &str) -> bool,
     ) -> Result<Option<(&'a str, String)>, Error> {
         for name in names {
             if let Some(value) = self.get(name)?.filter(|value| is_meant(name, value)) {
-                return Ok(Some((*name, value)));
+                return Ok(Some((name, value)));
             }
         }
         Ok(None)
     }
 
-    /// Sets an optional text from the first of these that is set.
-    pub(crate) fn optional<T: From<String>>(&self, names: &[&str], target: &mut Option<T>) -> Result<(), Error> {
-        if let Some((_, value)) = self.first(names)? {
+    /// Sets an optional text, if the variable is set.
+    pub(crate) fn optional<T: From<String>>(&self, name: &str, target: &mut Option<T>) -> Result<(), Error> {
+        if let Some(value) = self.get(name)? {
             *target = Some(value.into());
         }
         Ok(())

@@ -1,7 +1,14 @@
 //! Texts that are never shown.
+//!
+//! Locks: [`SecretFile`] has one, which is held only to copy or replace the text that was read last.
 
 use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
@@ -39,5 +46,104 @@ impl fmt::Debug for Secret {
 impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer).map(Secret::from)
+    }
+}
+
+/// A file with a password in it. It is read again at every connect, so the password can change without a restart. Line
+/// breaks at its end are no part of the password. Clones share the memory of the text that was read last.
+///
+/// ```
+/// use resource_pool::config::SecretFile;
+///
+/// let file = SecretFile::from("/run/secrets/redis");
+/// assert_eq!(file.path().to_str(), Some("/run/secrets/redis"));
+/// ```
+#[derive(Clone)]
+pub struct SecretFile {
+    path: PathBuf,
+    last: Arc<Mutex<Option<Secret>>>,
+}
+
+/// The most bytes that a password may have. Its file is read no further.
+const LONGEST: u64 = 64 * 1024;
+
+impl SecretFile {
+    /// Where the file is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Reads the file, which blocks the thread.
+    ///
+    /// # Errors
+    /// The file cannot be read, is no regular file, is empty, is not UTF-8, or has over 65,536 bytes. The error names
+    /// the path, and shows no part of the text.
+    pub fn read(&self) -> io::Result<Secret> {
+        let secret = self.contents().map_err(|error| {
+            let text = format!("{} cannot be read as a password: {error}", self.path.display());
+            io::Error::new(error.kind(), text)
+        })?;
+        *self.last.lock() = Some(secret.clone());
+        Ok(secret)
+    }
+
+    fn contents(&self) -> io::Result<Secret> {
+        let refused = |problem: &str| Err(io::Error::new(io::ErrorKind::InvalidData, problem));
+        // Opening a pipe would wait for somebody who writes to it.
+        if !fs::metadata(&self.path)?.is_file() {
+            return refused("it is no regular file");
+        }
+        let mut bytes = Vec::new();
+        File::open(&self.path)?.take(LONGEST + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > LONGEST {
+            return refused("it has over 65536 bytes");
+        }
+        let Ok(text) = String::from_utf8(bytes) else { return refused("it is not UTF-8") };
+        match text.trim_end_matches(['\r', '\n']) {
+            "" => refused("it is empty"),
+            text => Ok(text.into()),
+        }
+    }
+
+    /// Reads the file for a new connection, which blocks the thread.
+    ///
+    /// # Errors
+    /// Those of [`read`](SecretFile::read), with the remedy.
+    pub fn read_again(&self) -> io::Result<Secret> {
+        self.read().map_err(|error| {
+            let text = format!("{error}; every connect reads it again, so put it back, or set another password_file");
+            io::Error::new(error.kind(), text)
+        })
+    }
+
+    /// The text that was read last, so that errors can be kept free of it.
+    pub fn last(&self) -> Option<Secret> {
+        self.last.lock().clone()
+    }
+}
+
+impl<T: Into<PathBuf>> From<T> for SecretFile {
+    fn from(path: T) -> Self {
+        SecretFile { path: path.into(), last: Arc::default() }
+    }
+}
+
+impl PartialEq for SecretFile {
+    fn eq(&self, other: &Self) -> bool {
+        self.path == other.path
+    }
+}
+
+impl Eq for SecretFile {}
+
+impl fmt::Debug for SecretFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.path.fmt(f)
+    }
+}
+
+impl<'de> Deserialize<'de> for SecretFile {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        PathBuf::deserialize(deserializer).map(SecretFile::from)
     }
 }

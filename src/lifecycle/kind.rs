@@ -2,7 +2,9 @@
 //! resource.
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
@@ -10,13 +12,14 @@ use serde::de::DeserializeOwned;
 use crate::base::environment::Environment;
 use crate::base::error::{Error, Remedies};
 use crate::base::origins::Origins;
-use crate::base::secret::Secret;
+use crate::base::secret::{Secret, SecretFile};
 use crate::lifecycle::any_slot::AnySlot;
 use crate::lifecycle::context::Context;
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::slot::Slot;
 use crate::net::parts::{Names, Part, Protection};
 use crate::net::tls::TlsOptions;
+use crate::net::variables::Variables;
 
 /// The configuration of a kind of resource. A pool reads it from TOML, from the environment and from code, and makes a
 /// resource of it.
@@ -43,6 +46,17 @@ pub trait KindConfig: Default + Clone + PartialEq + fmt::Debug + DeserializeOwne
     fn has_login(&self) -> bool;
     /// Resets user and password to their defaults.
     fn forget_login(&mut self);
+    /// Resets the password alone to its default. Answers whether it differed from that. A kind that reads no file may
+    /// leave this out.
+    fn forget_password(&mut self) -> bool {
+        false
+    }
+    /// The field for the file that has the password. `None` also for a kind that reads no file.
+    fn password_file(&self) -> Option<&SecretFile> {
+        None
+    }
+    /// Sets the field for the file that has the password. A kind that reads no file leaves this out.
+    fn set_password_file(&mut self, _file: Option<SecretFile>) {}
     /// Sets one part. If the URL cannot be taken apart, the part is set in the URL. `key` is the variable that has the
     /// part.
     ///
@@ -87,16 +101,51 @@ pub trait KindConfig: Default + Clone + PartialEq + fmt::Debug + DeserializeOwne
         }
     }
 
-    /// The configuration as it takes effect, taken apart and checked. This reads the files of TLS, and does no other
-    /// I/O.
+    /// The configuration as it takes effect, taken apart and checked. This reads the files of TLS and of the password,
+    /// and does no other I/O.
     ///
     /// # Errors
-    /// Those of [`take_apart`](KindConfig::take_apart) and [`check`](KindConfig::check).
+    /// Those of [`take_apart`](KindConfig::take_apart) and [`check`](KindConfig::check), and [`Error::Config`] of
+    /// `password_file` if it cannot be read or stands beside a password.
     fn settled(&self, name: &str) -> Result<Self, Error> {
         let mut config = self.clone();
         config.take_apart(&format!("{name}.{}", Self::NAMES.url.0))?;
+        config.read_password(name)?;
         config.check(name)?;
         Ok(config)
+    }
+
+    /// Reads the password's file, if there is one, and sets the password.
+    ///
+    /// # Errors
+    /// [`Error::Config`] of `password_file` if it cannot be read or stands beside a password.
+    fn read_password(&mut self, name: &str) -> Result<(), Error> {
+        let Some(file) = self.password_file().cloned() else { return Ok(()) };
+        let key = format!("{name}.password_file");
+        if self.forget_password() {
+            return Err(Error::config(key, "is set beside a password: leave out one of them"));
+        }
+        let password = file.read().map_err(|error| Error::config(&key, error))?;
+        self.set(Part::Password, &key, password.expose())
+    }
+
+    /// The configuration with the password that its file has now, for a new connection. It is this configuration
+    /// itself if there is no such file. The file is read on a thread of the runtime that may block.
+    ///
+    /// # Errors
+    /// The file cannot be read. The error says what to do.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    fn current(&self) -> impl Future<Output = io::Result<Cow<'_, Self>>> + Send {
+        async move {
+            let Some(file) = self.password_file().cloned() else { return Ok(Cow::Borrowed(self)) };
+            let read = tokio::task::spawn_blocking(move || file.read_again());
+            let password = read.await.map_err(io::Error::other)??;
+            let mut config = self.clone();
+            config.set(Part::Password, "password_file", password.expose()).map_err(io::Error::other)?;
+            Ok(Cow::Owned(config))
+        }
     }
 
     /// The configuration that a pool uses without any code: the defaults, overridden by this process's environment.
@@ -105,7 +154,7 @@ pub trait KindConfig: Default + Clone + PartialEq + fmt::Debug + DeserializeOwne
     /// [`Error::Config`] for a variable that cannot be used.
     fn from_env() -> Result<Self, Error> {
         let (mut config, mut origins) = (Self::default(), Origins::default());
-        config.apply(&Environment::process(), &mut origins)?;
+        config.apply(Self::KIND, &Variables::of_kind(&Self::NAMES), &Environment::process(), &mut origins)?;
         config.settled(Self::KIND).map_err(|error| origins.blame(error))?;
         Ok(config)
     }
@@ -113,25 +162,38 @@ pub trait KindConfig: Default + Clone + PartialEq + fmt::Debug + DeserializeOwne
 
 /// Applies the environment to a configuration, in the same way for every kind.
 pub(crate) trait FromEnvironment: KindConfig {
-    /// Lets the environment override TOML and the defaults.
+    /// Lets these variables of the environment override TOML and the defaults, for the resource of this name.
     ///
     /// A URL replaces address, login and TLS, and the parts beside it only complete it. Without a URL, each part
     /// replaces only itself, so the login and TLS of a URL in TOML stay.
-    fn apply(&mut self, environment: &Environment, origins: &mut Origins) -> Result<(), Error> {
-        let Names { url: (url_field, _), parts, tls: [switch, files @ ..], .. } = Self::NAMES;
-        let key = |field: &str| format!("{}.{field}", Self::KIND);
+    fn apply(
+        &mut self,
+        name: &str,
+        variables: &Variables,
+        environment: &Environment,
+        origins: &mut Origins,
+    ) -> Result<(), Error> {
+        let Names { url: (url_field, _), parts, .. } = Self::NAMES;
+        let [switch, files @ ..] = &variables.tls;
+        let key = |field: &str| format!("{name}.{field}");
         let below = self.clone();
-        let url = Self::NAMES.url(environment)?;
+        let url = variables.url(environment)?;
         let is_named = |part: Part| url.as_ref().is_some_and(|(_, url)| part.is_named_by(url));
         let mut said = Vec::new();
         for part in Part::ALL.into_iter().filter(|part| !is_named(*part)) {
-            said.extend(Self::NAMES.part(environment, part)?.map(|(variable, text)| (part, variable, text)));
+            said.extend(variables.part(environment, part)?.map(|(variable, text)| (part, variable, text)));
+        }
+        let password_file = variables.password_file(environment)?.filter(|_| !is_named(Part::Password));
+        let has_password = said.iter().find(|(part, ..)| *part == Part::Password);
+        if let (Some((file, _)), Some((_, password, _))) = (&password_file, has_password) {
+            return Err(Error::config(*file, format!("is set beside {password}: leave out one of them")));
         }
         let on = environment.switch(switch)?;
-        let by_file = environment.first(&files)?.is_some();
+        let by_file = environment.first(files)?.is_some();
         match &url {
             Some((variable, url)) => {
                 self.forget_login();
+                self.set_password_file(None);
                 *self.url_mut() = None;
                 if Self::NAMES.is_plain(url) {
                     *self.tls_mut() = None;
@@ -140,16 +202,24 @@ pub(crate) trait FromEnvironment: KindConfig {
                     origins.variable(key(field), variable);
                 }
             }
-            None if said.is_empty() && on.is_none() && !by_file => return Ok(()),
+            None if said.is_empty() && password_file.is_none() && on.is_none() && !by_file => return Ok(()),
             None => self.take_apart(&key(url_field))?,
         }
         for (part, variable, text) in said {
+            if part == Part::Password {
+                self.set_password_file(None);
+            }
             self.set(part, variable, &text)?;
             origins.variable(key(parts[part as usize].0), variable);
         }
-        TlsOptions::apply(self.tls_mut(), environment, Self::NAMES.tls)?;
+        if let Some((variable, path)) = password_file {
+            self.forget_password();
+            self.set_password_file(Some(path.into()));
+            origins.variable(key("password_file"), variable);
+        }
+        TlsOptions::apply(self.tls_mut(), environment, &variables.tls)?;
         for (field, variable) in
-            ["tls", "tls.ca_file", "tls.cert_file", "tls.key_file", "tls.server_name"].iter().zip(Self::NAMES.tls)
+            ["tls", "tls.ca_file", "tls.cert_file", "tls.key_file", "tls.server_name"].iter().zip(&variables.tls)
         {
             if environment.get(variable)?.is_some() {
                 origins.variable(key(field), variable);
@@ -166,7 +236,7 @@ pub(crate) trait FromEnvironment: KindConfig {
         }
         let (before, after) = (below.protection(), self.protection());
         let from = |field| if below.clone().url_mut().is_some() { key(url_field) } else { key(field) };
-        let by = |variable| url.as_ref().map_or(variable, |(variable, _)| *variable);
+        let by = |variable: &str| url.as_ref().map_or(variable, |(variable, _)| variable).to_owned();
         if before.tls && !after.tls {
             tracing::warn!("{} takes away the TLS that {} asks for", by(switch), from("tls"));
         }

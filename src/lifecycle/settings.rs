@@ -7,6 +7,7 @@ use crate::base::origins::{Origin, Origins};
 use crate::lifecycle::kind::ResourceConfig;
 use crate::lifecycle::options::Options;
 use crate::net::parts::{Names, Part};
+use crate::net::variables::{PREFIX, Variables};
 
 /// The whole configuration of a pool.
 #[derive(Debug, Clone, Default)]
@@ -16,10 +17,12 @@ pub(crate) struct Settings {
     pub(crate) origins: Origins,
     /// The errors of the environment, by the name of the resource that each makes unusable.
     unusable: BTreeMap<String, Error>,
-    /// The names of all variables that a default resource reads.
-    variables: BTreeSet<&'static str>,
-    /// The first name that two kinds have, and these kinds. `None` if there is none.
-    twice: Option<(String, [&'static str; 2])>,
+    /// The names of all variables that concern one resource alone.
+    variables: BTreeSet<String>,
+    /// The resources that only the environment names, each with a variable that does.
+    by_variable: BTreeMap<String, String>,
+    /// The error of the first name that two resources have. `None` if there is none.
+    twice: Option<Error>,
 }
 
 impl Settings {
@@ -30,6 +33,11 @@ impl Settings {
     /// The names of all resources.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.resources.keys().map(String::as_str)
+    }
+
+    /// All resources by name.
+    pub(crate) fn resources(&self) -> &BTreeMap<String, ResourceConfig> {
+        &self.resources
     }
 
     /// The configuration of the resource of this name.
@@ -45,7 +53,14 @@ impl Settings {
     /// Adds a resource. Two resources may not have the same name, since a resource is asked for by its name alone.
     pub(crate) fn add(&mut self, name: &str, config: ResourceConfig) {
         match self.resources.get(name) {
-            Some(other) => drop(self.twice.get_or_insert((name.to_owned(), [config.kind(), other.kind()]))),
+            Some(other) => {
+                let key = match self.by_variable.get(name) {
+                    Some(variable) => variable.clone(),
+                    None => format!("named.{}.{name}", config.kind()),
+                };
+                let other = if self.by_variable.contains_key(name) { "resource of another kind" } else { other.kind() };
+                self.twice.get_or_insert(Error::config(key, format!("a {other} has this name already")));
+            }
             None => drop(self.resources.insert(name.to_owned(), config)),
         }
     }
@@ -60,15 +75,28 @@ impl Settings {
         self.add(name, config);
     }
 
-    /// Notes whether the variables of a default resource could be applied.
-    pub(crate) fn applied(&mut self, name: &str, names: &Names, applied: Result<(), Error>) {
-        self.variables.extend(names.all());
+    /// Adds a resource that only the environment names, by this variable.
+    pub(crate) fn add_by_variable(&mut self, name: &str, config: ResourceConfig, variable: &str) {
+        self.by_variable.insert(name.to_owned(), variable.to_owned());
+        self.add(name, config);
+    }
+
+    /// Notes whether the variables of a resource could be applied.
+    pub(crate) fn applied(&mut self, name: &str, variables: &Variables, applied: Result<(), Error>) {
+        self.variables.extend(variables.all().map(str::to_owned));
         if let Err(error) = applied {
-            self.unusable.insert(name.to_owned(), self.origins.blame(error));
+            let error = self.origins.blame(error);
+            // The name of an unknown variable is the key of its error.
+            if let Error::Config { key, .. } = &error
+                && key.starts_with(PREFIX)
+            {
+                self.variables.insert(key.clone());
+            }
+            self.unusable.insert(name.to_owned(), error);
         }
     }
 
-    /// Whether `key` is the name of a variable that a default resource reads.
+    /// Whether `key` is the name of a variable that concerns one resource alone.
     pub(crate) fn is_variable(&self, key: &str) -> bool {
         self.variables.contains(key)
     }
@@ -91,40 +119,37 @@ impl Settings {
 
     /// The advice for an error: if there is no server at the endpoint, and if it refuses the login.
     pub(crate) fn remedies(&self, name: &str, config: &ResourceConfig) -> Remedies {
-        let (Names { url: (url, variables), parts, .. }, kind) = (*config.names(), config.kind());
-        let Origins { by_key, file } = &self.origins;
-        let is_default = name == kind && !matches!(by_key.get(name), Some(Origin::Code));
+        let (Names { url: (url, _), parts, .. }, kind) = (*config.names(), config.kind());
+        let Origins { by_key, file, .. } = &self.origins;
+        let is_code = matches!(by_key.get(name), Some(Origin::Code)) || self.get(name).is_none();
+        let (variables, section) = match name == kind {
+            true => (Variables::of_kind(config.names()), kind.to_owned()),
+            false => (Variables::of_named(kind, config.names(), name), format!("named.{kind}.{name}")),
+        };
         let [user, password] = [Part::User, Part::Password].map(|part| parts[part as usize]);
         let mut said: Vec<String> = Vec::new();
-        for field in [url, user.0, password.0] {
+        for field in [url, user.0, password.0, "password_file"] {
             let by = match by_key.get(&format!("{name}.{field}")) {
-                Some(Origin::Variable(variable)) => (*variable).to_owned(),
-                Some(Origin::File(key)) => format!("{key} in {}", file.display()),
+                Some(Origin::Variable(variable)) => variable.clone(),
+                Some(Origin::File(key)) => format!("{key} in {file}"),
                 _ => continue,
             };
             if !said.contains(&by) {
                 said.push(by);
             }
         }
-        let login = match (said.is_empty(), is_default) {
+        let login = match (said.is_empty(), is_code) {
             (false, _) => format!("user and password are of {}", said.join(" and ")),
-            (true, true) => {
-                let variables = [user.1, password.1, variables].map(|names| names.first().copied());
-                match variables {
-                    [Some(user), Some(password), Some(url)] => {
-                        format!("set {user} and {password}, or {url}, or [{kind}] in TOML")
-                    }
-                    _ => format!("set it in [{kind}] in TOML"),
-                }
-            }
-            (true, false) => "user and password are of the configuration in code".to_owned(),
-        };
-        let nobody = match is_default {
-            true => match variables.first() {
-                Some(url) => format!("is it running? Else set {url}, or [{kind}] in TOML"),
-                None => format!("is it running? Else set [{kind}] in TOML"),
+            (true, true) => "user and password are of the configuration in code".to_owned(),
+            (true, false) => match variables.for_login() {
+                Some([user, password, url]) => format!("set {user} and {password}, or {url}, or [{section}] in TOML"),
+                None => format!("set it in [{section}] in TOML"),
             },
-            false => "is it running there?".to_owned(),
+        };
+        let nobody = match (is_code, variables.for_url()) {
+            (true, _) => "is it running there?".to_owned(),
+            (false, Some(url)) => format!("is it running? Else set {url}, or [{section}] in TOML"),
+            (false, None) => format!("is it running? Else set [{section}] in TOML"),
         };
         Remedies { nobody: nobody.into(), login: login.into() }
     }
@@ -138,11 +163,6 @@ impl Settings {
     /// Checks the options, and that no name is used twice. Each resource is checked by itself.
     pub(crate) fn check(&self) -> Result<(), Error> {
         self.options.check()?;
-        match &self.twice {
-            Some((name, [kind, other])) => {
-                Err(Error::config(format!("named.{kind}.{name}"), format!("a {other} has this name already")))
-            }
-            None => Ok(()),
-        }
+        self.twice.clone().map_or(Ok(()), Err)
     }
 }

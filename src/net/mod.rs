@@ -2,9 +2,11 @@
 
 pub(crate) mod checks;
 pub(crate) mod count;
+pub(crate) mod instances;
 pub(crate) mod kill_switch;
 pub(crate) mod parts;
 pub(crate) mod tls;
 #[cfg(feature = "streams")]
 pub(crate) mod unix_socket;
 pub(crate) mod url;
+pub(crate) mod variables;

@@ -1,8 +1,5 @@
 //! The parts of a URL, and the names that the environment has for them.
 
-use crate::base::environment::Environment;
-use crate::base::error::Error;
-
 /// Whether a connection is secured, and whether it logs in.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Protection {
@@ -68,29 +65,6 @@ pub struct Names {
 }
 
 impl Names {
-    pub(crate) fn all(&self) -> impl Iterator<Item = &'static str> {
-        let parts = self.parts.into_iter().flat_map(|(_, names)| names);
-        self.url.1.iter().chain(parts).copied().chain(self.tls)
-    }
-
-    /// The variable with the URL, and its value. A variable that may hold a URL or a host holds a URL if it looks like
-    /// one.
-    pub(crate) fn url(&self, environment: &Environment) -> Result<Option<(&'static str, String)>, Error> {
-        let hosts = self.parts[Part::Host as usize].1;
-        environment.first_that(self.url.1, |name, value| value.contains("://") || !hosts.contains(&name))
-    }
-
-    pub(crate) fn part(&self, environment: &Environment, part: Part) -> Result<Option<(&'static str, String)>, Error> {
-        environment.first_that(self.parts[part as usize].1, |name, value| match part {
-            Part::Host => !(value.contains("://") && self.url.1.contains(&name)),
-            Part::Port if value.starts_with("tcp://") => {
-                tracing::debug!("{name} is ignored: Kubernetes sets it to an address, for a Service of that name");
-                false
-            }
-            _ => true,
-        })
-    }
-
     /// Whether the URL asks for no TLS.
     pub(crate) fn is_plain(&self, url: &str) -> bool {
         let (scheme, rest) = url.trim().split_once("://").unwrap_or_default();

@@ -2,19 +2,21 @@
 //! the defaults for localhost.
 
 use std::any::{Any, TypeId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::iter;
+use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 
 use crate::base::environment::Environment;
 use crate::base::error::Error;
+use crate::base::expand::{Insertions, expand};
 use crate::base::origins::{Origins, in_file};
 pub use crate::base::repeat::Repeat;
 pub use crate::base::retry::Retry;
-pub use crate::base::secret::Secret;
+pub use crate::base::secret::{Secret, SecretFile};
 use crate::kinds::for_each_kind;
 pub use crate::lifecycle::close::options::CloseOptions;
 pub use crate::lifecycle::health::HealthOptions;
@@ -25,7 +27,10 @@ pub use crate::lifecycle::options::ExitStatus;
 pub use crate::lifecycle::options::Options;
 pub use crate::lifecycle::probe::ProbeOptions;
 use crate::lifecycle::settings::Settings;
+use crate::net::instances::{ConfiguredNames, Instances};
 pub use crate::net::tls::TlsOptions;
+use crate::net::variables::Variables;
+pub use crate::pool::whole_config::Config;
 
 /// The environment variable that names the TOML file.
 pub const CONFIG_FILE: &str = "RESOURCE_POOL_CONFIG";
@@ -57,21 +62,21 @@ macro_rules! kinds {
         }
 
         impl File {
+            /// The further resources of each kind that TOML or code names.
+            #[allow(unused_mut, reason = "without a kind there is nothing to add")]
+            fn configured(&self, by_code: &[(String, ResourceConfig)]) -> Vec<ConfiguredNames> {
+                let mut configured = Vec::new();
+                $(#[cfg(feature = $feature)]
+                configured.push(of_kind::<$config>(self.named.$kind.keys().cloned().collect(), by_code));)*
+                configured
+            }
+
             /// Turns the file into settings, and applies the environment to them.
-            #[allow(unused_mut, reason = "without a kind there is nothing to apply to")]
-            fn settle(mut self, origins: Origins, environment: &Environment) -> Result<Settings, Error> {
+            fn settle(self, origins: Origins, environment: &Environment, instances: &Instances) -> Result<Settings, Error> {
                 let mut settings = Settings::new(self.pool, origins);
                 settings.options.apply(environment)?;
-                $(#[cfg(feature = $feature)] {
-                    let applied = self.$kind.apply(environment, &mut settings.origins);
-                    settings.add($config::KIND, self.$kind.into());
-                    // A bad variable is an error of that resource alone.
-                    settings.applied($config::KIND, &$config::NAMES, applied);
-                })*
-                $(#[cfg(feature = $feature)]
-                for (name, config) in self.named.$kind {
-                    settings.add(&name, config.into());
-                })*
+                $(#[cfg(feature = $feature)] settle_default(self.$kind, &mut settings, environment);)*
+                $(#[cfg(feature = $feature)] settle_named(self.named.$kind, &mut settings, environment, instances);)*
                 Ok(settings)
             }
         }
@@ -91,21 +96,111 @@ macro_rules! kinds {
 
 for_each_kind!(kinds);
 
+/// Where the TOML is, instead of the file that the environment names.
+#[derive(Debug)]
+pub(crate) enum Toml {
+    File(PathBuf),
+    Text(String),
+}
+
+/// The place of TOML that is no file, for errors.
+const TEXT: &str = "the TOML given in code";
+
 /// Loads the settings: the defaults, then the TOML file, then the environment. `sections` are of kinds that are not in
-/// the table.
-pub(crate) fn load(file: Option<&Path>, environment: &Environment, sections: &[Section]) -> Result<Settings, Error> {
+/// the table. The environment does not change the resources that code sets.
+pub(crate) fn load(
+    toml: Option<&Toml>,
+    environment: &Environment,
+    sections: &[Section],
+    by_code: &[(String, ResourceConfig)],
+) -> Result<Settings, Error> {
     check(sections)?;
-    let named = environment.get(CONFIG_FILE)?;
-    let (file, origins, taken) = match file.or(named.as_deref().map(Path::new)) {
-        Some(path) => read(path, sections)?,
+    let named = environment.get(CONFIG_FILE)?.map(|path| Toml::File(path.into()));
+    let (file, origins, taken) = match toml.or(named.as_ref()) {
+        Some(Toml::File(path)) => read(path, environment, sections)?,
+        Some(Toml::Text(text)) => parse(text, TEXT, environment, sections).map_err(|error| in_file(error, TEXT))?,
         None => Default::default(),
     };
-    let mut settings = file.settle(origins, environment)?;
-    let taken = taken.into_iter().chain(std::iter::repeat_with(TakenKeys::default));
+    let mut configured = file.configured(by_code);
+    let taken: Vec<_> = taken.into_iter().chain(iter::repeat_with(TakenKeys::default)).take(sections.len()).collect();
+    configured.extend(sections.iter().zip(&taken).map(|(section, taken)| (section.configured)(taken, by_code)));
+    let instances = Instances::find(environment, &configured);
+    let mut settings = file.settle(origins, environment, &instances)?;
     for (section, taken) in sections.iter().zip(taken) {
-        (section.settle)(taken, &mut settings, environment)?;
+        (section.settle)(taken, &mut settings, environment, &instances);
     }
     Ok(settings)
+}
+
+/// The settings of this TOML alone, with the environment's values only where a text names a variable.
+pub(crate) fn parse_alone(text: &str) -> Result<Settings, Error> {
+    let parsed = parse(text, TEXT, &Environment::process(), &[]);
+    let (file, origins, _) = parsed.map_err(|error| in_file(error, TEXT))?;
+    file.settle(origins, &Environment::fixed([]), &Instances::default())
+}
+
+/// Adds the kinds that are not in the table to these settings, with the environment applied to them.
+pub(crate) fn add_sections(
+    settings: &mut Settings,
+    environment: &Environment,
+    sections: &[Section],
+    by_code: &[(String, ResourceConfig)],
+) -> Result<(), Error> {
+    check(sections)?;
+    let configured: Vec<_> = sections.iter().map(|section| (section.configured)(&None, by_code)).collect();
+    let instances = Instances::find(environment, &configured);
+    for section in sections {
+        (section.settle)(None, settings, environment, &instances);
+    }
+    Ok(())
+}
+
+/// A kind, and the further resources of it that TOML or code names.
+fn of_kind<C: KindConfig>(by_toml: BTreeSet<String>, by_code: &[(String, ResourceConfig)]) -> ConfiguredNames {
+    let by_code = by_code.iter().filter(|(name, config)| config.kind() == C::KIND && name != C::KIND);
+    ConfiguredNames {
+        kind: C::KIND,
+        names: C::NAMES,
+        by_toml,
+        by_code: by_code.map(|(name, _)| name.clone()).collect(),
+    }
+}
+
+/// Adds the default resource of a kind, with the environment applied. A bad variable is an error of that resource alone.
+fn settle_default<C: KindConfig>(mut config: C, settings: &mut Settings, environment: &Environment) {
+    let variables = Variables::of_kind(&C::NAMES);
+    let applied = config.apply(C::KIND, &variables, environment, &mut settings.origins);
+    settings.add(C::KIND, config.into());
+    settings.applied(C::KIND, &variables, applied);
+}
+
+/// Adds the further resources of a kind, with the environment applied: those of TOML, and those that only the
+/// environment names.
+fn settle_named<C: KindConfig>(
+    mut by_toml: BTreeMap<String, C>,
+    settings: &mut Settings,
+    environment: &Environment,
+    instances: &Instances,
+) {
+    for (name, found) in instances.of(C::KIND) {
+        let (mut config, is_new) = match by_toml.remove(name) {
+            Some(config) => (config, false),
+            None => (C::default(), true),
+        };
+        let variables = Variables::of_named(C::KIND, &C::NAMES, name);
+        let applied = match found {
+            Ok(_) => config.apply(name, &variables, environment, &mut settings.origins),
+            Err(error) => Err(error.clone()),
+        };
+        match found {
+            Ok(variable) if is_new => settings.add_by_variable(name, config.into(), variable),
+            _ => settings.add(name, config.into()),
+        }
+        settings.applied(name, &variables, applied);
+    }
+    for (name, config) in by_toml {
+        settings.add(&name, config.into());
+    }
 }
 
 /// Checks that no two kinds share a section, and that none has the section of something else.
@@ -119,25 +214,34 @@ fn check(sections: &[Section]) -> Result<(), Error> {
     Ok(())
 }
 
-fn read(path: &Path, sections: &[Section]) -> Result<(File, Origins, Vec<TakenKeys>), Error> {
+fn read(
+    path: &Path,
+    environment: &Environment,
+    sections: &[Section],
+) -> Result<(File, Origins, Vec<TakenKeys>), Error> {
     let text = fs::read_to_string(path)
         .map_err(|error| Error::config(CONFIG_FILE, format!("{} cannot be read: {error}", path.display())))?;
-    let (file, taken) = parse(&text, sections).map_err(|error| in_file(error, path))?;
-    Ok((file, Origins::file(path, &text), taken))
+    let file = path.display().to_string();
+    parse(&text, &file, environment, sections).map_err(|error| in_file(error, &file))
 }
 
-fn parse(text: &str, sections: &[Section]) -> Result<(File, Vec<TakenKeys>), Error> {
-    let syntax = |error: toml::de::Error| {
+/// Parses a document. `file` says where it is, for errors.
+fn parse(
+    text: &str,
+    file: &str,
+    environment: &Environment,
+    sections: &[Section],
+) -> Result<(File, Origins, Vec<TakenKeys>), Error> {
+    let mut document: toml::Table = text.parse().map_err(|error: toml::de::Error| {
         let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].lines().count().max(1));
         Error::config(format!("TOML, line {line}"), without_value(error.message()))
-    };
-    if sections.is_empty() {
-        return Ok((deserialize("", toml::Deserializer::parse(text).map_err(syntax)?)?, Vec::new()));
-    }
-    let mut document: toml::Table = text.parse().map_err(syntax)?;
+    })?;
+    let mut insertions = Insertions::default();
+    expand("", &mut document, environment, &mut insertions)?;
+    let origins = Origins::file(file, &document, insertions);
     let taken = sections.iter().map(|section| section.take_out(&mut document));
     let taken = taken.collect::<Result<_, _>>()?;
-    Ok((deserialize("", document)?, taken))
+    Ok((deserialize("", document)?, origins, taken))
 }
 
 /// Deserializes the part of the file under this path. The path goes into errors.
@@ -162,14 +266,15 @@ pub(crate) struct Section {
     kind: &'static str,
     of: TypeId,
     take: fn(Option<toml::Value>, Option<toml::Value>) -> Result<TakenKeys, Error>,
-    settle: fn(TakenKeys, &mut Settings, &Environment) -> Result<(), Error>,
+    configured: fn(&TakenKeys, &[(String, ResourceConfig)]) -> ConfiguredNames,
+    settle: fn(TakenKeys, &mut Settings, &Environment, &Instances),
 }
 
 /// The part of a file for one kind: its default resource and its further ones, in a [`Said`].
 type TakenKeys = Option<Box<dyn Any>>;
 
 /// [`TakenKeys`] with its type.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Said<C> {
     default: C,
     named: BTreeMap<String, C>,
@@ -177,7 +282,13 @@ struct Said<C> {
 
 impl Section {
     pub(crate) fn of<C: KindConfig>() -> Self {
-        Section { kind: C::KIND, of: TypeId::of::<C>(), take: take::<C>, settle: settle::<C> }
+        Section {
+            kind: C::KIND,
+            of: TypeId::of::<C>(),
+            take: take::<C>,
+            configured: configured::<C>,
+            settle: settle::<C>,
+        }
     }
 
     /// Whether both sections belong to the same configuration type.
@@ -199,21 +310,26 @@ fn take<C: KindConfig>(default: Option<toml::Value>, named: Option<toml::Value>)
     Ok(Some(Box::new(Said { default, named })))
 }
 
-fn settle<C: KindConfig>(taken: TakenKeys, settings: &mut Settings, environment: &Environment) -> Result<(), Error> {
-    let said = taken.and_then(|taken| taken.downcast::<Said<C>>().ok());
-    let Said { mut default, named } = said.map_or_else(Said::default, |said| *said);
-    let applied = default.apply(environment, &mut settings.origins);
-    settings.add(C::KIND, default.into());
-    settings.applied(C::KIND, &C::NAMES, applied);
-    for (name, config) in named {
-        settings.add(&name, config.into());
-    }
-    Ok(())
+fn said<C: KindConfig>(taken: &TakenKeys) -> Option<&Said<C>> {
+    taken.as_ref().and_then(|taken| taken.downcast_ref())
+}
+
+fn configured<C: KindConfig>(taken: &TakenKeys, by_code: &[(String, ResourceConfig)]) -> ConfiguredNames {
+    of_kind::<C>(said::<C>(taken).into_iter().flat_map(|said| said.named.keys().cloned()).collect(), by_code)
+}
+
+fn settle<C: KindConfig>(taken: TakenKeys, settings: &mut Settings, environment: &Environment, instances: &Instances) {
+    let Said { default, named } = said::<C>(&taken).cloned().unwrap_or_default();
+    settle_default(default, settings, environment);
+    settle_named(named, settings, environment, instances);
 }
 
 /// A message of serde without the value that did not fit, which may be a password.
 fn without_value(message: &str) -> String {
     match (message.split_once(": "), message.rfind(", expected")) {
+        (_, Some(expected)) if message.starts_with("unknown variant ") => {
+            format!("unknown variant{}", &message[expected..])
+        }
         (Some((what @ ("invalid type" | "invalid value"), _)), Some(expected)) => {
             format!("{what}{}", &message[expected..])
         }

@@ -13,3 +13,4 @@ pub(crate) mod scoped;
 #[cfg(feature = "tower")]
 pub mod tower;
 pub(crate) mod verbs;
+pub(crate) mod whole_config;

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::base::error::Error;
 use crate::base::millis;
-use crate::base::secret::Secret;
+use crate::base::secret::{Secret, SecretFile};
 use crate::kinds::clickhouse::resource::ClickHouseResource;
 use crate::lifecycle::kind::KindConfig;
 use crate::net::checks::Checks;
@@ -44,6 +44,9 @@ pub struct ClickHouseConfig {
     pub user: String,
     /// Defaults to none. Environment: `CLICKHOUSE_PASSWORD`.
     pub password: Option<Secret>,
+    /// The file that has the password, instead of `password`. It is read again at every connect. Defaults to none.
+    /// Environment: `CLICKHOUSE_PASSWORD_FILE`.
+    pub password_file: Option<SecretFile>,
     /// Defaults to `default`, which every server has. QUANTAXIS's `quantaxis` has to be created first, because a server
     /// answers nothing in a database that it lacks. Environment: `CLICKHOUSE_DATABASE`.
     pub database: String,
@@ -96,6 +99,7 @@ impl Default for ClickHouseConfig {
             port: HTTP_PORT,
             user: "default".to_owned(),
             password: None,
+            password_file: None,
             database: "default".to_owned(),
             max_threads: 4,
             max_block_size: 65_536,
@@ -119,6 +123,12 @@ impl ClickHouseConfig {
     /// The defaults, at this URL.
     pub fn url(url: impl Into<Secret>) -> Self {
         ClickHouseConfig { url: Some(url.into()), ..ClickHouseConfig::default() }
+    }
+
+    /// Sets the file that has the password, which is read again at every connect.
+    pub fn password_file(mut self, file: impl Into<SecretFile>) -> Self {
+        self.password_file = Some(file.into());
+        self
     }
 
     /// Speaks TLS.
@@ -151,8 +161,8 @@ impl ClickHouseConfig {
         format!("{scheme}://{}/", host_port(&self.host, self.port))
     }
 
-    pub(super) fn secrets(&self) -> Vec<&str> {
-        self.password.iter().map(Secret::expose).collect()
+    pub(super) fn secrets(&self) -> Vec<Secret> {
+        self.password.clone().into_iter().chain(self.password_file.as_ref().and_then(SecretFile::last)).collect()
     }
 
     /// The settings that go along with every query. An entry of `settings` wins over a field.
@@ -232,11 +242,23 @@ impl KindConfig for ClickHouseConfig {
     }
 
     fn has_login(&self) -> bool {
-        self.user != "default" || self.password.is_some()
+        self.user != "default" || self.password.is_some() || self.password_file.is_some()
     }
 
     fn forget_login(&mut self) {
         (self.user, self.password) = ("default".to_owned(), None);
+    }
+
+    fn forget_password(&mut self) -> bool {
+        self.password.take().is_some()
+    }
+
+    fn password_file(&self) -> Option<&SecretFile> {
+        self.password_file.as_ref()
+    }
+
+    fn set_password_file(&mut self, file: Option<SecretFile>) {
+        self.password_file = file;
     }
 
     fn set(&mut self, part: Part, key: &str, text: &str) -> Result<(), Error> {

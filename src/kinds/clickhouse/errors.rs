@@ -8,6 +8,7 @@ use std::sync::Arc;
 use ::clickhouse::error::Error as DriverError;
 
 use crate::base::error::{BoxError, Chain, Error, Failure, Worded, causes, redacted};
+use crate::base::secret::Secret;
 use crate::kinds::clickhouse::config::{ClickHouseConfig, HTTP_PORT, USE_HTTP};
 use crate::kinds::clickhouse::statement::StatementEffect;
 use crate::lifecycle::link::Link;
@@ -96,7 +97,9 @@ pub(super) fn has_code(error: &DriverError, codes: &[&str]) -> bool {
 /// The driver's error, or a note in its place if the server's words in it contain a password.
 fn withheld(error: DriverError, config: &ClickHouseConfig) -> BoxError {
     let told = matches!(error, DriverError::BadResponse(_) | DriverError::Custom(_) | DriverError::Other(_));
-    redacted(error, told, &config.secrets(), &[&config.user, &config.database])
+    let secrets = config.secrets();
+    let secrets: Vec<_> = secrets.iter().map(Secret::expose).collect();
+    redacted(error, told, &secrets, &[&config.user, &config.database])
 }
 
 /// The pool's error for an error of the driver.

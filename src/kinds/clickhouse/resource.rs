@@ -9,8 +9,10 @@
 //! There is no lock here; that of `Transport` is never held over an await. The one task that begins here pings over a
 //! connection of the users', which has to be read to its end.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::future::poll_fn;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +34,7 @@ use crate::kinds::clickhouse::inserter::Inserters;
 use crate::kinds::clickhouse::transport::{HttpClient, Purpose, Transport};
 use crate::kinds::clickhouse::verbs::ClickHouseSession;
 use crate::lifecycle::close::phase::Phase;
+use crate::lifecycle::kind::KindConfig;
 use crate::lifecycle::link::Link;
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::status::Usage;
@@ -49,7 +52,8 @@ impl Resource for ClickHouseResource {
     type Handle = Connected;
 
     async fn connect(&self, link: &Link) -> Result<Connected, Failure> {
-        let (settings, version) = match self.introduce(link).await {
+        let config = self.current().await?;
+        let (settings, version) = match self.introduce(&config, link).await {
             Ok(proved) => proved,
             Err(failure) => {
                 let ClickHouseConfig { host, port, .. } = &*self.config;
@@ -58,16 +62,16 @@ impl Resource for ClickHouseResource {
         };
         let validation = self.config.validation.unwrap_or(version >= KNOWS_NAMES_AND_TYPES);
         let prober = runtime::background()?;
-        let probe = self.transport(link, prober.clone(), Purpose::Probe, None);
+        let probe = self.transport(&config, link, prober.clone(), Purpose::Probe, None);
         let pings = probe.client(&BTreeMap::new());
         let cancel = self.config.cancel_dropped.then(|| Cancel::start(pings.clone(), prober));
-        let traffic = self.transport(link, Handle::current(), Purpose::Traffic, cancel);
+        let traffic = self.transport(&config, link, Handle::current(), Purpose::Traffic, cancel);
         let client = traffic.client(&settings).with_validation(validation);
         let session = Arc::new(ClickHouseSession {
             client: client.clone(),
             link: link.clone(),
             runtime: Handle::current(),
-            config: Arc::clone(&self.config),
+            config,
             inserters: Inserters::default(),
         });
         let ping_url = format!("{}ping", self.config.base_url());
@@ -86,8 +90,13 @@ impl Resource for ClickHouseResource {
     }
 
     async fn recover(&self, link: &Link, lost: &Connected) -> Result<bool, Failure> {
+        let config = self.current().await?;
+        if config.password != lost.0.session.config.password {
+            // The lost clients send the old password with each request, so there have to be new ones.
+            return Ok(false);
+        }
         // Users wait until the server has proved itself, because a query that is sent before that could hang.
-        self.prove(link, &lost.0.settings).await.map_err(|error| {
+        self.prove(&config, link, &lost.0.settings).await.map_err(|error| {
             // While a server restarts, something else may answer in its place.
             let is_foreign = is_foreign(&error);
             let failure = failure(&self.config, error, &lost.0.settings);
@@ -213,17 +222,37 @@ impl ClickHouseResource {
         ClickHouseResource { config: Arc::new(config), tls }
     }
 
-    fn transport(&self, link: &Link, runtime: Handle, purpose: Purpose, cancel: Option<Cancel>) -> Arc<Transport> {
-        Transport::new(&self.config, &self.tls, link, runtime, purpose, cancel)
+    /// The configuration with the password that its file has now.
+    async fn current(&self) -> io::Result<Arc<ClickHouseConfig>> {
+        Ok(match self.config.current().await? {
+            Cow::Borrowed(_) => Arc::clone(&self.config),
+            Cow::Owned(config) => Arc::new(config),
+        })
+    }
+
+    fn transport(
+        &self,
+        config: &Arc<ClickHouseConfig>,
+        link: &Link,
+        runtime: Handle,
+        purpose: Purpose,
+        cancel: Option<Cancel>,
+    ) -> Arc<Transport> {
+        Transport::new(config, &self.tls, link, runtime, purpose, cancel)
     }
 
     /// Finds out which settings this user may send, and the server's version.
-    async fn introduce(&self, link: &Link) -> Result<(BTreeMap<String, String>, (u32, u32)), Failure> {
+    async fn introduce(
+        &self,
+        config: &Arc<ClickHouseConfig>,
+        link: &Link,
+    ) -> Result<(BTreeMap<String, String>, (u32, u32)), Failure> {
         let all = self.config.effective_settings();
         let chosen = self.config.chosen_settings();
-        match self.prove(link, &all).await {
+        match self.prove(config, link, &all).await {
             Err(error) if has_code(&error, &UNCHANGEABLE) && chosen.len() < all.len() => {
-                let version = self.prove(link, &chosen).await.map_err(|error| failure(&self.config, error, &chosen))?;
+                let version =
+                    self.prove(config, link, &chosen).await.map_err(|error| failure(&self.config, error, &chosen))?;
                 tracing::info!(resource = %link.name(), "the server's own sizes hold, as this user may not change them");
                 Ok((chosen, version))
             }
@@ -234,8 +263,13 @@ impl ClickHouseResource {
 
     /// Asks the server for its version, with all the settings that queries will carry, over a connection that ends with
     /// this.
-    async fn prove(&self, link: &Link, settings: &BTreeMap<String, String>) -> Result<(u32, u32), DriverError> {
-        let transport = self.transport(link, Handle::current(), Purpose::Probe, None);
+    async fn prove(
+        &self,
+        config: &Arc<ClickHouseConfig>,
+        link: &Link,
+        settings: &BTreeMap<String, String>,
+    ) -> Result<(u32, u32), DriverError> {
+        let transport = self.transport(config, link, Handle::current(), Purpose::Probe, None);
         let client = transport.client(settings).with_validation(false);
         let version: String = client.query("SELECT version()").fetch_one().await?;
         let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::base::error::Error;
 use crate::base::millis;
-use crate::base::secret::Secret;
+use crate::base::secret::{Secret, SecretFile};
 use crate::kinds::mongo::hosts::{Hosts, parse, shown};
 use crate::kinds::mongo::resource::MongoResource;
 use crate::kinds::mongo::uri::{Uri, password};
@@ -38,6 +38,9 @@ pub struct MongoConfig {
     pub user: Option<String>,
     /// Defaults to none. Environment: `MONGODB_PASSWORD`.
     pub password: Option<Secret>,
+    /// The file that has the password, instead of `password`. It is read again at every connect. Defaults to none.
+    /// Environment: `MONGODB_PASSWORD_FILE`.
+    pub password_file: Option<SecretFile>,
     /// The database that `Client::default_database` answers. Defaults to `quantaxis`, as in QUANTAXIS. Environment:
     /// `MONGODB_DATABASE`.
     pub database: String,
@@ -84,6 +87,7 @@ impl Default for MongoConfig {
             port: 27017,
             user: None,
             password: None,
+            password_file: None,
             database: "quantaxis".to_owned(),
             auth_source: None,
             replica_set: None,
@@ -123,6 +127,12 @@ impl MongoConfig {
         self
     }
 
+    /// Sets the file that has the password, which is read again at every connect.
+    pub fn password_file(mut self, file: impl Into<SecretFile>) -> Self {
+        self.password_file = Some(file.into());
+        self
+    }
+
     /// Speaks TLS.
     pub fn tls(mut self, tls: TlsOptions) -> Self {
         self.tls = Some(tls);
@@ -136,7 +146,7 @@ impl MongoConfig {
     }
 
     /// The options for the driver, or the name in the DNS under which the hosts are found.
-    fn client_options(&self, name: &str) -> Result<Hosts, Error> {
+    pub(super) fn client_options(&self, name: &str) -> Result<Hosts, Error> {
         let options = match (&self.options, &self.uri) {
             (Some(options), _) => options.clone(),
             (None, Some(uri)) => match parse(&format!("{name}.uri"), uri)? {
@@ -298,11 +308,28 @@ impl KindConfig for MongoConfig {
     }
 
     fn has_login(&self) -> bool {
-        self.user.is_some() || self.password.is_some()
+        self.user.is_some() || self.password.is_some() || self.password_file.is_some()
     }
 
     fn forget_login(&mut self) {
         (self.user, self.password) = (None, None);
+    }
+
+    fn forget_password(&mut self) -> bool {
+        let mut uri = self.uri_in_pieces();
+        let by_uri = uri.as_mut().is_some_and(Uri::forget_password);
+        if by_uri {
+            self.uri = uri.map(|uri| uri.show().into());
+        }
+        self.password.take().is_some() || by_uri
+    }
+
+    fn password_file(&self) -> Option<&SecretFile> {
+        self.password_file.as_ref()
+    }
+
+    fn set_password_file(&mut self, file: Option<SecretFile>) {
+        self.password_file = file;
     }
 
     fn set(&mut self, part: Part, key: &str, text: &str) -> Result<(), Error> {
@@ -341,8 +368,11 @@ impl KindConfig for MongoConfig {
     }
 
     fn settled(&self, name: &str) -> Result<Self, Error> {
-        let mut config = MongoConfig { options: None, ..self.clone() };
-        match self.client_options(name)? {
+        let mut config = self.clone();
+        config.read_password(name)?;
+        let hosts = config.client_options(name)?;
+        config.options = None;
+        match hosts {
             Hosts::Known(options) => {
                 (config.uri, config.host) = (None, shown(&options.hosts));
                 if let [ServerAddress::Tcp { host, port }] = &options.hosts[..] {
@@ -359,16 +389,18 @@ impl KindConfig for MongoConfig {
     }
 
     fn resource(&self, name: &str) -> Result<MongoResource, Error> {
-        let hosts = self.client_options(name)?;
-        let mut secrets: Vec<Secret> = self.uri.iter().map(|uri| password(uri).into()).collect();
+        let mut now = self.clone();
+        now.read_password(name)?;
+        let hosts = now.client_options(name)?;
+        let mut secrets: Vec<Secret> = now.uri.iter().map(|uri| password(uri).into()).collect();
         match &hosts {
             Hosts::Known(options) => secrets.extend(passwords(options)),
             Hosts::Srv { host, uri, .. } => {
                 // These checks need no answer of the DNS.
-                let mut stand_in = self.parts();
+                let mut stand_in = now.parts();
                 stand_in.hosts = vec![ServerAddress::Tcp { host: host.clone(), port: None }];
                 stand_in.credential = ConnectionString::parse(uri.expose()).ok().and_then(|said| said.credential);
-                secrets.extend(passwords(&self.completed(name, stand_in)?));
+                secrets.extend(passwords(&now.completed(name, stand_in)?));
             }
         }
         Ok(MongoResource { name: name.to_owned(), config: self.clone(), hosts, secrets })

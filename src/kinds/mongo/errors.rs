@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 
 use crate::base::error::{BoxError, Failure, Worded, is_own_trouble, redacted};
 use crate::base::runtime::within;
-use crate::base::secret::Secret;
+use crate::base::secret::{Secret, SecretFile};
 use crate::kinds::mongo::hosts::Hosts;
 use crate::kinds::mongo::resource::MongoResource;
 use crate::net::tls;
@@ -81,7 +81,8 @@ impl MongoResource {
                 | ErrorKind::InvalidArgument { .. }
                 | ErrorKind::InvalidTlsConfig { .. }
         );
-        let secrets: Vec<_> = self.secrets.iter().map(Secret::expose).collect();
+        let by_file = self.config.password_file.as_ref().and_then(SecretFile::last);
+        let secrets: Vec<_> = self.secrets.iter().chain(&by_file).map(Secret::expose).collect();
         let text = words(&error);
         let user = match &self.hosts {
             Hosts::Known(options) => options.credential.as_ref().and_then(|credential| credential.username.as_deref()),

@@ -9,6 +9,7 @@
 //!
 //! There is no lock here. The locks of `MongoShared`, `ServerMonitor` and `ConnectionTracker` are never held over an await.
 
+use std::borrow::Cow;
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +31,7 @@ use crate::kinds::mongo::monitor::{Gone, ServerMonitor};
 use crate::kinds::mongo::sessions::{OpenSessions, SessionFilter, end_sessions};
 use crate::kinds::mongo::tracker::{ConnectionTracker, Nudger, OURS};
 use crate::lifecycle::close::phase::Phase;
+use crate::lifecycle::kind::KindConfig;
 use crate::lifecycle::link::Link;
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::status::Usage;
@@ -212,12 +214,18 @@ impl MongoResource {
         OURS.scope((), ping(&mongo.client)).await.map_err(|error| self.verdict(error))
     }
 
+    /// The options of a new client, with the password that its file has now.
     async fn options(&self) -> Result<ClientOptions, Failure> {
-        match &self.hosts {
+        let config = self.config.current().await?;
+        let hosts = match &config {
+            Cow::Borrowed(_) => None,
+            Cow::Owned(config) => Some(config.client_options(&self.name).map_err(Failure::permanent)?),
+        };
+        match hosts.as_ref().unwrap_or(&self.hosts) {
             Hosts::Known(options) => Ok(ClientOptions::clone(options)),
             Hosts::Srv { uri, .. } => {
                 let options = resolve(uri.expose()).await.map_err(|error| self.failure(error))?;
-                self.config.completed(&self.name, options).map_err(Failure::permanent)
+                config.completed(&self.name, options).map_err(Failure::permanent)
             }
         }
     }

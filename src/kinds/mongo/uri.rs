@@ -122,6 +122,11 @@ impl Uri {
         self.login = Some((user, Some(encoded(password))));
     }
 
+    /// Takes the password away, and answers whether there was one.
+    pub(super) fn forget_password(&mut self) -> bool {
+        self.login.as_mut().is_some_and(|(_, password)| password.take().is_some())
+    }
+
     /// Sets the database. The database that knows the user stays the same.
     pub(super) fn set_database(&mut self, database: &str) {
         let old = std::mem::replace(&mut self.path, encoded(database));

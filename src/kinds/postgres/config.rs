@@ -11,7 +11,7 @@ use sqlx::{ConnectOptions as _, PgConnection};
 
 use crate::base::error::Error;
 use crate::base::millis;
-use crate::base::secret::Secret;
+use crate::base::secret::{Secret, SecretFile};
 use crate::kinds::postgres::resource::PostgresResource;
 use crate::lifecycle::checkout::Limits;
 use crate::lifecycle::kind::KindConfig;
@@ -41,6 +41,9 @@ pub struct PostgresConfig {
     pub user: String,
     /// Defaults to none. Environment: `POSTGRES_PASSWORD`.
     pub password: Option<Secret>,
+    /// The file that has the password, instead of `password`. It is read again at every connect. Defaults to none.
+    /// Environment: `POSTGRES_PASSWORD_FILE`.
+    pub password_file: Option<SecretFile>,
     /// Defaults to `postgres`. Environment: `POSTGRES_DB`, `POSTGRES_DATABASE`.
     pub database: String,
     /// The name that `pg_stat_activity` shows. Defaults to `resource-pool`.
@@ -108,6 +111,7 @@ impl Default for PostgresConfig {
             port: 5432,
             user: "postgres".to_owned(),
             password: None,
+            password_file: None,
             database: "postgres".to_owned(),
             application_name: "resource-pool".to_owned(),
             pool_size: 5,
@@ -138,6 +142,12 @@ impl PostgresConfig {
     /// Sets the number of further connections that may be open while they are wanted.
     pub fn max_overflow(mut self, max_overflow: u32) -> Self {
         self.max_overflow = max_overflow;
+        self
+    }
+
+    /// Sets the file that has the password, which is read again at every connect.
+    pub fn password_file(mut self, file: impl Into<SecretFile>) -> Self {
+        self.password_file = Some(file.into());
         self
     }
 
@@ -264,11 +274,23 @@ impl KindConfig for PostgresConfig {
     }
 
     fn has_login(&self) -> bool {
-        self.password.is_some()
+        self.password.is_some() || self.password_file.is_some()
     }
 
     fn forget_login(&mut self) {
         (self.user, self.password) = (PostgresConfig::default().user, None);
+    }
+
+    fn forget_password(&mut self) -> bool {
+        self.password.take().is_some()
+    }
+
+    fn password_file(&self) -> Option<&SecretFile> {
+        self.password_file.as_ref()
+    }
+
+    fn set_password_file(&mut self, file: Option<SecretFile>) {
+        self.password_file = file;
     }
 
     fn set(&mut self, part: Part, key: &str, text: &str) -> Result<(), Error> {

@@ -3,6 +3,7 @@
 //! It keeps the kill switch of the current generation under one lock, which is held only to clone or replace the
 //! switch. `recover` renews the switch, and `cut` throws it. A connection keeps the switch that it was opened under.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use crate::kinds::postgres::config::PostgresConfig;
 use crate::kinds::postgres::connection::PostgresConnection;
 use crate::kinds::postgres::handle::RawPool;
 use crate::lifecycle::checkout::Manage;
+use crate::lifecycle::kind::KindConfig;
 use crate::lifecycle::link::Link;
 use crate::net::kill_switch::KillSwitch;
 
@@ -56,8 +58,12 @@ impl Manage for Driver {
 
     async fn connect(&self) -> Result<PostgresConnection, Failure> {
         let switch = self.switch.lock().clone();
+        let config = self.config.current().await?;
         let opened = async {
-            let mut driver = self.options.connect().await?;
+            let mut driver = match &config {
+                Cow::Borrowed(_) => self.options.connect().await?,
+                Cow::Owned(config) => config.options().connect().await?,
+            };
             if let Some(hook) = &self.config.on_connect {
                 hook.run(&mut driver).await?;
             }

@@ -6,7 +6,7 @@ use sqlx::Error as Driver;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use crate::base::error::{Error, Failure, Worded, redacted};
-use crate::base::secret::Secret;
+use crate::base::secret::{Secret, SecretFile};
 use crate::kinds::postgres::config::PostgresConfig;
 use crate::net::tls;
 
@@ -33,7 +33,8 @@ impl PostgresConfig {
         // TLS.
         let is_foreign = matches!(&error, Driver::Protocol(why) if !why.contains("SSLRequest"));
         let told = matches!(&error, Driver::Database(_));
-        let secrets: Vec<_> = self.password.iter().map(Secret::expose).collect();
+        let by_file = self.password_file.as_ref().and_then(SecretFile::last);
+        let secrets: Vec<_> = self.password.iter().chain(&by_file).map(Secret::expose).collect();
         let words = match &error {
             Driver::Database(said) if said.message().contains("no encryption") && self.tls.is_none() => {
                 Some(format!("{error}; where the server wants TLS, set postgres.tls or sslmode=verify-full"))

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::base::error::{BoxError, Error, redacted};
 use crate::base::millis;
-use crate::base::secret::Secret;
+use crate::base::secret::{Secret, SecretFile};
 use crate::kinds::rabbitmq::frame::LARGEST;
 use crate::kinds::rabbitmq::resource::RabbitMqResource;
 use crate::lifecycle::kind::KindConfig;
@@ -40,6 +40,9 @@ pub struct RabbitMqConfig {
     pub user: String,
     /// Defaults to `guest`, RabbitMQ's own (QUANTAXIS's is `admin`). Environment: `RABBITMQ_PASSWORD`, `QAPUBSUB_PWD`.
     pub password: Secret,
+    /// The file that has the password, instead of `password`. It is read again at every connect. Defaults to none.
+    /// Environment: `RABBITMQ_PASSWORD_FILE`, `QAPUBSUB_PWD_FILE`.
+    pub password_file: Option<SecretFile>,
     /// The virtual host. Defaults to `/`. Environment: `RABBITMQ_VHOST`.
     pub vhost: String,
     /// The name that RabbitMQ's management shows. Defaults to `resource-pool`. The prober's connection has ` probe`
@@ -90,6 +93,7 @@ impl Default for RabbitMqConfig {
             port: 5672,
             user: GUEST.to_owned(),
             password: GUEST.into(),
+            password_file: None,
             vhost: "/".to_owned(),
             connection_name: "resource-pool".to_owned(),
             heartbeat: Duration::from_secs(10),
@@ -110,6 +114,12 @@ impl RabbitMqConfig {
     /// The defaults, at this URL.
     pub fn url(url: impl Into<Secret>) -> Self {
         RabbitMqConfig { url: Some(url.into()), ..RabbitMqConfig::default() }
+    }
+
+    /// Sets the file that has the password, which is read again at every connect.
+    pub fn password_file(mut self, file: impl Into<SecretFile>) -> Self {
+        self.password_file = Some(file.into());
+        self
     }
 
     /// Speaks TLS.
@@ -157,7 +167,9 @@ impl RabbitMqConfig {
                 | lapin::ErrorKind::InvalidChannelState(..)
                 | lapin::ErrorKind::MissingHeartbeatError
         );
-        redacted(error, told, &[self.password.expose()], &[&self.user, &self.vhost])
+        let by_file = self.password_file.as_ref().and_then(SecretFile::last);
+        let secrets: Vec<_> = [&self.password].into_iter().chain(&by_file).map(Secret::expose).collect();
+        redacted(error, told, &secrets, &[&self.user, &self.vhost])
     }
 
     /// The URI for the driver. It is built from parts, because the driver's parser loses IPv6 addresses and takes `/`
@@ -203,7 +215,11 @@ impl KindConfig for RabbitMqConfig {
     };
 
     fn is_half(&self, is_said: &dyn Fn(&str) -> bool) -> Option<(&'static str, &'static str)> {
-        let is_half = self.user != GUEST && is_said("user") && !is_said("password") && self.url.is_none();
+        let is_half = self.user != GUEST
+            && is_said("user")
+            && !is_said("password")
+            && self.password_file.is_none()
+            && self.url.is_none();
         is_half.then_some(("user", "is without a password"))
     }
 
@@ -216,11 +232,23 @@ impl KindConfig for RabbitMqConfig {
     }
 
     fn has_login(&self) -> bool {
-        self.user != GUEST || self.password != GUEST.into()
+        self.user != GUEST || self.password != GUEST.into() || self.password_file.is_some()
     }
 
     fn forget_login(&mut self) {
         (self.user, self.password) = (GUEST.to_owned(), GUEST.into());
+    }
+
+    fn forget_password(&mut self) -> bool {
+        std::mem::replace(&mut self.password, GUEST.into()) != GUEST.into()
+    }
+
+    fn password_file(&self) -> Option<&SecretFile> {
+        self.password_file.as_ref()
+    }
+
+    fn set_password_file(&mut self, file: Option<SecretFile>) {
+        self.password_file = file;
     }
 
     fn set(&mut self, part: Part, key: &str, text: &str) -> Result<(), Error> {
@@ -241,7 +269,8 @@ impl KindConfig for RabbitMqConfig {
         self.host = url.host().to_owned();
         self.port = url.port().unwrap_or(if self.tls.is_some() { 5671 } else { 5672 });
         let (user, password) = (url.user(key)?, url.password(key)?);
-        if user.as_ref().is_some_and(|user| user != GUEST) && password.is_none() && self.password == GUEST.into() {
+        let has_password = password.is_some() || self.password != GUEST.into() || self.password_file.is_some();
+        if user.as_ref().is_some_and(|user| user != GUEST) && !has_password {
             return Err(Error::config(key, format!("has a user without a password; expected amqp://{LOGIN}")));
         }
         self.user = user.unwrap_or(std::mem::take(&mut self.user));

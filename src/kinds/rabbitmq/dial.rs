@@ -31,6 +31,7 @@ use crate::base::runtime::within;
 use crate::kinds::rabbitmq::config::RabbitMqConfig;
 use crate::kinds::rabbitmq::frame::{LARGEST, MORE_THAN_USUAL};
 use crate::kinds::rabbitmq::generation::{DISCONNECT_LIMIT, LINGER};
+use crate::lifecycle::kind::KindConfig;
 use crate::net::kill_switch::KillSwitch;
 use crate::net::tls::{self, Stream as OwnStream, Tls};
 
@@ -95,6 +96,7 @@ pub(super) async fn dial_for_all(config: &RabbitMqConfig, tls: &Tls) -> Result<D
 
 /// Connects on the current runtime.
 pub(super) async fn dial(config: &RabbitMqConfig, tls: &Tls, name: &str, frame_max: u32) -> Result<Dialled, Failure> {
+    let config = &*config.current().await?;
     let switch = KillSwitch::new();
     let cut = CutOnDrop::new(&switch);
     let gone = CancellationToken::new();

@@ -119,7 +119,12 @@ impl BlockingConnection {
     }
 
     fn greet(&mut self, session: &RedisSession) -> RedisResult<()> {
-        let mut greeting = Greeting::new(session);
+        let RedisConfig { password, password_file, .. } = &*session.config;
+        let password = match password_file {
+            Some(file) => Some(file.read_again()?),
+            None => password.clone(),
+        };
+        let mut greeting = Greeting::new(session, password);
         while let Some((steps, packed)) = greeting.words() {
             // If the write fails, the read fails too, but it first returns the reply of a server that refuses the
             // connection.

@@ -11,7 +11,7 @@ use crate::base::error::Error;
 use crate::base::holder::QuotaId;
 use crate::base::millis;
 use crate::base::millis::number;
-use crate::base::secret::Secret;
+use crate::base::secret::{Secret, SecretFile};
 use crate::kinds::redis::resource::RedisResource;
 use crate::kinds::redis::socket_url::SocketUrl;
 use crate::lifecycle::kind::KindConfig;
@@ -42,6 +42,9 @@ pub struct RedisConfig {
     pub user: Option<String>,
     /// Defaults to none. Environment: `REDIS_PASSWORD`.
     pub password: Option<Secret>,
+    /// The file that has the password, instead of `password`. It is read again at every connect. Defaults to none.
+    /// Environment: `REDIS_PASSWORD_FILE`.
+    pub password_file: Option<SecretFile>,
     /// The database's number. Defaults to 0. Environment: `REDIS_DB`.
     pub db: i64,
     /// The name that `CLIENT LIST` shows. Defaults to `resource-pool`.
@@ -90,6 +93,7 @@ impl Default for RedisConfig {
             port: 6379,
             user: None,
             password: None,
+            password_file: None,
             db: 0,
             client_name: "resource-pool".to_owned(),
             pool_size: 50,
@@ -117,6 +121,12 @@ impl RedisConfig {
     /// Sets the most connections for threads.
     pub fn pool_size(mut self, pool_size: u32) -> Self {
         self.pool_size = pool_size;
+        self
+    }
+
+    /// Sets the file that has the password, which is read again at every connect.
+    pub fn password_file(mut self, file: impl Into<SecretFile>) -> Self {
+        self.password_file = Some(file.into());
         self
     }
 
@@ -184,11 +194,23 @@ impl KindConfig for RedisConfig {
     }
 
     fn has_login(&self) -> bool {
-        self.password.is_some()
+        self.password.is_some() || self.password_file.is_some()
     }
 
     fn forget_login(&mut self) {
         (self.user, self.password) = (None, None);
+    }
+
+    fn forget_password(&mut self) -> bool {
+        self.password.take().is_some()
+    }
+
+    fn password_file(&self) -> Option<&SecretFile> {
+        self.password_file.as_ref()
+    }
+
+    fn set_password_file(&mut self, file: Option<SecretFile>) {
+        self.password_file = file;
     }
 
     fn set(&mut self, part: Part, key: &str, text: &str) -> Result<(), Error> {

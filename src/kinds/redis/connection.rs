@@ -18,6 +18,7 @@ use crate::base::future::BoxFuture;
 use crate::kinds::redis::config::RedisConfig;
 use crate::kinds::redis::greeting::Greeting;
 use crate::kinds::redis::session::RedisSession;
+use crate::lifecycle::kind::KindConfig;
 use crate::net::count::Counted;
 use crate::net::kill_switch::KillSwitch;
 use crate::net::tls::Stream;
@@ -79,7 +80,8 @@ pub(super) async fn open_stream(session: &RedisSession, switch: &KillSwitch) -> 
         Some(path) => session.tls.dial_socket(path, switch).await?,
         None => session.tls.dial(host, *port, *keepalive, switch).await?,
     });
-    let (mut greeting, mut decoder) = (Greeting::new(session), Default::default());
+    let password = session.config.current().await?.password.clone();
+    let (mut greeting, mut decoder) = (Greeting::new(session, password), Default::default());
     while let Some((steps, packed)) = greeting.words() {
         stream.write_all(&packed).await?;
         stream.flush().await?;

@@ -6,13 +6,13 @@ use std::io;
 use redis::{ErrorKind, RedisError, RedisResult, ServerError, ServerErrorKind, Value};
 
 use crate::base::error::{BoxError, Error, Worded, redacted};
-use crate::base::secret::Secret;
+use crate::base::secret::{Secret, SecretFile};
 use crate::kinds::redis::config::RedisConfig;
 use crate::net::kill_switch::KillSwitch;
 
 impl RedisConfig {
-    fn secrets(&self) -> Vec<&str> {
-        self.password.iter().map(Secret::expose).collect()
+    fn secrets(&self) -> Vec<Secret> {
+        self.password.clone().into_iter().chain(self.password_file.as_ref().and_then(SecretFile::last)).collect()
     }
 
     /// Makes a driver's error safe to show. An error that the server sent keeps the server's words. The words for a
@@ -21,9 +21,11 @@ impl RedisConfig {
         let told = !matches!(error.kind(), ErrorKind::AuthenticationFailed | ErrorKind::Io);
         let user = [self.user.as_deref().unwrap_or_default()];
         let words = error.code().map(|code| format!("{code} {}", error.detail().unwrap_or_default()));
+        let secrets = self.secrets();
+        let secrets: Vec<_> = secrets.iter().map(Secret::expose).collect();
         match words {
-            Some(words) => redacted(Worded::new(words, error), told, &self.secrets(), &user),
-            None => redacted(error, told, &self.secrets(), &user),
+            Some(words) => redacted(Worded::new(words, error), told, &secrets, &user),
+            None => redacted(error, told, &secrets, &user),
         }
     }
 }

@@ -4,12 +4,14 @@
 
 use redis::{Cmd, ErrorKind, RedisError, RedisResult, ServerError, Value};
 
+use crate::base::secret::Secret;
 use crate::kinds::redis::config::RedisConfig;
 use crate::kinds::redis::session::RedisSession;
 
 /// The commands that greet a server. All are sent at once.
 pub(super) struct Greeting<'a> {
     session: &'a RedisSession,
+    password: Option<Secret>,
     /// The user to log in as. `None` also after a Redis before 6 refused a login with a user.
     user: Option<&'a str>,
     /// Whether the commands are still to be sent, or to be sent again.
@@ -28,8 +30,9 @@ pub(super) enum GreetingStep {
 }
 
 impl<'a> Greeting<'a> {
-    pub(super) fn new(session: &'a RedisSession) -> Self {
-        Greeting { session, user: session.config.user.as_deref(), is_due: true, waived: None }
+    /// A greeting with the password that this connection is to log in with.
+    pub(super) fn new(session: &'a RedisSession, password: Option<Secret>) -> Self {
+        Greeting { session, password, user: session.config.user.as_deref(), is_due: true, waived: None }
     }
 
     /// The packed commands to send next, and the steps that their replies belong to, in order. `None` once all are
@@ -38,13 +41,13 @@ impl<'a> Greeting<'a> {
         if !std::mem::take(&mut self.is_due) {
             return None;
         }
-        let RedisConfig { password, db, client_name, .. } = &*self.session.config;
+        let RedisConfig { db, client_name, .. } = &*self.session.config;
         let (mut steps, mut packed) = (Vec::new(), Vec::new());
         let mut say = |step, command: &Cmd| {
             steps.push(step);
             packed.extend(command.get_packed_command());
         };
-        if let Some(password) = password {
+        if let Some(password) = &self.password {
             let login: Vec<_> = self.user.into_iter().chain([password.expose()]).collect();
             say(GreetingStep::Auth, redis::cmd("AUTH").arg(login));
         }

@@ -87,7 +87,7 @@ impl Tls {
         let timed = Timed { socket, end: Some(end) };
         let stream = match &self.0 {
             None => Blocking(Streams::Plain(timed)),
-            Some(client) => client.secure_blocking(timed)?,
+            Some(client) => client.current()?.secure_blocking(timed)?,
         };
         Ok((stream, guarded))
     }
@@ -104,6 +104,10 @@ fn too_late() -> io::Error {
 
 #[cfg(not(feature = "tls"))]
 impl Client {
+    fn current(&self) -> io::Result<&Self> {
+        Ok(self)
+    }
+
     fn secure_blocking(&self, _: Timed) -> io::Result<Blocking> {
         match *self {}
     }

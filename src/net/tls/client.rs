@@ -1,17 +1,20 @@
 //! The TLS client: rustls on ring, given explicitly, whatever else the process has for a default.
 //!
-//! Each resource has one, and all its connections share it. It also puts errors of TLS into words, with the remedy.
+//! Each resource has one, and all its connections share it. Every connect reads its files again. It also puts errors of TLS into words, with the remedy.
 //! Invariant: no message has a part of a private key in it.
 //! Orderings: [`Identity`] has the only shared state, a flag that goes up once. It is relaxed, because a reader that
 //! misses it only finds fewer words.
-//! Locks: there is none.
+//! Locks: [`Files`] has one, which is held while a client is made of files that have changed. No wait happens under it.
 
 use std::fmt;
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use parking_lot::Mutex;
 use rustls::client::ResolvesClientCert;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{self, PemObject};
@@ -28,6 +31,21 @@ pub(crate) struct Client {
     pub(super) config: Arc<ClientConfig>,
     pub(super) name: ServerName<'static>,
     pub(super) identity: Arc<Identity>,
+    files: Arc<Files>,
+}
+
+/// The files that a client was made of. Each connect reads them again, so they can be replaced without a restart.
+struct Files {
+    key: String,
+    options: TlsOptions,
+    /// The client of the files as they were read last. All connections share it, so that sessions are resumed.
+    last: Mutex<Last>,
+}
+
+struct Last {
+    contents: u64,
+    config: Arc<ClientConfig>,
+    identity: Arc<Identity>,
 }
 
 impl Client {
@@ -38,17 +56,45 @@ impl Client {
         };
         let name = ServerName::try_from(name.to_owned())
             .map_err(|_| Error::config(name_key, format!("{name:?} is no name that a certificate can have")))?;
-        let provider = Arc::new(ring::default_provider());
-        let identity = Arc::new(Identity {
-            own: own(key, options.cert_file.as_deref(), options.key_file.as_deref(), &provider)?,
-            asked: AtomicBool::new(false),
+        // The contents come first. A change that follows is then noticed by the next connect.
+        let contents = contents(options).unwrap_or_default();
+        let (config, identity) = made(key, options)?;
+        let last = Last { contents, config: Arc::clone(&config), identity: Arc::clone(&identity) };
+        let files = Files { key: key.to_owned(), options: options.clone(), last: Mutex::new(last) };
+        Ok(Client { config, name, identity, files: Arc::new(files) })
+    }
+
+    /// The client of the files as they are now. Reading them blocks the thread.
+    ///
+    /// # Errors
+    /// A file cannot be used, with the remedy. This is no permanent failure, because the file may just be replaced.
+    pub(super) fn current(&self) -> io::Result<Client> {
+        let Files { key, options, last } = &*self.files;
+        if !self.has_files() {
+            return Ok(self.clone());
+        }
+        let contents =
+            contents(options).map_err(|(path, error)| unusable(key, path, format_args!("cannot be read: {error}")));
+        let mut last = last.lock();
+        let changed = contents.and_then(|contents| match contents == last.contents {
+            true => Ok(None),
+            false => made(key, options).map(|made| Some((contents, made))),
         });
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| Error::config(key, error))?
-            .with_root_certificates(roots(key, options.ca_file.as_deref())?)
-            .with_client_cert_resolver(Arc::clone(&identity) as _);
-        Ok(Client { config: Arc::new(config), name, identity })
+        match changed {
+            Ok(None) => {}
+            Ok(Some((contents, (config, identity)))) => *last = Last { contents, config, identity },
+            Err(error) => {
+                let error =
+                    TlsError::new(&error, "every connect reads it again, so put a file there that can be used", false);
+                return Err(io::Error::other(error));
+            }
+        }
+        Ok(Client { config: Arc::clone(&last.config), identity: Arc::clone(&last.identity), ..self.clone() })
+    }
+
+    /// Whether the client was made of files, besides those of the machine.
+    pub(super) fn has_files(&self) -> bool {
+        paths(&self.files.options).next().is_some()
     }
 
     /// Puts an error before the server's first answer into words, with the remedy.
@@ -77,6 +123,35 @@ impl Client {
         };
         io::Error::new(kind, error)
     }
+}
+
+/// The files that the options name.
+fn paths(options: &TlsOptions) -> impl Iterator<Item = &Path> {
+    [&options.ca_file, &options.cert_file, &options.key_file].into_iter().flatten().map(PathBuf::as_path)
+}
+
+/// A hash of the files' contents, which tells whether they have changed. It keeps no copy of a key.
+fn contents(options: &TlsOptions) -> Result<u64, (&Path, io::Error)> {
+    let mut hasher = DefaultHasher::new();
+    for path in paths(options) {
+        fs::read(path).map_err(|error| (path, error))?.hash(&mut hasher);
+    }
+    Ok(hasher.finish())
+}
+
+/// Makes the client's configuration and its identity of the files as they are now.
+fn made(key: &str, options: &TlsOptions) -> Result<(Arc<ClientConfig>, Arc<Identity>), Error> {
+    let provider = Arc::new(ring::default_provider());
+    let identity = Arc::new(Identity {
+        own: own(key, options.cert_file.as_deref(), options.key_file.as_deref(), &provider)?,
+        asked: AtomicBool::new(false),
+    });
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Error::config(key, error))?
+        .with_root_certificates(roots(key, options.ca_file.as_deref())?)
+        .with_client_cert_resolver(Arc::clone(&identity) as _);
+    Ok((Arc::new(config), identity))
 }
 
 impl fmt::Debug for Client {

@@ -11,7 +11,7 @@ use crate::base::error::Error;
 ///
 /// A backend speaks TLS if its URL's scheme says so (`rediss`, `amqps`, `https`, `mongodb+srv`, `mongodb` with
 /// `?tls=true`) or if it has these options, even if all are left at their defaults. The server's certificate and the
-/// name in it are always checked. All files are PEM. The pool reads them as it is built; some drivers read them again.
+/// name in it are always checked. All files are PEM. The pool reads them as it is built, and again at every connect.
 ///
 /// ```
 /// use resource_pool::config::TlsOptions;
@@ -63,16 +63,16 @@ impl TlsOptions {
 
     /// Applies the environment's variables for the switch and the fields, in their order. A variable of any field
     /// switches TLS on.
-    pub(crate) fn apply(tls: &mut Option<Self>, environment: &Environment, names: [&str; 5]) -> Result<(), Error> {
+    pub(crate) fn apply(tls: &mut Option<Self>, environment: &Environment, names: &[String; 5]) -> Result<(), Error> {
         let [switch, fields @ ..] = names;
         let said = environment.switch(switch)?;
-        let on = said.unwrap_or(tls.is_some() || environment.first(&fields)?.is_some());
+        let on = said.unwrap_or(tls.is_some() || environment.first(fields)?.is_some());
         let mut options = tls.take().unwrap_or_default();
         let [ca_file, cert_file, key_file, server_name] = fields;
-        environment.optional(&[ca_file], &mut options.ca_file)?;
-        environment.optional(&[cert_file], &mut options.cert_file)?;
-        environment.optional(&[key_file], &mut options.key_file)?;
-        environment.optional(&[server_name], &mut options.server_name)?;
+        environment.optional(ca_file, &mut options.ca_file)?;
+        environment.optional(cert_file, &mut options.cert_file)?;
+        environment.optional(key_file, &mut options.key_file)?;
+        environment.optional(server_name, &mut options.server_name)?;
         *tls = on.then_some(options);
         Ok(())
     }

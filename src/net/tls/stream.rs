@@ -65,8 +65,8 @@ pub type Stream = Killable<TcpStream>;
 pub type Stream = tokio_util::either::Either<Killable<TcpStream>, Box<Secured>>;
 
 impl Tls {
-    /// Opens a connection, which is under the switch from then on, and lives on the runtime of this task. It needs a
-    /// limit, because it takes as long as the DNS and the server do.
+    /// Opens a connection, which is under the switch from then on, and lives on the runtime of this task. The files of
+    /// TLS are read again. It needs a limit, because it takes as long as the DNS and the server do.
     ///
     /// # Errors
     /// The reason why there is none, with the remedy if TLS failed.
@@ -74,13 +74,22 @@ impl Tls {
     /// # Cancel safety
     /// Cancelling closes the connection.
     pub async fn dial(&self, host: &str, port: u16, keepalive: Duration, switch: &KillSwitch) -> io::Result<Stream> {
+        #[cfg(feature = "tls")]
+        let client = self.current().await?;
         let stream = TcpStream::connect((host, port)).await?;
         tune(SockRef::from(&stream), keepalive)?;
-        self.secure(switch.guard(stream)).await
+        let stream = switch.guard(stream);
+        #[cfg(not(feature = "tls"))]
+        return Ok(stream);
+        #[cfg(feature = "tls")]
+        match &client {
+            None => Ok(Stream::Left(stream)),
+            Some(client) => Secured::shake_hands(client, stream).await.map(Box::new).map(Stream::Right),
+        }
     }
 
     /// Opens a connection to the Unix socket of this path, which is under the switch from then on, and lives on the
-    /// runtime of this task.
+    /// runtime of this task. It is plain, as nothing goes over a network.
     ///
     /// # Errors
     /// The reason why there is none, with the remedy.
@@ -88,18 +97,21 @@ impl Tls {
     /// # Cancel safety
     /// Cancelling closes the connection.
     pub async fn dial_socket(&self, path: &Path, switch: &KillSwitch) -> io::Result<Stream> {
-        let stream = TcpStream::from_std(unix_socket::connect(path)?)?;
-        self.secure(switch.guard(stream)).await
-    }
-
-    async fn secure(&self, stream: Killable<TcpStream>) -> io::Result<Stream> {
+        let stream = switch.guard(TcpStream::from_std(unix_socket::connect(path)?)?);
         #[cfg(not(feature = "tls"))]
         return Ok(stream);
         #[cfg(feature = "tls")]
-        match &self.0 {
-            None => Ok(Stream::Left(stream)),
-            Some(client) => Secured::shake_hands(client, stream).await.map(Box::new).map(Stream::Right),
-        }
+        Ok(Stream::Left(stream))
+    }
+}
+
+#[cfg(feature = "tls")]
+impl Tls {
+    /// The client of the files as they are now, which a thread that may block reads.
+    async fn current(&self) -> io::Result<Option<Client>> {
+        let Some(client) = self.0.clone().filter(Client::has_files) else { return Ok(self.0.clone()) };
+        let read = tokio::task::spawn_blocking(move || client.current());
+        read.await.map_err(io::Error::other)?.map(Some)
     }
 }
 

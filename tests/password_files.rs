@@ -1,0 +1,143 @@
+//! Passwords in files, which every connect reads again, against real servers.
+
+#![cfg(all(feature = "mongodb", feature = "rabbitmq", feature = "clickhouse", feature = "redis"))]
+#![allow(missing_docs)]
+
+mod common;
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use common::{eventually, unhurried, until_async};
+use redis::{AsyncCommands, Commands};
+use resource_pool::config::RedisConfig;
+use resource_pool::{Error, ResourcePool, blocking};
+use services::{Kind, Service};
+
+/// A guard against hanging.
+const SOON: Duration = Duration::from_secs(30);
+
+/// A file with this text.
+fn file(name: &str, text: &str) -> PathBuf {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("password-{name}-{}", std::process::id()));
+    fs::write(&path, text).unwrap();
+    path
+}
+
+/// The server's URL without its password.
+fn without_password(server: &Service) -> String {
+    let (login, rest) = server.url().rsplit_once('@').unwrap();
+    let (login, _) = login.rsplit_once(':').unwrap();
+    format!("{login}@{rest}")
+}
+
+/// A wrong password is corrected in the file, and the next connect succeeds.
+async fn corrected(kind: Kind, url: &str, variable: &str) {
+    let server = Service::start(kind).unwrap();
+    let path = file(kind.name(), "wrong\n");
+    let mut options = unhurried();
+    options.circuit = Duration::ZERO;
+    let environment = [(url, without_password(&server)), (variable, path.display().to_string())];
+    let pool = ResourcePool::builder().environment(environment).options(options).build().unwrap();
+    let name = if kind == Kind::Mongo { "mongo" } else { kind.name() };
+    let error = pool.warm_up([name]).await.remove(0).1.unwrap_err();
+    assert!(matches!(&error, Error::Connect(error) if error.permanent), "{kind}: {error}");
+    assert!(!error.to_string().contains("cannot be read"), "{error}");
+    fs::write(&path, format!("{}\r\n", server.password())).unwrap();
+    pool.warm_up([name]).await.remove(0).1.unwrap_or_else(|error| panic!("{kind}: {error}"));
+    assert!(pool.close_all().await.all_closed());
+    fs::remove_file(path).unwrap();
+}
+
+#[tokio::test]
+async fn password_in_a_file_is_read_at_the_next_connect() {
+    tokio::join!(
+        corrected(Kind::Mongo, "MONGODB_URI", "MONGODB_PASSWORD_FILE"),
+        corrected(Kind::RabbitMq, "AMQP_URL", "QAPUBSUB_PWD_FILE"),
+        corrected(Kind::ClickHouse, "CLICKHOUSE_URL", "CLICKHOUSE_PASSWORD_FILE"),
+        corrected(Kind::Redis, "REDIS_URL", "REDIS_PASSWORD_FILE"),
+    );
+    #[cfg(feature = "postgres")]
+    corrected(Kind::Postgres, "DATABASE_URL", "POSTGRES_PASSWORD_FILE").await;
+}
+
+/// A Redis changes a user's password and ends that user's connections. The pool comes back with the new password, for
+/// tasks and for threads. While the file is gone, connecting fails with the remedy, and may succeed later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn password_of_a_redis_rotates_without_a_restart() {
+    let server = Service::start(Kind::Redis).unwrap();
+    let is_now = |password: &str| {
+        let rule = format!(">{password}");
+        server
+            .redis()
+            .unwrap()
+            .command(&["ACL", "SETUSER", "rotating", "on", "resetpass", &rule, "~*", "&*", "+@all"])
+            .unwrap();
+    };
+    is_now("first");
+    let path = file("rotating", "first\n");
+    let mut config = RedisConfig::url(format!("redis://rotating@127.0.0.1:{}", server.port()));
+    config = config.password_file(path.as_path());
+    let pool =
+        ResourcePool::builder().environment([("", ""); 0]).options(unhurried()).resource(config).build().unwrap();
+    let threads = blocking::ResourcePool::from(pool.clone());
+    let mut redis = pool.redis().await.unwrap();
+    let () = redis.set("key", 1).await.unwrap();
+    let generation = pool.status().resource("redis").unwrap().generation;
+
+    fs::write(&path, "second\n").unwrap();
+    is_now("second");
+    server.redis().unwrap().command(&["CLIENT", "KILL", "USER", "rotating"]).unwrap();
+    until_async(SOON, async || pool.status().resource("redis").unwrap().generation > generation).await;
+    let value: u32 = eventually(SOON, async || redis.get("key").await.ok()).await;
+    assert_eq!(value, 1);
+    drop(redis.exclusive().await.expect("a new connection"));
+    let of_threads = threads.clone();
+    let get = move || of_threads.redis().unwrap().get::<_, u32>("key").unwrap();
+    assert_eq!(tokio::task::spawn_blocking(get).await.unwrap(), 1);
+
+    fs::remove_file(&path).unwrap();
+    let error = redis.exclusive().await.map(drop).unwrap_err().to_string();
+    let path_in_it = path.display().to_string();
+    assert!(error.contains(&path_in_it) && error.contains("put it back"), "{error}");
+    fs::write(&path, "second").unwrap();
+    drop(redis.exclusive().await.expect("the file is back"));
+    assert!(pool.close_all().await.all_closed());
+    fs::remove_file(path).unwrap();
+}
+
+/// The same on PostgreSQL. The connections of the old password are ended.
+#[cfg(feature = "postgres")]
+#[tokio::test]
+async fn password_of_a_postgres_rotates_without_a_restart() {
+    use resource_pool::config::PostgresConfig;
+
+    let server = Service::start(Kind::Postgres).unwrap();
+    server.postgres().unwrap().query("CREATE ROLE rotating LOGIN PASSWORD 'first'").unwrap();
+    let path = file("postgres-rotating", "first\n");
+    let mut config = PostgresConfig::url(format!("postgres://rotating@127.0.0.1:{}/postgres", server.port()));
+    config = config.password_file(path.as_path());
+    let pool =
+        ResourcePool::builder().environment([("", ""); 0]).options(unhurried()).resource(config).build().unwrap();
+    let mut postgres = pool.postgres().await.unwrap();
+    let one: i32 = sqlx::query_scalar("SELECT 1").fetch_one(&mut postgres).await.unwrap();
+    assert_eq!(one, 1);
+    drop(postgres);
+
+    fs::write(&path, "second\n").unwrap();
+    server.postgres().unwrap().query("ALTER ROLE rotating PASSWORD 'second'").unwrap();
+    server
+        .postgres()
+        .unwrap()
+        .query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'rotating'")
+        .unwrap();
+    let two: i32 = eventually(SOON, async || {
+        let mut postgres = pool.postgres().await.ok()?;
+        sqlx::query_scalar("SELECT 2").fetch_one(&mut postgres).await.ok()
+    })
+    .await;
+    assert_eq!(two, 2);
+    assert!(pool.close_all().await.all_closed());
+    fs::remove_file(path).unwrap();
+}
