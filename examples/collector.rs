@@ -1,12 +1,12 @@
 //! A collector: ticks from RabbitMQ go to ClickHouse in batches, the last price of each stock to Redis, and bars of a
 //! second to another exchange. It ends with everything written.
 //!
-//! A delivery is acked once its tick is in ClickHouse. So a tick may be written twice after a crash, and none is lost.
+//! A delivery is acked once its tick is in ClickHouse. So no tick is lost, and one that is written twice replaces itself.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clickhouse::Row;
 use redis::AsyncCommands;
 use resource_pool::rabbitmq::{Consume, Delivery, Exchange, Message, Queue};
@@ -54,10 +54,10 @@ async fn main() -> Result<()> {
     let rabbitmq = pool.rabbitmq().await?;
     rabbitmq.declare_exchange(Exchange::topic("ticks")).await?;
     rabbitmq.declare_exchange(Exchange::fanout("bars")).await?;
-    rabbitmq.declare_queue(Queue::durable("collector")).await?;
+    rabbitmq.declare_queue(Queue::new("collector")).await?;
     rabbitmq.bind("collector", "ticks", "#").await?;
     let create = "CREATE TABLE IF NOT EXISTS ticks (code String, at UInt64, price Float64, volume UInt32)
-                  ENGINE = MergeTree ORDER BY (code, at)";
+                  ENGINE = ReplacingMergeTree ORDER BY (code, at)";
     pool.clickhouse().await?.execute(create).await?;
     println!("collecting");
     pool.spawn("collector", collect)?.await?
@@ -85,13 +85,11 @@ async fn collect(closing: Closing) -> Result<()> {
         }
         if let Err(error) = write(batch, &mut bars).await {
             // The deliveries dropped, and so they went back to the queue.
-            eprintln!("a batch has to be written again: {error:#}");
+            eprintln!("a batch has to be written again: {error}");
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         if closing.is_set() {
-            let left = std::mem::take(&mut bars).into_values().map(bar);
-            rabbitmq.publish_batch(left.collect::<Result<Vec<_>>>()?).await?;
-            return Ok(());
+            return publish(bars.into_values()).await;
         }
     }
 }
@@ -114,14 +112,18 @@ async fn write(batch: Vec<Delivery>, bars: &mut BTreeMap<String, Bar>) -> Result
             _ => done.extend(bars.insert(tick.code.clone(), Bar::of(tick))),
         }
     }
-    let done = done.into_iter().map(bar).collect::<Result<Vec<_>>>()?;
-    pool.rabbitmq().await?.publish_batch(done).await?;
+    publish(done).await?;
     for delivery in batch {
         delivery.ack().await?;
     }
     Ok(())
 }
 
-fn bar(bar: Bar) -> Result<Message> {
-    Ok(Message::new("bars", &bar.code, serde_json::to_vec(&bar)?))
+/// Publishes bars to whoever has a queue for them.
+async fn publish(bars: impl IntoIterator<Item = Bar>) -> Result<()> {
+    let message = |bar: Bar| Ok(Message::new("bars", &bar.code, serde_json::to_vec(&bar)?).optional());
+    let messages = bars.into_iter().map(message).collect::<Result<Vec<_>>>()?;
+    let batch = ResourcePool::global().rabbitmq().await?.publish_batch(messages).await?;
+    ensure!(batch.all_confirmed(), "{} bars were confirmed", batch.confirmed());
+    Ok(())
 }

@@ -33,7 +33,7 @@ impl Quotes {
             stream.flush().await?;
             let mut answer = String::new();
             match stream.read_line(&mut answer).await? {
-                0 => Err(std::io::ErrorKind::UnexpectedEof.into()),
+                0 => Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof)),
                 _ => Ok(answer.trim_end().to_owned()),
             }
         };

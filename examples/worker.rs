@@ -1,5 +1,5 @@
-//! A worker: orders from a queue go to MongoDB, sixteen at once. An order that cannot be booked is tried again twice, and
-//! then waits in the queue `orders.dead` for somebody to look at it.
+//! A worker: orders from a queue go to MongoDB, sixteen at once. An order that cannot be booked is tried four times
+//! more, and then waits in the queue `orders.dead` for somebody to look at it.
 //!
 //! An order may be handled twice, so booking it twice does no harm.
 
@@ -27,7 +27,7 @@ async fn main() -> Result<()> {
     let rabbitmq = pool.rabbitmq().await?;
     rabbitmq.declare_queue(Queue::new("orders.dead")).await?;
     rabbitmq.declare_queue(Queue::new("orders").dead_letter("", Some("orders.dead"))).await?;
-    let orders = Consume::from("orders").prefetch(AT_ONCE).attempts(3, Duration::from_millis(200));
+    let orders = Consume::from("orders").prefetch(AT_ONCE).attempts(5, Duration::from_secs(1));
     let orders = rabbitmq.consume(orders).await?;
     println!("working");
     let handled = orders.for_each_concurrent(AT_ONCE.into(), book).await?;
