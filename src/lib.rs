@@ -66,6 +66,8 @@
 //! | `tls` | no | TLS for all kinds |
 //! | `serde` | no | reports, errors and events implement `serde::Serialize` |
 //! | `tower` | no | the probes and the holds of a web service, as [`tower`] services |
+//! | `systemd` | no | systemd is told that the service is ready, and that it stops |
+//! | `log` | no | log lines reach loggers of the crate `log`, too |
 //! | `checkouts`, `streams` | with the kinds that need them | parts for kinds of your own |
 //!
 //! `RESOURCE_MANAGER.md` in the repository is the guide, and `docs/reference` has every option, variable, error and limit.

@@ -335,6 +335,8 @@ type Story = fn(&Suite);
 const STORIES: &[(&str, Story)] = &[
     ("default_limits", default_limits),
     ("delay_before_closing", delayed),
+    #[cfg(feature = "systemd")]
+    ("systemd_is_told", systemd),
     ("signals_that_come_together", signals_together),
     ("stderr_that_nobody_reads", unread_stderr),
     ("stderr_switched_off", silent),
@@ -452,6 +454,42 @@ fn delayed(Suite { servers, .. }: &Suite) {
         assert_eq!(took < Duration::from_millis(delay), second, "closing began after {took:?} of {delay} ms");
         let ended = child.end();
         ended.assert_by(Signal(15));
+        ended.assert_all_closed(NAMES);
+    }
+}
+
+/// The test listens in the place of systemd.
+#[cfg(feature = "systemd")]
+fn systemd(Suite { servers, limits, .. }: &Suite) {
+    let path = format!("{}/{}.sock", env!("CARGO_TARGET_TMPDIR"), std::process::id());
+    let _ = std::fs::remove_file(&path);
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).expect("a socket");
+    socket.set_read_timeout(Some(Duration::from_secs(30))).expect("a limit");
+    let told = || {
+        let mut text = [0; 256];
+        let length = socket.recv(&mut text).expect("a notice");
+        String::from_utf8_lossy(&text[..length]).into_owned()
+    };
+    for (ending, by) in [("wait", Signal(15)), ("return", Exit(0))] {
+        let mut child = servers.child(&format!("blocking idle {ending} tells-ready"), limits);
+        child.env("NOTIFY_SOCKET", &path);
+        let child = Running::start(child);
+        assert_eq!(told(), "READY=1\n");
+        let mut child = child.ready();
+        if ending == "wait" {
+            child.send("TERM");
+        }
+        // The deadline of 6 s, and the second of the watchdog.
+        let stopping = told();
+        let micros: u64 = stopping
+            .trim()
+            .strip_prefix("STOPPING=1\nEXTEND_TIMEOUT_USEC=")
+            .expect(&stopping)
+            .parse()
+            .expect(&stopping);
+        assert!((6_900_000..=7_000_000).contains(&micros), "{stopping}");
+        let ended = child.end();
+        ended.assert_by(by);
         ended.assert_all_closed(NAMES);
     }
 }

@@ -18,3 +18,5 @@ pub(crate) mod runtime;
 pub(crate) mod secret;
 pub(crate) mod stderr;
 pub(crate) mod sync;
+#[cfg(all(feature = "systemd", unix))]
+pub(crate) mod systemd;

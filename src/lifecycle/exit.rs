@@ -83,6 +83,15 @@ pub(crate) fn is_ending() -> bool {
         .is_some_and(|ending| ending.has_begun.load(Ordering::SeqCst))
 }
 
+/// Tells the supervisor of this process that it stops, and how long that may take.
+#[cfg(all(feature = "systemd", unix))]
+fn tell_supervisor(ending: &Ending) {
+    crate::base::systemd::stopping(longest(ending));
+}
+
+#[cfg(all(not(feature = "systemd"), unix))]
+fn tell_supervisor(_: &Ending) {}
+
 /// Lets the readiness of every pool fail. Returns the longest delay before closing, if there is any.
 fn lower_readiness(ending: &Ending) -> Option<Duration> {
     let pools = ending.pools();
@@ -235,6 +244,7 @@ mod platform {
                 std::thread::sleep(longest(ending) + WATCHDOG);
                 exit_now(128 + number);
             }
+            tell_supervisor(ending);
             if close_pools(ending, Reason::ProcessExit, Duration::ZERO) {
                 exit_now(FORCED);
             }
@@ -252,6 +262,7 @@ mod platform {
             let mut byte = [0];
             if receiver.read_exact(&mut byte).is_ok() {
                 let since = Instant::now();
+                tell_supervisor(ending);
                 delay(ending, &mut receiver);
                 end_by_signal(ending, status, since.elapsed());
             }
@@ -285,7 +296,10 @@ mod platform {
         for number in SIGNALS {
             // With its feature `termination`, ctrlc takes all three signals or none, and does not tell which one came.
             if !free.contains(&number) {
-                tracing::debug!(number, "signal is left to its present handler");
+                tracing::info!(
+                    signal = number,
+                    "this signal is left to its present handler, and does not close the pool"
+                );
             } else if number != libc::SIGINT || ctrlc == 0 {
                 install(number);
             }

@@ -126,6 +126,17 @@ macro_rules! synchronous_verbs {
             self.registry().lower_readiness();
         }
 
+        /// Tells systemd that this service serves now, as a service of `Type=notify` must. The pool itself tells systemd
+        /// when the process stops, and asks for the time of [`worst_case`](Self::worst_case). Without the variable
+        /// `NOTIFY_SOCKET` it does nothing.
+        ///
+        /// # Errors
+        /// When the socket cannot be written.
+        #[cfg(all(feature = "systemd", unix))]
+        pub fn notify_ready(&self) -> std::io::Result<()> {
+            crate::base::systemd::ready()
+        }
+
         /// Runs a background task on the pool's runtime. The closure gets a [`Closing`], which tells the task when to
         /// end. `close_all`, a signal and the end of the process wait for it in the phase tasks, up to
         /// `close.long_step`, and then abort it. Until then it may use every resource, while others may not any more.

@@ -161,6 +161,8 @@ fn before_blocking(app: &str) {
         "hook-fails" => blocking::ResourcePool::global()
             .on_close("hook", Phase::Tasks, || Err("as the test asked".into()))
             .expect("it is open"),
+        #[cfg(feature = "systemd")]
+        "tells-ready" => blocking::ResourcePool::global().notify_ready().expect("a socket"),
         "tells-readiness" => drop(std::thread::spawn(|| {
             let pool = blocking::ResourcePool::global();
             while pool.health_check().expect("a report").readiness() != Health::Fail {
