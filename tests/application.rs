@@ -229,3 +229,20 @@ async fn readiness_can_be_lowered() {
     drop(pool.redis().await.unwrap());
     assert_eq!(pool.health_check().await.readiness(), Health::Pass);
 }
+
+#[test]
+fn a_pool_that_another_runtime_uses_says_so() {
+    let elsewhere = tokio::runtime::Runtime::new().unwrap();
+    let (pool, log) = common::Log::during(|| {
+        let pool = pool();
+        drop(pool.spawn("at home", |_| async {}).unwrap());
+        assert!(!pool.status().used_elsewhere);
+        // The first poll is on this thread, whose log is kept.
+        drop(elsewhere.block_on(pool.redis()).unwrap());
+        pool
+    });
+    let advice = "`#[resource_pool::main]` instead of `#[tokio::main]`, or `builder().runtime(handle)`";
+    assert_eq!(log.matches(advice).count(), 1, "{log}");
+    assert!(pool.status().used_elsewhere && pool.status().to_string().contains(advice));
+    assert!(elsewhere.block_on(pool.close_all()).all_closed());
+}

@@ -4,13 +4,17 @@ use std::env;
 use std::process::Command;
 
 use crate::drivers::Urls;
-use crate::{footprint, frame, lifecycle};
+use crate::{adopt, footprint, frame, lifecycle};
 
 const ROLE: &str = "RESOURCE_POOL_BENCH_ROLE";
 
 type Role = (&'static str, fn(Urls) -> Vec<f64>);
 
-const ROLES: [Role; 13] = [
+const ROLES: [Role; 17] = [
+    ("tasks under the attribute", adopt::attribute),
+    ("tasks elsewhere", adopt::elsewhere),
+    ("tasks of the driver", adopt::driver),
+    ("tasks of deadpool", adopt::deadpool),
     ("cold pool", lifecycle::cold_pool),
     ("cold drivers", lifecycle::cold_drivers),
     ("idle pool", footprint::idle_pool),
@@ -37,8 +41,13 @@ pub(crate) fn play() -> bool {
 
 /// The figures that a fresh process prints in this role.
 pub(crate) fn run(role: &str, urls: &Urls) -> Vec<f64> {
+    run_with(role, urls, &[])
+}
+
+/// The same with further variables.
+pub(crate) fn run_with(role: &str, urls: &Urls, variables: &[(&str, &str)]) -> Vec<f64> {
     let mut child = Command::new(env::current_exe().expect("this program"));
-    child.env_clear().env(ROLE, role).envs(urls.variables());
+    child.env_clear().env(ROLE, role).envs(urls.variables()).envs(variables.iter().copied());
     let output = child.output().expect("a child");
     let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && errors.is_empty(), "{role}: {:?}: {said}{errors}", output.status);

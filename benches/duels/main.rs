@@ -3,6 +3,7 @@
 //! `cargo xtask bench` runs all of it and makes `benches/RESULTS.md` from it; `cargo bench --bench duels -- lease` one
 //! part. As a test (`cargo test --bench duels`) each part runs for a moment, which shows that it works.
 
+mod adopt;
 mod checkout;
 mod child;
 mod clickhouse;
@@ -30,6 +31,7 @@ const PARTS: &[Part] = &[
     ("spike", "A spike", spike::run),
     ("redis", "Redis for threads", redis::run),
     ("operations", "One operation after the other", operations::run),
+    ("adopt", "Programs that differ in one line", adopt::run),
     ("publish", "Many messages with confirms", publish::run),
     ("frame", "The frames of RabbitMQ", frame::run),
     ("clickhouse", "Many rows, and one at a time", clickhouse::run),

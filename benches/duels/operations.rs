@@ -25,9 +25,11 @@ use crate::duel::{Duel, Rounds, Unit};
 use crate::session::{Session, clock};
 
 /// Starts the operation once with each call.
-type Operation = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+pub(crate) type Operation = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
-fn operation<F: Future<Output = ()> + Send + 'static>(run: impl Fn() -> F + Send + Sync + 'static) -> Operation {
+pub(crate) fn operation<F: Future<Output = ()> + Send + 'static>(
+    run: impl Fn() -> F + Send + Sync + 'static,
+) -> Operation {
     Arc::new(move || Box::pin(run()))
 }
 
@@ -51,14 +53,14 @@ pub(crate) fn run(session: &Session) {
     };
     let pools = Pools { own: pool_of(None), adopted: pool_of(Some(&home)), home };
     pools.duel(session, ["op_mongodb", "op_mongodb_pauses"], "MongoDB find_one", ours::find_one, || {
-        bare::find_one(&mongo)
+        bare::find_one(mongo.url())
     });
-    pools.duel(session, ["op_redis", "op_redis_pauses"], "Redis GET", ours::get, || bare::get(&redis));
+    pools.duel(session, ["op_redis", "op_redis_pauses"], "Redis GET", ours::get, || bare::get(redis.url()));
     pools.duel(session, ["op_clickhouse", "op_clickhouse_pauses"], "ClickHouse SELECT 1", ours::select, || {
-        bare::select(&clickhouse)
+        bare::select(clickhouse.url())
     });
     pools.duel(session, ["op_rabbitmq", "op_rabbitmq_pauses"], "AMQP publish and confirm", ours::publish, || {
-        bare::publish(&rabbitmq)
+        bare::publish(rabbitmq.url())
     });
     let threads = blocking::ResourcePool::from(pools.own.clone());
     let sync = mongodb::sync::Client::with_uri_str(mongo.url()).expect("a client");
@@ -79,10 +81,11 @@ pub(crate) fn run(session: &Session) {
 }
 
 /// Creates the data that the operations ask for.
-async fn prepare(mongo: &Service, rabbitmq: &Service, redis: &Service) {
+pub(crate) async fn prepare(mongo: &Service, rabbitmq: &Service, redis: &Service) {
     let client = drivers::mongo(mongo.url()).await;
     let bars = client.database("operations").collection::<Document>("bars");
-    bars.insert_one(doc! { "_id": 1, "code": "AAPL", "close": 101.25 }).await.expect("inserted");
+    let bar = doc! { "code": "AAPL", "close": 101.25 };
+    bars.replace_one(doc! { "_id": 1 }, bar).upsert(true).await.expect("inserted");
     client.shutdown().await;
     let mut connection = drivers::redis(redis.url()).await;
     redis::cmd("SET").arg("price").arg("101.25").exec_async(&mut connection).await.expect("set");
@@ -213,10 +216,10 @@ impl Resource for Whereabouts {
 }
 
 /// Operations that take a lease each time and use it once.
-mod ours {
+pub(crate) mod ours {
     use super::*;
 
-    pub(super) async fn find_one(pool: ResourcePool) -> Operation {
+    pub(crate) async fn find_one(pool: ResourcePool) -> Operation {
         drop(pool.mongo().await.expect("mongodb"));
         operation(move || {
             let pool = pool.clone();
@@ -224,7 +227,7 @@ mod ours {
         })
     }
 
-    pub(super) async fn get(pool: ResourcePool) -> Operation {
+    pub(crate) async fn get(pool: ResourcePool) -> Operation {
         drop(pool.redis().await.expect("redis"));
         operation(move || {
             let pool = pool.clone();
@@ -232,7 +235,7 @@ mod ours {
         })
     }
 
-    pub(super) async fn select(pool: ResourcePool) -> Operation {
+    pub(crate) async fn select(pool: ResourcePool) -> Operation {
         drop(pool.clickhouse().await.expect("clickhouse"));
         operation(move || {
             let pool = pool.clone();
@@ -240,7 +243,7 @@ mod ours {
         })
     }
 
-    pub(super) async fn publish(pool: ResourcePool) -> Operation {
+    pub(crate) async fn publish(pool: ResourcePool) -> Operation {
         drop(pool.rabbitmq().await.expect("rabbitmq"));
         operation(move || {
             let pool = pool.clone();
@@ -254,35 +257,35 @@ mod ours {
 }
 
 /// Operations on each driver as its documentation shows.
-mod bare {
+pub(crate) mod bare {
     use super::*;
 
-    pub(super) async fn find_one(server: &Service) -> Operation {
-        let client = drivers::mongo(server.url()).await;
+    pub(crate) async fn find_one(url: &str) -> Operation {
+        let client = drivers::mongo(url).await;
         operation(move || {
             let client = client.clone();
             async move { super::find_one(&client).await }
         })
     }
 
-    pub(super) async fn get(server: &Service) -> Operation {
-        let connection = drivers::redis(server.url()).await;
+    pub(crate) async fn get(url: &str) -> Operation {
+        let connection = drivers::redis(url).await;
         operation(move || {
             let mut connection = connection.clone();
             async move { super::get(&mut connection).await }
         })
     }
 
-    pub(super) async fn select(server: &Service) -> Operation {
-        let client = drivers::clickhouse_connected(server.url()).await;
+    pub(crate) async fn select(url: &str) -> Operation {
+        let client = drivers::clickhouse_connected(url).await;
         operation(move || {
             let client = client.clone();
             async move { super::select(&client).await }
         })
     }
 
-    pub(super) async fn publish(server: &Service) -> Operation {
-        let connection = Arc::new(drivers::rabbitmq(server.url()).await);
+    pub(crate) async fn publish(url: &str) -> Operation {
+        let connection = Arc::new(drivers::rabbitmq(url).await);
         let channel = drivers::channel(&connection).await;
         operation(move || {
             let (channel, _connection) = (channel.clone(), Arc::clone(&connection));

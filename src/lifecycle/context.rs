@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 
 use crate::base::error::Error;
 use crate::base::process::Process;
@@ -12,6 +14,7 @@ use crate::lifecycle::close::state::CloseState;
 use crate::lifecycle::event::{Event, What};
 use crate::lifecycle::observers::Observers;
 use crate::lifecycle::options::Options;
+use crate::lifecycle::status::USED_ELSEWHERE;
 
 /// The options, the runtime and the state of a pool. Each of its resources has a reference.
 pub(crate) struct Context {
@@ -21,6 +24,8 @@ pub(crate) struct Context {
     pub(crate) listeners: Mutex<Vec<Listener>>,
     pub(crate) observers: Arc<Observers>,
     pub(crate) process: &'static Process,
+    /// Set once a task of another runtime than the pool's has waited for a resource.
+    pub(crate) used_elsewhere: OnceCell<()>,
 }
 
 pub(crate) type Listener = Arc<dyn Fn(&CloseReport) + Send + Sync>;
@@ -39,6 +44,13 @@ impl Context {
             (Some(_), _) => Err(Error::closed(what)),
             (None, true) => Err(Error::closing(what)),
             (None, false) => Ok(()),
+        }
+    }
+
+    /// Notes whether this task belongs to another runtime than the pool's, which costs each of its operations a wake-up.
+    pub(crate) fn note_runtime(&self, own: &Handle) {
+        if Handle::try_current().is_ok_and(|here| here.id() != own.id()) {
+            self.used_elsewhere.get_or_init(|| tracing::debug!("{USED_ELSEWHERE}"));
         }
     }
 

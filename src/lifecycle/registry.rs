@@ -96,6 +96,7 @@ impl Registry {
             listeners: Mutex::default(),
             observers,
             process: Process::current(),
+            used_elsewhere: OnceCell::new(),
         });
         Arc::new_cyclic(|me| Registry {
             me: me.clone(),
@@ -315,7 +316,8 @@ impl Registry {
         let slots = self.configured().into_iter().filter_map(|(_, slot)| slot.ok());
         let resources = slots.map(|slot| slot.status(usage(&*slot))).collect();
         let (holds, tasks) = self.application.counts(&self.context);
-        PoolStatus { closing: self.is_closing(), resources, holds, tasks }
+        let used_elsewhere = self.context.used_elsewhere.get().is_some();
+        PoolStatus { closing: self.is_closing(), resources, holds, tasks, used_elsewhere }
     }
 
     pub(crate) fn holders(&self) -> Vec<Holder> {

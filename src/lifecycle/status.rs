@@ -167,6 +167,10 @@ pub struct NodeStatus {
     pub state: State,
 }
 
+/// The advice for a pool that is used from another runtime than its own.
+pub(crate) const USED_ELSEWHERE: &str = "tasks of another runtime use this pool, so each operation wakes a thread of the other runtime; \
+     `#[resource_pool::main]` instead of `#[tokio::main]`, or `builder().runtime(handle)`, avoids that";
+
 /// The status of a whole pool.
 ///
 /// ```no_run
@@ -190,6 +194,9 @@ pub struct PoolStatus {
     /// The background tasks and threads of the application that run: each name, and how many have it.
     #[cfg_attr(feature = "serde", serde(serialize_with = "json::counts"))]
     pub tasks: Vec<(Arc<str>, usize)>,
+    /// Whether tasks of another runtime than the pool's use it, which costs each of their operations a wake-up.
+    /// [`#[resource_pool::main]`](macro@crate::main) or [`Builder::runtime`](crate::Builder::runtime) avoids that.
+    pub used_elsewhere: bool,
 }
 
 impl PoolStatus {
@@ -224,6 +231,9 @@ impl fmt::Display for PoolStatus {
                 show(idle),
                 show(waiting)
             )?;
+        }
+        if self.used_elsewhere {
+            writeln!(f, "{USED_ELSEWHERE}")?;
         }
         if self.holds > 0 {
             writeln!(f, "holds: {}", self.holds)?;

@@ -278,7 +278,7 @@ async fn test_idle<M: Manage>(core: Arc<Core<M>>, first: Loan<M>) {
         if let Err(failure) = tested {
             tracing::debug!(resource = %core.resource, error = %failure, "an idle connection could not be tested");
         }
-        // What is tested once is not tested again in this round.
+        // A connection that is tested is not tested again in this round.
         next = core.lend_untested(begun);
     }
 }

@@ -86,6 +86,7 @@ impl<R: Resource> Slot<R> {
         });
         let (waits, given_up) = oneshot::channel::<Infallible>();
         let waiting = runtime.map(|runtime| {
+            self.context.note_runtime(&runtime);
             let me = Arc::clone(self);
             runtime.spawn(async move {
                 tokio::select! {
