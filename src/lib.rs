@@ -25,17 +25,15 @@
 //!
 //! ```no_run
 //! # #[cfg(feature = "redis")]
-//! fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+//! #[resource_pool::main] // the pool's own runtime, with signals handled; `#[tokio::main]` works, too
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     use resource_pool::ResourcePool;
 //!     use resource_pool::redis::AsyncCommands;
 //!
-//!     // The pool's own runtime, with signals handled. `#[tokio::main]` works, too.
-//!     resource_pool::run(async {
-//!         let pool = ResourcePool::global();
-//!         let () = pool.redis().await?.set("signal:AAPL", "long").await?;
-//!         println!("{}", pool.health_check().await);
-//!         Ok(())
-//!     })?
+//!     let pool = ResourcePool::global();
+//!     let () = pool.redis().await?.set("signal:AAPL", "long").await?;
+//!     println!("{}", pool.health_check().await);
+//!     Ok(())
 //! }
 //! # #[cfg(not(feature = "redis"))]
 //! # fn main() {}
@@ -210,4 +208,10 @@ mod documents {
     mod own_resources {}
     #[doc = include_str!("../docs/reference/quantaxis.md")]
     mod quantaxis {}
+    #[cfg(feature = "macros")]
+    #[doc = include_str!("../docs/testing.md")]
+    mod testing {}
+    #[cfg(all(feature = "macros", feature = "tower"))]
+    #[doc = include_str!("../docs/web-services.md")]
+    mod web_services {}
 }
