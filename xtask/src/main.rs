@@ -9,6 +9,7 @@ mod fuzz;
 mod hot;
 mod mutants;
 mod plot;
+mod release;
 mod results;
 mod servers;
 mod size;
@@ -52,6 +53,10 @@ Usage: cargo xtask <verb> [arguments]
                 every way a process can end, 20 times unless told otherwise, on private servers
   sanitize [filter]
                 the same on Redis alone, under AddressSanitizer; each once unless EXIT_ROUNDS says otherwise
+  package [--verify]
+                pack the two crates for a release, and check what is in them; `--verify` compiles them as users would
+  semver [revision]
+                compare the public interface with that of a revision, or of the last tag; needs cargo-semver-checks
 
 Servers of your own are used instead of private ones if their URLs are in the environment:
   demo          MONGODB_URI, AMQP_URL, CLICKHOUSE_URL, REDIS_URL
@@ -76,6 +81,8 @@ fn main() -> ExitCode {
         "mutants" => mutants::run(&rest),
         "exits" => exits::exits(&rest),
         "sanitize" => exits::sanitize(&rest),
+        "package" => release::package(&rest),
+        "semver" => release::semver(&rest),
         "help" | "--help" | "-h" => {
             print!("{USAGE}");
             Ok(ExitCode::SUCCESS)
