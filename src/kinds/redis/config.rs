@@ -76,6 +76,11 @@ pub struct RedisConfig {
     /// The path of the Unix socket that the server listens on. Host, port and keepalive do not count then, and there is
     /// no TLS. Defaults to none. A host in the environment, or one in a URL, takes it away.
     pub socket: Option<PathBuf>,
+    /// How long the server may take to answer a command or a pipeline, from sending it. Defaults to zero, which is no
+    /// limit. Commands that wait by themselves (`BLPOP`, `XREAD BLOCK`, `WAIT`, …), messages of subscriptions, and
+    /// closing have no such limit.
+    #[serde(rename = "operation_timeout_ms", with = "millis")]
+    pub operation_timeout: Duration,
 }
 
 impl Default for RedisConfig {
@@ -99,6 +104,7 @@ impl Default for RedisConfig {
             keepalive: Duration::from_secs(60),
             tls: None,
             socket: None,
+            operation_timeout: Duration::ZERO,
         }
     }
 }
@@ -136,6 +142,17 @@ impl RedisConfig {
     /// ```
     pub fn socket(mut self, path: impl Into<PathBuf>) -> Self {
         self.socket = Some(path.into());
+        self
+    }
+
+    /// Sets how long the server may take to answer a command or a pipeline. Zero is no limit.
+    ///
+    /// When the limit passes, [`Error::behind`](crate::Error::behind) the driver's error is
+    /// [`Error::OutcomeUnknown`](crate::Error::OutcomeUnknown) if a command may have changed something, else
+    /// [`Error::Timeout`](crate::Error::Timeout). Nothing is sent again. Async connections go on, and pass over the late
+    /// answer. A thread's connection takes no further command, and is closed when it comes back.
+    pub fn operation_timeout(mut self, limit: Duration) -> Self {
+        self.operation_timeout = limit;
         self
     }
 
