@@ -76,7 +76,7 @@ fn what_the_kinds_are_made_of_is_open() {
     /// The table of kinds makes its verbs of these. A user's kind has `kind` and a trait of its own instead, as in `examples/lines`.
     const TABLE: [&str; 6] = ["Acquire", "Acquirer", "AnySlot", "BlockingGuard", "Slot", "TaskGuard"];
     /// Adapters for r2d2 are made of these, and users have `R2d2` instead.
-    const R2D2: [&str; 2] = ["Adapted", "Loan"];
+    const R2D2: [&str; 3] = ["Adapted", "AdapterHook", "Loan"];
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let exported: BTreeSet<String> = ["lib.rs", "pool/config.rs", "pool/adapter.rs"]
         .iter()

@@ -1,11 +1,12 @@
 //! The failures of a resource's own code, and the proof that they give about its server.
 
+use std::any::Any;
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 
-use crate::base::error::BoxError;
-use crate::base::error::text::{Chain, causes};
+use crate::base::error::text::{Chain, Worded, causes, panic_message};
+use crate::base::error::{BoxError, Error};
 
 /// A failure is the answer of a [`Resource`](crate::Resource) that cannot connect, ping or close: the error,
 /// whether trying again can help, and what a failed ping proves about the server.
@@ -15,6 +16,9 @@ pub struct Failure {
     pub(crate) permanent: bool,
     pub(crate) proof: Proof,
 }
+
+/// The user's hook on a new connection, in messages.
+const ON_CONNECT: &str = "the hook `on_connect`";
 
 /// The proof that a failed ping is about its server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +83,12 @@ impl Failure {
         Failure { permanent, ..self }
     }
 
+    /// The same failure, named as one of the user's hook on a new connection.
+    pub(crate) fn of_hook(self) -> Self {
+        let text = format!("{ON_CONNECT} failed: {self}");
+        Failure { source: Worded::new(text, self.source).into(), ..self }
+    }
+
     /// Whether this failed ping proves nothing about its server, because it never reached the server.
     pub fn is_unasked(&self) -> bool {
         self.proof() == Proof::Unasked
@@ -88,6 +98,13 @@ impl Failure {
     /// resource says.
     pub(crate) fn proof(&self) -> Proof {
         if is_own_trouble(&*self.source) { Proof::Unasked } else { self.proof }
+    }
+}
+
+impl Error {
+    /// The error of the user's hook on a new connection that panicked with this payload.
+    pub(crate) fn of_hook_that_panicked(payload: &(dyn Any + Send)) -> Self {
+        Error::Panicked { what: ON_CONNECT.to_owned(), message: panic_message(payload) }
     }
 }
 

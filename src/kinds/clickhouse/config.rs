@@ -89,6 +89,11 @@ pub struct ClickHouseConfig {
     /// The limit for closing to flush one [`Inserter`](crate::Inserter). Defaults to 5 s.
     #[serde(rename = "flush_timeout_ms", with = "millis")]
     pub flush_timeout: Duration,
+    /// How long the server may be silent while a query or an insert waits for it: until its answer begins, between two
+    /// parts of the answer, and while it takes no part of the request. Defaults to zero, which is no limit. The time
+    /// that the caller takes, to write rows or to read them, does not count.
+    #[serde(rename = "operation_timeout_ms", with = "millis")]
+    pub operation_timeout: Duration,
 }
 
 impl Default for ClickHouseConfig {
@@ -115,6 +120,7 @@ impl Default for ClickHouseConfig {
             keepalive: Duration::from_secs(60),
             tls: None,
             flush_timeout: Duration::from_secs(5),
+            operation_timeout: Duration::ZERO,
         }
     }
 }
@@ -152,6 +158,17 @@ impl ClickHouseConfig {
     /// Adds a setting that goes along with every query and insert.
     pub fn setting(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.settings.insert(name.into(), value.into());
+        self
+    }
+
+    /// Sets how long the server may be silent while a query or an insert waits for it. Zero is no limit.
+    ///
+    /// When the limit passes, the connection is closed. The error is
+    /// [`Error::OutcomeUnknown`](crate::Error::OutcomeUnknown) for a statement that may have changed something, else
+    /// [`Error::Timeout`](crate::Error::Timeout). A query that only reads is cancelled at the server, as a dropped one
+    /// is. Nothing is sent again.
+    pub fn operation_timeout(mut self, limit: Duration) -> Self {
+        self.operation_timeout = limit;
         self
     }
 

@@ -4,7 +4,7 @@
 //! This is done by hand because hyper tells neither. Its client chooses the connection of a request by itself. The end
 //! of an answer is known only to its body, which the driver may drop before that. hyper reads the same bytes, and
 //! refuses those that are not HTTP. To this parser, such an answer lasts until the connection closes, as one without a
-//! length does.
+//! length does. `ResponseLimit` follows requests with it too, to see their ends: a path is where an answer has its status.
 
 /// How far an HTTP/1.1 answer has come.
 #[derive(Default)]

@@ -9,6 +9,7 @@ mod handle;
 mod http;
 mod inserter;
 mod resource;
+mod response_limit;
 mod rows;
 mod statement;
 mod stream;

@@ -13,6 +13,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::kinds::clickhouse::cancel::NamedQuery;
 use crate::kinds::clickhouse::http::ResponseParser;
+use crate::kinds::clickhouse::response_limit::ResponseLimit;
 use crate::kinds::clickhouse::statement::{self, StatementEffect};
 use crate::kinds::clickhouse::transport::{Purpose, Transport};
 use crate::lifecycle::busy::Busy;
@@ -82,6 +83,18 @@ impl TrafficStream {
         Ok(())
     }
 
+    /// Ends a call that the server has kept waiting for longer than the operation timeout.
+    fn poll_late<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        poll: impl FnOnce(&mut ResponseLimit, &mut Context<'_>) -> Poll<()>,
+    ) -> Poll<io::Result<T>> {
+        let Some(exchange) = &mut self.exchange else { return Poll::Pending };
+        let Some(limit) = exchange.limit.as_mut().filter(|_| !exchange.is_over) else { return Poll::Pending };
+        ready!(poll(limit, cx));
+        Poll::Ready(Err(self.transport.late(exchange.effect, exchange.is_sent)))
+    }
+
     /// The error of this call, for a caller that waits for an answer or is about to ask.
     fn explained(&self, error: io::Error) -> io::Error {
         match &self.exchange {
@@ -95,7 +108,9 @@ impl AsyncRead for TrafficStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.asked_for_more();
         let before = buffer.filled().len();
-        let read = ready!(Pin::new(&mut self.stream).poll_read(cx, buffer));
+        let Poll::Ready(read) = Pin::new(&mut self.stream).poll_read(cx, buffer) else {
+            return self.poll_late(cx, ResponseLimit::poll_unanswered);
+        };
         let read = read.and_then(|()| self.received(&buffer.filled()[before..]));
         Poll::Ready(read.map_err(|error| self.explained(error)))
     }
@@ -117,7 +132,8 @@ impl AsyncWrite for TrafficStream {
             Some(exchange) => exchange.poll_write(Pin::new(stream), cx, slices),
             None => Pin::new(stream).poll_write_vectored(cx, slices),
         };
-        Poll::Ready(ready!(written).map_err(|error| self.explained(error)))
+        let Poll::Ready(written) = written else { return self.poll_late(cx, ResponseLimit::poll_passed) };
+        Poll::Ready(written.map_err(|error| self.explained(error)))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -154,6 +170,8 @@ struct RequestInFlight {
     is_over: bool,
     /// The name by which its statement is cancelled. `None` if it is not cancelled.
     name: Option<NamedQuery>,
+    /// The limit of the server's silence. `None` if there is none.
+    limit: Option<Box<ResponseLimit>>,
     /// The work that it counts as. `None` if it is not of a user's.
     work: Option<(Busy, Counted)>,
 }
@@ -166,6 +184,7 @@ impl RequestInFlight {
         let beginning = name.as_ref().map(|name| [BEGINNING, b"query_id=", name.id.as_bytes(), b"&"].concat());
         let work = (transport.purpose == Purpose::Traffic)
             .then(|| (transport.link.busy(Work::Operation), Counted::new(&transport.busy)));
+        let limit = transport.silence().map(|limit| Box::new(ResponseLimit::new(limit)));
         RequestInFlight {
             effect,
             is_sent: false,
@@ -174,11 +193,26 @@ impl RequestInFlight {
             error: 0,
             is_over: false,
             name,
+            limit,
             work,
         }
     }
 
     fn poll_write(
+        &mut self,
+        stream: Pin<&mut Stream>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(self.poll_write_named(stream, cx, slices))?;
+        if let Some(limit) = &mut self.limit {
+            limit.wrote(slices, written, cx);
+        }
+        Poll::Ready(Ok(written))
+    }
+
+    /// Writes the request, with its name in place of its [`BEGINNING`].
+    fn poll_write_named(
         &mut self,
         mut stream: Pin<&mut Stream>,
         cx: &mut Context<'_>,
@@ -203,6 +237,9 @@ impl RequestInFlight {
     }
 
     fn receive(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if let Some(limit) = &mut self.limit {
+            limit.restart();
+        }
         if bytes.is_empty() && !self.is_over {
             if !self.answer.is_until_closed() {
                 return Err(closed("before the answer was complete"));

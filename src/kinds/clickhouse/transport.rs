@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use ::clickhouse::{Client, Compression};
 use hyper::Uri;
@@ -205,6 +206,24 @@ impl Transport {
             _ => Error::Lost { resource, endpoint: Arc::clone(self.link.endpoint()), source: Arc::new(cause) },
         };
         io::Error::new(kind, error)
+    }
+
+    /// How long the server may be silent. `None` without a limit, and for the pool's own queries, which have other ones.
+    pub(super) fn silence(&self) -> Option<Duration> {
+        Some(self.config.operation_timeout).filter(|limit| !limit.is_zero() && self.purpose == Purpose::Traffic)
+    }
+
+    /// The error of a statement for which the server was silent for longer than the operation timeout.
+    pub(super) fn late(&self, effect: StatementEffect, is_sent: bool) -> io::Error {
+        let (name, endpoint) = (self.link.name(), self.link.endpoint());
+        let waiting_for = "the server's answer to a statement";
+        let timeout = TimeoutError::new(name, endpoint, waiting_for, self.config.operation_timeout);
+        let timeout = Error::Timeout(Arc::new(timeout));
+        let error = match effect {
+            StatementEffect::Changes if is_sent => self.link.outcome_unknown("a statement", Arc::new(timeout)),
+            _ => timeout,
+        };
+        io::Error::new(io::ErrorKind::TimedOut, error)
     }
 }
 

@@ -1,8 +1,11 @@
 //! The configuration of a PostgreSQL: its fields, their defaults, their environment variables, and the checks.
 
 use std::fmt;
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -12,6 +15,7 @@ use sqlx::{ConnectOptions as _, PgConnection};
 use crate::base::error::Error;
 use crate::base::millis;
 use crate::base::secret::{Secret, SecretFile};
+use crate::kinds::postgres::errors::ours;
 use crate::kinds::postgres::resource::PostgresResource;
 use crate::lifecycle::checkout::Limits;
 use crate::lifecycle::kind::KindConfig;
@@ -86,8 +90,14 @@ type Hooked<'a> = Pin<Box<dyn Future<Output = sqlx::Result<()>> + Send + 'a>>;
 pub struct OnConnect(Arc<ConnectHook>);
 
 impl OnConnect {
+    /// Runs the hook on a new connection. A panic in it is an error.
     pub(super) async fn run(&self, connection: &mut PgConnection) -> sqlx::Result<()> {
-        (self.0)(connection).await
+        let mut run = pin!(async { (self.0)(connection).await });
+        poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| run.as_mut().poll(context))) {
+            Ok(poll) => poll,
+            Err(panic) => Poll::Ready(Err(ours(Error::of_hook_that_panicked(&*panic)))),
+        })
+        .await
     }
 }
 
@@ -163,8 +173,9 @@ impl PostgresConfig {
         self
     }
 
-    /// Sets a hook that runs on each connection once it is open, such as one that sets its time zone. It must end
-    /// within `connect_timeout`. If it fails, the connection is closed.
+    /// Sets a hook that runs on each new connection, those of `raw_pool()` and those after a loss included, such as one
+    /// that sets its time zone. It must end within `connect_timeout`. If it fails or panics, the connection is closed,
+    /// and the error of connecting names the hook.
     ///
     /// ```
     /// use resource_pool::config::PostgresConfig;

@@ -12,7 +12,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection as _};
 use tokio::runtime::Handle;
 
-use crate::base::error::Failure;
+use crate::base::error::{Error, Failure};
 use crate::kinds::postgres::config::PostgresConfig;
 use crate::kinds::postgres::connection::PostgresConnection;
 use crate::kinds::postgres::handle::RawPool;
@@ -59,17 +59,17 @@ impl Manage for Driver {
     async fn connect(&self) -> Result<PostgresConnection, Failure> {
         let switch = self.switch.lock().clone();
         let config = self.config.current().await?;
-        let opened = async {
-            let mut driver = match &config {
-                Cow::Borrowed(_) => self.options.connect().await?,
-                Cow::Owned(config) => config.options().connect().await?,
-            };
-            if let Some(hook) = &self.config.on_connect {
-                hook.run(&mut driver).await?;
-            }
-            Ok(driver)
+        let opened = match &config {
+            Cow::Borrowed(_) => self.options.connect().await,
+            Cow::Owned(config) => config.options().connect().await,
         };
-        let driver = opened.await.map_err(|error| self.config.connect_failure(error))?;
+        let mut driver = opened.map_err(|error| self.config.connect_failure(error))?;
+        if let Some(hook) = &self.config.on_connect {
+            hook.run(&mut driver).await.map_err(|error| match Error::behind(&error) {
+                Some(panicked) => Failure::transient(panicked.clone()),
+                None => self.config.failure(error).of_hook(),
+            })?;
+        }
         Ok(PostgresConnection::new(driver, self.link.clone(), switch))
     }
 

@@ -36,7 +36,17 @@ impl RawPool {
         let pool = self.pool.get_or_init(|| {
             let _context = self.runtime.enter();
             let PostgresConfig { pool_timeout, pool_recycle, pre_ping, .. } = &*self.config;
+            let hook = self.config.on_connect.clone();
             PgPoolOptions::new()
+                .after_connect(move |connection, _| {
+                    let hook = hook.clone();
+                    Box::pin(async move {
+                        match hook {
+                            Some(hook) => hook.run(connection).await,
+                            None => Ok(()),
+                        }
+                    })
+                })
                 .max_connections(u32::try_from(self.config.max()).unwrap_or(u32::MAX))
                 .acquire_timeout(*pool_timeout)
                 .max_lifetime(Some(*pool_recycle).filter(|recycle| !recycle.is_zero()))

@@ -19,7 +19,7 @@ use crate::base::holder::QuotaId;
 use crate::base::runtime::{park_on, thread};
 use crate::kinds::r2d2::connections::Connections;
 use crate::kinds::r2d2::probe::{Call, HANGING, PingProbe};
-use crate::lifecycle::checkout::{Adapted, Checkouts, Limits, Loan};
+use crate::lifecycle::checkout::{Adapted, AdapterHook, Checkouts, Limits, Loan};
 use crate::lifecycle::close::phase::Phase;
 use crate::lifecycle::link::Link;
 use crate::lifecycle::resource::Resource;
@@ -61,6 +61,7 @@ pub struct R2d2<M: ManageConnection> {
     phase: Phase,
     endpoint: String,
     is_permanent: Arc<Classifier<M::Error>>,
+    on_connect: Option<Arc<AdapterHook<M>>>,
     /// The quota that counts the checkouts.
     pub(crate) quota: QuotaId,
     /// The pings' calls to the adapter.
@@ -77,7 +78,8 @@ impl<M: ManageConnection> R2d2<M> {
         let limits = Limits::default();
         let (phase, endpoint) = (Phase::Databases, String::new());
         let (is_permanent, probe) = (Arc::new(|_: &M::Error| false), Mutex::new(PingProbe::new()));
-        R2d2 { manager: Arc::new(manager), limits, phase, endpoint, is_permanent, quota: QuotaId::new(), probe }
+        let (manager, quota) = (Arc::new(manager), QuotaId::new());
+        R2d2 { manager, limits, phase, endpoint, is_permanent, on_connect: None, quota, probe }
     }
 
     /// Sets the most connections, at least 1. Defaults to 10.
@@ -127,6 +129,40 @@ impl<M: ManageConnection> R2d2<M> {
         self
     }
 
+    /// Sets a hook that runs on each new connection, those after a loss included, such as one that sets a time zone. It
+    /// is for what `on_acquire` of an r2d2 `CustomizeConnection` does. An error, or a panic, counts as one of
+    /// connecting, and names the hook. A hook that hangs keeps its thread, as any call to an adapter does, and the
+    /// attempt to connect ends at `connect_timeout`.
+    ///
+    /// ```
+    /// # #[derive(Debug)] struct Manager;
+    /// # impl r2d2::ManageConnection for Manager {
+    /// #     type Connection = String;
+    /// #     type Error = std::convert::Infallible;
+    /// #     fn connect(&self) -> Result<String, Self::Error> { Ok("connected".to_owned()) }
+    /// #     fn is_valid(&self, _: &mut String) -> Result<(), Self::Error> { Ok(()) }
+    /// #     fn has_broken(&self, _: &mut String) -> bool { false }
+    /// # }
+    /// # fn main() -> Result<(), resource_pool::Error> {
+    /// use resource_pool::{R2d2, blocking::ResourcePool};
+    ///
+    /// let pool = ResourcePool::builder().build()?;
+    /// let orders = R2d2::new(Manager).on_connect(|connection| {
+    ///     connection.push_str(" and prepared");
+    ///     Ok(())
+    /// });
+    /// pool.register("orders", orders)?;
+    /// assert_eq!(*pool.check_out::<Manager>("orders")?, "connected and prepared");
+    /// # Ok(()) }
+    /// ```
+    pub fn on_connect(
+        mut self,
+        run: impl Fn(&mut M::Connection) -> Result<(), M::Error> + Send + Sync + 'static,
+    ) -> Self {
+        self.on_connect = Some(Arc::new(run));
+        self
+    }
+
     /// Sets the phase in which the resource closes. Defaults to [`Phase::Databases`].
     pub fn phase(mut self, phase: Phase) -> Self {
         self.phase = phase;
@@ -149,7 +185,8 @@ impl<M: ManageConnection<Error: Send + Sync>> Resource for R2d2<M> {
         let manager = Adapted::new(Arc::clone(&self.manager), move |error| match is_permanent(&error) {
             true => Failure::permanent(error),
             false => Failure::transient(error),
-        });
+        })
+        .with_hook(self.on_connect.clone());
         let checkouts = Checkouts::new(link, manager, self.limits.clone(), quota);
         let connections = Connections(Arc::new(checkouts));
         self.connect_first(&connections).await?;

@@ -79,8 +79,10 @@ impl Redis {
             return Err(gone);
         }
         let busy = Busy::new(Lease::activity(&self.connection.lease), Work::Operation);
-        let answer = call(&mut self.connection);
-        self.connection.answered(busy, answer, packed)
+        match self.connection.in_limit(packed, call) {
+            Some(answer) => self.connection.answered(busy, answer, packed),
+            None => Err(self.connection.late(packed)),
+        }
     }
 
     /// Subscribes, and exchanges the lease for one that closing does not wait for.

@@ -18,7 +18,9 @@ use redis::{Cmd, RedisError, RedisResult, ServerError, Value};
 
 use crate::base::process::ForkGuarded;
 use crate::base::runtime::deadline;
-use crate::kinds::redis::commands::{is_harmless, is_silence, silenced, unsafe_twice_packed};
+use crate::kinds::redis::commands::{
+    first_name_packed, is_harmless, is_silence, silenced, unsafe_twice_packed, waits_packed,
+};
 use crate::kinds::redis::config::RedisConfig;
 use crate::kinds::redis::errors::{Reply, ended, refused};
 use crate::kinds::redis::greeting::Greeting;
@@ -169,6 +171,43 @@ impl BlockingConnection {
         match self.session.upgrade() {
             Some(session) => session.answered(busy, answer, || unsafe_twice_packed(packed)),
             None => answer,
+        }
+    }
+
+    /// Runs a call within the operation timeout. `None` if its answer has not come by then, and the connection can then
+    /// not be used again. Commands that wait by themselves have no limit.
+    pub(crate) fn in_limit<T>(
+        &mut self,
+        packed: &[u8],
+        call: impl FnOnce(&mut Self) -> RedisResult<T>,
+    ) -> Option<RedisResult<T>> {
+        let limit = self.config.operation_timeout;
+        // In a forked child the call is refused, and the socket's limits are the parent's.
+        if limit.is_zero() || ForkGuarded::check(&self.stream).is_err() || waits_packed(packed) {
+            return Some(call(self));
+        }
+        let end = deadline(limit);
+        if let Err(error) = self.stream.end_by(Some(end)) {
+            return Some(Err(error.into()));
+        }
+        let answer = call(self);
+        match &answer {
+            Err(error) if error.is_timeout() && Instant::now() >= end => return None,
+            _ if self.reply_pending => {}
+            _ => {
+                if let Err(error) = self.stream.end_by(None) {
+                    return Some(Err(error.into()));
+                }
+            }
+        }
+        Some(answer)
+    }
+
+    /// The error of a call whose answer did not come within the operation timeout.
+    pub(crate) fn late(&self, packed: &[u8]) -> RedisError {
+        match self.session.upgrade() {
+            Some(session) => session.late(&first_name_packed(packed), unsafe_twice_packed(packed)),
+            None => io::Error::from(io::ErrorKind::TimedOut).into(),
         }
     }
 

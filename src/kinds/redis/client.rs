@@ -1,6 +1,7 @@
 //! The handle of a Redis for async code. Its commands share one connection.
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 
 use redis::aio::{ConnectionLike, MultiplexedConnection};
@@ -8,7 +9,7 @@ use redis::{Cmd, Pipeline, RedisFuture, RedisResult, Value};
 
 use crate::base::repeat::Repeat;
 use crate::kinds::redis::blocking_connection::Manager;
-use crate::kinds::redis::commands::{CommandEffect, not_shared, reads, silenced, unsafe_twice};
+use crate::kinds::redis::commands::{CommandEffect, first_name, not_shared, reads, silenced, unsafe_twice};
 use crate::kinds::redis::connection::{RedisConnection, open_stream, taken_in};
 use crate::kinds::redis::errors::{Reply, refused};
 use crate::kinds::redis::exclusive::Exclusive;
@@ -117,7 +118,10 @@ impl Redis {
             let generation = again.then(|| link.generation());
             let SharedConnection { connection, retired, .. } = self.shared().await?;
             let busy = link.busy(Work::Operation);
-            match (send(connection).await, generation) {
+            let Some(answer) = self.session.in_limit(pin!(send(connection)), || false).await else {
+                return Err(self.session.late(&first_name(commands()), unsafe_twice(commands())));
+            };
+            match (answer, generation) {
                 (Err(error), Some(generation)) if error.is_io_error() => {
                     // The end of a retired connection says nothing about the connection that replaced it.
                     if !retired.is_cancelled() {

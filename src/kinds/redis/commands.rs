@@ -28,9 +28,7 @@ impl CommandEffect {
         let Some(name) = args.next() else { return CommandEffect::None };
         let name = name.to_ascii_uppercase();
         match name.as_slice() {
-            b"BLPOP" | b"BRPOP" | b"BRPOPLPUSH" | b"BLMOVE" | b"BLMPOP" | b"BZPOPMIN" | b"BZPOPMAX" | b"BZMPOP" => {
-                CommandEffect::Blocks
-            }
+            name if is_blocking(name) => CommandEffect::Blocks,
             b"XREAD" | b"XREADGROUP" if args.any(|arg| arg.eq_ignore_ascii_case(b"BLOCK")) => CommandEffect::Blocks,
             b"MULTI" | b"EXEC" | b"DISCARD" | b"WATCH" | b"UNWATCH" | b"SELECT" | b"AUTH" | b"HELLO" | b"RESET"
             | b"QUIT" | b"MONITOR" | b"SUBSCRIBE" | b"PSUBSCRIBE" | b"SSUBSCRIBE" | b"UNSUBSCRIBE"
@@ -44,6 +42,34 @@ impl CommandEffect {
             _ => CommandEffect::None,
         }
     }
+}
+
+/// Whether the command of this name, in capitals, always waits for as long as it says itself.
+fn is_blocking(name: &[u8]) -> bool {
+    matches!(name, b"BLPOP" | b"BRPOP" | b"BRPOPLPUSH" | b"BLMOVE" | b"BLMPOP" | b"BZPOPMIN" | b"BZPOPMAX" | b"BZMPOP")
+}
+
+/// Whether one of these commands waits at the server for as long as it says itself.
+pub(super) fn waits<'a>(commands: impl IntoIterator<Item = &'a Cmd>) -> bool {
+    commands.into_iter().any(|command| match CommandEffect::of(command) {
+        CommandEffect::Blocks => true,
+        CommandEffect::Changes(name) => name == "WAIT" || name == "WAITAOF",
+        CommandEffect::None | CommandEffect::Silences => false,
+    })
+}
+
+/// Like [`waits`], for packed commands. A command that cannot be read counts as one that may wait.
+pub(super) fn waits_packed(packed: &[u8]) -> bool {
+    const BLOCK: &[u8] = b"$5\r\nBLOCK\r\n";
+    let mut waits = false;
+    let is_whole = each_command(packed, |[name, ..]| {
+        waits |= match &*name.to_ascii_uppercase() {
+            b"WAIT" | b"WAITAOF" => true,
+            b"XREAD" | b"XREADGROUP" => packed.windows(BLOCK.len()).any(|part| part.eq_ignore_ascii_case(BLOCK)),
+            name => is_blocking(name),
+        };
+    });
+    waits || !is_whole
 }
 
 /// Whether `CLIENT` with this subcommand leaves the connection as it is.
@@ -97,6 +123,18 @@ fn name(cmd: &Cmd) -> &[u8] {
     }
 }
 
+/// The name of the first command, for messages.
+pub(super) fn first_name<'a>(commands: impl IntoIterator<Item = &'a Cmd>) -> String {
+    commands.into_iter().next().map_or_else(String::new, |command| String::from_utf8_lossy(name(command)).into_owned())
+}
+
+/// Like [`first_name`], for packed commands.
+pub(super) fn first_name_packed(packed: &[u8]) -> String {
+    let mut first = None;
+    each_command(packed, |[name, ..]| first = first.or(Some(name)));
+    String::from_utf8_lossy(first.unwrap_or_default()).into_owned()
+}
+
 pub(super) fn reads(cmd: &Cmd) -> bool {
     is_read(name(cmd))
 }
@@ -128,7 +166,7 @@ pub(super) fn not_shared(name: &str) -> RedisError {
 
 #[cfg(test)]
 mod tests {
-    use super::{CommandEffect, unsafe_twice, unsafe_twice_packed};
+    use super::{CommandEffect, first_name, first_name_packed, unsafe_twice, unsafe_twice_packed, waits, waits_packed};
 
     fn of(words: &str) -> &'static str {
         let mut command = redis::Cmd::new();
@@ -180,6 +218,28 @@ mod tests {
             assert_eq!(unsafe_twice(&commands).as_deref(), expected, "{names:?}");
             assert_eq!(unsafe_twice_packed(&packed).as_deref(), expected, "{names:?}");
         }
+    }
+
+    /// Packed commands are judged like unpacked ones.
+    #[test]
+    fn a_command_that_waits_by_itself_is_known() {
+        for (words, expected) in [
+            ("GET k", false),
+            ("brpop k 0", true),
+            ("XREAD STREAMS s 0", false),
+            ("xreadgroup group g c count 1 block 0 STREAMS s >", true),
+            ("wait 1 0", true),
+            ("WAITAOF 1 1 0", true),
+            ("SET BLOCK 1", false),
+            ("SUBSCRIBE ticks", false),
+        ] {
+            let (get, mut command) = (redis::cmd("GET"), redis::Cmd::new());
+            command.arg(words.split(' ').collect::<Vec<_>>());
+            let packed = [get.get_packed_command(), command.get_packed_command()].concat();
+            assert_eq!((waits([&get, &command]), waits_packed(&packed)), (expected, expected), "{words}");
+            assert_eq!((&*first_name([&get, &command]), &*first_name_packed(&packed)), ("GET", "GET"));
+        }
+        assert!(waits_packed(b"BLPOP k 0\r\n"), "a command that cannot be read may wait");
     }
 
     #[test]

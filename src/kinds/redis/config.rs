@@ -12,6 +12,7 @@ use crate::base::holder::QuotaId;
 use crate::base::millis;
 use crate::base::millis::number;
 use crate::base::secret::{Secret, SecretFile};
+use crate::kinds::redis::on_connect;
 use crate::kinds::redis::resource::RedisResource;
 use crate::kinds::redis::socket_url::SocketUrl;
 use crate::lifecycle::kind::KindConfig;
@@ -83,6 +84,14 @@ pub struct RedisConfig {
     /// The path of the Unix socket that the server listens on. Host, port and keepalive do not count then, and there is
     /// no TLS. Defaults to none. A host in the environment, or one in a URL, takes it away.
     pub socket: Option<PathBuf>,
+    /// How long the server may take to answer a command or a pipeline, from sending it. Defaults to zero, which is no
+    /// limit. Commands that wait by themselves (`BLPOP`, `XREAD BLOCK`, `WAIT`, …), messages of subscriptions, and
+    /// closing have no such limit.
+    #[serde(rename = "operation_timeout_ms", with = "millis")]
+    pub operation_timeout: Duration,
+    /// Commands that the pool sends on each new connection, each as its words. Each word is a [`Secret`], because any of
+    /// them may be one. Defaults to none.
+    pub on_connect: Vec<Vec<Secret>>,
 }
 
 impl Default for RedisConfig {
@@ -108,6 +117,8 @@ impl Default for RedisConfig {
             keepalive: Duration::from_secs(60),
             tls: None,
             socket: None,
+            operation_timeout: Duration::ZERO,
+            on_connect: Vec::new(),
         }
     }
 }
@@ -151,6 +162,35 @@ impl RedisConfig {
     /// ```
     pub fn socket(mut self, path: impl Into<PathBuf>) -> Self {
         self.socket = Some(path.into());
+        self
+    }
+
+    /// Sets how long the server may take to answer a command or a pipeline. Zero is no limit.
+    ///
+    /// When the limit passes, [`Error::behind`](crate::Error::behind) the driver's error is
+    /// [`Error::OutcomeUnknown`](crate::Error::OutcomeUnknown) if a command may have changed something, else
+    /// [`Error::Timeout`](crate::Error::Timeout). Nothing is sent again. Async connections go on, and pass over the late
+    /// answer. A thread's connection takes no further command, and is closed when it comes back.
+    pub fn operation_timeout(mut self, limit: Duration) -> Self {
+        self.operation_timeout = limit;
+        self
+    }
+
+    /// Adds a command that the pool sends on each new connection: the shared one, exclusive ones, those of
+    /// subscriptions, threads and the prober, and all that come after a loss. It goes out with the login, so it costs no
+    /// round trip and is part of `connect_timeout`. If the server answers an error, connecting fails with that, and the
+    /// error names the command.
+    ///
+    /// Commands that have an option of their own (`SELECT`, `AUTH`), that wait, or after which a connection no longer
+    /// takes commands (`MULTI`, `SUBSCRIBE`, …) are refused.
+    ///
+    /// ```
+    /// use resource_pool::config::RedisConfig;
+    ///
+    /// let config = RedisConfig::url("redis://cache").on_connect(["CLIENT", "NO-EVICT", "ON"]);
+    /// ```
+    pub fn on_connect(mut self, command: impl IntoIterator<Item: Into<String>>) -> Self {
+        self.on_connect.push(command.into_iter().map(|word| word.into().into()).collect());
         self
     }
 
@@ -275,6 +315,11 @@ impl KindConfig for RedisConfig {
             if path.is_empty() || path.as_encoded_bytes().contains(&0) || SockAddr::unix(path).is_err() {
                 return checks
                     .fail("socket", "must be a path of 1 to about 100 bytes: the system takes no longer ones");
+            }
+        }
+        for (index, command) in self.on_connect.iter().enumerate() {
+            if let Some(problem) = on_connect::problem(command) {
+                return checks.fail(&format!("on_connect[{index}]"), problem);
             }
         }
         if min_idle > pool_size {

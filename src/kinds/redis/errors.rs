@@ -11,18 +11,19 @@ use crate::kinds::redis::config::RedisConfig;
 use crate::net::kill_switch::KillSwitch;
 
 impl RedisConfig {
-    fn secrets(&self) -> Vec<Secret> {
-        self.password.clone().into_iter().chain(self.password_file.as_ref().and_then(SecretFile::last)).collect()
-    }
-
     /// Makes a driver's error safe to show. An error that the server sent keeps the server's words. The words for a
     /// refused login and for a stream error are the driver's own.
     pub(super) fn told(&self, error: RedisError) -> BoxError {
+        self.told_without(error, &[])
+    }
+
+    /// Makes a driver's error safe to show, as [`told`](RedisConfig::told) does. It must not tell these words either.
+    pub(super) fn told_without(&self, error: RedisError, words: &[Secret]) -> BoxError {
+        let by_file = self.password_file.as_ref().and_then(SecretFile::last);
+        let secrets: Vec<_> = self.password.iter().chain(&by_file).chain(words).map(Secret::expose).collect();
         let told = !matches!(error.kind(), ErrorKind::AuthenticationFailed | ErrorKind::Io);
         let user = [self.user.as_deref().unwrap_or_default()];
         let words = error.code().map(|code| format!("{code} {}", error.detail().unwrap_or_default()));
-        let secrets = self.secrets();
-        let secrets: Vec<_> = secrets.iter().map(Secret::expose).collect();
         match words {
             Some(words) => redacted(Worded::new(words, error), told, &secrets, &user),
             None => redacted(error, told, &secrets, &user),

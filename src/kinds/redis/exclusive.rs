@@ -16,7 +16,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::base::process::ForkGuarded;
 use crate::kinds::redis::client::Redis;
-use crate::kinds::redis::commands::{silenced, silences, unsafe_twice};
+use crate::kinds::redis::commands::{first_name, silenced, silences, unsafe_twice, waits};
 use crate::kinds::redis::connection::RedisConnection;
 use crate::kinds::redis::errors::{ended, refused};
 use crate::kinds::redis::resource::RedisResource;
@@ -48,8 +48,11 @@ impl ConnectionLike for Exclusive {
         Box::pin(async move {
             self.check([cmd])?;
             let busy = self.session.link.busy(Work::Operation);
-            let answer = self.own.connection.req_packed_command(cmd).await;
-            self.session.answered(busy, answer, || unsafe_twice([cmd]))
+            let mut answer = self.own.connection.req_packed_command(cmd);
+            match self.session.in_limit(answer.as_mut(), || waits([cmd])).await {
+                Some(answer) => self.session.answered(busy, answer, || unsafe_twice([cmd])),
+                None => Err(self.session.late(&first_name([cmd]), unsafe_twice([cmd]))),
+            }
         })
     }
 
@@ -62,8 +65,11 @@ impl ConnectionLike for Exclusive {
         Box::pin(async move {
             self.check(pipeline.cmd_iter())?;
             let busy = self.session.link.busy(Work::Operation);
-            let answer = self.own.connection.req_packed_commands(pipeline, offset, count).await;
-            self.session.answered(busy, answer, || unsafe_twice(pipeline.cmd_iter()))
+            let mut answer = self.own.connection.req_packed_commands(pipeline, offset, count);
+            match self.session.in_limit(answer.as_mut(), || waits(pipeline.cmd_iter())).await {
+                Some(answer) => self.session.answered(busy, answer, || unsafe_twice(pipeline.cmd_iter())),
+                None => Err(self.session.late(&first_name(pipeline.cmd_iter()), unsafe_twice(pipeline.cmd_iter()))),
+            }
         })
     }
 

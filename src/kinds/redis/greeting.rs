@@ -6,6 +6,7 @@ use redis::{Cmd, ErrorKind, RedisError, RedisResult, ServerError, Value};
 
 use crate::base::secret::Secret;
 use crate::kinds::redis::config::RedisConfig;
+use crate::kinds::redis::on_connect;
 use crate::kinds::redis::session::RedisSession;
 
 /// The commands that greet a server. All are sent at once.
@@ -26,6 +27,8 @@ pub(super) enum GreetingStep {
     Auth,
     Select,
     Name,
+    /// The command of this index in `on_connect`.
+    OnConnect(usize),
     Ping,
 }
 
@@ -41,7 +44,7 @@ impl<'a> Greeting<'a> {
         if !std::mem::take(&mut self.is_due) {
             return None;
         }
-        let RedisConfig { db, client_name, .. } = &*self.session.config;
+        let RedisConfig { db, client_name, on_connect, .. } = &*self.session.config;
         let (mut steps, mut packed) = (Vec::new(), Vec::new());
         let mut say = |step, command: &Cmd| {
             steps.push(step);
@@ -55,6 +58,9 @@ impl<'a> Greeting<'a> {
             say(GreetingStep::Select, redis::cmd("SELECT").arg(*db));
         }
         say(GreetingStep::Name, redis::cmd("CLIENT").arg("SETNAME").arg(client_name));
+        for (index, command) in on_connect.iter().enumerate() {
+            say(GreetingStep::OnConnect(index), &on_connect::cmd(command));
+        }
         // Only PING shows whether the server is ready. It answers the other commands while it loads its data.
         say(GreetingStep::Ping, &redis::cmd("PING"));
         Some((steps, packed))
@@ -89,6 +95,7 @@ impl<'a> Greeting<'a> {
                 Err((ErrorKind::InvalidClientConfig, "the server refuses this database", says).into())
             }
             (GreetingStep::Select, _) => Err(error.into()),
+            (GreetingStep::OnConnect(index), _) => Err(self.session.config.refused_on_connect(index, error)),
             // A user may lack the right to either command. A server that cannot save its data refuses a PING, and still
             // serves reads.
             (GreetingStep::Name | GreetingStep::Ping, _) => {

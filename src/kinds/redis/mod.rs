@@ -14,6 +14,7 @@ mod errors;
 mod exclusive;
 pub(crate) mod exports;
 mod greeting;
+mod on_connect;
 mod packed;
 mod prober;
 mod pubsub;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
+use std::pin::pin;
 use std::sync::Arc;
 
 use redis::{RedisResult, ToRedisArgs};
@@ -23,45 +24,57 @@ impl PubSub {
     /// Subscribes to a channel, or to several.
     ///
     /// # Errors
-    /// When the server refuses it, or the connection is lost.
+    /// When the server refuses it, the connection is lost, or the operation timeout passes.
     ///
     /// # Cancel safety
     /// The subscription may still begin.
     pub async fn subscribe(&mut self, channels: impl ToRedisArgs) -> RedisResult<()> {
-        self.pubsub.subscribe(channels).await.map_err(|error| self.session.unsent(error))
+        confirmed(&self.session, "SUBSCRIBE", self.pubsub.subscribe(channels)).await
     }
 
     /// Ends the subscription to a channel, or to several.
     ///
     /// # Errors
-    /// When the server refuses it, or the connection is lost.
+    /// When the server refuses it, the connection is lost, or the operation timeout passes.
     ///
     /// # Cancel safety
     /// The subscription may still end.
     pub async fn unsubscribe(&mut self, channels: impl ToRedisArgs) -> RedisResult<()> {
-        self.pubsub.unsubscribe(channels).await.map_err(|error| self.session.unsent(error))
+        confirmed(&self.session, "UNSUBSCRIBE", self.pubsub.unsubscribe(channels)).await
     }
 
     /// Subscribes to a pattern, or to several.
     ///
     /// # Errors
-    /// When the server refuses it, or the connection is lost.
+    /// When the server refuses it, the connection is lost, or the operation timeout passes.
     ///
     /// # Cancel safety
     /// The subscription may still begin.
     pub async fn psubscribe(&mut self, patterns: impl ToRedisArgs) -> RedisResult<()> {
-        self.pubsub.psubscribe(patterns).await.map_err(|error| self.session.unsent(error))
+        confirmed(&self.session, "PSUBSCRIBE", self.pubsub.psubscribe(patterns)).await
     }
 
     /// Ends the subscription to a pattern, or to several.
     ///
     /// # Errors
-    /// When the server refuses it, or the connection is lost.
+    /// When the server refuses it, the connection is lost, or the operation timeout passes.
     ///
     /// # Cancel safety
     /// The subscription may still end.
     pub async fn punsubscribe(&mut self, patterns: impl ToRedisArgs) -> RedisResult<()> {
-        self.pubsub.punsubscribe(patterns).await.map_err(|error| self.session.unsent(error))
+        confirmed(&self.session, "PUNSUBSCRIBE", self.pubsub.punsubscribe(patterns)).await
+    }
+}
+
+/// Awaits the server's confirmation.
+async fn confirmed(
+    session: &RedisSession,
+    command: &str,
+    answer: impl Future<Output = RedisResult<()>>,
+) -> RedisResult<()> {
+    match session.in_limit(pin!(answer), || false).await {
+        Some(answer) => answer.map_err(|error| session.unsent(error)),
+        None => Err(session.late(command, None)),
     }
 }
 

@@ -7,9 +7,12 @@
 //! Locks: the `RwLock`s `switch` and `shared` are never held together, nor across an await. The async mutex `probe` is
 //! held while the prober asks, and is never taken under the other two. No callback of the user runs under a lock.
 
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::task::Poll;
 
 use parking_lot::RwLock;
 use redis::aio::MultiplexedConnection;
@@ -19,9 +22,9 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::base::error::{BoxError, Error, Failure, Source};
+use crate::base::error::{BoxError, Error, Failure, Source, TimeoutError};
 use crate::base::future::BoxFuture;
-use crate::base::runtime::within;
+use crate::base::runtime::{timer, within};
 use crate::kinds::redis::blocking_connection::Manager;
 use crate::kinds::redis::config::RedisConfig;
 use crate::kinds::redis::connection::{RedisConnection, open};
@@ -135,6 +138,37 @@ impl RedisSession {
             return None;
         }
         self.shared.read().clone()
+    }
+
+    /// Awaits the answer to commands within the operation timeout. `None` once that has passed. Commands that wait by
+    /// themselves have no limit.
+    pub(super) fn in_limit<T>(
+        &self,
+        mut answer: Pin<&mut (impl Future<Output = RedisResult<T>> + ?Sized)>,
+        waits: impl FnOnce() -> bool,
+    ) -> impl Future<Output = Option<RedisResult<T>>> {
+        let limit = self.config.operation_timeout;
+        // The timer is boxed, so that it takes no room in the futures of commands without a limit.
+        let mut late = (!limit.is_zero() && !waits()).then(|| Box::pin(timer(limit)));
+        poll_fn(move |context| match (answer.as_mut().poll(context), &mut late) {
+            // An answer that has come counts, even if the limit passes at the same moment.
+            (Poll::Ready(answer), _) => Poll::Ready(Some(answer)),
+            (Poll::Pending, Some(late)) => late.as_mut().poll(context).map(|()| None),
+            (Poll::Pending, None) => Poll::Pending,
+        })
+    }
+
+    /// The error of a call whose answer did not come within the operation timeout. The connection goes on, so this is no
+    /// loss.
+    pub(super) fn late(&self, command: &str, unsafe_twice: Option<String>) -> RedisError {
+        let waiting_for = format!("the server's answer to {command}");
+        let (name, endpoint) = (self.link.name(), self.link.endpoint());
+        let timeout = TimeoutError::new(name, endpoint, waiting_for, self.config.operation_timeout);
+        let timeout = Error::Timeout(Arc::new(timeout));
+        refused(match unsafe_twice {
+            Some(action) => self.link.outcome_unknown(action, Arc::new(timeout)),
+            None => self.link.told(timeout),
+        })
     }
 
     /// Ends an operation. A reply ends it well, even if the reply is an error of the server. Without a reply the

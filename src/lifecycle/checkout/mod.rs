@@ -29,7 +29,7 @@ pub(crate) mod waiter;
 pub(crate) mod waiting;
 
 #[cfg(feature = "r2d2")]
-pub(crate) use crate::lifecycle::checkout::adapted::Adapted;
+pub(crate) use crate::lifecycle::checkout::adapted::{Adapted, AdapterHook};
 pub use crate::lifecycle::checkout::checkouts::Checkouts;
 pub use crate::lifecycle::checkout::core::Limits;
 pub use crate::lifecycle::checkout::guard::Checkout;
