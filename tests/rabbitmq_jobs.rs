@@ -1,20 +1,27 @@
-//! RabbitMQ as workers use it: properties of queues and messages, attempts, and many acknowledgements at once.
+//! RabbitMQ as workers use it: properties of queues and messages, attempts, many acknowledgements at once, and jobs.
 
 #![cfg(feature = "rabbitmq")]
 #![allow(missing_docs)]
 
 mod common;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::str::FromStr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
 use common::{Within, eventually, until_async};
-use lapin::types::{AMQPValue, FieldTable};
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldArray, FieldTable};
+use lapin::uri::AMQPUri;
+use parking_lot::Mutex;
 use resource_pool::config::RabbitMqConfig;
 use resource_pool::rabbitmq::{Consume, Consumer, Delivery, Exchange, Message, Queue};
-use resource_pool::{Error, RabbitMq, ResourcePool, Work, blocking};
+use resource_pool::{Error, RabbitMq, ResourcePool, What, Work, blocking};
 use services::{Kind, Proxy, Service, shared};
+use tokio::sync::Semaphore;
 
 /// The limit for an expected change, also on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
@@ -264,7 +271,7 @@ async fn rabbitmq_one_acknowledgement_settles_many() {
     all.pop().unwrap().ack_all_before().await.unwrap();
     assert_eq!(in_hand(&pool), 3, "those that are covered count no longer");
     let acks = || proxy.frames().iter().filter(|frame| frame.name == "Basic.Ack" && frame.from_client).count();
-    assert_eq!(acks(), 1);
+    until_async(SOON, async || acks() == 1).await;
     // Those that are covered are settled. The broker would end the channel if one were settled again.
     drop(all.pop());
     all.pop().unwrap().ack().await.unwrap();
@@ -273,10 +280,9 @@ async fn rabbitmq_one_acknowledgement_settles_many() {
         let Err(error @ Error::Operation { .. }) = refused else { panic!("{refused:?}") };
         assert!(error.to_string().contains("acknowledged with a later delivery"), "{error}");
     }
-    drop(all);
-    assert_eq!(acks(), 1);
-    drop(later);
+    drop((all, later));
     let mut again: Vec<_> = take(&mut consumer, 3).await.iter().map(text).collect();
+    assert_eq!(acks(), 1, "all that came before these is written");
     again.sort();
     assert_eq!(again, ["7", "8", "9"]);
     until_async(SOON, async || in_hand(&pool) == 0).await;
@@ -374,4 +380,343 @@ async fn rabbitmq_acknowledgement_of_many_stays_on_its_connection() {
     rabbit.delete_queue("stays").await.unwrap();
     let report = pool.close_all().await;
     assert!(report.all_closed(), "{report}");
+}
+
+/// A queue whose failed jobs go to `<queue>.dead`.
+async fn declare_jobs(rabbit: &RabbitMq, queue: &str, is_quorum: bool) {
+    let dead = format!("{queue}.dead");
+    rabbit.declare_queue(Queue::new(&dead)).await.unwrap();
+    let spec = Queue::new(queue).dead_letter("", Some(&dead));
+    rabbit.declare_queue(if is_quorum { spec.quorum() } else { spec }).await.unwrap();
+}
+
+async fn delete_jobs(rabbit: &RabbitMq, queue: &str) {
+    for name in [queue.to_owned(), format!("{queue}.dead"), format!("{queue}.retry")] {
+        rabbit.delete_queue(&name).await.unwrap();
+    }
+}
+
+/// Every attempt that a handler has seen, in order: the message, and which attempt it was.
+type Seen = Arc<Mutex<Vec<(String, Option<u32>)>>>;
+
+/// Fails, panics or succeeds as the message says.
+async fn obey(job: &Delivery, seen: &Seen) -> Result<(), String> {
+    let said = text(job);
+    seen.lock().push((said.clone(), job.attempts()));
+    tokio::task::yield_now().await;
+    match said.as_str() {
+        "fails" => Err("it says so".to_owned()),
+        "fails once" if job.attempts() == Some(1) => Err("the first time".to_owned()),
+        "panics" => panic!("it says so"),
+        _ => Ok(()),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_jobs_are_retried_and_dead_lettered() {
+    let other = pool_at(server().url());
+    let keeper = other.rabbitmq().await.unwrap();
+    for (queue, is_quorum) in [("retried", false), ("retried-quorum", true)] {
+        let (pool, seen) = (pool_at(server().url()), Seen::default());
+        let rabbit = pool.rabbitmq().await.unwrap();
+        declare_jobs(&rabbit, queue, is_quorum).await;
+        let exchange = format!("{queue}.topic");
+        rabbit.declare_exchange(Exchange::topic(&exchange).auto_delete()).await.unwrap();
+        rabbit.bind(queue, &exchange, "job.#").await.unwrap();
+        let user = AMQPUri::from_str(server().url()).unwrap().authority.userinfo.username;
+        // The exchange has nothing bound for this further key. The default exchange, to which a retry is published, would.
+        let mut copies = FieldArray::default();
+        copies.push(AMQPValue::LongString(format!("{queue}.dead").into()));
+        for said in ["is done", "fails", "panics", "fails once"] {
+            let properties = BasicProperties::default().with_user_id(user.as_str().into()).with_delivery_mode(2);
+            let message = Message::new(&exchange, "job.new", said).properties(properties);
+            let message = message.id(said).header("kept", 7).expiration(Duration::from_secs(60));
+            let message = if said == "fails once" {
+                message.header("CC", AMQPValue::FieldArray(copies.clone()))
+            } else {
+                message
+            };
+            assert!(rabbit.publish(message).await.unwrap().is_confirmed());
+        }
+        let what = Consume::from(queue).prefetch(8).attempts(3, Duration::from_millis(50));
+        let (consumer, seeing) = (rabbit.consume(what).await.unwrap(), Arc::clone(&seen));
+        let jobs = tokio::spawn(consumer.for_each_concurrent(4, async move |job: &Delivery| {
+            assert_eq!((job.exchange(), job.routing_key()), (exchange.as_str(), "job.new"), "also when it comes back");
+            assert_eq!(header(job, "kept"), Some(&AMQPValue::LongInt(7)));
+            assert_eq!(job.properties().message_id().as_ref().unwrap().as_str(), text(job));
+            obey(job, &seeing).await
+        }));
+        let mut dead = BTreeSet::new();
+        while dead.len() < 2 {
+            let delivery = get(&keeper, &format!("{queue}.dead")).await;
+            assert_eq!((first_death(&delivery).as_str(), delivery.attempts()), ("expired", Some(4)), "{delivery:?}");
+            assert_eq!((delivery.exchange(), delivery.routing_key()), ("", &*format!("{queue}.dead")));
+            assert!(dead.insert(text(&delivery)), "{dead:?}");
+            delivery.ack().await.unwrap();
+        }
+        assert_eq!(dead, ["fails", "panics"].map(str::to_owned).into());
+        until_async(SOON, async || seen.lock().len() == 9).await;
+        let report = pool.close_all().await;
+        assert!(report.all_closed(), "{report}");
+        let handled = jobs.within(SOON).await.unwrap().unwrap();
+        assert_eq!(handled.to_string(), "2 done, 5 retried, 2 dead-lettered, 0 given back");
+        for said in ["fails", "panics", "fails once", "is done"] {
+            let attempts: Vec<_> = seen.lock().iter().filter(|(seen, _)| seen == said).map(|(_, of)| *of).collect();
+            let expected: &[_] = match said {
+                "is done" => &[Some(1)],
+                "fails once" => &[Some(1), Some(2)],
+                _ => &[Some(1), Some(2), Some(3)],
+            };
+            assert_eq!(attempts, expected, "{said}");
+        }
+        delete_jobs(&keeper, queue).await;
+    }
+}
+
+/// Whatever could lose a message is refused before the first job.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_jobs_that_could_be_lost_do_not_begin() {
+    let pool = pool_at(server().url());
+    let rabbit = pool.rabbitmq().await.unwrap();
+    let pause = Duration::from_millis(50);
+    let jobs = async |what: Consume, most: usize| {
+        let consumer = rabbit.consume(what).await.unwrap();
+        consumer.for_each_concurrent(most, async |_: &Delivery| Ok::<_, String>(())).await
+    };
+    let refused = async |what: Consume, most: usize, why: &str| {
+        let error = jobs(what, most).within(SOON).await.unwrap_err();
+        assert!(matches!(error, Error::Operation { .. }) && error.to_string().contains(why), "{error}");
+    };
+    let goes_on = async |what: Consume, most: usize| {
+        assert!(tokio::time::timeout(Duration::from_millis(300), jobs(what, most)).await.is_err());
+    };
+    rabbit.declare_queue(Queue::new("careless")).await.unwrap();
+    refused("careless".into(), 1, "`Queue::dead_letter`, or say `Consume::dead_lettered`").await;
+    goes_on(Consume::from("careless").dead_lettered(), 1).await;
+
+    declare_jobs(&rabbit, "careful", false).await;
+    refused(Consume::from("careful").prefetch(3), 4, "need a prefetch of 4, and it is 3").await;
+    goes_on(Consume::from("careful").prefetch(3).attempts(2, pause), 3).await;
+    eventually(SOON, async || rabbit.declare_queue(Queue::new("careful.retry").passive()).await.ok()).await;
+    refused(Consume::from("careful").attempts(2, pause * 2), 1, "declare it with those, or delete it first").await;
+    delete_jobs(&rabbit, "careful").await;
+
+    for (exchange, key) in [("nowhere", None), ("", Some("nowhere"))] {
+        let queue = format!("careless-{}", exchange.len());
+        rabbit.declare_queue(Queue::new(&queue).dead_letter(exchange, key)).await.unwrap();
+        refused(queue.as_str().into(), 1, "NOT_FOUND").await;
+        rabbit.delete_queue(&queue).await.unwrap();
+    }
+    let named = rabbit.declare_queue(Queue::temporary().dead_letter("amq.topic", None)).await.unwrap();
+    refused(Consume::from(named.name()).attempts(2, pause), 1, "name it").await;
+    let mut stream = FieldTable::default();
+    stream.insert("x-queue-type".into(), AMQPValue::LongString("stream".into()));
+    rabbit.declare_queue(Queue::new("careless-stream").arguments(stream)).await.unwrap();
+    refused("careless-stream".into(), 1, "use `next`").await;
+    for queue in ["careless", "careless-stream"] {
+        rabbit.delete_queue(queue).await.unwrap();
+    }
+    let report = pool.close_all().await;
+    assert!(report.all_closed(), "{report}");
+}
+
+/// Closing waits for the jobs in progress, and gives the others back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_jobs_in_progress_are_waited_for() {
+    let (pool, other) = (pool_at(server().url()), pool_at(server().url()));
+    let rabbit = pool.rabbitmq().await.unwrap();
+    declare_jobs(&rabbit, "drained", false).await;
+    publish(&rabbit, "drained", 9).await;
+    let consumer = rabbit.consume(Consume::from("drained").prefetch(9)).await.unwrap();
+    let (gate, at_work) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (entered, passing) = (Arc::clone(&at_work), Arc::clone(&gate));
+    let jobs = tokio::spawn(consumer.for_each_concurrent(3, async move |_: &Delivery| {
+        entered.fetch_add(1, Ordering::SeqCst);
+        passing.acquire().await.unwrap().forget();
+        Ok::<_, String>(())
+    }));
+    until_async(SOON, async || at_work.load(Ordering::SeqCst) == 3).await;
+    gate.add_permits(1);
+    until_async(SOON, async || at_work.load(Ordering::SeqCst) == 4).await;
+    assert_eq!(in_hand(&pool), 3);
+    let closing = pool.clone();
+    let close = tokio::spawn(async move { closing.close_all().await });
+    pool.closing().wait().within(SOON).await;
+    let ready = || {
+        let queues = server().rabbitmq().unwrap().queues(server().database()).unwrap();
+        queues.iter().find(|queue| queue.name == "drained").map(|queue| (queue.ready, queue.unacked))
+    };
+    until_async(SOON, async || ready() == Some((5, 3))).await;
+    assert!(!jobs.is_finished() && !close.is_finished(), "closing waits");
+    gate.add_permits(3);
+    let report = close.within(SOON).await.unwrap();
+    assert!(report.all_closed(), "{report}");
+    assert!(report.step("rabbitmq").unwrap().unfinished.is_empty(), "{report}");
+    assert_eq!(
+        jobs.within(SOON).await.unwrap().unwrap().to_string(),
+        "4 done, 0 retried, 0 dead-lettered, 0 given back"
+    );
+    assert_eq!((at_work.load(Ordering::SeqCst), ready()), (4, Some((5, 0))), "no further job began");
+
+    // A future that is dropped gives its jobs back.
+    let rabbit = other.rabbitmq().await.unwrap();
+    let consumer = rabbit.consume(Consume::from("drained").dead_lettered()).await.unwrap();
+    let jobs = tokio::spawn(
+        consumer.for_each_concurrent(5, async |_: &Delivery| std::future::pending::<Result<(), String>>().await),
+    );
+    until_async(SOON, async || in_hand(&other) == 5).await;
+    jobs.abort();
+    until_async(SOON, async || ready() == Some((5, 0))).await;
+    for queue in ["drained", "drained.dead"] {
+        rabbit.delete_queue(queue).await.unwrap();
+    }
+    let report = other.close_all().await;
+    assert!(report.all_closed(), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_jobs_survive_lost_connections() {
+    const COUNT: usize = 600;
+    let server = server();
+    let proxy = Proxy::start(server.port()).unwrap().unrecorded();
+    let (pool, other) = (pool_at(&proxy.url(server)), pool_at(server.url()));
+    let (rabbit, keeper) = (pool.rabbitmq().await.unwrap(), other.rabbitmq().await.unwrap());
+    declare_jobs(&rabbit, "survives", true).await;
+    publish(&keeper, "survives", COUNT).await;
+    let done = Arc::new(Mutex::new(BTreeMap::<String, u64>::new()));
+    let what = Consume::from("survives").prefetch(10).attempts(1000, Duration::from_millis(20));
+    let (consumer, counting) = (rabbit.consume(what).await.unwrap(), Arc::clone(&done));
+    let jobs = tokio::spawn(consumer.for_each_concurrent(10, async move |job: &Delivery| {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        let said = text(job);
+        // Each third message fails when it is new.
+        if said.len().is_multiple_of(3) && job.attempts() == Some(1) {
+            return Err("not yet");
+        }
+        *counting.lock().entry(said).or_default() += 1;
+        Ok(())
+    }));
+    for share in 1..4 {
+        until_async(SOON, async || done.lock().len() >= COUNT * share / 5).await;
+        proxy.cut();
+    }
+    until_async(SOON, async || done.lock().len() == COUNT).await;
+    assert!(generation(&pool) > 1);
+    let empty = async |queue: &str| keeper.declare_queue(Queue::new(queue).passive()).await.unwrap().messages() == 0;
+    until_async(SOON, async || empty("survives").await && empty("survives.retry").await && in_hand(&pool) == 0).await;
+    assert!(empty("survives.dead").await);
+    let report = pool.close_all().await;
+    assert!(report.all_closed(), "{report}");
+    let handled = jobs.within(SOON).await.unwrap().unwrap();
+    println!("rabbitmq: {handled}");
+    assert!(handled.done >= COUNT as u64 - handled.given_back && handled.dead_lettered == 0, "{handled}");
+    delete_jobs(&keeper, "survives").await;
+}
+
+/// Without its retry queue a job goes back, and comes again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_job_that_the_retry_queue_does_not_take_goes_back() {
+    let (pool, other) = (pool_at(server().url()), pool_at(server().url()));
+    let (rabbit, keeper) = (pool.rabbitmq().await.unwrap(), other.rabbitmq().await.unwrap());
+    declare_jobs(&rabbit, "untaken", false).await;
+    let (what, seen) = (Consume::from("untaken").attempts(2, Duration::from_millis(50)), Seen::default());
+    let (consumer, seeing) = (rabbit.consume(what).await.unwrap(), Arc::clone(&seen));
+    let retry_queue = async || keeper.declare_queue(Queue::new("untaken.retry").passive()).await.is_ok();
+    let jobs = tokio::spawn(consumer.for_each_concurrent(1, async move |job: &Delivery| obey(job, &seeing).await));
+    until_async(SOON, retry_queue).await;
+    keeper.delete_queue("untaken.retry").await.unwrap();
+    assert!(keeper.publish(Message::new("", "untaken", "fails")).await.unwrap().is_confirmed());
+    until_async(SOON, async || seen.lock().len() == 2).await;
+    assert_eq!(seen.lock()[1].1, None, "the broker does not count");
+    let again = Queue::new("untaken.retry").ttl(Duration::from_millis(50)).dead_letter("", Some("untaken"));
+    keeper.declare_queue(again).await.unwrap();
+    let dead = get(&keeper, "untaken.dead").await;
+    assert_eq!(text(&dead), "fails");
+    dead.ack().await.unwrap();
+    let report = pool.close_all().await;
+    assert!(report.all_closed(), "{report}");
+    let handled = jobs.within(SOON).await.unwrap().unwrap();
+    assert_eq!((handled.done, handled.retried, handled.dead_lettered), (0, 1, 1), "{handled}");
+    assert!(handled.given_back >= 1, "{handled}");
+    delete_jobs(&keeper, "untaken").await;
+}
+
+/// The end of a consumer waits for the handlers, and is told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_jobs_end_with_the_consumers_error() {
+    let pool = pool_at(server().url());
+    let rabbit = pool.rabbitmq().await.unwrap();
+    declare_jobs(&rabbit, "ends", false).await;
+    publish(&rabbit, "ends", 1).await;
+    let consumer = rabbit.consume("ends").await.unwrap();
+    let gate = Arc::new(Semaphore::new(0));
+    let passing = Arc::clone(&gate);
+    let mut jobs = tokio::spawn(consumer.for_each_concurrent(2, async move |_: &Delivery| {
+        passing.acquire().await.unwrap().forget();
+        Ok::<_, String>(())
+    }));
+    until_async(SOON, async || in_hand(&pool) == 1).await;
+    rabbit.delete_queue("ends").await.unwrap();
+    assert!(tokio::time::timeout(Duration::from_millis(100), &mut jobs).await.is_err(), "it waits for the handler");
+    gate.add_permits(1);
+    let error = jobs.within(SOON).await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::Operation { .. }) && error.to_string().contains("its queue was deleted"), "{error}");
+    rabbit.delete_queue("ends.dead").await.unwrap();
+    let report = pool.close_all().await;
+    assert!(report.all_closed(), "{report}");
+}
+
+#[test]
+fn rabbitmq_jobs_on_threads() {
+    const MOST: usize = 3;
+    let pool = blocking::ResourcePool::from(pool_at(server().url()));
+    let other = blocking::ResourcePool::from(pool_at(server().url()));
+    let (rabbit, keeper) = (pool.rabbitmq().unwrap(), other.rabbitmq().unwrap());
+    let mut events = pool.events();
+    rabbit.declare_queue(Queue::new("threads.dead")).unwrap();
+    rabbit.declare_queue(Queue::new("threads").dead_letter("", Some("threads.dead"))).unwrap();
+    let said = ["fails", "panics", "fails once"].into_iter().chain(["is done"; 20]);
+    assert!(rabbit.publish_batch(said.map(|said| Message::new("", "threads", said))).unwrap().all_confirmed());
+    let consumer = rabbit.consume(Consume::from("threads").attempts(2, Duration::from_millis(50))).unwrap();
+    let together = Barrier::new(MOST);
+    let (first, at_once, most) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+    let (handled, report) = thread::scope(|scope| {
+        let jobs = scope.spawn(|| {
+            consumer.for_each_concurrent(MOST, |job| {
+                most.fetch_max(at_once.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                if first.fetch_add(1, Ordering::SeqCst) < MOST {
+                    together.wait();
+                }
+                at_once.fetch_sub(1, Ordering::SeqCst);
+                match job.data() {
+                    b"fails" => Err("it says so"),
+                    b"fails once" if job.attempts() == Some(1) => Err("the first time"),
+                    b"panics" => panic!("it says so"),
+                    _ => Ok(()),
+                }
+            })
+        });
+        let dead = || (0..).find_map(|_| keeper.get("threads.dead").unwrap()).unwrap().ack().unwrap();
+        dead();
+        dead();
+        common::until(SOON, || first.load(Ordering::SeqCst) == 26);
+        let report = pool.close_all().unwrap();
+        (jobs.join().unwrap().unwrap(), report)
+    });
+    assert!(report.all_closed(), "{report}");
+    assert_eq!(handled.to_string(), "21 done, 3 retried, 2 dead-lettered, 0 given back");
+    assert_eq!(most.load(Ordering::SeqCst), MOST);
+    let mut failures = BTreeMap::<String, u64>::new();
+    while let Some(event) = events.try_next() {
+        if let What::Warned { message, error } = event.what
+            && message.starts_with("a job of \"threads\" failed")
+        {
+            *failures.entry(error.unwrap_or_default()).or_default() += 1;
+        }
+    }
+    let failures: Vec<_> = failures.iter().map(|(why, count)| (why.as_str(), *count)).collect();
+    assert_eq!(failures, [("it says so", 2), ("its handler panicked: it says so", 2), ("the first time", 1)]);
+    for queue in ["threads", "threads.dead", "threads.retry"] {
+        keeper.delete_queue(queue).unwrap();
+    }
 }

@@ -2,16 +2,23 @@
 
 use std::fmt;
 use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use lapin::BasicProperties;
 use lapin::types::FieldTable;
+use parking_lot::Mutex;
 
 use crate::base::error::Error;
 use crate::base::runtime::block_on;
+use crate::kinds::rabbitmq::jobs::{Jobs, panicked};
 use crate::kinds::rabbitmq::session::RabbitMqSession;
-use crate::kinds::rabbitmq::{self as tasks, Batch, Consume, DeclaredQueue, Exchange, Message, Published, Queue};
+use crate::kinds::rabbitmq::{
+    self as tasks, Batch, Consume, DeclaredQueue, Exchange, Handled, Message, Published, Queue,
+};
+use crate::lifecycle::lease::Claim;
 
 /// A RabbitMQ for threads: one connection, shared with the async facade. Cheap to clone.
 ///
@@ -218,6 +225,66 @@ pub struct Consumer {
 }
 
 impl Consumer {
+    /// Runs the handler for each delivery, on up to `most` threads at once, until consuming ends. One of them is the
+    /// calling thread. It returns the counts once all handlers have ended, too.
+    ///
+    /// The pool settles the deliveries, as [it does for tasks](crate::rabbitmq::Consumer::for_each_concurrent). When
+    /// closing begins, the deliveries that wait go back once one of the handlers has ended. If the process can have no
+    /// more threads, fewer run.
+    ///
+    /// ```no_run
+    /// # fn example() -> Result<(), resource_pool::Error> {
+    /// use std::time::Duration;
+    /// use resource_pool::{blocking::ResourcePool, rabbitmq::{Consume, Queue}};
+    ///
+    /// let rabbit = ResourcePool::global().rabbitmq()?;
+    /// rabbit.declare_queue(Queue::new("orders.dead"))?;
+    /// rabbit.declare_queue(Queue::new("orders").dead_letter("", Some("orders.dead")))?;
+    /// let orders = rabbit.consume(Consume::from("orders").attempts(5, Duration::from_secs(30)))?;
+    /// let handled = orders.for_each_concurrent(4, |order| {
+    ///     let order = std::str::from_utf8(order.data())?;
+    ///     println!("{order}");
+    ///     Ok::<_, std::str::Utf8Error>(())
+    /// })?;
+    /// println!("{handled}");
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of the [async one](crate::rabbitmq::Consumer::for_each_concurrent), and [`Error::InAsyncContext`].
+    #[track_caller]
+    pub fn for_each_concurrent<E: fmt::Display>(
+        self,
+        most: usize,
+        handler: impl Fn(&Delivery) -> Result<(), E> + Sync,
+    ) -> Result<Handled, Error> {
+        let rabbit = self.rabbit.clone();
+        let jobs = rabbit.wait(Jobs::begin(&self.consumer, most, Claim::shared().blocking()))?;
+        // One thread at a time waits for the next delivery, and the others wait for their turn.
+        let consumer = Mutex::new(self);
+        let next = || consumer.lock().next();
+        let work = || {
+            while let Some(delivery) = next() {
+                let delivery = delivery?;
+                let handling = AssertUnwindSafe(|| handler(&delivery).map_err(|error| error.to_string()));
+                let outcome = catch_unwind(handling).unwrap_or_else(|panic| Err(panicked(&*panic)));
+                rabbit.wait(async {
+                    jobs.settle(delivery.delivery, outcome).await;
+                    Ok(())
+                })?;
+            }
+            Ok(())
+        };
+        let end = thread::scope(|scope| {
+            let begin = |_| thread::Builder::new().name("resource-pool-job".to_owned()).spawn_scoped(scope, work).ok();
+            let threads: Vec<_> = (1..most).map_while(begin).collect();
+            let ends = threads.into_iter().map(|thread| thread.join().unwrap_or(Ok(())));
+            // The calling thread works too, before it waits for the others.
+            std::iter::once(work()).chain(ends).fold(Ok(()), Result::and)
+        });
+        jobs.end(end)
+    }
+
     /// The next delivery, if one comes within this time; `Ok(None)` if none does.
     ///
     /// # Errors

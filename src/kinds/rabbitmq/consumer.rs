@@ -9,8 +9,10 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use futures_core::Stream;
 use lapin::types::FieldTable;
@@ -45,6 +47,10 @@ pub struct Consume {
     pub(super) prefetch: Option<u16>,
     pub(super) exclusive: bool,
     pub(super) arguments: FieldTable,
+    pub(super) attempts: u32,
+    /// The pause before a job is tried again. `None` if it is tried once.
+    pub(super) pause: Option<Duration>,
+    pub(super) dead_lettered: bool,
 }
 
 impl<T: Into<String>> From<T> for Consume {
@@ -55,6 +61,9 @@ impl<T: Into<String>> From<T> for Consume {
             prefetch: None,
             exclusive: false,
             arguments: FieldTable::default(),
+            attempts: 1,
+            pause: None,
+            dead_lettered: false,
         }
     }
 }
@@ -79,6 +88,30 @@ impl Consume {
         self
     }
 
+    /// Sets how often [`for_each_concurrent`](Consumer::for_each_concurrent) tries a message in all, and the pause before
+    /// each further attempt, in whole milliseconds. Defaults to once. Only failures of the
+    /// handler count, and not deliveries that a lost connection cut off.
+    ///
+    /// In between, a copy of the message waits in the queue `<queue>.retry`. The pool declares it: durable, with
+    /// `x-message-ttl` set to the pause, and with `x-dead-letter-exchange` and `x-dead-letter-routing-key` set so that
+    /// its messages go back to the queue. For a quorum queue it is a quorum queue too, with
+    /// `x-dead-letter-strategy: at-least-once` and `x-overflow: reject-publish`. The copy has the headers `x-retries`,
+    /// how often it was put there, and `x-retry-exchange` and `x-retry-routing-key`, where it was published first. It
+    /// has neither the expiration nor the user of the message, nor the headers `CC` and `x-delivery-count`.
+    pub fn attempts(mut self, attempts: u32, pause: Duration) -> Self {
+        self.attempts = attempts.max(1);
+        self.pause = (attempts > 1).then_some(pause);
+        self
+    }
+
+    /// Says that the queue has a dead-letter exchange, although the pool has not declared it so. A policy of the broker
+    /// may have set it. If there is none after all, the broker discards the messages that
+    /// [`for_each_concurrent`](Consumer::for_each_concurrent) rejects.
+    pub fn dead_lettered(mut self) -> Self {
+        self.dead_lettered = true;
+        self
+    }
+
     /// Sets further arguments, such as `x-priority`.
     pub fn arguments(mut self, arguments: FieldTable) -> Self {
         self.arguments = arguments;
@@ -93,13 +126,14 @@ pub struct Consumer {
     pub(super) _cancel: ForkGuarded<DropGuard>,
     pub(super) deliveries: ForkGuarded<mpsc::UnboundedReceiver<Result<Delivery, Error>>>,
     pub(super) link: Link,
-    pub(super) queue: String,
+    pub(super) what: Consume,
     pub(super) cancelled: CancellationToken,
     /// Whether it has answered that it is the parent's.
     pub(super) forked: bool,
     /// The error that it ended with. `None` if it goes on, or ended without one.
     pub(super) failed: Option<Error>,
-    pub(super) lease: Lease<RabbitMqSession>,
+    pub(super) session: Arc<RabbitMqSession>,
+    pub(super) _lease: Lease<RabbitMqSession>,
 }
 
 impl Consumer {
@@ -143,7 +177,7 @@ impl Consumer {
 
     /// The error of a consumer that has no more deliveries.
     pub(crate) fn has_ended(&self) -> Error {
-        let RabbitMqSession { closed, intake, .. } = &*self.lease;
+        let RabbitMqSession { closed, intake, .. } = &*self.session;
         if closed.load(Ordering::SeqCst) {
             return Error::closed(self.link.name());
         }
@@ -155,7 +189,11 @@ impl Consumer {
             Some(error) => format!(": {error}"),
             None => String::new(),
         };
-        operation(&self.link, &consuming(&self.queue), format!("the consumer has ended{how}; `consume` again for more"))
+        operation(
+            &self.link,
+            &consuming(&self.what.queue),
+            format!("the consumer has ended{how}; `consume` again for more"),
+        )
     }
 }
 

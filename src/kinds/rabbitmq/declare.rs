@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use crate::base::error::Error;
 use crate::kinds::rabbitmq::channel::ChannelGuard;
+use crate::kinds::rabbitmq::delivery::RETRY_SUFFIX;
 use crate::kinds::rabbitmq::errors::with_remedy;
 use crate::kinds::rabbitmq::topology::Topology;
 
@@ -149,7 +150,7 @@ impl Queue {
     /// Replicates the queue on several nodes. It then counts how often it has delivered each message. A quorum queue is
     /// neither transient nor exclusive, and has no priorities.
     pub fn quorum(self) -> Self {
-        self.argument("x-queue-type", text("quorum"))
+        self.argument(QUEUE_TYPE, text("quorum"))
     }
 
     /// Sets the highest [priority](crate::rabbitmq::Message::priority) of messages, at least 1. Messages with a higher
@@ -163,6 +164,23 @@ impl Queue {
     pub fn arguments(self, arguments: FieldTable) -> Self {
         let further = arguments.inner().iter();
         further.fold(self, |queue, (name, value)| queue.argument(name.as_str(), value.clone()))
+    }
+
+    /// The queue in which the failed jobs of this queue wait for so long before they go back to it. A quorum queue hands
+    /// them back with confirms, and so loses none.
+    pub(super) fn retry(queue: &str, pause: Duration, is_quorum: bool) -> Self {
+        let retry = Queue::new(queue.to_owned() + RETRY_SUFFIX).ttl(pause).dead_letter("", Some(queue));
+        if !is_quorum {
+            return retry;
+        }
+        retry
+            .quorum()
+            .argument("x-overflow", text("reject-publish"))
+            .argument(DEAD_LETTER_STRATEGY, text("at-least-once"))
+    }
+
+    pub(super) fn is_quorum(&self) -> bool {
+        self.arguments.inner().get(QUEUE_TYPE) == Some(&text("quorum"))
     }
 
     fn argument(mut self, name: &str, value: AMQPValue) -> Self {
@@ -182,6 +200,8 @@ impl Queue {
 
 const DEAD_LETTER_EXCHANGE: &str = "x-dead-letter-exchange";
 const DEAD_LETTER_KEY: &str = "x-dead-letter-routing-key";
+const DEAD_LETTER_STRATEGY: &str = "x-dead-letter-strategy";
+const QUEUE_TYPE: &str = "x-queue-type";
 
 fn text(text: impl Into<String>) -> AMQPValue {
     AMQPValue::LongString(text.into().into())

@@ -23,7 +23,7 @@ use crate::base::error::Error;
 use crate::kinds::rabbitmq::channel::{ChannelGuard, Pooled};
 use crate::kinds::rabbitmq::errors::{lost, operation};
 use crate::kinds::rabbitmq::generation::Generation;
-use crate::kinds::rabbitmq::in_hand::{Held, InHand};
+use crate::kinds::rabbitmq::in_hand::{HeldDelivery, InHand};
 use crate::kinds::rabbitmq::stream::{Offset, Reading};
 use crate::lifecycle::link::Link;
 use crate::lifecycle::work::Work;
@@ -97,14 +97,40 @@ impl Delivery {
         &self.message.data
     }
 
-    /// The exchange it was published to.
+    /// The exchange it was published to, first of all if it comes back from a
+    /// [retry queue](crate::rabbitmq::Consume::attempts).
     pub fn exchange(&self) -> &str {
-        self.message.exchange.as_str()
+        self.first(FIRST_EXCHANGE).unwrap_or(self.message.exchange.as_str())
     }
 
-    /// The key it was published with.
+    /// The key it was published with, first of all if it comes back from a
+    /// [retry queue](crate::rabbitmq::Consume::attempts).
     pub fn routing_key(&self) -> &str {
-        self.message.routing_key.as_str()
+        self.first(FIRST_KEY).unwrap_or(self.message.routing_key.as_str())
+    }
+
+    /// The header with where it was published first. `None` if it does not come from the retry queue.
+    fn first(&self, name: &str) -> Option<&str> {
+        let Some(AMQPValue::LongString(first)) = self.header(name) else { return None };
+        // The broker notes the last death first. A message that was dead-lettered from elsewhere has the header too.
+        let Some(AMQPValue::FieldTable(death)) = self.deaths().first() else { return None };
+        let Some(AMQPValue::LongString(died_in)) = death.inner().get("queue") else { return None };
+        let queue = died_in.as_bytes().strip_suffix(RETRY_SUFFIX.as_bytes())?;
+        let is_back =
+            self.message.exchange.as_str().is_empty() && queue == self.message.routing_key.as_str().as_bytes();
+        std::str::from_utf8(first.as_bytes()).ok().filter(|_| is_back)
+    }
+
+    fn deaths(&self) -> &[AMQPValue] {
+        match self.header("x-death") {
+            Some(AMQPValue::FieldArray(deaths)) => deaths.as_slice(),
+            _ => &[],
+        }
+    }
+
+    /// How often it was put into a retry queue.
+    pub(super) fn retries(&self) -> u32 {
+        self.header(RETRIES).and_then(count).unwrap_or(0)
     }
 
     /// Whether it was delivered before, to anybody.
@@ -120,23 +146,20 @@ impl Delivery {
     /// How often it was delivered to anybody, this time included. `None` if the broker does not tell.
     ///
     /// The broker tells that it was not delivered before. It counts the deliveries of a quorum queue
-    /// (`x-delivery-count`), and the rejections that dead-lettered the message (`x-death`). Of a message that went back
-    /// to another queue, it tells only [that](Delivery::redelivered) it was delivered before, and not how often.
+    /// (`x-delivery-count`), and the rejections that dead-lettered the message (`x-death`). The
+    /// [retry queue](crate::rabbitmq::Consume::attempts) counts too. Of a message that went back to another queue, it tells only [that](Delivery::redelivered) it was delivered before, and not how often.
     pub fn attempts(&self) -> Option<u32> {
         let counted = match self.header(DELIVERY_COUNT) {
             // The header stays on a message that is published anew.
             _ if !self.redelivered() => 0,
             count => self::count(count?)?,
         };
-        let deaths = match self.header("x-death") {
-            Some(AMQPValue::FieldArray(deaths)) => deaths.as_slice(),
-            _ => &[],
-        };
-        let rejections = deaths.iter().map(|death| {
+        let rejections = self.deaths().iter().map(|death| {
             let AMQPValue::FieldTable(death) = death else { return 0 };
             let is_rejection = death.inner().get("reason") == Some(&AMQPValue::LongString("rejected".into()));
             death.inner().get("count").filter(|_| is_rejection).and_then(count).unwrap_or(0)
         });
+        let counted = counted.saturating_add(self.retries());
         Some(rejections.fold(counted, u32::saturating_add).saturating_add(1))
     }
 
@@ -231,7 +254,7 @@ impl Delivery {
     }
 
     /// Writes the answer to a delivery.
-    async fn answer(&self, action: &str, held: &Held, verdict: Verdict) -> Result<(), Error> {
+    async fn answer(&self, action: &str, held: &HeldDelivery, verdict: Verdict) -> Result<(), Error> {
         let answer = async {
             let requeue = verdict == Verdict::Requeue;
             match verdict {
@@ -311,6 +334,14 @@ enum Verdict {
 
 /// The header in which a quorum queue counts the deliveries of a message before this one.
 pub(super) const DELIVERY_COUNT: &str = "x-delivery-count";
+
+/// The header in which the copies of a message in a retry queue are counted.
+pub(super) const RETRIES: &str = "x-retries";
+/// The headers with the exchange and the key to which a message in a retry queue was published first.
+pub(super) const FIRST_EXCHANGE: &str = "x-retry-exchange";
+pub(super) const FIRST_KEY: &str = "x-retry-routing-key";
+/// The end of a retry queue's name. The queue's own name comes before it.
+pub(super) const RETRY_SUFFIX: &str = ".retry";
 
 /// A header that counts. `None` if it is no number.
 fn count(value: &AMQPValue) -> Option<u32> {

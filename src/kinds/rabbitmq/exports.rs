@@ -9,8 +9,8 @@ pub(crate) mod root {
     /// The types that the verbs of [`RabbitMq`] take and give.
     pub mod rabbitmq {
         pub use crate::kinds::rabbitmq::{
-            Batch, Channel, Consume, Consumer, DeclaredQueue, Delivery, Exchange, HeaderValue, Message, Published,
-            Queue,
+            Batch, Channel, Consume, Consumer, DeclaredQueue, Delivery, Exchange, Handled, HeaderValue, Message,
+            Published, Queue,
         };
     }
 }

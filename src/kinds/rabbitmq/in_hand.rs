@@ -23,19 +23,19 @@ pub(super) struct InHand(Mutex<Tags>);
 
 #[derive(Default)]
 struct Tags {
-    held: BTreeMap<u64, Held>,
+    held: BTreeMap<u64, HeldDelivery>,
     leaving: BTreeSet<u64>,
 }
 
 /// A delivery that is in hand: all that settling it takes.
-pub(super) struct Held {
+pub(super) struct HeldDelivery {
     pub(super) acker: Acker,
     busy: Busy,
     /// The offset in its stream. `None` if it is not of a stream.
     offset: Option<Offset>,
 }
 
-impl Held {
+impl HeldDelivery {
     /// Counts it as settled, or as given back.
     fn finish(mut self, is_done: bool) {
         if let Some(offset) = &self.offset {
@@ -47,18 +47,18 @@ impl Held {
 
 /// Deliveries that are being settled.
 pub(super) struct Settling {
-    pub(super) held: BTreeMap<u64, Held>,
+    pub(super) held: BTreeMap<u64, HeldDelivery>,
     /// Whether one answer may settle them all.
     pub(super) at_once: bool,
 }
 
 impl InHand {
     pub(super) fn hand_out(&self, tag: u64, acker: Acker, offset: Option<Offset>, busy: Busy) {
-        self.0.lock().held.insert(tag, Held { acker, busy, offset });
+        self.0.lock().held.insert(tag, HeldDelivery { acker, busy, offset });
     }
 
     /// Takes the delivery to settle it. `None` if it is settled already.
-    pub(super) fn take(&self, tag: u64) -> Option<Held> {
+    pub(super) fn take(&self, tag: u64) -> Option<HeldDelivery> {
         let tags = &mut *self.0.lock();
         let held = tags.held.remove(&tag)?;
         tags.leaving.insert(tag);
@@ -79,7 +79,7 @@ impl InHand {
     }
 
     /// Notes that the answer to a delivery is written.
-    pub(super) fn answered(&self, tag: u64, held: Held, is_done: bool) {
+    pub(super) fn answered(&self, tag: u64, held: HeldDelivery, is_done: bool) {
         self.0.lock().leaving.remove(&tag);
         held.finish(is_done);
     }

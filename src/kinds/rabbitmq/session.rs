@@ -26,8 +26,8 @@ use crate::kinds::rabbitmq::declare::Declaration;
 use crate::kinds::rabbitmq::dial::{CutOnDrop, dial_for_all};
 use crate::kinds::rabbitmq::errors::{lost, operation};
 use crate::kinds::rabbitmq::generation::Generation;
-use crate::kinds::rabbitmq::in_flight::Sent;
-use crate::kinds::rabbitmq::message::Message;
+use crate::kinds::rabbitmq::in_flight::{InFlight, Sent};
+use crate::kinds::rabbitmq::message::{Message, Published};
 use crate::kinds::rabbitmq::resource::RabbitMqResource;
 use crate::kinds::rabbitmq::topology::Topology;
 use crate::lifecycle::lease::{Claim, Lease};
@@ -152,6 +152,14 @@ impl RabbitMqSession {
             }
             answer => answer,
         }
+    }
+
+    /// Publishes a message, and waits for its confirm.
+    pub(super) async fn publish(&self, claim: Claim, message: Message) -> Result<Published, Error> {
+        let (mut pooled, sent) = self.send(claim, &Arc::new(vec![message])).await?;
+        let mut results = pooled.guard.settle(&mut InFlight::from(sent)).await;
+        // There is one result, as there is one message.
+        results.pop().unwrap_or_else(|| Err(self.closed_error()))
     }
 
     /// Sends these messages, and answers the channel too. An error means that none was sent.

@@ -28,6 +28,11 @@ impl Topology {
         self.queues.get(queue).map_or_else(|| queue.to_owned(), |queue| queue.name.clone())
     }
 
+    /// The queue as it was declared here. `None` if it was not.
+    pub(super) fn spec(&self, queue: &str) -> Option<Queue> {
+        Some(self.queues.get(queue)?.spec.clone())
+    }
+
     /// Whether a queue is a stream. `None` if it was not declared here, or its declaration does not say.
     pub(super) fn is_stream(&self, queue: &str) -> Option<bool> {
         is_stream(&self.queues.get(queue)?.spec.arguments)

@@ -249,12 +249,7 @@ impl RabbitMq {
     #[track_caller]
     pub fn publish(&self, message: Message) -> impl Future<Output = Result<Published, Error>> + Send {
         let claim = self.claim();
-        async move {
-            let (mut pooled, sent) = self.session.send(claim, &Arc::new(vec![message])).await?;
-            let mut results = pooled.guard.settle(&mut InFlight::from(sent)).await;
-            // There is one result, as there is one message.
-            results.pop().unwrap_or_else(|| Err(self.session.closed_error()))
-        }
+        async move { self.session.publish(claim, message).await }
     }
 
     /// Publishes messages in their order, many unconfirmed at a time
@@ -370,10 +365,9 @@ impl RabbitMq {
             let first = session.subscribe(&generation, &what, claim.site(), None).await?;
             let cancel = session.intake.child_token();
             let (sender, deliveries) = mpsc::unbounded_channel();
-            let queue = what.queue.clone();
             let pump = ConsumerTask {
                 session: Arc::clone(session),
-                what,
+                what: what.clone(),
                 claim,
                 sender,
                 cancel: cancel.clone(),
@@ -383,12 +377,13 @@ impl RabbitMq {
             Ok(Consumer {
                 deliveries: ForkGuarded::new(deliveries),
                 link: session.link.clone(),
-                queue,
+                what,
                 cancelled: cancel.clone(),
                 forked: false,
                 failed: None,
                 _cancel: ForkGuarded::new(cancel.drop_guard()),
-                lease,
+                session: Arc::clone(session),
+                _lease: lease,
             })
         }
     }
