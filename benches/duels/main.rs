@@ -10,6 +10,7 @@ mod drivers;
 mod duel;
 mod footprint;
 mod frame;
+mod jobs;
 mod lease;
 mod lifecycle;
 mod operations;
@@ -31,6 +32,7 @@ const PARTS: &[Part] = &[
     ("redis", "Redis for threads", redis::run),
     ("operations", "One operation after the other", operations::run),
     ("publish", "Many messages with confirms", publish::run),
+    ("jobs", "Jobs from a queue", jobs::run),
     ("frame", "The frames of RabbitMQ", frame::run),
     ("clickhouse", "Many rows, and one at a time", clickhouse::run),
     ("lifecycle", "Connecting, starting cold, closing", lifecycle::run),
