@@ -83,6 +83,10 @@ async fn rabbitmq() {
     assert!(channels.iter().all(Result::is_ok));
     has(&server, "twenty channels on them", 2, 2).await;
     drop(channels);
+    rabbit.declare_queue(resource_pool::rabbitmq::Queue::new("consumed")).await.unwrap();
+    let consumers = [rabbit.consume("consumed").await.unwrap(), rabbit.consume("consumed").await.unwrap()];
+    has(&server, "the consumers' beside them", 3, 3).await;
+    drop(consumers);
     ends(&server, &pool).await;
 }
 

@@ -90,29 +90,37 @@ async fn rabbitmq_closes_on_the_wire_in_order() {
     assert!(step.unfinished.is_empty(), "{report}");
 
     let frames = proxy.frames();
-    let main = frames.iter().find(|frame| frame.name == "Basic.Publish").unwrap().connection;
-    let ours: Vec<&AmqpFrame> = frames.iter().filter(|frame| frame.connection == main).collect();
-    let at = |name: &str, from_client: bool| -> Vec<usize> {
-        let seen = |frame: &AmqpFrame| frame.name == name && frame.from_client == from_client;
-        (0..ours.len()).filter(|index| seen(ours[*index])).collect()
-    };
-    let first = |name: &str| at(name, true).first().copied().unwrap_or_else(|| panic!("no {name}"));
-    let last =
-        |name: &str, from_client: bool| at(name, from_client).last().copied().unwrap_or_else(|| panic!("no {name}"));
-    let opened: BTreeSet<u16> = at("Channel.Open", true).into_iter().map(|index| ours[index].channel).collect();
-    let closed: BTreeSet<u16> = at("Channel.Close", true).into_iter().map(|index| ours[index].channel).collect();
-    assert_eq!(opened, closed, "every channel that was opened is closed");
-    assert!(opened.len() >= 4, "a consumer's, a publisher's and two of the user's: {opened:?}");
-    assert_eq!(at("Channel.Close", true).len(), at("Channel.CloseOk", false).len());
-    assert_eq!(at("Basic.Cancel", true).len(), 1);
-    assert_eq!(at("Basic.Ack", true).len(), 5);
-    assert!(first("Basic.Cancel") < first("Basic.Ack"), "cancel, then acks");
-    assert!(last("Basic.Ack", true) < first("Channel.Close"), "acks, then channels");
-    assert!(last("Basic.Ack", false) < first("Channel.Close"), "confirms, then channels");
-    assert!(last("Channel.CloseOk", false) < first("Connection.Close"), "channels, then the connection");
-    assert!(first("Connection.Close") > last("Channel.Close", true));
-    let after = ours[first("Connection.Close")..].iter().map(|frame| frame.name.as_str()).collect::<Vec<_>>();
-    assert_eq!(after, ["Connection.Close", "Connection.CloseOk"]);
+    let connection = |name: &str| frames.iter().find(|frame| frame.name == name).unwrap().connection;
+    let (main, consumers) = (connection("Basic.Publish"), connection("Basic.Consume"));
+    assert_ne!(main, consumers, "publishing and consuming have a connection each");
+    for (number, channels) in [(main, 3), (consumers, 1)] {
+        let ours: Vec<&AmqpFrame> = frames.iter().filter(|frame| frame.connection == number).collect();
+        let at = |name: &str, from_client: bool| -> Vec<usize> {
+            let seen = |frame: &AmqpFrame| frame.name == name && frame.from_client == from_client;
+            (0..ours.len()).filter(|index| seen(ours[*index])).collect()
+        };
+        let first = |name: &str| at(name, true).first().copied().unwrap_or_else(|| panic!("no {name}"));
+        let last = |name: &str, from_client: bool| {
+            at(name, from_client).last().copied().unwrap_or_else(|| panic!("no {name}"))
+        };
+        let opened: BTreeSet<u16> = at("Channel.Open", true).into_iter().map(|index| ours[index].channel).collect();
+        let closed: BTreeSet<u16> = at("Channel.Close", true).into_iter().map(|index| ours[index].channel).collect();
+        assert_eq!(opened, closed, "every channel that was opened is closed");
+        assert!(opened.len() >= channels, "the consumer's; a publisher's and two of the user's: {opened:?}");
+        assert_eq!(at("Channel.Close", true).len(), at("Channel.CloseOk", false).len());
+        if number == consumers {
+            assert_eq!(at("Basic.Cancel", true).len(), 1);
+            assert_eq!(at("Basic.Ack", true).len(), 5);
+            assert!(first("Basic.Cancel") < first("Basic.Ack"), "cancel, then acks");
+            assert!(last("Basic.Ack", true) < first("Channel.Close"), "acks, then channels");
+        } else {
+            assert!(last("Basic.Ack", false) < first("Channel.Close"), "confirms, then channels");
+        }
+        assert!(last("Channel.CloseOk", false) < first("Connection.Close"), "channels, then the connection");
+        assert!(first("Connection.Close") > last("Channel.Close", true));
+        let after = ours[first("Connection.Close")..].iter().map(|frame| frame.name.as_str()).collect::<Vec<_>>();
+        assert_eq!(after, ["Connection.Close", "Connection.CloseOk"]);
+    }
     assert!(!frames.iter().any(|frame| frame.redelivered));
 
     until_async(SOON, async || proxy.open() == 0).await;

@@ -11,6 +11,7 @@ mod drivers;
 mod duel;
 mod footprint;
 mod frame;
+mod jobs;
 mod lease;
 mod lifecycle;
 mod operations;
@@ -33,6 +34,7 @@ const PARTS: &[Part] = &[
     ("operations", "One operation after the other", operations::run),
     ("adopt", "Programs that differ in one line", adopt::run),
     ("publish", "Many messages with confirms", publish::run),
+    ("jobs", "Jobs from a queue", jobs::run),
     ("frame", "The frames of RabbitMQ", frame::run),
     ("clickhouse", "Many rows, and one at a time", clickhouse::run),
     ("lifecycle", "Connecting, starting cold, closing", lifecycle::run),

@@ -45,8 +45,8 @@ pub struct RabbitMqConfig {
     pub password_file: Option<SecretFile>,
     /// The virtual host. Defaults to `/`. Environment: `RABBITMQ_VHOST`.
     pub vhost: String,
-    /// The name that RabbitMQ's management shows. Defaults to `resource-pool`. The prober's connection has ` probe`
-    /// added.
+    /// The name that RabbitMQ's management shows. Defaults to `resource-pool`. The consumers' connection has
+    /// ` consumers` added, and the prober's ` probe`.
     pub connection_name: String,
     /// The interval of heartbeats, in whole seconds, from 1 to 32,767. It is TCP's keepalive too. Defaults to 10 s. The
     /// lower of this and the broker's value counts.
@@ -58,7 +58,7 @@ pub struct RabbitMqConfig {
     /// lower limit saves that memory at a price. A message whose headers do not fit into one frame ends the connection
     /// that all share, each time that it is delivered, whoever published it.
     pub frame_max: u32,
-    /// The most channels on the connection, including those of consumers. Defaults to 2047, the broker's own limit. The
+    /// The most channels on each connection. A consumer takes one. Defaults to 2047, the broker's own limit. The
     /// lower of this and the broker's value counts. A caller that wants one more waits at most the pool's acquire
     /// timeout.
     pub channel_max: u16,

@@ -167,6 +167,27 @@ impl ConsumerTask {
 impl RabbitMqSession {
     /// Subscribes a consumer, on a channel of its own.
     pub(super) async fn subscribe(
+        self: &Arc<Self>,
+        main: &Arc<Generation>,
+        what: &Consume,
+        site: &'static Location<'static>,
+        from: Option<i64>,
+    ) -> Result<ConsumerSubscription, Error> {
+        let generation = self.consuming(main, &what.queue).await;
+        // The driver itself would not tell why a connection that was cut meanwhile is gone.
+        if !generation.is_alive() {
+            return Err(generation.was_cut());
+        }
+        match self.subscribe_on(&generation, what, site, from).await {
+            // The main connection may have the queue exclusively, by a declaration on a raw channel.
+            Err(error) if is_locked(&error) && !Arc::ptr_eq(&generation, main) => {
+                self.subscribe_on(main, what, site, from).await
+            }
+            subscribed => subscribed,
+        }
+    }
+
+    async fn subscribe_on(
         &self,
         generation: &Arc<Generation>,
         what: &Consume,

@@ -72,9 +72,9 @@ impl Drop for CutOnDrop {
     }
 }
 
-/// The connection that all share. Its frames are as large as the configuration says, or else as the broker allows.
-pub(super) async fn dial_for_all(config: &RabbitMqConfig, tls: &Tls) -> Result<Dialled, Failure> {
-    let dial = |frame_max| dial(config, tls, &config.connection_name, frame_max);
+/// A connection of users. Its frames are as large as the configuration says, or else as the broker allows.
+pub(super) async fn dial_for_all(config: &RabbitMqConfig, tls: &Tls, name: &str) -> Result<Dialled, Failure> {
+    let dial = |frame_max| dial(config, tls, name, frame_max);
     if config.frame_max != 0 {
         return dial(config.frame_max).await;
     }

@@ -7,8 +7,8 @@
 //! A task watches the driver's events until the connection is gone. It refers to the generation weakly, so a generation
 //! that was replaced can drop.
 //!
-//! There is no lock here besides the prober's, which its own file explains. `closed` is set once, and decides here only
-//! which error a caller gets. Neither it nor `waiting` guards other memory.
+//! There is no lock here besides those of the prober and of the consumers' connection, which their own files explain.
+//! `closed` is set once, and decides here only which error a caller gets. Neither it nor `waiting` guards other memory.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -28,6 +28,7 @@ use crate::base::holder::Holder;
 use crate::base::runtime;
 use crate::kinds::rabbitmq::channels::{Channels, PlaceWanted};
 use crate::kinds::rabbitmq::config::RabbitMqConfig;
+use crate::kinds::rabbitmq::consuming::Consuming;
 use crate::kinds::rabbitmq::dial::CutOnDrop;
 use crate::kinds::rabbitmq::errors::{CallError, lost};
 use crate::kinds::rabbitmq::prober::Prober;
@@ -59,6 +60,10 @@ pub(super) struct Generation {
     pub(super) blocked: watch::Sender<Option<String>>,
     /// The prober's own connection.
     pub(super) prober: Arc<tokio::sync::Mutex<Prober>>,
+    /// The consumers' own connection.
+    pub(super) consuming: Arc<tokio::sync::Mutex<Consuming>>,
+    /// The switch of the consumers' own connection, which is cut with this one.
+    pub(super) beside: parking_lot::Mutex<Option<KillSwitch>>,
 }
 
 impl Generation {
@@ -212,13 +217,23 @@ impl Generation {
         }
     }
 
-    /// Closes every channel, then the connection. Nothing of it is left after that.
+    /// Closes every channel, then the connection. The consumers' own connection is closed beside it. Nothing of them is
+    /// left after that.
     pub(super) async fn close(&self) -> Result<(), Failure> {
         // Cuts the connection if this is given up.
         let _cut = CutOnDrop::new(&self.switch);
-        let said = self.disconnect().await;
-        self.switch.cut_because(self.was_cut());
-        said
+        // A connection whose opening takes longer is closed by its opening.
+        let own = runtime::within(DISCONNECT_LIMIT, self.consuming.lock()).await.ok().and_then(|mut it| it.own.take());
+        let _cut_beside = own.as_ref().map(|own| CutOnDrop::new(&own.switch));
+        let of_consumers = async {
+            match &own {
+                Some(own) => own.disconnect().await,
+                None => Ok(()),
+            }
+        };
+        let (of_consumers, said) = tokio::join!(of_consumers, self.disconnect());
+        self.cut_because(self.was_cut());
+        said.and(of_consumers)
     }
 
     /// The reason why the disconnect was cut short. It is not that the resource is closed, which explains nothing here.

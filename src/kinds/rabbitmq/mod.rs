@@ -1,4 +1,4 @@
-//! RabbitMQ: one connection with pooled channels, awaited confirms, and a topology that is declared again after a loss.
+//! RabbitMQ: a connection with pooled channels, one more for consumers, awaited confirms, and a topology that is declared again after a loss.
 //!
 //! An example follows. The blocking facade has the same verbs, without `await`, and its `consume` is an iterator.
 //!
@@ -35,6 +35,7 @@ mod channels;
 mod config;
 mod consumer;
 mod consumer_task;
+mod consuming;
 mod declare;
 mod delivery;
 mod dial;

@@ -3,7 +3,7 @@
 //! The pool calls these functions on its runtime, and `ping` on the prober's.
 //!
 //! `close` sets `closed` before it cancels `intake`, so that a closed session is never taken for one that is closing.
-//! Then it disconnects the shared connection, and the prober's beside it.
+//! Then it disconnects the connections of users, and the prober's beside them.
 //!
 //! There is no lock here. That of `current` is never held over an await. `cut` and `usage` hold it while they throw the
 //! switch and read the counts.
@@ -55,7 +55,7 @@ impl Resource for RabbitMqResource {
     async fn recover(&self, link: &Link, lost: &RabbitMq) -> Result<bool, Failure> {
         let old = lost.session.current.write().take();
         if let Some(old) = old {
-            old.switch.cut_because(lost.session.link.why_cut());
+            old.cut_because(lost.session.link.why_cut());
         }
         lost.session.open_generation(link).await?;
         Ok(true)
@@ -63,7 +63,8 @@ impl Resource for RabbitMqResource {
 
     async fn ping(&self, rabbit: &RabbitMq) -> Result<(), Failure> {
         let generation = rabbit.session.alive().ok_or_else(|| Failure::transient("the connection is gone"))?;
-        rabbit.session.ask(&generation).await
+        rabbit.session.ask(&generation).await?;
+        generation.why_shared().map_or(Ok(()), |why| Err(Failure::limited(why)))
     }
 
     async fn close(&self, rabbit: RabbitMq) -> Result<(), Failure> {
@@ -99,7 +100,7 @@ impl Resource for RabbitMqResource {
 
     fn cut(&self, rabbit: &RabbitMq) {
         if let Some(generation) = &*rabbit.session.current.read() {
-            generation.switch.cut_because(rabbit.session.link.why_cut());
+            generation.cut_because(rabbit.session.link.why_cut());
         }
     }
 

@@ -23,7 +23,7 @@ use crate::kinds::rabbitmq::channel::{ChannelGuard, Pooled};
 use crate::kinds::rabbitmq::channels::Channels;
 use crate::kinds::rabbitmq::config::RabbitMqConfig;
 use crate::kinds::rabbitmq::declare::Declaration;
-use crate::kinds::rabbitmq::dial::{CutOnDrop, dial_for_all};
+use crate::kinds::rabbitmq::dial::{CutOnDrop, Dialled, dial_for_all};
 use crate::kinds::rabbitmq::errors::{lost, operation};
 use crate::kinds::rabbitmq::generation::Generation;
 use crate::kinds::rabbitmq::in_flight::{InFlight, Sent};
@@ -71,14 +71,25 @@ impl RabbitMqSession {
 
     /// Connects, declares again everything that was declared before, and makes the new connection the current one.
     pub(super) async fn open_generation(self: &Arc<Self>, link: &Link) -> Result<(), Failure> {
-        let config = &self.config;
-        let dialled = dial_for_all(config, &self.tls).await?;
+        let dialled = dial_for_all(&self.config, &self.tls, &self.config.connection_name).await?;
         let events = dialled.connection.events_listener();
+        let generation = self.generation(dialled, self.link.generation());
+        let cut = CutOnDrop::new(&generation.switch);
+        generation.watch(events);
+        self.replay(&generation, link).await?;
+        cut.disarm();
+        *self.current.write() = Some(generation);
+        Ok(())
+    }
+
+    /// A connection with no channels yet, of the generation with this number.
+    pub(super) fn generation(&self, dialled: Dialled, number: u64) -> Arc<Generation> {
+        let config = &self.config;
         // The broker and the driver have agreed on this number.
         let channels = Channels::new(usize::from(dialled.connection.configuration().channel_max()));
         let checkouts = config.max_channels.min(channels.max);
-        let generation = Arc::new(Generation {
-            number: self.link.generation(),
+        Arc::new(Generation {
+            number,
             config: Arc::clone(config),
             link: self.link.clone(),
             runtime: self.runtime.clone(),
@@ -90,16 +101,12 @@ impl RabbitMqSession {
             blocked: watch::Sender::new(None),
             waiting: AtomicUsize::new(0),
             prober: Arc::default(),
+            consuming: Arc::default(),
+            beside: Mutex::default(),
             switch: dialled.switch.clone(),
             gone: dialled.gone.clone(),
             connection: dialled.connect(),
-        });
-        let cut = CutOnDrop::new(&generation.switch);
-        generation.watch(events);
-        self.replay(&generation, link).await?;
-        cut.disarm();
-        *self.current.write() = Some(generation);
-        Ok(())
+        })
     }
 
     pub(super) fn current_name(&self, queue: &str) -> String {

@@ -30,14 +30,14 @@ use crate::kinds::rabbitmq::session::{RabbitMqSession, Use};
 use crate::lifecycle::lease::{Claim, LeaseAs};
 use crate::net::count::Counted;
 
-/// A RabbitMQ for async code: one connection, shared. Cheap to clone.
+/// A RabbitMQ for async code: one connection for consumers, and one for all else, shared. Cheap to clone.
 ///
 /// The verbs take a channel of the pool for as long as they run, so no two verbs share one. Exchanges, queues and
 /// bindings declared through them are declared again after a loss, and consumers go on. Anything done on a raw
 /// [`channel`](RabbitMq::channel) is not remembered.
 ///
 /// While the broker is short of memory or disk it blocks connections that publish. All verbs then wait, and time out
-/// with an error that says so. Acknowledgements wait too.
+/// with an error that says so. Consumers and their acknowledgements go on, because their connection publishes nothing.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), resource_pool::Error> {
