@@ -1036,3 +1036,60 @@ fn config_password_file_that_cannot_be_read_is_refused() {
         );
     }
 }
+
+/// A text in TOML may have variables in it.
+#[test]
+fn config_toml_takes_variables() {
+    let text = "[redis]\nhost = '${HOST}.${_ZONE9}'\n[named.redis.far]\nurl = 'redis://${WHOLE}/1'\n\
+                [pool.health]\noptional = ['${OPTIONAL}']\n[clickhouse]\ndatabase = 'a$$b$c${HOST}$'\n\
+                [rabbitmq]\nvhost = '$${HOST}'\n[mongo]\ndatabase = '${DOLLARS}'\n";
+    let file = toml("variables", text);
+    let variables =
+        [("HOST", "cache"), ("_ZONE9", "desk"), ("WHOLE", "h:7"), ("OPTIONAL", "redis"), ("DOLLARS", "${HOST}$$")];
+    let pool = builder(variables).config_file(&file).build().unwrap();
+    for (name, at) in [
+        ("redis", "redis://cache.desk:6379/0"),
+        ("far", "redis://h:7/1"),
+        ("clickhouse", "http://localhost:8123/a$b$ccache$"),
+        ("rabbitmq", "amqp://localhost:5672/%24%7BHOST%7D"),
+        ("mongo", "mongodb://localhost:27017/${HOST}$$"),
+    ] {
+        assert_eq!(endpoint(&pool, name), at);
+    }
+    for (text, key, expected) in [
+        ("[redis]\npassword = 'a${UNSET}'", "redis.password", "needs the variable UNSET, which is not set"),
+        ("[redis]\npassword = '${EMPTY}'", "redis.password", "needs the variable EMPTY"),
+        ("[pool.health]\noptional = ['${UNSET}']", "pool.health.optional", "needs the variable UNSET"),
+        ("[named.redis.far]\nhost = '${UNSET}'", "named.redis.far.host", "needs the variable UNSET"),
+        ("[redis]\nhost = '${'", "redis.host", "`${` without the name"),
+        ("[redis]\nhost = '${9}'", "redis.host", "`${` without the name"),
+        ("[redis]\nhost = '${A B}'", "redis.host", "`${` without the name"),
+    ] {
+        let (found, problem) = wrong(builder([("EMPTY", "")]).config_file(toml("variables-wrong", text)));
+        assert!(found == key && problem.contains(expected) && problem.contains("(in /"), "{found}: {problem}");
+    }
+}
+
+/// The value of a variable in TOML may be a password, so no error shows it.
+#[test]
+fn config_values_of_variables_in_toml_are_not_shown() {
+    for (text, key) in [
+        ("[pool]\nexit_status = '${S}'", "pool.exit_status"),
+        ("[pool]\nacquire_timeout_ms = '${S}'", "pool.acquire_timeout_ms"),
+        ("[redis]\nport = '${S}'", "redis.port"),
+        ("[redis]\nurl = '${S}://h'", "redis.url"),
+        ("[redis]\nurl = 'redis://h/?${S}=1'", "redis.url"),
+        ("[redis]\nhost = '${S} '\nclient_name = '${S} b'", "redis.client_name"),
+        ("[redis]\npassword_file = '/nonexistent/${S}'", "redis.password_file"),
+        ("[named.redis.far]\npassword_file = '/nonexistent/${S}'", "named.redis.far.password_file"),
+        ("[mongo]\nuri = 'mongodb://h:${S}'", "mongo.uri"),
+        ("[postgres]\nurl = 'postgres://h/?${S}=1'", "postgres.url"),
+    ] {
+        if key.starts_with("postgres") && cfg!(not(feature = "postgres")) {
+            continue;
+        }
+        let (found, problem) = wrong(builder([("S", "s3cret")]).config_file(toml("variables-hidden", text)));
+        assert!(found == key && !problem.contains("s3cret"), "{found}: {problem}");
+        assert!(!key.ends_with("_file") || problem.contains("/nonexistent/${S}"), "{problem}");
+    }
+}

@@ -3,6 +3,7 @@
 pub(crate) mod clock;
 pub(crate) mod environment;
 pub(crate) mod error;
+pub(crate) mod expand;
 pub(crate) mod future;
 pub(crate) mod holder;
 #[cfg(feature = "serde")]

@@ -1,15 +1,17 @@
 //! The origins of configuration values, so that an error names the variable or the key that a user can change.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
 use crate::base::error::Error;
+use crate::base::expand::{Insertions, without_values};
 
 /// Where each value was set, by the key under which its resource knows it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Origins {
     pub(crate) by_key: BTreeMap<String, Origin>,
-    pub(crate) file: PathBuf,
+    /// Where the TOML is, for messages.
+    pub(crate) file: String,
+    insertions: Insertions,
 }
 
 #[derive(Debug, Clone)]
@@ -26,11 +28,9 @@ impl Origins {
     }
 
     /// The origins of all keys of the file. A named resource knows its own only by its name.
-    pub(crate) fn file(path: &Path, text: &str) -> Self {
-        let mut origins = Origins { file: path.to_owned(), ..Origins::default() };
-        if let Ok(table) = text.parse() {
-            origins.keys("", &table);
-        }
+    pub(crate) fn file(file: &str, table: &toml::Table, insertions: Insertions) -> Self {
+        let mut origins = Origins { file: file.to_owned(), insertions, ..Origins::default() };
+        origins.keys("", table);
         origins
     }
 
@@ -63,16 +63,19 @@ impl Origins {
         let Error::Config { key, problem } = &error else { return error };
         match self.by_key.get(key) {
             Some(Origin::Variable(variable)) => Error::config(variable, problem),
-            Some(Origin::File(key)) => in_file(Error::config(key, problem), &self.file),
+            Some(Origin::File(key)) => {
+                let inserted = self.insertions.get(key).map_or(&[][..], Vec::as_slice);
+                in_file(Error::config(key, without_values(key, problem, inserted)), &self.file)
+            }
             Some(Origin::Code) | None => error,
         }
     }
 }
 
 /// The error, with the file that it is in.
-pub(crate) fn in_file(error: Error, path: &Path) -> Error {
+pub(crate) fn in_file(error: Error, file: &str) -> Error {
     match error {
-        Error::Config { key, problem } => Error::config(key, format!("{problem} (in {})", path.display())),
+        Error::Config { key, problem } => Error::config(key, format!("{problem} (in {file})")),
         other => other,
     }
 }

@@ -110,7 +110,7 @@ impl Settings {
     /// The advice for an error: if there is no server at the endpoint, and if it refuses the login.
     pub(crate) fn remedies(&self, name: &str, config: &ResourceConfig) -> Remedies {
         let (Names { url: (url, _), parts, .. }, kind) = (*config.names(), config.kind());
-        let Origins { by_key, file } = &self.origins;
+        let Origins { by_key, file, .. } = &self.origins;
         let is_code = matches!(by_key.get(name), Some(Origin::Code)) || self.get(name).is_none();
         let (variables, section) = match name == kind {
             true => (Variables::of_kind(config.names()), kind.to_owned()),
@@ -121,7 +121,7 @@ impl Settings {
         for field in [url, user.0, password.0, "password_file"] {
             let by = match by_key.get(&format!("{name}.{field}")) {
                 Some(Origin::Variable(variable)) => variable.clone(),
-                Some(Origin::File(key)) => format!("{key} in {}", file.display()),
+                Some(Origin::File(key)) => format!("{key} in {file}"),
                 _ => continue,
             };
             if !said.contains(&by) {

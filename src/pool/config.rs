@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::base::environment::Environment;
 use crate::base::error::Error;
+use crate::base::expand::{Insertions, expand};
 use crate::base::origins::{Origins, in_file};
 pub use crate::base::repeat::Repeat;
 pub use crate::base::retry::Retry;
@@ -105,7 +106,7 @@ pub(crate) fn load(
     check(sections)?;
     let named = environment.get(CONFIG_FILE)?;
     let (file, origins, taken) = match file.or(named.as_deref().map(Path::new)) {
-        Some(path) => read(path, sections)?,
+        Some(path) => read(path, environment, sections)?,
         None => Default::default(),
     };
     let mut configured = file.configured(by_code);
@@ -178,25 +179,34 @@ fn check(sections: &[Section]) -> Result<(), Error> {
     Ok(())
 }
 
-fn read(path: &Path, sections: &[Section]) -> Result<(File, Origins, Vec<TakenKeys>), Error> {
+fn read(
+    path: &Path,
+    environment: &Environment,
+    sections: &[Section],
+) -> Result<(File, Origins, Vec<TakenKeys>), Error> {
     let text = fs::read_to_string(path)
         .map_err(|error| Error::config(CONFIG_FILE, format!("{} cannot be read: {error}", path.display())))?;
-    let (file, taken) = parse(&text, sections).map_err(|error| in_file(error, path))?;
-    Ok((file, Origins::file(path, &text), taken))
+    let file = path.display().to_string();
+    parse(&text, &file, environment, sections).map_err(|error| in_file(error, &file))
 }
 
-fn parse(text: &str, sections: &[Section]) -> Result<(File, Vec<TakenKeys>), Error> {
-    let syntax = |error: toml::de::Error| {
+/// Parses a document. `file` says where it is, for errors.
+fn parse(
+    text: &str,
+    file: &str,
+    environment: &Environment,
+    sections: &[Section],
+) -> Result<(File, Origins, Vec<TakenKeys>), Error> {
+    let mut document: toml::Table = text.parse().map_err(|error: toml::de::Error| {
         let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].lines().count().max(1));
         Error::config(format!("TOML, line {line}"), without_value(error.message()))
-    };
-    if sections.is_empty() {
-        return Ok((deserialize("", toml::Deserializer::parse(text).map_err(syntax)?)?, Vec::new()));
-    }
-    let mut document: toml::Table = text.parse().map_err(syntax)?;
+    })?;
+    let mut insertions = Insertions::default();
+    expand("", &mut document, environment, &mut insertions)?;
+    let origins = Origins::file(file, &document, insertions);
     let taken = sections.iter().map(|section| section.take_out(&mut document));
     let taken = taken.collect::<Result<_, _>>()?;
-    Ok((deserialize("", document)?, taken))
+    Ok((deserialize("", document)?, origins, taken))
 }
 
 /// Deserializes the part of the file under this path. The path goes into errors.
@@ -282,6 +292,9 @@ fn settle<C: KindConfig>(taken: TakenKeys, settings: &mut Settings, environment:
 /// A message of serde without the value that did not fit, which may be a password.
 fn without_value(message: &str) -> String {
     match (message.split_once(": "), message.rfind(", expected")) {
+        (_, Some(expected)) if message.starts_with("unknown variant ") => {
+            format!("unknown variant{}", &message[expected..])
+        }
         (Some((what @ ("invalid type" | "invalid value"), _)), Some(expected)) => {
             format!("{what}{}", &message[expected..])
         }
