@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use common::{Log, until_async};
 use resource_pool::config::{
-    CONFIG_FILE, ClickHouseConfig, ExitStatus, MongoConfig, Options, RabbitMqConfig, RedisConfig, ResourceConfig,
+    CONFIG_FILE, ClickHouseConfig, Config, ExitStatus, MongoConfig, Options, RabbitMqConfig, RedisConfig,
+    ResourceConfig,
 };
 use resource_pool::{Builder, Error, Health, Phase, ResourcePool, blocking, mongodb};
 
@@ -1091,5 +1092,90 @@ fn config_values_of_variables_in_toml_are_not_shown() {
         let (found, problem) = wrong(builder([("S", "s3cret")]).config_file(toml("variables-hidden", text)));
         assert!(found == key && !problem.contains("s3cret"), "{found}: {problem}");
         assert!(!key.ends_with("_file") || problem.contains("/nonexistent/${S}"), "{problem}");
+    }
+}
+
+/// TOML may be a text. The last one that is given counts.
+#[test]
+fn config_toml_may_be_a_text() {
+    let pool =
+        builder([("REDIS_PORT", "7")]).config_str("[redis]\nhost = 'a'\n[named.redis.far]\nhost = 'b'\n").build();
+    let pool = pool.unwrap();
+    assert_eq!((endpoint(&pool, "redis"), endpoint(&pool, "far")), ("redis://a:7/0".into(), "redis://b:6379/0".into()));
+    let file = toml("text-or-file", "[redis]\nhost = 'from-file'\n");
+    let pool = builder([]).config_str("[redis]\nhost = 'a'\n").config_file(file).build().unwrap();
+    assert_eq!(endpoint(&pool, "redis"), "redis://from-file:6379/0");
+    for (text, key) in
+        [("[redis]\nurl = 'foo'", "redis.url"), ("[redis]\nurls = 1", "redis.urls"), ("[", "TOML, line 1")]
+    {
+        let (found, problem) = wrong(builder([]).config_str(text));
+        assert!(found == key && problem.ends_with("(in the TOML given in code)"), "{found}: {problem}");
+    }
+}
+
+/// A whole configuration can be read and changed, and a pool is built of it.
+#[test]
+fn config_is_a_value_of_its_own() {
+    let text = "[pool.close]\ndeadline_ms = 9000\n[redis]\nurl = 'redis://me:s3cret@a'\n\
+                [named.mongo.far]\nuri = 'mongodb://b:1/db'\n";
+    let mut config = Config::parse(text).unwrap();
+    assert!(
+        ["clickhouse", "far", "mongo", "rabbitmq", "redis"]
+            .iter()
+            .all(|name| config.names().any(|known| known == *name))
+    );
+    assert_eq!(config.get::<MongoConfig>("far").unwrap().uri.as_ref().unwrap().expose(), "mongodb://b:1/db");
+    assert!(config.get::<RedisConfig>("far").is_none() && config.get::<RedisConfig>("nobody").is_none());
+    let shown = format!("{config:?} {config:#?}");
+    assert!(!shown.contains("s3cret") && shown.contains("9s"), "{shown}");
+    config.pool.close.deadline = Duration::from_secs(3);
+    config.set("clickhouse", ClickHouseConfig::url("http://c"));
+    config.set("near", RedisConfig::url("redis://d"));
+    let environment = [("REDIS_URL", "redis://from-env"), ("RESOURCE_POOL_CLOSE_DEADLINE_MS", "1")];
+    let pool = builder(environment).config(config.clone()).build().unwrap();
+    for (name, at) in [
+        ("redis", "redis://a:6379/0"),
+        ("far", "mongodb://b:1/db"),
+        ("clickhouse", "http://c:8123/default"),
+        ("near", "redis://d:6379/0"),
+    ] {
+        assert_eq!(endpoint(&pool, name), at);
+    }
+    assert_eq!(pool.worst_case(), Duration::from_secs(4));
+    let pool = builder([]).config(config.clone()).resource(RedisConfig::url("redis://e")).build().unwrap();
+    assert_eq!(endpoint(&pool, "redis"), "redis://e:6379/0");
+    config.set("far", RedisConfig::default());
+    assert_eq!(wrong(builder([]).config(config)).0, "named.redis.far");
+    for (text, key) in
+        [("[redis]\nurl = 'foo'", "redis.url"), ("[pool]\nevents = 0", "pool.events"), ("[lines]", "lines")]
+    {
+        assert_eq!(wrong_of(Config::parse(text).map(drop)).0, key);
+    }
+}
+
+/// Runs again as a process of its own, with variables.
+#[test]
+fn config_of_the_process_is_loaded_as_a_value() {
+    use std::process::Command;
+
+    if std::env::var_os("RESOURCE_POOL_REDIS_FAR_URL").is_some() {
+        let loaded = Config::load();
+        if std::env::var("REDIS_PORT").as_deref() == Ok("six") {
+            assert_eq!(wrong_of(loaded.map(drop)).0, "REDIS_PORT");
+        } else {
+            let pool = builder([]).config(loaded.unwrap()).build().unwrap();
+            assert_eq!(endpoint(&pool, "redis"), "redis://from-toml:7/0");
+            assert_eq!(endpoint(&pool, "far"), "redis://far:6379/0");
+        }
+        return;
+    }
+    let file = toml("loaded", "[redis]\nhost = 'from-toml'\n");
+    for port in ["7", "six"] {
+        let mut again = Command::new(std::env::current_exe().unwrap());
+        again.args(["--exact", "config_of_the_process_is_loaded_as_a_value"]).env("REDIS_PORT", port);
+        again.env(CONFIG_FILE, &file).env("RESOURCE_POOL_REDIS_FAR_URL", "redis://far");
+        let output = again.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("1 passed"), "{text}");
     }
 }

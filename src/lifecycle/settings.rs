@@ -35,6 +35,11 @@ impl Settings {
         self.resources.keys().map(String::as_str)
     }
 
+    /// All resources by name.
+    pub(crate) fn resources(&self) -> &BTreeMap<String, ResourceConfig> {
+        &self.resources
+    }
+
     /// The configuration of the resource of this name.
     pub(crate) fn get(&self, name: &str) -> Option<&ResourceConfig> {
         self.resources.get(name)

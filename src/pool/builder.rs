@@ -14,7 +14,7 @@ use crate::lifecycle::close::report::CloseReport;
 use crate::lifecycle::kind::KindConfig;
 use crate::lifecycle::options::Options;
 use crate::lifecycle::registry::{PoolHandle, Registry};
-use crate::pool::config::{self, ExitStatus, ResourceConfig, Section};
+use crate::pool::config::{self, Config, ExitStatus, ResourceConfig, Section, Toml};
 use crate::pool::defaults::Defaults;
 use crate::pool::global;
 
@@ -46,7 +46,8 @@ pub struct Builder<P> {
     signals: Option<bool>,
     exit_status: Option<ExitStatus>,
     resources: Vec<(String, ResourceConfig)>,
-    file: Option<PathBuf>,
+    toml: Option<Toml>,
+    config: Option<Config>,
     environment: Environment,
     runtime: Option<Handle>,
     listeners: Vec<ReportListener>,
@@ -69,7 +70,8 @@ impl<P> Builder<P> {
             signals: None,
             exit_status: None,
             resources: Vec::new(),
-            file: None,
+            toml: None,
+            config: None,
             environment: Environment::process(),
             runtime: None,
             listeners: Vec::new(),
@@ -124,7 +126,30 @@ impl<P> Builder<P> {
 
     /// Reads this TOML file instead of the one that `RESOURCE_POOL_CONFIG` names.
     pub fn config_file(mut self, path: impl Into<PathBuf>) -> Self {
-        self.file = Some(path.into());
+        self.toml = Some(Toml::File(path.into()));
+        self
+    }
+
+    /// Reads this TOML instead of a file. It replaces an earlier [`config_file`](Self::config_file), and the other way
+    /// round.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), resource_pool::Error> {
+    /// use resource_pool::ResourcePool;
+    ///
+    /// let pool: ResourcePool = ResourcePool::builder().config_str("[pool]\nacquire_timeout_ms = 3000").build()?;
+    /// # drop(pool);
+    /// # Ok(()) }
+    /// ```
+    pub fn config_str(mut self, toml: impl Into<String>) -> Self {
+        self.toml = Some(Toml::Text(toml.into()));
+        self
+    }
+
+    /// Takes this whole configuration instead of TOML and the environment, which change nothing in it. Other settings
+    /// of the builder take precedence over it. Kinds that [`kind`](Self::kind) makes known still read the environment.
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = Some(config);
         self
     }
 
@@ -151,19 +176,25 @@ impl<P> Builder<P> {
     }
 
     fn registry(self) -> Arc<Registry> {
-        let settings = config::load(self.file.as_deref(), &self.environment, &self.sections, &self.resources).and_then(
-            |mut settings| {
-                let options = &mut settings.options;
-                *options = self.options.unwrap_or(std::mem::take(options));
-                options.signals = self.signals.unwrap_or(options.signals);
-                options.exit_status = self.exit_status.unwrap_or(options.exit_status);
-                for (name, resource) in self.resources {
-                    settings.set(&name, resource);
-                }
-                settings.check()?;
-                Ok(settings)
-            },
-        );
+        let loaded = match self.config {
+            Some(Config { pool, mut settings }) => {
+                settings.options = pool;
+                config::add_sections(&mut settings, &self.environment, &self.sections, &self.resources)
+                    .map(|()| settings)
+            }
+            None => config::load(self.toml.as_ref(), &self.environment, &self.sections, &self.resources),
+        };
+        let settings = loaded.and_then(|mut settings| {
+            let options = &mut settings.options;
+            *options = self.options.unwrap_or(std::mem::take(options));
+            options.signals = self.signals.unwrap_or(options.signals);
+            options.exit_status = self.exit_status.unwrap_or(options.exit_status);
+            for (name, resource) in self.resources {
+                settings.set(&name, resource);
+            }
+            settings.check()?;
+            Ok(settings)
+        });
         let registry = Registry::new(settings, Box::new(Defaults::default()), self.runtime);
         for listener in self.listeners {
             registry.on_report(listener);

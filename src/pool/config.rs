@@ -5,7 +5,7 @@ use std::any::{Any, TypeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::iter;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
@@ -30,6 +30,7 @@ use crate::lifecycle::settings::Settings;
 use crate::net::instances::{ConfiguredNames, Instances};
 pub use crate::net::tls::TlsOptions;
 use crate::net::variables::Variables;
+pub use crate::pool::whole_config::Config;
 
 /// The environment variable that names the TOML file.
 pub const CONFIG_FILE: &str = "RESOURCE_POOL_CONFIG";
@@ -95,18 +96,29 @@ macro_rules! kinds {
 
 for_each_kind!(kinds);
 
+/// Where the TOML is, instead of the file that the environment names.
+#[derive(Debug)]
+pub(crate) enum Toml {
+    File(PathBuf),
+    Text(String),
+}
+
+/// The place of TOML that is no file, for errors.
+const TEXT: &str = "the TOML given in code";
+
 /// Loads the settings: the defaults, then the TOML file, then the environment. `sections` are of kinds that are not in
 /// the table. The environment does not change the resources that code sets.
 pub(crate) fn load(
-    file: Option<&Path>,
+    toml: Option<&Toml>,
     environment: &Environment,
     sections: &[Section],
     by_code: &[(String, ResourceConfig)],
 ) -> Result<Settings, Error> {
     check(sections)?;
-    let named = environment.get(CONFIG_FILE)?;
-    let (file, origins, taken) = match file.or(named.as_deref().map(Path::new)) {
-        Some(path) => read(path, environment, sections)?,
+    let named = environment.get(CONFIG_FILE)?.map(|path| Toml::File(path.into()));
+    let (file, origins, taken) = match toml.or(named.as_ref()) {
+        Some(Toml::File(path)) => read(path, environment, sections)?,
+        Some(Toml::Text(text)) => parse(text, TEXT, environment, sections).map_err(|error| in_file(error, TEXT))?,
         None => Default::default(),
     };
     let mut configured = file.configured(by_code);
@@ -118,6 +130,29 @@ pub(crate) fn load(
         (section.settle)(taken, &mut settings, environment, &instances);
     }
     Ok(settings)
+}
+
+/// The settings of this TOML alone, with the environment's values only where a text names a variable.
+pub(crate) fn parse_alone(text: &str) -> Result<Settings, Error> {
+    let parsed = parse(text, TEXT, &Environment::process(), &[]);
+    let (file, origins, _) = parsed.map_err(|error| in_file(error, TEXT))?;
+    file.settle(origins, &Environment::fixed([]), &Instances::default())
+}
+
+/// Adds the kinds that are not in the table to these settings, with the environment applied to them.
+pub(crate) fn add_sections(
+    settings: &mut Settings,
+    environment: &Environment,
+    sections: &[Section],
+    by_code: &[(String, ResourceConfig)],
+) -> Result<(), Error> {
+    check(sections)?;
+    let configured: Vec<_> = sections.iter().map(|section| (section.configured)(&None, by_code)).collect();
+    let instances = Instances::find(environment, &configured);
+    for section in sections {
+        (section.settle)(None, settings, environment, &instances);
+    }
+    Ok(())
 }
 
 /// A kind, and the further resources of it that TOML or code names.

@@ -9,3 +9,4 @@ pub(crate) mod global;
 pub(crate) mod resource_pool;
 pub(crate) mod scoped;
 pub(crate) mod verbs;
+pub(crate) mod whole_config;
