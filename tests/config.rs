@@ -1179,3 +1179,79 @@ fn config_of_the_process_is_loaded_as_a_value() {
         assert!(output.status.success() && text.contains("1 passed"), "{text}");
     }
 }
+
+/// The fields of a value, with their `Debug` texts.
+fn fields(value: &dyn std::fmt::Debug) -> Vec<(String, String)> {
+    let text = format!("{value:#?}");
+    let mut fields: Vec<(String, String)> = Vec::new();
+    for line in text.lines().filter_map(|line| line.strip_prefix("    ")) {
+        match (line.strip_prefix(' '), line.split_once(": ")) {
+            (None, Some((field, value))) => fields.push((field.to_owned(), value.to_owned())),
+            (_, _) => fields.last_mut().expect("a field").1.push_str(line),
+        }
+    }
+    fields
+}
+
+/// Checks that each field but these differs from its default, since a setter has set it.
+fn all_are_set(value: &dyn std::fmt::Debug, default: &dyn std::fmt::Debug, but: &[&str]) {
+    let (fields, defaults) = (fields(value), fields(default));
+    assert_eq!(fields.len(), defaults.len());
+    for ((field, value), (_, default)) in fields.iter().zip(&defaults) {
+        // Every secret is shown alike.
+        let is_secret = value.starts_with("***");
+        assert_eq!(value == default && !is_secret, but.contains(&&**field), "{field}: {value}, default {default}");
+    }
+}
+
+/// Every public field has a setter. The URL is set by the constructor.
+#[test]
+fn config_every_field_has_a_setter() {
+    use resource_pool::config::{CloseOptions, HealthOptions, LeakOptions, ProbeOptions, Repeat, Retry, TlsOptions};
+
+    let time = Duration::from_millis(1234);
+    let tls = || TlsOptions::default().ca_file("a").cert_file("b").key_file("c").server_name("d");
+    all_are_set(&tls(), &TlsOptions::default(), &[]);
+    let redis = RedisConfig::url("redis://h").host("h").port(1).user("u").password("p").password_file("f").db(2);
+    let redis = redis.client_name("c").pool_size(3).min_idle(4).exclusive_size(5).idle_timeout(time).max_lifetime(time);
+    let redis = redis.test_after(time).test_limit(time).connect_timeout(time).keepalive(time).tls(tls());
+    all_are_set(&redis, &RedisConfig::default(), &[]);
+    let mongo =
+        MongoConfig::uri("mongodb://h").host("h").port(1).user("u").password("p").password_file("f").database("d");
+    let mongo = mongo.auth_source("a").replica_set("r").app_name("n").max_pool_size(1).min_pool_size(2);
+    let mongo = mongo.max_idle_time(time).heartbeat(time).connect_timeout(time).server_selection_timeout(time);
+    all_are_set(&mongo.tls(tls()), &MongoConfig::default(), &["options"]);
+    let rabbit =
+        RabbitMqConfig::url("amqp://h").host("h").port(1).user("u").password("p").password_file("f").vhost("v");
+    let rabbit = rabbit.connection_name("n").heartbeat(time).frame_max(1).channel_max(2).max_channels(3).prefetch(4);
+    let rabbit = rabbit.confirm_window(5).confirm_window_bytes(6).confirm_timeout(time).operation_timeout(time);
+    all_are_set(&rabbit.tls(tls()), &RabbitMqConfig::default(), &[]);
+    let house = ClickHouseConfig::url("http://h").host("h").port(1).user("u").password("p").password_file("f");
+    let house = house.database("d").max_threads(1).max_block_size(2).insert_block_size(3).cancel_dropped(false);
+    let house = house.setting("s", "v").compression(false).validation(true).max_connections(4).max_idle(5);
+    let house = house.idle_timeout(time).connect_timeout(time).keepalive(time).tls(tls()).flush_timeout(time);
+    all_are_set(&house, &ClickHouseConfig::default(), &[]);
+    #[cfg(feature = "postgres")]
+    {
+        use resource_pool::config::PostgresConfig;
+        let config = PostgresConfig::url("postgres://h").host("h").port(1).user("u").password("p").password_file("f");
+        let config = config.database("d").application_name("n").pool_size(1).max_overflow(2).pool_timeout(time);
+        let config = config.pool_recycle(time).pre_ping(false).overflow_timeout(time).tls(tls());
+        let config = config.on_connect(|_| Box::pin(async { Ok(()) }));
+        all_are_set(&config, &PostgresConfig::default(), &[]);
+    }
+    let retry = Retry::default().attempts(1).base(time).cap(time).budget(time).recovery(time);
+    all_are_set(&retry, &Retry::default(), &[]);
+    let probe = ProbeOptions::default().enabled(false).interval(time).limit(time).strikes(1);
+    all_are_set(&probe, &ProbeOptions::default(), &[]);
+    let health = HealthOptions::default().each(time).all(time).cache(time).slow(time).optional(["redis"]);
+    all_are_set(&health, &HealthOptions::default(), &[]);
+    let leaks = LeakOptions::default().age(time).count(1).shared(true).backtrace(true);
+    all_are_set(&leaks, &LeakOptions::default(), &[]);
+    let close = CloseOptions::default().deadline(time).drain(time).held(time).step(time).long_step(time).floor(time);
+    let close = close.stderr(false);
+    all_are_set(&close, &CloseOptions::default(), &[]);
+    let options = Options::default().acquire_timeout(time).connect_timeout(time).circuit(time).retry(retry);
+    let options = options.repeat(Repeat::Never).probe(probe).health(health).leaks(leaks).close(close).events(1);
+    all_are_set(&options.signals(false).exit_status(ExitStatus::Zero), &Options::default(), &[]);
+}

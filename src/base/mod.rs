@@ -16,5 +16,6 @@ pub(crate) mod repeat;
 pub(crate) mod retry;
 pub(crate) mod runtime;
 pub(crate) mod secret;
+pub(crate) mod setters;
 pub(crate) mod stderr;
 pub(crate) mod sync;

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use crate::base::error::Error;
 use crate::base::millis;
 use crate::base::secret::{Secret, SecretFile};
+use crate::base::setters::setters;
 use crate::kinds::mongo::hosts::{Hosts, parse, shown};
 use crate::kinds::mongo::resource::MongoResource;
 use crate::kinds::mongo::uri::{Uri, password};
@@ -267,6 +268,39 @@ impl MongoConfig {
             }),
             _ => None,
         };
+    }
+}
+
+impl MongoConfig {
+    setters! {
+        plain {
+            /// Sets the port.
+            port: u16,
+            /// Sets the time after which an idle connection is closed.
+            max_idle_time: Duration,
+            /// Sets the interval at which each server is checked.
+            heartbeat: Duration,
+            /// Sets the limit for opening a connection, and for a server's answer to a check.
+            connect_timeout: Duration,
+            /// Sets the limit for an operation to find a server that can take it.
+            server_selection_timeout: Duration,
+        }
+        text {
+            /// Sets the host.
+            host: String,
+            /// Sets the database that `Client::default_database` answers.
+            database: String,
+        }
+        optional {
+            /// Sets the user.
+            user: String,
+            /// Sets the password.
+            password: Secret,
+            /// Sets the database that knows the user.
+            auth_source: String,
+            /// Sets the name of the replica set of the host.
+            replica_set: String,
+        }
     }
 }
 
