@@ -1255,3 +1255,32 @@ fn config_every_field_has_a_setter() {
     let options = options.repeat(Repeat::Never).probe(probe).health(health).leaks(leaks).close(close).events(1);
     all_are_set(&options.signals(false).exit_status(ExitStatus::Zero), &Options::default(), &[]);
 }
+
+/// The database that knows the user is a part of its own. The URI's own counts in the same layer.
+#[test]
+fn config_mongo_auth_source_is_a_part() {
+    let source = |file: &str, environment: &[(&str, &str)]| {
+        let (_, said, _) = effective("mongo", file, environment);
+        let (_, said) = said.split_once("auth_source: ").unwrap();
+        said.split(',').next().unwrap().to_owned()
+    };
+    let variable = ("MONGODB_AUTH_SOURCE", "users");
+    let by_env = ("MONGODB_URI", "mongodb://me:p4ss@h/db");
+    for (file, environment, expected) in [
+        ("", vec![("MONGODB_USER", "me"), ("MONGODB_PASSWORD", "p4ss"), variable], "users"),
+        ("[mongo]\nuser = 'me'\npassword = 'p4ss'\nauth_source = 'a b'", vec![], "a b"),
+        ("[mongo]\nuser = 'me'\npassword = 'p4ss'\nauth_source = 'below'", vec![variable], "users"),
+        ("[mongo]\nuri = 'mongodb://me:p4ss@h/db'", vec![], "db"),
+        ("[mongo]\nuri = 'mongodb://me:p4ss@h/db'", vec![variable], "users"),
+        ("[mongo]\nuri = 'mongodb://me:p4ss@h/db'\nauth_source = 'a b'", vec![], "a b"),
+        ("[mongo]\nuri = 'mongodb://me:p4ss@h/db?AuthSource=x'", vec![variable], "users"),
+        ("[mongo]\nuri = 'mongodb://me:p4ss@h/db?authSource=x'\nauth_source = 'y'", vec![], "x"),
+        ("", vec![by_env, variable], "users"),
+        ("", vec![("MONGODB_URI", "mongodb://me:p4ss@h/db?authSource=x"), variable], "x"),
+    ] {
+        assert_eq!(source(file, &environment), format!("Some({expected:?})"), "{file} {environment:?}");
+    }
+    let named =
+        [("RESOURCE_POOL_MONGO_FAR_URL", "mongodb://me:p4ss@h"), ("RESOURCE_POOL_MONGO_FAR_AUTH_SOURCE", "users")];
+    assert_eq!(endpoint(&builder(named).build().unwrap(), "far"), "mongodb://h:27017/quantaxis");
+}

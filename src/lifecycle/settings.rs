@@ -117,10 +117,8 @@ impl Settings {
         let (Names { url: (url, _), parts, .. }, kind) = (*config.names(), config.kind());
         let Origins { by_key, file, .. } = &self.origins;
         let is_code = matches!(by_key.get(name), Some(Origin::Code)) || self.get(name).is_none();
-        let (variables, section) = match name == kind {
-            true => (Variables::of_kind(config.names()), kind.to_owned()),
-            false => (Variables::of_named(kind, config.names(), name), format!("named.{kind}.{name}")),
-        };
+        let variables = config.variables(name);
+        let section = if name == kind { kind.to_owned() } else { format!("named.{kind}.{name}") };
         let [user, password] = [Part::User, Part::Password].map(|part| parts[part as usize]);
         let mut said: Vec<String> = Vec::new();
         for field in [url, user.0, password.0, "password_file"] {

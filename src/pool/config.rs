@@ -161,6 +161,7 @@ fn of_kind<C: KindConfig>(by_toml: BTreeSet<String>, by_code: &[(String, Resourc
     ConfiguredNames {
         kind: C::KIND,
         names: C::NAMES,
+        more: C::MORE,
         by_toml,
         by_code: by_code.map(|(name, _)| name.clone()).collect(),
     }
@@ -168,7 +169,7 @@ fn of_kind<C: KindConfig>(by_toml: BTreeSet<String>, by_code: &[(String, Resourc
 
 /// Adds the default resource of a kind, with the environment applied. A bad variable is an error of that resource alone.
 fn settle_default<C: KindConfig>(mut config: C, settings: &mut Settings, environment: &Environment) {
-    let variables = Variables::of_kind(&C::NAMES);
+    let variables = Variables::of_kind(&C::NAMES, C::MORE);
     let applied = config.apply(C::KIND, &variables, environment, &mut settings.origins);
     settings.add(C::KIND, config.into());
     settings.applied(C::KIND, &variables, applied);
@@ -187,7 +188,7 @@ fn settle_named<C: KindConfig>(
             Some(config) => (config, false),
             None => (C::default(), true),
         };
-        let variables = Variables::of_named(C::KIND, &C::NAMES, name);
+        let variables = Variables::of_named(C::KIND, &C::NAMES, C::MORE, name);
         let applied = match found {
             Ok(_) => config.apply(name, &variables, environment, &mut settings.origins),
             Err(error) => Err(error.clone()),
