@@ -1284,3 +1284,49 @@ fn config_mongo_auth_source_is_a_part() {
         [("RESOURCE_POOL_MONGO_FAR_URL", "mongodb://me:p4ss@h"), ("RESOURCE_POOL_MONGO_FAR_AUTH_SOURCE", "users")];
     assert_eq!(endpoint(&builder(named).build().unwrap(), "far"), "mongodb://h:27017/quantaxis");
 }
+
+/// A resource on localhost by default is told of where others are configured, once.
+#[test]
+fn config_default_beside_configured_resources_is_told_once() {
+    let lines = |builder: Builder<ResourcePool>, name: &'static str| {
+        let mut options = Options::default();
+        options.retry.attempts = 1;
+        options.circuit = Duration::ZERO;
+        let pool = builder.options(options).build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let ask =
+            async { tokio::time::timeout(Duration::ZERO, pool.within(Duration::from_millis(1)).warm_up([name])).await };
+        let (_, log) = Log::during(|| {
+            let _ = pool.status().to_string();
+            let _ = runtime.block_on(ask);
+            let _ = blocking::ResourcePool::from(pool.within(Duration::from_millis(1))).warm_up([name]);
+        });
+        let told = log.lines().filter(|line| line.contains("is expected on localhost"));
+        told.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let other = ("MONGODB_URI", "mongodb://h");
+    for (told, variables) in [
+        (
+            lines(builder([other]), "redis"),
+            "redis is, so it is expected on localhost: set REDIS_URL or REDIS_HOST, or [redis] in TOML",
+        ),
+        (lines(builder([other, ("REDIS_PORT", "1")]), "redis"), "REDIS_URL or REDIS_HOST"),
+        (lines(builder([]).named("far", RedisConfig::url("redis://h")), "redis"), "REDIS_URL"),
+        (
+            lines(builder([]).config_str("[named.redis.far]\nport = 1\n[mongo]\nhost = 'h'"), "far"),
+            "RESOURCE_POOL_REDIS_FAR_URL",
+        ),
+    ] {
+        assert!(told.len() == 1 && told[0].contains("INFO") && told[0].contains(variables), "{told:?}");
+    }
+    for told in [
+        lines(builder([]), "redis"),
+        lines(builder([other, ("REDIS_HOST", "127.0.0.1")]), "redis"),
+        lines(builder([other]).resource(RedisConfig::default()), "redis"),
+        lines(builder([other]).config_str("[redis]\nurl = 'redis://127.0.0.1:1'"), "redis"),
+        lines(builder([("RESOURCE_POOL_ACQUIRE_TIMEOUT_MS", "1")]).config_str("[pool]\ncircuit_ms = 1"), "redis"),
+        lines(builder([("REDIS_PORT", "1")]), "redis"),
+    ] {
+        assert!(told.is_empty(), "{told:?}");
+    }
+}

@@ -98,6 +98,11 @@ impl Variables {
         self.url.first().map(String::as_str)
     }
 
+    /// The first name of the host.
+    pub(crate) fn for_host(&self) -> Option<&str> {
+        self.parts[Part::Host as usize].first().map(String::as_str)
+    }
+
     /// The variable with the URL, and its value. A variable that may hold a URL or a host holds a URL if it looks like
     /// one.
     pub(crate) fn url(&self, environment: &Environment) -> Result<Option<(&str, String)>, Error> {
