@@ -12,11 +12,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use common::{Log, until_async};
+use resource_pool::adapter::{KindConfig, Names, Part};
 use resource_pool::config::{
     CONFIG_FILE, ClickHouseConfig, Config, ExitStatus, MongoConfig, Options, RabbitMqConfig, RedisConfig,
-    ResourceConfig,
+    ResourceConfig, Secret, TlsOptions,
 };
-use resource_pool::{Builder, Error, Health, Phase, ResourcePool, blocking, mongodb};
+use resource_pool::{Builder, Error, Failure, Health, Link, Phase, Resource, ResourcePool, blocking, mongodb};
 
 fn toml(name: &str, text: &str) -> PathBuf {
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}.toml", std::process::id()));
@@ -1005,7 +1006,7 @@ fn config_password_and_its_file_are_not_said_together() {
         builder([(user, "me"), (file, path), (&*named_user, "me"), (&*named_file, path)]).build().unwrap();
         // The higher layer has the other one of the two.
         for (below, above, value) in
-            [(format!("password = 'p4ss'"), file, path), (format!("password_file = '{path}'"), password, "p4ss")]
+            [("password = 'p4ss'".to_owned(), file, path), (format!("password_file = '{path}'"), password, "p4ss")]
         {
             let text = format!("[{kind}]\nuser = 'me'\n{below}\n");
             let (_, said, warnings) = effective(kind, &text, &[(above, value)]);
@@ -1207,7 +1208,7 @@ fn all_are_set(value: &dyn std::fmt::Debug, default: &dyn std::fmt::Debug, but: 
 /// Every public field has a setter. The URL is set by the constructor.
 #[test]
 fn config_every_field_has_a_setter() {
-    use resource_pool::config::{CloseOptions, HealthOptions, LeakOptions, ProbeOptions, Repeat, Retry, TlsOptions};
+    use resource_pool::config::{CloseOptions, HealthOptions, LeakOptions, ProbeOptions, Repeat, Retry};
 
     let time = Duration::from_millis(1234);
     let tls = || TlsOptions::default().ca_file("a").cert_file("b").key_file("c").server_name("d");
@@ -1329,4 +1330,119 @@ fn config_default_beside_configured_resources_is_told_once() {
     ] {
         assert!(told.is_empty(), "{told:?}");
     }
+}
+
+/// A kind of one's own, whose name begins like that of another kind, and which reads no password from a file.
+#[derive(Debug, Clone, PartialEq, Default, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct ClusterConfig {
+    url: Option<Secret>,
+    host: String,
+    password: Option<Secret>,
+    tls: Option<TlsOptions>,
+}
+
+struct Cluster(String);
+
+impl Resource for Cluster {
+    type Handle = ();
+
+    async fn connect(&self, _: &Link) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn ping(&self, (): &()) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn close(&self, (): ()) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn endpoint(&self) -> String {
+        self.0.clone()
+    }
+}
+
+impl KindConfig for ClusterConfig {
+    const KIND: &'static str = "redis_cluster";
+    const NAMES: Names = Names {
+        url: ("url", &["CLUSTER_URL"]),
+        parts: [
+            ("host", &["CLUSTER_HOST"]),
+            ("port", &[]),
+            ("user", &[]),
+            ("password", &["CLUSTER_PASSWORD"]),
+            ("place", &[]),
+        ],
+        plain: &[],
+        tls: [""; 5],
+    };
+    type Resource = Cluster;
+
+    fn url_mut(&mut self) -> &mut Option<Secret> {
+        &mut self.url
+    }
+
+    fn tls_mut(&mut self) -> &mut Option<TlsOptions> {
+        &mut self.tls
+    }
+
+    fn has_login(&self) -> bool {
+        self.password.is_some()
+    }
+
+    fn forget_login(&mut self) {
+        self.password = None;
+    }
+
+    fn set(&mut self, part: Part, _: &str, text: &str) -> Result<(), Error> {
+        match part {
+            Part::Password => self.password = Some(text.into()),
+            _ => text.clone_into(&mut self.host),
+        }
+        Ok(())
+    }
+
+    fn take_apart(&mut self, _: &str) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn resource(&self, name: &str) -> Result<Cluster, Error> {
+        Ok(Cluster(self.settled(name)?.host))
+    }
+}
+
+/// A kind of one's own has variables for its named resources, too. The longer kind counts, unless the name is
+/// configured for the shorter one.
+#[test]
+fn config_environment_sets_named_resources_of_other_kinds() {
+    let variables = [
+        ("RESOURCE_POOL_REDIS_CLUSTER_A_HOST", "for-a"),
+        ("RESOURCE_POOL_REDIS_CLUSTER_B_HOST", "for-b"),
+        ("RESOURCE_POOL_REDIS_C_HOST", "for-c"),
+        ("RESOURCE_POOL_REDIS_CLUSTER_D_HOST", "for-d"),
+        ("CLUSTER_HOST", "default"),
+        ("CLUSTER_PASSWORD", "p4ss"),
+        ("CLUSTER_PASSWORD_FILE", "/is/not/read"),
+    ];
+    let toml = "[named.redis.cluster-b]\nport = 7\n[named.redis_cluster.d]\nhost = 'below'\n";
+    let pool = builder(variables).kind::<ClusterConfig>().config_str(toml).build().unwrap();
+    for (name, at) in [
+        ("a", "for-a"),
+        ("cluster-b", "redis://for-b:7/0"),
+        ("c", "redis://for-c:6379/0"),
+        ("d", "for-d"),
+        ("redis_cluster", "default"),
+    ] {
+        assert_eq!(endpoint(&pool, name), at);
+    }
+    let unknown = [("RESOURCE_POOL_REDIS_CLUSTER_A_HOST", "h"), ("RESOURCE_POOL_REDIS_CLUSTER_A_PORT", "1")];
+    let pool = builder(unknown).kind::<ClusterConfig>();
+    // This kind has no port, so the variable is one of a Redis `cluster_a`.
+    let pool = pool.build().unwrap();
+    assert_eq!((endpoint(&pool, "a"), endpoint(&pool, "cluster_a")), ("h".into(), "redis://localhost:1/0".into()));
+    let config = Config::parse("[redis]\nhost = 'a'\n").unwrap();
+    let pool = builder([("CLUSTER_HOST", "h")]).kind::<ClusterConfig>().config(config).build().unwrap();
+    assert_eq!((endpoint(&pool, "redis_cluster"), endpoint(&pool, "redis")), ("h".into(), "redis://a:6379/0".into()));
 }

@@ -176,6 +176,13 @@ pub trait KindConfig: Default + Clone + PartialEq + fmt::Debug + DeserializeOwne
 
 /// Applies the environment to a configuration, in the same way for every kind.
 pub(crate) trait FromEnvironment: KindConfig {
+    /// Whether the kind has a field for a password's file.
+    fn reads_password_files() -> bool {
+        let mut config = Self::default();
+        config.set_password_file(Some(SecretFile::from("")));
+        config.password_file().is_some()
+    }
+
     /// Lets these variables of the environment override TOML and the defaults, for the resource of this name.
     ///
     /// A URL replaces address, login and TLS, and the parts beside it only complete it. Without a URL, each part
@@ -197,14 +204,15 @@ pub(crate) trait FromEnvironment: KindConfig {
         for part in Part::ALL.into_iter().filter(|part| !is_named(*part)) {
             said.extend(variables.part(environment, part)?.map(|(variable, text)| (part, variable, text)));
         }
-        let password_file = variables.password_file(environment)?.filter(|_| !is_named(Part::Password));
+        let by_file = Self::reads_password_files() && !is_named(Part::Password);
+        let password_file = if by_file { variables.password_file(environment)? } else { None };
         let has_password = said.iter().find(|(part, ..)| *part == Part::Password);
         if let (Some((file, _)), Some((_, password, _))) = (&password_file, has_password) {
             return Err(Error::config(*file, format!("is set beside {password}: leave out one of them")));
         }
         let more = variables.more(environment)?;
         let on = environment.switch(switch)?;
-        let by_file = environment.first(files)?.is_some();
+        let tls_by_file = environment.first(files)?.is_some();
         match &url {
             Some((variable, url)) => {
                 self.forget_login();
@@ -217,7 +225,7 @@ pub(crate) trait FromEnvironment: KindConfig {
                     origins.variable(key(field), variable);
                 }
             }
-            None if said.is_empty() && password_file.is_none() && more.is_empty() && on.is_none() && !by_file => {
+            None if said.is_empty() && password_file.is_none() && more.is_empty() && on.is_none() && !tls_by_file => {
                 return Ok(());
             }
             None => self.take_apart(&key(url_field))?,

@@ -60,8 +60,11 @@ impl Settings {
                     Some(variable) => variable.clone(),
                     None => format!("named.{}.{name}", config.kind()),
                 };
-                let other = if self.by_variable.contains_key(name) { "resource of another kind" } else { other.kind() };
-                self.twice.get_or_insert(Error::config(key, format!("a {other} has this name already")));
+                let problem = match self.by_variable.contains_key(name) {
+                    true => "another resource has this name already".to_owned(),
+                    false => format!("a {} has this name already", other.kind()),
+                };
+                self.twice.get_or_insert(Error::config(key, problem));
             }
             None => drop(self.resources.insert(name.to_owned(), config)),
         }

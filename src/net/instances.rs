@@ -31,14 +31,17 @@ impl ConfiguredNames {
     }
 }
 
-/// The further resources of all kinds that the environment names. Each has a variable of it, or the error that makes it
-/// unusable.
+/// The further resources of all kinds that the environment names. Each has the variables that are meant for it, or the
+/// error that makes it unusable.
 #[derive(Debug, Default)]
-pub(crate) struct Instances(BTreeMap<&'static str, BTreeMap<String, Result<String, Error>>>);
+pub(crate) struct Instances(BTreeMap<&'static str, BTreeMap<String, MeantVariables>>);
+
+/// The variables of one resource, or the error that makes it unusable.
+pub(crate) type MeantVariables = Result<BTreeSet<String>, Error>;
 
 impl Instances {
     /// Those of this kind.
-    pub(crate) fn of(&self, kind: &str) -> impl Iterator<Item = (&String, &Result<String, Error>)> {
+    pub(crate) fn of(&self, kind: &str) -> impl Iterator<Item = (&String, &MeantVariables)> {
         self.0.get(kind).into_iter().flatten()
     }
 
@@ -51,7 +54,7 @@ impl Instances {
             let is_other = |other: &&str| variable == *other || other.ends_with('_') && variable.starts_with(other);
             let is_own =
                 |kind: &ConfiguredNames| Variables::of_kind(&kind.names, kind.more).all().any(|own| own == variable);
-            if OTHERS.iter().any(|other| is_other(&other)) || kinds.iter().any(is_own) {
+            if OTHERS.iter().any(is_other) || kinds.iter().any(is_own) {
                 continue;
             }
             match meanings(&variable, kinds).into_iter().max_by_key(Meaning::likelihood) {
@@ -78,7 +81,9 @@ impl Instances {
         }
         let name = known.first().map_or(name, |name| name.as_str());
         if !kind.by_code.contains(name) {
-            of_kind.entry(name.to_owned()).or_insert_with(|| Ok(variable.to_owned()));
+            if let Ok(variables) = of_kind.entry(name.to_owned()).or_insert_with(|| Ok(BTreeSet::new())) {
+                variables.insert(variable.to_owned());
+            }
         }
     }
 

@@ -1,5 +1,7 @@
 //! The environment variables of one resource: those of its kind, or those of a further resource by its name.
 
+use std::collections::BTreeSet;
+
 use crate::base::environment::Environment;
 use crate::base::error::Error;
 use crate::net::parts::{Field, Names, Part};
@@ -78,6 +80,17 @@ impl Variables {
         let password_file = files(&parts);
         let more = more.iter().map(|field| (field.0, of_field(*field, &[]))).collect();
         Variables { url: of_field(names.url, &["URL"]), parts, password_file, more, tls }
+    }
+
+    /// Those of these variables that are meant for this resource. The others may be meant for a resource of a kind whose
+    /// name begins like this one's.
+    pub(crate) fn only(mut self, meant: &BTreeSet<String>) -> Self {
+        let lists = [&mut self.url, &mut self.password_file].into_iter().chain(&mut self.parts);
+        lists
+            .chain(self.more.iter_mut().map(|(_, names)| names))
+            .for_each(|names| names.retain(|name| meant.contains(name)));
+        self.tls.iter_mut().filter(|name| !meant.contains(*name)).for_each(String::clear);
+        self
     }
 
     /// All names.

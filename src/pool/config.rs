@@ -63,15 +63,16 @@ macro_rules! kinds {
 
         impl File {
             /// The further resources of each kind that TOML or code names.
-            #[allow(unused_mut, reason = "without a kind there is nothing to add")]
+            #[allow(unused_variables, reason = "without a kind there is nothing to find")]
             fn configured(&self, by_code: &[(String, ResourceConfig)]) -> Vec<ConfiguredNames> {
-                let mut configured = Vec::new();
-                $(#[cfg(feature = $feature)]
-                configured.push(of_kind::<$config>(self.named.$kind.keys().cloned().collect(), by_code));)*
-                configured
+                Vec::from([
+                    $(#[cfg(feature = $feature)]
+                    of_kind::<$config>(self.named.$kind.keys().cloned().collect(), by_code),)*
+                ])
             }
 
             /// Turns the file into settings, and applies the environment to them.
+            #[allow(unused_variables, reason = "without a kind there is nothing to apply to")]
             fn settle(self, origins: Origins, environment: &Environment, instances: &Instances) -> Result<Settings, Error> {
                 let mut settings = Settings::new(self.pool, origins);
                 settings.options.apply(environment)?;
@@ -189,12 +190,16 @@ fn settle_named<C: KindConfig>(
             None => (C::default(), true),
         };
         let variables = Variables::of_named(C::KIND, &C::NAMES, C::MORE, name);
-        let applied = match found {
-            Ok(_) => config.apply(name, &variables, environment, &mut settings.origins),
-            Err(error) => Err(error.clone()),
+        let (variables, applied) = match found {
+            Ok(meant) => {
+                let variables = variables.only(meant);
+                let applied = config.apply(name, &variables, environment, &mut settings.origins);
+                (variables, applied)
+            }
+            Err(error) => (variables, Err(error.clone())),
         };
-        match found {
-            Ok(variable) if is_new => settings.add_by_variable(name, config.into(), variable),
+        match found.as_ref().ok().and_then(BTreeSet::first) {
+            Some(variable) if is_new => settings.add_by_variable(name, config.into(), variable),
             _ => settings.add(name, config.into()),
         }
         settings.applied(name, &variables, applied);
