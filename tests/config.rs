@@ -12,11 +12,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use common::{Log, until_async};
+use resource_pool::adapter::{KindConfig, Names, Part};
 use resource_pool::config::{
     CONFIG_FILE, ClickHouseConfig, Config, ExitStatus, MongoConfig, Options, RabbitMqConfig, RedisConfig,
-    ResourceConfig,
+    ResourceConfig, Secret, TlsOptions,
 };
-use resource_pool::{Builder, Error, Health, Phase, ResourcePool, blocking, mongodb};
+use resource_pool::{Builder, Error, Failure, Health, Link, Phase, Resource, ResourcePool, blocking, mongodb};
 
 fn toml(name: &str, text: &str) -> PathBuf {
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}.toml", std::process::id()));
@@ -1005,7 +1006,7 @@ fn config_password_and_its_file_are_not_said_together() {
         builder([(user, "me"), (file, path), (&*named_user, "me"), (&*named_file, path)]).build().unwrap();
         // The higher layer has the other one of the two.
         for (below, above, value) in
-            [(format!("password = 'p4ss'"), file, path), (format!("password_file = '{path}'"), password, "p4ss")]
+            [("password = 'p4ss'".to_owned(), file, path), (format!("password_file = '{path}'"), password, "p4ss")]
         {
             let text = format!("[{kind}]\nuser = 'me'\n{below}\n");
             let (_, said, warnings) = effective(kind, &text, &[(above, value)]);
@@ -1178,4 +1179,270 @@ fn config_of_the_process_is_loaded_as_a_value() {
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success() && text.contains("1 passed"), "{text}");
     }
+}
+
+/// The fields of a value, with their `Debug` texts.
+fn fields(value: &dyn std::fmt::Debug) -> Vec<(String, String)> {
+    let text = format!("{value:#?}");
+    let mut fields: Vec<(String, String)> = Vec::new();
+    for line in text.lines().filter_map(|line| line.strip_prefix("    ")) {
+        match (line.strip_prefix(' '), line.split_once(": ")) {
+            (None, Some((field, value))) => fields.push((field.to_owned(), value.to_owned())),
+            (_, _) => fields.last_mut().expect("a field").1.push_str(line),
+        }
+    }
+    fields
+}
+
+/// Checks that each field but these differs from its default, since a setter has set it.
+fn all_are_set(value: &dyn std::fmt::Debug, default: &dyn std::fmt::Debug, but: &[&str]) {
+    let (fields, defaults) = (fields(value), fields(default));
+    assert_eq!(fields.len(), defaults.len());
+    for ((field, value), (_, default)) in fields.iter().zip(&defaults) {
+        // Every secret is shown alike.
+        let is_secret = value.starts_with("***");
+        assert_eq!(value == default && !is_secret, but.contains(&&**field), "{field}: {value}, default {default}");
+    }
+}
+
+/// Every public field has a setter. The URL is set by the constructor.
+#[test]
+fn config_every_field_has_a_setter() {
+    use resource_pool::config::{CloseOptions, HealthOptions, LeakOptions, ProbeOptions, Repeat, Retry};
+
+    let time = Duration::from_millis(1234);
+    let tls = || TlsOptions::default().ca_file("a").cert_file("b").key_file("c").server_name("d");
+    all_are_set(&tls(), &TlsOptions::default(), &[]);
+    let redis = RedisConfig::url("redis://h").host("h").port(1).user("u").password("p").password_file("f").db(2);
+    let redis = redis.client_name("c").pool_size(3).min_idle(4).exclusive_size(5).idle_timeout(time).max_lifetime(time);
+    let redis = redis.test_after(time).test_limit(time).connect_timeout(time).keepalive(time).tls(tls());
+    all_are_set(&redis, &RedisConfig::default(), &[]);
+    let mongo =
+        MongoConfig::uri("mongodb://h").host("h").port(1).user("u").password("p").password_file("f").database("d");
+    let mongo = mongo.auth_source("a").replica_set("r").app_name("n").max_pool_size(1).min_pool_size(2);
+    let mongo = mongo.max_idle_time(time).heartbeat(time).connect_timeout(time).server_selection_timeout(time);
+    all_are_set(&mongo.tls(tls()), &MongoConfig::default(), &["options"]);
+    let rabbit =
+        RabbitMqConfig::url("amqp://h").host("h").port(1).user("u").password("p").password_file("f").vhost("v");
+    let rabbit = rabbit.connection_name("n").heartbeat(time).frame_max(1).channel_max(2).max_channels(3).prefetch(4);
+    let rabbit = rabbit.confirm_window(5).confirm_window_bytes(6).confirm_timeout(time).operation_timeout(time);
+    all_are_set(&rabbit.tls(tls()), &RabbitMqConfig::default(), &[]);
+    let house = ClickHouseConfig::url("http://h").host("h").port(1).user("u").password("p").password_file("f");
+    let house = house.database("d").max_threads(1).max_block_size(2).insert_block_size(3).cancel_dropped(false);
+    let house = house.setting("s", "v").compression(false).validation(true).max_connections(4).max_idle(5);
+    let house = house.idle_timeout(time).connect_timeout(time).keepalive(time).tls(tls()).flush_timeout(time);
+    all_are_set(&house, &ClickHouseConfig::default(), &[]);
+    #[cfg(feature = "postgres")]
+    {
+        use resource_pool::config::PostgresConfig;
+        let config = PostgresConfig::url("postgres://h").host("h").port(1).user("u").password("p").password_file("f");
+        let config = config.database("d").application_name("n").pool_size(1).max_overflow(2).pool_timeout(time);
+        let config = config.pool_recycle(time).pre_ping(false).overflow_timeout(time).tls(tls());
+        let config = config.on_connect(|_| Box::pin(async { Ok(()) }));
+        all_are_set(&config, &PostgresConfig::default(), &[]);
+    }
+    let retry = Retry::default().attempts(1).base(time).cap(time).budget(time).recovery(time);
+    all_are_set(&retry, &Retry::default(), &[]);
+    let probe = ProbeOptions::default().enabled(false).interval(time).limit(time).strikes(1);
+    all_are_set(&probe, &ProbeOptions::default(), &[]);
+    let health = HealthOptions::default().each(time).all(time).cache(time).slow(time).optional(["redis"]);
+    all_are_set(&health, &HealthOptions::default(), &[]);
+    let leaks = LeakOptions::default().age(time).count(1).shared(true).backtrace(true);
+    all_are_set(&leaks, &LeakOptions::default(), &[]);
+    let close = CloseOptions::default().deadline(time).drain(time).held(time).step(time).long_step(time).floor(time);
+    let close = close.stderr(false);
+    all_are_set(&close, &CloseOptions::default(), &[]);
+    let options = Options::default().acquire_timeout(time).connect_timeout(time).circuit(time).retry(retry);
+    let options = options.repeat(Repeat::Never).probe(probe).health(health).leaks(leaks).close(close).events(1);
+    all_are_set(&options.signals(false).exit_status(ExitStatus::Zero), &Options::default(), &[]);
+}
+
+/// The database that knows the user is a part of its own. The URI's own counts in the same layer.
+#[test]
+fn config_mongo_auth_source_is_a_part() {
+    let source = |file: &str, environment: &[(&str, &str)]| {
+        let (_, said, _) = effective("mongo", file, environment);
+        let (_, said) = said.split_once("auth_source: ").unwrap();
+        said.split(',').next().unwrap().to_owned()
+    };
+    let variable = ("MONGODB_AUTH_SOURCE", "users");
+    let by_env = ("MONGODB_URI", "mongodb://me:p4ss@h/db");
+    for (file, environment, expected) in [
+        ("", vec![("MONGODB_USER", "me"), ("MONGODB_PASSWORD", "p4ss"), variable], "users"),
+        ("[mongo]\nuser = 'me'\npassword = 'p4ss'\nauth_source = 'a b'", vec![], "a b"),
+        ("[mongo]\nuser = 'me'\npassword = 'p4ss'\nauth_source = 'below'", vec![variable], "users"),
+        ("[mongo]\nuri = 'mongodb://me:p4ss@h/db'", vec![], "db"),
+        ("[mongo]\nuri = 'mongodb://me:p4ss@h/db'", vec![variable], "users"),
+        ("[mongo]\nuri = 'mongodb://me:p4ss@h/db'\nauth_source = 'a b'", vec![], "a b"),
+        ("[mongo]\nuri = 'mongodb://me:p4ss@h/db?AuthSource=x'", vec![variable], "users"),
+        ("[mongo]\nuri = 'mongodb://me:p4ss@h/db?authSource=x'\nauth_source = 'y'", vec![], "x"),
+        ("", vec![by_env, variable], "users"),
+        ("", vec![("MONGODB_URI", "mongodb://me:p4ss@h/db?authSource=x"), variable], "x"),
+    ] {
+        assert_eq!(source(file, &environment), format!("Some({expected:?})"), "{file} {environment:?}");
+    }
+    let named =
+        [("RESOURCE_POOL_MONGO_FAR_URL", "mongodb://me:p4ss@h"), ("RESOURCE_POOL_MONGO_FAR_AUTH_SOURCE", "users")];
+    assert_eq!(endpoint(&builder(named).build().unwrap(), "far"), "mongodb://h:27017/quantaxis");
+}
+
+/// A resource on localhost by default is told of where others are configured, once.
+#[test]
+fn config_default_beside_configured_resources_is_told_once() {
+    let lines = |builder: Builder<ResourcePool>, name: &'static str| {
+        let mut options = Options::default();
+        options.retry.attempts = 1;
+        options.circuit = Duration::ZERO;
+        let pool = builder.options(options).build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let ask =
+            async { tokio::time::timeout(Duration::ZERO, pool.within(Duration::from_millis(1)).warm_up([name])).await };
+        let (_, log) = Log::during(|| {
+            let _ = pool.status().to_string();
+            let _ = runtime.block_on(ask);
+            let _ = blocking::ResourcePool::from(pool.within(Duration::from_millis(1))).warm_up([name]);
+        });
+        let told = log.lines().filter(|line| line.contains("is expected on localhost"));
+        told.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let other = ("MONGODB_URI", "mongodb://h");
+    for (told, variables) in [
+        (
+            lines(builder([other]), "redis"),
+            "redis is, so it is expected on localhost: set REDIS_URL or REDIS_HOST, or [redis] in TOML",
+        ),
+        (lines(builder([other, ("REDIS_PORT", "1")]), "redis"), "REDIS_URL or REDIS_HOST"),
+        (lines(builder([]).named("far", RedisConfig::url("redis://h")), "redis"), "REDIS_URL"),
+        (
+            lines(builder([]).config_str("[named.redis.far]\nport = 1\n[mongo]\nhost = 'h'"), "far"),
+            "RESOURCE_POOL_REDIS_FAR_URL",
+        ),
+    ] {
+        assert!(told.len() == 1 && told[0].contains("INFO") && told[0].contains(variables), "{told:?}");
+    }
+    for told in [
+        lines(builder([]), "redis"),
+        lines(builder([other, ("REDIS_HOST", "127.0.0.1")]), "redis"),
+        lines(builder([other]).resource(RedisConfig::default()), "redis"),
+        lines(builder([other]).config_str("[redis]\nurl = 'redis://127.0.0.1:1'"), "redis"),
+        lines(builder([("RESOURCE_POOL_ACQUIRE_TIMEOUT_MS", "1")]).config_str("[pool]\ncircuit_ms = 1"), "redis"),
+        lines(builder([("REDIS_PORT", "1")]), "redis"),
+    ] {
+        assert!(told.is_empty(), "{told:?}");
+    }
+}
+
+/// A kind of one's own, whose name begins like that of another kind, and which reads no password from a file.
+#[derive(Debug, Clone, PartialEq, Default, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct ClusterConfig {
+    url: Option<Secret>,
+    host: String,
+    password: Option<Secret>,
+    tls: Option<TlsOptions>,
+}
+
+struct Cluster(String);
+
+impl Resource for Cluster {
+    type Handle = ();
+
+    async fn connect(&self, _: &Link) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn ping(&self, (): &()) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn close(&self, (): ()) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn endpoint(&self) -> String {
+        self.0.clone()
+    }
+}
+
+impl KindConfig for ClusterConfig {
+    const KIND: &'static str = "redis_cluster";
+    const NAMES: Names = Names {
+        url: ("url", &["CLUSTER_URL"]),
+        parts: [
+            ("host", &["CLUSTER_HOST"]),
+            ("port", &[]),
+            ("user", &[]),
+            ("password", &["CLUSTER_PASSWORD"]),
+            ("place", &[]),
+        ],
+        plain: &[],
+        tls: [""; 5],
+    };
+    type Resource = Cluster;
+
+    fn url_mut(&mut self) -> &mut Option<Secret> {
+        &mut self.url
+    }
+
+    fn tls_mut(&mut self) -> &mut Option<TlsOptions> {
+        &mut self.tls
+    }
+
+    fn has_login(&self) -> bool {
+        self.password.is_some()
+    }
+
+    fn forget_login(&mut self) {
+        self.password = None;
+    }
+
+    fn set(&mut self, part: Part, _: &str, text: &str) -> Result<(), Error> {
+        match part {
+            Part::Password => self.password = Some(text.into()),
+            _ => text.clone_into(&mut self.host),
+        }
+        Ok(())
+    }
+
+    fn take_apart(&mut self, _: &str) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn resource(&self, name: &str) -> Result<Cluster, Error> {
+        Ok(Cluster(self.settled(name)?.host))
+    }
+}
+
+/// A kind of one's own has variables for its named resources, too. The longer kind counts, unless the name is
+/// configured for the shorter one.
+#[test]
+fn config_environment_sets_named_resources_of_other_kinds() {
+    let variables = [
+        ("RESOURCE_POOL_REDIS_CLUSTER_A_HOST", "for-a"),
+        ("RESOURCE_POOL_REDIS_CLUSTER_B_HOST", "for-b"),
+        ("RESOURCE_POOL_REDIS_C_HOST", "for-c"),
+        ("RESOURCE_POOL_REDIS_CLUSTER_D_HOST", "for-d"),
+        ("CLUSTER_HOST", "default"),
+        ("CLUSTER_PASSWORD", "p4ss"),
+        ("CLUSTER_PASSWORD_FILE", "/is/not/read"),
+    ];
+    let toml = "[named.redis.cluster-b]\nport = 7\n[named.redis_cluster.d]\nhost = 'below'\n";
+    let pool = builder(variables).kind::<ClusterConfig>().config_str(toml).build().unwrap();
+    for (name, at) in [
+        ("a", "for-a"),
+        ("cluster-b", "redis://for-b:7/0"),
+        ("c", "redis://for-c:6379/0"),
+        ("d", "for-d"),
+        ("redis_cluster", "default"),
+    ] {
+        assert_eq!(endpoint(&pool, name), at);
+    }
+    let unknown = [("RESOURCE_POOL_REDIS_CLUSTER_A_HOST", "h"), ("RESOURCE_POOL_REDIS_CLUSTER_A_PORT", "1")];
+    let pool = builder(unknown).kind::<ClusterConfig>();
+    // This kind has no port, so the variable is one of a Redis `cluster_a`.
+    let pool = pool.build().unwrap();
+    assert_eq!((endpoint(&pool, "a"), endpoint(&pool, "cluster_a")), ("h".into(), "redis://localhost:1/0".into()));
+    let config = Config::parse("[redis]\nhost = 'a'\n").unwrap();
+    let pool = builder([("CLUSTER_HOST", "h")]).kind::<ClusterConfig>().config(config).build().unwrap();
+    assert_eq!((endpoint(&pool, "redis_cluster"), endpoint(&pool, "redis")), ("h".into(), "redis://a:6379/0".into()));
 }

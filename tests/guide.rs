@@ -119,6 +119,8 @@ fn guide_has_every_environment_name() {
         read.extend(names.split('"').skip(1).step_by(2).filter(is_name));
     }
     read.extend(files.iter().map(String::as_str));
+    let (_, more) = kinds[0].split_once("const MORE: &[Field] = &[").expect("further fields");
+    read.extend(more.split(";\n").next().unwrap().split('"').skip(1).step_by(2).filter(is_name));
     let (_, section) = OPTIONS.split_once("## Environment").unwrap();
     let section = section.split("\n## ").next().unwrap();
     let told: BTreeSet<_> = quoted(section).filter(is_name).collect();

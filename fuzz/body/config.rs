@@ -340,7 +340,8 @@ impl Way {
                 )
             }
         };
-        let file = TomlFile::new(&text);
+        // One dollar in a text of TOML is written as two.
+        let file = TomlFile::new(&text.replace('$', "$$"));
         (builder.environment([("", ""); 0]).config_file(&file.0), Some(file))
     }
 }

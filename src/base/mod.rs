@@ -16,6 +16,7 @@ pub(crate) mod repeat;
 pub(crate) mod retry;
 pub(crate) mod runtime;
 pub(crate) mod secret;
+pub(crate) mod setters;
 pub(crate) mod stderr;
 pub(crate) mod sync;
 #[cfg(all(feature = "systemd", unix))]

@@ -54,6 +54,10 @@ impl Origins {
         self.by_key.insert(name.to_owned(), Origin::Code);
     }
 
+    pub(crate) fn is_by_code(&self, name: &str) -> bool {
+        matches!(self.by_key.get(name), Some(Origin::Code))
+    }
+
     pub(crate) fn has(&self, name: &str, field: &str) -> bool {
         self.by_key.contains_key(&format!("{name}.{field}"))
     }

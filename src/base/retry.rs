@@ -6,6 +6,7 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use serde::Deserialize;
 
 use crate::base::millis;
+use crate::base::setters::setters;
 
 /// Jittered exponential backoff inside a budget.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -40,6 +41,23 @@ impl Default for Retry {
             cap: Duration::from_secs(1),
             budget: Duration::from_millis(4500),
             recovery: Duration::from_secs(3600),
+        }
+    }
+}
+
+impl Retry {
+    setters! {
+        plain {
+            /// Sets how many attempts one connect makes.
+            attempts: usize,
+            /// Sets the pause after the first failed attempt.
+            base: Duration,
+            /// Sets the longest pause.
+            cap: Duration,
+            /// Sets the longest that one connect may take with all its attempts.
+            budget: Duration,
+            /// Sets how long a lost resource is reconnected in the background.
+            recovery: Duration,
         }
     }
 }

@@ -10,6 +10,7 @@ use crate::base::error::{Error, OneLine};
 #[cfg(feature = "serde")]
 use crate::base::json;
 use crate::base::millis;
+use crate::base::setters::setters;
 use crate::lifecycle::status::State;
 
 /// The options of health checks.
@@ -42,6 +43,27 @@ impl Default for HealthOptions {
             slow: Duration::from_millis(250),
             optional: Vec::new(),
         }
+    }
+}
+
+impl HealthOptions {
+    setters! {
+        plain {
+            /// Sets how long one resource's round trip may take.
+            each: Duration,
+            /// Sets how long the whole check may take.
+            all: Duration,
+            /// Sets how long a report is returned again without a new check.
+            cache: Duration,
+            /// Sets the time beyond which a round trip is [`Health::Warn`].
+            slow: Duration,
+        }
+    }
+
+    /// Sets the names of resources whose failure only warns.
+    pub fn optional<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
+        self.optional = names.into_iter().map(Into::into).collect();
+        self
     }
 }
 

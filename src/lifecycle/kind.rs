@@ -17,7 +17,7 @@ use crate::lifecycle::any_slot::AnySlot;
 use crate::lifecycle::context::Context;
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::slot::Slot;
-use crate::net::parts::{Names, Part, Protection};
+use crate::net::parts::{Field, Names, Part, Protection};
 use crate::net::tls::TlsOptions;
 use crate::net::variables::Variables;
 
@@ -32,6 +32,8 @@ pub trait KindConfig: Default + Clone + PartialEq + fmt::Debug + DeserializeOwne
     const KIND: &'static str;
     /// The names of the fields in the environment.
     const NAMES: Names;
+    /// Further fields that have variables. [`set_more`](KindConfig::set_more) sets them. Defaults to none.
+    const MORE: &'static [Field] = &[];
     /// Whether its code is the crate's own, which never blocks a thread of the pool.
     #[doc(hidden)]
     const IS_OURS: bool = false;
@@ -63,6 +65,13 @@ pub trait KindConfig: Default + Clone + PartialEq + fmt::Debug + DeserializeOwne
     /// # Errors
     /// [`Error::Config`] of this key.
     fn set(&mut self, part: Part, key: &str, text: &str) -> Result<(), Error>;
+    /// Sets one of the [further fields](KindConfig::MORE). `key` is the variable that has the text.
+    ///
+    /// # Errors
+    /// [`Error::Config`] of this key.
+    fn set_more(&mut self, _field: &str, _key: &str, _text: &str) -> Result<(), Error> {
+        Ok(())
+    }
     /// Moves the parts of the URL into the other fields, as far as these can hold them, or only checks the URL. Parts
     /// that the URL does not name stay as they are in the fields. `key` is the key or variable that has the URL.
     ///
@@ -154,7 +163,12 @@ pub trait KindConfig: Default + Clone + PartialEq + fmt::Debug + DeserializeOwne
     /// [`Error::Config`] for a variable that cannot be used.
     fn from_env() -> Result<Self, Error> {
         let (mut config, mut origins) = (Self::default(), Origins::default());
-        config.apply(Self::KIND, &Variables::of_kind(&Self::NAMES), &Environment::process(), &mut origins)?;
+        config.apply(
+            Self::KIND,
+            &Variables::of_kind(&Self::NAMES, Self::MORE),
+            &Environment::process(),
+            &mut origins,
+        )?;
         config.settled(Self::KIND).map_err(|error| origins.blame(error))?;
         Ok(config)
     }
@@ -162,6 +176,13 @@ pub trait KindConfig: Default + Clone + PartialEq + fmt::Debug + DeserializeOwne
 
 /// Applies the environment to a configuration, in the same way for every kind.
 pub(crate) trait FromEnvironment: KindConfig {
+    /// Whether the kind has a field for a password's file.
+    fn reads_password_files() -> bool {
+        let mut config = Self::default();
+        config.set_password_file(Some(SecretFile::from("")));
+        config.password_file().is_some()
+    }
+
     /// Lets these variables of the environment override TOML and the defaults, for the resource of this name.
     ///
     /// A URL replaces address, login and TLS, and the parts beside it only complete it. Without a URL, each part
@@ -183,13 +204,15 @@ pub(crate) trait FromEnvironment: KindConfig {
         for part in Part::ALL.into_iter().filter(|part| !is_named(*part)) {
             said.extend(variables.part(environment, part)?.map(|(variable, text)| (part, variable, text)));
         }
-        let password_file = variables.password_file(environment)?.filter(|_| !is_named(Part::Password));
+        let by_file = Self::reads_password_files() && !is_named(Part::Password);
+        let password_file = if by_file { variables.password_file(environment)? } else { None };
         let has_password = said.iter().find(|(part, ..)| *part == Part::Password);
         if let (Some((file, _)), Some((_, password, _))) = (&password_file, has_password) {
             return Err(Error::config(*file, format!("is set beside {password}: leave out one of them")));
         }
+        let more = variables.more(environment)?;
         let on = environment.switch(switch)?;
-        let by_file = environment.first(files)?.is_some();
+        let tls_by_file = environment.first(files)?.is_some();
         match &url {
             Some((variable, url)) => {
                 self.forget_login();
@@ -202,7 +225,9 @@ pub(crate) trait FromEnvironment: KindConfig {
                     origins.variable(key(field), variable);
                 }
             }
-            None if said.is_empty() && password_file.is_none() && on.is_none() && !by_file => return Ok(()),
+            None if said.is_empty() && password_file.is_none() && more.is_empty() && on.is_none() && !tls_by_file => {
+                return Ok(());
+            }
             None => self.take_apart(&key(url_field))?,
         }
         for (part, variable, text) in said {
@@ -216,6 +241,10 @@ pub(crate) trait FromEnvironment: KindConfig {
             self.forget_password();
             self.set_password_file(Some(path.into()));
             origins.variable(key("password_file"), variable);
+        }
+        for (field, variable, text) in more {
+            self.set_more(field, variable, &text)?;
+            origins.variable(key(field), variable);
         }
         TlsOptions::apply(self.tls_mut(), environment, &variables.tls)?;
         for (field, variable) in
@@ -274,6 +303,11 @@ impl ResourceConfig {
         self.0.names()
     }
 
+    /// The variables of the resource of this name.
+    pub(crate) fn variables(&self, name: &str) -> Variables {
+        self.0.variables(name)
+    }
+
     /// Makes a resource of this configuration.
     pub(crate) fn slot(
         &self,
@@ -315,6 +349,7 @@ trait AnyConfig: fmt::Debug + Send + Sync {
     fn is_same(&self, other: &dyn AnyConfig) -> bool;
     fn effective(&self, name: &str) -> Result<String, Error>;
     fn names(&self) -> &'static Names;
+    fn variables(&self, name: &str) -> Variables;
     fn slot(&self, name: &str, remedies: Remedies, context: &Arc<Context>) -> Result<Arc<dyn AnySlot>, Error>;
     fn is_half(&self, is_said: &dyn Fn(&str) -> bool) -> Option<(&'static str, &'static str)>;
 }
@@ -338,6 +373,13 @@ impl<C: KindConfig> AnyConfig for C {
 
     fn names(&self) -> &'static Names {
         &C::NAMES
+    }
+
+    fn variables(&self, name: &str) -> Variables {
+        match name == C::KIND {
+            true => Variables::of_kind(&C::NAMES, C::MORE),
+            false => Variables::of_named(C::KIND, &C::NAMES, C::MORE, name),
+        }
     }
 
     fn slot(&self, name: &str, remedies: Remedies, context: &Arc<Context>) -> Result<Arc<dyn AnySlot>, Error> {

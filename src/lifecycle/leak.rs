@@ -16,6 +16,7 @@ use serde::Deserialize;
 use crate::base::holder::Holder;
 use crate::base::millis;
 use crate::base::runtime;
+use crate::base::setters::setters;
 use crate::lifecycle::activity::Activity;
 use crate::lifecycle::event::What;
 
@@ -41,6 +42,25 @@ pub struct LeakOptions {
 impl Default for LeakOptions {
     fn default() -> Self {
         LeakOptions { age: Duration::from_secs(60), count: None, shared: false, backtrace: false }
+    }
+}
+
+impl LeakOptions {
+    setters! {
+        plain {
+            /// Sets how long a checkout may be out. Zero means no limit.
+            age: Duration,
+            /// Sets whether shared leases are watched like checkouts.
+            shared: bool,
+            /// Sets whether each acquire of a watched lease or checkout captures a backtrace.
+            backtrace: bool,
+        }
+    }
+
+    /// Sets how many checkouts of one resource may be out.
+    pub fn count(mut self, count: usize) -> Self {
+        self.count = Some(count);
+        self
     }
 }
 

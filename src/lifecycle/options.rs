@@ -9,6 +9,7 @@ use crate::base::error::Error;
 use crate::base::millis::{self, number};
 use crate::base::repeat::Repeat;
 use crate::base::retry::Retry;
+use crate::base::setters::setters;
 use crate::lifecycle::close::options::CloseOptions;
 use crate::lifecycle::health::HealthOptions;
 use crate::lifecycle::leak::LeakOptions;
@@ -21,8 +22,7 @@ use crate::lifecycle::probe::ProbeOptions;
 /// use std::time::Duration;
 /// use resource_pool::config::Options;
 ///
-/// let mut options = Options::default();
-/// options.acquire_timeout = Duration::from_secs(3);
+/// let mut options = Options::default().acquire_timeout(Duration::from_secs(3));
 /// options.close.deadline = Duration::from_secs(9);
 /// options.health.optional = vec!["clickhouse".into()];
 /// ```
@@ -82,6 +82,37 @@ impl Default for Options {
             worker_threads: None,
             signals: true,
             exit_status: ExitStatus::default(),
+        }
+    }
+}
+
+impl Options {
+    setters! {
+        plain {
+            /// Sets how long an acquire waits, connecting included.
+            acquire_timeout: Duration,
+            /// Sets how long one attempt to connect may take.
+            connect_timeout: Duration,
+            /// Sets how long acquires get the error of a failed connect before another is tried.
+            circuit: Duration,
+            /// Sets how connecting is retried.
+            retry: Retry,
+            /// Sets which of its operations the pool itself repeats when a connection is lost.
+            repeat: Repeat,
+            /// Sets how ready resources are watched.
+            probe: ProbeOptions,
+            /// Sets how health is checked.
+            health: HealthOptions,
+            /// Sets when a lease or checkout is suspected to leak.
+            leaks: LeakOptions,
+            /// Sets the limits of closing.
+            close: CloseOptions,
+            /// Sets how many unread events are kept.
+            events: usize,
+            /// Sets whether SIGINT, SIGTERM and SIGHUP close the global pool.
+            signals: bool,
+            /// Sets how the process exits after a signal.
+            exit_status: ExitStatus,
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::base::error::{Failure, OneLine, Proof, Source, panic_message};
 use crate::base::future::BoxFuture;
 use crate::base::millis;
 use crate::base::runtime::{self, within};
+use crate::base::setters::setters;
 use crate::lifecycle::any_slot::AnySlot;
 use crate::lifecycle::event::What;
 
@@ -40,6 +41,21 @@ pub struct ProbeOptions {
 impl Default for ProbeOptions {
     fn default() -> Self {
         ProbeOptions { enabled: true, interval: Duration::from_millis(500), limit: Duration::from_secs(1), strikes: 3 }
+    }
+}
+
+impl ProbeOptions {
+    setters! {
+        plain {
+            /// Sets whether to probe at all.
+            enabled: bool,
+            /// Sets the pause between two probes.
+            interval: Duration,
+            /// Sets how long one probe may take.
+            limit: Duration,
+            /// Sets how many probes in a row must get no answer before the connection counts as lost.
+            strikes: u32,
+        }
     }
 }
 

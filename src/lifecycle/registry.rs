@@ -159,6 +159,7 @@ impl Registry {
         if self.context.close.report().is_some() {
             return Err(Error::closed(slot.name()));
         }
+        self.settings.iter().for_each(|settings| settings.tell_default(slot.name()));
         self.arm(slot.name())
     }
 

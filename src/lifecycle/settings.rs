@@ -1,6 +1,11 @@
 //! The settings of a pool: its options, and the configuration of each resource by name.
+//!
+//! Locks: [`Settings`] has one, which is held only to look at a name and to add it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use crate::base::error::{Error, Remedies};
 use crate::base::origins::{Origin, Origins};
@@ -21,6 +26,8 @@ pub(crate) struct Settings {
     variables: BTreeSet<String>,
     /// The resources that only the environment names, each with a variable that does.
     by_variable: BTreeMap<String, String>,
+    /// The resources of which [`tell_default`](Settings::tell_default) has told.
+    told: Arc<Mutex<BTreeSet<String>>>,
     /// The error of the first name that two resources have. `None` if there is none.
     twice: Option<Error>,
 }
@@ -58,8 +65,11 @@ impl Settings {
                     Some(variable) => variable.clone(),
                     None => format!("named.{}.{name}", config.kind()),
                 };
-                let other = if self.by_variable.contains_key(name) { "resource of another kind" } else { other.kind() };
-                self.twice.get_or_insert(Error::config(key, format!("a {other} has this name already")));
+                let problem = match self.by_variable.contains_key(name) {
+                    true => "another resource has this name already".to_owned(),
+                    false => format!("a {} has this name already", other.kind()),
+                };
+                self.twice.get_or_insert(Error::config(key, problem));
             }
             None => drop(self.resources.insert(name.to_owned(), config)),
         }
@@ -121,11 +131,9 @@ impl Settings {
     pub(crate) fn remedies(&self, name: &str, config: &ResourceConfig) -> Remedies {
         let (Names { url: (url, _), parts, .. }, kind) = (*config.names(), config.kind());
         let Origins { by_key, file, .. } = &self.origins;
-        let is_code = matches!(by_key.get(name), Some(Origin::Code)) || self.get(name).is_none();
-        let (variables, section) = match name == kind {
-            true => (Variables::of_kind(config.names()), kind.to_owned()),
-            false => (Variables::of_named(kind, config.names(), name), format!("named.{kind}.{name}")),
-        };
+        let is_code = self.origins.is_by_code(name) || self.get(name).is_none();
+        let variables = config.variables(name);
+        let section = if name == kind { kind.to_owned() } else { format!("named.{kind}.{name}") };
         let [user, password] = [Part::User, Part::Password].map(|part| parts[part as usize]);
         let mut said: Vec<String> = Vec::new();
         for field in [url, user.0, password.0, "password_file"] {
@@ -152,6 +160,31 @@ impl Settings {
             (false, None) => format!("is it running? Else set [{section}] in TOML"),
         };
         Remedies { nobody: nobody.into(), login: login.into() }
+    }
+
+    /// Tells the log, once, that nothing says where this resource is, although something does for another one. The
+    /// program then uses localhost, and perhaps only a variable has the wrong name.
+    pub(crate) fn tell_default(&self, name: &str) {
+        let Some(config) = self.get(name).filter(|config| !self.is_placed(name, config)) else { return };
+        let is_other_placed = self.resources.iter().any(|(other, config)| self.is_placed(other, config));
+        if !is_other_placed || !self.told.lock().insert(name.to_owned()) {
+            return;
+        }
+        let variables = config.variables(name);
+        let names: Vec<_> = variables.for_url().into_iter().chain(variables.for_host()).collect();
+        let section = if name == config.kind() { name.to_owned() } else { format!("named.{}.{name}", config.kind()) };
+        let by_variable = if names.is_empty() { String::new() } else { format!("{}, or ", names.join(" or ")) };
+        tracing::info!(
+            resource = name,
+            "nothing says where {name} is, so it is expected on localhost: set {by_variable}[{section}] in TOML"
+        );
+    }
+
+    /// Whether code, TOML or the environment says where this resource is.
+    fn is_placed(&self, name: &str, config: &ResourceConfig) -> bool {
+        let Names { url: (url, _), parts, .. } = config.names();
+        let (host, _) = parts[Part::Host as usize];
+        self.origins.is_by_code(name) || [url, host].iter().any(|field| self.origins.has(name, field))
     }
 
     /// The configuration of this resource as it takes effect, without secrets.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::environment::Environment;
 use crate::base::error::Error;
-use crate::net::parts::Names;
+use crate::net::parts::{Field, Names};
 use crate::net::variables::{PREFIX, Variables, in_capitals};
 
 /// The variables of the pool as a whole and of its tests, which begin like those of further resources.
@@ -19,6 +19,7 @@ const OTHERS: [&str; 4] = [
 pub(crate) struct ConfiguredNames {
     pub(crate) kind: &'static str,
     pub(crate) names: Names,
+    pub(crate) more: &'static [Field],
     pub(crate) by_toml: BTreeSet<String>,
     pub(crate) by_code: BTreeSet<String>,
 }
@@ -30,14 +31,17 @@ impl ConfiguredNames {
     }
 }
 
-/// The further resources of all kinds that the environment names. Each has a variable of it, or the error that makes it
-/// unusable.
+/// The further resources of all kinds that the environment names. Each has the variables that are meant for it, or the
+/// error that makes it unusable.
 #[derive(Debug, Default)]
-pub(crate) struct Instances(BTreeMap<&'static str, BTreeMap<String, Result<String, Error>>>);
+pub(crate) struct Instances(BTreeMap<&'static str, BTreeMap<String, MeantVariables>>);
+
+/// The variables of one resource, or the error that makes it unusable.
+pub(crate) type MeantVariables = Result<BTreeSet<String>, Error>;
 
 impl Instances {
     /// Those of this kind.
-    pub(crate) fn of(&self, kind: &str) -> impl Iterator<Item = (&String, &Result<String, Error>)> {
+    pub(crate) fn of(&self, kind: &str) -> impl Iterator<Item = (&String, &MeantVariables)> {
         self.0.get(kind).into_iter().flatten()
     }
 
@@ -48,8 +52,9 @@ impl Instances {
         let mut strangers = Vec::new();
         for variable in environment.beginning_with(PREFIX) {
             let is_other = |other: &&str| variable == *other || other.ends_with('_') && variable.starts_with(other);
-            let is_own = |kind: &ConfiguredNames| Variables::of_kind(&kind.names).all().any(|own| own == variable);
-            if OTHERS.iter().any(|other| is_other(&other)) || kinds.iter().any(is_own) {
+            let is_own =
+                |kind: &ConfiguredNames| Variables::of_kind(&kind.names, kind.more).all().any(|own| own == variable);
+            if OTHERS.iter().any(is_other) || kinds.iter().any(is_own) {
                 continue;
             }
             match meanings(&variable, kinds).into_iter().max_by_key(Meaning::likelihood) {
@@ -76,7 +81,9 @@ impl Instances {
         }
         let name = known.first().map_or(name, |name| name.as_str());
         if !kind.by_code.contains(name) {
-            of_kind.entry(name.to_owned()).or_insert_with(|| Ok(variable.to_owned()));
+            if let Ok(variables) = of_kind.entry(name.to_owned()).or_insert_with(|| Ok(BTreeSet::new())) {
+                variables.insert(variable.to_owned());
+            }
         }
     }
 
@@ -94,7 +101,7 @@ impl Instances {
         let known = made.chain(&kind.by_toml).chain(&kind.by_code);
         let named =
             known.filter(|name| rest.starts_with(&format!("{}_", in_capitals(name)))).max_by_key(|name| name.len());
-        let suffixes = Variables::suffixes(kind.kind, &kind.names);
+        let suffixes = Variables::suffixes(kind.kind, &kind.names, kind.more);
         let suffixes = suffixes.all().collect::<Vec<_>>().join(", ");
         match named.cloned() {
             Some(name) if kind.by_code.contains(&name) => {}
@@ -131,7 +138,7 @@ fn meanings<'a>(variable: &str, kinds: &'a [ConfiguredNames]) -> Vec<Meaning<'a>
     for kind in kinds {
         let start = format!("{PREFIX}{}_", in_capitals(kind.kind));
         let Some(rest) = variable.strip_prefix(&start) else { continue };
-        for suffix in Variables::suffixes(kind.kind, &kind.names).all() {
+        for suffix in Variables::suffixes(kind.kind, &kind.names, kind.more).all() {
             let name = rest.strip_suffix(suffix).and_then(|rest| rest.strip_suffix('_'));
             let is_name = |name: &&str| {
                 !name.is_empty() && name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')

@@ -63,15 +63,16 @@ macro_rules! kinds {
 
         impl File {
             /// The further resources of each kind that TOML or code names.
-            #[allow(unused_mut, reason = "without a kind there is nothing to add")]
+            #[allow(unused_variables, reason = "without a kind there is nothing to find")]
             fn configured(&self, by_code: &[(String, ResourceConfig)]) -> Vec<ConfiguredNames> {
-                let mut configured = Vec::new();
-                $(#[cfg(feature = $feature)]
-                configured.push(of_kind::<$config>(self.named.$kind.keys().cloned().collect(), by_code));)*
-                configured
+                Vec::from([
+                    $(#[cfg(feature = $feature)]
+                    of_kind::<$config>(self.named.$kind.keys().cloned().collect(), by_code),)*
+                ])
             }
 
             /// Turns the file into settings, and applies the environment to them.
+            #[allow(unused_variables, reason = "without a kind there is nothing to apply to")]
             fn settle(self, origins: Origins, environment: &Environment, instances: &Instances) -> Result<Settings, Error> {
                 let mut settings = Settings::new(self.pool, origins);
                 settings.options.apply(environment)?;
@@ -161,6 +162,7 @@ fn of_kind<C: KindConfig>(by_toml: BTreeSet<String>, by_code: &[(String, Resourc
     ConfiguredNames {
         kind: C::KIND,
         names: C::NAMES,
+        more: C::MORE,
         by_toml,
         by_code: by_code.map(|(name, _)| name.clone()).collect(),
     }
@@ -168,7 +170,7 @@ fn of_kind<C: KindConfig>(by_toml: BTreeSet<String>, by_code: &[(String, Resourc
 
 /// Adds the default resource of a kind, with the environment applied. A bad variable is an error of that resource alone.
 fn settle_default<C: KindConfig>(mut config: C, settings: &mut Settings, environment: &Environment) {
-    let variables = Variables::of_kind(&C::NAMES);
+    let variables = Variables::of_kind(&C::NAMES, C::MORE);
     let applied = config.apply(C::KIND, &variables, environment, &mut settings.origins);
     settings.add(C::KIND, config.into());
     settings.applied(C::KIND, &variables, applied);
@@ -187,13 +189,17 @@ fn settle_named<C: KindConfig>(
             Some(config) => (config, false),
             None => (C::default(), true),
         };
-        let variables = Variables::of_named(C::KIND, &C::NAMES, name);
-        let applied = match found {
-            Ok(_) => config.apply(name, &variables, environment, &mut settings.origins),
-            Err(error) => Err(error.clone()),
+        let variables = Variables::of_named(C::KIND, &C::NAMES, C::MORE, name);
+        let (variables, applied) = match found {
+            Ok(meant) => {
+                let variables = variables.only(meant);
+                let applied = config.apply(name, &variables, environment, &mut settings.origins);
+                (variables, applied)
+            }
+            Err(error) => (variables, Err(error.clone())),
         };
-        match found {
-            Ok(variable) if is_new => settings.add_by_variable(name, config.into(), variable),
+        match found.as_ref().ok().and_then(BTreeSet::first) {
+            Some(variable) if is_new => settings.add_by_variable(name, config.into(), variable),
             _ => settings.add(name, config.into()),
         }
         settings.applied(name, &variables, applied);

@@ -11,6 +11,7 @@ mod mutants;
 mod plot;
 mod release;
 mod results;
+mod schema;
 mod servers;
 mod size;
 mod soak;
@@ -39,6 +40,8 @@ Usage: cargo xtask <verb> [arguments]
   hot [--keep]  count the instructions of the hot paths; fails where one has grown by more than 5 % over what --keep kept last;
                 needs valgrind and gungraun-runner
   features      lint each feature alone, with TLS and without, and look for drivers that it does not ask for
+  schema [--check]
+                write docs/resource-pool.toml and its JSON schema anew; --check only fails where they are out of date; no server
   faults [name] every fault on every kind (or the one: mongo, rabbitmq, clickhouse, redis, postgres) under load; keeps the tables in
                 docs/reference/faults.md
   soak [--minutes N] [--seed N]
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
         "bench" => bench::run(&rest),
         "hot" => hot::run(&rest),
         "features" => features::run(),
+        "schema" => schema::run(&rest),
         "faults" => faults::run(&rest),
         "soak" => soak::run(&rest),
         "models" => models(&rest),

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use crate::base::error::Error;
 use crate::base::millis;
 use crate::base::secret::{Secret, SecretFile};
+use crate::base::setters::setters;
 use crate::kinds::clickhouse::resource::ClickHouseResource;
 use crate::lifecycle::kind::KindConfig;
 use crate::net::checks::Checks;
@@ -210,6 +211,47 @@ impl ClickHouseConfig {
             _ => format!("`settings` without {name}"),
         };
         settings.keys().map(of).collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl ClickHouseConfig {
+    setters! {
+        plain {
+            /// Sets the HTTP port.
+            port: u16,
+            /// Sets the server's threads for one query. 0 leaves it to the server.
+            max_threads: u32,
+            /// Sets the rows in a block of a result. 0 leaves it to the server.
+            max_block_size: u64,
+            /// Sets the rows in a block of an insert. 0 leaves it to the server.
+            insert_block_size: u64,
+            /// Sets whether a dropped query that only reads is cancelled at the server.
+            cancel_dropped: bool,
+            /// Sets whether results and inserts travel in LZ4.
+            compression: bool,
+            /// Sets the most idle connections that are kept.
+            max_idle: usize,
+            /// Sets the time after which an idle connection is closed.
+            idle_timeout: Duration,
+            /// Sets the limit for opening one connection.
+            connect_timeout: Duration,
+            /// Sets the time without traffic after which TCP keepalive begins.
+            keepalive: Duration,
+            /// Sets the limit for closing to flush one [`Inserter`](crate::Inserter).
+            flush_timeout: Duration,
+        }
+        text {
+            /// Sets the host.
+            host: String,
+            /// Sets the user.
+            user: String,
+        }
+        optional {
+            /// Sets the password.
+            password: Secret,
+            /// Sets whether rows are checked against the table's types.
+            validation: bool,
+        }
     }
 }
 

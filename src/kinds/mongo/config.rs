@@ -8,12 +8,13 @@ use serde::Deserialize;
 use crate::base::error::Error;
 use crate::base::millis;
 use crate::base::secret::{Secret, SecretFile};
+use crate::base::setters::setters;
 use crate::kinds::mongo::hosts::{Hosts, parse, shown};
 use crate::kinds::mongo::resource::MongoResource;
 use crate::kinds::mongo::uri::{Uri, password};
 use crate::lifecycle::kind::KindConfig;
 use crate::net::checks::Checks;
-use crate::net::parts::{Names, Part, Protection};
+use crate::net::parts::{Field, Names, Part, Protection};
 use crate::net::tls::{self, TlsOptions};
 use crate::net::url::{host, port};
 
@@ -44,7 +45,8 @@ pub struct MongoConfig {
     /// The database that `Client::default_database` answers. Defaults to `quantaxis`, as in QUANTAXIS. Environment:
     /// `MONGODB_DATABASE`.
     pub database: String,
-    /// The database that knows the user. Defaults to `admin`.
+    /// The database that knows the user. A URI with an `authSource` makes the pool ignore it. Defaults to none: the
+    /// URI's database, or `admin`. Environment: `MONGODB_AUTH_SOURCE`.
     pub auth_source: Option<String>,
     /// The name of the replica set of the host. A URI or `options` makes the pool ignore it. Defaults to none.
     pub replica_set: Option<String>,
@@ -149,7 +151,7 @@ impl MongoConfig {
     pub(super) fn client_options(&self, name: &str) -> Result<Hosts, Error> {
         let options = match (&self.options, &self.uri) {
             (Some(options), _) => options.clone(),
-            (None, Some(uri)) => match parse(&format!("{name}.uri"), uri)? {
+            (None, Some(uri)) => match parse(&format!("{name}.uri"), &self.with_auth_source(uri))? {
                 Hosts::Known(options) => *options,
                 srv => return Ok(srv),
             },
@@ -206,6 +208,17 @@ impl MongoConfig {
             tls::check(key, theirs.ca_file_path.as_deref(), theirs.cert_key_file_path.as_deref())?;
         }
         Ok(())
+    }
+
+    /// The URI, with the database that knows the user where the URI leaves that out.
+    fn with_auth_source(&self, uri: &Secret) -> Secret {
+        match (&self.auth_source, Uri::new(uri.expose())) {
+            (Some(source), Some(mut pieces)) if pieces.has_login() && pieces.option("authSource").is_none() => {
+                pieces.set_auth_source(source);
+                pieces.show().into()
+            }
+            _ => uri.clone(),
+        }
     }
 
     fn uri_in_pieces(&self) -> Option<Uri> {
@@ -270,6 +283,39 @@ impl MongoConfig {
     }
 }
 
+impl MongoConfig {
+    setters! {
+        plain {
+            /// Sets the port.
+            port: u16,
+            /// Sets the time after which an idle connection is closed.
+            max_idle_time: Duration,
+            /// Sets the interval at which each server is checked.
+            heartbeat: Duration,
+            /// Sets the limit for opening a connection, and for a server's answer to a check.
+            connect_timeout: Duration,
+            /// Sets the limit for an operation to find a server that can take it.
+            server_selection_timeout: Duration,
+        }
+        text {
+            /// Sets the host.
+            host: String,
+            /// Sets the database that `Client::default_database` answers.
+            database: String,
+        }
+        optional {
+            /// Sets the user.
+            user: String,
+            /// Sets the password.
+            password: Secret,
+            /// Sets the database that knows the user.
+            auth_source: String,
+            /// Sets the name of the replica set of the host.
+            replica_set: String,
+        }
+    }
+}
+
 impl KindConfig for MongoConfig {
     const KIND: &'static str = "mongo";
     const IS_OURS: bool = true;
@@ -293,6 +339,8 @@ impl KindConfig for MongoConfig {
             "MONGODB_TLS_SERVER_NAME",
         ],
     };
+
+    const MORE: &[Field] = &[("auth_source", &["MONGODB_AUTH_SOURCE"])];
 
     fn url_mut(&mut self) -> &mut Option<Secret> {
         &mut self.uri
@@ -353,6 +401,15 @@ impl KindConfig for MongoConfig {
             (Part::Place, _) => text.clone_into(&mut self.database),
         }
         self.uri = uri.map(|uri| uri.show().into());
+        Ok(())
+    }
+
+    fn set_more(&mut self, _auth_source: &str, _: &str, text: &str) -> Result<(), Error> {
+        self.auth_source = Some(text.to_owned());
+        if let Some(mut uri) = self.uri_in_pieces().filter(Uri::has_login) {
+            uri.set_auth_source(text);
+            self.uri = Some(uri.show().into());
+        }
         Ok(())
     }
 

@@ -127,6 +127,12 @@ impl Uri {
         self.login.as_mut().is_some_and(|(_, password)| password.take().is_some())
     }
 
+    /// Sets the database that knows the user.
+    pub(super) fn set_auth_source(&mut self, source: &str) {
+        self.query.retain(|option| !option.to_ascii_lowercase().starts_with("authsource="));
+        self.query.push(format!("authSource={}", encoded(source)));
+    }
+
     /// Sets the database. The database that knows the user stays the same.
     pub(super) fn set_database(&mut self, database: &str) {
         let old = std::mem::replace(&mut self.path, encoded(database));

@@ -15,6 +15,7 @@ use sqlx::{ConnectOptions as _, PgConnection};
 use crate::base::error::Error;
 use crate::base::millis;
 use crate::base::secret::{Secret, SecretFile};
+use crate::base::setters::setters;
 use crate::kinds::postgres::errors::ours;
 use crate::kinds::postgres::resource::PostgresResource;
 use crate::lifecycle::checkout::Limits;
@@ -255,6 +256,35 @@ impl PostgresConfig {
             }
         }
         Ok(())
+    }
+}
+
+impl PostgresConfig {
+    setters! {
+        plain {
+            /// Sets the port.
+            port: u16,
+            /// Sets how long a checkout waits for a connection.
+            pool_timeout: Duration,
+            /// Sets the longest time that a connection is used. Zero is for ever.
+            pool_recycle: Duration,
+            /// Sets whether a connection is tested as it is checked out.
+            pre_ping: bool,
+            /// Sets the time after which an idle connection beyond `pool_size` is closed.
+            overflow_timeout: Duration,
+        }
+        text {
+            /// Sets the host.
+            host: String,
+            /// Sets the user.
+            user: String,
+            /// Sets the database.
+            database: String,
+        }
+        optional {
+            /// Sets the password.
+            password: Secret,
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use crate::base::error::{BoxError, Error, redacted};
 use crate::base::millis;
 use crate::base::secret::{Secret, SecretFile};
+use crate::base::setters::setters;
 use crate::kinds::rabbitmq::frame::LARGEST;
 use crate::kinds::rabbitmq::resource::RabbitMqResource;
 use crate::lifecycle::kind::KindConfig;
@@ -186,6 +187,35 @@ impl RabbitMqConfig {
                 heartbeat: Some(u16::try_from(self.heartbeat.as_secs()).unwrap_or(u16::MAX)),
                 ..AMQPQueryString::default()
             },
+        }
+    }
+}
+
+impl RabbitMqConfig {
+    setters! {
+        plain {
+            /// Sets the port.
+            port: u16,
+            /// Sets the interval of heartbeats, in whole seconds.
+            heartbeat: Duration,
+            /// Sets the largest frame in bytes, or 0 for the broker's own limit.
+            frame_max: u32,
+            /// Sets the most channels on the connection.
+            channel_max: u16,
+            /// Sets how many messages of a batch may be unconfirmed at a time.
+            confirm_window: usize,
+            /// Sets how many bytes of a batch may be unconfirmed at a time.
+            confirm_window_bytes: usize,
+        }
+        text {
+            /// Sets the host.
+            host: String,
+            /// Sets the user.
+            user: String,
+            /// Sets the password.
+            password: Secret,
+            /// Sets the virtual host.
+            vhost: String,
         }
     }
 }

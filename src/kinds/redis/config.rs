@@ -12,6 +12,7 @@ use crate::base::holder::QuotaId;
 use crate::base::millis;
 use crate::base::millis::number;
 use crate::base::secret::{Secret, SecretFile};
+use crate::base::setters::setters;
 use crate::kinds::redis::on_connect;
 use crate::kinds::redis::resource::RedisResource;
 use crate::kinds::redis::socket_url::SocketUrl;
@@ -203,6 +204,43 @@ impl RedisConfig {
                 let scheme = SCHEMES[usize::from(self.tls.is_some())];
                 format!("{scheme}://{}/{}", host_port(&self.host, self.port), self.db)
             }
+        }
+    }
+}
+
+impl RedisConfig {
+    setters! {
+        plain {
+            /// Sets the port.
+            port: u16,
+            /// Sets the database's number.
+            db: i64,
+            /// Sets how many idle connections are kept for threads.
+            min_idle: u32,
+            /// Sets the most exclusive connections for async code.
+            exclusive_size: usize,
+            /// Sets the time after which an idle connection for threads is closed.
+            idle_timeout: Duration,
+            /// Sets the longest time that a connection for threads is used.
+            max_lifetime: Duration,
+            /// Sets the time within which a connection is checked out again without a test.
+            test_after: Duration,
+            /// Sets how long the test may take.
+            test_limit: Duration,
+            /// Sets how long opening one connection may take.
+            connect_timeout: Duration,
+            /// Sets the time without traffic after which TCP keepalive begins.
+            keepalive: Duration,
+        }
+        text {
+            /// Sets the host.
+            host: String,
+        }
+        optional {
+            /// Sets the user.
+            user: String,
+            /// Sets the password.
+            password: Secret,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::base::millis;
+use crate::base::setters::setters;
 use crate::lifecycle::close::phase::Phase;
 
 /// How long after the deadline the watchdog waits for a close that is about to tell its report. Comes on top of the
@@ -57,6 +58,27 @@ impl Default for CloseOptions {
             long_step: Duration::from_secs(10),
             floor: Duration::from_millis(500),
             stderr: true,
+        }
+    }
+}
+
+impl CloseOptions {
+    setters! {
+        plain {
+            /// Sets the limit of the whole close.
+            deadline: Duration,
+            /// Sets how long work in progress is waited for.
+            drain: Duration,
+            /// Sets how long a lease that is merely held is waited for.
+            held: Duration,
+            /// Sets the limit of one step.
+            step: Duration,
+            /// Sets the limit of one step of the phases tasks and databases.
+            long_step: Duration,
+            /// Sets the time that each later phase is sure to get.
+            floor: Duration,
+            /// Sets whether closing may write to the standard error.
+            stderr: bool,
         }
     }
 }
