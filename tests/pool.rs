@@ -150,7 +150,7 @@ async fn pool_name_that_is_unregistered_is_free_and_its_leases_are_closed() {
     assert!(error.to_string().contains("it is in the configuration"), "{error}");
     assert_eq!(redis.get::<_, i64>("unregistered").await.unwrap(), 1);
 
-    // What was never connected goes too, with its order of closing.
+    // A resource that was never connected goes too, with its order of closing.
     for name in ["first", "second"] {
         pool.register(name, Plain).unwrap();
     }
