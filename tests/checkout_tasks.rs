@@ -182,6 +182,16 @@ impl Resource for Kind {
         Ok(())
     }
 
+    async fn refresh(&self, handle: &Handle) -> Result<bool, Failure> {
+        handle.0.refresh().await?;
+        Ok(true)
+    }
+
+    fn resize(&self, handle: &Handle, max: usize) -> bool {
+        handle.0.resize(max);
+        true
+    }
+
     fn cut(&self, handle: &Handle) {
         handle.0.cut();
     }
@@ -333,6 +343,56 @@ async fn a_checkout_that_is_only_tried_for_takes_an_idle_one_and_opens_none() {
     );
     pool.close("fake").await.unwrap();
     assert!(try_check_out().await.is_err_and(|error| error.is_closed()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_are_replaced_and_their_number_is_changed_while_users_have_them() {
+    let (pool, server) = pool(limits(1));
+    let held = check_out(&pool).await.unwrap();
+    let number = held.number;
+    let waiting = tokio::spawn(check_out(&pool));
+    let asked = pool.clone();
+    until_async(move || usage(&asked).waiting == Some(1)).await;
+    pool.resize("fake", 2).unwrap();
+    let second = within(waiting).await.unwrap().unwrap();
+    within(pool.refresh("fake")).await.unwrap();
+    // The prober's own is replaced as well.
+    drop((held, second));
+    let all_new = [check_out(&pool).await.unwrap(), check_out(&pool).await.unwrap()];
+    assert!(all_new.iter().all(|new| new.number > number + 2), "{number}");
+    assert_eq!((usage(&pool).max, usage(&pool).open), (Some(2), Some(2)));
+    drop(all_new);
+    let detached = check_out(&pool).await.unwrap().detach().unwrap();
+    check_out(&pool).await.unwrap().discard();
+    let counters = usage(&pool).counters;
+    assert_eq!((counters.detached, counters.closed.map(|closed| closed.discarded)), (Some(1), Some(1)));
+    assert!(within(pool.close_all()).await.all_closed());
+    let open = Arc::clone(&server);
+    until_async(move || open.open() == 1).await;
+    drop(detached);
+    assert_eq!(server.open(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_stay_where_no_new_one_can_be_opened_unless_the_server_has_no_room() {
+    let (pool, server) = pool_with(limits(2), |options| options.connect_timeout = Duration::from_secs(1));
+    let number = check_out(&pool).await.unwrap().number;
+    server.connect.set(Does::Fail);
+    let error = within(pool.refresh("fake")).await.unwrap_err();
+    assert!(matches!(error, Error::Operation { .. }) && error.to_string().contains("as the test asked"), "{error}");
+    server.connect.set(Does::Hang);
+    let error = within(pool.refresh("fake")).await.unwrap_err();
+    assert!(error.to_string().contains("within 1.0s") || matches!(error, Error::Timeout(_)), "{error}");
+    server.connect.set(Does::Work);
+    server.test.set(Does::Fail);
+    within(pool.refresh("fake")).await.unwrap_err();
+    server.test.set(Does::Work);
+    assert_eq!(check_out(&pool).await.unwrap().number, number, "users keep the old one");
+    server.room.store(server.open(), Ordering::SeqCst);
+    within(pool.refresh("fake")).await.unwrap();
+    server.room.store(0, Ordering::SeqCst);
+    assert_ne!(within(check_out(&pool)).await.unwrap().number, number);
+    assert!(within(pool.close_all()).await.all_closed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

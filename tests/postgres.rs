@@ -539,6 +539,26 @@ async fn a_refresh_replaces_connections_while_a_transaction_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_connection_that_the_server_ends_is_replaced_before_a_user_gets_it() {
+    let server = Service::start(Kind::Postgres).unwrap();
+    let mut config = PostgresConfig::url(server.url()).pool_size(2).max_overflow(0);
+    (config.pre_ping, config.test_idle_after) = (false, Duration::from_millis(200));
+    let pool = pool_of(config, unhurried());
+    let (mut held, mut idle) = (pool.postgres().await.unwrap(), pool.postgres().await.unwrap());
+    let ended = pid(&mut idle).await;
+    drop(idle);
+    let () = sqlx::query("SELECT pg_terminate_backend($1)").bind(ended).execute(&mut held).await.map(drop).unwrap();
+    let asked = pool.clone();
+    until_async(move || usage(&asked).counters.closed.is_some_and(|closed| closed.broken == 1)).await;
+    let asked = pool.clone();
+    until_async(move || usage(&asked).idle == Some(1)).await;
+    assert_ne!(pid(&mut pool.postgres().await.unwrap()).await, ended);
+    assert_eq!(pool.status().resource("postgres").unwrap().generation, 1);
+    drop(held);
+    assert!(within(SOON, pool.close_all()).await.all_closed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_is_discarded_ends_with_its_transaction() {
     let server = Service::start(Kind::Postgres).unwrap();
     let pool = sized(&server, 1, 0);

@@ -172,6 +172,19 @@ async fn surface_async() {
     assert_eq!(pool.status().resource("mongo").unwrap().state, State::Ready);
     assert!(pool.check_leak(5).is_empty());
 
+    // Changes at run time.
+    pool.warm_up_all().await.unwrap();
+    pool.refresh("redis").await.unwrap();
+    pool.resize("redis", 7).unwrap();
+    assert_eq!(pool.status().resource("redis").unwrap().usage.max, Some(7));
+    for name in ["mongo", "rabbitmq", "clickhouse"] {
+        let error = pool.refresh(name).await.unwrap_err();
+        assert!(matches!(error, Error::Operation { .. }) && error.to_string().contains("`reconnect`"), "{error}");
+        assert!(matches!(pool.resize(name, 7), Err(Error::Operation { .. })));
+    }
+    assert!(pool.unregister("cache").await.unwrap().all_closed());
+    assert!(matches!(pool.refresh("cache").await, Err(Error::UnknownName { .. })));
+
     // Kinds, hooks and clients of the user's own.
     pool.register("feed", Feed).unwrap();
     assert_eq!(*pool.get::<Feed>("feed").await.unwrap(), "feed");
@@ -289,6 +302,14 @@ fn surface_blocking() {
     assert!(pool.is_healthy("mongo").unwrap());
     assert_eq!(pool.status().resource("mongo").unwrap().state, State::Ready);
     assert!(pool.check_leak(5).is_empty());
+
+    pool.warm_up_all().unwrap();
+    pool.refresh("redis").unwrap();
+    pool.resize("redis", 7).unwrap();
+    assert_eq!(pool.status().resource("redis").unwrap().usage.max, Some(7));
+    assert!(matches!(pool.refresh("mongo"), Err(Error::Operation { .. })));
+    assert!(pool.unregister("cache").unwrap().all_closed());
+    assert!(matches!(pool.resize("cache", 7), Err(Error::UnknownName { .. })));
 
     pool.register("feed", Feed).unwrap();
     assert_eq!(*pool.get::<Feed>("feed").unwrap(), "feed");

@@ -114,6 +114,10 @@ impl Options {
             /// Sets how the process exits after a signal.
             exit_status: ExitStatus,
         }
+        optional {
+            /// Sets the number of threads of the pool's own runtime.
+            worker_threads: usize,
+        }
     }
 }
 

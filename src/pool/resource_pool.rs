@@ -236,9 +236,9 @@ impl ResourcePool {
         self.registry().reconnect(name).await
     }
 
-    /// Replaces the connections of a resource while it goes on, such as after a change of its address or of a password.
-    /// Idle connections are closed, those in use are closed as they come back, and from now on callers get new ones. No
-    /// call in flight fails.
+    /// Replaces the connections of a resource while it goes on, such as after its address leads to another server. Once
+    /// a new connection is open, idle ones are closed, those in use are closed as they come back, and callers get new
+    /// ones. No call in flight fails.
     ///
     /// Redis, PostgreSQL, an [`R2d2`](crate::R2d2) and kinds of one's own with
     /// [`refresh`](Resource::refresh) can do this. Async Redis sends calls from now on over a new connection, and the

@@ -60,7 +60,7 @@ impl Resource for PostgresResource {
     }
 
     async fn refresh(&self, handle: &PostgresHandle) -> Result<bool, Failure> {
-        handle.checkouts.retire();
+        handle.checkouts.refresh().await?;
         Ok(true)
     }
 

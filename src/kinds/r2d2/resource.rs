@@ -227,7 +227,7 @@ impl<M: ManageConnection<Error: Send + Sync>> Resource for R2d2<M> {
     }
 
     async fn refresh(&self, connections: &Connections<M>) -> Result<bool, Failure> {
-        connections.0.retire();
+        connections.0.refresh().await?;
         Ok(true)
     }
 

@@ -48,6 +48,8 @@ pub struct Checkouts<M: Manage> {
     runtime: Handle,
     /// Held by a ping, so that no ping finds its connection taken by another ping.
     asking: tokio::sync::Mutex<()>,
+    /// Held by the opening of a refresh.
+    pub(super) refreshing: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl<M: Manage> Checkouts<M> {
@@ -65,8 +67,8 @@ impl<M: Manage> Checkouts<M> {
         if let Some(interval) = interval {
             tokio::spawn(reap(Arc::downgrade(&core), interval));
         }
-        let asking = tokio::sync::Mutex::new(());
-        Checkouts { core, quota, link: link.clone(), runtime: Handle::current(), asking }
+        let (asking, refreshing) = (tokio::sync::Mutex::new(()), Arc::default());
+        Checkouts { core, quota, link: link.clone(), runtime: Handle::current(), asking, refreshing }
     }
 
     /// The driver that opens the connections.
@@ -277,8 +279,11 @@ async fn test_idle<M: Manage>(core: Arc<Core<M>>, first: Loan<M>) {
         };
         if let Err(failure) = tested {
             tracing::debug!(resource = %core.resource, error = %failure, "an idle connection could not be tested");
+            if failure.is_unasked() {
+                return;
+            }
         }
-        // A connection that is tested is not tested again in this round.
+        // No connection is tested twice in a round.
         next = core.lend_untested(begun);
     }
 }

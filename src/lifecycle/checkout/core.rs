@@ -40,8 +40,7 @@ type Start<M> = dyn Fn(&Arc<Core<M>>, JobsBegun) + Send + Sync;
 /// The limits of the checkouts: how many connections there may be, and for how long.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Limits {
-    /// The most connections, at least 1. The prober's own is not counted. [`Checkouts::resize`](crate::adapter::Checkouts::resize)
-    /// changes it later.
+    /// The most connections, at least 1. The prober's own is not counted. `Checkouts::resize` changes it later.
     pub max: usize,
     /// How many idle connections are kept, from the start and after a loss. At most `max`.
     pub min_idle: usize,
@@ -167,7 +166,7 @@ impl<M: Manage> Core<M> {
     }
 
     /// Takes the connection out of its entry, which frees its place.
-    pub(super) fn detach(self: &Arc<Self>, entry: Box<PooledConnection<M>>) -> M::Connection {
+    pub(super) fn detach(self: &Arc<Self>, entry: PooledConnection<M>) -> M::Connection {
         let mut state = self.state.lock();
         state.open -= 1;
         state.detached += 1;

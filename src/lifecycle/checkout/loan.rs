@@ -297,7 +297,7 @@ impl<M: Manage> Loan<M> {
 }
 
 /// Whether a failure is an answer of the server's.
-fn is_answer(proof: Proof) -> bool {
+pub(super) fn is_answer(proof: Proof) -> bool {
     matches!(proof, Proof::Refused | Proof::Limited)
 }
 
@@ -319,6 +319,7 @@ impl<M: Manage> Drop for Loan<M> {
         }
         if let Some(entry) = &mut self.entry
             && self.is_fit
+            && !self.is_unasked
         {
             entry.tested = Some(Moment::coarse());
             entry.idle = entry.idle.filter(|_| self.stays_idle);

@@ -24,6 +24,7 @@ pub(crate) mod loan;
 pub(crate) mod manage;
 pub(crate) mod opening;
 pub(crate) mod queue;
+pub(crate) mod refreshing;
 pub(crate) mod state;
 pub(crate) mod waiter;
 pub(crate) mod waiting;

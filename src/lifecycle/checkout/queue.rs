@@ -41,7 +41,7 @@ impl<M: Manage> Taken<M> {
     pub(super) fn detach(&mut self) -> Result<M::Connection, Error> {
         self.process.check()?;
         match self.entry.take() {
-            Some(entry) => Ok(self.core.detach(entry)),
+            Some(entry) => Ok(self.core.detach(*entry)),
             None => unreachable!("only its drop takes it"),
         }
     }

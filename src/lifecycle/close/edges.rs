@@ -154,6 +154,16 @@ mod tests {
         assert_eq!(depths(&edges), BTreeMap::from([("a", 1), ("b", 2), ("c", 3), ("d", 4), ("e", 5)]));
     }
 
+    #[test]
+    fn a_forgotten_name_has_no_edges_and_the_others_keep_theirs() {
+        let mut edges = edges(&[("a", "b"), ("b", "c"), ("a", "d"), ("x", "c")]);
+        edges.forget("b");
+        assert_eq!(depths(&edges), BTreeMap::from([("c", 1), ("d", 1)]));
+        edges.add("c", "b").unwrap();
+        edges.add("b", "a").unwrap();
+        assert!(edges.add("d", "x").is_err(), "x depends on d by c, b and a");
+    }
+
     /// One of the two walks is over before the other one finds anything.
     #[test]
     fn a_cycle_is_found_from_either_end() {

@@ -67,6 +67,8 @@ impl CloseOptions {
         plain {
             /// Sets the limit of the whole close.
             deadline: Duration,
+            /// Sets how long after a signal closing begins.
+            delay: Duration,
             /// Sets how long work in progress is waited for.
             drain: Duration,
             /// Sets how long a lease that is merely held is waited for.

@@ -283,6 +283,21 @@ fn reconnect_resets_what_is_closed_and_takes_over_what_pauses() {
 }
 
 #[test]
+fn a_retired_resource_stays_closed_and_one_that_is_connected_does_not_retire() {
+    let life = ready(LONG);
+    assert!(!life.retire());
+    assert!(life.begin_close());
+    assert!(!life.retire(), "it is closing");
+    life.finish_close().unwrap();
+    assert!(life.reconnect(cause()).is_none() && life.state() == State::Idle, "it was not retired");
+    assert!(life.retire(), "there is nothing to close");
+    assert!(life.reconnect(cause()).is_none());
+    life.reopen();
+    assert_eq!(life.state(), State::Closed);
+    assert!(matches!(next(&life, ANYONE), Err(Error::Closed { .. })));
+}
+
+#[test]
 fn progress_is_the_present_attempts_until_the_state_changes() {
     let life = idle(LONG);
     life.progress(1, Arc::from("too early"));

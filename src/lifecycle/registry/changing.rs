@@ -13,15 +13,18 @@ use crate::lifecycle::any_slot::AnySlot;
 use crate::lifecycle::close::report::{CloseReport, Reason};
 use crate::lifecycle::close::run;
 use crate::lifecycle::registry::Registry;
+use crate::lifecycle::status::State;
 
 impl Registry {
-    /// The names of the resources that code, the file or the environment configures, and of those that exist.
-    pub(crate) fn names_in_use(&self) -> Result<Vec<String>, Error> {
+    /// The names of the resources that code, the file or the environment sets, of those that were added at run time, and
+    /// of those that were used.
+    pub(crate) fn names_in_use(&self) -> Result<BTreeSet<String>, Error> {
         self.context.check_process()?;
-        let told = self.settings()?;
-        let made = self.entries.read().keys().map(|name| name.to_string()).collect::<Vec<_>>();
-        let names: BTreeSet<String> = told.told_names().map(str::to_owned).chain(made).collect();
-        Ok(names.into_iter().collect())
+        let settings = self.settings()?;
+        // A look at the status makes a resource of each kind, which nobody has used by that.
+        let is_used = |slot: &Arc<dyn AnySlot>| slot.state() != State::Idle || settings.get(slot.name()).is_none();
+        let used = self.slots().into_iter().filter(is_used).map(|slot| slot.name().to_string());
+        Ok(settings.told_names().map(str::to_owned).chain(used).collect())
     }
 
     /// Closes a resource that the configuration does not have, and forgets it. This goes on if the caller stops

@@ -28,7 +28,10 @@ impl<R: Resource> Slot<R> {
         let me = Arc::clone(&self);
         let refreshing = self.runtime()?.spawn(async move { within(limit, me.resource.refresh(&handle)).await });
         match refreshing.await {
-            Ok(Ok(Ok(true))) => Ok(()),
+            Ok(Ok(Ok(true))) => {
+                tracing::info!(resource = %self.name(), "the connections are replaced");
+                Ok(())
+            }
             Ok(Ok(Ok(false))) => Err(self.unchanged(
                 "refresh",
                 "this kind cannot replace its connections while they are in use; `reconnect` replaces them, and ends \
@@ -65,7 +68,10 @@ impl<R: Resource> Slot<R> {
             return Err(self.unchanged(&action, why));
         };
         match self.guarded("resize", || self.resource.resize(&handle, max)) {
-            Some(true) => Ok(()),
+            Some(true) => {
+                tracing::info!(resource = %self.name(), max, "the size is changed");
+                Ok(())
+            }
             Some(false) => Err(self.unchanged(&action, "this kind cannot change its size while it is connected")),
             None => Err(self.unchanged(&action, "it panicked")),
         }

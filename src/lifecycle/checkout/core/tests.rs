@@ -184,6 +184,22 @@ fn as_many_are_closed_as_are_too_many_and_the_longest_idle_first() {
     }
 }
 
+#[test]
+fn a_new_epoch_begins_with_the_new_connection_where_there_is_room() {
+    for (max, out, is_closed, idle_then) in [(2, 1, false, 1), (1, 1, false, 0), (1, 0, false, 1), (2, 0, true, 0)] {
+        let (core, _) = core(Limits { max, ..LIMITS });
+        let held: Vec<_> = (0..out).map(|_| opened(&core)).collect();
+        core.state.lock().is_closed = is_closed;
+        core.renew(Some(core.manager.open()));
+        let state = core.state.lock();
+        assert_eq!((state.idle.len(), state.open), (idle_then, out + idle_then), "{max}, {out} out, {is_closed}");
+        assert_eq!((state.leaving.len(), state.closed.surplus), (1 - idle_then, 1 - idle_then as u64));
+        drop(state);
+        held.into_iter().for_each(|entry| core.put(entry));
+        assert_eq!(core.state.lock().open, idle_then + if is_closed { out } else { 0 });
+    }
+}
+
 /// The reason counts that ended the epoch, also for a connection that comes back later.
 #[test]
 fn connections_count_as_closed_for_the_reason_that_ended_them() {
