@@ -12,12 +12,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::panic::Location;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use once_cell::sync::OnceCell;
 use parking_lot::{Mutex, RwLock};
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
 use crate::base::error::{Error, breaks};
 use crate::base::holder::Holder;

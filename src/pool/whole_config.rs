@@ -7,7 +7,7 @@ use crate::base::error::Error;
 use crate::lifecycle::kind::{KindConfig, ResourceConfig};
 use crate::lifecycle::options::Options;
 use crate::lifecycle::settings::Settings;
-use crate::pool::config::{Toml, load};
+use crate::pool::config::load;
 
 /// The whole configuration of a pool: its options, and its resources by name. A program can read it, change it, and
 /// [build](crate::Builder::config) a pool from it.
