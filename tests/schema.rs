@@ -108,10 +108,9 @@ fn default(told: &Told, shape: &Shape) -> Option<Value> {
 
 /// The milliseconds of a duration as `Debug` shows it.
 fn millis(text: &str) -> u64 {
-    let (number, unit) = match text.strip_suffix("ms") {
-        Some(number) => (number, 1.0),
-        None => (text.strip_suffix('s').expect("seconds"), 1000.0),
-    };
+    let units = [("ms", 1.0), ("ns", 1e-6), ("s", 1000.0)];
+    let unit = units.into_iter().find_map(|(name, unit)| Some((text.strip_suffix(name)?, unit)));
+    let (number, unit) = unit.expect("a unit");
     (number.parse::<f64>().expect("a number") * unit) as u64
 }
 
