@@ -80,9 +80,10 @@ impl Instances {
             return;
         }
         let name = known.first().map_or(name, |name| name.as_str());
-        if !kind.by_code.contains(name)
-            && let Ok(variables) = of_kind.entry(name.to_owned()).or_insert_with(|| Ok(BTreeSet::new()))
-        {
+        if kind.by_code.contains(name) {
+            return;
+        }
+        if let Ok(variables) = of_kind.entry(name.to_owned()).or_insert_with(|| Ok(BTreeSet::new())) {
             variables.insert(variable.to_owned());
         }
     }

@@ -1,6 +1,7 @@
 //! The TLS client: rustls on ring, given explicitly, whatever else the process has for a default.
 //!
-//! Each resource has one, and all its connections share it. Every connect reads its files again. It also puts errors of TLS into words, with the remedy.
+//! Each resource has one, and all its connections share it. Every connect reads its files again. It also puts errors of
+//! TLS into words, with the remedy.
 //! Invariant: no message has a part of a private key in it.
 //! Orderings: [`Identity`] has the only shared state, a flag that goes up once. It is relaxed, because a reader that
 //! misses it only finds fewer words.
