@@ -1216,6 +1216,7 @@ fn config_every_field_has_a_setter() {
     let redis = RedisConfig::url("redis://h").host("h").port(1).user("u").password("p").password_file("f").db(2);
     let redis = redis.client_name("c").pool_size(3).min_idle(4).exclusive_size(5).idle_timeout(time).max_lifetime(time);
     let redis = redis.test_after(time).test_limit(time).connect_timeout(time).keepalive(time).tls(tls());
+    let redis = redis.test_idle_after(time).socket("s").operation_timeout(time).on_connect(["PING"]);
     all_are_set(&redis, &RedisConfig::default(), &[]);
     let mongo =
         MongoConfig::uri("mongodb://h").host("h").port(1).user("u").password("p").password_file("f").database("d");
@@ -1231,6 +1232,7 @@ fn config_every_field_has_a_setter() {
     let house = house.database("d").max_threads(1).max_block_size(2).insert_block_size(3).cancel_dropped(false);
     let house = house.setting("s", "v").compression(false).validation(true).max_connections(4).max_idle(5);
     let house = house.idle_timeout(time).connect_timeout(time).keepalive(time).tls(tls()).flush_timeout(time);
+    let house = house.operation_timeout(time);
     all_are_set(&house, &ClickHouseConfig::default(), &[]);
     #[cfg(feature = "postgres")]
     {
@@ -1238,7 +1240,7 @@ fn config_every_field_has_a_setter() {
         let config = PostgresConfig::url("postgres://h").host("h").port(1).user("u").password("p").password_file("f");
         let config = config.database("d").application_name("n").pool_size(1).max_overflow(2).pool_timeout(time);
         let config = config.pool_recycle(time).pre_ping(false).overflow_timeout(time).tls(tls());
-        let config = config.on_connect(|_| Box::pin(async { Ok(()) }));
+        let config = config.test_idle_after(time).on_connect(|_| Box::pin(async { Ok(()) }));
         all_are_set(&config, &PostgresConfig::default(), &[]);
     }
     let retry = Retry::default().attempts(1).base(time).cap(time).budget(time).recovery(time);
@@ -1250,10 +1252,11 @@ fn config_every_field_has_a_setter() {
     let leaks = LeakOptions::default().age(time).count(1).shared(true).backtrace(true);
     all_are_set(&leaks, &LeakOptions::default(), &[]);
     let close = CloseOptions::default().deadline(time).drain(time).held(time).step(time).long_step(time).floor(time);
-    let close = close.stderr(false);
+    let close = close.stderr(false).delay(time);
     all_are_set(&close, &CloseOptions::default(), &[]);
     let options = Options::default().acquire_timeout(time).connect_timeout(time).circuit(time).retry(retry);
     let options = options.repeat(Repeat::Never).probe(probe).health(health).leaks(leaks).close(close).events(1);
+    let options = options.worker_threads(1_usize);
     all_are_set(&options.signals(false).exit_status(ExitStatus::Zero), &Options::default(), &[]);
 }
 

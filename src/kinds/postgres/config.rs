@@ -262,6 +262,8 @@ impl PostgresConfig {
 impl PostgresConfig {
     setters! {
         plain {
+            /// Sets after how much idleness a connection is tested in the background. Zero switches that off.
+            test_idle_after: Duration,
             /// Sets the port.
             port: u16,
             /// Sets how long a checkout waits for a connection.

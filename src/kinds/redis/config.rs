@@ -227,6 +227,8 @@ impl RedisConfig {
             test_after: Duration,
             /// Sets how long the test may take.
             test_limit: Duration,
+            /// Sets after how much idleness a connection is tested in the background. Zero switches that off.
+            test_idle_after: Duration,
             /// Sets how long opening one connection may take.
             connect_timeout: Duration,
             /// Sets the time without traffic after which TCP keepalive begins.
