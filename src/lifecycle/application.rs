@@ -122,6 +122,18 @@ impl Application {
         thread.map_err(|error| Error::no_threads(&Arc::from(name), error))
     }
 
+    /// Begins to count the work that ends, and to wake those who wait for it.
+    pub(crate) fn begin_drain(&self) {
+        for group in self.groups().iter().chain([&self.holds]) {
+            group.activity.set_draining(true);
+        }
+    }
+
+    /// The tasks and threads that there were as closing began, by name.
+    pub(crate) fn draining(&self) -> Vec<Arc<WaitGroup>> {
+        self.groups.lock().values().filter(|group| group.activity.is_draining()).cloned().collect()
+    }
+
     /// The tasks and threads by name, as far as there are any.
     pub(crate) fn groups(&self) -> Vec<Arc<WaitGroup>> {
         self.groups.lock().values().filter(|group| group.len() > 0).cloned().collect()

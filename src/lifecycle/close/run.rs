@@ -65,7 +65,15 @@ impl CloseReport {
 /// [`Error::Closing`] on a thread that this close itself runs on, because such a thread must not wait for it.
 pub(crate) fn start(pool: &Arc<dyn Pool>, reason: Reason, deadline: Option<Duration>) -> Result<Arc<CloseRun>, Error> {
     let limit = deadline.unwrap_or(pool.context().options.close.deadline);
-    let (run, first) = pool.context().close.begin(limit);
+    // Work that users end as they are told of closing counts in the report.
+    let prepare = || {
+        pool.application().begin_drain();
+        // Without a signal it is the end of this work that closes the pool, or this work itself.
+        if matches!(reason, Reason::Signal(_)) {
+            pool.main().set_draining(true);
+        }
+    };
+    let (run, first) = pool.context().close.begin(limit, prepare);
     if first {
         let (pool, run) = (Arc::clone(pool), Arc::clone(&run));
         hand_over(Box::new(move || {
@@ -218,14 +226,9 @@ struct Others {
 impl Others {
     fn of(pool: &dyn Pool, reason: Reason) -> Self {
         let holds = &pool.application().holds;
-        let tasks = pool.application().groups();
-        for group in tasks.iter().chain([holds]) {
-            group.activity.set_draining(true);
-        }
+        let tasks = pool.application().draining();
         let mut active = vec![Arc::clone(&holds.activity)];
-        // Without a signal it is the end of this work that closes the pool, or this work itself.
         if matches!(reason, Reason::Signal(_)) {
-            pool.main().set_draining(true);
             active.push(Arc::clone(pool.main()));
         }
         let mut steps: Vec<_> = pool.take_hooks().into_iter().map(Step::Hook).collect();

@@ -149,8 +149,8 @@ impl CloseState {
     }
 
     /// Begins the close of the whole pool, unless it has begun before. Returns it, and whether the caller is the one to
-    /// run it.
-    pub(crate) fn begin(&self, limit: Duration) -> (Arc<CloseRun>, bool) {
+    /// run it. `prepare` runs once it has begun, and before users are told.
+    pub(crate) fn begin(&self, limit: Duration, prepare: impl FnOnce()) -> (Arc<CloseRun>, bool) {
         let mut whole = self.whole.lock();
         let first = !std::mem::replace(&mut whole.begun, true);
         if first {
@@ -159,6 +159,9 @@ impl CloseState {
         whole.deadline.get_or_insert_with(|| runtime::deadline(limit));
         let (run, closing) = (Arc::clone(&whole.run), whole.closing.clone());
         drop(whole);
+        if first {
+            prepare();
+        }
         closing.cancel();
         (run, first)
     }
@@ -328,10 +331,10 @@ mod tests {
         let cell = CloseState::default();
         assert!(!cell.is_closing() && !cell.closing().is_set());
         assert_eq!(cell.deadline(), None);
-        let (run, first) = cell.begin(LONG);
+        let (run, first) = cell.begin(LONG, || ());
         let deadline = cell.deadline().unwrap();
         assert!(first && cell.is_closing() && cell.closing().is_set());
-        let (same, second) = cell.begin(Duration::ZERO);
+        let (same, second) = cell.begin(Duration::ZERO, || ());
         assert!(Arc::ptr_eq(&run, &same) && !second);
         assert_eq!(cell.deadline(), Some(deadline), "the first who asks says how long");
         assert!(cell.report().is_none() && cell.wait_blocking(soon()).is_none());
@@ -352,7 +355,7 @@ mod tests {
         let (ended, _) = cell.begin_single(&other);
         cell.end_single(&other, report(Reason::Requested));
         assert!(ended.report().is_some());
-        let (whole, _) = cell.begin(LONG);
+        let (whole, _) = cell.begin(LONG, || ());
         assert!(cell.single_closes().keys().eq([&name]));
         let (of_the_whole, third) = cell.begin_single(&other);
         assert!(!third && Arc::ptr_eq(&whole, &of_the_whole), "none begins any more");
@@ -364,7 +367,7 @@ mod tests {
     fn what_is_closed_opens_again_unless_the_process_ends() {
         let cell = CloseState::default();
         assert!(cell.reopen(|| false).is_ok(), "it is open");
-        let (run, _) = cell.begin(LONG);
+        let (run, _) = cell.begin(LONG, || ());
         assert!(matches!(cell.reopen(|| false), Err(Error::Closing { .. })), "it is being closed");
         run.end(report(Reason::Requested));
         assert!(matches!(cell.reopen(|| true), Err(Error::Closing { .. })));
@@ -373,7 +376,7 @@ mod tests {
         assert!(!cell.is_closing() && cell.report().is_none());
         // The listeners of the earlier close say nothing about the next one.
         cell.announce(&run);
-        let (next, first) = cell.begin(LONG);
+        let (next, first) = cell.begin(LONG, || ());
         assert!(first && !Arc::ptr_eq(&run, &next));
         assert!(cell.wait_blocking(soon()).is_none());
     }
@@ -381,7 +384,7 @@ mod tests {
     #[test]
     fn a_thread_knows_the_part_that_it_runs() {
         let (cell, other) = (CloseState::default(), CloseState::default());
-        let (run, _) = cell.begin(LONG);
+        let (run, _) = cell.begin(LONG, || ());
         assert!(!cell.is_inside() && cell.check_outside(&run, "name").is_ok());
         let ran = cell.run_as(Role::Step(3), || {
             assert!(cell.is_inside() && !other.is_inside() && cell.role() == Some(Role::Step(3)));
@@ -401,7 +404,7 @@ mod tests {
     #[test]
     fn a_part_that_ends_the_process_is_over() {
         let cell = CloseState::default();
-        let (run, _) = cell.begin(LONG);
+        let (run, _) = cell.begin(LONG, || ());
         cell.leave_role();
         let (step, mut outcome) = cell.begin_step();
         cell.run_as(Role::Step(step), || cell.leave_role()).unwrap();

@@ -110,7 +110,7 @@ impl World {
 
     /// Closes everything, as `close::run::start` does.
     fn close_all(&self) -> Arc<CloseReport> {
-        let (course, first) = self.close.begin(Duration::MAX);
+        let (course, first) = self.close.begin(Duration::MAX, || ());
         if first {
             course.end(self.run_close());
             self.close.announce(&course);
@@ -245,7 +245,7 @@ pub fn two_closers_share_one_report() {
         let world = World::ready();
         let other = spawn(&world, |world| world.close_all());
         let exiting = spawn(&world, |world| {
-            let (course, first) = world.close.begin(Duration::MAX);
+            let (course, first) = world.close.begin(Duration::MAX, || ());
             if first {
                 course.end(world.run_close());
                 world.close.announce(&course);
