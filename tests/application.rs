@@ -128,6 +128,7 @@ async fn a_task_that_does_not_end_is_aborted_and_named() {
     assert!(task.await.unwrap_err().is_cancelled());
     let step = step(&report, "stubborn");
     assert_eq!((&step.outcome, step.held[0].site.line()), (&Outcome::Forced, line));
+    assert_eq!((&*step.given_up, &*step.finished), (&[(Work::Task, 1)][..], &[][..]));
     assert!(report.to_string().contains("tests/application.rs:"), "{report}");
 }
 
@@ -245,4 +246,60 @@ fn a_pool_that_another_runtime_uses_says_so() {
     assert_eq!(log.matches(advice).count(), 1, "{log}");
     assert!(pool.status().used_elsewhere && pool.status().to_string().contains(advice));
     assert!(elsewhere.block_on(pool.close_all()).all_closed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_may_close_a_resource_that_another_one_closes() {
+    let pool = pool();
+    drop(pool.redis().await.unwrap());
+    let close = || {
+        let user = pool.clone();
+        pool.spawn("closer", move |_| async move { user.close("redis").await }).unwrap()
+    };
+    let (one, other) = tokio::join!(close(), close());
+    assert!(one.unwrap().unwrap().all_closed() && other.unwrap().unwrap().all_closed());
+}
+
+/// A service that answers with a body which the test has in hand.
+#[cfg(feature = "tower")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_holds_closing_up_until_its_body_has_ended() {
+    use std::convert::Infallible;
+    use std::future::{Ready, ready};
+    use std::task::{Context, Poll};
+
+    use http::{Request, Response};
+    use resource_pool::tower::HoldLayer;
+    use tower_layer::Layer;
+    use tower_service::Service;
+
+    struct Echo;
+
+    impl Service<Request<String>> for Echo {
+        type Response = Response<String>;
+        type Error = Infallible;
+        type Future = Ready<Result<Response<String>, Infallible>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, request: Request<String>) -> Self::Future {
+            ready(Ok(Response::new(request.into_body())))
+        }
+    }
+
+    let pool = pool_of(|options| options.close.drain = Duration::from_millis(200));
+    let layer = HoldLayer::new(&pool);
+    let line = line!() - 1;
+    let mut service = layer.layer(Echo);
+    let response = service.call(Request::new("price".to_owned())).await.unwrap();
+    assert_eq!(pool.status().holds, 1);
+    let (_, body) = response.into_parts();
+    assert_eq!(pool.status().holds, 1);
+    let report = closing(&pool).within(SOON).await.unwrap();
+    let step = step(&report, "application");
+    assert_eq!((&step.outcome, step.held[0].site.line()), (&Outcome::TimedOut, line));
+    drop(body);
+    assert_eq!(pool.status().holds, 0);
 }

@@ -453,6 +453,7 @@ fn delayed(Suite { servers, .. }: &Suite) {
         let took = since.elapsed();
         assert_eq!(took < Duration::from_millis(delay), second, "closing began after {took:?} of {delay} ms");
         let ended = child.end();
+        assert!(ended.stderr.contains("SECOND true"), "{ended}");
         ended.assert_by(Signal(15));
         ended.assert_all_closed(NAMES);
     }

@@ -19,5 +19,5 @@ pub(crate) mod secret;
 pub(crate) mod setters;
 pub(crate) mod stderr;
 pub(crate) mod sync;
-#[cfg(all(feature = "systemd", unix))]
+#[cfg(all(feature = "systemd", target_os = "linux"))]
 pub(crate) mod systemd;

@@ -15,7 +15,6 @@ use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{self, Poll};
 
-use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use crate::base::error::{Error, panic_message};
@@ -30,12 +29,22 @@ use crate::lifecycle::work::Work;
 /// The application's own work at a pool.
 pub(crate) struct Application {
     pub(crate) holds: Arc<WaitGroup>,
-    /// The tasks and background threads, by name.
-    groups: Mutex<BTreeMap<Arc<str>, Arc<WaitGroup>>>,
+    groups: Mutex<Groups>,
+}
+
+/// The tasks and background threads.
+#[derive(Default)]
+struct Groups {
+    by_name: BTreeMap<Arc<str>, Arc<WaitGroup>>,
+    /// How many names were left when those of ended tasks were last removed.
+    kept: usize,
 }
 
 /// A piece of the application's work, such as a request, which the drain of [`close_all`](crate::ResourcePool::close_all)
 /// waits for. It counts until this drops.
+///
+/// A task that has one and calls `close_all` itself would wait for itself, up to `close.drain`. Drop the hold before, or
+/// close from another task.
 #[must_use = "the work counts as ended when this drops"]
 pub struct Hold(#[allow(dead_code, reason = "its drop is its use")] Option<Member>);
 
@@ -52,7 +61,7 @@ impl Application {
         site: &'static Location<'static>,
     ) -> Hold {
         // In a forked child a thread of the parent may hold the lock for ever.
-        Hold(context.process.is_current().then(|| self.holds.join(name.into(), site)))
+        Hold(context.process.is_current().then(|| self.holds.join(name.into(), site, true)))
     }
 
     /// The group of this name, and a new member of it.
@@ -67,21 +76,21 @@ impl Application {
         let mut groups = self.groups.lock();
         // Checked under the lock, since a close takes the groups once it has begun.
         context.check_open(&name)?;
-        // Names of ended tasks must not pile up.
-        if groups.len() > MOST_IDLE_GROUPS {
-            groups.retain(|_, group| group.len() > 0);
+        // Names of ended tasks must not pile up. They are looked for each time that the number of names has doubled.
+        if groups.by_name.len() >= 2 * groups.kept {
+            groups.by_name.retain(|_, group| group.len() > 0);
+            groups.kept = groups.by_name.len();
         }
         let new = || WaitGroup::new(Activity::new(&name, None, String::new(), &context.observers), Work::Task);
-        let group = Arc::clone(groups.entry(Arc::clone(&name)).or_insert_with(new));
-        let member = group.join(Cow::Owned(name.to_string()), site);
+        let group = Arc::clone(groups.by_name.entry(Arc::clone(&name)).or_insert_with(new));
+        let member = group.join(Cow::Owned(name.to_string()), site, false);
         Ok((group, member))
     }
 
-    /// Runs a task on this runtime.
+    /// Runs a task on the pool's runtime.
     pub(crate) fn spawn<F>(
         &self,
         context: &Arc<Context>,
-        runtime: &Handle,
         name: &str,
         site: &'static Location<'static>,
         task: impl FnOnce() -> F,
@@ -90,6 +99,8 @@ impl Application {
         F: Future<Output: Send> + Send + 'static,
     {
         let (group, member) = self.begin(context, name, site)?;
+        // Asked for now, since no runtime may start once closing has begun.
+        let runtime = context.runtime.handle(&group.activity.name)?;
         let number = member.number;
         let inside =
             Inside { future: Box::pin(task()), member, context: Arc::downgrade(context), name: name.to_owned(), site };
@@ -106,17 +117,22 @@ impl Application {
         site: &'static Location<'static>,
         run: impl FnOnce() -> T + Send + 'static,
     ) -> Result<std::thread::JoinHandle<T>, Error> {
-        let (_group, member) = self.begin(context, name, site)?;
+        let (_group, mut member) = self.begin(context, name, site)?;
         let (of_thread, context) = (name.to_owned(), Arc::clone(context));
         let run = move || {
             let ended = context.close.run_as(Role::Task(member.number), run);
             // The thread must not keep a closed pool alive, nor may the panic unwind past its count.
             drop(context);
-            ended.unwrap_or_else(|payload| {
-                tell_panic(&of_thread, site, &*payload);
-                let _counted_as_given_up = member;
-                resume_unwind(payload)
-            })
+            match ended {
+                Ok(output) => {
+                    member.done();
+                    output
+                }
+                Err(payload) => {
+                    tell_panic(&of_thread, site, &*payload);
+                    resume_unwind(payload)
+                }
+            }
         };
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run);
         thread.map_err(|error| Error::no_threads(&Arc::from(name), error))
@@ -131,12 +147,12 @@ impl Application {
 
     /// The tasks and threads that there were as closing began, by name.
     pub(crate) fn draining(&self) -> Vec<Arc<WaitGroup>> {
-        self.groups.lock().values().filter(|group| group.activity.is_draining()).cloned().collect()
+        self.groups.lock().by_name.values().filter(|group| group.activity.is_draining()).cloned().collect()
     }
 
     /// The tasks and threads by name, as far as there are any.
     pub(crate) fn groups(&self) -> Vec<Arc<WaitGroup>> {
-        self.groups.lock().values().filter(|group| group.len() > 0).cloned().collect()
+        self.groups.lock().by_name.values().filter(|group| group.len() > 0).cloned().collect()
     }
 
     /// How many holds there are, and how many tasks and threads of each name.
@@ -150,13 +166,10 @@ impl Application {
 
     /// Counts this task or thread as ended. It does not come back, because the process ends from it.
     pub(crate) fn leave(&self, number: u64) {
-        let groups: Vec<_> = self.groups.lock().values().cloned().collect();
+        let groups: Vec<_> = self.groups.lock().by_name.values().cloned().collect();
         groups.iter().any(|group| group.leave(number, true));
     }
 }
-
-/// How many names may be idle before they are looked through. Each takes some hundred bytes.
-const MOST_IDLE_GROUPS: usize = 64;
 
 /// A task that counts as inside of closing in each of its polls.
 struct Inside<F> {
@@ -178,10 +191,18 @@ impl<F: Future> Future for Inside<F> {
             Some(context) => context.close.run_as(Role::Task(member.number), poll),
             None => catch_unwind(AssertUnwindSafe(poll)),
         };
-        polled.unwrap_or_else(|payload| {
-            tell_panic(name, site, &*payload);
-            resume_unwind(payload)
-        })
+        match polled {
+            Ok(polled) => {
+                if polled.is_ready() {
+                    member.done();
+                }
+                polled
+            }
+            Err(payload) => {
+                tell_panic(name, site, &*payload);
+                resume_unwind(payload)
+            }
+        }
     }
 }
 

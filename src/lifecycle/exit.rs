@@ -84,12 +84,12 @@ pub(crate) fn is_ending() -> bool {
 }
 
 /// Tells the supervisor of this process that it stops, and how long that may take.
-#[cfg(all(feature = "systemd", unix))]
+#[cfg(all(feature = "systemd", target_os = "linux"))]
 fn tell_supervisor(ending: &Ending) {
     crate::base::systemd::stopping(longest(ending));
 }
 
-#[cfg(all(not(feature = "systemd"), unix))]
+#[cfg(all(unix, not(all(feature = "systemd", target_os = "linux"))))]
 fn tell_supervisor(_: &Ending) {}
 
 /// Lets the readiness of every pool fail. Returns the longest delay before closing, if there is any.
@@ -104,14 +104,17 @@ fn lower_readiness(ending: &Ending) -> Option<Duration> {
     longest.filter(|longest| !longest.is_zero())
 }
 
-/// Closes every pool and waits for each within its deadline, of which `delayed` is over already. Returns whether one of
-/// them did not end in time.
+/// Closes every pool and waits for each within its deadline. Of that, the pool's delay is over already if `delayed` says
+/// so. Returns whether one of them did not end in time.
 fn close_pools(ending: &Ending, reason: Reason, delayed: Duration) -> bool {
     ending.has_begun.store(true, Ordering::SeqCst);
     let pools = ending.pools();
-    let started = Instant::now();
+    // The limits count from the signal.
+    let now = Instant::now();
+    let started = now.checked_sub(delayed).unwrap_or(now);
     for pool in &pools {
-        let deadline = pool.context().options.close.deadline.saturating_sub(delayed);
+        let options = &pool.context().options.close;
+        let deadline = options.deadline.saturating_sub(delayed.min(options.delay));
         // The result is not needed: the loop below waits for the close, no matter which thread started it.
         let _ = run::start(pool, reason, Some(deadline));
     }
@@ -161,7 +164,7 @@ fn longest(ending: &Ending) -> Duration {
 #[cfg(unix)]
 #[allow(unsafe_code, reason = "atexit, sigaction, raise and _exit have no safe form")]
 mod platform {
-    use std::io::Read;
+    use std::io::{ErrorKind, Read};
     use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixStream;
     use std::sync::atomic::{AtomicI32, AtomicI64, AtomicUsize};
@@ -262,8 +265,9 @@ mod platform {
             let mut byte = [0];
             if receiver.read_exact(&mut byte).is_ok() {
                 let since = Instant::now();
+                let limit = lower_readiness(ending);
                 tell_supervisor(ending);
-                delay(ending, &mut receiver);
+                delay(ending, &mut receiver, limit);
                 end_by_signal(ending, status, since.elapsed());
             }
         };
@@ -356,12 +360,12 @@ mod platform {
             }
             Err(first) => {
                 let since = signals.since.load(Ordering::SeqCst);
-                if since == 0 || millis() - since < AT_ONCE {
-                    return;
-                }
-                match signals.skip_delay() {
-                    true => signals.since.store(millis(), Ordering::SeqCst),
-                    false => restore_and_raise(first),
+                let now = millis();
+                // Of several signals that are part of one more request, the first is the one that counts.
+                let is_first =
+                    || signals.since.compare_exchange(since, now, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+                if since != 0 && now - since >= AT_ONCE && is_first() && !signals.skip_delay() {
+                    restore_and_raise(first);
                 }
             }
         }
@@ -376,13 +380,22 @@ mod platform {
         i64::from(now.tv_sec) * 1000 + i64::from(now.tv_nsec) / 1_000_000
     }
 
-    /// Lowers readiness, and waits until the longest delay of any pool is over or skipped.
-    fn delay(ending: &Ending, receiver: &mut UnixStream) {
-        let Some(delay) = lower_readiness(ending) else { return };
+    /// Waits until the delay is over or skipped.
+    fn delay(ending: &Ending, receiver: &mut UnixStream, delay: Option<Duration>) {
+        let Some(delay) = delay else { return };
         ending.signals.is_delayed.store(true, Ordering::SeqCst);
-        // A stream whose limit cannot be set would wait for ever.
-        if receiver.set_read_timeout(Some(delay)).is_ok() {
-            let _over_or_skipped = receiver.read(&mut [0]);
+        let until = Instant::now() + delay;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            // A stream whose limit cannot be set would wait for ever.
+            if left.is_zero() || receiver.set_read_timeout(Some(left)).is_err() {
+                break;
+            }
+            match receiver.read(&mut [0]) {
+                // Another signal, which the program handles, may interrupt the wait.
+                Err(error) if [ErrorKind::Interrupted, ErrorKind::WouldBlock].contains(&error.kind()) => {}
+                _over_or_skipped => break,
+            }
         }
         ending.signals.is_delayed.store(false, Ordering::SeqCst);
     }

@@ -23,7 +23,7 @@ use crate::base::process::Process;
 use crate::base::runtime::{self, DriverRuntime};
 use crate::lifecycle::activity::Activity;
 use crate::lifecycle::any_slot::AnySlot;
-use crate::lifecycle::application::Application;
+use crate::lifecycle::application::{Application, Hold};
 use crate::lifecycle::close::closer;
 use crate::lifecycle::close::edges::Edges;
 use crate::lifecycle::close::phase::Phase;
@@ -361,9 +361,8 @@ impl Registry {
     where
         F: Future<Output: Send> + Send + 'static,
     {
-        let named = self.before_task(name)?;
-        let runtime = self.context.runtime.handle(&named)?;
-        self.application.spawn(&self.context, &runtime, name, site, || task(self.closing()))
+        self.before_task(name)?;
+        self.application.spawn(&self.context, name, site, || task(self.closing()))
     }
 
     /// Runs a thread of the application.
@@ -379,12 +378,21 @@ impl Registry {
     }
 
     /// Checks and prepares the pool, so that closing can wait for a task of this name.
-    fn before_task(&self, name: &str) -> Result<Arc<str>, Error> {
+    fn before_task(&self, name: &str) -> Result<(), Error> {
         let named = Arc::from(name);
         self.context.check_open(&named)?;
         check_name(name)?;
-        self.arm(&named)?;
-        Ok(named)
+        self.arm(&named)
+    }
+
+    /// Holds closing up. The pool is prepared for a signal and the end of the process, which wait for the hold.
+    pub(crate) fn hold(&self, name: impl Into<Cow<'static, str>>, site: &'static Location<'static>) -> Hold {
+        if self.armed.get().is_none()
+            && let Err(error) = self.arm(&Arc::from("application"))
+        {
+            tracing::warn!(%error, "the end of this process will not wait for the application");
+        }
+        self.application.hold(&self.context, name, site)
     }
 
     pub(crate) fn on_report(&self, listener: impl Fn(&CloseReport) + Send + Sync + 'static) {

@@ -14,6 +14,7 @@ use tokio::task::AbortHandle;
 
 use crate::base::clock::Moment;
 use crate::base::holder::Holder;
+use crate::base::process::Process;
 use crate::base::sync::Mutex;
 use crate::lifecycle::activity::Activity;
 use crate::lifecycle::work::Work;
@@ -25,6 +26,7 @@ pub(crate) struct WaitGroup {
     members: Mutex<BTreeMap<u64, Record>>,
     /// Whether there ever was a member.
     is_used: AtomicBool,
+    process: &'static Process,
 }
 
 /// The record of one piece of work.
@@ -40,22 +42,31 @@ struct Record {
 pub(crate) struct Member {
     group: Arc<WaitGroup>,
     pub(crate) number: u64,
+    /// Whether it counts as done when this drops, unless by a panic.
+    is_done: bool,
 }
 
 impl WaitGroup {
     pub(crate) fn new(activity: Arc<Activity>, work: Work) -> Arc<Self> {
-        Arc::new(WaitGroup { activity, work, members: Mutex::default(), is_used: AtomicBool::new(false) })
+        let (members, is_used) = (Mutex::default(), AtomicBool::new(false));
+        Arc::new(WaitGroup { activity, work, members, is_used, process: Process::current() })
     }
 
-    /// Counts one more piece of work.
-    pub(crate) fn join(self: &Arc<Self>, name: Cow<'static, str>, site: &'static Location<'static>) -> Member {
+    /// Counts one more piece of work. If it drops before [`done`](Member::done), it counts as given up, unless `is_done`
+    /// says otherwise.
+    pub(crate) fn join(
+        self: &Arc<Self>,
+        name: Cow<'static, str>,
+        site: &'static Location<'static>,
+        is_done: bool,
+    ) -> Member {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         // Relaxed, because only the uniqueness of the number counts.
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         self.activity.counters.begin(self.work, 1);
         self.is_used.store(true, Ordering::Relaxed);
         self.members.lock().insert(number, Record { name, site, since: Moment::now(), abort: None });
-        Member { group: Arc::clone(self), number }
+        Member { group: Arc::clone(self), number, is_done }
     }
 
     /// Lets closing abort this member, if it is still there.
@@ -82,9 +93,9 @@ impl WaitGroup {
         self.members.lock().len()
     }
 
-    /// Waits until no member is left. It is woken only while the activity drains.
+    /// Waits until no member is left, and each has been counted. It is woken only while the activity drains.
     pub(crate) async fn ended(&self) {
-        self.activity.until(|| (self.len() == 0).then_some(())).await;
+        self.activity.until(|| (self.len() == 0 && self.activity.counters.now().is_empty()).then_some(())).await;
     }
 
     /// Aborts the tasks that are left.
@@ -106,8 +117,18 @@ impl WaitGroup {
     }
 }
 
+impl Member {
+    /// Has this count as done when it drops.
+    pub(crate) fn done(&mut self) {
+        self.is_done = true;
+    }
+}
+
 impl Drop for Member {
     fn drop(&mut self) {
-        self.group.leave(self.number, !std::thread::panicking());
+        // In a forked child a thread of the parent may hold the lock for ever.
+        if self.group.process.is_current() {
+            self.group.leave(self.number, self.is_done && !std::thread::panicking());
+        }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Both poll a future on the thread that calls them, in the context of the pool's runtime. So the future need not be
 //! `Send`, and its `tokio::spawn` lands beside the drivers' tasks.
-//! Invariant: the future is dropped before its pool closes, also when it panics.
+//! Invariant: the future is dropped before its pool closes, also when it panics. A signal is the exception, since then the
+//! pool may close before the future has ended.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::Termination;
@@ -26,7 +27,10 @@ pub fn main<F: Future>(builder: Builder<ResourcePool>, main: F) -> F::Output {
         Ok(ended)
     });
     ended.unwrap_or_else(|error| {
-        stderr::tell(&format!("error: {error}\n"));
+        // A pool that was closed under `main` has told so itself.
+        if !error.is_closed() {
+            stderr::tell(&format!("error: {error}\n"));
+        }
         std::process::exit(1)
     })
 }

@@ -98,6 +98,7 @@ macro_rules! synchronous_verbs {
         where
             F: Future<Output = Result<(), BoxError>> + Send + 'static,
         {
+            self.registry().check_open()?;
             // The runtime must be there for the hook, even if nothing was ever connected.
             self.registry().context.runtime.handle(&Arc::from(name))?;
             let run = HookRun::Async(Box::new(|| Box::pin(run())));
@@ -117,7 +118,7 @@ macro_rules! synchronous_verbs {
         /// ```
         #[track_caller]
         pub fn hold(&self, name: impl Into<Cow<'static, str>>) -> Hold {
-            self.registry().application.hold(&self.registry().context, name, Location::caller())
+            self.registry().hold(name, Location::caller())
         }
 
         /// Lets [`readiness`](HealthReport::readiness) fail from now on, so that no more work is sent to this process.
@@ -132,7 +133,7 @@ macro_rules! synchronous_verbs {
         ///
         /// # Errors
         /// When the socket cannot be written.
-        #[cfg(all(feature = "systemd", unix))]
+        #[cfg(all(feature = "systemd", target_os = "linux"))]
         pub fn notify_ready(&self) -> std::io::Result<()> {
             crate::base::systemd::ready()
         }
@@ -141,6 +142,9 @@ macro_rules! synchronous_verbs {
         /// end. `close_all`, a signal and the end of the process wait for it in the phase tasks, up to
         /// `close.long_step`, and then abort it. Until then it may use every resource, while others may not any more.
         /// A panic is logged. Tasks of one name are one step of the report.
+        ///
+        /// A task that keeps a clone of the pool keeps the pool open. The global one closes at the end of the process all
+        /// the same, and any pool closes by `close_all`.
         ///
         /// # Errors
         /// [`Error::Closing`], [`Error::Closed`], and [`Error::Connect`] if the process can have no more threads.

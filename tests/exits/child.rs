@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use resource_pool::config::{ExitStatus, Options};
+use resource_pool::config::{CloseOptions, ExitStatus, Options};
 use resource_pool::{CloseReport, Failure, Health, Link, Phase, Resource, ResourcePool, blocking};
 
 #[path = "load.rs"]
@@ -164,6 +164,13 @@ fn before_blocking(app: &str) {
         #[cfg(feature = "systemd")]
         "tells-ready" => blocking::ResourcePool::global().notify_ready().expect("a socket"),
         "tells-readiness" => drop(std::thread::spawn(|| {
+            // A second pool, which has no delay, and less time than the delay of the first.
+            let options = Options::default().close(CloseOptions::default().deadline(Duration::from_secs(1)));
+            let second = blocking::ResourcePool::builder().environment([("", ""); 0]).options(options);
+            let second =
+                second.on_report(|report| eprintln!("SECOND {}", report.all_closed())).build().expect("a pool");
+            second.on_close("hook", Phase::Files, || Ok(())).expect("it is open");
+            keep(second);
             let pool = blocking::ResourcePool::global();
             while pool.health_check().expect("a report").readiness() != Health::Fail {
                 std::thread::yield_now();

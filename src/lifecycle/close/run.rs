@@ -28,10 +28,11 @@ use crate::lifecycle::close::phase::Phase;
 use crate::lifecycle::close::pool::Pool;
 use crate::lifecycle::close::report::{CloseReport, Outcome, Reason, StepReport};
 use crate::lifecycle::close::state::{CloseRun, Role};
-use crate::lifecycle::close::step::{Step, order, run_step, tell_end, with_work};
+use crate::lifecycle::close::step::{Step, end_group, order, run_step, tell_end, with_work};
 use crate::lifecycle::context::Context;
 use crate::lifecycle::event::What;
 use crate::lifecycle::status::{PoolStatus, State, Usage};
+use crate::lifecycle::wait_group::WaitGroup;
 
 /// How long a step that was cut has to end: this, or half of its level's time if that is less. Part of the close
 /// budget.
@@ -219,25 +220,23 @@ async fn close_pool(pool: &Arc<dyn Pool>, reason: Reason, limit: Duration) -> Cl
 #[derive(Default)]
 struct Others {
     steps: Vec<Step>,
-    /// The work that the drain waits for.
+    /// The holds of the application, which the drain waits for.
+    holds: Option<Arc<WaitGroup>>,
+    /// The further work that the drain waits for.
     active: Vec<Arc<Activity>>,
 }
 
 impl Others {
     fn of(pool: &dyn Pool, reason: Reason) -> Self {
-        let holds = &pool.application().holds;
+        let holds = Some(Arc::clone(&pool.application().holds));
         let tasks = pool.application().draining();
-        let mut active = vec![Arc::clone(&holds.activity)];
+        let mut active = Vec::new();
         if matches!(reason, Reason::Signal(_)) {
             active.push(Arc::clone(pool.main()));
         }
         let mut steps: Vec<_> = pool.take_hooks().into_iter().map(Step::Hook).collect();
         steps.extend(tasks.into_iter().map(Step::Tasks));
-        // A hold may begin during the drain.
-        if holds.is_used() {
-            steps.push(Step::Holds(Arc::clone(holds)));
-        }
-        Others { steps, active }
+        Others { steps, holds, active }
     }
 }
 
@@ -276,6 +275,7 @@ async fn close_slots(
         }
     }
     let mut active = others.active;
+    active.extend(others.holds.iter().map(|holds| Arc::clone(&holds.activity)));
     active.extend(slots.iter().map(|slot| Arc::clone(slot.activity())));
     let left = deadline.saturating_duration_since(Instant::now());
     let drain_limit = options.drain.min(left.saturating_sub(reserved));
@@ -289,6 +289,13 @@ async fn close_slots(
     drop(running);
 
     let mut steps = Vec::new();
+    if let Some(holds) = others.holds {
+        // A hold may have begun during the drain. A pool that never had one tells nothing of them.
+        match holds.is_used() {
+            true => steps.push(end_group(&**pool, &holds, Duration::ZERO, Duration::ZERO).await),
+            false => holds.activity.set_draining(false),
+        }
+    }
     while let Some(level) = levels.pop_front() {
         let left = deadline.saturating_duration_since(Instant::now());
         let own = left - options.reserve(left, levels.len());

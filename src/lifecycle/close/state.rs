@@ -242,9 +242,14 @@ impl CloseState {
         ROLE.get().filter(|(cell, _)| *cell == self.id.0).map(|(_, role)| role)
     }
 
-    /// Refuses a wait for this close on a thread that the close itself runs on.
+    /// Refuses a wait for this close on a thread that the close itself runs on. Only the close of the whole pool waits
+    /// for background tasks.
     pub(crate) fn check_outside(&self, run: &CloseRun, resource: &str) -> Result<(), Error> {
-        if run.report().is_none() && self.role().is_some() {
+        let is_inside = match self.role() {
+            Some(Role::Task(_)) => self.is_closing(),
+            role => role.is_some(),
+        };
+        if is_inside && run.report().is_none() {
             return Err(Error::closing(&Arc::from(resource)));
         }
         Ok(())

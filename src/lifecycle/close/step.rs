@@ -42,8 +42,6 @@ pub(crate) enum Step {
     Hook(Hook),
     /// The background tasks and threads of one name, which the step waits for.
     Tasks(Arc<WaitGroup>),
-    /// The holds of the application, which the drain has waited for.
-    Holds(Arc<WaitGroup>),
 }
 
 impl Step {
@@ -51,7 +49,7 @@ impl Step {
         match self {
             Step::Resource(slot) => Arc::clone(slot.name()),
             Step::Hook(hook) => Arc::clone(&hook.name),
-            Step::Tasks(group) | Step::Holds(group) => Arc::clone(&group.activity.name),
+            Step::Tasks(group) => Arc::clone(&group.activity.name),
         }
     }
 
@@ -67,7 +65,7 @@ impl Step {
         match self {
             Step::Resource(slot) => slot.phase(),
             Step::Hook(hook) => hook.phase,
-            Step::Tasks(_) | Step::Holds(_) => Phase::Tasks,
+            Step::Tasks(_) => Phase::Tasks,
         }
     }
 }
@@ -95,10 +93,8 @@ pub(crate) async fn run_step(
     grace: Duration,
     drains_again: bool,
 ) -> StepReport {
-    match step {
-        Step::Holds(holds) => return end_group(&*pool, &holds, Duration::ZERO, Duration::ZERO).await,
-        Step::Tasks(tasks) => return end_group(&*pool, &tasks, budget, grace).await,
-        Step::Resource(_) | Step::Hook(_) => {}
+    if let Step::Tasks(tasks) = step {
+        return end_group(&*pool, &tasks, budget, grace).await;
     }
     let started = Instant::now();
     let name = step.name();
@@ -153,7 +149,7 @@ pub(crate) async fn run_step(
 }
 
 /// Waits for a group of the application's work. Tasks that are left after the budget are aborted.
-async fn end_group(pool: &dyn Pool, group: &WaitGroup, budget: Duration, grace: Duration) -> StepReport {
+pub(crate) async fn end_group(pool: &dyn Pool, group: &WaitGroup, budget: Duration, grace: Duration) -> StepReport {
     let started = Instant::now();
     let name = Arc::clone(&group.activity.name);
     let named = pool.context().close.running_as(&name);
@@ -217,7 +213,7 @@ fn on_own_thread(pool: &Arc<dyn Pool>, step: Step, cancel: CancellationToken) ->
                 on_runtime(runtime, cancel, run)
             }
             Step::Resource(slot) => on_runtime(runtime, cancel, slot.close()),
-            Step::Tasks(_) | Step::Holds(_) => Ok(()),
+            Step::Tasks(_) => Ok(()),
         });
         let outcome = match outcome {
             Ok(Ok(())) => Outcome::Closed,

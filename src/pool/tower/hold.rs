@@ -27,7 +27,10 @@ impl HoldLayer {
     /// A layer for the requests of a service that uses this pool.
     #[track_caller]
     pub fn new(pool: &ResourcePool) -> Self {
-        HoldLayer { pool: pool.clone(), site: Location::caller() }
+        let site = Location::caller();
+        // The pool is prepared for a signal before the first request.
+        drop(pool.registry().hold("request", site));
+        HoldLayer { pool: pool.clone(), site }
     }
 }
 
@@ -60,7 +63,7 @@ where
 
     fn call(&mut self, request: Request<R>) -> Self::Future {
         let HoldLayer { pool, site } = &self.layer;
-        let hold = pool.registry().application.hold(&pool.registry().context, "request", site);
+        let hold = pool.registry().hold("request", site);
         HoldFuture { future: self.inner.call(request), hold: Some(hold) }
     }
 }
