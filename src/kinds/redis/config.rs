@@ -91,7 +91,8 @@ pub struct RedisConfig {
     #[serde(rename = "operation_timeout_ms", with = "millis")]
     pub operation_timeout: Duration,
     /// Commands that the pool sends on each new connection, each as its words. Each word is a [`Secret`], because any of
-    /// them may be one. Defaults to none.
+    /// them may be one. Errors show the command's name, also the second word of `ACL`, `CLIENT`, `CONFIG`, `DEBUG`,
+    /// `FUNCTION`, `MODULE` and `SCRIPT`, and no other word. Defaults to none.
     pub on_connect: Vec<Vec<Secret>>,
 }
 
