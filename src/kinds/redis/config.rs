@@ -353,6 +353,10 @@ impl KindConfig for RedisConfig {
                 return checks.fail("socket", format_args!("is set, but there are options for TLS; {NO_TLS}"));
             }
             let path = path.as_os_str();
+            // A URL may have a password in it, and reports show the path.
+            if path.to_string_lossy().contains("://") {
+                return checks.fail("socket", "must be a path, but has `://` in it: for a URL, set `url` instead");
+            }
             if path.is_empty() || path.as_encoded_bytes().contains(&0) || SockAddr::unix(path).is_err() {
                 return checks
                     .fail("socket", "must be a path of 1 to about 100 bytes: the system takes no longer ones");
