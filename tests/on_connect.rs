@@ -113,6 +113,21 @@ mod on_redis {
         let told = format!("{error} {error:?} {shown}");
         assert!(told.contains("on_connect[0], ACL") && !told.contains("s3cretword"), "{told}");
 
+        // The second word of a command without subcommands may be one, and the server quotes only the beginning of a long one.
+        let long = format!("s3cretword{}", "x".repeat(300));
+        for (words, expected) in [
+            (["MYMOD.AUTH", "s3cretword"], "ERR unknown command 'MYMOD.AUTH'"),
+            (["MYMOD.AUTH", &long], "ERR unknown command 'MYMOD.AUTH'"),
+            (["OBJECT", "s3cretword"], "withheld"),
+            (["OBJECT", &long], "withheld"),
+            (["CLIENT", "NO-EVICTION"], "ERR unknown subcommand 'NO-EVICTION'"),
+        ] {
+            let config = RedisConfig::url(server.url()).on_connect(words);
+            let error = pool_with(config, attempts(1)).redis().await.unwrap_err();
+            let told = format!("{error} {error:?}");
+            assert!(told.contains(expected) && !told.contains("s3cretword"), "{told}");
+        }
+
         let builder = ResourcePool::builder().environment([("", ""); 0]);
         let refused = builder.resource(RedisConfig::default().on_connect(["SELECT", "2"])).build();
         let Err(Error::Config { key, problem }) = refused else { panic!("{refused:?}") };

@@ -107,6 +107,34 @@ async fn password_of_a_redis_rotates_without_a_restart() {
     fs::remove_file(path).unwrap();
 }
 
+/// A server may still quote a password that the file had two connects ago.
+#[tokio::test]
+async fn passwords_that_a_file_had_before_are_in_no_error() {
+    let server = Service::start(Kind::Redis).unwrap();
+    server.redis().unwrap().command(&["ACL", "SETUSER", "turning", "on", "nopass", "~*", "&*", "+@all"]).unwrap();
+    let path = file("turning", "p4ss-0");
+    let mut options = unhurried();
+    options.circuit = Duration::ZERO;
+    options.retry.attempts = 1;
+    // The server refuses this subcommand by its name.
+    let config = RedisConfig::url(format!("redis://turning@127.0.0.1:{}", server.port()))
+        .password_file(path.as_path())
+        .on_connect(["CLIENT", "p4ss-1"]);
+    let pool = ResourcePool::builder().environment([("", ""); 0]).options(options).resource(config).build().unwrap();
+    let error = async || {
+        let error = pool.redis().await.unwrap_err();
+        format!("{error} {error:?}")
+    };
+    let before = error().await;
+    assert!(before.contains("p4ss-1"), "nobody knows that it will be a password: {before}");
+    for turn in 1..=4 {
+        fs::write(&path, format!("p4ss-{turn}")).unwrap();
+        let told = error().await;
+        assert!(told.contains("withheld") && !told.contains("p4ss"), "{turn}: {told}");
+    }
+    fs::remove_file(path).unwrap();
+}
+
 /// The same on PostgreSQL. The connections of the old password are ended.
 #[cfg(feature = "postgres")]
 #[tokio::test]
@@ -139,5 +167,34 @@ async fn password_of_a_postgres_rotates_without_a_restart() {
     .await;
     assert_eq!(two, 2);
     assert!(pool.close_all().await.all_closed());
+    fs::remove_file(path).unwrap();
+}
+
+/// The same on PostgreSQL, where a statement of the hook quotes the password.
+#[cfg(feature = "postgres")]
+#[tokio::test]
+async fn passwords_that_a_file_had_before_are_in_no_error_of_postgres() {
+    use resource_pool::config::PostgresConfig;
+
+    let server = Service::start(Kind::Postgres).unwrap();
+    server.postgres().unwrap().query("CREATE ROLE turning LOGIN PASSWORD 'p4ss-0'").unwrap();
+    let path = file("postgres-turning", "p4ss-0");
+    let mut options = unhurried();
+    options.circuit = Duration::ZERO;
+    // The pool gives up soon, because no further attempt mends the statement.
+    options.retry.budget = Duration::from_millis(100);
+    let config = PostgresConfig::url(format!("postgres://turning@127.0.0.1:{}/postgres", server.port()))
+        .password_file(path.as_path())
+        .on_connect(|connection| {
+            Box::pin(async move { sqlx::query("SELECT \"p4ss-1\"").execute(connection).await.map(drop) })
+        });
+    let pool = ResourcePool::builder().environment([("", ""); 0]).options(options).resource(config).build().unwrap();
+    for turn in 1..=4 {
+        fs::write(&path, format!("p4ss-{turn}")).unwrap();
+        server.postgres().unwrap().query(&format!("ALTER ROLE turning PASSWORD 'p4ss-{turn}'")).unwrap();
+        let error = pool.postgres().await.map(drop).unwrap_err();
+        let told = format!("{error} {error:?}");
+        assert!(told.contains("withheld") && !told.contains("p4ss"), "{turn}: {told}");
+    }
     fs::remove_file(path).unwrap();
 }

@@ -214,6 +214,27 @@ fn a_configuration_that_no_socket_fits_is_refused() {
     assert!(key == "redis.url" && problem.contains("names a host"), "{key}: {problem}");
 }
 
+/// A password that a typing error has put outside of its parameter would be taken for a part of the path or of the user,
+/// which all reports show.
+#[test]
+fn a_mistyped_url_of_a_socket_does_not_show_its_password() {
+    for (url, expected) in [
+        ("unix:///run/redis.sock&pass=s3cret", "`&` in its path"),
+        ("unix:///run/redis.sock;pass=s3cret", "`%3B`"),
+        ("unix:///run/redis.sock/pass=s3cret", "`=` in its path"),
+        ("unix:///run/redis.sock?user=me;pass=s3cret", "`%3B`"),
+        ("unix:///run/redis.sock?pass=abc&s3cretrest", "unknown parameter"),
+        ("unix:///run/redis.sock?pass=abc&password=s3cret", "unknown parameter `password`"),
+    ] {
+        let (key, problem) = wrong(RedisConfig::url(url));
+        assert!(key == "redis.url" && problem.contains(expected) && !problem.contains("s3cret"), "{key}: {problem}");
+    }
+    let (key, problem) = wrong(RedisConfig::default().socket("unix:///run/redis.sock?pass=s3cret"));
+    assert!(key == "redis.socket" && problem.contains("set `url`") && !problem.contains("s3cret"), "{key}: {problem}");
+    let config = RedisConfig::url("unix:///run/a%26b%3Dc%3Bd.sock").settled("redis").unwrap();
+    assert_eq!(config.socket.as_deref(), Some(Path::new("/run/a&b=c;d.sock")));
+}
+
 /// The environment's URL may be one of a socket, its parts complete it, and a host takes a socket of TOML away.
 #[test]
 fn a_socket_in_toml_or_the_environment() {

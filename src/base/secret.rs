@@ -1,6 +1,6 @@
 //! Texts that are never shown.
 //!
-//! Locks: [`SecretFile`] has one, which is held only to copy or replace the text that was read last.
+//! Locks: [`SecretFile`] has one, which is held only to copy or replace the texts that were read.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -50,7 +50,7 @@ impl<'de> Deserialize<'de> for Secret {
 }
 
 /// A file with a password in it. It is read again at every connect, so the password can change without a restart. Line
-/// breaks at its end are no part of the password. Clones share the memory of the text that was read last.
+/// breaks at its end are no part of the password. Clones share the memory of the texts that were read.
 ///
 /// ```
 /// use resource_pool::config::SecretFile;
@@ -61,8 +61,12 @@ impl<'de> Deserialize<'de> for Secret {
 #[derive(Clone)]
 pub struct SecretFile {
     path: PathBuf,
-    last: Arc<Mutex<Option<Secret>>>,
+    /// The last different texts that were read, the newest at the end.
+    recent: Arc<Mutex<Vec<Secret>>>,
 }
+
+/// How many different texts of a file are remembered.
+const REMEMBERED: usize = 4;
 
 /// The most bytes that a password may have. Its file is read no further.
 const LONGEST: u64 = 64 * 1024;
@@ -83,8 +87,17 @@ impl SecretFile {
             let text = format!("{} cannot be read as a password: {error}", self.path.display());
             io::Error::new(error.kind(), text)
         })?;
-        *self.last.lock() = Some(secret.clone());
+        self.remember(secret.clone());
         Ok(secret)
+    }
+
+    fn remember(&self, secret: Secret) {
+        let mut recent = self.recent.lock();
+        recent.retain(|known| *known != secret);
+        if recent.len() == REMEMBERED {
+            recent.remove(0);
+        }
+        recent.push(secret);
     }
 
     fn contents(&self) -> io::Result<Secret> {
@@ -116,15 +129,37 @@ impl SecretFile {
         })
     }
 
-    /// The text that was read last, so that errors can be kept free of it.
+    /// The text that was read last.
     pub fn last(&self) -> Option<Secret> {
-        self.last.lock().clone()
+        self.recent.lock().last().cloned()
+    }
+
+    /// The last four different texts that were read, the newest at the end, so that errors can be kept free of them. A
+    /// server may still quote a password that the file no longer has.
+    ///
+    /// ```
+    /// use resource_pool::config::SecretFile;
+    ///
+    /// assert!(SecretFile::from("/run/secrets/redis").recent().is_empty(), "nothing has read it");
+    /// ```
+    pub fn recent(&self) -> Vec<Secret> {
+        self.recent.lock().clone()
+    }
+}
+
+#[cfg(test)]
+impl SecretFile {
+    /// A file that had these texts, for tests of errors.
+    pub(crate) fn that_had(texts: &[&str]) -> Self {
+        let file = SecretFile::from("/nowhere");
+        texts.iter().for_each(|text| file.remember((*text).into()));
+        file
     }
 }
 
 impl<T: Into<PathBuf>> From<T> for SecretFile {
     fn from(path: T) -> Self {
-        SecretFile { path: path.into(), last: Arc::default() }
+        SecretFile { path: path.into(), recent: Arc::default() }
     }
 }
 
@@ -145,5 +180,26 @@ impl fmt::Debug for SecretFile {
 impl<'de> Deserialize<'de> for SecretFile {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         PathBuf::deserialize(deserializer).map(SecretFile::from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::SecretFile;
+
+    #[test]
+    fn a_file_remembers_its_last_four_different_texts() {
+        for (texts, expected) in [
+            (&[][..], ""),
+            (&["1", "1"], "1"),
+            (&["1", "2", "3"], "123"),
+            (&["1", "2", "3", "1"], "231"),
+            (&["1", "2", "3", "4", "5"], "2345"),
+        ] {
+            let file = SecretFile::that_had(texts);
+            let recent: String = file.clone().recent().iter().map(|secret| secret.expose().to_owned()).collect();
+            assert_eq!(recent, expected);
+            assert_eq!(file.last(), texts.last().map(|text| (*text).into()));
+        }
     }
 }

@@ -7,14 +7,15 @@ use crate::base::error::text::causes;
 ///
 /// The driver's own errors are left alone. They have no secret in them, as the fuzzer proves, and a search for one
 /// would show which of their words are a secret. A match within one of the `names` does not count, because the
-/// names are public: in `user 'guest'`, `guest` may be the password, too.
+/// names are public: in `user 'guest'`, `guest` may be the password, too. The beginning of a long secret counts as the
+/// secret, because servers cut short what they quote.
 pub fn redacted(error: impl Into<BoxError>, from_server: bool, secrets: &[&str], names: &[&str]) -> BoxError {
     let error = error.into();
     if !from_server {
         return error;
     }
     let said: Vec<_> = std::iter::once(format!("{error:?}")).chain(causes(&*error).map(ToString::to_string)).collect();
-    let has = |secret: &str| match &*plain(secret) {
+    let has = |secret: &str| match &*plain(secret).chars().take(BEGINNING).collect::<String>() {
         // The secret is nothing but quotes.
         "" => said.iter().skip(1).any(|text| text.contains(secret)),
         bare => {
@@ -40,6 +41,9 @@ fn is_told(text: &str, secret: &str, names: &[String]) -> bool {
 fn places(text: &str, part: &str) -> impl Iterator<Item = usize> {
     text.char_indices().map(|(at, _)| at).filter(move |at| text[*at..].starts_with(part))
 }
+
+/// How many characters of a secret tell it. Redis quotes 128 bytes of an argument.
+const BEGINNING: usize = 30;
 
 /// Stands for a server's text with a password in it. A text with only the password blanked out would tell the password,
 /// if it is a word of a well-known message.
@@ -68,6 +72,13 @@ mod tests {
         assert_eq!(told("quoted as '\"'", "\"", &[]), WITHHELD, "a secret that is nothing but a quote");
         assert_eq!(told("no such user", "s3cret", &[]), "no such user");
         assert_eq!(told("no such user", "", &[]), "no such user", "there is no secret");
+    }
+
+    #[test]
+    fn the_beginning_of_a_long_secret_is_withheld() {
+        let secret = "é".repeat(100);
+        assert_eq!(told(&format!("unknown subcommand '{}'", "é".repeat(64)), &secret, &[]), WITHHELD);
+        assert_eq!(told("unknown subcommand 'été'", &secret, &[]), "unknown subcommand 'été'");
     }
 
     #[test]

@@ -179,8 +179,10 @@ impl ClickHouseConfig {
         format!("{scheme}://{}/", host_port(&self.host, self.port))
     }
 
+    /// The passwords that no error may show.
     pub(super) fn secrets(&self) -> Vec<Secret> {
-        self.password.clone().into_iter().chain(self.password_file.as_ref().and_then(SecretFile::last)).collect()
+        let by_file = self.password_file.as_ref().map(SecretFile::recent).unwrap_or_default();
+        self.password.clone().into_iter().chain(by_file).collect()
     }
 
     /// The settings that go along with every query. An entry of `settings` wins over a field.

@@ -151,3 +151,21 @@ pub(super) fn advised(error: Error, remedy: &str) -> Error {
         error => error,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ::clickhouse::error::Error as DriverError;
+
+    use super::withheld;
+    use crate::base::secret::SecretFile;
+    use crate::kinds::clickhouse::config::ClickHouseConfig;
+
+    #[test]
+    fn a_password_that_the_file_had_before_is_withheld() {
+        let config = ClickHouseConfig::default().password_file(SecretFile::that_had(&["first", "second", "third"]));
+        let told = |words: &str| withheld(DriverError::BadResponse(words.to_owned()), &config).to_string();
+        assert!(told("near 'first'").contains("withheld"));
+        assert!(told("near 'second'").contains("withheld"));
+        assert!(told("near 'fourth'").contains("fourth"));
+    }
+}

@@ -81,7 +81,7 @@ impl MongoResource {
                 | ErrorKind::InvalidArgument { .. }
                 | ErrorKind::InvalidTlsConfig { .. }
         );
-        let by_file = self.config.password_file.as_ref().and_then(SecretFile::last);
+        let by_file = self.config.password_file.as_ref().map(SecretFile::recent).unwrap_or_default();
         let secrets: Vec<_> = self.secrets.iter().chain(&by_file).map(Secret::expose).collect();
         let text = words(&error);
         let user = match &self.hosts {
@@ -166,4 +166,27 @@ async fn speaks(host: &str, port: u16) -> Option<&'static str> {
         })
     };
     within(LIMIT, answer).await.ok()?.ok()?
+}
+
+#[cfg(test)]
+mod tests {
+    use mongodb::bson::{doc, from_document};
+    use mongodb::error::{CommandError, ErrorKind};
+
+    use crate::base::secret::SecretFile;
+    use crate::kinds::mongo::config::MongoConfig;
+    use crate::lifecycle::kind::KindConfig;
+
+    #[test]
+    fn a_password_that_the_file_had_before_is_withheld() {
+        let mut resource = MongoConfig::default().resource("mongo").unwrap();
+        resource.config.password_file = Some(SecretFile::that_had(&["first", "second", "third"]));
+        let told = |words: &str| {
+            let error = from_document::<CommandError>(doc! { "code": 1, "codeName": "Odd", "errmsg": words }).unwrap();
+            resource.told(ErrorKind::Command(error).into()).to_string()
+        };
+        assert!(told("no 'first'").contains("withheld"));
+        assert!(told("no 'second'").contains("withheld"));
+        assert!(told("no 'fourth'").contains("fourth"));
+    }
 }

@@ -33,7 +33,7 @@ impl PostgresConfig {
         // TLS.
         let is_foreign = matches!(&error, Driver::Protocol(why) if !why.contains("SSLRequest"));
         let told = matches!(&error, Driver::Database(_));
-        let by_file = self.password_file.as_ref().and_then(SecretFile::last);
+        let by_file = self.password_file.as_ref().map(SecretFile::recent).unwrap_or_default();
         let secrets: Vec<_> = self.password.iter().chain(&by_file).map(Secret::expose).collect();
         let words = match &error {
             Driver::Database(said) if said.message().contains("no encryption") && self.tls.is_none() => {

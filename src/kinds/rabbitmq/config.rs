@@ -168,7 +168,7 @@ impl RabbitMqConfig {
                 | lapin::ErrorKind::InvalidChannelState(..)
                 | lapin::ErrorKind::MissingHeartbeatError
         );
-        let by_file = self.password_file.as_ref().and_then(SecretFile::last);
+        let by_file = self.password_file.as_ref().map(SecretFile::recent).unwrap_or_default();
         let secrets: Vec<_> = [&self.password].into_iter().chain(&by_file).map(Secret::expose).collect();
         redacted(error, told, &secrets, &[&self.user, &self.vhost])
     }
@@ -363,5 +363,26 @@ impl KindConfig for RabbitMqConfig {
         let config = self.settled(name)?;
         let tls = Tls::new(name, config.tls.as_ref(), &config.host)?;
         Ok(RabbitMqResource { config: Arc::new(config), tls })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lapin::ErrorKind;
+    use lapin::protocol::{AMQPError, AMQPErrorKind, AMQPSoftError};
+
+    use super::RabbitMqConfig;
+    use crate::base::secret::SecretFile;
+
+    #[test]
+    fn a_password_that_the_file_had_before_is_withheld() {
+        let config = RabbitMqConfig::default().password_file(SecretFile::that_had(&["first", "second", "third"]));
+        let told = |words: &str| {
+            let error = AMQPError::new(AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND), words.into());
+            config.redacted(ErrorKind::ProtocolError(error).into()).to_string()
+        };
+        assert!(told("no queue 'first'").contains("withheld"));
+        assert!(told("no queue 'second'").contains("withheld"));
+        assert!(told("no queue 'fourth'").contains("fourth"));
     }
 }

@@ -91,7 +91,8 @@ pub struct RedisConfig {
     #[serde(rename = "operation_timeout_ms", with = "millis")]
     pub operation_timeout: Duration,
     /// Commands that the pool sends on each new connection, each as its words. Each word is a [`Secret`], because any of
-    /// them may be one. Defaults to none.
+    /// them may be one. Errors show the command's name, also the second word of `ACL`, `CLIENT`, `CONFIG`, `DEBUG`,
+    /// `FUNCTION`, `MODULE` and `SCRIPT`, and no other word. Defaults to none.
     pub on_connect: Vec<Vec<Secret>>,
 }
 
@@ -352,6 +353,10 @@ impl KindConfig for RedisConfig {
                 return checks.fail("socket", format_args!("is set, but there are options for TLS; {NO_TLS}"));
             }
             let path = path.as_os_str();
+            // A URL may have a password in it, and reports show the path.
+            if path.to_string_lossy().contains("://") {
+                return checks.fail("socket", "must be a path, but has `://` in it: for a URL, set `url` instead");
+            }
             if path.is_empty() || path.as_encoded_bytes().contains(&0) || SockAddr::unix(path).is_err() {
                 return checks
                     .fail("socket", "must be a path of 1 to about 100 bytes: the system takes no longer ones");

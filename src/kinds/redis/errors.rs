@@ -19,7 +19,7 @@ impl RedisConfig {
 
     /// Makes a driver's error safe to show, as [`told`](RedisConfig::told) does. It must not tell these words either.
     pub(super) fn told_without(&self, error: RedisError, words: &[Secret]) -> BoxError {
-        let by_file = self.password_file.as_ref().and_then(SecretFile::last);
+        let by_file = self.password_file.as_ref().map(SecretFile::recent).unwrap_or_default();
         let secrets: Vec<_> = self.password.iter().chain(&by_file).chain(words).map(Secret::expose).collect();
         let told = !matches!(error.kind(), ErrorKind::AuthenticationFailed | ErrorKind::Io);
         let user = [self.user.as_deref().unwrap_or_default()];

@@ -1,10 +1,14 @@
 //! The user's commands on each new connection. The greeting sends them.
 
-use redis::{Cmd, ErrorKind, RedisError, ServerError};
+use redis::{Cmd, ErrorKind, RedisError, ServerError, make_extension_error};
 
 use crate::base::secret::Secret;
 use crate::kinds::redis::commands::CommandEffect;
 use crate::kinds::redis::config::RedisConfig;
+
+/// The commands whose second word is a part of the name, as in CLIENT NO-EVICT. The second word of any other command may
+/// be a secret.
+const CONTAINERS: [&str; 7] = ["ACL", "CLIENT", "CONFIG", "DEBUG", "FUNCTION", "MODULE", "SCRIPT"];
 
 /// The driver's command of these words.
 pub(super) fn cmd(words: &[Secret]) -> Cmd {
@@ -48,10 +52,19 @@ impl RedisConfig {
         };
         let words = self.on_connect.get(index).map_or(&[][..], Vec::as_slice);
         let name = words.first().map_or("", Secret::expose);
-        // The first two words name the command, as in CLIENT NO-EVICT. The server's error may quote any of the others.
-        let told = self.told_without(error.into(), words.get(2..).unwrap_or_default());
+        let is_container = CONTAINERS.iter().any(|container| name.eq_ignore_ascii_case(container));
+        let name_ends = if is_container { 2 } else { 1 };
+        // The server's error may quote any word behind the name.
+        let told = self.told_without(without_arguments(&error), words.get(name_ends..).unwrap_or_default());
         (kind, "the server refuses a command of on_connect", format!("on_connect[{index}], {name}: {told}")).into()
     }
+}
+
+/// The server's error without the list of arguments that it quotes of a command that it does not know. The server cuts
+/// the list short, so only a part of a secret may be at its end.
+fn without_arguments(error: &ServerError) -> RedisError {
+    let details = error.details().and_then(|details| details.split(", with args beginning with").next());
+    make_extension_error(error.code().to_owned(), details.map(str::to_owned))
 }
 
 #[cfg(test)]

@@ -13,6 +13,11 @@ use crate::net::url::one_reading;
 /// The URL schemes for Unix sockets.
 const SOCKET_SCHEMES: [&str; 2] = ["unix", "redis+unix"];
 
+/// Parameters that other clients know. An error shows the names of these alone, because any other may be the rest of a
+/// password with `&` in it.
+const UNSUPPORTED: [&str; 10] =
+    ["client_name", "clientName", "database", "name", "password", "protocol", "ssl", "timeout", "tls", "username"];
+
 const EXPECTED: &str = "expected unix:///path/to/redis.sock?db=0&user=…&pass=…, with each part percent-encoded";
 
 /// The parts of such a URL.
@@ -35,8 +40,12 @@ impl SocketUrl {
         let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
         let problem = match path {
             _ if rest.contains('#') => "contains `#`, where it must be `%23`",
+            _ if rest.contains(';') => "contains `;`, where it must be `%3B`, or `&` between two parameters",
             "" | "/" => "names no socket",
             _ if !path.starts_with('/') => "names a host, but a socket has only a path, which begins with `/`",
+            // These belong to parameters, of which the password is one. The path is shown.
+            _ if path.contains('&') => "contains `&` in its path, where it must be `%26`, or `?` before the parameters",
+            _ if path.contains('=') => "contains `=` in its path, where it must be `%3D`, or `?` before the parameters",
             _ => "",
         };
         if !problem.is_empty() {
@@ -50,8 +59,13 @@ impl SocketUrl {
                 "db" => parts.db = Some(number(key, &value, "right: `db` must be the number of a database")?),
                 "user" => parts.user = Some(value.into_owned()),
                 "pass" => parts.password = Some(value.into_owned().into()),
-                _ => {
-                    let problem = format!("has the unknown parameter `{name}`; known are `db`, `user` and `pass`");
+                name => {
+                    let known = "known are `db`, `user` and `pass`";
+                    let problem = if UNSUPPORTED.contains(&name) {
+                        format!("has the unknown parameter `{name}`; {known}")
+                    } else {
+                        format!("has an unknown parameter; {known}, and `&` in a password must be `%26`")
+                    };
                     return Err(Error::config(key, problem));
                 }
             }
