@@ -308,6 +308,11 @@ impl ResourceConfig {
         self.0.variables(name)
     }
 
+    /// Whether a file has the password.
+    pub(crate) fn has_password_file(&self) -> bool {
+        self.0.has_password_file()
+    }
+
     /// Makes a resource of this configuration.
     pub(crate) fn slot(
         &self,
@@ -350,6 +355,7 @@ trait AnyConfig: fmt::Debug + Send + Sync {
     fn effective(&self, name: &str) -> Result<String, Error>;
     fn names(&self) -> &'static Names;
     fn variables(&self, name: &str) -> Variables;
+    fn has_password_file(&self) -> bool;
     fn slot(&self, name: &str, remedies: Remedies, context: &Arc<Context>) -> Result<Arc<dyn AnySlot>, Error>;
     fn is_half(&self, is_said: &dyn Fn(&str) -> bool) -> Option<(&'static str, &'static str)>;
 }
@@ -380,6 +386,10 @@ impl<C: KindConfig> AnyConfig for C {
             true => Variables::of_kind(&C::NAMES, C::MORE),
             false => Variables::of_named(C::KIND, &C::NAMES, C::MORE, name),
         }
+    }
+
+    fn has_password_file(&self) -> bool {
+        self.password_file().is_some()
     }
 
     fn slot(&self, name: &str, remedies: Remedies, context: &Arc<Context>) -> Result<Arc<dyn AnySlot>, Error> {

@@ -159,7 +159,7 @@ impl Settings {
             (false, Some(url)) => format!("is it running? Else set {url}, or [{section}] in TOML"),
             (false, None) => format!("is it running? Else set [{section}] in TOML"),
         };
-        Remedies { nobody: nobody.into(), login: login.into() }
+        Remedies { nobody: nobody.into(), login: login.into(), is_by_file: config.has_password_file() }
     }
 
     /// Tells the log, once, that nothing says where this resource is, although something does for another one. The
