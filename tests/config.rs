@@ -1154,6 +1154,48 @@ fn config_is_a_value_of_its_own() {
     }
 }
 
+/// A program reads and changes the parts of a URL, also where no variable has touched it.
+#[test]
+fn config_value_has_the_parts_of_its_urls() {
+    for named in [false, true] {
+        let section = |kind: &str| if named { format!("named.{kind}.far") } else { kind.to_owned() };
+        let of = |kind: &'static str, url: &str| {
+            let name = if named { "far" } else { kind };
+            (Config::parse(&format!("[{}]\nurl = '{url}'\n", section(kind))).unwrap(), name)
+        };
+        let moved = |config: Config, name: &str| endpoint(&builder([]).config(config).build().unwrap(), name);
+
+        let (mut config, name) = of("redis", "redis://me:p4ss@prod:7/3");
+        let redis = config.get::<RedisConfig>(name).unwrap().clone();
+        assert_eq!((&*redis.host, redis.port, redis.db, &redis.url), ("prod", 7, 3, &None));
+        config.set(name, redis.host("staging"));
+        assert_eq!(moved(config, name), "redis://staging:7/3");
+
+        let (mut config, name) = of("rabbitmq", "amqp://me:p4ss@prod:7/v");
+        let rabbit = config.get::<RabbitMqConfig>(name).unwrap().clone();
+        assert_eq!((&*rabbit.host, rabbit.port, &*rabbit.user, &*rabbit.vhost), ("prod", 7, "me", "v"));
+        config.set(name, rabbit.host("staging"));
+        assert_eq!(moved(config, name), "amqp://staging:7/v");
+
+        let (mut config, name) = of("clickhouse", "http://me:p4ss@prod:7/db");
+        let house = config.get::<ClickHouseConfig>(name).unwrap().clone();
+        assert_eq!((&*house.host, house.port, &*house.user, &*house.database), ("prod", 7, "me", "db"));
+        config.set(name, house.host("staging"));
+        assert_eq!(moved(config, name), "http://staging:7/db");
+
+        #[cfg(feature = "postgres")]
+        {
+            use resource_pool::config::PostgresConfig;
+
+            let (mut config, name) = of("postgres", "postgres://me:p4ss@prod:7/db");
+            let postgres = config.get::<PostgresConfig>(name).unwrap().clone();
+            assert_eq!((&*postgres.host, postgres.port, &*postgres.database), ("prod", 7, "db"));
+            config.set(name, postgres.host("staging"));
+            assert_eq!(moved(config, name), "postgres://staging:7/db");
+        }
+    }
+}
+
 /// Runs again as a process of its own, with variables.
 #[test]
 fn config_of_the_process_is_loaded_as_a_value() {
