@@ -1318,14 +1318,22 @@ fn config_mongo_auth_source_is_a_part() {
         ("[mongo]\nuser = 'me'\npassword = 'p4ss'\nauth_source = 'below'", vec![variable], "users"),
         ("[mongo]\nuri = 'mongodb://me:p4ss@h/db'", vec![], "db"),
         ("[mongo]\nuri = 'mongodb://me:p4ss@h/db'", vec![variable], "users"),
-        ("[mongo]\nuri = 'mongodb://me:p4ss@h/db'\nauth_source = 'a b'", vec![], "a b"),
+        ("[mongo]\nuri = 'mongodb://me:p4ss@h/db'\nauth_source = 'a b'", vec![], "db"),
+        ("[mongo]\nuri = 'mongodb://me:p4ss@h'\nauth_source = 'a b'", vec![], "a b"),
         ("[mongo]\nuri = 'mongodb://me:p4ss@h/db?AuthSource=x'", vec![variable], "users"),
         ("[mongo]\nuri = 'mongodb://me:p4ss@h/db?authSource=x'\nauth_source = 'y'", vec![], "x"),
-        ("", vec![by_env, variable], "users"),
+        ("", vec![by_env, variable], "db"),
+        ("", vec![("MONGODB_URI", "mongodb://me:p4ss@h/?w=1"), variable], "users"),
+        ("[mongo]\nauth_source = 'below'", vec![("MONGODB_URI", "mongodb://me:p4ss@h")], "admin"),
+        ("[mongo]\nauth_source = 'below'", vec![by_env], "db"),
+        ("[mongo]\nuri = 'mongodb://me:p4ss@h/?authMechanism=SCRAM-SHA-256'", vec![variable], "users"),
         ("", vec![("MONGODB_URI", "mongodb://me:p4ss@h/db?authSource=x"), variable], "x"),
     ] {
         assert_eq!(source(file, &environment), format!("Some({expected:?})"), "{file} {environment:?}");
     }
+    // A login by a certificate belongs to no database.
+    let by_certificate = ("[mongo]\nuri = 'mongodb://me@h/?authMechanism=MONGODB-X509&tls=true'", &[variable]);
+    assert_eq!(source(by_certificate.0, by_certificate.1), "Some(\"$external\")");
     let named =
         [("RESOURCE_POOL_MONGO_FAR_URL", "mongodb://me:p4ss@h"), ("RESOURCE_POOL_MONGO_FAR_AUTH_SOURCE", "users")];
     assert_eq!(endpoint(&builder(named).build().unwrap(), "far"), "mongodb://h:27017/quantaxis");
