@@ -949,7 +949,10 @@ fn config_other_variables_are_no_named_resources() {
         builder([
             ("RESOURCE_POOL_ACQUIRE_TIMEOUT_MS", "700"),
             ("RESOURCE_POOL_TEST_REDIS_URL", "redis://h"),
-            ("RESOURCE_POOL_KAFKA_FAR_URL", "h"),
+            ("RESOURCE_POOL_CLOSE_DELAY_MS", "1"),
+            ("RESOURCE_POOL_CLOSE_DEADLINE_MS", "9000"),
+            ("RESOURCE_POOL_WORKER_THREADS", "2"),
+            ("RESOURCE_POOL_KAFKA_FAR_URL", "s3cret"),
             ("RESOURCE_POOL_REDIS_URL", "redis://h"),
             ("RESOURCE_POOL_REDIS_EMPTY_URL", ""),
             ("RESOURCE_POOL_R2D2_FAR_URL", "h"),
@@ -959,7 +962,59 @@ fn config_other_variables_are_no_named_resources() {
     });
     assert_eq!(names(&pool), usual);
     let warnings: Vec<_> = log.lines().filter(|line| line.contains("WARN")).collect();
-    assert!(warnings.len() == 1 && warnings[0].contains("RESOURCE_POOL_REDIS_URL is ignored"), "{warnings:?}");
+    let before = |line: &str| line.split(" is ignored").next().unwrap().split(' ').next_back().unwrap().to_owned();
+    let mut ignored: Vec<_> = warnings.iter().map(|line| before(line)).collect();
+    ignored.sort_unstable();
+    assert_eq!(
+        ignored,
+        ["RESOURCE_POOL_KAFKA_FAR_URL", "RESOURCE_POOL_R2D2_FAR_URL", "RESOURCE_POOL_REDIS_URL"],
+        "{warnings:?}"
+    );
+    assert!(!log.contains("s3cret"), "{log}");
+}
+
+/// A mistake in the suffix makes no other resource beside the one that TOML names.
+#[test]
+fn config_suffix_with_a_mistake_makes_no_resource() {
+    for (variable, expected) in [
+        ("RESOURCE_POOL_REDIS_ORDERS_DATABASE_URL", "ends in DATABASE_URL, and a redis has no such suffix"),
+        ("RESOURCE_POOL_REDIS_ORDERS_HOSTS", "ends in HOSTS, and a redis has no such suffix; there are URL, HOST, IP"),
+    ] {
+        let set = || builder([(variable, "redis://h")]);
+        let (key, problem) = asked(set().config_file(toml("suffix", "[named.redis.orders]\nhost = 'a'\n")), "orders");
+        assert!(key == variable && problem.contains(expected), "{key}: {problem}");
+    }
+    let both = "[named.redis.orders]\n[named.redis.orders-database]\n";
+    let pool = builder([("RESOURCE_POOL_REDIS_ORDERS_DATABASE_URL", "redis://h")]).config_str(both).build().unwrap();
+    assert_eq!(endpoint(&pool, "orders-database"), "redis://h:6379/0");
+    assert_eq!(endpoint(&pool, "orders"), "redis://localhost:6379/0");
+}
+
+/// Kubernetes sets variables for each Service, which are no settings.
+#[test]
+fn config_service_links_are_no_named_resources() {
+    let names =
+        |pool: &ResourcePool| pool.status().resources.iter().map(|one| one.name.to_string()).collect::<Vec<_>>();
+    let usual = names(&builder([]).build().unwrap());
+    let links = [
+        ("RESOURCE_POOL_REDIS_CACHE_SERVICE_HOST", "10.0.0.1"),
+        ("RESOURCE_POOL_REDIS_CACHE_SERVICE_PORT", "6379"),
+        ("RESOURCE_POOL_REDIS_CACHE_SERVICE_PORT_MAIN", "6379"),
+        ("RESOURCE_POOL_REDIS_CACHE_PORT", "tcp://10.0.0.1:6379"),
+        ("RESOURCE_POOL_REDIS_CACHE_PORT_6379_TCP", "tcp://10.0.0.1:6379"),
+        ("RESOURCE_POOL_REDIS_CACHE_PORT_6379_TCP_PROTO", "tcp"),
+        ("RESOURCE_POOL_REDIS_CACHE_PORT_6379_TCP_PORT", "6379"),
+        ("RESOURCE_POOL_REDIS_CACHE_PORT_6379_TCP_ADDR", "10.0.0.1"),
+        ("RESOURCE_POOL_API_SERVICE_HOST", "10.0.0.2"),
+        ("RESOURCE_POOL_API_SERVICE_PORT", "80"),
+        ("RESOURCE_POOL_API_PORT", "udp://10.0.0.2:80"),
+        ("RESOURCE_POOL_API_PORT_80_UDP_PORT", "80"),
+    ];
+    let (pool, log) = Log::during(|| builder(links).build().unwrap());
+    assert_eq!(names(&pool), usual);
+    assert!(!log.contains("WARN"), "{log}");
+    let own = [("RESOURCE_POOL_REDIS_DATA_SERVICE_HOST", "h"), ("RESOURCE_POOL_REDIS_DATA_SERVICE_PORT", "7")];
+    assert_eq!(endpoint(&builder(own).build().unwrap(), "data_service"), "redis://h:7/0");
 }
 
 /// If nobody listens, the error names the variables of the named resource.
