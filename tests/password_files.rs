@@ -130,6 +130,9 @@ async fn password_of_a_postgres_rotates_without_a_restart() {
     let mut postgres = pool.postgres().await.unwrap();
     let one: i32 = sqlx::query_scalar("SELECT 1").fetch_one(&mut postgres).await.unwrap();
     assert_eq!(one, 1);
+    let raw = postgres.raw_pool();
+    let one: i32 = sqlx::query_scalar("SELECT 1").fetch_one(&raw).await.unwrap();
+    assert_eq!(one, 1);
     drop(postgres);
 
     fs::write(&path, "second\n").unwrap();
@@ -145,6 +148,9 @@ async fn password_of_a_postgres_rotates_without_a_restart() {
     })
     .await;
     assert_eq!(two, 2);
+    // The driver's own pool logs in with the new password, too.
+    let three: i32 = sqlx::query_scalar("SELECT 3").fetch_one(&raw).await.unwrap();
+    assert_eq!(three, 3);
     assert!(pool.close_all().await.all_closed());
     fs::remove_file(path).unwrap();
 }
