@@ -949,7 +949,10 @@ fn config_other_variables_are_no_named_resources() {
         builder([
             ("RESOURCE_POOL_ACQUIRE_TIMEOUT_MS", "700"),
             ("RESOURCE_POOL_TEST_REDIS_URL", "redis://h"),
-            ("RESOURCE_POOL_KAFKA_FAR_URL", "h"),
+            ("RESOURCE_POOL_CLOSE_DELAY_MS", "1"),
+            ("RESOURCE_POOL_CLOSE_DEADLINE_MS", "9000"),
+            ("RESOURCE_POOL_WORKER_THREADS", "2"),
+            ("RESOURCE_POOL_KAFKA_FAR_URL", "s3cret"),
             ("RESOURCE_POOL_REDIS_URL", "redis://h"),
             ("RESOURCE_POOL_REDIS_EMPTY_URL", ""),
             ("RESOURCE_POOL_R2D2_FAR_URL", "h"),
@@ -959,7 +962,59 @@ fn config_other_variables_are_no_named_resources() {
     });
     assert_eq!(names(&pool), usual);
     let warnings: Vec<_> = log.lines().filter(|line| line.contains("WARN")).collect();
-    assert!(warnings.len() == 1 && warnings[0].contains("RESOURCE_POOL_REDIS_URL is ignored"), "{warnings:?}");
+    let before = |line: &str| line.split(" is ignored").next().unwrap().split(' ').next_back().unwrap().to_owned();
+    let mut ignored: Vec<_> = warnings.iter().map(|line| before(line)).collect();
+    ignored.sort_unstable();
+    assert_eq!(
+        ignored,
+        ["RESOURCE_POOL_KAFKA_FAR_URL", "RESOURCE_POOL_R2D2_FAR_URL", "RESOURCE_POOL_REDIS_URL"],
+        "{warnings:?}"
+    );
+    assert!(!log.contains("s3cret"), "{log}");
+}
+
+/// A mistake in the suffix makes no other resource beside the one that TOML names.
+#[test]
+fn config_suffix_with_a_mistake_makes_no_resource() {
+    for (variable, expected) in [
+        ("RESOURCE_POOL_REDIS_ORDERS_DATABASE_URL", "ends in DATABASE_URL, and a redis has no such suffix"),
+        ("RESOURCE_POOL_REDIS_ORDERS_HOSTS", "ends in HOSTS, and a redis has no such suffix; there are URL, HOST, IP"),
+    ] {
+        let set = || builder([(variable, "redis://h")]);
+        let (key, problem) = asked(set().config_file(toml("suffix", "[named.redis.orders]\nhost = 'a'\n")), "orders");
+        assert!(key == variable && problem.contains(expected), "{key}: {problem}");
+    }
+    let both = "[named.redis.orders]\n[named.redis.orders-database]\n";
+    let pool = builder([("RESOURCE_POOL_REDIS_ORDERS_DATABASE_URL", "redis://h")]).config_str(both).build().unwrap();
+    assert_eq!(endpoint(&pool, "orders-database"), "redis://h:6379/0");
+    assert_eq!(endpoint(&pool, "orders"), "redis://localhost:6379/0");
+}
+
+/// Kubernetes sets variables for each Service, which are no settings.
+#[test]
+fn config_service_links_are_no_named_resources() {
+    let names =
+        |pool: &ResourcePool| pool.status().resources.iter().map(|one| one.name.to_string()).collect::<Vec<_>>();
+    let usual = names(&builder([]).build().unwrap());
+    let links = [
+        ("RESOURCE_POOL_REDIS_CACHE_SERVICE_HOST", "10.0.0.1"),
+        ("RESOURCE_POOL_REDIS_CACHE_SERVICE_PORT", "6379"),
+        ("RESOURCE_POOL_REDIS_CACHE_SERVICE_PORT_MAIN", "6379"),
+        ("RESOURCE_POOL_REDIS_CACHE_PORT", "tcp://10.0.0.1:6379"),
+        ("RESOURCE_POOL_REDIS_CACHE_PORT_6379_TCP", "tcp://10.0.0.1:6379"),
+        ("RESOURCE_POOL_REDIS_CACHE_PORT_6379_TCP_PROTO", "tcp"),
+        ("RESOURCE_POOL_REDIS_CACHE_PORT_6379_TCP_PORT", "6379"),
+        ("RESOURCE_POOL_REDIS_CACHE_PORT_6379_TCP_ADDR", "10.0.0.1"),
+        ("RESOURCE_POOL_API_SERVICE_HOST", "10.0.0.2"),
+        ("RESOURCE_POOL_API_SERVICE_PORT", "80"),
+        ("RESOURCE_POOL_API_PORT", "udp://10.0.0.2:80"),
+        ("RESOURCE_POOL_API_PORT_80_UDP_PORT", "80"),
+    ];
+    let (pool, log) = Log::during(|| builder(links).build().unwrap());
+    assert_eq!(names(&pool), usual);
+    assert!(!log.contains("WARN"), "{log}");
+    let own = [("RESOURCE_POOL_REDIS_DATA_SERVICE_HOST", "h"), ("RESOURCE_POOL_REDIS_DATA_SERVICE_PORT", "7")];
+    assert_eq!(endpoint(&builder(own).build().unwrap(), "data_service"), "redis://h:7/0");
 }
 
 /// If nobody listens, the error names the variables of the named resource.
@@ -1043,8 +1098,8 @@ fn config_password_file_that_cannot_be_read_is_refused() {
 #[test]
 fn config_toml_takes_variables() {
     let text = "[redis]\nhost = '${HOST}.${_ZONE9}'\n[named.redis.far]\nurl = 'redis://${WHOLE}/1'\n\
-                [pool.health]\noptional = ['${OPTIONAL}']\n[clickhouse]\ndatabase = 'a$$b$c${HOST}$'\n\
-                [rabbitmq]\nvhost = '$${HOST}'\n[mongo]\ndatabase = '${DOLLARS}'\n";
+                [pool.health]\noptional = ['${OPTIONAL}']\n[clickhouse]\ndatabase = 'a$$b$c${HOST}$$'\n\
+                [rabbitmq]\nvhost = '$$$${HOST}'\n[mongo]\ndatabase = '${DOLLARS}'\n";
     let file = toml("variables", text);
     let variables =
         [("HOST", "cache"), ("_ZONE9", "desk"), ("WHOLE", "h:7"), ("OPTIONAL", "redis"), ("DOLLARS", "${HOST}$$")];
@@ -1052,8 +1107,8 @@ fn config_toml_takes_variables() {
     for (name, at) in [
         ("redis", "redis://cache.desk:6379/0"),
         ("far", "redis://h:7/1"),
-        ("clickhouse", "http://localhost:8123/a$b$ccache$"),
-        ("rabbitmq", "amqp://localhost:5672/%24%7BHOST%7D"),
+        ("clickhouse", "http://localhost:8123/a$$b$ccache$$"),
+        ("rabbitmq", "amqp://localhost:5672/%24%24%24%7BHOST%7D"),
         ("mongo", "mongodb://localhost:27017/${HOST}$$"),
     ] {
         assert_eq!(endpoint(&pool, name), at);
@@ -1151,6 +1206,48 @@ fn config_is_a_value_of_its_own() {
         [("[redis]\nurl = 'foo'", "redis.url"), ("[pool]\nevents = 0", "pool.events"), ("[lines]", "lines")]
     {
         assert_eq!(wrong_of(Config::parse(text).map(drop)).0, key);
+    }
+}
+
+/// A program reads and changes the parts of a URL, also where no variable has touched it.
+#[test]
+fn config_value_has_the_parts_of_its_urls() {
+    for named in [false, true] {
+        let section = |kind: &str| if named { format!("named.{kind}.far") } else { kind.to_owned() };
+        let of = |kind: &'static str, url: &str| {
+            let name = if named { "far" } else { kind };
+            (Config::parse(&format!("[{}]\nurl = '{url}'\n", section(kind))).unwrap(), name)
+        };
+        let moved = |config: Config, name: &str| endpoint(&builder([]).config(config).build().unwrap(), name);
+
+        let (mut config, name) = of("redis", "redis://me:p4ss@prod:7/3");
+        let redis = config.get::<RedisConfig>(name).unwrap().clone();
+        assert_eq!((&*redis.host, redis.port, redis.db, &redis.url), ("prod", 7, 3, &None));
+        config.set(name, redis.host("staging"));
+        assert_eq!(moved(config, name), "redis://staging:7/3");
+
+        let (mut config, name) = of("rabbitmq", "amqp://me:p4ss@prod:7/v");
+        let rabbit = config.get::<RabbitMqConfig>(name).unwrap().clone();
+        assert_eq!((&*rabbit.host, rabbit.port, &*rabbit.user, &*rabbit.vhost), ("prod", 7, "me", "v"));
+        config.set(name, rabbit.host("staging"));
+        assert_eq!(moved(config, name), "amqp://staging:7/v");
+
+        let (mut config, name) = of("clickhouse", "http://me:p4ss@prod:7/db");
+        let house = config.get::<ClickHouseConfig>(name).unwrap().clone();
+        assert_eq!((&*house.host, house.port, &*house.user, &*house.database), ("prod", 7, "me", "db"));
+        config.set(name, house.host("staging"));
+        assert_eq!(moved(config, name), "http://staging:7/db");
+
+        #[cfg(feature = "postgres")]
+        {
+            use resource_pool::config::PostgresConfig;
+
+            let (mut config, name) = of("postgres", "postgres://me:p4ss@prod:7/db");
+            let postgres = config.get::<PostgresConfig>(name).unwrap().clone();
+            assert_eq!((&*postgres.host, postgres.port, &*postgres.database), ("prod", 7, "db"));
+            config.set(name, postgres.host("staging"));
+            assert_eq!(moved(config, name), "postgres://staging:7/db");
+        }
     }
 }
 
@@ -1276,14 +1373,22 @@ fn config_mongo_auth_source_is_a_part() {
         ("[mongo]\nuser = 'me'\npassword = 'p4ss'\nauth_source = 'below'", vec![variable], "users"),
         ("[mongo]\nuri = 'mongodb://me:p4ss@h/db'", vec![], "db"),
         ("[mongo]\nuri = 'mongodb://me:p4ss@h/db'", vec![variable], "users"),
-        ("[mongo]\nuri = 'mongodb://me:p4ss@h/db'\nauth_source = 'a b'", vec![], "a b"),
+        ("[mongo]\nuri = 'mongodb://me:p4ss@h/db'\nauth_source = 'a b'", vec![], "db"),
+        ("[mongo]\nuri = 'mongodb://me:p4ss@h'\nauth_source = 'a b'", vec![], "a b"),
         ("[mongo]\nuri = 'mongodb://me:p4ss@h/db?AuthSource=x'", vec![variable], "users"),
         ("[mongo]\nuri = 'mongodb://me:p4ss@h/db?authSource=x'\nauth_source = 'y'", vec![], "x"),
-        ("", vec![by_env, variable], "users"),
+        ("", vec![by_env, variable], "db"),
+        ("", vec![("MONGODB_URI", "mongodb://me:p4ss@h/?w=1"), variable], "users"),
+        ("[mongo]\nauth_source = 'below'", vec![("MONGODB_URI", "mongodb://me:p4ss@h")], "admin"),
+        ("[mongo]\nauth_source = 'below'", vec![by_env], "db"),
+        ("[mongo]\nuri = 'mongodb://me:p4ss@h/?authMechanism=SCRAM-SHA-256'", vec![variable], "users"),
         ("", vec![("MONGODB_URI", "mongodb://me:p4ss@h/db?authSource=x"), variable], "x"),
     ] {
         assert_eq!(source(file, &environment), format!("Some({expected:?})"), "{file} {environment:?}");
     }
+    // A login by a certificate belongs to no database.
+    let by_certificate = ("[mongo]\nuri = 'mongodb://me@h/?authMechanism=MONGODB-X509&tls=true'", &[variable]);
+    assert_eq!(source(by_certificate.0, by_certificate.1), "Some(\"$external\")");
     let named =
         [("RESOURCE_POOL_MONGO_FAR_URL", "mongodb://me:p4ss@h"), ("RESOURCE_POOL_MONGO_FAR_AUTH_SOURCE", "users")];
     assert_eq!(endpoint(&builder(named).build().unwrap(), "far"), "mongodb://h:27017/quantaxis");

@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use common::{eventually, unhurried, until_async};
 use redis::{AsyncCommands, Commands};
-use resource_pool::config::RedisConfig;
-use resource_pool::{Error, ResourcePool, blocking};
+use resource_pool::config::{RabbitMqConfig, RedisConfig};
+use resource_pool::rabbitmq::{Consume, Message, Queue};
+use resource_pool::{Error, ResourcePool, What, blocking};
 use services::{Kind, Service};
 
 /// A guard against hanging.
@@ -32,17 +33,23 @@ fn without_password(server: &Service) -> String {
     format!("{login}@{rest}")
 }
 
-/// A wrong password is corrected in the file, and the next connect succeeds.
+/// A wrong password is corrected in the file, and the next connect succeeds. The refusal is not permanent, because the
+/// file may just be replaced.
 async fn corrected(kind: Kind, url: &str, variable: &str) {
     let server = Service::start(kind).unwrap();
     let path = file(kind.name(), "wrong\n");
     let mut options = unhurried();
-    options.circuit = Duration::ZERO;
+    // ClickHouse is asked until the budget ends.
+    (options.circuit, options.retry.budget) = (Duration::ZERO, Duration::from_secs(10));
     let environment = [(url, without_password(&server)), (variable, path.display().to_string())];
     let pool = ResourcePool::builder().environment(environment).options(options).build().unwrap();
     let name = if kind == Kind::Mongo { "mongo" } else { kind.name() };
     let error = pool.warm_up([name]).await.remove(0).1.unwrap_err();
-    assert!(matches!(&error, Error::Connect(error) if error.permanent), "{kind}: {error}");
+    assert!(matches!(&error, Error::Connect(error) if !error.permanent), "{kind}: {error}");
+    assert!(error.is_transient(), "{kind}: {error}");
+    if kind != Kind::Postgres {
+        assert!(error.to_string().contains(&format!("password are of {url} and {variable}")), "{kind}: {error}");
+    }
     assert!(!error.to_string().contains("cannot be read"), "{error}");
     fs::write(&path, format!("{}\r\n", server.password())).unwrap();
     pool.warm_up([name]).await.remove(0).1.unwrap_or_else(|error| panic!("{kind}: {error}"));
@@ -151,6 +158,9 @@ async fn password_of_a_postgres_rotates_without_a_restart() {
     let mut postgres = pool.postgres().await.unwrap();
     let one: i32 = sqlx::query_scalar("SELECT 1").fetch_one(&mut postgres).await.unwrap();
     assert_eq!(one, 1);
+    let raw = postgres.raw_pool();
+    let one: i32 = sqlx::query_scalar("SELECT 1").fetch_one(&raw).await.unwrap();
+    assert_eq!(one, 1);
     drop(postgres);
 
     fs::write(&path, "second\n").unwrap();
@@ -166,6 +176,49 @@ async fn password_of_a_postgres_rotates_without_a_restart() {
     })
     .await;
     assert_eq!(two, 2);
+    // The driver's own pool logs in with the new password, too.
+    let three: i32 = sqlx::query_scalar("SELECT 3").fetch_one(&raw).await.unwrap();
+    assert_eq!(three, 3);
+    assert!(pool.close_all().await.all_closed());
+    fs::remove_file(path).unwrap();
+}
+
+/// A consumer of RabbitMQ outlives the time in which the broker knows the new password and the file still has the old
+/// one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn password_of_a_rabbitmq_rotates_under_a_consumer() {
+    let server = Service::start(Kind::RabbitMq).unwrap();
+    let ctl = |arguments: &[&str]| server.rabbitmq().unwrap().ctl(arguments).unwrap();
+    ctl(&["add_user", "rotating", "first"]);
+    ctl(&["set_permissions", "-p", "/", "rotating", ".*", ".*", ".*"]);
+    let path = file("rabbitmq-rotating", "first\n");
+    let config = RabbitMqConfig::url(format!("amqp://rotating@127.0.0.1:{}/%2f", server.port()));
+    let config = config.password_file(path.as_path());
+    let pool =
+        ResourcePool::builder().environment([("", ""); 0]).options(unhurried()).resource(config).build().unwrap();
+    let rabbit = pool.rabbitmq().await.unwrap();
+    rabbit.declare_queue(Queue::new("queue")).await.unwrap();
+    let mut consumer = rabbit.consume(Consume::from("queue")).await.unwrap();
+
+    let mut events = pool.events();
+    ctl(&["change_password", "rotating", "second"]);
+    ctl(&["close_all_user_connections", "rotating", "the password has changed"]);
+    let refused = async {
+        loop {
+            match events.next().await.expect("an event").what {
+                What::AttemptFailed { error, .. } if error.to_string().contains("ACCESS_REFUSED") => return,
+                What::ConnectFailed { error } => panic!("the pool has given up: {error}"),
+                _ => {}
+            }
+        }
+    };
+    tokio::time::timeout(SOON, refused).await.expect("a refusal");
+    fs::write(&path, "second\n").unwrap();
+    drop(eventually(SOON, async || rabbit.publish(Message::new("", "queue", "text")).await.ok()).await);
+    let delivery = tokio::time::timeout(SOON, consumer.next()).await.expect("a delivery in time").unwrap().unwrap();
+    assert_eq!(delivery.data(), b"text");
+    delivery.ack().await.unwrap();
+    drop((consumer, rabbit));
     assert!(pool.close_all().await.all_closed());
     fs::remove_file(path).unwrap();
 }

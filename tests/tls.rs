@@ -775,11 +775,17 @@ mod with_the_feature {
         let secret = fs::read_to_string(files.path("client.key")).unwrap();
         let secret = secret.lines().nth(1).unwrap();
         files.write("empty.pem", "");
+        files.write("long.pem", &"-".repeat(5 * 1024 * 1024));
+        let pipe = std::process::Command::new("mkfifo").arg(files.path("pipe")).status().unwrap();
+        assert!(pipe.success());
         files.write("garbage.pem", &format!("-----BEGIN PRIVATE KEY----\n{secret}\n"));
         files.write("stranger.key", &files.authority.sign("stranger", &[], None)[1]);
         let options = TlsOptions::default();
         let cases = [
             ("ca_file", "missing.pem", "cannot be read", options.clone().ca_file(files.path("missing.pem"))),
+            ("ca_file", "long.pem", "over 4194304 bytes", options.clone().ca_file(files.path("long.pem"))),
+            ("ca_file", "pipe", "no regular file", options.clone().ca_file(files.path("pipe"))),
+            ("cert_file", "pipe", "no regular file", options.clone().cert_file(files.path("pipe"))),
             ("ca_file", "empty.pem", "no certificate", options.clone().ca_file(files.path("empty.pem"))),
             ("ca_file", "client.key", "no certificate", options.clone().ca_file(files.path("client.key"))),
             ("ca_file", "garbage.pem", "PEM", options.clone().ca_file(files.path("garbage.pem"))),

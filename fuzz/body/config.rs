@@ -340,8 +340,8 @@ impl Way {
                 )
             }
         };
-        // One dollar in a text of TOML is written as two.
-        let file = TomlFile::new(&text.replace('$', "$$"));
+        // `${` in a text of TOML is written with one more dollar.
+        let file = TomlFile::new(&text.replace("${", "$${"));
         (builder.environment([("", ""); 0]).config_file(&file.0), Some(file))
     }
 }

@@ -85,6 +85,14 @@ impl Settings {
         self.add(name, config);
     }
 
+    /// Takes the URL of each resource apart, so that a program finds the parts in the fields.
+    pub(crate) fn take_apart(&mut self) -> Result<(), Error> {
+        for (name, config) in &mut self.resources {
+            *config = config.taken_apart(name).map_err(|error| self.origins.blame(error))?;
+        }
+        Ok(())
+    }
+
     /// Adds a resource that only the environment names, by this variable.
     pub(crate) fn add_by_variable(&mut self, name: &str, config: ResourceConfig, variable: &str) {
         self.by_variable.insert(name.to_owned(), variable.to_owned());
@@ -159,7 +167,7 @@ impl Settings {
             (false, Some(url)) => format!("is it running? Else set {url}, or [{section}] in TOML"),
             (false, None) => format!("is it running? Else set [{section}] in TOML"),
         };
-        Remedies { nobody: nobody.into(), login: login.into() }
+        Remedies { nobody: nobody.into(), login: login.into(), is_by_file: config.has_password_file() }
     }
 
     /// Tells the log, once, that nothing says where this resource is, although something does for another one. The

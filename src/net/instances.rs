@@ -8,10 +8,12 @@ use crate::net::parts::{Field, Names};
 use crate::net::variables::{PREFIX, Variables, in_capitals};
 
 /// The variables of the pool as a whole and of its tests, which begin like those of further resources.
-const OTHERS: [&str; 4] = [
+const OTHERS: [&str; 6] = [
     "RESOURCE_POOL_CONFIG",
     "RESOURCE_POOL_ACQUIRE_TIMEOUT_MS",
+    "RESOURCE_POOL_CLOSE_DELAY_MS",
     "RESOURCE_POOL_CLOSE_DEADLINE_MS",
+    "RESOURCE_POOL_WORKER_THREADS",
     "RESOURCE_POOL_TEST_",
 ];
 
@@ -29,12 +31,21 @@ impl ConfiguredNames {
     fn matching(&self, name: &str) -> BTreeSet<&String> {
         self.by_toml.union(&self.by_code).filter(|known| in_capitals(known) == in_capitals(name)).collect()
     }
+
+    /// Whether TOML has a name with which this one begins, so that the rest may be a suffix with a mistake in it.
+    fn is_longer_than_known(&self, name: &str) -> bool {
+        self.by_toml.iter().any(|known| in_capitals(name).starts_with(&format!("{}_", in_capitals(known))))
+    }
 }
 
 /// The further resources of all kinds that the environment names. Each has the variables that are meant for it, or the
 /// error that makes it unusable.
 #[derive(Debug, Default)]
-pub(crate) struct Instances(BTreeMap<&'static str, BTreeMap<String, MeantVariables>>);
+pub(crate) struct Instances {
+    by_kind: BTreeMap<&'static str, BTreeMap<String, MeantVariables>>,
+    /// The variables that begin with no kind.
+    of_no_kind: Vec<String>,
+}
 
 /// The variables of one resource, or the error that makes it unusable.
 pub(crate) type MeantVariables = Result<BTreeSet<String>, Error>;
@@ -42,7 +53,7 @@ pub(crate) type MeantVariables = Result<BTreeSet<String>, Error>;
 impl Instances {
     /// Those of this kind.
     pub(crate) fn of(&self, kind: &str) -> impl Iterator<Item = (&String, &MeantVariables)> {
-        self.0.get(kind).into_iter().flatten()
+        self.by_kind.get(kind).into_iter().flatten()
     }
 
     /// Finds the resources that the environment names. A resource that code sets is left out, because code overrides
@@ -50,7 +61,8 @@ impl Instances {
     pub(crate) fn find(environment: &Environment, kinds: &[ConfiguredNames]) -> Self {
         let mut found = Instances::default();
         let mut strangers = Vec::new();
-        for variable in environment.beginning_with(PREFIX) {
+        let all = environment.beginning_with(PREFIX);
+        for variable in all.iter().filter(|variable| !is_service_link(variable, &all, environment)).cloned() {
             let is_other = |other: &&str| variable == *other || other.ends_with('_') && variable.starts_with(other);
             let is_own =
                 |kind: &ConfiguredNames| Variables::of_kind(&kind.names, kind.more).all().any(|own| own == variable);
@@ -58,6 +70,9 @@ impl Instances {
                 continue;
             }
             match meanings(&variable, kinds).into_iter().max_by_key(Meaning::likelihood) {
+                Some(Meaning { kind, name, is_known: false, .. }) if kind.is_longer_than_known(&name) => {
+                    strangers.push(variable);
+                }
                 Some(Meaning { kind, name, .. }) => found.note(kind, &name, &variable),
                 None => strangers.push(variable),
             }
@@ -68,9 +83,18 @@ impl Instances {
         found
     }
 
+    /// Warns of the variables that begin with no kind. A pool ignores them, and each may have a kind with a mistake in it.
+    pub(crate) fn warn_of_no_kind(&self) {
+        for variable in &self.of_no_kind {
+            tracing::warn!(
+                "{variable} is ignored: there is no such variable of the pool, and no such kind of resource"
+            );
+        }
+    }
+
     fn note(&mut self, kind: &ConfiguredNames, name: &str, variable: &str) {
         let known = kind.matching(name);
-        let of_kind = self.0.entry(kind.kind).or_default();
+        let of_kind = self.by_kind.entry(kind.kind).or_default();
         if known.len() > 1 {
             let names: Vec<_> = known.iter().map(|name| format!("`{name}`")).collect();
             let problem = format!("stands for each of {}, so rename all but one of them", names.join(", "));
@@ -96,6 +120,7 @@ impl Instances {
         let Some((kind, rest)) =
             kinds.iter().filter_map(|kind| Some((kind, of_kind(kind)?))).max_by_key(|(kind, _)| kind.kind.len())
         else {
+            self.of_no_kind.push(variable.to_owned());
             return;
         };
         let made = self.of(kind.kind).map(|(name, _)| name);
@@ -107,8 +132,9 @@ impl Instances {
         match named.cloned() {
             Some(name) if kind.by_code.contains(&name) => {}
             Some(name) => {
-                let problem = format!("ends in nothing that a {} has; there are {suffixes}", kind.kind);
-                self.0.entry(kind.kind).or_default().insert(name, Err(Error::config(variable, problem)));
+                let ending = &rest[name.len() + 1..];
+                let problem = format!("ends in {ending}, and a {} has no such suffix; there are {suffixes}", kind.kind);
+                self.by_kind.entry(kind.kind).or_default().insert(name, Err(Error::config(variable, problem)));
             }
             None => tracing::warn!(
                 "{variable} is ignored: it would have to be {PREFIX}{}_NAME_ and one of {suffixes}",
@@ -151,4 +177,27 @@ fn meanings<'a>(variable: &str, kinds: &'a [ConfiguredNames]) -> Vec<Meaning<'a>
         }
     }
     all
+}
+
+/// Whether Kubernetes has set this variable for a Service: `X_SERVICE_HOST`, `X_SERVICE_PORT`, `X_PORT` and
+/// `X_PORT_6379_TCP` are such variables. A resource whose own name ends in `_service` has no port of the latter two
+/// forms.
+fn is_service_link(variable: &str, all: &[String], environment: &Environment) -> bool {
+    let is_address = |rest: &str| {
+        let Some(rest) = rest.strip_prefix('_') else { return false };
+        let protocol = rest.trim_start_matches(|c: char| c.is_ascii_digit());
+        protocol.len() < rest.len() && ["_TCP", "_UDP", "_SCTP"].iter().any(|known| protocol.starts_with(known))
+    };
+    let is_set_to_address = |name: &str| matches!(environment.get(name), Ok(Some(value)) if value.contains("://"));
+    let is_service = |service: &str| {
+        let port = format!("{service}_PORT");
+        let has_address = |name: &String| name.strip_prefix(&port).is_some_and(is_address);
+        all.contains(&format!("{service}_SERVICE_HOST")) && (is_set_to_address(&port) || all.iter().any(has_address))
+    };
+    let is_link = |end: &str, fits: &dyn Fn(&str) -> bool| {
+        variable.rmatch_indices(end).any(|(at, _)| fits(&variable[at + end.len()..]) && is_service(&variable[..at]))
+    };
+    is_link("_SERVICE_HOST", &str::is_empty)
+        || is_link("_SERVICE_PORT", &|rest| rest.is_empty() || rest.starts_with('_'))
+        || is_link("_PORT", &|rest| is_address(rest) || rest.is_empty() && is_set_to_address(variable))
 }

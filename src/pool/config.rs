@@ -126,6 +126,7 @@ pub(crate) fn load(
     let taken: Vec<_> = taken.into_iter().chain(iter::repeat_with(TakenKeys::default)).take(sections.len()).collect();
     configured.extend(sections.iter().zip(&taken).map(|(section, taken)| (section.configured)(taken, by_code)));
     let instances = Instances::find(environment, &configured);
+    instances.warn_of_no_kind();
     let mut settings = file.settle(origins, environment, &instances)?;
     for (section, taken) in sections.iter().zip(taken) {
         (section.settle)(taken, &mut settings, environment, &instances);

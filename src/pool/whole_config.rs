@@ -60,7 +60,7 @@ impl Config {
         Config::of(crate::pool::config::parse_alone(toml)?)
     }
 
-    fn of(settings: Settings) -> Result<Self, Error> {
+    fn of(mut settings: Settings) -> Result<Self, Error> {
         settings.check()?;
         for name in settings.names() {
             settings.usable(name)?;
@@ -68,6 +68,7 @@ impl Config {
                 config.effective(name).map_err(|error| settings.blame(error))?;
             }
         }
+        settings.take_apart()?;
         Ok(Config { pool: settings.options.clone(), settings })
     }
 

@@ -10,6 +10,8 @@ use crate::base::error::text::Chain;
 pub(crate) struct Remedies {
     pub(crate) nobody: Arc<str>,
     pub(crate) login: Arc<str>,
+    /// Whether a file has the password. A refused login may pass then, and still has its remedy.
+    pub(crate) is_by_file: bool,
 }
 
 impl Remedies {
@@ -30,7 +32,7 @@ impl Remedies {
         let told = Chain(&**source).to_string();
         if told.contains("Connection refused") {
             Some(Arc::clone(&self.nobody))
-        } else if permanent && LOGIN.iter().any(|words| told.contains(words)) {
+        } else if (permanent || self.is_by_file) && LOGIN.iter().any(|words| told.contains(words)) {
             Some(Arc::clone(&self.login))
         } else {
             None

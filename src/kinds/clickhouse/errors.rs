@@ -63,7 +63,8 @@ fn judged(
     } else if has_code(error, &UNKNOWN_LOGIN) {
         let remedy =
             "set `user` and `password`, or CLICKHOUSE_USER and CLICKHOUSE_PASSWORD, to a login of this server's";
-        (true, Some(remedy.to_owned()))
+        // This may pass if a file has the password, because the file may just be replaced.
+        (config.password_file.is_none(), Some(remedy.to_owned()))
     } else if has_code(error, &[UNKNOWN_DATABASE]) {
         (true, Some(format!("create the database {database:?} first, or set `database` to one that is there")))
     } else if has_code(error, &UNCHANGEABLE) && !settings.is_empty() {

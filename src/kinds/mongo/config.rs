@@ -45,8 +45,9 @@ pub struct MongoConfig {
     /// The database that `Client::default_database` answers. Defaults to `quantaxis`, as in QUANTAXIS. Environment:
     /// `MONGODB_DATABASE`.
     pub database: String,
-    /// The database that knows the user. A URI with an `authSource` makes the pool ignore it. Defaults to none: the
-    /// URI's database, or `admin`. Environment: `MONGODB_AUTH_SOURCE`.
+    /// The database that knows the user. A URI with a login and an `authSource` or a database makes the pool ignore it,
+    /// unless it comes from the environment and the URI does not. Defaults to none: the URI's database, or `admin`.
+    /// Environment: `MONGODB_AUTH_SOURCE`.
     pub auth_source: Option<String>,
     /// The name of the replica set of the host. A URI or `options` makes the pool ignore it. Defaults to none.
     pub replica_set: Option<String>,
@@ -210,10 +211,10 @@ impl MongoConfig {
         Ok(())
     }
 
-    /// The URI, with the database that knows the user where the URI leaves that out.
+    /// The URI, with the database that knows the user where the URI names no database.
     fn with_auth_source(&self, uri: &Secret) -> Secret {
         match (&self.auth_source, Uri::new(uri.expose())) {
-            (Some(source), Some(mut pieces)) if pieces.has_login() && pieces.option("authSource").is_none() => {
+            (Some(source), Some(mut pieces)) if pieces.takes_auth_source() && !pieces.names_auth_source() => {
                 pieces.set_auth_source(source);
                 pieces.show().into()
             }
@@ -360,7 +361,7 @@ impl KindConfig for MongoConfig {
     }
 
     fn forget_login(&mut self) {
-        (self.user, self.password) = (None, None);
+        (self.user, self.password, self.auth_source) = (None, None, None);
     }
 
     fn forget_password(&mut self) -> bool {
@@ -406,7 +407,7 @@ impl KindConfig for MongoConfig {
 
     fn set_more(&mut self, _auth_source: &str, _: &str, text: &str) -> Result<(), Error> {
         self.auth_source = Some(text.to_owned());
-        if let Some(mut uri) = self.uri_in_pieces().filter(Uri::has_login) {
+        if let Some(mut uri) = self.uri_in_pieces().filter(Uri::takes_auth_source) {
             uri.set_auth_source(text);
             self.uri = Some(uri.show().into());
         }

@@ -24,6 +24,8 @@ impl MongoResource {
             ErrorKind::InvalidArgument { .. }
             | ErrorKind::InvalidTlsConfig { .. }
             | ErrorKind::IncompatibleServer { .. } => true,
+            // A refused login may pass if a file has the password, because the file may just be replaced.
+            ErrorKind::Authentication { .. } if self.config.password_file.is_some() => false,
             ErrorKind::Authentication { .. } => code(&error).is_none_or(|code| REFUSED_FOR_GOOD.contains(&code)),
             ErrorKind::Command(refused) => REFUSED_FOR_GOOD.contains(&refused.code),
             _ => false,

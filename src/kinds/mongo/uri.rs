@@ -127,6 +127,17 @@ impl Uri {
         self.login.as_mut().is_some_and(|(_, password)| password.take().is_some())
     }
 
+    /// Whether the URI has a login of a mechanism for which a database knows the user.
+    pub(super) fn takes_auth_source(&self) -> bool {
+        let by_database = |mechanism: &str| mechanism == "PLAIN" || mechanism.starts_with("SCRAM-");
+        self.has_login() && self.option("authMechanism").is_none_or(by_database)
+    }
+
+    /// Whether the URI says which database knows the user. Without the option that is the URI's own database.
+    pub(super) fn names_auth_source(&self) -> bool {
+        self.has_database() || self.option("authSource").is_some()
+    }
+
     /// Sets the database that knows the user.
     pub(super) fn set_auth_source(&mut self, source: &str) {
         self.query.retain(|option| !option.to_ascii_lowercase().starts_with("authsource="));

@@ -64,6 +64,9 @@ impl Manage for Driver {
             Cow::Owned(config) => config.options().connect().await,
         };
         let mut driver = opened.map_err(|error| self.config.connect_failure(error))?;
+        if let Cow::Owned(config) = &config {
+            self.raw_pool.set_options(config.options());
+        }
         if let Some(hook) = &self.config.on_connect {
             hook.run(&mut driver).await.map_err(|error| match Error::behind(&error) {
                 Some(panicked) => Failure::transient(panicked.clone()),

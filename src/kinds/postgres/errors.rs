@@ -50,6 +50,8 @@ impl PostgresConfig {
             None => redacted(error, told, &secrets, &names),
         };
         match &*code {
+            // A wrong password may pass if it is of a file, because the file may just be replaced.
+            "28P01" if self.password_file.is_some() => Failure::transient(source),
             // The login is wrong, a right is missing, or there is no such database.
             "28000" | "28P01" | "3D000" | "42501" => Failure::permanent(source),
             // The server is starting, shutting down or recovering, or has no room.

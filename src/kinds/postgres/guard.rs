@@ -104,7 +104,8 @@ impl Postgres {
     /// A pool of the driver's own to the same server, for libraries that require one. The first call makes it. It has
     /// as many connections as there may be here, in addition to those, and it closes with the resource. It has only its
     /// own limits. If the server stops answering, its queries hang for ever, and closing waits for them until its
-    /// step's limit.
+    /// step's limit. With a password file, its new connections use the password of the last connection that was opened
+    /// here.
     pub fn raw_pool(&self) -> PgPool {
         match &self.checkout {
             Some(checkout) => checkout.checkouts().manager().raw_pool.get(),

@@ -118,7 +118,8 @@ pub(super) async fn dial(config: &RabbitMqConfig, tls: &Tls, name: &str, frame_m
     let properties = ConnectionProperties::default().with_connection_name(name.into());
     let connecting = lapin::Connection::connector(config.uri(frame_max), Runtime::new(kit), connect, properties);
     let connection = connecting.await.map_err(|error| {
-        let permanent = is_permanent(&error);
+        let may_pass = is_refused_login(&error) && config.password_file.is_some();
+        let permanent = !may_pass && is_permanent(&error);
         let source = config.redacted(error);
         if permanent { Failure::permanent(source) } else { Failure::transient(source) }
     })?;
@@ -136,12 +137,19 @@ fn quieten_this_thread() {
     });
 }
 
+/// Whether the broker refuses the user or the password. This may pass if a file has the password, because the file may
+/// just be replaced.
+fn is_refused_login(error: &lapin::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ProtocolError(error)
+        if matches!(error.kind(), AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED)))
+}
+
 /// Whether a failure to connect is permanent: a wrong user, password or virtual host, or another protocol. A broker
 /// that is full may have room later.
 fn is_permanent(error: &lapin::Error) -> bool {
     match error.kind() {
+        _ if is_refused_login(error) => true,
         ErrorKind::ProtocolError(error) => match error.kind() {
-            AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => true,
             AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) => !is_full(error.get_message().as_str()),
             _ => false,
         },

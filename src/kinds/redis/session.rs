@@ -87,12 +87,15 @@ impl RedisSession {
         // The cut switch and its connection stay until a new connection is open.
         let switch = KillSwitch::new();
         let (connection, driver) = self.in_time(open(self, &switch)).await.map_err(|error| {
+            // A refused login may pass if a file has the password, because the file may just be replaced.
+            let may_pass = error.kind() == ErrorKind::AuthenticationFailed && self.config.password_file.is_some();
             let permanent = matches!(error.kind(), ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig)
                 || matches!(error.code(), Some("NOAUTH" | "NOPERM" | "DENIED"))
                 || tls::is_permanent(&error);
             let is_silent = error.is_io_error();
             let source = self.config.told(error);
             match (permanent, is_silent) {
+                _ if may_pass => Failure::transient(source),
                 (true, _) => Failure::permanent(source),
                 (_, true) => Failure::transient(source),
                 _ => Failure::refused(source),

@@ -8,10 +8,10 @@
 //! Locks: [`Files`] has one, which is held while a client is made of files that have changed. No wait happens under it.
 
 use std::fmt;
-use std::fs;
+use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io;
-use std::path::{Path, PathBuf};
+use std::io::{self, Read};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -57,9 +57,9 @@ impl Client {
         };
         let name = ServerName::try_from(name.to_owned())
             .map_err(|_| Error::config(name_key, format!("{name:?} is no name that a certificate can have")))?;
-        // The contents come first. A change that follows is then noticed by the next connect.
-        let contents = contents(options).unwrap_or_default();
-        let (config, identity) = made(key, options)?;
+        let read = PemFiles::of(key, options)?;
+        let contents = read.contents();
+        let (config, identity) = made(key, &read)?;
         let last = Last { contents, config: Arc::clone(&config), identity: Arc::clone(&identity) };
         let files = Files { key: key.to_owned(), options: options.clone(), last: Mutex::new(last) };
         Ok(Client { config, name, identity, files: Arc::new(files) })
@@ -74,12 +74,11 @@ impl Client {
         if !self.has_files() {
             return Ok(self.clone());
         }
-        let contents =
-            contents(options).map_err(|(path, error)| unusable(key, path, format_args!("cannot be read: {error}")));
+        let read = PemFiles::of(key, options);
         let mut last = last.lock();
-        let changed = contents.and_then(|contents| match contents == last.contents {
-            true => Ok(None),
-            false => made(key, options).map(|made| Some((contents, made))),
+        let changed = read.and_then(|read| match read.contents() {
+            contents if contents == last.contents => Ok(None),
+            contents => made(key, &read).map(|made| Some((contents, made))),
         });
         match changed {
             Ok(None) => {}
@@ -95,7 +94,8 @@ impl Client {
 
     /// Whether the client was made of files, besides those of the machine.
     pub(super) fn has_files(&self) -> bool {
-        paths(&self.files.options).next().is_some()
+        let TlsOptions { ca_file, cert_file, key_file, .. } = &self.files.options;
+        ca_file.is_some() || cert_file.is_some() || key_file.is_some()
     }
 
     /// Puts an error before the server's first answer into words, with the remedy.
@@ -126,31 +126,111 @@ impl Client {
     }
 }
 
-/// The files that the options name.
-fn paths(options: &TlsOptions) -> impl Iterator<Item = &Path> {
-    [&options.ca_file, &options.cert_file, &options.key_file].into_iter().flatten().map(PathBuf::as_path)
+/// The most bytes that a file may have. It is read no further.
+const LONGEST: u64 = 4 * 1024 * 1024;
+
+/// A file of PEM, read once.
+struct PemFile<'a> {
+    /// The key of the configuration that names the file.
+    key: String,
+    path: &'a Path,
+    bytes: Vec<u8>,
 }
 
-/// A hash of the files' contents, which tells whether they have changed. It keeps no copy of a key.
-fn contents(options: &TlsOptions) -> Result<u64, (&Path, io::Error)> {
-    let mut hasher = DefaultHasher::new();
-    for path in paths(options) {
-        fs::read(path).map_err(|error| (path, error))?.hash(&mut hasher);
+impl<'a> PemFile<'a> {
+    fn read(key: String, path: &'a Path) -> Result<Self, Error> {
+        let read = || {
+            let refused = |problem: &str| Err(io::Error::new(io::ErrorKind::InvalidData, problem));
+            // Opening a pipe would wait for somebody who writes to it.
+            if !fs::metadata(path)?.is_file() {
+                return refused("it is no regular file");
+            }
+            let mut bytes = Vec::new();
+            File::open(path)?.take(LONGEST + 1).read_to_end(&mut bytes)?;
+            if bytes.len() as u64 > LONGEST { refused("it has over 4194304 bytes") } else { Ok(bytes) }
+        };
+        match read() {
+            Ok(bytes) => Ok(PemFile { key, path, bytes }),
+            Err(error) => Err(unusable(&key, path, format_args!("cannot be read: {error}"))),
+        }
     }
-    Ok(hasher.finish())
+
+    fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, Error> {
+        let read = |error| self.unreadable(&error, "certificate");
+        let all: Vec<_> = CertificateDer::pem_slice_iter(&self.bytes).collect::<Result<_, _>>().map_err(read)?;
+        if all.is_empty() { Err(read(pem::Error::NoItemsFound)) } else { Ok(all) }
+    }
+
+    fn private_key(&self) -> Result<PrivateKeyDer<'static>, Error> {
+        PrivateKeyDer::from_pem_slice(&self.bytes)
+            .map_err(|error| self.unreadable(&error, "private key that is not encrypted"))
+    }
+
+    /// The error of a file that cannot be used. It leaves out the text that a syntax error quotes, which may be a part
+    /// of a key.
+    fn unreadable(&self, error: &pem::Error, wanted: &str) -> Error {
+        match error {
+            pem::Error::NoItemsFound => self.unusable(format_args!("holds no {wanted}, in PEM")),
+            _ => self.unusable("is not PEM"),
+        }
+    }
+
+    fn unusable(&self, problem: impl fmt::Display) -> Error {
+        unusable(&self.key, self.path, problem)
+    }
 }
 
-/// Makes the client's configuration and its identity of the files as they are now.
-fn made(key: &str, options: &TlsOptions) -> Result<(Arc<ClientConfig>, Arc<Identity>), Error> {
+fn unusable(key: &str, path: &Path, problem: impl fmt::Display) -> Error {
+    Error::config(key, format!("{} {problem}", path.display()))
+}
+
+/// The files that the options name, as they are at one moment.
+struct PemFiles<'a> {
+    ca: Option<PemFile<'a>>,
+    cert: Option<PemFile<'a>>,
+    private: Option<PemFile<'a>>,
+}
+
+impl<'a> PemFiles<'a> {
+    fn of(key: &str, options: &'a TlsOptions) -> Result<Self, Error> {
+        let TlsOptions { ca_file, cert_file, key_file, .. } = options;
+        PemFiles::read(key, ca_file.as_deref(), cert_file.as_deref(), key_file.as_deref())
+    }
+
+    fn read(
+        key: &str,
+        ca_file: Option<&'a Path>,
+        cert_file: Option<&'a Path>,
+        key_file: Option<&'a Path>,
+    ) -> Result<Self, Error> {
+        let read = |field: &str, path: Option<&'a Path>| {
+            path.map(|path| PemFile::read(format!("{key}.{field}"), path)).transpose()
+        };
+        Ok(PemFiles {
+            ca: read("ca_file", ca_file)?,
+            cert: read("cert_file", cert_file)?,
+            private: read("key_file", key_file)?,
+        })
+    }
+
+    /// A hash of the contents, which tells whether they have changed. It keeps no copy of a key.
+    fn contents(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        for file in [&self.ca, &self.cert, &self.private] {
+            file.as_ref().map(|file| &file.bytes).hash(&mut hasher);
+        }
+        hasher.finish()
+    }
+}
+
+/// Makes the client's configuration and its identity of these files.
+fn made(key: &str, files: &PemFiles<'_>) -> Result<(Arc<ClientConfig>, Arc<Identity>), Error> {
     let provider = Arc::new(ring::default_provider());
-    let identity = Arc::new(Identity {
-        own: own(key, options.cert_file.as_deref(), options.key_file.as_deref(), &provider)?,
-        asked: AtomicBool::new(false),
-    });
+    let identity = Arc::new(Identity { own: own(key, files, &provider)?, asked: AtomicBool::new(false) });
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| Error::config(key, error))?
-        .with_root_certificates(roots(key, options.ca_file.as_deref())?)
+        .with_root_certificates(roots(key, files.ca.as_ref())?)
         .with_client_cert_resolver(Arc::clone(&identity) as _);
     Ok((Arc::new(config), identity))
 }
@@ -297,16 +377,17 @@ pub(crate) fn explained(error: &io::Error) -> Option<TlsError> {
 
 /// Checks that the files can be read which a driver will read by itself.
 pub(crate) fn check(key: &str, ca_file: Option<&Path>, cert_file: Option<&Path>) -> Result<(), Error> {
-    if ca_file.is_some() {
-        roots(key, ca_file)?;
+    let files = PemFiles::read(key, ca_file, cert_file, None)?;
+    if files.ca.is_some() {
+        roots(key, files.ca.as_ref())?;
     }
-    own(key, cert_file, None, &ring::default_provider()).map(drop)
+    own(key, &files, &ring::default_provider()).map(drop)
 }
 
 /// The authorities to trust.
-fn roots(key: &str, ca_file: Option<&Path>) -> Result<RootCertStore, Error> {
+fn roots(key: &str, ca: Option<&PemFile<'_>>) -> Result<RootCertStore, Error> {
     let mut roots = RootCertStore::empty();
-    let Some(path) = ca_file else {
+    let Some(file) = ca else {
         let found = rustls_native_certs::load_native_certs();
         roots.add_parsable_certificates(found.certs);
         return match roots.is_empty() {
@@ -314,55 +395,26 @@ fn roots(key: &str, ca_file: Option<&Path>) -> Result<RootCertStore, Error> {
             false => Ok(roots),
         };
     };
-    let key = format!("{key}.ca_file");
-    for certificate in certificates(&key, path)? {
-        roots
-            .add(certificate)
-            .map_err(|error| unusable(&key, path, format_args!("holds a bad certificate: {error}")))?;
+    for certificate in file.certificates()? {
+        roots.add(certificate).map_err(|error| file.unusable(format_args!("holds a bad certificate: {error}")))?;
     }
     Ok(roots)
 }
 
 /// The pool's certificate with its key, which may be in the same file.
-fn own(
-    key: &str,
-    cert_file: Option<&Path>,
-    key_file: Option<&Path>,
-    provider: &CryptoProvider,
-) -> Result<Option<Arc<CertifiedKey>>, Error> {
-    let (cert_file, key_field, key_file) = match (cert_file, key_file) {
+fn own(key: &str, files: &PemFiles<'_>, provider: &CryptoProvider) -> Result<Option<Arc<CertifiedKey>>, Error> {
+    let (cert, private) = match (&files.cert, &files.private) {
         (None, None) => return Ok(None),
         (None, Some(_)) => return Err(Error::config(format!("{key}.key_file"), "is of no use without cert_file")),
-        (Some(cert_file), None) => (cert_file, format!("{key}.cert_file"), cert_file),
-        (Some(cert_file), Some(key_file)) => (cert_file, format!("{key}.key_file"), key_file),
+        (Some(cert), private) => (cert, private.as_ref().unwrap_or(cert)),
     };
-    let chain = certificates(&format!("{key}.cert_file"), cert_file)?;
-    let private = PrivateKeyDer::from_pem_file(key_file)
-        .map_err(|error| unreadable(&key_field, key_file, error, "private key that is not encrypted"))?;
-    let own = CertifiedKey::from_der(chain, private, provider).map_err(|error| match error {
-        rustls::Error::InconsistentKeys(_) => unusable(&key_field, key_file, "holds the key of another certificate"),
-        // The error's text about a key could tell the key, so it is left out.
-        _ => unusable(&key_field, key_file, "holds a certificate or a private key that cannot be used"),
-    })?;
+    let own =
+        CertifiedKey::from_der(cert.certificates()?, private.private_key()?, provider).map_err(
+            |error| match error {
+                rustls::Error::InconsistentKeys(_) => private.unusable("holds the key of another certificate"),
+                // The error's text about a key could tell the key, so it is left out.
+                _ => private.unusable("holds a certificate or a private key that cannot be used"),
+            },
+        )?;
     Ok(Some(Arc::new(own)))
-}
-
-fn certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
-    let read = |error| unreadable(key, path, error, "certificate");
-    let all: Vec<_> = CertificateDer::pem_file_iter(path).map_err(read)?.collect::<Result<_, _>>().map_err(read)?;
-    if all.is_empty() { Err(read(pem::Error::NoItemsFound)) } else { Ok(all) }
-}
-
-/// The error of a file that cannot be used. It leaves out the text that a syntax error quotes, which may be a part of a
-/// key.
-fn unreadable(key: &str, path: &Path, error: pem::Error, wanted: &str) -> Error {
-    match error {
-        pem::Error::Io(error) => unusable(key, path, format_args!("cannot be read: {error}")),
-        pem::Error::NoItemsFound => unusable(key, path, format_args!("holds no {wanted}, in PEM")),
-        _ => unusable(key, path, "is not PEM"),
-    }
-}
-
-fn unusable(key: &str, path: &Path, problem: impl fmt::Display) -> Error {
-    Error::config(key, format!("{} {problem}", PathBuf::from(path).display()))
 }
