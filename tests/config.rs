@@ -1098,8 +1098,8 @@ fn config_password_file_that_cannot_be_read_is_refused() {
 #[test]
 fn config_toml_takes_variables() {
     let text = "[redis]\nhost = '${HOST}.${_ZONE9}'\n[named.redis.far]\nurl = 'redis://${WHOLE}/1'\n\
-                [pool.health]\noptional = ['${OPTIONAL}']\n[clickhouse]\ndatabase = 'a$$b$c${HOST}$$'\n\
-                [rabbitmq]\nvhost = '$$$${HOST}'\n[mongo]\ndatabase = '${DOLLARS}'\n";
+                [pool.health]\noptional = ['${OPTIONAL}']\n[clickhouse]\ndatabase = 'a$$b$c${HOST}$'\n\
+                [rabbitmq]\nvhost = '$${HOST}'\n[mongo]\ndatabase = '${DOLLARS}'\n";
     let file = toml("variables", text);
     let variables =
         [("HOST", "cache"), ("_ZONE9", "desk"), ("WHOLE", "h:7"), ("OPTIONAL", "redis"), ("DOLLARS", "${HOST}$$")];
@@ -1107,8 +1107,8 @@ fn config_toml_takes_variables() {
     for (name, at) in [
         ("redis", "redis://cache.desk:6379/0"),
         ("far", "redis://h:7/1"),
-        ("clickhouse", "http://localhost:8123/a$$b$ccache$$"),
-        ("rabbitmq", "amqp://localhost:5672/%24%24%24%7BHOST%7D"),
+        ("clickhouse", "http://localhost:8123/a$b$ccache$"),
+        ("rabbitmq", "amqp://localhost:5672/%24%7BHOST%7D"),
         ("mongo", "mongodb://localhost:27017/${HOST}$$"),
     ] {
         assert_eq!(endpoint(&pool, name), at);

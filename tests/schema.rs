@@ -143,7 +143,7 @@ fn sample() -> String {
     let mut text = "\
 # Every key of the configuration, with its default or an example. RESOURCE_POOL_CONFIG names such a file.
 # `cargo xtask schema` writes this file. Each line that begins with `#` and no space can take effect without the `#`.
-# Durations are whole milliseconds. ${NAME} in a text is the value of that variable, and $${ is the signs ${.
+# Durations are whole milliseconds. ${NAME} in a text is the value of that variable, and $$ is one dollar.
 # A password and a URL with a password exclude password_file, and a URL replaces host and port.
 "
     .to_owned();

@@ -340,8 +340,8 @@ impl Way {
                 )
             }
         };
-        // `${` in a text of TOML is written with one more dollar.
-        let file = TomlFile::new(&text.replace("${", "$${"));
+        // One dollar in a text of TOML is written as two.
+        let file = TomlFile::new(&text.replace('$', "$$"));
         (builder.environment([("", ""); 0]).config_file(&file.0), Some(file))
     }
 }

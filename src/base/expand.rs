@@ -56,13 +56,13 @@ fn expand_value(
     }
 }
 
-/// The text with the values of its variables. `$${` stands for the signs `${`. Any other `$` stays.
+/// The text with the values of its variables. A `$$` is one dollar. Any other `$` stays.
 fn expand_text(path: &str, text: &str, environment: &Environment) -> Result<(String, Vec<Inserted>), Error> {
     let (mut expanded, mut inserted, mut rest) = (String::new(), Vec::new(), text);
     while let Some((before, after)) = rest.split_once('$') {
         expanded.push_str(before);
-        rest = if let Some(after) = after.strip_prefix("${") {
-            expanded.push_str("${");
+        rest = if let Some(after) = after.strip_prefix('$') {
+            expanded.push('$');
             after
         } else if let Some(after) = after.strip_prefix('{') {
             let (variable, after) = after.split_once('}').filter(|(name, _)| is_name(name)).ok_or_else(|| {
