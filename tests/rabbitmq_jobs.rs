@@ -6,9 +6,12 @@
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::poll_fn;
+use std::pin::pin;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
+use std::task::Poll;
 use std::thread;
 use std::time::Duration;
 
@@ -369,6 +372,8 @@ async fn rabbitmq_acknowledgement_of_many_stays_on_its_connection() {
     let lost = old.pop().unwrap().ack_all_before().await.unwrap_err();
     assert!(matches!(lost, Error::Lost { .. }), "{lost}");
     assert_eq!(in_hand(&pool), 5, "those of the lost connection are given up");
+    let lost = old.pop().unwrap().ack().await.unwrap_err();
+    assert!(matches!(lost, Error::Lost { .. }), "{lost}");
     drop(old);
     let unacked = || {
         let queues = server.rabbitmq().unwrap().queues(server.database()).unwrap();
@@ -378,6 +383,53 @@ async fn rabbitmq_acknowledgement_of_many_stays_on_its_connection() {
     new.pop().unwrap().ack_all_before().await.unwrap();
     until_async(SOON, async || unacked() == Some((0, 0))).await;
     rabbit.delete_queue("stays").await.unwrap();
+    let report = pool.close_all().await;
+    assert!(report.all_closed(), "{report}");
+}
+
+/// Polls a future once, and drops it unless it has ended.
+async fn begin<T>(future: impl Future<Output = T>) {
+    let mut future = pin!(future);
+    poll_fn(|cx| {
+        let _ = future.as_mut().poll(cx);
+        Poll::Ready(())
+    })
+    .await;
+}
+
+/// An acknowledgement of many that was given up leaves no delivery in hand.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_acknowledgement_that_is_given_up_is_written() {
+    let server = server();
+    let proxy = Proxy::start(server.port()).unwrap();
+    let pool = pool_at(&proxy.url(server));
+    let rabbit = pool.rabbitmq().await.unwrap();
+    rabbit.declare_queue(Queue::new("given-up")).await.unwrap();
+    let mut consumer = rabbit.consume(Consume::from("given-up").prefetch(100)).await.unwrap();
+    let unacked = || {
+        let queues = server.rabbitmq().unwrap().queues(server.database()).unwrap();
+        queues.iter().find(|queue| queue.name == "given-up").map(|queue| (queue.ready, queue.unacked))
+    };
+    publish(&rabbit, "given-up", 100).await;
+    let mut all = take(&mut consumer, 100).await;
+    let (first, last) = (all.remove(0), all.pop().unwrap());
+    begin(async { tokio::join!(first.ack(), last.ack_all_before()) }).await;
+    until_async(SOON, async || unacked() == Some((0, 0)) && in_hand(&pool) == 0).await;
+    for covered in all {
+        covered.ack().await.unwrap();
+    }
+
+    // It also leaves no trace: one answer settles the later ones.
+    let acks = || proxy.frames().iter().filter(|frame| frame.name == "Basic.Ack" && frame.from_client).count();
+    publish(&rabbit, "given-up", 5).await;
+    let mut all = take(&mut consumer, 5).await;
+    let before = acks();
+    begin(all.remove(0).ack()).await;
+    until_async(SOON, async || acks() == before + 1 && in_hand(&pool) == 4).await;
+    all.pop().unwrap().ack_all_before().await.unwrap();
+    until_async(SOON, async || unacked() == Some((0, 0))).await;
+    assert_eq!(acks(), before + 2);
+    rabbit.delete_queue("given-up").await.unwrap();
     let report = pool.close_all().await;
     assert!(report.all_closed(), "{report}");
 }

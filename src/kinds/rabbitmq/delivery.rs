@@ -11,6 +11,7 @@
 //! moment. `closed` is only read, to choose an error.
 
 use std::fmt;
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -23,7 +24,7 @@ use crate::base::error::Error;
 use crate::kinds::rabbitmq::channel::{ChannelGuard, Pooled};
 use crate::kinds::rabbitmq::errors::{lost, operation};
 use crate::kinds::rabbitmq::generation::Generation;
-use crate::kinds::rabbitmq::in_hand::{HeldDelivery, InHand};
+use crate::kinds::rabbitmq::in_hand::{HeldDelivery, InHand, Writing};
 use crate::kinds::rabbitmq::stream::{Offset, Reading};
 use crate::lifecycle::link::Link;
 use crate::lifecycle::work::Work;
@@ -189,24 +190,30 @@ impl Delivery {
     /// As [`ack`](Delivery::ack), about all of them.
     ///
     /// # Cancel safety
-    /// Once begun they may be acknowledged even if it is cancelled.
+    /// Once begun they are acknowledged all the same.
     pub async fn ack_all_before(mut self) -> Result<(), Error> {
         self.generation.link.check_process()?;
         let mut all = self.in_hand.take_all_before(self.tag());
-        let last = all.held.last_key_value().filter(|_| all.at_once).map(|(_, last)| last.acker.clone());
-        if let Some(last) = last {
-            let options = BasicAckOptions { multiple: true };
-            let answer = self.generation.answer("acknowledging deliveries", last.ack(options)).await?;
-            self.is_settled(answer)?;
+        if all.held.is_empty() {
+            return self.was_settled();
         }
-        while let Some((tag, held)) = all.held.pop_first() {
-            if !all.at_once {
-                self.answer("acknowledging a delivery", &held, Verdict::Ack).await?;
+        let in_hand = Arc::clone(&self.in_hand);
+        let writing = async move {
+            let last = all.held.last_key_value().filter(|_| all.at_once).map(|(_, last)| last.acker.clone());
+            if let Some(last) = last
+                && !last.ack(BasicAckOptions { multiple: true }).await?
+            {
+                return Ok(false);
             }
-            self.in_hand.answered(tag, held, true);
-        }
-        self.settled();
-        Ok(())
+            while let Some((tag, held)) = all.held.pop_first() {
+                if !all.at_once && !held.acker.ack(BasicAckOptions::default()).await? {
+                    return Ok(false);
+                }
+                in_hand.answered(tag, held, true);
+            }
+            Ok(true)
+        };
+        self.write("acknowledging deliveries", writing).await
     }
 
     /// Gives it back to its queue, to be delivered again to anybody.
@@ -243,27 +250,30 @@ impl Delivery {
         }
         let Some(held) = self.in_hand.take(self.tag()) else {
             return match verdict {
-                Verdict::Ack => Ok(()),
+                Verdict::Ack => self.was_settled(),
                 _ => refused("it was acknowledged with a later delivery"),
             };
         };
-        self.answer(action, &held, verdict).await?;
-        self.in_hand.answered(self.tag(), held, verdict != Verdict::Requeue);
+        let (in_hand, tag) = (Arc::clone(&self.in_hand), self.tag());
+        self.write(action, answer(in_hand, tag, held, verdict)).await
+    }
+
+    /// Waits until answers are written, which goes on if this is given up.
+    async fn write(
+        &mut self,
+        action: &str,
+        writing: impl Future<Output = lapin::Result<bool>> + Send + 'static,
+    ) -> Result<(), Error> {
+        let written = Writing::new(&self.generation, writing).wait(action).await?;
+        self.is_settled(written)?;
         self.settled();
         Ok(())
     }
 
-    /// Writes the answer to a delivery.
-    async fn answer(&self, action: &str, held: &HeldDelivery, verdict: Verdict) -> Result<(), Error> {
-        let answer = async {
-            let requeue = verdict == Verdict::Requeue;
-            match verdict {
-                Verdict::Ack => held.acker.ack(BasicAckOptions::default()).await,
-                _ => held.acker.nack(BasicNackOptions { requeue, multiple: false }).await,
-            }
-        };
-        let answer = self.generation.answer(action, answer).await?;
-        self.is_settled(answer)
+    /// Whether it was acknowledged with a later one. The acknowledgement may have been lost with the connection.
+    fn was_settled(&self) -> Result<(), Error> {
+        let is_lost = self.in_hand.is_leaving(self.tag()) && !self.generation.is_alive();
+        self.is_settled(!is_lost)
     }
 
     /// The driver's answer, `false` of which means that the channel is gone.
@@ -316,9 +326,12 @@ impl Drop for Delivery {
                 if let Some(held) = held {
                     in_hand.answered(tag, held, false);
                 }
-                if let Some(keeps) = &mut keeps {
-                    keeps.settled();
-                }
+                Ok(is_back)
+            };
+            let back = Writing::new(&generation, back).wait("giving a delivery back").await;
+            // If that fails, the channel is closed, which gives the delivery back.
+            if let (Ok(true), Some(keeps)) = (back, &mut keeps) {
+                keeps.settled();
             }
         });
     }
@@ -331,6 +344,19 @@ enum Verdict {
     Requeue,
     Reject,
 }
+/// Writes the answer to a delivery, and notes that.
+async fn answer(in_hand: Arc<InHand>, tag: u64, held: HeldDelivery, verdict: Verdict) -> lapin::Result<bool> {
+    let requeue = verdict == Verdict::Requeue;
+    let written = match verdict {
+        Verdict::Ack => held.acker.ack(BasicAckOptions::default()).await?,
+        _ => held.acker.nack(BasicNackOptions { requeue, multiple: false }).await?,
+    };
+    if written {
+        in_hand.answered(tag, held, !requeue);
+    }
+    Ok(written)
+}
+
 
 /// The header in which a quorum queue counts the deliveries of a message before this one.
 pub(super) const DELIVERY_COUNT: &str = "x-delivery-count";
