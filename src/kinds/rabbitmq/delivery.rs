@@ -113,24 +113,33 @@ impl Delivery {
     /// The header with where it was published first. `None` if it does not come from the retry queue.
     fn first(&self, name: &str) -> Option<&str> {
         let Some(AMQPValue::LongString(first)) = self.header(name) else { return None };
-        // The broker notes the last death first. A message that was dead-lettered from elsewhere has the header too.
-        let Some(AMQPValue::FieldTable(death)) = self.deaths().first() else { return None };
-        let Some(AMQPValue::LongString(died_in)) = death.inner().get("queue") else { return None };
-        let queue = died_in.as_bytes().strip_suffix(RETRY_SUFFIX.as_bytes())?;
-        let is_back =
-            self.message.exchange.as_str().is_empty() && queue == self.message.routing_key.as_str().as_bytes();
-        std::str::from_utf8(first.as_bytes()).ok().filter(|_| is_back)
+        std::str::from_utf8(first.as_bytes()).ok().filter(|_| self.is_back())
+    }
+
+    /// Whether it comes back from the retry queue of its queue. A message that was forwarded, or dead-lettered from
+    /// elsewhere, has the headers of a retry too.
+    fn is_back(&self) -> bool {
+        // The broker notes the last death first.
+        let Some(AMQPValue::FieldTable(death)) = self.deaths().first() else { return false };
+        let Some(AMQPValue::LongString(died_in)) = death.inner().get("queue") else { return false };
+        let queue = died_in.as_bytes().strip_suffix(RETRY_SUFFIX.as_bytes());
+        self.message.exchange.as_str().is_empty() && queue == Some(self.message.routing_key.as_str().as_bytes())
     }
 
     fn deaths(&self) -> &[AMQPValue] {
-        match self.header("x-death") {
+        match self.header(DEATHS) {
             Some(AMQPValue::FieldArray(deaths)) => deaths.as_slice(),
             _ => &[],
         }
     }
 
-    /// How often it was put into a retry queue.
+    /// How often it was put into the retry queue of its queue.
     pub(super) fn retries(&self) -> u32 {
+        if self.is_back() { self.copies() } else { 0 }
+    }
+
+    /// How often it was put into any retry queue.
+    fn copies(&self) -> u32 {
         self.header(RETRIES).and_then(count).unwrap_or(0)
     }
 
@@ -160,7 +169,7 @@ impl Delivery {
             let is_rejection = death.inner().get("reason") == Some(&AMQPValue::LongString("rejected".into()));
             death.inner().get("count").filter(|_| is_rejection).and_then(count).unwrap_or(0)
         });
-        let counted = counted.saturating_add(self.retries());
+        let counted = counted.saturating_add(self.copies());
         Some(rejections.fold(counted, u32::saturating_add).saturating_add(1))
     }
 
@@ -319,11 +328,9 @@ impl Drop for Delivery {
         let (acker, mut keeps, generation) = (acker.clone(), self.keeps.take(), Arc::clone(&self.generation));
         let in_hand = Arc::clone(&self.in_hand);
         self.generation.runtime.spawn(async move {
-            let back = acker.nack(BasicNackOptions { requeue: true, multiple: false });
-            let back = generation.answer("giving a delivery back", back).await;
-            // If that fails, the channel is closed, which gives the delivery back.
-            if let Ok(true) = back {
-                if let Some(held) = held {
+            let back = async move {
+                let is_back = acker.nack(BasicNackOptions { requeue: true, multiple: false }).await?;
+                if let Some(held) = held.filter(|_| is_back) {
                     in_hand.answered(tag, held, false);
                 }
                 Ok(is_back)
@@ -337,13 +344,6 @@ impl Drop for Delivery {
     }
 }
 
-/// The ways to settle a delivery.
-#[derive(Clone, Copy, PartialEq)]
-enum Verdict {
-    Ack,
-    Requeue,
-    Reject,
-}
 /// Writes the answer to a delivery, and notes that.
 async fn answer(in_hand: Arc<InHand>, tag: u64, held: HeldDelivery, verdict: Verdict) -> lapin::Result<bool> {
     let requeue = verdict == Verdict::Requeue;
@@ -357,9 +357,19 @@ async fn answer(in_hand: Arc<InHand>, tag: u64, held: HeldDelivery, verdict: Ver
     Ok(written)
 }
 
+/// The ways to settle a delivery.
+#[derive(Clone, Copy, PartialEq)]
+enum Verdict {
+    Ack,
+    Requeue,
+    Reject,
+}
 
 /// The header in which a quorum queue counts the deliveries of a message before this one.
 pub(super) const DELIVERY_COUNT: &str = "x-delivery-count";
+
+/// The header in which the broker notes the queues that dead-lettered a message, the last one first.
+pub(super) const DEATHS: &str = "x-death";
 
 /// The header in which the copies of a message in a retry queue are counted.
 pub(super) const RETRIES: &str = "x-retries";

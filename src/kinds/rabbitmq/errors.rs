@@ -102,6 +102,11 @@ pub(super) fn with_remedy(error: Error) -> Error {
     let is_other = matches!(soft(&error), Some(AMQPSoftError::PRECONDITIONFAILED))
         && error.to_string().contains("inequivalent arg");
     match error {
+/// Whether a request fails by its own content before it is sent, and so always will.
+pub(super) fn is_unsendable(error: &Error) -> bool {
+    matches!(error, Error::Operation { source, .. } if source.downcast_ref::<lapin::Error>().is_none())
+}
+
         Error::Operation { resource, action, source } if is_other => {
             let action = action + " (it exists with other properties: declare it with those, or delete it first)";
             Error::Operation { resource, action, source }
