@@ -92,9 +92,19 @@ pub(super) fn is_locked(error: &Error) -> bool {
     matches!(soft(error), Some(AMQPSoftError::RESOURCELOCKED | AMQPSoftError::ACCESSREFUSED))
 }
 
+/// Whether another connection has the queue for itself.
+pub(super) fn is_elsewhere(error: &Error) -> bool {
+    matches!(soft(error), Some(AMQPSoftError::RESOURCELOCKED))
+}
+
 /// Whether the broker has no queue or exchange of that name.
 pub(super) fn is_missing(error: &Error) -> bool {
     matches!(soft(error), Some(AMQPSoftError::NOTFOUND))
+}
+
+/// Whether a request fails by its own content before it is sent, and so always will.
+pub(super) fn is_unsendable(error: &Error) -> bool {
+    matches!(error, Error::Operation { source, .. } if source.downcast_ref::<lapin::Error>().is_none())
 }
 
 /// The error of a declaration, with the remedy where the queue or the exchange exists with other properties.
@@ -102,11 +112,6 @@ pub(super) fn with_remedy(error: Error) -> Error {
     let is_other = matches!(soft(&error), Some(AMQPSoftError::PRECONDITIONFAILED))
         && error.to_string().contains("inequivalent arg");
     match error {
-/// Whether a request fails by its own content before it is sent, and so always will.
-pub(super) fn is_unsendable(error: &Error) -> bool {
-    matches!(error, Error::Operation { source, .. } if source.downcast_ref::<lapin::Error>().is_none())
-}
-
         Error::Operation { resource, action, source } if is_other => {
             let action = action + " (it exists with other properties: declare it with those, or delete it first)";
             Error::Operation { resource, action, source }
