@@ -171,3 +171,53 @@ async fn rabbitmq_consumers_come_back_after_their_own_connection() {
     assert!(report.all_closed(), "{report}");
     until_async(SOON, async || proxy.open() == 0).await;
 }
+
+/// A consumer that the broker refuses is not tried on the connection of publishers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_refused_exclusive_consumer_stays_off_the_publishers() {
+    let server = Service::start(Kind::RabbitMq).unwrap();
+    let proxy = Proxy::start(server.port()).unwrap();
+    let (pool, other) = (pool_of(RabbitMqConfig::url(proxy.url(&server))), pool_of(RabbitMqConfig::url(server.url())));
+    let (rabbit, stranger) = (pool.rabbitmq().await.unwrap(), other.rabbitmq().await.unwrap());
+    rabbit.declare_queue(Queue::new("taken")).await.unwrap();
+    let _taken = stranger.consume(Consume::from("taken").exclusive()).await.unwrap();
+    let refused = rabbit.consume(Consume::from("taken").exclusive()).await.unwrap_err();
+    assert!(refused.to_string().contains("ACCESS_REFUSED"), "{refused}");
+    let tries = proxy.frames().iter().filter(|frame| frame.name == "Basic.Consume" && frame.from_client).count();
+    assert_eq!(tries, 1);
+    for pool in [pool, other] {
+        let report = pool.close_all().await;
+        assert!(report.all_closed(), "{report}");
+    }
+}
+
+/// A queue that deletes itself may go after the replay has declared it. It is declared again, with its bindings.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_consumer_finds_a_queue_that_goes_after_the_replay() {
+    const BINDINGS: usize = 3000;
+    let server = Service::start(Kind::RabbitMq).unwrap();
+    let proxy = Proxy::start(server.port()).unwrap();
+    let (pool, other) = (pool_of(RabbitMqConfig::url(proxy.url(&server))), pool_of(RabbitMqConfig::url(server.url())));
+    let (rabbit, stranger) = (pool.rabbitmq().await.unwrap(), other.rabbitmq().await.unwrap());
+    rabbit.declare_queue(Queue::new("goes").auto_delete()).await.unwrap();
+    rabbit.bind("goes", "amq.topic", "news").await.unwrap();
+    let mut consumer = rabbit.consume("goes").await.unwrap();
+    // The replay takes its time for these, after it has declared the queues.
+    rabbit.declare_queue(Queue::new("bound")).await.unwrap();
+    for n in 0..BINDINGS {
+        rabbit.bind("bound", "amq.topic", &n.to_string()).await.unwrap();
+    }
+    let declared = || proxy.frames().iter().filter(|frame| frame.name == "Queue.DeclareOk").count();
+    assert_eq!(declared(), 2);
+    proxy.cut();
+    until_async(SOON, async || declared() == 4).await;
+    stranger.delete_queue("goes").await.unwrap();
+    assert_eq!(generation(&pool), 1, "the replay goes on");
+    let publish = async || stranger.publish(Message::new("amq.topic", "news", "new")).await.unwrap().is_confirmed();
+    until_async(SOON, publish).await;
+    ack_next(&mut consumer, "new").await;
+    for pool in [pool, other] {
+        let report = pool.close_all().await;
+        assert!(report.all_closed(), "{report}");
+    }
+}

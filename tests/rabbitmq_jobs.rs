@@ -6,9 +6,12 @@
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::poll_fn;
+use std::pin::pin;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
+use std::task::Poll;
 use std::thread;
 use std::time::Duration;
 
@@ -369,6 +372,8 @@ async fn rabbitmq_acknowledgement_of_many_stays_on_its_connection() {
     let lost = old.pop().unwrap().ack_all_before().await.unwrap_err();
     assert!(matches!(lost, Error::Lost { .. }), "{lost}");
     assert_eq!(in_hand(&pool), 5, "those of the lost connection are given up");
+    let lost = old.pop().unwrap().ack().await.unwrap_err();
+    assert!(matches!(lost, Error::Lost { .. }), "{lost}");
     drop(old);
     let unacked = || {
         let queues = server.rabbitmq().unwrap().queues(server.database()).unwrap();
@@ -378,6 +383,53 @@ async fn rabbitmq_acknowledgement_of_many_stays_on_its_connection() {
     new.pop().unwrap().ack_all_before().await.unwrap();
     until_async(SOON, async || unacked() == Some((0, 0))).await;
     rabbit.delete_queue("stays").await.unwrap();
+    let report = pool.close_all().await;
+    assert!(report.all_closed(), "{report}");
+}
+
+/// Polls a future once, and drops it unless it has ended.
+async fn begin<T>(future: impl Future<Output = T>) {
+    let mut future = pin!(future);
+    poll_fn(|cx| {
+        let _ = future.as_mut().poll(cx);
+        Poll::Ready(())
+    })
+    .await;
+}
+
+/// An acknowledgement of many that was given up leaves no delivery in hand.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_acknowledgement_that_is_given_up_is_written() {
+    let server = server();
+    let proxy = Proxy::start(server.port()).unwrap();
+    let pool = pool_at(&proxy.url(server));
+    let rabbit = pool.rabbitmq().await.unwrap();
+    rabbit.declare_queue(Queue::new("given-up")).await.unwrap();
+    let mut consumer = rabbit.consume(Consume::from("given-up").prefetch(100)).await.unwrap();
+    let unacked = || {
+        let queues = server.rabbitmq().unwrap().queues(server.database()).unwrap();
+        queues.iter().find(|queue| queue.name == "given-up").map(|queue| (queue.ready, queue.unacked))
+    };
+    publish(&rabbit, "given-up", 100).await;
+    let mut all = take(&mut consumer, 100).await;
+    let (first, last) = (all.remove(0), all.pop().unwrap());
+    begin(async { tokio::join!(first.ack(), last.ack_all_before()) }).await;
+    until_async(SOON, async || unacked() == Some((0, 0)) && in_hand(&pool) == 0).await;
+    for covered in all {
+        covered.ack().await.unwrap();
+    }
+
+    // It also leaves no trace: one answer settles the later ones.
+    let acks = || proxy.frames().iter().filter(|frame| frame.name == "Basic.Ack" && frame.from_client).count();
+    publish(&rabbit, "given-up", 5).await;
+    let mut all = take(&mut consumer, 5).await;
+    let before = acks();
+    begin(all.remove(0).ack()).await;
+    until_async(SOON, async || acks() == before + 1 && in_hand(&pool) == 4).await;
+    all.pop().unwrap().ack_all_before().await.unwrap();
+    until_async(SOON, async || unacked() == Some((0, 0))).await;
+    assert_eq!(acks(), before + 2);
+    rabbit.delete_queue("given-up").await.unwrap();
     let report = pool.close_all().await;
     assert!(report.all_closed(), "{report}");
 }
@@ -507,6 +559,9 @@ async fn rabbitmq_jobs_that_could_be_lost_do_not_begin() {
         refused(queue.as_str().into(), 1, "NOT_FOUND").await;
         rabbit.delete_queue(&queue).await.unwrap();
     }
+    rabbit.declare_queue(Queue::new("careless-loop").dead_letter("", None)).await.unwrap();
+    refused("careless-loop".into(), 1, "would come back for ever").await;
+    rabbit.delete_queue("careless-loop").await.unwrap();
     let named = rabbit.declare_queue(Queue::temporary().dead_letter("amq.topic", None)).await.unwrap();
     refused(Consume::from(named.name()).attempts(2, pause), 1, "name it").await;
     let mut stream = FieldTable::default();
@@ -613,7 +668,7 @@ async fn rabbitmq_jobs_survive_lost_connections() {
     delete_jobs(&keeper, "survives").await;
 }
 
-/// Without its retry queue a job goes back, and comes again.
+/// A job goes back and comes again while its retry queue is full. A retry queue that is gone is declared again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rabbitmq_job_that_the_retry_queue_does_not_take_goes_back() {
     let (pool, other) = (pool_at(server().url()), pool_at(server().url()));
@@ -625,11 +680,14 @@ async fn rabbitmq_job_that_the_retry_queue_does_not_take_goes_back() {
     let jobs = tokio::spawn(consumer.for_each_concurrent(1, async move |job: &Delivery| obey(job, &seeing).await));
     until_async(SOON, retry_queue).await;
     keeper.delete_queue("untaken.retry").await.unwrap();
+    let mut rejects = FieldTable::default();
+    rejects.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
+    let full = Queue::new("untaken.retry").max_length(0).arguments(rejects);
+    keeper.declare_queue(full).await.unwrap();
     assert!(keeper.publish(Message::new("", "untaken", "fails")).await.unwrap().is_confirmed());
     until_async(SOON, async || seen.lock().len() == 2).await;
     assert_eq!(seen.lock()[1].1, None, "the broker does not count");
-    let again = Queue::new("untaken.retry").ttl(Duration::from_millis(50)).dead_letter("", Some("untaken"));
-    keeper.declare_queue(again).await.unwrap();
+    keeper.delete_queue("untaken.retry").await.unwrap();
     let dead = get(&keeper, "untaken.dead").await;
     assert_eq!(text(&dead), "fails");
     dead.ack().await.unwrap();
@@ -639,6 +697,123 @@ async fn rabbitmq_job_that_the_retry_queue_does_not_take_goes_back() {
     assert_eq!((handled.done, handled.retried, handled.dead_lettered), (0, 1, 1), "{handled}");
     assert!(handled.given_back >= 1, "{handled}");
     delete_jobs(&keeper, "untaken").await;
+}
+
+/// A job that came back from the retry queue is dead-lettered by the key with which it was published first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_retried_jobs_are_dead_lettered_by_their_first_key() {
+    let (pool, other) = (pool_at(server().url()), pool_at(server().url()));
+    let (rabbit, keeper) = (pool.rabbitmq().await.unwrap(), other.rabbitmq().await.unwrap());
+    for exchange in ["keyless.dlx", "keyless.in"] {
+        rabbit.declare_exchange(Exchange::topic(exchange)).await.unwrap();
+    }
+    rabbit.declare_queue(Queue::new("keyless.dead")).await.unwrap();
+    rabbit.bind("keyless.dead", "keyless.dlx", "job.#").await.unwrap();
+    rabbit.declare_queue(Queue::new("keyless").dead_letter("keyless.dlx", None)).await.unwrap();
+    rabbit.bind("keyless", "keyless.in", "job.#").await.unwrap();
+    assert!(rabbit.publish(Message::new("keyless.in", "job.new", "fails").id("7")).await.unwrap().is_confirmed());
+    let pause = Duration::from_millis(50);
+    let (consumer, seen) =
+        (rabbit.consume(Consume::from("keyless").attempts(3, pause)).await.unwrap(), Seen::default());
+    let seeing = Arc::clone(&seen);
+    let jobs = tokio::spawn(consumer.for_each_concurrent(1, async move |job: &Delivery| obey(job, &seeing).await));
+    let dead = get(&keeper, "keyless.dead").await;
+    assert_eq!((dead.exchange(), dead.routing_key(), dead.attempts()), ("keyless.dlx", "job.new", Some(4)));
+    assert_eq!(dead.properties().message_id().as_ref().unwrap().as_str(), "7");
+
+    // A dead job that is moved back begins anew, and so does one that claims to have been retried.
+    let moved = Message::new("", "keyless", "fails").properties(dead.properties().clone());
+    assert!(keeper.publish(moved).await.unwrap().is_confirmed());
+    dead.ack().await.unwrap();
+    until_async(SOON, async || seen.lock().len() == 6).await;
+
+    // Nothing is bound for this key, so the job is kept.
+    assert!(keeper.publish(Message::new("", "keyless", "fails")).await.unwrap().is_confirmed());
+    until_async(SOON, async || seen.lock().len() >= 11).await;
+    keeper.bind("keyless.dead", "keyless.dlx", "keyless").await.unwrap();
+    for _ in 0..2 {
+        get(&keeper, "keyless.dead").await.ack().await.unwrap();
+    }
+    let report = pool.close_all().await;
+    assert!(report.all_closed(), "{report}");
+    let handled = jobs.within(SOON).await.unwrap().unwrap();
+    assert_eq!((handled.done, handled.retried, handled.dead_lettered), (0, 6, 3), "{handled}");
+    delete_jobs(&keeper, "keyless").await;
+    for exchange in ["keyless.dlx", "keyless.in"] {
+        keeper.delete_exchange(exchange).await.unwrap();
+    }
+}
+
+/// Only the copies that come back from the queue's own retry queue count.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_jobs_from_elsewhere_have_all_their_attempts() {
+    let (pool, other) = (pool_at(server().url()), pool_at(server().url()));
+    let (rabbit, keeper) = (pool.rabbitmq().await.unwrap(), other.rabbitmq().await.unwrap());
+    declare_jobs(&rabbit, "elsewhere", false).await;
+    let forwarded = Message::new("", "elsewhere", "fails").header("x-retries", 7);
+    assert!(rabbit.publish(forwarded).await.unwrap().is_confirmed());
+    let what = Consume::from("elsewhere").attempts(2, Duration::from_millis(50));
+    let consumer = rabbit.consume(what).await.unwrap();
+    let jobs = tokio::spawn(consumer.for_each_concurrent(1, async |_: &Delivery| Err::<(), _>("always")));
+    get(&keeper, "elsewhere.dead").await.ack().await.unwrap();
+    let report = pool.close_all().await;
+    assert!(report.all_closed(), "{report}");
+    let handled = jobs.within(SOON).await.unwrap().unwrap();
+    assert_eq!(handled.to_string(), "0 done, 1 retried, 1 dead-lettered, 0 given back");
+    delete_jobs(&keeper, "elsewhere").await;
+}
+
+/// The headers of a retry do not fit into the frame beside those of the message.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_job_whose_copy_is_too_large_is_dead_lettered() {
+    let config = RabbitMqConfig::url(server().url()).frame_max(8192);
+    let pool = ResourcePool::builder().environment([("", ""); 0]).resource(config).build().expect("a pool");
+    let other = pool_at(server().url());
+    let (rabbit, keeper) = (pool.rabbitmq().await.unwrap(), other.rabbitmq().await.unwrap());
+    declare_jobs(&rabbit, "too-large", false).await;
+    let mut bytes = 8192;
+    loop {
+        let message = Message::new("", "too-large", "fails").header("large", "x".repeat(bytes));
+        match rabbit.publish(message).await {
+            Ok(published) => break assert!(published.is_confirmed()),
+            Err(error) => assert!(matches!(error, Error::Operation { .. }), "{error}"),
+        }
+        bytes -= 16;
+    }
+    let what = Consume::from("too-large").attempts(9, Duration::from_millis(50));
+    let consumer = rabbit.consume(what).await.unwrap();
+    let jobs = tokio::spawn(consumer.for_each_concurrent(1, async |_: &Delivery| Err::<(), _>("always")));
+    get(&keeper, "too-large.dead").await.ack().await.unwrap();
+    let report = pool.close_all().await;
+    assert!(report.all_closed(), "{report}");
+    let handled = jobs.within(SOON).await.unwrap().unwrap();
+    assert_eq!(handled.to_string(), "0 done, 0 retried, 1 dead-lettered, 0 given back");
+    delete_jobs(&keeper, "too-large").await;
+}
+
+/// A handler may panic before it has a future.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_handler_that_panics_at_once_fails() {
+    let (pool, other) = (pool_at(server().url()), pool_at(server().url()));
+    let (rabbit, keeper) = (pool.rabbitmq().await.unwrap(), other.rabbitmq().await.unwrap());
+    declare_jobs(&rabbit, "at-once", false).await;
+    publish(&rabbit, "at-once", 2).await;
+    let consumer = rabbit.consume("at-once").await.unwrap();
+    let jobs = tokio::spawn(consumer.for_each_concurrent(1, |job: &Delivery| {
+        assert_ne!(job.data(), b"0", "it says so");
+        async { Ok::<_, String>(()) }
+    }));
+    let dead = get(&keeper, "at-once.dead").await;
+    assert_eq!(text(&dead), "0");
+    dead.ack().await.unwrap();
+    until_async(SOON, async || in_hand(&pool) == 0).await;
+    let report = pool.close_all().await;
+    assert!(report.all_closed(), "{report}");
+    let handled = jobs.within(SOON).await.unwrap().unwrap();
+    assert_eq!(handled.to_string(), "1 done, 0 retried, 1 dead-lettered, 0 given back");
+    for queue in ["at-once", "at-once.dead"] {
+        keeper.delete_queue(queue).await.unwrap();
+    }
 }
 
 /// The end of a consumer waits for the handlers, and is told.

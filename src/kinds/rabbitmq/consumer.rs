@@ -106,7 +106,8 @@ impl Consume {
 
     /// Says that the queue has a dead-letter exchange, although the pool has not declared it so. A policy of the broker
     /// may have set it. If there is none after all, the broker discards the messages that
-    /// [`for_each_concurrent`](Consumer::for_each_concurrent) rejects.
+    /// [`for_each_concurrent`](Consumer::for_each_concurrent) rejects. With more than one attempt, a policy must set
+    /// `dead-letter-routing-key` too, because the key of a message that comes back is the name of its queue.
     pub fn dead_lettered(mut self) -> Self {
         self.dead_lettered = true;
         self

@@ -25,8 +25,11 @@ use crate::base::error::Error;
 use crate::base::runtime::deadline;
 use crate::kinds::rabbitmq::channel::ChannelGuard;
 use crate::kinds::rabbitmq::consumer::{Consume, consuming};
+use crate::kinds::rabbitmq::declare::Declaration;
 use crate::kinds::rabbitmq::delivery::{Delivery, KeepAlive};
-use crate::kinds::rabbitmq::errors::{CallError, LOCKED_PAUSE, LOCKED_TRIES, is_locked, short};
+use crate::kinds::rabbitmq::errors::{
+    CallError, LOCKED_PAUSE, LOCKED_TRIES, is_elsewhere, is_locked, is_missing, short,
+};
 use crate::kinds::rabbitmq::generation::Generation;
 use crate::kinds::rabbitmq::session::RabbitMqSession;
 use crate::kinds::rabbitmq::stream::{Reading, reading_from};
@@ -131,6 +134,7 @@ impl ConsumerTask {
                 match &error {
                     error if error.is_closed() => return None,
                     error if is_locked(error) && tries < LOCKED_TRIES => tries += 1,
+                    error if is_missing(error) && tries < LOCKED_TRIES && self.declare_again().await => tries += 1,
                     Error::Operation { .. } => {
                         self.fail(error);
                         return None;
@@ -157,6 +161,34 @@ impl ConsumerTask {
         self.session.subscribe(&generation, &self.what, self.claim.site(), from).await
     }
 
+    /// Declares the queue again if it deletes itself. It may have gone with the consumers of the lost connection, after
+    /// the replay had found it. Answers whether the pool has declared the queue.
+    async fn declare_again(&self) -> bool {
+        let (session, queue) = (&self.session, &self.what.queue);
+        let known = {
+            let topology = session.topology.lock();
+            let of_queue = topology.bindings.iter().filter(|binding| binding.queue == *queue);
+            topology.spec(queue).map(|spec| (spec, of_queue.cloned().collect::<Vec<_>>()))
+        };
+        let Some((spec, bindings)) = known else { return false };
+        if !spec.options.auto_delete {
+            return true;
+        }
+        let declared = async {
+            if let Some(declared) = session.declare(self.claim, Declaration::Queue(&spec)).await? {
+                session.topology.lock().rename(queue, declared.name().as_str());
+            }
+            for binding in &bindings {
+                session.declare(self.claim, Declaration::Binding(binding)).await?;
+            }
+            Ok::<_, Error>(())
+        };
+        if let Err(error) = declared.await {
+            session.link.warn("not declared again", Some(&error));
+        }
+        true
+    }
+
     fn fail(&self, error: Error) {
         self.session.link.warn("a consumer has ended", Some(&error));
         // Sending fails only when the consumer is gone.
@@ -180,7 +212,7 @@ impl RabbitMqSession {
         }
         match self.subscribe_on(&generation, what, site, from).await {
             // The main connection may have the queue exclusively, by a declaration on a raw channel.
-            Err(error) if is_locked(&error) && !Arc::ptr_eq(&generation, main) => {
+            Err(error) if is_elsewhere(&error) && !Arc::ptr_eq(&generation, main) => {
                 self.subscribe_on(main, what, site, from).await
             }
             subscribed => subscribed,

@@ -11,6 +11,7 @@
 //! moment. `closed` is only read, to choose an error.
 
 use std::fmt;
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -23,7 +24,7 @@ use crate::base::error::Error;
 use crate::kinds::rabbitmq::channel::{ChannelGuard, Pooled};
 use crate::kinds::rabbitmq::errors::{lost, operation};
 use crate::kinds::rabbitmq::generation::Generation;
-use crate::kinds::rabbitmq::in_hand::{HeldDelivery, InHand};
+use crate::kinds::rabbitmq::in_hand::{HeldDelivery, InHand, Writing};
 use crate::kinds::rabbitmq::stream::{Offset, Reading};
 use crate::lifecycle::link::Link;
 use crate::lifecycle::work::Work;
@@ -112,24 +113,33 @@ impl Delivery {
     /// The header with where it was published first. `None` if it does not come from the retry queue.
     fn first(&self, name: &str) -> Option<&str> {
         let Some(AMQPValue::LongString(first)) = self.header(name) else { return None };
-        // The broker notes the last death first. A message that was dead-lettered from elsewhere has the header too.
-        let Some(AMQPValue::FieldTable(death)) = self.deaths().first() else { return None };
-        let Some(AMQPValue::LongString(died_in)) = death.inner().get("queue") else { return None };
-        let queue = died_in.as_bytes().strip_suffix(RETRY_SUFFIX.as_bytes())?;
-        let is_back =
-            self.message.exchange.as_str().is_empty() && queue == self.message.routing_key.as_str().as_bytes();
-        std::str::from_utf8(first.as_bytes()).ok().filter(|_| is_back)
+        std::str::from_utf8(first.as_bytes()).ok().filter(|_| self.is_back())
+    }
+
+    /// Whether it comes back from the retry queue of its queue. A message that was forwarded, or dead-lettered from
+    /// elsewhere, has the headers of a retry too.
+    fn is_back(&self) -> bool {
+        // The broker notes the last death first.
+        let Some(AMQPValue::FieldTable(death)) = self.deaths().first() else { return false };
+        let Some(AMQPValue::LongString(died_in)) = death.inner().get("queue") else { return false };
+        let queue = died_in.as_bytes().strip_suffix(RETRY_SUFFIX.as_bytes());
+        self.message.exchange.as_str().is_empty() && queue == Some(self.message.routing_key.as_str().as_bytes())
     }
 
     fn deaths(&self) -> &[AMQPValue] {
-        match self.header("x-death") {
+        match self.header(DEATHS) {
             Some(AMQPValue::FieldArray(deaths)) => deaths.as_slice(),
             _ => &[],
         }
     }
 
-    /// How often it was put into a retry queue.
+    /// How often it was put into the retry queue of its queue.
     pub(super) fn retries(&self) -> u32 {
+        if self.is_back() { self.copies() } else { 0 }
+    }
+
+    /// How often it was put into any retry queue.
+    fn copies(&self) -> u32 {
         self.header(RETRIES).and_then(count).unwrap_or(0)
     }
 
@@ -159,7 +169,7 @@ impl Delivery {
             let is_rejection = death.inner().get("reason") == Some(&AMQPValue::LongString("rejected".into()));
             death.inner().get("count").filter(|_| is_rejection).and_then(count).unwrap_or(0)
         });
-        let counted = counted.saturating_add(self.retries());
+        let counted = counted.saturating_add(self.copies());
         Some(rejections.fold(counted, u32::saturating_add).saturating_add(1))
     }
 
@@ -189,24 +199,30 @@ impl Delivery {
     /// As [`ack`](Delivery::ack), about all of them.
     ///
     /// # Cancel safety
-    /// Once begun they may be acknowledged even if it is cancelled.
+    /// Once begun they are acknowledged all the same.
     pub async fn ack_all_before(mut self) -> Result<(), Error> {
         self.generation.link.check_process()?;
         let mut all = self.in_hand.take_all_before(self.tag());
-        let last = all.held.last_key_value().filter(|_| all.at_once).map(|(_, last)| last.acker.clone());
-        if let Some(last) = last {
-            let options = BasicAckOptions { multiple: true };
-            let answer = self.generation.answer("acknowledging deliveries", last.ack(options)).await?;
-            self.is_settled(answer)?;
+        if all.held.is_empty() {
+            return self.was_settled();
         }
-        while let Some((tag, held)) = all.held.pop_first() {
-            if !all.at_once {
-                self.answer("acknowledging a delivery", &held, Verdict::Ack).await?;
+        let in_hand = Arc::clone(&self.in_hand);
+        let writing = async move {
+            let last = all.held.last_key_value().filter(|_| all.at_once).map(|(_, last)| last.acker.clone());
+            if let Some(last) = last
+                && !last.ack(BasicAckOptions { multiple: true }).await?
+            {
+                return Ok(false);
             }
-            self.in_hand.answered(tag, held, true);
-        }
-        self.settled();
-        Ok(())
+            while let Some((tag, held)) = all.held.pop_first() {
+                if !all.at_once && !held.acker.ack(BasicAckOptions::default()).await? {
+                    return Ok(false);
+                }
+                in_hand.answered(tag, held, true);
+            }
+            Ok(true)
+        };
+        self.write("acknowledging deliveries", writing).await
     }
 
     /// Gives it back to its queue, to be delivered again to anybody.
@@ -243,27 +259,30 @@ impl Delivery {
         }
         let Some(held) = self.in_hand.take(self.tag()) else {
             return match verdict {
-                Verdict::Ack => Ok(()),
+                Verdict::Ack => self.was_settled(),
                 _ => refused("it was acknowledged with a later delivery"),
             };
         };
-        self.answer(action, &held, verdict).await?;
-        self.in_hand.answered(self.tag(), held, verdict != Verdict::Requeue);
+        let (in_hand, tag) = (Arc::clone(&self.in_hand), self.tag());
+        self.write(action, answer(in_hand, tag, held, verdict)).await
+    }
+
+    /// Waits until answers are written, which goes on if this is given up.
+    async fn write(
+        &mut self,
+        action: &str,
+        writing: impl Future<Output = lapin::Result<bool>> + Send + 'static,
+    ) -> Result<(), Error> {
+        let written = Writing::new(&self.generation, writing).wait(action).await?;
+        self.is_settled(written)?;
         self.settled();
         Ok(())
     }
 
-    /// Writes the answer to a delivery.
-    async fn answer(&self, action: &str, held: &HeldDelivery, verdict: Verdict) -> Result<(), Error> {
-        let answer = async {
-            let requeue = verdict == Verdict::Requeue;
-            match verdict {
-                Verdict::Ack => held.acker.ack(BasicAckOptions::default()).await,
-                _ => held.acker.nack(BasicNackOptions { requeue, multiple: false }).await,
-            }
-        };
-        let answer = self.generation.answer(action, answer).await?;
-        self.is_settled(answer)
+    /// Whether it was acknowledged with a later one. The acknowledgement may have been lost with the connection.
+    fn was_settled(&self) -> Result<(), Error> {
+        let is_lost = self.in_hand.is_leaving(self.tag()) && !self.generation.is_alive();
+        self.is_settled(!is_lost)
     }
 
     /// The driver's answer, `false` of which means that the channel is gone.
@@ -309,19 +328,33 @@ impl Drop for Delivery {
         let (acker, mut keeps, generation) = (acker.clone(), self.keeps.take(), Arc::clone(&self.generation));
         let in_hand = Arc::clone(&self.in_hand);
         self.generation.runtime.spawn(async move {
-            let back = acker.nack(BasicNackOptions { requeue: true, multiple: false });
-            let back = generation.answer("giving a delivery back", back).await;
-            // If that fails, the channel is closed, which gives the delivery back.
-            if let Ok(true) = back {
-                if let Some(held) = held {
+            let back = async move {
+                let is_back = acker.nack(BasicNackOptions { requeue: true, multiple: false }).await?;
+                if let Some(held) = held.filter(|_| is_back) {
                     in_hand.answered(tag, held, false);
                 }
-                if let Some(keeps) = &mut keeps {
-                    keeps.settled();
-                }
+                Ok(is_back)
+            };
+            let back = Writing::new(&generation, back).wait("giving a delivery back").await;
+            // If that fails, the channel is closed, which gives the delivery back.
+            if let (Ok(true), Some(keeps)) = (back, &mut keeps) {
+                keeps.settled();
             }
         });
     }
+}
+
+/// Writes the answer to a delivery, and notes that.
+async fn answer(in_hand: Arc<InHand>, tag: u64, held: HeldDelivery, verdict: Verdict) -> lapin::Result<bool> {
+    let requeue = verdict == Verdict::Requeue;
+    let written = match verdict {
+        Verdict::Ack => held.acker.ack(BasicAckOptions::default()).await?,
+        _ => held.acker.nack(BasicNackOptions { requeue, multiple: false }).await?,
+    };
+    if written {
+        in_hand.answered(tag, held, !requeue);
+    }
+    Ok(written)
 }
 
 /// The ways to settle a delivery.
@@ -334,6 +367,9 @@ enum Verdict {
 
 /// The header in which a quorum queue counts the deliveries of a message before this one.
 pub(super) const DELIVERY_COUNT: &str = "x-delivery-count";
+
+/// The header in which the broker notes the queues that dead-lettered a message, the last one first.
+pub(super) const DEATHS: &str = "x-death";
 
 /// The header in which the copies of a message in a retry queue are counted.
 pub(super) const RETRIES: &str = "x-retries";

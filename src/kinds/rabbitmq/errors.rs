@@ -92,9 +92,19 @@ pub(super) fn is_locked(error: &Error) -> bool {
     matches!(soft(error), Some(AMQPSoftError::RESOURCELOCKED | AMQPSoftError::ACCESSREFUSED))
 }
 
+/// Whether another connection has the queue for itself.
+pub(super) fn is_elsewhere(error: &Error) -> bool {
+    matches!(soft(error), Some(AMQPSoftError::RESOURCELOCKED))
+}
+
 /// Whether the broker has no queue or exchange of that name.
 pub(super) fn is_missing(error: &Error) -> bool {
     matches!(soft(error), Some(AMQPSoftError::NOTFOUND))
+}
+
+/// Whether a request fails by its own content before it is sent, and so always will.
+pub(super) fn is_unsendable(error: &Error) -> bool {
+    matches!(error, Error::Operation { source, .. } if source.downcast_ref::<lapin::Error>().is_none())
 }
 
 /// The error of a declaration, with the remedy where the queue or the exchange exists with other properties.

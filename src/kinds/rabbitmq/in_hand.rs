@@ -7,13 +7,21 @@
 //! overtake one to a delivery that it covers. So a delivery whose answer may not be written yet is in `leaving`, and
 //! while there is such a one, those before and after it are answered one by one.
 //!
+//! An answer that was begun is written even if its caller gives up. A task on the pool's runtime then waits for that, so
+//! that its deliveries leave `leaving`. Those of a lost connection stay there, and are not settled.
+//!
 //! Nothing is awaited under the lock, and no other lock is taken. A forked child does not touch it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
 
 use lapin::Acker;
 use parking_lot::Mutex;
 
+use crate::base::error::Error;
+use crate::kinds::rabbitmq::generation::Generation;
 use crate::kinds::rabbitmq::stream::Offset;
 use crate::lifecycle::busy::Busy;
 
@@ -78,9 +86,61 @@ impl InHand {
         Settling { held, at_once }
     }
 
+    /// Whether the answer to the delivery has begun and is not written.
+    pub(super) fn is_leaving(&self, tag: u64) -> bool {
+        self.0.lock().leaving.contains(&tag)
+    }
+
     /// Notes that the answer to a delivery is written.
     pub(super) fn answered(&self, tag: u64, held: HeldDelivery, is_done: bool) {
         self.0.lock().leaving.remove(&tag);
         held.finish(is_done);
+    }
+}
+
+/// The writing of answers. If it is given up, a task goes on with it while there is a connection.
+pub(super) struct Writing {
+    writing: Option<Pin<Box<dyn Future<Output = lapin::Result<bool>> + Send>>>,
+    generation: Arc<Generation>,
+}
+
+impl Writing {
+    pub(super) fn new(
+        generation: &Arc<Generation>,
+        writing: impl Future<Output = lapin::Result<bool>> + Send + 'static,
+    ) -> Self {
+        Writing { writing: Some(Box::pin(writing)), generation: Arc::clone(generation) }
+    }
+
+    /// Waits for it within the operation timeout. It answers `false` if the channel is gone.
+    pub(super) async fn wait(mut self, action: &str) -> Result<bool, Error> {
+        let generation = Arc::clone(&self.generation);
+        let written = async {
+            let Some(writing) = &mut self.writing else { return Ok(false) };
+            let written = writing.await;
+            self.writing = None;
+            written
+        };
+        generation.answer(action, written).await
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        let Some(writing) = self.writing.take() else { return };
+        if self.generation.link.check_process().is_err() {
+            // Leaked on purpose: the deliveries are the parent's, and this process has none of its threads.
+            return std::mem::forget(writing);
+        }
+        if !self.generation.is_alive() {
+            return;
+        }
+        let switch = self.generation.switch.clone();
+        self.generation.runtime.spawn(async move {
+            tokio::select! {
+                _ = writing => {}
+                () = switch.wait() => {}
+            }
+        });
     }
 }

@@ -23,7 +23,8 @@ use lapin::types::FieldTable;
 use crate::base::error::Error;
 use crate::kinds::rabbitmq::consumer::{Consume, Consumer, consuming};
 use crate::kinds::rabbitmq::declare::{Declaration, Exchange, Queue};
-use crate::kinds::rabbitmq::delivery::{DELIVERY_COUNT, Delivery, FIRST_EXCHANGE, FIRST_KEY, RETRIES};
+use crate::kinds::rabbitmq::delivery::{DEATHS, DELIVERY_COUNT, Delivery, FIRST_EXCHANGE, FIRST_KEY, RETRIES};
+use crate::kinds::rabbitmq::errors::is_unsendable;
 use crate::kinds::rabbitmq::job_slots::JobSlots;
 use crate::kinds::rabbitmq::message::{Message, Published};
 use crate::kinds::rabbitmq::session::RabbitMqSession;
@@ -65,8 +66,9 @@ impl Consumer {
     /// The pool knows it from the declaration of the queue. Otherwise [`Consume::dead_lettered`] says so.
     ///
     /// A message may be handled twice. That happens if the connection is lost, or the process ends, after its handler
-    /// has ended and before the broker has the acknowledgement. It also happens to a job that fails and whose copy is
-    /// in the retry queue by then. Handlers know such a message by an [identifier](crate::rabbitmq::Message::id).
+    /// has ended and before the broker has the acknowledgement. It also happens if the confirm of a copy is late, or if
+    /// this future is dropped between the copy and the acknowledgement. Handlers know such a message by an
+    /// [identifier](crate::rabbitmq::Message::id).
     ///
     /// When closing begins, no further handler begins, and the deliveries that wait go back to their queue. Closing
     /// waits for the handlers in progress. After a lost connection it goes on as consumers do.
@@ -95,7 +97,8 @@ impl Consumer {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Operation`] at once if the queue has no dead-letter exchange that the pool knows, if `most` is more
+    /// [`Error::Operation`] at once if the queue has no dead-letter exchange that the pool knows, if that is the default
+    /// exchange without a key, if `most` is more
     /// than the consumer's [prefetch](Consume::prefetch), if the retry queue exists with another pause, or if the queue
     /// is a stream. [`Error::Lost`], [`Error::Timeout`], [`Error::Closed`]. Also the reason why consuming ended, once all
     /// handlers have ended, as for [`next`](Consumer::next).
@@ -113,7 +116,8 @@ impl Consumer {
             let jobs = Jobs::begin(&self, most, claim).await?;
             let (handler, settling) = (&handler, &jobs);
             let job = |delivery: Delivery| async move {
-                let outcome = caught(handler(&delivery)).await;
+                // The handler is called within, because it may panic before it has a future.
+                let outcome = caught(async { handler(&delivery).await }).await;
                 settling.settle(delivery, outcome).await;
             };
             let mut running = JobSlots::new(most.max(1));
@@ -148,7 +152,9 @@ pub(crate) struct Jobs {
     /// The claim with the line that handles the jobs.
     claim: Claim,
     /// The retry queue. `None` if a job is tried only once.
-    retry: Option<String>,
+    retry: Option<Queue>,
+    /// The dead-letter exchange, if it gets dead messages by their own key. `None` if the pool knows of no such one.
+    keyless: Option<String>,
     done: AtomicU64,
     retried: AtomicU64,
     dead_lettered: AtomicU64,
@@ -169,8 +175,17 @@ impl Jobs {
             return Err(refused("a stream has no jobs, because its messages stay in it; use `next`".to_owned()));
         }
         let queue = session.topology.lock().spec(&what.queue);
+        let mut keyless = None;
         match queue.as_ref().and_then(Queue::dead_letters) {
-            Some((exchange, key)) => session.check_dead_letters(claim, &exchange, key.as_deref()).await?,
+            Some((exchange, None)) if exchange.is_empty() => {
+                let problem = "a job that fails would come back for ever, because the default exchange routes it to its \
+                               own queue again; name a key with `Queue::dead_letter`";
+                return Err(refused(problem.to_owned()));
+            }
+            Some((exchange, key)) => {
+                session.check_dead_letters(claim, &exchange, key.as_deref()).await?;
+                keyless = key.is_none().then_some(exchange);
+            }
             None if what.dead_lettered => {}
             None => {
                 let problem = "a job that fails would be lost, because the pool knows of no dead-letter exchange; \
@@ -187,12 +202,12 @@ impl Jobs {
             let is_quorum = queue.as_ref().is_some_and(Queue::is_quorum);
             let queue = Queue::retry(&what.queue, pause, is_quorum);
             session.declare(claim, Declaration::Queue(&queue)).await?;
-            let name = retry.insert(queue.name.clone());
-            session.topology.lock().queue(queue, name);
+            let known = retry.insert(queue.clone());
+            session.topology.lock().queue(queue, &known.name);
         }
         let [done, retried, dead_lettered, given_back] = Default::default();
         let (session, what) = (Arc::clone(session), what.clone());
-        Ok(Jobs { session, what, claim, retry, done, retried, dead_lettered, given_back })
+        Ok(Jobs { session, what, claim, retry, keyless, done, retried, dead_lettered, given_back })
     }
 
     /// Settles a job by its handler's outcome.
@@ -216,32 +231,67 @@ impl Jobs {
         let message = format!("a job of {queue:?} failed (attempt {failures} of {attempts})");
         let Some(retry) = self.retry.as_ref().filter(|_| failures < attempts) else {
             link.warn(message + " and goes to the dead-letter exchange", Some(&why));
-            job.nack().await?;
-            return Ok(&self.dead_lettered);
+            return self.bury(job, failures).await;
         };
         link.warn(message + " and is tried again", Some(&why));
         if !job.is_current() {
             // The broker delivers it again. A copy in the retry queue would be a second one.
             return Ok(&self.given_back);
         }
+        let copy = again(&job, "", &retry.name, failures);
         // The copy is confirmed before the job is acknowledged, so that the broker has one at any time.
-        match self.session.publish(self.claim, again(&job, retry, failures)).await {
+        let mut published = self.session.publish(self.claim, copy.clone()).await;
+        if let Ok(Published::Returned { .. }) = published {
+            published = match self.session.declare(self.claim, Declaration::Queue(retry)).await {
+                Ok(_) => self.session.publish(self.claim, copy).await,
+                Err(error) => Err(error),
+            };
+        }
+        match published {
             Ok(Published::Confirmed) => {
                 job.ack().await?;
                 Ok(&self.retried)
             }
-            refused => {
-                let problem = refused.map_or_else(|error| error.to_string(), |published| format!("{published:?}"));
-                link.warn(format!("{retry:?} did not take a job, which goes back to {queue:?}"), Some(&problem));
-                let pause = job.generation.timer(REFUSED_PAUSE);
-                tokio::select! {
-                    () = pause => {}
-                    () = self.session.intake.cancelled() => {}
-                }
-                job.requeue().await?;
-                Ok(&self.given_back)
+            Err(error) if is_unsendable(&error) => {
+                link.warn(format!("a job of {queue:?} cannot be tried again and is dead-lettered"), Some(&error));
+                self.bury(job, failures).await
             }
+            refused => self.give_back(job, &retry.name, refused).await,
         }
+    }
+
+    /// Has a job dead-lettered.
+    async fn bury(&self, job: Delivery, failures: u32) -> Result<&AtomicU64, Error> {
+        // The own key of a job that came back is the name of its queue, and the broker would route it by that.
+        let Some(exchange) = self.keyless.as_ref().filter(|_| job.retries() > 0) else {
+            job.nack().await?;
+            return Ok(&self.dead_lettered);
+        };
+        if !job.is_current() {
+            return Ok(&self.given_back);
+        }
+        let copy = again(&job, exchange, job.routing_key(), failures);
+        match self.session.publish(self.claim, copy).await {
+            Ok(Published::Confirmed) => {
+                job.ack().await?;
+                Ok(&self.dead_lettered)
+            }
+            refused => self.give_back(job, exchange, refused).await,
+        }
+    }
+
+    /// Gives a job back whose copy was not taken, after a pause.
+    async fn give_back(&self, job: Delivery, to: &str, refused: Result<Published, Error>) -> Result<&AtomicU64, Error> {
+        let problem = refused.map_or_else(|error| error.to_string(), |published| format!("{published:?}"));
+        let message = format!("{to:?} did not take a job, which goes back to {:?}", self.what.queue);
+        self.session.link.warn(message, Some(&problem));
+        let pause = job.generation.timer(REFUSED_PAUSE);
+        tokio::select! {
+            () = pause => {}
+            () = self.session.intake.cancelled() => {}
+        }
+        job.requeue().await?;
+        Ok(&self.given_back)
     }
 
     /// The counts, or the reason why consuming ended.
@@ -263,27 +313,32 @@ impl RabbitMqSession {
     async fn check_dead_letters(&self, claim: Claim, exchange: &str, key: Option<&str>) -> Result<(), Error> {
         match (exchange, key) {
             ("", Some(queue)) => self.declare(claim, Declaration::Queue(&Queue::new(queue).passive())).await.map(drop),
-            ("", None) => Ok(()),
             _ => self.declare(claim, Declaration::Exchange(&Exchange::direct(exchange).passive())).await.map(drop),
         }
     }
 }
 
-/// How long a job is kept that the retry queue did not take, so that it does not come back at once.
+/// How long a job is kept whose copy was not taken, so that it does not come back at once.
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 
-/// The copy of a job for the retry queue. It is the same message, except for its address and for the properties that
-/// belong to one publish.
-fn again(job: &Delivery, retry: &str, failures: u32) -> Message {
+/// The copy of a job for the retry queue or the dead-letter exchange. It is the same message, except for its address and
+/// for the properties that belong to one publish.
+fn again(job: &Delivery, exchange: &str, key: &str, failures: u32) -> Message {
     let mut headers = FieldTable::default();
     for (name, value) in job.properties().headers().iter().flat_map(|headers| headers.inner()) {
-        // The broker counts deliveries anew, and would send a copy to the queues in `CC` again.
-        if ![DELIVERY_COUNT, "CC"].contains(&name.as_str()) {
+        // The broker counts deliveries anew, and would send a copy to the queues in `CC` again. By the deaths, a dead job
+        // that is moved back would seem to come from the retry queue.
+        let is_left_out = match name.as_str() {
+            DELIVERY_COUNT | "CC" => true,
+            DEATHS => !exchange.is_empty(),
+            _ => false,
+        };
+        if !is_left_out {
             headers.insert(name.clone(), value.clone());
         }
     }
     let properties = addressless(job.properties()).with_headers(headers);
-    Message::new("", retry, job.data())
+    Message::new(exchange, key, job.data())
         .properties(properties)
         .header(RETRIES, failures)
         .header(FIRST_EXCHANGE, job.exchange())
