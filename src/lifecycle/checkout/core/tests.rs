@@ -190,7 +190,7 @@ fn a_new_epoch_begins_with_the_new_connection_where_there_is_room() {
         let (core, _) = core(Limits { max, ..LIMITS });
         let held: Vec<_> = (0..out).map(|_| opened(&core)).collect();
         core.state.lock().is_closed = is_closed;
-        core.renew(Some(core.manager.open()));
+        core.renew(Some(core.manager.open()), 0);
         let state = core.state.lock();
         assert_eq!((state.idle.len(), state.open), (idle_then, out + idle_then), "{max}, {out} out, {is_closed}");
         assert_eq!((state.leaving.len(), state.closed.surplus), (1 - idle_then, 1 - idle_then as u64));
@@ -198,6 +198,19 @@ fn a_new_epoch_begins_with_the_new_connection_where_there_is_room() {
         held.into_iter().for_each(|entry| core.put(entry));
         assert_eq!(core.state.lock().open, idle_then + if is_closed { out } else { 0 });
     }
+}
+
+/// Its connections are replaced already.
+#[test]
+fn an_epoch_that_has_ended_is_not_ended_again() {
+    let (core, _) = core(LIMITS);
+    core.retire();
+    idle(&core, 2);
+    core.renew(Some(core.manager.open()), 0);
+    core.renew(None, 0);
+    let state = core.state.lock();
+    assert_eq!((state.epoch, state.idle.len(), state.open), (1, 2, 2));
+    assert_eq!((state.closed.refreshed, state.closed.surplus), (0, 1));
 }
 
 /// The reason counts that ended the epoch, also for a connection that comes back later.
