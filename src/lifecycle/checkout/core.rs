@@ -53,7 +53,8 @@ pub struct Limits {
     /// A connection that was checked out within this time is checked out again without a test. Zero tests it each time.
     pub test_after: Duration,
     /// An idle connection that was neither checked out nor tested within this time is tested in the background, one
-    /// connection at a time, and replaced if it is broken. Zero means never.
+    /// connection at a time, and replaced if it is broken. The last idle one is not tested while there may be no more
+    /// connections. Zero means never.
     pub test_idle_after: Duration,
 }
 
