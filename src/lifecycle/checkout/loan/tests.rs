@@ -126,6 +126,21 @@ fn a_test_of_an_idle_one_that_fails_or_is_given_up_makes_no_silence() {
     }
 }
 
+#[test]
+fn the_wait_of_a_user_who_only_tries_does_not_count() {
+    let core = core();
+    let loan = borrowed(&core);
+    let counts = || {
+        let waits = &core.state.lock().waits;
+        (waits.count, waits.timeouts)
+    };
+    assert!(park_on(core.try_regain()).is_some_and(|got| got.is_err()), "the ping takes too long");
+    assert_eq!(counts(), (0, 0));
+    assert!(park_on(core.regain(Instant::now())).is_some_and(|got| got.is_err()));
+    assert_eq!(counts(), (1, 1));
+    drop(loan);
+}
+
 /// The end of one loan is not the end of the other, which a user waits for.
 #[test]
 fn a_second_loan_disappoints_nobody_who_waits_for_the_first() {
