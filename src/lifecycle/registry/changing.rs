@@ -16,14 +16,21 @@ use crate::lifecycle::status::State;
 
 impl Registry {
     /// The names of the resources that code, the file or the environment sets, of those that were added at run time, and
-    /// of those that were used.
+    /// of those that were used. While the pool is open, those that were closed are left out.
     pub(crate) fn names_in_use(&self) -> Result<BTreeSet<String>, Error> {
         self.context.check_process()?;
         let settings = self.settings()?;
         // A look at the status makes a resource of each kind, which nobody has used by that.
         let is_used = |slot: &Arc<dyn AnySlot>| slot.state() != State::Idle || settings.get(slot.name()).is_none();
-        let used = self.slots().into_iter().filter(is_used).map(|slot| slot.name().to_string());
-        Ok(settings.told_names().map(str::to_owned).chain(used).collect())
+        let slots = self.slots();
+        let used = slots.iter().filter(|slot| is_used(slot)).map(|slot| slot.name().to_string());
+        let mut names: BTreeSet<_> = settings.told_names().map(str::to_owned).chain(used).collect();
+        if !self.is_closing() {
+            for slot in slots.iter().filter(|slot| matches!(slot.state(), State::Draining | State::Closed)) {
+                names.remove(&**slot.name());
+            }
+        }
+        Ok(names)
     }
 
     /// Closes a resource that the configuration does not have, and forgets it. This goes on if the caller stops
