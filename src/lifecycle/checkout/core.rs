@@ -299,9 +299,10 @@ impl<M: Manage> Core<M> {
     }
 
     /// Sets the most connections from now on. Of those that are too many, idle ones are closed now, the longest idle
-    /// first, and the others as they come back.
-    pub(super) fn resize(self: &Arc<Self>, max: usize) {
+    /// first, and the others as they come back. The pool's own `note` runs under the lock.
+    pub(super) fn resize_with(self: &Arc<Self>, max: usize, note: impl FnOnce()) {
         let mut state = self.state.lock();
+        note();
         state.max = max.max(1);
         let surplus = state.open.saturating_sub(state.max).min(state.idle.len());
         let gone: Vec<_> = state.idle.drain(..surplus).collect();

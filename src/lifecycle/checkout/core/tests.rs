@@ -162,7 +162,7 @@ fn what_is_opened_too_late_for_the_size_is_closed() {
     let (core, _) = core(Limits { min_idle: 2, ..LIMITS });
     let opening = job(&core, 1, 0);
     core.put(opened(&core));
-    core.resize(1);
+    core.resize_with(1, || ());
     park_on(opening.run());
     let state = core.state.lock();
     assert_eq!((state.open, state.opening, state.opened), (1, 0, 1));
@@ -175,7 +175,7 @@ fn as_many_are_closed_as_are_too_many_and_the_longest_idle_first() {
         let all = idle_ones + out;
         idle(&core, all);
         let out: Vec<_> = (0..out).map(|_| core.try_get().unwrap()).collect();
-        core.resize(max);
+        core.resize_with(max, || ());
         assert_eq!(core.state.lock().idle.len(), left, "{idle_ones} idle, {} out, {max}", out.len());
         out.into_iter().for_each(|entry| core.put(entry));
         let state = core.state.lock();

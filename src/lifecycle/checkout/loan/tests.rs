@@ -104,7 +104,7 @@ fn the_last_idle_one_is_not_tested_where_no_other_one_may_be_opened() {
     let (core, now) = (testing(1), Moment::now());
     untested(&core, now);
     assert!(core.lend_untested(now.later(10 * SECOND)).is_none());
-    core.resize(2);
+    core.resize_with(2, || ());
     assert!(core.lend_untested(now.later(10 * SECOND)).is_some());
 }
 
