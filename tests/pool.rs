@@ -165,6 +165,22 @@ async fn pool_name_that_is_unregistered_is_free_and_its_leases_are_closed() {
     assert!(pool.status().resource("second").is_none());
 }
 
+/// The pool does not connect again what the program has closed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pool_warm_up_of_all_leaves_out_what_was_closed() {
+    let pool = ResourcePool::builder().environment([("", ""); 0]).options(unhurried()).build().unwrap();
+    for name in ["closed", "used"] {
+        pool.register(name, Plain).unwrap();
+    }
+    pool.warm_up_all().await.unwrap();
+    pool.close("closed").await.unwrap();
+    pool.warm_up_all().await.unwrap();
+    let state = |name| pool.status().resource(name).unwrap().state;
+    assert_eq!((state("closed"), state("used")), (State::Closed, State::Ready));
+    assert!(pool.close_all().await.all_closed());
+    pool.warm_up_all().await.unwrap_err();
+}
+
 /// Nothing is connected that the pool no longer knows.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pool_resource_that_is_reconnected_as_it_is_unregistered_is_closed() {

@@ -5,6 +5,8 @@
 
 mod common;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::{Stopwatch, unhurried, until};
@@ -539,9 +541,50 @@ async fn a_refresh_replaces_connections_while_a_transaction_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refresh_keeps_the_connections_unless_only_room_is_missing() {
+    let server = Service::start(Kind::Postgres).unwrap();
+    let fails = Arc::new(AtomicBool::new(false));
+    let hook_fails = Arc::clone(&fails);
+    let config = PostgresConfig::url(server.url()).pool_size(1).max_overflow(0).on_connect(move |connection| {
+        let sql = if hook_fails.load(Ordering::SeqCst) { "SELECT no_such_function()" } else { "SELECT 1" };
+        Box::pin(async move { sqlx::query(sql).execute(connection).await.map(drop) })
+    });
+    let mut options = unhurried();
+    options.probe.enabled = false;
+    let pool = pool_of(config, options);
+    let first = pid(&mut pool.postgres().await.unwrap()).await;
+    fails.store(true, Ordering::SeqCst);
+    let error = within(SOON, pool.refresh("postgres")).await.unwrap_err();
+    assert!(error.to_string().contains("no_such_function"), "{error}");
+    fails.store(false, Ordering::SeqCst);
+    assert_eq!(pid(&mut pool.postgres().await.unwrap()).await, first);
+
+    // The prober's own connection makes room, so that a user keeps the old one until the new one is there.
+    let has_both = async {
+        while server.postgres().unwrap().connections().unwrap().len() != 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    within(SOON, has_both).await;
+    let limit = |count| server.postgres().unwrap().room_for(Some(count)).unwrap();
+    limit(2);
+    within(SOON, pool.refresh("postgres")).await.unwrap();
+    let closed = usage(&pool).counters.closed.unwrap();
+    assert_eq!((closed.refreshed, closed.surplus), (1, 1), "{closed:?}");
+    let second = pid(&mut pool.postgres().await.unwrap()).await;
+    assert_ne!(second, first);
+
+    // The others make room where there is no other one.
+    limit(1);
+    within(SOON, pool.refresh("postgres")).await.unwrap();
+    assert_ne!(pid(&mut within(SOON, pool.postgres()).await.unwrap()).await, second);
+    assert!(within(SOON, pool.close_all()).await.all_closed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_connection_that_the_server_ends_is_replaced_before_a_user_gets_it() {
     let server = Service::start(Kind::Postgres).unwrap();
-    let mut config = PostgresConfig::url(server.url()).pool_size(2).max_overflow(0);
+    let mut config = PostgresConfig::url(server.url()).pool_size(3).max_overflow(0);
     (config.pre_ping, config.test_idle_after) = (false, Duration::from_millis(200));
     let pool = pool_of(config, unhurried());
     let (mut held, mut idle) = (pool.postgres().await.unwrap(), pool.postgres().await.unwrap());

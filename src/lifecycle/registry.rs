@@ -76,6 +76,12 @@ struct Entry {
     config: Option<ResourceConfig>,
 }
 
+impl Entry {
+    fn parts(&self) -> (Arc<dyn AnySlot>, Option<ResourceConfig>) {
+        (Arc::clone(&self.slot), self.config.clone())
+    }
+}
+
 impl Registry {
     pub(crate) fn new(
         settings: Result<Settings, Error>,
@@ -212,9 +218,9 @@ impl Registry {
             config.slot(name, known.remedies(name, config), &self.context).map_err(|error| known.blame(error))?;
         let mut entries = self.entries.write();
         // Another thread may have been faster.
-        if entries.contains_key(name) {
+        if let Some(other) = entries.get(name).map(Entry::parts) {
             drop(entries);
-            return self.entry(name).map_or(Ok(slot), taken_by);
+            return taken_by(other);
         }
         let entry = Entry { slot: Arc::clone(&slot), config: Some(config.clone()) };
         entries.insert(Arc::clone(slot.name()), entry);
@@ -222,7 +228,7 @@ impl Registry {
     }
 
     fn entry(&self, name: &str) -> Option<(Arc<dyn AnySlot>, Option<ResourceConfig>)> {
-        self.entries.read().get(name).map(|entry| (Arc::clone(&entry.slot), entry.config.clone()))
+        self.entries.read().get(name).map(Entry::parts)
     }
 
     /// Adds a resource of a kind of the user's own.

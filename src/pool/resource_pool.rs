@@ -154,7 +154,8 @@ impl ResourcePool {
 
     /// Connects all resources of the program in parallel, as [`warm_up`](Self::warm_up) does. These are the ones that
     /// code, TOML or the environment sets, those that were registered, and those that were used before. A kind of which
-    /// nothing is set is left out, because the program may not use it.
+    /// nothing is set is left out, because the program may not use it. So is a resource that was closed by
+    /// [`close`](Self::close).
     ///
     /// # Errors
     /// [`Error::WarmUp`], which names every resource that is not ready, with its error. The others are ready all the

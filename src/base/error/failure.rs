@@ -15,6 +15,9 @@ pub struct Failure {
     pub(crate) source: BoxError,
     pub(crate) permanent: bool,
     pub(crate) proof: Proof,
+    /// Whether the server answered that it has no room for one more connection.
+    #[cfg(feature = "checkouts")]
+    pub(crate) is_full: bool,
 }
 
 /// The user's hook on a new connection, in messages.
@@ -42,7 +45,13 @@ impl Failure {
     /// A failure that may pass: connecting tries again within its budget. For a ping it means that the server did not
     /// answer, and several in a row cut the connection.
     pub fn transient(source: impl Into<BoxError>) -> Self {
-        Failure { source: source.into(), permanent: false, proof: Proof::Silent }
+        Failure {
+            source: source.into(),
+            permanent: false,
+            proof: Proof::Silent,
+            #[cfg(feature = "checkouts")]
+            is_full: false,
+        }
     }
 
     /// A failure where the server answered that it cannot serve now, as while it loads its data. Connecting tries again

@@ -19,7 +19,8 @@ impl PostgresConfig {
         {
             return failure;
         }
-        self.failure(error)
+        let is_full = error.as_database_error().is_some_and(|said| said.code().is_some_and(|code| code == "53300"));
+        Failure { is_full, ..self.failure(error) }
     }
 
     /// Judges an error of connecting or of a ping: whether it is permanent, transient, or a refusal by the server.

@@ -116,7 +116,9 @@ impl<M: ManageConnection> R2d2<M> {
 
     /// Sets the time after which an idle connection that was neither checked out nor tested is tested in the background,
     /// and replaced if it is broken. It keeps firewalls and servers from ending idle connections unnoticed. One
-    /// connection is tested at a time, and users do not wait for it. Defaults to zero, which is never.
+    /// connection is tested at a time. A user who needs that one waits for the test, and after 250 ms another one is
+    /// opened. The last idle connection is therefore not tested while there may be no more than there are. Defaults to
+    /// zero, which is never.
     pub fn test_idle_after(mut self, test_idle_after: Duration) -> Self {
         self.limits.test_idle_after = test_idle_after;
         self

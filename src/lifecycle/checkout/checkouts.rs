@@ -142,8 +142,9 @@ impl<M: Manage> Checkouts<M> {
     /// Sets the most connections from now on, at least 1. If there are more, idle ones are closed now, and others as
     /// they come back. If there may be more, waiters have them opened.
     pub fn resize(&self, max: usize) {
-        self.quota.resize(max.max(1));
-        self.core.resize(max);
+        let max = max.max(1);
+        // Under the lock of the core, so that both have the number of the same call.
+        self.core.resize_with(max, || self.quota.resize(max));
     }
 
     /// Lends the room for a new connection, which is the first once these are [accepted](Self::accept). A loan of

@@ -53,7 +53,8 @@ pub struct Limits {
     /// A connection that was checked out within this time is checked out again without a test. Zero tests it each time.
     pub test_after: Duration,
     /// An idle connection that was neither checked out nor tested within this time is tested in the background, one
-    /// connection at a time, and replaced if it is broken. Zero means never.
+    /// connection at a time, and replaced if it is broken. The last idle one is not tested while there may be no more
+    /// connections. Zero means never.
     pub test_idle_after: Duration,
 }
 
@@ -298,9 +299,10 @@ impl<M: Manage> Core<M> {
     }
 
     /// Sets the most connections from now on. Of those that are too many, idle ones are closed now, the longest idle
-    /// first, and the others as they come back.
-    pub(super) fn resize(self: &Arc<Self>, max: usize) {
+    /// first, and the others as they come back. The pool's own `note` runs under the lock.
+    pub(super) fn resize_with(self: &Arc<Self>, max: usize, note: impl FnOnce()) {
         let mut state = self.state.lock();
+        note();
         state.max = max.max(1);
         let surplus = state.open.saturating_sub(state.max).min(state.idle.len());
         let gone: Vec<_> = state.idle.drain(..surplus).collect();

@@ -40,8 +40,11 @@ pub(crate) struct Loan<M: Manage> {
     is_unasked: bool,
     /// Whether it is the one that users reckon with.
     is_expected: bool,
-    /// Whether the connection goes on being idle, however often it is lent like this.
+    /// Whether the connection goes on being idle, however often it is lent like this. Such a loan tells nothing about
+    /// the server.
     stays_idle: bool,
+    /// Since when a connection that failed was idle, which the one in its place goes on with.
+    idle_since: Option<Moment>,
 }
 
 impl<M: Manage> Core<M> {
@@ -79,13 +82,17 @@ impl<M: Manage> Core<M> {
         }
     }
 
-    /// Lends an idle connection that is to be tested in the background by now. `None` if there is none.
+    /// Lends an idle connection that is to be tested in the background by now. `None` if there is none. The last idle
+    /// one is kept for users while no other one could be opened for them.
     pub(super) fn lend_untested(self: &Arc<Self>, now: Moment) -> Option<Loan<M>> {
         let after = self.limits.test_idle_after;
         if after.is_zero() {
             return None;
         }
         let mut state = self.state.lock();
+        if state.idle.len() == 1 && self.room(&state) == 0 {
+            return None;
+        }
         let place = state.idle.iter().position(|entry| entry.unproven_for(now) >= after)?;
         let entry = state.idle.remove(place);
         let mut loan = self.lend_idle(&mut state, entry);
@@ -119,6 +126,7 @@ impl<M: Manage> Core<M> {
             is_unasked: false,
             is_expected: false,
             stays_idle: false,
+            idle_since: None,
         }
     }
 
@@ -198,6 +206,7 @@ impl<M: Manage> Core<M> {
             is_unasked: false,
             is_expected: false,
             stays_idle: false,
+            idle_since: None,
         }
     }
 }
@@ -253,10 +262,11 @@ impl<M: Manage> Loan<M> {
         let is_late = self.epoch != state.epoch;
         let is_expected = std::mem::take(&mut self.is_expected);
         let woken = if is_expected && !is_late { state.let_down() } else { None };
-        if !is_late && proof != Proof::Unasked {
+        if !is_late && proof != Proof::Unasked && !self.stays_idle {
             state.is_silent = proof == Proof::Silent;
         }
         if let Some(failed) = self.entry.take() {
+            self.idle_since = failed.idle;
             state.part_with(failed, CloseCause::Broken);
         }
         self.core.settle(state);
@@ -273,7 +283,9 @@ impl<M: Manage> Loan<M> {
         match opened {
             Ok(late) if is_late => Ok(Err(late)),
             Ok(connection) => {
-                self.entry = Some(self.core.entry(&mut state, connection));
+                let mut entry = self.core.entry(&mut state, connection);
+                entry.idle = self.idle_since;
+                self.entry = Some(entry);
                 Ok(Ok(()))
             }
             Err(failure) => {
@@ -297,7 +309,7 @@ impl<M: Manage> Loan<M> {
 }
 
 /// Whether a failure is an answer of the server's.
-pub(super) fn is_answer(proof: Proof) -> bool {
+fn is_answer(proof: Proof) -> bool {
     matches!(proof, Proof::Refused | Proof::Limited)
 }
 
@@ -313,7 +325,7 @@ impl<M: Manage> Drop for Loan<M> {
         let is_useful = is_present && self.is_fit && !state.is_closed;
         let counts = is_present && !self.is_spare;
         state.lent -= usize::from(counts);
-        if is_present && !self.is_unasked && (self.is_fit || self.is_open) {
+        if is_present && !self.is_unasked && !self.stays_idle && (self.is_fit || self.is_open) {
             // A connection whose ping was given up has not answered.
             state.is_silent = !self.is_fit;
         }

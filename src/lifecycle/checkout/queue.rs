@@ -101,7 +101,7 @@ impl<M: Manage> CheckoutQueue<M> {
     pub(crate) fn try_take_blocking(self) -> Result<Option<Taken<M>>, Error> {
         let end = deadline(self.link.connect_timeout);
         let got = block(&self.core.resource, || park_on(self.core.try_take(end)))
-            .unwrap_or_else(|_may_not_block| park_on(self.core.regain(Instant::now())));
+            .unwrap_or_else(|_may_not_block| park_on(self.core.try_regain()));
         self.tried(got)
     }
 

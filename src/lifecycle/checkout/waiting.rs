@@ -47,13 +47,28 @@ impl<M: Manage> Core<M> {
     /// Takes a free connection for a user who may not wait. If the prober has borrowed one that was free, this waits
     /// for the ping. `None` if none was free.
     pub(super) async fn regain(self: &Arc<Self>, deadline: Instant) -> Option<Result<Box<PooledConnection<M>>, Ended>> {
-        let (mut waiting, end) = self.inherit(deadline)?;
+        let (waiting, end) = self.inherit(deadline)?;
         let counted = CountedWait::begin(self);
+        let got = self.inherited(waiting, end).await?;
+        Some(counted.end(got))
+    }
+
+    /// Does the same for a user who only tries. Its wait does not count.
+    pub(super) async fn try_regain(self: &Arc<Self>) -> Option<Result<Box<PooledConnection<M>>, Ended>> {
+        let (waiting, end) = self.inherit(Instant::now())?;
+        self.inherited(waiting, end).await
+    }
+
+    async fn inherited(
+        self: &Arc<Self>,
+        mut waiting: Waiting<'_, M>,
+        end: Instant,
+    ) -> Option<Result<Box<PooledConnection<M>>, Ended>> {
         let answer = match until::<M, _>(&mut waiting, end).await {
             Some(answer) => Ok(answer),
             None => waiting.give_up(),
         };
-        let got = match answer {
+        Some(match answer {
             Ok(Ok(entry)) => match self.fit(entry).await {
                 Ok(fit) => Ok(fit),
                 Err(unfit) => {
@@ -63,8 +78,7 @@ impl<M: Manage> Core<M> {
             },
             Ok(Err(refusal)) => Err(Ended::Refused(refusal)),
             Err(cause) => Err(Ended::TimedOut(cause)),
-        };
-        Some(counted.end(got))
+        })
     }
 
     /// Takes an idle connection, and tests it if it needs that. If the prober has borrowed one that was free, this waits
@@ -79,7 +93,7 @@ impl<M: Manage> Core<M> {
                     Ok(fit) => return Some(Ok(fit)),
                     Err(unfit) => self.close_unfit(unfit),
                 },
-                Ok(None) => return self.regain(Instant::now()).await,
+                Ok(None) => return self.try_regain().await,
                 Err(refusal) => return Some(Err(Ended::Refused(refusal))),
             }
             if Instant::now() >= deadline {

@@ -8,23 +8,29 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::base::error::{BoxError, Error};
-use crate::base::runtime;
+use crate::base::runtime::{self, within};
 use crate::lifecycle::any_slot::AnySlot;
-use crate::lifecycle::close::report::{CloseReport, Reason};
-use crate::lifecycle::close::run;
+use crate::lifecycle::close::report::CloseReport;
 use crate::lifecycle::registry::Registry;
 use crate::lifecycle::status::State;
 
 impl Registry {
     /// The names of the resources that code, the file or the environment sets, of those that were added at run time, and
-    /// of those that were used.
+    /// of those that were used. While the pool is open, those that were closed are left out.
     pub(crate) fn names_in_use(&self) -> Result<BTreeSet<String>, Error> {
         self.context.check_process()?;
         let settings = self.settings()?;
         // A look at the status makes a resource of each kind, which nobody has used by that.
         let is_used = |slot: &Arc<dyn AnySlot>| slot.state() != State::Idle || settings.get(slot.name()).is_none();
-        let used = self.slots().into_iter().filter(is_used).map(|slot| slot.name().to_string());
-        Ok(settings.told_names().map(str::to_owned).chain(used).collect())
+        let slots = self.slots();
+        let used = slots.iter().filter(|slot| is_used(slot)).map(|slot| slot.name().to_string());
+        let mut names: BTreeSet<_> = settings.told_names().map(str::to_owned).chain(used).collect();
+        if !self.is_closing() {
+            for slot in slots.iter().filter(|slot| matches!(slot.state(), State::Draining | State::Closed)) {
+                names.remove(&**slot.name());
+            }
+        }
+        Ok(names)
     }
 
     /// Closes a resource that the configuration does not have, and forgets it. This goes on if the caller stops
@@ -41,17 +47,30 @@ impl Registry {
             }
         };
         let background = runtime::background().map_err(|error| Error::no_threads(slot.name(), error))?;
-        let mut run = run::start_one(&self.as_pool(), Arc::clone(&slot), Reason::Requested)?;
+        let mut run = self.start_closing_one(&slot)?;
         let me = Arc::clone(self);
         let closing = background.spawn(async move {
             loop {
                 let report = run.wait().await;
+                let limits = &me.context.options.close;
+                // The close of the whole pool may have ended before that of this resource.
+                let ended = slot.activity().until(|| (slot.state() != State::Draining).then_some(()));
+                if within(limits.deadline, ended).await.is_err() {
+                    return Err(Error::closing(slot.name()));
+                }
                 if slot.retire() {
+                    // A resource that gets the name may need the places of these connections.
+                    let said = slot.activity().until(|| slot.has_disconnected().then_some(()));
+                    let _goes_on_without = within(limits.step, said).await;
                     me.forget(&slot);
                     return Ok(report);
                 }
                 // It was connected anew meanwhile.
-                run = run::start_one(&me.as_pool(), Arc::clone(&slot), Reason::Requested)?;
+                let next = me.start_closing_one(&slot)?;
+                if Arc::ptr_eq(&next, &run) {
+                    return Err(Error::closing(slot.name()));
+                }
+                run = next;
             }
         });
         closing.await.unwrap_or_else(|_join| Err(Error::closed(&Arc::from(name))))
@@ -63,14 +82,16 @@ impl Registry {
 
     /// Forgets a retired resource, so that its name is free.
     fn forget(&self, slot: &Arc<dyn AnySlot>) {
-        let mut entries = self.entries.write();
-        let forgotten = match entries.get(slot.name()) {
-            Some(entry) if Arc::ptr_eq(&entry.slot, slot) => entries.remove(slot.name()),
-            _ => None,
-        };
-        drop(entries);
-        if forgotten.is_some() {
-            self.edges.lock().forget(slot.name());
+        let is_this = |known: &Arc<dyn AnySlot>| Arc::ptr_eq(known, slot);
+        if !self.made(slot.name()).as_ref().is_some_and(is_this) {
+            return;
         }
+        // Before the name is free, because a resource that gets it may have edges at once.
+        self.edges.lock().forget(slot.name());
+        let mut entries = self.entries.write();
+        let is_known = entries.get(slot.name()).is_some_and(|entry| is_this(&entry.slot));
+        let forgotten = if is_known { entries.remove(slot.name()) } else { None };
+        drop(entries);
+        drop(forgotten);
     }
 }

@@ -66,7 +66,23 @@ impl Registry {
     }
 
     pub(crate) async fn close_one(self: &Arc<Self>, name: &str) -> Result<Arc<CloseReport>, Error> {
-        Ok(run::start_one(&self.as_pool(), self.slot(name)?, Reason::Requested)?.wait().await)
+        let slot = self.slot(name)?;
+        Ok(self.start_closing_one(&slot)?.wait().await)
+    }
+
+    /// Starts closing this resource, unless that is under way.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] if its name is another resource's by now, and [`Error::Closing`] on a thread that the close
+    /// itself runs on.
+    pub(super) fn start_closing_one(self: &Arc<Self>, slot: &Arc<dyn AnySlot>) -> Result<Arc<CloseRun>, Error> {
+        // Closes are known by name.
+        match self.made(slot.name()) {
+            Some(known) if Arc::ptr_eq(&known, slot) => {
+                run::start_one(&self.as_pool(), Arc::clone(slot), Reason::Requested)
+            }
+            _ => Err(Error::closed(slot.name())),
+        }
     }
 
     /// Opens the pool again after `close_all`.

@@ -162,7 +162,7 @@ fn what_is_opened_too_late_for_the_size_is_closed() {
     let (core, _) = core(Limits { min_idle: 2, ..LIMITS });
     let opening = job(&core, 1, 0);
     core.put(opened(&core));
-    core.resize(1);
+    core.resize_with(1, || ());
     park_on(opening.run());
     let state = core.state.lock();
     assert_eq!((state.open, state.opening, state.opened), (1, 0, 1));
@@ -175,7 +175,7 @@ fn as_many_are_closed_as_are_too_many_and_the_longest_idle_first() {
         let all = idle_ones + out;
         idle(&core, all);
         let out: Vec<_> = (0..out).map(|_| core.try_get().unwrap()).collect();
-        core.resize(max);
+        core.resize_with(max, || ());
         assert_eq!(core.state.lock().idle.len(), left, "{idle_ones} idle, {} out, {max}", out.len());
         out.into_iter().for_each(|entry| core.put(entry));
         let state = core.state.lock();
@@ -190,7 +190,7 @@ fn a_new_epoch_begins_with_the_new_connection_where_there_is_room() {
         let (core, _) = core(Limits { max, ..LIMITS });
         let held: Vec<_> = (0..out).map(|_| opened(&core)).collect();
         core.state.lock().is_closed = is_closed;
-        core.renew(Some(core.manager.open()));
+        core.renew(Some(core.manager.open()), 0);
         let state = core.state.lock();
         assert_eq!((state.idle.len(), state.open), (idle_then, out + idle_then), "{max}, {out} out, {is_closed}");
         assert_eq!((state.leaving.len(), state.closed.surplus), (1 - idle_then, 1 - idle_then as u64));
@@ -198,6 +198,19 @@ fn a_new_epoch_begins_with_the_new_connection_where_there_is_room() {
         held.into_iter().for_each(|entry| core.put(entry));
         assert_eq!(core.state.lock().open, idle_then + if is_closed { out } else { 0 });
     }
+}
+
+/// Its connections are replaced already.
+#[test]
+fn an_epoch_that_has_ended_is_not_ended_again() {
+    let (core, _) = core(LIMITS);
+    core.retire();
+    idle(&core, 2);
+    core.renew(Some(core.manager.open()), 0);
+    core.renew(None, 0);
+    let state = core.state.lock();
+    assert_eq!((state.epoch, state.idle.len(), state.open), (1, 2, 2));
+    assert_eq!((state.closed.refreshed, state.closed.surplus), (0, 1));
 }
 
 /// The reason counts that ended the epoch, also for a connection that comes back later.

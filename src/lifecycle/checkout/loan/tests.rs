@@ -56,17 +56,9 @@ fn borrowed(core: &Arc<Core<Manager>>) -> Loan<Manager> {
 /// The connection that was unproven for longest goes first, and lies idle for as long as if it had not been lent.
 #[test]
 fn an_idle_connection_is_tested_after_its_time_and_stays_idle() {
-    let limits = Limits { test_idle_after: 10 * SECOND, ..Limits::default() };
-    let core = Core::new(Arc::from("fake"), Manager::default(), limits, Retry::default(), SECOND, |_, _begun| {});
-    core.state.lock().suspended = false;
-    let now = Moment::now();
-    for _ in 0..2 {
-        let mut state = core.state.lock();
-        state.open += 1;
-        let mut entry = core.entry(&mut state, ());
-        (entry.opened, entry.idle) = (now, Some(now));
-        state.idle.push(entry);
-    }
+    let (core, now) = (testing(10), Moment::now());
+    untested(&core, now);
+    untested(&core, now);
     core.state.lock().idle[0].checked_out = Some(now.later(5 * SECOND));
     assert!(core.lend_untested(now.later(9 * SECOND)).is_none());
     let loan = core.lend_untested(now.later(10 * SECOND)).expect("the one that was not checked out");
@@ -77,6 +69,76 @@ fn an_idle_connection_is_tested_after_its_time_and_stays_idle() {
     assert_eq!((state.idle.len(), state.lent, state.open), (2, 0, 2));
     assert!(state.idle.iter().all(|entry| entry.idle.is_some()) && state.borrowed.is_none());
     assert!(state.idle[0].tested.is_some() && state.idle[1].tested.is_none());
+}
+
+/// One connection that is idle, is to be tested, and was seen idle at this moment.
+fn untested(core: &Arc<Core<Manager>>, now: Moment) {
+    let mut state = core.state.lock();
+    state.open += 1;
+    let mut entry = core.entry(&mut state, ());
+    (entry.opened, entry.idle) = (now, Some(now));
+    state.idle.push(entry);
+}
+
+fn testing(max: usize) -> Arc<Core<Manager>> {
+    let limits = Limits { max, test_idle_after: 10 * SECOND, ..Limits::default() };
+    let core = Core::new(Arc::from("fake"), Manager::default(), limits, Retry::default(), SECOND, |_, _begun| {});
+    core.state.lock().suspended = false;
+    core
+}
+
+/// The new one is closed when the broken one would have been idle for too long.
+#[test]
+fn the_one_in_place_of_an_idle_one_goes_on_with_its_idle_time() {
+    let (core, now) = (testing(2), Moment::now());
+    untested(&core, now);
+    core.manager.pings.lock().push(silence());
+    park_on(core.lend_untested(now.later(10 * SECOND)).unwrap().ask()).unwrap();
+    let state = core.state.lock();
+    assert_eq!((state.idle.len(), state.opened, state.closed.broken), (1, 2, 1));
+    assert_eq!(state.idle[0].idle.map(|idle| idle.millis()), Some(now.millis()));
+}
+
+#[test]
+fn the_last_idle_one_is_not_tested_where_no_other_one_may_be_opened() {
+    let (core, now) = (testing(1), Moment::now());
+    untested(&core, now);
+    assert!(core.lend_untested(now.later(10 * SECOND)).is_none());
+    core.resize_with(2, || ());
+    assert!(core.lend_untested(now.later(10 * SECOND)).is_some());
+}
+
+/// Only a ping tells whether the server is silent.
+#[test]
+fn a_test_of_an_idle_one_that_fails_or_is_given_up_makes_no_silence() {
+    for is_given_up in [true, false] {
+        let (core, now) = (testing(2), Moment::now());
+        untested(&core, now);
+        let loan = core.lend_untested(now.later(10 * SECOND)).unwrap();
+        if is_given_up {
+            drop(loan);
+        } else {
+            core.manager.pings.lock().push(silence());
+            core.manager.connects.lock().push(silence());
+            park_on(loan.ask()).unwrap_err();
+        }
+        assert!(!core.state.lock().is_silent, "{is_given_up}");
+    }
+}
+
+#[test]
+fn the_wait_of_a_user_who_only_tries_does_not_count() {
+    let core = core();
+    let loan = borrowed(&core);
+    let counts = || {
+        let waits = &core.state.lock().waits;
+        (waits.count, waits.timeouts)
+    };
+    assert!(park_on(core.try_regain()).is_some_and(|got| got.is_err()), "the ping takes too long");
+    assert_eq!(counts(), (0, 0));
+    assert!(park_on(core.regain(Instant::now())).is_some_and(|got| got.is_err()));
+    assert_eq!(counts(), (1, 1));
+    drop(loan);
 }
 
 /// The end of one loan is not the end of the other, which a user waits for.
