@@ -9,6 +9,7 @@ use std::error::Error as _;
 use std::fs;
 use std::io::{Read, Write};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use common::{Log, until_async};
@@ -19,8 +20,12 @@ use resource_pool::config::{
 };
 use resource_pool::{Builder, Error, Failure, Health, Link, Phase, Resource, ResourcePool, blocking, mongodb};
 
+/// Writes a file of its own, as tests that run side by side may choose the same name.
 fn toml(name: &str, text: &str) -> PathBuf {
-    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}.toml", std::process::id()));
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let name = format!("{name}-{}-{number}.toml", std::process::id());
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
     fs::write(&path, text).unwrap();
     path
 }
