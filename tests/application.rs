@@ -202,7 +202,7 @@ async fn a_hook_may_be_async() {
     drop(pool.redis().await.unwrap());
     let runs = Arc::clone(&ran);
     let hook = move || async move {
-        // A timer, and a resource that closes later.
+        // The hook needs a timer of the pool's runtime, and a resource that closes later.
         tokio::time::sleep(Duration::from_millis(1)).await;
         let () = user.redis().await?.clone().ping().await?;
         runs.store(true, Ordering::SeqCst);

@@ -275,7 +275,7 @@ async fn rabbitmq_one_acknowledgement_settles_many() {
     assert_eq!(in_hand(&pool), 3, "those that are covered count no longer");
     let acks = || proxy.frames().iter().filter(|frame| frame.name == "Basic.Ack" && frame.from_client).count();
     until_async(SOON, async || acks() == 1).await;
-    // Those that are covered are settled. The broker would end the channel if one were settled again.
+    // The deliveries before the acknowledged one are settled. The broker would end the channel if one were settled again.
     drop(all.pop());
     all.pop().unwrap().ack().await.unwrap();
     all.pop().unwrap().ack_all_before().await.unwrap();
@@ -642,6 +642,7 @@ async fn rabbitmq_jobs_survive_lost_connections() {
     let what = Consume::from("survives").prefetch(10).attempts(1000, Duration::from_millis(20));
     let (consumer, counting) = (rabbit.consume(what).await.unwrap(), Arc::clone(&done));
     let jobs = tokio::spawn(consumer.for_each_concurrent(10, async move |job: &Delivery| {
+        // The job works for a while, so that each loss of the connection meets some in progress.
         tokio::time::sleep(Duration::from_millis(2)).await;
         let said = text(job);
         // Each third message fails when it is new.

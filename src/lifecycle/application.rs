@@ -46,7 +46,10 @@ struct Groups {
 /// A task that has one and calls `close_all` itself would wait for itself, up to `close.drain`. Drop the hold before, or
 /// close from another task.
 #[must_use = "the work counts as ended when this drops"]
-pub struct Hold(#[allow(dead_code, reason = "its drop is its use")] Option<Member>);
+pub struct Hold {
+    /// `None` in a forked child.
+    _member: Option<Member>,
+}
 
 impl Application {
     pub(crate) fn new(observers: &Arc<Observers>) -> Self {
@@ -61,7 +64,7 @@ impl Application {
         site: &'static Location<'static>,
     ) -> Hold {
         // In a forked child a thread of the parent may hold the lock for ever.
-        Hold(context.process.is_current().then(|| self.holds.join(name.into(), site, true)))
+        Hold { _member: context.process.is_current().then(|| self.holds.join(name.into(), site, true)) }
     }
 
     /// The group of this name, and a new member of it.
