@@ -23,8 +23,8 @@ use lapin::{AsyncTcpStream, ConnectionProperties, ErrorKind};
 use tokio::runtime::Handle;
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
 use tokio_util::sync::CancellationToken;
+use tracing::dispatcher::{self, DefaultGuard, Dispatch};
 use tracing::instrument::WithSubscriber;
-use tracing::subscriber::{DefaultGuard, NoSubscriber};
 
 use crate::base::error::Failure;
 use crate::base::runtime::within;
@@ -133,7 +133,7 @@ fn quieten_this_thread() {
         static QUIET: RefCell<Option<DefaultGuard>> = const { RefCell::new(None) };
     }
     QUIET.with(|quiet| {
-        quiet.borrow_mut().get_or_insert_with(|| tracing::subscriber::set_default(NoSubscriber::default()));
+        quiet.borrow_mut().get_or_insert_with(|| dispatcher::set_default(&Dispatch::none()));
     });
 }
 
@@ -185,7 +185,8 @@ impl Executor for Quiet {
     }
 
     fn spawn<T: Send + 'static, F: Future<Output = T> + Send + 'static>(&self, future: F) -> Task<Self::Task<T>> {
-        self.0.spawn(future.with_subscriber(NoSubscriber::default()))
+        // The driver spawns a task for each acknowledgement. A subscriber made for it would have all callsites asked again.
+        self.0.spawn(future.with_subscriber(Dispatch::none()))
     }
 
     fn spawn_blocking<T: Send + 'static, F: FnOnce() -> T + Send + 'static>(&self, run: F) -> Task<Self::Task<T>> {
