@@ -7,7 +7,9 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Stopwatch, Within, unhurried, until_async};
+#[cfg(feature = "postgres")]
+use common::Within;
+use common::{Stopwatch, unhurried, until_async};
 use resource_pool::config::{Options, ResourceConfig};
 use resource_pool::{ConnectError, Error, ResourcePool, blocking};
 use services::{Kind, Service, shared};
