@@ -817,6 +817,7 @@ fn config_that_can_never_work_is_refused() {
         ("clickhouse", "connect_timeout_ms", "0", "1"),
         ("clickhouse", "flush_timeout_ms", "0", "1"),
         ("rabbitmq", "operation_timeout_ms", "0", "1"),
+        ("rabbitmq", "disconnect_timeout_ms", "0", "1"),
         ("rabbitmq", "confirm_timeout_ms", "0", "1"),
         ("mongo", "app_name", &format!("'{}'", "a".repeat(129)), &format!("'{}'", "a".repeat(128))),
         ("mongo", "max_pool_size", "0", "1"),
@@ -1329,6 +1330,7 @@ fn config_every_field_has_a_setter() {
         RabbitMqConfig::url("amqp://h").host("h").port(1).user("u").password("p").password_file("f").vhost("v");
     let rabbit = rabbit.connection_name("n").heartbeat(time).frame_max(1).channel_max(2).max_channels(3).prefetch(4);
     let rabbit = rabbit.confirm_window(5).confirm_window_bytes(6).confirm_timeout(time).operation_timeout(time);
+    let rabbit = rabbit.disconnect_timeout(time);
     all_are_set(&rabbit.tls(tls()), &RabbitMqConfig::default(), &[]);
     let house = ClickHouseConfig::url("http://h").host("h").port(1).user("u").password("p").password_file("f");
     let house = house.database("d").max_threads(1).max_block_size(2).insert_block_size(3).cancel_dropped(false);

@@ -270,6 +270,15 @@ server_selection_timeout_ms = 10000
 ";
 #[cfg(not(feature = "mongodb"))]
 const MONGO_LIMITS: &str = "";
+/// The limits of children whose every goodbye must be answered, however loaded the machine is.
+#[cfg(feature = "rabbitmq")]
+const GOODBYE_LIMITS: &str = "
+step_ms = 20000
+[rabbitmq]
+disconnect_timeout_ms = 9000
+";
+#[cfg(not(feature = "rabbitmq"))]
+const GOODBYE_LIMITS: &str = "";
 /// Two signals within less time than this count as one, so the test waits this long before the second.
 const APART: Duration = Duration::from_millis(300);
 /// The limit for a forced end, in milliseconds: the children's deadline, the watchdog's second, and the time that a
@@ -600,7 +609,9 @@ fn only_child(process: u32) -> u32 {
 }
 
 /// Every channel is closed before its connection, and every stream ends by a FIN.
-fn on_the_wire(Suite { servers, limits, .. }: &Suite) {
+fn on_the_wire(Suite { servers, .. }: &Suite) {
+    let toml = LIMITS.replace("deadline_ms = 6000\n", "deadline_ms = 30000\n") + GOODBYE_LIMITS + MONGO_LIMITS;
+    let limits = &Limits::new("on_the_wire", &toml);
     for (ending, signal) in [("return", None), ("exit", None), ("panic", None), ("wait", Some("TERM"))] {
         for way in BOTH {
             for load in ["idle", "busy"] {

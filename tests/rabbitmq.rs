@@ -818,6 +818,21 @@ async fn rabbitmq_frozen_at_close() {
     bare_close.abort();
 }
 
+/// Nothing else ends the connection here, because no probe notices that the broker is frozen.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_that_does_not_answer_a_goodbye() {
+    let server = rough();
+    let mut options = Options::default();
+    options.probe.enabled = false;
+    let config = RabbitMqConfig::url(server.url()).disconnect_timeout(Duration::from_millis(700));
+    let pool = patient_pool(config, options);
+    drop(pool.rabbitmq().await.unwrap());
+    server.freeze().unwrap();
+    let report = pool.close_all().await;
+    let outcome = report.step("rabbitmq").unwrap().outcome.to_string();
+    assert_eq!(outcome, "failed: the broker did not answer the goodbye within 700ms", "{report}");
+}
+
 /// While the broker is short of memory, the driver writes nothing on a connection that has published.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rabbitmq_blocked_by_a_memory_alarm() {

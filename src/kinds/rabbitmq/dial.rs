@@ -30,7 +30,7 @@ use crate::base::error::Failure;
 use crate::base::runtime::within;
 use crate::kinds::rabbitmq::config::RabbitMqConfig;
 use crate::kinds::rabbitmq::frame::{LARGEST, MORE_THAN_USUAL};
-use crate::kinds::rabbitmq::generation::{DISCONNECT_LIMIT, LINGER};
+use crate::kinds::rabbitmq::generation::LINGER;
 use crate::lifecycle::kind::KindConfig;
 use crate::net::kill_switch::KillSwitch;
 use crate::net::tls::{self, Stream as OwnStream, Tls};
@@ -86,7 +86,7 @@ pub(super) async fn dial_for_all(config: &RabbitMqConfig, tls: &Tls, name: &str)
         return Ok(dialled);
     }
     let disconnect = dialled.connection.close(200, "OK".into());
-    let said = within(DISCONNECT_LIMIT, disconnect).await;
+    let said = within(config.disconnect_timeout, disconnect).await;
     // The driver would call a cut an error, in the log too, so it gets time to end by itself.
     let _ = within(LINGER, dialled.gone.cancelled()).await;
     tracing::debug!(host = %config.host, ?said, "the broker allows larger frames than usual: connecting again for them");

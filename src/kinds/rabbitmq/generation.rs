@@ -223,7 +223,8 @@ impl Generation {
         // Cuts the connection if this is given up.
         let _cut = CutOnDrop::new(&self.switch);
         // A connection whose opening takes longer is closed by its opening.
-        let own = runtime::within(DISCONNECT_LIMIT, self.consuming.lock()).await.ok().and_then(|mut it| it.own.take());
+        let opened = runtime::within(self.config.disconnect_timeout, self.consuming.lock());
+        let own = opened.await.ok().and_then(|mut it| it.own.take());
         let _cut_beside = own.as_ref().map(|own| CutOnDrop::new(&own.switch));
         let of_consumers = async {
             match &own {
@@ -264,8 +265,9 @@ impl Generation {
         };
         tokio::select! {
             said = disconnect => said.map_err(|error| self.unsaid(error))?,
-            () = self.timer(DISCONNECT_LIMIT) => {
-                return Err(Failure::transient(format!("the broker did not answer the goodbye within {DISCONNECT_LIMIT:?}")));
+            () = self.timer(self.config.disconnect_timeout) => {
+                let limit = self.config.disconnect_timeout;
+                return Err(Failure::transient(format!("the broker did not answer the goodbye within {limit:?}")));
             }
         };
         // The driver ends by itself now. It would call a cut an error, in the log too.
@@ -277,9 +279,6 @@ impl Generation {
         Ok(())
     }
 }
-
-/// How long the disconnect may take. A broker that answers takes milliseconds.
-pub(super) const DISCONNECT_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long to wait for the driver to end its thread and its socket by itself, which takes microseconds.
 pub(super) const LINGER: Duration = Duration::from_millis(500);

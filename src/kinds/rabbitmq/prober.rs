@@ -27,7 +27,7 @@ use crate::kinds::rabbitmq::channel::ChannelGuard;
 use crate::kinds::rabbitmq::config::RabbitMqConfig;
 use crate::kinds::rabbitmq::dial::{CutOnDrop, dial};
 use crate::kinds::rabbitmq::errors::answered;
-use crate::kinds::rabbitmq::generation::{DISCONNECT_LIMIT, Generation, LINGER};
+use crate::kinds::rabbitmq::generation::{Generation, LINGER};
 use crate::kinds::rabbitmq::session::RabbitMqSession;
 use crate::net::count::Counted;
 use crate::net::kill_switch::KillSwitch;
@@ -209,7 +209,7 @@ impl Drop for ProbeConnection {
                 disconnect.connection.close(200, "OK".into()).await
             };
             let said = tokio::select! {
-                said = within(DISCONNECT_LIMIT * 2, said) => Some(said),
+                said = within(config.disconnect_timeout.saturating_mul(2), said) => Some(said),
                 () = disconnect.given_up.cancelled() => None,
             };
             tracing::trace!(host = %config.host, ?said, "the prober's connection is closed");

@@ -15,7 +15,7 @@ use crate::base::error::Failure;
 use crate::base::runtime::within;
 use crate::kinds::rabbitmq::config::{RabbitMqConfig, SCHEMES};
 use crate::kinds::rabbitmq::dial;
-use crate::kinds::rabbitmq::generation::{DISCONNECT_LIMIT, LINGER};
+use crate::kinds::rabbitmq::generation::LINGER;
 use crate::kinds::rabbitmq::session::RabbitMqSession;
 use crate::kinds::rabbitmq::verbs::RabbitMq;
 use crate::lifecycle::close::phase::Phase;
@@ -88,7 +88,8 @@ impl Resource for RabbitMqResource {
         };
         // The prober's disconnect takes a moment. If the shared connection did not disconnect, this waits hardly longer
         // than that.
-        let patience = if generation.is_some() && disconnect.is_ok() { DISCONNECT_LIMIT * 2 + LINGER } else { LINGER };
+        let prober_goodbye = self.config.disconnect_timeout.saturating_mul(2).saturating_add(LINGER);
+        let patience = if generation.is_some() && disconnect.is_ok() { prober_goodbye } else { LINGER };
         if within(patience, no_probe()).await.is_err() {
             session.probes_given_up.cancel();
             // Connections that are cut are gone in microseconds.
