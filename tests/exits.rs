@@ -12,7 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::env;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -349,6 +349,7 @@ const STORIES: &[(&str, Story)] = &[
     ("signals_that_come_together", signals_together),
     ("stderr_that_nobody_reads", unread_stderr),
     ("stderr_switched_off", silent),
+    ("stderr_on_a_terminal", on_a_terminal),
     #[cfg(feature = "redis")]
     ("threads_that_run_out", few_threads),
     ("ignored_under_nohup", under_nohup),
@@ -444,6 +445,27 @@ fn silent(Suite { servers, limits, .. }: &Suite) {
         }
         assert!(speaks || ended.stderr.is_empty(), "{ended}");
     }
+}
+
+/// Whoever looks at a terminal sees that closing goes on. The control writes to a pipe.
+fn on_a_terminal(Suite { servers, .. }: &Suite) {
+    let limits = Limits::new("terminal", &LIMITS.replace("drain_ms = 1500\n", "drain_ms = 3500\n"));
+    let child = || servers.child("blocking held wait -", &limits);
+    let lines = |text: &str| text.matches("resource-pool: closing has taken").count();
+    let mut piped = Running::start(child()).ready();
+    piped.send("TERM");
+    let piped = piped.end();
+    assert_eq!(lines(&piped.stderr), 1, "{piped}");
+
+    let terminal = nix::pty::openpty(None, None).expect("a terminal");
+    let mut shown = Running::start_with(child(), terminal.slave.into()).ready();
+    shown.send("TERM");
+    shown.end().assert_by(Signal(15));
+    let mut text = Vec::new();
+    // Reading from a terminal that the last process has left ends with an error.
+    let _ = std::fs::File::from(terminal.master).read_to_end(&mut text);
+    let text = String::from_utf8_lossy(&text);
+    assert!(text.contains("closing has taken 1s") && text.contains("closing has taken 2s"), "{text}");
 }
 
 /// Readiness falls with the signal, and closing begins after the delay. A second signal ends the delay.

@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::fmt;
 
+use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::peers::CROWDS;
@@ -169,13 +170,20 @@ impl<'a> Duel<'a> {
         let rounds = if session.is_smoke() { 1 } else { ROUNDS };
         let count = self.contestants.len();
         let mut samples = vec![Vec::with_capacity(rounds); count];
+        let shown = ProgressBar::new((rounds * count) as u64).with_message(self.id);
+        if shown.is_hidden() {
+            eprintln!("{}: {rounds} rounds of {count} contestants", self.id);
+        }
+        shown.set_style(ProgressStyle::with_template("{elapsed:>4} {bar:40} {pos}/{len} {msg}").expect("a template"));
         for round in 0..rounds {
             for index in order(round, count) {
                 let measured = (self.contestants[index].1)();
                 assert!(measured.is_finite() && measured >= 0.0, "{}: {measured}", self.id);
                 samples[index].push(measured);
+                shown.inc(1);
             }
         }
+        shown.finish_and_clear();
         let named = self.contestants.iter().zip(&samples);
         let measured: Vec<_> = named
             .map(|((name, _), samples)| Measured {

@@ -42,8 +42,9 @@ pub struct CloseOptions {
     /// streams that hang. Defaults to 500 ms.
     #[serde(rename = "floor_ms", with = "millis")]
     pub floor: Duration,
-    /// Whether closing may write to the standard error. After 1 s it writes one line that tells what it waits for. At
-    /// the end of the process it writes the report, unless all is closed. Defaults to `true`.
+    /// Whether closing may write to the standard error. After 1 s it writes one line that tells what it waits for. On a
+    /// terminal it writes another after 2, 4, 8 and 16 s. At the end of the process it writes the report, unless all is
+    /// closed. Defaults to `true`.
     pub stderr: bool,
 }
 

@@ -8,7 +8,7 @@
 //! Locks: only the one in [`ask_usage`] is taken here, and no user code runs under it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::io;
+use std::io::{self, IsTerminal};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -41,8 +41,8 @@ const GRACE: Duration = Duration::from_millis(500);
 const INTAKE: Duration = Duration::from_secs(1);
 /// How long users' code may take to tell how full its resource is. Part of the close budget, beside [`INTAKE`].
 const TELLING: Duration = Duration::from_millis(500);
-/// How long a close runs before it names the work and holders that it waits for. It takes no time, because closing
-/// goes on meanwhile.
+/// How long a close runs before it names the work and holders that it waits for. On a terminal it names them again
+/// each time that it has taken twice as long. It takes no time, because closing goes on meanwhile.
 const SILENCE: Duration = Duration::from_secs(1);
 
 impl CloseReport {
@@ -129,17 +129,19 @@ fn run_close(
 ) -> CloseReport {
     let close = async {
         tokio::pin!(close);
-        match within(SILENCE, &mut close).await {
-            Ok(report) => report,
-            Err(_elapsed) => {
-                if pool.context().options.close.stderr
-                    && let Some(line) = waited_for(pool, slots)
-                {
-                    stderr::tell(&line);
-                }
-                close.await
+        let mut taken = Duration::ZERO;
+        // Somebody who looks at a terminal wants to know more than once.
+        while pool.context().options.close.stderr && (taken.is_zero() || io::stderr().is_terminal()) {
+            let pause = taken.max(SILENCE);
+            if let Ok(report) = within(pause, &mut close).await {
+                return report;
+            }
+            taken += pause;
+            if let Some(waits) = waited_for(pool, slots) {
+                stderr::tell(&format!("resource-pool: closing has taken {taken:?}; it waits for {waits}\n"));
             }
         }
+        close.await
     };
     let run =
         || Ok::<_, io::Error>(tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(close));
@@ -151,7 +153,7 @@ fn run_close(
     CloseReport::of(pool, reason, outcome)
 }
 
-/// One line with the work and the holders that a close waits for. `None` between two steps.
+/// The work and the holders that a close waits for. `None` between two steps.
 fn waited_for(pool: &dyn Pool, slots: &[Arc<dyn AnySlot>]) -> Option<String> {
     let mut waits: Vec<String> = pool.context().close.running().iter().map(|name| name.to_string()).collect();
     let application = pool.application();
@@ -171,8 +173,7 @@ fn waited_for(pool: &dyn Pool, slots: &[Arc<dyn AnySlot>]) -> Option<String> {
             waits.push(format!("{}: held by {}", slot.name(), FirstFew(&holders, ", ")));
         }
     }
-    let told = || format!("resource-pool: closing has taken {SILENCE:?}; it waits for {}\n", waits.join("; "));
-    (!waits.is_empty()).then(told)
+    (!waits.is_empty()).then(|| waits.join("; "))
 }
 
 async fn close_pool(pool: &Arc<dyn Pool>, reason: Reason, limit: Duration) -> CloseReport {
