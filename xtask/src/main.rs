@@ -131,6 +131,14 @@ const ONE_ARENA: [(&str, &str); 3] =
 fn cargo() -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "TERM"]).arg(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // Cargo has set these for this program. Build scripts that read them would run again, and with them the build of
+    // all that depends on theirs.
+    for (name, _) in env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.starts_with("CARGO_MANIFEST_") || name.starts_with("CARGO_PKG_") {
+            command.env_remove(&*name);
+        }
+    }
     command
 }
 

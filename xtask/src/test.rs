@@ -63,6 +63,9 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
         if code != ExitCode::SUCCESS {
             outcome = code;
         }
+        if child.was_signalled() {
+            break;
+        }
     }
     println!("{tally}");
     Ok(outcome)
