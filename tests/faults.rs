@@ -15,7 +15,7 @@ use std::{env, fs};
 use clickhouse::error::Error as ClickHouseError;
 use load::fault::{Fault, RESUME, Row, Target, strike};
 use load::ledger::Audit;
-use load::meter::{Reading, settled};
+use load::meter::{Reading, is_measurable, settled};
 use load::{Load, Trouble};
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 use services::Kind;
@@ -158,6 +158,9 @@ fn mongo_rabbitmq_clickhouse_redis_under_faults() {
         suffer(Kind::Redis, &[Fault::Descriptors(s(4))], false, &runtime);
         return;
     };
+    if !is_measurable("mongo_rabbitmq_clickhouse_redis_under_faults") {
+        return;
+    }
     let built = Kind::ALL.into_iter().chain(cfg!(feature = "postgres").then_some(Kind::Postgres));
     let kinds = built.filter(|kind| chosen == "all" || chosen == kind.name());
     let mut outcomes: Vec<Outcome> = kinds.map(|kind| suffer(kind, &FULL, true, &runtime)).collect();

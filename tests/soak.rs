@@ -15,7 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use load::fault::{Fault, RESUME, Target, strike};
-use load::meter::{Reading, settled};
+use load::meter::{Reading, is_measurable, settled};
 use load::{Load, lock};
 use services::Kind;
 
@@ -84,6 +84,9 @@ impl Drop for EndsAll<'_> {
 
 #[test]
 fn mongo_rabbitmq_clickhouse_redis_soak() {
+    if !is_measurable("mongo_rabbitmq_clickhouse_redis_soak") {
+        return;
+    }
     let number = |name: &str, default| env::var(name).ok().map_or(default, |text| text.parse().expect("a number"));
     let (minutes, seed) = (number("SOAK_MINUTES", 1), number("SOAK_SEED", 0x5eed));
     let runtime = load::users_runtime();

@@ -1,6 +1,6 @@
 //! `cargo xtask faults`: the fault suite in full, and its tables in the reference.
 
-use crate::{ONE_ARENA, cargo, child::Child, root, servers, target};
+use crate::{cargo, child::Child, root, servers, target};
 use services::Kind;
 use std::error::Error;
 use std::fs;
@@ -21,10 +21,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     servers::set_up()?;
     let table = target().join("faults.md");
     let mut command = cargo();
-    command
-        .args(["test", "--features", "postgres", "--test", "faults", "--", "--nocapture"])
-        .envs(ONE_ARENA)
-        .env("FAULTS", chosen);
+    command.args(["test", "--features", "postgres", "--test", "faults", "--", "--nocapture"]).env("FAULTS", chosen);
     if chosen != "all" {
         return Ok(child.run(&mut command)?);
     }

@@ -122,11 +122,6 @@ fn models(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     Ok(child.run(&mut command)?)
 }
 
-/// glibc's allocator keeps the most that each of its arenas ever needed. Under load that is some tens of MiB, which
-/// looks like a leak. With one arena that gives free memory back, a process that grows really holds more memory.
-const ONE_ARENA: [(&str, &str); 3] =
-    [("MALLOC_ARENA_MAX", "1"), ("MALLOC_TRIM_THRESHOLD_", "131072"), ("MALLOC_TOP_PAD_", "131072")];
-
 /// The cargo that runs this program, so that the toolchain stays the same. It gets SIGTERM when this process dies.
 fn cargo() -> Command {
     let mut command = Command::new("setpriv");

@@ -1,6 +1,6 @@
 //! `cargo xtask soak`: mixed load and faults, for as long as you like.
 
-use crate::{ONE_ARENA, cargo, child::Child, servers};
+use crate::{cargo, child::Child, servers};
 use std::error::Error;
 use std::process::ExitCode;
 
@@ -10,7 +10,7 @@ const MINUTES: &str = "20";
 pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     let child = Child::catching_signals()?;
     let mut command = cargo();
-    command.args(["test", "--test", "soak", "--", "--nocapture"]).envs(ONE_ARENA).env("SOAK_MINUTES", MINUTES);
+    command.args(["test", "--test", "soak", "--", "--nocapture"]).env("SOAK_MINUTES", MINUTES);
     let mut words = arguments.iter();
     while let Some(word) = words.next() {
         let variable = match word.as_str() {
