@@ -82,7 +82,7 @@ impl KillSwitch {
 
     /// Puts an async stream under the switch.
     pub fn guard<S>(&self, stream: S) -> Killable<S> {
-        let cut = || Cut { thrown: Box::pin(self.token.clone().cancelled_owned()), cause: Arc::clone(&self.cause) };
+        let cut = || Cut { switch: self.clone(), thrown: Box::pin(self.token.clone().cancelled_owned()) };
         Killable { stream, reading: cut(), writing: cut() }
     }
 
@@ -132,8 +132,26 @@ pub struct Killable<S> {
 }
 
 struct Cut {
+    switch: KillSwitch,
     thrown: Pin<Box<WaitForCancellationFutureOwned>>,
-    cause: Arc<OnceLock<Error>>,
+}
+
+impl Cut {
+    /// Runs a call on the stream, unless the switch is thrown. Only a call that is pending waits for the switch too, so
+    /// that the others cost one look at a flag.
+    fn unless_thrown<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        call: impl FnOnce(&mut Context<'_>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if self.switch.is_cut() {
+            return Poll::Ready(Err(was_cut(&self.switch.cause)));
+        }
+        match call(context) {
+            Poll::Pending => self.thrown.as_mut().poll(context).map(|()| Err(was_cut(&self.switch.cause))),
+            ready => ready,
+        }
+    }
 }
 
 impl<S> Killable<S> {
@@ -143,24 +161,17 @@ impl<S> Killable<S> {
     }
 }
 
-fn check(cut: &mut Cut, context: &mut Context<'_>) -> io::Result<()> {
-    match cut.thrown.as_mut().poll(context) {
-        Poll::Ready(()) => Err(was_cut(&cut.cause)),
-        Poll::Pending => Ok(()),
-    }
-}
-
 impl<S: AsyncRead + Unpin> AsyncRead for Killable<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        check(&mut self.reading, cx)?;
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let Killable { stream, reading, .. } = &mut *self;
+        reading.unless_thrown(cx, |cx| Pin::new(stream).poll_read(cx, buffer))
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Killable<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        check(&mut self.writing, cx)?;
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let Killable { stream, writing, .. } = &mut *self;
+        writing.unless_thrown(cx, |cx| Pin::new(stream).poll_write(cx, bytes))
     }
 
     fn poll_write_vectored(
@@ -168,8 +179,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Killable<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        check(&mut self.writing, cx)?;
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        let Killable { stream, writing, .. } = &mut *self;
+        writing.unless_thrown(cx, |cx| Pin::new(stream).poll_write_vectored(cx, slices))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -177,13 +188,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Killable<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        check(&mut self.writing, cx)?;
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let Killable { stream, writing, .. } = &mut *self;
+        writing.unless_thrown(cx, |cx| Pin::new(stream).poll_flush(cx))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        check(&mut self.writing, cx)?;
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let Killable { stream, writing, .. } = &mut *self;
+        writing.unless_thrown(cx, |cx| Pin::new(stream).poll_shutdown(cx))
     }
 }
 

@@ -95,8 +95,39 @@ impl Redis {
         }
     }
 
+    async fn command(&self, cmd: &Cmd) -> RedisResult<Value> {
+        match CommandEffect::of(cmd) {
+            CommandEffect::None => {
+                let send = |mut shared: MultiplexedConnection| async move { shared.send_packed_command(cmd).await };
+                self.send(|| [cmd].into_iter(), send).await
+            }
+            CommandEffect::Blocks => self.exclusive().await?.req_packed_command(cmd).await,
+            CommandEffect::Changes(name) => Err(not_shared(&name)),
+            CommandEffect::Silences => Err(silenced()),
+        }
+    }
+
+    async fn pipeline(&self, pipeline: &Pipeline, offset: usize, count: usize) -> RedisResult<Vec<Value>> {
+        let mut blocks = false;
+        for cmd in pipeline.cmd_iter() {
+            match CommandEffect::of(cmd) {
+                CommandEffect::None => {}
+                CommandEffect::Blocks => blocks = true,
+                CommandEffect::Changes(name) => return Err(not_shared(&name)),
+                CommandEffect::Silences => return Err(silenced()),
+            }
+        }
+        if blocks {
+            return self.exclusive().await?.req_packed_commands(pipeline, offset, count).await;
+        }
+        let send = |mut shared: MultiplexedConnection| async move {
+            shared.send_packed_commands(pipeline, offset, count).await
+        };
+        self.send(|| pipeline.cmd_iter(), send).await
+    }
+
     /// The shared connection. Waits while it is being brought back.
-    async fn shared(&self) -> RedisResult<SharedConnection> {
+    async fn shared(&self) -> RedisResult<Arc<SharedConnection>> {
         self.session.link.check_process().map_err(refused)?;
         if let Some(shared) = self.session.live_shared() {
             return Ok(shared);
@@ -116,15 +147,16 @@ impl Redis {
         let mut again = link.repeat() == Repeat::Idempotent && commands().all(reads);
         loop {
             let generation = again.then(|| link.generation());
-            let SharedConnection { connection, retired, .. } = self.shared().await?;
+            let shared = self.shared().await?;
             let busy = link.busy(Work::Operation);
-            let Some(answer) = self.session.in_limit(pin!(send(connection)), || false).await else {
+            let answer = pin!(send(shared.connection.clone()));
+            let Some(answer) = self.session.in_limit(answer, || false).await else {
                 return Err(self.session.late(&first_name(commands()), unsafe_twice(commands())));
             };
             match (answer, generation) {
                 (Err(error), Some(generation)) if error.is_io_error() => {
                     // The end of a retired connection says nothing about the connection that replaced it.
-                    if !retired.is_cancelled() {
+                    if !shared.retired.is_cancelled() {
                         link.lost(generation, error);
                     }
                 }
@@ -147,17 +179,7 @@ impl fmt::Debug for Redis {
 
 impl ConnectionLike for Redis {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
-        Box::pin(async move {
-            match CommandEffect::of(cmd) {
-                CommandEffect::None => {
-                    let send = |mut shared: MultiplexedConnection| async move { shared.send_packed_command(cmd).await };
-                    self.send(|| [cmd].into_iter(), send).await
-                }
-                CommandEffect::Blocks => self.exclusive().await?.req_packed_command(cmd).await,
-                CommandEffect::Changes(name) => Err(not_shared(&name)),
-                CommandEffect::Silences => Err(silenced()),
-            }
-        })
+        Box::pin(self.command(cmd))
     }
 
     fn req_packed_commands<'a>(
@@ -166,25 +188,7 @@ impl ConnectionLike for Redis {
         offset: usize,
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
-        Box::pin(async move {
-            let mut blocks = false;
-            for cmd in pipeline.cmd_iter() {
-                match CommandEffect::of(cmd) {
-                    CommandEffect::None => {}
-                    CommandEffect::Blocks => blocks = true,
-                    CommandEffect::Changes(name) => return Err(not_shared(&name)),
-                    CommandEffect::Silences => return Err(silenced()),
-                }
-            }
-            if blocks {
-                self.exclusive().await?.req_packed_commands(pipeline, offset, count).await
-            } else {
-                let send = |mut shared: MultiplexedConnection| async move {
-                    shared.send_packed_commands(pipeline, offset, count).await
-                };
-                self.send(|| pipeline.cmd_iter(), send).await
-            }
-        })
+        Box::pin(self.pipeline(pipeline, offset, count))
     }
 
     fn get_db(&self) -> i64 {
@@ -194,8 +198,7 @@ impl ConnectionLike for Redis {
 
 impl ConnectionLike for Lease<Redis> {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
-        let mut redis = Redis::clone(self);
-        Box::pin(async move { redis.req_packed_command(cmd).await })
+        Box::pin(self.command(cmd))
     }
 
     fn req_packed_commands<'a>(
@@ -204,8 +207,7 @@ impl ConnectionLike for Lease<Redis> {
         offset: usize,
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
-        let mut redis = Redis::clone(self);
-        Box::pin(async move { redis.req_packed_commands(pipeline, offset, count).await })
+        Box::pin(self.pipeline(pipeline, offset, count))
     }
 
     fn get_db(&self) -> i64 {

@@ -2,6 +2,7 @@
 //! and some commands are refused on the shared connection.
 
 use std::io;
+use std::sync::LazyLock;
 
 use redis::{Cmd, ErrorKind, RedisError};
 
@@ -26,14 +27,14 @@ impl CommandEffect {
             _ => None,
         });
         let Some(name) = args.next() else { return CommandEffect::None };
-        let name = name.to_ascii_uppercase();
-        match name.as_slice() {
+        let name = Capitals::of(name);
+        match name.name() {
             name if is_blocking(name) => CommandEffect::Blocks,
             b"XREAD" | b"XREADGROUP" if args.any(|arg| arg.eq_ignore_ascii_case(b"BLOCK")) => CommandEffect::Blocks,
             b"MULTI" | b"EXEC" | b"DISCARD" | b"WATCH" | b"UNWATCH" | b"SELECT" | b"AUTH" | b"HELLO" | b"RESET"
             | b"QUIT" | b"MONITOR" | b"SUBSCRIBE" | b"PSUBSCRIBE" | b"SSUBSCRIBE" | b"UNSUBSCRIBE"
             | b"PUNSUBSCRIBE" | b"SUNSUBSCRIBE" | b"READONLY" | b"READWRITE" | b"ASKING" | b"WAIT" | b"WAITAOF" => {
-                CommandEffect::Changes(String::from_utf8_lossy(&name).into_owned())
+                CommandEffect::Changes(String::from_utf8_lossy(name.name()).into_owned())
             }
             b"CLIENT" if silences(cmd) => CommandEffect::Silences,
             b"CLIENT" if !args.next().is_some_and(is_harmless) => {
@@ -102,6 +103,32 @@ pub(super) fn silenced() -> RedisError {
     (ErrorKind::Client, problem, remedy).into()
 }
 
+/// A command's name in capitals. It is made for every command, so it allocates nothing.
+struct Capitals {
+    letters: [u8; Capitals::LONGEST],
+    length: usize,
+}
+
+impl Capitals {
+    /// No command that matters here has a longer name.
+    const LONGEST: usize = 24;
+
+    /// A name that is too long is none that matters here, and counts as empty.
+    fn of(name: &[u8]) -> Self {
+        let mut capitals = Capitals { letters: [0; Self::LONGEST], length: 0 };
+        if let Some(letters) = capitals.letters.get_mut(..name.len()) {
+            letters.copy_from_slice(name);
+            letters.make_ascii_uppercase();
+            capitals.length = name.len();
+        }
+        capitals
+    }
+
+    fn name(&self) -> &[u8] {
+        self.letters.get(..self.length).unwrap_or_default()
+    }
+}
+
 /// The commands that only read. Sending one of them twice does no harm.
 const READS: &str = "\
     BITCOUNT BITFIELD_RO BITPOS DBSIZE DUMP ECHO EVALSHA_RO EVAL_RO EXISTS EXPIRETIME FCALL_RO GEODIST GEOHASH \
@@ -113,7 +140,12 @@ const READS: &str = "\
     ZREVRANGEBYSCORE ZREVRANK ZSCAN ZSCORE ZUNION";
 
 fn is_read(name: &[u8]) -> bool {
-    READS.split_ascii_whitespace().any(|read| name.eq_ignore_ascii_case(read.as_bytes()))
+    static SORTED: LazyLock<Vec<&[u8]>> = LazyLock::new(|| {
+        let mut sorted: Vec<_> = READS.split_ascii_whitespace().map(str::as_bytes).collect();
+        sorted.sort_unstable();
+        sorted
+    });
+    SORTED.binary_search(&Capitals::of(name).name()).is_ok()
 }
 
 fn name(cmd: &Cmd) -> &[u8] {
@@ -205,12 +237,14 @@ mod tests {
     /// Packed pipelines are judged like unpacked ones.
     #[test]
     fn a_command_that_changes_something_is_named() {
-        let pipelines: [(&[&str], Option<&str>); 5] = [
+        let pipelines: [(&[&str], Option<&str>); 7] = [
             (&[], None),
             (&["get", "MGET"], None),
             (&["GET", "SET", "DEL"], Some("SET")),
             (&["XREADGROUP"], Some("XREADGROUP")),
             (&["GETDEL", "GET"], Some("GETDEL")),
+            (&["bitcount", "ZUNION", "georadiusbymember_ro"], None),
+            (&["A.COMMAND.WITH.A.LONG.NAME"], Some("A.COMMAND.WITH.A.LONG.NAME")),
         ];
         for (names, expected) in pipelines {
             let commands: Vec<_> = names.iter().map(|name| redis::cmd(name)).collect();

@@ -11,6 +11,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -101,7 +102,7 @@ impl RedisSession {
         let (probe, switch) = (self.probe.lock().await.take(), switch.clone());
         tokio::spawn(async move {
             tokio::select! {
-                () = outlast(old.driver, probe, retired_at) => {}
+                () = outlast(old.driver.clone(), probe, retired_at) => {}
                 () = switch.wait() => {}
             }
         });
@@ -117,7 +118,7 @@ impl RedisSession {
         connection: MultiplexedConnection,
         driver: BoxFuture<()>,
         switch: &KillSwitch,
-    ) -> Option<SharedConnection> {
+    ) -> Option<Arc<SharedConnection>> {
         let mut shared = self.shared.write();
         // The check is made under the write lock. A recovery writes `shared` after the cut, so its connection replaces
         // this one, and this one never replaces the connection of a recovery.

@@ -54,7 +54,7 @@ impl RedisSession {
             Err(error) => {
                 drop(probe);
                 match self.live_shared() {
-                    Some(mut shared) => self.judged(ask(self, &mut shared.connection).await),
+                    Some(shared) => self.judged(ask(self, &mut shared.connection.clone()).await),
                     None => Err(Failure::unasked(self.config.told(error))),
                 }
             }

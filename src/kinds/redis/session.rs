@@ -49,7 +49,7 @@ pub(super) struct RedisSession {
     /// Cuts every stream of the current generation.
     pub(super) switch: RwLock<KillSwitch>,
     /// The connection that commands share. `None` until the first one is open, and once closing has taken it.
-    pub(super) shared: RwLock<Option<SharedConnection>>,
+    pub(super) shared: RwLock<Option<Arc<SharedConnection>>>,
     pub(super) demotion: Demotion,
     /// The prober's connection. `None` while a ping uses it.
     pub(super) probe: tokio::sync::Mutex<Option<RedisConnection>>,
@@ -65,7 +65,6 @@ pub(super) struct RedisSession {
 }
 
 /// The connection that commands share.
-#[derive(Clone)]
 pub(super) struct SharedConnection {
     pub(super) connection: MultiplexedConnection,
     /// Cancelled once another connection has replaced this one. The end of this one is then no loss.
@@ -115,7 +114,7 @@ impl RedisSession {
         connection: MultiplexedConnection,
         driver: BoxFuture<()>,
         switch: &KillSwitch,
-    ) -> SharedConnection {
+    ) -> Arc<SharedConnection> {
         let retired = CancellationToken::new();
         let (link, switch, is_retired) = (self.link.clone(), switch.clone(), retired.clone());
         let generation = link.generation();
@@ -132,11 +131,11 @@ impl RedisSession {
                 () = switch.wait() => {}
             }
         });
-        SharedConnection { connection, retired, driver: driver.abort_handle() }
+        Arc::new(SharedConnection { connection, retired, driver: driver.abort_handle() })
     }
 
     /// The shared connection. `None` if it is cut.
-    pub(super) fn live_shared(&self) -> Option<SharedConnection> {
+    pub(super) fn live_shared(&self) -> Option<Arc<SharedConnection>> {
         if self.switch.read().is_cut() {
             return None;
         }
