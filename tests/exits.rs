@@ -447,7 +447,7 @@ fn silent(Suite { servers, limits, .. }: &Suite) {
     }
 }
 
-/// Whoever looks at a terminal sees that closing goes on. The control writes to a pipe.
+/// A person who looks at a terminal sees that closing goes on. The control writes to a pipe.
 fn on_a_terminal(Suite { servers, .. }: &Suite) {
     let limits = Limits::new("terminal", &LIMITS.replace("drain_ms = 1500\n", "drain_ms = 3500\n"));
     let child = || servers.child("blocking held wait -", &limits);
