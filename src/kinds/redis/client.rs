@@ -149,8 +149,8 @@ impl Redis {
             let generation = again.then(|| link.generation());
             let shared = self.shared().await?;
             let busy = link.busy(Work::Operation);
-            let answer = pin!(send(shared.connection.clone()));
-            let Some(answer) = self.session.in_limit(answer, || false).await else {
+            let sent = send(shared.connection.clone());
+            let Some(answer) = self.session.in_limit(pin!(sent), || false).await else {
                 return Err(self.session.late(&first_name(commands()), unsafe_twice(commands())));
             };
             match (answer, generation) {
@@ -162,7 +162,8 @@ impl Redis {
                 }
                 (answer, _) => return self.session.answered(busy, answer, || unsafe_twice(commands())),
             }
-            drop(busy);
+            // A retired connection ends once nobody has it.
+            drop((busy, shared));
             again = false;
             // Without this wait the second attempt would use the connection that is just being cut.
             link.ready().await.map_err(refused)?;

@@ -97,12 +97,14 @@ impl RedisSession {
             return Ok(false);
         }
         let Some(old) = self.replace_shared(connection, driver, switch) else { return Ok(false) };
-        let retired_at = Instant::now();
+        let (driver, retired_at) = (old.driver.clone(), Instant::now());
+        // The driver ends once nobody has the connection.
+        drop(old);
         self.threads.retire();
         let (probe, switch) = (self.probe.lock().await.take(), switch.clone());
         tokio::spawn(async move {
             tokio::select! {
-                () = outlast(old.driver.clone(), probe, retired_at) => {}
+                () = outlast(driver, probe, retired_at) => {}
                 () = switch.wait() => {}
             }
         });
