@@ -112,9 +112,7 @@ pub(crate) fn run(session: &Session) {
     .contestant("resource_pool, for_each_concurrent", || filled(&|work| runtime.block_on(ours(&rabbit, work))))
     .contestant("lapin, by hand", || filled(&|work| runtime.block_on(by_hand(&connection, &channel, work))))
     .times_faster_than("resource_pool, for_each_concurrent", "lapin, by hand", 0.95, 1.0)
-    .because(
-        "a delivery goes through the consumer's task before it reaches a handler; what that costs is not measured yet",
-    )
+    .because("a delivery goes through the consumer's task before it reaches a handler")
     .note("Each job is done exactly once in every round, or the bench fails.")
     .run(session);
     runtime.block_on(drivers::close(channel, connection));
