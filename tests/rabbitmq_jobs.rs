@@ -745,6 +745,17 @@ async fn rabbitmq_retried_jobs_are_dead_lettered_by_their_first_key() {
     }
 }
 
+/// Handles jobs that always fail, until one is dead, and closes the pool. Returns the counts.
+async fn fail_until_one_is_dead(pool: &ResourcePool, keeper: &RabbitMq, queue: &str, attempts: u32) -> String {
+    let what = Consume::from(queue).attempts(attempts, Duration::from_millis(50));
+    let consumer = pool.rabbitmq().await.unwrap().consume(what).await.unwrap();
+    let jobs = tokio::spawn(consumer.for_each_concurrent(1, async |_: &Delivery| Err::<(), _>("always")));
+    get(keeper, &format!("{queue}.dead")).await.ack().await.unwrap();
+    let report = pool.close_all().await;
+    assert!(report.all_closed(), "{report}");
+    jobs.within(SOON).await.unwrap().unwrap().to_string()
+}
+
 /// Only the copies that come back from the queue's own retry queue count.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rabbitmq_jobs_from_elsewhere_have_all_their_attempts() {
@@ -753,14 +764,8 @@ async fn rabbitmq_jobs_from_elsewhere_have_all_their_attempts() {
     declare_jobs(&rabbit, "elsewhere", false).await;
     let forwarded = Message::new("", "elsewhere", "fails").header("x-retries", 7);
     assert!(rabbit.publish(forwarded).await.unwrap().is_confirmed());
-    let what = Consume::from("elsewhere").attempts(2, Duration::from_millis(50));
-    let consumer = rabbit.consume(what).await.unwrap();
-    let jobs = tokio::spawn(consumer.for_each_concurrent(1, async |_: &Delivery| Err::<(), _>("always")));
-    get(&keeper, "elsewhere.dead").await.ack().await.unwrap();
-    let report = pool.close_all().await;
-    assert!(report.all_closed(), "{report}");
-    let handled = jobs.within(SOON).await.unwrap().unwrap();
-    assert_eq!(handled.to_string(), "0 done, 1 retried, 1 dead-lettered, 0 given back");
+    let handled = fail_until_one_is_dead(&pool, &keeper, "elsewhere", 2).await;
+    assert_eq!(handled, "0 done, 1 retried, 1 dead-lettered, 0 given back");
     delete_jobs(&keeper, "elsewhere").await;
 }
 
@@ -781,14 +786,8 @@ async fn rabbitmq_job_whose_copy_is_too_large_is_dead_lettered() {
         }
         bytes -= 16;
     }
-    let what = Consume::from("too-large").attempts(9, Duration::from_millis(50));
-    let consumer = rabbit.consume(what).await.unwrap();
-    let jobs = tokio::spawn(consumer.for_each_concurrent(1, async |_: &Delivery| Err::<(), _>("always")));
-    get(&keeper, "too-large.dead").await.ack().await.unwrap();
-    let report = pool.close_all().await;
-    assert!(report.all_closed(), "{report}");
-    let handled = jobs.within(SOON).await.unwrap().unwrap();
-    assert_eq!(handled.to_string(), "0 done, 0 retried, 1 dead-lettered, 0 given back");
+    let handled = fail_until_one_is_dead(&pool, &keeper, "too-large", 9).await;
+    assert_eq!(handled, "0 done, 0 retried, 1 dead-lettered, 0 given back");
     delete_jobs(&keeper, "too-large").await;
 }
 

@@ -185,7 +185,8 @@ impl Executor for Quiet {
     }
 
     fn spawn<T: Send + 'static, F: Future<Output = T> + Send + 'static>(&self, future: F) -> Task<Self::Task<T>> {
-        // The driver spawns a task for each acknowledgement. A subscriber made for it would have all callsites asked again.
+        // The driver spawns a task for each acknowledgement. A subscriber made for each of them would have all callsites
+        // of the log asked again.
         self.0.spawn(future.with_subscriber(Dispatch::none()))
     }
 

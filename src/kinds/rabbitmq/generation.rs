@@ -223,8 +223,8 @@ impl Generation {
         // Cuts the connection if this is given up.
         let _cut = CutOnDrop::new(&self.switch);
         // A connection whose opening takes longer is closed by its opening.
-        let opened = runtime::within(self.config.disconnect_timeout, self.consuming.lock());
-        let own = opened.await.ok().and_then(|mut it| it.own.take());
+        let limit = self.config.disconnect_timeout;
+        let own = runtime::within(limit, self.consuming.lock()).await.ok().and_then(|mut it| it.own.take());
         let _cut_beside = own.as_ref().map(|own| CutOnDrop::new(&own.switch));
         let of_consumers = async {
             match &own {
