@@ -49,6 +49,7 @@ enum Does {
     Refuse,
     Limit,
     Unask,
+    LoseAndUnask,
     LackDescriptors,
     Panic,
     Hang,
@@ -106,7 +107,7 @@ async fn act(does: Does) -> Result<(), Failure> {
         Does::FailForGood => Err(Failure::permanent("wrong password")),
         Does::Refuse => Err(Failure::refused("still loading")),
         Does::Limit => Err(Failure::limited("no right to ping")),
-        Does::Unask => Err(Failure::unasked("no room for the ping")),
+        Does::Unask | Does::LoseAndUnask => Err(Failure::unasked("no room for the ping")),
         Does::LackDescriptors => Err(io::Error::from_raw_os_error(libc::EMFILE).into()),
         Does::Panic => panic_quietly("as scripted"),
         Does::Hang => std::future::pending().await,
@@ -140,6 +141,10 @@ impl Resource for Fake {
         self.script.pings.fetch_add(1, Ordering::SeqCst);
         let next = self.script.pings_in_turn.lock().pop_front();
         let does = next.unwrap_or(*self.script.ping.lock());
+        if does == Does::LoseAndUnask {
+            let link = self.script.link.lock().clone().unwrap();
+            link.lost(link.generation(), "as scripted");
+        }
         act(does).await
     }
 
@@ -407,6 +412,24 @@ async fn only_silence_is_a_strike() {
         assert_eq!(pool.status().resource("fake").unwrap().generation, 1);
         drop(lease);
     }
+}
+
+/// The ping proves nothing, but by its end the connection is lost.
+#[tokio::test]
+async fn a_loss_while_health_is_checked_is_a_failure() {
+    let fake = Fake::new("fake");
+    let pool = pool_with(|options| {
+        options.probe.interval = LONG;
+        patient_health(options);
+    });
+    pool.register("fake", fake.clone()).unwrap();
+    drop(pool.get::<Fake>("fake").await.unwrap());
+    *fake.script.connect.lock() = Does::Fail;
+    *fake.script.ping.lock() = Does::LoseAndUnask;
+    let report = pool.health_check().await;
+    let entry = report.entry("fake").unwrap();
+    assert_eq!((entry.health, report.readiness()), (Health::Fail, Health::Fail), "{report}");
+    assert!(entry.error.as_ref().unwrap().contains("as scripted") && entry.state != State::Ready, "{entry:?}");
 }
 
 /// Strikes count only in a row. A server that answers in between is not lost.

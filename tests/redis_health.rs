@@ -302,6 +302,24 @@ async fn a_frozen_server_is_noticed_though_no_connection_can_be_opened() {
     assert!(matches!(Error::behind(&error), Some(Error::Lost { .. } | Error::Connect(_))), "{error}");
 }
 
+/// The kill switch of a lost connection is thrown before its loss is reported. A check that falls between the two, or
+/// during whose ping the loss comes, tells of it too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_check_at_the_moment_of_the_loss_fails() {
+    let server = start();
+    let proxy = Proxy::start(server.port()).unwrap();
+    for _ in 0..50 {
+        let pool = pool_of(RedisConfig::url(proxy.url(&server)));
+        let mut redis = pool.redis().await.unwrap();
+        proxy.refuse().unwrap();
+        proxy.cut();
+        assert!(redis.get::<_, Option<i64>>("key").await.is_err());
+        let report = pool.health_check().await;
+        assert_eq!(report.entry("redis").unwrap().health, Health::Fail, "{report}");
+        proxy.open_up().unwrap();
+    }
+}
+
 // A failover behind one address.
 
 struct Address {

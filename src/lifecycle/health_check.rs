@@ -198,7 +198,7 @@ fn round_trip(
     Some(async move {
         let started = Instant::now();
         // `None` if the resource was closed in the meantime.
-        let Some(ping) = slot.ping() else { return entry };
+        let Some(ping) = Arc::clone(&slot).ping() else { return entry };
         let answer = answer(ping, each).await;
         let latency = started.elapsed();
         match answer {
@@ -209,6 +209,11 @@ fn round_trip(
                 entry.latency = Some(latency);
             }
             Err(failure) => {
+                // The connection may have been lost, or closed, while it was asked.
+                let now = before(&slot, entry.criticality, each);
+                if now.state != State::Ready {
+                    return now;
+                }
                 entry.health = match failure.proof() {
                     Proof::Silent | Proof::Refused => Health::Fail,
                     Proof::Limited => Health::Warn,

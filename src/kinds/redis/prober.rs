@@ -55,7 +55,8 @@ impl RedisSession {
                 drop(probe);
                 match self.live_shared() {
                     Some(shared) => self.judged(ask(self, &mut shared.connection.clone()).await),
-                    None => Err(Failure::unasked(self.config.told(error))),
+                    // The shared connection has ended too, though its loss may not be reported yet.
+                    None => Err(Failure::transient(self.config.told(error))),
                 }
             }
         }
