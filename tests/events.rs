@@ -336,6 +336,7 @@ async fn leaks_are_told_and_what_comes_back_of_them() {
 #[cfg(feature = "redis")]
 mod of_a_server {
     use redis::AsyncCommands;
+    use resource_pool::Work;
     use resource_pool::config::{RedisConfig, Repeat};
     use services::{Kind, Service};
 
@@ -358,13 +359,15 @@ mod of_a_server {
         let (mut writer, mut reader) = (redis.clone(), redis.clone());
         let writing = tokio::spawn(async move { writer.incr::<_, _, i64>("key", 1).await });
         let reading = tokio::spawn(async move { reader.get::<_, i64>("key").await });
+        until(SOON, || pool.status().resource("redis").unwrap().work == [(Work::Operation, 2)]);
         let seen = until_one(&mut events, |what| matches!(what, What::Lost { .. })).await;
         let lost = seen.last().unwrap();
         assert_eq!((lost.kind, lost.generation), (Some("redis"), 1));
         assert!(lost.endpoint.starts_with("redis://"), "{}", lost.endpoint);
         assert!(has(&seen, |what| matches!(what, What::ProbeFailed { strikes: 3, .. })), "{seen:#?}");
-        server.thaw().unwrap();
+        // The cut follows the event, and until then a server that goes on could still answer.
         writing.within(SOON).await.unwrap().unwrap_err();
+        server.thaw().unwrap();
         reading.within(SOON).await.unwrap().unwrap();
         let (mut unknown, mut repeated) = (false, false);
         while !(unknown && repeated) {
