@@ -72,8 +72,19 @@ fn a_kind_is_named_outside_its_folder_by_the_table_alone() {
 #[test]
 fn what_the_kinds_are_made_of_is_open() {
     /// Tools on the standard library and tokio alone, which know nothing of pools.
-    const PLAIN: [&str; 9] =
-        ["BoxFuture", "Counted", "none", "deadline", "park_on", "setters", "thread", "until", "within"];
+    const PLAIN: [&str; 11] = [
+        "BoxFuture",
+        "Counted",
+        "SpinLock",
+        "none",
+        "deadline",
+        "park_on",
+        "setters",
+        "thread",
+        "thread_number",
+        "until",
+        "within",
+    ];
     /// The table of kinds makes its verbs of these. A user's kind has `kind` and a trait of its own instead, as in `examples/lines`.
     const TABLE: [&str; 6] = ["Acquire", "Acquirer", "AnySlot", "BlockingGuard", "Slot", "TaskGuard"];
     /// Adapters for r2d2 are made of these, and users have `R2d2` instead.

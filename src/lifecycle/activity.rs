@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::base::clock::Moment;
 use crate::base::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
-use crate::base::sync::{Mutex, Notify, until};
+use crate::base::sync::{Mutex, Notify, thread_number, until};
 use crate::lifecycle::event::{Event, What};
 use crate::lifecycle::observers::Observers;
 use crate::lifecycle::work::{ByWork, Work};
@@ -92,8 +92,8 @@ impl Activity {
     }
 
     /// Counts work as ended, and wakes the drain. Returns whether the report of a close counts it.
-    pub(crate) fn end(&self, work: Work, count: usize, is_done: bool) -> bool {
-        let counted = self.counters.end(work, count, is_done);
+    pub(crate) fn end(&self, shard: WorkShard, work: Work, count: usize, is_done: bool) -> bool {
+        let counted = self.counters.end(shard, work, count, is_done);
         // Pairs with the fence in `set_draining`. Either this thread sees `draining` and wakes the drain, or the drain
         // sees the count that `counters.end` has left.
         fence(Ordering::SeqCst);
@@ -138,18 +138,40 @@ impl Activity {
     }
 }
 
-/// The counts of a resource's work: of the work in flight, and of the last drain's by how it ended. Every operation
-/// writes here, and every lease reads the fields beside this. So it has cache lines of its own, or the writes would
-/// slow down the leases.
+/// The counts of a resource's work: of the work in flight, and of the last drain's by how it ended.
+///
+/// Work ends in the shard that it began in. So no shard counts less than its work in flight, and a look that goes from
+/// shard to shard misses only work that began after it.
+#[derive(Default)]
+pub(crate) struct WorkCounters {
+    shards: [WorkInFlight; SHARDS],
+    is_draining: AtomicBool,
+    books: Mutex<Books>,
+}
+
+/// The number of shards: as many as there are threads that can usefully work at once. A model has fewer interleavings
+/// with 1, and what the shards have in common is what it tries.
+const SHARDS: usize = if cfg!(model) { 1 } else { 16 };
+
+/// The work in flight that some of the threads began. Every operation writes here, so it has cache lines of its own.
+/// Otherwise operations of several threads would wait for each other, and leases for them.
 #[derive(Default)]
 #[repr(align(128))]
-pub(crate) struct WorkCounters {
-    /// The work in flight.
+struct WorkInFlight {
     now: ByWork<AtomicUsize>,
     /// When work last ended, in [`millis`](Moment::millis). Zero if none has.
     last_ended: AtomicU64,
-    is_draining: AtomicBool,
-    books: Mutex<Books>,
+}
+
+/// The shard that a piece of work began in.
+#[derive(Clone, Copy)]
+pub(crate) struct WorkShard(usize);
+
+impl WorkShard {
+    /// The shard of this thread.
+    pub(crate) fn here() -> Self {
+        WorkShard(thread_number() % SHARDS)
+    }
 }
 
 /// The counts of a drain's work, by how it ended.
@@ -161,14 +183,15 @@ struct Books {
 }
 
 impl WorkCounters {
-    pub(crate) fn begin(&self, work: Work, count: usize) {
-        self.now[work].fetch_add(count, Ordering::Relaxed);
+    pub(crate) fn begin(&self, shard: WorkShard, work: Work, count: usize) {
+        self.shards[shard.0].now[work].fetch_add(count, Ordering::Relaxed);
     }
 
-    fn end(&self, work: Work, count: usize, is_done: bool) -> bool {
-        self.last_ended.store(Moment::coarse().millis(), Ordering::Relaxed);
+    fn end(&self, shard: WorkShard, work: Work, count: usize, is_done: bool) -> bool {
+        let shard = &self.shards[shard.0];
+        shard.last_ended.store(Moment::coarse().millis(), Ordering::Relaxed);
         // `Release` pairs with the `Acquire` in `now`, so that the drain sees all that the ended work did.
-        let end = || self.now[work].fetch_sub(count, Ordering::Release);
+        let end = || shard.now[work].fetch_sub(count, Ordering::Release);
         if !self.is_draining.load(Ordering::Relaxed) {
             end();
             return false;
@@ -186,7 +209,7 @@ impl WorkCounters {
 
     /// Whether work ended at most `time` before the moment `before`, or after that moment.
     pub(crate) fn ended_within(&self, time: Duration, before: Moment) -> bool {
-        let last = self.last_ended.load(Ordering::Relaxed);
+        let last = self.shards.iter().map(|shard| shard.last_ended.load(Ordering::Relaxed)).max().unwrap_or_default();
         last > 0 && u128::from(before.millis().saturating_sub(last)) <= time.as_millis()
     }
 
@@ -212,12 +235,20 @@ impl WorkCounters {
     pub(crate) fn end_drain(&self) {
         let mut books = self.books.lock();
         self.is_draining.store(false, Ordering::Relaxed);
-        books.unfinished = self.now.map(|now| now.load(Ordering::Acquire));
+        books.unfinished = self.in_flight();
     }
 
     /// The counts of the work in flight, by kind. A kind with none is left out.
     pub(crate) fn now(&self) -> Vec<(Work, usize)> {
-        self.now.counts(|now| now.load(Ordering::Acquire))
+        self.in_flight().counts(|count| *count)
+    }
+
+    fn in_flight(&self) -> ByWork<usize> {
+        let mut counts = ByWork::default();
+        for shard in &self.shards {
+            shard.now.add_to(&mut counts, |now| now.load(Ordering::Acquire));
+        }
+        counts
     }
 
     pub(crate) fn finished(&self) -> Vec<(Work, usize)> {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::lifecycle::activity::Activity;
+use crate::lifecycle::activity::{Activity, WorkShard};
 use crate::lifecycle::work::Work;
 
 /// A guard that counts pieces of [`Work`] while they are in flight.
@@ -12,23 +12,27 @@ pub struct Busy {
     activity: Arc<Activity>,
     work: Work,
     count: usize,
+    shard: WorkShard,
 }
 
 impl Busy {
     pub(crate) fn new(activity: &Arc<Activity>, work: Work) -> Self {
-        let mut busy = Busy { activity: Arc::clone(activity), work, count: 0 };
+        let mut busy = Busy::none(activity, work);
         busy.add(1);
         busy
     }
 
     /// A guard that counts nothing yet.
     pub(crate) fn none(activity: &Arc<Activity>, work: Work) -> Self {
-        Busy { activity: Arc::clone(activity), work, count: 0 }
+        Busy { activity: Arc::clone(activity), work, count: 0, shard: WorkShard::here() }
     }
 
     /// Counts `count` more pieces.
     pub fn add(&mut self, count: usize) {
-        self.activity.counters.begin(self.work, count);
+        if self.is_over() {
+            self.shard = WorkShard::here();
+        }
+        self.activity.counters.begin(self.shard, self.work, count);
         self.count += count;
     }
 
@@ -38,10 +42,15 @@ impl Busy {
         self.finish(true);
     }
 
+    /// Whether it counts nothing, or nothing any more.
+    pub(crate) fn is_over(&self) -> bool {
+        self.count == 0
+    }
+
     /// Counts the work as done or as given up, and counts nothing from then on. Returns whether the report of a close
     /// counts it.
     pub fn finish(&mut self, is_done: bool) -> bool {
-        self.activity.end(self.work, std::mem::take(&mut self.count), is_done)
+        self.activity.end(self.shard, self.work, std::mem::take(&mut self.count), is_done)
     }
 }
 
@@ -56,5 +65,28 @@ impl Drop for Busy {
 impl fmt::Debug for Busy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Busy").field("work", &self.work).field("count", &self.count).finish()
+    }
+}
+
+#[cfg(all(test, not(model)))]
+mod tests {
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::base::clock::Moment;
+
+    /// More threads than there are shards begin the work, and this one ends it.
+    #[test]
+    fn work_ends_where_it_began() {
+        let activity = Activity::new("name", None, String::new(), &Arc::default());
+        let begin = || thread::scope(|scope| scope.spawn(|| Busy::new(&activity, Work::Operation)).join().unwrap());
+        let mut begun: Vec<Busy> = (0..20).map(|_| begin()).collect();
+        assert_eq!(activity.counters.now(), [(Work::Operation, 20)]);
+        begun.drain(..7).for_each(Busy::done);
+        assert_eq!(activity.counters.now(), [(Work::Operation, 13)]);
+        assert!(activity.counters.ended_within(Duration::from_secs(60), Moment::now()));
+        drop(begun);
+        assert_eq!(activity.counters.now(), []);
     }
 }

@@ -17,6 +17,7 @@ use crate::base::holder::Holder;
 use crate::base::process::Process;
 use crate::base::sync::Mutex;
 use crate::lifecycle::activity::Activity;
+use crate::lifecycle::busy::Busy;
 use crate::lifecycle::work::Work;
 
 /// Work of one kind that closing waits for as a whole.
@@ -34,6 +35,7 @@ struct Record {
     name: Cow<'static, str>,
     site: &'static Location<'static>,
     since: Moment,
+    busy: Busy,
     /// Ends a task. `None` for other work, which cannot be ended from outside.
     abort: Option<AbortHandle>,
 }
@@ -63,9 +65,9 @@ impl WaitGroup {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         // Relaxed, because only the uniqueness of the number counts.
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        self.activity.counters.begin(self.work, 1);
+        let busy = Busy::new(&self.activity, self.work);
         self.is_used.store(true, Ordering::Relaxed);
-        self.members.lock().insert(number, Record { name, site, since: Moment::now(), abort: None });
+        self.members.lock().insert(number, Record { name, site, since: Moment::now(), busy, abort: None });
         Member { group: Arc::clone(self), number, is_done }
     }
 
@@ -78,11 +80,9 @@ impl WaitGroup {
 
     /// Takes a member out, and counts it as done or as given up. Returns whether it was still there.
     pub(crate) fn leave(&self, number: u64, is_done: bool) -> bool {
-        let left = self.members.lock().remove(&number).is_some();
-        if left {
-            self.activity.end(self.work, 1, is_done);
-        }
-        left
+        let left = self.members.lock().remove(&number);
+        // The lock is free by now, since the end of work may wake users' code.
+        left.map(|mut record| record.busy.finish(is_done)).is_some()
     }
 
     pub(crate) fn is_used(&self) -> bool {

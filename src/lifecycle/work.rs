@@ -78,8 +78,11 @@ impl<T> ByWork<T> {
         Work::ALL.into_iter().map(|work| (work, count(&self[work]))).filter(|(_, count)| *count > 0).collect()
     }
 
-    pub(crate) fn map<U>(&self, to: impl Fn(&T) -> U) -> ByWork<U> {
-        ByWork(self.0.each_ref().map(to))
+    /// Adds each count to its place in `sums`.
+    pub(crate) fn add_to(&self, sums: &mut ByWork<usize>, count: impl Fn(&T) -> usize) {
+        for (sum, mine) in sums.0.iter_mut().zip(&self.0) {
+            *sum += count(mine);
+        }
     }
 }
 

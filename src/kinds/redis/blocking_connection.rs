@@ -167,9 +167,9 @@ impl BlockingConnection {
     }
 
     /// Ends the operation. If its reply is lost, the error says whether the command may have run.
-    pub(crate) fn answered<T: Reply>(&self, busy: Busy, answer: RedisResult<T>, packed: &[u8]) -> RedisResult<T> {
+    pub(crate) fn answered<T: Reply>(&self, mut busy: Busy, answer: RedisResult<T>, packed: &[u8]) -> RedisResult<T> {
         match self.session.upgrade() {
-            Some(session) => session.answered(busy, answer, || unsafe_twice_packed(packed)),
+            Some(session) => session.answered(&mut busy, answer, || unsafe_twice_packed(packed)),
             None => answer,
         }
     }

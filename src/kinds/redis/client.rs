@@ -4,17 +4,18 @@ use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
 
-use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::aio::ConnectionLike;
 use redis::{Cmd, Pipeline, RedisFuture, RedisResult, Value};
 
 use crate::base::repeat::Repeat;
 use crate::kinds::redis::blocking_connection::Manager;
+use crate::kinds::redis::command_senders::CommandSender;
 use crate::kinds::redis::commands::{CommandEffect, first_name, not_shared, reads, silenced, unsafe_twice};
 use crate::kinds::redis::connection::{RedisConnection, open_stream, taken_in};
 use crate::kinds::redis::errors::{Reply, refused};
 use crate::kinds::redis::exclusive::Exclusive;
 use crate::kinds::redis::pubsub::PubSub;
-use crate::kinds::redis::session::{RedisSession, SharedConnection};
+use crate::kinds::redis::session::RedisSession;
 use crate::lifecycle::checkout::{Adapted, Checkouts};
 use crate::lifecycle::lease::{Claim, Lease, LeaseAs};
 use crate::lifecycle::work::Work;
@@ -98,7 +99,10 @@ impl Redis {
     async fn command(&self, cmd: &Cmd) -> RedisResult<Value> {
         match CommandEffect::of(cmd) {
             CommandEffect::None => {
-                let send = |mut shared: MultiplexedConnection| async move { shared.send_packed_command(cmd).await };
+                let send = |mut sender: Box<CommandSender>| async move {
+                    let answer = sender.connection.send_packed_command(cmd).await;
+                    (sender, answer)
+                };
                 self.send(|| [cmd].into_iter(), send).await
             }
             CommandEffect::Blocks => self.exclusive().await?.req_packed_command(cmd).await,
@@ -120,50 +124,68 @@ impl Redis {
         if blocks {
             return self.exclusive().await?.req_packed_commands(pipeline, offset, count).await;
         }
-        let send = |mut shared: MultiplexedConnection| async move {
-            shared.send_packed_commands(pipeline, offset, count).await
+        let send = |mut sender: Box<CommandSender>| async move {
+            let answer = sender.connection.send_packed_commands(pipeline, offset, count).await;
+            (sender, answer)
         };
         self.send(|| pipeline.cmd_iter(), send).await
     }
 
-    /// The shared connection. Waits while it is being brought back.
-    async fn shared(&self) -> RedisResult<Arc<SharedConnection>> {
-        self.session.link.check_process().map_err(refused)?;
-        if let Some(shared) = self.session.live_shared() {
-            return Ok(shared);
+    /// A sender of the shared connection. Waits while that is being brought back.
+    async fn sender(&self) -> RedisResult<Box<CommandSender>> {
+        let link = &self.session.link;
+        link.check_process().map_err(refused)?;
+        if let Some(sender) = self.session.senders.take() {
+            return Ok(sender);
         }
-        self.session.link.ready().await.map_err(refused)?;
-        self.session.live_shared().ok_or_else(|| self.session.closed())
+        let shared = match self.session.live_shared() {
+            Some(shared) => shared,
+            None => {
+                link.ready().await.map_err(refused)?;
+                self.session.live_shared().ok_or_else(|| self.session.closed())?
+            }
+        };
+        let (connection, busy) = (shared.connection.clone(), link.not_yet_busy(Work::Operation));
+        Ok(Box::new(CommandSender { connection, shared, busy }))
     }
 
     /// Sends over the shared connection. Sends once more if the reply is lost, all commands only read, and the policy
     /// allows it.
-    async fn send<'a, T: Reply, C: Iterator<Item = &'a Cmd>, F: Future<Output = RedisResult<T>>>(
+    async fn send<
+        'a,
+        T: Reply,
+        C: Iterator<Item = &'a Cmd>,
+        F: Future<Output = (Box<CommandSender>, RedisResult<T>)>,
+    >(
         &self,
         commands: impl Fn() -> C,
-        send: impl Fn(MultiplexedConnection) -> F,
+        send: impl Fn(Box<CommandSender>) -> F,
     ) -> RedisResult<T> {
         let link = &self.session.link;
         let mut again = link.repeat() == Repeat::Idempotent && commands().all(reads);
         loop {
-            let generation = again.then(|| link.generation());
-            let shared = self.shared().await?;
-            let busy = link.busy(Work::Operation);
-            let sent = send(shared.connection.clone());
-            let Some(answer) = self.session.in_limit(pin!(sent), || false).await else {
+            let mut sender = self.sender().await?;
+            sender.busy.add(1);
+            let Some((mut sender, answer)) = self.session.in_limit(pin!(send(sender)), || false).await else {
                 return Err(self.session.late(&first_name(commands()), unsafe_twice(commands())));
             };
-            match (answer, generation) {
-                (Err(error), Some(generation)) if error.is_io_error() => {
+            match answer {
+                Err(error) if again && error.is_io_error() => {
                     // The end of a retired connection says nothing about the connection that replaced it.
-                    if !shared.retired.is_cancelled() {
-                        link.lost(generation, error);
+                    if !sender.shared.is_retired() {
+                        link.lost(sender.shared.generation, error);
                     }
                 }
-                (answer, _) => return self.session.answered(busy, answer, || unsafe_twice(commands())),
+                answer => {
+                    let answer = self.session.answered(&mut sender.busy, answer, || unsafe_twice(commands()));
+                    if sender.busy.is_over() {
+                        self.session.senders.put(sender);
+                    }
+                    return answer;
+                }
             }
             // A retired connection ends once nobody has it.
-            drop((busy, shared));
+            drop(sender);
             again = false;
             // Without this wait the second attempt would use the connection that is just being cut.
             link.ready().await.map_err(refused)?;

@@ -128,7 +128,9 @@ impl RedisSession {
             return None;
         }
         let old = shared.replace(self.drive(connection, driver, switch))?;
-        old.retired.cancel();
+        old.retire();
+        drop(shared);
+        self.senders.clear();
         Some(old)
     }
 }

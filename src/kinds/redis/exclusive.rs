@@ -47,10 +47,10 @@ impl ConnectionLike for Exclusive {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         Box::pin(async move {
             self.check([cmd])?;
-            let busy = self.session.link.busy(Work::Operation);
+            let mut busy = self.session.link.busy(Work::Operation);
             let mut answer = self.own.connection.req_packed_command(cmd);
             match self.session.in_limit(answer.as_mut(), || waits([cmd])).await {
-                Some(answer) => self.session.answered(busy, answer, || unsafe_twice([cmd])),
+                Some(answer) => self.session.answered(&mut busy, answer, || unsafe_twice([cmd])),
                 None => Err(self.session.late(&first_name([cmd]), unsafe_twice([cmd]))),
             }
         })
@@ -64,10 +64,10 @@ impl ConnectionLike for Exclusive {
     ) -> RedisFuture<'a, Vec<Value>> {
         Box::pin(async move {
             self.check(pipeline.cmd_iter())?;
-            let busy = self.session.link.busy(Work::Operation);
+            let mut busy = self.session.link.busy(Work::Operation);
             let mut answer = self.own.connection.req_packed_commands(pipeline, offset, count);
             match self.session.in_limit(answer.as_mut(), || waits(pipeline.cmd_iter())).await {
-                Some(answer) => self.session.answered(busy, answer, || unsafe_twice(pipeline.cmd_iter())),
+                Some(answer) => self.session.answered(&mut busy, answer, || unsafe_twice(pipeline.cmd_iter())),
                 None => Err(self.session.late(&first_name(pipeline.cmd_iter()), unsafe_twice(pipeline.cmd_iter()))),
             }
         })

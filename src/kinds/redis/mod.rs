@@ -6,6 +6,7 @@
 pub(crate) mod blocking;
 mod blocking_connection;
 mod client;
+mod command_senders;
 mod commands;
 mod config;
 mod connection;

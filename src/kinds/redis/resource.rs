@@ -16,6 +16,7 @@ use crate::base::holder::QuotaId;
 use crate::base::runtime::within;
 use crate::kinds::redis::blocking_connection::Manager;
 use crate::kinds::redis::client::Redis;
+use crate::kinds::redis::command_senders::CommandSenders;
 use crate::kinds::redis::config::RedisConfig;
 use crate::kinds::redis::demotion::Demotion;
 use crate::kinds::redis::session::RedisSession;
@@ -65,6 +66,7 @@ impl Resource for RedisResource {
             runtime: Handle::current(),
             switch: RwLock::default(),
             shared: RwLock::new(None),
+            senders: CommandSenders::default(),
             demotion: Demotion::default(),
             probe: tokio::sync::Mutex::new(None),
             is_closed: AtomicBool::new(false),
@@ -105,7 +107,11 @@ impl Resource for RedisResource {
 
     async fn close(&self, redis: Redis) -> Result<(), Failure> {
         redis.session.threads.close().await;
-        redis.session.shared.write().take();
+        let shared = redis.session.shared.write().take();
+        if let Some(shared) = shared {
+            shared.retire();
+            redis.session.senders.clear();
+        }
         // The store comes before the lock, so a ping that takes the lock later opens no connection.
         redis.session.is_closed.store(true, Ordering::Release);
         redis.session.probe.lock().await.take();

@@ -1,9 +1,6 @@
 //! The state of a Redis in the pool: the shared connection, the kill switch of its generation, and the errors of calls
 //! that lost their connection. The handle, the exclusive connections and the prober share one [`RedisSession`].
 //!
-//! Invariant: a new generation writes `shared` before `switch`. A switch that is not cut therefore has its own
-//! connection in `shared`, or a later one.
-//!
 //! Locks: the `RwLock`s `switch` and `shared` are never held together, nor across an await. The async mutex `probe` is
 //! held while the prober asks, and is never taken under the other two. No callback of the user runs under a lock.
 
@@ -20,12 +17,12 @@ use redis::{ErrorKind, RedisError, RedisResult};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
-use tokio_util::sync::CancellationToken;
 
 use crate::base::error::{BoxError, Error, Failure, Source, TimeoutError};
 use crate::base::future::BoxFuture;
 use crate::base::runtime::{timer, within};
 use crate::kinds::redis::blocking_connection::Manager;
+use crate::kinds::redis::command_senders::CommandSenders;
 use crate::kinds::redis::config::RedisConfig;
 use crate::kinds::redis::connection::{RedisConnection, open};
 use crate::kinds::redis::demotion::Demotion;
@@ -46,10 +43,11 @@ pub(super) struct RedisSession {
     pub(super) tls: Tls,
     pub(super) link: Link,
     pub(super) runtime: Handle,
-    /// Cuts every stream of the current generation.
+    /// Cuts every stream of the current generation. Follows `shared`, whose connection has its own switch along.
     pub(super) switch: RwLock<KillSwitch>,
     /// The connection that commands share. `None` until the first one is open, and once closing has taken it.
     pub(super) shared: RwLock<Option<Arc<SharedConnection>>>,
+    pub(super) senders: CommandSenders,
     pub(super) demotion: Demotion,
     /// The prober's connection. `None` while a ping uses it.
     pub(super) probe: tokio::sync::Mutex<Option<RedisConnection>>,
@@ -67,10 +65,30 @@ pub(super) struct RedisSession {
 /// The connection that commands share.
 pub(super) struct SharedConnection {
     pub(super) connection: MultiplexedConnection,
-    /// Cancelled once another connection has replaced this one. The end of this one is then no loss.
-    pub(super) retired: CancellationToken,
+    pub(super) generation: u64,
+    /// Cuts its stream.
+    switch: KillSwitch,
+    /// Whether another connection has replaced this one, or closing has taken it. Its end is then no loss. Stored with
+    /// `Release` and loaded with `Acquire`, so that who sees it finds the other connection.
+    is_retired: Arc<AtomicBool>,
     /// Aborts the task that runs the connection.
     pub(super) driver: AbortHandle,
+}
+
+impl SharedConnection {
+    /// Has no further command sent over it.
+    pub(super) fn retire(&self) {
+        self.is_retired.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        self.is_retired.load(Ordering::Acquire)
+    }
+
+    /// Whether it is retired or cut.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_retired() || self.switch.is_cut()
+    }
 }
 
 impl RedisSession {
@@ -102,6 +120,7 @@ impl RedisSession {
         })?;
         *self.shared.write() = Some(self.drive(connection, driver, &switch));
         *self.switch.write() = switch;
+        self.senders.clear();
         self.demotion.is_suspected.store(false, Ordering::Relaxed);
         self.threads.accept();
         Ok(())
@@ -115,40 +134,38 @@ impl RedisSession {
         driver: BoxFuture<()>,
         switch: &KillSwitch,
     ) -> Arc<SharedConnection> {
-        let retired = CancellationToken::new();
-        let (link, switch, is_retired) = (self.link.clone(), switch.clone(), retired.clone());
-        let generation = link.generation();
+        let is_retired = Arc::new(AtomicBool::new(false));
+        let (link, generation) = (self.link.clone(), self.link.generation());
+        let (its_switch, was_retired) = (switch.clone(), Arc::clone(&is_retired));
         let driver = tokio::spawn(async move {
             tokio::select! {
                 () = driver => {
-                    if !is_retired.is_cancelled() {
+                    if !was_retired.load(Ordering::Acquire) {
                         // The cut comes before the loss is reported, so that no command goes to a connection that
                         // counts as lost.
-                        switch.cut();
+                        its_switch.cut();
                         link.lost(generation, "the server closed the connection");
                     }
                 }
-                () = switch.wait() => {}
+                () = its_switch.wait() => {}
             }
         });
-        Arc::new(SharedConnection { connection, retired, driver: driver.abort_handle() })
+        let (switch, driver) = (switch.clone(), driver.abort_handle());
+        Arc::new(SharedConnection { connection, generation, switch, is_retired, driver })
     }
 
     /// The shared connection. `None` if it is cut.
     pub(super) fn live_shared(&self) -> Option<Arc<SharedConnection>> {
-        if self.switch.read().is_cut() {
-            return None;
-        }
-        self.shared.read().clone()
+        self.shared.read().as_ref().filter(|shared| !shared.is_over()).cloned()
     }
 
     /// Awaits the answer to commands within the operation timeout. `None` once that has passed. Commands that wait by
     /// themselves have no limit.
     pub(super) fn in_limit<T>(
         &self,
-        mut answer: Pin<&mut (impl Future<Output = RedisResult<T>> + ?Sized)>,
+        mut answer: Pin<&mut (impl Future<Output = T> + ?Sized)>,
         waits: impl FnOnce() -> bool,
-    ) -> impl Future<Output = Option<RedisResult<T>>> {
+    ) -> impl Future<Output = Option<T>> {
         let limit = self.config.operation_timeout;
         // The timer is boxed, so that it takes no room in the futures of commands without a limit.
         let mut late = (!limit.is_zero() && !waits()).then(|| Box::pin(timer(limit)));
@@ -173,11 +190,11 @@ impl RedisSession {
         })
     }
 
-    /// Ends an operation. A reply ends it well, even if the reply is an error of the server. Without a reply the
+    /// Ends an operation that `busy` counts. A reply ends it well, even if the reply is an error of the server. Without a reply the
     /// operation is lost. If it may have changed something, nobody knows whether it ran.
     pub(super) fn answered<T: Reply>(
         &self,
-        busy: Busy,
+        busy: &mut Busy,
         answer: RedisResult<T>,
         unsafe_twice: impl FnOnce() -> Option<String>,
     ) -> RedisResult<T> {
@@ -187,7 +204,7 @@ impl RedisSession {
                 if is_readonly(&answer) {
                     self.look_for_master();
                 }
-                busy.done();
+                busy.finish(true);
                 return answer;
             }
         };
