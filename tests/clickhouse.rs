@@ -1197,17 +1197,20 @@ async fn clickhouse_trap_nagle_delays_one_row_inserts() {
         stalled
     };
     let bare = bare(&server);
-    let (mut ours_stalled, mut bare_stalled) = (0, 0);
-    // On a busy machine few of the driver's inserts stall, and any client may have some that do.
+    let (mut ours_fewest, mut bare_stalled) = (u32::MAX, 0);
+    // On a busy machine few of the driver's inserts stall, and any client has some that do. But a client with that delay
+    // has no round without one.
     for _ in 0..60 {
-        ours_stalled += stalled(&ours).await;
+        ours_fewest = ours_fewest.min(stalled(&ours).await);
         bare_stalled += stalled(&bare).await;
-        if bare_stalled >= 10 {
+        if bare_stalled >= 10 && ours_fewest == 0 {
             break;
         }
     }
-    println!("clickhouse: one-row inserts that stalled: {ours_stalled}, with the bare driver {bare_stalled}");
-    assert!(bare_stalled >= 10 && ours_stalled * 3 < bare_stalled, "{ours_stalled} {bare_stalled}");
+    println!(
+        "clickhouse: one-row inserts that stalled: {ours_fewest} at best, with the bare driver {bare_stalled} in all"
+    );
+    assert!(bare_stalled >= 10 && ours_fewest == 0, "{ours_fewest} {bare_stalled}");
 }
 
 async fn trap_credentials(server: &Server) {

@@ -120,3 +120,22 @@ pub(super) fn tune(socket: SockRef<'_>, keepalive: Duration) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(keepalive))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stream_has_no_delay_and_a_keepalive() {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (host, port) = ("127.0.0.1", server.local_addr().unwrap().port());
+        let stream = Tls(None).dial(host, port, Duration::from_secs(7), &KillSwitch::new()).await.unwrap();
+        #[cfg(feature = "tls")]
+        let tokio_util::either::Either::Left(stream) = stream else { panic!("it is plain") };
+        let socket = SockRef::from(stream.get_ref());
+        assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(7));
+    }
+}
