@@ -99,7 +99,7 @@ impl Redis {
     async fn command(&self, cmd: &Cmd) -> RedisResult<Value> {
         match CommandEffect::of(cmd) {
             CommandEffect::None => {
-                let send = |mut sender: Box<CommandSender>| async move {
+                let send = |mut sender: CommandSender| async move {
                     let answer = sender.connection.send_packed_command(cmd).await;
                     (sender, answer)
                 };
@@ -124,7 +124,7 @@ impl Redis {
         if blocks {
             return self.exclusive().await?.req_packed_commands(pipeline, offset, count).await;
         }
-        let send = |mut sender: Box<CommandSender>| async move {
+        let send = |mut sender: CommandSender| async move {
             let answer = sender.connection.send_packed_commands(pipeline, offset, count).await;
             (sender, answer)
         };
@@ -132,7 +132,7 @@ impl Redis {
     }
 
     /// A sender of the shared connection. Waits while that is being brought back.
-    async fn sender(&self) -> RedisResult<Box<CommandSender>> {
+    async fn sender(&self) -> RedisResult<CommandSender> {
         let link = &self.session.link;
         link.check_process().map_err(refused)?;
         if let Some(sender) = self.session.senders.take() {
@@ -146,20 +146,15 @@ impl Redis {
             }
         };
         let (connection, busy) = (shared.connection.clone(), link.not_yet_busy(Work::Operation));
-        Ok(Box::new(CommandSender { connection, shared, busy }))
+        Ok(CommandSender { connection, shared, busy })
     }
 
     /// Sends over the shared connection. Sends once more if the reply is lost, all commands only read, and the policy
     /// allows it.
-    async fn send<
-        'a,
-        T: Reply,
-        C: Iterator<Item = &'a Cmd>,
-        F: Future<Output = (Box<CommandSender>, RedisResult<T>)>,
-    >(
+    async fn send<'a, T: Reply, C: Iterator<Item = &'a Cmd>, F: Future<Output = (CommandSender, RedisResult<T>)>>(
         &self,
         commands: impl Fn() -> C,
-        send: impl Fn(Box<CommandSender>) -> F,
+        send: impl Fn(CommandSender) -> F,
     ) -> RedisResult<T> {
         let link = &self.session.link;
         let mut again = link.repeat() == Repeat::Idempotent && commands().all(reads);

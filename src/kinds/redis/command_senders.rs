@@ -38,17 +38,17 @@ const KEPT: usize = 64;
 /// A list on cache lines of its own.
 #[derive(Default)]
 #[repr(align(128))]
-struct SenderList(SpinLock<Vec<Box<CommandSender>>>);
+struct SenderList(SpinLock<Vec<CommandSender>>);
 
 impl CommandSenders {
     /// A sender of this thread's list whose connection is not over.
-    pub(super) fn take(&self) -> Option<Box<CommandSender>> {
+    pub(super) fn take(&self) -> Option<CommandSender> {
         let sender = self.list().0.lock().pop()?;
         (!sender.shared.is_over()).then_some(sender)
     }
 
     /// Keeps the sender of a command that has ended, in this thread's list.
-    pub(super) fn put(&self, sender: Box<CommandSender>) {
+    pub(super) fn put(&self, sender: CommandSender) {
         let mut list = self.list().0.lock();
         if list.len() < KEPT && !sender.shared.is_over() {
             list.push(sender);
