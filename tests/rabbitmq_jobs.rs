@@ -678,7 +678,17 @@ async fn rabbitmq_job_that_the_retry_queue_does_not_take_goes_back() {
     let (what, seen) = (Consume::from("untaken").attempts(2, Duration::from_millis(50)), Seen::default());
     let (consumer, seeing) = (rabbit.consume(what).await.unwrap(), Arc::clone(&seen));
     let retry_queue = async || keeper.declare_queue(Queue::new("untaken.retry").passive()).await.is_ok();
-    let jobs = tokio::spawn(consumer.for_each_concurrent(1, async move |job: &Delivery| obey(job, &seeing).await));
+    // The second failure waits until the queue is gone. A copy that a queue takes as it is deleted would be gone too.
+    let gone = Arc::new(Semaphore::new(0));
+    let waiting = Arc::clone(&gone);
+    let handler = async move |job: &Delivery| {
+        let outcome = obey(job, &seeing).await;
+        if seeing.lock().len() > 1 {
+            assert!(waiting.acquire().await.is_err());
+        }
+        outcome
+    };
+    let jobs = tokio::spawn(consumer.for_each_concurrent(1, handler));
     until_async(SOON, retry_queue).await;
     keeper.delete_queue("untaken.retry").await.unwrap();
     let mut rejects = FieldTable::default();
@@ -689,6 +699,7 @@ async fn rabbitmq_job_that_the_retry_queue_does_not_take_goes_back() {
     until_async(SOON, async || seen.lock().len() == 2).await;
     assert_eq!(seen.lock()[1].1, None, "the broker does not count");
     keeper.delete_queue("untaken.retry").await.unwrap();
+    gone.close();
     let dead = get(&keeper, "untaken.dead").await;
     assert_eq!(text(&dead), "fails");
     dead.ack().await.unwrap();
