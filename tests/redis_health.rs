@@ -310,11 +310,11 @@ async fn a_check_at_the_moment_of_the_loss_fails() {
     let proxy = Proxy::start(server.port()).unwrap();
     for _ in 0..50 {
         let pool = pool_of(RedisConfig::url(proxy.url(&server)));
-        let mut redis = pool.redis().await.unwrap();
+        let mut redis = pool.redis().within(SOON).await.unwrap();
         proxy.refuse().unwrap();
         proxy.cut();
-        assert!(redis.get::<_, Option<i64>>("key").await.is_err());
-        let report = pool.health_check().await;
+        assert!(redis.get::<_, Option<i64>>("key").within(SOON).await.is_err());
+        let report = pool.health_check().within(2 * SOON).await;
         assert_eq!(report.entry("redis").unwrap().health, Health::Fail, "{report}");
         proxy.open_up().unwrap();
     }

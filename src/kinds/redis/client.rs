@@ -100,7 +100,8 @@ impl Redis {
         match CommandEffect::of(cmd) {
             CommandEffect::None => {
                 let send = |mut sender: CommandSender| async move {
-                    let answer = sender.connection.send_packed_command(cmd).await;
+                    let CommandSender { connection, shared, .. } = &mut sender;
+                    let answer = shared.end.answer(connection.send_packed_command(cmd)).await;
                     (sender, answer)
                 };
                 self.send(|| [cmd].into_iter(), send).await
@@ -125,7 +126,8 @@ impl Redis {
             return self.exclusive().await?.req_packed_commands(pipeline, offset, count).await;
         }
         let send = |mut sender: CommandSender| async move {
-            let answer = sender.connection.send_packed_commands(pipeline, offset, count).await;
+            let CommandSender { connection, shared, .. } = &mut sender;
+            let answer = shared.end.answer(connection.send_packed_commands(pipeline, offset, count)).await;
             (sender, answer)
         };
         self.send(|| pipeline.cmd_iter(), send).await

@@ -7,6 +7,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use redis::aio::MultiplexedConnection;
@@ -16,6 +17,7 @@ use tokio::task::AbortHandle;
 
 use crate::base::future::BoxFuture;
 use crate::kinds::redis::config::RedisConfig;
+use crate::kinds::redis::driver_end::{DriverEnd, DriverLife};
 use crate::kinds::redis::greeting::Greeting;
 use crate::kinds::redis::session::RedisSession;
 use crate::lifecycle::kind::KindConfig;
@@ -27,14 +29,22 @@ use crate::net::tls::Stream;
 pub(super) struct RedisConnection {
     pub(super) connection: MultiplexedConnection,
     driver: AbortHandle,
+    pub(super) end: Arc<DriverEnd>,
     pub(super) switch: KillSwitch,
+}
+
+/// A connection whose driver nobody runs yet.
+pub(super) struct OpenedConnection {
+    pub(super) connection: MultiplexedConnection,
+    pub(super) driver: BoxFuture<()>,
+    pub(super) end: Arc<DriverEnd>,
 }
 
 impl RedisConnection {
     /// Opens a connection, and spawns its driver.
     pub(super) async fn open(session: &RedisSession, switch: &KillSwitch) -> RedisResult<Self> {
-        let (connection, driver) = open(session, switch).await?;
-        Ok(RedisConnection { connection, driver: tokio::spawn(driver).abort_handle(), switch: switch.clone() })
+        let OpenedConnection { connection, driver, end } = open(session, switch).await?;
+        Ok(RedisConnection { connection, driver: tokio::spawn(driver).abort_handle(), end, switch: switch.clone() })
     }
 
     /// Whether the switch has cut the connection, or its driver has ended.
@@ -50,22 +60,21 @@ impl Drop for RedisConnection {
     }
 }
 
-/// Opens a connection, and returns its driver, which the caller spawns. `drivers` counts the connection until the
-/// driver has ended.
-pub(super) async fn open(
-    session: &RedisSession,
-    switch: &KillSwitch,
-) -> RedisResult<(MultiplexedConnection, BoxFuture<()>)> {
+/// Opens a connection with its driver, which the caller spawns. `drivers` counts the connection until the driver has
+/// ended.
+pub(super) async fn open(session: &RedisSession, switch: &KillSwitch) -> RedisResult<OpenedConnection> {
     let counted = Counted::new(&session.drivers);
     let stream = open_stream(session, switch).await?;
     // No timeout: a slow command is no error, and the kill switch ends calls to a frozen server.
     let settings = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
     let (connection, driver) = MultiplexedConnection::new_with_config(&taken_in(), stream, settings).await?;
+    let end = Arc::<DriverEnd>::default();
+    let life = DriverLife(Arc::clone(&end));
     let driver: BoxFuture<()> = Box::pin(async move {
-        let _counted = counted;
+        let (_counted, _life) = (counted, life);
         driver.await;
     });
-    Ok((connection, driver))
+    Ok(OpenedConnection { connection, driver, end })
 }
 
 /// Settings by which the driver sends nothing of its own, since the connection has been greeted.

@@ -19,9 +19,8 @@ use redis::aio::MultiplexedConnection;
 use redis::{RedisResult, Value};
 use tokio::task::AbortHandle;
 
-use crate::base::future::BoxFuture;
 use crate::base::runtime::within;
-use crate::kinds::redis::connection::{RedisConnection, open};
+use crate::kinds::redis::connection::{OpenedConnection, RedisConnection, open};
 use crate::kinds::redis::session::{RedisSession, SharedConnection};
 use crate::net::kill_switch::KillSwitch;
 
@@ -88,15 +87,15 @@ impl RedisSession {
     /// Opens a new connection, and returns whether it leads to a master and has replaced the shared one. After that no
     /// older connection of threads is handed out again.
     async fn look(&self, switch: &KillSwitch) -> RedisResult<bool> {
-        let (mut connection, mut driver) = open(self, switch).await?;
+        let mut opened = open(self, switch).await?;
         let is_replica = tokio::select! {
-            is_replica = is_replica(&mut connection) => is_replica?,
-            () = &mut driver => return Err(io::Error::from(io::ErrorKind::ConnectionReset).into()),
+            is_replica = is_replica(&mut opened.connection) => is_replica?,
+            () = &mut opened.driver => return Err(io::Error::from(io::ErrorKind::ConnectionReset).into()),
         };
         if is_replica {
             return Ok(false);
         }
-        let Some(old) = self.replace_shared(connection, driver, switch) else { return Ok(false) };
+        let Some(old) = self.replace_shared(opened, switch) else { return Ok(false) };
         let (driver, retired_at) = (old.driver.clone(), Instant::now());
         // The driver ends once nobody has the connection.
         drop(old);
@@ -117,8 +116,7 @@ impl RedisSession {
     /// Returns `None` if the kill switch is cut meanwhile.
     pub(super) fn replace_shared(
         &self,
-        connection: MultiplexedConnection,
-        driver: BoxFuture<()>,
+        opened: OpenedConnection,
         switch: &KillSwitch,
     ) -> Option<Arc<SharedConnection>> {
         let mut shared = self.shared.write();
@@ -127,7 +125,7 @@ impl RedisSession {
         if switch.is_cut() {
             return None;
         }
-        let old = shared.replace(self.drive(connection, driver, switch))?;
+        let old = shared.replace(self.drive(opened, switch))?;
         old.retire();
         drop(shared);
         self.senders.clear();

@@ -8,6 +8,7 @@
 //! owns the `ExclusivePlace` until it returns both. No lock is held across these steps.
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 
 use redis::aio::ConnectionLike;
@@ -48,7 +49,8 @@ impl ConnectionLike for Exclusive {
         Box::pin(async move {
             self.check([cmd])?;
             let mut busy = self.session.link.busy(Work::Operation);
-            let mut answer = self.own.connection.req_packed_command(cmd);
+            let RedisConnection { connection, end, .. } = &mut *self.own;
+            let mut answer = pin!(end.answer(connection.req_packed_command(cmd)));
             match self.session.in_limit(answer.as_mut(), || waits([cmd])).await {
                 Some(answer) => self.session.answered(&mut busy, answer, || unsafe_twice([cmd])),
                 None => Err(self.session.late(&first_name([cmd]), unsafe_twice([cmd]))),
@@ -65,7 +67,8 @@ impl ConnectionLike for Exclusive {
         Box::pin(async move {
             self.check(pipeline.cmd_iter())?;
             let mut busy = self.session.link.busy(Work::Operation);
-            let mut answer = self.own.connection.req_packed_commands(pipeline, offset, count);
+            let RedisConnection { connection, end, .. } = &mut *self.own;
+            let mut answer = pin!(end.answer(connection.req_packed_commands(pipeline, offset, count)));
             match self.session.in_limit(answer.as_mut(), || waits(pipeline.cmd_iter())).await {
                 Some(answer) => self.session.answered(&mut busy, answer, || unsafe_twice(pipeline.cmd_iter())),
                 None => Err(self.session.late(&first_name(pipeline.cmd_iter()), unsafe_twice(pipeline.cmd_iter()))),

@@ -11,6 +11,7 @@ mod commands;
 mod config;
 mod connection;
 mod demotion;
+mod driver_end;
 mod errors;
 mod exclusive;
 pub(crate) mod exports;

@@ -13,8 +13,8 @@ impl RedisSession {
     pub(super) async fn refresh(&self) -> Result<(), Failure> {
         let switch = self.switch.read().clone();
         let opened = self.in_time(open(self, &switch)).await;
-        let (connection, driver) = opened.map_err(|error| Failure::transient(self.config.told(error)))?;
-        if self.replace_shared(connection, driver, &switch).is_none() {
+        let opened = opened.map_err(|error| Failure::transient(self.config.told(error)))?;
+        if self.replace_shared(opened, &switch).is_none() {
             return Err(Failure::transient("the connection was lost meanwhile"));
         }
         self.threads.retire();

@@ -19,13 +19,13 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
 
 use crate::base::error::{BoxError, Error, Failure, Source, TimeoutError};
-use crate::base::future::BoxFuture;
 use crate::base::runtime::{timer, within};
 use crate::kinds::redis::blocking_connection::Manager;
 use crate::kinds::redis::command_senders::CommandSenders;
 use crate::kinds::redis::config::RedisConfig;
-use crate::kinds::redis::connection::{RedisConnection, open};
+use crate::kinds::redis::connection::{OpenedConnection, RedisConnection, open};
 use crate::kinds::redis::demotion::Demotion;
+use crate::kinds::redis::driver_end::DriverEnd;
 use crate::kinds::redis::errors::{Reply, is_readonly, refused};
 use crate::lifecycle::busy::Busy;
 use crate::lifecycle::checkout::{Adapted, Checkouts};
@@ -66,6 +66,7 @@ pub(super) struct RedisSession {
 pub(super) struct SharedConnection {
     pub(super) connection: MultiplexedConnection,
     pub(super) generation: u64,
+    pub(super) end: Arc<DriverEnd>,
     /// Cuts its stream.
     switch: KillSwitch,
     /// Whether another connection has replaced this one, or closing has taken it. Its end is then no loss. Stored with
@@ -103,7 +104,7 @@ impl RedisSession {
     pub(super) async fn open_shared(&self) -> Result<(), Failure> {
         // The cut switch and its connection stay until a new connection is open.
         let switch = KillSwitch::new();
-        let (connection, driver) = self.in_time(open(self, &switch)).await.map_err(|error| {
+        let opened = self.in_time(open(self, &switch)).await.map_err(|error| {
             // A refused login may pass if a file has the password, because the file may just be replaced.
             let may_pass = error.kind() == ErrorKind::AuthenticationFailed && self.config.password_file.is_some();
             let permanent = matches!(error.kind(), ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig)
@@ -118,7 +119,7 @@ impl RedisSession {
                 _ => Failure::refused(source),
             }
         })?;
-        *self.shared.write() = Some(self.drive(connection, driver, &switch));
+        *self.shared.write() = Some(self.drive(opened, &switch));
         *self.switch.write() = switch;
         self.senders.clear();
         self.demotion.is_suspected.store(false, Ordering::Relaxed);
@@ -128,12 +129,8 @@ impl RedisSession {
 
     /// Spawns the connection's driver. The driver's end is a loss of the generation, unless the connection is retired
     /// by then.
-    pub(super) fn drive(
-        &self,
-        connection: MultiplexedConnection,
-        driver: BoxFuture<()>,
-        switch: &KillSwitch,
-    ) -> Arc<SharedConnection> {
+    pub(super) fn drive(&self, opened: OpenedConnection, switch: &KillSwitch) -> Arc<SharedConnection> {
+        let OpenedConnection { connection, driver, end } = opened;
         let is_retired = Arc::new(AtomicBool::new(false));
         let (link, generation) = (self.link.clone(), self.link.generation());
         let (its_switch, was_retired) = (switch.clone(), Arc::clone(&is_retired));
@@ -151,7 +148,7 @@ impl RedisSession {
             }
         });
         let (switch, driver) = (switch.clone(), driver.abort_handle());
-        Arc::new(SharedConnection { connection, generation, switch, is_retired, driver })
+        Arc::new(SharedConnection { connection, generation, end, switch, is_retired, driver })
     }
 
     /// The shared connection. `None` if it is cut.
