@@ -65,6 +65,8 @@
 //! | `serde` | no | reports, errors and events implement `serde::Serialize` |
 //! | `tower` | no | the probes and the holds of a web service, as [`tower`] services |
 //! | `systemd` | no | systemd is told that the service is ready, and that it stops |
+//! | `metrics` | no | metrics with the names of OpenTelemetry, for any recorder of the crate `metrics` |
+//! | `admin` | no | the status page, and status, holders, events and verbs over HTTP |
 //! | `log` | no | log lines reach loggers of the crate `log`, too |
 //! | `checkouts`, `streams` | with the kinds that need them | parts for kinds of your own |
 //!
@@ -82,6 +84,8 @@ mod kinds;
 mod lifecycle;
 mod net;
 mod pool;
+#[cfg(any(feature = "metrics", feature = "admin"))]
+mod seen;
 
 pub use base::error::{
     BoxError, ConnectError, DeadlockError, Error, Failure, Source, TimeoutError, Waiter, WarmUpError,
@@ -176,6 +180,11 @@ pub use resource_pool_macros::test;
 
 #[cfg(feature = "tower")]
 pub use pool::tower;
+
+#[cfg(feature = "admin")]
+pub use seen::admin;
+#[cfg(feature = "metrics")]
+pub use seen::metrics;
 
 #[cfg(feature = "macros")]
 #[doc(hidden)]

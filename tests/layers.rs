@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each layer may name itself and those before it.
-const LAYERS: [&str; 5] = ["base", "net", "lifecycle", "kinds", "pool"];
+const LAYERS: [&str; 6] = ["base", "net", "lifecycle", "kinds", "pool", "seen"];
 
 #[test]
 fn every_import_points_down() {
@@ -57,7 +57,7 @@ fn a_kind_is_named_outside_its_folder_by_the_table_alone() {
         for feature in code.split("feature = \"").skip(1).filter(|_| file.file_name() != Some("lib.rs".as_ref())) {
             let feature = feature.split('"').next().unwrap_or_default();
             assert!(
-                ["tls", "r2d2", "serde", "streams", "checkouts", "macros", "tower", "systemd"].contains(&feature),
+                ["tls", "r2d2", "serde", "streams", "checkouts", "macros", "tower", "systemd", "metrics", "admin"].contains(&feature),
                 "{} asks for {feature}",
                 file.display()
             );

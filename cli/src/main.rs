@@ -1,0 +1,3 @@
+//! The command `resource-pool`.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Status, holders, events and verbs of a pool over HTTP, with a status page.

@@ -1,0 +1,1 @@
+//! Metrics with the names of OpenTelemetry, for any recorder of the crate `metrics`.
