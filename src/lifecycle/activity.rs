@@ -19,6 +19,7 @@ use crate::base::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use crate::base::sync::{Mutex, Notify, thread_number, until};
 use crate::lifecycle::event::{Event, What};
 use crate::lifecycle::observers::Observers;
+use crate::lifecycle::spans::Traced;
 use crate::lifecycle::work::{ByWork, Work};
 
 /// The part of a resource that its leases, links and pieces of work share. It does not depend on the resource's type.
@@ -27,6 +28,8 @@ pub(crate) struct Activity {
     pub(crate) endpoint: Arc<str>,
     /// The name of its kind. `None` for a registered resource and for the work of `run`.
     kind: Option<&'static str>,
+    /// Its attributes in traces.
+    pub(crate) traced: Traced,
     pub(crate) counters: WorkCounters,
     /// Whether a release has to wake the drain.
     draining: AtomicBool,
@@ -42,10 +45,22 @@ impl Activity {
         endpoint: String,
         observers: &Arc<Observers>,
     ) -> Arc<Self> {
+        let traced = Traced::new(Arc::from(name), None, &endpoint, false);
+        Activity::of(traced, kind, endpoint, observers)
+    }
+
+    /// The activity of a resource that traces know by these attributes.
+    pub(crate) fn of(
+        traced: Traced,
+        kind: Option<&'static str>,
+        endpoint: String,
+        observers: &Arc<Observers>,
+    ) -> Arc<Self> {
         Arc::new(Activity {
-            name: Arc::from(name),
+            name: Arc::clone(&traced.name),
             endpoint: Arc::from(endpoint),
             kind,
+            traced,
             counters: WorkCounters::default(),
             draining: AtomicBool::new(false),
             changed: Notify::new(),

@@ -34,6 +34,9 @@ pub trait KindConfig: Default + Clone + PartialEq + fmt::Debug + DeserializeOwne
     const NAMES: Names;
     /// Further fields that have variables. [`set_more`](KindConfig::set_more) sets them. Defaults to none.
     const MORE: &'static [Field] = &[];
+    /// The name that OpenTelemetry has for the server's software, below the attribute that has it in spans:
+    /// `db.system.name` or `messaging.system`. Defaults to a database by the name of the kind.
+    const SYSTEM: (&'static str, &'static str) = ("db.system.name", Self::KIND);
     /// Whether its code is the crate's own, which never blocks a thread of the pool.
     #[doc(hidden)]
     const IS_OURS: bool = false;
@@ -405,7 +408,7 @@ impl<C: KindConfig> AnyConfig for C {
     }
 
     fn slot(&self, name: &str, remedies: Remedies, context: &Arc<Context>) -> Result<Arc<dyn AnySlot>, Error> {
-        Ok(Slot::configured(name, C::KIND, C::IS_OURS, self.resource(name)?, remedies, Arc::clone(context)))
+        Ok(Slot::configured(name, (C::KIND, C::SYSTEM), C::IS_OURS, self.resource(name)?, remedies, Arc::clone(context)))
     }
 
     fn is_half(&self, is_said: &dyn Fn(&str) -> bool) -> Option<(&'static str, &'static str)> {

@@ -33,6 +33,7 @@ pub(crate) mod registry;
 pub(crate) mod resource;
 pub(crate) mod settings;
 pub(crate) mod slot;
+pub(crate) mod spans;
 pub(crate) mod status;
 pub(crate) mod transition;
 pub(crate) mod user_ping;

@@ -56,6 +56,8 @@ pub struct Options {
     /// How many unread [events](crate::Events) are kept before a subscription misses the oldest, from 1 to 1,048,576.
     /// Defaults to 1,024.
     pub events: usize,
+    /// Whether each operation has a span in traces, besides connecting, waiting, health and closing. Defaults to `false`.
+    pub trace_operations: bool,
     /// The number of threads of the pool's own runtime, from 1 to 1,024. Defaults to the number of cores, and to 2 on a
     /// single core. Environment: `RESOURCE_POOL_WORKER_THREADS`.
     pub worker_threads: Option<usize>,
@@ -79,6 +81,7 @@ impl Default for Options {
             leaks: LeakOptions::default(),
             close: CloseOptions::default(),
             events: KEPT,
+            trace_operations: false,
             worker_threads: None,
             signals: true,
             exit_status: ExitStatus::default(),
@@ -109,6 +112,8 @@ impl Options {
             close: CloseOptions,
             /// Sets how many unread events are kept.
             events: usize,
+            /// Sets whether each operation has a span in traces.
+            trace_operations: bool,
             /// Sets whether SIGINT, SIGTERM and SIGHUP close the global pool.
             signals: bool,
             /// Sets how the process exits after a signal.

@@ -414,6 +414,29 @@ impl Error {
         causes(error).find_map(|cause| cause.downcast_ref())
     }
 
+    /// The word for its sort as data.
+    pub(crate) fn code(&self) -> &'static str {
+        match self {
+            Error::Config { .. } => "config",
+            Error::UnknownName { .. } => "unknown_name",
+            Error::NameTaken { .. } => "name_taken",
+            Error::AlreadyInstalled => "already_installed",
+            Error::Connect(_) => "connect",
+            Error::Timeout(_) => "timeout",
+            Error::Deadlock(_) => "deadlock",
+            Error::WarmUp(_) => "warm_up",
+            Error::Lost { .. } => "lost",
+            Error::Operation { .. } => "operation",
+            Error::OutcomeUnknown { .. } => "outcome_unknown",
+            Error::Closing { .. } => "closing",
+            Error::Closed { .. } => "closed",
+            Error::InAsyncContext { .. } => "in_async_context",
+            Error::Forked => "forked",
+            Error::Order(_) => "order",
+            Error::Panicked { .. } => "panicked",
+        }
+    }
+
     /// Whether the pool or the resource is closing or closed.
     pub fn is_closed(&self) -> bool {
         matches!(self, Error::Closing { .. } | Error::Closed { .. })

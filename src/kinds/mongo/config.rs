@@ -319,6 +319,7 @@ impl MongoConfig {
 
 impl KindConfig for MongoConfig {
     const KIND: &'static str = "mongo";
+    const SYSTEM: (&'static str, &'static str) = ("db.system.name", "mongodb");
     const IS_OURS: bool = true;
     type Resource = MongoResource;
 

@@ -292,6 +292,7 @@ impl PostgresConfig {
 
 impl KindConfig for PostgresConfig {
     const KIND: &'static str = "postgres";
+    const SYSTEM: (&'static str, &'static str) = ("db.system.name", "postgresql");
     const IS_OURS: bool = true;
     type Resource = PostgresResource;
 

@@ -229,6 +229,7 @@ impl RabbitMqConfig {
 
 impl KindConfig for RabbitMqConfig {
     const KIND: &'static str = "rabbitmq";
+    const SYSTEM: (&'static str, &'static str) = ("messaging.system", "rabbitmq");
     const IS_OURS: bool = true;
     type Resource = RabbitMqResource;
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tracing::Span;
 
 use crate::base::error::{Error, Source, TimeoutError};
 use crate::base::runtime::{LONGEST, within};
@@ -24,6 +25,7 @@ use crate::lifecycle::link::Link;
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::slot::Slot;
 use crate::lifecycle::slot::connecting::{Trying, connect};
+use crate::lifecycle::spans;
 use crate::lifecycle::status::State;
 use crate::lifecycle::transition::Caller;
 
@@ -79,19 +81,25 @@ impl<R: Resource> Slot<R> {
         limit: Duration,
         caller: Caller,
     ) -> impl Future<Output = Result<(), Error>> + Send + use<R> {
+        let state = self.context.check_process().map(|()| self.life.state());
+        // Made here, where the caller's span is entered. A resource that is ready is not waited for.
+        let span = match state {
+            Ok(State::Ready) | Err(_) => Span::none(),
+            Ok(_) => self.activity().traced.wait("connecting"),
+        };
         // A closed resource does not even start a runtime.
-        let runtime = self.context.check_process().and_then(|()| match self.life.state() {
+        let runtime = state.and_then(|state| match state {
             State::Closed => Err(self.closed()),
             _ => self.runtime(),
         });
         let (waits, given_up) = oneshot::channel::<Infallible>();
         let waiting = runtime.map(|runtime| {
             self.context.note_runtime(&runtime);
-            let me = Arc::clone(self);
+            let (me, span) = (Arc::clone(self), span.clone());
             runtime.spawn(async move {
                 tokio::select! {
                     biased; // An answer that is there counts, even if its caller gave up in the same moment.
-                    ready = me.wait(limit, caller) => Some(ready),
+                    ready = me.wait(limit, caller, span) => Some(ready),
                     _ = given_up => None,
                 }
             })
@@ -99,7 +107,11 @@ impl<R: Resource> Slot<R> {
         let closed = self.closed();
         async move {
             let _waits = waits;
-            waiting?.await.ok().flatten().unwrap_or(Err(closed))
+            let ready = match waiting {
+                Ok(waiting) => waiting.await.ok().flatten().unwrap_or(Err(closed)),
+                Err(refused) => Err(refused),
+            };
+            ready.inspect_err(|error| spans::failed(&span, error.code(), error))
         }
     }
 
@@ -111,12 +123,12 @@ impl<R: Resource> Slot<R> {
         }
     }
 
-    async fn wait(self: Arc<Self>, limit: Duration, caller: Caller) -> Result<(), Error> {
+    async fn wait(self: Arc<Self>, limit: Duration, caller: Caller, span: Span) -> Result<(), Error> {
         let started = Instant::now();
         let closing = || self.context.close.is_closing();
         let asked_until = Some(started + limit.min(LONGEST));
         let connect = |attempt| {
-            drop(tokio::spawn(connect(Trying::new(&self, attempt, asked_until), None)));
+            drop(tokio::spawn(connect(Trying::new(&self, attempt, asked_until, span.clone()), None)));
         };
         let ready = within(limit, self.life.ready(caller, closing, connect)).await.unwrap_or_else(|_elapsed| {
             let Condition { failure, progress, .. } = self.life.condition();

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tracing::Span;
+
 use crate::base::error::{Error, Failure, OneLine, ReconnectAsked, Source};
 use crate::base::future::BoxFuture;
 use crate::base::holder::Holder;
@@ -115,7 +117,7 @@ impl<R: Resource> AnySlot for Slot<R> {
         match self.life.lost(link, generation, cause) {
             LossAction::Recover(Recovery { attempt, died_young }) => {
                 let pause = self.context.options.retry.pause_after(died_young);
-                self.recover(attempt, pause);
+                self.recover(attempt, pause, Span::none());
             }
             LossAction::Cut => match self.pings {
                 // A user's code may block, so it is cut on a thread of its own.
@@ -136,7 +138,7 @@ impl<R: Resource> AnySlot for Slot<R> {
 
     fn reconnect(self: Arc<Self>) -> BoxFuture<Result<(), Error>> {
         if let Some(attempt) = self.life.reconnect(Arc::new(ReconnectAsked)) {
-            Arc::clone(&self).recover(attempt, Duration::ZERO);
+            Arc::clone(&self).recover(attempt, Duration::ZERO, Span::current());
         }
         self.wait_ready()
     }
