@@ -408,7 +408,14 @@ impl<C: KindConfig> AnyConfig for C {
     }
 
     fn slot(&self, name: &str, remedies: Remedies, context: &Arc<Context>) -> Result<Arc<dyn AnySlot>, Error> {
-        Ok(Slot::configured(name, (C::KIND, C::SYSTEM), C::IS_OURS, self.resource(name)?, remedies, Arc::clone(context)))
+        Ok(Slot::configured(
+            name,
+            (C::KIND, C::SYSTEM),
+            C::IS_OURS,
+            self.resource(name)?,
+            remedies,
+            Arc::clone(context),
+        ))
     }
 
     fn is_half(&self, is_said: &dyn Fn(&str) -> bool) -> Option<(&'static str, &'static str)> {

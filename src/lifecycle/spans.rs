@@ -52,7 +52,6 @@ const BATCH: &str = "db.operation.batch.size";
 const ACTION: &str = "messaging.operation.name";
 const ACTION_TYPE: &str = "messaging.operation.type";
 const DESTINATION: &str = "messaging.destination.name";
-const MESSAGES: &str = "messaging.batch.message_count";
 
 /// The attribute that names the software of a server, and that name: `db.system.name` or `messaging.system`.
 pub(crate) type System = (&'static str, &'static str);
@@ -149,9 +148,8 @@ impl Traced {
             ACTION = is_messaging.then_some(name),
             ACTION_TYPE = is_messaging.then_some("send"),
             DESTINATION = Empty,
-            MESSAGES = Empty,
         );
-        OperationSpan { span, is_messaging }
+        OperationSpan { span }
     }
 }
 
@@ -225,17 +223,16 @@ pub(crate) fn closed(span: &Span, report: &CloseReport) {
 #[derive(Debug)]
 pub struct OperationSpan {
     span: Span,
-    is_messaging: bool,
 }
 
 impl OperationSpan {
-    /// The operation is a batch of so many commands or messages.
+    /// The operation is a batch of so many commands of a database.
     pub fn batch(self, size: usize) -> Self {
-        self.span.record(if self.is_messaging { MESSAGES } else { BATCH }, size);
+        self.span.record(BATCH, size);
         self
     }
 
-    /// The messages go to this exchange and key, or to this queue.
+    /// The message goes to this exchange and key, or to this queue.
     pub fn to(self, destination: &str) -> Self {
         self.span.record(DESTINATION, destination);
         self
@@ -248,10 +245,7 @@ impl OperationSpan {
     ///
     /// # Cancel safety
     /// That of the operation.
-    pub async fn run<T, E: StdError + 'static>(
-        self,
-        operation: impl Future<Output = Result<T, E>>,
-    ) -> Result<T, E> {
+    pub async fn run<T, E: StdError + 'static>(self, operation: impl Future<Output = Result<T, E>>) -> Result<T, E> {
         let result = operation.instrument(self.span.clone()).await;
         result.inspect_err(|error| self.fail(error))
     }

@@ -1,12 +1,15 @@
 //! Classes of commands. Commands that only read may be sent twice, blocking commands need a connection of their own,
 //! and some commands are refused on the shared connection.
 
+use std::borrow::Cow;
 use std::io;
 use std::sync::LazyLock;
 
 use redis::{Cmd, ErrorKind, RedisError};
 
 use crate::kinds::redis::packed::each_command;
+use crate::lifecycle::link::Link;
+use crate::lifecycle::spans::OperationSpan;
 
 /// The effect of a command on the shared connection.
 pub(super) enum CommandEffect {
@@ -165,6 +168,35 @@ pub(super) fn first_name_packed(packed: &[u8]) -> String {
     let mut first = None;
     each_command(packed, |[name, ..]| first = first.or(Some(name)));
     String::from_utf8_lossy(first.unwrap_or_default()).into_owned()
+}
+
+/// The span of these commands, if the pool traces operations. Several commands are a pipeline.
+pub(super) fn operation<'a, C: Iterator<Item = &'a Cmd>>(
+    link: &Link,
+    commands: impl Fn() -> C,
+) -> Option<OperationSpan> {
+    let count = || commands().count();
+    let operation = link.operation(|| operation_name(count(), first_name(commands())))?;
+    Some(batch(operation, count()))
+}
+
+/// Like [`operation`], for packed commands.
+pub(super) fn operation_packed(link: &Link, packed: &[u8]) -> Option<OperationSpan> {
+    let count = || {
+        let mut count = 0;
+        each_command(packed, |_| count += 1);
+        count
+    };
+    let operation = link.operation(|| operation_name(count(), first_name_packed(packed)))?;
+    Some(batch(operation, count()))
+}
+
+fn operation_name(count: usize, first: String) -> Cow<'static, str> {
+    if count > 1 { "PIPELINE".into() } else { first.to_ascii_uppercase().into() }
+}
+
+fn batch(operation: OperationSpan, count: usize) -> OperationSpan {
+    if count > 1 { operation.batch(count) } else { operation }
 }
 
 pub(super) fn reads(cmd: &Cmd) -> bool {
