@@ -104,6 +104,8 @@ pub use lifecycle::health::{Criticality, Health, HealthEntry, HealthReport, Node
 pub use lifecycle::health_json::HealthJson;
 pub use lifecycle::lease::Lease;
 pub use lifecycle::link::Link;
+#[cfg(feature = "metrics")]
+pub use lifecycle::measured::{Measure, Measured};
 pub use lifecycle::observers::Events;
 pub use lifecycle::resource::Resource;
 pub use lifecycle::status::{ClosedCounts, Counters, NodeStatus, PoolStatus, ResourceStatus, State, Usage};

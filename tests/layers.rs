@@ -57,7 +57,8 @@ fn a_kind_is_named_outside_its_folder_by_the_table_alone() {
         for feature in code.split("feature = \"").skip(1).filter(|_| file.file_name() != Some("lib.rs".as_ref())) {
             let feature = feature.split('"').next().unwrap_or_default();
             assert!(
-                ["tls", "r2d2", "serde", "streams", "checkouts", "macros", "tower", "systemd", "metrics", "admin"].contains(&feature),
+                ["tls", "r2d2", "serde", "streams", "checkouts", "macros", "tower", "systemd", "metrics", "admin"]
+                    .contains(&feature),
                 "{} asks for {feature}",
                 file.display()
             );

@@ -12,12 +12,16 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+#[cfg(feature = "metrics")]
+use std::time::Instant;
 use std::time::{Duration, SystemTime};
 
 use crate::base::clock::Moment;
 use crate::base::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use crate::base::sync::{Mutex, Notify, thread_number, until};
 use crate::lifecycle::event::{Event, What};
+#[cfg(feature = "metrics")]
+use crate::lifecycle::measured::{Measure, Measured};
 use crate::lifecycle::observers::Observers;
 use crate::lifecycle::spans::Traced;
 use crate::lifecycle::work::{ByWork, Work};
@@ -27,7 +31,7 @@ pub(crate) struct Activity {
     pub(crate) name: Arc<str>,
     pub(crate) endpoint: Arc<str>,
     /// The name of its kind. `None` for a registered resource and for the work of `run`.
-    kind: Option<&'static str>,
+    pub(crate) kind: Option<&'static str>,
     /// Its attributes in traces.
     pub(crate) traced: Traced,
     pub(crate) counters: WorkCounters,
@@ -103,6 +107,30 @@ impl Activity {
             node: None,
             generation,
             what,
+        }
+    }
+
+    /// The present moment, if there is a meter to tell how long something takes from now on.
+    #[cfg(feature = "metrics")]
+    #[inline]
+    pub(crate) fn metered(&self) -> Option<Instant> {
+        self.observers.meter().map(|_| Instant::now())
+    }
+
+    /// Tells the meter of something that ended, and began at this moment.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn measure(&self, began: Instant, measure: Measure, count: usize, is_done: bool) {
+        if let Some(meter) = self.observers.meter() {
+            let Activity { name, endpoint, kind, .. } = self;
+            meter.tell(&Measured {
+                resource: name,
+                kind: *kind,
+                endpoint,
+                measure,
+                count,
+                took: began.elapsed(),
+                is_done,
+            });
         }
     }
 

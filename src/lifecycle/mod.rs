@@ -23,6 +23,8 @@ pub(crate) mod leak_scan;
 pub(crate) mod lease;
 pub(crate) mod life;
 pub(crate) mod link;
+#[cfg(feature = "metrics")]
+pub(crate) mod measured;
 #[cfg(model)]
 #[doc(hidden)]
 pub mod model;

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::base::error::{Failure, OneLine, Proof, Source, panic_message};
+use crate::base::error::{Failure, NoAnswer, OneLine, Proof, Source, panic_message};
 use crate::base::future::BoxFuture;
 use crate::base::millis;
 use crate::base::runtime::{self, within};
@@ -155,6 +155,6 @@ pub(crate) async fn answer(ping: BoxFuture<Result<(), Failure>>, limit: Duration
             Err(Failure::refused(format!("the ping panicked: {}", panic_message(&*join.into_panic()))))
         }
         Ok(_) => Err(Failure::unasked("the prober has ended")),
-        Err(_elapsed) => Err(Failure::transient(format!("no answer to a ping within {:.1?}", started.elapsed()))),
+        Err(_elapsed) => Err(Failure::transient(NoAnswer(started.elapsed()))),
     }
 }

@@ -5,6 +5,7 @@ mod data;
 mod failure;
 mod redact;
 mod remedies;
+mod sort;
 mod text;
 mod warm_up;
 
@@ -493,6 +494,18 @@ impl fmt::Display for ReconnectAsked {
 }
 
 impl StdError for ReconnectAsked {}
+
+/// The failure of a ping that got no answer within this time.
+#[derive(Debug)]
+pub(crate) struct NoAnswer(pub(crate) Duration);
+
+impl fmt::Display for NoAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no answer to a ping within {:.1?}", self.0)
+    }
+}
+
+impl StdError for NoAnswer {}
 
 /// The driver's error within an error of the pool's. The pool's own errors are passed over, because the message of the
 /// error that is asked for its source contains theirs already.

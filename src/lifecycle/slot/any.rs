@@ -57,6 +57,7 @@ impl<R: Resource> AnySlot for Slot<R> {
         let Condition { state, since, generation, waiting, failure, .. } = self.life.condition();
         ResourceStatus {
             name: Arc::clone(self.name()),
+            kind: self.activity().kind,
             endpoint: Arc::clone(&self.activity().endpoint),
             state,
             since,
