@@ -31,7 +31,9 @@ struct Read(HashMap<(&'static str, Vec<Label>), f64>);
 impl Levels {
     pub(super) fn observe(&mut self, status: &PoolStatus, book: &Book) {
         let mut read = Read::default();
-        for resource in &status.resources {
+        // The default resource of each kind is in the status even if the program never uses it.
+        let was_used = |resource: &&ResourceStatus| resource.state != State::Idle || resource.generation > 0;
+        for resource in status.resources.iter().filter(was_used) {
             let series = book.series(&resource.name, resource.kind, &resource.endpoint);
             read.resource(resource, &series);
             self.count(resource, &series);
@@ -56,6 +58,10 @@ impl Levels {
 
     /// Has the counters grow by as much as the totals of this resource have.
     fn count(&mut self, resource: &ResourceStatus, series: &Series) {
+        if resource.state == State::Closed {
+            // The connections count anew with the next connect. Leaks are counted on.
+            self.totals.retain(|(name, total, _), _| *name != resource.name || *total == names::LEAKS);
+        }
         for (name, label, value, total) in totals(resource) {
             let last = self.totals.insert((Arc::clone(&resource.name), name, value), total).unwrap_or_default();
             // A total below the last one counts anew.
