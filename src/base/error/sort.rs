@@ -19,24 +19,12 @@ impl Error {
     pub fn error_type(&self) -> &'static str {
         match self {
             Error::Connect(error) => {
-                cause_type(&*error.source).unwrap_or(if error.permanent { "rejected" } else { "connect" })
+                cause_type(&*error.source).unwrap_or(if error.permanent { "rejected" } else { self.code() })
             }
-            Error::Lost { source, .. } => cause_type(&**source).unwrap_or("lost"),
-            Error::Operation { source, .. } => cause_type(&**source).unwrap_or("operation"),
-            Error::OutcomeUnknown { .. } => "outcome_unknown",
-            Error::Timeout(_) => "timeout",
-            Error::Deadlock(_) => "deadlock",
-            Error::WarmUp(_) => "warm_up",
-            Error::Config { .. } => "config",
-            Error::UnknownName { .. } => "unknown_name",
-            Error::NameTaken { .. } => "name_taken",
-            Error::AlreadyInstalled => "already_installed",
-            Error::Closing { .. } => "closing",
-            Error::Closed { .. } => "closed",
-            Error::InAsyncContext { .. } => "in_async_context",
-            Error::Forked => "forked",
-            Error::Order(_) => "order",
-            Error::Panicked { .. } => "panicked",
+            Error::Lost { source, .. } | Error::Operation { source, .. } => {
+                cause_type(&**source).unwrap_or(self.code())
+            }
+            _ => self.code(),
         }
     }
 }
