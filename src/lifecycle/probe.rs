@@ -23,6 +23,7 @@ use crate::lifecycle::spans;
 
 /// How a ready resource is probed. With the defaults, a frozen server is noticed within 3.7 s.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ProbeOptions {
