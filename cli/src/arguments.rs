@@ -93,7 +93,13 @@ pub(crate) struct WaitArguments {
 #[derive(Debug, Args)]
 pub(crate) struct AddressArguments {
     /// The address of the pool's admin
-    #[arg(long, value_name = "URL", env = "RESOURCE_POOL_ADMIN", default_value = "http://127.0.0.1:9099", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "RESOURCE_POOL_ADMIN",
+        default_value = "http://127.0.0.1:9099",
+        hide_env_values = true
+    )]
     pub(crate) admin: String,
     /// The file that has the token, instead of RESOURCE_POOL_ADMIN_TOKEN or the file that RESOURCE_POOL_ADMIN_TOKEN_FILE
     /// names

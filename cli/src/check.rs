@@ -132,7 +132,8 @@ async fn check_all(pool: &ResourcePool, config: &Arc<Config>, names: &[String], 
                 }
                 Err((error, is_config)) => {
                     one.verdict = "fail";
-                    let patient = Patient { config: &config, kind, name: &name, endpoint: &one.endpoint, error: &error };
+                    let patient =
+                        Patient { config: &config, kind, name: &name, endpoint: &one.endpoint, error: &error };
                     if !is_config {
                         one.findings = timeout(AFTERWARDS, finding::diagnose(patient)).await.unwrap_or_default();
                     }

@@ -72,7 +72,8 @@ impl Client {
 
     /// The stream of events.
     pub(crate) async fn stream(&self) -> Result<Stream, Problem> {
-        let answer = timeout(self.limit, self.ask("/events", "text/event-stream")).await.map_err(|_| self.silent())??;
+        let answer =
+            timeout(self.limit, self.ask("/events", "text/event-stream")).await.map_err(|_| self.silent())??;
         let status = answer.status();
         if !status.is_success() {
             let body = timeout(self.limit, Limited::new(answer.into_body(), LARGEST).collect()).await;
@@ -129,17 +130,20 @@ impl Client {
         let (error, remedy) = (told["error"].as_str(), told["remedy"].as_str());
         match (status, &self.token) {
             (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, token) => Problem::failed(
-                format!("{} refuses: {}", self.base, error.unwrap_or(match token {
-                    Some(_) => "the token is wrong",
-                    None => "it wants a token",
-                })),
+                format!(
+                    "{} refuses: {}",
+                    self.base,
+                    error.unwrap_or(match token {
+                        Some(_) => "the token is wrong",
+                        None => "it wants a token",
+                    })
+                ),
                 format!("set {TOKEN}, {TOKEN_FILE} or --token-file to the token that the program has"),
             ),
             _ => match error {
-                Some(error) => Problem::failed(
-                    format!("{}: {error}", self.base),
-                    remedy.unwrap_or("see the log of the program"),
-                ),
+                Some(error) => {
+                    Problem::failed(format!("{}: {error}", self.base), remedy.unwrap_or("see the log of the program"))
+                }
                 None => self.foreign(&format!("it answers {status}")),
             },
         }
@@ -178,9 +182,13 @@ fn token(asked: &AddressArguments) -> Result<Option<HeaderValue>, Problem> {
         (None, None, Some(token)) => token.into_string().unwrap_or_default(),
         (None, None, None) => return Ok(None),
     };
-    let mut header = HeaderValue::try_from(format!("Bearer {}", token.trim_end_matches(['\r', '\n']))).map_err(|_| {
-        Problem::wrong("the token has characters that no token has", "use the token that the program has, on one line")
-    })?;
+    let mut header =
+        HeaderValue::try_from(format!("Bearer {}", token.trim_end_matches(['\r', '\n']))).map_err(|_| {
+            Problem::wrong(
+                "the token has characters that no token has",
+                "use the token that the program has, on one line",
+            )
+        })?;
     header.set_sensitive(true);
     Ok(Some(header))
 }

@@ -29,7 +29,15 @@ impl Problem {
 
     /// The error of a configuration, which names the key to mend.
     pub(crate) fn of_config(error: &resource_pool::Error) -> Self {
-        Problem::wrong(error.to_string(), "correct that key or variable; `resource-pool config` shows where values are set")
+        Problem::wrong(
+            error.to_string(),
+            "correct that key or variable; `resource-pool config` shows where values are set",
+        )
+    }
+
+    /// Nobody reads the output any more, which is nobody's mistake. Nothing is told, and the exit code is 0.
+    pub(crate) fn unread() -> Self {
+        Problem { what: String::new(), remedy: String::new(), code: 0 }
     }
 
     /// The problem without its remedy.
@@ -37,13 +45,11 @@ impl Problem {
         &self.what
     }
 
-    /// The remedy.
-    pub(crate) fn remedy(&self) -> &str {
-        &self.remedy
-    }
-
     /// Writes both lines, and returns the exit code.
     pub(crate) fn tell(&self) -> ExitCode {
+        if self.code == 0 {
+            return ExitCode::SUCCESS;
+        }
         let mut err = std::io::stderr().lock();
         let paint = Paint::for_terminal(err.is_terminal());
         // Where nobody can read the error, the exit code still tells of it.

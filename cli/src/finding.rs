@@ -96,11 +96,15 @@ fn refusal(Patient { config, kind, name, error, .. }: Patient<'_>) -> Option<Fin
     match kind {
         Kind::RabbitMq if lower.contains("vhost") && lower.contains("not found") => Some(Finding::new(
             "the broker has no such virtual host",
-            format!("create it with `rabbitmqctl add_vhost NAME`, or correct the virtual host in {set} (`/` is %2f in a URL)"),
+            format!(
+                "create it with `rabbitmqctl add_vhost NAME`, or correct the virtual host in {set} (`/` is %2f in a URL)"
+            ),
         )),
         Kind::RabbitMq if lower.contains("vhost") && lower.contains("refused") => Some(Finding::new(
             "this user has no rights on the virtual host",
-            format!("give them with `rabbitmqctl set_permissions -p VHOST USER '.*' '.*' '.*'`, or correct the user or the virtual host in {set}"),
+            format!(
+                "give them with `rabbitmqctl set_permissions -p VHOST USER '.*' '.*' '.*'`, or correct the user or the virtual host in {set}"
+            ),
         )),
         Kind::Postgres if lower.contains("database") && lower.contains("does not exist") => Some(Finding::new(
             "the server has no such database",
@@ -110,7 +114,10 @@ fn refusal(Patient { config, kind, name, error, .. }: Patient<'_>) -> Option<Fin
             "the server has fewer databases",
             format!("correct the database's number in {set}, or raise `databases` in redis.conf"),
         )),
-        _ if ["lookup address", "name or service not known", "no such host"].iter().any(|words| lower.contains(words)) => {
+        _ if ["lookup address", "name or service not known", "no such host"]
+            .iter()
+            .any(|words| lower.contains(words)) =>
+        {
             let set = where_to_set(config, kind, name, "host");
             Some(Finding::new(
                 "the host's name is not known here",
@@ -125,9 +132,25 @@ fn refusal(Patient { config, kind, name, error, .. }: Patient<'_>) -> Option<Fin
 fn is_about_address(error: &str) -> bool {
     let lower = error.to_lowercase();
     const WORDS: [&str; 19] = [
-        "refused (os error", "connection refused", "connection reset", "timed out", "no route", "unreachable",
-        "answers there", "does not speak", "not redis", "http port", "closed", "eof", "end of file", "broken pipe",
-        "handshake", "tls", "no answer", "parsing", "waited",
+        "refused (os error",
+        "connection refused",
+        "connection reset",
+        "timed out",
+        "no route",
+        "unreachable",
+        "answers there",
+        "does not speak",
+        "not redis",
+        "http port",
+        "closed",
+        "eof",
+        "end of file",
+        "broken pipe",
+        "handshake",
+        "tls",
+        "no answer",
+        "parsing",
+        "waited",
     ];
     WORDS.iter().any(|words| lower.contains(words))
 }

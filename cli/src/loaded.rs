@@ -1,6 +1,8 @@
 //! The configuration that the verbs work with, and the kinds that it can have.
 
-use resource_pool::config::{ClickHouseConfig, Config, MongoConfig, Origin, PostgresConfig, RabbitMqConfig, RedisConfig};
+use resource_pool::config::{
+    ClickHouseConfig, Config, MongoConfig, Origin, PostgresConfig, RabbitMqConfig, RedisConfig,
+};
 use serde::Serialize;
 use serde_json::Value;
 

@@ -66,13 +66,11 @@ fn in_runtime(verb: Verb) -> Result<ExitCode, Problem> {
     })
 }
 
-/// Writes to the standard output. A reader that has gone, such as `head`, is no problem.
+/// Writes to the standard output. If its reader has gone, such as `head`, the command ends without a word.
 fn print(text: &str) -> Result<(), Problem> {
     let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Problem::failed(format!("the output cannot be written: {error}"), "see where it is redirected to"))
-        }
-        _ => Ok(()),
-    }
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| match error.kind() {
+        std::io::ErrorKind::BrokenPipe => Problem::unread(),
+        _ => Problem::failed(format!("the output cannot be written: {error}"), "see where it is redirected to"),
+    })
 }

@@ -20,7 +20,10 @@ pub(crate) async fn run(asked: &AdminArguments) -> Result<ExitCode, Problem> {
 }
 
 fn show(page: &Page, paint: Paint) -> String {
-    let head = ["resource", "state", "since", "health", "latency", "leases", "out", "in use", "idle", "max", "waiting", "endpoint"];
+    let head = [
+        "resource", "state", "since", "health", "latency", "leases", "out", "in use", "idle", "max", "waiting",
+        "endpoint",
+    ];
     let mut table = Table::new(&head, &[2, 4, 5, 6, 7, 8, 9, 10]);
     let count = |count: Option<u64>| Cell::from(count.map_or_else(|| "-".to_owned(), |count| count.to_string()));
     for one in &page.status.resources {
@@ -50,5 +53,9 @@ fn show(page: &Page, paint: Paint) -> String {
         }
     }
     let closing = if page.closing { ", closing" } else { "" };
-    format!("{}readiness: {}{closing}\n", table.show(paint), paint.state(&page.readiness, &crate::table::clean(&page.readiness)))
+    format!(
+        "{}readiness: {}{closing}\n",
+        table.show(paint),
+        paint.state(&page.readiness, &crate::table::clean(&page.readiness))
+    )
 }

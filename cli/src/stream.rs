@@ -130,7 +130,8 @@ mod tests {
     fn a_message_without_end_is_refused() {
         let mut parser = Parser::default();
         let part = vec![b'x'; LARGEST / 4];
-        let added = (0..5).map(|_| parser.add(&part).and_then(|()| parser.message().map_or(Ok(()), |_| Err(String::new()))));
+        let added =
+            (0..5).map(|_| parser.add(&part).and_then(|()| parser.message().map_or(Ok(()), |_| Err(String::new()))));
         assert!(added.into_iter().any(|added| added.is_err()));
         assert!(parser.bytes.len() <= LARGEST);
     }
