@@ -20,7 +20,8 @@ pub(crate) fn run(asked: &ManArguments) -> Result<ExitCode, Problem> {
                     "run `resource-pool --help`, which lists the verbs",
                 ));
             };
-            Man::new(found.clone().name(format!("resource-pool-{verb}")))
+            let title = format!("resource-pool-{verb}");
+            Man::new(found.clone()).title(title)
         }
     };
     let mut text = Vec::new();

@@ -99,10 +99,12 @@ fn inputs() -> Result<mpsc::Receiver<Input>, Problem> {
         while !sender.is_closed() {
             match event::poll(LOOK) {
                 Ok(false) => {}
-                Ok(true) => match event::read() {
-                    Ok(input) if sender.blocking_send(input).is_ok() => {}
-                    _ => break,
-                },
+                Ok(true) => {
+                    let Ok(input) = event::read() else { break };
+                    if sender.blocking_send(input).is_err() {
+                        break;
+                    }
+                }
                 Err(_) => break,
             }
         }
