@@ -223,13 +223,13 @@ fn watch_gives_the_terminal_back() {
     let (_service, admin, _redis) = running();
     let folder = folder();
     let terminal = Terminal::open(80, 24, &variables(&admin));
-    terminal.enter("echo be''fore");
-    shown(&terminal, "before");
     let (was, is, number) = (folder.join("was"), folder.join("is"), folder.join("number"));
     terminal.enter(&format!("stty -g > {}", was.display()));
     until(|| fs::read_to_string(&was).is_ok_and(|was| !was.is_empty()));
     for (ends_by, code) in [("q", 0), ("TERM", 143), ("HUP", 129), ("INT", 130), ("^C", 0)] {
         let _ = fs::remove_file(&number);
+        terminal.enter("clear; echo be''fore");
+        shown(&terminal, "before");
         terminal.enter(&format!("sh -c 'echo $$ > {}; exec {BINARY} watch'; echo code=$?-{ends_by}", number.display()));
         shown(&terminal, "events, the newest first");
         match ends_by {
