@@ -19,47 +19,48 @@ pub(crate) async fn ahead(pool: &ResourcePool, kind: Kind, name: &str) -> Option
     // The first question may open a connection, which would count as the time that the answer took.
     server_time(pool, kind, name).await.ok().flatten()?;
     let before = now();
-    let server = server_time(pool, kind, name).await.ok().flatten()?;
-    Some(difference(before, server, now()))
+    let (server, exactness) = server_time(pool, kind, name).await.ok().flatten()?;
+    Some(difference((before, now()), (server, server + exactness)))
 }
 
-/// The difference beyond the time that the question took, in milliseconds.
-fn difference(before: f64, server: f64, after: f64) -> f64 {
-    if server < before {
-        server - before
-    } else if server > after {
-        server - after
+/// The difference in milliseconds that is certain: from the time of the question, to the time that the server told.
+fn difference((before, after): (f64, f64), (earliest, latest): (f64, f64)) -> f64 {
+    if latest < before {
+        latest - before
+    } else if earliest > after {
+        earliest - after
     } else {
         0.0
     }
 }
 
-/// The server's time in milliseconds since the beginning of 1970.
-async fn server_time(pool: &ResourcePool, kind: Kind, name: &str) -> Result<Option<f64>, BoxError> {
+/// The server's time in milliseconds since the beginning of 1970, and how many more it may be.
+async fn server_time(pool: &ResourcePool, kind: Kind, name: &str) -> Result<Option<(f64, f64)>, BoxError> {
     Ok(match kind {
         Kind::RabbitMq => None,
         Kind::Redis => {
             let mut redis = pool.redis_named(name).await?.clone();
             let (seconds, micros): (f64, f64) = redis::cmd("TIME").query_async(&mut redis).await?;
-            Some(seconds * 1e3 + micros / 1e3)
+            Some((seconds * 1e3 + micros / 1e3, 0.0))
         }
         Kind::ClickHouse => {
             let clickhouse = pool.clickhouse_named(name).await?;
-            let millis: i64 = clickhouse.query("SELECT toUnixTimestamp64Milli(now64(3))").fetch_one().await?;
-            Some(millis as f64)
+            // Old servers know whole seconds only.
+            let seconds: u32 = clickhouse.query("SELECT toUInt32(now())").fetch_one().await?;
+            Some((f64::from(seconds) * 1e3, 1e3))
         }
         Kind::Mongo => {
             let mongo = pool.mongo_named(name).await?;
             let hello = mongo.database("admin").run_command(doc! { "hello": 1 }).await?;
             match hello.get("localTime") {
-                Some(Bson::DateTime(time)) => Some(time.timestamp_millis() as f64),
+                Some(Bson::DateTime(time)) => Some((time.timestamp_millis() as f64, 1.0)),
                 _ => None,
             }
         }
         Kind::Postgres => {
             let mut postgres = pool.postgres_named(name).await?;
             let time = sqlx::query_scalar::<_, f64>("SELECT extract(epoch FROM clock_timestamp())::float8");
-            Some(time.fetch_one(&mut postgres).await? * 1e3)
+            Some((time.fetch_one(&mut postgres).await? * 1e3, 0.0))
         }
     })
 }
@@ -74,8 +75,10 @@ mod tests {
 
     #[test]
     fn the_time_of_the_question_is_no_difference() {
-        assert_eq!(difference(100.0, 150.0, 200.0), 0.0);
-        assert_eq!(difference(100.0, 50.0, 200.0), -50.0);
-        assert_eq!(difference(100.0, 3_200.0, 200.0), 3_000.0);
+        let asked = (100.0, 200.0);
+        assert_eq!(difference(asked, (150.0, 150.0)), 0.0);
+        assert_eq!(difference(asked, (50.0, 1_050.0)), 0.0);
+        assert_eq!(difference(asked, (40.0, 50.0)), -50.0);
+        assert_eq!(difference(asked, (3_200.0, 4_200.0)), 3_000.0);
     }
 }

@@ -17,8 +17,7 @@ use crate::table::{Cell, Table};
 struct Entry {
     key: String,
     value: Value,
-    #[serde(flatten)]
-    origin: Origin,
+    set_by: Origin,
 }
 
 pub(crate) fn run(asked: &ConfigArguments) -> Result<ExitCode, Problem> {
@@ -35,14 +34,14 @@ pub(crate) fn run(asked: &ConfigArguments) -> Result<ExitCode, Problem> {
         }
     }
     if asked.changed {
-        entries.retain(|entry| entry.origin != Origin::Default);
+        entries.retain(|entry| entry.set_by != Origin::Default);
     }
     if asked.json {
         crate::print(&format!("{:#}\n", serde_json::json!({ "values": entries })))?;
     } else {
         let mut table = Table::new(&["key", "value", "set by"], &[]);
-        for Entry { key, value, origin } in &entries {
-            let by = match origin {
+        for Entry { key, value, set_by } in &entries {
+            let by = match set_by {
                 Origin::Default => Cell::painted("default", "idle"),
                 origin => Cell::from(origin.to_string()),
             };
@@ -84,7 +83,7 @@ fn flatten(config: &Config, key: &str, value: Value, entries: &mut Vec<Entry>) {
                 flatten(config, &format!("{key}.{field}"), value, entries);
             }
         }
-        value => entries.push(Entry { key: key.to_owned(), value, origin: config.origin(key) }),
+        value => entries.push(Entry { key: key.to_owned(), value, set_by: config.origin(key) }),
     }
 }
 

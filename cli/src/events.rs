@@ -8,12 +8,14 @@ use serde_json::Value;
 use crate::arguments::EventsArguments;
 use crate::client::Client;
 use crate::error::Problem;
-use crate::model::Told;
+use crate::model::{Repetitions, Told};
 use crate::paint::Paint;
 use crate::stream::{Message, Stream};
 use crate::table::{clean, columns, time_of_day};
 
-/// The pauses before connecting again after a stream broke off.
+/// How many events an admin keeps.
+const KEPT: u16 = 200;
+/// The pause before connecting again after a stream broke off.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How often connecting again may fail in a row.
 const ATTEMPTS: usize = 30;
@@ -23,9 +25,12 @@ pub(crate) async fn run(asked: &EventsArguments) -> Result<ExitCode, Problem> {
     if asked.follow {
         return follow(&client, asked).await;
     }
-    let answer = client.get(&format!("/events?last={}", asked.last)).await?;
-    for event in client.read::<Vec<Value>>(answer)? {
-        show(&event, asked.json)?;
+    let answer = client.get(&format!("/events?last={KEPT}")).await?;
+    let mut repetitions = Repetitions::default();
+    let mut events: Vec<Value> = client.read(answer)?;
+    events.retain(|event| asked.json || repetitions.is_news(event));
+    for event in events.iter().skip(events.len().saturating_sub(usize::from(asked.last))) {
+        show(event, asked.json)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -35,8 +40,9 @@ async fn follow(client: &Client, asked: &EventsArguments) -> Result<ExitCode, Pr
     let mut stream = client.stream().await?;
     // The time of the newest event that is printed, so that none is printed twice after the stream broke off.
     let mut newest = None;
+    let mut repetitions = Repetitions::default();
     loop {
-        let why = match read(&mut stream, asked, &mut newest).await? {
+        let why = match read(&mut stream, asked, &mut newest, &mut repetitions).await? {
             End::Closed => return Ok(ExitCode::SUCCESS),
             End::Broken(why) => why,
         };
@@ -60,7 +66,14 @@ enum End {
     Broken(String),
 }
 
-async fn read(stream: &mut Stream, asked: &EventsArguments, newest: &mut Option<f64>) -> Result<End, Problem> {
+async fn read(
+    stream: &mut Stream,
+    asked: &EventsArguments,
+    newest: &mut Option<f64>,
+    repetitions: &mut Repetitions,
+) -> Result<End, Problem> {
+    let at = |event: &Value| event["at_ms"].as_f64().unwrap_or_default();
+    let mut is_news = |event: &Value| asked.json || repetitions.is_news(event);
     loop {
         let Message { name, data } = match stream.next().await {
             Ok(Some(message)) => message,
@@ -70,19 +83,22 @@ async fn read(stream: &mut Stream, asked: &EventsArguments, newest: &mut Option<
         let data: Value = serde_json::from_str(&data).unwrap_or_default();
         match &*name {
             "snapshot" => {
-                let events = data["events"].as_array().map(Vec::as_slice).unwrap_or_default();
-                let at = |event: &Value| event["at_ms"].as_f64().unwrap_or_default();
-                let (first, known) = match *newest {
-                    None => (events.len().saturating_sub(usize::from(asked.last)), f64::MIN),
-                    Some(newest) => (0, newest),
+                let kept = data["events"].as_array().map(Vec::as_slice).unwrap_or_default();
+                let known = newest.unwrap_or(f64::MIN);
+                let events: Vec<&Value> = kept.iter().filter(|event| at(event) > known && is_news(event)).collect();
+                let first = match newest {
+                    None => events.len().saturating_sub(usize::from(asked.last)),
+                    Some(_) => 0,
                 };
-                for event in events.iter().skip(first).filter(|event| at(event) > known) {
+                for event in events.iter().skip(first) {
                     show(event, asked.json)?;
                 }
-                *newest = Some(events.last().map_or(newest.unwrap_or_default(), at));
+                *newest = Some(kept.last().map_or(newest.unwrap_or_default(), at));
             }
             "event" => {
-                show(&data, asked.json)?;
+                if is_news(&data) {
+                    show(&data, asked.json)?;
+                }
                 *newest = data["at_ms"].as_f64().or(*newest);
             }
             "closed" => return Ok(End::Closed),

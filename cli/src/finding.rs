@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use resource_pool::config::Config;
+use resource_pool::config::{Config, MongoConfig};
 use serde::Serialize;
 use tokio::task::JoinSet;
 
 use crate::clock;
-use crate::loaded::{Kind, where_to_set};
+use crate::loaded::{Kind, fields, where_to_set};
 use crate::port::{Speaker, WELL_KNOWN, speaker};
 
 /// A mistake and its remedy.
@@ -67,6 +67,17 @@ pub(crate) async fn diagnose(patient: Patient<'_>) -> Vec<Finding> {
         if let Some(other) = at_port.filter(|other| !other.is_for(kind) && !is_said(error, *other)) {
             let problem = format!("port {port} of {host} is {}, not {}", other.title(), kind.title());
             findings.push(Finding::new(problem, advice(kind, other, &set)));
+        }
+        if at_port.is_some_and(|speaker| speaker.is_for(kind))
+            && asks_for_tls(config, kind, name)
+            && !error.contains("TLS")
+        {
+            let problem = format!("port {port} of {host} is plain, but TLS is asked for");
+            let tls = where_to_set(config, kind, name, "tls");
+            findings.push(Finding::new(
+                problem,
+                format!("take TLS out of {tls}, or set the port that speaks TLS in {set}"),
+            ));
         }
         let right: Vec<u16> =
             answering.iter().filter(|(at, speaker)| *at != port && speaker.is_for(kind)).map(|(at, _)| *at).collect();
@@ -126,6 +137,15 @@ fn refusal(Patient { config, kind, name, error, .. }: Patient<'_>) -> Option<Fin
         }
         _ => None,
     }
+}
+
+/// Whether the configuration asks for TLS. A URI of MongoDB is not taken apart.
+fn asks_for_tls(config: &Config, kind: Kind, name: &str) -> bool {
+    let by_field = fields(config, name).is_some_and(|fields| !fields["tls"].is_null());
+    let uri = config.get::<MongoConfig>(name).and_then(|mongo| mongo.uri.as_ref());
+    by_field
+        || kind == Kind::Mongo
+            && uri.is_some_and(|uri| ["tls=true", "ssl=true", "+srv://"].iter().any(|word| uri.expose().contains(word)))
 }
 
 /// Whether the failure may be one of host and port.

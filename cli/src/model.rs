@@ -126,6 +126,25 @@ pub(crate) struct Report {
     pub(crate) took_ms: f64,
 }
 
+/// Passes over the verdicts of health checks that are the same as before. There is one every second for each resource
+/// while somebody watches, and they would hide all else.
+#[derive(Debug, Default)]
+pub(crate) struct Repetitions {
+    verdicts: BTreeMap<String, String>,
+}
+
+impl Repetitions {
+    /// Whether the event tells anything new.
+    pub(crate) fn is_news(&mut self, event: &Value) -> bool {
+        if event["what"] != "checked" {
+            return true;
+        }
+        let (name, verdict) = (event["resource"].as_str(), event["entry"]["health"].as_str());
+        let verdict = verdict.unwrap_or_default().to_owned();
+        self.verdicts.insert(name.unwrap_or_default().to_owned(), verdict.clone()) != Some(verdict)
+    }
+}
+
 /// An event as a line.
 #[derive(Debug, Clone)]
 pub(crate) struct Told {

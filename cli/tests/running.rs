@@ -44,6 +44,8 @@ fn status_and_holders_tell_of_the_running_pool() {
     let (service, admin, _redis) = running();
     let lease = admin.runtime.block_on(admin.pool.redis()).unwrap();
     let line = line!() - 1;
+    // A report of health is answered again for a second.
+    until(|| row(&ask(&admin, &["status"]).out, "redis").contains("pass"));
     let ran = ask(&admin, &["status"]);
     assert_eq!((ran.code, &*ran.err), (0, ""), "{ran:?}");
     let redis = row(&ran.out, "redis");
@@ -195,6 +197,9 @@ fn watch_obeys_its_keys_and_fits_a_terminal_that_changes_its_size() {
             });
         }
     }
+    // The one that is used is chosen at first.
+    shown(&terminal, " redis ─");
+    terminal.keys(&["Home"]);
     // The chosen resource is the one whose panel is shown: clickhouse comes first, then mongo.
     shown(&terminal, " clickhouse ─");
     terminal.keys(&["Down"]);

@@ -17,7 +17,7 @@ pub(crate) struct Origins {
 
 /// The place that set a value of the [configuration](crate::config::Config).
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(tag = "origin", rename_all = "snake_case"))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(tag = "by", rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Origin {
     /// Nothing sets the value, so it is the default.

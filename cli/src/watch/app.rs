@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use serde_json::Value;
 
-use crate::model::{Held, Page, Report, Resource, Step, Told};
+use crate::model::{Held, Page, Repetitions, Report, Resource, Step, Told};
 use crate::stream::Message;
 use crate::watch::feed::News;
 
@@ -34,6 +34,9 @@ pub(crate) struct App {
     pub(crate) filter: String,
     pub(crate) is_filtering: bool,
     pub(crate) is_helping: bool,
+    repetitions: Repetitions,
+    /// Whether there was a status yet.
+    has_begun: bool,
 }
 
 impl App {
@@ -73,6 +76,7 @@ impl App {
                 match &*name {
                     "snapshot" => {
                         self.events.clear();
+                        self.repetitions = Repetitions::default();
                         self.latency.clear();
                         self.steps.clear();
                         self.report = None;
@@ -109,10 +113,19 @@ impl App {
         self.latency.retain(|name, _| page.status.resources.iter().any(|one| one.name == *name));
         self.holders = page.holders.take().unwrap_or_default();
         self.page = page;
+        if !std::mem::replace(&mut self.has_begun, true) {
+            // The worst one is chosen at first, or else one that is used.
+            let resources = &self.page.status.resources;
+            let first = |is_it: fn(&Resource) -> bool| resources.iter().position(is_it);
+            self.chosen = first(|one| one.state == "broken").or_else(|| first(|one| one.state != "idle")).unwrap_or(0);
+        }
         self.stay_inside();
     }
 
     fn event(&mut self, event: &Value) {
+        if !self.repetitions.is_news(event) {
+            return;
+        }
         if self.events.len() == EVENTS {
             self.events.pop_front();
         }

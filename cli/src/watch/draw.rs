@@ -98,7 +98,7 @@ fn draw_resources(frame: &mut Frame<'_>, area: Rect, app: &App, look: Look) {
             Cell::from(Line::from(chart(points, wide, look))),
         ])
     };
-    let head = ["resource", "state", "health", "latency", "in use", "waits", "held", "latency over time"];
+    let head = ["resource", "state", "health", "latency", "in use", "waits", "held", "over time"];
     let head = head.iter().enumerate().map(|(column, head)| match column {
         3..=6 => Cell::from(Line::from(*head).right_aligned()),
         _ => Cell::from(*head),
