@@ -1,5 +1,6 @@
 //! The status page, which is part of the program.
 
+use axum::Extension;
 use axum::extract::NestedPath;
 use axum::http::HeaderValue;
 use axum::http::header::CONTENT_TYPE;
@@ -13,8 +14,8 @@ const STYLE: &str = include_str!("page/page.css");
 const BASE: &str = r#"<base href="./">"#;
 
 /// The page. Its links are relative, so that it works at whichever path the router is nested.
-pub(super) async fn index(nested: Option<NestedPath>) -> Response {
-    let text = match base(nested.as_ref()) {
+pub(super) async fn index(nested: Option<Extension<NestedPath>>) -> Response {
+    let text = match base(nested.as_deref()) {
         Some(path) => INDEX.replacen(BASE, &format!(r#"<base href="{path}">"#), 1),
         None => INDEX.to_owned(),
     };

@@ -141,7 +141,7 @@ fn check_open(routes: &Routes) -> Result<(), Refusal> {
 /// Exchanges the token for a session.
 async fn begin_session(
     State(routes): State<Arc<Routes>>,
-    nested: Option<NestedPath>,
+    nested: Option<Extension<NestedPath>>,
     request: Request,
 ) -> Result<Response, Refusal> {
     let (address, guard) = (guard::address(&request), &routes.guard);
@@ -159,21 +159,21 @@ async fn begin_session(
         let error = format!("the system gives no random bits: {error}");
         Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error, "use `Authorization: Bearer TOKEN`")
     })?;
-    let cookie = cookie(&authority, nested.as_ref(), &digits(&session), guard.limits.session.as_secs(), is_tls);
+    let cookie = cookie(&authority, nested.as_deref(), &digits(&session), guard.limits.session.as_secs(), is_tls);
     Ok(with_cookie(&cookie))
 }
 
 async fn end_session(
     State(routes): State<Arc<Routes>>,
     Extension(admitted): Extension<Admitted>,
-    nested: Option<NestedPath>,
+    nested: Option<Extension<NestedPath>>,
     request: Request,
 ) -> Response {
     if let Some(session) = &admitted.session {
         routes.guard.sessions.end(session);
     }
     let authority = guard::authority(request.headers(), request.uri()).unwrap_or_default();
-    with_cookie(&cookie(&authority, nested.as_ref(), "", 0, false))
+    with_cookie(&cookie(&authority, nested.as_deref(), "", 0, false))
 }
 
 fn cookie(authority: &str, nested: Option<&NestedPath>, value: &str, seconds: u64, is_tls: bool) -> String {

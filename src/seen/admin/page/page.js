@@ -1,1 +1,710 @@
-<base href="./">
+"use strict";
+
+// The page shows the messages of the admin's stream. Texts reach the document by `textContent` alone, so that none of them
+// can be taken for markup. All lists are bounded, and their nodes are used again.
+
+const MOST_EVENTS = 200;
+const MOST_POINTS = 300;
+const WINDOW = 5 * 60 * 1000;
+const SVG = "http://www.w3.org/2000/svg";
+
+const WORDS = {
+  en: {
+    skip: "Skip to the resources", logout: "Log out", login: "Log in", token: "Token of this program", enter: "Enter",
+    overview: "Overview", closeReport: "Close report", resources: "Resources", holders: "Leases and their holders",
+    events: "Recent events", step: "Step", phase: "Phase", took: "Took", outcome: "Outcome", details: "Details",
+    resource: "Resource", line: "Taken at", held: "Held for", sort: "Sort", owner: "By", time: "Time", event: "Event",
+    noHolders: "Nobody holds a lease.", noEvents: "Nothing has happened since the program began.", cancel: "Cancel",
+    live: "live", connecting: "connecting…", lost: "no answer from the program; trying again", ended: "the program has closed its pool",
+    allWell: (n) => `All ${n} resources are well.`, noneUsed: (n) => `None of ${n} resources fails; not all have been used.`,
+    fails: (bad, n) => `${bad} of ${n} resources ${bad === 1 ? "fails" : "fail"}.`,
+    warns: (warn, n) => `${warn} of ${n} resources ${warn === 1 ? "has" : "have"} a warning.`, isClosing: "The pool is closing.",
+    notReady: "Readiness is lowered: this process ends soon.", isClosed: "The pool is closed.",
+    since: (t) => `for ${t}`, generation: "generation", inUse: "in use", idleCount: "idle", waiting: "waiting", max: "max",
+    leases: "leases", checkouts: "checkouts", leaks: "suspected leaks", work: "work", latency: "latency",
+    chart: (name, last, most, gaps) => `Latency of ${name} over five minutes: now ${last}, at most ${most}, ${gaps} without an answer`,
+    gauge: (used, idle, max) => `${used} connections in use, ${idle} idle, ${max} at most`,
+    close: "Close", reconnect: "Reconnect", closeOf: (n) => `Close ${n}`, reconnectOf: (n) => `Reconnect ${n}`,
+    sureClose: (n) => `Close ${n}?`, moreClose: "Work in progress is drained first. The program gets an error from this resource until it is connected again.",
+    sureReconnect: (n) => `Reconnect ${n}?`, moreReconnect: "Calls in flight on the present connection end with an error.",
+    done: (n) => `Done: ${n}`, failed: (why) => `Not done: ${why}`, none: "none", exclusive: "exclusive", shared: "shared", leak: "a leak?",
+    leftOut: (n) => `${n} events were too many in their second, and are not shown.`,
+    closing: (why) => `Closing (${why}) …`, closed: (took, drained, why) => `Closed in ${took}, ${drained} of it draining (${why}).`,
+    heldBy: "held by", finished: "finished", given_up: "given up", unfinished: "unfinished",
+    unreachable: "the program cannot be reached",
+  },
+  zh: {
+    skip: "跳到资源列表", logout: "退出登录", login: "登录", token: "本程序的令牌", enter: "进入",
+    overview: "总览", closeReport: "关闭报告", resources: "资源", holders: "租约及其持有者",
+    events: "最近事件", step: "步骤", phase: "阶段", took: "用时", outcome: "结果", details: "详情",
+    resource: "资源", line: "取得于", held: "已持有", sort: "类型", owner: "持有者", time: "时间", event: "事件",
+    noHolders: "目前没有租约。", noEvents: "程序启动以来没有事件。", cancel: "取消",
+    live: "实时", connecting: "正在连接…", lost: "程序没有响应，正在重试", ended: "程序已关闭资源池",
+    allWell: (n) => `全部 ${n} 个资源正常。`, noneUsed: (n) => `${n} 个资源均无故障，部分尚未使用。`,
+    fails: (bad, n) => `${n} 个资源中有 ${bad} 个故障。`,
+    warns: (warn, n) => `${n} 个资源中有 ${warn} 个警告。`, isClosing: "资源池正在关闭。",
+    notReady: "就绪状态已下降：进程即将结束。", isClosed: "资源池已关闭。",
+    since: (t) => `已 ${t}`, generation: "代次", inUse: "使用中", idleCount: "空闲", waiting: "等待", max: "上限",
+    leases: "租约", checkouts: "独占", leaks: "疑似泄漏", work: "进行中", latency: "延迟",
+    chart: (name, last, most, gaps) => `${name} 最近五分钟的延迟：当前 ${last}，最高 ${most}，${gaps} 次无响应`,
+    gauge: (used, idle, max) => `${used} 个连接使用中，${idle} 个空闲，上限 ${max}`,
+    close: "关闭", reconnect: "重连", closeOf: (n) => `关闭 ${n}`, reconnectOf: (n) => `重连 ${n}`,
+    sureClose: (n) => `要关闭 ${n} 吗？`, moreClose: "会先等待进行中的工作完成。重新连接之前，程序使用该资源会得到错误。",
+    sureReconnect: (n) => `要重连 ${n} 吗？`, moreReconnect: "当前连接上未完成的调用会以错误结束。",
+    done: (n) => `已完成：${n}`, failed: (why) => `未完成：${why}`, none: "无", exclusive: "独占", shared: "共享", leak: "疑似泄漏",
+    leftOut: (n) => `有 ${n} 个事件因同一秒内过多而未显示。`,
+    closing: (why) => `正在关闭（${why}）…`, closed: (took, drained, why) => `关闭用时 ${took}，其中排空 ${drained}（${why}）。`,
+    heldBy: "持有者", finished: "已完成", given_up: "已放弃", unfinished: "未完成",
+    unreachable: "无法连接到程序",
+  },
+};
+
+// The words of the data, for Chinese. English shows them as they are.
+const DATA = {
+  idle: "未使用", connecting: "连接中", ready: "就绪", broken: "故障", draining: "排空中", closed: "已关闭",
+  pass: "正常", warn: "警告", fail: "失败", unknown: "未知", forced: "强制关闭", failed: "失败", timed_out: "超时",
+  panicked: "崩溃", skipped: "跳过", requested: "主动请求", dropped: "被释放", run_ended: "运行结束", process_exit: "进程退出",
+  signal: "信号", tasks: "任务", http: "HTTP", rabbitmq: "RabbitMQ", redis: "Redis", databases: "数据库",
+  state_changed: "状态改变", attempt_failed: "尝试失败", connect_failed: "连接失败", connected: "已连接",
+  lost: "连接丢失", probe_failed: "探测失败", timed_out_event: "等待超时", deadlocked: "死锁", cycle: "循环等待",
+  repeated: "操作重发", outcome_unknown: "结果未知", warned: "警告", leak: "疑似泄漏", leak_returned: "泄漏已归还",
+  crowded: "持有过多", uncrowded: "恢复正常", checked: "健康检查", closing: "正在关闭", step_ended: "步骤结束",
+};
+
+const byId = (id) => document.getElementById(id);
+let language = "en";
+try {
+  language = localStorage.getItem("language") || "";
+} catch {
+  language = "";
+}
+if (!WORDS[language]) language = (navigator.language || "en").toLowerCase().startsWith("zh") ? "zh" : "en";
+
+const word = (key, ...args) => {
+  const text = WORDS[language][key];
+  return typeof text === "function" ? text(...args) : text;
+};
+const data = (key) => (language === "zh" && DATA[key]) || String(key).replaceAll("_", " ");
+
+const model = {
+  status: null, holders: [], events: [], latency: new Map(), close: null, leftOut: 0, link: "connecting", seen: 0,
+};
+
+// ---- building blocks
+
+function set(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
+function attribute(node, name, value) {
+  if (node.getAttribute(name) !== value) node.setAttribute(name, value);
+}
+
+function make(tag, className, ...children) {
+  const node = document.createElement(tag);
+  if (className) node.className = className;
+  node.append(...children);
+  return node;
+}
+
+function svg(tag, attributes) {
+  const node = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  return node;
+}
+
+function millis(ms) {
+  if (ms === null || ms === undefined) return "–";
+  if (ms < 1) return `${Math.round(ms * 1000)} µs`;
+  if (ms < 10) return `${ms.toFixed(1)} ms`;
+  if (ms < 1000) return `${Math.round(ms)} ms`;
+  return duration(ms);
+}
+
+function duration(ms) {
+  const seconds = ms / 1000;
+  if (seconds < 10) return `${seconds.toFixed(1)} s`;
+  if (seconds < 120) return `${Math.round(seconds)} s`;
+  if (seconds < 7200) return `${Math.round(seconds / 60)} min`;
+  if (seconds < 172800) return `${Math.round(seconds / 3600)} h`;
+  return `${Math.round(seconds / 86400)} d`;
+}
+
+// Uses the nodes of a list again, one for each entry.
+function fill(list, entries, create, update) {
+  while (list.children.length > entries.length) list.lastElementChild.remove();
+  entries.forEach((entry, index) => {
+    let node = list.children[index];
+    if (!node) {
+      node = create();
+      list.append(node);
+    }
+    update(node, entry);
+  });
+}
+
+const cells = (...classes) => () => make("tr", "", ...classes.map((name) => make("td", name)));
+
+// ---- one resource
+
+const cards = new Map();
+
+function createCard(name) {
+  const card = {
+    root: make("li", "card"),
+    title: make("h3"), pill: make("span", "pill"), endpoint: make("p", "endpoint"), since: make("span", "quiet"),
+    health: make("span", "pill"), problem: make("p", "problem"), latencyNow: make("span", "quiet"),
+    used: make("i", "used"), free: make("i", "free"), counts: make("dl", "counts"), nodes: make("ul", "nodes"),
+    close: make("button"), reconnect: make("button"), fields: new Map(),
+  };
+  card.chart = svg("svg", { class: "chart", viewBox: "0 0 300 44", preserveAspectRatio: "none", role: "img" });
+  card.curve = svg("path", { class: "curve", d: "" });
+  card.gap = svg("path", { class: "gap", d: "" });
+  card.chart.append(svg("path", { class: "ground", d: "M0 43.5H300" }), card.curve, card.gap);
+  card.gauge = make("div", "gauge", card.used, card.free);
+  card.gauge.setAttribute("role", "img");
+  card.root.id = `resource-${encodeURIComponent(name)}`;
+  card.root.tabIndex = -1;
+  set(card.title, name);
+  card.close.type = card.reconnect.type = "button";
+  card.close.addEventListener("click", () => ask("close", name));
+  card.reconnect.addEventListener("click", () => ask("reconnect", name));
+  card.root.append(
+    make("div", "row", card.title, card.pill),
+    card.endpoint,
+    make("div", "row", card.since, card.health),
+    card.problem,
+    make("div", "row", card.latencyNow),
+    card.chart,
+    card.gauge,
+    card.counts,
+    card.nodes,
+    make("div", "actions", card.reconnect, card.close),
+  );
+  return card;
+}
+
+const looks = { pass: "good", warn: "warn", fail: "bad", ready: "good", broken: "bad", connecting: "warn", draining: "warn" };
+const signs = { good: "●", warn: "▲", bad: "✖" };
+
+function pill(node, value) {
+  const look = looks[value] || "";
+  node.className = `pill ${look}`;
+  set(node, `${signs[look] || "○"} ${data(value)}`);
+}
+
+function updateCard(card, resource, entry) {
+  const { name, usage } = resource;
+  const state = resource.state;
+  const health = entry ? entry.health : "unknown";
+  const judged = severity(resource, entry);
+  card.root.className = `card ${judged ? `is-${judged}` : ""}`;
+  pill(card.pill, state);
+  pill(card.health, health);
+  set(card.endpoint, resource.endpoint);
+  set(card.since, word("since", duration(resource.since_ms)));
+  const problem = text(resource.error) || (entry && entry.message) || "";
+  set(card.problem, problem);
+  card.problem.hidden = !problem;
+  drawChart(card, name, entry);
+  const used = usage.in_use ?? resource.checkouts;
+  const idle = usage.idle ?? 0;
+  const max = usage.max ?? Math.max(used + idle, 1);
+  const known = usage.in_use !== null || usage.max !== null;
+  card.gauge.hidden = !known;
+  const share = (count) => `${Math.min(100, (100 * count) / Math.max(max, 1)).toFixed(1)}%`;
+  if (card.used.style.width !== share(used)) card.used.style.width = share(used);
+  if (card.free.style.width !== share(idle)) card.free.style.width = share(idle);
+  attribute(card.gauge, "aria-label", word("gauge", used, usage.idle ?? "–", usage.max ?? "–"));
+  const work = Object.entries(resource.work || {}).map(([kind, count]) => `${count} ${kind}`).join(", ");
+  const waiting = (usage.waiting ?? 0) + resource.connecting;
+  count(card, "inUse", usage.in_use);
+  count(card, "idleCount", usage.idle);
+  count(card, "waiting", usage.waiting === null && !waiting ? null : waiting);
+  count(card, "max", usage.max);
+  count(card, "leases", resource.leases);
+  count(card, "checkouts", resource.checkouts || null);
+  count(card, "leaks", resource.leaks || null);
+  count(card, "generation", resource.generation);
+  count(card, "work", work || null);
+  const nodes = resource.nodes.length > 1 ? resource.nodes : [];
+  card.nodes.hidden = nodes.length === 0;
+  fill(card.nodes, nodes, () => make("li", "", make("span"), make("span", "pill")), (item, node) => {
+    set(item.firstElementChild, node.endpoint);
+    pill(item.lastElementChild, node.state);
+  });
+  set(card.close, word("close"));
+  set(card.reconnect, word("reconnect"));
+  attribute(card.close, "aria-label", word("closeOf", name));
+  attribute(card.reconnect, "aria-label", word("reconnectOf", name));
+  card.close.disabled = model.status.closing || state === "closed" || model.link !== "live";
+  card.reconnect.disabled = model.status.closing || model.link !== "live";
+}
+
+function count(card, key, value) {
+  let field = card.fields.get(key);
+  if (!field) {
+    field = make("div", "", make("dt"), make("dd"));
+    card.fields.set(key, field);
+    card.counts.append(field);
+  }
+  field.hidden = value === null || value === undefined;
+  if (!field.hidden) {
+    set(field.firstElementChild, word(key));
+    set(field.lastElementChild, String(value));
+  }
+}
+
+function drawChart(card, name, entry) {
+  const now = Date.now() + model.clock;
+  const points = (model.latency.get(name) || []).filter((point) => point[0] > now - WINDOW);
+  const known = points.filter((point) => point[1] !== null).map((point) => point[1]);
+  const most = Math.max(0.1, ...known);
+  let curve = "";
+  let gaps = "";
+  let misses = 0;
+  let pen = "M";
+  for (const [at, ms] of points) {
+    const x = (300 * (1 - (now - at) / WINDOW)).toFixed(1);
+    if (ms === null) {
+      pen = "M";
+      // A resource that nobody uses has no latency, and misses nothing.
+      if (entry && entry.generation > 0) {
+        gaps += `M${x} 37V43`;
+        misses += 1;
+      }
+    } else {
+      curve += `${pen}${x} ${(42 - (38 * ms) / most).toFixed(1)}`;
+      pen = "L";
+    }
+  }
+  if (known.length === 1) curve += "h0.5";
+  attribute(card.curve, "d", curve);
+  attribute(card.gap, "d", gaps);
+  const last = points.length ? points[points.length - 1][1] : null;
+  set(card.latencyNow, `${word("latency")} ${millis(last)} · ${word("max")} ${known.length ? millis(most) : "–"}`);
+  attribute(card.chart, "aria-label", word("chart", name, millis(last), known.length ? millis(most) : "–", misses));
+}
+
+// Errors come as objects with a message, or as texts.
+function text(error) {
+  if (!error) return "";
+  return typeof error === "string" ? error : error.message || error.text || JSON.stringify(error);
+}
+
+function severity(resource, entry) {
+  const health = entry && entry.health;
+  if (resource.state === "broken" || health === "fail") return entry && entry.criticality === "optional" ? "warn" : "bad";
+  if (health === "warn" || resource.leaks > 0 || resource.state === "draining") return "warn";
+  return resource.state === "ready" ? "good" : "";
+}
+
+// ---- the sections
+
+function showResources() {
+  const { status, health } = model.status;
+  const entries = new Map((health ? health.entries : []).map((entry) => [entry.name, entry]));
+  const list = byId("resources");
+  const names = new Set(status.resources.map((resource) => resource.name));
+  for (const [name, card] of cards) {
+    if (!names.has(name)) {
+      card.root.remove();
+      cards.delete(name);
+      model.latency.delete(name);
+    }
+  }
+  const problems = [];
+  const tally = { bad: 0, warn: 0, good: 0 };
+  let before = null;
+  for (const resource of status.resources) {
+    let card = cards.get(resource.name);
+    if (!card) {
+      card = createCard(resource.name);
+      cards.set(resource.name, card);
+      if (before) before.after(card.root);
+      else list.prepend(card.root);
+    }
+    before = card.root;
+    const entry = entries.get(resource.name);
+    updateCard(card, resource, entry);
+    const judged = severity(resource, entry);
+    if (judged) tally[judged] += 1;
+    if (judged === "bad" || judged === "warn") problems.push([resource, entry]);
+  }
+  showVerdict(status, tally);
+  fill(byId("problems"), problems.slice(0, 20), () => make("li", "", make("a"), make("span")), (item, [resource, entry]) => {
+    const link = item.firstElementChild;
+    attribute(link, "href", `${location.pathname}#resource-${encodeURIComponent(encodeURIComponent(resource.name))}`);
+    set(link, resource.name);
+    set(item.lastElementChild, `: ${text(resource.error) || (entry && entry.message) || data(resource.state)}`);
+  });
+}
+
+function showVerdict(status, tally) {
+  const all = status.resources.length;
+  const verdict = byId("verdict");
+  let [look, said] = ["good", word("allWell", all)];
+  if (model.close && model.close.report) [look, said] = ["", word("isClosed")];
+  else if (model.status.closing) [look, said] = ["warn", word("isClosing")];
+  else if (tally.bad) [look, said] = ["bad", word("fails", tally.bad, all)];
+  else if (tally.warn) [look, said] = ["warn", word("warns", tally.warn, all)];
+  else if (tally.good < all) [look, said] = ["", word("noneUsed", all)];
+  if (!model.status.closing && model.status.health && model.status.health.lowered) {
+    look = look === "bad" ? look : "warn";
+    said = `${said} ${word("notReady")}`;
+  }
+  const className = `verdict badge ${look}`;
+  if (verdict.className !== className) verdict.className = className;
+  set(verdict, said);
+}
+
+function showHolders() {
+  byId("no-holders").hidden = model.holders.length > 0;
+  byId("holders-table").hidden = model.holders.length === 0;
+  fill(byId("holders"), model.holders.slice(0, 200), cells("", "text", "number", "", ""), (row, holder) => {
+    const [resource, line, held, sort, owner] = row.children;
+    set(resource, holder.resource);
+    set(line, holder.site);
+    set(held, duration(holder.held_ms));
+    set(sort, `${word(holder.exclusive ? "exclusive" : "shared")}${holder.suspected ? `, ${word("leak")}` : ""}`);
+    set(owner, holder.owner || "");
+  });
+}
+
+function showEvents() {
+  byId("no-events").hidden = model.events.length > 0;
+  byId("events-table").hidden = model.events.length === 0;
+  const note = byId("left-out");
+  note.hidden = !model.leftOut;
+  set(note, model.leftOut ? word("leftOut", model.leftOut) : "");
+  const newest = model.events.slice().reverse();
+  fill(byId("events"), newest, cells("time", "", "", "text"), (row, event) => {
+    const [time, resource, what, details] = row.children;
+    set(time, clockTime(event.at_ms));
+    set(resource, event.resource || "–");
+    set(what, data(event.what));
+    set(details, describe(event));
+  });
+}
+
+function clockTime(ms) {
+  const at = new Date(ms);
+  const two = (number) => String(number).padStart(2, "0");
+  return `${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}`;
+}
+
+function describe(event) {
+  switch (event.what) {
+    case "state_changed":
+      return `${data(event.from)} → ${data(event.to)} (${duration(event.after_ms)})`;
+    case "connected":
+      return `${word("generation")} ${event.generation}, ${millis(event.took_ms)}`;
+    case "leak":
+    case "leak_returned":
+      return `${event.holder.site} (${duration(event.holder.held_ms)})`;
+    case "crowded":
+    case "uncrowded":
+      return `${event.held} / ${event.allowed}`;
+    case "checked":
+      return `${data(event.entry.health)} ${event.entry.message || ""}`;
+    case "closing":
+      return reason(event);
+    case "step_ended":
+      return `${data(event.step.outcome)}, ${millis(event.step.took_ms)}`;
+    case "closed":
+      return event.report ? millis(event.report.took_ms) : "";
+    default:
+      return text(event.error) || event.message || event.action || event.waiting_for || "";
+  }
+}
+
+function reason(why) {
+  return why.signal ? `${data("signal")} ${why.signal}` : data(why.reason || "requested");
+}
+
+function showClose() {
+  const close = model.close;
+  byId("close").hidden = !close;
+  if (!close) return;
+  const report = close.report;
+  set(byId("close-summary"), report
+    ? word("closed", millis(report.took_ms), millis(report.drained_ms), reason(report))
+    : word("closing", reason(close.why)));
+  const steps = report ? report.steps : close.steps;
+  fill(byId("steps"), steps, () => {
+    const row = cells("", "", "number", "", "text")();
+    row.children[3].append(make("span", "pill"));
+    return row;
+  }, (row, step) => {
+    const [name, phase, took, outcome, details] = row.children;
+    set(name, step.name);
+    set(phase, data(step.phase));
+    set(took, millis(step.took_ms));
+    const look = step.outcome === "closed" ? "good" : step.outcome === "forced" ? "warn" : "bad";
+    const badge = outcome.firstElementChild;
+    if (badge.className !== `pill ${look}`) badge.className = `pill ${look}`;
+    set(badge, `${signs[look]} ${data(step.outcome)}`);
+    const works = (key) => Object.entries(step[key] || {}).map(([work, number]) => `${word(key)}: ${number} ${work}`);
+    const held = (step.held || []).slice(0, 10).map((holder) => `${word("heldBy")} ${holder.site}`);
+    set(details, [step.message, ...works("finished"), ...works("given_up"), ...works("unfinished"), ...held].filter(Boolean).join("; "));
+  });
+}
+
+function showLink() {
+  const looksOf = { live: "good", connecting: "warn", lost: "bad", ended: "" };
+  const node = byId("link");
+  const className = `badge ${looksOf[model.link]}`;
+  if (node.className !== className) node.className = className;
+  set(node, word(model.link));
+}
+
+function showWords() {
+  document.documentElement.lang = language === "zh" ? "zh-CN" : "en";
+  for (const node of document.querySelectorAll("[data-text]")) set(node, word(node.dataset.text));
+  const other = byId("language");
+  other.lang = language === "zh" ? "en" : "zh";
+  set(other, language === "zh" ? "English" : "中文");
+}
+
+// ---- painting, at most once for each frame of the screen
+
+let isDue = false;
+const dirty = new Set();
+
+function paint(...parts) {
+  parts.forEach((part) => dirty.add(part));
+  if (isDue) return;
+  isDue = true;
+  requestAnimationFrame(() => {
+    isDue = false;
+    const due = new Set(dirty);
+    dirty.clear();
+    showLink();
+    if (!model.status) return;
+    byId("board").hidden = false;
+    if (due.has("status")) showResources();
+    if (due.has("holders")) showHolders();
+    if (due.has("events")) showEvents();
+    if (due.has("close")) showClose();
+    if (!model.seen) {
+      model.seen = performance.now();
+      performance.mark("first-status");
+    }
+  });
+}
+
+// ---- the stream
+
+let source = null;
+let pause = 500;
+let again = 0;
+
+function addLatency(latency) {
+  for (const [name, points] of Object.entries(latency || {})) {
+    const known = model.latency.get(name) || [];
+    const last = known.length ? known[known.length - 1][0] : 0;
+    known.push(...points.filter((point) => point[0] > last));
+    if (known.length > MOST_POINTS) known.splice(0, known.length - MOST_POINTS);
+    model.latency.set(name, known);
+  }
+}
+
+// The clock of the program may differ from the one here.
+model.clock = 0;
+function setClock(status) {
+  const at = status.health && status.health.at_ms;
+  if (at && !model.clockIsSet) {
+    const differs = at - Date.now();
+    model.clock = Math.abs(differs) > 15000 ? differs : 0;
+    model.clockIsSet = true;
+  }
+}
+
+function connect() {
+  clearTimeout(again);
+  if (source) source.close();
+  source = new EventSource("events");
+  const on = (name, handle) => source.addEventListener(name, (message) => handle(JSON.parse(message.data)));
+  on("snapshot", (all) => {
+    pause = 500;
+    model.link = "live";
+    model.status = all.status;
+    model.holders = all.holders;
+    model.events = all.events.slice(-MOST_EVENTS);
+    model.latency = new Map();
+    model.clockIsSet = false;
+    addLatency(all.latency);
+    setClock(all.status);
+    model.close = null;
+    byId("login").hidden = true;
+    paint("status", "holders", "events", "close");
+  });
+  on("status", (status) => {
+    addLatency(status.latency);
+    model.holders = status.holders;
+    model.leftOut = status.left_out;
+    model.status = { closing: status.closing, readiness: status.readiness, status: status.status, health: status.health };
+    paint("status", "holders");
+  });
+  on("event", (event) => {
+    model.events.push(event);
+    if (model.events.length > MOST_EVENTS) model.events.splice(0, model.events.length - MOST_EVENTS);
+    paint("events");
+  });
+  on("closing", (why) => {
+    model.close = { why, steps: [], report: null };
+    model.status.closing = true;
+    paint("close", "status");
+  });
+  on("step", (step) => {
+    if (model.close) model.close.steps.push(step);
+    paint("close");
+  });
+  on("closed", (report) => {
+    model.close = { why: report, steps: report.steps, report };
+    model.status.closing = true;
+    for (const resource of model.status.status.resources) {
+      if (report.steps.some((step) => step.name === resource.name)) resource.state = "closed";
+    }
+    model.link = "ended";
+    paint("close", "status");
+    later();
+  });
+  source.onerror = () => {
+    if (model.link !== "ended") model.link = model.status ? "lost" : "connecting";
+    paint("status");
+    later();
+  };
+}
+
+// Looks whether the token is missing, and connects again if not.
+function later() {
+  if (source) source.close();
+  clearTimeout(again);
+  again = setTimeout(async () => {
+    pause = Math.min(8000, pause * 2);
+    try {
+      const answer = await fetch("pool-status");
+      if (answer.status === 401) return showLogin();
+      if (answer.ok) return connect();
+    } catch {
+      // The program is not there.
+    }
+    later();
+  }, pause);
+}
+
+async function begin() {
+  try {
+    const answer = await fetch("pool-status");
+    if (answer.status === 401) return showLogin();
+    connect();
+  } catch {
+    later();
+  }
+}
+
+// ---- login
+
+let hasSession = false;
+
+function showLogin() {
+  model.status = null;
+  model.link = "connecting";
+  byId("board").hidden = true;
+  byId("login").hidden = false;
+  byId("logout").hidden = true;
+  set(byId("link"), "");
+  byId("token").focus();
+}
+
+byId("login-form").addEventListener("submit", async (submitted) => {
+  submitted.preventDefault();
+  const field = byId("token");
+  const problem = byId("login-error");
+  set(problem, "");
+  try {
+    const answer = await fetch("session", { method: "POST", body: new URLSearchParams({ token: field.value }) });
+    if (answer.ok) {
+      field.value = "";
+      hasSession = true;
+      byId("logout").hidden = false;
+      byId("login").hidden = true;
+      pause = 500;
+      return connect();
+    }
+    set(problem, await refusal(answer));
+  } catch {
+    set(problem, word("unreachable"));
+  }
+  field.focus();
+});
+
+byId("logout").addEventListener("click", async () => {
+  if (source) source.close();
+  clearTimeout(again);
+  try {
+    await fetch("session", { method: "DELETE" });
+  } catch {
+    // Without the program there is no session.
+  }
+  showLogin();
+});
+
+async function refusal(answer) {
+  try {
+    const { error, remedy } = await answer.json();
+    return remedy ? `${error}; ${remedy}` : error;
+  } catch {
+    return `HTTP ${answer.status}`;
+  }
+}
+
+// ---- verbs
+
+function ask(verb, name) {
+  const dialog = byId("confirm");
+  const isClose = verb === "close";
+  set(byId("confirm-text"), word(isClose ? "sureClose" : "sureReconnect", name));
+  set(byId("confirm-more"), word(isClose ? "moreClose" : "moreReconnect"));
+  set(byId("confirm-yes"), word(verb));
+  dialog.returnValue = "no";
+  dialog.onclose = async () => {
+    if (dialog.returnValue !== "yes") return;
+    try {
+      const answer = await fetch(`${verb}/${encodeURIComponent(name)}`, { method: "POST" });
+      notify(answer.ok ? word("done", word(isClose ? "closeOf" : "reconnectOf", name)) : word("failed", await refusal(answer)));
+    } catch {
+      notify(word("failed", word("unreachable")));
+    }
+  };
+  dialog.showModal();
+}
+
+let noticeEnds = 0;
+function notify(said) {
+  const notice = byId("notice");
+  notice.hidden = false;
+  set(notice, said);
+  clearTimeout(noticeEnds);
+  noticeEnds = setTimeout(() => {
+    notice.hidden = true;
+  }, 8000);
+}
+
+byId("language").addEventListener("click", () => {
+  language = language === "zh" ? "en" : "zh";
+  try {
+    localStorage.setItem("language", language);
+  } catch {
+    // The choice lasts as long as the page.
+  }
+  showWords();
+  paint("status", "holders", "events", "close");
+});
+
+// The base of the links may be another path than the one of this page.
+attribute(document.querySelector(".skip"), "href", `${location.pathname}#resources-title`);
+showWords();
+showLink();
+begin();
