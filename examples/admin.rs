@@ -18,7 +18,8 @@ async fn main() -> anyhow::Result<()> {
     let url = std::env::var("REDIS_URL").unwrap_or("redis://127.0.0.1:6379".to_owned());
     let more: usize = std::env::var("RESOURCES").map_or(Ok(0), |number| number.parse())?;
     for number in 0..more {
-        pool.redis_with(&format!("cache-{number:03}"), RedisConfig::url(&url)).await?;
+        let lease = pool.redis_with(&format!("cache-{number:03}"), RedisConfig::url(&url)).await?;
+        drop(lease);
     }
     println!("working");
     pool.spawn("ticker", |closing| tick(closing))?.await?;

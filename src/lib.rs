@@ -222,6 +222,9 @@ mod documents {
     #[cfg(feature = "macros")]
     #[doc = include_str!("../docs/testing.md")]
     mod testing {}
+    #[cfg(all(feature = "macros", feature = "admin"))]
+    #[doc = include_str!("../docs/admin.md")]
+    mod admin {}
     #[cfg(all(feature = "macros", feature = "tower"))]
     #[doc = include_str!("../docs/web-services.md")]
     mod web_services {}

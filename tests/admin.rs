@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::http::Request;
-use common::{until, unhurried};
+use common::{unhurried, until};
 use example::{Answer, Example, Messages, SOON, request};
 use resource_pool::admin::{Admin, AdminLimits};
 use resource_pool::config::RedisConfig;
@@ -72,7 +72,7 @@ fn post(address: SocketAddr, path: &str, headers: &[&str]) -> Answer {
 fn each_path_is_public_or_needs_the_token() {
     let setup = Setup::new();
     let address = setup.admin().token(TOKEN).listen("127.0.0.1:0").unwrap();
-    for path in ["/livez", "/readyz", "/startupz", "/", "/page.js", "/page.css"] {
+    for path in ["/livez", "/readyz", "/startupz", "/", "/page.js", "/words.js", "/page.css"] {
         assert_eq!(get(address, path, &[]).status, 200, "{path}");
     }
     for path in GUARDED {
@@ -97,9 +97,11 @@ fn each_path_is_public_or_needs_the_token() {
     assert_eq!(bearer("GET /metrics").body, "up 1\n");
     let all = [get(address, "/", &[]), get(address, "/status", &[]), bearer("GET /nowhere"), bearer("GET /status")];
     for answer in all {
-        for (name, value) in
-            [("content-security-policy", "default-src 'self'"), ("x-content-type-options", "nosniff"), ("cache-control", "no-store")]
-        {
+        for (name, value) in [
+            ("content-security-policy", "default-src 'self'"),
+            ("x-content-type-options", "nosniff"),
+            ("cache-control", "no-store"),
+        ] {
             assert!(answer.header(name).is_some_and(|header| header.starts_with(value)), "{name}: {answer:?}");
         }
         assert!(answer.head.contains("frame-ancestors 'none'"), "{answer:?}");
@@ -184,7 +186,8 @@ fn wrong_tokens_come_slower_and_slower_and_large_forms_not_at_all() {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(SOON)).unwrap();
     let length = 1u64 << 40;
-    write!(stream, "POST /session HTTP/1.1\r\nhost: {address}\r\n{origin}\r\ncontent-length: {length}\r\n\r\n").unwrap();
+    write!(stream, "POST /session HTTP/1.1\r\nhost: {address}\r\n{origin}\r\ncontent-length: {length}\r\n\r\n")
+        .unwrap();
     let piece = vec![b'x'; 64 * 1024];
     // The server hangs up at some point, and never takes all of it.
     let mut sent = 0u64;
@@ -332,7 +335,8 @@ fn a_stream_that_nobody_reads_delays_the_end_for_a_moment_at_most() {
     let setup = Setup::new();
     let mut router = axum::Router::<()>::new().nest("/pool", setup.admin().token(TOKEN).router().unwrap());
     let ask = |path: &str| {
-        let request = Request::get(format!("http://127.0.0.1{path}")).header("authorization", format!("Bearer {TOKEN}"));
+        let request =
+            Request::get(format!("http://127.0.0.1{path}")).header("authorization", format!("Bearer {TOKEN}"));
         request.body(Body::empty()).unwrap()
     };
     let call = |router: &mut axum::Router, path: &str| {
@@ -375,8 +379,7 @@ fn a_pool_of_ones_own_closes_once_its_router_is_gone() {
 #[test]
 fn readiness_falls_first_and_the_admin_ends_last() {
     let redis = Service::start(Kind::Redis).unwrap();
-    let variables =
-        [("REDIS_URL", redis.url()), ("LISTEN", "127.0.0.1:0"), ("RESOURCE_POOL_CLOSE_DELAY_MS", "1500")];
+    let variables = [("REDIS_URL", redis.url()), ("LISTEN", "127.0.0.1:0"), ("RESOURCE_POOL_CLOSE_DELAY_MS", "1500")];
     let program = Example::start("admin", &variables);
     let address: SocketAddr = program.hear("the status page is at http://").parse().unwrap();
     program.hear("working");
@@ -401,15 +404,22 @@ fn readiness_falls_first_and_the_admin_ends_last() {
 fn hostile_requests_change_nothing_and_cost_bounded_memory() {
     const EACH: usize = 2_500;
     let redis = Service::start(Kind::Redis).unwrap();
-    let variables =
-        [("REDIS_URL", redis.url()), ("LISTEN", "127.0.0.1:0"), ("RESOURCE_POOL_ADMIN_TOKEN", TOKEN), ("RESOURCES", "20")];
+    let variables = [
+        ("REDIS_URL", redis.url()),
+        ("LISTEN", "127.0.0.1:0"),
+        ("RESOURCE_POOL_ADMIN_TOKEN", TOKEN),
+        ("RESOURCES", "20"),
+    ];
     let program = Example::start("admin", &variables);
     let address: SocketAddr = program.hear("the status page is at http://").parse().unwrap();
     program.hear("working");
     let generations = || -> Vec<Value> {
         let answer = get(address, "/status", &[BEARER]);
         let resources = answer.json()["status"]["resources"].as_array().unwrap().clone();
-        resources.into_iter().map(|resource| serde_json::json!([resource["name"], resource["state"], resource["generation"]])).collect()
+        resources
+            .into_iter()
+            .map(|resource| serde_json::json!([resource["name"], resource["state"], resource["generation"]]))
+            .collect()
     };
     let before = generations();
     assert!(before.len() > 20, "{before:?}");
@@ -433,7 +443,8 @@ fn hostile_requests_change_nothing_and_cost_bounded_memory() {
             }
         });
         // Heads that never end.
-        let slow: Vec<_> = (0..EACH).filter_map(|_| open("GET /status HTTP/1.1\r\nhost: 127.0.0.1\r\nx-slow: ")).collect();
+        let slow: Vec<_> =
+            (0..EACH).filter_map(|_| open("GET /status HTTP/1.1\r\nhost: 127.0.0.1\r\nx-slow: ")).collect();
         // The probes and the program's own operator get through meanwhile.
         until(SOON, || request(address, "GET /livez", &[], "").is_ok_and(|answer| answer.status == 200));
         until(SOON, || request(address, "GET /status", &[BEARER], "").is_ok_and(|answer| answer.status == 200));
@@ -441,7 +452,8 @@ fn hostile_requests_change_nothing_and_cost_bounded_memory() {
         // Streams, with the token and without.
         let with = format!("GET /events HTTP/1.1\r\nhost: {address}\r\n{BEARER}\r\n\r\n");
         let without = format!("GET /events HTTP/1.1\r\nhost: {address}\r\n\r\n");
-        let streams: Vec<_> = (0..EACH).filter_map(|number| open(if number % 5 == 0 { &with } else { &without })).collect();
+        let streams: Vec<_> =
+            (0..EACH).filter_map(|number| open(if number % 5 == 0 { &with } else { &without })).collect();
         until(SOON, || request(address, "GET /livez", &[], "").is_ok_and(|answer| answer.status == 200));
         drop(streams);
         // Requests whose answers nobody reads.
@@ -452,13 +464,17 @@ fn hostile_requests_change_nothing_and_cost_bounded_memory() {
         drop((0..20).filter_map(|_| open(&head)).collect::<Vec<_>>());
         let body = "x".repeat(1 << 20);
         for path in ["/session", "/close/redis", "/reconnect/redis", "/status"] {
-            for headers in [&["origin: http://evil.example"][..], &["host: evil.example"], &["authorization: Bearer x"], &[]] {
+            for headers in
+                [&["origin: http://evil.example"][..], &["host: evil.example"], &["authorization: Bearer x"], &[]]
+            {
                 if let Ok(answer) = request(address, &format!("POST {path}"), headers, &body) {
                     assert!(answer.status >= 400, "{path} {headers:?} {answer:?}");
                 }
             }
         }
-        for path in ["/../../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/page.js/../../Cargo.toml", "/close/../status"] {
+        for path in
+            ["/../../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/page.js/../../Cargo.toml", "/close/../status"]
+        {
             if let Ok(answer) = request(address, &format!("GET {path}"), &[], "") {
                 assert!(answer.status >= 400 && !answer.body.contains("root:"), "{path} {answer:?}");
             }

@@ -1,4 +1,4 @@
-//! [`Refusal`], the answer to a request that is not served, and [`json`], the one to a request that is.
+//! [`Denial`], the answer to a request that is not served, and [`json`], the one to a request that is.
 
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
@@ -10,33 +10,34 @@ use crate::base::error::Error;
 
 /// Why a request is not served, and the remedy.
 #[derive(Debug, Serialize)]
-pub(super) struct Refusal {
+pub(super) struct Denial {
     #[serde(skip)]
     pub(super) status: StatusCode,
     error: String,
     remedy: &'static str,
 }
 
-impl Refusal {
+impl Denial {
     pub(super) fn new(status: StatusCode, error: impl Into<String>, remedy: &'static str) -> Self {
-        Refusal { status, error: error.into(), remedy }
+        Denial { status, error: error.into(), remedy }
     }
 }
 
-impl From<Error> for Refusal {
+impl From<Error> for Denial {
     fn from(error: Error) -> Self {
         let (status, remedy) = match &error {
             Error::UnknownName { .. } => (StatusCode::NOT_FOUND, "GET /status has the names"),
-            Error::Closing { .. } | Error::Closed { .. } => {
-                (StatusCode::CONFLICT, "wait until closing has ended; the program decides whether it opens the pool again")
-            }
+            Error::Closing { .. } | Error::Closed { .. } => (
+                StatusCode::CONFLICT,
+                "wait until closing has ended; the program decides whether it opens the pool again",
+            ),
             _ => (StatusCode::BAD_GATEWAY, "see whether the server runs, and look at GET /status for its last failure"),
         };
-        Refusal::new(status, error.to_string(), remedy)
+        Denial::new(status, error.to_string(), remedy)
     }
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for Denial {
     fn into_response(self) -> Response {
         let mut response = json(&self);
         *response.status_mut() = self.status;
@@ -52,7 +53,8 @@ pub(super) fn json(value: &impl Serialize) -> Response {
     match text(value) {
         Some(text) => json_text(text),
         None => {
-            let mut response = json_text(r#"{"error":"this cannot be shown","remedy":"see the program's log"}"#.to_owned());
+            let mut response =
+                json_text(r#"{"error":"this cannot be shown","remedy":"see the program's log"}"#.to_owned());
             *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
             response
         }

@@ -115,9 +115,9 @@ impl Admin {
     pub fn listen(self, address: impl ToSocketAddrs) -> Result<SocketAddr, Error> {
         let (routes, thread) = self.open()?;
         let refused = |problem: String| Error::config("admin.listen", problem);
-        let addresses = address.to_socket_addrs().map_err(|error| {
-            refused(format!("is no address ({error}); it has the form 127.0.0.1:9099"))
-        })?;
+        let addresses = address
+            .to_socket_addrs()
+            .map_err(|error| refused(format!("is no address ({error}); it has the form 127.0.0.1:9099")))?;
         let addresses: Vec<_> = addresses.collect();
         if !routes.guard.has_token()
             && let Some(open) = addresses.iter().find(|address| !address.ip().to_canonical().is_loopback())
@@ -200,8 +200,6 @@ impl AdminThread {
         let name = Arc::from("admin");
         let spawned = std::thread::Builder::new().name("resource-pool-admin".to_owned()).spawn(run);
         let gone = |_| Err(io::Error::other("the admin's thread ended"));
-        spawned
-            .and_then(|_thread| started.recv().unwrap_or_else(gone))
-            .map_err(|error| Error::no_threads(&name, error))
+        spawned.and_then(|_thread| started.recv().unwrap_or_else(gone)).map_err(|error| Error::no_threads(&name, error))
     }
 }

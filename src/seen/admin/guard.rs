@@ -15,7 +15,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use crate::seen::admin::answer::Refusal;
+use crate::seen::admin::answer::Denial;
 use crate::seen::admin::limits::AdminLimits;
 use crate::seen::admin::rates::Rates;
 use crate::seen::admin::sessions::{SessionId, Sessions, of_digits};
@@ -51,7 +51,7 @@ enum Audience {
     Anybody,
     /// Everybody. There are no data in the answer.
     Visitors,
-    /// Whoever has the token.
+    /// Those who have the token.
     Operators,
 }
 
@@ -59,7 +59,7 @@ impl Audience {
     fn of(path: &str) -> Self {
         match path {
             "/livez" | "/readyz" | "/startupz" => Audience::Anybody,
-            "/" | "/page.js" | "/page.css" | "/session" => Audience::Visitors,
+            "/" | "/page.js" | "/words.js" | "/page.css" | "/session" => Audience::Visitors,
             _ => Audience::Operators,
         }
     }
@@ -76,7 +76,7 @@ impl Guard {
     }
 
     /// Decides on a request.
-    fn admit(self: &Arc<Self>, request: &Request) -> Result<Admitted, Refusal> {
+    fn admit(self: &Arc<Self>, request: &Request) -> Result<Admitted, Denial> {
         let audience = Audience::of(request.uri().path());
         let admitted = |session| Ok(Admitted { guard: Arc::clone(self), session });
         if audience == Audience::Anybody {
@@ -86,7 +86,7 @@ impl Guard {
         let authority = authority(headers, request.uri());
         if !authority.as_deref().is_some_and(|authority| self.is_here(host(authority))) {
             let error = "this host is not known here";
-            return Err(Refusal::new(
+            return Err(Denial::new(
                 StatusCode::MISDIRECTED_REQUEST,
                 error,
                 "ask by an address or localhost, or name the host by `Admin::host`",
@@ -94,7 +94,7 @@ impl Guard {
         }
         let address = address(request);
         if !self.rates.request(address) {
-            return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too many requests", "ask less often"));
+            return Err(Denial::new(StatusCode::TOO_MANY_REQUESTS, "too many requests", "ask less often"));
         }
         let bearer = bearer(headers);
         if let (Some(offered), Audience::Operators) = (bearer, &audience) {
@@ -102,39 +102,39 @@ impl Guard {
             // No page of a browser sends the token by itself, so that the origin does not matter.
             return admitted(None);
         }
-        self.check_origin(request, authority.as_deref().unwrap_or_default())?;
+        self.check_origin(request, &audience, authority.as_deref().unwrap_or_default())?;
         let session = session(headers, authority.as_deref().unwrap_or_default());
         let open = session.filter(|session| self.sessions.has(session));
         if self.has_token() && audience == Audience::Operators && open.is_none() {
             let remedy = "send `Authorization: Bearer TOKEN`, or type the token in on the status page";
-            return Err(Refusal::new(StatusCode::UNAUTHORIZED, "the token is missing", remedy));
+            return Err(Denial::new(StatusCode::UNAUTHORIZED, "the token is missing", remedy));
         }
         admitted(if self.has_token() { open } else { None })
     }
 
     /// Checks a token that somebody offers.
-    pub(super) fn offer(&self, address: IpAddr, offered: &str) -> Result<(), Refusal> {
+    pub(super) fn offer(&self, address: IpAddr, offered: &str) -> Result<(), Denial> {
         let Some(token) = &self.token else { return Ok(()) };
         if !self.rates.may_offer(address) {
-            return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too many wrong tokens", "wait some seconds"));
+            return Err(Denial::new(StatusCode::TOO_MANY_REQUESTS, "too many wrong tokens", "wait some seconds"));
         }
         if token.is(offered) {
             return Ok(());
         }
         self.rates.wrong(address);
         let remedy = "see RESOURCE_POOL_ADMIN_TOKEN, or the file or code that the program has the token from";
-        Err(Refusal::new(StatusCode::UNAUTHORIZED, "the token is wrong", remedy))
+        Err(Denial::new(StatusCode::UNAUTHORIZED, "the token is wrong", remedy))
     }
 
     /// Checks that no page of another origin has a browser ask this. Only what changes nothing needs no origin.
-    fn check_origin(&self, request: &Request, authority: &str) -> Result<(), Refusal> {
+    fn check_origin(&self, request: &Request, audience: &Audience, authority: &str) -> Result<(), Denial> {
         let text = |name: &HeaderName| request.headers().get(name).and_then(|value| value.to_str().ok());
         let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
         let foreign = |error: &str| {
             let remedy = "ask from the page of this admin, or send `Authorization: Bearer TOKEN`";
-            Err(Refusal::new(StatusCode::FORBIDDEN, error, remedy))
+            Err(Denial::new(StatusCode::FORBIDDEN, error, remedy))
         };
-        let is_page = matches!(request.uri().path(), "/" | "/page.js" | "/page.css");
+        let is_page = is_read && *audience == Audience::Visitors;
         if let Some(site) = text(&SEC_FETCH_SITE)
             && !is_page
             && !matches!(site, "same-origin" | "none")
@@ -152,7 +152,8 @@ impl Guard {
     /// Whether a request for this host is meant for this program. Nobody's DNS can lead an address elsewhere.
     fn is_here(&self, host: &str) -> bool {
         let host = host.trim_end_matches('.');
-        let is_local = |host: &str| host.eq_ignore_ascii_case("localhost") || host.to_ascii_lowercase().ends_with(".localhost");
+        let is_local =
+            |host: &str| host.eq_ignore_ascii_case("localhost") || host.to_ascii_lowercase().ends_with(".localhost");
         host.parse::<IpAddr>().is_ok() || is_local(host) || self.is_named(host)
     }
 
@@ -196,7 +197,8 @@ pub(super) fn address(request: &Request) -> IpAddr {
 /// The name of the cookie that has the session. Programs on other ports of the same host have other ones, since a browser
 /// sends cookies to all ports.
 pub(super) fn cookie_name(authority: &str) -> String {
-    let port = authority.rsplit_once(':').map(|(_, port)| port).filter(|port| port.bytes().all(|byte| byte.is_ascii_digit()));
+    let port =
+        authority.rsplit_once(':').map(|(_, port)| port).filter(|port| port.bytes().all(|byte| byte.is_ascii_digit()));
     format!("resource_pool_{}", port.unwrap_or("session"))
 }
 
@@ -237,10 +239,20 @@ mod tests {
     #[test]
     fn a_host_is_here_if_it_is_an_address_local_or_named() {
         let guard = Guard::new(None, vec!["pool.example".to_owned()], AdminLimits::default());
-        for here in ["127.0.0.1:9099", "[::1]:9099", "[::1]", "localhost", "LOCALHOST:1", "a.localhost", "pool.example.:80"] {
+        for here in
+            ["127.0.0.1:9099", "[::1]:9099", "[::1]", "localhost", "LOCALHOST:1", "a.localhost", "pool.example.:80"]
+        {
             assert!(guard.is_here(host(here)), "{here}");
         }
-        for elsewhere in ["", "evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "xlocalhost", "[::1", "pool.example.evil"] {
+        for elsewhere in [
+            "",
+            "evil.example",
+            "127.0.0.1.evil.example",
+            "localhost.evil.example",
+            "xlocalhost",
+            "[::1",
+            "pool.example.evil",
+        ] {
             assert!(!guard.is_here(host(elsewhere)) || elsewhere == "[::1", "{elsewhere}");
         }
     }

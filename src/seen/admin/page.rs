@@ -8,6 +8,7 @@ use axum::response::Response;
 
 const INDEX: &str = include_str!("page/index.html");
 const SCRIPT: &str = include_str!("page/page.js");
+const WORDS: &str = include_str!("page/words.js");
 const STYLE: &str = include_str!("page/page.css");
 
 /// The place in the page that says what its links are relative to.
@@ -24,6 +25,10 @@ pub(super) async fn index(nested: Option<Extension<NestedPath>>) -> Response {
 
 pub(super) async fn script() -> Response {
     file(SCRIPT.to_owned(), "text/javascript; charset=utf-8")
+}
+
+pub(super) async fn words() -> Response {
+    file(WORDS.to_owned(), "text/javascript; charset=utf-8")
 }
 
 pub(super) async fn style() -> Response {
@@ -51,8 +56,11 @@ mod tests {
     #[test]
     fn the_page_brings_everything_along_and_has_nothing_inline() {
         assert_eq!(INDEX.matches(BASE).count(), 1);
-        for text in [INDEX, SCRIPT, STYLE] {
-            let foreign = text.split("//").skip(1).filter(|rest| !rest.starts_with(' ') && !rest.starts_with("www.w3.org/2000/svg"));
+        for text in [INDEX, SCRIPT, WORDS, STYLE] {
+            let foreign = text
+                .split("//")
+                .skip(1)
+                .filter(|rest| !rest.starts_with(' ') && !rest.starts_with("www.w3.org/2000/svg"));
             assert_eq!(foreign.count(), 0, "something comes from elsewhere");
         }
         for inline in ["<style", " style=", "onclick", "javascript:", "<script>"] {

@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Extension, NestedPath, Path, Request, State};
 use axum::http::header::{CONTENT_TYPE, ORIGIN, SET_COOKIE};
@@ -10,19 +11,18 @@ use axum::http::{HeaderValue, StatusCode, Uri};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::Router;
 use tokio_util::sync::DropGuard;
 use url::form_urlencoded;
 
 use crate::pool::tower::Probes;
-use crate::seen::admin::answer::{Refusal, json, json_text};
+use crate::seen::admin::answer::{Denial, json, json_text};
 use crate::seen::admin::guard::{self, Admitted, Guard};
 use crate::seen::admin::hub::Hub;
 use crate::seen::admin::limits::{BODY, HOLDERS};
+use crate::seen::admin::page;
 use crate::seen::admin::sessions::digits;
 use crate::seen::admin::stream::EventStream;
 use crate::seen::admin::views::{StatusView, pools};
-use crate::seen::admin::page;
 
 /// Renders the program's metrics.
 pub(super) type Renderer = Arc<dyn Fn() -> String + Send + Sync>;
@@ -42,6 +42,7 @@ pub(super) fn router(routes: Routes) -> Router {
     Router::new()
         .route("/", get(page::index))
         .route("/page.js", get(page::script))
+        .route("/words.js", get(page::words))
         .route("/page.css", get(page::style))
         .route("/session", post(begin_session).delete(end_session))
         .route("/status", get(status))
@@ -60,13 +61,13 @@ pub(super) fn router(routes: Routes) -> Router {
         .with_state(Arc::new(routes))
 }
 
-async fn unknown() -> Refusal {
-    Refusal::new(StatusCode::NOT_FOUND, "there is nothing at this path", "docs/admin.md has the paths")
+async fn unknown() -> Denial {
+    Denial::new(StatusCode::NOT_FOUND, "there is nothing at this path", "docs/admin.md has the paths")
 }
 
-async fn wrong_method() -> Refusal {
+async fn wrong_method() -> Denial {
     let remedy = "close and reconnect are POST, the session is POST and DELETE, the rest is GET";
-    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "this path has another method", remedy)
+    Denial::new(StatusCode::METHOD_NOT_ALLOWED, "this path has another method", remedy)
 }
 
 async fn status(State(routes): State<Arc<Routes>>) -> Response {
@@ -90,15 +91,15 @@ async fn events(
     State(routes): State<Arc<Routes>>,
     Extension(admitted): Extension<Admitted>,
     uri: Uri,
-) -> Result<Response, Refusal> {
+) -> Result<Response, Denial> {
     let mut pairs = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
     if let Some((_, last)) = pairs.find(|(key, _)| key == "last") {
-        let bad = |_| Refusal::new(StatusCode::BAD_REQUEST, "`last` is no number", "ask for /events?last=20");
+        let bad = |_| Denial::new(StatusCode::BAD_REQUEST, "`last` is no number", "ask for /events?last=20");
         return Ok(json_text(routes.hub.events(last.parse().map_err(bad)?)));
     }
     let full = || {
         let remedy = "close a status page that nobody looks at, or raise `AdminLimits::streams`";
-        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "too many streams are open", remedy)
+        Denial::new(StatusCode::SERVICE_UNAVAILABLE, "too many streams are open", remedy)
     };
     let stream = EventStream::open(&routes.hub, admitted).await.ok_or_else(full)?;
     let mut response = Response::new(Body::new(stream));
@@ -106,36 +107,36 @@ async fn events(
     Ok(response)
 }
 
-async fn metrics(State(routes): State<Arc<Routes>>) -> Result<Response, Refusal> {
+async fn metrics(State(routes): State<Arc<Routes>>) -> Result<Response, Denial> {
     let Some(renderer) = &routes.renderer else {
         let remedy = "give the admin a renderer by `Admin::metrics`";
-        return Err(Refusal::new(StatusCode::NOT_FOUND, "this program renders no metrics", remedy));
+        return Err(Denial::new(StatusCode::NOT_FOUND, "this program renders no metrics", remedy));
     };
     let rendered = catch_unwind(AssertUnwindSafe(|| renderer()));
-    let failed = |_| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the renderer panicked", "see the program's log");
+    let failed = |_| Denial::new(StatusCode::INTERNAL_SERVER_ERROR, "the renderer panicked", "see the program's log");
     let mut response = Response::new(Body::from(rendered.map_err(failed)?));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
     Ok(response)
 }
 
-async fn close(State(routes): State<Arc<Routes>>, Path(name): Path<String>) -> Result<Response, Refusal> {
+async fn close(State(routes): State<Arc<Routes>>, Path(name): Path<String>) -> Result<Response, Denial> {
     check_open(&routes)?;
     tracing::info!(resource = %name, "closing, as the admin was asked to");
     Ok(json(&routes.hub.pool.close(&name).await?))
 }
 
-async fn reconnect(State(routes): State<Arc<Routes>>, Path(name): Path<String>) -> Result<Response, Refusal> {
+async fn reconnect(State(routes): State<Arc<Routes>>, Path(name): Path<String>) -> Result<Response, Denial> {
     check_open(&routes)?;
     tracing::info!(resource = %name, "reconnecting, as the admin was asked to");
     routes.hub.pool.reconnect(&name).await?;
     Ok(json_text(r#"{"ok":true}"#.to_owned()))
 }
 
-fn check_open(routes: &Routes) -> Result<(), Refusal> {
+fn check_open(routes: &Routes) -> Result<(), Denial> {
     if !routes.hub.pool.is_closing() {
         return Ok(());
     }
-    Err(Refusal::new(StatusCode::CONFLICT, "the pool is closing", "wait until the program runs again"))
+    Err(Denial::new(StatusCode::CONFLICT, "the pool is closing", "wait until the program runs again"))
 }
 
 /// Exchanges the token for a session.
@@ -143,12 +144,12 @@ async fn begin_session(
     State(routes): State<Arc<Routes>>,
     nested: Option<Extension<NestedPath>>,
     request: Request,
-) -> Result<Response, Refusal> {
+) -> Result<Response, Denial> {
     let (address, guard) = (guard::address(&request), &routes.guard);
     let authority = guard::authority(request.headers(), request.uri()).unwrap_or_default();
     let is_tls = request.headers().get(ORIGIN).is_some_and(|origin| origin.as_bytes().starts_with(b"https://"));
     let remedy = "send a form with the field `token`";
-    let bad = |status, error| Refusal::new(status, error, remedy);
+    let bad = |status, error| Denial::new(status, error, remedy);
     let body = tokio::time::timeout(guard.limits.patience, to_bytes(request.into_body(), BODY)).await;
     let body = body.map_err(|_slow| bad(StatusCode::REQUEST_TIMEOUT, "the form does not come"))?;
     let body = body.map_err(|_large| bad(StatusCode::PAYLOAD_TOO_LARGE, "the form is too large, or broken off"))?;
@@ -157,7 +158,7 @@ async fn begin_session(
     guard.offer(address, &token)?;
     let session = guard.sessions.begin().map_err(|error| {
         let error = format!("the system gives no random bits: {error}");
-        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error, "use `Authorization: Bearer TOKEN`")
+        Denial::new(StatusCode::INTERNAL_SERVER_ERROR, error, "use `Authorization: Bearer TOKEN`")
     })?;
     let cookie = cookie(&authority, nested.as_deref(), &digits(&session), guard.limits.session.as_secs(), is_tls);
     Ok(with_cookie(&cookie))

@@ -99,7 +99,9 @@ impl Token {
 fn check(key: &str, token: &Secret) -> Result<(), Error> {
     let token = token.expose();
     if token.len() < SHORTEST {
-        let problem = format!("has fewer than {SHORTEST} characters, so it could be guessed; make one with `openssl rand -hex 32`");
+        let problem = format!(
+            "has fewer than {SHORTEST} characters, so it could be guessed; make one with `openssl rand -hex 32`"
+        );
         return Err(Error::config(key, problem));
     }
     if !token.bytes().all(|byte| byte.is_ascii_graphic()) {

@@ -1,4 +1,4 @@
-//! [`Connections`], which bounds the connections of the admin's own listener.
+//! [`Places`], which bounds the connections of the admin's own listener.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,34 +7,34 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio_util::sync::CancellationToken;
 
 /// The open connections, the oldest first.
-pub(super) struct Connections {
+pub(super) struct Places {
     most: usize,
-    open: VecDeque<Arc<OpenConnection>>,
+    open: VecDeque<Arc<Place>>,
 }
 
-/// One of them. Its place is free once the last clone outside of [`Connections`] drops.
+/// The place of one connection. It is free once the last clone outside of [`Places`] drops.
 #[derive(Default)]
-pub(super) struct OpenConnection {
+pub(super) struct Place {
     has_asked: AtomicBool,
     /// Set to give its place to another one.
     pub(super) cut: CancellationToken,
 }
 
-impl OpenConnection {
+impl Place {
     /// Notes that a whole head of a request came over it.
     pub(super) fn ask(&self) {
         self.has_asked.store(true, Ordering::Relaxed);
     }
 }
 
-impl Connections {
+impl Places {
     pub(super) fn new(most: usize) -> Self {
-        Connections { most: most.max(1), open: VecDeque::new() }
+        Places { most: most.max(1), open: VecDeque::new() }
     }
 
     /// A place for one more connection. If all are taken, the oldest that has asked for nothing gives its place up, so
     /// that silent connections keep nobody out. `None` if there is none such.
-    pub(super) fn admit(&mut self) -> Option<Arc<OpenConnection>> {
+    pub(super) fn admit(&mut self) -> Option<Arc<Place>> {
         if self.open.len() >= self.most {
             self.open.retain(|open| Arc::strong_count(open) > 1);
         }
@@ -44,7 +44,7 @@ impl Connections {
                 silent.cut.cancel();
             }
         }
-        let open = Arc::new(OpenConnection::default());
+        let open = Arc::new(Place::default());
         self.open.push_back(Arc::clone(&open));
         Some(open)
     }
@@ -56,7 +56,7 @@ mod tests {
 
     #[test]
     fn the_oldest_silent_connection_gives_its_place_up() {
-        let mut connections = Connections::new(2);
+        let mut connections = Places::new(2);
         let first = connections.admit().unwrap();
         first.ask();
         let second = connections.admit().unwrap();
