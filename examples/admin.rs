@@ -17,9 +17,9 @@ async fn main() -> anyhow::Result<()> {
     println!("the status page is at http://{address}");
     let url = std::env::var("REDIS_URL").unwrap_or("redis://127.0.0.1:6379".to_owned());
     let more: usize = std::env::var("RESOURCES").map_or(Ok(0), |number| number.parse())?;
+    let mut held = Vec::new();
     for number in 0..more {
-        let lease = pool.redis_with(&format!("cache-{number:03}"), RedisConfig::url(&url)).await?;
-        drop(lease);
+        held.push(pool.redis_with(&format!("cache-{number:03}"), RedisConfig::url(&url)).await?);
     }
     println!("working");
     pool.spawn("ticker", |closing| tick(closing))?.await?;

@@ -59,7 +59,7 @@ impl Audience {
     fn of(path: &str) -> Self {
         match path {
             "/livez" | "/readyz" | "/startupz" => Audience::Anybody,
-            "/" | "/page.js" | "/words.js" | "/page.css" | "/session" => Audience::Visitors,
+            "/" | "/page.js" | "/words.js" | "/page.css" | "/icon.svg" | "/session" => Audience::Visitors,
             _ => Audience::Operators,
         }
     }

@@ -9,6 +9,7 @@ use axum::response::Response;
 const INDEX: &str = include_str!("page/index.html");
 const SCRIPT: &str = include_str!("page/page.js");
 const WORDS: &str = include_str!("page/words.js");
+const ICON: &str = include_str!("page/icon.svg");
 const STYLE: &str = include_str!("page/page.css");
 
 /// The place in the page that says what its links are relative to.
@@ -33,6 +34,10 @@ pub(super) async fn words() -> Response {
 
 pub(super) async fn style() -> Response {
     file(STYLE.to_owned(), "text/css; charset=utf-8")
+}
+
+pub(super) async fn icon() -> Response {
+    file(ICON.to_owned(), "image/svg+xml")
 }
 
 /// The path that the router is nested at, with a slash at its end. `None` if it is not nested, or at a path that a

@@ -10,6 +10,7 @@ use axum::body::Bytes;
 
 use crate::lifecycle::event::{Event, What};
 use crate::lifecycle::health::Health;
+use crate::lifecycle::status::State;
 use crate::seen::admin::answer;
 use crate::seen::admin::limits::{EVENT_BYTES, EVENTS, EVENTS_PER_SECOND, POINTS};
 
@@ -27,8 +28,8 @@ pub(super) type Point = (f64, Option<f64>);
 /// The remembered things.
 pub(super) struct Recent {
     next: u64,
-    /// Each event as JSON, the oldest first.
-    events: VecDeque<Arc<str>>,
+    /// The oldest first.
+    events: VecDeque<KeptEvent>,
     /// How many events were not told, because there were too many in a second.
     left_out: u64,
     second: Instant,
@@ -40,6 +41,37 @@ pub(super) struct Recent {
     /// The messages of a close of the whole pool, from its beginning.
     close: Vec<Bytes>,
     is_closed: bool,
+}
+
+/// An event that is kept as JSON.
+struct KeptEvent {
+    json: Arc<str>,
+    resource: Option<Arc<str>>,
+    /// What it repeats, if a later one like it makes it old news.
+    repeats: Option<Repeats>,
+}
+
+/// The events that a resource which cannot be reached has again and again.
+#[derive(PartialEq)]
+enum Repeats {
+    State(State, State),
+    Connecting,
+    AttemptFailed,
+    ConnectFailed,
+    ProbeFailed,
+}
+
+impl Repeats {
+    fn of(what: &What) -> Option<Self> {
+        match what {
+            What::StateChanged { from, to, .. } => Some(Repeats::State(*from, *to)),
+            What::Connecting => Some(Repeats::Connecting),
+            What::AttemptFailed { .. } => Some(Repeats::AttemptFailed),
+            What::ConnectFailed { .. } => Some(Repeats::ConnectFailed),
+            What::ProbeFailed { .. } => Some(Repeats::ProbeFailed),
+            _ => None,
+        }
+    }
 }
 
 impl Recent {
@@ -94,20 +126,31 @@ impl Recent {
             _ => None,
         };
         let is_closing = matches!(event.what, What::Closing { .. } | What::StepEnded { .. } | What::Closed { .. });
+        let (resource, repeats) = (event.resource.clone(), Repeats::of(&event.what));
         if let Some(json) = self.may_tell(is_closing).then(|| shown(event)).flatten() {
-            let json: Arc<str> = json.into();
             told.push(Told { bytes: message("event", Some(self.next), &json), is_last: false });
             self.next += 1;
-            if self.events.len() >= EVENTS {
-                self.events.pop_front();
-            }
-            self.events.push_back(json);
+            self.keep(KeptEvent { json: json.into(), resource, repeats });
         }
         if let Some(bytes) = closing {
             self.close.push(bytes.clone());
             told.push(Told { bytes, is_last: self.is_closed });
         }
         told
+    }
+
+    /// Keeps an event in the place of one that it repeats, so that a server which is down for an hour does not push out
+    /// how it was lost.
+    fn keep(&mut self, event: KeptEvent) {
+        let mut same = self.events.iter().enumerate().rev().filter(|(_, other)| other.resource == event.resource);
+        let mut since_news = same.by_ref().take_while(|(_, other)| other.repeats.is_some());
+        let old = since_news.find(|(_, other)| event.repeats.is_some() && other.repeats == event.repeats);
+        if let Some((old, _)) = old {
+            self.events.remove(old);
+        } else if self.events.len() >= EVENTS {
+            self.events.pop_front();
+        }
+        self.events.push_back(event);
     }
 
     /// Whether there is room for one more event in this second.
@@ -148,7 +191,7 @@ impl Recent {
 
     /// The last events as a list of JSON, at most so many.
     pub(super) fn events(&self, last: usize) -> Vec<Arc<str>> {
-        self.events.iter().skip(self.events.len().saturating_sub(last)).cloned().collect()
+        self.events.iter().skip(self.events.len().saturating_sub(last)).map(|event| Arc::clone(&event.json)).collect()
     }
 
     /// All points of latency.
@@ -222,6 +265,22 @@ mod tests {
         let told = recent.hear(Event::of_pool(None, What::Closing { reason: Reason::Requested }));
         assert_eq!(told.len(), 2, "closing is told in any flood");
         assert_eq!(recent.close().0.len(), 2);
+    }
+
+    #[test]
+    fn a_server_that_is_down_for_long_does_not_push_out_how_it_was_lost() {
+        let mut recent = Recent::new();
+        let event = |name: &str, what| Event::of_pool(Some(Arc::from(name)), what);
+        recent.hear(warned("the news"));
+        for _ in 0..EVENTS_PER_SECOND / 2 {
+            recent.hear(event("plain", What::Connecting));
+            let (from, to, after) = (State::Connecting, State::Broken, Duration::ZERO);
+            recent.hear(event("plain", What::StateChanged { from, to, after }));
+            recent.hear(event("other", What::Connecting));
+        }
+        let events = recent.events(usize::MAX);
+        assert_eq!(events.len(), 4, "{events:?}");
+        assert!(events[0].contains("the news"), "{events:?}");
     }
 
     #[test]

@@ -44,6 +44,7 @@ pub(super) fn router(routes: Routes) -> Router {
         .route("/page.js", get(page::script))
         .route("/words.js", get(page::words))
         .route("/page.css", get(page::style))
+        .route("/icon.svg", get(page::icon))
         .route("/session", post(begin_session).delete(end_session))
         .route("/status", get(status))
         .route("/holders", get(holders))

@@ -140,7 +140,9 @@ function updateCard(card, resource, entry) {
   pill(card.health, health);
   set(card.endpoint, resource.endpoint);
   set(card.since, word("since", duration(resource.since_ms)));
-  const problem = text(resource.error) || (entry && entry.message) || "";
+  card.health.hidden = state === "closed";
+  card.since.hidden = model.link !== "live";
+  const problem = trouble(resource, entry);
   set(card.problem, problem);
   card.problem.hidden = !problem;
   drawChart(card, name, entry);
@@ -219,7 +221,7 @@ function drawChart(card, name, entry) {
   attribute(card.curve, "d", curve);
   attribute(card.gap, "d", gaps);
   const last = points.length ? points[points.length - 1][1] : null;
-  set(card.latencyNow, `${word("latency")} ${millis(last)} · ${word("max")} ${known.length ? millis(most) : "–"}`);
+  set(card.latencyNow, `${word("latency")} ${millis(last)} · ${word("most")} ${known.length ? millis(most) : "–"}`);
   attribute(card.chart, "aria-label", word("chart", name, millis(last), known.length ? millis(most) : "–", misses));
 }
 
@@ -227,6 +229,15 @@ function drawChart(card, name, entry) {
 function text(error) {
   if (!error) return "";
   return typeof error === "string" ? error : error.message || error.text || JSON.stringify(error);
+}
+
+// The trouble of a resource, without its name, which stands beside it.
+function trouble(resource, entry) {
+  return unnamed(text(resource.error) || (entry && entry.message) || "", resource.name);
+}
+
+function unnamed(said, name) {
+  return name && said.startsWith(`${name}: `) ? said.slice(name.length + 2) : said;
 }
 
 function severity(resource, entry) {
@@ -273,7 +284,7 @@ function showResources() {
     const link = item.firstElementChild;
     attribute(link, "href", `${location.pathname}#resource-${encodeURIComponent(encodeURIComponent(resource.name))}`);
     set(link, resource.name);
-    set(item.lastElementChild, `: ${text(resource.error) || (entry && entry.message) || data(resource.state)}`);
+    set(item.lastElementChild, `: ${trouble(resource, entry) || data(resource.state)}`);
   });
 }
 
@@ -319,7 +330,7 @@ function showEvents() {
     const [time, resource, what, details] = row.children;
     set(time, clockTime(event.at_ms));
     set(resource, event.resource || "–");
-    set(what, data(event.what));
+    set(what, event.times > 1 ? `${data(event.what)} ×${event.times}` : data(event.what));
     set(details, describe(event));
   });
 }
@@ -333,7 +344,7 @@ function clockTime(ms) {
 function describe(event) {
   switch (event.what) {
     case "state_changed":
-      return `${data(event.from)} → ${data(event.to)} (${duration(event.after_ms)})`;
+      return `${data(event.from)} → ${data(event.to)} (${millis(event.after_ms)})`;
     case "connected":
       return `${word("generation")} ${event.generation}, ${millis(event.took_ms)}`;
     case "leak":
@@ -351,7 +362,7 @@ function describe(event) {
     case "closed":
       return event.report ? millis(event.report.took_ms) : "";
     default:
-      return text(event.error) || event.message || event.action || event.waiting_for || "";
+      return unnamed(text(event.error) || event.message || event.action || event.waiting_for || "", event.resource);
   }
 }
 
@@ -446,6 +457,19 @@ function addLatency(latency) {
   }
 }
 
+// Other events tell of each change of state, too. A failure that repeats itself has one row.
+function remember(event) {
+  if (event.what === "state_changed" || event.what === "connecting") return;
+  event.times = 1;
+  const before = model.events.findLastIndex((other) => other.resource === event.resource);
+  if (before >= 0 && event.what.endsWith("_failed") && model.events[before].what === event.what) {
+    event.times = model.events[before].times + 1;
+    model.events.splice(before, 1);
+  }
+  model.events.push(event);
+  if (model.events.length > MOST_EVENTS) model.events.shift();
+}
+
 // The clock of the program may differ from the one here.
 model.clock = 0;
 function setClock(status) {
@@ -467,7 +491,8 @@ function connect() {
     model.link = "live";
     model.status = all.status;
     model.holders = all.holders;
-    model.events = all.events.slice(-MOST_EVENTS);
+    model.events = [];
+    all.events.forEach(remember);
     model.latency = new Map();
     model.clockIsSet = false;
     addLatency(all.latency);
@@ -484,8 +509,7 @@ function connect() {
     paint("status", "holders");
   });
   on("event", (event) => {
-    model.events.push(event);
-    if (model.events.length > MOST_EVENTS) model.events.splice(0, model.events.length - MOST_EVENTS);
+    remember(event);
     paint("events");
   });
   on("closing", (why) => {
