@@ -354,7 +354,7 @@ function describe(event) {
     case "uncrowded":
       return `${event.held} / ${event.allowed}`;
     case "checked":
-      return `${data(event.entry.health)} ${event.entry.message || ""}`;
+      return `${data(event.entry.health)} ${unnamed(event.entry.message || "", event.resource)}`;
     case "closing":
       return reason(event);
     case "step_ended":
