@@ -51,13 +51,6 @@ impl Example {
         assert!(Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap().success());
     }
 
-    /// The memory that it has in use, in bytes.
-    pub(crate) fn resident(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
-        resident.and_then(|kilobytes| kilobytes.parse::<u64>().ok()).expect("VmRSS") * 1024
-    }
-
     pub(crate) fn end(mut self) -> ExitStatus {
         crate::common::until(SOON, || self.child.try_wait().unwrap().is_some());
         self.child.wait().unwrap()
@@ -70,6 +63,13 @@ impl Drop for Example {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The memory that this process has in use, in bytes.
+pub(crate) fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
+    resident.and_then(|kilobytes| kilobytes.parse::<u64>().ok()).expect("VmRSS") * 1024
 }
 
 /// An answer of HTTP.
