@@ -9,12 +9,25 @@ const WINDOW = 5 * 60 * 1000;
 const SVG = "http://www.w3.org/2000/svg";
 
 const byId = (id) => document.getElementById(id);
-let language = "en";
-try {
-  language = localStorage.getItem("language") || "";
-} catch {
-  language = "";
+
+// A browser may forbid to remember anything. Then it lasts as long as the page.
+const memory = new Map();
+function recall(key) {
+  try {
+    return localStorage.getItem(key);
+  } catch {
+    return memory.get(key);
+  }
 }
+function keep(key, value) {
+  try {
+    localStorage.setItem(key, value);
+  } catch {
+    memory.set(key, value);
+  }
+}
+
+let language = recall("language") || "";
 if (!WORDS[language]) language = (navigator.language || "en").toLowerCase().startsWith("zh") ? "zh" : "en";
 
 const word = (key, ...args) => {
@@ -315,7 +328,7 @@ function showHolders() {
     set(line, holder.site);
     set(held, duration(holder.held_ms));
     set(sort, `${word(holder.exclusive ? "exclusive" : "shared")}${holder.suspected ? `, ${word("leak")}` : ""}`);
-    set(owner, holder.owner || "");
+    set(owner, holder.owner || "–");
   });
 }
 
@@ -354,7 +367,7 @@ function describe(event) {
     case "uncrowded":
       return `${event.held} / ${event.allowed}`;
     case "checked":
-      return `${data(event.entry.health)} ${unnamed(event.entry.message || "", event.resource)}`;
+      return [data(event.entry.health), unnamed(event.entry.message || "", event.resource)].filter(Boolean).join(": ");
     case "closing":
       return reason(event);
     case "step_ended":
@@ -404,6 +417,7 @@ function showLink() {
   const className = `badge ${looksOf[model.link]}`;
   if (node.className !== className) node.className = className;
   set(node, word(model.link));
+  node.hidden = !byId("login").hidden;
 }
 
 function showWords() {
@@ -499,6 +513,8 @@ function connect() {
     setClock(all.status);
     model.close = null;
     byId("login").hidden = true;
+    // Scripts cannot see the session's cookie.
+    byId("logout").hidden = recall("session") !== "open";
     paint("status", "holders", "events", "close");
   });
   on("status", (status) => {
@@ -567,15 +583,14 @@ async function begin() {
 
 // ---- login
 
-let hasSession = false;
-
 function showLogin() {
   model.status = null;
   model.link = "connecting";
   byId("board").hidden = true;
   byId("login").hidden = false;
   byId("logout").hidden = true;
-  set(byId("link"), "");
+  keep("session", "");
+  showLink();
   byId("token").focus();
 }
 
@@ -588,8 +603,7 @@ byId("login-form").addEventListener("submit", async (submitted) => {
     const answer = await fetch("session", { method: "POST", body: new URLSearchParams({ token: field.value }) });
     if (answer.ok) {
       field.value = "";
-      hasSession = true;
-      byId("logout").hidden = false;
+      keep("session", "open");
       byId("login").hidden = true;
       pause = 500;
       return connect();
@@ -655,11 +669,7 @@ function notify(said) {
 
 byId("language").addEventListener("click", () => {
   language = language === "zh" ? "en" : "zh";
-  try {
-    localStorage.setItem("language", language);
-  } catch {
-    // The choice lasts as long as the page.
-  }
+  keep("language", language);
   showWords();
   paint("status", "holders", "events", "close");
 });

@@ -10,7 +10,7 @@ const WORDS = {
     resource: "Resource", line: "Taken at", held: "Held for", sort: "Sort", owner: "By", time: "Time", event: "Event",
     noHolders: "Nobody holds a lease.", noEvents: "Nothing has happened since the program began.", cancel: "Cancel",
     live: "live", connecting: "connecting…", lost: "no answer from the program; trying again", ended: "the program has closed its pool",
-    allWell: (n) => `All ${n} resources are well.`, noneUsed: (n) => `None of ${n} resources fails; not all have been used.`,
+    allWell: (n) => (n === 1 ? "The one resource is well." : `All ${n} resources are well.`), noneUsed: (n) => (n === 1 ? "The one resource has not been used." : `None of ${n} resources fails; not all have been used.`),
     fails: (bad, n) => `${bad} of ${n} resources ${bad === 1 ? "fails" : "fail"}.`,
     warns: (warn, n) => `${warn} of ${n} resources ${warn === 1 ? "has" : "have"} a warning.`, isClosing: "The pool is closing.",
     notReady: "Readiness is lowered: this process ends soon.", isClosed: "The pool is closed.",
