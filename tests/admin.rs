@@ -72,7 +72,7 @@ fn post(address: SocketAddr, path: &str, headers: &[&str]) -> Answer {
 fn each_path_is_public_or_needs_the_token() {
     let setup = Setup::new();
     let address = setup.admin().token(TOKEN).listen("127.0.0.1:0").unwrap();
-    for path in ["/livez", "/readyz", "/startupz", "/", "/page.js", "/words.js", "/page.css", "/icon.svg"] {
+    for path in ["/livez", "/readyz", "/startupz", "/", "/page.js", "/view.js", "/words.js", "/page.css", "/icon.svg"] {
         assert_eq!(get(address, path, &[]).status, 200, "{path}");
     }
     for path in GUARDED {

@@ -17,6 +17,7 @@ use axum::response::{IntoResponse, Response};
 
 use crate::seen::admin::answer::Denial;
 use crate::seen::admin::limits::AdminLimits;
+use crate::seen::admin::page::FILES;
 use crate::seen::admin::rates::Rates;
 use crate::seen::admin::sessions::{SessionId, Sessions, of_digits};
 use crate::seen::admin::token::Token;
@@ -59,7 +60,8 @@ impl Audience {
     fn of(path: &str) -> Self {
         match path {
             "/livez" | "/readyz" | "/startupz" => Audience::Anybody,
-            "/" | "/page.js" | "/words.js" | "/page.css" | "/icon.svg" | "/session" => Audience::Visitors,
+            "/" | "/session" => Audience::Visitors,
+            _ if FILES.iter().any(|(file, ..)| *file == path) => Audience::Visitors,
             _ => Audience::Operators,
         }
     }

@@ -16,7 +16,7 @@
 //! | path | who may ask |
 //! |---|---|
 //! | `GET /livez`, `/readyz`, `/startupz` | everybody |
-//! | `GET /`, `/page.js`, `/words.js`, `/page.css`, `/icon.svg` | everybody; they have no data in them |
+//! | `GET /`, `/page.js`, `/view.js`, `/words.js`, `/page.css`, `/icon.svg` | everybody; they have no data in them |
 //! | `POST` and `DELETE /session` | who has the token, and the session itself |
 //! | `GET /status`, `/holders`, `/events`, `/metrics`, `/pool-status` | who has the token |
 //! | `POST /close/{name}`, `/reconnect/{name}` | who has the token |

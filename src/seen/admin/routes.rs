@@ -39,12 +39,11 @@ pub(super) struct Routes {
 pub(super) fn router(routes: Routes) -> Router {
     let probes = Probes::new(&routes.hub.pool);
     let guard = Arc::clone(&routes.guard);
-    Router::new()
+    let files = page::FILES.iter().fold(Router::new(), |router, (path, text, content_type)| {
+        router.route(path, get(|| async { page::file(*text, content_type) }))
+    });
+    files
         .route("/", get(page::index))
-        .route("/page.js", get(page::script))
-        .route("/words.js", get(page::words))
-        .route("/page.css", get(page::style))
-        .route("/icon.svg", get(page::icon))
         .route("/session", post(begin_session).delete(end_session))
         .route("/status", get(status))
         .route("/holders", get(holders))
