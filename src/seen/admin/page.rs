@@ -11,7 +11,7 @@ const INDEX: &str = include_str!("page/index.html");
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 
 /// The files of the page: the path, the text and the type of each.
-pub(super) const FILES: [(&str, &str, &str); 5] = [
+pub(super) static FILES: [(&str, &str, &str); 5] = [
     ("/words.js", include_str!("page/words.js"), SCRIPT),
     ("/view.js", include_str!("page/view.js"), SCRIPT),
     ("/page.js", include_str!("page/page.js"), SCRIPT),
