@@ -210,7 +210,10 @@ function drawChart(card, name, entry) {
   const now = Date.now() + model.clock;
   const points = (model.latency.get(name) || []).filter((point) => point[0] > now - WINDOW);
   const known = points.filter((point) => point[1] !== null).map((point) => point[1]);
-  const most = Math.max(0.1, ...known);
+  const most = Math.max(...known, 0);
+  // A single slow answer must not flatten all the others.
+  const usual = known.toSorted((one, other) => one - other)[Math.floor(known.length * 0.95)] ?? 0;
+  const top = Math.max(0.1, Math.min(most, 1.5 * usual));
   let curve = "";
   let gaps = "";
   let misses = 0;
@@ -225,7 +228,7 @@ function drawChart(card, name, entry) {
         misses += 1;
       }
     } else {
-      curve += `${pen}${x} ${(42 - (38 * ms) / most).toFixed(1)}`;
+      curve += `${pen}${x} ${(42 - (38 * Math.min(ms, top)) / top).toFixed(1)}`;
       pen = "L";
     }
   }
