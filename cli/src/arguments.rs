@@ -29,7 +29,7 @@ pub(crate) enum Verb {
     Status(AdminArguments),
     /// Shows who holds leases and checkouts of a running pool
     Holders(AdminArguments),
-    /// Shows the events of a running pool
+    /// Shows the events of a running pool, without those that only repeat others unless as JSON
     Events(EventsArguments),
     /// Shows the status page of a running pool in the terminal
     Watch(WatchArguments),

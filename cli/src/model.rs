@@ -1,6 +1,6 @@
 //! The parts of an admin's answers that are shown. A field that a server leaves out is empty.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -126,22 +126,34 @@ pub(crate) struct Report {
     pub(crate) took_ms: f64,
 }
 
-/// Passes over the verdicts of health checks that are the same as before. There is one every second for each resource
-/// while somebody watches, and they would hide all else.
+/// Passes over events that only repeat what was told: the verdicts of health checks, of which there is one every second
+/// while somebody watches, and the attempts to connect to a server that stays away. They would hide all else.
 #[derive(Debug, Default)]
 pub(crate) struct Repetitions {
     verdicts: BTreeMap<String, String>,
+    /// What was told of each resource since it was connected or lost.
+    told: BTreeMap<String, BTreeSet<String>>,
 }
 
 impl Repetitions {
     /// Whether the event tells anything new.
     pub(crate) fn is_news(&mut self, event: &Value) -> bool {
-        if event["what"] != "checked" {
-            return true;
+        let resource = event["resource"].as_str().unwrap_or_default().to_owned();
+        match event["what"].as_str().unwrap_or_default() {
+            "checked" => {
+                let verdict = event["entry"]["health"].as_str().unwrap_or_default().to_owned();
+                self.verdicts.insert(resource, verdict.clone()) != Some(verdict)
+            }
+            "connected" | "lost" => {
+                self.told.remove(&resource);
+                true
+            }
+            what @ ("state_changed" | "connecting" | "attempt_failed" | "connect_failed") => {
+                let told = format!("{what} {} {}", event["from"], event["to"]);
+                self.told.entry(resource).or_default().insert(told)
+            }
+            _ => true,
         }
-        let (name, verdict) = (event["resource"].as_str(), event["entry"]["health"].as_str());
-        let verdict = verdict.unwrap_or_default().to_owned();
-        self.verdicts.insert(name.unwrap_or_default().to_owned(), verdict.clone()) != Some(verdict)
     }
 }
 
@@ -224,5 +236,25 @@ impl Told {
             text,
             state,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::Repetitions;
+
+    #[test]
+    fn an_outage_is_told_once() {
+        let mut repetitions = Repetitions::default();
+        let failed = json!({ "what": "attempt_failed", "resource": "redis" });
+        let lost = json!({ "what": "lost", "resource": "redis" });
+        let other = json!({ "what": "attempt_failed", "resource": "mongo" });
+        let news = [&failed, &failed, &other, &lost, &failed, &failed, &lost].map(|event| repetitions.is_news(event));
+        assert_eq!(news, [true, false, true, true, true, false, true]);
+        let checked = |health| json!({ "what": "checked", "resource": "redis", "entry": { "health": health } });
+        let news = ["pass", "pass", "fail", "fail", "pass"].map(|health| repetitions.is_news(&checked(health)));
+        assert_eq!(news, [true, false, true, false, true]);
     }
 }

@@ -3,7 +3,7 @@
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Block, Cell, Clear, Paragraph, Row, Table, TableState};
+use ratatui::widgets::{Block, Borders, Cell, Clear, Paragraph, Row, Table, TableState, Wrap};
 
 use crate::model::{Resource, Step};
 use crate::table::{clean, columns, millis, time_of_day};
@@ -33,7 +33,7 @@ pub(crate) fn draw(frame: &mut Frame<'_>, app: &mut App, look: Look) {
     let [header, resources, detail, below, footer] = Layout::vertical([
         Constraint::Length(1),
         Constraint::Length(rows.saturating_add(1).min(most)),
-        Constraint::Length(if area.height >= 16 { 6 } else { 0 }),
+        Constraint::Length(if area.height >= 16 { 7 } else { 0 }),
         Constraint::Min(0),
         Constraint::Length(1),
     ])
@@ -163,7 +163,9 @@ fn draw_detail(frame: &mut Frame<'_>, area: Rect, app: &App, look: Look) {
         let text = format!("held {} since {} ({how}{leak}){owner}", millis(held.held_ms), clean(&held.site));
         lines.push(Line::from(text));
     }
-    frame.render_widget(Paragraph::new(lines).block(block(&one.name, look)), area);
+    // A long error takes several lines, because its remedy is at its end.
+    let text = Paragraph::new(lines).wrap(Wrap { trim: true });
+    frame.render_widget(text.block(block(&one.name, look)), area);
 }
 
 fn draw_events(frame: &mut Frame<'_>, area: Rect, app: &App, look: Look) {
@@ -216,7 +218,7 @@ fn draw_help(frame: &mut Frame<'_>, area: Rect, look: Look) {
 /// A panel with a line above it.
 fn block(title: &str, look: Look) -> Block<'static> {
     let title = Span::styled(format!(" {} ", clean(title)), look.title());
-    Block::new().borders(ratatui::widgets::Borders::TOP).title(title)
+    Block::new().borders(Borders::TOP).title(title)
 }
 
 /// The text, with blanks up to this width and one more.
