@@ -1,7 +1,6 @@
 //! [`EventStream`], the body of an answer of `/events`.
 
 use std::convert::Infallible;
-use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
