@@ -69,11 +69,13 @@ impl Busy {
     /// counts it.
     pub fn finish(&mut self, is_done: bool) -> bool {
         let count = std::mem::take(&mut self.count);
+        let counted = self.activity.end(self.shard, self.work, count, is_done);
+        // The meter is code of users, and closing does not wait for it.
         #[cfg(feature = "metrics")]
         if let Some(began) = self.began.take().filter(|_| count > 0) {
             self.activity.measure(began, Measure::Work(self.work), count, is_done);
         }
-        self.activity.end(self.shard, self.work, count, is_done)
+        counted
     }
 }
 

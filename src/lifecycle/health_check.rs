@@ -193,7 +193,7 @@ fn before(slot: &Arc<dyn AnySlot>, criticality: Criticality, limit: Duration) ->
         State::Connecting | State::Broken => {
             // Maybe no caller acquires this resource, so the health check has it tried again. The attempt goes on
             // without the future.
-            drop(Arc::clone(slot).wait_ready());
+            Arc::clone(slot).try_again();
             let far = progress.map_or_else(String::new, |Progress { told, .. }| format!("; connecting: {told}"));
             (Health::Fail, failure.map(|failure| format!("{failure}{far}")))
         }

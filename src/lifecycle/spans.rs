@@ -10,6 +10,7 @@
 use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt::Display;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -158,9 +159,10 @@ pub(crate) fn health_check() -> Span {
     span!("health_check", "internal", None, HEALTH = Empty)
 }
 
-/// The close of a resource, or of the whole pool.
+/// The close of a resource, or of the whole pool. If the subscriber panics, the close goes on without a span.
 pub(crate) fn close(resource: Option<&Traced>, reason: Reason) -> Span {
-    span!("close", "internal", resource, REASON = display(reason))
+    let span = || span!("close", "internal", resource, REASON = display(reason));
+    catch_unwind(AssertUnwindSafe(span)).unwrap_or_else(|_| Span::none())
 }
 
 /// The drain of a close.
@@ -206,19 +208,24 @@ pub(crate) fn stepped(span: &Span, step: &StepReport) {
     }
 }
 
-/// Records how a close ended.
-pub(crate) fn closed(span: &Span, report: &CloseReport) {
-    let mut others = report.steps.iter().filter(|step| step.outcome != Outcome::Closed).peekable();
-    if let Some(first) = others.peek() {
-        let code = first.outcome.code();
-        let told: Vec<_> = others.map(|step| format!("{}: {}", step.name, step.outcome)).collect();
-        failed(span, code, told.join("; "));
+/// Records how a close ended, and ends its span. If the subscriber panics, the close ends all the same.
+pub(crate) fn closed(span: Span, report: &CloseReport) {
+    let record = move || {
+        let mut others = report.steps.iter().filter(|step| step.outcome != Outcome::Closed).peekable();
+        if let Some(first) = others.peek() {
+            let code = first.outcome.code();
+            let told: Vec<_> = others.map(|step| format!("{}: {}", step.name, step.outcome)).collect();
+            failed(&span, code, told.join("; "));
+        }
+    };
+    if catch_unwind(AssertUnwindSafe(record)).is_err() {
+        tracing::error!("a subscriber panicked at the span of a close");
     }
 }
 
 /// The span of one operation, below the caller's. It ends as this drops.
 ///
-/// It has no statement, no key and no message of the server, since these may be secret.
+/// It has no statement, no key of a database and no message of the server, since these may be secret.
 #[must_use = "the span ends as this drops"]
 #[derive(Debug)]
 pub struct OperationSpan {

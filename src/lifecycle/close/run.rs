@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
+use tracing::Instrument;
 
 use crate::base::clock::Moment;
 use crate::base::error::{Error, FirstFew, panic_message};
@@ -86,9 +87,8 @@ pub(crate) fn start(pool: &Arc<dyn Pool>, reason: Reason, deadline: Option<Durat
                 pool.context().tell(None, What::Closing { reason });
                 close_pool(&pool, reason, limit).await
             };
-            let report = Arc::new(span.in_scope(|| run_close(&*pool, reason, &pool.slots(), close)));
-            spans::closed(&span, &report);
-            drop(span);
+            let report = Arc::new(run_close(&*pool, reason, &pool.slots(), close.instrument(span.clone())));
+            spans::closed(span, &report);
             pool.context().tell(None, What::Closed { report: Arc::clone(&report) });
             run.end(CloseReport::clone(&report));
             let running = pool.context().close.running_as("a listener");
@@ -121,9 +121,8 @@ pub(crate) fn start_one(pool: &Arc<dyn Pool>, slot: Arc<dyn AnySlot>, reason: Re
             let name = Arc::clone(slot.name());
             let limit = pool.context().options.close.deadline;
             let close = close_slots(&pool, vec![Arc::clone(&slot)], Others::default(), reason, limit);
-            let report = span.in_scope(|| run_close(&*pool, reason, &[slot], close));
-            spans::closed(&span, &report);
-            drop(span);
+            let report = run_close(&*pool, reason, &[slot], close.instrument(span.clone()));
+            spans::closed(span, &report);
             pool.context().close.end_single(&name, report);
         }));
     }

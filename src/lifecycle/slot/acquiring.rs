@@ -29,6 +29,9 @@ use crate::lifecycle::spans;
 use crate::lifecycle::status::State;
 use crate::lifecycle::transition::Caller;
 
+/// The words for the span of a wait until the resource is connected.
+pub(super) const CONNECTING: Option<&str> = Some("connecting");
+
 impl<R: Resource> Slot<R> {
     /// A lease at once. `None` if the resource is not ready.
     #[inline]
@@ -66,7 +69,7 @@ impl<R: Resource> Slot<R> {
             if let Some(lease) = self.lease(claim)? {
                 return Ok(lease);
             }
-            self.begin_waiting(limit.saturating_sub(started.elapsed()), self.caller(false)).await?;
+            self.begin_waiting(limit.saturating_sub(started.elapsed()), self.caller(false), CONNECTING).await?;
         }
     }
 
@@ -75,17 +78,19 @@ impl<R: Resource> Slot<R> {
     }
 
     /// Begins to wait on the pool's runtime, so that any executor may poll the answer. Dropping the future only stops
-    /// the waiting. The attempt that it asked for begins all the same.
+    /// the waiting. The attempt that it asked for begins all the same. `waiting_for` has the words for the span of the
+    /// wait, which has none if nobody waits.
     pub(super) fn begin_waiting(
         self: &Arc<Self>,
         limit: Duration,
         caller: Caller,
+        waiting_for: Option<&'static str>,
     ) -> impl Future<Output = Result<(), Error>> + Send + use<R> {
         let state = self.context.check_process().map(|()| self.life.state());
-        // Made here, where the caller's span is entered. A resource that is ready is not waited for.
-        let span = match state {
-            Ok(State::Ready) | Err(_) => Span::none(),
-            Ok(_) => self.activity().traced.wait("connecting"),
+        // The span is made here, where that of the caller is entered. A resource that is ready is not waited for.
+        let span = match (&state, waiting_for) {
+            (Ok(State::Ready) | Err(_), _) | (_, None) => Span::none(),
+            (Ok(_), Some(waiting_for)) => self.activity().traced.wait(waiting_for),
         };
         // A closed resource does not even start a runtime.
         let runtime = state.and_then(|state| match state {

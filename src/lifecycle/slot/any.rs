@@ -19,6 +19,7 @@ use crate::lifecycle::leak::Leaks;
 use crate::lifecycle::lease::Held;
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::slot::Slot;
+use crate::lifecycle::slot::acquiring::CONNECTING;
 use crate::lifecycle::status::{NodeStatus, ResourceStatus, State, Usage};
 use crate::lifecycle::transition::{LossAction, Recovery};
 
@@ -95,11 +96,15 @@ impl<R: Resource> AnySlot for Slot<R> {
     }
 
     fn wait_ready(self: Arc<Self>) -> BoxFuture<Result<(), Error>> {
-        Box::pin(self.begin_waiting(self.context.options.acquire_timeout, self.caller(false)))
+        Box::pin(self.begin_waiting(self.context.options.acquire_timeout, self.caller(false), CONNECTING))
     }
 
     fn wait_back(self: Arc<Self>, limit: Duration) -> BoxFuture<Result<(), Error>> {
-        Box::pin(self.begin_waiting(limit, self.caller(true)))
+        Box::pin(self.begin_waiting(limit, self.caller(true), CONNECTING))
+    }
+
+    fn try_again(self: Arc<Self>) {
+        drop(self.begin_waiting(self.context.options.acquire_timeout, self.caller(false), None));
     }
 
     fn ping(self: Arc<Self>) -> Option<BoxFuture<Result<(), Failure>>> {

@@ -6,7 +6,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use crate::base::error::Error;
+use crate::Error;
 
 /// Why a request is not served, and the remedy.
 #[derive(Debug, Serialize)]

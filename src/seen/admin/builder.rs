@@ -8,11 +8,11 @@ use std::sync::{Arc, mpsc};
 use axum::Router;
 use tokio_util::sync::CancellationToken;
 
+use crate::Error;
+use crate::Events;
+use crate::ResourcePool;
 use crate::base::environment::Environment;
-use crate::base::error::Error;
 use crate::base::secret::{Secret, SecretFile};
-use crate::lifecycle::observers::Events;
-use crate::pool::resource_pool::ResourcePool;
 use crate::seen::admin::guard::Guard;
 use crate::seen::admin::hub::Hub;
 use crate::seen::admin::limits::AdminLimits;

@@ -16,12 +16,12 @@ use tokio::sync::{Notify, broadcast};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::base::holder::Holder;
+use crate::Events;
+use crate::HealthReport;
+use crate::Holder;
+use crate::ResourcePool;
+use crate::What;
 use crate::base::sync::until;
-use crate::lifecycle::event::What;
-use crate::lifecycle::health::HealthReport;
-use crate::lifecycle::observers::Events;
-use crate::pool::resource_pool::ResourcePool;
 use crate::seen::admin::answer;
 use crate::seen::admin::limits::{FRAMES, LAST_WORDS, SOON, STREAMED_HOLDERS, TICK, UNWATCHED};
 use crate::seen::admin::recent::{Recent, Told, message};

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use axum::body::Bytes;
 
-use crate::lifecycle::event::{Event, What};
-use crate::lifecycle::health::Health;
-use crate::lifecycle::status::State;
+use crate::Health;
+use crate::State;
 use crate::seen::admin::answer;
 use crate::seen::admin::limits::{EVENT_BYTES, EVENTS, EVENTS_PER_SECOND, POINTS};
+use crate::{Event, What};
 
 /// A message of a stream.
 #[derive(Debug, Clone)]
@@ -246,7 +246,7 @@ fn millis(at: SystemTime) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lifecycle::close::report::Reason;
+    use crate::Reason;
 
     fn warned(message: &str) -> Event {
         Event::of_pool(Some(Arc::from("plain")), What::Warned { message: message.to_owned(), error: None })

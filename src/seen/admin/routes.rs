@@ -14,7 +14,6 @@ use axum::routing::{get, post};
 use tokio_util::sync::DropGuard;
 use url::form_urlencoded;
 
-use crate::pool::tower::Probes;
 use crate::seen::admin::answer::{Denial, json, json_text};
 use crate::seen::admin::guard::{self, Admitted, Guard};
 use crate::seen::admin::hub::Hub;
@@ -23,6 +22,7 @@ use crate::seen::admin::page;
 use crate::seen::admin::sessions::digits;
 use crate::seen::admin::stream::EventStream;
 use crate::seen::admin::views::{StatusView, pools};
+use crate::tower::Probes;
 
 /// Renders the program's metrics.
 pub(super) type Renderer = Arc<dyn Fn() -> String + Send + Sync>;

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use subtle::ConstantTimeEq;
 
+use crate::Error;
 use crate::base::environment::Environment;
-use crate::base::error::Error;
 use crate::base::secret::{Secret, SecretFile};
 
 /// The variable with the token.

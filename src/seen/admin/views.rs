@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::base::holder::Holder;
-use crate::lifecycle::health::HealthReport;
-use crate::lifecycle::status::{PoolStatus, ResourceStatus};
+use crate::HealthReport;
+use crate::Holder;
 use crate::seen::admin::recent::Point;
+use crate::{PoolStatus, ResourceStatus};
 
 /// The answer of `/status`.
 #[derive(Serialize)]

@@ -37,6 +37,7 @@ use crate::{Error, ResourcePool, blocking};
 
 use self::book::Book;
 use self::levels::Levels;
+use self::series::Series;
 
 /// The metrics of one pool. A clone is another handle to the same ones.
 ///
@@ -96,7 +97,10 @@ impl Metrics {
         })?;
         let measuring = Arc::clone(&book);
         pool.on_measured(move |measured| {
-            measuring.series(measured.resource, measured.kind, measured.endpoint).measured(measured);
+            // Tasks and holds are measured too, and are no resources.
+            if let Some(place) = Series::place(measured.measure) {
+                measuring.series(measured.resource, measured.kind, measured.endpoint).measured(place, measured);
+            }
         })?;
         names::describe();
         let levels = Mutex::new(Levels::default());
@@ -117,7 +121,9 @@ impl Metrics {
     pub fn observe(&self) {
         let Installed { pool, book, levels, process } = &*self.0;
         if *process == std::process::id() {
-            levels.lock().observe(&pool.status(), book);
+            // The status asks users' own resources, so it comes before the lock.
+            let status = pool.status();
+            levels.lock().observe(&status, book);
         }
     }
 }

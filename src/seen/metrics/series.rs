@@ -84,15 +84,19 @@ impl Series {
         histogram(name, self.labels(&[])).record(took.as_secs_f64());
     }
 
-    /// Records the time of work that has ended, if its sort has a metric.
-    pub(super) fn measured(&self, measured: &Measured<'_>) {
-        let place = match measured.measure {
-            Measure::Work(Work::Operation) => 0,
-            Measure::Work(Work::Confirm) => 1,
-            Measure::Work(Work::Delivery) => 2,
-            Measure::Checkout => 3,
-            _ => return,
-        };
+    /// The place of this measure's timers. `None` if it has no metric.
+    pub(super) fn place(measure: Measure) -> Option<usize> {
+        match measure {
+            Measure::Work(Work::Operation) => Some(0),
+            Measure::Work(Work::Confirm) => Some(1),
+            Measure::Work(Work::Delivery) => Some(2),
+            Measure::Checkout => Some(3),
+            _ => None,
+        }
+    }
+
+    /// Records the time of work that has ended, in the timers of this place.
+    pub(super) fn measured(&self, place: usize, measured: &Measured<'_>) {
         let Some(timer) = self.timers.get(place).and_then(|of_sort| of_sort.get(usize::from(!measured.is_done))) else {
             return;
         };
