@@ -329,6 +329,17 @@ fn more_streams_than_there_may_be_are_refused() {
     });
 }
 
+#[test]
+fn an_address_may_ask_so_often_and_the_probes_always() {
+    let setup = Setup::new();
+    let mut limits = AdminLimits::default();
+    limits.requests = 1;
+    let address = setup.admin().limits(limits).listen("127.0.0.1:0").unwrap();
+    until(SOON, || get(address, "/pool-status", &[]).status == 429);
+    assert_eq!(get(address, "/livez", &[]).status, 200);
+    until(SOON, || get(address, "/pool-status", &[]).status == 200);
+}
+
 /// Nobody reads the stream of this router, and the close waits for it only so long.
 #[test]
 fn a_stream_that_nobody_reads_delays_the_end_for_a_moment_at_most() {

@@ -13,8 +13,10 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use example::Example;
+use parking_lot::Mutex;
 use services::{Kind, Service};
 
 /// The browser of Debian, with a font that has Chinese.
@@ -33,13 +35,17 @@ fn the_page_shows_what_happens_in_a_browser() {
         .env("CHROMIUM", CHROMIUM)
         .spawn()
         .unwrap();
+    let stage = Arc::new(Mutex::new(Stage { redis: Service::start(Kind::Redis).unwrap(), program: None }));
+    let served = Arc::clone(&stage);
     std::thread::spawn(move || {
-        let mut stage = Stage { redis: Service::start(Kind::Redis).unwrap(), program: None };
         for stream in listener.incoming().map_while(Result::ok) {
-            stage.serve(stream);
+            served.lock().serve(stream);
         }
     });
-    assert!(node.wait().unwrap().success(), "the browser's tests failed; their pictures are in {}", folder.display());
+    let ended = node.wait().unwrap();
+    // A test that failed may have left its program.
+    stage.lock().program = None;
+    assert!(ended.success(), "the browser's tests failed; their pictures are in {}", folder.display());
 }
 
 /// The folder of the browser's test, with what it needs.

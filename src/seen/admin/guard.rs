@@ -146,7 +146,7 @@ impl Guard {
         match text(&ORIGIN).map(|origin| origin.split_once("://")) {
             None if is_read => Ok(()),
             None => foreign("the header `Origin` is missing"),
-            Some(Some((_, from))) if from.eq_ignore_ascii_case(authority) || self.is_named(host(from)) => Ok(()),
+            Some(Some((_, from))) if from.eq_ignore_ascii_case(authority) || self.is_named(from) => Ok(()),
             Some(_) => foreign("a page of another origin asks"),
         }
     }
