@@ -14,7 +14,8 @@ pub(crate) struct Page {
     pub(crate) closing: bool,
     pub(crate) readiness: String,
     pub(crate) status: Status,
-    pub(crate) health: Verdicts,
+    /// `None` until the health was checked for the first time.
+    pub(crate) health: Option<Verdicts>,
     pub(crate) holders: Option<Vec<Held>>,
     /// Of each resource, the time in milliseconds since 1970 and the latency of each answer.
     pub(crate) latency: BTreeMap<String, Vec<(f64, Option<f64>)>>,
@@ -23,7 +24,7 @@ pub(crate) struct Page {
 impl Page {
     /// The health of this resource.
     pub(crate) fn verdict(&self, name: &str) -> Option<&Verdict> {
-        self.health.entries.iter().find(|entry| entry.name == name)
+        self.health.as_ref()?.entries.iter().find(|entry| entry.name == name)
     }
 }
 

@@ -83,7 +83,14 @@ impl App {
                         for event in data["events"].as_array().map(Vec::as_slice).unwrap_or_default() {
                             self.event(event);
                         }
-                        self.page(data);
+                        // The status is a part of a snapshot, and holders and latencies stand beside it.
+                        let mut page = data["status"].clone();
+                        if let Some(fields) = page.as_object_mut() {
+                            for beside in ["holders", "latency"] {
+                                fields.insert(beside.to_owned(), data[beside].clone());
+                            }
+                        }
+                        self.page(page);
                     }
                     "status" => self.page(data),
                     "event" => self.event(&data),

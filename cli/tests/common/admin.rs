@@ -144,8 +144,7 @@ async fn events_or_stream(
     let news = served.news.subscribe();
     let mut snapshot = page(&served.pool).await;
     snapshot = json!({
-        "closing": snapshot["closing"], "readiness": snapshot["readiness"], "health": snapshot["health"],
-        "status": snapshot["status"],
+        "status": snapshot,
         "holders": served.pool.holders(),
         "events": *served.events.lock().unwrap(),
         "latency": *served.latency.lock().unwrap(),

@@ -21,7 +21,7 @@ impl Remedies {
             "WRONGPASS",
             "NOAUTH",
             "Password authentication failed",
-            "password authentication failed",
+            "password authentication failed for user",
             "ACCESS_REFUSED",
             "SCRAM failure",
             "Authentication failed",
