@@ -1,5 +1,7 @@
 //! The configuration that the verbs work with, and the kinds that it can have.
 
+use std::collections::BTreeSet;
+
 use resource_pool::config::{
     ClickHouseConfig, Config, MongoConfig, Origin, PostgresConfig, RabbitMqConfig, RedisConfig,
 };
@@ -85,7 +87,8 @@ pub(crate) fn names(config: &Config, asked: &[String]) -> Result<Vec<String>, Pr
         [] => config.configured().map(str::to_owned).collect(),
         asked => asked.to_vec(),
     };
-    names.dedup();
+    let mut known = BTreeSet::new();
+    names.retain(|name| known.insert(name.clone()));
     match names.is_empty() {
         true => Err(Problem::wrong(
             "nothing is configured",
