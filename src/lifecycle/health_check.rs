@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tracing::Span;
 
 use crate::base::error::{Error, Proof};
 use crate::base::runtime::{self, within};
@@ -23,7 +22,7 @@ use crate::lifecycle::context::Context;
 use crate::lifecycle::event::What;
 use crate::lifecycle::health::{Criticality, Health, HealthEntry, HealthOptions, HealthReport, NodeHealth};
 use crate::lifecycle::probe::answer;
-use crate::lifecycle::spans;
+use crate::lifecycle::spans::{self, TaskSpan};
 use crate::lifecycle::status::State;
 
 /// The last report, and the check that is under way.
@@ -74,7 +73,7 @@ impl HealthCheck {
         find: impl FnOnce() -> Vec<Found> + Send + 'static,
     ) -> Result<Result<Arc<HealthReport>, RunningCheck>, Error> {
         // Taken before the lock, since a subscriber is users' code.
-        let caller = Span::current();
+        let caller = TaskSpan::current();
         let mut cache = self.cache.lock();
         let is_fresh = |report: &&Arc<HealthReport>| {
             report.at.elapsed() < context.options.health.cache
@@ -97,7 +96,7 @@ impl HealthCheck {
                     let span = caller.in_scope(spans::health_check);
                     drop(caller);
                     let report = Arc::new(check(find, &context, &span).await);
-                    spans::reported(&span, &report);
+                    span.reported(&report);
                     drop(span);
                     let mut cache = me.cache.lock();
                     cache.last = Some(Arc::clone(&report));
@@ -113,7 +112,7 @@ impl HealthCheck {
 }
 
 /// Checks every resource that `find` finds, within the limit of the whole check.
-async fn check(find: impl FnOnce() -> Vec<Found>, context: &Context, span: &Span) -> HealthReport {
+async fn check(find: impl FnOnce() -> Vec<Found>, context: &Context, span: &TaskSpan) -> HealthReport {
     let (at, options) = (Instant::now(), &context.options.health);
     // A resource that is not asked has no span.
     let (mut entries, mut slots, mut asked) = (Vec::new(), Vec::new(), Vec::new());
@@ -152,14 +151,14 @@ async fn check(find: impl FnOnce() -> Vec<Found>, context: &Context, span: &Span
             if let Ok((index, entry)) = checked {
                 entries[index] = entry;
                 if let Some(span) = asked[index].take() {
-                    spans::checked(&span, &entries[index]);
+                    span.checked(&entries[index]);
                 }
             }
         }
     };
     let _what_is_left_stays_failed = within(options.all.saturating_sub(at.elapsed()), collect).await;
     for (entry, span) in entries.iter().zip(asked) {
-        span.iter().for_each(|span| spans::checked(span, entry));
+        span.iter().for_each(|span| span.checked(entry));
     }
     for (entry, slot) in entries.iter().zip(slots) {
         let checked = || What::Checked { entry: entry.clone() };

@@ -19,7 +19,6 @@ use crate::base::runtime::{self, within};
 use crate::base::setters::setters;
 use crate::lifecycle::any_slot::AnySlot;
 use crate::lifecycle::event::What;
-use crate::lifecycle::spans;
 
 /// How a ready resource is probed. With the defaults, a frozen server is noticed within 3.7 s.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -137,7 +136,7 @@ async fn probe(slot: Weak<dyn AnySlot>, generation: u64, options: ProbeOptions, 
             Proof::Refused | Proof::Limited => 0,
             Proof::Unasked => strikes,
         };
-        spans::failed(&slot.activity().traced.probe_failed(strikes, asked.elapsed()), failure.proof().code(), &failure);
+        slot.activity().traced.probe_failed(strikes, asked.elapsed()).failed(failure.proof().code(), &failure);
         slot.activity().tell(generation, What::ProbeFailed { strikes, message: OneLine(&failure).to_string() });
         if strikes >= options.strikes {
             return slot.lost(None, generation, Source::from(failure.source));

@@ -3,20 +3,25 @@
 //! Slots, waits, the prober, health checks, closing and the kinds make their spans here. `docs/traces.md` has the table
 //! of all spans, which a test of this file compares with the code.
 //!
-//! A parent is never named. A span is made while its parent is entered, because an id means nothing to a subscriber
-//! that did not give it: a caller may have one of its own thread. No span is entered where code of users may hang, or it
-//! would never end. There is no lock here. A subscriber is user code, so callers hold none.
+//! A caller may have a subscriber of its own thread, and an id means nothing to another subscriber. So no parent is
+//! named. A [`TaskSpan`] has its subscriber along, and is entered and ends under that one alone. No span is
+//! entered where code of users may hang, or it would never end. There is no lock here. A subscriber is user code, so
+//! callers hold none.
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt::Display;
+use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tracing::Span;
+use tracing::dispatcher::{self, Dispatch};
 use tracing::field::{Empty, display};
+use tracing::instrument::WithSubscriber;
 use tracing::subscriber::NoSubscriber;
-use tracing::{Instrument, Span, dispatcher};
 
 use crate::base::error::{Error, OneLine};
 use crate::lifecycle::close::phase::Phase;
@@ -73,7 +78,7 @@ pub(crate) struct Traced {
 macro_rules! span {
     ($name:literal, $kind:expr, $traced:expr $(, $attribute:ident = $value:expr)* $(,)?) => {{
         let traced: Option<&Traced> = $traced;
-        heard(|| {
+        TaskSpan::heard(|| {
             tracing::info_span!(
                 target: TARGET,
                 $name,
@@ -92,10 +97,100 @@ macro_rules! span {
     }};
 }
 
-/// The span, if there is a subscriber. Without one, `tracing` would write each span to the log of its feature `log`.
-fn heard(make: impl FnOnce() -> Span) -> Span {
-    let is_heard = dispatcher::get_default(|subscriber| !subscriber.is::<NoSubscriber>());
-    if is_heard { make() } else { Span::none() }
+/// A span with the subscriber that it belongs to. It may be entered and end on any thread: both happen under that
+/// subscriber, because the registry of `tracing-subscriber` panics under another one.
+#[derive(Debug, Clone)]
+pub(crate) struct TaskSpan {
+    span: Span,
+    subscriber: Dispatch,
+}
+
+impl TaskSpan {
+    /// No span. Spans that are made inside it have no parent.
+    pub(crate) fn none() -> Self {
+        TaskSpan { span: Span::none(), subscriber: Dispatch::none() }
+    }
+
+    /// The span that is entered on this thread.
+    pub(crate) fn current() -> Self {
+        TaskSpan::heard(Span::current)
+    }
+
+    /// The span, if this thread has a subscriber. Without one, `tracing` would write each span to the log of its feature
+    /// `log`.
+    fn heard(make: impl FnOnce() -> Span) -> Self {
+        let subscriber = dispatcher::get_default(Dispatch::clone);
+        match subscriber.is::<NoSubscriber>() {
+            true => TaskSpan::none(),
+            false => TaskSpan { span: make(), subscriber },
+        }
+    }
+
+    /// Runs this inside the span. A disabled span changes nothing.
+    pub(crate) fn in_scope<T>(&self, run: impl FnOnce() -> T) -> T {
+        match self.span.is_disabled() {
+            true => run(),
+            false => dispatcher::with_default(&self.subscriber, || self.span.in_scope(run)),
+        }
+    }
+
+    /// Awaits this inside the span.
+    pub(crate) async fn around<T>(&self, future: impl Future<Output = T>) -> T {
+        let mut future = pin!(future);
+        poll_fn(|context| self.in_scope(|| future.as_mut().poll(context))).await
+    }
+
+    /// Records that the span's work failed. `code` is the sort of the error.
+    pub(crate) fn failed(&self, code: &str, error: impl Display) {
+        self.span.record(STATUS, "ERROR");
+        self.span.record(DESCRIPTION, display(OneLine(error)));
+        self.span.record(ERROR, code);
+    }
+
+    /// Records the verdict on a resource.
+    pub(crate) fn checked(&self, entry: &HealthEntry) {
+        self.span.record(HEALTH, display(entry.health));
+        if entry.health == Health::Fail {
+            self.failed("fail", entry.error.as_deref().unwrap_or_default());
+        }
+    }
+
+    /// Records the verdict of a whole check.
+    pub(crate) fn reported(&self, report: &HealthReport) {
+        self.span.record(HEALTH, display(report.health));
+        if report.health == Health::Fail {
+            let failed = report.entries.iter().filter(|entry| entry.health == Health::Fail);
+            self.failed("fail", failed.map(|entry| &*entry.name).collect::<Vec<_>>().join(", "));
+        }
+    }
+
+    /// Records how a step ended.
+    pub(crate) fn stepped(&self, step: &StepReport) {
+        let code = step.outcome.code();
+        self.span.record(OUTCOME, code);
+        if step.outcome != Outcome::Closed {
+            self.failed(code, &step.outcome);
+        }
+    }
+
+    /// Records how a close ended.
+    fn closed(&self, report: &CloseReport) {
+        let mut others = report.steps.iter().filter(|step| step.outcome != Outcome::Closed).peekable();
+        if let Some(first) = others.peek() {
+            let code = first.outcome.code();
+            let told: Vec<_> = others.map(|step| format!("{}: {}", step.name, step.outcome)).collect();
+            self.failed(code, told.join("; "));
+        }
+    }
+}
+
+impl Drop for TaskSpan {
+    fn drop(&mut self) {
+        let span = std::mem::replace(&mut self.span, Span::none());
+        if !span.is_disabled() {
+            dispatcher::with_default(&self.subscriber, || drop(span));
+        }
+    }
 }
 
 impl Traced {
@@ -110,22 +205,22 @@ impl Traced {
     }
 
     /// An attempt to connect, from its beginning.
-    pub(crate) fn connect(&self, attempt: usize) -> Span {
+    pub(crate) fn connect(&self, attempt: usize) -> TaskSpan {
         span!("connect", "client", Some(self), ATTEMPT = attempt)
     }
 
     /// The wait of a caller, from its beginning.
-    pub(crate) fn wait(&self, waiting_for: impl Display) -> Span {
+    pub(crate) fn wait(&self, waiting_for: impl Display) -> TaskSpan {
         span!("wait", "internal", Some(self), WAITING_FOR = display(&waiting_for))
     }
 
     /// A probe that failed after so long. The span has no length, because probes that succeed have none.
-    pub(crate) fn probe_failed(&self, strikes: u32, took: Duration) -> Span {
+    pub(crate) fn probe_failed(&self, strikes: u32, took: Duration) -> TaskSpan {
         span!("probe_failed", "client", Some(self), STRIKES = strikes, TOOK = took.as_secs_f64() * 1e3)
     }
 
     /// The part of a health check that is about this resource.
-    pub(crate) fn round_trip(&self) -> Span {
+    pub(crate) fn round_trip(&self) -> TaskSpan {
         span!("round_trip", "client", Some(self), HEALTH = Empty)
     }
 
@@ -150,77 +245,39 @@ impl Traced {
             ACTION_TYPE = is_messaging.then_some("send"),
             DESTINATION = Empty,
         );
-        OperationSpan { span }
+        OperationSpan(span)
     }
 }
 
 /// A health check, from its beginning.
-pub(crate) fn health_check() -> Span {
+pub(crate) fn health_check() -> TaskSpan {
     span!("health_check", "internal", None, HEALTH = Empty)
 }
 
 /// The close of a resource, or of the whole pool. If the subscriber panics, the close goes on without a span.
-pub(crate) fn close(resource: Option<&Traced>, reason: Reason) -> Span {
+pub(crate) fn close(resource: Option<&Traced>, reason: Reason) -> TaskSpan {
     let span = || span!("close", "internal", resource, REASON = display(reason));
-    catch_unwind(AssertUnwindSafe(span)).unwrap_or_else(|_| Span::none())
+    catch_unwind(AssertUnwindSafe(span)).unwrap_or_else(|_| TaskSpan::none())
+}
+
+/// Records how a close ended, and ends its span. If the subscriber panics, the close ends all the same.
+pub(crate) fn closed(span: TaskSpan, report: &CloseReport) {
+    let recorded = catch_unwind(AssertUnwindSafe(|| span.closed(report)));
+    // Two panics at once would abort the process.
+    let ended = catch_unwind(AssertUnwindSafe(|| drop(span)));
+    if recorded.and(ended).is_err() {
+        tracing::error!("a subscriber panicked at the span of a close");
+    }
 }
 
 /// The drain of a close.
-pub(crate) fn drain() -> Span {
+pub(crate) fn drain() -> TaskSpan {
     span!("drain", "internal", None)
 }
 
 /// A step of a close. A hook and a group of tasks are no resources.
-pub(crate) fn close_step(resource: Option<&Traced>, name: &str, phase: Phase) -> Span {
+pub(crate) fn close_step(resource: Option<&Traced>, name: &str, phase: Phase) -> TaskSpan {
     span!("close_step", "internal", resource, STEP = name, PHASE = display(phase), OUTCOME = Empty)
-}
-
-/// Records that the span's work failed. `code` is the sort of the error.
-pub(crate) fn failed(span: &Span, code: &str, error: impl Display) {
-    span.record(STATUS, "ERROR");
-    span.record(DESCRIPTION, display(OneLine(error)));
-    span.record(ERROR, code);
-}
-
-/// Records the verdict on a resource.
-pub(crate) fn checked(span: &Span, entry: &HealthEntry) {
-    span.record(HEALTH, display(entry.health));
-    if entry.health == Health::Fail {
-        failed(span, "fail", entry.error.as_deref().unwrap_or_default());
-    }
-}
-
-/// Records the verdict of a whole check.
-pub(crate) fn reported(span: &Span, report: &HealthReport) {
-    span.record(HEALTH, display(report.health));
-    if report.health == Health::Fail {
-        let failed_ones = report.entries.iter().filter(|entry| entry.health == Health::Fail);
-        failed(span, "fail", failed_ones.map(|entry| &*entry.name).collect::<Vec<_>>().join(", "));
-    }
-}
-
-/// Records how a step ended.
-pub(crate) fn stepped(span: &Span, step: &StepReport) {
-    let code = step.outcome.code();
-    span.record(OUTCOME, code);
-    if step.outcome != Outcome::Closed {
-        failed(span, code, &step.outcome);
-    }
-}
-
-/// Records how a close ended, and ends its span. If the subscriber panics, the close ends all the same.
-pub(crate) fn closed(span: Span, report: &CloseReport) {
-    let record = move || {
-        let mut others = report.steps.iter().filter(|step| step.outcome != Outcome::Closed).peekable();
-        if let Some(first) = others.peek() {
-            let code = first.outcome.code();
-            let told: Vec<_> = others.map(|step| format!("{}: {}", step.name, step.outcome)).collect();
-            failed(&span, code, told.join("; "));
-        }
-    };
-    if catch_unwind(AssertUnwindSafe(record)).is_err() {
-        tracing::error!("a subscriber panicked at the span of a close");
-    }
 }
 
 /// The span of one operation, below the caller's. It ends as this drops.
@@ -228,20 +285,18 @@ pub(crate) fn closed(span: Span, report: &CloseReport) {
 /// It has no statement, no key of a database and no message of the server, since these may be secret.
 #[must_use = "the span ends as this drops"]
 #[derive(Debug)]
-pub struct OperationSpan {
-    span: Span,
-}
+pub struct OperationSpan(TaskSpan);
 
 impl OperationSpan {
     /// The operation is a batch of so many commands of a database.
     pub fn batch(self, size: usize) -> Self {
-        self.span.record(BATCH, size);
+        self.0.span.record(BATCH, size);
         self
     }
 
     /// The message goes to this exchange and key, or to this queue.
     pub fn to(self, destination: &str) -> Self {
-        self.span.record(DESTINATION, destination);
+        self.0.span.record(DESTINATION, destination);
         self
     }
 
@@ -252,24 +307,31 @@ impl OperationSpan {
     ///
     /// # Cancel safety
     /// That of the operation.
-    pub async fn run<T, E: StdError + 'static>(self, operation: impl Future<Output = Result<T, E>>) -> Result<T, E> {
-        let result = operation.instrument(self.span.clone()).await;
-        result.inspect_err(|error| self.fail(error))
+    pub async fn run<T, E: StdError + 'static>(&self, operation: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+        self.0.around(operation).await.inspect_err(|error| self.fail(error))
     }
 
     /// Runs a call that blocks inside the span, and records its error.
     ///
     /// # Errors
     /// Those of the call.
-    pub fn run_blocking<T, E: StdError + 'static>(self, call: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
-        self.span.in_scope(call).inspect_err(|error| self.fail(error))
+    pub fn run_blocking<T, E: StdError + 'static>(&self, call: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+        self.0.in_scope(call).inspect_err(|error| self.fail(error))
     }
 
-    /// Records the error of an operation that ran outside of the span.
+    /// Records the error of the operation.
     pub fn fail(&self, error: &(dyn StdError + 'static)) {
-        self.span.record(STATUS, "ERROR");
-        // `_OTHER` is OpenTelemetry's word for an error that has no name.
-        self.span.record(ERROR, Error::behind(error).map_or("_OTHER", Error::code));
+        self.fail_by(Error::behind(error).map(Error::code));
+    }
+
+    /// Records that the server answered an error with this code, if that has one.
+    pub fn fail_by(&self, code: Option<&str>) {
+        // A server may let a user's script make codes. Such a code may have anything in it.
+        let is_code =
+            |code: &&str| code.len() <= 16 && code.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        self.0.span.record(STATUS, "ERROR");
+        // OpenTelemetry's word for an error that has no name.
+        self.0.span.record(ERROR, code.filter(is_code).unwrap_or("_OTHER"));
     }
 }
 
@@ -322,7 +384,9 @@ mod tests {
     #[test]
     fn without_a_subscriber_there_is_no_span() {
         let nobody = dispatcher::Dispatch::none();
-        dispatcher::with_default(&nobody, || assert!(health_check().is_disabled() && drain().metadata().is_none()));
+        dispatcher::with_default(&nobody, || {
+            assert!(health_check().span.metadata().is_none() && TaskSpan::current().span.is_disabled())
+        });
     }
 
     /// The page lists each span with its own attributes, and those that all have.
@@ -339,14 +403,14 @@ mod tests {
                 close(None, Reason::Requested),
                 drain(),
                 close_step(None, "archive", Phase::Files),
-                traced.operation(|| "GET".into()).expect("it traces operations").span,
+                traced.operation(|| "GET".into()).expect("it traces operations").0,
             ]
         };
         let subscriber = tracing_subscriber::fmt().with_writer(io::sink).finish();
         let made = tracing::subscriber::with_default(subscriber, make);
         let made: BTreeMap<&str, BTreeSet<&str>> = made
             .iter()
-            .filter_map(Span::metadata)
+            .filter_map(|span| span.span.metadata())
             .map(|span| (span.name(), span.fields().iter().map(|field| field.name()).collect()))
             .collect();
         let (_, own) = PAGE.split_once("\n| span |").expect("the table of spans");

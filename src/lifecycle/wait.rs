@@ -19,7 +19,6 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
-use tracing::Span;
 
 use crate::base::error::{DeadlockError, Error, Source, TimeoutError, Waiter};
 use crate::base::holder::{Holder, QuotaId};
@@ -28,7 +27,7 @@ use crate::base::process::{Process, Room, Singleton};
 use crate::lifecycle::event::What;
 use crate::lifecycle::lease::Claim;
 use crate::lifecycle::link::Link;
-use crate::lifecycle::spans;
+use crate::lifecycle::spans::TaskSpan;
 
 /// A limited number of exclusive checkouts of one sort, such as connections or channels. It knows who waits, so that a
 /// timeout names the holders, and a wait that can never end is reported.
@@ -261,7 +260,7 @@ impl fmt::Debug for Quota {
 #[must_use = "the wait is known until this drops"]
 pub struct Wait {
     waiting: Arc<PendingWait>,
-    span: Span,
+    span: TaskSpan,
 }
 
 impl Wait {
@@ -273,7 +272,7 @@ impl Wait {
         let timeout = TimeoutError::new(quota.link.name(), quota.link.endpoint(), waited_for, since.elapsed());
         let (holders, cycle) = (holders.unwrap_or_else(|| quota.holders()), self.waiting.cycle());
         let error = Error::Timeout(Arc::new(TimeoutError { holders, cycle, source, ..timeout }));
-        spans::failed(&self.span, error.code(), &error);
+        self.span.failed(error.code(), &error);
         quota.link.told(error)
     }
 }

@@ -178,7 +178,8 @@ impl PendingCall {
             answer => {
                 line.reply_pending = false;
                 if let Err(error) = &answer {
-                    self.operation.iter().for_each(|operation| operation.fail(error));
+                    let code = error.as_database_error().and_then(|error| error.code());
+                    self.operation.iter().for_each(|operation| operation.fail_by(code.as_deref()));
                     line.lost_track = is_last(error);
                     line.aborted |= self.in_transaction && error.as_database_error().is_some();
                 }

@@ -10,7 +10,9 @@ use redis::{Cmd, Pipeline, RedisFuture, RedisResult, Value};
 use crate::base::repeat::Repeat;
 use crate::kinds::redis::blocking_connection::Manager;
 use crate::kinds::redis::command_senders::CommandSender;
-use crate::kinds::redis::commands::{CommandEffect, first_name, not_shared, operation, reads, silenced, unsafe_twice};
+use crate::kinds::redis::commands::{
+    CommandEffect, first_name, in_span, not_shared, operation, reads, silenced, unsafe_twice,
+};
 use crate::kinds::redis::connection::{RedisConnection, open_stream, taken_in};
 use crate::kinds::redis::errors::{Reply, refused};
 use crate::kinds::redis::exclusive::Exclusive;
@@ -97,14 +99,14 @@ impl Redis {
     }
 
     /// The future of these commands, in a span of theirs if the pool traces operations.
-    fn traced<'a, T: 'a, C: Iterator<Item = &'a Cmd>>(
+    fn traced<'a, T: Reply + 'a, C: Iterator<Item = &'a Cmd>>(
         &self,
         commands: impl Fn() -> C,
         sent: impl Future<Output = RedisResult<T>> + Send + 'a,
     ) -> RedisFuture<'a, T> {
         match operation(&self.session.link, commands) {
             None => Box::pin(sent),
-            Some(operation) => Box::pin(operation.run(sent)),
+            Some(operation) => Box::pin(in_span(operation, sent)),
         }
     }
 

@@ -5,8 +5,9 @@ use std::borrow::Cow;
 use std::io;
 use std::sync::LazyLock;
 
-use redis::{Cmd, ErrorKind, RedisError};
+use redis::{Cmd, ErrorKind, RedisError, RedisResult, Value};
 
+use crate::kinds::redis::errors::Reply;
 use crate::kinds::redis::packed::each_command;
 use crate::lifecycle::link::Link;
 use crate::lifecycle::spans::OperationSpan;
@@ -189,6 +190,27 @@ pub(super) fn operation_packed(link: &Link, packed: &[u8]) -> Option<OperationSp
     };
     let operation = link.operation(|| operation_name(count(), first_name_packed(packed)))?;
     Some(batch(operation, count()))
+}
+
+/// Awaits the answer inside the span of its operation.
+pub(super) async fn in_span<T: Reply>(
+    operation: OperationSpan,
+    sent: impl Future<Output = RedisResult<T>>,
+) -> RedisResult<T> {
+    let answer = operation.run(sent).await;
+    note_refusal(&operation, &answer);
+    answer
+}
+
+/// Records an error of the server among the replies in the span of their operation.
+pub(super) fn note_refusal<T: Reply>(operation: &OperationSpan, answer: &RedisResult<T>) {
+    let refusal = answer.iter().flat_map(Reply::values).find_map(|reply| match reply {
+        Value::ServerError(error) => Some(error),
+        _ => None,
+    });
+    if let Some(error) = refusal {
+        operation.fail_by(Some(error.code()));
+    }
 }
 
 fn operation_name(count: usize, first: String) -> Cow<'static, str> {

@@ -17,7 +17,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::base::process::ForkGuarded;
 use crate::kinds::redis::client::Redis;
-use crate::kinds::redis::commands::{first_name, operation, silenced, silences, unsafe_twice, waits};
+use crate::kinds::redis::commands::{first_name, in_span, operation, silenced, silences, unsafe_twice, waits};
 use crate::kinds::redis::connection::RedisConnection;
 use crate::kinds::redis::errors::{ended, refused};
 use crate::kinds::redis::resource::RedisResource;
@@ -75,7 +75,7 @@ impl ConnectionLike for Exclusive {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         match operation(&self.session.link, || [cmd].into_iter()) {
             None => Box::pin(self.command(cmd)),
-            Some(operation) => Box::pin(operation.run(self.command(cmd))),
+            Some(operation) => Box::pin(in_span(operation, self.command(cmd))),
         }
     }
 
@@ -87,7 +87,7 @@ impl ConnectionLike for Exclusive {
     ) -> RedisFuture<'a, Vec<Value>> {
         match operation(&self.session.link, || pipeline.cmd_iter()) {
             None => Box::pin(self.pipeline(pipeline, offset, count)),
-            Some(operation) => Box::pin(operation.run(self.pipeline(pipeline, offset, count))),
+            Some(operation) => Box::pin(in_span(operation, self.pipeline(pipeline, offset, count))),
         }
     }
 

@@ -14,7 +14,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
-use tracing::Instrument;
 
 use crate::base::clock::Moment;
 use crate::base::error::{Error, FirstFew, panic_message};
@@ -87,7 +86,7 @@ pub(crate) fn start(pool: &Arc<dyn Pool>, reason: Reason, deadline: Option<Durat
                 pool.context().tell(None, What::Closing { reason });
                 close_pool(&pool, reason, limit).await
             };
-            let report = Arc::new(run_close(&*pool, reason, &pool.slots(), close.instrument(span.clone())));
+            let report = Arc::new(run_close(&*pool, reason, &pool.slots(), span.around(close)));
             spans::closed(span, &report);
             pool.context().tell(None, What::Closed { report: Arc::clone(&report) });
             run.end(CloseReport::clone(&report));
@@ -121,7 +120,7 @@ pub(crate) fn start_one(pool: &Arc<dyn Pool>, slot: Arc<dyn AnySlot>, reason: Re
             let name = Arc::clone(slot.name());
             let limit = pool.context().options.close.deadline;
             let close = close_slots(&pool, vec![Arc::clone(&slot)], Others::default(), reason, limit);
-            let report = run_close(&*pool, reason, &[slot], close.instrument(span.clone()));
+            let report = run_close(&*pool, reason, &[slot], span.around(close));
             spans::closed(span, &report);
             pool.context().close.end_single(&name, report);
         }));
@@ -298,7 +297,7 @@ async fn close_slots(
         slot.stop_leasing_outside();
     }
     if !busy.is_empty() {
-        spans::failed(&span, "unfinished", busy.iter().map(|name| &**name).collect::<Vec<_>>().join(", "));
+        span.failed("unfinished", busy.iter().map(|name| &**name).collect::<Vec<_>>().join(", "));
     }
     drop((span, running));
 

@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
-use tracing::Span;
 
 use crate::base::error::{Failure, panic_message};
 use crate::base::runtime::within;
@@ -29,7 +28,7 @@ use crate::lifecycle::close::report::{Outcome, StepReport};
 use crate::lifecycle::close::state::Role;
 use crate::lifecycle::context::Context;
 use crate::lifecycle::event::What;
-use crate::lifecycle::spans;
+use crate::lifecycle::spans::{self, TaskSpan};
 use crate::lifecycle::wait_group::WaitGroup;
 
 /// How long work that was begun just before leasing ended has to end, if the drain reached its limit. Part of the
@@ -195,13 +194,13 @@ fn with_counts(step: StepReport, activity: &Activity) -> StepReport {
 }
 
 /// The span of a step that begins. It is not entered on the step's thread, which may hang.
-pub(crate) fn span_of(slot: Option<&dyn AnySlot>, name: &str, phase: Phase) -> Span {
+pub(crate) fn span_of(slot: Option<&dyn AnySlot>, name: &str, phase: Phase) -> TaskSpan {
     spans::close_step(slot.map(|slot| &slot.activity().traced), name, phase)
 }
 
 /// Tells in its span, in the log and to the observers how a step ended.
-pub(crate) fn tell_end(context: &Context, span: &Span, slot: Option<&dyn AnySlot>, step: &StepReport) {
-    spans::stepped(span, step);
+pub(crate) fn tell_end(context: &Context, span: &TaskSpan, slot: Option<&dyn AnySlot>, step: &StepReport) {
+    span.stepped(step);
     let what = What::StepEnded { step: step.clone() };
     match slot {
         Some(slot) => slot.activity().tell(slot.condition().generation, what),

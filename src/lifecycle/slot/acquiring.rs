@@ -12,7 +12,6 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-use tracing::Span;
 
 use crate::base::error::{Error, Source, TimeoutError};
 use crate::base::runtime::{LONGEST, within};
@@ -25,7 +24,7 @@ use crate::lifecycle::link::Link;
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::slot::Slot;
 use crate::lifecycle::slot::connecting::{Trying, connect};
-use crate::lifecycle::spans;
+use crate::lifecycle::spans::TaskSpan;
 use crate::lifecycle::status::State;
 use crate::lifecycle::transition::Caller;
 
@@ -89,7 +88,7 @@ impl<R: Resource> Slot<R> {
         let state = self.context.check_process().map(|()| self.life.state());
         // The span is made here, where that of the caller is entered. A resource that is ready is not waited for.
         let span = match (&state, waiting_for) {
-            (Ok(State::Ready) | Err(_), _) | (_, None) => Span::none(),
+            (Ok(State::Ready) | Err(_), _) | (_, None) => TaskSpan::none(),
             (Ok(_), Some(waiting_for)) => self.activity().traced.wait(waiting_for),
         };
         // A closed resource does not even start a runtime.
@@ -116,7 +115,7 @@ impl<R: Resource> Slot<R> {
                 Ok(waiting) => waiting.await.ok().flatten().unwrap_or(Err(closed)),
                 Err(refused) => Err(refused),
             };
-            ready.inspect_err(|error| spans::failed(&span, error.code(), error))
+            ready.inspect_err(|error| span.failed(error.code(), error))
         }
     }
 
@@ -128,7 +127,7 @@ impl<R: Resource> Slot<R> {
         }
     }
 
-    async fn wait(self: Arc<Self>, limit: Duration, caller: Caller, span: Span) -> Result<(), Error> {
+    async fn wait(self: Arc<Self>, limit: Duration, caller: Caller, span: TaskSpan) -> Result<(), Error> {
         let started = Instant::now();
         let closing = || self.context.close.is_closing();
         let asked_until = Some(started + limit.min(LONGEST));

@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tracing::Span;
-
 use crate::base::error::{Error, Failure, OneLine, ReconnectAsked, Source};
 use crate::base::future::BoxFuture;
 use crate::base::holder::Holder;
@@ -20,6 +18,7 @@ use crate::lifecycle::lease::Held;
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::slot::Slot;
 use crate::lifecycle::slot::acquiring::CONNECTING;
+use crate::lifecycle::spans::TaskSpan;
 use crate::lifecycle::status::{NodeStatus, ResourceStatus, State, Usage};
 use crate::lifecycle::transition::{LossAction, Recovery};
 
@@ -123,7 +122,7 @@ impl<R: Resource> AnySlot for Slot<R> {
         match self.life.lost(link, generation, cause) {
             LossAction::Recover(Recovery { attempt, died_young }) => {
                 let pause = self.context.options.retry.pause_after(died_young);
-                self.recover(attempt, pause, Span::none());
+                self.recover(attempt, pause, TaskSpan::none());
             }
             LossAction::Cut => match self.pings {
                 // A user's code may block, so it is cut on a thread of its own.
@@ -144,7 +143,7 @@ impl<R: Resource> AnySlot for Slot<R> {
 
     fn reconnect(self: Arc<Self>) -> BoxFuture<Result<(), Error>> {
         if let Some(attempt) = self.life.reconnect(Arc::new(ReconnectAsked)) {
-            Arc::clone(&self).recover(attempt, Duration::ZERO, Span::current());
+            Arc::clone(&self).recover(attempt, Duration::ZERO, TaskSpan::current());
         }
         self.wait_ready()
     }

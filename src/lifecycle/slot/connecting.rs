@@ -19,7 +19,6 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
-use tracing::{Instrument, Span};
 
 use crate::base::error::{Failure, Proof, Source, panic_message};
 use crate::base::runtime::{LONGEST, thread, within};
@@ -30,7 +29,7 @@ use crate::lifecycle::link::Link;
 use crate::lifecycle::probe::{self, Watch};
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::slot::Slot;
-use crate::lifecycle::spans;
+use crate::lifecycle::spans::TaskSpan;
 use crate::lifecycle::transition::{ConnectOutcome, Superseded};
 
 /// How long a recovery may take to disconnect a lost handle, whose server seldom answers. Closing waits for it, so it
@@ -62,7 +61,7 @@ pub(super) async fn connect<R: Resource>(mut trying: Trying<R>, recovery: Option
         let span = trying.asked.in_scope(|| slot.activity().traced.connect(attempts));
         if recovery.is_some() {
             // A recovery may go on for an hour, and would keep the span of the caller open.
-            trying.asked = Span::none();
+            trying.asked = TaskSpan::none();
         }
         let failure = tokio::select! {
             tried = slot.attempt(attempt, limit, &span) => match tried {
@@ -70,10 +69,13 @@ pub(super) async fn connect<R: Resource>(mut trying: Trying<R>, recovery: Option
                 Err(failure) => failure,
             },
             () = life.superseded(attempt) => {
-                return spans::failed(&span, "superseded", "closing or another attempt has made it pointless");
+                if !life.has_made(attempt) {
+                    span.failed("superseded", "closing or another attempt has made it pointless");
+                }
+                return;
             }
         };
-        spans::failed(&span, "connect", &failure);
+        span.failed("connect", &failure);
         drop(span);
         let took = began.elapsed();
         // An attempt that cannot have enough time is not begun, since its failure would explain nothing.
@@ -104,13 +106,13 @@ pub(super) async fn connect<R: Resource>(mut trying: Trying<R>, recovery: Option
 
 impl<R: Resource> Slot<R> {
     /// Makes one attempt within its limit, in a task of its own so that a panic is an error.
-    async fn attempt(self: &Arc<Self>, attempt: u64, limit: Duration, span: &Span) -> Result<(), Failure> {
+    async fn attempt(self: &Arc<Self>, attempt: u64, limit: Duration, span: &TaskSpan) -> Result<(), Failure> {
         let (me, began, span) = (Arc::clone(self), Instant::now(), span.clone());
         // A set, because dropping it aborts its task.
         let mut task = JoinSet::new();
         task.spawn(async move {
             let link = me.link(attempt, limit);
-            let brought = me.in_time(limit, me.bring(attempt, &link).instrument(span)).await;
+            let brought = me.in_time(limit, span.around(me.bring(attempt, &link))).await;
             // From here on nothing awaits, so the new handle cannot get lost.
             let watch = |generation| me.watch(generation);
             match brought {
@@ -202,7 +204,7 @@ impl<R: Resource> Slot<R> {
 
     /// Cuts the lost connection, and starts the task that brings it back. `asked` is the span of a caller that asked
     /// for it.
-    pub(super) fn recover(self: Arc<Self>, attempt: u64, pause: Duration, asked: Span) {
+    pub(super) fn recover(self: Arc<Self>, attempt: u64, pause: Duration, asked: TaskSpan) {
         let Some(runtime) = self.context.runtime.current() else {
             self.cut();
             return self.life.gave_up(attempt, self.closed(), Duration::ZERO);
@@ -265,11 +267,11 @@ pub(super) struct Trying<R: Resource> {
     /// The time until which the acquire that asked for it waits. `None` for a recovery.
     asked_until: Option<Instant>,
     /// The span of the wait that asked for it, or of the caller. Disabled for a loss.
-    asked: Span,
+    asked: TaskSpan,
 }
 
 impl<R: Resource> Trying<R> {
-    pub(super) fn new(slot: &Arc<Slot<R>>, attempt: u64, asked_until: Option<Instant>, asked: Span) -> Self {
+    pub(super) fn new(slot: &Arc<Slot<R>>, attempt: u64, asked_until: Option<Instant>, asked: TaskSpan) -> Self {
         Trying { slot: Arc::clone(slot), attempt, asked_until, asked }
     }
 
