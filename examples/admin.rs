@@ -22,7 +22,7 @@ async fn main() -> anyhow::Result<()> {
         held.push(pool.redis_with(&format!("cache-{number:03}"), RedisConfig::url(&url)).await?);
     }
     println!("working");
-    pool.spawn("ticker", |closing| tick(closing))?.await?;
+    pool.spawn("ticker", tick)?.await?;
     Ok(())
 }
 

@@ -18,16 +18,16 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
+use crate::seen::admin::clients::{ClientPlace, Clients};
 use crate::seen::admin::limits::{AdminLimits, HEAD, LAST_WORDS};
 use crate::seen::admin::patient::Patient;
-use crate::seen::admin::places::{Place, Places};
 
 /// How long accepting pauses when the process has no descriptors left.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until `is_over` is set, and then until the answers under way are written, for a moment at most.
 pub(super) async fn serve(listener: TcpListener, router: Router, limits: AdminLimits, is_over: CancellationToken) {
-    let mut connections = Places::new(limits.connections);
+    let mut connections = Clients::new(limits.connections);
     let mut served = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -57,7 +57,7 @@ async fn serve_one(
     stream: TcpStream,
     peer: SocketAddr,
     router: Router,
-    open: Arc<Place>,
+    open: Arc<ClientPlace>,
     patience: Duration,
     is_over: CancellationToken,
 ) {

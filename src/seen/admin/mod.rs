@@ -31,13 +31,13 @@
 
 mod answer;
 mod builder;
+mod clients;
 mod guard;
 mod hub;
 mod limits;
 mod listener;
 mod page;
 mod patient;
-mod places;
 mod rates;
 mod recent;
 mod routes;

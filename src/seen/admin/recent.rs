@@ -47,7 +47,7 @@ pub(super) struct Recent {
 struct KeptEvent {
     json: Arc<str>,
     resource: Option<Arc<str>>,
-    /// What it repeats, if a later one like it makes it old news.
+    /// The sort of its news, if a later event like it makes it old.
     repeats: Option<Repeats>,
 }
 

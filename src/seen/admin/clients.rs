@@ -1,4 +1,4 @@
-//! [`Places`], which bounds the connections of the admin's own listener.
+//! [`Clients`], which bounds the connections of the admin's own listener.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,34 +7,34 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio_util::sync::CancellationToken;
 
 /// The open connections, the oldest first.
-pub(super) struct Places {
+pub(super) struct Clients {
     most: usize,
-    open: VecDeque<Arc<Place>>,
+    open: VecDeque<Arc<ClientPlace>>,
 }
 
-/// The place of one connection. It is free once the last clone outside of [`Places`] drops.
+/// The place of one connection. It is free once the last clone outside of [`Clients`] drops.
 #[derive(Default)]
-pub(super) struct Place {
+pub(super) struct ClientPlace {
     has_asked: AtomicBool,
     /// Set to give its place to another one.
     pub(super) cut: CancellationToken,
 }
 
-impl Place {
+impl ClientPlace {
     /// Notes that a whole head of a request came over it.
     pub(super) fn ask(&self) {
         self.has_asked.store(true, Ordering::Relaxed);
     }
 }
 
-impl Places {
+impl Clients {
     pub(super) fn new(most: usize) -> Self {
-        Places { most: most.max(1), open: VecDeque::new() }
+        Clients { most: most.max(1), open: VecDeque::new() }
     }
 
     /// A place for one more connection. If all are taken, the oldest that has asked for nothing gives its place up, so
     /// that silent connections keep nobody out. `None` if there is none such.
-    pub(super) fn admit(&mut self) -> Option<Arc<Place>> {
+    pub(super) fn admit(&mut self) -> Option<Arc<ClientPlace>> {
         if self.open.len() >= self.most {
             self.open.retain(|open| Arc::strong_count(open) > 1);
         }
@@ -44,7 +44,7 @@ impl Places {
                 silent.cut.cancel();
             }
         }
-        let open = Arc::new(Place::default());
+        let open = Arc::new(ClientPlace::default());
         self.open.push_back(Arc::clone(&open));
         Some(open)
     }
@@ -56,7 +56,7 @@ mod tests {
 
     #[test]
     fn the_oldest_silent_connection_gives_its_place_up() {
-        let mut connections = Places::new(2);
+        let mut connections = Clients::new(2);
         let first = connections.admit().unwrap();
         first.ask();
         let second = connections.admit().unwrap();
