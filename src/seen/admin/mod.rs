@@ -26,7 +26,7 @@
 //!
 //! Threads: an admin has a thread of its own with a runtime of its own. So the requests of strangers delay neither the
 //! pool's runtime nor its prober, and the admin goes on while the pool closes.
-//! Locks: each of [`hub`], [`rates`], [`sessions`] and [`token`] has one, held for a moment and across no await. None is
+//! Locks: each of `hub`, `rates`, `sessions` and `token` has one, held for a moment and across no await. None is
 //! taken under another.
 
 mod answer;
