@@ -160,7 +160,7 @@ fn show(checked: &[Checked]) -> String {
     for one in checked {
         let clock = match one.clock_ahead_ms {
             None => "-".to_owned(),
-            Some(ahead) if ahead == 0.0 => "same".to_owned(),
+            Some(0.0) => "same".to_owned(),
             Some(ahead) => format!("{}{}", if ahead > 0.0 { "+" } else { "-" }, millis(ahead.abs())),
         };
         table.row(vec![

@@ -20,7 +20,6 @@ use std::time::Duration;
 use tracing::Span;
 use tracing::dispatcher::{self, Dispatch};
 use tracing::field::{Empty, display};
-use tracing::instrument::WithSubscriber;
 use tracing::subscriber::NoSubscriber;
 
 use crate::base::error::{Error, OneLine};
