@@ -191,6 +191,9 @@ async fn metrics_are_pushed_over_otlp() {
     assert!(keys.is_superset(&["db.client.connection.pool.name", "db.system.name", "server.port"].into()), "{keys:?}");
     let state = eventually(SOON, async || named("resource_pool.state")).await;
     assert!(matches!(state.data, Some(Data::Gauge(_))), "{state:?}");
+    let names: Vec<_> = received.lock().iter().map(|metric| metric.name.clone()).collect();
+    let once: BTreeSet<_> = names.iter().collect();
+    assert!(once.len() > 15 && once.len() == names.len(), "a metric is told twice: {names:?}");
     assert!(!format!("{:?}", received.lock()).contains(redis.password()));
     server.abort();
 }
