@@ -107,6 +107,12 @@ fn each_path_is_public_or_needs_the_token() {
     }
 }
 
+/// The default Redis among these. A build with more kinds has more resources, which nobody uses.
+fn redis_of(resources: &Value) -> &Value {
+    let named = |resource: &&Value| resource["name"] == "redis";
+    resources.as_array().and_then(|all| all.iter().find(named)).unwrap_or_else(|| panic!("{resources}"))
+}
+
 #[test]
 fn the_answers_have_the_shape_of_the_public_types() {
     let setup = Setup::new();
@@ -115,9 +121,8 @@ fn the_answers_have_the_shape_of_the_public_types() {
     let lease = setup.runtime.block_on(async { setup.pool.redis().await.unwrap() });
     let status = json("/status");
     assert_eq!((&status["closing"], &status["readiness"]), (&false.into(), &"pass".into()));
-    assert_eq!(status["status"]["resources"][0]["name"], "redis");
-    assert_eq!(status["status"]["resources"][0]["state"], "ready");
-    assert_eq!(status["health"]["entries"][0]["health"], "pass");
+    assert_eq!(redis_of(&status["status"]["resources"])["state"], "ready");
+    assert_eq!(redis_of(&status["health"]["entries"])["health"], "pass");
     let holders = json("/holders");
     assert!(holders[0]["site"].as_str().unwrap().starts_with("tests/admin.rs:"), "{holders}");
     drop(lease);
@@ -266,7 +271,7 @@ fn state_in(name: &str, data: &Value) -> Option<String> {
         "status" => &data["status"],
         _ => return None,
     };
-    Some(status["resources"][0]["state"].as_str()?.to_owned())
+    Some(redis_of(&status["resources"])["state"].as_str()?.to_owned())
 }
 
 #[test]
@@ -276,7 +281,7 @@ fn a_stream_tells_how_a_server_breaks_and_returns_and_how_the_pool_closes() {
     let mut stream = Messages::open(address, &[]);
     let snapshot = stream.hear(|name, data| (name == "snapshot").then_some(data));
     assert!(["events", "holders"].iter().all(|key| snapshot[*key].is_array()), "{snapshot}");
-    assert_eq!(snapshot["status"]["status"]["resources"][0]["state"], "ready");
+    assert_eq!(redis_of(&snapshot["status"]["status"]["resources"])["state"], "ready");
     let point = stream.hear(|name, data| (name == "status").then(|| data["latency"]["redis"][0][1].as_f64()).flatten());
     assert!(point > 0.0, "the latency is measured while somebody looks");
 
@@ -429,6 +434,7 @@ fn hostile_requests_change_nothing_and_cost_bounded_memory() {
         let resources = answer.json()["status"]["resources"].as_array().unwrap().clone();
         resources
             .into_iter()
+            .filter(|resource| resource["kind"] == "redis")
             .map(|resource| serde_json::json!([resource["name"], resource["state"], resource["generation"]]))
             .collect()
     };

@@ -256,7 +256,16 @@ pub(crate) fn health_check() -> TaskSpan {
 /// The close of a resource, or of the whole pool. If the subscriber panics, the close goes on without a span.
 pub(crate) fn close(resource: Option<&Traced>, reason: Reason) -> TaskSpan {
     let span = || span!("close", "internal", resource, REASON = display(reason));
-    catch_unwind(AssertUnwindSafe(span)).unwrap_or_else(|_| TaskSpan::none())
+    let span = catch_unwind(AssertUnwindSafe(span)).unwrap_or_else(|_| TaskSpan::none());
+    // All of the close runs inside the span, so a panic on the way in shows itself before that.
+    match catch_unwind(AssertUnwindSafe(|| span.in_scope(|| ()))) {
+        Ok(()) => span,
+        Err(_) => {
+            // Its end would be another call of that subscriber.
+            std::mem::forget(span);
+            TaskSpan::none()
+        }
+    }
 }
 
 /// Records how a close ended, and ends its span. If the subscriber panics, the close ends all the same.

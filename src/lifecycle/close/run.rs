@@ -86,7 +86,7 @@ pub(crate) fn start(pool: &Arc<dyn Pool>, reason: Reason, deadline: Option<Durat
                 pool.context().tell(None, What::Closing { reason });
                 close_pool(&pool, reason, limit).await
             };
-            let report = Arc::new(run_close(&*pool, reason, &pool.slots(), span.around(close)));
+            let report = Arc::new(span.in_scope(|| run_close(&*pool, reason, &pool.slots(), close)));
             spans::closed(span, &report);
             pool.context().tell(None, What::Closed { report: Arc::clone(&report) });
             run.end(CloseReport::clone(&report));
@@ -120,7 +120,7 @@ pub(crate) fn start_one(pool: &Arc<dyn Pool>, slot: Arc<dyn AnySlot>, reason: Re
             let name = Arc::clone(slot.name());
             let limit = pool.context().options.close.deadline;
             let close = close_slots(&pool, vec![Arc::clone(&slot)], Others::default(), reason, limit);
-            let report = run_close(&*pool, reason, &[slot], span.around(close));
+            let report = span.in_scope(|| run_close(&*pool, reason, &[slot], close));
             spans::closed(span, &report);
             pool.context().close.end_single(&name, report);
         }));
