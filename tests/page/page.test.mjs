@@ -51,6 +51,8 @@ async function close(page) {
 }
 
 const card = (page, name) => page.locator(`#resource-${name}`);
+// A build with more kinds has resources that nobody uses.
+const WELL = /All 4 resources are well|None of \d+ resources fails/;
 const says = (locator, text) => locator.filter({ hasText: text }).first().waitFor();
 
 async function accessible(page, what) {
@@ -68,7 +70,7 @@ test("a broken server is seen, returns, and the close report grows", async () =>
   const page = await open(address);
   await says(page.locator("#link"), "live");
   await says(card(page, "redis"), "ready");
-  await says(page.locator("#verdict"), "All 4 resources are well");
+  await says(page.locator("#verdict"), WELL);
   await page.waitForFunction(() => document.querySelector("#resource-redis .curve").getAttribute("d").length > 20);
 
   const dark = await open(address, { colorScheme: "dark", locale: "zh-CN" });
@@ -88,7 +90,7 @@ test("a broken server is seen, returns, and the close report grows", async () =>
   const broken = Date.now();
   await control("kill");
   await says(card(page, "redis").locator(".pill").first(), /broken|connecting/);
-  await says(page.locator("#verdict"), /4 of 4 resources fail/);
+  await says(page.locator("#verdict"), /4 of \d+ resources fail/);
   await says(page.locator("#problems"), "redis");
   console.log(`the page shows the broken server after ${Date.now() - broken} ms`);
   assert.ok(Date.now() - broken < 60_000, "a person finds it within a minute");
@@ -100,7 +102,7 @@ test("a broken server is seen, returns, and the close report grows", async () =>
   }
   await control("restart");
   await says(card(page, "redis").locator(".pill").first(), "ready");
-  await says(page.locator("#verdict"), "All 4 resources are well");
+  await says(page.locator("#verdict"), WELL);
   await says(page.locator("#events"), "connected");
 
   await control("terminate");
@@ -199,7 +201,7 @@ test("a hundred resources are painted within a second", async () => {
       status: performance.getEntriesByName("first-status")[0].startTime,
       cards: document.querySelectorAll(".card").length,
     }));
-    assert.equal(found.cards, 100);
+    assert.ok(found.cards >= 100, `${found.cards}`);
     times.push(found);
     if (round === 0) {
       await accessible(page, "a hundred");
