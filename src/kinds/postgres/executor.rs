@@ -106,7 +106,7 @@ impl<'c> Executor<'c> for LentConnection<'c> {
     {
         let query = Query::new(query);
         let LentConnection { driver, line } = self;
-        match line.begin("query", query.effect(), driver.is_in_transaction()) {
+        match line.begin(query.effect(), driver.is_in_transaction()) {
             Ok(call) => {
                 let cut = CutFuture::of(&call.switch);
                 Box::pin(Steps { steps: driver.fetch_many(query), cut, call: Some(call), line })
@@ -121,9 +121,7 @@ impl<'c> Executor<'c> for LentConnection<'c> {
         E: 'q + Execute<'q, Postgres>,
     {
         let query = Query::new(query);
-        let effect = query.effect();
-        let ask = async |driver: &mut PgConnection| driver.fetch_optional(query).await;
-        Box::pin(self.ask("query", effect, ask))
+        Box::pin(self.ask(query.effect(), async |driver: &mut PgConnection| driver.fetch_optional(query).await))
     }
 
     fn prepare_with<'e>(self, sql: SqlStr, parameters: &'e [PgTypeInfo]) -> BoxFuture<'e, sqlx::Result<PgStatement>>
@@ -131,15 +129,14 @@ impl<'c> Executor<'c> for LentConnection<'c> {
         'c: 'e,
     {
         let ask = async |driver: &mut PgConnection| driver.prepare_with(sql, parameters).await;
-        Box::pin(self.ask("prepare", SqlEffect::Reads, ask))
+        Box::pin(self.ask(SqlEffect::Reads, ask))
     }
 
     fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, sqlx::Result<Describe<Postgres>>>
     where
         'c: 'e,
     {
-        let ask = async |driver: &mut PgConnection| driver.describe(sql).await;
-        Box::pin(self.ask("describe", SqlEffect::Reads, ask))
+        Box::pin(self.ask(SqlEffect::Reads, async |driver: &mut PgConnection| driver.describe(sql).await))
     }
 }
 

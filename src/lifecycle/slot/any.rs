@@ -17,8 +17,6 @@ use crate::lifecycle::leak::Leaks;
 use crate::lifecycle::lease::Held;
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::slot::Slot;
-use crate::lifecycle::slot::acquiring::CONNECTING;
-use crate::lifecycle::spans::TaskSpan;
 use crate::lifecycle::status::{NodeStatus, ResourceStatus, State, Usage};
 use crate::lifecycle::transition::{LossAction, Recovery};
 
@@ -57,7 +55,6 @@ impl<R: Resource> AnySlot for Slot<R> {
         let Condition { state, since, generation, waiting, failure, .. } = self.life.condition();
         ResourceStatus {
             name: Arc::clone(self.name()),
-            kind: self.activity().kind,
             endpoint: Arc::clone(&self.activity().endpoint),
             state,
             since,
@@ -95,15 +92,11 @@ impl<R: Resource> AnySlot for Slot<R> {
     }
 
     fn wait_ready(self: Arc<Self>) -> BoxFuture<Result<(), Error>> {
-        Box::pin(self.begin_waiting(self.context.options.acquire_timeout, self.caller(false), CONNECTING))
+        Box::pin(self.begin_waiting(self.context.options.acquire_timeout, self.caller(false)))
     }
 
     fn wait_back(self: Arc<Self>, limit: Duration) -> BoxFuture<Result<(), Error>> {
-        Box::pin(self.begin_waiting(limit, self.caller(true), CONNECTING))
-    }
-
-    fn try_again(self: Arc<Self>) {
-        drop(self.begin_waiting(self.context.options.acquire_timeout, self.caller(false), None));
+        Box::pin(self.begin_waiting(limit, self.caller(true)))
     }
 
     fn ping(self: Arc<Self>) -> Option<BoxFuture<Result<(), Failure>>> {
@@ -122,7 +115,7 @@ impl<R: Resource> AnySlot for Slot<R> {
         match self.life.lost(link, generation, cause) {
             LossAction::Recover(Recovery { attempt, died_young }) => {
                 let pause = self.context.options.retry.pause_after(died_young);
-                self.recover(attempt, pause, TaskSpan::none());
+                self.recover(attempt, pause);
             }
             LossAction::Cut => match self.pings {
                 // A user's code may block, so it is cut on a thread of its own.
@@ -143,7 +136,7 @@ impl<R: Resource> AnySlot for Slot<R> {
 
     fn reconnect(self: Arc<Self>) -> BoxFuture<Result<(), Error>> {
         if let Some(attempt) = self.life.reconnect(Arc::new(ReconnectAsked)) {
-            Arc::clone(&self).recover(attempt, Duration::ZERO, TaskSpan::current());
+            Arc::clone(&self).recover(attempt, Duration::ZERO);
         }
         self.wait_ready()
     }
