@@ -149,8 +149,8 @@ pub(crate) struct WorkCounters {
     books: Mutex<Books>,
 }
 
-/// The number of shards: as many as there are threads that can usefully work at once. A model has fewer interleavings
-/// with 1, and what the shards have in common is what it tries.
+/// The number of shards: as many as there are threads that can usefully work at once. A model has 1 and so fewer
+/// interleavings, because each shard counts by itself.
 const SHARDS: usize = if cfg!(model) { 1 } else { 16 };
 
 /// The work in flight that some of the threads began. Every operation writes here, so it has cache lines of its own.

@@ -1,9 +1,8 @@
 //! [`CommandSender`], which a command takes along, and [`CommandSenders`], where the next command finds it again.
 //!
 //! Commands of several threads that cloned the shared connection each, and counted by one reference count, would wait
-//! for each other's cache lines. That cost more than the rest of a command of ours. So a command takes a sender off the
-//! list of its thread, and leaves it in the list of the thread that it ends on. A command that is cancelled, or loses
-//! its connection, drops its sender.
+//! for each other's cache lines. So a command takes a sender off the list of its thread, and leaves it in the list of
+//! the thread that it ends on. A command that is cancelled, or loses its connection, drops its sender.
 //!
 //! Invariant: no list keeps a sender of a connection that [is over](SharedConnection::is_over). `put` looks under the
 //! list's lock, and a connection is over before `clear` takes that lock.
@@ -29,7 +28,7 @@ pub(super) struct CommandSender {
 #[derive(Default)]
 pub(super) struct CommandSenders([SenderList; LISTS]);
 
-/// As many lists as threads can usefully send at once.
+/// The number of lists: as many as there are threads that can usefully send at once.
 const LISTS: usize = 16;
 
 /// How many senders a list keeps, so that a burst of commands leaves no memory behind for ever.

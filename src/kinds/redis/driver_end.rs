@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 
 use crate::base::sync::thread_number;
 
-/// As many notices as threads can usefully send at once.
+/// The number of notices: as many as there are threads that can usefully send at once.
 const NOTICES: usize = 16;
 
 /// A notice on a cache line of its own.

@@ -187,8 +187,8 @@ impl RedisSession {
         })
     }
 
-    /// Ends an operation that `busy` counts. A reply ends it well, even if the reply is an error of the server. Without a reply the
-    /// operation is lost. If it may have changed something, nobody knows whether it ran.
+    /// Ends an operation that `busy` counts. A reply ends it well, even if the reply is an error of the server. Without
+    /// a reply the operation is lost. If it may have changed something, nobody knows whether it ran.
     pub(super) fn answered<T: Reply>(
         &self,
         busy: &mut Busy,
