@@ -1,5 +1,7 @@
-//! Runs random histories of a pool with two resources, and compares it after each step with a small model. Time is
-//! paused for connecting, retries and circuits, so it passes at once there.
+//! Runs random histories of a pool with two resources, and compares it after each step with a small model.
+//!
+//! Time is paused, and the test lets it pass by hand. Tokio would let it pass whenever no task can go on, which is also
+//! so while a thread of the pool is about to wake one. A limit of the pool could pass in that moment.
 
 #![allow(missing_docs)]
 
@@ -8,8 +10,14 @@ mod common;
 mod scripted;
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::mpsc;
+use std::task::Poll;
+use std::thread;
+use std::time::{Duration, Instant};
 
+use futures_util::poll;
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use resource_pool::config::Options;
@@ -19,8 +27,14 @@ use scripted::{Does, Scripted, Verb};
 const NAMES: [&str; 2] = ["view", "store"];
 /// The number of attempts of one connect.
 const ATTEMPTS: usize = 2;
-/// The duration of a circuit. It is longer than the time between two steps, unless a step waits for real threads.
+/// The duration of a circuit. It is longer than the time between two steps.
 const CIRCUIT: Duration = Duration::from_secs(60);
+/// The time that passes at once, and how often it does in one step. In all it is longer than any pause of the pool, and
+/// shorter than the limit of an acquire, of a health check and of a step of closing.
+const TICK: Duration = Duration::from_millis(1);
+const TICKS: usize = 3000;
+/// How long a step may wait for the pool's threads, in real time.
+const SOON: Duration = Duration::from_secs(30);
 
 /// One step. `at` is 0 for "view", which depends on "store" and connects anew after a loss. It is 1 for "store", which
 /// recovers in place.
@@ -238,7 +252,7 @@ impl Both {
         options.retry.attempts = ATTEMPTS;
         options.retry.base = Duration::from_millis(10);
         options.retry.cap = Duration::from_secs(1);
-        // Closing another resource takes real time, in which this one may fail very often.
+        // Time passes between two steps, in which a resource may fail very often.
         options.retry.recovery = Duration::MAX;
         options.close.held = Duration::from_millis(1);
         let pool = ResourcePool::builder()
@@ -260,7 +274,7 @@ impl Both {
         let before = self.resources[at].script.began(Verb::Connect);
         let was = self.models[at].clone();
         let expected = self.models[at].acquire();
-        let acquired = self.pool.get::<Scripted>(NAMES[at]).await;
+        let acquired = in_time(self.pool.get::<Scripted>(NAMES[at])).await;
         assert_eq!(answer(&acquired), expected, "{acquired:?}");
         if was.is == Is::Idle && was.handle.is_none() {
             let attempts = if was.works { 1 } else { ATTEMPTS };
@@ -287,7 +301,7 @@ impl Both {
             Step::GiveUp { at } => {
                 let _connects_all_the_same = self.models[at].acquire();
                 let mut acquiring = Box::pin(self.pool.get::<Scripted>(NAMES[at]));
-                drop(futures_util::poll!(acquiring.as_mut()));
+                drop(poll!(acquiring.as_mut()));
             }
             Step::Lose { at } => {
                 self.models[at].lose();
@@ -308,9 +322,7 @@ impl Both {
             Step::Health { at, works } => {
                 self.resources[at].script.set(Verb::Ping, if works { Does::Work } else { Does::Fail });
                 self.models[at].answers_pings = works;
-                // Paused time may pass while the test waits for real threads. So the model lets it pass too.
-                self.pass().await;
-                let report = self.pool.health_check().await;
+                let report = in_time(self.pool.health_check()).await;
                 for (name, model) in NAMES.into_iter().zip(&mut self.models) {
                     assert_eq!(report.entry(name).unwrap().health, model.health(), "{report}");
                     // The health check connects a broken resource again.
@@ -319,12 +331,10 @@ impl Both {
                     }
                 }
                 assert_eq!(report.closing, self.closed);
-                self.settle().await;
-                self.pass().await;
             }
             Step::Reconnect { at } => {
                 let expected = if self.closed { Answer::Closed } else { self.models[at].reconnect() };
-                match self.pool.reconnect(NAMES[at]).await {
+                match in_time(self.pool.reconnect(NAMES[at])).await {
                     Ok(()) => assert!(matches!(expected, Answer::Lease { .. }), "{expected:?}"),
                     // The waiter may get the loss that it asked for as its answer.
                     Err(Error::Lost { .. }) => assert_ne!(expected, Answer::Closed),
@@ -332,17 +342,16 @@ impl Both {
                 }
             }
             Step::Close { at } => {
-                let report = self.pool.close(NAMES[at]).await.unwrap();
+                let report = in_time(self.pool.close(NAMES[at])).await.unwrap();
                 if !self.closed {
                     let may = self.models[at].may_be_in_flight();
                     let closes = self.models[at].close();
                     assert!(report.steps.len() == usize::from(closes) || may && report.steps.len() == 1, "{report}");
                     assert!(report.all_closed(), "{report}");
                 }
-                self.pass().await;
             }
             Step::CloseAll => {
-                let report = self.pool.close_all().await;
+                let report = in_time(self.pool.close_all()).await;
                 if !std::mem::replace(&mut self.closed, true) {
                     let steps: Vec<_> = report.steps.iter().map(|step| &*step.name).collect();
                     // Dependants close first.
@@ -354,7 +363,6 @@ impl Both {
                     assert_eq!(steps, closes, "{report}");
                     assert!(report.steps.iter().all(|step| step.outcome == Outcome::Closed), "{report}");
                 }
-                self.pass().await;
             }
             Step::Reopen => {
                 self.pool.reopen().unwrap();
@@ -377,8 +385,17 @@ impl Both {
         }
     }
 
+    fn is_settled(&self) -> bool {
+        let status = self.pool.status();
+        NAMES.iter().zip(&self.models).zip(&self.resources).all(|((name, model), resource)| {
+            let seen = status.resource(name).unwrap();
+            let is = model.state(seen.state) && seen.generation == model.generation;
+            is && seen.connecting == 0 && resource.script.goodbyes() == model.goodbyes()
+        })
+    }
+
     async fn pass(&mut self) {
-        tokio::time::sleep(CIRCUIT * 2).await;
+        tokio::time::advance(CIRCUIT * 2).await;
         for model in &mut self.models {
             if let Is::Broken { circuit } = &mut model.is {
                 *circuit = false;
@@ -388,19 +405,9 @@ impl Both {
 
     /// Waits until the pool has the model's state, and compares all of it.
     async fn settle(&self) {
-        for _ in 0..2000 {
-            // Paused time advances only once no task can go on without it.
-            tokio::time::sleep(Duration::from_millis(1)).await;
-            let status = self.pool.status();
-            let settled = NAMES.iter().zip(&self.models).zip(&self.resources).all(|((name, model), resource)| {
-                let seen = status.resource(name).unwrap();
-                let is = model.state(seen.state) && seen.generation == model.generation;
-                is && seen.connecting == 0 && resource.script.goodbyes() == model.goodbyes()
-            });
-            if settled {
-                break;
-            }
-        }
+        let settled = std::future::poll_fn(|_| if self.is_settled() { Poll::Ready(()) } else { Poll::Pending });
+        // What is not so is asserted below.
+        let _in_time = by_hand(settled).await;
         let status = self.pool.status();
         assert_eq!(status.closing, self.closed);
         for ((name, model), resource) in NAMES.iter().zip(&self.models).zip(&self.resources) {
@@ -411,6 +418,30 @@ impl Both {
             assert_eq!(goodbyes, model.goodbyes(), "of {name}'s handles, of which {:?} is in use", model.handle);
         }
     }
+}
+
+/// Awaits, and lets time pass by hand meanwhile. Then it waits for the pool's threads alone. `None` if they are late.
+async fn by_hand<F: Future>(future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    let started = Instant::now();
+    for tick in 0.. {
+        if let Poll::Ready(output) = poll!(future.as_mut()) {
+            return Some(output);
+        }
+        if tick < TICKS {
+            tokio::time::advance(TICK).await;
+        } else if started.elapsed() < SOON {
+            thread::sleep(TICK);
+            tokio::task::yield_now().await;
+        } else {
+            break;
+        }
+    }
+    None
+}
+
+async fn in_time<F: Future>(future: F) -> F::Output {
+    by_hand(future).await.expect("done in time")
 }
 
 fn answer(acquired: &Result<Lease<usize>, Error>) -> Answer {
@@ -433,11 +464,16 @@ proptest! {
     fn pool_is_as_its_model(steps in prop::collection::vec(step(), 1..40)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
         runtime.block_on(async {
+            // Tokio keeps a paused clock while a blocking task runs.
+            let (clock, kept) = mpsc::channel::<Infallible>();
+            let keeping = tokio::task::spawn_blocking(move || kept.recv());
             let mut both = Both::new();
             for step in steps {
                 both.step(step).await;
             }
             both.step(Step::CloseAll).await;
+            drop(clock);
+            assert!(keeping.await.unwrap().is_err(), "the clock is free again");
         });
     }
 }
