@@ -65,6 +65,8 @@
 //! | `serde` | no | reports, errors and events implement `serde::Serialize` |
 //! | `tower` | no | the probes and the holds of a web service, as [`tower`] services |
 //! | `systemd` | no | systemd is told that the service is ready, and that it stops |
+//! | `metrics` | no | metrics with the names of OpenTelemetry, for any recorder of the crate `metrics` |
+//! | `admin` | no | the status page, and status, holders, events and verbs over HTTP |
 //! | `log` | no | log lines reach loggers of the crate `log`, too |
 //! | `checkouts`, `streams` | with the kinds that need them | parts for kinds of your own |
 //!
@@ -82,6 +84,8 @@ mod kinds;
 mod lifecycle;
 mod net;
 mod pool;
+#[cfg(any(feature = "metrics", feature = "admin"))]
+mod seen;
 
 pub use base::error::{
     BoxError, ConnectError, DeadlockError, Error, Failure, Source, TimeoutError, Waiter, WarmUpError,
@@ -100,6 +104,8 @@ pub use lifecycle::health::{Criticality, Health, HealthEntry, HealthReport, Node
 pub use lifecycle::health_json::HealthJson;
 pub use lifecycle::lease::Lease;
 pub use lifecycle::link::Link;
+#[cfg(feature = "metrics")]
+pub use lifecycle::measured::{Measure, Measured};
 pub use lifecycle::observers::Events;
 pub use lifecycle::resource::Resource;
 pub use lifecycle::status::{ClosedCounts, Counters, NodeStatus, PoolStatus, ResourceStatus, State, Usage};
@@ -177,6 +183,11 @@ pub use resource_pool_macros::test;
 #[cfg(feature = "tower")]
 pub use pool::tower;
 
+#[cfg(feature = "admin")]
+pub use seen::admin;
+#[cfg(feature = "metrics")]
+pub use seen::metrics;
+
 #[cfg(feature = "macros")]
 #[doc(hidden)]
 pub use pool::attributes;
@@ -211,6 +222,9 @@ mod documents {
     #[cfg(feature = "macros")]
     #[doc = include_str!("../docs/testing.md")]
     mod testing {}
+    #[cfg(all(feature = "macros", feature = "admin"))]
+    #[doc = include_str!("../docs/admin.md")]
+    mod admin {}
     #[cfg(all(feature = "macros", feature = "tower"))]
     #[doc = include_str!("../docs/web-services.md")]
     mod web_services {}

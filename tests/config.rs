@@ -1360,7 +1360,7 @@ fn config_every_field_has_a_setter() {
     all_are_set(&close, &CloseOptions::default(), &[]);
     let options = Options::default().acquire_timeout(time).connect_timeout(time).circuit(time).retry(retry);
     let options = options.repeat(Repeat::Never).probe(probe).health(health).leaks(leaks).close(close).events(1);
-    let options = options.worker_threads(1_usize);
+    let options = options.worker_threads(1_usize).trace_operations(true);
     all_are_set(&options.signals(false).exit_status(ExitStatus::Zero), &Options::default(), &[]);
 }
 

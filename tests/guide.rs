@@ -109,7 +109,7 @@ fn guide_has_every_environment_name() {
         names.split("\n    };").next().expect("their end")
     });
     let (_, of_pool) = include_str!("../src/lifecycle/options.rs")
-        .split_once("fn apply(&mut self, environment: &Environment) ")
+        .split_once("fn apply(&mut self, environment: &Environment, ")
         .unwrap();
     // The password's file has a variable for each one of the password.
     let of_passwords = of_kinds.iter().flat_map(|names| names.lines().filter(|line| line.contains("(\"password\", ")));

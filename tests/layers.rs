@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each layer may name itself and those before it.
-const LAYERS: [&str; 5] = ["base", "net", "lifecycle", "kinds", "pool"];
+const LAYERS: [&str; 6] = ["base", "net", "lifecycle", "kinds", "pool", "seen"];
 
 #[test]
 fn every_import_points_down() {
@@ -57,7 +57,8 @@ fn a_kind_is_named_outside_its_folder_by_the_table_alone() {
         for feature in code.split("feature = \"").skip(1).filter(|_| file.file_name() != Some("lib.rs".as_ref())) {
             let feature = feature.split('"').next().unwrap_or_default();
             assert!(
-                ["tls", "r2d2", "serde", "streams", "checkouts", "macros", "tower", "systemd"].contains(&feature),
+                ["tls", "r2d2", "serde", "streams", "checkouts", "macros", "tower", "systemd", "metrics", "admin"]
+                    .contains(&feature),
                 "{} asks for {feature}",
                 file.display()
             );
@@ -214,6 +215,29 @@ fn the_core_has_no_circle() {
     assert!(left.is_empty(), "these name each other: {left:#?}");
 }
 
+/// Beside the tools of `base`, the views from outside name what `lib.rs` exports to users, and nothing else.
+#[test]
+fn the_views_from_outside_use_the_public_interface_alone() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let exported = exported(&fs::read_to_string(src.join("lib.rs")).unwrap());
+    assert!(exported.len() > 40 && exported.contains("ResourcePool") && !exported.contains("Registry"), "{exported:?}");
+    let mut used = BTreeSet::new();
+    for file in sources(&src.join("seen")) {
+        used.extend(named(&fs::read_to_string(&file).unwrap()).into_iter().map(|mut path| path.remove(0)));
+    }
+    used.retain(|name| name != "seen" && name != "base");
+    let inner: Vec<_> = used.iter().filter(|name| !exported.contains(*name)).collect();
+    assert!(used.contains("ResourcePool") && inner.is_empty(), "{inner:?} of {used:?}");
+}
+
+/// The names that this text exports from the crate's root.
+fn exported(text: &str) -> BTreeSet<String> {
+    let code: String = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+    let uses = code.split("pub use ").skip(1).flat_map(|rest| rest.split(';').next());
+    // A group in braces may stand in the middle of the line, as in `a::{b, c}`, and each path of it has a last name.
+    uses.flat_map(|path| tree(&mut &*path)).filter_map(|path| path.last().cloned()).collect()
+}
+
 fn pointing_up(src: &Path) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for file in sources(src) {
@@ -224,6 +248,10 @@ fn pointing_up(src: &Path) -> BTreeSet<String> {
         for path in named(&fs::read_to_string(&file).unwrap()) {
             let layer = path[0].as_str();
             let module = path.get(1).filter(|_| LAYERS.contains(&layer)).map_or("", String::as_str);
+            // The views from outside name the crate's root, and what that exports.
+            if folder == "seen" && !LAYERS.contains(&layer) {
+                continue;
+            }
             let its = LAYERS.iter().position(|known| *known == layer);
             let is_other_kind =
                 layer == "kinds" && folder == "kinds" && module != kind.trim_end_matches(".rs") && kind != "mod.rs";

@@ -17,12 +17,17 @@ pub(crate) fn root() -> PathBuf {
 
 /// A fresh folder for one server of this process.
 pub(crate) fn create(kind: Kind) -> Result<PathBuf, Error> {
+    create_for(kind.name())
+}
+
+/// A fresh folder for a program of this name that this process runs.
+pub(crate) fn create_for(name: &str) -> Result<PathBuf, Error> {
     static SWEPT: Once = Once::new();
     static NEXT: AtomicU32 = AtomicU32::new(0);
     SWEPT.call_once(|| sweep(&root()));
     // Relaxed suffices, since the numbers only have to differ.
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let dir = root().join(format!("{}-{number}-{}", std::process::id(), kind.name()));
+    let dir = root().join(format!("{}-{number}-{name}", std::process::id()));
     fs::create_dir_all(&dir).map_err(Error::io(dir.to_string_lossy()))?;
     Ok(dir)
 }

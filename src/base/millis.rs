@@ -4,6 +4,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de};
+#[cfg(feature = "serde")]
+use serde::{Serialize, Serializer};
 
 use crate::base::error::Error;
 
@@ -24,4 +26,13 @@ pub fn number<T: FromStr>(key: &str, text: &str, expected: &str) -> Result<T, Er
 pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let expected = |_may_quote_a_secret| de::Error::custom(format_args!("expected {MILLIS}"));
     u64::deserialize(deserializer).map(Duration::from_millis).map_err(expected)
+}
+
+/// Serializes a duration as whole milliseconds, as serde's `with` wants it.
+///
+/// # Errors
+/// The serializer's own.
+#[cfg(feature = "serde")]
+pub(crate) fn serialize<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX).serialize(serializer)
 }

@@ -7,6 +7,7 @@ use serde::Deserialize;
 /// and may have been sent, is never repeated. Its error is [`Error::OutcomeUnknown`](crate::Error::OutcomeUnknown).
 /// After [`Error::Lost`](crate::Error::Lost) trying again does no harm.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Repeat {

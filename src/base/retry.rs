@@ -10,6 +10,7 @@ use crate::base::setters::setters;
 
 /// Jittered exponential backoff inside a budget.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Retry {

@@ -12,13 +12,18 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+#[cfg(feature = "metrics")]
+use std::time::Instant;
 use std::time::{Duration, SystemTime};
 
 use crate::base::clock::Moment;
 use crate::base::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use crate::base::sync::{Mutex, Notify, thread_number, until};
 use crate::lifecycle::event::{Event, What};
+#[cfg(feature = "metrics")]
+use crate::lifecycle::measured::{Measure, Measured};
 use crate::lifecycle::observers::Observers;
+use crate::lifecycle::spans::Traced;
 use crate::lifecycle::work::{ByWork, Work};
 
 /// The part of a resource that its leases, links and pieces of work share. It does not depend on the resource's type.
@@ -26,7 +31,9 @@ pub(crate) struct Activity {
     pub(crate) name: Arc<str>,
     pub(crate) endpoint: Arc<str>,
     /// The name of its kind. `None` for a registered resource and for the work of `run`.
-    kind: Option<&'static str>,
+    pub(crate) kind: Option<&'static str>,
+    /// Its attributes in traces.
+    pub(crate) traced: Traced,
     pub(crate) counters: WorkCounters,
     /// Whether a release has to wake the drain.
     draining: AtomicBool,
@@ -42,10 +49,22 @@ impl Activity {
         endpoint: String,
         observers: &Arc<Observers>,
     ) -> Arc<Self> {
+        let traced = Traced::new(Arc::from(name), None, &endpoint, false);
+        Activity::of(traced, kind, endpoint, observers)
+    }
+
+    /// The activity of a resource that traces know by these attributes.
+    pub(crate) fn of(
+        traced: Traced,
+        kind: Option<&'static str>,
+        endpoint: String,
+        observers: &Arc<Observers>,
+    ) -> Arc<Self> {
         Arc::new(Activity {
-            name: Arc::from(name),
+            name: Arc::clone(&traced.name),
             endpoint: Arc::from(endpoint),
             kind,
+            traced,
             counters: WorkCounters::default(),
             draining: AtomicBool::new(false),
             changed: Notify::new(),
@@ -88,6 +107,30 @@ impl Activity {
             node: None,
             generation,
             what,
+        }
+    }
+
+    /// The present moment, if there is a meter to tell how long something takes from now on.
+    #[cfg(feature = "metrics")]
+    #[inline]
+    pub(crate) fn metered(&self) -> Option<Instant> {
+        self.observers.meter().map(|_| Instant::now())
+    }
+
+    /// Tells the meter of something that ended, and began at this moment.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn measure(&self, began: Instant, measure: Measure, count: usize, is_done: bool) {
+        if let Some(meter) = self.observers.meter() {
+            let Activity { name, endpoint, kind, .. } = self;
+            meter.tell(&Measured {
+                resource: name,
+                kind: *kind,
+                endpoint,
+                measure,
+                count,
+                took: began.elapsed(),
+                is_done,
+            });
         }
     }
 

@@ -38,6 +38,8 @@ pub(crate) trait AnySlot: Any + Send + Sync {
     fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
     /// Waits until the resource is ready or an attempt to connect fails. Begins an attempt if none is under way.
     fn wait_ready(self: Arc<Self>) -> BoxFuture<Result<(), Error>>;
+    /// Begins what [`wait_ready`](AnySlot::wait_ready) waits for.
+    fn try_again(self: Arc<Self>);
     /// Waits until a lost connection is back, over any number of attempts.
     fn wait_back(self: Arc<Self>, limit: Duration) -> BoxFuture<Result<(), Error>>;
     /// The ping of a health check. `None` while the resource has no handle.

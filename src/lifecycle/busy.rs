@@ -2,8 +2,12 @@
 
 use std::fmt;
 use std::sync::Arc;
+#[cfg(feature = "metrics")]
+use std::time::Instant;
 
 use crate::lifecycle::activity::{Activity, WorkShard};
+#[cfg(feature = "metrics")]
+use crate::lifecycle::measured::Measure;
 use crate::lifecycle::work::Work;
 
 /// A guard that counts pieces of [`Work`] while they are in flight.
@@ -13,6 +17,9 @@ pub struct Busy {
     work: Work,
     count: usize,
     shard: WorkShard,
+    /// When the first piece began, if the pool measures.
+    #[cfg(feature = "metrics")]
+    began: Option<Instant>,
 }
 
 impl Busy {
@@ -24,13 +31,24 @@ impl Busy {
 
     /// A guard that counts nothing yet.
     pub(crate) fn none(activity: &Arc<Activity>, work: Work) -> Self {
-        Busy { activity: Arc::clone(activity), work, count: 0, shard: WorkShard::here() }
+        Busy {
+            activity: Arc::clone(activity),
+            work,
+            count: 0,
+            shard: WorkShard::here(),
+            #[cfg(feature = "metrics")]
+            began: None,
+        }
     }
 
     /// Counts `count` more pieces.
     pub fn add(&mut self, count: usize) {
         if self.is_over() {
             self.shard = WorkShard::here();
+            #[cfg(feature = "metrics")]
+            {
+                self.began = self.activity.metered();
+            }
         }
         self.activity.counters.begin(self.shard, self.work, count);
         self.count += count;
@@ -50,7 +68,14 @@ impl Busy {
     /// Counts the work as done or as given up, and counts nothing from then on. Returns whether the report of a close
     /// counts it.
     pub fn finish(&mut self, is_done: bool) -> bool {
-        self.activity.end(self.shard, self.work, std::mem::take(&mut self.count), is_done)
+        let count = std::mem::take(&mut self.count);
+        let counted = self.activity.end(self.shard, self.work, count, is_done);
+        // The meter is code of users, and closing does not wait for it.
+        #[cfg(feature = "metrics")]
+        if let Some(began) = self.began.take().filter(|_| count > 0) {
+            self.activity.measure(began, Measure::Work(self.work), count, is_done);
+        }
+        counted
     }
 }
 

@@ -15,6 +15,7 @@ use crate::lifecycle::status::State;
 
 /// The options of health checks.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct HealthOptions {

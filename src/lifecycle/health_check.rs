@@ -22,6 +22,7 @@ use crate::lifecycle::context::Context;
 use crate::lifecycle::event::What;
 use crate::lifecycle::health::{Criticality, Health, HealthEntry, HealthOptions, HealthReport, NodeHealth};
 use crate::lifecycle::probe::answer;
+use crate::lifecycle::spans::{self, TaskSpan};
 use crate::lifecycle::status::State;
 
 /// The last report, and the check that is under way.
@@ -71,6 +72,8 @@ impl HealthCheck {
         context: &Arc<Context>,
         find: impl FnOnce() -> Vec<Found> + Send + 'static,
     ) -> Result<Result<Arc<HealthReport>, RunningCheck>, Error> {
+        // Taken before the lock, since a subscriber is users' code.
+        let caller = TaskSpan::current();
         let mut cache = self.cache.lock();
         let is_fresh = |report: &&Arc<HealthReport>| {
             report.at.elapsed() < context.options.health.cache
@@ -90,7 +93,11 @@ impl HealthCheck {
                 cache.running = Some(running.clone());
                 let (me, context) = (Arc::clone(self), Arc::clone(context));
                 prober.spawn(async move {
-                    let report = Arc::new(check(find, &context).await);
+                    let span = caller.in_scope(spans::health_check);
+                    drop(caller);
+                    let report = Arc::new(check(find, &context, &span).await);
+                    span.reported(&report);
+                    drop(span);
                     let mut cache = me.cache.lock();
                     cache.last = Some(Arc::clone(&report));
                     cache.running = None;
@@ -105,9 +112,10 @@ impl HealthCheck {
 }
 
 /// Checks every resource that `find` finds, within the limit of the whole check.
-async fn check(find: impl FnOnce() -> Vec<Found>, context: &Context) -> HealthReport {
+async fn check(find: impl FnOnce() -> Vec<Found>, context: &Context, span: &TaskSpan) -> HealthReport {
     let (at, options) = (Instant::now(), &context.options.health);
-    let (mut entries, mut slots) = (Vec::new(), Vec::new());
+    // A resource that is not asked has no span.
+    let (mut entries, mut slots, mut asked) = (Vec::new(), Vec::new(), Vec::new());
     let mut checks = JoinSet::new();
     for Found { name, slot, was_asked_for } in find() {
         let criticality = if options.optional.iter().any(|optional| **optional == *name) {
@@ -120,13 +128,16 @@ async fn check(find: impl FnOnce() -> Vec<Found>, context: &Context) -> HealthRe
                 entries.push(before(&slot, criticality, options.all));
                 slots.push(Some(Arc::clone(&slot)));
                 let index = entries.len() - 1;
-                if let Some(check) = round_trip(slot, entries[index].clone(), options) {
+                let traced = Arc::clone(slot.activity());
+                asked.push(round_trip(slot, entries[index].clone(), options).map(|check| {
                     checks.spawn(async move { (index, check.await) });
-                }
+                    span.in_scope(|| traced.traced.round_trip())
+                }));
             }
             Err(error) => {
                 let failed = HealthEntry { criticality, ..HealthEntry::failed(name, &error) };
                 slots.push(None);
+                asked.push(None);
                 entries.push(match was_asked_for {
                     true => failed,
                     // Nobody has asked for this resource, so it counts as unused, like one that was never connected.
@@ -139,10 +150,16 @@ async fn check(find: impl FnOnce() -> Vec<Found>, context: &Context) -> HealthRe
         while let Some(checked) = checks.join_next().await {
             if let Ok((index, entry)) = checked {
                 entries[index] = entry;
+                if let Some(span) = asked[index].take() {
+                    span.checked(&entries[index]);
+                }
             }
         }
     };
     let _what_is_left_stays_failed = within(options.all.saturating_sub(at.elapsed()), collect).await;
+    for (entry, span) in entries.iter().zip(asked) {
+        span.iter().for_each(|span| span.checked(entry));
+    }
     for (entry, slot) in entries.iter().zip(slots) {
         let checked = || What::Checked { entry: entry.clone() };
         match slot {
@@ -175,7 +192,7 @@ fn before(slot: &Arc<dyn AnySlot>, criticality: Criticality, limit: Duration) ->
         State::Connecting | State::Broken => {
             // Maybe no caller acquires this resource, so the health check has it tried again. The attempt goes on
             // without the future.
-            drop(Arc::clone(slot).wait_ready());
+            Arc::clone(slot).try_again();
             let far = progress.map_or_else(String::new, |Progress { told, .. }| format!("; connecting: {told}"));
             (Health::Fail, failure.map(|failure| format!("{failure}{far}")))
         }

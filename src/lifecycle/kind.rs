@@ -34,6 +34,9 @@ pub trait KindConfig: Default + Clone + PartialEq + fmt::Debug + DeserializeOwne
     const NAMES: Names;
     /// Further fields that have variables. [`set_more`](KindConfig::set_more) sets them. Defaults to none.
     const MORE: &'static [Field] = &[];
+    /// The name that OpenTelemetry has for the server's software, below the attribute that has it in spans:
+    /// `db.system.name` or `messaging.system`. Defaults to a database by the name of the kind.
+    const SYSTEM: (&'static str, &'static str) = ("db.system.name", Self::KIND);
     /// Whether its code is the crate's own, which never blocks a thread of the pool.
     #[doc(hidden)]
     const IS_OURS: bool = false;
@@ -228,7 +231,10 @@ pub(crate) trait FromEnvironment: KindConfig {
             None if said.is_empty() && password_file.is_none() && more.is_empty() && on.is_none() && !tls_by_file => {
                 return Ok(());
             }
-            None => self.take_apart(&key(url_field))?,
+            None => {
+                note_url(self, name, origins);
+                self.take_apart(&key(url_field))?;
+            }
         }
         for (part, variable, text) in said {
             if part == Part::Password {
@@ -278,6 +284,15 @@ pub(crate) trait FromEnvironment: KindConfig {
 
 impl<C: KindConfig> FromEnvironment for C {}
 
+/// Notes which fields the URL sets, before it is taken apart.
+fn note_url<C: KindConfig>(config: &C, name: &str, origins: &mut Origins) {
+    let Names { url: (url_field, _), parts, .. } = C::NAMES;
+    let Some(url) = config.clone().url_mut().take() else { return };
+    let parts = Part::ALL.into_iter().filter(|part| part.is_named_by(url.expose())).map(|part| parts[part as usize].0);
+    let tls = (!C::NAMES.is_plain(url.expose())).then_some("tls");
+    origins.derived(name, url_field, parts.chain(tls));
+}
+
 /// The configuration of one resource of any kind. Every `…Config` converts into it.
 #[derive(Clone)]
 pub struct ResourceConfig(Arc<dyn AnyConfig>);
@@ -311,6 +326,11 @@ impl ResourceConfig {
     /// The same configuration with its URL [taken apart](KindConfig::take_apart), for the resource of this name.
     pub(crate) fn taken_apart(&self, name: &str) -> Result<ResourceConfig, Error> {
         self.0.taken_apart(name)
+    }
+
+    /// Notes which fields the URL of this resource sets.
+    pub(crate) fn note_url(&self, name: &str, origins: &mut Origins) {
+        self.0.note_url(name, origins);
     }
 
     /// Whether a file has the password.
@@ -361,6 +381,7 @@ trait AnyConfig: fmt::Debug + Send + Sync {
     fn names(&self) -> &'static Names;
     fn variables(&self, name: &str) -> Variables;
     fn taken_apart(&self, name: &str) -> Result<ResourceConfig, Error>;
+    fn note_url(&self, name: &str, origins: &mut Origins);
     fn has_password_file(&self) -> bool;
     fn slot(&self, name: &str, remedies: Remedies, context: &Arc<Context>) -> Result<Arc<dyn AnySlot>, Error>;
     fn is_half(&self, is_said: &dyn Fn(&str) -> bool) -> Option<(&'static str, &'static str)>;
@@ -400,12 +421,23 @@ impl<C: KindConfig> AnyConfig for C {
         Ok(config.into())
     }
 
+    fn note_url(&self, name: &str, origins: &mut Origins) {
+        note_url(self, name, origins);
+    }
+
     fn has_password_file(&self) -> bool {
         self.password_file().is_some()
     }
 
     fn slot(&self, name: &str, remedies: Remedies, context: &Arc<Context>) -> Result<Arc<dyn AnySlot>, Error> {
-        Ok(Slot::configured(name, C::KIND, C::IS_OURS, self.resource(name)?, remedies, Arc::clone(context)))
+        Ok(Slot::configured(
+            name,
+            (C::KIND, C::SYSTEM),
+            C::IS_OURS,
+            self.resource(name)?,
+            remedies,
+            Arc::clone(context),
+        ))
     }
 
     fn is_half(&self, is_said: &dyn Fn(&str) -> bool) -> Option<(&'static str, &'static str)> {

@@ -23,6 +23,7 @@ use crate::lifecycle::event::What;
 /// When a lease or checkout is suspected to leak. `[pool.leaks]` in TOML. The pool warns of each suspect once, and
 /// notes when it comes back.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct LeakOptions {

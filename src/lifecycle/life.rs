@@ -205,6 +205,12 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         self.activity.until(|| (!self.inner.lock().is_trying(attempt)).then_some(())).await;
     }
 
+    /// Whether this attempt made one of the last two generations. It is then no longer tried, and yet not superseded.
+    pub(crate) fn has_made(&self, attempt: u64) -> bool {
+        let inner = self.inner.lock();
+        inner.made == attempt || inner.made_before == attempt
+    }
+
     /// Notes how far an attempt has come.
     pub(crate) fn progress(&self, attempt: u64, told: Arc<str>) {
         let mut inner = self.inner.lock();

@@ -1,5 +1,6 @@
 //! [`Link`], by which a resource tells its pool about itself, and asks it.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use crate::lifecycle::any_slot::AnySlot;
 use crate::lifecycle::busy::Busy;
 use crate::lifecycle::condition::Condition;
 use crate::lifecycle::event::What;
+use crate::lifecycle::spans::OperationSpan;
 use crate::lifecycle::status::State;
 use crate::lifecycle::work::Work;
 
@@ -177,6 +179,14 @@ impl Link {
     /// A guard for such work that counts nothing until some is [added](Busy::add).
     pub fn not_yet_busy(&self, work: Work) -> Busy {
         Busy::none(&self.activity, work)
+    }
+
+    /// The span of an operation that begins now, below the caller's. `None`, at the cost of a look, unless the option
+    /// [`trace_operations`](crate::config::Options::trace_operations) is on. The name is the command's or the verb's,
+    /// and has nothing of what it was given.
+    #[inline]
+    pub fn operation(&self, name: impl FnOnce() -> Cow<'static, str>) -> Option<OperationSpan> {
+        self.activity.traced.operation(name)
     }
 
     /// Counts a piece of work as cut off by closing, although it was [done](Busy::done) before.

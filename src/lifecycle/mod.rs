@@ -23,6 +23,8 @@ pub(crate) mod leak_scan;
 pub(crate) mod lease;
 pub(crate) mod life;
 pub(crate) mod link;
+#[cfg(feature = "metrics")]
+pub(crate) mod measured;
 #[cfg(model)]
 #[doc(hidden)]
 pub mod model;
@@ -33,6 +35,7 @@ pub(crate) mod registry;
 pub(crate) mod resource;
 pub(crate) mod settings;
 pub(crate) mod slot;
+pub(crate) mod spans;
 pub(crate) mod status;
 pub(crate) mod transition;
 pub(crate) mod user_ping;

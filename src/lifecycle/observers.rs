@@ -12,6 +12,8 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+#[cfg(feature = "metrics")]
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
@@ -19,12 +21,19 @@ use parking_lot::Mutex;
 use crate::base::process::Process;
 use crate::base::sync::{Notify, until};
 use crate::lifecycle::event::Event;
+#[cfg(feature = "metrics")]
+use crate::lifecycle::measured::Meter;
 
 /// How many unread events are kept by default.
 pub(crate) const KEPT: usize = 1024;
 
 /// The subscriptions to a pool's events. Telling them never waits.
-pub(crate) struct Observers(Arc<SharedRing>);
+pub(crate) struct Observers {
+    shared: Arc<SharedRing>,
+    /// The listener that is told how long work takes.
+    #[cfg(feature = "metrics")]
+    meter: OnceLock<Meter>,
+}
 
 /// The state that subscriptions share with their pool.
 struct SharedRing {
@@ -56,17 +65,22 @@ impl Default for Observers {
 impl Observers {
     /// Keeps up to `kept` unread events. A slower subscription misses the oldest.
     pub(crate) fn new(kept: usize) -> Self {
-        Observers(Arc::new(SharedRing {
+        let shared = Arc::new(SharedRing {
             kept,
             process: Process::current(),
             subscriptions: AtomicUsize::new(0),
             ring: Mutex::default(),
             happened: Notify::new(),
-        }))
+        });
+        Observers {
+            shared,
+            #[cfg(feature = "metrics")]
+            meter: OnceLock::new(),
+        }
     }
 
     pub(crate) fn subscribe(&self) -> Events {
-        let shared = Arc::clone(&self.0);
+        let shared = Arc::clone(&self.shared);
         shared.subscriptions.fetch_add(1, Ordering::Relaxed);
         let next = match shared.ring() {
             Some(ring) => ring.lock().end(),
@@ -75,9 +89,22 @@ impl Observers {
         Events { shared, next, missed: 0 }
     }
 
+    /// Sets the meter. Returns whether there was none before, since a pool has one at most.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn set_meter(&self, meter: Meter) -> bool {
+        self.meter.set(meter).is_ok()
+    }
+
+    /// The meter, if there is one. A forked child has none, because a lock of the listener may be held there for ever.
+    #[cfg(feature = "metrics")]
+    #[inline]
+    pub(crate) fn meter(&self) -> Option<&Meter> {
+        self.meter.get().filter(|_| self.shared.process.is_current())
+    }
+
     /// Whether there are subscriptions to tell.
     pub(crate) fn are_there(&self) -> bool {
-        self.0.subscriptions.load(Ordering::Relaxed) > 0 && self.0.process.is_current()
+        self.shared.subscriptions.load(Ordering::Relaxed) > 0 && self.shared.process.is_current()
     }
 
     /// Tells the log and the subscriptions. A logger is user code, so the caller holds no lock.
@@ -91,8 +118,8 @@ impl Observers {
     /// held.
     pub(crate) fn keep(&self, event: Event) {
         if self.are_there() {
-            let mut ring = self.0.ring.lock();
-            if ring.events.len() >= self.0.kept {
+            let mut ring = self.shared.ring.lock();
+            if ring.events.len() >= self.shared.kept {
                 ring.first += 1;
                 let oldest = ring.events.pop_front();
                 ring.evicted.extend(oldest);
@@ -104,18 +131,18 @@ impl Observers {
     /// Wakes the readers that wait for events, and drops evicted events. A panic of either ends here.
     pub(crate) fn wake(&self) {
         if self.are_there() {
-            let evicted = std::mem::take(&mut self.0.ring.lock().evicted);
+            let evicted = std::mem::take(&mut self.shared.ring.lock().evicted);
             let _theirs = catch_unwind(AssertUnwindSafe(|| drop(evicted)));
-            let _theirs = catch_unwind(AssertUnwindSafe(|| self.0.happened.notify_waiters()));
+            let _theirs = catch_unwind(AssertUnwindSafe(|| self.shared.happened.notify_waiters()));
         }
     }
 }
 
 impl Drop for Observers {
     fn drop(&mut self) {
-        if let Some(ring) = self.0.ring() {
+        if let Some(ring) = self.shared.ring() {
             ring.lock().is_over = true;
-            self.0.happened.notify_waiters();
+            self.shared.happened.notify_waiters();
         }
     }
 }

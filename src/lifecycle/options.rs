@@ -7,6 +7,7 @@ use serde::Deserialize;
 use crate::base::environment::Environment;
 use crate::base::error::Error;
 use crate::base::millis::{self, number};
+use crate::base::origins::Origins;
 use crate::base::repeat::Repeat;
 use crate::base::retry::Retry;
 use crate::base::setters::setters;
@@ -27,6 +28,7 @@ use crate::lifecycle::probe::ProbeOptions;
 /// options.health.optional = vec!["clickhouse".into()];
 /// ```
 #[derive(Debug, Clone, PartialEq, Deserialize)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Options {
@@ -56,6 +58,8 @@ pub struct Options {
     /// How many unread [events](crate::Events) are kept before a subscription misses the oldest, from 1 to 1,048,576.
     /// Defaults to 1,024.
     pub events: usize,
+    /// Whether each operation has a span in traces, besides connecting, waiting, health and closing. Defaults to `false`.
+    pub trace_operations: bool,
     /// The number of threads of the pool's own runtime, from 1 to 1,024. Defaults to the number of cores, and to 2 on a
     /// single core. Environment: `RESOURCE_POOL_WORKER_THREADS`.
     pub worker_threads: Option<usize>,
@@ -79,6 +83,7 @@ impl Default for Options {
             leaks: LeakOptions::default(),
             close: CloseOptions::default(),
             events: KEPT,
+            trace_operations: false,
             worker_threads: None,
             signals: true,
             exit_status: ExitStatus::default(),
@@ -109,6 +114,8 @@ impl Options {
             close: CloseOptions,
             /// Sets how many unread events are kept.
             events: usize,
+            /// Sets whether each operation has a span in traces.
+            trace_operations: bool,
             /// Sets whether SIGINT, SIGTERM and SIGHUP close the global pool.
             signals: bool,
             /// Sets how the process exits after a signal.
@@ -122,15 +129,24 @@ impl Options {
 }
 
 impl Options {
-    /// Applies the variables of the environment.
-    pub(crate) fn apply(&mut self, environment: &Environment) -> Result<(), Error> {
-        environment.millis("RESOURCE_POOL_ACQUIRE_TIMEOUT_MS", &mut self.acquire_timeout)?;
+    /// Applies the variables of the environment, and notes where each value is from.
+    pub(crate) fn apply(&mut self, environment: &Environment, origins: &mut Origins) -> Result<(), Error> {
         let workers = "RESOURCE_POOL_WORKER_THREADS";
         if let Some(text) = environment.get(workers)? {
             self.worker_threads = Some(number(workers, &text, "a number of threads")?);
+            origins.variable("pool.worker_threads".to_owned(), workers);
         }
-        environment.millis("RESOURCE_POOL_CLOSE_DELAY_MS", &mut self.close.delay)?;
-        environment.millis("RESOURCE_POOL_CLOSE_DEADLINE_MS", &mut self.close.deadline)
+        for (variable, key, value) in [
+            ("RESOURCE_POOL_ACQUIRE_TIMEOUT_MS", "pool.acquire_timeout_ms", &mut self.acquire_timeout),
+            ("RESOURCE_POOL_CLOSE_DELAY_MS", "pool.close.delay_ms", &mut self.close.delay),
+            ("RESOURCE_POOL_CLOSE_DEADLINE_MS", "pool.close.deadline_ms", &mut self.close.deadline),
+        ] {
+            if environment.get(variable)?.is_some() {
+                environment.millis(variable, value)?;
+                origins.variable(key.to_owned(), variable);
+            }
+        }
+        Ok(())
     }
 
     /// Checks that attempts and probes are made at all, have the time to succeed, and pause before the next one.
@@ -174,6 +190,7 @@ const MOST_EVENTS: usize = 1 << 20;
 
 /// How a process that a signal ended exits, after closing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ExitStatus {

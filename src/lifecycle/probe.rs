@@ -12,7 +12,7 @@ use serde::Deserialize;
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::base::error::{Failure, OneLine, Proof, Source, panic_message};
+use crate::base::error::{Failure, NoAnswer, OneLine, Proof, Source, panic_message};
 use crate::base::future::BoxFuture;
 use crate::base::millis;
 use crate::base::runtime::{self, within};
@@ -22,6 +22,7 @@ use crate::lifecycle::event::What;
 
 /// How a ready resource is probed. With the defaults, a frozen server is noticed within 3.7 s.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ProbeOptions {
@@ -121,6 +122,7 @@ async fn probe(slot: Weak<dyn AnySlot>, generation: u64, options: ProbeOptions, 
         }
         let Some(alive) = slot.upgrade() else { return };
         let Some(question) = Arc::clone(&alive).probe() else { return };
+        let asked = Instant::now();
         let answer = answer(question, options.limit).await;
         drop(alive);
         let Err(failure) = answer else {
@@ -134,6 +136,7 @@ async fn probe(slot: Weak<dyn AnySlot>, generation: u64, options: ProbeOptions, 
             Proof::Refused | Proof::Limited => 0,
             Proof::Unasked => strikes,
         };
+        slot.activity().traced.probe_failed(strikes, asked.elapsed()).failed(failure.proof().code(), &failure);
         slot.activity().tell(generation, What::ProbeFailed { strikes, message: OneLine(&failure).to_string() });
         if strikes >= options.strikes {
             return slot.lost(None, generation, Source::from(failure.source));
@@ -152,6 +155,6 @@ pub(crate) async fn answer(ping: BoxFuture<Result<(), Failure>>, limit: Duration
             Err(Failure::refused(format!("the ping panicked: {}", panic_message(&*join.into_panic()))))
         }
         Ok(_) => Err(Failure::unasked("the prober has ended")),
-        Err(_elapsed) => Err(Failure::transient(format!("no answer to a ping within {:.1?}", started.elapsed()))),
+        Err(_elapsed) => Err(Failure::transient(NoAnswer(started.elapsed()))),
     }
 }

@@ -88,6 +88,7 @@ impl Settings {
     /// Takes the URL of each resource apart, so that a program finds the parts in the fields.
     pub(crate) fn take_apart(&mut self) -> Result<(), Error> {
         for (name, config) in &mut self.resources {
+            config.note_url(name, &mut self.origins);
             *config = config.taken_apart(name).map_err(|error| self.origins.blame(error))?;
         }
         Ok(())
@@ -138,7 +139,7 @@ impl Settings {
     /// The advice for an error: if there is no server at the endpoint, and if it refuses the login.
     pub(crate) fn remedies(&self, name: &str, config: &ResourceConfig) -> Remedies {
         let (Names { url: (url, _), parts, .. }, kind) = (*config.names(), config.kind());
-        let Origins { by_key, file, .. } = &self.origins;
+        let Origins { by_key, .. } = &self.origins;
         let is_code = self.origins.is_by_code(name) || self.get(name).is_none();
         let variables = config.variables(name);
         let section = if name == kind { kind.to_owned() } else { format!("named.{kind}.{name}") };
@@ -146,8 +147,8 @@ impl Settings {
         let mut said: Vec<String> = Vec::new();
         for field in [url, user.0, password.0, "password_file"] {
             let by = match by_key.get(&format!("{name}.{field}")) {
-                Some(Origin::Variable(variable)) => variable.clone(),
-                Some(Origin::File(key)) => format!("{key} in {file}"),
+                Some(Origin::Variable { name }) => name.clone(),
+                Some(Origin::File { path, key, .. }) => format!("{key} in {path}"),
                 _ => continue,
             };
             if !said.contains(&by) {

@@ -60,6 +60,10 @@ pub struct Usage {
     pub waiting: Option<usize>,
     /// How many are being opened for callers.
     pub opening: Option<usize>,
+    /// The fewest idle ones that the resource tries to keep.
+    pub min_idle: Option<usize>,
+    /// The most idle ones that there may be.
+    pub max_idle: Option<usize>,
     /// The counts of all that happened to them so far.
     pub counters: Counters,
 }
@@ -126,6 +130,8 @@ impl ClosedCounts {
 pub struct ResourceStatus {
     /// The resource's name.
     pub name: Arc<str>,
+    /// The name of the resource's kind, as in `redis`. `None` for a registered resource.
+    pub kind: Option<&'static str>,
     /// Where the resource is, without credentials.
     pub endpoint: Arc<str>,
     /// Its state.

@@ -27,6 +27,7 @@ use crate::base::process::{Process, Room, Singleton};
 use crate::lifecycle::event::What;
 use crate::lifecycle::lease::Claim;
 use crate::lifecycle::link::Link;
+use crate::lifecycle::spans::TaskSpan;
 
 /// A limited number of exclusive checkouts of one sort, such as connections or channels. It knows who waits, so that a
 /// timeout names the holders, and a wait that can never end is reported.
@@ -107,8 +108,9 @@ impl Quota {
             since: Instant::now(),
         });
         WAITING.of(Process::current()).0.lock().entry(waiting.owner.clone()).or_default().push(Arc::clone(&waiting));
-        let wait = Wait(waiting);
-        let cycle = wait.0.cycle();
+        let span = self.link.activity.traced.wait(self.waited_for());
+        let wait = Wait { waiting, span };
+        let cycle = wait.waiting.cycle();
         // A task that awaits several checkouts side by side may look like a cycle of its own.
         if cycle.first().is_some_and(|me| !me.holds.is_empty()) && (cycle.len() > 1 || claim.blocks) {
             self.link.tell(What::Cycle { waiters: cycle });
@@ -256,37 +258,42 @@ impl fmt::Debug for Quota {
 
 /// A registered wait, until this drops.
 #[must_use = "the wait is known until this drops"]
-pub struct Wait(Arc<PendingWait>);
+pub struct Wait {
+    waiting: Arc<PendingWait>,
+    span: TaskSpan,
+}
 
 impl Wait {
     /// The error of a wait that reached its limit. The message adds `further` to the object of the wait. `holders` are
     /// those of the quota unless others are named. `source` is the last error seen meanwhile.
     pub fn timed_out(self, further: &str, holders: Option<Vec<Holder>>, source: Option<Source>) -> Error {
-        let PendingWait { quota, since, .. } = &*self.0;
+        let PendingWait { quota, since, .. } = &*self.waiting;
         let waited_for = quota.waited_for() + further;
         let timeout = TimeoutError::new(quota.link.name(), quota.link.endpoint(), waited_for, since.elapsed());
-        let (holders, cycle) = (holders.unwrap_or_else(|| quota.holders()), self.0.cycle());
-        quota.link.told(Error::Timeout(Arc::new(TimeoutError { holders, cycle, source, ..timeout })))
+        let (holders, cycle) = (holders.unwrap_or_else(|| quota.holders()), self.waiting.cycle());
+        let error = Error::Timeout(Arc::new(TimeoutError { holders, cycle, source, ..timeout }));
+        self.span.failed(error.code(), &error);
+        quota.link.told(error)
     }
 }
 
 impl fmt::Debug for Wait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Wait").field(&self.0.quota).finish()
+        f.debug_tuple("Wait").field(&self.waiting.quota).finish()
     }
 }
 
 impl Drop for Wait {
     fn drop(&mut self) {
         let mut waiting = WAITING.of(Process::current()).0.lock();
-        if let Some(theirs) = waiting.get_mut(&self.0.owner) {
-            theirs.retain(|one| !Arc::ptr_eq(one, &self.0));
+        if let Some(theirs) = waiting.get_mut(&self.waiting.owner) {
+            theirs.retain(|one| !Arc::ptr_eq(one, &self.waiting));
             if theirs.is_empty() {
-                waiting.remove(&self.0.owner);
+                waiting.remove(&self.waiting.owner);
             }
         }
         drop(waiting);
-        let PendingWait { quota, since, .. } = &*self.0;
+        let PendingWait { quota, since, .. } = &*self.waiting;
         quota.link.note(|| What::Waited { waiting_for: quota.waited_for(), waited: since.elapsed() });
     }
 }

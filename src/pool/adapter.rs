@@ -17,6 +17,7 @@
 //!   [`wait`](Quota::wait), and a caller that gets one has [`Link::lease`](crate::Link::lease) list it. Timeouts then
 //!   name the lines that hold, and leaks and deadlocks are found.
 //! - **Work.** [`Link::busy`](crate::Link::busy) counts an operation in flight, which closing waits for.
+//!   [`Link::operation`](crate::Link::operation) makes its span, an [`OperationSpan`].
 //! - **Threads.** [`block_on`] blocks a thread on a future that runs on the pool's runtime, wherever blocking is legal.
 //!   [`Tls::dial_blocking`] opens streams for drivers that support only threads.
 //! - **Errors.** [`redacted`] withholds a server's message that contains a secret. [`Worded`] gives a driver's error a
@@ -36,6 +37,7 @@ pub use crate::base::runtime::{background, block_on, timer};
 pub use crate::lifecycle::checkout::{Checkout, Checkouts, Limits, Manage};
 pub use crate::lifecycle::kind::KindConfig;
 pub use crate::lifecycle::lease::{Claim, LeaseAs};
+pub use crate::lifecycle::spans::OperationSpan;
 pub use crate::lifecycle::wait::{Lending, Quota, Wait};
 pub use crate::net::checks::Checks;
 pub use crate::net::parts::{Field, Names, Part, Protection};

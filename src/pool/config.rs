@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer};
 use crate::base::environment::Environment;
 use crate::base::error::Error;
 use crate::base::expand::{Insertions, expand};
+pub use crate::base::origins::Origin;
 use crate::base::origins::{Origins, in_file};
 pub use crate::base::repeat::Repeat;
 pub use crate::base::retry::Retry;
@@ -75,7 +76,7 @@ macro_rules! kinds {
             #[allow(unused_variables, reason = "without a kind there is nothing to apply to")]
             fn settle(self, origins: Origins, environment: &Environment, instances: &Instances) -> Result<Settings, Error> {
                 let mut settings = Settings::new(self.pool, origins);
-                settings.options.apply(environment)?;
+                settings.options.apply(environment, &mut settings.origins)?;
                 $(#[cfg(feature = $feature)] settle_default(self.$kind, &mut settings, environment);)*
                 $(#[cfg(feature = $feature)] settle_named(self.named.$kind, &mut settings, environment, instances);)*
                 Ok(settings)
@@ -245,7 +246,7 @@ fn parse(
     })?;
     let mut insertions = Insertions::default();
     expand("", &mut document, environment, &mut insertions)?;
-    let origins = Origins::file(file, &document, insertions);
+    let origins = Origins::file(file, text, insertions);
     let taken = sections.iter().map(|section| section.take_out(&mut document));
     let taken = taken.collect::<Result<_, _>>()?;
     Ok((deserialize("", document)?, origins, taken))

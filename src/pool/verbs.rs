@@ -212,6 +212,28 @@ macro_rules! synchronous_verbs {
             self.registry().on_report(listener);
         }
 
+        /// Calls this listener with every piece of work and every exclusive checkout that has ended, and the time that it
+        /// took. A lease is not measured. From then on the pool reads the clock twice for each of them.
+        ///
+        /// The listener runs where the work ends, so it must be quick, and must not use the pool. A panic of it is
+        /// caught. In a forked child it is not called.
+        ///
+        /// # Errors
+        /// [`Error::Config`] if the pool has such a listener already, such as one of [`metrics`](crate::metrics).
+        #[cfg(feature = "metrics")]
+        pub fn on_measured(
+            &self,
+            listener: impl Fn(&crate::lifecycle::measured::Measured<'_>) + Send + Sync + 'static,
+        ) -> Result<(), Error> {
+            match self.registry().context.observers.set_meter(crate::lifecycle::measured::Meter::new(listener)) {
+                true => Ok(()),
+                false => Err(Error::config(
+                    "on_measured",
+                    "this pool measures for a listener already; install its metrics once, and share them",
+                )),
+            }
+        }
+
         /// The events of all resources from now on: changes of state, losses, waits, timeouts, leaks, health and the
         /// steps of closing. Each call is a subscription of its own.
         pub fn events(&self) -> Events {

@@ -1,13 +1,15 @@
 //! The whole configuration of a pool as a value.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use crate::base::environment::Environment;
 use crate::base::error::Error;
+use crate::base::origins::Origin;
 use crate::lifecycle::kind::{KindConfig, ResourceConfig};
 use crate::lifecycle::options::Options;
 use crate::lifecycle::settings::Settings;
-use crate::pool::config::load;
+use crate::pool::config::{Toml, load};
 
 /// The whole configuration of a pool: its options, and its resources by name. A program can read it, change it, and
 /// [build](crate::Builder::config) a pool from it.
@@ -51,6 +53,14 @@ impl Config {
         Config::of(load(None, &Environment::process(), &[], &[])?)
     }
 
+    /// The same with this TOML file, instead of the one that `RESOURCE_POOL_CONFIG` names.
+    ///
+    /// # Errors
+    /// [`Error::Config`] also if the file cannot be read, and else as [`load`](Self::load).
+    pub fn load_file(path: impl Into<PathBuf>) -> Result<Self, Error> {
+        Config::of(load(Some(&Toml::File(path.into())), &Environment::process(), &[], &[])?)
+    }
+
     /// The defaults, overridden by this TOML. The environment overrides nothing. A `${NAME}` in a text of the TOML is
     /// the value of that variable of this process.
     ///
@@ -75,6 +85,33 @@ impl Config {
     /// The names of all resources. The default resource of a kind has the kind's name, such as `redis`.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.settings.names()
+    }
+
+    /// The names of the resources of which code, TOML or the environment sets anything, as
+    /// [`warm_up_all`](crate::ResourcePool::warm_up_all) has them.
+    pub fn configured(&self) -> impl Iterator<Item = &str> {
+        self.settings.told_names()
+    }
+
+    /// The origin of a value. The key is that of TOML, with the resource's name before it: `redis.pool_size`,
+    /// `research.tls.ca_file`, `pool.retry.attempts`. The parts of a URL have the origin of the URL. A key that nothing
+    /// sets is [`Origin::Default`], and so is an unknown one.
+    ///
+    /// ```
+    /// # #[cfg(feature = "redis")]
+    /// # fn main() -> Result<(), resource_pool::Error> {
+    /// use resource_pool::config::{Config, Origin};
+    ///
+    /// let config = Config::parse("[redis]\nhost = 'cache'")?;
+    /// assert!(matches!(config.origin("redis.host"), Origin::File { line: 2, .. }));
+    /// assert_eq!(config.origin("redis.port"), Origin::Default);
+    /// # Ok(()) }
+    /// # #[cfg(not(feature = "redis"))]
+    /// # fn main() {}
+    /// ```
+    pub fn origin(&self, key: &str) -> Origin {
+        let is_by_code = key.split_once('.').is_some_and(|(name, _)| self.settings.origins.is_by_code(name));
+        if is_by_code { Origin::Code } else { self.settings.origins.of(key) }
     }
 
     /// The configuration of the resource of this name, if it is of this kind. Its URL is taken apart: the parts are in

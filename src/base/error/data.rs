@@ -25,33 +25,31 @@ fn begin<S: Serializer>(
 
 impl Serialize for Error {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let (code, whose, further): (_, [Option<&str>; 2], &[(&str, &str)]) = match self {
+        let (whose, further): ([Option<&str>; 2], &[(&str, &str)]) = match self {
             Error::Connect(error) => return error.serialize(serializer),
             Error::Timeout(error) => return error.serialize(serializer),
             Error::Deadlock(error) => return error.serialize(serializer),
             Error::WarmUp(error) => {
-                let mut map = begin(serializer, self, "warm_up", self.is_transient(), [None; 2])?;
+                let mut map = begin(serializer, self, self.code(), self.is_transient(), [None; 2])?;
                 map.serialize_entry("failed", &Failed(&error.failed))?;
                 map.serialize_entry("of", &error.of)?;
                 return map.end();
             }
-            Error::Config { key, problem } => ("config", [None; 2], &[("key", key), ("problem", problem)]),
-            Error::UnknownName { name, known } => ("unknown_name", [None; 2], &[("name", name), ("known", known)]),
-            Error::NameTaken { name, problem } => ("name_taken", [None; 2], &[("name", name), ("problem", problem)]),
-            Error::AlreadyInstalled => ("already_installed", [None; 2], &[]),
-            Error::Lost { resource, endpoint, .. } => ("lost", [Some(resource), Some(endpoint)], &[]),
-            Error::Operation { resource, action, .. } => ("operation", [Some(resource), None], &[("action", action)]),
-            Error::OutcomeUnknown { resource, action, .. } => {
-                ("outcome_unknown", [Some(resource), None], &[("action", action)])
+            Error::Config { key, problem } => ([None; 2], &[("key", key), ("problem", problem)]),
+            Error::UnknownName { name, known } => ([None; 2], &[("name", name), ("known", known)]),
+            Error::NameTaken { name, problem } => ([None; 2], &[("name", name), ("problem", problem)]),
+            Error::Lost { resource, endpoint, .. } => ([Some(resource), Some(endpoint)], &[]),
+            Error::Operation { resource, action, .. } | Error::OutcomeUnknown { resource, action, .. } => {
+                ([Some(resource), None], &[("action", action)])
             }
-            Error::Closing { resource } => ("closing", [Some(resource), None], &[]),
-            Error::Closed { resource } => ("closed", [Some(resource), None], &[]),
-            Error::InAsyncContext { resource } => ("in_async_context", [Some(resource), None], &[]),
-            Error::Forked => ("forked", [None; 2], &[]),
-            Error::Order(problem) => ("order", [None; 2], &[("problem", problem)]),
-            Error::Panicked { what, .. } => ("panicked", [None; 2], &[("what", what)]),
+            Error::Closing { resource } | Error::Closed { resource } | Error::InAsyncContext { resource } => {
+                ([Some(resource), None], &[])
+            }
+            Error::AlreadyInstalled | Error::Forked => ([None; 2], &[]),
+            Error::Order(problem) => ([None; 2], &[("problem", problem)]),
+            Error::Panicked { what, .. } => ([None; 2], &[("what", what)]),
         };
-        let mut map = begin(serializer, self, code, self.is_transient(), whose)?;
+        let mut map = begin(serializer, self, self.code(), self.is_transient(), whose)?;
         for (key, text) in further {
             map.serialize_entry(key, &OneLine(text).to_string())?;
         }

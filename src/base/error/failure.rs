@@ -36,6 +36,18 @@ pub(crate) enum Proof {
     Unasked,
 }
 
+impl Proof {
+    /// The word for it in traces.
+    pub(crate) fn code(self) -> &'static str {
+        match self {
+            Proof::Silent => "silent",
+            Proof::Refused => "refused",
+            Proof::Limited => "limited",
+            Proof::Unasked => "unasked",
+        }
+    }
+}
+
 impl Failure {
     /// A failure that no further attempt can mend, as a wrong password: connecting gives up at once.
     pub fn permanent(source: impl Into<BoxError>) -> Self {

@@ -5,6 +5,7 @@ mod data;
 mod failure;
 mod redact;
 mod remedies;
+mod sort;
 mod text;
 mod warm_up;
 
@@ -414,6 +415,29 @@ impl Error {
         causes(error).find_map(|cause| cause.downcast_ref())
     }
 
+    /// The word for its sort as data.
+    pub(crate) fn code(&self) -> &'static str {
+        match self {
+            Error::Config { .. } => "config",
+            Error::UnknownName { .. } => "unknown_name",
+            Error::NameTaken { .. } => "name_taken",
+            Error::AlreadyInstalled => "already_installed",
+            Error::Connect(_) => "connect",
+            Error::Timeout(_) => "timeout",
+            Error::Deadlock(_) => "deadlock",
+            Error::WarmUp(_) => "warm_up",
+            Error::Lost { .. } => "lost",
+            Error::Operation { .. } => "operation",
+            Error::OutcomeUnknown { .. } => "outcome_unknown",
+            Error::Closing { .. } => "closing",
+            Error::Closed { .. } => "closed",
+            Error::InAsyncContext { .. } => "in_async_context",
+            Error::Forked => "forked",
+            Error::Order(_) => "order",
+            Error::Panicked { .. } => "panicked",
+        }
+    }
+
     /// Whether the pool or the resource is closing or closed.
     pub fn is_closed(&self) -> bool {
         matches!(self, Error::Closing { .. } | Error::Closed { .. })
@@ -470,6 +494,18 @@ impl fmt::Display for ReconnectAsked {
 }
 
 impl StdError for ReconnectAsked {}
+
+/// The failure of a ping that got no answer within this time.
+#[derive(Debug)]
+pub(crate) struct NoAnswer(pub(crate) Duration);
+
+impl fmt::Display for NoAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no answer to a ping within {:.1?}", self.0)
+    }
+}
+
+impl StdError for NoAnswer {}
 
 /// The driver's error within an error of the pool's. The pool's own errors are passed over, because the message of the
 /// error that is asked for its source contains theirs already.

@@ -17,10 +17,11 @@ pub(crate) struct Remedies {
 impl Remedies {
     /// The remedy for this error, if there is one. The drivers' errors have no type in common, so their words decide.
     pub(crate) fn of(&self, source: &Source, permanent: bool) -> Option<Arc<str>> {
-        const LOGIN: [&str; 10] = [
+        const LOGIN: [&str; 11] = [
             "WRONGPASS",
             "NOAUTH",
             "Password authentication failed",
+            "password authentication failed for user",
             "ACCESS_REFUSED",
             "SCRAM failure",
             "Authentication failed",

@@ -30,6 +30,7 @@ pub(super) const USE_HTTP: &str = "speaks ClickHouse's native protocol; use the 
 /// three fields from `max_threads` on are then left to the server, unless one differs from its default. In that case
 /// connecting fails, and the error names the settings to leave out.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ClickHouseConfig {

@@ -201,6 +201,7 @@ impl Resource for ClickHouseResource {
             in_use: Some(busy),
             idle: Some(open.saturating_sub(busy)),
             waiting: Some(*waiting.borrow()),
+            max_idle: Some(self.config.max_idle),
             ..Usage::default()
         }
     }

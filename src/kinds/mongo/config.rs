@@ -24,6 +24,7 @@ use crate::net::url::{host, port};
 /// default limits a frozen server surfaces within 4 s as an error of the driver, also in operations that are in flight.
 /// An operation that is merely slow is never cut.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct MongoConfig {
@@ -319,6 +320,7 @@ impl MongoConfig {
 
 impl KindConfig for MongoConfig {
     const KIND: &'static str = "mongo";
+    const SYSTEM: (&'static str, &'static str) = ("db.system.name", "mongodb");
     const IS_OURS: bool = true;
     type Resource = MongoResource;
 

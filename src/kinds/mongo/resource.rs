@@ -182,7 +182,8 @@ impl Resource for MongoResource {
 
     fn usage(&self, mongo: &MongoHandle) -> Usage {
         let max = mongo.shared.options.max_pool_size.map(|max| max as usize);
-        Usage { max, ..mongo.shared.tracker.usage() }
+        let min_idle = mongo.shared.options.min_pool_size.map(|min| min as usize);
+        Usage { max, min_idle, max_idle: max, ..mongo.shared.tracker.usage() }
     }
 }
 

@@ -18,7 +18,9 @@ use std::time::{Duration, Instant};
 
 use mongodb::Client;
 use mongodb::bson::doc;
-use mongodb::event::cmap::{CmapEvent, ConnectionClosedReason, PoolClearedEvent, PoolClosedEvent};
+use mongodb::event::cmap::{
+    CmapEvent, ConnectionCheckedInEvent, ConnectionClosedReason, PoolClearedEvent, PoolClosedEvent,
+};
 use mongodb::options::{SelectionCriteria, ServerAddress};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -212,11 +214,8 @@ impl ConnectionTracker {
                 })
             }
             CmapEvent::ConnectionCheckedIn(event) => pools.get_mut(&event.address).and_then(|pool| {
-                let finished = match pool.connections.get_mut(&event.connection_id)? {
-                    ConnectionState::InUse { operation: Some(operation) } => operation.finish(true),
-                    _ => false,
-                };
-                pool.put(event.connection_id, Some(ConnectionState::Idle { finished }))
+                pool.connections.get(&event.connection_id)?;
+                pool.put(event.connection_id, Some(ConnectionState::Idle { finished: false }))
             }),
             CmapEvent::PoolCleared(PoolClearedEvent { address, .. })
             | CmapEvent::PoolClosed(PoolClosedEvent { address, .. }) => {
@@ -229,7 +228,29 @@ impl ConnectionTracker {
             _ => None,
         };
         drop(seen);
-        drop(before);
+        // The end of an operation runs code of users, so the lock is free by now.
+        match (event, before) {
+            (
+                CmapEvent::ConnectionCheckedIn(event),
+                Some(ConnectionState::InUse { operation: Some(mut operation) }),
+            ) => {
+                if operation.finish(true) {
+                    self.finished(event);
+                }
+            }
+            (_, before) => drop(before),
+        }
+    }
+
+    /// Notes that the report of a close counts the operation of this connection as done.
+    fn finished(&self, event: &ConnectionCheckedInEvent) {
+        let mut seen = self.seen.lock();
+        let pool = seen.pools.get_mut(&event.address);
+        if let Some(ConnectionState::Idle { finished }) =
+            pool.and_then(|pool| pool.connections.get_mut(&event.connection_id))
+        {
+            *finished = true;
+        }
     }
 
     pub(super) fn usage(&self) -> Usage {

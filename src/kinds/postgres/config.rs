@@ -30,6 +30,7 @@ const SCHEMES: [&str; 2] = ["postgres", "postgresql"];
 /// How to reach a PostgreSQL; `[postgres]` or `[named.postgres.NAME]` in TOML. The options of its connections have
 /// SQLAlchemy's names.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct PostgresConfig {
@@ -292,6 +293,7 @@ impl PostgresConfig {
 
 impl KindConfig for PostgresConfig {
     const KIND: &'static str = "postgres";
+    const SYSTEM: (&'static str, &'static str) = ("db.system.name", "postgresql");
     const IS_OURS: bool = true;
     type Resource = PostgresResource;
 

@@ -20,6 +20,7 @@ use crate::kinds::postgres::effect::SqlEffect;
 use crate::kinds::postgres::errors::{is_farewell, is_last, is_loss, ours};
 use crate::lifecycle::busy::Busy;
 use crate::lifecycle::link::Link;
+use crate::lifecycle::spans::OperationSpan;
 use crate::lifecycle::work::Work;
 use crate::net::kill_switch::KillSwitch;
 
@@ -70,7 +71,7 @@ impl PostgresConnection {
 
     /// Sends the rollback, and waits until it is done. The driver sends it before the ping.
     pub(super) async fn roll_back(&mut self) -> sqlx::Result<()> {
-        self.lent().ask(SqlEffect::Reads, async |driver| driver.ping().await).await
+        self.lent().ask("rollback", SqlEffect::Reads, async |driver| driver.ping().await).await
     }
 
     /// The connection, for one call.
@@ -89,10 +90,11 @@ impl LentConnection<'_> {
     /// Runs one call of the driver. The call ends early when the switch is thrown.
     pub(super) async fn ask<T>(
         self,
+        name: &'static str,
         effect: SqlEffect,
         ask: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
     ) -> sqlx::Result<T> {
-        let call = self.line.begin(effect, self.driver.is_in_transaction())?;
+        let call = self.line.begin(name, effect, self.driver.is_in_transaction())?;
         call.answered(self.line, ask(self.driver)).await
     }
 }
@@ -110,8 +112,13 @@ impl Line {
         ours(Error::Operation { resource, action: action.to_owned(), source })
     }
 
-    /// Begins a call, and records its effect on the connection.
-    pub(super) fn begin(&mut self, effect: SqlEffect, in_transaction: bool) -> sqlx::Result<PendingCall> {
+    /// Begins a call of this name, and records its effect on the connection.
+    pub(super) fn begin(
+        &mut self,
+        name: &'static str,
+        effect: SqlEffect,
+        in_transaction: bool,
+    ) -> sqlx::Result<PendingCall> {
         self.link.check_process().map_err(ours)?;
         if self.switch.is_cut() {
             return Err(ours(self.switch.cause().cloned().unwrap_or_else(|| self.link.why_cut())));
@@ -130,8 +137,9 @@ impl Line {
             SqlEffect::Commits | SqlEffect::Escapes => false,
             SqlEffect::Changes | SqlEffect::Alters => in_transaction && !self.escaped,
         };
-        let busy = self.link.busy(Work::Operation);
-        Ok(PendingCall { link: self.link.clone(), switch: self.switch.clone(), busy, is_undone, in_transaction })
+        let (busy, operation) = (self.link.busy(Work::Operation), self.link.operation(|| name.into()));
+        let (link, switch) = (self.link.clone(), self.switch.clone());
+        Ok(PendingCall { link, switch, busy, operation, is_undone, in_transaction })
     }
 }
 
@@ -140,6 +148,7 @@ pub(super) struct PendingCall {
     link: Link,
     pub(super) switch: KillSwitch,
     busy: Busy,
+    operation: Option<OperationSpan>,
     /// Whether nothing of the call stays if the connection ends: it only reads, or its transaction is undone.
     is_undone: bool,
     in_transaction: bool,
@@ -169,6 +178,8 @@ impl PendingCall {
             answer => {
                 line.reply_pending = false;
                 if let Err(error) = &answer {
+                    let code = error.as_database_error().and_then(|error| error.code());
+                    self.operation.iter().for_each(|operation| operation.fail_by(code.as_deref()));
                     line.lost_track = is_last(error);
                     line.aborted |= self.in_transaction && error.as_database_error().is_some();
                 }
@@ -191,10 +202,12 @@ impl PendingCall {
 
     /// The error itself if the call left nothing behind, else [`Error::OutcomeUnknown`] with it as the source.
     fn told(&self, lost: Error) -> sqlx::Error {
-        ours(match self.is_undone {
+        let told = match self.is_undone {
             true => lost,
             false => self.link.outcome_unknown("a statement", Arc::new(lost) as Source),
-        })
+        };
+        self.operation.iter().for_each(|operation| operation.fail(&told));
+        ours(told)
     }
 }
 

@@ -106,7 +106,7 @@ impl<'c> Executor<'c> for LentConnection<'c> {
     {
         let query = Query::new(query);
         let LentConnection { driver, line } = self;
-        match line.begin(query.effect(), driver.is_in_transaction()) {
+        match line.begin("query", query.effect(), driver.is_in_transaction()) {
             Ok(call) => {
                 let cut = CutFuture::of(&call.switch);
                 Box::pin(Steps { steps: driver.fetch_many(query), cut, call: Some(call), line })
@@ -121,7 +121,9 @@ impl<'c> Executor<'c> for LentConnection<'c> {
         E: 'q + Execute<'q, Postgres>,
     {
         let query = Query::new(query);
-        Box::pin(self.ask(query.effect(), async |driver: &mut PgConnection| driver.fetch_optional(query).await))
+        let effect = query.effect();
+        let ask = async |driver: &mut PgConnection| driver.fetch_optional(query).await;
+        Box::pin(self.ask("query", effect, ask))
     }
 
     fn prepare_with<'e>(self, sql: SqlStr, parameters: &'e [PgTypeInfo]) -> BoxFuture<'e, sqlx::Result<PgStatement>>
@@ -129,14 +131,15 @@ impl<'c> Executor<'c> for LentConnection<'c> {
         'c: 'e,
     {
         let ask = async |driver: &mut PgConnection| driver.prepare_with(sql, parameters).await;
-        Box::pin(self.ask(SqlEffect::Reads, ask))
+        Box::pin(self.ask("prepare", SqlEffect::Reads, ask))
     }
 
     fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, sqlx::Result<Describe<Postgres>>>
     where
         'c: 'e,
     {
-        Box::pin(self.ask(SqlEffect::Reads, async |driver: &mut PgConnection| driver.describe(sql).await))
+        let ask = async |driver: &mut PgConnection| driver.describe(sql).await;
+        Box::pin(self.ask("describe", SqlEffect::Reads, ask))
     }
 }
 

@@ -25,7 +25,7 @@ impl<'a> PostgresTransaction<'a> {
     /// Begins a transaction, or a savepoint if one is open.
     pub(super) async fn begin(LentConnection { driver, line }: LentConnection<'a>) -> sqlx::Result<Self> {
         let is_nested = driver.is_in_transaction();
-        let call = line.begin(SqlEffect::Reads, is_nested)?;
+        let call = line.begin("begin", SqlEffect::Reads, is_nested)?;
         // If this future is dropped or fails, the driver does not know whether the transaction has begun, and would
         // roll back the one around it.
         line.lost_track = true;
@@ -61,7 +61,7 @@ impl<'a> PostgresTransaction<'a> {
             return Err(self.line.refused("committing a transaction", why));
         }
         let effect = if self.is_nested { SqlEffect::Changes } else { SqlEffect::Commits };
-        let call = self.line.begin(effect, true)?;
+        let call = self.line.begin("commit", effect, true)?;
         call.answered(self.line, transaction.commit()).await
     }
 
@@ -85,7 +85,7 @@ impl<'a> PostgresTransaction<'a> {
 
 /// Sends the rollback, and waits until it is done.
 async fn undone(transaction: Transaction<'_, Postgres>, line: &mut Line) -> sqlx::Result<()> {
-    let call = line.begin(SqlEffect::Reads, true)?;
+    let call = line.begin("rollback", SqlEffect::Reads, true)?;
     let answer = call.answered(line, transaction.rollback()).await;
     line.aborted &= answer.is_err();
     answer

@@ -25,6 +25,7 @@ const GUEST: &str = "guest";
 
 /// How to reach a RabbitMQ; `[rabbitmq]` or `[named.rabbitmq.NAME]` in TOML.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct RabbitMqConfig {
@@ -229,6 +230,7 @@ impl RabbitMqConfig {
 
 impl KindConfig for RabbitMqConfig {
     const KIND: &'static str = "rabbitmq";
+    const SYSTEM: (&'static str, &'static str) = ("messaging.system", "rabbitmq");
     const IS_OURS: bool = true;
     type Resource = RabbitMqResource;
 

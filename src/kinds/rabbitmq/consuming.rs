@@ -10,6 +10,7 @@
 //! it goes on if the consumer is given up. `closed` is set before closing takes the async lock, and is looked at under
 //! it. So no connection is opened after closing has taken the last one.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -43,7 +44,8 @@ impl RabbitMqSession {
         let mut consuming = Arc::clone(&main.consuming).lock_owned().await;
         if let Some(own) = &consuming.own {
             if !own.is_alive() {
-                self.link.lost(main.number, "the connection of the consumers is gone");
+                let gone = "the connection of the consumers is gone";
+                self.link.lost(main.number, io::Error::new(io::ErrorKind::UnexpectedEof, gone));
             }
             return Arc::clone(own);
         }

@@ -143,6 +143,15 @@ impl Message {
         headers.saturating_add(self.exchange.len() + self.routing_key.len() + self.payload.len())
     }
 
+    /// Where it goes, by OpenTelemetry's rule: exchange and key, or the one of them that there is.
+    pub(super) fn destination(&self) -> String {
+        match (&*self.exchange, &*self.routing_key) {
+            ("", key) => key.to_owned(),
+            (exchange, "") => exchange.to_owned(),
+            (exchange, key) => format!("{exchange}:{key}"),
+        }
+    }
+
     pub(super) fn action(&self) -> String {
         format!("publishing to {:?} with the key {:?}", self.exchange, self.routing_key)
     }

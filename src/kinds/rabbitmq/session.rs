@@ -7,6 +7,7 @@
 //! are never held together, nor while anything is awaited. `closed` is set once, as the resource closes, and guards no
 //! other memory.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
@@ -139,7 +140,8 @@ impl RabbitMqSession {
                 None if reported => return Err(self.lost("the connection is gone")),
                 None => {
                     reported = true;
-                    self.link.lost(Lease::generation(&lease), "the connection is gone");
+                    let gone = io::Error::new(io::ErrorKind::UnexpectedEof, "the connection is gone");
+                    self.link.lost(Lease::generation(&lease), gone);
                 }
             }
         }

@@ -249,7 +249,12 @@ impl RabbitMq {
     #[track_caller]
     pub fn publish(&self, message: Message) -> impl Future<Output = Result<Published, Error>> + Send {
         let claim = self.claim();
-        async move { self.session.publish(claim, message).await }
+        async move {
+            match self.session.link.operation(|| "publish".into()) {
+                None => self.session.publish(claim, message).await,
+                Some(operation) => operation.to(&message.destination()).run(self.session.publish(claim, message)).await,
+            }
+        }
     }
 
     /// Publishes messages in their order, many unconfirmed at a time
@@ -275,7 +280,7 @@ impl RabbitMq {
     {
         let claim = self.claim();
         let mut parts = Parts::new(messages.into_iter(), &self.session.config);
-        async move {
+        let publishing = async move {
             let (mut pooled, sent) = self.session.send(claim, &parts.next()).await?;
             let mut flight = InFlight::from(sent);
             let (mut results, mut failure, mut unsent) = (Vec::new(), None, 0);
@@ -309,6 +314,12 @@ impl RabbitMq {
                 results.extend((0..unsent).map(|_| Err(error())));
             }
             Ok(Batch { results })
+        };
+        async move {
+            match self.session.link.operation(|| "publish".into()) {
+                None => publishing.await,
+                Some(operation) => operation.run(publishing).await,
+            }
         }
     }
 

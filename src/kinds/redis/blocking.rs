@@ -7,6 +7,7 @@ use redis::{ConnectionLike, Msg, RedisResult, ToRedisArgs, Value};
 
 use crate::base::error::Error;
 use crate::kinds::redis::blocking_connection::{BlockingConnection, Manager};
+use crate::kinds::redis::commands::{note_refusal, operation_packed};
 use crate::kinds::redis::errors::Reply;
 use crate::kinds::redis::resource::RedisResource;
 use crate::lifecycle::acquire::{Acquirer, BlockingGuard};
@@ -71,6 +72,21 @@ impl Redis {
 
     /// Runs a call, and counts it as an operation that closing waits for.
     fn run<T: Reply>(
+        &mut self,
+        packed: &[u8],
+        call: impl FnOnce(&mut BlockingConnection) -> RedisResult<T>,
+    ) -> RedisResult<T> {
+        match operation_packed(&self.connection.lease.link, packed) {
+            None => self.counted(packed, call),
+            Some(operation) => {
+                let answer = operation.run_blocking(|| self.counted(packed, call));
+                note_refusal(&operation, &answer);
+                answer
+            }
+        }
+    }
+
+    fn counted<T: Reply>(
         &mut self,
         packed: &[u8],
         call: impl FnOnce(&mut BlockingConnection) -> RedisResult<T>,

@@ -10,7 +10,9 @@ use redis::{Cmd, Pipeline, RedisFuture, RedisResult, Value};
 use crate::base::repeat::Repeat;
 use crate::kinds::redis::blocking_connection::Manager;
 use crate::kinds::redis::command_senders::CommandSender;
-use crate::kinds::redis::commands::{CommandEffect, first_name, not_shared, reads, silenced, unsafe_twice};
+use crate::kinds::redis::commands::{
+    CommandEffect, first_name, in_span, not_shared, operation, reads, silenced, unsafe_twice,
+};
 use crate::kinds::redis::connection::{RedisConnection, open_stream, taken_in};
 use crate::kinds::redis::errors::{Reply, refused};
 use crate::kinds::redis::exclusive::Exclusive;
@@ -96,6 +98,18 @@ impl Redis {
         }
     }
 
+    /// The future of these commands, in a span of theirs if the pool traces operations.
+    fn traced<'a, T: Reply + 'a, C: Iterator<Item = &'a Cmd>>(
+        &self,
+        commands: impl Fn() -> C,
+        sent: impl Future<Output = RedisResult<T>> + Send + 'a,
+    ) -> RedisFuture<'a, T> {
+        match operation(&self.session.link, commands) {
+            None => Box::pin(sent),
+            Some(operation) => Box::pin(in_span(operation, sent)),
+        }
+    }
+
     async fn command(&self, cmd: &Cmd) -> RedisResult<Value> {
         match CommandEffect::of(cmd) {
             CommandEffect::None => {
@@ -106,7 +120,7 @@ impl Redis {
                 };
                 self.send(|| [cmd].into_iter(), send).await
             }
-            CommandEffect::Blocks => self.exclusive().await?.req_packed_command(cmd).await,
+            CommandEffect::Blocks => self.exclusive().await?.command(cmd).await,
             CommandEffect::Changes(name) => Err(not_shared(&name)),
             CommandEffect::Silences => Err(silenced()),
         }
@@ -123,7 +137,7 @@ impl Redis {
             }
         }
         if blocks {
-            return self.exclusive().await?.req_packed_commands(pipeline, offset, count).await;
+            return self.exclusive().await?.pipeline(pipeline, offset, count).await;
         }
         let send = |mut sender: CommandSender| async move {
             let CommandSender { connection, shared, .. } = &mut sender;
@@ -199,7 +213,7 @@ impl fmt::Debug for Redis {
 
 impl ConnectionLike for Redis {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
-        Box::pin(self.command(cmd))
+        self.traced(|| [cmd].into_iter(), self.command(cmd))
     }
 
     fn req_packed_commands<'a>(
@@ -208,7 +222,7 @@ impl ConnectionLike for Redis {
         offset: usize,
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
-        Box::pin(self.pipeline(pipeline, offset, count))
+        self.traced(|| pipeline.cmd_iter(), self.pipeline(pipeline, offset, count))
     }
 
     fn get_db(&self) -> i64 {
@@ -218,7 +232,7 @@ impl ConnectionLike for Redis {
 
 impl ConnectionLike for Lease<Redis> {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
-        Box::pin(self.command(cmd))
+        self.traced(|| [cmd].into_iter(), self.command(cmd))
     }
 
     fn req_packed_commands<'a>(
@@ -227,7 +241,7 @@ impl ConnectionLike for Lease<Redis> {
         offset: usize,
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
-        Box::pin(self.pipeline(pipeline, offset, count))
+        self.traced(|| pipeline.cmd_iter(), self.pipeline(pipeline, offset, count))
     }
 
     fn get_db(&self) -> i64 {

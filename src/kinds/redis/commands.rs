@@ -1,12 +1,16 @@
 //! Classes of commands. Commands that only read may be sent twice, blocking commands need a connection of their own,
 //! and some commands are refused on the shared connection.
 
+use std::borrow::Cow;
 use std::io;
 use std::sync::LazyLock;
 
-use redis::{Cmd, ErrorKind, RedisError};
+use redis::{Cmd, ErrorKind, RedisError, RedisResult, Value};
 
+use crate::kinds::redis::errors::Reply;
 use crate::kinds::redis::packed::each_command;
+use crate::lifecycle::link::Link;
+use crate::lifecycle::spans::OperationSpan;
 
 /// The effect of a command on the shared connection.
 pub(super) enum CommandEffect {
@@ -165,6 +169,56 @@ pub(super) fn first_name_packed(packed: &[u8]) -> String {
     let mut first = None;
     each_command(packed, |[name, ..]| first = first.or(Some(name)));
     String::from_utf8_lossy(first.unwrap_or_default()).into_owned()
+}
+
+/// The span of these commands, if the pool traces operations. Several commands are a pipeline.
+pub(super) fn operation<'a, C: Iterator<Item = &'a Cmd>>(
+    link: &Link,
+    commands: impl Fn() -> C,
+) -> Option<OperationSpan> {
+    let count = || commands().count();
+    let operation = link.operation(|| operation_name(count(), first_name(commands())))?;
+    Some(batch(operation, count()))
+}
+
+/// Like [`operation`], for packed commands.
+pub(super) fn operation_packed(link: &Link, packed: &[u8]) -> Option<OperationSpan> {
+    let count = || {
+        let mut count = 0;
+        each_command(packed, |_| count += 1);
+        count
+    };
+    let operation = link.operation(|| operation_name(count(), first_name_packed(packed)))?;
+    Some(batch(operation, count()))
+}
+
+/// Awaits the answer inside the span of its operation.
+pub(super) async fn in_span<T: Reply>(
+    operation: OperationSpan,
+    sent: impl Future<Output = RedisResult<T>>,
+) -> RedisResult<T> {
+    let answer = operation.run(sent).await;
+    note_refusal(&operation, &answer);
+    answer
+}
+
+/// Records an error of the server among the replies in the span of their operation.
+pub(super) fn note_refusal<T: Reply>(operation: &OperationSpan, answer: &RedisResult<T>) {
+    let refusal = answer.iter().flat_map(Reply::values).find_map(|reply| match reply {
+        Value::ServerError(error) => Some(error),
+        _ => None,
+    });
+    if let Some(error) = refusal {
+        operation.fail_by(Some(error.code()));
+    }
+}
+
+fn operation_name(count: usize, first: String) -> Cow<'static, str> {
+    if count > 1 { "PIPELINE".into() } else { first.to_ascii_uppercase().into() }
+}
+
+fn batch(operation: OperationSpan, count: usize) -> OperationSpan {
+    if count > 1 { operation.batch(count) } else { operation }
 }
 
 pub(super) fn reads(cmd: &Cmd) -> bool {

@@ -29,6 +29,7 @@ const NO_TLS: &str = "a socket does not leave the machine and has no TLS: take t
 
 /// How to reach a Redis; `[redis]` or `[named.redis.NAME]` in TOML.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct RedisConfig {

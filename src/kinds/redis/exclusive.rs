@@ -17,7 +17,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::base::process::ForkGuarded;
 use crate::kinds::redis::client::Redis;
-use crate::kinds::redis::commands::{first_name, silenced, silences, unsafe_twice, waits};
+use crate::kinds::redis::commands::{first_name, in_span, operation, silenced, silences, unsafe_twice, waits};
 use crate::kinds::redis::connection::RedisConnection;
 use crate::kinds::redis::errors::{ended, refused};
 use crate::kinds::redis::resource::RedisResource;
@@ -42,20 +42,41 @@ impl Exclusive {
         }
         if self.own.is_gone() { Err(refused(self.session.gone(ended(&self.own.switch)))) } else { Ok(()) }
     }
+
+    pub(super) async fn command(&mut self, cmd: &Cmd) -> RedisResult<Value> {
+        self.check([cmd])?;
+        let mut busy = self.session.link.busy(Work::Operation);
+        let RedisConnection { connection, end, .. } = &mut *self.own;
+        let mut answer = pin!(end.answer(connection.req_packed_command(cmd)));
+        match self.session.in_limit(answer.as_mut(), || waits([cmd])).await {
+            Some(answer) => self.session.answered(&mut busy, answer, || unsafe_twice([cmd])),
+            None => Err(self.session.late(&first_name([cmd]), unsafe_twice([cmd]))),
+        }
+    }
+
+    pub(super) async fn pipeline(
+        &mut self,
+        pipeline: &Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisResult<Vec<Value>> {
+        self.check(pipeline.cmd_iter())?;
+        let mut busy = self.session.link.busy(Work::Operation);
+        let RedisConnection { connection, end, .. } = &mut *self.own;
+        let mut answer = pin!(end.answer(connection.req_packed_commands(pipeline, offset, count)));
+        match self.session.in_limit(answer.as_mut(), || waits(pipeline.cmd_iter())).await {
+            Some(answer) => self.session.answered(&mut busy, answer, || unsafe_twice(pipeline.cmd_iter())),
+            None => Err(self.session.late(&first_name(pipeline.cmd_iter()), unsafe_twice(pipeline.cmd_iter()))),
+        }
+    }
 }
 
 impl ConnectionLike for Exclusive {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
-        Box::pin(async move {
-            self.check([cmd])?;
-            let mut busy = self.session.link.busy(Work::Operation);
-            let RedisConnection { connection, end, .. } = &mut *self.own;
-            let mut answer = pin!(end.answer(connection.req_packed_command(cmd)));
-            match self.session.in_limit(answer.as_mut(), || waits([cmd])).await {
-                Some(answer) => self.session.answered(&mut busy, answer, || unsafe_twice([cmd])),
-                None => Err(self.session.late(&first_name([cmd]), unsafe_twice([cmd]))),
-            }
-        })
+        match operation(&self.session.link, || [cmd].into_iter()) {
+            None => Box::pin(self.command(cmd)),
+            Some(operation) => Box::pin(in_span(operation, self.command(cmd))),
+        }
     }
 
     fn req_packed_commands<'a>(
@@ -64,16 +85,10 @@ impl ConnectionLike for Exclusive {
         offset: usize,
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
-        Box::pin(async move {
-            self.check(pipeline.cmd_iter())?;
-            let mut busy = self.session.link.busy(Work::Operation);
-            let RedisConnection { connection, end, .. } = &mut *self.own;
-            let mut answer = pin!(end.answer(connection.req_packed_commands(pipeline, offset, count)));
-            match self.session.in_limit(answer.as_mut(), || waits(pipeline.cmd_iter())).await {
-                Some(answer) => self.session.answered(&mut busy, answer, || unsafe_twice(pipeline.cmd_iter())),
-                None => Err(self.session.late(&first_name(pipeline.cmd_iter()), unsafe_twice(pipeline.cmd_iter()))),
-            }
-        })
+        match operation(&self.session.link, || pipeline.cmd_iter()) {
+            None => Box::pin(self.pipeline(pipeline, offset, count)),
+            Some(operation) => Box::pin(in_span(operation, self.pipeline(pipeline, offset, count))),
+        }
     }
 
     fn get_db(&self) -> i64 {

@@ -141,7 +141,8 @@ impl RedisSession {
                         // The cut comes before the loss is reported, so that no command goes to a connection that
                         // counts as lost.
                         its_switch.cut();
-                        link.lost(generation, "the server closed the connection");
+                        let closed = io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection");
+                        link.lost(generation, closed);
                     }
                 }
                 () = its_switch.wait() => {}

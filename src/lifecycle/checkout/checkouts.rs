@@ -198,6 +198,8 @@ impl<M: Manage> Checkouts<M> {
             in_use: Some(open - idle),
             waiting: Some(state.waiters.len() + usize::from(state.heir.is_some())),
             opening: Some(state.opening),
+            min_idle: Some(self.core.limits.min_idle.min(state.max)),
+            max_idle: Some(state.max),
             counters: Counters {
                 opened: Some(state.opened as u64),
                 closed: Some(state.closed),

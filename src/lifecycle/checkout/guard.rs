@@ -3,23 +3,31 @@
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+#[cfg(feature = "metrics")]
+use std::time::Instant;
 
 #[cfg(feature = "r2d2")]
 use r2d2::ManageConnection;
 
 use crate::base::error::Error;
+#[cfg(feature = "metrics")]
+use crate::lifecycle::activity::Activity;
 #[cfg(feature = "r2d2")]
 use crate::lifecycle::checkout::adapted::Adapted;
 use crate::lifecycle::checkout::checkouts::Checkouts;
 use crate::lifecycle::checkout::manage::Manage;
 use crate::lifecycle::checkout::queue::Taken;
 use crate::lifecycle::lease::Lease;
+#[cfg(feature = "metrics")]
+use crate::lifecycle::measured::Measure;
 
 /// A connection in the hands of its only user. It derefs to the connection. The connection goes back when this drops.
 /// If the driver says that it is broken, a task or a thread of the pool closes it instead.
 #[must_use = "the connection goes back when this drops"]
 pub struct Checkout<M: Manage> {
     taken: Taken<M>,
+    #[cfg(feature = "metrics")]
+    _use: UseTimer,
     /// Lists this checkout among the holders.
     pub(crate) lease: Lease<Checkouts<M>>,
 }
@@ -29,7 +37,17 @@ impl<M: Manage> Checkout<M> {
     #[inline]
     pub(crate) fn now(lease: Lease<Checkouts<M>>) -> Option<Self> {
         let entry = lease.core.try_get()?;
-        Some(Checkout { taken: Taken::new(&lease.core, entry, lease.link.process), lease })
+        Some(Checkout::of(Taken::new(&lease.core, entry, lease.link.process), lease))
+    }
+
+    #[inline]
+    fn of(taken: Taken<M>, lease: Lease<Checkouts<M>>) -> Self {
+        Checkout {
+            #[cfg(feature = "metrics")]
+            _use: UseTimer::start(Lease::activity(&lease)),
+            taken,
+            lease,
+        }
     }
 
     /// Closes the connection instead of giving it back, because its user knows that it is of no more use. Its place is
@@ -69,6 +87,29 @@ impl<M: ManageConnection> Checkout<Adapted<M>> {
     }
 }
 
+/// The time for which a checkout is out. The pool's meter is told as this drops. It holds nothing if there is no meter,
+/// and the box has it cost a checkout little then.
+#[cfg(feature = "metrics")]
+struct UseTimer(Option<Box<(Instant, Arc<Activity>)>>);
+
+#[cfg(feature = "metrics")]
+impl UseTimer {
+    #[inline]
+    fn start(activity: &Arc<Activity>) -> Self {
+        UseTimer(activity.metered().map(|began| Box::new((began, Arc::clone(activity)))))
+    }
+}
+
+#[cfg(feature = "metrics")]
+impl Drop for UseTimer {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some((began, activity)) = self.0.take().map(|timed| *timed) {
+            activity.measure(began, Measure::Checkout, 1, true);
+        }
+    }
+}
+
 impl<M: Manage> fmt::Debug for Checkout<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Checkout").field("lease", &self.lease).finish_non_exhaustive()
@@ -103,6 +144,6 @@ impl<M: Manage> Taken<M> {
         let is_present = Arc::ptr_eq(&self.core, &lease.core) && epoch == Some(state.epoch);
         state.acquires += u64::from(is_present);
         drop(state);
-        is_present.then_some(Checkout { taken: self, lease })
+        is_present.then(|| Checkout::of(self, lease))
     }
 }

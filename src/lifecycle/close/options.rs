@@ -14,6 +14,7 @@ pub(crate) const WATCHDOG: Duration = Duration::from_secs(1);
 
 /// The limits of closing. [`worst_case`](CloseOptions::worst_case) tells their sum.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct CloseOptions {

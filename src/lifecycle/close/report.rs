@@ -93,19 +93,29 @@ impl fmt::Display for Outcome {
     }
 }
 
+impl Outcome {
+    /// The word for it as data.
+    pub(crate) fn code(&self) -> &'static str {
+        match self {
+            Outcome::Closed => "closed",
+            Outcome::Forced => "forced",
+            Outcome::Failed(_) => "failed",
+            Outcome::TimedOut => "timed_out",
+            Outcome::Panicked(_) => "panicked",
+            Outcome::Skipped => "skipped",
+        }
+    }
+}
+
 #[cfg(feature = "serde")]
 impl serde::Serialize for Outcome {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let (outcome, message) = match self {
-            Outcome::Closed => ("closed", None),
-            Outcome::Forced => ("forced", None),
-            Outcome::Failed(error) => ("failed", Some(error)),
-            Outcome::TimedOut => ("timed_out", None),
-            Outcome::Panicked(message) => ("panicked", Some(message)),
-            Outcome::Skipped => ("skipped", None),
+        let message = match self {
+            Outcome::Failed(message) | Outcome::Panicked(message) => Some(message),
+            Outcome::Closed | Outcome::Forced | Outcome::TimedOut | Outcome::Skipped => None,
         };
         let mut map = serializer.serialize_map(Some(2))?;
-        map.serialize_entry("outcome", outcome)?;
+        map.serialize_entry("outcome", self.code())?;
         map.serialize_entry("message", &message)?;
         map.end()
     }

@@ -28,9 +28,10 @@ use crate::lifecycle::close::phase::Phase;
 use crate::lifecycle::close::pool::Pool;
 use crate::lifecycle::close::report::{CloseReport, Outcome, Reason, StepReport};
 use crate::lifecycle::close::state::{CloseRun, Role};
-use crate::lifecycle::close::step::{Step, end_group, order, run_step, tell_end, with_work};
+use crate::lifecycle::close::step::{Step, end_group, order, run_step, span_of, tell_end, with_work};
 use crate::lifecycle::context::Context;
 use crate::lifecycle::event::What;
+use crate::lifecycle::spans;
 use crate::lifecycle::status::{PoolStatus, State, Usage};
 use crate::lifecycle::wait_group::WaitGroup;
 
@@ -77,12 +78,16 @@ pub(crate) fn start(pool: &Arc<dyn Pool>, reason: Reason, deadline: Option<Durat
     let (run, first) = pool.context().close.begin(limit, prepare);
     if first {
         let (pool, run) = (Arc::clone(pool), Arc::clone(&run));
+        // Only a caller who asks has a span to be under. A thread that ends the process must not call a subscriber.
+        let asked = (reason == Reason::Requested).then(|| spans::close(None, reason));
         hand_over(Box::new(move || {
+            let span = asked.unwrap_or_else(|| spans::close(None, reason));
             let close = async {
                 pool.context().tell(None, What::Closing { reason });
                 close_pool(&pool, reason, limit).await
             };
-            let report = Arc::new(run_close(&*pool, reason, &pool.slots(), close));
+            let report = Arc::new(span.in_scope(|| run_close(&*pool, reason, &pool.slots(), close)));
+            spans::closed(span, &report);
             pool.context().tell(None, What::Closed { report: Arc::clone(&report) });
             run.end(CloseReport::clone(&report));
             let running = pool.context().close.running_as("a listener");
@@ -110,11 +115,13 @@ pub(crate) fn start_one(pool: &Arc<dyn Pool>, slot: Arc<dyn AnySlot>, reason: Re
         pool.context().close.check_outside(&run, slot.name())?;
     } else {
         let pool = Arc::clone(pool);
+        let span = spans::close(Some(&slot.activity().traced), reason);
         hand_over(Box::new(move || {
             let name = Arc::clone(slot.name());
             let limit = pool.context().options.close.deadline;
             let close = close_slots(&pool, vec![Arc::clone(&slot)], Others::default(), reason, limit);
-            let report = run_close(&*pool, reason, &[slot], close);
+            let report = span.in_scope(|| run_close(&*pool, reason, &[slot], close));
+            spans::closed(span, &report);
             pool.context().close.end_single(&name, report);
         }));
     }
@@ -197,9 +204,10 @@ async fn close_pool(pool: &Arc<dyn Pool>, reason: Reason, limit: Duration) -> Cl
             Err(_goes_down_with_the_runtime) => {
                 let (name, held) = (Arc::clone(slot.name()), slot.holders());
                 slot.cut();
+                let span = span_of(Some(&*slot), &name, slot.phase());
                 let step = StepReport::new(name, slot.phase(), Outcome::TimedOut, started.elapsed(), held);
                 let step = with_work(step, &*slot);
-                tell_end(pool.context(), Some(&*slot), &step);
+                tell_end(pool.context(), &span, Some(&*slot), &step);
                 report.steps.push(step);
             }
         }
@@ -252,6 +260,7 @@ async fn close_slots(
     let begun = Moment::now();
     let deadline = runtime::deadline(limit);
     let running = pool.context().close.running_as("the drain");
+    let span = spans::drain();
     let mut status = pool.status_with(built_in_usage);
     let options = &pool.context().options.close;
 
@@ -287,7 +296,10 @@ async fn close_slots(
     for slot in &slots {
         slot.stop_leasing_outside();
     }
-    drop(running);
+    if !busy.is_empty() {
+        span.failed("unfinished", busy.iter().map(|name| &**name).collect::<Vec<_>>().join(", "));
+    }
+    drop((span, running));
 
     let mut steps = Vec::new();
     if let Some(holds) = others.holds {
@@ -308,8 +320,9 @@ async fn close_slots(
             if slot.is_some()
                 && let Some((outcome, took)) = unconnected.remove(&name)
             {
+                let span = span_of(slot.as_deref(), &name, phase);
                 let step = StepReport::new(name, phase, outcome, took, Vec::new());
-                tell_end(pool.context(), slot.as_deref(), &step);
+                tell_end(pool.context(), &span, slot.as_deref(), &step);
                 steps.push(step);
                 continue;
             }
@@ -327,8 +340,10 @@ async fn close_slots(
                         let outcome = error
                             .try_into_panic()
                             .map_or(Outcome::Skipped, |payload| Outcome::Panicked(panic_message(&*payload)));
+                        // The span of the step went down with it.
+                        let span = span_of(slot.as_deref(), &name, phase);
                         let step = StepReport::new(name, phase, outcome, began.elapsed(), Vec::new());
-                        tell_end(pool.context(), slot.as_deref(), &step);
+                        tell_end(pool.context(), &span, slot.as_deref(), &step);
                         steps.push(step);
                     }
                 }

@@ -28,6 +28,7 @@ use crate::lifecycle::close::report::{Outcome, StepReport};
 use crate::lifecycle::close::state::Role;
 use crate::lifecycle::context::Context;
 use crate::lifecycle::event::What;
+use crate::lifecycle::spans::{self, TaskSpan};
 use crate::lifecycle::wait_group::WaitGroup;
 
 /// How long work that was begun just before leasing ended has to end, if the drain reached its limit. Part of the
@@ -101,6 +102,7 @@ pub(crate) async fn run_step(
     let phase = step.phase();
     let named = pool.context().close.running_as(&name);
     let slot = step.slot();
+    let span = span_of(slot.as_deref(), &name, phase);
     if let Some(slot) = &slot {
         slot.stop_leasing();
         // A resource that was never idle in the drain has begun nothing since leasing ended. Its work ends now if it
@@ -144,7 +146,7 @@ pub(crate) async fn run_step(
         Some(slot) => with_work(step, &**slot),
         None => step,
     };
-    tell_end(pool.context(), slot.as_deref(), &step);
+    tell_end(pool.context(), &span, slot.as_deref(), &step);
     step
 }
 
@@ -153,6 +155,7 @@ pub(crate) async fn end_group(pool: &dyn Pool, group: &WaitGroup, budget: Durati
     let started = Instant::now();
     let name = Arc::clone(&group.activity.name);
     let named = pool.context().close.running_as(&name);
+    let span = span_of(None, &name, Phase::Tasks);
     let mut outcome = Outcome::Closed;
     if within(budget, group.ended()).await.is_err() && group.len() > 0 {
         outcome = Outcome::TimedOut;
@@ -168,7 +171,7 @@ pub(crate) async fn end_group(pool: &dyn Pool, group: &WaitGroup, budget: Durati
     group.activity.set_draining(false);
     drop(named);
     let step = with_counts(StepReport::new(name, Phase::Tasks, outcome, started.elapsed(), held), &group.activity);
-    tell_end(pool.context(), None, &step);
+    tell_end(pool.context(), &span, None, &step);
     step
 }
 
@@ -190,7 +193,14 @@ fn with_counts(step: StepReport, activity: &Activity) -> StepReport {
     StepReport { finished, given_up, unfinished, ..step }
 }
 
-pub(crate) fn tell_end(context: &Context, slot: Option<&dyn AnySlot>, step: &StepReport) {
+/// The span of a step that begins. It is not entered on the step's thread, which may hang.
+pub(crate) fn span_of(slot: Option<&dyn AnySlot>, name: &str, phase: Phase) -> TaskSpan {
+    spans::close_step(slot.map(|slot| &slot.activity().traced), name, phase)
+}
+
+/// Tells in its span, in the log and to the observers how a step ended.
+pub(crate) fn tell_end(context: &Context, span: &TaskSpan, slot: Option<&dyn AnySlot>, step: &StepReport) {
+    span.stepped(step);
     let what = What::StepEnded { step: step.clone() };
     match slot {
         Some(slot) => slot.activity().tell(slot.condition().generation, what),

@@ -24,8 +24,12 @@ use crate::lifecycle::link::Link;
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::slot::Slot;
 use crate::lifecycle::slot::connecting::{Trying, connect};
+use crate::lifecycle::spans::TaskSpan;
 use crate::lifecycle::status::State;
 use crate::lifecycle::transition::Caller;
+
+/// The words for the span of a wait until the resource is connected.
+pub(super) const CONNECTING: Option<&str> = Some("connecting");
 
 impl<R: Resource> Slot<R> {
     /// A lease at once. `None` if the resource is not ready.
@@ -64,7 +68,7 @@ impl<R: Resource> Slot<R> {
             if let Some(lease) = self.lease(claim)? {
                 return Ok(lease);
             }
-            self.begin_waiting(limit.saturating_sub(started.elapsed()), self.caller(false)).await?;
+            self.begin_waiting(limit.saturating_sub(started.elapsed()), self.caller(false), CONNECTING).await?;
         }
     }
 
@@ -73,25 +77,33 @@ impl<R: Resource> Slot<R> {
     }
 
     /// Begins to wait on the pool's runtime, so that any executor may poll the answer. Dropping the future only stops
-    /// the waiting. The attempt that it asked for begins all the same.
+    /// the waiting. The attempt that it asked for begins all the same. `waiting_for` has the words for the span of the
+    /// wait, which has none if nobody waits.
     pub(super) fn begin_waiting(
         self: &Arc<Self>,
         limit: Duration,
         caller: Caller,
+        waiting_for: Option<&'static str>,
     ) -> impl Future<Output = Result<(), Error>> + Send + use<R> {
+        let state = self.context.check_process().map(|()| self.life.state());
+        // The span is made here, where that of the caller is entered. A resource that is ready is not waited for.
+        let span = match (&state, waiting_for) {
+            (Ok(State::Ready) | Err(_), _) | (_, None) => TaskSpan::none(),
+            (Ok(_), Some(waiting_for)) => self.activity().traced.wait(waiting_for),
+        };
         // A closed resource does not even start a runtime.
-        let runtime = self.context.check_process().and_then(|()| match self.life.state() {
+        let runtime = state.and_then(|state| match state {
             State::Closed => Err(self.closed()),
             _ => self.runtime(),
         });
         let (waits, given_up) = oneshot::channel::<Infallible>();
         let waiting = runtime.map(|runtime| {
             self.context.note_runtime(&runtime);
-            let me = Arc::clone(self);
+            let (me, span) = (Arc::clone(self), span.clone());
             runtime.spawn(async move {
                 tokio::select! {
                     biased; // An answer that is there counts, even if its caller gave up in the same moment.
-                    ready = me.wait(limit, caller) => Some(ready),
+                    ready = me.wait(limit, caller, span) => Some(ready),
                     _ = given_up => None,
                 }
             })
@@ -99,7 +111,11 @@ impl<R: Resource> Slot<R> {
         let closed = self.closed();
         async move {
             let _waits = waits;
-            waiting?.await.ok().flatten().unwrap_or(Err(closed))
+            let ready = match waiting {
+                Ok(waiting) => waiting.await.ok().flatten().unwrap_or(Err(closed)),
+                Err(refused) => Err(refused),
+            };
+            ready.inspect_err(|error| span.failed(error.code(), error))
         }
     }
 
@@ -111,12 +127,12 @@ impl<R: Resource> Slot<R> {
         }
     }
 
-    async fn wait(self: Arc<Self>, limit: Duration, caller: Caller) -> Result<(), Error> {
+    async fn wait(self: Arc<Self>, limit: Duration, caller: Caller, span: TaskSpan) -> Result<(), Error> {
         let started = Instant::now();
         let closing = || self.context.close.is_closing();
         let asked_until = Some(started + limit.min(LONGEST));
         let connect = |attempt| {
-            drop(tokio::spawn(connect(Trying::new(&self, attempt, asked_until), None)));
+            drop(tokio::spawn(connect(Trying::new(&self, attempt, asked_until, span.clone()), None)));
         };
         let ready = within(limit, self.life.ready(caller, closing, connect)).await.unwrap_or_else(|_elapsed| {
             let Condition { failure, progress, .. } = self.life.condition();

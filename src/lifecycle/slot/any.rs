@@ -17,6 +17,8 @@ use crate::lifecycle::leak::Leaks;
 use crate::lifecycle::lease::Held;
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::slot::Slot;
+use crate::lifecycle::slot::acquiring::CONNECTING;
+use crate::lifecycle::spans::TaskSpan;
 use crate::lifecycle::status::{NodeStatus, ResourceStatus, State, Usage};
 use crate::lifecycle::transition::{LossAction, Recovery};
 
@@ -55,6 +57,7 @@ impl<R: Resource> AnySlot for Slot<R> {
         let Condition { state, since, generation, waiting, failure, .. } = self.life.condition();
         ResourceStatus {
             name: Arc::clone(self.name()),
+            kind: self.activity().kind,
             endpoint: Arc::clone(&self.activity().endpoint),
             state,
             since,
@@ -92,11 +95,15 @@ impl<R: Resource> AnySlot for Slot<R> {
     }
 
     fn wait_ready(self: Arc<Self>) -> BoxFuture<Result<(), Error>> {
-        Box::pin(self.begin_waiting(self.context.options.acquire_timeout, self.caller(false)))
+        Box::pin(self.begin_waiting(self.context.options.acquire_timeout, self.caller(false), CONNECTING))
     }
 
     fn wait_back(self: Arc<Self>, limit: Duration) -> BoxFuture<Result<(), Error>> {
-        Box::pin(self.begin_waiting(limit, self.caller(true)))
+        Box::pin(self.begin_waiting(limit, self.caller(true), CONNECTING))
+    }
+
+    fn try_again(self: Arc<Self>) {
+        drop(self.begin_waiting(self.context.options.acquire_timeout, self.caller(false), None));
     }
 
     fn ping(self: Arc<Self>) -> Option<BoxFuture<Result<(), Failure>>> {
@@ -115,7 +122,7 @@ impl<R: Resource> AnySlot for Slot<R> {
         match self.life.lost(link, generation, cause) {
             LossAction::Recover(Recovery { attempt, died_young }) => {
                 let pause = self.context.options.retry.pause_after(died_young);
-                self.recover(attempt, pause);
+                self.recover(attempt, pause, TaskSpan::none());
             }
             LossAction::Cut => match self.pings {
                 // A user's code may block, so it is cut on a thread of its own.
@@ -136,7 +143,7 @@ impl<R: Resource> AnySlot for Slot<R> {
 
     fn reconnect(self: Arc<Self>) -> BoxFuture<Result<(), Error>> {
         if let Some(attempt) = self.life.reconnect(Arc::new(ReconnectAsked)) {
-            Arc::clone(&self).recover(attempt, Duration::ZERO);
+            Arc::clone(&self).recover(attempt, Duration::ZERO, TaskSpan::current());
         }
         self.wait_ready()
     }

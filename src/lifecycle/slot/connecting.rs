@@ -29,6 +29,7 @@ use crate::lifecycle::link::Link;
 use crate::lifecycle::probe::{self, Watch};
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::slot::Slot;
+use crate::lifecycle::spans::TaskSpan;
 use crate::lifecycle::transition::{ConnectOutcome, Superseded};
 
 /// How long a recovery may take to disconnect a lost handle, whose server seldom answers. Closing waits for it, so it
@@ -57,13 +58,25 @@ pub(super) async fn connect<R: Resource>(mut trying: Trying<R>, recovery: Option
             Some(until) => limit.max(until.saturating_duration_since(began)),
             None => limit,
         };
+        let span = trying.asked.in_scope(|| slot.activity().traced.connect(attempts));
+        if recovery.is_some() {
+            // A recovery may go on for an hour, and would keep the span of the caller open.
+            trying.asked = TaskSpan::none();
+        }
         let failure = tokio::select! {
-            tried = slot.attempt(attempt, limit) => match tried {
+            tried = slot.attempt(attempt, limit, &span) => match tried {
                 Ok(()) => return,
                 Err(failure) => failure,
             },
-            () = life.superseded(attempt) => return,
+            () = life.superseded(attempt) => {
+                if !life.has_made(attempt) {
+                    span.failed("superseded", "closing or another attempt has made it pointless");
+                }
+                return;
+            }
         };
+        span.failed("connect", &failure);
+        drop(span);
         let took = began.elapsed();
         // An attempt that cannot have enough time is not begun, since its failure would explain nothing.
         let least = took.max(full / 4);
@@ -93,13 +106,13 @@ pub(super) async fn connect<R: Resource>(mut trying: Trying<R>, recovery: Option
 
 impl<R: Resource> Slot<R> {
     /// Makes one attempt within its limit, in a task of its own so that a panic is an error.
-    async fn attempt(self: &Arc<Self>, attempt: u64, limit: Duration) -> Result<(), Failure> {
-        let (me, began) = (Arc::clone(self), Instant::now());
+    async fn attempt(self: &Arc<Self>, attempt: u64, limit: Duration, span: &TaskSpan) -> Result<(), Failure> {
+        let (me, began, span) = (Arc::clone(self), Instant::now(), span.clone());
         // A set, because dropping it aborts its task.
         let mut task = JoinSet::new();
         task.spawn(async move {
             let link = me.link(attempt, limit);
-            let brought = me.in_time(limit, me.bring(attempt, &link)).await;
+            let brought = me.in_time(limit, span.around(me.bring(attempt, &link))).await;
             // From here on nothing awaits, so the new handle cannot get lost.
             let watch = |generation| me.watch(generation);
             match brought {
@@ -189,13 +202,14 @@ impl<R: Resource> Slot<R> {
         probe::watch(self.as_weak(), generation, self.context.options.probe.clone())
     }
 
-    /// Cuts the lost connection, and starts the task that brings it back.
-    pub(super) fn recover(self: Arc<Self>, attempt: u64, pause: Duration) {
+    /// Cuts the lost connection, and starts the task that brings it back. `asked` is the span of a caller that asked
+    /// for it.
+    pub(super) fn recover(self: Arc<Self>, attempt: u64, pause: Duration, asked: TaskSpan) {
         let Some(runtime) = self.context.runtime.current() else {
             self.cut();
             return self.life.gave_up(attempt, self.closed(), Duration::ZERO);
         };
-        let connect = connect(Trying::new(&self, attempt, None), Some(pause));
+        let connect = connect(Trying::new(&self, attempt, None, asked), Some(pause));
         // Cut before a new connection is made, since the kill switch would reach that too.
         match self.pings {
             None => {
@@ -252,11 +266,13 @@ pub(super) struct Trying<R: Resource> {
     attempt: u64,
     /// The time until which the acquire that asked for it waits. `None` for a recovery.
     asked_until: Option<Instant>,
+    /// The span of the wait that asked for it, or of the caller. Disabled for a loss.
+    asked: TaskSpan,
 }
 
 impl<R: Resource> Trying<R> {
-    pub(super) fn new(slot: &Arc<Slot<R>>, attempt: u64, asked_until: Option<Instant>) -> Self {
-        Trying { slot: Arc::clone(slot), attempt, asked_until }
+    pub(super) fn new(slot: &Arc<Slot<R>>, attempt: u64, asked_until: Option<Instant>, asked: TaskSpan) -> Self {
+        Trying { slot: Arc::clone(slot), attempt, asked_until, asked }
     }
 
     /// Begins the next attempt after this pause. Returns `false` if this one was superseded, or closing has begun.

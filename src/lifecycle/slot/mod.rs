@@ -25,6 +25,7 @@ use crate::lifecycle::life::Life;
 use crate::lifecycle::link::Link;
 use crate::lifecycle::options::Options;
 use crate::lifecycle::resource::Resource;
+use crate::lifecycle::spans::{System, Traced};
 use crate::lifecycle::user_ping::UserPings;
 
 /// One named resource of a pool.
@@ -45,14 +46,14 @@ impl<R: Resource> Slot<R> {
     /// A slot for a configured kind. The code of a user's own kind runs here, so the caller holds no lock.
     pub(crate) fn configured(
         name: &str,
-        kind: &'static str,
+        (kind, system): (&'static str, System),
         is_ours: bool,
         resource: R,
         remedies: Remedies,
         context: Arc<Context>,
     ) -> Arc<Self> {
         let pings = (!is_ours).then(UserPings::default);
-        Slot::new(name, Some(kind), resource, Some(remedies), pings, context)
+        Slot::new(name, Some((kind, system)), resource, Some(remedies), pings, context)
     }
 
     /// A slot for a user's own resource. The user's code runs here, so the caller holds no lock.
@@ -62,14 +63,16 @@ impl<R: Resource> Slot<R> {
 
     fn new(
         name: &str,
-        kind: Option<&'static str>,
+        kind: Option<(&'static str, System)>,
         resource: R,
         remedies: Option<Remedies>,
         pings: Option<UserPings>,
         context: Arc<Context>,
     ) -> Arc<Self> {
         let endpoint = OneLine(resource.endpoint()).to_string();
-        let activity = Activity::new(name, kind, endpoint, &context.observers);
+        let (kind, system) = kind.unzip();
+        let traced = Traced::new(Arc::from(name), system, &endpoint, context.options.trace_operations);
+        let activity = Activity::of(traced, kind, endpoint, &context.observers);
         let life = Life::new(activity, &context.options.leaks, context.options.retry.cap);
         let (phase, disconnects) = (resource.phase(), AtomicUsize::new(0));
         Arc::new(Slot { phase, resource, life, disconnects, remedies, pings, context })

@@ -19,6 +19,7 @@ use crate::base::error::Error;
 /// let tls = TlsOptions::default().ca_file("/etc/desk/ca.pem").cert_file("/etc/desk/strategy.pem");
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct TlsOptions {

@@ -1,0 +1,66 @@
+"use strict";
+
+// The words of the page, in each of its languages.
+
+const WORDS = {
+  en: {
+    skip: "Skip to the resources", logout: "Log out", login: "Log in", token: "Token of this program", enter: "Enter",
+    overview: "Overview", closeReport: "Close report", resources: "Resources", holders: "Leases and their holders",
+    events: "Recent events", step: "Step", phase: "Phase", took: "Took", outcome: "Outcome", details: "Details",
+    resource: "Resource", line: "Taken at", held: "Held for", sort: "Sort", owner: "By", time: "Time", event: "Event",
+    noHolders: "Nobody holds a lease.", noEvents: "Nothing has happened since the program began.", cancel: "Cancel",
+    live: "live", connecting: "connecting…", lost: "no answer from the program; trying again", ended: "the program has closed its pool",
+    allWell: (n) => (n === 1 ? "The one resource is well." : `All ${n} resources are well.`), noneUsed: (n) => (n === 1 ? "The one resource has not been used." : `None of ${n} resources fails; not all have been used.`),
+    fails: (bad, n) => `${bad} of ${n} resources ${bad === 1 ? "fails" : "fail"}.`,
+    warns: (warn, n) => `${warn} of ${n} resources ${warn === 1 ? "has" : "have"} a warning.`, isClosing: "The pool is closing.",
+    notReady: "Readiness is lowered: this process ends soon.", isClosed: "The pool is closed.",
+    since: (t) => `for ${t}`, generation: "generation", inUse: "in use", idleCount: "idle", waiting: "waiting", max: "max", most: "max",
+    leases: "leases", checkouts: "checkouts", leaks: "suspected leaks", work: "work", latency: "latency",
+    chart: (name, last, most, gaps) => `Latency of ${name} over five minutes: now ${last}, at most ${most}, ${gaps} without an answer`,
+    gauge: (used, idle, max) => `${used} connections in use, ${idle} idle, ${max} at most`,
+    close: "Close", reconnect: "Reconnect", closeOf: (n) => `Close ${n}`, reconnectOf: (n) => `Reconnect ${n}`,
+    sureClose: (n) => `Close ${n}?`, moreClose: "Work in progress is drained first. The program gets an error from this resource until it is connected again.",
+    sureReconnect: (n) => `Reconnect ${n}?`, moreReconnect: "Calls in flight on the present connection end with an error.",
+    done: (n) => `Done: ${n}`, failed: (why) => `Not done: ${why}`, none: "none", exclusive: "exclusive", shared: "shared", leak: "a leak?",
+    leftOut: (n) => `${n} events were too many in their second, and are not shown.`,
+    closing: (why) => `Closing (${why}) …`, closed: (took, drained, why) => `Closed in ${took}, ${drained} of it draining (${why}).`,
+    heldBy: "held by", finished: "finished", given_up: "given up", unfinished: "unfinished",
+    unreachable: "the program cannot be reached",
+  },
+  zh: {
+    skip: "跳到资源列表", logout: "退出登录", login: "登录", token: "本程序的令牌", enter: "进入",
+    overview: "总览", closeReport: "关闭报告", resources: "资源", holders: "租约及其持有者",
+    events: "最近事件", step: "步骤", phase: "阶段", took: "用时", outcome: "结果", details: "详情",
+    resource: "资源", line: "取得于", held: "已持有", sort: "类型", owner: "持有者", time: "时间", event: "事件",
+    noHolders: "目前没有租约。", noEvents: "程序启动以来没有事件。", cancel: "取消",
+    live: "实时", connecting: "正在连接…", lost: "程序没有响应，正在重试", ended: "程序已关闭资源池",
+    allWell: (n) => `全部 ${n} 个资源正常。`, noneUsed: (n) => `${n} 个资源均无故障，部分尚未使用。`,
+    fails: (bad, n) => `${n} 个资源中有 ${bad} 个故障。`,
+    warns: (warn, n) => `${n} 个资源中有 ${warn} 个警告。`, isClosing: "资源池正在关闭。",
+    notReady: "就绪状态已下降：进程即将结束。", isClosed: "资源池已关闭。",
+    since: (t) => `已 ${t}`, generation: "代次", inUse: "使用中", idleCount: "空闲", waiting: "等待", max: "上限", most: "最高",
+    leases: "租约", checkouts: "独占", leaks: "疑似泄漏", work: "进行中", latency: "延迟",
+    chart: (name, last, most, gaps) => `${name} 最近五分钟的延迟：当前 ${last}，最高 ${most}，${gaps} 次无响应`,
+    gauge: (used, idle, max) => `${used} 个连接使用中，${idle} 个空闲，上限 ${max}`,
+    close: "关闭", reconnect: "重连", closeOf: (n) => `关闭 ${n}`, reconnectOf: (n) => `重连 ${n}`,
+    sureClose: (n) => `要关闭 ${n} 吗？`, moreClose: "会先等待进行中的工作完成。重新连接之前，程序使用该资源会得到错误。",
+    sureReconnect: (n) => `要重连 ${n} 吗？`, moreReconnect: "当前连接上未完成的调用会以错误结束。",
+    done: (n) => `已完成：${n}`, failed: (why) => `未完成：${why}`, none: "无", exclusive: "独占", shared: "共享", leak: "疑似泄漏",
+    leftOut: (n) => `有 ${n} 个事件因同一秒内过多而未显示。`,
+    closing: (why) => `正在关闭（${why}）…`, closed: (took, drained, why) => `关闭用时 ${took}，其中排空 ${drained}（${why}）。`,
+    heldBy: "持有者", finished: "已完成", given_up: "已放弃", unfinished: "未完成",
+    unreachable: "无法连接到程序",
+  },
+};
+
+// The words of the data, for Chinese. English shows them as they are.
+const DATA = {
+  idle: "未使用", connecting: "连接中", ready: "就绪", broken: "故障", draining: "排空中", closed: "已关闭",
+  pass: "正常", warn: "警告", fail: "失败", unknown: "未知", forced: "强制关闭", failed: "失败", timed_out: "超时",
+  panicked: "崩溃", skipped: "跳过", requested: "主动请求", dropped: "被释放", run_ended: "运行结束", process_exit: "进程退出",
+  signal: "信号", tasks: "任务", http: "HTTP", rabbitmq: "RabbitMQ", redis: "Redis", databases: "数据库",
+  state_changed: "状态改变", attempt_failed: "尝试失败", connect_failed: "连接失败", connected: "已连接",
+  lost: "连接丢失", probe_failed: "探测失败", timed_out_event: "等待超时", deadlocked: "死锁", cycle: "循环等待",
+  repeated: "操作重发", outcome_unknown: "结果未知", warned: "警告", leak: "疑似泄漏", leak_returned: "泄漏已归还",
+  crowded: "持有过多", uncrowded: "恢复正常", checked: "健康检查", closing: "正在关闭", step_ended: "步骤结束",
+};

@@ -1,0 +1,193 @@
+//! The paths of an admin, and what each answers.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::{Extension, NestedPath, Path, Request, State};
+use axum::http::header::{CONTENT_TYPE, ORIGIN, SET_COOKIE};
+use axum::http::{HeaderValue, StatusCode, Uri};
+use axum::middleware;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use tokio_util::sync::DropGuard;
+use url::form_urlencoded;
+
+use crate::seen::admin::answer::{Denial, json, json_text};
+use crate::seen::admin::guard::{self, Admitted, Guard};
+use crate::seen::admin::hub::Hub;
+use crate::seen::admin::limits::{BODY, HOLDERS};
+use crate::seen::admin::page;
+use crate::seen::admin::sessions::digits;
+use crate::seen::admin::stream::EventStream;
+use crate::seen::admin::views::{StatusView, pools};
+use crate::tower::Probes;
+
+/// Renders the program's metrics.
+pub(super) type Renderer = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// The state of a router.
+pub(super) struct Routes {
+    pub(super) hub: Arc<Hub>,
+    pub(super) guard: Arc<Guard>,
+    pub(super) renderer: Option<Renderer>,
+    /// The admin's thread ends once the last clone of the router has dropped.
+    pub(super) _alive: DropGuard,
+}
+
+pub(super) fn router(routes: Routes) -> Router {
+    let probes = Probes::new(&routes.hub.pool);
+    let guard = Arc::clone(&routes.guard);
+    let files = page::FILES.iter().fold(Router::new(), |router, (path, text, content_type)| {
+        router.route(path, get(|| async { page::file(*text, content_type) }))
+    });
+    files
+        .route("/", get(page::index))
+        .route("/session", post(begin_session).delete(end_session))
+        .route("/status", get(status))
+        .route("/holders", get(holders))
+        .route("/events", get(events))
+        .route("/metrics", get(metrics))
+        .route("/pool-status", get(pool_status))
+        .route("/close/{name}", post(close))
+        .route("/reconnect/{name}", post(reconnect))
+        .route_service("/livez", probes.clone())
+        .route_service("/readyz", probes.clone())
+        .route_service("/startupz", probes)
+        .fallback(unknown)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(guard, guard::pass))
+        .with_state(Arc::new(routes))
+}
+
+async fn unknown() -> Denial {
+    Denial::new(StatusCode::NOT_FOUND, "there is nothing at this path", "docs/admin.md has the paths")
+}
+
+async fn wrong_method() -> Denial {
+    let remedy = "close and reconnect are POST, the session is POST and DELETE, the rest is GET";
+    Denial::new(StatusCode::METHOD_NOT_ALLOWED, "this path has another method", remedy)
+}
+
+async fn status(State(routes): State<Arc<Routes>>) -> Response {
+    let pool = &routes.hub.pool;
+    let health = pool.health_check().await;
+    json(&StatusView::new(pool.is_closing(), &pool.status(), Some(&health)))
+}
+
+async fn holders(State(routes): State<Arc<Routes>>) -> Response {
+    let mut holders = routes.hub.pool.holders();
+    holders.truncate(HOLDERS);
+    json(&holders)
+}
+
+async fn pool_status(State(routes): State<Arc<Routes>>) -> Response {
+    json(&pools(&routes.hub.pool.status()))
+}
+
+/// A stream, or the last events as a list.
+async fn events(
+    State(routes): State<Arc<Routes>>,
+    Extension(admitted): Extension<Admitted>,
+    uri: Uri,
+) -> Result<Response, Denial> {
+    let mut pairs = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
+    if let Some((_, last)) = pairs.find(|(key, _)| key == "last") {
+        let bad = |_| Denial::new(StatusCode::BAD_REQUEST, "`last` is no number", "ask for /events?last=20");
+        return Ok(json_text(routes.hub.events(last.parse().map_err(bad)?)));
+    }
+    let full = || {
+        let remedy = "close a status page that nobody looks at, or raise `AdminLimits::streams`";
+        Denial::new(StatusCode::SERVICE_UNAVAILABLE, "too many streams are open", remedy)
+    };
+    let stream = EventStream::open(&routes.hub, admitted).await.ok_or_else(full)?;
+    let mut response = Response::new(Body::new(stream));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    Ok(response)
+}
+
+async fn metrics(State(routes): State<Arc<Routes>>) -> Result<Response, Denial> {
+    let Some(renderer) = &routes.renderer else {
+        let remedy = "give the admin a renderer by `Admin::metrics`";
+        return Err(Denial::new(StatusCode::NOT_FOUND, "this program renders no metrics", remedy));
+    };
+    let rendered = catch_unwind(AssertUnwindSafe(|| renderer()));
+    let failed = |_| Denial::new(StatusCode::INTERNAL_SERVER_ERROR, "the renderer panicked", "see the program's log");
+    let mut response = Response::new(Body::from(rendered.map_err(failed)?));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
+    Ok(response)
+}
+
+async fn close(State(routes): State<Arc<Routes>>, Path(name): Path<String>) -> Result<Response, Denial> {
+    check_open(&routes)?;
+    tracing::info!(resource = %name, "closing, as the admin was asked to");
+    Ok(json(&routes.hub.pool.close(&name).await?))
+}
+
+async fn reconnect(State(routes): State<Arc<Routes>>, Path(name): Path<String>) -> Result<Response, Denial> {
+    check_open(&routes)?;
+    tracing::info!(resource = %name, "reconnecting, as the admin was asked to");
+    routes.hub.pool.reconnect(&name).await?;
+    Ok(json_text(r#"{"ok":true}"#.to_owned()))
+}
+
+fn check_open(routes: &Routes) -> Result<(), Denial> {
+    if !routes.hub.pool.is_closing() {
+        return Ok(());
+    }
+    Err(Denial::new(StatusCode::CONFLICT, "the pool is closing", "wait until the program runs again"))
+}
+
+/// Exchanges the token for a session.
+async fn begin_session(
+    State(routes): State<Arc<Routes>>,
+    nested: Option<Extension<NestedPath>>,
+    request: Request,
+) -> Result<Response, Denial> {
+    let (address, guard) = (guard::address(&request), &routes.guard);
+    let authority = guard::authority(request.headers(), request.uri()).unwrap_or_default();
+    let is_tls = request.headers().get(ORIGIN).is_some_and(|origin| origin.as_bytes().starts_with(b"https://"));
+    let remedy = "send a form with the field `token`";
+    let bad = |status, error| Denial::new(status, error, remedy);
+    let body = tokio::time::timeout(guard.limits.patience, to_bytes(request.into_body(), BODY)).await;
+    let body = body.map_err(|_slow| bad(StatusCode::REQUEST_TIMEOUT, "the form does not come"))?;
+    let body = body.map_err(|_large| bad(StatusCode::PAYLOAD_TOO_LARGE, "the form is too large, or broken off"))?;
+    let token = form_urlencoded::parse(&body).find(|(key, _)| key == "token");
+    let Some((_, token)) = token else { return Err(bad(StatusCode::BAD_REQUEST, "the form has no token")) };
+    guard.offer(address, &token)?;
+    let session = guard.sessions.begin().map_err(|error| {
+        let error = format!("the system gives no random bits: {error}");
+        Denial::new(StatusCode::INTERNAL_SERVER_ERROR, error, "use `Authorization: Bearer TOKEN`")
+    })?;
+    let cookie = cookie(&authority, nested.as_deref(), &digits(&session), guard.limits.session.as_secs(), is_tls);
+    Ok(with_cookie(&cookie))
+}
+
+async fn end_session(
+    State(routes): State<Arc<Routes>>,
+    Extension(admitted): Extension<Admitted>,
+    nested: Option<Extension<NestedPath>>,
+    request: Request,
+) -> Response {
+    if let Some(session) = &admitted.session {
+        routes.guard.sessions.end(session);
+    }
+    let authority = guard::authority(request.headers(), request.uri()).unwrap_or_default();
+    with_cookie(&cookie(&authority, nested.as_deref(), "", 0, false))
+}
+
+fn cookie(authority: &str, nested: Option<&NestedPath>, value: &str, seconds: u64, is_tls: bool) -> String {
+    let name = guard::cookie_name(authority);
+    let path = page::base(nested).unwrap_or_else(|| "/".to_owned());
+    let secure = if is_tls { "; Secure" } else { "" };
+    format!("{name}={value}; Path={path}; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}")
+}
+
+fn with_cookie(cookie: &str) -> Response {
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    if let Ok(cookie) = HeaderValue::from_str(cookie) {
+        response.headers_mut().insert(SET_COOKIE, cookie);
+    }
+    response
+}

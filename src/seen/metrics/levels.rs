@@ -1,0 +1,152 @@
+//! The levels that a scrape reads from the pool's status, and the totals that the status counts.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use metrics::Label;
+
+use super::book::Book;
+use super::names;
+use super::recorded::gauge;
+use super::series::Series;
+use crate::{ClosedCounts, Counters, PoolStatus, ResourceStatus, State, Usage, Work};
+
+/// See [`Metrics::MAX_NODES`](super::Metrics::MAX_NODES).
+pub(super) const MAX_NODES: usize = 16;
+
+/// The levels and totals of the last scrape.
+#[derive(Default)]
+pub(super) struct Levels {
+    /// Each level, by its name and labels. One that is gone falls to zero.
+    last: HashMap<(&'static str, Vec<Label>), f64>,
+    /// Each total, by its resource, its name and the value of its further label. A counter grows by the difference, so
+    /// that it does not fall when a resource is closed and counts anew.
+    totals: HashMap<(Arc<str>, &'static str, &'static str), u64>,
+}
+
+/// The levels of one scrape. Resources that share series are added up.
+#[derive(Default)]
+struct Read(HashMap<(&'static str, Vec<Label>), f64>);
+
+impl Levels {
+    pub(super) fn observe(&mut self, status: &PoolStatus, book: &Book) {
+        let mut read = Read::default();
+        // The default resource of each kind is in the status even if the program never uses it.
+        let was_used = |resource: &&ResourceStatus| resource.state != State::Idle || resource.generation > 0;
+        for resource in status.resources.iter().filter(was_used) {
+            let series = book.series(&resource.name, resource.kind, &resource.endpoint);
+            read.resource(resource, &series);
+            self.count(resource, &series);
+        }
+        read.add(names::CLOSING, Vec::new(), usize::from(status.closing));
+        read.add(names::HOLDS, Vec::new(), status.holds);
+        read.add(names::TASKS, Vec::new(), status.tasks.iter().map(|(_, count)| count).sum());
+        if let Ok(descriptors) = std::fs::read_dir("/proc/self/fd") {
+            // One of them is that of the folder itself.
+            read.add(names::DESCRIPTORS, Vec::new(), descriptors.count().saturating_sub(1));
+        }
+        for key in self.last.keys() {
+            read.0.entry(key.clone()).or_default();
+        }
+        for ((name, labels), level) in &read.0 {
+            gauge(name, labels.clone()).set(*level);
+        }
+        self.last = read.0;
+        let names: HashSet<_> = status.resources.iter().map(|resource| &resource.name).collect();
+        self.totals.retain(|(name, ..), _| names.contains(name));
+    }
+
+    /// Has the counters grow by as much as the totals of this resource have.
+    fn count(&mut self, resource: &ResourceStatus, series: &Series) {
+        if resource.state == State::Closed {
+            // The connections count anew with the next connect. Leaks are counted on.
+            self.totals.retain(|(name, total, _), _| *name != resource.name || *total == names::LEAKS);
+        }
+        for (name, label, value, total) in totals(resource) {
+            let last = self.totals.insert((Arc::clone(&resource.name), name, value), total).unwrap_or_default();
+            // A total below the last one counts anew.
+            let more = total.checked_sub(last).unwrap_or(total);
+            let further = [(label, value)];
+            series.count(name, if label.is_empty() { &[] } else { &further }, more);
+        }
+    }
+}
+
+impl Read {
+    fn add(&mut self, name: &'static str, labels: Vec<Label>, level: usize) {
+        *self.0.entry((name, labels)).or_default() += level as f64;
+    }
+
+    fn resource(&mut self, resource: &ResourceStatus, series: &Series) {
+        const STATES: [(State, &str); 6] = [
+            (State::Idle, "idle"),
+            (State::Connecting, "connecting"),
+            (State::Ready, "ready"),
+            (State::Broken, "broken"),
+            (State::Draining, "draining"),
+            (State::Closed, "closed"),
+        ];
+        for (state, name) in STATES {
+            self.add(names::STATE, series.labels(&[("state", name)]), usize::from(resource.state == state));
+        }
+        for (place, node) in resource.nodes.iter().enumerate() {
+            let endpoint = (place < MAX_NODES).then_some(&*node.endpoint);
+            self.add(names::NODE_UP, series.node_labels(endpoint), usize::from(node.state == State::Ready));
+        }
+        let Usage { max, in_use, idle, waiting, min_idle, max_idle, .. } = resource.usage;
+        let mut known = |name, further: &[_], level: Option<usize>| {
+            if let Some(level) = level {
+                self.add(name, series.labels(further), level);
+            }
+        };
+        known(names::CONNECTION_COUNT, &[(names::CONNECTION_STATE, "idle")], idle);
+        known(names::CONNECTION_COUNT, &[(names::CONNECTION_STATE, "used")], in_use);
+        known(names::CONNECTION_MAX, &[], max);
+        known(names::CONNECTION_IDLE_MIN, &[], min_idle);
+        known(names::CONNECTION_IDLE_MAX, &[], max_idle);
+        known(names::CONNECTION_PENDING, &[], Some(waiting.unwrap_or_default() + resource.connecting));
+        known(names::LEASES, &[], Some(resource.leases));
+        known(names::CHECKOUTS, &[], Some(resource.checkouts));
+        known(names::LEAKS_SUSPECTED, &[], Some(resource.leaks));
+        for (work, count) in &resource.work {
+            known(names::WORK, &[("work", sort(*work))], Some(*count));
+        }
+    }
+}
+
+/// The totals that this status has: each with its name, its further label and that label's value, which are empty if
+/// there is none.
+fn totals(resource: &ResourceStatus) -> Vec<(&'static str, &'static str, &'static str, u64)> {
+    let Counters { opened, closed, detached, acquires, .. } = resource.usage.counters;
+    let mut totals = vec![(names::LEAKS, "", "", resource.leaks_total as u64)];
+    let plain = [(names::OPENED, opened), (names::DETACHED, detached), (names::ACQUIRES, acquires)];
+    totals.extend(plain.into_iter().filter_map(|(name, total)| Some((name, "", "", total?))));
+    if let Some(ClosedCounts { idle, lifetime, broken, discarded, lost, refreshed, surplus, closing }) = closed {
+        let reasons = [
+            ("idle", idle),
+            ("lifetime", lifetime),
+            ("broken", broken),
+            ("discarded", discarded),
+            ("lost", lost),
+            ("refreshed", refreshed),
+            ("surplus", surplus),
+            ("closing", closing),
+        ];
+        totals.extend(reasons.map(|(reason, total)| (names::CLOSED, "reason", reason, total)));
+    }
+    totals
+}
+
+fn sort(work: Work) -> &'static str {
+    match work {
+        Work::Operation => "operation",
+        Work::Delivery => "delivery",
+        Work::Confirm => "confirm",
+        Work::Row => "row",
+        Work::Transaction => "transaction",
+        Work::Cursor => "cursor",
+        Work::Main => "main",
+        Work::Application => "application",
+        Work::Task => "task",
+    }
+}

@@ -1,0 +1,517 @@
+//! The admin over HTTP, beside a real Redis: who may ask for what, streams, closing, and hostile requests.
+
+#![cfg(all(feature = "admin", feature = "macros", feature = "redis"))]
+#![allow(missing_docs)]
+
+mod common;
+#[path = "common/example.rs"]
+mod example;
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::ExitStatusExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::http::Request;
+use common::{unhurried, until};
+use example::{Answer, Example, Messages, SOON, request, resident};
+use resource_pool::admin::{Admin, AdminLimits};
+use resource_pool::config::RedisConfig;
+use resource_pool::{Error, Phase, ResourcePool, State};
+use serde_json::Value;
+use services::{Kind, Service};
+use tokio::runtime::Runtime;
+
+const TOKEN: &str = "a-token-that-nobody-guesses";
+const BEARER: &str = "authorization: Bearer a-token-that-nobody-guesses";
+const GUARDED: [&str; 5] = ["/status", "/holders", "/events?last=5", "/metrics", "/pool-status"];
+
+/// A Redis, and a pool that is connected to it.
+struct Setup {
+    redis: Service,
+    pool: ResourcePool,
+    runtime: Runtime,
+}
+
+impl Setup {
+    fn new() -> Setup {
+        let redis = Service::start(Kind::Redis).unwrap();
+        let runtime = Runtime::new().unwrap();
+        let pool = ResourcePool::builder()
+            .environment([("", ""); 0])
+            .options(unhurried())
+            .resource(RedisConfig::url(redis.url()))
+            .build()
+            .unwrap();
+        runtime.block_on(async { drop(pool.redis().await.unwrap()) });
+        Setup { redis, pool, runtime }
+    }
+
+    fn admin(&self) -> Admin {
+        Admin::new(&self.pool).metrics(|| "up 1\n".to_owned())
+    }
+
+    fn state(&self) -> State {
+        self.pool.status().resource("redis").unwrap().state
+    }
+}
+
+fn get(address: SocketAddr, path: &str, headers: &[&str]) -> Answer {
+    request(address, &format!("GET {path}"), headers, "").unwrap()
+}
+
+fn post(address: SocketAddr, path: &str, headers: &[&str]) -> Answer {
+    request(address, &format!("POST {path}"), headers, "").unwrap()
+}
+
+#[test]
+fn each_path_is_public_or_needs_the_token() {
+    let setup = Setup::new();
+    let address = setup.admin().token(TOKEN).listen("127.0.0.1:0").unwrap();
+    for path in ["/livez", "/readyz", "/startupz", "/", "/page.js", "/view.js", "/words.js", "/page.css", "/icon.svg"] {
+        assert_eq!(get(address, path, &[]).status, 200, "{path}");
+    }
+    for path in GUARDED {
+        let refused = get(address, path, &[]);
+        assert_eq!(refused.status, 401, "{path}");
+        assert!(refused.json()["remedy"].as_str().unwrap().contains("Bearer"), "{refused:?}");
+        assert_eq!(get(address, &format!("{path}?token={TOKEN}"), &[]).status, 401, "never in a URL");
+        assert_eq!(get(address, path, &[BEARER]).status, 200, "{path}");
+    }
+    assert_eq!(get(address, "/status", &["authorization: Bearer wrong"]).status, 401);
+    for path in ["/close/redis", "/reconnect/redis", "/nowhere", "/../../etc/passwd", "//status"] {
+        assert_eq!(post(address, path, &["origin: http://127.0.0.1"]).status, 403, "{path}");
+        assert_eq!(post(address, path, &[&format!("origin: http://{address}")]).status, 401, "{path}");
+    }
+    assert_eq!(setup.state(), State::Ready);
+    let bearer = |line: &str| request(address, line, &[BEARER], "").unwrap();
+    assert_eq!((bearer("GET /nowhere").status, bearer("GET /../../etc/passwd").status), (404, 404));
+    assert_eq!((bearer("GET /close/redis").status, bearer("PUT /status").status), (405, 405));
+    assert_eq!(bearer("GET /events?last=x").status, 400);
+    assert_eq!(bearer("GET /metrics").body, "up 1\n");
+    let all = [get(address, "/", &[]), get(address, "/status", &[]), bearer("GET /nowhere"), bearer("GET /status")];
+    for answer in all {
+        for (name, value) in [
+            ("content-security-policy", "default-src 'self'"),
+            ("x-content-type-options", "nosniff"),
+            ("cache-control", "no-store"),
+        ] {
+            assert!(answer.header(name).is_some_and(|header| header.starts_with(value)), "{name}: {answer:?}");
+        }
+        assert!(answer.head.contains("frame-ancestors 'none'"), "{answer:?}");
+    }
+}
+
+/// The default Redis among these. A build with more kinds has more resources, which nobody uses.
+fn redis_of(resources: &Value) -> &Value {
+    let named = |resource: &&Value| resource["name"] == "redis";
+    resources.as_array().and_then(|all| all.iter().find(named)).unwrap_or_else(|| panic!("{resources}"))
+}
+
+#[test]
+fn the_answers_have_the_shape_of_the_public_types() {
+    let setup = Setup::new();
+    let address = setup.admin().token(TOKEN).listen("127.0.0.1:0").unwrap();
+    let json = |path: &str| get(address, path, &[BEARER]).json();
+    let lease = setup.runtime.block_on(async { setup.pool.redis().await.unwrap() });
+    let status = json("/status");
+    assert_eq!((&status["closing"], &status["readiness"]), (&false.into(), &"pass".into()));
+    assert_eq!(redis_of(&status["status"]["resources"])["state"], "ready");
+    assert_eq!(redis_of(&status["health"]["entries"])["health"], "pass");
+    let holders = json("/holders");
+    assert!(holders[0]["site"].as_str().unwrap().starts_with("tests/admin.rs:"), "{holders}");
+    drop(lease);
+    let keys = ["checkedout", "connection_leak", "idle", "overflow", "pool_size", "requests"];
+    let pools = json("/pool-status");
+    let told: BTreeSet<&str> = pools["redis"].as_object().unwrap().keys().map(String::as_str).collect();
+    assert!(told.into_iter().eq(keys), "{pools}");
+    // The subscription began with the admin, so that a reconnect is the first event.
+    assert_eq!(post(address, "/reconnect/redis", &[BEARER]).json(), serde_json::json!({"ok": true}));
+    until(SOON, || json("/events?last=50").as_array().unwrap().iter().any(|event| event["what"] == "connected"));
+    assert_eq!(json("/events?last=1").as_array().unwrap().len(), 1);
+    let whole = [json("/status"), json("/holders"), json("/events?last=200")].map(|value| value.to_string()).concat();
+    assert!(!whole.contains(setup.redis.password()), "no password is shown");
+}
+
+#[test]
+fn a_browser_exchanges_the_token_for_a_session() {
+    let setup = Setup::new();
+    let address = setup.admin().token(TOKEN).listen("127.0.0.1:0").unwrap();
+    let origin = format!("origin: http://{address}");
+    let form = "content-type: application/x-www-form-urlencoded";
+    let login = |token: &str, headers: &[&str]| {
+        let headers = [headers, &[form]].concat();
+        request(address, "POST /session", &headers, &format!("token={token}")).unwrap()
+    };
+    assert_eq!(login(TOKEN, &[]).status, 403, "a page of another origin may not log in");
+    assert_eq!(login(TOKEN, &["origin: null"]).status, 403);
+    assert_eq!(login("wrong-wrong-wrong-wrong", &[&origin]).status, 401);
+    let begun = login(TOKEN, &[&origin]);
+    assert_eq!(begun.status, 204);
+    let cookie = begun.header("set-cookie").unwrap().to_owned();
+    assert!(cookie.contains("; HttpOnly; SameSite=Strict") && cookie.contains("; Path=/;"), "{cookie}");
+    assert!(!cookie.contains(TOKEN) && !cookie.contains("Secure"), "{cookie}");
+    assert!(login(TOKEN, &[&format!("origin: https://{address}")]).header("set-cookie").unwrap().ends_with("; Secure"));
+    let session = format!("cookie: other=1; {}", cookie.split(';').next().unwrap());
+    assert_eq!(get(address, "/status", &[&session]).status, 200);
+    assert_eq!(post(address, "/reconnect/redis", &[&session]).status, 403, "the cookie alone is no proof of the page");
+    assert_eq!(post(address, "/reconnect/redis", &[&session, "origin: http://evil.example"]).status, 403);
+    assert_eq!(post(address, "/reconnect/redis", &[&session, &origin]).status, 200);
+    assert_eq!(get(address, "/status", &[&session, "sec-fetch-site: cross-site"]).status, 403);
+
+    let mut stream = Messages::open(address, &[&session]);
+    stream.hear(|name, _| (name == "snapshot").then_some(()));
+    let ended = request(address, "DELETE /session", &[&session, &origin], "").unwrap();
+    assert!(ended.status == 204 && ended.header("set-cookie").unwrap().contains("Max-Age=0"), "{ended:?}");
+    assert_eq!(get(address, "/status", &[&session]).status, 401);
+    assert!(stream.listen(|_, _| None::<()>).is_none(), "a stream ends with its session");
+    for forged in ["resource_pool_1=x".to_owned(), format!("resource_pool_{}={}", address.port(), "0".repeat(64))] {
+        assert_eq!(get(address, "/status", &[&format!("cookie: {forged}")]).status, 401, "{forged}");
+    }
+}
+
+#[test]
+fn wrong_tokens_come_slower_and_slower_and_large_forms_not_at_all() {
+    let setup = Setup::new();
+    let address = setup.admin().token(TOKEN).listen("127.0.0.1:0").unwrap();
+    let wrong = |number: usize| get(address, "/status", &[&format!("authorization: Bearer wrong-{number}")]);
+    let answers: Vec<_> = (0..50).map(|number| wrong(number).status).collect();
+    assert!(answers.iter().filter(|status| **status == 401).count() < 40, "{answers:?}");
+    let refused = (0..20).map(wrong).find(|answer| answer.status == 429).expect("a limit");
+    assert!(refused.header("retry-after").is_some(), "{refused:?}");
+    assert_eq!(get(address, "/livez", &[]).status, 200, "the probes have no limit");
+    until(SOON, || get(address, "/status", &[BEARER]).status == 200);
+
+    let origin = format!("origin: http://{address}");
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    let length = 1u64 << 40;
+    write!(stream, "POST /session HTTP/1.1\r\nhost: {address}\r\n{origin}\r\ncontent-length: {length}\r\n\r\n")
+        .unwrap();
+    let piece = vec![b'x'; 64 * 1024];
+    // The server hangs up at some point, and never takes all of it.
+    let mut sent = 0u64;
+    while sent < 1 << 30 && stream.write_all(&piece).is_ok() {
+        sent += piece.len() as u64;
+    }
+    assert!(sent < 1 << 30, "it took {sent} bytes");
+}
+
+#[test]
+fn without_a_token_only_this_machine_may_ask_and_no_page_of_others() {
+    let setup = Setup::new();
+    let config = |result: Result<(), Error>| match result {
+        Err(Error::Config { key, problem }) => (key, problem),
+        other => panic!("{other:?}"),
+    };
+    let (key, problem) = config(setup.admin().listen("0.0.0.0:0").map(drop));
+    assert!(key == "admin.listen" && problem.contains("RESOURCE_POOL_ADMIN_TOKEN"), "{problem}");
+    let (key, problem) = config(setup.admin().router().map(drop));
+    assert!(key == "admin.token" && problem.contains("Admin::token"), "{problem}");
+    let address = setup.admin().listen("127.0.0.1:0").unwrap();
+    let (key, problem) = config(setup.admin().listen(address).map(drop));
+    assert!(key == "admin.listen" && problem.contains("another port"), "{problem}");
+    assert_eq!(config(setup.admin().listen("no address").map(drop)).0, "admin.listen");
+
+    for path in GUARDED {
+        assert_eq!(get(address, path, &[]).status, 200, "{path}");
+        for host in ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", ""] {
+            assert_eq!(get(address, path, &[&format!("host: {host}")]).status, 421, "{path} of {host}");
+        }
+        assert_eq!(get(address, path, &["host: localhost:1"]).status, 200);
+        assert_eq!(get(address, path, &["host: a", "host: 127.0.0.1"]).status, 421, "two hosts");
+        assert_eq!(get(address, path, &["origin: http://evil.example"]).status, 403);
+    }
+    assert_eq!(get(address, "/readyz", &["host: 10.0.0.7:9099"]).status, 200);
+    assert_eq!(get(address, "/readyz", &["host: pod.evil.example"]).status, 200, "a probe tells nobody anything");
+    let generation = || setup.pool.status().resource("redis").unwrap().generation;
+    let before = generation();
+    for headers in [&[][..], &["origin: null"], &["origin: http://evil.example"], &["origin: http://127.0.0.1:1"]] {
+        for path in ["/reconnect/redis", "/close/redis"] {
+            assert_eq!(post(address, path, headers).status, 403, "{path} {headers:?}");
+        }
+    }
+    assert_eq!((generation(), setup.state()), (before, State::Ready), "nothing has changed");
+    assert_eq!(post(address, "/reconnect/redis", &[&format!("origin: http://{address}")]).status, 200);
+    assert_eq!(generation(), before + 1);
+
+    let named = setup.admin().host("pool.example").listen("127.0.0.1:0").unwrap();
+    assert_eq!(get(named, "/status", &["host: pool.example"]).status, 200);
+    assert_eq!(post(named, "/reconnect/redis", &["host: pool.example", "origin: https://pool.example"]).status, 200);
+}
+
+#[test]
+fn a_resource_is_closed_and_connected_by_name() {
+    let setup = Setup::new();
+    let address = setup.admin().token(TOKEN).listen("127.0.0.1:0").unwrap();
+    for name in ["nobody", "..%2f..%2fetc%2fpasswd", "%00", "redis%0aredis"] {
+        let unknown = post(address, &format!("/close/{name}"), &[BEARER]);
+        assert_eq!(unknown.status, 404, "{unknown:?}");
+        assert!(unknown.json()["error"].as_str().unwrap().contains("no resource is named"), "{unknown:?}");
+    }
+    let report = post(address, "/close/redis", &[BEARER]).json();
+    assert_eq!((&report["steps"][0]["name"], &report["steps"][0]["outcome"]), (&"redis".into(), &"closed".into()));
+    assert_eq!(setup.state(), State::Closed);
+    assert_eq!(post(address, "/reconnect/redis", &[BEARER]).status, 200);
+    assert_eq!(setup.state(), State::Ready);
+    setup.redis.kill().unwrap();
+    let refused = post(address, "/reconnect/redis", &[BEARER]);
+    assert!(refused.status == 502 && refused.json()["remedy"].is_string(), "{refused:?}");
+}
+
+/// The state of the resource in a message `status` or `snapshot`.
+fn state_in(name: &str, data: &Value) -> Option<String> {
+    let status = match name {
+        "snapshot" => &data["status"]["status"],
+        "status" => &data["status"],
+        _ => return None,
+    };
+    Some(redis_of(&status["resources"])["state"].as_str()?.to_owned())
+}
+
+#[test]
+fn a_stream_tells_how_a_server_breaks_and_returns_and_how_the_pool_closes() {
+    let setup = Setup::new();
+    let address = setup.admin().listen("127.0.0.1:0").unwrap();
+    let mut stream = Messages::open(address, &[]);
+    let snapshot = stream.hear(|name, data| (name == "snapshot").then_some(data));
+    assert!(["events", "holders"].iter().all(|key| snapshot[*key].is_array()), "{snapshot}");
+    assert_eq!(redis_of(&snapshot["status"]["status"]["resources"])["state"], "ready");
+    let point = stream.hear(|name, data| (name == "status").then(|| data["latency"]["redis"][0][1].as_f64()).flatten());
+    assert!(point > 0.0, "the latency is measured while somebody looks");
+
+    setup.redis.kill().unwrap();
+    let lost = stream.hear(|name, data| (name == "event" && data["what"] == "lost").then_some(data));
+    assert_eq!(lost["resource"], "redis");
+    stream.hear(|name, data| state_in(name, &data).filter(|state| state != "ready"));
+    setup.redis.restart().unwrap();
+    stream.hear(|name, data| state_in(name, &data).filter(|state| state == "ready"));
+
+    // A hook holds the close up, and meanwhile the admin serves.
+    let (is_held, held) = mpsc::channel::<()>();
+    setup.pool.on_close("held up", Phase::Files, move || Ok(held.recv()?)).unwrap();
+    let pool = setup.pool.clone();
+    let closing = setup.runtime.spawn(async move { pool.close_all().await });
+    stream.hear(|name, data| (name == "closing" && data["reason"] == "requested").then_some(()));
+    let step = stream.hear(|name, data| (name == "step").then_some(data));
+    assert_eq!((&step["name"], &step["outcome"]), (&"redis".into(), &"closed".into()));
+    assert_eq!((get(address, "/readyz", &[]).status, get(address, "/livez", &[]).status), (503, 200));
+    let status = get(address, "/status", &[]).json();
+    assert_eq!((&status["closing"], &status["readiness"]), (&true.into(), &"fail".into()));
+    assert_eq!(post(address, "/reconnect/redis", &[&format!("origin: http://{address}")]).status, 409);
+    let mut late = Messages::open(address, &[]);
+    assert_eq!(late.hear(|name, data| (name == "step").then_some(data)), step, "a late reader has the steps so far");
+    is_held.send(()).unwrap();
+    for stream in [&mut stream, &mut late] {
+        let report = stream.hear(|name, data| (name == "closed").then_some(data));
+        assert_eq!(report["steps"].as_array().unwrap().len(), 2, "{report}");
+        assert!(stream.listen(|_, _| None::<()>).is_none(), "the stream has ended");
+    }
+    assert!(setup.runtime.block_on(closing).unwrap().all_closed());
+    until(SOON, || TcpStream::connect(address).is_err());
+}
+
+#[test]
+fn more_streams_than_there_may_be_are_refused() {
+    let setup = Setup::new();
+    let mut limits = AdminLimits::default();
+    limits.streams = 3;
+    let address = setup.admin().limits(limits).listen("127.0.0.1:0").unwrap();
+    let mut streams: Vec<_> = (0..3).map(|_| Messages::open(address, &[])).collect();
+    let refused = get(address, "/events", &[]);
+    assert!(refused.status == 503 && refused.json()["remedy"].as_str().unwrap().contains("streams"), "{refused:?}");
+    streams.pop();
+    until(SOON, || {
+        let mut stream = TcpStream::connect(address).unwrap();
+        write!(stream, "GET /events HTTP/1.1\r\nhost: {address}\r\n\r\n").unwrap();
+        let mut first = [0; 12];
+        stream.read_exact(&mut first).is_ok() && first == *b"HTTP/1.1 200"
+    });
+}
+
+#[test]
+fn an_address_may_ask_so_often_and_the_probes_always() {
+    let setup = Setup::new();
+    let mut limits = AdminLimits::default();
+    limits.requests = 1;
+    let address = setup.admin().limits(limits).listen("127.0.0.1:0").unwrap();
+    until(SOON, || get(address, "/pool-status", &[]).status == 429);
+    assert_eq!(get(address, "/livez", &[]).status, 200);
+    until(SOON, || get(address, "/pool-status", &[]).status == 200);
+}
+
+/// Nobody reads the stream of this router, and the close waits for it only so long.
+#[test]
+fn a_stream_that_nobody_reads_delays_the_end_for_a_moment_at_most() {
+    let setup = Setup::new();
+    let mut router = axum::Router::<()>::new().nest("/pool", setup.admin().token(TOKEN).router().unwrap());
+    let ask = |path: &str| {
+        let request =
+            Request::get(format!("http://127.0.0.1{path}")).header("authorization", format!("Bearer {TOKEN}"));
+        request.body(Body::empty()).unwrap()
+    };
+    let call = |router: &mut axum::Router, path: &str| {
+        let answer = tower_service::Service::call(router, ask(path));
+        setup.runtime.block_on(answer).unwrap()
+    };
+    let page = call(&mut router, "/pool");
+    let page = setup.runtime.block_on(axum::body::to_bytes(page.into_body(), 1 << 20)).unwrap();
+    assert!(String::from_utf8_lossy(&page).contains(r#"<base href="/pool/">"#), "the links of the page are nested");
+    let unread = call(&mut router, "/pool/events");
+    assert_eq!(unread.status(), 200);
+
+    // Listeners are called in their order, so that this one waits for the admin's.
+    let (told, is_told) = mpsc::channel();
+    setup.pool.on_report(move |_| told.send(Instant::now()).unwrap());
+    setup.runtime.block_on(setup.pool.close_all());
+    let closed = Instant::now();
+    let waited = is_told.recv_timeout(SOON).unwrap().saturating_duration_since(closed);
+    println!("the listeners after the admin's had the report {waited:?} later");
+    assert!(waited > Duration::from_millis(100), "the admin waits for its streams: {waited:?}");
+    assert!(waited < Duration::from_secs(5), "{waited:?}");
+    drop(unread);
+}
+
+#[test]
+fn a_pool_of_ones_own_closes_once_its_router_is_gone() {
+    let setup = Setup::new();
+    let (told, is_told) = mpsc::channel();
+    setup.pool.on_report(move |report| told.send(report.all_closed()).unwrap());
+    let router = setup.admin().token(TOKEN).router().unwrap();
+    let Setup { pool, .. } = &setup;
+    let closing = pool.closing();
+    drop(router);
+    let Setup { redis: _redis, pool, runtime: _runtime } = setup;
+    drop(pool);
+    assert!(is_told.recv_timeout(SOON).unwrap());
+    assert!(closing.is_set());
+}
+
+#[test]
+fn readiness_falls_first_and_the_admin_ends_last() {
+    let redis = Service::start(Kind::Redis).unwrap();
+    let variables = [("REDIS_URL", redis.url()), ("LISTEN", "127.0.0.1:0"), ("RESOURCE_POOL_CLOSE_DELAY_MS", "1500")];
+    let program = Example::start("admin", &variables);
+    let address: SocketAddr = program.hear("the status page is at http://").parse().unwrap();
+    program.hear("working");
+    until(SOON, || get(address, "/readyz", &[]).status == 200);
+    let mut stream = Messages::open(address, &[]);
+    let signalled = Instant::now();
+    program.terminate();
+    until(SOON, || get(address, "/readyz", &[]).status == 503);
+    let status = get(address, "/status", &[]).json();
+    assert_eq!((&status["closing"], &status["readiness"]), (&false.into(), &"fail".into()), "within the delay");
+    let report = stream.hear(|name, data| (name == "closed").then_some(data));
+    assert_eq!((&report["reason"], &report["signal"]), (&"signal".into(), &15.into()));
+    assert!(report["steps"].as_array().unwrap().iter().any(|step| step["name"] == "redis"), "{report}");
+    let told = signalled.elapsed();
+    assert_eq!(program.end().signal(), Some(15));
+    println!("the report was told after {told:?}, and the process ended after {:?}", signalled.elapsed());
+    assert!(told >= Duration::from_millis(1400), "{told:?}");
+}
+
+/// Clients that mean harm, all at once, against a program that works.
+#[test]
+fn hostile_requests_change_nothing_and_cost_bounded_memory() {
+    const EACH: usize = 2_500;
+    let redis = Service::start(Kind::Redis).unwrap();
+    let variables = [
+        ("REDIS_URL", redis.url()),
+        ("LISTEN", "127.0.0.1:0"),
+        ("RESOURCE_POOL_ADMIN_TOKEN", TOKEN),
+        ("RESOURCES", "20"),
+    ];
+    let program = Example::start("admin", &variables);
+    let address: SocketAddr = program.hear("the status page is at http://").parse().unwrap();
+    program.hear("working");
+    let generations = || -> Vec<Value> {
+        // The admin refuses an answer to somebody who asks too often.
+        let mut told = None;
+        until(SOON, || {
+            told = request(address, "GET /status", &[BEARER], "").ok().filter(|answer| answer.status == 200);
+            told.is_some()
+        });
+        let resources = told.unwrap().json()["status"]["resources"].as_array().unwrap().clone();
+        resources
+            .into_iter()
+            .filter(|resource| resource["kind"] == "redis")
+            .map(|resource| serde_json::json!([resource["name"], resource["state"], resource["generation"]]))
+            .collect()
+    };
+    until(SOON, || generations().iter().all(|one| one[1] == "ready"));
+    let before = generations();
+    assert!(before.len() > 20, "{before:?}");
+    let pid = program.child.id();
+    let before_all = resident(pid);
+    let most = Arc::new(parking_lot::Mutex::new(before_all));
+    let is_over = AtomicBool::new(false);
+    let open = |head: &str| -> Option<TcpStream> {
+        let mut stream = TcpStream::connect(address).ok()?;
+        stream.set_write_timeout(Some(Duration::from_secs(5))).ok()?;
+        stream.write_all(head.as_bytes()).ok()?;
+        Some(stream)
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::SeqCst) {
+                let now = resident(pid);
+                let mut most = most.lock();
+                *most = (*most).max(now);
+                drop(most);
+                thread::sleep(Duration::from_millis(20));
+            }
+        });
+        // Heads that never end.
+        let slow: Vec<_> =
+            (0..EACH).filter_map(|_| open("GET /status HTTP/1.1\r\nhost: 127.0.0.1\r\nx-slow: ")).collect();
+        // The probes and the program's own operator get through meanwhile.
+        until(SOON, || request(address, "GET /livez", &[], "").is_ok_and(|answer| answer.status == 200));
+        until(SOON, || request(address, "GET /status", &[BEARER], "").is_ok_and(|answer| answer.status == 200));
+        drop(slow);
+        // Streams, with the token and without.
+        let with = format!("GET /events HTTP/1.1\r\nhost: {address}\r\n{BEARER}\r\n\r\n");
+        let without = format!("GET /events HTTP/1.1\r\nhost: {address}\r\n\r\n");
+        let streams: Vec<_> =
+            (0..EACH).filter_map(|number| open(if number % 5 == 0 { &with } else { &without })).collect();
+        until(SOON, || request(address, "GET /livez", &[], "").is_ok_and(|answer| answer.status == 200));
+        drop(streams);
+        // Requests whose answers nobody reads.
+        let many = format!("GET /page.js HTTP/1.1\r\nhost: {address}\r\n\r\n").repeat(100);
+        let unread: Vec<_> = (0..300).filter_map(|_| open(&many)).collect();
+        // Large heads, large bodies, other hosts, other origins, other paths, wrong tokens.
+        let head = format!("GET / HTTP/1.1\r\nhost: {address}\r\nx: {}\r\n\r\n", "x".repeat(1 << 20));
+        drop((0..20).filter_map(|_| open(&head)).collect::<Vec<_>>());
+        let body = "x".repeat(1 << 20);
+        for path in ["/session", "/close/redis", "/reconnect/redis", "/status"] {
+            for headers in
+                [&["origin: http://evil.example"][..], &["host: evil.example"], &["authorization: Bearer x"], &[]]
+            {
+                if let Ok(answer) = request(address, &format!("POST {path}"), headers, &body) {
+                    assert!(answer.status >= 400, "{path} {headers:?} {answer:?}");
+                }
+            }
+        }
+        for path in
+            ["/../../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/page.js/../../Cargo.toml", "/close/../status"]
+        {
+            if let Ok(answer) = request(address, &format!("GET {path}"), &[], "") {
+                assert!(answer.status >= 400 && !answer.body.contains("root:"), "{path} {answer:?}");
+            }
+        }
+        drop(unread);
+        is_over.store(true, Ordering::SeqCst);
+    });
+    until(SOON, || request(address, "GET /status", &[BEARER], "").is_ok_and(|answer| answer.status == 200));
+    assert_eq!(generations(), before, "nothing has changed");
+    let grown = most.lock().saturating_sub(before_all) / 1024;
+    println!("{} kB before, {grown} kB more at most", before_all / 1024);
+    assert!(grown < 64 * 1024, "{grown} kB more");
+    let ticks = |at: &Service| at.redis().unwrap().command(&["GET", "ticks"]).unwrap().parse::<u64>().unwrap();
+    let counted = ticks(&redis);
+    until(SOON, || ticks(&redis) > counted);
+}
