@@ -405,6 +405,8 @@ impl Both {
 
     /// Waits until the pool has the model's state, and compares all of it.
     async fn settle(&self) {
+        // Tasks that the step has spawned begin in the state that it left.
+        tokio::time::advance(TICK).await;
         let settled = std::future::poll_fn(|_| if self.is_settled() { Poll::Ready(()) } else { Poll::Pending });
         // What is not so is asserted below.
         let _in_time = by_hand(settled).await;
