@@ -158,10 +158,12 @@ pub(crate) fn spare_threads(spares: bool) {
             status.lines().find_map(|line| line.strip_prefix("VmSize:")?.trim().strip_suffix(" kB")?.parse().ok());
         size.map_or_else(|| panic!("no size: {status}"), |size: u64| size * 1024)
     };
-    let limit = |room: &str| {
+    let limit = |script: &str| {
         let me = std::process::id().to_string();
-        let limited = Command::new("prlimit").args(["--pid", &me, &format!("--as={room}:")]).status();
-        assert!(limited.expect("prlimit").success());
+        let limited = Command::new("bash").args(["-euc", script, "limit", &me, &(STACK / 2).to_string()]).output();
+        let limited = limited.expect("bash");
+        assert!(limited.status.success(), "{}", String::from_utf8_lossy(&limited.stderr));
+        String::from_utf8(limited.stdout).expect("a number").trim().parse().unwrap_or(0)
     };
     // Threads that wait. Each keeps a stack that an earlier thread left, so that the next thread is not given that
     // stack.
@@ -173,13 +175,12 @@ pub(crate) fn spare_threads(spares: bool) {
         is_there
     };
     if spares {
-        limit("unlimited");
+        limit("prlimit --pid $1 --as=unlimited:");
         HOGS.lock().clear();
         assert!(hog());
     } else {
         until(Duration::from_secs(30), || {
-            let room = size() + STACK / 2;
-            limit(&room.to_string());
+            let room: u64 = limit(TIGHT);
             // A thread that ends leaves its room to another one. A thread that has not run yet still has the name of
             // the worker that began it, and the prober has two workers.
             let none_runs = || {
@@ -193,6 +194,23 @@ pub(crate) fn spare_threads(spares: bool) {
         });
     }
 }
+
+/// Limits the memory of a process to what it has and half a stack, and prints the limit. All its threads stand still
+/// meanwhile. A thread that begins between the look and the limit would take the room of all others, and the standard
+/// library aborts the process if a thread that has begun gets no memory for its signals.
+const TIGHT: &str = r#"
+trap 'kill -CONT $1' EXIT
+kill -STOP $1
+for look in {1..1000}; do
+    running=$(grep -L '^State:.[TZ]' /proc/$1/task/*/status || true)
+    [ -n "$running" ] || break
+done
+[ -z "$running" ]
+size=$(sed -n 's/^VmSize:[^0-9]*\([0-9]*\) kB/\1/p' /proc/$1/status)
+room=$((size * 1024 + $2))
+prlimit --pid $1 --as=$room:
+echo $room
+"#;
 
 /// The text that this process logs from now on, at every level.
 #[derive(Clone, Default)]
