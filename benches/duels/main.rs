@@ -14,6 +14,8 @@ mod frame;
 mod jobs;
 mod lease;
 mod lifecycle;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod operations;
 mod peers;
 mod publish;
@@ -38,6 +40,8 @@ const PARTS: &[Part] = &[
     ("frame", "The frames of RabbitMQ", frame::run),
     ("clickhouse", "Many rows, and one at a time", clickhouse::run),
     ("lifecycle", "Connecting, starting cold, closing", lifecycle::run),
+    #[cfg(feature = "metrics")]
+    ("metrics", "With metrics and without", metrics::run),
     ("footprint", "Idle", footprint::run),
 ];
 

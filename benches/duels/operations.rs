@@ -20,7 +20,7 @@ use resource_pool::{clickhouse, lapin, mongodb, redis};
 use services::{Kind, Service};
 use tokio::runtime::{Builder, Handle, Runtime};
 
-use crate::drivers;
+use crate::drivers::{self, Urls};
 use crate::duel::{Duel, Rounds, Unit};
 use crate::session::{Session, clock};
 
@@ -41,17 +41,8 @@ pub(crate) fn run(session: &Session) {
         (server(Kind::Mongo), server(Kind::RabbitMq), server(Kind::ClickHouse), server(Kind::Redis));
     let home = Runtime::new().expect("a runtime");
     home.block_on(prepare(&mongo, &rabbitmq, &redis));
-    let pool_of = |adopted: Option<&Runtime>| {
-        let builder = ResourcePool::builder()
-            .environment([("", ""); 0])
-            .resource(MongoConfig::uri(mongo.url()))
-            .resource(RabbitMqConfig::url(rabbitmq.url()))
-            .resource(ClickHouseConfig::url(clickhouse.url()))
-            .resource(RedisConfig::url(redis.url()));
-        let adopting = adopted.into_iter().fold(builder, |builder, adopted| builder.runtime(adopted.handle().clone()));
-        adopting.build().expect("a pool")
-    };
-    let pools = Pools { own: pool_of(None), adopted: pool_of(Some(&home)), home };
+    let urls = Urls::of(session);
+    let pools = Pools { own: ours::pool(&urls, None), adopted: ours::pool(&urls, Some(&home)), home };
     pools.duel(session, ["op_mongodb", "op_mongodb_pauses"], "MongoDB find_one", ours::find_one, || {
         bare::find_one(mongo.url())
     });
@@ -187,7 +178,8 @@ const IN_PLACE: &str =
 const ELSEWHERE: &str = "the driver's tasks are on the pool's threads: a command wakes one of them, and its answer one of the \
                          caller's (the next row counts that). Adopted (`builder().runtime`), they are on the caller's own";
 
-async fn repeated(operation: Operation, count: usize) -> f64 {
+/// The nanoseconds that one operation takes, over so many.
+pub(crate) async fn repeated(operation: Operation, count: usize) -> f64 {
     operation().await;
     let before = Instant::now();
     for _ in 0..count {
@@ -218,6 +210,18 @@ impl Resource for Whereabouts {
 /// Operations that take a lease each time and use it once.
 pub(crate) mod ours {
     use super::*;
+
+    /// A pool of the four backends, on a runtime of its own or on this one.
+    pub(crate) fn pool(urls: &Urls, runtime: Option<&Runtime>) -> ResourcePool {
+        let builder = ResourcePool::builder()
+            .environment([("", ""); 0])
+            .resource(MongoConfig::uri(&urls.mongo))
+            .resource(RabbitMqConfig::url(&urls.rabbitmq))
+            .resource(ClickHouseConfig::url(&urls.clickhouse))
+            .resource(RedisConfig::url(&urls.redis));
+        let adopting = runtime.into_iter().fold(builder, |builder, runtime| builder.runtime(runtime.handle().clone()));
+        adopting.build().expect("a pool")
+    }
 
     pub(crate) async fn find_one(pool: ResourcePool) -> Operation {
         drop(pool.mongo().await.expect("mongodb"));

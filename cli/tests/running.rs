@@ -9,6 +9,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use common::admin::{Admin, TOKEN};
 use common::terminal::Terminal;
@@ -137,10 +138,10 @@ fn variables(admin: &Admin) -> [(&str, &str); 3] {
 /// Waits until the screen has these words.
 #[track_caller]
 fn shown(terminal: &Terminal, words: &str) {
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     while !terminal.text().contains(words) {
         assert!(started.elapsed() < LONG, "no {words:?}:\n{}", terminal.text());
-        thread::sleep(std::time::Duration::from_millis(50));
+        thread::sleep(Duration::from_millis(50));
     }
 }
 
@@ -169,10 +170,12 @@ fn watch_shows_a_redis_that_dies_and_returns() {
         assert!(screen.contains(&format!("127.0.0.1:{}", service.port())) && screen.contains("running.rs"), "{screen}");
         assert!(!screen.contains(service.password()) && !screen.contains(TOKEN), "{screen}");
         service.kill().unwrap();
+        let killed = Instant::now();
         shown(&terminal, "NOT READY");
         shown(&terminal, "broken");
         shown(&terminal, "lost");
         shown(&terminal, "Connection refused");
+        assert!(killed.elapsed() < LONG, "a person finds it within a minute");
         is_whole(&terminal, width.into(), height.into());
         service.restart().unwrap();
         until(|| terminal.screen()[0].ends_with("  ready"));

@@ -2,7 +2,7 @@
 //!
 //! Each feature has two small programs, one with the pool and one with the bare driver. Both are compiled for release
 //! with the versions of our `Cargo.lock`. Each has a target folder of its own, so it compiles all that it needs. That
-//! takes a quarter of an hour.
+//! takes half an hour. A feature that is no backend is measured with Redis.
 
 use crate::child::Child;
 use crate::{cargo, root, target};
@@ -65,6 +65,28 @@ const FEATURES: [Feature; 4] = [
     let mongo = mongodb::sync::Client::with_uri_str("mongodb://localhost").unwrap();
     let found = mongo.database("db").collection::<Document>("c").find_one(doc! {}).run();
     println!("{:?}", found.unwrap());"#,
+    },
+];
+
+/// A feature that is no backend, and the statements that use it, if a statement does.
+struct Beside {
+    name: &'static str,
+    uses: &'static str,
+}
+
+const BESIDE: [Beside; 6] = [
+    Beside { name: "tls", uses: "" },
+    Beside { name: "serde", uses: "" },
+    Beside { name: "tower", uses: "drop(resource_pool::tower::Probes::new(resource_pool::ResourcePool::global()));" },
+    Beside { name: "systemd", uses: "" },
+    Beside {
+        name: "metrics",
+        uses: "resource_pool::metrics::Metrics::install(resource_pool::ResourcePool::global()).unwrap().observe();",
+    },
+    Beside {
+        name: "admin",
+        uses: r#"use resource_pool::admin::{ADDRESS, Admin};
+    println!("{}", Admin::new(resource_pool::ResourcePool::global()).listen(ADDRESS).unwrap());"#,
     },
 ];
 
@@ -150,6 +172,14 @@ fn programs() -> Result<Vec<Program>, Box<dyn Error>> {
             name: format!("resource_pool, {}", feature.name),
             dependencies: pool(&[feature.name]),
             main: ours(feature.ours),
+        });
+    }
+    let [redis, ..] = &FEATURES;
+    for Beside { name, uses } in BESIDE {
+        programs.push(Program {
+            name: format!("resource_pool, {} and {name}", redis.name),
+            dependencies: pool(&[redis.name, name]),
+            main: ours(&format!("{uses}\n    {}", redis.ours)),
         });
     }
     let blocks = |of: fn(&Feature) -> &'static str| {
