@@ -408,7 +408,7 @@ impl Both {
         // Tasks that the step has spawned begin in the state that it left.
         tokio::time::advance(TICK).await;
         let settled = std::future::poll_fn(|_| if self.is_settled() { Poll::Ready(()) } else { Poll::Pending });
-        // What is not so is asserted below.
+        // The assertions below tell what has not settled.
         let _in_time = by_hand(settled).await;
         let status = self.pool.status();
         assert_eq!(status.closing, self.closed);
