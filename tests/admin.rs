@@ -8,20 +8,24 @@ mod common;
 mod example;
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use axum::body::Body;
+use axum::Router;
+use axum::body::{Body, to_bytes};
 use axum::http::Request;
-use common::{unhurried, until};
+use axum::routing::get as route;
+use common::{Log, Stopwatch, unhurried, until};
 use example::{Answer, Example, Messages, SOON, request, resident};
 use resource_pool::admin::{Admin, AdminLimits};
-use resource_pool::config::RedisConfig;
+use resource_pool::config::{Options, RedisConfig};
 use resource_pool::{Error, Phase, ResourcePool, State};
 use serde_json::Value;
 use services::{Kind, Service};
@@ -40,11 +44,15 @@ struct Setup {
 
 impl Setup {
     fn new() -> Setup {
+        Setup::with(unhurried())
+    }
+
+    fn with(options: Options) -> Setup {
         let redis = Service::start(Kind::Redis).unwrap();
         let runtime = Runtime::new().unwrap();
         let pool = ResourcePool::builder()
             .environment([("", ""); 0])
-            .options(unhurried())
+            .options(options)
             .resource(RedisConfig::url(redis.url()))
             .build()
             .unwrap();
@@ -56,9 +64,48 @@ impl Setup {
         Admin::new(&self.pool).metrics(|| "up 1\n".to_owned())
     }
 
-    fn state(&self) -> State {
-        self.pool.status().resource("redis").unwrap().state
+    /// The state of Redis, and how often it has been connected.
+    fn life(&self) -> (State, u64) {
+        let status = self.pool.status();
+        let redis = status.resource("redis").unwrap();
+        (redis.state, redis.generation)
     }
+
+    fn state(&self) -> State {
+        self.life().0
+    }
+
+    /// The status and the body of a router's answer, on the thread of the test.
+    fn call(&self, router: &Router, line: &str, headers: &[&str]) -> (u16, String) {
+        let (method, path) = line.split_once(' ').unwrap();
+        let mut request = Request::builder().method(method).uri(format!("http://127.0.0.1{path}"));
+        for (name, value) in headers.iter().map(|header| header.split_once(": ").unwrap()) {
+            request = request.header(name, value);
+        }
+        let request = request.body(Body::empty()).unwrap();
+        self.runtime.block_on(async {
+            let answer = tower_service::Service::call(&mut router.clone(), request).await.unwrap();
+            let status = answer.status().as_u16();
+            (status, String::from_utf8_lossy(&to_bytes(answer.into_body(), 1 << 20).await.unwrap()).into_owned())
+        })
+    }
+}
+
+/// Limits that no test reaches by the number of its requests.
+fn any_number_of_requests() -> AdminLimits {
+    let mut limits = AdminLimits::default();
+    limits.requests = 1_000_000;
+    limits
+}
+
+/// The answer to this token typed in on the page.
+fn log_in(address: SocketAddr, token: &str) -> Answer {
+    request(address, "POST /session", &[&format!("origin: http://{address}")], &format!("token={token}")).unwrap()
+}
+
+/// The header of a browser with the session that began.
+fn cookie(begun: &Answer) -> String {
+    format!("cookie: {}", begun.header("set-cookie").unwrap().split(';').next().unwrap())
 }
 
 fn get(address: SocketAddr, path: &str, headers: &[&str]) -> Answer {
@@ -164,7 +211,10 @@ fn a_browser_exchanges_the_token_for_a_session() {
     assert_eq!(post(address, "/reconnect/redis", &[&session, &origin]).status, 200);
     assert_eq!(get(address, "/status", &[&session, "sec-fetch-site: cross-site"]).status, 403);
 
+    let open = |stream: &mut Messages| stream.hear(|name, data| (name == "session").then(|| data["open"].clone()));
+    assert_eq!(open(&mut Messages::open(address, &[BEARER])), false);
     let mut stream = Messages::open(address, &[&session]);
+    assert_eq!(open(&mut stream), true, "a page cannot see the cookie, and learns that it can log out");
     stream.hear(|name, _| (name == "snapshot").then_some(()));
     let ended = request(address, "DELETE /session", &[&session, &origin], "").unwrap();
     assert!(ended.status == 204 && ended.header("set-cookie").unwrap().contains("Max-Age=0"), "{ended:?}");
@@ -173,6 +223,258 @@ fn a_browser_exchanges_the_token_for_a_session() {
     for forged in ["resource_pool_1=x".to_owned(), format!("resource_pool_{}={}", address.port(), "0".repeat(64))] {
         assert_eq!(get(address, "/status", &[&format!("cookie: {forged}")]).status, 401, "{forged}");
     }
+}
+
+/// The file of the token changes as an operator changes it, at once.
+#[test]
+fn a_token_that_changes_ends_the_sessions_and_streams_of_the_old_one() {
+    const NEW: &str = "another-token-that-nobody-guesses";
+    let setup = Setup::new();
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let (file, next) = (folder.join("admin-token"), folder.join("admin-token.next"));
+    fs::write(&file, TOKEN).unwrap();
+    let address = setup.admin().token_file(file.clone()).listen("127.0.0.1:0").unwrap();
+    let session = cookie(&log_in(address, TOKEN));
+    let mut streams = [session.as_str(), BEARER].map(|header| Messages::open(address, &[header]));
+    for stream in &mut streams {
+        stream.hear(|name, _| (name == "snapshot").then_some(()));
+    }
+    for header in [session.as_str(), BEARER] {
+        assert_eq!(get(address, "/status", &[header]).status, 200, "{header}");
+    }
+    let stopwatch = Stopwatch::start();
+    fs::write(&next, format!("{NEW}\n")).unwrap();
+    fs::rename(&next, &file).unwrap();
+    for stream in &mut streams {
+        assert!(stream.listen(|_, _| None::<()>).is_none(), "a stream ends with its token");
+    }
+    let took = stopwatch.took();
+    println!("the streams of the old token ended after {took:?}");
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    for header in [session.as_str(), BEARER] {
+        assert_eq!(get(address, "/status", &[header]).status, 401, "{header}");
+    }
+    assert_eq!(get(address, "/status", &[&format!("authorization: Bearer {NEW}")]).status, 200);
+    assert_eq!(log_in(address, TOKEN).status, 401);
+    assert_eq!(get(address, "/status", &[&cookie(&log_in(address, NEW))]).status, 200);
+}
+
+#[test]
+fn a_name_that_the_pool_does_not_know_is_not_logged() {
+    let setup = Setup::new();
+    let router = setup.admin().token(TOKEN).router().unwrap();
+    let (statuses, log) = Log::during(|| {
+        ["/close/redis%0aforged", "/reconnect/forged", "/close/redis", "/reconnect/redis"]
+            .map(|path| setup.call(&router, &format!("POST {path}"), &[BEARER]).0)
+    });
+    assert_eq!(statuses, [404, 404, 200, 200]);
+    assert!(!log.contains("forged"), "{log}");
+    for verb in ["closing", "reconnecting"] {
+        let lines = log.lines().filter(|line| line.contains(&format!("{verb}, as the admin was asked to")));
+        assert_eq!(lines.filter(|line| line.contains("resource=redis")).count(), 1, "{log}");
+    }
+}
+
+#[test]
+fn holders_are_told_by_their_lines_and_without_backtraces() {
+    let mut options = unhurried();
+    (options.leaks.shared, options.leaks.backtrace) = (true, true);
+    let setup = Setup::with(options);
+    let address = setup.admin().token(TOKEN).listen("127.0.0.1:0").unwrap();
+    let lease = setup.runtime.block_on(async { setup.pool.redis().await.unwrap() });
+    const HERE: &str = "holders_are_told_by_their_lines";
+    let backtrace = setup.pool.holders()[0].backtrace.as_ref().unwrap().to_string();
+    assert!(backtrace.contains(HERE), "the pool knows the backtrace: {backtrace}");
+    let holders = get(address, "/holders", &[BEARER]);
+    assert!(holders.json()[0]["site"].as_str().unwrap().starts_with("tests/admin.rs:"), "{holders:?}");
+    let snapshot = Messages::open(address, &[BEARER]).hear(|name, data| (name == "snapshot").then_some(data));
+    assert_eq!(snapshot["holders"].as_array().unwrap().len(), 1, "{snapshot}");
+    let report = post(address, "/close/redis", &[BEARER]);
+    assert_eq!(report.json()["steps"][0]["held"].as_array().unwrap().len(), 1, "{report:?}");
+    for told in [holders.body, snapshot.to_string(), report.body] {
+        assert!(!told.contains(HERE), "{told}");
+    }
+    drop(lease);
+}
+
+/// A connection that goes on after its answer.
+struct KeptOpen {
+    reader: BufReader<TcpStream>,
+}
+
+impl KeptOpen {
+    fn new(address: SocketAddr) -> KeptOpen {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        let mut open = KeptOpen { reader: BufReader::new(stream) };
+        assert!(open.asks());
+        open
+    }
+
+    /// Asks once more. Returns whether the connection is still open.
+    fn asks(&mut self) -> bool {
+        if write!(self.reader.get_mut(), "GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").is_err() {
+            return false;
+        }
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            if self.reader.read_line(&mut head).unwrap_or(0) == 0 {
+                return false;
+            }
+        }
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+        self.reader.read_exact(&mut vec![0; length.parse().unwrap()]).unwrap();
+        head.starts_with("HTTP/1.1 200")
+    }
+
+    fn has_ended(mut self) -> bool {
+        matches!(self.reader.read(&mut [0]), Ok(0) | Err(_))
+    }
+}
+
+#[test]
+fn connections_that_ask_no_more_give_their_places_up_and_streams_keep_theirs() {
+    let setup = Setup::new();
+    let mut limits = any_number_of_requests();
+    (limits.connections, limits.patience) = (4, Duration::from_secs(3600));
+    let address = setup.admin().limits(limits).listen("127.0.0.1:0").unwrap();
+    let mut streams = [(); 2].map(|()| Messages::open(address, &[]));
+    for stream in &mut streams {
+        stream.hear(|name, _| (name == "snapshot").then_some(()));
+    }
+    let [oldest, mut older] = [(); 2].map(|()| KeptOpen::new(address));
+    let mut newest = KeptOpen::new(address);
+    assert!(oldest.has_ended(), "the oldest idle connection gave its place up");
+    assert!(older.asks() && newest.asks());
+    // Many more come than there are places.
+    for _ in 0..20 {
+        drop(KeptOpen::new(address));
+    }
+    let idle: Vec<_> = (0..20).map(|_| KeptOpen::new(address)).collect();
+    assert_eq!(get(address, "/livez", &[]).status, 200);
+    for stream in &mut streams {
+        stream.hear(|name, _| (name == "status").then_some(()));
+    }
+    assert!(idle.into_iter().rev().skip(2).all(KeptOpen::has_ended));
+}
+
+#[test]
+fn a_connection_that_asks_no_more_ends_in_time() {
+    let setup = Setup::new();
+    let mut limits = AdminLimits::default();
+    limits.patience = Duration::from_secs(1);
+    let address = setup.admin().limits(limits).listen("127.0.0.1:0").unwrap();
+    assert!(KeptOpen::new(address).has_ended());
+}
+
+#[test]
+fn strangers_at_the_same_address_do_not_lock_a_session_out() {
+    let setup = Setup::new();
+    let admin = || setup.admin().token(TOKEN);
+    let wrong = |address, number: usize, headers: &[&str]| {
+        let bearer = format!("authorization: Bearer wrong-{number}");
+        get(address, "/status", &[&[bearer.as_str()], headers].concat()).status
+    };
+    let address = admin().listen("127.0.0.1:0").unwrap();
+    let session = cookie(&log_in(address, TOKEN));
+    until(SOON, || wrong(address, 0, &[]) == 429);
+    assert_eq!(get(address, "/status", &[&session]).status, 200, "wrong tokens are no trouble of a session");
+
+    let mut limits = AdminLimits::default();
+    limits.requests = 1;
+    let address = admin().limits(limits).listen("127.0.0.1:0").unwrap();
+    let session = cookie(&log_in(address, TOKEN));
+    until(SOON, || get(address, "/", &[]).status == 429);
+    assert_eq!(get(address, "/status", &[&session]).status, 200, "a session has requests of its own");
+    until(SOON, || get(address, "/status", &[&session]).status == 429);
+
+    // The header is anybody's, until the program names a proxy.
+    let mut number = 0;
+    let address = admin().listen("127.0.0.1:0").unwrap();
+    until(SOON, || {
+        number += 1;
+        wrong(address, number, &[&format!("x-forwarded-for: 203.0.113.{}", number % 256)]) == 429
+    });
+    let address = admin().behind_proxy(Ipv4Addr::LOCALHOST).listen("127.0.0.1:0").unwrap();
+    until(SOON, || wrong(address, 0, &["x-forwarded-for: 203.0.113.1"]) == 429);
+    assert_eq!(get(address, "/status", &[BEARER, "x-forwarded-for: 203.0.113.1, 203.0.113.2"]).status, 200);
+}
+
+#[test]
+fn a_router_is_nested_or_merged() {
+    let setup = Setup::new();
+    let admin = || setup.admin().token(TOKEN).router().unwrap();
+    let service = || Router::<()>::new().route("/own", route(|| async { "own" })).fallback(|| async { "elsewhere" });
+    let bare = Router::<()>::new().merge(admin());
+    for (router, path, base) in [
+        (service().nest("/pool", admin()), "/pool", "/pool/"),
+        (service().merge(admin()), "", "./"),
+        (bare.clone(), "", "./"),
+    ] {
+        let root = if path.is_empty() { "/" } else { path };
+        let (status, page) = setup.call(&router, &format!("GET {root}"), &[]);
+        assert!(status == 200 && page.contains(&format!(r#"<base href="{base}">"#)), "{path} {page}");
+        assert_eq!(setup.call(&router, &format!("GET {path}/status"), &[]).0, 401, "{path}");
+        assert_eq!(setup.call(&router, &format!("GET {path}/status"), &[BEARER]).0, 200, "{path}");
+        assert_eq!(setup.call(&router, &format!("GET {path}/close/redis"), &[]).0, 401, "{path}");
+        assert_eq!(setup.call(&router, &format!("GET {path}/close/redis"), &[BEARER]).0, 405, "{path}");
+    }
+    for (router, path) in [(service().nest("/pool", admin()), "/pool"), (service().merge(admin()), "")] {
+        assert_eq!(setup.call(&router, "GET /own", &[]), (200, "own".to_owned()), "{path}");
+        assert_eq!(setup.call(&router, &format!("GET {path}/nowhere"), &[]), (200, "elsewhere".to_owned()), "{path}");
+    }
+    assert_eq!(setup.call(&bare, "GET /nowhere", &[]).0, 404);
+}
+
+#[test]
+fn each_bad_request_gets_its_status_and_changes_nothing() {
+    let setup = Setup::new();
+    let address = setup.admin().token(TOKEN).limits(any_number_of_requests()).listen("127.0.0.1:0").unwrap();
+    let own = format!("origin: http://{address}");
+    let (foreign, host, wrong) = ("origin: http://evil.example", "host: evil.example", "authorization: Bearer x");
+    let before = setup.life();
+    let refused = |line: &str, headers: &[&str], body: &str, status: u16| {
+        let answer = request(address, line, headers, body).unwrap();
+        assert_eq!(answer.status, status, "{line} {headers:?} {answer:?}");
+        assert!(answer.json()["remedy"].is_string() && answer.header("set-cookie").is_none(), "{answer:?}");
+    };
+    let large = "x".repeat(5 << 10);
+    let logins: [(&[&str], &str, u16); 9] = [
+        (&[foreign], "token=x", 403),
+        (&["origin: null"], "token=x", 403),
+        (&[], "token=x", 403),
+        (&[wrong], "token=x", 403),
+        (&[host], "token=x", 421),
+        (&[&own], "token=wrong-wrong-wrong", 401),
+        (&[&own], "password=x", 400),
+        (&[&own], "", 400),
+        (&[&own], &large, 413),
+    ];
+    for (headers, body, status) in logins {
+        refused("POST /session", headers, body, status);
+    }
+    let verbs: [(&[&str], u16); 6] = [
+        (&[foreign], 403),
+        (&["origin: null"], 403),
+        (&[], 403),
+        (&[host, BEARER], 421),
+        (&[&own], 401),
+        (&[wrong], 401),
+    ];
+    for line in ["POST /close/redis", "POST /reconnect/redis", "POST /status"] {
+        for (headers, status) in verbs {
+            refused(line, headers, "x", status);
+        }
+    }
+    for path in ["/../../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/page.js/../../Cargo.toml", "/close/../status"] {
+        refused(&format!("GET {path}"), &[], "", 401);
+        refused(&format!("GET {path}"), &[BEARER], "", 404);
+    }
+    for line in ["POST /status", "PUT /close/redis", "DELETE /reconnect/redis", "GET /session", "POST /events"] {
+        refused(line, &[BEARER, &own], "", 405);
+    }
+    refused("GET /events?last=-1", &[BEARER], "", 400);
+    assert_eq!(setup.life(), before);
 }
 
 #[test]
@@ -349,31 +651,21 @@ fn an_address_may_ask_so_often_and_the_probes_always() {
 #[test]
 fn a_stream_that_nobody_reads_delays_the_end_for_a_moment_at_most() {
     let setup = Setup::new();
-    let mut router = axum::Router::<()>::new().nest("/pool", setup.admin().token(TOKEN).router().unwrap());
-    let ask = |path: &str| {
-        let request =
-            Request::get(format!("http://127.0.0.1{path}")).header("authorization", format!("Bearer {TOKEN}"));
-        request.body(Body::empty()).unwrap()
-    };
-    let call = |router: &mut axum::Router, path: &str| {
-        let answer = tower_service::Service::call(router, ask(path));
-        setup.runtime.block_on(answer).unwrap()
-    };
-    let page = call(&mut router, "/pool");
-    let page = setup.runtime.block_on(axum::body::to_bytes(page.into_body(), 1 << 20)).unwrap();
-    assert!(String::from_utf8_lossy(&page).contains(r#"<base href="/pool/">"#), "the links of the page are nested");
-    let unread = call(&mut router, "/pool/events");
+    let mut router = setup.admin().token(TOKEN).router().unwrap();
+    let ask = Request::get("http://127.0.0.1/events").header("authorization", format!("Bearer {TOKEN}"));
+    let unread = tower_service::Service::call(&mut router, ask.body(Body::empty()).unwrap());
+    let unread = setup.runtime.block_on(unread).unwrap();
     assert_eq!(unread.status(), 200);
 
     // Listeners are called in their order, so that this one waits for the admin's.
     let (told, is_told) = mpsc::channel();
     setup.pool.on_report(move |_| told.send(Instant::now()).unwrap());
+    let began = Instant::now();
     setup.runtime.block_on(setup.pool.close_all());
-    let closed = Instant::now();
-    let waited = is_told.recv_timeout(SOON).unwrap().saturating_duration_since(closed);
-    println!("the listeners after the admin's had the report {waited:?} later");
-    assert!(waited > Duration::from_millis(100), "the admin waits for its streams: {waited:?}");
-    assert!(waited < Duration::from_secs(5), "{waited:?}");
+    let waited = is_told.recv_timeout(SOON).unwrap() - began;
+    println!("the listeners after the admin's had the report {waited:?} after the close began");
+    // A busy machine makes this longer, and never shorter than the 250 ms that the admin waits.
+    assert!(waited >= Duration::from_millis(250), "the admin waits for its streams: {waited:?}");
     drop(unread);
 }
 
@@ -483,7 +775,7 @@ fn hostile_requests_change_nothing_and_cost_bounded_memory() {
         // Requests whose answers nobody reads.
         let many = format!("GET /page.js HTTP/1.1\r\nhost: {address}\r\n\r\n").repeat(100);
         let unread: Vec<_> = (0..300).filter_map(|_| open(&many)).collect();
-        // Large heads, large bodies, other hosts, other origins, other paths, wrong tokens.
+        // Large heads, and large bodies of other hosts, of other origins, with wrong tokens.
         let head = format!("GET / HTTP/1.1\r\nhost: {address}\r\nx: {}\r\n\r\n", "x".repeat(1 << 20));
         drop((0..20).filter_map(|_| open(&head)).collect::<Vec<_>>());
         let body = "x".repeat(1 << 20);
@@ -494,13 +786,6 @@ fn hostile_requests_change_nothing_and_cost_bounded_memory() {
                 if let Ok(answer) = request(address, &format!("POST {path}"), headers, &body) {
                     assert!(answer.status >= 400, "{path} {headers:?} {answer:?}");
                 }
-            }
-        }
-        for path in
-            ["/../../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/page.js/../../Cargo.toml", "/close/../status"]
-        {
-            if let Ok(answer) = request(address, &format!("GET {path}"), &[], "") {
-                assert!(answer.status >= 400 && !answer.body.contains("root:"), "{path} {answer:?}");
             }
         }
         drop(unread);

@@ -17,7 +17,7 @@ pub(crate) struct Page {
     /// `None` until the health was checked for the first time.
     pub(crate) health: Option<Verdicts>,
     pub(crate) holders: Option<Vec<Held>>,
-    /// Of each resource, the time in milliseconds since 1970 and the latency of each answer.
+    /// Of each resource, the time in milliseconds since the admin began and the latency of each answer.
     pub(crate) latency: BTreeMap<String, Vec<(f64, Option<f64>)>>,
 }
 

@@ -176,6 +176,8 @@ test("the token is typed in, and verbs are confirmed, all by keyboard", async ()
   await page.locator("#confirm-yes").click();
   await says(card(page, "redis").locator(".pill").first(), "closed");
 
+  // The session is in the cookie alone, and the page learns of it from the program.
+  await page.evaluate(() => localStorage.clear());
   await page.reload();
   await page.locator("#logout").waitFor();
   await page.getByRole("button", { name: "中文" }).click();
@@ -221,6 +223,7 @@ test("thousands of events leave the page as large as it was", async () => {
   const page = await open(address);
   await says(page.locator("#link"), "live");
   const session = await page.context().newCDPSession(page);
+  let generation = 1;
   const reconnect = async (times) => {
     for (let done = 0; done < times; done += 10) {
       const answers = Array.from({ length: 10 }, (_, number) => number).map((number) => {
@@ -229,9 +232,14 @@ test("thousands of events leave the page as large as it was", async () => {
       });
       for (const answer of await Promise.all(answers)) {
         await answer.text();
-        assert.ok([200, 429, 502].includes(answer.status), `${answer.status}`);
+        assert.equal(answer.status, 200);
       }
-      await new Promise((resolve) => setTimeout(resolve, 100));
+      generation += 1;
+      // The page tells a change once the program does, so that the program is not asked more often than it answers.
+      await page.waitForFunction((least) => {
+        const redis = model.status.status.resources.find((resource) => resource.name === "redis");
+        return redis.generation >= least;
+      }, generation);
     }
   };
   const measure = async () => {

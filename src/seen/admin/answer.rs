@@ -5,6 +5,7 @@ use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::Error;
 
@@ -69,7 +70,53 @@ pub(super) fn json_text(text: String) -> Response {
 }
 
 /// A value as the text of JSON. `None` if it cannot be shown, since the code of a user's error panics.
+///
+/// Backtraces are left out. They have no limit in length, and the log has those of leaks.
 pub(super) fn text(value: &impl Serialize) -> Option<String> {
     let shown = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| serde_json::to_string(value)));
-    shown.ok()?.inspect_err(|error| tracing::debug!(%error, "a value of the admin cannot be shown")).ok()
+    let text = shown.ok()?.inspect_err(|error| tracing::debug!(%error, "a value of the admin cannot be shown")).ok()?;
+    if !text.contains(r#""backtrace":""#) {
+        return Some(text);
+    }
+    let mut value = serde_json::from_str(&text).ok()?;
+    leave_backtraces_out(&mut value);
+    Some(value.to_string())
+}
+
+/// Leaves out the backtraces of holders, which errors and reports have in their depth.
+fn leave_backtraces_out(value: &mut Value) {
+    match value {
+        Value::Array(values) => values.iter_mut().for_each(leave_backtraces_out),
+        Value::Object(fields) => {
+            if let Some(backtrace) = fields.get_mut("backtrace") {
+                *backtrace = Value::Null;
+            }
+            fields.values_mut().for_each(leave_backtraces_out);
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::backtrace::Backtrace;
+    use std::panic::Location;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{Event, Holder, What};
+
+    #[test]
+    fn no_backtrace_of_a_holder_is_told_however_deep_it_is() {
+        let mut holder = Holder::of(&Arc::from("redis"), Location::caller(), Duration::ZERO, 1);
+        holder.backtrace = Some(Arc::new(Backtrace::force_capture()));
+        let whole = serde_json::to_string(&holder).unwrap();
+        assert!(whole.contains("no_backtrace_of_a_holder_is_told"), "{whole}");
+        let crowded = What::Crowded { held: 2, allowed: 1, holders: vec![holder.clone(), holder] };
+        let told = text(&Event::of_pool(None, crowded)).unwrap();
+        assert!(!told.contains("no_backtrace_of_a_holder_is_told"), "{told}");
+        assert_eq!(told.matches(r#""backtrace":null"#).count(), 2, "{told}");
+        assert_eq!(told.matches("answer.rs:").count(), 2, "the lines that acquired are told: {told}");
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::{Arc, mpsc};
 
 use axum::Router;
@@ -13,7 +13,7 @@ use crate::Events;
 use crate::ResourcePool;
 use crate::base::environment::Environment;
 use crate::base::secret::{Secret, SecretFile};
-use crate::seen::admin::guard::Guard;
+use crate::seen::admin::guard::{Guard, GuardRules};
 use crate::seen::admin::hub::Hub;
 use crate::seen::admin::limits::AdminLimits;
 use crate::seen::admin::listener;
@@ -43,7 +43,7 @@ use crate::seen::admin::token::{Token, TokenSource};
 pub struct Admin {
     pool: ResourcePool,
     token: Option<TokenSource>,
-    hosts: Vec<String>,
+    rules: GuardRules,
     renderer: Option<Renderer>,
     limits: AdminLimits,
 }
@@ -51,8 +51,8 @@ pub struct Admin {
 impl Admin {
     /// An admin of this pool.
     pub fn new(pool: &ResourcePool) -> Self {
-        let (token, hosts, renderer, limits) = (None, Vec::new(), None, AdminLimits::default());
-        Admin { pool: pool.clone(), token, hosts, renderer, limits }
+        let (token, rules, renderer, limits) = (None, GuardRules::default(), None, AdminLimits::default());
+        Admin { pool: pool.clone(), token, rules, renderer, limits }
     }
 
     /// Sets the token. It replaces an earlier [`token_file`](Self::token_file), and the other way round.
@@ -61,7 +61,9 @@ impl Admin {
         self
     }
 
-    /// Reads the token from this file, and again when it is some seconds old, so that it can change.
+    /// Reads the token from this file, and again every 4 s, so that it can change. Within 5 s a new token counts, and the
+    /// sessions and streams of the old one are over. While the file cannot be read, or has no token that can be used,
+    /// the last token stays.
     pub fn token_file(mut self, path: impl Into<SecretFile>) -> Self {
         self.token = Some(TokenSource::File(path.into()));
         self
@@ -76,7 +78,30 @@ impl Admin {
     /// Allows requests for a further host, without a port. By default the host is an address, `localhost`, or a name
     /// under `.localhost`. Other names are refused, because anybody's DNS can lead a name here.
     pub fn host(mut self, host: impl Into<String>) -> Self {
-        self.hosts.push(host.into());
+        self.rules.hosts.push(host.into());
+        self
+    }
+
+    /// Says that a reverse proxy at this address stands between the admin and those who ask. By default there is none.
+    /// Several calls say so of several proxies.
+    ///
+    /// A request from there counts for the last address in its `X-Forwarded-For`, which the proxy must add. Without this
+    /// all who come through the proxy share the limits of one address. Then the wrong tokens of a stranger have everybody
+    /// wait who offers a token through it, while sessions that are open go on.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), resource_pool::Error> {
+    /// use std::net::Ipv4Addr;
+    ///
+    /// use resource_pool::ResourcePool;
+    /// use resource_pool::admin::{ADDRESS, Admin};
+    ///
+    /// let admin = Admin::new(ResourcePool::global()).token_file("/run/secrets/admin").host("pool.example");
+    /// admin.behind_proxy(Ipv4Addr::LOCALHOST).listen(ADDRESS)?;
+    /// # Ok(()) }
+    /// ```
+    pub fn behind_proxy(mut self, proxy: impl Into<IpAddr>) -> Self {
+        self.rules.proxies.push(proxy.into().to_canonical());
         self
     }
 
@@ -86,8 +111,11 @@ impl Admin {
         self
     }
 
-    /// A router to merge into a web service, or to nest at a path. Who reaches it is up to that service, so that it needs
-    /// a token.
+    /// A router to nest into a web service at a path, or to merge into one. Who reaches it is up to that service, so that
+    /// it needs a token.
+    ///
+    /// A router to merge has the paths of the [module's table](crate::admin), `/` among them. Merging panics if the service
+    /// has a route at one of them. Other paths are answered by the service's fallback.
     ///
     /// Requests count by the address that axum's `ConnectInfo` tells, if the service has that. A router that is served
     /// by the pool's own runtime ends with it, and so cannot show the whole of a close; [`listen`](Self::listen) can.
@@ -95,13 +123,27 @@ impl Admin {
     /// # Errors
     /// [`Error::Config`] if there is no token, or it cannot be used; [`Error::Connect`] if the process can have no more
     /// threads.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), resource_pool::Error> {
+    /// use axum::Router;
+    /// use resource_pool::ResourcePool;
+    /// use resource_pool::admin::Admin;
+    ///
+    /// let admin = || Admin::new(ResourcePool::global()).token_file("/run/secrets/admin").router();
+    /// let nested = Router::<()>::new().nest("/pool", admin()?);
+    /// let merged = Router::<()>::new().merge(admin()?);
+    /// # drop((nested, merged));
+    /// # Ok(()) }
+    /// ```
     pub fn router(self) -> Result<Router, Error> {
-        let (routes, thread) = self.open()?;
-        if !routes.guard.has_token() {
+        let token = Token::open(self.token.clone(), &Environment::process())?;
+        if token.is_none() {
             let problem = "is missing, and nobody knows who reaches a router; set it by `Admin::token` or \
                  RESOURCE_POOL_ADMIN_TOKEN, or use `Admin::listen`";
             return Err(Error::config("admin.token", problem));
         }
+        let (routes, thread) = self.open(token);
         thread.start(None)?;
         Ok(routes::router(routes))
     }
@@ -113,13 +155,13 @@ impl Admin {
     /// [`Error::Config`] if the address is not on loopback and there is no token, if it cannot be listened at, or if the
     /// token cannot be used; [`Error::Connect`] if the process can have no more threads.
     pub fn listen(self, address: impl ToSocketAddrs) -> Result<SocketAddr, Error> {
-        let (routes, thread) = self.open()?;
+        let token = Token::open(self.token.clone(), &Environment::process())?;
         let refused = |problem: String| Error::config("admin.listen", problem);
         let addresses = address
             .to_socket_addrs()
             .map_err(|error| refused(format!("is no address ({error}); it has the form 127.0.0.1:9099")))?;
         let addresses: Vec<_> = addresses.collect();
-        if !routes.guard.has_token()
+        if token.is_none()
             && let Some(open) = addresses.iter().find(|address| !address.ip().to_canonical().is_loopback())
         {
             return Err(refused(format!(
@@ -136,32 +178,34 @@ impl Admin {
             let remedy = "choose another port, or end the program that has this one";
             refused(format!("{} cannot be listened at ({error}); {remedy}", addresses.join(", ")))
         })?;
+        let (routes, thread) = self.open(token);
         let limits = routes.guard.limits.clone();
-        thread.start(Some((listener, routes::router(routes), limits)))?;
+        thread.start(Some((listener, routes::whole(routes), limits)))?;
         Ok(bound)
     }
 
-    fn open(self) -> Result<(Routes, AdminThread), Error> {
-        let token = Token::open(self.token, &Environment::process())?;
+    /// The parts of an admin that nothing refuses any more, so that a refused one leaves nothing in the pool.
+    fn open(self, token: Option<Token>) -> (Routes, AdminThread) {
         let (events, alive) = (self.pool.events(), CancellationToken::new());
         let hub = Hub::new(&self.pool, self.limits.streams);
-        let guard = Guard::new(token, self.hosts, self.limits);
-        let thread = AdminThread { hub: Arc::clone(&hub), events, alive: alive.clone() };
-        Ok((Routes { hub, guard, renderer: self.renderer, _alive: alive.drop_guard() }, thread))
+        let guard = Guard::new(token, self.rules, self.limits);
+        let thread = AdminThread { hub: Arc::clone(&hub), guard: Arc::clone(&guard), events, alive: alive.clone() };
+        (Routes { hub, guard, renderer: self.renderer, _alive: alive.drop_guard() }, thread)
     }
 }
 
 impl fmt::Debug for Admin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Admin").field("hosts", &self.hosts).field("limits", &self.limits).finish_non_exhaustive()
+        f.debug_struct("Admin").field("rules", &self.rules).field("limits", &self.limits).finish_non_exhaustive()
     }
 }
 
 /// The thread of an admin, before it starts.
 struct AdminThread {
     hub: Arc<Hub>,
+    guard: Arc<Guard>,
     events: Events,
-    /// Set once no router is left.
+    /// Tells the thread that no router is left.
     alive: CancellationToken,
 }
 
@@ -170,6 +214,7 @@ impl AdminThread {
     /// with the last router.
     fn start(self, listener: Option<(TcpListener, Router, AdminLimits)>) -> Result<(), Error> {
         let (told, started) = mpsc::channel::<io::Result<()>>();
+        let followed = Arc::clone(&self.hub);
         let run = move || {
             let built = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = match built {
@@ -177,11 +222,12 @@ impl AdminThread {
                 Err(error) => return drop(told.send(Err(error))),
             };
             runtime.block_on(async {
-                let AdminThread { hub, events, alive } = self;
+                let AdminThread { hub, guard, events, alive } = self;
                 let over = hub.is_over.clone();
                 tokio::spawn(Arc::clone(&hub).follow(events));
                 tokio::spawn(Arc::clone(&hub).tell());
                 tokio::spawn(hub.check());
+                tokio::spawn(guard.follow_token());
                 match listener {
                     None => {
                         let _ = told.send(Ok(()));
@@ -200,6 +246,35 @@ impl AdminThread {
         let name = Arc::from("admin");
         let spawned = std::thread::Builder::new().name("resource-pool-admin".to_owned()).spawn(run);
         let gone = |_| Err(io::Error::other("the admin's thread ended"));
-        spawned.and_then(|_thread| started.recv().unwrap_or_else(gone)).map_err(|error| Error::no_threads(&name, error))
+        let started = spawned.and_then(|_thread| started.recv().unwrap_or_else(gone));
+        started.map_err(|error| Error::no_threads(&name, error))?;
+        followed.delay_the_end();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_admin_leaves_nothing_in_the_pool() {
+        let pool = ResourcePool::builder().environment([("", ""); 0]).build().unwrap();
+        let registered = || {
+            let context = &pool.registry().context;
+            (context.on_report().len(), context.observers.are_there())
+        };
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let admin = || Admin::new(&pool);
+        for _ in 0..3 {
+            admin().listen(taken.local_addr().unwrap()).unwrap_err();
+            admin().listen("no address").unwrap_err();
+            admin().listen("0.0.0.0:0").unwrap_err();
+            admin().token("short").listen("127.0.0.1:0").unwrap_err();
+            admin().router().unwrap_err();
+        }
+        assert_eq!(registered(), (0, false));
+        admin().listen("127.0.0.1:0").unwrap();
+        assert_eq!(registered(), (1, true));
     }
 }

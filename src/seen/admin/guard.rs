@@ -3,10 +3,10 @@
 //! A name that an attacker's DNS leads here is not among the hosts. A page of another origin is told by its `Origin`, or
 //! by `Sec-Fetch-Site`. So a browser does nothing here that the page of this admin did not ask for.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::extract::{ConnectInfo, Request, State};
+use axum::extract::{Request, State};
 use axum::http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, COOKIE, HOST, ORIGIN, REFERRER_POLICY,
     X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
@@ -14,39 +14,65 @@ use axum::http::header::{
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use tokio::sync::Notify;
 
+use crate::base::sync::until;
 use crate::seen::admin::answer::Denial;
+use crate::seen::admin::clients::ClientPlace;
 use crate::seen::admin::limits::AdminLimits;
 use crate::seen::admin::page::FILES;
+use crate::seen::admin::peer;
 use crate::seen::admin::rates::Rates;
 use crate::seen::admin::sessions::{SessionId, Sessions, of_digits};
-use crate::seen::admin::token::Token;
+use crate::seen::admin::token::{REREAD, Token, TokenVersion};
 
 /// The rules of an admin, and the state that they need.
 pub(super) struct Guard {
     token: Option<Token>,
-    hosts: Vec<String>,
+    rules: GuardRules,
     rates: Rates,
-    pub(super) sessions: Sessions,
+    sessions: Sessions,
     pub(super) limits: AdminLimits,
+    /// Woken when a session has ended or the token has changed, so that the streams of both end at once.
+    ended: Notify,
+}
+
+/// The rules that a program sets.
+#[derive(Debug, Default)]
+pub(super) struct GuardRules {
+    /// The names by which the admin may be asked, beside addresses and `localhost`.
+    pub(super) hosts: Vec<String>,
+    /// The reverse proxies that are believed whom they ask for.
+    pub(super) proxies: Vec<IpAddr>,
 }
 
 /// Proof that a request passed the guard.
 #[derive(Clone)]
 pub(super) struct Admitted {
     guard: Arc<Guard>,
+    /// The address that the request counts for.
+    pub(super) from: IpAddr,
+    audience: Audience,
+    /// The token that the request, or its session, was admitted by. `None` if the admin has no token.
+    token: Option<TokenVersion>,
     pub(super) session: Option<SessionId>,
 }
 
 impl Admitted {
-    /// Whether the session that the request came with is still open.
+    /// Whether the token has not changed since, and the session that the request came with is still open.
     pub(super) fn still(&self) -> bool {
-        self.session.is_none_or(|session| self.guard.sessions.has(&session))
+        self.token == self.guard.token_version()
+            && self.session.is_none_or(|session| self.guard.sessions.has(&session, self.token))
+    }
+
+    /// Waits until the token has changed or the session was ended. The end of a session by time alone wakes nobody.
+    pub(super) async fn over(&self) {
+        until(&self.guard.ended, || (!self.still()).then_some(())).await;
     }
 }
 
 /// Who may ask for a path.
-#[derive(PartialEq)]
+#[derive(Clone, Copy, PartialEq)]
 enum Audience {
     /// Everybody, by any name of this host. The answer is a verdict and nothing else.
     Anybody,
@@ -68,25 +94,44 @@ impl Audience {
 }
 
 impl Guard {
-    pub(super) fn new(token: Option<Token>, hosts: Vec<String>, limits: AdminLimits) -> Arc<Self> {
-        let (rates, sessions) = (Rates::new(limits.requests), Sessions::new(limits.sessions, limits.session));
-        Arc::new(Guard { token, hosts, rates, sessions, limits })
+    pub(super) fn new(token: Option<Token>, rules: GuardRules, limits: AdminLimits) -> Arc<Self> {
+        let (rates, sessions) = (Rates::new(limits.requests), Sessions::new(&limits));
+        Arc::new(Guard { token, rules, rates, sessions, limits, ended: Notify::new() })
     }
 
-    pub(super) fn has_token(&self) -> bool {
+    fn has_token(&self) -> bool {
         self.token.is_some()
+    }
+
+    fn token_version(&self) -> Option<TokenVersion> {
+        self.token.as_ref().map(Token::version)
+    }
+
+    /// Reads a token in a file again and again, and ends the streams of one that has changed. Its sessions are over by
+    /// their version.
+    pub(super) async fn follow_token(self: Arc<Self>) {
+        let Some(token) = self.token.as_ref().filter(|token| token.may_change()) else { return };
+        loop {
+            tokio::time::sleep(REREAD).await;
+            if token.read_again() {
+                tracing::info!("the admin's token has changed, so the sessions of the last one are over");
+                self.ended.notify_waiters();
+            }
+        }
     }
 
     /// Decides on a request.
     fn admit(self: &Arc<Self>, request: &Request) -> Result<Admitted, Denial> {
         let audience = Audience::of(request.uri().path());
-        let admitted = |session| Ok(Admitted { guard: Arc::clone(self), session });
+        let from = peer::address(request, &self.rules.proxies);
+        let admitted = |token, session| Ok(Admitted { guard: Arc::clone(self), from, audience, token, session });
+        let token = self.token_version();
         if audience == Audience::Anybody {
-            return admitted(None);
+            return admitted(token, None);
         }
         let headers = request.headers();
-        let authority = authority(headers, request.uri());
-        if !authority.as_deref().is_some_and(|authority| self.is_here(host(authority))) {
+        let authority = authority(headers, request.uri()).unwrap_or_default();
+        if !self.is_here(host(&authority)) {
             let error = "this host is not known here";
             return Err(Denial::new(
                 StatusCode::MISDIRECTED_REQUEST,
@@ -94,49 +139,66 @@ impl Guard {
                 "ask by an address or localhost, or name the host by `Admin::host`",
             ));
         }
-        let address = address(request);
-        if !self.rates.request(address) {
+        // An open session has requests of its own. Strangers behind the same proxy cannot use them up, and nobody can
+        // guess its 256 bits.
+        let session = session(headers, &authority).filter(|_| self.has_token());
+        let open = session.and_then(|id| Some((id, self.sessions.request(&id, token)?)));
+        if !open.map_or_else(|| self.rates.request(from), |(_, is_left)| is_left) {
             return Err(Denial::new(StatusCode::TOO_MANY_REQUESTS, "too many requests", "ask less often"));
         }
-        let bearer = bearer(headers);
-        if let (Some(offered), Audience::Operators) = (bearer, &audience) {
-            self.offer(address, offered)?;
+        let open = open.map(|(id, _)| id);
+        if let (Some(offered), Audience::Operators) = (bearer(headers), audience) {
             // No page of a browser sends the token by itself, so that the origin does not matter.
-            return admitted(None);
+            return admitted(self.offer(from, offered)?, None);
         }
-        self.check_origin(request, &audience, authority.as_deref().unwrap_or_default())?;
-        let session = session(headers, authority.as_deref().unwrap_or_default());
-        let open = session.filter(|session| self.sessions.has(session));
+        self.check_origin(request, audience, &authority)?;
         if self.has_token() && audience == Audience::Operators && open.is_none() {
             let remedy = "send `Authorization: Bearer TOKEN`, or type the token in on the status page";
             return Err(Denial::new(StatusCode::UNAUTHORIZED, "the token is missing", remedy));
         }
-        admitted(if self.has_token() { open } else { None })
+        admitted(token, open)
     }
 
-    /// Checks a token that somebody offers.
-    pub(super) fn offer(&self, address: IpAddr, offered: &str) -> Result<(), Denial> {
-        let Some(token) = &self.token else { return Ok(()) };
-        if !self.rates.may_offer(address) {
+    /// Checks a token that somebody at this address offers. `None` if the admin has no token.
+    fn offer(&self, from: IpAddr, offered: &str) -> Result<Option<TokenVersion>, Denial> {
+        let Some(token) = &self.token else { return Ok(None) };
+        if !self.rates.may_offer(from) {
             return Err(Denial::new(StatusCode::TOO_MANY_REQUESTS, "too many wrong tokens", "wait some seconds"));
         }
-        if token.is(offered) {
-            return Ok(());
+        if let Some(version) = token.is(offered) {
+            return Ok(Some(version));
         }
-        self.rates.wrong(address);
+        self.rates.wrong(from);
         let remedy = "see RESOURCE_POOL_ADMIN_TOKEN, or the file or code that the program has the token from";
         Err(Denial::new(StatusCode::UNAUTHORIZED, "the token is wrong", remedy))
     }
 
+    /// Exchanges a token that somebody at this address offers for a session.
+    pub(super) fn begin_session(&self, from: IpAddr, offered: &str) -> Result<SessionId, Denial> {
+        let token = self.offer(from, offered)?;
+        let begun = self.sessions.begin(token).map_err(|error| {
+            let error = format!("the system gives no random bits: {error}");
+            Denial::new(StatusCode::INTERNAL_SERVER_ERROR, error, "use `Authorization: Bearer TOKEN`")
+        });
+        // The oldest session may have had to go.
+        self.ended.notify_waiters();
+        begun
+    }
+
+    pub(super) fn end_session(&self, id: &SessionId) {
+        self.sessions.end(id);
+        self.ended.notify_waiters();
+    }
+
     /// Checks that no page of another origin has a browser ask this. Only what changes nothing needs no origin.
-    fn check_origin(&self, request: &Request, audience: &Audience, authority: &str) -> Result<(), Denial> {
+    fn check_origin(&self, request: &Request, audience: Audience, authority: &str) -> Result<(), Denial> {
         let text = |name: &HeaderName| request.headers().get(name).and_then(|value| value.to_str().ok());
         let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
         let foreign = |error: &str| {
             let remedy = "ask from the page of this admin, or send `Authorization: Bearer TOKEN`";
             Err(Denial::new(StatusCode::FORBIDDEN, error, remedy))
         };
-        let is_page = is_read && *audience == Audience::Visitors;
+        let is_page = is_read && audience == Audience::Visitors;
         if let Some(site) = text(&SEC_FETCH_SITE)
             && !is_page
             && !matches!(site, "same-origin" | "none")
@@ -160,7 +222,7 @@ impl Guard {
     }
 
     fn is_named(&self, host: &str) -> bool {
-        self.hosts.iter().any(|named| named.eq_ignore_ascii_case(host.trim_end_matches('.')))
+        self.rules.hosts.iter().any(|named| named.eq_ignore_ascii_case(host.trim_end_matches('.')))
     }
 }
 
@@ -170,8 +232,14 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 pub(super) async fn pass(State(guard): State<Arc<Guard>>, mut request: Request, next: Next) -> Response {
     let mut response = match guard.admit(&request) {
         Ok(admitted) => {
+            let place = request.extensions_mut().remove::<Arc<ClientPlace>>();
+            let in_use = place.filter(|_| admitted.audience == Audience::Operators).map(ClientPlace::keep);
             request.extensions_mut().insert(admitted);
-            next.run(request).await
+            let response = next.run(request).await;
+            match in_use {
+                Some(in_use) => response.map(|body| in_use.until_the_end_of(body)),
+                None => response,
+            }
         }
         Err(denial) => {
             let mut response = denial.into_response();
@@ -193,12 +261,6 @@ pub(super) async fn pass(State(guard): State<Arc<Guard>>, mut request: Request, 
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     }
     response
-}
-
-/// The address of the one who asks. A server that does not tell it has one for all.
-pub(super) fn address(request: &Request) -> IpAddr {
-    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
-    peer.map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |ConnectInfo(peer)| peer.ip())
 }
 
 /// The name of the cookie that has the session. Programs on other ports of the same host have other ones, since a browser
@@ -245,7 +307,8 @@ mod tests {
 
     #[test]
     fn a_host_is_here_if_it_is_an_address_local_or_named() {
-        let guard = Guard::new(None, vec!["pool.example".to_owned()], AdminLimits::default());
+        let rules = GuardRules { hosts: vec!["pool.example".to_owned()], proxies: Vec::new() };
+        let guard = Guard::new(None, rules, AdminLimits::default());
         for here in ["127.0.0.1:9099", "[::1]:9099", "localhost", "LOCALHOST:1", "a.localhost", "pool.example.:80"] {
             assert!(guard.is_here(host(here)), "{here}");
         }

@@ -1,7 +1,7 @@
 //! [`Hub`], which follows a pool and tells all streams the same.
 //!
-//! Three tasks run on the admin's thread. One reads the events, one tells the status, and one checks the health. The
-//! streams of any runtime receive the same bytes, so that a further reader costs no further serialising.
+//! Three tasks of the hub run on the admin's thread. One reads the events, one tells the status, and one checks the
+//! health. The streams of any runtime receive the same bytes, so that a further reader costs no further serialising.
 //! Locks: `recent` is held while an event is remembered and told, so that a stream that begins has each event once.
 //! `health` and `told` are held for a copy. The lock of the channel may be taken under `recent`, no other.
 
@@ -23,6 +23,7 @@ use crate::ResourcePool;
 use crate::What;
 use crate::base::sync::until;
 use crate::seen::admin::answer;
+use crate::seen::admin::holders;
 use crate::seen::admin::limits::{FRAMES, LAST_WORDS, SOON, STREAMED_HOLDERS, TICK, UNWATCHED};
 use crate::seen::admin::recent::{Recent, Told, message};
 use crate::seen::admin::views::{StatusView, TickView};
@@ -35,22 +36,22 @@ pub(super) struct Hub {
     messages: broadcast::Sender<Told>,
     most_streams: usize,
     streams: AtomicUsize,
-    /// Woken when a stream begins or ends.
+    /// Wakes those who wait until a stream begins or ends.
     streams_changed: Notify,
-    /// Woken when the status should be told soon.
+    /// Wakes the task that tells the status, since a state has changed.
     changed: Notify,
     /// Whether the close report was told to all streams that read.
     told: Mutex<bool>,
     told_changed: Condvar,
-    /// Set once the pool has closed and the streams have ended.
+    /// Tells the listener that the pool has closed and the streams have ended.
     pub(super) is_over: CancellationToken,
 }
 
 impl Hub {
     pub(super) fn new(pool: &ResourcePool, most_streams: usize) -> Arc<Self> {
-        let hub = Arc::new(Hub {
+        Arc::new(Hub {
             pool: pool.clone(),
-            recent: Mutex::new(Recent::new()),
+            recent: Mutex::new(Recent::new(Instant::now())),
             health: Mutex::default(),
             messages: broadcast::channel(FRAMES).0,
             most_streams,
@@ -60,16 +61,18 @@ impl Hub {
             told: Mutex::new(false),
             told_changed: Condvar::new(),
             is_over: CancellationToken::new(),
-        });
-        // The end of the process waits for the listeners, and so for the last words of the streams. The pool keeps its
-        // listeners, which therefore must not keep the pool.
-        let listening = Arc::downgrade(&hub);
-        pool.on_report(move |_| {
-            if let Some(hub) = listening.upgrade() {
+        })
+    }
+
+    /// Has the end of the process wait for the last words of the streams, as it waits for the pool's listeners.
+    pub(super) fn delay_the_end(self: &Arc<Self>) {
+        // The pool keeps its listeners for ever, so that a listener must not keep the pool.
+        let hub = Arc::downgrade(self);
+        self.pool.on_report(move |_| {
+            if let Some(hub) = hub.upgrade() {
                 hub.wait_told();
             }
         });
-        hub
     }
 
     /// Reads the events until there are none any more.
@@ -87,8 +90,8 @@ impl Hub {
             }
             {
                 let mut recent = self.recent.lock();
-                for told in recent.hear(event) {
-                    // Nobody listens if this fails.
+                for told in recent.hear(event, Instant::now()) {
+                    // `send` fails if nobody listens.
                     let _ = self.messages.send(told);
                 }
             }
@@ -101,7 +104,8 @@ impl Hub {
     /// Waits until the streams have taken the close report. A stream whose reader stalls is not waited for.
     async fn last_words(&self) {
         let ended = until(&self.streams_changed, || (self.streams() == 0).then_some(()));
-        // Both run on one thread. A stream has been written as far as its reader took it when this task runs again.
+        // The listener's streams run on this thread, too. Each has written as much as its reader took when this task runs
+        // again.
         let _stalled = tokio::time::timeout(LAST_WORDS, ended).await;
         *self.told.lock() = true;
         self.told_changed.notify_all();
@@ -126,7 +130,7 @@ impl Hub {
         loop {
             tokio::select! {
                 _ = tick.tick() => {}
-                // Several changes are told at once.
+                // The pause lets one message tell several changes.
                 () = self.changed.notified() => tokio::time::sleep(SOON).await,
             }
             if self.streams() > 0
@@ -156,22 +160,17 @@ impl Hub {
     fn status(&self) -> Option<String> {
         let (status, holders) = (self.pool.status(), self.holders());
         let health = self.health.lock().clone();
-        let (latency, left_out) = {
+        let (latency, clock_ms, left_out) = {
             let mut recent = self.recent.lock();
-            (recent.new_latency(), recent.left_out())
+            (recent.new_latency(), recent.clock(Instant::now()), recent.left_out())
         };
         let status = StatusView::new(self.pool.is_closing(), &status, health.as_deref());
-        answer::text(&TickView { status, holders: &holders, latency: &latency, left_out })
+        answer::text(&TickView { status, holders: &holders, latency: &latency, clock_ms, left_out })
     }
 
-    /// The holders that a stream tells, without their backtraces, which may be long.
+    /// The holders that a stream tells.
     fn holders(&self) -> Vec<Holder> {
-        let mut holders = self.pool.holders();
-        holders.truncate(STREAMED_HOLDERS);
-        for holder in &mut holders {
-            holder.backtrace = None;
-        }
-        holders
+        holders::first(self.pool.holders(), STREAMED_HOLDERS)
     }
 
     /// The first message of a stream, and those that follow it. `None` if the status cannot be shown.
@@ -184,16 +183,19 @@ impl Hub {
         let (status, holders) = (self.pool.status(), self.holders());
         let status = answer::text(&StatusView::new(self.pool.is_closing(), &status, Some(&health)))?;
         let holders = answer::text(&holders)?;
-        let (messages, events, latency, (close, is_last)) = {
+        let (messages, events, latency, clock, (close, is_last)) = {
             let mut recent = self.recent.lock();
             if !self.pool.is_closing() {
                 recent.forget_close();
             }
-            // Under the lock, so that each event is either in the snapshot or among the messages.
-            (self.messages.subscribe(), recent.events(usize::MAX), recent.latency(), recent.close())
+            // The lock is held over all of it, so that each event is either in the snapshot or among the messages.
+            let (events, clock) = (recent.events(usize::MAX), recent.clock(Instant::now()));
+            (self.messages.subscribe(), events, recent.latency(), clock, recent.close())
         };
         let (events, latency) = (events.join(","), answer::text(&latency)?);
-        let json = format!(r#"{{"status":{status},"holders":{holders},"events":[{events}],"latency":{latency}}}"#);
+        let json = format!(
+            r#"{{"status":{status},"holders":{holders},"events":[{events}],"latency":{latency},"clock_ms":{clock}}}"#
+        );
         let mut bytes = message("snapshot", None, &json).to_vec();
         close.iter().for_each(|told| bytes.extend_from_slice(told));
         Some((Told { bytes: Bytes::from(bytes), is_last }, messages))

@@ -14,8 +14,9 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AdminLimits {
-    /// The most connections of the admin's own listener. Beyond it, a new one takes the place of the oldest that has not
-    /// asked for anything, or is closed if there is none. Defaults to 256.
+    /// The most connections of the admin's own listener. Beyond it, a new one takes the place of the one that has been
+    /// quiet for the longest time. It is closed if all are in use, which means that a request of somebody with the token
+    /// is under way on each. Defaults to 256.
     pub connections: usize,
     /// The most open streams of `/events`. A further one gets the status 503. Defaults to 64.
     pub streams: usize,
@@ -23,10 +24,11 @@ pub struct AdminLimits {
     pub sessions: usize,
     /// How long a session lasts. Defaults to 12 hours.
     pub session: Duration,
-    /// The most requests per second of one address, the probes apart; twice as many may come at once. A further one
-    /// gets the status 429. Defaults to 100.
+    /// The most requests per second of one address, and of one session; twice as many may come at once. The probes are
+    /// not counted. A further request gets the status 429. Defaults to 100.
     pub requests: u32,
-    /// How long the head of a request, its body, and a stall of the one who reads the answer may last. Defaults to 5 s.
+    /// How long the head of a request, its body, a stall of the one who reads the answer, and the pause until the next
+    /// request on the same connection may last. Defaults to 5 s.
     pub patience: Duration,
 }
 
@@ -57,6 +59,8 @@ pub(super) const FRAMES: usize = 64;
 pub(super) const STREAMED_HOLDERS: usize = 200;
 /// How many holders `/holders` tells, the oldest first.
 pub(super) const HOLDERS: usize = 10_000;
+/// How many bytes of JSON `/holders` tells.
+pub(super) const HOLDERS_BYTES: usize = 4 << 20;
 /// The largest body of a request, in bytes. The only body is a form with the token.
 pub(super) const BODY: usize = 4 * 1024;
 /// The largest head of a request, in bytes.

@@ -61,18 +61,21 @@ async fn serve_one(
     patience: Duration,
     is_over: CancellationToken,
 ) {
-    // Only delays small messages if it fails.
+    // Small messages come late if `set_nodelay` fails, and come all the same.
     let _ = stream.set_nodelay(true);
     let service = service_fn(|request: Request<Incoming>| {
         open.ask();
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(ConnectInfo(peer));
+        // The guard keeps the place for those who have the token.
+        request.extensions_mut().insert(Arc::clone(&open));
         let mut router = router.clone();
         async move { router.call(request).await }
     });
     let mut connection = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
+            // The limit runs from the end of the answer before, so that it ends an idle connection, too.
             .header_read_timeout(patience)
             .max_buf_size(HEAD)
             .serve_connection(TokioIo::new(Patient::new(stream, patience)), service)

@@ -20,24 +20,28 @@
 //! | `POST` and `DELETE /session` | who has the token, and the session itself |
 //! | `GET /status`, `/holders`, `/events`, `/metrics`, `/pool-status` | who has the token |
 //! | `POST /close/{name}`, `/reconnect/{name}` | who has the token |
+//! | every other path of a listener | who has the token; the answer is 404 |
 //!
 //! The token comes as `Authorization: Bearer …`, or by the session of a browser. Without a token the listener stays on
 //! loopback, where everybody may ask for everything. `docs/admin.md` in the repository has the security model.
 //!
 //! Threads: an admin has a thread of its own with a runtime of its own. So the requests of strangers delay neither the
 //! pool's runtime nor its prober, and the admin goes on while the pool closes.
-//! Locks: each of `hub`, `rates`, `sessions` and `token` has one, held for a moment and across no await. None is
-//! taken under another.
+//! Locks: each of `hub`, `rates`, `sessions` and `token` has one, and so has each place in `clients`. They are held for a
+//! moment and across no await. None is taken under another.
 
 mod answer;
+mod bucket;
 mod builder;
 mod clients;
 mod guard;
+mod holders;
 mod hub;
 mod limits;
 mod listener;
 mod page;
 mod patient;
+mod peer;
 mod rates;
 mod recent;
 mod routes;

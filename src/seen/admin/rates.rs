@@ -1,13 +1,14 @@
 //! How much each address may still ask.
 //!
-//! Two buckets for each address fill with time: one for requests, one for wrong tokens. An address whose buckets are
-//! full is forgotten, and there are so many addresses at most. Those beyond share one pair of buckets.
+//! Each address has two buckets: one for requests, one for wrong tokens. An address whose buckets are full is forgotten,
+//! and there are so many addresses at most. Those beyond share one pair of buckets.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::time::Instant;
 
 use parking_lot::Mutex;
+
+use crate::seen::admin::bucket::Bucket;
 
 /// How many addresses are told apart.
 const ADDRESSES: usize = 1024;
@@ -18,74 +19,52 @@ const WRONG_PER_SECOND: f64 = 0.5;
 
 /// The buckets of all addresses.
 pub(super) struct Rates {
-    requests_per_second: f64,
+    requests_per_second: u32,
     buckets: Mutex<HashMap<IpAddr, Buckets>>,
 }
 
 struct Buckets {
-    requests: f64,
-    wrong: f64,
-    at: Instant,
+    requests: Bucket,
+    wrong: Bucket,
 }
 
 impl Rates {
     pub(super) fn new(requests_per_second: u32) -> Self {
-        Rates { requests_per_second: f64::from(requests_per_second.max(1)), buckets: Mutex::default() }
+        Rates { requests_per_second, buckets: Mutex::default() }
     }
 
-    /// Takes one request off what this address may ask. `false` if there is none left.
+    /// Takes one request off the number that this address may make. `false` if there is none left.
     pub(super) fn request(&self, from: IpAddr) -> bool {
-        self.take(from, |buckets| &mut buckets.requests)
+        self.with(from, |buckets| buckets.requests.take())
     }
 
     /// Whether this address may offer a token now.
     pub(super) fn may_offer(&self, from: IpAddr) -> bool {
-        self.with(from, |buckets| buckets.wrong >= 1.0)
+        self.with(from, |buckets| buckets.wrong.has_some())
     }
 
     /// Counts a wrong token of this address.
     pub(super) fn wrong(&self, from: IpAddr) {
-        self.take(from, |buckets| &mut buckets.wrong);
-    }
-
-    fn take(&self, from: IpAddr, bucket: impl FnOnce(&mut Buckets) -> &mut f64) -> bool {
-        self.with(from, |buckets| {
-            let left = bucket(buckets);
-            let is_left = *left >= 1.0;
-            if is_left {
-                *left -= 1.0;
-            }
-            is_left
-        })
+        self.with(from, |buckets| buckets.wrong.take());
     }
 
     fn with<T>(&self, from: IpAddr, act: impl FnOnce(&mut Buckets) -> T) -> T {
-        let now = Instant::now();
-        let (rate, most) = (self.requests_per_second, 2.0 * self.requests_per_second);
-        let fill = |buckets: &mut Buckets| {
-            let passed = now.duration_since(buckets.at).as_secs_f64();
-            buckets.requests = most.min(buckets.requests + passed * rate);
-            buckets.wrong = WRONG.min(buckets.wrong + passed * WRONG_PER_SECOND);
-            buckets.at = now;
-        };
         let mut buckets = self.buckets.lock();
         let mut from = network(from);
         if buckets.len() >= ADDRESSES && !buckets.contains_key(&from) {
-            buckets.retain(|_, buckets| {
-                fill(buckets);
-                buckets.requests < most || buckets.wrong < WRONG
-            });
+            buckets.retain(|_, buckets| !(buckets.requests.is_full() && buckets.wrong.is_full()));
             if buckets.len() >= ADDRESSES {
                 from = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
             }
         }
-        let its = buckets.entry(from).or_insert(Buckets { requests: most, wrong: WRONG, at: now });
-        fill(its);
-        act(its)
+        act(buckets.entry(from).or_insert_with(|| Buckets {
+            requests: Bucket::of_requests(self.requests_per_second),
+            wrong: Bucket::new(WRONG, WRONG_PER_SECOND),
+        }))
     }
 }
 
-/// The address as far as it stands for one who asks. Whoever has one address of IPv6 has the 2⁶⁴ beside it, too.
+/// The address as far as it stands for one who asks. Somebody with one address of IPv6 has the 2⁶⁴ beside it, too.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(six) => IpAddr::V6(Ipv6Addr::from_bits(six.to_bits() & !u128::from(u64::MAX))),

@@ -1,10 +1,13 @@
 //! The things that an admin remembers for a page that is opened later: the last events, the latencies of the last
 //! minutes, and a close under way.
+//!
+//! The order and the pace go by the monotonic clock, since the time of day may be set back. Each caller brings the time
+//! along.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 
@@ -22,25 +25,34 @@ pub(super) struct Told {
     pub(super) is_last: bool,
 }
 
-/// A moment in milliseconds since the beginning of 1970, and the latency in milliseconds. `None` if there was no answer.
+/// A moment in milliseconds since the admin began, and the latency in milliseconds. `None` if there was no answer.
 pub(super) type Point = (f64, Option<f64>);
 
 /// The remembered things.
 pub(super) struct Recent {
+    began: Instant,
+    /// The number of the next event.
     next: u64,
-    /// The oldest first.
+    /// The events from the oldest to the newest.
     events: VecDeque<KeptEvent>,
     /// How many events were not told, because there were too many in a second.
     left_out: u64,
     second: Instant,
     in_second: u32,
-    latency: BTreeMap<Arc<str>, VecDeque<Point>>,
-    /// The newest point that streams were told.
-    told_until: f64,
+    latency: BTreeMap<Arc<str>, LatencySeries>,
     verdicts: BTreeMap<Arc<str>, Health>,
     /// The messages of a close of the whole pool, from its beginning.
     close: Vec<Bytes>,
     is_closed: bool,
+}
+
+/// The latencies of one resource.
+#[derive(Default)]
+struct LatencySeries {
+    /// The points from the oldest to the newest.
+    points: VecDeque<Point>,
+    /// How many of the newest points streams were not told yet.
+    untold: usize,
 }
 
 /// An event that is kept as JSON.
@@ -75,34 +87,35 @@ impl Repeats {
 }
 
 impl Recent {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(now: Instant) -> Self {
         Recent {
+            began: now,
             next: 1,
             events: VecDeque::new(),
             left_out: 0,
-            second: Instant::now(),
+            second: now,
             in_second: 0,
             latency: BTreeMap::new(),
-            told_until: 0.0,
             verdicts: BTreeMap::new(),
             close: Vec::new(),
             is_closed: false,
         }
     }
 
+    /// The milliseconds since the admin began, by which the points of latency are in order.
+    pub(super) fn clock(&self, now: Instant) -> f64 {
+        now.duration_since(self.began).as_secs_f64() * 1e3
+    }
+
     /// Remembers an event. Returns the messages for those who listen.
-    pub(super) fn hear(&mut self, event: Event) -> Vec<Told> {
+    pub(super) fn hear(&mut self, event: Event, now: Instant) -> Vec<Told> {
         let mut told = Vec::new();
         let closing = match &event.what {
             // Each checkout that waits ends such a wait, so that there may be thousands in a second.
             What::Waited { .. } => return told,
             What::Checked { entry } => {
-                let point = (millis(event.at), entry.latency.map(|latency| latency.as_secs_f64() * 1e3));
-                let points = self.latency.entry(Arc::clone(&entry.name)).or_default();
-                points.push_back(point);
-                if points.len() > POINTS {
-                    points.pop_front();
-                }
+                let point = (self.clock(now), entry.latency.map(|latency| latency.as_secs_f64() * 1e3));
+                self.latency.entry(Arc::clone(&entry.name)).or_default().add(point);
                 let before = self.verdicts.insert(Arc::clone(&entry.name), entry.health);
                 // A verdict like the one before is no news.
                 if before.unwrap_or(Health::Pass) == entry.health
@@ -127,7 +140,7 @@ impl Recent {
         };
         let is_closing = matches!(event.what, What::Closing { .. } | What::StepEnded { .. } | What::Closed { .. });
         let (resource, repeats) = (event.resource.clone(), Repeats::of(&event.what));
-        if let Some(json) = self.may_tell(is_closing).then(|| shown(event)).flatten() {
+        if let Some(json) = self.may_tell(is_closing, now).then(|| shown(event)).flatten() {
             told.push(Told { bytes: message("event", Some(self.next), &json), is_last: false });
             self.next += 1;
             self.keep(KeptEvent { json: json.into(), resource, repeats });
@@ -154,9 +167,9 @@ impl Recent {
     }
 
     /// Whether there is room for one more event in this second.
-    fn may_tell(&mut self, always: bool) -> bool {
-        if self.second.elapsed() >= Duration::from_secs(1) {
-            (self.second, self.in_second) = (Instant::now(), 0);
+    fn may_tell(&mut self, always: bool, now: Instant) -> bool {
+        if now.duration_since(self.second) >= Duration::from_secs(1) {
+            (self.second, self.in_second) = (now, 0);
         }
         let may = always || self.in_second < EVENTS_PER_SECOND;
         if may {
@@ -196,26 +209,34 @@ impl Recent {
 
     /// All points of latency.
     pub(super) fn latency(&self) -> BTreeMap<Arc<str>, Vec<Point>> {
-        self.latency.iter().map(|(name, points)| (Arc::clone(name), points.iter().copied().collect())).collect()
+        let points = |series: &LatencySeries| series.points.iter().copied().collect();
+        self.latency.iter().map(|(name, series)| (Arc::clone(name), points(series))).collect()
     }
 
     /// The points of latency that came since this was last asked.
     pub(super) fn new_latency(&mut self) -> BTreeMap<Arc<str>, Vec<Point>> {
-        let since = self.told_until;
-        let mut new = BTreeMap::new();
-        for (name, points) in &self.latency {
-            let points: Vec<Point> = points.iter().filter(|point| point.0 > since).copied().collect();
-            if let Some(last) = points.last() {
-                self.told_until = self.told_until.max(last.0);
-                new.insert(Arc::clone(name), points);
-            }
-        }
-        new
+        let new = self.latency.iter_mut().filter(|(_, series)| series.untold > 0);
+        new.map(|(name, series)| (Arc::clone(name), series.tell())).collect()
     }
 
     /// The messages of the close under way, for a stream that begins now.
     pub(super) fn close(&self) -> (Vec<Bytes>, bool) {
         (self.close.clone(), self.is_closed)
+    }
+}
+
+impl LatencySeries {
+    fn add(&mut self, point: Point) {
+        self.points.push_back(point);
+        if self.points.len() > POINTS {
+            self.points.pop_front();
+        }
+        self.untold = self.points.len().min(self.untold + 1);
+    }
+
+    fn tell(&mut self) -> Vec<Point> {
+        let untold = std::mem::take(&mut self.untold);
+        self.points.iter().skip(self.points.len() - untold).copied().collect()
     }
 }
 
@@ -239,14 +260,12 @@ pub(super) fn message(kind: &str, id: Option<u64>, json: &str) -> Bytes {
     Bytes::from(format!("{id}event: {kind}\ndata: {json}\n\n"))
 }
 
-fn millis(at: SystemTime) -> f64 {
-    at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64() * 1e3
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
-    use crate::Reason;
+    use crate::{Criticality, HealthEntry, Reason};
 
     fn warned(message: &str) -> Event {
         Event::of_pool(Some(Arc::from("plain")), What::Warned { message: message.to_owned(), error: None })
@@ -254,29 +273,30 @@ mod tests {
 
     #[test]
     fn a_flood_of_events_is_counted_and_takes_bounded_room() {
-        let mut recent = Recent::new();
-        let told: usize = (0..10_000).map(|number| recent.hear(warned(&number.to_string())).len()).sum();
-        assert!(told >= EVENTS_PER_SECOND as usize, "{told}");
-        assert_eq!(told as u64 + recent.left_out(), 10_000);
-        assert!(recent.left_out() > 0 && recent.events(usize::MAX).len() <= EVENTS);
+        let now = Instant::now();
+        let mut recent = Recent::new(now);
+        let told: usize = (0..10_000).map(|number| recent.hear(warned(&number.to_string()), now).len()).sum();
+        assert_eq!((told, recent.left_out()), (EVENTS_PER_SECOND as usize, 10_000 - u64::from(EVENTS_PER_SECOND)));
+        assert_eq!(recent.events(usize::MAX).len(), EVENTS);
         assert_eq!(recent.events(3).len(), 3);
         let waited = What::Waited { waiting_for: "a free connection".to_owned(), waited: Duration::ZERO };
-        assert!(recent.hear(Event::of_pool(None, waited)).is_empty());
-        let told = recent.hear(Event::of_pool(None, What::Closing { reason: Reason::Requested }));
+        assert!(recent.hear(Event::of_pool(None, waited), now).is_empty());
+        let told = recent.hear(Event::of_pool(None, What::Closing { reason: Reason::Requested }), now);
         assert_eq!(told.len(), 2, "closing is told in any flood");
         assert_eq!(recent.close().0.len(), 2);
     }
 
     #[test]
     fn a_server_that_is_down_for_long_does_not_push_out_how_it_was_lost() {
-        let mut recent = Recent::new();
+        let now = Instant::now();
+        let mut recent = Recent::new(now);
         let event = |name: &str, what| Event::of_pool(Some(Arc::from(name)), what);
-        recent.hear(warned("the news"));
+        recent.hear(warned("the news"), now);
         for _ in 0..EVENTS_PER_SECOND / 2 {
-            recent.hear(event("plain", What::Connecting));
+            recent.hear(event("plain", What::Connecting), now);
             let (from, to, after) = (State::Connecting, State::Broken, Duration::ZERO);
-            recent.hear(event("plain", What::StateChanged { from, to, after }));
-            recent.hear(event("other", What::Connecting));
+            recent.hear(event("plain", What::StateChanged { from, to, after }), now);
+            recent.hear(event("other", What::Connecting), now);
         }
         let events = recent.events(usize::MAX);
         assert_eq!(events.len(), 4, "{events:?}");
@@ -285,11 +305,66 @@ mod tests {
 
     #[test]
     fn a_long_event_is_told_without_its_long_details() {
-        let mut recent = Recent::new();
-        let told = recent.hear(warned(&"x".repeat(2 * EVENT_BYTES)));
+        let now = Instant::now();
+        let mut recent = Recent::new(now);
+        let told = recent.hear(warned(&"x".repeat(2 * EVENT_BYTES)), now);
         let text = String::from_utf8_lossy(&told[0].bytes).into_owned();
         assert!(text.len() < EVENT_BYTES && text.contains("\"what\":\"warned\""), "{text}");
         assert!(text.starts_with("id: 1\nevent: event\ndata: {") && text.ends_with("}\n\n"), "{text}");
         assert!(text.contains("\"shortened\":true") && text.contains("\"resource\":\"plain\""), "{text}");
+    }
+
+    /// The verdict of a health check at this time of day.
+    fn checked(name: &str, latency: u64, at: SystemTime) -> Event {
+        let name: Arc<str> = Arc::from(name);
+        let entry = HealthEntry {
+            name: Arc::clone(&name),
+            health: Health::Pass,
+            latency: Some(Duration::from_millis(latency)),
+            state: State::Ready,
+            since: Duration::ZERO,
+            generation: 1,
+            error: None,
+            criticality: Criticality::Required,
+            nodes: Vec::new(),
+        };
+        Event { at, ..Event::of_pool(Some(name), What::Checked { entry }) }
+    }
+
+    #[test]
+    fn a_time_of_day_that_is_set_back_stops_neither_charts_nor_events() {
+        let began = Instant::now();
+        let after = |seconds| began + Duration::from_secs(seconds);
+        let mut recent = Recent::new(began);
+        let today = SystemTime::now();
+        let yesterday = today - Duration::from_secs(86_400);
+        recent.hear(checked("redis", 1, today), after(1));
+        assert_eq!(recent.new_latency()["redis"], [(1e3, Some(1.0))]);
+        recent.hear(checked("redis", 2, yesterday), after(2));
+        recent.hear(checked("redis", 3, yesterday), after(3));
+        assert_eq!(recent.new_latency()["redis"], [(2e3, Some(2.0)), (3e3, Some(3.0))]);
+        assert!(recent.new_latency().is_empty(), "each point is told once");
+        assert_eq!(recent.latency()["redis"].len(), 3);
+        assert_eq!(recent.clock(after(4)), 4e3);
+
+        let flood = |recent: &mut Recent, at| {
+            let flood = (0..2 * EVENTS_PER_SECOND).map(|number| Event { at, ..warned(&number.to_string()) });
+            flood.map(|event| recent.hear(event, after(5)).len()).sum::<usize>()
+        };
+        assert_eq!(flood(&mut recent, today), EVENTS_PER_SECOND as usize);
+        assert_eq!(flood(&mut recent, yesterday), 0, "it is the same second");
+        assert_eq!(recent.hear(Event { at: yesterday, ..warned("later") }, after(6)).len(), 1);
+    }
+
+    #[test]
+    fn points_that_nobody_was_told_take_bounded_room() {
+        let began = Instant::now();
+        let mut recent = Recent::new(began);
+        for number in 0..3 * POINTS as u64 {
+            recent.hear(checked("redis", number, SystemTime::now()), began + Duration::from_secs(number));
+        }
+        let told = recent.new_latency();
+        assert_eq!(told["redis"].len(), POINTS);
+        assert_eq!(told["redis"].last().unwrap().1, Some(3.0 * POINTS as f64 - 1.0));
     }
 }

@@ -16,8 +16,9 @@ use url::form_urlencoded;
 
 use crate::seen::admin::answer::{Denial, json, json_text};
 use crate::seen::admin::guard::{self, Admitted, Guard};
+use crate::seen::admin::holders;
 use crate::seen::admin::hub::Hub;
-use crate::seen::admin::limits::{BODY, HOLDERS};
+use crate::seen::admin::limits::BODY;
 use crate::seen::admin::page;
 use crate::seen::admin::sessions::digits;
 use crate::seen::admin::stream::EventStream;
@@ -36,6 +37,14 @@ pub(super) struct Routes {
     pub(super) _alive: DropGuard,
 }
 
+/// The router of a listener, where every other path is answered, too.
+pub(super) fn whole(routes: Routes) -> Router {
+    let guard = Arc::clone(&routes.guard);
+    let others = Router::new().fallback(unknown).layer(middleware::from_fn_with_state(guard, guard::pass));
+    router(routes).merge(others)
+}
+
+/// The paths of the admin and no others, so that the router can be merged or nested into one that has a fallback.
 pub(super) fn router(routes: Routes) -> Router {
     let probes = Probes::new(&routes.hub.pool);
     let guard = Arc::clone(&routes.guard);
@@ -55,9 +64,8 @@ pub(super) fn router(routes: Routes) -> Router {
         .route_service("/livez", probes.clone())
         .route_service("/readyz", probes.clone())
         .route_service("/startupz", probes)
-        .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
-        .layer(middleware::from_fn_with_state(guard, guard::pass))
+        .route_layer(middleware::from_fn_with_state(guard, guard::pass))
         .with_state(Arc::new(routes))
 }
 
@@ -77,9 +85,7 @@ async fn status(State(routes): State<Arc<Routes>>) -> Response {
 }
 
 async fn holders(State(routes): State<Arc<Routes>>) -> Response {
-    let mut holders = routes.hub.pool.holders();
-    holders.truncate(HOLDERS);
-    json(&holders)
+    json_text(holders::list(routes.hub.pool.holders()))
 }
 
 async fn pool_status(State(routes): State<Arc<Routes>>) -> Response {
@@ -121,13 +127,17 @@ async fn metrics(State(routes): State<Arc<Routes>>) -> Result<Response, Denial> 
 
 async fn close(State(routes): State<Arc<Routes>>, Path(name): Path<String>) -> Result<Response, Denial> {
     check_open(&routes)?;
-    tracing::info!(resource = %name, "closing, as the admin was asked to");
+    if is_known(&routes, &name) {
+        tracing::info!(resource = %name, "closing, as the admin was asked to");
+    }
     Ok(json(&routes.hub.pool.close(&name).await?))
 }
 
 async fn reconnect(State(routes): State<Arc<Routes>>, Path(name): Path<String>) -> Result<Response, Denial> {
     check_open(&routes)?;
-    tracing::info!(resource = %name, "reconnecting, as the admin was asked to");
+    if is_known(&routes, &name) {
+        tracing::info!(resource = %name, "reconnecting, as the admin was asked to");
+    }
     routes.hub.pool.reconnect(&name).await?;
     Ok(json_text(r#"{"ok":true}"#.to_owned()))
 }
@@ -139,13 +149,19 @@ fn check_open(routes: &Routes) -> Result<(), Denial> {
     Err(Denial::new(StatusCode::CONFLICT, "the pool is closing", "wait until the program runs again"))
 }
 
+/// Whether the pool has a resource of this name. Other names are texts of a stranger, which the log does not repeat.
+fn is_known(routes: &Routes, name: &str) -> bool {
+    routes.hub.pool.status().resource(name).is_some()
+}
+
 /// Exchanges the token for a session.
 async fn begin_session(
     State(routes): State<Arc<Routes>>,
+    Extension(admitted): Extension<Admitted>,
     nested: Option<Extension<NestedPath>>,
     request: Request,
 ) -> Result<Response, Denial> {
-    let (address, guard) = (guard::address(&request), &routes.guard);
+    let guard = &routes.guard;
     let authority = guard::authority(request.headers(), request.uri()).unwrap_or_default();
     let is_tls = request.headers().get(ORIGIN).is_some_and(|origin| origin.as_bytes().starts_with(b"https://"));
     let remedy = "send a form with the field `token`";
@@ -155,11 +171,7 @@ async fn begin_session(
     let body = body.map_err(|_large| bad(StatusCode::PAYLOAD_TOO_LARGE, "the form is too large, or broken off"))?;
     let token = form_urlencoded::parse(&body).find(|(key, _)| key == "token");
     let Some((_, token)) = token else { return Err(bad(StatusCode::BAD_REQUEST, "the form has no token")) };
-    guard.offer(address, &token)?;
-    let session = guard.sessions.begin().map_err(|error| {
-        let error = format!("the system gives no random bits: {error}");
-        Denial::new(StatusCode::INTERNAL_SERVER_ERROR, error, "use `Authorization: Bearer TOKEN`")
-    })?;
+    let session = guard.begin_session(admitted.from, &token)?;
     let cookie = cookie(&authority, nested.as_deref(), &digits(&session), guard.limits.session.as_secs(), is_tls);
     Ok(with_cookie(&cookie))
 }
@@ -171,7 +183,7 @@ async fn end_session(
     request: Request,
 ) -> Response {
     if let Some(session) = &admitted.session {
-        routes.guard.sessions.end(session);
+        routes.guard.end_session(session);
     }
     let authority = guard::authority(request.headers(), request.uri()).unwrap_or_default();
     with_cookie(&cookie(&authority, nested.as_deref(), "", 0, false))

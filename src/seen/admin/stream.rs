@@ -13,7 +13,7 @@ use crate::base::future::BoxFuture;
 use crate::seen::admin::guard::Admitted;
 use crate::seen::admin::hub::{Hub, Seat};
 use crate::seen::admin::limits::SILENCE;
-use crate::seen::admin::recent::Told;
+use crate::seen::admin::recent::{Told, message};
 
 /// The messages of a pool, until it has closed or the session ends.
 pub(super) struct EventStream {
@@ -34,7 +34,10 @@ impl EventStream {
     /// A stream of this hub. `None` if all seats are taken, or the status cannot be shown.
     pub(super) async fn open(hub: &Arc<Hub>, admitted: Admitted) -> Option<Self> {
         let seat = hub.seat()?;
-        let (first, messages) = hub.snapshot().await?;
+        let (mut first, messages) = hub.snapshot().await?;
+        // Scripts cannot see the cookie, and a page needs to know whether there is something to log out of.
+        let session = message("session", None, &format!(r#"{{"open":{}}}"#, admitted.session.is_some()));
+        first.bytes = [session, first.bytes].concat().into();
         let feed = Feed { seat, admitted, first: Some(first), messages, is_over: false };
         Some(EventStream { next: Some(Box::pin(feed.next())) })
     }
@@ -48,20 +51,27 @@ impl Feed {
         }
         let told = match self.first.take() {
             Some(first) => first,
-            None => match tokio::time::timeout(SILENCE, self.messages.recv()).await {
-                Ok(Ok(told)) => told,
-                Ok(Err(RecvError::Lagged(_))) => {
-                    // The reader was slow, and now gets everything as it is.
-                    let (told, messages) = self.seat.hub().snapshot().await?;
-                    self.messages = messages;
-                    told
+            None => {
+                let received = tokio::select! {
+                    biased; // A session that is over is told nothing more.
+                    () = self.admitted.over() => return None,
+                    received = tokio::time::timeout(SILENCE, self.messages.recv()) => received,
+                };
+                match received {
+                    Ok(Ok(told)) => told,
+                    Ok(Err(RecvError::Lagged(_))) => {
+                        // The reader was slow, and now gets everything as it is.
+                        let (told, messages) = self.seat.hub().snapshot().await?;
+                        self.messages = messages;
+                        told
+                    }
+                    Ok(Err(RecvError::Closed)) => return None,
+                    Err(_silent) => Told { bytes: Bytes::from_static(b":\n\n"), is_last: false },
                 }
-                Ok(Err(RecvError::Closed)) => return None,
-                Err(_silent) => Told { bytes: Bytes::from_static(b":\n\n"), is_last: false },
-            },
+            }
         };
         self.is_over = told.is_last;
-        // A session may have ended during the wait.
+        // The time of a session may have passed during the wait.
         self.admitted.still().then_some((told.bytes, self))
     }
 }

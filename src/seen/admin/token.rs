@@ -1,8 +1,8 @@
 //! The token that opens an admin, from code, a file or a variable.
 //!
-//! Locks: `TokenFile::read` is held while the file is read again, which is a few bytes.
+//! Locks: `Token::current` is held to compare, to copy or to replace, and never while the file is read.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use subtle::ConstantTimeEq;
@@ -17,8 +17,9 @@ const TOKEN: &str = "RESOURCE_POOL_ADMIN_TOKEN";
 const TOKEN_FILE: &str = "RESOURCE_POOL_ADMIN_TOKEN_FILE";
 /// The shortest token, in bytes. A shorter one could be guessed.
 const SHORTEST: usize = 16;
-/// How long a token that was read from a file is used before the file is read again.
-const FRESH: Duration = Duration::from_secs(5);
+/// The pause between two reads of a file with a token. A changed token is promised to count within 5 s, and the sessions
+/// and streams of the old one to be over by then.
+pub(super) const REREAD: Duration = Duration::from_secs(4);
 
 /// Where the token comes from, as the program says.
 #[derive(Debug, Clone)]
@@ -29,16 +30,28 @@ pub(super) enum TokenSource {
 
 /// The token of a running admin.
 #[derive(Debug)]
-pub(super) enum Token {
-    Text(Secret),
-    File(TokenFile),
+pub(super) struct Token {
+    /// The file that may change. `None` if the token stays as it is.
+    file: Option<SecretFile>,
+    current: Mutex<CurrentToken>,
 }
 
-/// A token in a file, which may change.
 #[derive(Debug)]
-pub(super) struct TokenFile {
-    file: SecretFile,
-    read: Mutex<(Instant, Secret)>,
+struct CurrentToken {
+    token: Secret,
+    version: TokenVersion,
+    /// Whether the file could not be used when it was last read.
+    is_stale: bool,
+}
+
+/// The number of a token among those that an admin has had one after the other.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct TokenVersion(u64);
+
+impl TokenVersion {
+    pub(super) fn next(self) -> Self {
+        TokenVersion(self.0 + 1)
+    }
 }
 
 impl Token {
@@ -58,38 +71,53 @@ impl Token {
                 }
             },
         };
-        match source {
-            TokenSource::Text(token) => {
-                check(key, &token)?;
-                Ok(Some(Token::Text(token)))
-            }
+        let (file, token) = match source {
+            TokenSource::Text(token) => (None, token),
             TokenSource::File(file) => {
                 let token = file.read().map_err(|error| Error::config(key, error))?;
-                check(key, &token)?;
-                Ok(Some(Token::File(TokenFile { file, read: Mutex::new((Instant::now(), token)) })))
+                (Some(file), token)
             }
-        }
+        };
+        check(key, &token)?;
+        let current = CurrentToken { token, version: TokenVersion::default(), is_stale: false };
+        Ok(Some(Token { file, current: Mutex::new(current) }))
     }
 
-    /// Whether this is the token, in a time that does not depend on the first byte that differs.
-    pub(super) fn is(&self, offered: &str) -> bool {
-        let same = |token: &Secret| bool::from(token.expose().as_bytes().ct_eq(offered.as_bytes()));
-        match self {
-            Token::Text(token) => same(token),
-            Token::File(TokenFile { file, read }) => {
-                let mut read = read.lock();
-                if read.0.elapsed() >= FRESH {
-                    read.0 = Instant::now();
-                    match file.read().map_err(|error| Error::config(TOKEN_FILE, error)).and_then(|token| {
-                        check(TOKEN_FILE, &token)?;
-                        Ok(token)
-                    }) {
-                        Ok(token) => read.1 = token,
-                        // A file that is being replaced is gone for a moment.
-                        Err(error) => tracing::warn!(%error, "the admin keeps its last token"),
-                    }
+    /// The version of the token if this is the token, in a time that does not depend on the first byte that differs.
+    pub(super) fn is(&self, offered: &str) -> Option<TokenVersion> {
+        let current = self.current.lock();
+        let is_same = bool::from(current.token.expose().as_bytes().ct_eq(offered.as_bytes()));
+        is_same.then_some(current.version)
+    }
+
+    pub(super) fn version(&self) -> TokenVersion {
+        self.current.lock().version
+    }
+
+    pub(super) fn may_change(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// Reads the file again, if there is one. Returns whether the token is another one now.
+    pub(super) fn read_again(&self) -> bool {
+        let Some(file) = &self.file else { return false };
+        let read = file.read().map_err(|error| Error::config(TOKEN_FILE, error));
+        let read = read.and_then(|token| check(TOKEN_FILE, &token).map(|()| token));
+        let mut current = self.current.lock();
+        let was_stale = std::mem::replace(&mut current.is_stale, read.is_err());
+        match read {
+            Ok(token) if token == current.token => false,
+            Ok(token) => {
+                (current.token, current.version) = (token, current.version.next());
+                true
+            }
+            Err(error) => {
+                drop(current);
+                // A file that is being replaced is gone for a moment. One that stays away is told once.
+                if !was_stale {
+                    tracing::warn!(%error, "the admin keeps its last token");
                 }
-                same(&read.1)
+                false
             }
         }
     }
@@ -139,10 +167,29 @@ mod tests {
     fn only_the_whole_token_is_the_token() {
         assert!(open(None, &[]).unwrap().is_none());
         let token = open(None, &[(TOKEN, "0123456789abcdef")]).unwrap().unwrap();
-        assert!(token.is("0123456789abcdef"));
+        assert_eq!(token.is("0123456789abcdef"), Some(token.version()));
         for other in ["", "0123456789abcde", "0123456789abcdeF", "0123456789abcdef0"] {
-            assert!(!token.is(other), "{other}");
+            assert_eq!(token.is(other), None, "{other}");
         }
         assert!(!format!("{token:?}").contains("0123"));
+    }
+
+    #[test]
+    fn a_token_in_a_file_has_a_new_version_once_it_differs() {
+        let path = std::env::temp_dir().join(format!("resource-pool-token-{}", std::process::id()));
+        let write = |text: &str| std::fs::write(&path, text).unwrap();
+        write("0123456789abcdef\n");
+        let token = open(Some(TokenSource::File(path.clone().into())), &[]).unwrap().unwrap();
+        let first = token.version();
+        assert!(token.may_change() && !token.read_again(), "the file is as it was");
+        // A token that cannot be used, and a file that is gone, leave the last one.
+        write("short");
+        assert!(!token.read_again());
+        std::fs::remove_file(&path).unwrap();
+        assert!(!token.read_again() && token.is("0123456789abcdef") == Some(first));
+        write("fedcba9876543210");
+        assert!(token.read_again() && !token.read_again());
+        assert!(token.is("0123456789abcdef").is_none() && token.is("fedcba9876543210") == Some(first.next()));
+        std::fs::remove_file(&path).unwrap();
     }
 }

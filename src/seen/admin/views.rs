@@ -37,6 +37,8 @@ pub(super) struct TickView<'a> {
     pub(super) status: StatusView<'a>,
     pub(super) holders: &'a [Holder],
     pub(super) latency: &'a BTreeMap<Arc<str>, Vec<Point>>,
+    /// The time of this message on the clock of the points of latency.
+    pub(super) clock_ms: f64,
     /// How many events were left out so far, since there were too many.
     pub(super) left_out: u64,
 }

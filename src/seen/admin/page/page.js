@@ -61,14 +61,9 @@ function remember(event) {
   if (model.events.length > MOST_EVENTS) model.events.shift();
 }
 
-// The clock of the program may differ from the one here.
-function setClock(status) {
-  const at = status.health && status.health.at_ms;
-  if (at && !model.clockIsSet) {
-    const differs = at - Date.now();
-    model.clock = Math.abs(differs) > 15000 ? differs : 0;
-    model.clockIsSet = true;
-  }
+// The points of latency are on a clock of the program that is never set. Here it goes on between two messages.
+function setClock(ms) {
+  model.clock = ms - performance.now();
 }
 
 function connect() {
@@ -76,6 +71,10 @@ function connect() {
   if (source) source.close();
   source = new EventSource("events");
   const on = (name, handle) => source.addEventListener(name, (message) => handle(JSON.parse(message.data)));
+  // Scripts cannot see the session's cookie, so that the program tells whether there is one.
+  on("session", (session) => {
+    byId("logout").hidden = !session.open;
+  });
   on("snapshot", (all) => {
     pause = 500;
     model.link = "live";
@@ -84,17 +83,15 @@ function connect() {
     model.events = [];
     all.events.forEach(remember);
     model.latency = new Map();
-    model.clockIsSet = false;
     addLatency(all.latency);
-    setClock(all.status);
+    setClock(all.clock_ms);
     model.close = null;
     byId("login").hidden = true;
-    // Scripts cannot see the session's cookie.
-    byId("logout").hidden = recall("session") !== "open";
     paint("status", "holders", "events", "close");
   });
   on("status", (status) => {
     addLatency(status.latency);
+    setClock(status.clock_ms);
     model.holders = status.holders;
     model.leftOut = status.left_out;
     model.status = { closing: status.closing, readiness: status.readiness, status: status.status, health: status.health };
@@ -165,7 +162,6 @@ function showLogin() {
   byId("board").hidden = true;
   byId("login").hidden = false;
   byId("logout").hidden = true;
-  keep("session", "");
   showLink();
   byId("token").focus();
 }
@@ -179,7 +175,6 @@ byId("login-form").addEventListener("submit", async (submitted) => {
     const answer = await fetch("session", { method: "POST", body: new URLSearchParams({ token: field.value }) });
     if (answer.ok) {
       field.value = "";
-      keep("session", "open");
       byId("login").hidden = true;
       pause = 500;
       return connect();

@@ -36,7 +36,7 @@ const data = (key) => (language === "zh" && DATA[key]) || String(key).replaceAll
 
 const model = {
   status: null, holders: [], events: [], latency: new Map(), close: null, leftOut: 0, link: "connecting", seen: 0,
-  clock: 0, clockIsSet: false,
+  clock: 0,
 };
 
 // ---- building blocks
@@ -207,7 +207,7 @@ function count(card, key, value) {
 }
 
 function drawChart(card, name, entry) {
-  const now = Date.now() + model.clock;
+  const now = performance.now() + model.clock;
   const points = (model.latency.get(name) || []).filter((point) => point[0] > now - WINDOW);
   const known = points.filter((point) => point[1] !== null).map((point) => point[1]);
   const most = Math.max(...known, 0);
@@ -356,6 +356,7 @@ function clockTime(ms) {
   return `${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}`;
 }
 
+// A shortened event lacks its long details.
 function describe(event) {
   switch (event.what) {
     case "state_changed":
@@ -364,16 +365,16 @@ function describe(event) {
       return `${word("generation")} ${event.generation}, ${millis(event.took_ms)}`;
     case "leak":
     case "leak_returned":
-      return `${event.holder.site} (${duration(event.holder.held_ms)})`;
+      return event.holder ? `${event.holder.site} (${duration(event.holder.held_ms)})` : "";
     case "crowded":
     case "uncrowded":
       return `${event.held} / ${event.allowed}`;
     case "checked":
-      return [data(event.entry.health), unnamed(event.entry.message || "", event.resource)].filter(Boolean).join(": ");
+      return event.entry ? [data(event.entry.health), unnamed(event.entry.message || "", event.resource)].filter(Boolean).join(": ") : "";
     case "closing":
       return reason(event);
     case "step_ended":
-      return `${data(event.step.outcome)}, ${millis(event.step.took_ms)}`;
+      return event.step ? `${data(event.step.outcome)}, ${millis(event.step.took_ms)}` : "";
     case "closed":
       return event.report ? millis(event.report.took_ms) : "";
     default:
