@@ -163,6 +163,10 @@ impl Messages {
             }
             let text = String::from_utf8_lossy(&line);
             let text = text.trim_end();
+            if text == "0" {
+                // The last chunk. The connection may stay open for a further request.
+                return None;
+            }
             if let Some(kind) = text.strip_prefix("event: ") {
                 name = kind.to_owned();
             } else if let Some(data) = text.strip_prefix("data: ")
