@@ -71,7 +71,7 @@ pub(super) fn json_text(text: String) -> Response {
 
 /// A value as the text of JSON. `None` if it cannot be shown, since the code of a user's error panics.
 ///
-/// Backtraces are left out. They have no limit in length, and the log has those of leaks.
+/// Backtraces are left out, because their length has no limit. The log has those of leaks.
 pub(super) fn text(value: &impl Serialize) -> Option<String> {
     let shown = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| serde_json::to_string(value)));
     let text = shown.ok()?.inspect_err(|error| tracing::debug!(%error, "a value of the admin cannot be shown")).ok()?;

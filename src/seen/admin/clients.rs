@@ -25,7 +25,7 @@ pub(super) struct Clients {
 /// The place of one connection. It is free once the last clone outside of [`Clients`] drops.
 pub(super) struct ClientPlace {
     activity: Mutex<ClientActivity>,
-    /// Set once another connection has the place.
+    /// Tells the connection that another one has its place.
     pub(super) cut: CancellationToken,
 }
 
@@ -84,7 +84,7 @@ impl Clients {
     }
 }
 
-/// Keeps the place of a connection that is in use.
+/// The guard of a place that is in use.
 pub(super) struct ClientUse(Arc<ClientPlace>);
 
 impl ClientUse {

@@ -33,7 +33,7 @@ pub(super) struct Guard {
     rates: Rates,
     sessions: Sessions,
     pub(super) limits: AdminLimits,
-    /// Woken when a session has ended or the token has changed, so that the streams of both end at once.
+    /// Wakes the streams, because a session has ended or the token has changed.
     ended: Notify,
 }
 
@@ -42,7 +42,7 @@ pub(super) struct Guard {
 pub(super) struct GuardRules {
     /// The names by which the admin may be asked, beside addresses and `localhost`.
     pub(super) hosts: Vec<String>,
-    /// The reverse proxies that are believed whom they ask for.
+    /// The reverse proxies whose `X-Forwarded-For` counts.
     pub(super) proxies: Vec<IpAddr>,
 }
 
@@ -107,8 +107,8 @@ impl Guard {
         self.token.as_ref().map(Token::version)
     }
 
-    /// Reads a token in a file again and again, and ends the streams of one that has changed. Its sessions are over by
-    /// their version.
+    /// Reads a token in a file again and again, and ends the streams of one that has changed. The version of the token
+    /// ends its sessions.
     pub(super) async fn follow_token(self: Arc<Self>) {
         let Some(token) = self.token.as_ref().filter(|token| token.may_change()) else { return };
         loop {
@@ -180,7 +180,7 @@ impl Guard {
             let error = format!("the system gives no random bits: {error}");
             Denial::new(StatusCode::INTERNAL_SERVER_ERROR, error, "use `Authorization: Bearer TOKEN`")
         });
-        // The oldest session may have had to go.
+        // The oldest session may have ended for it.
         self.ended.notify_waiters();
         begun
     }
@@ -243,7 +243,7 @@ pub(super) async fn pass(State(guard): State<Arc<Guard>>, mut request: Request, 
         }
         Err(denial) => {
             let mut response = denial.into_response();
-            // One who is refused keeps no place among the connections.
+            // A client that is refused keeps no place among the connections.
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             response
         }

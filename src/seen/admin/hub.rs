@@ -151,7 +151,7 @@ impl Hub {
             let begins = self.streams_changed.notified();
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                // The pause is over before its time for a first stream.
+                // A first stream ends the pause before its time.
                 () = begins, if pause > TICK => tokio::time::sleep(SOON).await,
             }
         }

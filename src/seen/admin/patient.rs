@@ -14,7 +14,7 @@ use tokio::time::Sleep;
 pub(super) struct Patient {
     stream: TcpStream,
     patience: Duration,
-    /// Runs while a write waits.
+    /// The limit of a write that waits.
     stall: Option<Pin<Box<Sleep>>>,
 }
 
