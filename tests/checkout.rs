@@ -292,7 +292,12 @@ fn status_counts_what_happened_to_the_connections() {
     assert_eq!((closed.broken, closed.lost, closed.total()), (1, 1, 2));
 
     pool.close("fake").unwrap();
-    assert_eq!(usage(&pool).counters, Counters::default(), "a resource that is closed has no connections");
+    let Usage { open, counters, .. } = usage(&pool);
+    assert_eq!((open, counters.opened, counters.closed.map(|closed| closed.total())), (None, Some(3), Some(3)));
+    pool.reconnect("fake").unwrap();
+    drop(check_out(&pool));
+    let Counters { opened, acquires, timeouts, .. } = usage(&pool).counters;
+    assert_eq!([opened, acquires, timeouts], [4, 3, 1].map(Some), "the counters go on");
 }
 
 #[test]

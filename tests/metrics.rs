@@ -17,7 +17,7 @@ use redis::{AsyncCommands, Commands};
 use resource_pool::config::{RabbitMqConfig, RedisConfig};
 use resource_pool::metrics::Metrics;
 use resource_pool::rabbitmq::{Consume, Message, Queue};
-use resource_pool::{Error, ResourcePool, blocking};
+use resource_pool::{Error, Failure, Link, Resource, ResourcePool, Usage, blocking};
 use scripted::{Does, Scripted, Verb};
 use services::{Kind, Service};
 
@@ -165,7 +165,7 @@ async fn a_loss_and_the_return_are_told() {
     assert_eq!(closed.of_pool(NAME, "resource_pool_leases", &[]), Some(0.0), "{}", closed.text);
 }
 
-/// Checkouts have levels, totals and times, and the totals do not fall as the resource is closed and counts anew.
+/// Checkouts have levels, totals and times, and the totals go on while nobody scrapes, over a close and a reconnect.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn checkouts_are_counted_and_timed() {
     const NAME: &str = "locks";
@@ -191,30 +191,93 @@ async fn checkouts_are_counted_and_timed() {
         now.of_pool(NAME, "db_client_connection_count", &[("db_client_connection_state", state)]).unwrap()
     };
     assert_eq!((count(&now, "idle"), count(&now, "used")), (1.0, 0.0), "{}", now.text);
-    let opened = |now: &Scrape| now.of_pool(NAME, "resource_pool_connections_opened", &[]).unwrap();
-    let before = opened(&now);
+    let totals = |now: &Scrape| {
+        ["opened", "closed"].map(|total| now.of_pool(NAME, &format!("resource_pool_connections_{total}"), &[]).unwrap())
+    };
+    let [before, closed_before] = totals(&now);
     assert!(before >= 1.0, "{}", now.text);
+    work(5).within(SOON).await.unwrap();
     assert!(pool.close(NAME).await.unwrap().all_closed());
-    scrape(&metrics);
     pool.reconnect(NAME).within(SOON).await.unwrap();
-    work(1).within(SOON).await.unwrap();
+    work(20).within(SOON).await.unwrap();
     let now = scrape(&metrics);
-    assert!(opened(&now) > before, "{}", now.text);
-    assert_eq!(now.of_pool(NAME, "resource_pool_acquires", &[]), Some(11.0), "{}", now.text);
+    let [opened, closed] = totals(&now);
+    assert!(opened > before && closed > closed_before, "{}", now.text);
+    assert_eq!(now.of_pool(NAME, "resource_pool_acquires", &[]), Some(35.0), "{}", now.text);
 
     // One waits for the other's connection, and gives up.
-    let held: blocking::ResourcePool = pool.within(Duration::from_millis(50)).into();
+    let waits = || scrape(&metrics).of_pool(NAME, "db_client_connection_wait_time_count", &[]).unwrap_or_default();
+    let waits_before = waits();
+    let patient: blocking::ResourcePool = pool.clone().into();
+    let hurried: blocking::ResourcePool = pool.within(Duration::from_millis(50)).into();
     let waiting = tokio::task::spawn_blocking(move || {
-        let _held = held.redis_named(NAME).unwrap();
-        held.redis_named(NAME).map(drop)
+        let _held = patient.redis_named(NAME).unwrap();
+        hurried.redis_named(NAME).map(drop)
     });
     assert!(matches!(waiting.within(SOON).await.unwrap(), Err(Error::Timeout(_))));
     until(SOON, || {
-        let now = scrape(&metrics);
-        now.of_pool(NAME, "db_client_connection_timeouts", &[]) == Some(1.0)
-            && now.of_pool(NAME, "db_client_connection_wait_time_sum", &[]) > Some(0.04)
+        scrape(&metrics).of_pool(NAME, "db_client_connection_timeouts", &[]) == Some(1.0) && waits() > waits_before
     });
+    assert!(scrape(&metrics).of_pool(NAME, "db_client_connection_wait_time_sum", &[]) > Some(0.0));
     assert!(pool.close_all().within(SOON).await.all_closed());
+}
+
+/// A resource that tells for each handle that it opened so many connections.
+struct Opening(u64);
+
+impl Resource for Opening {
+    type Handle = ();
+
+    async fn connect(&self, _: &Link) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn ping(&self, (): &()) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn close(&self, (): ()) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn usage(&self, (): &()) -> Usage {
+        let mut usage = Usage::default();
+        usage.counters.opened = Some(self.0);
+        usage
+    }
+}
+
+/// A total counts each life of a resource, and each resource of a name, once, however seldom the pool is scraped.
+#[tokio::test]
+async fn totals_go_on_over_closes_losses_and_resources() {
+    const NAME: &str = "opening";
+    exporter();
+    let pool = ResourcePool::builder().environment([("", ""); 0]).options(unhurried()).build().unwrap();
+    let metrics = Metrics::install(&pool).unwrap();
+    let scraped = || scrape(&metrics).of_pool(NAME, "resource_pool_connections_opened", &[]);
+    let counted = || pool.status().resource(NAME).unwrap().usage.counters.opened;
+    pool.register(NAME, Opening(3)).unwrap();
+    assert_eq!((counted(), scraped()), (None, None), "it was never connected");
+    drop(pool.get::<Opening>(NAME).await.unwrap());
+    assert_eq!((counted(), scraped()), (Some(3), Some(3.0)));
+
+    assert!(pool.close(NAME).await.unwrap().all_closed());
+    assert_eq!(counted(), Some(3), "a close takes nothing away");
+    pool.reconnect(NAME).await.unwrap();
+    drop(pool.get::<Opening>(NAME).await.unwrap());
+    assert_eq!((counted(), scraped()), (Some(6), Some(6.0)));
+
+    // It cannot be brought back in place, so the next handle is another one.
+    pool.reconnect(NAME).await.unwrap();
+    assert_eq!((counted(), scraped()), (Some(9), Some(9.0)));
+
+    for connections in [9, 20] {
+        let before = scraped().unwrap();
+        assert!(pool.unregister(NAME).await.unwrap().all_closed());
+        pool.register(NAME, Opening(connections)).unwrap();
+        drop(pool.get::<Opening>(NAME).await.unwrap());
+        assert_eq!((counted(), scraped()), (Some(connections), Some(before + connections as f64)));
+    }
 }
 
 /// However many names there are, the number of series is bounded, and no resource is left out.

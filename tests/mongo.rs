@@ -15,6 +15,10 @@ use common::{Log, stopped, unhurried, until_async};
 use futures_util::StreamExt;
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::error::ErrorKind;
+#[cfg(feature = "metrics")]
+use parking_lot::Mutex;
+#[cfg(feature = "metrics")]
+use resource_pool::Measure;
 use resource_pool::config::{MongoConfig, Options};
 use resource_pool::{
     Counters, Error, Health, HealthEntry, Lease, Mongo, Phase, ResourcePool, State, Usage, Work, blocking,
@@ -480,6 +484,49 @@ async fn mongo_usage_tells_open_in_use_idle_and_waiting() {
     assert!(acquires >= Some(6) && waits.is_none(), "the driver does not tell which of {acquires:?} waited");
     bars.drop().await.unwrap();
     assert!(pool.close_all().await.all_closed());
+}
+
+/// The driver checks the connection of an operation that was cut off in like any other.
+#[cfg(feature = "metrics")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mongo_operations_are_measured_as_done_or_as_cut_off() {
+    let server = Service::start(Kind::Mongo).unwrap();
+    let pool = pool(MongoConfig::uri(server.url()).min_pool_size(0));
+    let measured = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&measured);
+    pool.on_measured(move |measured| told.lock().push((measured.measure, measured.is_done, measured.took))).unwrap();
+    let count = |is_done: bool| {
+        let measured = measured.lock();
+        measured.iter().filter(|one| one.0 == Measure::Work(Work::Operation) && one.1 == is_done).count()
+    };
+    let mongo = pool.mongo().await.unwrap();
+    let bars = bars(&mongo, "measured");
+    let done = count(true);
+    bars.insert_one(doc! { "n": 1 }).await.unwrap();
+    let slow = |millis: u32| {
+        let (bars, query) = (bars.clone(), format!("sleep({millis}) || true"));
+        tokio::spawn(async move { bars.find_one(doc! { "$where": query }).await })
+    };
+    bars.find_one(doc! { "no": { "$no_such_operator": 1 } }).await.unwrap_err();
+    assert!(slow(100).await.unwrap().unwrap().is_some());
+    eventually("each is told, an error of the server as an answer", || count(true) == done + 3);
+    let took = measured.lock().last().unwrap().2;
+    assert!(took >= Duration::from_millis(100), "{took:?}");
+
+    // The caller gives up.
+    let dropped = slow(60_000);
+    eventually("it is under way", || usage(&pool).in_use == Some(1));
+    dropped.abort();
+    eventually("it is told as cut off", || count(false) == 1);
+
+    // The connection is lost.
+    let lost = slow(60_000);
+    eventually("it is under way", || usage(&pool).in_use == Some(1));
+    server.kill().unwrap();
+    lost.await.unwrap().unwrap_err();
+    eventually("it is told as cut off", || count(false) >= 2);
+    assert_eq!(count(true), done + 3);
+    drop(pool.close_all().await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

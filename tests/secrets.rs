@@ -7,15 +7,22 @@ mod common;
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use common::Log;
 use resource_pool::config::{ClickHouseConfig, MongoConfig, Options, RabbitMqConfig, RedisConfig, Secret};
-use resource_pool::{Builder, ResourcePool};
+use resource_pool::{Builder, Failure, Link, Resource, ResourcePool, What};
 use services::{Kind, Service};
 
 /// The secret as it is, and as a URL has it.
 const SECRETS: [&str; 2] = ["p4ss@:/%word", "p4ss%40%3A%2F%25word"];
+
+/// The log of the process.
+fn log() -> &'static Log {
+    static LOG: OnceLock<Log> = OnceLock::new();
+    LOG.get_or_init(Log::start)
+}
 
 /// Every text that a pool can be made to say.
 async fn all_that_it_says(pool: &ResourcePool) -> String {
@@ -60,7 +67,7 @@ fn builder() -> Builder<ResourcePool> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn secrets_appear_nowhere() {
-    let log = Log::start();
+    log();
     let encoded = SECRETS[1];
     let servers = Service::start_all(&[Kind::Mongo, Kind::RabbitMq, Kind::ClickHouse, Kind::Redis]).unwrap();
     let ports: Vec<u16> = servers.iter().map(Service::port).collect();
@@ -131,9 +138,69 @@ async fn secrets_appear_nowhere() {
             assert_none(&format!("{error} {error:?}"));
         }
     }
-    let log = log.text();
+    let log = log().text();
     assert!(log.contains("resource_pool: connecting failed"), "the log is what it should be");
     assert_none(&log);
+}
+
+/// A resource of a user's own that cannot be reached, and has a login in its endpoint.
+struct Outspoken(&'static str);
+
+impl Resource for Outspoken {
+    type Handle = ();
+
+    async fn connect(&self, _: &Link) -> Result<(), Failure> {
+        Err(Failure::permanent("nobody is there"))
+    }
+
+    async fn ping(&self, (): &()) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn close(&self, (): ()) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn endpoint(&self) -> String {
+        self.0.to_owned()
+    }
+}
+
+/// `src/net/endpoint.rs` has the table of all shapes.
+#[tokio::test]
+async fn the_endpoint_of_a_users_own_resource_shows_no_login() {
+    log();
+    for endpoint in [
+        "lines://user:4711-word@host:7/x",
+        "lines://user:pa#4711-word@host:7/x",
+        "lines://user:12/4711-word@host:7/x",
+        "lines://host:7/x?password=4711-word",
+        "user:4711-word@host:7",
+    ] {
+        let pool = builder().build().unwrap();
+        let mut events = pool.events();
+        pool.register("lines", Outspoken(endpoint)).unwrap();
+        let error = pool.get::<Outspoken>("lines").await.unwrap_err();
+        let health = pool.health_check().await;
+        let (status, report) = (pool.status(), pool.close_all().await);
+        let mut said = format!("{error} {error:?} {health} {health:?} {status} {status:?} {report} {report:?}");
+        loop {
+            let event = events.next().await.expect("the pool lives");
+            said.push_str(&format!("{event:?}"));
+            if matches!(event.what, What::Closed { .. }) {
+                break;
+            }
+        }
+        assert!(said.contains("nobody is there") && !said.contains("4711-word"), "{endpoint}: {said}");
+        #[cfg(feature = "r2d2")]
+        {
+            let client = redis::Client::open("redis://host").unwrap();
+            let adapter = format!("{:?}", resource_pool::R2d2::new(client).endpoint(endpoint));
+            assert!(!adapter.contains("4711-word"), "{adapter}");
+        }
+    }
+    let log = log().text();
+    assert!(log.contains("nobody is there") && !log.contains("4711-word"), "{log}");
 }
 
 #[track_caller]

@@ -27,7 +27,7 @@ struct Checked {
     name: String,
     kind: Kind,
     endpoint: String,
-    verdict: &'static str,
+    verdict: Health,
     connect_ms: Option<f64>,
     ping_ms: Option<f64>,
     clock_ahead_ms: Option<f64>,
@@ -47,7 +47,7 @@ pub(crate) async fn run(asked: &CheckArguments) -> Result<ExitCode, Problem> {
         format!("checking {} … {}", names.join(", "), millis(passed.as_secs_f64() * 1e3))
     })
     .await;
-    let has_failed = checked.iter().any(|one| one.verdict == "fail");
+    let has_failed = checked.iter().any(|one| one.verdict == Health::Fail);
     let text = match asked.json {
         true => format!("{:#}\n", serde_json::json!({ "ok": !has_failed, "resources": checked })),
         false => show(&checked),
@@ -104,7 +104,7 @@ async fn check_all(pool: &ResourcePool, config: &Arc<Config>, names: &[String], 
                 name: name.clone(),
                 kind,
                 endpoint,
-                verdict: "pass",
+                verdict: Health::Pass,
                 connect_ms: None,
                 ping_ms: None,
                 clock_ahead_ms: None,
@@ -118,20 +118,19 @@ async fn check_all(pool: &ResourcePool, config: &Arc<Config>, names: &[String], 
                         one.ping_ms = entry.latency.map(exact);
                         one.error.clone_from(&entry.error);
                         one.verdict = match entry.health {
-                            Health::Pass => "pass",
-                            Health::Fail => "fail",
-                            _ => "warn",
+                            known @ (Health::Pass | Health::Fail) => known,
+                            _ => Health::Warn,
                         };
                     }
                     let ahead = timeout(limit, clock::ahead(&pool, kind, &name)).await;
                     one.clock_ahead_ms = ahead.ok().flatten().map(f64::round);
                     one.findings.extend(one.clock_ahead_ms.and_then(Finding::of_clock));
-                    if !one.findings.is_empty() && one.verdict == "pass" {
-                        one.verdict = "warn";
+                    if !one.findings.is_empty() && one.verdict == Health::Pass {
+                        one.verdict = Health::Warn;
                     }
                 }
                 Err((error, is_config)) => {
-                    one.verdict = "fail";
+                    one.verdict = Health::Fail;
                     let patient =
                         Patient { config: &config, kind, name: &name, endpoint: &one.endpoint, error: &error };
                     if !is_config {
@@ -165,7 +164,7 @@ fn show(checked: &[Checked]) -> String {
         };
         table.row(vec![
             Cell::from(one.name.as_str()),
-            Cell::state(one.verdict),
+            Cell::state(one.verdict.code()),
             Cell::from(time(one.connect_ms)),
             Cell::from(time(one.ping_ms)),
             Cell::from(clock),

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use resource_pool::adapter::addresses;
 use resource_pool::config::{Config, MongoConfig};
 use serde::Serialize;
 use tokio::task::JoinSet;
@@ -60,8 +61,10 @@ pub(crate) async fn diagnose(patient: Patient<'_>) -> Vec<Finding> {
     if !is_about_address(error) {
         return findings;
     }
-    for (host, port) in hosts(endpoint, kind.port()) {
-        let answering = scan(&host, port).await;
+    // A Unix socket has a path, and no port to look at. A few servers bound the time of a diagnosis.
+    let servers = addresses(endpoint).into_iter().filter(|server| !server.host.starts_with('/')).take(4);
+    for (host, port) in servers.map(|server| (server.host, server.port.unwrap_or(kind.port()))) {
+        let answering = scan(host, port).await;
         let set = where_to_set(config, kind, name, "port");
         let at_port = answering.iter().find(|(at, _)| *at == port).map(|(_, speaker)| *speaker);
         if let Some(other) = at_port.filter(|other| !other.is_for(kind) && !is_said(error, *other)) {
@@ -86,7 +89,7 @@ pub(crate) async fn diagnose(patient: Patient<'_>) -> Vec<Finding> {
             findings.push(Finding::new(problem, format!("set the port to {at} in {set}")));
         }
         let is_here = at_port.is_some() || !right.is_empty();
-        if !is_here && is_local(&host) && is_container(Path::new("/")) {
+        if !is_here && is_local(host) && is_container(Path::new("/")) {
             let set = where_to_set(config, kind, name, "host");
             findings.push(Finding::new(
                 format!("this is a container, in which {host} is the container itself"),
@@ -211,28 +214,6 @@ async fn scan(host: &str, port: u16) -> Vec<(u16, Speaker)> {
     answering
 }
 
-/// The hosts and ports of an endpoint, such as `mongodb://a:27017,b:27018/x` or `redis://[::1]:6379/0`. At most four,
-/// which bounds the time of a diagnosis.
-fn hosts(endpoint: &str, default: u16) -> Vec<(String, u16)> {
-    let (scheme, rest) = endpoint.split_once("://").unwrap_or(("", endpoint));
-    if scheme.contains("unix") {
-        return Vec::new();
-    }
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    let place = |text: &str| -> Option<(String, u16)> {
-        let (host, port) = match text.strip_prefix('[') {
-            Some(inner) => {
-                let (host, after) = inner.split_once(']')?;
-                (host, after.strip_prefix(':'))
-            }
-            None => text.rsplit_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
-        };
-        let port = port.map_or(Some(default), |port| port.parse().ok())?;
-        (!host.is_empty()).then(|| (host.to_owned(), port))
-    };
-    authority.split(',').filter_map(place).take(4).collect()
-}
-
 fn is_local(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || host.starts_with("127.") || host == "::1"
 }
@@ -247,15 +228,7 @@ fn is_container(root: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Finding, hosts};
-
-    #[test]
-    fn an_endpoint_has_its_hosts() {
-        let of = |endpoint| hosts(endpoint, 1);
-        assert_eq!(of("mongodb://a:27017,b/x"), [("a".to_owned(), 27017), ("b".to_owned(), 1)]);
-        assert_eq!(of("redis://[::1]:6379/0"), [("::1".to_owned(), 6379)]);
-        assert!(of("unix:///run/redis.sock").is_empty() && of("").is_empty());
-    }
+    use super::Finding;
 
     #[test]
     fn clocks_that_differ_by_seconds_are_a_finding() {

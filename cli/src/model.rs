@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use resource_pool::{Health, Outcome};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -209,19 +210,16 @@ impl Told {
             "cycle" => ("fail", "callers wait for one another".to_owned()),
             "checked" => {
                 let entry = &event["entry"];
-                let state = match entry["health"].as_str() {
-                    Some("pass") => "pass",
-                    Some("fail") => "fail",
-                    Some("warn") => "warn",
-                    _ => "",
-                };
+                let verdicts = [Health::Pass, Health::Warn, Health::Fail].map(Health::code);
+                let state = verdicts.into_iter().find(|verdict| entry["health"] == **verdict).unwrap_or_default();
                 (state, format!("{} {}", text(&entry["health"]), text(&entry["message"])).trim_end().to_owned())
             }
             "closing" => ("draining", text(&event["reason"])),
             "step_ended" => {
                 let step = &event["step"];
                 let took = millis(step["took_ms"].as_f64().unwrap_or(f64::NAN));
-                let state = if step["outcome"] == "closed" { "closed" } else { "fail" };
+                let closed = Outcome::Closed.code();
+                let state = if step["outcome"] == closed { closed } else { Health::Fail.code() };
                 (state, format!("{} after {took}", text(&step["outcome"])))
             }
             "closed" => {

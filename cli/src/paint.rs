@@ -2,6 +2,26 @@
 
 use std::io::IsTerminal;
 
+/// The meaning of a word for a state, a verdict or an outcome.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Meaning {
+    Good,
+    Warn,
+    Bad,
+    Other,
+}
+
+impl Meaning {
+    pub(crate) fn of(word: &str) -> Self {
+        match word {
+            "pass" | "ready" | "ok" | "closed" => Meaning::Good,
+            "warn" | "connecting" | "draining" | "forced" | "lowered" => Meaning::Warn,
+            "fail" | "failed" | "broken" | "timed_out" | "panicked" | "skipped" => Meaning::Bad,
+            _ => Meaning::Other,
+        }
+    }
+}
+
 /// Paints text, or leaves it as it is.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Paint {
@@ -21,11 +41,11 @@ impl Paint {
 
     /// Paints a verdict or a state by its meaning.
     pub(crate) fn state(self, state: &str, text: &str) -> String {
-        match state {
-            "pass" | "ready" | "ok" | "closed" => self.good(text),
-            "warn" | "connecting" | "draining" | "forced" | "lowered" => self.warn(text),
-            "fail" | "failed" | "broken" | "timed_out" | "panicked" => self.bad(text),
-            _ => self.dim(text),
+        match Meaning::of(state) {
+            Meaning::Good => self.good(text),
+            Meaning::Warn => self.warn(text),
+            Meaning::Bad => self.bad(text),
+            Meaning::Other => self.dim(text),
         }
     }
 

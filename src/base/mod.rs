@@ -1,5 +1,6 @@
 //! Types and tools of the whole crate. They know no pool and no resource.
 
+pub mod attribute;
 pub(crate) mod clock;
 pub(crate) mod environment;
 pub(crate) mod error;

@@ -103,6 +103,7 @@ impl Activity {
             at: SystemTime::now(),
             resource: Some(Arc::clone(&self.name)),
             kind: self.kind,
+            system: self.traced.software(),
             endpoint: Arc::clone(&self.endpoint),
             node: None,
             generation,
@@ -117,18 +118,19 @@ impl Activity {
         self.observers.meter().map(|_| Instant::now())
     }
 
-    /// Tells the meter of something that ended, and began at this moment.
+    /// Tells the meter of something that has ended, and how long it took.
     #[cfg(feature = "metrics")]
-    pub(crate) fn measure(&self, began: Instant, measure: Measure, count: usize, is_done: bool) {
+    pub(crate) fn measure(&self, took: Duration, measure: Measure, count: usize, is_done: bool) {
         if let Some(meter) = self.observers.meter() {
             let Activity { name, endpoint, kind, .. } = self;
             meter.tell(&Measured {
                 resource: name,
                 kind: *kind,
+                system: self.traced.software(),
                 endpoint,
                 measure,
                 count,
-                took: began.elapsed(),
+                took,
                 is_done,
             });
         }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 #[cfg(feature = "metrics")]
 use std::time::Instant;
 
@@ -68,14 +69,38 @@ impl Busy {
     /// Counts the work as done or as given up, and counts nothing from then on. Returns whether the report of a close
     /// counts it.
     pub fn finish(&mut self, is_done: bool) -> bool {
-        let count = std::mem::take(&mut self.count);
-        let counted = self.activity.end(self.shard, self.work, count, is_done);
+        let (counted, _took) = self.end(is_done);
         // The meter is code of users, and closing does not wait for it.
         #[cfg(feature = "metrics")]
-        if let Some(began) = self.began.take().filter(|_| count > 0) {
-            self.activity.measure(began, Measure::Work(self.work), count, is_done);
+        if let Some((took, count)) = _took {
+            self.activity.measure(took, Measure::Work(self.work), count, is_done);
         }
         counted
+    }
+
+    /// Counts the work as done, for a kind that learns only a moment later whether the work was cut off. Returns whether
+    /// the report of a close counts it, and the call that then tells the listener of `on_measured` whether the work was
+    /// done. The call is `None` if the pool does not measure.
+    pub fn finish_untold(&mut self) -> (bool, Option<Box<dyn FnOnce(bool) + Send>>) {
+        let (counted, _took) = self.end(true);
+        #[cfg(feature = "metrics")]
+        if let Some((took, count)) = _took {
+            let (activity, measure) = (Arc::clone(&self.activity), Measure::Work(self.work));
+            return (counted, Some(Box::new(move |is_done| activity.measure(took, measure, count, is_done))));
+        }
+        (counted, None)
+    }
+
+    /// Ends the work. Returns whether the report of a close counts it and, if the pool measures, how long it took and how
+    /// many pieces it was.
+    #[inline]
+    fn end(&mut self, is_done: bool) -> (bool, Option<(Duration, usize)>) {
+        let count = std::mem::take(&mut self.count);
+        let counted = self.activity.end(self.shard, self.work, count, is_done);
+        #[cfg(feature = "metrics")]
+        return (counted, self.began.take().filter(|_| count > 0).map(|began| (began.elapsed(), count)));
+        #[cfg(not(feature = "metrics"))]
+        (counted, None)
     }
 }
 
@@ -96,7 +121,6 @@ impl fmt::Debug for Busy {
 #[cfg(all(test, not(model)))]
 mod tests {
     use std::thread;
-    use std::time::Duration;
 
     use super::*;
     use crate::base::clock::Moment;

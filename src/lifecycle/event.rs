@@ -23,6 +23,9 @@ pub struct Event {
     pub resource: Option<Arc<str>>,
     /// The name of the resource's kind, as in `redis`. `None` for a registered resource, and if only the name is known.
     pub kind: Option<&'static str>,
+    /// The name that OpenTelemetry has for the server's software, as in `postgresql`. `None` if `kind` is.
+    #[cfg_attr(feature = "serde", serde(skip))]
+    pub system: Option<&'static str>,
     /// Where the resource is, without credentials. Empty if that is not known.
     pub endpoint: Arc<str>,
     /// The server that it happened at, if there are several. `None` if there is one, or the driver does not tell.
@@ -180,7 +183,7 @@ impl Event {
     /// An event of the pool as a whole, or of a resource or hook of which only the name is known.
     pub(crate) fn of_pool(resource: Option<Arc<str>>, what: What) -> Self {
         let (at, endpoint) = (SystemTime::now(), Arc::from(""));
-        Event { at, resource, kind: None, endpoint, node: None, generation: 0, what }
+        Event { at, resource, kind: None, system: None, endpoint, node: None, generation: 0, what }
     }
 
     /// Writes the event's line to the log, if it has one.

@@ -85,14 +85,21 @@ pub enum Health {
     Fail,
 }
 
-impl fmt::Display for Health {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
+impl Health {
+    /// The word for it, as in `pass`.
+    pub fn code(self) -> &'static str {
+        match self {
             Health::Pass => "pass",
             Health::Unknown => "unknown",
             Health::Warn => "warn",
             Health::Fail => "fail",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.code())
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
+use crate::base::attribute;
 use crate::base::environment::Environment;
 use crate::base::error::{Error, Remedies};
 use crate::base::origins::Origins;
@@ -35,8 +36,9 @@ pub trait KindConfig: Default + Clone + PartialEq + fmt::Debug + DeserializeOwne
     /// Further fields that have variables. [`set_more`](KindConfig::set_more) sets them. Defaults to none.
     const MORE: &'static [Field] = &[];
     /// The name that OpenTelemetry has for the server's software, below the attribute that has it in spans:
-    /// `db.system.name` or `messaging.system`. Defaults to a database by the name of the kind.
-    const SYSTEM: (&'static str, &'static str) = ("db.system.name", Self::KIND);
+    /// [`DATABASE_SYSTEM`](attribute::DATABASE_SYSTEM) or [`MESSAGING_SYSTEM`](attribute::MESSAGING_SYSTEM). Metrics have
+    /// the name too. Defaults to a database by the name of the kind.
+    const SYSTEM: (&'static str, &'static str) = (attribute::DATABASE_SYSTEM, Self::KIND);
     /// Whether its code is the crate's own, which never blocks a thread of the pool.
     #[doc(hidden)]
     const IS_OURS: bool = false;

@@ -13,6 +13,7 @@
 //! handle is the only user code under `inner`. Wakers, loggers and drops of handles and errors run once it is free.
 
 mod acquiring;
+mod counted;
 mod reopening;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -31,7 +32,7 @@ use crate::lifecycle::event::What;
 use crate::lifecycle::leak::LeakOptions;
 use crate::lifecycle::lease::LeaseTable;
 use crate::lifecycle::probe::Watch;
-use crate::lifecycle::status::State;
+use crate::lifecycle::status::{Counters, State};
 use crate::lifecycle::transition::{AcquireStep, Caller, ConnectOutcome, LossAction, Recovery, Superseded};
 
 /// The life of one resource, with its handle while it is connected.
@@ -51,6 +52,8 @@ struct LifeState<H> {
     generation: u64,
     /// Set from the first success to the disconnect, so in a recovery too.
     handle: Option<H>,
+    /// The counts of the connections of all handles before the present one.
+    counted: Counters,
     /// The number of the last attempt. A waiter remembers which one it joined.
     attempt: u64,
     /// The attempts that made the present generation and the one before it. Those between the two have failed.
@@ -103,6 +106,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
                 since: Instant::now(),
                 generation: 0,
                 handle: None,
+                counted: Counters::default(),
                 attempt: 0,
                 made: 0,
                 made_before: 0,
@@ -257,10 +261,11 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
     }
 
     /// Takes out the lost handle, if there is one. It cannot be brought back, so this attempt disconnects it and
-    /// connects anew. Fails if the attempt was superseded.
-    pub(crate) fn forget(&self, attempt: u64) -> Result<Option<H>, Superseded> {
+    /// connects anew. `counters` are the counts of the connections by now, if they are known. Fails if the attempt was
+    /// superseded.
+    pub(crate) fn forget(&self, attempt: u64, counters: Option<Counters>) -> Result<Option<H>, Superseded> {
         let mut inner = self.inner.lock();
-        if inner.is_connecting(attempt) { Ok(inner.handle.take()) } else { Err(Superseded) }
+        if inner.is_connecting(attempt) { Ok(inner.take_handle(counters)) } else { Err(Superseded) }
     }
 
     /// An attempt has failed, and another one follows after this pause. During a recovery, callers get the failure
@@ -454,12 +459,13 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         self.inner.lock().probing.take()
     }
 
-    /// Ends as `Closed`, whether or not the server answered. Fails with the message of a panic in the handle's drop.
-    pub(crate) fn finish_close(&self) -> Result<(), String> {
+    /// Ends as `Closed`, whether or not the server answered. `counters` are the counts of the connections by now, if they
+    /// are known. Fails with the message of a panic in the handle's drop.
+    pub(crate) fn finish_close(&self, counters: Option<Counters>) -> Result<(), String> {
         let mut inner = self.inner.lock();
         inner.set(State::Closed);
         self.activity.set_draining(false);
-        let last = (inner.handle.take(), inner.probing.take());
+        let last = (inner.take_handle(counters), inner.probing.take());
         self.changed(inner, last)
     }
 

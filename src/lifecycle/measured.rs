@@ -18,6 +18,8 @@ pub struct Measured<'a> {
     pub resource: &'a Arc<str>,
     /// The name of the resource's kind, as in `redis`. `None` for a registered resource.
     pub kind: Option<&'static str>,
+    /// The name that OpenTelemetry has for the server's software, as in `postgresql`. `None` for a registered resource.
+    pub system: Option<&'static str>,
     /// Where the resource is, without credentials.
     pub endpoint: &'a Arc<str>,
     /// The thing that was measured.

@@ -107,7 +107,11 @@ pub trait Resource: Send + Sync + Sized + 'static {
         false
     }
 
-    /// The endpoint, without credentials, for errors and reports. Defaults to an empty one.
+    /// The endpoint, without credentials, for errors and reports, as in `lines://host:7/x`. Defaults to an empty one.
+    ///
+    /// The pool leaves out a login all the same, and all that follows `?`, `#`, `;` or `=`. A URL of which it cannot tell
+    /// what is the login, as in `lines://user:pa/ss@host`, keeps its scheme alone. A text that is no URL is left out if it
+    /// has an `@` or a `=` in it.
     fn endpoint(&self) -> String {
         String::new()
     }
@@ -118,7 +122,10 @@ pub trait Resource: Send + Sync + Sized + 'static {
     }
 
     /// How full it is, as far as the driver can tell. By default nothing is known. This runs on the thread that asks
-    /// for the pool's status, so it must not block. Closing waits half a second for it.
+    /// for the pool's status, so it must not block. Closing waits half a second for it, as it begins and at the end.
+    ///
+    /// Its counters count for this handle, from zero. The pool adds those of the handles before, which it asks for as a
+    /// handle goes.
     fn usage(&self, handle: &Self::Handle) -> Usage {
         let _ = handle;
         Usage::default()

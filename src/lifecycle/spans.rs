@@ -22,26 +22,24 @@ use tracing::dispatcher::{self, Dispatch};
 use tracing::field::{Empty, display};
 use tracing::subscriber::NoSubscriber;
 
+use crate::base::attribute::{
+    BATCH_SIZE, DATABASE_OPERATION, DATABASE_SYSTEM, ERROR_TYPE, MESSAGING_DESTINATION, MESSAGING_OPERATION,
+    MESSAGING_OPERATION_TYPE, MESSAGING_SYSTEM, POOL_NAME, SERVER_ADDRESS, SERVER_PORT,
+};
 use crate::base::error::{Error, OneLine};
 use crate::lifecycle::close::phase::Phase;
 use crate::lifecycle::close::report::{CloseReport, Outcome, Reason, StepReport};
 use crate::lifecycle::health::{Health, HealthEntry, HealthReport};
+use crate::net::endpoint::addresses;
 
 /// The target of all spans, by which subscribers filter. It is that of the log.
 const TARGET: &str = "resource_pool";
 
-// The attributes that all spans have.
-const POOL: &str = "db.client.connection.pool.name";
-const DATABASE: &str = "db.system.name";
-const MESSAGING: &str = "messaging.system";
-const ADDRESS: &str = "server.address";
-const PORT: &str = "server.port";
+// The attributes that all spans have beside those of the resource, and those that some spans have.
 const KIND: &str = "otel.kind";
 const STATUS: &str = "otel.status_code";
 const DESCRIPTION: &str = "otel.status_description";
-const ERROR: &str = "error.type";
-
-// The attributes of some spans.
+const NAME: &str = "otel.name";
 const ATTEMPT: &str = "resource_pool.attempt";
 const WAITING_FOR: &str = "resource_pool.waiting_for";
 const STRIKES: &str = "resource_pool.strikes";
@@ -51,12 +49,6 @@ const REASON: &str = "resource_pool.reason";
 const STEP: &str = "resource_pool.step";
 const PHASE: &str = "resource_pool.phase";
 const OUTCOME: &str = "resource_pool.outcome";
-const NAME: &str = "otel.name";
-const OPERATION: &str = "db.operation.name";
-const BATCH: &str = "db.operation.batch.size";
-const ACTION: &str = "messaging.operation.name";
-const ACTION_TYPE: &str = "messaging.operation.type";
-const DESTINATION: &str = "messaging.destination.name";
 
 /// The attribute that names the software of a server, and that name: `db.system.name` or `messaging.system`.
 pub(crate) type System = (&'static str, &'static str);
@@ -81,15 +73,15 @@ macro_rules! span {
             tracing::info_span!(
                 target: TARGET,
                 $name,
-                { POOL } = traced.map(|traced| &*traced.name),
-                { DATABASE } = traced.and_then(|traced| traced.system(DATABASE)),
-                { MESSAGING } = traced.and_then(|traced| traced.system(MESSAGING)),
-                { ADDRESS } = traced.and_then(|traced| traced.address.as_deref()),
-                { PORT } = traced.and_then(|traced| traced.port),
+                { POOL_NAME } = traced.map(|traced| &*traced.name),
+                { DATABASE_SYSTEM } = traced.and_then(|traced| traced.system(DATABASE_SYSTEM)),
+                { MESSAGING_SYSTEM } = traced.and_then(|traced| traced.system(MESSAGING_SYSTEM)),
+                { SERVER_ADDRESS } = traced.and_then(|traced| traced.address.as_deref()),
+                { SERVER_PORT } = traced.and_then(|traced| traced.port),
                 { KIND } = $kind,
                 { STATUS } = Empty,
                 { DESCRIPTION } = Empty,
-                { ERROR } = Empty,
+                { ERROR_TYPE } = Empty,
                 $({ $attribute } = $value,)*
             )
         })
@@ -143,7 +135,7 @@ impl TaskSpan {
     pub(crate) fn failed(&self, code: &str, error: impl Display) {
         self.span.record(STATUS, "ERROR");
         self.span.record(DESCRIPTION, display(OneLine(error)));
-        self.span.record(ERROR, code);
+        self.span.record(ERROR_TYPE, code);
     }
 
     /// Records the verdict on a resource.
@@ -195,8 +187,20 @@ impl Drop for TaskSpan {
 impl Traced {
     /// `endpoint` is where the resource is, without credentials.
     pub(crate) fn new(name: Arc<str>, system: Option<System>, endpoint: &str, operations: bool) -> Self {
-        let (address, port) = place(endpoint);
+        let (address, port) = match &*addresses(endpoint) {
+            [] => (None, None),
+            [one] => (Some(Box::from(one.host)), one.port),
+            several => {
+                let all: Vec<_> = several.iter().map(ToString::to_string).collect();
+                (Some(Box::from(all.join(","))), None)
+            }
+        };
         Traced { name, system, address, port, operations }
+    }
+
+    /// The name of the server's software. `None` for a registered resource.
+    pub(crate) fn software(&self) -> Option<&'static str> {
+        self.system.map(|(_, name)| name)
     }
 
     fn system(&self, attribute: &str) -> Option<&'static str> {
@@ -231,18 +235,18 @@ impl Traced {
 
     #[cold]
     fn begin(&self, name: &str) -> OperationSpan {
-        let is_messaging = self.system(MESSAGING).is_some();
+        let is_messaging = self.system(MESSAGING_SYSTEM).is_some();
         let kind = if is_messaging { "producer" } else { "client" };
         let span = span!(
             "operation",
             kind,
             Some(self),
             NAME = name,
-            OPERATION = (!is_messaging).then_some(name),
-            BATCH = Empty,
-            ACTION = is_messaging.then_some(name),
-            ACTION_TYPE = is_messaging.then_some("send"),
-            DESTINATION = Empty,
+            DATABASE_OPERATION = (!is_messaging).then_some(name),
+            BATCH_SIZE = Empty,
+            MESSAGING_OPERATION = is_messaging.then_some(name),
+            MESSAGING_OPERATION_TYPE = is_messaging.then_some("send"),
+            MESSAGING_DESTINATION = Empty,
         );
         OperationSpan(span)
     }
@@ -298,13 +302,13 @@ pub struct OperationSpan(TaskSpan);
 impl OperationSpan {
     /// The operation is a batch of so many commands of a database.
     pub fn batch(self, size: usize) -> Self {
-        self.0.span.record(BATCH, size);
+        self.0.span.record(BATCH_SIZE, size);
         self
     }
 
     /// The message goes to this exchange and key, or to this queue.
     pub fn to(self, destination: &str) -> Self {
-        self.0.span.record(DESTINATION, destination);
+        self.0.span.record(MESSAGING_DESTINATION, destination);
         self
     }
 
@@ -339,26 +343,8 @@ impl OperationSpan {
             |code: &&str| code.len() <= 16 && code.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
         self.0.span.record(STATUS, "ERROR");
         // OpenTelemetry's word for an error that has no name.
-        self.0.span.record(ERROR, code.filter(is_code).unwrap_or("_OTHER"));
+        self.0.span.record(ERROR_TYPE, code.filter(is_code).unwrap_or("_OTHER"));
     }
-}
-
-/// The address and the port in an endpoint such as `redis://127.0.0.1:6379/0` or `unix:///run/redis.sock`.
-fn place(endpoint: &str) -> (Option<Box<str>>, Option<u16>) {
-    let Some((scheme, rest)) = endpoint.split_once("://") else { return (None, None) };
-    // A user's own resource may have left the login in its endpoint.
-    let rest = rest.rsplit('@').next().unwrap_or_default();
-    let ends: &[char] = if scheme == "unix" { &['?'] } else { &['/', '?'] };
-    let place = rest.split(ends).next().unwrap_or_default();
-    let (host, port) = match place.rsplit_once(':') {
-        Some((host, port)) if scheme != "unix" && !place.contains(',') => match port.parse() {
-            Ok(port) => (host, Some(port)),
-            Err(_no_port) => (place, None),
-        },
-        _ => (place, None),
-    };
-    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    (Some(host).filter(|host| !host.is_empty()).map(Box::from), port)
 }
 
 #[cfg(all(test, not(model)))]
@@ -371,25 +357,6 @@ mod tests {
     const PAGE: &str = include_str!("../../docs/traces.md");
 
     #[test]
-    fn an_endpoint_has_an_address_and_a_port() {
-        for (endpoint, address, port) in [
-            ("redis://127.0.0.1:6379/0", Some("127.0.0.1"), Some(6379)),
-            ("rediss://cache/0", Some("cache"), None),
-            ("redis://[::1]:6379/0", Some("::1"), Some(6379)),
-            ("http://[::1]/default", Some("::1"), None),
-            ("unix:///run/redis.sock?db=1", Some("/run/redis.sock"), None),
-            ("mongodb://a:27017,b:27018/quantaxis", Some("a:27017,b:27018"), None),
-            ("lines://user:p4ss@host:7/x", Some("host"), Some(7)),
-            ("lines://user:p4/ss@host:7/x", Some("host"), Some(7)),
-            ("momentum.bin", None, None),
-            ("lines://", None, None),
-            ("", None, None),
-        ] {
-            assert_eq!(place(endpoint), (address.map(Box::from), port), "{endpoint}");
-        }
-    }
-
-    #[test]
     fn without_a_subscriber_there_is_no_span() {
         let nobody = dispatcher::Dispatch::none();
         dispatcher::with_default(&nobody, || {
@@ -400,7 +367,8 @@ mod tests {
     /// The page lists each span with its own attributes, and those that all have.
     #[test]
     fn the_page_has_every_span_with_its_attributes() {
-        let traced = Traced::new(Arc::from("orders"), Some((DATABASE, "redis")), "redis://127.0.0.1:6379/0", true);
+        let traced =
+            Traced::new(Arc::from("orders"), Some((DATABASE_SYSTEM, "redis")), "redis://127.0.0.1:6379/0", true);
         let make = || {
             [
                 traced.connect(1),

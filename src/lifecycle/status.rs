@@ -28,16 +28,23 @@ pub enum State {
     Closed,
 }
 
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
+impl State {
+    /// The word for it, as in `ready`.
+    pub fn code(self) -> &'static str {
+        match self {
             State::Idle => "idle",
             State::Connecting => "connecting",
             State::Ready => "ready",
             State::Broken => "broken",
             State::Draining => "draining",
             State::Closed => "closed",
-        })
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.code())
     }
 }
 
@@ -68,9 +75,9 @@ pub struct Usage {
     pub counters: Counters,
 }
 
-/// The counts of what happened to the connections that [`Usage`] is about, since the resource was first connected or,
-/// if it was closed, since it was connected anew. They only grow until then, and a loss does not reset them. `None`
-/// means that the driver does not tell, as by default.
+/// The counts of what happened to the connections that [`Usage`] is about, since the resource was first connected. They
+/// only grow: neither a loss nor a close resets them. A connection that comes back after its resource was closed is not
+/// counted any more. `None` means that the driver does not tell, as by default, or that there was no connection yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -90,6 +97,27 @@ pub struct Counters {
     pub wait_time: Option<Duration>,
     /// How many of these waits reached their limit.
     pub timeouts: Option<u64>,
+}
+
+impl Counters {
+    /// The counts of both together. A count that only one of them knows is that one's.
+    pub(crate) fn plus(self, other: Counters) -> Counters {
+        fn sum<T>(one: Option<T>, other: Option<T>, add: impl FnOnce(T, T) -> T) -> Option<T> {
+            match (one, other) {
+                (Some(one), Some(other)) => Some(add(one, other)),
+                (one, other) => one.or(other),
+            }
+        }
+        Counters {
+            opened: sum(self.opened, other.opened, u64::saturating_add),
+            closed: sum(self.closed, other.closed, ClosedCounts::plus),
+            detached: sum(self.detached, other.detached, u64::saturating_add),
+            acquires: sum(self.acquires, other.acquires, u64::saturating_add),
+            waits: sum(self.waits, other.waits, u64::saturating_add),
+            wait_time: sum(self.wait_time, other.wait_time, Duration::saturating_add),
+            timeouts: sum(self.timeouts, other.timeouts, u64::saturating_add),
+        }
+    }
 }
 
 /// The counts of closed connections, by the reason. Each reason counts from 0.
@@ -121,6 +149,19 @@ impl ClosedCounts {
         let ClosedCounts { idle, lifetime, broken, discarded, lost, refreshed, surplus, closing } = self;
         idle + lifetime + broken + discarded + lost + refreshed + surplus + closing
     }
+
+    fn plus(self, other: ClosedCounts) -> ClosedCounts {
+        ClosedCounts {
+            idle: self.idle.saturating_add(other.idle),
+            lifetime: self.lifetime.saturating_add(other.lifetime),
+            broken: self.broken.saturating_add(other.broken),
+            discarded: self.discarded.saturating_add(other.discarded),
+            lost: self.lost.saturating_add(other.lost),
+            refreshed: self.refreshed.saturating_add(other.refreshed),
+            surplus: self.surplus.saturating_add(other.surplus),
+            closing: self.closing.saturating_add(other.closing),
+        }
+    }
 }
 
 /// One resource's status.
@@ -132,7 +173,10 @@ pub struct ResourceStatus {
     pub name: Arc<str>,
     /// The name of the resource's kind, as in `redis`. `None` for a registered resource.
     pub kind: Option<&'static str>,
-    /// Where the resource is, without credentials.
+    /// The name that OpenTelemetry has for the server's software, as in `postgresql`. `None` for a registered resource.
+    #[cfg_attr(feature = "serde", serde(skip))]
+    pub system: Option<&'static str>,
+    /// Where the resource is, without credentials. [`adapter::addresses`](crate::adapter::addresses) takes it apart.
     pub endpoint: Arc<str>,
     /// Its state.
     pub state: State,

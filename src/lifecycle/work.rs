@@ -2,10 +2,10 @@
 
 use std::ops::{Index, IndexMut};
 
-/// Defines the kinds of work. Each has its words in reports: for one, for several, for finished ones, and for those
-/// that ended otherwise.
+/// Defines the kinds of work. Each has its word as data, and its words in reports: for one, for several, for finished
+/// ones, and for those that ended otherwise.
 macro_rules! kinds_of_work {
-    ($($(#[$about:meta])* $work:ident: $one:literal, $many:literal, $finished:literal, $given_up:literal;)*) => {
+    ($($(#[$about:meta])* $work:ident: $code:literal: $one:literal, $many:literal, $finished:literal, $given_up:literal;)*) => {
         /// Work that closing waits for or ends, as opposed to a handle that is merely held.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
@@ -16,6 +16,13 @@ macro_rules! kinds_of_work {
 
         impl Work {
             const ALL: [Work; [$($one),*].len()] = [$(Work::$work),*];
+
+            /// The word for it, as in `operation`.
+            pub fn code(self) -> &'static str {
+                match self {
+                    $(Work::$work => $code,)*
+                }
+            }
 
             fn words(self) -> [&'static str; 4] {
                 match self {
@@ -29,23 +36,23 @@ macro_rules! kinds_of_work {
 kinds_of_work! {
     /// A command or query that has been sent and not answered. Finished once it is answered, even with an error of the
     /// server.
-    Operation: "operation", "operations", "answered", "cut off";
+    Operation: "operation": "operation", "operations", "answered", "cut off";
     /// A message delivered and not yet settled. Finished once it is acknowledged or rejected.
-    Delivery: "delivery", "deliveries", "settled", "given back";
+    Delivery: "delivery": "delivery", "deliveries", "settled", "given back";
     /// A message published and not yet confirmed. Finished once the broker has answered to it.
-    Confirm: "confirm", "confirms", "received", "not received";
+    Confirm: "confirm": "confirm", "confirms", "received", "not received";
     /// A row that an inserter has and that is not yet inserted. Finished once the server has the row.
-    Row: "row", "rows", "inserted", "not known to be inserted";
+    Row: "row": "row", "rows", "inserted", "not known to be inserted";
     /// A transaction that is open on the server. Closing does not wait for it, but aborts it.
-    Transaction: "transaction", "transactions", "aborted", "given up";
+    Transaction: "transaction": "transaction", "transactions", "aborted", "given up";
     /// A cursor that is open on the server. Closing does not wait for it, but closes it.
-    Cursor: "cursor", "cursors", "closed", "given up";
+    Cursor: "cursor": "cursor", "cursors", "closed", "given up";
     /// A future or closure given to `run`.
-    Main: "main", "mains", "ended", "given up";
+    Main: "main": "main", "mains", "ended", "given up";
     /// Work of the application's own, which a [`Hold`](crate::Hold) stands for.
-    Application: "hold", "holds", "released", "broken off by a panic";
+    Application: "application": "hold", "holds", "released", "broken off by a panic";
     /// A task or thread that the pool's `spawn` or `spawn_thread` began.
-    Task: "task", "tasks", "ended", "aborted or panicked";
+    Task: "task": "task", "tasks", "ended", "aborted or panicked";
 }
 
 impl Work {

@@ -2,6 +2,7 @@
 
 pub(crate) mod checks;
 pub(crate) mod count;
+pub(crate) mod endpoint;
 pub(crate) mod instances;
 pub(crate) mod kill_switch;
 pub(crate) mod parts;

@@ -17,7 +17,8 @@
 //!   [`wait`](Quota::wait), and a caller that gets one has [`Link::lease`](crate::Link::lease) list it. Timeouts then
 //!   name the lines that hold, and leaks and deadlocks are found.
 //! - **Work.** [`Link::busy`](crate::Link::busy) counts an operation in flight, which closing waits for.
-//!   [`Link::operation`](crate::Link::operation) makes its span, an [`OperationSpan`].
+//!   [`Link::operation`](crate::Link::operation) makes its span, an [`OperationSpan`]. [`attribute`] has OpenTelemetry's
+//!   names, and [`addresses`] takes an endpoint apart.
 //! - **Threads.** [`block_on`] blocks a thread on a future that runs on the pool's runtime, wherever blocking is legal.
 //!   [`Tls::dial_blocking`] opens streams for drivers that support only threads.
 //! - **Errors.** [`redacted`] withholds a server's message that contains a secret. [`Worded`] gives a driver's error a
@@ -28,6 +29,7 @@
 //!
 //! `examples/lines` in the repository is a kind made of these parts alone.
 
+pub use crate::base::attribute;
 pub use crate::base::error::{Chain, OneLine, Worded, causes, is_own_trouble, redacted};
 pub use crate::base::holder::QuotaId;
 pub use crate::base::millis::{self, number};
@@ -40,6 +42,7 @@ pub use crate::lifecycle::lease::{Claim, LeaseAs};
 pub use crate::lifecycle::spans::OperationSpan;
 pub use crate::lifecycle::wait::{Lending, Quota, Wait};
 pub use crate::net::checks::Checks;
+pub use crate::net::endpoint::{NodeAddress, addresses, without_credentials};
 pub use crate::net::parts::{Field, Names, Part, Protection};
 #[cfg(feature = "streams")]
 pub use crate::net::tls::{Blocking, Stream, Tls};

@@ -2,6 +2,8 @@
 
 use ratatui::style::{Color, Modifier, Style};
 
+use crate::paint::Meaning;
+
 /// The styles.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Look {
@@ -15,11 +17,11 @@ impl Look {
 
     /// The style of a state or verdict.
     pub(crate) fn state(self, state: &str) -> Style {
-        let (colour, is_bold) = match state {
-            "pass" | "ready" | "closed" => (Color::Green, false),
-            "warn" | "connecting" | "draining" | "forced" => (Color::Yellow, false),
-            "fail" | "failed" | "broken" | "timed_out" | "panicked" | "skipped" => (Color::Red, true),
-            _ => return Style::new(),
+        let (colour, is_bold) = match Meaning::of(state) {
+            Meaning::Good => (Color::Green, false),
+            Meaning::Warn => (Color::Yellow, false),
+            Meaning::Bad => (Color::Red, true),
+            Meaning::Other => return Style::new(),
         };
         let style = if is_bold { Style::new().add_modifier(Modifier::BOLD) } else { Style::new() };
         if self.has_colours { style.fg(colour) } else { style }

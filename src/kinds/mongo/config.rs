@@ -5,6 +5,7 @@ use std::time::Duration;
 use mongodb::options::{AuthMechanism, ClientOptions, ConnectionString, Credential, ServerAddress, Tls};
 use serde::Deserialize;
 
+use crate::base::attribute;
 use crate::base::error::Error;
 use crate::base::millis;
 use crate::base::secret::{Secret, SecretFile};
@@ -320,7 +321,7 @@ impl MongoConfig {
 
 impl KindConfig for MongoConfig {
     const KIND: &'static str = "mongo";
-    const SYSTEM: (&'static str, &'static str) = ("db.system.name", "mongodb");
+    const SYSTEM: (&'static str, &'static str) = (attribute::DATABASE_SYSTEM, "mongodb");
     const IS_OURS: bool = true;
     type Resource = MongoResource;
 

@@ -5,8 +5,10 @@
 //! operation, so `OURS` and `CHECKED_OUT` belong to that operation. `MongoResource` reads the counts for usage, pings
 //! and closing.
 //!
-//! Every operation with a connection counts as work of the resource, unless it is the pool's own. The driver keeps
-//! operations that were dropped in its queue, and the task of a `Nudger` clears them away until the handle closes.
+//! Every operation with a connection counts as work of the resource, unless it is the pool's own. If an operation was
+//! cut off, the driver checks its connection in all the same, and closes the connection right after that. So the meter
+//! is told of an operation a moment after its end. The driver also keeps operations that were dropped in its queue. The
+//! task of a `Nudger` clears them away, and tells the meter, until the handle closes.
 //!
 //! The lock of `seen` is the only one here, and nothing is awaited under it. The connection that an event replaces is
 //! dropped after it. Ending an operation locks the counters of `Activity` under it, and wakes a drain that waits.
@@ -44,6 +46,8 @@ pub(super) struct ConnectionTracker {
     seen: Mutex<PoolsSeen>,
     /// Notified when an operation begins to wait that the nudger does not know of yet.
     begun: Notify,
+    /// Notified when an operation has ended of which the meter is not told yet.
+    ended: Notify,
 }
 
 #[derive(Default)]
@@ -74,6 +78,8 @@ enum ConnectionState {
     Idle {
         /// Whether a drain has counted its last operation as finished.
         finished: bool,
+        /// Its last operation, if the meter is not told of it yet.
+        untold: Option<EndedOperation>,
     },
     InUse {
         /// `None` if the operation is the pool's own.
@@ -81,6 +87,21 @@ enum ConnectionState {
     },
 }
 
+/// An operation whose connection is checked in, and may be closed because the operation was cut off.
+struct EndedOperation {
+    at: Instant,
+    /// Tells the meter whether the operation was done.
+    tell: Box<dyn FnOnce(bool) + Send>,
+}
+
+impl ConnectionState {
+    /// A connection without an operation of which the meter is not told.
+    const FREE: ConnectionState = ConnectionState::Idle { finished: false, untold: None };
+}
+
+/// The time after which an operation counts as done if its connection was not closed. The driver tells of a check-in and
+/// of the close that follows it in one call, so the answer is wrong only if the system stops the thread there for longer.
+const SETTLED: Duration = Duration::from_millis(50);
 /// The time after which an operation that waits beside an idle connection counts as stalled. The driver does not say
 /// that a waiting operation was dropped, but it serves its queue at once when a connection is idle. So an operation
 /// that still waits after this time was dropped, or stands behind one that was. Part of the promise that the queue is
@@ -150,7 +171,7 @@ impl ServerPool {
 
 impl ConnectionTracker {
     pub(super) fn new(link: Link) -> Self {
-        ConnectionTracker { link, seen: Mutex::default(), begun: Notify::new() }
+        ConnectionTracker { link, seen: Mutex::default(), begun: Notify::new(), ended: Notify::new() }
     }
 
     pub(super) fn see(&self, event: &CmapEvent) {
@@ -168,8 +189,8 @@ impl ConnectionTracker {
             }
             CmapEvent::ConnectionReady(event) => {
                 *opened += 1;
-                let idle = ConnectionState::Idle { finished: false };
-                pools.get_mut(&event.address).and_then(|pool| pool.put(event.connection_id, Some(idle)))
+                let free = Some(ConnectionState::FREE);
+                pools.get_mut(&event.address).and_then(|pool| pool.put(event.connection_id, free))
             }
             CmapEvent::ConnectionClosed(event) => {
                 let closed = pools.get_mut(&event.address).and_then(|pool| pool.put(event.connection_id, None));
@@ -182,9 +203,8 @@ impl ConnectionTracker {
                         _ => &mut counts.broken,
                     } += 1;
                 }
-                let cut = matches!(event.reason, ConnectionClosedReason::Error | ConnectionClosedReason::Dropped);
                 // The driver checks a connection in before it closes it, also one that was cut off.
-                if cut && matches!(closed, Some(ConnectionState::Idle { finished: true })) {
+                if is_cut(&event.reason) && matches!(closed, Some(ConnectionState::Idle { finished: true, .. })) {
                     self.link.was_cut_off(Work::Operation);
                 }
                 closed
@@ -215,7 +235,7 @@ impl ConnectionTracker {
             }
             CmapEvent::ConnectionCheckedIn(event) => pools.get_mut(&event.address).and_then(|pool| {
                 pool.connections.get(&event.connection_id)?;
-                pool.put(event.connection_id, Some(ConnectionState::Idle { finished: false }))
+                pool.put(event.connection_id, Some(ConnectionState::FREE))
             }),
             CmapEvent::PoolCleared(PoolClearedEvent { address, .. })
             | CmapEvent::PoolClosed(PoolClosedEvent { address, .. }) => {
@@ -234,23 +254,46 @@ impl ConnectionTracker {
                 CmapEvent::ConnectionCheckedIn(event),
                 Some(ConnectionState::InUse { operation: Some(mut operation) }),
             ) => {
-                if operation.finish(true) {
-                    self.finished(event);
+                let (finished, tell) = operation.finish_untold();
+                if finished || tell.is_some() {
+                    self.ended(event, finished, tell.map(|tell| EndedOperation { at: Instant::now(), tell }));
                 }
+            }
+            (event, Some(ConnectionState::Idle { untold: Some(ended), .. })) => {
+                let cut = matches!(event, CmapEvent::ConnectionClosed(event) if is_cut(&event.reason));
+                (ended.tell)(!cut);
             }
             (_, before) => drop(before),
         }
     }
 
-    /// Notes that the report of a close counts the operation of this connection as done.
-    fn finished(&self, event: &ConnectionCheckedInEvent) {
+    /// Notes whether the report of a close counts the operation of this connection as done, and that the meter is still
+    /// to be told of it.
+    fn ended(&self, event: &ConnectionCheckedInEvent, is_finished: bool, ended: Option<EndedOperation>) {
         let mut seen = self.seen.lock();
         let pool = seen.pools.get_mut(&event.address);
-        if let Some(ConnectionState::Idle { finished }) =
+        if let Some(ConnectionState::Idle { finished, untold }) =
             pool.and_then(|pool| pool.connections.get_mut(&event.connection_id))
         {
-            *finished = true;
+            (*finished, *untold) = (is_finished, ended);
+            self.ended.notify_one();
         }
+    }
+
+    /// Tells the meter of the operations that count as done by now. Returns whether there are others.
+    fn settle(&self) -> bool {
+        let (mut settled, mut is_left) = (Vec::new(), false);
+        let mut seen = self.seen.lock();
+        for connection in seen.pools.values_mut().flat_map(|pool| pool.connections.values_mut()) {
+            if let ConnectionState::Idle { untold, .. } = connection {
+                settled.extend(untold.take_if(|ended| ended.at.elapsed() >= SETTLED));
+                is_left |= untold.is_some();
+            }
+        }
+        drop(seen);
+        // The meter is code of users.
+        settled.into_iter().for_each(|ended| (ended.tell)(true));
+        is_left
     }
 
     pub(super) fn usage(&self) -> Usage {
@@ -317,7 +360,12 @@ impl ConnectionTracker {
     }
 }
 
-/// Clears the driver's queue of operations that were dropped.
+/// Whether the driver closes a connection for this reason because its operation was cut off.
+fn is_cut(reason: &ConnectionClosedReason) -> bool {
+    matches!(reason, ConnectionClosedReason::Error | ConnectionClosedReason::Dropped)
+}
+
+/// Clears the driver's queue of operations that were dropped, and tells the meter of those that have ended.
 ///
 /// The driver looks at the first operation in its queue each time an operation asks for a connection or hands one back,
 /// and otherwise every 500 ms. If the first operation was dropped, that look serves nobody. So each dropped operation
@@ -327,7 +375,8 @@ pub(super) struct Nudger(AbortHandle);
 
 impl Nudger {
     pub(super) fn start(tracker: &Arc<ConnectionTracker>, client: &Client) -> Self {
-        Nudger(tokio::spawn(nudge(Arc::clone(tracker), client.clone())).abort_handle())
+        let (nudging, settling) = (nudge(Arc::clone(tracker), client.clone()), settle(Arc::clone(tracker)));
+        Nudger(tokio::spawn(async move { tokio::join!(nudging, settling) }).abort_handle())
     }
 
     pub(super) fn end(&self) {
@@ -338,6 +387,16 @@ impl Nudger {
 impl Drop for Nudger {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+/// Tells the meter of operations that are done, until the handle closes.
+async fn settle(tracker: Arc<ConnectionTracker>) {
+    loop {
+        tracker.ended.notified().await;
+        while tracker.settle() {
+            tokio::time::sleep(SETTLED).await;
+        }
     }
 }
 

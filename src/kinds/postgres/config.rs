@@ -12,6 +12,7 @@ use serde::Deserialize;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{ConnectOptions as _, PgConnection};
 
+use crate::base::attribute;
 use crate::base::error::Error;
 use crate::base::millis;
 use crate::base::secret::{Secret, SecretFile};
@@ -293,7 +294,7 @@ impl PostgresConfig {
 
 impl KindConfig for PostgresConfig {
     const KIND: &'static str = "postgres";
-    const SYSTEM: (&'static str, &'static str) = ("db.system.name", "postgresql");
+    const SYSTEM: (&'static str, &'static str) = (attribute::DATABASE_SYSTEM, "postgresql");
     const IS_OURS: bool = true;
     type Resource = PostgresResource;
 

@@ -25,6 +25,7 @@ use crate::lifecycle::link::Link;
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::status::Usage;
 use crate::lifecycle::wait::Quota;
+use crate::net::endpoint::without_credentials;
 
 /// A kind of resource out of any adapter for `r2d2`: PostgreSQL, SQLite, MySQL, and others. Threads [check its
 /// connections out](crate::pool::blocking::ResourcePool::check_out), each to one user at a time and in the order of
@@ -171,9 +172,10 @@ impl<M: ManageConnection> R2d2<M> {
         self
     }
 
-    /// Sets the address that errors and reports show, without credentials.
+    /// Sets the address that errors and reports show, without credentials. A login in it is left out, as of
+    /// [`Resource::endpoint`].
     pub fn endpoint(mut self, endpoint: impl Into<String>) -> Self {
-        self.endpoint = endpoint.into();
+        self.endpoint = without_credentials(&endpoint.into());
         self
     }
 }

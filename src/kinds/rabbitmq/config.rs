@@ -6,6 +6,7 @@ use std::time::Duration;
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
 use serde::Deserialize;
 
+use crate::base::attribute;
 use crate::base::error::{BoxError, Error, redacted};
 use crate::base::millis;
 use crate::base::secret::{Secret, SecretFile};
@@ -230,7 +231,7 @@ impl RabbitMqConfig {
 
 impl KindConfig for RabbitMqConfig {
     const KIND: &'static str = "rabbitmq";
-    const SYSTEM: (&'static str, &'static str) = ("messaging.system", "rabbitmq");
+    const SYSTEM: (&'static str, &'static str) = (attribute::MESSAGING_SYSTEM, "rabbitmq");
     const IS_OURS: bool = true;
     type Resource = RabbitMqResource;
 

@@ -105,7 +105,7 @@ impl Drop for UseTimer {
     #[inline]
     fn drop(&mut self) {
         if let Some((began, activity)) = self.0.take().map(|timed| *timed) {
-            activity.measure(began, Measure::Checkout, 1, true);
+            activity.measure(began.elapsed(), Measure::Checkout, 1, true);
         }
     }
 }

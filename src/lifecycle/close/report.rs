@@ -94,8 +94,8 @@ impl fmt::Display for Outcome {
 }
 
 impl Outcome {
-    /// The word for it as data.
-    pub(crate) fn code(&self) -> &'static str {
+    /// The word for it, as in `timed_out`.
+    pub fn code(&self) -> &'static str {
         match self {
             Outcome::Closed => "closed",
             Outcome::Forced => "forced",

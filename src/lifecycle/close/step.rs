@@ -29,6 +29,7 @@ use crate::lifecycle::close::state::Role;
 use crate::lifecycle::context::Context;
 use crate::lifecycle::event::What;
 use crate::lifecycle::spans::{self, TaskSpan};
+use crate::lifecycle::status::Counters;
 use crate::lifecycle::wait_group::WaitGroup;
 
 /// How long work that was begun just before leasing ended has to end, if the drain reached its limit. Part of the
@@ -133,8 +134,9 @@ pub(crate) async fn run_step(
     if let Some(slot) = &slot {
         // The step must be over before the runtime ends, because timers of an ended runtime panic.
         let _hangs_by_itself = ended(&mut running, LAST).await;
+        let counters = last_counters(pool.context(), slot, grace.max(LAST)).await;
         let last = Arc::clone(slot);
-        match aside(pool.context(), grace.max(LAST), move || last.finish_close()).await {
+        match aside(pool.context(), grace.max(LAST), move || last.finish_close(counters)).await {
             Some(Ok(())) => {}
             Some(Err(message)) => outcome = Outcome::Panicked(message),
             None => outcome = Outcome::TimedOut,
@@ -148,6 +150,16 @@ pub(crate) async fn run_step(
     };
     tell_end(pool.context(), &span, slot.as_deref(), &step);
     step
+}
+
+/// The counters of a resource that is about to let its handle go. A user's code may block, so it is asked on another
+/// thread. `None` if it does not answer within the limit.
+async fn last_counters(context: &Context, slot: &Arc<dyn AnySlot>, limit: Duration) -> Option<Counters> {
+    if !slot.is_users() {
+        return slot.counters();
+    }
+    let asked = Arc::clone(slot);
+    aside(context, limit, move || asked.counters()).await.flatten()
 }
 
 /// Waits for a group of the application's work. Tasks that are left after the budget are aborted.

@@ -170,7 +170,7 @@ fn closing_leases_to_its_own_code_until_the_phase_begins() {
     assert_eq!(next(&life, INSIDE).unwrap(), AcquireStep::Lease);
     life.stop_leasing();
     assert!(matches!(next(&life, INSIDE), Err(Error::Closing { .. })));
-    assert_eq!(life.finish_close(), Ok(()));
+    assert_eq!(life.finish_close(None), Ok(()));
     assert!(matches!(next(&life, INSIDE), Err(Error::Closed { .. })));
     assert_eq!((life.state(), life.handle()), (State::Closed, None));
     assert!(!life.begin_close(), "there is nothing to close");
@@ -214,7 +214,7 @@ fn an_attempt_that_closing_overtook_changes_nothing() {
     assert!(matches!(life.recovered(1, |_| None), ConnectOutcome::Superseded));
     life.failed(1, failure(&life), LONG);
     life.gave_up(1, failure(&life), LONG);
-    assert!(life.forget(1).is_err());
+    assert!(life.forget(1, None).is_err());
     assert_eq!((life.again(1), life.state()), (None, State::Closed));
     life.reopen();
     assert_eq!(next(&life, ANYONE).unwrap(), AcquireStep::Connect(2));
@@ -269,13 +269,13 @@ fn reconnect_resets_what_is_closed_and_takes_over_what_pauses() {
     let (first, _) = recovery(life.lost(None, 1, cause()));
     let second = life.reconnect(cause()).unwrap();
     assert_eq!((second, life.state(), life.again(first)), (first + 1, State::Connecting, None));
-    assert_eq!(life.forget(second).ok().flatten(), Some(7));
+    assert_eq!(life.forget(second, None).ok().flatten(), Some(7));
     assert_eq!(life.reconnect(cause()), None, "it is connecting already");
     assert_eq!(made(life.connected(second, 8, |_| None)), (2, false));
     assert!(life.begin_close());
     assert_eq!((life.reconnect(cause()), life.state()), (None, State::Draining));
     life.stop_leasing();
-    life.finish_close().unwrap();
+    life.finish_close(None).unwrap();
     assert_eq!((life.reconnect(cause()), life.state()), (None, State::Idle));
     assert_eq!(next(&life, ANYONE).unwrap(), AcquireStep::Connect(second + 1));
     life.gave_up(second + 1, failure(&life), LONG);
@@ -288,7 +288,7 @@ fn a_retired_resource_stays_closed_and_one_that_is_connected_does_not_retire() {
     assert!(!life.retire());
     assert!(life.begin_close());
     assert!(!life.retire(), "it is closing");
-    life.finish_close().unwrap();
+    life.finish_close(None).unwrap();
     assert!(life.reconnect(cause()).is_none() && life.state() == State::Idle, "it was not retired");
     assert!(life.retire(), "there is nothing to close");
     assert!(life.reconnect(cause()).is_none());
@@ -325,7 +325,7 @@ fn a_handle_that_panics_as_it_drops_fails_the_close_alone() {
     assert!(matches!(life.connected(1, Panics, |_| None), ConnectOutcome::Ready { .. }));
     assert!(life.begin_close());
     life.stop_leasing();
-    assert_eq!(life.finish_close().unwrap_err(), "as the test asked");
+    assert_eq!(life.finish_close(None).unwrap_err(), "as the test asked");
     assert_eq!(life.state(), State::Closed);
 }
 

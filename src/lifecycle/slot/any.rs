@@ -19,7 +19,7 @@ use crate::lifecycle::resource::Resource;
 use crate::lifecycle::slot::Slot;
 use crate::lifecycle::slot::acquiring::CONNECTING;
 use crate::lifecycle::spans::TaskSpan;
-use crate::lifecycle::status::{NodeStatus, ResourceStatus, State, Usage};
+use crate::lifecycle::status::{Counters, NodeStatus, ResourceStatus, State, Usage};
 use crate::lifecycle::transition::{LossAction, Recovery};
 
 impl<R: Resource> AnySlot for Slot<R> {
@@ -48,8 +48,11 @@ impl<R: Resource> AnySlot for Slot<R> {
     }
 
     fn usage(&self) -> Usage {
-        let usage = self.life.handle().and_then(|handle| self.guarded("usage", || self.resource.usage(&handle)));
-        usage.unwrap_or_default()
+        self.known_usage().unwrap_or_default()
+    }
+
+    fn counters(&self) -> Option<Counters> {
+        self.known_usage().map(|usage| usage.counters)
     }
 
     fn status(&self, usage: Usage) -> ResourceStatus {
@@ -58,6 +61,7 @@ impl<R: Resource> AnySlot for Slot<R> {
         ResourceStatus {
             name: Arc::clone(self.name()),
             kind: self.activity().kind,
+            system: self.activity().traced.software(),
             endpoint: Arc::clone(&self.activity().endpoint),
             state,
             since,
@@ -220,8 +224,8 @@ impl<R: Resource> AnySlot for Slot<R> {
         }
     }
 
-    fn finish_close(&self) -> Result<(), String> {
-        self.life.finish_close()
+    fn finish_close(&self, counters: Option<Counters>) -> Result<(), String> {
+        self.life.finish_close(counters)
     }
 
     fn has_disconnected(&self) -> bool {

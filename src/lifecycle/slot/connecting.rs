@@ -8,7 +8,6 @@
 //! Each disconnect of a lost or late handle is a task too. `Slot::disconnects` counts them, and closing waits until it
 //! is zero. Nothing here is locked across an await, and the verbs of a resource run under no lock.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -150,12 +149,18 @@ impl<R: Resource> Slot<R> {
 
     /// Brings the lost handle back, or makes a new one. `None` if the lost one is back.
     async fn bring(self: &Arc<Self>, attempt: u64, link: &Link) -> Result<Option<R::Handle>, Failure> {
-        if let Some(lost) = self.life.handle()
-            && self.resource.recover(link, &lost).await?
-        {
-            return Ok(None);
+        let mut counters = None;
+        if let Some(lost) = self.life.handle() {
+            if self.resource.recover(link, &lost).await? {
+                return Ok(None);
+            }
+            counters = match self.pings {
+                None => self.counters(),
+                // A user's code may block.
+                Some(_) => self.aside("usage", |me| me.counters()).await.flatten(),
+            };
         }
-        match self.life.forget(attempt) {
+        match self.life.forget(attempt, counters) {
             Ok(Some(lost)) => {
                 if let Err(error) = self.disconnect(lost, DISCONNECT_LIMIT).await {
                     tracing::debug!(resource = %self.name(), %error, "saying goodbye");
@@ -223,22 +228,30 @@ impl<R: Resource> Slot<R> {
         }
     }
 
-    /// Cuts on a thread of its own, since a user's code may block. Waits for it as long as for a disconnect.
+    /// Cuts on a thread of its own, since a user's code may block.
     pub(super) async fn cut_aside(self: Arc<Self>) {
-        let (runtime, (end, ended)) = (Handle::current(), oneshot::channel::<Infallible>());
-        let cut = move |me: Arc<Self>| {
+        self.aside("cut", |me| me.cut()).await;
+    }
+
+    /// Runs code of a user's own, which may block, on a thread of its own. Waits for it as long as for a disconnect.
+    /// `None` if it does not come back.
+    async fn aside<T: Send + 'static>(self: &Arc<Self>, verb: &str, run: fn(&Self) -> T) -> Option<T> {
+        let (runtime, (end, ended)) = (Handle::current(), oneshot::channel());
+        let call = move |me: Arc<Self>| {
             let _context = runtime.enter();
-            me.cut();
-            drop(end);
+            // Nobody waits any more once the limit has passed.
+            let _ = end.send(run(&me));
         };
-        match thread(cut) {
-            Ok(thread) => drop(thread.send(self)),
-            // No caller may wait on a lost connection, so it is cut on this thread.
-            Err(_no_threads) => return self.cut(),
+        match thread(call) {
+            Ok(thread) => drop(thread.send(Arc::clone(self))),
+            // No caller may wait on a lost connection, so the code runs on this thread.
+            Err(_no_threads) => return Some(run(self)),
         }
-        if within(DISCONNECT_LIMIT, ended).await.is_err() {
-            tracing::warn!("a cut does not come back; it must not block its thread");
+        let ended = within(DISCONNECT_LIMIT, ended).await;
+        if ended.is_err() {
+            tracing::warn!(resource = %self.name(), "{verb} does not come back; it must not block its thread");
         }
+        ended.ok()?.ok()
     }
 }
 

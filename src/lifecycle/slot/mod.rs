@@ -26,7 +26,9 @@ use crate::lifecycle::link::Link;
 use crate::lifecycle::options::Options;
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::spans::{System, Traced};
+use crate::lifecycle::status::Usage;
 use crate::lifecycle::user_ping::UserPings;
+use crate::net::endpoint::without_credentials;
 
 /// One named resource of a pool.
 pub(crate) struct Slot<R: Resource> {
@@ -70,6 +72,8 @@ impl<R: Resource> Slot<R> {
         context: Arc<Context>,
     ) -> Arc<Self> {
         let endpoint = OneLine(resource.endpoint()).to_string();
+        // A user's own code may have left a login in it.
+        let endpoint = if pings.is_some() { without_credentials(&endpoint) } else { endpoint };
         let (kind, system) = kind.unzip();
         let traced = Traced::new(Arc::from(name), system, &endpoint, context.options.trace_operations);
         let activity = Activity::of(traced, kind, endpoint, &context.observers);
@@ -134,6 +138,16 @@ impl<R: Resource> Slot<R> {
     fn as_weak(self: &Arc<Self>) -> Weak<dyn AnySlot> {
         let slot: Arc<dyn AnySlot> = self.clone();
         Arc::downgrade(&slot)
+    }
+
+    /// How full the resource is, with the counts of all its handles. `None` if its code panicked.
+    fn known_usage(&self) -> Option<Usage> {
+        let (handle, before) = self.life.handle_and_counted();
+        let usage = match handle {
+            Some(handle) => self.guarded("usage", || self.resource.usage(&handle))?,
+            None => Usage::default(),
+        };
+        Some(Usage { counters: before.plus(usage.counters), ..usage })
     }
 
     /// Runs a resource's own code where a panic would harm others. `None` if it panicked.

@@ -3,9 +3,10 @@
 use super::book::Book;
 use super::names;
 use super::recorded::{counter, histogram};
-use crate::{Event, Outcome, What, blocking};
+use crate::adapter::attribute::ERROR_TYPE;
+use crate::{Event, What, blocking};
 
-/// Counts events until the pool is gone.
+/// Counts the events of a pool until the pool is gone.
 pub(super) fn count_all(mut events: blocking::Events, book: &Book) {
     let mut missed = 0;
     counter(names::EVENTS_MISSED, Vec::new()).increment(0);
@@ -22,16 +23,8 @@ pub(super) fn count_all(mut events: blocking::Events, book: &Book) {
 fn count(event: &Event, book: &Book) {
     match &event.what {
         What::StepEnded { step } => {
-            let outcome = match step.outcome {
-                Outcome::Closed => "closed",
-                Outcome::Forced => "forced",
-                Outcome::Failed(_) => "failed",
-                Outcome::TimedOut => "timed_out",
-                Outcome::Panicked(_) => "panicked",
-                Outcome::Skipped => "skipped",
-            };
-            // A hook has a step too, and is no resource.
-            counter(names::CLOSE_STEPS, vec![metrics::Label::new("outcome", outcome)]).increment(1);
+            // `CLOSE_STEPS` has no labels of a resource, because a hook is a step too.
+            counter(names::CLOSE_STEPS, vec![metrics::Label::new("outcome", step.outcome.code())]).increment(1);
         }
         What::Closed { report } => histogram(names::CLOSE_DURATION, Vec::new()).record(report.took.as_secs_f64()),
         _ => count_resource(event, book),
@@ -41,9 +34,9 @@ fn count(event: &Event, book: &Book) {
 fn count_resource(event: &Event, book: &Book) {
     let Some(name) = &event.resource else { return };
     let once = |name_of_metric, further: &[(&'static str, &'static str)]| {
-        book.series(name, event.kind, &event.endpoint).count(name_of_metric, further, 1);
+        book.series(name, event.system, &event.endpoint).count(name_of_metric, further, 1);
     };
-    let time = |name_of_metric, took| book.series(name, event.kind, &event.endpoint).record(name_of_metric, took);
+    let time = |name_of_metric, took| book.series(name, event.system, &event.endpoint).record(name_of_metric, took);
     match &event.what {
         What::Connected { took } => {
             time(names::CONNECTION_CREATE_TIME, *took);
@@ -53,9 +46,9 @@ fn count_resource(event: &Event, book: &Book) {
             }
         }
         What::AttemptFailed { error, .. } | What::ConnectFailed { error } => {
-            once(names::CONNECT_FAILURES, &[(names::ERROR_TYPE, error.error_type())]);
+            once(names::CONNECT_FAILURES, &[(ERROR_TYPE, error.error_type())]);
         }
-        What::Lost { error, .. } => once(names::LOSSES, &[(names::ERROR_TYPE, error.error_type())]),
+        What::Lost { error, .. } => once(names::LOSSES, &[(ERROR_TYPE, error.error_type())]),
         What::ProbeFailed { .. } => once(names::PROBE_FAILURES, &[]),
         What::Waited { waited, .. } => time(names::CONNECTION_WAIT_TIME, *waited),
         What::TimedOut { .. } => once(names::CONNECTION_TIMEOUTS, &[]),
@@ -64,20 +57,11 @@ fn count_resource(event: &Event, book: &Book) {
         What::OutcomeUnknown { .. } => once(names::UNKNOWN_OUTCOMES, &[]),
         What::Warned { .. } => once(names::WARNINGS, &[]),
         What::Checked { entry } => {
-            once(names::CHECKS, &[("health", health(entry.health))]);
+            once(names::CHECKS, &[("health", entry.health.code())]);
             if let Some(latency) = entry.latency {
                 time(names::CHECK_DURATION, latency);
             }
         }
         _ => {}
-    }
-}
-
-fn health(health: crate::Health) -> &'static str {
-    match health {
-        crate::Health::Pass => "pass",
-        crate::Health::Unknown => "unknown",
-        crate::Health::Warn => "warn",
-        crate::Health::Fail => "fail",
     }
 }

@@ -1,4 +1,4 @@
-//! The levels that a scrape reads from the pool's status, and the totals that the status counts.
+//! [`Levels`], which reads the levels and the totals from the pool's status at each scrape.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -9,32 +9,35 @@ use super::book::Book;
 use super::names;
 use super::recorded::gauge;
 use super::series::Series;
-use crate::{ClosedCounts, Counters, PoolStatus, ResourceStatus, State, Usage, Work};
+use crate::adapter::attribute::CONNECTION_STATE;
+use crate::{ClosedCounts, Counters, PoolStatus, ResourceStatus, State, Usage};
 
-/// See [`Metrics::MAX_NODES`](super::Metrics::MAX_NODES).
+/// The most servers of one resource that have series of their own, as [`Metrics::MAX_NODES`](super::Metrics::MAX_NODES)
+/// tells users.
 pub(super) const MAX_NODES: usize = 16;
 
 /// The levels and totals of the last scrape.
 #[derive(Default)]
 pub(super) struct Levels {
-    /// Each level, by its name and labels. One that is gone falls to zero.
+    /// Each level, by its name and labels. A level that the next scrape does not read falls to zero.
     last: HashMap<(&'static str, Vec<Label>), f64>,
-    /// Each total, by its resource, its name and the value of its further label. A counter grows by the difference, so
-    /// that it does not fall when a resource is closed and counts anew.
-    totals: HashMap<(Arc<str>, &'static str, &'static str), u64>,
+    /// Each total of each resource, by the total's name and the value of its further label. A counter of the recorder
+    /// grows by the difference to the last scrape. So it goes on if another resource takes the name, which counts from
+    /// zero.
+    totals: HashMap<Arc<str>, HashMap<(&'static str, &'static str), u64>>,
 }
 
-/// The levels of one scrape. Resources that share series are added up.
+/// The levels of one scrape. `Read::add` adds up those of resources that share series.
 #[derive(Default)]
 struct Read(HashMap<(&'static str, Vec<Label>), f64>);
 
 impl Levels {
     pub(super) fn observe(&mut self, status: &PoolStatus, book: &Book) {
         let mut read = Read::default();
-        // The default resource of each kind is in the status even if the program never uses it.
+        // The status has the default resource of each kind, even if the program never uses it.
         let was_used = |resource: &&ResourceStatus| resource.state != State::Idle || resource.generation > 0;
         for resource in status.resources.iter().filter(was_used) {
-            let series = book.series(&resource.name, resource.kind, &resource.endpoint);
+            let series = book.series(&resource.name, resource.system, &resource.endpoint);
             read.resource(resource, &series);
             self.count(resource, &series);
         }
@@ -42,7 +45,7 @@ impl Levels {
         read.add(names::HOLDS, Vec::new(), status.holds);
         read.add(names::TASKS, Vec::new(), status.tasks.iter().map(|(_, count)| count).sum());
         if let Ok(descriptors) = std::fs::read_dir("/proc/self/fd") {
-            // One of them is that of the folder itself.
+            // One of the descriptors is that of the folder itself.
             read.add(names::DESCRIPTORS, Vec::new(), descriptors.count().saturating_sub(1));
         }
         for key in self.last.keys() {
@@ -53,21 +56,23 @@ impl Levels {
         }
         self.last = read.0;
         let names: HashSet<_> = status.resources.iter().map(|resource| &resource.name).collect();
-        self.totals.retain(|(name, ..), _| names.contains(name));
+        self.totals.retain(|name, _| names.contains(name));
     }
 
     /// Has the counters grow by as much as the totals of this resource have.
     fn count(&mut self, resource: &ResourceStatus, series: &Series) {
-        if resource.state == State::Closed {
-            // The connections count anew with the next connect. Leaks are counted on.
-            self.totals.retain(|(name, total, _), _| *name != resource.name || *total == names::LEAKS);
+        // A resource keeps the text of its name for as long as it is there. So another text is another resource's.
+        let is_known =
+            self.totals.get_key_value(&resource.name).is_none_or(|(name, _)| Arc::ptr_eq(name, &resource.name));
+        if !is_known {
+            self.totals.remove(&resource.name);
         }
+        let last = self.totals.entry(Arc::clone(&resource.name)).or_default();
         for (name, label, value, total) in totals(resource) {
-            let last = self.totals.insert((Arc::clone(&resource.name), name, value), total).unwrap_or_default();
-            // A total below the last one counts anew.
-            let more = total.checked_sub(last).unwrap_or(total);
+            let last = last.entry((name, value)).or_default();
             let further = [(label, value)];
-            series.count(name, if label.is_empty() { &[] } else { &further }, more);
+            series.count(name, if label.is_empty() { &[] } else { &further }, total.saturating_sub(*last));
+            *last = total.max(*last);
         }
     }
 }
@@ -78,16 +83,9 @@ impl Read {
     }
 
     fn resource(&mut self, resource: &ResourceStatus, series: &Series) {
-        const STATES: [(State, &str); 6] = [
-            (State::Idle, "idle"),
-            (State::Connecting, "connecting"),
-            (State::Ready, "ready"),
-            (State::Broken, "broken"),
-            (State::Draining, "draining"),
-            (State::Closed, "closed"),
-        ];
-        for (state, name) in STATES {
-            self.add(names::STATE, series.labels(&[("state", name)]), usize::from(resource.state == state));
+        use State::{Broken, Closed, Connecting, Draining, Idle, Ready};
+        for state in [Idle, Connecting, Ready, Broken, Draining, Closed] {
+            self.add(names::STATE, series.labels(&[("state", state.code())]), usize::from(resource.state == state));
         }
         for (place, node) in resource.nodes.iter().enumerate() {
             let endpoint = (place < MAX_NODES).then_some(&*node.endpoint);
@@ -99,8 +97,8 @@ impl Read {
                 self.add(name, series.labels(further), level);
             }
         };
-        known(names::CONNECTION_COUNT, &[(names::CONNECTION_STATE, "idle")], idle);
-        known(names::CONNECTION_COUNT, &[(names::CONNECTION_STATE, "used")], in_use);
+        known(names::CONNECTION_COUNT, &[(CONNECTION_STATE, "idle")], idle);
+        known(names::CONNECTION_COUNT, &[(CONNECTION_STATE, "used")], in_use);
         known(names::CONNECTION_MAX, &[], max);
         known(names::CONNECTION_IDLE_MIN, &[], min_idle);
         known(names::CONNECTION_IDLE_MAX, &[], max_idle);
@@ -109,13 +107,13 @@ impl Read {
         known(names::CHECKOUTS, &[], Some(resource.checkouts));
         known(names::LEAKS_SUSPECTED, &[], Some(resource.leaks));
         for (work, count) in &resource.work {
-            known(names::WORK, &[("work", sort(*work))], Some(*count));
+            known(names::WORK, &[("work", work.code())], Some(*count));
         }
     }
 }
 
-/// The totals that this status has: each with its name, its further label and that label's value, which are empty if
-/// there is none.
+/// The totals of a resource: each with the name of its metric, its further label and that label's value. The two are
+/// empty if it has no further label.
 fn totals(resource: &ResourceStatus) -> Vec<(&'static str, &'static str, &'static str, u64)> {
     let Counters { opened, closed, detached, acquires, .. } = resource.usage.counters;
     let mut totals = vec![(names::LEAKS, "", "", resource.leaks_total as u64)];
@@ -135,18 +133,4 @@ fn totals(resource: &ResourceStatus) -> Vec<(&'static str, &'static str, &'stati
         totals.extend(reasons.map(|(reason, total)| (names::CLOSED, "reason", reason, total)));
     }
     totals
-}
-
-fn sort(work: Work) -> &'static str {
-    match work {
-        Work::Operation => "operation",
-        Work::Delivery => "delivery",
-        Work::Confirm => "confirm",
-        Work::Row => "row",
-        Work::Transaction => "transaction",
-        Work::Cursor => "cursor",
-        Work::Main => "main",
-        Work::Application => "application",
-        Work::Task => "task",
-    }
 }

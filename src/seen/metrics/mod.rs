@@ -53,7 +53,7 @@ struct Installed {
     pool: ResourcePool,
     book: Arc<Book>,
     levels: Mutex<Levels>,
-    /// A forked child has another one. There, another thread may have held a lock for ever.
+    /// The process that installed it. In a forked child the locks may be held by threads that are not there.
     process: u32,
 }
 
@@ -63,7 +63,8 @@ impl Metrics {
     /// of series stays bounded, whatever the names are.
     pub const MAX_RESOURCES: usize = book::MAX_RESOURCES;
 
-    /// The most servers of one resource that have series of their own. The others are told together, as `other`.
+    /// The most servers of one resource that have series of their own. The others are told together, as `other`. So far
+    /// each resource is one server here, a replica set too.
     pub const MAX_NODES: usize = levels::MAX_NODES;
 
     /// Upper bounds for the buckets of the histograms, in seconds. They are those that OpenTelemetry advises for
@@ -86,7 +87,7 @@ impl Metrics {
         let (start, started) = mpsc::channel();
         let (events, counting) = (blocking::Events::from(pool.events()), Arc::clone(&book));
         let count = move || {
-            // The sender is gone if the pool has metrics already.
+            // `install` drops the sender if the pool has metrics already.
             if started.recv().is_ok() {
                 events::count_all(events, &counting);
             }
@@ -97,17 +98,17 @@ impl Metrics {
         })?;
         let measuring = Arc::clone(&book);
         pool.on_measured(move |measured| {
-            // Tasks and holds are measured too, and are no resources.
+            // The pool measures tasks and holds too, which have no metric.
             if let Some(place) = Series::place(measured.measure) {
-                measuring.series(measured.resource, measured.kind, measured.endpoint).measured(place, measured);
+                measuring.series(measured.resource, measured.system, measured.endpoint).measured(place, measured);
             }
         })?;
         names::describe();
         let levels = Mutex::new(Levels::default());
         let metrics = Metrics(Arc::new(Installed { pool: pool.clone(), book, levels, process: std::process::id() }));
-        // Counters begin with the resources that are known by now, so that their first step is seen as one.
+        // The resources that are known by now have their counters from here on, so that a first increase is seen as one.
         metrics.observe();
-        // The thread waits for this. It could only be gone by a panic.
+        // The thread waits for this message. It can only be gone by a panic.
         let _gone = start.send(());
         Ok(metrics)
     }
@@ -121,7 +122,7 @@ impl Metrics {
     pub fn observe(&self) {
         let Installed { pool, book, levels, process } = &*self.0;
         if *process == std::process::id() {
-            // The status asks users' own resources, so it comes before the lock.
+            // `status` runs code of users' own resources, so it is called before the lock is taken.
             let status = pool.status();
             levels.lock().observe(&status, book);
         }

@@ -1,4 +1,4 @@
-//! The names of all metrics, with their units and descriptions, and the names of their labels.
+//! The names of all metrics, with their units and descriptions. `adapter::attribute` has the names of their labels.
 
 use metrics::{Unit, with_recorder};
 
@@ -64,14 +64,5 @@ names! {
     EVENTS_MISSED: describe_counter "resource_pool.events.missed", Count, "Events that are not counted here, for they came too fast";
 }
 
-/// The label with the name of the resource.
-pub(super) const POOL_NAME: &str = "db.client.connection.pool.name";
-pub(super) const CONNECTION_STATE: &str = "db.client.connection.state";
-pub(super) const SYSTEM: &str = "db.system.name";
-pub(super) const MESSAGING_SYSTEM: &str = "messaging.system";
-pub(super) const MESSAGING_OPERATION: &str = "messaging.operation.name";
-pub(super) const ADDRESS: &str = "server.address";
-pub(super) const PORT: &str = "server.port";
-pub(super) const ERROR_TYPE: &str = "error.type";
-/// The value that stands for all names beyond a limit.
+/// The value of a label that stands for all resources, or all servers, beyond a limit.
 pub(super) const OTHER: &str = "other";

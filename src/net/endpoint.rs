@@ -1,0 +1,218 @@
+//! Endpoints: the texts by which status, events, errors, spans and metrics say where a resource is.
+//!
+//! A user's own resource writes its endpoint as it likes, and may leave a login in it. A password that is not
+//! percent-encoded may end the host early, so that a parser would take parts of the password for host, port or path. So
+//! an endpoint is taken apart only if it can be read in one way.
+
+use std::fmt;
+
+use crate::net::url::{host, host_port, port};
+
+/// The address of one server, as an endpoint has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NodeAddress<'a> {
+    /// The name or the address of the host, an IPv6 address without its brackets. For a Unix socket its path, which
+    /// begins with `/`.
+    pub host: &'a str,
+    /// The port. `None` if the endpoint names none.
+    pub port: Option<u16>,
+}
+
+impl fmt::Display for NodeAddress<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port {
+            Some(port) => f.write_str(&host_port(self.host, port)),
+            None => f.write_str(self.host),
+        }
+    }
+}
+
+/// The addresses in an endpoint, such as [`ResourceStatus::endpoint`](crate::ResourceStatus::endpoint). There are
+/// several if the resource is told several servers, and none if the endpoint is no URL or can be read in two ways.
+///
+/// ```
+/// use resource_pool::adapter::addresses;
+///
+/// let [redis] = addresses("redis://127.0.0.1:6379/0")[..] else { panic!("it is one server") };
+/// assert_eq!((redis.host, redis.port), ("127.0.0.1", Some(6379)));
+/// ```
+pub fn addresses(endpoint: &str) -> Vec<NodeAddress<'_>> {
+    let Some(Parts { scheme, authority, path, is_plain, .. }) = Parts::of(endpoint) else { return Vec::new() };
+    match authority {
+        "" if is_socket(scheme) && !path.is_empty() => vec![NodeAddress { host: path, port: None }],
+        _ if is_plain => nodes(authority).unwrap_or_default(),
+        _ => Vec::new(),
+    }
+}
+
+/// The endpoint as the pool shows one of a user's own: without a login, and without all that follows `?`, `#`, `;` or `=`, where a password may stand too. An
+/// endpoint that can be read in two ways keeps its scheme alone, and a text that is no URL and may have a login in it is
+/// left out.
+pub fn without_credentials(endpoint: &str) -> String {
+    let Some(Parts { scheme, authority, path, is_plain }) = Parts::of(endpoint) else {
+        return if endpoint.contains(['@', '=']) { String::new() } else { endpoint.to_owned() };
+    };
+    let (_, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
+    let is_safe = match hosts {
+        "" => is_plain || authority.is_empty() && is_socket(scheme),
+        hosts => is_plain && nodes(hosts).is_some(),
+    };
+    if is_safe { format!("{scheme}://{hosts}{path}") } else { format!("{scheme}://") }
+}
+
+/// The parts of an endpoint that is a URL.
+struct Parts<'a> {
+    scheme: &'a str,
+    /// The hosts, and a login if there is one.
+    authority: &'a str,
+    path: &'a str,
+    /// Whether neither an `@` nor a value follows the authority, which may otherwise have a part of a password in it.
+    is_plain: bool,
+}
+
+impl<'a> Parts<'a> {
+    /// `None` if the endpoint is no URL.
+    fn of(endpoint: &'a str) -> Option<Self> {
+        let (scheme, rest) = endpoint.split_once("://")?;
+        let is_scheme = !scheme.is_empty() && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+        let (authority, behind) = rest.split_at(rest.find(['/', '\\', '?', '#', ';', '=']).unwrap_or(rest.len()));
+        let path = behind.split(['?', '#', ';', '=']).next().unwrap_or_default();
+        let is_plain = !behind.contains('@') && !behind.starts_with('=');
+        is_scheme.then_some(Parts { scheme, authority, path, is_plain })
+    }
+}
+
+/// Whether the path of such a URL is that of a Unix socket.
+fn is_socket(scheme: &str) -> bool {
+    scheme.split('+').any(|word| word == "unix")
+}
+
+/// The hosts with their ports. `None` if any of them is neither a name nor an address, or its port is none.
+fn nodes(hosts: &str) -> Option<Vec<NodeAddress<'_>>> {
+    let node = |text| {
+        let (name, number) = match str::rsplit_once(text, ':') {
+            // The last colon of an address in brackets is a part of it.
+            Some((name, number)) if !number.ends_with(']') => (name, Some(number)),
+            _ => (text, None),
+        };
+        let port = number.map(|number| port("", number)).transpose().ok()?;
+        Some(NodeAddress { host: host("", name).ok()?, port })
+    };
+    hosts.split(',').map(node).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The part of each shape that is secret.
+    const SECRETS: [&str; 3] = ["s3cret", "12345", "pa55"];
+
+    #[test]
+    fn an_endpoint_has_addresses() {
+        let told = |endpoint| addresses(endpoint).iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        for (endpoint, addresses) in [
+            ("redis://127.0.0.1:6379/0", "127.0.0.1:6379"),
+            ("rediss://cache/0", "cache"),
+            ("redis://[::1]:6379/0", "[::1]:6379"),
+            ("http://[::1]/default", "::1"),
+            ("amqp://[fe80::1%eth0]:5672/%2f", "[fe80::1%eth0]:5672"),
+            ("http://clickhouse:8123/", "clickhouse:8123"),
+            ("mongodb://a:27017,b:27018/quantaxis", "a:27017 b:27018"),
+            ("mongodb+srv://cluster.example/quantaxis", "cluster.example"),
+            ("unix:///run/redis.sock?db=1", "/run/redis.sock"),
+            ("redis+unix:///run/redis@main.sock", "/run/redis@main.sock"),
+            ("http://host?database=x", "host"),
+            ("momentum.bin", ""),
+            ("lines://", ""),
+            ("unix://", ""),
+            ("", ""),
+        ] {
+            assert_eq!(told(endpoint), addresses, "{endpoint}");
+        }
+    }
+
+    /// Each endpoint that may have a login in it, and the rest of it that is shown.
+    #[test]
+    fn no_endpoint_shows_a_secret() {
+        for (endpoint, shown) in [
+            // A login as it should be written.
+            ("lines://user:s3cret@host:7/x", "lines://host:7/x"),
+            ("lines://s3cret@host:7/x", "lines://host:7/x"),
+            ("lines://:s3cret@host", "lines://host"),
+            ("lines://user:s3cret@[::1]:7/x", "lines://[::1]:7/x"),
+            ("lines://user:s3cret@a:1,b:2/x", "lines://a:1,b:2/x"),
+            ("lines://user:s3%40cret@host:7/pa", "lines://host:7/pa"),
+            ("unix://user:s3cret@/run/x.sock", "unix:///run/x.sock"),
+            // A password with an `@`, or one whose rest looks like a port.
+            ("lines://user:pa55@s3cret@host:7/x", "lines://host:7/x"),
+            ("lines://user:12345@", "lines://"),
+            ("lines://user:12345@/x", "lines:///x"),
+            ("lines://user:s3cret@host:pa55/x", "lines://"),
+            // A password that ends the host early.
+            ("lines://user:pa#s3cret@host:1/", "lines://"),
+            ("lines://user:pa/s3cret@host:1/", "lines://"),
+            ("lines://user:12345/s3cret@host:1/", "lines://"),
+            ("lines://user:12345?s3cret@host:1/", "lines://"),
+            ("lines://user:12345#s3cret@host:1/", "lines://"),
+            ("lines://user:12345;s3cret@host:1/", "lines://"),
+            ("lines://user:12345\\s3cret@host:1/", "lines://"),
+            ("lines://user:12345=s3cret@host:1/", "lines://"),
+            ("lines:///user:s3cret@host:1/", "lines://"),
+            // A login of which the host is missing, or encoded along.
+            ("lines://user:s3cret", "lines://"),
+            ("lines://user:s3cret/x", "lines://"),
+            ("lines://user:s3cret%40host:1/x", "lines://"),
+            ("lines://s3cret%40host/x", "lines://"),
+            ("lines://a:1,user:s3cret,b:2/x", "lines://"),
+            // Several logins.
+            ("lines://user:s3cret@a:1,user:pa55@b:2/x", "lines://b:2/x"),
+            ("lines://user:s3cret@a/x,lines://user:pa55@b/x", "lines://"),
+            // A password beside the login.
+            ("lines://host:7/x?user=u&password=s3cret", "lines://host:7/x"),
+            ("lines://host:7?password=pa@s3cret", "lines://"),
+            ("lines://host:7/x?password=pa@s3cret", "lines://"),
+            ("lines://host:7/x#s3cret", "lines://host:7/x"),
+            ("lines://host:7;password=s3cret", "lines://host:7"),
+            ("lines://host:7,password=s3cret", "lines://"),
+            ("unix:///run/x.sock?pass=s3cret", "unix:///run/x.sock"),
+            ("unix:///run/x.sock?pass=pa@s3cret", "unix:///run/x.sock"),
+            // Texts that are no URLs.
+            ("user:s3cret@host:1", ""),
+            ("host=db user=u password=s3cret", ""),
+            ("host:7,password=s3cret", ""),
+            ("jdbc:oracle:thin:user/s3cret@host:1521", ""),
+            ("jdbc:lines://host/x?password=s3cret", ""),
+            ("the first, lines://user:s3cret@host", ""),
+            ("://user:s3cret@host", ""),
+            ("lines:user:s3cret@host", ""),
+        ] {
+            assert_eq!(without_credentials(endpoint), shown, "{endpoint}");
+            assert_eq!(without_credentials(shown), shown, "it has no login any more");
+            let addresses = format!("{:?}", addresses(endpoint));
+            for secret in SECRETS {
+                assert!(!shown.contains(secret) && !addresses.contains(secret), "{endpoint}: {addresses}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_endpoint_without_a_login_stays() {
+        for endpoint in [
+            "fake://here",
+            "lines://host:7/x",
+            "lines://[::1]:7/x",
+            "lines://a:1,b:2/x",
+            "unix:///run/redis@main/redis.sock",
+            "s3://models/2026/momentum.bin",
+            "momentum.bin",
+            "C:\\models\\momentum.bin",
+            "beside 3 others",
+            "lines://",
+            "",
+        ] {
+            assert_eq!(without_credentials(endpoint), endpoint);
+        }
+    }
+}
