@@ -78,9 +78,9 @@ impl Busy {
         counted
     }
 
-    /// Counts the work as done, for a kind that learns only a moment later whether the work was cut off. Returns whether
-    /// the report of a close counts it, and the call that then tells the listener of `on_measured` whether the work was
-    /// done. The call is `None` if the pool does not measure.
+    /// Counts the work as done, for a kind that learns only a moment later whether the work was cut off. Returns
+    /// whether the report of a close counts it, and the call that then tells the listener of `on_measured` whether the
+    /// work was done. The call is `None` if the pool does not measure.
     pub fn finish_untold(&mut self) -> (bool, Option<Box<dyn FnOnce(bool) + Send>>) {
         let (counted, _took) = self.end(true);
         #[cfg(feature = "metrics")]
@@ -91,8 +91,8 @@ impl Busy {
         (counted, None)
     }
 
-    /// Ends the work. Returns whether the report of a close counts it and, if the pool measures, how long it took and how
-    /// many pieces it was.
+    /// Ends the work. Returns whether the report of a close counts it and, if the pool measures, how long it took and
+    /// how many pieces it was.
     #[inline]
     fn end(&mut self, is_done: bool) -> (bool, Option<(Duration, usize)>) {
         let count = std::mem::take(&mut self.count);

@@ -36,8 +36,8 @@ pub trait KindConfig: Default + Clone + PartialEq + fmt::Debug + DeserializeOwne
     /// Further fields that have variables. [`set_more`](KindConfig::set_more) sets them. Defaults to none.
     const MORE: &'static [Field] = &[];
     /// The name that OpenTelemetry has for the server's software, below the attribute that has it in spans:
-    /// [`DATABASE_SYSTEM`](attribute::DATABASE_SYSTEM) or [`MESSAGING_SYSTEM`](attribute::MESSAGING_SYSTEM). Metrics have
-    /// the name too. Defaults to a database by the name of the kind.
+    /// [`DATABASE_SYSTEM`](attribute::DATABASE_SYSTEM) or [`MESSAGING_SYSTEM`](attribute::MESSAGING_SYSTEM). Metrics
+    /// have the name too. Defaults to a database by the name of the kind.
     const SYSTEM: (&'static str, &'static str) = (attribute::DATABASE_SYSTEM, Self::KIND);
     /// Whether its code is the crate's own, which never blocks a thread of the pool.
     #[doc(hidden)]

@@ -459,8 +459,8 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         self.inner.lock().probing.take()
     }
 
-    /// Ends as `Closed`, whether or not the server answered. `counters` are the counts of the connections by now, if they
-    /// are known. Fails with the message of a panic in the handle's drop.
+    /// Ends as `Closed`, whether or not the server answered. `counters` are the counts of the connections by now, if
+    /// they are known. Fails with the message of a panic in the handle's drop.
     pub(crate) fn finish_close(&self, counters: Option<Counters>) -> Result<(), String> {
         let mut inner = self.inner.lock();
         inner.set(State::Closed);

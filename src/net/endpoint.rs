@@ -38,7 +38,9 @@ impl fmt::Display for NodeAddress<'_> {
 /// assert_eq!((redis.host, redis.port), ("127.0.0.1", Some(6379)));
 /// ```
 pub fn addresses(endpoint: &str) -> Vec<NodeAddress<'_>> {
-    let Some(Parts { scheme, authority, path, is_plain, .. }) = Parts::of(endpoint) else { return Vec::new() };
+    let Some(EndpointParts { scheme, authority, path, is_plain, .. }) = EndpointParts::of(endpoint) else {
+        return Vec::new();
+    };
     match authority {
         "" if is_socket(scheme) && !path.is_empty() => vec![NodeAddress { host: path, port: None }],
         _ if is_plain => nodes(authority).unwrap_or_default(),
@@ -46,11 +48,11 @@ pub fn addresses(endpoint: &str) -> Vec<NodeAddress<'_>> {
     }
 }
 
-/// The endpoint as the pool shows one of a user's own: without a login, and without all that follows `?`, `#`, `;` or `=`, where a password may stand too. An
-/// endpoint that can be read in two ways keeps its scheme alone, and a text that is no URL and may have a login in it is
-/// left out.
+/// The endpoint of a user's own resource as the pool shows it: without a login, and without all that follows `?`, `#`,
+/// `;` or `=`, where a password may stand too. An endpoint that can be read in two ways keeps its scheme alone. A text
+/// that is no URL is left out if it has an `@` or a `=` in it.
 pub fn without_credentials(endpoint: &str) -> String {
-    let Some(Parts { scheme, authority, path, is_plain }) = Parts::of(endpoint) else {
+    let Some(EndpointParts { scheme, authority, path, is_plain }) = EndpointParts::of(endpoint) else {
         return if endpoint.contains(['@', '=']) { String::new() } else { endpoint.to_owned() };
     };
     let (_, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
@@ -62,7 +64,7 @@ pub fn without_credentials(endpoint: &str) -> String {
 }
 
 /// The parts of an endpoint that is a URL.
-struct Parts<'a> {
+struct EndpointParts<'a> {
     scheme: &'a str,
     /// The hosts, and a login if there is one.
     authority: &'a str,
@@ -71,7 +73,7 @@ struct Parts<'a> {
     is_plain: bool,
 }
 
-impl<'a> Parts<'a> {
+impl<'a> EndpointParts<'a> {
     /// `None` if the endpoint is no URL.
     fn of(endpoint: &'a str) -> Option<Self> {
         let (scheme, rest) = endpoint.split_once("://")?;
@@ -79,7 +81,7 @@ impl<'a> Parts<'a> {
         let (authority, behind) = rest.split_at(rest.find(['/', '\\', '?', '#', ';', '=']).unwrap_or(rest.len()));
         let path = behind.split(['?', '#', ';', '=']).next().unwrap_or_default();
         let is_plain = !behind.contains('@') && !behind.starts_with('=');
-        is_scheme.then_some(Parts { scheme, authority, path, is_plain })
+        is_scheme.then_some(EndpointParts { scheme, authority, path, is_plain })
     }
 }
 

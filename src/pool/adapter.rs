@@ -17,8 +17,8 @@
 //!   [`wait`](Quota::wait), and a caller that gets one has [`Link::lease`](crate::Link::lease) list it. Timeouts then
 //!   name the lines that hold, and leaks and deadlocks are found.
 //! - **Work.** [`Link::busy`](crate::Link::busy) counts an operation in flight, which closing waits for.
-//!   [`Link::operation`](crate::Link::operation) makes its span, an [`OperationSpan`]. [`attribute`] has OpenTelemetry's
-//!   names, and [`addresses`] takes an endpoint apart.
+//!   [`Link::operation`](crate::Link::operation) makes its span, an [`OperationSpan`]. [`attribute`] has
+//!   OpenTelemetry's names, and [`addresses`] takes an endpoint apart.
 //! - **Threads.** [`block_on`] blocks a thread on a future that runs on the pool's runtime, wherever blocking is legal.
 //!   [`Tls::dial_blocking`] opens streams for drivers that support only threads.
 //! - **Errors.** [`redacted`] withholds a server's message that contains a secret. [`Worded`] gives a driver's error a

@@ -99,8 +99,9 @@ impl ConnectionState {
     const FREE: ConnectionState = ConnectionState::Idle { finished: false, untold: None };
 }
 
-/// The time after which an operation counts as done if its connection was not closed. The driver tells of a check-in and
-/// of the close that follows it in one call, so the answer is wrong only if the system stops the thread there for longer.
+/// The time after which an operation counts as done if its connection was not closed. The driver tells of a check-in
+/// and of the close that follows it in one call. So the answer is wrong only if the system stops the thread there for
+/// longer.
 const SETTLED: Duration = Duration::from_millis(50);
 /// The time after which an operation that waits beside an idle connection counts as stalled. The driver does not say
 /// that a waiting operation was dropped, but it serves its queue at once when a connection is idle. So an operation

@@ -106,7 +106,7 @@ impl Metrics {
         names::describe();
         let levels = Mutex::new(Levels::default());
         let metrics = Metrics(Arc::new(Installed { pool: pool.clone(), book, levels, process: std::process::id() }));
-        // The resources that are known by now have their counters from here on, so that a first increase is seen as one.
+        // The resources that are known by now have counters from here on, so that a first increase is seen as one.
         metrics.observe();
         // The thread waits for this message. It can only be gone by a panic.
         let _gone = start.send(());
