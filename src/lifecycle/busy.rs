@@ -11,6 +11,9 @@ use crate::lifecycle::activity::{Activity, WorkShard};
 use crate::lifecycle::measured::Measure;
 use crate::lifecycle::work::Work;
 
+/// The call that tells the meter whether work that has ended was done.
+type TellMeter = Box<dyn FnOnce(bool) + Send>;
+
 /// A guard that counts pieces of [`Work`] while they are in flight.
 #[must_use = "the work counts as given up when this drops"]
 pub struct Busy {
@@ -81,7 +84,7 @@ impl Busy {
     /// Counts the work as done, for a kind that learns only a moment later whether the work was cut off. Returns
     /// whether the report of a close counts it, and the call that then tells the listener of `on_measured` whether the
     /// work was done. The call is `None` if the pool does not measure.
-    pub fn finish_untold(&mut self) -> (bool, Option<Box<dyn FnOnce(bool) + Send>>) {
+    pub fn finish_untold(&mut self) -> (bool, Option<TellMeter>) {
         let (counted, _took) = self.end(true);
         #[cfg(feature = "metrics")]
         if let Some((took, count)) = _took {
