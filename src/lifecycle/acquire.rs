@@ -67,7 +67,9 @@ impl Acquirer {
         }
     }
 
+    // Inlined, it would give the future of a wait room on the stack of each lease.
     #[cold]
+    #[inline(never)]
     fn connect<R: Resource, T: ?Sized + 'static>(&self, slot: &Arc<Slot<R>>, claim: Claim) -> Acquire<Lease<T>>
     where
         R::Handle: LeaseAs<T>,

@@ -15,8 +15,11 @@ use crate::{cargo, root, servers, target};
 const RUNNER: &str = "0.20.0";
 /// A path that has grown by more than this many per cent fails.
 const GROWTH: f64 = 5.0;
+/// How much a lease may grow by the feature `metrics`, in per cent. A lease is not measured.
+const NONE: f64 = 0.0;
 
-/// Counts and compares. With `--keep` it keeps the counts instead of comparing them.
+/// Counts and compares, without the feature `metrics` and with it. With `--keep` it keeps the counts without the feature
+/// instead of comparing them.
 pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     let keep = match arguments {
         [] => false,
@@ -34,28 +37,44 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     }
     let child = Child::catching_signals()?;
     servers::set_up()?;
-    let folder = target().join("hot");
-    if folder.exists() {
-        fs::remove_dir_all(&folder)?;
-    }
-    let mut command = cargo();
-    command.args(["bench", "--package", "hot", "--", "--save-summary=json"]).env("GUNGRAUN_HOME", &folder);
-    let code = child.run(&mut command)?;
-    if code != ExitCode::SUCCESS {
-        return Ok(code);
-    }
-    let counted = counts(&folder)?;
-    if counted.is_empty() {
-        return Err(format!("nothing was counted in {}", folder.display()).into());
-    }
+    let counted = match count(&child, &[])? {
+        Ok(counted) => counted,
+        Err(failed) => return Ok(failed),
+    };
     let file = root().join("benches/hot/instructions.json");
     if keep {
         fs::write(&file, serde_json::to_string_pretty(&counted)? + "\n")?;
         println!("kept in {}", file.display());
         return Ok(ExitCode::SUCCESS);
     }
+    let with_metrics = match count(&child, &["--features", "resource-pool/metrics"])? {
+        Ok(counted) => counted,
+        Err(failed) => return Ok(failed),
+    };
     let kept = serde_json::from_slice(&fs::read(&file)?)?;
-    Ok(if compare(&kept, &counted) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let fine = compare(&kept, &counted, |_| GROWTH);
+    println!("with the feature `metrics`:");
+    let fine = compare(&counted, &with_metrics, |path| if path.starts_with("lease") { NONE } else { GROWTH }) && fine;
+    Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The instructions of each path, of a build with these arguments. Fails with the harness's exit code.
+fn count(child: &Child, arguments: &[&str]) -> Result<Result<BTreeMap<String, u64>, ExitCode>, Box<dyn Error>> {
+    let folder = target().join("hot");
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
+    }
+    let mut command = cargo();
+    command.args(["bench", "--package", "hot"]).args(arguments).args(["--", "--save-summary=json"]);
+    let code = child.run(command.env("GUNGRAUN_HOME", &folder))?;
+    if code != ExitCode::SUCCESS {
+        return Ok(Err(code));
+    }
+    let counted = counts(&folder)?;
+    if counted.is_empty() {
+        return Err(format!("nothing was counted in {}", folder.display()).into());
+    }
+    Ok(Ok(counted))
 }
 
 /// The instructions of each path, by its name, from the summaries below the folder.
@@ -78,8 +97,8 @@ fn counts(folder: &Path) -> Result<BTreeMap<String, u64>, Box<dyn Error>> {
     Ok(counted)
 }
 
-/// Whether no path has grown by too much, and each is known.
-fn compare(kept: &BTreeMap<String, u64>, counted: &BTreeMap<String, u64>) -> bool {
+/// Whether no path has grown by more per cent than it may, and each is known.
+fn compare(kept: &BTreeMap<String, u64>, counted: &BTreeMap<String, u64>, may_grow: impl Fn(&str) -> f64) -> bool {
     let mut fine = kept.keys().eq(counted.keys());
     if !fine {
         println!("the paths are not those that are kept; `cargo xtask hot --keep` keeps these");
@@ -87,8 +106,9 @@ fn compare(kept: &BTreeMap<String, u64>, counted: &BTreeMap<String, u64>) -> boo
     for (name, count) in counted {
         let Some(before) = kept.get(name) else { continue };
         let growth = (*count as f64 - *before as f64) * 100.0 / *before as f64;
-        let verdict = if growth > GROWTH { "grown by more than is allowed" } else { "fine" };
-        fine &= growth <= GROWTH;
+        let is_fine = growth <= may_grow(name);
+        let verdict = if is_fine { "fine" } else { "grown by more than is allowed" };
+        fine &= is_fine;
         println!("{name:<20} {count:>10} instructions, {growth:+.1} % over {before}: {verdict}");
     }
     fine
@@ -101,8 +121,10 @@ mod tests {
     #[test]
     fn growth_beyond_the_limit_and_unknown_paths_fail() {
         let paths = |count| BTreeMap::from([("lease".to_owned(), count)]);
-        assert!(compare(&paths(1000), &paths(1050)) && compare(&paths(1000), &paths(400)));
-        assert!(!compare(&paths(1000), &paths(1051)));
-        assert!(!compare(&paths(1000), &BTreeMap::new()) && !compare(&BTreeMap::new(), &paths(1000)));
+        let by_five = |kept, counted| compare(kept, counted, |_| GROWTH);
+        assert!(by_five(&paths(1000), &paths(1050)) && by_five(&paths(1000), &paths(400)));
+        assert!(!by_five(&paths(1000), &paths(1051)));
+        assert!(!by_five(&paths(1000), &BTreeMap::new()) && !by_five(&BTreeMap::new(), &paths(1000)));
+        assert!(!compare(&paths(1000), &paths(1001), |_| NONE));
     }
 }
