@@ -1532,6 +1532,7 @@ mod real {
         until(SOON, || check_out().is_ok_and(|mut redis| redis.incr::<_, _, i64>("n", 1).is_ok()));
         let report = pool.close_all().unwrap();
         assert!(report.all_closed(), "{report}");
-        until(SOON, || server.established().unwrap() == before);
+        // The start of the server may have had one more.
+        until(SOON, || server.established().unwrap() <= before);
     }
 }

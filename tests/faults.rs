@@ -25,10 +25,10 @@ const fn s(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// All faults.
+/// All faults. A kill comes between the two that refuse the prober's new connection. After a refusal the prober may have
+/// no connection of its own until the next loss.
 const FULL: [Fault; 18] = [
     Fault::Kill(Duration::ZERO),
-    Fault::Kill(s(20)),
     Fault::Freeze(s(1)),
     Fault::Freeze(s(20)),
     Fault::Reset(1),
@@ -40,6 +40,7 @@ const FULL: [Fault; 18] = [
     Fault::Alarm(s(2)),
     Fault::Alarm(s(12)),
     Fault::Full(LONG),
+    Fault::Kill(s(20)),
     Fault::RightGone(LONG),
     Fault::Loading(LONG),
     Fault::DiskFull(LONG),
@@ -50,10 +51,11 @@ const FULL: [Fault; 18] = [
 /// The duration of most long faults. The pool cuts a server that does not answer after half of that.
 const LONG: Duration = s(8);
 
-/// Most kinds of fault once, spread over the backends.
+/// Most kinds of fault once, spread over the backends. The order is that of [`FULL`] where a prober has to have its
+/// connection.
 const SHORT: &[(Kind, &[Fault])] = &[
     #[cfg(feature = "postgres")]
-    (Kind::Postgres, &[Fault::Freeze(s(5)), Fault::Kill(Duration::ZERO), Fault::Full(s(4)), Fault::RightGone(s(4))]),
+    (Kind::Postgres, &[Fault::Freeze(s(5)), Fault::Full(s(4)), Fault::Kill(Duration::ZERO), Fault::RightGone(s(4))]),
     (Kind::Mongo, &[Fault::Kill(Duration::ZERO), Fault::BlackHole(s(5))]),
     (Kind::RabbitMq, &[Fault::Alarm(s(2)), Fault::Reset(3), Fault::Freeze(s(5)), Fault::Full(s(4))]),
     (Kind::ClickHouse, &[Fault::Collapse(s(5)), Fault::Slow(s(5))]),

@@ -254,5 +254,5 @@ async fn adopted_clients_of_the_drivers_are_closed_if_alive_and_forgotten_if_dro
     assert_eq!(steps, ["redis alive", "mongo alive"], "{report}");
     assert!(alive.0.list_database_names().await.is_err());
     assert!(alive.1.lock().is_none());
-    until(SOON, || [mongo.established().unwrap(), redis.established().unwrap()] == before);
+    until(SOON, || mongo.established().unwrap() <= before[0] && redis.established().unwrap() <= before[1]);
 }

@@ -362,7 +362,7 @@ fn pool_close_all_under_load_leaves_nothing() {
         assert_eq!(names, ["rabbitmq", "redis", "clickhouse", "mongo"], "{report}");
     });
     common::until(SOON, || {
-        servers.iter().zip(&before).all(|(server, before)| server.established().unwrap() == *before)
+        servers.iter().zip(&before).all(|(server, before)| server.established().unwrap() <= *before)
     });
 }
 

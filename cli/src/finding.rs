@@ -62,7 +62,7 @@ pub(crate) async fn diagnose(patient: Patient<'_>) -> Vec<Finding> {
         return findings;
     }
     // A Unix socket has a path, and no port to look at. A few servers bound the time of a diagnosis.
-    let servers = addresses(endpoint).into_iter().filter(|server| !server.host.starts_with('/')).take(4);
+    let servers = addresses(endpoint).into_iter().filter(|server| !server.is_socket).take(4);
     for (host, port) in servers.map(|server| (server.host, server.port.unwrap_or(kind.port()))) {
         let answering = scan(host, port).await;
         let set = where_to_set(config, kind, name, "port");

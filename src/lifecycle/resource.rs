@@ -110,8 +110,8 @@ pub trait Resource: Send + Sync + Sized + 'static {
     /// The endpoint, without credentials, for errors and reports, as in `lines://host:7/x`. Defaults to an empty one.
     ///
     /// The pool leaves out a login all the same, and all that follows `?`, `#`, `;` or `=`. A URL that can be read in
-    /// two ways, as `lines://user:pa/ss@host`, keeps its scheme alone. A text that is no URL is left out if it has an
-    /// `@` or a `=` in it.
+    /// two ways, as `lines://user:pa/ss@host`, keeps its scheme alone. A text that is no URL is left out if it has
+    /// `@`, `=` or `://` in it. `%40` counts as `@`.
     fn endpoint(&self) -> String {
         String::new()
     }

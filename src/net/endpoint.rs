@@ -12,11 +12,12 @@ use crate::net::url::{host, host_port, port};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NodeAddress<'a> {
-    /// The name or the address of the host, an IPv6 address without its brackets. For a Unix socket its path, which
-    /// begins with `/`.
+    /// The name or the address of the host, an IPv6 address without its brackets. For a Unix socket its path.
     pub host: &'a str,
     /// The port. `None` if the endpoint names none.
     pub port: Option<u16>,
+    /// Whether it is a Unix socket, which has a path in the place of a host.
+    pub is_socket: bool,
 }
 
 impl fmt::Display for NodeAddress<'_> {
@@ -38,51 +39,60 @@ impl fmt::Display for NodeAddress<'_> {
 /// assert_eq!((redis.host, redis.port), ("127.0.0.1", Some(6379)));
 /// ```
 pub fn addresses(endpoint: &str) -> Vec<NodeAddress<'_>> {
-    let Some(EndpointParts { scheme, authority, path, is_plain, .. }) = EndpointParts::of(endpoint) else {
-        return Vec::new();
-    };
-    match authority {
-        "" if is_socket(scheme) && !path.is_empty() => vec![NodeAddress { host: path, port: None }],
-        _ if is_plain => nodes(authority).unwrap_or_default(),
-        _ => Vec::new(),
+    let Some((scheme, rest)) = scheme_and_rest(endpoint) else { return Vec::new() };
+    if is_socket(scheme) {
+        let path = socket_path(rest).filter(|path| !path.is_empty());
+        return path.map(|host| NodeAddress { host, port: None, is_socket: true }).into_iter().collect();
     }
+    let (authority, behind) = authority_and_rest(rest);
+    if is_plain(behind) { nodes(authority).unwrap_or_default() } else { Vec::new() }
 }
 
 /// The endpoint of a user's own resource as the pool shows it: without a login, and without all that follows `?`, `#`,
 /// `;` or `=`, where a password may stand too. An endpoint that can be read in two ways keeps its scheme alone. A text
-/// that is no URL is left out if it has an `@` or a `=` in it.
+/// that is no URL is left out if it has `@`, `=` or `://` in it. `%40` counts as `@`.
 pub fn without_credentials(endpoint: &str) -> String {
-    let Some(EndpointParts { scheme, authority, path, is_plain }) = EndpointParts::of(endpoint) else {
-        return if endpoint.contains(['@', '=']) { String::new() } else { endpoint.to_owned() };
+    // A login that is encoded along is found as one that is not.
+    let read = endpoint.replace("%40", "@");
+    let Some((scheme, rest)) = scheme_and_rest(&read) else {
+        let is_safe = !read.contains(['@', '=']) && !read.contains("://");
+        return if is_safe { before_values(&read).to_owned() } else { String::new() };
     };
-    let (_, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
-    let is_safe = match hosts {
-        "" => is_plain || authority.is_empty() && is_socket(scheme),
-        hosts => is_plain && nodes(hosts).is_some(),
+    let (login_and_hosts, behind) = authority_and_rest(rest);
+    let hosts = login_and_hosts.rsplit_once('@').map_or(login_and_hosts, |(_, hosts)| hosts);
+    let is_safe = match is_socket(scheme) {
+        true => login_and_hosts.is_empty() && socket_path(rest).is_some(),
+        false => is_plain(behind) && (hosts.is_empty() || nodes(hosts).is_some()),
     };
-    if is_safe { format!("{scheme}://{hosts}{path}") } else { format!("{scheme}://") }
+    if is_safe { format!("{scheme}://{hosts}{}", before_values(behind)) } else { format!("{scheme}://") }
 }
 
-/// The parts of an endpoint that is a URL.
-struct EndpointParts<'a> {
-    scheme: &'a str,
-    /// The hosts, and a login if there is one.
-    authority: &'a str,
-    path: &'a str,
-    /// Whether neither an `@` nor a value follows the authority, which may otherwise have a part of a password in it.
-    is_plain: bool,
+/// The scheme of an endpoint and what follows `://`. `None` if the endpoint is no URL.
+fn scheme_and_rest(endpoint: &str) -> Option<(&str, &str)> {
+    let (scheme, rest) = endpoint.split_once("://")?;
+    let is_scheme = !scheme.is_empty() && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+    is_scheme.then_some((scheme, rest))
 }
 
-impl<'a> EndpointParts<'a> {
-    /// `None` if the endpoint is no URL.
-    fn of(endpoint: &'a str) -> Option<Self> {
-        let (scheme, rest) = endpoint.split_once("://")?;
-        let is_scheme = !scheme.is_empty() && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
-        let (authority, behind) = rest.split_at(rest.find(['/', '\\', '?', '#', ';', '=']).unwrap_or(rest.len()));
-        let path = behind.split(['?', '#', ';', '=']).next().unwrap_or_default();
-        let is_plain = !behind.contains('@') && !behind.starts_with('=');
-        is_scheme.then_some(EndpointParts { scheme, authority, path, is_plain })
-    }
+/// The hosts, with a login if there is one, and what follows them.
+fn authority_and_rest(rest: &str) -> (&str, &str) {
+    rest.split_at(rest.find(['/', '\\', '?', '#', ';', '=']).unwrap_or(rest.len()))
+}
+
+/// Whether neither an `@` nor a value follows the hosts. Otherwise they may have a part of a password in them.
+fn is_plain(behind: &str) -> bool {
+    !behind.contains('@') && !behind.starts_with('=')
+}
+
+/// The path of a Unix socket. `None` if it may have a login in it.
+fn socket_path(rest: &str) -> Option<&str> {
+    let path = rest.split('?').next().unwrap_or_default();
+    let may_be_login = |(before, after): (&str, &str)| before.contains(':') || after.starts_with('/');
+    (!path.rsplit_once('@').is_some_and(may_be_login)).then_some(path)
+}
+
+fn before_values(text: &str) -> &str {
+    text.split(['?', '#', ';', '=']).next().unwrap_or_default()
 }
 
 /// Whether the path of such a URL is that of a Unix socket.
@@ -99,7 +109,7 @@ fn nodes(hosts: &str) -> Option<Vec<NodeAddress<'_>>> {
             _ => (text, None),
         };
         let port = number.map(|number| port("", number)).transpose().ok()?;
-        Some(NodeAddress { host: host("", name).ok()?, port })
+        Some(NodeAddress { host: host("", name).ok()?, port, is_socket: false })
     };
     hosts.split(',').map(node).collect()
 }
@@ -125,6 +135,8 @@ mod tests {
             ("mongodb+srv://cluster.example/quantaxis", "cluster.example"),
             ("unix:///run/redis.sock?db=1", "/run/redis.sock"),
             ("redis+unix:///run/redis@main.sock", "/run/redis@main.sock"),
+            ("unix:///run/a=b;c#d.sock?db=1", "/run/a=b;c#d.sock"),
+            ("unix://run/redis.sock", "run/redis.sock"),
             ("http://host?database=x", "host"),
             ("momentum.bin", ""),
             ("lines://", ""),
@@ -146,7 +158,14 @@ mod tests {
             ("lines://user:s3cret@[::1]:7/x", "lines://[::1]:7/x"),
             ("lines://user:s3cret@a:1,b:2/x", "lines://a:1,b:2/x"),
             ("lines://user:s3%40cret@host:7/pa", "lines://host:7/pa"),
-            ("unix://user:s3cret@/run/x.sock", "unix:///run/x.sock"),
+            ("lines:///user:s3cret%40host:1/", "lines://"),
+            ("lines://user:12345/s3cret%40host:1/x", "lines://"),
+            ("lines://host/user:s3cret%40db", "lines://"),
+            ("unix://user:s3cret@/run/x.sock", "unix://"),
+            ("unix:///user:s3cret@/run/x.sock", "unix://"),
+            ("redis+unix:///user:s3cret@/run/x.sock", "redis+unix://"),
+            ("unix:///s3cret@/run/x.sock", "unix://"),
+            ("unix:///user:s3cret%40/run/x.sock", "unix://"),
             // A password with an `@`, or one whose rest looks like a port.
             ("lines://user:pa55@s3cret@host:7/x", "lines://host:7/x"),
             ("lines://user:12345@", "lines://"),
@@ -165,8 +184,8 @@ mod tests {
             // A login of which the host is missing, or encoded along.
             ("lines://user:s3cret", "lines://"),
             ("lines://user:s3cret/x", "lines://"),
-            ("lines://user:s3cret%40host:1/x", "lines://"),
-            ("lines://s3cret%40host/x", "lines://"),
+            ("lines://user:s3cret%40host:1/x", "lines://host:1/x"),
+            ("lines://s3cret%40host/x", "lines://host/x"),
             ("lines://a:1,user:s3cret,b:2/x", "lines://"),
             // Several logins.
             ("lines://user:s3cret@a:1,user:pa55@b:2/x", "lines://b:2/x"),
@@ -189,10 +208,15 @@ mod tests {
             ("the first, lines://user:s3cret@host", ""),
             ("://user:s3cret@host", ""),
             ("lines:user:s3cret@host", ""),
+            ("lines:user:s3cret%40host", ""),
+            ("user:s3cret%40host:1", ""),
+            ("jdbc:lines://host/x?s3cret", ""),
+            (" lines://host/x#s3cret", ""),
+            ("host:7;s3cret", "host:7"),
         ] {
             assert_eq!(without_credentials(endpoint), shown, "{endpoint}");
             assert_eq!(without_credentials(shown), shown, "it has no login any more");
-            let addresses = format!("{:?}", addresses(endpoint));
+            let addresses = format!("{:?}", addresses(shown));
             for secret in SECRETS {
                 assert!(!shown.contains(secret) && !addresses.contains(secret), "{endpoint}: {addresses}");
             }
