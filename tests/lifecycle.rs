@@ -35,6 +35,7 @@ const LONG: Duration = Duration::from_secs(600);
 fn full() -> Usage {
     let mut usage = Usage::default();
     usage.max = Some(7);
+    usage.counters.opened = Some(1);
     usage
 }
 
@@ -1997,14 +1998,54 @@ async fn usage_that_hangs_holds_no_close() {
         let fake = Fake::new("fake");
         let pool = with(&fake);
         drop(pool.get::<Fake>("fake").await.unwrap());
+        assert_eq!(pool.status().resource("fake").unwrap().usage, full());
         *fake.script.looks.lock() = Does::Hang;
+        let mut known = Usage::default();
+        known.counters = full().counters;
         let close = async { if whole { pool.close_all().await } else { pool.close("fake").await.unwrap() } };
         let report = tokio::time::timeout(SOON, close).await.expect("closing does not wait for it");
         assert!(report.all_closed(), "{report}");
         assert!(report.took < CloseOptions::default().step, "{report}");
         let status = report.status.resource("fake").unwrap();
-        assert_eq!((status.state, status.generation, status.usage), (State::Ready, 1, Usage::default()));
+        assert_eq!((status.state, status.generation, status.usage), (State::Ready, 1, known));
+        assert_eq!(pool.status().resource("fake").unwrap().usage, known, "after the close");
     }
+}
+
+/// Nothing waits for the counts of a lost handle, and one thread at most hangs with them.
+#[test]
+fn usage_that_hangs_holds_no_recovery() {
+    if let Some(ended) = common::alone("usage_that_hangs_holds_no_recovery") {
+        return assert!(ended.success(), "{ended}");
+    }
+    let fake = Fake::new("fake");
+    let pool = pool_with(|options| {
+        options.probe.enabled = false;
+        options.connect_timeout = Duration::from_millis(100);
+    });
+    pool.register("fake", fake.clone()).unwrap();
+    let pool = blocking::ResourcePool::from(pool);
+    drop(pool.get::<Fake>("fake").unwrap());
+    *fake.script.looks.lock() = Does::Hang;
+    for generation in 2..=6 {
+        pool.reconnect("fake").unwrap();
+        assert_eq!(*pool.get::<Fake>("fake").unwrap(), generation);
+    }
+    let hanging = || common::threads().iter().filter(|name| name.starts_with("resource-pool-b")).count();
+    until(SOON, || hanging() == 1);
+}
+
+/// The lost handle is asked for its counts, though nobody has asked for a status before.
+#[tokio::test]
+async fn counts_of_a_lost_handle_are_added() {
+    let fake = Fake::new("fake");
+    let pool = with(&fake);
+    let opened = || pool.status().resource("fake").unwrap().usage.counters.opened;
+    drop(pool.get::<Fake>("fake").await.unwrap());
+    pool.reconnect("fake").await.unwrap();
+    until_async(SOON, async || opened() == Some(2)).await;
+    *fake.script.looks.lock() = Does::Panic;
+    assert_eq!(opened(), Some(2), "a panic takes nothing away");
 }
 
 #[tokio::test]

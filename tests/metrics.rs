@@ -8,11 +8,14 @@ mod common;
 mod scripted;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier, OnceLock};
+use std::thread;
 use std::time::Duration;
 
 use common::{Plain, Within, unhurried, until, until_async};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use parking_lot::Mutex;
 use redis::{AsyncCommands, Commands};
 use resource_pool::config::{RabbitMqConfig, RedisConfig};
 use resource_pool::metrics::Metrics;
@@ -278,6 +281,113 @@ async fn totals_go_on_over_closes_losses_and_resources() {
         drop(pool.get::<Opening>(NAME).await.unwrap());
         assert_eq!((counted(), scraped()), (Some(connections), Some(before + connections as f64)));
     }
+}
+
+/// A resource that has opened three connections until it is closed, and none after that.
+#[derive(Default)]
+struct Emptied(AtomicBool);
+
+impl Resource for Emptied {
+    type Handle = ();
+
+    async fn connect(&self, _: &Link) -> Result<(), Failure> {
+        self.0.store(false, Ordering::SeqCst);
+        Ok(())
+    }
+
+    async fn ping(&self, (): &()) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn close(&self, (): ()) -> Result<(), Failure> {
+        self.0.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn usage(&self, (): &()) -> Usage {
+        let mut usage = Usage::default();
+        usage.counters.opened = Some(if self.0.load(Ordering::SeqCst) { 0 } else { 3 });
+        usage
+    }
+}
+
+#[tokio::test]
+async fn no_total_falls_if_the_usage_of_a_closed_resource_does() {
+    const NAME: &str = "emptied";
+    exporter();
+    let pool = ResourcePool::builder().environment([("", ""); 0]).options(unhurried()).build().unwrap();
+    let metrics = Metrics::install(&pool).unwrap();
+    let scraped = || scrape(&metrics).of_pool(NAME, "resource_pool_connections_opened", &[]);
+    let counted = || pool.status().resource(NAME).unwrap().usage.counters.opened;
+    pool.register(NAME, Emptied::default()).unwrap();
+    for opened in [3, 6] {
+        pool.reconnect(NAME).await.unwrap();
+        drop(pool.get::<Emptied>(NAME).await.unwrap());
+        assert_eq!((counted(), scraped()), (Some(opened), Some(opened as f64)));
+        let report = pool.close(NAME).await.unwrap();
+        assert_eq!(report.status.resource(NAME).unwrap().usage.counters.opened, Some(opened), "{report}");
+        assert_eq!((counted(), scraped()), (Some(opened), Some(opened as f64)));
+    }
+}
+
+/// A resource that has opened three connections, and whose next usage waits at the barrier twice if there is one.
+#[derive(Clone, Default)]
+struct Waiting(Arc<Mutex<Option<Arc<Barrier>>>>);
+
+impl Resource for Waiting {
+    type Handle = ();
+
+    async fn connect(&self, _: &Link) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn ping(&self, (): &()) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn close(&self, (): ()) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn usage(&self, (): &()) -> Usage {
+        let barrier = self.0.lock().take();
+        if let Some(barrier) = barrier {
+            barrier.wait();
+            barrier.wait();
+        }
+        let mut usage = Usage::default();
+        usage.counters.opened = Some(3);
+        usage
+    }
+}
+
+/// The first scrape reads its status before the name is registered anew, and ends after the second one.
+#[tokio::test]
+async fn scrapes_side_by_side_count_nothing_twice() {
+    const NAME: &str = "waiting";
+    exporter();
+    let pool = ResourcePool::builder().environment([("", ""); 0]).options(unhurried()).build().unwrap();
+    let metrics = Metrics::install(&pool).unwrap();
+    let scraped = || scrape(&metrics).of_pool(NAME, "resource_pool_connections_opened", &[]);
+    let waiting = Waiting::default();
+    pool.register(NAME, waiting.clone()).unwrap();
+    drop(pool.get::<Waiting>(NAME).await.unwrap());
+    assert_eq!(scraped(), Some(3.0));
+
+    let barrier = Arc::new(Barrier::new(2));
+    *waiting.0.lock() = Some(Arc::clone(&barrier));
+    let first = thread::spawn({
+        let metrics = metrics.clone();
+        move || metrics.observe()
+    });
+    barrier.wait();
+    assert!(pool.unregister(NAME).await.unwrap().all_closed());
+    pool.register(NAME, Waiting::default()).unwrap();
+    drop(pool.get::<Waiting>(NAME).await.unwrap());
+    assert_eq!(scraped(), Some(6.0));
+    barrier.wait();
+    first.join().unwrap();
+    assert_eq!(scraped(), Some(6.0));
 }
 
 /// However many names there are, the number of series is bounded, and no resource is left out.

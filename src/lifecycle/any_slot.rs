@@ -26,10 +26,10 @@ pub(crate) trait AnySlot: Any + Send + Sync {
     fn generation_or_next(&self) -> u64;
     /// Whether its code is a user's own, which may block the thread.
     fn is_users(&self) -> bool;
-    /// How full the resource is. While it has no handle, only the counters are known.
+    /// How full the resource is. While it has no handle, and if its code panics, only the counters are known.
     fn usage(&self) -> Usage;
-    /// The counters of its usage. `None` if its code panicked.
-    fn counters(&self) -> Option<Counters>;
+    /// The counters that it has told by now. This runs no code of the resource.
+    fn counted(&self) -> Counters;
     fn status(&self, usage: Usage) -> ResourceStatus;
     fn holders(&self) -> Vec<Holder>;
     /// Whether any lease or checkout that counts is out.
@@ -73,9 +73,9 @@ pub(crate) trait AnySlot: Any + Send + Sync {
     fn close(self: Arc<Self>) -> BoxFuture<Result<(), Failure>>;
     /// Cuts the streams of the connection at once.
     fn cut(&self);
-    /// Ends as `Closed`, whether or not the server answered the disconnect, and keeps these counters if they are known.
-    /// Fails with the message of a panic in the handle's drop.
-    fn finish_close(&self, counters: Option<Counters>) -> Result<(), String>;
+    /// Ends as `Closed`, whether or not the server answered the disconnect. Fails with the message of a panic in the
+    /// handle's drop.
+    fn finish_close(&self) -> Result<(), String>;
     /// Whether no disconnect of a lost or late handle is in flight.
     fn has_disconnected(&self) -> bool;
     /// Stays closed from now on. Returns `false` if it is connected, or about to be.

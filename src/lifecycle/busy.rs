@@ -83,8 +83,8 @@ impl Busy {
 
     /// Counts the work as done, for a kind that learns only a moment later whether the work was cut off. Returns
     /// whether the report of a close counts it, and the call that then tells the listener of `on_measured` whether the
-    /// work was done. The call is `None` if the pool does not measure.
-    pub fn finish_untold(&mut self) -> (bool, Option<TellMeter>) {
+    /// work was done. If the call drops, the listener never hears of the work. It is `None` if the pool does not measure.
+    pub(crate) fn finish_untold(&mut self) -> (bool, Option<TellMeter>) {
         let (counted, _took) = self.end(true);
         #[cfg(feature = "metrics")]
         if let Some((took, count)) = _took {

@@ -23,6 +23,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use self::acquiring::AcquireWait;
+use self::counted::Counted;
 use crate::base::error::{Error, Source, panic_message};
 use crate::base::runtime::LONGEST;
 use crate::base::sync::{Mutex, MutexGuard};
@@ -32,7 +33,7 @@ use crate::lifecycle::event::What;
 use crate::lifecycle::leak::LeakOptions;
 use crate::lifecycle::lease::LeaseTable;
 use crate::lifecycle::probe::Watch;
-use crate::lifecycle::status::{Counters, State};
+use crate::lifecycle::status::State;
 use crate::lifecycle::transition::{AcquireStep, Caller, ConnectOutcome, LossAction, Recovery, Superseded};
 
 /// The life of one resource, with its handle while it is connected.
@@ -52,8 +53,7 @@ struct LifeState<H> {
     generation: u64,
     /// Set from the first success to the disconnect, so in a recovery too.
     handle: Option<H>,
-    /// The counts of the connections of all handles before the present one.
-    counted: Counters,
+    counted: Counted,
     /// The number of the last attempt. A waiter remembers which one it joined.
     attempt: u64,
     /// The attempts that made the present generation and the one before it. Those between the two have failed.
@@ -106,7 +106,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
                 since: Instant::now(),
                 generation: 0,
                 handle: None,
-                counted: Counters::default(),
+                counted: Counted::default(),
                 attempt: 0,
                 made: 0,
                 made_before: 0,
@@ -261,11 +261,10 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
     }
 
     /// Takes out the lost handle, if there is one. It cannot be brought back, so this attempt disconnects it and
-    /// connects anew. `counters` are the counts of the connections by now, if they are known. Fails if the attempt was
-    /// superseded.
-    pub(crate) fn forget(&self, attempt: u64, counters: Option<Counters>) -> Result<Option<H>, Superseded> {
+    /// connects anew. Fails if the attempt was superseded.
+    pub(crate) fn forget(&self, attempt: u64) -> Result<Option<H>, Superseded> {
         let mut inner = self.inner.lock();
-        if inner.is_connecting(attempt) { Ok(inner.take_handle(counters)) } else { Err(Superseded) }
+        if inner.is_connecting(attempt) { Ok(inner.take_handle()) } else { Err(Superseded) }
     }
 
     /// An attempt has failed, and another one follows after this pause. During a recovery, callers get the failure
@@ -459,13 +458,12 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
         self.inner.lock().probing.take()
     }
 
-    /// Ends as `Closed`, whether or not the server answered. `counters` are the counts of the connections by now, if
-    /// they are known. Fails with the message of a panic in the handle's drop.
-    pub(crate) fn finish_close(&self, counters: Option<Counters>) -> Result<(), String> {
+    /// Ends as `Closed`, whether or not the server answered. Fails with the message of a panic in the handle's drop.
+    pub(crate) fn finish_close(&self) -> Result<(), String> {
         let mut inner = self.inner.lock();
         inner.set(State::Closed);
         self.activity.set_draining(false);
-        let last = (inner.take_handle(counters), inner.probing.take());
+        let last = (inner.take_handle(), inner.probing.take());
         self.changed(inner, last)
     }
 

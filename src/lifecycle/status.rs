@@ -77,7 +77,9 @@ pub struct Usage {
 
 /// The counts of what happened to the connections that [`Usage`] is about, since the resource was first connected. They
 /// only grow: neither a loss nor a close resets them. A connection that comes back after its resource was closed is not
-/// counted any more. `None` means that the driver does not tell, as by default, or that there was no connection yet.
+/// counted any more. `None` means that the driver does not tell, as by default, that there was no connection yet, or
+/// that [`usage`](crate::Resource::usage) has only panicked or hung so far. If it has answered before, the counts are
+/// those of its last answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -102,20 +104,29 @@ pub struct Counters {
 impl Counters {
     /// The counts of both together. A count that only one of them knows is that one's.
     pub(crate) fn plus(self, other: Counters) -> Counters {
-        fn sum<T>(one: Option<T>, other: Option<T>, add: impl FnOnce(T, T) -> T) -> Option<T> {
+        self.joined(other, u64::saturating_add, Duration::saturating_add)
+    }
+
+    /// The larger of each count. A count that only one of them knows is that one's.
+    pub(crate) fn most(self, other: Counters) -> Counters {
+        self.joined(other, u64::max, Duration::max)
+    }
+
+    fn joined(self, other: Counters, count: fn(u64, u64) -> u64, time: fn(Duration, Duration) -> Duration) -> Counters {
+        fn both<T>(one: Option<T>, other: Option<T>, join: impl FnOnce(T, T) -> T) -> Option<T> {
             match (one, other) {
-                (Some(one), Some(other)) => Some(add(one, other)),
+                (Some(one), Some(other)) => Some(join(one, other)),
                 (one, other) => one.or(other),
             }
         }
         Counters {
-            opened: sum(self.opened, other.opened, u64::saturating_add),
-            closed: sum(self.closed, other.closed, ClosedCounts::plus),
-            detached: sum(self.detached, other.detached, u64::saturating_add),
-            acquires: sum(self.acquires, other.acquires, u64::saturating_add),
-            waits: sum(self.waits, other.waits, u64::saturating_add),
-            wait_time: sum(self.wait_time, other.wait_time, Duration::saturating_add),
-            timeouts: sum(self.timeouts, other.timeouts, u64::saturating_add),
+            opened: both(self.opened, other.opened, count),
+            closed: both(self.closed, other.closed, |one, other| one.joined(other, count)),
+            detached: both(self.detached, other.detached, count),
+            acquires: both(self.acquires, other.acquires, count),
+            waits: both(self.waits, other.waits, count),
+            wait_time: both(self.wait_time, other.wait_time, time),
+            timeouts: both(self.timeouts, other.timeouts, count),
         }
     }
 }
@@ -150,16 +161,16 @@ impl ClosedCounts {
         idle + lifetime + broken + discarded + lost + refreshed + surplus + closing
     }
 
-    fn plus(self, other: ClosedCounts) -> ClosedCounts {
+    fn joined(self, other: ClosedCounts, count: fn(u64, u64) -> u64) -> ClosedCounts {
         ClosedCounts {
-            idle: self.idle.saturating_add(other.idle),
-            lifetime: self.lifetime.saturating_add(other.lifetime),
-            broken: self.broken.saturating_add(other.broken),
-            discarded: self.discarded.saturating_add(other.discarded),
-            lost: self.lost.saturating_add(other.lost),
-            refreshed: self.refreshed.saturating_add(other.refreshed),
-            surplus: self.surplus.saturating_add(other.surplus),
-            closing: self.closing.saturating_add(other.closing),
+            idle: count(self.idle, other.idle),
+            lifetime: count(self.lifetime, other.lifetime),
+            broken: count(self.broken, other.broken),
+            discarded: count(self.discarded, other.discarded),
+            lost: count(self.lost, other.lost),
+            refreshed: count(self.refreshed, other.refreshed),
+            surplus: count(self.surplus, other.surplus),
+            closing: count(self.closing, other.closing),
         }
     }
 }

@@ -100,8 +100,10 @@ impl ConnectionState {
 }
 
 /// The time after which an operation counts as done if its connection was not closed. The driver tells of a check-in
-/// and of the close that follows it in one call. So the answer is wrong only if the system stops the thread there for
-/// longer.
+/// and of the close that follows it in one call, so only a system that stops the thread there makes it later.
+///
+/// The driver closes a connection as stale, if its pool was cleared meanwhile, before it looks whether its operation is
+/// still under way. So an operation that is given up after that counts as done. No event tells it from an answered one.
 const SETTLED: Duration = Duration::from_millis(50);
 /// The time after which an operation that waits beside an idle connection counts as stalled. The driver does not say
 /// that a waiting operation was dropped, but it serves its queue at once when a connection is idle. So an operation

@@ -362,13 +362,14 @@ fn begin(slot: &dyn AnySlot, reason: Reason) -> bool {
     begun
 }
 
-/// How full a resource is. Unknown if users' code would have to tell, because that code may hang.
+/// How full a resource is. If users' code would have to tell, only the counters that it has told before are known,
+/// because that code may hang.
 fn built_in_usage(slot: &dyn AnySlot) -> Usage {
-    if slot.is_users() { Usage::default() } else { slot.usage() }
+    if slot.is_users() { Usage { counters: slot.counted(), ..Usage::default() } } else { slot.usage() }
 }
 
 /// Puts into the status how full the resources of users' own kinds are. They are asked on another thread. If one of
-/// them hangs, nothing is known of it, nor of those behind it.
+/// them hangs, only the counters that they have told before are known of it and of those behind it.
 async fn ask_usage(pool: &dyn Pool, status: &mut PoolStatus, limit: Duration) {
     let slots: Vec<_> = pool.slots().into_iter().filter(|slot| slot.is_users()).collect();
     if slots.is_empty() {

@@ -29,14 +29,14 @@ use crate::lifecycle::close::state::Role;
 use crate::lifecycle::context::Context;
 use crate::lifecycle::event::What;
 use crate::lifecycle::spans::{self, TaskSpan};
-use crate::lifecycle::status::Counters;
 use crate::lifecycle::wait_group::WaitGroup;
 
 /// How long work that was begun just before leasing ended has to end, if the drain reached its limit. Part of the
 /// step's budget.
 const MOMENT: Duration = Duration::from_millis(100);
 /// The least time that a step that is given up has to end in, and then the drop of its last handle, however little time
-/// is left. They may exceed the close budget by that.
+/// is left. They may exceed the close budget by that, each. The usage that a user's own kind tells between the two has
+/// only the time that is left.
 const LAST: Duration = Duration::from_millis(100);
 
 pub(crate) enum Step {
@@ -134,9 +134,10 @@ pub(crate) async fn run_step(
     if let Some(slot) = &slot {
         // The step must be over before the runtime ends, because timers of an ended runtime panic.
         let _hangs_by_itself = ended(&mut running, LAST).await;
-        let counters = last_counters(pool.context(), slot, grace.max(LAST)).await;
+        let rest = || grace.min(budget.saturating_add(grace).saturating_sub(started.elapsed()));
+        note_counters(pool.context(), slot, rest()).await;
         let last = Arc::clone(slot);
-        match aside(pool.context(), grace.max(LAST), move || last.finish_close(counters)).await {
+        match aside(pool.context(), rest().max(LAST), move || last.finish_close()).await {
             Some(Ok(())) => {}
             Some(Err(message)) => outcome = Outcome::Panicked(message),
             None => outcome = Outcome::TimedOut,
@@ -152,14 +153,15 @@ pub(crate) async fn run_step(
     step
 }
 
-/// The counters of a resource that is about to let its handle go. A user's code may block, so it is asked on another
-/// thread. `None` if it does not answer within the limit.
-async fn last_counters(context: &Context, slot: &Arc<dyn AnySlot>, limit: Duration) -> Option<Counters> {
+/// Has a resource note its counters, as it is about to let its handle go. A user's code may block, so it is asked on
+/// another thread, and only if time is left.
+async fn note_counters(context: &Context, slot: &Arc<dyn AnySlot>, limit: Duration) {
     if !slot.is_users() {
-        return slot.counters();
+        slot.usage();
+    } else if !limit.is_zero() {
+        let asked = Arc::clone(slot);
+        let _hangs_by_itself = aside(context, limit, move || asked.usage()).await;
     }
-    let asked = Arc::clone(slot);
-    aside(context, limit, move || asked.counters()).await.flatten()
 }
 
 /// Waits for a group of the application's work. Tasks that are left after the budget are aborted.

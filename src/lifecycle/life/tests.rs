@@ -3,6 +3,7 @@
 use std::io;
 
 use super::*;
+use crate::lifecycle::status::Counters;
 
 const ANYONE: Caller = Caller { patient: false, inside: false };
 const PATIENT: Caller = Caller { patient: true, inside: false };
@@ -170,7 +171,7 @@ fn closing_leases_to_its_own_code_until_the_phase_begins() {
     assert_eq!(next(&life, INSIDE).unwrap(), AcquireStep::Lease);
     life.stop_leasing();
     assert!(matches!(next(&life, INSIDE), Err(Error::Closing { .. })));
-    assert_eq!(life.finish_close(None), Ok(()));
+    assert_eq!(life.finish_close(), Ok(()));
     assert!(matches!(next(&life, INSIDE), Err(Error::Closed { .. })));
     assert_eq!((life.state(), life.handle()), (State::Closed, None));
     assert!(!life.begin_close(), "there is nothing to close");
@@ -214,7 +215,7 @@ fn an_attempt_that_closing_overtook_changes_nothing() {
     assert!(matches!(life.recovered(1, |_| None), ConnectOutcome::Superseded));
     life.failed(1, failure(&life), LONG);
     life.gave_up(1, failure(&life), LONG);
-    assert!(life.forget(1, None).is_err());
+    assert!(life.forget(1).is_err());
     assert_eq!((life.again(1), life.state()), (None, State::Closed));
     life.reopen();
     assert_eq!(next(&life, ANYONE).unwrap(), AcquireStep::Connect(2));
@@ -269,13 +270,13 @@ fn reconnect_resets_what_is_closed_and_takes_over_what_pauses() {
     let (first, _) = recovery(life.lost(None, 1, cause()));
     let second = life.reconnect(cause()).unwrap();
     assert_eq!((second, life.state(), life.again(first)), (first + 1, State::Connecting, None));
-    assert_eq!(life.forget(second, None).ok().flatten(), Some(7));
+    assert_eq!(life.forget(second).ok().flatten(), Some(7));
     assert_eq!(life.reconnect(cause()), None, "it is connecting already");
     assert_eq!(made(life.connected(second, 8, |_| None)), (2, false));
     assert!(life.begin_close());
     assert_eq!((life.reconnect(cause()), life.state()), (None, State::Draining));
     life.stop_leasing();
-    life.finish_close(None).unwrap();
+    life.finish_close().unwrap();
     assert_eq!((life.reconnect(cause()), life.state()), (None, State::Idle));
     assert_eq!(next(&life, ANYONE).unwrap(), AcquireStep::Connect(second + 1));
     life.gave_up(second + 1, failure(&life), LONG);
@@ -288,7 +289,7 @@ fn a_retired_resource_stays_closed_and_one_that_is_connected_does_not_retire() {
     assert!(!life.retire());
     assert!(life.begin_close());
     assert!(!life.retire(), "it is closing");
-    life.finish_close(None).unwrap();
+    life.finish_close().unwrap();
     assert!(life.reconnect(cause()).is_none() && life.state() == State::Idle, "it was not retired");
     assert!(life.retire(), "there is nothing to close");
     assert!(life.reconnect(cause()).is_none());
@@ -325,7 +326,7 @@ fn a_handle_that_panics_as_it_drops_fails_the_close_alone() {
     assert!(matches!(life.connected(1, Panics, |_| None), ConnectOutcome::Ready { .. }));
     assert!(life.begin_close());
     life.stop_leasing();
-    assert_eq!(life.finish_close(None).unwrap_err(), "as the test asked");
+    assert_eq!(life.finish_close().unwrap_err(), "as the test asked");
     assert_eq!(life.state(), State::Closed);
 }
 
@@ -340,4 +341,29 @@ async fn whoever_waits_is_counted() {
     assert_eq!(made(life.recovered(attempt, |_| None)), (2, false));
     waiting.await.unwrap();
     assert_eq!(life.condition().waiting, 0);
+}
+
+#[test]
+fn counts_go_on_from_handle_to_handle_and_never_fall() {
+    let opened = |opened| Counters { opened: Some(opened), ..Counters::default() };
+    let life = ready(LONG);
+    let (_, first) = life.handle_in_turn();
+    assert_eq!(life.count(first, opened(5)), opened(5));
+    assert_eq!(life.count(first, opened(0)), opened(5));
+    assert_eq!(life.count(first, Counters::default()), opened(5), "it panicked");
+
+    let attempt = life.reconnect(cause()).unwrap();
+    assert_eq!(life.forget(attempt).ok().flatten(), Some(7));
+    assert_eq!(life.counted(), opened(5));
+    assert_eq!(made(life.connected(attempt, 8, |_| None)), (2, false));
+    let (_, second) = life.handle_in_turn();
+    assert_eq!(life.count(second, opened(3)), opened(8));
+    assert_eq!(life.count(first, opened(6)), opened(9), "the lost one answers late");
+    assert_eq!(life.count(first, opened(4)), opened(9));
+
+    assert!(life.begin_close());
+    life.finish_close().unwrap();
+    assert_eq!(life.counted(), opened(9));
+    assert_eq!(life.count(second, opened(4)), opened(10), "so does the closed one");
+    assert_eq!(life.count(first, opened(100)), opened(10), "it is too late");
 }

@@ -80,7 +80,7 @@ impl World {
 
     /// Carries out an attempt that connects anew, as `Slot::bring` does if the lost handle cannot be recovered.
     fn connect(&self, attempt: u64) {
-        let Ok(lost) = self.life.forget(attempt, None) else { return };
+        let Ok(lost) = self.life.forget(attempt) else { return };
         self.disconnects.lock().unwrap().extend(lost);
         let handle = (attempt, self.life.generation_or_next());
         self.made.lock().unwrap().push(handle);
@@ -137,7 +137,7 @@ impl World {
             self.life.check();
             assert!(self.life.table.lease_inside::<(u64, u64)>(Claim::shared()).is_none(), "leased in its own phase");
             self.disconnects.lock().unwrap().extend(self.life.handle());
-            self.life.finish_close(None).unwrap();
+            self.life.finish_close().unwrap();
         }
         let status = PoolStatus { closing: true, ..PoolStatus::default() };
         let (drained, took) = (Duration::ZERO, Duration::ZERO);

@@ -48,11 +48,14 @@ impl<R: Resource> AnySlot for Slot<R> {
     }
 
     fn usage(&self) -> Usage {
-        self.known_usage().unwrap_or_default()
+        let (handle, turn) = self.life.handle_in_turn();
+        let usage = handle.and_then(|handle| self.guarded("usage", || self.resource.usage(&handle)));
+        let usage = usage.unwrap_or_default();
+        Usage { counters: self.life.count(turn, usage.counters), ..usage }
     }
 
-    fn counters(&self) -> Option<Counters> {
-        self.known_usage().map(|usage| usage.counters)
+    fn counted(&self) -> Counters {
+        self.life.counted()
     }
 
     fn status(&self, usage: Usage) -> ResourceStatus {
@@ -224,8 +227,8 @@ impl<R: Resource> AnySlot for Slot<R> {
         }
     }
 
-    fn finish_close(&self, counters: Option<Counters>) -> Result<(), String> {
-        self.life.finish_close(counters)
+    fn finish_close(&self) -> Result<(), String> {
+        self.life.finish_close()
     }
 
     fn has_disconnected(&self) -> bool {

@@ -8,6 +8,7 @@
 //! Each disconnect of a lost or late handle is a task too. `Slot::disconnects` counts them, and closing waits until it
 //! is zero. Nothing here is locked across an await, and the verbs of a resource run under no lock.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -149,19 +150,21 @@ impl<R: Resource> Slot<R> {
 
     /// Brings the lost handle back, or makes a new one. `None` if the lost one is back.
     async fn bring(self: &Arc<Self>, attempt: u64, link: &Link) -> Result<Option<R::Handle>, Failure> {
-        let mut counters = None;
-        if let Some(lost) = self.life.handle() {
-            if self.resource.recover(link, &lost).await? {
-                return Ok(None);
-            }
-            counters = match self.pings {
-                None => self.counters(),
-                // A user's code may block.
-                Some(_) => self.aside("usage", |me| me.counters()).await.flatten(),
-            };
+        let (lost, turn) = self.life.handle_in_turn();
+        if let Some(lost) = lost
+            && self.resource.recover(link, &lost).await?
+        {
+            return Ok(None);
         }
-        match self.life.forget(attempt, counters) {
+        if self.pings.is_none() {
+            // The life notes the last counts. A built-in kind tells them without blocking.
+            self.usage();
+        }
+        match self.life.forget(attempt) {
             Ok(Some(lost)) => {
+                if self.pings.is_some() {
+                    self.count_aside(turn, lost.clone());
+                }
                 if let Err(error) = self.disconnect(lost, DISCONNECT_LIMIT).await {
                     tracing::debug!(resource = %self.name(), %error, "saying goodbye");
                 }
@@ -228,30 +231,60 @@ impl<R: Resource> Slot<R> {
         }
     }
 
-    /// Cuts on a thread of its own, since a user's code may block.
+    /// Cuts on a thread of its own, since a user's code may block. Waits for it as long as for a disconnect.
     pub(super) async fn cut_aside(self: Arc<Self>) {
-        self.aside("cut", |me| me.cut()).await;
+        let (runtime, (end, ended)) = (Handle::current(), oneshot::channel::<Infallible>());
+        let cut = move |me: Arc<Self>| {
+            let _context = runtime.enter();
+            me.cut();
+            drop(end);
+        };
+        match thread(cut) {
+            Ok(thread) => drop(thread.send(self)),
+            // No caller may wait on a lost connection, so it is cut on this thread.
+            Err(_no_threads) => return self.cut(),
+        }
+        if within(DISCONNECT_LIMIT, ended).await.is_err() {
+            tracing::warn!("a cut does not come back; it must not block its thread");
+        }
     }
 
-    /// Runs code of a user's own, which may block, on a thread of its own. Waits for it as long as for a disconnect.
-    /// `None` if it does not come back.
-    async fn aside<T: Send + 'static>(self: &Arc<Self>, verb: &str, run: fn(&Self) -> T) -> Option<T> {
-        let (runtime, (end, ended)) = (Handle::current(), oneshot::channel());
-        let call = move |me: Arc<Self>| {
-            let _context = runtime.enter();
-            // Nobody waits any more once the limit has passed.
-            let _ = end.send(run(&me));
+    /// Asks the handle of this turn, which is gone, for its counts. A user's code may block, so it runs on a thread of
+    /// its own, for which nobody waits. The counts are left out if no thread can be had, or while an earlier one hangs.
+    fn count_aside(self: &Arc<Self>, turn: u64, handle: R::Handle) {
+        let Some(counting) = Counting::begin(self) else {
+            tracing::warn!(resource = %self.name(), "usage does not come back; it must not block its thread");
+            return;
         };
-        match thread(call) {
-            Ok(thread) => drop(thread.send(Arc::clone(self))),
-            // No caller may wait on a lost connection, so the code runs on this thread.
-            Err(_no_threads) => return Some(run(self)),
+        let runtime = Handle::current();
+        let count = move |()| {
+            let _context = runtime.enter();
+            let slot = &counting.0;
+            // The handle may be the last one, so its drop is guarded too.
+            let told = slot.guarded("usage", move || slot.resource.usage(&handle).counters);
+            slot.life.count(turn, told.unwrap_or_default());
+        };
+        if let Ok(thread) = thread(count) {
+            // The thread waits for this message.
+            let _ = thread.send(());
         }
-        let ended = within(DISCONNECT_LIMIT, ended).await;
-        if ended.is_err() {
-            tracing::warn!(resource = %self.name(), "{verb} does not come back; it must not block its thread");
-        }
-        ended.ok()?.ok()
+    }
+}
+
+/// The turn of the one thread that asks a handle that is gone for its counts. It ends when this drops.
+struct Counting<R: Resource>(Arc<Slot<R>>);
+
+impl<R: Resource> Counting<R> {
+    /// `None` while another thread asks.
+    fn begin(slot: &Arc<Slot<R>>) -> Option<Self> {
+        // The flag guards no memory.
+        (!slot.is_counting.swap(true, Ordering::Relaxed)).then(|| Counting(Arc::clone(slot)))
+    }
+}
+
+impl<R: Resource> Drop for Counting<R> {
+    fn drop(&mut self) {
+        self.0.is_counting.store(false, Ordering::Relaxed);
     }
 }
 

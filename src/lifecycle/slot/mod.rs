@@ -9,7 +9,7 @@ mod connecting;
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -26,7 +26,6 @@ use crate::lifecycle::link::Link;
 use crate::lifecycle::options::Options;
 use crate::lifecycle::resource::Resource;
 use crate::lifecycle::spans::{System, Traced};
-use crate::lifecycle::status::Usage;
 use crate::lifecycle::user_ping::UserPings;
 use crate::net::endpoint::without_credentials;
 
@@ -37,6 +36,8 @@ pub(crate) struct Slot<R: Resource> {
     life: Life<R::Handle>,
     /// The number of disconnects of lost or late handles that are in flight.
     disconnects: AtomicUsize,
+    /// Whether a thread asks a handle that is gone for its counts.
+    is_counting: AtomicBool,
     /// The advice for a failed connect. `None` if the pool does not know how the resource is configured.
     remedies: Option<Remedies>,
     /// The pings of a user's own code, which may block. `None` for a built-in kind.
@@ -78,8 +79,8 @@ impl<R: Resource> Slot<R> {
         let traced = Traced::new(Arc::from(name), system, &endpoint, context.options.trace_operations);
         let activity = Activity::of(traced, kind, endpoint, &context.observers);
         let life = Life::new(activity, &context.options.leaks, context.options.retry.cap);
-        let (phase, disconnects) = (resource.phase(), AtomicUsize::new(0));
-        Arc::new(Slot { phase, resource, life, disconnects, remedies, pings, context })
+        let (phase, disconnects, is_counting) = (resource.phase(), AtomicUsize::new(0), AtomicBool::new(false));
+        Arc::new(Slot { phase, resource, life, disconnects, is_counting, remedies, pings, context })
     }
 
     #[cfg(feature = "checkouts")]
@@ -138,16 +139,6 @@ impl<R: Resource> Slot<R> {
     fn as_weak(self: &Arc<Self>) -> Weak<dyn AnySlot> {
         let slot: Arc<dyn AnySlot> = self.clone();
         Arc::downgrade(&slot)
-    }
-
-    /// How full the resource is, with the counts of all its handles. `None` if its code panicked.
-    fn known_usage(&self) -> Option<Usage> {
-        let (handle, before) = self.life.handle_and_counted();
-        let usage = match handle {
-            Some(handle) => self.guarded("usage", || self.resource.usage(&handle))?,
-            None => Usage::default(),
-        };
-        Some(Usage { counters: before.plus(usage.counters), ..usage })
     }
 
     /// Runs a resource's own code where a panic would harm others. `None` if it panicked.

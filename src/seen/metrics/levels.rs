@@ -19,6 +19,8 @@ pub(super) const MAX_NODES: usize = 16;
 /// The levels and totals of the last scrape.
 #[derive(Default)]
 pub(super) struct Levels {
+    /// How many statuses were observed.
+    observed: u64,
     /// Each level, by its name and labels. A level that the next scrape does not read falls to zero.
     last: HashMap<(&'static str, Vec<Label>), f64>,
     /// Each total of each resource, by the total's name and the value of its further label. A counter of the recorder
@@ -32,7 +34,18 @@ pub(super) struct Levels {
 struct Read(HashMap<(&'static str, Vec<Label>), f64>);
 
 impl Levels {
-    pub(super) fn observe(&mut self, status: &PoolStatus, book: &Book) {
+    /// How many statuses were observed so far, for [`observe`](Levels::observe).
+    pub(super) fn observed(&self) -> u64 {
+        self.observed
+    }
+
+    /// `observed` is the number of statuses that were observed before this one was read. If there are more by now, this
+    /// one may be older than the last of them, and a resource that is gone would count again. So it is left out.
+    pub(super) fn observe(&mut self, observed: u64, status: &PoolStatus, book: &Book) {
+        if observed != self.observed {
+            return;
+        }
+        self.observed += 1;
         let mut read = Read::default();
         // The status has the default resource of each kind, even if the program never uses it.
         let was_used = |resource: &&ResourceStatus| resource.state != State::Idle || resource.generation > 0;

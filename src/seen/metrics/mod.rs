@@ -115,16 +115,18 @@ impl Metrics {
 
     /// Reads the levels from the pool's status and gives them to the recorder. Call it at each scrape, before the
     /// exporter renders. It asks no server and takes about as long as [`status`](ResourcePool::status), so it can be
-    /// called in a task. In a forked child it does nothing.
+    /// called in a task. Of scrapes that run side by side, the first to end gives the levels. In a forked child it does
+    /// nothing.
     ///
     /// An exporter may keep the values of histograms until it renders. If nobody scrapes, have it clean up now and then,
     /// as by `run_upkeep` of `metrics-exporter-prometheus`.
     pub fn observe(&self) {
         let Installed { pool, book, levels, process } = &*self.0;
         if *process == std::process::id() {
-            // `status` runs code of users' own resources, so it is called before the lock is taken.
+            // `status` runs code of users' own resources, so the lock is free meanwhile.
+            let observed = levels.lock().observed();
             let status = pool.status();
-            levels.lock().observe(&status, book);
+            levels.lock().observe(observed, &status, book);
         }
     }
 }
