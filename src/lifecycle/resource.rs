@@ -122,11 +122,13 @@ pub trait Resource: Send + Sync + Sized + 'static {
     }
 
     /// How full it is, as far as the driver can tell. By default nothing is known. This runs on the thread that asks
-    /// for the pool's status, so it must not block. Closing waits half a second for it, as it begins and at the end.
+    /// for the pool's status, so it must not block. Closing waits for it at most half a second as it begins, and as
+    /// long at the end if time is left.
     ///
     /// Its counters count for this handle, from zero. The pool adds those of the handles before, and keeps the larger of
     /// each, so that none falls. It asks a lost handle once more on a thread of its own, for which nothing waits. While
-    /// that hangs no other lost handle is asked, so counts that it has not told before are left out.
+    /// that hangs, or if no thread can be had, no lost handle is asked, and counts that it has not told before are left
+    /// out.
     fn usage(&self, handle: &Self::Handle) -> Usage {
         let _ = handle;
         Usage::default()

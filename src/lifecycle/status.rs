@@ -78,8 +78,8 @@ pub struct Usage {
 /// The counts of what happened to the connections that [`Usage`] is about, since the resource was first connected. They
 /// only grow: neither a loss nor a close resets them. A connection that comes back after its resource was closed is not
 /// counted any more. `None` means that the driver does not tell, as by default, that there was no connection yet, or
-/// that [`usage`](crate::Resource::usage) has only panicked or hung so far. If it has answered before, the counts are
-/// those of its last answer.
+/// that [`usage`](crate::Resource::usage) has only panicked or hung so far. If it has answered before, the counts stay
+/// as they were.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]

@@ -100,7 +100,7 @@ impl ConnectionState {
 }
 
 /// The time after which an operation counts as done if its connection was not closed. The driver tells of a check-in
-/// and of the close that follows it in one call, so only a system that stops the thread there makes it later.
+/// and of the close that follows it in one call, so the close comes later only if the system stops the thread there.
 ///
 /// The driver closes a connection as stale, if its pool was cleared meanwhile, before it looks whether its operation is
 /// still under way. So an operation that is given up after that counts as done. No event tells it from an answered one.

@@ -134,6 +134,7 @@ pub(crate) async fn run_step(
     if let Some(slot) = &slot {
         // The step must be over before the runtime ends, because timers of an ended runtime panic.
         let _hangs_by_itself = ended(&mut running, LAST).await;
+        // The time that the step has not used, up to the grace.
         let rest = || grace.min(budget.saturating_add(grace).saturating_sub(started.elapsed()));
         note_counters(pool.context(), slot, rest()).await;
         let last = Arc::clone(slot);

@@ -253,7 +253,7 @@ impl<R: Resource> Slot<R> {
     /// its own, for which nobody waits. The counts are left out if no thread can be had, or while an earlier one hangs.
     fn count_aside(self: &Arc<Self>, turn: u64, handle: R::Handle) {
         let Some(counting) = Counting::begin(self) else {
-            tracing::warn!(resource = %self.name(), "usage does not come back; it must not block its thread");
+            tracing::warn!(resource = %self.name(), "an earlier usage has not come back; it must not block its thread");
             return;
         };
         let runtime = Handle::current();
@@ -271,7 +271,7 @@ impl<R: Resource> Slot<R> {
     }
 }
 
-/// The turn of the one thread that asks a handle that is gone for its counts. It ends when this drops.
+/// Marks the one thread that asks a handle that is gone for its counts, until it drops.
 struct Counting<R: Resource>(Arc<Slot<R>>);
 
 impl<R: Resource> Counting<R> {
