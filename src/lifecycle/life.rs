@@ -23,7 +23,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use self::acquiring::AcquireWait;
-use self::counted::Counted;
+use self::counted::HandleCounts;
 use crate::base::error::{Error, Source, panic_message};
 use crate::base::runtime::LONGEST;
 use crate::base::sync::{Mutex, MutexGuard};
@@ -53,7 +53,7 @@ struct LifeState<H> {
     generation: u64,
     /// Set from the first success to the disconnect, so in a recovery too.
     handle: Option<H>,
-    counted: Counted,
+    counted: HandleCounts,
     /// The number of the last attempt. A waiter remembers which one it joined.
     attempt: u64,
     /// The attempts that made the present generation and the one before it. Those between the two have failed.
@@ -106,7 +106,7 @@ impl<H: Clone + Send + Sync + 'static> Life<H> {
                 since: Instant::now(),
                 generation: 0,
                 handle: None,
-                counted: Counted::default(),
+                counted: HandleCounts::default(),
                 attempt: 0,
                 made: 0,
                 made_before: 0,

@@ -1,4 +1,4 @@
-//! [`Counted`], the counts of a life's connections, which go on from handle to handle.
+//! [`HandleCounts`], the counts of a life's connections, which go on from handle to handle.
 //!
 //! A resource counts for one handle. The life keeps the most that each handle has told, so that the counters of
 //! [`Usage`](crate::lifecycle::status::Usage) never fall.
@@ -8,7 +8,7 @@ use crate::lifecycle::status::Counters;
 
 /// The counts of the connections of all handles of a life.
 #[derive(Default)]
-pub(super) struct Counted {
+pub(super) struct HandleCounts {
     /// The number of handles that are gone. An answer of a handle names the turn of that handle.
     turn: u64,
     /// The most that the present handle has told.
@@ -19,7 +19,7 @@ pub(super) struct Counted {
     earlier: Counters,
 }
 
-impl Counted {
+impl HandleCounts {
     fn total(&self) -> Counters {
         self.earlier.plus(self.last).plus(self.present)
     }
