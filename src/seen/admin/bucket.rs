@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-/// How much somebody may still ask for.
+/// [`Bucket`] holds the pieces that somebody may still have.
 pub(super) struct Bucket {
     most: f64,
     per_second: f64,

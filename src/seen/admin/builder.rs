@@ -31,12 +31,15 @@ use crate::seen::admin::token::{Token, TokenSource};
 ///
 /// ```no_run
 /// # async fn serve() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::net::SocketAddr;
+///
 /// use resource_pool::ResourcePool;
 /// use resource_pool::admin::Admin;
 ///
 /// let admin = Admin::new(ResourcePool::global()).token_file("/run/secrets/admin").host("pool.example").router()?;
 /// let app = axum::Router::<()>::new().nest("/pool", admin);
-/// # drop(app);
+/// let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
+/// axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>()).await?;
 /// # Ok(()) }
 /// ```
 #[must_use = "an admin does nothing until `router` or `listen`"]
@@ -85,9 +88,13 @@ impl Admin {
     /// Says that a reverse proxy at this address stands between the admin and those who ask. By default there is none.
     /// Several calls say so of several proxies.
     ///
-    /// A request from there counts for the last address in its `X-Forwarded-For`, which the proxy must add. Without this
+    /// A request from there counts for the last address in its `X-Forwarded-For` that is no such proxy. Each proxy must add
+    /// the address of its peer. Without this
     /// all who come through the proxy share the limits of one address. Then the wrong tokens of a stranger have everybody
-    /// wait who offers a token through it, while sessions that are open go on.
+    /// wait who offers a token through it, while sessions that are open go on. [`listen`](Self::listen) then needs a token,
+    /// because anybody may come through a proxy on loopback.
+    ///
+    /// A [`router`](Self::router) needs its service to tell addresses by `ConnectInfo`. Without that this does nothing.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), resource_pool::Error> {
@@ -117,15 +124,22 @@ impl Admin {
     /// A router to merge has the paths of the [module's table](crate::admin), `/` among them. Merging panics if the service
     /// has a route at one of them. Other paths are answered by the service's fallback.
     ///
-    /// Requests count by the address that axum's `ConnectInfo` tells, if the service has that. A router that is served
-    /// by the pool's own runtime ends with it, and so cannot show the whole of a close; [`listen`](Self::listen) can.
+    /// Requests count by the address that axum's `ConnectInfo` tells. A service without it has one address for all: the
+    /// wrong tokens of one stranger then have everybody wait who offers a token, and
+    /// [`behind_proxy`](Self::behind_proxy) does nothing. So serve with
+    /// `into_make_service_with_connect_info::<SocketAddr>()`; the log has a warning once if a request comes without.
+    ///
+    /// A router that is served by the pool's own runtime ends with it, and so cannot show the whole of a close;
+    /// [`listen`](Self::listen) can.
     ///
     /// # Errors
     /// [`Error::Config`] if there is no token, or it cannot be used; [`Error::Connect`] if the process can have no more
     /// threads.
     ///
     /// ```no_run
-    /// # fn main() -> Result<(), resource_pool::Error> {
+    /// # async fn serve() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::net::SocketAddr;
+    ///
     /// use axum::Router;
     /// use resource_pool::ResourcePool;
     /// use resource_pool::admin::Admin;
@@ -133,7 +147,9 @@ impl Admin {
     /// let admin = || Admin::new(ResourcePool::global()).token_file("/run/secrets/admin").router();
     /// let nested = Router::<()>::new().nest("/pool", admin()?);
     /// let merged = Router::<()>::new().merge(admin()?);
-    /// # drop((nested, merged));
+    /// # drop(merged);
+    /// let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
+    /// axum::serve(listener, nested.into_make_service_with_connect_info::<SocketAddr>()).await?;
     /// # Ok(()) }
     /// ```
     pub fn router(self) -> Result<Router, Error> {
@@ -152,8 +168,8 @@ impl Admin {
     /// that the system chose for the port 0.
     ///
     /// # Errors
-    /// [`Error::Config`] if the address is not on loopback and there is no token, if it cannot be listened at, or if the
-    /// token cannot be used; [`Error::Connect`] if the process can have no more threads.
+    /// [`Error::Config`] if there is no token and the address is not on loopback or a proxy is named, if the address cannot
+    /// be listened at, or if the token cannot be used; [`Error::Connect`] if the process can have no more threads.
     pub fn listen(self, address: impl ToSocketAddrs) -> Result<SocketAddr, Error> {
         let token = Token::open(self.token.clone(), &Environment::process())?;
         let refused = |problem: String| Error::config("admin.listen", problem);
@@ -167,6 +183,14 @@ impl Admin {
             return Err(refused(format!(
                 "{open} can be reached from other machines, and there is no token; set RESOURCE_POOL_ADMIN_TOKEN, or \
                  listen at 127.0.0.1"
+            )));
+        }
+        if token.is_none()
+            && let Some(proxy) = self.rules.proxies.first()
+        {
+            return Err(refused(format!(
+                "anybody can come through the proxy at {proxy}, and there is no token; set RESOURCE_POOL_ADMIN_TOKEN, or \
+                 leave `Admin::behind_proxy` out"
             )));
         }
         let bound = TcpListener::bind(&*addresses).and_then(|listener| {
@@ -214,7 +238,8 @@ impl AdminThread {
     /// with the last router.
     fn start(self, listener: Option<(TcpListener, Router, AdminLimits)>) -> Result<(), Error> {
         let (told, started) = mpsc::channel::<io::Result<()>>();
-        let followed = Arc::clone(&self.hub);
+        let AdminThread { hub, guard, events, alive } = self;
+        let followed = Arc::clone(&hub);
         let run = move || {
             let built = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = match built {
@@ -222,12 +247,10 @@ impl AdminThread {
                 Err(error) => return drop(told.send(Err(error))),
             };
             runtime.block_on(async {
-                let AdminThread { hub, guard, events, alive } = self;
                 let over = hub.is_over.clone();
                 tokio::spawn(Arc::clone(&hub).follow(events));
                 tokio::spawn(Arc::clone(&hub).tell());
                 tokio::spawn(hub.check());
-                tokio::spawn(guard.follow_token());
                 match listener {
                     None => {
                         let _ = told.send(Ok(()));
@@ -244,8 +267,10 @@ impl AdminThread {
             });
         };
         let name = Arc::from("admin");
-        let spawned = std::thread::Builder::new().name("resource-pool-admin".to_owned()).spawn(run);
+        let spawn = || std::thread::Builder::new().name("resource-pool-admin".to_owned()).spawn(run);
         let gone = |_| Err(io::Error::other("the admin's thread ended"));
+        // A listener must not begin to serve without one who follows its token.
+        let spawned = guard.follow_token().and_then(|()| spawn());
         let started = spawned.and_then(|_thread| started.recv().unwrap_or_else(gone));
         started.map_err(|error| Error::no_threads(&name, error))?;
         followed.delay_the_end();
@@ -271,6 +296,7 @@ mod tests {
             admin().listen("no address").unwrap_err();
             admin().listen("0.0.0.0:0").unwrap_err();
             admin().token("short").listen("127.0.0.1:0").unwrap_err();
+            admin().behind_proxy([127, 0, 0, 1]).listen("127.0.0.1:0").unwrap_err();
             admin().router().unwrap_err();
         }
         assert_eq!(registered(), (0, false));

@@ -1,8 +1,8 @@
 //! [`Clients`], which bounds the connections of the admin's own listener.
 //!
-//! A connection is in use while a request of an operator is under way, up to the end of the answer. All others are quiet,
-//! and give their places up to new ones: those that have sent nothing, those that wait for a further request, and those
-//! of strangers.
+//! A connection is in use while a request of an operator is under way, up to the end of the answer: one with the token,
+//! one with an open session, or one of a few that log in. All others are quiet, and give their places up to new ones:
+//! those that have sent nothing, those that wait for a further request, and those of strangers.
 //! Locks: each place has one, held for a moment.
 
 use std::collections::VecDeque;

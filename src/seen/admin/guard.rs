@@ -3,8 +3,10 @@
 //! A name that an attacker's DNS leads here is not among the hosts. A page of another origin is told by its `Origin`, or
 //! by `Sec-Fetch-Site`. So a browser does nothing here that the page of this admin did not ask for.
 
+use std::io;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use axum::extract::{Request, State};
 use axum::http::header::{
@@ -14,12 +16,13 @@ use axum::http::header::{
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
+use crate::base::runtime::background;
 use crate::base::sync::until;
 use crate::seen::admin::answer::Denial;
 use crate::seen::admin::clients::ClientPlace;
-use crate::seen::admin::limits::AdminLimits;
+use crate::seen::admin::limits::{AdminLimits, LOGINS};
 use crate::seen::admin::page::FILES;
 use crate::seen::admin::peer;
 use crate::seen::admin::rates::Rates;
@@ -33,6 +36,10 @@ pub(super) struct Guard {
     rates: Rates,
     sessions: Sessions,
     pub(super) limits: AdminLimits,
+    /// The permits of requests to log in that keep their places.
+    logins: Semaphore,
+    /// Whether the log has that the service tells no addresses.
+    is_warned: AtomicBool,
     /// Wakes the streams, because a session has ended or the token has changed.
     ended: Notify,
 }
@@ -50,8 +57,8 @@ pub(super) struct GuardRules {
 #[derive(Clone)]
 pub(super) struct Admitted {
     guard: Arc<Guard>,
-    /// The address that the request counts for.
-    pub(super) from: IpAddr,
+    /// The address that the request counts for. `None` if the service tells none.
+    pub(super) from: Option<IpAddr>,
     audience: Audience,
     /// The token that the request, or its session, was admitted by. `None` if the admin has no token.
     token: Option<TokenVersion>,
@@ -59,6 +66,11 @@ pub(super) struct Admitted {
 }
 
 impl Admitted {
+    /// Whether somebody asks who has the token, or a session by it. Without a token that is everybody.
+    fn is_of_operator(&self) -> bool {
+        self.audience == Audience::Operators || self.session.is_some()
+    }
+
     /// Whether the token has not changed since, and the session that the request came with is still open.
     pub(super) fn still(&self) -> bool {
         self.token == self.guard.token_version()
@@ -96,7 +108,9 @@ impl Audience {
 impl Guard {
     pub(super) fn new(token: Option<Token>, rules: GuardRules, limits: AdminLimits) -> Arc<Self> {
         let (rates, sessions) = (Rates::new(limits.requests), Sessions::new(&limits));
-        Arc::new(Guard { token, rules, rates, sessions, limits, ended: Notify::new() })
+        let logins = Semaphore::new(LOGINS.min(limits.connections / 4));
+        let (is_warned, ended) = (AtomicBool::new(false), Notify::new());
+        Arc::new(Guard { token, rules, rates, sessions, limits, logins, is_warned, ended })
     }
 
     fn has_token(&self) -> bool {
@@ -107,23 +121,39 @@ impl Guard {
         self.token.as_ref().map(Token::version)
     }
 
-    /// Reads a token in a file again and again, and ends the streams of one that has changed. The version of the token
-    /// ends its sessions.
-    pub(super) async fn follow_token(self: Arc<Self>) {
-        let Some(token) = self.token.as_ref().filter(|token| token.may_change()) else { return };
-        loop {
-            tokio::time::sleep(REREAD).await;
-            if token.read_again() {
-                tracing::info!("the admin's token has changed, so the sessions of the last one are over");
-                self.ended.notify_waiters();
-            }
+    /// Follows a token in a file until no guard is left. Runs on the crate's background runtime.
+    pub(super) fn follow_token(self: &Arc<Self>) -> io::Result<()> {
+        if self.token.as_ref().is_some_and(Token::may_change) {
+            background()?.spawn(follow_token(Arc::downgrade(self)));
+        }
+        Ok(())
+    }
+
+    /// Reads the token again, and ends the streams of one that has changed. The version of the token ends its sessions.
+    fn read_token_again(&self) {
+        if self.token.as_ref().is_some_and(Token::read_again) {
+            tracing::info!("the admin's token has changed, so the sessions of the last one are over");
+            self.ended.notify_waiters();
         }
     }
 
-    /// Decides on a request.
+    /// The address that a request counts for. The log has once that a service tells none.
+    fn address(&self, request: &Request) -> Option<IpAddr> {
+        let from = peer::address(request, &self.rules.proxies);
+        if from.is_none() && !self.is_warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "the service that has the admin's router tells no addresses, so that all who ask share the limits of \
+                 one; serve it with `into_make_service_with_connect_info::<SocketAddr>()`"
+            );
+        }
+        from
+    }
+
+    /// Decides on a request. A page of another origin and a wrong host cost nobody's requests, because any page can have
+    /// a browser ask here.
     fn admit(self: &Arc<Self>, request: &Request) -> Result<Admitted, Denial> {
         let audience = Audience::of(request.uri().path());
-        let from = peer::address(request, &self.rules.proxies);
+        let from = self.address(request);
         let admitted = |token, session| Ok(Admitted { guard: Arc::clone(self), from, audience, token, session });
         let token = self.token_version();
         if audience == Audience::Anybody {
@@ -139,19 +169,24 @@ impl Guard {
                 "ask by an address or localhost, or name the host by `Admin::host`",
             ));
         }
+        let counted = |is_left: bool| {
+            let denied = || Denial::new(StatusCode::TOO_MANY_REQUESTS, "too many requests", "ask less often");
+            is_left.then_some(()).ok_or_else(denied)
+        };
+        if let (Some(offered), Audience::Operators) = (bearer(headers), audience) {
+            // No page of a browser sends the token by itself, so that the origin does not matter.
+            let token = self.offer(from, offered)?;
+            // The token has requests of its own, and wrong ones have the limit of `offer`.
+            counted(if token.is_some() { self.rates.request_with_token(from) } else { self.rates.request(from) })?;
+            return admitted(token, None);
+        }
+        self.check_origin(request, audience, &authority)?;
         // An open session has requests of its own. Strangers behind the same proxy cannot use them up, and nobody can
         // guess its 256 bits.
         let session = session(headers, &authority).filter(|_| self.has_token());
         let open = session.and_then(|id| Some((id, self.sessions.request(&id, token)?)));
-        if !open.map_or_else(|| self.rates.request(from), |(_, is_left)| is_left) {
-            return Err(Denial::new(StatusCode::TOO_MANY_REQUESTS, "too many requests", "ask less often"));
-        }
+        counted(open.map_or_else(|| self.rates.request(from), |(_, is_left)| is_left))?;
         let open = open.map(|(id, _)| id);
-        if let (Some(offered), Audience::Operators) = (bearer(headers), audience) {
-            // No page of a browser sends the token by itself, so that the origin does not matter.
-            return admitted(self.offer(from, offered)?, None);
-        }
-        self.check_origin(request, audience, &authority)?;
         if self.has_token() && audience == Audience::Operators && open.is_none() {
             let remedy = "send `Authorization: Bearer TOKEN`, or type the token in on the status page";
             return Err(Denial::new(StatusCode::UNAUTHORIZED, "the token is missing", remedy));
@@ -160,7 +195,7 @@ impl Guard {
     }
 
     /// Checks a token that somebody at this address offers. `None` if the admin has no token.
-    fn offer(&self, from: IpAddr, offered: &str) -> Result<Option<TokenVersion>, Denial> {
+    fn offer(&self, from: Option<IpAddr>, offered: &str) -> Result<Option<TokenVersion>, Denial> {
         let Some(token) = &self.token else { return Ok(None) };
         if !self.rates.may_offer(from) {
             return Err(Denial::new(StatusCode::TOO_MANY_REQUESTS, "too many wrong tokens", "wait some seconds"));
@@ -174,7 +209,7 @@ impl Guard {
     }
 
     /// Exchanges a token that somebody at this address offers for a session.
-    pub(super) fn begin_session(&self, from: IpAddr, offered: &str) -> Result<SessionId, Denial> {
+    pub(super) fn begin_session(&self, from: Option<IpAddr>, offered: &str) -> Result<SessionId, Denial> {
         let token = self.offer(from, offered)?;
         let begun = self.sessions.begin(token).map_err(|error| {
             let error = format!("the system gives no random bits: {error}");
@@ -190,7 +225,8 @@ impl Guard {
         self.ended.notify_waiters();
     }
 
-    /// Checks that no page of another origin has a browser ask this. Only what changes nothing needs no origin.
+    /// Checks that no page of another origin has a browser ask this. Only what changes nothing needs no origin, and only
+    /// a person who follows a link comes to the status page from another site.
     fn check_origin(&self, request: &Request, audience: Audience, authority: &str) -> Result<(), Denial> {
         let text = |name: &HeaderName| request.headers().get(name).and_then(|value| value.to_str().ok());
         let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
@@ -198,9 +234,9 @@ impl Guard {
             let remedy = "ask from the page of this admin, or send `Authorization: Bearer TOKEN`";
             Err(Denial::new(StatusCode::FORBIDDEN, error, remedy))
         };
-        let is_page = is_read && audience == Audience::Visitors;
+        let is_link = || is_read && audience == Audience::Visitors && text(&SEC_FETCH_DEST) == Some("document");
         if let Some(site) = text(&SEC_FETCH_SITE)
-            && !is_page
+            && !is_link()
             && !matches!(site, "same-origin" | "none")
         {
             return foreign("a page of another origin asks");
@@ -227,13 +263,28 @@ impl Guard {
 }
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
+
+/// Reads the token of this guard again and again. The file may be slow, so that a thread for blocking calls reads it, one
+/// at a time.
+async fn follow_token(guard: Weak<Guard>) {
+    loop {
+        tokio::time::sleep(REREAD).await;
+        let Some(guard) = guard.upgrade() else { return };
+        // A read that panics is one that tells nothing.
+        let _ = tokio::task::spawn_blocking(move || guard.read_token_again()).await;
+    }
+}
 
 /// The layer of the guard. Each answer, a refusal too, gets the headers that bind a browser.
 pub(super) async fn pass(State(guard): State<Arc<Guard>>, mut request: Request, next: Next) -> Response {
     let mut response = match guard.admit(&request) {
         Ok(admitted) => {
             let place = request.extensions_mut().remove::<Arc<ClientPlace>>();
-            let in_use = place.filter(|_| admitted.audience == Audience::Operators).map(ClientPlace::keep);
+            let is_login = request.method() == Method::POST && request.uri().path() == "/session";
+            let login = is_login.then(|| guard.logins.try_acquire().ok()).flatten();
+            let is_kept = admitted.is_of_operator() || login.is_some();
+            let in_use = place.filter(|_| is_kept).map(ClientPlace::keep);
             request.extensions_mut().insert(admitted);
             let response = next.run(request).await;
             match in_use {

@@ -16,7 +16,7 @@ use std::time::Duration;
 pub struct AdminLimits {
     /// The most connections of the admin's own listener. Beyond it, a new one takes the place of the one that has been
     /// quiet for the longest time. It is closed if all are in use, which means that a request of somebody with the token
-    /// is under way on each. Defaults to 256.
+    /// or a session, or one of a few that log in, is under way on each. Defaults to 256.
     pub connections: usize,
     /// The most open streams of `/events`. A further one gets the status 503. Defaults to 64.
     pub streams: usize,
@@ -24,8 +24,8 @@ pub struct AdminLimits {
     pub sessions: usize,
     /// How long a session lasts. Defaults to 12 hours.
     pub session: Duration,
-    /// The most requests per second of one address, and of one session; twice as many may come at once. The probes are
-    /// not counted. A further request gets the status 429. Defaults to 100.
+    /// The most requests per second of one address without the token, of one address with it, and of one session; twice
+    /// as many may come at once. The probes are not counted. A further request gets the status 429. Defaults to 100.
     pub requests: u32,
     /// How long the head of a request, its body, a stall of the one who reads the answer, and the pause until the next
     /// request on the same connection may last. Defaults to 5 s.
@@ -63,6 +63,9 @@ pub(super) const HOLDERS: usize = 10_000;
 pub(super) const HOLDERS_BYTES: usize = 4 << 20;
 /// The largest body of a request, in bytes. The only body is a form with the token.
 pub(super) const BODY: usize = 4 * 1024;
+/// How many requests to log in keep their places at the same time, and they take a quarter of all places at most.
+/// Strangers can log in too, with wrong tokens, and must not keep all places.
+pub(super) const LOGINS: usize = 8;
 /// The largest head of a request, in bytes.
 pub(super) const HEAD: usize = 16 * 1024;
 /// How often the status is told while somebody looks.

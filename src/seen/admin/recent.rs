@@ -1,7 +1,7 @@
-//! The things that an admin remembers for a page that is opened later: the last events, the latencies of the last
-//! minutes, and a close under way.
+//! [`Recent`], which remembers for a page that is opened later: the last events, the latencies of the last minutes, and a
+//! close under way.
 //!
-//! The order and the pace go by the monotonic clock, since the time of day may be set back. Each caller brings the time
+//! [`Recent`] orders and paces by the monotonic clock, since the time of day may be set back. Each caller brings the time
 //! along.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -28,7 +28,7 @@ pub(super) struct Told {
 /// A moment in milliseconds since the admin began, and the latency in milliseconds. `None` if there was no answer.
 pub(super) type Point = (f64, Option<f64>);
 
-/// The remembered things.
+/// [`Recent`] has the last events, the latencies and the messages of a close.
 pub(super) struct Recent {
     began: Instant,
     /// The number of the next event.

@@ -1,6 +1,8 @@
 //! The paths of an admin, and what each answers.
 
+use std::future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
 
 use axum::Router;
@@ -14,6 +16,7 @@ use axum::routing::{get, post};
 use tokio_util::sync::DropGuard;
 use url::form_urlencoded;
 
+use crate::Error;
 use crate::seen::admin::answer::{Denial, json, json_text};
 use crate::seen::admin::guard::{self, Admitted, Guard};
 use crate::seen::admin::holders;
@@ -127,18 +130,12 @@ async fn metrics(State(routes): State<Arc<Routes>>) -> Result<Response, Denial> 
 
 async fn close(State(routes): State<Arc<Routes>>, Path(name): Path<String>) -> Result<Response, Denial> {
     check_open(&routes)?;
-    if is_known(&routes, &name) {
-        tracing::info!(resource = %name, "closing, as the admin was asked to");
-    }
-    Ok(json(&routes.hub.pool.close(&name).await?))
+    Ok(json(&logged("closing", &name, routes.hub.pool.close(&name)).await?))
 }
 
 async fn reconnect(State(routes): State<Arc<Routes>>, Path(name): Path<String>) -> Result<Response, Denial> {
     check_open(&routes)?;
-    if is_known(&routes, &name) {
-        tracing::info!(resource = %name, "reconnecting, as the admin was asked to");
-    }
-    routes.hub.pool.reconnect(&name).await?;
+    logged("reconnecting", &name, routes.hub.pool.reconnect(&name)).await?;
     Ok(json_text(r#"{"ok":true}"#.to_owned()))
 }
 
@@ -149,9 +146,24 @@ fn check_open(routes: &Routes) -> Result<(), Denial> {
     Err(Denial::new(StatusCode::CONFLICT, "the pool is closing", "wait until the program runs again"))
 }
 
-/// Whether the pool has a resource of this name. Other names are texts of a stranger, which the log does not repeat.
-fn is_known(routes: &Routes, name: &str) -> bool {
-    routes.hub.pool.status().resource(name).is_some()
+/// Runs a verb, and logs it if the pool knows the name. Other names are texts of a stranger, which the log does not repeat.
+///
+/// A verb refuses an unknown name when it is first polled. The status of the pool has the names too, and would wait for a
+/// resource whose usage hangs, which a verb may mend.
+async fn logged<T>(doing: &str, name: &str, verb: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    let mut verb = pin!(verb);
+    let at_once = tokio::select! {
+        biased;
+        answer = verb.as_mut() => Some(answer),
+        () = future::ready(()) => None,
+    };
+    if !matches!(at_once, Some(Err(Error::UnknownName { .. }))) {
+        tracing::info!(resource = %name, "{doing}, as the admin was asked to");
+    }
+    match at_once {
+        Some(answer) => answer,
+        None => verb.await,
+    }
 }
 
 /// Exchanges the token for a session.

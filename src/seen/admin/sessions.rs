@@ -40,7 +40,8 @@ impl Sessions {
         Sessions { most: sessions.max(1), lasts, requests_per_second, open: Mutex::default() }
     }
 
-    /// Begins a session by this token. The oldest session ends if there would be too many.
+    /// Begins a session by this token. The oldest session ends if there would be too many. A token that has changed
+    /// since it was typed in begins none, and ends none of the new token.
     ///
     /// # Errors
     /// When the system gives no random bits.
@@ -48,7 +49,11 @@ impl Sessions {
         let mut id = [0; 32];
         getrandom::fill(&mut id)?;
         let mut open = self.open.lock();
-        open.retain(|session| self.is_open(session, token));
+        let newest = open.iter().map(|session| session.token).fold(token, Option::max);
+        open.retain(|session| self.is_open(session, newest));
+        if token != newest {
+            return Ok(id);
+        }
         if open.len() >= self.most {
             open.remove(0);
         }
@@ -146,6 +151,15 @@ mod tests {
         assert_eq!(sessions.request(&id, new), None);
         sessions.begin(new).unwrap();
         assert_eq!(sessions.open.lock().len(), 1, "the session of the old token takes no place");
+    }
+
+    #[test]
+    fn a_token_that_changed_while_it_was_typed_in_ends_no_session_of_the_new_one() {
+        let sessions = sessions(2, Duration::from_secs(3600));
+        let [old, new] = [Some(TokenVersion::default()), Some(TokenVersion::default().next())];
+        let open = [(); 2].map(|()| sessions.begin(new).unwrap());
+        let late = sessions.begin(old).unwrap();
+        assert!(open.iter().all(|id| sessions.has(id, new)) && !sessions.has(&late, new));
     }
 
     #[test]

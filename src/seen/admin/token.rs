@@ -45,7 +45,7 @@ struct CurrentToken {
 }
 
 /// The number of a token among those that an admin has had one after the other.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct TokenVersion(u64);
 
 impl TokenVersion {
