@@ -9,7 +9,7 @@ mod example;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -22,11 +22,11 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::Request;
 use axum::routing::get as route;
-use common::{Log, Stopwatch, unhurried, until};
+use common::{Log, unhurried, until};
 use example::{Answer, Example, Messages, SOON, request, resident};
 use resource_pool::admin::{Admin, AdminLimits};
 use resource_pool::config::{Options, RedisConfig};
-use resource_pool::{Error, Phase, ResourcePool, State};
+use resource_pool::{Error, Failure, Link, Phase, Resource, ResourcePool, State, Usage};
 use serde_json::Value;
 use services::{Kind, Service};
 use tokio::runtime::Runtime;
@@ -242,21 +242,95 @@ fn a_token_that_changes_ends_the_sessions_and_streams_of_the_old_one() {
     for header in [session.as_str(), BEARER] {
         assert_eq!(get(address, "/status", &[header]).status, 200, "{header}");
     }
-    let stopwatch = Stopwatch::start();
+    let changed = Instant::now();
     fs::write(&next, format!("{NEW}\n")).unwrap();
     fs::rename(&next, &file).unwrap();
     for stream in &mut streams {
-        assert!(stream.listen(|_, _| None::<()>).is_none(), "a stream ends with its token");
+        // A status comes every second, so that a stream that goes on is heard.
+        let goes_on = stream.listen(|_, _| (changed.elapsed() > SOON).then_some(()));
+        assert!(goes_on.is_none(), "a stream ends with its token");
     }
-    let took = stopwatch.took();
-    println!("the streams of the old token ended after {took:?}");
-    assert!(took < Duration::from_secs(5), "{took:?}");
+    println!("the streams of the old token ended after {:?}", changed.elapsed());
     for header in [session.as_str(), BEARER] {
         assert_eq!(get(address, "/status", &[header]).status, 401, "{header}");
     }
     assert_eq!(get(address, "/status", &[&format!("authorization: Bearer {NEW}")]).status, 200);
     assert_eq!(log_in(address, TOKEN).status, 401);
     assert_eq!(get(address, "/status", &[&cookie(&log_in(address, NEW))]).status, 200);
+}
+
+/// A resource whose usage is told once the gate is free, or after longer than any test waits.
+struct Stuck {
+    gate: Arc<parking_lot::Mutex<()>>,
+    /// The threads that have asked for the usage while the gate was taken.
+    asked: Arc<parking_lot::Mutex<BTreeSet<String>>>,
+}
+
+impl Resource for Stuck {
+    type Handle = ();
+
+    async fn connect(&self, _: &Link) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn ping(&self, (): &()) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn close(&self, (): ()) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn usage(&self, (): &()) -> Usage {
+        if self.gate.is_locked() {
+            self.asked.lock().extend(thread::current().name().map(str::to_owned));
+        }
+        drop(self.gate.try_lock_for(2 * SOON));
+        Usage::default()
+    }
+}
+
+#[test]
+fn a_token_changes_and_a_verb_runs_while_a_usage_hangs_the_thread_of_the_admin() {
+    const NEW: &str = "another-token-that-nobody-guesses";
+    let setup = Setup::new();
+    let (gate, asked) = <(Arc<parking_lot::Mutex<()>>, Arc<parking_lot::Mutex<BTreeSet<String>>>)>::default();
+    setup.pool.register("stuck", Stuck { gate: Arc::clone(&gate), asked: Arc::clone(&asked) }).unwrap();
+    setup.runtime.block_on(async { drop(setup.pool.get::<Stuck>("stuck").await.unwrap()) });
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let (file, next) = (folder.join("stuck-token"), folder.join("stuck-token.next"));
+    fs::write(&file, TOKEN).unwrap();
+    let mut router = setup.admin().limits(any_number_of_requests()).token_file(file.clone()).router().unwrap();
+    // The admin's thread asks for the status while there is a stream.
+    let ask = Request::get("http://127.0.0.1/events").header("authorization", format!("Bearer {TOKEN}"));
+    let stream = tower_service::Service::call(&mut router, ask.body(Body::empty()).unwrap());
+    let stream = setup.runtime.block_on(stream).unwrap();
+    assert_eq!(stream.status(), 200);
+    let held = gate.lock();
+    until(SOON, || asked.lock().contains("resource-pool-admin"));
+
+    assert_eq!(setup.call(&router, "POST /reconnect/redis", &[BEARER]).0, 200);
+    let this = thread::current().name().unwrap().to_owned();
+    assert!(!asked.lock().contains(&this), "a verb asks for no usage");
+    fs::write(&next, NEW).unwrap();
+    fs::rename(&next, &file).unwrap();
+    until(SOON, || setup.call(&router, "GET /events?last=1", &[BEARER]).0 == 401);
+    let new = format!("authorization: Bearer {NEW}");
+    assert_eq!(setup.call(&router, "GET /events?last=1", &[&new]).0, 200);
+    drop(held);
+    drop(stream);
+}
+
+#[test]
+fn a_service_that_tells_no_addresses_is_warned_of_once() {
+    let setup = Setup::new();
+    let router = setup.admin().token(TOKEN).router().unwrap();
+    let ((), log) = Log::during(|| {
+        for _ in 0..3 {
+            assert_eq!(setup.call(&router, "GET /status", &[BEARER]).0, 200);
+        }
+    });
+    assert_eq!(log.matches("into_make_service_with_connect_info").count(), 1, "{log}");
 }
 
 #[test]
@@ -332,8 +406,12 @@ impl KeptOpen {
         head.starts_with("HTTP/1.1 200")
     }
 
+    /// Waits for the end. `false` if there is none, or something else comes.
     fn has_ended(mut self) -> bool {
-        matches!(self.reader.read(&mut [0]), Ok(0) | Err(_))
+        match self.reader.read(&mut [0]) {
+            Ok(read) => read == 0,
+            Err(error) => !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+        }
     }
 }
 
@@ -392,6 +470,9 @@ fn strangers_at_the_same_address_do_not_lock_a_session_out() {
     until(SOON, || get(address, "/", &[]).status == 429);
     assert_eq!(get(address, "/status", &[&session]).status, 200, "a session has requests of its own");
     until(SOON, || get(address, "/status", &[&session]).status == 429);
+    until(SOON, || get(address, "/", &[]).status == 429);
+    assert_eq!(get(address, "/events?last=1", &[BEARER]).status, 200, "the token has requests of its own");
+    until(SOON, || get(address, "/events?last=1", &[BEARER]).status == 429);
 
     // The header is anybody's, until the program names a proxy.
     let mut number = 0;
@@ -403,6 +484,57 @@ fn strangers_at_the_same_address_do_not_lock_a_session_out() {
     let address = admin().behind_proxy(Ipv4Addr::LOCALHOST).listen("127.0.0.1:0").unwrap();
     until(SOON, || wrong(address, 0, &["x-forwarded-for: 203.0.113.1"]) == 429);
     assert_eq!(get(address, "/status", &[BEARER, "x-forwarded-for: 203.0.113.1, 203.0.113.2"]).status, 200);
+}
+
+/// A browser asks for a page of anybody, without `Origin` where the page does not read the answer.
+#[test]
+fn a_page_of_another_site_takes_no_requests_off_any_limit() {
+    let setup = Setup::new();
+    let mut limits = AdminLimits::default();
+    limits.requests = 1;
+    let address = setup.admin().token(TOKEN).limits(limits).listen("127.0.0.1:0").unwrap();
+    let session = cookie(&log_in(address, TOKEN));
+    let foreign = ["sec-fetch-site: cross-site", "sec-fetch-mode: no-cors", "sec-fetch-dest: image"];
+    // Each of them would take one of the 2 requests that may come at once.
+    for path in ["/", "/page.js", "/icon.svg", "/status", "/nowhere"] {
+        for cookie in [&[][..], &[session.as_str()]] {
+            let statuses = [(); 10].map(|()| get(address, path, &[&foreign[..], cookie].concat()).status);
+            assert_eq!(statuses, [403; 10], "{path}");
+        }
+    }
+    let link = ["sec-fetch-site: cross-site", "sec-fetch-mode: navigate", "sec-fetch-dest: document"];
+    assert_eq!(get(address, "/", &link).status, 200, "a person may follow a link to the page");
+    assert_eq!(get(address, "/status", &link).status, 403);
+    assert_eq!(get(address, "/status", &[&session]).status, 200);
+}
+
+#[test]
+fn a_login_keeps_its_place_while_its_form_is_read() {
+    let setup = Setup::new();
+    let mut limits = any_number_of_requests();
+    (limits.connections, limits.patience) = (4, Duration::from_secs(3600));
+    let address = setup.admin().token(TOKEN).limits(limits).listen("127.0.0.1:0").unwrap();
+    let mut login = TcpStream::connect(address).unwrap();
+    login.set_read_timeout(Some(SOON)).unwrap();
+    let form = format!("token={TOKEN}");
+    let length = form.len();
+    // The answer 100 shows that the guard has let the request through, and the form is being read.
+    let expect = "connection: close\r\nexpect: 100-continue";
+    write!(login, "POST /session HTTP/1.1\r\nhost: {address}\r\norigin: http://{address}\r\n{expect}\r\n").unwrap();
+    write!(login, "content-length: {length}\r\n\r\n").unwrap();
+    let mut told = [0; 25];
+    login.read_exact(&mut told).unwrap();
+    assert_eq!(&told, b"HTTP/1.1 100 Continue\r\n\r\n");
+    // Many more come than there are places.
+    for _ in 0..20 {
+        drop(KeptOpen::new(address));
+    }
+    let idle: Vec<_> = (0..20).map(|_| KeptOpen::new(address)).collect();
+    login.write_all(form.as_bytes()).unwrap();
+    let mut answer = String::new();
+    login.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 204"), "{answer}");
+    drop(idle);
 }
 
 #[test]
@@ -524,6 +656,9 @@ fn without_a_token_only_this_machine_may_ask_and_no_page_of_others() {
     let (key, problem) = config(setup.admin().listen(address).map(drop));
     assert!(key == "admin.listen" && problem.contains("another port"), "{problem}");
     assert_eq!(config(setup.admin().listen("no address").map(drop)).0, "admin.listen");
+    let (key, problem) = config(setup.admin().behind_proxy(Ipv4Addr::LOCALHOST).listen("127.0.0.1:0").map(drop));
+    assert!(key == "admin.listen" && problem.contains("RESOURCE_POOL_ADMIN_TOKEN"), "{problem}");
+    assert!(problem.contains("127.0.0.1") && problem.contains("Admin::behind_proxy"), "{problem}");
 
     for path in GUARDED {
         assert_eq!(get(address, path, &[]).status, 200, "{path}");
@@ -652,9 +787,9 @@ fn an_address_may_ask_so_often_and_the_probes_always() {
     until(SOON, || get(address, "/pool-status", &[]).status == 200);
 }
 
-/// Nobody reads the stream of this router, and the close waits for it only so long.
+/// Nobody reads the stream of this router. The close waits for it, and then goes on.
 #[test]
-fn a_stream_that_nobody_reads_delays_the_end_for_a_moment_at_most() {
+fn the_end_waits_for_a_stream_that_nobody_reads_and_comes_all_the_same() {
     let setup = Setup::new();
     let mut router = setup.admin().token(TOKEN).router().unwrap();
     let ask = Request::get("http://127.0.0.1/events").header("authorization", format!("Bearer {TOKEN}"));

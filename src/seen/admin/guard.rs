@@ -354,7 +354,12 @@ fn session(headers: &HeaderMap, authority: &str) -> Option<SessionId> {
 
 #[cfg(test)]
 mod tests {
+    use axum::body::Body;
+
     use super::*;
+    use crate::base::environment::Environment;
+    use crate::seen::admin::sessions::digits;
+    use crate::seen::admin::token::TokenSource;
 
     #[test]
     fn a_host_is_here_if_it_is_an_address_local_or_named() {
@@ -368,6 +373,22 @@ mod tests {
         {
             assert!(!guard.is_here(host(elsewhere)), "{elsewhere}");
         }
+    }
+
+    #[test]
+    fn the_page_of_an_open_session_is_asked_for_by_an_operator() {
+        let source = TokenSource::Text("0123456789abcdef".into());
+        let token = Token::open(Some(source), &Environment::fixed([])).unwrap();
+        let guard = Guard::new(token, GuardRules::default(), AdminLimits::default());
+        let is_of_operator = |id: &SessionId| {
+            let cookie = format!("{}={}", cookie_name("127.0.0.1"), digits(id));
+            let request = Request::get("http://127.0.0.1/").header(COOKIE, cookie).body(Body::empty()).unwrap();
+            guard.admit(&request).unwrap().is_of_operator()
+        };
+        let id = guard.sessions.begin(guard.token_version()).unwrap();
+        assert!(is_of_operator(&id) && !is_of_operator(&[0; 32]));
+        guard.end_session(&id);
+        assert!(!is_of_operator(&id));
     }
 
     #[test]
