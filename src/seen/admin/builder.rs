@@ -88,13 +88,13 @@ impl Admin {
     /// Says that a reverse proxy at this address stands between the admin and those who ask. By default there is none.
     /// Several calls say so of several proxies.
     ///
-    /// A request from there counts for the last address in its `X-Forwarded-For` that is no such proxy. Each proxy must add
-    /// the address of its peer. Without this
-    /// all who come through the proxy share the limits of one address. Then the wrong tokens of a stranger have everybody
-    /// wait who offers a token through it, while sessions that are open go on. [`listen`](Self::listen) then needs a token,
-    /// because anybody may come through a proxy on loopback.
+    /// A request from there counts for the last address in its `X-Forwarded-For` that is no such proxy. Each proxy must
+    /// add the address of its peer. Unless the program names it, all who come through a proxy share the limits of one
+    /// address: the wrong tokens of a stranger have everybody wait who offers a token through it, while sessions that
+    /// are open go on.
     ///
-    /// A [`router`](Self::router) needs its service to tell addresses by `ConnectInfo`. Without that this does nothing.
+    /// With a proxy [`listen`](Self::listen) needs a token on loopback too, because anybody may come through the proxy.
+    /// A [`router`](Self::router) needs its service to tell addresses by `ConnectInfo`, or a named proxy does nothing.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), resource_pool::Error> {

@@ -67,7 +67,7 @@ async fn serve_one(
         open.ask();
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(ConnectInfo(peer));
-        // The guard keeps the place for those who have the token.
+        // The guard keeps the place for operators and those who log in.
         request.extensions_mut().insert(Arc::clone(&open));
         let mut router = router.clone();
         async move { router.call(request).await }
