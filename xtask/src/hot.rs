@@ -121,7 +121,8 @@ mod tests {
     #[test]
     fn growth_beyond_the_limit_and_unknown_paths_fail() {
         let paths = |count| BTreeMap::from([("lease".to_owned(), count)]);
-        let by_five = |kept, counted| compare(kept, counted, |_| GROWTH);
+        type Counts = BTreeMap<String, u64>;
+        let by_five = |kept: &Counts, counted: &Counts| compare(kept, counted, |_| GROWTH);
         assert!(by_five(&paths(1000), &paths(1050)) && by_five(&paths(1000), &paths(400)));
         assert!(!by_five(&paths(1000), &paths(1051)));
         assert!(!by_five(&paths(1000), &BTreeMap::new()) && !by_five(&BTreeMap::new(), &paths(1000)));
