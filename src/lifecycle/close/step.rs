@@ -87,6 +87,17 @@ pub(crate) fn order<'a>(
     levels.into_values().collect()
 }
 
+/// Adds a step to the levels that are left. One whose phase is over comes next.
+pub(crate) fn insert(levels: &mut VecDeque<Vec<Step>>, step: Step) {
+    let phase = step.phase();
+    let first = |level: &Vec<Step>| level.first().map(Step::phase);
+    match levels.iter().position(|level| first(level) >= Some(phase)) {
+        Some(place) if first(&levels[place]) == Some(phase) => levels[place].push(step),
+        Some(place) => levels.insert(place, vec![step]),
+        None => levels.push_back(vec![step]),
+    }
+}
+
 /// Runs a step within its budget. A step that is cut has the grace to end in. Without a budget it is skipped.
 pub(crate) async fn run_step(
     pool: Arc<dyn Pool>,
