@@ -315,7 +315,10 @@ mod tests {
         fs::rename(mine.path().join(NOTE), left.join(NOTE)).unwrap();
         for _ in 0..2 {
             let (_, told) = RunFolder::new(&place).unwrap();
-            assert_eq!(told.iter().map(|told| (told.id, &*told.resource)).collect::<Vec<_>>(), [(child.id(), "feeder")]);
+            assert_eq!(
+                told.iter().map(|told| (told.id, &*told.resource)).collect::<Vec<_>>(),
+                [(child.id(), "feeder")]
+            );
         }
         child.kill().unwrap();
         child.wait().unwrap();

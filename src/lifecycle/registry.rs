@@ -356,6 +356,15 @@ impl Registry {
         self.hook(name, phase, run, check, alive)
     }
 
+    /// Refuses once the close of the whole pool has ended.
+    pub(crate) fn check_unclosed(&self, name: &str) -> Result<(), Error> {
+        self.context.check_process()?;
+        match self.context.close.report() {
+            Some(_) => Err(Error::closed(&Arc::from(name))),
+            None => Ok(()),
+        }
+    }
+
     /// Adds a hook. `check` is asked under the lock, since a close takes the hooks once it has begun.
     fn hook(
         &self,
