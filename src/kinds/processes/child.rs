@@ -20,24 +20,42 @@ pub struct Child(pub(super) Arc<ForkGuarded<ChildState>>);
 
 /// The state that all handles of a child process share.
 pub(super) struct ChildState {
-    run: Mutex<Arc<ChildRun>>,
+    run: Mutex<PresentRun>,
     /// The folder with the note of the process, for later processes. `None` if it could not be made.
     pub(super) folder: Option<RunFolder>,
 }
 
+struct PresentRun {
+    run: Arc<ChildRun>,
+    /// Whether the child process is closed, so that no further run may begin.
+    is_closed: bool,
+}
+
 impl Child {
     pub(super) fn new(run: Arc<ChildRun>, folder: Option<RunFolder>) -> Self {
-        let state = ChildState { run: Mutex::new(run), folder };
+        let state = ChildState { run: Mutex::new(PresentRun { run, is_closed: false }), folder };
         Child(Arc::new(ForkGuarded::new(state)))
     }
 
     /// The present run.
     pub(super) fn run(&self) -> Arc<ChildRun> {
-        Arc::clone(&self.0.run.lock())
+        Arc::clone(&self.0.run.lock().run)
     }
 
-    pub(super) fn begin(&self, run: Arc<ChildRun>) {
-        *self.0.run.lock() = run;
+    /// Begins another run. Answers whether it may.
+    pub(super) fn begin(&self, run: &Arc<ChildRun>) -> bool {
+        let mut present = self.0.run.lock();
+        if !present.is_closed {
+            present.run = Arc::clone(run);
+        }
+        !present.is_closed
+    }
+
+    /// The last run, after which no other can begin.
+    pub(super) fn last_run(&self) -> Arc<ChildRun> {
+        let mut present = self.0.run.lock();
+        present.is_closed = true;
+        Arc::clone(&present.run)
     }
 
     /// The number of the process. `None` once it has ended.

@@ -167,8 +167,10 @@ impl ChildProcess {
         if let Err(error) = note(&child, run.id, link).await {
             link.warn("no later process will be told of this child process if it stays behind", Some(&error));
         }
+        if !child.begin(&run) {
+            return Err(Failure::permanent("it is closed"));
+        }
         kill.forget();
-        child.begin(run);
         Ok(child)
     }
 }
@@ -241,7 +243,7 @@ impl Resource for ChildProcess {
     }
 
     async fn close(&self, child: Child) -> Result<(), Failure> {
-        let run = child.run();
+        let run = child.last_run();
         let ended = self.end(&run).await;
         if run.is_gone() {
             // A folder that cannot be removed is left to the sweep of a later process.
