@@ -226,6 +226,9 @@ mod documents {
     mod own_resources {}
     #[doc = include_str!("../docs/reference/quantaxis.md")]
     mod quantaxis {}
+    #[cfg(all(feature = "files", feature = "processes"))]
+    #[doc = include_str!("../docs/reference/program.md")]
+    mod program {}
     #[cfg(feature = "macros")]
     #[doc = include_str!("../docs/testing.md")]
     mod testing {}

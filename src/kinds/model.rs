@@ -11,10 +11,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 use crate::base::error::Failure;
 use crate::base::process::ForkGuarded;
 use crate::base::runtime::{apart, thread, within};
-use crate::base::sync::Mutex;
 use crate::lifecycle::close::phase::Phase;
 use crate::lifecycle::lease::Lease;
 use crate::lifecycle::link::Link;

@@ -8,9 +8,10 @@ use std::fs::File;
 use std::io::{self, BufWriter, IntoInnerError, Write};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use crate::base::error::Error;
 use crate::base::process::ForkGuarded;
-use crate::base::sync::Mutex;
 
 /// The writer of an open file. Clones write to the same file, in turn, and each call of [`write_all`](Write::write_all)
 /// with less than the buffer has room for stays in one piece.

@@ -5,11 +5,12 @@ use std::future::Future;
 use std::process::{ChildStderr, ChildStdin, ChildStdout, ExitStatus};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use crate::base::error::Error;
 use crate::base::process::ForkGuarded;
 use crate::base::run_folder::RunFolder;
 use crate::base::runtime::park_on;
-use crate::base::sync::Mutex;
 use crate::kinds::processes::run::ChildRun;
 
 /// A child process of this program, which the pool ends as it closes. Dropping the lease leaves the process alone.

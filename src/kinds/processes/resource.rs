@@ -9,14 +9,14 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::base::error::Failure;
 use crate::base::run_folder::{LeftBehind, RunFolder};
 use crate::base::runtime::{apart, thread};
-use crate::base::sync::Mutex;
 use crate::kinds::processes::child::Child;
-use crate::kinds::processes::run::{ChildRun, Ended, Ending};
+use crate::kinds::processes::run::{ChildEnd, ChildRun, EndSignal};
 use crate::lifecycle::close::phase::Phase;
 use crate::lifecycle::link::Link;
 use crate::lifecycle::resource::Resource;
@@ -102,11 +102,11 @@ impl ChildProcess {
         if run.is_gone() {
             return Ok(());
         }
-        run.signal(Ending::Term)?;
+        run.signal(EndSignal::Term)?;
         if run.gone(self.grace).await {
             return Ok(());
         }
-        run.signal(Ending::Kill)?;
+        run.signal(EndSignal::Kill)?;
         let problem = match run.gone(KILLED).await {
             true => format!("it did not end within {:?} of SIGTERM, and was killed", self.grace),
             false => format!("it did not end within {KILLED:?} of SIGKILL"),
@@ -115,7 +115,7 @@ impl ChildProcess {
     }
 
     /// Starts the process on a thread that waits for its end. `ended` runs on that thread then.
-    async fn start(&self, ended: impl FnOnce(&ChildRun, Ended) + Send + 'static) -> Result<Arc<ChildRun>, Failure> {
+    async fn start(&self, ended: impl FnOnce(&ChildRun, ChildEnd) + Send + 'static) -> Result<Arc<ChildRun>, Failure> {
         let (start, started) = oneshot::channel::<std::io::Result<Arc<ChildRun>>>();
         let command = Arc::clone(&self.command);
         let run = move |start: oneshot::Sender<_>| {
@@ -126,7 +126,7 @@ impl ChildProcess {
             };
             if start.send(Ok(Arc::clone(&run))).is_err() {
                 // The attempt was given up meanwhile.
-                let _ = run.signal(Ending::Kill);
+                let _ = run.signal(EndSignal::Kill);
                 run.watch();
                 run.is_gone();
                 return;
@@ -152,7 +152,7 @@ impl ChildProcess {
             match ended {
                 _ if run.is_ending() => {}
                 ended if restart => told.lost(generation, ended.to_string()),
-                Ended(Some(status)) if status.success() => {
+                ChildEnd(Some(status)) if status.success() => {
                     tracing::debug!(resource = %told.name(), "the child process is done");
                 }
                 ended => told.warn("the child process has ended", Some(&ended)),
@@ -215,7 +215,7 @@ impl Drop for KillOnDrop {
     fn drop(&mut self) {
         if let Some(run) = &self.0 {
             // An error means that it may not be signalled, and nobody is left who could be told.
-            let _ = run.signal(Ending::Kill);
+            let _ = run.signal(EndSignal::Kill);
         }
     }
 }
@@ -237,7 +237,7 @@ impl Resource for ChildProcess {
     async fn ping(&self, child: &Child) -> Result<(), Failure> {
         match child.run().end() {
             None => Ok(()),
-            Some(Ended(Some(status))) if status.success() => Ok(()),
+            Some(ChildEnd(Some(status))) if status.success() => Ok(()),
             Some(ended) => Err(Failure::refused(ended.to_string())),
         }
     }
@@ -261,7 +261,7 @@ impl Resource for ChildProcess {
 
     fn cut(&self, child: &Child) {
         // An error is that of a process that may not be signalled, which closing has told.
-        let _ = child.run().signal(Ending::Kill);
+        let _ = child.run().signal(EndSignal::Kill);
     }
 
     fn endpoint(&self) -> String {
@@ -296,7 +296,7 @@ impl fmt::Debug for ChildProcess {
     }
 }
 
-impl fmt::Display for Ended {
+impl fmt::Display for ChildEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Some(status) => write!(f, "it ended by itself: {status}"),

@@ -11,11 +11,13 @@ use std::process::{ChildStderr, ChildStdin, ChildStdout, ExitStatus};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+#[cfg(target_os = "linux")]
+use crate::base::process_table::runs_in_group;
 use crate::base::runtime::within;
-use crate::base::sync::Mutex;
 
 /// The pause between two looks whether the rest of a group has ended, at the beginning and at most.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
@@ -26,7 +28,7 @@ pub(super) struct ChildRun {
     pub(super) id: u32,
     /// `None` once nothing of the group is left to be signalled.
     process: Mutex<Option<std::process::Child>>,
-    ended: watch::Sender<Option<Ended>>,
+    ended: watch::Sender<Option<ChildEnd>>,
     /// Whether the pool ends it, so that its end is no loss.
     is_ending: AtomicBool,
     pub(super) stdin: Mutex<Option<ChildStdin>>,
@@ -36,11 +38,11 @@ pub(super) struct ChildRun {
 
 /// The end of a child process. Its status is unknown if somebody else has asked the kernel for it.
 #[derive(Clone, Copy)]
-pub(super) struct Ended(pub(super) Option<ExitStatus>);
+pub(super) struct ChildEnd(pub(super) Option<ExitStatus>);
 
 /// The signals that end a group.
 #[derive(Clone, Copy)]
-pub(super) enum Ending {
+pub(super) enum EndSignal {
     /// It is asked to end.
     Term,
     /// It is ended.
@@ -62,7 +64,7 @@ impl ChildRun {
     }
 
     /// Waits until the process has ended, on a thread that may block, and tells all who wait for that.
-    pub(super) fn watch(&self) -> Ended {
+    pub(super) fn watch(&self) -> ChildEnd {
         let ended = self.wait();
         self.ended.send_replace(Some(ended));
         ended
@@ -74,16 +76,16 @@ impl ChildRun {
     }
 
     /// How the process has ended. `None` while it runs.
-    pub(super) fn end(&self) -> Option<Ended> {
+    pub(super) fn end(&self) -> Option<ChildEnd> {
         *self.ended.borrow()
     }
 
     /// Waits until the process has ended.
-    pub(super) async fn ended(&self) -> Ended {
+    pub(super) async fn ended(&self) -> ChildEnd {
         let mut ended = self.ended.subscribe();
         let found = ended.wait_for(Option::is_some).await.ok().and_then(|ended| *ended);
         // The sender lives as long as this.
-        found.unwrap_or(Ended(None))
+        found.unwrap_or(ChildEnd(None))
     }
 
     /// Waits until nothing of the group is left. Returns whether that was in time.
@@ -102,7 +104,7 @@ impl ChildRun {
 
 #[cfg(target_os = "linux")]
 impl ChildRun {
-    fn wait(&self) -> Ended {
+    fn wait(&self) -> ChildEnd {
         use std::os::unix::process::ExitStatusExt;
 
         use nix::errno::Errno;
@@ -121,7 +123,7 @@ impl ChildRun {
             // Its number may be another's by now.
             *self.process.lock() = None;
         }
-        Ended(ended)
+        ChildEnd(ended)
     }
 
     /// Whether nothing of the group is left. Reaps the process then.
@@ -130,7 +132,7 @@ impl ChildRun {
         if process.is_none() {
             return true;
         }
-        if self.end().is_none() || crate::base::process_table::runs_in_group(self.id) {
+        if self.end().is_none() || runs_in_group(self.id) {
             return false;
         }
         if let Some(mut process) = process.take() {
@@ -144,7 +146,7 @@ impl ChildRun {
     ///
     /// # Errors
     /// When no process of the group may be signalled.
-    pub(super) fn signal(&self, ending: Ending) -> io::Result<()> {
+    pub(super) fn signal(&self, ending: EndSignal) -> io::Result<()> {
         self.is_ending.store(true, Ordering::SeqCst);
         self.signal_group(ending)
     }
@@ -152,7 +154,7 @@ impl ChildRun {
 
 #[cfg(not(target_os = "linux"))]
 impl ChildRun {
-    fn wait(&self) -> Ended {
+    fn wait(&self) -> ChildEnd {
         /// Between two looks at the process.
         const PAUSE: Duration = Duration::from_millis(50);
         loop {
@@ -161,11 +163,11 @@ impl ChildRun {
                 Some(Ok(None)) => {}
                 Some(Ok(ended)) => {
                     *process = None;
-                    return Ended(ended);
+                    return ChildEnd(ended);
                 }
                 _ => {
                     *process = None;
-                    return Ended(None);
+                    return ChildEnd(None);
                 }
             }
             drop(process);
@@ -182,13 +184,13 @@ impl ChildRun {
     ///
     /// # Errors
     /// When no process of the group may be signalled.
-    pub(super) fn signal(&self, ending: Ending) -> io::Result<()> {
+    pub(super) fn signal(&self, ending: EndSignal) -> io::Result<()> {
         self.is_ending.store(true, Ordering::SeqCst);
         #[cfg(unix)]
         return self.signal_group(ending);
         #[cfg(not(unix))]
         match (ending, self.process.lock().as_mut()) {
-            (Ending::Term | Ending::Kill, Some(process)) => process.kill(),
+            (EndSignal::Term | EndSignal::Kill, Some(process)) => process.kill(),
             (_, None) => Ok(()),
         }
     }
@@ -200,7 +202,7 @@ impl ChildRun {
         nix::unistd::Pid::from_raw(self.id.cast_signed())
     }
 
-    fn signal_group(&self, ending: Ending) -> io::Result<()> {
+    fn signal_group(&self, ending: EndSignal) -> io::Result<()> {
         use nix::errno::Errno;
         use nix::sys::signal::{Signal, killpg};
 
@@ -210,8 +212,8 @@ impl ChildRun {
         }
         let sent = match ending {
             // A group that is stopped has to go on to hear of it.
-            Ending::Term => killpg(self.pid(), Signal::SIGTERM).and_then(|()| killpg(self.pid(), Signal::SIGCONT)),
-            Ending::Kill => killpg(self.pid(), Signal::SIGKILL),
+            EndSignal::Term => killpg(self.pid(), Signal::SIGTERM).and_then(|()| killpg(self.pid(), Signal::SIGCONT)),
+            EndSignal::Kill => killpg(self.pid(), Signal::SIGKILL),
         };
         match sent {
             Err(Errno::ESRCH) => Ok(()),
