@@ -19,6 +19,8 @@ use crate::base::process_table::{began, boot, is_running};
 
 /// The file with the note of a child process.
 const NOTE: &str = "child";
+/// The words for how far an attempt has come that makes a folder.
+pub(crate) const SWEEPING: &str = "removing what earlier processes have left";
 /// How many names are tried, since a name may be taken by a folder that a sweep had to leave.
 const NAMES: u32 = 1000;
 
@@ -50,7 +52,8 @@ impl RunFolder {
     /// # Errors
     /// When no folder can be made, or the parent is not this user's alone.
     pub(crate) fn new(below: &Path) -> io::Result<(Self, Vec<LeftBehind>)> {
-        let parent = parent(below)?;
+        // The program may change its own folder meanwhile.
+        let parent = parent(&std::path::absolute(below)?)?;
         let mut left = sweep(&parent)?;
         let me = std::env::current_exe().unwrap_or_default();
         left.retain(|child| child.owner == me);

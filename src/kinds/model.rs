@@ -47,8 +47,6 @@ pub struct ModelLoader<T> {
     phase: Phase,
 }
 
-/// The shortest time between two words that tell that loading goes on.
-const TELLS: Duration = Duration::from_millis(10);
 /// The default of [`ModelLoader::limit`].
 const LIMIT: Duration = Duration::from_secs(600);
 
@@ -140,15 +138,8 @@ impl<T: Send + Sync + 'static> Resource for ModelLoader<T> {
 
     async fn connect(&self, link: &Link) -> Result<Loaded<T>, Failure> {
         let load = Arc::clone(&self.load);
-        let loads = within(self.limit, apart(move || load()));
-        tokio::pin!(loads);
-        let loaded = loop {
-            // The attempt's limit begins anew each time, because loading has a limit of its own.
-            match within((link.limit() / 2).max(TELLS), &mut loads).await {
-                Ok(loaded) => break loaded,
-                Err(_not_yet) => link.progress("loading"),
-            }
-        };
+        // The attempt's own limit does not count, because loading has one.
+        let loaded = within(self.limit, link.apart("loading", move || load())).await;
         let Ok(loaded) = loaded else {
             return Err(Failure::permanent(format!("it was not loaded within {:?}", self.limit)));
         };

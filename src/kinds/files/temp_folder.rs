@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::base::error::Failure;
-use crate::base::run_folder::RunFolder;
+use crate::base::run_folder::{RunFolder, SWEEPING};
 use crate::base::runtime::apart;
 use crate::lifecycle::close::phase::Phase;
 use crate::lifecycle::link::Link;
@@ -110,9 +110,9 @@ impl TempRoot {
 impl Resource for TempFolder {
     type Handle = TempRoot;
 
-    async fn connect(&self, _: &Link) -> Result<TempRoot, Failure> {
+    async fn connect(&self, link: &Link) -> Result<TempRoot, Failure> {
         let below = self.below.clone().unwrap_or_else(std::env::temp_dir);
-        let made = apart(move || RunFolder::new(&below)).await?;
+        let made = link.apart(SWEEPING, move || RunFolder::new(&below)).await?;
         // Those who started them are told of the children that they have left, as they start one.
         let (folder, _children) = made.map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound => Failure::permanent(error),

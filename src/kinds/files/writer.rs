@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 use crate::base::error::Error;
 use crate::base::process::ForkGuarded;
 
-/// The writer of an open file. Clones write to the same file, in turn, and each call of [`write_all`](Write::write_all)
-/// with less than the buffer has room for stays in one piece.
+/// The writer of an open file. Clones write to the same file, in turn: what one `write_all` or `writeln!` writes stays in
+/// one piece.
 ///
 /// Bytes are in the buffer until it is full, or until [`flush`](Write::flush). Closing flushes and syncs the file. From
 /// then on each call answers an error, behind which [`Error::behind`] finds [`Error::Closed`].
@@ -43,7 +43,7 @@ impl FileWriter {
     pub fn sync(&self) -> io::Result<()> {
         self.with(|file| {
             file.flush()?;
-            file.get_ref().sync_all()
+            synced(file.get_ref())
         })
     }
 
@@ -109,6 +109,10 @@ impl Write for &FileWriter {
         self.with(|file| file.write_all(bytes))
     }
 
+    fn write_fmt(&mut self, pieces: fmt::Arguments<'_>) -> io::Result<()> {
+        self.with(|file| file.write_fmt(pieces))
+    }
+
     fn flush(&mut self) -> io::Result<()> {
         self.with(Write::flush)
     }
@@ -121,6 +125,10 @@ impl Write for FileWriter {
 
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         (&*self).write_all(bytes)
+    }
+
+    fn write_fmt(&mut self, pieces: fmt::Arguments<'_>) -> io::Result<()> {
+        (&*self).write_fmt(pieces)
     }
 
     fn flush(&mut self) -> io::Result<()> {

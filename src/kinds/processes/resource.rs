@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::base::error::Failure;
-use crate::base::run_folder::{LeftBehind, RunFolder};
+use crate::base::run_folder::{LeftBehind, RunFolder, SWEEPING};
 use crate::base::runtime::{apart, thread};
 use crate::kinds::processes::child::Child;
 use crate::kinds::processes::run::{ChildEnd, ChildRun, EndSignal};
@@ -178,7 +178,7 @@ impl ChildProcess {
 /// Makes the folder for the note of a child process, and tells of those that earlier runs of this program have left. A
 /// child process runs without a folder too.
 async fn folder(link: &Link) -> Option<RunFolder> {
-    let made = apart(|| RunFolder::new(&std::env::temp_dir())).await;
+    let made = link.apart(SWEEPING, || RunFolder::new(&std::env::temp_dir())).await;
     match made.and_then(|made| Ok(made?)) {
         Ok((folder, left)) => {
             for LeftBehind { id, resource, .. } in &left {
