@@ -19,7 +19,7 @@ use crate::pool::resource_pool::ResourcePool;
 impl ResourcePool {
     /// Starts a child process, unless it was started before, and leases it. A second call needs the same command and
     /// settings. Closing ends the process with all that it has started. [`close`](Self::close) does so before that,
-    /// [`reconnect`](Self::reconnect) starts it again, and [`unregister`](Self::unregister) frees its name.
+    /// [`reconnect`](Self::reconnect) kills it and starts it again, and [`unregister`](Self::unregister) frees its name.
     ///
     /// # Errors
     /// [`Error::Connect`] if it could not be started; [`Error::NameTaken`] for another command, or another resource;

@@ -195,7 +195,8 @@ macro_rules! synchronous_verbs {
         /// phase is over by then, it is closed next.
         ///
         /// # Errors
-        /// [`Error::Closed`] once the last step of closing has ended.
+        /// [`Error::Closed`] once the last step of closing has ended, and [`Error::Closing`] if the pool is first used while
+        /// the process ends.
         pub fn adopt<T: Send + Sync + 'static>(
             &self,
             name: &str,
@@ -212,8 +213,7 @@ macro_rules! synchronous_verbs {
         /// closure, in the context of the pool's runtime.
         ///
         /// # Errors
-        /// [`Error::Closed`] once the last step of closing has ended, and [`Error::Connect`] if the process can have no
-        /// more threads.
+        /// Those of [`adopt`](Self::adopt), and [`Error::Connect`] if the process can have no more threads.
         pub fn adopt_async<T: Send + Sync + 'static, F>(
             &self,
             name: &str,

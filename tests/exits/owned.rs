@@ -156,7 +156,7 @@ fn folders(place: &Path) -> Vec<PathBuf> {
     parents.flat_map(|parent| fs::read_dir(parent).expect("a folder")).map(|entry| entry.expect("one").path()).collect()
 }
 
-/// Whatever the pool can close by is the end of all of them.
+/// Each end that the pool closes by ends all of them.
 pub(crate) fn ended(suite: &Suite) {
     let endings = [
         ("return", None, By::Exit(0)),
