@@ -18,6 +18,7 @@ const SOON: Duration = Duration::from_secs(20);
 
 fn pool_of(change: impl FnOnce(&mut Options)) -> blocking::ResourcePool {
     let mut options = common::unhurried();
+    (options.health.each, options.health.all, options.health.slow) = (SOON, SOON, SOON);
     change(&mut options);
     blocking::ResourcePool::builder().environment([("", ""); 0]).options(options).build().unwrap()
 }

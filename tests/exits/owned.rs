@@ -127,7 +127,6 @@ impl Program {
         let words: Vec<_> = words.split(' ').collect();
         let id = |word: &str| word.parse().expect("a number");
         let (child, grandchild) = (id(words[0]), id(words[1]));
-        assert!(runs(child) && runs(grandchild));
         Program { running, child, grandchild, temp: words[2].into() }
     }
 }
@@ -175,6 +174,7 @@ pub(crate) fn ended(suite: &Suite) {
             let mut program = Program::start(suite, &place, &format!("{way} - {ending}"));
             program.running = program.running.ready();
             if let Some(signal) = signal {
+                assert!(runs(program.child) && runs(program.grandchild));
                 program.running.send(signal);
             }
             let Program { running, child, grandchild, temp } = program;
