@@ -90,11 +90,11 @@ pub(crate) fn order<'a>(
 /// Adds a step to the levels that are left. One whose phase is over comes next.
 pub(crate) fn insert(levels: &mut VecDeque<Vec<Step>>, step: Step) {
     let phase = step.phase();
-    let first = |level: &Vec<Step>| level.first().map(Step::phase);
-    match levels.iter().position(|level| first(level) >= Some(phase)) {
-        Some(place) if first(&levels[place]) == Some(phase) => levels[place].push(step),
-        Some(place) => levels.insert(place, vec![step]),
-        None => levels.push_back(vec![step]),
+    let phase_of = |level: &Vec<Step>| level.first().map(Step::phase);
+    let next = levels.iter().position(|level| phase_of(level) >= Some(phase)).unwrap_or(levels.len());
+    match levels.get_mut(next).filter(|level| phase_of(level) == Some(phase)) {
+        Some(level) => level.push(step),
+        None => levels.insert(next, vec![step]),
     }
 }
 
