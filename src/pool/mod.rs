@@ -8,7 +8,6 @@ pub(crate) mod builder;
 pub mod config;
 pub(crate) mod defaults;
 pub(crate) mod global;
-mod own;
 pub(crate) mod resource_pool;
 pub(crate) mod scoped;
 #[cfg(feature = "tower")]

@@ -43,10 +43,6 @@ pub(crate) fn main(part: &str) {
     if ["connecting", "scoped", "few-threads"].contains(&part.way) {
         return super::beginning::main(part.way, part.ending);
     }
-    #[cfg(all(feature = "files", feature = "processes"))]
-    if ["owned", "owned-tasks"].contains(&part.way) {
-        return super::owned::main(part.way, part.ending);
-    }
     #[cfg(feature = "macros")]
     if part.way == "attribute" {
         return attributed();
@@ -324,7 +320,7 @@ pub(crate) fn end(ending: &str) {
     }
 }
 
-pub(crate) async fn end_async(ending: &str) {
+async fn end_async(ending: &str) {
     match ending {
         "wait" => {
             println!("READY");

@@ -5,7 +5,6 @@
 //! current-thread runtime it answers [`Error::InAsyncContext`](crate::Error::InAsyncContext). PostgreSQL always waits.
 
 mod events;
-mod own;
 mod resource_pool;
 mod scoped;
 

@@ -245,12 +245,12 @@ impl ResourcePool {
     synchronous_verbs!();
 
     #[inline]
-    pub(super) fn registry(&self) -> &Arc<Registry> {
+    fn registry(&self) -> &Arc<Registry> {
         self.0.registry()
     }
 
     #[inline]
-    pub(super) fn acquirer(&self) -> &Acquirer {
+    fn acquirer(&self) -> &Acquirer {
         self.0.acquirer()
     }
 
