@@ -13,7 +13,6 @@ use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,11 +21,11 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::Request;
 use axum::routing::get as route;
-use common::{Log, unhurried, until};
-use example::{Answer, Example, Messages, SOON, request, resident};
+use common::{Log, Telling, unhurried, until};
+use example::{Answer, Example, Messages, SOON, memory, request};
 use resource_pool::admin::{Admin, AdminLimits};
 use resource_pool::config::{Options, RedisConfig};
-use resource_pool::{Error, Failure, Link, Phase, Resource, ResourcePool, State, Usage};
+use resource_pool::{Error, Phase, ResourcePool, State, Usage};
 use serde_json::Value;
 use services::{Kind, Service};
 use tokio::runtime::Runtime;
@@ -259,44 +258,23 @@ fn a_token_that_changes_ends_the_sessions_and_streams_of_the_old_one() {
     assert_eq!(get(address, "/status", &[&cookie(&log_in(address, NEW))]).status, 200);
 }
 
-/// A resource whose usage is told once the gate is free, or after longer than any test waits.
-struct Stuck {
-    gate: Arc<parking_lot::Mutex<()>>,
-    /// The threads that have asked for the usage while the gate was taken.
-    asked: Arc<parking_lot::Mutex<BTreeSet<String>>>,
-}
-
-impl Resource for Stuck {
-    type Handle = ();
-
-    async fn connect(&self, _: &Link) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    async fn ping(&self, (): &()) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    async fn close(&self, (): ()) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    fn usage(&self, (): &()) -> Usage {
-        if self.gate.is_locked() {
-            self.asked.lock().extend(thread::current().name().map(str::to_owned));
-        }
-        drop(self.gate.try_lock_for(2 * SOON));
-        Usage::default()
-    }
-}
-
 #[test]
 fn a_token_changes_and_a_verb_runs_while_a_usage_hangs_the_thread_of_the_admin() {
     const NEW: &str = "another-token-that-nobody-guesses";
     let setup = Setup::new();
+    // The usage is told once the gate is free, or after longer than the test waits. The threads that asked meanwhile
+    // are noted.
     let (gate, asked) = <(Arc<parking_lot::Mutex<()>>, Arc<parking_lot::Mutex<BTreeSet<String>>>)>::default();
-    setup.pool.register("stuck", Stuck { gate: Arc::clone(&gate), asked: Arc::clone(&asked) }).unwrap();
-    setup.runtime.block_on(async { drop(setup.pool.get::<Stuck>("stuck").await.unwrap()) });
+    let (free, noted) = (Arc::clone(&gate), Arc::clone(&asked));
+    let usage = move || {
+        if free.is_locked() {
+            noted.lock().extend(thread::current().name().map(str::to_owned));
+        }
+        drop(free.try_lock_for(2 * SOON));
+        Usage::default()
+    };
+    setup.pool.register("stuck", Telling::new(usage)).unwrap();
+    setup.runtime.block_on(async { drop(setup.pool.get::<Telling>("stuck").await.unwrap()) });
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let (file, next) = (folder.join("stuck-token"), folder.join("stuck-token.next"));
     fs::write(&file, TOKEN).unwrap();
@@ -879,61 +857,45 @@ fn hostile_requests_change_nothing_and_cost_bounded_memory() {
     let before = generations();
     assert!(before.len() > 20, "{before:?}");
     let pid = program.child.id();
-    let before_all = resident(pid);
-    let most = Arc::new(parking_lot::Mutex::new(before_all));
-    let is_over = AtomicBool::new(false);
+    let before_all = memory(pid, "VmRSS");
     let open = |head: &str| -> Option<TcpStream> {
         let mut stream = TcpStream::connect(address).ok()?;
         stream.set_write_timeout(Some(Duration::from_secs(5))).ok()?;
         stream.write_all(head.as_bytes()).ok()?;
         Some(stream)
     };
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            while !is_over.load(Ordering::SeqCst) {
-                let now = resident(pid);
-                let mut most = most.lock();
-                *most = (*most).max(now);
-                drop(most);
-                thread::sleep(Duration::from_millis(20));
-            }
-        });
-        // Heads that never end.
-        let slow: Vec<_> =
-            (0..EACH).filter_map(|_| open("GET /status HTTP/1.1\r\nhost: 127.0.0.1\r\nx-slow: ")).collect();
-        // The probes and the program's own operator get through meanwhile.
-        until(SOON, || request(address, "GET /livez", &[], "").is_ok_and(|answer| answer.status == 200));
-        until(SOON, || request(address, "GET /status", &[BEARER], "").is_ok_and(|answer| answer.status == 200));
-        drop(slow);
-        // Streams, with the token and without.
-        let with = format!("GET /events HTTP/1.1\r\nhost: {address}\r\n{BEARER}\r\n\r\n");
-        let without = format!("GET /events HTTP/1.1\r\nhost: {address}\r\n\r\n");
-        let streams: Vec<_> =
-            (0..EACH).filter_map(|number| open(if number % 5 == 0 { &with } else { &without })).collect();
-        until(SOON, || request(address, "GET /livez", &[], "").is_ok_and(|answer| answer.status == 200));
-        drop(streams);
-        // Requests whose answers nobody reads.
-        let many = format!("GET /page.js HTTP/1.1\r\nhost: {address}\r\n\r\n").repeat(100);
-        let unread: Vec<_> = (0..300).filter_map(|_| open(&many)).collect();
-        // Large heads, and large bodies of other hosts, of other origins, with wrong tokens.
-        let head = format!("GET / HTTP/1.1\r\nhost: {address}\r\nx: {}\r\n\r\n", "x".repeat(1 << 20));
-        drop((0..20).filter_map(|_| open(&head)).collect::<Vec<_>>());
-        let body = "x".repeat(1 << 20);
-        for path in ["/session", "/close/redis", "/reconnect/redis", "/status"] {
-            for headers in
-                [&["origin: http://evil.example"][..], &["host: evil.example"], &["authorization: Bearer x"], &[]]
-            {
-                if let Ok(answer) = request(address, &format!("POST {path}"), headers, &body) {
-                    assert!(answer.status >= 400, "{path} {headers:?} {answer:?}");
-                }
+    // Heads that never end.
+    let slow: Vec<_> = (0..EACH).filter_map(|_| open("GET /status HTTP/1.1\r\nhost: 127.0.0.1\r\nx-slow: ")).collect();
+    // The probes and the program's own operator get through meanwhile.
+    until(SOON, || request(address, "GET /livez", &[], "").is_ok_and(|answer| answer.status == 200));
+    until(SOON, || request(address, "GET /status", &[BEARER], "").is_ok_and(|answer| answer.status == 200));
+    drop(slow);
+    // Streams, with the token and without.
+    let with = format!("GET /events HTTP/1.1\r\nhost: {address}\r\n{BEARER}\r\n\r\n");
+    let without = format!("GET /events HTTP/1.1\r\nhost: {address}\r\n\r\n");
+    let streams: Vec<_> = (0..EACH).filter_map(|number| open(if number % 5 == 0 { &with } else { &without })).collect();
+    until(SOON, || request(address, "GET /livez", &[], "").is_ok_and(|answer| answer.status == 200));
+    drop(streams);
+    // Requests whose answers nobody reads.
+    let many = format!("GET /page.js HTTP/1.1\r\nhost: {address}\r\n\r\n").repeat(100);
+    let unread: Vec<_> = (0..300).filter_map(|_| open(&many)).collect();
+    // Large heads, and large bodies of other hosts, of other origins, with wrong tokens.
+    let head = format!("GET / HTTP/1.1\r\nhost: {address}\r\nx: {}\r\n\r\n", "x".repeat(1 << 20));
+    drop((0..20).filter_map(|_| open(&head)).collect::<Vec<_>>());
+    let body = "x".repeat(1 << 20);
+    for path in ["/session", "/close/redis", "/reconnect/redis", "/status"] {
+        for headers in
+            [&["origin: http://evil.example"][..], &["host: evil.example"], &["authorization: Bearer x"], &[]]
+        {
+            if let Ok(answer) = request(address, &format!("POST {path}"), headers, &body) {
+                assert!(answer.status >= 400, "{path} {headers:?} {answer:?}");
             }
         }
-        drop(unread);
-        is_over.store(true, Ordering::SeqCst);
-    });
+    }
+    drop(unread);
     until(SOON, || request(address, "GET /status", &[BEARER], "").is_ok_and(|answer| answer.status == 200));
     assert_eq!(generations(), before, "nothing has changed");
-    let grown = most.lock().saturating_sub(before_all) / 1024;
+    let grown = memory(pid, "VmHWM").saturating_sub(before_all) / 1024;
     println!("{} kB before, {grown} kB more at most", before_all / 1024);
     assert!(grown < 64 * 1024, "{grown} kB more");
     let ticks = |at: &Service| at.redis().unwrap().command(&["GET", "ticks"]).unwrap().parse::<u64>().unwrap();

@@ -7,43 +7,20 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Plain, Within, unhurried, until_async};
-use resource_pool::{Error, Failure, Link, Phase, Resource, ResourcePool, What};
+use common::{Plain, Unreachable, Within, unhurried, until_async};
+use resource_pool::{Error, Phase, ResourcePool, What};
 use serde_json::{Value, json};
 
 const EVENTS: &str = include_str!("../docs/reference/events.md");
 /// The limit for an expected change, also on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
 
-/// A resource whose connect always fails.
-struct Unreachable;
-
-impl Resource for Unreachable {
-    type Handle = ();
-
-    async fn connect(&self, _: &Link) -> Result<(), Failure> {
-        Err(Failure::permanent("nobody is there"))
-    }
-
-    async fn ping(&self, (): &()) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    async fn close(&self, (): ()) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    fn endpoint(&self) -> String {
-        "fake://nowhere".to_owned()
-    }
-}
-
 fn pool() -> ResourcePool {
     let mut options = unhurried();
     options.leaks.shared = true;
     let pool = ResourcePool::builder().environment([("", ""); 0]).options(options).build().unwrap();
     pool.register("plain", Plain).unwrap();
-    pool.register("unreachable", Unreachable).unwrap();
+    pool.register("unreachable", Unreachable("fake://nowhere")).unwrap();
     pool
 }
 

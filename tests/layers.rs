@@ -151,7 +151,18 @@ fn no_two_types_share_a_name() {
 fn no_comment_begins_with_a_riddle() {
     const RIDDLES: [&str; 4] = ["What ", "Whoever ", "Of which ", "That which "];
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let folders = ["src", "services/src", "xtask/src", "tests", "benches", "examples", "models", "fuzz/body"];
+    let folders = [
+        "src",
+        "cli/src",
+        "cli/tests",
+        "services/src",
+        "xtask/src",
+        "tests",
+        "benches",
+        "examples",
+        "models",
+        "fuzz/body",
+    ];
     let mut read = 0;
     let mut found = Vec::new();
     for file in folders.iter().flat_map(|folder| sources(&root.join(folder))) {

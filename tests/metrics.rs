@@ -13,7 +13,7 @@ use std::sync::{Arc, Barrier, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use common::{Plain, Within, unhurried, until, until_async};
+use common::{Plain, Telling, Within, unhurried, until, until_async};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use parking_lot::Mutex;
 use redis::{AsyncCommands, Commands};
@@ -225,29 +225,11 @@ async fn checkouts_are_counted_and_timed() {
     assert!(pool.close_all().within(SOON).await.all_closed());
 }
 
-/// A resource that tells for each handle that it opened so many connections.
-struct Opening(u64);
-
-impl Resource for Opening {
-    type Handle = ();
-
-    async fn connect(&self, _: &Link) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    async fn ping(&self, (): &()) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    async fn close(&self, (): ()) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    fn usage(&self, (): &()) -> Usage {
-        let mut usage = Usage::default();
-        usage.counters.opened = Some(self.0);
-        usage
-    }
+/// The usage of a resource that has opened so many connections for its handle.
+fn opened(connections: u64) -> Usage {
+    let mut usage = Usage::default();
+    usage.counters.opened = Some(connections);
+    usage
 }
 
 /// A total counts each life of a resource, and each resource of a name, once, however seldom the pool is scraped.
@@ -259,15 +241,15 @@ async fn totals_go_on_over_closes_losses_and_resources() {
     let metrics = Metrics::install(&pool).unwrap();
     let scraped = || scrape(&metrics).of_pool(NAME, "resource_pool_connections_opened", &[]);
     let counted = || pool.status().resource(NAME).unwrap().usage.counters.opened;
-    pool.register(NAME, Opening(3)).unwrap();
+    pool.register(NAME, Telling::new(|| opened(3))).unwrap();
     assert_eq!((counted(), scraped()), (None, None), "it was never connected");
-    drop(pool.get::<Opening>(NAME).await.unwrap());
+    drop(pool.get::<Telling>(NAME).await.unwrap());
     assert_eq!((counted(), scraped()), (Some(3), Some(3.0)));
 
     assert!(pool.close(NAME).await.unwrap().all_closed());
     assert_eq!(counted(), Some(3), "a close takes nothing away");
     pool.reconnect(NAME).await.unwrap();
-    drop(pool.get::<Opening>(NAME).await.unwrap());
+    drop(pool.get::<Telling>(NAME).await.unwrap());
     assert_eq!((counted(), scraped()), (Some(6), Some(6.0)));
 
     // It cannot be brought back in place, so the next handle is another one.
@@ -277,8 +259,8 @@ async fn totals_go_on_over_closes_losses_and_resources() {
     for connections in [9, 20] {
         let before = scraped().unwrap();
         assert!(pool.unregister(NAME).await.unwrap().all_closed());
-        pool.register(NAME, Opening(connections)).unwrap();
-        drop(pool.get::<Opening>(NAME).await.unwrap());
+        pool.register(NAME, Telling::new(move || opened(connections))).unwrap();
+        drop(pool.get::<Telling>(NAME).await.unwrap());
         assert_eq!((counted(), scraped()), (Some(connections), Some(before + connections as f64)));
     }
 }
@@ -305,9 +287,7 @@ impl Resource for Emptied {
     }
 
     fn usage(&self, (): &()) -> Usage {
-        let mut usage = Usage::default();
-        usage.counters.opened = Some(if self.0.load(Ordering::SeqCst) { 0 } else { 3 });
-        usage
+        opened(if self.0.load(Ordering::SeqCst) { 0 } else { 3 })
     }
 }
 
@@ -330,37 +310,6 @@ async fn no_total_falls_if_the_usage_of_a_closed_resource_does() {
     }
 }
 
-/// A resource that has opened three connections, and whose next usage waits at the barrier twice if there is one.
-#[derive(Clone, Default)]
-struct Waiting(Arc<Mutex<Option<Arc<Barrier>>>>);
-
-impl Resource for Waiting {
-    type Handle = ();
-
-    async fn connect(&self, _: &Link) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    async fn ping(&self, (): &()) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    async fn close(&self, (): ()) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    fn usage(&self, (): &()) -> Usage {
-        let barrier = self.0.lock().take();
-        if let Some(barrier) = barrier {
-            barrier.wait();
-            barrier.wait();
-        }
-        let mut usage = Usage::default();
-        usage.counters.opened = Some(3);
-        usage
-    }
-}
-
 /// The first scrape reads its status before the name is registered anew, and ends after the second one.
 #[tokio::test]
 async fn scrapes_side_by_side_count_nothing_twice() {
@@ -369,21 +318,31 @@ async fn scrapes_side_by_side_count_nothing_twice() {
     let pool = ResourcePool::builder().environment([("", ""); 0]).options(unhurried()).build().unwrap();
     let metrics = Metrics::install(&pool).unwrap();
     let scraped = || scrape(&metrics).of_pool(NAME, "resource_pool_connections_opened", &[]);
-    let waiting = Waiting::default();
-    pool.register(NAME, waiting.clone()).unwrap();
-    drop(pool.get::<Waiting>(NAME).await.unwrap());
+    // The next usage waits twice at the barrier, if there is one.
+    let waits = Arc::<Mutex<Option<Arc<Barrier>>>>::default();
+    let next = Arc::clone(&waits);
+    let usage = move || {
+        let barrier = next.lock().take();
+        barrier.iter().for_each(|barrier| {
+            barrier.wait();
+            barrier.wait();
+        });
+        opened(3)
+    };
+    pool.register(NAME, Telling::new(usage)).unwrap();
+    drop(pool.get::<Telling>(NAME).await.unwrap());
     assert_eq!(scraped(), Some(3.0));
 
     let barrier = Arc::new(Barrier::new(2));
-    *waiting.0.lock() = Some(Arc::clone(&barrier));
+    *waits.lock() = Some(Arc::clone(&barrier));
     let first = thread::spawn({
         let metrics = metrics.clone();
         move || metrics.observe()
     });
     barrier.wait();
     assert!(pool.unregister(NAME).await.unwrap().all_closed());
-    pool.register(NAME, Waiting::default()).unwrap();
-    drop(pool.get::<Waiting>(NAME).await.unwrap());
+    pool.register(NAME, Telling::new(|| opened(3))).unwrap();
+    drop(pool.get::<Telling>(NAME).await.unwrap());
     assert_eq!(scraped(), Some(6.0));
     barrier.wait();
     first.join().unwrap();

@@ -10,9 +10,9 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use common::Log;
+use common::{Log, Unreachable};
 use resource_pool::config::{ClickHouseConfig, MongoConfig, Options, RabbitMqConfig, RedisConfig, Secret};
-use resource_pool::{Builder, Failure, Link, Resource, ResourcePool, What};
+use resource_pool::{Builder, ResourcePool, What};
 use services::{Kind, Service};
 
 /// The secret as it is, and as a URL has it.
@@ -143,29 +143,6 @@ async fn secrets_appear_nowhere() {
     assert_none(&log);
 }
 
-/// A resource of a user's own that cannot be reached, and has a login in its endpoint.
-struct Outspoken(&'static str);
-
-impl Resource for Outspoken {
-    type Handle = ();
-
-    async fn connect(&self, _: &Link) -> Result<(), Failure> {
-        Err(Failure::permanent("nobody is there"))
-    }
-
-    async fn ping(&self, (): &()) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    async fn close(&self, (): ()) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    fn endpoint(&self) -> String {
-        self.0.to_owned()
-    }
-}
-
 /// `src/net/endpoint.rs` has the table of all shapes.
 #[tokio::test]
 async fn the_endpoint_of_a_users_own_resource_shows_no_login() {
@@ -179,8 +156,8 @@ async fn the_endpoint_of_a_users_own_resource_shows_no_login() {
     ] {
         let pool = builder().build().unwrap();
         let mut events = pool.events();
-        pool.register("lines", Outspoken(endpoint)).unwrap();
-        let error = pool.get::<Outspoken>("lines").await.unwrap_err();
+        pool.register("lines", Unreachable(endpoint)).unwrap();
+        let error = pool.get::<Unreachable>("lines").await.unwrap_err();
         let health = pool.health_check().await;
         let (status, report) = (pool.status(), pool.close_all().await);
         let mut said = format!("{error} {error:?} {health} {health:?} {status} {status:?} {report} {report:?}");

@@ -133,7 +133,7 @@ pub(crate) struct Report {
 #[derive(Debug, Default)]
 pub(crate) struct Repetitions {
     verdicts: BTreeMap<String, String>,
-    /// What was told of each resource since it was connected or lost.
+    /// The events that were told of each resource since it was connected or lost.
     told: BTreeMap<String, BTreeSet<String>>,
 }
 

@@ -3,7 +3,7 @@
 #![allow(dead_code, missing_docs, reason = "each test file uses some of it")]
 
 use std::env;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -65,11 +65,11 @@ impl Drop for Example {
     }
 }
 
-/// The memory that this process has in use, in bytes.
-pub(crate) fn resident(pid: u32) -> u64 {
+/// The memory of this process in bytes: what it has in use with the field `VmRSS`, and the most so far with `VmHWM`.
+pub(crate) fn memory(pid: u32, field: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
-    resident.and_then(|kilobytes| kilobytes.parse::<u64>().ok()).expect("VmRSS") * 1024
+    let of_field = |line: &str| line.strip_prefix(field)?.strip_prefix(':')?.trim().strip_suffix(" kB")?.parse().ok();
+    status.lines().find_map(of_field).map_or_else(|| panic!("no {field}: {status}"), |kilobytes: u64| kilobytes * 1024)
 }
 
 /// An answer of HTTP.
@@ -158,8 +158,12 @@ impl Messages {
         let (mut name, mut line) = (String::new(), Vec::new());
         loop {
             line.clear();
-            if self.lines.read_until(b'\n', &mut line).ok()? == 0 {
-                return None;
+            match self.lines.read_until(b'\n', &mut line) {
+                Ok(0) => return None,
+                Ok(_) => {}
+                // The stream is open, and silent for longer than it may be.
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => panic!("{error}"),
+                Err(_) => return None,
             }
             let text = String::from_utf8_lossy(&line);
             let text = text.trim_end();

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use resource_pool::config::Options;
-use resource_pool::{Failure, Link, Resource};
+use resource_pool::{Failure, Link, Resource, Usage};
 use tracing_subscriber::filter::LevelFilter;
 
 /// Between two looks at a condition: short for a limit of seconds, and cheap.
@@ -109,6 +109,58 @@ impl Resource for Plain {
 
     async fn close(&self, (): ()) -> Result<(), Failure> {
         Ok(())
+    }
+}
+
+/// A resource with nothing to connect to, whose usage is the answer of this call.
+pub(crate) struct Telling(Box<dyn Fn() -> Usage + Send + Sync>);
+
+impl Telling {
+    pub(crate) fn new(usage: impl Fn() -> Usage + Send + Sync + 'static) -> Self {
+        Telling(Box::new(usage))
+    }
+}
+
+impl Resource for Telling {
+    type Handle = ();
+
+    async fn connect(&self, link: &Link) -> Result<(), Failure> {
+        Plain.connect(link).await
+    }
+
+    async fn ping(&self, (): &()) -> Result<(), Failure> {
+        Plain.ping(&()).await
+    }
+
+    async fn close(&self, (): ()) -> Result<(), Failure> {
+        Plain.close(()).await
+    }
+
+    fn usage(&self, (): &()) -> Usage {
+        (self.0)()
+    }
+}
+
+/// A resource that cannot be reached, with this endpoint.
+pub(crate) struct Unreachable(pub(crate) &'static str);
+
+impl Resource for Unreachable {
+    type Handle = ();
+
+    async fn connect(&self, _: &Link) -> Result<(), Failure> {
+        Err(Failure::permanent("nobody is there"))
+    }
+
+    async fn ping(&self, (): &()) -> Result<(), Failure> {
+        Plain.ping(&()).await
+    }
+
+    async fn close(&self, (): ()) -> Result<(), Failure> {
+        Plain.close(()).await
+    }
+
+    fn endpoint(&self) -> String {
+        self.0.to_owned()
     }
 }
 
