@@ -66,6 +66,8 @@
 //! | `tower` | no | the probes and the holds of a web service, as [`tower`] services |
 //! | `systemd` | no | systemd is told that the service is ready, and that it stops |
 //! | `metrics` | no | metrics with the names of OpenTelemetry, for any recorder of the crate `metrics` |
+//! | `processes` | no | child processes, each with all that it starts |
+//! | `files` | no | open files that are flushed and synced, temporary files and folders |
 //! | `admin` | no | the status page, and status, holders, events and verbs over HTTP |
 //! | `log` | no | log lines reach loggers of the crate `log`, too |
 //! | `checkouts`, `streams` | with the kinds that need them | parts for kinds of your own |
@@ -92,6 +94,11 @@ pub use base::error::{
 };
 pub use base::holder::Holder;
 pub use base::owner::Owner;
+#[cfg(feature = "files")]
+pub use kinds::files::{FileWriter, OpenFile, TempDir, TempFile, TempFolder, TempRoot};
+pub use kinds::model::{Loaded, Model, ModelLoader};
+#[cfg(feature = "processes")]
+pub use kinds::processes::{Child, ChildProcess};
 #[cfg(feature = "r2d2")]
 pub use kinds::r2d2::{Connections, R2d2};
 pub use lifecycle::application::Hold;
@@ -219,6 +226,9 @@ mod documents {
     mod own_resources {}
     #[doc = include_str!("../docs/reference/quantaxis.md")]
     mod quantaxis {}
+    #[cfg(all(feature = "files", feature = "processes"))]
+    #[doc = include_str!("../docs/reference/program.md")]
+    mod program {}
     #[cfg(feature = "macros")]
     #[doc = include_str!("../docs/testing.md")]
     mod testing {}

@@ -31,6 +31,9 @@ mod child;
 mod common;
 #[path = "exits/forking.rs"]
 mod forking;
+#[cfg(all(feature = "files", feature = "processes"))]
+#[path = "exits/owned.rs"]
+mod owned;
 #[path = "exits/tools.rs"]
 mod tools;
 
@@ -361,6 +364,12 @@ const STORIES: &[(&str, Story)] = &[
     ("fork_child_panics", |suite| fork_once(suite, "panic", "Some(101) None")),
     ("fork_child_has_default_signals", |suite| fork_once(suite, "wait", "None Some(15)")),
     ("fork_child_has_a_pool_of_its_own", |suite| fork_once(suite, "own", "Some(0) None")),
+    #[cfg(all(feature = "files", feature = "processes"))]
+    ("owned_things_end", owned::ended),
+    #[cfg(all(feature = "files", feature = "processes"))]
+    ("owned_things_left_behind", owned::left_behind),
+    #[cfg(all(feature = "files", feature = "processes"))]
+    ("owned_things_fork", owned::forked),
     #[cfg(feature = "mongodb")]
     ("frozen_or_gone_mongo", |_| frozen_or_gone(Kind::Mongo)),
     #[cfg(feature = "rabbitmq")]

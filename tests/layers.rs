@@ -57,8 +57,21 @@ fn a_kind_is_named_outside_its_folder_by_the_table_alone() {
         for feature in code.split("feature = \"").skip(1).filter(|_| file.file_name() != Some("lib.rs".as_ref())) {
             let feature = feature.split('"').next().unwrap_or_default();
             assert!(
-                ["tls", "r2d2", "serde", "streams", "checkouts", "macros", "tower", "systemd", "metrics", "admin"]
-                    .contains(&feature),
+                [
+                    "tls",
+                    "r2d2",
+                    "serde",
+                    "streams",
+                    "checkouts",
+                    "macros",
+                    "tower",
+                    "systemd",
+                    "metrics",
+                    "admin",
+                    "processes",
+                    "files"
+                ]
+                .contains(&feature),
                 "{} asks for {feature}",
                 file.display()
             );
@@ -73,13 +86,19 @@ fn a_kind_is_named_outside_its_folder_by_the_table_alone() {
 #[test]
 fn what_the_kinds_are_made_of_is_open() {
     /// Tools on the standard library and tokio alone, which know nothing of pools.
-    const PLAIN: [&str; 11] = [
+    const PLAIN: [&str; 17] = [
         "BoxFuture",
         "Counted",
+        "LeftBehind",
+        "SWEEPING",
+        "RunFolder",
         "SpinLock",
+        "apart",
         "none",
         "deadline",
+        "gone",
         "park_on",
+        "runs_in_group",
         "setters",
         "thread",
         "thread_number",

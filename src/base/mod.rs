@@ -13,8 +13,12 @@ pub mod millis;
 pub(crate) mod origins;
 pub(crate) mod owner;
 pub(crate) mod process;
+#[cfg(any(feature = "files", feature = "processes"))]
+pub(crate) mod process_table;
 pub(crate) mod repeat;
 pub(crate) mod retry;
+#[cfg(any(feature = "files", feature = "processes"))]
+pub(crate) mod run_folder;
 pub(crate) mod runtime;
 pub(crate) mod secret;
 pub(crate) mod setters;

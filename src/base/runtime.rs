@@ -23,10 +23,11 @@ use std::time::{Duration, Instant};
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle, Runtime, RuntimeFlavor};
+use tokio::sync::oneshot;
 use tokio::time::Sleep;
 use tokio::time::error::Elapsed;
 
-use crate::base::error::{Error, panic_message};
+use crate::base::error::{Error, Failure, panic_message};
 use crate::base::process::{Process, Room, Singleton};
 
 /// The runtime on which all driver tasks of a pool live, so that a client outlives the runtime of its caller.
@@ -211,6 +212,26 @@ pub(crate) fn thread<T: Send + 'static>(call: impl FnOnce(T) + Send + 'static) -
         }
     })?;
     Ok(sender)
+}
+
+/// Runs code that blocks on a thread of its own, or on this one if no thread can be had.
+///
+/// # Errors
+/// The code panicked.
+///
+/// # Cancel safety
+/// The code goes on if the future is dropped.
+pub(crate) async fn apart<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+    let run = move || {
+        let ran = catch_unwind(AssertUnwindSafe(run));
+        ran.map_err(|payload| Failure::permanent(format!("it panicked: {}", panic_message(&*payload))))
+    };
+    let (end, ended) = oneshot::channel();
+    let call = |run: Box<dyn FnOnce() + Send>| run();
+    let Ok(thread) = thread(call) else { return run() };
+    // Nobody waits any more if the future was dropped.
+    let _runs = thread.send(Box::new(move || drop(end.send(run()))));
+    ended.await.unwrap_or_else(|_no_answer| Err(Failure::transient("its thread has ended")))
 }
 
 /// Blocks this thread until the future is done. The future must not need a runtime's context.

@@ -2,10 +2,15 @@
 
 #[cfg(feature = "clickhouse")]
 pub(crate) mod clickhouse;
+#[cfg(feature = "files")]
+pub(crate) mod files;
+pub(crate) mod model;
 #[cfg(feature = "mongodb")]
 pub(crate) mod mongo;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
+#[cfg(feature = "processes")]
+pub(crate) mod processes;
 #[cfg(feature = "r2d2")]
 pub(crate) mod r2d2;
 #[cfg(feature = "rabbitmq")]

@@ -17,6 +17,8 @@ pub(crate) struct Hooks {
     count: usize,
     /// How many were left when those of gone clients were last removed.
     kept: usize,
+    /// Whether closing has taken the last ones, so that nobody would run another.
+    over: bool,
 }
 
 /// Whether an adopted client still lives.
@@ -49,10 +51,22 @@ impl Hooks {
         alive.map(|(hook, _)| hook.phase)
     }
 
-    /// All hooks, apart from those of gone clients.
-    pub(crate) fn split(self) -> (Vec<Hook>, Vec<Adopted>) {
-        let (alive, gone): (Vec<_>, Vec<_>) = self.by_name.into_values().flatten().partition(|(_, alive)| alive());
+    /// Takes all hooks. Those of gone clients come apart. `is_last` says that no more can be added.
+    pub(crate) fn take(&mut self, is_last: bool) -> (Vec<Hook>, Vec<Adopted>) {
+        let Hooks { by_name, .. } = std::mem::take(self);
+        let (alive, gone): (Vec<_>, Vec<_>) = by_name.into_values().flatten().partition(|(_, alive)| alive());
+        self.over = is_last;
         (alive.into_iter().map(|(hook, _)| hook).collect(), gone)
+    }
+
+    /// Whether closing has taken the last hooks.
+    pub(crate) fn are_over(&self) -> bool {
+        self.over
+    }
+
+    /// Takes hooks again, for a pool that is open again.
+    pub(crate) fn begin_again(&mut self) {
+        self.over = false;
     }
 }
 

@@ -2,15 +2,17 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::pin::pin;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use crate::base::error::{BoxError, Error, OneLine, Source};
+use crate::base::error::{BoxError, Error, Failure, OneLine, Source};
 use crate::base::holder::Holder;
 use crate::base::process::Process;
 use crate::base::repeat::Repeat;
 #[cfg(feature = "checkouts")]
 use crate::base::retry::Retry;
+use crate::base::runtime::{apart, within};
 use crate::lifecycle::activity::Activity;
 use crate::lifecycle::any_slot::AnySlot;
 use crate::lifecycle::busy::Busy;
@@ -19,6 +21,9 @@ use crate::lifecycle::event::What;
 use crate::lifecycle::spans::OperationSpan;
 use crate::lifecycle::status::State;
 use crate::lifecycle::work::Work;
+
+/// The shortest time between two words that tell that an attempt goes on.
+const TELLS: Duration = Duration::from_millis(10);
 
 /// The link of a resource to its pool. Cheap to clone.
 #[derive(Clone)]
@@ -85,6 +90,28 @@ impl Link {
     pub fn progress(&self, told: impl Into<Arc<str>>) {
         if let Some(slot) = self.slot.upgrade() {
             slot.progress(self.attempt, told.into());
+        }
+    }
+
+    /// Runs code that blocks on a thread of its own, and tells `progress` meanwhile. So the attempt goes on for as long as
+    /// the code takes.
+    ///
+    /// # Errors
+    /// The code panicked.
+    ///
+    /// # Cancel safety
+    /// The code goes on if the future is dropped.
+    pub(crate) async fn apart<T: Send + 'static>(
+        &self,
+        progress: &'static str,
+        run: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Failure> {
+        let mut ran = pin!(apart(run));
+        loop {
+            match within((self.limit / 2).max(TELLS), &mut ran).await {
+                Ok(ran) => return ran,
+                Err(_not_yet) => self.progress(progress),
+            }
         }
     }
 

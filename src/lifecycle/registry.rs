@@ -336,21 +336,50 @@ impl Registry {
         self.slots().iter().flat_map(|slot| leak_scan::more_than(threshold, &**slot)).collect()
     }
 
-    pub(crate) fn on_close(
+    pub(crate) fn on_close(&self, name: &str, phase: Phase, run: HookRun) -> Result<(), Error> {
+        self.check_open()?;
+        self.hook(name, phase, run, |_| self.check_open(), || true)
+    }
+
+    /// Holds a client weakly. One that is made while the pool closes is closed too, until the last step has ended.
+    pub(crate) fn adopt(
         &self,
         name: &str,
         phase: Phase,
         run: HookRun,
         alive: impl Fn() -> bool + Send + 'static,
     ) -> Result<(), Error> {
+        let check = |hooks: &Hooks| match hooks.are_over() {
+            true => Err(Error::closed(&Arc::from(name))),
+            false => Ok(()),
+        };
+        self.hook(name, phase, run, check, alive)
+    }
+
+    /// Refuses once the close of the whole pool has ended.
+    pub(crate) fn check_unclosed(&self, name: &str) -> Result<(), Error> {
+        self.context.check_process()?;
+        match self.context.close.report() {
+            Some(_) => Err(Error::closed(&Arc::from(name))),
+            None => Ok(()),
+        }
+    }
+
+    /// Adds a hook. `check` is asked under the lock, since a close takes the hooks once it has begun.
+    fn hook(
+        &self,
+        name: &str,
+        phase: Phase,
+        run: HookRun,
+        check: impl FnOnce(&Hooks) -> Result<(), Error>,
+        alive: impl Fn() -> bool + Send + 'static,
+    ) -> Result<(), Error> {
         self.context.check_process()?;
         check_name(name)?;
-        self.check_open()?;
         self.arm(&Arc::from(name))?;
         let hook = Hook { name: Arc::from(name), phase, run };
         let mut hooks = self.hooks.lock();
-        // Checked again under the lock, since a close takes the hooks once it has begun.
-        self.check_open()?;
+        check(&hooks)?;
         let gone = hooks.add(hook, Box::new(alive));
         drop(hooks);
         let_go(gone);

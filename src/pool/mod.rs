@@ -8,6 +8,7 @@ pub(crate) mod builder;
 pub mod config;
 pub(crate) mod defaults;
 pub(crate) mod global;
+mod own;
 pub(crate) mod resource_pool;
 pub(crate) mod scoped;
 #[cfg(feature = "tower")]

@@ -82,7 +82,7 @@ macro_rules! synchronous_verbs {
             phase: Phase,
             run: impl FnOnce() -> Result<(), BoxError> + Send + 'static,
         ) -> Result<(), Error> {
-            self.registry().on_close(name, phase, HookRun::Blocking(Box::new(run)), || true)
+            self.registry().on_close(name, phase, HookRun::Blocking(Box::new(run)))
         }
 
         /// Runs an async closure once, in this phase of closing, in the context of the pool's runtime.
@@ -102,7 +102,7 @@ macro_rules! synchronous_verbs {
             // The runtime must be there for the hook, even if nothing was ever connected.
             self.registry().context.runtime.handle(&Arc::from(name))?;
             let run = HookRun::Async(Box::new(|| Box::pin(run())));
-            self.registry().on_close(name, phase, run, || true)
+            self.registry().on_close(name, phase, run)
         }
 
         /// Holds closing up until the guard drops: the drain of `close_all`, of a signal and of the process's end waits
@@ -191,10 +191,12 @@ macro_rules! synchronous_verbs {
         }
 
         /// Holds a weak reference to a client of the user. The client is closed in this phase if it is still alive
-        /// then, and forgotten if it was dropped.
+        /// then, and forgotten if it was dropped. A client that is made while the pool closes can be adopted too. If its
+        /// phase is over by then, it is closed next.
         ///
         /// # Errors
-        /// [`Error::Closing`], [`Error::Closed`].
+        /// [`Error::Closed`] once the last step of closing has ended, and [`Error::Closing`] if the pool is first used while
+        /// the process ends.
         pub fn adopt<T: Send + Sync + 'static>(
             &self,
             name: &str,
@@ -204,7 +206,37 @@ macro_rules! synchronous_verbs {
         ) -> Result<(), Error> {
             let (client, alive) = (Arc::downgrade(client), Arc::downgrade(client));
             let run = move || client.upgrade().map_or(Ok(()), close);
-            self.registry().on_close(name, phase, HookRun::Blocking(Box::new(run)), move || alive.strong_count() > 0)
+            self.registry().adopt(name, phase, HookRun::Blocking(Box::new(run)), move || alive.strong_count() > 0)
+        }
+
+        /// Holds a weak reference to a client of the user as [`adopt`](Self::adopt) does, and closes it by an async
+        /// closure, in the context of the pool's runtime.
+        ///
+        /// # Errors
+        /// Those of [`adopt`](Self::adopt), and [`Error::Connect`] if the process can have no more threads.
+        pub fn adopt_async<T: Send + Sync + 'static, F>(
+            &self,
+            name: &str,
+            client: &Arc<T>,
+            phase: Phase,
+            close: impl FnOnce(Arc<T>) -> F + Send + 'static,
+        ) -> Result<(), Error>
+        where
+            F: Future<Output = Result<(), BoxError>> + Send + 'static,
+        {
+            let (client, alive) = (Arc::downgrade(client), Arc::downgrade(client));
+            let run = HookRun::Async(Box::new(move || {
+                Box::pin(async move {
+                    match client.upgrade() {
+                        Some(client) => close(client).await,
+                        None => Ok(()),
+                    }
+                })
+            }));
+            self.registry().check_unclosed(name)?;
+            // The runtime must be there for the closure, even if nothing was ever connected.
+            self.registry().context.runtime.handle(&Arc::from(name))?;
+            self.registry().adopt(name, phase, run, move || alive.strong_count() > 0)
         }
 
         /// Calls this listener with every report of closing the whole pool, on the closer's thread.

@@ -43,6 +43,10 @@ pub(crate) fn main(part: &str) {
     if ["connecting", "scoped", "few-threads"].contains(&part.way) {
         return super::beginning::main(part.way, part.ending);
     }
+    #[cfg(all(feature = "files", feature = "processes"))]
+    if ["owned", "owned-tasks"].contains(&part.way) {
+        return super::owned::main(part.way, part.ending);
+    }
     #[cfg(feature = "macros")]
     if part.way == "attribute" {
         return attributed();
@@ -320,7 +324,7 @@ pub(crate) fn end(ending: &str) {
     }
 }
 
-async fn end_async(ending: &str) {
+pub(crate) async fn end_async(ending: &str) {
     match ending {
         "wait" => {
             println!("READY");

@@ -28,7 +28,7 @@ use crate::lifecycle::close::phase::Phase;
 use crate::lifecycle::close::pool::Pool;
 use crate::lifecycle::close::report::{CloseReport, Outcome, Reason, StepReport};
 use crate::lifecycle::close::state::{CloseRun, Role};
-use crate::lifecycle::close::step::{Step, end_group, order, run_step, span_of, tell_end, with_work};
+use crate::lifecycle::close::step::{Step, end_group, insert, order, run_step, span_of, tell_end, with_work};
 use crate::lifecycle::context::Context;
 use crate::lifecycle::event::What;
 use crate::lifecycle::spans;
@@ -233,6 +233,8 @@ struct Others {
     holds: Option<Arc<WaitGroup>>,
     /// The further work that the drain waits for.
     active: Vec<Arc<Activity>>,
+    /// Whether clients that are adopted meanwhile are closed too.
+    adopts: bool,
 }
 
 impl Others {
@@ -243,9 +245,9 @@ impl Others {
         if matches!(reason, Reason::Signal(_)) {
             active.push(Arc::clone(pool.main()));
         }
-        let mut steps: Vec<_> = pool.take_hooks().into_iter().map(Step::Hook).collect();
+        let mut steps: Vec<_> = pool.take_hooks(false).into_iter().map(Step::Hook).collect();
         steps.extend(tasks.into_iter().map(Step::Tasks));
-        Others { steps, holds, active }
+        Others { steps, holds, active, adopts: true }
     }
 }
 
@@ -309,8 +311,19 @@ async fn close_slots(
             false => holds.activity.set_draining(false),
         }
     }
-    while let Some(level) = levels.pop_front() {
+    let mut adopts = others.adopts;
+    loop {
         let left = deadline.saturating_duration_since(Instant::now());
+        if adopts {
+            let mut late = pool.take_hooks(false);
+            // The deadline counts too, so that clients which are adopted without end cannot hold closing up.
+            if late.is_empty() && levels.is_empty() || left.is_zero() {
+                late.extend(pool.take_hooks(true));
+                adopts = false;
+            }
+            late.into_iter().map(Step::Hook).for_each(|step| insert(&mut levels, step));
+        }
+        let Some(level) = levels.pop_front() else { break };
         let own = left - options.reserve(left, levels.len());
         let grace = GRACE.min(own / 2);
         let mut running = JoinSet::new();

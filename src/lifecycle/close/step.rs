@@ -87,6 +87,17 @@ pub(crate) fn order<'a>(
     levels.into_values().collect()
 }
 
+/// Adds a step to the levels that are left. One whose phase is over comes next.
+pub(crate) fn insert(levels: &mut VecDeque<Vec<Step>>, step: Step) {
+    let phase = step.phase();
+    let phase_of = |level: &Vec<Step>| level.first().map(Step::phase);
+    let next = levels.iter().position(|level| phase_of(level) >= Some(phase)).unwrap_or(levels.len());
+    match levels.get_mut(next).filter(|level| phase_of(level) == Some(phase)) {
+        Some(level) => level.push(step),
+        None => levels.insert(next, vec![step]),
+    }
+}
+
 /// Runs a step within its budget. A step that is cut has the grace to end in. Without a budget it is skipped.
 pub(crate) async fn run_step(
     pool: Arc<dyn Pool>,

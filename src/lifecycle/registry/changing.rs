@@ -11,10 +11,44 @@ use crate::base::error::{BoxError, Error};
 use crate::base::runtime::{self, within};
 use crate::lifecycle::any_slot::AnySlot;
 use crate::lifecycle::close::report::CloseReport;
-use crate::lifecycle::registry::Registry;
+use crate::lifecycle::registry::{Entry, Registry, check_name, downcast, taken};
+use crate::lifecycle::resource::Resource;
+use crate::lifecycle::slot::Slot;
 use crate::lifecycle::status::State;
 
 impl Registry {
+    /// The resource of this name, which is made of `resource` if nobody has asked for the name before. `is_same` tells
+    /// whether a resource that is there was made of the same.
+    pub(crate) fn made_of<R: Resource>(
+        &self,
+        name: &str,
+        kind: &'static str,
+        resource: R,
+        is_same: impl FnOnce(&R, &R) -> bool,
+    ) -> Result<Arc<Slot<R>>, Error> {
+        if let Some(made) = self.existing::<R>(name)? {
+            return if is_same(made.resource(), &resource) { Ok(made) } else { Err(differs(name)) };
+        }
+        self.check_open()?;
+        check_name(name)?;
+        if self.is_configured(name) {
+            return Err(taken(name, "a resource has this name already"));
+        }
+        let slot = Slot::of_program(name, kind, resource, Arc::clone(&self.context));
+        let mut entries = self.entries.write();
+        // Another thread may have been faster.
+        let Some(first) = entries.get(name).map(|entry| Arc::clone(&entry.slot)) else {
+            entries.insert(Arc::clone(slot.name()), Entry { slot: slot.clone(), config: None });
+            return Ok(slot);
+        };
+        drop(entries);
+        match downcast::<R>(&first) {
+            Some(first) if is_same(first.resource(), slot.resource()) => Ok(first),
+            Some(_) => Err(differs(name)),
+            None => Err(taken(name, "it is of another type")),
+        }
+    }
+
     /// The names of the resources that code, the file or the environment sets, of those that were added at run time, and
     /// of those that were used. While the pool is open, those that were closed are left out.
     pub(crate) fn names_in_use(&self) -> Result<BTreeSet<String>, Error> {
@@ -94,4 +128,8 @@ impl Registry {
         drop(entries);
         drop(forgotten);
     }
+}
+
+fn differs(name: &str) -> Error {
+    taken(name, "a resource with another configuration has this name")
 }

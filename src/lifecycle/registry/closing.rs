@@ -93,7 +93,9 @@ impl Registry {
                 slot.reopen();
             }
         }
-        self.context.close.reopen(exit::is_ending)
+        self.context.close.reopen(exit::is_ending)?;
+        self.hooks.lock().begin_again();
+        Ok(())
     }
 }
 
@@ -123,10 +125,8 @@ impl Pool for Registry {
         Registry::status_with(self, usage)
     }
 
-    /// Takes the hooks, except those of adopted clients that are gone. Each runs once.
-    fn take_hooks(&self) -> Vec<Hook> {
-        let hooks = std::mem::take(&mut *self.hooks.lock());
-        let (hooks, gone) = hooks.split();
+    fn take_hooks(&self, is_last: bool) -> Vec<Hook> {
+        let (hooks, gone) = self.hooks.lock().take(is_last);
         let_go(gone);
         hooks
     }

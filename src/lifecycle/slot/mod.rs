@@ -56,17 +56,22 @@ impl<R: Resource> Slot<R> {
         context: Arc<Context>,
     ) -> Arc<Self> {
         let pings = (!is_ours).then(UserPings::default);
-        Slot::new(name, Some((kind, system)), resource, Some(remedies), pings, context)
+        Slot::new(name, (Some(kind), Some(system)), resource, Some(remedies), pings, context)
+    }
+
+    /// A slot for a system that has no server and no configuration by name, such as a file. Its code is the crate's own.
+    pub(crate) fn of_program(name: &str, kind: &'static str, resource: R, context: Arc<Context>) -> Arc<Self> {
+        Slot::new(name, (Some(kind), None), resource, None, None, context)
     }
 
     /// A slot for a user's own resource. The user's code runs here, so the caller holds no lock.
     pub(crate) fn of_user(name: &str, resource: R, context: Arc<Context>) -> Arc<Self> {
-        Slot::new(name, None, resource, None, Some(UserPings::default()), context)
+        Slot::new(name, (None, None), resource, None, Some(UserPings::default()), context)
     }
 
     fn new(
         name: &str,
-        kind: Option<(&'static str, System)>,
+        (kind, system): (Option<&'static str>, Option<System>),
         resource: R,
         remedies: Option<Remedies>,
         pings: Option<UserPings>,
@@ -75,7 +80,6 @@ impl<R: Resource> Slot<R> {
         let endpoint = OneLine(resource.endpoint()).to_string();
         // A user's own code may have left a login in it.
         let endpoint = if pings.is_some() { without_credentials(&endpoint) } else { endpoint };
-        let (kind, system) = kind.unzip();
         let traced = Traced::new(Arc::from(name), system, &endpoint, context.options.trace_operations);
         let activity = Activity::of(traced, kind, endpoint, &context.observers);
         let life = Life::new(activity, &context.options.leaks, context.options.retry.cap);
@@ -83,7 +87,6 @@ impl<R: Resource> Slot<R> {
         Arc::new(Slot { phase, resource, life, disconnects, is_counting, remedies, pings, context })
     }
 
-    #[cfg(feature = "checkouts")]
     pub(crate) fn resource(&self) -> &R {
         &self.resource
     }

@@ -5,6 +5,7 @@
 //! current-thread runtime it answers [`Error::InAsyncContext`](crate::Error::InAsyncContext). PostgreSQL always waits.
 
 mod events;
+mod own;
 mod resource_pool;
 mod scoped;
 

@@ -245,12 +245,12 @@ impl ResourcePool {
     synchronous_verbs!();
 
     #[inline]
-    fn registry(&self) -> &Arc<Registry> {
+    pub(super) fn registry(&self) -> &Arc<Registry> {
         self.0.registry()
     }
 
     #[inline]
-    fn acquirer(&self) -> &Acquirer {
+    pub(super) fn acquirer(&self) -> &Acquirer {
         self.0.acquirer()
     }
 

@@ -1,0 +1,157 @@
+//! [`TempFolder`], the resource that has the temporary files and folders, and its configuration.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::base::error::Failure;
+use crate::base::run_folder::{RunFolder, SWEEPING};
+use crate::base::runtime::apart;
+use crate::lifecycle::close::phase::Phase;
+use crate::lifecycle::link::Link;
+use crate::lifecycle::resource::Resource;
+use crate::lifecycle::status::Usage;
+
+/// The folder of this process for temporary files and folders, which [`temp_dir`](crate::ResourcePool::temp_dir) and
+/// [`temp_file`](crate::ResourcePool::temp_file) make in it. Nobody but this user can enter it. Closing removes it with
+/// all that is left in it.
+///
+/// SIGKILL, `abort`, `_exit` and a second signal leave it behind. The next process of this user that makes a temporary
+/// file in the same place removes it then. A process that still runs keeps its folder, be it in another container, since
+/// it has a lock on the folder. A link is removed, and never followed. A forked child removes nothing of its parent's.
+///
+/// The pool makes one with these defaults as it is first asked for a temporary file. Register another one before that,
+/// as [`TempFolder::NAME`], to set them:
+///
+/// ```no_run
+/// # fn main() -> Result<(), resource_pool::Error> {
+/// use resource_pool::{TempFolder, blocking::ResourcePool};
+///
+/// let pool = ResourcePool::global();
+/// pool.register(TempFolder::NAME, TempFolder::new().below("/var/tmp").prefix("bars-"))?;
+/// let scratch = pool.temp_dir()?;
+/// println!("{}", scratch.path().display());
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TempFolder {
+    below: Option<PathBuf>,
+    prefix: OsString,
+}
+
+impl TempFolder {
+    /// The name of the resource.
+    pub const NAME: &'static str = "temp";
+
+    /// A folder below the one that `TMPDIR` names, or else `/tmp`, on Windows below the user's own.
+    pub fn new() -> Self {
+        TempFolder::default()
+    }
+
+    /// Sets the folder below which it is made, which has to be there.
+    pub fn below(mut self, below: impl Into<PathBuf>) -> Self {
+        self.below = Some(below.into());
+        self
+    }
+
+    /// Sets how the names of files and folders begin. Defaults to nothing.
+    pub fn prefix(mut self, prefix: impl Into<OsString>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+}
+
+/// The open folder of this process, the handle of [`TempFolder`].
+#[derive(Clone)]
+pub struct TempRoot(Arc<RootState>);
+
+struct RootState {
+    folder: RunFolder,
+    prefix: OsString,
+    /// How many guards are out.
+    guards: AtomicUsize,
+}
+
+impl TempRoot {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.0.folder.path()
+    }
+
+    /// Makes a folder in it. It blocks.
+    pub(super) fn make_dir(&self) -> io::Result<tempfile::TempDir> {
+        let made = self.builder().tempdir_in(self.path())?;
+        self.0.guards.fetch_add(1, Ordering::Relaxed);
+        Ok(made)
+    }
+
+    /// Makes a file in it. It blocks.
+    pub(super) fn make_file(&self) -> io::Result<tempfile::NamedTempFile> {
+        let made = self.builder().tempfile_in(self.path())?;
+        self.0.guards.fetch_add(1, Ordering::Relaxed);
+        Ok(made)
+    }
+
+    fn builder(&self) -> tempfile::Builder<'_, 'static> {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(&self.0.prefix);
+        builder
+    }
+
+    /// Notes that a guard is gone.
+    pub(super) fn forget(&self) {
+        self.0.guards.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Resource for TempFolder {
+    type Handle = TempRoot;
+
+    async fn connect(&self, link: &Link) -> Result<TempRoot, Failure> {
+        let below = self.below.clone().unwrap_or_else(std::env::temp_dir);
+        let made = link.apart(SWEEPING, move || RunFolder::new(&below)).await?;
+        // Those who started them are told of the children that they have left, as they start one.
+        let (folder, _children) = made.map_err(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound => Failure::permanent(error),
+            _ => error.into(),
+        })?;
+        Ok(TempRoot(Arc::new(RootState { folder, prefix: self.prefix.clone(), guards: AtomicUsize::new(0) })))
+    }
+
+    /// Somebody may have removed the folder. The pool then makes another one.
+    async fn ping(&self, root: &TempRoot) -> Result<(), Failure> {
+        let root = root.clone();
+        match apart(move || root.0.folder.is_there()).await? {
+            true => Ok(()),
+            false => Err(Failure::transient("somebody has removed the folder of temporary files")),
+        }
+    }
+
+    async fn close(&self, root: TempRoot) -> Result<(), Failure> {
+        Ok(apart(move || root.0.folder.remove()).await??)
+    }
+
+    fn endpoint(&self) -> String {
+        self.below.clone().unwrap_or_else(std::env::temp_dir).display().to_string()
+    }
+
+    fn phase(&self) -> Phase {
+        Phase::TempFiles
+    }
+
+    fn usage(&self, root: &TempRoot) -> Usage {
+        let mut usage = Usage::default();
+        let guards = root.0.guards.load(Ordering::Relaxed);
+        (usage.open, usage.in_use) = (Some(guards), Some(guards));
+        usage
+    }
+}
+
+impl fmt::Debug for TempRoot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("TempRoot").field(&self.path()).finish()
+    }
+}

@@ -1,0 +1,155 @@
+//! The verbs of the async facade for systems of the program's own: child processes, files, temporary files, models.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use crate::base::error::Error;
+#[cfg(feature = "files")]
+use crate::kinds::files::{FileWriter, OpenFile, TempDir, TempFile, TempFolder, TempRoot};
+use crate::kinds::model::{Model, ModelLoader};
+#[cfg(feature = "processes")]
+use crate::kinds::processes::{Child, ChildProcess};
+#[cfg(feature = "files")]
+use crate::lifecycle::acquire::Acquire;
+use crate::lifecycle::lease::{Claim, Lease};
+use crate::lifecycle::registry::Registry;
+use crate::lifecycle::slot::Slot;
+use crate::pool::resource_pool::ResourcePool;
+
+impl ResourcePool {
+    /// Starts a child process, unless it was started before, and leases it. A second call needs the same command and
+    /// settings. Closing ends the process with all that it has started. [`close`](Self::close) does so before that,
+    /// [`reconnect`](Self::reconnect) kills it and starts it again, and [`unregister`](Self::unregister) frees its name.
+    ///
+    /// # Errors
+    /// [`Error::Connect`] if it could not be started; [`Error::NameTaken`] for another command, or another resource;
+    /// [`Error::Timeout`], [`Error::Closing`] and [`Error::Closed`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops only the waiting.
+    ///
+    /// ```no_run
+    /// # async fn doc(pool: resource_pool::ResourcePool) -> Result<(), resource_pool::Error> {
+    /// use std::process::Command;
+    ///
+    /// let feeder = pool.child("feeder", Command::new("feeder")).await?;
+    /// println!("{:?}", feeder.wait().await?);
+    /// # Ok(()) }
+    /// ```
+    #[cfg(feature = "processes")]
+    #[track_caller]
+    pub fn child<C: Into<ChildProcess>>(
+        &self,
+        name: &str,
+        child: C,
+    ) -> impl Future<Output = Result<Lease<Child>, Error>> + Send + use<C> {
+        self.acquirer().acquire(child_of(self.registry(), name, child.into()), Claim::shared())
+    }
+
+    /// Opens a file, unless it was opened before, and leases its writer. A path alone is
+    /// [appended](OpenFile::append) to. A second call needs the same path and settings. Closing writes what is in the
+    /// buffer, and syncs the file.
+    ///
+    /// # Errors
+    /// [`Error::Connect`] if it could not be opened; [`Error::NameTaken`] for another path, or another resource;
+    /// [`Error::Timeout`], [`Error::Closing`] and [`Error::Closed`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops only the waiting.
+    #[cfg(feature = "files")]
+    #[track_caller]
+    pub fn file<F: Into<OpenFile>>(
+        &self,
+        name: &str,
+        file: F,
+    ) -> impl Future<Output = Result<Lease<FileWriter>, Error>> + Send + use<F> {
+        self.acquirer().acquire(file_of(self.registry(), name, file.into()), Claim::shared())
+    }
+
+    /// Makes a temporary folder, which is removed when the guard drops or the pool closes. [`TempFolder`] says where it
+    /// is.
+    ///
+    /// # Errors
+    /// [`Error::Connect`] if the folder of this process could not be made, [`Error::Operation`] if this one could not;
+    /// [`Error::Timeout`], [`Error::Closing`] and [`Error::Closed`].
+    ///
+    /// # Cancel safety
+    /// A folder that is made meanwhile is removed.
+    #[cfg(feature = "files")]
+    #[track_caller]
+    pub fn temp_dir(&self) -> impl Future<Output = Result<TempDir, Error>> + Send + use<> {
+        let lease = self.temp();
+        async move { TempDir::make_apart(lease.await?).await }
+    }
+
+    /// Makes a temporary file, which is removed when the guard drops or the pool closes. [`TempFolder`] says where it
+    /// is.
+    ///
+    /// # Errors
+    /// Those of [`temp_dir`](Self::temp_dir).
+    ///
+    /// # Cancel safety
+    /// A file that is made meanwhile is removed.
+    #[cfg(feature = "files")]
+    #[track_caller]
+    pub fn temp_file(&self) -> impl Future<Output = Result<TempFile, Error>> + Send + use<> {
+        let lease = self.temp();
+        async move { TempFile::make_apart(lease.await?).await }
+    }
+
+    #[cfg(feature = "files")]
+    #[track_caller]
+    fn temp(&self) -> Acquire<Lease<TempRoot>> {
+        self.acquirer().acquire(temp_of(self.registry()), Claim::shared())
+    }
+
+    /// Loads a model or another large object, unless it was loaded before, and gives a guard of it. It is loaded once for
+    /// all who ask meanwhile, by the closure of the first. It is unloaded in its phase, or by [`close`](Self::close), as
+    /// the last guard has dropped.
+    ///
+    /// A caller waits for as long as its acquire timeout: `pool.within(limit).model(…)` waits longer.
+    ///
+    /// # Errors
+    /// [`Error::Connect`] if it could not be loaded; [`Error::NameTaken`] for another type, or another resource;
+    /// [`Error::Timeout`], [`Error::Closing`] and [`Error::Closed`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops only the waiting.
+    #[track_caller]
+    pub fn model<T: Send + Sync + 'static, L: Into<ModelLoader<T>>>(
+        &self,
+        name: &str,
+        loader: L,
+    ) -> impl Future<Output = Result<Model<T>, Error>> + Send + use<T, L> {
+        let lease = self.acquirer().acquire(model_of(self.registry(), name, loader.into()), Claim::shared());
+        let name = Arc::from(name);
+        async move { Model::of(lease.await?).ok_or_else(|| Error::closed(&name)) }
+    }
+}
+
+/// The resource of a child process.
+#[cfg(feature = "processes")]
+pub(super) fn child_of(registry: &Registry, name: &str, child: ChildProcess) -> Result<Arc<Slot<ChildProcess>>, Error> {
+    registry.made_of(name, "child", child, ChildProcess::is_same)
+}
+
+/// The resource of an open file.
+#[cfg(feature = "files")]
+pub(super) fn file_of(registry: &Registry, name: &str, file: OpenFile) -> Result<Arc<Slot<OpenFile>>, Error> {
+    registry.made_of(name, "file", file, OpenFile::eq)
+}
+
+/// The resource that has the temporary files. Another one may have been registered.
+#[cfg(feature = "files")]
+pub(super) fn temp_of(registry: &Registry) -> Result<Arc<Slot<TempFolder>>, Error> {
+    registry.made_of(TempFolder::NAME, "temp", TempFolder::new(), |_, _| true)
+}
+
+/// The resource of a model. Closures cannot be compared, so the first one counts.
+pub(super) fn model_of<T: Send + Sync + 'static>(
+    registry: &Registry,
+    name: &str,
+    loader: ModelLoader<T>,
+) -> Result<Arc<Slot<ModelLoader<T>>>, Error> {
+    registry.made_of(name, "model", loader, |_, _| true)
+}
