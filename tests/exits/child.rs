@@ -211,7 +211,7 @@ fn on_close(hook: impl FnOnce(&'static blocking::ResourcePool) + Send + 'static)
     pool.on_close("hook", Phase::Tasks, hook).expect("it is open");
 }
 
-fn wait_for_ever() {
+pub(crate) fn wait_for_ever() {
     loop {
         std::thread::park();
     }

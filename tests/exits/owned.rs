@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use fork::Fork;
 use resource_pool::{Child, Error, FileWriter, Lease, OpenFile, ResourcePool, TempDir, blocking};
 
-use super::child::{end, end_async, keep, told};
+use super::child::{end, end_async, keep, told, wait_for_ever};
 use super::tools::{By, Running};
 use super::{APART, Suite, until};
 
@@ -44,6 +44,16 @@ pub(crate) fn main(way: &str, ending: &str) {
         "abort" => {
             println!("READY");
             std::process::abort();
+        }
+        "_exit" => {
+            println!("READY");
+            signal_hook::low_level::exit(3);
+        }
+        // Closing outlives its deadline by a second, after all phases.
+        "forced" => {
+            ResourcePool::global().on_report(|_| wait_for_ever());
+            keep(owned);
+            end("return");
         }
         // The drain waits, so that nothing is closed when the second signal comes.
         "held" => {
@@ -167,10 +177,13 @@ pub(crate) fn ended(suite: &Suite) {
         ("wait", Some("TERM"), By::Signal(15)),
         ("wait", Some("HUP"), By::Signal(1)),
         ("closing", Some("TERM"), By::Signal(15)),
+        ("forced", None, By::Exit(70)),
     ];
     let place = new_place("ended");
     for (ending, signal, by) in endings {
-        for way in ["owned", "owned-tasks"] {
+        // The forced end is that of a pool, and no task has a part in it.
+        let ways: &[_] = if ending == "forced" { &["owned"] } else { &["owned", "owned-tasks"] };
+        for way in ways {
             let mut program = Program::start(suite, &place, &format!("{way} - {ending}"));
             program.running = program.running.ready();
             if let Some(signal) = signal {
@@ -181,7 +194,11 @@ pub(crate) fn ended(suite: &Suite) {
             let ended = running.end();
             ended.assert_by(by);
             ended.assert_calm();
-            ended.assert_all_closed(&NAMES);
+            if ending == "forced" {
+                assert!(ended.stderr.contains("still running: a listener"), "{ended}");
+            } else {
+                ended.assert_all_closed(&NAMES);
+            }
             assert!(!runs(child) && !runs(grandchild), "{ending} {way}: {ended}");
             assert!(!temp.exists() && folders(&place).is_empty(), "{ending} {way}: {:?}", folders(&place));
             assert_eq!(fs::read_to_string(place.join("journal")).expect("a file"), "a line\n", "{ending} {way}");
@@ -196,6 +213,7 @@ pub(crate) fn left_behind(suite: &Suite) {
     for (ending, signals, by) in [
         ("wait", &["KILL"][..], By::Signal(9)),
         ("abort", &[], By::Signal(6)),
+        ("_exit", &[], By::Exit(3)),
         ("held", &["TERM", "TERM"], By::Signal(15)),
     ] {
         let place = new_place("left");
