@@ -21,21 +21,28 @@ fn pool() -> ResourcePool {
 
 type Closed = Arc<Mutex<Vec<&'static str>>>;
 
+/// A client of a program, with its name.
+struct Client(&'static str);
+
+fn client(name: &'static str) -> Arc<Client> {
+    Arc::new(Client(name))
+}
+
 /// Adopts a client, and notes its name once it is closed.
-fn adopt(pool: &ResourcePool, client: &Arc<&'static str>, phase: Phase, closed: &Closed) -> Result<(), Error> {
+fn adopt(pool: &ResourcePool, client: &Arc<Client>, phase: Phase, closed: &Closed) -> Result<(), Error> {
     let closed = Arc::clone(closed);
-    let close = move |client: Arc<&'static str>| -> Result<(), BoxError> {
-        closed.lock().push(*client);
+    let close = move |client: Arc<Client>| -> Result<(), BoxError> {
+        closed.lock().push(client.0);
         Ok(())
     };
-    pool.adopt(client, client, phase, close)
+    pool.adopt(client.0, client, phase, close)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_is_made_while_the_pool_closes_is_closed() {
     let (pool, closed) = (pool(), Closed::default());
-    let clients = [Arc::new("before its phase"), Arc::new("in its phase"), Arc::new("after its phase")];
-    let gone = Arc::new("gone");
+    let clients = [client("before its phase"), client("in its phase"), client("after its phase")];
+    let gone = client("gone");
     let (user, noted) = (pool.clone(), Arc::clone(&closed));
     let kept = clients.clone();
     // This runs in the phase of Redis, after the tasks and before the databases.
@@ -51,9 +58,9 @@ async fn a_client_that_is_made_while_the_pool_closes_is_closed() {
     pool.on_close("hook", Phase::Redis, hook).unwrap();
     let (last, noted) = (pool.clone(), Arc::clone(&closed));
     // Nothing is left after this one but the client that it adopts.
-    let very_last = Arc::new("made by the last step");
-    let client = Arc::clone(&very_last);
-    pool.on_close("last", Phase::Telemetry, move || Ok(adopt(&last, &client, Phase::Databases, &noted)?)).unwrap();
+    let very_last = client("made by the last step");
+    let made = Arc::clone(&very_last);
+    pool.on_close("last", Phase::Telemetry, move || Ok(adopt(&last, &made, Phase::Databases, &noted)?)).unwrap();
     let report = pool.close_all().within(SOON).await;
     assert!(report.all_closed(), "{report}");
     let mut closed_in_order = closed.lock().clone();
@@ -71,13 +78,13 @@ async fn a_client_that_is_made_while_the_pool_closes_is_closed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn after_the_last_step_a_client_is_its_makers_until_the_pool_opens() {
     let (pool, closed) = (pool(), Closed::default());
-    let client = Arc::new("client");
-    adopt(&pool, &client, Phase::Databases, &closed).unwrap();
+    let own = client("client");
+    adopt(&pool, &own, Phase::Databases, &closed).unwrap();
     assert!(pool.close_all().await.all_closed());
-    let refused = adopt(&pool, &client, Phase::Databases, &closed).unwrap_err();
+    let refused = adopt(&pool, &own, Phase::Databases, &closed).unwrap_err();
     assert!(matches!(refused, Error::Closed { .. }), "{refused}");
     pool.reopen().unwrap();
-    adopt(&pool, &client, Phase::Databases, &closed).unwrap();
+    adopt(&pool, &own, Phase::Databases, &closed).unwrap();
     assert!(pool.close_all().await.all_closed());
     assert_eq!(*closed.lock(), ["client", "client"]);
 }
@@ -104,15 +111,15 @@ async fn closing_ends_although_clients_are_made_without_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_async_closure_closes_a_client() {
     let (pool, closed) = (pool(), Closed::default());
-    let (alive, gone) = (Arc::new("alive"), Arc::new("gone"));
+    let (alive, gone) = (client("alive"), client("gone"));
     for client in [&alive, &gone] {
         let closed = Arc::clone(&closed);
-        let close = move |client: Arc<&'static str>| async move {
+        let close = move |client: Arc<Client>| async move {
             tokio::time::sleep(Duration::from_millis(1)).await;
-            closed.lock().push(*client);
+            closed.lock().push(client.0);
             Ok(())
         };
-        pool.adopt_async(client, client, Phase::Databases, close).unwrap();
+        pool.adopt_async(client.0, client, Phase::Databases, close).unwrap();
     }
     drop(gone);
     let report = pool.close_all().within(SOON).await;

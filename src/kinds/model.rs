@@ -165,10 +165,8 @@ impl<T: Send + Sync + 'static> Resource for ModelLoader<T> {
     }
 
     fn usage(&self, loaded: &Loaded<T>) -> Usage {
-        let mut usage = Usage::default();
-        usage.open = Some(usize::from(loaded.0.object.lock().is_some()));
-        usage.in_use = Some(loaded.0.guards.load(Ordering::Relaxed));
-        usage
+        let open = Some(usize::from(loaded.0.object.lock().is_some()));
+        Usage { open, in_use: Some(loaded.0.guards.load(Ordering::Relaxed)), ..Usage::default() }
     }
 }
 

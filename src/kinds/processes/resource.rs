@@ -273,10 +273,8 @@ impl Resource for ChildProcess {
     }
 
     fn usage(&self, child: &Child) -> Usage {
-        let mut usage = Usage::default();
-        usage.max = Some(1);
-        usage.open = Some(usize::from(child.run().end().is_none()));
-        usage
+        let open = Some(usize::from(child.run().end().is_none()));
+        Usage { max: Some(1), open, ..Usage::default() }
     }
 }
 
